@@ -1,0 +1,1 @@
+"""totojax: autoregressive pre-training from videos, in JAX."""

@@ -1,0 +1,82 @@
+"""What a training task is: the whole surface that an experiment extends.
+
+The loop (`train.py`) and the step (`step.py`) know nothing else of a task. A
+task holds no state: variables go in and come out as plain pytrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Batch = Mapping[str, jax.Array]
+Tree = Any  # a pytree of arrays, or of PartitionSpecs where axes are meant
+
+
+class Variables(NamedTuple):
+  """All arrays of a task.
+
+  Attributes:
+    params: trained by gradient, with optimiser moments.
+    frozen: no gradient and no moments; a checkpoint names where they came from.
+    stats: changed by the forward pass (BatchNorm averages, codebook use).
+  """
+
+  params: Tree
+  frozen: Tree
+  stats: Tree
+
+
+class LossTerm(NamedTuple):
+  """One term: `coefficient * sum / weight` is added to the loss.
+
+  `sum` is over this microbatch; the weight is the global batch's and comes from
+  `Task.weights`, so that cutting a batch into microbatches changes no gradient.
+  """
+
+  sum: jax.Array
+  coefficient: float | jax.Array
+
+
+class Weighted(NamedTuple):
+  """A metric as (sum, weight): adds up over microbatches and hosts."""
+
+  sum: jax.Array
+  weight: jax.Array
+
+
+class Task(Protocol):
+  """Training only; evaluations are plain functions over the variables."""
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Names, shapes and dtypes of a global batch of `batch` rows."""
+
+  def axes(self) -> Variables:
+    """Tree of `init`'s shape; leaves are PartitionSpecs of logical names."""
+
+  def init(self, key: jax.Array) -> Variables:
+    """Fresh variables in float32."""
+
+  def weights(self, batch: Batch) -> Mapping[str, jax.Array]:
+    """Weight of each loss term, from the batch alone (a token count, say)."""
+
+  def loss(
+      self,
+      params: Tree,
+      rest: Variables,
+      batch: Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]:
+    """Loss terms, new stats and metrics of one microbatch.
+
+    Args:
+      params: the trained parameters.
+      rest: the frozen parameters and stats (its `params` is None).
+      batch: arrays as in `batch_spec`, any number of rows.
+      step: updates applied before this one, int32.
+      key: random key of this step and microbatch.
+    """
