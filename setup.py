@@ -1,0 +1,56 @@
+"""Packaging; settings of tools are in pyproject.toml."""
+
+import pathlib
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+
+EXTRAS = {
+    "tpu": ["jax[tpu]"],
+    "cuda": ["jax[cuda13]"],
+    "data": ["av>=12", "scikit-image>=0.22"],  # real videos, photographs
+    "parity": ["torch==2.13.0", "transformers>=5", "attrs", "requests"],
+    "notebook": ["nbclient", "ipykernel"],
+    "lint": ["ruff", "pyright"],
+}
+EXTRAS["test"] = ["pytest", *EXTRAS["data"], *EXTRAS["notebook"]]
+
+setuptools.setup(
+    name="totojax",
+    version="0.1.0",
+    description="Autoregressive pre-training from videos, in JAX",
+    long_description=(_HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # The configs ship inside the package, so that a wheel can run them.
+    packages=[
+        *setuptools.find_packages(include=["totojax", "totojax.*"]),
+        "totojax.configs",
+    ],
+    package_dir={"totojax.configs": "configs"},
+    package_data={"totojax.tokenizers": ["shipped/*"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12",
+        "tensorflow-datasets",
+        "grain>=0.2.18",
+        "ml-collections",
+        "chex",
+        "absl-py",
+        "etils[epath]",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "rich",
+        "safetensors",
+        "scipy",
+        "tensorboardX",
+        "tensorstore",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["totojax=totojax.main:run"]},
+)

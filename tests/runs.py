@@ -1,0 +1,80 @@
+"""Running the program as its user does, and comparing what it left behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command(config: str, workdir, *more: str) -> list[str]:
+  return [
+      sys.executable, "-m", "totojax.main", f"--config={config}",
+      f"--workdir={workdir}", *more,
+  ]  # fmt: skip
+
+
+def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
+  train, validation = stores
+  return command(
+      "configs/smoke.py",
+      workdir,
+      f"--config.data.train.moving.path={train}",
+      f"--config.data.validation.moving={validation}",
+      *more,
+  )
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+  return os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "PYTHONPATH": str(ROOT),
+  }
+
+
+def start(words: list[str], devices: int = 1) -> subprocess.Popen:
+  return subprocess.Popen(
+      words, env=environment(devices), cwd=ROOT, text=True,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+
+
+def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:
+  """Waits for the end, and returns what the process printed."""
+  output, _ = process.communicate(timeout=240)
+  if code is not None:
+    assert process.returncode == code, output
+  return output
+
+
+def metrics(workdir) -> list[dict]:
+  """Rows of metrics.jsonl without what differs between identical runs."""
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  for row in rows:
+    del row["wall"]
+  return rows
+
+
+def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
+  """Every array of a checkpoint by name."""
+  path = pathlib.Path(workdir) / "checkpoints" / str(step) / "state"
+  with ocp.PyTreeCheckpointer() as reader:
+    tree = reader.restore(path)
+  flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+  """Bit-equal arrays under equal names."""
+  assert a.keys() == b.keys()
+  for name in a:
+    assert a[name].dtype == b[name].dtype, name
+    np.testing.assert_array_equal(a[name], b[name], err_msg=name)

@@ -1,0 +1,268 @@
+"""The trunk: exact sizes, Hugging Face parity, causality, one layout."""
+
+import dataclasses
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from totojax import defaults
+from totojax import flops
+from totojax import sequence
+from totojax import tree
+from totojax.models import attention
+from totojax.models import llama
+from totojax.models import trunk
+from totojax.tasks import pretrain
+
+SPEC = sequence.SequenceSpec(
+    vocab=60, grid=2, frames=4, context=16, segments=False
+)
+PLAIN = trunk.Compute(
+    dtype="float32", attention="blocked", remat="none", unroll=1
+)
+
+
+def config(preset="tiny", **changes) -> llama.LlamaConfig:
+  return llama.LlamaConfig(**(defaults.model(preset).to_dict() | changes))
+
+
+def build(shape=None, spec=SPEC, compute=PLAIN) -> trunk.Trunk:
+  return trunk.Trunk(config=shape or config(), spec=spec, compute=compute)
+
+
+def init(model: trunk.Trunk, seed=0):
+  return pretrain.Pretrain(model).init(jax.random.key(seed)).params
+
+
+def tokens(spec=SPEC, rows=2, seed=0):
+  rng = np.random.default_rng(seed)
+  high = spec.vocab + sequence.SPECIALS
+  return jnp.asarray(rng.integers(4, high, (rows, spec.context)), jnp.int32)
+
+
+@pytest.mark.parametrize(
+    "preset, codes_only, with_specials",
+    [
+        ("base", 119_556_864, 119_559_936),
+        ("large", 276_857_856, 276_861_952),
+        ("1b", 1_129_932_800, 1_129_940_992),
+    ],
+)
+def test_table_1_parameters(preset, codes_only, with_specials):
+  shape = config(preset)
+  assert flops.parameters(shape, 8192) == codes_only
+  assert flops.parameters(shape, 8192 + 4) == with_specials
+  # The module itself, less the rows that only pad the vocabulary.
+  spec = sequence.SequenceSpec(8192, 16, 16, 64, False)
+  task = pretrain.Pretrain(build(shape, spec))
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  counted = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
+  padding = (spec.padded_vocab - 8192 - 4) * shape.width
+  assert counted - padding == with_specials
+  assert spec.padded_vocab == 8320
+
+
+def test_1b_flops_per_token():
+  # 6 (22 (4 d^2 + 3 d f) + V d) + 6 L d T, by hand.
+  d, f = 2048, 5504
+  by_hand = 6 * (22 * (4 * d * d + 3 * d * f) + 8192 * d + 22 * d * 4096)
+  assert flops.train_flops_per_token(
+      config("1b"), vocab=8192, context=4096
+  ) == by_hand
+  assert by_hand == pytest.approx(7.89e9, rel=1e-3)
+
+
+def test_untied_head_counts_once_more():
+  tied, untied = config(), config(tied=False)
+  assert flops.parameters(untied, 100) - flops.parameters(tied, 100) == 3200
+  names = dict(tree.named_leaves(init(build(untied))))
+  assert names["head"].shape == names["embedding"].shape
+
+
+@pytest.mark.parametrize("base", [10_000.0, 50_000.0])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_meet_hugging_face(base, tied):
+  torch = pytest.importorskip("torch")
+  transformers = pytest.importorskip("transformers")
+  shape = config(rope_base=base, tied=tied, width=64, heads=4, mlp_dim=96)
+  model = build(shape)
+  params = init(model, seed=1)
+  reference = transformers.LlamaForCausalLM(
+      transformers.LlamaConfig(
+          vocab_size=SPEC.padded_vocab,
+          hidden_size=shape.width,
+          intermediate_size=shape.mlp_dim,
+          num_hidden_layers=shape.depth,
+          num_attention_heads=shape.heads,
+          rms_norm_eps=shape.norm_eps,
+          rope_parameters={"rope_type": "default", "rope_theta": base},
+          tie_word_embeddings=tied,
+          attention_bias=False,
+          mlp_bias=False,
+      )
+  ).eval()
+
+  def copy(target, value):
+    assert tuple(target.shape) == value.shape
+    target.data = torch.tensor(np.array(value))
+
+  p, body = jax.tree.map(np.asarray, params), reference.model
+  copy(body.embed_tokens.weight, p["embedding"])
+  copy(body.norm.weight, p["norm"]["scale"])
+  copy(reference.lm_head.weight, p["embedding" if tied else "head"])
+  d = shape.width
+  for i, layer in enumerate(body.layers):
+    b = jax.tree.map(lambda x, i=i: x[i], p["blocks"])
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
+      weight = getattr(layer.self_attn, f"{theirs}_proj").weight
+      copy(weight, b["attention"][ours].reshape(d, d).T)
+    copy(layer.self_attn.o_proj.weight, b["attention"]["out"].reshape(d, d).T)
+    for name in ("gate", "up", "down"):
+      copy(getattr(layer.mlp, f"{name}_proj").weight, b["mlp"][name].T)
+    copy(layer.input_layernorm.weight, b["attention_norm"]["scale"])
+    copy(layer.post_attention_layernorm.weight, b["mlp_norm"]["scale"])
+
+  inputs = tokens()
+  with torch.no_grad():
+    theirs = reference(torch.tensor(np.array(inputs, np.int64))).logits.numpy()
+  with jax.default_matmul_precision("highest"):
+    ours = np.asarray(model.apply({"params": params}, inputs))
+  real = SPEC.vocab + sequence.SPECIALS
+  scale = np.abs(theirs).max()
+  np.testing.assert_allclose(
+      ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5
+  )
+  assert np.all(np.isneginf(ours[..., real:]))
+  # Control: the other base gives other logits.
+  other = build(dataclasses.replace(shape, rope_base=base * 5))
+  moved = np.asarray(other.apply({"params": params}, inputs))[..., :real]
+  assert np.abs(moved - theirs[..., :real]).max() / scale > 1e-4
+
+
+@pytest.mark.parametrize("implementation", ["blocked", "xla"])
+def test_causal_by_gradient(implementation):
+  compute = dataclasses.replace(PLAIN, attention=implementation)
+  model = build(compute=compute)
+  params = init(model)
+  at = 7
+
+  def output_at(embedded):
+    # The residual stream's dependence on each input, through the blocks.
+    block = llama.Block(config(), implementation, jnp.float32)
+    first = jax.tree.map(lambda x: x[0], params["blocks"])
+    from totojax.models import layers
+
+    rope = layers.rope_table(jnp.arange(embedded.shape[1]), 16, 1e4)
+    out, _ = block.apply({"params": first}, embedded, rope, None)
+    return jnp.sum(jnp.square(out[:, at]))
+
+  x = jax.random.normal(jax.random.key(2), (1, SPEC.context, 32))
+  gradient = np.abs(np.asarray(jax.grad(output_at)(x))).sum((0, 2))
+  assert np.all(gradient[at + 1 :] == 0)
+  assert np.all(gradient[: at + 1] > 0)
+
+
+def test_gradient_check_would_catch_full_attention():
+  q = jax.random.normal(jax.random.key(0), (1, 8, 1, 4))
+
+  def full(x):
+    out = jax.nn.dot_product_attention(x, x, x, is_causal=False)
+    return jnp.sum(jnp.square(out[:, 3]))
+
+  gradient = np.abs(np.asarray(jax.grad(full)(q))).sum((0, 2, 3))
+  assert np.all(gradient[4:] > 0)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 520])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_attention_implementations_agree(length, segmented):
+  keys = jax.random.split(jax.random.key(length), 3)
+  q, k, v = (jax.random.normal(key, (2, length, 2, 8)) for key in keys)
+  segments = None
+  if segmented:
+    segments = jnp.tile(jnp.arange(length)[None] // 50, (2, 1))
+  blocked, plain = (
+      attention.attend(q, k, v, segments_BT=segments, implementation=name)
+      for name in ("blocked", "xla")
+  )
+  np.testing.assert_allclose(blocked, plain, rtol=2e-5, atol=2e-6)
+  if segmented and length > 50:
+    open_ = attention.attend(q, k, v, segments_BT=None, implementation="xla")
+    assert np.abs(np.asarray(open_ - plain)).max() > 1e-2
+
+
+def test_segments_hide_other_images():
+  spec = dataclasses.replace(SPEC, segments=True)
+  model, params = build(spec=spec), init(build(spec=spec))
+  inputs = tokens(spec).at[:, 0].set(sequence.IMAGE_START)
+  # Position 9 holds the first token of the third image.
+  changed = inputs.at[:, 3].set((inputs[:, 3] + 1) % 60 + 4)
+  logits = model.apply({"params": params}, inputs)[..., :64]
+  moved = model.apply({"params": params}, changed)[..., :64]
+  np.testing.assert_array_equal(logits[:, 9:], moved[:, 9:])
+  assert np.any(np.asarray(logits[:, 3:5] != moved[:, 3:5]))
+  # Control: in a video the same change is seen later.
+  video = inputs.at[:, 0].set(sequence.VIDEO_START)
+  logits = model.apply({"params": params}, video)[..., :64]
+  moved = model.apply({"params": params}, video.at[:, 3].set(changed[:, 3]))
+  assert np.any(np.asarray(logits[:, 9:] != moved[..., :64][:, 9:]))
+
+
+@pytest.mark.parametrize("remat", ["none", "full", "projections"])
+def test_unrolling_and_remat_change_no_parameter_and_no_value(remat):
+  scanned = build()
+  other = build(
+      compute=dataclasses.replace(PLAIN, unroll=2, remat=remat)
+  )
+  params = init(scanned)
+  assert tree.differences(init(other), params) == []
+  inputs = tokens()
+
+  def loss(model, params):
+    return jnp.sum(
+        trunk.token_nll(model.apply({"params": params}, inputs), inputs)
+    )
+
+  a, grad_a = jax.value_and_grad(lambda p: loss(scanned, p))(params)
+  b, grad_b = jax.value_and_grad(lambda p: loss(other, p))(params)
+  np.testing.assert_allclose(a, b, rtol=1e-6)
+  jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
+      grad_a, grad_b,
+  )  # fmt: skip
+
+
+def test_token_nll_is_log_softmax():
+  logits = jax.random.normal(jax.random.key(0), (2, 3, 11))
+  logits = logits.at[..., 9:].set(-jnp.inf)
+  targets = jnp.array([[0, 3, 8], [1, 1, 2]])
+  import scipy.special
+
+  reference = -scipy.special.log_softmax(np.asarray(logits, np.float64), -1)
+  reference = np.take_along_axis(reference, np.asarray(targets)[..., None], -1)
+  np.testing.assert_allclose(
+      trunk.token_nll(logits, targets), reference[..., 0], rtol=1e-6
+  )
+  gradient = jax.grad(lambda x: trunk.token_nll(x, targets).sum())(logits)
+  assert np.all(np.isfinite(gradient))
+
+
+def test_odd_head_dimension_is_refused():
+  with pytest.raises(ValueError, match="even whole head dimension"):
+    config(width=30, heads=2)
+
+
+def test_axes_name_every_dimension():
+  task = pretrain.Pretrain(build())
+  shapes = dict(tree.named_leaves(task.init(jax.random.key(0)).params))
+  for name, spec in tree.named_leaves(task.axes().params):
+    assert len(spec) == shapes[name].ndim, name
+    assert None not in tuple(spec), name
+    assert name.startswith("blocks/") == (spec[0] == "layers"), name
+  assert not any(
+      isinstance(x, nn.meta.AxisMetadata)
+      for x in jax.tree.leaves(task.init(jax.random.key(0)).params)
+  )

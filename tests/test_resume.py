@@ -1,0 +1,185 @@
+"""A run that was stopped ends where one that was not ends, bit for bit."""
+
+import json
+import os
+import pathlib
+import resource
+import signal
+import time
+
+import pytest
+
+import runs
+import stores
+from totojax import checkpoint
+from totojax import train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp("stores")
+  return (
+      stores.write(root / "train", records=96, seed=0, prefix="t"),
+      stores.write(root / "val", records=16, seed=1, prefix="v"),
+  )
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+  """The run that nothing stopped: 20 steps."""
+  workdir = tmp_path_factory.mktemp("whole")
+  runs.finish(runs.start(runs.smoke(data, workdir)))
+  return workdir
+
+
+def wait_for_row(workdir: pathlib.Path, step: int) -> None:
+  """Returns once metrics.jsonl has a row of `step`."""
+  path = workdir / "metrics.jsonl"
+  for _ in range(2400):
+    if path.exists() and f'"step": {step},' in path.read_text():
+      return
+    time.sleep(0.05)
+  raise TimeoutError(f"{path} never showed step {step}")
+
+
+SLOWLY = "--config.train.total_tokens=25600.0"  # 200 steps: time to be killed
+
+
+@pytest.fixture(scope="module")
+def long_whole(data, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("long")
+  runs.finish(runs.start(runs.smoke(data, workdir, SLOWLY)))
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_and_resumed_is_bit_identical(
+    data, long_whole, tmp_path, number
+):
+  words = runs.smoke(data, tmp_path, SLOWLY)
+  process = runs.start(words)
+  wait_for_row(tmp_path, 9)
+  process.send_signal(number)
+  gentle = number == signal.SIGTERM
+  output = runs.finish(process, code=0 if gentle else -number)
+  assert ("stopped at step" in output) == gentle
+  assert not (tmp_path / "done.json").exists()
+  reached = checkpoint.latest_step(tmp_path / "checkpoints")
+  assert reached is not None and 0 < reached < 200
+
+  output = runs.finish(runs.start(words))
+  assert f"resumed at step {reached} of 200" in output
+  assert runs.metrics(tmp_path) == runs.metrics(long_whole)
+  runs.assert_same(
+      runs.checkpoint(tmp_path, 200), runs.checkpoint(long_whole, 200)
+  )
+  assert (tmp_path / "done.json").exists()
+  assert "done already" in runs.finish(runs.start(words))
+
+
+@pytest.mark.slow
+def test_other_data_order_would_be_noticed(data, whole, tmp_path):
+  runs.finish(runs.start(runs.smoke(data, tmp_path, "--config.seed=1")))
+  with pytest.raises(AssertionError):
+    runs.assert_same(
+        runs.checkpoint(tmp_path, 20), runs.checkpoint(whole, 20)
+    )
+  assert runs.metrics(tmp_path) != runs.metrics(whole)
+
+
+@pytest.mark.slow
+def test_changed_config_is_refused_by_key(data, whole):
+  words = runs.smoke(data, whole, "--config.optim.lr=0.5")
+  output = runs.finish(runs.start(words), code=1)
+  assert "optim.lr: 0.01 -> 0.5" in output
+  assert "--allow_changed_config" in output
+  assert "Traceback" not in output
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
+  words = runs.smoke(
+      data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9"
+  )
+  output = runs.finish(runs.start(words), code=1)
+  # The first update happens at a sane state; a later loss cannot be finite.
+  named = [w for w in output.split("the loss of step ")[1].split()][0]
+  assert int(named) >= 2
+  assert "nan" in output or "inf" in output
+  latest = checkpoint.latest_step(tmp_path / "checkpoints")
+  assert latest is None or latest < int(named)
+  assert "Lower optim.lr" in output
+
+
+@pytest.mark.slow
+def test_full_disk_names_the_path(data, tmp_path):
+  """A file-size limit stands for the full disk: writes fail half-way."""
+  words = runs.smoke(data, tmp_path, "--config.model.width=256")
+  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
+  import subprocess
+
+  process = subprocess.Popen(
+      words, env=runs.environment(), cwd=runs.ROOT, text=True, preexec_fn=limit,
+      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+  )  # fmt: skip
+  output = runs.finish(process, code=1)
+  assert str(tmp_path / "checkpoints") in output
+  assert "could not be written" in output
+  assert checkpoint.latest_step(tmp_path / "checkpoints") is None
+  # With room again, the same command starts over and finishes.
+  runs.finish(runs.start(words))
+  assert (tmp_path / "done.json").exists()
+
+
+def test_half_written_checkpoints_do_not_count(tmp_path):
+  (tmp_path / "7").mkdir()  # orbax would take this for step 7
+  (tmp_path / "9.orbax-checkpoint-tmp").mkdir()
+  assert checkpoint.latest_step(tmp_path) is None
+
+
+@pytest.mark.slow
+def test_damaged_checkpoint_is_refused_by_path(data, tmp_path):
+  words = runs.smoke(data, tmp_path)
+  runs.finish(runs.start(words))
+  os.remove(tmp_path / "done.json")
+  folder = tmp_path / "checkpoints" / "20"
+  meta = folder / "meta" / "metadata"
+  meta.write_text(meta.read_text()[:3])
+  output = runs.finish(runs.start(words), code=1)
+  assert str(folder) in output and "remove this folder" in output
+
+
+@pytest.mark.slow
+def test_metrics_are_cut_back_to_the_restored_step(data, whole, tmp_path):
+  words = runs.smoke(data, tmp_path)
+  runs.finish(runs.start(words))
+  os.remove(tmp_path / "done.json")
+  import shutil
+
+  shutil.rmtree(tmp_path / "checkpoints" / "20")
+  with open(tmp_path / "metrics.jsonl", "a") as file:
+    file.write('{"step": 21, "kind": "tr')  # cut in the middle of a write
+  assert f"resumed at step 16 of 20" in runs.finish(runs.start(words))
+  assert runs.metrics(tmp_path) == runs.metrics(whole)
+
+
+def test_every_refuses_zero():
+  with pytest.raises(ValueError, match="every.log_steps is 0"):
+    train.Every(0, 1, 1)
+
+
+@pytest.mark.slow
+def test_run_directory_says_what_ran(whole):
+  manifest = json.loads((whole / "manifest.json").read_text())
+  assert manifest["parameters"] == 64 * 32 + 32 + 2 * (
+      4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+  )
+  assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+  assert manifest["devices"]["count"] == 1
+  rows = runs.metrics(whole)
+  assert [r["step"] for r in rows if r["kind"] == "eval"] == [0, 8, 16, 20]
+  assert [r["step"] for r in rows if r["kind"] == "train"] == [
+      *range(1, 21)
+  ]
+  assert any((whole / "tensorboard").iterdir())

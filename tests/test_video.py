@@ -1,0 +1,294 @@
+"""Little videos whose frames carry their own number, and files that are bad.
+
+Frame i is a flat grey of 16 + 2 i on the left half and black on the right, so
+that which frame was decoded, and which side is up, can be read off the pixels.
+"""
+
+import dataclasses
+import fractions
+import sys
+
+import numpy as np
+import pytest
+
+from totojax.data import augment
+from totojax.data import video
+
+av = pytest.importorskip("av")
+
+SPEC = video.ClipSpec(
+    frames=4, stride_frames=4, fps=30.0, size_px=16, crops=2, resample="bicubic"
+)
+
+
+def _picture(i, height=32, width=48):
+  pixels = np.zeros((height, width, 3), np.uint8)
+  pixels[:, : width // 2] = 16 + 2 * (i % 110)
+  return pixels
+
+
+def _write(path, frames, *, rate=30, codec="mpeg4", picture=_picture, **options):
+  with av.open(str(path), "w") as container:
+    container.metadata["title"] = "zzqqzzqq"
+    stream = container.add_stream(codec, rate=rate)
+    stream.height, stream.width = picture(0).shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.gop_size = options.get("gop", 12)
+    stream.codec_context.max_b_frames = options.get("b_frames", 0)
+    stream.codec_context.bit_rate = 4_000_000
+    for i in range(frames):
+      frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+      frame.pts = i
+      frame.time_base = fractions.Fraction(1, rate)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  return video.Item(id=path.name, path=path)
+
+
+def _numbers(clips_KTRR3):
+  """Frame numbers, read off the brightest column of each frame."""
+  level = clips_KTRR3[..., 0].mean(axis=-2).max(axis=-1)
+  return np.rint((level - 16) / 2).astype(int)
+
+
+def _wide(spec, **changes):
+  """A spec whose crop is the whole height of a 32 x 48 frame."""
+  return dataclasses.replace(spec, size_px=32, **changes)
+
+
+def test_frames_are_a_stride_apart_and_seeded(tmp_path):
+  item = _write(tmp_path / "a.mp4", 60)
+  spec = _wide(SPEC, crops=6)
+  clips = video.clips(item, spec, seed=0)
+  assert clips.shape == (6, 4, 32, 32, 3) and clips.dtype == np.uint8
+  numbers = _numbers(clips)
+  assert (np.diff(numbers, axis=1) == 4).all()
+  assert numbers.min() >= 0 and numbers.max() <= 59
+  assert len(set(numbers[:, 0])) > 2  # each crop draws its own start
+  np.testing.assert_array_equal(clips, video.clips(item, spec, seed=0))
+  assert (_numbers(video.clips(item, spec, seed=1)) != numbers).any()
+  # A clip does not depend on how many others are asked for.
+  two = video.clips(item, dataclasses.replace(spec, crops=2), seed=0)
+  np.testing.assert_array_equal(two, clips[:2])
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+@pytest.mark.parametrize("rate, step", [(30, 4), (15, 2), (60, 8)])
+def test_resampling_by_time(tmp_path, name, rate, step):
+  item = _write(tmp_path / name, 50, rate=rate)
+  spec = _wide(SPEC)
+  if rate == 60:
+    spec = dataclasses.replace(spec, frames=3)
+  numbers = _numbers(video.clips(item, spec, seed=0))
+  assert (np.diff(numbers, axis=1) == step).all()
+
+
+def test_off_rate_follows_the_clock(tmp_path):
+  item = _write(tmp_path / "a.mp4", 60, rate=25)
+  numbers = _numbers(video.clips(item, _wide(SPEC, crops=1), seed=3))[0]
+  # 4 frames at 30 a second are 3.33 at 25: rounded from one common start.
+  steps = np.diff(numbers)
+  assert set(steps.tolist()) == {3, 4} and numbers[-1] - numbers[0] == 10
+
+
+def test_b_frames_in_avi_stay_in_order(tmp_path):
+  item = _write(tmp_path / "b.avi", 60, b_frames=2)
+  spec = _wide(SPEC, frames=40, stride_frames=1)
+  numbers = _numbers(video.clips(item, spec, seed=0))
+  assert (np.diff(numbers, axis=1) >= 0).all()
+  assert (np.abs(np.diff(numbers, axis=1) - 1) <= 1).all()
+
+
+def test_seeking_changes_no_pixel(tmp_path, monkeypatch):
+  item = _write(tmp_path / "long.mp4", 400, rate=10, b_frames=2)
+  spec = _wide(SPEC, crops=5)
+  seeks, original = [], video._decode_from
+
+  def watched(*args, **kwargs):
+    seeks.append(kwargs["seek_s"])
+    return original(*args, **kwargs)
+
+  monkeypatch.setattr(video, "_decode_from", watched)
+  monkeypatch.setattr(video, "SEEK_GAP_S", 2.0)
+  jumped = video.clips(item, spec, seed=0)
+  assert sum(s is not None for s in seeks) >= 3
+  assert len({s for s in seeks}) == len(seeks)  # no seek had to be repeated
+  monkeypatch.setattr(video, "SEEK_GAP_S", 1e9)
+  np.testing.assert_array_equal(jumped, video.clips(item, spec, seed=0))
+  assert seeks[-1] is None
+
+
+def test_rotation_noted_in_the_file_is_applied(tmp_path):
+  plain = _write(tmp_path / "a.mp4", 30)
+  data = bytearray(plain.path.read_bytes())
+  matrix = data.index(b"tkhd") + 4 + 40
+  turn = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], ">i4")
+  data[matrix : matrix + 36] = turn.tobytes()  # a quarter turn clockwise
+  turned = video.Item(id="a.mp4", path=tmp_path / "turned.mp4")
+  turned.path.write_bytes(data)
+  spec = dataclasses.replace(SPEC, frames=1, crops=1, size_px=32)
+  left = video.clips(plain, spec, seed=0)[0, 0].astype(int)
+  top = video.clips(turned, spec, seed=0)[0, 0].astype(int)
+  assert left[:, 0].mean() > left[:, -1].mean() + 10  # bright on the left ...
+  assert top[0].mean() > top[-1].mean() + 10  # ... is bright on top, turned
+
+
+def test_one_frame(tmp_path):
+  item = _write(tmp_path / "one.mp4", 1)
+  with pytest.raises(video.Undecodable, match="span 13"):
+    video.clips(item, SPEC, seed=0)
+  spec = dataclasses.replace(SPEC, frames=1)
+  assert video.clips(item, spec, seed=0).shape == (2, 1, 16, 16, 3)
+
+
+def test_exactly_long_enough(tmp_path):
+  assert video.clips(_write(tmp_path / "a.mp4", 13), SPEC, seed=0).shape[1] == 4
+  row = video.clips_or_skipped(_write(tmp_path / "b.mp4", 12), SPEC, seed=0)
+  assert row == video.Skipped(
+      "b.mp4",
+      "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride"
+      " of 4 span 13",
+  )
+
+
+def _audio(path):
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("aac", rate=16_000)
+    frame = av.AudioFrame.from_ndarray(
+        np.zeros((1, 16_000), np.float32), format="fltp", layout="mono"
+    )
+    frame.sample_rate = 16_000
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def test_bad_files_are_rows_and_never_fatal(tmp_path):
+  good = _write(tmp_path / "good.mp4", 60)
+  whole = good.path.read_bytes()
+  noise = np.random.default_rng(0).bytes(4000)
+  files = {
+      "empty.mp4": b"",
+      "noise.avi": noise,
+      "text.mkv": b"not a video at all",
+      "head.mp4": whole[: len(whole) // 2],  # its index was at the end
+      "holes.mp4": whole[:200] + noise[: len(whole) - 1500] + whole[-1300:],
+  }
+  for name, data in files.items():
+    (tmp_path / name).write_bytes(data)
+  _audio(tmp_path / "audio.mp4")
+  rows = {}
+  for item in video.list_videos(tmp_path):
+    rows[item.id] = video.clips_or_skipped(item, SPEC, seed=0)
+  assert isinstance(rows.pop("good.mp4"), np.ndarray)
+  assert set(rows) == set(files) | {"audio.mp4"}
+  for name, row in rows.items():
+    assert isinstance(row, video.Skipped), name
+    assert row.path == name and row.reason
+  assert "0 bytes" in rows["empty.mp4"].reason
+  assert "no video stream" in rows["audio.mp4"].reason
+  gone = video.clips_or_skipped(
+      video.Item("gone.mp4", tmp_path / "gone.mp4"), SPEC, seed=0
+  )
+  assert isinstance(gone, video.Skipped)
+
+
+def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
+  whole = _write(tmp_path / "a.mkv", 100).path.read_bytes()
+  for share in (0.2, 0.5, 0.9):
+    path = tmp_path / f"cut{share}.mkv"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    result = video.clips_or_skipped(video.Item("a", path), _wide(SPEC), seed=0)
+    if isinstance(result, np.ndarray):
+      numbers = _numbers(result)
+      assert (np.diff(numbers, axis=1) == 4).all()
+      assert numbers.max() < 100 * share + 5
+    else:
+      assert share < 0.5, result.reason
+
+
+def test_frames_missing_in_the_middle_are_not_made_up(tmp_path, monkeypatch):
+  item = _write(tmp_path / "a.mp4", 60)
+  timeline = video._read_timeline(av, item.path)
+  later = np.concatenate([timeline.times_s, timeline.times_s + 2.0])
+  longer = dataclasses.replace(timeline, times_s=later)
+  monkeypatch.setattr(video, "_read_timeline", lambda *_: longer)
+  rows = [video.clips_or_skipped(item, SPEC, seed=seed) for seed in range(8)]
+  assert any("do not decode" in getattr(row, "reason", "") for row in rows)
+
+
+def test_titles_in_old_encodings_do_not_matter(tmp_path):
+  item = _write(tmp_path / "a.mp4", 30)
+  data = item.path.read_bytes()
+  assert b"zzqqzzqq" in data
+  item.path.write_bytes(data.replace(b"zzqqzzqq", b"zzq\xd3\xc3zqq"))
+  assert video.clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
+
+
+def test_listing(tmp_path):
+  names = ["b/Ünï cödé 視頻.MP4", "a b.avi", "b/x.webm", "Z.mov"]
+  for name in names + ["notes.txt", "b/y.mp4.part"]:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+  (tmp_path / "folder.mp4").mkdir()
+  items = video.list_videos(tmp_path)
+  assert [item.id for item in items] == sorted(names)
+  assert all(item.path.is_file() for item in items)
+  with pytest.raises(ValueError, match="holds no video"):
+    video.list_videos(tmp_path / "folder.mp4")
+  with pytest.raises(ValueError, match="not a folder"):
+    video.list_videos(tmp_path / "none")
+
+
+def test_unicode_names_decode(tmp_path):
+  item = _write(tmp_path / "Ünï cödé 視頻.mp4", 30)
+  assert video.clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
+
+
+def test_spec_refuses_nonsense():
+  with pytest.raises(ValueError, match="video.crops is 0"):
+    dataclasses.replace(SPEC, crops=0)
+  with pytest.raises(ValueError, match="'bicubic', 'bilinear', 'lanczos'"):
+    dataclasses.replace(SPEC, resample="nearest")
+
+
+def test_missing_pyav_names_the_extra(tmp_path, monkeypatch):
+  item = _write(tmp_path / "a.mp4", 30)
+  monkeypatch.setitem(sys.modules, "av", None)
+  with pytest.raises(ImportError, match=r"totojax\[data\]"):
+    video.clips(item, SPEC, seed=0)
+
+
+@pytest.mark.parametrize("resample", ["lanczos", "bicubic", "bilinear"])
+def test_resize_and_center_crop_equal_torchvision(resample, golden):
+  image = golden["im"]
+  small = augment.resize_short_side(image, 64, resample=resample)
+  assert small.shape == (64, 94, 3)
+  got = augment.center_crop(small[None], 64)[0]
+  np.testing.assert_array_equal(got, golden[f"resize64_{resample}"])
+
+
+def test_filters_differ(golden):
+  got = augment.resize_short_side(golden["im"], 64, resample="bilinear")
+  got = augment.center_crop(got[None], 64)[0]
+  assert (got != golden["resize64_bicubic"]).any()
+
+
+def test_random_crop_is_uniform_and_the_same_in_all_frames():
+  y, x = np.mgrid[:4, :5]
+  frame = np.stack([y, x, y * 0], -1).astype(np.uint8)
+  frames = np.stack([frame, frame])
+  rng = np.random.default_rng(0)
+  corners = []
+  for _ in range(600):
+    crop = augment.random_crop(frames, 3, rng=rng)
+    np.testing.assert_array_equal(crop[0], crop[1])
+    corners.append(tuple(crop[0, 0, 0, :2].tolist()))
+  found, counts = np.unique(corners, axis=0, return_counts=True)
+  assert len(found) == 2 * 3 and counts.min() > 60
+  with pytest.raises(ValueError, match="hold no crop of 5"):
+    augment.random_crop(frames, 5, rng=rng)
+
+
+@pytest.fixture(name="golden", scope="module")
+def _golden(request):
+  return np.load(request.path.parent / "golden" / "image_preproc.npz")

@@ -1,0 +1,206 @@
+"""Checkpoints: asynchronous, sharded, whole or not there at all (orbax).
+
+A step's folder gets its number only when everything in it is written. What is
+restored is compared first with what is expected, name by name, because orbax
+casts another dtype in silence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+from totojax import step as step_lib
+from totojax import tree as tree_lib
+
+_COMMITTED = "_CHECKPOINT_METADATA"  # orbax writes it when a step is whole
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Which checkpoints stay.
+
+  Attributes:
+    keep: newest checkpoints that are kept.
+    keep_every_steps: multiples of this are kept for good; 0 for none.
+  """
+
+  keep: int
+  keep_every_steps: int
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint that cannot be written, read, or used; names the path."""
+
+
+class Checkpoints:
+  """The checkpoints of one run directory."""
+
+  def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
+    self.directory = epath.Path(directory)
+    self._manager = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=config.keep,
+            keep_period=config.keep_every_steps or None,
+            enable_async_checkpointing=True,
+            create=True,
+        ),
+    )
+
+  def latest(self) -> int | None:
+    """The newest step that is whole, or None."""
+    return latest_step(self.directory)
+
+  def save(
+      self, step: int, state: step_lib.TrainState, meta: dict[str, Any]
+  ) -> None:
+    """Starts writing `state` in the background; frozen arrays are left out.
+
+    Raises:
+      CheckpointError: the disk is full, say, now or in the save before.
+    """
+    try:
+      saved = self._manager.save(
+          step,
+          args=ocp.args.Composite(
+              state=ocp.args.StandardSave(_written(state)),
+              meta=ocp.args.JsonSave(meta),
+          ),
+          force=True,
+      )
+    except Exception as error:
+      raise self._unwritable(step, error) from error
+    if not saved:
+      raise CheckpointError(
+          f"{self.directory}: step {step} was not saved, because a checkpoint"
+          f" of it or of a later step ({self._manager.all_steps()}) is there;"
+          " use another --workdir or remove it"
+      )
+
+  def wait(self) -> None:
+    """Returns when everything is on disk; raises CheckpointError if not."""
+    try:
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self._unwritable(None, error) from error
+
+  def restore(
+      self, shapes: step_lib.TrainState, shardings: step_lib.TrainState
+  ) -> tuple[step_lib.TrainState, dict[str, Any]]:
+    """The newest whole state, placed as `shardings`, and its meta data.
+
+    The state's frozen arrays are empty: the caller puts them back.
+    """
+    step = self.latest()
+    assert step is not None, "ask latest() first"
+    wanted = jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        _written(shapes),
+        _written(shardings),
+    )
+    return _read(self.directory / str(step), wanted, partial=False)
+
+  def close(self) -> None:
+    """Waits for what is being written, then lets go of the folder."""
+    self.wait()
+    self._manager.close()
+
+  def _unwritable(self, step: int | None, error: Exception) -> CheckpointError:
+    of = "" if step is None else f" of step {step}"
+    return CheckpointError(
+        f"{self.directory}: the checkpoint{of} could not be written ({error});"
+        " the last whole one stays. Free the disk or mend the path, then run"
+        " the same command again"
+    )
+
+
+def latest_step(directory: epath.PathLike) -> int | None:
+  """The newest whole step under `directory`; half-written ones do not count."""
+  directory = epath.Path(directory)
+  if not directory.exists():
+    return None
+  steps = [
+      int(path.name)
+      for path in directory.iterdir()
+      if path.name.isdigit() and (path / _COMMITTED).exists()
+  ]
+  return max(steps, default=None)
+
+
+def read_params(
+    directory: epath.PathLike, shapes: Any, shardings: Any
+) -> tuple[Any, dict[str, Any]]:
+  """(params, meta) of the newest checkpoint of a run, without its moments.
+
+  Raises:
+    CheckpointError: there is none, it is damaged, or it does not fit.
+  """
+  directory = epath.Path(directory)
+  step = latest_step(directory)
+  if step is None:
+    raise CheckpointError(
+        f"{directory}: no whole checkpoint; train first, or name the right run"
+    )
+  wanted = jax.tree.map(
+      lambda leaf, where: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=where
+      ),
+      shapes,
+      shardings,
+  )
+  tree, meta = _read(directory / str(step), {"params": wanted}, partial=True)
+  return tree["params"], meta
+
+
+def _written(state: step_lib.TrainState) -> dict[str, Any]:
+  """What goes to disk, as a plain dict: all but the frozen arrays."""
+  return {
+      "step": state.step,
+      "params": state.params,
+      "stats": state.stats,
+      "opt_state": state.opt_state,
+  }
+
+
+def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
+  """Restores `wanted` and the meta data of one step's folder."""
+  try:
+    meta = json.loads((path / "meta" / "metadata").read_text())
+    with ocp.PyTreeCheckpointer() as reader:
+      found = reader.metadata(path / "state").item_metadata.tree
+  except Exception as error:
+    raise CheckpointError(
+        f"{path} is damaged ({type(error).__name__}: {error}); remove this"
+        " folder to go on from the checkpoint before it"
+    ) from error
+  flat_found = dict(tree_lib.named_leaves(found))
+  flat_wanted = dict(tree_lib.named_leaves(wanted))
+  if partial:
+    flat_found = {k: v for k, v in flat_found.items() if k in flat_wanted}
+  lines = tree_lib.differences(flat_found, flat_wanted)
+  if lines:
+    raise CheckpointError(
+        f"{path} does not fit this config:\n  " + "\n  ".join(lines)
+    )
+  arguments = ocp.args.PyTreeRestore(
+      item=wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=partial,
+  )
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(path / "state", args=arguments), meta
+  except Exception as error:
+    raise CheckpointError(
+        f"{path} cannot be read ({type(error).__name__}: {error}); remove this"
+        " folder to go on from the checkpoint before it"
+    ) from error

@@ -1,0 +1,78 @@
+"""Resizing and cropping of uint8 pixels, for images and video frames alike.
+
+Section 3.4 of the paper: the shortest side is resized to R and an R x R window
+is cropped. The filter is not given there; torchvision's and DALL-E's notebook
+both resize with antialiasing, which Pillow's filters always do.
+
+Shapes: H and W height and width, N frames of one video, R the crop's side.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def resize_short_side(
+    image_HW3: np.ndarray, size_px: int, *, resample: str
+) -> np.ndarray:
+  """Scales an RGB image so that its short side has `size_px` pixels.
+
+  Args:
+    image_HW3: uint8 pixels.
+    size_px: the new short side; the long side keeps the ratio, rounded.
+    resample: "bicubic", "bilinear" or "lanczos", with antialiasing.
+
+  Raises:
+    ValueError: on an unknown filter or anything but uint8 RGB.
+  """
+  if resample not in FILTERS:
+    raise ValueError(
+        f"resample {resample!r} is unknown; use one of {sorted(FILTERS)}"
+    )
+  if image_HW3.dtype != np.uint8 or image_HW3.shape[2:] != (3,):
+    raise ValueError(
+        f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8"
+        " [height, width, 3]"
+    )
+  height, width = image_HW3.shape[:2]
+  short = min(height, width)
+  if short == size_px:
+    return image_HW3
+  new = (round(width * size_px / short), round(height * size_px / short))
+  resized = Image.fromarray(image_HW3).resize(new, FILTERS[resample])
+  return np.asarray(resized)
+
+
+def random_crop(
+    frames_NHW3: np.ndarray, size_px: int, *, rng: np.random.Generator
+) -> np.ndarray:
+  """The same random window of all frames: [N, size_px, size_px, 3], a view."""
+  height, width = _room(frames_NHW3, size_px)
+  top = int(rng.integers(0, height + 1))
+  left = int(rng.integers(0, width + 1))
+  return frames_NHW3[:, top : top + size_px, left : left + size_px]
+
+
+def center_crop(frames_NHW3: np.ndarray, size_px: int) -> np.ndarray:
+  """The central window of all frames: [N, size_px, size_px, 3], a view."""
+  height, width = _room(frames_NHW3, size_px)
+  top, left = round(height / 2), round(width / 2)
+  return frames_NHW3[:, top : top + size_px, left : left + size_px]
+
+
+def _room(frames_NHW3: np.ndarray, size_px: int) -> tuple[int, int]:
+  """Pixels to spare along height and width."""
+  height, width = frames_NHW3.shape[1:3]
+  if min(height, width) < size_px:
+    raise ValueError(
+        f"frames of {height}x{width} pixels hold no crop of {size_px}; resize"
+        " the short side first"
+    )
+  return height - size_px, width - size_px

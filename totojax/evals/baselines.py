@@ -1,0 +1,223 @@
+"""What a next-token loss must beat: predictors that need no network.
+
+Losses are in nats per visual token, as the model's validation loss is, and on
+raw codes 0..V-1. Two predictors, both fitted on training codes alone:
+
+  unigram   q(c) = (count(c) + 1) / (total + V), for every token.
+  copy      p(x | prev) = lam 1[x = prev] + (1 - lam) q(x), where prev is the
+            code at the same place of the previous frame. Frame 1 has no
+            previous frame and falls back to q.
+
+"Below unigram" alone proves little on video: neighbouring frames share most of
+their codes, so a model that copies passes. A model that has learned motion or
+appearance is below `copy` on frames 2 and later.
+
+Shapes: M sequences, N frames, P tokens of a frame, V codes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+RATE_PRIOR = 16.0  # pairs that the shared copy rate counts for, per code
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """Mean loss in nats per token, with its standard error over sequences.
+
+  Attributes:
+    mean: mean over all tokens scored.
+    sem: standard error over sequences; NaN for a single sequence, since tokens
+      of one sequence are not independent.
+    sequences: sequences scored.
+    tokens: tokens scored.
+  """
+
+  mean: float
+  sem: float
+  sequences: int
+  tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CopyModel:
+  """The copying predictor: q(c) and, for each previous code, lam."""
+
+  unigram_V: np.ndarray
+  lam_V: np.ndarray
+
+
+def fit_unigram(codes_MNP: np.ndarray, *, vocab: int) -> np.ndarray:
+  """Add-one smoothed code probabilities, float64 [V], summing to 1."""
+  _check(codes_MNP, vocab)
+  count_V = np.bincount(codes_MNP.reshape(-1), minlength=vocab)
+  return (count_V + 1.0) / (codes_MNP.size + vocab)
+
+
+def fit_copy(
+    codes_MNP: np.ndarray, *, vocab: int, per_code: bool
+) -> CopyModel:
+  """Fits the copying predictor by maximum likelihood on training codes.
+
+  For one code c the likelihood is highest where the predicted probability of
+  a repeat equals the observed rate: lam + (1 - lam) q(c) = r(c), that is
+  lam = (r - q) / (1 - q), at least 0. A lam shared by all codes has no closed
+  form; the derivative of its log likelihood falls in lam, so it is bisected.
+  Training data without a single change would give lam = 1 and an infinite
+  loss elsewhere: both fits stay at or below the rule of succession.
+
+  Args:
+    codes_MNP: training codes [sequences, frames, tokens], two frames or more.
+    vocab: number of codes V.
+    per_code: one lam for each code of the previous frame, with its rate drawn
+      towards the common one by RATE_PRIOR pairs, instead of one lam for all.
+
+  Raises:
+    ValueError: with fewer than two frames, or codes outside 0..V-1.
+  """
+  unigram_V = fit_unigram(codes_MNP, vocab=vocab)
+  previous, repeated = _pairs(codes_MNP)
+  pairs_V = np.bincount(previous, minlength=vocab).astype(np.float64)
+  repeats_V = np.bincount(
+      previous, weights=repeated, minlength=vocab
+  ).astype(np.float64)
+  if per_code:
+    rate = (repeats_V.sum() + 1.0) / (pairs_V.sum() + 2.0)
+    rate_V = (repeats_V + RATE_PRIOR * rate) / (pairs_V + RATE_PRIOR)
+    # With one code q is 1 and lam is free; the clip keeps the division whole.
+    room_V = np.maximum(1.0 - unigram_V, np.finfo(np.float64).tiny)
+    lam_V = np.clip((rate_V - unigram_V) / room_V, 0.0, 1.0)
+  else:
+    lam = _shared_lam(unigram_V, pairs_V=pairs_V, repeats_V=repeats_V)
+    lam_V = np.full(vocab, lam)
+  return CopyModel(unigram_V=unigram_V, lam_V=lam_V)
+
+
+def unigram_score(
+    codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int
+) -> Score:
+  """Loss of the unigram predictor on frames `first_frame` (from 0) and on."""
+  _check(codes_MNP, len(unigram_V))
+  nll_MNP = -np.log(unigram_V)[codes_MNP[:, first_frame:]]
+  return _score(nll_MNP)
+
+
+def copy_score(
+    codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int
+) -> Score:
+  """Loss of the copying predictor on frames `first_frame` (from 0) and on.
+
+  With first_frame = 0 the first frame is scored by the unigram.
+  """
+  _check(codes_MNP, len(model.unigram_V))
+  previous_MNP, now_MNP = codes_MNP[:, :-1], codes_MNP[:, 1:]
+  lam_MNP = model.lam_V[previous_MNP]
+  p_MNP = (1.0 - lam_MNP) * model.unigram_V[now_MNP]
+  p_MNP += lam_MNP * (now_MNP == previous_MNP)
+  first_M1P = -np.log(model.unigram_V)[codes_MNP[:, :1]]
+  nll_MNP = np.concatenate([first_M1P, -np.log(p_MNP)], axis=1)
+  return _score(nll_MNP[:, first_frame:])
+
+
+def evaluate(
+    train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int
+) -> dict[str, float]:
+  """All baselines, fitted on training codes and scored on validation codes.
+
+  Returns:
+    Flat names, in nats per visual token: `<baseline>/loss` over all frames and
+    `<baseline>/later_loss` over frames 2 and on, each with `_sem`, for the
+    baselines `unigram`, `copy` (one lam) and `copy_per_code`; `copy/lam`; and
+    `uniform/loss` = ln V. Video of a single frame has no later loss.
+  """
+  frames = {"loss": 0, "later_loss": 1}
+  unigram_V = fit_unigram(train_MNP, vocab=vocab)
+  out = {"uniform/loss": float(np.log(vocab))}
+  if train_MNP.shape[1] < 2 or validation_MNP.shape[1] < 2:
+    score = unigram_score(validation_MNP, unigram_V=unigram_V, first_frame=0)
+    return out | {"unigram/loss": score.mean, "unigram/loss_sem": score.sem}
+  for name, first in frames.items():
+    score = unigram_score(
+        validation_MNP, unigram_V=unigram_V, first_frame=first
+    )
+    out[f"unigram/{name}"] = score.mean
+    out[f"unigram/{name}_sem"] = score.sem
+  for baseline, per_code in (("copy", False), ("copy_per_code", True)):
+    model = fit_copy(train_MNP, vocab=vocab, per_code=per_code)
+    for name, first in frames.items():
+      score = copy_score(validation_MNP, model=model, first_frame=first)
+      out[f"{baseline}/{name}"] = score.mean
+      out[f"{baseline}/{name}_sem"] = score.sem
+    if not per_code:
+      out["copy/lam"] = float(model.lam_V[0])
+  return out
+
+
+def _pairs(codes_MNP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Flat previous codes, and whether the next frame repeats each of them."""
+  if codes_MNP.shape[1] < 2:
+    raise ValueError(
+        f"codes have {codes_MNP.shape[1]} frame(s) a sequence; copying from the"
+        " previous frame needs at least 2. Use the unigram baseline for images"
+    )
+  previous_MNP = codes_MNP[:, :-1]
+  repeated_MNP = codes_MNP[:, 1:] == previous_MNP
+  return previous_MNP.reshape(-1), repeated_MNP.reshape(-1)
+
+
+def _shared_lam(
+    unigram_V: np.ndarray, *, pairs_V: np.ndarray, repeats_V: np.ndarray
+) -> float:
+  """The lam in [0, (n + 1) / (n + 2)] of highest likelihood, by bisection."""
+  pairs = pairs_V.sum()
+  misses = pairs - repeats_V.sum()
+
+  def slope(lam):
+    hits = repeats_V * (1.0 - unigram_V) / (lam + (1.0 - lam) * unigram_V)
+    return hits.sum() - misses / (1.0 - lam)
+
+  low, high = 0.0, (pairs + 1.0) / (pairs + 2.0)
+  if slope(low) <= 0:
+    return low
+  if slope(high) >= 0:
+    return high
+  for _ in range(60):  # halves the interval to below one ulp
+    middle = (low + high) / 2
+    low, high = (middle, high) if slope(middle) > 0 else (low, middle)
+  return (low + high) / 2
+
+
+def _score(nll_MNP: np.ndarray) -> Score:
+  if not nll_MNP.size:
+    raise ValueError(
+        f"no tokens to score: losses have shape {nll_MNP.shape}; give at least"
+        " one sequence that has the frames asked for"
+    )
+  # Every sequence has the same number of tokens: the mean of means is exact.
+  mean_M = nll_MNP.reshape(len(nll_MNP), -1).mean(axis=1)
+  sem = float("nan")
+  if len(mean_M) > 1:
+    sem = float(mean_M.std(ddof=1) / np.sqrt(len(mean_M)))
+  return Score(
+      mean=float(mean_M.mean()),
+      sem=sem,
+      sequences=len(mean_M),
+      tokens=nll_MNP.size,
+  )
+
+
+def _check(codes_MNP: np.ndarray, vocab: int) -> None:
+  if codes_MNP.ndim != 3 or not codes_MNP.size:
+    raise ValueError(
+        f"codes have shape {codes_MNP.shape}; the baselines need [sequences,"
+        " frames, tokens of a frame], none of them empty"
+    )
+  low, high = int(codes_MNP.min()), int(codes_MNP.max())
+  if low < 0 or high >= vocab:
+    raise ValueError(
+        f"codes run from {low} to {high}; with vocab {vocab} they must be 0 to"
+        f" {vocab - 1}. Give raw codes, not tokens"
+    )

@@ -1,0 +1,232 @@
+"""The run directory: config, manifest, metrics, TensorBoard, done marker.
+
+Only process 0 writes. Every file appears whole (written beside, then renamed),
+but for `metrics.jsonl`, which grows by lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.metadata
+import json
+import platform
+import time
+from typing import Any
+
+from etils import epath
+import jax
+from tensorboardX import SummaryWriter
+
+from totojax import flops
+
+_PACKAGES = (
+    "totojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+    "tensorstore", "numpy", "ml-collections", "chex",
+)  # fmt: skip
+
+
+class ConfigChanged(ValueError):
+  """A run directory that was made with another config."""
+
+
+def write_json(path: epath.Path, value: Any) -> None:
+  """Replaces a JSON file in one step, so that half of one is never read."""
+  beside = path.parent / f".{path.name}.part"
+  beside.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+  beside.replace(path)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"model.width": 768, ...} of nested dicts."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      out |= flat(value, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def check_config(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+) -> epath.Path:
+  """The run directory, if it is new or was made with this config.
+
+  Raises:
+    ConfigChanged: it was made with another config; names the keys that differ.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / "config.json"
+  if allow_change or not path.exists():
+    return workdir
+  # Through JSON, so that tuples and lists compare as what is on disk.
+  new = flat(json.loads(json.dumps(config)))
+  old = flat(json.loads(path.read_text()))
+  lines = [
+      f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+      for key in sorted(old.keys() | new.keys())
+      if key not in old or key not in new or old[key] != new[key]
+  ]
+  if lines:
+    raise ConfigChanged(
+        f"{workdir} was made with another config:\n  "
+        + "\n  ".join(lines)
+        + "\nUse another --workdir, or pass --allow_changed_config to go on"
+        " with the new values"
+    )
+  return workdir
+
+
+def begin(
+    workdir: epath.Path, config: Mapping[str, Any], **facts: Any
+) -> None:
+  """Writes config.json and manifest.json: from here on the folder is a run.
+
+  Called once everything that the config asks for could be built, so that a
+  mistake in it leaves no run behind that refuses the correction.
+  """
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config)
+    write_json(workdir / "manifest.json", {**environment(), **facts})
+
+
+def is_done(workdir: epath.PathLike) -> bool:
+  return (epath.Path(workdir) / "done.json").exists()
+
+
+def mark_done(workdir: epath.PathLike, seconds: float) -> None:
+  """Says that the job of this directory is finished; it is not run again."""
+  if jax.process_index() == 0:
+    write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
+
+
+def environment() -> dict[str, Any]:
+  """Versions and devices."""
+  versions = {}
+  for name in _PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = "not installed"
+  devices = jax.devices()
+  return {
+      "versions": versions,
+      "python": platform.python_version(),
+      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+      "processes": jax.process_count(),
+  }
+
+
+class MetricsLog:
+  """`metrics.jsonl` and TensorBoard events, cut back to the restored step."""
+
+  def __init__(self, workdir: epath.Path, *, restored_step: int):
+    self._path = workdir / "metrics.jsonl"
+    self._local = not str(workdir).startswith(("gs://", "s3://"))
+    self._rows = self._read(restored_step)
+    self._writes = jax.process_index() == 0
+    self._board = None
+    if self._writes:
+      self._rewrite()
+      self._board = SummaryWriter(
+          str(workdir / "tensorboard"), purge_step=restored_step + 1
+      )
+
+  def _read(self, last_step: int) -> list[dict[str, Any]]:
+    """Rows up to `last_step`; a last line cut in the middle is dropped."""
+    rows = []
+    if self._path.exists():
+      for line in self._path.read_text().splitlines():
+        try:
+          row = json.loads(line)
+        except json.JSONDecodeError:
+          break
+        if row["step"] <= last_step:
+          rows.append(row)
+    return rows
+
+  def _rewrite(self) -> None:
+    beside = self._path.parent / ".metrics.jsonl.part"
+    beside.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
+    beside.replace(self._path)
+
+  def has_eval(self, step: int) -> bool:
+    """Whether the evaluations of this step are in the log."""
+    return any(
+        row["step"] == step and row["kind"] == "eval" for row in self._rows
+    )
+
+  def write(
+      self,
+      step: int,
+      kind: str,
+      values: Mapping[str, float],
+      *,
+      wall: Mapping[str, float],
+  ) -> None:
+    """One row; `wall` holds what differs between two identical runs.
+
+    A value that JSON has no number for (NaN, infinity) is written as null.
+    """
+    row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}
+    self._rows.append(row)
+    if not self._writes:
+      return
+    if self._local:
+      with open(self._path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+    else:  # an object store cannot append
+      self._rewrite()
+    for name, value in {**values, **wall}.items():
+      self._board.add_scalar(f"{kind}/{name}", value, step)
+
+  def close(self) -> None:
+    if self._board is not None:
+      self._board.close()
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+  return {k: v if abs(v) < float("inf") else None for k, v in values.items()}
+
+
+class Clock:
+  """Wall-clock figures between two log rows: rate, MFU, waiting for data."""
+
+  def __init__(
+      self, *, tokens_per_step: int, flops_per_token: float, devices: int,
+      device_kind: str,
+  ):  # fmt: skip
+    self._tokens_per_step = tokens_per_step
+    self._flops_per_token = flops_per_token
+    self._peak = flops.peak_flops_per_s(device_kind)
+    self._devices = devices
+    self._begin = time.monotonic()
+    self._last, self._steps, self._waited_s = self._begin, 0, 0.0
+
+  def waited(self, seconds: float) -> None:
+    self._waited_s += seconds
+
+  def stepped(self) -> None:
+    self._steps += 1
+
+  def paused(self, seconds: float) -> None:
+    """Leaves an evaluation or a save out of the rate."""
+    self._last += seconds
+
+  def read(self) -> dict[str, float]:
+    """Figures since the last call; then starts anew."""
+    now = time.monotonic()
+    span_s = max(now - self._last, 1e-9)
+    tokens_per_s = self._steps * self._tokens_per_step / span_s
+    figures = {
+        "time_s": now - self._begin,
+        "tokens_per_s": tokens_per_s,
+        "data_frac": self._waited_s / span_s,
+    }
+    if self._peak is not None and self._flops_per_token:
+      figures["mfu"] = (
+          tokens_per_s * self._flops_per_token / (self._peak * self._devices)
+      )
+    self._last, self._steps, self._waited_s = now, 0, 0.0
+    return figures

@@ -1,0 +1,188 @@
+"""totojax: autoregressive pre-training from videos.
+
+  python -m totojax.main --config=configs/demo.py
+  python -m totojax.main --config=configs/1b.py --workdir=gs://bucket/toto-1b
+
+The file after --config says which job is run (its key `run`) and holds every
+setting; --config.section.key=value changes one. --workdir is where the run
+lives. The same command again goes on where the last one stopped; SIGTERM and
+Ctrl-C save first. Configs that ship with the package are found by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import os
+import pathlib
+import re
+import signal
+import sys
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "The config file, as configs/demo.py; --config.section.key=value sets one"
+    " of its keys.",
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for"
+    " configs/NAME.py.",
+)
+_ALLOW = flags.DEFINE_bool(
+    "allow_changed_config",
+    False,
+    "Go on in a workdir that was made with another config.",
+)
+_TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "Show where in the code an error was found."
+)
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "One process of several. On a TPU pod they find each other; elsewhere give"
+    " --coordinator, --processes and --process.",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Address host:port of process 0, with --multihost."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", None, "Number of processes, with --coordinator."
+)
+_PROCESS = flags.DEFINE_integer(
+    "process", None, "Number of this process, from 0, with --coordinator."
+)
+
+
+class Interrupt:
+  """SIGTERM or Ctrl-C asks the job to save and leave at its next boundary."""
+
+  def __init__(self):
+    self._asked = False
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, self._ask)
+
+  def _ask(self, number: int, frame: Any) -> None:
+    del frame
+    if self._asked and number == signal.SIGINT:
+      raise KeyboardInterrupt  # the second Ctrl-C does not wait
+    self._asked = True
+
+  def __call__(self, step: int) -> bool:
+    """Whether to leave after `step`; on several hosts the same step on all."""
+    import jax
+
+    if jax.process_count() == 1:
+      return self._asked
+    from jax.experimental import multihost_utils
+
+    # jax.distributed has taken SIGTERM over, to make all hosts agree on a step.
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+def config_path(name: str) -> str:
+  """The file that `--config=name` means: here, or shipped with the package.
+
+  Raises:
+    FileNotFoundError: neither is there; lists what ships.
+  """
+  if pathlib.Path(name).exists():
+    return name
+  package = pathlib.Path(__file__).resolve().parent
+  for root in (package / "configs", package.parent / "configs"):
+    if root.is_dir():
+      inside = re.sub(r"^(\./)?configs/", "", name)
+      if (root / inside).exists():
+        return str(root / inside)
+      names = sorted(str(p.relative_to(root)) for p in root.rglob("*.py"))
+      raise FileNotFoundError(
+          f"config {name!r} does not exist; shipped with the package:"
+          f" {', '.join('configs/' + n for n in names)}"
+      )
+  raise FileNotFoundError(f"config {name!r} does not exist; check the path")
+
+
+def _job(run: str) -> Callable[..., bool]:
+  """The job that `config.run` names: (config, workdir, interrupted) -> done."""
+  # Imported here: jax starts only once the signals are ours.
+  from totojax import jobs
+
+  table = {
+      "pretrain": jobs.pretrain,
+  }
+  if run not in table:
+    raise ValueError(
+        f"config.run is {run!r}; the jobs are {', '.join(sorted(table))}"
+    )
+  return table[run]
+
+
+def _main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
+  if _CONFIG.value is None:
+    raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  interrupted = Interrupt()
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+  import jax
+
+  if _MULTIHOST.value:
+    jax.distributed.initialize(
+        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+    )
+  from totojax import checkpoint
+  from totojax import logs
+  from totojax import train
+
+  config = _CONFIG.value.to_dict()
+  name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
+  begin = time.monotonic()
+  try:
+    job = _job(config["run"])
+    workdir = logs.check_config(
+        _WORKDIR.value or f"runs/{name}", config, allow_change=_ALLOW.value
+    )
+    if logs.is_done(workdir):
+      print(f"{workdir}: done already")
+      return
+    if job(config, workdir, interrupted):
+      logs.mark_done(workdir, time.monotonic() - begin)
+  except (ValueError, OSError, checkpoint.CheckpointError, train.NotFinite) as e:
+    if _TRACEBACK.value:
+      raise
+    sys.exit(f"totojax: {e}\n(--traceback shows where this was found)")
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; an unknown config key is one line, not a traceback."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, TypeError) as error:
+    text = str(error.args[0]).replace("\n", ". ").strip("'\"")
+    sys.exit(f"totojax: config key {text}")
+
+
+def run() -> None:
+  """The console entry: finds the config, then hands over to absl."""
+  for i, argument in enumerate(sys.argv):
+    if argument.startswith(("--config=", "-config=")):
+      flag, _, name = argument.partition("=")
+      try:
+        sys.argv[i] = f"{flag}={config_path(name)}"
+      except FileNotFoundError as error:
+        sys.exit(f"totojax: {error}")
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  app.run(_main, flags_parser=_parse)
+
+
+if __name__ == "__main__":
+  run()

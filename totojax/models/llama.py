@@ -1,0 +1,117 @@
+"""The paper's block (Eq. 3 and 4): LLaMA, causal, pre-norm, no biases.
+
+Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from totojax.models import attention
+from totojax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+  """The architecture; together with the vocabulary it fixes every parameter.
+
+  Attributes:
+    width: residual stream (D).
+    depth: blocks (L).
+    heads: attention heads (H); head dim K = D / H.
+    mlp_dim: hidden units of the SwiGLU (F).
+    rope_base: base of the rotary angles (10,000; 50,000 after Table 4).
+    norm_eps: epsilon of RMSNorm.
+    init_std: standard deviation of every matrix at the start.
+    tied: whether the output head is the embedding, transposed.
+  """
+
+  width: int
+  depth: int
+  heads: int
+  mlp_dim: int
+  rope_base: float
+  norm_eps: float
+  init_std: float
+  tied: bool
+
+  def __post_init__(self):
+    if self.width % self.heads or (self.width // self.heads) % 2:
+      raise ValueError(
+          f"model.width {self.width} over model.heads {self.heads} must give an"
+          " even whole head dimension (RoPE rotates pairs); change one of them"
+      )
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+
+class Attention(nn.Module):
+  """Multi-head causal self-attention with rotary positions."""
+
+  config: LlamaConfig
+  implementation: str
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD, rope, segments_BT):
+    c = self.config
+    init = nn.initializers.normal(c.init_std)
+    inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
+    outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
+
+    def project(name):
+      w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
+      return jnp.einsum("BTD,DHK->BTHK", x_BTD, w_DHK)
+
+    q_BTHK = layers.apply_rope(project("query"), *rope)
+    k_BTHK = layers.apply_rope(project("key"), *rope)
+    v_BTHK = project("value")
+    q_BTHK = checkpoint_name(q_BTHK, "projection")
+    k_BTHK = checkpoint_name(k_BTHK, "projection")
+    v_BTHK = checkpoint_name(v_BTHK, "projection")
+    mixed_BTHK = attention.attend(
+        q_BTHK,
+        k_BTHK,
+        v_BTHK,
+        segments_BT=segments_BT,
+        implementation=self.implementation,
+    )
+    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+    w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
+    return jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, w_HKD)
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then + mlp(norm(.)): Eq. 3 and 4."""
+
+  config: LlamaConfig
+  implementation: str
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self,
+      x_BTD: jax.Array,
+      rope: tuple[jax.Array, jax.Array],
+      segments_BT: jax.Array | None,
+  ) -> tuple[jax.Array, None]:
+    c = self.config
+    normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
+    x_BTD += Attention(c, self.implementation, self.dtype, name="attention")(
+        normed_BTD, rope, segments_BT
+    )
+    x_BTD = checkpoint_name(x_BTD, "residual")
+    normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
+    x_BTD += layers.SwiGLU(c.mlp_dim, c.init_std, self.dtype, name="mlp")(
+        normed_BTD
+    )
+    # (carry, output) as nn.scan wants it.
+    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), None

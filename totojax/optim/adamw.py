@@ -1,0 +1,122 @@
+"""AdamW as the paper trains with it: schedule, clipping, decay by axis names."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from totojax import tree as tree_lib
+
+# Axes that make a matrix a projection or an embedding. Once layers are stacked
+# a norm's scale is two-dimensional, so dimensions alone say nothing.
+_MATRIX_AXES = frozenset({
+    "embed", "heads", "head_dim", "mlp", "vocab",
+    "conv_height", "conv_width", "conv_in", "conv_out",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+  """AdamW with linear warm-up and cosine decay.
+
+  Attributes:
+    lr: peak learning rate.
+    warmup_steps: updates of linear warm-up; the first uses lr / warmup_steps.
+    end_lr_frac: the last update's rate over the peak.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the root of the second moment.
+    weight_decay: times the rate and the parameter, on matrices only.
+    clip_norm: global gradient norm above which gradients are scaled down.
+  """
+
+  lr: float
+  warmup_steps: int
+  end_lr_frac: float
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+
+
+def relative_rate(
+    update: jax.Array, *, warmup_steps: int, end_lr_frac: float, steps: int
+) -> jax.Array:
+  """Rate of update 1, 2, ..., `steps` over the peak.
+
+  Linear to 1 at update `warmup_steps`, then half a cosine to `end_lr_frac` at
+  the last update.
+  """
+  update = jnp.asarray(update, jnp.float32)
+  warm = update / max(warmup_steps, 1)
+  span = max(steps - warmup_steps, 1)
+  progress = jnp.clip((update - warmup_steps) / span, 0.0, 1.0)
+  cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+  decayed = end_lr_frac + (1.0 - end_lr_frac) * cosine
+  return jnp.where(update < warmup_steps, warm, decayed)
+
+
+def decay_mask(axes: Any) -> Any:
+  """True where weight decay applies: arrays with two matrix axes or more."""
+  return tree_lib.map_named(
+      lambda name, spec: sum(axis in _MATRIX_AXES for axis in spec) >= 2, axes
+  )
+
+
+def make(
+    config: AdamWConfig, *, axes: Any, steps: int
+) -> optax.GradientTransformationExtraArgs:
+  """The optimiser; `peak_lr` and `weight_decay` live in its state.
+
+  Args:
+    config: the numbers.
+    axes: PartitionSpecs of logical names, the tree of the parameters.
+    steps: updates of the whole run.
+
+  Raises:
+    ValueError: a warm-up that is not shorter than the run.
+  """
+  if config.warmup_steps >= steps:
+    raise ValueError(
+        f"optim.warmup_steps {config.warmup_steps} is not below the run's"
+        f" {steps} updates; shorten the warm-up or train on more tokens"
+    )
+  mask = decay_mask(axes)
+
+  def rate(count):
+    return relative_rate(
+        count + 1,
+        warmup_steps=config.warmup_steps,
+        end_lr_frac=config.end_lr_frac,
+        steps=steps,
+    )
+
+  def build(peak_lr, weight_decay):
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(weight_decay, mask=mask),
+        optax.scale_by_schedule(rate),
+        optax.scale_by_learning_rate(peak_lr),
+    )
+
+  return optax.inject_hyperparams(build)(
+      peak_lr=config.lr, weight_decay=config.weight_decay
+  )
+
+
+def learning_rate(
+    config: AdamWConfig, opt_state: Any, *, update: jax.Array, steps: int
+) -> jax.Array:
+  """The rate that update number `update` uses, from the optimiser's state."""
+  return opt_state.hyperparams["peak_lr"] * relative_rate(
+      update,
+      warmup_steps=config.warmup_steps,
+      end_lr_frac=config.end_lr_frac,
+      steps=steps,
+  )

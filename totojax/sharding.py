@@ -1,0 +1,180 @@
+"""Mesh, and the one table from logical axes to mesh axes.
+
+A parameter names its logical axes where it is created (`models/`). This file
+alone says which of them are split over which axis of the mesh.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from totojax import tree as tree_lib
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices per axis; one of them may be -1, "what is left".
+
+  Attributes:
+    data: replicas that see different rows and hold whole parameters.
+    fsdp: rows and parameters are split over these (ZeRO-3).
+    tensor: heads, mlp and vocabulary are split over these.
+  """
+
+  data: int
+  fsdp: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+  """Logical axis -> mesh axis (None: on every device)."""
+
+  batch: tuple[str, ...] = ("data", "fsdp")
+  tokens: None = None
+  embed: str = "fsdp"
+  mlp: str = "tensor"
+  heads: str = "tensor"
+  head_dim: None = None
+  vocab: str = "tensor"
+  layers: None = None
+  norm: None = None
+  conv_height: None = None
+  conv_width: None = None
+  conv_in: None = None
+  conv_out: None = None
+  bias: None = None
+
+  def spec(self, logical: PartitionSpec, *, name: str) -> PartitionSpec:
+    """Mesh axes of one array.
+
+    Raises:
+      ValueError: an unknown logical axis, or two axes of one array on one mesh
+        axis (XLA would refuse it later and less clearly).
+    """
+    table = dataclasses.asdict(self)
+    mesh_axes, taken = [], {}
+    for axis in logical:
+      if axis is not None and axis not in table:
+        raise ValueError(
+            f"{name}: logical axis {axis!r} has no rule; known are"
+            f" {sorted(table)}. Add it to ShardingRules"
+        )
+      target = None if axis is None else table[axis]
+      for mesh_axis in _names(target):
+        if mesh_axis in taken:
+          raise ValueError(
+              f"{name}: logical axes {taken[mesh_axis]!r} and {axis!r} both go"
+              f" to mesh axis {mesh_axis!r}; change one of the two rules"
+          )
+        taken[mesh_axis] = axis
+      mesh_axes.append(target)
+    return PartitionSpec(*mesh_axes)
+
+  def flax_rules(self) -> tuple[tuple[str, Any], ...]:
+    """The same table for `flax.linen.logical_axis_rules`."""
+    return tuple(dataclasses.asdict(self).items())
+
+
+def _names(target: Any) -> tuple[str, ...]:
+  if target is None:
+    return ()
+  return (target,) if isinstance(target, str) else tuple(target)
+
+
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+  """A mesh (data, fsdp, tensor) over all devices of all hosts.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [getattr(config, axis) for axis in AXES]
+  if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
+    raise ValueError(
+        f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one of them"
+        " may be -1"
+    )
+  if -1 in sizes:
+    sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
+  if int(np.prod(sizes)) != len(devices):
+    raise ValueError(
+        f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
+        f" there are {len(devices)}. Set one axis to -1 to fill what is left"
+    )
+  # Linen's scan needs Auto axes; jax.make_mesh would make them Explicit.
+  return jax.make_mesh(
+      tuple(sizes),
+      AXES,
+      axis_types=(AxisType.Auto,) * len(AXES),
+      devices=devices,
+  )
+
+
+def shardings(
+    axes: Any, shapes: Any, *, mesh: Mesh, rules: ShardingRules
+) -> Any:
+  """NamedShardings of a tree of arrays.
+
+  Args:
+    axes: tree of PartitionSpecs of logical names.
+    shapes: the same tree of arrays or ShapeDtypeStructs.
+    mesh: the devices.
+    rules: the table.
+
+  Raises:
+    ValueError: a dimension that its mesh axes do not divide.
+  """
+
+  def one(name, logical, leaf):
+    spec = rules.spec(logical, name=name)
+    for size, target in zip(leaf.shape, spec):
+      parts = int(np.prod([mesh.shape[axis] for axis in _names(target)]))
+      if size % parts:
+        raise ValueError(
+            f"{name} {list(leaf.shape)}: {size} is not divisible by the {parts}"
+            f" devices of mesh axis {target!r}; use a mesh that divides it"
+        )
+    return NamedSharding(mesh, spec)
+
+  return tree_lib.map_named(one, axes, shapes)
+
+
+def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
+  """Rows over every data axis, the rest whole."""
+  return NamedSharding(mesh, rules.spec(PartitionSpec("batch"), name="batch"))
+
+
+def check_batch(rows: int, *, microbatches: int, mesh: Mesh) -> None:
+  """Raises ValueError unless the rows divide over devices and microbatches."""
+  ways = mesh.shape["data"] * mesh.shape["fsdp"]
+  unit = int(np.lcm(ways * microbatches, jax.process_count()))
+  if rows % unit:
+    raise ValueError(
+        f"a batch of {rows} rows is not divisible by {microbatches}"
+        f" microbatches x {ways} data-parallel devices on"
+        f" {jax.process_count()} processes; use a multiple of {unit}"
+    )
+
+
+def table(axes: Any, shapes: Any, *, mesh: Mesh, rules: ShardingRules) -> str:
+  """A line per array: name, shape, mesh axes, bytes on one device."""
+  specs = dict(tree_lib.named_leaves(axes))
+  lines = []
+  for name, leaf in tree_lib.named_leaves(shapes):
+    spec = rules.spec(specs[name], name=name)
+    parts = 1
+    for target in spec:
+      for axis in _names(target):
+        parts *= mesh.shape[axis]
+    local_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize // parts
+    shape = "x".join(map(str, leaf.shape)) or "scalar"
+    lines.append(f"{name:40} {shape:20} {str(tuple(spec)):32} {local_bytes}")
+  return "\n".join(lines)

@@ -1,0 +1,199 @@
+"""One update: gradients over microbatches, optimiser, metrics.
+
+Step convention: `state.step` is the number of updates applied. The metrics of
+update s describe update s: the loss before it was applied, the rate it used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+from flax import linen as nn
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import optax
+
+from totojax import sharding as sharding_lib
+from totojax.tasks import api
+
+Metrics = Mapping[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+  """Everything that an update changes, and the frozen arrays it reads."""
+
+  step: jax.Array
+  params: Any
+  frozen: Any
+  stats: Any
+  opt_state: Any
+
+
+def init_state(
+    task: api.Task, tx: optax.GradientTransformation, key: jax.Array
+) -> TrainState:
+  """A fresh state; jit it with `state_shardings` to make it in place."""
+  variables = task.init(key)
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables.params,
+      frozen=variables.frozen,
+      stats=variables.stats,
+      opt_state=tx.init(variables.params),
+  )
+
+
+def state_shardings(
+    task: api.Task,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    rules: sharding_lib.ShardingRules,
+) -> tuple[TrainState, TrainState]:
+  """(shardings, shapes) of the state; moments lie where their parameters lie."""
+  shapes = jax.eval_shape(
+      functools.partial(init_state, task, tx), jax.random.key(0)
+  )
+  axes = task.axes()
+  place = functools.partial(
+      sharding_lib.shardings, mesh=mesh, rules=rules
+  )
+  params = place(axes.params, shapes.params)
+  whole = NamedSharding(mesh, PartitionSpec())
+  opt_state = optax.tree_map_params(
+      tx,
+      lambda _, where: where,
+      shapes.opt_state,
+      params,
+      transform_non_params=lambda _: whole,
+  )
+  placed = TrainState(
+      step=whole,
+      params=params,
+      frozen=place(axes.frozen, shapes.frozen),
+      stats=place(axes.stats, shapes.stats),
+      opt_state=opt_state,
+  )
+  return placed, shapes
+
+
+def _microbatch(batch: api.Batch, count: int) -> api.Batch:
+  """[B, ...] -> [count, B / count, ...], every device keeping its own rows."""
+
+  def cut(rows):
+    parts = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
+    return jnp.swapaxes(parts, 0, 1)
+
+  return jax.tree.map(cut, batch)
+
+
+def train_step(
+    state: TrainState,
+    batch: api.Batch,
+    *,
+    task: api.Task,
+    tx: optax.GradientTransformation,
+    rate: Callable[[Any, jax.Array], jax.Array],
+    seed: int,
+    microbatches: int,
+) -> tuple[TrainState, Metrics]:
+  """Applies one update.
+
+  Args:
+    state: donated by the jitted form.
+    batch: the global batch.
+    task: what is trained.
+    tx: the optimiser.
+    rate: (opt_state, update number) -> learning rate, for the log.
+    seed: the run's; the key of an update is fold_in(key(seed), step).
+    microbatches: parts of the batch whose gradients are summed one after the
+      other.
+
+  Returns:
+    The new state and scalars: `loss`, each term, `lr`, `grad_norm`,
+    `param_norm` and the task's own metrics.
+  """
+  key = jax.random.fold_in(jax.random.key(seed), state.step)
+  weights = task.weights(batch)
+
+  def loss_of(params, stats, rows, index):
+    rest = api.Variables(None, state.frozen, stats)
+    terms, stats, metrics = task.loss(
+        params, rest, rows, step=state.step, key=jax.random.fold_in(key, index)
+    )
+    means = {name: term.sum / weights[name] for name, term in terms.items()}
+    loss = sum(terms[name].coefficient * means[name] for name in terms)
+    return loss, (stats, {"loss": loss, **means}, metrics)
+
+  grad_of = jax.grad(loss_of, has_aux=True)
+  if microbatches == 1:
+    grads, (stats, losses, metrics) = grad_of(
+        state.params, state.stats, batch, 0
+    )
+  else:
+
+    def accumulate(carry, part):
+      stats, sums = carry
+      index, rows = part
+      grads, (stats, losses, metrics) = grad_of(
+          state.params, stats, rows, index
+      )
+      return (stats, jax.tree.map(jnp.add, sums, (grads, losses, metrics))), None
+
+    parts = (jnp.arange(microbatches), _microbatch(batch, microbatches))
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    shape = jax.eval_shape(
+        lambda: grad_of(state.params, state.stats, first[1], first[0])
+    )
+    grads, (_, losses, metrics) = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
+    )
+    (stats, (grads, losses, metrics)), _ = jax.lax.scan(
+        accumulate, (state.stats, (grads, losses, metrics)), parts
+    )
+
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  new_state = state.replace(
+      step=state.step + 1, params=params, stats=stats, opt_state=opt_state
+  )
+  row = {
+      **losses,
+      **{name: value.sum / value.weight for name, value in metrics.items()},
+      "lr": rate(opt_state, new_state.step),
+      "grad_norm": optax.global_norm(grads),
+      "param_norm": optax.global_norm(params),
+  }
+  return new_state, row
+
+
+def jit_step(
+    step_fn: Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]],
+    *,
+    shardings: TrainState,
+    mesh: Mesh,
+    rules: sharding_lib.ShardingRules,
+) -> Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]]:
+  """Compiles a step for a mesh; the old state's buffers are reused."""
+
+  def traced(state, batch):
+    with nn.logical_axis_rules(rules.flax_rules()):
+      return step_fn(state, batch)
+
+  jitted = jax.jit(
+      traced,
+      in_shardings=(shardings, sharding_lib.batch_sharding(mesh, rules)),
+      out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+      donate_argnums=0,
+  )
+
+  def call(state, batch):
+    with mesh:
+      return jitted(state, batch)
+
+  return call

@@ -1,0 +1,70 @@
+"""Next-token prediction on visual tokens: the paper's objective (Eq. 1 and 2).
+
+Shapes: B batch, T context, R = T + 1 tokens of a row, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from totojax import sequence
+from totojax.models import trunk
+from totojax.tasks import api
+
+
+class Pretrain:
+  """Mean negative log-likelihood of visual targets, in nats per token."""
+
+  def __init__(self, model: trunk.Trunk):
+    self.model = model
+    self.spec = model.spec
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    return {
+        "tokens": jax.ShapeDtypeStruct(
+            (batch, self.spec.row_tokens), jnp.int32
+        ),
+        "source": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+  def _boxed(self, key: jax.Array) -> Any:
+    inputs_BT = jnp.zeros((1, self.spec.context), jnp.int32)
+    return self.model.init(key, inputs_BT)["params"]
+
+  def axes(self) -> api.Variables:
+    boxed = jax.eval_shape(self._boxed, jax.random.key(0))
+    return api.Variables(nn.get_partition_spec(boxed), {}, {})
+
+  def init(self, key: jax.Array) -> api.Variables:
+    return api.Variables(nn.unbox(self._boxed(key)), {}, {})
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    _, targets_BT = sequence.split(batch["tokens"])
+    visual_BT = sequence.is_visual(targets_BT)
+    return {"nll": jnp.sum(visual_BT, dtype=jnp.float32)}
+
+  def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, ...]:
+    """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
+    inputs_BT, targets_BT = sequence.split(tokens_BR)
+    logits_BTV = self.model.apply({"params": params}, inputs_BT)
+    nll_BT = trunk.token_nll(logits_BTV, targets_BT)
+    return nll_BT, sequence.is_visual(targets_BT)
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    del step, key  # nothing is drawn and nothing is scheduled
+    nll_BT, visual_BT = self.nll(params, batch["tokens"])
+    total = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
+    return {"nll": api.LossTerm(total, 1.0)}, rest.stats, {}

@@ -1,0 +1,308 @@
+"""Training of the dVAE: a Gumbel-softmax relaxation of the evidence bound.
+
+As in DALL-E (Ramesh et al. 2021, appendix A.2): logits of the encoder, plus
+Gumbel noise, over a temperature that falls from 1 to 1/16; a logit-Laplace
+reconstruction; the KL divergence of the codes from a uniform prior with a
+weight that rises from 0 to 6.6. The bound is divided by the number of pixel
+channels, so that the weight of one token's KL is beta / (3 factor ** 2), which
+is DALL-E's beta / 192 at factor 8.
+
+Two additions, both off in the published recipe, keep a short schedule from
+collapsing to a few codes: `usage`, a penalty on the mean code distribution, and
+a start that depends on data.
+
+Shapes: B images, H height, W width, G grid side, V codes, C channels, P tokens
+of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from totojax.tasks import api
+from totojax.tokenizers import dvae
+
+LOSSES = ("logit_laplace", "l2")
+STARTS = ("random", "scaled", "centroids")
+_USE_DECAY = 0.99  # of the running histogram: about 100 updates
+_LLOYD_STEPS = 10
+_SCORED = 4  # every fourth image is decoded from its hard codes for the log
+_LEAST_MSE = 1e-6  # caps one image's PSNR at 60 dB
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+  """How a dVAE is trained.
+
+  Attributes:
+    loss: "logit_laplace" (published) or "l2", in squared pixel units (0 to 1).
+    kl: final weight beta of the KL divergence (6.6).
+    kl_steps: updates over which the weight rises linearly from 0 (5,000).
+    tau_start: temperature of the relaxation at the first update (1.0).
+    tau_end: temperature after `tau_steps` updates (1 / 16).
+    tau_steps: updates of the cosine between them (150,000).
+    usage: weight of `log V - H(mean q)`, in nats; 0.0 in the published recipe.
+    start: the encoder's last layer at the start: "random" (published), "scaled"
+      (each code's logits centred and scaled over the start frames) or
+      "centroids" (logits are negative squared distances to k-means centroids of
+      what the layer reads for the start frames).
+    start_logit_std: standard deviation of the logits after a data-dependent
+      start.
+  """
+
+  loss: str
+  kl: float
+  kl_steps: int
+  tau_start: float
+  tau_end: float
+  tau_steps: int
+  usage: float
+  start: str
+  start_logit_std: float
+
+  def __post_init__(self):
+    for name, allowed in (("loss", LOSSES), ("start", STARTS)):
+      if getattr(self, name) not in allowed:
+        raise ValueError(
+            f"tokenizer.{name} is {getattr(self, name)!r}; use one of {allowed}"
+        )
+    for name in ("kl_steps", "tau_steps"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"tokenizer.{name} is {getattr(self, name)}; use 1 or more updates"
+        )
+    for name in ("tau_start", "tau_end", "start_logit_std"):
+      if getattr(self, name) <= 0:
+        raise ValueError(
+            f"tokenizer.{name} is {getattr(self, name)}; it must be positive"
+        )
+
+
+class TokenizerTask:
+  """A dVAE in training (`tasks/api.py`). Batches are {"frames": uint8}."""
+
+  def __init__(
+      self,
+      *,
+      model: dvae.DvaeConfig,
+      config: TokenizerConfig,
+      size_px: int,
+      start_frames: np.ndarray | None,
+  ):
+    """A task.
+
+    Args:
+      model: size of the dVAE.
+      config: its training.
+      size_px: side of the square training frames.
+      start_frames: uint8 [n, size_px, size_px, 3] for a start that depends on
+        data; None for the random one.
+
+    Raises:
+      ValueError: if the frames and the start do not go together.
+    """
+    dvae.check_sides((size_px, size_px, 3), model.factor)
+    if (config.start == "random") != (start_frames is None):
+      given = "none" if start_frames is None else len(start_frames)
+      raise ValueError(
+          f"tokenizer.start is {config.start!r} and {given} start frames were"
+          " given; give some for a start that depends on data, else None"
+      )
+    self.model = model
+    self.config = config
+    self.size_px = size_px
+    self.start_frames = start_frames
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    shape = (batch, self.size_px, self.size_px, 3)
+    return {"frames": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+  def axes(self) -> api.Variables:
+    boxed = jax.eval_shape(
+        lambda: dvae.init(self.model, jax.random.key(0))
+    )
+    names = {"use_V": jax.sharding.PartitionSpec(None)}
+    return api.Variables(nn.get_partition_spec(boxed), {}, names)
+
+  def init(self, key: jax.Array) -> api.Variables:
+    params = nn.unbox(dvae.init(self.model, key))
+    if self.start_frames is not None:
+      features = dvae.features(self.model, params, self.start_frames)
+      last = params["encoder"]["output"]
+      w_CV, last["b"] = start_output(
+          self.config.start,
+          features.reshape(-1, features.shape[-1]),
+          last["w"][0, 0],
+          std=self.config.start_logit_std,
+      )
+      last["w"] = w_CV[None, None]
+    use_V = jnp.full(self.model.vocab, 1 / self.model.vocab, jnp.float32)
+    return api.Variables(params, {}, {"use_V": use_V})
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    values = batch["frames"].size  # 3 of a pixel
+    tokens = values // (3 * self.model.factor**2)
+    return {
+        "reconstruction": jnp.float32(values),
+        "kl": jnp.float32(tokens),
+        "usage": jnp.float32(tokens),
+    }
+
+  def loss(
+      self,
+      params: api.Tree,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[
+      Mapping[str, api.LossTerm], api.Tree, Mapping[str, api.Weighted]
+  ]:
+    """The three terms; `usage` is taken over each microbatch by itself.
+
+    The entropy of a mean is no sum over rows, so `usage` is the one term that
+    microbatches change.
+    """
+    model, config = self.model, self.config
+    frames_BHWC = batch["frames"]
+    logits_BGGV = dvae.logits(model, params, frames_BHWC)
+    log_q_BGGV = jax.nn.log_softmax(logits_BGGV)
+    noise_BGGV = jax.random.gumbel(key, logits_BGGV.shape)
+    tau = self.temperature(step)
+    z_BGGV = jax.nn.softmax((logits_BGGV + noise_BGGV) / tau)
+    stats_BHWC = dvae.statistics(model, params, z_BGGV)
+    error = reconstruction_loss(config.loss, stats_BHWC, frames_BHWC)
+
+    q_BGGV = jnp.exp(log_q_BGGV)
+    kl_BGG = jnp.sum(q_BGGV * log_q_BGGV, -1) + jnp.log(model.vocab)
+    tokens = jnp.float32(kl_BGG.size)
+    entropy = _entropy(jnp.mean(q_BGGV, axis=(0, 1, 2)))
+    unused = jnp.log(model.vocab) - entropy
+    terms = {
+        "reconstruction": api.LossTerm(error, 1.0),
+        "kl": api.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
+        "usage": api.LossTerm(tokens * unused, config.usage),
+    }
+    hard_BGG = jnp.argmax(logits_BGGV, axis=-1)
+    metrics, use_V = self._metrics(
+        jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats
+    )
+    values = jnp.float32(frames_BHWC.size)
+    metrics |= {
+        "reconstruction": api.Weighted(error, values),
+        "kl": api.Weighted(jnp.sum(kl_BGG), tokens),
+        "tau": api.Weighted(tau, jnp.float32(1)),
+    }
+    return terms, {"use_V": use_V}, metrics
+
+  def temperature(self, step: jax.Array) -> jax.Array:
+    """Cosine from `tau_start` to `tau_end`, then constant."""
+    config = self.config
+    done = jnp.clip(step / config.tau_steps, 0.0, 1.0)
+    rest = 0.5 * (1 + jnp.cos(jnp.pi * done))
+    return config.tau_end + (config.tau_start - config.tau_end) * rest
+
+  def kl_coefficient(self, step: jax.Array) -> jax.Array:
+    """Weight of one token's KL in the loss per pixel channel."""
+    risen = jnp.clip(step / self.config.kl_steps, 0.0, 1.0)
+    return self.config.kl * risen / (3 * self.model.factor**2)
+
+  def _metrics(
+      self,
+      params: api.Tree,
+      hard_BGG: jax.Array,
+      frames_BHWC: jax.Array,
+      stats: api.Tree,
+  ) -> tuple[dict[str, api.Weighted], jax.Array]:
+    """Scores of the codes that would be stored, and the new histogram."""
+    vocab = self.model.vocab
+    share_V = jnp.bincount(hard_BGG.reshape(-1), length=vocab) / hard_BGG.size
+    use_V = _USE_DECAY * stats["use_V"] + (1 - _USE_DECAY) * share_V
+    # A second pass of the decoder: on some of the images, as it is only a log.
+    z_bGGV = jax.nn.one_hot(hard_BGG[::_SCORED], vocab, dtype=jnp.float32)
+    colours = dvae.pixels(dvae.statistics(self.model, params, z_bGGV))
+    error = (colours - frames_BHWC[::_SCORED] / 255.0) ** 2
+    psnr_b = -10 * jnp.log10(jnp.mean(error, axis=(1, 2, 3)) + _LEAST_MSE)
+    one = jnp.float32(1)
+    metrics = {
+        "psnr_db": api.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
+        "codes_used": api.Weighted(jnp.sum(share_V > 0, dtype=one.dtype), one),
+        "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), one),
+    }
+    return metrics, use_V
+
+
+def reconstruction_loss(
+    kind: str, stats_BHWC: jax.Array, frames_BHWC: jax.Array
+) -> jax.Array:
+  """Summed loss of pixel statistics [B, H, W, 6] for uint8 frames.
+
+  "logit_laplace" is the negative log-density of the mapped pixels x under a
+  Laplace distribution of logit(x) (DALL-E, Eq. 3 of appendix A.3):
+  log(2 b x (1 - x)) + |logit(x) - mu| / b. "l2" is the squared error of the
+  distribution's median in pixel units, and leaves b untrained.
+  """
+  x_BHWC = dvae.map_pixels(frames_BHWC)
+  mu_BHWC, log_b_BHWC = jnp.split(stats_BHWC, 2, axis=-1)
+  if kind == "l2":
+    colours = dvae.unmap_pixels(nn.sigmoid(mu_BHWC))
+    return jnp.sum((colours - frames_BHWC.astype(jnp.float32) / 255.0) ** 2)
+  logit = jnp.log(x_BHWC) - jnp.log1p(-x_BHWC)
+  area = jnp.log(2 * x_BHWC * (1 - x_BHWC)) + log_b_BHWC
+  return jnp.sum(area + jnp.abs(logit - mu_BHWC) * jnp.exp(-log_b_BHWC))
+
+
+def start_output(
+    kind: str, features_PC: jax.Array, w_CV: jax.Array, *, std: float
+) -> tuple[jax.Array, jax.Array]:
+  """The encoder's last layer (w [C, V], b [V]) from what it reads.
+
+  "scaled" keeps its directions and gives every code's logit mean 0 and standard
+  deviation `std` over the positions. "centroids" replaces it by k-means: logits
+  `-s |h - c_v| ** 2` up to what is the same for all codes, with s so that the
+  logits of a position have standard deviation `std` on average.
+
+  Raises:
+    ValueError: if there are fewer positions than codes.
+  """
+  positions, vocab = len(features_PC), w_CV.shape[1]
+  if positions < vocab:
+    raise ValueError(
+        f"the start frames have {positions} tokens for {vocab} codes; give more"
+        " start frames"
+    )
+  if kind == "scaled":
+    logits_PV = features_PC @ w_CV
+    scale_V = std / (jnp.std(logits_PV, axis=0) + 1e-6)
+    return w_CV * scale_V, -jnp.mean(logits_PV, axis=0) * scale_V
+  centres_VC = _centroids(features_PC, vocab)
+  w_CV, b_V = centres_VC.T, -0.5 * jnp.sum(centres_VC**2, axis=1)
+  scale = std / jnp.mean(jnp.std(features_PC @ w_CV + b_V, axis=1))
+  return w_CV * scale, b_V * scale
+
+
+def _centroids(features_PC: jax.Array, count: int) -> jax.Array:
+  """k-means by Lloyd's steps from evenly spaced positions; [count, C]."""
+  spaced = jnp.arange(count) * (len(features_PC) // count)
+
+  def step(centres_VC, _):
+    score_PV = features_PC @ centres_VC.T - 0.5 * jnp.sum(centres_VC**2, axis=1)
+    nearest_P = jnp.argmax(score_PV, axis=1)
+    total_VC = jax.ops.segment_sum(features_PC, nearest_P, count)
+    members_V1 = jnp.bincount(nearest_P, length=count)[:, None]
+    mean_VC = total_VC / jnp.maximum(members_V1, 1)
+    return jnp.where(members_V1 > 0, mean_VC, centres_VC), None
+
+  return jax.lax.scan(step, features_PC[spaced], length=_LLOYD_STEPS)[0]
+
+
+def _entropy(share_V: jax.Array) -> jax.Array:
+  """In nats; a share of 0 counts nothing."""
+  return -jnp.sum(jax.scipy.special.xlogy(share_V, share_V))

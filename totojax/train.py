@@ -1,0 +1,243 @@
+"""The training loop: the only one.
+
+The order, and why: a step is dispatched before the metrics of the one before
+it are read, so the device never waits for the host; a loss is known to be
+finite before its step is saved; evaluations of a step come before its
+checkpoint, so that a restored run never owes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+import numpy as np
+
+from totojax import checkpoint as checkpoint_lib
+from totojax import logs
+from totojax import progress
+from totojax import step as step_lib
+
+HostBatch = Mapping[str, np.ndarray]
+Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Every:
+  """How often, in steps; the last step is always logged, evaluated and saved.
+
+  Attributes:
+    log_steps: a row in metrics.jsonl.
+    eval_steps: the evaluations; they also run before the first step.
+    checkpoint_steps: a checkpoint.
+  """
+
+  log_steps: int
+  eval_steps: int
+  checkpoint_steps: int
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(
+            f"every.{field.name} is {getattr(self, field.name)}; it must be at"
+            " least 1"
+        )
+
+
+class NotFinite(RuntimeError):
+  """The loss of a step is NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What one call of `fit` needs; made by `build`.
+
+  Attributes:
+    init: makes a fresh state, sharded.
+    step_fn: (state, batch) -> (state, metrics); donates the state.
+    batches: first step -> iterator of this host's part of each batch.
+    batch_sharding: of the global batch.
+    shapes: ShapeDtypeStructs of the state.
+    shardings: of the state.
+    steps: updates of the whole run.
+    every: intervals.
+    evals: prefix -> function of the state that yields (name, value).
+    checkpoint: which checkpoints stay.
+    meta: saved with every checkpoint (JSON).
+    config: the resolved config, for config.json.
+    facts: for manifest.json.
+    clock: rate and MFU.
+  """
+
+  init: Callable[[], step_lib.TrainState]
+  step_fn: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
+  batches: Callable[[int], Iterator[HostBatch]]
+  batch_sharding: NamedSharding
+  shapes: step_lib.TrainState
+  shardings: step_lib.TrainState
+  steps: int
+  every: Every
+  evals: Mapping[str, Eval]
+  checkpoint: checkpoint_lib.CheckpointConfig
+  meta: Mapping[str, Any]
+  config: Mapping[str, Any]
+  facts: Mapping[str, Any]
+  clock: Callable[[], logs.Clock]
+
+
+def place(batch: HostBatch, sharding: NamedSharding) -> dict[str, jax.Array]:
+  """Global arrays of this host's rows; the copy goes on while the host does."""
+  return {
+      name: jax.make_array_from_process_local_data(sharding, rows)
+      for name, rows in batch.items()
+  }
+
+
+def fit(
+    run: Run, workdir: Any, *, interrupted: Callable[[int], bool]
+) -> tuple[step_lib.TrainState, bool]:
+  """Trains to `run.steps`, going on from the newest checkpoint in `workdir`.
+
+  Args:
+    run: what to do.
+    workdir: an `epath.Path`, new or this run's (`logs.check_config`).
+    interrupted: step -> whether to save and leave now; the same on every host.
+
+  Returns:
+    The last state, and whether the run is finished (False: interrupted).
+
+  Raises:
+    NotFinite: a loss is NaN or infinite; names the step. Nothing of that step
+      or of a later one is saved.
+  """
+  logs.begin(workdir, run.config, **run.facts)
+  checkpoints = checkpoint_lib.Checkpoints(
+      workdir / "checkpoints", run.checkpoint
+  )
+  state = run.init()
+  start = checkpoints.latest() or 0
+  if start:
+    restored, _ = checkpoints.restore(run.shapes, run.shardings)
+    state = dataclasses.replace(state, **restored)
+    say(f"{workdir}: resumed at step {start} of {run.steps}")
+  log = logs.MetricsLog(workdir, restored_step=start)
+  bar = progress.Progress(
+      "training", unit="steps", total=run.steps, done=start
+  )
+  try:
+    state, finished = _loop(
+        run, state, start, log=log, bar=bar, checkpoints=checkpoints,
+        interrupted=interrupted,
+    )  # fmt: skip
+    checkpoints.close()
+  finally:
+    bar.close()
+    log.close()
+  return state, finished
+
+
+def _loop(
+    run: Run,
+    state: step_lib.TrainState,
+    start: int,
+    *,
+    log: logs.MetricsLog,
+    bar: progress.Progress,
+    checkpoints: checkpoint_lib.Checkpoints,
+    interrupted: Callable[[int], bool],
+) -> tuple[step_lib.TrainState, bool]:
+  """Steps `start` + 1 to the end."""
+  clock = run.clock()
+
+  def due(step, interval):
+    return step % interval == 0 or step == run.steps
+
+  def evaluate(step):
+    begin = time.monotonic()
+    values = {
+        f"{name}/{key}" if name else key: float(value)
+        for name, fn in run.evals.items()
+        for key, value in fn(state)
+    }
+    seconds = time.monotonic() - begin
+    log.write(step, "eval", values, wall={"eval_s": seconds})
+    clock.paused(seconds)
+
+  def settle(step, metrics):
+    """Reads a step's metrics: its loss must be finite; its row is written."""
+    values = {name: float(value) for name, value in metrics.items()}
+    if not math.isfinite(values["loss"]):
+      raise NotFinite(
+          f"the loss of step {step} is {values['loss']}; nothing after step"
+          f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"
+          " optim.warmup_steps, or look at the data of this step"
+      )
+    note = f"loss {values['loss']:.4f}"
+    if due(step, run.every.log_steps):
+      wall = clock.read()
+      log.write(step, "train", values, wall=wall)
+      note += _figures(wall)
+      settle.figures = _figures(wall)
+    else:
+      note += settle.figures
+    bar.advance(note=note)
+
+  settle.figures = ""
+  if run.evals and due(start, run.every.eval_steps) and not log.has_eval(start):
+    evaluate(start)
+  if start >= run.steps:
+    return state, True
+
+  source = iter(run.batches(start))
+  batch = place(next(source), run.batch_sharding)
+  unread = None  # (step, metrics) whose loss has not been looked at
+  for step in range(start + 1, run.steps + 1):
+    begin = time.monotonic()
+    state, metrics = run.step_fn(state, batch)
+    if step == start + 1:  # this call traced and compiled
+      clock.paused(time.monotonic() - begin)
+    clock.stepped()
+    if step < run.steps:
+      begin = time.monotonic()
+      batch = place(next(source), run.batch_sharding)
+      clock.waited(time.monotonic() - begin)
+    if unread is not None:
+      settle(*unread)
+    unread = (step, metrics)
+
+    leave = interrupted(step)
+    save = leave or due(step, run.every.checkpoint_steps)
+    eval_now = run.evals and due(step, run.every.eval_steps) and not leave
+    if save or eval_now or step == run.steps:
+      settle(*unread)
+      unread = None
+    if eval_now:
+      evaluate(step)
+    if save:
+      begin = time.monotonic()
+      checkpoints.save(step, state, {"step": step, **run.meta})
+      clock.paused(time.monotonic() - begin)
+    if leave:
+      checkpoints.wait()
+      say(f"stopped at step {step} of {run.steps}; run again to go on")
+      return state, step == run.steps
+  return state, True
+
+
+def _figures(wall: Mapping[str, float]) -> str:
+  text = f", {wall['tokens_per_s']:.4g} tokens/s"
+  if "mfu" in wall:
+    text += f", MFU {wall['mfu']:.1%}"
+  return text + f", data {wall['data_frac']:.1%}"
+
+
+def say(text: str) -> None:
+  """One plain line, from one host."""
+  if jax.process_index() == 0:
+    print(text, flush=True)
