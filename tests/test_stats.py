@@ -135,7 +135,8 @@ def test_kmeans_recovers_tiles_and_beats_mean_colour():
   out = model.decode(model.encode(val))
   assert stats.psnr_db(val, out) > 35
   assert stats.psnr_db(val, out) > stats.psnr_db(val, stats.mean_colour(val))
-  pairs = set(zip(codes.reshape(-1), model.encode(val).reshape(-1)))
+  found = model.encode(val)
+  pairs = set(zip(codes.flat, found.flat, strict=True))
   assert len(pairs) == 12  # one code a tile
   again = stats.fit_kmeans(train, config, seed=0)
   np.testing.assert_array_equal(model.codebook_CF, again.codebook_CF)

@@ -1,7 +1,8 @@
 """Little videos whose frames carry their own number, and files that are bad.
 
-Frame i is a flat grey of 16 + 2 i on the left half and black on the right, so
-that which frame was decoded, and which side is up, can be read off the pixels.
+The left half of frame i shows its tens above its units, as greys of 40 + 20
+times the digit; the right half is black. Which frame was decoded, and which
+side is up, can be read off the pixels.
 """
 
 import dataclasses
@@ -11,8 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from totojax.data import augment
-from totojax.data import video
+from totojax.data import augment, decode, video
 
 av = pytest.importorskip("av")
 
@@ -23,21 +23,23 @@ SPEC = video.ClipSpec(
 
 def _picture(i, height=32, width=48):
   pixels = np.zeros((height, width, 3), np.uint8)
-  pixels[:, : width // 2] = 16 + 2 * (i % 110)
+  tens, units = divmod(i % 110, 10)
+  pixels[: height // 2, : width // 2] = 40 + 20 * tens
+  pixels[height // 2 :, : width // 2] = 40 + 20 * units
   return pixels
 
 
-def _write(path, frames, *, rate=30, codec="mpeg4", picture=_picture, **options):
+def _write(path, frames, *, rate=30, codec="mpeg4", gop=12, b_frames=0):
   with av.open(str(path), "w") as container:
     container.metadata["title"] = "zzqqzzqq"
     stream = container.add_stream(codec, rate=rate)
-    stream.height, stream.width = picture(0).shape[:2]
+    stream.height, stream.width = _picture(0).shape[:2]
     stream.pix_fmt = "yuv420p"
-    stream.codec_context.gop_size = options.get("gop", 12)
-    stream.codec_context.max_b_frames = options.get("b_frames", 0)
+    stream.codec_context.gop_size = gop
+    stream.codec_context.max_b_frames = b_frames
     stream.codec_context.bit_rate = 4_000_000
     for i in range(frames):
-      frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+      frame = av.VideoFrame.from_ndarray(_picture(i), format="rgb24")
       frame.pts = i
       frame.time_base = fractions.Fraction(1, rate)
       container.mux(stream.encode(frame))
@@ -46,9 +48,12 @@ def _write(path, frames, *, rate=30, codec="mpeg4", picture=_picture, **options)
 
 
 def _numbers(clips_KTRR3):
-  """Frame numbers, read off the brightest column of each frame."""
-  level = clips_KTRR3[..., 0].mean(axis=-2).max(axis=-1)
-  return np.rint((level - 16) / 2).astype(int)
+  """Frame numbers, read off the first columns of each frame."""
+  halves = np.split(clips_KTRR3[..., :4, 1].astype(float), 2, axis=2)
+  tens, units = (
+      np.rint((half.mean(axis=(2, 3)) - 40) / 20) for half in halves
+  )
+  return (10 * tens + units).astype(int)
 
 
 def _wide(spec, **changes):
@@ -95,25 +100,86 @@ def test_b_frames_in_avi_stay_in_order(tmp_path):
   item = _write(tmp_path / "b.avi", 60, b_frames=2)
   spec = _wide(SPEC, frames=40, stride_frames=1)
   numbers = _numbers(video.clips(item, spec, seed=0))
-  assert (np.diff(numbers, axis=1) >= 0).all()
-  assert (np.abs(np.diff(numbers, axis=1) - 1) <= 1).all()
+  assert (np.diff(numbers, axis=1) == 1).all()
+
+
+class _Wrapped:
+  """A container whose seeks or reported times are wrong, as some files' are."""
+
+  def __init__(self, container, *, seek_late_s=0.0, swap=False):
+    self.container, self.late_s, self.swap = container, seek_late_s, swap
+
+  def __getattr__(self, name):
+    return getattr(self.container, name)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    self.container.close()
+
+  def seek(self, ticks, *, stream):
+    late = int(self.late_s / stream.time_base)
+    self.container.seek(ticks + late, stream=stream)
+
+  def decode(self, stream):
+    for count, frame in enumerate(self.container.decode(stream)):
+      if self.swap:  # times of each pair of frames change places
+        frame.pts += stream.duration // stream.frames * (-1) ** count
+      yield frame
+
+
+def _wrap(monkeypatch, **how):
+  original = decode._open
+
+  def opened(path):
+    container, stream = original(path)
+    return _Wrapped(container, **how), stream
+
+  monkeypatch.setattr(decode, "_open", opened)
+
+
+def test_avi_frames_are_counted_not_timed(tmp_path, monkeypatch):
+  avi = _write(tmp_path / "a.avi", 60)
+  mp4 = _write(tmp_path / "a.mp4", 60)
+  spec = _wide(SPEC, crops=4)
+  wants = [video.clips(item, spec, seed=0) for item in (avi, mp4)]
+  _wrap(monkeypatch, swap=True)
+  np.testing.assert_array_equal(video.clips(avi, spec, seed=0), wants[0])
+  assert (video.clips(mp4, spec, seed=0) != wants[1]).any()  # the control
+
+
+def test_a_seek_that_lands_too_late_starts_over(tmp_path, monkeypatch):
+  item = _write(tmp_path / "long.mp4", 400, rate=10)
+  spec = _wide(SPEC, crops=5)
+  monkeypatch.setattr(decode, "SEEK_GAP_S", 2.0)
+  want = video.clips(item, spec, seed=0)
+  _wrap(monkeypatch, seek_late_s=4.0)
+  np.testing.assert_array_equal(video.clips(item, spec, seed=0), want)
+
+
+def test_files_without_times_are_counted(tmp_path):
+  item = _write(tmp_path / "a.mpg", 60, codec="libx264", b_frames=2)
+  assert decode.read_timeline(item.path).counted
+  numbers = _numbers(video.clips(item, _wide(SPEC), seed=0))
+  assert (np.diff(numbers, axis=1) == 4).all()
 
 
 def test_seeking_changes_no_pixel(tmp_path, monkeypatch):
   item = _write(tmp_path / "long.mp4", 400, rate=10, b_frames=2)
   spec = _wide(SPEC, crops=5)
-  seeks, original = [], video._decode_from
+  seeks, original = [], decode._decode_from
 
   def watched(*args, **kwargs):
     seeks.append(kwargs["seek_s"])
     return original(*args, **kwargs)
 
-  monkeypatch.setattr(video, "_decode_from", watched)
-  monkeypatch.setattr(video, "SEEK_GAP_S", 2.0)
+  monkeypatch.setattr(decode, "_decode_from", watched)
+  monkeypatch.setattr(decode, "SEEK_GAP_S", 2.0)
   jumped = video.clips(item, spec, seed=0)
   assert sum(s is not None for s in seeks) >= 3
   assert len({s for s in seeks}) == len(seeks)  # no seek had to be repeated
-  monkeypatch.setattr(video, "SEEK_GAP_S", 1e9)
+  monkeypatch.setattr(decode, "SEEK_GAP_S", 1e9)
   np.testing.assert_array_equal(jumped, video.clips(item, spec, seed=0))
   assert seeks[-1] is None
 
@@ -135,7 +201,7 @@ def test_rotation_noted_in_the_file_is_applied(tmp_path):
 
 def test_one_frame(tmp_path):
   item = _write(tmp_path / "one.mp4", 1)
-  with pytest.raises(video.Undecodable, match="span 13"):
+  with pytest.raises(decode.Undecodable, match="span 13"):
     video.clips(item, SPEC, seed=0)
   spec = dataclasses.replace(SPEC, frames=1)
   assert video.clips(item, spec, seed=0).shape == (2, 1, 16, 16, 3)
@@ -208,10 +274,10 @@ def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
 
 def test_frames_missing_in_the_middle_are_not_made_up(tmp_path, monkeypatch):
   item = _write(tmp_path / "a.mp4", 60)
-  timeline = video._read_timeline(av, item.path)
+  timeline = decode.read_timeline(item.path)
   later = np.concatenate([timeline.times_s, timeline.times_s + 2.0])
   longer = dataclasses.replace(timeline, times_s=later)
-  monkeypatch.setattr(video, "_read_timeline", lambda *_: longer)
+  monkeypatch.setattr(decode, "read_timeline", lambda *_: longer)
   rows = [video.clips_or_skipped(item, SPEC, seed=seed) for seed in range(8)]
   assert any("do not decode" in getattr(row, "reason", "") for row in rows)
 

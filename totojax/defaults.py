@@ -127,7 +127,7 @@ def pretrain(preset: str) -> ConfigDict:
           reading=reading(),
       ),
       validation=dict(
-          batches=4,  # of each source, during training; 0: all
+          rows=1024,  # sequences of each source, during training; 0: all
       ),
       every=every(100, 5000, 1000),
       checkpoint=checkpoint(),

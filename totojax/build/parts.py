@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import dataclasses
 import functools
 from typing import Any
 
@@ -150,27 +149,11 @@ def run(
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How batches are made ahead of their use.
-
-  Attributes:
-    workers: processes; 0 for threads of this one.
-    prefetch: batches, by each worker.
-  """
-
-  workers: int
-  prefetch: int
-
-
 def reader(config: Section, dataset: Any) -> Callable[[int], Any]:
   """First step -> iterator of host batches, read ahead as `data.reading`."""
-  reading = typed(Reading, config["data"]["reading"], "data.reading")
+  reading = typed(stream.Reading, config["data"]["reading"], "data.reading")
   return lambda first_step: stream.host_batches(
-      dataset,
-      first_step,
-      workers=reading.workers,
-      prefetch=reading.prefetch,
+      dataset, first_step, reading=reading
   )
 
 

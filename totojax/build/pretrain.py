@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+from collections.abc import Callable, Mapping
 import functools
-import itertools
 from typing import Any
 
 from flax import linen as nn
@@ -20,7 +18,7 @@ from totojax import train
 from totojax.build import parts
 from totojax.build.typed import ConfigError
 from totojax.data import heldout
-from totojax.data import rows
+from totojax.data import rows as rows_lib
 from totojax.data import shards
 from totojax.data import store
 from totojax.data import stream
@@ -52,8 +50,9 @@ def pretraining(config: Section) -> train.Run:
       shape, vocab=spec.vocab, context=spec.context
   )
   sums = position_sums(task, on)
-  limit = config["validation"]["batches"]
-  sources = validation_batches(held_out, spec=spec, batch=batch, limit=limit)
+  sources = validation_batches(
+      held_out, spec=spec, rows=config["validation"]["rows"], batch=batch
+  )
 
   def validate(state: step_lib.TrainState):
     return val_loss.scalars(val_loss.evaluate(sums, state.params, sources))
@@ -94,7 +93,7 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
 
 def open_sources(
     config: Section, spec: sequence.SequenceSpec
-) -> list[rows.Source]:
+) -> list[rows_lib.Source]:
   """The stores of `data.train`, checked against the sequence."""
   section = config["data"]["train"]
   if not section:
@@ -103,7 +102,7 @@ def open_sources(
         " --config.data.train.NAME.path=... in a config made from configs/1b.py"
     )
   return [
-      rows.Source(
+      rows_lib.Source(
           name=name, store=_open(config, value["path"], spec, name),
           weight=value["weight"],
       )
@@ -113,10 +112,10 @@ def open_sources(
 
 def open_validation(
     config: Section, spec: sequence.SequenceSpec
-) -> list[rows.Source]:
+) -> list[rows_lib.Source]:
   """The stores of `data.validation`."""
   return [
-      rows.Source(
+      rows_lib.Source(
           name=name, store=_open(config, path, spec, name), weight=1.0
       )
       for name, path in config["data"]["validation"].items()
@@ -140,31 +139,20 @@ def _open(
 
 
 def validation_batches(
-    sources: list[rows.Source],
+    sources: list[rows_lib.Source],
     *,
     spec: sequence.SequenceSpec,
+    rows: int,
     batch: int,
-    limit: int,
-) -> dict[str, _Batches]:
-  """Source -> this host's part of its first `limit` batches (0: of all)."""
+) -> dict[str, heldout.HeldOut]:
+  """Source -> this host's part of its first `rows` sequences (0: of all)."""
   return {
-      part.name: _Batches(part, limit)
-      for part in heldout.validation(
-          sources, seq=spec, batch=batch,
+      source.name: heldout.validation(
+          source, seq=spec, rows=rows, batch=batch,
           host=jax.process_index(), hosts=jax.process_count(),
       )
+      for source in sources
   }  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batches:
-  """The first batches of a source, read anew each time."""
-
-  part: heldout.HeldOut
-  limit: int
-
-  def __iter__(self) -> Iterator[Mapping[str, Any]]:
-    return itertools.islice(self.part, self.limit or None)
 
 
 def position_sums(

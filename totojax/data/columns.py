@@ -23,12 +23,13 @@ def of(
   names = {field.name for field in manifest.fields}
   if set(values) != names:
     raise ValueError(f"records have {sorted(values)}; needed: {sorted(names)}")
-  if (labels is not None, ids is not None) != (manifest.labels, manifest.ids):
-    raise ValueError(
-        f"labels {'' if manifest.labels else 'not '}and ids"
-        f" {'' if manifest.ids else 'not '}expected by the manifest; got"
-        f" labels={type(labels).__name__}, ids={type(ids).__name__}"
-    )
+  for name, given in (("labels", labels), ("ids", ids)):
+    wanted = getattr(manifest, name)
+    if (given is not None) != wanted:
+      raise ValueError(
+          f"{name} are {'missing' if wanted else 'given'}; the manifest says"
+          f" {name}={wanted}"
+      )
   arrays = {}
   for field in manifest.fields:
     x = np.asarray(values[field.name])

@@ -165,7 +165,7 @@ def share(
 def host_batches(
     ds: grain.MapDataset, start_step: int, *, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Batches of `ds` from step `start_step` on.
+  """Batches of `ds` from step `start_step` on; dropping them ends the workers.
 
   Args:
     ds: from `stream` or `frames_stream`.
@@ -190,7 +190,14 @@ def host_batches(
             per_worker_buffer_size=max(reading.prefetch, 1),
         )
     )
-  return iter(batches)
+  return _closing(batches)
+
+
+def _closing(
+    batches: grain.IterDataset,
+) -> Iterator[dict[str, np.ndarray]]:
+  """A generator closes what it delegates to, grain's iterator does not."""
+  yield from batches
 
 
 def _mix(
