@@ -12,7 +12,9 @@ import sys
 import numpy as np
 import pytest
 
-from totojax.data import augment, decode, video
+from totojax.data import augment
+from totojax.data import decode
+from totojax.data import video
 
 av = pytest.importorskip("av")
 

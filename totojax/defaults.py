@@ -132,3 +132,161 @@ def pretrain(preset: str) -> ConfigDict:
       every=every(100, 5000, 1000),
       checkpoint=checkpoint(),
   ))  # fmt: skip
+
+
+def paper(preset: str) -> ConfigDict:
+  """One of Table 1's models on section 3.3's mixture.
+
+  `data.root` holds the stores `imagenet`, `ego4d`, `kinetics600`, `howto100m`
+  and, for validation, `kinetics400_val` (of which nothing may be in
+  Kinetics-600's training set).
+  """
+  c = pretrain(preset)
+  c.data.root = "data"
+  root = c.data.get_ref("root")
+  mixture = dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
+  c.data.train = {
+      name: source(root + f"/{name}", weight)
+      for name, weight in mixture.items()
+  }
+  c.data.validation = {"kinetics400": root + "/kinetics400_val"}
+  return c
+
+
+def scene() -> ConfigDict:
+  """What `data/synthetic.py` renders."""
+  return ConfigDict(dict(
+      frames=16,  # of a clip
+      size_px=32,
+      objects=2,  # at most
+      occluder_frac=0.3,  # clips with a bar in front
+      pan_frac=0.25,  # clips whose background moves
+  ))  # fmt: skip
+
+
+def render(train: int, val: int) -> ConfigDict:
+  """`run = "render"`: labelled clips of moving textured objects."""
+  return ConfigDict(dict(
+      run="render",
+      seed=0,
+      scene=scene(),
+      amount=dict(
+          train=train,  # clips
+          val=val,  # clips, held out
+          label="motion",  # or "shape", or "both"
+          records_per_shard=256,
+      ),
+  ))  # fmt: skip
+
+
+def decode(root: str) -> ConfigDict:
+  """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
+  return ConfigDict(dict(
+      run="decode",
+      seed=0,
+      clip=dict(
+          frames=16,  # section 3.4
+          stride_frames=4,  # section 3.4
+          fps=30.0,  # [gap] Table 2's hours and tokens agree with 30
+          size_px=128,  # section 3.4
+          crops=1,  # [gap] clips of one video
+          resample="bicubic",  # [gap] with antialiasing
+      ),
+      decoding=dict(
+          root=root,
+          val_frac=0.1,  # of the videos, held out
+          records_per_shard=256,
+      ),
+  ))  # fmt: skip
+
+
+def tokenizer() -> ConfigDict:
+  """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
+  return ConfigDict(dict(
+      run="tokenizer",
+      seed=0,
+      weights="train",  # or a tokenizer file, or "shipped": no training
+      dvae=dict(
+          vocab=8192,
+          hidden=256,
+          groups=4,
+          blocks=2,
+          decoder_init=128,
+          post_gain=1 / 64,
+      ),
+      objective=dict(
+          loss="logit_laplace",
+          kl=6.6,
+          kl_steps=5000,
+          tau_start=1.0,
+          tau_end=1 / 16,
+          tau_steps=150_000,
+          usage=0.0,  # ours; off, as published
+          start="random",  # ours: "scaled", "centroids"; as published
+          start_logit_std=4.0,  # nothing with a random start
+      ),
+      train=dict(
+          steps=3_000_000,
+          batch_frames=512,
+          microbatches=1,
+          start_frames=256,  # nothing with a random start
+          score_frames=512,  # held-out frames of each source
+          least_used_frac=0.0,  # of the codes, at the end; 0.0: no check
+          dtype="float32",  # of the file
+      ),
+      optim=dict(
+          lr=1e-4,
+          warmup_steps=0,
+          end_lr_frac=0.0125,  # 1.25e-6
+          b1=0.9,
+          b2=0.999,
+          eps=1e-8,
+          weight_decay=1e-4,
+          clip_norm=1e9,  # none
+      ),
+      data=dict(
+          train=dict(),  # name -> source of pixels
+          validation=dict(),  # name -> path of a store of pixels
+          reading=reading(),
+      ),
+      mesh=mesh(),
+      every=every(100, 10_000, 5000),
+      checkpoint=checkpoint(),
+      card=dict(command="", data=""),  # what the file says of itself
+  ))  # fmt: skip
+
+
+def shards(pixels: str, weights: str) -> ConfigDict:
+  """`run = "shards"`: pixels to tokens."""
+  return ConfigDict(dict(
+      run="shards",
+      seed=0,
+      tokenizing=dict(
+          pixels=pixels,  # folder with the pixel stores train and val
+          tokenizer=weights,  # a file, or "shipped"
+          records=32,  # clips at a time
+          records_per_shard=512,
+          report_frames=512,  # held-out frames that PSNR is measured on
+          kmeans_frames=2000,  # training frames for the k-means baseline
+          kmeans_patches=20_000,
+      ),
+  ))  # fmt: skip
+
+
+def validate(model_run: str) -> ConfigDict:
+  """`run = "validate"`: loss of a pre-trained model by position."""
+  return ConfigDict(dict(
+      run="validate",
+      model_run=model_run,  # run directory of `run = "pretrain"`
+      rows=0,  # sequences of each source; 0: all
+  ))  # fmt: skip
+
+
+def report(chain: str) -> ConfigDict:
+  """`run = "report"`: one page about a chain."""
+  return ConfigDict(dict(run="report", chain=chain))
+
+
+def chain(**stages: ConfigDict) -> ConfigDict:
+  """`run = "chain"`: the stages in the order given."""
+  return ConfigDict(dict(run="chain", order=tuple(stages), stages=stages))

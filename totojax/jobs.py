@@ -1,22 +1,131 @@
-"""The jobs that are one call of `train.fit`."""
+"""The jobs by the name that `config.run` has for them.
+
+A job is a function (config, run directory, interrupted) -> whether it is
+finished; run again after an interruption it goes on where it stopped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import shutil
 from typing import Any
 
 from etils import epath
+import jax
+import numpy as np
 
+from totojax import checkpoint
+from totojax import logs
+from totojax import pixels
+from totojax import pretokenize
 from totojax import train
+from totojax import validate
+from totojax.analysis import report
 from totojax.build import pretrain as build_pretrain
+from totojax.build import tokenizer as build_tokenizer
+from totojax.tokenizers import weights
+
+Config = Mapping[str, Any]
+Interrupted = Callable[[int], bool]
+
+
+class Collapsed(ValueError):
+  """A trained tokenizer that uses too few of its codes."""
+
+
+def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
+  """Runs the job that `config.run` names.
+
+  Raises:
+    ValueError: there is no such job.
+  """
+  name = config["run"]
+  if name not in JOBS:
+    raise ValueError(
+        f"config.run is {name!r}; the jobs are"
+        f" {', '.join(sorted([*JOBS, 'chain']))}"
+    )
+  return JOBS[name](config, workdir, interrupted)
 
 
 def pretrain(
-    config: Mapping[str, Any],
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    config: Config, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
-  """Pre-trains; True when finished, False when interrupted."""
-  run = build_pretrain.pretraining(config)
-  _, finished = train.fit(run, workdir, interrupted=interrupted)
+  """Next-token prediction."""
+  run_ = build_pretrain.pretraining(config)
+  _, finished = train.fit(run_, workdir, interrupted=interrupted)
   return finished
+
+
+def tokenizer(
+    config: Config, workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Leaves `tokenizer.safetensors`: copied from `weights`, or trained.
+
+  Raises:
+    Collapsed: fewer codes are used than `train.least_used_frac` asks for.
+  """
+  file = workdir / "tokenizer.safetensors"
+  if config["weights"] != "train":
+    found = weights.load(config["weights"])
+    logs.begin(workdir, config, tokenizer=found.fingerprint)
+    shutil.copyfile(weights.resolve(config["weights"]), file)
+    return True
+  how = build_tokenizer.amount(config)
+  run_ = build_tokenizer.training(config)
+  state, finished = train.fit(run_, workdir, interrupted=interrupted)
+  if not finished:
+    return False
+  params = jax.tree.map(np.asarray, jax.device_get(state.params))
+  size = build_tokenizer.shape(config)
+  scores = dict(
+      build_tokenizer.scores(
+          params, size, build_tokenizer.open_validation(config),
+          how.score_frames,
+      )
+  )  # fmt: skip
+  least = how.least_used_frac * size.vocab
+  if scores["codes_used"] < least:
+    raise Collapsed(
+        f"{workdir}: the tokenizer uses {scores['codes_used']} of {size.vocab}"
+        f" codes; train.least_used_frac asks for {least:g}. Train longer, raise"
+        " objective.usage, or use a data-dependent objective.start"
+    )
+  if jax.process_index() == 0:
+    weights.save(
+        file,
+        params,
+        size,
+        card={**config["card"], "steps": run_.steps, "scores": scores},
+        dtype=how.dtype,
+    )
+  train.say(", ".join(f"{k} {v:.4g}" for k, v in scores.items()))
+  return True
+
+
+def write_report(
+    config: Config, workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """One page from the run directories of a chain."""
+  del interrupted  # seconds
+  logs.begin(workdir, config)
+  train.say(f"report: {report.write_report(config['chain'], workdir)}")
+  return True
+
+
+JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
+    "render": pixels.render,
+    "decode": pixels.decode,
+    "tokenizer": tokenizer,
+    "shards": pretokenize.run,
+    "pretrain": pretrain,
+    "validate": validate.run,
+    "report": write_report,
+}
+ERRORS = (
+    ValueError,
+    ImportError,
+    OSError,
+    checkpoint.CheckpointError,
+    train.NotFinite,
+)

@@ -11,7 +11,6 @@ Ctrl-C save first. Configs that ship with the package are found by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import os
 import pathlib
 import re
@@ -110,21 +109,6 @@ def config_path(name: str) -> str:
   raise FileNotFoundError(f"config {name!r} does not exist; check the path")
 
 
-def _job(run: str) -> Callable[..., bool]:
-  """The job that `config.run` names: (config, workdir, interrupted) -> done."""
-  # Imported here: jax starts only once the signals are ours.
-  from totojax import jobs
-
-  table = {
-      "pretrain": jobs.pretrain,
-  }
-  if run not in table:
-    raise ValueError(
-        f"config.run is {run!r}; the jobs are {', '.join(sorted(table))}"
-    )
-  return table[run]
-
-
 def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
@@ -133,21 +117,22 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
-  import jax
+  import jax  # only now: the signals are ours
 
   if _MULTIHOST.value:
     jax.distributed.initialize(
         _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
     )
-  from totojax import checkpoint
+  from totojax import chain
+  from totojax import jobs
   from totojax import logs
-  from totojax import train
 
   config = _CONFIG.value.to_dict()
   name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
   begin = time.monotonic()
   try:
-    job = _job(config["run"])
+    # The one job that is made of others stands above the table of jobs.
+    job = chain.run if config["run"] == "chain" else jobs.run
     workdir = logs.check_config(
         _WORKDIR.value or f"runs/{name}", config, allow_change=_ALLOW.value
     )
@@ -156,10 +141,10 @@ def _main(argv: list[str]) -> None:
       return
     if job(config, workdir, interrupted):
       logs.mark_done(workdir, time.monotonic() - begin)
-  except (ValueError, OSError, checkpoint.CheckpointError, train.NotFinite) as e:
+  except jobs.ERRORS as error:
     if _TRACEBACK.value:
       raise
-    sys.exit(f"totojax: {e}\n(--traceback shows where this was found)")
+    sys.exit(f"totojax: {error}\n(--traceback shows where this was found)")
 
 
 def _parse(argv: list[str]) -> list[str]:

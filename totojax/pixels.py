@@ -145,6 +145,7 @@ def decode(
     if writer.complete:
       continue
     begin = writer.cursor or 0
+    found = writer.manifest.records
     with progress.tracking(
         f"decoding {split}", unit="videos", total=len(items), done=begin
     ) as bar:
@@ -156,8 +157,9 @@ def decode(
           skipped.add(clips)
         else:
           _append(writer, items[i].id, clips, cursor=i + 1)
+          found += len(clips)
         bar.advance()
-    if not writer.has_records:
+    if not found:
       raise ValueError(
           f"none of the {len(items)} {split} videos under {amount.root} could"
           f" be used; the reasons are in {skipped.path}"

@@ -20,6 +20,7 @@ import numpy as np
 from totojax import logs
 from totojax import progress
 from totojax.build.typed import typed
+from totojax.data import frames as frames_lib
 from totojax.data import manifests
 from totojax.data import shards
 from totojax.data import store as store_lib
@@ -40,7 +41,8 @@ class Tokenizing:
     records: clips that are encoded at a time.
     records_per_shard: clips of a shard.
     report_frames: held-out frames that PSNR is measured on.
-    kmeans_patches: training patches that the baseline is fitted on.
+    kmeans_frames: training frames that the baseline's patches come from.
+    kmeans_patches: patches that the baseline is fitted on.
   """
 
   pixels: str
@@ -48,6 +50,7 @@ class Tokenizing:
   records: int
   records_per_shard: int
   report_frames: int
+  kmeans_frames: int
   kmeans_patches: int
 
 
@@ -145,10 +148,9 @@ def _describe(
     seed: int,
 ) -> None:
   """Writes `samples.npz` and `tokens.json`."""
-  original_MHW3 = _some_frames(pixels["val"], settings.report_frames)
+  original_MHW3 = frames_lib.some_frames(pixels["val"], settings.report_frames)
   kmeans = stats.fit_kmeans(
-      # Enough frames for the patches wanted, from all over the training split.
-      _some_frames(pixels["train"], settings.kmeans_patches),
+      frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
       stats.KMeansConfig(
           codes=tokenizer.vocab,
           size=tokenizer.factor,
@@ -182,12 +184,3 @@ def _describe(
       if name != "original"
   }
   logs.write_json(workdir / "tokens.json", facts)
-
-
-def _some_frames(source: store_lib.Store, frames: int) -> np.ndarray:
-  """About `frames` frames, evenly from all records: uint8 [M, H, W, 3]."""
-  per_record = source.manifest.frames
-  records = min(len(source), max(1, -(-frames // per_record)))
-  chosen = np.linspace(0, len(source) - 1, records).astype(int)
-  frames_RNHW3 = source.read(chosen)["frames"]
-  return frames_RNHW3.reshape(-1, *frames_RNHW3.shape[2:])[:frames]

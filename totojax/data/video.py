@@ -26,7 +26,8 @@ import pathlib
 
 import numpy as np
 
-from totojax.data import augment, decode
+from totojax.data import augment
+from totojax.data import decode
 
 SUFFIXES = frozenset(
     ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()

@@ -29,7 +29,7 @@ from totojax.tasks import api
 from totojax.tokenizers import dvae
 
 LOSSES = ("logit_laplace", "l2")
-STARTS = ("random", "scaled", "centroids")
+STARTS = ("random", "scaled", "centroids", "patches")
 _USE_DECAY = 0.99  # of the running histogram: about 100 updates
 _LLOYD_STEPS = 10
 _SCORED = 4  # every fourth image is decoded from its hard codes for the log
@@ -139,6 +139,7 @@ class TokenizerTask:
           self.config.start,
           features.reshape(-1, features.shape[-1]),
           last["w"][0, 0],
+          patches(self.start_frames, self.model.factor),
           std=self.config.start_logit_std,
       )
       last["w"] = w_CV[None, None]
@@ -260,7 +261,7 @@ def reconstruction_loss(
 
 
 def start_output(
-    kind: str, features_PC: jax.Array, w_CV: jax.Array, *, std: float
+    kind: str, features_PC: jax.Array, w_CV: jax.Array, patches_PX: jax.Array, *, std: float
 ) -> tuple[jax.Array, jax.Array]:
   """The encoder's last layer (w [C, V], b [V]) from what it reads.
 
@@ -282,10 +283,31 @@ def start_output(
     logits_PV = features_PC @ w_CV
     scale_V = std / (jnp.std(logits_PV, axis=0) + 1e-6)
     return w_CV * scale_V, -jnp.mean(logits_PV, axis=0) * scale_V
+  if kind == "patches":
+    centres_VX = _centroids(patches_PX, vocab)
+    mean_C = jnp.mean(features_PC, axis=0)
+    shifted_PC = features_PC - mean_C
+    mean_X = jnp.mean(patches_PX, axis=0)
+    gram_CC = shifted_PC.T @ shifted_PC
+    ridge = 1e-5 * jnp.trace(gram_CC) / len(gram_CC)
+    map_CX = jnp.linalg.solve(gram_CC + ridge * jnp.eye(len(gram_CC)), shifted_PC.T @ (patches_PX - mean_X))
+    w_CV = map_CX @ centres_VX.T
+    b_V = (mean_X - mean_C @ map_CX) @ centres_VX.T - 0.5 * jnp.sum(centres_VX**2, axis=1)
+    b_V -= jnp.mean(b_V)
+    scale = std / jnp.mean(jnp.std(features_PC @ w_CV + b_V, axis=1))
+    return w_CV * scale, b_V * scale
   centres_VC = _centroids(features_PC, vocab)
   w_CV, b_V = centres_VC.T, -0.5 * jnp.sum(centres_VC**2, axis=1)
   scale = std / jnp.mean(jnp.std(features_PC @ w_CV + b_V, axis=1))
   return w_CV * scale, b_V * scale
+
+
+def patches(frames_BHWC: jax.Array, side: int) -> jax.Array:
+  """Patches of uint8 frames as rows, 0 to 1: [B * G * G, side * side * 3]."""
+  batch, height, width, _ = frames_BHWC.shape
+  unit = jnp.asarray(frames_BHWC, jnp.float32) / 255.0
+  cut = unit.reshape(batch, height // side, side, width // side, side, 3)
+  return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * 3)
 
 
 def _centroids(features_PC: jax.Array, count: int) -> jax.Array:

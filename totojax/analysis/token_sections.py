@@ -1,0 +1,86 @@
+"""Sections of a report about the data and the tokenizer."""
+
+from __future__ import annotations
+
+from totojax.analysis import files
+from totojax.analysis import page
+from totojax.analysis import plots
+
+METHODS = {
+    "reconstruction": "tokenizer",
+    "kmeans": "k-means patches",
+    "mean_colour": "mean colour",
+}
+
+
+def reconstructions(folder: files.Folder) -> str:
+  """Frames, what the tokenizer keeps of them, and two baselines."""
+  arrays = folder.arrays("shards/samples.npz")
+  tokens = files.optional(lambda: folder.json("shards/tokens.json"), None)
+  psnr_db = (tokens or {}).get("psnr_db", {})
+  rows = [("original", "", arrays["original"])]
+  for method, name in METHODS.items():
+    if method in arrays:
+      note = f"{psnr_db[method]:.1f} dB" if method in psnr_db else ""
+      rows.append((name, note, arrays[method]))
+  caption = (
+      "Held-out frames. k-means has as many codes on patches of the same size;"
+      " PSNR is over more frames than are shown."
+  )
+  if tokens is None:
+    caption += " PSNR is not shown: shards/tokens.json is missing."
+  return page.figure(page.images(rows), caption)
+
+
+def codes(folder: files.Folder) -> str:
+  """How the codes are used: the paper's Figures 3, 12 and 13."""
+  tokens = folder.json("shards/tokens.json")
+  vocab, used = tokens["vocab"], tokens["codes_used"]
+  sentence = (
+      f"{used:,} of {vocab:,} codes are used; their perplexity is"
+      f" {tokens['perplexity']:,.1f} ({tokens['entropy_nats']:.2f} nats),"
+      f" counted over {tokens['images']:,} training frames."
+  )
+  rows = [
+      (
+          f"{row['n']}-grams",
+          f"{row['total']:,}",
+          f"{row['distinct']:,}",
+          f"{row['space_coverage']:.2%}"
+          if row["space_coverage"] >= 1e-4
+          else f"{row['space_coverage']:.1e}",
+          f"{row['total_coverage']:.2%}",
+          f"{row['perplexity']:,.1f}",
+          f"{row['top_percent_mass']:.1%}",
+      )
+      for row in tokens["ngrams"]
+  ]
+  head = (
+      "", "seen", "distinct", "of all possible", "of those seen", "perplexity",
+      "held by the top 1 %",
+  )  # fmt: skip
+  svg = plots.html(
+      plots.rank_frequency(tokens["ngrams"]),
+      name="ngrams",
+      label="Occurrences of n-grams by rank",
+  )
+  caption = (
+      f"Rank and frequency of n-grams in {tokens['adjacency']} order within a"
+      " frame, both axes logarithmic."
+  )
+  return (
+      page.paragraph(sentence)
+      + page.table(head, rows)
+      + page.figure(svg, caption)
+  )
+
+
+def skipped(folder: files.Folder) -> str:
+  """Videos that could not be used; rendered clips have none."""
+  rows = files.optional(lambda: folder.rows("clips/skipped.csv"), [])
+  if not rows:
+    return page.paragraph("Every clip could be used.", "soft")
+  return page.fold(
+      f"{len(rows)} videos could not be used",
+      page.table(("video", "reason"), rows, words=2),
+  )

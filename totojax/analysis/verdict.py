@@ -1,0 +1,142 @@
+"""Does a model beat its baselines: read off validate/metrics.json, in words.
+
+On video the question is put to frames 2 and later, where copying the previous
+frame is possible; on images to all tokens. A difference counts when it is above
+two standard errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import math
+
+MODEL = "this model"
+NAMES = {
+    "copy_per_code": "copy, rate by code",
+    "copy": "copy the previous frame",
+    "unigram": "code frequencies",
+    "uniform": "uniform",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What is said of one source.
+
+  Attributes:
+    claim: one sentence.
+    detail: the numbers behind it.
+    better: True, False, or None where neither is sure.
+    losses: nats per token by predictor, the model first.
+    scope: the tokens that the losses are over.
+  """
+
+  claim: str
+  detail: str
+  better: bool | None
+  losses: dict[str, float]
+  scope: str
+
+
+def sources(metrics: Mapping[str, float]) -> Iterator[str]:
+  """Validation sources, in the order of the file."""
+  for key in metrics:
+    name, _, rest = key.partition("/")
+    if rest == "loss":
+      yield name
+
+
+def judge(metrics: Mapping[str, float], source: str) -> Verdict:
+  """The verdict on one source; without baselines it only says the loss."""
+  later = f"{source}/copy/later_loss" in metrics
+  which = "later_loss" if later else "loss"
+  scope = "Frames 2 and later" if later else "All tokens"
+  scope += f" of held-out {source}, in nats per visual token"
+  losses = {MODEL: metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])}
+  found = {}
+  for key, name in NAMES.items():
+    value = metrics.get(f"{source}/{key}/{which}")
+    if key == "uniform":  # the same for every token
+      value = metrics.get(f"{source}/uniform/loss")
+    if value is not None:
+      found[key] = losses[name] = value
+  found.pop("uniform", None)
+  loss = losses[MODEL]
+  if not found:
+    return Verdict(
+        claim=f"{loss:.3f} nats per visual token on held-out {source}.",
+        detail="There is no baseline to compare with.",
+        better=None,
+        losses=losses,
+        scope=scope,
+    )
+  best = min(found, key=found.get)
+  gap = found[best] - loss
+  error = math.hypot(
+      _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)
+  )
+  better = None if abs(gap) <= 2 * error else gap > 0
+  against = "copying the previous frame" if later else "code frequencies"
+  claim = {
+      True: f"The model beats {against}.",
+      False: f"The model does not beat {against}.",
+      None: f"The model is about level with {against}.",
+  }[better]
+  detail = (
+      f"{'On frames 2 and later of' if later else 'On'} held-out {source} it"
+      f" needs {loss:.3f} nats per visual token; the best predictor without a"
+      f" network ({NAMES[best]}) needs {found[best]:.3f}:"
+      f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
+      f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
+      f" {f'at most {error:.3f}' if error else 'unknown'})."
+  )
+  return Verdict(
+      claim=claim, detail=detail, better=better, losses=losses, scope=scope
+  )
+
+
+def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
+  """(predictor, loss on all frames, on later frames) with standard errors."""
+  out = []
+  for prefix, name in (
+      (source, MODEL),
+      *((f"{source}/{key}", name) for key, name in NAMES.items()),
+  ):
+    cells = [_cell(metrics, prefix, w) for w in ("loss", "later_loss")]
+    if any(cells):
+      out.append((name, *cells))
+  return out if len(out) > 1 else []
+
+
+def levels(metrics: Mapping[str, float], source: str) -> dict[str, float]:
+  """Losses over all frames to draw beside the curves, without near doubles."""
+  best_copy = [
+      metrics[key]
+      for name in ("copy", "copy_per_code")
+      if (key := f"{source}/{name}/loss") in metrics
+  ]
+  out = {}
+  if f"{source}/unigram/loss" in metrics:
+    out["code frequencies"] = metrics[f"{source}/unigram/loss"]
+  if best_copy:
+    out["copy"] = min(best_copy)
+  return out
+
+
+def _error(metrics: Mapping[str, float], prefix: str, which: str) -> float:
+  """Standard error of a loss; of all frames where that of later ones is not."""
+  for key in (f"{prefix}/{which}_sem", f"{prefix}/loss_sem"):
+    value = metrics.get(key)
+    if value is not None and math.isfinite(value):
+      return value
+  return 0.0
+
+
+def _cell(metrics: Mapping[str, float], prefix: str, which: str) -> str:
+  value = metrics.get(f"{prefix}/{which}")
+  if value is None:
+    return ""
+  sem = metrics.get(f"{prefix}/{which}_sem")
+  known = sem is not None and math.isfinite(sem)
+  return f"{value:.4f} ± {sem:.4f}" if known else f"{value:.4f}"

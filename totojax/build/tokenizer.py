@@ -1,0 +1,155 @@
+"""`run = "tokenizer"`: from the config to a run that trains a dVAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from totojax import step as step_lib
+from totojax import train
+from totojax.build import parts
+from totojax.build.typed import typed
+from totojax.data import frames as frames_lib
+from totojax.data import rows
+from totojax.data import shards
+from totojax.data import stream
+from totojax.tasks import tokenizer as task_lib
+from totojax.tokenizers import dvae
+from totojax.tokenizers import stats
+from totojax.tokenizers import weights
+
+Section = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+  """How long a tokenizer is trained.
+
+  Attributes:
+    steps: updates.
+    batch_frames: frames of an update.
+    microbatches: parts of a batch, one after the other.
+    start_frames: frames that a data-dependent start looks at.
+    score_frames: held-out frames of each source that it is scored on.
+    least_used_frac: share of the codes that must be in use at the end on the
+      held-out frames of all sources; 0.0 asks for nothing.
+    dtype: of the file: "float32" or "float16".
+  """
+
+  steps: int
+  batch_frames: int
+  microbatches: int
+  start_frames: int
+  score_frames: int
+  least_used_frac: float
+  dtype: str
+
+
+def amount(config: Section) -> Amount:
+  return typed(Amount, config["train"], "train")
+
+
+def shape(config: Section) -> dvae.DvaeConfig:
+  return typed(dvae.DvaeConfig, config["dvae"], "dvae")
+
+
+def training(config: Section) -> train.Run:
+  """Everything that `train.fit` needs for a dVAE."""
+  on = parts.mesh(config)
+  how, size = amount(config), shape(config)
+  objective = typed(task_lib.TokenizerConfig, config["objective"], "objective")
+  sources = open_sources(config["data"]["train"])
+  size_px = sources[0].store.manifest.size_px
+  start_frames = None
+  if objective.start != "random":
+    # Every host looks at the same frames, so that all start alike.
+    start_frames = stream.frames_stream(
+        sources, seed=config["seed"], batch=how.start_frames, host=0, hosts=1
+    )[0]["frames"]
+  task = task_lib.TokenizerTask(
+      model=size,
+      config=objective,
+      size_px=size_px,
+      start_frames=start_frames,
+  )
+  dataset = stream.frames_stream(
+      sources,
+      seed=config["seed"],
+      batch=how.batch_frames,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
+  )
+  held_out = open_validation(config)
+
+  def score(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
+    return scores(state.params, size, held_out, how.score_frames)
+
+  tokens = how.batch_frames * (size_px // size.factor) ** 2
+  return parts.run(
+      config,
+      task=task,
+      steps=how.steps,
+      rows=how.batch_frames,
+      microbatches=how.microbatches,
+      batches=parts.reader(config, dataset),
+      evals={"": score} if held_out else {},
+      facts={
+          "parameters": dvae_parameters(size),
+          "sources": {s.name: len(s.store) for s in sources},
+      },
+      tokens_per_step=tokens,
+      flops_per_token=0.0,
+      on=on,
+  )
+
+
+def open_sources(section: Section) -> list[rows.Source]:
+  """The pixel stores of `data.train`."""
+  return [
+      rows.Source(
+          name=name,
+          store=shards.open_store(
+              value["path"], tokenizer=None, vocab=None, grid=None
+          ),
+          weight=value["weight"],
+      )
+      for name, value in section.items()
+  ]
+
+
+def open_validation(config: Section) -> dict[str, Any]:
+  """Source -> pixel store of `data.validation`."""
+  return {
+      name: shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+      for name, path in config["data"]["validation"].items()
+  }
+
+
+def dvae_parameters(size: dvae.DvaeConfig) -> int:
+  shapes = jax.eval_shape(lambda: dvae.init(size, jax.random.key(0)))
+  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def scores(
+    params: Any,
+    size: dvae.DvaeConfig,
+    held_out: Mapping[str, Any],
+    frames: int,
+) -> Iterator[tuple[str, float]]:
+  """PSNR in dB of each source, and how the codes are used over all of them."""
+  # Gathered, so that it is the same on every host and for every mesh.
+  params = jax.tree.map(np.asarray, jax.device_get(params))
+  tokenizer = weights.tokenizer(params, size, "in training")
+  counts_V = np.zeros(size.vocab, np.int64)
+  for name, store in held_out.items():
+    original = frames_lib.some_frames(store, frames)
+    codes = tokenizer.encode(original)
+    counts_V += np.bincount(codes.reshape(-1), minlength=size.vocab)
+    yield f"{name}/psnr_db", stats.psnr_db(original, tokenizer.decode(codes))
+  share = counts_V[counts_V > 0] / counts_V.sum()
+  yield "codes_used", int((counts_V > 0).sum())
+  yield "perplexity", float(np.exp(-np.sum(share * np.log(share))))
