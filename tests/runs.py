@@ -67,7 +67,12 @@ def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
   """Every array of a checkpoint by name."""
   path = pathlib.Path(workdir) / "checkpoints" / str(step) / "state"
   with ocp.PyTreeCheckpointer() as reader:
-    tree = reader.restore(path)
+    found = reader.metadata(path).item_metadata.tree
+    # As numpy: the devices that saved it may not be here.
+    arguments = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(found)
+    )
+    tree = reader.restore(path, restore_args=arguments)
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
 

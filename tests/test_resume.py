@@ -4,7 +4,9 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -42,13 +44,18 @@ def wait_for_row(workdir: pathlib.Path, step: int) -> None:
   raise TimeoutError(f"{path} never showed step {step}")
 
 
-SLOWLY = "--config.train.total_tokens=25600.0"  # 200 steps: time to be killed
+# 200 steps: time to be killed in.
+SLOWLY = (
+    "--config.train.total_tokens=25600.0",
+    "--config.every.checkpoint_steps=20",
+    "--config.every.eval_steps=50",
+)
 
 
 @pytest.fixture(scope="module")
 def long_whole(data, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("long")
-  runs.finish(runs.start(runs.smoke(data, workdir, SLOWLY)))
+  runs.finish(runs.start(runs.smoke(data, workdir, *SLOWLY)))
   return workdir
 
 
@@ -57,9 +64,9 @@ def long_whole(data, tmp_path_factory):
 def test_killed_and_resumed_is_bit_identical(
     data, long_whole, tmp_path, number
 ):
-  words = runs.smoke(data, tmp_path, SLOWLY)
+  words = runs.smoke(data, tmp_path, *SLOWLY)
   process = runs.start(words)
-  wait_for_row(tmp_path, 9)
+  wait_for_row(tmp_path, 30)
   process.send_signal(number)
   gentle = number == signal.SIGTERM
   output = runs.finish(process, code=0 if gentle else -number)
@@ -117,8 +124,6 @@ def test_full_disk_names_the_path(data, tmp_path):
   """A file-size limit stands for the full disk: writes fail half-way."""
   words = runs.smoke(data, tmp_path, "--config.model.width=256")
   limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
-  import subprocess
-
   process = subprocess.Popen(
       words, env=runs.environment(), cwd=runs.ROOT, text=True, preexec_fn=limit,
       stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -155,12 +160,10 @@ def test_metrics_are_cut_back_to_the_restored_step(data, whole, tmp_path):
   words = runs.smoke(data, tmp_path)
   runs.finish(runs.start(words))
   os.remove(tmp_path / "done.json")
-  import shutil
-
   shutil.rmtree(tmp_path / "checkpoints" / "20")
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 21, "kind": "tr')  # cut in the middle of a write
-  assert f"resumed at step 16 of 20" in runs.finish(runs.start(words))
+  assert "resumed at step 16 of 20" in runs.finish(runs.start(words))
   assert runs.metrics(tmp_path) == runs.metrics(whole)
 
 

@@ -94,13 +94,13 @@ def position_loss(folder: files.Folder) -> str:
         for part in (first, ~first)
     ]
     lines.append(
-        f"{source}: {means[0]:.2f} nats on the first frame, {means[1]:.2f} on"
-        f" later ones ({means[0] / means[1]:.1f} times less)."
+        f"{source}: {means[0]:.2f} nats per token on the first frame,"
+        f" {means[1]:.2f} on later ones."
     )
   caption = (
       "Mean loss at each place of the sequence; thick lines are the means of"
-      " frames. Figure 10 of the paper: the first frame is dear, later frames"
-      " repeat much of it."
+      " frames. Figure 10 of the paper: the first frame is the hardest, later"
+      " frames repeat much of it."
   )
   return "".join(map(page.paragraph, lines)) + page.figure(svg, caption)
 

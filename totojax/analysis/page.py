@@ -43,7 +43,7 @@ h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; }
 p { margin: .4rem 0; max-width: 44rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .verdict { font-size: 1.75rem; line-height: 1.25; font-weight: 650;
-  margin: 0 0 .5rem; max-width: 44rem; letter-spacing: -.01em; }
+  margin: 0 0 .5rem; letter-spacing: -.01em; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .missing { border-left: 3px solid var(--line); padding: .3rem .8rem;
   color: var(--soft); }
@@ -70,8 +70,9 @@ th { font-weight: 600; color: var(--soft); }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content;
   gap: .45rem .9rem; align-items: center; margin: 1.2rem 0 .4rem; }
 .bars .track { background: var(--line); border-radius: 4px; height: .9rem; }
-.bars .fill { height: 100%; border-radius: 4px; background: var(--soft); }
-.bars .mine .fill { background: var(--s1); }
+.bars .fill { height: 100%; border-radius: 4px; background: var(--soft);
+  opacity: .6; }
+.bars .mine .fill { background: var(--s1); opacity: 1; }
 .bars .name { white-space: nowrap; }
 .bars .value { font-variant-numeric: tabular-nums; text-align: right; }
 .bars .row { display: contents; } .bars .mine .name, .bars .mine .value
@@ -98,6 +99,7 @@ code { font-size: .9em; }
   .bars .row { display: grid; grid-column: 1 / -1;
     grid-template-columns: 1fr max-content; gap: .1rem .9rem; }
   .images img { width: 64px; height: 64px; }
+  .facts { display: grid; grid-template-columns: 1fr 1fr; }
 }
 """
 

@@ -161,7 +161,8 @@ def learning(
     for (name, (x, y)), colour in zip(
         evals.items(), palette.series, strict=False
     ):
-      axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=name)
+      axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4,
+                label=f"held-out {name}")  # fmt: skip
     for name, level in levels.items():
       axes.axhline(level, color=palette.ink, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
       axes.annotate(

@@ -29,7 +29,15 @@ def reconstructions(folder: files.Folder) -> str:
   )
   if tokens is None:
     caption += " PSNR is not shown: shards/tokens.json is missing."
-  return page.figure(page.images(rows), caption)
+  out = page.figure(page.images(rows), caption)
+  if {"reconstruction", "kmeans"} <= psnr_db.keys():
+    gain_db = psnr_db["reconstruction"] - psnr_db["kmeans"]
+    sentence = (
+        f"The tokenizer's reconstructions are {abs(gain_db):.1f} dB"
+        f" {'better' if gain_db > 0 else 'worse'} than k-means on patches."
+    )
+    out = page.paragraph(sentence) + out
+  return out
 
 
 def codes(folder: files.Folder) -> str:
@@ -81,6 +89,6 @@ def skipped(folder: files.Folder) -> str:
   if not rows:
     return page.paragraph("Every clip could be used.", "soft")
   return page.fold(
-      f"{len(rows)} videos could not be used",
+      f"{len(rows)} video{'s' * (len(rows) > 1)} could not be used",
       page.table(("video", "reason"), rows, words=2),
   )

@@ -52,7 +52,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   later = f"{source}/copy/later_loss" in metrics
   which = "later_loss" if later else "loss"
   scope = "Frames 2 and later" if later else "All tokens"
-  scope += f" of held-out {source}, in nats per visual token"
+  scope += f" of the held-out source \u201c{source}\u201d, in nats per visual token"
   losses = {MODEL: metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])}
   found = {}
   for key, name in NAMES.items():
@@ -65,7 +65,8 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   loss = losses[MODEL]
   if not found:
     return Verdict(
-        claim=f"{loss:.3f} nats per visual token on held-out {source}.",
+        claim=f"{loss:.3f} nats per visual token on held-out"
+        f" \u201c{source}\u201d.",
         detail="There is no baseline to compare with.",
         better=None,
         losses=losses,
@@ -84,8 +85,8 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
       None: f"The model is about level with {against}.",
   }[better]
   detail = (
-      f"{'On frames 2 and later of' if later else 'On'} held-out {source} it"
-      f" needs {loss:.3f} nats per visual token; the best predictor without a"
+      f"{'On frames 2 and later of' if later else 'On'} the held-out source"
+      f" \u201c{source}\u201d it needs {loss:.3f} nats per visual token; the best predictor without a"
       f" network ({NAMES[best]}) needs {found[best]:.3f}:"
       f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
       f" ({abs(gap) / found[best]:.0%}; standard error of the difference"

@@ -327,4 +327,4 @@ def _centroids(features_PC: jax.Array, count: int) -> jax.Array:
 
 def _entropy(share_V: jax.Array) -> jax.Array:
   """In nats; a share of 0 counts nothing."""
-  return -jnp.sum(jax.scipy.special.xlogy(share_V, share_V))
+  return -jnp.sum(share_V * jnp.log(share_V + 1e-12))

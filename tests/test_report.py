@@ -1,0 +1,226 @@
+"""The report of a made-up chain: its numbers, and what it does without files."""
+
+import html.parser
+import json
+import re
+import shutil
+
+import fake_chain
+import numpy as np
+import pytest
+
+from totojax.analysis import files
+from totojax.analysis import plots
+from totojax.analysis import report
+from totojax.analysis import verdict
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class _Page(html.parser.HTMLParser):
+  """Checks that tags are balanced; keeps text, and what is loaded."""
+
+  def __init__(self, source):
+    super().__init__()
+    self.open, self.ids, self.loads, self.parts = [], [], [], []
+    self.tags = []
+    self.feed(source)
+    self.close()
+    assert not self.open, self.open
+
+  def handle_starttag(self, tag, attrs):
+    attrs = dict(attrs)
+    self.tags.append(tag)
+    self.ids += [attrs["id"]] if "id" in attrs else []
+    self.loads += [attrs[k] for k in ("src", "href", "xlink:href") if k in attrs]
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    self.handle_starttag(tag, attrs)
+    if tag not in VOID:
+      self.open.pop()
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag, tag
+
+  def handle_data(self, data):
+    if self.open and self.open[-1] != "style":
+      self.parts.append(data)
+
+  @property
+  def text(self):
+    return re.sub(r"\s+", " ", " ".join(self.parts))
+
+
+@pytest.fixture(scope="module", name="chain")
+def _chain(tmp_path_factory):
+  return fake_chain.write(tmp_path_factory.mktemp("made") / "demo")
+
+
+@pytest.fixture(name="copy")
+def _copy(chain, tmp_path):
+  return shutil.copytree(chain, tmp_path / "demo")
+
+
+def _read(chain):
+  path = report.write_report(chain, chain / "report")
+  return _Page(path.read_text())
+
+
+def test_numbers_and_sections_appear(chain):
+  page = _read(chain)
+  for words in (
+      "The model beats copying the previous frame.",
+      "1.532", "2.064", "2.107", "5.029", "5.545",  # frames 2 and later
+      "1.7123 ± 0.0211", "2.4719 ± 0.0200",  # the table, all frames
+      "0.532 nats less", "26%",
+      "1.34 M", "300", "614 k", "1,500", "256",  # model and data
+      "code frequencies 5.03", "copy 2.43",  # in the figure
+      "24.6 dB", "20.1 dB", "15.2 dB", "4.5 dB better",
+      "187 of 256 codes", "148.4", "2-grams", "49.00%",
+      "a, <b>.mp4", "too short: 1.63 s",
+      "3 min 16 s", "6.54 k", "1.2%",  # times
+      "1,337,216", "0.10.2", "1 x cpu", "9.12 M",
+      "train.batch_tokens", "2048",
+  ):  # fmt: skip
+    assert words in page.text, words
+  assert "Not shown" not in page.text
+  assert page.tags.count("svg") == 2 * 3 + 2  # two sizes of three, two halves
+  assert page.tags.count("img") == 4 * 8
+
+
+def test_the_page_needs_nothing_else(chain):
+  page = _read(chain)
+  assert all(x.startswith(("data:image/png", "#")) for x in page.loads)
+  assert "script" not in page.tags  # the config's <script> is text
+  assert "<script>alert(1)</script>" in page.text
+  assert len(page.ids) == len(set(page.ids))
+  source = (chain / "report" / "report.html").read_text()
+  assert "url(http" not in source and "@import" not in source
+  # Figures follow the page's colours: nothing is left of the stand-ins.
+  assert "var(--ink)" in source
+  assert not any(mark in source for mark in plots._VARIABLES)
+
+
+def test_same_files_same_page(chain):
+  first = report.write_report(chain, chain / "report").read_text()
+  assert first == report.write_report(chain, chain / "report").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, gone, stays",
+    [
+        ("validate/metrics.json", "The model beats", "24.6 dB"),
+        ("pretrain/metrics.jsonl", "Cross-entropy", "1.7123"),
+        ("validate/position_loss.csv", "Figure 10", "By frame"),
+        ("validate/frame_loss.csv", "By frame", "By row"),
+        ("shards/samples.npz", "Held-out frames", "187 of 256"),
+        ("shards/tokens.json", "187 of 256", "Held-out frames"),
+        ("pretrain/manifest.json", "1,337,216", "Cross-entropy"),
+        ("clips/config.json", None, "Cross-entropy"),
+    ],
+)
+def test_a_missing_or_damaged_file_costs_its_section(copy, name, gone, stays):
+  whole = (copy / name).read_bytes()
+  for damage in (None, whole[: len(whole) // 3] if name[-1] != "v" else b"\xff"):
+    if damage is None:
+      (copy / name).unlink()
+    elif not name.endswith(".jsonl"):  # of which whole lines are still good
+      (copy / name).write_bytes(damage)
+    text = _read(copy).text
+    assert name in text
+    assert stays in text
+    if gone:
+      assert gone not in text
+
+
+def test_an_empty_chain_still_gives_a_page(tmp_path):
+  (tmp_path / "demo").mkdir()
+  text = _read(tmp_path / "demo").text
+  assert text.count("Not shown") >= 8
+  assert "validate/metrics.json is missing" in text
+
+
+def test_other_formats_are_said_and_not_fatal(copy):
+  (copy / "shards" / "tokens.json").write_text('{"vocab": "many"}')
+  text = _read(copy).text
+  assert "have another format (KeyError: 'codes_used')" in text
+  assert "1.7123" in text
+
+
+def _metrics(**changes):
+  base = {
+      "a/loss": 2.0, "a/loss_sem": 0.01, "a/later_loss": 1.5,
+      "a/unigram/loss": 5.0, "a/unigram/loss_sem": 0.01,
+      "a/unigram/later_loss": 5.0, "a/unigram/later_loss_sem": 0.01,
+      "a/copy/loss": 2.2, "a/copy/loss_sem": 0.01,
+      "a/copy/later_loss": 1.8, "a/copy/later_loss_sem": 0.01,
+  }  # fmt: skip
+  return {**base, **{k.replace("__", "/"): v for k, v in changes.items()}}
+
+
+@pytest.mark.parametrize(
+    "changes, better, words",
+    [
+        ({}, True, "beats copying the previous frame"),
+        # Far below the unigram on all tokens, and no better than a copy.
+        ({"a__later_loss": 1.9}, False, "does not beat copying"),
+        ({"a__later_loss": 1.79}, None, "about level with copying"),
+        ({"a__copy__later_loss_sem": 0.2}, None, "about level"),
+    ],
+)
+def test_the_verdict_follows_the_numbers(changes, better, words):
+  found = verdict.judge(_metrics(**changes), "a")
+  assert found.better is better and words in found.claim
+
+
+def test_the_verdict_on_images_and_without_baselines():
+  images = {k: v for k, v in _metrics().items() if "cop" not in k}
+  found = verdict.judge(images, "a")
+  assert found.claim == "The model beats code frequencies."
+  assert found.losses[verdict.MODEL] == 2.0
+  alone = verdict.judge({"a/loss": 2.0, "b/loss": 3.0}, "b")
+  assert alone.better is None and "3.000" in alone.claim
+  assert list(verdict.sources({"step": 1, "a/loss": 2.0, "b/loss": 1})) == [
+      "a", "b",
+  ]  # fmt: skip
+
+
+def test_an_unknown_standard_error_is_said(copy):
+  path = copy / "validate" / "metrics.json"
+  metrics = json.loads(path.read_text())
+  kept = {k: v for k, v in metrics.items() if not k.endswith("_sem")}
+  path.write_text(json.dumps(kept | {"moving/copy/loss_sem": float("nan")}))
+  assert "standard error of the difference unknown" in _read(copy).text
+
+
+def test_a_diverged_run_can_be_shown(copy):
+  path = copy / "pretrain" / "metrics.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  for row in rows[20:]:
+    row.update({k: None for k in row if k.endswith("loss")})
+  text = "".join(json.dumps(row) + "\n" for row in rows)
+  path.write_text(text + '{"step": 305, "kind": "tr')  # cut in the middle
+  assert "Cross-entropy" in _read(copy).text
+
+
+def test_figure_10_as_a_picture(chain, tmp_path):
+  target = tmp_path / "position_loss.png"
+  plots.position_figure(chain / "validate" / "position_loss.csv", target)
+  assert target.read_bytes().startswith(b"\x89PNG")
+  with pytest.raises(files.Missing, match="none.csv is missing"):
+    plots.position_figure(tmp_path / "none.csv", target)
+
+
+def test_figure_10_draws_the_means_of_frames(chain):
+  table = files.Folder(chain).table("validate/position_loss.csv")
+  figure = plots._render(
+      plots.by_position(table), plots.WIDE, plots.PAPER, salt=""
+  )
+  thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
+  assert len(thick) == fake_chain.FRAMES
+  t = table["moving"]
+  for frame, line in enumerate(thick):
+    want = t["mean"][t["frame"] == frame].mean()
+    np.testing.assert_allclose(line.get_ydata(), want)
