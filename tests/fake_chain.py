@@ -42,11 +42,12 @@ def _tokens(root, rng):
     image[:] = np.where(inside[..., None], colours[0], colours[1] * 0.4)
   coarse = clean.reshape(8, 8, 4, 8, 4, 3).mean((2, 4))
   blocks = clean.reshape(8, 4, 8, 4, 8, 3).mean((2, 4))
+  mean = clean.mean((1, 2), keepdims=True)
   arrays = {
       "original": clean,
       "reconstruction": coarse.repeat(4, 1).repeat(4, 2),
       "kmeans": blocks.repeat(8, 1).repeat(8, 2),
-      "mean_colour": np.broadcast_to(clean.mean((1, 2))[:, None, None], clean.shape),
+      "mean_colour": np.broadcast_to(mean, clean.shape),
   }
   np.savez(
       root / "shards" / "samples.npz",
@@ -54,8 +55,9 @@ def _tokens(root, rng):
   )
   ngrams = [
       {
-          "n": n, "total": 8000 - n, "distinct": 200 * n, "space_coverage": 0.7**n,
-          "total_coverage": 0.025 * n, "entropy_nats": 4.0 + n,
+          "n": n, "total": 8000 - n, "distinct": 200 * n,
+          "space_coverage": 0.7**n, "total_coverage": 0.025 * n,
+          "entropy_nats": 4.0 + n,
           "perplexity": float(np.exp(4.0 + n)), "top_percent_mass": 0.2,
           "rank": [1, 10, 100, 200 * n], "count": [900, 200, 20, 1],
       }
@@ -64,13 +66,16 @@ def _tokens(root, rng):
   _json(root / "shards" / "tokens.json", {
       "vocab": 256, "images": 500, "adjacency": "raster", "codes_used": 187,
       "entropy_nats": 5.0, "perplexity": 148.4, "ngrams": ngrams,
-      "psnr_db": {"reconstruction": 24.64, "kmeans": 20.11, "mean_colour": 15.2},
+      "psnr_db": {
+          "reconstruction": 24.64, "kmeans": 20.11, "mean_colour": 15.2,
+      },
   })  # fmt: skip
 
 
 def _training(root, rng):
   _json(root / "pretrain" / "config.json", {
-      "run": "pretrain", "train": {"batch_tokens": 2048, "total_tokens": 614400.0},
+      "run": "pretrain",
+      "train": {"batch_tokens": 2048, "total_tokens": 614400.0},
       "model": {"width": 128, "evil": "<script>alert(1)</script>"},
   })  # fmt: skip
   _json(root / "pretrain" / "manifest.json", {
@@ -95,9 +100,11 @@ def _training(root, rng):
 def _validation(root, rng):
   _json(root / "validate" / "metrics.json", {
       "step": 300, "moving/loss": 1.7123, "moving/loss_sem": 0.0211,
-      "moving/n": 256, "moving/later_loss": 1.5321, "moving/uniform/loss": 5.5452,
+      "moving/n": 256, "moving/later_loss": 1.5321,
+      "moving/uniform/loss": 5.5452,
       "moving/unigram/loss": 5.0301, "moving/unigram/loss_sem": 0.02,
-      "moving/unigram/later_loss": 5.0287, "moving/unigram/later_loss_sem": 0.02,
+      "moving/unigram/later_loss": 5.0287,
+      "moving/unigram/later_loss_sem": 0.02,
       "moving/copy/loss": 2.4719, "moving/copy/loss_sem": 0.02,
       "moving/copy/later_loss": 2.1066, "moving/copy/later_loss_sem": 0.02,
       "moving/copy/lam": 0.71, "moving/copy_per_code/loss": 2.4333,

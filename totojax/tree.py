@@ -48,9 +48,9 @@ def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]
   used = set()
   values = []
   for name in names:
-    for pattern, value in rules:
+    for i, (pattern, value) in enumerate(rules):
       if re.fullmatch(pattern, name):
-        used.add(pattern)
+        used.add(i)
         values.append(value)
         break
     else:
@@ -58,7 +58,7 @@ def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]
           f"parameter {name!r} matches none of the rules"
           f" {[pattern for pattern, _ in rules]}; add one for it"
       )
-  idle = [pattern for pattern, _ in rules if pattern not in used]
+  idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
   if idle:
     raise ValueError(f"rules {idle} match no parameter of {names}; remove them")
   return values

@@ -52,7 +52,8 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   later = f"{source}/copy/later_loss" in metrics
   which = "later_loss" if later else "loss"
   scope = "Frames 2 and later" if later else "All tokens"
-  scope += f" of the held-out source \u201c{source}\u201d, in nats per visual token"
+  where = f"the held-out source \u201c{source}\u201d"
+  scope += f" of {where}, in nats per visual token"
   losses = {MODEL: metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])}
   found = {}
   for key, name in NAMES.items():
@@ -85,9 +86,9 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
       None: f"The model is about level with {against}.",
   }[better]
   detail = (
-      f"{'On frames 2 and later of' if later else 'On'} the held-out source"
-      f" \u201c{source}\u201d it needs {loss:.3f} nats per visual token; the best predictor without a"
-      f" network ({NAMES[best]}) needs {found[best]:.3f}:"
+      f"{'On frames 2 and later of' if later else 'On'} {where} it needs"
+      f" {loss:.3f} nats per visual token; the best predictor without a network"
+      f" ({NAMES[best]}) needs {found[best]:.3f}:"
       f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
       f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
       f" {f'at most {error:.3f}' if error else 'unknown'})."
