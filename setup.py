@@ -9,7 +9,7 @@ _HERE = pathlib.Path(__file__).parent
 EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
-    "data": ["av>=12", "scikit-image>=0.22"],  # real videos, photographs
+    "data": ["av>=14", "scikit-image>=0.22"],  # real videos, photographs
     "parity": ["torch==2.13.0", "transformers>=5", "attrs", "requests"],
     "notebook": ["nbclient", "ipykernel"],
     "lint": ["ruff", "pyright"],

@@ -193,7 +193,7 @@ def jit_step(
   )
 
   def call(state, batch):
-    with mesh:
+    with jax.set_mesh(mesh):
       return jitted(state, batch)
 
   return call

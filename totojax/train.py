@@ -1,9 +1,9 @@
 """The training loop: the only one.
 
 The order, and why: a step is dispatched before the metrics of the one before
-it are read, so the device never waits for the host; a loss is known to be
-finite before its step is saved; evaluations of a step come before its
-checkpoint, so that a restored run never owes one.
+it are read, so the device never waits for the host; loss and parameters of a
+step are known to be finite before it is saved; evaluations of a step come
+before its checkpoint, so that a restored run never owes one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Every:
 
 
 class NotFinite(RuntimeError):
-  """The loss of a step is NaN or infinite."""
+  """The loss of a step, or a parameter after it, is NaN or infinite."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +113,8 @@ def fit(
     The last state, and whether the run is finished (False: interrupted).
 
   Raises:
-    NotFinite: a loss is NaN or infinite; names the step. Nothing of that step
-      or of a later one is saved.
+    NotFinite: a loss or a parameter is NaN or infinite; names the step. Nothing
+      of that step or of a later one is saved.
   """
   logs.begin(workdir, run.config, **run.facts)
   checkpoints = checkpoint_lib.Checkpoints(
@@ -123,8 +123,11 @@ def fit(
   state = run.init()
   start = checkpoints.latest() or 0
   if start:
-    restored, _ = checkpoints.restore(run.shapes, run.shardings)
-    state = dataclasses.replace(state, **restored)
+    kept = dict(
+        frozen=state.frozen, hyperparams=state.opt_state.hyperparams
+    )
+    del state  # two of them need not fit on the devices
+    state = _restored(run, checkpoints, **kept)
     say(f"{workdir}: resumed at step {start} of {run.steps}")
   log = logs.MetricsLog(workdir, restored_step=start)
   bar = progress.Progress(
@@ -140,6 +143,25 @@ def fit(
     bar.close()
     log.close()
   return state, finished
+
+
+def _restored(
+    run: Run,
+    checkpoints: checkpoint_lib.Checkpoints,
+    *,
+    frozen: Any,
+    hyperparams: Mapping[str, jax.Array],
+) -> step_lib.TrainState:
+  """The newest checkpoint, with what is the config's and not a checkpoint's.
+
+  The peak rate and the weight decay are in the optimiser's state; a run that
+  goes on with a changed config must use the new ones.
+  """
+  restored, _ = checkpoints.restore(run.shapes, run.shardings)
+  opt_state = restored["opt_state"]._replace(hyperparams=hyperparams)
+  return step_lib.TrainState(
+      **{**restored, "opt_state": opt_state}, frozen=frozen
+  )
 
 
 def _loop(
@@ -170,14 +192,17 @@ def _loop(
     clock.paused(seconds)
 
   def settle(step, metrics):
-    """Reads a step's metrics: its loss must be finite; its row is written."""
+    """Reads a step's metrics: they must be finite; writes its row."""
     values = {name: float(value) for name, value in metrics.items()}
-    if not math.isfinite(values["loss"]):
-      raise NotFinite(
-          f"the loss of step {step} is {values['loss']}; nothing after step"
-          f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"
-          " optim.warmup_steps, or look at the data of this step"
-      )
+    # A gradient that is not finite shows in the parameters, not in the loss.
+    for name in ("loss", "param_norm"):
+      if not math.isfinite(values[name]):
+        raise NotFinite(
+            f"the {name} of step {step} is {values[name]}; nothing after step"
+            f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"
+            " optim.warmup_steps, or look at the data of this step"
+        )
+    clock.stepped()  # here and not at dispatch: now it is done
     note = f"loss {values['loss']:.4f}"
     if due(step, run.every.log_steps):
       wall = clock.read()
@@ -202,7 +227,6 @@ def _loop(
     state, metrics = run.step_fn(state, batch)
     if step == start + 1:  # this call traced and compiled
       clock.paused(time.monotonic() - begin)
-    clock.stepped()
     if step < run.steps:
       begin = time.monotonic()
       batch = place(next(source), run.batch_sharding)
@@ -226,7 +250,8 @@ def _loop(
     if leave:
       checkpoints.wait()
       say(f"stopped at step {step} of {run.steps}; run again to go on")
-      return state, step == run.steps
+      # At the last step too: the next call makes the evaluations it owes.
+      return state, False
   return state, True
 
 

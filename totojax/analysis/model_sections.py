@@ -9,6 +9,8 @@ from totojax.analysis import page
 from totojax.analysis import plots
 from totojax.analysis import verdict
 
+BARS = "Bars: two standard errors, with tokens taken as independent."
+
 
 def headline(folder: files.Folder) -> str:
   """Whether the model beats the baselines, by how much, and each loss."""
@@ -119,5 +121,5 @@ def group_loss(folder: files.Folder) -> str:
       continue
     draw = plots.by_group(table, group=group, xlabel=group)
     svg = plots.html(draw, name=group, label=f"Loss by {group}", half=True)
-    out.append(page.figure(svg, f"{caption} Bars: two standard errors."))
+    out.append(page.figure(svg, f"{caption} {BARS}"))
   return f'<div class="pair">{"".join(out)}</div>'

@@ -43,7 +43,7 @@ h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; }
 p { margin: .4rem 0; max-width: 44rem; }
 .soft, figcaption { color: var(--soft); font-size: .9rem; }
 .verdict { font-size: 1.75rem; line-height: 1.25; font-weight: 650;
-  margin: 0 0 .5rem; letter-spacing: -.01em; }
+  margin: 0 0 .5rem; max-width: none; letter-spacing: -.01em; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 .missing { border-left: 3px solid var(--line); padding: .3rem .8rem;
   color: var(--soft); }

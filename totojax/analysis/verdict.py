@@ -91,7 +91,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
       f" ({NAMES[best]}) needs {found[best]:.3f}:"
       f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
       f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
-      f" {f'at most {error:.3f}' if error else 'unknown'})."
+      f" {f'about {error:.3f}' if error else 'unknown'})."
   )
   return Verdict(
       claim=claim, detail=detail, better=better, losses=losses, scope=scope

@@ -168,7 +168,7 @@ def position_sums(
       return val_loss.batch_sums(*task.nll(params, tokens_BR))
 
   def sums(params, batch):
-    with on:
+    with jax.set_mesh(on):
       return compute(params, train.place(batch, split)["tokens"])
 
   return sums

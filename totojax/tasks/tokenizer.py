@@ -65,6 +65,7 @@ class TokenizerConfig:
   usage: float
   start: str
   start_logit_std: float
+  decoder_first_steps: int
 
   def __post_init__(self):
     for name, allowed in (("loss", LOSSES), ("start", STARTS)):
@@ -174,6 +175,11 @@ class TokenizerTask:
     model, config = self.model, self.config
     frames_BHWC = batch["frames"]
     logits_BGGV = dvae.logits(model, params, frames_BHWC)
+    logits_BGGV = jnp.where(
+        step < config.decoder_first_steps,
+        jax.lax.stop_gradient(logits_BGGV),
+        logits_BGGV,
+    )
     log_q_BGGV = jax.nn.log_softmax(logits_BGGV)
     noise_BGGV = jax.random.gumbel(key, logits_BGGV.shape)
     tau = self.temperature(step)
