@@ -16,7 +16,7 @@ from totojax import defaults
 
 GRID, FRAMES = 8, 16  # 64 pixels, factor 8
 TOKENS = FRAMES * GRID**2
-VOCAB = 256
+VOCAB = 512  # of the shipped tokenizer
 BATCH, STEPS = 4, 150
 
 

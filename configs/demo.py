@@ -15,7 +15,7 @@ from totojax import defaults
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "report")
 GRID, FRAMES = 4, 16  # 32 pixels, factor 8
 TOKENS = FRAMES * GRID**2
-VOCAB = 256
+VOCAB = 512  # of the shipped tokenizer
 BATCH, STEPS = 16, 200
 
 

@@ -1,6 +1,7 @@
 """The trunk: exact sizes, Hugging Face parity, causality, one layout."""
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -13,6 +14,7 @@ from totojax import flops
 from totojax import sequence
 from totojax import tree
 from totojax.models import attention
+from totojax.models import layers
 from totojax.models import llama
 from totojax.models import trunk
 from totojax.tasks import pretrain
@@ -33,8 +35,24 @@ def build(shape=None, spec=SPEC, compute=PLAIN) -> trunk.Trunk:
   return trunk.Trunk(config=shape or config(), spec=spec, compute=compute)
 
 
+@functools.cache
 def init(model: trunk.Trunk, seed=0):
-  return pretrain.Pretrain(model).init(jax.random.key(seed)).params
+  return jax.jit(pretrain.Pretrain(model).init)(jax.random.key(seed)).params
+
+
+def shapes(model: trunk.Trunk):
+  """What `init` gives, without the numbers."""
+  task = pretrain.Pretrain(model)
+  return jax.eval_shape(task.init, jax.random.key(0)).params
+
+
+@functools.cache
+def jitted(model: trunk.Trunk):
+  return jax.jit(lambda params, inputs: model.apply({"params": params}, inputs))
+
+
+def logits_of(model: trunk.Trunk, params, inputs):
+  return jitted(model)(params, inputs)
 
 
 def tokens(spec=SPEC, rows=2, seed=0):
@@ -57,9 +75,8 @@ def test_table_1_parameters(preset, codes_only, with_specials):
   assert flops.parameters(shape, 8192 + 4) == with_specials
   # The module itself, less the rows that only pad the vocabulary.
   spec = sequence.SequenceSpec(8192, 16, 16, 64, False)
-  task = pretrain.Pretrain(build(shape, spec))
-  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  counted = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(shapes))
+  leaves = jax.tree.leaves(shapes(build(shape, spec)))
+  counted = sum(int(np.prod(x.shape)) for x in leaves)
   padding = (spec.padded_vocab - 8192 - 4) * shape.width
   assert counted - padding == with_specials
   assert spec.padded_vocab == 8320
@@ -78,7 +95,7 @@ def test_1b_flops_per_token():
 def test_untied_head_counts_once_more():
   tied, untied = config(), config(tied=False)
   assert flops.parameters(untied, 100) - flops.parameters(tied, 100) == 3200
-  names = dict(tree.named_leaves(init(build(untied))))
+  names = dict(tree.named_leaves(shapes(build(untied))))
   assert names["head"].shape == names["embedding"].shape
 
 
@@ -89,7 +106,7 @@ def test_logits_meet_hugging_face(base, tied):
   transformers = pytest.importorskip("transformers")
   shape = config(rope_base=base, tied=tied, width=64, heads=4, mlp_dim=96)
   model = build(shape)
-  params = init(model, seed=1)
+  params = init(build(dataclasses.replace(shape, rope_base=1e4)), seed=1)
   reference = transformers.LlamaForCausalLM(
       transformers.LlamaConfig(
           vocab_size=SPEC.padded_vocab,
@@ -128,39 +145,34 @@ def test_logits_meet_hugging_face(base, tied):
   inputs = tokens()
   with torch.no_grad():
     theirs = reference(torch.tensor(np.array(inputs, np.int64))).logits.numpy()
-  with jax.default_matmul_precision("highest"):
-    ours = np.asarray(model.apply({"params": params}, inputs))
   real = SPEC.vocab + sequence.SPECIALS
+  other = build(dataclasses.replace(shape, rope_base=5e8 / base))
+  with jax.default_matmul_precision("highest"):
+    ours = np.asarray(logits_of(model, params, inputs))
+    moved = np.asarray(logits_of(other, params, inputs))[..., :real]
   scale = np.abs(theirs).max()
   np.testing.assert_allclose(
       ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5
   )
   assert np.all(np.isneginf(ours[..., real:]))
   # Control: the other base gives other logits.
-  other = build(dataclasses.replace(shape, rope_base=base * 5))
-  moved = np.asarray(other.apply({"params": params}, inputs))[..., :real]
   assert np.abs(moved - theirs[..., :real]).max() / scale > 1e-4
 
 
 @pytest.mark.parametrize("implementation", ["blocked", "xla"])
 def test_causal_by_gradient(implementation):
-  compute = dataclasses.replace(PLAIN, attention=implementation)
-  model = build(compute=compute)
-  params = init(model)
+  first = jax.tree.map(lambda x: x[0], init(build())["blocks"])
   at = 7
 
   def output_at(embedded):
     # The residual stream's dependence on each input, through the blocks.
     block = llama.Block(config(), implementation, jnp.float32)
-    first = jax.tree.map(lambda x: x[0], params["blocks"])
-    from totojax.models import layers
-
     rope = layers.rope_table(jnp.arange(embedded.shape[1]), 16, 1e4)
     out, _ = block.apply({"params": first}, embedded, rope, None)
     return jnp.sum(jnp.square(out[:, at]))
 
   x = jax.random.normal(jax.random.key(2), (1, SPEC.context, 32))
-  gradient = np.abs(np.asarray(jax.grad(output_at)(x))).sum((0, 2))
+  gradient = np.abs(np.asarray(jax.jit(jax.grad(output_at))(x))).sum((0, 2))
   assert np.all(gradient[at + 1 :] == 0)
   assert np.all(gradient[: at + 1] > 0)
 
@@ -172,8 +184,11 @@ def test_gradient_check_would_catch_full_attention():
     out = jax.nn.dot_product_attention(x, x, x, is_causal=False)
     return jnp.sum(jnp.square(out[:, 3]))
 
-  gradient = np.abs(np.asarray(jax.grad(full)(q))).sum((0, 2, 3))
+  gradient = np.abs(np.asarray(jax.jit(jax.grad(full))(q))).sum((0, 2, 3))
   assert np.all(gradient[4:] > 0)
+
+
+attend = jax.jit(attention.attend, static_argnames="implementation")
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 520])
@@ -185,12 +200,12 @@ def test_attention_implementations_agree(length, segmented):
   if segmented:
     segments = jnp.tile(jnp.arange(length)[None] // 50, (2, 1))
   blocked, plain = (
-      attention.attend(q, k, v, segments_BT=segments, implementation=name)
+      attend(q, k, v, segments_BT=segments, implementation=name)
       for name in ("blocked", "xla")
   )
   np.testing.assert_allclose(blocked, plain, rtol=2e-5, atol=2e-6)
   if segmented and length > 50:
-    open_ = attention.attend(q, k, v, segments_BT=None, implementation="xla")
+    open_ = attend(q, k, v, segments_BT=None, implementation="xla")
     assert np.abs(np.asarray(open_ - plain)).max() > 1e-2
 
 
@@ -200,34 +215,36 @@ def test_segments_hide_other_images():
   inputs = tokens(spec).at[:, 0].set(sequence.IMAGE_START)
   # Position 9 holds the first token of the third image.
   changed = inputs.at[:, 3].set((inputs[:, 3] + 1) % 60 + 4)
-  logits = model.apply({"params": params}, inputs)[..., :64]
-  moved = model.apply({"params": params}, changed)[..., :64]
+  logits = logits_of(model, params, inputs)[..., :64]
+  moved = logits_of(model, params, changed)[..., :64]
   np.testing.assert_array_equal(logits[:, 9:], moved[:, 9:])
   assert np.any(np.asarray(logits[:, 3:5] != moved[:, 3:5]))
   # Control: in a video the same change is seen later.
   video = inputs.at[:, 0].set(sequence.VIDEO_START)
-  logits = model.apply({"params": params}, video)[..., :64]
-  moved = model.apply({"params": params}, video.at[:, 3].set(changed[:, 3]))
+  logits = logits_of(model, params, video)[..., :64]
+  moved = logits_of(model, params, video.at[:, 3].set(changed[:, 3]))
   assert np.any(np.asarray(logits[:, 9:] != moved[..., :64][:, 9:]))
 
 
+@functools.cache
+def loss_and_gradient(model: trunk.Trunk):
+  """Of one batch, at the parameters of the plain model."""
+
+  def loss(params, inputs):
+    logits = model.apply({"params": params}, inputs)
+    return jnp.sum(trunk.token_nll(logits, inputs))
+
+  return jax.jit(jax.value_and_grad(loss))(init(build()), tokens())
+
+
 @pytest.mark.parametrize("remat", ["none", "full", "projections"])
-def test_unrolling_and_remat_change_no_parameter_and_no_value(remat):
-  scanned = build()
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_unrolling_and_remat_change_no_parameter_and_no_value(remat, unroll):
   other = build(
-      compute=dataclasses.replace(PLAIN, unroll=2, remat=remat)
+      compute=dataclasses.replace(PLAIN, unroll=unroll, remat=remat)
   )
-  params = init(scanned)
-  assert tree.differences(init(other), params) == []
-  inputs = tokens()
-
-  def loss(model, params):
-    return jnp.sum(
-        trunk.token_nll(model.apply({"params": params}, inputs), inputs)
-    )
-
-  a, grad_a = jax.value_and_grad(lambda p: loss(scanned, p))(params)
-  b, grad_b = jax.value_and_grad(lambda p: loss(other, p))(params)
+  assert tree.differences(shapes(other), init(build())) == []
+  (a, grad_a), (b, grad_b) = map(loss_and_gradient, (build(), other))
   np.testing.assert_allclose(a, b, rtol=1e-6)
   jax.tree.map(
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
@@ -244,9 +261,11 @@ def test_token_nll_is_log_softmax():
   reference = -scipy.special.log_softmax(np.asarray(logits, np.float64), -1)
   reference = np.take_along_axis(reference, np.asarray(targets)[..., None], -1)
   np.testing.assert_allclose(
-      trunk.token_nll(logits, targets), reference[..., 0], rtol=1e-6
+      jax.jit(trunk.token_nll)(logits, targets), reference[..., 0], rtol=1e-6
   )
-  gradient = jax.grad(lambda x: trunk.token_nll(x, targets).sum())(logits)
+  gradient = jax.jit(jax.grad(lambda x: trunk.token_nll(x, targets).sum()))(
+      logits
+  )
   assert np.all(np.isfinite(gradient))
 
 
@@ -256,13 +275,14 @@ def test_odd_head_dimension_is_refused():
 
 
 def test_axes_name_every_dimension():
-  task = pretrain.Pretrain(build())
-  shapes = dict(tree.named_leaves(task.init(jax.random.key(0)).params))
-  for name, spec in tree.named_leaves(task.axes().params):
-    assert len(spec) == shapes[name].ndim, name
+  unboxed = shapes(build())
+  leaves = dict(tree.named_leaves(unboxed))
+  for name, spec in tree.named_leaves(pretrain.Pretrain(build()).axes().params):
+    assert len(spec) == leaves[name].ndim, name
     assert None not in tuple(spec), name
     assert name.startswith("blocks/") == (spec[0] == "layers"), name
-  assert not any(
-      isinstance(x, nn.meta.AxisMetadata)
-      for x in jax.tree.leaves(task.init(jax.random.key(0)).params)
-  )
+
+  def is_box(x):
+    return isinstance(x, nn.meta.AxisMetadata)
+
+  assert not any(map(is_box, jax.tree.leaves(unboxed, is_leaf=is_box)))

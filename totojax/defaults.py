@@ -200,6 +200,20 @@ def decode(root: str) -> ConfigDict:
   ))  # fmt: skip
 
 
+def photos(train: int, val: int) -> ConfigDict:
+  """`run = "photos"`: squares out of a few public-domain photographs."""
+  return ConfigDict(dict(
+      run="photos",
+      seed=0,
+      crop=dict(
+          size_px=32,
+          least_px=48,  # of the photograph, resized to size_px
+          most_px=400,
+      ),
+      amount=dict(train=train, val=val, records_per_shard=1024),
+  ))  # fmt: skip
+
+
 def tokenizer() -> ConfigDict:
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
   return ConfigDict(dict(
@@ -222,8 +236,10 @@ def tokenizer() -> ConfigDict:
           tau_end=1 / 16,
           tau_steps=150_000,
           usage=0.0,  # ours; off, as published
-          start="random",  # ours: "scaled", "centroids"; as published
-          start_logit_std=4.0,  # nothing with a random start
+          start="random",  # as published; ours: "patches"
+          start_logit_std=10.0,  # nothing with a random start
+          teacher=0.0,  # ours; off, as published
+          teacher_steps=1,  # nothing without a teacher
       ),
       train=dict(
           steps=3_000_000,

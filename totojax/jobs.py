@@ -116,6 +116,7 @@ def write_report(
 JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "render": pixels.render,
     "decode": pixels.decode,
+    "photos": pixels.photos,
     "tokenizer": tokenizer,
     "shards": pretokenize.run,
     "pretrain": pretrain,

@@ -151,6 +151,9 @@ def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; an unknown config key is one line, not a traceback."""
   try:
     return app.parse_flags_with_usage(argv)
+  except SystemExit as leave:
+    # absl leaves --help as if it were a mistake.
+    sys.exit(0 if {"--help", "-help", "-?"} & set(argv) else leave.code)
   except (AttributeError, KeyError, TypeError) as error:
     text = str(error.args[0]).replace("\n", ". ").strip("'\"")
     sys.exit(f"totojax: config key {text}")

@@ -1,6 +1,6 @@
-"""Pixel stores: `run = "render"` and `run = "decode"`.
+"""Pixel stores: `run = "render"`, `run = "decode"` and `run = "photos"`.
 
-Both write `train` and `val` under the run directory: clips of uint8 frames with
+All write `train` and `val` under the run directory: clips of uint8 frames with
 the id of the item they come from. An item is in one of the two, never in both.
 
 Shapes: K crops of a video, N frames, H and W pixels.
@@ -21,6 +21,7 @@ from totojax import logs
 from totojax import progress
 from totojax.build.typed import typed
 from totojax.data import manifests
+from totojax.data import photos as photo_lib
 from totojax.data import shards
 from totojax.data import synthetic
 from totojax.data import video
@@ -42,6 +43,21 @@ class Rendering:
   train: int
   val: int
   label: str
+  records_per_shard: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+  """How many squares are cut out.
+
+  Attributes:
+    train: of the training photographs.
+    val: of the held-out one.
+    records_per_shard: squares of a shard.
+  """
+
+  train: int
+  val: int
   records_per_shard: int
 
 
@@ -166,6 +182,48 @@ def decode(
       )
     writer.close()
   skipped.report()
+  return True
+
+
+def photos(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Cuts squares out of a few photographs; False when interrupted."""
+  spec = typed(photo_lib.CropSpec, config["crop"], "crop")
+  amount = typed(Photos, config["amount"], "amount")
+  logs.begin(workdir, config)
+  parts = {
+      "train": (photo_lib.TRAIN, amount.train),
+      "val": (photo_lib.HELD_OUT, amount.val),
+  }
+  for split, (names, count) in parts.items():
+    images = [photo_lib.load(name) for name in names]
+    writer = shards.Writer(
+        workdir / split,
+        manifests.new(
+            **_pixel_head(1, spec.size_px) | {"kind": "image"},
+            stride_frames=0,
+            fps=0.0,
+            crops=count,
+            labels=False,
+            classes=(),
+            records_per_shard=amount.records_per_shard,
+            info={"seed": config["seed"], "crop": dataclasses.asdict(spec)},
+        ),
+    )
+    if writer.complete:
+      continue
+    for i in range(writer.cursor or 0, count):
+      if interrupted(i):
+        return False
+      which = i % len(names)
+      square_HW3 = photo_lib.crop(
+          images[which], spec, rng=np.random.default_rng([config["seed"], i])
+      )
+      _append(
+          writer, f"photo/{names[which]}", square_HW3[None, None], cursor=i + 1
+      )
+    writer.close()
   return True
 
 

@@ -103,7 +103,13 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         " may be -1"
     )
   if -1 in sizes:
-    sizes[sizes.index(-1)] = len(devices) // -int(np.prod(sizes))
+    given = -int(np.prod(sizes))
+    if len(devices) % given:
+      raise ValueError(
+          f"mesh {dict(zip(AXES, sizes))}: {len(devices)} devices are no"
+          f" multiple of {given}, so -1 cannot be filled in; change the others"
+      )
+    sizes[sizes.index(-1)] = len(devices) // given
   if int(np.prod(sizes)) != len(devices):
     raise ValueError(
         f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
@@ -153,7 +159,10 @@ def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
 
 
 def check_batch(rows: int, *, microbatches: int, mesh: Mesh) -> None:
-  """Raises ValueError unless the rows divide over devices and microbatches."""
+  """Raises ValueError unless the rows divide over devices and microbatches.
+
+  Nor may two hosts hold the same rows, as each reads its own part of a batch.
+  """
   ways = mesh.shape["data"] * mesh.shape["fsdp"]
   unit = int(np.lcm(ways * microbatches, jax.process_count()))
   if rows % unit:
@@ -162,6 +171,16 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh) -> None:
         f" microbatches x {ways} data-parallel devices on"
         f" {jax.process_count()} processes; use a multiple of {unit}"
     )
+  if jax.process_count() == 1:
+    return
+  for replicas in mesh.devices.reshape(ways, -1):
+    hosts = sorted({device.process_index for device in replicas})
+    if len(hosts) > 1:
+      raise ValueError(
+          f"mesh axis 'tensor' of {mesh.shape['tensor']} goes over processes"
+          f" {hosts}, which read different rows; make mesh.tensor small enough"
+          " for the devices of one process"
+      )
 
 
 def table(axes: Any, shapes: Any, *, mesh: Mesh, rules: ShardingRules) -> str:

@@ -197,6 +197,7 @@ def _loop(
     # A gradient that is not finite shows in the parameters, not in the loss.
     for name in ("loss", "param_norm"):
       if not math.isfinite(values[name]):
+        checkpoints.wait()  # what is still being written is good
         raise NotFinite(
             f"the {name} of step {step} is {values[name]}; nothing after step"
             f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"

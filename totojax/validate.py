@@ -77,7 +77,7 @@ def run(
   metrics = {"step": meta["step"], **dict(val_loss.scalars(losses.items()))}
   fit_on = build.open_sources(trained, spec)
   for name, loss in losses.items():
-    metrics |= _later(name, loss, spec.frame_tokens)
+    metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
   _write(workdir, metrics, val_loss.tables(losses, spec))
   for name in losses:
@@ -97,15 +97,12 @@ def load_params(
   return checkpoint.read_params(source / "checkpoints", shapes, placed)
 
 
-def _later(
-    name: str, loss: val_loss.PositionLoss, frame_tokens: int
-) -> dict[str, float]:
-  """Loss on frames 2 and later, where a copy of the frame before is possible."""
-  later = np.arange(len(loss.count_T)) // frame_tokens > 0
-  count = loss.count_T[later].sum()
-  if not count:
+def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:
+  """Loss on frames 2 and later, where copying the frame before is possible."""
+  if loss.sum_MN.shape[1] < 2:
     return {}
-  return {f"{name}/later_loss": float(loss.sum_T[later].sum() / count)}
+  mean, sem = loss.mean(first_frame=1)
+  return {f"{name}/later_loss": mean, f"{name}/later_loss_sem": sem}
 
 
 def _baselines(
@@ -114,7 +111,7 @@ def _baselines(
     held_out: list[rows.Source],
     spec: Any,
 ) -> dict[str, float]:
-  """Baselines fitted on the training source of the same name, if it is video."""
+  """Fitted on the training source of the same name, where that is video."""
   fit = {s.name: s for s in training}.get(name)
   score = {s.name: s for s in held_out}[name]
   if fit is None or fit.store.manifest.kind != "video":

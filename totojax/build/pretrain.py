@@ -165,7 +165,9 @@ def position_sums(
   @functools.partial(jax.jit, out_shardings=parts.whole(on))
   def compute(params, tokens_BR):
     with nn.logical_axis_rules(rules.flax_rules()):
-      return val_loss.batch_sums(*task.nll(params, tokens_BR))
+      return val_loss.batch_sums(
+          *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
+      )
 
   def sums(params, batch):
     with jax.set_mesh(on):

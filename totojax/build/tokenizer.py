@@ -12,6 +12,7 @@ import numpy as np
 from totojax import step as step_lib
 from totojax import train
 from totojax.build import parts
+from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
 from totojax.data import frames as frames_lib
 from totojax.data import rows
@@ -23,6 +24,7 @@ from totojax.tokenizers import stats
 from totojax.tokenizers import weights
 
 Section = Mapping[str, Any]
+_KMEANS_PATCHES = 40_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +66,11 @@ def training(config: Section) -> train.Run:
   objective = typed(task_lib.TokenizerConfig, config["objective"], "objective")
   sources = open_sources(config["data"]["train"])
   size_px = sources[0].store.manifest.size_px
-  start_frames = None
-  if objective.start != "random":
-    # Every host looks at the same frames, so that all start alike.
-    start_frames = stream.frames_stream(
-        sources, seed=config["seed"], batch=how.start_frames, host=0, hosts=1
-    )[0]["frames"]
   task = task_lib.TokenizerTask(
       model=size,
       config=objective,
       size_px=size_px,
-      start_frames=start_frames,
+      kmeans=_kmeans(config, sources, size) if objective.needs_kmeans else None,
   )
   dataset = stream.frames_stream(
       sources,
@@ -104,6 +100,40 @@ def training(config: Section) -> train.Run:
       tokens_per_step=tokens,
       flops_per_token=0.0,
       on=on,
+  )
+
+
+def _kmeans(
+    config: Section, sources: list[rows.Source], size: dvae.DvaeConfig
+) -> task_lib.KMeansStart:
+  """Frames and patch centres of a start that depends on data.
+
+  Every host looks at the same frames, so that all start alike.
+  """
+  frames = stream.frames_stream(
+      sources,
+      seed=config["seed"],
+      batch=amount(config).start_frames,
+      host=0,
+      hosts=1,
+  )[0]["frames"]
+  fitted = stats.fit_kmeans(
+      frames,
+      stats.KMeansConfig(
+          codes=size.vocab,
+          size=size.factor,
+          patches=_KMEANS_PATCHES,
+          iterations=20,
+      ),
+      seed=config["seed"],
+  )
+  if len(fitted.codebook_CF) < size.vocab:
+    raise ConfigError(
+        f"train.start_frames {len(frames)} have {len(fitted.codebook_CF)}"
+        f" distinct patches for {size.vocab} codes; use more frames"
+    )
+  return task_lib.KMeansStart(
+      frames, fitted.codebook_CF.astype(np.float32) / 255.0
   )
 
 

@@ -25,9 +25,13 @@ MOTIONS = (
     "still", "right", "left", "up", "down", "clockwise", "anticlockwise",
     "swing", "spin", "pulse",
 )  # pyformat: disable
-TEXTURES = ("plain", "halves", "quarters", "stripes", "core")
+TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
+
+# These look different when turned, on any shape. The large object has one of
+# them, or a spinning disc would be a still one.
+_TURNING = TEXTURES[:3]
 
 # Few colours, so that a vocabulary of some hundred codes can draw the scenes.
 _OBJECT_RGB = np.array([
@@ -35,15 +39,14 @@ _OBJECT_RGB = np.array([
 ], np.float32)  # pyformat: disable
 _BACKGROUND_RGB = np.array([
     [(28, 28, 34), (90, 90, 100)],
-    [(225, 220, 210), (150, 146, 140)],
-    [(150, 110, 80), (80, 56, 44)],
+    [(225, 220, 210), (160, 150, 135)],
 ], np.float32)  # pyformat: disable
 _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
-_SHADE = 0.4  # the darker of an object's two tones
+_SHADE = 0.55  # the darker of an object's two tones
 
 # Sizes and speeds are fractions of the frame side, times are frames.
 _MAIN_RADIUS = (0.22, 0.30)
-_SMALL_RADIUS = (0.10, 0.14)
+_SMALL_RADIUS = (0.12, 0.15)
 _SPEED = (0.05, 0.085)
 _ORBIT_RADIUS = (0.16, 0.24)
 _ORBIT_PERIOD = (10.0, 16.0)
@@ -158,11 +161,12 @@ def render(config: SyntheticConfig, index: int) -> Clip:
   for layer in range(small + 1):
     if layer == small - front:
       path = _path(rng, MOTIONS[motion], _MAIN_RADIUS, time_N)
-      _draw(rng, image_NHW3, path, SHAPES[shape])
+      _draw(rng, image_NHW3, path, SHAPES[shape], _TURNING)
     else:
       other = MOTIONS[rng.integers(len(MOTIONS))]
       path = _path(rng, other, _SMALL_RADIUS, time_N)
-      _draw(rng, image_NHW3, path, SHAPES[rng.integers(len(SHAPES))])
+      kind = SHAPES[rng.integers(len(SHAPES))]
+      _draw(rng, image_NHW3, path, kind, TEXTURES)
   if rng.random() < config.occluder_frac:
     _occlude(rng, image_NHW3)
   frames_NHW3 = np.clip(np.rint(image_NHW3), 0, 255).astype(np.uint8)
@@ -226,10 +230,14 @@ def _axis(size_px: int) -> np.ndarray:
 
 
 def _draw(
-    rng: np.random.Generator, image_NHW3: np.ndarray, path: _Path, shape: str
+    rng: np.random.Generator,
+    image_NHW3: np.ndarray,
+    path: _Path,
+    shape: str,
+    textures: tuple[str, ...],
 ) -> None:
-  """Draws one object into the image, in place."""
-  texture = TEXTURES[rng.integers(len(TEXTURES))]
+  """Draws one object with one of the textures into the image, in place."""
+  texture = textures[rng.integers(len(textures))]
   bright_3 = _OBJECT_RGB[rng.integers(len(_OBJECT_RGB))]
   size_px = image_NHW3.shape[1]
   axis = _axis(size_px)
@@ -276,8 +284,6 @@ def _distance(u: np.ndarray, v: np.ndarray, shape: str) -> np.ndarray:
 def _pattern(u: np.ndarray, v: np.ndarray, texture: str) -> np.ndarray:
   """Like a distance, in radii: negative where the object has its light tone."""
   match texture:
-    case "plain":
-      return np.full_like(u, -1.0)
     case "halves":
       return u
     case "quarters":
@@ -286,6 +292,8 @@ def _pattern(u: np.ndarray, v: np.ndarray, texture: str) -> np.ndarray:
       return 0.5 * np.cos(u * (2 * np.pi / 1.4))
     case "core":
       return 0.45 - np.sqrt(u * u + v * v)
+    case "plain":
+      return np.full_like(u, -1.0)
   raise ValueError(f"texture {texture!r} is unknown; use one of {TEXTURES}")
 
 

@@ -4,7 +4,8 @@ The paper's Figure 10 is the second. Sums are taken on the devices over the
 global batch and added up in float64 on the host, so that padding, batch size
 and the number of hosts change nothing but rounding.
 
-Shapes: B rows, T target positions, G grid side.
+Shapes: B rows of a batch, M rows in all, T target positions, N frames, G grid
+side.
 """
 
 from __future__ import annotations
@@ -24,20 +25,32 @@ from totojax import sequence
 Sums = Mapping[str, jax.Array]
 
 
-def batch_sums(nll_BT: jax.Array, visual_BT: jax.Array) -> Sums:
-  """What one batch adds: per position and per row, of visual targets only."""
+def batch_sums(
+    nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int
+) -> Sums:
+  """What one batch adds, of visual targets only.
+
+  Sums over its rows at every position, and sums over each frame of every row,
+  from which means over any frames and their errors over rows follow.
+  """
   nll_BT = jnp.where(visual_BT, nll_BT, 0.0)
   counted_BT = visual_BT.astype(jnp.float32)
+  rest = -nll_BT.shape[1] % frame_tokens
+
+  def frames(x_BT):
+    padded_BT = jnp.pad(x_BT, ((0, 0), (0, rest)))
+    return padded_BT.reshape(len(x_BT), -1, frame_tokens).sum(-1)
+
   return {
       "sum_T": nll_BT.sum(0),
       "square_T": jnp.square(nll_BT).sum(0),
       "count_T": counted_BT.sum(0),
-      "sum_B": nll_BT.sum(1),
-      "count_B": counted_BT.sum(1),
+      "sum_BN": frames(nll_BT),
+      "count_BN": frames(counted_BT),
   }
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class PositionLoss:
   """Sums over all validation rows of one source, in float64.
 
@@ -45,42 +58,59 @@ class PositionLoss:
     sum_T: nats at each target position.
     square_T: squared nats.
     count_T: rows that have a visual target there.
-    row_means: nats per visual token of each row.
+    sum_MN: nats of each frame of each row.
+    count_MN: visual targets of each frame of each row.
   """
 
   sum_T: np.ndarray
   square_T: np.ndarray
   count_T: np.ndarray
-  row_means: list[float]
+  sum_MN: np.ndarray
+  count_MN: np.ndarray
 
   @classmethod
   def of(cls, parts: Iterable[Sums]) -> PositionLoss:
-    """Adds up the batches of a source.
+    """Adds up the batches of a source; rows of padding count nothing.
 
     Raises:
       ValueError: there is no visual token in any of them.
     """
-    totals, row_means = None, []
+    totals, sums, counts = None, [], []
     for part in parts:
       part = {k: np.asarray(v, np.float64) for k, v in part.items()}
-      real = part["count_B"] > 0  # rows of padding count nothing
-      row_means.extend(part["sum_B"][real] / part["count_B"][real])
-      sums = np.stack([part["sum_T"], part["square_T"], part["count_T"]])
-      totals = sums if totals is None else totals + sums
-    if not row_means:
+      at_T = np.stack([part["sum_T"], part["square_T"], part["count_T"]])
+      totals = at_T if totals is None else totals + at_T
+      real = part["count_BN"].sum(1) > 0
+      sums.append(part["sum_BN"][real])
+      counts.append(part["count_BN"][real])
+    if not any(len(count) for count in counts):
       raise ValueError("no validation row has a visual token; add data")
-    return cls(*totals, row_means)
+    return cls(*totals, np.concatenate(sums), np.concatenate(counts))
 
   @property
-  def loss(self) -> float:
-    """Nats per visual token."""
-    return float(self.sum_T.sum() / self.count_T.sum())
+  def rows(self) -> int:
+    """Sequences that hold a visual target."""
+    return len(self.sum_MN)
 
-  @property
-  def loss_sem(self) -> float:
-    """Standard error over rows (sequences are the independent units)."""
-    n = len(self.row_means)
-    return float(np.std(self.row_means, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+  def mean(self, first_frame: int = 0) -> tuple[float, float]:
+    """Nats per visual token from `first_frame` (0 is the first) on.
+
+    Returns:
+      The mean over tokens and its standard error over rows, which are the
+      independent units (0 for a single row).
+
+    Raises:
+      ValueError: no row has a target there.
+    """
+    sum_M = self.sum_MN[:, first_frame:].sum(1)
+    count_M = self.count_MN[:, first_frame:].sum(1)
+    real = count_M > 0
+    n = int(real.sum())
+    if not n:
+      raise ValueError(f"no visual target in frame {first_frame} or later")
+    row_M = sum_M[real] / count_M[real]
+    sem = float(np.std(row_M, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    return float(sum_M.sum() / count_M.sum()), sem
 
   def by(self, group_T: np.ndarray) -> list[tuple[int, float, float, int]]:
     """(group, mean, standard error, tokens) of positions grouped by a number.
@@ -123,9 +153,10 @@ def scalars(
 ) -> Iterator[tuple[str, float]]:
   """(name, value) pairs for the log: loss, standard error and n a source."""
   for name, loss in losses:
-    yield f"{name}/loss", loss.loss
-    yield f"{name}/loss_sem", loss.loss_sem
-    yield f"{name}/n", len(loss.row_means)
+    mean, sem = loss.mean()
+    yield f"{name}/loss", mean
+    yield f"{name}/loss_sem", sem
+    yield f"{name}/n", loss.rows
 
 
 def tables(

@@ -7,12 +7,13 @@ weight that rises from 0 to 6.6. The bound is divided by the number of pixel
 channels, so that the weight of one token's KL is beta / (3 factor ** 2), which
 is DALL-E's beta / 192 at factor 8.
 
-Two additions, both off in the published recipe, keep a short schedule from
-collapsing to a few codes: `usage`, a penalty on the mean code distribution, and
-a start that depends on data.
+Additions, all off in the published recipe, keep a short schedule from
+collapsing to a few codes: `usage`, a penalty on the mean code distribution; a
+start that depends on data; and a k-means teacher, whose codes of the plain
+patches the encoder is asked to give while the rest is still learning.
 
 Shapes: B images, H height, W width, G grid side, V codes, C channels, P tokens
-of the whole batch.
+of the whole batch, X values of a patch (3 factor ** 2).
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from totojax.tasks import api
 from totojax.tokenizers import dvae
 
 LOSSES = ("logit_laplace", "l2")
-STARTS = ("random", "scaled", "centroids", "patches")
+STARTS = ("random", "patches")
 _USE_DECAY = 0.99  # of the running histogram: about 100 updates
-_LLOYD_STEPS = 10
+_RIDGE = 1e-5  # of the mean variance, against features that are collinear
 _SCORED = 4  # every fourth image is decoded from its hard codes for the log
 _LEAST_MSE = 1e-6  # caps one image's PSNR at 60 dB
 
@@ -48,12 +49,13 @@ class TokenizerConfig:
     tau_end: temperature after `tau_steps` updates (1 / 16).
     tau_steps: updates of the cosine between them (150,000).
     usage: weight of `log V - H(mean q)`, in nats; 0.0 in the published recipe.
-    start: the encoder's last layer at the start: "random" (published), "scaled"
-      (each code's logits centred and scaled over the start frames) or
-      "centroids" (logits are negative squared distances to k-means centroids of
-      what the layer reads for the start frames).
-    start_logit_std: standard deviation of the logits after a data-dependent
-      start.
+    start: the encoder's last layer at the start: "random" (published), or
+      "patches": a ridge regression of the k-means distances of each patch from
+      what the layer reads, over the start frames.
+    start_logit_std: standard deviation of a position's logits after "patches".
+    teacher: weight of the cross-entropy to the k-means codes at the first
+      update, in nats; 0.0 in the published recipe.
+    teacher_steps: updates over which that weight falls linearly to 0.
   """
 
   loss: str
@@ -65,7 +67,8 @@ class TokenizerConfig:
   usage: float
   start: str
   start_logit_std: float
-  decoder_first_steps: int
+  teacher: float
+  teacher_steps: int
 
   def __post_init__(self):
     for name, allowed in (("loss", LOSSES), ("start", STARTS)):
@@ -73,7 +76,7 @@ class TokenizerConfig:
         raise ValueError(
             f"tokenizer.{name} is {getattr(self, name)!r}; use one of {allowed}"
         )
-    for name in ("kl_steps", "tau_steps"):
+    for name in ("kl_steps", "tau_steps", "teacher_steps"):
       if getattr(self, name) < 1:
         raise ValueError(
             f"tokenizer.{name} is {getattr(self, name)}; use 1 or more updates"
@@ -83,6 +86,24 @@ class TokenizerConfig:
         raise ValueError(
             f"tokenizer.{name} is {getattr(self, name)}; it must be positive"
         )
+
+  @property
+  def needs_kmeans(self) -> bool:
+    """Whether training starts from k-means centres of patches."""
+    return self.start == "patches" or self.teacher > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansStart:
+  """What a start that depends on data looks at.
+
+  Attributes:
+    frames: uint8 [n, H, W, 3], on which the encoder's last layer is fitted.
+    centres_VX: k-means centres of patches, float32 in 0 to 1.
+  """
+
+  frames: np.ndarray
+  centres_VX: np.ndarray
 
 
 class TokenizerTask:
@@ -94,7 +115,7 @@ class TokenizerTask:
       model: dvae.DvaeConfig,
       config: TokenizerConfig,
       size_px: int,
-      start_frames: np.ndarray | None,
+      kmeans: KMeansStart | None,
   ):
     """A task.
 
@@ -102,23 +123,21 @@ class TokenizerTask:
       model: size of the dVAE.
       config: its training.
       size_px: side of the square training frames.
-      start_frames: uint8 [n, size_px, size_px, 3] for a start that depends on
-        data; None for the random one.
+      kmeans: given exactly where the config needs it.
 
     Raises:
-      ValueError: if the frames and the start do not go together.
+      ValueError: frames of no whole number of tokens, or `kmeans` missing.
     """
     dvae.check_sides((size_px, size_px, 3), model.factor)
-    if (config.start == "random") != (start_frames is None):
-      given = "none" if start_frames is None else len(start_frames)
+    if config.needs_kmeans != (kmeans is not None):
       raise ValueError(
-          f"tokenizer.start is {config.start!r} and {given} start frames were"
-          " given; give some for a start that depends on data, else None"
+          f"tokenizer.start {config.start!r} with teacher {config.teacher}"
+          f" {'needs' if config.needs_kmeans else 'takes no'} k-means centres"
       )
     self.model = model
     self.config = config
     self.size_px = size_px
-    self.start_frames = start_frames
+    self.kmeans = kmeans
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     shape = (batch, self.size_px, self.size_px, 3)
@@ -129,23 +148,26 @@ class TokenizerTask:
         lambda: dvae.init(self.model, jax.random.key(0))
     )
     names = {"use_V": jax.sharding.PartitionSpec(None)}
-    return api.Variables(nn.get_partition_spec(boxed), {}, names)
+    whole = jax.sharding.PartitionSpec(None, None)
+    frozen = {"centres_VX": whole} if self.kmeans else {}
+    return api.Variables(nn.get_partition_spec(boxed), frozen, names)
 
   def init(self, key: jax.Array) -> api.Variables:
     params = nn.unbox(dvae.init(self.model, key))
-    if self.start_frames is not None:
-      features = dvae.features(self.model, params, self.start_frames)
-      last = params["encoder"]["output"]
-      w_CV, last["b"] = start_output(
-          self.config.start,
+    frozen = {}
+    if self.kmeans:
+      frozen["centres_VX"] = jnp.asarray(self.kmeans.centres_VX)
+    if self.config.start == "patches":
+      features = dvae.features(self.model, params, self.kmeans.frames)
+      w_CV, b_V = distance_layer(
           features.reshape(-1, features.shape[-1]),
-          last["w"][0, 0],
-          patches(self.start_frames, self.model.factor),
+          patches(self.kmeans.frames, self.model.factor),
+          frozen["centres_VX"],
           std=self.config.start_logit_std,
       )
-      last["w"] = w_CV[None, None]
+      params["encoder"]["output"] = {"w": w_CV[None, None], "b": b_V}
     use_V = jnp.full(self.model.vocab, 1 / self.model.vocab, jnp.float32)
-    return api.Variables(params, {}, {"use_V": use_V})
+    return api.Variables(params, frozen, {"use_V": use_V})
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     values = batch["frames"].size  # 3 of a pixel
@@ -154,6 +176,7 @@ class TokenizerTask:
         "reconstruction": jnp.float32(values),
         "kl": jnp.float32(tokens),
         "usage": jnp.float32(tokens),
+        "teacher": jnp.float32(tokens),
     }
 
   def loss(
@@ -175,11 +198,6 @@ class TokenizerTask:
     model, config = self.model, self.config
     frames_BHWC = batch["frames"]
     logits_BGGV = dvae.logits(model, params, frames_BHWC)
-    logits_BGGV = jnp.where(
-        step < config.decoder_first_steps,
-        jax.lax.stop_gradient(logits_BGGV),
-        logits_BGGV,
-    )
     log_q_BGGV = jax.nn.log_softmax(logits_BGGV)
     noise_BGGV = jax.random.gumbel(key, logits_BGGV.shape)
     tau = self.temperature(step)
@@ -197,6 +215,16 @@ class TokenizerTask:
         "kl": api.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
         "usage": api.LossTerm(tokens * unused, config.usage),
     }
+    if self.config.teacher > 0:
+      taught_BGG = nearest_patch(
+          frames_BHWC, rest.frozen["centres_VX"], model.factor
+      )
+      log_q_BGG = jnp.take_along_axis(
+          log_q_BGGV, taught_BGG[..., None], axis=-1
+      )[..., 0]
+      terms["teacher"] = api.LossTerm(
+          -jnp.sum(log_q_BGG), self.teacher_coefficient(step)
+      )
     hard_BGG = jnp.argmax(logits_BGGV, axis=-1)
     metrics, use_V = self._metrics(
         jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats
@@ -220,6 +248,11 @@ class TokenizerTask:
     """Weight of one token's KL in the loss per pixel channel."""
     risen = jnp.clip(step / self.config.kl_steps, 0.0, 1.0)
     return self.config.kl * risen / (3 * self.model.factor**2)
+
+  def teacher_coefficient(self, step: jax.Array) -> jax.Array:
+    """Weight of the teacher at an update, falling linearly to 0."""
+    left = jnp.clip(1 - step / self.config.teacher_steps, 0.0, 1.0)
+    return self.config.teacher * left
 
   def _metrics(
       self,
@@ -266,69 +299,52 @@ def reconstruction_loss(
   return jnp.sum(area + jnp.abs(logit - mu_BHWC) * jnp.exp(-log_b_BHWC))
 
 
-def start_output(
-    kind: str, features_PC: jax.Array, w_CV: jax.Array, patches_PX: jax.Array, *, std: float
+def distance_layer(
+    features_PC: jax.Array,
+    patches_PX: jax.Array,
+    centres_VX: jax.Array,
+    *,
+    std: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """The encoder's last layer (w [C, V], b [V]) from what it reads.
+  """The encoder's last layer (w [C, V], b [V]) that is nearest to k-means.
 
-  "scaled" keeps its directions and gives every code's logit mean 0 and standard
-  deviation `std` over the positions. "centroids" replaces it by k-means: logits
-  `-s |h - c_v| ** 2` up to what is the same for all codes, with s so that the
-  logits of a position have standard deviation `std` on average.
-
-  Raises:
-    ValueError: if there are fewer positions than codes.
+  Logits are `s (x . c_v - |c_v| ** 2 / 2)`, up to what is the same for all codes
+  the negative squared distance of a patch x to each centre, with x regressed
+  from the features; s makes the standard deviation of a position's logits
+  `std` on average.
   """
-  positions, vocab = len(features_PC), w_CV.shape[1]
-  if positions < vocab:
-    raise ValueError(
-        f"the start frames have {positions} tokens for {vocab} codes; give more"
-        " start frames"
-    )
-  if kind == "scaled":
-    logits_PV = features_PC @ w_CV
-    scale_V = std / (jnp.std(logits_PV, axis=0) + 1e-6)
-    return w_CV * scale_V, -jnp.mean(logits_PV, axis=0) * scale_V
-  if kind == "patches":
-    centres_VX = _centroids(patches_PX, vocab)
-    mean_C = jnp.mean(features_PC, axis=0)
-    shifted_PC = features_PC - mean_C
-    mean_X = jnp.mean(patches_PX, axis=0)
-    gram_CC = shifted_PC.T @ shifted_PC
-    ridge = 1e-5 * jnp.trace(gram_CC) / len(gram_CC)
-    map_CX = jnp.linalg.solve(gram_CC + ridge * jnp.eye(len(gram_CC)), shifted_PC.T @ (patches_PX - mean_X))
-    w_CV = map_CX @ centres_VX.T
-    b_V = (mean_X - mean_C @ map_CX) @ centres_VX.T - 0.5 * jnp.sum(centres_VX**2, axis=1)
-    b_V -= jnp.mean(b_V)
-    scale = std / jnp.mean(jnp.std(features_PC @ w_CV + b_V, axis=1))
-    return w_CV * scale, b_V * scale
-  centres_VC = _centroids(features_PC, vocab)
-  w_CV, b_V = centres_VC.T, -0.5 * jnp.sum(centres_VC**2, axis=1)
+  mean_C, mean_X = jnp.mean(features_PC, axis=0), jnp.mean(patches_PX, axis=0)
+  shifted_PC = features_PC - mean_C
+  gram_CC = shifted_PC.T @ shifted_PC
+  ridge = _RIDGE * jnp.trace(gram_CC) / len(gram_CC)
+  map_CX = jnp.linalg.solve(
+      gram_CC + ridge * jnp.eye(len(gram_CC)),
+      shifted_PC.T @ (patches_PX - mean_X),
+  )
+  w_CV = map_CX @ centres_VX.T
+  norm_V = 0.5 * jnp.sum(centres_VX**2, axis=1)
+  b_V = (mean_X - mean_C @ map_CX) @ centres_VX.T - norm_V
   scale = std / jnp.mean(jnp.std(features_PC @ w_CV + b_V, axis=1))
-  return w_CV * scale, b_V * scale
+  return w_CV * scale, (b_V - jnp.mean(b_V)) * scale
 
 
 def patches(frames_BHWC: jax.Array, side: int) -> jax.Array:
-  """Patches of uint8 frames as rows, 0 to 1: [B * G * G, side * side * 3]."""
+  """Patches of uint8 frames as rows, 0 to 1: [B G G, 3 side ** 2]."""
   batch, height, width, _ = frames_BHWC.shape
   unit = jnp.asarray(frames_BHWC, jnp.float32) / 255.0
   cut = unit.reshape(batch, height // side, side, width // side, side, 3)
   return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * 3)
 
 
-def _centroids(features_PC: jax.Array, count: int) -> jax.Array:
-  """k-means by Lloyd's steps from evenly spaced positions; [count, C]."""
-  spaced = jnp.arange(count) * (len(features_PC) // count)
-
-  def step(centres_VC, _):
-    score_PV = features_PC @ centres_VC.T - 0.5 * jnp.sum(centres_VC**2, axis=1)
-    nearest_P = jnp.argmax(score_PV, axis=1)
-    total_VC = jax.ops.segment_sum(features_PC, nearest_P, count)
-    members_V1 = jnp.bincount(nearest_P, length=count)[:, None]
-    mean_VC = total_VC / jnp.maximum(members_V1, 1)
-    return jnp.where(members_V1 > 0, mean_VC, centres_VC), None
-
-  return jax.lax.scan(step, features_PC[spaced], length=_LLOYD_STEPS)[0]
+def nearest_patch(
+    frames_BHWC: jax.Array, centres_VX: jax.Array, side: int
+) -> jax.Array:
+  """int32 [B, G, G]: the k-means code of each patch."""
+  batch, height, width, _ = frames_BHWC.shape
+  score_PV = patches(frames_BHWC, side) @ centres_VX.T
+  score_PV -= 0.5 * jnp.sum(centres_VX**2, axis=1)
+  shape = (batch, height // side, width // side)
+  return jnp.argmax(score_PV, axis=-1).astype(jnp.int32).reshape(shape)
 
 
 def _entropy(share_V: jax.Array) -> jax.Array:

@@ -1,0 +1,264 @@
+"""Every file in configs/: it loads, it is whole, and, shrunk, it trains."""
+
+import json
+import math
+
+from absl import flags
+from etils import epath
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import config_flags, ConfigDict
+import numpy as np
+import pytest
+
+import runs
+import stores
+from totojax import checkpoint
+from totojax import defaults
+from totojax import jobs
+from totojax import logs
+from totojax import sequence
+from totojax import sharding
+from totojax import train
+from totojax.build import parts
+from totojax.build import tokenizer as build_tokenizer
+from totojax.build.typed import typed
+from totojax.data import manifests
+from totojax.data import shards
+from totojax.data import synthetic
+from totojax.optim import adamw
+from totojax.tasks import tokenizer as tokenizer_task
+
+CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
+SIDE_PX = 8
+
+
+def load(path, *words) -> ConfigDict:
+  """A config file as the command line reads it."""
+  values, argv = flags.FlagValues(), ["totojax", f"--config={path}", *words]
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  values(argv)
+  return values.config
+
+
+def name_of(path):
+  return str(path.relative_to(runs.ROOT))
+
+
+def parts_of(config):
+  """(name, config) of the runs that a config is made of."""
+  if config["run"] != "chain":
+    return [("", config)]
+  return [(name, config["stages"][name]) for name in config["order"]]
+
+
+def of_job(job):
+  """Every config, or stage of one, that runs `job`."""
+  return [
+      pytest.param(path, name, id=f"{path.stem}-{name}".strip("-"))
+      for path in CONFIGS
+      for name, part in parts_of(load(path))
+      if part["run"] == job
+  ]
+
+
+def part(path, name):
+  return dict(parts_of(load(path).to_dict()))[name]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_it_loads_and_its_jobs_are_known(path):
+  config = load(path)
+  assert isinstance(config, ConfigDict)
+  json.dumps(config.to_dict())  # config.json can hold it
+  if config["run"] == "chain":
+    assert sorted(config["order"]) == sorted(config["stages"])
+  for name, one in parts_of(config):
+    assert one["run"] in jobs.JOBS, name
+  told = path.read_text().split('"""')[1]
+  assert f"--config={name_of(path)}" in told  # the command that runs it
+
+
+def test_there_is_a_config_for_every_kind_of_training():
+  assert len(CONFIGS) >= 6
+  assert len(of_job("pretrain")) >= 5 and of_job("tokenizer")
+
+
+def same_keys(config, reference, name=""):
+  """Names of keys that only one of the two has; empty sections hold any."""
+  lines = []
+  for key in config.keys() | reference.keys():
+    if key not in config or key not in reference:
+      lines.append(f"{name}{key}")
+    elif isinstance(reference[key], dict) and reference[key]:
+      lines += same_keys(config[key], reference[key], f"{name}{key}.")
+  return lines
+
+
+@pytest.mark.parametrize("path, name", of_job("pretrain"))
+def test_pretraining_is_whole_at_full_size(path, name):
+  """Every section makes its typed part, and no key is left over."""
+  config = part(path, name)
+  model = parts.model(config)
+  assert model.spec.context == config["sequence"]["context"]
+  batch, rest = divmod(config["train"]["batch_tokens"], model.spec.context)
+  assert batch and not rest
+  steps = config["train"]["total_tokens"] // config["train"]["batch_tokens"]
+  optim = typed(adamw.AdamWConfig, config["optim"], "optim")
+  assert optim.warmup_steps < steps
+  typed(sharding.MeshConfig, config["mesh"], "mesh")
+  typed(train.Every, config["every"], "every")
+  typed(checkpoint.CheckpointConfig, config["checkpoint"], "checkpoint")
+  reference = defaults.pretrain("tiny").to_dict()
+  assert set(same_keys(config, reference)) <= {"data.root"}
+
+
+@pytest.mark.parametrize("path, name", of_job("tokenizer"))
+def test_a_tokenizer_is_whole_at_full_size(path, name):
+  config = part(path, name)
+  build_tokenizer.amount(config)
+  build_tokenizer.shape(config)
+  typed(tokenizer_task.TokenizerConfig, config["objective"], "objective")
+  assert same_keys(config, defaults.tokenizer().to_dict()) == []
+
+
+def test_one_key_moves_all_the_stores_of_the_paper():
+  config = load(CONFIGS[0].parent / "1b.py", "--config.data.root=gs://b/t")
+  paths = {name: source.path for name, source in config.data.train.items()}
+  assert paths == {
+      "imagenet": "gs://b/t/imagenet",
+      "ego4d": "gs://b/t/ego4d",
+      "kinetics600": "gs://b/t/kinetics600",
+      "howto100m": "gs://b/t/howto100m",
+  }
+  assert config.data.validation.kinetics400 == "gs://b/t/kinetics400_val"
+  # Section 3.3: 20 % images, 10 % Ego4D, 10 % Kinetics, 60 % HowTo100M.
+  weights = {name: source.weight for name, source in config.data.train.items()}
+  assert weights == dict(
+      imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6
+  )
+
+
+def images(path) -> str:
+  """A store of 64 images."""
+  writer = shards.Writer(
+      path,
+      manifests.new(
+          kind="image",
+          fields=(manifests.token_field(frames=1, grid=stores.GRID),),
+          tokenizer="0123456789abcdef", vocab=stores.VOCAB, grid=stores.GRID,
+          frames=1, size_px=16, stride_frames=0, fps=0.0, crops=1,
+          labels=False, ids=True, classes=(), records_per_shard=64, info={},
+      ),
+  )  # fmt: skip
+  codes = stores.codes(64, seed=3)[:, 0].astype(np.uint16)
+  names = [f"image/{i}" for i in range(64)]
+  writer.append({"codes": codes}, labels=None, ids=names, cursor=64)
+  writer.close()
+  return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Small stores: tokens of videos and of images, and 8 + 8 rendered clips."""
+  root = tmp_path_factory.mktemp("stores")
+  config = defaults.render(train=8, val=8).to_dict()
+  config["scene"] |= dict(frames=4, size_px=SIDE_PX)
+  assert jobs.run(config, epath.Path(root / "clips"), lambda step: False)
+  return {
+      "video": stores.write(root / "train", records=32, seed=0, prefix="t"),
+      "image": images(root / "images"),
+      "validation": stores.write(root / "val", records=8, seed=1, prefix="v"),
+      "pixels": str(root / "clips" / "train"),
+      "held_out_pixels": str(root / "clips" / "val"),
+  }
+
+
+def tiny(config, data):
+  """The config of a training run, small enough for two steps in a test.
+
+  What is computed and how stays as it is; sizes, amounts and stores change.
+  """
+  config = ConfigDict(config)
+  config.every = defaults.every(log=1, evaluate=2, checkpoint=2)
+  config.optim.warmup_steps = min(config.optim.warmup_steps, 1)
+  if config.run == "pretrain":
+    config.model.update(width=16, depth=1, heads=2, mlp_dim=32)
+    config.sequence.update(
+        vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
+    )
+    config.compute.dtype = "float32"
+    config.train.update(batch_tokens=8 * 16, total_tokens=2 * 8 * 16.0)
+    for name, source in config.data.train.items():
+      source.path = data["image" if name == "imagenet" else "video"]
+    for name in config.data.validation:
+      config.data.validation[name] = data["validation"]
+    config.validation.rows = 8
+  else:
+    config.weights = "train"
+    config.dvae.update(vocab=16, hidden=4, groups=2, blocks=1, decoder_init=4)
+    config.train.update(
+        steps=2, batch_frames=8, start_frames=4, score_frames=8,
+        least_used_frac=0.0,
+    )  # fmt: skip
+    config.data.train = {"clips": defaults.source(data["pixels"], 1.0)}
+    config.data.validation = {"clips": data["held_out_pixels"]}
+  return config.to_dict()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  """Shrunk configs mostly differ in numbers: one program serves them all."""
+  before = jax.config.jax_persistent_cache_min_compile_time_secs
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update(
+      "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs"))
+  )
+  compilation_cache.reset_cache()
+  yield
+  jax.config.update("jax_compilation_cache_dir", None)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+  compilation_cache.reset_cache()
+
+
+def two_steps(config, workdir):
+  """Rows of metrics.jsonl of a finished run."""
+  workdir = epath.Path(workdir)
+  logs.check_config(workdir, config, allow_change=False)
+  assert jobs.run(config, workdir, lambda step: False)
+  rows = runs.metrics(workdir)
+  for row in rows:
+    assert all(x is not None and math.isfinite(x)
+               for x in row.values() if not isinstance(x, str)), row  # fmt: skip
+  assert [row["step"] for row in rows if row["kind"] == "train"] == [1, 2]
+  assert checkpoint.latest_step(workdir / "checkpoints") == 2
+  return rows
+
+
+@pytest.mark.parametrize("path, name", of_job("pretrain"))
+def test_pretraining_takes_two_steps(path, name, data, tmp_path):
+  rows = two_steps(tiny(part(path, name), data), tmp_path)
+  assert [row["step"] for row in rows if row["kind"] == "eval"] == [0, 2]
+  # A fresh model knows nothing: log of the 64 tokens.
+  assert rows[1]["loss"] == pytest.approx(math.log(64), rel=0.02)
+  manifest = json.loads((tmp_path / "manifest.json").read_text())
+  assert manifest["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+  vocab = stores.VOCAB + sequence.SPECIALS
+  matrices = 4 * 16**2 + 3 * 16 * 32
+  assert manifest["parameters"] == vocab * 16 + matrices + 3 * 16
+
+
+@pytest.mark.parametrize("path, name", of_job("tokenizer"))
+def test_a_tokenizer_takes_two_steps(path, name, data, tmp_path):
+  rows = two_steps(tiny(part(path, name), data), tmp_path)
+  last = [row for row in rows if row["kind"] == "eval"][-1]
+  assert last["step"] == 2 and 1 <= last["codes_used"] <= 16
+  assert (tmp_path / "tokenizer.safetensors").exists()
+
+
+def test_a_nan_would_be_seen(data, tmp_path):
+  config = tiny(part(runs.ROOT / "configs" / "smoke.py", ""), data)
+  config["optim"] |= dict(lr=1e30, clip_norm=1e9)
+  with pytest.raises(train.NotFinite, match="param_norm of step 1 is inf"):
+    two_steps(config, tmp_path)
+  assert checkpoint.latest_step(tmp_path / "checkpoints") is None

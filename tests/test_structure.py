@@ -1,0 +1,267 @@
+"""The shape of the project: ranks, names, optional imports, the entry point."""
+
+import ast
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import runs
+
+PACKAGE = runs.ROOT / "totojax"
+
+# Folders and files of the package: one imports only lower ranks, or its own
+# folder. `analysis` reads run directories only, so it stands by itself at the
+# bottom and may be called by whoever runs jobs.
+RANKS = {
+    "sequence": 0, "tree": 0, "flops": 0, "defaults": 0, "progress": 0,
+    "models": 1, "tokenizers": 1, "data": 1, "optim": 1, "sharding": 1,
+    "tasks": 2, "step": 2.1, "generate": 2.1, "checkpoint": 2.2, "logs": 2,
+    "evals": 3, "train": 3,
+    "build": 4,
+    "sweep": 5, "evaluate": 5, "pixels": 5, "pretokenize": 5, "validate": 5,
+    "export": 5, "aot": 5, "bench": 5,
+    "jobs": 5.5,
+    "chain": 5.6,
+    "main": 6,
+    "analysis": 4.9,
+}  # fmt: skip
+ALONE = {"analysis"}
+
+# Distribution -> the extra that brings it.
+OPTIONAL = {"av": "data", "skimage": "data", "torch": "", "transformers": ""}
+
+
+def files(package):
+  return sorted(package.rglob("*.py"))
+
+
+def part_of(path, package):
+  """The folder or file of the table that a path belongs to."""
+  return path.relative_to(package).with_suffix("").parts[0]
+
+
+def imports(tree):
+  """(module, name or None, node) of everything that a file imports."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      for alias in node.names:
+        yield alias.name, None, node
+    elif isinstance(node, ast.ImportFrom):
+      module = "." * node.level + (node.module or "")
+      for alias in node.names:
+        yield module, alias.name, node
+
+
+def rank_violations(package):
+  """One line for each import of a part that is not lower."""
+  found = []
+  for path in files(package):
+    part = part_of(path, package)
+    if part == "__init__":
+      part = None
+    elif part not in RANKS:
+      found.append(f"{path.relative_to(package)} has no rank; give it one")
+      continue
+    for module, name, _ in imports(ast.parse(path.read_text())):
+      if module.startswith("."):
+        found.append(f"{path.relative_to(package)} imports {module} relatively")
+      words = [*module.split("."), *([name] if name else [])]
+      if words[0] != "totojax" or len(words) < 2:
+        continue
+      target = words[1]
+      own_folder = target == part and path.parent != package
+      if own_folder:
+        continue
+      if part is None or part in ALONE or RANKS.get(target, 99) >= RANKS[part]:
+        found.append(f"{path.relative_to(package)} imports {'.'.join(words)}")
+  return found
+
+
+def test_files_import_only_lower_ranks():
+  assert rank_violations(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "file, line, told",
+    [
+        ("tree.py", "from totojax import sharding", "totojax.sharding"),
+        ("models/trunk.py", "from totojax.data import stream", "totojax.data"),
+        ("train.py", "from totojax.evals import val_loss", "totojax.evals"),
+        ("train.py", "import totojax.build.parts", "totojax.build"),
+        ("logs.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
+        ("analysis/plots.py", "from totojax import tree", "totojax.tree"),
+        ("models/llama.py", "from . import layers", "relatively"),
+        ("newpart/file.py", "", "no rank"),
+        ("__init__.py", "from totojax import main", "totojax.main"),
+    ],
+)
+def test_a_planted_import_is_found(tmp_path, file, line, told):
+  path = tmp_path / "totojax" / file
+  path.parent.mkdir(parents=True)
+  path.write_text(line)
+  (violation,) = rank_violations(tmp_path / "totojax")
+  assert file in violation and told in violation
+  # Control: what is allowed is not found.
+  path.write_text("import jax")
+  if "newpart" not in file:
+    assert rank_violations(tmp_path / "totojax") == []
+
+
+def test_a_file_may_import_its_own_folder_and_below(tmp_path):
+  path = tmp_path / "totojax" / "models" / "trunk.py"
+  path.parent.mkdir(parents=True)
+  path.write_text(
+      "from totojax.models import layers\nfrom totojax import sequence\n"
+  )
+  assert rank_violations(tmp_path / "totojax") == []
+
+
+PYTHON = [
+    path
+    for root in ("totojax", "configs", "tests", "launch", "colab")
+    for path in files(runs.ROOT / root)
+]
+
+
+def test_every_file_compiles():
+  assert len(PYTHON) > 50
+  for path in PYTHON:
+    compile(path.read_text(), str(path), "exec")
+
+
+def test_no_file_is_a_drawer():
+  vague = {"utils", "util", "common", "helpers", "helper", "misc", "base_utils"}
+  allowed = {runs.ROOT / "configs" / "base.py"}
+  for path in PYTHON:
+    names = {*path.relative_to(runs.ROOT).parts[:-1], path.stem}
+    assert not names & vague or path in allowed, path
+
+
+def test_no_folder_is_without_its_init():
+  for path in files(PACKAGE):
+    assert (path.parent / "__init__.py").exists(), path.parent
+
+
+def optional_imports(package):
+  """distribution -> [(file, whether at its top level)]."""
+  found = {}
+  for path in files(package):
+    tree = ast.parse(path.read_text())
+    top = set(map(id, tree.body))
+    for module, _, node in imports(tree):
+      name = module.split(".")[0]
+      if name in OPTIONAL:
+        where = str(path.relative_to(package))
+        found.setdefault(name, set()).add((where, id(node) in top))
+  return found
+
+
+def test_optional_dependencies_have_one_lazy_place_each():
+  found = optional_imports(PACKAGE)
+  assert "av" in found  # or this test looks at nothing
+  for name, places in found.items():
+    assert len(places) == 1, (name, places)
+    ((file, at_top),) = places
+    assert not at_top, f"{file} imports {name} at its top level"
+    if OPTIONAL[name]:  # and its absence names the extra
+      assert f"totojax[{OPTIONAL[name]}]" in (PACKAGE / file).read_text()
+
+
+def test_an_eager_or_second_optional_import_is_found(tmp_path):
+  (tmp_path / "a.py").write_text("def f():\n  import av.video\n")
+  (tmp_path / "b.py").write_text("from av import open\nimport torch\n")
+  assert optional_imports(tmp_path) == {
+      "av": {("a.py", False), ("b.py", True)}, "torch": {("b.py", True)},
+  }  # fmt: skip
+
+
+def python(code):
+  """What a fresh interpreter prints."""
+  result = subprocess.run(
+      [sys.executable, "-c", code], env=runs.environment(), cwd=runs.ROOT,
+      capture_output=True, text=True, timeout=240, check=False,
+  )  # fmt: skip
+  assert result.returncode == 0, result.stderr
+  return result.stdout
+
+
+@pytest.mark.slow
+def test_importing_everything_does_nothing(tmp_path):
+  """No backend of jax starts, no random state moves, no file appears."""
+  modules = [
+      ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
+      for path in files(PACKAGE)
+  ]
+  modules = [name.removesuffix(".__init__") for name in modules]
+  before = {p for p in runs.ROOT.iterdir()}
+  printed = python(f"""
+import importlib, signal, sys
+import flax, jax
+import numpy as np
+state = np.random.get_state()[1].tolist()
+handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+for name in {modules!r}:
+  importlib.import_module(name)
+from jax._src import xla_bridge
+assert xla_bridge._backends == {{}}, xla_bridge._backends
+assert np.random.get_state()[1].tolist() == state
+assert handlers == [
+    signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+# (TensorBoard's writer loads torch where there is one.)
+loaded = {set(OPTIONAL) - {'torch'}!r} & set(sys.modules)
+assert not loaded, loaded
+jax.devices()
+assert xla_bridge._backends, "the check above would see nothing"
+print("imported", len({modules!r}))
+""")
+  assert printed == f"imported {len(modules)}\n"
+  assert {p for p in runs.ROOT.iterdir()} == before
+
+
+def main(*words, code):
+  return runs.finish(
+      runs.start([sys.executable, "-m", "totojax.main", *words]), code=code
+  )
+
+
+@pytest.mark.slow
+def test_help():
+  output = main("--help", code=0)
+  assert "--config" in output and "--workdir" in output
+  assert "configs/demo.py" in output and "Traceback" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "word, right",
+    [
+        ("--config.optim.lrr=0.1", "lr"),  # a key
+        ("--config.optm.lr=0.1", "optim"),  # a section
+        ("--config.optim.warmup_step=3", "warmup_steps"),
+        ("--config.model.width.x=3", "width"),  # a key below a number
+    ],
+)
+def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path, word, right):
+  workdir = tmp_path / "run"
+  output = main(
+      "--config=configs/smoke.py", f"--workdir={workdir}", word, code=1
+  )
+  assert "Traceback" not in output
+  told = output.strip().splitlines()[-1]
+  assert told.startswith("totojax: ") and re.search(rf"\b{right}\b", told), told
+  assert not workdir.exists()
+
+
+@pytest.mark.slow
+def test_what_is_missing_or_wrong_is_one_line(tmp_path):
+  for words, told in (
+      ([], "--config is missing"),
+      (["--config=configs/nothing.py"], "configs/demo.py"),  # what there is
+      (["--config=configs/smoke.py", "word"], "flags begin with --"),
+  ):
+    output = main(*words, f"--workdir={tmp_path / 'run'}", code=1)
+    assert told in output and "Traceback" not in output
+  assert not (tmp_path / "run").exists()

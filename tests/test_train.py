@@ -1,0 +1,239 @@
+"""The loop, on a task of three numbers: what it writes, owes and refuses."""
+
+import dataclasses
+import functools
+import json
+import weakref
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+import runs
+from totojax import checkpoint
+from totojax import logs
+from totojax import sharding
+from totojax import step as step_lib
+from totojax import train
+from totojax.optim import adamw
+from totojax.tasks import api
+
+STEPS, POISON = 8, -1.0
+
+
+class Line:
+  """Fits w to the rows; a row of -1 has a loss of 0 and a gradient of NaN."""
+
+  def batch_spec(self, batch):
+    return {"x": jax.ShapeDtypeStruct((batch, 3), jnp.float32)}
+
+  def axes(self):
+    return api.Variables({"w": P(None)}, {"shift": P()}, {})
+
+  def init(self, key):
+    w = jax.random.normal(key, (3,))
+    return api.Variables({"w": w}, {"shift": jnp.float32(0.5)}, {})
+
+  def weights(self, batch):
+    return {"square": jnp.float32(len(batch["x"]))}
+
+  def loss(self, params, rest, batch, *, step, key):
+    error = batch["x"] - params["w"] - rest.frozen["shift"]
+    nan_gradient = jnp.sqrt(jnp.sum((batch["x"] - POISON) ** 2 * params["w"]**2))
+    total = jnp.sum(error**2)
+    poisoned = jnp.all(batch["x"] == POISON)
+    total += jnp.where(poisoned, nan_gradient, 0.0)
+    return {"square": api.LossTerm(total, 1.0)}, rest.stats, {}
+
+
+def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
+  """A run of `Line` on all eight devices."""
+  task = Line()
+  optim = adamw.AdamWConfig(
+      lr=lr, warmup_steps=2, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
+      weight_decay=decay, clip_norm=1e9,
+  )  # fmt: skip
+  tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
+  rules = sharding.ShardingRules()
+  placed, shapes = step_lib.state_shardings(task, tx, mesh=mesh, rules=rules)
+
+  def rate(opt_state, update):
+    return adamw.learning_rate(optim, opt_state, update=update, steps=STEPS)
+
+  def batches(start):
+    for step in range(start + 1, STEPS + 1):
+      x = np.random.default_rng(step).normal(size=(8, 3)).astype(np.float32)
+      yield {"x": np.full_like(x, POISON) if step == poison else x}
+
+  def evaluate(state):
+    yield "w", float(state.params["w"][0])
+
+  step_fn = functools.partial(
+      step_lib.train_step, task=task, tx=tx, rate=rate, seed=0, microbatches=1
+  )
+  init = functools.partial(step_lib.init_state, task, tx)
+  return train.Run(
+      init=lambda: jax.jit(init, out_shardings=placed)(jax.random.key(0)),
+      step_fn=step_lib.jit_step(
+          step_fn, shardings=placed, mesh=mesh, rules=rules
+      ),
+      batches=batches,
+      batch_sharding=sharding.batch_sharding(mesh, rules),
+      shapes=shapes,
+      shardings=placed,
+      steps=STEPS,
+      every=train.Every(
+          **(dict(log_steps=1, eval_steps=3, checkpoint_steps=2) | every)
+      ),
+      evals={"line": evaluate} if evals else {},
+      checkpoint=checkpoint.CheckpointConfig(keep=2, keep_every_steps=0),
+      meta={},
+      config={"lr": lr},
+      facts={},
+      clock=lambda: logs.Clock(
+          tokens_per_step=8, flops_per_token=0.0, devices=1, device_kind="cpu"
+      ),
+  )
+
+
+def fit(run, workdir, stop_at=None):
+  return train.fit(
+      run, epath.Path(workdir), interrupted=lambda step: step == stop_at
+  )
+
+
+def steps_of(workdir, kind):
+  return [r["step"] for r in runs.metrics(workdir) if r["kind"] == kind]
+
+
+def row_of(workdir, step, kind="train"):
+  (row,) = [
+      row for row in runs.metrics(workdir)
+      if (row["step"], row["kind"]) == (step, kind)
+  ]  # fmt: skip
+  return row
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """The run that nothing stopped."""
+  workdir = tmp_path_factory.mktemp("whole")
+  state, finished = fit(make(), workdir)
+  assert finished and int(state.step) == STEPS
+  return workdir
+
+
+def test_what_is_due_when(whole):
+  assert steps_of(whole, "train") == [1, 2, 3, 4, 5, 6, 7, 8]
+  # Every third step, before the first, and after the last.
+  assert steps_of(whole, "eval") == [0, 3, 6, 8]
+  kept = sorted(p.name for p in (whole / "checkpoints").iterdir())
+  assert kept == ["6", "8"]
+
+
+def test_an_evaluation_sees_the_parameters_after_its_step(whole):
+  saved = runs.checkpoint(whole, 6)
+  (w,) = [v for k, v in saved.items() if k == "['params']['w']"]
+  assert row_of(whole, 6, "eval")["line/w"] == float(w[0])
+  norm = row_of(whole, 6)["param_norm"]
+  assert norm == pytest.approx(float(np.linalg.norm(w)), rel=1e-6)
+
+
+def test_every_logged_rate_counts_a_step(whole):
+  """Also where a step is read at once, because it is evaluated or saved."""
+  lines = (whole / "metrics.jsonl").read_text().splitlines()
+  for row in map(json.loads, lines):
+    if row["kind"] == "train":
+      assert row["wall"]["tokens_per_s"] > 0, row
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 6])
+def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stop_at):
+  _, finished = fit(make(), tmp_path, stop_at)
+  assert not finished
+  assert checkpoint.latest_step(tmp_path / "checkpoints") == stop_at
+  state, finished = fit(make(), tmp_path)
+  assert finished and float(state.frozen["shift"]) == 0.5
+  assert runs.metrics(tmp_path) == runs.metrics(whole)
+  runs.assert_same(runs.checkpoint(tmp_path, 8), runs.checkpoint(whole, 8))
+
+
+def test_stopped_at_the_last_step_the_evaluation_is_owed(whole, tmp_path):
+  _, finished = fit(make(), tmp_path, stop_at=STEPS)
+  assert not finished and steps_of(tmp_path, "eval") == [0, 3, 6]
+  _, finished = fit(make(), tmp_path)
+  assert finished
+  assert runs.metrics(tmp_path) == runs.metrics(whole)
+  # A finished run changes no more.
+  _, finished = fit(make(), tmp_path)
+  assert finished and runs.metrics(tmp_path) == runs.metrics(whole)
+
+
+def test_a_changed_config_is_used_after_resuming(whole, tmp_path):
+  """Rate and decay live in the optimiser's state, but are the config's."""
+  fit(make(), tmp_path, stop_at=4)
+  state, _ = fit(make(lr=0.02, decay=0.3), tmp_path)
+  for step in (4, 5, 8):
+    factor = 1.0 if step == 4 else 0.2
+    expected = factor * row_of(whole, step)["lr"]
+    assert row_of(tmp_path, step)["lr"] == pytest.approx(expected)
+  hyperparams = state.opt_state.hyperparams
+  assert float(hyperparams["peak_lr"]) == pytest.approx(0.02)
+  assert float(hyperparams["weight_decay"]) == pytest.approx(0.3)
+
+
+def test_two_states_are_never_held_at_once(whole, tmp_path, monkeypatch):
+  fit(make(), tmp_path, stop_at=4)
+  run, fresh = make(), []
+
+  def init(init=run.init):
+    state = init()
+    fresh.extend(weakref.ref(x) for x in jax.tree.leaves(state.params))
+    return state
+
+  restore = checkpoint.Checkpoints.restore
+
+  def watched(self, shapes, shardings):
+    assert fresh and all(ref() is None for ref in fresh)
+    return restore(self, shapes, shardings)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "restore", watched)
+  fit(dataclasses.replace(run, init=init), tmp_path)
+  assert runs.metrics(tmp_path) == runs.metrics(whole)
+
+
+@pytest.mark.parametrize("log_steps", [1, 8])
+def test_a_gradient_that_is_nan_is_not_saved(tmp_path, log_steps):
+  """Its loss is finite; the parameters after it are not."""
+  run = make(poison=4, log_steps=log_steps)
+  with pytest.raises(train.NotFinite, match="param_norm of step 4 is nan"):
+    fit(run, tmp_path)
+  assert checkpoint.latest_step(tmp_path / "checkpoints") == 2
+  assert max(row["step"] for row in runs.metrics(tmp_path)) < 4
+  # With other data the run goes on from there.
+  _, finished = fit(make(), tmp_path)
+  assert finished
+
+
+def test_a_loss_that_is_nan_stops(tmp_path):
+  good = make()
+
+  def batches(start):
+    for step, batch in enumerate(good.batches(start), start + 1):
+      yield {"x": np.where(step == 5, np.float32(np.nan), batch["x"])}
+
+  run = dataclasses.replace(good, batches=batches)
+  with pytest.raises(train.NotFinite, match="the loss of step 5 is nan; .* 4 "):
+    fit(run, tmp_path)
+  assert checkpoint.latest_step(tmp_path / "checkpoints") == 4
+
+
+def test_without_evaluations(tmp_path):
+  _, finished = fit(make(evals=False), tmp_path, stop_at=STEPS)
+  assert not finished
+  _, finished = fit(make(evals=False), tmp_path)
+  assert finished and steps_of(tmp_path, "eval") == []

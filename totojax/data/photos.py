@@ -1,0 +1,86 @@
+"""Crops of a few photographs that scikit-image ships (the `data` extra).
+
+All five are in the public domain or under CC0, as scikit-image documents them:
+astronaut, rocket and Hubble deep field (NASA), coffee and the cat Chelsea
+(CC0). They show a tokenizer that is trained mostly on renderings what real
+colours and textures look like.
+
+Shapes: R pixels of a side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+TRAIN = ("astronaut", "chelsea", "coffee", "hubble_deep_field")
+HELD_OUT = ("rocket",)
+
+
+@dataclasses.dataclass(frozen=True)
+class CropSpec:
+  """Which crops are taken.
+
+  Attributes:
+    size_px: side of a crop after resizing (R).
+    least_px: smallest side that is cut out of a photograph.
+    most_px: largest one; both at the photograph's own resolution.
+  """
+
+  size_px: int
+  least_px: int
+  most_px: int
+
+  def __post_init__(self):
+    if not self.size_px <= self.least_px <= self.most_px:
+      raise ValueError(
+          f"crops of {self.least_px} to {self.most_px} pixels for frames of"
+          f" {self.size_px}: sides must grow in that order, so that nothing is"
+          " enlarged"
+      )
+
+
+def load(name: str) -> np.ndarray:
+  """uint8 [height, width, 3].
+
+  Raises:
+    ImportError: scikit-image is missing.
+  """
+  try:
+    from skimage import data
+  except ImportError as error:
+    raise ImportError(
+        "photographs come with scikit-image; install it with: pip install"
+        ' "totojax[data]"'
+    ) from error
+  images = {
+      "astronaut": data.astronaut,
+      "chelsea": data.chelsea,
+      "coffee": data.coffee,
+      "hubble_deep_field": data.hubble_deep_field,
+      "rocket": data.rocket,
+  }
+  return np.asarray(images[name]())[..., :3]
+
+
+def crop(
+    image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator
+) -> np.ndarray:
+  """A random square, flipped half of the time, as uint8 [R, R, 3]."""
+  height, width, _ = image_HW3.shape
+  most = min(spec.most_px, height, width)
+  # Uniform in the logarithm: as many small squares as large ones.
+  low, high = np.log(min(spec.least_px, most)), np.log(most)
+  side = int(round(np.exp(rng.uniform(low, high))))
+  top = int(rng.integers(height - side + 1))
+  left = int(rng.integers(width - side + 1))
+  square = image_HW3[top : top + side, left : left + side]
+  if rng.random() < 0.5:
+    square = square[:, ::-1]
+  size = (spec.size_px, spec.size_px)
+  resized = Image.fromarray(np.ascontiguousarray(square)).resize(
+      size, Image.Resampling.BICUBIC
+  )
+  return np.asarray(resized)
