@@ -31,27 +31,7 @@ def get_config():
   photos = defaults.photos(train=4000, val=256)
 
   tokenizer = defaults.tokenizer()
-  tokenizer.dvae.update(
-      vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25
-  )
-  tokenizer.objective.update(
-      loss="l2",
-      kl=0.0,
-      tau_steps=STEPS * 3 // 5,
-      start="patches",
-      teacher=0.01,
-      teacher_steps=STEPS * 3 // 4,
-  )
-  tokenizer.train.update(
-      steps=STEPS,
-      batch_frames=32,
-      start_frames=2500,
-      score_frames=512,
-      least_used_frac=0.5,
-  )
-  tokenizer.optim.update(
-      lr=3e-3, warmup_steps=50, end_lr_frac=0.02, b2=0.99, clip_norm=1.0
-  )
+  defaults.small_dvae(tokenizer, steps=STEPS)
   tokenizer.data.train = {
       "rendered": defaults.source("{workdir}/clips/train", 0.8),
       "photos": defaults.source("{workdir}/photos/train", 0.2),
@@ -60,6 +40,5 @@ def get_config():
       "rendered": "{workdir}/clips/val",
       "photos": "{workdir}/photos/val",
   }
-  tokenizer.every = defaults.every(log=50, evaluate=500, checkpoint=250)
   tokenizer.card.update(command=COMMAND, data=DATA)
   return defaults.chain(clips=clips, photos=photos, tokenizer=tokenizer)

@@ -1,5 +1,6 @@
 """Every file in configs/: it loads, it is whole, and, shrunk, it trains."""
 
+import dataclasses
 import json
 import math
 
@@ -22,7 +23,7 @@ from totojax import sharding
 from totojax import train
 from totojax.build import parts
 from totojax.build import tokenizer as build_tokenizer
-from totojax.build.typed import typed
+from totojax.build.typed import ConfigError, typed
 from totojax.data import manifests
 from totojax.data import shards
 from totojax.data import synthetic
@@ -137,6 +138,52 @@ def test_one_key_moves_all_the_stores_of_the_paper():
   assert weights == dict(
       imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6
   )
+
+
+@dataclasses.dataclass(frozen=True)
+class Knobs:
+  rate: float
+  steps: int
+  name: str
+  on: bool
+
+  def __post_init__(self):
+    if self.steps < 1:
+      raise ValueError(f"knobs.steps is {self.steps}; use 1 or more")
+
+
+KNOBS = dict(rate=0.5, steps=3, name="x", on=True)
+
+
+def test_a_section_becomes_its_dataclass():
+  assert typed(Knobs, KNOBS, "knobs") == Knobs(0.5, 3, "x", True)
+  whole = typed(Knobs, KNOBS | {"rate": 2}, "knobs")
+  assert whole.rate == 2.0 and type(whole.rate) is float  # an int serves
+  part = {k: v for k, v in KNOBS.items() if k != "steps"}
+  assert typed(Knobs, part, "knobs", steps=7).steps == 7
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"step": 3}, "knobs.step does not exist; did you mean knobs.steps?"),
+        ({"z" * 15: 3}, "z does not exist; known: knobs.rate, knobs.steps, "),
+        ({"steps": None}, "knobs.steps is None .NoneType.; it must be int"),
+        ({"steps": 3.0}, "knobs.steps is 3.0 .float.; it must be int"),
+        ({"steps": True}, "knobs.steps is True .bool.; it must be int"),
+        ({"rate": "1e-3"}, "knobs.rate is '1e-3' .str.; it must be float"),
+        ({"on": 1}, "knobs.on is 1 .int.; it must be bool"),
+        ({"steps": 0}, "knobs.steps is 0; use 1 or more"),
+    ],
+)
+def test_a_section_that_does_not_fit_is_refused(change, message):
+  with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+    typed(Knobs, KNOBS | change, "knobs")
+
+
+def test_a_missing_key_is_refused():
+  with pytest.raises(ConfigError, match="config key knobs.on is missing"):
+    typed(Knobs, {k: v for k, v in KNOBS.items() if k != "on"}, "knobs")
 
 
 def images(path) -> str:

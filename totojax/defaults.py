@@ -272,6 +272,40 @@ def tokenizer() -> ConfigDict:
   ))  # fmt: skip
 
 
+def small_dvae(c: ConfigDict, steps: int) -> None:
+  """Turns `tokenizer()` into one that a CPU trains in minutes.
+
+  The k-means start and teacher are ours: the published losses alone collapse to
+  a few codes in so few updates.
+  """
+  c.dvae.update(
+      vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25
+  )
+  c.objective.update(
+      loss="l2",
+      kl=0.0,
+      tau_steps=steps * 3 // 5,
+      start="patches",
+      teacher=0.01,
+      teacher_steps=steps * 3 // 4,
+  )
+  c.train.update(
+      steps=steps,
+      batch_frames=32,
+      start_frames=2500,
+      score_frames=512,
+      least_used_frac=0.5,
+  )
+  c.optim.update(
+      lr=3e-3,
+      warmup_steps=min(50, steps // 10),
+      end_lr_frac=0.02,
+      b2=0.99,
+      clip_norm=1.0,
+  )
+  c.every = every(50, 500, 250)
+
+
 def shards(pixels: str, weights: str) -> ConfigDict:
   """`run = "shards"`: pixels to tokens."""
   return ConfigDict(dict(
@@ -306,3 +340,40 @@ def report(chain: str) -> ConfigDict:
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
   return ConfigDict(dict(run="chain", order=tuple(stages), stages=stages))
+
+
+def videos_to_report(
+    clips: ConfigDict, *, name: str, grid: int, batch: int, steps: int
+) -> ConfigDict:
+  """The whole job in small: pixels, tokens, a "mini" model, validation, report.
+
+  Args:
+    clips: the stage that makes the pixel stores.
+    name: of the only source.
+    grid: tokens per side of a frame.
+    batch: sequences of an update.
+    steps: updates.
+  """
+  chosen = tokenizer()
+  chosen.weights = "shipped"
+  model_run = pretrain("mini")
+  tokens = 16 * grid**2
+  model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
+  model_run.compute.dtype = "float32"  # bf16 is no faster on a CPU
+  model_run.train.update(
+      batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens)
+  )
+  model_run.optim.warmup_steps = steps // 10
+  model_run.data.train = {name: source("{workdir}/shards/train", 1.0)}
+  model_run.data.validation = {name: "{workdir}/shards/val"}
+  model_run.validation.rows = 64
+  return chain(
+      clips=clips,
+      tokenizer=chosen,
+      shards=shards(
+          "{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"
+      ),
+      pretrain=model_run,
+      validate=validate("{workdir}/pretrain"),
+      report=report("{workdir}"),
+  )
