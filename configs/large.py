@@ -3,8 +3,8 @@
   python -m totojax.main --config=configs/large.py --workdir=gs://BUCKET/toto-large \
     --config.data.root=gs://BUCKET/tokens
 
-Hardware: meant for a TPU pod (64 chips hold four sequences each). What was run
-is said in the README; this config was only built and shrunk by the tests.
+Hardware: meant for a TPU pod (64 chips hold four sequences each). It was not
+trained: the tests build and shrink it.
 """
 
 from totojax import defaults

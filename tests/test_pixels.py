@@ -1,0 +1,155 @@
+"""Pixel stores from videos, photographs and renderings, cut and continued."""
+
+import csv
+import pathlib
+
+from etils import epath
+import numpy as np
+import pytest
+
+from totojax import defaults
+from totojax import pixels
+from totojax.data import shards
+from totojax.data import video
+
+
+def never(_):
+  return False
+
+
+def cut_after(calls: int):
+  """Asks to stop at the call after `calls`."""
+  left = [calls]
+
+  def interrupted(_):
+    left[0] -= 1
+    return left[0] < 0
+
+  return interrupted
+
+
+def files(folder) -> dict[str, bytes]:
+  root = pathlib.Path(folder)
+  return {
+      str(path.relative_to(root)): path.read_bytes()
+      for path in sorted(root.rglob("*"))
+      if path.is_file()
+  }
+
+
+def write_video(path, frames: int, seed: int) -> None:
+  av = pytest.importorskip("av")
+  rng = np.random.default_rng(seed)
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("mpeg4", rate=30)
+    stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+    for _ in range(frames):
+      image = np.full((32, 48, 3), rng.integers(256, size=3), np.uint8)
+      frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  root = tmp_path_factory.mktemp("videos")
+  for i in range(5):
+    write_video(root / f"clip {i}.mp4", frames=20, seed=i)
+  (root / "empty.mp4").write_bytes(b"")
+  write_video(root / "short.mp4", frames=3, seed=9)
+  return root
+
+
+def decoding(root, crops=2):
+  c = defaults.decode(str(root))
+  c.clip.update(frames=4, size_px=16, crops=crops)
+  c.decoding.update(val_frac=0.3, records_per_shard=2)
+  return c.to_dict()
+
+
+def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert pixels.decode(decoding(folder), workdir, never)
+  rows = list(csv.reader((workdir / "skipped.csv").read_text().splitlines()))
+  assert rows[0] == ["path", "reason"]
+  assert [row[0] for row in rows[1:]] == ["empty.mp4", "short.mp4"]
+  ids = {}
+  for split in ("train", "val"):
+    store = shards.open_store(
+        workdir / split, tokenizer=None, vocab=None, grid=None
+    )
+    assert store.read([0])["frames"].shape == (1, 4, 16, 16, 3)
+    ids[split] = store.ids()
+  assert len(ids["train"]) + len(ids["val"]) == 2 * 5
+  assert not set(ids["train"]) & set(ids["val"])
+
+
+def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
+  whole = epath.Path(tmp_path / "whole")
+  pixels.decode(decoding(folder), whole, never)
+  for calls in range(7):
+    workdir = epath.Path(tmp_path / str(calls))
+    assert not pixels.decode(decoding(folder), workdir, cut_after(calls))
+    assert pixels.decode(decoding(folder), workdir, never)
+    for split in ("train", "val"):
+      assert files(workdir / split) == files(whole / split), calls
+    assert (workdir / "skipped.csv").read_text() == (
+        whole / "skipped.csv"
+    ).read_text()
+
+
+def test_decode_says_when_nothing_is_left(tmp_path):
+  root = tmp_path / "videos"
+  root.mkdir()
+  for i in range(3):
+    (root / f"{i}.mp4").write_bytes(b"no video")
+  with pytest.raises(ValueError, match="none of the 2 train videos"):
+    pixels.decode(decoding(root), epath.Path(tmp_path / "run"), never)
+  with pytest.raises(ValueError, match="is not a folder"):
+    pixels.decode(decoding(root / "x"), epath.Path(tmp_path / "run"), never)
+
+
+def test_split_is_by_item_and_stable():
+  items = tuple(video.Item(id=f"{i}.mp4", path=None) for i in range(20))
+  parts = pixels.split_items(items, 0.25, seed=0)
+  assert len(parts["val"]) == 5 and len(parts["train"]) == 15
+  assert not set(parts["val"]) & set(parts["train"])
+  assert parts == pixels.split_items(items[::-1], 0.25, seed=0)
+  assert parts != pixels.split_items(items, 0.25, seed=1)
+  # A new item changes the side of at most one other.
+  more = (*items, video.Item(id="new.mp4", path=None))
+  val = {item.id for item in pixels.split_items(more, 0.25, seed=0)["val"]}
+  assert len(val ^ {item.id for item in parts["val"]}) <= 2
+  with pytest.raises(ValueError, match="at least 2"):
+    pixels.split_items(items[:1], 0.5, seed=0)
+
+
+def test_render_labels_every_clip(tmp_path):
+  c = defaults.render(train=12, val=4).to_dict()
+  c["amount"]["records_per_shard"] = 5
+  workdir = epath.Path(tmp_path)
+  assert not pixels.render(c, workdir, cut_after(7))
+  assert pixels.render(c, workdir, never)
+  stores = [
+      shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+      for s in ("train", "val")
+  ]
+  assert [len(store) for store in stores] == [12, 4]
+  assert all(0 <= label < 10 for s in stores for label in s.labels())
+  assert len({i for s in stores for i in s.ids()}) == 16
+
+
+def test_photographs_are_split_by_photograph(tmp_path):
+  pytest.importorskip("skimage")
+  c = defaults.photos(train=12, val=3).to_dict()
+  workdir = epath.Path(tmp_path)
+  assert pixels.photos(c, workdir, never)
+  train, val = (
+      shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+      for s in ("train", "val")
+  )
+  assert set(val.ids()) == {"photo/rocket"}
+  assert len(set(train.ids())) == 4
+  frames = train.read(np.arange(12))["frames"]
+  assert frames.shape == (12, 1, 32, 32, 3)
+  assert frames.std(axis=(1, 2, 3, 4)).min() > 1  # none is one flat colour
