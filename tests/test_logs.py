@@ -38,7 +38,8 @@ def test_flat():
 
 
 def test_begin_says_what_runs(workdir):
-  assert json.loads((workdir / "config.json").read_text())["optim"]["lr"] == 3e-4
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["optim"] == CONFIG["optim"]
   manifest = json.loads((workdir / "manifest.json").read_text())
   assert manifest["steps"] == 7
   assert manifest["versions"]["jax"] == jax.__version__

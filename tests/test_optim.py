@@ -147,7 +147,7 @@ def by_hand(params, grads, config, decayed=("w",)):
   m = {k: np.zeros_like(v) for k, v in p.items()}
   v = {k: np.zeros_like(x) for k, x in p.items()}
   for t, g in enumerate(grads, 1):
-    norm = math.sqrt(sum(float(np.sum(x.astype(float) ** 2)) for x in g.values()))
+    norm = math.sqrt(sum(np.sum(x.astype(float) ** 2) for x in g.values()))
     scale = min(1.0, config.clip_norm / norm)
     rate = rate_by_hand(t, config)
     for k in p:
@@ -189,7 +189,8 @@ def test_updates_by_hand():
 
 
 @pytest.mark.parametrize(
-    "name, value, field", [("peak_lr", 0.007, "lr"), ("weight_decay", 2.0, None)]
+    "name, value, field",
+    [("peak_lr", 0.007, "lr"), ("weight_decay", 2.0, None)],
 )
 def test_rate_and_decay_live_in_the_state(name, value, field):
   """A sweep changes them there: it is the update of that other config."""

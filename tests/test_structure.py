@@ -1,13 +1,11 @@
 """The shape of the project: ranks, names, optional imports, the entry point."""
 
 import ast
-import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
-
 import runs
 
 PACKAGE = runs.ROOT / "totojax"

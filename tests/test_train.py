@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
-
 import runs
+
 from totojax import checkpoint
 from totojax import logs
 from totojax import sharding
@@ -42,7 +42,8 @@ class Line:
 
   def loss(self, params, rest, batch, *, step, key):
     error = batch["x"] - params["w"] - rest.frozen["shift"]
-    nan_gradient = jnp.sqrt(jnp.sum((batch["x"] - POISON) ** 2 * params["w"]**2))
+    away = jnp.sum((batch["x"] - POISON) ** 2 * params["w"] ** 2)
+    nan_gradient = jnp.sqrt(away)  # 0 and not differentiable for such rows
     total = jnp.sum(error**2)
     poisoned = jnp.all(batch["x"] == POISON)
     total += jnp.where(poisoned, nan_gradient, 0.0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
+import re
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
-  """`fn(name, leaf, *leaves of rest)` over a tree; PartitionSpecs are leaves."""
+  """`fn(name, leaf, *leaves of rest)` over a tree with PartitionSpec leaves."""
   return jax.tree_util.tree_map_with_path(
       lambda path, *leaves: fn(name_of(path), *leaves),
       tree,
@@ -37,7 +37,9 @@ def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
   )
 
 
-def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]:
+def first_match(
+    rules: Iterable[tuple[str, Any]], names: list[str]
+) -> list[Any]:
   """The value of the first rule whose pattern matches each whole name.
 
   Raises:

@@ -67,6 +67,7 @@ def save(
   whole = pathlib.Path(path)
   part = whole.with_name(whole.name + ".part")
   safetensors.numpy.save_file(tensors, part, metadata=metadata)
+  os.chmod(part, 0o644)  # safetensors makes it readable for its owner alone
   os.replace(part, whole)
   return fingerprint(tensors, settings)
 
