@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-
 import runs
+
 from totojax import chain
 
 pytestmark = pytest.mark.slow

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 import pytest
-
 import runs
 import stores
+
 from totojax import checkpoint
 
 pytestmark = pytest.mark.slow

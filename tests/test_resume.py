@@ -10,9 +10,9 @@ import subprocess
 import time
 
 import pytest
-
 import runs
 import stores
+
 from totojax import checkpoint
 from totojax import train
 

@@ -91,7 +91,7 @@ def test_rules():
         (("mlp", "heads"), "w: logical axes 'mlp' and 'heads' both go to mesh"
          " axis 'tensor'"),
         (("batch", "embed"), "'batch' and 'embed' both go to .* 'fsdp'"),
-        (("width",), "w: logical axis 'width' has no rule; known are .*'embed'"),
+        (("width",), "w: logical axis 'width' has no rule; known are .*'mlp'"),
     ],
 )  # fmt: skip
 def test_rules_refuse(axes, message):

@@ -5,8 +5,9 @@ Shapes: R records, U bytes of the longest id.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import hashlib
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

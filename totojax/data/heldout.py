@@ -5,8 +5,8 @@ Shapes: B rows of a host, R tokens of a row (context + 1).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
-from typing import Iterator, Sequence
 
 import grain
 import numpy as np

@@ -7,8 +7,8 @@ P tokens of a frame.
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-from typing import Callable, Mapping, Sequence
 
 import numpy as np
 

@@ -14,8 +14,9 @@ Shapes: R records.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 import dataclasses
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 

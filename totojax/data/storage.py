@@ -7,9 +7,10 @@ above this file knows which. Every failure of TensorStore comes out as a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import functools
 import os
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import tensorstore as ts

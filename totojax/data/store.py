@@ -5,9 +5,10 @@ Shapes: R records.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import concurrent.futures
 import os
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -15,12 +15,12 @@ Shapes: K rows of a cycle.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import fractions
 import functools
 import math
 import sys
-from typing import Iterator, Sequence
 
 from absl import flags
 import grain

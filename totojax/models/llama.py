@@ -10,8 +10,8 @@ from typing import Any
 
 from flax import linen as nn
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
 
 from totojax.models import attention
 from totojax.models import layers
