@@ -1,7 +1,7 @@
 """Toto-base (Table 1): 120 million parameters on 10^12 visual tokens.
 
-  python -m totojax.main --config=configs/base.py --workdir=gs://BUCKET/toto-base \
-    --config.data.root=gs://BUCKET/tokens
+  python -m totojax.main --config=configs/base.py \
+    --workdir=gs://BUCKET/toto-base --config.data.root=gs://BUCKET/tokens
 
 Hardware: meant for a TPU pod (64 chips hold four sequences each). It was not
 trained: the tests build and shrink it.

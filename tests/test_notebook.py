@@ -31,7 +31,10 @@ def test_quickstart_runs_from_top_to_bottom(tmp_path, monkeypatch):
       c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())
   ]
   cell.source = f"SOURCE = ''\nWORKDIR = {str(tmp_path)!r}\nOPTIONS = {SMALL!r}"
-  nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+  client = nbclient.NotebookClient(
+      notebook, timeout=300, kernel_name="python3"
+  )
+  client.execute()
   outputs = json.dumps([c.get("outputs", []) for c in notebook.cells])
   assert "copy/later_loss" in outputs and "image/png" in outputs
   assert (tmp_path / "report" / "report.html").exists()

@@ -119,7 +119,7 @@ def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:
 
 
 def split(tokens_BR: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Inputs and next-token targets, each [B, context], of rows [B, context+1]."""
+  """Inputs and next-token targets, each [B, T], of rows [B, T + 1]."""
   return tokens_BR[:, :-1], tokens_BR[:, 1:]
 
 

@@ -57,7 +57,7 @@ def state_shardings(
     mesh: Mesh,
     rules: sharding_lib.ShardingRules,
 ) -> tuple[TrainState, TrainState]:
-  """(shardings, shapes) of the state; moments lie where their parameters lie."""
+  """(shardings, shapes) of the state; moments lie with their parameters."""
   shapes = jax.eval_shape(
       functools.partial(init_state, task, tx), jax.random.key(0)
   )
@@ -145,7 +145,8 @@ def train_step(
       grads, (stats, losses, metrics) = grad_of(
           state.params, stats, rows, index
       )
-      return (stats, jax.tree.map(jnp.add, sums, (grads, losses, metrics))), None
+      sums = jax.tree.map(jnp.add, sums, (grads, losses, metrics))
+      return (stats, sums), None
 
     parts = (jnp.arange(microbatches), _microbatch(batch, microbatches))
     first = jax.tree.map(lambda leaf: leaf[0], parts)

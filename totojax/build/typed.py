@@ -15,7 +15,9 @@ class ConfigError(ValueError):
   """A config key that is missing, unknown, or of another type."""
 
 
-def typed(cls: type[T], section: Mapping[str, Any], name: str, **more: Any) -> T:
+def typed(
+    cls: type[T], section: Mapping[str, Any], name: str, **more: Any
+) -> T:
   """`cls(**section)`, with every key checked.
 
   Args:

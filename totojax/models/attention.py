@@ -85,7 +85,10 @@ def _blocked(
 
 
 def _dense(
-    q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, seen_BHTS: jax.Array
+    q_BTHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    seen_BHTS: jax.Array,
 ) -> jax.Array:
   scale = q_BTHK.shape[-1] ** -0.5
   logits_BHTS = jnp.einsum(

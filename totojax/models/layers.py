@@ -21,7 +21,7 @@ def parameter(
     shape: tuple[int, ...],
     axes: tuple[str, ...],
 ) -> jax.Array:
-  """A float32 parameter whose logical axes are written here and nowhere else."""
+  """A float32 parameter; its logical axes are written here and only here."""
   return module.param(
       name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )

@@ -1,4 +1,4 @@
-"""AdamW as the paper trains with it: schedule, clipping, decay by axis names."""
+"""AdamW as the paper uses it: schedule, clipping, decay by axis names."""
 
 from __future__ import annotations
 

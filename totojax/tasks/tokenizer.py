@@ -308,7 +308,7 @@ def distance_layer(
 ) -> tuple[jax.Array, jax.Array]:
   """The encoder's last layer (w [C, V], b [V]) that is nearest to k-means.
 
-  Logits are `s (x . c_v - |c_v| ** 2 / 2)`, up to what is the same for all codes
+  Logits are `s (x . c_v - |c_v| ** 2 / 2)`: up to what all codes share,
   the negative squared distance of a patch x to each centre, with x regressed
   from the features; s makes the standard deviation of a position's logits
   `std` on average.

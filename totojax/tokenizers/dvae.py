@@ -204,7 +204,7 @@ class Decoder(nn.Module):
 
 
 def check_sides(shape: tuple[int, ...], factor: int) -> None:
-  """Raises ValueError if height or width [.., H, W, C] is not in whole tokens."""
+  """Raises ValueError unless [.., H, W, C] is of whole tokens."""
   height, width = shape[-3:-1]
   if height % factor or width % factor:
     raise ValueError(
@@ -236,7 +236,9 @@ def init(config: DvaeConfig, key: jax.Array) -> Any:
   }
 
 
-def logits(config: DvaeConfig, params: Any, frames_BHWC: jax.Array) -> jax.Array:
+def logits(
+    config: DvaeConfig, params: Any, frames_BHWC: jax.Array
+) -> jax.Array:
   """Code logits [B, G, G, V] of uint8 frames."""
   x_BHWC = map_pixels(frames_BHWC)
   return Encoder(config).apply({"params": params["encoder"]}, x_BHWC)

@@ -30,7 +30,7 @@ from totojax.tokenizers import dvae
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
 _FORMAT = "totojax-dvae-1"
-_BATCH = 64  # frames of one encoder call; at 128 pixels the widest layer is 1 GB
+_BATCH = 64  # frames of a call; at 128 pixels the widest layer is 1 GB
 
 
 def save(
