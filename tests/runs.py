@@ -1,10 +1,14 @@
 """Running the program as its user does, and comparing what it left behind."""
 
+import atexit
+import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import jax
 import numpy as np
@@ -31,11 +35,21 @@ def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
   )
 
 
+@functools.cache
+def _compiled() -> str:
+  """Folder where processes of this test session share compiled programs."""
+  folder = tempfile.mkdtemp(prefix="totojax-compiled-")
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
+
+
 def environment(devices: int = 1) -> dict[str, str]:
   return os.environ | {
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
       "PYTHONPATH": str(ROOT),
+      "JAX_COMPILATION_CACHE_DIR": _compiled(),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 

@@ -56,7 +56,7 @@ def model(preset: str) -> ConfigDict:
 def compute() -> ConfigDict:
   return ConfigDict(dict(
       dtype="bfloat16",  # of activations and products; [gap] LVM
-      attention="auto",  # blocked on CPU, cudnn on GPU, xla elsewhere
+      attention="auto",  # blocked on CPU, cudnn on GPU (bf16), else xla
       remat="auto",  # none on CPU, full elsewhere
       unroll=0,  # layers in line; 0: all on CPU, a scan elsewhere
   ))  # fmt: skip

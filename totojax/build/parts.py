@@ -36,9 +36,9 @@ def compute(section: Section, depth: int) -> trunk.Compute:
   backend = jax.default_backend()
   chosen = dict(section)
   if chosen["attention"] == "auto":
-    chosen["attention"] = {"cpu": "blocked", "gpu": "cudnn"}.get(
-        backend, "xla"
-    )
+    chosen["attention"] = "blocked" if backend == "cpu" else "xla"
+    if backend == "gpu" and chosen["dtype"] == "bfloat16":
+      chosen["attention"] = "cudnn"  # which has no float32
   if chosen["remat"] == "auto":
     chosen["remat"] = "none" if backend == "cpu" else "full"
   if chosen["unroll"] == 0:
