@@ -60,7 +60,7 @@ parse() {
     case $1 in
       --name | --zone | --type | --config | --workdir | --runtime | \
         --project | --worker | --poll)
-        (($# > 1)) || die "$1 needs a value; see --help"
+        [[ $# -gt 1 && -n $2 && $2 != --* ]] || die "$1 needs a value; see --help"
         case $1 in
           --name) name=$2 ;;
           --zone) zone=$2 ;;

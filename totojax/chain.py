@@ -54,6 +54,34 @@ def run(
   return True
 
 
+def check(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+) -> epath.Path:
+  """The chain's folder, if the stages that began were made with this config.
+
+  A stage that has not begun may change: a mistake in it can be mended.
+
+  Raises:
+    ConfigChanged: names the keys that differ; also, with `allow_change`, where
+      the stage is finished and would not be run again.
+  """
+  workdir = epath.Path(workdir)
+  for name in config["order"]:
+    folder = workdir / name
+    stage = resolve(config["stages"][name], str(workdir))
+    try:
+      logs.check_config(folder, stage, allow_change=False)
+    except logs.ConfigChanged as error:
+      if not allow_change:
+        raise
+      if logs.is_done(folder):
+        raise logs.ConfigChanged(
+            f"{folder} is finished and was made with another config; remove it,"
+            " and what later stages made of it, to run it again"
+        ) from error
+  return workdir
+
+
 def resolve(value: Any, workdir: str) -> Any:
   """`value` with "{workdir}" filled in, in every string below it."""
   if isinstance(value, Mapping):

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 
 from totojax import step as step_lib
@@ -43,6 +45,7 @@ class Checkpoints:
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
     self.directory = epath.Path(directory)
+    _set_aside(self.directory)
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
@@ -134,6 +137,16 @@ def latest_step(directory: epath.PathLike) -> int | None:
       if path.name.isdigit() and (path / _COMMITTED).exists()
   ]
   return max(steps, default=None)
+
+
+def _set_aside(directory: epath.Path) -> None:
+  """Renames step folders that are not whole, which orbax would stumble over."""
+  if jax.process_index() == 0 and directory.exists():
+    for path in directory.iterdir():
+      if path.name.isdigit() and not (path / _COMMITTED).exists():
+        path.rename(directory / f"{path.name}.incomplete-{time.time_ns()}")
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("checkpoints set aside")
 
 
 def read_params(

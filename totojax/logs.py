@@ -61,7 +61,13 @@ def check_config(
     return workdir
   # Through JSON, so that tuples and lists compare as what is on disk.
   new = flat(json.loads(json.dumps(config)))
-  old = flat(json.loads(path.read_text()))
+  try:
+    old = flat(json.loads(path.read_text()))
+  except (ValueError, AttributeError) as error:
+    raise ConfigChanged(
+        f"{path} is damaged ({error}); restore it, or pass"
+        " --allow_changed_config to write it anew"
+    ) from error
   lines = [
       f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
       for key in sorted(old.keys() | new.keys())
@@ -86,7 +92,13 @@ def begin(
   mistake in it leaves no run behind that refuses the correction.
   """
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise ValueError(
+          f"the run directory {workdir} cannot be made ({error.strerror}); give"
+          " --workdir a folder that can be written"
+      ) from error
     write_json(workdir / "config.json", config)
     write_json(workdir / "manifest.json", {**environment(), **facts})
 
@@ -134,16 +146,28 @@ class MetricsLog:
       )
 
   def _read(self, last_step: int) -> list[dict[str, Any]]:
-    """Rows up to `last_step`; a last line cut in the middle is dropped."""
+    """Rows up to `last_step`; a last line cut in the middle is dropped.
+
+    Raises:
+      ValueError: another line is damaged.
+    """
+    if not self._path.exists():
+      return []
     rows = []
-    if self._path.exists():
-      for line in self._path.read_text().splitlines():
-        try:
-          row = json.loads(line)
-        except json.JSONDecodeError:
+    lines = self._path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+      try:
+        row = json.loads(line)
+        step = row["step"]
+      except (json.JSONDecodeError, TypeError, KeyError) as error:
+        if number == len(lines):
           break
-        if row["step"] <= last_step:
-          rows.append(row)
+        raise ValueError(
+            f"{self._path}, line {number} is damaged: {line[:60]!r}; remove"
+            " that line, then run the same command again"
+        ) from error
+      if step <= last_step:
+        rows.append(row)
     return rows
 
   def _rewrite(self) -> None:

@@ -93,13 +93,13 @@ def config_path(name: str) -> str:
   Raises:
     FileNotFoundError: neither is there; lists what ships.
   """
-  if pathlib.Path(name).exists():
+  if pathlib.Path(name).is_file():
     return name
   package = pathlib.Path(__file__).resolve().parent
   for root in (package / "configs", package.parent / "configs"):
     if root.is_dir():
       inside = re.sub(r"^(\./)?configs/", "", name)
-      if (root / inside).exists():
+      if (root / inside).is_file():
         return str(root / inside)
       names = sorted(str(p.relative_to(root)) for p in root.rglob("*.py"))
       raise FileNotFoundError(
@@ -132,8 +132,10 @@ def _main(argv: list[str]) -> None:
   begin = time.monotonic()
   try:
     # The one job that is made of others stands above the table of jobs.
-    job = chain.run if config["run"] == "chain" else jobs.run
-    workdir = logs.check_config(
+    is_chain = config["run"] == "chain"
+    job = chain.run if is_chain else jobs.run
+    check = chain.check if is_chain else logs.check_config
+    workdir = check(
         _WORKDIR.value or f"runs/{name}", config, allow_change=_ALLOW.value
     )
     if logs.is_done(workdir):
@@ -155,7 +157,9 @@ def _parse(argv: list[str]) -> list[str]:
     # absl leaves --help as if it were a mistake.
     sys.exit(0 if {"--help", "-help", "-?"} & set(argv) else leave.code)
   except (AttributeError, KeyError, TypeError) as error:
-    text = str(error.args[0]).replace("\n", ". ").strip("'\"")
+    # absl hands over the repr of the message.
+    text = str(error.args[0]).replace("\\n", ". ").replace("\\'", "'")
+    text = text.replace("\n", ". ").strip("'\"")
     sys.exit(f"totojax: config key {text}")
 
 
