@@ -10,6 +10,7 @@ import pytest
 import runs
 
 from totojax import chain
+from totojax import logs
 
 pytestmark = pytest.mark.slow
 
@@ -111,3 +112,27 @@ def test_finished_stages_are_not_run_again(whole):
 def test_workdir_is_filled_in_everywhere():
   value = {"a": {"b": "{workdir}/x"}, "c": 3, "d": "{workdir}"}
   assert chain.resolve(value, "/w") == {"a": {"b": "/w/x"}, "c": 3, "d": "/w"}
+
+
+def test_only_stages_that_began_hold_their_config(tmp_path):
+  def config(lr):
+    stages = {"a": {"run": "x", "path": "{workdir}/s"}, "b": {"lr": lr}}
+    return {"run": "chain", "order": ("a", "b"), "stages": stages}
+
+  first = tmp_path / "a"
+  first.mkdir()
+  begun = {"run": "x", "path": f"{tmp_path}/s"}
+  (first / "config.json").write_text(json.dumps(begun))
+  chain.check(tmp_path, config(1.0), allow_change=False)
+  chain.check(tmp_path, config(2.0), allow_change=False)  # b has not begun
+
+  second = tmp_path / "b"
+  second.mkdir()
+  (second / "config.json").write_text(json.dumps({"lr": 1.0}))
+  chain.check(tmp_path, config(1.0), allow_change=False)
+  with pytest.raises(logs.ConfigChanged, match="lr: 1.0 -> 2.0"):
+    chain.check(tmp_path, config(2.0), allow_change=False)
+  chain.check(tmp_path, config(2.0), allow_change=True)
+  (second / "done.json").write_text("{}")
+  with pytest.raises(logs.ConfigChanged, match="is finished"):
+    chain.check(tmp_path, config(2.0), allow_change=True)

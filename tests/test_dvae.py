@@ -4,8 +4,8 @@ import dataclasses
 import functools
 import json
 
-import flax.linen as nn
 from flax import traverse_util
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -232,3 +232,13 @@ def test_clock_without_a_known_peak():
   assert "mfu" not in logs.Clock(**values, device_kind="cpu").read()
   values["flops_per_token"] = 0.0
   assert "mfu" not in logs.Clock(**values, device_kind="TPU v4").read()
+
+
+@pytest.mark.parametrize("bad", ["x{", "5", '{"kind": "train"}'])
+def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, bad):
+  row = '{"step": 1, "kind": "train", "wall": {}}'
+  text = f"{row}\n{bad}\n{row}\n"
+  (tmp_path / "metrics.jsonl").write_text(text)
+  with pytest.raises(ValueError, match="metrics.jsonl, line 2 is damaged"):
+    logs.MetricsLog(epath.Path(tmp_path), restored_step=1)
+  assert (tmp_path / "metrics.jsonl").read_text() == text

@@ -140,6 +140,18 @@ def test_half_written_checkpoints_do_not_count(tmp_path):
   assert checkpoint.latest_step(tmp_path) is None
 
 
+def test_half_written_checkpoints_are_set_aside(tmp_path):
+  """Their step can then be saved, and what was in them is still there."""
+  (tmp_path / "7").mkdir()
+  (tmp_path / "7" / "something").write_text("kept")
+  config = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
+  checkpoint.Checkpoints(tmp_path, config).close()
+  (aside,) = [p for p in tmp_path.iterdir() if "incomplete" in p.name]
+  assert aside.name.startswith("7.")
+  assert (aside / "something").read_text() == "kept"
+  assert not (tmp_path / "7").exists()
+
+
 @pytest.mark.slow
 def test_damaged_checkpoint_is_refused_by_path(data, tmp_path):
   words = runs.smoke(data, tmp_path)

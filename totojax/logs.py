@@ -154,7 +154,7 @@ class MetricsLog:
     if not self._path.exists():
       return []
     rows = []
-    lines = self._path.read_text(errors="replace").splitlines()
+    lines = self._path.read_bytes().decode(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
       try:
         row = json.loads(line)
