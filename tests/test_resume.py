@@ -34,21 +34,20 @@ def whole(data, tmp_path_factory):
   return workdir
 
 
-def wait_for_row(workdir: pathlib.Path, step: int) -> None:
-  """Returns once metrics.jsonl has a row of `step`."""
-  path = workdir / "metrics.jsonl"
-  for _ in range(2400):
-    if path.exists() and f'"step": {step},' in path.read_text():
+def wait_for_checkpoint(workdir: pathlib.Path) -> None:
+  """Returns once a checkpoint of the run is whole."""
+  for _ in range(24_000):
+    if checkpoint.latest_step(workdir / "checkpoints") is not None:
       return
-    time.sleep(0.05)
-  raise TimeoutError(f"{path} never showed step {step}")
+    time.sleep(0.005)
+  raise TimeoutError(f"{workdir} never had a checkpoint")
 
 
-# 200 steps: time to be killed in.
+LONG = 400  # steps: time to be killed in
 SLOWLY = (
-    "--config.train.total_tokens=25600.0",
+    f"--config.train.total_tokens={LONG * 128.0}",
     "--config.every.checkpoint_steps=20",
-    "--config.every.eval_steps=50",
+    "--config.every.eval_steps=100",
 )
 
 
@@ -66,20 +65,20 @@ def test_killed_and_resumed_is_bit_identical(
 ):
   words = runs.smoke(data, tmp_path, *SLOWLY)
   process = runs.start(words)
-  wait_for_row(tmp_path, 30)
+  wait_for_checkpoint(tmp_path)
   process.send_signal(number)
   gentle = number == signal.SIGTERM
   output = runs.finish(process, code=0 if gentle else -number)
   assert ("stopped at step" in output) == gentle
   assert not (tmp_path / "done.json").exists()
   reached = checkpoint.latest_step(tmp_path / "checkpoints")
-  assert reached is not None and 0 < reached < 200
+  assert reached is not None and 0 < reached < LONG
 
   output = runs.finish(runs.start(words))
-  assert f"resumed at step {reached} of 200" in output
+  assert f"resumed at step {reached} of {LONG}" in output
   assert runs.metrics(tmp_path) == runs.metrics(long_whole)
   runs.assert_same(
-      runs.checkpoint(tmp_path, 200), runs.checkpoint(long_whole, 200)
+      runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG)
   )
   assert (tmp_path / "done.json").exists()
   assert "done already" in runs.finish(runs.start(words))
