@@ -327,9 +327,9 @@ def _train(config, steps):
 
 
 def test_a_short_schedule_learns_with_a_teacher_and_collapses_without():
-  error, used = _train(SHORT, 200)
+  error, used = _train(SHORT, 400)
   plain = dataclasses.replace(PUBLISHED, kl_steps=60, tau_steps=60)
-  plain_error, plain_used = _train(plain, 200)
+  plain_error, plain_used = _train(plain, 400)
   # What `train.least_used_frac=0.5` asks of a run: half of the 32 codes. How far
   # below it a collapsed one ends (7 or 9) changes with the compiler's rounding.
   assert plain_used < 16 <= used
