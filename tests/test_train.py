@@ -163,6 +163,17 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, stop_at):
   runs.assert_same(runs.checkpoint(tmp_path, 8), runs.checkpoint(whole, 8))
 
 
+def test_a_folder_may_be_relative(whole, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  _, finished = fit(make(), "runs/line", stop_at=3)
+  assert not finished
+  _, finished = fit(make(), "runs/line")
+  assert finished
+  runs.assert_same(
+      runs.checkpoint(tmp_path / "runs/line", 8), runs.checkpoint(whole, 8)
+  )
+
+
 def test_stopped_at_the_last_step_the_evaluation_is_owed(whole, tmp_path):
   _, finished = fit(make(), tmp_path, stop_at=STEPS)
   assert not finished and steps_of(tmp_path, "eval") == [0, 3, 6]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import time
 from typing import Any
 
@@ -44,7 +45,9 @@ class Checkpoints:
   """The checkpoints of one run directory."""
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
-    self.directory = epath.Path(directory)
+    name = os.fspath(directory)
+    # Orbax writes to absolute paths only, and says so after the first save.
+    self.directory = epath.Path(name if "://" in name else os.path.abspath(name))
     _set_aside(self.directory)
     self._manager = ocp.CheckpointManager(
         self.directory,
