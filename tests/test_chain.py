@@ -33,10 +33,16 @@ SMALL = (
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "report")
 
 
+def relative(workdir) -> list[str]:
+  """The command with a relative folder, as the default, runs/demo, is one."""
+  folder = os.path.relpath(workdir, runs.ROOT)
+  return runs.command("configs/demo.py", folder, *SMALL)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("demo")
-  runs.finish(runs.start(runs.command("configs/demo.py", workdir, *SMALL)))
+  runs.finish(runs.start(relative(workdir)))
   return workdir
 
 
@@ -103,8 +109,7 @@ def test_finished_stages_are_not_run_again(whole):
   (whole / "done.json").unlink()
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
-  words = runs.command("configs/demo.py", whole, *SMALL)
-  output = runs.finish(runs.start(words))
+  output = runs.finish(runs.start(relative(whole)))
   assert "[6/6] report" in output and "[4/6]" not in output
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 

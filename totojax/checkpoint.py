@@ -45,9 +45,7 @@ class Checkpoints:
   """The checkpoints of one run directory."""
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
-    name = os.fspath(directory)
-    # Orbax writes to absolute paths only, and says so after the first save.
-    self.directory = epath.Path(name if "://" in name else os.path.abspath(name))
+    self.directory = _absolute(directory)
     _set_aside(self.directory)
     self._manager = ocp.CheckpointManager(
         self.directory,
@@ -142,6 +140,12 @@ def latest_step(directory: epath.PathLike) -> int | None:
   return max(steps, default=None)
 
 
+def _absolute(directory: epath.PathLike) -> epath.Path:
+  """Orbax takes no other: it says so, but only after the first save."""
+  name = os.fspath(directory)
+  return epath.Path(name if "://" in name else os.path.abspath(name))
+
+
 def _set_aside(directory: epath.Path) -> None:
   """Renames step folders that are not whole, which orbax would stumble over."""
   if jax.process_index() == 0 and directory.exists():
@@ -160,7 +164,7 @@ def read_params(
   Raises:
     CheckpointError: there is none, it is damaged, or it does not fit.
   """
-  directory = epath.Path(directory)
+  directory = _absolute(directory)
   step = latest_step(directory)
   if step is None:
     raise CheckpointError(
