@@ -10,7 +10,8 @@ EXTRAS = {
     "tpu": ["jax[tpu]"],
     "cuda": ["jax[cuda13]"],
     "data": ["av>=14", "scikit-image>=0.22"],  # real videos, photographs
-    "parity": ["torch==2.13.0", "transformers>=5", "attrs", "requests"],
+    "beam": ["apache-beam"],  # tokenizing on a cluster
+    "parity": ["torch==2.13.0", "transformers>=5", "attrs", "einops"],
     "notebook": ["nbclient", "ipykernel"],
     "lint": ["ruff", "pyright"],
 }
@@ -43,8 +44,10 @@ setuptools.setup(
         "absl-py",
         "etils[epath]",
         "matplotlib",
+        "ml-dtypes",
         "numpy",
-        "pillow",
+        "pillow>=10.1",
+        "requests",
         "rich",
         "safetensors",
         "scipy",

@@ -120,8 +120,8 @@ def test_images_have_no_copy_baseline():
 @pytest.mark.parametrize(
     "codes, message",
     [
-        (np.full((1, 2, 3), 9), "Give raw codes, not tokens"),
-        (np.zeros((2, 3), np.int64), r"need \[sequences"),
+        (np.full((1, 2, 3), 9), "Give raw codes"),
+        (np.zeros((2, 3), np.int64), r"give \[sequences"),
         (np.zeros((0, 2, 3), np.int64), "none of them empty"),
     ],
 )

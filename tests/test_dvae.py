@@ -42,21 +42,12 @@ def _frames(count, side, seed=0):
 def test_the_official_size_has_the_released_parameters():
   shapes = jax.eval_shape(lambda: _params(OFFICIAL))
   counts = {
-      part: (len(jax.tree.leaves(tree)), sum(x.size for x in jax.tree.leaves(tree)))
+      part: (len(leaves), sum(leaf.size for leaf in leaves))
       for part, tree in shapes.items()
-  }  # fmt: skip
+      for leaves in [jax.tree.leaves(tree)]
+  }
   # Counted in the state dictionaries of the package DALL-E 0.1.
   assert counts == {"encoder": (74, 53_786_240), "decoder": (76, 43_829_766)}
-
-
-def _from_torch(module, *, transpose):
-  """Our parameter tree from a module's state dictionary."""
-  flat = {}
-  for name, value in module.state_dict().items():
-    name = name.removeprefix("blocks.").replace("output.conv.", "output.")
-    array = value.numpy()
-    flat[name] = array.transpose(transpose) if array.ndim == 4 else array
-  return traverse_util.unflatten_dict(flat, sep=".")
 
 
 def _torch_pair(n_hid, vocab):
@@ -77,19 +68,17 @@ def _torch_pair(n_hid, vocab):
   return torch, *modules
 
 
+def _state(module):
+  return {k: v.numpy() for k, v in module.state_dict().items()}
+
+
 @pytest.mark.parametrize(
     "n_hid,vocab", [(64, 512), pytest.param(256, 8192, marks=pytest.mark.slow)]
 )
 def test_encoder_and_decoder_equal_the_released_modules(n_hid, vocab):
   torch, encoder, decoder = _torch_pair(n_hid, vocab)
-  config = dataclasses.replace(OFFICIAL, hidden=n_hid, vocab=vocab)
-  order = (2, 3, 1, 0)  # OIHW to HWIO
-  params = {
-      "encoder": _from_torch(encoder, transpose=order),
-      "decoder": _from_torch(decoder, transpose=order),
-  }
-  shapes = jax.eval_shape(lambda: _params(config))
-  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+  params, config = dvae.from_reference(_state(encoder), _state(decoder))
+  assert config == dataclasses.replace(OFFICIAL, hidden=n_hid, vocab=vocab)
 
   frames = _frames(3, 32)
   with torch.no_grad():
@@ -111,12 +100,70 @@ def test_encoder_and_decoder_equal_the_released_modules(n_hid, vocab):
       ours, drawn, atol=1e-4 * np.abs(drawn).max(), rtol=0
   )
   # Kernels turned by 90 degrees, or another gain, are seen.
-  turned = params | {"encoder": _from_torch(encoder, transpose=(3, 2, 1, 0))}
+  turned = jax.tree.map(
+      lambda w: w.transpose(1, 0, 2, 3) if w.ndim == 4 else w, params
+  )
   wrong = encode(config, turned, frames)
   assert np.abs(wrong - expected).max() > 1e-2 * scale
   louder = dataclasses.replace(config, post_gain=1 / 32)
   wrong = encode(louder, params, frames)
   assert np.abs(wrong - expected).max() > 1e-3 * scale
+
+
+def _reference(config):
+  """State dictionaries with DALL-E's names for random weights of any size."""
+  parts, params = [], jax.device_get(_params(config))
+  for part in ("encoder", "decoder"):
+    flat = traverse_util.flatten_dict(params[part], sep=".")
+    parts.append({
+        f"blocks.{name}".replace("output.", "output.conv."): (
+            w.transpose(3, 2, 0, 1) if w.ndim == 4 else w
+        )
+        for name, w in flat.items()
+    })
+  return parts
+
+
+def test_any_size_is_read_from_released_names():
+  encoder, decoder = _reference(SMALL)
+  assert encoder["blocks.group_1.block_1.res_path.conv_1.w"].shape == (
+      2, 8, 3, 3
+  )
+  params, config = dvae.from_reference(encoder, decoder)
+  assert config == dataclasses.replace(SMALL, post_gain=1 / 9)
+  jax.tree.map(np.testing.assert_array_equal, params, _params(SMALL))
+
+
+def test_every_wrong_tensor_of_a_released_file_is_named():
+  encoder, decoder = _reference(SMALL)
+  del encoder["blocks.group_2.block_1.id_path.w"]
+  encoder["blocks.output.conv.b"] = np.zeros(23, np.float32)
+  decoder["blocks.group_9.w"] = np.zeros(1, np.float32)
+  with pytest.raises(ValueError) as error:
+    dvae.from_reference(encoder, decoder)
+  for told in (
+      "a dVAE encoder", "blocks.group_2.block_1.id_path.w is missing",
+      "blocks.output.conv.b has shape (23,) where (24,) is needed",
+      "a dVAE decoder", "blocks.group_9.w is unknown",
+  ):  # fmt: skip
+    assert told in str(error.value)
+  with pytest.raises(ValueError, match="blocks.input.w is missing"):
+    dvae.from_reference({}, {})
+
+
+def test_one_module_given_for_the_other_is_told():
+  encoder, decoder = _reference(SMALL)
+  with pytest.raises(ValueError, match="as the encoder is the decoder"):
+    dvae.from_reference(decoder, decoder)
+  with pytest.raises(ValueError, match="as the decoder is the encoder"):
+    dvae.from_reference(encoder, encoder)
+
+
+def test_encoding_costs_what_the_literature_says():
+  assert dvae.macs(OFFICIAL, 128) == pytest.approx(34.0e9, rel=2e-3)
+  assert dvae.macs(OFFICIAL, 256) == 4 * dvae.macs(OFFICIAL, 128)
+  with pytest.raises(ValueError, match="100 x 100"):
+    dvae.macs(OFFICIAL, 100)
 
 
 def test_every_parameter_has_its_axis_names():

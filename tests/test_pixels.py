@@ -10,7 +10,6 @@ import pytest
 from totojax import defaults
 from totojax import pixels
 from totojax.data import shards
-from totojax.data import video
 
 
 def never(_):
@@ -107,21 +106,6 @@ def test_decode_says_when_nothing_is_left(tmp_path):
     pixels.decode(decoding(root), epath.Path(tmp_path / "run"), never)
   with pytest.raises(ValueError, match="is not a folder"):
     pixels.decode(decoding(root / "x"), epath.Path(tmp_path / "run"), never)
-
-
-def test_split_is_by_item_and_stable():
-  items = tuple(video.Item(id=f"{i}.mp4", path=None) for i in range(20))
-  parts = pixels.split_items(items, 0.25, seed=0)
-  assert len(parts["val"]) == 5 and len(parts["train"]) == 15
-  assert not set(parts["val"]) & set(parts["train"])
-  assert parts == pixels.split_items(items[::-1], 0.25, seed=0)
-  assert parts != pixels.split_items(items, 0.25, seed=1)
-  # A new item changes the side of at most one other.
-  more = (*items, video.Item(id="new.mp4", path=None))
-  val = {item.id for item in pixels.split_items(more, 0.25, seed=0)["val"]}
-  assert len(val ^ {item.id for item in parts["val"]}) <= 2
-  with pytest.raises(ValueError, match="at least 2"):
-    pixels.split_items(items[:1], 0.5, seed=0)
 
 
 def test_render_labels_every_clip(tmp_path):

@@ -1,57 +1,17 @@
 """The report of a made-up chain: its numbers, and what it says of gaps."""
 
-import html.parser
 import json
-import re
 import shutil
 
 import fake_chain
 import numpy as np
+import pages
 import pytest
 
 from totojax.analysis import files
 from totojax.analysis import plots
 from totojax.analysis import report
 from totojax.analysis import verdict
-
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class _Page(html.parser.HTMLParser):
-  """Checks that tags are balanced; keeps text, and what is loaded."""
-
-  def __init__(self, source):
-    super().__init__()
-    self.open, self.ids, self.loads, self.parts = [], [], [], []
-    self.tags = []
-    self.feed(source)
-    self.close()
-    assert not self.open, self.open
-
-  def handle_starttag(self, tag, attrs):
-    attrs = dict(attrs)
-    self.tags.append(tag)
-    self.ids += [attrs["id"]] if "id" in attrs else []
-    loading = ("src", "href", "xlink:href")
-    self.loads += [attrs[k] for k in loading if k in attrs]
-    if tag not in VOID:
-      self.open.append(tag)
-
-  def handle_startendtag(self, tag, attrs):
-    self.handle_starttag(tag, attrs)
-    if tag not in VOID:
-      self.open.pop()
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag, tag
-
-  def handle_data(self, data):
-    if self.open and self.open[-1] != "style":
-      self.parts.append(data)
-
-  @property
-  def text(self):
-    return re.sub(r"\s+", " ", " ".join(self.parts))
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -72,7 +32,7 @@ def _undrawn(monkeypatch):
 
 def _read(chain):
   path = report.write_report(chain, chain / "report")
-  return _Page(path.read_text())
+  return pages.Page(path.read_text())
 
 
 def test_numbers_and_sections_appear(chain):

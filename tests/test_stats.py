@@ -1,54 +1,13 @@
-"""N-grams against collections.Counter, PSNR and k-means against arithmetic."""
+"""Summaries of codes, PSNR and k-means against arithmetic."""
 
-import collections
 import json
 import math
 
 import numpy as np
 import pytest
-from scipy import stats as scipy_stats
 
+from totojax.tokenizers import ngrams
 from totojax.tokenizers import stats
-
-
-def _counter(codes, n, adjacency):
-  count = collections.Counter()
-  for image in codes:
-    rows = [image.reshape(-1)] if adjacency == "raster" else image
-    for row in rows:
-      row = row.tolist()
-      count.update(tuple(row[i : i + n]) for i in range(len(row) - n + 1))
-  return count
-
-
-@pytest.mark.parametrize("adjacency", ["raster", "row"])
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_ngrams_equal_a_counter(n, adjacency, monkeypatch):
-  monkeypatch.setattr(stats, "CHUNK_GRAMS", 50)  # many chunks to merge
-  codes = np.random.default_rng(n).zipf(1.6, (20, 5, 5)) % 11
-  want = _counter(codes, n, adjacency)
-  got = stats.ngrams(codes, vocab=11, n=n, adjacency=adjacency)
-  values = sorted(want.values(), reverse=True)
-  assert got.counts.tolist() == values
-  assert got.distinct == len(want) and got.total == sum(values)
-  np.testing.assert_allclose(got.entropy_nats, scipy_stats.entropy(values))
-  np.testing.assert_allclose(got.space_coverage, len(want) / 11**n)
-
-
-def test_adjacency_decides_whether_rows_join():
-  codes = np.arange(9).reshape(1, 3, 3)
-  assert stats.ngrams(codes, vocab=9, n=2, adjacency="raster").total == 8
-  assert stats.ngrams(codes, vocab=9, n=2, adjacency="row").total == 6
-
-
-def test_large_vocabulary_does_not_overflow():
-  high = 16_383
-  codes = np.full((1, 2, 2), high, np.uint16)
-  codes[0, 0, 0] = 0
-  got = stats.ngrams(codes, vocab=high + 1, n=3, adjacency="raster")
-  assert got.distinct == 2  # (0, h, h) and (h, h, h): equal in 32 bits wrapped
-  with pytest.raises(ValueError, match="63 bits"):
-    stats.ngrams(codes, vocab=high + 1, n=5, adjacency="raster")
 
 
 def test_uniform_codes_have_full_perplexity_and_one_code_has_one():
@@ -63,31 +22,15 @@ def test_uniform_codes_have_full_perplexity_and_one_code_has_one():
   assert out["ngrams"][1]["rank"][-1] == out["ngrams"][1]["distinct"]
 
 
-def test_top_percent_mass():
-  codes = np.zeros((1, 20, 20), np.int64)
-  codes[0].reshape(-1)[:199] = np.arange(1, 200)  # 200 distinct; 0 is 201 times
-  got = stats.ngrams(codes, vocab=200, n=1, adjacency="raster")
-  np.testing.assert_allclose(got.top_percent_mass, (201 + 1) / 400)
-
-
-@pytest.mark.parametrize(
-    "codes, message",
-    [
-        (np.full((1, 2, 2), 300), "without special tokens"),
-        (np.full((1, 2, 2), -1), "codes run from -1"),
-        (np.zeros((1, 2, 2), np.uint8), "cannot hold 300 codes"),
-        (np.zeros((1, 2, 2)), "must be integers"),
-        (np.zeros((2, 2), int), r"\[images, rows, columns\]"),
-    ],
-)
-def test_bad_codes(codes, message):
-  with pytest.raises(ValueError, match=message):
-    stats.ngrams(codes, vocab=300, n=1, adjacency="raster")
-
-
-def test_unknown_adjacency():
-  with pytest.raises(ValueError, match="'raster' or 'row'"):
-    stats.ngrams(np.zeros((1, 2, 2), int), vocab=2, n=1, adjacency="column")
+def test_a_summary_holds_the_counts_of_every_n():
+  codes = np.random.default_rng(1).integers(0, 9, (6, 3, 3))
+  out = stats.summary(codes, vocab=9, adjacency="row")
+  assert out["images"] == 6 and out["adjacency"] == "row"
+  for n, row in enumerate(out["ngrams"], 1):
+    want = ngrams.table([codes], vocab=9, n=n, adjacency="row").ngrams()
+    assert row.items() >= want.facts().items()
+    assert row["total"] == 6 * 3 * (4 - n)
+    assert (row["rank"], row["count"]) == want.curve()
 
 
 def test_psnr_by_hand():

@@ -20,7 +20,8 @@ RANKS = {
     "evals": 3, "train": 3,
     "build": 4,
     "sweep": 5, "evaluate": 5, "pixels": 5, "pretokenize": 5, "validate": 5,
-    "export": 5, "aot": 5, "bench": 5,
+    "export": 5, "aot": 5, "bench": 5, "corpus": 5, "token_stats": 5,
+    "official_weights": 5,
     "jobs": 5.5,
     "chain": 5.6,
     "main": 6,
@@ -29,7 +30,10 @@ RANKS = {
 ALONE = {"analysis"}
 
 # Distribution -> the extra that brings it.
-OPTIONAL = {"av": "data", "skimage": "data", "torch": "", "transformers": ""}
+OPTIONAL = {
+    "av": "data", "skimage": "data", "apache_beam": "beam", "torch": "",
+    "transformers": "",
+}  # fmt: skip
 
 
 def files(package):

@@ -97,14 +97,17 @@ def _path(motion: str, frames: int = 12) -> synthetic._Path:
   return synthetic._path(rng, motion, (0.2, 0.2), time_N)
 
 
-@pytest.mark.parametrize("motion,sign", [("clockwise", 1), ("anticlockwise", -1)])
+@pytest.mark.parametrize(
+    "motion,sign", [("clockwise", 1), ("anticlockwise", -1)]
+)
 def test_orbits_turn_as_seen_on_the_screen(motion, sign):
   path = _path(motion)
   dx_N, dy_N = np.diff(path.x_N), np.diff(path.y_N)
   turning_N = dx_N[:-1] * dy_N[1:] - dy_N[:-1] * dx_N[1:]
   # y points down: a positive cross product turns clockwise.
   assert (sign * turning_N > 0).all()
-  np.testing.assert_allclose(np.hypot(dx_N, dy_N), np.hypot(dx_N, dy_N)[0], rtol=1e-3)
+  speed_N = np.hypot(dx_N, dy_N)
+  np.testing.assert_allclose(speed_N, speed_N[0], rtol=1e-3)
 
 
 def test_spin_swing_and_pulse_change_one_thing_each():

@@ -1,61 +1,28 @@
-"""Little videos whose frames carry their own number, and files that are bad.
-
-The left half of frame i shows its tens above its units, as greys of 40 + 20
-times the digit; the right half is black. Which frame was decoded, and which
-side is up, can be read off the pixels.
-"""
+"""Which frames a clip has, and files that are bad."""
 
 import dataclasses
-import fractions
 import sys
 
+import little_videos
 import numpy as np
 import pytest
 
-from totojax.data import augment
 from totojax.data import decode
+from totojax.data import items
+from totojax.data import media
 from totojax.data import video
+from totojax.data.sources import folder
 
 av = pytest.importorskip("av")
 
 SPEC = video.ClipSpec(
-    frames=4, stride_frames=4, fps=30.0, size_px=16, crops=2, resample="bicubic"
-)
+    frames=4, stride_frames=4, fps=30.0, size_px=16, crops=2,
+    resample="bicubic", sampling="uniform", every_s=1.0, most_stretches=1,
+)  # fmt: skip
 
 
-def _picture(i, height=32, width=48):
-  pixels = np.zeros((height, width, 3), np.uint8)
-  tens, units = divmod(i % 110, 10)
-  pixels[: height // 2, : width // 2] = 40 + 20 * tens
-  pixels[height // 2 :, : width // 2] = 40 + 20 * units
-  return pixels
-
-
-def _write(path, frames, *, rate=30, codec="mpeg4", gop=12, b_frames=0):
-  with av.open(str(path), "w") as container:
-    container.metadata["title"] = "zzqqzzqq"
-    stream = container.add_stream(codec, rate=rate)
-    stream.height, stream.width = _picture(0).shape[:2]
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.gop_size = gop
-    stream.codec_context.max_b_frames = b_frames
-    stream.codec_context.bit_rate = 4_000_000
-    for i in range(frames):
-      frame = av.VideoFrame.from_ndarray(_picture(i), format="rgb24")
-      frame.pts = i
-      frame.time_base = fractions.Fraction(1, rate)
-      container.mux(stream.encode(frame))
-    container.mux(stream.encode())
-  return video.Item(id=path.name, path=path)
-
-
-def _numbers(clips_KTRR3):
-  """Frame numbers, read off the first columns of each frame."""
-  halves = np.split(clips_KTRR3[..., :4, 1].astype(float), 2, axis=2)
-  tens, units = (
-      np.rint((half.mean(axis=(2, 3)) - 40) / 20) for half in halves
-  )
-  return (10 * tens + units).astype(int)
+def _clips(item, spec, *, seed):
+  return video.clips(item, item.path, spec, seed=seed)
 
 
 def _wide(spec, **changes):
@@ -64,44 +31,44 @@ def _wide(spec, **changes):
 
 
 def test_frames_are_a_stride_apart_and_seeded(tmp_path):
-  item = _write(tmp_path / "a.mp4", 60)
+  item = little_videos.write(tmp_path / "a.mp4", 60)
   spec = _wide(SPEC, crops=6)
-  clips = video.clips(item, spec, seed=0)
+  clips = _clips(item, spec, seed=0)
   assert clips.shape == (6, 4, 32, 32, 3) and clips.dtype == np.uint8
-  numbers = _numbers(clips)
+  numbers = little_videos.numbers(clips)
   assert (np.diff(numbers, axis=1) == 4).all()
   assert numbers.min() >= 0 and numbers.max() <= 59
   assert len(set(numbers[:, 0])) > 2  # each crop draws its own start
-  np.testing.assert_array_equal(clips, video.clips(item, spec, seed=0))
-  assert (_numbers(video.clips(item, spec, seed=1)) != numbers).any()
+  np.testing.assert_array_equal(clips, _clips(item, spec, seed=0))
+  assert (little_videos.numbers(_clips(item, spec, seed=1)) != numbers).any()
   # A clip does not depend on how many others are asked for.
-  two = video.clips(item, dataclasses.replace(spec, crops=2), seed=0)
+  two = _clips(item, dataclasses.replace(spec, crops=2), seed=0)
   np.testing.assert_array_equal(two, clips[:2])
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
 @pytest.mark.parametrize("rate, step", [(30, 4), (15, 2), (60, 8)])
 def test_resampling_by_time(tmp_path, name, rate, step):
-  item = _write(tmp_path / name, 50, rate=rate)
+  item = little_videos.write(tmp_path / name, 50, rate=rate)
   spec = _wide(SPEC)
   if rate == 60:
     spec = dataclasses.replace(spec, frames=3)
-  numbers = _numbers(video.clips(item, spec, seed=0))
+  numbers = little_videos.numbers(_clips(item, spec, seed=0))
   assert (np.diff(numbers, axis=1) == step).all()
 
 
 def test_off_rate_follows_the_clock(tmp_path):
-  item = _write(tmp_path / "a.mp4", 60, rate=25)
-  numbers = _numbers(video.clips(item, _wide(SPEC, crops=1), seed=3))[0]
+  item = little_videos.write(tmp_path / "a.mp4", 60, rate=25)
+  numbers = little_videos.numbers(_clips(item, _wide(SPEC, crops=1), seed=3))[0]
   # 4 frames at 30 a second are 3.33 at 25: rounded from one common start.
   steps = np.diff(numbers)
   assert set(steps.tolist()) == {3, 4} and numbers[-1] - numbers[0] == 10
 
 
 def test_b_frames_in_avi_stay_in_order(tmp_path):
-  item = _write(tmp_path / "b.avi", 60, b_frames=2)
+  item = little_videos.write(tmp_path / "b.avi", 60, b_frames=2)
   spec = _wide(SPEC, frames=40, stride_frames=1)
-  numbers = _numbers(video.clips(item, spec, seed=0))
+  numbers = little_videos.numbers(_clips(item, spec, seed=0))
   assert (np.diff(numbers, axis=1) == 1).all()
 
 
@@ -142,33 +109,35 @@ def _wrap(monkeypatch, **how):
 
 
 def test_avi_frames_are_counted_not_timed(tmp_path, monkeypatch):
-  avi = _write(tmp_path / "a.avi", 60)
-  mp4 = _write(tmp_path / "a.mp4", 60)
+  avi = little_videos.write(tmp_path / "a.avi", 60)
+  mp4 = little_videos.write(tmp_path / "a.mp4", 60)
   spec = _wide(SPEC, crops=4)
-  wants = [video.clips(item, spec, seed=0) for item in (avi, mp4)]
+  wants = [_clips(item, spec, seed=0) for item in (avi, mp4)]
   _wrap(monkeypatch, swap=True)
-  np.testing.assert_array_equal(video.clips(avi, spec, seed=0), wants[0])
-  assert (video.clips(mp4, spec, seed=0) != wants[1]).any()  # the control
+  np.testing.assert_array_equal(_clips(avi, spec, seed=0), wants[0])
+  assert (_clips(mp4, spec, seed=0) != wants[1]).any()  # the control
 
 
 def test_a_seek_that_lands_too_late_starts_over(tmp_path, monkeypatch):
-  item = _write(tmp_path / "long.mp4", 400, rate=10)
+  item = little_videos.write(tmp_path / "long.mp4", 400, rate=10)
   spec = _wide(SPEC, crops=5)
   monkeypatch.setattr(decode, "SEEK_GAP_S", 2.0)
-  want = video.clips(item, spec, seed=0)
+  want = _clips(item, spec, seed=0)
   _wrap(monkeypatch, seek_late_s=4.0)
-  np.testing.assert_array_equal(video.clips(item, spec, seed=0), want)
+  np.testing.assert_array_equal(_clips(item, spec, seed=0), want)
 
 
 def test_files_without_times_are_counted(tmp_path):
-  item = _write(tmp_path / "a.mpg", 60, codec="libx264", b_frames=2)
+  item = little_videos.write(
+      tmp_path / "a.mpg", 60, codec="libx264", b_frames=2
+  )
   assert decode.read_timeline(item.path).counted
-  numbers = _numbers(video.clips(item, _wide(SPEC), seed=0))
+  numbers = little_videos.numbers(_clips(item, _wide(SPEC), seed=0))
   assert (np.diff(numbers, axis=1) == 4).all()
 
 
 def test_seeking_changes_no_pixel(tmp_path, monkeypatch):
-  item = _write(tmp_path / "long.mp4", 400, rate=10, b_frames=2)
+  item = little_videos.write(tmp_path / "long.mp4", 400, rate=10, b_frames=2)
   spec = _wide(SPEC, crops=5)
   seeks, original = [], decode._decode_from
 
@@ -178,41 +147,42 @@ def test_seeking_changes_no_pixel(tmp_path, monkeypatch):
 
   monkeypatch.setattr(decode, "_decode_from", watched)
   monkeypatch.setattr(decode, "SEEK_GAP_S", 2.0)
-  jumped = video.clips(item, spec, seed=0)
+  jumped = _clips(item, spec, seed=0)
   assert sum(s is not None for s in seeks) >= 3
   assert len({s for s in seeks}) == len(seeks)  # no seek had to be repeated
   monkeypatch.setattr(decode, "SEEK_GAP_S", 1e9)
-  np.testing.assert_array_equal(jumped, video.clips(item, spec, seed=0))
+  np.testing.assert_array_equal(jumped, _clips(item, spec, seed=0))
   assert seeks[-1] is None
 
 
 def test_rotation_noted_in_the_file_is_applied(tmp_path):
-  plain = _write(tmp_path / "a.mp4", 30)
-  data = bytearray(plain.path.read_bytes())
+  plain = little_videos.write(tmp_path / "a.mp4", 30)
+  data = bytearray((tmp_path / "a.mp4").read_bytes())
   matrix = data.index(b"tkhd") + 4 + 40
   turn = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], ">i4")
   data[matrix : matrix + 36] = turn.tobytes()  # a quarter turn clockwise
-  turned = video.Item(id="a.mp4", path=tmp_path / "turned.mp4")
-  turned.path.write_bytes(data)
+  turned = items.of_file("a.mp4", tmp_path / "turned.mp4")
+  (tmp_path / "turned.mp4").write_bytes(data)
   spec = dataclasses.replace(SPEC, frames=1, crops=1, size_px=32)
-  left = video.clips(plain, spec, seed=0)[0, 0].astype(int)
-  top = video.clips(turned, spec, seed=0)[0, 0].astype(int)
+  left = _clips(plain, spec, seed=0)[0, 0].astype(int)
+  top = _clips(turned, spec, seed=0)[0, 0].astype(int)
   assert left[:, 0].mean() > left[:, -1].mean() + 10  # bright on the left ...
   assert top[0].mean() > top[-1].mean() + 10  # ... is bright on top, turned
 
 
 def test_one_frame(tmp_path):
-  item = _write(tmp_path / "one.mp4", 1)
+  item = little_videos.write(tmp_path / "one.mp4", 1)
   with pytest.raises(decode.Undecodable, match="span 13"):
-    video.clips(item, SPEC, seed=0)
+    _clips(item, SPEC, seed=0)
   spec = dataclasses.replace(SPEC, frames=1)
-  assert video.clips(item, spec, seed=0).shape == (2, 1, 16, 16, 3)
+  assert _clips(item, spec, seed=0).shape == (2, 1, 16, 16, 3)
 
 
 def test_exactly_long_enough(tmp_path):
-  assert video.clips(_write(tmp_path / "a.mp4", 13), SPEC, seed=0).shape[1] == 4
-  row = video.clips_or_skipped(_write(tmp_path / "b.mp4", 12), SPEC, seed=0)
-  assert row == video.Skipped(
+  item = little_videos.write(tmp_path / "a.mp4", 13)
+  assert _clips(item, SPEC, seed=0).shape[1] == 4
+  row = media.load(little_videos.write(tmp_path / "b.mp4", 12), SPEC, seed=0)
+  assert row == items.Skipped(
       "b.mp4",
       "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride"
       " of 4 span 13",
@@ -230,9 +200,13 @@ def _audio(path):
     container.mux(stream.encode())
 
 
+def _listed(root):
+  return folder.list_items(root, "", kind="video", class_folders=False).items
+
+
 def test_bad_files_are_rows_and_never_fatal(tmp_path):
-  good = _write(tmp_path / "good.mp4", 60)
-  whole = good.path.read_bytes()
+  little_videos.write(tmp_path / "good.mp4", 60)
+  whole = (tmp_path / "good.mp4").read_bytes()
   noise = np.random.default_rng(0).bytes(4000)
   files = {
       "empty.mp4": b"",
@@ -245,29 +219,30 @@ def test_bad_files_are_rows_and_never_fatal(tmp_path):
     (tmp_path / name).write_bytes(data)
   _audio(tmp_path / "audio.mp4")
   rows = {}
-  for item in video.list_videos(tmp_path):
-    rows[item.id] = video.clips_or_skipped(item, SPEC, seed=0)
+  for item in _listed(tmp_path):
+    rows[item.id] = media.load(item, SPEC, seed=0)
   assert isinstance(rows.pop("good.mp4"), np.ndarray)
   assert set(rows) == set(files) | {"audio.mp4"}
   for name, row in rows.items():
-    assert isinstance(row, video.Skipped), name
-    assert row.path == name and row.reason
+    assert isinstance(row, items.Skipped), name
+    assert row.id == name and row.reason
   assert "0 bytes" in rows["empty.mp4"].reason
   assert "no video stream" in rows["audio.mp4"].reason
-  gone = video.clips_or_skipped(
-      video.Item("gone.mp4", tmp_path / "gone.mp4"), SPEC, seed=0
+  gone = media.load(
+      items.of_file("gone.mp4", tmp_path / "gone.mp4"), SPEC, seed=0
   )
-  assert isinstance(gone, video.Skipped)
+  assert isinstance(gone, items.Skipped)
 
 
 def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
-  whole = _write(tmp_path / "a.mkv", 100).path.read_bytes()
+  little_videos.write(tmp_path / "a.mkv", 100)
+  whole = (tmp_path / "a.mkv").read_bytes()
   for share in (0.2, 0.5, 0.9):
     path = tmp_path / f"cut{share}.mkv"
     path.write_bytes(whole[: int(len(whole) * share)])
-    result = video.clips_or_skipped(video.Item("a", path), _wide(SPEC), seed=0)
+    result = media.load(items.of_file("a", path), _wide(SPEC), seed=0)
     if isinstance(result, np.ndarray):
-      numbers = _numbers(result)
+      numbers = little_videos.numbers(result)
       assert (np.diff(numbers, axis=1) == 4).all()
       assert numbers.max() < 100 * share + 5
     else:
@@ -275,41 +250,26 @@ def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
 
 
 def test_frames_missing_in_the_middle_are_not_made_up(tmp_path, monkeypatch):
-  item = _write(tmp_path / "a.mp4", 60)
+  item = little_videos.write(tmp_path / "a.mp4", 60)
   timeline = decode.read_timeline(item.path)
   later = np.concatenate([timeline.times_s, timeline.times_s + 2.0])
   longer = dataclasses.replace(timeline, times_s=later)
-  monkeypatch.setattr(decode, "read_timeline", lambda *_: longer)
-  rows = [video.clips_or_skipped(item, SPEC, seed=seed) for seed in range(8)]
+  monkeypatch.setattr(decode, "read_timeline", lambda *_, **__: longer)
+  rows = [media.load(item, SPEC, seed=seed) for seed in range(8)]
   assert any("do not decode" in getattr(row, "reason", "") for row in rows)
 
 
 def test_titles_in_old_encodings_do_not_matter(tmp_path):
-  item = _write(tmp_path / "a.mp4", 30)
-  data = item.path.read_bytes()
+  item = little_videos.write(tmp_path / "a.mp4", 30)
+  data = (tmp_path / "a.mp4").read_bytes()
   assert b"zzqqzzqq" in data
-  item.path.write_bytes(data.replace(b"zzqqzzqq", b"zzq\xd3\xc3zqq"))
-  assert video.clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
-
-
-def test_listing(tmp_path):
-  names = ["b/Ünï cödé 視頻.MP4", "a b.avi", "b/x.webm", "Z.mov"]
-  for name in names + ["notes.txt", "b/y.mp4.part"]:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_bytes(b"x")
-  (tmp_path / "folder.mp4").mkdir()
-  items = video.list_videos(tmp_path)
-  assert [item.id for item in items] == sorted(names)
-  assert all(item.path.is_file() for item in items)
-  with pytest.raises(ValueError, match="holds no video"):
-    video.list_videos(tmp_path / "folder.mp4")
-  with pytest.raises(ValueError, match="not a folder"):
-    video.list_videos(tmp_path / "none")
+  (tmp_path / "a.mp4").write_bytes(data.replace(b"zzqqzzqq", b"zzq\xd3\xc3zqq"))
+  assert _clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
 
 
 def test_unicode_names_decode(tmp_path):
-  item = _write(tmp_path / "Ünï cödé 視頻.mp4", 30)
-  assert video.clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
+  item = little_videos.write(tmp_path / "Ünï cödé 視頻.mp4", 30)
+  assert _clips(item, SPEC, seed=0).shape == (2, 4, 16, 16, 3)
 
 
 def test_spec_refuses_nonsense():
@@ -320,43 +280,7 @@ def test_spec_refuses_nonsense():
 
 
 def test_missing_pyav_names_the_extra(tmp_path, monkeypatch):
-  item = _write(tmp_path / "a.mp4", 30)
+  item = little_videos.write(tmp_path / "a.mp4", 30)
   monkeypatch.setitem(sys.modules, "av", None)
   with pytest.raises(ImportError, match=r"totojax\[data\]"):
-    video.clips(item, SPEC, seed=0)
-
-
-@pytest.mark.parametrize("resample", ["lanczos", "bicubic", "bilinear"])
-def test_resize_and_center_crop_equal_torchvision(resample, golden):
-  image = golden["im"]
-  small = augment.resize_short_side(image, 64, resample=resample)
-  assert small.shape == (64, 94, 3)
-  got = augment.center_crop(small[None], 64)[0]
-  np.testing.assert_array_equal(got, golden[f"resize64_{resample}"])
-
-
-def test_filters_differ(golden):
-  got = augment.resize_short_side(golden["im"], 64, resample="bilinear")
-  got = augment.center_crop(got[None], 64)[0]
-  assert (got != golden["resize64_bicubic"]).any()
-
-
-def test_random_crop_is_uniform_and_the_same_in_all_frames():
-  y, x = np.mgrid[:4, :5]
-  frame = np.stack([y, x, y * 0], -1).astype(np.uint8)
-  frames = np.stack([frame, frame])
-  rng = np.random.default_rng(0)
-  corners = []
-  for _ in range(600):
-    crop = augment.random_crop(frames, 3, rng=rng)
-    np.testing.assert_array_equal(crop[0], crop[1])
-    corners.append(tuple(crop[0, 0, 0, :2].tolist()))
-  found, counts = np.unique(corners, axis=0, return_counts=True)
-  assert len(found) == 2 * 3 and counts.min() > 60
-  with pytest.raises(ValueError, match="hold no crop of 5"):
-    augment.random_crop(frames, 5, rng=rng)
-
-
-@pytest.fixture(name="golden", scope="module")
-def _golden(request):
-  return np.load(request.path.parent / "golden" / "image_preproc.npz")
+    _clips(item, SPEC, seed=0)

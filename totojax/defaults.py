@@ -179,19 +179,24 @@ def render(train: int, val: int) -> ConfigDict:
   ))  # fmt: skip
 
 
+def clip() -> ConfigDict:
+  """What is cut out of a video (section 3.4)."""
+  return ConfigDict(dict(
+      frames=16,  # section 3.4
+      stride_frames=4,  # section 3.4
+      fps=30.0,  # [gap] Table 2's hours and tokens agree with 30
+      size_px=128,  # section 3.4
+      crops=1,  # [gap] clips of one video
+      resample="bicubic",  # [gap] with antialiasing
+  ))  # fmt: skip
+
+
 def decode(root: str) -> ConfigDict:
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
   return ConfigDict(dict(
       run="decode",
       seed=0,
-      clip=dict(
-          frames=16,  # section 3.4
-          stride_frames=4,  # section 3.4
-          fps=30.0,  # [gap] Table 2's hours and tokens agree with 30
-          size_px=128,  # section 3.4
-          crops=1,  # [gap] clips of one video
-          resample="bicubic",  # [gap] with antialiasing
-      ),
+      clip=clip(),
       decoding=dict(
           root=root,
           val_frac=0.1,  # of the videos, held out
@@ -319,6 +324,121 @@ def shards(pixels: str, weights: str) -> ConfigDict:
           report_frames=512,  # held-out frames that PSNR is measured on
           kmeans_frames=2000,  # training frames for the k-means baseline
           kmeans_patches=20_000,
+      ),
+  ))  # fmt: skip
+
+
+def tokenize() -> ConfigDict:
+  """`run = "tokenize"` and "plan": any images or videos to tokens."""
+  return ConfigDict(dict(
+      run="tokenize",
+      seed=0,
+      tokenizer="shipped",  # or a tokenizer file (runs "tokenizer", "official")
+      source=dict(
+          name="folder",  # a section below, or "list"
+          kind="video",  # or "image": of folder, list and tars
+          root="",  # folder of the data
+          splits=("",),  # of the source; each becomes a store; "": all of it
+          val_frac=0.0,  # of the items, held out, where there is one split
+          exclude=(),  # files of ids, or stores, whose items are left out
+          folder=dict(class_folders=False),  # the folders are the classes
+          list=dict(
+              path="",  # "path label" in each line
+              separator="space",  # before the label; "comma", "tab", "none"
+              classes=0,  # labels are below it; 0: any
+          ),
+          tars=dict(classes=0, label_key="label"),  # WebDataset; of a .json
+          tfds=dict(
+              name="",  # "ucf101", "moving_mnist:1.0.0"
+              feature="",  # of pixels; "": the only image or video
+              label="",  # its class; "": the only one, if there is one
+              fps=30.0,  # of videos, which TFDS does not store
+          ),
+          imagenet=dict(classes=1000, val_labels=""),  # 0: ImageNet-21k
+          kinetics=dict(
+              annotations="",  # the official CSV, "{split}" filled in; "":
+              # what is there
+              classes=400,  # or 600, 700
+              plain_names="whole",  # files without times in their names;
+              # or "trimmed"
+          ),
+          ssv2=dict(classes=174),
+          ego4d=dict(
+              folder="full_scale",  # or "clips"
+              ids="",  # file of ids or stretches; "{split}" is filled in
+          ),
+          howto100m=dict(ids=""),  # file of the wanted ids; "": all
+          ucf101=dict(fold=1, classes=101),  # official split 1, 2 or 3
+      ),
+      clip=dict(
+          **clip(),
+          sampling="uniform",  # [gap] or "duration": in proportion to length
+          every_s=10.0,  # with "duration": seconds of video for one stretch
+          most_stretches=64,  # with "duration": of one video
+      ),
+      image=dict(
+          size_px=128,  # section 3.4
+          crops=1,  # [gap] windows of one image
+          crop="random",  # [gap] section 3.4 says it of videos; or "center"
+          resample="bicubic",  # [gap] with antialiasing
+          animated="refuse",  # or "first": the first picture
+      ),
+      amount=dict(
+          items_per_shard=256,  # an interruption costs at most one shard
+          workers=-1,  # processes that decode; -1: one for each core
+          ahead=4,  # items of a worker that are decoded before they are needed
+      ),
+      beam=dict(
+          name="",  # "DirectRunner", "DataflowRunner", ...; "": no pipeline
+          options=(),  # Beam's flags, as "--project=NAME"
+      ),
+      plan=dict(
+          chip="TPU v5e",
+          busy=0.3,  # share of its peak: an assumption, not a measurement
+          probed=64,  # videos whose length is read
+          hours=0.0,  # of video, without a source
+          videos=0,  # that these hours are
+          images=0,  # or images, without a source
+      ),
+  ))  # fmt: skip
+
+
+def tokens_report() -> ConfigDict:
+  """`run = "tokens_report"`: what is in stores of tokens."""
+  return ConfigDict(dict(
+      run="tokens_report",
+      tokens_report=dict(
+          stores=dict(),  # name -> path of a store of tokens
+          tokenizer="",  # a file or "shipped", to show images; "": none
+          pixels=dict(),  # name of a store -> the pixels it was made from
+          images=10_000,  # whose 2- and 3-grams are counted; 0: all (A.6)
+          adjacency="raster",  # [gap] n-grams go on into the next row; or "row"
+      ),
+  ))  # fmt: skip
+
+
+def official() -> ConfigDict:
+  """`run = "official"`: released tokenizers, as files of ours."""
+  return ConfigDict(dict(
+      run="official",
+      official=dict(
+          kind="dvae",  # or "vqgan-1k", "vqgan-16k"
+          files=(),  # encoder.pkl and decoder.pkl, or last.ckpt; (): download
+          urls=(),  # (): the official ones
+          sha256=(),  # that the files must have; none is published
+      ),
+  ))  # fmt: skip
+
+
+def leakage() -> ConfigDict:
+  """`run = "leakage"`: is anything held out also trained on?"""
+  return ConfigDict(dict(
+      run="leakage",
+      leakage=dict(
+          train=(),  # stores of tokens
+          validation=(),  # stores of tokens
+          per="record",  # or "frame": whose tokens must not be equal
+          fail=True,  # an overlap is an error
       ),
   ))  # fmt: skip
 

@@ -16,13 +16,18 @@ import numpy as np
 
 from totojax import checkpoint
 from totojax import logs
+from totojax import official_weights
 from totojax import pixels
 from totojax import pretokenize
+from totojax import token_stats
 from totojax import train
 from totojax import validate
 from totojax.analysis import report
 from totojax.build import pretrain as build_pretrain
 from totojax.build import tokenizer as build_tokenizer
+from totojax.corpus import leakage
+from totojax.corpus import plan
+from totojax.corpus import tokenize
 from totojax.tokenizers import weights
 
 Config = Mapping[str, Any]
@@ -119,6 +124,11 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "photos": pixels.photos,
     "tokenizer": tokenizer,
     "shards": pretokenize.run,
+    "tokenize": tokenize.run,
+    "plan": plan.run,
+    "leakage": leakage.run,
+    "official": official_weights.run,
+    "tokens_report": token_stats.run,
     "pretrain": pretrain,
     "validate": validate.run,
     "report": write_report,

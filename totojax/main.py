@@ -90,9 +90,18 @@ class Interrupt:
 def config_path(name: str) -> str:
   """The file that `--config=name` means: here, or shipped with the package.
 
+  What follows a colon is the argument of the file's `get_config`, and stays.
+
   Raises:
     FileNotFoundError: neither is there; lists what ships.
   """
+  if pathlib.Path(name).is_file():
+    return name
+  name, colon, argument = name.partition(":")
+  return _config_file(name) + colon + argument
+
+
+def _config_file(name: str) -> str:
   if pathlib.Path(name).is_file():
     return name
   package = pathlib.Path(__file__).resolve().parent
@@ -128,7 +137,8 @@ def _main(argv: list[str]) -> None:
   from totojax import logs
 
   config = _CONFIG.value.to_dict()
-  name = pathlib.Path(flags.FLAGS["config"].config_filename).stem
+  file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
+  name = pathlib.Path(file).stem
   begin = time.monotonic()
   try:
     # The one job that is made of others stands above the table of jobs.

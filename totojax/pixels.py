@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import csv
 import dataclasses
-import hashlib
 from typing import Any
 
 from etils import epath
@@ -20,11 +19,14 @@ import numpy as np
 from totojax import logs
 from totojax import progress
 from totojax.build.typed import typed
+from totojax.data import items as items_lib
 from totojax.data import manifests
+from totojax.data import media
 from totojax.data import photos as photo_lib
 from totojax.data import shards
 from totojax.data import synthetic
 from totojax.data import video
+from totojax.data.sources import folder
 
 Interrupted = Callable[[int], bool]
 
@@ -137,11 +139,16 @@ def decode(
   Raises:
     ValueError: no video at all could be decoded for one of the splits.
   """
-  spec = typed(video.ClipSpec, config["clip"], "clip")
+  # Small folders: every video gives as many clips, however long it is.
+  spec = typed(
+      video.ClipSpec, config["clip"], "clip",
+      sampling="uniform", every_s=1.0, most_stretches=1,
+  )  # fmt: skip
   amount = typed(Decoding, config["decoding"], "decoding")
-  parts = split_items(
-      video.list_videos(amount.root), amount.val_frac, seed=config["seed"]
+  found = folder.list_items(
+      amount.root, "", kind="video", class_folders=False
   )
+  parts = items_lib.split(found.items, amount.val_frac, seed=config["seed"])
   logs.begin(workdir, config)
   skipped = _Skipped(workdir / "skipped.csv")
   for split, items in parts.items():
@@ -155,7 +162,7 @@ def decode(
             labels=False,
             classes=(),
             records_per_shard=amount.records_per_shard,
-            info={"seed": config["seed"], "clip": dataclasses.asdict(spec)},
+            info={"seed": config["seed"], "clip": dict(config["clip"])},
         ),
     )
     if writer.complete:
@@ -168,8 +175,8 @@ def decode(
       for i in range(begin, len(items)):
         if interrupted(i):
           return False
-        clips = video.clips_or_skipped(items[i], spec, seed=config["seed"])
-        if isinstance(clips, video.Skipped):
+        clips = media.load(items[i], spec, seed=config["seed"])
+        if isinstance(clips, items_lib.Skipped):
           skipped.add(clips)
         else:
           _append(writer, items[i].id, clips, cursor=i + 1)
@@ -227,33 +234,6 @@ def photos(
   return True
 
 
-def split_items(
-    items: tuple[video.Item, ...], val_frac: float, *, seed: int
-) -> dict[str, list[video.Item]]:
-  """Training and held-out items: by a hash of the id, so files that are added
-  later move no other one while the count of held-out items stays the same.
-
-  Raises:
-    ValueError: fewer than two items.
-  """
-  if len(items) < 2:
-    raise ValueError(
-        f"{len(items)} video cannot be split into training and validation; use"
-        " at least 2"
-    )
-
-  def rank(item):
-    return hashlib.sha256(f"{seed}/{item.id}".encode()).digest()
-
-  ranked = sorted(items, key=rank)
-  held_out = min(max(1, round(val_frac * len(items))), len(items) - 1)
-  in_order = lambda part: sorted(part, key=lambda item: item.id)
-  return {
-      "train": in_order(ranked[held_out:]),
-      "val": in_order(ranked[:held_out]),
-  }
-
-
 def _append(
     writer: shards.Writer, item: str, clips_KNHW3: np.ndarray, *, cursor: int
 ) -> None:
@@ -289,8 +269,8 @@ class _Skipped:
       rows = list(csv.reader(path.read_text().splitlines()))
       self._reasons = dict(rows[1:])
 
-  def add(self, row: video.Skipped) -> None:
-    self._reasons[row.path] = " ".join(row.reason.split())
+  def add(self, row: items_lib.Skipped) -> None:
+    self._reasons[row.id] = " ".join(row.reason.split())
     lines = [("path", "reason"), *sorted(self._reasons.items())]
     with self.path.open("w") as file:
       csv.writer(file, lineterminator="\n").writerows(lines)

@@ -118,9 +118,9 @@ def _tokenize(
         return False
       stop = min(start + settings.records, total)
       frames_RNHW3 = source.read(range(start, stop))["frames"]
-      codes_RNP = encode_clips(tokenizer, frames_RNHW3)
+      codes_RP = api.encode_clips(tokenizer, frames_RNHW3)
       writer.append(
-          {"codes": codes_RNP.reshape(stop - start, -1)},
+          {"codes": codes_RP},
           labels=None if labels is None else labels[start:stop],
           ids=None if ids is None else ids[start:stop],
           cursor=stop,
@@ -128,15 +128,6 @@ def _tokenize(
       bar.advance(stop - start)
   writer.close()
   return True
-
-
-def encode_clips(
-    tokenizer: api.Tokenizer, frames_RNHW3: np.ndarray
-) -> np.ndarray:
-  """uint16 codes [R, N, P] in raster order of uint8 clips."""
-  records, frames, *shape = frames_RNHW3.shape
-  codes_MGG = tokenizer.encode(frames_RNHW3.reshape(-1, *shape))
-  return codes_MGG.reshape(records, frames, -1).astype(np.uint16)
 
 
 def _describe(

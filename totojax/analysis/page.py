@@ -8,13 +8,15 @@ a box of its own.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import html
 import io
 import math
 
 import numpy as np
 from PIL import Image
+
+from totojax.analysis import files
 
 STYLE = """
 :root {
@@ -113,6 +115,24 @@ def page(title: str, sections: Iterable[str]) -> str:
       f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
       f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
   )
+
+
+def section(
+    title: str, make: Callable[[files.Folder], str], folder: files.Folder
+) -> str:
+  """A section with its title, or with the reason why there is none."""
+  try:
+    body = make(folder)
+  except files.Missing as reason:
+    body = paragraph(f"Not shown: {reason}.", "missing")
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    # The files are there, but not as this version writes them.
+    reason = f"{type(error).__name__}: {error}"
+    body = paragraph(
+        f"Not shown: its files have another format ({reason}).", "missing"
+    )
+  head = f"<h2>{text(title)}</h2>" if title else ""
+  return f"<section>{head}{body}</section>"
 
 
 def text(value: object) -> str:

@@ -7,7 +7,7 @@ so that a figure follows the page into dark mode; `png` renders it for paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import io
 import re
@@ -22,6 +22,7 @@ from totojax.analysis import files
 
 Table = Mapping[str, np.ndarray]
 DPI = 160
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # when the colours are used up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,13 +188,25 @@ def learning(
 
 def rank_frequency(ngrams: list[Mapping]) -> Draw:
   """Counts of 1-, 2- and 3-grams by rank, both axes logarithmic."""
+  curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in ngrams}
+  return by_rank(curves, ylabel="occurrences")
+
+
+def by_rank(
+    curves: Mapping[str, tuple[Sequence, Sequence]], *, ylabel: str
+) -> Draw:
+  """(rank, value) by the name of the curve, both axes logarithmic."""
 
   def draw(axes, palette):
-    for row, colour in zip(ngrams, palette.series, strict=False):
-      axes.loglog(row["rank"], row["count"], color=colour, lw=1.6,
-                  label=f"{row['n']}-grams")  # fmt: skip
+    colours = len(palette.series)
+    for i, (name, (rank, value)) in enumerate(curves.items()):
+      axes.loglog(
+          rank, value, color=palette.series[i % colours], lw=1.6, label=name,
+          ls=LINES[i // colours % len(LINES)],
+          marker="o" if len(rank) == 1 else None,
+      )  # fmt: skip
     axes.set_xlabel("rank")
-    axes.set_ylabel("occurrences")
+    axes.set_ylabel(ylabel)
     for axis in (axes.xaxis, axes.yaxis):
       axis.set_major_formatter(ticker.FuncFormatter(_short))
       axis.set_minor_formatter(ticker.NullFormatter())

@@ -37,27 +37,9 @@ def write_report(
   path = workdir / "report.html"
   name = folder.path.name
   sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [_whole(title, make, folder) for title, make in SECTIONS]
+  sections += [page.section(title, make, folder) for title, make in SECTIONS]
   path.write_text(page.page(f"{name}: totojax report", sections))
   return path
-
-
-def _whole(
-    title: str, make: Callable[[files.Folder], str], folder: files.Folder
-) -> str:
-  """A section with its title, or with the reason why there is none."""
-  try:
-    body = make(folder)
-  except files.Missing as reason:
-    body = page.paragraph(f"Not shown: {reason}.", "missing")
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
-    # The files are there, but not as this version writes them.
-    reason = f"{type(error).__name__}: {error}"
-    body = page.paragraph(
-        f"Not shown: its files have another format ({reason}).", "missing"
-    )
-  head = f"<h2>{page.text(title)}</h2>" if title else ""
-  return f"<section>{head}{body}</section>"
 
 
 SECTIONS: tuple[tuple[str, Callable[[files.Folder], str]], ...] = (

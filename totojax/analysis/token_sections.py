@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from totojax.analysis import files
 from totojax.analysis import page
 from totojax.analysis import plots
@@ -11,6 +14,11 @@ METHODS = {
     "kmeans": "k-means patches",
     "mean_colour": "mean colour",
 }
+
+NGRAM_HEAD = (
+    "seen", "distinct", "of all possible", "of those seen", "perplexity",
+    "held by the top 1 %",
+)  # fmt: skip
 
 
 def reconstructions(folder: files.Folder) -> str:
@@ -50,23 +58,8 @@ def codes(folder: files.Folder) -> str:
       f" counted over {tokens['images']:,} training frames."
   )
   rows = [
-      (
-          f"{row['n']}-grams",
-          f"{row['total']:,}",
-          f"{row['distinct']:,}",
-          f"{row['space_coverage']:.2%}"
-          if row["space_coverage"] >= 1e-4
-          else f"{row['space_coverage']:.1e}",
-          f"{row['total_coverage']:.2%}",
-          f"{row['perplexity']:,.1f}",
-          f"{row['top_percent_mass']:.1%}",
-      )
-      for row in tokens["ngrams"]
+      (f"{row['n']}-grams", *ngram_cells(row)) for row in tokens["ngrams"]
   ]
-  head = (
-      "", "seen", "distinct", "of all possible", "of those seen", "perplexity",
-      "held by the top 1 %",
-  )  # fmt: skip
   svg = plots.html(
       plots.rank_frequency(tokens["ngrams"]),
       name="ngrams",
@@ -78,9 +71,26 @@ def codes(folder: files.Folder) -> str:
   )
   return (
       page.paragraph(sentence)
-      + page.table(head, rows)
+      + page.table(("", *NGRAM_HEAD), rows)
       + page.figure(svg, caption)
   )
+
+
+def ngram_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+  """What a table shows of one n, under NGRAM_HEAD."""
+  return (
+      f"{row['total']:,}",
+      f"{row['distinct']:,}",
+      share(row["space_coverage"]),
+      share(row["total_coverage"]),
+      f"{row['perplexity']:,.1f}",
+      f"{row['top_percent_mass']:.1%}",
+  )
+
+
+def share(value: float) -> str:
+  """12.34%, or 1.2e-05 where that would be 0.00%."""
+  return f"{value:.2%}" if value >= 1e-4 else f"{value:.1e}"
 
 
 def skipped(folder: files.Folder) -> str:

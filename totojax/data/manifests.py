@@ -60,7 +60,8 @@ class Manifest:
     size_px: side of the frames in pixels.
     stride_frames: source frames from one frame to the next; 0 for images.
     fps: frame rate that the stride counts in; 0.0 for images.
-    crops: records made from one item (they share its id).
+    crops: records made from one item, or from each stretch of one that is
+      sampled by its duration (they share its id).
     labels: whether each record has a class; -1 is a record without.
     ids: whether each record has the id of the item that it comes from.
     classes: names of the classes, by label; may be empty.

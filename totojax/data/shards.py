@@ -61,7 +61,7 @@ class Writer:
     if found is None:
       manifests.save(path, manifest)
     else:
-      _check_same_head(self.path, found, manifest)
+      check_same_head(self.path, found, manifest)
       Store(path, found).check()
     self.manifest = found or manifest
     self._pending: list[dict[str, np.ndarray]] = []
@@ -123,20 +123,12 @@ class Writer:
     """Writes the pending records as a shard, then names it in the manifest."""
     shards = self.manifest.shards
     if self._pending_records:
-      arrays = columns.concatenate(self._pending)
-      shard = manifests.Shard(
-          name=f"shard-{len(shards):05d}",
-          records=self._pending_records,
-          checksum=columns.digest(arrays),
-          probe=columns.digest(columns.probe(self.manifest, arrays)),
+      shard = write_shard(
+          self.path,
+          self.manifest,
+          number=len(shards),
+          arrays=columns.concatenate(self._pending),
       )
-      for name, array in arrays.items():
-        storage.write_array(
-            f"{self.path}/{shard.name}/{name}",
-            array,
-            single_records=name not in ("label", "id"),
-            attributes=columns.attributes(shard),
-        )
       shards = (*shards, shard)
     manifest = dataclasses.replace(
         self.manifest,
@@ -144,11 +136,44 @@ class Writer:
         cursor=self._pending_cursor,
         complete=complete,
     )
-    if self._pending_records:
-      Store(self.path, manifest).check_shard(len(shards) - 1)
     manifests.save(self.path, manifest)
     self.manifest = manifest
     self._pending, self._pending_records = [], 0
+
+
+def write_shard(
+    path: storage.Path,
+    manifest: manifests.Manifest,
+    *,
+    number: int,
+    arrays: Mapping[str, np.ndarray],
+) -> manifests.Shard:
+  """Writes one shard and reads its ends back; the manifest is left as it is.
+
+  Args:
+    path: directory or URL of the data set.
+    manifest: what its records are.
+    number: of the shard; one that is there is replaced.
+    arrays: from `columns.of`, at least one record.
+
+  Raises:
+    StoreError: when the shard cannot be written.
+  """
+  shard = manifests.Shard(
+      name=f"shard-{number:05d}",
+      records=len(next(iter(arrays.values()))),
+      checksum=columns.digest(arrays),
+      probe=columns.digest(columns.probe(manifest, arrays)),
+  )
+  for name, array in arrays.items():
+    storage.write_array(
+        f"{storage.text(path)}/{shard.name}/{name}",
+        array,
+        single_records=name not in ("label", "id"),
+        attributes=columns.attributes(shard),
+    )
+  Store(path, dataclasses.replace(manifest, shards=(shard,))).check()
+  return shard
 
 
 def open_store(
@@ -194,9 +219,10 @@ def open_store(
   return store
 
 
-def _check_same_head(
+def check_same_head(
     path: str, found: manifests.Manifest, wanted: manifests.Manifest
 ) -> None:
+  """Raises StoreError unless a job with these values may go on with a store."""
   old, new = manifests.head_of(found), manifests.head_of(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:

@@ -1,54 +1,42 @@
-"""Clips from video files, decoded with PyAV (the `data` extra).
+"""Clips from videos, decoded with PyAV (the `data` extra).
 
 A clip is T frames as section 3.4 of the paper has them: the video at 30 frames
-a second, every 4th frame, shortest side R, a random R x R crop. A video gives
-K clips; each draws its own start and its own window. Everything drawn follows
-from (seed, item, crop), so a clip is the same on every machine, in any order.
+a second, every 4th frame, shortest side R, a random R x R crop. The paper does
+not say how many clips a video gives. With "uniform" sampling it gives K; with
+"duration" sampling it is cut into equal stretches, one for every `every_s`
+seconds, and each stretch gives K, so that an hour counts for more than a
+minute. Each clip draws its own start within its stretch and its own window.
+Everything drawn follows from (seed, item, stretch, crop), so a clip is the same
+on every machine, in any order.
 
 Frames are found by time: frame j of the resampled video is the source frame
-nearest to j / fps, which changes nothing in a video that has this rate. Only
-the span from the first to the last wanted frame is decoded, and only wanted
-frames are kept, already resized: memory does not grow with the video's length.
-Pixels are taken as square.
+nearest to j / fps, which changes nothing in a video that has this rate, and
+gives one with a variable rate the speed it is watched at. Only the span from
+the first to the last wanted frame is decoded, and only wanted frames are kept,
+already resized: memory grows with the clips, not with the video. Pixels are
+taken as square; deeper ones are brought to 8 bits.
 
-A file that gives no clip raises `Undecodable`, and `clips_or_skipped` turns it
-into a row of a report: one bad file must not end a job over a million.
-
-Shapes: K crops, T frames of a clip, R pixels of a side, H and W of a frame.
+Shapes: K crops of all stretches, T frames of a clip, R pixels of a side, H and
+W of a frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
-import hashlib
-import pathlib
 
 import numpy as np
 
 from totojax.data import augment
 from totojax.data import decode
+from totojax.data import items
 
 SUFFIXES = frozenset(
     ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()
 )
+SAMPLINGS = ("uniform", "duration")
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
-
-
-@dataclasses.dataclass(frozen=True)
-class Item:
-  """One video: `id` is its path below the root, the same on every machine."""
-
-  id: str
-  path: pathlib.Path
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-  """A video that gave no clip, and why."""
-
-  path: str
-  reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +48,13 @@ class ClipSpec:
     stride_frames: step between them, in frames of the resampled video (4).
     fps: frames per second that a video is resampled to first (30.0).
     size_px: short side after resizing, and side of the crop (128).
-    crops: clips of one video.
+    crops: clips of a video, or with "duration" of each of its stretches.
     resample: filter of the resizing: "bicubic", "bilinear" or "lanczos".
+    sampling: "uniform": every video gives as many clips; "duration": in
+      proportion to its length.
+    every_s: with "duration", seconds of video for one stretch.
+    most_stretches: with "duration", of one video; all of its clips are in
+      memory at once.
   """
 
   frames: int
@@ -70,9 +63,15 @@ class ClipSpec:
   size_px: int
   crops: int
   resample: str
+  sampling: str
+  every_s: float
+  most_stretches: int
 
   def __post_init__(self):
-    for name in ("frames", "stride_frames", "fps", "size_px", "crops"):
+    for name in (
+        "frames", "stride_frames", "fps", "size_px", "crops", "every_s",
+        "most_stretches",
+    ):  # fmt: skip
       if getattr(self, name) <= 0:
         raise ValueError(
             f"video.{name} is {getattr(self, name)}; it must be above 0"
@@ -82,6 +81,10 @@ class ClipSpec:
           f"video.resample is {self.resample!r}; use one of"
           f" {sorted(augment.FILTERS)}"
       )
+    if self.sampling not in SAMPLINGS:
+      raise ValueError(
+          f"video.sampling is {self.sampling!r}; use one of {SAMPLINGS}"
+      )
 
   @property
   def span_frames(self) -> int:
@@ -89,45 +92,55 @@ class ClipSpec:
     return (self.frames - 1) * self.stride_frames + 1
 
 
-def list_videos(root: str | pathlib.Path) -> tuple[Item, ...]:
-  """All videos below a folder, sorted by id.
+def clips(
+    item: items.Item, source: decode.Source, spec: ClipSpec, *, seed: int
+) -> np.ndarray:
+  """The clips of one video, uint8 [K, T, R, R, 3].
 
-  Raises:
-    ValueError: if the folder does not exist or holds no video.
-  """
-  root = pathlib.Path(root)
-  if not root.is_dir():
-    raise ValueError(f"{root} is not a folder; give the folder of the videos")
-  items = [
-      Item(id=path.relative_to(root).as_posix(), path=path)
-      for path in root.rglob("*")
-      if path.suffix.lower() in SUFFIXES and path.is_file()
-  ]
-  if not items:
-    raise ValueError(
-        f"{root} holds no video; looked for {' '.join(sorted(SUFFIXES))}"
-    )
-  return tuple(sorted(items, key=lambda item: item.id))
+  A rotation noted in the file is applied.
 
-
-def clips(item: Item, spec: ClipSpec, *, seed: int) -> np.ndarray:
-  """The K clips of one video, uint8 [K, T, R, R, 3].
-
-  Starts are uniform over the video, independently for each crop; a rotation
-  noted in the file is applied.
+  Args:
+    item: the video; its span, if it has one, is all that is looked at.
+    source: its file, by path or as bytes.
+    spec: what is cut out.
+    seed: of everything drawn.
 
   Raises:
     Undecodable: no video in the file, damaged where frames are wanted, or
       shorter than a clip.
     ImportError: PyAV is missing.
   """
-  timeline = decode.read_timeline(item.path)
-  rngs = [_rng(item, crop, seed=seed) for crop in range(spec.crops)]
-  places_KT = [_draw(timeline, spec, rng=rng) for rng in rngs]
-  images = decode.read_images(
-      item.path,
-      np.unique(np.concatenate(places_KT)),
-      timeline=timeline,
+  timeline = decode.read_timeline(
+      source, start_s=item.start_s, end_s=item.end_s
+  )
+  read = functools.partial(decode.read_images, source, timeline=timeline)
+  return cut(item, timeline, read, spec, seed=seed)
+
+
+def cut(
+    item: items.Item,
+    timeline: decode.Timeline,
+    read: Callable[..., dict[int, np.ndarray]],
+    spec: ClipSpec,
+    *,
+    seed: int,
+) -> np.ndarray:
+  """`clips` of a video that is not a file.
+
+  Args:
+    item: the video.
+    timeline: when its frames are shown.
+    read: (frame numbers, prepare=) -> frames by number, as
+      `decode.read_images`.
+    spec: what is cut out.
+    seed: of everything drawn.
+
+  Raises:
+    Undecodable: as `clips`.
+  """
+  drawn = list(_draw(item, timeline, spec, seed=seed))
+  images = read(
+      np.unique(np.concatenate([places_T for places_T, _ in drawn])),
       prepare=functools.partial(
           augment.resize_short_side,
           size_px=spec.size_px,
@@ -138,44 +151,80 @@ def clips(item: Item, spec: ClipSpec, *, seed: int) -> np.ndarray:
   if len(shapes) > 1:
     raise decode.Undecodable(f"frames change shape within the video: {shapes}")
   out = []
-  for places_T, rng in zip(places_KT, rngs, strict=True):
+  for places_T, rng in drawn:
     frames_THW3 = np.stack([images[place] for place in places_T.tolist()])
     out.append(augment.random_crop(frames_THW3, spec.size_px, rng=rng))
   return np.stack(out)
 
 
-def clips_or_skipped(
-    item: Item, spec: ClipSpec, *, seed: int
-) -> np.ndarray | Skipped:
-  """`clips`, with a video that gives none as a `Skipped` row."""
-  try:
-    return clips(item, spec, seed=seed)
-  except decode.Undecodable as reason:
-    return Skipped(path=item.id, reason=str(reason))
+def duration_s(item: items.Item, source: decode.Source) -> float:
+  """Seconds of a video, or of its span, by the times of its frames.
+
+  What a file's header says is not asked: it may be wrong.
+
+  Raises:
+    Undecodable, ImportError: as `clips`.
+  """
+  timeline = decode.read_timeline(
+      source, start_s=item.start_s, end_s=item.end_s
+  )
+  return _length_s(_within(item, timeline)[1], timeline)
 
 
-def _rng(item: Item, crop: int, *, seed: int) -> np.random.Generator:
-  digest = hashlib.sha256(item.id.encode("utf-8", "surrogateescape")).digest()
-  words = np.frombuffer(digest, "<u4").tolist()
-  return np.random.default_rng([seed, crop, *words])
+def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
+  return float(times_s[-1] - times_s[0] + timeline.gap_s)
 
 
 def _draw(
-    timeline: decode.Timeline, spec: ClipSpec, *, rng: np.random.Generator
-) -> np.ndarray:
-  """Indices [T] of the source frames of one clip with a random start."""
-  times_s = timeline.times_s
-  length_s = times_s[-1] - times_s[0] + timeline.gap_s
+    item: items.Item, timeline: decode.Timeline, spec: ClipSpec, *, seed: int
+) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
+  """For each clip the source frames [T] and what its window is drawn with."""
+  first, times_s = _within(item, timeline)
+  length_s = _length_s(times_s, timeline)
   frames = max(1, round(length_s * spec.fps))
-  if frames < spec.span_frames:
+  starts = frames - spec.span_frames + 1
+  if starts < 1:
     raise decode.Undecodable(
         f"too short: {length_s:.2f} s are {frames} frames at {spec.fps:g} a"
         f" second; {spec.frames} frames with a stride of {spec.stride_frames}"
         f" span {spec.span_frames}"
     )
-  start = rng.integers(0, frames - spec.span_frames + 1)
-  shown_T = start + spec.stride_frames * np.arange(spec.frames)
-  shown_s = times_s[0] + shown_T / spec.fps
-  # Halfway between two frames the earlier is taken, also where a container
-  # rounds its times to milliseconds: steps of a slower video stay even.
-  return decode.nearest(times_s, shown_s - TIE_FRAC * timeline.gap_s)
+  stretches = 1
+  if spec.sampling == "duration":
+    wanted = min(round(length_s / spec.every_s), spec.most_stretches)
+    stretches = min(max(1, wanted), starts)
+  # Each stretch holds its share of the starts: none is left out or counted
+  # twice, and clips of neighbours may overlap at the border.
+  edges = [starts * i // stretches for i in range(stretches + 1)]
+  for stretch in range(stretches):
+    for crop in range(spec.crops):
+      rng = items.generator(item, crop, stretch=stretch, seed=seed)
+      start = rng.integers(edges[stretch], edges[stretch + 1])
+      shown_T = start + spec.stride_frames * np.arange(spec.frames)
+      shown_s = times_s[0] + shown_T / spec.fps
+      # Halfway between two frames the earlier is taken, also where a container
+      # rounds its times to milliseconds: steps of a slower video stay even.
+      early_T = shown_s - TIE_FRAC * timeline.gap_s
+      yield first + decode.nearest(times_s, early_T), rng
+
+
+def _within(
+    item: items.Item, timeline: decode.Timeline
+) -> tuple[int, np.ndarray]:
+  """The number of the first frame of the item's span, and the span's times.
+
+  Seconds count from the first frame of the file. A span that reaches past the
+  end, as those of annotations do by a fraction of a second, ends with it.
+  """
+  if item.start_s is None and item.end_s is None:
+    return 0, timeline.times_s
+  since_s = timeline.times_s - timeline.begin_s + TIE_FRAC * timeline.gap_s
+  begin_s = 0.0 if item.start_s is None else item.start_s
+  end_s = np.inf if item.end_s is None else item.end_s
+  first, last = np.searchsorted(since_s, [begin_s, end_s])
+  if first >= last:
+    raise decode.Undecodable(
+        f"no frame between {begin_s:g} and {end_s:g} s: the last before is at"
+        f" {timeline.times_s[-1] - timeline.begin_s:.2f} s"
+    )
+  return int(first), timeline.times_s[first:last]

@@ -21,6 +21,9 @@ import dataclasses
 
 import numpy as np
 
+from totojax.tokenizers import ngrams
+
+AXES = "sequences, frames, tokens of a frame"
 RATE_PRIOR = 16.0  # pairs that the shared copy rate counts for, per code
 
 
@@ -52,7 +55,7 @@ class CopyModel:
 
 def fit_unigram(codes_MNP: np.ndarray, *, vocab: int) -> np.ndarray:
   """Add-one smoothed code probabilities, float64 [V], summing to 1."""
-  _check(codes_MNP, vocab)
+  ngrams.check_codes(codes_MNP, vocab, axes=AXES)
   count_V = np.bincount(codes_MNP.reshape(-1), minlength=vocab)
   return (count_V + 1.0) / (codes_MNP.size + vocab)
 
@@ -100,7 +103,7 @@ def unigram_score(
     codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int
 ) -> Score:
   """Loss of the unigram predictor on frames `first_frame` (from 0) and on."""
-  _check(codes_MNP, len(unigram_V))
+  ngrams.check_codes(codes_MNP, len(unigram_V), axes=AXES)
   nll_MNP = -np.log(unigram_V)[codes_MNP[:, first_frame:]]
   return _score(nll_MNP)
 
@@ -112,7 +115,7 @@ def copy_score(
 
   With first_frame = 0 the first frame is scored by the unigram.
   """
-  _check(codes_MNP, len(model.unigram_V))
+  ngrams.check_codes(codes_MNP, len(model.unigram_V), axes=AXES)
   previous_MNP, now_MNP = codes_MNP[:, :-1], codes_MNP[:, 1:]
   lam_MNP = model.lam_V[previous_MNP]
   p_MNP = (1.0 - lam_MNP) * model.unigram_V[now_MNP]
@@ -207,17 +210,3 @@ def _score(nll_MNP: np.ndarray) -> Score:
       sequences=len(mean_M),
       tokens=nll_MNP.size,
   )
-
-
-def _check(codes_MNP: np.ndarray, vocab: int) -> None:
-  if codes_MNP.ndim != 3 or not codes_MNP.size:
-    raise ValueError(
-        f"codes have shape {codes_MNP.shape}; the baselines need [sequences,"
-        " frames, tokens of a frame], none of them empty"
-    )
-  low, high = int(codes_MNP.min()), int(codes_MNP.max())
-  if low < 0 or high >= vocab:
-    raise ValueError(
-        f"codes run from {low} to {high}; with vocab {vocab} they must be 0 to"
-        f" {vocab - 1}. Give raw codes, not tokens"
-    )

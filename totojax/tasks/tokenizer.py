@@ -27,7 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax.tasks import api
+from totojax.tokenizers import api as tokenizer_api
 from totojax.tokenizers import dvae
+from totojax.tokenizers import patches as patches_lib
 
 LOSSES = ("logit_laplace", "l2")
 STARTS = ("random", "patches")
@@ -128,7 +130,7 @@ class TokenizerTask:
     Raises:
       ValueError: frames of no whole number of tokens, or `kmeans` missing.
     """
-    dvae.check_sides((size_px, size_px, 3), model.factor)
+    tokenizer_api.check_sides((size_px, size_px, 3), model.factor)
     if config.needs_kmeans != (kmeans is not None):
       raise ValueError(
           f"tokenizer.start {config.start!r} with teacher {config.teacher}"
@@ -330,10 +332,8 @@ def distance_layer(
 
 def patches(frames_BHWC: jax.Array, side: int) -> jax.Array:
   """Patches of uint8 frames as rows, 0 to 1: [B G G, 3 side ** 2]."""
-  batch, height, width, _ = frames_BHWC.shape
   unit = jnp.asarray(frames_BHWC, jnp.float32) / 255.0
-  cut = unit.reshape(batch, height // side, side, width // side, side, 3)
-  return cut.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * side * 3)
+  return patches_lib.cut(unit, side).reshape(-1, side * side * 3)
 
 
 def nearest_patch(

@@ -1,62 +1,111 @@
 """What a tokenizer is to the rest: frames to codes and back, numpy to numpy.
 
-Shapes: N frames, H height, W width, G grid side.
+Shapes: N and B frames, H height, W width, G grid side (a frame's sides may
+differ), F values of a continuous token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import hashlib
+import json
 from typing import Any
 
+import jax
 import numpy as np
+
+# Below this, some codes of a float32 encoder change on a TPU.
+HIGHEST = "highest"
+
+# Precision of a product -> bf16 products that a TPU makes of it.
+PASSES = {"highest": 6, "high": 3, "default": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """A trained tokenizer.
+  """A trained tokenizer, or patches of pixels behind the same interface.
 
   Attributes:
-    vocab: number of codes; codes are 0 to vocab - 1.
+    kind: "dvae", "vqgan" or "patches".
+    vocab: number of codes; codes are 0 to vocab - 1. 0 where tokens are
+      continuous ("patches").
     factor: pixels of one side of a token.
     fingerprint: 16 hex digits of the SHA-256 of weights and config. Stores and
       runs carry it, so that codes never meet another tokenizer's.
     config: its size, as plain values.
-    encode: uint8 [N, H, W, 3] to int32 codes [N, H / factor, W / factor]. A
-      frame's codes do not depend on the frames around it.
-    decode: integer codes [N, G, G] to uint8 [N, G * factor, G * factor, 3].
+    encode: uint8 [N, H, W, 3] to int32 codes [N, H / factor, W / factor], or
+      float32 [N, G, G, F] where tokens are continuous. In batches over all
+      local devices; a frame's codes depend neither on the frames around it nor
+      on how many frames or devices there are.
+    decode: what `encode` gives to uint8 [N, G * factor, G * factor, 3].
+    params: float32 numpy arrays. Place them on the device once before a loop
+      over `codes_of`, or every call transfers them.
+    codes_of: the same as `encode`, `(params, frames [B, H, W, 3])`, pure and
+      traceable, for use inside a jitted function.
+    macs: multiply-accumulates of encoding one square frame of so many pixels a
+      side, each counted once: see `passes`.
+    passes: bf16 products that a TPU makes of one multiply-accumulate.
   """
 
+  kind: str
   vocab: int
   factor: int
   fingerprint: str
   config: Mapping[str, Any]
   encode: Callable[[np.ndarray], np.ndarray]
   decode: Callable[[np.ndarray], np.ndarray]
+  params: Any
+  codes_of: Callable[[Any, jax.Array], jax.Array]
+  macs: Callable[[int], int]
+  passes: int
 
 
-def in_batches(
-    function: Callable[[np.ndarray], Any], array: np.ndarray, batch: int
+def encode_clips(
+    tokenizer: Tokenizer, frames_RNHW3: np.ndarray
 ) -> np.ndarray:
-  """Applies `function` to `batch` rows at a time; the last ones are padded.
+  """uint16 codes [R, N * tokens of a frame] of uint8 clips, in raster order.
 
-  Every call sees the same shape, so a jitted function compiles once and a row's
-  result cannot depend on how many rows there are.
+  Shapes: R clips of N frames.
+  """
+  clips, frames, *shape = frames_RNHW3.shape
+  codes_MGG = tokenizer.encode(frames_RNHW3.reshape(clips * frames, *shape))
+  return codes_MGG.reshape(clips, -1).astype(np.uint16)
+
+
+def passes(precision: str) -> int:
+  """bf16 products that a TPU makes of one product at this precision.
 
   Raises:
-    ValueError: if there are no rows.
+    ValueError: on another name.
   """
-  rows = len(array)
-  if not rows:
-    raise ValueError("0 frames were given; a tokenizer needs at least one")
-  parts = []
-  for start in range(0, rows, batch):
-    part = array[start : start + batch]
-    short = batch - len(part)
-    if short:
-      part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
-    parts.append(np.asarray(function(part))[: batch - short])
-  return np.concatenate(parts)
+  if precision not in PASSES:
+    raise ValueError(
+        f"precision {precision!r} is unknown; use one of {sorted(PASSES)}"
+    )
+  return PASSES[precision]
+
+
+def fingerprint(
+    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+) -> str:
+  """16 hex digits of the SHA-256 over config and tensors as stored."""
+  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+  for name in sorted(tensors):
+    value = np.ascontiguousarray(tensors[name])
+    digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+    digest.update(value.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def check_sides(shape: tuple[int, ...], factor: int) -> None:
+  """Raises ValueError unless [.., H, W, C] is of whole tokens."""
+  height, width = shape[-3:-1]
+  if height % factor or width % factor or not height or not width:
+    raise ValueError(
+        f"frames are {height} x {width} pixels; a token is {factor} pixels"
+        f" wide: resize or crop both to a multiple of {factor}"
+    )
 
 
 def check_frames(frames: np.ndarray, factor: int) -> None:
@@ -66,11 +115,7 @@ def check_frames(frames: np.ndarray, factor: int) -> None:
         f"frames are {frames.dtype} {frames.shape}; a tokenizer reads uint8"
         " [frames, height, width, 3]"
     )
-  if any(side % factor for side in frames.shape[1:3]):
-    raise ValueError(
-        f"frames are {frames.shape[1]} x {frames.shape[2]} pixels; a token is"
-        f" {factor} pixels wide: resize or crop both to a multiple of {factor}"
-    )
+  check_sides(frames.shape, factor)
 
 
 def check_codes(codes: np.ndarray, vocab: int) -> None:

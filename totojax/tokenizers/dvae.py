@@ -6,8 +6,9 @@ that a converted checkpoint needs a transposition (OIHW to HWIO) and no renaming
 but that of `output.conv`.
 
 Pixels enter as `map_pixels` of 0 to 1 and leave as the mean of a logit-Laplace
-distribution. All convolutions run at the highest precision: in bfloat16, the
-default of a TPU, some codes flip.
+distribution. Use the functions below, not the modules: they set the precision
+of the convolutions, the highest by default. In bfloat16, the default of a TPU,
+some codes flip.
 
 Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
 C channels.
@@ -15,202 +16,22 @@ C channels.
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from totojax.tokenizers import api
+from totojax.tokenizers import reference
+from totojax.tokenizers.dvae_modules import Decoder
+from totojax.tokenizers.dvae_modules import DvaeConfig
+from totojax.tokenizers.dvae_modules import Encoder
 
 LAPLACE_EPS = 0.1  # keeps pixels off the ends of the logit-Laplace's support
-
-_KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
-_BIAS_AXES = ("conv_out",)
-
-
-@dataclasses.dataclass(frozen=True)
-class DvaeConfig:
-  """Size of encoder and decoder.
-
-  Attributes:
-    vocab: codes (8,192).
-    hidden: channels of the encoder's first group (256); doubles every group.
-    groups: groups of residual blocks (4), each at half the resolution of the
-      one before: a token is 2 ** (groups - 1) pixels wide.
-    blocks: residual blocks of a group (2).
-    decoder_init: channels of the decoder's first layer, the width of a code's
-      embedding (128).
-    post_gain: factor on each residual branch, 1 / (groups * blocks) ** 2 in
-      DALL-E.
-  """
-
-  vocab: int
-  hidden: int
-  groups: int
-  blocks: int
-  decoder_init: int
-  post_gain: float
-
-  def __post_init__(self):
-    for name in ("vocab", "groups", "blocks", "decoder_init"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"dvae.{name} is {getattr(self, name)}; it must be at least 1"
-        )
-    if self.hidden < 4 or self.hidden % 4:
-      raise ValueError(
-          f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
-          " wide, so use a multiple of 4"
-      )
-
-  @property
-  def factor(self) -> int:
-    """Pixels of one side of a token."""
-    return 2 ** (self.groups - 1)
-
-  @property
-  def widths(self) -> tuple[int, ...]:
-    """Channels of each group, encoder order."""
-    return tuple(self.hidden * 2**i for i in range(self.groups))
-
-
-class Conv(nn.Module):
-  """SAME convolution with the initialisation of DALL-E's `Conv2d`."""
-
-  features: int
-  side: int
-
-  @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    channels = x_BHWC.shape[-1]
-    std = (channels * self.side**2) ** -0.5
-    w = self.param(
-        "w",
-        nn.with_logical_partitioning(
-            nn.initializers.normal(std), _KERNEL_AXES
-        ),
-        (self.side, self.side, channels, self.features),
-        jnp.float32,
-    )
-    b = self.param(
-        "b",
-        nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
-        (self.features,),
-        jnp.float32,
-    )
-    y_BHWC = jax.lax.conv_general_dilated(
-        x_BHWC,
-        w,
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return y_BHWC + b
-
-
-class Residual(nn.Module):
-  """Four convolutions, each after a ReLU."""
-
-  features: int
-  sides: tuple[int, ...]
-
-  @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    last = len(self.sides)
-    for i, side in enumerate(self.sides, start=1):
-      width = self.features if i == last else self.features // 4
-      x_BHWC = Conv(width, side, name=f"conv_{i}")(nn.relu(x_BHWC))
-    return x_BHWC
-
-
-class Block(nn.Module):
-  """`id_path(x) + gain * res_path(x)`."""
-
-  features: int
-  sides: tuple[int, ...]
-  gain: float
-
-  @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    residual_BHWC = Residual(self.features, self.sides, name="res_path")(x_BHWC)
-    if x_BHWC.shape[-1] != self.features:
-      x_BHWC = Conv(self.features, 1, name="id_path")(x_BHWC)
-    return x_BHWC + self.gain * residual_BHWC
-
-
-class Group(nn.Module):
-  """Residual blocks at one resolution."""
-
-  features: int
-  sides: tuple[int, ...]
-  config: DvaeConfig
-
-  @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    for i in range(1, self.config.blocks + 1):
-      x_BHWC = Block(
-          self.features, self.sides, self.config.post_gain, name=f"block_{i}"
-      )(x_BHWC)
-    return x_BHWC
-
-
-class Encoder(nn.Module):
-  """Mapped pixels [B, H, W, 3] to code logits [B, H/f, W/f, V]."""
-
-  config: DvaeConfig
-
-  def setup(self):
-    config = self.config
-    self.input = Conv(config.hidden, 7)
-    self.group = [
-        Group(width, (3, 3, 3, 1), config, name=f"group_{i}")
-        for i, width in enumerate(config.widths, start=1)
-    ]
-    self.output = Conv(config.vocab, 1)
-
-  def features(self, x_BHWC: jax.Array) -> jax.Array:
-    """What the last layer reads: [B, G, G, C], not negative."""
-    check_sides(x_BHWC.shape, self.config.factor)
-    x_BHWC = self.input(x_BHWC)
-    for i, group in enumerate(self.group):
-      if i:
-        x_BHWC = nn.max_pool(x_BHWC, (2, 2), strides=(2, 2))
-      x_BHWC = group(x_BHWC)
-    return nn.relu(x_BHWC)
-
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    return self.output(self.features(x_BHWC))
-
-
-class Decoder(nn.Module):
-  """One-hot or relaxed codes [B, G, G, V] to pixel statistics [B, H, W, 6].
-
-  The first three channels are the logit-Laplace's location, the last three the
-  logarithm of its scale, which only the training reads.
-  """
-
-  config: DvaeConfig
-
-  @nn.compact
-  def __call__(self, z_BGGV: jax.Array) -> jax.Array:
-    config = self.config
-    x_BHWC = Conv(config.decoder_init, 1, name="input")(z_BGGV)
-    for i, width in enumerate(reversed(config.widths), start=1):
-      if i > 1:
-        x_BHWC = x_BHWC.repeat(2, axis=1).repeat(2, axis=2)
-      x_BHWC = Group(width, (1, 3, 3, 3), config, name=f"group_{i}")(x_BHWC)
-    return Conv(6, 1, name="output")(nn.relu(x_BHWC))
-
-
-def check_sides(shape: tuple[int, ...], factor: int) -> None:
-  """Raises ValueError unless [.., H, W, C] is of whole tokens."""
-  height, width = shape[-3:-1]
-  if height % factor or width % factor:
-    raise ValueError(
-        f"frames are {height} x {width} pixels; a token is {factor} pixels"
-        f" wide, so both must be multiples of {factor}: resize or crop them"
-    )
 
 
 def map_pixels(frames: jax.Array) -> jax.Array:
@@ -236,12 +57,25 @@ def init(config: DvaeConfig, key: jax.Array) -> Any:
   }
 
 
+@functools.cache
+def shapes(config: DvaeConfig) -> Any:
+  """What `init` gives, unboxed, as shapes."""
+  return nn.unbox(
+      jax.eval_shape(lambda: init(config, jax.random.key(0)))
+  )
+
+
 def logits(
-    config: DvaeConfig, params: Any, frames_BHWC: jax.Array
+    config: DvaeConfig,
+    params: Any,
+    frames_BHWC: jax.Array,
+    *,
+    precision: str = api.HIGHEST,
 ) -> jax.Array:
   """Code logits [B, G, G, V] of uint8 frames."""
   x_BHWC = map_pixels(frames_BHWC)
-  return Encoder(config).apply({"params": params["encoder"]}, x_BHWC)
+  with jax.default_matmul_precision(precision):
+    return Encoder(config).apply({"params": params["encoder"]}, x_BHWC)
 
 
 def features(
@@ -250,15 +84,117 @@ def features(
   """What the encoder's last layer reads for uint8 frames: [B, G, G, C]."""
   x_BHWC = map_pixels(frames_BHWC)
   variables = {"params": params["encoder"]}
-  return Encoder(config).apply(variables, x_BHWC, method=Encoder.features)
+  with jax.default_matmul_precision(api.HIGHEST):
+    return Encoder(config).apply(variables, x_BHWC, method=Encoder.features)
 
 
-def statistics(config: DvaeConfig, params: Any, z_BGGV: jax.Array) -> jax.Array:
+def statistics(
+    config: DvaeConfig,
+    params: Any,
+    z_BGGV: jax.Array,
+    *,
+    precision: str = api.HIGHEST,
+) -> jax.Array:
   """Pixel statistics [B, H, W, 6] of one-hot or relaxed codes."""
-  return Decoder(config).apply({"params": params["decoder"]}, z_BGGV)
+  with jax.default_matmul_precision(precision):
+    return Decoder(config).apply({"params": params["decoder"]}, z_BGGV)
 
 
 def pixels(statistics_BHWC: jax.Array) -> jax.Array:
   """The location of pixel statistics as colours in 0 to 1, clipped."""
   location = nn.sigmoid(statistics_BHWC[..., :3])
   return jnp.clip(unmap_pixels(location), 0.0, 1.0)
+
+
+def codes(
+    config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
+) -> jax.Array:
+  """The most likely code of each token of uint8 frames: int32 [B, G, G]."""
+  logits_BGGV = logits(config, params, frames_BHWC, precision=precision)
+  return jnp.argmax(logits_BGGV, axis=-1).astype(jnp.int32)
+
+
+def draw(
+    config: DvaeConfig, params: Any, codes_BGG: jax.Array, *, precision: str
+) -> jax.Array:
+  """The decoder's median image of codes: uint8 [B, H, W, 3]."""
+  z_BGGV = jax.nn.one_hot(codes_BGG, config.vocab, dtype=jnp.float32)
+  drawn_BHWC = statistics(config, params, z_BGGV, precision=precision)
+  return jnp.rint(pixels(drawn_BHWC) * 255.0).astype(jnp.uint8)
+
+
+def macs(config: DvaeConfig, size_px: int) -> int:
+  """Multiply-accumulates of encoding one frame of `size_px` a side.
+
+  Each weight of a kernel counts once per position of its output, also where it
+  meets padding: 34.0e9 for DALL-E's encoder at 128 pixels.
+
+  Raises:
+    ValueError: the side is no whole number of tokens.
+  """
+  api.check_sides((size_px, size_px, 3), config.factor)
+  halvings = {"input": 0, "output": config.groups - 1}
+  halvings |= {f"group_{i + 1}": i for i in range(config.groups)}
+  return sum(
+      leaf.size * (size_px // 2 ** halvings[part]) ** 2
+      for part, tree in shapes(config)["encoder"].items()
+      for leaf in jax.tree.leaves(tree)
+      if leaf.ndim == 4
+  )
+
+
+def from_reference(
+    encoder: Mapping[str, np.ndarray], decoder: Mapping[str, np.ndarray]
+) -> tuple[Any, DvaeConfig]:
+  """Parameters and size from the state dictionaries of DALL-E's modules.
+
+  Args:
+    encoder: of `dall_e.Encoder` ("blocks.group_1.block_1.res_path.conv_1.w"),
+      kernels OIHW. Any size is read; the released one is the fallback where a
+      missing tensor would have told it.
+    decoder: of `dall_e.Decoder`.
+
+  Raises:
+    ValueError: naming every missing tensor, every one too many, and every wrong
+      shape; or that one module was given for the other.
+  """
+  kernels = {"encoder": (7, 7), "decoder": (1, 1)}  # of their first layers
+  for given, other, tensors in (
+      ("encoder", "decoder", encoder),
+      ("decoder", "encoder", decoder),
+  ):
+    first = np.shape(tensors.get("blocks.input.w"))
+    if first[2:] == kernels[other]:
+      raise ValueError(
+          f"what was given as the {given} is the {other}: blocks.input.w has"
+          f" shape {first}; give the {given} ({given}.pkl), which has"
+          f" {kernels[given]} there"
+      )
+  groups = reference.highest(encoder, r"blocks\.group_([1-9])\.", 4)
+  blocks = reference.highest(encoder, r".*\.block_([1-9])\.", 2)
+  config = DvaeConfig(
+      vocab=reference.size(encoder, "blocks.output.conv.w", 0, 8192),
+      hidden=reference.size(encoder, "blocks.input.w", 0, 256),
+      groups=groups,
+      blocks=blocks,
+      decoder_init=reference.size(decoder, "blocks.input.w", 0, 128),
+      post_gain=(groups * blocks) ** -2,
+  )
+  parts, wrong = {}, []
+  for name, tensors in (("encoder", encoder), ("decoder", decoder)):
+    try:
+      parts[name] = reference.arrange(
+          tensors, shapes(config)[name], _reference_name,
+          what=f"a dVAE {name}",
+      )  # fmt: skip
+    except ValueError as error:
+      wrong.append(str(error))
+  if wrong:
+    raise ValueError(". ".join(wrong))
+  return parts, config
+
+
+def _reference_name(path: tuple[str, ...]) -> str:
+  """DALL-E's name of a path below "encoder" or "decoder"."""
+  name = ".".join(("blocks", *path))
+  return name.replace("blocks.output.", "blocks.output.conv.")

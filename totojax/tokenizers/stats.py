@@ -1,7 +1,6 @@
 """How a tokenizer uses its codes, and what its reconstructions must beat.
 
-Figures 3, 12 and 13 of the paper count 1-, 2- and 3-grams of codes over images;
-the baselines (k-means on patches with as many codes, and each image's mean
+The baselines (k-means on patches with as many codes, and each image's mean
 colour) say how much of a reconstruction a few lines of arithmetic give.
 
 Shapes: M images, H and W height and width, G grid side, C codes of k-means,
@@ -16,112 +15,7 @@ import warnings
 import numpy as np
 from scipy.cluster import vq
 
-CHUNK_GRAMS = 1 << 22  # n-grams sorted at a time: bounds memory at 32 MB
-CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in log rank
-
-
-@dataclasses.dataclass(frozen=True)
-class Ngrams:
-  """Counts of the n-grams of one set of images.
-
-  Attributes:
-    n: codes of one n-gram.
-    vocab: codes of the tokenizer.
-    counts: occurrences of each distinct n-gram, most frequent first, int64.
-  """
-
-  n: int
-  vocab: int
-  counts: np.ndarray
-
-  @property
-  def distinct(self) -> int:
-    return len(self.counts)
-
-  @property
-  def total(self) -> int:
-    return int(self.counts.sum())
-
-  @property
-  def space_coverage(self) -> float:
-    """Distinct n-grams as a fraction of all V^n."""
-    return self.distinct / self.vocab**self.n
-
-  @property
-  def total_coverage(self) -> float:
-    """Distinct n-grams as a fraction of the n-grams seen: 1 is no repeat."""
-    return self.distinct / self.total
-
-  @property
-  def entropy_nats(self) -> float:
-    p = self.counts / self.total
-    return float(-(p * np.log(p)).sum())
-
-  @property
-  def perplexity(self) -> float:
-    """exp(entropy): how many equally frequent n-grams would do the same."""
-    return float(np.exp(self.entropy_nats))
-
-  @property
-  def top_percent_mass(self) -> float:
-    """Share of occurrences held by the most frequent 1 % (at least one)."""
-    top = max(1, self.distinct // 100)
-    return float(self.counts[:top].sum() / self.total)
-
-  def curve(self) -> tuple[list[int], list[int]]:
-    """(rank from 1, count) at up to CURVE_POINTS ranks: the log-log plot."""
-    ranks = np.geomspace(1, self.distinct, CURVE_POINTS)
-    ranks = np.unique(np.rint(ranks).astype(np.int64))
-    return ranks.tolist(), self.counts[ranks - 1].tolist()
-
-
-def ngrams(
-    codes_MGG: np.ndarray, *, vocab: int, n: int, adjacency: str
-) -> Ngrams:
-  """Counts horizontal n-grams; none crosses from one image into the next.
-
-  Args:
-    codes_MGG: raw codes 0..V-1 of images (or of video frames), one image each.
-    vocab: number of codes V.
-    n: codes of one n-gram.
-    adjacency: "raster" flattens an image, so that n-grams wrap from the end of
-      a row into the next, as the model reads them; "row" stays within a row.
-
-  Raises:
-    ValueError: on another shape, an unknown adjacency, codes outside 0..V-1, a
-      dtype too small for V, or V^n beyond 63 bits.
-  """
-  _check_codes(codes_MGG, vocab)
-  if vocab**n >= 1 << 63:
-    raise ValueError(
-        f"{vocab}^{n} n-grams do not fit 63 bits; use a smaller n"
-    )
-  match adjacency:
-    case "raster":
-      rows = codes_MGG.reshape(len(codes_MGG), -1)
-    case "row":
-      rows = codes_MGG.reshape(-1, codes_MGG.shape[-1])
-    case _:
-      raise ValueError(
-          f"adjacency {adjacency!r} is unknown; use 'raster' or 'row'"
-      )
-  if rows.shape[1] < n:
-    raise ValueError(f"rows of {rows.shape[1]} codes hold no {n}-gram")
-  keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
-  step = max(1, CHUNK_GRAMS // rows.shape[1])
-  for start in range(0, len(rows), step):
-    part = rows[start : start + step].astype(np.int64)
-    width = part.shape[1] - n + 1
-    key = np.zeros((len(part), width), np.int64)
-    for k in range(n):
-      key = key * vocab + part[:, k : k + width]
-    new_keys, new_counts = np.unique(key, return_counts=True)
-    merged = np.concatenate([keys, new_keys])
-    weights = np.concatenate([counts, new_counts])
-    keys, place = np.unique(merged, return_inverse=True)
-    counts = np.zeros(len(keys), np.int64)
-    np.add.at(counts, place, weights)
-  return Ngrams(n=n, vocab=vocab, counts=np.sort(counts)[::-1])
+from totojax.tokenizers import ngrams
 
 
 def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
@@ -129,26 +23,19 @@ def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
 
   Returns:
     {"vocab", "images", "adjacency", "codes_used", "entropy_nats", "perplexity",
-    "ngrams": [one dict for n = 1, 2, 3]}; each n-gram dict has n, total,
-    distinct, space_coverage, total_coverage, entropy_nats, perplexity,
-    top_percent_mass and the curve as rank and count lists.
+    "ngrams": [one dict for n = 1, 2, 3]}; each n-gram dict has
+    `Ngrams.facts` and the curve as rank and count lists.
   """
+  tables = [ngrams.unigrams(ngrams.code_counts(codes_MGG, vocab=vocab))]
+  for n in (2, 3):
+    tables.append(
+        ngrams.table([codes_MGG], vocab=vocab, n=n, adjacency=adjacency)
+    )
   rows = []
-  for n in (1, 2, 3):
-    grams = ngrams(codes_MGG, vocab=vocab, n=n, adjacency=adjacency)
+  for table in tables:
+    grams = table.ngrams()
     rank, count = grams.curve()
-    rows.append({
-        "n": n,
-        "total": grams.total,
-        "distinct": grams.distinct,
-        "space_coverage": grams.space_coverage,
-        "total_coverage": grams.total_coverage,
-        "entropy_nats": grams.entropy_nats,
-        "perplexity": grams.perplexity,
-        "top_percent_mass": grams.top_percent_mass,
-        "rank": rank,
-        "count": count,
-    })
+    rows.append({**grams.facts(), "rank": rank, "count": count})
   return {
       "vocab": vocab,
       "images": len(codes_MGG),
@@ -289,24 +176,3 @@ def _patches(frames_MHW3: np.ndarray, size: int) -> np.ndarray:
   split = frames_MHW3.reshape(images, high, size, wide, size, channels)
   split = split.transpose(0, 1, 3, 2, 4, 5)
   return split.reshape(images, high, wide, -1).astype(np.float32)
-
-
-def _check_codes(codes_MGG: np.ndarray, vocab: int) -> None:
-  if codes_MGG.ndim != 3 or not codes_MGG.size:
-    raise ValueError(
-        f"codes have shape {codes_MGG.shape}; give [images, rows, columns],"
-        " none of them empty"
-    )
-  if not np.issubdtype(codes_MGG.dtype, np.integer):
-    raise ValueError(f"codes are {codes_MGG.dtype}; they must be integers")
-  if np.iinfo(codes_MGG.dtype).max < vocab - 1:
-    raise ValueError(
-        f"codes are {codes_MGG.dtype}, which cannot hold {vocab} codes: they"
-        " were cut somewhere. Use uint16 or int32"
-    )
-  low, high = int(codes_MGG.min()), int(codes_MGG.max())
-  if low < 0 or high >= vocab:
-    raise ValueError(
-        f"codes run from {low} to {high}; with vocab {vocab} they must be 0 to"
-        f" {vocab - 1}. Give raw codes without special tokens"
-    )

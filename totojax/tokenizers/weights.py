@@ -1,42 +1,48 @@
 """Tokenizer files: safetensors with the config and a card in the metadata.
 
-A file holds every parameter under its path ("encoder.input.w"), and nothing
-else. Reading is strict: a missing, extra or wrongly shaped tensor is an error
-that names it. Values may be stored in float16 to halve the file; they are used
-in float32.
+A dVAE or a VQGAN, by the format that the metadata name. A file holds every
+parameter under its path ("encoder.input.w"), and nothing else. Reading is
+strict: a missing, extra or wrongly shaped tensor is an error that names it.
+Values may be stored in float16 to halve the file; they are used in float32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import hashlib
+import functools
 import json
+import math
 import os
 import pathlib
+import types
 from typing import Any
 
 from flax import traverse_util
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from totojax.tokenizers import api
+from totojax.tokenizers import batches
 from totojax.tokenizers import dvae
+from totojax.tokenizers import vqgan
+
+Config = dvae.DvaeConfig | vqgan.VqganConfig
 
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
-_FORMAT = "totojax-dvae-1"
-_BATCH = 64  # frames of a call; at 128 pixels the widest layer is 1 GB
+_FORMATS = {
+    "totojax-dvae-1": dvae.DvaeConfig,
+    "totojax-vqgan-1": vqgan.VqganConfig,
+}
 
 
 def save(
     path: str | os.PathLike[str],
     params: Any,
-    config: dvae.DvaeConfig,
+    config: Config,
     *,
     card: Mapping[str, Any],
     dtype: str,
@@ -45,7 +51,7 @@ def save(
 
   Args:
     path: file to write; its directory must exist.
-    params: {"encoder", "decoder"}, unboxed.
+    params: as `init` of its kind gives them, unboxed.
     config: the size they belong to.
     card: how it was made (command, data, scores), as plain values.
     dtype: "float32" or "float16", of the stored values.
@@ -60,7 +66,7 @@ def save(
   _check(tensors, config, str(path))
   settings = dataclasses.asdict(config)
   metadata = {
-      "format": _FORMAT,
+      "format": _format(config),
       "config": json.dumps(settings, sort_keys=True),
       "card": json.dumps(dict(card), sort_keys=True),
   }
@@ -69,23 +75,30 @@ def save(
   safetensors.numpy.save_file(tensors, part, metadata=metadata)
   os.chmod(part, 0o644)  # safetensors makes it readable for its owner alone
   os.replace(part, whole)
-  return fingerprint(tensors, settings)
+  return api.fingerprint(tensors, settings)
 
 
-def load(path: str | os.PathLike[str]) -> api.Tokenizer:
+def load(
+    path: str | os.PathLike[str], *, precision: str = api.HIGHEST
+) -> api.Tokenizer:
   """The tokenizer in a file, or the packaged one for the path "shipped".
+
+  Args:
+    path: a file that `save` wrote, or "shipped".
+    precision: of the products on an accelerator (`api.PASSES`). Below the
+      highest, codes may differ from those that others made with the same file.
 
   Raises:
     FileNotFoundError: if there is no such file.
     ValueError: on another format, config or set of tensors.
   """
   params, config, mark = read(path)
-  return tokenizer(params, config, mark)
+  return tokenizer(params, config, mark, precision=precision)
 
 
 def read(
     path: str | os.PathLike[str],
-) -> tuple[Any, dvae.DvaeConfig, str]:
+) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
   path = resolve(path)
   try:
@@ -96,15 +109,15 @@ def read(
     raise ValueError(
         f"{path} is no whole safetensors file ({error}); copy or train it again"
     ) from error
-  if metadata.get("format") != _FORMAT:
+  if metadata.get("format") not in _FORMATS:
     raise ValueError(
         f"{path} has format {metadata.get('format')!r}; a tokenizer file has"
-        f" {_FORMAT!r}: write one with weights.save"
+        f" one of {sorted(_FORMATS)}: write one with weights.save"
     )
   settings = json.loads(metadata["config"])
-  config = _config(settings, str(path))
+  config = _config(_FORMATS[metadata["format"]], settings, str(path))
   _check(tensors, config, str(path))
-  mark = fingerprint(tensors, settings)
+  mark = api.fingerprint(tensors, settings)
   flat = {name: value.astype(np.float32) for name, value in tensors.items()}
   return traverse_util.unflatten_dict(flat, sep="."), config, mark
 
@@ -135,71 +148,85 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def tokenizer(
-    params: Any, config: dvae.DvaeConfig, mark: str
+    params: Any, config: Config, mark: str, *, precision: str = api.HIGHEST
 ) -> api.Tokenizer:
-  """Encoder and decoder as jitted functions over numpy batches."""
-  params = jax.tree.map(jnp.asarray, params)
+  """Encoder and decoder as functions over numpy batches.
 
-  @jax.jit
-  def codes_of(params, frames_BHWC):
-    logits_BGGV = dvae.logits(config, params, frames_BHWC)
-    return jnp.argmax(logits_BGGV, axis=-1).astype(jnp.int32)
+  Args:
+    params: as `init` of its kind gives them, unboxed.
+    config: the size they belong to.
+    mark: its fingerprint.
+    precision: of the products on an accelerator.
+  """
+  passes, module = api.passes(precision), _module(config)
+  params = jax.tree.map(
+      lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params)
+  )
+  codes_of = functools.partial(module.codes, config, precision=precision)
+  encoder = batches.LocalDevices(codes_of, params)
+  decoder = batches.LocalDevices(
+      functools.partial(module.draw, config, precision=precision), params
+  )
 
-  @jax.jit
-  def frames_of(params, codes_BGG):
-    z_BGGV = jax.nn.one_hot(codes_BGG, config.vocab, dtype=jnp.float32)
-    colours = dvae.pixels(dvae.statistics(config, params, z_BGGV))
-    return jnp.rint(colours * 255.0).astype(jnp.uint8)
+  def rows(tokens: int) -> int:
+    return batches.rows_of_call(tokens * module.macs(config, config.factor))
 
   def encode(frames_NHWC: np.ndarray) -> np.ndarray:
     api.check_frames(frames_NHWC, config.factor)
-    return api.in_batches(
-        lambda part: codes_of(params, part), frames_NHWC, _BATCH
-    )
+    tokens = math.prod(frames_NHWC.shape[1:3]) // config.factor**2
+    return encoder(frames_NHWC, rows=rows(tokens))
 
   def decode(codes_NGG: np.ndarray) -> np.ndarray:
     api.check_codes(codes_NGG, config.vocab)
-    return api.in_batches(
-        lambda part: frames_of(params, part), codes_NGG.astype(np.int32), _BATCH
-    )
+    tokens = math.prod(codes_NGG.shape[1:])
+    return decoder(codes_NGG.astype(np.int32), rows=rows(tokens))
 
   return api.Tokenizer(
+      kind=_format(config).split("-")[1],
       vocab=config.vocab,
       factor=config.factor,
       fingerprint=mark,
       config=dataclasses.asdict(config),
       encode=encode,
       decode=decode,
+      params=params,
+      codes_of=codes_of,
+      macs=functools.partial(module.macs, config),
+      passes=passes,
   )
 
 
-def fingerprint(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
-) -> str:
-  """16 hex digits of the SHA-256 over config and tensors as stored."""
-  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-  for name in sorted(tensors):
-    value = np.ascontiguousarray(tensors[name])
-    digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
-    digest.update(value.tobytes())
-  return digest.hexdigest()[:16]
+def _module(config: Config) -> types.ModuleType:
+  """The module with the functions of a kind."""
+  return dvae if isinstance(config, dvae.DvaeConfig) else vqgan
 
 
-def _config(settings: Mapping[str, Any], path: str) -> dvae.DvaeConfig:
-  names = {field.name for field in dataclasses.fields(dvae.DvaeConfig)}
+def _format(config: Config) -> str:
+  return next(f for f, kind in _FORMATS.items() if isinstance(config, kind))
+
+
+def _config(
+    kind: type[Config], settings: Mapping[str, Any], path: str
+) -> Config:
+  names = {field.name for field in dataclasses.fields(kind)}
   if set(settings) != names:
     raise ValueError(
-        f"the config in {path} has keys {sorted(settings)}; a dVAE has"
-        f" {sorted(names)}: the file is of another version, train it again"
+        f"the config in {path} has keys {sorted(settings)}; a"
+        f" {kind.__name__} has {sorted(names)}: the file is of another version,"
+        " train or convert it again"
     )
-  return dvae.DvaeConfig(**settings)
+  values = {
+      name: tuple(value) if isinstance(value, list) else value
+      for name, value in settings.items()
+  }
+  return kind(**values)
 
 
 def _check(
-    tensors: Mapping[str, np.ndarray], config: dvae.DvaeConfig, path: str
+    tensors: Mapping[str, np.ndarray], config: Config, path: str
 ) -> None:
   """Raises ValueError unless names, shapes and dtypes fit the config."""
-  tree = nn.unbox(jax.eval_shape(lambda k: dvae.init(config, k), _key()))
+  tree = _module(config).shapes(config)
   expected = {
       name: leaf.shape
       for name, leaf in traverse_util.flatten_dict(tree, sep=".").items()
@@ -227,7 +254,3 @@ def _check(
           f"{path}: tensor {name} has values that are not finite; the training"
           " diverged or float16 overflowed"
       )
-
-
-def _key() -> jax.ShapeDtypeStruct:
-  return jax.eval_shape(lambda: jax.random.key(0))

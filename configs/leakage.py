@@ -1,0 +1,16 @@
+r"""Is anything that is held out also trained on?
+
+  python -m totojax.main --config=configs/leakage.py \
+    --config.leakage.train="('TOKENS/k600/train',)" \
+    --config.leakage.validation="('TOKENS/k400/val',)"
+
+Compares ids and exact tokens; an overlap is an error, and leakage.csv names it.
+To make the training store without it, give the held-out store to
+configs/tokenize.py as source.exclude.
+"""
+
+from totojax import defaults
+
+
+def get_config():
+  return defaults.leakage()

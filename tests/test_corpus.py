@@ -1,0 +1,409 @@
+"""From any source to shards of tokens: exact, resumable, whole or refused."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import time
+
+from etils import epath
+import little_videos
+import numpy as np
+import pytest
+import runs
+
+from totojax import defaults
+from totojax.corpus import leakage
+from totojax.corpus import plan
+from totojax.corpus import tokenize
+from totojax.corpus import units
+from totojax.data import images
+from totojax.data import items as items_lib
+from totojax.data import media
+from totojax.data import shards
+from totojax.data import storage
+from totojax.data import video
+from totojax.data import workers
+from totojax.tokenizers import weights
+
+NEVER = lambda done: False
+VIDEOS = 7
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+  """Seven videos and two files that give nothing."""
+  folder = tmp_path_factory.mktemp("videos")
+  for i in range(VIDEOS):
+    little_videos.write(folder / f"video {i}.mp4", 20 + i)
+  (folder / "empty.mp4").write_bytes(b"")
+  little_videos.write(folder / "short.mp4", 3)
+  return folder
+
+
+def config(root, **changes):
+  c = defaults.tokenize()
+  c.source.root = str(root)
+  c.clip.update(frames=4, stride_frames=2, size_px=32, crops=2)
+  c.image.size_px = 32
+  c.amount.update(items_per_shard=2, workers=0)
+  c.update_from_flattened_dict(changes)
+  return c.to_dict()
+
+
+def run(values, workdir, interrupted=NEVER):
+  return tokenize.run(values, epath.Path(workdir), interrupted)
+
+
+def files(folder):
+  return {
+      str(path.relative_to(folder)): path.read_bytes()
+      for path in sorted(folder.rglob("*"))
+      if path.is_file()
+  }
+
+
+def same_stores(ours, theirs, names=("all", "all.units")):
+  for name in names:
+    found, expected = files(ours / name), files(theirs / name)
+    assert expected and found == expected, name
+
+
+def table(path):
+  return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def opened(path):
+  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+
+
+@pytest.fixture(scope="module")
+def whole(root, tmp_path_factory):
+  """The job that nothing stopped."""
+  workdir = tmp_path_factory.mktemp("whole")
+  assert run(config(root), workdir)
+  return workdir
+
+
+def test_records_are_the_codes_of_each_item_in_order(root, whole):
+  values = config(root)
+  spec = video.ClipSpec(**values["clip"])
+  tokenizer = weights.load("shipped")
+  expected, ids = [], []
+  for path in sorted(root.glob("video *.mp4")):
+    item = items_lib.of_file(path.name, path)
+    clips = media.load(item, spec, seed=0)
+    for clip in clips:  # a frame at a time: batching must not matter
+      codes = [tokenizer.encode(frame[None])[0] for frame in clip]
+      expected.append(np.stack(codes).reshape(-1))
+      ids.append(item.id)
+  store = opened(whole / "all")
+  assert store.ids() == ids
+  np.testing.assert_array_equal(
+      store.read(range(len(store)))["codes"], np.stack(expected)
+  )
+  store.verify()
+  assert store.manifest.tokenizer == tokenizer.fingerprint
+  assert (store.manifest.grid, store.manifest.crops) == (4, 2)
+
+
+def test_what_gave_nothing_is_listed_with_its_reason(whole):
+  rows = {row["id"]: row["reason"] for row in table(whole / "quarantine.csv")}
+  assert set(rows) == {"empty.mp4", "short.mp4"}
+  assert "empty" in rows["empty.mp4"] and "too short" in rows["short.mp4"]
+
+
+@pytest.mark.slow
+def test_worker_processes_change_nothing(root, whole, tmp_path):
+  assert run(config(root, **{"amount.workers": 2}), tmp_path)
+  same_stores(tmp_path, whole)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 8])
+def test_stopped_and_resumed_is_byte_identical(root, whole, tmp_path, stop_at):
+  assert not run(config(root), tmp_path, lambda done: done == stop_at)
+  with pytest.raises(storage.StoreError, match="incomplete"):
+    opened(tmp_path / "all")
+  made = {p: p.stat().st_mtime_ns for p in (tmp_path / "all").glob("shard*")}
+  assert len(made) == {1: 0, 4: 0, 8: 2}[stop_at]
+  assert run(config(root), tmp_path)
+  same_stores(tmp_path, whole)
+  for path, time_ns in made.items():  # what was made is not made again
+    assert path.stat().st_mtime_ns == time_ns
+
+
+def test_another_seed_gives_other_tokens(root, whole, tmp_path):
+  """The control of the tests above: they can tell stores apart."""
+  assert run(config(root, seed=1), tmp_path)
+  assert files(tmp_path / "all") != files(whole / "all")
+
+
+@pytest.mark.slow
+def test_killed_twice_is_byte_identical(root, whole, tmp_path):
+  values = config(root)
+  words = runs.command(
+      "configs/tokenize.py", tmp_path,
+      f"--config.source.root={root}",
+      *(f"--config.clip.{k}={values['clip'][k]}"
+        for k in ("frames", "stride_frames", "size_px", "crops")),
+      "--config.image.size_px=32",
+      "--config.amount.items_per_shard=2", "--config.amount.workers=1",
+  )  # fmt: skip
+  for unit in (0, 2):
+    process = runs.start(words)
+    note = tmp_path / "all.units" / f"{unit:05d}.json"
+    for _ in range(12_000):
+      if note.exists():
+        break
+      time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    runs.finish(process, code=-signal.SIGKILL)
+    assert note.exists() and not (tmp_path / "done.json").exists()
+  runs.finish(runs.start(words))
+  same_stores(tmp_path, whole)
+  assert len(table(tmp_path / "quarantine.csv")) == 2
+
+
+@pytest.mark.slow
+def test_beam_writes_the_same_shards(root, whole, tmp_path):
+  pytest.importorskip("apache_beam")
+  values = config(root, **{"beam.name": "DirectRunner"})
+  assert run(values, tmp_path)
+  same_stores(tmp_path, whole)
+
+
+def test_a_shard_that_was_damaged_since_is_refused(root, tmp_path):
+  assert not run(config(root), tmp_path, lambda done: done == 5)
+  shard = tmp_path / "all" / "shard-00001" / "codes"
+  (chunk,) = (
+      path
+      for path in shard.rglob("*")
+      if path.is_file() and path.name != "zarr.json"
+  )
+  chunk.write_bytes(chunk.read_bytes()[:-9])
+  with pytest.raises(storage.StoreError, match="shard-00001"):
+    run(config(root), tmp_path)
+
+
+def test_a_full_disk_stops_and_loses_nothing(
+    root, whole, tmp_path, monkeypatch
+):
+  real, calls = storage.write_array, []
+
+  def write(path, *arguments, **more):
+    calls.append(path)
+    if len(calls) == 4:
+      raise storage.StoreError(f"{path} cannot be written: no space left")
+    real(path, *arguments, **more)
+
+  monkeypatch.setattr(storage, "write_array", write)
+  with pytest.raises(storage.StoreError, match="no space left"):
+    run(config(root), tmp_path)
+  monkeypatch.setattr(storage, "write_array", real)
+  assert run(config(root), tmp_path)
+  same_stores(tmp_path, whole)
+
+
+def test_a_source_that_changed_is_refused(root, tmp_path):
+  folder = tmp_path / "videos"
+  folder.mkdir()
+  for i in range(3):
+    os.link(root / f"video {i}.mp4", folder / f"{i}.mp4")
+  assert not run(config(folder), tmp_path / "run", lambda done: done == 3)
+  os.link(root / "video 4.mp4", folder / "0a.mp4")
+  with pytest.raises(storage.StoreError, match="begun with 3 items.*4"):
+    run(config(folder), tmp_path / "run")
+
+
+def test_other_settings_are_refused(root, tmp_path):
+  assert not run(config(root), tmp_path, lambda done: done == 3)
+  with pytest.raises(storage.StoreError, match="begun with"):
+    run(config(root, **{"amount.items_per_shard": 3}), tmp_path)
+
+
+def test_nothing_usable_is_an_error_that_says_where_to_look(tmp_path):
+  folder = tmp_path / "videos"
+  folder.mkdir()
+  (folder / "a.mp4").write_bytes(b"no video")
+  with pytest.raises(ValueError, match="no item of all.*quarantine.csv"):
+    run(config(folder), tmp_path / "run")
+  assert len(table(tmp_path / "run" / "quarantine.csv")) == 1
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"source.root": ""}, "source.root is empty"),
+        ({"source.name": "kinetix"}, "source.name is 'kinetix'"),
+        ({"source.val_frac": 1.5}, "source.val_frac is 1.5"),
+        ({"clip.size_px": 30}, "30 x 30 pixels"),
+        ({"amount.items_per_shard": 0}, "items_per_shard is 0"),
+        ({"source.splits": ("x",), "source.name": "list"}, "no splits"),
+        ({"source.exclude": ("nowhere.txt",)}, "nowhere.txt"),
+    ],
+)
+def test_mistakes_leave_no_run_behind(root, tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    run(config(root, **changes), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_held_out_items_and_labels(tmp_path):
+  from PIL import Image
+
+  for name in ("ant", "bee"):
+    (tmp_path / "in" / name).mkdir(parents=True)
+    for i in range(4):
+      noise = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
+      Image.fromarray(noise).save(tmp_path / "in" / name / f"{i}.png")
+  values = config(
+      tmp_path / "in",
+      **{
+          "source.kind": "image",
+          "source.val_frac": 0.25,
+          "source.folder.class_folders": True,
+      },
+  )
+  assert run(values, tmp_path / "run")
+  train, val = (opened(tmp_path / "run" / part) for part in ("train", "val"))
+  assert (len(train), len(val)) == (6, 2)
+  assert not set(train.ids()) & set(val.ids())
+  for store in (train, val):
+    assert store.manifest.kind == "image"
+    assert store.manifest.classes == ("ant", "bee")
+    for item, label in zip(store.ids(), store.labels(), strict=True):
+      assert item.split("/")[0] == ("ant", "bee")[label]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Bomb(items_lib.Item):
+  """Kills the process that is sent it."""
+
+  def __reduce__(self):
+    return os._exit, (3,)
+
+
+@pytest.mark.slow
+def test_a_decoder_that_dies_costs_its_own_item_alone(root):
+  spec = video.ClipSpec(**config(root)["clip"])
+  good = [
+      items_lib.of_file(path.name, path)
+      for path in sorted(root.glob("video *.mp4"))
+  ]
+  bomb = Bomb(
+      **dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4"))
+  )
+  found = list(
+      workers.decode(
+          [*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2
+      )
+  )
+  assert [f.item.id for f in found] == [
+      *(i.id for i in good[:3]), "bomb", *(i.id for i in good[3:]),
+  ]  # fmt: skip
+  assert "crashes" in found[3].clips.reason
+  for item, result in zip(good, found[:3] + found[4:], strict=True):
+    np.testing.assert_array_equal(
+        result.clips, media.load(item, spec, seed=0)
+    )
+
+
+def _leakage(train, validation, workdir, **changes):
+  c = defaults.leakage()
+  c.leakage.update(train=(str(train),), validation=(str(validation),))
+  c.leakage.update(changes)
+  return leakage.run(c.to_dict(), epath.Path(workdir), NEVER)
+
+
+def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
+  folder = tmp_path / "held out"
+  folder.mkdir()
+  os.link(root / "video 2.mp4", folder / "video 2.mp4")
+  little_videos.write(folder / "new.mp4", 60)
+  assert run(config(folder), tmp_path / "held")
+  held = tmp_path / "held" / "all"
+  with pytest.raises(ValueError, match="1 of 2 held-out items"):
+    _leakage(whole / "all", held, tmp_path / "found")
+  rows = table(tmp_path / "found" / "leakage.csv")
+  # The same id, and with the same id the same crops: both of them.
+  assert {row["same"] for row in rows} == {"id", "record"}
+  assert {row["held_out_id"] for row in rows} == {"video 2.mp4"}
+
+  # Left out of the training store, nothing is found: the control.
+  values = config(root, **{"source.exclude": (str(held),)})
+  assert run(values, tmp_path / "clean")
+  missing = table(tmp_path / "clean" / "missing.csv")
+  assert [row["id"] for row in missing] == ["video 2.mp4"]
+  assert _leakage(tmp_path / "clean" / "all", held, tmp_path / "none")
+  assert table(tmp_path / "none" / "leakage.csv") == []
+
+
+def test_equal_tokens_under_another_name_are_found(tmp_path):
+  from PIL import Image
+
+  noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+  for part, name in (("a", "x"), ("b", "y")):
+    (tmp_path / part).mkdir()
+    Image.fromarray(noise).save(tmp_path / part / f"{name}.png")
+    values = config(
+        tmp_path / part, **{"source.kind": "image", "image.crop": "center"}
+    )
+    assert run(values, tmp_path / f"run {part}")
+  stores = (tmp_path / "run a" / "all", tmp_path / "run b" / "all")
+  assert _leakage(*stores, tmp_path / "out", fail=False)
+  (row,) = table(tmp_path / "out" / "leakage.csv")
+  assert (row["same"], row["held_out_id"], row["train_id"]) == (
+      "record", "y.png", "x.png",
+  )  # fmt: skip
+
+
+def test_the_plan_counts_as_table_2_of_the_paper():
+  c = defaults.tokenize()
+  c.plan.update(hours=92_627.0, videos=1_000_000)
+  official = dataclasses.replace(
+      weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
+  )
+  (row,) = plan.without_source(c.to_dict(), official)
+  np.testing.assert_allclose(row.tokens_every_frame, 2560.95e9, rtol=1e-5)
+  np.testing.assert_allclose(row.tokens_strided, 640.2e9, rtol=1e-3)
+  assert row.frames == 16_000_000 and row.tokens == 16_000_000 * 256
+  assert row.store_bytes == 2 * row.tokens
+  # 6 passes of 2 FLOPs, at 30 % of 197 TFLOP/s.
+  hours = 12 * 34.037e9 * 16e6 / (0.3 * 197e12) / 3600
+  np.testing.assert_allclose(row.chip_hours, hours, rtol=1e-6)
+
+
+def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
+  seconds = sum(20 + i for i in range(VIDEOS)) / 30
+  listing = [
+      items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")
+  ]
+  hours, probed = plan.estimate_hours(listing, 64, seed=0)
+  assert probed == VIDEOS
+  np.testing.assert_allclose(hours * 3600, seconds, rtol=1e-2)
+  values = config(root, run="plan")
+  assert plan.run(values, epath.Path(tmp_path / "plan"), NEVER)
+  written = json.loads((tmp_path / "plan" / "plan.json").read_text())
+  assert written["all"]["items"] == VIDEOS + 2
+  assert written["all"]["frames"] == (VIDEOS + 2) * 2 * 4
+
+
+def test_units_depend_on_their_items_alone(root):
+  item = items_lib.of_file("a", "/a")
+  longer = [dataclasses.replace(item, id=str(i)) for i in range(7)]
+  found = [[i.id for i in u.items] for u in units.cut(longer, 3)]
+  assert found == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
+  assert units.listing_digest(longer) != units.listing_digest(longer[:-1])
+  relabelled = [dataclasses.replace(longer[0], label=3), *longer[1:]]
+  assert units.listing_digest(longer) != units.listing_digest(relabelled)
+
+
+def test_images_and_videos_have_their_own_spec():
+  values = config("x")
+  assert isinstance(
+      tokenize.parts_lib.settings.spec(values, "image"), images.ImageSpec
+  )
+  assert isinstance(
+      tokenize.parts_lib.settings.spec(values, "video"), video.ClipSpec
+  )

@@ -1,0 +1,167 @@
+"""The stores of a corpus job: what each is made of, and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+
+from totojax.corpus import settings
+from totojax.corpus import units
+from totojax.data import images
+from totojax.data import items as items_lib
+from totojax.data import manifests
+from totojax.data import media
+from totojax.data import shards
+from totojax.data import storage
+from totojax.tokenizers import api
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One store of the job.
+
+  Attributes:
+    name: of the store.
+    path: where it is.
+    listing: what it is made of.
+    items_per_unit: items of one shard.
+    spec: what is cut out of an item.
+    info: how it is made, for its manifest.
+    head: its manifest, without shards; None until the tokenizer is known.
+  """
+
+  name: str
+  path: epath.Path
+  listing: items_lib.Listing
+  items_per_unit: int
+  spec: media.Spec
+  info: Mapping[str, Any]
+  head: manifests.Manifest | None
+
+  @property
+  def units(self) -> list[units.Unit]:
+    return list(units.cut(self.listing.items, self.items_per_unit))
+
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> Part:
+    """This part, with its manifest.
+
+    Raises:
+      ValueError: the tokenizer has no codes, or frames are no whole tokens.
+    """
+    if not tokenizer.vocab:
+      raise ValueError(
+          f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
+          " VQGAN"
+      )
+    spec, image = self.spec, isinstance(self.spec, images.ImageSpec)
+    api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
+    grid, frames = spec.size_px // tokenizer.factor, 1 if image else spec.frames
+    head = manifests.new(
+        kind=self.listing.kind,
+        fields=(manifests.token_field(frames=frames, grid=grid),),
+        tokenizer=tokenizer.fingerprint,
+        vocab=tokenizer.vocab,
+        grid=grid,
+        frames=frames,
+        size_px=spec.size_px,
+        stride_frames=0 if image else spec.stride_frames,
+        fps=0.0 if image else spec.fps,
+        crops=spec.crops,
+        labels=bool(self.listing.classes)
+        or any(item.label >= 0 for item in self.listing.items),
+        ids=True,
+        classes=self.listing.classes,
+        records_per_shard=self.items_per_unit * spec.crops,
+        info=dict(self.info),
+    )
+    return dataclasses.replace(self, head=head)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """All stores of a job, and what is cut out of each item."""
+
+  parts: Sequence[Part]
+  spec: media.Spec
+
+
+def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
+  """What a config asks for.
+
+  Raises:
+    ValueError: the source cannot be read or holds nothing.
+  """
+  source, amount = settings.source(config), settings.amount(config)
+  listings = settings.listings(config)
+  spec = settings.spec(config, next(iter(listings.values())).kind)
+  unwanted = _unwanted(source.exclude)
+  parts = []
+  for name, listing in listings.items():
+    listing = _without(listing, unwanted)
+    parts.append(
+        Part(
+            name=name,
+            path=workdir / name,
+            listing=listing,
+            items_per_unit=amount.items_per_shard,
+            spec=spec,
+            info={
+                "source": source.name,
+                "split": name,
+                "items": len(listing.items),
+                "listing": units.listing_digest(listing.items),
+                "seed": config["seed"],
+                "spec": dataclasses.asdict(spec),
+            },
+            head=None,
+        )
+    )
+  return Work(parts, spec)
+
+
+def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
+  """Ids that must not be used, and the list or store that has them."""
+  found = {}
+  for path in exclude:
+    if manifests.load(path) is not None:
+      store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+      ids = store.ids()
+    else:
+      ids = _lines(path)
+    found |= dict.fromkeys(ids, path)
+  return found
+
+
+def _lines(path: str) -> list[str]:
+  folder, _, name = storage.text(path).rpartition("/")
+  data = storage.read_bytes(folder or ".", name)
+  if data is None:
+    raise ValueError(
+        f"source.exclude names {path}, which is neither a store nor a file of"
+        " ids; check the path"
+    )
+  return [line.strip() for line in data.decode().splitlines() if line.strip()]
+
+
+def _without(
+    listing: items_lib.Listing, unwanted: Mapping[str, str]
+) -> items_lib.Listing:
+  """A listing without some ids, which become `missing`."""
+  out = [item for item in listing.items if item.id in unwanted]
+  if not out:
+    return listing
+  rows = [
+      items_lib.Skipped(item.id, f"left out: it is also in {unwanted[item.id]}")
+      for item in out
+  ]
+  kept = [item for item in listing.items if item.id not in unwanted]
+  if not kept:
+    raise ValueError(
+        f"source.exclude leaves none of {len(out)} items; check the lists"
+    )
+  return dataclasses.replace(
+      listing, items=kept, missing=(*listing.missing, *rows)
+  )

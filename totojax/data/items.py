@@ -1,0 +1,185 @@
+"""Items: the videos and images of a source, before anything is decoded.
+
+An item is named by its `id`, the same on every machine; everything random about
+it follows from that name. Ids are plain UTF-8 on one line, whatever the files
+are called: `name` writes what is not as an escape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+import dataclasses
+import hashlib
+import os
+
+import numpy as np
+
+# Characters that end a line for somebody would break tables of ids.
+_ESCAPES = {
+    code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)
+} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Item:
+  """One video or image.
+
+  Attributes:
+    id: its name, unique in its source.
+    path: the file that holds it, or the address of a TFDS set.
+    label: its class; -1 for none.
+    part: (offset, bytes) of a file inside the file, as in a tar; None: all.
+    record: index in a TFDS set; None elsewhere. Its label is read with it.
+    start_s: where the wanted stretch of a video begins; None: at the start.
+    end_s: where it ends; None: at the end.
+  """
+
+  id: str
+  path: str
+  label: int
+  part: tuple[int, int] | None
+  record: int | None
+  start_s: float | None
+  end_s: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+  """An item that gives nothing, and why."""
+
+  id: str
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+  """What a source holds.
+
+  Attributes:
+    kind: "video" or "image".
+    items: sorted by id.
+    classes: names by label; empty where there are no classes.
+    missing: what is in the annotations or archives but cannot be had.
+  """
+
+  kind: str
+  items: Sequence[Item]
+  classes: tuple[str, ...]
+  missing: tuple[Skipped, ...]
+
+
+def of_file(
+    item: str,
+    path: str | os.PathLike[str],
+    *,
+    label: int = -1,
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> Item:
+  """An item that is a file, or a stretch of one."""
+  return Item(
+      id=item,
+      path=os.fspath(path),
+      label=label,
+      part=None,
+      record=None,
+      start_s=start_s,
+      end_s=end_s,
+  )
+
+
+def name(path: str) -> str:
+  """The id of a file: its path with slashes, as one line of UTF-8.
+
+  Bytes of a file name that are no UTF-8 become `\\xff`, ends of lines too.
+  """
+  text = os.fsencode(path).decode("utf-8", "backslashreplace")
+  return text.replace(os.sep, "/").translate(_ESCAPES)
+
+
+def listing(
+    kind: str,
+    found: Iterable[Item],
+    *,
+    classes: Sequence[str],
+    missing: Iterable[Skipped],
+    where: str,
+) -> Listing:
+  """A checked `Listing`, sorted by id.
+
+  Args:
+    kind: "video" or "image".
+    found: the items, in any order.
+    classes: names by label; empty where there are none.
+    missing: what cannot be had.
+    where: the source, for messages.
+
+  Raises:
+    ValueError: nothing was found, two items share an id, or a label is out of
+      range.
+  """
+  ordered = sorted(found, key=lambda item: item.id)
+  missing = sorted(missing, key=lambda row: row.id)
+  if not ordered:
+    told = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
+    raise ValueError(
+        f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
+        f"{told}); check the path and the layout"
+    )
+  for item, after in zip(ordered, ordered[1:]):
+    if item.id == after.id:
+      raise ValueError(
+          f"two items of {where} are called {item.id!r}: {item.path!r} and"
+          f" {after.path!r}; rename one of them"
+      )
+  for item in ordered:
+    if item.label < -1 or (classes and item.label >= len(classes)):
+      raise ValueError(
+          f"{item.id} of {where} has label {item.label}; labels run from 0 to"
+          f" {len(classes) - 1}, and -1 for none"
+      )
+  return Listing(kind, ordered, tuple(classes), tuple(missing))
+
+
+def generator(
+    item: Item, crop: int, *, stretch: int, seed: int
+) -> np.random.Generator:
+  """What a crop of a stretch of an item is drawn with."""
+  words = np.frombuffer(hashlib.sha256(item.id.encode()).digest(), "<u4")
+  return np.random.default_rng([seed, crop | stretch << 32, *words.tolist()])
+
+
+def rank(item: str, *, seed: int) -> bytes:
+  """A pseudo-random key of an id: sorting by it shuffles, stably."""
+  return hashlib.sha256(f"{seed}/{item}".encode()).digest()
+
+
+def shuffled(items: Iterable[Item], *, seed: int) -> list[Item]:
+  """The items in a random order that follows from ids and seed alone.
+
+  Items that are added or go missing leave the order of the others as it is.
+  """
+  return sorted(items, key=lambda item: rank(item.id, seed=seed))
+
+
+def split(
+    items: Sequence[Item], val_frac: float, *, seed: int
+) -> dict[str, list[Item]]:
+  """Training and held-out items: by a hash of the id, so files that are added
+  later move no other one while the count of held-out items stays the same.
+
+  Raises:
+    ValueError: fewer than two items.
+  """
+  if len(items) < 2:
+    raise ValueError(
+        f"{len(items)} item cannot be split into training and validation; use"
+        " at least 2"
+    )
+  ranked = shuffled(items, seed=seed)
+  held_out = min(max(1, round(val_frac * len(items))), len(items) - 1)
+  in_order = lambda part: sorted(part, key=lambda item: item.id)
+  return {
+      "train": in_order(ranked[held_out:]),
+      "val": in_order(ranked[:held_out]),
+  }

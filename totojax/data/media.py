@@ -1,0 +1,96 @@
+"""Pixels of an item of any source: what a worker process runs.
+
+Imports neither jax nor TensorFlow, and PyAV only for videos.
+
+Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from totojax.data import decode
+from totojax.data import images
+from totojax.data import items
+from totojax.data import video
+from totojax.data.sources import tfds_source
+
+MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
+Spec = video.ClipSpec | images.ImageSpec
+
+
+def load(
+    item: items.Item, spec: Spec, *, seed: int
+) -> np.ndarray | items.Skipped:
+  """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
+
+  K is `spec.crops`, and more for a video that is sampled by its duration.
+  An item that gives nothing comes back as a `Skipped`, with the reason: one bad
+  file must not end a job over a million.
+
+  Args:
+    item: what is read.
+    spec: what is cut out; a `ClipSpec` makes it a video, an `ImageSpec` an
+      image.
+    seed: of everything drawn; with the item's id it decides the result.
+
+  Raises:
+    ImportError: a package that reads this kind is missing.
+  """
+  try:
+    if isinstance(spec, images.ImageSpec):
+      return images.crops(item, _bytes(item), spec, seed=seed)[:, None]
+    if item.record is not None:
+      return tfds_source.clips(item, spec, seed=seed)
+    return video.clips(item, _source(item), spec, seed=seed)
+  except (decode.Undecodable, images.Unreadable, OSError) as reason:
+    return items.Skipped(item.id, str(reason))
+
+
+def label(item: items.Item) -> int:
+  """The item's class; -1 for none.
+
+  Sets of TFDS keep labels in their records, of which a listing reads none: the
+  label is read here. It costs nothing after `load`, and nothing elsewhere.
+
+  Raises:
+    Unreadable: the record is damaged.
+  """
+  return item.label if item.record is None else tfds_source.label(item)
+
+
+def duration_s(item: items.Item) -> float:
+  """Seconds of a video file, or of its stretch; nothing is decoded.
+
+  Raises:
+    Undecodable: there are none.
+    OSError: the file cannot be read.
+  """
+  return video.duration_s(item, _source(item))
+
+
+def _source(item: items.Item) -> decode.Source:
+  return item.path if item.part is None else _bytes(item)
+
+
+def _bytes(item: items.Item) -> bytes:
+  """The item's file as it is stored."""
+  if item.record is not None:
+    return tfds_source.encoded(item)
+  if item.part is None:
+    with open(item.path, "rb") as file:
+      size = os.fstat(file.fileno()).st_size
+      if size > MOST_BYTES:
+        raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
+      return file.read()
+  offset, size = item.part
+  with open(item.path, "rb") as file:
+    file.seek(offset)
+    data = file.read(size)
+  if len(data) != size:
+    raise OSError(
+        f"{item.path} ends after {len(data)} of the item's {size} bytes"
+    )
+  return data

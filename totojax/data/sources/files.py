@@ -1,0 +1,223 @@
+"""Files of a source on disk: folders at any depth, and text that lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+import csv
+import json
+import os
+from typing import Any
+
+from totojax.data import images
+from totojax.data import items
+from totojax.data import video
+
+SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
+
+
+def suffixes(kind: str) -> frozenset[str]:
+  """The endings of a kind's files.
+
+  Raises:
+    ValueError: the kind is neither "image" nor "video".
+  """
+  if kind not in SUFFIXES:
+    raise ValueError(f"kind is {kind!r}; use 'image' or 'video'")
+  return SUFFIXES[kind]
+
+
+def suffix(path: str) -> str:
+  return os.path.splitext(path)[1].lower()
+
+
+def stem(path: str) -> str:
+  return os.path.splitext(os.path.basename(path))[0]
+
+
+def walk(root: str, endings: Collection[str]) -> Iterator[str]:
+  """Paths below `root` with one of the endings, folder by folder in order.
+
+  Links are followed, except into a folder that holds them. A link to nothing is
+  given too, so that its absence is told when it is read.
+
+  Raises:
+    ValueError: no such folder, or one that may not be read: nothing is left out
+      without a word.
+  """
+  if not os.path.isdir(root):
+    raise ValueError(f"{root} is not a folder; give the folder of the files")
+  yield from _walk(root, endings, frozenset([_identity(root)]))
+
+
+def _walk(
+    folder: str, endings: Collection[str], above: frozenset[tuple[int, int]]
+) -> Iterator[str]:
+  for entry in entries(folder):
+    if entry.is_dir():
+      here = _identity(entry.path)
+      if here not in above:
+        yield from _walk(entry.path, endings, above | {here})
+    elif suffix(entry.name) in endings:
+      if entry.is_file() or not os.path.exists(entry.path):
+        yield entry.path
+
+
+def entries(folder: str) -> list[os.DirEntry[str]]:
+  """What is in a folder, by name, without hidden names.
+
+  Raises:
+    ValueError: the folder cannot be read.
+  """
+  try:
+    with os.scandir(folder) as found:
+      ordered = sorted(found, key=lambda entry: entry.name)
+  except OSError as error:
+    raise ValueError(
+        f"the folder {folder} cannot be read ({error.strerror}); give the"
+        " process permission to list it, or move it out of the source"
+    ) from error
+  return [entry for entry in ordered if not entry.name.startswith(".")]
+
+
+def _identity(folder: str) -> tuple[int, int]:
+  status = os.stat(folder)
+  return status.st_dev, status.st_ino
+
+
+def folders(folder: str) -> list[str]:
+  """Names of the folders in a folder, sorted."""
+  return [entry.name for entry in entries(folder) if entry.is_dir()]
+
+
+def below(root: str, path: str) -> str:
+  """The id of a file: its path below the root."""
+  return items.name(os.path.relpath(path, root))
+
+
+def by_stem(root: str, kind: str) -> dict[str, str]:
+  """Path of each file of a kind by its name without ending; the first counts.
+
+  Two files of one name are the same video in two formats, as downloaders leave
+  them.
+  """
+  found: dict[str, str] = {}
+  for path in walk(root, suffixes(kind)):
+    found.setdefault(stem(path), path)
+  return found
+
+
+def first_of(candidates: Sequence[str], *, what: str) -> str:
+  """The first path that exists.
+
+  Raises:
+    ValueError: none does; `what` says what was looked for.
+  """
+  for path in candidates:
+    if os.path.exists(path):
+      return path
+  raise ValueError(f"no {what}; looked for {', '.join(candidates)}")
+
+
+def lines(path: str) -> list[tuple[int, str]]:
+  """(number, text) of each line that is not blank.
+
+  Raises:
+    ValueError: the file cannot be read, or is no UTF-8.
+  """
+  try:
+    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+      found = [(i, line.rstrip("\r\n")) for i, line in enumerate(file, 1)]
+  except OSError as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
+  return [(i, line) for i, line in found if line.strip()]
+
+
+def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
+  """Rows of a CSV file with a header; `line` is the number of each.
+
+  Raises:
+    ValueError: the file cannot be read, or lacks a column.
+  """
+  try:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+      reader = csv.DictReader(file, skipinitialspace=True)
+      names = [name.strip() for name in reader.fieldnames or ()]
+      absent = [name for name in needed if name not in names]
+      if absent:
+        raise ValueError(
+            f"{path} has columns {names}; {absent} are missing"
+        )
+      reader.fieldnames = names
+      rows = [row | {"line": str(reader.line_num)} for row in reader]
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
+  for row in rows:
+    if any(row[name] is None for name in needed):
+      raise ValueError(
+          f"{path}, line {row['line']}: has fewer columns than the header"
+          f" {names}"
+      )
+  return rows
+
+
+def read_json(path: str) -> Any:
+  """Raises ValueError, with the path, for what cannot be read."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      return json.load(file)
+  except (OSError, ValueError) as error:
+    raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def label(text: Any, classes: int, *, where: str) -> int:
+  """A class number out of an annotation.
+
+  Args:
+    text: what stands there.
+    classes: how many there are; 0 where that is not known.
+    where: file and line, for the message.
+
+  Raises:
+    ValueError: not an integer, or out of range.
+  """
+  try:
+    value = int(text)
+    whole = not isinstance(text, float) or text == value
+  except (TypeError, ValueError):
+    whole = False
+  if not whole:
+    raise ValueError(
+        f"{where}: label {text!r} is not an integer from 0 on"
+    )
+  if value < -1 or (classes and value >= classes):
+    raise ValueError(
+        f"{where}: label {value} is out of range; labels run from 0 to"
+        f" {classes - 1 if classes else 'the number of classes less 1'}, and -1"
+        " for none"
+    )
+  return value
+
+
+def seconds(text: str, *, where: str) -> float | None:
+  """A time out of an annotation; None where there is none.
+
+  Raises:
+    ValueError: not a number of seconds.
+  """
+  if not text.strip():
+    return None
+  try:
+    value = float(text)
+  except ValueError:
+    value = -1.0
+  if not 0.0 <= value < 1e9:
+    raise ValueError(f"{where}: {text!r} is no time in seconds")
+  return value
+
+
+def check_classes(found: int, wanted: int, *, where: str) -> None:
+  """Raises ValueError unless there are as many classes as wanted (0: any)."""
+  if wanted and found != wanted:
+    raise ValueError(
+        f"{where} has {found} classes; {wanted} are wanted (0 takes any number)"
+    )

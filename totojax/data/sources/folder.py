@@ -1,0 +1,117 @@
+"""A plain folder of videos or images, or a list of `path label` lines.
+
+Layouts
+  <root>/[<split>/]**/*.mp4, *.jpg, ...            `list_items`
+  <root>/[<split>/]<class>/**/*.mp4, ...           the same, with class folders
+  a text file of `path label` lines, as SlowFast   `list_lines`
+  has them, or of `path,label`; paths below <root>
+
+Ids are paths below the root, so that those of two splits differ.
+"""
+
+from __future__ import annotations
+
+import os
+
+from totojax.data import items
+from totojax.data.sources import files
+
+SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
+
+
+def list_items(
+    root: str | os.PathLike[str], split: str, *, kind: str, class_folders: bool
+) -> items.Listing:
+  """All files of a kind below a folder.
+
+  Args:
+    root: what ids are relative to.
+    split: folder below it; "" for all of it.
+    kind: "video" or "image".
+    class_folders: whether the folders right below are the classes, sorted.
+
+  Raises:
+    ValueError: no such folder or no such file in it, or a folder that may not
+      be read.
+  """
+  root = os.fspath(root)
+  top = os.path.join(root, split) if split else root
+  classes = files.folders(top) if class_folders and os.path.isdir(top) else []
+  labels = {name: i for i, name in enumerate(classes)}
+  found = []
+  for path in files.walk(top, files.suffixes(kind)):
+    label = -1
+    if class_folders:
+      first, *rest = os.path.relpath(path, top).split(os.sep)
+      if not rest:
+        raise ValueError(
+            f"{path} is in no class folder; move it into one, or set"
+            " class_folders to False"
+        )
+      label = labels[first]
+    found.append(items.of_file(files.below(root, path), path, label=label))
+  if not found:
+    raise ValueError(
+        f"{top} holds no {kind}; looked for"
+        f" {' '.join(sorted(files.suffixes(kind)))}"
+    )
+  names = [items.name(name) for name in classes]
+  return items.listing(kind, found, classes=names, missing=(), where=top)
+
+
+def list_lines(
+    root: str | os.PathLike[str],
+    path: str,
+    *,
+    kind: str,
+    separator: str,
+    classes: int,
+) -> items.Listing:
+  """The files that a list names.
+
+  The last separator of a line counts, so paths may hold spaces and commas. A
+  name of the list is the id. Files that do not exist are `missing`.
+
+  Args:
+    root: folder that relative paths start at.
+    path: the list.
+    kind: "video" or "image".
+    separator: between path and label: "space", "comma", "tab", or "none" for
+      paths without labels.
+    classes: how many there are; 0 takes any label from 0 on.
+
+  Raises:
+    ValueError: with the line number, for a line without a label, a label that
+      is not an integer or out of range, and a path that was there before.
+  """
+  if separator not in SEPARATORS:
+    raise ValueError(
+        f"separator is {separator!r}; use one of {sorted(SEPARATORS)}"
+    )
+  files.suffixes(kind)
+  mark = SEPARATORS[separator]
+  found, missing, seen = [], [], {}
+  for number, line in files.lines(path):
+    where = f"{path}, line {number}"
+    name, label = line.strip(), -1
+    if mark is not None:
+      name, cut, text = name.rpartition(mark)
+      if not cut:
+        raise ValueError(
+            f"{where}: {line!r} is not a path and a label with a {separator}"
+            " between them"
+        )
+      label = files.label(text.strip(), classes, where=where)
+    name = name.strip()
+    if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV quotes commas
+      name = name[1:-1].replace('""', '"')
+    if name in seen:
+      raise ValueError(f"{where}: {name!r} was on line {seen[name]} already")
+    seen[name] = number
+    item, file = items.name(name), os.path.join(os.fspath(root), name)
+    if os.path.exists(file):
+      found.append(items.of_file(item, file, label=label))
+    else:
+      missing.append(items.Skipped(item, f"{file} does not exist"))
+  names = [str(i) for i in range(classes)]
+  return items.listing(kind, found, classes=names, missing=missing, where=path)

@@ -1,0 +1,36 @@
+"""HowTo100M: videos of YouTube by their ids.
+
+Layout: <root>/[<split>/]**/<youtube id>.mp4, .webm or .mkv, at any depth.
+`ids` is HowTo100M_v1.csv (video_id,category_1,category_2,rank,task_id), or a
+text file with an id per line; a CSV may have start_s and end_s for stretches.
+Its categories are not labels: a video has several.
+"""
+
+from __future__ import annotations
+
+import os
+
+from totojax.data import items
+from totojax.data.sources import files
+from totojax.data.sources import spans
+
+
+def list_items(
+    root: str | os.PathLike[str], split: str, *, ids: str
+) -> items.Listing:
+  """All wanted videos that are on disk; the others are `missing`.
+
+  Args:
+    root: folder of the videos.
+    split: folder below it; "" for all of it.
+    ids: file with the wanted ids; "" takes every video that is there.
+
+  Raises:
+    ValueError: no such folder, no wanted video, or a damaged file of ids.
+  """
+  top = os.path.join(os.fspath(root), split)
+  disk = files.by_stem(top, "video")
+  wanted = [spans.Span(name, None, None) for name in disk]
+  if ids:
+    wanted = spans.read(ids, "video_id")
+  return spans.listing(wanted, disk, where=top)

@@ -1,0 +1,198 @@
+"""ImageNet-1k and ImageNet-21k.
+
+Layouts, below <root>/<split> or, with split "", below <root>
+  <wnid>/*.JPEG                  1k train; 21k unpacked; val as often sorted
+  <wnid>.tar                     21k as released in winter 2021
+  ILSVRC2012_val_00000001.JPEG   flat 1k val, with its classes in one of
+    LOC_val_solution.csv                     ImageId,PredictionString (Kaggle)
+    *synset_labels.txt                       a wnid per line, by file name
+    ILSVRC2012_validation_ground_truth.txt   numbers of the development kit,
+                                             whose meta.mat lies beside it
+Labels count the sorted wnids from 0. The development kit's own numbers are in
+another order; they are never used as labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import glob
+import os
+import re
+
+from totojax.data import items
+from totojax.data.sources import files
+from totojax.data.sources import tars
+
+WNID = re.compile(r"n\d{8}")
+GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+
+
+def list_items(
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    classes: int,
+    val_labels: str,
+) -> items.Listing:
+  """All images of a split.
+
+  Args:
+    root: what ids are relative to.
+    split: folder below it: "train", "val", or "" for ImageNet-21k.
+    classes: how many there must be: 1000; 0 takes any number.
+    val_labels: the file with the classes of a flat folder; "" looks for it in
+      the root, the folder, and beside the root.
+
+  Raises:
+    ValueError: no images, another number of classes, or an image of a flat
+      folder without one.
+  """
+  root = os.fspath(root)
+  top = os.path.join(root, split) if split else root
+  if not os.path.isdir(top):
+    raise ValueError(f"{top} is not a folder; it should hold ImageNet's images")
+  folders = files.folders(top)
+  if any(map(WNID.fullmatch, folders)):
+    return _from_folders(root, top, folders, classes)
+  packed = [
+      entry.name
+      for entry in files.entries(top)
+      if WNID.fullmatch(entry.name.removesuffix(".tar"))
+      and entry.name.endswith(".tar")
+  ]
+  if packed:
+    return _from_tars(root, top, packed, classes)
+  return _from_flat(root, top, classes=classes, val_labels=val_labels)
+
+
+def _from_folders(
+    root: str, top: str, folders: Sequence[str], classes: int
+) -> items.Listing:
+  strange = [name for name in folders if not WNID.fullmatch(name)]
+  if strange:
+    raise ValueError(
+        f"{top} holds folders of wnids and {strange[0]!r}, which is none;"
+        " rename it or move it away"
+    )
+  files.check_classes(len(folders), classes, where=top)
+  found = []
+  for label, wnid in enumerate(folders):
+    folder = os.path.join(top, wnid)
+    for path in files.walk(folder, files.suffixes("image")):
+      found.append(items.of_file(files.below(root, path), path, label=label))
+  return items.listing("image", found, classes=folders, missing=(), where=top)
+
+
+def _from_tars(
+    root: str, top: str, packed: Sequence[str], classes: int
+) -> items.Listing:
+  files.check_classes(len(packed), classes, where=top)
+  wnids = [name.removesuffix(".tar") for name in packed]
+  found, missing = [], []
+  for label, file in enumerate(packed):
+    path = os.path.join(top, file)
+    prefix = files.below(root, path).removesuffix(".tar")
+    for row in tars.samples(path, "image", label_key="", classes=0):
+      name = f"{prefix}/{row.id}" if row.id else prefix
+      if isinstance(row, items.Skipped):
+        missing.append(items.Skipped(name, row.reason))
+      else:
+        found.append(tars.renamed(row, name, label=label))
+  return items.listing(
+      "image", found, classes=wnids, missing=missing, where=top
+  )
+
+
+def _from_flat(
+    root: str, top: str, *, classes: int, val_labels: str
+) -> items.Listing:
+  paths = {
+      files.stem(path): path
+      for path in files.walk(top, files.suffixes("image"))
+  }
+  if not paths:
+    raise ValueError(
+        f"{top} holds neither folders nor tars named by wnids (n01440764), nor"
+        " images"
+    )
+  truth = val_labels or _find_truth(root, top)
+  wnid_of = dict(_read_truth(truth, sorted(paths)))
+  wnids = sorted(set(wnid_of.values()))
+  files.check_classes(len(wnids), classes, where=truth)
+  labels = {wnid: i for i, wnid in enumerate(wnids)}
+  found = []
+  for stem, path in paths.items():
+    if stem not in wnid_of:
+      raise ValueError(f"{truth} has no class for {path}")
+    found.append(
+        items.of_file(
+            files.below(root, path), path, label=labels[wnid_of[stem]]
+        )
+    )
+  missing = [
+      items.Skipped(items.name(stem), f"{truth} names it, but {top} has no such"
+                    " image")
+      for stem in wnid_of.keys() - paths.keys()
+  ]  # fmt: skip
+  return items.listing(
+      "image", found, classes=wnids, missing=missing, where=top
+  )
+
+
+def _find_truth(root: str, top: str) -> str:
+  names = ("LOC_val_solution.csv", "*synset_labels.txt", GROUND_TRUTH)
+  beside = os.path.dirname(os.path.abspath(root))
+  for folder in (root, top, beside):
+    for name in names:
+      found = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
+      if found:
+        return found[0]
+  raise ValueError(
+      f"{top} is a flat folder of images; their classes are in none of"
+      f" {', '.join(names)} in {root}; give the file as val_labels"
+  )
+
+
+def _read_truth(path: str, stems: Sequence[str]) -> Iterator[tuple[str, str]]:
+  """(name of an image, its wnid); `stems` are the images, in order."""
+  if path.endswith(".csv"):
+    for row in files.table(path, ("ImageId", "PredictionString")):
+      wnid = row["PredictionString"].split(" ")[0]
+      yield row["ImageId"], _wnid(wnid, f"{path}, line {row['line']}")
+    return
+  lines = files.lines(path)
+  if len(lines) != len(stems):
+    raise ValueError(
+        f"{path} has {len(lines)} lines for {len(stems)} images, one for each"
+        " in the order of names"
+    )
+  numbers = None
+  for stem, (number, line) in zip(stems, lines):
+    where, text = f"{path}, line {number}", line.strip()
+    if text.isdigit():
+      numbers = numbers or _kit_wnids(path)
+      if int(text) not in numbers:
+        raise ValueError(f"{where}: meta.mat has no class {text}")
+      text = numbers[int(text)]
+    yield stem, _wnid(text, where)
+
+
+def _wnid(text: str, where: str) -> str:
+  if not WNID.fullmatch(text):
+    raise ValueError(f"{where}: {text!r} is no wnid (n01440764)")
+  return text
+
+
+def _kit_wnids(path: str) -> dict[int, str]:
+  """wnid by number of the development kit, from meta.mat."""
+  from scipy import io  # pylint: disable=g-import-not-at-top; slow to import
+
+  meta = os.path.join(os.path.dirname(path), "meta.mat")
+  if not os.path.exists(meta):
+    raise ValueError(
+        f"{path} gives numbers of the development kit, which are not in the"
+        f" order of wnids; put the kit's meta.mat beside it ({meta})"
+    )
+  synsets = io.loadmat(meta, squeeze_me=True)["synsets"]
+  numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]
+  return {int(number): str(wnid) for number, wnid in zip(numbers, wnids)}

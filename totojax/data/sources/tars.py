@@ -1,0 +1,189 @@
+"""Tar archives in WebDataset's style.
+
+Layout: <root>/[<split>/]**/*.tar. Members whose names are the same up to the
+first dot of the last part are one sample:
+  000012.jpg  000012.cls            an image and its class as text
+  000013.mp4  000013.json           a video and {"label": 3, ...}
+The image or video is found by its ending; other members are left alone. The id
+is the tar's path below the root without ending, and the sample's name:
+train-0004/000012.
+
+Nothing is unpacked: items are places in the archives, read from the headers. A
+tar that ends early gives its whole members, and a row in `missing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import json
+import os
+import tarfile
+from typing import Any
+
+from totojax.data import items
+from totojax.data.sources import files
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+MOST_LABEL_BYTES = 2**20
+
+
+def list_items(
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    kind: str,
+    classes: int,
+    label_key: str,
+) -> items.Listing:
+  """All samples of a kind in the tars below a folder.
+
+  Args:
+    root: what ids are relative to; may be a single tar.
+    split: folder below it; "" for all of it.
+    kind: "video" or "image".
+    classes: how many there are; 0 takes any label from 0 on.
+    label_key: key of the class in .json members.
+
+  Raises:
+    ValueError: no sample of the kind, a compressed tar, or a label that is not
+      an integer or out of range.
+  """
+  root = os.fspath(root)
+  top = os.path.join(root, split) if split else root
+  base = os.path.dirname(root) if os.path.isfile(root) else root
+  found, missing = [], []
+  for path in [top] if os.path.isfile(top) else _tars(top):
+    shard = os.path.splitext(files.below(base, path))[0]
+    for row in samples(path, kind, label_key=label_key, classes=classes):
+      name = f"{shard}/{row.id}" if row.id else shard
+      if isinstance(row, items.Skipped):
+        missing.append(items.Skipped(name, row.reason))
+      else:
+        found.append(renamed(row, name, label=row.label))
+  names = [str(i) for i in range(classes)]
+  return items.listing(kind, found, classes=names, missing=missing, where=top)
+
+
+def renamed(item: items.Item, name: str, *, label: int) -> items.Item:
+  """The same part of the same file under another name and class."""
+  return items.Item(
+      id=name,
+      path=item.path,
+      label=label,
+      part=item.part,
+      record=None,
+      start_s=None,
+      end_s=None,
+  )
+
+
+def samples(
+    path: str, kind: str, *, label_key: str, classes: int
+) -> Iterator[items.Item | items.Skipped]:
+  """The samples of one tar, named as in it; `Skipped` for what has no media.
+
+  A tar that ends early gives a `Skipped` without a name at the end.
+
+  Raises:
+    ValueError: a label that is not an integer or out of range.
+  """
+  groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+  damage = None
+  try:
+    with tarfile.open(path, "r:") as archive:
+      damage = _read_headers(archive, groups)
+  except (tarfile.TarError, OSError, EOFError) as error:
+    damage = f"{type(error).__name__}: {error}"
+  endings = files.suffixes(kind)
+  for key, members in groups.items():
+    name = items.name(key)
+    media = [end for end in members if end in endings]
+    if len(media) != 1:
+      yield items.Skipped(
+          name,
+          f"{len(media)} members are a {kind}, not one; there are"
+          f" {' '.join(sorted(members)) or 'none'}",
+      )
+      continue
+    member = members[media[0]]
+    yield items.Item(
+        id=name,
+        path=path,
+        label=_label(path, key, members, key_name=label_key, classes=classes),
+        part=(member.offset_data, member.size),
+        record=None,
+        start_s=None,
+        end_s=None,
+    )
+  if damage is not None:
+    yield items.Skipped("", f"{path} is no whole tar: {damage}")
+
+
+def _tars(top: str) -> list[str]:
+  packed = list(files.walk(top, {os.path.splitext(c)[1] for c in COMPRESSED}))
+  packed = [path for path in packed if path.lower().endswith(COMPRESSED)]
+  if packed:
+    raise ValueError(
+        f"{packed[0]} is compressed, so that its parts cannot be read one by"
+        " one; unpack it to a plain .tar (videos and images do not shrink)"
+    )
+  return list(files.walk(top, {".tar"}))
+
+
+def _read_headers(
+    archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
+) -> str | None:
+  """Fills `groups`; returns what is wrong with the end of the archive."""
+  assert archive.fileobj is not None
+  archive.fileobj.seek(0, os.SEEK_END)
+  size = archive.fileobj.tell()
+  archive.fileobj.seek(0)
+  try:
+    for member in archive:
+      archive.members = []  # a million headers are not needed twice
+      if not member.isreg() or member.sparse is not None:
+        continue
+      if member.offset_data + member.size > size:
+        return f"{member.name} is cut off"
+      folder, _, base = member.name.rpartition("/")
+      if base.startswith("."):
+        continue
+      stem, dot, ending = base.partition(".")
+      key = f"{folder}/{stem}" if folder else stem
+      groups.setdefault(key, {})[(dot + ending).lower()] = member
+  except (tarfile.TarError, OSError, EOFError) as error:
+    return f"{type(error).__name__}: {error}"
+  archive.fileobj.seek(archive.offset)
+  if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+    # Python ends an archive at any header that it cannot read.
+    return f"no end mark after byte {archive.offset} of {size}"
+  return None
+
+
+def _label(
+    path: str,
+    key: str,
+    members: dict[str, tarfile.TarInfo],
+    *,
+    key_name: str,
+    classes: int,
+) -> int:
+  """The class that a sample's .cls or .json member gives; -1 without."""
+  where = f"{path}, member {key}"
+  if ".cls" in members:
+    text = _content(path, members[".cls"]).decode("utf-8", "replace").strip()
+    return files.label(text, classes, where=f"{where}.cls")
+  if ".json" in members:
+    try:
+      values: Any = json.loads(_content(path, members[".json"]))
+    except ValueError as error:
+      raise ValueError(f"{where}.json is no JSON: {error}") from error
+    if isinstance(values, dict) and values.get(key_name) is not None:
+      return files.label(values[key_name], classes, where=f"{where}.json")
+  return -1
+
+
+def _content(path: str, member: tarfile.TarInfo) -> bytes:
+  with open(path, "rb") as file:
+    file.seek(member.offset_data)
+    return file.read(min(member.size, MOST_LABEL_BYTES))

@@ -1,0 +1,90 @@
+"""UCF101.
+
+Layout, lists in <root> or <root>/ucfTrainTestlist
+  classInd.txt             1 ApplyEyeMakeup
+  trainlist01.txt          ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1
+  testlist01.txt           ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi
+  UCF-101/<class>/v_*.avi  or videos/, or the classes in <root> itself
+
+Labels count the classes of classInd.txt from 0; the lists count from 1.
+"""
+
+from __future__ import annotations
+
+import os
+
+from totojax.data import items
+from totojax.data.sources import files
+
+FOLDS = (1, 2, 3)
+
+
+def list_items(
+    root: str | os.PathLike[str], split: str, *, fold: int, classes: int
+) -> items.Listing:
+  """All videos of a split that are on disk; the others are `missing`.
+
+  Args:
+    root: folder of lists and videos.
+    split: "train" or "test".
+    fold: which of the three official splits: 1, 2 or 3.
+    classes: how many there must be: 101; 0 takes any number.
+
+  Raises:
+    ValueError: no lists or videos, another number of classes, or a line that
+      contradicts them.
+  """
+  if split not in ("train", "test") or fold not in FOLDS:
+    raise ValueError(
+        f"split {split!r}, fold {fold}: UCF101 has 'train' and 'test' of folds"
+        f" {FOLDS}"
+    )
+  root = os.fspath(root)
+  names = _class_names(_list(root, "classInd.txt"))
+  files.check_classes(len(names), classes, where="classInd.txt")
+  path = _list(root, f"{split}list{fold:02d}.txt")
+  top = files.first_of(
+      [os.path.join(root, name) for name in ("UCF-101", "videos", "")],
+      what="folder of videos",
+  )
+  found, missing = [], []
+  for number, line in files.lines(path):
+    where = f"{path}, line {number}"
+    file, *rest = line.split()
+    name = file.split("/")[0]
+    if name not in names:
+      raise ValueError(f"{where}: {name!r} is no class of classInd.txt")
+    label = names.index(name)
+    if rest and files.label(rest[0], 0, where=where) != label + 1:
+      raise ValueError(
+          f"{where}: label {rest[0]} for {name}, which is {label + 1} in"
+          " classInd.txt"
+      )
+    item, video = items.name(file), os.path.join(top, file)
+    if os.path.exists(video):
+      found.append(items.of_file(item, video, label=label))
+    else:
+      missing.append(items.Skipped(item, f"{video} does not exist"))
+  return items.listing(
+      "video", found, classes=names, missing=missing, where=top
+  )
+
+
+def _class_names(path: str) -> list[str]:
+  names = []
+  for number, line in files.lines(path):
+    index, _, name = line.strip().partition(" ")
+    if index != str(len(names) + 1) or not name:
+      raise ValueError(
+          f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a"
+          " class"
+      )
+    names.append(name)
+  return names
+
+
+def _list(root: str, name: str) -> str:
+  return files.first_of(
+      [os.path.join(root, folder, name) for folder in ("ucfTrainTestlist", "")],
+      what=f"list of UCF101 ({name})",
+  )

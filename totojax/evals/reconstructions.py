@@ -1,0 +1,144 @@
+"""Images that a tokenizer's decoder makes from the codes of stores.
+
+Shapes: M images, N frames, H and W pixels, G grid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from totojax.data import shards
+from totojax.data import store as store_lib
+from totojax.tokenizers import api
+from totojax.tokenizers import stats
+from totojax.tokenizers import weights
+
+SHOWN = 8  # images of a store
+MEASURED = 64  # images that PSNR is over, where there are originals
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What can be decoded.
+
+  Attributes:
+    tokenizer: whose codes they are; None for nothing at all.
+    stores: token stores of that tokenizer, by name.
+    originals: pixel stores that some of them were made from.
+  """
+
+  tokenizer: api.Tokenizer | None
+  stores: Mapping[str, store_lib.Store]
+  originals: Mapping[str, store_lib.Store]
+
+
+def plan(
+    stores: Mapping[str, store_lib.Store],
+    tokenizer: str,
+    pixels: Mapping[str, str],
+) -> Plan:
+  """Loads the tokenizer and opens the originals.
+
+  Args:
+    stores: token stores, by name.
+    tokenizer: a tokenizer file, "shipped", or "" for none.
+    pixels: path of a pixel store, by the name of the token store made from it.
+
+  Raises:
+    ValueError: the tokenizer made none of the stores, or not the one that
+      originals are given for; or a pixel store is not what the codes are of.
+  """
+  if not tokenizer:
+    return Plan(None, {}, {})
+  loaded = weights.load(tokenizer)
+  mine = {
+      name: store
+      for name, store in stores.items()
+      if store.manifest.tokenizer == loaded.fingerprint
+  }
+  if not mine:
+    made_by = sorted({s.manifest.tokenizer for s in stores.values()})
+    raise ValueError(
+        f"tokenizer {tokenizer} has fingerprint {loaded.fingerprint}, and the"
+        f" stores were made by {', '.join(made_by)}; give the tokenizer that"
+        ' made one of them, or "" for no reconstructions'
+    )
+  originals = {}
+  for name, path in pixels.items():
+    if name not in mine:
+      raise ValueError(
+          f"pixels are given for {name}, which tokenizer {loaded.fingerprint}"
+          f" did not make ({stores[name].manifest.tokenizer} did), so there is"
+          " nothing to compare; leave them out"
+      )
+    originals[name] = _originals(name, path, mine[name])
+  return Plan(loaded, mine, originals)
+
+
+def decode(
+    made: Plan,
+) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+  """Decodes images of every store of the plan.
+
+  Returns:
+    ({store: {"images": measured, "psnr_db": over all of these or None}},
+    {"<store>/reconstruction" and, with pixels, "<store>/original": uint8
+    [M, H, W, 3] of those to show}). PSNR is None without pixels, and where
+    nothing differs.
+  """
+  facts, arrays = {}, {}
+  for name, store in made.stores.items():
+    of = store.manifest
+    pixels = made.originals.get(name)
+    wanted = min(len(store), SHOWN if pixels is None else MEASURED)
+    records = np.linspace(0, len(store) - 1, wanted).astype(int)
+    codes = store.read(records)["codes"]
+    codes_MNGG = codes.reshape(-1, of.frames, of.grid, of.grid)
+    decoded_MHW3 = made.tokenizer.decode(codes_MNGG[:, of.frames // 2])
+    shown = np.linspace(0, wanted - 1, min(wanted, SHOWN)).astype(int)
+    arrays[f"{name}/reconstruction"] = decoded_MHW3[shown]
+    facts[name] = {"images": wanted, "psnr_db": None}
+    if pixels is not None:
+      original_MHW3 = pixels.read(records)["frames"][:, of.frames // 2]
+      arrays[f"{name}/original"] = original_MHW3[shown]
+      psnr_db = stats.psnr_db(original_MHW3, decoded_MHW3)
+      if math.isfinite(psnr_db):
+        facts[name]["psnr_db"] = psnr_db
+  return facts, arrays
+
+
+def _originals(
+    name: str, path: str, tokens: store_lib.Store
+) -> store_lib.Store:
+  """The pixel store at `path`, if its records are those of `tokens`."""
+  pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  if pixels.manifest.tokenizer:
+    raise ValueError(
+        f"pixels of {name}: {path} is a token store; give the pixel store that"
+        " the codes were made from"
+    )
+  compared = [
+      ("records", len(pixels), len(tokens)),
+      ("frames", pixels.manifest.frames, tokens.manifest.frames),
+      ("size_px", pixels.manifest.size_px, tokens.manifest.size_px),
+  ]
+  if pixels.manifest.ids and tokens.manifest.ids:
+    compared.append(("ids", _ends(pixels), _ends(tokens)))
+  for what, of_pixels, of_tokens in compared:
+    if of_pixels != of_tokens:
+      raise ValueError(
+          f"pixels of {name}: {path} has {what} {of_pixels!r}, and the token"
+          f" store {of_tokens!r}; give the pixel store that the codes were made"
+          " from"
+      )
+  return pixels
+
+
+def _ends(store: store_lib.Store) -> tuple[str, ...]:
+  """Ids of the first and last record."""
+  return (store[0]["id"], store[len(store) - 1]["id"])

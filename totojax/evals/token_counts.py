@@ -1,0 +1,227 @@
+"""What stores of tokens hold: amounts, codes, and n-grams of codes.
+
+Stores may be far larger than memory: they are read in pieces.
+
+Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
+V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import io
+import time
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax import progress
+from totojax.data import store as store_lib
+from totojax.tokenizers import ngrams
+
+Interrupted = Callable[[int], bool]
+Stores = Mapping[str, store_lib.Store]
+READ_TOKENS = 1 << 22  # tokens read at a time: 8 MB
+SAVE_EVERY_S = 60.0  # between two saves of the counts
+RARE = 16  # of the least used codes that are listed
+PAPER_FPS = 30.0  # Table 2's tokens are its hours x 3,600 x 30 x 256
+
+
+def describe(store: store_lib.Store) -> dict[str, Any]:
+  """What the manifest says of a store, with its tokens counted in two ways.
+
+  `tokens` are those in the store, which has one of `stride_frames` frames. The
+  paper's Table 2 counts every frame at 30 a second, whatever the stride:
+  `tokens_30fps` = hours x 3,600 x 30 x tokens of a frame. `hours` are frames x
+  stride / fps; several crops of one video count several times. Images have no
+  hours (None), and the same tokens in both ways.
+  """
+  of = store.manifest
+  frames, frame_tokens = len(store) * of.frames, of.grid**2
+  hours, tokens_30fps = None, frames * frame_tokens
+  if of.kind == "video":
+    seconds = frames * of.stride_frames / of.fps
+    hours = seconds / 3600
+    tokens_30fps = round(seconds * PAPER_FPS * frame_tokens)
+  kept = (
+      "kind", "tokenizer", "vocab", "grid", "size_px", "stride_frames", "fps",
+      "crops",
+  )  # fmt: skip
+  return {
+      "path": store.path,
+      **{name: getattr(of, name) for name in kept},
+      "records": len(store),
+      "frames": frames,
+      "tokens": frames * frame_tokens,
+      "tokens_30fps": tokens_30fps,
+      "hours": hours,
+  }
+
+
+def by_tokenizer(stores: Stores) -> dict[str, list[str]]:
+  """Names of the stores of each tokenizer, by its fingerprint."""
+  groups: dict[str, list[str]] = {}
+  for name, store in stores.items():
+    groups.setdefault(store.manifest.tokenizer, []).append(name)
+  return groups
+
+
+def rare(counts_V: np.ndarray) -> dict[str, Any]:
+  """How many codes are never used, and the least used of the others.
+
+  Returns:
+    {"never", "never_first": the first RARE of these, "rarest": [code, count] of
+    RARE codes, fewest first}.
+  """
+  never = np.flatnonzero(counts_V == 0)
+  order = np.argsort(counts_V, kind="stable")[len(never) :][:RARE]
+  return {
+      "never": len(never),
+      "never_first": never[:RARE].tolist(),
+      "rarest": [[int(code), int(counts_V[code])] for code in order],
+  }
+
+
+def images_counted(store: store_lib.Store, images: int) -> int:
+  """How many images `count_ngrams` reads of a store."""
+  frames = len(store) * store.manifest.frames
+  return min(images, frames) if images else frames
+
+
+def count_codes(
+    stores: Stores, save: epath.Path, interrupted: Interrupted
+) -> dict[str, np.ndarray] | None:
+  """Occurrences int64 [V] of each code, over all of each store.
+
+  Args:
+    stores: by name.
+    save: an .npz file of what is counted so far; a later call with the same
+      stores goes on from it.
+    interrupted: whether to stop here.
+
+  Returns:
+    Counts by store; None when interrupted.
+  """
+  found = _load(save, stores)
+  total = sum(map(len, stores.values()))
+  done = sum(records for records, _ in found.values())
+  saved_s = time.monotonic()
+  with progress.tracking(
+      "counting codes", unit="records", total=total, done=done
+  ) as bar:
+    for name, store in stores.items():
+      of = store.manifest
+      begin, counts_V = found[name]
+      step = max(1, READ_TOKENS // (of.frames * of.grid**2))
+      for start in range(begin, len(store), step):
+        if interrupted(bar.done):
+          _save(save, stores, found)
+          return None
+        stop = min(start + step, len(store))
+        codes = store.read(range(start, stop))["codes"]
+        codes_MGG = codes.reshape(-1, of.grid, of.grid)
+        counts_V = counts_V + ngrams.code_counts(codes_MGG, vocab=of.vocab)
+        found[name] = (stop, counts_V)
+        bar.advance(stop - start)
+        if time.monotonic() - saved_s > SAVE_EVERY_S:
+          _save(save, stores, found)
+          saved_s = time.monotonic()
+  _save(save, stores, found)
+  return {name: counts_V for name, (_, counts_V) in found.items()}
+
+
+def count_ngrams(
+    stores: Stores, *, n: int, images: int, adjacency: str,
+    interrupted: Interrupted,
+) -> dict[str, ngrams.Table] | None:
+  """n-grams of some images of each store, evenly over its frames.
+
+  Args:
+    stores: by name.
+    n: codes of one n-gram.
+    images: of each store, or all where it has fewer; 0 for all.
+    adjacency: as `ngrams.table` has it.
+    interrupted: whether to stop here.
+
+  Returns:
+    Tables by store, 16 bytes for each distinct n-gram; None when interrupted.
+  """
+  total = sum(images_counted(store, images) for store in stores.values())
+  tables: dict[str, ngrams.Table] = {}
+  stopped = False
+
+  def until_interrupted(parts, bar):
+    nonlocal stopped
+    for codes_MGG in parts:
+      stopped = stopped or interrupted(bar.done)
+      if stopped:
+        return
+      yield codes_MGG
+      bar.advance(len(codes_MGG))
+
+  with progress.tracking(
+      f"counting {n}-grams", unit="images", total=total
+  ) as bar:
+    for name, store in stores.items():
+      parts = sampled(store, images_counted(store, images))
+      tables[name] = ngrams.table(
+          until_interrupted(parts, bar),
+          vocab=store.manifest.vocab, n=n, adjacency=adjacency,
+      )  # fmt: skip
+      if stopped:
+        return None
+  return tables
+
+
+def sampled(store: store_lib.Store, images: int) -> Iterator[np.ndarray]:
+  """Codes [M, G, G] of `images` frames, evenly over all frames, in pieces."""
+  of = store.manifest
+  frames = len(store) * of.frames
+  step = max(1, READ_TOKENS // (of.frames * of.grid**2))
+  for start in range(0, images, step):
+    place_M = np.arange(start, min(start + step, images))
+    frame_M = place_M * (frames - 1) // max(1, images - 1)
+    record_M, inside_M = np.divmod(frame_M, of.frames)
+    record_R, which_M = np.unique(record_M, return_inverse=True)
+    codes = store.read(record_R)["codes"]
+    codes_RNGG = codes.reshape(-1, of.frames, of.grid, of.grid)
+    yield codes_RNGG[which_M, inside_M]
+
+
+def _mark(store: store_lib.Store) -> str:
+  """The same for the same records: the checksums of all shards."""
+  return " ".join(shard.checksum for shard in store.manifest.shards)
+
+
+def _load(
+    path: epath.Path, stores: Stores
+) -> dict[str, tuple[int, np.ndarray]]:
+  """(records counted, counts [V]); from zero for a store that has changed."""
+  arrays = {}
+  if path.exists():
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+      arrays = dict(file)
+  found = {}
+  for name, store in stores.items():
+    found[name] = (0, np.zeros(store.manifest.vocab, np.int64))
+    if str(arrays.get(f"{name}/mark")) == _mark(store):
+      found[name] = (int(arrays[f"{name}/done"]), arrays[f"{name}/counts"])
+  return found
+
+
+def _save(
+    path: epath.Path,
+    stores: Stores,
+    found: Mapping[str, tuple[int, np.ndarray]],
+) -> None:
+  arrays = {}
+  for name, (done, counts_V) in found.items():
+    arrays[f"{name}/mark"] = np.array(_mark(stores[name]))
+    arrays[f"{name}/done"] = np.array(done)
+    arrays[f"{name}/counts"] = counts_V
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  beside = path.parent / f".{path.name}.part"
+  beside.write_bytes(buffer.getvalue())
+  beside.replace(path)

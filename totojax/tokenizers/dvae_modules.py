@@ -1,0 +1,195 @@
+"""The network of the discrete VAE of DALL-E (see `dvae`).
+
+Names of the parameters follow the released PyTorch modules. The modules leave
+the precision of their convolutions to the caller.
+
+Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
+C channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from totojax.tokenizers import api
+
+_KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
+_BIAS_AXES = ("conv_out",)
+
+
+@dataclasses.dataclass(frozen=True)
+class DvaeConfig:
+  """Size of encoder and decoder.
+
+  Attributes:
+    vocab: codes (8,192).
+    hidden: channels of the encoder's first group (256); doubles every group.
+    groups: groups of residual blocks (4), each at half the resolution of the
+      one before: a token is 2 ** (groups - 1) pixels wide.
+    blocks: residual blocks of a group (2).
+    decoder_init: channels of the decoder's first layer, the width of a code's
+      embedding (128).
+    post_gain: factor on each residual branch, 1 / (groups * blocks) ** 2 in
+      DALL-E.
+  """
+
+  vocab: int
+  hidden: int
+  groups: int
+  blocks: int
+  decoder_init: int
+  post_gain: float
+
+  def __post_init__(self):
+    for name in ("vocab", "groups", "blocks", "decoder_init"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"dvae.{name} is {getattr(self, name)}; it must be at least 1"
+        )
+    if self.hidden < 4 or self.hidden % 4:
+      raise ValueError(
+          f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
+          " wide, so use a multiple of 4"
+      )
+
+  @property
+  def factor(self) -> int:
+    """Pixels of one side of a token."""
+    return 2 ** (self.groups - 1)
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """Channels of each group, encoder order."""
+    return tuple(self.hidden * 2**i for i in range(self.groups))
+
+
+class Conv(nn.Module):
+  """SAME convolution with the initialisation of DALL-E's `Conv2d`."""
+
+  features: int
+  side: int
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    channels = x_BHWC.shape[-1]
+    std = (channels * self.side**2) ** -0.5
+    w = self.param(
+        "w",
+        nn.with_logical_partitioning(
+            nn.initializers.normal(std), _KERNEL_AXES
+        ),
+        (self.side, self.side, channels, self.features),
+        jnp.float32,
+    )
+    b = self.param(
+        "b",
+        nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
+        (self.features,),
+        jnp.float32,
+    )
+    y_BHWC = jax.lax.conv_general_dilated(
+        x_BHWC,
+        w,
+        window_strides=(1, 1),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y_BHWC + b
+
+
+class Residual(nn.Module):
+  """Four convolutions, each after a ReLU."""
+
+  features: int
+  sides: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    last = len(self.sides)
+    for i, side in enumerate(self.sides, start=1):
+      width = self.features if i == last else self.features // 4
+      x_BHWC = Conv(width, side, name=f"conv_{i}")(nn.relu(x_BHWC))
+    return x_BHWC
+
+
+class Block(nn.Module):
+  """`id_path(x) + gain * res_path(x)`."""
+
+  features: int
+  sides: tuple[int, ...]
+  gain: float
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    residual_BHWC = Residual(self.features, self.sides, name="res_path")(x_BHWC)
+    if x_BHWC.shape[-1] != self.features:
+      x_BHWC = Conv(self.features, 1, name="id_path")(x_BHWC)
+    return x_BHWC + self.gain * residual_BHWC
+
+
+class Group(nn.Module):
+  """Residual blocks at one resolution."""
+
+  features: int
+  sides: tuple[int, ...]
+  config: DvaeConfig
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    for i in range(1, self.config.blocks + 1):
+      x_BHWC = Block(
+          self.features, self.sides, self.config.post_gain, name=f"block_{i}"
+      )(x_BHWC)
+    return x_BHWC
+
+
+class Encoder(nn.Module):
+  """Mapped pixels [B, H, W, 3] to code logits [B, H/f, W/f, V]."""
+
+  config: DvaeConfig
+
+  def setup(self):
+    config = self.config
+    self.input = Conv(config.hidden, 7)
+    self.group = [
+        Group(width, (3, 3, 3, 1), config, name=f"group_{i}")
+        for i, width in enumerate(config.widths, start=1)
+    ]
+    self.output = Conv(config.vocab, 1)
+
+  def features(self, x_BHWC: jax.Array) -> jax.Array:
+    """What the last layer reads: [B, G, G, C], not negative."""
+    api.check_sides(x_BHWC.shape, self.config.factor)
+    x_BHWC = self.input(x_BHWC)
+    for i, group in enumerate(self.group):
+      if i:
+        x_BHWC = nn.max_pool(x_BHWC, (2, 2), strides=(2, 2))
+      x_BHWC = group(x_BHWC)
+    return nn.relu(x_BHWC)
+
+  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+    return self.output(self.features(x_BHWC))
+
+
+class Decoder(nn.Module):
+  """One-hot or relaxed codes [B, G, G, V] to pixel statistics [B, H, W, 6].
+
+  The first three channels are the logit-Laplace's location, the last three the
+  logarithm of its scale, which only the training reads.
+  """
+
+  config: DvaeConfig
+
+  @nn.compact
+  def __call__(self, z_BGGV: jax.Array) -> jax.Array:
+    config = self.config
+    x_BHWC = Conv(config.decoder_init, 1, name="input")(z_BGGV)
+    for i, width in enumerate(reversed(config.widths), start=1):
+      if i > 1:
+        x_BHWC = x_BHWC.repeat(2, axis=1).repeat(2, axis=2)
+      x_BHWC = Group(width, (1, 3, 3, 3), config, name=f"group_{i}")(x_BHWC)
+    return Conv(6, 1, name="output")(nn.relu(x_BHWC))
