@@ -11,7 +11,9 @@ EXTRAS = {
     "cuda": ["jax[cuda13]"],
     "data": ["av>=14", "scikit-image>=0.22"],  # real videos, photographs
     "beam": ["apache-beam"],  # tokenizing on a cluster
-    "parity": ["torch==2.13.0", "transformers>=5", "attrs", "einops"],
+    "parity": [
+        "torch==2.13.0", "transformers>=5", "attrs", "einops", "pyyaml",
+    ],
     "notebook": ["nbclient", "ipykernel"],
     "lint": ["ruff", "pyright"],
 }

@@ -4,11 +4,17 @@
     --workdir=gs://BUCKET/toto-base --config.data.root=gs://BUCKET/tokens
 
 Hardware: meant for a TPU pod (64 chips hold four sequences each). It was not
-trained: the tests build and shrink it.
+trained: the tests build and shrink it. Compiler estimates for v5e:8x8 (libtpu
+0.0.52; --config.run=plan --config.plan.topology=v5e:8x8): a peak of 1.18 GiB of
+HBM a chip, 208 ms a step and at most 37.7 % of the peak: heads of 64 fill half
+of a matrix unit. One microbatch in place of four: 4.58 GiB and 34.7 %.
 """
 
 from totojax import defaults
 
 
 def get_config():
-  return defaults.paper("base")
+  c = defaults.paper("base")
+  c.compute.remat = "products"
+  c.train.microbatches = 4
+  return c

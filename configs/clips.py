@@ -8,6 +8,9 @@ video. Then as configs/demo.py: the shipped tokenizer, shards, pre-training,
 validation on videos that were held out, report. Unusable files are listed in
 clips/skipped.csv. Sized for a CPU and a handful of videos: with more, raise
 stages.pretrain.train.total_tokens and lower stages.clips.clip.crops.
+
+Train a tokenizer on the videos first: --config.stages.tokenizer.weights=train,
+with the settings of configs/tokenizer.py.
 """
 
 from ml_collections import ConfigDict
@@ -31,5 +34,12 @@ def get_config():
   )
   c.stages.pretrain.optim.lr = 2e-3
   c.stages.pretrain.every = defaults.every(log=5, evaluate=50, checkpoint=25)
+
+  # Only with weights=train: the recipe of configs/tokenizer.py in short.
+  defaults.small_dvae(c.stages.tokenizer, steps=600)
+  c.stages.tokenizer.data.train = {
+      "clips": defaults.source("{workdir}/clips/train", 1.0)
+  }
+  c.stages.tokenizer.data.validation = {"clips": "{workdir}/clips/val"}
   c.data = data
   return c

@@ -4,11 +4,17 @@
     --workdir=gs://BUCKET/toto-large --config.data.root=gs://BUCKET/tokens
 
 Hardware: meant for a TPU pod (64 chips hold four sequences each). It was not
-trained: the tests build and shrink it.
+trained: the tests build and shrink it. Compiler estimates for v5e:8x8 (libtpu
+0.0.52; --config.run=plan --config.plan.topology=v5e:8x8): a peak of 1.99 GiB of
+HBM a chip, 397 ms a step and at most 43.2 % of the peak: heads of 64 fill half
+of a matrix unit.
 """
 
 from totojax import defaults
 
 
 def get_config():
-  return defaults.paper("large")
+  c = defaults.paper("large")
+  c.compute.remat = "products"
+  c.train.microbatches = 4
+  return c

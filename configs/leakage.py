@@ -4,9 +4,10 @@ r"""Is anything that is held out also trained on?
     --config.leakage.train="('TOKENS/k600/train',)" \
     --config.leakage.validation="('TOKENS/k400/val',)"
 
-Compares ids and exact tokens; an overlap is an error, and leakage.csv names it.
-To make the training store without it, give the held-out store to
-configs/tokenize.py as source.exclude.
+Compares the ids of videos, and exact tokens (which random crops of a video that
+has two names do not share, and central crops of images do). An overlap is an
+error, and leakage.csv names it. To make the training store without it, give the
+held-out store to configs/tokenize.py as source.exclude.
 """
 
 from totojax import defaults

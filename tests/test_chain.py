@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
+from etils import epath
 import numpy as np
 import pytest
 import runs
@@ -59,7 +61,8 @@ def test_every_stage_left_what_it_should(whole):
   for stage in STAGES:
     assert (whole / stage / "done.json").exists(), stage
     config = json.loads((whole / stage / "config.json").read_text())
-    assert "{workdir}" not in json.dumps(config), stage
+    # Kept unfilled, so that the chain is its own wherever it is.
+    assert str(whole) not in json.dumps(config), stage
   metrics = json.loads((whole / "validate" / "metrics.json").read_text())
   assert metrics["step"] == 20
   # The same number as the last evaluation during training: 8 of 8 rows.
@@ -106,7 +109,6 @@ def test_killed_in_a_stage_ends_the_same(whole, tmp_path, until, stage):
 
 
 def test_finished_stages_are_not_run_again(whole):
-  (whole / "done.json").unlink()
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
   output = runs.finish(runs.start(relative(whole)))
@@ -114,9 +116,105 @@ def test_finished_stages_are_not_run_again(whole):
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 
 
-def test_workdir_is_filled_in_everywhere():
-  value = {"a": {"b": "{workdir}/x"}, "c": 3, "d": "{workdir}"}
-  assert chain.resolve(value, "/w") == {"a": {"b": "/w/x"}, "c": 3, "d": "/w"}
+def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
+  """Named relative at first, now absolute; its last stages are still to do."""
+  moved = tmp_path / "elsewhere" / "demo"
+  shutil.copytree(whole, moved)
+  for stage in ("validate", "report"):
+    shutil.rmtree(moved / stage)
+  output = runs.finish(
+      runs.start(runs.command("configs/demo.py", moved, *SMALL))
+  )
+  assert "[5/6] validate" in output and "[4/6]" not in output
+  assert (moved / "done.json").exists()
+  for file in ("validate/metrics.json", "pretrain/metrics.jsonl"):
+    assert (moved / file).read_bytes() == (whole / file).read_bytes()
+  # Validation reads the stores of the moved chain, not those left behind.
+  shutil.rmtree(moved / "validate")
+  shutil.rmtree(moved / "shards" / "val")
+  output = runs.finish(
+      runs.start(runs.command("configs/demo.py", moved, *SMALL)), code=1
+  )
+  assert f"{moved}/shards/val" in output and "Traceback" not in output
+
+
+def test_sigterm_in_any_stage_says_how_to_go_on(tmp_path):
+  process = runs.start(runs.command("configs/demo.py", tmp_path, *SMALL))
+  for _ in range(12_000):
+    if (tmp_path / "clips/train/manifest.json").exists():
+      break
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  output = runs.finish(process)
+  last = output.strip().splitlines()[-1]
+  assert last == (
+      f"{tmp_path}: stopped; run the same command again to go on"
+  )
+  assert not (tmp_path / "done.json").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
+  words = runs.command("configs/demo.py", tmp_path, *SMALL)
+  first = runs.start(words)
+  for _ in range(12_000):
+    if (tmp_path / "clips/train/manifest.json").exists():
+      break
+    time.sleep(0.01)
+  output = runs.finish(runs.start(words), code=1)
+  assert f"{tmp_path} is in use by process {first.pid}" in output
+  assert "Traceback" not in output
+  first.send_signal(signal.SIGTERM)
+  runs.finish(first)
+
+
+def test_a_stage_keeps_its_folders_name_open(tmp_path):
+  """config.json has "{workdir}", jobs and readers have the folder."""
+  stage = {"run": "x", "from": {"path": "{workdir}/s"}, "n": (1, "{workdir}")}
+  old, new = (epath.Path(tmp_path / name) for name in ("old", "new"))
+  filled = logs.Filled(stage, old)
+  assert filled == {
+      "run": "x", "from": {"path": f"{old}/s"}, "n": (1, str(old))
+  }  # fmt: skip
+  logs.begin(old / "a", filled)
+  assert "{workdir}/s" in (old / "a" / "config.json").read_text()
+  old.rename(new)
+  assert logs.read_config(new / "a")["from"]["path"] == f"{new}/s"
+  config = {"order": ("a",), "stages": {"a": stage}}
+  for name in (new, os.path.relpath(new)):
+    assert chain.check(name, config, allow_change=False) == epath.Path(name)
+  # Another path is still another config.
+  config["stages"]["a"] = stage | {"from": {"path": f"{old}/s"}}
+  with pytest.raises(logs.ConfigChanged, match="from.path: "):
+    chain.check(new, config, allow_change=False)
+
+
+def test_the_advice_about_a_finished_stage_works(tmp_path):
+  config = {
+      "run": "chain", "order": ("a", "b", "c"),
+      "stages": {"a": {"lr": 1.0}, "b": {"lr": 1.0}, "c": {"lr": 1.0}},
+  }  # fmt: skip
+  workdir = epath.Path(tmp_path)
+  for name in ("", *config["order"]):
+    logs.begin(workdir / name, config["stages"].get(name, config))
+    logs.mark_done(workdir / name, 1.0)
+  assert chain.is_done(workdir, config)
+  config["stages"]["b"] = {"lr": 2.0}
+  for allow in (False, True):
+    with pytest.raises(logs.ConfigChanged) as caught:
+      chain.check(workdir, config, allow_change=allow)
+    told = str(caught.value)
+    assert "lr: 1.0 -> 2.0" in told and "--allow_changed_config" not in told
+    assert f"remove {workdir / 'b'} and beside it c," in told
+  for name in ("b", "c"):
+    (workdir / name).rmtree()
+  chain.check(workdir, config, allow_change=False)
+  assert not chain.is_done(workdir, config)
+
+
+def test_order_and_stages_must_agree(tmp_path):
+  config = {"order": ("a", "b"), "stages": {"a": {}}}
+  with pytest.raises(ValueError, match="they must be the same"):
+    chain.check(tmp_path, config, allow_change=False)
 
 
 def test_only_stages_that_began_hold_their_config(tmp_path):
@@ -139,5 +237,5 @@ def test_only_stages_that_began_hold_their_config(tmp_path):
     chain.check(tmp_path, config(2.0), allow_change=False)
   chain.check(tmp_path, config(2.0), allow_change=True)
   (second / "done.json").write_text("{}")
-  with pytest.raises(logs.ConfigChanged, match="is finished"):
+  with pytest.raises(logs.ConfigChanged, match="stage is finished"):
     chain.check(tmp_path, config(2.0), allow_change=True)

@@ -169,7 +169,7 @@ def test_a_section_becomes_its_dataclass():
     "change, message",
     [
         ({"step": 3}, "knobs.step does not exist; did you mean knobs.steps?"),
-        ({"z" * 15: 3}, "z does not exist; known: knobs.rate, knobs.steps, "),
+        ({"zzz": 3}, "zzz does not exist; known: knobs.rate, knobs.steps, "),
         ({"steps": None}, "knobs.steps is None .NoneType.; it must be int"),
         ({"steps": 3.0}, "knobs.steps is 3.0 .float.; it must be int"),
         ({"steps": True}, "knobs.steps is True .bool.; it must be int"),
@@ -237,7 +237,8 @@ def tiny(config, data):
         vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
     )
     config.compute.dtype = "float32"
-    config.train.update(batch_tokens=8 * 16, total_tokens=2 * 8 * 16.0)
+    rows = 8 * config.train.microbatches
+    config.train.update(batch_tokens=rows * 16, total_tokens=2 * rows * 16.0)
     for name, source in config.data.train.items():
       source.path = data["image" if name == "imagenet" else "video"]
     for name in config.data.validation:
@@ -317,6 +318,67 @@ def test_a_tokenizer_takes_two_steps(path, name, data, tmp_path):
   last = [row for row in rows if row["kind"] == "eval"][-1]
   assert last["step"] == 2 and 1 <= last["codes_used"] <= 16
   assert (tmp_path / "tokenizer.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "section, change, told",
+    [
+        ("train", {"batch": 1}, "train.batch does not exist; did you mean"),
+        ("train", {"microbatches": 1.0}, "train.microbatches is 1.0"),
+        ("validation", {"row": 1}, "validation.row does not exist"),
+        ("data", {"train": {}}, "data.train is empty; .* configs/1b.py"),
+        (
+            "data",
+            {"train": {"a": {"path": "p", "weight": 1.0, "wait": 1}}},
+            "data.train.a.wait does not exist; did you mean data.train.a.weig",
+        ),
+        (
+            "data",
+            {"train": {"a": {"path": "", "weight": 1.0}}},
+            "data.train.a.path is empty",
+        ),
+    ],
+)
+def test_what_is_trained_on_is_checked(data, tmp_path, section, change, told):
+  config = tiny(part(runs.ROOT / "configs" / "smoke.py", ""), data)
+  config[section] |= change
+  with pytest.raises(ConfigError, match=told):
+    jobs.run(config, epath.Path(tmp_path / "run"), lambda step: False)
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_tokenizer_without_stores_is_refused(tmp_path):
+  config = defaults.tokenizer().to_dict()
+  with pytest.raises(ConfigError, match="data.train is empty; .*tokenizer.py"):
+    jobs.run(config, epath.Path(tmp_path / "run"), lambda step: False)
+
+
+def test_a_tokenizer_names_its_own_section():
+  config = part(runs.ROOT / "configs" / "tokenizer.py", "tokenizer")
+  for key, value in (("loss", "l1"), ("tau_steps", 0), ("tau_end", 0.0)):
+    section = config["objective"] | {key: value}
+    with pytest.raises(ConfigError, match=f"^objective.{key} is "):
+      typed(tokenizer_task.TokenizerConfig, section, "objective")
+
+
+def stores_of(part):
+  """Folders that a stage trains on or evaluates."""
+  data = part["data"]
+  paths = [source["path"] for source in data["train"].values()]
+  return {*paths, *data["validation"].values()}
+
+
+@pytest.mark.parametrize("path, name", of_job("tokenizer"))
+def test_a_tokenizer_of_a_chain_can_be_trained(path, name):
+  """Its stores, of both kinds, are what an earlier stage writes."""
+  config = load(path, f"--config.stages.{name}.weights=train").to_dict()
+  stage, order = config["stages"][name], list(config["order"])
+  assert stage["weights"] == "train"
+  assert stage["data"]["train"] and stage["data"]["validation"]
+  for folder in stores_of(stage):
+    word, maker, split = folder.split("/")
+    assert word == "{workdir}" and split in ("train", "val")
+    assert order.index(maker) < order.index(name)
 
 
 def test_a_nan_would_be_seen(data, tmp_path):

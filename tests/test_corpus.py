@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import signal
+import sys
 import time
 
 from etils import epath
@@ -231,9 +232,54 @@ def test_nothing_usable_is_an_error_that_says_where_to_look(tmp_path):
   assert len(table(tmp_path / "run" / "quarantine.csv")) == 1
 
 
+def test_a_source_that_goes_away_stops_the_job(root, whole, tmp_path):
+  """Its files say nothing then, so none of them is put in quarantine."""
+  folder = tmp_path / "videos"
+  folder.mkdir()
+  for path in root.iterdir():
+    os.link(path, folder / path.name)
+  away = tmp_path / "unmounted"
+
+  def interrupted(done):
+    if done == 4:
+      folder.rename(away)
+    return False
+
+  with pytest.raises(media.SourceLost, match="is the storage still there"):
+    run(config(folder), tmp_path / "run", interrupted)
+  away.rename(folder)
+  assert run(config(folder), tmp_path / "run")
+  same_stores(tmp_path / "run", whole)
+
+
+def test_labels_mean_the_same_in_all_splits(tmp_path):
+  from PIL import Image
+
+  for split, names in (("train", "abc"), ("val", "ac")):
+    for name in names:
+      (tmp_path / "in" / split / name).mkdir(parents=True)
+      Image.new("RGB", (40, 40)).save(tmp_path / "in" / split / name / "x.png")
+  values = config(
+      tmp_path / "in",
+      **{
+          "source.kind": "image",
+          "source.splits": ("train", "val"),
+          "source.folder.class_folders": True,
+      },
+  )
+  assert run(values, tmp_path / "run")
+  for split in ("train", "val"):
+    store = opened(tmp_path / "run" / split)
+    assert store.manifest.classes == ("a", "b", "c")
+    for item, label in zip(store.ids(), store.labels(), strict=True):
+      assert item.split("/")[1] == "abc"[label]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"source.name": "kinetics"}, r"kinetics has splits.*'train', 'val'"),
+        ({"source.name": "imagenet"}, "imagenet has splits"),
         ({"source.root": ""}, "source.root is empty"),
         ({"source.name": "kinetix"}, "source.name is 'kinetix'"),
         ({"source.val_frac": 1.5}, "source.val_frac is 1.5"),
@@ -389,14 +435,51 @@ def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   assert written["all"]["frames"] == (VIDEOS + 2) * 2 * 4
 
 
+def test_a_plan_is_no_run(root, tmp_path):
+  words = runs.command(
+      "configs/tokenize.py", tmp_path / "w", f"--config.source.root={root}",
+      "--config.clip.size_px=32", "--config.clip.frames=4",
+      "--config.clip.stride_frames=2", "--config.amount.workers=0",
+  )  # fmt: skip
+  for _ in range(2):
+    runs.finish(runs.start([*words, "--config.run=plan"]))
+  assert (tmp_path / "w" / "plan" / "plan.json").exists()
+  runs.finish(runs.start(words))
+  assert (tmp_path / "w" / "done.json").exists()
+  # What is finished is not run again with other values, and says so.
+  changed = [*words, "--config.seed=3", "--allow_changed_config"]
+  output = runs.finish(runs.start(changed), code=1)
+  assert "seed: 0 -> 3" in output and "finished" in output
+  assert "done already" in runs.finish(runs.start(words))
+
+
+def test_stretches_of_a_video_stay_together():
+  names = [f"v{v}/{s}-{s + 10}" for v in range(6) for s in (0, 10, 20)]
+  listing = [items_lib.of_file(name, "/x") for name in names]
+  for seed in range(8):
+    parts = items_lib.split(listing, 0.3, seed=seed)
+    videos = [{items_lib.whole(i.id) for i in part} for part in parts.values()]
+    assert not videos[0] & videos[1] and len(videos[1]) == 2
+  assert items_lib.whole("abc_000010_000020") == "abc"
+  assert items_lib.whole("uid/2.5-end") == "uid"
+  assert items_lib.whole("a/1-2.mp4") == "a/1-2.mp4"
+
+
 def test_units_depend_on_their_items_alone(root):
   item = items_lib.of_file("a", "/a")
   longer = [dataclasses.replace(item, id=str(i)) for i in range(7)]
   found = [[i.id for i in u.items] for u in units.cut(longer, 3)]
   assert found == [["0", "1", "2"], ["3", "4", "5"], ["6"]]
-  assert units.listing_digest(longer) != units.listing_digest(longer[:-1])
+  assert items_lib.digest(longer) != items_lib.digest(longer[:-1])
   relabelled = [dataclasses.replace(longer[0], label=3), *longer[1:]]
-  assert units.listing_digest(longer) != units.listing_digest(relabelled)
+  assert items_lib.digest(longer) != items_lib.digest(relabelled)
+
+
+def test_without_pyav_no_run_is_begun(root, tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "av", None)
+  with pytest.raises(ImportError, match=r"totojax\[data\]"):
+    run(config(root), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_images_and_videos_have_their_own_spec():

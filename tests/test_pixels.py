@@ -2,6 +2,8 @@
 
 import csv
 import pathlib
+import shutil
+import sys
 
 from etils import epath
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from totojax import defaults
 from totojax import pixels
 from totojax.data import shards
+from totojax.data import storage
 
 
 def never(_):
@@ -104,8 +107,88 @@ def test_decode_says_when_nothing_is_left(tmp_path):
     (root / f"{i}.mp4").write_bytes(b"no video")
   with pytest.raises(ValueError, match="none of the 2 train videos"):
     pixels.decode(decoding(root), epath.Path(tmp_path / "run"), never)
-  with pytest.raises(ValueError, match="is not a folder"):
-    pixels.decode(decoding(root / "x"), epath.Path(tmp_path / "run"), never)
+
+
+def test_a_wrong_folder_names_its_key(tmp_path):
+  (tmp_path / "bare").mkdir()
+  for name, told in (("none", "is not a folder"), ("bare", "holds no video")):
+    with pytest.raises(ValueError, match=told) as caught:
+      pixels.decode(
+          decoding(tmp_path / name), epath.Path(tmp_path / "run"), never
+      )
+    assert "decoding.root" in str(caught.value)
+    assert "--config.data.root" in str(caught.value)
+  assert not (tmp_path / "run").exists()
+
+
+# After so many items, of 5 for training and 2 held out: in the first store,
+# and in the second when the first is complete.
+@pytest.mark.parametrize("calls", [0, 3, 6])
+@pytest.mark.parametrize("change", ["added", "removed", "renamed"])
+def test_another_folder_is_refused(folder, tmp_path, calls, change):
+  root, workdir = tmp_path / "videos", epath.Path(tmp_path / "run")
+  shutil.copytree(folder, root)
+  assert not pixels.decode(decoding(root), workdir, cut_after(calls))
+  video, aside = root / "clip 2.mp4", tmp_path / "aside.mp4"
+  if change == "added":
+    shutil.copy(video, root / "a.mp4")
+  elif change == "removed":
+    shutil.move(video, aside)
+  else:
+    video.rename(root / "z.mp4")
+  before = files(workdir)
+  with pytest.raises(storage.StoreError, match="added, removed or renamed"):
+    pixels.decode(decoding(root), workdir, never)
+  after = files(workdir)
+  assert {k: v for k, v in after.items() if "train" in k or "val" in k} == {
+      k: v for k, v in before.items() if "train" in k or "val" in k
+  }
+  # As it was before, the folder goes on, and ends as if nothing had been.
+  shutil.rmtree(root)
+  shutil.copytree(folder, root)
+  assert pixels.decode(decoding(root), workdir, never)
+  whole = epath.Path(tmp_path / "whole")
+  pixels.decode(decoding(root), whole, never)
+  for split in ("train", "val"):
+    assert files(workdir / split) == files(whole / split)
+
+
+def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
+  workdir = epath.Path(tmp_path)
+  assert not pixels.decode(decoding(folder), workdir, cut_after(4))
+  path = workdir / "skipped.csv"
+  assert path.read_text().count("\n") >= 2  # or there is nothing to damage
+  path.write_text(path.read_text() + "half")
+  with pytest.raises(storage.StoreError, match="skipped.csv is damaged"):
+    pixels.decode(decoding(folder), workdir, never)
+  path.unlink()
+  assert pixels.decode(decoding(folder), workdir, never)
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path):
+  rows = [["a", 'ends "here"\nand, there'], ["b\u2028c", "\n"], ["", "x"]]
+  storage.write_table(tmp_path, "t.csv", rows, header=("id", "reason"))
+  assert storage.read_table(tmp_path, "t.csv") == rows
+  assert storage.read_table(tmp_path, "none.csv") is None
+  whole = (tmp_path / "t.csv").read_bytes()
+  for damaged in (b"", whole[:-6], whole + b"c", whole + b"\xff,c\n"):
+    (tmp_path / "t.csv").write_bytes(damaged)
+    with pytest.raises(storage.StoreError, match="t.csv is damaged"):
+      storage.read_table(tmp_path, "t.csv")
+
+
+@pytest.mark.parametrize("job, package", [("decode", "av"),
+                                          ("photos", "skimage")])  # fmt: skip
+def test_a_missing_package_leaves_no_run(
+    folder, tmp_path, monkeypatch, job, package
+):
+  monkeypatch.setitem(sys.modules, package, None)
+  photos = defaults.photos(train=2, val=1).to_dict()
+  config = decoding(folder) if job == "decode" else photos
+  workdir = epath.Path(tmp_path / "run")
+  with pytest.raises(ImportError, match=r"totojax\[data\]"):
+    getattr(pixels, job)(config, workdir, never)
+  assert not workdir.exists()
 
 
 def test_render_labels_every_clip(tmp_path):

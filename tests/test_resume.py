@@ -164,6 +164,28 @@ def test_damaged_checkpoint_is_refused_by_path(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_damaged_arrays_are_told_in_a_line(data, whole, tmp_path):
+  workdir = tmp_path / "run"
+  shutil.copytree(whole, workdir)
+  os.remove(workdir / "done.json")
+  folder = workdir / "checkpoints" / "20"
+  files = [p for p in (folder / "state").rglob("*/d/*") if p.is_file()]
+  largest = max(files, key=lambda path: path.stat().st_size)
+  values = bytearray(largest.read_bytes())
+  for i in range(len(values) // 3, 2 * len(values) // 3):
+    values[i] ^= 0x5A
+  largest.write_bytes(values)
+  output = runs.finish(runs.start(runs.smoke(data, workdir)), code=1)
+  told = output[output.index("totojax: ") :].strip().splitlines()
+  assert len(told) == 2, output
+  assert f"{folder} cannot be read (" in told[0]
+  assert "remove this folder" in told[0] and "--traceback" in told[1]
+  # The cause is pages long.
+  assert "array" in told[0] and "details" not in told[0]
+  assert len(told[0]) < len(str(folder)) + 300
+
+
+@pytest.mark.slow
 def test_metrics_are_cut_back_to_the_restored_step(data, whole, tmp_path):
   words = runs.smoke(data, tmp_path)
   runs.finish(runs.start(words))

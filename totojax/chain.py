@@ -2,8 +2,9 @@
 
 A stage is a whole config (with its own key `run`) under `config.stages`, and
 lives in the folder of its name. "{workdir}" in a value is the chain's folder,
-so that one stage can read what another wrote. A finished stage is not run
-again; one that was cut goes on where it stopped.
+wherever that is, so that one stage can read what another wrote, also after the
+chain was moved. A finished stage is not run again; one that was cut goes on
+where it stopped.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from totojax import logs
 from totojax import progress
 from totojax import train
 
-WORKDIR = "{workdir}"
-
 
 def run(
     config: Mapping[str, Any],
@@ -32,12 +31,7 @@ def run(
   Raises:
     ValueError: `order` and `stages` do not name the same stages.
   """
-  order, stages = list(config["order"]), config["stages"]
-  if sorted(order) != sorted(stages):
-    raise ValueError(
-        f"order names {order}, and stages has {sorted(stages)}; they must be"
-        " the same"
-    )
+  order = _order(config)
   logs.begin(workdir, config)
   for number, name in enumerate(order, 1):
     folder = workdir / name
@@ -45,7 +39,7 @@ def run(
       continue
     train.say(f"[{number}/{len(order)}] {name}")
     begin = time.monotonic()
-    stage = resolve(stages[name], str(workdir))
+    stage = logs.Filled(config["stages"][name], workdir)
     if not jobs.run(stage, folder, interrupted):
       return False
     seconds = time.monotonic() - begin
@@ -59,33 +53,46 @@ def check(
 ) -> epath.Path:
   """The chain's folder, if the stages that began were made with this config.
 
-  A stage that has not begun may change: a mistake in it can be mended.
+  A stage that has not begun may change: a mistake in it can be mended. One that
+  is finished may not, not even with `allow_change`: it would not be run again.
 
   Raises:
-    ConfigChanged: names the keys that differ; also, with `allow_change`, where
-      the stage is finished and would not be run again.
+    ConfigChanged: names the keys that differ.
+    ValueError: `order` and `stages` do not name the same stages.
   """
   workdir = epath.Path(workdir)
-  for name in config["order"]:
-    folder = workdir / name
-    stage = resolve(config["stages"][name], str(workdir))
-    try:
-      logs.check_config(folder, stage, allow_change=False)
-    except logs.ConfigChanged as error:
-      if not allow_change:
-        raise
-      if logs.is_done(folder):
-        raise logs.ConfigChanged(
-            f"{folder} is finished and was made with another config; remove it,"
-            " and what later stages made of it, to run it again"
-        ) from error
+  order = _order(config)
+  for number, name in enumerate(order):
+    folder, stage = workdir / name, config["stages"][name]
+    if not logs.is_done(folder):
+      logs.check_config(folder, stage, allow_change=allow_change)
+      continue
+    later = order[number + 1 :]
+    logs.check_config(
+        folder,
+        stage,
+        allow_change=False,
+        advice=(
+            "This stage is finished. Set the keys back, use another --workdir,"
+            f" or remove {folder}"
+            + (f" and beside it {', '.join(later)}" if later else "")
+            + ", to make it again"
+        ),
+    )
   return workdir
 
 
-def resolve(value: Any, workdir: str) -> Any:
-  """`value` with "{workdir}" filled in, in every string below it."""
-  if isinstance(value, Mapping):
-    return {key: resolve(below, workdir) for key, below in value.items()}
-  if isinstance(value, str):
-    return value.replace(WORKDIR, workdir)
-  return value
+def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
+  """Whether the chain is finished, and none of its stages was removed since."""
+  folders = [workdir, *(workdir / name for name in config["order"])]
+  return all(logs.is_done(folder) for folder in folders)
+
+
+def _order(config: Mapping[str, Any]) -> list[str]:
+  order, stages = list(config["order"]), config["stages"]
+  if sorted(order) != sorted(stages):
+    raise ValueError(
+        f"order names {order}, and stages has {sorted(stages)}; they must be"
+        " the same"
+    )
+  return order

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from totojax import step as step_lib
 from totojax import tree as tree_lib
+from totojax.data import storage
 
 _COMMITTED = "_CHECKPOINT_METADATA"  # orbax writes it when a step is whole
 
@@ -121,9 +122,9 @@ class Checkpoints:
   def _unwritable(self, step: int | None, error: Exception) -> CheckpointError:
     of = "" if step is None else f" of step {step}"
     return CheckpointError(
-        f"{self.directory}: the checkpoint{of} could not be written ({error});"
-        " the last whole one stays. Free the disk or mend the path, then run"
-        " the same command again"
+        f"{self.directory}: the checkpoint{of} could not be written"
+        f" ({storage.brief(error)}); the last whole one stays. Free the disk or"
+        " mend the path, then run the same command again"
     )
 
 
@@ -196,11 +197,14 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
   try:
     meta = json.loads((path / "meta" / "metadata").read_text())
     with ocp.PyTreeCheckpointer() as reader:
-      found = reader.metadata(path / "state").item_metadata.tree
+      listed = reader.metadata(path / "state").item_metadata
+    if listed is None:
+      raise ValueError("the list of its arrays cannot be read")
+    found = listed.tree
   except Exception as error:
     raise CheckpointError(
-        f"{path} is damaged ({type(error).__name__}: {error}); remove this"
-        " folder to go on from the checkpoint before it"
+        f"{path} is damaged ({_cause(error)}); remove this folder to go on from"
+        " the checkpoint before it"
     ) from error
   flat_found = dict(tree_lib.named_leaves(found))
   flat_wanted = dict(tree_lib.named_leaves(wanted))
@@ -221,6 +225,11 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
       return reader.restore(path / "state", args=arguments), meta
   except Exception as error:
     raise CheckpointError(
-        f"{path} cannot be read ({type(error).__name__}: {error}); remove this"
-        " folder to go on from the checkpoint before it"
+        f"{path} cannot be read ({_cause(error)}); remove this folder to go on"
+        " from the checkpoint before it"
     ) from error
+
+
+def _cause(error: Exception) -> str:
+  """One line of an error that can be pages; --traceback shows all of it."""
+  return f"{type(error).__name__}: {storage.brief(error)}"

@@ -53,11 +53,25 @@ def model(preset: str) -> ConfigDict:
   ))  # fmt: skip
 
 
+def mup() -> ConfigDict:
+  """µP (section A.5; Yang et al., 2022); off, as Table 1's models are."""
+  return ConfigDict(dict(
+      on=False,
+      base_width=64,  # [gap] the smallest of Figure 11
+      base_mlp_dim=0,  # hidden units there; 0: the model's ratio to its width
+      base_heads=0,  # 0: the model's, so that the head dimension grows
+      zero_query=True,  # [gap] Yang et al., section D.2
+      zero_head=True,  # of an untied head; [gap] Yang et al., section D.2
+      depth_init=True,  # / sqrt(2 depth) into the residual stream; [gap] GPT-2
+      output=1.0,  # times the logits
+  ))  # fmt: skip
+
+
 def compute() -> ConfigDict:
   return ConfigDict(dict(
       dtype="bfloat16",  # of activations and products; [gap] LVM
-      attention="auto",  # blocked on CPU, cudnn on GPU (bf16), else xla
-      remat="auto",  # none on CPU, full elsewhere
+      attention="auto",  # blocked on CPU, splash on TPU, cudnn on GPU (bf16)
+      remat="auto",  # none on CPU, full elsewhere; "projections", "products"
       unroll=0,  # layers in line; 0: all on CPU, a scan elsewhere
   ))  # fmt: skip
 
@@ -105,6 +119,20 @@ def reading() -> ConfigDict:
   ))  # fmt: skip
 
 
+def plan() -> ConfigDict:
+  """What `run = "plan"` of a pre-training config compiles for."""
+  return ConfigDict(dict(
+      topology="",  # "v5e:16x16", "v4:4x4x8", or "gpu:NVIDIA H100:8"
+      slices=1,  # of this topology each
+      price_per_chip_hour=0.0,  # in any currency; 0.0: no cost
+      busy=0.4,  # share of their peak that GPUs reach: an assumption
+      search=False,  # every combination of the three lists
+      meshes=(),  # (data, fsdp, tensor) each; (): `mesh`
+      remats=("full", "projections", "products"),
+      microbatches=(),  # (): `train.microbatches`
+  ))  # fmt: skip
+
+
 def pretrain(preset: str) -> ConfigDict:
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
   return ConfigDict(dict(
@@ -112,6 +140,7 @@ def pretrain(preset: str) -> ConfigDict:
       seed=0,
       sequence=sequence(),
       model=model(preset),
+      mup=mup(),
       compute=compute(),
       mesh=mesh(),
       optim=optim(),
@@ -122,6 +151,8 @@ def pretrain(preset: str) -> ConfigDict:
       ),
       data=dict(
           tokenizer="",  # fingerprint that the stores must have; "": any, equal
+          encode_with="",  # tokenizer file: `train` are stores of pixels, and
+          # codes are made on the device in each step; "": stores of tokens
           train=dict(),  # name -> source
           validation=dict(),  # name -> path of a store
           reading=reading(),
@@ -131,6 +162,7 @@ def pretrain(preset: str) -> ConfigDict:
       ),
       every=every(100, 5000, 1000),
       checkpoint=checkpoint(),
+      plan=plan(),
   ))  # fmt: skip
 
 
@@ -449,6 +481,189 @@ def validate(model_run: str) -> ConfigDict:
       run="validate",
       model_run=model_run,  # run directory of `run = "pretrain"`
       rows=0,  # sequences of each source; 0: all
+  ))  # fmt: skip
+
+
+def sizes(
+    *widths: int, depth: int, heads: int, mlp_ratio: float
+) -> ConfigDict:
+  """Models of one depth by name, for a sweep over widths."""
+  return ConfigDict({
+      f"w{width}": dict(
+          width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio)
+      )
+      for width in widths
+  })
+
+
+def audit() -> ConfigDict:
+  """`run = "audit"`: the paper's counts and compute, worked out again."""
+  return ConfigDict(dict(run="audit"))
+
+
+def coord_check(models: ConfigDict) -> ConfigDict:
+  """`run = "coord_check"`: do activations keep their size over the width?
+
+  Of `pretrain`, the sections sequence, model, mup, compute and optim count.
+  """
+  c = pretrain("tiny")
+  c.optim.update(warmup_steps=0, end_lr_frac=1.0)  # the same in each update
+  return ConfigDict(dict(
+      run="coord_check",
+      coord_check=dict(
+          models=models,  # name -> sizes, in place of pretrain.model's
+          parametrisations=("mup", "standard"),
+          rows=4,  # sequences of random tokens
+          updates=4,
+          log2_lr=-7.0,  # of the peak learning rate; Figure 11's best
+      ),
+      pretrain=c,
+  ))  # fmt: skip
+
+
+def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
+  """`run = "sweep"`: every combination of the lists, and their optima.
+
+  Args:
+    pretrain: what all runs share.
+    models: name -> sizes, in place of pretrain.model's.
+  """
+  return ConfigDict(dict(
+      run="sweep",
+      sweep=dict(
+          models=models,
+          log2_lr=dict(  # of the peak rate; (): without this parametrisation
+              mup=tuple(float(x) for x in range(-12, -2)),
+              standard=tuple(float(x) for x in range(-12, -2)),
+          ),
+          seeds=(0, 1, 2),  # of parameters and data
+          total_tokens=(pretrain.train.total_tokens,),  # of each run
+          lanes=0,  # learning rates in one program, as memory allows; 0: all
+          together="auto",  # vmap: "at_once"; "in_turn"; auto: in turn on CPU
+      ),
+      pretrain=pretrain,
+  ))  # fmt: skip
+
+
+def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
+  """Base with 4 layers in float32, for measurements on a CPU; no stores."""
+  c = pretrain("base")
+  c.model.depth = 4
+  c.sequence.update(frames=frames, context=frames * c.sequence.grid**2)
+  c.compute.dtype = "float32"
+  c.train.update(batch_tokens=batch_tokens, total_tokens=1e9)
+  c.checkpoint.keep = 1
+  return c
+
+
+def bench() -> ConfigDict:
+  """`run = "bench"`: ratios to what others have, measured in one run."""
+  return ConfigDict(dict(
+      run="bench",
+      seed=0,
+      bench=dict(
+          rows=(),  # of `totojax/bench/job.py`; (): all
+          rounds=5,  # readings of each side
+          rest_s=0.2,  # pause before each, for threads that spin
+      ),
+      decode=dict(
+          sizes=("320x240", "1280x720"),  # of the videos, pixels
+          lengths_s=(2.1, 6.0),  # 2.1 is just more than a clip
+          codec="libx264",
+          rate=30,  # frames per second
+          clips=8,  # of one reading
+          clip=dict(
+              **clip(), sampling="uniform", every_s=10.0, most_stretches=64
+          ),
+      ),
+      dvae_encode=dict(
+          frames=8,  # of one call
+          size_px=128,  # section 3.4
+          hidden=256,  # the official size
+          vocab=8192,
+      ),
+      store=dict(
+          records=4096,
+          frames=16,  # of 256 tokens: a sequence of 4,096
+          records_per_shard=1024,
+          batch=64,  # records at a time
+          reads=64,  # batches of one reading
+          singles=512,  # records of one reading, one at a time
+      ),
+      train_step=dict(
+          steps=1,  # of one reading
+          trained=four_layers(frames=4, batch_tokens=4096),
+      ),
+      checkpoint=dict(
+          steps=4,  # updates of one reading
+          trained=four_layers(frames=1, batch_tokens=512),
+      ),
+      startup=dict(trained=four_layers(frames=1, batch_tokens=512)),
+  ))  # fmt: skip
+
+
+def probe(model_run: str, train: str, validation: str) -> ConfigDict:
+  """`run = "probe"`: MAE's linear probe on every layer (section 3.5).
+
+  Args:
+    model_run: run directory of `run = "pretrain"`.
+    train: store of tokens with classes.
+    validation: the same, held out.
+  """
+  return ConfigDict(dict(
+      run="probe",
+      seed=0,
+      model_run=model_run,
+      backbones=("trained", "untrained", "histogram"),  # and "pixels"
+      layers=(),  # H_0 (the embeddings) to H_L; (): all
+      cache="auto",  # features are made once, for average pooling; or "on",
+      # "off": the backbone runs in every step
+      memory_gb=0.0,  # of a device, for heads; 0.0: 0.6 of what it says it has
+      data=dict(
+          train=train,
+          validation=validation,
+          train_pixels="",  # stores of the same records, for "pixels"
+          validation_pixels="",
+          pixels_side=8,  # of a frame, for "pixels"
+          classes=0,  # 0: as many as the stores say
+          expected=0,  # items of the whole validation set; 0: of the store
+          holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
+          frames=0,  # of a clip; 0: as the model was trained
+          reading=reading(),
+      ),
+      head=dict(
+          pool="average",  # or "attention" (section 3.5), "cross" (Table 16)
+          heads=0,  # of attention; 0: the model's; [gap] AIM has 12
+          bias=True,
+          init_std=0.01,  # [gap] MAE
+          norm_eps=1e-6,  # of BatchNorm without gain and bias; [gap] MAE
+          norm_momentum=0.1,  # of the newest batch; [gap] PyTorch
+      ),
+      train=dict(
+          epochs=90.0,  # section 4.2; MAE's too
+          batch_rows=16_384,  # [gap] MAE
+          microbatches=1,
+          score_rows=1024,  # of a batch of the evaluation
+      ),
+      optim=dict(
+          name="lars",  # [gap] MAE; or "adamw"
+          lrs=(0.1,),  # every pair with a decay trains a head; [gap] MAE
+          weight_decays=(0.0,),  # [gap] MAE
+          lr_rows=256,  # rows that lrs are for; 0: they are as they stand
+          warmup_epochs=10.0,  # [gap] MAE
+          end_lr_frac=0.0,  # [gap] MAE
+          end_decay_frac=1.0,  # of the weight decay; 1.0: constant
+          momentum=0.9,  # of LARS
+          trust=0.001,  # of LARS
+          b1=0.9,  # of AdamW
+          b2=0.999,
+          eps=1e-8,
+          clip_norm=0.0,  # of each head's gradient; 0.0: none
+      ),
+      paper=dict(name="", top1=0.0),  # a number of the paper, in per cent
+      mesh=mesh(),
+      every=every(100, 1000, 1000),
+      checkpoint=checkpoint(),
   ))  # fmt: skip
 
 

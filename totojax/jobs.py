@@ -14,6 +14,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from totojax import audit
 from totojax import checkpoint
 from totojax import logs
 from totojax import official_weights
@@ -23,11 +24,16 @@ from totojax import token_stats
 from totojax import train
 from totojax import validate
 from totojax.analysis import report
+from totojax.aot import plan as training_plan
+from totojax.bench import job as bench
 from totojax.build import pretrain as build_pretrain
 from totojax.build import tokenizer as build_tokenizer
 from totojax.corpus import leakage
-from totojax.corpus import plan
+from totojax.corpus import plan as tokenizing_plan
 from totojax.corpus import tokenize
+from totojax.probe import job as probe
+from totojax.sweep import coordinates
+from totojax.sweep import job as sweep_job
 from totojax.tokenizers import weights
 
 Config = Mapping[str, Any]
@@ -118,6 +124,15 @@ def write_report(
   return True
 
 
+def plan(
+    config: Config, workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Of training where the config holds a model to train, else of tokenizing."""
+  trains = {"model", "optim"} <= set(config)
+  job = training_plan.run if trains else tokenizing_plan.run
+  return job(config, workdir, interrupted)
+
+
 JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "render": pixels.render,
     "decode": pixels.decode,
@@ -125,12 +140,17 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "tokenizer": tokenizer,
     "shards": pretokenize.run,
     "tokenize": tokenize.run,
-    "plan": plan.run,
+    "plan": plan,
     "leakage": leakage.run,
     "official": official_weights.run,
     "tokens_report": token_stats.run,
     "pretrain": pretrain,
     "validate": validate.run,
+    "probe": probe.run,
+    "coord_check": coordinates.run,
+    "audit": audit.run,
+    "sweep": sweep_job.run,
+    "bench": bench.run,
     "report": write_report,
 }
 ERRORS = (

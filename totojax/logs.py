@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import importlib.metadata
 import json
+import os
 import platform
 import time
 from typing import Any
@@ -18,11 +19,21 @@ import jax
 from tensorboardX import SummaryWriter
 
 from totojax import flops
+from totojax import run_lock
 
 _PACKAGES = (
     "totojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
     "tensorstore", "numpy", "ml-collections", "chex",
 )  # fmt: skip
+
+
+# In the config of a chain's stage: the chain's folder, which is the one above
+# the stage's own. config.json keeps it unfilled, so that a chain can be moved.
+WORKDIR = "{workdir}"
+_ADVICE = (
+    "Use another --workdir, or pass --allow_changed_config to go on with the"
+    " new values"
+)
 
 
 class ConfigChanged(ValueError):
@@ -47,27 +58,77 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return out
 
 
+def fill(value: Any, folder: epath.PathLike) -> Any:
+  """`value` with `folder` for "{workdir}" in every string below it."""
+  if isinstance(value, Mapping):
+    return {key: fill(below, folder) for key, below in value.items()}
+  if isinstance(value, tuple | list):
+    return type(value)(fill(below, folder) for below in value)
+  if isinstance(value, str):
+    return value.replace(WORKDIR, os.fspath(folder))
+  return value
+
+
+class Filled(dict):
+  """A stage's config with "{workdir}" filled in; `written` still has it.
+
+  Jobs read the one; `begin` writes the other.
+  """
+
+  def __init__(self, config: Mapping[str, Any], folder: epath.PathLike):
+    super().__init__(fill(config, folder))
+    self.written = config
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any]:
+  """The config that a run was made with, "{workdir}" filled in.
+
+  Raises:
+    FileNotFoundError: there is no such run.
+    ValueError: config.json is damaged.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(
+        f"{workdir} is not a run directory (no config.json)"
+    )
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError("it holds no object")
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error})") from error
+  return fill(config, workdir.parent)
+
+
 def check_config(
-    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    allow_change: bool,
+    advice: str = _ADVICE,
 ) -> epath.Path:
   """The run directory, if it is new or was made with this config.
+
+  Args:
+    workdir: the run directory.
+    config: what is to run in it.
+    allow_change: whether to take a run that was made with another.
+    advice: what to do otherwise; ends the message.
 
   Raises:
     ConfigChanged: it was made with another config; names the keys that differ.
   """
   workdir = epath.Path(workdir)
-  path = workdir / "config.json"
-  if allow_change or not path.exists():
+  if allow_change or not (workdir / "config.json").exists():
     return workdir
-  # Through JSON, so that tuples and lists compare as what is on disk.
-  new = flat(json.loads(json.dumps(config)))
   try:
-    old = flat(json.loads(path.read_text()))
-  except (ValueError, AttributeError) as error:
-    raise ConfigChanged(
-        f"{path} is damaged ({error}); restore it, or pass"
-        " --allow_changed_config to write it anew"
-    ) from error
+    old = flat(read_config(workdir))
+  except ValueError as error:
+    raise ConfigChanged(f"{error}; restore it. {advice}") from error
+  # Through JSON, so that tuples and lists compare as what is on disk.
+  new = flat(json.loads(json.dumps(fill(config, workdir.parent))))
   lines = [
       f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
       for key in sorted(old.keys() | new.keys())
@@ -77,8 +138,7 @@ def check_config(
     raise ConfigChanged(
         f"{workdir} was made with another config:\n  "
         + "\n  ".join(lines)
-        + "\nUse another --workdir, or pass --allow_changed_config to go on"
-        " with the new values"
+        + f"\n{advice}"
     )
   return workdir
 
@@ -89,22 +149,46 @@ def begin(
   """Writes config.json and manifest.json: from here on the folder is a run.
 
   Called once everything that the config asks for could be built, so that a
-  mistake in it leaves no run behind that refuses the correction.
+  mistake in it leaves no run behind that refuses the correction. Until this
+  process ends, no other may begin in the folder.
+
+  Raises:
+    InUse: another process is at work in it.
+    ValueError: it cannot be written.
   """
   if jax.process_index() == 0:
     try:
       workdir.mkdir(parents=True, exist_ok=True)
+      run_lock.take(workdir)
     except OSError as error:
       raise ValueError(
           f"the run directory {workdir} cannot be made ({error.strerror}); give"
           " --workdir a folder that can be written"
       ) from error
-    write_json(workdir / "config.json", config)
+    written = config.written if isinstance(config, Filled) else config
+    write_json(workdir / "config.json", written)
     write_json(workdir / "manifest.json", {**environment(), **facts})
 
 
 def is_done(workdir: epath.PathLike) -> bool:
   return (epath.Path(workdir) / "done.json").exists()
+
+
+def check_finished(
+    workdir: epath.PathLike, config: Mapping[str, Any]
+) -> None:
+  """Raises ConfigChanged if a finished run was made with another config.
+
+  It would not be run again, whatever was allowed.
+  """
+  try:
+    check_config(workdir, config, allow_change=False)
+  except ConfigChanged as error:
+    lines = str(error).removesuffix("\n" + _ADVICE)
+    raise ConfigChanged(
+        f"{lines}\nIt is finished and is not run again: use another --workdir,"
+        " or remove it"
+    ) from error
 
 
 def mark_done(workdir: epath.PathLike, seconds: float) -> None:

@@ -22,7 +22,11 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging
+from etils import epath
 from ml_collections import config_flags
+from ml_collections import ConfigDict
+
+from totojax.build import typed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -104,6 +108,8 @@ def config_path(name: str) -> str:
 def _config_file(name: str) -> str:
   if pathlib.Path(name).is_file():
     return name
+  if not name:
+    raise FileNotFoundError("--config names no file; try configs/demo.py")
   package = pathlib.Path(__file__).resolve().parent
   for root in (package / "configs", package.parent / "configs"):
     if root.is_dir():
@@ -135,6 +141,7 @@ def _main(argv: list[str]) -> None:
   from totojax import chain
   from totojax import jobs
   from totojax import logs
+  from totojax import train
 
   config = _CONFIG.value.to_dict()
   file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
@@ -145,14 +152,21 @@ def _main(argv: list[str]) -> None:
     is_chain = config["run"] == "chain"
     job = chain.run if is_chain else jobs.run
     check = chain.check if is_chain else logs.check_config
-    workdir = check(
-        _WORKDIR.value or f"runs/{name}", config, allow_change=_ALLOW.value
-    )
-    if logs.is_done(workdir):
-      print(f"{workdir}: done already")
+    folder = _WORKDIR.value or f"runs/{name}"
+    if config["run"] == "plan":
+      # A plan is no run: it changes nothing, and is made as often as one likes.
+      jobs.run(config, epath.Path(folder) / "plan", interrupted)
       return
-    if job(config, workdir, interrupted):
+    workdir = check(folder, config, allow_change=_ALLOW.value)
+    done = chain.is_done(workdir, config) if is_chain else logs.is_done(workdir)
+    if done:
+      if not is_chain and _ALLOW.value:
+        logs.check_finished(workdir, config)
+      train.say(f"{workdir}: done already")
+    elif job(config, workdir, interrupted):
       logs.mark_done(workdir, time.monotonic() - begin)
+    else:
+      train.say(f"{workdir}: stopped; run the same command again to go on")
   except jobs.ERRORS as error:
     if _TRACEBACK.value:
       raise
@@ -167,21 +181,65 @@ def _parse(argv: list[str]) -> list[str]:
     # absl leaves --help as if it were a mistake.
     sys.exit(0 if {"--help", "-help", "-?"} & set(argv) else leave.code)
   except (AttributeError, KeyError, TypeError) as error:
-    # absl hands over the repr of the message.
-    text = str(error.args[0]).replace("\\n", ". ").replace("\\'", "'")
-    text = text.replace("\n", ". ").strip("'\"")
-    sys.exit(f"totojax: config key {text}")
+    sys.exit(f"totojax: {_unknown_key(argv) or f'a flag is wrong: {error}'}")
+
+
+def _unknown_key(argv: list[str]) -> str | None:
+  """What is wrong with the first --config.KEY that the config does not have.
+
+  The library that reads these flags names the last word of the key alone.
+  """
+  files = [word for word in argv if word.startswith("--config=")]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[])
+  values([argv[0], *files[-1:]])
+  for word in argv:
+    key = re.match(r"--?(?:no)?config\.([^=]+)", word)
+    if key and (told := _misspelt(values.config, key[1])):
+      return told
+  return None
+
+
+def _misspelt(config: ConfigDict | None, key: str) -> str | None:
+  """Why `config` has no `key`, or None where it has one."""
+  found, above = config, ""
+  for word in key.split("."):
+    name = word.partition("[")[0]  # the rest is a place in a tuple
+    if not isinstance(found, ConfigDict):
+      return (
+          f"config key {key} does not exist; {above.rstrip('.')} is {found!r},"
+          " with no keys below it"
+      )
+    if name not in found:
+      return str(typed.unknown(above + name, [above + k for k in found]))
+    found, above = found[name], f"{above}{name}."
+  return None
+
+
+def with_config_found(argv: list[str]) -> list[str]:
+  """`argv` with `--config=PATH`, of `config_path`, for any way to say it.
+
+  Raises:
+    FileNotFoundError: there is no such file; lists what ships.
+  """
+  words, i = list(argv), 0
+  while i < len(words):
+    flag, equals, name = words[i].partition("=")
+    if flag in ("--config", "-config"):
+      if not equals and words[i + 1 : i + 2] and words[i + 1][:1] != "-":
+        name = words.pop(i + 1)
+      words[i] = f"--config={config_path(name)}"
+    i += 1
+  return words
 
 
 def run() -> None:
   """The console entry: finds the config, then hands over to absl."""
-  for i, argument in enumerate(sys.argv):
-    if argument.startswith(("--config=", "-config=")):
-      flag, _, name = argument.partition("=")
-      try:
-        sys.argv[i] = f"{flag}={config_path(name)}"
-      except FileNotFoundError as error:
-        sys.exit(f"totojax: {error}")
+  try:
+    # In place: the flags of the config's keys are read from there.
+    sys.argv[:] = with_config_found(sys.argv)
+  except FileNotFoundError as error:
+    sys.exit(f"totojax: {error}")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   app.run(_main, flags_parser=_parse)
 

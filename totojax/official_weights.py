@@ -16,6 +16,7 @@ from typing import Any
 from etils import epath
 
 from totojax import logs
+from totojax import run_lock
 from totojax.build.typed import typed
 from totojax.tokenizers import download
 from totojax.tokenizers import official
@@ -75,6 +76,7 @@ def run(
   settings = typed(Official, config["official"], "official")
   kind = official.find(settings.kind)
   workdir.mkdir(parents=True, exist_ok=True)
+  run_lock.take(workdir)
   files = [pathlib.Path(file) for file in settings.files]
   if not files:
     folder = pathlib.Path(workdir) / "downloads"
@@ -90,9 +92,17 @@ def run(
           interrupted=lambda: interrupted(0),
       ):
         return False
-  fingerprint = official.convert(
-      kind, files, workdir / "tokenizer.safetensors", sha256=settings.sha256
-  )
+  try:
+    fingerprint = official.convert(
+        kind, files, workdir / "tokenizer.safetensors", sha256=settings.sha256
+    )
+  except ValueError as error:
+    if settings.files:
+      raise
+    raise ValueError(
+        f"{error}\nWhat was downloaded stays in {files[0].parent}; delete it to"
+        " fetch it again, or give other addresses as official.urls"
+    ) from error
   # Only now is it a run: wrong files can be replaced by others in its config.
   logs.begin(workdir, config, tokenizer=fingerprint)
   print(f"{workdir}: tokenizer {fingerprint} from {settings.kind}", flush=True)

@@ -8,8 +8,7 @@ Shapes: K crops of a video, N frames, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import csv
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -17,13 +16,13 @@ from etils import epath
 import numpy as np
 
 from totojax import logs
-from totojax import progress
+from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
+from totojax.data import fill
 from totojax.data import items as items_lib
-from totojax.data import manifests
 from totojax.data import media
 from totojax.data import photos as photo_lib
-from totojax.data import shards
+from totojax.data import storage
 from totojax.data import synthetic
 from totojax.data import video
 from totojax.data.sources import folder
@@ -92,41 +91,37 @@ def render(
       synthetic.SyntheticConfig, config["scene"], "scene", seed=config["seed"]
   )
   amount = typed(Rendering, config["amount"], "amount")
-  logs.begin(workdir, config)
-  first = {"train": 0, "val": amount.train}
-  for split, count in (("train", amount.train), ("val", amount.val)):
-    writer = shards.Writer(
-        workdir / split,
-        manifests.new(
-            **_pixel_head(scene.frames, scene.size_px),
-            stride_frames=1,
-            fps=30.0,
-            crops=1,
-            labels=True,
-            classes=synthetic.classes(amount.label),
-            records_per_shard=amount.records_per_shard,
-            info={"scene": dataclasses.asdict(scene), "first": first[split]},
-        ),
+
+  def split(first: int, count: int) -> fill.Split:
+    def make(i):
+      clip = synthetic.render(scene, first + i)
+      return fill.Records(
+          id=f"rendered/{scene.seed}/{first + i}",
+          label=synthetic.label(clip, amount.label),
+          clips_KNHW3=clip.frames_NHW3[None],
+      )
+
+    manifest = fill.manifest(
+        frames=scene.frames,
+        size_px=scene.size_px,
+        stride_frames=1,
+        fps=30.0,
+        crops=1,
+        labels=True,
+        classes=synthetic.classes(amount.label),
+        records_per_shard=amount.records_per_shard,
+        info={"scene": dataclasses.asdict(scene), "first": first},
     )
-    if writer.complete:
-      continue
-    begin = writer.cursor or 0
-    with progress.tracking(
-        f"rendering {split}", unit="clips", total=count, done=begin
-    ) as bar:
-      for i in range(begin, count):
-        if interrupted(i):
-          return False
-        clip = synthetic.render(scene, first[split] + i)
-        writer.append(
-            {"frames": clip.frames_NHW3[None]},
-            labels=[synthetic.label(clip, amount.label)],
-            ids=[f"rendered/{scene.seed}/{first[split] + i}"],
-            cursor=i + 1,
-        )
-        bar.advance()
-    writer.close()
-  return True
+    return fill.Split(manifest, count, make)
+
+  splits = {
+      "train": split(0, amount.train),
+      "val": split(amount.train, amount.val),
+  }
+  logs.begin(workdir, config)
+  return fill.stores(
+      workdir, splits, interrupted, verb="rendering", unit="clips"
+  )
 
 
 def decode(
@@ -138,6 +133,7 @@ def decode(
 
   Raises:
     ValueError: no video at all could be decoded for one of the splits.
+    StoreError: the folder holds other videos than when the stores were begun.
   """
   # Small folders: every video gives as many clips, however long it is.
   spec = typed(
@@ -145,51 +141,65 @@ def decode(
       sampling="uniform", every_s=1.0, most_stretches=1,
   )  # fmt: skip
   amount = typed(Decoding, config["decoding"], "decoding")
-  found = folder.list_items(
-      amount.root, "", kind="video", class_folders=False
-  )
-  parts = items_lib.split(found.items, amount.val_frac, seed=config["seed"])
-  logs.begin(workdir, config)
-  skipped = _Skipped(workdir / "skipped.csv")
-  for split, items in parts.items():
-    writer = shards.Writer(
-        workdir / split,
-        manifests.new(
-            **_pixel_head(spec.frames, spec.size_px),
-            stride_frames=spec.stride_frames,
-            fps=spec.fps,
-            crops=spec.crops,
-            labels=False,
-            classes=(),
-            records_per_shard=amount.records_per_shard,
-            info={"seed": config["seed"], "clip": dict(config["clip"])},
-        ),
+  found, parts = _videos(amount, seed=config["seed"])
+  media.check_installed(found[0], spec)
+  skipped = _Skipped(workdir)
+
+  def split(items: Sequence[items_lib.Item]) -> fill.Split:
+    def make(i):
+      clips = media.load(items[i], spec, seed=config["seed"])
+      if isinstance(clips, items_lib.Skipped):
+        skipped.add(clips)
+        return None
+      return fill.Records(id=items[i].id, label=None, clips_KNHW3=clips)
+
+    manifest = fill.manifest(
+        frames=spec.frames,
+        size_px=spec.size_px,
+        stride_frames=spec.stride_frames,
+        fps=spec.fps,
+        crops=spec.crops,
+        records_per_shard=amount.records_per_shard,
+        # Of the whole folder: which videos are held out follows from it too.
+        info={
+            "seed": config["seed"],
+            "clip": dict(config["clip"]),
+            "val_frac": amount.val_frac,
+            "items": len(found),
+            "listing": items_lib.digest(found),
+        },
     )
-    if writer.complete:
-      continue
-    begin = writer.cursor or 0
-    found = writer.manifest.records
-    with progress.tracking(
-        f"decoding {split}", unit="videos", total=len(items), done=begin
-    ) as bar:
-      for i in range(begin, len(items)):
-        if interrupted(i):
-          return False
-        clips = media.load(items[i], spec, seed=config["seed"])
-        if isinstance(clips, items_lib.Skipped):
-          skipped.add(clips)
-        else:
-          _append(writer, items[i].id, clips, cursor=i + 1)
-          found += len(clips)
-        bar.advance()
-    if not found:
-      raise ValueError(
-          f"none of the {len(items)} {split} videos under {amount.root} could"
-          f" be used; the reasons are in {skipped.path}"
-      )
-    writer.close()
-  skipped.report()
-  return True
+    return fill.Split(manifest, len(items), make)
+
+  splits = {name: split(items) for name, items in parts.items()}
+  logs.begin(workdir, config)
+  finished = fill.stores(
+      workdir, splits, interrupted, verb="decoding", unit="videos",
+      see=f" of {amount.root}; the reasons are in {skipped.path}",
+  )  # fmt: skip
+  if finished:
+    skipped.report()
+  return finished
+
+
+def _videos(
+    amount: Decoding, *, seed: int
+) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
+  """All videos of the folder, and those of each split.
+
+  Raises:
+    ConfigError: there is no such folder, or too few videos in it.
+  """
+  try:
+    found = folder.list_items(
+        amount.root, "", kind="video", class_folders=False
+    ).items
+    return found, items_lib.split(found, amount.val_frac, seed=seed)
+  except ValueError as error:
+    raise ConfigError(
+        f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
+        f" --config.data.root=FOLDER): {error}"
+    ) from error
 
 
 def photos(
@@ -198,82 +208,60 @@ def photos(
   """Cuts squares out of a few photographs; False when interrupted."""
   spec = typed(photo_lib.CropSpec, config["crop"], "crop")
   amount = typed(Photos, config["amount"], "amount")
-  logs.begin(workdir, config)
-  parts = {
-      "train": (photo_lib.TRAIN, amount.train),
-      "val": (photo_lib.HELD_OUT, amount.val),
-  }
-  for split, (names, count) in parts.items():
+
+  def split(names: Sequence[str], count: int) -> fill.Split:
     images = [photo_lib.load(name) for name in names]
-    writer = shards.Writer(
-        workdir / split,
-        manifests.new(
-            **_pixel_head(1, spec.size_px) | {"kind": "image"},
-            stride_frames=0,
-            fps=0.0,
-            crops=count,
-            labels=False,
-            classes=(),
-            records_per_shard=amount.records_per_shard,
-            info={"seed": config["seed"], "crop": dataclasses.asdict(spec)},
-        ),
-    )
-    if writer.complete:
-      continue
-    for i in range(writer.cursor or 0, count):
-      if interrupted(i):
-        return False
+
+    def make(i):
       which = i % len(names)
-      square_HW3 = photo_lib.crop(
-          images[which], spec, rng=np.random.default_rng([config["seed"], i])
+      rng = np.random.default_rng([config["seed"], i])
+      square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
+      return fill.Records(
+          id=f"photo/{names[which]}",
+          label=None,
+          clips_KNHW3=square_HW3[None, None],
       )
-      _append(
-          writer, f"photo/{names[which]}", square_HW3[None, None], cursor=i + 1
-      )
-    writer.close()
-  return True
 
+    manifest = fill.manifest(
+        kind="image",
+        frames=1,
+        size_px=spec.size_px,
+        stride_frames=0,
+        fps=0.0,
+        crops=count,
+        records_per_shard=amount.records_per_shard,
+        info={"seed": config["seed"], "crop": dataclasses.asdict(spec)},
+    )
+    return fill.Split(manifest, count, make)
 
-def _append(
-    writer: shards.Writer, item: str, clips_KNHW3: np.ndarray, *, cursor: int
-) -> None:
-  writer.append(
-      {"frames": clips_KNHW3},
-      labels=None,
-      ids=[item] * len(clips_KNHW3),
-      cursor=cursor,
-  )
-
-
-def _pixel_head(frames: int, size_px: int) -> dict[str, Any]:
-  """What the manifests of pixel stores have in common."""
-  return {
-      "kind": "video",
-      "fields": (manifests.frame_field(frames=frames, size_px=size_px),),
-      "tokenizer": "",
-      "vocab": 0,
-      "grid": 0,
-      "frames": frames,
-      "size_px": size_px,
-      "ids": True,
+  splits = {
+      "train": split(photo_lib.TRAIN, amount.train),
+      "val": split(photo_lib.HELD_OUT, amount.val),
   }
+  logs.begin(workdir, config)
+  return fill.stores(
+      workdir, splits, interrupted, verb="cutting", unit="squares"
+  )
 
 
 class _Skipped:
   """`skipped.csv`: a row per unusable video, each once."""
 
-  def __init__(self, path: epath.Path):
-    self.path = path
-    self._reasons = {}
-    if path.exists():
-      rows = list(csv.reader(path.read_text().splitlines()))
-      self._reasons = dict(rows[1:])
+  _FILE = "skipped.csv"
+
+  def __init__(self, workdir: epath.Path):
+    self.path = workdir / self._FILE
+    self._workdir = workdir
+    self._reasons = dict(storage.read_table(workdir, self._FILE) or ())
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())
-    lines = [("path", "reason"), *sorted(self._reasons.items())]
-    with self.path.open("w") as file:
-      csv.writer(file, lineterminator="\n").writerows(lines)
+    storage.write_table(
+        self._workdir,
+        self._FILE,
+        sorted(self._reasons.items()),
+        header=("path", "reason"),
+    )
 
   def report(self) -> None:
     if self._reasons:

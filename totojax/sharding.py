@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -48,6 +49,9 @@ class ShardingRules:
   head_dim: None = None
   vocab: str = "tensor"
   layers: None = None
+  settings: None = None
+  classes: None = None
+  features: None = None
   norm: None = None
   conv_height: None = None
   conv_width: None = None
@@ -118,6 +122,9 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
         f" there are {len(devices)}. Set one axis to -1 to fill what is left"
     )
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices > 1:
+    return _over_slices(sizes, slices, devices)
   # Linen's scan needs Auto axes; jax.make_mesh would make them Explicit.
   return jax.make_mesh(
       tuple(sizes),
@@ -125,6 +132,19 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
       axis_types=(AxisType.Auto,) * len(AXES),
       devices=devices,
   )
+
+
+def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
+  """Slices are joined by a slower network, over which only `data` goes."""
+  if sizes[0] % slices:
+    raise ValueError(
+        f"mesh.data {sizes[0]} is not a multiple of the {slices} slices of this"
+        " topology; only replicas may go over the network between slices"
+    )
+  grid = mesh_utils.create_hybrid_device_mesh(
+      (sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices
+  )
+  return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def shardings(

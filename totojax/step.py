@@ -24,6 +24,10 @@ from totojax.tasks import api
 
 Metrics = Mapping[str, jax.Array]
 
+# Gathers of small shards as gathers: the compiler would fill a whole array with
+# zeros around each shard and add them all up.
+_TPU_OPTIONS = {"xla_tpu_prefer_async_allgather_to_allreduce": True}
+
 
 @struct.dataclass
 class TrainState:
@@ -182,7 +186,12 @@ def jit_step(
     mesh: Mesh,
     rules: sharding_lib.ShardingRules,
 ) -> Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]]:
-  """Compiles a step for a mesh; the old state's buffers are reused."""
+  """Compiles a step for a mesh; the old state's buffers are reused.
+
+  Returns:
+    The step; its `lower` is that of `jax.jit`, for a mesh of devices that are
+    not here.
+  """
 
   def traced(state, batch):
     with nn.logical_axis_rules(rules.flax_rules()):
@@ -193,10 +202,20 @@ def jit_step(
       in_shardings=(shardings, sharding_lib.batch_sharding(mesh, rules)),
       out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
       donate_argnums=0,
+      compiler_options=_TPU_OPTIONS if _is_tpu(mesh) else None,
   )
 
   def call(state, batch):
     with jax.set_mesh(mesh):
       return jitted(state, batch)
 
+  def lower(state, batch):
+    with jax.set_mesh(mesh):
+      return jitted.lower(state, batch)
+
+  call.lower = lower
   return call
+
+
+def _is_tpu(mesh: Mesh) -> bool:
+  return mesh.devices.flat[0].platform == "tpu"

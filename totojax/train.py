@@ -193,7 +193,9 @@ def _loop(
 
   def settle(step, metrics):
     """Reads a step's metrics: they must be finite; writes its row."""
-    values = {name: float(value) for name, value in metrics.items()}
+    # One transfer for all of them.
+    fetched = jax.device_get(dict(metrics))
+    values = {name: float(value) for name, value in fetched.items()}
     # A gradient that is not finite shows in the parameters, not in the loss.
     for name in ("loss", "param_norm"):
       if not math.isfinite(values[name]):
@@ -250,7 +252,7 @@ def _loop(
       clock.paused(time.monotonic() - begin)
     if leave:
       checkpoints.wait()
-      say(f"stopped at step {step} of {run.steps}; run again to go on")
+      say(f"stopped at step {step} of {run.steps}")
       # At the last step too: the next call makes the evaluations it owes.
       return state, False
   return state, True

@@ -10,7 +10,6 @@ Shapes: M records, N frames, P tokens of a frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import json
 from typing import Any
 
 from etils import epath
@@ -40,12 +39,12 @@ def run(
 ) -> bool:
   """Evaluates the newest checkpoint of `config.model_run`."""
   source = epath.Path(config["model_run"])
-  if not (source / "config.json").exists():
+  try:
+    trained = logs.read_config(source)
+  except FileNotFoundError as error:
     raise FileNotFoundError(
-        f"{source} is not a run directory (no config.json); train first, or"
-        " name another model_run"
-    )
-  trained = json.loads((source / "config.json").read_text())
+        f"{error}; train first, or name another model_run"
+    ) from error
   spec = parts.sequence_spec(trained)
   on = parts.mesh(trained)
   task = task_lib.Pretrain(parts.model(trained))
@@ -53,7 +52,7 @@ def run(
   held_out = build.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
-  batch = build.batch_rows(trained["train"]["batch_tokens"], spec)
+  batch = build.batch_rows(build.amount(trained).batch_tokens, spec)
   batches = build.validation_batches(
       held_out, spec=spec, rows=config["rows"], batch=batch
   )
@@ -75,7 +74,9 @@ def run(
         )
     )
   metrics = {"step": meta["step"], **dict(val_loss.scalars(losses.items()))}
-  fit_on = build.open_sources(trained, spec)
+  fit_on = build.open_sources(
+      trained, spec, pixels=bool(trained["data"]["encode_with"])
+  )
   for name, loss in losses.items():
     metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
@@ -111,10 +112,12 @@ def _baselines(
     held_out: list[rows.Source],
     spec: Any,
 ) -> dict[str, float]:
-  """Fitted on the training source of the same name, where that is video."""
+  """Fitted on the training source of the same name: of tokens of videos."""
   fit = {s.name: s for s in training}.get(name)
   score = {s.name: s for s in held_out}[name]
   if fit is None or fit.store.manifest.kind != "video":
+    return {}
+  if not fit.store.manifest.vocab:  # pixels, encoded in each step
     return {}
   found = baselines.evaluate(
       _codes(fit, spec), _codes(score, spec), vocab=spec.vocab

@@ -47,13 +47,15 @@ class Folder:
       raise Missing(f"{name} is empty")
     return rows
 
-  def table(self, name: str) -> dict[str, dict[str, np.ndarray]]:
-    """Columns of a CSV by its `source` column, the other columns as floats."""
+  def table(
+      self, name: str, by: str = "source"
+  ) -> dict[str, dict[str, np.ndarray]]:
+    """Columns of a CSV by its column `by`, the other columns as floats."""
 
     def parse(text):
       sources = {}
       for row in csv.DictReader(io.StringIO(text)):
-        columns = sources.setdefault(row.pop("source"), {})
+        columns = sources.setdefault(row.pop(by), {})
         for key, value in row.items():
           columns.setdefault(key, []).append(float(value))
       return {
@@ -69,6 +71,15 @@ class Folder:
   def rows(self, name: str) -> list[list[str]]:
     """Rows of a CSV below its header, as text."""
     return list(csv.reader(io.StringIO(self._text(name))))[1:]
+
+  def records(self, name: str) -> list[dict[str, str]]:
+    """Rows of a CSV by its header, as text; at least one."""
+    rows = self._parse(
+        name, lambda text: list(csv.DictReader(io.StringIO(text)))
+    )
+    if not rows:
+      raise Missing(f"{name} is empty")
+    return rows
 
   def arrays(self, name: str) -> dict[str, np.ndarray]:
     """Arrays of an .npz file."""

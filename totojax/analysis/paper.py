@@ -63,3 +63,26 @@ CODES = (
     Codes("VQGAN-16k", 16384, 970, 790_000),
 )
 BIGRAM_IMAGES = 10_000
+
+# Parameters (Tables 1 and 15), tokens (Table 2) and compute (Table 4), as
+# printed; Table 4's rows are dVAE/16, dVAE/32 and dVAE/16 to 32.
+TABLE_1 = {"base": "120m", "large": "280m", "1b": "1.1b"}
+TABLE_2_TOKENS = {
+    "ImageNet": "3.6B", "Kinetics-600": "41.3B", "Ego4D": "103B",
+    "HowTo100m": "2560B",
+}  # fmt: skip
+TABLE_4 = ("1.42e17", "5.68e17", "2.13e17")
+TABLE_15 = {
+    "a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B",
+    "a6": "1.9B",
+}  # fmt: skip
+A5_RANGES = {"width": ("64", "1536"), "depth": ("12", "48")}  # in the text
+ABLATION_EPOCHS = 400  # section 4
+IMAGENET_1K_IMAGES = 1_281_167  # Russakovsky et al., 2015: training images
+# Read off Figure 9, on its axis: compute at each model's first point, and the
+# loss of the dashed line at one compute.
+FIGURE_9_FIRST = {
+    "a1": 2.571e13, "a2": 1.082e14, "a3": 2.826e14, "a4": 5.772e14,
+    "a6": 2.272e15,
+}  # fmt: skip
+LAW_READ_OFF = (1e16, 3.06)

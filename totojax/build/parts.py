@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -10,33 +11,81 @@ import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+import optax
 
 from totojax import checkpoint
+from totojax import lanes as lanes_lib
 from totojax import logs
 from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
+from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
 from totojax.data import stream
+from totojax.models import layers
 from totojax.models import llama
+from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
+from totojax.optim import mup
 from totojax.tasks import api
 
 Section = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """A store that is trained on.
+
+  Attributes:
+    path: its folder.
+    weight: its share of each batch (any positive number).
+  """
+
+  path: str
+  weight: float
+
+
+def shares(config: Section, *, example: str) -> dict[str, Share]:
+  """The stores of `data.train`, by name.
+
+  Raises:
+    ConfigError: there is none (`example` says which config has some), or one
+      has no path.
+  """
+  section = config["data"]["train"]
+  if not section:
+    raise ConfigError(
+        "config key data.train is empty; name at least one store, as"
+        f" {example} does"
+    )
+  found = {
+      name: typed(Share, value, f"data.train.{name}")
+      for name, value in section.items()
+  }
+  for name, share in found.items():
+    if not share.path:
+      raise ConfigError(
+          f"config key data.train.{name}.path is empty; set it to the folder of"
+          " a store"
+      )
+  return found
 
 
 def sequence_spec(config: Section) -> sequence.SequenceSpec:
   return typed(sequence.SequenceSpec, config["sequence"], "sequence")
 
 
-def compute(section: Section, depth: int) -> trunk.Compute:
-  """Fills in what "auto" and 0 mean on this backend."""
-  backend = jax.default_backend()
+def compute(
+    section: Section, *, depth: int, context: int, backend: str
+) -> trunk.Compute:
+  """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
   chosen = dict(section)
   if chosen["attention"] == "auto":
     chosen["attention"] = "blocked" if backend == "cpu" else "xla"
+    if backend == "tpu" and splash.fits(context):
+      chosen["attention"] = "splash"
     if backend == "gpu" and chosen["dtype"] == "bfloat16":
       chosen["attention"] = "cudnn"  # which has no float32
   if chosen["remat"] == "auto":
@@ -47,17 +96,128 @@ def compute(section: Section, depth: int) -> trunk.Compute:
   return typed(trunk.Compute, chosen, "compute")
 
 
-def model(config: Section) -> trunk.Trunk:
+def model(config: Section, backend: str = "") -> trunk.Trunk:
+  """The model for a backend: "cpu", "gpu", "tpu", or "" for the one here."""
   shape = typed(llama.LlamaConfig, config["model"], "model")
+  scales = layers.STANDARD
+  chosen = parametrisation(config)
+  if chosen is not None:
+    scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
+  spec = sequence_spec(config)
   return trunk.Trunk(
       config=shape,
-      spec=sequence_spec(config),
-      compute=compute(config["compute"], shape.depth),
+      spec=spec,
+      compute=compute(
+          config["compute"],
+          depth=shape.depth,
+          context=spec.context,
+          backend=backend or jax.default_backend(),
+      ),
+      scales=scales,
   )
 
 
-def mesh(config: Section) -> Mesh:
-  return sharding.make_mesh(typed(sharding.MeshConfig, config["mesh"], "mesh"))
+def parametrisation(config: Section) -> mup.Parametrisation | None:
+  """µP for this model, or None for the standard parametrisation."""
+  if "mup" not in config:
+    raise ConfigError("config section mup is missing; set mup.on and the rest")
+  chosen = typed(mup.MupConfig, config["mup"], "mup")
+  if not chosen.on:
+    return None
+  shape = typed(llama.LlamaConfig, config["model"], "model")
+  return mup.of_transformer(
+      chosen, width=shape.width, heads=shape.heads, mlp_dim=shape.mlp_dim,
+      depth=shape.depth,
+  )  # fmt: skip
+
+
+def mesh(config: Section, devices: list[Any] | None = None) -> Mesh:
+  """The mesh over `devices`; None: over all that are here."""
+  return sharding.make_mesh(
+      typed(sharding.MeshConfig, config["mesh"], "mesh"), devices
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimiser:
+  """What makes updates, and what the log says of it.
+
+  Attributes:
+    tx: its numbers lie in `hyperparams` of its state.
+    rate: (opt_state, update) -> learning rate of that update.
+  """
+
+  tx: optax.GradientTransformationExtraArgs
+  rate: Callable[[Any, jax.Array], jax.Array]
+
+
+def _adamw(
+    config: Section, task: api.Task, steps: int, rules: Any
+) -> Optimiser:
+  chosen = typed(adamw.AdamWConfig, config["optim"], "optim")
+  return Optimiser(
+      adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
+      lambda opt_state, update: adamw.learning_rate(
+          chosen, opt_state, update=update, steps=steps
+      ),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The train step of a config, ready to be compiled.
+
+  Attributes:
+    step_fn: of `step.jit_step`.
+    make: key -> state.
+    shapes: of the state.
+    placed: its shardings.
+  """
+
+  step_fn: Callable[..., Any]
+  make: Callable[[jax.Array], step_lib.TrainState]
+  shapes: step_lib.TrainState
+  placed: step_lib.TrainState
+
+
+def program(
+    config: Section,
+    *,
+    task: api.Task,
+    steps: int,
+    rows: int,
+    microbatches: int,
+    on: Mesh,
+    rules: Any = None,
+    lanes: lanes_lib.Lanes | None = None,
+    optimiser: Optimiser | None = None,
+) -> Program:
+  """Joins a task, an optimiser and a mesh into a train step; see `run`."""
+  sharding_rules = sharding.ShardingRules()
+  sharding.check_batch(rows, microbatches=microbatches, mesh=on)
+  if optimiser is None:
+    optimiser = _adamw(config, task, steps, rules)
+  tx = optimiser.tx
+  placed, shapes = step_lib.state_shardings(
+      task, tx, mesh=on, rules=sharding_rules
+  )
+  one_step = functools.partial(
+      step_lib.train_step,
+      task=task,
+      tx=tx,
+      rate=optimiser.rate,
+      seed=config["seed"],
+      microbatches=microbatches,
+  )
+  make = functools.partial(step_lib.init_state, task, tx)
+  if lanes is not None:
+    one_step = lanes_lib.step(one_step, lanes)
+    make = lanes_lib.init(make, lanes)
+    placed, shapes = lanes_lib.state(placed, make)
+  step_fn = step_lib.jit_step(
+      one_step, shardings=placed, mesh=on, rules=sharding_rules
+  )
+  return Program(step_fn=step_fn, make=make, shapes=shapes, placed=placed)
 
 
 def run(
@@ -73,6 +233,10 @@ def run(
     tokens_per_step: int,
     flops_per_token: float,
     on: Mesh,
+    frozen: Any = None,
+    rules: Any = None,
+    lanes: lanes_lib.Lanes | None = None,
+    optimiser: Optimiser | None = None,
 ) -> train.Run:
   """Joins a task, an optimiser and a mesh into what `train.fit` needs.
 
@@ -88,45 +252,37 @@ def run(
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
     on: the mesh.
+    frozen: host arrays that take the place of the task's own frozen arrays,
+      where these are too large to be constants of a compiled program.
+    rules: µP's, a `mup.Rule` for every parameter.
+    lanes: several learning rates in place of the config's.
+    optimiser: in place of the config's AdamW.
   """
-  rules = sharding.ShardingRules()
-  sharding.check_batch(rows, microbatches=microbatches, mesh=on)
-  optimiser = typed(adamw.AdamWConfig, config["optim"], "optim")
-  tx = adamw.make(optimiser, axes=task.axes().params, steps=steps)
-  placed, shapes = step_lib.state_shardings(task, tx, mesh=on, rules=rules)
-
-  def rate(opt_state, update):
-    return adamw.learning_rate(
-        optimiser, opt_state, update=update, steps=steps
-    )
-
-  step_fn = step_lib.jit_step(
-      functools.partial(
-          step_lib.train_step,
-          task=task,
-          tx=tx,
-          rate=rate,
-          seed=config["seed"],
-          microbatches=microbatches,
-      ),
-      shardings=placed,
-      mesh=on,
-      rules=rules,
-  )
+  made = program(
+      config, task=task, steps=steps, rows=rows, microbatches=microbatches,
+      on=on, rules=rules, lanes=lanes, optimiser=optimiser,
+  )  # fmt: skip
+  make, placed = made.make, made.placed
+  if lanes is not None:
+    evals = lanes_lib.evals(evals, lanes)
 
   def init():
-    make = jax.jit(
-        functools.partial(step_lib.init_state, task, tx), out_shardings=placed
+    key = jax.random.key(config["seed"])
+    if frozen is None:
+      return jax.jit(make, out_shardings=placed)(key)
+    bare = jax.jit(
+        lambda key: make(key).replace(frozen={}),
+        out_shardings=placed.replace(frozen={}),
     )
-    return make(jax.random.key(config["seed"]))
+    return bare(key).replace(frozen=jax.device_put(frozen, placed.frozen))
 
   device = jax.devices()[0].device_kind
   return train.Run(
       init=init,
-      step_fn=step_fn,
+      step_fn=made.step_fn,
       batches=batches,
-      batch_sharding=sharding.batch_sharding(on, rules),
-      shapes=shapes,
+      batch_sharding=sharding.batch_sharding(on, sharding.ShardingRules()),
+      shapes=made.shapes,
       shardings=placed,
       steps=steps,
       every=typed(train.Every, config["every"], "every"),

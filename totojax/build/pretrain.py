@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,47 +12,168 @@ import jax
 from jax.sharding import Mesh
 
 from totojax import flops
+from totojax import lanes as lanes_lib
 from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
 from totojax.build import parts
 from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
 from totojax.data import heldout
 from totojax.data import rows as rows_lib
 from totojax.data import shards
 from totojax.data import store
 from totojax.data import stream
 from totojax.evals import val_loss
+from totojax.tasks import encode
 from totojax.tasks import pretrain as task_lib
+from totojax.tokenizers import api as tokenizer_api
+from totojax.tokenizers import weights
 
 Section = Mapping[str, Any]
 
 
-def pretraining(config: Section) -> train.Run:
-  """Everything that `train.fit` needs for next-token prediction."""
+@dataclasses.dataclass(frozen=True)
+class Amount:
+  """How long a model is trained.
+
+  Attributes:
+    batch_tokens: inputs of an update.
+    total_tokens: inputs of the whole run.
+    microbatches: parts of a batch, one after the other.
+  """
+
+  batch_tokens: int
+  total_tokens: float
+  microbatches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+  """How much of the held-out stores is evaluated during training.
+
+  Attributes:
+    rows: sequences of each; 0 for all.
+  """
+
+  rows: int
+
+
+def amount(config: Section) -> Amount:
+  return typed(Amount, config["train"], "train")
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+  """A run without its data, for planning.
+
+  Attributes:
+    task: what is trained.
+    rows: of a batch.
+    microbatches: parts of a batch.
+    total_tokens: of the whole run.
+    mesh: where it is computed; None where nothing is to be compiled.
+    program: its train step; None where nothing is to be compiled.
+  """
+
+  task: task_lib.Pretrain
+  rows: int
+  microbatches: int
+  total_tokens: float
+  mesh: Mesh | None
+  program: parts.Program | None
+
+
+def planned(
+    config: Section, *, devices: list[Any] | None, backend: str
+) -> Planned:
+  """The train step that `pretraining` runs, for devices that are not here.
+
+  Args:
+    config: of `run = "pretrain"`; its stores of tokens are not opened.
+    devices: of a topology; None: describe the run, compile nothing.
+    backend: "tpu" or "gpu": what "auto" means there.
+  """
+  task = task_lib.Pretrain(
+      parts.model(config, backend), parts.parametrisation(config)
+  )
+  size = amount(config)
+  rows = batch_rows(size.batch_tokens, task.spec)
+  on = made = None
+  if devices is not None:
+    on = parts.mesh(config, devices)
+    made = parts.program(
+        config,
+        task=task,
+        steps=flops.steps(size.total_tokens, rows * task.spec.context),
+        rows=rows,
+        microbatches=size.microbatches,
+        on=on,
+        rules=task.rules,
+    )
+  return Planned(
+      task=task,
+      rows=rows,
+      microbatches=size.microbatches,
+      total_tokens=size.total_tokens,
+      mesh=on,
+      program=made,
+  )
+
+
+def pretraining(
+    config: Section, lanes: lanes_lib.Lanes | None = None
+) -> train.Run:
+  """Everything that `train.fit` needs for next-token prediction.
+
+  Args:
+    config: of `run = "pretrain"`.
+    lanes: several learning rates in place of the config's.
+  """
   spec = parts.sequence_spec(config)
   on = parts.mesh(config)
-  task = task_lib.Pretrain(parts.model(config))
-  batch = batch_rows(config["train"]["batch_tokens"], spec)
-  training = open_sources(config, spec)
+  task = task_lib.Pretrain(parts.model(config), parts.parametrisation(config))
+  size = amount(config)
+  batch = batch_rows(size.batch_tokens, spec)
+  encoder = _encoder(config, spec)
+  training = open_sources(config, spec, pixels=encoder is not None)
   held_out = open_validation(config, spec)
+  if encoder is not None:
+    _check_same_tokenizer(encoder, held_out)
   heldout.check_disjoint(training, held_out)
-  dataset = stream.stream(
-      training,
+  of_stream = dict(
       seq=spec,
       seed=config["seed"],
       batch=batch,
       host=jax.process_index(),
       hosts=jax.process_count(),
   )
+  trained, frozen = task, None
+  if encoder is None:
+    dataset = stream.stream(training, **of_stream)
+    fingerprint = training[0].store.manifest.tokenizer
+  else:
+    dataset = stream.clips_stream(
+        training, factor=encoder.factor, **of_stream
+    )
+    fingerprint = encoder.fingerprint
+    trained = encode.EncodeFrames(
+        task,
+        spec=spec,
+        factor=encoder.factor,
+        codes_of=encoder.codes_of,
+        params=encoder.params,
+    )
+    frozen = {"inner": {}, "tokenizer": encoder.params}
   shape = task.model.config
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
   sums = position_sums(task, on)
+  looked_at = typed(Validation, config["validation"], "validation")
   sources = validation_batches(
-      held_out, spec=spec, rows=config["validation"]["rows"], batch=batch
+      held_out, spec=spec, rows=looked_at.rows, batch=batch
   )
 
   def validate(state: step_lib.TrainState):
@@ -59,12 +181,10 @@ def pretraining(config: Section) -> train.Run:
 
   return parts.run(
       config,
-      task=task,
-      steps=flops.steps(
-          config["train"]["total_tokens"], batch * spec.context
-      ),
+      task=trained,
+      steps=flops.steps(size.total_tokens, batch * spec.context),
       rows=batch,
-      microbatches=config["train"]["microbatches"],
+      microbatches=size.microbatches,
       batches=parts.reader(config, dataset),
       evals={"": validate} if held_out else {},
       facts={
@@ -72,12 +192,42 @@ def pretraining(config: Section) -> train.Run:
           "parameters_without_specials": flops.parameters(shape, spec.vocab),
           "flops_per_token": cost,
           "sources": {s.name: len(s.store) for s in training},
-          "tokenizer": training[0].store.manifest.tokenizer,
+          "tokenizer": fingerprint,
+          "encoded": "on the device" if encoder else "before",
       },
       tokens_per_step=batch * spec.context,
       flops_per_token=cost,
       on=on,
+      frozen=frozen,
+      rules=task.rules,
+      lanes=lanes,
   )
+
+
+def _encoder(
+    config: Section, spec: sequence.SequenceSpec
+) -> tokenizer_api.Tokenizer | None:
+  """The tokenizer that runs on the device, if one does.
+
+  Raises:
+    ConfigError: it has other codes than the sequence.
+  """
+  path = config["data"]["encode_with"]
+  if not path:
+    return None
+  found = weights.load(path)
+  if found.vocab != spec.vocab:
+    raise ConfigError(
+        f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
+        f" {spec.vocab}: make them equal"
+    )
+  wanted = config["data"]["tokenizer"]
+  if wanted and wanted != found.fingerprint:
+    raise ConfigError(
+        f"data.encode_with {path} is tokenizer {found.fingerprint};"
+        f" data.tokenizer asks for {wanted}"
+    )
+  return found
 
 
 def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
@@ -91,22 +241,34 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
   return count
 
 
+def _check_same_tokenizer(
+    encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
+) -> None:
+  for source in held_out:
+    found = source.store.manifest.tokenizer
+    if found != encoder.fingerprint:
+      raise ConfigError(
+          f"validation store {source.name!r} has tokens of {found}, and"
+          f" data.encode_with is {encoder.fingerprint}; make it with the same"
+          " tokenizer"
+      )
+
+
 def open_sources(
-    config: Section, spec: sequence.SequenceSpec
+    config: Section, spec: sequence.SequenceSpec, *, pixels: bool
 ) -> list[rows_lib.Source]:
-  """The stores of `data.train`, checked against the sequence."""
-  section = config["data"]["train"]
-  if not section:
-    raise ConfigError(
-        "config key data.train is empty; name at least one store of tokens, as"
-        " --config.data.train.NAME.path=... in a config made from configs/1b.py"
-    )
+  """The stores of `data.train`: of pixels, or of tokens that fit.
+
+  Raises:
+    ConfigError: there is none.
+  """
   return [
       rows_lib.Source(
-          name=name, store=_open(config, value["path"], spec, name),
-          weight=value["weight"],
+          name=name,
+          store=_open(config, share.path, None if pixels else spec, name),
+          weight=share.weight,
       )
-      for name, value in section.items()
+      for name, share in parts.shares(config, example="configs/1b.py").items()
   ]  # fmt: skip
 
 
@@ -123,8 +285,9 @@ def open_validation(
 
 
 def _open(
-    config: Section, path: str, spec: sequence.SequenceSpec, name: str
+    config: Section, path: str, spec: sequence.SequenceSpec | None, name: str
 ) -> store.Store:
+  """A store of tokens that fit the sequence, or any store for None."""
   if not path:
     raise ConfigError(
         f"the store {name!r} has no path; set it to a folder that the shards"
@@ -132,9 +295,9 @@ def _open(
     )
   return shards.open_store(
       path,
-      tokenizer=config["data"]["tokenizer"] or None,
-      vocab=spec.vocab,
-      grid=spec.grid,
+      tokenizer=(spec and config["data"]["tokenizer"]) or None,
+      vocab=spec and spec.vocab,
+      grid=spec and spec.grid,
   )
 
 

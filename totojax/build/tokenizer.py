@@ -64,7 +64,7 @@ def training(config: Section) -> train.Run:
   on = parts.mesh(config)
   how, size = amount(config), shape(config)
   objective = typed(task_lib.TokenizerConfig, config["objective"], "objective")
-  sources = open_sources(config["data"]["train"])
+  sources = open_sources(config)
   size_px = sources[0].store.manifest.size_px
   task = task_lib.TokenizerTask(
       model=size,
@@ -137,17 +137,22 @@ def _kmeans(
   )
 
 
-def open_sources(section: Section) -> list[rows.Source]:
-  """The pixel stores of `data.train`."""
+def open_sources(config: Section) -> list[rows.Source]:
+  """The pixel stores of `data.train`.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  shares = parts.shares(config, example="configs/tokenizer.py")
   return [
       rows.Source(
           name=name,
           store=shards.open_store(
-              value["path"], tokenizer=None, vocab=None, grid=None
+              share.path, tokenizer=None, vocab=None, grid=None
           ),
-          weight=value["weight"],
+          weight=share.weight,
       )
-      for name, value in section.items()
+      for name, share in shares.items()
   ]
 
 

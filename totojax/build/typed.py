@@ -47,9 +47,16 @@ def typed(
 
 
 def unknown(key: str, known: list[str]) -> ConfigError:
-  """An error for a key that does not exist, with the nearest that does."""
-  near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-  hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+  """An error for a key that does not exist, with the nearest that does.
+
+  Last words are compared: what stands before them is the same in all.
+  """
+  words = {name.rpartition(".")[2]: name for name in known}
+  word = key.rpartition(".")[2]
+  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+  hint = f"known: {', '.join(known)}"
+  if near:
+    hint = f"did you mean {words[near[0]]}?"
   return ConfigError(f"config key {key} does not exist; {hint}")
 
 

@@ -1,9 +1,10 @@
 """`run = "leakage"`: is anything of a held-out store in a training store?
 
-Two questions: does an id stand in both (Kinetics-600 training videos that are
-Kinetics-400 validation videos), and do records, or single frames, of both have
-exactly the same tokens. Crops are drawn by id, so a video that is stored under
-two names rarely gives equal tokens; images cropped in the centre do.
+Two questions: does a video stand in both, by its id (Kinetics-600 training
+videos that are Kinetics-400 validation videos), and do records, or single
+frames, of both have exactly the same tokens. Crops are drawn by id, so a video
+that is stored under two names rarely gives equal tokens; images cropped in the
+centre do.
 
 Shapes: R records, T frames, G grid side.
 """
@@ -21,8 +22,9 @@ import numpy as np
 from totojax import logs
 from totojax import progress
 from totojax.build.typed import typed
-from totojax.corpus import units
+from totojax.data import items as items_lib
 from totojax.data import shards
+from totojax.data import storage
 from totojax.data import store as store_lib
 
 READ_RECORDS = 256  # at a time
@@ -79,7 +81,7 @@ def run(
   ids, tokens = {}, {}
   for store in held_out:
     for record, (item, marks) in enumerate(_records(store, wanted.per)):
-      ids.setdefault(item, (store.path, record))
+      ids.setdefault(items_lib.whole(item), (store.path, record))
       for mark in marks:
         tokens.setdefault(mark, (store.path, record, item))
   rows, found = [], set()
@@ -87,17 +89,18 @@ def run(
     for record, (item, marks) in enumerate(_records(store, wanted.per)):
       if interrupted(record):
         return False
-      if item in ids:
-        where, held = ids[item]
-        rows.append(("id", where, held, item, store.path, record, item))
-        found.add((where, item))
+      video = items_lib.whole(item)
+      if video in ids:
+        where, held = ids[video]
+        rows.append(("id", where, held, video, store.path, record, item))
+        found.add((where, video))
       for mark in marks & tokens.keys():
         where, held, other = tokens[mark]
         rows.append(
             (wanted.per, where, held, other, store.path, record, item)
         )
-        found.add((where, other))
-  units.write_table(
+        found.add((where, items_lib.whole(other)))
+  storage.write_table(
       workdir,
       "leakage.csv",
       rows,

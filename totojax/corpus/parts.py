@@ -112,7 +112,7 @@ def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
                 "source": source.name,
                 "split": name,
                 "items": len(listing.items),
-                "listing": units.listing_digest(listing.items),
+                "listing": items_lib.digest(listing.items),
                 "seed": config["seed"],
                 "spec": dataclasses.asdict(spec),
             },
@@ -131,7 +131,7 @@ def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
       ids = store.ids()
     else:
       ids = _lines(path)
-    found |= dict.fromkeys(ids, path)
+    found |= dict.fromkeys(map(items_lib.whole, ids), path)
   return found
 
 
@@ -150,14 +150,15 @@ def _without(
     listing: items_lib.Listing, unwanted: Mapping[str, str]
 ) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
-  out = [item for item in listing.items if item.id in unwanted]
+  unwanted_by = lambda item: unwanted.get(items_lib.whole(item.id))
+  out = [item for item in listing.items if unwanted_by(item)]
   if not out:
     return listing
   rows = [
-      items_lib.Skipped(item.id, f"left out: it is also in {unwanted[item.id]}")
+      items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}")
       for item in out
   ]
-  kept = [item for item in listing.items if item.id not in unwanted]
+  kept = [item for item in listing.items if not unwanted_by(item)]
   if not kept:
     raise ValueError(
         f"source.exclude leaves none of {len(out)} items; check the lists"

@@ -112,7 +112,7 @@ class Row:
 
 
 def run(config: Mapping[str, Any], workdir: epath.Path, interrupted) -> bool:
-  """Prints the plan, and writes `plan.json`."""
+  """Prints the plan, and writes it to `plan.json`."""
   del interrupted  # seconds
   settings = typed(Planning, config["plan"], "plan")
   tokenizer = weights.load(config["tokenizer"])
@@ -120,7 +120,7 @@ def run(config: Mapping[str, Any], workdir: epath.Path, interrupted) -> bool:
     rows = without_source(config, tokenizer)
   else:
     rows = of_job(config, parts_lib.of(config, workdir), tokenizer)
-  logs.begin(workdir, config)
+  workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
 

@@ -28,6 +28,13 @@ SOURCES = (
     "howto100m", "ucf101",
 )  # fmt: skip
 
+_SPLITS = {
+    "imagenet": ("train", "val"),
+    "kinetics": ("train", "val"),
+    "ssv2": ("train", "validation"),
+    "ucf101": ("train", "test"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -130,6 +137,7 @@ def listings(config: Mapping[str, Any]) -> dict[str, items.Listing]:
       split or "all": _listing(wanted, split, config["source"])
       for split in wanted.splits
   }
+  found = _one_numbering(found)
   if not wanted.val_frac:
     return found
   (whole,) = found.values()
@@ -142,6 +150,35 @@ def listings(config: Mapping[str, Any]) -> dict[str, items.Listing]:
   }
 
 
+def _one_numbering(
+    found: Mapping[str, items.Listing],
+) -> dict[str, items.Listing]:
+  """The listings with labels that mean the same class in all of them.
+
+  Raises:
+    ValueError: labels are read with the records, so they cannot be changed.
+  """
+  named = {k: one.classes for k, one in found.items() if one.classes}
+  if len(set(named.values())) < 2:
+    return dict(found)
+  if any(one.items[0].record is not None for one in found.values()):
+    raise ValueError(f"splits have different classes: {named}; use one of them")
+  classes = tuple(sorted(set().union(*named.values())))
+  place = {name: label for label, name in enumerate(classes)}
+
+  def renumbered(one: items.Listing) -> items.Listing:
+    labels = [place[name] for name in one.classes]
+    moved = [
+        dataclasses.replace(item, label=labels[item.label])
+        if item.label >= 0
+        else item
+        for item in one.items
+    ]
+    return dataclasses.replace(one, classes=classes, items=moved)
+
+  return {split: renumbered(one) for split, one in found.items()}
+
+
 def _listing(
     wanted: Source, split: str, section: Mapping[str, Any]
 ) -> items.Listing:
@@ -150,6 +187,14 @@ def _listing(
     raise ConfigError(
         "source.root is empty; say where the data is with"
         " --config.source.root=FOLDER"
+    )
+  needs_split = wanted.name in ("kinetics", "ssv2", "ucf101") or (
+      wanted.name == "imagenet" and more["classes"]
+  )
+  if needs_split and not split:
+    raise ConfigError(
+        f"source.splits is {wanted.splits}, and {wanted.name} has splits; say"
+        f" which with --config.source.splits=\"{_SPLITS[wanted.name]}\""
     )
   match wanted.name:
     case "folder":

@@ -30,6 +30,7 @@ from totojax.corpus import units
 from totojax.data import items as items_lib
 from totojax.data import manifests
 from totojax.data import media
+from totojax.data import storage
 from totojax.data import workers
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
@@ -52,6 +53,8 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   tokenizer = weights.load(config["tokenizer"])
   parts = [part.with_tokenizer(tokenizer) for part in work.parts]
   runner = beam.settings(config)
+  for part in parts:
+    media.check_installed(part.listing.items[0], part.spec)
   logs.begin(
       workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
   )
@@ -171,7 +174,7 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
     )
     if not made.complete:
       empty.append(part.name)
-  units.write_table(
+  storage.write_table(
       workdir, "quarantine.csv", rows, header=("store", "id", "reason")
   )
   if rows:
@@ -189,7 +192,7 @@ def _write_missing(workdir: epath.Path, work: parts_lib.Work) -> None:
       for part in work.parts
       for row in part.listing.missing
   ]
-  units.write_table(
+  storage.write_table(
       workdir, "missing.csv", rows, header=("store", "id", "reason")
   )
   if rows:

@@ -14,12 +14,8 @@ Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-import csv
 import dataclasses
-import hashlib
-import io
 import json
-from typing import Any
 
 import numpy as np
 
@@ -62,15 +58,6 @@ def cut(
   """The units of a listing; the last one may be smaller."""
   for number, start in enumerate(range(0, len(items), items_per_unit)):
     yield Unit(number, tuple(items[start : start + items_per_unit]))
-
-
-def listing_digest(items: Iterable[items_lib.Item]) -> str:
-  """sha256 over ids, labels and stretches: what the units are cut from."""
-  state = hashlib.sha256()
-  for item in items:
-    words = [item.id, item.label, item.start_s, item.end_s, item.record]
-    state.update(json.dumps(words).encode())
-  return state.hexdigest()
 
 
 def make(
@@ -212,30 +199,8 @@ def begin(path: storage.Path, head: manifests.Manifest) -> bool:
   if found is None:
     manifests.save(path, head)
     return False
-  old, new = found.info, head.info
-  if old.get("listing") != new["listing"]:
-    raise storage.StoreError(
-        f"{storage.text(path)} was begun with {old.get('items')} items, and the"
-        f" source now lists {new['items']}, or others: files were added,"
-        " removed or renamed. Bring them back to go on, or write to another"
-        " --workdir"
-    )
   shards.check_same_head(storage.text(path), found, head)
   return found.complete
-
-
-def write_table(
-    path: storage.Path,
-    name: str,
-    rows: Iterable[Sequence[Any]],
-    *,
-    header: Sequence[str],
-) -> None:
-  """A CSV with a header, replaced as a whole."""
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  writer.writerows([header, *rows])
-  storage.write_bytes(path, name, buffer.getvalue().encode())
 
 
 def _name(number: int) -> str:

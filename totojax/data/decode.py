@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import io
 import os
+from typing import Any
 
 import numpy as np
 
@@ -186,7 +187,7 @@ def nearest(sorted_values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 @contextlib.contextmanager
 def _readable():
   """Turns what PyAV and the file system raise into `Undecodable`."""
-  av = _av()
+  av = pyav()
   try:
     yield
   except Undecodable:
@@ -197,7 +198,12 @@ def _readable():
     raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
-def _av():
+def pyav() -> Any:
+  """The package that reads videos.
+
+  Raises:
+    ImportError: it is missing; names the extra that brings it.
+  """
   try:
     import av  # pylint: disable=g-import-not-at-top
   except ImportError as error:
@@ -210,7 +216,7 @@ def _av():
 
 def _open(source: Source):
   """The container, and its video stream (cover art of audio is none)."""
-  av = _av()
+  av = pyav()
   # Titles in old encodings must not make a file unreadable.
   container = av.open(_handle(source), metadata_errors="replace")
   cover = av.stream.Disposition.attached_pic

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
+import json
 import os
+import re
 
 import numpy as np
 
@@ -18,6 +20,8 @@ import numpy as np
 _ESCAPES = {
     code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)
 } | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+_STRETCH = re.compile(r"(/[0-9.]+-([0-9.]+|end)|_[0-9]{6}_[0-9]{6})$")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,6 +70,14 @@ class Listing:
   items: Sequence[Item]
   classes: tuple[str, ...]
   missing: tuple[Skipped, ...]
+
+
+def whole(item: str) -> str:
+  """The id of the video that an item is, or is a stretch of.
+
+  Stretches are called <id>/<start>-<end> or <id>_<start>_<end>.
+  """
+  return _STRETCH.sub("", item)
 
 
 def of_file(
@@ -141,6 +153,15 @@ def listing(
   return Listing(kind, ordered, tuple(classes), tuple(missing))
 
 
+def digest(items: Iterable[Item]) -> str:
+  """sha256 over ids, labels and stretches: what a job's records come from."""
+  state = hashlib.sha256()
+  for item in items:
+    words = [item.id, item.label, item.start_s, item.end_s, item.record]
+    state.update(json.dumps(words).encode())
+  return state.hexdigest()
+
+
 def generator(
     item: Item, crop: int, *, stretch: int, seed: int
 ) -> np.random.Generator:
@@ -167,6 +188,7 @@ def split(
 ) -> dict[str, list[Item]]:
   """Training and held-out items: by a hash of the id, so files that are added
   later move no other one while the count of held-out items stays the same.
+  Stretches of one video are never divided.
 
   Raises:
     ValueError: fewer than two items.
@@ -176,10 +198,19 @@ def split(
         f"{len(items)} item cannot be split into training and validation; use"
         " at least 2"
     )
-  ranked = shuffled(items, seed=seed)
-  held_out = min(max(1, round(val_frac * len(items))), len(items) - 1)
-  in_order = lambda part: sorted(part, key=lambda item: item.id)
+  videos = sorted(
+      {whole(item.id) for item in items},
+      key=lambda video: rank(video, seed=seed),
+  )
+  if len(videos) < 2:
+    raise ValueError(
+        f"all {len(items)} items are stretches of one video, which cannot be"
+        " split into training and validation; use at least 2 videos"
+    )
+  count = min(max(1, round(val_frac * len(videos))), len(videos) - 1)
+  held_out = set(videos[:count])
+  in_order = sorted(items, key=lambda item: item.id)
   return {
-      "train": in_order(ranked[held_out:]),
-      "val": in_order(ranked[:held_out]),
+      "train": [i for i in in_order if whole(i.id) not in held_out],
+      "val": [i for i in in_order if whole(i.id) in held_out],
   }

@@ -184,6 +184,11 @@ def load(path: storage.Path) -> Manifest | None:
 def _parse(values: dict[str, Any]) -> Manifest:
   """A manifest from its JSON; a missing, unknown or mistyped key raises."""
   values = dict(values)
+  if "devices" in values and "version" not in values:
+    raise ValueError(
+        "it is the manifest of a run; the run's stores are folders in it, such"
+        " as train, val or all: name one of these"
+    )
   version = values.pop("version")
   if version != VERSION:
     raise ValueError(f"version {version}; this code reads version {VERSION}")

@@ -21,6 +21,10 @@ MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
 Spec = video.ClipSpec | images.ImageSpec
 
 
+class SourceLost(OSError):
+  """A listed file that is gone, or storage that fails."""
+
+
 def load(
     item: items.Item, spec: Spec, *, seed: int
 ) -> np.ndarray | items.Skipped:
@@ -38,6 +42,8 @@ def load(
 
   Raises:
     ImportError: a package that reads this kind is missing.
+    SourceLost: the file was listed and cannot be opened any more. This says
+      nothing about the item, so it must not be skipped.
   """
   try:
     if isinstance(spec, images.ImageSpec):
@@ -46,7 +52,33 @@ def load(
       return tfds_source.clips(item, spec, seed=seed)
     return video.clips(item, _source(item), spec, seed=seed)
   except (decode.Undecodable, images.Unreadable, OSError) as reason:
+    _check_there(item)
     return items.Skipped(item.id, str(reason))
+
+
+def _check_there(item: items.Item) -> None:
+  """Raises SourceLost where the storage fails, and not what is in the file."""
+  if item.record is not None or (
+      os.path.islink(item.path) and not os.path.exists(item.path)
+  ):
+    return  # a link that leads nowhere is the item's own fault
+  try:
+    with open(item.path, "rb") as file:
+      file.read(1)
+  except PermissionError:
+    return
+  except OSError as error:
+    raise SourceLost(
+        f"{item.path} was listed and cannot be opened now ({error.strerror});"
+        " is the storage still there? Run the same command again once it is:"
+        " it goes on where it stopped"
+    ) from error
+
+
+def check_installed(item: items.Item, spec: Spec) -> None:
+  """Raises ImportError where `load` would: before a job begins, not in it."""
+  if isinstance(spec, video.ClipSpec) and item.record is None:
+    decode.pyav()
 
 
 def label(item: items.Item) -> int:

@@ -106,6 +106,27 @@ def check_frames(sources: Sequence[Source]) -> None:
     )
 
 
+def check_clips(
+    sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int
+) -> None:
+  """Raises ValueError unless clips of pixels become the sequence's tokens."""
+  check_frames(sources)
+  for source in sources:
+    manifest = source.store.manifest
+    if manifest.size_px != seq.grid * factor:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has frames of"
+          f" {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels"
+          f" need {seq.grid * factor}"
+      )
+    if manifest.kind == "video" and manifest.frames < seq.frames:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has"
+          f" {manifest.frames} frames a record; a sequence has {seq.frames}."
+          " Make it with at least that many"
+      )
+
+
 def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
   """A video fills a row alone; images fill it together."""
   return seq.frames if source.store.manifest.kind == "image" else 1
@@ -152,14 +173,7 @@ class ReadTokens:
   ) -> np.ndarray:
     """Codes [N, P] of the record's window; one frame of an image."""
     codes_NP = record["codes"].reshape(-1, self.seq.frame_tokens)
-    frames = min(self.seq.frames, len(codes_NP))
-    start = window(
-        draw,
-        source=source,
-        seed=self.seed,
-        choices=len(codes_NP) - frames + 1,
-    )
-    return codes_NP[start : start + frames]
+    return _cut(codes_NP, draw, source=source, seq=self.seq, seed=self.seed)
 
   def _tokens(self, source: int, codes_NP: np.ndarray) -> np.ndarray:
     """One row; images that are missing at the end of a data set are padding."""
@@ -173,6 +187,54 @@ class ReadTokens:
           sequence.PAD
       )
     return row_R
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadClips:
+  """Rows of draws to whole clips of pixels, for a tokenizer on the device.
+
+  {"frames": uint8 [B, N, S, S, 3], "start": int32 [B], "source": int32 [B]}:
+  the windows that `ReadTokens` takes of the same draws.
+  """
+
+  sources: tuple[Source, ...]
+  seq: sequence.SequenceSpec
+  seed: int
+
+  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    picked = _read_draws(self.sources, rows, self._window)
+    starts = [
+        sequence.START[self.sources[row.source].store.manifest.kind]
+        for row in rows
+    ]
+    return {
+        "frames": np.stack([np.concatenate(frames) for frames in picked]),
+        "start": np.array(starts, np.int32),
+        "source": np.array([row.source for row in rows], np.int32),
+    }
+
+  def _window(
+      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+  ) -> np.ndarray:
+    return _cut(
+        record["frames"], draw, source=source, seq=self.seq, seed=self.seed
+    )
+
+
+def _cut(
+    frames: np.ndarray,
+    draw: Draw,
+    *,
+    source: int,
+    seq: sequence.SequenceSpec,
+    seed: int,
+) -> np.ndarray:
+  """The drawn window of a record's frames; one frame of an image."""
+  length = min(seq.frames, len(frames))
+  start = window(
+      draw, source=source, seed=seed, choices=len(frames) - length + 1
+  )
+  return frames[start : start + length]
 
 
 @dataclasses.dataclass(frozen=True)

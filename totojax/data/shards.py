@@ -223,6 +223,14 @@ def check_same_head(
     path: str, found: manifests.Manifest, wanted: manifests.Manifest
 ) -> None:
   """Raises StoreError unless a job with these values may go on with a store."""
+  lists = [m.info.get("listing") for m in (found, wanted)]
+  if None not in lists and lists[0] != lists[1]:
+    raise StoreError(
+        f"{path} was begun with {found.info.get('items')} items, and the source"
+        f" now lists {wanted.info.get('items')}, or others: files were added,"
+        " removed or renamed. Bring them back to go on, or write to another"
+        " --workdir"
+    )
   old, new = manifests.head_of(found), manifests.head_of(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:

@@ -1,4 +1,4 @@
-"""The only door to storage: bytes and Zarr 3 arrays through TensorStore.
+"""The only door to storage: bytes, tables and arrays through TensorStore.
 
 A path is a local directory or a URL (gs://, s3://, file://, memory://); nothing
 above this file knows which. Every failure of TensorStore comes out as a
@@ -7,8 +7,10 @@ above this file knows which. Every failure of TensorStore comes out as a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+import csv
 import functools
+import io
 import os
 from typing import Any
 
@@ -61,6 +63,49 @@ def write_bytes(path: Path, name: str, value: bytes) -> None:
         f"{text(path)}/{name} cannot be written: {error}. Is the disk full, or"
         " the directory read-only?"
     ) from error
+
+
+def write_table(
+    path: Path,
+    name: str,
+    rows: Iterable[Sequence[Any]],
+    *,
+    header: Sequence[str],
+) -> None:
+  """A CSV file with a header, replaced as a whole (`write_bytes`)."""
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator="\n")
+  writer.writerows([header, *rows])
+  write_bytes(path, name, buffer.getvalue().encode())
+
+
+def read_table(path: Path, name: str) -> list[list[str]] | None:
+  """Rows of `write_table` below the header, or None where there is no file.
+
+  Raises:
+    StoreError: the file is damaged.
+  """
+  data = read_bytes(path, name)
+  if data is None:
+    return None
+  try:
+    # newline="": a line that ends within quotes is part of its cell.
+    buffer = io.StringIO(data.decode(), newline="")
+    rows = list(csv.reader(buffer, strict=True))
+    if not rows:
+      raise ValueError("it has no header")
+    header = rows.pop(0)
+    for number, row in enumerate(rows, start=1):
+      if len(row) != len(header):
+        raise ValueError(
+            f"row {number} has {len(row)} cells and the header {len(header)}"
+        )
+  except (ValueError, csv.Error) as error:
+    raise StoreError(
+        f"{text(path)}/{name} is damaged ({error}); mend it or remove it, then"
+        " run the same command again"
+    ) from error
+  return rows
 
 
 def write_array(
@@ -141,7 +186,7 @@ def open_array(path: Path) -> ts.TensorStore:
     ).result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)} is missing or is no Zarr array: {_brief(error)}"
+        f"{text(path)} is missing or is no Zarr array: {brief(error)}"
     ) from error
 
 
@@ -160,7 +205,7 @@ def finish(path: Path, future: ts.Future) -> np.ndarray:
     return future.result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)} is truncated, incomplete or damaged: {_brief(error)}."
+        f"{text(path)} is truncated, incomplete or damaged: {brief(error)}."
         " Restore this directory from a copy, or make the data set again"
     ) from error
 
@@ -182,6 +227,12 @@ def _context(process: int) -> ts.Context:
   })
 
 
-def _brief(error: Exception) -> str:
-  """TensorStore's message without the specification that it appends."""
-  return str(error).split(" [tensorstore_spec=")[0]
+def brief(error: Exception) -> str:
+  """The first line of TensorStore's message, without what it appends.
+
+  It appends its specification, and orbax pages of it.
+  """
+  line = (str(error).splitlines() or [type(error).__name__])[0]
+  for mark in (" [tensorstore_spec=", " See full TensorStore details"):
+    line = line.split(mark)[0]
+  return line.rstrip(".")

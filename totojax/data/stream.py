@@ -133,6 +133,34 @@ def stream(
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
+def clips_stream(
+    sources: Sequence[Source],
+    *,
+    seq: sequence.SequenceSpec,
+    factor: int,
+    seed: int,
+    batch: int,
+    host: int,
+    hosts: int,
+) -> grain.MapDataset:
+  """Like `stream`, for pixels that are encoded on the device.
+
+  The rows are those that `stream` gives for tokens of the same data sets.
+
+  Returns:
+    Endless random access to {"frames": uint8 [batch / hosts, frames, S, S, 3],
+    "start": int32 [..], "source": int32 [..]}.
+
+  Raises:
+    ValueError: as `stream`; `factor` is the tokenizer's pixels a token.
+  """
+  rows.check_clips(sources, seq, factor=factor)
+  read = rows.ReadClips(tuple(sources), seq, seed)
+  per_row = [rows.records_per_row(source, seq) for source in sources]
+  mixed = _mix(sources, per_row=per_row, seed=seed)
+  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
+
+
 def frames_stream(
     sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
 ) -> grain.MapDataset:

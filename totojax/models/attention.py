@@ -8,7 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("blocked", "xla", "cudnn")
+from totojax.models import splash
+
+IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
 MIN_BLOCK = 64  # queries; smaller blocks cost more in dispatch than they skip
 MAX_BLOCKS = 8  # each block is compiled on its own, so their number is bounded
 
@@ -20,8 +22,9 @@ def attend(
     *,
     segments_BT: jax.Array | None,
     implementation: str,
+    scale: float | None = None,
 ) -> jax.Array:
-  """Causal softmax(q k / sqrt(K)) v, softmax in float32.
+  """Causal softmax(q k scale) v, softmax in float32.
 
   Args:
     q_BTHK: queries; with T = S, query t sees keys 0 to t.
@@ -31,7 +34,8 @@ def attend(
       None is the paper's: one segment.
     implementation: "blocked" skips what lies above the diagonal by static
       blocks of queries (CPU); "xla" and "cudnn" are
-      `jax.nn.dot_product_attention`'s.
+      `jax.nn.dot_product_attention`'s; "splash" is a kernel for TPUs.
+    scale: of q k; None is 1 / sqrt(K).
 
   Returns:
     [B, T, H, K] in q's dtype.
@@ -41,7 +45,14 @@ def attend(
   """
   match implementation:
     case "blocked":
-      return _blocked(q_BTHK, k_BSHK, v_BSHK, segments_BT)
+      return _blocked(
+          q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale
+      )
+    case "splash":
+      scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
+      return splash.attend(
+          q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale
+      )
     case "xla" | "cudnn":
       mask = None
       if segments_BT is not None:
@@ -51,6 +62,7 @@ def attend(
           k_BSHK,
           v_BSHK,
           mask=mask,
+          scale=scale,
           is_causal=True,
           implementation=implementation,
       )
@@ -66,6 +78,8 @@ def _blocked(
     k_BSHK: jax.Array,
     v_BSHK: jax.Array,
     segments_BT: jax.Array | None,
+    *,
+    scale: float | None,
 ) -> jax.Array:
   """Blocks of queries against the keys up to their last one."""
   tokens = q_BTHK.shape[1]
@@ -79,8 +93,11 @@ def _blocked(
       same = segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
       seen = seen & same[:, None]
     outputs.append(
-        _dense(q_BTHK[:, start:stop], k_BSHK[:, :stop], v_BSHK[:, :stop], seen)
-    )
+        _dense(
+            q_BTHK[:, start:stop], k_BSHK[:, :stop], v_BSHK[:, :stop], seen,
+            scale=scale,
+        )
+    )  # fmt: skip
   return jnp.concatenate(outputs, axis=1)
 
 
@@ -89,8 +106,10 @@ def _dense(
     k_BSHK: jax.Array,
     v_BSHK: jax.Array,
     seen_BHTS: jax.Array,
+    *,
+    scale: float | None,
 ) -> jax.Array:
-  scale = q_BTHK.shape[-1] ** -0.5
+  scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
   logits_BHTS = jnp.einsum(
       "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
   )

@@ -5,13 +5,31 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 Initializer = jax.nn.initializers.Initializer
+
+
+@dataclasses.dataclass(frozen=True)
+class Scales:
+  """What a parametrisation multiplies the forward pass by (`optim/mup.py`).
+
+  Attributes:
+    attention: times q k / sqrt(K).
+    logits: times the logits.
+  """
+
+  attention: float
+  logits: float
+
+
+STANDARD = Scales(attention=1.0, logits=1.0)
 
 
 def parameter(
@@ -25,6 +43,25 @@ def parameter(
   return module.param(
       name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+
+
+def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+  """The whole of a weight that is split over `embed`; its gradient is split.
+
+  Left to itself, the partitioner moves activations for some of the products
+  and weights for others, and gives every chip the whole gradient.
+  """
+  open_axes = tuple(None if axis == "embed" else axis for axis in axes)
+
+  @jax.custom_vjp
+  def gather(weight):
+    return nn.with_logical_constraint(weight, open_axes)
+
+  gather.defvjp(
+      lambda weight: (gather(weight), None),
+      lambda _, gradient: (nn.with_logical_constraint(gradient, axes),),
+  )
+  return gather(weight)
 
 
 class RMSNorm(nn.Module):
@@ -61,15 +98,52 @@ def rope_table(
 
 
 def apply_rope(
-    x_BTHK: jax.Array, cos_Tk: jax.Array, sin_Tk: jax.Array
+    x_BTHK: jax.Array,
+    cos_Tk: jax.Array,
+    sin_Tk: jax.Array,
+    *,
+    by_product: bool,
+    scale: float = 1.0,
 ) -> jax.Array:
-  """Rotates pairs (j, j + K/2), the half-split layout of Hugging Face."""
+  """Rotates pairs (j, j + K/2), the half-split layout of Hugging Face.
+
+  Args:
+    x_BTHK: queries or keys.
+    cos_Tk: of the angles, from `rope_table`.
+    sin_Tk: of the angles.
+    by_product: swap the halves by a matrix of 0, 1 and -1. A TPU moves data
+      between lanes slowly and multiplies matrices fast; the result is the same.
+    scale: of the result.
+  """
+  if by_product:
+    return _rope_by_product(x_BTHK, cos_Tk, sin_Tk, scale=scale)
   first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_Tk[None, :, None, :], sin_Tk[None, :, None, :]
   rotated = jnp.concatenate(
       [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
-  return rotated.astype(x_BTHK.dtype)
+  return (rotated * scale).astype(x_BTHK.dtype)
+
+
+def _rope_by_product(x_BTHK, cos_Tk, sin_Tk, *, scale):
+  half = x_BTHK.shape[-1] // 2
+  unit = jnp.eye(half, dtype=x_BTHK.dtype)
+  zero = jnp.zeros_like(unit)
+  turn_KK = jnp.block([[zero, unit], [-unit, zero]])
+  turned_BTHK = jnp.einsum(
+      "BTHK,KJ->BTHJ",
+      x_BTHK,
+      turn_KK,
+      preferred_element_type=jnp.float32,
+      # Each sum has one term; with this it is exact in float32 as well.
+      precision="highest" if x_BTHK.dtype == jnp.float32 else None,
+  )
+  cos, sin = (
+      jnp.concatenate([table_Tk, table_Tk], axis=-1)[None, :, None, :]
+      for table_Tk in (cos_Tk, sin_Tk)
+  )
+  rotated_BTHK = x_BTHK.astype(jnp.float32) * cos + turned_BTHK * sin
+  return (rotated_BTHK * scale).astype(x_BTHK.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -85,8 +159,14 @@ class SwiGLU(nn.Module):
     init = nn.initializers.normal(self.init_std)
     inward = (width, self.mlp_dim), ("embed", "mlp")
     outward = (self.mlp_dim, width), ("mlp", "embed")
-    gate_DF = parameter(self, "gate", init, *inward).astype(self.dtype)
-    up_DF = parameter(self, "up", init, *inward).astype(self.dtype)
-    down_FD = parameter(self, "down", init, *outward).astype(self.dtype)
-    hidden_BTF = jax.nn.silu(x_BTD @ gate_DF) * (x_BTD @ up_DF)
+
+    def matrix(name, shape, axes):
+      weight = parameter(self, name, init, shape, axes).astype(self.dtype)
+      return gathered(weight, axes)
+
+    gate_DF, up_DF = matrix("gate", *inward), matrix("up", *inward)
+    down_FD = matrix("down", *outward)
+    gate_BTF = checkpoint_name(x_BTD @ gate_DF, "mlp")
+    up_BTF = checkpoint_name(x_BTD @ up_DF, "mlp")
+    hidden_BTF = jax.nn.silu(gate_BTF) * up_BTF
     return hidden_BTF @ down_FD

@@ -59,6 +59,7 @@ class Attention(nn.Module):
   config: LlamaConfig
   implementation: str
   dtype: Any
+  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(self, x_BTD, rope, segments_BT):
@@ -69,23 +70,37 @@ class Attention(nn.Module):
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
+      w_DHK = layers.gathered(w_DHK, inward[1])
       return jnp.einsum("BTD,DHK->BTHK", x_BTD, w_DHK)
 
-    q_BTHK = layers.apply_rope(project("query"), *rope)
-    k_BTHK = layers.apply_rope(project("key"), *rope)
+    on_tpu = self.implementation == "splash"
+    scale = self.scales.attention * c.head_dim**-0.5
+    # The kernel wants queries that are scaled; rotating does it on the way.
+    folded = scale if on_tpu else 1.0
+    q_BTHK = layers.apply_rope(
+        project("query"), *rope, by_product=on_tpu, scale=folded
+    )
+    k_BTHK = layers.apply_rope(project("key"), *rope, by_product=on_tpu)
     v_BTHK = project("value")
-    q_BTHK = checkpoint_name(q_BTHK, "projection")
-    k_BTHK = checkpoint_name(k_BTHK, "projection")
-    v_BTHK = checkpoint_name(v_BTHK, "projection")
+    # Kept only where the caller asks for "intermediates".
+    self.sow("intermediates", "query", q_BTHK / folded)
+    self.sow("intermediates", "key", k_BTHK)
+    if not on_tpu:  # where the kernel names what it reads and gives
+      q_BTHK = checkpoint_name(q_BTHK, "projection")
+      k_BTHK = checkpoint_name(k_BTHK, "projection")
+      v_BTHK = checkpoint_name(v_BTHK, "projection")
     mixed_BTHK = attention.attend(
         q_BTHK,
         k_BTHK,
         v_BTHK,
         segments_BT=segments_BT,
         implementation=self.implementation,
+        scale=scale / folded,
     )
-    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+    if not on_tpu:
+      mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
+    w_HKD = layers.gathered(w_HKD, outward[1])
     return jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, w_HKD)
 
 
@@ -95,6 +110,7 @@ class Block(nn.Module):
   config: LlamaConfig
   implementation: str
   dtype: Any
+  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(
@@ -105,13 +121,14 @@ class Block(nn.Module):
   ) -> tuple[jax.Array, None]:
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    x_BTD += Attention(c, self.implementation, self.dtype, name="attention")(
-        normed_BTD, rope, segments_BT
-    )
+    x_BTD += Attention(
+        c, self.implementation, self.dtype, self.scales, name="attention"
+    )(normed_BTD, rope, segments_BT)
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     x_BTD += layers.SwiGLU(c.mlp_dim, c.init_std, self.dtype, name="mlp")(
         normed_BTD
     )
+    self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
     return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), None

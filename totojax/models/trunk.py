@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, V padded vocabulary, K head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -16,7 +17,13 @@ from totojax import sequence
 from totojax.models import layers
 from totojax.models import llama
 
-REMAT = ("none", "full", "projections")
+# Policy -> what the backward pass finds kept of each block beside its input.
+REMAT = {
+    "none": (),
+    "full": (),
+    "projections": ("projection", "attention", "residual"),
+    "products": ("projection", "attention", "mlp"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +34,10 @@ class Compute:
     dtype: of activations and matrix products ("bfloat16" or "float32");
       parameters, norms, softmax and loss are float32.
     attention: one of `attention.IMPLEMENTATIONS`.
-    remat: "none", "full" (keep only block inputs) or "projections" (keep
-      q, k, v, the attention output and the residual; recompute the rest).
+    remat: "none", "full" (keep only block inputs), "projections" (keep q, k,
+      v, the attention output and the residual; recompute the rest) or
+      "products" (keep the MLP's gate and up instead of the residual, which is
+      faster to compute again than to keep).
     unroll: layers compiled in line: 1 is a scan, `depth` no loop at all.
   """
 
@@ -54,6 +63,7 @@ class Trunk(nn.Module):
   config: llama.LlamaConfig
   spec: sequence.SequenceSpec
   compute: Compute
+  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(self, inputs_BT: jax.Array) -> jax.Array:
@@ -66,15 +76,8 @@ class Trunk(nn.Module):
     init = nn.initializers.normal(c.init_std)
     table = (self.spec.padded_vocab, c.width), ("vocab", "embed")
     embedding_VD = layers.parameter(self, "embedding", init, *table)
-    x_BTD = embedding_VD[inputs_BT].astype(dtype)
-    x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
-
-    rope = layers.rope_table(
-        jnp.arange(inputs_BT.shape[1]), c.head_dim, c.rope_base
-    )
-    segments_BT = None
-    if self.spec.segments:
-      segments_BT = sequence.segment_ids(inputs_BT, self.spec)
+    x_BTD = _embedded(embedding_VD, inputs_BT, self.compute)
+    rope, segments_BT = _places(c, self.spec, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
     x_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
 
@@ -84,9 +87,11 @@ class Trunk(nn.Module):
     logits_BTV = jnp.einsum(
         "BTD,VD->BTV",
         x_BTD,
-        head_VD.astype(dtype),
+        layers.gathered(head_VD.astype(dtype), table[1]),
         preferred_element_type=jnp.float32,
     )
+    if self.scales.logits != 1.0:
+      logits_BTV *= self.scales.logits
     real_V = jnp.arange(self.spec.padded_vocab) < (
         self.spec.vocab + sequence.SPECIALS
     )
@@ -96,11 +101,9 @@ class Trunk(nn.Module):
     """The stack of blocks; parameters have a leading axis `layers`."""
     block = llama.Block
     if self.compute.remat != "none":
-      policy = jax.checkpoint_policies.nothing_saveable
-      if self.compute.remat == "projections":
-        policy = jax.checkpoint_policies.save_only_these_names(
-            "projection", "attention", "residual"
-        )
+      policy = jax.checkpoint_policies.save_only_these_names(
+          *REMAT[self.compute.remat]
+      )
       # Inside a scan, XLA cannot merge the recomputation with the forward pass;
       # unrolled it can, so there the barrier against it is needed.
       block = nn.remat(
@@ -108,7 +111,7 @@ class Trunk(nn.Module):
       )
     scanned = nn.scan(
         block,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},
         in_axes=(nn.broadcast, nn.broadcast),
         length=self.config.depth,
@@ -116,8 +119,169 @@ class Trunk(nn.Module):
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(
-        self.config, self.compute.attention, dtype, name="blocks"
+        self.config,
+        self.compute.attention,
+        dtype,
+        self.scales,
+        name="blocks",
     )
+
+
+def _embedded(
+    embedding_VD: jax.Array, inputs_BT: jax.Array, compute: Compute
+) -> jax.Array:
+  dtype = jnp.dtype(compute.dtype)
+  if compute.attention == "splash" and dtype == jnp.bfloat16:
+    # On a TPU a lookup in a split table is a product with rows of 0 and 1, or
+    # the gradient is a scatter of as many rows as the global batch has tokens.
+    table_VD = layers.gathered(embedding_VD.astype(dtype), ("vocab", "embed"))
+    hot_BTV = jax.nn.one_hot(inputs_BT, len(embedding_VD), dtype=dtype)
+    x_BTD = hot_BTV @ table_VD
+  else:
+    x_BTD = embedding_VD[inputs_BT].astype(dtype)
+  return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+
+
+def _places(
+    config: llama.LlamaConfig, spec: sequence.SequenceSpec, inputs_BT: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
+  """Rotary angles, and segments where images are hidden from each other."""
+  rope = layers.rope_table(
+      jnp.arange(inputs_BT.shape[1]), config.head_dim, config.rope_base
+  )
+  segments_BT = None
+  if spec.segments:
+    segments_BT = sequence.segment_ids(inputs_BT, spec)
+  return rope, segments_BT
+
+
+Tap = Callable[[jax.Array, Any], Any]
+
+
+def tap_layers(
+    model: Trunk,
+    params: Any,
+    inputs_BT: jax.Array,
+    *,
+    tap: Tap,
+    layers: Sequence[int],
+    per_layer: Any,
+) -> Any:
+  """What `tap` makes of the residual stream at each layer asked for.
+
+  The feature contract: H_0 is the embeddings and H_l the residual stream after
+  block l, before the final norm. Row t of H_l belongs to the token that is at
+  position t of the inputs, not to the one that it predicts; which positions
+  hold visual tokens says `sequence.is_visual(inputs_BT)`. The forward pass
+  stops at the deepest layer asked for, and one H_l is alive at a time: the
+  stack of all layers is never kept. No gradient goes into the backbone.
+
+  Args:
+    model: its `config.depth` may be cut by `truncate`.
+    params: of the model; the final norm and the head are not read.
+    inputs_BT: int32 tokens.
+    tap: (H_l [B, T, D], its part of `per_layer`) -> pytree of arrays.
+    layers: increasing, from 0 to the depth.
+    per_layer: pytree with a leading axis of len(layers), or None.
+
+  Returns:
+    What `tap` gave, stacked on a new first axis of len(layers).
+
+  Raises:
+    ValueError: the layers do not increase or do not exist.
+  """
+  check_layers(layers, model.config.depth)
+  dtype = jnp.dtype(model.compute.dtype)
+  block = llama.Block(
+      model.config, model.compute.attention, dtype, model.scales
+  )
+  params = jax.lax.stop_gradient(params)
+  rope, segments_BT = _places(model.config, model.spec, inputs_BT)
+
+  def plain(x_BTD, block_params):
+    x_BTD, _ = block.apply({"params": block_params}, x_BTD, rope, segments_BT)
+    return x_BTD, None
+
+  def tapped(x_BTD, both):
+    x_BTD, _ = plain(x_BTD, both[0])
+    return x_BTD, tap(x_BTD, both[1])
+
+  def scan(body, x_BTD, xs, length):
+    unroll = max(1, min(model.compute.unroll, length))
+    return jax.lax.scan(body, x_BTD, xs, length=length, unroll=unroll)
+
+  x_BTD = _embedded(params["embedding"], inputs_BT, model.compute)
+  outputs, done, taken = [], 0, 0
+  for first, last in _runs(layers):
+    if first == 0:
+      own = jax.tree.map(lambda leaf: leaf[0], per_layer)
+      outputs.append(jax.tree.map(lambda leaf: leaf[None], tap(x_BTD, own)))
+      first, taken = 1, 1
+    if first - 1 > done:
+      skipped = _cut(params["blocks"], done, first - 1)
+      x_BTD, _ = scan(plain, x_BTD, skipped, first - 1 - done)
+    if last >= first:
+      length = last - first + 1
+      blocks = _cut(params["blocks"], first - 1, last)
+      own = _cut(per_layer, taken, taken + length)
+      x_BTD, output = scan(tapped, x_BTD, (blocks, own), length)
+      outputs.append(output)
+      done, taken = last, taken + length
+  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
+
+
+def truncate(model: Trunk, params: Any, depth: int) -> tuple[Trunk, Any]:
+  """The model up to H_depth: its first blocks, no final norm and no head.
+
+  Half the depth is half the memory and half the computation.
+  """
+  check_layers([depth], model.config.depth)
+  shorter = model.clone(
+      config=dataclasses.replace(model.config, depth=depth),
+      compute=dataclasses.replace(
+          model.compute, unroll=max(1, min(model.compute.unroll, depth))
+      ),
+  )
+  kept = {
+      "embedding": params["embedding"],
+      "blocks": _cut(params["blocks"], 0, depth),
+  }
+  return shorter, kept
+
+
+def check_layers(layers: Sequence[int], depth: int) -> None:
+  """Raises ValueError unless layers increase and lie in 0..depth."""
+  layers = list(layers)
+  if not layers or layers != sorted(set(layers)) or layers[0] < 0:
+    raise ValueError(
+        f"layers are {layers}; name at least one, in increasing order from 0"
+        " (the embeddings)"
+    )
+  if layers[-1] > depth:
+    raise ValueError(
+        f"layer {layers[-1]} does not exist: the model has {depth} blocks, so"
+        f" layers 0 (the embeddings) to {depth}"
+    )
+
+
+def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:
+  """(first, last) of each stretch of layers without a gap."""
+  runs = []
+  for layer in layers:
+    if runs and layer == runs[-1][1] + 1:
+      runs[-1] = (runs[-1][0], layer)
+    else:
+      runs.append((layer, layer))
+  return runs
+
+
+def _cut(tree: Any, start: int, stop: int) -> Any:
+  """Rows of every leaf; the leaf itself, uncopied, where that is all of it."""
+
+  def one(leaf):
+    return leaf if (start, stop) == (0, len(leaf)) else leaf[start:stop]
+
+  return jax.tree.map(one, tree)
 
 
 def token_nll(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:

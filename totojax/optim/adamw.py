@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from totojax import tree as tree_lib
+from totojax.optim import mup
 
 # Axes that make a matrix a projection or an embedding. Once layers are stacked
 # a norm's scale is two-dimensional, so dimensions alone say nothing.
@@ -69,7 +71,7 @@ def decay_mask(axes: Any) -> Any:
 
 
 def make(
-    config: AdamWConfig, *, axes: Any, steps: int
+    config: AdamWConfig, *, axes: Any, steps: int, rules: Any = None
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state.
 
@@ -77,6 +79,7 @@ def make(
     config: the numbers.
     axes: PartitionSpecs of logical names, the tree of the parameters.
     steps: updates of the whole run.
+    rules: µP's, a `mup.Rule` for every parameter; None: the same for all.
 
   Raises:
     ValueError: a warm-up that is not shorter than the run.
@@ -96,11 +99,21 @@ def make(
         steps=steps,
     )
 
+  def decayed(weight_decay):
+    if rules is None:
+      return optax.add_decayed_weights(weight_decay, mask=mask)
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(
+            functools.partial(_by_rule, weight_decay),
+            rules, mask, updates, params,
+        )  # fmt: skip
+    )
+
   def build(peak_lr, weight_decay):
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(weight_decay, mask=mask),
+        decayed(weight_decay),
         optax.scale_by_schedule(rate),
         optax.scale_by_learning_rate(peak_lr),
     )
@@ -108,6 +121,18 @@ def make(
   return optax.inject_hyperparams(build)(
       peak_lr=config.lr, weight_decay=config.weight_decay
   )
+
+
+def _by_rule(
+    weight_decay: jax.Array,
+    rule: mup.Rule,
+    is_decayed: bool,
+    update: jax.Array,
+    param: jax.Array,
+) -> jax.Array:
+  if is_decayed:
+    update = update + weight_decay * rule.decay * param
+  return rule.lr * update
 
 
 def learning_rate(

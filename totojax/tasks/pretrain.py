@@ -14,15 +14,24 @@ import jax.numpy as jnp
 
 from totojax import sequence
 from totojax.models import trunk
+from totojax.optim import mup
 from totojax.tasks import api
 
 
 class Pretrain:
   """Mean negative log-likelihood of visual targets, in nats per token."""
 
-  def __init__(self, model: trunk.Trunk):
+  def __init__(
+      self,
+      model: trunk.Trunk,
+      parametrisation: mup.Parametrisation | None = None,
+  ):
+    """`parametrisation`: µP's, for a model with its scales; None: standard."""
     self.model = model
     self.spec = model.spec
+    self.rules = None
+    if parametrisation is not None:
+      self.rules = parametrisation.rules(self.axes().params)
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     return {
@@ -41,7 +50,10 @@ class Pretrain:
     return api.Variables(nn.get_partition_spec(boxed), {}, {})
 
   def init(self, key: jax.Array) -> api.Variables:
-    return api.Variables(nn.unbox(self._boxed(key)), {}, {})
+    params = nn.unbox(self._boxed(key))
+    if self.rules is not None:
+      params = mup.start(params, self.rules)
+    return api.Variables(params, {}, {})
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     _, targets_BT = sequence.split(batch["tokens"])

@@ -76,17 +76,17 @@ class TokenizerConfig:
     for name, allowed in (("loss", LOSSES), ("start", STARTS)):
       if getattr(self, name) not in allowed:
         raise ValueError(
-            f"tokenizer.{name} is {getattr(self, name)!r}; use one of {allowed}"
+            f"objective.{name} is {getattr(self, name)!r}; use one of {allowed}"
         )
     for name in ("kl_steps", "tau_steps", "teacher_steps"):
       if getattr(self, name) < 1:
         raise ValueError(
-            f"tokenizer.{name} is {getattr(self, name)}; use 1 or more updates"
+            f"objective.{name} is {getattr(self, name)}; use 1 or more updates"
         )
     for name in ("tau_start", "tau_end", "start_logit_std"):
       if getattr(self, name) <= 0:
         raise ValueError(
-            f"tokenizer.{name} is {getattr(self, name)}; it must be positive"
+            f"objective.{name} is {getattr(self, name)}; it must be positive"
         )
 
   @property
@@ -133,7 +133,7 @@ class TokenizerTask:
     tokenizer_api.check_sides((size_px, size_px, 3), model.factor)
     if config.needs_kmeans != (kmeans is not None):
       raise ValueError(
-          f"tokenizer.start {config.start!r} with teacher {config.teacher}"
+          f"objective.start {config.start!r} with teacher {config.teacher}"
           f" {'needs' if config.needs_kmeans else 'takes no'} k-means centres"
       )
     self.model = model

@@ -113,7 +113,9 @@ class Zip:
     self._size = file.seek(0, io.SEEK_END)
     try:
       self._archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, ValueError, OverflowError) as error:
+    except (
+        zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError,
+    ) as error:  # fmt: skip
       raise UnsafeOrDamaged(
           f"it is cut short or no zip archive ({error}); {AGAIN}"
       ) from None

@@ -53,6 +53,12 @@ def list_items(
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
   top = next(filter(os.path.isdir, places), os.fspath(root))
+  if top == os.fspath(root) and not annotations:
+    raise ValueError(
+        f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"
+        " nobody can say which videos are in that split; give the official CSV"
+        " as kinetics.annotations, or the folder of the split"
+    )
   if annotations:
     return _annotated(
         top,

@@ -1,0 +1,19 @@
+r"""How fast this machine does what the project needs, as ratios.
+
+  python -m totojax.main --config=configs/bench.py --workdir=runs/bench
+  python -m totojax.main --config=configs/bench.py --workdir=runs/bench \
+    --config.bench.rows="('decode','store_read')"
+
+Each row compares two ways to do the same work, in turns, in one process: videos
+against a bare PyAV loop (extra `data`), the dVAE against DALL-E's modules and
+the train step against PyTorch and transformers (extra `parity`), shards against
+a memmap and a DataLoader, checkpoints against a plain file, a start with the
+compilation cache against one without. Leaves bench.json and prints the table.
+Meant for a quiet machine: the load before and after stands in bench.json.
+"""
+
+from totojax import defaults
+
+
+def get_config():
+  return defaults.bench()

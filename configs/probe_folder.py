@@ -1,0 +1,29 @@
+r"""Probes of every layer on your own classes: stores made from class folders.
+
+  python -m totojax.main --config=configs/tokenize.py --workdir=TOKENS \
+    --config.source.root=IMAGES --config.source.kind=image \
+    --config.source.folder.class_folders=True --config.source.val_frac=0.2
+  python -m totojax.main --config=configs/probe_folder.py --workdir=PROBE \
+    --config.model_run=MODEL --config.data.train=TOKENS/train \
+    --config.data.validation=TOKENS/val
+
+Average pooling and a linear layer, with a few rates and decays at once: which
+is best depends on the data. Features are made once and kept, so that what it
+costs is one pass of the backbone.
+"""
+
+from totojax import defaults
+
+
+def get_config():
+  c = defaults.probe("", "", "")
+  c.train.update(epochs=100.0, batch_rows=256)
+  c.optim.update(
+      name="adamw",
+      lrs=(3e-4, 1e-3, 3e-3),
+      weight_decays=(0.0, 0.1),
+      lr_rows=0,
+      warmup_epochs=1.0,
+  )
+  c.every = defaults.every(log=100, evaluate=1000, checkpoint=1000)
+  return c

@@ -1,0 +1,33 @@
+r"""Kinetics-400, cross-attention and an MLP on each layer (Table 16).
+
+  python -m totojax.main --config=configs/probe_k400.py --workdir=PROBE \
+    --config.model_run=MODEL --config.data.train=TOKENS/train \
+    --config.data.validation=TOKENS/val
+
+V-JEPA's evaluation: one query, AdamW, 20 epochs, rates and decays side by side
+on one pass of the backbone. The stores are Kinetics-400's, made by
+configs/tokenize.py with --config.source.name=kinetics; records of one video
+(--config.clip.crops) are its views, and their scores are added. The paper's
+number is that of Toto-large: Table 16, 65.8 %.
+"""
+
+from totojax import defaults
+
+
+def get_config():
+  c = defaults.probe("", "", "")
+  c.backbones = ("trained",)
+  c.data.update(classes=400, holdout_frac=0.02)
+  c.head.update(pool="cross", init_std=0.02)
+  c.train.update(epochs=20.0, batch_rows=256, score_rows=256)
+  c.optim.update(
+      name="adamw",
+      lrs=(1e-3, 3e-4, 1e-4),  # [gap] V-JEPA has 1e-3
+      weight_decays=(0.01, 0.1),  # [gap] V-JEPA has 0.01
+      lr_rows=0,
+      warmup_epochs=0.0,
+      end_decay_frac=1e-4,  # to 1e-6
+      clip_norm=1.0,
+  )
+  c.paper.update(name="Table 16, large", top1=65.8)
+  return c

@@ -1,0 +1,411 @@
+"""The planner: what it reads from the compiler, and what it makes of it.
+
+`python tests/test_aot.py` compiles the presets and writes the golden tables of
+memory and traffic anew (with libtpu, about three minutes each on two cores).
+"""
+
+import importlib.util
+import json
+import pathlib
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from totojax import defaults
+from totojax import jobs
+from totojax import sharding
+from totojax.aot import chips
+from totojax.aot import compile as compile_lib
+from totojax.aot import estimate
+from totojax.aot import hlo
+from totojax.aot import kernels
+from totojax.aot import plan
+from totojax.aot import settings
+from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
+from totojax.models import attention
+from totojax.models import layers
+from totojax.models import splash
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+PRESETS = {"1b": "v5e:16x16", "base": "v5e:8x8", "large": "v5e:8x8"}
+needs_compiler = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="the TPU compiler is not installed",
+)
+
+PROGRAM = """HloModule jit_traced, is_scheduled=true
+
+%gather.1 (p: bf16[8,64]) -> bf16[64,64] {
+  %p.0 = bf16[8,64]{1,0:T(8,128)} parameter(0)
+  ROOT %all-gather.9 = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather(%p.0), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%gather.2 (p: bf16[8,64]) -> bf16[64,64] {
+  %p.1 = bf16[8,64]{1,0:T(8,128)} parameter(0)
+  ROOT %all-gather.10 = bf16[64,64]{1,0:T(8,128)(2,1)} all-gather(%p.1), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+}
+
+%condition.1 (c: (s32[], f32[16])) -> pred[] {
+  %c.0 = (s32[], f32[16]) parameter(0)
+  %i.0 = s32[]{:T(128)} get-tuple-element(%c.0), index=0
+  %n.0 = s32[]{:T(128)} constant(5)
+  ROOT %lt.0 = pred[] compare(%i.0, %n.0), direction=LT
+}
+
+%body.1 (b: (s32[], f32[16])) -> (s32[], f32[16]) {
+  %b.0 = (s32[], f32[16]) parameter(0)
+  %f.1 = bf16[64,64]{1,0} fusion(%b.0), kind=kCustom, calls=%gather.1
+  %f.2 = bf16[64,64]{1,0} fusion(%b.0), kind=kCustom, calls=%gather.2
+  %f.3 = f32[16]{0} fusion(%f.1), kind=kOutput, calls=%plain.1, metadata={op_name="jit(traced)/jvp(Trunk)/while/body/blocks/mlp/dot_general"}, backend_config={"estimated_cycles":"100"}
+  ROOT %t.0 = (s32[], f32[16]) tuple(%b.0, %f.3)
+}
+
+ENTRY %main.2 (a: f32[16]) -> f32[16] {
+  %a.0 = f32[16]{0} parameter(0)
+  %w.0 = (s32[], f32[16]) while(%a.0), condition=%condition.1, body=%body.1
+  %r.0 = f32[16]{0:T(8,128)} all-reduce(%a.0), channel_id=8, replica_groups=mesh['x'=2, 'y'=4] {'y'}, to_apply=%add.1
+  ROOT %u.0 = f32[16]{0} fusion(%r.0), kind=kLoop, calls=%plain.2, metadata={op_name="jit(traced)/add"}, backend_config={"estimated_cycles":"30"}
+}
+"""  # noqa: E501
+
+
+def test_cycles_in_a_loop_count_as_often_as_it_runs():
+  program = hlo.Program(PROGRAM)
+  assert estimate.groups(program) == {"MLP products": 500, "optimiser": 30}
+  longer = hlo.Program(PROGRAM.replace("constant(5)", "constant(7)"))
+  assert estimate.groups(longer)["MLP products"] == 700
+
+
+def test_a_loop_without_a_readable_end_is_an_error():
+  program = hlo.Program(PROGRAM.replace("s32[]{:T(128)} constant(5)",
+                                        "s32[]{:T(128)} add(%i.0, %i.0)"))
+  with pytest.raises(ValueError, match="trip count .* condition.1"):
+    list(program.operations())
+  with pytest.raises(ValueError, match="no ENTRY"):
+    hlo.Program("nothing")
+
+
+def test_an_exchange_in_several_fusions_counts_once():
+  gather, reduce = sorted(
+      hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind
+  )
+  assert (gather.kind, gather.times, gather.group) == ("all-gather", 5, 8)
+  assert gather.payload_bytes == 64 * 64 * 2
+  assert gather.sent_bytes == 64 * 64 * 2 * 7 / 8
+  assert (reduce.kind, reduce.times, reduce.group) == ("all-reduce", 1, 4)
+  assert reduce.sent_bytes == 2 * 64 * 3 / 4
+  # Control: another channel is another exchange.
+  two = PROGRAM.replace("channel_id=7", "channel_id=9", 1)
+  assert len(hlo.Program(two).collectives()) == 3
+
+
+def test_bytes_of_shapes():
+  assert hlo.array_bytes("(bf16[2,8]{1,0:T(8,128)(2,1)S(1)}, s32[])") == [32, 4]
+  assert hlo.array_bytes("pred[3]{0}") == [3]
+
+
+BUNDLES = """control target key start
+LB: loop body
+   0x1   :  { %1 = smov 0 }
+   0x2 LB: > { %2 = sst 1 }
+   0x3   : > { %3 = sbr.rel (%p1) target = $region9 }
+   0x4   : > { %4 = vst 0 }
+   0x5   : > { %5 = vst 0 }
+   0x6 PF: > { %6 = sld 0 }
+   0x7   : > { %7 = sbr.rel (%p2) target = $region10 }
+   0x8   : > { %8 = vmatmul.f32.gmra.mxu1 %v0
+  ;; %9 = vadd %v1 }
+   0x9   : > { %10 = vpop %v2 }
+   0xa   : > { %11 = vpop %v2 }
+   0xb PF: > { %12 = sadd 1 }
+   0xc   :  { %13 = vsync }
+"""
+
+
+def test_bundles_of_a_kernel():
+  assert kernels.read_bundles(BUNDLES) == kernels.Bundles(
+      per_block=3, per_row=2, per_turn=5
+  )
+  plain = BUNDLES.replace("vmatmul", "vmul")
+  assert kernels.read_bundles(plain).per_block == 0
+
+
+def test_a_kernel_is_charged_what_is_more():
+  chip = chips.CHIPS["v5e"]
+
+  def charge(per_block):
+    return kernels._charge(
+        "fwd", kernels.Bundles(per_block, 10, 1), 3,
+        chip=chip, heads=2, tokens=1024, head_dim=64,
+    )  # fmt: skip
+
+  # Blocks of 512: two rows, three of four blocks at or below the diagonal.
+  macs = 3 * 2 * 512 * 512 * 128  # 64 is padded to 128 lanes
+  units = 4 * 128 * 128  # of a v5e's matrix units
+  assert chip.macs_per_cycle == pytest.approx(units, rel=1e-3)
+  many, few = charge(5000), charge(1)
+  assert many.bundles == 2 * (3 * 5000 + 2 * 10 + 4)
+  assert many.cycles == 3 * many.bundles
+  assert few.products == pytest.approx(2 * macs / units / 0.88, rel=1e-3)
+  assert few.cycles == 3 * few.products
+
+
+PLAN = defaults.plan().to_dict()
+
+
+def planning(**changes) -> settings.Planning:
+  return typed(settings.Planning, PLAN | changes, "plan")
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({}, "plan.topology is empty"),
+        ({"topology": "v5e"}, "plan.topology is 'v5e'; use v4, v5e"),
+        ({"topology": "v9:2x2"}, "plan.topology is 'v9:2x2'"),
+        ({"topology": "gpu:NVIDIA H100"}, "gpu:KIND:NUMBER with one of"),
+        ({"topology": "gpu:abacus:8"}, "gpu:KIND:NUMBER with one of"),
+        ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
+        ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
+        ({"topology": "v5e:2x2", "busy": 2.0}, "share of the peak"),
+    ],
+)
+def test_what_cannot_be_planned(changes, told):
+  with pytest.raises(ConfigError, match=told):
+    planning(**changes)
+
+
+def test_a_search_has_every_combination():
+  config = defaults.paper("tiny").to_dict()
+  found = settings.variants(
+      config,
+      planning(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (2, 2, 1)),
+               remats=("full", "none"), microbatches=(1, 2)),
+  )  # fmt: skip
+  seen = {
+      (*v["mesh"].values(), v["compute"]["remat"], v["train"]["microbatches"])
+      for v in found
+  }
+  assert len(found) == len(seen) == 8
+  assert (2, 2, 1, "none", 2) in seen
+  assert settings.variants(config, planning(topology="v5e:2x2")) == [config]
+
+
+def test_the_best_is_the_fastest_that_fits():
+  rows = [
+      {"fits": True, "step_s": 2.0, "hbm_peak_gib": 1.0},
+      {"fits": False},
+      {"fits": True, "step_s": 1.0, "hbm_peak_gib": 9.0},
+  ]
+  assert plan.best_of(rows) == 2
+  assert plan.best_of(rows[:2]) == 0
+  assert plan.best_of([{"fits": False}]) == 0
+
+
+def test_money_follows_from_the_step():
+  facts = dict(step_s=0.5, total_tokens=7.2e6, tokens_per_step=1000, chips=4)
+  found = compile_lib.cost(facts, price_per_chip_hour=3.0)
+  assert found["tokens_per_s"] == 2000
+  assert found["chip_hours"] == pytest.approx(4.0)  # one hour
+  assert found["money"] == pytest.approx(12.0)
+  assert compile_lib.cost({"fits": False}, price_per_chip_hour=1.0) == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Ran out of memory in memory space hbm. Used 16.58G of 15.75G hbm."
+        " Exceeded hbm capacity by 848.05M.",
+        "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory"
+        " required for HLO temporaries (16.58G) exceeds available HBM"
+        " (15.75G). HLO module: jit_traced.",
+    ],
+)
+def test_an_error_of_the_compiler_becomes_readable(text):
+  error = RuntimeError(f"RESOURCE_EXHAUSTED: {text}")
+  found = compile_lib._does_not_fit(error)
+  assert found["fits"] is False
+  assert found["hbm_peak_gib"] == pytest.approx(16.58)
+  assert found["error"] == "needs 16.58 GiB of a chip's 15.75 GiB of HBM"
+  assert any("remat" in line for line in found["advice"])
+  with pytest.raises(RuntimeError, match="another"):
+    compile_lib._does_not_fit(RuntimeError("INTERNAL: another"))
+
+
+def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
+  config = defaults.paper("1b").to_dict() | {"run": "plan"}
+  config["plan"] |= dict(
+      topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0
+  )
+  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  found = json.loads((tmp_path / "plan.json").read_text())
+  assert found["source"] == "arithmetic" and "mfu_bound" not in found
+  by_hand = 7.894e9 * 2**20 / 8 / 989e12 / 0.5
+  assert found["step_s"] == pytest.approx(by_hand, rel=1e-3)
+  assert found["money"] == pytest.approx(2.0 * found["chip_hours"])
+  page = (tmp_path / "report.html").read_text()
+  assert "arithmetic" in page and "another format" not in page
+
+
+def test_a_tokenizing_config_still_plans_tokens(tmp_path):
+  config = defaults.tokenize().to_dict() | {"run": "plan"}
+  config["plan"] |= dict(hours=2.0, videos=10)
+  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_the_kernel_is_attention(head_dim, segmented):
+  keys = jax.random.split(jax.random.key(0), 3)
+  q, k, v = (jax.random.normal(key, (2, 256, 1, head_dim)) for key in keys)
+  segments = jnp.tile(jnp.arange(256)[None] // 100, (2, 1))
+  segments = segments if segmented else None
+  scale = 0.7 * head_dim**-0.5
+
+  def ours(q, k, v):
+    return splash.attend(
+        q, k, v, segments_BT=segments, scale=scale, interpret=True
+    )
+
+  def plain(q, k, v, scale=scale):
+    return attention.attend(
+        q, k, v, segments_BT=segments, scale=scale, implementation="xla"
+    )
+
+  def both(attend):
+    return jax.jit(jax.value_and_grad(
+        lambda *x: jnp.sum(jnp.sin(attend(*x))), argnums=(0, 1, 2)
+    ))(q, k, v)  # fmt: skip
+
+  with jax.default_matmul_precision("highest"):
+    found, expected = both(ours), both(plain)
+    other = both(lambda *x: plain(*x, scale=head_dim**-0.5))
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    size = np.abs(np.asarray(b)).max()
+    np.testing.assert_allclose(a / size, b / size, atol=2e-5)
+  # Control: another scale gives something else.
+  assert np.abs(np.asarray(other[1][0] - expected[1][0])).max() > 1e-3
+
+
+def test_the_kernel_refuses_odd_lengths():
+  x = jnp.zeros((1, 100, 1, 64))
+  with pytest.raises(ValueError, match="100 tokens are not a multiple of 128"):
+    splash.attend(x, x, x, segments_BT=None, scale=1.0)
+
+
+def test_rotating_by_a_product_is_rotating():
+  x = jax.random.normal(jax.random.key(1), (2, 8, 3, 16))
+  cos, sin = layers.rope_table(jnp.arange(8), 16, 1e4)
+  plain = layers.apply_rope(x, cos, sin, by_product=False)
+  product = layers.apply_rope(x, cos, sin, by_product=True)
+  np.testing.assert_allclose(product, plain, rtol=1e-5, atol=1e-6)
+  back = layers.apply_rope(x, cos, -sin, by_product=True)
+  assert np.abs(np.asarray(back - plain)).max() > 0.1
+
+
+def small(topology, **changes):
+  """A model that the TPU compiler takes seconds for."""
+  config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+  config["model"] |= dict(width=128, heads=2, mlp_dim=256)
+  config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
+  config["train"] |= dict(batch_tokens=8 * 256)
+  config["plan"] |= dict(topology=topology, price_per_chip_hour=1.0, **changes)
+  return config
+
+
+@needs_compiler
+def test_a_small_model_is_compiled_for_tpus(tmp_path):
+  config = small("v5e:2x2")
+  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  found = json.loads((tmp_path / "plan.json").read_text())
+  assert found["fits"] and found["chips"] == 4
+  assert found["attention"] == "splash"
+  assert {kernel["kernel"] for kernel in found["kernels"]} == {
+      "fwd", "dq", "dkv"
+  }  # fmt: skip
+  assert found["uncharged_kernels"] == []
+  # Arguments: float32 parameters and two moments over four chips.
+  state = (found["parameter_bytes"] + found["optimiser_bytes"]) / 4 / 2**30
+  assert found["hbm"]["arguments_gib"] == pytest.approx(state, rel=0.2)
+  kinds = {row["kind"]: row for row in found["collectives"]}
+  # All weights are gathered in bfloat16 forward and backward.
+  gathered = found["parameters"] * 2
+  assert gathered < kinds["all-gather"]["payload_bytes"] < 4 * gathered
+  assert 0 < found["mfu_bound"] < 1 and found["days"] > 0
+  page = (tmp_path / "report.html").read_text()
+  assert "another format" not in page and "Not shown" not in page
+
+
+@needs_compiler
+def test_only_replicas_go_between_slices():
+  devices = chips.devices("v5e:2x2", slices=2)
+  assert {device.slice_index for device in devices} == {0, 1}
+  mesh = sharding.make_mesh(sharding.MeshConfig(2, -1, 1), devices)
+  of_axis = [{d.slice_index for d in row.flat} for row in mesh.devices]
+  assert sorted(map(tuple, of_axis)) == [(0,), (1,)]
+  with pytest.raises(ValueError, match="mesh.data 1 .* the 2 slices"):
+    sharding.make_mesh(sharding.MeshConfig(1, -1, 1), devices)
+
+
+def golden(preset: str) -> dict:
+  """Memory and traffic of a preset's own config on its topology."""
+  config = _of_file(preset)
+  found = plan.one(
+      config, planning(topology=PRESETS[preset], price_per_chip_hour=0.0)
+  )
+  keys = (
+      "topology", "mesh", "remat", "attention", "microbatches", "hbm_peak_gib",
+      "mfu_bound", "step_s", "cycles",
+  )  # fmt: skip
+  return {key: found[key] for key in keys} | {
+      "collectives": {
+          row["kind"]: {"count": row["count"],
+                        "payload_bytes": row["payload_bytes"]}
+          for row in found["collectives"]
+      },
+      "kernel_cycles": {row["kernel"]: row["cycles"]
+                        for row in found["kernels"]},
+  }  # fmt: skip
+
+
+def _of_file(preset):
+  path = GOLDEN.parent.parent / "configs" / f"{preset}.py"
+  spec = importlib.util.spec_from_file_location(preset, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config().to_dict()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_golden_tables_are_of_the_shipped_configs(preset):
+  """Cheap: what was compiled is what ships."""
+  table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
+  config = _of_file(preset)
+  assert table["remat"] == config["compute"]["remat"]
+  assert table["microbatches"] == config["train"]["microbatches"]
+  least = {"1b": 0.64}.get(preset, 0.0)
+  assert least <= table["mfu_bound"] < 1.0
+  if preset == "1b":
+    assert table["hbm_peak_gib"] <= 4.3
+
+
+@pytest.mark.slow
+@needs_compiler
+@pytest.mark.parametrize("preset", PRESETS)
+def test_golden_tables(preset):
+  table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
+  found = golden(preset)
+  assert found["hbm_peak_gib"] == pytest.approx(table["hbm_peak_gib"], rel=0.01)
+  assert found["collectives"] == table["collectives"]
+
+
+if __name__ == "__main__":
+  for name in PRESETS:
+    file = GOLDEN / f"plan_{name}.json"
+    file.write_text(json.dumps(golden(name), indent=1) + "\n")
+    print(file)

@@ -1,0 +1,384 @@
+"""The benchmark: its arithmetic by hand, and every row at a tiny size."""
+
+import builtins
+import itertools
+import json
+import math
+
+from etils import epath
+import numpy as np
+import pytest
+import runs
+
+from totojax import defaults
+from totojax import jobs
+from totojax.bench import decoding
+from totojax.bench import job
+from totojax.bench import measure
+from totojax.bench import saving
+from totojax.bench import startup
+from totojax.bench import storing
+from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
+from totojax.data import shards
+from totojax.data import video
+
+SPREAD = {"median", "low", "high"}
+ROW_KEYS = {
+    "row", "case", "compares", "unit", "ratio", "cpu_ratio", "ours", "theirs",
+    "goals", "facts",
+}  # fmt: skip
+SIDE_KEYS = {"what", "per_s", "per_cpu_s", "units", "wall_s", "cpu_s"}
+
+
+class FakeClock:
+  """A clock that moves only when a fake side works."""
+
+  def __init__(self):
+    self.now = measure.Usage(0.0, 0.0)
+    self.order = []
+
+  def __call__(self):
+    return self.now
+
+  def side(self, name, wall_s, cpu_s, units=6.0):
+    """A side whose readings take these seconds, one after the other."""
+    used = iter(zip(wall_s, cpu_s))
+
+    def run():
+      self.order.append(name)
+      self._spend(*next(used))
+      return units
+
+    def after():
+      self.order.append(f"{name} after")
+      self._spend(100.0, 100.0)  # must not be in the reading
+
+    return measure.Side(name, run, after)
+
+  def _spend(self, wall_s, cpu_s):
+    self.now = measure.Usage(self.now.wall_s + wall_s, self.now.cpu_s + cpu_s)
+
+
+def test_sides_run_in_turns_and_the_first_turn_warms_up():
+  clock = FakeClock()
+  # The first of each is the warm-up: it would spoil every number below.
+  ours = clock.side("a", [1000, 1, 2, 4], [1000, 2, 2, 2])
+  theirs = clock.side("b", [1000, 3, 2, 2], [1000, 1, 6, 3])
+  found = measure.compare(
+      ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
+  )
+  assert clock.order == ["a", "a after", "b", "b after"] * 4
+  assert [r.used.wall_s for r in found.ours] == [1, 2, 4]
+  assert [r.per_s for r in found.theirs] == [2, 3, 3]
+  # Of the rounds: 3 / 1, 2 / 2, 2 / 4, and 1 / 2, 6 / 2, 3 / 2.
+  assert found.ratio == measure.Spread(1.0, 0.5, 3.0)
+  assert found.cpu_ratio == measure.Spread(1.5, 0.5, 3.0)
+
+
+def test_the_ratio_is_of_rounds_and_not_of_medians():
+  """A machine that slows down in the last rounds changes no ratio."""
+  clock = FakeClock()
+  ours = clock.side("a", [9, 1, 10, 100], [9, 1, 1, 1])
+  theirs = clock.side("b", [9, 2, 20, 200], [9, 1, 1, 1])
+  found = measure.compare(
+      ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
+  )
+  assert found.ratio == measure.Spread(2.0, 2.0, 2.0)
+
+
+def test_units_of_the_two_sides_may_differ():
+  clock = FakeClock()
+  ours = clock.side("a", [1, 2], [1, 2], units=8.0)
+  theirs = clock.side("b", [1, 2], [1, 1], units=2.0)
+  found = measure.compare(
+      ours, theirs, how=measure.How(rounds=1, rest_s=0.0), clock=clock
+  )
+  assert found.ratio.median == 4.0 and found.cpu_ratio.median == 2.0
+
+
+def test_the_real_clock_counts_wall_and_cpu_time():
+  before = measure.usage()
+  total = 0
+  while measure.usage().cpu_s - before.cpu_s < 0.02:
+    total += sum(range(1000))
+  after = measure.usage()
+  assert after.wall_s - before.wall_s > 0.01
+  assert 0.02 <= after.cpu_s - before.cpu_s < 5.0
+
+
+def test_what_cannot_be_rated_is_refused():
+  idle = measure.Side("idle", lambda: 0.0, measure.nothing)
+  how = measure.How(rounds=1, rest_s=0.0)
+  with pytest.raises(ValueError, match="idle did 0.0 units of work"):
+    measure.compare(idle, idle, how=how)
+  with pytest.raises(ValueError, match="bench.rounds is 0"):
+    measure.How(rounds=0, rest_s=0.0)
+
+
+def test_a_row_as_json_has_goals_that_are_met_or_missed():
+  used = measure.Usage(2.0, 4.0)
+  reading = measure.Reading(6.0, used)
+  row = measure.Row(
+      "r", "c", "words", "frames", "us", "them",
+      measure.Comparison((reading,), (reading,)),
+      (measure.Goal("a", 1.0, 1.0), measure.Goal("b", 0.9, 1.0)),
+      {"size": 3},
+  )  # fmt: skip
+  value = measure.as_json(row)
+  assert set(value) == ROW_KEYS
+  assert [goal["met"] for goal in value["goals"]] == [True, False]
+  assert value["ours"]["per_s"] == dict(median=3.0, low=3.0, high=3.0)
+  assert value["ours"]["per_cpu_s"]["median"] == 1.5
+  skipped = measure.as_json(measure.Skipped("r", "c", "no torch"))
+  assert skipped == {"row": "r", "case": "c", "skipped": "no torch"}
+
+
+def tiny(*rows):
+  """The config of the job, every size as small as it goes."""
+  c = defaults.bench()
+  c.bench.update(rows=rows, rounds=2, rest_s=0.0)
+  c.decode.update(sizes=("64x48",), lengths_s=(2.1,), clips=2)
+  c.decode.clip.size_px = 32
+  c.dvae_encode.update(frames=2, size_px=16, hidden=64, vocab=512)
+  c.store.update(
+      records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
+  )
+  for part in (c.train_step, c.checkpoint, c.startup):
+    part.trained.model.update(defaults.PRESETS["tiny"])
+    part.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
+    part.trained.train.batch_tokens = 32
+  c.checkpoint.steps = 2
+  return c.to_dict()
+
+
+def measured(tmp_path, *rows, config=None):
+  """The rows of bench.json."""
+  config = config or tiny(*rows)
+  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  found = json.loads((tmp_path / job.FILE).read_text())
+  assert set(found) == {"hardware", "load", "rounds", "rows"}
+  assert found["rounds"] == config["bench"]["rounds"]
+  assert found["hardware"]["cores"] >= 1 and found["hardware"]["processor"]
+  return found["rows"]
+
+
+def check(row, rounds=2):
+  assert set(row) == ROW_KEYS, row
+  for name in ("row", "compares", "unit"):
+    assert row[name]
+  for name in ("ratio", "cpu_ratio"):
+    assert set(row[name]) == SPREAD
+    assert 0 < row[name]["low"] <= row[name]["median"] <= row[name]["high"]
+    assert math.isfinite(row[name]["high"])
+  for side in (row["ours"], row["theirs"]):
+    assert set(side) == SIDE_KEYS and side["what"]
+    for name in ("units", "wall_s", "cpu_s"):
+      assert len(side[name]) == rounds
+      assert all(0 < x < math.inf for x in side[name]), side
+  for goal in row["goals"]:
+    assert goal["value"] > 0 and goal["met"] == (goal["value"] >= goal["least"])
+
+
+def test_decode(tmp_path):
+  pytest.importorskip("av")
+  arrays, alone = measured(tmp_path, "decode")
+  for row in (arrays, alone):
+    check(row)
+    # 2 clips of 16 frames, each fourth: 61 frames of a span.
+    assert row["ours"]["units"] == row["theirs"]["units"] == [122.0, 122.0]
+  assert arrays["goals"] and not alone["goals"]
+  assert arrays["case"] == "64x48, 2.1 s, against RGB arrays"
+
+
+def test_the_bare_loop_decodes_the_very_span(tmp_path):
+  pytest.importorskip("av")
+  config = tiny()
+  settings = typed(decoding.DecodeBench, config["decode"], "decode")
+  spec = typed(video.ClipSpec, settings.clip, "clip")
+  path = tmp_path / "a.mp4"
+  decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
+  firsts = set()
+  for i in range(6):
+    item = decoding.items_lib.of_file(str(i), path)
+    wanted = decoding.span(item, spec, seed=0)
+    assert wanted.last - wanted.first == spec.span_frames - 1
+    assert 0 <= wanted.first and wanted.last < 90
+    firsts.add(wanted.first)
+    for arrays in (True, False):
+      assert decoding.bare_loop(
+          str(path), wanted, rate=settings.rate, arrays=arrays
+      ) == 61  # fmt: skip
+  assert len(firsts) > 1  # each clip begins somewhere of its own
+
+
+def test_store_write_and_read(tmp_path):
+  pytest.importorskip("torch")
+  rows = measured(tmp_path, "store_write", "store_read")
+  for row in rows:
+    check(row)
+    assert "24 records/s" in row["goals"][0]["what"]
+    assert row["goals"][0]["least"] == 100
+  cases = [row["case"] for row in rows]
+  assert cases == [
+      "", "batches, against memmap", "single records, against memmap",
+      "the training stream, against memmap", "batches, against DataLoader",
+      "the training stream, against DataLoader",
+  ]  # fmt: skip
+  assert [row["ours"]["units"][0] for row in rows] == [32, 16, 4, 16, 16, 16]
+  assert [row["theirs"]["units"][0] for row in rows] == [32, 16, 4, 16, 16, 16]
+
+
+def test_both_sides_write_the_same_records(tmp_path):
+  settings = typed(storing.StoreBench, tiny()["store"], "store")
+  codes = storing._codes(settings, 0)
+  storing.write_store(tmp_path / "s", codes, settings)
+  storing.write_memmap(tmp_path / "m", codes, settings.batch)
+  store = shards.open_store(
+      tmp_path / "s", tokenizer=None, vocab=None, grid=None
+  )
+  np.testing.assert_array_equal(store.read(range(32))["codes"], codes)
+  plain = np.fromfile(tmp_path / "m", np.uint16).reshape(codes.shape)
+  np.testing.assert_array_equal(plain, codes)
+
+
+def test_dvae_encode(tmp_path):
+  pytest.importorskip("dall_e", exc_type=ImportError)
+  (row,) = measured(tmp_path, "dvae_encode")
+  check(row)
+  assert row["ours"]["units"] == [2.0, 2.0]
+  assert row["facts"]["codes_equal_frac"] == 1.0  # the same work is done
+
+
+def test_train_step(tmp_path):
+  pytest.importorskip("transformers")
+  (row,) = measured(tmp_path, "train_step")
+  check(row)
+  assert row["ours"]["units"] == row["theirs"]["units"] == [32.0, 32.0]
+  # Both are new models of the same vocabulary (64 of 128 rows are padding for
+  # us; transformers has them all).
+  first = row["facts"]["first_loss"]
+  assert first["ours"] == pytest.approx(math.log(64), rel=0.02)
+  assert first["theirs"] == pytest.approx(math.log(128), rel=0.02)
+
+
+def test_checkpoint(tmp_path):
+  rows = measured(tmp_path, "checkpoint")
+  for row in rows:
+    check(row)
+  assert [row["unit"] for row in rows] == ["GB", "GB", "steps"]
+  assert rows[2]["ours"]["units"] == [2.0, 2.0]
+  assert rows[2]["facts"]["call_of_save_s"] > 0
+
+
+def test_the_plain_file_holds_the_whole_state(tmp_path):
+  import jax.numpy as jnp
+
+  state = {"a": jnp.arange(5.0), "b": jnp.int32(7), "c": jnp.ones((2, 3))}
+  saving.write_plain(tmp_path / "f", state)
+  assert (tmp_path / "f").stat().st_size == 4 * (5 + 1 + 6)
+  a, b, c = saving.read_plain(tmp_path / "f", state)
+  assert a.tolist() == [0, 1, 2, 3, 4] and b == 7 and c.shape == (2, 3)
+
+
+def test_seconds_of_the_parts_of_a_start():
+  first = dict(zip(startup.PARTS, (1.0, 3.0, 7.0, 8.0)))
+  second = dict(zip(startup.PARTS, (3.0, 5.0, 15.0, 16.0)))
+  assert startup.seconds([first, second]) == {
+      "imported": 2.0, "initialised": 2.0, "first_step": 7.0,
+      "second_step": 1.0,
+  }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_startup(tmp_path, monkeypatch):
+  for name, value in runs.environment().items():
+    monkeypatch.setenv(name, value)
+  config = tiny("startup")
+  config["bench"]["rounds"] = 1
+  (row,) = measured(tmp_path, config=config)
+  check(row, rounds=1)
+  for name in ("with", "without"):
+    parts = row["facts"][f"seconds_{name}_cache"]
+    assert tuple(parts) == startup.PARTS
+    assert all(0 < x < 300 for x in parts.values()), parts
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_says_why(monkeypatch):
+  for name, value in runs.environment().items():
+    monkeypatch.setenv(name, value)
+  config = tiny()["startup"]["trained"]
+  config["model"]["heads"] = 3
+  with pytest.raises(RuntimeError, match="model.heads 3"):
+    startup.child(config, None)
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+  """As where the extra `parity` is not installed."""
+  real = builtins.__import__
+
+  def refuse(name, *rest, **more):
+    if name.split(".")[0] in ("torch", "transformers", "dall_e"):
+      raise ImportError(f"no module named {name}")
+    return real(name, *rest, **more)
+
+  monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+def test_rows_without_their_packages_are_named(
+    tmp_path, without_torch, capsys
+):
+  rows = measured(tmp_path, "dvae_encode", "store_read", "train_step")
+  by_row = itertools.groupby(rows, key=lambda row: row["row"])
+  by_row = {name: list(found) for name, found in by_row}
+  for name in ("dvae_encode", "train_step"):
+    (row,) = by_row[name]
+    assert set(row) == {"row", "case", "skipped"}
+    assert "totojax[parity]" in row["skipped"]
+  # What needs no PyTorch is measured all the same.
+  *others, last = by_row["store_read"]
+  assert len(others) == 3 and "totojax[parity]" in last["skipped"]
+  for row in others:
+    check(row)
+  printed = capsys.readouterr().out
+  assert printed.count("skipped: ") == 3 and "totojax[parity]" in printed
+
+
+def test_the_table_says_what_is_compared(tmp_path, capsys):
+  (row,) = measured(tmp_path, "store_write")
+  printed = " ".join(capsys.readouterr().out.split())
+  assert row["compares"] in printed and row["theirs"]["what"] in printed
+  assert f"{row['ratio']['median']:.3g}" in printed
+
+
+def test_an_unknown_row_is_refused_before_anything_is_measured(tmp_path):
+  with pytest.raises(ConfigError, match="bench.rows has speed; the rows are"):
+    jobs.run(tiny("speed"), epath.Path(tmp_path), lambda step: False)
+  config = tiny("store_write", "decode")
+  config["decode"]["clip"]["frames"] = 0
+  del config["decode"]["codec"]
+  with pytest.raises(ConfigError, match="decode.codec is missing"):
+    jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_ends_between_rows(tmp_path):
+  config = tiny("store_write", "store_read")
+  asked = []
+
+  def interrupted(step):
+    asked.append(step)
+    return step == 1
+
+  assert not jobs.run(config, epath.Path(tmp_path), interrupted)
+  assert asked == [0, 1] and not (tmp_path / job.FILE).exists()
+
+
+def test_all_rows_are_measured_by_default():
+  c = defaults.bench()
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 7
+  # Sections of one config do not share their parts.
+  assert c.train_step.trained.sequence.context == 1024
+  assert c.checkpoint.trained.sequence.context == 256

@@ -1,0 +1,155 @@
+"""Training on frames that are encoded on the device is training on tokens."""
+
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from totojax import defaults
+from totojax import pixels
+from totojax import pretokenize
+from totojax import sequence
+from totojax import train
+from totojax.build import pretrain as build
+from totojax.data import shards
+from totojax.tasks import encode
+from totojax.tokenizers import weights
+
+NEVER = lambda done: False
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  """Rendered clips of five frames, and their tokens."""
+  root = epath.Path(tmp_path_factory.mktemp("data"))
+  c = defaults.render(train=24, val=8)
+  c.scene.frames = 5
+  assert pixels.render(c.to_dict(), root / "pixels", NEVER)
+  c = defaults.shards(str(root / "pixels"), "shipped")
+  c.tokenizing.update(report_frames=8, kmeans_frames=16, kmeans_patches=600)
+  assert pretokenize.run(c.to_dict(), root / "tokens", NEVER)
+  return root
+
+
+def config(data, *, encode_with, **changes):
+  c = defaults.pretrain("tiny")
+  c.sequence.update(vocab=512, grid=4, frames=4, context=64)
+  c.compute.dtype = "float32"
+  c.optim.update(lr=1e-2, warmup_steps=1)
+  c.train.update(batch_tokens=8 * 64, total_tokens=8 * 64 * 2.0)
+  kind = "pixels" if encode_with else "tokens"
+  c.data.encode_with = encode_with
+  c.data.train = {"rendered": defaults.source(str(data / kind / "train"), 1.0)}
+  c.data.validation = {"rendered": str(data / "tokens" / "val")}
+  c.every = defaults.every(log=1, evaluate=2, checkpoint=2)
+  c.update_from_flattened_dict(changes)
+  return c.to_dict()
+
+
+def fit(values, workdir):
+  state, finished = train.fit(
+      build.pretraining(values), epath.Path(workdir), interrupted=NEVER
+  )
+  assert finished
+  return state
+
+
+CHANGES = {
+    "train.batch_tokens": 16 * 64,
+    "train.total_tokens": 2 * 16 * 64.0,
+    "train.microbatches": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def from_tokens(data, tmp_path_factory):
+  values = config(data, encode_with="", **CHANGES)
+  return fit(values, tmp_path_factory.mktemp("tokens"))
+
+
+def same(ours, theirs):
+  jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+      ours,
+      theirs,
+  )
+
+
+def test_training_from_frames_is_training_from_tokens(
+    data, from_tokens, tmp_path
+):
+  """The windows, rows and codes are the same, so the parameters are."""
+  state = fit(config(data, encode_with="shipped", **CHANGES), tmp_path)
+  same(state.params, from_tokens.params)
+  # The tokenizer is no part of what is trained or saved.
+  assert set(state.frozen) == {"inner", "tokenizer"}
+  jax.tree.map(
+      np.testing.assert_array_equal,
+      state.frozen["tokenizer"],
+      weights.load("shipped").params,
+  )
+  assert not list((tmp_path / "checkpoints").rglob("*tokenizer*"))
+  # The control: other rows give other parameters.
+  other = fit(
+      config(data, encode_with="", seed=1, **CHANGES), tmp_path / "other"
+  )
+  with pytest.raises(AssertionError):
+    same(other.params, from_tokens.params)
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+@pytest.mark.parametrize("context", [64, 60, 70])
+def test_rows_are_those_of_cached_codes(data, kind, context):
+  spec = sequence.SequenceSpec(512, 4, 4, context, False)
+  tokenizer = weights.load("shipped")
+  frames = shards.open_store(
+      data / "pixels" / "val", tokenizer=None, vocab=None, grid=None
+  ).read([0, 1, 2])["frames"][:, :4]
+  task = encode.EncodeFrames(
+      _Inner(),
+      spec=spec,
+      factor=tokenizer.factor,
+      codes_of=tokenizer.codes_of,
+      params=tokenizer.params,
+  )
+  start = np.full(3, sequence.START[kind], np.int32)
+  found = jax.jit(task.tokens)(
+      tokenizer.params, {"frames": frames, "start": start}
+  )
+  for row, clip in zip(found, frames, strict=True):
+    codes = tokenizer.encode(clip).reshape(4, -1)
+    expected = sequence.build(codes, kind=kind, spec=spec)
+    np.testing.assert_array_equal(row, expected)
+
+
+class _Inner:
+  """A task of which nothing is asked."""
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"sequence.vocab": 500}, "has 512 codes; sequence.vocab is 500"),
+        ({"sequence.grid": 2, "sequence.context": 16}, "32 pixels.*need 16"),
+        (
+            {
+                "sequence.frames": 6, "sequence.context": 96,
+                "train.batch_tokens": 8 * 96,
+            },
+            "5 frames a record",
+        ),
+        ({"data.tokenizer": "0" * 16}, "data.tokenizer asks for 0000"),
+    ],
+)
+def test_what_does_not_fit_is_refused(data, changes, message):
+  values = config(data, encode_with="shipped", **changes)
+  values["data"]["validation"] = {}
+  with pytest.raises(ValueError, match=message):
+    build.pretraining(values)
+
+
+def test_tokens_given_as_pixels_are_refused(data):
+  values = config(data, encode_with="shipped")
+  values["data"]["train"]["rendered"]["path"] = str(data / "tokens" / "train")
+  with pytest.raises(ValueError, match="reads 'frames'"):
+    build.pretraining(values)

@@ -1,0 +1,190 @@
+"""Heads against AIM's and V-JEPA's modules, and folded against plain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import runs
+
+from totojax.models import heads
+
+GOLDEN = runs.ROOT / "tests" / "golden"
+
+
+def config(pool, **values):
+  return heads.HeadConfig(**{
+      "pool": pool, "heads": 4, "bias": True, "init_std": 0.2,
+      "norm_eps": 1e-6, "norm_momentum": 0.1, **values,
+  })  # fmt: skip
+
+
+def whole(x_BTD):
+  return jnp.ones(x_BTD.shape[:2], bool)
+
+
+def aim(golden):
+  """AIM's parameters as ours: rows of its matrices are outputs."""
+  n = int(golden["num_heads"])
+  split = lambda w: jnp.asarray(w.T).reshape(24, n, 24 // n)
+  return {
+      "query": jnp.asarray(golden["w_cls_token"].reshape(-1)),
+      "key": split(golden["w_k.weight"]),
+      "value": split(golden["w_v.weight"]),
+      "linear": jnp.asarray(golden["w_linear.weight"].T),
+  }
+
+
+def test_attention_pooling_is_aim_s_in_training_and_in_evaluation():
+  golden = np.load(GOLDEN / "aim_attnpool.npz")
+  c, x_BTD = config("attention", bias=False), jnp.asarray(golden["x"])
+  params, stats = aim(golden), heads.init_stats(c, 24)
+  y, stats = heads.prepare(c, x_BTD, whole(x_BTD), stats, training=True)
+  y_BC = heads.logits(c, params, y, whole(x_BTD))
+  np.testing.assert_allclose(y_BC, golden["y_train"], rtol=2e-4, atol=2e-5)
+  np.testing.assert_allclose(
+      stats["mean"], golden["bn_mean"], rtol=1e-4, atol=1e-6
+  )
+  # Of the unbiased variance: the biased one is off by 1 / 21 of the batch's.
+  np.testing.assert_allclose(stats["var"], golden["bn_var"], rtol=1e-5)
+
+  y, same = heads.prepare(c, x_BTD, whole(x_BTD), stats, training=False)
+  y_BC = heads.logits(c, params, y, whole(x_BTD))
+  expected = golden["y_eval_after_one_train_step"]
+  np.testing.assert_allclose(y_BC, expected, rtol=2e-4, atol=2e-5)
+  assert same is stats
+  assert not np.allclose(expected, golden["y_train"], rtol=0.1)
+
+
+def test_the_cross_attention_head_is_v_jepa_s():
+  """Without the output projection, which V-JEPA makes but does not apply."""
+  golden = np.load(GOLDEN / "vjepa_probe.npz")
+  at = lambda name: jnp.asarray(golden[f"w_{name}"])
+  block = "pooler.cross_attention_block."
+  split = lambda w: w.T.reshape(24, 4, 6)
+  key, value = jnp.split(at(block + "xattn.kv.weight"), 2)
+  key_bias, value_bias = jnp.split(at(block + "xattn.kv.bias"), 2)
+  assert float(abs(key_bias).max()) > 0.1  # which softmax does not see
+  params = {
+      "query": at("pooler.query_tokens").reshape(-1),
+      "project": split(at(block + "xattn.q.weight")),
+      "project_bias": at(block + "xattn.q.bias").reshape(4, 6),
+      "key": split(key),
+      "value": split(value),
+      "value_bias": value_bias.reshape(4, 6),
+      "norm_scale": at(block + "norm1.weight"),
+      "norm_bias": at(block + "norm1.bias"),
+      "mlp_norm_scale": at(block + "norm2.weight"),
+      "mlp_norm_bias": at(block + "norm2.bias"),
+      "up": at(block + "mlp.fc1.weight").T,
+      "up_bias": at(block + "mlp.fc1.bias"),
+      "down": at(block + "mlp.fc2.weight").T,
+      "down_bias": at(block + "mlp.fc2.bias"),
+      "linear": at("linear.weight").T,
+      "bias": at("linear.bias"),
+  }
+  c, x_BTD = config("cross"), jnp.asarray(golden["x"])
+  shapes = heads.shapes(c, width=24, classes=10)
+  assert {k: v.shape for k, v in params.items()} == {
+      k: shape for k, (shape, _) in shapes.items()
+  }
+  prepared, _ = heads.prepare(c, x_BTD, whole(x_BTD), {}, training=True)
+  y_BC = heads.logits(c, params, prepared, whole(x_BTD))
+  np.testing.assert_allclose(y_BC, golden["y"], rtol=1e-4, atol=1e-5)
+
+
+def plain(params, x_BTD, visual_BT):
+  """Attention pooling as it is written: keys and values of every token."""
+  _, n, dim = params["key"].shape
+  k_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, params["key"])
+  v_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, params["value"])
+  q_HK = params["query"].reshape(n, dim)
+  s_BTH = jnp.einsum("HK,BTHK->BTH", q_HK, k_BTHK) / np.sqrt(dim)
+  s_BTH = jnp.where(visual_BT[..., None], s_BTH, -jnp.inf)
+  w_BTH = jax.nn.softmax(s_BTH, axis=1)
+  out_BHK = jnp.einsum("BTH,BTHK->BHK", w_BTH, v_BTHK)
+  return out_BHK.reshape(len(x_BTD), -1) @ params["linear"] + params["bias"]
+
+
+def test_folded_is_plain_in_value_and_gradient():
+  c, rng = config("attention"), np.random.default_rng(0)
+  x_BTD = jnp.asarray(rng.normal(size=(3, 9, 16)), jnp.float32)
+  visual_BT = jnp.asarray(rng.random((3, 9)) < 0.7).at[:, 0].set(True)
+  params = heads.init(c, jax.random.key(0), width=16, classes=5)
+  target_BC = jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)
+
+  def loss(params, of):
+    return jnp.sum((of(params) - target_BC) ** 2)
+
+  folded = lambda p: heads.logits(c, p, x_BTD, visual_BT)
+  written = lambda p: plain(p, x_BTD, visual_BT)
+  np.testing.assert_allclose(folded(params), written(params), rtol=1e-4)
+  a = jax.grad(loss)(params, folded)
+  b = jax.grad(loss)(params, written)
+  for name in params:
+    scale = float(abs(b[name]).max())
+    assert scale > 1e-3, name  # or nothing is compared
+    np.testing.assert_allclose(
+        a[name], b[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name
+    )
+
+
+def test_a_query_of_zero_is_the_mean_of_the_values():
+  c = config("attention")
+  x_BTD = jax.random.normal(jax.random.key(1), (2, 5, 16))
+  params = heads.init(c, jax.random.key(0), width=16, classes=3)
+  params["query"] = jnp.zeros(16)
+  matrix_DD = params["value"].reshape(16, 16)
+  expected = (x_BTD @ matrix_DD).mean(1) @ params["linear"]
+  np.testing.assert_allclose(
+      heads.logits(c, params, x_BTD, whole(x_BTD)), expected, rtol=1e-4,
+      atol=1e-6,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("pool", heads.POOLS)
+def test_the_order_of_tokens_and_what_is_no_token_change_nothing(pool):
+  c = config(pool)
+  rng = np.random.default_rng(0)
+  x_BTD = jnp.asarray(rng.normal(size=(4, 7, 16)), jnp.float32)
+  visual_BT = jnp.arange(7)[None] < jnp.array([5, 4, 7, 6])[:, None]
+  params = heads.init(c, jax.random.key(0), width=16, classes=3)
+
+  def run(x_BTD, visual_BT):
+    stats = heads.init_stats(c, 16)
+    y, stats = heads.prepare(c, x_BTD, visual_BT, stats, training=True)
+    return heads.logits(c, params, y, visual_BT), stats
+
+  expected, stats = run(x_BTD, visual_BT)
+  order = rng.permutation(7)
+  moved, moved_stats = run(x_BTD[:, order], visual_BT[:, order])
+  np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-6)
+  noise = jnp.where(visual_BT[..., None], x_BTD, 1e3)
+  masked, masked_stats = run(noise, visual_BT)
+  np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-6)
+  for name in stats:
+    np.testing.assert_allclose(
+        masked_stats[name], stats[name], rtol=1e-5, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        moved_stats[name], stats[name], rtol=1e-5, atol=1e-7
+    )
+  # Control: where they count, they do change something.
+  assert not np.allclose(run(noise, whole(noise))[0], expected, rtol=1e-2)
+
+
+def test_a_row_of_padding_is_finite_and_changes_no_other():
+  c = config("attention")
+  x_BTD = jax.random.normal(jax.random.key(1), (2, 5, 16))
+  visual_BT = jnp.array([[True] * 5, [False] * 5])
+  params = heads.init(c, jax.random.key(0), width=16, classes=3)
+  y_BC = heads.logits(c, params, x_BTD, visual_BT)
+  assert np.isfinite(y_BC).all()
+  alone = heads.logits(c, params, x_BTD[:1], visual_BT[:1])
+  np.testing.assert_allclose(y_BC[:1], alone, rtol=1e-5)
+
+
+def test_what_does_not_fit_is_refused():
+  with pytest.raises(ValueError, match="head.pool is 'max'; use one of averag"):
+    config("max")
+  with pytest.raises(ValueError, match="heads 5 does not divide the width of"):
+    heads.shapes(config("attention", heads=5), width=16, classes=3)

@@ -1,0 +1,156 @@
+"""LARS and MAE's schedule against goldens; heads of a grid train alone."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+
+from totojax.optim import lars
+
+GOLDEN = runs.ROOT / "tests" / "golden"
+CONFIG = lars.GridConfig(
+    name="lars", lrs=(0.1,), weight_decays=(1e-4,), lr_rows=0,
+    warmup_epochs=0.0, end_lr_frac=1.0, end_decay_frac=1.0, momentum=0.9,
+    trust=0.001, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.0,
+)  # fmt: skip
+
+
+def changed(**values):
+  return dataclasses.replace(CONFIG, **values)
+
+
+def descend(tx, params, grads):
+  """Parameters after each update."""
+  state, seen = tx.init(params), []
+  for g in grads:
+    updates, state = jax.jit(tx.update)(g, state, params)
+    params = optax.apply_updates(params, updates)
+    seen.append(params)
+  return seen
+
+
+def test_lars_is_the_reference():
+  golden = np.load(GOLDEN / "lars.npz")
+  # Axes [layers, settings]; dimensions above these tell matrices from biases.
+  lift = lambda x: jnp.asarray(x)[None, None]
+  params = {"w": lift(golden["p0"]), "b": lift(golden["b0"])}
+  grads = [
+      {"w": lift(w), "b": lift(b)}
+      for w, b in zip(golden["gp"], golden["gb"])
+  ]
+  tx = lars.grid(CONFIG, batch_rows=1, steps=100, warmup_steps=0)
+  seen = descend(tx, params, grads)
+  for i, now in enumerate(seen):
+    np.testing.assert_allclose(now["w"][0, 0], golden["p"][i], rtol=1e-6)
+    np.testing.assert_allclose(
+        now["b"][0, 0], golden["b"][i], rtol=1e-5, atol=1e-7
+    )
+  # Control: with trust ratios on biases too the bias would hardly move.
+  moved = abs(golden["b"][-1] - golden["b0"]).max()
+  assert moved > 100 * abs(golden["p"][-1] - golden["p0"]).max()
+
+
+def test_the_schedule_is_mae_s():
+  golden = json.loads((GOLDEN / "mae_schedules.json").read_text())
+  args, per_epoch = golden["args"], 100
+  for epoch, lr in golden["lr"]:
+    rate = lars.mae_rate(
+        epoch * per_epoch + 1,  # the first update is made at epoch 0
+        warmup_steps=args["warmup_epochs"] * per_epoch,
+        end_lr_frac=args["min_lr"] / args["lr"],
+        steps=args["epochs"] * per_epoch,
+    )
+    assert args["lr"] * float(rate) == pytest.approx(lr, rel=1e-5, abs=1e-12)
+
+
+def random_tree(seed, shape=(2, 3)):
+  rng = np.random.default_rng(seed)
+  draw = lambda *s: jnp.asarray(rng.normal(size=s), jnp.float32)
+  return {"w": draw(*shape, 4, 5), "b": draw(*shape, 5)}
+
+
+@pytest.mark.parametrize("name", ["lars", "adamw"])
+def test_every_head_trains_as_if_alone(name):
+  """Clipping, trust ratios and moments of one head do not see another."""
+  config = changed(
+      name=name, lrs=(0.1, 1.0, 0.3), weight_decays=(0.01,), clip_norm=2.0,
+      end_lr_frac=0.1, end_decay_frac=0.5,
+  )  # fmt: skip
+  params, grads = random_tree(0), [random_tree(s) for s in (1, 2, 3)]
+  tx = lars.grid(config, batch_rows=1, steps=10, warmup_steps=2)
+  together = descend(tx, params, grads)[-1]
+  for layer in range(2):
+    for s, lr in enumerate(config.lrs):
+      one = lambda tree: jax.tree.map(
+          lambda x: x[layer : layer + 1, s : s + 1], tree
+      )
+      alone = descend(
+          lars.grid(
+              dataclasses.replace(config, lrs=(lr,)), batch_rows=1, steps=10,
+              warmup_steps=2,
+          ),
+          one(params),
+          [one(g) for g in grads],
+      )[-1]  # fmt: skip
+      for key in alone:
+        np.testing.assert_allclose(
+            together[key][layer, s], alone[key][0, 0], rtol=1e-5
+        )
+  # Control: the settings differ.
+  assert not np.allclose(together["w"][:, 0], together["w"][:, 1], rtol=1e-3)
+
+
+def test_adamw_is_optax_s_with_a_decay_that_falls():
+  config = changed(
+      name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0
+  )
+  params, grads = random_tree(0, (1, 1)), [random_tree(1, (1, 1))] * 3
+  tx = lars.grid(config, batch_rows=1, steps=4, warmup_steps=0)
+  found = descend(tx, params, grads)[-1]
+  decays = [0.5 * 0.5 * (1 + np.cos(np.pi * u / 4)) for u in range(3)]
+  expected = jax.tree.map(lambda x: x[0, 0], params)
+  adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+  state = adam.init(expected)
+  for g, decay in zip(grads, decays):
+    update, state = adam.update(jax.tree.map(lambda x: x[0, 0], g), state)
+    expected = {
+        "w": expected["w"] - 0.1 * (update["w"] + decay * expected["w"]),
+        "b": expected["b"] - 0.1 * update["b"],
+    }
+  for key in expected:
+    np.testing.assert_allclose(found[key][0, 0], expected[key], rtol=1e-5)
+
+
+def test_the_rate_follows_the_batch():
+  config = changed(lrs=(0.1, 0.2), weight_decays=(0.0, 1.0), lr_rows=256)
+  assert config.settings == [(0.1, 0.0), (0.1, 1.0), (0.2, 0.0), (0.2, 1.0)]
+  tx = lars.grid(config, batch_rows=1024, steps=10, warmup_steps=0)
+  state = tx.init(random_tree(0, (2, 4)))
+  np.testing.assert_allclose(
+      state.hyperparams["peak_lr"], [0.4, 0.4, 0.8, 0.8], rtol=1e-6
+  )
+  rate = lars.highest_rate(config, steps=10, warmup_steps=0)
+  assert float(rate(state, 1)) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        (dict(name="sgd"), "optim.name is 'sgd'; use one of lars, adamw"),
+        (dict(lrs=()), r"optim.lrs is \(\); name one or more"),
+        (dict(weight_decays=(-1.0,)), "not negative"),
+    ],
+)
+def test_what_does_not_fit_is_refused(values, told):
+  with pytest.raises(ValueError, match=told):
+    changed(**values)
+
+
+def test_a_warmup_as_long_as_the_run_is_refused():
+  with pytest.raises(ValueError, match="not below the run's 10; shorten"):
+    lars.grid(CONFIG, batch_rows=1, steps=10, warmup_steps=10)

@@ -1,0 +1,403 @@
+"""µP: the table by hand, the `mup` package, activations over widths."""
+
+import dataclasses
+import functools
+import math
+
+from etils import epath
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from totojax import defaults
+from totojax import jobs
+from totojax import sequence
+from totojax import tree
+from totojax.build import parts
+from totojax.build.typed import ConfigError
+from totojax.models import layers
+from totojax.models import llama
+from totojax.optim import adamw
+from totojax.optim import mup
+from totojax.sweep import coordinates
+from totojax.tasks import pretrain
+
+BASE, WIDE = 64, 256
+M = WIDE / BASE
+MATRICES = {
+    f"blocks/{name}"
+    for name in (
+        "attention/query", "attention/key", "attention/value", "attention/out",
+        "mlp/gate", "mlp/up", "mlp/down",
+    )
+}  # fmt: skip
+
+
+def config(width=WIDE, *, on=True, tied=False, **changes) -> dict:
+  c = defaults.pretrain("tiny")
+  c.sequence.update(vocab=60, grid=2, frames=4, context=16)
+  c.model.update(width=width, depth=2, heads=16, mlp_dim=3 * width, tied=tied)
+  c.compute.dtype = "float32"
+  c.mup.update(on=on, base_width=BASE, **changes)
+  return c.to_dict()
+
+
+def task_of(c) -> pretrain.Pretrain:
+  return pretrain.Pretrain(parts.model(c), parts.parametrisation(c))
+
+
+def rules_of(c) -> dict[str, mup.Rule]:
+  return dict(tree.named_leaves(task_of(c).rules))
+
+
+def test_the_table_by_hand():
+  rules = rules_of(config(zero_query=False, zero_head=False, depth_init=False))
+  assert len(rules) == 12
+  for name, rule in rules.items():
+    expected = mup.Rule(M**-0.5, 1 / M, M)
+    if name not in MATRICES:  # embedding, head and gains
+      expected = mup.Rule(1.0, 1.0, 1.0)
+    assert rule == expected, name
+
+
+def test_what_the_options_change():
+  plain = rules_of(config(zero_query=False, zero_head=False, depth_init=False))
+  chosen = rules_of(config())
+  changed = {name for name in plain if plain[name] != chosen[name]}
+  assert changed == {
+      "blocks/attention/query", "head", "blocks/attention/out",
+      "blocks/mlp/down",
+  }  # fmt: skip
+  assert chosen["head"].init == chosen["blocks/attention/query"].init == 0.0
+  # Two blocks of two branches each: sqrt(4).
+  assert chosen["blocks/mlp/down"].init == pytest.approx(M**-0.5 / 2)
+  # A tied head is the embedding: nothing about it is zero.
+  tied = rules_of(config(tied=True))
+  assert "head" not in tied and tied["embedding"] == mup.Rule(1.0, 1.0, 1.0)
+
+
+def test_an_mlp_of_another_ratio_grows_by_its_own():
+  c = config(base_mlp_dim=96)  # here 768: 8 times, while the width is 4 times
+  rules = rules_of(c)
+  assert rules["blocks/mlp/down"].lr == 1 / 8  # its inputs are the MLP's
+  assert rules["blocks/mlp/gate"].lr == 1 / 4
+
+
+def test_heads_that_grow_keep_their_dimension():
+  fixed = parts.parametrisation(config())
+  assert fixed.attention == pytest.approx(M**-0.5)
+  grown = parts.parametrisation(config(base_heads=4))
+  assert grown.attention == 1.0  # 16 dimensions at both widths
+  rules = dict(tree.named_leaves(task_of(config(base_heads=4)).rules))
+  assert rules["blocks/attention/out"].lr == 1 / M  # by heads, not dimension
+
+
+def test_axes_of_other_blocks():
+  """Convolutions, states and biases of a state-space block, by hand."""
+  settings = parts.parametrisation(config()).config
+  growth = {"embed": 4.0, "inner": 4.0, "dt_rank": 4.0}
+  p = mup.Parametrisation(settings, growth, depth=2)
+  rules = p.rules({
+      "in": P("layers", "embed", "inner"),
+      "dt": P("layers", "dt_rank", "inner"),
+      "skip": P("layers", "inner"),
+      "bias": P("layers", "bias"),
+      "table": P("vocab", "embed"),
+  })
+  assert rules["in"] == rules["dt"] == mup.Rule(0.5, 0.25, 4.0)
+  for name in ("skip", "bias", "table"):
+    assert rules[name] == mup.Rule(1.0, 1.0, 1.0), name
+  with pytest.raises(ValueError, match="x: µP does not know .* axis 'state'"):
+    p.rules({"x": P("inner", "state")})
+  with pytest.raises(ValueError, match="more than two dimensions grow"):
+    p.rules({"x": P("embed", "inner", "dt_rank")})
+
+
+def without_base():
+  c = config()
+  c["mup"]["base_width"] = 0
+  return c
+
+
+def test_bad_settings_are_refused():
+  with pytest.raises(ConfigError, match="mup.base_width is 0"):
+    parts.parametrisation(without_base())
+  without = config()
+  del without["mup"]
+  with pytest.raises(ConfigError, match="section mup is missing"):
+    parts.model(without)
+
+
+def optimiser(c, lr, weight_decay, steps=8):
+  """Constant rate, no clipping: what `mup.MuAdamW` does."""
+  task = task_of(c)
+  settings = adamw.AdamWConfig(
+      lr=lr, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
+      weight_decay=weight_decay, clip_norm=1e9,
+  )  # fmt: skip
+  return adamw.make(
+      settings, axes=task.axes().params, steps=steps, rules=task.rules
+  )
+
+
+def read_back(c) -> dict[str, tuple[float, float]]:
+  """(rate, rate x decay) of each tensor, from what the optimiser does.
+
+  Adam's first step of a constant gradient is the rate; what a parameter of 1
+  loses on top of it with decay is rate x decay.
+  """
+  shapes = jax.eval_shape(task_of(c).init, jax.random.key(0)).params
+  ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def moved(weight_decay):
+    tx = optimiser(c, 0.1, weight_decay)
+    updates, _ = tx.update(ones, tx.init(ones), ones)
+    return jax.tree.map(lambda x: -x.ravel()[0], updates)
+
+  plain = dict(tree.named_leaves(moved(0.0)))
+  decayed = dict(tree.named_leaves(moved(0.5)))
+  return {
+      name: (float(plain[name]), float(decayed[name] - plain[name]))
+      for name in plain
+  }
+
+
+def torch_model(torch, package, width):
+  """The tensors of one LLaMA block, an embedding and a readout."""
+  inner = 3 * width
+
+  class Model(torch.nn.Module):
+
+    def __init__(self):
+      super().__init__()
+      linear = functools.partial(torch.nn.Linear, bias=False)
+      self.embedding = torch.nn.Embedding(64, width)
+      for name in ("query", "key", "value", "out"):
+        setattr(self, name, linear(width, width))
+      self.gate, self.up = linear(width, inner), linear(width, inner)
+      self.down = linear(inner, width)
+      self.scale = torch.nn.Parameter(torch.ones(width))
+      self.head = package.MuReadout(width, 64, bias=False)
+
+  return Model()
+
+
+@pytest.fixture(scope="module")
+def theirs():
+  """`mup`'s model of the wide shapes, and the package."""
+  torch = pytest.importorskip("torch")
+  package = pytest.importorskip("mup")
+  models = {w: torch_model(torch, package, w) for w in (BASE, 2 * BASE, WIDE)}
+  package.set_base_shapes(
+      models[WIDE], models[BASE], delta=models[2 * BASE], do_assert=False
+  )
+  return torch, package, models[WIDE]
+
+
+def tail(name):
+  """`query` of ours `blocks/attention/query`, and of `mup`'s `query.weight`."""
+  return name.removesuffix(".weight").split("/")[-1]
+
+
+def test_multipliers_are_those_of_the_mup_package(theirs):
+  _, package, model = theirs
+  opt = package.MuAdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+  wanted = {}
+  names = {id(p): tail(name) for name, p in model.named_parameters()}
+  for group in opt.param_groups:
+    for p in group["params"]:
+      rate = group["lr"]
+      wanted[names[id(p)]] = (rate, rate * group["weight_decay"])
+  found = {tail(k): v for k, v in read_back(config()).items()}
+  for name, (rate, decay) in wanted.items():
+    # We decay no gain; torch decays whatever it is given.
+    expected = (rate, 0.0 if name == "scale" else decay)
+    assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-7), name
+  assert wanted["down"] == pytest.approx((0.1 / M, 0.05))
+  # Control: the standard optimiser has other ones.
+  standard = {tail(k): v for k, v in read_back(config(on=False)).items()}
+  assert standard["down"] == pytest.approx((0.1, 0.05), rel=1e-4)
+  # The readout's multiplier is the one of our logits.
+  scale = 1 / model.head.width_mult()
+  assert parts.model(config()).scales.logits == pytest.approx(scale)
+
+
+def test_updates_are_those_of_the_mup_package(theirs):
+  torch, package, model = theirs
+  rng = np.random.default_rng(0)
+  c = config()
+  shapes = {
+      "embedding": (64, WIDE), "down": (3 * WIDE, WIDE),
+      "gate": (WIDE, 3 * WIDE),
+  }  # fmt: skip
+  start = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+  grads = [
+      {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+      for _ in range(4)
+  ]
+  weights = {
+      "embedding": model.embedding.weight,
+      "down": model.down.weight,
+      "gate": model.gate.weight,
+  }
+
+  def turned(name, x):  # torch keeps [out, in]
+    return x if name == "embedding" else x.T
+
+  for name, weight in weights.items():
+    weight.data = torch.tensor(turned(name, start[name]).copy())
+  opt = package.MuAdamW(
+      list(weights.values()), lr=0.01, weight_decay=0.5, betas=(0.9, 0.95)
+  )
+  for grad in grads:
+    for name, weight in weights.items():
+      weight.grad = torch.tensor(turned(name, grad[name]).copy())
+    opt.step()
+  expected = {
+      name: turned(name, weight.detach().numpy())
+      for name, weight in weights.items()
+  }
+
+  axes = {
+      "embedding": P("vocab", "embed"), "down": P("mlp", "embed"),
+      "gate": P("embed", "mlp"),
+  }  # fmt: skip
+  settings = adamw.AdamWConfig(
+      lr=0.01, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
+      weight_decay=0.5, clip_norm=1e9,
+  )  # fmt: skip
+
+  def ours(rules):
+    tx = adamw.make(settings, axes=axes, steps=8, rules=rules)
+    params, state = start, tx.init(start)
+    for grad in grads:
+      updates, state = tx.update(grad, state, params)
+      params = optax.apply_updates(params, updates)
+    return params
+
+  found = ours(parts.parametrisation(c).rules(axes))
+  for name in expected:
+    np.testing.assert_allclose(
+        found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
+    )
+  assert not np.allclose(ours(None)["down"], expected["down"], rtol=1e-2)
+
+
+def test_at_the_base_width_nothing_changes():
+  """One rule set, all ones: bit-equal to the standard parametrisation."""
+  neutral = dict(zero_query=False, zero_head=False, depth_init=False)
+  on = task_of(config(BASE, **neutral))
+  off = task_of(config(BASE, on=False))
+  assert on.model == off.model and off.rules is None
+  params = jax.jit(on.init)(jax.random.key(0)).params
+  same = jax.jit(off.init)(jax.random.key(0)).params
+  jax.tree.map(np.testing.assert_array_equal, params, same)
+  wide = jax.jit(task_of(config(**neutral)).init)(jax.random.key(0)).params
+  standard = jax.jit(task_of(config(on=False)).init)(jax.random.key(0)).params
+  for name, leaf in tree.named_leaves(wide):
+    ratio = M**-0.5 if name in MATRICES else 1.0
+    expected = np.asarray(dict(tree.named_leaves(standard))[name]) * ratio
+    np.testing.assert_array_equal(leaf, expected, err_msg=name)
+
+
+def test_logits_are_divided_by_the_growth():
+  c = config(zero_head=False)
+  model = parts.model(c)
+  params = jax.jit(task_of(c).init)(jax.random.key(0)).params
+  plain = dataclasses.replace(
+      model, scales=dataclasses.replace(model.scales, logits=1.0)
+  )
+  inputs = jnp.arange(4, 20)[None]
+  real = c["sequence"]["vocab"] + sequence.SPECIALS
+  ours = model.apply({"params": params}, inputs)[..., :real]
+  theirs_ = plain.apply({"params": params}, inputs)[..., :real]
+  assert float(jnp.abs(theirs_).max()) > 0
+  np.testing.assert_allclose(ours, theirs_ / M, rtol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["blocked", "xla"])
+def test_attention_scale_is_that_of_scaled_queries(implementation):
+  shape = llama.LlamaConfig(**config()["model"])
+  x_BTD = jax.random.normal(jax.random.key(0), (2, 8, WIDE))
+  rope = layers.rope_table(jnp.arange(8), shape.head_dim, 1e4)
+
+  def attend(scale):
+    return llama.Attention(
+        shape, implementation, jnp.float32,
+        layers.Scales(attention=scale, logits=1.0),
+    )  # fmt: skip
+
+  variables = nn.unbox(attend(1.0).init(jax.random.key(1), x_BTD, rope, None))
+  sharp = jax.tree.map(lambda x: 10.0 * x, variables)  # far from uniform
+  query = 0.25 * sharp["params"]["query"]
+  by_hand = {"params": sharp["params"] | {"query": query}}
+  expected = attend(1.0).apply(by_hand, x_BTD, rope, None)
+  found = attend(0.25).apply(sharp, x_BTD, rope, None)
+  np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+  other = attend(1.0).apply(sharp, x_BTD, rope, None)
+  assert float(jnp.abs(other - expected).max()) > 1e-2
+
+
+def aligned_logits(width, *, scaled):
+  """Mean |q k| where keys are queries and all tokens are one: K times O(1)."""
+  c = config(width)
+  c["model"]["depth"] = 1  # the only block sees the same at both scales
+  task = task_of(c)
+  if not scaled:
+    task = pretrain.Pretrain(
+        dataclasses.replace(task.model, scales=layers.STANDARD)
+    )
+  params = jax.jit(task.init)(jax.random.key(0)).params
+  attention = params["blocks"]["attention"]
+  w_LDHK = jax.random.normal(jax.random.key(1), attention["key"].shape)
+  attention["query"] = attention["key"] = w_LDHK * width**-0.5
+  tokens = jnp.full((1, 17), 9, jnp.int32)
+  return float(coordinates.coordinates(task, params, tokens)["attention"])
+
+
+def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
+  """16 heads at every width: dimensions 4 and 64."""
+
+  def ratio(scaled):
+    return aligned_logits(1024, scaled=scaled) / aligned_logits(
+        64, scaled=scaled
+    )
+
+  kept = ratio(True)
+  assert 0.5 < kept < 2.0
+  # Control: 1 / sqrt(K) grows by sqrt(16).
+  assert ratio(False) == pytest.approx(kept * math.sqrt(16), rel=1e-5)
+
+
+def small_check():
+  c = defaults.coord_check(
+      defaults.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
+  )
+  c.pretrain.sequence.update(vocab=60, grid=2, frames=4, context=16)
+  c.pretrain.model.tied = False
+  c.pretrain.mup.base_width = 32
+  c.pretrain.compute.update(dtype="float32", unroll=1)
+  return c.to_dict()
+
+
+def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
+  workdir = epath.Path(tmp_path / "run")
+  assert jobs.run(small_check(), workdir, lambda step: False)
+  folder = coordinates.sweep_plots.files.Folder(workdir)
+  rows = [
+      {k: v if k == "parametrisation" else float(v) for k, v in row.items()}
+      for row in folder.records("coordinates.csv")
+  ]
+  assert len(rows) == 2 * 2 * 5  # kinds, widths, updates 0 to 4
+  found = coordinates.ratios(rows)
+  for quantity in ("residual", "logits"):
+    assert 0.5 < found["mup"][quantity] < 2.0, found
+  assert found["standard"]["residual"] > 10, found
+  assert (tmp_path / "run" / "coordinates_logits.png").exists()
+  told = capsys.readouterr().out
+  assert "mup: " in told and "do not keep their size" in told

@@ -1,0 +1,432 @@
+"""`run = "probe"` from stores to tables, against logistic regression."""
+
+import csv
+import json
+import pathlib
+
+from etils import epath
+import numpy as np
+import probes
+import pytest
+import runs
+from scipy import optimize
+import stores
+import test_hosts
+
+from totojax import jobs
+from totojax.analysis import files
+from totojax.analysis import layer_sections
+from totojax.build import probe_plan
+from totojax.build import probe_setup as build
+from totojax.data import labelled
+from totojax.data import shards
+from totojax.data import without_backbone
+
+TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+  root = tmp_path_factory.mktemp("probe")
+  return {
+      "root": root,
+      "model": probes.backbone(root),
+      "train": probes.write(root / "t", TRAIN, prefix="t", seed=1),
+      "val": probes.write(root / "v", VAL, prefix="v", seed=2),
+      "train_px": probes.pixels(root / "tp", TRAIN, prefix="t", seed=3),
+      "val_px": probes.pixels(root / "vp", VAL, prefix="v", seed=4),
+  }
+
+
+def config(data, /, **sections):
+  return probes.config(data["model"], data["train"], data["val"], **sections)
+
+
+def run(config, workdir, interrupted=lambda step: False):
+  return jobs.run(config, epath.Path(workdir), interrupted)
+
+
+def table(workdir):
+  with open(pathlib.Path(workdir) / "per_layer.csv") as file:
+    return list(csv.DictReader(file))
+
+
+def metrics(workdir):
+  return json.loads((pathlib.Path(workdir) / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(data):
+  """One run with everything in it."""
+  workdir = data["root"] / "finished"
+  assert run(
+      config(
+          data,
+          backbones=("trained", "untrained", "pixels", "histogram"),
+          data=dict(
+              train_pixels=data["train_px"], validation_pixels=data["val_px"],
+              expected=33,
+          ),
+          optim=dict(lrs=(0.03, 0.003)),
+          train=dict(epochs=30.0),
+          paper=dict(name="Table 5, average pooling", top1=53.2),
+      ),
+      workdir,
+  )  # fmt: skip
+  return workdir
+
+
+def test_what_can_be_told_apart_is(finished):
+  rows = table(finished)
+  assert [(r["backbone"], r["layer"], r["setting"]) for r in rows] == [
+      (b, str(layer), str(s))
+      for b, layers in (
+          ("trained", 3), ("untrained", 3), ("pixels", 1), ("histogram", 1),
+      )
+      for layer in range(layers)
+      for s in range(2)
+  ]  # fmt: skip
+  found = metrics(finished)
+  for source in ("trained", "untrained", "pixels", "histogram"):
+    assert found[f"{source}/chosen_on_holdout/top1"] > 0.93, source
+  assert found["n"] == 32 and found["n_expected"] == 33
+  assert all(r["n"] == "32" and r["n_expected"] == "33" for r in rows)
+  assert {r["depth_frac"] for r in rows[:6]} == {"0.0000", "0.5000", "1.0000"}
+  assert found["majority_top1"] == pytest.approx(11 / 32)
+  assert found["paper/top1"] == pytest.approx(0.532)
+
+
+def test_the_chosen_head_is_the_best_of_where_it_was_chosen(finished):
+  rows, found = table(finished), metrics(finished)
+  for split, column in (("validation", "top1"), ("holdout", "holdout_top1")):
+    own = [r for r in rows if r["backbone"] == "trained"]
+    best = max(float(r[column]) for r in own)
+    at = f"trained/chosen_on_{split}"
+    picked = [
+        r for r in own
+        if int(r["layer"]) == found[f"{at}/layer"]
+        and float(r["lr"]) == found[f"{at}/lr"]
+    ]  # fmt: skip
+    assert float(picked[0][column]) == best
+    assert float(picked[0]["top1"]) == pytest.approx(found[f"{at}/top1"])
+
+
+def test_predictions_are_those_that_were_counted(finished):
+  with open(finished / "predictions.csv") as file:
+    rows = [r for r in csv.DictReader(file) if r["backbone"] == "trained"]
+  assert [r["id"] for r in rows] == [f"v/{i}" for i in range(32)]
+  assert [int(r["label"]) for r in rows] == VAL.tolist()
+  right = [r["label"] == r["predicted"] for r in rows]
+  assert right == [r["rank"] == "0" for r in rows]
+  top1 = metrics(finished)["trained/chosen_on_holdout/top1"]
+  assert np.mean(right) == pytest.approx(top1)
+  assert rows[0]["label_name"] == "low"
+
+
+def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
+  folder = files.Folder(finished.parent)
+  (finished.parent / "probe").symlink_to(finished)
+  text = layer_sections.layers(folder)
+  for word in (
+      "token histogram, no backbone", "Table 5, average pooling", "53.2",
+      "1 of 33 validation items are missing", "<svg", "32 validation items",
+  ):  # fmt: skip
+    assert word in text, word
+  assert (finished / "layer_curve.png").stat().st_size > 5000
+
+
+def test_it_is_not_done_twice(finished, data):
+  marks = {p: p.stat().st_mtime_ns for p in finished.glob("*/scores.npz")}
+  assert len(marks) == 4
+  written = json.loads((finished / "config.json").read_text())
+  assert run(written, finished)
+  for path, mark in marks.items():
+    assert path.stat().st_mtime_ns == mark
+
+
+def scores(workdir, unit="trained"):
+  with np.load(pathlib.Path(workdir) / unit / "scores.npz") as file:
+    return dict(file)
+
+
+def assert_close(a, b, *, rtol):
+  assert a.keys() == b.keys()
+  for name in ("train_loss", "validation/nll", "holdout/nll"):
+    np.testing.assert_allclose(a[name], b[name], rtol=rtol, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain(data):
+  """A short run that others are compared with."""
+  workdir = data["root"] / "plain"
+  assert run(config(data, train=dict(epochs=4.0)), workdir)
+  return scores(workdir)
+
+
+def test_a_run_without_kept_features_is_the_same(data, plain, tmp_path):
+  assert run(config(data, train=dict(epochs=4.0), cache="off"), tmp_path)
+  assert not (tmp_path / "features").exists()
+  assert_close(scores(tmp_path), plain, rtol=1e-3)
+  assert plain["validation/nll"].std() > 1e-3  # or anything would agree
+
+
+def test_groups_of_layers_are_the_whole_and_are_told(
+    data, plain, tmp_path, capsys
+):
+  """With memory for the heads of one layer only."""
+  c = config(data, train=dict(epochs=4.0), memory_gb=3e-7)
+  assert run(c, tmp_path)
+  assert "in 3 groups of layers" in capsys.readouterr().out
+  parts = [scores(tmp_path, f"trained-{i}") for i in range(3)]
+  joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+  assert_close(joined, plain, rtol=1e-4)
+  assert [r["layer"] for r in table(tmp_path)] == ["0", "1", "2"]
+  with pytest.raises(ValueError, match="use fewer settings"):
+    probe_plan.plan(build.setup(config(data, memory_gb=1e-7)))
+
+
+def test_a_run_that_was_stopped_is_the_same(data, plain, tmp_path):
+  """While features are made, and between two updates of the heads."""
+  c = config(data, train=dict(epochs=4.0))
+  stops = iter([True])
+  assert not run(c, tmp_path, lambda step: next(stops, False))
+  assert not (tmp_path / "trained").exists()
+  kept = tmp_path / "features" / "trained-train.npy.json"
+  assert 0 < json.loads(kept.read_text())["done"] < 96
+  assert not run(c, tmp_path, lambda step: step == 3)
+  assert run(c, tmp_path)
+  found = scores(tmp_path)
+  for name in plain:
+    np.testing.assert_array_equal(found[name], plain[name], err_msg=name)
+
+
+def words(data, workdir, *more):
+  """The command line of a short attention probe."""
+  return runs.command(
+      "configs/probe_folder.py", workdir, f"--config.model_run={data['model']}",
+      f"--config.data.train={data['train']}",
+      f"--config.data.validation={data['val']}",
+      "--config.backbones=('trained',)", "--config.head.pool=attention",
+      "--config.train.epochs=2.0", "--config.train.batch_rows=16", *more,
+  )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_hosts_give_the_same_probe_as_one(data, tmp_path):
+  """BatchNorm sees the global batch on both, and evaluation every item."""
+  alone = runs.start(words(data, tmp_path / "one"), devices=2)
+  runs.finish(alone)
+  outputs = [
+      runs.finish(process)
+      for process in test_hosts.start_hosts(
+          words(data, tmp_path / "two"), hosts=2, devices=2
+      )
+  ]
+  assert "top-1" in outputs[0]
+  one, two = (scores(tmp_path / name) for name in ("one", "two"))
+  assert one["validation/rank"].shape == (3, 6, 32)
+  assert_close(two, one, rtol=1e-3)
+
+
+def test_labels_that_mean_nothing_stay_at_chance(data, tmp_path):
+  rng = np.random.default_rng(0)
+  shuffled = [rng.permutation(np.arange(n) % 3) for n in (240, 240)]
+  paths = [
+      probes.write(tmp_path / p, y, ids=np.arange(240) % 3, prefix=p, seed=i)
+      for i, (p, y) in enumerate(zip("tv", shuffled))
+  ]
+  c = probes.config(
+      data["model"], *paths, backbones=("histogram",), train=dict(epochs=10.0)
+  )
+  assert run(c, tmp_path / "run")
+  (row,) = table(tmp_path / "run")
+  # 240 items: the standard error of a third is 0.03.
+  assert abs(float(row["top1"]) - 1 / 3) < 0.1
+
+
+def logistic(x_MD, y_M, test_x, test_y):
+  """(accuracy, loss on training data) by L-BFGS, with a trace of decay."""
+  mean, std = x_MD.mean(0), x_MD.std(0)
+  x_MD, test_x = (x_MD - mean) / std, (test_x - mean) / std
+  classes = int(y_M.max()) + 1
+
+  def loss(flat):
+    w, b = flat[:-classes].reshape(-1, classes), flat[-classes:]
+    z = x_MD @ w + b
+    z -= z.max(1, keepdims=True)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    g = (p - np.eye(classes)[y_M]) / len(y_M)
+    value = -np.log(p[np.arange(len(y_M)), y_M]).mean()
+    grad = np.concatenate([(x_MD.T @ g).ravel(), g.sum(0)])
+    return value, grad
+
+  start = np.zeros((x_MD.shape[1] + 1) * classes)
+  found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B")
+  w = found.x[:-classes].reshape(-1, classes)
+  named = (test_x @ w + found.x[-classes:]).argmax(1)
+  return np.mean(named == test_y), found.fun
+
+
+def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
+  """On the same features; classes overlap, so that neither is perfect."""
+  rng = np.random.default_rng(0)
+  paths, labels = [], []
+  for i, (name, n) in enumerate((("t", 1600), ("v", 1200))):
+    truth = np.arange(n) % 3
+    labels.append(np.where(rng.random(n) < 0.2, (truth + 1) % 3, truth))
+    paths.append(
+        probes.write(
+            tmp_path / name, labels[-1], ids=truth, prefix=name, seed=i
+        )
+    )
+  c = probes.config(
+      data["model"], *paths, layers=(1,),
+      train=dict(epochs=60.0, batch_rows=256, score_rows=256),
+      optim=dict(lrs=(0.03,)),
+  )  # fmt: skip
+  assert run(c, tmp_path / "run")
+  (row,) = table(tmp_path / "run")
+  of = build.setup(c)
+  kept = [
+      np.load(tmp_path / "run" / "features" / f"trained-{s}.npy")[:, 0]
+      for s in ("train", "validation")
+  ]
+  inside = of.train.records
+  accuracy, loss = logistic(
+      kept[0][inside].astype(float), labels[0][inside], kept[1].astype(float),
+      labels[1],
+  )  # fmt: skip
+  assert 0.6 < accuracy < 0.9
+  assert float(row["top1"]) == pytest.approx(accuracy, abs=0.01)
+  assert float(row["train_loss"]) == pytest.approx(loss, rel=0.15)
+
+
+def test_views_of_one_item_are_one_item(data, tmp_path):
+  """Three records of each of ten videos, one of which lacks two."""
+  names = [f"v/{i // 3}" for i in range(28)]
+  labels = np.array([int(n[2:]) % 3 for n in names])
+  val = probes.write(tmp_path / "v", labels, prefix="", seed=1, names=names)
+  c = probes.config(data["model"], data["train"], val,
+                    backbones=("histogram",))  # fmt: skip
+  assert run(c, tmp_path / "run")
+  assert metrics(tmp_path / "run")["n"] == 10
+  with open(tmp_path / "run" / "predictions.csv") as file:
+    rows = list(csv.DictReader(file))
+  assert [r["id"] for r in rows] == [f"v/{i}" for i in range(10)]
+  assert [int(r["label"]) for r in rows] == [i % 3 for i in range(10)]
+
+
+def test_the_holdout_is_of_every_class_and_keeps_views_together(tmp_path):
+  labels = np.repeat([0, 1, 2, 2], [40, 20, 6, 2])
+  names = [f"t/{i // 2}" for i in range(68)]
+  path = probes.write(tmp_path / "s", labels, prefix="", seed=0, names=names)
+  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  whole = labelled.of_store(store, "train")
+  rest, held = labelled.split(whole, held_frac=0.25, seed=0)
+  assert np.bincount(labels[held.records]).tolist() == [10, 4, 2]
+  together = np.sort(np.concatenate([rest.records, held.records]))
+  np.testing.assert_array_equal(together, np.arange(68))
+  assert not {names[r] for r in rest.records} & {names[r] for r in held.records}
+  again = labelled.split(whole, held_frac=0.25, seed=0)[1]
+  np.testing.assert_array_equal(held.records, again.records)
+  other = labelled.split(whole, held_frac=0.25, seed=1)[1]
+  assert not np.array_equal(held.records, other.records)
+
+
+def store_with(tmp_path, labels=TRAIN, **changed):
+  return probes.write(tmp_path / "other", labels, prefix="x", seed=5, **changed)
+
+
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (dict(tokenizer="fedcba9876543210"), "has tokens of tokenizer 'fedcba"),
+        (dict(vocab=61), "has vocab 61; .* was trained with 60"),
+        (dict(labels=TRAIN - 1, ids=TRAIN),
+         "32 of 96 records of train .* have no class"),
+        (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),
+        (dict(labels=TRAIN // 2), "1 of 3 classes .*: 2 .high.. Add some"),
+        (dict(classes=("a", "b", "c")), "class 0 is 'a' and 'low'"),
+        (dict(classes=()), "different classes .0 and 3 of them"),
+        (dict(names=[f"x/{i // 2}" for i in range(96)]),
+         "item 'x/0' .* has class 0 and class 1"),
+        (dict(names=[f"v/{i}" for i in range(96)]), "item 'v/.*' is in train"),
+    ],
+)  # fmt: skip
+def test_training_data_that_does_not_fit_is_refused(
+    data, tmp_path, make, told
+):
+  train = store_with(tmp_path, **make)
+  with pytest.raises(ValueError, match=told):
+    build.setup(probes.config(data["model"], train, data["val"]))
+
+
+def test_one_class_is_refused(data, tmp_path):
+  one = dict(classes=("all",), labels=TRAIN * 0)
+  train = store_with(tmp_path, **one)
+  val = probes.write(tmp_path / "v", VAL * 0, prefix="v", seed=2,
+                     classes=("all",))  # fmt: skip
+  with pytest.raises(ValueError, match="has 1 class; there is nothing to tell"):
+    build.setup(probes.config(data["model"], train, val))
+
+
+@pytest.mark.parametrize(
+    "sections, told",
+    [
+        (dict(data=dict(classes=5)), "data.classes is 5; the stores name 3"),
+        (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must lie"),
+        (dict(data=dict(train="")), "data.train is empty"),
+        (dict(layers=(3,)), "layer 3 does not exist: the model has 2 blocks"),
+        (dict(backbones=("trained", "dino")), "backbones has 'dino'; use some"),
+        (dict(backbones=("pixels",)), "'?\"?pixels.*needs data.train_pixels"),
+        (dict(cache="on", head=dict(pool="attention")), "Set cache \"auto\""),
+        (dict(model_run=""), "model_run is empty"),
+        (dict(data=dict(lable=1)), "data.lable does not exist"),
+    ],
+)
+def test_a_config_that_does_not_fit_is_refused(data, sections, told):
+  c = config(data)
+  for name, values in sections.items():
+    c[name] = {**c[name], **values} if isinstance(values, dict) else values
+  with pytest.raises(ValueError, match=told):
+    build.setup(c)
+
+
+def test_pixels_of_other_records_are_refused(data, tmp_path):
+  c = config(data, backbones=("pixels",), data=dict(
+      train_pixels=data["val_px"], validation_pixels=data["train_px"],
+  ))  # fmt: skip
+  with pytest.raises(ValueError, match="do not hold the same items"):
+    run(c, tmp_path)
+
+
+def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
+  c = config(data, train=dict(epochs=4.0))
+  assert run(c, tmp_path)
+  facts = json.loads((tmp_path / "backbone.json").read_text())
+  facts["step"] = 4
+  (tmp_path / "backbone.json").write_text(json.dumps(facts))
+  with pytest.raises(ValueError, match="the backbone was trained on"):
+    run(c, tmp_path)
+
+
+def test_baselines_are_what_they_say(data):
+  store = shards.open_store(
+      data["train"], tokenizer=None, vocab=None, grid=None
+  )
+  found = without_backbone.histograms(store, stores.VOCAB)
+  codes = store.read([7])["codes"][0]
+  expected = np.bincount(codes, minlength=stores.VOCAB) / 16 * stores.VOCAB
+  np.testing.assert_allclose(found[7], expected)
+  np.testing.assert_allclose(found.mean(1), 1.0, rtol=1e-6)
+  pixels = shards.open_store(
+      data["train_px"], tokenizer=None, vocab=None, grid=None
+  )
+  small = without_backbone.small_pixels(pixels, 4)
+  frame = pixels.read([3])["frames"][0, 1].astype(float)
+  corner = small[3].reshape(stores.FRAMES, 4, 4, 3)[1, 2, 1]
+  np.testing.assert_allclose(
+      corner, frame[8:12, 4:8].mean((0, 1)) / 255, rtol=1e-5
+  )
+  with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
+    without_backbone.small_pixels(pixels, 5)

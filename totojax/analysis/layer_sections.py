@@ -1,0 +1,149 @@
+"""Sections of a report about probes: accuracy by layer, and what was chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from etils import epath
+from matplotlib import ticker
+import numpy as np
+
+from totojax.analysis import files
+from totojax.analysis import page
+from totojax.analysis import plots
+
+# Sources with one layer are levels, not curves.
+NAMES = {
+    "trained": "this model",
+    "untrained": "the same model, untrained",
+    "pixels": "small pixels, no backbone",
+    "histogram": "token histogram, no backbone",
+}
+HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
+
+
+def figure(source: epath.PathLike, target: epath.PathLike) -> None:
+  """Writes the layer curve (Figures 4, 8 and 14) from per_layer.csv as a PNG.
+
+  Raises:
+    files.Missing: the CSV is missing, empty or damaged.
+  """
+  source, target = epath.Path(source), epath.Path(target)
+  table = files.Folder(source.parent).table(source.name, by="backbone")
+  target.write_bytes(plots.png(by_layer(table)))
+
+
+def layers(folder: files.Folder) -> str:
+  """Probes of every layer, beside what needs no training or no backbone."""
+  table = folder.table("probe/per_layer.csv", by="backbone")
+  metrics = folder.json("probe/metrics.json")
+  svg = plots.html(
+      by_layer(table), name="layers", label="Probe accuracy by layer"
+  )
+  n, expected = metrics["n"], metrics["n_expected"]
+  caption = (
+      f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
+      " of the best setting of each layer; dashed, without layers. Layer 0 is"
+      " the embeddings. Figures 4, 8 and 14 of the paper."
+  )
+  out = [_claim(metrics), page.figure(svg, caption)]
+  if n != expected:
+    out.append(
+        page.paragraph(
+            f"{expected - n} of {expected} validation items are missing.",
+            "missing",
+        )
+    )
+  out.append(page.table(_HEAD, _rows(metrics)))
+  out.append(
+      page.paragraph(
+          "A layer chosen on the validation set, as the paper does it, has seen"
+          " the answers; the hold-out is of the training set.",
+          "soft",
+      )
+  )
+  return "".join(out)
+
+
+_HEAD = (
+    "top-1, %", "layer chosen on a hold-out", "standard error", "its layer",
+    "chosen on validation", "its layer",
+)  # fmt: skip
+
+
+def _rows(metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
+  rows = []
+  for source in _sources(metrics):
+    at = lambda key: metrics[f"{source}/{key}"]  # noqa: E731
+    rows.append((
+        NAMES.get(source, source),
+        f"{100 * at(f'{HOLDOUT}/top1'):.1f}",
+        f"{100 * at(f'{HOLDOUT}/top1_sem'):.1f}",
+        str(at(f"{HOLDOUT}/layer")),
+        f"{100 * at(f'{VALIDATION}/top1'):.1f}",
+        str(at(f"{VALIDATION}/layer")),
+    ))
+  none = ("",) * 3
+  majority = f"{100 * metrics['majority_top1']:.1f}"
+  rows.append(("always the largest class", majority, *none, ""))
+  if "paper/top1" in metrics:
+    value = f"{100 * metrics['paper/top1']:.1f}"
+    rows.append((f"paper, {metrics['paper/name']}", *none, value, ""))
+  return rows
+
+
+def _claim(metrics: Mapping[str, float]) -> str:
+  """Is the trained backbone above the others, beyond two standard errors?"""
+  ours = metrics.get(f"trained/{HOLDOUT}/top1")
+  others = {
+      source: metrics[f"{source}/{HOLDOUT}/top1"]
+      for source in _sources(metrics)
+      if source != "trained"
+  }
+  if ours is None or not others:
+    return ""
+  best = max(others, key=others.get)
+  sem = np.hypot(
+      metrics[f"trained/{HOLDOUT}/top1_sem"],
+      metrics[f"{best}/{HOLDOUT}/top1_sem"],
+  )
+  gap = 100 * (ours - others[best])
+  name = NAMES.get(best, best)
+  told = f"{gap:+.1f} points against the best other: {name} (2 s.e. "
+  told += f"{200 * sem:.1f})."
+  if abs(gap) <= 200 * sem:
+    return page.paragraph(f"No sure difference: {told}")
+  word = "above" if gap > 0 else "below"
+  return page.paragraph(f"The trained backbone is {word} the rest: {told}")
+
+
+def _sources(metrics: Mapping[str, float]) -> list[str]:
+  end = f"/{HOLDOUT}/top1"
+  return [key.removesuffix(end) for key in metrics if key.endswith(end)]
+
+
+def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
+  """Best top-1 of each layer, with two standard errors; levels dashed."""
+
+  def draw(axes, palette):
+    for (source, t), colour in zip(table.items(), palette.series, strict=False):
+      layers = np.unique(t["layer"])
+      best = np.array([t["top1"][t["layer"] == l].max() for l in layers])  # noqa: E741
+      name = NAMES.get(source, source)
+      if len(layers) == 1:
+        axes.axhline(
+            100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name
+        )
+        continue
+      bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
+      axes.errorbar(
+          layers, 100 * best, yerr=bar, color=colour, lw=1.4, marker="o",
+          ms=3.5, capsize=0, label=name,
+      )  # fmt: skip
+    axes.set_xlabel("layer (0: embeddings)")
+    axes.set_ylabel("top-1, %")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
+    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=8)
+
+  return draw

@@ -1,0 +1,185 @@
+"""The best learning rate of a sweep, with the interval that its noise leaves.
+
+Loss near its minimum is a quadratic in log2 of the learning rate. One is fitted
+to all seeds of a model at once, with an offset for each seed, within a few
+octaves of the best mean; its lowest point is the optimum. The 95 % interval is
+the delta method's, from the residuals, with Student's t.
+
+Shapes: P points, S seeds, X learning rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+REACH_OCTAVES = 2.0  # on either side of the best mean
+KEPT_OCTAVES = 1.0  # an optimum that moves less over all widths stays
+MOVED_OCTAVES = 2.0  # one that moves as much or more drifts
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """The points of one model in one parametrisation.
+
+  Attributes:
+    parametrisation: "mup" or "standard".
+    model: its name.
+    width: of the model.
+    tokens: of each run.
+    x_P: log2 of the learning rate.
+    loss_P: NaN where a run diverged.
+    seed_P: of each point.
+  """
+
+  parametrisation: str
+  model: str
+  width: int
+  tokens: float
+  x_P: np.ndarray
+  loss_P: np.ndarray
+  seed_P: np.ndarray
+
+  def means(self) -> tuple[np.ndarray, np.ndarray]:
+    """(log2 rates, mean loss over seeds); NaN where any seed diverged."""
+    x_X = np.unique(self.x_P)
+    return x_X, np.array([self.loss_P[self.x_P == x].mean() for x in x_X])
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+  """Where a curve is lowest.
+
+  Attributes:
+    grid: the best learning rate of those tried, log2.
+    log2_lr: from the quadratic; None where there is none to trust (`why`).
+    low, high: 95 % interval of it; infinite where the data bound nothing.
+    loss: of the quadratic there, mean over seeds.
+    why: empty, or why there is none.
+  """
+
+  grid: float
+  log2_lr: float | None
+  low: float | None
+  high: float | None
+  loss: float | None
+  why: str
+
+
+def find(curve: Curve) -> Optimum:
+  """The optimum of one curve.
+
+  Raises:
+    ValueError: every run diverged.
+  """
+  x_X, mean_X = curve.means()
+  if not np.isfinite(mean_X).any():
+    raise ValueError(
+        f"every run of {curve.model} ({curve.parametrisation}) diverged; add"
+        " lower learning rates"
+    )
+  grid = float(x_X[np.nanargmin(mean_X)])
+  finite_X = x_X[np.isfinite(mean_X)]
+
+  def none(why):
+    return Optimum(grid, None, None, None, None, why)
+
+  if grid in (x_X[0], x_X[-1]):
+    return none(f"the best, {grid:g}, is the end of the list: extend it")
+  near_P = np.isfinite(curve.loss_P) & (abs(curve.x_P - grid) <= REACH_OCTAVES)
+  if len(np.unique(curve.x_P[near_P])) < 3 or len(finite_X) < 3:
+    return none("fewer than three learning rates near the best one converged")
+  seeds, which_P = np.unique(curve.seed_P[near_P], return_inverse=True)
+  dx_P, loss_P = curve.x_P[near_P] - grid, curve.loss_P[near_P]
+  design = np.column_stack(
+      [np.eye(len(seeds))[which_P], dx_P, dx_P**2]
+  )  # an offset a seed
+  fit, *_ = np.linalg.lstsq(design, loss_P, rcond=None)
+  slope, bend = fit[-2], fit[-1]
+  if bend <= 0:
+    return none("the curve has no minimum: a quadratic opens downwards")
+  shift = -slope / (2 * bend)
+  if abs(shift) > REACH_OCTAVES:
+    return none("the quadratic's minimum lies outside the points it was fitted")
+  free = len(loss_P) - design.shape[1]
+  half = np.inf
+  if free > 0:
+    variance = np.sum((design @ fit - loss_P) ** 2) / free
+    covariance = variance * np.linalg.pinv(design.T @ design)[-2:, -2:]
+    gradient = np.array([-1 / (2 * bend), slope / (2 * bend**2)])
+    error = np.sqrt(gradient @ covariance @ gradient)
+    half = float(stats.t.ppf(0.975, free) * error)
+  at = float(grid + shift)
+  loss = float(fit[:-2].mean() - slope**2 / (4 * bend))
+  return Optimum(grid, at, at - half, at + half, loss, "")
+
+
+def drift(curves: Sequence[Curve]) -> float | None:
+  """Octaves between highest and lowest optimum; None where one is missing."""
+  found = [find(curve).log2_lr for curve in curves]
+  if any(at is None for at in found):
+    return None
+  return max(found) - min(found)
+
+
+def table(curves: Sequence[Curve]) -> list[dict[str, Any]]:
+  """A row for each curve."""
+  return [
+      {
+          "parametrisation": curve.parametrisation,
+          "model": curve.model,
+          "width": curve.width,
+          "tokens": curve.tokens,
+          "seeds": len(np.unique(curve.seed_P)),
+          **dataclasses.asdict(find(curve)),
+      }
+      for curve in curves
+  ]
+
+
+def by_parametrisation(
+    curves: Sequence[Curve],
+) -> Mapping[tuple[str, float], list[Curve]]:
+  """Curves of one parametrisation and length, narrow ones first."""
+  out = {}
+  for curve in sorted(curves, key=lambda curve: curve.width):
+    out.setdefault((curve.parametrisation, curve.tokens), []).append(curve)
+  return out
+
+
+def verdict(curves: Sequence[Curve]) -> list[str]:
+  """Does the optimum stay where it is? A sentence for each parametrisation."""
+  out = []
+  for (kind, tokens), of in by_parametrisation(curves).items():
+    name = f"{NAMES.get(kind, kind)}, {tokens:.3g} tokens a run"
+    if len({curve.width for curve in of}) < 2:
+      out.append(f"{name}: one width only, nothing to compare.")
+      continue
+    octaves = drift(of)
+    if octaves is None:
+      reasons = "; ".join(
+          f"{curve.model}: {find(curve).why}" for curve in of
+          if find(curve).why
+      )  # fmt: skip
+      out.append(f"{name}: no optimum at every width ({reasons}).")
+      continue
+    span = f"widths {of[0].width} to {of[-1].width}"
+    if octaves <= KEPT_OCTAVES:
+      what = "the best learning rate stays within one octave"
+    elif octaves >= MOVED_OCTAVES:
+      what = "the best learning rate drifts by two octaves or more"
+    else:
+      what = "the best learning rate moves by between one and two octaves"
+    expected = (kind == "mup" and octaves <= KEPT_OCTAVES) or (
+        kind == "standard" and octaves >= MOVED_OCTAVES
+    )
+    note = "as expected" if expected else "NOT as expected"
+    out.append(f"{name}: {what} ({octaves:.2f}) over {span}, {note}.")
+  return out
+
+
+NAMES = {"mup": "µP", "standard": "standard parametrisation"}

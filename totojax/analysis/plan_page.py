@@ -1,0 +1,164 @@
+"""The page of `run = "plan"`: what a pre-training run needs and costs.
+
+Reads `plan.json` alone. No number on it was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from totojax.analysis import files
+from totojax.analysis import page
+
+COLUMNS = (
+    "mesh (data, fsdp, tensor)", "remat", "microbatches", "fits", "peak GiB",
+    "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
+)  # fmt: skip
+
+
+def write_report(workdir: epath.PathLike) -> epath.Path:
+  """Writes `report.html` into a run directory and returns its path."""
+  folder = files.Folder(workdir)
+  name = folder.path.name
+  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
+  sections += [page.section(title, make, folder) for title, make in SECTIONS]
+  path = folder.path / "report.html"
+  path.write_text(page.page(f"{name}: plan", sections))
+  return path
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+  """A row of the comparison, as `COLUMNS`."""
+
+  def number(key, form, scale=1.0):
+    return "-" if row.get(key) is None else format(scale * row[key], form)
+
+  return (
+      "x".join(str(size) for size in row["mesh"].values()),
+      row["remat"],
+      str(row["microbatches"]),
+      {True: "yes", False: "no", None: "?"}[row.get("fits")],
+      number("hbm_peak_gib", ".2f"),
+      number("step_s", ".1f", 1e3),
+      number("mfu_bound", ".1%"),
+      number("tokens_per_s", ",.0f"),
+      number("days", ",.2f"),
+      number("chip_hours", ",.0f"),
+      number("money", ",.0f"),
+  )
+
+
+def headline(folder: files.Folder) -> str:
+  """Whether it fits and how long it takes, in one sentence."""
+  plan = folder.json("plan.json")
+  where = f"{plan.get('chips', '?')} chips of {plan.get('topology', '?')}"
+  if not plan.get("fits", True):
+    return page.paragraph(
+        f"Does not fit {where}: {plan['error']}.", "verdict"
+    ) + page.table(("what to change",), [(a,) for a in plan.get("advice", ())])
+  claim = f"{page.short(plan['total_tokens'])} tokens on {where}"
+  if plan.get("days"):
+    claim += f": at least {plan['days']:,.1f} days"
+  pairs = [("parameters", page.short(plan["parameters"]))]
+  if "hbm_peak_gib" in plan:
+    pairs.append(("GiB of HBM at the peak", f"{plan['hbm_peak_gib']:.2f}"))
+  if plan.get("step_s"):
+    pairs.append(("a step", f"{1e3 * plan['step_s']:.0f} ms"))
+    pairs.append(("tokens/s", page.short(plan["tokens_per_s"])))
+    pairs.append(("chip-hours", f"{plan['chip_hours']:,.0f}"))
+  if plan.get("mfu_bound"):
+    pairs.append(("of the peak, at most", f"{plan['mfu_bound']:.1%}"))
+  if plan.get("money"):
+    pairs.append(("money", f"{plan['money']:,.0f}"))
+  source = f"Source: {plan['source']}. Nothing was measured."
+  return (
+      page.paragraph(claim + ".", "verdict")
+      + page.facts(pairs)
+      + page.paragraph(source, "soft")
+  )
+
+
+def compared(folder: files.Folder) -> str:
+  """Every variant that was compiled."""
+  plan = folder.json("plan.json")
+  rows = [
+      (("best" if i == plan["best"] else ""), *cells(row))
+      for i, row in enumerate(plan["rows"])
+  ]
+  return page.table(("", *COLUMNS), rows, words=3)
+
+
+def memory(folder: files.Folder) -> str:
+  """HBM of one chip by kind, and the state."""
+  plan = folder.json("plan.json")
+  if "hbm" not in plan:
+    return page.paragraph("The compiler gave no memory for this plan.", "soft")
+  names = (
+      ("arguments_gib", "arguments: state and batch"),
+      ("outputs_gib", "outputs"),
+      ("aliased_gib", "of these in the place of arguments"),
+      ("temporaries_gib", "temporaries: activations, gradients, buffers"),
+      ("program_gib", "the program"),
+      ("peak_gib", "peak, as the compiler places it"),
+  )
+  rows = [(name, f"{plan['hbm'][key]:.3f}") for key, name in names]
+  rows += [
+      ("float32 parameters, all chips",
+       f"{plan['parameter_bytes'] / 2**30:.3f}"),
+      ("optimiser, all chips", f"{plan['optimiser_bytes'] / 2**30:.3f}"),
+  ]  # fmt: skip
+  return page.table(("on each chip", "GiB"), rows)
+
+
+def cycles(folder: files.Folder) -> str:
+  """Where the estimated time goes."""
+  plan = folder.json("plan.json")
+  if "cycles" not in plan:
+    return page.paragraph(plan.get("no_text", "Not known for this plan."))
+  parts = dict(plan["cycles"])
+  for kernel in plan["kernels"]:
+    parts[f"attention kernel, {kernel['kernel']}"] = kernel["cycles"]
+  total = sum(parts.values())
+  rows = []
+  for name, value in sorted(parts.items(), key=lambda item: -item[1]):
+    written = f"{value / 1e6:.1f} M, {value / total:.1%}"
+    rows.append((name, value, written, "kernel," in name))
+  return page.bars(rows) + page.paragraph(
+      f"{total / 1e6:.1f} million cycles of one chip in a step.", "soft"
+  )
+
+
+def traffic(folder: files.Folder) -> str:
+  """Exchanges between chips."""
+  plan = folder.json("plan.json")
+  rows = [
+      (
+          row["kind"],
+          f"{row['count']:,}",
+          f"{row['payload_bytes'] / 1e9:.3f}",
+          f"{row['sent_bytes'] / 1e9:.3f}",
+          f"{1e3 * row['alone_s']:.1f}",
+      )
+      for row in plan.get("collectives", ())
+  ]
+  head = ("in a step", "count", "GB of arrays", "GB sent by a chip", "ms alone")
+  return page.table(head, rows)
+
+
+def limits(folder: files.Folder) -> str:
+  """What the numbers leave out."""
+  plan = folder.json("plan.json")
+  return "".join(page.paragraph(line) for line in plan.get("limits", ()))
+
+
+SECTIONS: tuple[tuple[str, Callable[[files.Folder], str]], ...] = (
+    ("", headline),
+    ("Compared", compared),
+    ("Memory", memory),
+    ("Where the time goes", cycles),
+    ("Between chips", traffic),
+    ("Limits", limits),
+)

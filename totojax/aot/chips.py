@@ -1,0 +1,95 @@
+"""TPU chips and topologies that are not here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from typing import Any
+
+from totojax import flops
+
+# The compiler looks for the machine it runs on, and locks it; there is none.
+_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """One kind of TPU.
+
+  Attributes:
+    kind: as jax names its devices.
+    clock_hz: nominal; None where it is not known, and then cycles give no time.
+    ici_bytes_per_s: what a chip sends over all its links to its neighbours,
+      one way.
+  """
+
+  kind: str
+  clock_hz: float | None
+  ici_bytes_per_s: float
+
+  @property
+  def peak_flops_per_s(self) -> float:
+    return flops.peak_flops_per_s(self.kind)
+
+  @property
+  def macs_per_cycle(self) -> float:
+    """Of the matrix units, which the peak is made of."""
+    return self.peak_flops_per_s / 2 / (self.clock_hz or float("nan"))
+
+
+# Links: 45 GB/s each way on v4 and v5e, 90 on v5p and v6e; 4 of them on v5e
+# and v6e, 6 on v4 and v5p ("How to Scale Your Model", chapter 2,
+# jax-ml.github.io/scaling-book). Clocks follow from the peak and the number of
+# matrix units.
+CHIPS = {
+    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9),
+    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9),
+    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9),
+    "v6e": Chip("TPU v6e", None, 4 * 90e9),
+}
+
+
+def chip(topology: str) -> Chip:
+  """The chip of "v5e:16x16".
+
+  Raises:
+    ValueError: an unknown chip, or no shape.
+  """
+  family, colon, shape = topology.partition(":")
+  if family not in CHIPS or not colon or not shape:
+    raise ValueError(
+        f"plan.topology is {topology!r}; use {', '.join(CHIPS)} with a shape of"
+        " chips, as v5e:16x16 or v4:4x4x8, or gpu:NVIDIA H100:8"
+    )
+  return CHIPS[family]
+
+
+def devices(topology: str, *, slices: int) -> list[Any]:
+  """The devices of one or several slices, for compiling only.
+
+  Raises:
+    ImportError: the TPU compiler is not installed.
+    ValueError: there is no such topology.
+  """
+  if importlib.util.find_spec("libtpu") is None:
+    raise ImportError(
+        "the TPU compiler is not installed; pip install 'totojax[tpu]' (it"
+        " needs no TPU)"
+    )
+  for name, value in _ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  from jax.experimental import topologies
+
+  more = {} if slices == 1 else {"num_slices": slices}
+  if topology.startswith("v4"):
+    more["chip_config_name"] = "megacore"  # or each chip is two devices
+  try:
+    return list(
+        topologies.get_topology_desc(topology, platform="tpu", **more).devices
+    )
+  except Exception as error:
+    raise ValueError(
+        f"plan.topology {topology!r} with {slices} slices is refused by the"
+        f" TPU compiler: {str(error).splitlines()[0]}"
+    ) from error

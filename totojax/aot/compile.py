@@ -1,0 +1,205 @@
+"""Compiles the train step of a config for hardware that is not here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from totojax import flops
+from totojax import sequence
+from totojax.aot import chips
+from totojax.aot import estimate
+from totojax.aot import hlo
+from totojax.aot import settings
+from totojax.build import pretrain
+
+# "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
+# memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
+_USED = re.compile(
+    r"(?:Used|temporaries \() ?([\d.]+[KMGT])"
+    r"\)? (?:of|exceeds available HBM \() ?([\d.]+[KMGT])"
+)
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+ADVICE = (
+    "compute.remat='full' keeps least, then 'projections', then 'products'",
+    "a larger train.microbatches computes fewer rows at a time",
+    "a larger mesh.fsdp splits parameters and moments further",
+    "compute.attention='auto' keeps no tokens x tokens array on a TPU",
+)
+
+
+def plan(
+    config: Mapping[str, Any], planning: settings.Planning
+) -> dict[str, Any]:
+  """What the compiler says of one config, as JSON.
+
+  Raises:
+    ValueError: the config cannot be built on this topology.
+    ImportError: the TPU compiler is not installed.
+  """
+  chip = chips.chip(planning.topology)
+  devices = chips.devices(planning.topology, slices=planning.slices)
+  begin = time.monotonic()
+  step = pretrain.planned(config, devices=devices, backend="tpu")
+  lowered = step.program.step_fn.lower(
+      step.program.shapes, step.task.batch_spec(step.rows)
+  )
+  traced_s = time.monotonic() - begin
+  facts = {
+      "source": "TPU compiler",
+      **describe(config, step, planning, chips_used=len(devices)),
+      "device_kind": devices[0].device_kind,
+      "trace_s": traced_s,
+      "limits": list(estimate.LIMITS),
+  }
+  begin = time.monotonic()
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    return {**facts, **_does_not_fit(error)}
+  facts |= {"compile_s": time.monotonic() - begin, "fits": True}
+  hbm = estimate.memory(compiled.memory_analysis())
+  facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
+  try:
+    program = hlo.Program(compiled.as_text())
+  except jax.errors.JaxRuntimeError as error:
+    return facts | {
+        "no_text": (
+            "the compiler does not write this program out, so traffic and time"
+            f" are not known: {str(error).splitlines()[0]}"
+        )
+    }
+  per_chip = facts["model_flops_per_step"] / len(devices)
+  found = estimate.time(
+      program,
+      topology=planning.topology,
+      chip=chip,
+      model_flops_per_chip=per_chip,
+  )
+  traffic = estimate.traffic(program, chip)
+  return facts | {
+      "collectives": traffic,
+      "collectives_alone_s": sum(row["alone_s"] for row in traffic),
+      "cycles": dict(found.cycles),
+      "kernels": [
+          {**dataclasses.asdict(charge), "cycles": charge.cycles}
+          for charge in found.kernels
+      ],
+      "uncharged_kernels": list(found.uncharged),
+      "step_s": found.step_s,
+      "mfu_bound": found.mfu_bound,
+  }
+
+
+def arithmetic(
+    config: Mapping[str, Any], planning: settings.Planning
+) -> dict[str, Any]:
+  """The same for GPUs, for which there is no compiler: state and FLOPs only."""
+  kind, count = planning.gpu
+  step = pretrain.planned(config, devices=None, backend="gpu")
+  facts = describe(config, step, planning, chips_used=count)
+  peak = flops.peak_flops_per_s(kind)
+  step_s = facts["model_flops_per_step"] / count / peak / planning.busy
+  # float32 parameters, two moments and a gradient, split over all.
+  state = 16 * facts["parameters"] / count / estimate.GIB
+  return facts | {
+      "source": "arithmetic",
+      "device_kind": kind,
+      "state_and_gradients_gib": state,
+      "step_s": step_s,
+      "assumed_mfu": planning.busy,
+      "limits": [
+          f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
+          " assumption, and activations are not counted in the memory."
+      ],
+  }
+
+
+def describe(
+    config: Mapping[str, Any],
+    step: pretrain.Planned,
+    planning: settings.Planning,
+    *,
+    chips_used: int,
+) -> dict[str, Any]:
+  """What is known before anything is compiled."""
+  model = step.task.model
+  shape, spec = model.config, model.spec
+  tokens = step.rows * spec.context
+  per_token = flops.train_flops_per_token(
+      shape, vocab=spec.vocab, context=spec.context
+  )
+  facts = {
+      "topology": planning.topology,
+      "slices": planning.slices,
+      "chips": chips_used,
+      "mesh": dict(config["mesh"]),
+      "remat": model.compute.remat,
+      "attention": model.compute.attention,
+      "dtype": model.compute.dtype,
+      "rows": step.rows,
+      "context": spec.context,
+      "microbatches": step.microbatches,
+      "tokens_per_step": tokens,
+      "total_tokens": step.total_tokens,
+      "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
+      "model_flops_per_step": per_token * tokens,
+  }
+  if step.program is not None:
+    facts["mesh"] = dict(step.mesh.shape)
+    facts["optimiser_bytes"] = _bytes(step.program.shapes.opt_state)
+    facts["parameter_bytes"] = _bytes(step.program.shapes.params)
+  return facts
+
+
+def cost(
+    facts: Mapping[str, Any], *, price_per_chip_hour: float
+) -> dict[str, Any]:
+  """The whole run at the estimated step time: tokens/s, days, money."""
+  step_s = facts.get("step_s")
+  if not step_s:
+    return {}
+  steps = flops.steps(facts["total_tokens"], facts["tokens_per_step"])
+  hours = steps * step_s / 3600
+  return {
+      "tokens_per_s": facts["tokens_per_step"] / step_s,
+      "steps": steps,
+      "days": hours / 24,
+      "chip_hours": hours * facts["chips"],
+      "price_per_chip_hour": price_per_chip_hour,
+      "money": hours * facts["chips"] * price_per_chip_hour or None,
+  }
+
+
+def _does_not_fit(error: Exception) -> dict[str, Any]:
+  """The compiler's out-of-memory error; any other is raised again."""
+  text = str(error)
+  used = _USED.search(text)
+  if "RESOURCE_EXHAUSTED" not in text and used is None:
+    raise error
+  facts: dict[str, Any] = {"fits": False, "advice": list(ADVICE)}
+  if used:
+    need, limit = (
+        float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB
+        for size in used.groups()
+    )
+    facts |= {"hbm_peak_gib": need, "hbm_limit_gib": limit}
+    facts["error"] = (
+        f"needs {need:.2f} GiB of a chip's {limit:.2f} GiB of HBM"
+    )
+  else:
+    facts["error"] = text.splitlines()[0]
+  return facts
+
+
+def _bytes(tree: Any) -> int:
+  return sum(
+      int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+  )

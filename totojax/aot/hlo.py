@@ -1,0 +1,237 @@
+"""What a compiled program does, read from the TPU compiler's own text.
+
+The text of a compiled TPU program says for each operation how many cycles the
+compiler expects it to take (`estimated_cycles`). Operations in a loop are
+written once, so they are multiplied by the loop's trip count, which is read
+from its condition. (`cost_analysis()` does not, and counts each operation
+without a cost as minus one second, so it is not used.)
+
+Three kinds of operation have no estimate: Pallas kernels (see `kernels.py`),
+collectives (see `Collective`), and gathers, scatters and waits for copies,
+which are taken as nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import math
+import re
+
+_HEAD = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\) -> .* \{")
+_LINE = re.compile(r"^ +(?:ROOT )?%([\w.-]+) = (.*)$")
+_OPCODE = re.compile(r" ([a-z][a-z0-9-]*)\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NAME = re.compile(r'op_name="([^"]*)"')
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
+_CALLED = re.compile(r"(?:calls|to_apply|body|branch_\w+)=\{?%([\w.-]+)")
+_GROUPS = (
+    re.compile(r"replica_groups=\[\d+,(?P<size>\d+)\]"),
+    re.compile(r"replica_groups=\{\{(?P<members>[\d,]+)\}"),
+    re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\] \{(?P<used>[^}]*)\}"),
+)
+COLLECTIVES = (
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
+    "collective-permute",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+  """One line of a computation.
+
+  Attributes:
+    name: its own.
+    opcode: "fusion", "custom-call", ...
+    shape: of the result, as text.
+    rest: operands and attributes, as text.
+    times: how often it runs in one step.
+    cycles: of one run, as the compiler estimates them; 0 where it does not.
+    op_name: where in the traced program it comes from.
+  """
+
+  name: str
+  opcode: str
+  shape: str
+  rest: str
+  times: int
+  cycles: int
+  op_name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One exchange between chips.
+
+  Attributes:
+    kind: one of `COLLECTIVES`.
+    times: how often it runs in one step.
+    group: chips that take part in one exchange.
+    payload_bytes: of one run: the whole array that is gathered, reduced,
+      scattered or exchanged by a group.
+    op_name: where in the traced program it comes from.
+  """
+
+  kind: str
+  times: int
+  group: int
+  payload_bytes: int
+  op_name: str
+
+  @property
+  def sent_bytes(self) -> float:
+    """What each chip sends in one run, on a ring."""
+    if self.kind == "collective-permute":
+      return float(self.payload_bytes)
+    passes = 2 if self.kind == "all-reduce" else 1
+    return passes * self.payload_bytes * (self.group - 1) / self.group
+
+
+class Program:
+  """The text of a compiled program, cut into computations.
+
+  Raises:
+    ValueError: the text is no optimised HLO module.
+  """
+
+  def __init__(self, text: str):
+    self._lines: dict[str, list[str]] = {}
+    self._entry = ""
+    lines: list[str] = []
+    for line in text.splitlines():
+      head = _HEAD.match(line)
+      if head:
+        lines = self._lines.setdefault(head[1], [])
+        if line.startswith("ENTRY"):
+          self._entry = head[1]
+      elif line.startswith(" "):
+        lines.append(line)
+    if not self._entry:
+      raise ValueError(
+          "the compiled program has no ENTRY computation; its text is not that"
+          " of an optimised HLO module"
+      )
+
+  def operations(self) -> Iterator[Operation]:
+    """Every operation that runs; what is fused counts as the one it is."""
+    for name, times in self._runs(self._entry, 1):
+      yield from self._operations(name, times)
+
+  def collectives(self) -> list[Collective]:
+    """Every exchange; one that is spread over several fusions counts once."""
+    found = {}
+    for name, times in self._runs(self._entry, 1):
+      for inner in (name, *self._fused(name)):
+        for operation in self._operations(inner, times):
+          kind = operation.opcode.removesuffix("-start")
+          if kind in COLLECTIVES:
+            channel = re.search(r"channel_id=(\d+)", operation.rest)
+            key = channel[1] if channel else operation.name
+            found.setdefault((kind, key), _collective(operation, kind))
+    return list(found.values())
+
+  def _operations(self, name: str, times: int) -> Iterator[Operation]:
+    for line in self._lines.get(name, ()):
+      head = _LINE.match(line)
+      opcode = head and _OPCODE.search(head[2])
+      if not opcode:
+        continue
+      rest = head[2][opcode.end() - 1 :]
+      cycles, op_name = _CYCLES.search(rest), _NAME.search(rest)
+      yield Operation(
+          name=head[1],
+          opcode=opcode[1],
+          shape=head[2][: opcode.start()],
+          rest=rest,
+          times=times,
+          cycles=int(cycles[1]) if cycles else 0,
+          op_name=op_name[1] if op_name else "",
+      )
+
+  def _runs(self, name: str, times: int) -> Iterator[tuple[str, int]]:
+    """(computation, runs in one step) of the entry and all bodies of loops."""
+    yield name, times
+    for operation in self._operations(name, times):
+      if operation.opcode == "while":
+        condition = re.search(r"condition=%([\w.-]+)", operation.rest)[1]
+        body = re.search(r"body=%([\w.-]+)", operation.rest)[1]
+        yield from self._runs(body, times * self._trips(condition))
+      elif operation.opcode in ("call", "conditional"):
+        for called in _CALLED.findall(operation.rest):
+          yield from self._runs(called, times)
+
+  def _fused(self, name: str) -> set[str]:
+    """Computations that the operations of one are made of."""
+    found: set[str] = set()
+    queue = [name]
+    while queue:
+      for operation in self._operations(queue.pop(), 1):
+        if operation.opcode in ("while", "call", "conditional"):
+          continue
+        new = set(_CALLED.findall(operation.rest)) - found
+        found |= new
+        queue += new
+    return found
+
+  def _trips(self, condition: str) -> int:
+    """Of a loop that counts from 0 while `i < constant`."""
+    constants = {}
+    for operation in self._operations(condition, 1):
+      value = re.match(r"\((\d+)\)", operation.rest)
+      if operation.opcode == "constant" and value:
+        constants[operation.name] = int(value[1])
+    for operation in self._operations(condition, 1):
+      for name in re.findall(r"%([\w.-]+)", operation.rest):
+        if name in constants:
+          return constants[name]
+    raise ValueError(
+        f"the trip count of the loop with condition {condition} cannot be read,"
+        " so neither cycles nor traffic of this program are known"
+    )
+
+
+def array_bytes(shape: str) -> list[int]:
+  """Of each array in the text of a shape, "(bf16[2,8]{1,0}, s32[])"."""
+  found = []
+  for kind, sides in _ARRAY.findall(shape):
+    digits = re.search(r"\d+", kind)
+    bits = int(digits[0]) if digits else 8
+    count = math.prod(int(side) for side in sides.split(",") if side)
+    found.append(count * bits // 8)
+  return found
+
+
+def _collective(operation: Operation, kind: str) -> Collective:
+  group = _group(operation.rest)
+  arrays = array_bytes(operation.shape)
+  if operation.opcode.endswith("-start") and kind != "all-reduce":
+    # (operands, results, ...): what is gathered is the largest of them.
+    payload = max(arrays)
+  else:
+    payload = sum(arrays)
+  if kind == "reduce-scatter":
+    payload *= group
+  return Collective(
+      kind=kind,
+      times=operation.times,
+      group=group,
+      payload_bytes=payload,
+      op_name=operation.op_name,
+  )
+
+
+def _group(rest: str) -> int:
+  """Chips of one group; a permutation has pairs."""
+  for pattern in _GROUPS:
+    found = pattern.search(rest)
+    if not found:
+      continue
+    parts = found.groupdict()
+    if "size" in parts:
+      return int(parts["size"])
+    if "members" in parts:
+      return len(parts["members"].split(","))
+    sizes = dict(re.findall(r"'([\w.-]+)'=(\d+)", parts["axes"]))
+    used = re.findall(r"'([\w.-]+)'", parts["used"])
+    return math.prod(int(sizes[axis]) for axis in used)
+  return 2

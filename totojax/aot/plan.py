@@ -1,0 +1,126 @@
+"""`run = "plan"` of a pre-training config: what it costs, before it is paid.
+
+  python -m totojax.main --config=configs/1b.py --config.run=plan \
+    --config.plan.topology=v5e:16x16 --workdir=runs/plan
+
+Compiles the train step of the config ahead of time (no TPU is needed) and
+leaves `plan.json` and `report.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+import jax
+from rich import console as rich_console
+from rich import table as rich_table
+
+from totojax import logs
+from totojax import train
+from totojax.analysis import plan_page
+from totojax.aot import compile as compile_lib
+from totojax.aot import settings
+from totojax.build.typed import typed
+
+
+def run(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Any
+) -> bool:
+  """Plans the config or every variant of the search; True when all are done.
+
+  A variant that was compiled before an interruption is not compiled again.
+  """
+  planning = typed(settings.Planning, config["plan"], "plan")
+  if not jax.config.jax_platforms:  # a compiler for TPUs is no TPU
+    jax.config.update("jax_platforms", "cpu")
+  logs.begin(workdir, config)
+  path = workdir / "plan.json"
+  rows = json.loads(path.read_text())["rows"] if path.exists() else []
+  variants = settings.variants(config, planning)
+  for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
+    if interrupted(number):
+      return False
+    rows.append(one(variant, planning))
+    logs.write_json(path, result(rows))
+    train.say(f"plan {number} of {len(variants)}: {headline(rows[-1])}")
+  show(rows)
+  train.say(f"report: {plan_page.write_report(workdir)}")
+  return True
+
+
+def one(
+    config: Mapping[str, Any], planning: settings.Planning
+) -> dict[str, Any]:
+  """The row of one config; in a search, what cannot be built says why."""
+  try:
+    if planning.gpu:
+      facts = compile_lib.arithmetic(config, planning)
+    else:
+      facts = compile_lib.plan(config, planning)
+  except ValueError as error:
+    if not planning.search:
+      raise
+    return {
+        "mesh": dict(config["mesh"]),
+        "remat": config["compute"]["remat"],
+        "microbatches": config["train"]["microbatches"],
+        "fits": False,
+        "error": str(error),
+    }
+  price = planning.price_per_chip_hour
+  return facts | compile_lib.cost(facts, price_per_chip_hour=price)
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """What plan.json holds: the best row's own keys, and all rows."""
+  best = best_of(rows)
+  return {**rows[best], "best": best, "rows": rows}
+
+
+def best_of(rows: list[dict[str, Any]]) -> int:
+  """Index of the fastest row that fits; of the first, where none does."""
+  fitting = [
+      (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
+      for i, row in enumerate(rows)
+      if row.get("fits", True)
+  ]
+  return min(fitting)[2] if fitting else 0
+
+
+def headline(row: Mapping[str, Any]) -> str:
+  """One line about a row."""
+  what = f"mesh {tuple(row['mesh'].values())}, remat {row['remat']}"
+  if not row.get("fits", True):
+    return f"{what}: does not fit: {row['error']}"
+  parts = []
+  if "hbm_peak_gib" in row:
+    parts.append(f"peak {row['hbm_peak_gib']:.2f} GiB")
+  if row.get("step_s"):
+    parts.append(f"{1e3 * row['step_s']:.0f} ms a step")
+  if row.get("mfu_bound"):
+    parts.append(f"at most {row['mfu_bound']:.1%} of the peak")
+  return f"{what}: {', '.join(parts)}"
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+  """Prints the rows as a table, the best marked."""
+  best = best_of(rows)
+  title = f"plan, {rows[best].get('source', 'nothing compiled')}"
+  table = rich_table.Table(title=title)
+  table.add_column("")
+  for i in range(len(rows)):
+    table.add_column("best" if i == best else "", justify="right")
+  columns = zip(*map(plan_page.cells, rows))
+  for head, column in zip(plan_page.COLUMNS, columns, strict=True):
+    table.add_row(head, *column)
+  console = rich_console.Console()
+  console.print(table)
+  for line in rows[best].get("limits", ()):
+    console.print(f"- {line}", style="dim")
+  if not rows[best].get("fits", True):
+    console.print(f"does not fit: {rows[best]['error']}. To change:")
+    for line in rows[best].get("advice", ()):
+      console.print(f"- {line}")

@@ -1,0 +1,95 @@
+"""The section `plan` of a pre-training config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from totojax import flops
+from totojax.aot import chips
+
+
+@dataclasses.dataclass(frozen=True)
+class Planning:
+  """What is planned for.
+
+  Attributes:
+    topology: "v5e:16x16", or "gpu:NVIDIA H100:8" (arithmetic, no compiler).
+    slices: of this topology each, joined by the slower network.
+    price_per_chip_hour: in any currency; 0.0: no cost is said.
+    busy: share of the peak that GPUs are taken to reach: an assumption.
+    search: whether to compile every combination of the three lists below.
+    meshes: (data, fsdp, tensor) each; (): the config's.
+    remats: policies; (): the config's.
+    microbatches: (): the config's.
+  """
+
+  topology: str
+  slices: int
+  price_per_chip_hour: float
+  busy: float
+  search: bool
+  meshes: tuple
+  remats: tuple
+  microbatches: tuple
+
+  def __post_init__(self):
+    if not self.topology:
+      raise ValueError(
+          "plan.topology is empty; name the hardware, as"
+          " --config.plan.topology=v5e:16x16"
+      )
+    if self.slices < 1:
+      raise ValueError(f"plan.slices is {self.slices}; use 1 or more")
+    if not 0.0 < self.busy <= 1.0:
+      raise ValueError(f"plan.busy is {self.busy}; it is a share of the peak")
+    if self.price_per_chip_hour < 0.0:
+      raise ValueError(
+          f"plan.price_per_chip_hour is {self.price_per_chip_hour}; use 0.0 for"
+          " none"
+      )
+    for mesh in self.meshes:
+      if len(mesh) != 3:
+        raise ValueError(
+            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor)"
+        )
+    if not self.gpu:
+      chips.chip(self.topology)
+
+  @property
+  def gpu(self) -> tuple[str, int] | None:
+    """(kind, number) of "gpu:NVIDIA H100:8", or None for a TPU."""
+    if not self.topology.startswith("gpu:"):
+      return None
+    _, kind, count = (self.topology.split(":") + ["", ""])[:3]
+    if flops.peak_flops_per_s(kind) is None or not count.isdigit():
+      known = [name for name in flops.PEAK_FLOPS_PER_S if "NVIDIA" in name]
+      raise ValueError(
+          f"plan.topology is {self.topology!r}; for GPUs it is gpu:KIND:NUMBER"
+          f" with one of {', '.join(known)}"
+      )
+    return kind, int(count)
+
+
+def variants(
+    config: Mapping[str, Any], planning: Planning
+) -> list[dict[str, Any]]:
+  """The config itself, or each combination of the search's lists."""
+  if not planning.search:
+    return [dict(config)]
+  mesh = config["mesh"]
+  meshes = planning.meshes or (tuple(mesh.values()),)
+  remats = planning.remats or (config["compute"]["remat"],)
+  counts = planning.microbatches or (config["train"]["microbatches"],)
+  return [
+      {
+          **config,
+          "mesh": dict(zip(("data", "fsdp", "tensor"), sizes)),
+          "compute": {**config["compute"], "remat": remat},
+          "train": {**config["train"], "microbatches": count},
+      }
+      for sizes in meshes
+      for remat in remats
+      for count in counts
+  ]

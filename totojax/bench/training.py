@@ -1,0 +1,167 @@
+"""Row `train_step`: our update against PyTorch and transformers' LLaMA.
+
+Shapes: B rows, T context, R = T + 1 tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from totojax import checkpoint
+from totojax import flops
+from totojax import sequence
+from totojax import sharding
+from totojax import train
+from totojax.bench import measure
+from totojax.bench import peers
+from totojax.build import parts
+from totojax.build import pretrain
+from totojax.build.typed import typed
+from totojax.models import llama
+from totojax.optim import adamw
+from totojax.tasks import pretrain as task_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStepBench:
+  """What is trained.
+
+  Attributes:
+    steps: updates of one reading.
+    trained: a config of `run = "pretrain"`; its stores are not opened.
+  """
+
+  steps: int
+  trained: Mapping[str, Any]
+
+
+class Trainer:
+  """The train step of a config, on one device and one random batch.
+
+  Attributes:
+    run: as `train.fit` gets it.
+    state: after the updates so far.
+    tokens_BR: int32, the batch.
+    spec: of its sequences.
+  """
+
+  def __init__(self, config: Mapping[str, Any]):
+    self.spec = parts.sequence_spec(config)
+    on = sharding.make_mesh(
+        sharding.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+    )
+    size = pretrain.amount(config)
+    rows = pretrain.batch_rows(size.batch_tokens, self.spec)
+    self.run = parts.run(
+        config,
+        task=task_lib.Pretrain(parts.model(config)),
+        steps=flops.steps(size.total_tokens, size.batch_tokens),
+        rows=rows,
+        microbatches=size.microbatches,
+        batches=lambda first: iter(()),  # there is but the one below
+        evals={},
+        facts={},
+        tokens_per_step=size.batch_tokens,
+        flops_per_token=0.0,
+        on=on,
+    )
+    self.tokens_BR = random_rows(self.spec, rows, seed=config["seed"])
+    batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
+    self._batch = train.place(batch, self.run.batch_sharding)
+    self.state = self.run.init()
+
+  def step(self) -> float:
+    """Makes one update, waits for it, and returns its loss."""
+    self.state, metrics = self.run.step_fn(self.state, self._batch)
+    jax.block_until_ready(self.state)
+    return float(metrics["loss"])
+
+  def checkpoints(self, directory: Any) -> checkpoint.Checkpoints:
+    return checkpoint.Checkpoints(directory, self.run.checkpoint)
+
+
+def random_rows(
+    spec: sequence.SequenceSpec, rows: int, *, seed: int
+) -> np.ndarray:
+  """int32 [rows, R]: videos of random codes."""
+  rng = np.random.default_rng(seed)
+  shape = (rows, spec.frames, spec.frame_tokens)
+  codes_BNP = rng.integers(0, spec.vocab, shape)
+  return np.stack([
+      sequence.build(codes_NP, kind="video", spec=spec)
+      for codes_NP in codes_BNP
+  ]).astype(np.int32)
+
+
+def measure_train_step(
+    settings: TrainStepBench, *, how: measure.How
+) -> Iterator[measure.Row]:
+  """Tokens per second of training.
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+  """
+  config = settings.trained
+  shape = typed(llama.LlamaConfig, config["model"], "model")
+  trainer = Trainer(config)
+  inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
+  step, parameters = peers.llama_step(
+      shape,
+      typed(adamw.AdamWConfig, config["optim"], "optim"),
+      vocab=trainer.spec.padded_vocab,
+      dtype=config["compute"]["dtype"],
+      inputs_BT=inputs_BT,
+      targets_BT=targets_BT,
+  )
+  losses = {}
+
+  def repeated(name: str, one: Callable[[], float]) -> Callable[[], float]:
+    def run() -> float:
+      for _ in range(settings.steps):
+        loss = one()
+        losses.setdefault(name, loss)
+      return float(settings.steps * inputs_BT.size)
+
+    return run
+
+  ours = measure.Side(
+      "our train step", repeated("ours", trainer.step), measure.nothing
+  )
+  theirs = measure.Side(
+      "PyTorch, eager, with transformers' LlamaForCausalLM (fused attention and"
+      " AdamW)",
+      repeated("theirs", step),
+      measure.nothing,
+  )
+  measured = measure.compare(ours, theirs, how=how)
+  yield measure.Row(
+      row="train_step",
+      case=config["compute"]["dtype"],
+      compares=(
+          "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
+          " the same batch"
+      ),
+      unit="tokens",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=(
+          measure.Goal(
+              "times PyTorch's tokens/s", measured.ratio.median, 1.0
+          ),
+      ),
+      facts={
+          "parameters": parameters,
+          "batch": inputs_BT.shape[0],
+          "context": inputs_BT.shape[1],
+          "width": shape.width,
+          "depth": shape.depth,
+          "threads_of_pytorch": peers.cores(),
+          "first_loss": losses,
+      },
+  )

@@ -1,0 +1,202 @@
+"""A pre-trained model as a frozen backbone: its first blocks, and its inputs.
+
+What a backbone is asked for is in `models.trunk.tap_layers`.
+
+Shapes: B rows, L layers asked for, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import json
+from typing import Any
+
+from etils import epath
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from totojax import checkpoint
+from totojax import logs
+from totojax import sequence
+from totojax import sharding
+from totojax import train
+from totojax.build import parts
+from totojax.build.typed import ConfigError
+from totojax.data import shards
+from totojax.data import store as store_lib
+from totojax.models import heads
+from totojax.models import trunk
+from totojax.tasks import pretrain as task_lib
+
+_LANES = 128  # positions of an input are a multiple of it but on a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A run of `run = "pretrain"`, before anything of it is loaded.
+
+  Attributes:
+    path: its run directory.
+    config: as it was made.
+    model: as it was trained.
+    tokenizer: fingerprint of the tokenizer that made its tokens.
+    step: of the newest checkpoint.
+  """
+
+  path: epath.Path
+  config: Mapping[str, Any]
+  model: trunk.Trunk
+  tokenizer: str
+  step: int
+
+
+def find(model_run: str) -> Trained:
+  """The run at `model_run`.
+
+  Raises:
+    ValueError: it is none, or has no checkpoint yet.
+  """
+  if not model_run:
+    raise ConfigError(
+        "config key model_run is empty; set it to the folder of a run of"
+        ' run = "pretrain"'
+    )
+  path = epath.Path(model_run)
+  config = logs.read_config(path)
+  if config.get("run") != "pretrain":
+    raise ConfigError(
+        f'{path} is of run = "{config.get("run")}"; a backbone is one of run ='
+        ' "pretrain"'
+    )
+  step = checkpoint.latest_step(path / "checkpoints")
+  if step is None:
+    raise ConfigError(
+        f"{path} has no whole checkpoint; train first, or name another"
+        " model_run"
+    )
+  manifest = json.loads((path / "manifest.json").read_text())
+  return Trained(
+      path=path,
+      config=config,
+      model=parts.model(config),
+      tokenizer=manifest["tokenizer"],
+      step=step,
+  )
+
+
+def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
+  """The model with whole clips as its inputs: `[start]` and all N tokens.
+
+  Pre-training cuts the last visual token off, which is a target only.
+  """
+  positions = frames * model.spec.frame_tokens + 1
+  multiple = 1 if jax.default_backend() == "cpu" else _LANES
+  context = -(-positions // multiple) * multiple
+  spec = dataclasses.replace(model.spec, frames=frames, context=context)
+  return model.clone(spec=spec)
+
+
+def open_tokens(run: Trained, path: str, name: str) -> store_lib.Store:
+  """A store of tokens, of the tokenizer and vocabulary of the backbone.
+
+  Raises:
+    ValueError: it is of others, or its clips are too short.
+  """
+  if not path:
+    raise ConfigError(
+        f"config key {name} is empty; set it to a store of tokens with classes"
+    )
+  spec = run.model.spec
+  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  of = store.manifest
+  if not of.vocab:
+    raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
+  if of.tokenizer != run.tokenizer:
+    raise ConfigError(
+        f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
+        f" was trained on those of {run.tokenizer!r}, and the codes mean"
+        " different things. Make the store with that tokenizer"
+    )
+  for key in ("vocab", "grid"):
+    found, needed = getattr(of, key), getattr(spec, key)
+    if found != needed:
+      raise ConfigError(
+          f"{path} ({name}) has {key} {found}; {run.path} was trained with"
+          f" {needed}. Make the store as that model's"
+      )
+  if of.kind == "video" and of.frames < spec.frames:
+    raise ConfigError(
+        f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
+        f" trained on {spec.frames}. Make the store with at least that many"
+    )
+  return store
+
+
+def load(
+    run: Trained,
+    model: trunk.Trunk,
+    *,
+    trained: bool,
+    depth: int,
+    on: Mesh,
+    seed: int,
+) -> tuple[trunk.Trunk, Any]:
+  """(model, parameters) of the first `depth` blocks, sharded over a mesh.
+
+  Parameters are cast to the dtype that the model computes in, which changes no
+  feature and halves their memory in bfloat16.
+
+  Args:
+    run: where the parameters come from.
+    model: `run.model`, or that with other inputs.
+    trained: False gives the parameters that such a run starts from, drawn anew.
+    depth: blocks that are kept.
+    on: the mesh.
+    seed: of an untrained backbone.
+  """
+  task = task_lib.Pretrain(model, parts.parametrisation(run.config))
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  placed = sharding.shardings(
+      task.axes().params, shapes, mesh=on, rules=sharding.ShardingRules()
+  )
+  if trained:
+    params, _ = checkpoint.read_params(
+        run.path / "checkpoints", shapes, placed
+    )
+  else:
+    make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
+    params = make(jax.random.key(seed))
+  model, params = trunk.truncate(model, params, depth)
+  dtype = jnp.dtype(model.compute.dtype)
+  return model, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def average_features(
+    model: trunk.Trunk, params: Any, *, layers: Sequence[int], on: Mesh
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+  """This host's rows -> float32 means [B, L, D] of the whole global batch."""
+  rules = sharding.ShardingRules()
+  split = sharding.batch_sharding(on, rules)
+
+  @functools.partial(jax.jit, out_shardings=parts.whole(on))
+  def pooled(params, tokens_BT):
+    with nn.logical_axis_rules(rules.flax_rules()):
+      visual_BT = sequence.is_visual(tokens_BT)
+      x_LBD = trunk.tap_layers(
+          model, params, tokens_BT,
+          tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
+          layers=layers, per_layer=None,
+      )  # fmt: skip
+      return jnp.swapaxes(x_LBD, 0, 1)
+
+  def features(batch):
+    with jax.set_mesh(on):
+      tokens = train.place({"tokens": batch["tokens"]}, split)["tokens"]
+      return np.asarray(pooled(params, tokens))
+
+  return features

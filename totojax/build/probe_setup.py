@@ -1,0 +1,234 @@
+"""`run = "probe"`: its config, and its data opened and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from totojax.build import backbone
+from totojax.build import parts
+from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
+from totojax.data import heldout
+from totojax.data import labelled
+from totojax.data import rows as rows_lib
+from totojax.models import heads
+from totojax.models import trunk
+from totojax.optim import lars
+
+Section = Mapping[str, Any]
+MODELS = ("trained", "untrained")
+BASELINES = ("pixels", "histogram")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What is probed on.
+
+  Attributes:
+    train: store of tokens with classes.
+    validation: the same, held out.
+    train_pixels: the pixels that `train` was made from, for the baseline
+      "pixels"; "": none.
+    validation_pixels: the same of `validation`.
+    pixels_side: side that frames are averaged to for that baseline.
+    classes: 0: as many as the stores say.
+    expected: items that the whole validation set has; 0: those in the store.
+    holdout_frac: of the training items of each class, not trained on: a layer
+      is chosen on them without a look at the validation set.
+    frames: of a clip; 0: those that the model was trained on (1 for images).
+    reading: how batches are made ahead (`stream.Reading`).
+  """
+
+  train: str
+  validation: str
+  train_pixels: str
+  validation_pixels: str
+  pixels_side: int
+  classes: int
+  expected: int
+  holdout_frac: float
+  frames: int
+  reading: Any
+
+  def __post_init__(self):
+    if not 0.0 < self.holdout_frac < 1.0:
+      raise ValueError(
+          f"data.holdout_frac is {self.holdout_frac}; it must lie between 0 and"
+          " 1, so that a layer can be chosen without the validation set"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Amount:
+  """How long heads are trained.
+
+  Attributes:
+    epochs: over the training records.
+    batch_rows: rows of an update.
+    microbatches: parts of a batch; BatchNorm sees one of them at a time.
+    score_rows: rows of a batch of the evaluation.
+  """
+
+  epochs: float
+  batch_rows: int
+  microbatches: int
+  score_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """Heads that are trained together.
+
+  Attributes:
+    name: of its folder.
+    source: "trained", "untrained", "pixels" or "histogram".
+    layers: of the backbone; (0,) for a baseline.
+    first: where these layers begin among all that are asked for.
+  """
+
+  name: str
+  source: str
+  layers: tuple[int, ...]
+  first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """The typed config with its data opened and checked."""
+
+  config: Section
+  run: backbone.Trained
+  model: trunk.Trunk
+  on: Mesh
+  data: DataConfig
+  amount: Amount
+  head: heads.HeadConfig
+  optim: lars.GridConfig
+  layers: tuple[int, ...]
+  cached: bool
+  whole: labelled.Records  # of training, with the hold-out
+  train: labelled.Records
+  held: labelled.Records
+  validation: labelled.Records
+  classes: int
+
+  def rate_in(self, epochs: float) -> float:
+    """Updates in so many epochs."""
+    return epochs * len(self.train.records) / self.amount.batch_rows
+
+  @property
+  def steps(self) -> int:
+    return max(round(self.rate_in(self.amount.epochs)), 1)
+
+  @property
+  def ways(self) -> int:
+    return self.on.shape["data"] * self.on.shape["fsdp"]
+
+  def width(self, source: str) -> int:
+    """Of the features of a backbone or baseline."""
+    if source == "histogram":
+      return self.model.spec.vocab
+    if source == "pixels":
+      return self.whole_pixels * self.data.pixels_side**2 * 3
+    return self.model.config.width
+
+  @property
+  def whole_pixels(self) -> int:
+    return self.whole.store.manifest.frames
+
+
+def setup(config: Section) -> Setup:
+  """Reads the config and opens what it names; loads no model.
+
+  Raises:
+    ValueError: whatever does not fit, before anything is computed.
+  """
+  run = backbone.find(config["model_run"])
+  data = typed(DataConfig, config["data"], "data")
+  stores = {
+      name: backbone.open_tokens(run, path, f"data.{name}")
+      for name, path in (("train", data.train), ("validation", data.validation))
+  }
+  kinds = {name: store.manifest.kind for name, store in stores.items()}
+  if len(set(kinds.values())) > 1:
+    raise ConfigError(f"the stores are of different kinds: {kinds}")
+  heldout.check_disjoint(
+      *([rows_lib.Source(name, s, 1.0)] for name, s in stores.items())
+  )
+  records = {name: labelled.of_store(s, name) for name, s in stores.items()}
+  rest, held = labelled.split(
+      records["train"], held_frac=data.holdout_frac, seed=config["seed"]
+  )
+  if not len(held.records):
+    raise ConfigError(
+        f"data.holdout_frac {data.holdout_frac} of {len(rest.records)} training"
+        " records holds none out; raise it"
+    )
+  frames = 1 if kinds["train"] == "image" else data.frames or (
+      run.model.spec.frames
+  )
+  head = typed(heads.HeadConfig, config["head"], "head")
+  if not head.heads:
+    head = dataclasses.replace(head, heads=run.model.config.heads)
+  depth = run.model.config.depth
+  layers = tuple(config["layers"]) or tuple(range(depth + 1))
+  trunk.check_layers(layers, depth)
+  _check_backbones(config["backbones"], head, data)
+  return Setup(
+      config=config,
+      run=run,
+      model=backbone.for_clips(run.model, frames=frames),
+      on=parts.mesh(config),
+      data=data,
+      amount=typed(Amount, config["train"], "train"),
+      head=head,
+      optim=typed(lars.GridConfig, config["optim"], "optim"),
+      layers=layers,
+      cached=_is_cached(config, head),
+      whole=records["train"],
+      train=rest,
+      held=held,
+      validation=records["validation"],
+      classes=labelled.check_classes(
+          rest, records["validation"], classes=data.classes
+      ),
+  )
+
+
+def _check_backbones(
+    names: Any, head: heads.HeadConfig, data: DataConfig
+) -> None:
+  known = (*MODELS, *BASELINES)
+  for name in names:
+    if name not in known:
+      raise ConfigError(
+          f"config key backbones has {name!r}; use some of {', '.join(known)}"
+      )
+  if not names or len(set(names)) != len(names):
+    raise ConfigError(f"config key backbones is {names}; name some, each once")
+  if "pixels" in names and not (data.train_pixels and data.validation_pixels):
+    raise ConfigError(
+        'backbones has "pixels", which needs data.train_pixels and'
+        " data.validation_pixels: the stores that the tokens were made from"
+    )
+
+
+def _is_cached(config: Section, head: heads.HeadConfig) -> bool:
+  """Whether features are made once: for one process and pooled by average."""
+  if config["cache"] == "off" or head.pool != "average":
+    if config["cache"] == "on":
+      raise ConfigError(
+          'cache "on" keeps one mean of each layer; head.pool'
+          f' {head.pool!r} reads every token. Set cache "auto"'
+      )
+    return False
+  if config["cache"] not in ("auto", "on"):
+    raise ConfigError(
+        f'config key cache is {config["cache"]!r}; use "auto", "on" or "off"'
+    )
+  return jax.process_count() == 1

@@ -1,0 +1,277 @@
+"""Probe heads: what turns the features of one layer into class logits.
+
+  average    mean over tokens -> BatchNorm without gain and bias -> linear, as
+             MAE probes (He et al., 2022, main_linprobe.py)
+  attention  the same BatchNorm over all tokens -> one query attends with W_k
+             and W_v, no W_q and no W_o -> linear (section 3.5; AIM)
+  cross      one query, cross-attention and an MLP with their norms -> linear
+             (Table 16; V-JEPA's AttentiveClassifier)
+
+A head is split where its cost lies. `prepare` is what all heads of one layer
+share, however many there are: the mean, and statistics, which are those of the
+layer. `logits` is one head on what was prepared; callers map it over heads.
+
+A single query lets attention be folded: q . (W_k x) = (W_k^T q) . x, and the
+values are the same mixture of x, so that W_v is applied once, to what was
+pooled. Per head and token that is 2 D H multiplications in place of 2 D^2.
+
+Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+import zlib
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+POOLS = ("average", "attention", "cross")
+MLP_RATIO = 4  # of the hidden units of "cross" to the width, as V-JEPA's
+LAYER_NORM_EPS = 1e-5  # PyTorch's, as V-JEPA's
+
+Params = Mapping[str, jax.Array]
+Stats = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadConfig:
+  """A head; with the width and the classes it fixes every parameter.
+
+  Attributes:
+    pool: one of `POOLS`.
+    heads: attention heads; 0: as many as the model has. Unused by "average".
+    bias: whether the linear layer has one.
+    init_std: of every matrix and query, which start normal.
+    norm_eps: added to the variance of BatchNorm.
+    norm_momentum: weight of the newest batch in the running statistics.
+  """
+
+  pool: str
+  heads: int
+  bias: bool
+  init_std: float
+  norm_eps: float
+  norm_momentum: float
+
+  def __post_init__(self):
+    if self.pool not in POOLS:
+      raise ValueError(
+          f"head.pool is {self.pool!r}; use one of {', '.join(POOLS)}"
+      )
+    if self.heads < 0:
+      raise ValueError(
+          f"head.heads is {self.heads}; use 1 or more, or 0 for the model's"
+      )
+
+
+def shapes(
+    config: HeadConfig, *, width: int, classes: int
+) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+  """(shape, logical axes) of every parameter of one head.
+
+  Raises:
+    ValueError: the heads do not divide the width.
+  """
+  found = {"linear": ((width, classes), ("embed", "classes"))}
+  if config.bias:
+    found["bias"] = ((classes,), ("classes",))
+  if config.pool == "average":
+    return found
+  if config.heads < 1 or width % config.heads:
+    raise ValueError(
+        f"head.heads {config.heads} does not divide the width of {width}; use"
+        " a divisor"
+    )
+  split = (config.heads, width // config.heads), ("heads", "head_dim")
+  matrix = (width, *split[0]), ("embed", *split[1])
+  found |= {"key": matrix, "value": matrix, "query": ((width,), ("norm",))}
+  if config.pool == "cross":
+    hidden = MLP_RATIO * width
+    found |= {
+        "project": matrix,
+        "project_bias": split,
+        "value_bias": split,
+        "norm_scale": ((width,), ("norm",)),
+        "mlp_norm_scale": ((width,), ("norm",)),
+        "mlp_norm_bias": ((width,), ("norm",)),
+        "up": ((width, hidden), ("embed", "mlp")),
+        "up_bias": ((hidden,), ("mlp",)),
+        "down": ((hidden, width), ("mlp", "embed")),
+        "down_bias": ((width,), ("norm",)),
+        "norm_bias": ((width,), ("norm",)),
+    }
+  return found
+
+
+def axes(
+    config: HeadConfig, *, width: int, classes: int
+) -> dict[str, PartitionSpec]:
+  """Logical axes of one head's parameters."""
+  found = shapes(config, width=width, classes=classes)
+  return {name: PartitionSpec(*logical) for name, (_, logical) in found.items()}
+
+
+def init(
+    config: HeadConfig, key: jax.Array, *, width: int, classes: int
+) -> dict[str, jax.Array]:
+  """Fresh parameters of one head, float32."""
+  params = {}
+  for name, (shape, _) in shapes(config, width=width, classes=classes).items():
+    if name.endswith("scale"):
+      params[name] = jnp.ones(shape)
+    elif name.endswith("bias"):
+      params[name] = jnp.zeros(shape)
+    else:
+      # By name: a parameter does not depend on which others there are.
+      own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      params[name] = config.init_std * jax.random.normal(own, shape)
+  if "down" in params:
+    params["down"] /= math.sqrt(2.0)  # V-JEPA's, for its one block
+  return params
+
+
+def init_stats(config: HeadConfig, width: int) -> dict[str, jax.Array]:
+  """Running statistics of one layer; none where no BatchNorm is."""
+  if config.pool == "cross":
+    return {}
+  return {"mean": jnp.zeros(width), "var": jnp.ones(width)}
+
+
+def mean_over_tokens(x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
+  """float32 mean [B, D] over visual tokens; 0 where a row has none."""
+  weight_BT = visual_BT.astype(jnp.float32)
+  sum_BD = jnp.einsum(
+      "BTD,BT->BD", x_BTD.astype(jnp.float32), weight_BT,
+      precision=jax.lax.Precision.HIGHEST,
+  )  # fmt: skip
+  return sum_BD / jnp.maximum(weight_BT.sum(1, keepdims=True), 1.0)
+
+
+def prepare(
+    config: HeadConfig,
+    x: jax.Array,
+    visual_BT: jax.Array | None,
+    stats: Stats,
+    *,
+    training: bool,
+) -> tuple[jax.Array, Stats]:
+  """What all heads of a layer share, and the statistics after this batch.
+
+  Args:
+    config: the head.
+    x: features [B, T, D] in any dtype; for "average" also pooled ones [B, D],
+      with `visual_BT` None.
+    visual_BT: which positions count.
+    stats: running ones of the layer.
+    training: whether the statistics of this batch are used and kept; those of
+      the whole global batch, also where it is spread over devices.
+  """
+  if config.pool == "average":
+    if x.ndim == 3:
+      x = mean_over_tokens(x, visual_BT)
+    return _batch_norm(
+        config, x.astype(jnp.float32), jnp.ones(len(x)), stats,
+        training=training,
+    )  # fmt: skip
+  x = x.astype(jnp.float32)
+  if config.pool == "cross":
+    return _layer_norm(x), stats
+  weight_BT = visual_BT.astype(jnp.float32)
+  return _batch_norm(config, x, weight_BT, stats, training=training)
+
+
+def _batch_norm(
+    config: HeadConfig,
+    x: jax.Array,
+    weight: jax.Array,
+    stats: Stats,
+    *,
+    training: bool,
+) -> tuple[jax.Array, Stats]:
+  """PyTorch's: a batch is divided by the root of its biased variance, and the
+  running variance, which evaluation uses, averages unbiased ones."""
+  mean_D, var_D = stats["mean"], stats["var"]
+  if training:
+    rows = tuple(range(weight.ndim))
+    n = jnp.sum(weight)
+    mean_D = jnp.sum(x * weight[..., None], rows) / n
+    square = jnp.square(x - mean_D) * weight[..., None]
+    var_D = jnp.sum(square, rows) / n
+    new = {"mean": mean_D, "var": var_D * n / jnp.maximum(n - 1.0, 1.0)}
+    m = config.norm_momentum
+    stats = {k: (1.0 - m) * stats[k] + m * new[k] for k in stats}
+  return (x - mean_D) * jax.lax.rsqrt(var_D + config.norm_eps), stats
+
+
+def _layer_norm(x: jax.Array) -> jax.Array:
+  """Over the last axis, without gain and bias."""
+  mean = jnp.mean(x, -1, keepdims=True)
+  variance = jnp.mean(jnp.square(x - mean), -1, keepdims=True)
+  return (x - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+
+
+def logits(
+    config: HeadConfig,
+    params: Params,
+    prepared: jax.Array,
+    visual_BT: jax.Array | None,
+) -> jax.Array:
+  """Logits [B, C] of one head, on what `prepare` gave."""
+  match config.pool:
+    case "average":
+      pooled_BD = prepared
+    case "attention":
+      pooled_BD = _attend(params, params["query"], prepared, visual_BT)
+    case _:
+      pooled_BD = _cross(params, prepared, visual_BT)
+  # Rows stay split over devices: what is gathered is the matrix.
+  pooled_BD = nn.with_logical_constraint(pooled_BD, ("batch", None))
+  logits_BC = pooled_BD @ params["linear"]
+  return logits_BC + params["bias"] if "bias" in params else logits_BC
+
+
+def _attend(
+    params: Params, query_D: jax.Array, x_BTD: jax.Array, visual_BT: jax.Array
+) -> jax.Array:
+  """softmax(q (W_k x) / sqrt(K)) W_v x, folded; the heads side by side."""
+  _, heads, dim = params["key"].shape
+  query_HK = query_D.reshape(heads, dim)
+  fold_DH = jnp.einsum("DHK,HK->DH", params["key"], query_HK) * dim**-0.5
+  scores_BTH = jnp.einsum("BTD,DH->BTH", x_BTD, fold_DH)
+  # Finite: a row that is all padding has no visual token, and no NaN either.
+  scores_BTH = jnp.where(visual_BT[..., None], scores_BTH, -1e30)
+  weights_BTH = jax.nn.softmax(scores_BTH, axis=1)
+  pooled_BHD = jnp.einsum("BTH,BTD->BHD", weights_BTH, x_BTD)
+  values_BHK = jnp.einsum("BHD,DHK->BHK", pooled_BHD, params["value"])
+  return values_BHK.reshape(len(x_BTD), -1)
+
+
+def _cross(
+    params: Params, x_BTD: jax.Array, visual_BT: jax.Array
+) -> jax.Array:
+  """q + attention(q, LN(x)), then + MLP(LN(.)): V-JEPA's block.
+
+  The norm's gain goes into the folded query and onto what was pooled; its bias
+  adds the same to every score, which softmax does not see, and, as weights sum
+  to 1, a constant to the value. So does the keys' bias, which therefore is not
+  there at all.
+  """
+  p = params
+  query_HK = jnp.einsum("D,DHK->HK", p["query"], p["project"])
+  query_D = (query_HK + p["project_bias"]).reshape(-1)
+  gain_D11 = p["norm_scale"][:, None, None]
+  scaled = {"key": gain_D11 * p["key"], "value": gain_D11 * p["value"]}
+  mixed_BD = _attend(scaled, query_D, x_BTD, visual_BT)
+  offset_HK = jnp.einsum("D,DHK->HK", p["norm_bias"], p["value"])
+  mixed_BD += (offset_HK + p["value_bias"]).reshape(-1)
+  y_BD = p["query"] + mixed_BD
+  normed_BD = p["mlp_norm_scale"] * _layer_norm(y_BD) + p["mlp_norm_bias"]
+  hidden_BF = normed_BD @ p["up"] + p["up_bias"]
+  return y_BD + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"] + (
+      p["down_bias"]
+  )

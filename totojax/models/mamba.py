@@ -1,0 +1,274 @@
+"""Mamba's block (Table 6): a selective state space model instead of attention.
+
+Gu and Dao, 2023 (arXiv 2312.00752), the version of `mamba_ssm` 1: with
+u = silu(conv(x)) and step sizes dt, input and output maps B and C that depend
+on the token,
+
+  h_t = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t        y_t = C_t h_t + D u_t
+
+All of the recurrence is float32. It is computed in chunks: an associative scan
+within a chunk, which is recomputed in the backward pass, and a plain scan from
+chunk to chunk, so that memory holds one chunk's states and not all of them.
+
+Shapes: B batch, T tokens, D width, E inner width, S state, R rank of the steps,
+K width of the convolution, M chunks, N tokens of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+from jax.ad_checkpoint import checkpoint_name
+import jax.numpy as jnp
+
+from totojax.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class MambaConfig:
+  """The architecture; together with the vocabulary it fixes every parameter.
+
+  Attributes:
+    width: residual stream (D).
+    depth: blocks (L).
+    expand: inner width E over D (2).
+    state: states of each inner channel (16).
+    conv: tokens that the causal convolution sees (4).
+    step_rank: rank of the map to step sizes; 0 is D / 16, rounded up.
+    chunk_tokens: tokens of a chunk; changes no result beyond rounding.
+    norm_eps: epsilon of RMSNorm.
+    init_std: standard deviation of matrices at the start.
+    tied: whether the output head is the embedding, transposed.
+  """
+
+  width: int
+  depth: int
+  expand: int
+  state: int
+  conv: int
+  step_rank: int
+  chunk_tokens: int
+  norm_eps: float
+  init_std: float
+  tied: bool
+
+  def __post_init__(self):
+    for name in ("expand", "state", "conv", "chunk_tokens"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"model.{name} is {getattr(self, name)}; it must be at least 1"
+        )
+
+  @property
+  def inner(self) -> int:
+    return self.expand * self.width
+
+  @property
+  def rank(self) -> int:
+    return self.step_rank or math.ceil(self.width / 16)
+
+
+class State(NamedTuple):
+  """What a block remembers of the tokens before.
+
+  Attributes:
+    inputs_BKE: the last K - 1 inputs of the convolution.
+    h_BES: the state.
+  """
+
+  inputs_BKE: jax.Array
+  h_BES: jax.Array
+
+
+def selective_scan(
+    u_BTE: jax.Array,
+    dt_BTE: jax.Array,
+    a_ES: jax.Array,
+    b_BTS: jax.Array,
+    c_BTS: jax.Array,
+    h_BES: jax.Array,
+    *,
+    chunk_tokens: int,
+) -> tuple[jax.Array, jax.Array]:
+  """The recurrence over all tokens, all arguments float32.
+
+  Args:
+    u_BTE: inputs.
+    dt_BTE: step sizes, positive.
+    a_ES: the decay, negative.
+    b_BTS, c_BTS: input and output maps.
+    h_BES: the state before the first token.
+    chunk_tokens: tokens computed side by side.
+
+  Returns:
+    C_t h_t as [B, T, E], and the last state [B, E, S].
+  """
+  tokens = u_BTE.shape[1]
+  size = min(chunk_tokens, tokens)
+  pad = -tokens % size
+
+  def chunks(x):
+    # A step of size zero leaves the state as it is.
+    x = jnp.pad(x, ((0, 0), (0, pad), (0, 0)))
+    x = x.reshape(x.shape[0], -1, size, x.shape[-1])
+    return jnp.moveaxis(x, 1, 0)
+
+  @jax.checkpoint
+  def one(h_BES, chunk):
+    u_BNE, dt_BNE, b_BNS, c_BNS = chunk
+    decay_BNES = jnp.exp(dt_BNE[..., None] * a_ES)
+    input_BNES = (dt_BNE * u_BNE)[..., None] * b_BNS[:, :, None]
+    kept_BNES, added_BNES = jax.lax.associative_scan(
+        _compose, (decay_BNES, input_BNES), axis=1
+    )
+    h_BNES = kept_BNES * h_BES[:, None] + added_BNES
+    y_BNE = jnp.einsum("BNES,BNS->BNE", h_BNES, c_BNS)
+    return h_BNES[:, -1], y_BNE
+
+  last_BES, y_MBNE = jax.lax.scan(
+      one, h_BES, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
+  )
+  y_BTE = jnp.moveaxis(y_MBNE, 0, 1).reshape(
+      u_BTE.shape[0], -1, u_BTE.shape[-1]
+  )
+  return y_BTE[:, :tokens], last_BES
+
+
+def _compose(first, second):
+  """The map h -> a2 (a1 h + x1) + x2."""
+  (a1, x1), (a2, x2) = first, second
+  return a1 * a2, a2 * x1 + x2
+
+
+class Mixer(nn.Module):
+  """The selective state space layer, on normed inputs."""
+
+  config: MambaConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self, x_BTD: jax.Array, state: State | None
+  ) -> tuple[jax.Array, State]:
+    """Outputs [B, T, D], and the state after the last token.
+
+    Args:
+      x_BTD: inputs.
+      state: after the tokens before; None at the start of a sequence.
+    """
+    c = self.config
+    inner, rank = c.inner, c.rank
+    init = nn.initializers.normal(c.init_std)
+    state = empty_state(c, x_BTD.shape[0]) if state is None else state
+
+    def weight(name, shape, axes, start=init):
+      return layers.parameter(self, name, start, shape, axes)
+
+    into = (c.width, inner), ("embed", "mlp")
+    x_BTE = x_BTD @ weight("input", *into).astype(self.dtype)
+    gate_BTE = x_BTD @ weight("gate", *into).astype(self.dtype)
+    x_BTE = checkpoint_name(x_BTE, "projection")
+    gate_BTE = checkpoint_name(gate_BTE, "projection")
+
+    seen_BJE = jnp.concatenate(
+        [state.inputs_BKE.astype(self.dtype), x_BTE], axis=1
+    )
+    u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
+    narrow = rank + 2 * c.state
+    maps_BTX = u_BTE @ weight(
+        "maps", (inner, narrow), ("mlp", "state")
+    ).astype(self.dtype)
+    steps_BTR, b_BTS, c_BTS = jnp.split(
+        maps_BTX, [rank, rank + c.state], axis=-1
+    )
+    steps_RE = weight(
+        "steps", (rank, inner), ("state", "mlp"), _uniform(rank**-0.5)
+    )
+    bias_E = weight("steps_bias", (inner,), ("norm",), _step_bias)
+    dt_BTE = jax.nn.softplus(
+        (steps_BTR @ steps_RE.astype(self.dtype)).astype(jnp.float32) + bias_E
+    )
+    log_a_ES = weight("log_a", (inner, c.state), ("norm", "norm"), _log_a)
+    wide = lambda x: x.astype(jnp.float32)
+    y_BTE, h_BES = selective_scan(
+        wide(u_BTE), dt_BTE, -jnp.exp(log_a_ES), wide(b_BTS), wide(c_BTS),
+        state.h_BES, chunk_tokens=c.chunk_tokens,
+    )  # fmt: skip
+    skip_E = weight("skip", (inner,), ("norm",), nn.initializers.ones)
+    y_BTE += skip_E * wide(u_BTE)
+    y_BTE = y_BTE.astype(self.dtype) * jax.nn.silu(gate_BTE)
+    out_ED = weight(
+        "out", (inner, c.width), ("mlp", "embed"),
+        nn.initializers.normal(c.init_std / math.sqrt(c.depth)),
+    )  # fmt: skip
+    last = seen_BJE[:, seen_BJE.shape[1] - (c.conv - 1) :]
+    return y_BTE @ out_ED.astype(self.dtype), State(wide(last), h_BES)
+
+  def _convolve(self, seen_BJE: jax.Array, tokens: int) -> jax.Array:
+    """silu of a causal convolution of each channel; J = K - 1 + T."""
+    c = self.config
+    start = _uniform(c.conv**-0.5)  # as torch's Conv1d
+    w_KE = layers.parameter(
+        self, "conv", start, (c.conv, c.inner), ("norm", "mlp")
+    ).astype(self.dtype)
+    bias_E = layers.parameter(
+        self, "conv_bias", start, (c.inner,), ("norm",)
+    ).astype(self.dtype)
+    mixed_BTE = sum(
+        seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv)
+    )
+    return jax.nn.silu(mixed_BTE + bias_E)
+
+
+class Block(nn.Module):
+  """h = x + mixer(norm(x)), the residual in float32."""
+
+  config: MambaConfig
+  dtype: Any
+
+  @nn.compact
+  def __call__(
+      self, x_BTD: jax.Array, state: State | None
+  ) -> tuple[jax.Array, State]:
+    c = self.config
+    normed_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
+    mixed_BTD, state = Mixer(c, self.dtype, name="mixer")(
+        normed_BTD.astype(self.dtype), state
+    )
+    x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
+    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), state
+
+
+def empty_state(config: MambaConfig, batch: int) -> State:
+  """Before the first token."""
+  return State(
+      jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
+      jnp.zeros((batch, config.inner, config.state), jnp.float32),
+  )
+
+
+def _uniform(limit: float) -> layers.Initializer:
+  def init(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+  return init
+
+
+def _log_a(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  """log(1), ..., log(S) for every channel (S4D-real)."""
+  del key
+  return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1)), shape).astype(
+      dtype
+  )
+
+
+def _step_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+  """softplus of it is log-uniform from 0.001 to 0.1, at least 0.0001."""
+  low, high = math.log(1e-3), math.log(1e-1)
+  dt = jnp.exp(jax.random.uniform(key, shape, dtype, low, high))
+  dt = jnp.maximum(dt, 1e-4)
+  return dt + jnp.log(-jnp.expm1(-dt))

@@ -1,0 +1,222 @@
+"""LARS and the schedule that MAE probes with, and a grid of settings.
+
+You et al., 2017 (arXiv 1708.03888), as in MAE's `util/lars.py`: the trust ratio
+and weight decay act on arrays of two dimensions or more, and the rate is
+applied after the momentum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from totojax.optim import adamw
+
+OPTIMISERS = ("lars", "adamw")
+
+
+@dataclasses.dataclass(frozen=True)
+class GridConfig:
+  """Every pair of a rate and a decay is one setting, and trains its own head.
+
+  Attributes:
+    name: one of `OPTIMISERS`.
+    lrs: peak rates.
+    weight_decays: times the rate and the parameter, on matrices only.
+    lr_rows: rows that `lrs` are for: a batch of B has B / lr_rows times the
+      rate. 0: the rates are as they stand.
+    warmup_epochs: linear from 0.
+    end_lr_frac: the rate after the last update over the peak (half a cosine).
+    end_decay_frac: the same of the weight decay, from the first update on.
+    momentum: of LARS.
+    trust: of LARS: largest update over the size of the parameter.
+    b1: decay of AdamW's first moment.
+    b2: decay of AdamW's second moment.
+    eps: added to the root of AdamW's second moment.
+    clip_norm: norm above which a head's gradient is scaled down; 0.0: never.
+  """
+
+  name: str
+  lrs: tuple[float, ...]
+  weight_decays: tuple[float, ...]
+  lr_rows: int
+  warmup_epochs: float
+  end_lr_frac: float
+  end_decay_frac: float
+  momentum: float
+  trust: float
+  b1: float
+  b2: float
+  eps: float
+  clip_norm: float
+
+  def __post_init__(self):
+    if self.name not in OPTIMISERS:
+      raise ValueError(
+          f"optim.name is {self.name!r}; use one of {', '.join(OPTIMISERS)}"
+      )
+    for name in ("lrs", "weight_decays"):
+      values = getattr(self, name)
+      if isinstance(values, str) or not len(values) or min(values) < 0:
+        raise ValueError(
+            f"optim.{name} is {values!r}; name one or more numbers that are"
+            " not negative, as (0.1, 0.3)"
+        )
+
+  @property
+  def settings(self) -> list[tuple[float, float]]:
+    """(rate, decay) of each setting, in order."""
+    return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
+
+  @property
+  def moments(self) -> int:
+    """Arrays that the optimiser keeps for each parameter."""
+    return {"lars": 1, "adamw": 2}[self.name]
+
+  def peak_lr(self, lr: float, batch_rows: int) -> float:
+    return lr * batch_rows / self.lr_rows if self.lr_rows else lr
+
+
+def mae_rate(
+    update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
+) -> jax.Array:
+  """Rate of update 1, 2, ... over the peak, as MAE's `lr_sched.py` has it.
+
+  The rate of an update is that of the epochs before it, so that the first has
+  rate 0 where there is a warm-up.
+  """
+  return adamw.relative_rate(
+      jnp.asarray(update) - 1, warmup_steps=warmup_steps,
+      end_lr_frac=end_lr_frac, steps=steps,
+  )  # fmt: skip
+
+
+def one_head(
+    config: GridConfig, lr: jax.Array, weight_decay: jax.Array
+) -> optax.GradientTransformation:
+  """The optimiser of one head at one moment: both numbers may be traced."""
+  parts = []
+  if config.clip_norm:
+    parts.append(optax.clip_by_global_norm(config.clip_norm))
+  if config.name == "lars":
+    parts += [
+        optax.add_decayed_weights(weight_decay, mask=_matrices),
+        optax.masked(
+            optax.scale_by_trust_ratio(trust_coefficient=config.trust),
+            _matrices,
+        ),
+        optax.trace(decay=config.momentum),
+    ]
+  else:
+    parts += [
+        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        optax.add_decayed_weights(weight_decay, mask=_matrices),
+    ]
+  return optax.chain(*parts, optax.scale_by_learning_rate(lr))
+
+
+def _matrices(params: Any) -> Any:
+  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+class GridState(NamedTuple):
+  """Updates made, and the optimiser's state of every head."""
+
+  count: jax.Array
+  heads: Any
+
+
+def grid(
+    config: GridConfig, *, batch_rows: int, steps: int, warmup_steps: float
+) -> optax.GradientTransformationExtraArgs:
+  """All heads at once: parameters have leading axes [layers, settings].
+
+  No head changes another: clipping, trust ratios and moments are each one's
+  own. `peak_lr` and `weight_decay` [settings] live in the state.
+
+  Raises:
+    ValueError: a warm-up that is not shorter than the run.
+  """
+  if warmup_steps >= steps:
+    raise ValueError(
+        f"optim.warmup_epochs are {warmup_steps:g} updates, not below the run's"
+        f" {steps}; shorten the warm-up or train longer"
+    )
+  lr_S = [config.peak_lr(lr, batch_rows) for lr, _ in config.settings]
+  decay_S = [decay for _, decay in config.settings]
+
+  def build(peak_lr, weight_decay):
+    return _over_heads(
+        config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps
+    )
+
+  return optax.inject_hyperparams(build)(
+      peak_lr=jnp.array(lr_S, jnp.float32),
+      weight_decay=jnp.array(decay_S, jnp.float32),
+  )
+
+
+def _over_heads(
+    config: GridConfig,
+    lr_S: jax.Array,
+    decay_S: jax.Array,
+    *,
+    steps: int,
+    warmup_steps: float,
+) -> optax.GradientTransformation:
+  # The outer map is over layers, which share the settings.
+  over = lambda fn, n: jax.vmap(  # noqa: E731
+      jax.vmap(fn, in_axes=(0,) * n + (0, 0)),
+      in_axes=(0,) * n + (None, None),
+  )
+
+  def init(params):
+    zeros = jnp.zeros((), jnp.int32)
+    leaves = jax.tree.leaves(params)
+    if not leaves:  # optax asks where in the state the parameters are
+      return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
+
+    def one(params, lr, decay):
+      return one_head(config, lr, decay).init(params)
+
+    return GridState(zeros, over(one, 1)(params, lr_S, decay_S))
+
+  def update(grads, state, params):
+    count = state.count + 1
+    rate = mae_rate(
+        count, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac,
+        steps=steps,
+    )  # fmt: skip
+    decay = mae_rate(
+        count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps
+    )
+
+    def one(grads, heads, params, lr, weight_decay):
+      tx = one_head(config, lr, weight_decay)
+      return tx.update(grads, heads, params)
+
+    updates, heads = over(one, 3)(
+        grads, state.heads, params, rate * lr_S, decay * decay_S
+    )
+    return updates, GridState(count, heads)
+
+  return optax.GradientTransformation(init, update)
+
+
+def highest_rate(
+    config: GridConfig, *, steps: int, warmup_steps: float
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """(opt_state, update) -> the largest rate that update used, for the log."""
+
+  def rate(opt_state, update):
+    return jnp.max(opt_state.hyperparams["peak_lr"]) * mae_rate(
+        update, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac,
+        steps=steps,
+    )  # fmt: skip
+
+  return rate

@@ -1,0 +1,196 @@
+"""µP: which learning rate, start and decay each parameter has at each width.
+
+Yang et al., 2022 (arXiv 2203.03466), table 8, for Adam. What a parameter is
+follows from the names of its axes: a product with two dimensions that grow with
+the width is a matrix, anything else a vector (embeddings, output heads, gains,
+biases). With m the growth of a matrix's inputs over the base model,
+
+                start     Adam's rate   weight decay
+  vector        as is     1             1
+  matrix        / sqrt m  / m           * m     (rate x decay keeps its size)
+
+and two numbers of the forward pass: logits are divided by the growth of the
+width, and q k by K / sqrt(K of the base) instead of sqrt(K). At the base width
+all of these are 1. Depth is not covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+
+from totojax import tree as tree_lib
+
+# Axes that make no matrix: the vocabulary does not grow with the width, layers
+# are stacked copies, and a gain or a bias has but one dimension.
+_FIXED = frozenset({"vocab", "layers", "norm", "bias"})
+_QUERY, _HEAD, _RESIDUAL = "query", "head", "embed"
+
+
+@dataclasses.dataclass(frozen=True)
+class MupConfig:
+  """The base model and the choices that µP leaves open.
+
+  Attributes:
+    on: False is the standard parametrisation, and nothing else is read.
+    base_width: width at which both parametrisations are the same.
+    base_mlp_dim: hidden units there; 0: the model's ratio to the width.
+    base_heads: heads there; 0: as many as the model has, so that the head
+      dimension grows with the width, as in Table 15.
+    zero_query: whether queries start at zero (uniform attention).
+    zero_head: whether an untied head starts at zero (uniform predictions).
+    depth_init: whether what writes to the residual stream starts smaller by
+      sqrt(2 x depth), as in GPT-2.
+    output: times the logits, at every width.
+  """
+
+  on: bool
+  base_width: int
+  base_mlp_dim: int
+  base_heads: int
+  zero_query: bool
+  zero_head: bool
+  depth_init: bool
+  output: float
+
+  def __post_init__(self):
+    for name, least in (
+        ("base_width", 1), ("base_mlp_dim", 0), ("base_heads", 0),
+    ):  # fmt: skip
+      if getattr(self, name) < least:
+        raise ValueError(
+            f"mup.{name} is {getattr(self, name)}; it must be at least {least}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """What one parameter's numbers are multiplied by.
+
+  Attributes:
+    init: its values at the start.
+    lr: its learning rate.
+    decay: its weight decay, which the rate multiplies too.
+  """
+
+  init: float
+  lr: float
+  decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrisation:
+  """µP for one model.
+
+  Attributes:
+    config: the choices.
+    growth: how often the base model's size each growing axis has.
+    depth: blocks.
+  """
+
+  config: MupConfig
+  growth: Mapping[str, float]
+  depth: int
+
+  @property
+  def attention(self) -> float:
+    """Times q k / sqrt(K): gives q k sqrt(base K) / K."""
+    return self.growth["head_dim"] ** -0.5
+
+  @property
+  def logits(self) -> float:
+    """Times the logits, whether the head is tied or not."""
+    return self.config.output / self.growth[_RESIDUAL]
+
+  def rules(self, axes: Any) -> Any:
+    """A `Rule` for every parameter.
+
+    Args:
+      axes: PartitionSpecs of logical names, the tree of the parameters.
+
+    Returns:
+      The tree of `axes`, with `Rule`s as its leaves.
+
+    Raises:
+      ValueError: an axis of which nobody said whether it grows.
+    """
+    return tree_lib.map_named(self._rule, axes)
+
+  def _rule(self, name: str, spec: PartitionSpec) -> Rule:
+    c = self.config
+    grows = _growing(name, spec, self.growth)
+    rule = Rule(1.0, 1.0, 1.0)
+    if len(grows) == 2:
+      m = grows[0]
+      rule = Rule(m**-0.5, 1.0 / m, m)
+      if c.depth_init and spec[-1] == _RESIDUAL:
+        less = rule.init / math.sqrt(2 * self.depth)
+        rule = dataclasses.replace(rule, init=less)
+    leaf = name.rpartition("/")[-1]
+    if (leaf == _QUERY and c.zero_query) or (leaf == _HEAD and c.zero_head):
+      rule = dataclasses.replace(rule, init=0.0)
+    return rule
+
+
+def of_transformer(
+    config: MupConfig, *, width: int, heads: int, mlp_dim: int, depth: int
+) -> Parametrisation:
+  """µP for attention and an MLP; the base model has the same depth."""
+  base_heads = config.base_heads or heads
+  base_mlp_dim = config.base_mlp_dim or mlp_dim * config.base_width / width
+  wider = width / config.base_width
+  growth = {
+      _RESIDUAL: wider,
+      "heads": heads / base_heads,
+      "head_dim": wider * base_heads / heads,
+      "mlp": mlp_dim / base_mlp_dim,
+  }
+  return Parametrisation(config, growth, depth)
+
+
+def _growing(
+    name: str, spec: PartitionSpec, growth: Mapping[str, float]
+) -> list[float]:
+  """Growth of a parameter's dimensions that grow: inputs first, then outputs.
+
+  Heads and head dimension, side by side, are one dimension of the product.
+  """
+  sizes, before = [], None
+  for axis in spec:
+    if axis in growth:
+      if axis == "head_dim" and before == "heads":
+        sizes[-1] *= growth[axis]
+      else:
+        sizes.append(growth[axis])
+    elif axis is not None and axis not in _FIXED:
+      raise ValueError(
+          f"{name}: µP does not know whether axis {axis!r} grows with the"
+          f" width; known are {sorted([*growth, *_FIXED])}. Give its"
+          " growth, or add it to the fixed axes"
+      )
+    before = axis
+  if len(sizes) > 2:
+    raise ValueError(
+        f"{name} {tuple(spec)}: more than two dimensions grow with the width,"
+        " for which µP has no rule; split the parameter"
+    )
+  return sizes
+
+
+def start(params: Any, of: Any) -> Any:
+  """Fresh parameters of the standard parametrisation, as the rules have them.
+
+  Args:
+    params: as the modules initialise them.
+    of: `rules` of the same tree.
+  """
+  return jax.tree.map(
+      lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init,
+      of,
+      params,
+  )

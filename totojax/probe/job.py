@@ -1,0 +1,171 @@
+"""`run = "probe"`: what every layer of a frozen backbone knows of some classes.
+
+Writes `per_layer.csv` (one row for each head), `metrics.json` (the best layer
+chosen on the validation set, as the paper does, and on a hold-out of the
+training set), `predictions.csv` (of the heads chosen on the hold-out) and
+`layer_curve.png` (Figures 4, 8 and 14). Every backbone has a folder of its own
+and is not trained again.
+
+Shapes: M records, L layers, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import io
+import json
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from totojax import features as features_lib
+from totojax import logs
+from totojax import train
+from totojax.build import backbone
+from totojax.build import probe as build
+from totojax.build import probe_plan
+from totojax.build import probe_setup
+from totojax.build.typed import typed
+from totojax.data import shards
+from totojax.data import without_backbone
+from totojax.probe import tables
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Trains and scores every head; False when interrupted."""
+  paper = typed(tables.Paper, config["paper"], "paper")
+  of = probe_setup.setup(config)
+  plan = probe_plan.plan(of)
+  logs.begin(workdir, config, backbone=_facts(of), plan=list(plan.lines))
+  for line in plan.lines:
+    train.say(line)
+  _same_backbone(of, workdir)
+  for unit in plan.units:
+    folder = workdir / unit.name
+    if logs.is_done(folder):
+      continue
+    begin = time.monotonic()
+    if not _unit(of, unit, folder, workdir, interrupted):
+      return False
+    logs.mark_done(folder, time.monotonic() - begin)
+  if jax.process_index() == 0:
+    found = [tables.read(unit, workdir / unit.name) for unit in plan.units]
+    tables.write(of, tables.joined(found), workdir, paper)
+  return True
+
+
+def _facts(of: probe_setup.Setup) -> dict[str, Any]:
+  return {
+      "model_run": str(of.run.path),
+      "step": of.run.step,
+      "tokenizer": of.run.tokenizer,
+      "frames": of.model.spec.frames,
+      "depth": of.run.model.config.depth,
+  }
+
+
+def _same_backbone(of: probe_setup.Setup, workdir: epath.Path) -> None:
+  """Raises ValueError where some units are of an older checkpoint."""
+  path = workdir / "backbone.json"
+  if path.exists():
+    found = json.loads(path.read_text())
+    if found != _facts(of):
+      raise ValueError(
+          f"{workdir} was begun with {found}, and now there is {_facts(of)};"
+          " the backbone was trained on. Use another --workdir"
+      )
+  elif jax.process_index() == 0:
+    logs.write_json(path, _facts(of))
+
+
+def _unit(
+    of: probe_setup.Setup,
+    unit: probe_setup.Unit,
+    folder: epath.Path,
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Trains the heads of one unit and keeps their scores."""
+  features = None
+  if unit.source in probe_setup.BASELINES:
+    features = _baseline(of, unit.source)
+  elif of.cached:
+    features = _features(of, unit, workdir, interrupted)
+    if features is None:
+      return False
+  run_, score = build.training(of, unit, features)
+  state, finished = train.fit(run_, folder, interrupted=interrupted)
+  if not finished:
+    return False
+  arrays = {"train_loss": np.asarray(state.stats["train_loss"])}
+  for name in tables.SPLITS:
+    for key, value in vars(score(state, name)).items():
+      arrays[f"{name}/{key}"] = value
+  if jax.process_index() == 0:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    (folder / "scores.npz").write_bytes(buffer.getvalue())
+  return True
+
+
+def _baseline(of: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
+  """What the classes can be told from without a backbone: [M, 1, D]."""
+  out = {}
+  pairs = (("train", of.whole), ("validation", of.validation))
+  for name, data in pairs:
+    if source == "histogram":
+      found = without_backbone.histograms(data.store, of.model.spec.vocab)
+    else:
+      path = getattr(of.data, f"{name}_pixels")
+      pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+      without_backbone.same_records(data, pixels)
+      found = without_backbone.small_pixels(pixels, of.data.pixels_side)
+    out[name] = found[:, None]
+  return out
+
+
+def _features(
+    of: probe_setup.Setup,
+    unit: probe_setup.Unit,
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> dict[str, np.ndarray] | None:
+  """Means of every layer [M, L, D], made where they are not there yet."""
+  if str(workdir).startswith(("gs://", "s3://")):
+    raise ValueError(
+        f"{workdir} is no local folder, where features are kept; set cache"
+        ' "off", or use a local --workdir'
+    )
+  folder = workdir / "features"
+  folder.mkdir(parents=True, exist_ok=True)
+  found, pooled = {}, None
+  for name, data in (("train", of.whole), ("validation", of.validation)):
+    path = folder / f"{unit.source}-{name}.npy"
+    batches = build.finite(
+        of, data, build.read_tokens(of, data), by_item=False
+    )
+    facts = {**_facts(of), "source": unit.source, "store": data.store.path,
+             "layers": of.layers, "seed": of.config["seed"]}  # fmt: skip
+    if pooled is None and not features_lib.is_whole(path):
+      model, params = backbone.load(
+          of.run, of.model, trained=unit.source == "trained",
+          depth=of.layers[-1], on=of.on, seed=of.config["seed"],
+      )  # fmt: skip
+      pooled = backbone.average_features(
+          model, params, layers=of.layers, on=of.on
+      )
+    shape = len(of.layers), of.width(unit.source)
+    if not features_lib.make(
+        path, pooled, batches, shape=shape, of=facts, interrupted=interrupted
+    ):
+      return None
+    whole = features_lib.load(path)
+    found[name] = whole[:, unit.first : unit.first + len(unit.layers)]
+  return found

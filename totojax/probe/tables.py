@@ -1,0 +1,209 @@
+"""What a probe leaves: tables of every head, and which heads were chosen.
+
+Shapes: M items, L layers, S settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import csv
+import dataclasses
+import io
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax import logs
+from totojax import train
+from totojax.analysis import layer_sections
+from totojax.build import probe_setup as build
+from totojax.evals import top1
+
+COLUMNS = (
+    "backbone", "layer", "depth_frac", "setting", "lr", "weight_decay", "top1",
+    "top5", "nll", "n", "n_expected", "holdout_top1", "holdout_n",
+    "train_loss",
+)  # fmt: skip
+SPLITS = ("validation", "holdout")
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+  """The number of the paper that this setting is to be compared with.
+
+  Attributes:
+    name: where it is printed, "Table 5, average pooling"; "": none.
+    top1: in per cent.
+  """
+
+  name: str
+  top1: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """All heads of one backbone or baseline.
+
+  Attributes:
+    source: its name.
+    layers: [L].
+    train_loss: of the last batch, [L, S].
+    scores: by "validation" and "holdout".
+  """
+
+  source: str
+  layers: tuple[int, ...]
+  train_loss: np.ndarray
+  scores: Mapping[str, top1.Scores]
+
+
+def read(unit: build.Unit, folder: epath.Path) -> Found:
+  """The scores that a unit left in its folder."""
+  with np.load(io.BytesIO((folder / "scores.npz").read_bytes())) as file:
+    arrays = dict(file)
+  scores = {
+      name: top1.Scores(**{
+          field.name: arrays[f"{name}/{field.name}"]
+          for field in dataclasses.fields(top1.Scores)
+      })
+      for name in SPLITS
+  }
+  return Found(unit.source, unit.layers, arrays["train_loss"], scores)
+
+
+def joined(found: list[Found]) -> list[Found]:
+  """One for each source: groups of layers are put together."""
+  out = {}
+  for part in found:
+    if part.source not in out:
+      out[part.source] = part
+      continue
+    before = out[part.source]
+    scores = {
+        name: top1.Scores(**{
+            key: np.concatenate([value, getattr(part.scores[name], key)])
+            for key, value in vars(before.scores[name]).items()
+        })
+        for name in SPLITS
+    }
+    out[part.source] = Found(
+        part.source,
+        before.layers + part.layers,
+        np.concatenate([before.train_loss, part.train_loss]),
+        scores,
+    )
+  return list(out.values())
+
+
+def write(
+    of: build.Setup, found: list[Found], workdir: epath.Path, paper: Paper
+) -> None:
+  """Writes the tables, the metrics and the figure of a whole probe."""
+  n = found[0].scores["validation"].items
+  expected = of.data.expected or n
+  rows = (row for one in found for row in _rows(of, one, expected))
+  (workdir / "per_layer.csv").write_text(_csv(COLUMNS, rows))
+  (workdir / "predictions.csv").write_text(_predictions(of, found))
+  counts = np.bincount(of.validation.labels[of.validation.records])
+  metrics = {
+      "n": n,
+      "n_expected": expected,
+      "classes": of.classes,
+      "majority_top1": float(counts.max() / counts.sum()),
+  }
+  for one in found:
+    for key, value in _chosen(of, one).items():
+      metrics[f"{one.source}/{key}"] = value
+  if paper.name:
+    metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
+  logs.write_json(workdir / "metrics.json", metrics)
+  layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
+  for one in found:
+    train.say(_sentence(one.source, metrics))
+  if n != expected:
+    train.say(f"{n} of {expected} validation items were there")
+
+
+def _rows(
+    of: build.Setup, one: Found, expected: int
+) -> Iterator[tuple[Any, ...]]:
+  validation, holdout = one.scores["validation"], one.scores["holdout"]
+  depth = of.run.model.config.depth
+  values = {
+      "top1": validation.top(1), "top5": validation.top(5),
+      "nll": validation.loss(), "holdout": holdout.top(1),
+  }  # fmt: skip
+  for i, layer in enumerate(one.layers):
+    for s, (lr, decay) in enumerate(of.optim.settings):
+      at = {key: f"{value[i, s]:.6f}" for key, value in values.items()}
+      yield (
+          one.source, layer, f"{layer / depth:.4f}", s, lr, decay, at["top1"],
+          at["top5"], at["nll"], validation.items, expected, at["holdout"],
+          holdout.items, f"{one.train_loss[i, s]:.6f}",
+      )  # fmt: skip
+
+
+def _chosen(of: build.Setup, one: Found) -> dict[str, float]:
+  """Accuracy on the validation set of the heads chosen in two ways."""
+  validation = one.scores["validation"]
+  out = {}
+  for name in SPLITS:
+    i, s = _best(one, name)
+    top = float(validation.top(1)[i, s])
+    out |= {
+        f"chosen_on_{name}/top1": top,
+        f"chosen_on_{name}/top1_sem": top1.error(top, validation.items),
+        f"chosen_on_{name}/top5": float(validation.top(5)[i, s]),
+        f"chosen_on_{name}/layer": one.layers[i],
+        f"chosen_on_{name}/lr": of.optim.settings[s][0],
+        f"chosen_on_{name}/weight_decay": of.optim.settings[s][1],
+    }
+  return out
+
+
+def _best(one: Found, name: str) -> tuple[int, int]:
+  return top1.best(one.scores[name].top(1), one.scores[name].loss())
+
+
+def _predictions(of: build.Setup, found: list[Found]) -> str:
+  """What the heads chosen on the hold-out say of every validation item."""
+  data = of.validation
+  items = data.items()
+
+  def rows():
+    for one in found:
+      i, s = _best(one, "holdout")
+      scores = one.scores["validation"]
+      for m, item in enumerate(items):
+        label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
+        names = [data.classes[c] if data.classes else c for c in (label, named)]
+        yield (
+            one.source, one.layers[i], s, data.ids[item[0]], label, named,
+            *names, f"{scores.confidence[i, s, m]:.6f}",
+            int(scores.rank[i, s, m]),
+        )  # fmt: skip
+
+  head = (
+      "backbone", "layer", "setting", "id", "label", "predicted", "label_name",
+      "predicted_name", "confidence", "rank",
+  )  # fmt: skip
+  return _csv(head, rows())
+
+
+def _csv(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> str:
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerow(head)
+  writer.writerows(rows)
+  return text.getvalue()
+
+
+def _sentence(source: str, metrics: Mapping[str, Any]) -> str:
+  at = lambda key: metrics[f"{source}/chosen_on_{key}"]  # noqa: E731
+  return (
+      f"{source}: top-1 {100 * at('holdout/top1'):.1f} +-"
+      f" {100 * at('holdout/top1_sem'):.1f} % at layer {at('holdout/layer')},"
+      f" chosen on the hold-out; {100 * at('validation/top1'):.1f} % at layer"
+      f" {at('validation/layer')}, chosen on the validation set"
+  )

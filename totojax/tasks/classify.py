@@ -1,0 +1,251 @@
+"""Frozen probing: heads of every layer and every setting in one pass.
+
+A head is one (layer, setting); parameters have two leading axes for them. The
+loss and its gradient are both made where a layer's features are, inside the
+scan over layers, because nothing else needs them: the features of a layer are
+gone before the next one's exist, and nothing of the backbone is kept for a
+backward pass that never comes.
+
+The gradient of a head is that of its own mean cross-entropy, as if it were
+trained alone. The loss that is logged is the mean over heads.
+
+Shapes: B rows, T tokens, L layers asked for, S settings, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from totojax import sequence
+from totojax.models import heads
+from totojax.models import trunk
+from totojax.tasks import api
+
+
+class Classify:
+  """Probes on a frozen backbone, or on features made before."""
+
+  def __init__(
+      self,
+      *,
+      head: heads.HeadConfig,
+      model: trunk.Trunk | None,
+      layers: Sequence[int],
+      width: int,
+      classes: int,
+      settings: int,
+      split: bool,
+  ):
+    """Args:
+      head: what is trained.
+      model: the backbone: a batch holds `tokens`. None: it holds `features`,
+        pooled, of every layer asked for.
+      layers: which H_l; heads start as their layer's number says.
+      width: of the features.
+      classes: labels are below it.
+      settings: heads of each layer; they start equal.
+      split: whether the width is split over devices, as a backbone's is; what
+        has any other width may not divide.
+    """
+    if model is None and head.pool != "average":
+      raise ValueError(
+          f"head.pool {head.pool!r} reads every token; features that are pooled"
+          " already serve 'average' alone"
+      )
+    if model is not None:
+      trunk.check_layers(layers, model.config.depth)
+    self.head, self.model = head, model
+    self.layers, self.width = tuple(layers), width
+    self.classes, self.settings, self.split = classes, settings, split
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    spec = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
+    if self.model is None:
+      shape = (batch, len(self.layers), self.width)
+      spec["features"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    else:
+      shape = (batch, self.model.spec.context)
+      spec["tokens"] = jax.ShapeDtypeStruct(shape, jnp.int32)
+    return spec
+
+  def axes(self) -> api.Variables:
+    of_head = heads.axes(self.head, width=self.width, classes=self.classes)
+    if not self.split:
+      of_head = {
+          name: PartitionSpec(*("features" for _ in spec))
+          for name, spec in of_head.items()
+      }
+    params = {
+        name: PartitionSpec("layers", "settings", *spec)
+        for name, spec in of_head.items()
+    }
+    stats = {"train_loss": PartitionSpec("layers", "settings")}
+    stats |= {
+        name: PartitionSpec("layers", None)
+        for name in heads.init_stats(self.head, self.width)
+    }
+    frozen = {}
+    if self.model is not None:
+      whole = nn.get_partition_spec(
+          jax.eval_shape(self._boxed_backbone, jax.random.key(0))
+      )
+      frozen = {name: whole[name] for name in ("embedding", "blocks")}
+    return api.Variables(params, frozen, stats)
+
+  def init(self, key: jax.Array) -> api.Variables:
+    lanes = len(self.layers), self.settings
+
+    def of_layer(layer):
+      own = jax.random.fold_in(key, layer)
+      return heads.init(
+          self.head, own, width=self.width, classes=self.classes
+      )
+
+    params_L = jax.vmap(of_layer)(jnp.array(self.layers))
+    params = jax.tree.map(
+        lambda leaf: jnp.repeat(leaf[:, None], self.settings, axis=1), params_L
+    )
+    stats = {
+        name: jnp.repeat(leaf[None], len(self.layers), axis=0)
+        for name, leaf in heads.init_stats(self.head, self.width).items()
+    }
+    stats["train_loss"] = jnp.zeros(lanes)
+    frozen = {}
+    if self.model is not None:
+      # A fresh backbone; the builder puts a trained one in its place.
+      fresh = nn.unbox(self._boxed_backbone(key))
+      frozen = {name: fresh[name] for name in ("embedding", "blocks")}
+      dtype = jnp.dtype(self.model.compute.dtype)
+      frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+    return api.Variables(params, frozen, stats)
+
+  def _boxed_backbone(self, key: jax.Array) -> Any:
+    inputs_BT = jnp.zeros((1, self.model.spec.context), jnp.int32)
+    return self.model.init(key, inputs_BT)["params"]
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    return {"ce": jnp.float32(len(batch["label"]))}
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    del step, key  # nothing is drawn and nothing is scheduled
+    label_B = batch["label"]
+
+    def one_head(prepared, visual_BT, head_params):
+      def of(head_params):
+        logits_BC = heads.logits(self.head, head_params, prepared, visual_BT)
+        nll_B = cross_entropy(logits_BC, label_B)
+        hits_B = jnp.argmax(logits_BC, -1) == label_B
+        return jnp.sum(nll_B), jnp.sum(hits_B.astype(jnp.float32))
+
+      (loss, hits), grads = jax.value_and_grad(of, has_aux=True)(head_params)
+      leaves = [loss, *jax.tree.leaves(grads)]
+      fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+      # A head that diverged stops learning; the others go on.
+      keep = lambda x: jnp.where(fine, x, 0.0)  # noqa: E731
+      return jax.tree.map(keep, (loss, hits, grads)), fine
+
+    def of_layer(x, visual_BT, own):
+      params_S, stats = own
+      prepared, stats = heads.prepare(
+          self.head, x, visual_BT, stats, training=True
+      )
+      of_one = lambda p: one_head(prepared, visual_BT, p)  # noqa: E731
+      return jax.vmap(of_one)(params_S), stats
+
+    known = {k: v for k, v in rest.stats.items() if k != "train_loss"}
+    own = jax.lax.stop_gradient((params, known))
+    found, stats = self._at_layers(rest.frozen, batch, of_layer, own)
+    (loss_LS, hits_LS, grads), fine_LS = found
+    rows = jnp.float32(len(label_B))
+    loss = _with_gradient(jnp.mean(loss_LS), params, grads)
+    stats = {**stats, "train_loss": loss_LS / rows}
+    metrics = {
+        "top1_mean": api.Weighted(jnp.mean(hits_LS), rows),
+        "diverged_frac": api.Weighted(
+            rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows
+        ),
+    }
+    return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
+
+  def outcomes(
+      self,
+      params: Any,
+      frozen: Any,
+      stats: Any,
+      batch: api.Batch,
+      *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:
+    """`of(logits [B, C])` of every head, with leading axes [L, S].
+
+    Statistics are the running ones, so a row's logits depend on no other row.
+    """
+
+    def of_layer(x, visual_BT, own):
+      params_S, stats = own
+      prepared, _ = heads.prepare(
+          self.head, x, visual_BT, stats, training=False
+      )
+      return jax.vmap(
+          lambda p: of(heads.logits(self.head, p, prepared, visual_BT))
+      )(params_S)
+
+    known = {k: v for k, v in stats.items() if k != "train_loss"}
+    return self._at_layers(frozen, batch, of_layer, (params, known))
+
+  def _at_layers(
+      self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any],
+      own: Any,
+  ) -> Any:  # fmt: skip
+    """`of_layer(features, visual, own part)` at each layer, stacked."""
+    if self.model is None:
+      x_LBD = jnp.swapaxes(batch["features"], 0, 1)
+      return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LBD, own)
+    visual_BT = sequence.is_visual(batch["tokens"])
+    return trunk.tap_layers(
+        self.model,
+        frozen,
+        batch["tokens"],
+        tap=lambda x_BTD, mine: of_layer(x_BTD, visual_BT, mine),
+        layers=self.layers,
+        per_layer=own,
+    )
+
+
+def cross_entropy(logits_BC: jax.Array, label_B: jax.Array) -> jax.Array:
+  """Nats [B] of each row's class."""
+  logp_BC = jax.nn.log_softmax(logits_BC)
+  return -jnp.take_along_axis(logp_BC, label_B[:, None], axis=-1)[:, 0]
+
+
+@jax.custom_vjp
+def _with_gradient(value: jax.Array, params: Any, grads: Any) -> jax.Array:
+  """`value`, whose gradient in `params` is `grads`."""
+  del params, grads
+  return value
+
+
+def _forward(value, params, grads):
+  del params
+  return value, grads
+
+
+def _backward(grads, cotangent):
+  return None, jax.tree.map(lambda g: cotangent * g, grads), None
+
+
+_with_gradient.defvjp(_forward, _backward)

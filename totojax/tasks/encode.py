@@ -1,0 +1,122 @@
+"""A task on tokens, trained on frames that are encoded on the device.
+
+For what cannot be cached: augmented frames of probing and fine-tuning, or a
+corpus that is seen once. The tokenizer's parameters are frozen arrays of the
+state. One frame of every row is encoded at a time, so memory does not grow with
+the length of a clip, and rows stay on their devices.
+
+Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from totojax import sequence
+from totojax.tasks import api
+
+
+class EncodeFrames:
+  """Wraps a task whose batch holds `tokens`; its own batch holds `frames`."""
+
+  def __init__(
+      self,
+      inner: api.Task,
+      *,
+      spec: sequence.SequenceSpec,
+      factor: int,
+      codes_of: Callable[[Any, jax.Array], jax.Array],
+      params: Any,
+  ):
+    """Args:
+      inner: the task on tokens.
+      spec: the sequence.
+      factor: pixels of one side of a token.
+      codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
+      params: of the tokenizer.
+    """
+    self.inner, self.spec = inner, spec
+    self._size_px = spec.grid * factor
+    self._codes_of = codes_of
+    self._params = params
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    spec = dict(self.inner.batch_spec(batch))
+    del spec["tokens"]
+    size = self._size_px
+    frames = (batch, self.spec.frames, size, size, 3)
+    spec["frames"] = jax.ShapeDtypeStruct(frames, jnp.uint8)
+    spec["start"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    return spec
+
+  def axes(self) -> api.Variables:
+    axes = self.inner.axes()
+    whole = jax.tree.map(lambda _: PartitionSpec(), self._params)
+    return axes._replace(frozen={"inner": axes.frozen, "tokenizer": whole})
+
+  def init(self, key: jax.Array) -> api.Variables:
+    variables = self.inner.init(key)
+    tokenizer = jax.tree.map(jnp.asarray, self._params)
+    return variables._replace(
+        frozen={"inner": variables.frozen, "tokenizer": tokenizer}
+    )
+
+  def tokens(self, tokenizer: Any, batch: api.Batch) -> jax.Array:
+    """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
+    frames_NBSS3 = jnp.swapaxes(batch["frames"], 0, 1)
+    codes_NBGG = jax.lax.map(
+        lambda frames_BSS3: self._codes_of(tokenizer, frames_BSS3), frames_NBSS3
+    )
+    rows = codes_NBGG.shape[1]
+    visual = jnp.swapaxes(codes_NBGG, 0, 1).reshape(rows, -1)
+    whole = jnp.concatenate(
+        [
+            batch["start"][:, None],
+            visual + sequence.SPECIALS,
+            jnp.full((rows, 1), sequence.END, jnp.int32),
+        ],
+        axis=1,
+    )
+    wanted = self.spec.row_tokens
+    short = max(0, wanted - whole.shape[1])
+    padded = jnp.pad(
+        whole, ((0, 0), (0, short)), constant_values=sequence.PAD
+    )
+    return padded[:, :wanted].astype(jnp.int32)
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    # Which tokens are visual is known without encoding.
+    row_R = np.full(self.spec.row_tokens, sequence.PAD, np.int32)
+    row_R[: self.spec.visual_tokens + 1] = sequence.SPECIALS
+    row_R[0] = sequence.VIDEO_START
+    rows = batch["frames"].shape[0]
+    tokens_BR = jnp.broadcast_to(row_R, (rows, len(row_R)))
+    return self.inner.weights(self._inner_batch(batch, tokens_BR))
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
+    return self.inner.loss(
+        params,
+        rest._replace(frozen=rest.frozen["inner"]),
+        self._inner_batch(batch, jax.lax.stop_gradient(tokens_BR)),
+        step=step,
+        key=key,
+    )
+
+  def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
+    rest = {k: v for k, v in batch.items() if k not in ("frames", "start")}
+    return {**rest, "tokens": tokens_BR}
