@@ -6,13 +6,17 @@ memory and traffic anew (with libtpu, about three minutes each on two cores).
 
 import importlib.util
 import json
+import os
 import pathlib
+import subprocess
+import sys
 
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import runs
 
 from totojax import defaults
 from totojax import jobs
@@ -308,20 +312,34 @@ def test_rotating_by_a_product_is_rotating():
   assert np.abs(np.asarray(back - plain)).max() > 0.1
 
 
-def small(topology, **changes):
-  """A model that the TPU compiler takes seconds for."""
-  config = defaults.paper("tiny").to_dict() | {"run": "plan"}
-  config["model"] |= dict(width=128, heads=2, mlp_dim=256)
-  config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
-  config["train"] |= dict(batch_tokens=8 * 256)
-  config["plan"] |= dict(topology=topology, price_per_chip_hour=1.0, **changes)
-  return config
+SMALL = """
+import sys
+from etils import epath
+from totojax import defaults, jobs
+config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+config["model"] |= dict(width=128, heads=2, mlp_dim=256)
+config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
+config["train"] |= dict(batch_tokens=8 * 256)
+config["plan"] |= dict(topology="v5e:2x2", price_per_chip_hour=1.0)
+assert jobs.run(config, epath.Path(sys.argv[1]), lambda step: False)
+"""
+
+
+def apart(*words):
+  """Runs Python without the flags of these tests, which slow compilers down."""
+  path = [str(runs.ROOT), str(runs.ROOT / "tests"), *filter(None, sys.path)]
+  clean = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(path)}
+  done = subprocess.run(
+      [sys.executable, *words], env=clean, capture_output=True, text=True,
+      check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
+  return done.stdout
 
 
 @needs_compiler
 def test_a_small_model_is_compiled_for_tpus(tmp_path):
-  config = small("v5e:2x2")
-  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  apart("-c", SMALL, str(tmp_path))
   found = json.loads((tmp_path / "plan.json").read_text())
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
@@ -329,9 +347,10 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
       "fwd", "dq", "dkv"
   }  # fmt: skip
   assert found["uncharged_kernels"] == []
-  # Arguments: float32 parameters and two moments over four chips.
+  # Arguments: parameters and two moments over four chips, and the padding of
+  # small arrays to tiles.
   state = (found["parameter_bytes"] + found["optimiser_bytes"]) / 4 / 2**30
-  assert found["hbm"]["arguments_gib"] == pytest.approx(state, rel=0.2)
+  assert state < found["hbm"]["arguments_gib"] < 1.5 * state
   kinds = {row["kind"]: row for row in found["collectives"]}
   # All weights are gathered in bfloat16 forward and backward.
   gathered = found["parameters"] * 2
@@ -397,15 +416,17 @@ def test_golden_tables_are_of_the_shipped_configs(preset):
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("preset", PRESETS)
-def test_golden_tables(preset):
+def test_golden_tables(preset, tmp_path):
   table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
-  found = golden(preset)
+  apart(__file__, str(tmp_path), preset)
+  found = json.loads((tmp_path / f"plan_{preset}.json").read_text())
   assert found["hbm_peak_gib"] == pytest.approx(table["hbm_peak_gib"], rel=0.01)
   assert found["collectives"] == table["collectives"]
 
 
 if __name__ == "__main__":
-  for name in PRESETS:
-    file = GOLDEN / f"plan_{name}.json"
+  folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN
+  for name in sys.argv[2:] or PRESETS:
+    file = folder / f"plan_{name}.json"
     file.write_text(json.dumps(golden(name), indent=1) + "\n")
     print(file)

@@ -233,8 +233,13 @@ def test_damaged_bytes_never_raise(tmp_path):
   assert 0 < good < 60  # both happen
 
 
-def test_a_missing_file_is_a_row(tmp_path):
-  row = media.load(items.of_file("i", tmp_path / "none.png"), SPEC, seed=0)
+def test_a_missing_file_stops_and_a_dead_link_is_a_row(tmp_path):
+  """A file that was listed and is gone says nothing about the item."""
+  gone = tmp_path / "none.png"
+  with pytest.raises(media.SourceLost, match="none.png was listed"):
+    media.load(items.of_file("i", gone), SPEC, seed=0)
+  (tmp_path / "link.png").symlink_to(gone)
+  row = media.load(items.of_file("i", tmp_path / "link.png"), SPEC, seed=0)
   assert "No such file" in row.reason
 
 

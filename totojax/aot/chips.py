@@ -33,9 +33,11 @@ class Chip:
     return flops.peak_flops_per_s(self.kind)
 
   @property
-  def macs_per_cycle(self) -> float:
-    """Of the matrix units, which the peak is made of."""
-    return self.peak_flops_per_s / 2 / (self.clock_hz or float("nan"))
+  def macs_per_cycle(self) -> float | None:
+    """Of the matrix units, which the peak is made of; None without a clock."""
+    if self.clock_hz is None:
+      return None
+    return self.peak_flops_per_s / 2 / self.clock_hz
 
 
 # Links: 45 GB/s each way on v4 and v5e, 90 on v5p and v6e; 4 of them on v5e

@@ -66,6 +66,10 @@ def plan(
   facts |= {"compile_s": time.monotonic() - begin, "fits": True}
   hbm = estimate.memory(compiled.memory_analysis())
   facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
+  if chip.clock_hz is None:
+    facts["limits"].append(
+        f"The clock of a {chip.kind} is not published, so cycles give no time."
+    )
   try:
     program = hlo.Program(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:

@@ -118,6 +118,9 @@ def _charge(
   blocks = rows * (rows + 1) // 2
   lanes = -(-head_dim // splash.LANES) * splash.LANES
   macs = PRODUCTS[kernel] * block**2 * lanes
+  products = 0.0  # where cycles give no time
+  if chip.macs_per_cycle is not None:
+    products = heads * blocks * macs / chip.macs_per_cycle / REACHED
   return Charge(
       kernel=kernel,
       heads=heads,
@@ -127,7 +130,7 @@ def _charge(
           + rows * bundles.per_row
           + rows**2 * bundles.per_turn
       ),
-      products=heads * blocks * macs / chip.macs_per_cycle / REACHED,
+      products=products,
   )
 
 
@@ -141,7 +144,7 @@ def splash_bundles(
   process it is already.
 
   Raises:
-    RuntimeError: the process failed, or dumped something else.
+    ValueError: the process failed, or dumped something else.
   """
   with tempfile.TemporaryDirectory() as folder:
     environment = dict(
@@ -155,7 +158,7 @@ def splash_bundles(
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-      raise RuntimeError(
+      raise ValueError(
           "the attention kernel could not be compiled alone:"
           f" {done.stderr.strip()[-500:]}"
       )
@@ -166,7 +169,7 @@ def splash_bundles(
         found[name[1]] = read_bundles(path.read_text())
   missing = sorted(set(PRODUCTS) - set(found))
   if missing:
-    raise RuntimeError(f"the compiler dumped no instructions of {missing}")
+    raise ValueError(f"the compiler dumped no instructions of {missing}")
   return found
 
 

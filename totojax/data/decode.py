@@ -293,6 +293,8 @@ def _decode_from(
   """
   images, left = {}, list(reversed(wanted))
   container, stream = _open(source)
+  # One for all frames: it keeps what converting their format needs.
+  reformatter = pyav().video.reformatter.VideoReformatter()
   with container:
     if seek_s is not None:
       container.seek(int(seek_s / stream.time_base), stream=stream)
@@ -306,7 +308,7 @@ def _decode_from(
         place = int(nearest(timeline.times_s, frame.time))
       if place < left[-1]:
         continue
-      image = _image(frame, prepare)
+      image = _image(frame, reformatter, prepare)
       while left and left[-1] <= place:
         if place - left[-1] > SLACK_FRAMES:
           return None
@@ -315,12 +317,14 @@ def _decode_from(
         return images
     if place < 0 or left[0] - place > SLACK_FRAMES:
       return None
-    return images | dict.fromkeys(left, _image(frame, prepare))
+    return images | dict.fromkeys(
+        left, _image(frame, reformatter, prepare)
+    )
 
 
-def _image(frame, prepare: Prepare) -> np.ndarray:
+def _image(frame, reformatter, prepare: Prepare) -> np.ndarray:
   """A decoded frame, upright and prepared."""
-  image_HW3 = frame.to_ndarray(format="rgb24")
+  image_HW3 = reformatter.reformat(frame, format="rgb24").to_ndarray()
   # The noted rotation is counter-clockwise in degrees, as np.rot90 turns.
   turns = round(frame.rotation / 90) % 4
   return prepare(np.ascontiguousarray(np.rot90(image_HW3, turns)))
