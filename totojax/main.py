@@ -170,6 +170,8 @@ def _main(argv: list[str]) -> None:
   except jobs.ERRORS as error:
     if _TRACEBACK.value:
       raise
+    # What libraries left half done must not talk after the message.
+    sys.unraisablehook = lambda unraisable: None
     sys.exit(f"totojax: {error}\n(--traceback shows where this was found)")
 
 
