@@ -230,3 +230,11 @@ def test_the_rate_that_is_told_is_the_one_used():
 def test_a_warmup_as_long_as_the_run_is_refused():
   with pytest.raises(ValueError, match="warmup_steps 12 is not below .* 12 up"):
     adamw.make(change(warmup_steps=12), axes=AXES, steps=12)
+
+
+def test_runs_of_more_updates_than_an_int32_have_a_rate():
+  rate = adamw.relative_rate(
+      2**31 // 2, warmup_steps=2000, end_lr_frac=0.1, steps=2**32
+  )
+  expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4))
+  np.testing.assert_allclose(rate, expected, rtol=1e-4)

@@ -56,7 +56,7 @@ def relative_rate(
   """
   update = jnp.asarray(update, jnp.float32)
   warm = update / max(warmup_steps, 1)
-  span = max(steps - warmup_steps, 1)
+  span = float(max(steps - warmup_steps, 1))  # may pass 2^31
   progress = jnp.clip((update - warmup_steps) / span, 0.0, 1.0)
   cosine = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
   decayed = end_lr_frac + (1.0 - end_lr_frac) * cosine
