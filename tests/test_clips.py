@@ -7,12 +7,15 @@ import subprocess
 import sys
 
 import little_videos
+from little_videos import av
 from little_videos import numbers
 from little_videos import write
 import numpy as np
+from PIL import Image
 import pytest
 import runs
 
+from totojax.data import augment
 from totojax.data import decode
 from totojax.data import items
 from totojax.data import media
@@ -249,3 +252,31 @@ def test_damaged_bytes_never_raise(tmp_path):
       result = media.load(items.of_file("x", tmp_path / name), SPEC, seed=0)
       kinds.append(type(result))
   assert set(kinds) == {np.ndarray, items.Skipped}
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
+def test_frames_are_resized_without_aliasing(tmp_path, resample):
+  """FFmpeg's scaler against Pillow's: near, and a fine grid becomes grey."""
+  rng = np.random.default_rng(0)
+  coarse = rng.integers(40, 216, (12, 16, 3), np.uint8)
+  smooth = np.asarray(Image.fromarray(coarse).resize((256, 192)))
+  grid = np.indices((192, 256)).sum(0) % 2 * 255
+  grid = np.repeat(grid[..., None], 3, 2).astype(np.uint8)
+  path = tmp_path / "a.mkv"
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("ffv1", rate=30)  # lossless
+    stream.height, stream.width, stream.pix_fmt = 192, 256, "bgr0"
+    for picture in (smooth, grid):
+      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  resize = augment.Resize(32, resample)
+  found = decode.read_images(
+      path, [0, 1], timeline=decode.read_timeline(path), prepare=resize
+  )
+  away = np.abs(found[0].astype(int) - resize(smooth))
+  assert found[0].shape == (32, 43, 3) and away.mean() < 2 and away.max() < 12
+  inner = found[1][2:-2, 2:-2]
+  assert inner.std() < 6 and 110 < inner.mean() < 145
+  # The control: every sixth pixel of the grid, as a filter that aliases takes.
+  assert grid[::6, ::5].std() > 60

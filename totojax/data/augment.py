@@ -9,6 +9,8 @@ Shapes: H and W height and width, N frames of one video, R the crop's side.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from PIL import Image
 
@@ -17,6 +19,30 @@ FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Resize:
+  """Scaling of an image so that its short side has `size_px` pixels.
+
+  Attributes:
+    size_px: the new short side.
+    resample: one of `FILTERS`, with antialiasing.
+  """
+
+  size_px: int
+  resample: str
+
+  def size(self, height: int, width: int) -> tuple[int, int]:
+    """The new (height, width); the long side keeps the ratio, rounded."""
+    short = min(height, width)
+    return (
+        round(height * self.size_px / short),
+        round(width * self.size_px / short),
+    )
+
+  def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
+    return resize_short_side(image_HW3, self.size_px, resample=self.resample)
 
 
 def resize_short_side(
@@ -41,12 +67,12 @@ def resize_short_side(
         f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8"
         " [height, width, 3]"
     )
-  height, width = image_HW3.shape[:2]
-  short = min(height, width)
-  if short == size_px:
+  if min(image_HW3.shape[:2]) == size_px:
     return image_HW3
-  new = (round(width * size_px / short), round(height * size_px / short))
-  resized = Image.fromarray(image_HW3).resize(new, FILTERS[resample])
+  height, width = Resize(size_px, resample).size(*image_HW3.shape[:2])
+  resized = Image.fromarray(image_HW3).resize(
+      (width, height), FILTERS[resample]
+  )
   return np.asarray(resized)
 
 

@@ -3,13 +3,13 @@
 A video is a file by its path, or the bytes of one.
 `read_timeline` reads when each frame is shown, from the packets and without
 decoding; `read_images` decodes from the key frame before the first wanted frame
-to the last wanted one and keeps the wanted ones alone, as `prepare` returns
+to the last wanted one and keeps the wanted ones alone, resized, as it finds
 them: memory does not grow with the video's length. Pixels are taken as square.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import contextlib
 import dataclasses
 import io
@@ -18,13 +18,21 @@ from typing import Any
 
 import numpy as np
 
+from totojax.data import augment
+
 SEEK_GAP_S = 10.0  # shorter gaps are decoded through: a seek costs as much
 HEAD_PACKETS = 64  # among them is the first frame that is shown
 STRETCH_SLACK_S = 2.0  # read on either side of a stretch
 SLACK_FRAMES = 2  # frames a decoder may drop next to one that stands in
 
 Source = str | os.PathLike[str] | bytes
-Prepare = Callable[[np.ndarray], np.ndarray]
+# What FFmpeg calls the filters of `augment`. Its scaler widens them where an
+# image shrinks, as Pillow does, and so does not alias.
+_INTERPOLATION = {
+    "bicubic": "BICUBIC",
+    "bilinear": "BILINEAR",
+    "lanczos": "LANCZOS",
+}
 
 
 class Undecodable(ValueError):
@@ -158,15 +166,15 @@ def read_images(
     wanted: Sequence[int],
     *,
     timeline: Timeline,
-    prepare: Prepare,
+    prepare: augment.Resize,
 ) -> dict[int, np.ndarray]:
-  """The wanted frames by number, each as `prepare` makes it.
+  """The wanted frames by number: uint8 RGB [H, W, 3], upright, resized.
 
   Args:
     source: the video.
     wanted: frame numbers, ascending and distinct.
     timeline: the file's, from `read_timeline`.
-    prepare: from uint8 RGB [H, W, 3], upright, to what is kept.
+    prepare: how they are resized.
 
   Raises:
     Undecodable: damaged where frames are wanted.
@@ -255,7 +263,7 @@ def _decode(
     wanted: Sequence[int],
     *,
     timeline: Timeline,
-    prepare: Prepare,
+    prepare: augment.Resize,
 ) -> dict[int, np.ndarray]:
   """The wanted frames of one segment, by number."""
   times_s = timeline.times_s
@@ -283,7 +291,7 @@ def _decode_from(
     wanted: Sequence[int],
     *,
     timeline: Timeline,
-    prepare: Prepare,
+    prepare: augment.Resize,
     seek_s: float | None,
 ) -> dict[int, np.ndarray] | None:
   """Decodes from the key frame before `seek_s`; None if frames are missing.
@@ -322,9 +330,20 @@ def _decode_from(
     )
 
 
-def _image(frame, reformatter, prepare: Prepare) -> np.ndarray:
-  """A decoded frame, upright and prepared."""
-  image_HW3 = reformatter.reformat(frame, format="rgb24").to_ndarray()
+def _image(frame, reformatter, prepare: augment.Resize) -> np.ndarray:
+  """A decoded frame, resized and upright.
+
+  Scaled while its colours are converted, which costs a part of doing the one
+  after the other.
+  """
+  height, width = prepare.size(frame.height, frame.width)
+  image_HW3 = reformatter.reformat(
+      frame,
+      width=width,
+      height=height,
+      format="rgb24",
+      interpolation=_INTERPOLATION[prepare.resample],
+  ).to_ndarray()
   # The noted rotation is counter-clockwise in degrees, as np.rot90 turns.
   turns = round(frame.rotation / 90) % 4
-  return prepare(np.ascontiguousarray(np.rot90(image_HW3, turns)))
+  return np.ascontiguousarray(np.rot90(image_HW3, turns))

@@ -141,11 +141,7 @@ def cut(
   drawn = list(_draw(item, timeline, spec, seed=seed))
   images = read(
       np.unique(np.concatenate([places_T for places_T, _ in drawn])),
-      prepare=functools.partial(
-          augment.resize_short_side,
-          size_px=spec.size_px,
-          resample=spec.resample,
-      ),
+      prepare=augment.Resize(spec.size_px, spec.resample),
   )
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:

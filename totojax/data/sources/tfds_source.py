@@ -21,6 +21,7 @@ import urllib.parse
 
 import numpy as np
 
+from totojax.data import augment
 from totojax.data import decode
 from totojax.data import images
 from totojax.data import items
@@ -140,7 +141,7 @@ def clips(item: items.Item, spec: video.ClipSpec, *, seed: int) -> np.ndarray:
       begin_s=0.0,
   )
 
-  def read(wanted: Sequence[int], *, prepare: decode.Prepare):
+  def read(wanted: Sequence[int], *, prepare: augment.Resize):
     return {int(i): prepare(_rgb(np.asarray(frames[i]))) for i in wanted}
 
   return video.cut(item, timeline, read, spec, seed=seed)
