@@ -1,15 +1,19 @@
 """Training on frames that are encoded on the device is training on tokens."""
 
+import json
+
 from etils import epath
 import jax
 import numpy as np
 import pytest
+import runs
 
 from totojax import defaults
 from totojax import pixels
 from totojax import pretokenize
 from totojax import sequence
 from totojax import train
+from totojax import validate
 from totojax.build import pretrain as build
 from totojax.data import shards
 from totojax.tasks import encode
@@ -95,6 +99,19 @@ def test_training_from_frames_is_training_from_tokens(
   )
   with pytest.raises(AssertionError):
     same(other.params, from_tokens.params)
+
+
+def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
+  fit(config(data, encode_with="shipped"), tmp_path / "run")
+  values = defaults.validate(str(tmp_path / "run")).to_dict()
+  assert validate.run(values, epath.Path(tmp_path / "validate"), NEVER)
+  metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
+  last = runs.metrics(tmp_path / "run")[-1]
+  np.testing.assert_allclose(
+      metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
+  )
+  # No tokens of training, so nothing that a baseline could be fitted on.
+  assert not any("unigram" in name for name in metrics)
 
 
 @pytest.mark.parametrize("kind", ["video", "image"])

@@ -91,6 +91,7 @@ def test_the_same_process_begins_again(tmp_path):
   # By another name too.
   (tmp_path / "link").symlink_to(tmp_path)
   logs.begin(epath.Path(tmp_path / "link"), {"run": "x"})
+  assert str(os.getpid()) in (tmp_path / run_lock.FILE).read_text()
 
 
 def test_an_owner_that_is_not_known(hold, tmp_path):
@@ -107,7 +108,8 @@ def test_object_stores_and_file_systems_without_locks(tmp_path, monkeypatch):
     raise OSError(95, "Operation not supported")
 
   monkeypatch.setattr(run_lock.fcntl, "flock", none)
-  run_lock.take(tmp_path)
+  logs.begin(epath.Path(tmp_path), {"run": "x"})
+  assert (tmp_path / "config.json").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -6,7 +6,7 @@ but for `metrics.jsonl`, which grows by lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import importlib.metadata
 import json
 import os
@@ -197,17 +197,22 @@ def mark_done(workdir: epath.PathLike, seconds: float) -> None:
     write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """The version of each package, "not installed" where it is missing."""
+  found = {}
+  for name in packages:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed"
+  return found
+
+
 def environment() -> dict[str, Any]:
   """Versions and devices."""
-  versions = {}
-  for name in _PACKAGES:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      versions[name] = "not installed"
   devices = jax.devices()
   return {
-      "versions": versions,
+      "versions": versions(_PACKAGES),
       "python": platform.python_version(),
       "devices": {"kind": devices[0].device_kind, "count": len(devices)},
       "processes": jax.process_count(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -17,19 +16,13 @@ _PEERS = ("torch", "transformers", "DALL-E", "av")
 
 def describe() -> dict[str, Any]:
   """Processor, cores, memory, devices and versions."""
-  versions = {}
-  for name in _PEERS:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      versions[name] = "not installed"
   found = logs.environment()
   return {
       "processor": _processor(),
       "cores": peers.cores(),
       "memory_gib": _memory_gib(),
       **found,
-      "versions": {**found["versions"], **versions},
+      "versions": {**found["versions"], **logs.versions(_PEERS)},
   }
 
 
