@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax.tokenizers import api
+from totojax.tokenizers import convolution
 
 _KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
 _BIAS_AXES = ("conv_out",)
@@ -91,13 +92,8 @@ class Conv(nn.Module):
         (self.features,),
         jnp.float32,
     )
-    y_BHWC = jax.lax.conv_general_dilated(
-        x_BHWC,
-        w,
-        window_strides=(1, 1),
-        padding="SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    half = self.side // 2  # sides are odd
+    y_BHWC = convolution.convolve(x_BHWC, w, stride=1, padding=(half, half))
     return y_BHWC + b
 
 

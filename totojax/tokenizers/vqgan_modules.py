@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax.tokenizers import api
+from totojax.tokenizers import convolution
 
 _NORM_GROUPS = 32
 _KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
@@ -108,12 +109,8 @@ class Conv(nn.Module):
     )
     half = self.side // 2
     pad = (half, half) if self.stride == 1 else (0, half)
-    y_BHWC = jax.lax.conv_general_dilated(
-        x_BHWC,
-        weight,
-        window_strides=(self.stride, self.stride),
-        padding=(pad, pad),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    y_BHWC = convolution.convolve(
+        x_BHWC, weight, stride=self.stride, padding=pad
     )
     return y_BHWC + bias
 
