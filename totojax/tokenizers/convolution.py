@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 # XLA's convolution on CPUs slows down with the length of its sums: 3 x 3 places
-# of 2,048 channels went 1.5 to 1.7 times as fast in parts of 128 to 512 (2 cores
-# of a Sapphire Rapids Xeon), and 128 was the best for DALL-E's whole encoder.
+# of 2,048 channels went 1.5 to 1.7 times as fast in parts of 128 to 512 (on a
+# Sapphire Rapids Xeon), and 128 was the best for DALL-E's whole encoder.
 _CPU_CHANNELS = 128
 
 
