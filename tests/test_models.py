@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 from flax import linen as nn
 import jax
@@ -207,6 +208,75 @@ def test_attention_implementations_agree(length, segmented):
   if segmented and length > 50:
     open_ = attend(q, k, v, segments_BT=None, implementation="xla")
     assert np.abs(np.asarray(open_ - plain)).max() > 1e-2
+
+
+@pytest.mark.parametrize("length", [7, 200])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_attention_gradients_agree(length, segmented):
+  keys = jax.random.split(jax.random.key(length), 4)
+  q, k, v, out = (jax.random.normal(key, (2, length, 3, 8)) for key in keys)
+  segments = jnp.tile(jnp.arange(length)[None] // 50, (2, 1))
+
+  @functools.partial(jax.jit, static_argnames="implementation")
+  def gradients(q, k, v, implementation):
+    def total(q, k, v):
+      mixed = attention.attend(
+          q, k, v, segments_BT=segments if segmented else None,
+          implementation=implementation, scale=0.3,
+      )  # fmt: skip
+      return jnp.sum(mixed * out)
+
+    return jax.grad(total, (0, 1, 2))(q, k, v)
+
+  blocked, plain = (gradients(q, k, v, name) for name in ("blocked", "xla"))
+  for ours, theirs in zip(blocked, plain):
+    largest = np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest)
+    assert largest > 0.1
+
+
+@pytest.mark.parametrize(
+    "equation,x,weight",
+    [
+        ("BTD,DF->BTF", (2, 5, 4), (4, 9)),
+        ("BTF,FD->BTD", (2, 5, 9), (9, 4)),
+        ("BTD,DHK->BTHK", (2, 5, 4), (4, 3, 2)),
+        ("BTHK,HKD->BTD", (2, 5, 3, 2), (3, 2, 4)),
+        ("BTD,VD->BTV", (2, 5, 4), (11, 4)),
+    ],
+)
+def test_products_on_cpus_have_the_gradients_of_autodiff(equation, x, weight):
+  keys = jax.random.split(jax.random.key(0))
+  x, weight = (jax.random.normal(*both) for both in zip(keys, (x, weight)))
+
+  def gradients(on_cpu):
+    def total(x, weight):
+      out = layers.product(equation, x, weight, on_cpu=on_cpu)
+      return jnp.sum(jnp.sin(out))
+
+    return jax.value_and_grad(total, (0, 1))(x, weight)
+
+  ours, theirs = gradients(True), gradients(False)
+  for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weights_gradient_reads_the_narrower_array_transposed():
+  x, weight = jnp.ones((2, 64, 8)), jnp.ones((8, 32))
+
+  def transposed(on_cpu):
+    """Elements that are copied to be read the other way."""
+    step = jax.jit(jax.grad(
+        lambda x, weight: jnp.sum(
+            layers.product("BTD,DF->BTF", x, weight, on_cpu=on_cpu) ** 2
+        ), (0, 1)
+    ))  # fmt: skip
+    text = step.lower(x, weight).compile().as_text()
+    found = re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
+    return max(np.prod([int(n) for n in dims.split(",")]) for dims in found)
+
+  assert transposed(True) <= x.size
+  assert transposed(False) == 32 * 2 * 64  # the control: the gradient of x W
 
 
 def test_segments_hide_other_images():

@@ -74,7 +74,7 @@ def groups(program: hlo.Program) -> dict[str, float]:
 
 # First match wins; patterns are searched in "opcode kind op_name".
 _GROUPS = (
-    ("MLP products", r"kOutput.*mlp/dot_general"),
+    ("MLP products", r"kOutput.*mlp/.*dot_general"),
     ("attention projections", r"kOutput.*(BTD,DHK|BTHK,HKD).*dot_general"),
     ("attention without a kernel", r"kOutput.*(BNTS|BTNH|BHTS).*dot_general"),
     ("rotary positions", r"BTHK,KJ->BTHJ|apply_rope|split|concatenate"),

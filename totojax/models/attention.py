@@ -6,13 +6,11 @@ Shapes: B batch, T queries, S keys, H heads, K head dim.
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 
+from totojax.models import blocked
 from totojax.models import splash
 
 IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
-MIN_BLOCK = 64  # queries; smaller blocks cost more in dispatch than they skip
-MAX_BLOCKS = 8  # each block is compiled on its own, so their number is bounded
 
 
 def attend(
@@ -32,8 +30,7 @@ def attend(
     v_BSHK: values.
     segments_BT: int32; positions of different segments do not see each other.
       None is the paper's: one segment.
-    implementation: "blocked" skips what lies above the diagonal by static
-      blocks of queries (CPU); "xla" and "cudnn" are
+    implementation: "blocked" is for CPUs; "xla" and "cudnn" are
       `jax.nn.dot_product_attention`'s; "splash" is a kernel for TPUs.
     scale: of q k; None is 1 / sqrt(K).
 
@@ -43,13 +40,12 @@ def attend(
   Raises:
     ValueError: an unknown implementation.
   """
+  if scale is None:
+    scale = q_BTHK.shape[-1] ** -0.5
   match implementation:
     case "blocked":
-      return _blocked(
-          q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale
-      )
+      return blocked.attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale)
     case "splash":
-      scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
       return splash.attend(
           q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale
       )
@@ -72,47 +68,3 @@ def attend(
           f" {', '.join(IMPLEMENTATIONS)}"
       )
 
-
-def _blocked(
-    q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    segments_BT: jax.Array | None,
-    *,
-    scale: float | None,
-) -> jax.Array:
-  """Blocks of queries against the keys up to their last one."""
-  tokens = q_BTHK.shape[1]
-  block = max(MIN_BLOCK, -(-tokens // MAX_BLOCKS))
-  outputs = []
-  for start in range(0, tokens, block):
-    stop = min(start + block, tokens)
-    rows, columns = jnp.arange(start, stop), jnp.arange(stop)
-    seen = (rows[:, None] >= columns[None])[None, None]
-    if segments_BT is not None:
-      same = segments_BT[:, start:stop, None] == segments_BT[:, None, :stop]
-      seen = seen & same[:, None]
-    outputs.append(
-        _dense(
-            q_BTHK[:, start:stop], k_BSHK[:, :stop], v_BSHK[:, :stop], seen,
-            scale=scale,
-        )
-    )  # fmt: skip
-  return jnp.concatenate(outputs, axis=1)
-
-
-def _dense(
-    q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    seen_BHTS: jax.Array,
-    *,
-    scale: float | None,
-) -> jax.Array:
-  scale = q_BTHK.shape[-1] ** -0.5 if scale is None else scale
-  logits_BHTS = jnp.einsum(
-      "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
-  )
-  logits_BHTS = jnp.where(seen_BHTS, logits_BHTS * scale, -jnp.inf)
-  weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(q_BTHK.dtype)
-  return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)

@@ -6,6 +6,7 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -43,6 +44,49 @@ def parameter(
   return module.param(
       name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+
+
+def product(
+    equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool
+) -> jax.Array:
+  """`jnp.einsum` of activations and a weight, both of one dtype.
+
+  Args:
+    equation: "BTD,DF->BTF" and its like: no axis is in all three.
+    x: activations.
+    weight: the axes that it shares with x are summed over.
+    on_cpu: choose how the weight's gradient is computed. There the sum over
+      all tokens reads one of its operands transposed, a copy by itself: of the
+      wider one as autodiff writes it, of the narrower one here.
+  """
+  if not on_cpu:
+    return jnp.einsum(equation, x, weight)
+  inputs, out = equation.split("->")
+  left, right = inputs.split(",")
+
+  @jax.custom_vjp
+  def multiply(x, weight):
+    return jnp.einsum(equation, x, weight)
+
+  def backward(kept, gradient):
+    x, weight = kept
+    dx = jnp.einsum(f"{out},{right}->{left}", gradient, weight)
+    first, second = (left, x), (out, gradient)
+    if x.size > gradient.size:
+      first, second = second, first
+    summed = set(left) & set(out)
+    natural = "".join(a for a in first[0] + second[0] if a not in summed)
+    dweight = jnp.einsum(
+        f"{first[0]},{second[0]}->{natural}", first[1], second[1]
+    )
+    # Or XLA takes the turn of the result into the product, with the operands
+    # swapped.
+    dweight = jax.lax.optimization_barrier(dweight)
+    dweight = jnp.einsum(f"{natural}->{right}", dweight)
+    return dx, dweight
+
+  multiply.defvjp(lambda *both: (multiply(*both), both), backward)
+  return multiply(x, weight)
 
 
 def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
@@ -152,6 +196,7 @@ class SwiGLU(nn.Module):
   mlp_dim: int
   init_std: float
   dtype: Any
+  on_cpu: bool
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
@@ -166,7 +211,9 @@ class SwiGLU(nn.Module):
 
     gate_DF, up_DF = matrix("gate", *inward), matrix("up", *inward)
     down_FD = matrix("down", *outward)
-    gate_BTF = checkpoint_name(x_BTD @ gate_DF, "mlp")
-    up_BTF = checkpoint_name(x_BTD @ up_DF, "mlp")
+    inner = functools.partial(product, "BTD,DF->BTF", on_cpu=self.on_cpu)
+    outer = functools.partial(product, "BTF,FD->BTD", on_cpu=self.on_cpu)
+    gate_BTF = checkpoint_name(inner(x_BTD, gate_DF), "mlp")
+    up_BTF = checkpoint_name(inner(x_BTD, up_DF), "mlp")
     hidden_BTF = jax.nn.silu(gate_BTF) * up_BTF
-    return hidden_BTF @ down_FD
+    return outer(hidden_BTF, down_FD)

@@ -11,7 +11,6 @@ from typing import Any
 from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
-import jax.numpy as jnp
 
 from totojax.models import attention
 from totojax.models import layers
@@ -68,12 +67,14 @@ class Attention(nn.Module):
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
 
+    on_tpu = self.implementation == "splash"
+    on_cpu = self.implementation == "blocked"
+
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
       w_DHK = layers.gathered(w_DHK, inward[1])
-      return jnp.einsum("BTD,DHK->BTHK", x_BTD, w_DHK)
+      return layers.product("BTD,DHK->BTHK", x_BTD, w_DHK, on_cpu=on_cpu)
 
-    on_tpu = self.implementation == "splash"
     scale = self.scales.attention * c.head_dim**-0.5
     # The kernel wants queries that are scaled; rotating does it on the way.
     folded = scale if on_tpu else 1.0
@@ -101,7 +102,7 @@ class Attention(nn.Module):
       mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
     w_HKD = layers.gathered(w_HKD, outward[1])
-    return jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, w_HKD)
+    return layers.product("BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu)
 
 
 class Block(nn.Module):
@@ -126,9 +127,13 @@ class Block(nn.Module):
     )(normed_BTD, rope, segments_BT)
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    x_BTD += layers.SwiGLU(c.mlp_dim, c.init_std, self.dtype, name="mlp")(
-        normed_BTD
-    )
+    x_BTD += layers.SwiGLU(
+        c.mlp_dim,
+        c.init_std,
+        self.dtype,
+        self.implementation == "blocked",
+        name="mlp",
+    )(normed_BTD)
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
     return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), None

@@ -84,12 +84,13 @@ class Trunk(nn.Module):
     head_VD = embedding_VD
     if not c.tied:
       head_VD = layers.parameter(self, "head", init, *table)
-    logits_BTV = jnp.einsum(
-        "BTD,VD->BTV",
-        x_BTD,
-        layers.gathered(head_VD.astype(dtype), table[1]),
-        preferred_element_type=jnp.float32,
-    )
+    head_VD = layers.gathered(head_VD.astype(dtype), table[1])
+    if self.compute.attention == "blocked" and dtype == jnp.float32:
+      logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
+    else:
+      logits_BTV = jnp.einsum(
+          "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
+      )
     if self.scales.logits != 1.0:
       logits_BTV *= self.scales.logits
     real_V = jnp.arange(self.spec.padded_vocab) < (
