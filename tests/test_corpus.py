@@ -174,7 +174,10 @@ def test_beam_writes_the_same_shards(root, whole, tmp_path):
   same_stores(tmp_path, whole)
 
 
-def test_a_shard_that_was_damaged_since_is_refused(root, tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "flip"])
+def test_a_shard_that_was_damaged_since_is_made_again(
+    root, whole, tmp_path, capsys, damage
+):
   assert not run(config(root), tmp_path, lambda done: done == 5)
   shard = tmp_path / "all" / "shard-00001" / "codes"
   (chunk,) = (
@@ -182,9 +185,24 @@ def test_a_shard_that_was_damaged_since_is_refused(root, tmp_path):
       for path in shard.rglob("*")
       if path.is_file() and path.name != "zarr.json"
   )
-  chunk.write_bytes(chunk.read_bytes()[:-9])
-  with pytest.raises(storage.StoreError, match="shard-00001"):
-    run(config(root), tmp_path)
+  data = bytearray(chunk.read_bytes())
+  if damage == "cut":
+    del data[-9:]
+  else:
+    data[40] ^= 1
+  chunk.write_bytes(data)
+  assert run(config(root), tmp_path)
+  said = capsys.readouterr().out
+  assert "shard 1 is made again" in said and "shard-00001" in said
+  same_stores(tmp_path, whole)
+
+
+def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
+  pytest.importorskip("apache_beam")
+  values = config(root, **{"beam.name": "NoRunner"})
+  with pytest.raises(ValueError, match="beam.name is 'NoRunner'"):
+    run(values, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_stops_and_loses_nothing(
@@ -418,6 +436,17 @@ def test_the_plan_counts_as_table_2_of_the_paper():
   # 6 passes of 2 FLOPs, at 30 % of 197 TFLOP/s.
   hours = 12 * 34.037e9 * 16e6 / (0.3 * 197e12) / 3600
   np.testing.assert_allclose(row.chip_hours, hours, rtol=1e-6)
+
+
+def test_a_plan_of_hours_alone_cuts_them_without_gaps():
+  c = defaults.tokenize()
+  c.plan.hours = 10.0
+  (row,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  assert row.name == "without gaps"
+  np.testing.assert_allclose(row.tokens, row.tokens_strided, rtol=1e-4)
+  c.plan.videos = 1
+  (one,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  assert one.name == "assumed" and one.clips == 1  # the control
 
 
 def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):

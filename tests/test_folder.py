@@ -155,6 +155,14 @@ def test_bad_lists(tmp_path, text, told):
     lines(tmp_path, text)
 
 
+def test_labels_are_stored_as_they_stand_or_refused(tmp_path):
+  touch(tmp_path, "c.mp4")
+  listing = lines(tmp_path, "c.mp4 2147483647", classes=0)
+  assert listing.items[0].label == 2**31 - 1
+  with pytest.raises(ValueError, match="2147483648 is out of range"):
+    lines(tmp_path, "c.mp4 2147483648", classes=0)
+
+
 def test_lists_that_cannot_be_read(tmp_path):
   with pytest.raises(ValueError, match="separator is ';'"):
     lines(tmp_path, "c.mp4;1", ";")

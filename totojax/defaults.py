@@ -429,7 +429,7 @@ def tokenize() -> ConfigDict:
           busy=0.3,  # share of its peak: an assumption, not a measurement
           probed=64,  # videos whose length is read
           hours=0.0,  # of video, without a source
-          videos=0,  # that these hours are
+          videos=0,  # that these hours are; 0: clips without gaps
           images=0,  # or images, without a source
       ),
   ))  # fmt: skip

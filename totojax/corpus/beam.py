@@ -41,7 +41,8 @@ def settings(config: Mapping[str, Any]) -> BeamSettings:
   """The section `beam` of the config.
 
   Raises:
-    ValueError: one process of several asks for a pipeline.
+    ValueError: one process of several asks for a pipeline, or an unknown
+      runner.
     ImportError: Apache Beam is missing.
   """
   found = typed(BeamSettings, config["beam"], "beam")
@@ -51,7 +52,14 @@ def settings(config: Mapping[str, Any]) -> BeamSettings:
           f"beam.name is {found.name!r} with {jax.process_count()} processes;"
           " start a pipeline from one, without --multihost"
       )
-    _beam()
+    beam = _beam()
+    try:
+      beam.runners.runner.create_runner(found.name)
+    except (ValueError, ImportError, AttributeError) as error:
+      raise ValueError(
+          f"beam.name is {found.name!r}, which Apache Beam does not start:"
+          f" {error}"
+      ) from error
   return found
 
 
@@ -59,6 +67,8 @@ def make(
     part: parts_lib.Part, spec: media.Spec, config: Mapping[str, Any]
 ) -> None:
   """Makes the units of a store that are not made yet; waits for the end.
+
+  Which ones these are is found out by the workers, who read what is there.
 
   Raises:
     RuntimeError: the pipeline failed.
@@ -72,16 +82,11 @@ def make(
       seed=config["seed"],
       tokenizer=config["tokenizer"],
   )
-  todo = [
-      unit
-      for unit in part.units
-      if not units.is_made(part.path, part.head, unit.number)
-  ]
   options = beam.options.pipeline_options.PipelineOptions(list(found.options))
   with beam.Pipeline(runner=found.name, options=options) as pipeline:
     _ = (
         pipeline
-        | "units" >> beam.Create(todo)
+        | "units" >> beam.Create(part.units)
         | "spread" >> beam.Reshuffle()
         | "make" >> beam.ParDo(_make_unit_fn(beam, job))
     )

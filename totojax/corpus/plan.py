@@ -52,7 +52,8 @@ class Planning:
     busy: share of the chip's peak that the encoder reaches: an assumption.
     probed: videos whose length is read, to estimate all hours.
     hours: of video, where no source is at hand; 0.0 to look at the source.
-    videos: with `hours`: how many videos these are; 0 for images alone.
+    videos: with `hours`: how many videos these are; 0: they are cut into clips
+      without gaps, so that each frame at the job's stride is encoded once.
     images: where no source is at hand.
   """
 
@@ -135,8 +136,12 @@ def without_source(
     count, hours = settings.images, None
   else:
     spec = typed(video.ClipSpec, config["clip"], "clip")
-    count, hours = max(1, settings.videos), settings.hours
-  return [_row("assumed", count, hours, 0, spec, tokenizer, settings)]
+    count, hours = settings.videos, settings.hours
+    if not count:
+      strided = hours * 3600 * SOURCE_FPS / spec.stride_frames
+      count = max(1, round(strided / spec.frames))
+  name = "assumed" if settings.images or settings.videos else "without gaps"
+  return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
 def of_job(

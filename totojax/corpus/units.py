@@ -28,7 +28,7 @@ from totojax.data import workers
 from totojax.data.store import Store
 from totojax.tokenizers import api
 
-FRAMES_AT_A_TIME = 512  # of pixels, before they are encoded
+FRAMES_AT_A_TIME = 128  # of pixels, before they are encoded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +77,27 @@ def make(
     tokenizer: what makes codes of frames.
     path: of the store.
     head: the store's manifest, without shards.
-    on_item: called after each item: progress. May raise to stop; the unit is
-      then not made.
+    on_item: called when an item is encoded or skipped: progress. May raise to
+      stop; the unit is then not made.
   """
   rows, skipped, pending = [], [], []
+
+  def encode() -> None:
+    if pending:
+      rows.append(_columns(pending, tokenizer, head))
+    for found in pending:
+      on_item(found)
+    pending.clear()
+
   for found in decoded:
     if isinstance(found.clips, items_lib.Skipped):
       skipped.append(found.clips)
+      on_item(found)
     else:
       pending.append(found)
       if sum(_frames(f) for f in pending) >= FRAMES_AT_A_TIME:
-        rows.append(_columns(pending, tokenizer, head))
-        pending = []
-    on_item(found)
-  if pending:
-    rows.append(_columns(pending, tokenizer, head))
+        encode()
+  encode()
   shard = None
   if rows:
     shard = shards.write_shard(
@@ -151,11 +157,19 @@ def read_note(path: storage.Path, number: int) -> Note | None:
 
 
 def is_made(path: storage.Path, head: manifests.Manifest, number: int) -> bool:
-  """Whether a unit's note is there, and its shard is what the note says."""
+  """Whether a unit's note is there, and every byte of its shard as it says.
+
+  A shard that was damaged since is to be made again, and this says so.
+  """
   note = read_note(path, number)
-  if note is not None and note.shard is not None:
-    Store(path, dataclasses.replace(head, shards=(note.shard,))).check()
-  return note is not None
+  if note is None or note.shard is None:
+    return note is not None
+  try:
+    Store(path, dataclasses.replace(head, shards=(note.shard,))).verify()
+  except storage.StoreError as error:
+    print(f"shard {number} is made again: {error}")
+    return False
+  return True
 
 
 def finish(

@@ -59,11 +59,16 @@ def of(
   return arrays
 
 
+# Labels are stored as int32.
+MOST_CLASSES = 2**31
+
+
 def _label_column(labels: Any, classes: int) -> np.ndarray:
+  classes = classes or MOST_CLASSES
   column = np.asarray(labels)
   if column.dtype.kind not in "iu" or column.ndim != 1:
     raise ValueError(f"labels are {column.dtype} {column.shape}; needed: ints")
-  if column.min() < -1 or (classes and column.max() >= classes):
+  if column.min() < -1 or column.max() >= classes:
     raise ValueError(
         f"labels run from {column.min()} to {column.max()}; there are"
         f" {classes} classes, and -1 for none"

@@ -74,16 +74,16 @@ class ClipSpec:
     ):  # fmt: skip
       if getattr(self, name) <= 0:
         raise ValueError(
-            f"video.{name} is {getattr(self, name)}; it must be above 0"
+            f"clip.{name} is {getattr(self, name)}; it must be above 0"
         )
     if self.resample not in augment.FILTERS:
       raise ValueError(
-          f"video.resample is {self.resample!r}; use one of"
+          f"clip.resample is {self.resample!r}; use one of"
           f" {sorted(augment.FILTERS)}"
       )
     if self.sampling not in SAMPLINGS:
       raise ValueError(
-          f"video.sampling is {self.sampling!r}; use one of {SAMPLINGS}"
+          f"clip.sampling is {self.sampling!r}; use one of {SAMPLINGS}"
       )
 
   @property

@@ -107,7 +107,8 @@ def read(
       tensors = {name: file.get_tensor(name) for name in file.keys()}
   except safetensors.SafetensorError as error:
     raise ValueError(
-        f"{path} is no whole safetensors file ({error}); copy or train it again"
+        f"{path} is no whole safetensors file ({error}); copy or train it"
+        " again, or convert a released one with configs/official.py"
     ) from error
   if metadata.get("format") not in _FORMATS:
     raise ValueError(
@@ -140,10 +141,12 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
     return found[0]
   path = pathlib.Path(path)
   if not path.is_file():
-    raise FileNotFoundError(
-        f"no tokenizer file at {path}; train one with configs/tokenizer.py or"
-        f" use {SHIPPED!r}"
+    inside = sorted(str(file) for file in path.glob("*.safetensors"))
+    hint = f"it is a folder: use {inside[0]}" if inside else (
+        "train one with configs/tokenizer.py, convert a released one with"
+        f" configs/official.py, or use {SHIPPED!r}"
     )
+    raise FileNotFoundError(f"no tokenizer file at {path}; {hint}")
   return path
 
 

@@ -8,6 +8,7 @@ import json
 import os
 from typing import Any
 
+from totojax.data import columns
 from totojax.data import images
 from totojax.data import items
 from totojax.data import video
@@ -187,13 +188,14 @@ def label(text: Any, classes: int, *, where: str) -> int:
     whole = False
   if not whole:
     raise ValueError(
-        f"{where}: label {text!r} is not an integer from 0 on"
+        f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
+        " a list has no line of headings"
     )
-  if value < -1 or (classes and value >= classes):
+  classes = classes or columns.MOST_CLASSES
+  if not -1 <= value < classes:
     raise ValueError(
         f"{where}: label {value} is out of range; labels run from 0 to"
-        f" {classes - 1 if classes else 'the number of classes less 1'}, and -1"
-        " for none"
+        f" {classes - 1}, and -1 for none"
     )
   return value
 
