@@ -13,6 +13,7 @@ import runs
 from totojax import defaults
 from totojax import jobs
 from totojax.bench import decoding
+from totojax.bench import hardware
 from totojax.bench import job
 from totojax.bench import measure
 from totojax.bench import saving
@@ -149,6 +150,9 @@ def tiny(*rows):
     part.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     part.trained.train.batch_tokens = 32
   c.checkpoint.steps = 2
+  c.growth.trained = c.startup.trained.copy_and_resolve_references()
+  c.growth.models = {"wider": dict(defaults.PRESETS["tiny"], width=64)}
+  c.growth.update(frames=(8,), devices=(2, 16))
   return c.to_dict()
 
 
@@ -281,6 +285,26 @@ def test_the_plain_file_holds_the_whole_state(tmp_path):
   assert a.tolist() == [0, 1, 2, 3, 4] and b == 7 and c.shape == (2, 3)
 
 
+def test_growth(tmp_path, monkeypatch):
+  wider, longer, more, too_many = measured(tmp_path, "growth")
+  for row in (wider, longer, more):
+    check(row)
+    assert row["facts"]["first_step_s"] > 0
+  small = wider["facts"]["smallest"]
+  assert wider["facts"]["parameters"] > 2 * small["parameters"]
+  assert (longer["facts"]["context"], small["context"]) == (32, 16)
+  assert more["facts"]["devices"] == 2
+  # Twice the sequences, so twice the work, on twice the devices.
+  assert more["ours"]["units"][0] == 2 * more["theirs"]["units"][0]
+  assert too_many["skipped"] == "needs 16 devices; there are 8"
+
+  monkeypatch.setattr(hardware, "device_memory_gib", lambda: 1e-9)
+  config = tiny("growth")
+  config["growth"] |= {"frames": (), "devices": ()}
+  (row,) = measured(tmp_path / "small", "growth", config=config)
+  assert row["skipped"].startswith("needs about")
+
+
 def test_seconds_of_the_parts_of_a_start():
   first = dict(zip(startup.PARTS, (1.0, 3.0, 7.0, 8.0)))
   second = dict(zip(startup.PARTS, (3.0, 5.0, 15.0, 16.0)))
@@ -378,7 +402,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 def test_all_rows_are_measured_by_default():
   c = defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 7
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 8
   # Sections of one config do not share their parts.
   assert c.train_step.trained.sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256

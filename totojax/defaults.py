@@ -556,6 +556,22 @@ def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
   return c
 
 
+def growth() -> ConfigDict:
+  """From 10 million parameters, 1,024 tokens and one device upwards."""
+  c = pretrain("base")
+  # 10.6M parameters.
+  c.model.update(width=256, depth=10, heads=4, mlp_dim=768)
+  c.sequence.update(frames=4, context=1024)
+  c.compute.dtype = "float32"
+  c.train.update(batch_tokens=1024, total_tokens=1e9)
+  return ConfigDict(dict(
+      trained=c,
+      models={name: dict(PRESETS[name]) for name in ("base", "large", "1b")},
+      frames=(16, 64),  # 4,096 and 16,384 tokens
+      devices=(2, 4, 8),
+  ))  # fmt: skip
+
+
 def bench() -> ConfigDict:
   """`run = "bench"`: ratios to what others have, measured in one run."""
   return ConfigDict(dict(
@@ -599,6 +615,7 @@ def bench() -> ConfigDict:
           trained=four_layers(frames=1, batch_tokens=512),
       ),
       startup=dict(trained=four_layers(frames=1, batch_tokens=512)),
+      growth=growth(),
   ))  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import pathlib
 import platform
 from typing import Any
 
+import jax
+
 from totojax import logs
 from totojax.bench import peers
 
@@ -38,6 +40,12 @@ def sentence(found: Mapping[str, Any]) -> str:
       f" {found['memory_gib']:.0f} GiB; JAX on {devices['count']} x"
       f" {devices['kind']}"
   )
+
+
+def device_memory_gib() -> float:
+  """Memory of one device, or of the machine where it has none of its own."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get("bytes_limit", 2**30 * _memory_gib()) / 2**30
 
 
 def _processor() -> str:

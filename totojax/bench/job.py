@@ -22,6 +22,7 @@ from totojax import logs
 from totojax import progress
 from totojax.bench import decoding
 from totojax.bench import encoding
+from totojax.bench import growth
 from totojax.bench import hardware
 from totojax.bench import measure
 from totojax.bench import saving
@@ -35,7 +36,7 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS = (
     "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "checkpoint", "startup",
+    "checkpoint", "startup", "growth",
 )  # fmt: skip
 
 Result = measure.Row | measure.Skipped
@@ -145,6 +146,9 @@ def _row(
       return lambda folder: startup.measure_startup(
           start, how=how, folder=folder
       )
+    case "growth":
+      grow = section(growth.GrowthBench, "growth")
+      return lambda folder: growth.measure_growth(grow, how=how)
   raise ConfigError(f"row {name!r} is unknown")
 
 

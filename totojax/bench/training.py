@@ -41,19 +41,23 @@ class TrainStepBench:
 
 
 class Trainer:
-  """The train step of a config, on one device and one random batch.
+  """The train step of a config on one random batch.
 
   Attributes:
+    shape: of the model.
     run: as `train.fit` gets it.
     state: after the updates so far.
     tokens_BR: int32, the batch.
     spec: of its sequences.
   """
 
-  def __init__(self, config: Mapping[str, Any]):
+  def __init__(self, config: Mapping[str, Any], *, devices: int = 1):
+    """`devices` share the parameters (fsdp) and the batch."""
+    self.shape = typed(llama.LlamaConfig, config["model"], "model")
     self.spec = parts.sequence_spec(config)
     on = sharding.make_mesh(
-        sharding.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+        sharding.MeshConfig(data=1, fsdp=devices, tensor=1),
+        jax.devices()[:devices],
     )
     size = pretrain.amount(config)
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
@@ -107,8 +111,8 @@ def measure_train_step(
     ImportError: PyTorch or transformers is missing.
   """
   config = settings.trained
-  shape = typed(llama.LlamaConfig, config["model"], "model")
   trainer = Trainer(config)
+  shape = trainer.shape
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
       shape,
