@@ -86,6 +86,7 @@ def optim() -> ConfigDict:
       eps=1e-8,  # [gap] optax
       weight_decay=0.1,  # on matrices; [gap] LLaMA
       clip_norm=1.0,  # global; [gap] LLaMA, LVM
+      mu_dtype="float32",  # of the first moment; "bfloat16": half the bytes
   ))  # fmt: skip
 
 
@@ -296,6 +297,7 @@ def tokenizer() -> ConfigDict:
           eps=1e-8,
           weight_decay=1e-4,
           clip_norm=1e9,  # none
+          mu_dtype="float32",  # of the first moment; or "bfloat16"
       ),
       data=dict(
           train=dict(),  # name -> source of pixels
