@@ -27,7 +27,8 @@ def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
       ),
       spec=spec,
       compute=trunk.Compute(
-          dtype="float32", attention="xla", remat="none", unroll=unroll
+          dtype="float32", attention="xla", remat="none", unroll=unroll,
+          loss_chunk=0,
       ),
   )  # fmt: skip
   return model

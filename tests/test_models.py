@@ -23,8 +23,9 @@ SPEC = sequence.SequenceSpec(
     vocab=60, grid=2, frames=4, context=16, segments=False
 )
 PLAIN = trunk.Compute(
-    dtype="float32", attention="blocked", remat="none", unroll=1
-)
+    dtype="float32", attention="blocked", remat="none", unroll=1,
+    loss_chunk=0,
+)  # fmt: skip
 
 
 def config(preset="tiny", **changes) -> llama.LlamaConfig:
@@ -250,6 +251,72 @@ def test_unrolling_and_remat_change_no_parameter_and_no_value(remat, unroll):
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
       grad_a, grad_b,
   )  # fmt: skip
+
+
+def losses(model: trunk.Trunk):
+  """Compiled (loss, gradients), summed over the second half of the targets."""
+
+  def loss(params, inputs, targets):
+    nll_BT = model.apply({"params": params}, inputs, targets)
+    return jnp.sum(jnp.where(jnp.arange(inputs.shape[1]) < 8, 0.0, nll_BT))
+
+  inputs = tokens()
+  targets = jnp.roll(inputs, -1, axis=1)
+  lowered = jax.jit(jax.value_and_grad(loss)).lower(
+      init(model), inputs, targets
+  )
+  return lowered.compile(), (init(model), inputs, targets)
+
+
+@pytest.mark.parametrize("tied, logits", [(True, 0.25), (False, 1.0)])
+def test_a_loss_in_chunks_is_the_loss(tied, logits):
+  def model(chunk):
+    return trunk.Trunk(
+        config=config(tied=tied),
+        spec=SPEC,
+        compute=dataclasses.replace(PLAIN, loss_chunk=chunk),
+        scales=layers.Scales(attention=1.0, logits=logits),
+    )
+
+  compiled, arguments = losses(model(0))
+  (whole, of_whole), (found, of_found) = (
+      one(*arguments) for one in (compiled, losses(model(4))[0])
+  )
+  np.testing.assert_allclose(found, whole, rtol=1e-6)
+  for a, b in zip(jax.tree.leaves(of_found), jax.tree.leaves(of_whole)):
+    size = np.abs(np.asarray(b)).max()
+    assert size > 0
+    np.testing.assert_allclose(a / size, b / size, atol=1e-6)
+  # Control: chunks that do not lie where their targets do are seen.
+  params, inputs, targets = arguments
+  other, _ = compiled(params, inputs, jnp.roll(targets, 1, axis=1))
+  assert abs(other / whole - 1) > 1e-4
+  # It is what the logits give.
+  apart = trunk.token_nll(logits_of(model(0), params, inputs), targets)
+  np.testing.assert_allclose(apart[:, 8:].sum(), whole, rtol=1e-6)
+
+
+def test_a_loss_in_chunks_never_holds_all_logits():
+  """Of 512 tokens x 8,320 logits in float32, forward and backward."""
+  spec = sequence.SequenceSpec(8192, 16, 2, 512, False)
+  shape = config(depth=1)
+
+  def temporaries(chunk):
+    compute = dataclasses.replace(PLAIN, loss_chunk=chunk)
+    model = build(shape, spec, compute)
+
+    def loss(params, inputs):
+      return jnp.sum(model.apply({"params": params}, inputs, inputs))
+
+    tokens_BT = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+    compiled = jax.jit(jax.grad(loss)).lower(shapes(model), tokens_BT).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  logits_bytes = 512 * spec.padded_vocab * 4
+  assert temporaries(0) > logits_bytes
+  assert temporaries(32) < logits_bytes / 2
+  with pytest.raises(ValueError, match="loss_chunk 100 does not divide the 512"):
+    temporaries(100)
 
 
 def test_token_nll_is_log_softmax():

@@ -84,7 +84,7 @@ def test_the_papers_schedule():
 def model_axes(tied=True):
   shape = llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"tied": tied})
   spec = sequence.SequenceSpec(60, 2, 4, 16, False)
-  compute = trunk.Compute("float32", "blocked", "none", 1)
+  compute = trunk.Compute("float32", "blocked", "none", 1, 0)
   return pretrain.Pretrain(trunk.Trunk(shape, spec, compute)).axes().params
 
 

@@ -34,7 +34,7 @@ TASK = pretrain.Pretrain(
     trunk.Trunk(
         llama.LlamaConfig(**defaults.model("tiny").to_dict()),
         SPEC,
-        trunk.Compute("float32", "blocked", "none", 1),
+        trunk.Compute("float32", "blocked", "none", 1, 0),
     )
 )
 

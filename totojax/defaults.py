@@ -73,6 +73,7 @@ def compute() -> ConfigDict:
       attention="auto",  # blocked on CPU, splash on TPU, cudnn on GPU (bf16)
       remat="auto",  # none on CPU, full elsewhere; "projections", "products"
       unroll=0,  # layers in line; 0: all on CPU, a scan elsewhere
+      loss_chunk=0,  # tokens whose logits exist at a time; 0: all
   ))  # fmt: skip
 
 

@@ -63,8 +63,7 @@ class Pretrain:
   def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, ...]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
-    logits_BTV = self.model.apply({"params": params}, inputs_BT)
-    nll_BT = trunk.token_nll(logits_BTV, targets_BT)
+    nll_BT = self.model.apply({"params": params}, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
   def loss(
