@@ -50,6 +50,7 @@ def model(preset: str) -> ConfigDict:
       norm_eps=1e-6,  # [gap] LVM
       init_std=0.02,  # [gap] LVM's initializer_range
       tied=True,  # [gap] the one reading that gives Table 4's compute
+      prefix_tokens=0,  # seen by all: 0: causal (Eq. 1), -1: full
   ))  # fmt: skip
 
 

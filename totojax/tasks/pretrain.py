@@ -26,7 +26,17 @@ class Pretrain:
       model: trunk.Trunk,
       parametrisation: mup.Parametrisation | None = None,
   ):
-    """`parametrisation`: µP's, for a model with its scales; None: standard."""
+    """`parametrisation`: µP's, for a model with its scales; None: standard.
+
+    Raises:
+      ValueError: a model whose tokens see the ones that they are to predict.
+    """
+    prefix = model.config.prefix_tokens
+    if prefix not in (0, 1):
+      raise ValueError(
+          f"model.prefix_tokens {prefix} shows tokens what they are to predict;"
+          " use 0 to train on next tokens"
+      )
     self.model = model
     self.spec = model.spec
     self.rules = None
