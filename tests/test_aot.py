@@ -251,6 +251,10 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   by_hand = 7.894e9 * 2**20 / 8 / 989e12 / 0.5
   assert found["step_s"] == pytest.approx(by_hand, rel=1e-3)
   assert found["money"] == pytest.approx(2.0 * found["chip_hours"])
+  config["optim"]["mu_dtype"] = "bfloat16"
+  small = plan.one(config, typed(settings.Planning, config["plan"], "plan"))
+  state = "state_and_gradients_gib"
+  assert small[state] / found[state] == pytest.approx(14 / 16)
   page = (tmp_path / "report.html").read_text()
   assert "arithmetic" in page and "another format" not in page
 

@@ -24,10 +24,12 @@ def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
       config=llama.LlamaConfig(
           width=width, depth=depth, heads=2, mlp_dim=mlp_dim,
           rope_base=10_000.0, norm_eps=1e-6, init_std=0.2, tied=True,
+          prefix_tokens=0,
       ),
       spec=spec,
       compute=trunk.Compute(
-          dtype="float32", attention="xla", remat="none", unroll=unroll
+          dtype="float32", attention="xla", remat="none", unroll=unroll,
+          loss_chunk=0,
       ),
   )  # fmt: skip
   return model

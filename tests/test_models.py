@@ -17,6 +17,7 @@ from totojax import tree
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import splash
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -24,8 +25,9 @@ SPEC = sequence.SequenceSpec(
     vocab=60, grid=2, frames=4, context=16, segments=False
 )
 PLAIN = trunk.Compute(
-    dtype="float32", attention="blocked", remat="none", unroll=1
-)
+    dtype="float32", attention="blocked", remat="none", unroll=1,
+    loss_chunk=0,
+)  # fmt: skip
 
 
 def config(preset="tiny", **changes) -> llama.LlamaConfig:
@@ -189,25 +191,125 @@ def test_gradient_check_would_catch_full_attention():
   assert np.all(gradient[4:] > 0)
 
 
-attend = jax.jit(attention.attend, static_argnames="implementation")
+def by_numpy(q, k, v, seen_BTS, scale):
+  """Softmax attention in float64."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  logits_BHTS = np.einsum("bthk,bshk->bhts", q, k) * scale
+  logits_BHTS = np.where(seen_BTS[:, None], logits_BHTS, -np.inf)
+  weights = np.exp(logits_BHTS - logits_BHTS.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  return np.einsum("bhts,bshk->bthk", weights, v)
 
 
-@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 520])
+def gradients_by_numpy(q, k, v, seen_BTS, scale, g):
+  """Of sum(g attention) in q, k and v, by the rules of a softmax."""
+  q, k, v, g = (np.asarray(x, np.float64) for x in (q, k, v, g))
+  logits_BHTS = np.einsum("bthk,bshk->bhts", q, k) * scale
+  logits_BHTS = np.where(seen_BTS[:, None], logits_BHTS, -np.inf)
+  p = np.exp(logits_BHTS - logits_BHTS.max(-1, keepdims=True))
+  p /= p.sum(-1, keepdims=True)
+  of_p = np.einsum("bthk,bshk->bhts", g, v)
+  of_logits = p * (of_p - np.sum(p * of_p, -1, keepdims=True)) * scale
+  return (
+      np.einsum("bhts,bshk->bthk", of_logits, k),
+      np.einsum("bhts,bthk->bshk", of_logits, q),
+      np.einsum("bhts,bthk->bshk", p, g),
+  )
+
+
+def seen(length, prefix, segments_BT):
+  """bool [B, T, S], place by place, as the docstring says it."""
+  places = range(length)
+  mask_TS = np.array([
+      [s <= t or s < prefix or prefix == attention.ALL for s in places]
+      for t in places
+  ])
+  if segments_BT is None:
+    return np.stack([mask_TS] * 2)
+  return mask_TS & (segments_BT[:, :, None] == segments_BT[:, None])
+
+
 @pytest.mark.parametrize("segmented", [False, True])
-def test_attention_implementations_agree(length, segmented):
-  keys = jax.random.split(jax.random.key(length), 3)
-  q, k, v = (jax.random.normal(key, (2, length, 2, 8)) for key in keys)
+@pytest.mark.parametrize("prefix", [0, 100, attention.ALL])
+@pytest.mark.parametrize(
+    "implementation, length",
+    [("blocked", 1), ("blocked", 65), ("blocked", 520), ("xla", 65),
+     ("xla", 200), ("splash", 256)],
+)  # fmt: skip
+def test_attention_is_a_softmax_over_what_is_seen(
+    implementation, length, prefix, segmented
+):
+  keys = jax.random.split(jax.random.key(length), 4)
+  q, k, v, g = (jax.random.normal(key, (2, length, 2, 8)) for key in keys)
   segments = None
   if segmented:
-    segments = jnp.tile(jnp.arange(length)[None] // 50, (2, 1))
-  blocked, plain = (
-      attend(q, k, v, segments_BT=segments, implementation=name)
-      for name in ("blocked", "xla")
+    segments = np.tile(np.arange(length)[None] // 50, (2, 1)).astype(np.int32)
+  scale = 0.4
+
+  def run(q, k, v):
+    if implementation == "splash":
+      # The kernel without a TPU; what `attend` makes of the numbers.
+      return splash.attend(
+          q, k, v, segments_BT=segments, scale=scale, interpret=True,
+          prefix=length if prefix == attention.ALL else prefix,
+      )  # fmt: skip
+    return attention.attend(
+        q, k, v, segments_BT=segments, scale=scale, prefix_tokens=prefix,
+        implementation=implementation,
+    )  # fmt: skip
+
+  @jax.jit
+  def both(q, k, v):
+    mixed, pull = jax.vjp(run, q, k, v)
+    return mixed, pull(g)
+
+  with jax.default_matmul_precision("highest"):
+    found, gradients = both(q, k, v)
+  mask = seen(length, prefix, segments)
+  np.testing.assert_allclose(
+      found, by_numpy(q, k, v, mask, scale), rtol=1e-4, atol=1e-5
   )
-  np.testing.assert_allclose(blocked, plain, rtol=2e-5, atol=2e-6)
+  expected = gradients_by_numpy(q, k, v, mask, scale, g)
+  for a, b in zip(gradients, expected):
+    size = max(np.abs(b).max(), 1.0)
+    np.testing.assert_allclose(a / size, b / size, atol=1e-5)
+  # Control: every other mask gives something else.
+  for other in {0, 60, 100, attention.ALL} - {prefix}:
+    other_mask = seen(length, other, segments)
+    if (other_mask != mask).any():
+      moved = by_numpy(q, k, v, other_mask, scale)
+      assert np.abs(moved - found).max() > 1e-2
   if segmented and length > 50:
-    open_ = attend(q, k, v, segments_BT=None, implementation="xla")
-    assert np.abs(np.asarray(open_ - plain)).max() > 1e-2
+    moved = by_numpy(q, k, v, seen(length, prefix, None), scale)
+    assert np.abs(moved - found).max() > 1e-2
+
+
+def test_masks_of_the_model_and_what_is_refused():
+  """By gradient: what a token's output depends on."""
+  x = jax.random.normal(jax.random.key(2), (1, SPEC.context, 32))
+  first = jax.tree.map(lambda leaf: leaf[0], init(build())["blocks"])
+
+  def reached(prefix):
+    block = llama.Block(config(prefix_tokens=prefix), "blocked", jnp.float32)
+    rope = layers.rope_table(jnp.arange(SPEC.context), 16, 1e4)
+
+    def output(embedded):
+      out, _ = block.apply({"params": first}, embedded, rope, None)
+      return jnp.sum(jnp.square(out[:, 3]))
+
+    gradient = np.abs(np.asarray(jax.jit(jax.grad(output))(x))).sum((0, 2))
+    return int(np.sum(gradient > 0))
+
+  assert [reached(p) for p in (0, 6, attention.ALL)] == [4, 6, SPEC.context]
+  with pytest.raises(ValueError, match="prefix_tokens is -2; use 0 for causal"):
+    config(prefix_tokens=-2)
+  with pytest.raises(ValueError, match="shows tokens what they are to predict"):
+    pretrain.Pretrain(build(config(prefix_tokens=6)))
+  q = jnp.zeros((1, 8, 1, 4))
+  with pytest.raises(ValueError, match="cudnn attention has no mask .* 6 of 8"):
+    attention.attend(
+        q, q, q, segments_BT=None, implementation="cudnn", prefix_tokens=6
+    )
 
 
 @pytest.mark.parametrize("length", [7, 200])
@@ -320,6 +422,72 @@ def test_unrolling_and_remat_change_no_parameter_and_no_value(remat, unroll):
       lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
       grad_a, grad_b,
   )  # fmt: skip
+
+
+def losses(model: trunk.Trunk):
+  """Compiled (loss, gradients), summed over the second half of the targets."""
+
+  def loss(params, inputs, targets):
+    nll_BT = model.apply({"params": params}, inputs, targets)
+    return jnp.sum(jnp.where(jnp.arange(inputs.shape[1]) < 8, 0.0, nll_BT))
+
+  inputs = tokens()
+  targets = jnp.roll(inputs, -1, axis=1)
+  lowered = jax.jit(jax.value_and_grad(loss)).lower(
+      init(model), inputs, targets
+  )
+  return lowered.compile(), (init(model), inputs, targets)
+
+
+@pytest.mark.parametrize("tied, logits", [(True, 0.25), (False, 1.0)])
+def test_a_loss_in_chunks_is_the_loss(tied, logits):
+  def model(chunk):
+    return trunk.Trunk(
+        config=config(tied=tied),
+        spec=SPEC,
+        compute=dataclasses.replace(PLAIN, loss_chunk=chunk),
+        scales=layers.Scales(attention=1.0, logits=logits),
+    )
+
+  compiled, arguments = losses(model(0))
+  (whole, of_whole), (found, of_found) = (
+      one(*arguments) for one in (compiled, losses(model(4))[0])
+  )
+  np.testing.assert_allclose(found, whole, rtol=1e-6)
+  for a, b in zip(jax.tree.leaves(of_found), jax.tree.leaves(of_whole)):
+    size = np.abs(np.asarray(b)).max()
+    assert size > 0
+    np.testing.assert_allclose(a / size, b / size, atol=1e-6)
+  # Control: chunks that do not lie where their targets do are seen.
+  params, inputs, targets = arguments
+  other, _ = compiled(params, inputs, jnp.roll(targets, 1, axis=1))
+  assert abs(other / whole - 1) > 1e-4
+  # It is what the logits give.
+  apart = trunk.token_nll(logits_of(model(0), params, inputs), targets)
+  np.testing.assert_allclose(apart[:, 8:].sum(), whole, rtol=1e-6)
+
+
+def test_a_loss_in_chunks_never_holds_all_logits():
+  """Of 512 tokens x 8,320 logits in float32, forward and backward."""
+  spec = sequence.SequenceSpec(8192, 16, 2, 512, False)
+  shape = config(depth=1)
+
+  def temporaries(chunk):
+    compute = dataclasses.replace(PLAIN, loss_chunk=chunk)
+    model = build(shape, spec, compute)
+
+    def loss(params, inputs):
+      return jnp.sum(model.apply({"params": params}, inputs, inputs))
+
+    tokens_BT = jax.ShapeDtypeStruct((1, 512), jnp.int32)
+    compiled = jax.jit(jax.grad(loss)).lower(shapes(model), tokens_BT).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  logits_bytes = 512 * spec.padded_vocab * 4
+  assert temporaries(0) > logits_bytes
+  assert temporaries(32) < logits_bytes / 2
+  with pytest.raises(ValueError, match="loss_chunk 100 does not divide"):
+    temporaries(100)
 
 
 def test_token_nll_is_log_softmax():

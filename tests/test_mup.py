@@ -137,7 +137,7 @@ def optimiser(c, lr, weight_decay, steps=8):
   task = task_of(c)
   settings = adamw.AdamWConfig(
       lr=lr, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=weight_decay, clip_norm=1e9,
+      weight_decay=weight_decay, clip_norm=1e9, mu_dtype="float32",
   )  # fmt: skip
   return adamw.make(
       settings, axes=task.axes().params, steps=steps, rules=task.rules
@@ -269,7 +269,7 @@ def test_updates_are_those_of_the_mup_package(theirs):
   }  # fmt: skip
   settings = adamw.AdamWConfig(
       lr=0.01, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=0.5, clip_norm=1e9,
+      weight_decay=0.5, clip_norm=1e9, mu_dtype="float32",
   )  # fmt: skip
 
   def ours(rules):

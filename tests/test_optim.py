@@ -23,7 +23,7 @@ from totojax.tokenizers import dvae
 
 CONFIG = adamw.AdamWConfig(
     lr=0.02, warmup_steps=4, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-    weight_decay=0.3, clip_norm=1.0,
+    weight_decay=0.3, clip_norm=1.0, mu_dtype="float32",
 )  # fmt: skip
 STEPS = 12
 AXES = {"w": P("embed", "mlp"), "scale": P("layers", "norm")}
@@ -84,7 +84,7 @@ def test_the_papers_schedule():
 def model_axes(tied=True):
   shape = llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"tied": tied})
   spec = sequence.SequenceSpec(60, 2, 4, 16, False)
-  compute = trunk.Compute("float32", "blocked", "none", 1)
+  compute = trunk.Compute("float32", "blocked", "none", 1, 0)
   return pretrain.Pretrain(trunk.Trunk(shape, spec, compute)).axes().params
 
 
@@ -141,8 +141,15 @@ def fresh(config, params):
   return adamw.make(config, axes=AXES, steps=STEPS).init(params)
 
 
-def by_hand(params, grads, config, decayed=("w",)):
-  """Loshchilov and Hutter's AdamW in float64, clipped by the global norm."""
+def bfloat16(x):
+  return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float64)
+
+
+def by_hand(params, grads, config, decayed=("w",), kept=lambda moment: moment):
+  """Loshchilov and Hutter's AdamW in float64, clipped by the global norm.
+
+  `kept` is what the first moment is from one update to the next.
+  """
   p = {k: v.astype(np.float64) for k, v in params.items()}
   m = {k: np.zeros_like(v) for k, v in p.items()}
   v = {k: np.zeros_like(x) for k, x in p.items()}
@@ -160,6 +167,7 @@ def by_hand(params, grads, config, decayed=("w",)):
       if k in decayed:
         step = step + config.weight_decay * p[k]
       p[k] = p[k] - rate * step
+      m[k] = kept(m[k])
   return p
 
 
@@ -238,3 +246,31 @@ def test_runs_of_more_updates_than_an_int32_have_a_rate():
   )
   expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4))
   np.testing.assert_allclose(rate, expected, rtol=1e-4)
+
+
+def first_moments(state):
+  return state.inner_state[1].mu
+
+
+def test_first_moments_in_bfloat16():
+  config = change(mu_dtype="bfloat16")
+  params, grads = problem()
+  small, wide = first_moments(fresh(config, params)), first_moments(
+      fresh(CONFIG, params)
+  )
+  for name, leaf in small.items():
+    assert (leaf.dtype, 2 * leaf.nbytes) == (jnp.bfloat16, wide[name].nbytes)
+  state, _ = update(config, fresh(config, params), params, grads[0])
+  assert jax.tree.map(jnp.dtype, state) == jax.tree.map(
+      jnp.dtype, fresh(config, params)
+  )
+  # One update does not know in what its moment is kept.
+  once = run(config, params, grads[:1])
+  assert close(once, by_hand(params, grads[:1], CONFIG))
+  rounded = run(config, params, grads)
+  # (To 2e-5: a b1 rounded to bfloat16 would be seen.)
+  assert close(rounded, by_hand(params, grads, config, kept=bfloat16))
+  # Control: later ones do.
+  assert not close(rounded, by_hand(params, grads, CONFIG))
+  with pytest.raises(ValueError, match="optim.mu_dtype is 'float16'; use"):
+    change(mu_dtype="float16")

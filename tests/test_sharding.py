@@ -42,7 +42,7 @@ def model(preset):
       trunk.Trunk(
           llama.LlamaConfig(**defaults.model(preset).to_dict()),
           sequence.SequenceSpec(8192, 16, 16, 4096, False),
-          trunk.Compute("float32", "blocked", "none", 1),
+          trunk.Compute("float32", "blocked", "none", 1, 0),
       )
   )
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params

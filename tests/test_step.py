@@ -1,5 +1,6 @@
 """One update: the same for any microbatches and any mesh of eight devices."""
 
+import dataclasses
 import functools
 
 from flax import linen as nn
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from totojax import checkpoint
 from totojax import defaults
 from totojax import sequence
 from totojax import sharding
@@ -26,13 +28,13 @@ ROWS, STEPS = 16, 20
 RULES = sharding.ShardingRules()
 OPTIM = adamw.AdamWConfig(
     lr=1e-2, warmup_steps=4, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-    weight_decay=0.1, clip_norm=1.0,
+    weight_decay=0.1, clip_norm=1.0, mu_dtype="float32",
 )  # fmt: skip
 TASK = pretrain.Pretrain(
     trunk.Trunk(
         llama.LlamaConfig(**defaults.model("tiny").to_dict()),
         SPEC,
-        trunk.Compute("float32", "blocked", "none", 1),
+        trunk.Compute("float32", "blocked", "none", 1, 0),
     )
 )
 
@@ -317,3 +319,36 @@ def test_a_task_with_everything(microbatches):
     assert float(row["draw"]) == pytest.approx(np.mean(expected), rel=1e-5)
     draws += expected
   assert len(set(draws)) == 3 * microbatches
+
+
+def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
+  def adam(dtype):
+    config = dataclasses.replace(OPTIM, mu_dtype=dtype)
+    return adamw.make(config, axes=TASK.axes().params, steps=STEPS)
+
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 4, 2))
+  (placed, shapes), (_, wide) = (
+      step_lib.state_shardings(TASK, adam(dtype), mesh=mesh, rules=RULES)
+      for dtype in ("bfloat16", "float32")
+  )
+  mu = placed.opt_state.inner_state[1].mu
+  assert mu == placed.params  # moments lie with their parameters
+  state = jax.jit(
+      functools.partial(step_lib.init_state, TASK, adam("bfloat16")),
+      out_shardings=placed,
+  )(jax.random.key(0))
+  keeper = checkpoint.Checkpoints(
+      tmp_path, checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
+  )
+  keeper.save(1, state, {})
+  keeper.wait()
+  back, _ = keeper.restore(shapes, placed)
+  for found, wanted in zip(
+      jax.tree.leaves(back["opt_state"]), jax.tree.leaves(state.opt_state)
+  ):
+    assert found.dtype == wanted.dtype and found.sharding == wanted.sharding
+    np.testing.assert_array_equal(found, wanted)
+  # Another type is refused, not cast.
+  with pytest.raises(checkpoint.CheckpointError, match=r"mu.*bfloat16\["):
+    keeper.restore(wide, placed)
+  keeper.close()

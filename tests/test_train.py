@@ -55,7 +55,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
   task = Line()
   optim = adamw.AdamWConfig(
       lr=lr, warmup_steps=2, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=decay, clip_norm=1e9,
+      weight_decay=decay, clip_norm=1e9, mu_dtype="float32",
   )  # fmt: skip
   tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
   mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))

@@ -180,7 +180,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   model = trunk.Trunk(
       llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
       SPEC,
-      trunk.Compute("float32", "blocked", "none", 1),
+      trunk.Compute("float32", "blocked", "none", 1, 0),
   )
   task = pretrain.Pretrain(model)
   params = jax.jit(task.init)(jax.random.key(0)).params

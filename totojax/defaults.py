@@ -50,6 +50,7 @@ def model(preset: str) -> ConfigDict:
       norm_eps=1e-6,  # [gap] LVM
       init_std=0.02,  # [gap] LVM's initializer_range
       tied=True,  # [gap] the one reading that gives Table 4's compute
+      prefix_tokens=0,  # seen by all: 0: causal (Eq. 1), -1: full
   ))  # fmt: skip
 
 
@@ -73,6 +74,7 @@ def compute() -> ConfigDict:
       attention="auto",  # blocked on CPU, splash on TPU, cudnn on GPU (bf16)
       remat="auto",  # none on CPU, full elsewhere; "projections", "products"
       unroll=0,  # layers in line; 0: all on CPU, a scan elsewhere
+      loss_chunk=0,  # tokens whose logits exist at a time; 0: all
   ))  # fmt: skip
 
 
@@ -86,6 +88,7 @@ def optim() -> ConfigDict:
       eps=1e-8,  # [gap] optax
       weight_decay=0.1,  # on matrices; [gap] LLaMA
       clip_norm=1.0,  # global; [gap] LLaMA, LVM
+      mu_dtype="float32",  # of the first moment; "bfloat16": half the bytes
   ))  # fmt: skip
 
 
@@ -296,6 +299,7 @@ def tokenizer() -> ConfigDict:
           eps=1e-8,
           weight_decay=1e-4,
           clip_norm=1e9,  # none
+          mu_dtype="float32",  # of the first moment; or "bfloat16"
       ),
       data=dict(
           train=dict(),  # name -> source of pixels

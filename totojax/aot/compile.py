@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from totojax import flops
@@ -111,7 +112,8 @@ def arithmetic(
   peak = flops.peak_flops_per_s(kind)
   step_s = facts["model_flops_per_step"] / count / peak / planning.busy
   # float32 parameters, two moments and a gradient, split over all.
-  state = 16 * facts["parameters"] / count / estimate.GIB
+  per_parameter = 12 + jnp.dtype(config["optim"]["mu_dtype"]).itemsize
+  state = per_parameter * facts["parameters"] / count / estimate.GIB
   return facts | {
       "source": "arithmetic",
       "device_kind": kind,

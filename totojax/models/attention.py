@@ -1,4 +1,4 @@
-"""Causal attention: one function, several ways to compute it.
+"""Attention: one function, several masks, several ways to compute it.
 
 Shapes: B batch, T queries, S keys, H heads, K head dim.
 """
@@ -6,11 +6,13 @@ Shapes: B batch, T queries, S keys, H heads, K head dim.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 
 from totojax.models import blocked
 from totojax.models import splash
 
 IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
+ALL = -1  # `prefix_tokens` of full attention
 
 
 def attend(
@@ -21,11 +23,12 @@ def attend(
     segments_BT: jax.Array | None,
     implementation: str,
     scale: float | None = None,
+    prefix_tokens: int = 0,
 ) -> jax.Array:
-  """Causal softmax(q k scale) v, softmax in float32.
+  """softmax(q k scale) v of the keys that a query sees, softmax in float32.
 
   Args:
-    q_BTHK: queries; with T = S, query t sees keys 0 to t.
+    q_BTHK: queries; query t sees keys 0 to t (T = S).
     k_BSHK: keys.
     v_BSHK: values.
     segments_BT: int32; positions of different segments do not see each other.
@@ -33,33 +36,55 @@ def attend(
     implementation: "blocked" is for CPUs; "xla" and "cudnn" are
       `jax.nn.dot_product_attention`'s; "splash" is a kernel for TPUs.
     scale: of q k; None is 1 / sqrt(K).
+    prefix_tokens: so many first keys are seen by every query of their segment,
+      whatever its place: 0 is causal attention, `ALL` is full attention, and
+      what lies between is a prefix in full with causal tokens after it.
 
   Returns:
     [B, T, H, K] in q's dtype.
 
   Raises:
-    ValueError: an unknown implementation.
+    ValueError: an unknown implementation, or one without this mask.
   """
   if scale is None:
     scale = q_BTHK.shape[-1] ** -0.5
+  tokens = q_BTHK.shape[1]
+  check_prefix(prefix_tokens)
+  prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
+  if prefix == 1:  # which every query sees already
+    prefix = 0
   match implementation:
     case "blocked":
-      return blocked.attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale)
+      return blocked.attend(
+          q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix
+      )
     case "splash":
       return splash.attend(
-          q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale
-      )
+          q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale,
+          prefix=prefix,
+      )  # fmt: skip
     case "xla" | "cudnn":
+      if implementation == "cudnn" and 0 < prefix < tokens:
+        raise ValueError(
+            f"cudnn attention has no mask for a prefix of {prefix} of {tokens}"
+            " tokens; set compute.attention='xla', or model.prefix_tokens=0"
+            f" (causal) or {ALL} (full)"
+        )
       mask = None
       if segments_BT is not None:
         mask = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
+      if 0 < prefix < tokens:
+        places = jnp.arange(tokens)
+        causal = places[:, None] >= places
+        seen = (causal | (places < prefix))[None, None]
+        mask = seen if mask is None else mask & seen
       return jax.nn.dot_product_attention(
           q_BTHK,
           k_BSHK,
           v_BSHK,
           mask=mask,
           scale=scale,
-          is_causal=True,
+          is_causal=prefix == 0,
           implementation=implementation,
       )
     case _:
@@ -68,3 +93,11 @@ def attend(
           f" {', '.join(IMPLEMENTATIONS)}"
       )
 
+
+def check_prefix(prefix_tokens: int) -> None:
+  """Raises ValueError unless the number is one that `attend` takes."""
+  if prefix_tokens < ALL:
+    raise ValueError(
+        f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
+        f" {ALL} for full attention, or a number of tokens"
+    )

@@ -1,8 +1,8 @@
-"""Causal attention on CPUs, by tiles of queries and keys, forward and backward.
+"""Attention on CPUs, by tiles of queries and keys, forward and backward.
 
 Shapes: B batch, T tokens, H heads, K head dim, S keys and N queries of a tile.
 
-Tiles above the diagonal are skipped, and the backward pass computes the weights
+Tiles that no query sees are skipped, and the backward pass computes the weights
 again from the sums of the forward pass (Dao et al., 2022, arXiv 2205.14135), so
 that no T x T array is kept. Weights lie as [S, N], queries last: then every
 product reads its operands as they lie, and only the thin arrays (queries, keys,
@@ -21,13 +21,14 @@ MIN_TILE = 64  # tokens; smaller tiles cost more in dispatch than they skip
 MAX_TILES = 8  # each pair is compiled on its own, so their number is bounded
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attend(
     q_BTHK: jax.Array,
     k_BTHK: jax.Array,
     v_BTHK: jax.Array,
     segments_BT: jax.Array | None,
     scale: float,
+    prefix: int,
 ) -> jax.Array:
   """Causal softmax(q k scale) v, softmax in float32.
 
@@ -37,22 +38,24 @@ def attend(
     v_BTHK: values.
     segments_BT: int32; positions of different segments do not see each other.
     scale: of q k.
+    prefix: so many first keys are seen by every query.
 
   Returns:
     [B, T, H, K] in q's dtype.
   """
-  return _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale)[0]
+  return _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix)[0]
 
 
-def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale):
+def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
   tiles = _tiles(q_BTHK.shape[1])
   q_BHKN, v_BHKS = _last(_scaled(q_BTHK, scale), tiles), _last(v_BTHK, tiles)
   k_BHSK = _inner(k_BTHK, tiles)
   mixed, sums = [], []
   for i in range(len(tiles)):
+    keys = _keys(tiles, i, prefix)
     logits = [
-        _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, segments_BT))
-        for j in range(i + 1)
+        _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT))
+        for j in keys
     ]
     tops = [jnp.max(logits_BHSN, axis=-2) for logits_BHSN in logits]
     top_BHN = functools.reduce(jnp.maximum, tops)
@@ -62,7 +65,7 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale):
     total_BHN = sum(jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights)
     mixed_BHKN = sum(
         _product(v_BHKS[j], weights_BHSN.astype(v_BTHK.dtype))
-        for j, weights_BHSN in enumerate(weights)
+        for j, weights_BHSN in zip(keys, weights)
     )
     mixed.append(mixed_BHKN / total_BHN[..., None, :])
     sums.append(top_BHN + jnp.log(total_BHN))
@@ -72,7 +75,7 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale):
   return mixed_BTHK, kept
 
 
-def _backward(scale, kept, gradient_BTHK):
+def _backward(scale, prefix, kept, gradient_BTHK):
   q_BTHK, k_BTHK, v_BTHK, segments_BT, mixed_BTHK, sums_BHN = kept
   dtype, tiles = q_BTHK.dtype, _tiles(q_BTHK.shape[1])
   scaled_BTHK = _scaled(q_BTHK, scale)
@@ -88,9 +91,9 @@ def _backward(scale, kept, gradient_BTHK):
   count = len(tiles)
   dq_BHKN, dk_BHSK, dv_BHSK = ([0.0] * count for _ in range(3))
   for i in range(count):
-    for j in range(i + 1):
+    for j in _keys(tiles, i, prefix):
       logits_BHSN = _logits(
-          q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, segments_BT)
+          q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT)
       )
       weights_BHSN = jnp.exp(logits_BHSN - sums_BHN[i][..., None, :])
       dweights_BHSN = _product(v_BHSK[j], gradient_BHKN[i])
@@ -136,14 +139,23 @@ def _last(x_BTHK: jax.Array, tiles: Sequence[_Tile]) -> list[jax.Array]:
   return [_cut(x_BTHK, tile, 1).transpose(0, 2, 3, 1) for tile in tiles]
 
 
+def _keys(tiles: Sequence[_Tile], i: int, prefix: int) -> list[int]:
+  """Tiles of which some query of tile i sees some key."""
+  return [j for j in range(len(tiles)) if j <= i or tiles[j][0] < prefix]
+
+
 def _seen(
-    tiles: Sequence[_Tile], i: int, j: int, segments_BT: jax.Array | None
+    tiles: Sequence[_Tile],
+    i: int,
+    j: int,
+    prefix: int,
+    segments_BT: jax.Array | None,
 ) -> jax.Array | None:
   """bool [B or 1, 1, S, N]: which keys of tile j tile i sees; None: all."""
   seen = None
-  if i == j:
-    places = jnp.arange(tiles[i][1] - tiles[i][0])
-    seen = (places[:, None] <= places)[None, None]
+  if j >= i and tiles[j][1] > prefix:
+    keys_S1, queries_N = jnp.arange(*tiles[j])[:, None], jnp.arange(*tiles[i])
+    seen = ((keys_S1 <= queries_N) | (keys_S1 < prefix))[None, None]
   if segments_BT is not None:
     keys_BS1 = _cut(segments_BT, tiles[j], 1)[:, :, None]
     queries_B1N = _cut(segments_BT, tiles[i], 1)[:, None]

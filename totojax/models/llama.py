@@ -29,6 +29,8 @@ class LlamaConfig:
     norm_eps: epsilon of RMSNorm.
     init_std: standard deviation of every matrix at the start.
     tied: whether the output head is the embedding, transposed.
+    prefix_tokens: first tokens that every token sees, whatever its place; 0:
+      causal attention, -1: full attention.
   """
 
   width: int
@@ -39,8 +41,10 @@ class LlamaConfig:
   norm_eps: float
   init_std: float
   tied: bool
+  prefix_tokens: int
 
   def __post_init__(self):
+    attention.check_prefix(self.prefix_tokens)
     if self.width % self.heads or (self.width // self.heads) % 2:
       raise ValueError(
           f"model.width {self.width} over model.heads {self.heads} must give an"
@@ -97,6 +101,7 @@ class Attention(nn.Module):
         segments_BT=segments_BT,
         implementation=self.implementation,
         scale=scale / folded,
+        prefix_tokens=c.prefix_tokens,
     )
     if not on_tpu:
       mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")

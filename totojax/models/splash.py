@@ -1,8 +1,8 @@
-"""Causal attention on TPUs: jax's splash kernel, forward and backward.
+"""Attention on TPUs: jax's splash kernel, forward and backward.
 
 Shapes: B batch, T tokens, H heads, K head dim.
 
-The kernel skips blocks above the diagonal and keeps no T x T array. It wants
+The kernel skips blocks that no query sees and keeps no T x T array. It wants
 [heads, tokens, head dim]; batch and heads are one axis here, so that nothing
 is copied to make a batch of one.
 """
@@ -13,6 +13,7 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+import numpy as np
 
 # Both were chosen with the TPU compiler (see `aot/`): smaller blocks skip more
 # above the diagonal, larger ones start less often. The unfused backward pass
@@ -36,9 +37,10 @@ def attend(
     *,
     segments_BT: jax.Array | None,
     scale: float,
+    prefix: int = 0,
     interpret: bool = False,
 ) -> jax.Array:
-  """Causal softmax(q k scale) v on each device's own rows and heads.
+  """softmax(q k scale) v on each device's own rows and heads.
 
   Args:
     q_BTHK: queries.
@@ -46,6 +48,7 @@ def attend(
     v_BTHK: values.
     segments_BT: int32; positions of different segments do not see each other.
     scale: of q k.
+    prefix: so many first keys are seen by every query; 0: causal attention.
     interpret: run the kernel without a TPU, slowly.
 
   Returns:
@@ -63,7 +66,7 @@ def attend(
   def local(q_BTHK, k_BTHK, v_BTHK, segments_BT):
     if scale != 1.0:
       q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
-    return _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, interpret)
+    return _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, prefix, interpret)
 
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -80,7 +83,7 @@ def attend(
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT)
 
 
-def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, interpret):
+def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, prefix, interpret):
   batch, tokens, heads, head_dim = q_BTHK.shape
 
   def swapped(x):
@@ -89,7 +92,7 @@ def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, interpret):
   if segments_BT is not None:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    one = kernel(heads, tokens, head_dim, interpret=interpret)
+    one = kernel(heads, tokens, head_dim, prefix=prefix, interpret=interpret)
     mixed_BHTK = jax.vmap(one)(
         *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BTHK, v_BTHK)),
         library.SegmentIds(segments_BT, segments_BT),
@@ -101,7 +104,7 @@ def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, interpret):
     return checkpoint_name(x_NTK, READ)
 
   mixed_NTK = kernel(
-      batch * heads, tokens, head_dim, interpret=interpret
+      batch * heads, tokens, head_dim, prefix=prefix, interpret=interpret
   )(
       *map(together, (q_BTHK, k_BTHK, v_BTHK))
   )
@@ -109,9 +112,14 @@ def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, interpret):
 
 
 def kernel(
-    heads: int, tokens: int, head_dim: int, *, interpret: bool = False
+    heads: int,
+    tokens: int,
+    head_dim: int,
+    *,
+    prefix: int = 0,
+    interpret: bool = False,
 ):
-  """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], causal, no scale."""
+  """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale."""
   from jax.experimental.pallas.ops.tpu import splash_attention as library
 
   # An array whose last axis is shorter than the lanes is padded to them, so
@@ -121,7 +129,7 @@ def kernel(
     layout = library.QKVLayout.SEQ_MINOR
   block = block_of(tokens)
   return library.make_splash_mha(
-      library.MultiHeadMask([library.CausalMask((tokens, tokens))] * heads),
+      library.MultiHeadMask([_mask(tokens, prefix)] * heads),
       block_sizes=library.BlockSizes(
           block_q=block,
           block_kv=block,
@@ -140,6 +148,19 @@ def kernel(
       residual_checkpoint_name=SAVED,
       interpret=interpret,
   )
+
+
+def _mask(tokens: int, prefix: int):
+  """The library's mask: its causal and full ones are computed in the kernel."""
+  from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+  if not prefix:
+    return library.CausalMask((tokens, tokens))
+  if prefix == tokens:
+    return library.FullMask((tokens, tokens))
+  seen = np.tri(tokens, dtype=bool)
+  seen[:, :prefix] = True
+  return library.NumpyMask(seen)
 
 
 def block_of(tokens: int) -> int:

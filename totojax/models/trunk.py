@@ -39,14 +39,22 @@ class Compute:
       "products" (keep the MLP's gate and up instead of the residual, which is
       faster to compute again than to keep).
     unroll: layers compiled in line: 1 is a scan, `depth` no loop at all.
+    loss_chunk: tokens of each sequence whose logits exist at a time while the
+      loss is computed, forward and backward; 0: all.
   """
 
   dtype: str
   attention: str
   remat: str
   unroll: int
+  loss_chunk: int
 
   def __post_init__(self):
+    if self.loss_chunk < 0:
+      raise ValueError(
+          f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
+          " 0 for all at once"
+      )
     if self.remat not in REMAT:
       raise ValueError(
           f"compute.remat is {self.remat!r}; use one of {', '.join(REMAT)}"
@@ -66,11 +74,18 @@ class Trunk(nn.Module):
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(self, inputs_BT: jax.Array) -> jax.Array:
+  def __call__(
+      self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None
+  ) -> jax.Array:
     """float32 logits [B, T, V] of the next token; padding rows are -inf.
 
     Args:
       inputs_BT: int32 tokens, any T.
+      targets_BT: the token that follows each; with them the result is
+        `token_nll` [B, T], for which not all logits need exist at a time.
+
+    Raises:
+      ValueError: with targets, `compute.loss_chunk` does not divide T.
     """
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
     init = nn.initializers.normal(c.init_std)
@@ -85,7 +100,14 @@ class Trunk(nn.Module):
     if not c.tied:
       head_VD = layers.parameter(self, "head", init, *table)
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
-    if self.compute.attention == "blocked" and dtype == jnp.float32:
+    if targets_BT is None:
+      return self._logits(x_BTD, head_VD)
+    if not self.compute.loss_chunk:
+      return token_nll(self._logits(x_BTD, head_VD), targets_BT)
+    return self._nll_in_chunks(x_BTD, head_VD, targets_BT)
+
+  def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
+    if self.compute.attention == "blocked" and x_BTD.dtype == jnp.float32:
       logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
     else:
       logits_BTV = jnp.einsum(
@@ -97,6 +119,38 @@ class Trunk(nn.Module):
         self.spec.vocab + sequence.SPECIALS
     )
     return jnp.where(real_V, logits_BTV, -jnp.inf)
+
+  def _nll_in_chunks(
+      self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
+  ) -> jax.Array:
+    """`token_nll` [B, T], of a few tokens of each sequence after the others.
+
+    The backward pass computes a chunk's logits again, so that those of all
+    tokens never exist. Every n-th token makes a chunk, so that a split over
+    tokens stays as it is.
+    """
+    size, tokens = self.compute.loss_chunk, x_BTD.shape[1]
+    if tokens % size:
+      raise ValueError(
+          f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
+          " sequence; use a divisor, or 0 for all at once"
+      )
+    # The gradient of the head is summed over the chunks in its own type.
+    wide_VD = head_VD.astype(jnp.float32)
+
+    @jax.checkpoint
+    def nll(wide_VD, x_BSD, targets_BS):
+      logits_BSV = self._logits(x_BSD, wide_VD.astype(head_VD.dtype))
+      return token_nll(logits_BSV, targets_BS)
+
+    def cut(x_BT):
+      parts = x_BT.reshape(x_BT.shape[0], size, tokens // size, *x_BT.shape[2:])
+      return jnp.moveaxis(parts, 2, 0)
+
+    nll_NBS = jax.lax.map(
+        lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT))
+    )
+    return jnp.moveaxis(nll_NBS, 0, 2).reshape(targets_BT.shape)
 
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""

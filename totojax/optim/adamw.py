@@ -34,6 +34,8 @@ class AdamWConfig:
     eps: added to the root of the second moment.
     weight_decay: times the rate and the parameter, on matrices only.
     clip_norm: global gradient norm above which gradients are scaled down.
+    mu_dtype: in which the first moment is kept, "float32" or "bfloat16", which
+      takes a sixth off the state; the second moment is float32.
   """
 
   lr: float
@@ -44,6 +46,13 @@ class AdamWConfig:
   eps: float
   weight_decay: float
   clip_norm: float
+  mu_dtype: str
+
+  def __post_init__(self):
+    if self.mu_dtype not in ("float32", "bfloat16"):
+      raise ValueError(
+          f"optim.mu_dtype is {self.mu_dtype!r}; use 'float32' or 'bfloat16'"
+      )
 
 
 def relative_rate(
@@ -112,7 +121,7 @@ def make(
   def build(peak_lr, weight_decay):
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        _adam(config),
         decayed(weight_decay),
         optax.scale_by_schedule(rate),
         optax.scale_by_learning_rate(peak_lr),
@@ -121,6 +130,23 @@ def make(
   return optax.inject_hyperparams(build)(
       peak_lr=config.lr, weight_decay=config.weight_decay
   )
+
+
+def _adam(config: AdamWConfig) -> optax.GradientTransformation:
+  """Adam, whose first moment is float32 while it is computed with.
+
+  optax multiplies a bfloat16 moment by b1 in bfloat16, where 0.9 is 0.8984 and
+  a constant gradient's moment ends 1.5 % short.
+  """
+  adam = optax.scale_by_adam(
+      b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype
+  )
+
+  def update(updates, state, params=None):
+    mu = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state.mu)
+    return adam.update(updates, state._replace(mu=mu), params)
+
+  return optax.GradientTransformation(adam.init, update)
 
 
 def _by_rule(

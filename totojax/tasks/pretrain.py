@@ -26,7 +26,17 @@ class Pretrain:
       model: trunk.Trunk,
       parametrisation: mup.Parametrisation | None = None,
   ):
-    """`parametrisation`: µP's, for a model with its scales; None: standard."""
+    """`parametrisation`: µP's, for a model with its scales; None: standard.
+
+    Raises:
+      ValueError: a model whose tokens see the ones that they are to predict.
+    """
+    prefix = model.config.prefix_tokens
+    if prefix not in (0, 1):
+      raise ValueError(
+          f"model.prefix_tokens {prefix} shows tokens what they are to predict;"
+          " use 0 to train on next tokens"
+      )
     self.model = model
     self.spec = model.spec
     self.rules = None
@@ -63,8 +73,7 @@ class Pretrain:
   def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, ...]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
-    logits_BTV = self.model.apply({"params": params}, inputs_BT)
-    nll_BT = trunk.token_nll(logits_BTV, targets_BT)
+    nll_BT = self.model.apply({"params": params}, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
   def loss(
