@@ -144,7 +144,7 @@ def test_bfloat16_is_near_and_its_cache_is_bfloat16():
   assert {x.dtype for x in jax.tree.leaves(weights)} == {jnp.dtype("bfloat16")}
   cache = decode.empty(model, rows=3, room=16)
   c = model.config
-  assert cache.keys.shape == (c.depth, 3, 16, c.heads, c.head_dim)
+  assert cache.keys.shape == (c.depth, 3, c.heads, 16, c.head_dim)
   assert cache.keys.dtype == cache.values.dtype == jnp.bfloat16
   expected = whole(model, params, inputs)[:, 3:]
   found = cached(model, params, inputs, prompt=4, room=16)

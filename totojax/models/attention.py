@@ -78,53 +78,50 @@ def attend_to_cache(
     k_B1HK: jax.Array,
     v_B1HK: jax.Array,
     *,
-    keys_BSHK: jax.Array,
-    values_BSHK: jax.Array,
+    keys_BHSK: jax.Array,
+    values_BHSK: jax.Array,
     seen_BS: jax.Array,
     scale: float,
 ) -> jax.Array:
-  """One query of each row against keys of a cache, and against its own key.
+  """Softmax(q k scale) v of one query, its own key and a cache.
 
-  The own key and value need not lie in the cache yet, so a step reads the cache
-  and writes to it once, after all layers.
+  The own key and value need not lie in the cache yet, so that it is only read.
+  Softmax is in float32.
 
   Args:
-    q_B1HK: the queries.
+    q_B1HK: queries.
     k_B1HK: the key of the same token.
     v_B1HK: its value.
-    keys_BSHK: of earlier tokens, in any order.
-    values_BSHK: theirs.
-    seen_BS: which of them the query sees; the others may hold anything finite.
+    keys_BHSK: of other tokens; heads come first, so that nothing is transposed
+      to be multiplied.
+    values_BHSK: theirs.
+    seen_BS: which places the query sees, [B or 1, S]; the others may hold
+      anything finite.
     scale: of q k.
 
   Returns:
     [B, 1, H, K] in q's dtype.
   """
   wide = jnp.float32
-  logits_BH1S = jnp.einsum(
-      "BTHK,BSHK->BHTS", q_B1HK, keys_BSHK, preferred_element_type=wide
+  logits_BHS = jnp.einsum(
+      "BHSK,BTHK->BHS", keys_BHSK, q_B1HK, preferred_element_type=wide
   )
-  own_BH11 = jnp.einsum(
-      "BTHK,BSHK->BHTS", q_B1HK, k_B1HK, preferred_element_type=wide
+  logits_BHS = jnp.where(seen_BS[:, None], logits_BHS * scale, -jnp.inf)
+  own_BH1 = scale * jnp.einsum(
+      "BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide
   )
-  logits_BH1S = jnp.where(
-      seen_BS[:, None, None], logits_BH1S * scale, -jnp.inf
-  )
-  own_BH11 *= scale
-  top_BH11 = jnp.maximum(
-      jnp.max(logits_BH1S, axis=-1, keepdims=True), own_BH11
-  )
-  weights_BH1S = jnp.exp(logits_BH1S - top_BH11)
-  own_BH11 = jnp.exp(own_BH11 - top_BH11)
-  total_BH11 = jnp.sum(weights_BH1S, axis=-1, keepdims=True) + own_BH11
-  mixed_B1HK = jnp.einsum(
-      "BHTS,BSHK->BTHK",
-      (weights_BH1S / total_BH11).astype(q_B1HK.dtype),
-      values_BSHK,
+  top_BH1 = jnp.maximum(jnp.max(logits_BHS, axis=-1, keepdims=True), own_BH1)
+  weights_BHS = jnp.exp(logits_BHS - top_BH1)
+  own_BH1 = jnp.exp(own_BH1 - top_BH1)
+  total_BH1 = jnp.sum(weights_BHS, axis=-1, keepdims=True) + own_BH1
+  mixed_BHK = jnp.einsum(
+      "BHS,BHSK->BHK",
+      (weights_BHS / total_BH1).astype(q_B1HK.dtype),
+      values_BHSK,
       preferred_element_type=wide,
   )
-  own_B1HK = jnp.swapaxes(own_BH11 / total_BH11, 1, 2) * v_B1HK
-  return (mixed_B1HK + own_B1HK).astype(q_B1HK.dtype)
+  mixed_BHK += own_BH1 / total_BH1 * v_B1HK[:, 0]
+  return mixed_BHK[:, None].astype(q_B1HK.dtype)
 
 
 def _blocked(

@@ -24,7 +24,7 @@ class Cache(NamedTuple):
   """Keys and values of the tokens so far, in the dtype of compute.
 
   Attributes:
-    keys: rotated, [L, B, S, H, K]; or a tuple of L arrays [B, S, H, K], where
+    keys: rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where
       the weights are a tuple of layers too.
     values: the same.
     tokens_BS: int32, what stands where, for a model whose images are hidden
@@ -62,7 +62,7 @@ def load(model: trunk.Trunk, params: Any) -> Any:
 def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache:
   """The cache of `rows` sequences of up to `room` tokens, all zero."""
   c = model.config
-  shape, dtype = (rows, room, c.heads, c.head_dim), model.compute.dtype
+  shape, dtype = (rows, c.heads, room, c.head_dim), model.compute.dtype
   tokens_BS = None
   if model.spec.segments:
     tokens_BS = jnp.full((rows, room), sequence.PAD, jnp.int32)
@@ -103,19 +103,21 @@ def prefill(
     chosen = "xla"
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
 
-  def mix(q_BTHK, k_BTHK, v_BTHK, scale):
-    mixed_BTHK = attention.attend(
-        q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT, implementation=chosen,
-        scale=scale,
-    )  # fmt: skip
-    return mixed_BTHK, (k_BTHK, v_BTHK)
+  def mix_of(_):
+    def mix(q_BTHK, k_BTHK, v_BTHK, scale):
+      mixed_BTHK = attention.attend(
+          q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT,
+          implementation=chosen, scale=scale,
+      )  # fmt: skip
+      return mixed_BTHK, (k_BTHK, v_BTHK)
 
-  logits_BV, (keys, values) = _through(
-      model, weights, inputs_BT, rope, lambda _: mix, None,
-      implementation=chosen,
-  )  # fmt: skip
-  cache = empty(model, rows=rows, room=room)
-  return logits_BV, _written(cache, keys, values, inputs_BT, 0)
+    return mix
+
+  logits_BV, kept = _through(
+      model, weights, inputs_BT, rope, mix_of, None, implementation=chosen
+  )
+  cache = _noted(empty(model, rows=rows, room=room), inputs_BT, 0)
+  return logits_BV, _written(cache, kept, 0)
 
 
 def step(
@@ -142,34 +144,35 @@ def step(
   c = model.config
   inputs_B1 = token_B[:, None]
   rope = layers.rope_table(jnp.reshape(position, (1,)), c.head_dim, c.rope_base)
-  if isinstance(cache.keys, tuple):
-    rows, room = cache.keys[0].shape[:2]
-  else:
-    rows, room = cache.keys.shape[1:3]
-  seen_BS = jnp.broadcast_to(jnp.arange(room) < position, (rows, room))
+  cache = _noted(cache, inputs_B1, position)
+  stacked = not isinstance(cache.keys, tuple)
+  room = (cache.keys if stacked else cache.keys[0]).shape[-2]
+  seen_BS = (jnp.arange(room) < position)[None]
   if model.spec.segments:
-    tokens_BS = jax.lax.dynamic_update_slice(
-        cache.tokens_BS, inputs_B1, (0, position)
-    )
-    segments_BS = sequence.segment_ids(tokens_BS, model.spec)
+    segments_BS = sequence.segment_ids(cache.tokens_BS, model.spec)
     own_B1 = jax.lax.dynamic_slice_in_dim(segments_BS, position, 1, axis=1)
-    seen_BS &= segments_BS == own_B1
+    seen_BS = seen_BS & (segments_BS == own_B1)
 
   def mix_of(past):
     def mix(q_B1HK, k_B1HK, v_B1HK, scale):
       mixed_B1HK = attention.attend_to_cache(
-          q_B1HK, k_B1HK, v_B1HK, keys_BSHK=past[0], values_BSHK=past[1],
+          q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
           seen_BS=seen_BS, scale=scale,
       )  # fmt: skip
       return mixed_B1HK, (k_B1HK, v_B1HK)
 
     return mix
 
-  logits_BV, (keys, values) = _through(
+  logits_BV, kept = _through(
       model, weights, inputs_B1, rope, mix_of, (cache.keys, cache.values),
       implementation="xla",
   )  # fmt: skip
-  return logits_BV, _written(cache, keys, values, inputs_B1, position)
+  # XLA copies a cache that is written to while it may still be read, so what is
+  # written waits for the last layer. (It drops an `optimization_barrier` before
+  # it decides.) A row that gave NaN goes on with NaN.
+  broken_B111 = jnp.isnan(logits_BV[:, 0])[:, None, None, None]
+  kept = jax.tree.map(lambda new: jnp.where(broken_B111, jnp.nan, new), kept)
+  return logits_BV, _written(cache, kept, position)
 
 
 def _through(
@@ -182,26 +185,28 @@ def _through(
     *,
     implementation: str,
 ) -> tuple[jax.Array, tuple[Any, Any]]:
-  """Logits [B, V] of the last input, and new keys and values of all layers.
+  """Logits [B, V] of the last input, and keys and values of all layers.
 
-  `mix_of` gets a layer's part of `past`; keys and values come stacked or as
-  tuples, as the weights do.
+  These are [B, T, H, K], stacked or as tuples, as the weights are. `mix_of`
+  gets a layer's part of `past`.
   """
-  c, dtype = model.config, jnp.dtype(model.compute.dtype)
-  block = llama.Block(c, implementation, dtype, model.scales)
+  c = model.config
+  block = llama.Block(
+      c, implementation, jnp.dtype(model.compute.dtype), model.scales
+  )
 
   def layer(x_BTD, both):
-    own, of_layer = both
-    return block.apply({"params": own}, x_BTD, rope, None, mix_of(of_layer))
+    own, past = both
+    return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
 
   x_BTD = weights["embedding"][inputs_BT]
   if isinstance(weights["blocks"], tuple):
-    kept = []
+    pairs = []
     for i, own in enumerate(weights["blocks"]):
       of_layer = past and (past[0][i], past[1][i])
       x_BTD, pair = layer(x_BTD, (own, of_layer))
-      kept.append(pair)
-    kept = tuple(zip(*kept))
+      pairs.append(pair)
+    kept = tuple(zip(*pairs))
   else:
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
   norm = layers.RMSNorm(c.norm_eps)
@@ -213,23 +218,24 @@ def _through(
   return logits_B1V[:, 0], kept
 
 
-def _written(
-    cache: Cache, keys: Any, values: Any, inputs_BT: jax.Array, position: Any
-) -> Cache:
-  """The cache with the keys and values of these tokens from a position on."""
+def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
+  """The cache with these tokens from a position on, if it holds tokens."""
+  if cache.tokens_BS is None:
+    return cache
+  tokens_BS = jax.lax.dynamic_update_slice_in_dim(
+      cache.tokens_BS, inputs_BT, position, axis=1
+  )
+  return cache._replace(tokens_BS=tokens_BS)
+
+
+def _written(cache: Cache, kept: tuple[Any, Any], position: Any) -> Cache:
+  """The cache with keys and values of `_through` from a position on."""
 
   def put(old, new):
-    # Tokens are the third axis from the end, stacked or not.
-    axis = old.ndim - 3
-    return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=axis)
-
-  tokens_BS = cache.tokens_BS
-  if tokens_BS is not None:
-    tokens_BS = jax.lax.dynamic_update_slice_in_dim(
-        tokens_BS, inputs_BT, position, axis=1
+    new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
+    return jax.lax.dynamic_update_slice_in_dim(
+        old, new, position, axis=old.ndim - 2
     )
-  return Cache(
-      jax.tree.map(put, cache.keys, keys),
-      jax.tree.map(put, cache.values, values),
-      tokens_BS,
-  )
+
+  keys, values = jax.tree.map(put, (cache.keys, cache.values), kept)
+  return cache._replace(keys=keys, values=values)
