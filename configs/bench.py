@@ -11,7 +11,8 @@ a memmap and a DataLoader, checkpoints against a plain file, a start with the
 compilation cache against one without, and larger train steps against a small
 one (the row growth; on a CPU its devices need
 XLA_FLAGS=--xla_force_host_platform_device_count=8). Leaves bench.json and
-prints the table. Meant for a quiet machine: the load before and after stands in bench.json.
+prints the table. Meant for a quiet machine: the load before and after stands
+in bench.json.
 """
 
 from totojax import defaults

@@ -336,10 +336,10 @@ def test_attention_scale_is_that_of_scaled_queries(implementation):
   sharp = jax.tree.map(lambda x: 10.0 * x, variables)  # far from uniform
   query = 0.25 * sharp["params"]["query"]
   by_hand = {"params": sharp["params"] | {"query": query}}
-  expected = attend(1.0).apply(by_hand, x_BTD, rope, None)
-  found = attend(0.25).apply(sharp, x_BTD, rope, None)
+  expected, _ = attend(1.0).apply(by_hand, x_BTD, rope, None)
+  found, _ = attend(0.25).apply(sharp, x_BTD, rope, None)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-  other = attend(1.0).apply(sharp, x_BTD, rope, None)
+  other, _ = attend(1.0).apply(sharp, x_BTD, rope, None)
   assert float(jnp.abs(other - expected).max()) > 1e-2
 
 

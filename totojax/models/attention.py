@@ -101,3 +101,54 @@ def check_prefix(prefix_tokens: int) -> None:
         f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
         f" {ALL} for full attention, or a number of tokens"
     )
+
+
+def attend_to_cache(
+    q_B1HK: jax.Array,
+    k_B1HK: jax.Array,
+    v_B1HK: jax.Array,
+    *,
+    keys_BHSK: jax.Array,
+    values_BHSK: jax.Array,
+    seen_BS: jax.Array,
+    scale: float,
+) -> jax.Array:
+  """Softmax(q k scale) v of one query, its own key and a cache.
+
+  The own key and value need not lie in the cache yet, so that it is only read.
+  Softmax is in float32.
+
+  Args:
+    q_B1HK: queries.
+    k_B1HK: the key of the same token.
+    v_B1HK: its value.
+    keys_BHSK: of other tokens; heads come first, so that nothing is transposed
+      to be multiplied.
+    values_BHSK: theirs.
+    seen_BS: which places the query sees, [B or 1, S]; the others may hold
+      anything finite.
+    scale: of q k.
+
+  Returns:
+    [B, 1, H, K] in q's dtype.
+  """
+  wide = jnp.float32
+  logits_BHS = jnp.einsum(
+      "BHSK,BTHK->BHS", keys_BHSK, q_B1HK, preferred_element_type=wide
+  )
+  logits_BHS = jnp.where(seen_BS[:, None], logits_BHS * scale, -jnp.inf)
+  own_BH1 = scale * jnp.einsum(
+      "BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide
+  )
+  top_BH1 = jnp.maximum(jnp.max(logits_BHS, axis=-1, keepdims=True), own_BH1)
+  weights_BHS = jnp.exp(logits_BHS - top_BH1)
+  own_BH1 = jnp.exp(own_BH1 - top_BH1)
+  total_BH1 = jnp.sum(weights_BHS, axis=-1, keepdims=True) + own_BH1
+  mixed_BHK = jnp.einsum(
+      "BHS,BHSK->BHK",
+      (weights_BHS / total_BH1).astype(q_B1HK.dtype),
+      values_BHSK,
+      preferred_element_type=wide,
+  )
+  mixed_BHK += own_BH1 / total_BH1 * v_B1HK[:, 0]
+  return mixed_BHK[:, None].astype(q_B1HK.dtype)

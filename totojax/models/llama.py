@@ -5,6 +5,7 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -56,8 +57,19 @@ class LlamaConfig:
     return self.width // self.heads
 
 
+# (rotated queries, rotated keys, values, scale of q k) -> what the queries mix
+# of the values, and what the caller wants of a layer. A decoder attends to a
+# cache with it (`decode.py`).
+Mix = Callable[
+    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
+]
+
+
 class Attention(nn.Module):
-  """Multi-head causal self-attention with rotary positions."""
+  """Multi-head causal self-attention with rotary positions.
+
+  Returns its output [B, T, D] and what `mix` wants, or None without one.
+  """
 
   config: LlamaConfig
   implementation: str
@@ -65,7 +77,7 @@ class Attention(nn.Module):
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(self, x_BTD, rope, segments_BT):
+  def __call__(self, x_BTD, rope, segments_BT, mix: Mix | None = None):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
@@ -94,20 +106,27 @@ class Attention(nn.Module):
       q_BTHK = checkpoint_name(q_BTHK, "projection")
       k_BTHK = checkpoint_name(k_BTHK, "projection")
       v_BTHK = checkpoint_name(v_BTHK, "projection")
-    mixed_BTHK = attention.attend(
-        q_BTHK,
-        k_BTHK,
-        v_BTHK,
-        segments_BT=segments_BT,
-        implementation=self.implementation,
-        scale=scale / folded,
-        prefix_tokens=c.prefix_tokens,
-    )
+    kept = None
+    if mix is not None:
+      mixed_BTHK, kept = mix(q_BTHK, k_BTHK, v_BTHK, scale / folded)
+    else:
+      mixed_BTHK = attention.attend(
+          q_BTHK,
+          k_BTHK,
+          v_BTHK,
+          segments_BT=segments_BT,
+          implementation=self.implementation,
+          scale=scale / folded,
+          prefix_tokens=c.prefix_tokens,
+      )
     if not on_tpu:
       mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
     w_HKD = layers.gathered(w_HKD, outward[1])
-    return layers.product("BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu)
+    out_BTD = layers.product(
+        "BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu
+    )
+    return out_BTD, kept
 
 
 class Block(nn.Module):
@@ -124,12 +143,14 @@ class Block(nn.Module):
       x_BTD: jax.Array,
       rope: tuple[jax.Array, jax.Array],
       segments_BT: jax.Array | None,
-  ) -> tuple[jax.Array, None]:
+      mix: Mix | None = None,
+  ) -> tuple[jax.Array, Any]:
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    x_BTD += Attention(
+    mixed_BTD, kept = Attention(
         c, self.implementation, self.dtype, self.scales, name="attention"
-    )(normed_BTD, rope, segments_BT)
+    )(normed_BTD, rope, segments_BT, mix)
+    x_BTD += mixed_BTD
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     x_BTD += layers.SwiGLU(
@@ -141,4 +162,4 @@ class Block(nn.Module):
     )(normed_BTD)
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), None
+    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept

@@ -92,7 +92,7 @@ class Trunk(nn.Module):
     table = (self.spec.padded_vocab, c.width), ("vocab", "embed")
     embedding_VD = layers.parameter(self, "embedding", init, *table)
     x_BTD = _embedded(embedding_VD, inputs_BT, self.compute)
-    rope, segments_BT = _places(c, self.spec, inputs_BT)
+    rope, segments_BT = places(c, self.spec, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
     x_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
 
@@ -107,18 +107,13 @@ class Trunk(nn.Module):
     return self._nll_in_chunks(x_BTD, head_VD, targets_BT)
 
   def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    if self.compute.attention == "blocked" and x_BTD.dtype == jnp.float32:
-      logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
-    else:
-      logits_BTV = jnp.einsum(
-          "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
-      )
-    if self.scales.logits != 1.0:
-      logits_BTV *= self.scales.logits
-    real_V = jnp.arange(self.spec.padded_vocab) < (
-        self.spec.vocab + sequence.SPECIALS
+    return logits(
+        x_BTD,
+        head_VD,
+        spec=self.spec,
+        scales=self.scales,
+        on_cpu=self.compute.attention == "blocked",
     )
-    return jnp.where(real_V, logits_BTV, -jnp.inf)
 
   def _nll_in_chunks(
       self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
@@ -182,6 +177,27 @@ class Trunk(nn.Module):
     )
 
 
+def logits(
+    x_BTD: jax.Array,
+    head_VD: jax.Array,
+    *,
+    spec: sequence.SequenceSpec,
+    scales: layers.Scales,
+    on_cpu: bool,
+) -> jax.Array:
+  """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
+  if on_cpu and x_BTD.dtype == jnp.float32:
+    logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
+  else:
+    logits_BTV = jnp.einsum(
+        "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
+    )
+  if scales.logits != 1.0:
+    logits_BTV *= scales.logits
+  real_V = jnp.arange(spec.padded_vocab) < spec.vocab + sequence.SPECIALS
+  return jnp.where(real_V, logits_BTV, -jnp.inf)
+
+
 def _embedded(
     embedding_VD: jax.Array, inputs_BT: jax.Array, compute: Compute
 ) -> jax.Array:
@@ -197,7 +213,7 @@ def _embedded(
   return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
 
 
-def _places(
+def places(
     config: llama.LlamaConfig, spec: sequence.SequenceSpec, inputs_BT: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
@@ -251,7 +267,7 @@ def tap_layers(
       model.config, model.compute.attention, dtype, model.scales
   )
   params = jax.lax.stop_gradient(params)
-  rope, segments_BT = _places(model.config, model.spec, inputs_BT)
+  rope, segments_BT = places(model.config, model.spec, inputs_BT)
 
   def plain(x_BTD, block_params):
     x_BTD, _ = block.apply({"params": block_params}, x_BTD, rope, segments_BT)

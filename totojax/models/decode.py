@@ -1,0 +1,247 @@
+"""Decoding with a cache: token by token, what the whole sequence would give.
+
+Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
+room for, D width, H heads, K head dim, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from totojax import sequence
+from totojax.models import attention
+from totojax.models import layers
+from totojax.models import llama
+from totojax.models import splash
+from totojax.models import trunk
+
+
+class Cache(NamedTuple):
+  """Keys and values of the tokens so far, in the dtype of compute.
+
+  Attributes:
+    keys: rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where
+      the weights are a tuple of layers too.
+    values: the same.
+    tokens_BS: int32, what stands where, for a model whose images are hidden
+      from each other; else None.
+  """
+
+  keys: Any
+  values: Any
+  tokens_BS: jax.Array | None
+
+
+def load(model: trunk.Trunk, params: Any) -> Any:
+  """Parameters as decoding reads them, once before all steps.
+
+  In the dtype of compute, as each step reads every one of them. On a CPU the
+  layers are taken apart: a scan over stacked layers, which an accelerator
+  wants, copies each layer's weights out of the stack in every step.
+
+  Args:
+    model: the model; its `compute.unroll` says which of the two it is to be,
+      and 1 is a scan.
+    params: of `Trunk`, without boxes.
+  """
+  dtype = jnp.dtype(model.compute.dtype)
+  weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+  if model.compute.unroll == 1:
+    return weights
+  blocks = tuple(
+      jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"])
+      for i in range(model.config.depth)
+  )
+  return {**weights, "blocks": blocks}
+
+
+def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache:
+  """The cache of `rows` sequences of up to `room` tokens, all zero."""
+  c = model.config
+  shape, dtype = (rows, c.heads, room, c.head_dim), model.compute.dtype
+  tokens_BS = None
+  if model.spec.segments:
+    tokens_BS = jnp.full((rows, room), sequence.PAD, jnp.int32)
+  if model.compute.unroll == 1:
+    stacks = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
+    return Cache(*stacks, tokens_BS)
+  apart = (
+      tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2)
+  )
+  return Cache(*apart, tokens_BS)
+
+
+def prefill(
+    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, *, room: int
+) -> tuple[jax.Array, Cache]:
+  """Reads a prompt.
+
+  Args:
+    model: the model.
+    weights: of `load`.
+    inputs_BT: int32 tokens of the prompt, the start token first.
+    room: tokens that the cache shall hold in all (S).
+
+  Returns:
+    float32 logits [B, V] of the token that follows, and the cache.
+
+  Raises:
+    ValueError: an empty prompt, one that is longer than the cache, or a model
+      whose attention is not causal.
+  """
+  rows, tokens = inputs_BT.shape
+  if not 1 <= tokens <= room:
+    raise ValueError(
+        f"a prompt of {tokens} tokens does not fit a cache of {room}; use 1 to"
+        f" {room} tokens, or more room"
+    )
+  if model.config.prefix_tokens:
+    raise ValueError(
+        f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
+        " token by token only with causal attention, 0"
+    )
+  chosen = model.compute.attention
+  if chosen == "splash" and not splash.fits(tokens):
+    chosen = "xla"
+  rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
+
+  def mix_of(_):
+    def mix(q_BTHK, k_BTHK, v_BTHK, scale):
+      mixed_BTHK = attention.attend(
+          q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT,
+          implementation=chosen, scale=scale,
+      )  # fmt: skip
+      return mixed_BTHK, (k_BTHK, v_BTHK)
+
+    return mix
+
+  logits_BV, kept = _through(
+      model, weights, inputs_BT, rope, mix_of, None, implementation=chosen
+  )
+  cache = _noted(empty(model, rows=rows, room=room), inputs_BT, 0)
+  return logits_BV, _written(cache, kept, 0)
+
+
+def step(
+    model: trunk.Trunk,
+    weights: Any,
+    cache: Cache,
+    token_B: jax.Array,
+    position: jax.Array,
+) -> tuple[jax.Array, Cache]:
+  """Reads one token of each row.
+
+  Args:
+    model: the model.
+    weights: of `load`.
+    cache: holds the tokens before this one.
+    token_B: int32.
+    position: int32 scalar, of the token in its sequence: 0 is the start token.
+      It must be below S; a jitted step cannot check it.
+
+  Returns:
+    float32 logits [B, V] of the token that follows, and the cache with this
+    one.
+  """
+  c = model.config
+  inputs_B1 = token_B[:, None]
+  rope = layers.rope_table(jnp.reshape(position, (1,)), c.head_dim, c.rope_base)
+  cache = _noted(cache, inputs_B1, position)
+  stacked = not isinstance(cache.keys, tuple)
+  room = (cache.keys if stacked else cache.keys[0]).shape[-2]
+  seen_BS = (jnp.arange(room) < position)[None]
+  if model.spec.segments:
+    segments_BS = sequence.segment_ids(cache.tokens_BS, model.spec)
+    own_B1 = jax.lax.dynamic_slice_in_dim(segments_BS, position, 1, axis=1)
+    seen_BS = seen_BS & (segments_BS == own_B1)
+
+  def mix_of(past):
+    def mix(q_B1HK, k_B1HK, v_B1HK, scale):
+      mixed_B1HK = attention.attend_to_cache(
+          q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
+          seen_BS=seen_BS, scale=scale,
+      )  # fmt: skip
+      return mixed_B1HK, (k_B1HK, v_B1HK)
+
+    return mix
+
+  logits_BV, kept = _through(
+      model, weights, inputs_B1, rope, mix_of, (cache.keys, cache.values),
+      implementation="xla",
+  )  # fmt: skip
+  # XLA copies a cache that is written to while it may still be read, so what is
+  # written waits for the last layer. (It drops an `optimization_barrier` before
+  # it decides.) A row that gave NaN goes on with NaN.
+  broken_B111 = jnp.isnan(logits_BV[:, 0])[:, None, None, None]
+  kept = jax.tree.map(lambda new: jnp.where(broken_B111, jnp.nan, new), kept)
+  return logits_BV, _written(cache, kept, position)
+
+
+def _through(
+    model: trunk.Trunk,
+    weights: Any,
+    inputs_BT: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    mix_of: Callable[[Any], llama.Mix],
+    past: tuple[Any, Any] | None,
+    *,
+    implementation: str,
+) -> tuple[jax.Array, tuple[Any, Any]]:
+  """Logits [B, V] of the last input, and keys and values of all layers.
+
+  These are [B, T, H, K], stacked or as tuples, as the weights are. `mix_of`
+  gets a layer's part of `past`.
+  """
+  c = model.config
+  block = llama.Block(
+      c, implementation, jnp.dtype(model.compute.dtype), model.scales
+  )
+
+  def layer(x_BTD, both):
+    own, past = both
+    return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
+
+  x_BTD = weights["embedding"][inputs_BT]
+  if isinstance(weights["blocks"], tuple):
+    pairs = []
+    for i, own in enumerate(weights["blocks"]):
+      of_layer = past and (past[0][i], past[1][i])
+      x_BTD, pair = layer(x_BTD, (own, of_layer))
+      pairs.append(pair)
+    kept = tuple(zip(*pairs))
+  else:
+    x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
+  norm = layers.RMSNorm(c.norm_eps)
+  x_B1D = norm.apply({"params": weights["norm"]}, x_BTD[:, -1:])
+  head_VD = weights["embedding" if c.tied else "head"]
+  logits_B1V = trunk.logits(
+      x_B1D, head_VD, spec=model.spec, scales=model.scales, on_cpu=False
+  )
+  return logits_B1V[:, 0], kept
+
+
+def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
+  """The cache with these tokens from a position on, if it holds tokens."""
+  if cache.tokens_BS is None:
+    return cache
+  tokens_BS = jax.lax.dynamic_update_slice_in_dim(
+      cache.tokens_BS, inputs_BT, position, axis=1
+  )
+  return cache._replace(tokens_BS=tokens_BS)
+
+
+def _written(cache: Cache, kept: tuple[Any, Any], position: Any) -> Cache:
+  """The cache with keys and values of `_through` from a position on."""
+
+  def put(old, new):
+    new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
+    return jax.lax.dynamic_update_slice_in_dim(
+        old, new, position, axis=old.ndim - 2
+    )
+
+  keys, values = jax.tree.map(put, (cache.keys, cache.values), kept)
+  return cache._replace(keys=keys, values=values)
