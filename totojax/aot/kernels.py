@@ -113,7 +113,8 @@ def _charge(
 ) -> Charge:
   from totojax.models import splash
 
-  block = splash.block_of(tokens)
+  most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
+  block = splash.block_of(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
   lanes = -(-head_dim // splash.LANES) * splash.LANES

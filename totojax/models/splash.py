@@ -15,11 +15,13 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 import numpy as np
 
-# Both were chosen with the TPU compiler (see `aot/`): smaller blocks skip more
-# above the diagonal, larger ones start less often. The unfused backward pass
+# All were chosen with the TPU compiler (see `aot/`): smaller blocks skip more
+# above the diagonal, larger ones start less often and keep the vector unit less
+# busy, which is what the forward kernel waits for. The unfused backward pass
 # computes q k twice, but its fused form leaves a sum over partial dq behind
 # that costs more.
-BLOCK = 512
+FORWARD_BLOCK = 1024
+BACKWARD_BLOCK = 512
 LANES = 128  # blocks are multiples of it
 # Names for `trunk.REMAT`: what is kept is kept as the kernel reads it.
 READ, SAVED = "projection", "attention"
@@ -127,18 +129,19 @@ def kernel(
   layout = library.QKVLayout.HEAD_DIM_MINOR
   if head_dim < LANES:
     layout = library.QKVLayout.SEQ_MINOR
-  block = block_of(tokens)
+  forward = block_of(tokens, FORWARD_BLOCK)
+  backward = block_of(tokens, BACKWARD_BLOCK)
   return library.make_splash_mha(
       library.MultiHeadMask([_mask(tokens, prefix)] * heads),
       block_sizes=library.BlockSizes(
-          block_q=block,
-          block_kv=block,
-          block_kv_compute=block,
-          block_q_dkv=block,
-          block_kv_dkv=block,
-          block_kv_dkv_compute=block,
-          block_q_dq=block,
-          block_kv_dq=block,
+          block_q=forward,
+          block_kv=forward,
+          block_kv_compute=forward,
+          block_q_dkv=backward,
+          block_kv_dkv=backward,
+          block_kv_dkv_compute=backward,
+          block_q_dq=backward,
+          block_kv_dq=backward,
           q_layout=layout,
           k_layout=layout,
           v_layout=layout,
@@ -163,9 +166,9 @@ def _mask(tokens: int, prefix: int):
   return library.NumpyMask(seen)
 
 
-def block_of(tokens: int) -> int:
-  """The largest block up to `BLOCK` that divides the tokens."""
-  block = min(BLOCK, tokens)
+def block_of(tokens: int, most: int) -> int:
+  """The largest block up to `most` that divides the tokens."""
+  block = min(most, tokens)
   while tokens % block:
     block -= LANES
   return block
