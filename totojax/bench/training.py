@@ -53,7 +53,8 @@ class Trainer:
   def __init__(self, config: Mapping[str, Any]):
     self.spec = parts.sequence_spec(config)
     on = sharding.make_mesh(
-        sharding.MeshConfig(data=1, fsdp=1, tensor=1), jax.devices()[:1]
+        sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
+        jax.devices()[:1],
     )
     size = pretrain.amount(config)
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
