@@ -88,8 +88,6 @@ def attend(
   if parts > 1:
     # Every device has its own queries and all keys. What its queries see of
     # them lies in the kernel's tables, which are split as the queries are.
-    # The backward pass gathers the keys anew, so that no device keeps them.
-    k_BTHK, v_BTHK = (checkpoint_name(x, READ) for x in (k_BTHK, v_BTHK))
     keys = nn.logical_to_mesh_axes(("batch", None, "heads", "head_dim"))
     of_keys = nn.logical_to_mesh_axes(("batch", None))
     shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
@@ -142,21 +140,18 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
   def swapped(x):
     return jnp.swapaxes(x, 1, 2)
 
-  def named(x):  # keys that were gathered from other devices are not kept
-    return checkpoint_name(x, READ) if x.shape[-2] == tokens else x
-
   if segments_BT is not None:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
     mixed_BHTK = jax.vmap(one)(
-        *(named(swapped(x)) for x in (q_BTHK, k_BSHK, v_BSHK)),
+        *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)),
         library.SegmentIds(segments_BT, segments_BS),
     )
     return swapped(mixed_BHTK)
 
   def together(x_BTHK):
     x_NTK = swapped(x_BTHK).reshape(batch * heads, -1, head_dim)
-    return named(x_NTK)
+    return checkpoint_name(x_NTK, READ)
 
   mixed_NTK = one(*map(together, (q_BTHK, k_BSHK, v_BSHK)))
   return swapped(mixed_NTK.reshape(batch, heads, tokens, head_dim))
