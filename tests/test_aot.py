@@ -191,9 +191,10 @@ def test_a_search_has_every_combination():
                remats=("full", "none"), microbatches=(1, 2)),
   )  # fmt: skip
   seen = {
-      (*list(v["mesh"].values())[:3], v["compute"]["remat"], v["train"]["microbatches"])
+      (*list(v["mesh"].values())[:3], v["compute"]["remat"],
+       v["train"]["microbatches"])
       for v in found
-  }
+  }  # fmt: skip
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
   assert settings.variants(config, planning(topology="v5e:2x2")) == [config]
