@@ -191,9 +191,10 @@ def test_a_search_has_every_combination():
                remats=("full", "none"), microbatches=(1, 2)),
   )  # fmt: skip
   seen = {
-      (*v["mesh"].values(), v["compute"]["remat"], v["train"]["microbatches"])
+      (*list(v["mesh"].values())[:3], v["compute"]["remat"],
+       v["train"]["microbatches"])
       for v in found
-  }
+  }  # fmt: skip
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
   assert settings.variants(config, planning(topology="v5e:2x2")) == [config]
@@ -368,11 +369,11 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
 def test_only_replicas_go_between_slices():
   devices = chips.devices("v5e:2x2", slices=2)
   assert {device.slice_index for device in devices} == {0, 1}
-  mesh = sharding.make_mesh(sharding.MeshConfig(2, -1, 1), devices)
+  mesh = sharding.make_mesh(sharding.MeshConfig(2, -1, 1, 1), devices)
   of_axis = [{d.slice_index for d in row.flat} for row in mesh.devices]
   assert sorted(map(tuple, of_axis)) == [(0,), (1,)]
   with pytest.raises(ValueError, match="mesh.data 1 .* the 2 slices"):
-    sharding.make_mesh(sharding.MeshConfig(1, -1, 1), devices)
+    sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1), devices)
 
 
 def golden(preset: str) -> dict:

@@ -296,7 +296,7 @@ def test_pretraining_takes_two_steps(path, name, data, tmp_path):
   # A fresh model knows nothing: log of the 64 tokens.
   assert rows[1]["loss"] == pytest.approx(math.log(64), rel=0.02)
   manifest = json.loads((tmp_path / "manifest.json").read_text())
-  assert manifest["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+  assert manifest["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 1}
   vocab = stores.VOCAB + sequence.SPECIALS
   matrices = 4 * 16**2 + 3 * 16 * 32
   assert manifest["parameters"] == vocab * 16 + matrices + 3 * 16

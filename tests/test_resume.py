@@ -208,7 +208,7 @@ def test_run_directory_says_what_ran(whole):
   assert manifest["parameters"] == 64 * 32 + 32 + 2 * (
       4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
   )
-  assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1}
+  assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
   assert manifest["devices"]["count"] == 1
   rows = runs.metrics(whole)
   assert [r["step"] for r in rows if r["kind"] == "eval"] == [0, 8, 16, 20]

@@ -29,7 +29,7 @@ CASES = {
 
 
 def abstract(*sizes):
-  return AbstractMesh(sizes, sharding.AXES)
+  return AbstractMesh((*sizes, 1), sharding.AXES)
 
 
 def shape(*sides):
@@ -63,7 +63,7 @@ def test_golden_tables(preset):
 def test_the_table_is_what_devices_hold():
   """Bytes of the table against real arrays on eight devices."""
   axes, shapes = model("tiny")
-  mesh = sharding.make_mesh(sharding.MeshConfig(*CASES["tiny"]))
+  mesh = sharding.make_mesh(sharding.MeshConfig(*CASES["tiny"], 1))
   placed = sharding.shardings(axes, shapes, mesh=mesh, rules=RULES)
   arrays = jax.device_put(
       jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
@@ -80,7 +80,7 @@ def test_rules():
   spec = RULES.spec(P("layers", "embed", "heads", "head_dim"), name="query")
   assert spec == P(None, "fsdp", "tensor", None)
   assert RULES.spec(P("batch", "tokens", None), name="x") == P(
-      ("data", "fsdp"), None, None
+      ("data", "fsdp"), "sequence", None
   )
   assert RULES.spec(P(), name="step") == P()
 
@@ -125,7 +125,7 @@ def test_a_dimension_that_does_not_divide_is_named():
 
 
 def sizes_of(mesh):
-  return tuple(mesh.shape[axis] for axis in sharding.AXES)
+  return tuple(mesh.shape[axis] for axis in sharding.AXES[:3])
 
 
 @pytest.mark.parametrize(
@@ -138,9 +138,9 @@ def sizes_of(mesh):
     ],
 )
 def test_a_mesh_fills_what_is_left(given, found):
-  mesh = sharding.make_mesh(sharding.MeshConfig(*given))
+  mesh = sharding.make_mesh(sharding.MeshConfig(*given, 1))
   assert sizes_of(mesh) == found
-  assert mesh.axis_names == ("data", "fsdp", "tensor")
+  assert mesh.axis_names == sharding.AXES
   assert len({device.id for device in mesh.devices.flat}) == 8
   assert not mesh.are_all_axes_explicit  # Linen's scan would fail
 
@@ -159,16 +159,16 @@ def test_a_mesh_fills_what_is_left(given, found):
 )
 def test_a_mesh_that_does_not_fit_is_refused(given, message):
   with pytest.raises(ValueError, match=message):
-    sharding.make_mesh(sharding.MeshConfig(*given))
+    sharding.make_mesh(sharding.MeshConfig(*given, 1))
 
 
 def test_a_mesh_over_some_of_the_devices():
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, 2, -1), jax.devices()[:4])
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 2, -1, 1), jax.devices()[:4])
   assert sizes_of(mesh) == (1, 2, 2)
 
 
 def test_batch_rows_lie_over_data_and_fsdp():
-  mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
+  mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
   placed = sharding.batch_sharding(mesh, RULES)
   rows = jax.device_put(np.arange(8), placed)
   held = {tuple(s.data.tolist()) for s in rows.addressable_shards}
@@ -197,7 +197,8 @@ def pod(*sizes, devices_per_process):
     process = i // devices_per_process
     devices[i] = types.SimpleNamespace(process_index=process)
   return types.SimpleNamespace(
-      shape=dict(zip(sharding.AXES, sizes)), devices=devices.reshape(sizes)
+      shape=dict(zip(sharding.AXES, (*sizes, 1))),
+      devices=devices.reshape(sizes),
   )
 
 

@@ -17,7 +17,9 @@ from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import tree
+from totojax.models import attention
 from totojax.models import llama
+from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
 from totojax.tasks import api
@@ -55,7 +57,7 @@ def batch(step):
 def compile_step(task, tx, rate, *, sizes, microbatches, seed):
   """(shardings of the state, step function) of a task on a mesh."""
   devices = jax.devices()[: int(np.prod(sizes))]
-  mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), devices)
+  mesh = sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
   placed, _ = step_lib.state_shardings(task, tx, mesh=mesh, rules=RULES)
   step_fn = functools.partial(
       step_lib.train_step, task=task, tx=tx, rate=rate, seed=seed,
@@ -326,7 +328,7 @@ def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
     config = dataclasses.replace(OPTIM, mu_dtype=dtype)
     return adamw.make(config, axes=TASK.axes().params, steps=STEPS)
 
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, 4, 2))
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 4, 2, 1))
   (placed, shapes), (_, wide) = (
       step_lib.state_shardings(TASK, adam(dtype), mesh=mesh, rules=RULES)
       for dtype in ("bfloat16", "float32")
@@ -352,3 +354,93 @@ def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match=r"mu.*bfloat16\["):
     keeper.restore(wide, placed)
   keeper.close()
+
+
+def of_split_sequences(size, chunk=0):
+  """(loss, gradients) with the tokens split over so many devices."""
+  spec = sequence.SequenceSpec(60, 4, 4, 64, False)
+  task = pretrain.Pretrain(
+      trunk.Trunk(
+          llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
+          spec,
+          trunk.Compute("float32", "blocked", "none", 1, chunk),
+      )
+  )
+  ways = 2 if size == 4 else 1
+  mesh = sharding.make_mesh(
+      sharding.MeshConfig(1, ways, 1, size), jax.devices()[: ways * size]
+  )
+  tokens_BR = np.random.default_rng(0).integers(4, 64, (4, spec.row_tokens))
+
+  @jax.jit
+  def both(params, tokens_BR):
+    with nn.logical_axis_rules(RULES.flax_rules()):
+      return jax.value_and_grad(
+          lambda params: jnp.sum(task.nll(params, tokens_BR)[0])
+      )(params)
+
+  params = jax.device_get(jax.jit(task.init)(jax.random.key(0)).params)
+  # Fresh queries and keys are so small that nobody would miss their order.
+  blocks = params["blocks"]["attention"]
+  blocks |= {name: 5 * blocks[name] for name in ("query", "key")}
+  with jax.set_mesh(mesh):
+    rows = jax.device_put(
+        tokens_BR.astype(np.int32), sharding.batch_sharding(mesh, RULES)
+    )
+    return jax.device_get(both(params, rows))
+
+
+def test_split_sequences_have_the_same_loss_and_gradients(monkeypatch):
+  whole, of_whole = of_split_sequences(1)
+
+  def apart(size, chunk=0):
+    found, gradients = of_split_sequences(size, chunk)
+    away = [abs(found / whole - 1)]
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(of_whole)):
+      away.append(np.linalg.norm(a - b) / np.linalg.norm(b))
+    return max(away)
+
+  assert apart(2) < 1e-5
+  assert apart(4, chunk=16) < 1e-5
+  # Control: queries that do not know where they stand give something else.
+  monkeypatch.setattr(jax.lax, "axis_index", lambda axis: 0)
+  assert apart(2) > 1e-3
+
+
+def test_lengths_that_do_not_divide_over_devices_are_refused():
+  x = jnp.zeros((2, 30, 1, 4))
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 2, 1, 4))
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES.flax_rules()):
+    with pytest.raises(ValueError, match="30 tokens .* mesh.sequence 4"):
+      attention.attend(x, x, x, segments_BT=None, implementation="blocked")
+    x = jnp.zeros((2, 32, 1, 4))
+    with pytest.raises(ValueError, match="cudnn attention takes no tokens"):
+      attention.attend(x, x, x, segments_BT=None, implementation="cudnn")
+    with pytest.raises(ValueError, match="8 tokens of the 32 on each device"):
+      attention.attend(x, x, x, segments_BT=None, implementation="splash")
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+def test_the_kernel_knows_where_its_queries_stand(segmented):
+  """The kernel for TPUs, without one, on tokens split over four devices."""
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v, g = (jax.random.normal(key, (2, 512, 1, 8)) for key in keys)
+  segments = None
+  if segmented:
+    segments = jnp.tile(jnp.arange(512)[None] // 200, (2, 1))
+
+  def both(attend):
+    mixed, pull = jax.vjp(
+        functools.partial(attend, segments_BT=segments, scale=0.4), q, k, v
+    )
+    return mixed, *pull(g)
+
+  plain = functools.partial(attention.attend, implementation="xla")
+  expected = jax.jit(lambda: both(plain))()
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 2, 1, 4))
+  ours = functools.partial(splash.attend, interpret=True)
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES.flax_rules()):
+    found = jax.jit(lambda: both(ours))()
+  for a, b in zip(found, expected):
+    size = np.abs(np.asarray(b)).max()
+    np.testing.assert_allclose(a / size, b / size, atol=2e-5)

@@ -58,7 +58,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
       weight_decay=decay, clip_norm=1e9, mu_dtype="float32",
   )  # fmt: skip
   tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1))
   rules = sharding.ShardingRules()
   placed, shapes = step_lib.state_shardings(task, tx, mesh=mesh, rules=rules)
 

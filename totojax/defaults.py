@@ -94,7 +94,7 @@ def optim() -> ConfigDict:
 
 def mesh() -> ConfigDict:
   """Devices per axis; -1 takes what is left."""
-  return ConfigDict(dict(data=1, fsdp=-1, tensor=1))
+  return ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1))
 
 
 def every(log: int, evaluate: int, checkpoint: int) -> ConfigDict:
@@ -130,7 +130,7 @@ def plan() -> ConfigDict:
       price_per_chip_hour=0.0,  # in any currency; 0.0: no cost
       busy=0.4,  # share of their peak that GPUs reach: an assumption
       search=False,  # every combination of the three lists
-      meshes=(),  # (data, fsdp, tensor) each; (): `mesh`
+      meshes=(),  # (data, fsdp, tensor, sequence) each; (): `mesh`
       remats=("full", "projections", "products"),
       microbatches=(),  # (): `train.microbatches`
   ))  # fmt: skip

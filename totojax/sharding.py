@@ -19,7 +19,7 @@ import numpy as np
 
 from totojax import tree as tree_lib
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,13 @@ class MeshConfig:
     data: replicas that see different rows and hold whole parameters.
     fsdp: rows and parameters are split over these (ZeRO-3).
     tensor: heads, mlp and vocabulary are split over these.
+    sequence: the tokens of each sequence are split over these, for long ones.
   """
 
   data: int
   fsdp: int
   tensor: int
+  sequence: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class ShardingRules:
   """Logical axis -> mesh axis (None: on every device)."""
 
   batch: tuple[str, ...] = ("data", "fsdp")
-  tokens: None = None
+  tokens: str = "sequence"
   embed: str = "fsdp"
   mlp: str = "tensor"
   heads: str = "tensor"
@@ -97,7 +99,7 @@ def _names(target: Any) -> tuple[str, ...]:
 
 
 def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-  """A mesh (data, fsdp, tensor) over all devices of all hosts.
+  """A mesh (data, fsdp, tensor, sequence) over all devices of all hosts.
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
@@ -142,7 +144,7 @@ def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
         " topology; only replicas may go over the network between slices"
     )
   grid = mesh_utils.create_hybrid_device_mesh(
-      (sizes[0] // slices, *sizes[1:]), (slices, 1, 1), devices
+      (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices
   )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -200,9 +202,10 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh) -> None:
     hosts = sorted({device.process_index for device in replicas})
     if len(hosts) > 1:
       raise ValueError(
-          f"mesh axis 'tensor' of {mesh.shape['tensor']} goes over processes"
-          f" {hosts}, which read different rows; make mesh.tensor small enough"
-          " for the devices of one process"
+          f"mesh axis 'tensor' of {mesh.shape['tensor']} (times 'sequence' of"
+          f" {mesh.shape['sequence']}) goes over processes {hosts}, which read"
+          " different rows; make mesh.tensor and mesh.sequence small enough for"
+          " the devices of one process"
       )
 
 

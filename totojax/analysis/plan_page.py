@@ -14,7 +14,8 @@ from totojax.analysis import files
 from totojax.analysis import page
 
 COLUMNS = (
-    "mesh (data, fsdp, tensor)", "remat", "microbatches", "fits", "peak GiB",
+    "mesh (data, fsdp, tensor, sequence)", "remat", "microbatches", "fits",
+    "peak GiB",
     "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
 )  # fmt: skip
 

@@ -80,6 +80,17 @@ def plan(
             f" are not known: {str(error).splitlines()[0]}"
         )
     }
+  traffic = estimate.traffic(program, chip)
+  exchanges = {
+      "collectives": traffic,
+      "collectives_alone_s": sum(row["alone_s"] for row in traffic),
+  }
+  if step.mesh.shape["sequence"] > 1:
+    facts["limits"].append(
+        "With tokens split over devices the attention kernel has no charge, so"
+        " no time is known."
+    )
+    return facts | exchanges | {"cycles": estimate.groups(program)}
   per_chip = facts["model_flops_per_step"] / len(devices)
   found = estimate.time(
       program,
@@ -87,10 +98,7 @@ def plan(
       chip=chip,
       model_flops_per_chip=per_chip,
   )
-  traffic = estimate.traffic(program, chip)
-  return facts | {
-      "collectives": traffic,
-      "collectives_alone_s": sum(row["alone_s"] for row in traffic),
+  return facts | exchanges | {
       "cycles": dict(found.cycles),
       "kernels": [
           {**dataclasses.asdict(charge), "cycles": charge.cycles}

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from totojax import flops
+from totojax import sharding
 from totojax.aot import chips
 
 
@@ -20,7 +21,8 @@ class Planning:
     price_per_chip_hour: in any currency; 0.0: no cost is said.
     busy: share of the peak that GPUs are taken to reach: an assumption.
     search: whether to compile every combination of the three lists below.
-    meshes: (data, fsdp, tensor) each; (): the config's.
+    meshes: (data, fsdp, tensor, sequence) each, the last 1 if left out; ():
+      the config's.
     remats: policies; (): the config's.
     microbatches: (): the config's.
   """
@@ -50,9 +52,10 @@ class Planning:
           " none"
       )
     for mesh in self.meshes:
-      if len(mesh) != 3:
+      if len(mesh) not in (3, 4):
         raise ValueError(
-            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor)"
+            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor) or (data,"
+            " fsdp, tensor, sequence)"
         )
     if not self.gpu:
       chips.chip(self.topology)
@@ -85,7 +88,7 @@ def variants(
   return [
       {
           **config,
-          "mesh": dict(zip(("data", "fsdp", "tensor"), sizes)),
+          "mesh": dict(zip(sharding.AXES, (*sizes, 1))),
           "compute": {**config["compute"], "remat": remat},
           "train": {**config["train"], "microbatches": count},
       }

@@ -56,7 +56,7 @@ class Trainer:
     self.shape = typed(llama.LlamaConfig, config["model"], "model")
     self.spec = parts.sequence_spec(config)
     on = sharding.make_mesh(
-        sharding.MeshConfig(data=1, fsdp=devices, tensor=1),
+        sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
         jax.devices()[:devices],
     )
     size = pretrain.amount(config)

@@ -5,6 +5,7 @@ Shapes: B batch, T queries, S keys, H heads, K head dim.
 
 from __future__ import annotations
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -53,7 +54,18 @@ def attend(
   prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
   if prefix == 1:  # which every query sees already
     prefix = 0
+  axis, _ = splash.tokens_split(tokens)
+  if axis is not None and implementation in ("blocked", "xla"):
+    return _over_devices(
+        q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix,
+        axis=axis,
+    )  # fmt: skip
   match implementation:
+    case "cudnn" if axis is not None:
+      raise ValueError(
+          f"cudnn attention takes no tokens that are split over mesh.{axis};"
+          " set compute.attention='xla'"
+      )
     case "blocked":
       return blocked.attend(
           q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix
@@ -75,8 +87,7 @@ def attend(
         mask = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
       if 0 < prefix < tokens:
         places = jnp.arange(tokens)
-        causal = places[:, None] >= places
-        seen = (causal | (places < prefix))[None, None]
+        seen = _seen(places, places, prefix)[None, None]
         mask = seen if mask is None else mask & seen
       return jax.nn.dot_product_attention(
           q_BTHK,
@@ -152,3 +163,58 @@ def attend_to_cache(
   )
   mixed_BHK += own_BH1 / total_BH1 * v_B1HK[:, 0]
   return mixed_BHK[:, None].astype(q_B1HK.dtype)
+
+
+def _seen(rows: jax.Array, columns: jax.Array, prefix: int) -> jax.Array:
+  """bool [rows, columns]: which keys a query sees."""
+  causal = rows[:, None] >= columns[None]
+  return causal | (columns < prefix)[None] if prefix else causal
+
+
+def _over_devices(
+    q_BTHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    segments_BT: jax.Array | None,
+    *,
+    scale: float,
+    prefix: int,
+    axis: str,
+) -> jax.Array:
+  """Every device's own queries against all keys, which are gathered first."""
+
+  def local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS):
+    first = jax.lax.axis_index(axis) * q_BTHK.shape[1]
+    rows = first + jnp.arange(q_BTHK.shape[1])
+    seen = _seen(rows, jnp.arange(k_BSHK.shape[1]), prefix)[None, None]
+    if segments_BT is not None:
+      seen = seen & (segments_BT[:, :, None] == segments_BS[:, None])[:, None]
+    return _dense(q_BTHK, k_BSHK, v_BSHK, seen, scale=scale)
+
+  queries = nn.logical_to_mesh_axes(("batch", "tokens", "heads", "head_dim"))
+  keys = nn.logical_to_mesh_axes(("batch", None, "heads", "head_dim"))
+  of_queries = nn.logical_to_mesh_axes(("batch", "tokens"))
+  of_keys = nn.logical_to_mesh_axes(("batch", None))
+  return jax.shard_map(
+      local,
+      mesh=jax.sharding.get_abstract_mesh(),
+      in_specs=(queries, keys, keys, of_queries, of_keys),
+      out_specs=queries,
+      check_vma=False,
+  )(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BT)
+
+
+def _dense(
+    q_BTHK: jax.Array,
+    k_BSHK: jax.Array,
+    v_BSHK: jax.Array,
+    seen_BHTS: jax.Array,
+    *,
+    scale: float,
+) -> jax.Array:
+  logits_BHTS = jnp.einsum(
+      "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
+  )
+  logits_BHTS = jnp.where(seen_BHTS, logits_BHTS * scale, -jnp.inf)
+  weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(q_BTHK.dtype)
+  return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)

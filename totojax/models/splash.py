@@ -13,6 +13,8 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
 import numpy as np
 
 # All were chosen with the TPU compiler (see `aot/`): smaller blocks skip more
@@ -59,33 +61,82 @@ def attend(
   Raises:
     ValueError: T is not a multiple of 128.
   """
-  if not fits(q_BTHK.shape[1]):
+  tokens = q_BTHK.shape[1]
+  axis, parts = tokens_split(tokens)
+  if not fits(tokens // parts):
+    of = "" if parts == 1 else f" of the {tokens} on each device"
     raise ValueError(
-        f"{q_BTHK.shape[1]} tokens are not a multiple of {LANES}, which TPU"
+        f"{tokens // parts} tokens{of} are not a multiple of {LANES}, which TPU"
         " attention needs; pad them, or set compute.attention='xla'"
     )
 
-  def local(q_BTHK, k_BTHK, v_BTHK, segments_BT):
+  def local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
     if scale != 1.0:
       q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
-    return _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, prefix, interpret)
+    if one is None:
+      heads = _heads_of(q_BTHK.shape, segments_BT)
+      one = kernel(
+          heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret
+      )
+    return _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one)
 
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
-    return local(q_BTHK, k_BTHK, v_BTHK, segments_BT)
+    return local(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, None)
   # A kernel is opaque to the partitioner, so the split is said by hand.
-  heads = nn.logical_to_mesh_axes(("batch", "tokens", "heads", "head_dim"))
-  rows = nn.logical_to_mesh_axes(("batch", "tokens"))
+  queries = nn.logical_to_mesh_axes(("batch", "tokens", "heads", "head_dim"))
+  of_queries = nn.logical_to_mesh_axes(("batch", "tokens"))
+  keys, of_keys, one, place = queries, of_queries, None, PartitionSpec()
+  if parts > 1:
+    # Every device has its own queries and all keys. What its queries see of
+    # them lies in the kernel's tables, which are split as the queries are.
+    keys = nn.logical_to_mesh_axes(("batch", None, "heads", "head_dim"))
+    of_keys = nn.logical_to_mesh_axes(("batch", None))
+    shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
+    one = kernel(
+        _heads_of(shape, segments_BT), tokens, shape[-1], prefix=prefix,
+        parts=parts, interpret=interpret,
+    )  # fmt: skip
+    place = one.manual_sharding_spec(
+        NamedSharding(mesh, PartitionSpec(None, axis))
+    )
   return jax.shard_map(
       local,
       mesh=mesh,
-      in_specs=(heads, heads, heads, rows),
-      out_specs=heads,
+      in_specs=(queries, keys, keys, of_queries, of_keys, place),
+      out_specs=queries,
       check_vma=False,
-  )(q_BTHK, k_BTHK, v_BTHK, segments_BT)
+  )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
 
 
-def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, prefix, interpret):
+def tokens_split(tokens: int) -> tuple[str | None, int]:
+  """(mesh axis, parts) that sequences are split over here; (None, 1): whole.
+
+  Raises:
+    ValueError: the parts do not divide the tokens.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  axis = None
+  if not mesh.empty:
+    axis = nn.logical_to_mesh_axes(("tokens",))[0]
+  if axis is None or mesh.shape[axis] == 1:
+    return None, 1
+  parts = mesh.shape[axis]
+  if tokens % parts:
+    raise ValueError(
+        f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size"
+        " that divides them"
+    )
+  return axis, parts
+
+
+def _heads_of(shape: tuple[int, ...], segments_BT: jax.Array | None) -> int:
+  """Heads of one call of the kernel: rows are heads too, without segments."""
+  batch, _, heads, _ = shape
+  return batch * heads if segments_BT is None else heads
+
+
+def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
   batch, tokens, heads, head_dim = q_BTHK.shape
 
   def swapped(x):
@@ -94,22 +145,17 @@ def _local(q_BTHK, k_BTHK, v_BTHK, segments_BT, prefix, interpret):
   if segments_BT is not None:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    one = kernel(heads, tokens, head_dim, prefix=prefix, interpret=interpret)
     mixed_BHTK = jax.vmap(one)(
-        *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BTHK, v_BTHK)),
-        library.SegmentIds(segments_BT, segments_BT),
+        *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)),
+        library.SegmentIds(segments_BT, segments_BS),
     )
     return swapped(mixed_BHTK)
 
   def together(x_BTHK):
-    x_NTK = swapped(x_BTHK).reshape(batch * heads, tokens, head_dim)
+    x_NTK = swapped(x_BTHK).reshape(batch * heads, -1, head_dim)
     return checkpoint_name(x_NTK, READ)
 
-  mixed_NTK = kernel(
-      batch * heads, tokens, head_dim, prefix=prefix, interpret=interpret
-  )(
-      *map(together, (q_BTHK, k_BTHK, v_BTHK))
-  )
+  mixed_NTK = one(*map(together, (q_BTHK, k_BSHK, v_BSHK)))
   return swapped(mixed_NTK.reshape(batch, heads, tokens, head_dim))
 
 
@@ -119,9 +165,13 @@ def kernel(
     head_dim: int,
     *,
     prefix: int = 0,
+    parts: int = 1,
     interpret: bool = False,
 ):
-  """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale."""
+  """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale.
+
+  With `parts`, q is one of so many parts of the tokens, one on each device.
+  """
   from jax.experimental.pallas.ops.tpu import splash_attention as library
 
   # An array whose last axis is shorter than the lanes is padded to them, so
@@ -129,8 +179,8 @@ def kernel(
   layout = library.QKVLayout.HEAD_DIM_MINOR
   if head_dim < LANES:
     layout = library.QKVLayout.SEQ_MINOR
-  forward = block_of(tokens, FORWARD_BLOCK)
-  backward = block_of(tokens, BACKWARD_BLOCK)
+  forward = block_of(tokens // parts, FORWARD_BLOCK)
+  backward = block_of(tokens // parts, BACKWARD_BLOCK)
   return library.make_splash_mha(
       library.MultiHeadMask([_mask(tokens, prefix)] * heads),
       block_sizes=library.BlockSizes(
@@ -147,7 +197,7 @@ def kernel(
           v_layout=layout,
       ),
       head_shards=1,
-      q_seq_shards=1,
+      q_seq_shards=parts,
       residual_checkpoint_name=SAVED,
       interpret=interpret,
   )
