@@ -121,7 +121,8 @@ def cycles(folder: files.Folder) -> str:
     return page.paragraph(plan.get("no_text", "Not known for this plan."))
   parts = dict(plan["cycles"])
   for kernel in plan["kernels"]:
-    parts[f"attention kernel, {kernel['kernel']}"] = kernel["cycles"]
+    name = f"attention kernel, {kernel['kernel']}"  # one a layer, in line
+    parts[name] = parts.get(name, 0) + kernel["cycles"]
   total = sum(parts.values())
   rows = []
   for name, value in sorted(parts.items(), key=lambda item: -item[1]):
