@@ -176,6 +176,8 @@ def planning(**changes) -> settings.Planning:
         ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
         ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
         ({"topology": "v5e:2x2", "busy": 2.0}, "share of the peak"),
+        ({"topology": "v5e:2x2", "what": "rest"}, "use one of train, decode"),
+        ({"topology": "v5e:2x2", "rows": 0}, "plan.rows is 0"),
     ],
 )
 def test_what_cannot_be_planned(changes, told):
@@ -258,6 +260,49 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   assert small[state] / found[state] == pytest.approx(14 / 16)
   page = (tmp_path / "report.html").read_text()
   assert "arithmetic" in page and "another format" not in page
+
+
+def test_decoding_is_bound_by_what_it_reads(tmp_path):
+  config = defaults.paper("1b").to_dict() | {"run": "plan"}
+  config["plan"] |= dict(
+      what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024
+  )
+  config["mesh"] |= dict(tensor=2)
+  assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
+  found = json.loads((tmp_path / "plan.json").read_text())
+  # bfloat16, halves on two GPUs; 124 rows of the vocabulary are padding.
+  weights = 2 * (1_129_940_992 + 124 * 2048) // 2
+  cache = 2 * 2 * 22 * 4 * 1024 * 2048 // 2
+  assert found["source"] == "arithmetic" and found["batch"] == 16
+  assert (found["weight_bytes"], found["cache_bytes"]) == (weights, cache)
+  assert found["floor_s"] == pytest.approx((weights + cache) / 3.35e12)
+  # 2 FLOPs of each weight (not of gains) and of each place, twice.
+  macs = 1_129_940_992 - 4 * 2048 - 45 * 2048 + 2 * 22 * 2048 * 1024
+  assert found["model_flops_per_step"] == 16 * 2 * macs
+  assert found["products_s"] < found["floor_s"] == found["step_s"]
+  assert found["tokens_per_s"] == pytest.approx(16 / found["floor_s"])
+  page = (tmp_path / "report.html").read_text()
+  assert "A token of each of 16 sequences" in page
+  assert "another format" not in page and "Not shown" not in page
+
+
+def test_encoding_is_bound_by_products():
+  config = defaults.paper("base").to_dict()
+  found = plan.one(
+      config, planning(what="encode", topology="gpu:NVIDIA A100:2", busy=0.5)
+  )
+  # DALL-E's encoder: 34.0e9 MACs a frame, in float32.
+  assert found["macs_per_frame"] == pytest.approx(34.0e9, rel=2e-3)
+  per_s = 19.5e12 * 0.5 / (2 * found["macs_per_frame"])
+  assert found["frames_per_s_of_a_chip"] == pytest.approx(per_s)
+  assert found["batch"] == 16 and "floor_s" not in found
+
+
+def test_only_a_train_step_has_remat_policies_to_search():
+  config = defaults.paper("tiny").to_dict()
+  both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
+  assert len(settings.variants(config, planning(what="decode", **both))) == 2
+  assert len(settings.variants(config, planning(**both))) == 6
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):
@@ -363,6 +408,56 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
   assert 0 < found["mfu_bound"] < 1 and found["days"] > 0
   page = (tmp_path / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
+
+
+SERVED = """
+import sys
+from etils import epath
+from totojax import defaults, jobs
+folder = epath.Path(sys.argv[1])
+for what in ("decode", "encode"):
+  config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+  config["model"] |= dict(width=256, heads=2, mlp_dim=512)
+  config["sequence"] |= dict(vocab=508, grid=4, frames=4, context=64)
+  config["mesh"] |= dict(tensor=2)
+  config["plan"] |= dict(
+      what=what, topology="v5e:2x2", rows=4, cache_tokens=2048)
+  config["plan"]["dvae"] |= dict(hidden=32, groups=2, blocks=1)
+  assert jobs.run(config, folder / what, lambda step: False)
+"""
+
+
+@needs_compiler
+def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
+  apart("-c", SERVED, str(tmp_path))
+  found, encoded = (
+      json.loads((tmp_path / what / "plan.json").read_text())
+      for what in ("decode", "encode")
+  )
+  assert found["fits"] and found["batch"] == 8 and found["chips"] == 4
+  # Of each chip: half of the weights and a quarter of the cache, which is
+  # written in place and not copied.
+  assert found["cache_bytes"] == 2 * 2 * 2 * 4 * 2048 * 256 // 2
+  used = (found["weight_bytes"] + found["cache_bytes"]) / 2**30
+  assert used <= found["hbm"]["arguments_gib"] < 1.2 * used
+  assert found["hbm"]["aliased_gib"] >= found["cache_bytes"] / 2**30
+  assert found["hbm"]["temporaries_gib"] < 0.1 * found["cache_bytes"] / 2**30
+  assert found["floor_s"] == found["read_bytes"] / 819e9
+  assert found["tokens_per_s"] == pytest.approx(
+      8 / max(found["step_s"], found["floor_s"])
+  )
+  assert found["cycles"]["attention to the cache"] > 0
+  # Two chips add up what their heads and hidden units give, in each of two
+  # layers; no weight and no cache goes between chips.
+  kinds = {row["kind"]: row for row in found["collectives"]}
+  assert kinds["all-reduce"]["count"] >= 4
+  moved = sum(row["payload_bytes"] for row in kinds.values())
+  assert moved < 0.05 * found["weight_bytes"]
+  assert encoded["fits"] and encoded["passes"] == 6 and encoded["size_px"] == 8
+  assert encoded["frames_per_s"] == pytest.approx(8 / encoded["step_s"])
+  for what in ("decode", "encode"):
+    page = (tmp_path / what / "report.html").read_text()
+    assert "another format" not in page and "Not shown" not in page
 
 
 @needs_compiler

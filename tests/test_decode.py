@@ -13,6 +13,7 @@ import pytest
 
 from totojax import defaults
 from totojax import sequence
+from totojax.models import attention
 from totojax.models import decode
 from totojax.models import layers
 from totojax.models import llama
@@ -158,3 +159,28 @@ def test_a_prompt_that_does_not_fit_is_refused():
     decode.prefill(model, weights, jnp.zeros((1, 17), jnp.int32), room=16)
   with pytest.raises(ValueError, match="prompt of 0 tokens"):
     decode.prefill(model, weights, jnp.zeros((1, 0), jnp.int32), room=16)
+
+
+def test_a_cache_is_read_the_same_by_product():
+  """A TPU's way of it against softmax over all keys in one array."""
+  keys = jax.random.split(jax.random.key(0), 5)
+  q, k, v = (jax.random.normal(key, (2, 1, 3, 16)) for key in keys[:3])
+  past = [jax.random.normal(key, (2, 3, 9, 16)) for key in keys[3:]]
+  seen = 5  # of the 9 places
+  all_k, all_v = (
+      jnp.concatenate([jnp.swapaxes(old[:, :, :seen], 1, 2), new], axis=1)
+      for old, new in zip(past, (k, v))
+  )
+  weights = jax.nn.softmax(0.3 * jnp.einsum("BTHK,BSHK->BHTS", q, all_k))
+  expected = jnp.einsum("BHTS,BSHK->BTHK", weights, all_v)
+
+  def found(by_product, places):
+    return attention.attend_to_cache(
+        q, k, v, keys_BHSK=past[0], values_BHSK=past[1],
+        seen_BS=(jnp.arange(9) < places)[None], scale=0.3,
+        by_product=by_product,
+    )  # fmt: skip
+
+  for by_product in (False, True):
+    assert relative(found(by_product, seen), expected) < 1e-5
+    assert relative(found(by_product, seen + 1), expected) > 1e-2

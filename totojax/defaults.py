@@ -125,6 +125,13 @@ def reading() -> ConfigDict:
 def plan() -> ConfigDict:
   """What `run = "plan"` of a pre-training config compiles for."""
   return ConfigDict(dict(
+      what="train",  # the step; or "decode", "encode"
+      rows=8,  # sequences decoded, or frames encoded, by each data-parallel
+      # device
+      cache_tokens=0,  # room of the cache of "decode"; 0: sequence.context
+      dvae=dict(  # of "encode": the official one (Ramesh et al. 2021)
+          hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
+      ),
       topology="",  # "v5e:16x16", "v4:4x4x8", or "gpu:NVIDIA H100:8"
       slices=1,  # of this topology each
       price_per_chip_hour=0.0,  # in any currency; 0.0: no cost

@@ -18,6 +18,27 @@ COLUMNS = (
     "peak GiB",
     "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
 )  # fmt: skip
+# Of a step that trains nothing: head, key, format, factor.
+_SERVED = {
+    "decode": (
+        ("rows", "batch", ",", 1),
+        ("places of the cache", "cache_tokens", ",", 1),
+        ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
+        ("step, ms", "step_s", ".3g", 1e3),
+        ("floor of the memory, ms", "floor_s", ".3g", 1e3),
+        ("tokens/s, at most", "tokens_per_s", ",.0f", 1.0),
+        ("tokens/s of a chip", "tokens_per_s_of_a_chip", ",.0f", 1.0),
+    ),
+    "encode": (
+        ("frames", "batch", ",", 1),
+        ("side, px", "size_px", ",", 1),
+        ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
+        ("step, ms", "step_s", ".3g", 1e3),
+        ("passes of a product", "passes", ",", 1),
+        ("frames/s, at most", "frames_per_s", ",.0f", 1.0),
+        ("frames/s of a chip", "frames_per_s_of_a_chip", ",.0f", 1.0),
+    ),
+}
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
@@ -31,12 +52,25 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
   return path
 
 
+def columns(row: Mapping[str, Any]) -> tuple[str, ...]:
+  """Heads of the comparison, for what the row is about."""
+  if (served := _SERVED.get(row.get("what"))) is None:
+    return COLUMNS
+  return (COLUMNS[0], "fits", *(head for head, *_ in served))
+
+
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-  """A row of the comparison, as `COLUMNS`."""
+  """A row of the comparison, as `columns`."""
 
   def number(key, form, scale=1.0):
     return "-" if row.get(key) is None else format(scale * row[key], form)
 
+  if (served := _SERVED.get(row.get("what"))) is not None:
+    return (
+        "x".join(str(size) for size in row["mesh"].values()),
+        {True: "yes", False: "no", None: "?"}[row.get("fits")],
+        *(number(key, form, scale) for _, key, form, scale in served),
+    )
   return (
       "x".join(str(size) for size in row["mesh"].values()),
       row["remat"],
@@ -60,15 +94,16 @@ def headline(folder: files.Folder) -> str:
     return page.paragraph(
         f"Does not fit {where}: {plan['error']}.", "verdict"
     ) + page.table(("what to change",), [(a,) for a in plan.get("advice", ())])
-  claim = f"{page.short(plan['total_tokens'])} tokens on {where}"
-  if plan.get("days"):
-    claim += f": at least {plan['days']:,.1f} days"
+  claim = _claim(plan, where)
   pairs = [("parameters", page.short(plan["parameters"]))]
   if "hbm_peak_gib" in plan:
     pairs.append(("GiB of HBM at the peak", f"{plan['hbm_peak_gib']:.2f}"))
   if plan.get("step_s"):
-    pairs.append(("a step", f"{1e3 * plan['step_s']:.0f} ms"))
-    pairs.append(("tokens/s", page.short(plan["tokens_per_s"])))
+    pairs.append(("a step", f"{1e3 * plan['step_s']:.3g} ms"))
+  for unit in ("tokens", "frames"):
+    if plan.get(f"{unit}_per_s"):
+      pairs.append((f"{unit}/s", page.short(plan[f"{unit}_per_s"])))
+  if plan.get("chip_hours"):
     pairs.append(("chip-hours", f"{plan['chip_hours']:,.0f}"))
   if plan.get("mfu_bound"):
     pairs.append(("of the peak, at most", f"{plan['mfu_bound']:.1%}"))
@@ -82,6 +117,22 @@ def headline(folder: files.Folder) -> str:
   )
 
 
+def _claim(plan: Mapping[str, Any], where: str) -> str:
+  match plan.get("what", "train"):
+    case "decode":
+      claim = f"A token of each of {plan['batch']:,} sequences on {where}"
+      if plan.get("floor_s"):
+        floor = f"{1e3 * plan['floor_s']:.3g} ms"
+        claim += f": weights and cache alone take {floor} to read"
+      return claim
+    case "encode":
+      return f"{plan['batch']:,} frames to codes on {where}"
+  claim = f"{page.short(plan['total_tokens'])} tokens on {where}"
+  if plan.get("days"):
+    claim += f": at least {plan['days']:,.1f} days"
+  return claim
+
+
 def compared(folder: files.Folder) -> str:
   """Every variant that was compiled."""
   plan = folder.json("plan.json")
@@ -89,7 +140,7 @@ def compared(folder: files.Folder) -> str:
       (("best" if i == plan["best"] else ""), *cells(row))
       for i, row in enumerate(plan["rows"])
   ]
-  return page.table(("", *COLUMNS), rows, words=3)
+  return page.table(("", *columns(plan)), rows, words=3)
 
 
 def memory(folder: files.Folder) -> str:
@@ -107,10 +158,15 @@ def memory(folder: files.Folder) -> str:
   )
   rows = [(name, f"{plan['hbm'][key]:.3f}") for key, name in names]
   rows += [
-      ("float32 parameters, all chips",
-       f"{plan['parameter_bytes'] / 2**30:.3f}"),
-      ("optimiser, all chips", f"{plan['optimiser_bytes'] / 2**30:.3f}"),
-  ]  # fmt: skip
+      (name, f"{plan[key] / 2**30:.3f}")
+      for key, name in (
+          ("parameter_bytes", "float32 parameters, all chips"),
+          ("optimiser_bytes", "optimiser, all chips"),
+          ("weight_bytes", "weights"),
+          ("cache_bytes", "cache"),
+      )
+      if key in plan
+  ]
   return page.table(("on each chip", "GiB"), rows)
 
 

@@ -22,11 +22,13 @@ class Chip:
     clock_hz: nominal; None where it is not known, and then cycles give no time.
     ici_bytes_per_s: what a chip sends over all its links to its neighbours,
       one way.
+    hbm_bytes_per_s: of its memory, nominal.
   """
 
   kind: str
   clock_hz: float | None
   ici_bytes_per_s: float
+  hbm_bytes_per_s: float
 
   @property
   def peak_flops_per_s(self) -> float:
@@ -43,13 +45,46 @@ class Chip:
 # Links: 45 GB/s each way on v4 and v5e, 90 on v5p and v6e; 4 of them on v5e
 # and v6e, 6 on v4 and v5p ("How to Scale Your Model", chapter 2,
 # jax-ml.github.io/scaling-book). Clocks follow from the peak and the number of
-# matrix units.
+# matrix units. Memory: cloud.google.com/tpu/docs, the page of each chip.
 CHIPS = {
-    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9),
-    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9),
-    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9),
-    "v6e": Chip("TPU v6e", None, 4 * 90e9),
+    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9),
+    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9),
+    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9),
+    "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+  """One kind of GPU, for arithmetic.
+
+  Attributes:
+    hbm_bytes_per_s: of its memory, nominal.
+    float32_flops_per_s: peak without tensor cores.
+  """
+
+  hbm_bytes_per_s: float
+  float32_flops_per_s: float
+
+
+# NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM.
+GPUS = {
+    "NVIDIA A100": Gpu(2.039e12, 19.5e12),
+    "NVIDIA H100": Gpu(3.35e12, 67e12),
+    "NVIDIA H200": Gpu(4.8e12, 67e12),
+}
+
+
+def gpu(kind: str) -> Gpu:
+  """The GPU whose name begins a device kind.
+
+  Raises:
+    ValueError: an unknown one.
+  """
+  for name, found in GPUS.items():
+    if kind.startswith(name):
+      return found
+  raise ValueError(f"GPU {kind!r} is unknown; use one of {', '.join(GPUS)}")
 
 
 def chip(topology: str) -> Chip:

@@ -1,8 +1,8 @@
-"""Compiles the train step of a config for hardware that is not here."""
+"""Compiles a step of a config for hardware that is not here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import re
 import time
@@ -17,6 +17,7 @@ from totojax import sequence
 from totojax.aot import chips
 from totojax.aot import estimate
 from totojax.aot import hlo
+from totojax.aot import serving
 from totojax.aot import settings
 from totojax.build import pretrain
 
@@ -46,24 +47,31 @@ def plan(
   """
   chip = chips.chip(planning.topology)
   devices = chips.devices(planning.topology, slices=planning.slices)
+  trains = planning.what == "train"
   begin = time.monotonic()
-  step = pretrain.planned(config, devices=devices, backend="tpu")
-  lowered = step.program.step_fn.lower(
-      step.program.shapes, step.task.batch_spec(step.rows)
-  )
+  if trains:
+    step = pretrain.planned(config, devices=devices, backend="tpu")
+    lowered = step.program.step_fn.lower(
+        step.program.shapes, step.task.batch_spec(step.rows)
+    )
+    known = describe(config, step, planning, chips_used=len(devices))
+  else:
+    served = serving.step_of(config, planning, devices=devices)
+    lowered, known = served.lower(), served.facts
   traced_s = time.monotonic() - begin
   facts = {
       "source": "TPU compiler",
-      **describe(config, step, planning, chips_used=len(devices)),
+      **known,
       "device_kind": devices[0].device_kind,
       "trace_s": traced_s,
-      "limits": list(estimate.LIMITS),
+      "limits": [*estimate.LIMITS, *(() if trains else serving.LIMITS)],
   }
   begin = time.monotonic()
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
-    return {**facts, **_does_not_fit(error)}
+    advice = ADVICE if trains else serving.ADVICE
+    return {**facts, **_does_not_fit(error, advice)}
   facts |= {"compile_s": time.monotonic() - begin, "fits": True}
   hbm = estimate.memory(compiled.memory_analysis())
   facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
@@ -74,7 +82,7 @@ def plan(
   try:
     program = hlo.Program(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
-    return facts | {
+    return facts | _rates(facts, chip) | {
         "no_text": (
             "the compiler does not write this program out, so traffic and time"
             f" are not known: {str(error).splitlines()[0]}"
@@ -85,7 +93,7 @@ def plan(
       "collectives": traffic,
       "collectives_alone_s": sum(row["alone_s"] for row in traffic),
   }
-  if step.mesh.shape["sequence"] > 1:
+  if trains and step.mesh.shape["sequence"] > 1:
     facts["limits"].append(
         "With tokens split over devices the attention kernel has no charge, so"
         " no time is known."
@@ -97,8 +105,9 @@ def plan(
       topology=planning.topology,
       chip=chip,
       model_flops_per_chip=per_chip,
+      what=planning.what,
   )
-  return facts | exchanges | {
+  facts |= exchanges | {
       "cycles": dict(found.cycles),
       "kernels": [
           {**dataclasses.asdict(charge), "cycles": charge.cycles}
@@ -108,12 +117,23 @@ def plan(
       "step_s": found.step_s,
       "mfu_bound": found.mfu_bound,
   }
+  return facts | _rates(facts, chip)
+
+
+def _rates(facts: Mapping[str, Any], chip: chips.Chip) -> dict[str, float]:
+  """What a step that trains nothing makes in a second."""
+  if facts["what"] == "train":
+    return {}
+  return serving.rates(facts, hbm_bytes_per_s=chip.hbm_bytes_per_s)
 
 
 def arithmetic(
     config: Mapping[str, Any], planning: settings.Planning
 ) -> dict[str, Any]:
   """The same for GPUs, for which there is no compiler: state and FLOPs only."""
+  if planning.what != "train":
+    served = serving.step_of(config, planning, devices=None)
+    return serving.arithmetic(served, planning)
   kind, count = planning.gpu
   step = pretrain.planned(config, devices=None, backend="gpu")
   facts = describe(config, step, planning, chips_used=count)
@@ -150,6 +170,7 @@ def describe(
       shape, vocab=spec.vocab, context=spec.context
   )
   facts = {
+      "what": "train",
       "topology": planning.topology,
       "slices": planning.slices,
       "chips": chips_used,
@@ -177,7 +198,7 @@ def cost(
 ) -> dict[str, Any]:
   """The whole run at the estimated step time: tokens/s, days, money."""
   step_s = facts.get("step_s")
-  if not step_s:
+  if not step_s or facts.get("what", "train") != "train":
     return {}
   steps = flops.steps(facts["total_tokens"], facts["tokens_per_step"])
   hours = steps * step_s / 3600
@@ -191,13 +212,15 @@ def cost(
   }
 
 
-def _does_not_fit(error: Exception) -> dict[str, Any]:
+def _does_not_fit(
+    error: Exception, advice: Sequence[str] = ADVICE
+) -> dict[str, Any]:
   """The compiler's out-of-memory error; any other is raised again."""
   text = str(error)
   used = _USED.search(text)
   if "RESOURCE_EXHAUSTED" not in text and used is None:
     raise error
-  facts: dict[str, Any] = {"fits": False, "advice": list(ADVICE)}
+  facts: dict[str, Any] = {"fits": False, "advice": list(advice)}
   if used:
     need, limit = (
         float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB

@@ -61,12 +61,14 @@ def traffic(
   return [rows[kind] for kind in hlo.COLLECTIVES if kind in rows]
 
 
-def groups(program: hlo.Program) -> dict[str, float]:
+def groups(
+    program: hlo.Program, what: str = "train"
+) -> dict[str, float]:
   """Estimated cycles of a step by what is done, most first."""
   totals: dict[str, float] = {}
   for operation in program.operations():
     if operation.cycles:
-      name = group(operation)
+      name = group(operation, what)
       cycles = operation.times * operation.cycles
       totals[name] = totals.get(name, 0) + cycles
   return dict(sorted(totals.items(), key=lambda item: -item[1]))
@@ -89,14 +91,34 @@ _GROUPS = (
     ("loss", r"jvp"),
     ("optimiser", r""),
 )
+_GROUPS_OF = {
+    "train": _GROUPS,
+    "decode": (
+        ("MLP products", r"mlp/dot_general"),
+        ("attention projections", r"(BTD,DHK|BTHK,HKD).*dot_general"),
+        ("head", r"BTD,VD"),
+        ("writing the cache", r"dynamic_update"),
+        ("taking layers out of stacks", r"dynamic_index|dynamic_slice"),
+        ("rotary positions", r"BTHK,KJ|apply_rope|split|concatenate"),
+        ("norms", r"norm/"),
+        ("attention to the cache", r"attention/|BHSK"),
+        ("the rest", r""),
+    ),
+    "encode": (
+        ("first layer", r"/input"),
+        *((f"group {i}", rf"/group_{i}/") for i in range(1, 10)),
+        ("last layer and its maximum", r"/output|argmax|reduce"),
+        ("the rest", r""),
+    ),
+}
 
 
-def group(operation: hlo.Operation) -> str:
+def group(operation: hlo.Operation, what: str = "train") -> str:
   """What an operation does, by where in the model it comes from."""
   kind = re.search(r"kind=(\w+)", operation.rest)
   text = f"{operation.opcode} {kind[1] if kind else ''} {operation.op_name}"
   return next(
-      name for name, pattern in _GROUPS if re.search(pattern, text)
+      name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text)
   )
 
 
@@ -125,9 +147,10 @@ def time(
     topology: str,
     chip: chips.Chip,
     model_flops_per_chip: float,
+    what: str = "train",
 ) -> Time:
   """Time of a step and the model FLOPs that the peak would make in it."""
-  cycles = groups(program)
+  cycles = groups(program, what)
   charged, uncharged = kernels.charges(program, topology=topology, chip=chip)
   total = sum(cycles.values()) + sum(charge.cycles for charge in charged)
   step_s = mfu = None

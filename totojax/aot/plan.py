@@ -4,7 +4,8 @@
     --config.plan.topology=v5e:16x16 --workdir=runs/plan
 
 Compiles the train step of the config ahead of time (no TPU is needed) and
-leaves `plan.json` and `report.html`.
+leaves `plan.json` and `report.html`. `--config.plan.what=decode` is one token
+of each row of a batch, `encode` the tokenizer on a batch of frames.
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def one(
     if not planning.search:
       raise
     return {
+        "what": planning.what,
+        "batch": planning.rows,
         "mesh": dict(config["mesh"]),
         "remat": config["compute"]["remat"],
         "microbatches": config["train"]["microbatches"],
@@ -92,16 +95,24 @@ def best_of(rows: list[dict[str, Any]]) -> int:
 
 def headline(row: Mapping[str, Any]) -> str:
   """One line about a row."""
-  what = f"mesh {tuple(row['mesh'].values())}, remat {row['remat']}"
+  what = f"mesh {tuple(row['mesh'].values())}"
+  if row.get("what", "train") == "train":
+    what += f", remat {row['remat']}"
+  else:
+    what += f", {row['what']} {row['batch']} rows"
   if not row.get("fits", True):
     return f"{what}: does not fit: {row['error']}"
   parts = []
   if "hbm_peak_gib" in row:
     parts.append(f"peak {row['hbm_peak_gib']:.2f} GiB")
   if row.get("step_s"):
-    parts.append(f"{1e3 * row['step_s']:.0f} ms a step")
+    parts.append(f"{1e3 * row['step_s']:.3g} ms a step")
   if row.get("mfu_bound"):
     parts.append(f"at most {row['mfu_bound']:.1%} of the peak")
+  for key in ("tokens_per_s", "frames_per_s"):
+    if row.get("what", "train") != "train" and key in row:
+      unit = key.removesuffix("_per_s")
+      parts.append(f"at most {row[key]:,.0f} {unit}/s")
   return f"{what}: {', '.join(parts)}"
 
 
@@ -114,7 +125,8 @@ def show(rows: list[dict[str, Any]]) -> None:
   for i in range(len(rows)):
     table.add_column("best" if i == best else "", justify="right")
   columns = zip(*map(plan_page.cells, rows))
-  for head, column in zip(plan_page.COLUMNS, columns, strict=True):
+  heads = plan_page.columns(rows[best])
+  for head, column in zip(heads, columns, strict=True):
     table.add_row(head, *column)
   console = rich_console.Console()
   console.print(table)

@@ -10,12 +10,20 @@ from totojax import flops
 from totojax import sharding
 from totojax.aot import chips
 
+WHAT = ("train", "decode", "encode")
+
 
 @dataclasses.dataclass(frozen=True)
 class Planning:
   """What is planned for.
 
   Attributes:
+    what: the step: "train"; "decode", one token of each row with a cache; or
+      "encode", frames to codes by a dVAE of DALL-E's kind.
+    rows: sequences decoded, or frames encoded, by each data-parallel device.
+    cache_tokens: room of the cache; 0: the context.
+    dvae: what encodes: fields of `dvae.DvaeConfig` without the vocabulary,
+      which is the sequence's.
     topology: "v5e:16x16", or "gpu:NVIDIA H100:8" (arithmetic, no compiler).
     slices: of this topology each, joined by the slower network.
     price_per_chip_hour: in any currency; 0.0: no cost is said.
@@ -27,6 +35,10 @@ class Planning:
     microbatches: (): the config's.
   """
 
+  what: str
+  rows: int
+  cache_tokens: int
+  dvae: Mapping[str, Any]
   topology: str
   slices: int
   price_per_chip_hour: float
@@ -41,6 +53,15 @@ class Planning:
       raise ValueError(
           "plan.topology is empty; name the hardware, as"
           " --config.plan.topology=v5e:16x16"
+      )
+    if self.what not in WHAT:
+      raise ValueError(
+          f"plan.what is {self.what!r}; use one of {', '.join(WHAT)}"
+      )
+    if self.rows < 1 or self.cache_tokens < 0:
+      raise ValueError(
+          f"plan.rows is {self.rows} and plan.cache_tokens {self.cache_tokens};"
+          " use at least 1 row, and 0 tokens for the context"
       )
     if self.slices < 1:
       raise ValueError(f"plan.slices is {self.slices}; use 1 or more")
@@ -78,13 +99,19 @@ class Planning:
 def variants(
     config: Mapping[str, Any], planning: Planning
 ) -> list[dict[str, Any]]:
-  """The config itself, or each combination of the search's lists."""
+  """The config itself, or each combination of the search's lists.
+
+  Only a train step has remat policies and microbatches.
+  """
   if not planning.search:
     return [dict(config)]
   mesh = config["mesh"]
   meshes = planning.meshes or (tuple(mesh.values()),)
-  remats = planning.remats or (config["compute"]["remat"],)
-  counts = planning.microbatches or (config["train"]["microbatches"],)
+  remats, counts = planning.remats, planning.microbatches
+  if planning.what != "train":
+    remats = counts = ()
+  remats = remats or (config["compute"]["remat"],)
+  counts = counts or (config["train"]["microbatches"],)
   return [
       {
           **config,

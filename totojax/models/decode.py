@@ -147,7 +147,7 @@ def step(
     float32 logits [B, V] of the token that follows, and the cache with this
     one.
   """
-  c = model.config
+  c, on_tpu = model.config, model.compute.attention == "splash"
   inputs_B1 = token_B[:, None]
   rope = layers.rope_table(jnp.reshape(position, (1,)), c.head_dim, c.rope_base)
   cache = _noted(cache, inputs_B1, position)
@@ -163,7 +163,7 @@ def step(
     def mix(q_B1HK, k_B1HK, v_B1HK, scale):
       mixed_B1HK = attention.attend_to_cache(
           q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
-          seen_BS=seen_BS, scale=scale,
+          seen_BS=seen_BS, scale=scale, by_product=on_tpu,
       )  # fmt: skip
       return mixed_B1HK, (k_B1HK, v_B1HK)
 
