@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import test_decode as decoding
+import test_models as models
 
 from totojax import generate
 from totojax import sequence
@@ -51,6 +52,29 @@ def test_greedy_frames_are_those_without_a_cache(model, weights):
       found.reshape(3, 8), np.transpose(made) - 4
   )
   assert len(np.unique(found)) > 4  # or the model says one thing only
+
+
+def test_greedy_tokens_meet_hugging_face():
+  torch = pytest.importorskip("torch")
+  model = decoding.build(tied=False, rope_base=5e4)
+  params = decoding.init(model, seed=1)
+  given = context(frames=1)
+  found = generate.frames(
+      model, decode.load(model, params), given, further=3, sampling=GREEDY,
+      rows=range(3),
+  )  # fmt: skip
+  prompt = np.insert(given.reshape(3, 4) + 4, 0, sequence.VIDEO_START, axis=1)
+  reference = models.hugging_face(model.config, params, 128)
+  # What is no code: special tokens and the padding of the vocabulary.
+  others = [*range(4), *range(REAL, 128)]
+  with torch.no_grad():
+    whole = reference.generate(
+        torch.tensor(prompt), do_sample=False, max_new_tokens=12,
+        suppress_tokens=others, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+  theirs = whole.numpy()[:, 5:] - 4
+  np.testing.assert_array_equal(found.reshape(3, 12), theirs)
+  assert len(np.unique(theirs)) > 4
 
 
 def test_draws_depend_on_seed_and_row_alone(model, weights):

@@ -102,28 +102,26 @@ def test_untied_head_counts_once_more():
   assert names["head"].shape == names["embedding"].shape
 
 
-@pytest.mark.parametrize("base", [10_000.0, 50_000.0])
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_meet_hugging_face(base, tied):
+def hugging_face(shape, params, vocab):
+  """transformers' model of the same shape, with the same weights."""
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  shape = config(rope_base=base, tied=tied, width=64, heads=4, mlp_dim=96)
-  model = build(shape)
-  params = init(build(dataclasses.replace(shape, rope_base=1e4)), seed=1)
   reference = transformers.LlamaForCausalLM(
       transformers.LlamaConfig(
-          vocab_size=SPEC.padded_vocab,
+          vocab_size=vocab,
           hidden_size=shape.width,
           intermediate_size=shape.mlp_dim,
           num_hidden_layers=shape.depth,
           num_attention_heads=shape.heads,
           rms_norm_eps=shape.norm_eps,
-          rope_parameters={"rope_type": "default", "rope_theta": base},
-          tie_word_embeddings=tied,
+          rope_parameters={
+              "rope_type": "default", "rope_theta": shape.rope_base
+          },
+          tie_word_embeddings=shape.tied,
           attention_bias=False,
           mlp_bias=False,
       )
-  ).eval()
+  ).eval()  # fmt: skip
 
   def copy(target, value):
     assert tuple(target.shape) == value.shape
@@ -132,7 +130,7 @@ def test_logits_meet_hugging_face(base, tied):
   p, body = jax.tree.map(np.asarray, params), reference.model
   copy(body.embed_tokens.weight, p["embedding"])
   copy(body.norm.weight, p["norm"]["scale"])
-  copy(reference.lm_head.weight, p["embedding" if tied else "head"])
+  copy(reference.lm_head.weight, p["embedding" if shape.tied else "head"])
   d = shape.width
   for i, layer in enumerate(body.layers):
     b = jax.tree.map(lambda x, i=i: x[i], p["blocks"])
@@ -144,7 +142,17 @@ def test_logits_meet_hugging_face(base, tied):
       copy(getattr(layer.mlp, f"{name}_proj").weight, b["mlp"][name].T)
     copy(layer.input_layernorm.weight, b["attention_norm"]["scale"])
     copy(layer.post_attention_layernorm.weight, b["mlp_norm"]["scale"])
+  return reference
 
+
+@pytest.mark.parametrize("base", [10_000.0, 50_000.0])
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_meet_hugging_face(base, tied):
+  torch = pytest.importorskip("torch")
+  shape = config(rope_base=base, tied=tied, width=64, heads=4, mlp_dim=96)
+  model = build(shape)
+  params = init(build(dataclasses.replace(shape, rope_base=1e4)), seed=1)
+  reference = hugging_face(shape, params, SPEC.padded_vocab)
   inputs = tokens()
   with torch.no_grad():
     theirs = reference(torch.tensor(np.array(inputs, np.int64))).logits.numpy()
