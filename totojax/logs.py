@@ -11,12 +11,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from typing import Any
 
 from etils import epath
 import jax
-from tensorboardX import SummaryWriter
 
 from totojax import flops
 from totojax import run_lock
@@ -230,9 +230,7 @@ class MetricsLog:
     self._board = None
     if self._writes:
       self._rewrite()
-      self._board = SummaryWriter(
-          str(workdir / "tensorboard"), purge_step=restored_step + 1
-      )
+      self._board = _board(workdir / "tensorboard", restored_step + 1)
 
   def _read(self, last_step: int) -> list[dict[str, Any]]:
     """Rows up to `last_step`; a last line cut in the middle is dropped.
@@ -297,6 +295,21 @@ class MetricsLog:
   def close(self) -> None:
     if self._board is not None:
       self._board.close()
+
+
+def _board(folder: epath.Path, purge_step: int) -> Any:
+  """A writer of TensorBoard events."""
+  # tensorboardX loads PyTorch where it is installed, which takes longer than
+  # everything else that a run imports, and needs it for nothing here.
+  hidden = "torch" not in sys.modules
+  if hidden:
+    sys.modules["torch"] = None
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if hidden:
+      del sys.modules["torch"]
+  return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -17,6 +17,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from typing import Any
 
 from absl import app
@@ -62,6 +63,19 @@ _PROCESSES = flags.DEFINE_integer(
 )
 _PROCESS = flags.DEFINE_integer(
     "process", None, "Number of this process, from 0, with --coordinator."
+)
+_HOST_TIMEOUT = flags.DEFINE_integer(
+    "host_timeout_s",
+    100,
+    "Seconds of silence after which a process is taken for lost, with"
+    " --multihost: all others then end with an error. One whose connection"
+    " breaks is missed at once.",
+)
+_START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout_s",
+    300,
+    "Seconds that processes wait for each other at the start, with"
+    " --multihost.",
 )
 
 
@@ -134,10 +148,40 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
   import jax  # only now: the signals are ours
 
-  if _MULTIHOST.value:
-    jax.distributed.initialize(
-        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+  from totojax import hosts
+
+  if not _MULTIHOST.value:
+    _work(interrupted)
+    return
+  # An error of one process must end the others too: none of them leaves by
+  # the usual door, where jax makes each wait for all.
+  try:
+    hosts.join(
+        _COORDINATOR.value,
+        _PROCESSES.value,
+        _PROCESS.value,
+        start_timeout_s=_START_TIMEOUT.value,
+        silence_timeout_s=_HOST_TIMEOUT.value,
     )
+    _work(interrupted)
+  except SystemExit as error:
+    if not error.code:
+      raise
+    hosts.leave(str(error.code))
+  except jax.errors.JaxRuntimeError as error:
+    if _TRACEBACK.value:
+      traceback.print_exc()
+    if hosts.is_loss(error):
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]))
+    traceback.print_exc()
+    hosts.leave("totojax: this process ends, and with it the run")
+  except Exception as error:
+    traceback.print_exc()
+    hosts.leave(f"totojax: {error}")
+
+
+def _work(interrupted: Interrupt) -> None:
+  """Runs the job of the config; an error that users can mend is one line."""
   from totojax import chain
   from totojax import jobs
   from totojax import logs

@@ -15,7 +15,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 REACH_OCTAVES = 2.0  # on either side of the best mean
 KEPT_OCTAVES = 1.0  # an optimum that moves less over all widths stays
@@ -76,6 +75,8 @@ def find(curve: Curve) -> Optimum:
   Raises:
     ValueError: every run diverged.
   """
+  from scipy import stats  # slow to import
+
   x_X, mean_X = curve.means()
   if not np.isfinite(mean_X).any():
     raise ValueError(

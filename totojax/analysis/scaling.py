@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 
 import numpy as np
-from scipy import optimize
 
 from totojax.analysis import plots
 
@@ -121,6 +120,8 @@ def _with_floor(
     x_P: np.ndarray, y_P: np.ndarray, lowest: float
 ) -> tuple[float, float, float]:
   """(ln a, b, floor) of the least Huber loss; floor is below every loss."""
+  from scipy import optimize  # slow to import
+
   centre = x_P.mean()  # or a and b would be one long valley
 
   def predicted(at):

@@ -13,7 +13,6 @@ import dataclasses
 import warnings
 
 import numpy as np
-from scipy.cluster import vq
 
 from totojax.tokenizers import ngrams
 
@@ -85,6 +84,8 @@ class KMeans:
 
   def encode(self, frames_MHW3: np.ndarray) -> np.ndarray:
     """Nearest code of each patch, int32 [M, H / size, W / size]."""
+    from scipy.cluster import vq  # slow to import
+
     patches = _patches(frames_MHW3, self.size)
     grid = patches.shape[:3]
     codes, _ = vq.vq(patches.reshape(-1, patches.shape[-1]), self.codebook_CF)
@@ -126,6 +127,8 @@ def fit_kmeans(
 
   A training set with no more distinct patches than codes is its own codebook.
   """
+  from scipy.cluster import vq  # slow to import
+
   rng = np.random.default_rng(seed)
   patches_NF = _patches(frames_MHW3, config.size)
   patches_NF = patches_NF.reshape(-1, patches_NF.shape[-1])

@@ -1,0 +1,115 @@
+"""Several processes of one run: they find each other, and miss a lost one.
+
+All of them compute each step together, so none can go on without the others:
+whoever misses one says so and ends. The same command, started again on every
+host, goes on from the last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import jax
+
+# Words of jax's errors, which have no types of their own.
+_LOSS = (
+    "Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService",
+)  # fmt: skip
+# What a library calls from SIGABRT must not be collected.
+_kept = []
+
+
+def join(
+    coordinator: str | None,
+    processes: int | None,
+    process: int | None,
+    *,
+    start_timeout_s: int,
+    silence_timeout_s: int,
+) -> None:
+  """Waits for the other processes; from then on each knows if one is lost.
+
+  A process that misses another writes one line to stderr and ends with code 1:
+  jax gives up in a thread of its own, by abort(), while the main thread may
+  wait for a collective for ever. What jax says first stays above that line.
+
+  Args:
+    coordinator: host:port of process 0; None where the cluster tells.
+    processes: how many there are; None where the cluster tells.
+    process: which one this is; None where the cluster tells.
+    start_timeout_s: how long the others may take to arrive.
+    silence_timeout_s: a process is lost when it is silent for so long. One
+      whose connection breaks is missed at once.
+
+  Raises:
+    ValueError: a time-out is below 1, or the processes are not well described.
+  """
+  for name, value in (("start", start_timeout_s), ("host", silence_timeout_s)):
+    if value < 1:
+      raise ValueError(f"--{name}_timeout_s is {value}; it must be at least 1")
+  faulthandler.disable()  # absl's: stacks of a process that is not to blame
+  _at_abort(
+      "totojax: not all processes arrived: process"
+      f" {'?' if process is None else process} of {processes or '?'} waited"
+      f" {start_timeout_s} s for the others at {coordinator or 'the cluster'}."
+      " Start the same command on every host, with the same --coordinator and"
+      " --processes, or raise --start_timeout_s\n"
+  )
+  jax.distributed.initialize(
+      coordinator,
+      processes,
+      process,
+      initialization_timeout=start_timeout_s,
+      heartbeat_timeout_seconds=silence_timeout_s,
+  )
+  _at_abort(lost(f"it ended, or was silent for {silence_timeout_s} s") + "\n")
+
+
+def lost(why: str) -> str:
+  """The line that a process ends with when it misses another."""
+  return (
+      f"totojax: process {jax.process_index()} of {jax.process_count()} lost"
+      f" another one ({why}); see what the others said. The last whole"
+      " checkpoint stays: start the same command again on every host to go on"
+  )
+
+
+def is_loss(error: Exception) -> bool:
+  """Whether a runtime error of jax is that another process is gone."""
+  return any(word in str(error) for word in _LOSS)
+
+
+def leave(message: str) -> NoReturn:
+  """Ends this process with a message, at once: the others are not waited for.
+
+  They would never come: they wait for this one in a collective, until they
+  see that it is gone.
+  """
+  sys.stdout.flush()
+  print(message, file=sys.stderr, flush=True)
+  os._exit(1)
+
+
+def _at_abort(line: str) -> None:
+  """Makes abort() write a line and end with code 1, whatever thread calls it.
+
+  Python's own handlers run in the main thread, which never gets there.
+  """
+
+  def end(number):
+    del number
+    os.write(2, line.encode())
+    os._exit(1)
+
+  handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
+  _kept[:] = [*_kept, handler]
+  signal_ = ctypes.CDLL(None).signal
+  signal_.restype, signal_.argtypes = ctypes.c_void_p, [
+      ctypes.c_int, ctypes.c_void_p,
+  ]  # fmt: skip
+  signal_(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
