@@ -145,7 +145,7 @@ def tiny(*rows):
   c.store.update(
       records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
   )
-  for part in (c.train_step, c.checkpoint, c.startup):
+  for part in (c.train_step, c.checkpoint, c.startup, c.decode_tokens):
     part.trained.model.update(defaults.PRESETS["tiny"])
     part.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     part.trained.train.batch_tokens = 32
@@ -264,6 +264,14 @@ def test_train_step(tmp_path):
   first = row["facts"]["first_loss"]
   assert first["ours"] == pytest.approx(math.log(64), rel=0.02)
   assert first["theirs"] == pytest.approx(math.log(128), rel=0.02)
+
+
+def test_decode_tokens(tmp_path):
+  pytest.importorskip("transformers")
+  (row,) = measured(tmp_path, "decode_tokens")
+  check(row)
+  assert row["ours"]["units"] == row["theirs"]["units"] == [4.0, 4.0]
+  assert row["facts"]["tokens_equal_frac"] == 1.0  # the same work is done
 
 
 def test_checkpoint(tmp_path):
@@ -402,7 +410,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 def test_all_rows_are_measured_by_default():
   c = defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 8
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 9
   # Sections of one config do not share their parts.
   assert c.train_step.trained.sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256

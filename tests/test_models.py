@@ -14,6 +14,7 @@ from totojax import defaults
 from totojax import flops
 from totojax import sequence
 from totojax import tree
+from totojax.bench import peers
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import llama
@@ -104,45 +105,9 @@ def test_untied_head_counts_once_more():
 
 def hugging_face(shape, params, vocab):
   """transformers' model of the same shape, with the same weights."""
-  torch = pytest.importorskip("torch")
-  transformers = pytest.importorskip("transformers")
-  reference = transformers.LlamaForCausalLM(
-      transformers.LlamaConfig(
-          vocab_size=vocab,
-          hidden_size=shape.width,
-          intermediate_size=shape.mlp_dim,
-          num_hidden_layers=shape.depth,
-          num_attention_heads=shape.heads,
-          rms_norm_eps=shape.norm_eps,
-          rope_parameters={
-              "rope_type": "default", "rope_theta": shape.rope_base
-          },
-          tie_word_embeddings=shape.tied,
-          attention_bias=False,
-          mlp_bias=False,
-      )
-  ).eval()  # fmt: skip
-
-  def copy(target, value):
-    assert tuple(target.shape) == value.shape
-    target.data = torch.tensor(np.array(value))
-
-  p, body = jax.tree.map(np.asarray, params), reference.model
-  copy(body.embed_tokens.weight, p["embedding"])
-  copy(body.norm.weight, p["norm"]["scale"])
-  copy(reference.lm_head.weight, p["embedding" if shape.tied else "head"])
-  d = shape.width
-  for i, layer in enumerate(body.layers):
-    b = jax.tree.map(lambda x, i=i: x[i], p["blocks"])
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
-      weight = getattr(layer.self_attn, f"{theirs}_proj").weight
-      copy(weight, b["attention"][ours].reshape(d, d).T)
-    copy(layer.self_attn.o_proj.weight, b["attention"]["out"].reshape(d, d).T)
-    for name in ("gate", "up", "down"):
-      copy(getattr(layer.mlp, f"{name}_proj").weight, b["mlp"][name].T)
-    copy(layer.input_layernorm.weight, b["attention_norm"]["scale"])
-    copy(layer.post_attention_layernorm.weight, b["mlp_norm"]["scale"])
-  return reference
+  pytest.importorskip("torch")
+  pytest.importorskip("transformers")
+  return peers.llama(shape, jax.tree.map(np.asarray, params), vocab=vocab)
 
 
 @pytest.mark.parametrize("base", [10_000.0, 50_000.0])

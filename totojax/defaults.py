@@ -621,6 +621,12 @@ def bench() -> ConfigDict:
           steps=1,  # of one reading
           trained=four_layers(frames=4, batch_tokens=4096),
       ),
+      decode_tokens=dict(
+          rows=1,  # sequences at a time
+          context=1,  # frames that are given
+          further=1,  # frames that are made
+          trained=four_layers(frames=2, batch_tokens=512),
+      ),
       checkpoint=dict(
           steps=4,  # updates of one reading
           trained=four_layers(frames=1, batch_tokens=512),

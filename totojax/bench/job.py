@@ -22,6 +22,7 @@ from totojax import logs
 from totojax import progress
 from totojax.bench import decoding
 from totojax.bench import encoding
+from totojax.bench import generating
 from totojax.bench import growth
 from totojax.bench import hardware
 from totojax.bench import measure
@@ -36,7 +37,7 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS = (
     "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "checkpoint", "startup", "growth",
+    "decode_tokens", "checkpoint", "startup", "growth",
 )  # fmt: skip
 
 Result = measure.Row | measure.Skipped
@@ -136,6 +137,11 @@ def _row(
     case "train_step":
       train = section(training.TrainStepBench, "train_step")
       return lambda folder: training.measure_train_step(train, how=how)
+    case "decode_tokens":
+      made = section(generating.DecodeTokensBench, "decode_tokens")
+      return lambda folder: generating.measure_decode_tokens(
+          made, how=how, seed=seed
+      )
     case "checkpoint":
       save = section(saving.CheckpointBench, "checkpoint")
       return lambda folder: saving.measure_checkpoint(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.models import llama
+from totojax.models import llama as llama_lib
 from totojax.optim import adamw
 
 State = Mapping[str, np.ndarray]
@@ -117,8 +117,114 @@ def loader(
   return lambda: iter(batches)
 
 
+def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
+  """`LlamaForCausalLM` of the same size with the same weights, to evaluate.
+
+  Args:
+    shape: the architecture.
+    params: of `models.trunk.Trunk`, without boxes.
+    vocab: rows of the embedding.
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+    ValueError: a parameter of another shape.
+  """
+  torch = _torch()
+  model = _llama(shape, vocab=vocab, use_cache=True).eval()
+  d, body = shape.width, model.model
+
+  def copy(target, value):
+    if tuple(target.shape) != value.shape:
+      raise ValueError(
+          f"a parameter has shape {value.shape}; transformers' has"
+          f" {tuple(target.shape)}"
+      )
+    target.data = torch.tensor(np.array(value, np.float32))
+
+  copy(body.embed_tokens.weight, params["embedding"])
+  copy(body.norm.weight, params["norm"]["scale"])
+  copy(model.lm_head.weight, params["embedding" if shape.tied else "head"])
+  blocks = params["blocks"]
+  for i, layer in enumerate(body.layers):
+    attention, mlp = blocks["attention"], blocks["mlp"]
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
+      target = getattr(layer.self_attn, f"{theirs}_proj").weight
+      copy(target, np.asarray(attention[ours][i]).reshape(d, d).T)
+    out_DD = np.asarray(attention["out"][i]).reshape(d, d)
+    copy(layer.self_attn.o_proj.weight, out_DD.T)
+    for name in ("gate", "up", "down"):
+      copy(getattr(layer.mlp, f"{name}_proj").weight, mlp[name][i].T)
+    copy(layer.input_layernorm.weight, blocks["attention_norm"]["scale"][i])
+    copy(
+        layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i]
+    )
+  return model
+
+
+def llama_generate(
+    shape: llama_lib.LlamaConfig,
+    params: Any,
+    *,
+    vocab: int,
+    first: int,
+    last: int,
+) -> Callable[[np.ndarray, int], np.ndarray]:
+  """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
+
+  Returns:
+    (inputs [B, T], count) -> the tokens that follow, int64 [B, count].
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+  """
+  torch = _torch()
+  model = llama(shape, params, vocab=vocab)
+  never = [token for token in range(vocab) if not first <= token < last]
+
+  def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
+    inputs = torch.from_numpy(inputs_BT.astype(np.int64))
+    with torch.inference_mode():
+      made = model.generate(
+          inputs,
+          attention_mask=torch.ones_like(inputs),
+          do_sample=False,
+          max_new_tokens=count,
+          min_new_tokens=count,
+          suppress_tokens=never,
+          eos_token_id=None,
+          pad_token_id=0,
+      )
+    return made[:, inputs_BT.shape[1] :].numpy()
+
+  return run
+
+
+def _llama(
+    shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any
+) -> Any:
+  transformers = _transformers()
+  return transformers.LlamaForCausalLM(
+      transformers.LlamaConfig(
+          vocab_size=vocab,
+          hidden_size=shape.width,
+          intermediate_size=shape.mlp_dim,
+          num_hidden_layers=shape.depth,
+          num_attention_heads=shape.heads,
+          rms_norm_eps=shape.norm_eps,
+          initializer_range=shape.init_std,
+          rope_parameters={
+              "rope_type": "default", "rope_theta": shape.rope_base
+          },
+          tie_word_embeddings=shape.tied,
+          use_cache=use_cache,
+          attn_implementation="sdpa",
+          **more,
+      )
+  )  # fmt: skip
+
+
 def llama_step(
-    shape: llama.LlamaConfig,
+    shape: llama_lib.LlamaConfig,
     optimiser: adamw.AdamWConfig,
     *,
     vocab: int,
@@ -146,26 +252,14 @@ def llama_step(
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
-  torch, transformers = _torch(), _transformers()
+  torch = _torch()
   torch.manual_seed(0)
-  model = transformers.LlamaForCausalLM(
-      transformers.LlamaConfig(
-          vocab_size=vocab,
-          hidden_size=shape.width,
-          intermediate_size=shape.mlp_dim,
-          num_hidden_layers=shape.depth,
-          num_attention_heads=shape.heads,
-          rms_norm_eps=shape.norm_eps,
-          max_position_embeddings=inputs_BT.shape[1],
-          initializer_range=shape.init_std,
-          rope_parameters={
-              "rope_type": "default", "rope_theta": shape.rope_base
-          },
-          tie_word_embeddings=shape.tied,
-          use_cache=False,
-          attn_implementation="sdpa",
-      )
-  ).train()  # fmt: skip
+  model = _llama(
+      shape,
+      vocab=vocab,
+      use_cache=False,
+      max_position_embeddings=inputs_BT.shape[1],
+  ).train()
   update = torch.optim.AdamW(
       model.parameters(),
       lr=optimiser.lr,
