@@ -216,8 +216,8 @@ def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
 def test_spec_refuses_nonsense():
   for values, told in (
       ({"sampling": "length"}, "'uniform', 'duration'"),
-      ({"every_s": 0.0}, "video.every_s is 0.0"),
-      ({"most_stretches": 0}, "video.most_stretches is 0"),
+      ({"every_s": 0.0}, "clip.every_s is 0.0"),
+      ({"most_stretches": 0}, "clip.most_stretches is 0"),
   ):
     with pytest.raises(ValueError, match=told):
       change(**values)
