@@ -46,7 +46,12 @@ def _compiled() -> str:
 def environment(devices: int = 1) -> dict[str, str]:
   return os.environ | {
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      # As in conftest.py: they compile more than they compute.
+      "XLA_FLAGS": (
+          f"--xla_force_host_platform_device_count={devices}"
+          " --xla_backend_optimization_level=0"
+          " --xla_cpu_use_fusion_emitters=false"
+      ),
       "PYTHONPATH": str(ROOT),
       "JAX_COMPILATION_CACHE_DIR": _compiled(),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

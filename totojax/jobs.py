@@ -48,13 +48,19 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Runs the job that `config.run` names.
 
   Raises:
-    ValueError: there is no such job.
+    ValueError: there is no such job, or it is none for several processes.
   """
   name = config["run"]
   if name not in JOBS:
     raise ValueError(
         f"config.run is {name!r}; the jobs are"
         f" {', '.join(sorted([*JOBS, 'chain']))}"
+    )
+  if jax.process_count() > 1 and name not in SHARED:
+    raise ValueError(
+        f'run = "{name}" works in one process, and this is one of'
+        f" {jax.process_count()}; run it without --multihost. Jobs for several"
+        f" processes: {', '.join(sorted(SHARED))}"
     )
   return JOBS[name](config, workdir, interrupted)
 
@@ -153,6 +159,10 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "bench": bench.run,
     "report": write_report,
 }
+# Jobs that several processes do together; each of the others would do it all.
+SHARED = frozenset(
+    {"pretrain", "tokenizer", "tokenize", "validate", "probe", "sweep"}
+)
 ERRORS = (
     ValueError,
     ImportError,

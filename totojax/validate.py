@@ -80,7 +80,8 @@ def run(
   for name, loss in losses.items():
     metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
-  _write(workdir, metrics, val_loss.tables(losses, spec))
+  if jax.process_index() == 0:
+    _write(workdir, metrics, val_loss.tables(losses, spec))
   for name in losses:
     train.say(_sentence(name, metrics))
   return True

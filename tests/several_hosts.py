@@ -1,0 +1,24 @@
+"""A chain for tests of several processes: train, validate and probe."""
+
+from ml_collections import ConfigDict
+
+from configs import smoke
+from totojax import defaults
+
+MODEL = "{workdir}/pretrain"
+
+
+def get_config() -> ConfigDict:
+  pretrain = smoke.get_config()
+  pretrain.train.total_tokens = 128 * 40.0
+  probe = defaults.probe(MODEL, "", "")
+  probe.backbones, probe.cache = ("trained",), "on"
+  probe.train.update(epochs=4.0, batch_rows=16, score_rows=32)
+  probe.optim.update(
+      name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,
+      warmup_epochs=1.0,
+  )  # fmt: skip
+  probe.every = defaults.every(log=1, evaluate=1000, checkpoint=1000)
+  return defaults.chain(
+      pretrain=pretrain, validate=defaults.validate(MODEL), probe=probe
+  )
