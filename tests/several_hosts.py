@@ -12,7 +12,8 @@ def get_config() -> ConfigDict:
   pretrain = smoke.get_config()
   pretrain.train.total_tokens = 128 * 40.0
   probe = defaults.probe(MODEL, "", "")
-  probe.backbones, probe.cache = ("trained",), "on"
+  # Features are kept in one process only: the same way for any number of them.
+  probe.backbones, probe.cache = ("trained",), "off"
   probe.train.update(epochs=4.0, batch_rows=16, score_rows=32)
   probe.optim.update(
       name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,

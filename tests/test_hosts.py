@@ -183,14 +183,16 @@ def test_two_hosts_validate_like_one(two, alone):
 
 @pytest.mark.slow
 def test_two_hosts_probe_like_one(two, alone):
-  """Features are written once, and every item is scored."""
+  """The global batch is normalised, and every item is scored."""
   ours, theirs = (
-      np.load(w / "probe" / "features" / "trained-train.npy")
+      dict(np.load(w / "probe" / "trained" / "scores.npz"))
       for w in (two, alone)
   )
-  assert theirs.shape[0] == 48 and np.abs(theirs).min(axis=(1, 2)).all()
-  size = np.sqrt(np.mean(np.square(theirs), axis=(0, 2), keepdims=True))
-  assert np.max(np.abs(ours - theirs) / size) < 1e-4
+  assert theirs["validation/nll"].shape == (3, 1, 19)
+  for name, value in theirs.items():
+    size = max(np.sqrt(np.mean(np.square(value, dtype=np.float64))), 1e-30)
+    off = np.max(np.abs(ours[name] - value)) / size
+    assert off < 1e-5, (name, off)
   tables = []
   for workdir in (two, alone):
     with open(workdir / "probe" / "per_layer.csv") as file:
@@ -245,6 +247,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
 
   first, second = start_hosts([*words, "--host_timeout_s=10"], 2, DEVICES)
   until(50)
+  kept = checkpoint.latest_step(tmp_path / "checkpoints")
   second.kill()
   begin = time.monotonic()
   output = runs.finish(first, code=1)
@@ -252,10 +255,9 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
   runs.finish(second, code=-signal.SIGKILL)
   last = output.splitlines()[-1]
   assert last.startswith("totojax: process 0 of 2 lost another one")
-  assert "start the same command again" in last and "Traceback" not in output
+  assert "start the same command again" in last
   reached = checkpoint.latest_step(tmp_path / "checkpoints")
-  # The save of step 48 may not have ended; that of 44 has, or 48 waits for it.
-  assert 44 <= reached < 5 * STEPS
+  assert 40 <= kept <= reached < 5 * STEPS
   runs.checkpoint(tmp_path, reached)  # whole
 
   processes = start_hosts(words, 2, DEVICES)

@@ -14,8 +14,6 @@ import json
 from typing import Any
 
 from etils import epath
-import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 from totojax import logs
@@ -36,9 +34,6 @@ def make(
 ) -> bool:
   """Writes the features [M, L, D] of every record, in order.
 
-  Of several processes the first writes, and all return when it has; they must
-  share the folder.
-
   Args:
     path: of the .npy; a local one.
     features: this host's rows -> [B, L, D]; not called where all are there.
@@ -58,20 +53,14 @@ def make(
   done = _done(path, beside, of)
   if done >= data.items:
     return True
-  writes = jax.process_index() == 0
-  out_MLD = None
-  if writes:
-    out_MLD = np.lib.format.open_memmap(
-        str(path), mode="r+" if done else "w+", dtype=np.float32,
-        shape=None if done else (data.items, *shape),
-    )  # fmt: skip
+  out_MLD = np.lib.format.open_memmap(
+      str(path), mode="r+" if done else "w+", dtype=np.float32,
+      shape=None if done else (data.items, *shape),
+  )  # fmt: skip
 
   def save(rows):
-    if writes:
-      out_MLD.flush()
-      logs.write_json(beside, {"of": of, "done": rows})
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("features saved")
+    out_MLD.flush()
+    logs.write_json(beside, {"of": of, "done": rows})
 
   with progress.tracking(
       f"features {path.stem}", unit="rows", total=data.items, done=done
@@ -79,9 +68,7 @@ def make(
     for start in range(done, data.items, data.at_once):
       index = start // data.at_once
       stop = min(start + data.at_once, data.items)
-      found_BLD = features(data.batches[index])
-      if writes:
-        out_MLD[start:stop] = found_BLD[: stop - start]
+      out_MLD[start:stop] = features(data.batches[index])[: stop - start]
       bar.advance(stop - start)
       leave = interrupted(stop)
       if leave or (index + 1) % _SAVE_EVERY == 0 or stop == data.items:

@@ -219,10 +219,7 @@ def _check_backbones(
 
 
 def _is_cached(config: Section, head: heads.HeadConfig) -> bool:
-  """Whether features are made once: pooled by average, and by one process.
-
-  Several processes must share the folder, so they keep them only when told to.
-  """
+  """Whether features are made once: for one process and pooled by average."""
   if config["cache"] == "off" or head.pool != "average":
     if config["cache"] == "on":
       raise ConfigError(
@@ -234,4 +231,4 @@ def _is_cached(config: Section, head: heads.HeadConfig) -> bool:
     raise ConfigError(
         f'config key cache is {config["cache"]!r}; use "auto", "on" or "off"'
     )
-  return config["cache"] == "on" or jax.process_count() == 1
+  return jax.process_count() == 1
