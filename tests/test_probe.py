@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import types
 
 from etils import epath
 import numpy as np
@@ -390,6 +391,16 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
     c[name] = {**c[name], **values} if isinstance(values, dict) else values
   with pytest.raises(ValueError, match=told):
     build.setup(c)
+
+
+def test_several_processes_keep_no_features(data, monkeypatch):
+  """`auto` does without; who asks for it is told."""
+  head = types.SimpleNamespace(pool="average")
+  for processes, cache, kept in ((1, "on", True), (2, "auto", False)):
+    monkeypatch.setattr(build.jax, "process_count", lambda n=processes: n)
+    assert build._is_cached(config(data, cache=cache), head) == kept
+  with pytest.raises(ValueError, match='cache "on" is for one process'):
+    build._is_cached(config(data, cache="on"), head)
 
 
 def test_pixels_of_other_records_are_refused(data, tmp_path):

@@ -45,7 +45,8 @@ class Chip:
 # Links: 45 GB/s each way on v4 and v5e, 90 on v5p and v6e; 4 of them on v5e
 # and v6e, 6 on v4 and v5p ("How to Scale Your Model", chapter 2,
 # jax-ml.github.io/scaling-book). Clocks follow from the peak and the number of
-# matrix units. Memory: cloud.google.com/tpu/docs, the page of each chip.
+# matrix units. Memory: nominal rates as commonly quoted of each chip; that of
+# v5p was not compared with its vendor's page.
 CHIPS = {
     "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9),
     "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9),

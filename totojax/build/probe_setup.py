@@ -231,4 +231,10 @@ def _is_cached(config: Section, head: heads.HeadConfig) -> bool:
     raise ConfigError(
         f'config key cache is {config["cache"]!r}; use "auto", "on" or "off"'
     )
-  return jax.process_count() == 1
+  several = jax.process_count() > 1
+  if several and config["cache"] == "on":
+    raise ConfigError(
+        'cache "on" is for one process, and this is one of'
+        f' {jax.process_count()}; set cache "auto"'
+    )
+  return not several
