@@ -10,13 +10,18 @@ the train step against PyTorch and transformers (extra `parity`), shards against
 a memmap and a DataLoader, checkpoints against a plain file, a start with the
 compilation cache against one without, and larger train steps against a small
 one (the row growth; on a CPU its devices need
-XLA_FLAGS=--xla_force_host_platform_device_count=8). Leaves bench.json and
-prints the table. Meant for a quiet machine: the load before and after stands
-in bench.json.
+XLA_FLAGS=--xla_force_host_platform_device_count=8). On a GPU,
+configs/bench.py:gpu measures the paper's models in bfloat16: training and
+decoding against PyTorch and transformers on the same GPU, and the dVAE against
+DALL-E's modules. Leaves bench.json and prints the table. Meant for a quiet
+machine: the load before and after stands in bench.json.
 """
 
 from totojax import defaults
 
 
-def get_config():
-  return defaults.bench()
+def get_config(where=""):
+  """`where`: "gpu" for the sizes of a GPU."""
+  if where not in ("", "gpu"):
+    raise ValueError(f"configs/bench.py:{where} is unknown; use gpu or nothing")
+  return defaults.bench_accelerator() if where else defaults.bench()

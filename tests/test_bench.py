@@ -13,12 +13,15 @@ import runs
 from totojax import defaults
 from totojax import jobs
 from totojax.bench import decoding
+from totojax.bench import generating
 from totojax.bench import hardware
 from totojax.bench import job
 from totojax.bench import measure
 from totojax.bench import saving
 from totojax.bench import startup
 from totojax.bench import storing
+from totojax.bench import training
+from totojax.build import parts
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
 from totojax.data import shards
@@ -145,10 +148,13 @@ def tiny(*rows):
   c.store.update(
       records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
   )
-  for part in (c.train_step, c.checkpoint, c.startup, c.decode_tokens):
-    part.trained.model.update(defaults.PRESETS["tiny"])
-    part.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
-    part.trained.train.batch_tokens = 32
+  parts = (c.checkpoint, c.startup, c.decode_tokens)
+  for trained in (
+      *(part.trained for part in parts), *c.train_step.trained.values()
+  ):  # fmt: skip
+    trained.model.update(defaults.PRESETS["tiny"])
+    trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
+    trained.train.batch_tokens = 32
   c.checkpoint.steps = 2
   c.growth.trained = c.startup.trained.copy_and_resolve_references()
   c.growth.models = {"wider": dict(defaults.PRESETS["tiny"], width=64)}
@@ -412,5 +418,50 @@ def test_all_rows_are_measured_by_default():
   c = defaults.bench()
   assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 9
   # Sections of one config do not share their parts.
-  assert c.train_step.trained.sequence.context == 1024
+  assert c.train_step.trained["4 layers"].sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256
+
+
+def test_utilisation_is_of_both_peaks():
+  readings = (measure.Reading(1e6, measure.Usage(2.0, 1.0)),)  # 5e5 tokens/s
+  slower = (measure.Reading(1e6, measure.Usage(4.0, 1.0)),)
+  both = measure.Comparison(readings, slower)
+  found = training.utilisation(both, 1e9, hardware.Ceiling(8e14, 4e12))
+  assert found["mfu_of_measured_peak_ours"] == pytest.approx(5e14 / 8e14)
+  assert found["mfu_of_measured_peak_theirs"] == pytest.approx(2.5e14 / 8e14)
+  assert "mfu_ours" not in found  # a CPU is in no vendor's table
+  assert training.utilisation(both, 1e9, None) == {}
+
+
+def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
+  c = tiny()["decode_tokens"]["trained"]
+  model = parts.model(c)
+  weights = {"embedding": np.zeros((10, 4), np.float32)}
+  reading = (measure.Reading(1.0, measure.Usage(2.0, 1.0)),)
+  found = generating.floor(
+      model, weights, rows=3, first=5, count=4, bytes_per_s=1e6,
+      measured=measure.Comparison(reading, reading),
+  )  # fmt: skip
+  shape = model.config
+  # Before the four tokens the cache holds 5, 6, 7 and 8 of them.
+  cache = [2 * shape.depth * shape.width * n * 3 * 4 for n in (5, 6, 7, 8)]
+  total_s = (4 * 160 + sum(cache)) / 1e6
+  assert found["bandwidth_floor_s"] == pytest.approx(total_s)
+  assert found["floor_over_ours"] == pytest.approx(total_s / 2.0)
+
+
+def test_ceilings_are_rates(monkeypatch):
+  monkeypatch.setattr(hardware, "_SIDE", 64)
+  monkeypatch.setattr(hardware, "_COPIED", 2**16)
+  found = hardware.ceiling()
+  assert 1e6 < found.flops_per_s < 1e15 and 1e6 < found.bytes_per_s < 1e14
+
+
+def test_the_gpu_sizes_are_the_papers_models():
+  c = defaults.bench_accelerator()
+  assert set(c.train_step.trained) == {"base", "large", "1b"}
+  for name, trained in c.train_step.trained.items():
+    assert dict(trained.model).items() >= dict(defaults.PRESETS[name]).items()
+    assert trained.sequence.context == 4096
+    assert trained.train.batch_tokens % 4096 == 0
+    assert trained.compute.dtype == "bfloat16"

@@ -15,6 +15,7 @@ from totojax import flops
 from totojax import sequence
 from totojax import tree
 from totojax.bench import peers
+from totojax.build import parts
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import llama
@@ -497,3 +498,63 @@ def test_axes_name_every_dimension():
     return isinstance(x, nn.meta.AxisMetadata)
 
   assert not any(map(is_box, jax.tree.leaves(unboxed, is_leaf=is_box)))
+
+
+def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x_BTD = jax.random.normal(keys[0], (2, 8, 16), jnp.bfloat16)
+  w_VD = jax.random.normal(keys[1], (32, 16), jnp.bfloat16)
+  g_BTV = jax.random.normal(keys[2], (2, 8, 32))
+  result, pull = jax.vjp(
+      functools.partial(layers.wide_product, "BTD,VD->BTV"), x_BTD, w_VD
+  )
+  wide = [np.asarray(a, np.float64) for a in (x_BTD, w_VD)]
+  assert result.dtype == jnp.float32
+  np.testing.assert_allclose(
+      result, np.einsum("btd,vd->btv", *wide), rtol=1e-4, atol=1e-5
+  )
+  rounded = np.asarray(g_BTV.astype(jnp.bfloat16), np.float64)
+  expected = (
+      np.einsum("btv,vd->btd", rounded, wide[1]),
+      np.einsum("btv,btd->vd", rounded, wide[0]),
+  )
+  for ours, theirs in zip(pull(g_BTV), expected):
+    assert ours.dtype == jnp.bfloat16
+    error = np.linalg.norm(np.asarray(ours, np.float64) - theirs)
+    assert error < 3e-3 * np.linalg.norm(theirs)
+  # What a GPU multiplies: no float32 among it, unlike in einsum's own gradient.
+  def types(product):
+    jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(product, *a[:2])[1](a[2]))(
+        x_BTD, w_VD, g_BTV
+    )
+    return {
+        str(v.aval.dtype)
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+        for v in equation.invars
+    }
+
+  narrow = functools.partial(layers.wide_product, "BTD,VD->BTV")
+  assert types(narrow) == {"bfloat16"}
+  plain = functools.partial(
+      jnp.einsum, "BTD,VD->BTV", preferred_element_type=jnp.float32
+  )
+  assert "float32" in types(plain)
+
+
+@pytest.mark.parametrize(
+    ("backend", "attention", "remat", "unroll"),
+    [
+        ("cpu", "blocked", "none", 7),
+        ("gpu", "cudnn", "full", 7),
+        ("tpu", "splash", "full", 1),
+    ],
+)
+def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
+  section = dict(
+      dtype="bfloat16", attention="auto", remat="auto", unroll=0, loss_chunk=0
+  )
+  found = parts.compute(section, depth=7, context=4096, backend=backend)
+  assert (found.attention, found.remat, found.unroll) == (
+      attention, remat, unroll,
+  )  # fmt: skip

@@ -73,7 +73,7 @@ def compute() -> ConfigDict:
       dtype="bfloat16",  # of activations and products; [gap] LVM
       attention="auto",  # blocked on CPU, splash on TPU, cudnn on GPU (bf16)
       remat="auto",  # none on CPU, full elsewhere; "projections", "products"
-      unroll=0,  # layers in line; 0: all on CPU, a scan elsewhere
+      unroll=0,  # layers in line; 0: a scan on TPU, all elsewhere
       loss_chunk=0,  # tokens whose logits exist at a time; 0: all
   ))  # fmt: skip
 
@@ -583,6 +583,28 @@ def growth() -> ConfigDict:
   ))  # fmt: skip
 
 
+def bench_accelerator() -> ConfigDict:
+  """`run = "bench"`: what a GPU does, with the paper's models in bfloat16."""
+  c = bench()
+  c.bench.rows = ("train_step", "decode_tokens", "dvae_encode")
+  c.train_step.update(steps=8, peer_compiled=True)
+  c.train_step.trained = {
+      name: one_gpu(name, rows)
+      for name, rows in (("base", 16), ("large", 8), ("1b", 4))
+  }
+  c.decode_tokens.update(rows=8, trained=one_gpu("1b", 1))
+  c.dvae_encode.frames = 64
+  return c
+
+
+def one_gpu(preset: str, rows: int) -> ConfigDict:
+  """A step of one of Table 1's models that fills one GPU; no stores."""
+  c = pretrain(preset)
+  c.train.update(batch_tokens=rows * c.sequence.context, total_tokens=1e9)
+  c.compute.remat = "none"
+  return c
+
+
 def bench() -> ConfigDict:
   """`run = "bench"`: ratios to what others have, measured in one run."""
   return ConfigDict(dict(
@@ -608,6 +630,7 @@ def bench() -> ConfigDict:
           size_px=128,  # section 3.4
           hidden=256,  # the official size
           vocab=8192,
+          precision="highest",  # or "high", "default"
       ),
       store=dict(
           records=4096,
@@ -619,7 +642,8 @@ def bench() -> ConfigDict:
       ),
       train_step=dict(
           steps=1,  # of one reading
-          trained=four_layers(frames=4, batch_tokens=4096),
+          peer_compiled=False,  # torch.compile needs a C++ compiler on CPUs
+          trained={"4 layers": four_layers(frames=4, batch_tokens=4096)},
       ),
       decode_tokens=dict(
           rows=1,  # sequences at a time

@@ -146,6 +146,9 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+  if _CONFIG.value.get("run") == "bench":
+    # PyTorch is measured beside JAX and needs its part of a GPU's memory.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   import jax  # only now: the signals are ours
 
   from totojax import hosts

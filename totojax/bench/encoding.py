@@ -12,6 +12,7 @@ import numpy as np
 
 from totojax.bench import measure
 from totojax.bench import peers
+from totojax.tokenizers import api
 from totojax.tokenizers import dvae
 from totojax.tokenizers import weights
 
@@ -25,12 +26,15 @@ class DvaeEncodeBench:
     size_px: side of a frame.
     hidden: width of the dVAE (256 is the official size).
     vocab: its codes (8,192).
+    precision: of the products on an accelerator (`tokenizers.api.PASSES`);
+      below "highest", PyTorch takes TF32 on a GPU.
   """
 
   frames: int
   size_px: int
   hidden: int
   vocab: int
+  precision: str
 
 
 def measure_dvae_encode(
@@ -42,10 +46,13 @@ def measure_dvae_encode(
     ImportError: PyTorch or DALL-E is missing.
   """
   encode, encoder, decoder = peers.dvae(
-      hidden=settings.hidden, vocab=settings.vocab, seed=seed
-  )
+      hidden=settings.hidden, vocab=settings.vocab, seed=seed,
+      exact=settings.precision == api.HIGHEST,
+  )  # fmt: skip
   params, config = dvae.from_reference(encoder, decoder)
-  tokenizer = weights.tokenizer(params, config, "benchmark")
+  tokenizer = weights.tokenizer(
+      params, config, "benchmark", precision=settings.precision
+  )
   shape = (settings.frames, settings.size_px, settings.size_px, 3)
   frames_NHW3 = np.random.default_rng(seed).integers(
       0, 256, shape, dtype=np.uint8
@@ -57,12 +64,13 @@ def measure_dvae_encode(
     return float(len(frames_NHW3))
 
   ours = measure.Side(
-      "our dVAE's encode, float32",
+      f"our dVAE's encode, float32, precision {settings.precision}",
       lambda: run("ours", tokenizer.encode),
       measure.nothing,
   )
   theirs = measure.Side(
-      "DALL-E's Encoder in PyTorch, float32, with the same weights",
+      "DALL-E's Encoder in PyTorch, float32, with the same weights (TF32 on a"
+      " GPU below the highest precision)",
       lambda: run("theirs", encode),
       measure.nothing,
   )

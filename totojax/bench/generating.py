@@ -16,10 +16,12 @@ import numpy as np
 
 from totojax import generate
 from totojax import sequence
+from totojax.bench import hardware
 from totojax.bench import measure
 from totojax.bench import peers
 from totojax.build import parts
 from totojax.models import decode
+from totojax.models import trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +56,13 @@ def measure_decode_tokens(
           jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32)
       )
   )["params"]
+  dtype = model.compute.dtype
   theirs = peers.llama_generate(
-      model.config, params, vocab=spec.padded_vocab,
+      model.config, params, vocab=spec.padded_vocab, dtype=dtype,
       first=sequence.SPECIALS, last=sequence.SPECIALS + spec.vocab,
   )  # fmt: skip
-  weights = decode.load(model, params)
+  weights = jax.jit(lambda params: decode.load(model, params))(params)
+  del params
   codes_BNP = np.random.default_rng(seed).integers(
       0, spec.vocab, (settings.rows, settings.context, spec.frame_tokens)
   )
@@ -95,9 +99,16 @@ def measure_decode_tokens(
       measure.nothing,
   )
   measured = measure.compare(left, right, how=how)
+  of_floor = {}
+  if hardware.is_accelerator():
+    of_floor = floor(
+        model, weights, rows=settings.rows, first=inputs_BT.shape[1],
+        count=count, bytes_per_s=hardware.ceiling().bytes_per_s,
+        measured=measured,
+    )  # fmt: skip
   yield measure.Row(
       row="decode_tokens",
-      case=f"{settings.rows} x {inputs_BT.shape[1]} + {count} tokens",
+      case=f"{settings.rows} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
       compares="reading a prompt and choosing the most likely tokens after it",
       unit="tokens",
       ours=left.what,
@@ -113,5 +124,45 @@ def measure_decode_tokens(
           "depth": model.config.depth,
           "tokens_equal_frac": float(np.mean(made["ours"] == made["theirs"])),
           "threads_of_pytorch": peers.cores(),
+          **of_floor,
       },
   )
+
+
+def floor(
+    model: trunk.Trunk,
+    weights: Any,
+    *,
+    rows: int,
+    first: int,
+    count: int,
+    bytes_per_s: float,
+    measured: measure.Comparison,
+) -> dict[str, float]:
+  """What it takes at least to read weights and cache once for each token.
+
+  Args:
+    model: the model.
+    weights: of `decode.load`.
+    rows: sequences at a time.
+    first: tokens of the prompt.
+    count: tokens that are made after it.
+    bytes_per_s: of the device's memory.
+    measured: the row's readings.
+  """
+  c, read = model.config, dict(weights)
+  if not c.tied:
+    read.pop("embedding")  # one row of it for each token
+  weight_bytes = sum(x.nbytes for x in jax.tree.leaves(read))
+  wide = jnp.dtype(model.compute.dtype).itemsize
+  mean_tokens = first + (count - 1) / 2
+  cache_bytes = 2 * c.depth * c.width * mean_tokens * rows * wide
+  floor_s = count * (weight_bytes + cache_bytes) / bytes_per_s
+  ours_s = measure.spread([r.used.wall_s for r in measured.ours]).median
+  return {
+      "measured_bytes_per_s": bytes_per_s,
+      "weight_bytes": weight_bytes,
+      "mean_cache_bytes": cache_bytes,
+      "bandwidth_floor_s": floor_s,
+      "floor_over_ours": floor_s / ours_s,
+  }

@@ -9,9 +9,12 @@ Shapes: N frames, B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
 import os
+import sys
 from typing import Any
 
+import jax
 import numpy as np
 
 from totojax.models import llama as llama_lib
@@ -38,6 +41,26 @@ def _torch() -> Any:
   return torch
 
 
+def _device(torch: Any) -> str:
+  """Where PyTorch works: on the kind of device that JAX has."""
+  if jax.default_backend() == "cpu":
+    return "cpu"
+  if jax.default_backend() == "gpu" and torch.cuda.is_available():
+    return "cuda"
+  raise ImportError(
+      f"JAX runs on a {jax.default_backend()} and this PyTorch does not;"
+      " install a PyTorch for it, or set JAX_PLATFORMS=cpu"
+  )
+
+
+def free() -> None:
+  """Gives back what PyTorch keeps of a GPU's memory."""
+  torch = sys.modules.get("torch")
+  gc.collect()
+  if torch is not None and torch.cuda.is_available():
+    torch.cuda.empty_cache()
+
+
 def _transformers() -> Any:
   try:
     import transformers  # pylint: disable=g-import-not-at-top
@@ -61,9 +84,16 @@ def _dall_e() -> Any:
 
 
 def dvae(
-    *, hidden: int, vocab: int, seed: int
+    *, hidden: int, vocab: int, seed: int, exact: bool
 ) -> tuple[Callable[[np.ndarray], np.ndarray], State, State]:
   """DALL-E's modules with random weights.
+
+  Args:
+    hidden: their width.
+    vocab: their codes.
+    seed: of the weights.
+    exact: whether products on a GPU are in float32, not TF32 (PyTorch's own
+      choice for convolutions).
 
   Returns:
     A function from uint8 [N, H, W, 3] to int64 codes [N, H / 8, W / 8], as
@@ -74,19 +104,24 @@ def dvae(
     ImportError: PyTorch or DALL-E is missing.
   """
   torch, dall_e = _torch(), _dall_e()
+  device = _device(torch)
+  torch.backends.cudnn.allow_tf32 = not exact
   torch.manual_seed(seed)
   encoder = dall_e.Encoder(n_hid=hidden, vocab_size=vocab).eval()
   decoder = dall_e.Decoder(n_hid=hidden, vocab_size=vocab)
 
   def encode(frames_NHW3: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-      x = torch.from_numpy(frames_NHW3).permute(0, 3, 1, 2).float() / 255
-      return encoder(0.8 * x + 0.1).argmax(1).numpy()
+      x = torch.from_numpy(frames_NHW3).to(device)
+      x = x.permute(0, 3, 1, 2).float() / 255
+      return encoder(0.8 * x + 0.1).argmax(1).cpu().numpy()
 
   def state(module):
     return {k: v.numpy() for k, v in module.state_dict().items()}
 
-  return encode, state(encoder), state(decoder)
+  states = state(encoder), state(decoder)
+  encoder.to(device)
+  return encode, *states
 
 
 def loader(
@@ -130,7 +165,8 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
     ValueError: a parameter of another shape.
   """
   torch = _torch()
-  model = _llama(shape, vocab=vocab, use_cache=True).eval()
+  with torch.device(_device(torch)):  # where weights are drawn quickly
+    model = _llama(shape, vocab=vocab, use_cache=True).eval()
   d, body = shape.width, model.model
 
   def copy(target, value):
@@ -139,12 +175,14 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
           f"a parameter has shape {value.shape}; transformers' has"
           f" {tuple(target.shape)}"
       )
-    target.data = torch.tensor(np.array(value, np.float32))
+    target.data = torch.tensor(
+        np.array(value, np.float32), device=target.device
+    )
 
   copy(body.embed_tokens.weight, params["embedding"])
   copy(body.norm.weight, params["norm"]["scale"])
   copy(model.lm_head.weight, params["embedding" if shape.tied else "head"])
-  blocks = params["blocks"]
+  blocks = jax.device_get(params["blocks"])
   for i, layer in enumerate(body.layers):
     attention, mlp = blocks["attention"], blocks["mlp"]
     for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
@@ -166,10 +204,19 @@ def llama_generate(
     params: Any,
     *,
     vocab: int,
+    dtype: str,
     first: int,
     last: int,
 ) -> Callable[[np.ndarray, int], np.ndarray]:
   """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
+
+  Args:
+    shape: the architecture.
+    params: of `models.trunk.Trunk`, without boxes.
+    vocab: rows of the embedding.
+    dtype: of weights and products, "float32" or "bfloat16".
+    first: token that may be chosen.
+    last: token after the last that may be.
 
   Returns:
     (inputs [B, T], count) -> the tokens that follow, int64 [B, count].
@@ -178,11 +225,12 @@ def llama_generate(
     ImportError: PyTorch or transformers is missing.
   """
   torch = _torch()
-  model = llama(shape, params, vocab=vocab)
+  device = _device(torch)
+  model = llama(shape, params, vocab=vocab).to(getattr(torch, dtype))
   never = [token for token in range(vocab) if not first <= token < last]
 
   def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
-    inputs = torch.from_numpy(inputs_BT.astype(np.int64))
+    inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
     with torch.inference_mode():
       made = model.generate(
           inputs,
@@ -194,7 +242,7 @@ def llama_generate(
           eos_token_id=None,
           pad_token_id=0,
       )
-    return made[:, inputs_BT.shape[1] :].numpy()
+    return made[:, inputs_BT.shape[1] :].cpu().numpy()
 
   return run
 
@@ -229,9 +277,10 @@ def llama_step(
     *,
     vocab: int,
     dtype: str,
+    compiled: bool,
     inputs_BT: np.ndarray,
     targets_BT: np.ndarray,
-) -> tuple[Callable[[], float], int]:
+) -> tuple[Callable[[], Any], int]:
   """`LlamaForCausalLM` of the same size, trained with AdamW.
 
   Attention is PyTorch's fused one, AdamW its fused one, and gradients are
@@ -242,24 +291,27 @@ def llama_step(
     optimiser: whose peak rate is used throughout.
     vocab: rows of the embedding.
     dtype: "float32", or "bfloat16" for autocast.
+    compiled: whether the loss goes through `torch.compile`.
     inputs_BT: tokens.
     targets_BT: the token that follows each.
 
   Returns:
-    A function that makes one update and returns its loss, and the number of
-    parameters.
+    A function that makes one update and returns its loss, a tensor for which
+    nobody waits yet, and the number of parameters.
 
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
   torch = _torch()
+  device = _device(torch)
   torch.manual_seed(0)
-  model = _llama(
-      shape,
-      vocab=vocab,
-      use_cache=False,
-      max_position_embeddings=inputs_BT.shape[1],
-  ).train()
+  with torch.device(device):
+    model = _llama(
+        shape,
+        vocab=vocab,
+        use_cache=False,
+        max_position_embeddings=inputs_BT.shape[1],
+    ).train()
   update = torch.optim.AdamW(
       model.parameters(),
       lr=optimiser.lr,
@@ -268,21 +320,27 @@ def llama_step(
       weight_decay=optimiser.weight_decay,
       fused=True,
   )
-  inputs = torch.from_numpy(inputs_BT.astype(np.int64))
-  targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1)
+  inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
+  targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1).to(device)
 
-  def step() -> float:
-    update.zero_grad(set_to_none=True)
+  def mean_nll() -> Any:
     with torch.autocast(
-        "cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"
+        device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
     ):
       logits_BTV = model(input_ids=inputs).logits
-    loss = torch.nn.functional.cross_entropy(
+    return torch.nn.functional.cross_entropy(
         logits_BTV.reshape(-1, vocab).float(), targets
     )
+
+  if compiled:
+    mean_nll = torch.compile(mean_nll)
+
+  def step() -> Any:
+    update.zero_grad(set_to_none=True)
+    loss = mean_nll()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip_norm)
     update.step()
-    return float(loss.detach())
+    return loss.detach()
 
   return step, sum(p.numel() for p in model.parameters())

@@ -1,5 +1,8 @@
 """Row `train_step`: our update against PyTorch and transformers' LLaMA.
 
+A case for each model. On a GPU both sides run there, and the part of the matrix
+unit's measured peak that each reaches stands beside them.
+
 Shapes: B rows, T context, R = T + 1 tokens of a row.
 """
 
@@ -17,6 +20,7 @@ from totojax import flops
 from totojax import sequence
 from totojax import sharding
 from totojax import train
+from totojax.bench import hardware
 from totojax.bench import measure
 from totojax.bench import peers
 from totojax.build import parts
@@ -32,12 +36,14 @@ class TrainStepBench:
   """What is trained.
 
   Attributes:
-    steps: updates of one reading.
-    trained: a config of `run = "pretrain"`; its stores are not opened.
+    steps: updates of one reading, of which only the last is waited for.
+    peer_compiled: whether PyTorch's side goes through `torch.compile`.
+    trained: case -> a config of `run = "pretrain"`; its stores are not opened.
   """
 
   steps: int
-  trained: Mapping[str, Any]
+  peer_compiled: bool
+  trained: Mapping[str, Mapping[str, Any]]
 
 
 class Trainer:
@@ -79,11 +85,16 @@ class Trainer:
     self._batch = train.place(batch, self.run.batch_sharding)
     self.state = self.run.init()
 
+  def dispatch(self) -> jax.Array:
+    """Begins one update and returns its loss, for which nobody waits yet."""
+    self.state, metrics = self.run.step_fn(self.state, self._batch)
+    return metrics["loss"]
+
   def step(self) -> float:
     """Makes one update, waits for it, and returns its loss."""
-    self.state, metrics = self.run.step_fn(self.state, self._batch)
+    loss = self.dispatch()
     jax.block_until_ready(self.state)
-    return float(metrics["loss"])
+    return float(loss)
 
   def checkpoints(self, directory: Any) -> checkpoint.Checkpoints:
     return checkpoint.Checkpoints(directory, self.run.checkpoint)
@@ -104,48 +115,66 @@ def random_rows(
 
 def measure_train_step(
     settings: TrainStepBench, *, how: measure.How
-) -> Iterator[measure.Row]:
+) -> Iterator[measure.Row | measure.Skipped]:
   """Tokens per second of training.
 
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
-  config = settings.trained
+  ceiling = hardware.ceiling() if hardware.is_accelerator() else None
+  for case, config in settings.trained.items():
+    # The arrays of a case go before those of the next one come.
+    yield _case(case, config, settings, how=how, ceiling=ceiling)
+    peers.free()
+
+
+def _case(
+    case: str,
+    config: Mapping[str, Any],
+    settings: TrainStepBench,
+    *,
+    how: measure.How,
+    ceiling: hardware.Ceiling | None,
+) -> measure.Row:
   trainer = Trainer(config)
-  shape = trainer.shape
+  shape, spec = trainer.shape, trainer.spec
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
       shape,
       typed(adamw.AdamWConfig, config["optim"], "optim"),
-      vocab=trainer.spec.padded_vocab,
+      vocab=spec.padded_vocab,
       dtype=config["compute"]["dtype"],
+      compiled=settings.peer_compiled,
       inputs_BT=inputs_BT,
       targets_BT=targets_BT,
   )
   losses = {}
 
-  def repeated(name: str, one: Callable[[], float]) -> Callable[[], float]:
+  def repeated(name: str, begin: Callable[[], Any]) -> Callable[[], float]:
     def run() -> float:
-      for _ in range(settings.steps):
-        loss = one()
-        losses.setdefault(name, loss)
+      begun = [begin() for _ in range(settings.steps)]
+      float(begun[-1])  # waits
+      losses.setdefault(name, float(begun[0]))
       return float(settings.steps * inputs_BT.size)
 
     return run
 
   ours = measure.Side(
-      "our train step", repeated("ours", trainer.step), measure.nothing
+      "our train step", repeated("ours", trainer.dispatch), measure.nothing
   )
   theirs = measure.Side(
-      "PyTorch, eager, with transformers' LlamaForCausalLM (fused attention and"
-      " AdamW)",
+      f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
+      " transformers' LlamaForCausalLM (fused attention and AdamW)",
       repeated("theirs", step),
       measure.nothing,
   )
   measured = measure.compare(ours, theirs, how=how)
-  yield measure.Row(
+  needed = flops.train_flops_per_token(
+      shape, vocab=spec.vocab, context=spec.context
+  )
+  return measure.Row(
       row="train_step",
-      case=config["compute"]["dtype"],
+      case=f"{case}, {config['compute']['dtype']}",
       compares=(
           "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
           " the same batch"
@@ -167,5 +196,27 @@ def measure_train_step(
           "depth": shape.depth,
           "threads_of_pytorch": peers.cores(),
           "first_loss": losses,
+          "model_flops_per_token": needed,
+          **utilisation(measured, needed, ceiling),
       },
   )
+
+
+def utilisation(
+    measured: measure.Comparison,
+    flops_per_token: float,
+    ceiling: hardware.Ceiling | None,
+) -> dict[str, Any]:
+  """MFU of both sides, of the measured peak and of the vendor's."""
+  if ceiling is None:
+    return {}
+  found = {"measured_peak_flops_per_s": ceiling.flops_per_s}
+  vendor = flops.peak_flops_per_s(jax.devices()[0].device_kind)
+  sides = {"ours": measured.ours, "theirs": measured.theirs}
+  for name, readings in sides.items():
+    rate = measure.spread([r.per_s for r in readings]).median
+    done = rate * flops_per_token
+    found[f"mfu_of_measured_peak_{name}"] = done / ceiling.flops_per_s
+    if vendor:
+      found[f"mfu_{name}"] = done / vendor
+  return found

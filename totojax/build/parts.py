@@ -91,8 +91,10 @@ def compute(
   if chosen["remat"] == "auto":
     chosen["remat"] = "none" if backend == "cpu" else "full"
   if chosen["unroll"] == 0:
-    # XLA for CPU does not optimise across the iterations of a scan.
-    chosen["unroll"] = depth if backend == "cpu" else 1
+    # XLA for CPU does not optimise across the iterations of a scan, and a GPU
+    # copies what a scan stacks: base took 150 ms in line and 185 with one, on
+    # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
+    chosen["unroll"] = 1 if backend == "tpu" else depth
   return typed(trunk.Compute, chosen, "compute")
 
 

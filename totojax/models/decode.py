@@ -219,7 +219,7 @@ def _through(
   x_B1D = norm.apply({"params": weights["norm"]}, x_BTD[:, -1:])
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
-      x_B1D, head_VD, spec=model.spec, scales=model.scales, on_cpu=False
+      x_B1D, head_VD, spec=model.spec, scales=model.scales, attention="xla"
   )
   return logits_B1V[:, 0], kept
 

@@ -112,7 +112,7 @@ class Trunk(nn.Module):
         head_VD,
         spec=self.spec,
         scales=self.scales,
-        on_cpu=self.compute.attention == "blocked",
+        attention=self.compute.attention,
     )
 
   def _nll_in_chunks(
@@ -183,11 +183,13 @@ def logits(
     *,
     spec: sequence.SequenceSpec,
     scales: layers.Scales,
-    on_cpu: bool,
+    attention: str,
 ) -> jax.Array:
   """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
-  if on_cpu and x_BTD.dtype == jnp.float32:
+  if attention == "blocked" and x_BTD.dtype == jnp.float32:
     logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
+  elif attention != "splash" and x_BTD.dtype == jnp.bfloat16:
+    logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
     logits_BTV = jnp.einsum(
         "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
