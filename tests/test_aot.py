@@ -107,6 +107,27 @@ def test_an_exchange_in_several_fusions_counts_once():
   assert len(hlo.Program(two).collectives()) == 3
 
 
+BETWEEN_SLICES = """ENTRY %main.2 (a: f32[16]) -> f32[16] {
+  %r.1 = f32[16]{0:T(8,128)} all-reduce(%a.0), channel_id=8, replica_groups={{0,1},{2,3}}, to_apply=%add.1
+  %s.0 = (bf16[4,8]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%a.1, %b.0), channel_id=36, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_host_transfer_rendezvous="all-reduce.41_0",_xla_megascale_reduce_operation="SUM",_xla_megascale_target="{1,2,3,4}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %s.1 = (f32[4]{0}, u32[], token[]) send(%a.2, %b.0), channel_id=37
+  ROOT %u.0 = f32[16]{0} fusion(%r.1), kind=kLoop, calls=%plain.2
+}
+"""  # noqa: E501
+
+
+def test_what_goes_between_slices_is_told_apart():
+  program = hlo.Program(BETWEEN_SLICES)
+  links, network = estimate.traffic(program, chips.CHIPS["v5e"])
+  assert (links["over"], network["over"]) == ("links", "network")
+  assert links["sent_bytes"] == 2 * 64 / 2
+  # Of four slices, each chip's own part: 2 (n - 1) / n of 64 bytes.
+  assert network["count"] == 1 and network["payload_bytes"] == 64
+  assert network["sent_bytes"] == 2 * 64 * 3 / 4
+  assert network["alone_s"] == pytest.approx(96 / 3.125e9)
+  assert estimate.traffic(program, chips.CHIPS["v4"])[1]["alone_s"] is None
+
+
 def test_bytes_of_shapes():
   assert hlo.array_bytes("(bf16[2,8]{1,0:T(8,128)(2,1)S(1)}, s32[])") == [32, 4]
   assert hlo.array_bytes("pred[3]{0}") == [3]
@@ -408,6 +429,58 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
   assert 0 < found["mfu_bound"] < 1 and found["days"] > 0
   page = (tmp_path / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
+
+
+SEARCHED = """
+import sys
+from etils import epath
+from totojax import defaults, jobs
+config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+config["model"] |= dict(width=128, heads=2, mlp_dim=256)
+config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
+config["train"] |= dict(batch_tokens=8 * 256)
+folder, plan = epath.Path(sys.argv[1]), dict(config["plan"])
+config["plan"] = plan | dict(
+    topology="v5e:2x2", search=True, remats=("full",), microbatches=(1,),
+    meshes=((4, 1, 1), (3, 1, 1), (1, 4, 1)))
+assert jobs.run(config, folder / "search", lambda step: False)
+config["plan"] = plan | dict(topology="v5e:2x2", slices=2)
+config["mesh"] |= dict(data=2)
+assert jobs.run(config, folder / "slices", lambda step: False)
+"""
+
+
+@needs_compiler
+def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
+  apart("-c", SEARCHED, str(tmp_path))
+  found = json.loads((tmp_path / "search" / "plan.json").read_text())
+  whole, wrong, split = found["rows"]
+  assert not wrong["fits"] and "3" in wrong["error"]
+  assert whole["fits"] and split["fits"]
+  # What is split over four chips takes less of each, and is gathered.
+  state = (split["parameter_bytes"] + split["optimiser_bytes"]) / 2**30
+  saved = whole["hbm"]["arguments_gib"] - split["hbm"]["arguments_gib"]
+  assert saved == pytest.approx(0.75 * state, rel=0.2)
+  kinds = {row["kind"] for row in whole["collectives"]}
+  assert "all-gather" not in kinds and "all-reduce" in kinds
+  assert "all-gather" in {row["kind"] for row in split["collectives"]}
+  times = {0: whole["step_s"], 2: split["step_s"]}
+  assert found["best"] == min(times, key=times.get)
+  assert found["step_s"] == min(times.values())
+  page = (tmp_path / "search" / "report.html").read_text()
+  assert "another format" not in page and "Not shown" not in page
+
+  found = json.loads((tmp_path / "slices" / "plan.json").read_text())
+  assert found["chips"] == 8 and found["slices"] == 2
+  assert found["compiler"].startswith("libtpu 0.")
+  (network,) = (r for r in found["collectives"] if r["over"] == "network")
+  assert network["kind"] == "all-reduce"
+  # Of every gradient a chip holds a quarter; some go in bfloat16.
+  part = found["parameter_bytes"] / 4
+  assert 0.4 * part < network["sent_bytes"] < 1.2 * part
+  # Weights are gathered within a slice alone.
+  gathers = [r for r in found["collectives"] if r["kind"] == "all-gather"]
+  assert [row["over"] for row in gathers] == ["links"]
 
 
 SERVED = """

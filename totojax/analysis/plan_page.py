@@ -195,14 +195,18 @@ def traffic(folder: files.Folder) -> str:
   rows = [
       (
           row["kind"],
+          row["over"],
           f"{row['count']:,}",
           f"{row['payload_bytes'] / 1e9:.3f}",
           f"{row['sent_bytes'] / 1e9:.3f}",
-          f"{1e3 * row['alone_s']:.1f}",
+          "-" if row["alone_s"] is None else f"{1e3 * row['alone_s']:.1f}",
       )
       for row in plan.get("collectives", ())
   ]
-  head = ("in a step", "count", "GB of arrays", "GB sent by a chip", "ms alone")
+  head = (
+      "in a step", "over", "count", "GB of arrays", "GB sent by a chip",
+      "ms alone",
+  )  # fmt: skip
   return page.table(head, rows)
 
 

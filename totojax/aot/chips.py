@@ -23,12 +23,15 @@ class Chip:
     ici_bytes_per_s: what a chip sends over all its links to its neighbours,
       one way.
     hbm_bytes_per_s: of its memory, nominal.
+    dcn_bytes_per_s: a chip's share of its host's network, which joins slices;
+      None where it is not known.
   """
 
   kind: str
   clock_hz: float | None
   ici_bytes_per_s: float
   hbm_bytes_per_s: float
+  dcn_bytes_per_s: float | None
 
   @property
   def peak_flops_per_s(self) -> float:
@@ -46,12 +49,13 @@ class Chip:
 # and v6e, 6 on v4 and v5p ("How to Scale Your Model", chapter 2,
 # jax-ml.github.io/scaling-book). Clocks follow from the peak and the number of
 # matrix units. Memory: nominal rates as commonly quoted of each chip; that of
-# v5p was not compared with its vendor's page.
+# v5p was not compared with its vendor's page. Network: 6.4 Tbit/s of a pod of
+# 256 v5e (cloud.google.com/tpu/docs/v5e), 50 and 100 Gbit/s of a v5p and v6e.
 CHIPS = {
-    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9),
-    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9),
-    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9),
-    "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9),
+    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None),
+    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9, 3.125e9),
+    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9),
+    "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9, 12.5e9),
 }
 
 

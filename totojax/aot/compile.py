@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax import flops
+from totojax import logs
 from totojax import sequence
 from totojax.aot import chips
 from totojax.aot import estimate
@@ -61,6 +62,7 @@ def plan(
   traced_s = time.monotonic() - begin
   facts = {
       "source": "TPU compiler",
+      "compiler": f"libtpu {logs.versions(('libtpu',))['libtpu']}",
       **known,
       "device_kind": devices[0].device_kind,
       "trace_s": traced_s,
@@ -91,7 +93,7 @@ def plan(
   traffic = estimate.traffic(program, chip)
   exchanges = {
       "collectives": traffic,
-      "collectives_alone_s": sum(row["alone_s"] for row in traffic),
+      "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
   }
   if trains and step.mesh.shape["sequence"] > 1:
     facts["limits"].append(

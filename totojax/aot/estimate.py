@@ -44,21 +44,27 @@ def memory(stats: Any) -> dict[str, float]:
 def traffic(
     program: hlo.Program, chip: chips.Chip
 ) -> list[dict[str, float | str | int]]:
-  """Exchanges of a step by kind: how many, bytes, seconds alone."""
-  rows: dict[str, dict[str, Any]] = {}
+  """Exchanges of a step by kind: how many, bytes, seconds alone.
+
+  Those that cross from slice to slice have rows of their own, and None for
+  seconds where the network's rate is not known.
+  """
+  rows: dict[tuple[str, str], dict[str, Any]] = {}
   for exchange in program.collectives():
     row = rows.setdefault(
-        exchange.kind,
-        {"kind": exchange.kind, "places": 0, "count": 0,
+        (exchange.over, exchange.kind),
+        {"kind": exchange.kind, "over": exchange.over, "places": 0, "count": 0,
          "payload_bytes": 0, "sent_bytes": 0.0},
     )  # fmt: skip
     row["places"] += 1
     row["count"] += exchange.times
     row["payload_bytes"] += exchange.times * exchange.payload_bytes
     row["sent_bytes"] += exchange.times * exchange.sent_bytes
-  for row in rows.values():
-    row["alone_s"] = row["sent_bytes"] / chip.ici_bytes_per_s
-  return [rows[kind] for kind in hlo.COLLECTIVES if kind in rows]
+  rates = {hlo.LINKS: chip.ici_bytes_per_s, hlo.NETWORK: chip.dcn_bytes_per_s}
+  for (over, _), row in rows.items():
+    rate = rates[over]
+    row["alone_s"] = None if rate is None else row["sent_bytes"] / rate
+  return [rows[key] for key in sorted(rows)]
 
 
 def groups(

@@ -30,10 +30,18 @@ _GROUPS = (
     re.compile(r"replica_groups=\{\{(?P<members>[\d,]+)\}"),
     re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\] \{(?P<used>[^}]*)\}"),
 )
+# Between slices the compiler has chips send what is left of an exchange to the
+# host's network: 'rendezvous="all-reduce.41_0", target="{1,2}x{0:3}"' of two
+# slices.
+_OF_HOST = re.compile(
+    r'_xla_host_transfer_rendezvous="(?P<kind>[a-z-]+)[^"]*".*'
+    r'_xla_megascale_target="\{(?P<slices>[\d,]+)\}'
+)
 COLLECTIVES = (
     "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
     "collective-permute",
 )  # fmt: skip
+LINKS, NETWORK = "links", "network"  # of a slice's chips, and between slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +78,7 @@ class Collective:
     payload_bytes: of one run: the whole array that is gathered, reduced,
       scattered or exchanged by a group.
     op_name: where in the traced program it comes from.
+    over: `LINKS` of a slice, or the `NETWORK` between slices.
   """
 
   kind: str
@@ -77,6 +86,7 @@ class Collective:
   group: int
   payload_bytes: int
   op_name: str
+  over: str = LINKS
 
   @property
   def sent_bytes(self) -> float:
@@ -124,6 +134,16 @@ class Program:
       for inner in (name, *self._fused(name)):
         for operation in self._operations(inner, times):
           kind = operation.opcode.removesuffix("-start")
+          of_host = kind == "send" and _OF_HOST.search(operation.rest)
+          if of_host:
+            found[("send", operation.name)] = Collective(
+                kind=of_host["kind"],
+                times=operation.times,
+                group=len(of_host["slices"].split(",")),
+                payload_bytes=array_bytes(operation.shape)[0],
+                op_name=operation.op_name,
+                over=NETWORK,
+            )
           if kind in COLLECTIVES:
             channel = re.search(r"channel_id=(\d+)", operation.rest)
             key = channel[1] if channel else operation.name
