@@ -241,6 +241,10 @@ def test_money_follows_from_the_step():
   assert found["chip_hours"] == pytest.approx(4.0)  # one hour
   assert found["money"] == pytest.approx(12.0)
   assert compile_lib.cost({"fits": False}, price_per_chip_hour=1.0) == {}
+  served = dict(what="encode", step_s=1.0, frames_per_s_of_a_chip=100.0)
+  found = compile_lib.cost(served, price_per_chip_hour=3.6)
+  assert found["chip_hours_of_a_million"] == pytest.approx(1e4 / 3600)
+  assert found["money_of_a_million"] == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize(
@@ -304,6 +308,7 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
   assert found["tokens_per_s"] == pytest.approx(16 / found["floor_s"])
   page = (tmp_path / "report.html").read_text()
   assert "A token of each of 16 sequences" in page
+  assert "chip-hours of a million" in page
   assert "another format" not in page and "Not shown" not in page
 
 

@@ -18,6 +18,10 @@ COLUMNS = (
     "peak GiB",
     "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
 )  # fmt: skip
+_MILLION = (
+    ("chip-hours of a million", "chip_hours_of_a_million", ".3g", 1.0),
+    ("money of a million", "money_of_a_million", ".3g", 1.0),
+)
 # Of a step that trains nothing: head, key, format, factor.
 _SERVED = {
     "decode": (
@@ -28,6 +32,7 @@ _SERVED = {
         ("floor of the memory, ms", "floor_s", ".3g", 1e3),
         ("tokens/s, at most", "tokens_per_s", ",.0f", 1.0),
         ("tokens/s of a chip", "tokens_per_s_of_a_chip", ",.0f", 1.0),
+        *_MILLION,
     ),
     "encode": (
         ("frames", "batch", ",", 1),
@@ -37,6 +42,7 @@ _SERVED = {
         ("passes of a product", "passes", ",", 1),
         ("frames/s, at most", "frames_per_s", ",.0f", 1.0),
         ("frames/s of a chip", "frames_per_s_of_a_chip", ",.0f", 1.0),
+        *_MILLION,
     ),
 }
 
@@ -109,7 +115,8 @@ def headline(folder: files.Folder) -> str:
     pairs.append(("of the peak, at most", f"{plan['mfu_bound']:.1%}"))
   if plan.get("money"):
     pairs.append(("money", f"{plan['money']:,.0f}"))
-  source = f"Source: {plan['source']}. Nothing was measured."
+  compiler = f" ({plan['compiler']})" if "compiler" in plan else ""
+  source = f"Source: {plan['source']}{compiler}. Nothing was measured."
   return (
       page.paragraph(claim + ".", "verdict")
       + page.facts(pairs)

@@ -198,8 +198,21 @@ def describe(
 def cost(
     facts: Mapping[str, Any], *, price_per_chip_hour: float
 ) -> dict[str, Any]:
-  """The whole run at the estimated step time: tokens/s, days, money."""
+  """Chip-hours and money at the estimated step time.
+
+  Of the whole run where it trains, with tokens/s and days; of a million tokens
+  or frames where it decodes or encodes.
+  """
   step_s = facts.get("step_s")
+  for unit in ("tokens", "frames"):
+    per_s = facts.get(f"{unit}_per_s_of_a_chip")
+    if per_s:
+      hours = 1e6 / per_s / 3600
+      return {
+          "price_per_chip_hour": price_per_chip_hour,
+          "chip_hours_of_a_million": hours,
+          "money_of_a_million": hours * price_per_chip_hour or None,
+      }
   if not step_s or facts.get("what", "train") != "train":
     return {}
   steps = flops.steps(facts["total_tokens"], facts["tokens_per_step"])
