@@ -8,9 +8,7 @@ the row says so. Leaves `audit.csv`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-import csv
 import dataclasses
-import io
 import re
 from typing import Any
 
@@ -73,12 +71,7 @@ def run(
   logs.begin(workdir, config)
   lines = audit()
   if jax.process_index() == 0:
-    text = io.StringIO()
-    names = [field.name for field in dataclasses.fields(Line)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(line) for line in lines)
-    (workdir / "audit.csv").write_text(text.getvalue())
+    logs.write_csv(workdir / "audit.csv", map(dataclasses.asdict, lines))
     _print(lines)
   return True
 

@@ -556,6 +556,27 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
   ))  # fmt: skip
 
 
+def scaling(*runs: str) -> ConfigDict:
+  """`run = "scaling"`: the law of finished runs (Figure 9).
+
+  Args:
+    *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
+  """
+  return ConfigDict(dict(
+      run="scaling",
+      scaling=dict(
+          runs=runs,
+          source="",  # of the evaluation; "": the mean over all
+          skip_frac=0.1,  # of each run, whose evaluations are left out
+          frontier="envelope",  # or "final", the end of each run
+          bins_per_decade=8,  # of compute, for the envelope
+          draws=1000,  # of runs, for the interval
+          seed=0,
+          force=False,  # fit fewer than 3 points, or less than a decade
+      ),
+  ))  # fmt: skip
+
+
 def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
   """Base with 4 layers in float32, for measurements on a CPU; no stores."""
   c = pretrain("base")

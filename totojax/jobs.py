@@ -34,6 +34,7 @@ from totojax.corpus import tokenize
 from totojax.probe import job as probe
 from totojax.sweep import coordinates
 from totojax.sweep import job as sweep_job
+from totojax.sweep import scaling_job
 from totojax.tokenizers import weights
 
 Config = Mapping[str, Any]
@@ -156,6 +157,7 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "coord_check": coordinates.run,
     "audit": audit.run,
     "sweep": sweep_job.run,
+    "scaling": scaling_job.run,
     "bench": bench.run,
     "report": write_report,
 }

@@ -7,7 +7,9 @@ but for `metrics.jsonl`, which grows by lines.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+import csv
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -42,8 +44,27 @@ class ConfigChanged(ValueError):
 
 def write_json(path: epath.Path, value: Any) -> None:
   """Replaces a JSON file in one step, so that half of one is never read."""
+  _replace(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def write_csv(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Replaces a CSV in one step; the keys of the first row are the columns.
+
+  None is an empty cell. There must be a row.
+  """
+  rows = iter(rows)
+  first = next(rows)
+  text = io.StringIO()
+  writer = csv.DictWriter(text, first.keys(), lineterminator="\n")
+  writer.writeheader()
+  writer.writerow(first)
+  writer.writerows(rows)
+  _replace(path, text.getvalue())
+
+
+def _replace(path: epath.Path, text: str) -> None:
   beside = path.parent / f".{path.name}.part"
-  beside.write_text(json.dumps(value, indent=2, sort_keys=False) + "\n")
+  beside.write_text(text)
   beside.replace(path)
 
 

@@ -13,7 +13,6 @@ Shapes: V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import csv
 import dataclasses
 import io
 from typing import Any
@@ -143,9 +142,9 @@ def run(
   buffer = io.BytesIO()
   np.savez_compressed(buffer, **arrays)
   (workdir / "samples.npz").write_bytes(buffer.getvalue())
-  _write_csv(workdir / "sources.csv", source_rows(facts))
-  _write_csv(workdir / "ngrams.csv", ngram_rows(facts))
-  _write_csv(workdir / "rank_frequency.csv", rank_rows(tables))
+  logs.write_csv(workdir / "sources.csv", source_rows(facts))
+  logs.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
+  logs.write_csv(workdir / "rank_frequency.csv", rank_rows(tables))
   logs.write_json(workdir / "tokens.json", facts)
   tokens_page.write_figures(workdir)
   train.say(f"report: {tokens_page.write_report(workdir)}")
@@ -263,15 +262,3 @@ def rank_rows(tables: Tables) -> Iterable[dict[str, Any]]:
             "last_rank": last, "count": count,
         }  # fmt: skip
         first = last + 1
-
-
-def _write_csv(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """Columns are the keys of the first row; None is an empty cell."""
-  rows = iter(rows)
-  first = next(rows)
-  text = io.StringIO()
-  writer = csv.DictWriter(text, first.keys(), lineterminator="\n")
-  writer.writeheader()
-  writer.writerow(first)
-  writer.writerows(rows)
-  path.write_text(text.getvalue())

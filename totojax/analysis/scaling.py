@@ -124,16 +124,24 @@ def _with_floor(
 
   centre = x_P.mean()  # or a and b would be one long valley
 
-  def predicted(at):
-    ln_a, ln_b, share = at
-    floor = lowest / (1.0 + np.exp(-share))
-    return np.log(floor + np.exp(ln_a - np.exp(ln_b) * (x_P - centre)))
-
   def objective(at):
-    off_P = np.abs(predicted(at) - y_P)
-    small_P = np.minimum(off_P, HUBER)
-    # In units of HUBER^2, so that the optimiser's tolerances mean something.
-    return np.sum(small_P * (off_P - small_P / 2)) / HUBER**2
+    """The loss and its gradient.
+
+    In units of HUBER^2, so that the optimiser's tolerances mean something.
+    """
+    (ln_a, ln_b, share), moved_P = at, x_P - centre
+    b, part = np.exp(ln_b), 1.0 / (1.0 + np.exp(-share))
+    floor, above_P = lowest * part, np.exp(ln_a - b * moved_P)
+    off_P = np.log(floor + above_P) - y_P
+    small_P = np.minimum(np.abs(off_P), HUBER)
+    pull_P = np.clip(off_P, -HUBER, HUBER) / (floor + above_P)
+    slopes = np.array([
+        np.sum(pull_P * above_P),
+        -b * np.sum(pull_P * above_P * moved_P),
+        floor * (1.0 - part) * np.sum(pull_P),
+    ])
+    value = np.sum(small_P * (np.abs(off_P) - small_P / 2))
+    return value / HUBER**2, slopes / HUBER**2
 
   best = None
   for b in (0.03, 0.1, 0.3, 0.6):
@@ -141,7 +149,7 @@ def _with_floor(
       floor = lowest / (1.0 + np.exp(-share))
       ln_a = np.log(np.mean(np.exp(y_P)) - floor)
       found = optimize.minimize(
-          objective, (ln_a, np.log(b), share), method="L-BFGS-B",
+          objective, (ln_a, np.log(b), share), jac=True, method="L-BFGS-B",
           bounds=((-30, 30), (np.log(1e-4), np.log(3.0)), (-12, 12)),
           options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
       )  # fmt: skip

@@ -11,10 +11,8 @@ Shapes: B rows, R tokens of a row, T context, H heads, K head dim, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import csv
 import dataclasses
 import functools
-import io
 from typing import Any
 
 from etils import epath
@@ -89,11 +87,7 @@ def run(
       rows += [of | {"update": i, **sizes} for i, sizes in enumerate(found)]
       bar.advance()
   if jax.process_index() == 0:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    (workdir / "coordinates.csv").write_text(text.getvalue())
+    logs.write_csv(workdir / "coordinates.csv", rows)
     sweep_plots.coordinates_figure(workdir)
     _print(rows)
   return True

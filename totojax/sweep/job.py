@@ -10,9 +10,7 @@ each parametrisation, and `report.html`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import csv
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -64,7 +62,7 @@ def run(
     if not _train(group, workdir, sweep, interrupted):
       return False
     if jax.process_index() == 0:
-      _write_csv(workdir / "sweep.csv", _rows(workdir, points))
+      logs.write_csv(workdir / "sweep.csv", _rows(workdir, points))
   if jax.process_index() == 0:
     _report(workdir, points)
   return True
@@ -176,21 +174,10 @@ def _rows(
 
 def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
   rows = _rows(workdir, points)
-  _write_csv(workdir / "sweep.csv", rows)
+  logs.write_csv(workdir / "sweep.csv", rows)
   curves = sweep_plots.read(workdir)
-  _write_csv(workdir / "optima.csv", optimum.table(curves))
+  logs.write_csv(workdir / "optima.csv", optimum.table(curves))
   sweep_plots.sweep_figures(workdir)
   train.say(f"report: {sweep_page.write_report(workdir)}")
   for sentence in optimum.verdict(curves):
     train.say(sentence)
-
-
-def _write_csv(path: epath.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-  """None is an empty cell."""
-  text = io.StringIO()
-  writer = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  beside = path.parent / f".{path.name}.part"
-  beside.write_text(text.getvalue())
-  beside.replace(path)

@@ -1,0 +1,146 @@
+"""A law from run directories: a planted one found, and what is no run."""
+
+import csv
+import json
+
+from etils import epath
+import numpy as np
+import pytest
+
+from totojax import defaults
+from totojax import jobs
+from totojax.analysis import scaling
+from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
+from totojax.sweep import scaling_job
+
+LAW = scaling.Law(a=9.0, b=0.08, floor=0.0, unit=1.0, r2=1.0)
+STEPS, TOKENS = 100, 1024
+
+
+def made(folder, name, parameters, *, last=STEPS, worse=1.3, sources=("k400",)):
+  """A run that ends on the law, and is above it before."""
+  path = folder / name
+  path.mkdir()
+  per_token = 6 * parameters
+  (path / "manifest.json").write_text(json.dumps(dict(
+      flops_per_token=per_token, tokens_per_step=TOKENS, steps=STEPS,
+      parameters=parameters,
+  )))  # fmt: skip
+  rows = [dict(step=5, kind="train", loss=9.0)]
+  for step in range(0, last + 1, 10):
+    macs = step * TOKENS * per_token / 2
+    loss = 9.0 if not step else float(LAW(macs))
+    loss *= 1.0 if step == STEPS else worse
+    rows.append(dict(step=step, kind="eval") | {
+        key: value
+        for i, source in enumerate(sources)
+        # Sources differ, and their mean is on the law.
+        for key, value in (
+            (f"{source}/loss", loss + 0.1 * (2 * i - len(sources) + 1)),
+            (f"{source}/loss_sem", 0.01),
+        )
+    })  # fmt: skip
+  (path / "metrics.jsonl").write_text(
+      "".join(json.dumps(row) + "\n" for row in rows)
+  )
+  return f"{name}={path}"
+
+
+def fitted(tmp_path, runs, **changes):
+  c = defaults.scaling(*runs)
+  c.scaling.update(draws=50, **changes)
+  workdir = epath.Path(tmp_path / "law")
+  workdir.mkdir(exist_ok=True)
+  assert jobs.run(c.to_dict(), workdir, lambda step: False)
+  found = json.loads((workdir / "laws.json").read_text())
+  with (workdir / "scaling.csv").open() as file:
+    return workdir, found, list(csv.DictReader(file))
+
+
+def law_of(runs, **changes):
+  """What `fitted` writes, without the page."""
+  c = defaults.scaling(*runs)
+  c.scaling.update(draws=20, **changes)
+  chosen = typed(scaling_job.Scaling, c.scaling.to_dict(), "scaling")
+  rows = [
+      row
+      for name, path in chosen.folders
+      for row in scaling_job.points(name, path, chosen)
+  ]
+  return scaling_job.laws(rows, chosen)["law"], rows
+
+
+SIZES = {"a1": 10**5, "a2": 10**6, "a3": 3 * 10**6, "a4": 10**7, "a5": 10**8}
+
+
+@pytest.mark.parametrize(
+    ("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)]
+)
+def test_a_planted_law_is_found(tmp_path, capsys, frontier, worse):
+  runs = [made(tmp_path, n, s, worse=worse) for n, s in SIZES.items()]
+  workdir, found, rows = fitted(tmp_path, runs, frontier=frontier)
+  law = found["law"]
+  assert law["b"] == pytest.approx(LAW.b, rel=1e-6)
+  assert law["a"] == pytest.approx(LAW.a, rel=1e-5)
+  low, high = found["b_interval_95"]
+  assert low <= law["b"] + 1e-9 and high >= law["b"] - 1e-9
+  # The ends alone are final; the first tenth of each run is left out.
+  ends = [row["last"] for row in rows]
+  assert ([row["frontier"] for row in rows] == ends) == (frontier == "final")
+  assert len(rows) == len(SIZES) * 9
+  a5 = [row for row in rows if row["run"] == "a5" and row["last"] == "1"]
+  macs = 3 * 10**8 * STEPS * TOKENS
+  assert float(a5[0]["macs"]) == macs
+  assert float(a5[0]["pf_days"]) == pytest.approx(2 * macs / 8.64e19)
+  page = (workdir / "report.html").read_text()
+  assert "compute^-0.08" in page and "another format" not in page
+  assert (workdir / "scaling.png").read_bytes()[:4] == b"\x89PNG"
+  assert "compute^-0.0800" in capsys.readouterr().out
+
+
+def test_ends_that_are_no_low_are_off_the_frontier(tmp_path):
+  runs = [made(tmp_path, n, s, worse=1.0) for n, s in SIZES.items()]
+  bad = made(tmp_path, "bad", 2 * 10**6)
+  text = (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()
+  row = json.loads(text[-1])
+  row["k400/loss"] *= 2
+  (tmp_path / "bad" / "metrics.jsonl").write_text(
+      "\n".join([*text[:-1], json.dumps(row)]) + "\n"
+  )
+  found, _ = law_of([*runs, bad])
+  assert found["b"] == pytest.approx(LAW.b, rel=1e-6)
+  found, _ = law_of([*runs, bad], frontier="final")
+  assert abs(found["b"] / LAW.b - 1) > 1e-3
+
+
+def test_a_source_or_their_mean(tmp_path):
+  both = ("k400", "ego4d")
+  runs = [
+      made(tmp_path, n, s, sources=both, worse=1.0) for n, s in SIZES.items()
+  ]
+  mean, rows = law_of(runs)
+  assert mean["b"] == pytest.approx(LAW.b, rel=1e-6)
+  assert float(rows[0]["loss_sem"]) == pytest.approx(0.01 / np.sqrt(2))
+  one, _ = law_of(runs, source="ego4d")
+  assert abs(one["b"] / LAW.b - 1) > 1e-3
+  with pytest.raises(ValueError, match="source is 'k600'; run a1"):
+    law_of(runs, source="k600")
+
+
+def test_what_makes_no_law_is_told(tmp_path):
+  runs = [made(tmp_path, name, size) for name, size in SIZES.items()]
+  with pytest.raises(ValueError, match="1 points over 0 decades"):
+    law_of(runs[:1], frontier="final")
+  with pytest.raises(ValueError, match="a law needs 3 points"):
+    law_of(runs[:2], frontier="final")
+  found, _ = law_of(runs[:2], frontier="final", force=True)
+  assert found["b"] == pytest.approx(LAW.b, rel=1e-6)
+  half = made(tmp_path, "half", 10**7, last=50)
+  with pytest.raises(ValueError, match="half: .* at update 50 of 100 last"):
+    law_of([*runs, half])
+  with pytest.raises(ValueError, match="scaling.runs.no is .*/no, which is no"):
+    law_of([f"no={tmp_path}/no"])
+  for wrong in ((), ("a1",), (runs[0], runs[0])):
+    with pytest.raises(ConfigError, match="scaling.runs"):
+      law_of(wrong)
