@@ -12,7 +12,6 @@ import pytest
 import runs
 from scipy import optimize
 import stores
-import test_hosts
 
 from totojax import jobs
 from totojax.analysis import files
@@ -210,23 +209,6 @@ def words(data, workdir, *more):
       "--config.backbones=('trained',)", "--config.head.pool=attention",
       "--config.train.epochs=2.0", "--config.train.batch_rows=16", *more,
   )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_two_hosts_give_the_same_probe_as_one(data, tmp_path):
-  """BatchNorm sees the global batch on both, and evaluation every item."""
-  alone = runs.start(words(data, tmp_path / "one"), devices=2)
-  runs.finish(alone)
-  outputs = [
-      runs.finish(process)
-      for process in test_hosts.start_hosts(
-          words(data, tmp_path / "two"), hosts=2, devices=2
-      )
-  ]
-  assert "top-1" in outputs[0]
-  one, two = (scores(tmp_path / name) for name in ("one", "two"))
-  assert one["validation/rank"].shape == (3, 6, 32)
-  assert_close(two, one, rtol=1e-3)
 
 
 def test_labels_that_mean_nothing_stay_at_chance(data, tmp_path):
