@@ -156,6 +156,9 @@ def tiny(*rows):
     trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     trained.train.batch_tokens = 32
   c.checkpoint.steps = 2
+  c.probe.update(widths=(64,), rows=8, classes=5)
+  c.probe.trained.model.depth = 2
+  c.probe.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.growth.trained = c.startup.trained.copy_and_resolve_references()
   c.growth.models = {"wider": dict(defaults.PRESETS["tiny"], width=64)}
   c.growth.update(frames=(8,), devices=(2, 16))
@@ -278,6 +281,19 @@ def test_decode_tokens(tmp_path):
   check(row)
   assert row["ours"]["units"] == row["theirs"]["units"] == [4.0, 4.0]
   assert row["facts"]["tokens_equal_frac"] == 1.0  # the same work is done
+
+
+def test_probe(tmp_path):
+  rows = measured(tmp_path, "probe")
+  assert [row["case"] for row in rows] == [
+      "average pooling, width 64", "attention pooling, width 64",
+  ]  # fmt: skip
+  for row in rows:
+    check(row)
+    assert row["facts"]["heads"] == 3 * 20
+    assert row["ours"]["units"] == row["theirs"]["units"] == [8.0, 8.0]
+    # The heads cannot be for nothing.
+    assert row["facts"]["times_a_forward_pass"] > 1.0
 
 
 def test_checkpoint(tmp_path):
@@ -416,7 +432,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 def test_all_rows_are_measured_by_default():
   c = defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 9
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 10
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256

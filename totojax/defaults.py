@@ -588,6 +588,23 @@ def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
   return c
 
 
+def probe_bench() -> ConfigDict:
+  """Every layer of four, 20 settings each, 1,000 classes; 128 images."""
+  of = probe("", "", "")
+  of.optim.update(
+      lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)
+  )
+  return ConfigDict(dict(
+      pools=("average", "attention"),
+      widths=(384, 768),
+      classes=1000,
+      rows=128,
+      head={key: of.head[key] for key in of.head if key != "pool"},
+      optim=of.optim,
+      trained=four_layers(frames=1, batch_tokens=256),
+  ))  # fmt: skip
+
+
 def growth() -> ConfigDict:
   """From 10 million parameters, 1,024 tokens and one device upwards."""
   c = pretrain("base")
@@ -672,6 +689,7 @@ def bench() -> ConfigDict:
           further=1,  # frames that are made
           trained=four_layers(frames=2, batch_tokens=512),
       ),
+      probe=probe_bench(),
       checkpoint=dict(
           steps=4,  # updates of one reading
           trained=four_layers(frames=1, batch_tokens=512),

@@ -26,6 +26,7 @@ from totojax.bench import generating
 from totojax.bench import growth
 from totojax.bench import hardware
 from totojax.bench import measure
+from totojax.bench import probing
 from totojax.bench import saving
 from totojax.bench import startup
 from totojax.bench import storing
@@ -37,7 +38,7 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS = (
     "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "decode_tokens", "checkpoint", "startup", "growth",
+    "decode_tokens", "probe", "checkpoint", "startup", "growth",
 )  # fmt: skip
 
 Result = measure.Row | measure.Skipped
@@ -142,6 +143,9 @@ def _row(
       return lambda folder: generating.measure_decode_tokens(
           made, how=how, seed=seed
       )
+    case "probe":
+      probed = section(probing.ProbeBench, "probe")
+      return lambda folder: probing.measure_probe(probed, how=how)
     case "checkpoint":
       save = section(saving.CheckpointBench, "checkpoint")
       return lambda folder: saving.measure_checkpoint(
