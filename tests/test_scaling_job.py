@@ -12,6 +12,7 @@ from totojax import jobs
 from totojax.analysis import scaling
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
+from totojax.sweep import finished
 from totojax.sweep import scaling_job
 
 LAW = scaling.Law(a=9.0, b=0.08, floor=0.0, unit=1.0, r2=1.0)
@@ -65,8 +66,10 @@ def law_of(runs, **changes):
   chosen = typed(scaling_job.Scaling, c.scaling.to_dict(), "scaling")
   rows = [
       row
-      for name, path in chosen.folders
-      for row in scaling_job.points(name, path, chosen)
+      for name, path in finished.folders(chosen.runs, "scaling.runs")
+      for row in scaling_job.points(
+          finished.read(name, path, "scaling.runs"), chosen
+      )
   ]
   return scaling_job.laws(rows, chosen)["law"], rows
 
@@ -139,8 +142,35 @@ def test_what_makes_no_law_is_told(tmp_path):
   half = made(tmp_path, "half", 10**7, last=50)
   with pytest.raises(ValueError, match="half: .* at update 50 of 100 last"):
     law_of([*runs, half])
-  with pytest.raises(ValueError, match="scaling.runs.no is .*/no, which is no"):
+  with pytest.raises(ValueError, match="runs: no is .*/no, which is no run"):
     law_of([f"no={tmp_path}/no"])
   for wrong in ((), ("a1",), (runs[0], runs[0])):
     with pytest.raises(ConfigError, match="scaling.runs"):
       law_of(wrong)
+
+
+def test_curves_of_runs_over_tokens(tmp_path):
+  runs = [made(tmp_path, name, SIZES[name]) for name in ("a1", "a2")]
+  rows = [dict(step=s, kind="train", loss=float(s)) for s in (10, 20, 30, 40)]
+  for name in ("a1", "a2"):
+    (tmp_path / name / "metrics.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+  c = defaults.curves(*runs)
+  c.curves.update(window=3, printed={"a1": 3.5})
+  workdir = epath.Path(tmp_path / "curves")
+  workdir.mkdir()
+  assert jobs.run(c.to_dict(), workdir, lambda step: False)
+  with (workdir / "curves.csv").open() as file:
+    found = list(csv.DictReader(file))
+  a1 = [row for row in found if row["run"] == "a1"]
+  assert [float(row["loss"]) for row in a1] == [10.0, 15.0, 20.0, 30.0]
+  assert float(a1[-1]["tokens"]) == 40 * TOKENS
+  assert a1[0]["printed"] == "3.5" and found[-1]["printed"] == ""
+  page = (workdir / "report.html").read_text()
+  assert "3.5" in page and "another format" not in page
+  (tmp_path / "a2" / "metrics.jsonl").write_text(json.dumps(
+      dict(step=0, kind="eval", value=1.0)
+  ) + "\n")  # fmt: skip
+  with pytest.raises(ValueError, match="a2: .* has logged no training loss"):
+    jobs.run(c.to_dict(), workdir, lambda step: False)

@@ -577,6 +577,22 @@ def scaling(*runs: str) -> ConfigDict:
   ))  # fmt: skip
 
 
+def curves(*runs: str) -> ConfigDict:
+  """`run = "curves"`: training losses of several runs over tokens (Figure 2).
+
+  Args:
+    *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
+  """
+  return ConfigDict(dict(
+      run="curves",
+      curves=dict(
+          runs=runs,
+          window=1,  # logged losses of which the mean is drawn
+          printed=dict(),  # name -> loss at its end in the paper
+      ),
+  ))  # fmt: skip
+
+
 def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
   """Base with 4 layers in float32, for measurements on a CPU; no stores."""
   c = pretrain("base")

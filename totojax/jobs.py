@@ -33,6 +33,7 @@ from totojax.corpus import plan as tokenizing_plan
 from totojax.corpus import tokenize
 from totojax.probe import job as probe
 from totojax.sweep import coordinates
+from totojax.sweep import curves
 from totojax.sweep import job as sweep_job
 from totojax.sweep import scaling_job
 from totojax.tokenizers import weights
@@ -158,6 +159,7 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "audit": audit.run,
     "sweep": sweep_job.run,
     "scaling": scaling_job.run,
+    "curves": curves.run,
     "bench": bench.run,
     "report": write_report,
 }

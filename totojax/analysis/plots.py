@@ -175,7 +175,7 @@ def learning(
     axes.set_ylabel("nats per visual token")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(_short))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(short))
     # Under the axes: nothing in the plot is covered, on a phone neither.
     axes.legend(
         loc="upper left", bbox_to_anchor=(-0.02, 1.14), ncols=3, frameon=False,
@@ -208,7 +208,7 @@ def by_rank(
     axes.set_xlabel("rank")
     axes.set_ylabel(ylabel)
     for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(ticker.FuncFormatter(_short))
+      axis.set_major_formatter(ticker.FuncFormatter(short))
       axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(frameon=False, labelcolor=palette.ink)
 
@@ -220,7 +220,7 @@ def _legend(axes, table: Mapping[str, Table], palette: Palette) -> None:
     axes.legend(frameon=False, labelcolor=palette.ink)
 
 
-def _short(value: float, _position: int) -> str:
+def short(value: float, _position: int) -> str:
   """1,500,000 -> 1.5M."""
   for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
     if abs(value) >= size:

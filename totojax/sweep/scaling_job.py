@@ -21,6 +21,7 @@ from totojax.analysis import plots
 from totojax.analysis import scaling
 from totojax.analysis import scaling_page
 from totojax.build.typed import typed
+from totojax.sweep import finished
 
 FRONTIERS = ("envelope", "final")
 
@@ -53,13 +54,7 @@ class Scaling:
   force: bool
 
   def __post_init__(self):
-    names = [name for name, _ in self.folders]
-    if not self.runs or len(set(names)) < len(names):
-      raise ValueError(
-          f"scaling.runs is {self.runs}; name at least one run directory and no"
-          " name twice, as --config.scaling.runs=\"('a1=runs/a1',"
-          " 'a2=runs/a2')\""
-      )
+    finished.folders(self.runs, "scaling.runs")
     if self.frontier not in FRONTIERS:
       raise ValueError(
           f"scaling.frontier is {self.frontier!r}; use one of"
@@ -75,17 +70,6 @@ class Scaling:
           f"scaling.bins_per_decade is {self.bins_per_decade} and scaling.draws"
           f" {self.draws}; use at least 1 of each"
       )
-
-  @property
-  def folders(self) -> list[tuple[str, str]]:
-    """(name, folder) of each run."""
-    found = [run.partition("=") for run in self.runs]
-    for name, equals, folder in found:
-      if not (name and equals and folder):
-        raise ValueError(
-            f"scaling.runs has {name + equals + folder!r}; write NAME=FOLDER"
-        )
-    return [(name, folder) for name, _, folder in found]
 
 
 def run(
@@ -103,8 +87,8 @@ def run(
   chosen = typed(Scaling, config["scaling"], "scaling")
   rows = [
       row
-      for name, path in chosen.folders
-      for row in points(name, path, chosen)
+      for name, path in finished.folders(chosen.runs, "scaling.runs")
+      for row in points(finished.read(name, path, "scaling.runs"), chosen)
   ]
   rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
   found = laws(rows, chosen)
@@ -119,33 +103,20 @@ def run(
   return True
 
 
-def points(name: str, path: str, chosen: Scaling) -> list[dict[str, Any]]:
+def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
   """A row for each evaluation of a run after its warm-up.
 
   Raises:
-    ValueError: the run is missing or not finished, or has no such evaluation.
+    ValueError: the run is not finished, or has no such evaluation.
   """
-  folder = files.Folder(path)
-  try:
-    manifest = folder.json("manifest.json")
-    evaluations = [r for r in folder.lines("metrics.jsonl") if _is_eval(r)]
-  except files.Missing as error:
-    raise ValueError(
-        f"scaling.runs.{name} is {path}, which is no run of pre-training:"
-        f" {error}"
-    ) from error
-  for key in ("flops_per_token", "tokens_per_step", "steps", "parameters"):
-    if key not in manifest:
-      raise ValueError(
-          f"scaling.runs.{name}: {path}/manifest.json has no {key}; name a run"
-          ' directory of run = "pretrain"'
-      )
+  name, manifest = of.name, of.manifest
+  evaluations = [row for row in of.rows if _is_eval(row)]
   steps = manifest["steps"]
   if not evaluations or evaluations[-1]["step"] < steps:
     at = evaluations[-1]["step"] if evaluations else 0
     raise ValueError(
-        f"scaling.runs.{name}: {path} was evaluated at update {at} of {steps}"
-        " last; run it to its end first"
+        f"scaling.runs: {name}: {of.path} was evaluated at update {at} of"
+        f" {steps} last; run it to its end first"
     )
   found = []
   for row in evaluations:
