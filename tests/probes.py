@@ -62,10 +62,12 @@ def pixels(path, labels, *, prefix, seed):
   return str(path)
 
 
-def backbone(root, *, steps=8):
+def backbone(root, *, steps=8, **changed):
   """The run directory of a model of two blocks."""
-  train = stores.write(root / "lm_train", records=64, seed=0, prefix="lt")
-  val = stores.write(root / "lm_val", records=8, seed=1, prefix="lv")
+  train, val = (
+      stores.write(root / f"lm_{p}", records=n, seed=i, prefix=p, **changed)
+      for i, (p, n) in enumerate((("train", 64), ("val", 8)))
+  )
   c = defaults.pretrain("tiny")
   c.sequence.update(
       vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16

@@ -1,1 +1,19 @@
-"""totojax: autoregressive pre-training from videos, in JAX."""
+"""totojax: autoregressive pre-training from videos, in JAX.
+
+  m = totojax.load(run)                # of run = "pretrain", local or gs://
+  f = m.features(frames, layer=8)      # uint8 [T, H, W, 3] -> [T, G, G, D]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def load(
+    run: str, *, tokenizer: str = "", depth: int | None = None
+) -> Any:
+  """A pre-trained model; see `totojax.pretrained.load`."""
+  # Only now: importing the package must cost nothing.
+  from totojax import pretrained
+
+  return pretrained.load(run, tokenizer=tokenizer, depth=depth)

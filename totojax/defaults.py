@@ -780,6 +780,34 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   ))  # fmt: skip
 
 
+def features(model_run: str) -> ConfigDict:
+  """`run = "features"`: features of a pre-trained model, as files.
+
+  Args:
+    model_run: run directory of `run = "pretrain"`.
+  """
+  c = tokenize()
+  c.clip.update(frames=0, size_px=0)  # 0: the model's
+  c.image.update(size_px=0, crop="center")  # 0: the model's
+  return ConfigDict(dict(
+      run="features",
+      seed=0,
+      model_run=model_run,
+      features=dict(
+          tokenizer="",  # its file; "": of the run, its chain or the package
+          layers=(),  # H_0 (the embeddings) to H_L; (): all
+          pool="clip",  # means over each; or "frame", "token"
+          format="safetensors",  # or "npz"
+          dtype="float32",  # of what is stored; or "float16"
+          rows=8,  # clips of a forward pass
+      ),
+      source=c.source,
+      clip=c.clip,
+      image=c.image,
+      amount=c.amount,
+  ))  # fmt: skip
+
+
 def report(chain: str) -> ConfigDict:
   """`run = "report"`: one page about a chain."""
   return ConfigDict(dict(run="report", chain=chain))

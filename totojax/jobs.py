@@ -16,6 +16,7 @@ import numpy as np
 
 from totojax import audit
 from totojax import checkpoint
+from totojax import extract
 from totojax import logs
 from totojax import official_weights
 from totojax import pixels
@@ -155,6 +156,7 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "pretrain": pretrain,
     "validate": validate.run,
     "probe": probe.run,
+    "features": extract.run,
     "coord_check": coordinates.run,
     "audit": audit.run,
     "sweep": sweep_job.run,

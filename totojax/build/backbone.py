@@ -2,7 +2,8 @@
 
 What a backbone is asked for is in `models.trunk.tap_layers`.
 
-Shapes: B rows, L layers asked for, D width.
+Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
+D width.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -32,7 +34,10 @@ from totojax.data import store as store_lib
 from totojax.models import heads
 from totojax.models import trunk
 from totojax.tasks import pretrain as task_lib
+from totojax.tokenizers import api
+from totojax.tokenizers import weights
 
+POOLS = ("token", "frame", "clip")  # what a feature is of
 _LANES = 128  # positions of an input are a multiple of it but on a CPU
 
 
@@ -137,6 +142,56 @@ def open_tokens(run: Trained, path: str, name: str) -> store_lib.Store:
   return store
 
 
+def tokenizer(run: Trained, path: str) -> api.Tokenizer:
+  """The tokenizer that made the tokens of a run.
+
+  Args:
+    run: the run.
+    path: its file; "": the one that the run encodes with, that of its chain, or
+      the one in the package, whichever is it.
+
+  Raises:
+    ConfigError: it is another one, or none of these.
+  """
+  beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
+  tried = [path]
+  if not path:
+    files = run.config["data"]["encode_with"], os.fspath(beside)
+    tried = [*filter(os.path.isfile, files), weights.SHIPPED]
+  for file in tried:
+    found = weights.load(file)
+    if found.fingerprint == run.tokenizer:
+      return found
+    if path:
+      raise ConfigError(
+          f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
+          f" tokens of {run.tokenizer}, and their codes mean different things"
+      )
+  raise ConfigError(
+      f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
+      f" not the one in the package and not at {beside}; name its file"
+      ' (tokenizer="FILE.safetensors")'
+  )
+
+
+def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
+  """Raises ValueError where what is in `workdir` is of other `facts`.
+
+  The first time, `backbone.json` keeps them there.
+  """
+  path = workdir / "backbone.json"
+  facts = json.loads(json.dumps(facts))
+  if path.exists():
+    found = json.loads(path.read_text())
+    if found != facts:
+      raise ValueError(
+          f"{workdir} was begun with {found}, and now there is {facts}; the"
+          " backbone was trained on. Use another --workdir"
+      )
+  elif jax.process_index() == 0:
+    logs.write_json(path, facts)
+
+
 def load(
     run: Trained,
     model: trunk.Trunk,
@@ -176,27 +231,50 @@ def load(
   return model, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
 
-def average_features(
-    model: trunk.Trunk, params: Any, *, layers: Sequence[int], on: Mesh
+def features(
+    model: trunk.Trunk,
+    params: Any,
+    *,
+    layers: Sequence[int],
+    pool: str,
+    on: Mesh,
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
-  """This host's rows -> float32 means [B, L, D] of the whole global batch."""
+  """This host's rows -> float32 features of the whole global batch.
+
+  Args:
+    model: with whole clips as its inputs (`for_clips`).
+    params: of the model.
+    layers: increasing, from 0; the forward pass stops at the last of them.
+    pool: one of `POOLS`: "clip" gives means [B, L, D] over visual tokens,
+      "frame" [B, L, N, D] over those of each frame, "token" [B, L, N, P, D].
+    on: the mesh; it divides the rows of the global batch.
+  """
+  if pool not in POOLS:
+    raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
   rules = sharding.ShardingRules()
   split = sharding.batch_sharding(on, rules)
 
+  def tap(x_BTD, tokens_BT):
+    if pool == "clip":
+      return heads.mean_over_tokens(x_BTD, sequence.is_visual(tokens_BT))
+    # Position 0 holds the start, and what follows the last token is padding.
+    x_BTD = x_BTD[:, 1 : 1 + model.spec.visual_tokens].astype(jnp.float32)
+    shape = model.spec.frames, model.spec.frame_tokens, x_BTD.shape[-1]
+    x_BNPD = x_BTD.reshape(-1, *shape)
+    return x_BNPD if pool == "token" else jnp.mean(x_BNPD, axis=2)
+
   @functools.partial(jax.jit, out_shardings=parts.whole(on))
-  def pooled(params, tokens_BT):
+  def tapped(params, tokens_BT):
     with nn.logical_axis_rules(rules.flax_rules()):
-      visual_BT = sequence.is_visual(tokens_BT)
-      x_LBD = trunk.tap_layers(
-          model, params, tokens_BT,
-          tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
+      x_LB = trunk.tap_layers(
+          model, params, tokens_BT, tap=lambda x_BTD, _: tap(x_BTD, tokens_BT),
           layers=layers, per_layer=None,
       )  # fmt: skip
-      return jnp.swapaxes(x_LBD, 0, 1)
+      return jnp.swapaxes(x_LB, 0, 1)
 
-  def features(batch):
+  def of_rows(batch):
     with jax.set_mesh(on):
       tokens = train.place({"tokens": batch["tokens"]}, split)["tokens"]
-      return np.asarray(pooled(params, tokens))
+      return np.asarray(tapped(params, tokens))
 
-  return features
+  return of_rows

@@ -122,6 +122,23 @@ def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
   return Work(parts, spec)
 
 
+def write_missing(work: Work, workdir: epath.Path) -> None:
+  """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
+  rows = [
+      (part.name, row.id, row.reason)
+      for part in work.parts
+      for row in part.listing.missing
+  ]
+  storage.write_table(
+      workdir, "missing.csv", rows, header=("store", "id", "reason")
+  )
+  if rows:
+    print(
+        f"{len(rows)} listed items are missing or left out:"
+        f" {workdir / 'missing.csv'}"
+    )
+
+
 def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
   """Ids that must not be used, and the list or store that has them."""
   found = {}

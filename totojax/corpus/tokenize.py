@@ -61,7 +61,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   first = jax.process_index() == 0
   if first:
     plan.show(plan.of_job(config, work, tokenizer), workdir)
-    _write_missing(workdir, work)
+    parts_lib.write_missing(work, workdir)
     for part in parts:
       units.begin(part.path, part.head)
   _all_finished(True)  # nobody goes on before the stores are begun
@@ -183,20 +183,4 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
     raise ValueError(
         f"no item of {', '.join(empty)} gave a record; the reasons are in"
         f" {workdir / 'quarantine.csv'}"
-    )
-
-
-def _write_missing(workdir: epath.Path, work: parts_lib.Work) -> None:
-  rows = [
-      (part.name, row.id, row.reason)
-      for part in work.parts
-      for row in part.listing.missing
-  ]
-  storage.write_table(
-      workdir, "missing.csv", rows, header=("store", "id", "reason")
-  )
-  if rows:
-    print(
-        f"{len(rows)} listed items are missing or left out:"
-        f" {workdir / 'missing.csv'}"
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import io
-import json
 import time
 from typing import Any
 
@@ -46,7 +45,7 @@ def run(
   logs.begin(workdir, config, backbone=_facts(of), plan=list(plan.lines))
   for line in plan.lines:
     train.say(line)
-  _same_backbone(of, workdir)
+  backbone.check_same(_facts(of), workdir)
   for unit in plan.units:
     folder = workdir / unit.name
     if logs.is_done(folder):
@@ -69,20 +68,6 @@ def _facts(of: probe_setup.Setup) -> dict[str, Any]:
       "frames": of.model.spec.frames,
       "depth": of.run.model.config.depth,
   }
-
-
-def _same_backbone(of: probe_setup.Setup, workdir: epath.Path) -> None:
-  """Raises ValueError where some units are of an older checkpoint."""
-  path = workdir / "backbone.json"
-  if path.exists():
-    found = json.loads(path.read_text())
-    if found != _facts(of):
-      raise ValueError(
-          f"{workdir} was begun with {found}, and now there is {_facts(of)};"
-          " the backbone was trained on. Use another --workdir"
-      )
-  elif jax.process_index() == 0:
-    logs.write_json(path, _facts(of))
 
 
 def _unit(
@@ -158,8 +143,8 @@ def _features(
           of.run, of.model, trained=unit.source == "trained",
           depth=of.layers[-1], on=of.on, seed=of.config["seed"],
       )  # fmt: skip
-      pooled = backbone.average_features(
-          model, params, layers=of.layers, on=of.on
+      pooled = backbone.features(
+          model, params, layers=of.layers, pool="clip", on=of.on
       )
     shape = len(of.layers), of.width(unit.source)
     if not features_lib.make(
