@@ -70,8 +70,9 @@ def backbone(root, *, steps=8, **changed):
   )
   c = defaults.pretrain("tiny")
   c.sequence.update(
-      vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
-  )
+      vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID,
+      frames=stores.FRAMES, context=16,
+  )  # fmt: skip
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * steps)

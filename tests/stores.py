@@ -22,13 +22,14 @@ def codes(records: int, seed: int, frames: int = FRAMES) -> np.ndarray:
 def write(
     path: pathlib.Path, *, records: int, seed: int, prefix: str,
     tokenizer: str = "0123456789abcdef", frames: int = FRAMES,
+    vocab: int = VOCAB,
 ) -> str:  # fmt: skip
   """A complete store of `codes`; returns its path."""
   manifest = manifests.new(
       kind="video",
       fields=(manifests.token_field(frames=frames, grid=GRID),),
       tokenizer=tokenizer,
-      vocab=VOCAB,
+      vocab=vocab,
       grid=GRID,
       frames=frames,
       size_px=8 * GRID,

@@ -233,6 +233,22 @@ def clip() -> ConfigDict:
   ))  # fmt: skip
 
 
+def views() -> ConfigDict:
+  """Clips as SlowFast samples Kinetics (section 4.3), in place of `clip`'s.
+
+  Frames, stride, rate and size stay those of `clip`.
+  """
+  return ConfigDict(dict(
+      mode="",  # "train": clip.crops random ones; "test": views; "": off
+      temporal=10,  # with "test": places in time; 10 x 3 views is SlowFast's
+      spatial=3,  # with "test": windows along the long side; 1: the central one
+      offset=False,  # with "test": the last place ends with the video
+      short_frac=(8 / 7, 10 / 7),  # with "train": the short side is drawn, in
+      # sizes of the clip; SlowFast: 256 to 320 for 224
+      flip_frac=0.5,  # with "train": clips that are mirrored
+  ))  # fmt: skip
+
+
 def decode(root: str) -> ConfigDict:
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
   return ConfigDict(dict(
@@ -419,6 +435,7 @@ def tokenize() -> ConfigDict:
           every_s=10.0,  # with "duration": seconds of video for one stretch
           most_stretches=64,  # with "duration": of one video
       ),
+      views=views(),
       image=dict(
           size_px=128,  # section 3.4
           crops=1,  # [gap] windows of one image
@@ -739,7 +756,8 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
           validation_pixels="",
           pixels_side=8,  # of a frame, for "pixels"
           classes=0,  # 0: as many as the stores say
-          expected=0,  # items of the whole validation set; 0: of the store
+          expected=0,  # items of the whole validation set; 0: those of the
+          # store, and what the job that made it lists as missing
           holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
           frames=0,  # of a clip; 0: as the model was trained
           reading=reading(),
@@ -803,6 +821,7 @@ def features(model_run: str) -> ConfigDict:
       ),
       source=c.source,
       clip=c.clip,
+      views=c.views,
       image=c.image,
       amount=c.amount,
   ))  # fmt: skip

@@ -37,7 +37,8 @@ class DataConfig:
     validation_pixels: the same of `validation`.
     pixels_side: side that frames are averaged to for that baseline.
     classes: 0: as many as the stores say.
-    expected: items that the whole validation set has; 0: those in the store.
+    expected: items that the whole validation set has; 0: those in the store,
+      and those that the job which made it lists as missing.
     holdout_frac: of the training items of each class, not trained on: a layer
       is chosen on them without a look at the validation set.
     frames: of a clip; 0: those that the model was trained on (1 for images).
@@ -115,6 +116,7 @@ class Setup:
   train: labelled.Records
   held: labelled.Records
   validation: labelled.Records
+  missing: tuple[tuple[str, str], ...]  # items of validation, and why
   classes: int
 
   def rate_in(self, epochs: float) -> float:
@@ -194,6 +196,7 @@ def setup(config: Section) -> Setup:
       train=rest,
       held=held,
       validation=records["validation"],
+      missing=tuple(labelled.missing(stores["validation"])),
       classes=labelled.check_classes(
           rest, records["validation"], classes=data.classes
       ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import json
 from typing import Any
 
 from etils import epath
@@ -114,7 +115,8 @@ def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
                 "items": len(listing.items),
                 "listing": items_lib.digest(listing.items),
                 "seed": config["seed"],
-                "spec": dataclasses.asdict(spec),
+                # As it comes back from the manifest's file.
+                "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
             },
             head=None,
         )

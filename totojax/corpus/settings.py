@@ -13,6 +13,7 @@ from totojax.data import images
 from totojax.data import items
 from totojax.data import media
 from totojax.data import video
+from totojax.data import views
 from totojax.data.sources import ego4d
 from totojax.data.sources import folder
 from totojax.data.sources import howto100m
@@ -123,7 +124,9 @@ def spec(config: Mapping[str, Any], kind: str) -> media.Spec:
   """What is cut out of each item of a kind."""
   if kind == "image":
     return typed(images.ImageSpec, config["image"], "image")
-  return typed(video.ClipSpec, config["clip"], "clip")
+  clip = typed(video.ClipSpec, config["clip"], "clip")
+  found = typed(views.ViewSpec, config["views"], "views", clip=clip)
+  return found if found.mode else clip
 
 
 def listings(config: Mapping[str, Any]) -> dict[str, items.Listing]:

@@ -50,12 +50,14 @@ class Timeline:
       that decoded frames are counted from the start. AVI stores no presentation
       times, and what decoders report for its B-frames can be out of order.
     begin_s: time of the file's first frame.
+    fps: frames a second that the file's header says; 0.0: it says nothing.
   """
 
   times_s: np.ndarray
   gap_s: float
   counted: bool
   begin_s: float
+  fps: float
 
 
 def read_timeline(
@@ -103,6 +105,7 @@ def _read_all(source: Source) -> Timeline:
       gap_s=_usual_gap_s(times_s, rate),
       counted=counted,
       begin_s=float(times_s[0]),
+      fps=rate,
   )
 
 
@@ -133,6 +136,7 @@ def _read_stretch(
       gap_s=_usual_gap_s(times_s, rate),
       counted=False,
       begin_s=begin * base,
+      fps=rate,
   )
 
 

@@ -16,6 +16,7 @@ import grain
 import numpy as np
 
 from totojax.data import rows as rows_lib
+from totojax.data import storage
 from totojax.data import store as store_lib
 from totojax.data import stream as stream_lib
 
@@ -82,6 +83,20 @@ def of_store(store: store_lib.Store, name: str) -> Records:
   return Records(
       store, name, np.arange(len(labels)), labels, ids, manifest.classes
   )
+
+
+def missing(store: store_lib.Store) -> list[tuple[str, str]]:
+  """(id, reason) of the items that the job which made a store could not use.
+
+  Read from the job's tables beside the store; empty where there are none.
+  """
+  folder, _, name = store.path.rstrip("/").rpartition("/")
+  return [
+      (item, reason)
+      for table in ("missing.csv", "quarantine.csv")
+      for of, item, reason in storage.read_table(folder or ".", table) or ()
+      if of == name
+  ]
 
 
 def split(

@@ -15,10 +15,11 @@ from totojax.data import decode
 from totojax.data import images
 from totojax.data import items
 from totojax.data import video
+from totojax.data import views
 from totojax.data.sources import tfds_source
 
 MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
-Spec = video.ClipSpec | images.ImageSpec
+Spec = video.ClipSpec | views.ViewSpec | images.ImageSpec
 
 
 class SourceLost(OSError):
@@ -36,8 +37,7 @@ def load(
 
   Args:
     item: what is read.
-    spec: what is cut out; a `ClipSpec` makes it a video, an `ImageSpec` an
-      image.
+    spec: what is cut out; an `ImageSpec` makes it an image, any other a video.
     seed: of everything drawn; with the item's id it decides the result.
 
   Raises:
@@ -77,7 +77,7 @@ def _check_there(item: items.Item) -> None:
 
 def check_installed(item: items.Item, spec: Spec) -> None:
   """Raises ImportError where `load` would: before a job begins, not in it."""
-  if isinstance(spec, video.ClipSpec) and item.record is None:
+  if not isinstance(spec, images.ImageSpec) and item.record is None:
     decode.pyav()
 
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
+from typing import Protocol
 
 import numpy as np
 
@@ -91,9 +92,53 @@ class ClipSpec:
     """Frames of the resampled video from a clip's first to its last."""
     return (self.frames - 1) * self.stride_frames + 1
 
+  @property
+  def decoded_px(self) -> int:
+    """Short side of the frames as they are decoded."""
+    return self.size_px
+
+  def draw(
+      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+  ) -> Iterator[Drawn]:
+    """The clips of a video.
+
+    Raises:
+      Undecodable: it is shorter than one.
+    """
+    return _draw(item, timeline, self, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """One clip of a video, before it is decoded.
+
+  Attributes:
+    places_T: numbers of its frames.
+    short_px: its short side after resizing; at most that of decoding.
+    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
+  """
+
+  places_T: np.ndarray
+  short_px: int
+  crop: Callable[[np.ndarray], np.ndarray]
+
+
+class Cuts(Protocol):
+  """What is cut out of a video: `ClipSpec`, or `views.ViewSpec`."""
+
+  @property
+  def resample(self) -> str: ...
+
+  @property
+  def decoded_px(self) -> int: ...
+
+  def draw(
+      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+  ) -> Iterator[Drawn]: ...
+
 
 def clips(
-    item: items.Item, source: decode.Source, spec: ClipSpec, *, seed: int
+    item: items.Item, source: decode.Source, spec: Cuts, *, seed: int
 ) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
@@ -121,7 +166,7 @@ def cut(
     item: items.Item,
     timeline: decode.Timeline,
     read: Callable[..., dict[int, np.ndarray]],
-    spec: ClipSpec,
+    spec: Cuts,
     *,
     seed: int,
 ) -> np.ndarray:
@@ -138,18 +183,24 @@ def cut(
   Raises:
     Undecodable: as `clips`.
   """
-  drawn = list(_draw(item, timeline, spec, seed=seed))
+  drawn = list(spec.draw(item, timeline, seed=seed))
   images = read(
-      np.unique(np.concatenate([places_T for places_T, _ in drawn])),
-      prepare=augment.Resize(spec.size_px, spec.resample),
+      np.unique(np.concatenate([one.places_T for one in drawn])),
+      prepare=augment.Resize(spec.decoded_px, spec.resample),
   )
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:
     raise decode.Undecodable(f"frames change shape within the video: {shapes}")
   out = []
-  for places_T, rng in drawn:
-    frames_THW3 = np.stack([images[place] for place in places_T.tolist()])
-    out.append(augment.random_crop(frames_THW3, spec.size_px, rng=rng))
+  for one in drawn:
+    resized = {
+        place: augment.resize_short_side(
+            images[place], one.short_px, resample=spec.resample
+        )
+        for place in np.unique(one.places_T).tolist()
+    }
+    frames_THW3 = np.stack([resized[place] for place in one.places_T.tolist()])
+    out.append(one.crop(frames_THW3))
   return np.stack(out)
 
 
@@ -164,7 +215,7 @@ def duration_s(item: items.Item, source: decode.Source) -> float:
   timeline = decode.read_timeline(
       source, start_s=item.start_s, end_s=item.end_s
   )
-  return _length_s(_within(item, timeline)[1], timeline)
+  return _length_s(within(item, timeline)[1], timeline)
 
 
 def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
@@ -173,9 +224,8 @@ def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
 
 def _draw(
     item: items.Item, timeline: decode.Timeline, spec: ClipSpec, *, seed: int
-) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
-  """For each clip the source frames [T] and what its window is drawn with."""
-  first, times_s = _within(item, timeline)
+) -> Iterator[Drawn]:
+  first, times_s = within(item, timeline)
   length_s = _length_s(times_s, timeline)
   frames = max(1, round(length_s * spec.fps))
   starts = frames - spec.span_frames + 1
@@ -201,10 +251,16 @@ def _draw(
       # Halfway between two frames the earlier is taken, also where a container
       # rounds its times to milliseconds: steps of a slower video stay even.
       early_T = shown_s - TIE_FRAC * timeline.gap_s
-      yield first + decode.nearest(times_s, early_T), rng
+      yield Drawn(
+          places_T=first + decode.nearest(times_s, early_T),
+          short_px=spec.size_px,
+          crop=functools.partial(
+              augment.random_crop, size_px=spec.size_px, rng=rng
+          ),
+      )
 
 
-def _within(
+def within(
     item: items.Item, timeline: decode.Timeline
 ) -> tuple[int, np.ndarray]:
   """The number of the first frame of the item's span, and the span's times.

@@ -18,6 +18,7 @@ from totojax import logs
 from totojax import train
 from totojax.analysis import layer_sections
 from totojax.build import probe_setup as build
+from totojax.data import storage
 from totojax.evals import top1
 
 COLUMNS = (
@@ -101,7 +102,7 @@ def write(
 ) -> None:
   """Writes the tables, the metrics and the figure of a whole probe."""
   n = found[0].scores["validation"].items
-  expected = of.data.expected or n
+  expected = of.data.expected or n + len(of.missing)
   rows = (row for one in found for row in _rows(of, one, expected))
   (workdir / "per_layer.csv").write_text(_csv(COLUMNS, rows))
   (workdir / "predictions.csv").write_text(_predictions(of, found))
@@ -123,6 +124,16 @@ def write(
     train.say(_sentence(one.source, metrics))
   if n != expected:
     train.say(f"{n} of {expected} validation items were there")
+  storage.write_table(
+      workdir, "missing.csv", of.missing, header=("id", "reason")
+  )
+  if of.missing:
+    names = ", ".join(item for item, _ in of.missing[:3])
+    more = ", ..." if len(of.missing) > 3 else ""
+    train.say(
+        f"{len(of.missing)} validation items are missing: {names}{more}; see"
+        f" {workdir / 'missing.csv'}"
+    )
 
 
 def _rows(

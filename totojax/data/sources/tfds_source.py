@@ -122,7 +122,7 @@ def label(item: items.Item) -> int:
   return int(_record(item.path, item.record)[name]) if name else -1
 
 
-def clips(item: items.Item, spec: video.ClipSpec, *, seed: int) -> np.ndarray:
+def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
   """`video.clips` of a record that is a sequence of images.
 
   Raises:
@@ -139,6 +139,7 @@ def clips(item: items.Item, spec: video.ClipSpec, *, seed: int) -> np.ndarray:
       gap_s=1 / rate,
       counted=True,
       begin_s=0.0,
+      fps=rate,
   )
 
   def read(wanted: Sequence[int], *, prepare: augment.Resize):
