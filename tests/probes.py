@@ -1,13 +1,20 @@
 """Labelled stores of tokens, and a small backbone, that tests probe."""
 
 from etils import epath
+import jax
 import numpy as np
+import optax
 import stores
 
+from totojax import checkpoint
 from totojax import defaults
 from totojax import jobs
+from totojax import logs
+from totojax import step as step_lib
+from totojax.build import parts
 from totojax.data import manifests
 from totojax.data import shards
+from totojax.tasks import pretrain
 
 CLASSES = ("low", "middle", "high")
 
@@ -68,6 +75,31 @@ def backbone(root, *, steps=8, **changed):
       stores.write(root / f"lm_{p}", records=n, seed=i, prefix=p, **changed)
       for i, (p, n) in enumerate((("train", 64), ("val", 8)))
   )
+  c = _pretraining(steps, changed)
+  c.data.train = {"moving": defaults.source(train, 1.0)}
+  c.data.validation = {"moving": val}
+  folder = epath.Path(root / "model")
+  assert jobs.run(c.to_dict(), folder, lambda step: False)
+  return str(folder)
+
+
+def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
+  """The run directory of a model of two blocks that was never trained."""
+  folder = epath.Path(root / "model")
+  folder.mkdir()
+  c = _pretraining(8, changed).to_dict()
+  logs.write_json(folder / "config.json", c)
+  logs.write_json(folder / "manifest.json", {"tokenizer": tokenizer})
+  task = pretrain.Pretrain(parts.model(c), None)
+  state = step_lib.init_state(task, optax.identity(), jax.random.key(0))
+  keep = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
+  saved = checkpoint.Checkpoints(folder / "checkpoints", keep)
+  saved.save(8, state, {})
+  saved.close()
+  return str(folder)
+
+
+def _pretraining(steps, changed):
   c = defaults.pretrain("tiny")
   c.sequence.update(
       vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID,
@@ -76,12 +108,8 @@ def backbone(root, *, steps=8, **changed):
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * steps)
-  c.data.train = {"moving": defaults.source(train, 1.0)}
-  c.data.validation = {"moving": val}
   c.every = defaults.every(log=4, evaluate=100, checkpoint=100)
-  folder = epath.Path(root / "model")
-  assert jobs.run(c.to_dict(), folder, lambda step: False)
-  return str(folder)
+  return c
 
 
 def config(model, train, validation, /, **sections):

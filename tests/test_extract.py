@@ -44,7 +44,7 @@ def run(tmp_path_factory):
   file.parent.mkdir()
   params = nn.unbox(dvae.init(SIZE, jax.random.key(0)))
   mark = weights.save(file, params, SIZE, card={}, dtype="float32")
-  return pathlib.Path(probes.backbone(root, tokenizer=mark))
+  return pathlib.Path(probes.bare_backbone(root, tokenizer=mark))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ RANKS = {
     "lanes": 2.2,
     "evals": 3, "train": 3,
     "build": 4, "features": 4, "pretrained": 4.5,
+    "encoders": 4,
     "sweep": 5, "evaluate": 5, "pixels": 5, "pretokenize": 5, "validate": 5,
     "export": 5, "aot": 5, "bench": 5, "corpus": 5, "token_stats": 5,
     "official_weights": 5, "probe": 5, "audit": 5,
@@ -35,7 +36,7 @@ ALONE = {"analysis"}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {
-    "av": "data", "skimage": "data", "apache_beam": "beam", "torch": "",
+    "av": "data", "skimage": "data", "apache_beam": "beam", "torch": "parity",
     "transformers": "",
 }  # fmt: skip
 

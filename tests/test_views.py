@@ -218,7 +218,7 @@ def test_a_probe_sums_the_views_and_names_what_is_missing(
   assert len(tokens) == 36 and tokens.manifest.crops == 6
   mark = weights.load("shipped").fingerprint
   shape = dict(tokenizer=mark, vocab=512)
-  model = probes.backbone(tmp_path, tokenizer=mark, vocab=512)
+  model = probes.bare_backbone(tmp_path, **shape)
   train = probes.write(
       tmp_path / "t", np.arange(24) % 2, prefix="t", seed=1,
       classes=("a", "b"), **shape,

@@ -744,7 +744,9 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
       run="probe",
       seed=0,
       model_run=model_run,
-      backbones=("trained", "untrained", "histogram"),  # and "pixels"
+      backbones=("trained", "untrained", "histogram"),  # and "pixels"; (): none
+      encoders=dict(),  # name -> features on disk of another encoder:
+      # dict(train=, validation=), folders of configs/features.py or files
       layers=(),  # H_0 (the embeddings) to H_L; (): all
       cache="auto",  # features are made once, for average pooling; or "on",
       # "off": the backbone runs in every step
@@ -812,6 +814,7 @@ def features(model_run: str) -> ConfigDict:
       seed=0,
       model_run=model_run,
       features=dict(
+          encoder="",  # Python file that makes another (totojax/encoders.py)
           tokenizer="",  # its file; "": of the run, its chain or the package
           layers=(),  # H_0 (the embeddings) to H_L; (): all
           pool="clip",  # means over each; or "frame", "token"

@@ -1,26 +1,28 @@
 """`run = "features"`: features of a model for the user's own images and videos.
 
-For every split of the source the run directory gets a folder of files, one for
-`amount.items_per_shard` items: `00000.safetensors` (or .npz) with an array
-`layer_8` for each layer, its rows the clips of the items in order, and `label`
-(-1 for none); beside it `00000.json`, written last, says which clips they are.
+The model is a run of ours, or another encoder (`encoders`), so that a probe
+reads both alike. For every split of the source the run directory gets a folder
+of files, one for `amount.items_per_shard` items: `00000.safetensors` (or .npz)
+with an array `layer_8` for each layer, its rows the clips of the items in
+order, and `label` (-1 for none); beside it `00000.json`, written last, says
+which clips they are. `features.json` stands in a folder that is whole.
 `index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave none.
 
-Shapes: R clips, D width.
+Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import io
+import hashlib
 import json
 from typing import Any
 
 from etils import epath
 import numpy as np
-import safetensors.numpy
 
+from totojax import encoders
 from totojax import logs
 from totojax import pretrained
 from totojax import progress
@@ -30,13 +32,13 @@ from totojax.build.typed import typed
 from totojax.corpus import parts as parts_lib
 from totojax.corpus import settings
 from totojax.corpus import units
+from totojax.data import feature_files
 from totojax.data import items as items_lib
 from totojax.data import media
 from totojax.data import storage
 from totojax.data import workers
 from totojax.models import trunk
 
-FORMATS = ("safetensors", "npz")
 DTYPES = ("float32", "float16")
 _INDEX = ("store", "file", "row", "id", "clip", "label")
 
@@ -46,14 +48,16 @@ class Features:
   """Which features are written, and how.
 
   Attributes:
+    encoder: Python file that makes an encoder in place of a run of ours.
     tokenizer: its file; "": found by itself (`backbone.tokenizer`).
     layers: increasing, 0 (the embeddings) to the depth; (): all.
-    pool: "token", "frame" or "clip".
-    format: one of `FORMATS`.
+    pool: "token", "frame" or "clip"; of another encoder "clip".
+    format: one of `feature_files.FORMATS`.
     dtype: of what is stored, one of `DTYPES`.
     rows: clips of a forward pass.
   """
 
+  encoder: str
   tokenizer: str
   layers: tuple[int, ...]
   pool: str
@@ -63,7 +67,8 @@ class Features:
 
   def __post_init__(self):
     for name, known in (
-        ("pool", backbone.POOLS), ("format", FORMATS), ("dtype", DTYPES)
+        ("pool", backbone.POOLS), ("format", feature_files.FORMATS),
+        ("dtype", DTYPES),
     ):  # fmt: skip
       if getattr(self, name) not in known:
         raise ValueError(
@@ -72,6 +77,103 @@ class Features:
         )
     if self.rows < 1:
       raise ValueError(f"features.rows is {self.rows}; use 1 or more")
+    if self.encoder and (self.pool != "clip" or self.tokenizer):
+      raise ValueError(
+          f"features.encoder is {self.encoder!r}, which gives one vector a clip"
+          " and reads pixels; set features.pool to 'clip' and"
+          " features.tokenizer to ''"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+  """What features are of.
+
+  Attributes:
+    name: for errors.
+    layers: that are written.
+    frames: of a clip, at most.
+    size_px: side of the frames.
+    facts: what other features would differ in.
+    ready: kind of the items -> (clips [R, N, S, S, 3] -> [L, R, ...]).
+  """
+
+  name: str
+  layers: tuple[int, ...]
+  frames: int
+  size_px: int
+  facts: Mapping[str, Any]
+  ready: Callable[[str], Callable[[np.ndarray], np.ndarray]]
+
+
+def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
+  found = backbone.find(config["model_run"])
+  spec, depth = found.model.spec, found.model.config.depth
+  layers = tuple(wanted.layers) or tuple(range(depth + 1))
+  trunk.check_layers(layers, depth)
+  tokenizer = backbone.tokenizer(found, wanted.tokenizer)
+
+  def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    model = pretrained.load(
+        found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
+    )
+
+    def features(clips_RNSS3: np.ndarray) -> np.ndarray:
+      image = kind == "image"
+      return model.features(
+          clips_RNSS3[:, 0] if image else clips_RNSS3, layer=layers,
+          pool=wanted.pool, kind=kind, rows=wanted.rows,
+      )  # fmt: skip
+
+    return features
+
+  return _Model(
+      name=str(found.path),
+      layers=layers,
+      frames=spec.frames,
+      size_px=spec.grid * tokenizer.factor,
+      facts={"model_run": str(found.path), "step": found.step},
+      ready=ready,
+  )
+
+
+def _of_encoder(config: Mapping[str, Any], wanted: Features) -> _Model:
+  if config["model_run"]:
+    raise ConfigError(
+        f"model_run is {config['model_run']} and features.encoder"
+        f" {wanted.encoder}; features are of one of them: empty the other"
+    )
+  found = encoders.load(wanted.encoder)
+  layers = tuple(wanted.layers) or found.layers
+  unknown = sorted(set(layers) - set(found.layers))
+  if unknown or list(layers) != sorted(set(layers)):
+    raise ConfigError(
+        f"features.layers is {layers}; {wanted.encoder} has layers"
+        f" {found.layers}: name some, in increasing order"
+    )
+  places = [found.layers.index(layer) for layer in layers]
+
+  def features(clips_RNSS3: np.ndarray) -> np.ndarray:
+    x_LRD = np.asarray(found.features(clips_RNSS3))
+    expected = (len(found.layers), len(clips_RNSS3))
+    if x_LRD.ndim != 3 or x_LRD.shape[:2] != expected:
+      raise ValueError(
+          f"{wanted.encoder} gave features of shape {x_LRD.shape}; for"
+          f" {len(clips_RNSS3)} clips [{expected[0]} layers, {expected[1]},"
+          " width] are needed"
+      )
+    return x_LRD[places]
+
+  with open(wanted.encoder, "rb") as file:
+    digest = hashlib.sha256(file.read()).hexdigest()
+  return _Model(
+      name=wanted.encoder,
+      layers=layers,
+      frames=found.frames,
+      size_px=found.size_px,
+      facts={"encoder": wanted.encoder, "sha256": digest},
+      ready=lambda kind: features,
+  )
 
 
 def run(
@@ -86,60 +188,48 @@ def run(
       split gives a clip.
   """
   wanted = typed(Features, config["features"], "features")
-  found = backbone.find(config["model_run"])
-  depth = found.model.config.depth
-  layers = tuple(wanted.layers) or tuple(range(depth + 1))
-  trunk.check_layers(layers, depth)
-  tokenizer = backbone.tokenizer(found, wanted.tokenizer)
-  work = parts_lib.of(_sized(config, found, tokenizer.factor), workdir)
+  of = _of_encoder if wanted.encoder else _of_run
+  model = of(config, wanted)
+  work = parts_lib.of(_sized(config, model), workdir)
   for part in work.parts:
     media.check_installed(part.listing.items[0], part.spec)
-  logs.begin(workdir, config, tokenizer=tokenizer.fingerprint)
-  backbone.check_same(
-      {"model_run": str(found.path), "step": found.step,
-       "listing": {p.name: p.info["listing"] for p in work.parts}},
-      workdir,
-  )  # fmt: skip
-  model = pretrained.load(
-      found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
-  )
+  logs.begin(workdir, config, **model.facts)
+  listing = {part.name: part.info["listing"] for part in work.parts}
+  backbone.check_same({**model.facts, "listing": listing}, workdir)
+  compute = model.ready(work.parts[0].listing.kind)
   for part in work.parts:
-    if not _make(part, model, layers, wanted, config, interrupted):
+    if not _make(part, compute, model.layers, wanted, config, interrupted):
       return False
   _finish(work, wanted, workdir)
   return True
 
 
-def _sized(
-    config: Mapping[str, Any], found: backbone.Trained, factor: int
-) -> dict[str, Any]:
+def _sized(config: Mapping[str, Any], model: _Model) -> dict[str, Any]:
   """The config with the model's own sizes for 0.
 
   Raises:
     ConfigError: it asks for others than the model can read.
   """
-  spec = found.model.spec
-  size = spec.grid * factor
   clip, image = dict(config["clip"]), dict(config["image"])
-  clip["frames"] = clip["frames"] or spec.frames
+  clip["frames"] = clip["frames"] or model.frames
   for name, section in (("clip", clip), ("image", image)):
-    section["size_px"] = section["size_px"] or size
-    if section["size_px"] != size:
+    section["size_px"] = section["size_px"] or model.size_px
+    if section["size_px"] != model.size_px:
       raise ConfigError(
-          f"{name}.size_px is {section['size_px']}; {found.path} was trained on"
-          f" frames of {size} pixels: set it to 0"
+          f"{name}.size_px is {section['size_px']}; {model.name} reads frames"
+          f" of {model.size_px} pixels: set it to 0"
       )
-  if not 1 <= clip["frames"] <= spec.frames:
+  if not 1 <= clip["frames"] <= model.frames:
     raise ConfigError(
-        f"clip.frames is {clip['frames']}; {found.path} was trained on"
-        f" {spec.frames}: use 1 to {spec.frames}, or 0 for all"
+        f"clip.frames is {clip['frames']}; clips of {model.name} have"
+        f" {model.frames}: use 1 to {model.frames}, or 0 for all"
     )
   return {**config, "clip": clip, "image": image}
 
 
 def _make(
     part: parts_lib.Part,
-    model: pretrained.Pretrained,
+    compute: Callable[[np.ndarray], np.ndarray],
     layers: tuple[int, ...],
     wanted: Features,
     config: Mapping[str, Any],
@@ -162,7 +252,7 @@ def _make(
   ) as bar:
     try:
       for unit in todo:
-        rows = _Rows(model, part.listing.kind, layers, wanted)
+        rows = _Rows(compute, layers, wanted)
         for _ in unit.items:
           rows.add(next(decoded))
           bar.advance()
@@ -182,11 +272,10 @@ class _Rows:
   """The clips of a unit: features as soon as a forward pass is full."""
 
   def __init__(
-      self, model: pretrained.Pretrained, kind: str, layers: tuple[int, ...],
-      wanted: Features,
+      self, compute: Callable[[np.ndarray], np.ndarray],
+      layers: tuple[int, ...], wanted: Features,
   ):  # fmt: skip
-    self._model, self._kind = model, kind
-    self._layers, self._wanted = layers, wanted
+    self._features, self._layers, self._wanted = compute, layers, wanted
     self._pending, self._made = [], []
     self._clips: list[dict[str, Any]] = []
     self._skipped: list[dict[str, str]] = []
@@ -209,12 +298,11 @@ class _Rows:
       self._compute()
     if self._made:
       whole_LR = np.concatenate(self._made, axis=1)
-      arrays = {
-          f"layer_{layer}": x_R for layer, x_R in zip(self._layers, whole_LR)
-      }
+      names = map(feature_files.layer_name, self._layers)
+      arrays = dict(zip(names, whole_LR))
       labels = [clip["label"] for clip in self._clips]
       arrays["label"] = np.array(labels, np.int32)
-      data = _bytes(arrays, self._wanted.format)
+      data = feature_files.to_bytes(arrays, self._wanted.format)
       name = f"{note.stem}.{self._wanted.format}"
       beside = note.parent / f".{name}.part"
       beside.write_bytes(data)
@@ -222,25 +310,9 @@ class _Rows:
     logs.write_json(note, {"clips": self._clips, "skipped": self._skipped})
 
   def _compute(self) -> None:
-    clips_RNSS3 = np.stack(self._pending)
-    if self._kind == "image":
-      clips_RNSS3 = clips_RNSS3[:, 0]
-    features_LR = self._model.features(
-        clips_RNSS3, layer=self._layers, pool=self._wanted.pool,
-        kind=self._kind, rows=self._wanted.rows,
-    )  # fmt: skip
+    features_LR = self._features(np.stack(self._pending))
     self._made.append(features_LR.astype(self._wanted.dtype))
     self._pending.clear()
-
-
-def _bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
-  if form == "safetensors":
-    return safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    )
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  return buffer.getvalue()
 
 
 def _finish(
@@ -249,21 +321,26 @@ def _finish(
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in work.parts:
-    clips = 0
+    ids, files = [], []
     for unit in part.units:
       note = json.loads(_note(part, unit).read_text())
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
+      if note["clips"]:
+        files.append(f"{unit.number:05d}.{wanted.format}")
       for row, clip in enumerate(note["clips"]):
         where = part.name, file, row
         index.append((*where, clip["id"], clip["clip"], clip["label"]))
-      clips += len(note["clips"])
+      ids += [clip["id"] for clip in note["clips"]]
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
     print(
-        f"{part.path}: features of {clips} clips from"
+        f"{part.path}: features of {len(ids)} clips from"
         f" {len(part.listing.items)} items"
     )
-    if not clips:
+    if not ids:
       empty.append(part.name)
+      continue
+    whole = {"classes": part.listing.classes, "files": files, "ids": ids}
+    logs.write_json(part.path / feature_files.WHOLE, whole)
   storage.write_table(workdir, "index.csv", index, header=_INDEX)
   storage.write_table(
       workdir, "skipped.csv", skipped, header=("store", "id", "reason")

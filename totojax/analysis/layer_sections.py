@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import itertools
 
 from etils import epath
 from matplotlib import ticker
@@ -126,7 +127,10 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
   """Best top-1 of each layer, with two standard errors; levels dashed."""
 
   def draw(axes, palette):
-    for (source, t), colour in zip(table.items(), palette.series, strict=False):
+    colours = itertools.cycle(palette.series)
+    markers = itertools.cycle("osD^")
+    for (source, t), colour in zip(table.items(), colours):
+      marker = next(markers)
       layers = np.unique(t["layer"])
       best = np.array([t["top1"][t["layer"] == l].max() for l in layers])  # noqa: E741
       name = NAMES.get(source, source)
@@ -137,7 +141,7 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
         continue
       bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
       axes.errorbar(
-          layers, 100 * best, yerr=bar, color=colour, lw=1.4, marker="o",
+          layers, 100 * best, yerr=bar, color=colour, lw=1.4, marker=marker,
           ms=3.5, capsize=0, label=name,
       )  # fmt: skip
     axes.set_xlabel("layer (0: embeddings)")

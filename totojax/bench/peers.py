@@ -1,7 +1,7 @@
 """What others have for the same work, in PyTorch (the `parity` extra).
 
-The one place of the package that imports torch, transformers and DALL-E's own
-modules, and only inside the functions that the benchmark calls.
+The one place of the package that imports transformers and DALL-E's own modules,
+and only inside the functions that the benchmark calls.
 
 Shapes: N frames, B rows, T tokens, V vocabulary.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from totojax import encoders
 from totojax.models import llama as llama_lib
 from totojax.optim import adamw
 
@@ -31,12 +32,7 @@ def cores() -> int:
 
 
 def _torch() -> Any:
-  try:
-    import torch  # pylint: disable=g-import-not-at-top
-  except ImportError as error:
-    raise ImportError(
-        "PyTorch is missing; install it with: pip install 'totojax[parity]'"
-    ) from error
+  torch = encoders.torch()
   torch.set_num_threads(cores())
   return torch
 

@@ -83,12 +83,10 @@ def training(
     }
   else:
     reads = {k: labelled.ReadFeatures(v) for k, v in features.items()}
-  head = of.head
-  if unit.source in probe_setup.BASELINES:
-    head = dataclasses.replace(head, pool="average")
   task = classify.Classify(
-      head=head, model=model, layers=unit.layers, width=of.width(unit.source),
-      classes=of.classes, settings=len(of.optim.settings),
+      head=of.head_of(unit.source), model=model, layers=unit.layers,
+      width=of.width(unit.source), classes=of.classes,
+      settings=len(of.optim.settings),
       split=unit.source in probe_setup.MODELS,
   )  # fmt: skip
   rows = of.amount.batch_rows
@@ -112,7 +110,8 @@ def training(
       batches=parts.reader(of.config, dataset),
       evals={"validation": evaluate},
       facts={
-          "backbone": {"run": str(of.run.path), "step": of.run.step},
+          "backbone": of.run
+          and {"run": str(of.run.path), "step": of.run.step},
           "heads": len(unit.layers) * len(of.optim.settings),
           "parameters_of_a_head": head_parameters(of, unit),
       },
@@ -182,10 +181,7 @@ def scorer(
 
 
 def head_parameters(of: probe_setup.Setup, unit: probe_setup.Unit) -> int:
-  head = of.head
-  if unit.source in probe_setup.BASELINES:
-    head = dataclasses.replace(head, pool="average")
   shapes = heads.shapes(
-      head, width=of.width(unit.source), classes=of.classes
+      of.head_of(unit.source), width=of.width(unit.source), classes=of.classes
   )
   return sum(int(np.prod(shape)) for shape, _ in shapes.values())

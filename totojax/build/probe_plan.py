@@ -39,8 +39,8 @@ def plan(of: probe_setup.Setup) -> Plan:
   budget = _budget_bytes(of.config)
   settings = len(of.optim.settings)
   units, lines = [], []
-  for source in of.config["backbones"]:
-    layers = of.layers if source in probe_setup.MODELS else (0,)
+  for source in of.sources:
+    layers = of.layers_of(source)
     whole = probe_setup.Unit(source, source, layers, 0)
     parameters = probe.head_parameters(of, whole)
     arrays = 2 + of.optim.moments  # parameters, gradients, moments

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+import numpy as np
 
 from totojax.build import backbone
 from totojax.build import parts
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
+from totojax.data import feature_files
 from totojax.data import heldout
 from totojax.data import labelled
 from totojax.data import rows as rows_lib
@@ -65,6 +67,32 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncoderFiles:
+  """Features of somebody else's encoder (`data/feature_files.py`).
+
+  Attributes:
+    train: folder or file of the training items.
+    validation: the same of the held-out ones.
+  """
+
+  train: str
+  validation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """An encoder's features in the order of the records.
+
+  Attributes:
+    layers: increasing.
+    features: "train" and "validation" -> [M, L, D].
+  """
+
+  layers: tuple[int, ...]
+  features: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
 class Amount:
   """How long heads are trained.
 
@@ -87,8 +115,8 @@ class Unit:
 
   Attributes:
     name: of its folder.
-    source: "trained", "untrained", "pixels" or "histogram".
-    layers: of the backbone; (0,) for a baseline.
+    source: "trained", "untrained", "pixels", "histogram" or an encoder's name.
+    layers: of the backbone or encoder; (0,) for a baseline.
     first: where these layers begin among all that are asked for.
   """
 
@@ -100,11 +128,15 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """The typed config with its data opened and checked."""
+  """The typed config with its data opened and checked.
+
+  Without a `run` nothing but encoders is probed.
+  """
 
   config: Section
-  run: backbone.Trained
-  model: trunk.Trunk
+  run: backbone.Trained | None
+  model: trunk.Trunk | None
+  encoders: Mapping[str, Encoder]
   on: Mesh
   data: DataConfig
   amount: Amount
@@ -131,8 +163,32 @@ class Setup:
   def ways(self) -> int:
     return self.on.shape["data"] * self.on.shape["fsdp"]
 
+  @property
+  def sources(self) -> tuple[str, ...]:
+    """All that is probed, in order."""
+    return (*self.config["backbones"], *self.encoders)
+
+  def layers_of(self, source: str) -> tuple[int, ...]:
+    if source in self.encoders:
+      return self.encoders[source].layers
+    return self.layers if source in MODELS else (0,)
+
+  def depth(self, source: str) -> int:
+    """The number of a source's last layer, as far as that is known."""
+    if source in self.encoders:
+      return max(self.encoders[source].layers[-1], 1)
+    return self.run.model.config.depth
+
+  def head_of(self, source: str) -> heads.HeadConfig:
+    """What is pooled already takes a linear layer alone."""
+    if source in MODELS:
+      return self.head
+    return dataclasses.replace(self.head, pool="average")
+
   def width(self, source: str) -> int:
-    """Of the features of a backbone or baseline."""
+    """Of the features of a backbone, encoder or baseline."""
+    if source in self.encoders:
+      return self.encoders[source].features["train"].shape[-1]
     if source == "histogram":
       return self.model.spec.vocab
     if source == "pixels":
@@ -150,19 +206,24 @@ def setup(config: Section) -> Setup:
   Raises:
     ValueError: whatever does not fit, before anything is computed.
   """
-  run = backbone.find(config["model_run"])
+  files = _encoder_files(config)
+  run = model = None
   data = typed(DataConfig, config["data"], "data")
-  stores = {
-      name: backbone.open_tokens(run, path, f"data.{name}")
-      for name, path in (("train", data.train), ("validation", data.validation))
-  }
-  kinds = {name: store.manifest.kind for name, store in stores.items()}
-  if len(set(kinds.values())) > 1:
-    raise ConfigError(f"the stores are of different kinds: {kinds}")
-  heldout.check_disjoint(
-      *([rows_lib.Source(name, s, 1.0)] for name, s in stores.items())
-  )
-  records = {name: labelled.of_store(s, name) for name, s in stores.items()}
+  head = typed(heads.HeadConfig, config["head"], "head")
+  _check_backbones(config["backbones"], files, data)
+  if config["backbones"]:
+    run = backbone.find(config["model_run"])
+    records = _of_stores(run, data)
+    made_at = {name: of.store.path for name, of in records.items()}
+    model = _model(run, records["train"], data.frames)
+    if not head.heads:
+      head = dataclasses.replace(head, heads=run.model.config.heads)
+    layers = tuple(config["layers"]) or tuple(
+        range(run.model.config.depth + 1)
+    )
+    trunk.check_layers(layers, run.model.config.depth)
+  else:
+    records, made_at, layers = *_of_files(files, data), ()
   rest, held = labelled.split(
       records["train"], held_frac=data.holdout_frac, seed=config["seed"]
   )
@@ -171,20 +232,11 @@ def setup(config: Section) -> Setup:
         f"data.holdout_frac {data.holdout_frac} of {len(rest.records)} training"
         " records holds none out; raise it"
     )
-  frames = 1 if kinds["train"] == "image" else data.frames or (
-      run.model.spec.frames
-  )
-  head = typed(heads.HeadConfig, config["head"], "head")
-  if not head.heads:
-    head = dataclasses.replace(head, heads=run.model.config.heads)
-  depth = run.model.config.depth
-  layers = tuple(config["layers"]) or tuple(range(depth + 1))
-  trunk.check_layers(layers, depth)
-  _check_backbones(config["backbones"], head, data)
   return Setup(
       config=config,
       run=run,
-      model=backbone.for_clips(run.model, frames=frames),
+      model=model,
+      encoders=_encoders(files, records),
       on=parts.mesh(config),
       data=data,
       amount=typed(Amount, config["train"], "train"),
@@ -196,23 +248,102 @@ def setup(config: Section) -> Setup:
       train=rest,
       held=held,
       validation=records["validation"],
-      missing=tuple(labelled.missing(stores["validation"])),
+      missing=tuple(labelled.missing(made_at["validation"])),
       classes=labelled.check_classes(
           rest, records["validation"], classes=data.classes
       ),
   )
 
 
-def _check_backbones(
-    names: Any, head: heads.HeadConfig, data: DataConfig
-) -> None:
+def _of_stores(
+    run: backbone.Trained, data: DataConfig
+) -> dict[str, labelled.Records]:
+  """The records of both stores, of which no item is in both."""
+  stores = {
+      name: backbone.open_tokens(run, path, f"data.{name}")
+      for name, path in (("train", data.train), ("validation", data.validation))
+  }
+  kinds = {name: store.manifest.kind for name, store in stores.items()}
+  if len(set(kinds.values())) > 1:
+    raise ConfigError(f"the stores are of different kinds: {kinds}")
+  heldout.check_disjoint(
+      *([rows_lib.Source(name, s, 1.0)] for name, s in stores.items())
+  )
+  return {name: labelled.of_store(s, name) for name, s in stores.items()}
+
+
+def _model(
+    run: backbone.Trained, data: labelled.Records, frames: int
+) -> trunk.Trunk:
+  image = data.store.manifest.kind == "image"
+  frames = 1 if image else frames or run.model.spec.frames
+  return backbone.for_clips(run.model, frames=frames)
+
+
+Files = Mapping[str, Mapping[str, feature_files.Features]]
+
+
+def _encoder_files(config: Section) -> Files:
+  """The features of every encoder, read whole.
+
+  Raises:
+    ValueError: what is on disk is none, or two files have other layers.
+  """
+  found = {}
+  for name, section in config["encoders"].items():
+    paths = typed(EncoderFiles, section, f"encoders.{name}")
+    found[name] = {k: feature_files.read(p) for k, p in vars(paths).items()}
+    kinds = {
+        k: (f.layers, f.features_MLD.shape[-1]) for k, f in found[name].items()
+    }
+    if len(set(kinds.values())) > 1:
+      raise ConfigError(
+          f"the features of encoders.{name} have other layers or widths:"
+          f" {kinds}; make both with one encoder"
+      )
+  return found
+
+
+def _encoders(
+    files: Files, records: Mapping[str, labelled.Records]
+) -> dict[str, Encoder]:
+  out = {}
+  for name, found in files.items():
+    ordered = {
+        k: feature_files.in_order(f, records[k]) for k, f in found.items()
+    }
+    out[name] = Encoder(found["train"].layers, ordered)
+  return out
+
+
+def _of_files(
+    files: Files, data: DataConfig
+) -> tuple[dict[str, labelled.Records], dict[str, str]]:
+  """Records, and where they are, as the first encoder has them."""
+  if data.train or data.validation:
+    raise ConfigError(
+        "data.train and data.validation are stores for a model_run, and"
+        " backbones is empty; name some (\"trained\"), or no stores"
+    )
+  first = next(iter(files.values()))
+  records = {k: feature_files.records(f, k) for k, f in first.items()}
+  labelled.check_apart(records["train"], records["validation"])
+  return records, {k: f.path for k, f in first.items()}
+
+
+def _check_backbones(names: Any, files: Files, data: DataConfig) -> None:
   known = (*MODELS, *BASELINES)
+  taken = sorted(set(files) & set(known))
+  if taken:
+    raise ConfigError(
+        f"encoders.{taken[0]} has the name of a backbone of ours; use another"
+    )
   for name in names:
     if name not in known:
       raise ConfigError(
           f"config key backbones has {name!r}; use some of {', '.join(known)}"
       )
-  if not names or len(set(names)) != len(names):
+  if not (names or files) or len(set(names)) != len(names):
     raise ConfigError(f"config key backbones is {names}; name some, each once")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):
     raise ConfigError(

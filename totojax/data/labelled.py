@@ -28,7 +28,7 @@ class Records:
   """Some records of a labelled store.
 
   Attributes:
-    store: where they are.
+    store: where they are; None: features alone are known of them.
     name: of the store, for errors.
     records: their numbers, increasing.
     labels: int32, of every record of the store.
@@ -36,7 +36,7 @@ class Records:
     classes: names by label; may be empty.
   """
 
-  store: store_lib.Store
+  store: store_lib.Store | None
   name: str
   records: np.ndarray
   labels: np.ndarray
@@ -66,34 +66,55 @@ def of_store(store: store_lib.Store, name: str) -> Records:
           " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
-  without = np.flatnonzero(labels < 0)
-  if len(without):
-    raise ValueError(
-        f"{len(without)} of {len(labels)} records of {name} ({store.path}) have"
-        f" no class, the first of them {ids[without[0]]!r}; make the store"
-        " without them"
-    )
-  of_item = {}
-  for i, label in zip(ids, labels):
-    if of_item.setdefault(i, label) != label:
-      raise ValueError(
-          f"item {i!r} of {name} ({store.path}) has class {of_item[i]} and"
-          f" class {label}; an item has one class"
-      )
-  return Records(
+  found = Records(
       store, name, np.arange(len(labels)), labels, ids, manifest.classes
   )
+  return checked(found, store.path)
 
 
-def missing(store: store_lib.Store) -> list[tuple[str, str]]:
+def checked(data: Records, path: str) -> Records:
+  """`data`, if every record of it has a class, and views of one item the same.
+
+  Raises:
+    ValueError: they have not; names `path`.
+  """
+  without = np.flatnonzero(data.labels < 0)
+  if len(without):
+    raise ValueError(
+        f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
+        f" have no class, the first of them {data.ids[without[0]]!r}; make the"
+        " store without them"
+    )
+  of_item = {}
+  for i, label in zip(data.ids, data.labels):
+    if of_item.setdefault(i, label) != label:
+      raise ValueError(
+          f"item {i!r} of {data.name} ({path}) has class {of_item[i]} and class"
+          f" {label}; an item has one class"
+      )
+  return data
+
+
+def check_apart(train: Records, validation: Records) -> None:
+  """Raises ValueError where an item is in both."""
+  shared = sorted({*train.ids} & {*validation.ids})
+  if shared:
+    raise ValueError(
+        f"item {shared[0]!r} is in {train.name} and in {validation.name}"
+        f" ({len(shared)} such items); make one of them without these"
+    )
+
+
+def missing(path: str) -> list[tuple[str, str]]:
   """(id, reason) of the items that the job which made a store could not use.
 
-  Read from the job's tables beside the store; empty where there are none.
+  Read from the job's tables beside the store, or beside a folder of features;
+  empty where there are none.
   """
-  folder, _, name = store.path.rstrip("/").rpartition("/")
+  folder, _, name = path.rstrip("/").rpartition("/")
   return [
       (item, reason)
-      for table in ("missing.csv", "quarantine.csv")
+      for table in ("missing.csv", "quarantine.csv", "skipped.csv")
       for of, item, reason in storage.read_table(folder or ".", table) or ()
       if of == name
   ]

@@ -61,7 +61,11 @@ def run(
 
 
 def _facts(of: probe_setup.Setup) -> dict[str, Any]:
+  outside = {name: list(e.layers) for name, e in of.encoders.items()}
+  if of.run is None:
+    return {"encoders": outside}
   return {
+      **({"encoders": outside} if outside else {}),
       "model_run": str(of.run.path),
       "step": of.run.step,
       "tokenizer": of.run.tokenizer,
@@ -79,7 +83,13 @@ def _unit(
 ) -> bool:
   """Trains the heads of one unit and keeps their scores."""
   features = None
-  if unit.source in probe_setup.BASELINES:
+  if unit.source in of.encoders:
+    stop = unit.first + len(unit.layers)
+    features = {
+        name: x_MLD[:, unit.first : stop]
+        for name, x_MLD in of.encoders[unit.source].features.items()
+    }
+  elif unit.source in probe_setup.BASELINES:
     features = _baseline(of, unit.source)
   elif of.cached:
     features = _features(of, unit, workdir, interrupted)

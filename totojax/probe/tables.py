@@ -140,7 +140,7 @@ def _rows(
     of: build.Setup, one: Found, expected: int
 ) -> Iterator[tuple[Any, ...]]:
   validation, holdout = one.scores["validation"], one.scores["holdout"]
-  depth = of.run.model.config.depth
+  depth = of.depth(one.source)
   values = {
       "top1": validation.top(1), "top5": validation.top(5),
       "nll": validation.loss(), "holdout": holdout.top(1),

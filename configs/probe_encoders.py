@@ -1,0 +1,38 @@
+r"""Other people's encoders, probed as ours: side by side, or alone.
+
+  python -m totojax.main --config=configs/features.py --workdir=DINO \
+    --config.features.encoder=dino.py --config.source.root=IMAGES \
+    --config.source.kind=image --config.source.folder.class_folders=True \
+    --config.source.val_frac=0.2
+  python -m totojax.main --workdir=PROBE \
+    --config=configs/probe_encoders.py:dino=DINO,mae=MAE
+
+After the colon: name=folder of each encoder's features, with `train` and `val`
+in it. dino.py defines encoder() (totojax/encoders.py). To set our own layers
+beside them, add stores of tokens of the same items:
+  --config.backbones="('trained',)" --config.model_run=MODEL \
+  --config.data.train=TOKENS/train --config.data.validation=TOKENS/val
+Tables 7, 8, 10, 13 and 14 of the paper compare such encoders.
+"""
+
+from totojax import defaults
+
+
+def get_config(encoders: str = ""):
+  c = defaults.probe("", "", "")
+  c.backbones = ()
+  for part in filter(None, encoders.split(",")):
+    name, equals, path = part.rpartition("=")
+    c.encoders[name if equals else path.strip("/").rpartition("/")[2]] = dict(
+        train=f"{path}/train", validation=f"{path}/val"
+    )
+  c.train.update(epochs=100.0, batch_rows=256)
+  c.optim.update(
+      name="adamw",
+      lrs=(3e-4, 1e-3, 3e-3),
+      weight_decays=(0.0, 0.1),
+      lr_rows=0,
+      warmup_epochs=1.0,
+  )
+  c.every = defaults.every(log=100, evaluate=1000, checkpoint=1000)
+  return c
