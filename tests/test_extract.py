@@ -1,6 +1,7 @@
 """Features of the user's own pixels: from Python, and as files."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -131,6 +132,24 @@ def test_images_begin_as_images(run, model):
   # Control: a video's start gives others.
   other = model.features(clips, layer=2)[:, 0]
   assert not np.allclose(other, found, rtol=0.01)
+
+
+def test_padding_on_the_right_changes_no_feature(run, model, monkeypatch):
+  """Where inputs are padded to whole lanes, as on every accelerator."""
+  clips = videos(1)
+  expected = {p: model.features(clips, layer=2, pool=p) for p in backbone.POOLS}
+  plain = backbone.for_clips
+
+  def padded(model, *, frames):
+    found = plain(model, frames=frames)
+    return found.clone(spec=dataclasses.replace(found.spec, context=24))
+
+  monkeypatch.setattr(backbone, "for_clips", padded)
+  other = totojax.load(str(run))
+  for pool, x in expected.items():
+    np.testing.assert_allclose(
+        other.features(clips, layer=2, pool=pool), x, rtol=2e-4, atol=1e-6
+    )
 
 
 def test_frames_of_another_size_are_resized_and_cut(model):

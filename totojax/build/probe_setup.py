@@ -173,12 +173,6 @@ class Setup:
       return self.encoders[source].layers
     return self.layers if source in MODELS else (0,)
 
-  def depth(self, source: str) -> int:
-    """The number of a source's last layer, as far as that is known."""
-    if source in self.encoders:
-      return max(self.encoders[source].layers[-1], 1)
-    return self.run.model.config.depth
-
   def head_of(self, source: str) -> heads.HeadConfig:
     """What is pooled already takes a linear layer alone."""
     if source in MODELS:

@@ -12,8 +12,8 @@ from totojax.build.typed import typed
 from totojax.data import images
 from totojax.data import items
 from totojax.data import media
+from totojax.data import slowfast
 from totojax.data import video
-from totojax.data import views
 from totojax.data.sources import ego4d
 from totojax.data.sources import folder
 from totojax.data.sources import howto100m
@@ -125,7 +125,7 @@ def spec(config: Mapping[str, Any], kind: str) -> media.Spec:
   if kind == "image":
     return typed(images.ImageSpec, config["image"], "image")
   clip = typed(video.ClipSpec, config["clip"], "clip")
-  found = typed(views.ViewSpec, config["views"], "views", clip=clip)
+  found = typed(slowfast.ViewSpec, config["views"], "views", clip=clip)
   return found if found.mode else clip
 
 

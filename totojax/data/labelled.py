@@ -113,10 +113,10 @@ def missing(path: str) -> list[tuple[str, str]]:
   """
   folder, _, name = path.rstrip("/").rpartition("/")
   return [
-      (item, reason)
+      (row[1], row[2])
       for table in ("missing.csv", "quarantine.csv", "skipped.csv")
-      for of, item, reason in storage.read_table(folder or ".", table) or ()
-      if of == name
+      for row in storage.read_table(folder or ".", table) or ()
+      if len(row) == 3 and row[0] == name  # others may write such a table too
   ]
 
 

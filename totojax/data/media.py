@@ -14,12 +14,12 @@ import numpy as np
 from totojax.data import decode
 from totojax.data import images
 from totojax.data import items
+from totojax.data import slowfast
 from totojax.data import video
-from totojax.data import views
 from totojax.data.sources import tfds_source
 
 MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
-Spec = video.ClipSpec | views.ViewSpec | images.ImageSpec
+Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
 
 
 class SourceLost(OSError):

@@ -124,7 +124,7 @@ class Drawn:
 
 
 class Cuts(Protocol):
-  """What is cut out of a video: `ClipSpec`, or `views.ViewSpec`."""
+  """What is cut out of a video: `ClipSpec`, or `slowfast.ViewSpec`."""
 
   @property
   def resample(self) -> str: ...

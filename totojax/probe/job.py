@@ -56,7 +56,10 @@ def run(
     logs.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     found = [tables.read(unit, workdir / unit.name) for unit in plan.units]
-    tables.write(of, tables.joined(found), workdir, paper)
+    tables.write(
+        of, tables.joined(found), workdir, paper, missing=of.missing,
+        depths={name: max(e.layers[-1], 1) for name, e in of.encoders.items()},
+    )  # fmt: skip
   return True
 
 

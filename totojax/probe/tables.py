@@ -5,7 +5,7 @@ Shapes: M items, L layers, S settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -98,12 +98,31 @@ def joined(found: list[Found]) -> list[Found]:
 
 
 def write(
-    of: build.Setup, found: list[Found], workdir: epath.Path, paper: Paper
+    of: build.Setup,
+    found: list[Found],
+    workdir: epath.Path,
+    paper: Paper,
+    *,
+    missing: Sequence[tuple[str, str]] = (),
+    depths: Mapping[str, int] | None = None,
 ) -> None:
-  """Writes the tables, the metrics and the figure of a whole probe."""
+  """Writes the tables, the metrics and the figure of a whole probe.
+
+  Args:
+    of: what was probed.
+    found: the heads of every source.
+    workdir: where they go.
+    paper: a number beside them.
+    missing: (id, reason) of validation items that are not there.
+    depths: last layers of sources that are no model of ours.
+  """
   n = found[0].scores["validation"].items
-  expected = of.data.expected or n + len(of.missing)
-  rows = (row for one in found for row in _rows(of, one, expected))
+  expected = of.data.expected or n + len(missing)
+  rows = (
+      row
+      for one in found
+      for row in _rows(of, one, expected, (depths or {}).get(one.source))
+  )
   (workdir / "per_layer.csv").write_text(_csv(COLUMNS, rows))
   (workdir / "predictions.csv").write_text(_predictions(of, found))
   counts = np.bincount(of.validation.labels[of.validation.records])
@@ -125,22 +144,22 @@ def write(
   if n != expected:
     train.say(f"{n} of {expected} validation items were there")
   storage.write_table(
-      workdir, "missing.csv", of.missing, header=("id", "reason")
+      workdir, "missing.csv", missing, header=("id", "reason")
   )
-  if of.missing:
-    names = ", ".join(item for item, _ in of.missing[:3])
-    more = ", ..." if len(of.missing) > 3 else ""
+  if missing:
+    names = ", ".join(item for item, _ in missing[:3])
+    more = ", ..." if len(missing) > 3 else ""
     train.say(
-        f"{len(of.missing)} validation items are missing: {names}{more}; see"
+        f"{len(missing)} validation items are missing: {names}{more}; see"
         f" {workdir / 'missing.csv'}"
     )
 
 
 def _rows(
-    of: build.Setup, one: Found, expected: int
+    of: build.Setup, one: Found, expected: int, depth: int | None
 ) -> Iterator[tuple[Any, ...]]:
   validation, holdout = one.scores["validation"], one.scores["holdout"]
-  depth = of.depth(one.source)
+  depth = depth or of.run.model.config.depth
   values = {
       "top1": validation.top(1), "top5": validation.top(5),
       "nll": validation.loss(), "holdout": holdout.top(1),

@@ -20,8 +20,8 @@ from totojax.corpus import settings
 from totojax.data import decode
 from totojax.data import items
 from totojax.data import shards
+from totojax.data import slowfast
 from totojax.data import video
-from totojax.data import views
 from totojax.tokenizers import weights
 
 CLIP = video.ClipSpec(
@@ -33,7 +33,7 @@ ITEM = items.of_file("a.mp4", "a.mp4")
 
 def spec(mode, *, clip=CLIP, **changed):
   section = {**defaults.views().to_dict(), "mode": mode, **changed}
-  return typed(views.ViewSpec, section, "views", clip=clip)
+  return typed(slowfast.ViewSpec, section, "views", clip=clip)
 
 
 def timeline(frames, fps, *, said=True):
@@ -58,7 +58,7 @@ def test_views_are_the_frames_that_slowfast_shows():
     view = drawn(of, frames, fps)[i]
     assert view.places_T.tolist() == expected, row
     span = 16 * 4 * fps / 30
-    found = views.starts(frames, span, temporal, offset=bool(offset))
+    found = slowfast.starts(frames, span, temporal, offset=bool(offset))
     assert found[i] == pytest.approx(start, abs=1e-9)
     begins.add(expected[0])
     seen += 1
@@ -80,7 +80,7 @@ def test_there_are_as_many_views_as_asked_for(temporal, spatial):
 def test_windows_are_the_ends_and_the_middle_of_the_long_side(height, width):
   frames = np.arange(height * width).reshape(1, height, width, 1)
   found = [
-      views.window(frames, size_px=8, place=place)[0, 0, 0, 0]
+      slowfast.window(frames, size_px=8, place=place)[0, 0, 0, 0]
       for place in range(3)
   ]
   middle = math.ceil((max(height, width) - 8) / 2)
