@@ -301,6 +301,8 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
       (dict(encoders={}), "backbones is .*; name some"),
       (dict(encoders={"pixels": paths}), "encoders.pixels has the name of a b"),
       (dict(encoders={"a": paths}, data={"train": "x"}), "backbones is empty"),
+      (dict(encoders={"a": paths}, model_run="x"), "model_run is 'x' and back"),
+      (dict(encoders={"a": paths}, head={"pool": "cross"}), "reads every to"),
       (dict(encoders={"a": {"train": "x"}}), "encoders.a.validation is mis"),
   ):
     with pytest.raises(ValueError, match=told):

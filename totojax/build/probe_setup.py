@@ -128,13 +128,10 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """The typed config with its data opened and checked.
-
-  Without a `run` nothing but encoders is probed.
-  """
+  """The typed config with its data opened and checked."""
 
   config: Section
-  run: backbone.Trained | None
+  run: backbone.Trained | None  # without one, encoders alone are probed
   model: trunk.Trunk | None
   encoders: Mapping[str, Encoder]
   on: Mesh
@@ -163,6 +160,20 @@ class Setup:
   def ways(self) -> int:
     return self.on.shape["data"] * self.on.shape["fsdp"]
 
+  def width(self, source: str) -> int:
+    """Of the features of a backbone, encoder or baseline."""
+    if source in self.encoders:
+      return self.encoders[source].features["train"].shape[-1]
+    if source == "histogram":
+      return self.model.spec.vocab
+    if source == "pixels":
+      return self.whole_pixels * self.data.pixels_side**2 * 3
+    return self.model.config.width
+
+  @property
+  def whole_pixels(self) -> int:
+    return self.whole.store.manifest.frames
+
   @property
   def sources(self) -> tuple[str, ...]:
     """All that is probed, in order."""
@@ -178,20 +189,6 @@ class Setup:
     if source in MODELS:
       return self.head
     return dataclasses.replace(self.head, pool="average")
-
-  def width(self, source: str) -> int:
-    """Of the features of a backbone, encoder or baseline."""
-    if source in self.encoders:
-      return self.encoders[source].features["train"].shape[-1]
-    if source == "histogram":
-      return self.model.spec.vocab
-    if source == "pixels":
-      return self.whole_pixels * self.data.pixels_side**2 * 3
-    return self.model.config.width
-
-  @property
-  def whole_pixels(self) -> int:
-    return self.whole.store.manifest.frames
 
 
 def setup(config: Section) -> Setup:
@@ -217,7 +214,7 @@ def setup(config: Section) -> Setup:
     )
     trunk.check_layers(layers, run.model.config.depth)
   else:
-    records, made_at, layers = *_of_files(files, data), ()
+    records, made_at, layers = *_of_files(files, config), ()
   rest, held = labelled.split(
       records["train"], held_frac=data.holdout_frac, seed=config["seed"]
   )
@@ -311,13 +308,29 @@ def _encoders(
 
 
 def _of_files(
-    files: Files, data: DataConfig
+    files: Files, config: Section
 ) -> tuple[dict[str, labelled.Records], dict[str, str]]:
-  """Records, and where they are, as the first encoder has them."""
-  if data.train or data.validation:
+  """Records, and where they are, as the first encoder has them.
+
+  Raises:
+    ValueError: the config says what only a model of ours would read, or an
+      item is in both.
+  """
+  for key, value in (
+      ("model_run", config["model_run"]),
+      ("layers", config["layers"]),
+      ("data.train", config["data"]["train"]),
+      ("data.validation", config["data"]["validation"]),
+  ):
+    if value:
+      raise ConfigError(
+          f"{key} is {value!r} and backbones is empty, so that nothing reads"
+          ' it; name some backbones ("trained"), or empty it'
+      )
+  if config["head"]["pool"] != "average":
     raise ConfigError(
-        "data.train and data.validation are stores for a model_run, and"
-        " backbones is empty; name some (\"trained\"), or no stores"
+        f"head.pool is {config['head']['pool']!r}, which reads every token, and"
+        ' features on disk are pooled already; use "average"'
     )
   first = next(iter(files.values()))
   records = {k: feature_files.records(f, k) for k, f in first.items()}
