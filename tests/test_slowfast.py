@@ -16,6 +16,7 @@ from totojax import defaults
 from totojax import jobs
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
+from totojax.corpus import plan
 from totojax.corpus import settings
 from totojax.data import decode
 from totojax.data import items
@@ -185,6 +186,17 @@ def test_another_sampling_beside_views_is_refused():
   c["clip"]["sampling"] = "duration"
   with pytest.raises(ConfigError, match="clip.sampling is 'duration' wit"):
     settings.spec(c, "video")
+
+
+def test_a_plan_counts_every_view():
+  c = defaults.tokenize().to_dict()
+  c["plan"] |= dict(hours=50.0, videos=20_000)
+  clips = []
+  for mode in ("", "test"):
+    c["views"]["mode"] = mode
+    (row,) = plan.without_source(c, weights.load("shipped"))
+    clips.append(row.clips)
+  assert clips == [20_000, 600_000]
 
 
 @pytest.fixture(scope="module")

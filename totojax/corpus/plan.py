@@ -31,11 +31,11 @@ from totojax import flops
 from totojax import logs
 from totojax.build.typed import typed
 from totojax.corpus import parts as parts_lib
+from totojax.corpus import settings as settings_lib
 from totojax.data import decode
 from totojax.data import images
 from totojax.data import items as items_lib
 from totojax.data import media
-from totojax.data import video
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
 
@@ -132,10 +132,10 @@ def without_source(
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = typed(Planning, config["plan"], "plan")
   if settings.images:
-    spec = typed(images.ImageSpec, config["image"], "image")
+    spec = settings_lib.spec(config, "image")
     count, hours = settings.images, None
   else:
-    spec = typed(video.ClipSpec, config["clip"], "clip")
+    spec = settings_lib.spec(config, "video")
     count, hours = settings.videos, settings.hours
     if not count:
       strided = hours * 3600 * SOURCE_FPS / spec.stride_frames
