@@ -4,14 +4,16 @@
     --config.data.train.moving.path=TRAIN --config.data.validation.moving=VAL
 
 The stores hold videos of 4 frames of 2 x 2 tokens out of 60 codes. One CPU,
-seconds.
+seconds. `--config=configs/smoke.py:gpt2` and `:mamba` train Table 6's other
+architectures.
 """
 
 from totojax import defaults
 
 
-def get_config():
+def get_config(architecture="llama"):
   c = defaults.pretrain("tiny")
+  defaults.use(c, architecture, "tiny")
   c.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=5)

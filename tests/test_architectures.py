@@ -17,7 +17,7 @@ MAMBA = mamba.MambaConfig(
 )  # fmt: skip
 GPT2 = gpt2.Gpt2Config(
     width=32, depth=2, heads=4, mlp_dim=96, norm_eps=1e-5, init_std=0.3,
-    tied=True,
+    tied=True, position_std=0.02,
 )  # fmt: skip
 
 
@@ -38,17 +38,21 @@ def start(block, *args):
   return jax.tree.unflatten(tree, moved)
 
 
-MAMBA_BLOCK = mamba.Block(MAMBA, jnp.float32)
+def mamba_block(implementation="blocked", **changes):
+  shape = dataclasses.replace(MAMBA, **changes)
+  return mamba.Block(shape, implementation, jnp.float32)
 
 
 @pytest.fixture(scope="module")
 def mamba_params():
-  return start(MAMBA_BLOCK, inputs(), None)
+  return start(mamba_block(), inputs(), None, None)
 
 
 def run_mamba(params, x, state=None, **changes):
-  block = mamba.Block(dataclasses.replace(MAMBA, **changes), jnp.float32)
-  return jax.jit(block.apply)({"params": params}, x, state)
+  if state is None:
+    state = mamba.empty_state(MAMBA, len(x))
+  block = mamba_block(**changes)
+  return jax.jit(block.apply)({"params": params}, x, None, None, state)
 
 
 def torch_of(x):
@@ -78,7 +82,9 @@ def test_mamba_meets_hugging_face(mamba_params, chunk_tokens):
       "mixer.conv1d.weight": p["conv"].T[:, None],
       "mixer.conv1d.bias": p["conv_bias"],
       "mixer.in_proj.weight": jnp.concatenate([p["input"], p["gate"]], 1).T,
-      "mixer.x_proj.weight": p["maps"].T,
+      "mixer.x_proj.weight": jnp.concatenate(
+          [p["rank"], p["state_in"], p["state_out"]], 1
+      ).T,
       "mixer.dt_proj.weight": p["steps"].T,
       "mixer.dt_proj.bias": p["steps_bias"],
       "mixer.out_proj.weight": p["out"].T,
@@ -135,10 +141,8 @@ def test_chunks_bound_the_memory(mamba_params):
   x = inputs(tokens=512)
 
   def needed(chunk_tokens):
-    block = mamba.Block(
-        dataclasses.replace(MAMBA, chunk_tokens=chunk_tokens), jnp.float32
-    )
-    loss = lambda p: jnp.sum(block.apply({"params": p}, x, None)[0])
+    block = mamba_block(chunk_tokens=chunk_tokens)
+    loss = lambda p: jnp.sum(block.apply({"params": p}, x, None, None)[0])
     compiled = jax.jit(jax.grad(loss)).lower(mamba_params).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
@@ -152,8 +156,8 @@ def test_blocks_are_causal(name, mamba_params):
     function = lambda x: run_mamba(mamba_params, x)[0]
   else:
     block = gpt2.Block(GPT2, "blocked", jnp.float32)
-    params = start(block, x, None)
-    function = lambda x: block.apply({"params": params}, x, None)[0]
+    params = start(block, x, None, None)
+    function = lambda x: block.apply({"params": params}, x, None, None)[0]
   reach = jax.jacobian(lambda x: function(x).sum(-1)[0])(x)  # [T, B, T, D]
   reach = np.abs(reach[:, 0]).sum(-1)
   assert (np.triu(reach, 1) == 0).all()
@@ -166,7 +170,7 @@ def test_gpt2_meets_hugging_face():
 
   block = gpt2.Block(GPT2, "blocked", jnp.float32)
   x = inputs()
-  params = start(block, x, None)
+  params = start(block, x, None, None)
   theirs = transformers.models.gpt2.modeling_gpt2.GPT2Block(
       transformers.GPT2Config(
           n_embd=32, n_head=4, n_inner=96, n_positions=64, n_layer=2,
@@ -199,12 +203,12 @@ def test_gpt2_meets_hugging_face():
   with torch.no_grad():
     expected = theirs(torch_of(x), attention_mask=mask)
   expected = expected[0] if isinstance(expected, tuple) else expected
-  found, _ = block.apply({"params": params}, x, None)
+  found, _ = block.apply({"params": params}, x, None, None)
   np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_positions_are_fixed_sines_and_cosines():
-  table = np.asarray(gpt2.positions(50, 8))
+  table = np.asarray(gpt2.positions(jnp.arange(50), 8))
   for position in (0, 1, 49):
     for i in range(4):
       angle = position / 10_000 ** (2 * i / 8)

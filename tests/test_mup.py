@@ -111,8 +111,8 @@ def test_axes_of_other_blocks():
   assert rules["in"] == rules["dt"] == mup.Rule(0.5, 0.25, 4.0)
   for name in ("skip", "bias", "table"):
     assert rules[name] == mup.Rule(1.0, 1.0, 1.0), name
-  with pytest.raises(ValueError, match="x: µP does not know .* axis 'state'"):
-    p.rules({"x": P("inner", "state")})
+  with pytest.raises(ValueError, match="x: µP does not know .* axis 'tap'"):
+    p.rules({"x": P("inner", "tap")})
   with pytest.raises(ValueError, match="more than two dimensions grow"):
     p.rules({"x": P("embed", "inner", "dt_rank")})
 

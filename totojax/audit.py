@@ -1,8 +1,8 @@
 """`run = "audit"`: the paper's counts and compute, worked out again.
 
-Every number of Tables 1, 2, 4 and 15 that follows from others, and the units of
-the scaling law, beside what is printed; where the paper disagrees with itself,
-the row says so. Leaves `audit.csv`.
+Every number of Tables 1, 2, 4, 6 and 15 that follows from others, and the units
+of the scaling law, beside what is printed; where the paper disagrees with
+itself, the row says so. Leaves `audit.csv`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from totojax import logs
 from totojax import train
 from totojax.analysis import paper
 from totojax.analysis import scaling
+from totojax.models import gpt2
+from totojax.models import mamba
 
 DVAE_VOCAB, VQGAN_VOCAB = 8192, 16384
 TOKENS_OF_FRAME = 256
@@ -33,6 +35,7 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 class Shape:
   """What `flops` asks of a model; the MLP may be any real number."""
 
+  kind: str
   width: int
   depth: int
   mlp_dim: float
@@ -78,7 +81,9 @@ def run(
 
 def audit() -> list[Line]:
   """Every line, in the paper's order."""
-  return [*table_1(), *table_2(), *table_4(), *table_15(), *law()]
+  return [
+      *table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()
+  ]  # fmt: skip
 
 
 def _line(
@@ -118,7 +123,7 @@ def _parsed(printed: str) -> tuple[float, float, float]:
 def _shape(preset: str, mlp_dim: float | None = None, tied=True) -> Shape:
   sizes = defaults.PRESETS[preset]
   chosen = sizes["mlp_dim"] if mlp_dim is None else mlp_dim
-  return Shape(sizes["width"], sizes["depth"], chosen, tied)
+  return Shape("llama", sizes["width"], sizes["depth"], chosen, tied)
 
 
 def table_1() -> Iterator[Line]:
@@ -200,6 +205,31 @@ def table_4() -> Iterator[Line]:
     yield _line(
         "Table 4, dVAE/16 to 32, MACs", f"section 4.1: {told}",
         f"dVAE/16 and {epochs} epochs at 32 x 32", staged, value,
+    )  # fmt: skip
+
+
+def table_6() -> Iterator[Line]:
+  """Parameters of GPT-2 and Mamba, whose depths are not printed."""
+  source = "section 4.1; 1,024 wide as large"
+  gpt2_preset = defaults.GPT2_PRESETS["280m"]
+  readings = {
+      f"our preset, {gpt2_preset['depth']} layers": {},
+      "16 layers, as large": {"depth": 16},
+      "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
+  }
+  for what, changes in readings.items():
+    section = defaults.gpt2("280m").to_dict() | changes
+    yield _line(
+        "Table 6, GPT2, parameters", source, what, paper.TABLE_6["gpt2"],
+        flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
+    )  # fmt: skip
+  ours = defaults.MAMBA_PRESETS["290m"]["depth"]
+  for depth in (ours, ours - 1, ours + 1, 48):
+    what = f"{depth} layers" if depth != ours else f"our preset, {ours} layers"
+    section = defaults.mamba("290m").to_dict() | {"depth": depth}
+    yield _line(
+        "Table 6, Mamba, parameters", source, what, paper.TABLE_6["mamba"],
+        flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
     )  # fmt: skip
 
 

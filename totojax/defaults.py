@@ -30,6 +30,16 @@ PRESETS = {
     "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
     "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
 }
+# Table 6: 1,024 wide as large. Depths are not printed; these are the ones that
+# give 280m and 290m, tied (`run = "audit"`).
+GPT2_PRESETS = {
+    "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
+    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
+}
+MAMBA_PRESETS = {
+    "290m": dict(width=1024, depth=42),
+    "tiny": dict(width=32, depth=2),
+}
 
 
 def sequence() -> ConfigDict:
@@ -52,6 +62,40 @@ def model(preset: str) -> ConfigDict:
       tied=True,  # [gap] the one reading that gives Table 4's compute
       prefix_tokens=0,  # seen by all: 0: causal (Eq. 1), -1: full
   ))  # fmt: skip
+
+
+def gpt2(preset: str) -> ConfigDict:
+  """GPT-2 with sines and cosines for places (Table 6), for `model`."""
+  return ConfigDict(dict(
+      **GPT2_PRESETS[preset],
+      norm_eps=1e-5,  # [gap] GPT-2
+      init_std=0.02,  # [gap] GPT-2
+      tied=True,  # [gap] GPT-2
+      position_std=0.02,  # of sines and cosines; [gap] that of GPT-2's learned
+      # ones at the start; as large as they are (0.7), they drown the tokens
+  ))  # fmt: skip
+
+
+def mamba(preset: str) -> ConfigDict:
+  """Mamba (S6; Table 6), for `model`."""
+  return ConfigDict(dict(
+      **MAMBA_PRESETS[preset],
+      expand=2,  # inner width over width; [gap] mamba_ssm
+      state=16,  # of each inner channel; [gap] mamba_ssm
+      conv=4,  # tokens of the convolution; [gap] mamba_ssm
+      step_rank=0,  # of the map to step sizes; 0: width / 16; [gap] mamba_ssm
+      chunk_tokens=64,  # computed side by side; changes no result
+      norm_eps=1e-5,  # [gap] mamba_ssm
+      init_std=0.02,  # [gap] as LLaMA's
+      tied=True,  # [gap] mamba_ssm
+  ))  # fmt: skip
+
+
+def use(c: ConfigDict, architecture: str, preset: str) -> None:
+  """Gives `pretrain()` another architecture (Table 6) and its keys."""
+  sections = {"llama": model, "gpt2": gpt2, "mamba": mamba}
+  c.architecture = architecture
+  c.model = sections[architecture](preset)
 
 
 def mup() -> ConfigDict:
@@ -149,6 +193,7 @@ def pretrain(preset: str) -> ConfigDict:
       run="pretrain",
       seed=0,
       sequence=sequence(),
+      architecture="llama",  # whose keys `model` has; "gpt2", "mamba": `use`
       model=model(preset),
       mup=mup(),
       compute=compute(),

@@ -7,15 +7,19 @@ and special ids beyond the codes are told apart everywhere.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Decoder(Protocol):
-  """What of `models.llama.LlamaConfig` is needed here."""
+  """What of a model's config is needed here whatever its architecture.
 
+  And of "llama" and "gpt2" `mlp_dim`, of "mamba" `inner`, `state`, `conv` and
+  `rank`: see `models.mamba.MambaConfig`.
+  """
+
+  kind: str
   width: int
   depth: int
-  mlp_dim: int
   tied: bool
 
 
@@ -38,22 +42,53 @@ PEAK_FLOPS_PER_S = {
 def parameters(model: Decoder, vocab: int) -> int:
   """Parameters with `vocab` rows in the embedding: Table 1 has 8,192.
 
-  L (4 D^2 + 3 D F + 2 D) + D + V D, and V D more where the head is untied.
+  With a final norm of n and V D for each table, of which an untied head is one:
+
+    LLaMA  L (4 D^2 + 3 D F + 2 D), n = D
+    GPT-2  L (4 D^2 + 2 D F + 9 D + F), n = 2 D: all have biases
+    Mamba  L (3 D E + E (K + 2 R + 3 S + 3) + D), n = D
   """
   d = model.width
-  block = 4 * d * d + 3 * d * model.mlp_dim + 2 * d
+  vectors = {
+      "llama": lambda: 2 * d,
+      "gpt2": lambda: 9 * d + model.mlp_dim,
+      # Norm; biases of convolution and steps, and the skip; the decay.
+      "mamba": lambda: d + 3 * model.inner + model.inner * model.state,
+  }[model.kind]()
+  norm = 2 * d if model.kind == "gpt2" else d
   tables = 1 if model.tied else 2
-  return model.depth * block + d + tables * vocab * d
+  return model.depth * (_matrices(model) + vectors) + norm + tables * vocab * d
+
+
+def _matrices(model: Any) -> int:
+  """Parameters of one block that are multiplied with activations."""
+  d = model.width
+  match model.kind:
+    case "llama":
+      return 4 * d * d + 3 * d * model.mlp_dim
+    case "gpt2":
+      return 4 * d * d + 2 * d * model.mlp_dim
+    case "mamba":
+      e, r = model.inner, model.rank
+      return 3 * d * e + e * (model.conv + 2 * r + 2 * model.state)
+  raise ValueError(
+      f"architecture {model.kind!r} is unknown; use 'llama', 'gpt2' or 'mamba'"
+  )
 
 
 def forward_macs_per_token(
     model: Decoder, *, vocab: int, context: int
 ) -> int:
-  """MACs of one token: matrices, causal attention (mean T / 2 keys), head."""
+  """MACs of one token: matrices, what mixes tokens, head.
+
+  Causal attention is over a mean of T / 2 keys. Mamba's recurrence has four
+  products for each channel and state: dt A, (dt u) B, exp(dt A) h and C h.
+  """
   d = model.width
-  matrices = model.depth * (4 * d * d + 3 * d * model.mlp_dim)
-  attention = model.depth * d * context
-  return matrices + attention + vocab * d
+  mixing = d * context
+  if model.kind == "mamba":
+    mixing = 4 * model.inner * model.state
+  return model.depth * (_matrices(model) + mixing) + vocab * d
 
 
 def train_flops_per_token(model: Decoder, *, vocab: int, context: int) -> int:

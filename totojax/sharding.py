@@ -49,6 +49,8 @@ class ShardingRules:
   mlp: str = "tensor"
   heads: str = "tensor"
   head_dim: None = None
+  rank: None = None
+  state: None = None
   vocab: str = "tensor"
   layers: None = None
   settings: None = None

@@ -72,6 +72,7 @@ TABLE_2_TOKENS = {
     "HowTo100m": "2560B",
 }  # fmt: skip
 TABLE_4 = ("1.42e17", "5.68e17", "2.13e17")
+TABLE_6 = {"gpt2": "280m", "mamba": "290m"}  # parameters
 TABLE_15 = {
     "a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B",
     "a6": "1.9B",

@@ -22,6 +22,8 @@ def coordinates_figure(workdir: epath.PathLike) -> None:
   folder = files.Folder(workdir)
   rows = folder.records("coordinates.csv")
   for quantity in ("residual", "logits", "attention"):
+    if quantity not in rows[0]:  # Mamba has no attention
+      continue
     path = folder.path / f"coordinates_{quantity}.png"
     path.write_bytes(plots.png(by_width(rows, quantity)))
 

@@ -27,6 +27,7 @@ from totojax.aot import settings
 from totojax.build import parts
 from totojax.build.typed import typed
 from totojax.models import decode
+from totojax.models import mamba
 from totojax.models import trunk
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import api
@@ -137,11 +138,9 @@ def _decoding(
   if on is None:
     return Step(facts, None)
 
-  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
-  axes = decode.Cache(
-      stack, stack, None if cache.tokens_BS is None else PartitionSpec("batch")
+  placed = sharding.shardings(
+      _cache_axes(cache), cache, mesh=on, rules=RULES
   )
-  placed = sharding.shardings(axes, cache, mesh=on, rules=RULES)
   by_row = sharding.batch_sharding(on, RULES)
 
   def traced(weights, cache, token_B, position):
@@ -166,10 +165,25 @@ def _decoding(
   return Step(facts, _lower(jitted, on, weights, cache, token_B, position))
 
 
+def _cache_axes(cache: decode.Cache | mamba.State) -> Any:
+  """Logical axes of stacked layers."""
+  if isinstance(cache, mamba.State):
+    return mamba.State(
+        PartitionSpec("layers", "batch", None, "mlp"),
+        PartitionSpec("layers", "batch", "mlp", "state"),
+    )
+  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
+  return decode.Cache(
+      stack, stack, None if cache.tokens_BS is None else PartitionSpec("batch")
+  )
+
+
 def _macs_of_token(model: trunk.Trunk, room: int) -> int:
   """Of one step and row: matrices, the whole cache twice, the head."""
   c = model.config
   mean = flops.forward_macs_per_token(c, vocab=model.spec.vocab, context=room)
+  if c.kind == "mamba":  # the state is the same for any token
+    return mean
   return mean + c.depth * c.width * room  # a mean token sees half of it
 
 

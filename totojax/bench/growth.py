@@ -20,8 +20,7 @@ from totojax import sequence
 from totojax.bench import hardware
 from totojax.bench import measure
 from totojax.bench import training
-from totojax.build.typed import typed
-from totojax.models import llama
+from totojax.build import parts
 
 # Bytes of a parameter while it is trained in float32: itself, two moments, its
 # gradient, and room for activations.
@@ -149,7 +148,7 @@ def _missing(config: Mapping[str, Any], devices: int) -> str:
   here = len(jax.devices())
   if devices > here:
     return f"needs {devices} devices; there are {here}"
-  shape = typed(llama.LlamaConfig, config["model"], "model")
+  shape = parts.shape(config)
   count = flops.parameters(shape, config["sequence"]["vocab"])
   need = count * _BYTES_OF_PARAMETER / 2**30
   have = hardware.device_memory_gib()

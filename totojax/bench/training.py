@@ -26,7 +26,6 @@ from totojax.bench import peers
 from totojax.build import parts
 from totojax.build import pretrain
 from totojax.build.typed import typed
-from totojax.models import llama
 from totojax.optim import adamw
 from totojax.tasks import pretrain as task_lib
 
@@ -59,7 +58,7 @@ class Trainer:
 
   def __init__(self, config: Mapping[str, Any], *, devices: int = 1):
     """`devices` share the parameters (fsdp) and the batch."""
-    self.shape = typed(llama.LlamaConfig, config["model"], "model")
+    self.shape = parts.shape(config)
     self.spec = parts.sequence_spec(config)
     on = sharding.make_mesh(
         sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),

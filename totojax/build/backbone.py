@@ -227,8 +227,7 @@ def load(
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
   model, params = trunk.truncate(model, params, depth)
-  dtype = jnp.dtype(model.compute.dtype)
-  return model, jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+  return model, trunk.cast(model.config, params, model.compute.dtype)
 
 
 def features(

@@ -23,8 +23,10 @@ from totojax import train
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
 from totojax.data import stream
+from totojax.models import gpt2
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import mamba
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
@@ -98,20 +100,47 @@ def compute(
   return typed(trunk.Compute, chosen, "compute")
 
 
+def shape(config: Section) -> trunk.Config:
+  """The section `model`, of the architecture that the config names.
+
+  Runs from before there was a choice name none; they are LLaMAs.
+
+  Raises:
+    ConfigError: an unknown architecture, or another one's keys.
+  """
+  name = config["architecture"] if "architecture" in config else "llama"
+  match name:
+    case "llama":
+      return typed(llama.LlamaConfig, config["model"], "model")
+    case "gpt2":
+      return typed(gpt2.Gpt2Config, config["model"], "model")
+    case "mamba":
+      if config["sequence"]["segments"]:
+        raise ConfigError(
+            "sequence.segments hides images from each other with a mask of"
+            " attention, and Mamba has none; set it to False"
+        )
+      return typed(mamba.MambaConfig, config["model"], "model")
+  raise ConfigError(
+      f"config key architecture is {name!r}; use 'llama', 'gpt2' or 'mamba',"
+      " with the keys of `defaults.use` in section model"
+  )
+
+
 def model(config: Section, backend: str = "") -> trunk.Trunk:
   """The model for a backend: "cpu", "gpu", "tpu", or "" for the one here."""
-  shape = typed(llama.LlamaConfig, config["model"], "model")
+  of = shape(config)
   scales = layers.STANDARD
   chosen = parametrisation(config)
   if chosen is not None:
     scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
   spec = sequence_spec(config)
   return trunk.Trunk(
-      config=shape,
+      config=of,
       spec=spec,
       compute=compute(
           config["compute"],
-          depth=shape.depth,
+          depth=of.depth,
           context=spec.context,
           backend=backend or jax.default_backend(),
       ),
@@ -126,10 +155,16 @@ def parametrisation(config: Section) -> mup.Parametrisation | None:
   chosen = typed(mup.MupConfig, config["mup"], "mup")
   if not chosen.on:
     return None
-  shape = typed(llama.LlamaConfig, config["model"], "model")
+  of = shape(config)
+  if of.kind == "mamba":
+    at_base = dataclasses.replace(of, width=chosen.base_width)
+    return mup.of_mamba(
+        chosen, width=of.width, inner=of.inner / at_base.inner,
+        rank=of.rank / at_base.rank, depth=of.depth,
+    )  # fmt: skip
   return mup.of_transformer(
-      chosen, width=shape.width, heads=shape.heads, mlp_dim=shape.mlp_dim,
-      depth=shape.depth,
+      chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
+      depth=of.depth, starts_smaller=of.kind == "gpt2",
   )  # fmt: skip
 
 

@@ -1,5 +1,8 @@
 """Decoding with a cache: token by token, what the whole sequence would give.
 
+LLaMA and GPT-2 keep keys and values of all tokens so far, Mamba the state that
+they left, whose size does not grow with them.
+
 Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
 room for, D width, H heads, K head dim, V padded vocabulary.
 """
@@ -14,8 +17,8 @@ import jax.numpy as jnp
 
 from totojax import sequence
 from totojax.models import attention
-from totojax.models import layers
 from totojax.models import llama
+from totojax.models import mamba
 from totojax.models import splash
 from totojax.models import trunk
 
@@ -48,8 +51,7 @@ def load(model: trunk.Trunk, params: Any) -> Any:
       and 1 is a scan.
     params: of `Trunk`, without boxes.
   """
-  dtype = jnp.dtype(model.compute.dtype)
-  weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), params)
+  weights = trunk.cast(model.config, params, model.compute.dtype)
   if model.compute.unroll == 1:
     return weights
   blocks = tuple(
@@ -59,9 +61,19 @@ def load(model: trunk.Trunk, params: Any) -> Any:
   return {**weights, "blocks": blocks}
 
 
-def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache:
-  """The cache of `rows` sequences of up to `room` tokens, all zero."""
+def empty(
+    model: trunk.Trunk, *, rows: int, room: int
+) -> Cache | mamba.State:
+  """The cache of `rows` sequences of up to `room` tokens, all zero.
+
+  Mamba's is the states of all layers, [L, ...] or tuples of L arrays, with room
+  for any number of tokens.
+  """
   c = model.config
+  if isinstance(c, mamba.MambaConfig):
+    states = [mamba.empty_state(c, rows) for _ in range(c.depth)]
+    stack = jnp.stack if model.compute.unroll == 1 else tuple
+    return mamba.State(*(stack(parts) for parts in zip(*states)))
   shape, dtype = (rows, c.heads, room, c.head_dim), model.compute.dtype
   tokens_BS = None
   if model.spec.segments:
@@ -77,7 +89,7 @@ def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache:
 
 def prefill(
     model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, *, room: int
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, Cache | mamba.State]:
   """Reads a prompt.
 
   Args:
@@ -104,6 +116,9 @@ def prefill(
         f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
         " token by token only with causal attention, 0"
     )
+  if isinstance(model.config, mamba.MambaConfig):
+    before = empty(model, rows=rows, room=room)
+    return _recurrent(model, weights, inputs_BT, before)
   chosen = model.compute.attention
   if chosen == "splash" and not splash.fits(tokens):
     chosen = "xla"
@@ -120,8 +135,9 @@ def prefill(
     return mix
 
   logits_BV, kept = _through(
-      model, weights, inputs_BT, rope, mix_of, None, implementation=chosen
-  )
+      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None,
+      implementation=chosen,
+  )  # fmt: skip
   cache = _noted(empty(model, rows=rows, room=room), inputs_BT, 0)
   return logits_BV, _written(cache, kept, 0)
 
@@ -129,10 +145,10 @@ def prefill(
 def step(
     model: trunk.Trunk,
     weights: Any,
-    cache: Cache,
+    cache: Cache | mamba.State,
     token_B: jax.Array,
     position: jax.Array,
-) -> tuple[jax.Array, Cache]:
+) -> tuple[jax.Array, Cache | mamba.State]:
   """Reads one token of each row.
 
   Args:
@@ -147,9 +163,12 @@ def step(
     float32 logits [B, V] of the token that follows, and the cache with this
     one.
   """
-  c, on_tpu = model.config, model.compute.attention == "splash"
   inputs_B1 = token_B[:, None]
-  rope = layers.rope_table(jnp.reshape(position, (1,)), c.head_dim, c.rope_base)
+  if isinstance(cache, mamba.State):
+    return _recurrent(model, weights, inputs_B1, cache)
+  c, on_tpu = model.config, model.compute.attention == "splash"
+  place_1 = jnp.reshape(position, (1,))
+  rope = trunk.angles(c, place_1)
   cache = _noted(cache, inputs_B1, position)
   stacked = not isinstance(cache.keys, tuple)
   room = (cache.keys if stacked else cache.keys[0]).shape[-2]
@@ -170,8 +189,8 @@ def step(
     return mix
 
   logits_BV, kept = _through(
-      model, weights, inputs_B1, rope, mix_of, (cache.keys, cache.values),
-      implementation="xla",
+      model, weights, inputs_B1, place_1, rope, mix_of,
+      (cache.keys, cache.values), implementation="xla",
   )  # fmt: skip
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
@@ -181,23 +200,36 @@ def step(
   return logits_BV, _written(cache, kept, position)
 
 
+def _recurrent(
+    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: mamba.State
+) -> tuple[jax.Array, mamba.State]:
+  """Logits [B, V] of the last input, and the states after it."""
+  logits_BV, after = _through(
+      model, weights, inputs_BT, jnp.arange(inputs_BT.shape[1]), None,
+      lambda past: mamba.State(*past), before,
+      implementation=model.compute.attention,
+  )  # fmt: skip
+  return logits_BV, mamba.State(*after)
+
+
 def _through(
     model: trunk.Trunk,
     weights: Any,
     inputs_BT: jax.Array,
-    rope: tuple[jax.Array, jax.Array],
-    mix_of: Callable[[Any], llama.Mix],
+    positions_T: jax.Array,
+    rope: tuple[jax.Array, jax.Array] | None,
+    mix_of: Callable[[Any], llama.Mix | mamba.State],
     past: tuple[Any, Any] | None,
     *,
     implementation: str,
 ) -> tuple[jax.Array, tuple[Any, Any]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 
-  These are [B, T, H, K], stacked or as tuples, as the weights are. `mix_of`
-  gets a layer's part of `past`.
+  These are [B, T, H, K], stacked or as tuples, as the weights are; or they are
+  the two parts of Mamba's states. `mix_of` gets a layer's part of `past`.
   """
   c = model.config
-  block = llama.Block(
+  block = trunk.BLOCKS[type(c)](
       c, implementation, jnp.dtype(model.compute.dtype), model.scales
   )
 
@@ -206,6 +238,7 @@ def _through(
     return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
 
   x_BTD = weights["embedding"][inputs_BT]
+  x_BTD = trunk.placed_input(c, x_BTD, positions_T)
   if isinstance(weights["blocks"], tuple):
     pairs = []
     for i, own in enumerate(weights["blocks"]):
@@ -215,8 +248,9 @@ def _through(
     kept = tuple(zip(*pairs))
   else:
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
-  norm = layers.RMSNorm(c.norm_eps)
+  norm = trunk.final_norm(c)
   x_B1D = norm.apply({"params": weights["norm"]}, x_BTD[:, -1:])
+  x_B1D = x_B1D.astype(model.compute.dtype)
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
       x_B1D, head_VD, spec=model.spec, scales=model.scales, attention="xla"

@@ -8,8 +8,10 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
@@ -18,6 +20,9 @@ import jax.numpy as jnp
 
 from totojax.models import attention
 from totojax.models import layers
+
+# Parameters that are used in float32 whatever the dtype of compute.
+WIDE = frozenset({"scale", "bias"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +37,11 @@ class Gpt2Config:
     norm_eps: epsilon of LayerNorm.
     init_std: standard deviation of every matrix at the start.
     tied: whether the output head is the embedding, transposed.
+    position_std: root mean square of the sines and cosines.
   """
+
+  kind: ClassVar[str] = "gpt2"
+  prefix_tokens: ClassVar[int] = 0  # always causal
 
   width: int
   depth: int
@@ -41,6 +50,7 @@ class Gpt2Config:
   norm_eps: float
   init_std: float
   tied: bool
+  position_std: float
 
   def __post_init__(self):
     if self.width % self.heads or self.width % 2:
@@ -54,15 +64,15 @@ class Gpt2Config:
     return self.width // self.heads
 
 
-def positions(tokens: int, width: int) -> jax.Array:
-  """float32 [T, D]: sin, then cos, of p * 10000^(-2i / D).
+def positions(positions_T: jax.Array, width: int) -> jax.Array:
+  """float32 [T, D]: sin, then cos, of p * 10000^(-2i / D), p in the sequence.
 
   Vaswani et al., 2017, concatenated as MAE and DiT do; [gap] the paper says
   "fixed sine-cosine" and no more.
   """
   i = jnp.arange(width // 2, dtype=jnp.float32)
   frequency = 10_000.0 ** (-2 * i / width)
-  angle = jnp.arange(tokens, dtype=jnp.float32)[:, None] * frequency[None]
+  angle = positions_T.astype(jnp.float32)[:, None] * frequency[None]
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
@@ -85,45 +95,70 @@ class LayerNorm(nn.Module):
     return (normed_BTD * scale_D + bias_D).astype(x_BTD.dtype)
 
 
+# (queries, keys, values, scale of q k) -> what the queries mix of the values,
+# and what the caller wants of a layer: see `llama.Mix`.
+Mix = Callable[
+    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
+]
+
+
 class Attention(nn.Module):
-  """Multi-head causal self-attention with biases."""
+  """Multi-head causal self-attention with biases.
+
+  Returns its output [B, T, D] and what `mix` wants, or None without one.
+  """
 
   config: Gpt2Config
   implementation: str
   dtype: Any
+  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(
-      self, x_BTD: jax.Array, segments_BT: jax.Array | None
-  ) -> jax.Array:
+  def __call__(self, x_BTD, segments_BT, mix: Mix | None = None):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     zeros = nn.initializers.zeros
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
-    of_heads = (c.heads, c.head_dim), ("heads", "head_dim")
+    outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
+    on_tpu = self.implementation == "splash"
+    on_cpu = self.implementation == "blocked"
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
-      b_HK = layers.parameter(self, f"{name}_bias", zeros, *of_heads)
-      x_BTHK = jnp.einsum("BTD,DHK->BTHK", x_BTD, w_DHK)
-      return checkpoint_name(x_BTHK + b_HK.astype(self.dtype), "projection")
+      w_DHK = layers.gathered(w_DHK, inward[1])
+      # "bias" for the head dimension: with it, it would count as a matrix.
+      b_HK = layers.parameter(
+          self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias")
+      )
+      x_BTHK = layers.product("BTD,DHK->BTHK", x_BTD, w_DHK, on_cpu=on_cpu)
+      x_BTHK += b_HK.astype(self.dtype)
+      # The kernel names what it reads and gives.
+      return x_BTHK if on_tpu else checkpoint_name(x_BTHK, "projection")
 
-    mixed_BTHK = attention.attend(
-        project("query"),
-        project("key"),
-        project("value"),
-        segments_BT=segments_BT,
-        implementation=self.implementation,
-    )
-    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
-    w_HKD = layers.parameter(
-        self, "out", _residual(c), (c.heads, c.head_dim, c.width),
-        ("heads", "head_dim", "embed"),
-    ).astype(self.dtype)  # fmt: skip
+    scale = self.scales.attention * c.head_dim**-0.5
+    q_BTHK, k_BTHK, v_BTHK = map(project, ("query", "key", "value"))
+    # Kept only where the caller asks for "intermediates".
+    self.sow("intermediates", "query", q_BTHK)
+    self.sow("intermediates", "key", k_BTHK)
+    kept = None
+    if mix is not None:
+      mixed_BTHK, kept = mix(q_BTHK, k_BTHK, v_BTHK, scale)
+    else:
+      mixed_BTHK = attention.attend(
+          q_BTHK,
+          k_BTHK,
+          v_BTHK,
+          segments_BT=segments_BT,
+          implementation=self.implementation,
+          scale=scale,
+      )
+    if not on_tpu:
+      mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+    w_HKD = layers.parameter(self, "out", _residual(c), *outward)
+    w_HKD = layers.gathered(w_HKD.astype(self.dtype), outward[1])
     b_D = layers.parameter(self, "out_bias", zeros, (c.width,), ("norm",))
-    return jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, w_HKD) + b_D.astype(
-        self.dtype
-    )
+    out_BTD = layers.product("BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu)
+    return out_BTD + b_D.astype(self.dtype), kept
 
 
 class Mlp(nn.Module):
@@ -131,23 +166,29 @@ class Mlp(nn.Module):
 
   config: Gpt2Config
   dtype: Any
+  on_cpu: bool
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     c, zeros = self.config, nn.initializers.zeros
     init = nn.initializers.normal(c.init_std)
-    shape = (c.width, c.mlp_dim)
-    up_DF = layers.parameter(self, "up", init, shape, ("embed", "mlp"))
-    up_F = layers.parameter(self, "up_bias", zeros, shape[1:], ("norm",))
-    down_FD = layers.parameter(
-        self, "down", _residual(c), shape[::-1], ("mlp", "embed")
-    )
-    down_D = layers.parameter(self, "down_bias", zeros, shape[:1], ("norm",))
-    hidden_BTF = jax.nn.gelu(
-        x_BTD @ up_DF.astype(self.dtype) + up_F.astype(self.dtype),
-        approximate=True,
-    )
-    return hidden_BTF @ down_FD.astype(self.dtype) + down_D.astype(self.dtype)
+    inward = (c.width, c.mlp_dim), ("embed", "mlp")
+    outward = (c.mlp_dim, c.width), ("mlp", "embed")
+
+    def matrix(name, start, shape, axes):
+      weight = layers.parameter(self, name, start, shape, axes)
+      return layers.gathered(weight.astype(self.dtype), axes)
+
+    up_DF = matrix("up", init, *inward)
+    up_F = layers.parameter(self, "up_bias", zeros, (c.mlp_dim,), ("mlp",))
+    down_FD = matrix("down", _residual(c), *outward)
+    down_D = layers.parameter(self, "down_bias", zeros, (c.width,), ("norm",))
+    product = functools.partial(layers.product, on_cpu=self.on_cpu)
+    up_BTF = product("BTD,DF->BTF", x_BTD, up_DF) + up_F.astype(self.dtype)
+    up_BTF = checkpoint_name(up_BTF, "mlp")
+    hidden_BTF = jax.nn.gelu(up_BTF, approximate=True)
+    down_BTD = product("BTF,FD->BTD", hidden_BTF, down_FD)
+    return down_BTD + down_D.astype(self.dtype)
 
 
 class Block(nn.Module):
@@ -156,20 +197,29 @@ class Block(nn.Module):
   config: Gpt2Config
   implementation: str
   dtype: Any
+  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(
-      self, x_BTD: jax.Array, segments_BT: jax.Array | None
-  ) -> tuple[jax.Array, None]:
+      self,
+      x_BTD: jax.Array,
+      rope: None,
+      segments_BT: jax.Array | None,
+      mix: Mix | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """As `llama.Block`, but that nothing is rotated (`rope`)."""
+    del rope
     c = self.config
     normed_BTD = LayerNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    x_BTD += Attention(c, self.implementation, self.dtype, name="attention")(
-        normed_BTD, segments_BT
-    )
-    x_BTD = checkpoint_name(x_BTD, "residual")
+    mixed_BTD, kept = Attention(
+        c, self.implementation, self.dtype, self.scales, name="attention"
+    )(normed_BTD, segments_BT, mix)
+    x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     normed_BTD = LayerNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    x_BTD += Mlp(c, self.dtype, name="mlp")(normed_BTD)
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), None
+    on_cpu = self.implementation == "blocked"
+    x_BTD += Mlp(c, self.dtype, on_cpu, name="mlp")(normed_BTD)
+    self.sow("intermediates", "residual", x_BTD)
+    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
 
 
 def _residual(config: Gpt2Config) -> layers.Initializer:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
@@ -33,6 +33,8 @@ class LlamaConfig:
     prefix_tokens: first tokens that every token sees, whatever its place; 0:
       causal attention, -1: full attention.
   """
+
+  kind: ClassVar[str] = "llama"
 
   width: int
   depth: int

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -26,6 +26,9 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from totojax.models import layers
+
+# Parameters that are used in float32 whatever the dtype of compute.
+WIDE = frozenset({"log_a", "steps_bias", "skip", "scale"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,9 @@ class MambaConfig:
     init_std: standard deviation of matrices at the start.
     tied: whether the output head is the embedding, transposed.
   """
+
+  kind: ClassVar[str] = "mamba"
+  prefix_tokens: ClassVar[int] = 0  # always causal
 
   width: int
   depth: int
@@ -149,28 +155,35 @@ class Mixer(nn.Module):
 
   config: MambaConfig
   dtype: Any
+  on_cpu: bool
 
   @nn.compact
   def __call__(
-      self, x_BTD: jax.Array, state: State | None
+      self, x_BTD: jax.Array, state: State
   ) -> tuple[jax.Array, State]:
     """Outputs [B, T, D], and the state after the last token.
 
     Args:
       x_BTD: inputs.
-      state: after the tokens before; None at the start of a sequence.
+      state: after the tokens before.
     """
     c = self.config
     inner, rank = c.inner, c.rank
     init = nn.initializers.normal(c.init_std)
-    state = empty_state(c, x_BTD.shape[0]) if state is None else state
 
     def weight(name, shape, axes, start=init):
       return layers.parameter(self, name, start, shape, axes)
 
+    def matrix(name, shape, axes, start=init):
+      found = weight(name, shape, axes, start).astype(self.dtype)
+      return layers.gathered(found, axes)
+
+    def product(equation, x, w):
+      return layers.product(equation, x, w, on_cpu=self.on_cpu)
+
     into = (c.width, inner), ("embed", "mlp")
-    x_BTE = x_BTD @ weight("input", *into).astype(self.dtype)
-    gate_BTE = x_BTD @ weight("gate", *into).astype(self.dtype)
+    x_BTE = product("BTD,DE->BTE", x_BTD, matrix("input", *into))
+    gate_BTE = product("BTD,DE->BTE", x_BTD, matrix("gate", *into))
     x_BTE = checkpoint_name(x_BTE, "projection")
     gate_BTE = checkpoint_name(gate_BTE, "projection")
 
@@ -178,35 +191,39 @@ class Mixer(nn.Module):
         [state.inputs_BKE.astype(self.dtype), x_BTE], axis=1
     )
     u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
-    narrow = rank + 2 * c.state
-    maps_BTX = u_BTE @ weight(
-        "maps", (inner, narrow), ("mlp", "state")
-    ).astype(self.dtype)
+    # Three parameters, as ranks grow with the width and states do not.
+    of_state = (inner, c.state), ("mlp", "state")
+    maps_EX = jnp.concatenate(
+        [
+            matrix("rank", (inner, rank), ("mlp", "rank")),
+            matrix("state_in", *of_state),
+            matrix("state_out", *of_state),
+        ],
+        axis=1,
+    )
     steps_BTR, b_BTS, c_BTS = jnp.split(
-        maps_BTX, [rank, rank + c.state], axis=-1
+        product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
     )
-    steps_RE = weight(
-        "steps", (rank, inner), ("state", "mlp"), _uniform(rank**-0.5)
+    steps_RE = matrix(
+        "steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5)
     )
-    bias_E = weight("steps_bias", (inner,), ("norm",), _step_bias)
-    dt_BTE = jax.nn.softplus(
-        (steps_BTR @ steps_RE.astype(self.dtype)).astype(jnp.float32) + bias_E
-    )
-    log_a_ES = weight("log_a", (inner, c.state), ("norm", "norm"), _log_a)
+    bias_E = weight("steps_bias", (inner,), ("mlp",), _step_bias)
     wide = lambda x: x.astype(jnp.float32)
+    dt_BTE = jax.nn.softplus(
+        wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E
+    )
+    log_a_ES = weight("log_a", (inner, c.state), ("mlp", "norm"), _log_a)
     y_BTE, h_BES = selective_scan(
         wide(u_BTE), dt_BTE, -jnp.exp(log_a_ES), wide(b_BTS), wide(c_BTS),
         state.h_BES, chunk_tokens=c.chunk_tokens,
     )  # fmt: skip
-    skip_E = weight("skip", (inner,), ("norm",), nn.initializers.ones)
-    y_BTE += skip_E * wide(u_BTE)
-    y_BTE = y_BTE.astype(self.dtype) * jax.nn.silu(gate_BTE)
-    out_ED = weight(
-        "out", (inner, c.width), ("mlp", "embed"),
-        nn.initializers.normal(c.init_std / math.sqrt(c.depth)),
-    )  # fmt: skip
+    skip_E = weight("skip", (inner,), ("mlp",), nn.initializers.ones)
+    y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
+    y_BTE = checkpoint_name(y_BTE, "attention")  # what stands in its place
+    out_ED = matrix("out", (inner, c.width), ("mlp", "embed"), _residual(c))
     last = seen_BJE[:, seen_BJE.shape[1] - (c.conv - 1) :]
-    return y_BTE @ out_ED.astype(self.dtype), State(wide(last), h_BES)
+    out_BTD = product("BTE,ED->BTD", y_BTE * jax.nn.silu(gate_BTE), out_ED)
+    return out_BTD, State(wide(last), h_BES)
 
   def _convolve(self, seen_BJE: jax.Array, tokens: int) -> jax.Array:
     """silu of a causal convolution of each channel; J = K - 1 + T."""
@@ -216,7 +233,7 @@ class Mixer(nn.Module):
         self, "conv", start, (c.conv, c.inner), ("norm", "mlp")
     ).astype(self.dtype)
     bias_E = layers.parameter(
-        self, "conv_bias", start, (c.inner,), ("norm",)
+        self, "conv_bias", start, (c.inner,), ("mlp",)
     ).astype(self.dtype)
     mixed_BTE = sum(
         seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv)
@@ -225,22 +242,43 @@ class Mixer(nn.Module):
 
 
 class Block(nn.Module):
-  """h = x + mixer(norm(x)), the residual in float32."""
+  """h = x + mixer(norm(x)); the trunk gives it a residual in float32."""
 
   config: MambaConfig
+  implementation: str  # "blocked": products as a CPU wants them
   dtype: Any
+  scales: layers.Scales = layers.STANDARD  # of attention, which is not here
 
   @nn.compact
   def __call__(
-      self, x_BTD: jax.Array, state: State | None
-  ) -> tuple[jax.Array, State]:
+      self,
+      x_BTD: jax.Array,
+      rope: None,
+      segments_BT: None,
+      state: State | None = None,
+  ) -> tuple[jax.Array, State | None]:
+    """The residual stream, and the state where one was given.
+
+    Args:
+      x_BTD: the residual stream.
+      rope: for the shape of all blocks' arguments alone.
+      segments_BT: the same: everything before a token is seen.
+      state: after the tokens before; None at the start of a sequence of which
+        no more follows.
+    """
+    del rope, segments_BT
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
-    mixed_BTD, state = Mixer(c, self.dtype, name="mixer")(
-        normed_BTD.astype(self.dtype), state
-    )
+    goes_on = state is not None
+    if not goes_on:
+      state = empty_state(c, x_BTD.shape[0])
+    mixed_BTD, state = Mixer(
+        c, self.dtype, self.implementation == "blocked", name="mixer"
+    )(normed_BTD.astype(self.dtype), state)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), state
+    self.sow("intermediates", "residual", x_BTD)
+    x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+    return x_BTD, state if goes_on else None
 
 
 def empty_state(config: MambaConfig, batch: int) -> State:
@@ -249,6 +287,14 @@ def empty_state(config: MambaConfig, batch: int) -> State:
       jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
       jnp.zeros((batch, config.inner, config.state), jnp.float32),
   )
+
+
+def _residual(config: MambaConfig) -> layers.Initializer:
+  """What writes to the residual stream starts 1 / sqrt(L) smaller.
+
+  As `mamba_ssm` does, of one branch in a block.
+  """
+  return nn.initializers.normal(config.init_std / math.sqrt(config.depth))
 
 
 def _uniform(limit: float) -> layers.Initializer:

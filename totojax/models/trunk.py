@@ -14,8 +14,21 @@ import jax
 import jax.numpy as jnp
 
 from totojax import sequence
+from totojax import tree as tree_lib
+from totojax.models import gpt2
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import mamba
+
+# What a trunk is made of (Table 6). Every block is called with (residual
+# stream, rotary angles, segments) and, while decoding, what it does with the
+# tokens before; it knows what of these it needs.
+Config = llama.LlamaConfig | gpt2.Gpt2Config | mamba.MambaConfig
+BLOCKS = {
+    llama.LlamaConfig: llama.Block,
+    gpt2.Gpt2Config: gpt2.Block,
+    mamba.MambaConfig: mamba.Block,
+}
 
 # Policy -> what the backward pass finds kept of each block beside its input.
 REMAT = {
@@ -66,9 +79,9 @@ class Compute:
 
 
 class Trunk(nn.Module):
-  """A causal transformer over the tokens of `sequence.py`."""
+  """A causal model of the tokens of `sequence.py`."""
 
-  config: llama.LlamaConfig
+  config: Config
   spec: sequence.SequenceSpec
   compute: Compute
   scales: layers.Scales = layers.STANDARD
@@ -91,10 +104,10 @@ class Trunk(nn.Module):
     init = nn.initializers.normal(c.init_std)
     table = (self.spec.padded_vocab, c.width), ("vocab", "embed")
     embedding_VD = layers.parameter(self, "embedding", init, *table)
-    x_BTD = _embedded(embedding_VD, inputs_BT, self.compute)
+    x_BTD = _embedded(c, embedding_VD, inputs_BT, self.compute)
     rope, segments_BT = places(c, self.spec, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
-    x_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
+    x_BTD = final_norm(c, name="norm")(x_BTD).astype(dtype)
 
     head_VD = embedding_VD
     if not c.tied:
@@ -149,7 +162,7 @@ class Trunk(nn.Module):
 
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""
-    block = llama.Block
+    block = BLOCKS[type(self.config)]
     if self.compute.remat != "none":
       policy = jax.checkpoint_policies.save_only_these_names(
           *REMAT[self.compute.remat]
@@ -200,8 +213,55 @@ def logits(
   return jnp.where(real_V, logits_BTV, -jnp.inf)
 
 
+def final_norm(config: Config, name: str | None = None) -> nn.Module:
+  """The norm before the head; `name` where it is made inside of a module."""
+  kind = gpt2.LayerNorm if config.kind == "gpt2" else layers.RMSNorm
+  return kind(config.norm_eps, name=name)
+
+
+def cast(config: Config, params: Any, dtype: Any) -> Any:
+  """Parameters in the dtype that they are computed with, which changes nothing.
+
+  Args:
+    config: the architecture, which uses some of them in float32 always.
+    params: of `Trunk`, or a part of them.
+    dtype: of activations.
+  """
+  wide = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}.get(config.kind, frozenset())
+
+  def one(name, leaf):
+    stays = name.rpartition("/")[-1] in wide
+    return jnp.asarray(leaf, jnp.float32 if stays else dtype)
+
+  return tree_lib.map_named(one, params)
+
+
+def placed_input(
+    config: Config, x_BTD: jax.Array, positions_T: jax.Array
+) -> jax.Array:
+  """The residual stream before the first block, of embeddings.
+
+  Args:
+    config: GPT-2 adds its positions, and Mamba's stream is float32, as in
+      `mamba_ssm`; LLaMA's is what it is given.
+    x_BTD: embeddings.
+    positions_T: of the tokens in their sequence.
+  """
+  match config.kind:
+    case "gpt2":
+      scale = config.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
+      table_TD = scale * gpt2.positions(positions_T, config.width)
+      return x_BTD + table_TD.astype(x_BTD.dtype)
+    case "mamba":
+      return x_BTD.astype(jnp.float32)
+  return x_BTD
+
+
 def _embedded(
-    embedding_VD: jax.Array, inputs_BT: jax.Array, compute: Compute
+    config: Config,
+    embedding_VD: jax.Array,
+    inputs_BT: jax.Array,
+    compute: Compute,
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
   if compute.attention == "splash" and dtype == jnp.bfloat16:
@@ -212,20 +272,28 @@ def _embedded(
     x_BTD = hot_BTV @ table_VD
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
-  return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+  x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+  return placed_input(config, x_BTD, jnp.arange(inputs_BT.shape[1]))
 
 
 def places(
-    config: llama.LlamaConfig, spec: sequence.SequenceSpec, inputs_BT: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], jax.Array | None]:
+    config: Config, spec: sequence.SequenceSpec, inputs_BT: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
-  rope = layers.rope_table(
-      jnp.arange(inputs_BT.shape[1]), config.head_dim, config.rope_base
-  )
+  rope = angles(config, jnp.arange(inputs_BT.shape[1]))
   segments_BT = None
   if spec.segments:
     segments_BT = sequence.segment_ids(inputs_BT, spec)
   return rope, segments_BT
+
+
+def angles(
+    config: Config, positions_T: jax.Array
+) -> tuple[jax.Array, jax.Array] | None:
+  """`rope_table` of these positions; None where nothing is rotated."""
+  if config.kind != "llama":
+    return None
+  return layers.rope_table(positions_T, config.head_dim, config.rope_base)
 
 
 Tap = Callable[[jax.Array, Any], Any]
@@ -265,7 +333,7 @@ def tap_layers(
   """
   check_layers(layers, model.config.depth)
   dtype = jnp.dtype(model.compute.dtype)
-  block = llama.Block(
+  block = BLOCKS[type(model.config)](
       model.config, model.compute.attention, dtype, model.scales
   )
   params = jax.lax.stop_gradient(params)
@@ -283,7 +351,9 @@ def tap_layers(
     unroll = max(1, min(model.compute.unroll, length))
     return jax.lax.scan(body, x_BTD, xs, length=length, unroll=unroll)
 
-  x_BTD = _embedded(params["embedding"], inputs_BT, model.compute)
+  x_BTD = _embedded(
+      model.config, params["embedding"], inputs_BT, model.compute
+  )
   outputs, done, taken = [], 0, 0
   for first, last in _runs(layers):
     if first == 0:

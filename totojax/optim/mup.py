@@ -8,10 +8,15 @@ biases). With m the growth of a matrix's inputs over the base model,
                 start     Adam's rate   weight decay
   vector        as is     1             1
   matrix        / sqrt m  / m           * m     (rate x decay keeps its size)
+  readout       / m       / m           * m     (table 3)
 
 and two numbers of the forward pass: logits are divided by the growth of the
 width, and q k by K / sqrt(K of the base) instead of sqrt(K). At the base width
 all of these are 1. Depth is not covered.
+
+A readout is a product inside of the model whose outputs do not grow (Mamba's
+maps to its states). The output head does not grow either, but is a vector: its
+logits are divided instead.
 """
 
 from __future__ import annotations
@@ -28,7 +33,10 @@ from totojax import tree as tree_lib
 
 # Axes that make no matrix: the vocabulary does not grow with the width, layers
 # are stacked copies, and a gain or a bias has but one dimension.
-_FIXED = frozenset({"vocab", "layers", "norm", "bias"})
+_FIXED = frozenset({"vocab", "layers", "norm", "bias", "state"})
+_NARROW = "state"  # outputs of a readout
+# Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
+_BY_INPUTS = "steps"
 _QUERY, _HEAD, _RESIDUAL = "query", "head", "embed"
 
 
@@ -45,7 +53,7 @@ class MupConfig:
     zero_query: whether queries start at zero (uniform attention).
     zero_head: whether an untied head starts at zero (uniform predictions).
     depth_init: whether what writes to the residual stream starts smaller by
-      sqrt(2 x depth), as in GPT-2.
+      sqrt(2 x depth), as in GPT-2; it and Mamba start so in any case.
     output: times the logits, at every width.
   """
 
@@ -100,6 +108,8 @@ class Parametrisation:
   @property
   def attention(self) -> float:
     """Times q k / sqrt(K): gives q k sqrt(base K) / K."""
+    if "head_dim" not in self.growth:  # there is no attention
+      return 1.0
     return self.growth["head_dim"] ** -0.5
 
   @property
@@ -131,16 +141,30 @@ class Parametrisation:
       if c.depth_init and spec[-1] == _RESIDUAL:
         less = rule.init / math.sqrt(2 * self.depth)
         rule = dataclasses.replace(rule, init=less)
+    elif len(grows) == 1 and spec[-1] == _NARROW:
+      m = grows[0]
+      rule = Rule(1.0 / m, 1.0 / m, m)
     leaf = name.rpartition("/")[-1]
+    if leaf == _BY_INPUTS:
+      rule = dataclasses.replace(rule, init=1.0)
     if (leaf == _QUERY and c.zero_query) or (leaf == _HEAD and c.zero_head):
       rule = dataclasses.replace(rule, init=0.0)
     return rule
 
 
 def of_transformer(
-    config: MupConfig, *, width: int, heads: int, mlp_dim: int, depth: int
+    config: MupConfig,
+    *,
+    width: int,
+    heads: int,
+    mlp_dim: int,
+    depth: int,
+    starts_smaller: bool = False,
 ) -> Parametrisation:
-  """µP for attention and an MLP; the base model has the same depth."""
+  """µP for attention and an MLP; the base model has the same depth.
+
+  `starts_smaller` says that the blocks do `depth_init` by themselves.
+  """
   base_heads = config.base_heads or heads
   base_mlp_dim = config.base_mlp_dim or mlp_dim * config.base_width / width
   wider = width / config.base_width
@@ -150,7 +174,26 @@ def of_transformer(
       "head_dim": wider * base_heads / heads,
       "mlp": mlp_dim / base_mlp_dim,
   }
+  if starts_smaller:
+    config = dataclasses.replace(config, depth_init=False)
   return Parametrisation(config, growth, depth)
+
+
+def of_mamba(
+    config: MupConfig, *, width: int, inner: float, rank: float, depth: int
+) -> Parametrisation:
+  """µP for Mamba's blocks; the base model has the same depth and states.
+
+  Args:
+    config: the choices; those of attention count nothing.
+    width: of the residual stream.
+    inner: growth of the inner width.
+    rank: growth of the rank of the step sizes.
+    depth: blocks, which start smaller by themselves.
+  """
+  growth = {_RESIDUAL: width / config.base_width, "mlp": inner, "rank": rank}
+  without = dataclasses.replace(config, depth_init=False)
+  return Parametrisation(without, growth, depth)
 
 
 def _growing(

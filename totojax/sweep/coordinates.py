@@ -153,7 +153,7 @@ def random_batch(
 def coordinates(
     task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
 ) -> dict[str, jax.Array]:
-  """Mean absolute `QUANTITIES` of one forward pass."""
+  """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
   logits_BTV, kept = task.model.apply(
       {"params": params}, inputs_BT, mutable=["intermediates"]
@@ -161,16 +161,18 @@ def coordinates(
   # Layers are stacked in front; a sown value is a tuple of one.
   blocks = kept["intermediates"]["blocks"]
   (residual_LBTD,) = blocks["residual"]
-  (q_LBTHK,) = blocks["attention"]["query"]
-  (k_LBTHK,) = blocks["attention"]["key"]
   real = task.spec.vocab + sequence.SPECIALS
-  scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_LBTHK[-1], k_LBTHK[-1])
-  scale = task.model.scales.attention * q_LBTHK.shape[-1] ** -0.5
-  return {
+  found = {
       "residual": jnp.mean(jnp.abs(residual_LBTD[-1])),
       "logits": jnp.mean(jnp.abs(logits_BTV[..., :real])),
-      "attention": jnp.mean(jnp.abs(scores_BHTS)) * scale,
   }
+  if "attention" not in blocks:
+    return found
+  (q_LBTHK,) = blocks["attention"]["query"]
+  (k_LBTHK,) = blocks["attention"]["key"]
+  scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_LBTHK[-1], k_LBTHK[-1])
+  scale = task.model.scales.attention * q_LBTHK.shape[-1] ** -0.5
+  return found | {"attention": jnp.mean(jnp.abs(scores_BHTS)) * scale}
 
 
 def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -187,18 +189,19 @@ def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     ]  # fmt: skip
     small = min(ends, key=lambda row: row["width"])
     large = max(ends, key=lambda row: row["width"])
-    out[kind] = {q: large[q] / small[q] for q in QUANTITIES}
+    out[kind] = {q: large[q] / small[q] for q in QUANTITIES if q in large}
   return out
 
 
 def _print(rows: list[Mapping[str, Any]]) -> None:
   last = max(row["update"] for row in rows)
   table = rich_table.Table(title=f"mean |x| after {last} updates")
-  for head in ("", "width", *QUANTITIES):
+  quantities = [q for q in QUANTITIES if q in rows[0]]
+  for head in ("", "width", *quantities):
     table.add_column(head, justify="right" if head else "left")
   for row in rows:
     if row["update"] == last:
-      values = [f"{row[q]:.4g}" for q in QUANTITIES]
+      values = [f"{row[q]:.4g}" for q in quantities]
       table.add_row(row["parametrisation"], str(row["width"]), *values)
   rich_console.Console().print(table)
   for kind, found in ratios(rows).items():

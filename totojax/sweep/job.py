@@ -30,7 +30,6 @@ from totojax.build import parts
 from totojax.build import pretrain as build_pretrain
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
-from totojax.models import llama
 from totojax.sweep import expand
 
 Interrupted = Callable[[int], bool]
@@ -155,7 +154,7 @@ def _rows(
     file = _file(workdir, point)
     if not file.exists():
       continue
-    shape = typed(llama.LlamaConfig, point.config["model"], "model")
+    shape = parts.shape(point.config)
     rows.append({
         "parametrisation": point.parametrisation,
         "model": point.model,
