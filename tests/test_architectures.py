@@ -1,6 +1,7 @@
 """Table 6's other blocks against Hugging Face, and the recurrent form."""
 
 import dataclasses
+import functools
 
 from flax import linen as nn
 import jax
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from totojax.bench import scanning
 from totojax.models import gpt2
 from totojax.models import mamba
 
 MAMBA = mamba.MambaConfig(
     width=32, depth=2, expand=2, state=4, conv=4, step_rank=0, chunk_tokens=8,
-    norm_eps=1e-5, init_std=0.3, tied=True,
+    scan="steps", norm_eps=1e-5, init_std=0.3, tied=True,
 )  # fmt: skip
 GPT2 = gpt2.Gpt2Config(
     width=32, depth=2, heads=4, mlp_dim=96, norm_eps=1e-5, init_std=0.3,
@@ -60,8 +62,10 @@ def torch_of(x):
   return torch.from_numpy(np.array(x))
 
 
-@pytest.mark.parametrize("chunk_tokens", [1, 8, 64])
-def test_mamba_meets_hugging_face(mamba_params, chunk_tokens):
+@pytest.mark.parametrize(
+    "chunk_tokens, scan", [(1, "steps"), (8, "steps"), (8, "tree")]
+)
+def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
   from transformers.models.mamba import modeling_mamba
@@ -93,7 +97,9 @@ def test_mamba_meets_hugging_face(mamba_params, chunk_tokens):
   x = inputs()
   with torch.no_grad():
     expected = block(torch_of(x)).numpy()
-  found, _ = run_mamba(mamba_params, x, chunk_tokens=chunk_tokens)
+  found, _ = run_mamba(
+      mamba_params, x, chunk_tokens=chunk_tokens, scan=scan
+  )
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -124,11 +130,12 @@ def test_mamba_goes_on_where_it_stopped(mamba_params, parts):
 def test_chunks_change_neither_values_nor_gradients(mamba_params):
   x = inputs()
 
-  def loss(params, chunk_tokens):
-    y, _ = run_mamba(params, x, chunk_tokens=chunk_tokens)
+  def loss(params, **changes):
+    y, _ = run_mamba(params, x, **changes)
     return jnp.sum(jnp.sin(y))
 
-  one, other = (jax.grad(loss)(mamba_params, n) for n in (64, 4))
+  one = jax.grad(loss)(mamba_params, chunk_tokens=64)
+  other = jax.grad(loss)(mamba_params, chunk_tokens=4, scan="tree")
   jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
       one,
@@ -136,17 +143,29 @@ def test_chunks_change_neither_values_nor_gradients(mamba_params):
   )
 
 
-def test_chunks_bound_the_memory(mamba_params):
-  """A whole-sequence scan keeps every state; chunks keep one chunk's."""
-  x = inputs(tokens=512)
+@pytest.mark.parametrize("scan", mamba.SCANS)
+def test_chunks_bound_the_memory(scan):
+  """The plain scan's gradient keeps every state; chunks keep one chunk's."""
+  size = scanning.MambaScanBench(
+      rows=1, tokens=500, inner=64, state=16, chunk_tokens=16, scans=(scan,)
+  )
+  of, wanted = scanning.arguments(size, seed=0)
 
-  def needed(chunk_tokens):
-    block = mamba_block(chunk_tokens=chunk_tokens)
-    loss = lambda p: jnp.sum(block.apply({"params": p}, x, None, None)[0])
-    compiled = jax.jit(jax.grad(loss)).lower(mamba_params).compile()
-    return compiled.memory_analysis().temp_size_in_bytes
+  def compiled(scan):
+    return jax.jit(scanning.gradients(scan)).lower(*of, wanted).compile()
 
-  assert needed(16) < 0.4 * needed(512)
+  chunked = compiled(
+      functools.partial(mamba.selective_scan, chunk_tokens=16, scan=scan)
+  )
+  plain = compiled(scanning.plain_scan)
+  for found, expected in zip(chunked(*of, wanted), plain(*of, wanted)):
+    assert jnp.abs(found - expected).max() < 1e-5 * jnp.abs(expected).max()
+  ours, theirs = (
+      program.memory_analysis().temp_size_in_bytes
+      for program in (chunked, plain)
+  )
+  states = 4 * size.tokens * size.inner * size.state  # float32
+  assert theirs > max(states, 2.5 * ours), (ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["mamba", "gpt2"])

@@ -162,6 +162,7 @@ def tiny(*rows):
   c.growth.trained = c.startup.trained.copy_and_resolve_references()
   c.growth.models = {"wider": dict(defaults.PRESETS["tiny"], width=64)}
   c.growth.update(frames=(8,), devices=(2, 16))
+  c.mamba_scan.update(tokens=64, inner=4, state=16, chunk_tokens=8)
   return c.to_dict()
 
 
@@ -334,6 +335,19 @@ def test_growth(tmp_path, monkeypatch):
   assert row["skipped"].startswith("needs about")
 
 
+def test_mamba_scan(tmp_path):
+  rows = measured(tmp_path, "mamba_scan")
+  assert [row["case"].split(",")[0] for row in rows] == ["steps", "tree"]
+  for row in rows:
+    check(row)
+    assert row["facts"]["largest_difference"] < 1e-5
+    assert min(row["facts"]["temporary_bytes"].values()) > 0
+  config = tiny("mamba_scan")
+  config["mamba_scan"]["scans"] = ("steps", "twigs")
+  with pytest.raises(ConfigError, match="mamba_scan.scans is .*'twigs'"):
+    measured(tmp_path / "other", config=config)
+
+
 def test_seconds_of_the_parts_of_a_start():
   first = dict(zip(startup.PARTS, (1.0, 3.0, 7.0, 8.0)))
   second = dict(zip(startup.PARTS, (3.0, 5.0, 15.0, 16.0)))
@@ -431,7 +445,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 def test_all_rows_are_measured_by_default():
   c = defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 10
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 11
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256

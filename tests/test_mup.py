@@ -117,6 +117,115 @@ def test_axes_of_other_blocks():
     p.rules({"x": P("embed", "inner", "dt_rank")})
 
 
+def of_kind(kind, width=WIDE, **changes):
+  """A config of another architecture, at any width."""
+  c = config(on=True, **changes)
+  c["architecture"] = kind
+  section = {"gpt2": defaults.gpt2, "mamba": defaults.mamba}[kind]("tiny")
+  c["model"] = section.to_dict() | {"width": width, "depth": 2}
+  if kind == "gpt2":
+    c["model"] |= {"heads": 16, "mlp_dim": 4 * width}
+  return c
+
+
+def their_mamba(torch, package, width):
+  """The tensors of one Mamba block; what has few outputs is a readout."""
+  inner, rank = 2 * width, width // 16
+
+  class Model(torch.nn.Module):
+
+    def __init__(self):
+      super().__init__()
+      linear = functools.partial(torch.nn.Linear, bias=False)
+      self.embedding = torch.nn.Embedding(64, width)
+      self.input, self.gate = linear(width, inner), linear(width, inner)
+      self.rank = linear(inner, rank)
+      self.state_in = package.MuReadout(inner, 16, bias=False)
+      self.state_out = package.MuReadout(inner, 16, bias=False)
+      self.steps, self.out = linear(rank, inner), linear(inner, width)
+      self.skip = torch.nn.Parameter(torch.ones(inner))
+
+  return Model()
+
+
+def test_mamba_has_the_multipliers_of_the_mup_package():
+  torch = pytest.importorskip("torch")
+  package = pytest.importorskip("mup")
+  models = [their_mamba(torch, package, w) for w in (WIDE, BASE, 2 * BASE)]
+  package.set_base_shapes(
+      models[0], models[1], delta=models[2], do_assert=False
+  )
+  opt = package.MuAdamW(models[0].parameters(), lr=0.1, weight_decay=0.5)
+  names = {id(p): tail(name) for name, p in models[0].named_parameters()}
+  wanted = {
+      names[id(p)]: (group["lr"], group["lr"] * group["weight_decay"])
+      for group in opt.param_groups
+      for p in group["params"]
+  }
+  found = {tail(k): v for k, v in read_back(of_kind("mamba")).items()}
+  assert wanted.keys() <= found.keys()
+  for name, (rate, decay) in wanted.items():
+    if name in ("state_in", "state_out"):
+      # mup divides a readout's outputs by m, and we its weight and rate: Adam
+      # moves the product by the same (table 3 of the paper against table 8).
+      m = getattr(models[0], name).width_mult()
+      assert m == M
+      rate /= m
+    # We decay no vector, and torch whatever it is given.
+    expected = (rate, 0.0 if name == "skip" else decay)
+    assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-7), name
+  assert wanted["out"] == pytest.approx((0.1 / M, 0.05))
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mamba"])
+def test_starts_and_rates_of_other_blocks_by_hand(kind):
+  rules = rules_of(of_kind(kind, zero_query=False))
+  matrix = mup.Rule(M**-0.5, 1 / M, M)  # they start smaller in depth anyway
+  vector = mup.Rule(1.0, 1.0, 1.0)
+  matrices = {
+      "gpt2": {"query", "key", "value", "out", "up", "down"},
+      "mamba": {"input", "gate", "rank", "out"},
+  }[kind]
+  others = {
+      # U(1 / sqrt(rank)) by itself, and outputs that do not grow.
+      "steps": mup.Rule(1.0, 1 / M, M),
+      "state_in": mup.Rule(1 / M, 1 / M, M),
+      "state_out": mup.Rule(1 / M, 1 / M, M),
+  }
+  for name, rule in rules.items():
+    last = tail(name)
+    expected = matrix if last in matrices else others.get(last, vector)
+    assert rule == expected, name
+  # No bias, gain, decay or convolution is decayed.
+  mask = adamw.decay_mask(task_of(of_kind(kind)).axes().params)
+  decayed = {tail(n) for n, on in tree.named_leaves(mask) if on}
+  products = {*others} if kind == "mamba" else set()
+  assert decayed == matrices | products | {"embedding"}
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "mamba"])
+def test_coordinates_of_other_blocks_keep_their_size(kind):
+  def last(width, on):
+    c = of_kind(kind, width=width)
+    c["mup"] |= dict(on=on, base_width=32)
+    c["model"]["tied"] = False
+    if kind == "gpt2":
+      c["model"]["heads"] = 8
+    c["compute"]["unroll"] = 1
+    c["optim"] |= dict(lr=2.0**-7, warmup_steps=0, end_lr_frac=1.0)
+    return coordinates.measure(c, rows=4, updates=4)[-1]
+
+  for on in (True, False):
+    small, large = last(32, on), last(256, on)
+    for quantity in ("residual", "logits"):
+      ratio = large[quantity] / small[quantity]
+      if on:
+        assert 0.5 < ratio < 2.0, (quantity, ratio)
+    if not on:
+      assert large["residual"] / small["residual"] > 4
+  assert ("attention" in large) == (kind == "gpt2")
+
+
 def without_base():
   c = config()
   c["mup"]["base_width"] = 0

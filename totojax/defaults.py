@@ -84,7 +84,8 @@ def mamba(preset: str) -> ConfigDict:
       state=16,  # of each inner channel; [gap] mamba_ssm
       conv=4,  # tokens of the convolution; [gap] mamba_ssm
       step_rank=0,  # of the map to step sizes; 0: width / 16; [gap] mamba_ssm
-      chunk_tokens=64,  # computed side by side; changes no result
+      chunk_tokens=64,  # whose states exist at a time; changes no result
+      scan="steps",  # within a chunk; or "tree": an associative scan
       norm_eps=1e-5,  # [gap] mamba_ssm
       init_std=0.02,  # [gap] as LLaMA's
       tied=True,  # [gap] mamba_ssm
@@ -774,6 +775,14 @@ def bench() -> ConfigDict:
       ),
       startup=dict(trained=four_layers(frames=1, batch_tokens=512)),
       growth=growth(),
+      mamba_scan=dict(  # a layer of 290m at a quarter of a sequence
+          rows=1,
+          tokens=1024,
+          inner=2048,
+          state=16,
+          chunk_tokens=64,
+          scans=("steps", "tree"),
+      ),
   ))  # fmt: skip
 
 

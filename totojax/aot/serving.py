@@ -170,7 +170,7 @@ def _cache_axes(cache: decode.Cache | mamba.State) -> Any:
   if isinstance(cache, mamba.State):
     return mamba.State(
         PartitionSpec("layers", "batch", None, "mlp"),
-        PartitionSpec("layers", "batch", "mlp", "state"),
+        PartitionSpec("layers", "batch", "state", "mlp"),
     )
   stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
   return decode.Cache(

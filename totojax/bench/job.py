@@ -28,6 +28,7 @@ from totojax.bench import hardware
 from totojax.bench import measure
 from totojax.bench import probing
 from totojax.bench import saving
+from totojax.bench import scanning
 from totojax.bench import startup
 from totojax.bench import storing
 from totojax.bench import training
@@ -38,7 +39,7 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS = (
     "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "decode_tokens", "probe", "checkpoint", "startup", "growth",
+    "decode_tokens", "probe", "checkpoint", "startup", "growth", "mamba_scan",
 )  # fmt: skip
 
 Result = measure.Row | measure.Skipped
@@ -159,6 +160,11 @@ def _row(
     case "growth":
       grow = section(growth.GrowthBench, "growth")
       return lambda folder: growth.measure_growth(grow, how=how)
+    case "mamba_scan":
+      scan = section(scanning.MambaScanBench, "mamba_scan")
+      return lambda folder: scanning.measure_mamba_scan(
+          scan, how=how, seed=seed
+      )
   raise ConfigError(f"row {name!r} is unknown")
 
 

@@ -6,9 +6,9 @@ on the token,
 
   h_t = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t        y_t = C_t h_t + D u_t
 
-All of the recurrence is float32. It is computed in chunks: an associative scan
-within a chunk, which is recomputed in the backward pass, and a plain scan from
-chunk to chunk, so that memory holds one chunk's states and not all of them.
+All of the recurrence is float32. It is computed in chunks, each of which is
+recomputed in the backward pass, so that memory holds one chunk's states and the
+states between chunks, and not all of them.
 
 Shapes: B batch, T tokens, D width, E inner width, S state, R rank of the steps,
 K width of the convolution, M chunks, N tokens of a chunk.
@@ -27,6 +27,8 @@ import jax.numpy as jnp
 
 from totojax.models import layers
 
+SCANS = ("steps", "tree")
+
 # Parameters that are used in float32 whatever the dtype of compute.
 WIDE = frozenset({"log_a", "steps_bias", "skip", "scale"})
 
@@ -43,6 +45,9 @@ class MambaConfig:
     conv: tokens that the causal convolution sees (4).
     step_rank: rank of the map to step sizes; 0 is D / 16, rounded up.
     chunk_tokens: tokens of a chunk; changes no result beyond rounding.
+    scan: within a chunk "steps", one token after the other, or "tree", an
+      associative scan: fewer operations one after the other, but more in all,
+      through memory. The same results beyond rounding.
     norm_eps: epsilon of RMSNorm.
     init_std: standard deviation of matrices at the start.
     tied: whether the output head is the embedding, transposed.
@@ -58,6 +63,7 @@ class MambaConfig:
   conv: int
   step_rank: int
   chunk_tokens: int
+  scan: str
   norm_eps: float
   init_std: float
   tied: bool
@@ -68,6 +74,10 @@ class MambaConfig:
         raise ValueError(
             f"model.{name} is {getattr(self, name)}; it must be at least 1"
         )
+    if self.scan not in SCANS:
+      raise ValueError(
+          f"model.scan is {self.scan!r}; use {' or '.join(map(repr, SCANS))}"
+      )
 
   @property
   def inner(self) -> int:
@@ -83,11 +93,11 @@ class State(NamedTuple):
 
   Attributes:
     inputs_BKE: the last K - 1 inputs of the convolution.
-    h_BES: the state.
+    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
   """
 
   inputs_BKE: jax.Array
-  h_BES: jax.Array
+  h_BSE: jax.Array
 
 
 def selective_scan(
@@ -96,9 +106,10 @@ def selective_scan(
     a_ES: jax.Array,
     b_BTS: jax.Array,
     c_BTS: jax.Array,
-    h_BES: jax.Array,
+    h_BSE: jax.Array,
     *,
     chunk_tokens: int,
+    scan: str,
 ) -> tuple[jax.Array, jax.Array]:
   """The recurrence over all tokens, all arguments float32.
 
@@ -107,11 +118,12 @@ def selective_scan(
     dt_BTE: step sizes, positive.
     a_ES: the decay, negative.
     b_BTS, c_BTS: input and output maps.
-    h_BES: the state before the first token.
-    chunk_tokens: tokens computed side by side.
+    h_BSE: the state before the first token.
+    chunk_tokens: tokens whose states exist at a time.
+    scan: one of `SCANS`, within a chunk.
 
   Returns:
-    C_t h_t as [B, T, E], and the last state [B, E, S].
+    C_t h_t as [B, T, E], and the last state [B, S, E].
   """
   tokens = u_BTE.shape[1]
   size = min(chunk_tokens, tokens)
@@ -123,25 +135,36 @@ def selective_scan(
     x = x.reshape(x.shape[0], -1, size, x.shape[-1])
     return jnp.moveaxis(x, 1, 0)
 
-  @jax.checkpoint
-  def one(h_BES, chunk):
-    u_BNE, dt_BNE, b_BNS, c_BNS = chunk
-    decay_BNES = jnp.exp(dt_BNE[..., None] * a_ES)
-    input_BNES = (dt_BNE * u_BNE)[..., None] * b_BNS[:, :, None]
-    kept_BNES, added_BNES = jax.lax.associative_scan(
-        _compose, (decay_BNES, input_BNES), axis=1
-    )
-    h_BNES = kept_BNES * h_BES[:, None] + added_BNES
-    y_BNE = jnp.einsum("BNES,BNS->BNE", h_BNES, c_BNS)
-    return h_BNES[:, -1], y_BNE
+  def step(h_BSE, token):
+    u_BE, dt_BE, b_BS, c_BS = token
+    decay_BSE = jnp.exp(dt_BE[:, None] * a_SE)
+    h_BSE = decay_BSE * h_BSE + (dt_BE * u_BE)[:, None] * b_BS[..., None]
+    return h_BSE, jnp.sum(h_BSE * c_BS[..., None], axis=1)
 
-  last_BES, y_MBNE = jax.lax.scan(
-      one, h_BES, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
+  @jax.checkpoint
+  def one(h_BSE, chunk):
+    u_BNE, dt_BNE, b_BNS, c_BNS = chunk
+    if scan == "steps":
+      by_token = (jnp.swapaxes(x, 0, 1) for x in chunk)
+      h_BSE, y_NBE = jax.lax.scan(step, h_BSE, tuple(by_token))
+      return h_BSE, jnp.swapaxes(y_NBE, 0, 1)
+    decay_BNSE = jnp.exp(dt_BNE[:, :, None] * a_SE)
+    input_BNSE = (dt_BNE * u_BNE)[:, :, None] * b_BNS[..., None]
+    kept_BNSE, added_BNSE = jax.lax.associative_scan(
+        _compose, (decay_BNSE, input_BNSE), axis=1
+    )
+    h_BNSE = kept_BNSE * h_BSE[:, None] + added_BNSE
+    y_BNE = jnp.sum(h_BNSE * c_BNS[..., None], axis=2)
+    return h_BNSE[:, -1], y_BNE
+
+  a_SE = a_ES.T
+  last_BSE, y_MBNE = jax.lax.scan(
+      one, h_BSE, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
   )
   y_BTE = jnp.moveaxis(y_MBNE, 0, 1).reshape(
       u_BTE.shape[0], -1, u_BTE.shape[-1]
   )
-  return y_BTE[:, :tokens], last_BES
+  return y_BTE[:, :tokens], last_BSE
 
 
 def _compose(first, second):
@@ -213,9 +236,9 @@ class Mixer(nn.Module):
         wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E
     )
     log_a_ES = weight("log_a", (inner, c.state), ("mlp", "norm"), _log_a)
-    y_BTE, h_BES = selective_scan(
+    y_BTE, h_BSE = selective_scan(
         wide(u_BTE), dt_BTE, -jnp.exp(log_a_ES), wide(b_BTS), wide(c_BTS),
-        state.h_BES, chunk_tokens=c.chunk_tokens,
+        state.h_BSE, chunk_tokens=c.chunk_tokens, scan=c.scan,
     )  # fmt: skip
     skip_E = weight("skip", (inner,), ("mlp",), nn.initializers.ones)
     y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
@@ -223,7 +246,7 @@ class Mixer(nn.Module):
     out_ED = matrix("out", (inner, c.width), ("mlp", "embed"), _residual(c))
     last = seen_BJE[:, seen_BJE.shape[1] - (c.conv - 1) :]
     out_BTD = product("BTE,ED->BTD", y_BTE * jax.nn.silu(gate_BTE), out_ED)
-    return out_BTD, State(wide(last), h_BES)
+    return out_BTD, State(wide(last), h_BSE)
 
   def _convolve(self, seen_BJE: jax.Array, tokens: int) -> jax.Array:
     """silu of a causal convolution of each channel; J = K - 1 + T."""
@@ -285,7 +308,7 @@ def empty_state(config: MambaConfig, batch: int) -> State:
   """Before the first token."""
   return State(
       jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
-      jnp.zeros((batch, config.inner, config.state), jnp.float32),
+      jnp.zeros((batch, config.state, config.inner), jnp.float32),
   )
 
 
