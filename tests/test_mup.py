@@ -208,7 +208,7 @@ def test_coordinates_of_other_blocks_keep_their_size(kind):
   def last(width, on):
     c = of_kind(kind, width=width)
     c["mup"] |= dict(on=on, base_width=32)
-    c["model"]["tied"] = False
+    c["model"] |= {"tied": False, "depth": 1}
     if kind == "gpt2":
       c["model"]["heads"] = 8
     c["compute"]["unroll"] = 1

@@ -196,6 +196,13 @@ def pretrain(preset: str) -> ConfigDict:
       sequence=sequence(),
       architecture="llama",  # whose keys `model` has; "gpt2", "mamba": `use`
       model=model(preset),
+      patches=dict(  # Table 3; `train` and `validation` are stores of pixels
+          inputs=False,  # patches of pixels in place of tokens
+          targets=False,  # the next patch, normalised; False: its token, of
+          # data.encode_with
+          side_px=16,  # of a patch; [gap] 256 pixels over a grid of 16
+          eps=1e-6,  # added to a patch's variance; MAE
+      ),
       mup=mup(),
       compute=compute(),
       mesh=mesh(),

@@ -27,6 +27,8 @@ from totojax import validate
 from totojax.analysis import report
 from totojax.aot import plan as training_plan
 from totojax.bench import job as bench
+from totojax.build import parts
+from totojax.build import patches as build_patches
 from totojax.build import pretrain as build_pretrain
 from totojax.build import tokenizer as build_tokenizer
 from totojax.corpus import leakage
@@ -71,8 +73,9 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
 def pretrain(
     config: Config, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
-  """Next-token prediction."""
-  run_ = build_pretrain.pretraining(config)
+  """Prediction of the next token, or of the next patch."""
+  build = build_pretrain if parts.patches(config) is None else build_patches
+  run_ = build.pretraining(config)
   _, finished = train.fit(run_, workdir, interrupted=interrupted)
   return finished
 

@@ -45,6 +45,7 @@ def run(
     raise FileNotFoundError(
         f"{error}; train first, or name another model_run"
     ) from error
+  parts.check_tokens(trained, "this validation")
   spec = parts.sequence_spec(trained)
   on = parts.mesh(trained)
   task = task_lib.Pretrain(parts.model(trained))

@@ -76,6 +76,7 @@ def step_of(
   Raises:
     ValueError: the mesh does not fit the devices.
   """
+  parts.check_tokens(config, "a plan")
   if devices is not None:
     on = parts.mesh(config, devices)
     ways = on.shape["data"] * on.shape["fsdp"]

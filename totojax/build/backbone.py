@@ -78,6 +78,7 @@ def find(model_run: str) -> Trained:
         f'{path} is of run = "{config.get("run")}"; a backbone is one of run ='
         ' "pretrain"'
     )
+  parts.check_tokens(config, "a backbone")
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
     raise ConfigError(

@@ -148,6 +148,50 @@ def model(config: Section, backend: str = "") -> trunk.Trunk:
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class Patches:
+  """Table 3's continuous inputs.
+
+  Attributes:
+    inputs: patches of pixels in place of tokens.
+    targets: the next patch, normalised, in place of the next token.
+    side_px: pixels of a patch's side.
+    eps: as `tokenizers.patches.PatchesConfig`.
+  """
+
+  inputs: bool
+  targets: bool
+  side_px: int
+  eps: float
+
+  def __post_init__(self):
+    if self.targets and not self.inputs:
+      raise ValueError(
+          "patches.targets is True and patches.inputs False; patches are"
+          " predicted from patches: set both"
+      )
+
+
+def patches(config: Section) -> Patches | None:
+  """What is predicted from patches; None for a model of tokens.
+
+  Runs from before there was a choice do not have the section.
+  """
+  if "patches" not in config:
+    return None
+  chosen = typed(Patches, config["patches"], "patches")
+  return chosen if chosen.inputs else None
+
+
+def check_tokens(config: Section, what: str) -> None:
+  """Raises ConfigError where the model is one of patches."""
+  if patches(config) is not None:
+    raise ConfigError(
+        f"config key patches.inputs is True; {what} is for models of tokens"
+        " only: use a run with patches.inputs=False"
+    )
+
+
 def parametrisation(config: Section) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
   if "mup" not in config:

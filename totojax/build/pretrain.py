@@ -95,6 +95,7 @@ def planned(
     devices: of a topology; None: describe the run, compile nothing.
     backend: "tpu" or "gpu": what "auto" means there.
   """
+  parts.check_tokens(config, "a plan")
   task = task_lib.Pretrain(
       parts.model(config, backend), parts.parametrisation(config)
   )
@@ -131,6 +132,7 @@ def pretraining(
     config: of `run = "pretrain"`.
     lanes: several learning rates in place of the config's.
   """
+  parts.check_tokens(config, "this job")
   spec = parts.sequence_spec(config)
   on = parts.mesh(config)
   task = task_lib.Pretrain(parts.model(config), parts.parametrisation(config))
@@ -273,12 +275,13 @@ def open_sources(
 
 
 def open_validation(
-    config: Section, spec: sequence.SequenceSpec
+    config: Section, spec: sequence.SequenceSpec, *, pixels: bool = False
 ) -> list[rows_lib.Source]:
-  """The stores of `data.validation`."""
+  """The stores of `data.validation`: of pixels, or of tokens that fit."""
+  needed = None if pixels else spec
   return [
       rows_lib.Source(
-          name=name, store=_open(config, path, spec, name), weight=1.0
+          name=name, store=_open(config, path, needed, name), weight=1.0
       )
       for name, path in config["data"]["validation"].items()
   ]
@@ -307,12 +310,16 @@ def validation_batches(
     spec: sequence.SequenceSpec,
     rows: int,
     batch: int,
+    factor: int = 0,
 ) -> dict[str, heldout.HeldOut]:
-  """Source -> this host's part of its first `rows` sequences (0: of all)."""
+  """Source -> this host's part of its first `rows` sequences (0: of all).
+
+  `factor` is the pixels of a token's side, where the sources are of pixels.
+  """
   return {
       source.name: heldout.validation(
           source, seq=spec, rows=rows, batch=batch,
-          host=jax.process_index(), hosts=jax.process_count(),
+          host=jax.process_index(), hosts=jax.process_count(), factor=factor,
       )
       for source in sources
   }  # fmt: skip

@@ -24,8 +24,8 @@ class HeldOut:
   Attributes:
     rows: real rows in all, over all hosts; any others are padding at the end.
     targets: visual targets in all: what the weights must add up to.
-    batches: {"tokens": int32 [B, R], "source": int32 [B]} by index; every host
-      has the same number of them.
+    batches: {"tokens": int32 [B, R], "source": int32 [B]} by index, or of
+      `rows.ReadClips`; every host has the same number of them.
   """
 
   rows: int
@@ -47,6 +47,7 @@ def validation(
     batch: int,
     host: int,
     hosts: int,
+    factor: int = 0,
 ) -> HeldOut:
   """A source once, in order: the first frames of every record.
 
@@ -60,11 +61,15 @@ def validation(
     rows: how many rows, spread evenly over the data set; 0 for all.
     batch: rows of the global batch.
     host, hosts: which host this is, of how many.
+    factor: pixels of a side of a token, where the source is of pixels.
 
   Raises:
     ValueError: as `stream.stream` does.
   """
-  row_lib.check_tokens([source], seq)
+  if factor:
+    row_lib.check_clips([source], seq, factor=factor)
+  else:
+    row_lib.check_tokens([source], seq)
   plans = _plans(len(source.store), row_lib.records_per_row(source, seq))
   if 0 < rows < len(plans):
     plans = [plans[i * len(plans) // rows] for i in range(rows)]
@@ -77,6 +82,8 @@ def validation(
   ds = grain.MapDataset.source([*plans, *padding])
   # No window is drawn here, so the seed decides nothing.
   read = row_lib.ReadTokens((source,), seq, seed=0)
+  if factor:
+    read = row_lib.ReadClips((source,), seq, seed=0, short=True)
   return HeldOut(
       rows=len(plans),
       targets=sum(min(n, seq.context) for n in frame_targets),

@@ -194,15 +194,27 @@ class ReadClips:
   """Rows of draws to whole clips of pixels, for a tokenizer on the device.
 
   {"frames": uint8 [B, N, S, S, 3], "start": int32 [B], "source": int32 [B]}:
-  the windows that `ReadTokens` takes of the same draws.
+  the windows that `ReadTokens` takes of the same draws. For rows that may be
+  short, as those of validation are, "here": int32 [B] says how many of the
+  frames are there; the others are black.
   """
 
   sources: tuple[Source, ...]
   seq: sequence.SequenceSpec
   seed: int
+  short: bool = False
 
   def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     picked = _read_draws(self.sources, rows, self._window)
+    here = {}
+    if self.short:
+      size = self.sources[0].store.manifest.size_px
+      none = np.zeros((self.seq.frames, size, size, 3), np.uint8)
+      counts = [sum(map(len, frames)) for frames in picked]
+      here = {"here": np.array(counts, np.int32)}
+      picked = [
+          [*frames, none[count:]] for frames, count in zip(picked, counts)
+      ]
     starts = [
         sequence.START[self.sources[row.source].store.manifest.kind]
         for row in rows
@@ -210,6 +222,7 @@ class ReadClips:
     return {
         "frames": np.stack([np.concatenate(frames) for frames in picked]),
         "start": np.array(starts, np.int32),
+        **here,
         "source": np.array([row.source for row in rows], np.int32),
     }
 

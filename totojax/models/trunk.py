@@ -119,6 +119,25 @@ class Trunk(nn.Module):
       return token_nll(self._logits(x_BTD, head_VD), targets_BT)
     return self._nll_in_chunks(x_BTD, head_VD, targets_BT)
 
+  @nn.nowrap
+  def entry(
+      self, params: Any, inputs_BT: jax.Array
+  ) -> tuple[jax.Array, Any, jax.Array | None]:
+    """What the first block is called with.
+
+    Args:
+      params: of the model; of them, those of the embedding are read.
+      inputs_BT: int32 tokens.
+
+    Returns:
+      The residual stream [B, T, D], rotary angles and segments.
+    """
+    rope, segments_BT = places(self.config, self.spec, inputs_BT)
+    x_BTD = _embedded(
+        self.config, params["embedding"], inputs_BT, self.compute
+    )
+    return x_BTD, rope, segments_BT
+
   def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return logits(
         x_BTD,
@@ -296,6 +315,7 @@ def angles(
   return layers.rope_table(positions_T, config.head_dim, config.rope_base)
 
 
+_LAST = ("norm", "head")  # what comes after the blocks
 Tap = Callable[[jax.Array, Any], Any]
 
 
@@ -320,7 +340,7 @@ def tap_layers(
   Args:
     model: its `config.depth` may be cut by `truncate`.
     params: of the model; the final norm and the head are not read.
-    inputs_BT: int32 tokens.
+    inputs_BT: int32 tokens, or what else the model's `entry` takes.
     tap: (H_l [B, T, D], its part of `per_layer`) -> pytree of arrays.
     layers: increasing, from 0 to the depth.
     per_layer: pytree with a leading axis of len(layers), or None.
@@ -337,7 +357,7 @@ def tap_layers(
       model.config, model.compute.attention, dtype, model.scales
   )
   params = jax.lax.stop_gradient(params)
-  rope, segments_BT = places(model.config, model.spec, inputs_BT)
+  x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
 
   def plain(x_BTD, block_params):
     x_BTD, _ = block.apply({"params": block_params}, x_BTD, rope, segments_BT)
@@ -351,9 +371,6 @@ def tap_layers(
     unroll = max(1, min(model.compute.unroll, length))
     return jax.lax.scan(body, x_BTD, xs, length=length, unroll=unroll)
 
-  x_BTD = _embedded(
-      model.config, params["embedding"], inputs_BT, model.compute
-  )
   outputs, done, taken = [], 0, 0
   for first, last in _runs(layers):
     if first == 0:
@@ -385,11 +402,8 @@ def truncate(model: Trunk, params: Any, depth: int) -> tuple[Trunk, Any]:
           model.compute, unroll=max(1, min(model.compute.unroll, depth))
       ),
   )
-  kept = {
-      "embedding": params["embedding"],
-      "blocks": _cut(params["blocks"], 0, depth),
-  }
-  return shorter, kept
+  kept = {k: v for k, v in params.items() if not k.startswith(_LAST)}
+  return shorter, kept | {"blocks": _cut(params["blocks"], 0, depth)}
 
 
 def check_layers(layers: Sequence[int], depth: int) -> None:

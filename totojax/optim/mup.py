@@ -33,7 +33,9 @@ from totojax import tree as tree_lib
 
 # Axes that make no matrix: the vocabulary does not grow with the width, layers
 # are stacked copies, and a gain or a bias has but one dimension.
-_FIXED = frozenset({"vocab", "layers", "norm", "bias", "state"})
+_FIXED = frozenset(
+    {"vocab", "layers", "norm", "bias", "state", "features"}
+)
 _NARROW = "state"  # outputs of a readout
 # Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
 _BY_INPUTS = "steps"

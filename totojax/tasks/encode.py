@@ -33,6 +33,7 @@ class EncodeFrames:
       factor: int,
       codes_of: Callable[[Any, jax.Array], jax.Array],
       params: Any,
+      keep_frames: bool = False,
   ):
     """Args:
       inner: the task on tokens.
@@ -40,7 +41,9 @@ class EncodeFrames:
       factor: pixels of one side of a token.
       codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
       params: of the tokenizer.
+      keep_frames: whether the inner batch holds `frames` and `start` as well.
     """
+    self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
     self._size_px = spec.grid * factor
     self._codes_of = codes_of
@@ -118,5 +121,5 @@ class EncodeFrames:
     )
 
   def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
-    rest = {k: v for k, v in batch.items() if k not in ("frames", "start")}
+    rest = {k: v for k, v in batch.items() if k not in self._dropped}
     return {**rest, "tokens": tokens_BR}

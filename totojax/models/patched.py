@@ -1,0 +1,116 @@
+"""Patches of pixels in, patches or tokens out: Table 3's continuous inputs.
+
+The blocks, norm and token head are the trunk's; an embedding of patches stands
+in place of the table of tokens, and a linear map back to pixels may stand in
+place of the head.
+
+Shapes: B batch, T tokens, D width, F values of a patch, V padded vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from totojax import sequence
+from totojax.models import layers
+from totojax.models import trunk
+
+PREDICTS = ("patches", "tokens")
+
+
+class Inputs(NamedTuple):
+  """A row of patches.
+
+  Attributes:
+    patches_BTF: float32, the T - 1 patches after the start token.
+    start_B: int32, the start token of each row.
+  """
+
+  patches_BTF: jax.Array
+  start_B: jax.Array
+
+
+class PatchTrunk(trunk.Trunk):
+  """A causal model of patches: row t predicts what comes after its input.
+
+  Attributes:
+    values: of an input patch (F).
+    predicts: one of `PREDICTS`.
+  """
+
+  values: int = 0
+  predicts: str = "patches"
+
+  @nn.compact
+  def __call__(
+      self, inputs: Inputs, targets: jax.Array | None = None
+  ) -> jax.Array:
+    """float32 patches [B, T, F], or logits [B, T, V], of what follows.
+
+    Args:
+      inputs: of any number of tokens.
+      targets: what follows: patches [B, T, F], normalised, or tokens [B, T].
+        With them the result is [B, T]: the mean squared error over the values
+        of a patch, or `trunk.token_nll`.
+    """
+    c, dtype = self.config, jnp.dtype(self.compute.dtype)
+    init = nn.initializers.normal(c.init_std)
+
+    def matrix(name, rows, axes):
+      return layers.parameter(self, name, init, (rows, c.width), axes)
+
+    # "features" do not grow with the width, like a vocabulary.
+    narrow = ("features", "embed")
+    entry = {
+        "start": matrix("start", sequence.SPECIALS, narrow),
+        "patches": matrix("patches", self.values, narrow),
+        "patches_bias": layers.parameter(
+            self, "patches_bias", nn.initializers.zeros, (c.width,), ("norm",)
+        ),
+    }
+    x_BTD, rope, segments_BT = self.entry(entry, inputs)
+    x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
+    x_BTD = trunk.final_norm(c, name="norm")(x_BTD).astype(dtype)
+    if self.predicts == "tokens":
+      axes = ("vocab", "embed")
+      head_VD = matrix("head", self.spec.padded_vocab, axes)
+      head_VD = layers.gathered(head_VD.astype(dtype), axes)
+      if targets is None:
+        return self._logits(x_BTD, head_VD)
+      if not self.compute.loss_chunk:
+        return trunk.token_nll(self._logits(x_BTD, head_VD), targets)
+      return self._nll_in_chunks(x_BTD, head_VD, targets)
+    head_FD = matrix("head", self.values, narrow).astype(dtype)
+    bias_F = layers.parameter(
+        self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
+    )
+    found_BTF = jnp.einsum(
+        "BTD,FD->BTF", x_BTD, layers.gathered(head_FD, narrow),
+        preferred_element_type=jnp.float32,
+    )  # fmt: skip
+    found_BTF = self.scales.logits * found_BTF + bias_F
+    if targets is None:
+      return found_BTF
+    return jnp.mean(jnp.square(found_BTF - targets), axis=-1)
+
+  @nn.nowrap
+  def entry(
+      self, params: Any, inputs: Inputs
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None, None]:
+    """See `trunk.Trunk.entry`."""
+    c, dtype = self.config, jnp.dtype(self.compute.dtype)
+    x_BTD = jnp.einsum(
+        "BTF,FD->BTD",
+        inputs.patches_BTF.astype(dtype),
+        params["patches"].astype(dtype),
+    ) + params["patches_bias"].astype(dtype)
+    start_B1D = params["start"][inputs.start_B][:, None].astype(dtype)
+    x_BTD = jnp.concatenate([start_B1D, x_BTD], axis=1)
+    x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+    places_T = jnp.arange(x_BTD.shape[1])
+    x_BTD = trunk.placed_input(c, x_BTD, places_T)
+    return x_BTD, trunk.angles(c, places_T), None
