@@ -538,6 +538,41 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
     assert "another format" not in page and "Not shown" not in page
 
 
+OTHERS = """
+import sys
+from etils import epath
+from totojax import defaults, jobs
+for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
+  c = defaults.paper("tiny")
+  defaults.use(c, kind, "tiny")
+  config = c.to_dict() | {"run": "plan"}
+  config["model"]["width"] = 128
+  config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
+  config["train"] |= dict(batch_tokens=8 * 256)
+  config["plan"] |= dict(topology="v5e:2x2", what=what, rows=2)
+  folder = epath.Path(sys.argv[1]) / f"{kind}-{what}"
+  assert jobs.run(config, folder, lambda step: False)
+"""
+
+
+@needs_compiler
+def test_other_architectures_are_compiled_for_tpus(tmp_path):
+  apart("-c", OTHERS, str(tmp_path))
+  found = {
+      path.parent.name: json.loads(path.read_text())
+      for path in tmp_path.glob("*/plan.json")
+  }
+  assert len(found) == 3 and all(plan["fits"] for plan in found.values())
+  kernels = {row["kernel"] for row in found["gpt2-train"]["kernels"]}
+  assert kernels == {"fwd", "dq", "dkv"}
+  assert found["mamba-train"]["kernels"] == []
+  assert all(plan["step_s"] > 0 for plan in found.values())
+  # Two layers of 2 rows: 3 tokens of the convolution, 16 states, 256 channels.
+  one = found["mamba-decode"]
+  assert one["cache_bytes"] == 2 * 2 * 256 * (3 + 16) * 4
+  assert one["hbm"]["aliased_gib"] >= one["cache_bytes"] / 2**30
+
+
 @needs_compiler
 def test_only_replicas_go_between_slices():
   devices = chips.devices("v5e:2x2", slices=2)
