@@ -31,8 +31,12 @@ setuptools.setup(
     packages=[
         *setuptools.find_packages(include=["totojax", "totojax.*"]),
         "totojax.configs",
+        "totojax.configs.paper",
     ],
-    package_dir={"totojax.configs": "configs"},
+    package_dir={
+        "totojax.configs": "configs",
+        "totojax.configs.paper": "configs/paper",
+    },
     package_data={"totojax.tokenizers": ["shipped/*"]},
     install_requires=[
         "jax>=0.10",

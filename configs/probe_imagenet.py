@@ -16,12 +16,12 @@ Attention pooling (Table 5, 61.1 %) reads every token in every step:
   --config.paper.name="Table 5, attention pooling" --config.paper.top1=61.1
 """
 
-from totojax import defaults
+from totojax import paper_defaults
 
 
 def get_config():
-  c = defaults.probe("", "", "")
-  c.backbones = ("trained",)
-  c.data.update(classes=1000, expected=50_000, holdout_frac=0.01)
-  c.paper.update(name="Table 5, average pooling", top1=53.2)
+  c = paper_defaults.linear_probe(
+      "", name="Table 5, average pooling", top1=53.2
+  )
+  c.data.update(train="", validation="")
   return c

@@ -23,23 +23,10 @@ clip of each video is --config.views.temporal=1 --config.views.spatial=1
 65.8 %.
 """
 
-from totojax import defaults
+from totojax import paper_defaults
 
 
 def get_config():
-  c = defaults.probe("", "", "")
-  c.backbones = ("trained",)
-  c.data.update(classes=400, holdout_frac=0.02)
-  c.head.update(pool="cross", init_std=0.02)
-  c.train.update(epochs=20.0, batch_rows=256, score_rows=256)
-  c.optim.update(
-      name="adamw",
-      lrs=(1e-3, 3e-4, 1e-4),  # [gap] V-JEPA has 1e-3
-      weight_decays=(0.01, 0.1),  # [gap] V-JEPA has 0.01
-      lr_rows=0,
-      warmup_epochs=0.0,
-      end_decay_frac=1e-4,  # to 1e-6
-      clip_norm=1.0,
-  )
-  c.paper.update(name="Table 16, large", top1=65.8)
+  c = paper_defaults.kinetics_probe("", name="Table 16, large", top1=65.8)
+  c.data.update(train="", validation="")
   return c

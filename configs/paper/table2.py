@@ -1,0 +1,21 @@
+r"""Table 2: how many images, videos and tokens the mixture has.
+
+  python -m totojax.main --config=configs/paper/table2.py --workdir=table2
+
+Counts what is in the stores of configs/tokenize.py, below `data/`; the report
+shows Table 2's numbers beside ours. The paper counts tokens at every frame, a
+store holds every 4th. Not run on these data sets.
+"""
+
+from totojax import defaults
+from totojax import paper_defaults
+
+STORES = ("imagenet", "kinetics600", "ego4d", "howto100m")
+
+
+def get_config():
+  c = defaults.tokens_report()
+  c.tokens_report.stores = {
+      name: f"{paper_defaults.ROOT}/{name}" for name in STORES
+  }
+  return c
