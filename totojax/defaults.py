@@ -148,6 +148,8 @@ def pretrain(preset: str) -> ConfigDict:
   return ConfigDict(dict(
       run="pretrain",
       seed=0,
+      init_from="",  # a run whose parameters this one starts from (Table 4: at
+      # another grid or base of RoPE); "": afresh
       sequence=sequence(),
       model=model(preset),
       mup=mup(),
