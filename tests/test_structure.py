@@ -14,7 +14,7 @@ PACKAGE = runs.ROOT / "totojax"
 # bottom and may be called by whoever runs jobs.
 RANKS = {
     "sequence": 0, "tree": 0, "flops": 0, "defaults": 0, "progress": 0,
-    "run_lock": 0, "paper_defaults": 0.5,
+    "run_lock": 0, "supervised_defaults": 0.5, "paper_defaults": 0.7,
     "models": 1, "tokenizers": 1, "data": 1, "optim": 1, "sharding": 1,
     "tasks": 2, "step": 2.1, "generate": 2.1, "checkpoint": 2.2, "logs": 2,
     "hosts": 0,

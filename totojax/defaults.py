@@ -193,6 +193,8 @@ def pretrain(preset: str) -> ConfigDict:
   return ConfigDict(dict(
       run="pretrain",
       seed=0,
+      init_from="",  # a run whose parameters this one starts from (Table 4: at
+      # another grid or base of RoPE); "": afresh
       sequence=sequence(),
       architecture="llama",  # whose keys `model` has; "gpt2", "mamba": `use`
       model=model(preset),

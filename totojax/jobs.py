@@ -35,6 +35,7 @@ from totojax.corpus import leakage
 from totojax.corpus import plan as tokenizing_plan
 from totojax.corpus import tokenize
 from totojax.probe import job as probe
+from totojax.probe import supervised
 from totojax.sweep import coordinates
 from totojax.sweep import curves
 from totojax.sweep import job as sweep_job
@@ -140,6 +141,11 @@ def plan(
     config: Config, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Of training where the config holds a model to train, else of tokenizing."""
+  if "model_run" in config:
+    raise ValueError(
+        "a plan is of pre-training or of tokenizing; this config starts from"
+        " model_run. Plan a pre-training config of its model and grid"
+    )
   trains = {"model", "optim"} <= set(config)
   job = training_plan.run if trains else tokenizing_plan.run
   return job(config, workdir, interrupted)
@@ -160,6 +166,8 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "validate": validate.run,
     "probe": probe.run,
     "features": extract.run,
+    "joint": supervised.joint,
+    "finetune": supervised.finetune,
     "coord_check": coordinates.run,
     "audit": audit.run,
     "sweep": sweep_job.run,
@@ -170,8 +178,11 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
 }
 # Jobs that several processes do together; each of the others would do it all.
 SHARED = frozenset(
-    {"pretrain", "tokenizer", "tokenize", "validate", "probe", "sweep"}
-)
+    {
+        "pretrain", "tokenizer", "tokenize", "validate", "probe", "joint",
+        "finetune", "sweep",
+    }
+)  # fmt: skip
 ERRORS = (
     ValueError,
     ImportError,

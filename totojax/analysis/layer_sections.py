@@ -17,6 +17,8 @@ from totojax.analysis import plots
 NAMES = {
     "trained": "this model",
     "untrained": "the same model, untrained",
+    "joint": "this model, trained further beside its probes",
+    "finetuned": "this model, fine-tuned",
     "pixels": "small pixels, no backbone",
     "histogram": "token histogram, no backbone",
 }

@@ -95,6 +95,61 @@ def find(model_run: str) -> Trained:
   )
 
 
+# What a run may have other than the one that it starts from: no parameter
+# depends on it. (The grid, the frames and the context are no part of it.)
+FREE = frozenset({"rope_base", "prefix_tokens", "init_std"})
+
+
+def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
+  """Raises ConfigError unless `model` can start from the parameters of a run.
+
+  Args:
+    run: where they come from.
+    model: what starts from them; its grid, frames, context and base of RoPE
+      may be others.
+    tokenizer: fingerprint of the one whose tokens it sees.
+  """
+  check_codes(
+      run, vocab=model.spec.vocab, tokenizer=tokenizer, what="the data"
+  )
+  theirs, ours = run.model.config, model.config
+  if type(theirs) is not type(ours):
+    raise ConfigError(
+        f"{run.path} is of a {type(theirs).__name__}, and this run of a"
+        f" {type(ours).__name__}; start from a run of the same architecture"
+    )
+  for field in dataclasses.fields(ours):
+    found, wanted = (getattr(c, field.name) for c in (theirs, ours))
+    if found != wanted and field.name not in FREE:
+      raise ConfigError(
+          f"model.{field.name} is {wanted}; {run.path} was trained with"
+          f" {found}. Set model.{field.name} to {found}, or start from another"
+          " run"
+      )
+  if run.model.scales != model.scales:
+    raise ConfigError(
+        f"mup gives {model.scales}; {run.path} was trained with"
+        f" {run.model.scales}. Use that run's section mup"
+    )
+
+
+def check_codes(
+    run: Trained, *, vocab: int, tokenizer: str, what: str
+) -> None:
+  """Raises ConfigError unless `what` has the codes of a run."""
+  if vocab != run.model.spec.vocab:
+    raise ConfigError(
+        f"{what} has {vocab} codes; {run.path} was trained with"
+        f" {run.model.spec.vocab}. Use that run's tokenizer"
+    )
+  if tokenizer != run.tokenizer:
+    raise ConfigError(
+        f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
+        f" of {run.tokenizer}, and the codes mean different things. Use that"
+        " run's tokenizer"
+    )
+
+
 def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
   """The model with whole clips as its inputs: `[start]` and all N tokens.
 
@@ -107,8 +162,20 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
   return model.clone(spec=spec)
 
 
-def open_tokens(run: Trained, path: str, name: str) -> store_lib.Store:
+def open_tokens(
+    run: Trained,
+    path: str,
+    name: str,
+    *,
+    seq: sequence.SequenceSpec | None = None,
+) -> store_lib.Store:
   """A store of tokens, of the tokenizer and vocabulary of the backbone.
+
+  Args:
+    run: the backbone.
+    path: of the store.
+    name: its config key, for errors.
+    seq: the sequence, where it is not the one that the backbone was trained on.
 
   Raises:
     ValueError: it is of others, or its clips are too short.
@@ -117,7 +184,8 @@ def open_tokens(run: Trained, path: str, name: str) -> store_lib.Store:
     raise ConfigError(
         f"config key {name} is empty; set it to a store of tokens with classes"
     )
-  spec = run.model.spec
+  spec = run.model.spec if seq is None else seq
+  whose = f"{run.path} was trained with" if seq is None else "this run has"
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   of = store.manifest
   if not of.vocab:
@@ -132,8 +200,8 @@ def open_tokens(run: Trained, path: str, name: str) -> store_lib.Store:
     found, needed = getattr(of, key), getattr(spec, key)
     if found != needed:
       raise ConfigError(
-          f"{path} ({name}) has {key} {found}; {run.path} was trained with"
-          f" {needed}. Make the store as that model's"
+          f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store"
+          " as that model's"
       )
   if of.kind == "video" and of.frames < spec.frames:
     raise ConfigError(
@@ -215,20 +283,44 @@ def load(
     on: the mesh.
     seed: of an untrained backbone.
   """
-  task = task_lib.Pretrain(model, parts.parametrisation(run.config))
-  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  placed = sharding.shardings(
-      task.axes().params, shapes, mesh=on, rules=sharding.ShardingRules()
-  )
   if trained:
-    params, _ = checkpoint.read_params(
-        run.path / "checkpoints", shapes, placed
-    )
+    params = read(run, model, on=on)
   else:
+    task, _, placed = _placed(run, model, on)
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
   model, params = trunk.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
+
+
+def read(run: Trained, model: trunk.Trunk, *, on: Mesh) -> Any:
+  """All parameters of the newest checkpoint, float32, sharded over a mesh.
+
+  They do not depend on the grid, the frames, or the base of RoPE: `model` may
+  have other ones than `run.model`.
+  """
+  _, shapes, placed = _placed(run, model, on)
+  return checkpoint.read_params(run.path / "checkpoints", shapes, placed)[0]
+
+
+def _placed(
+    run: Trained, model: trunk.Trunk, on: Mesh
+) -> tuple[task_lib.Pretrain, Any, Any]:
+  """(task, shapes, shardings) of the parameters."""
+  task = task_lib.Pretrain(causal(model), parts.parametrisation(run.config))
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  rules = sharding.ShardingRules()
+  placed = sharding.shardings(task.axes().params, shapes, mesh=on, rules=rules)
+  return task, shapes, placed
+
+
+def causal(model: trunk.Trunk) -> trunk.Trunk:
+  """The same parameters: which tokens see which changes none of them."""
+  if not model.config.prefix_tokens:
+    return model
+  return model.clone(
+      config=dataclasses.replace(model.config, prefix_tokens=0)
+  )
 
 
 def features(

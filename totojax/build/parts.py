@@ -318,6 +318,7 @@ def run(
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
+    start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
   """Joins a task, an optimiser and a mesh into what `train.fit` needs.
 
@@ -338,6 +339,8 @@ def run(
     rules: µP's, a `mup.Rule` for every parameter.
     lanes: several learning rates in place of the config's.
     optimiser: in place of the config's AdamW.
+    start: fresh parameters -> those that the run starts from, where another
+      run's are among them.
   """
   made = program(
       config, task=task, steps=steps, rows=rows, microbatches=microbatches,
@@ -348,6 +351,10 @@ def run(
     evals = lanes_lib.evals(evals, lanes)
 
   def init():
+    state = fresh()
+    return state if start is None else state.replace(params=start(state.params))
+
+  def fresh():
     key = jax.random.key(config["seed"])
     if frozen is None:
       return jax.jit(make, out_shardings=placed)(key)

@@ -17,6 +17,7 @@ from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
+from totojax.build import backbone
 from totojax.build import parts
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
@@ -131,6 +132,9 @@ def pretraining(
   Args:
     config: of `run = "pretrain"`.
     lanes: several learning rates in place of the config's.
+
+  Raises:
+    ValueError: something does not fit, such as a run to start from.
   """
   parts.check_tokens(config, "this job")
   spec = parts.sequence_spec(config)
@@ -168,6 +172,11 @@ def pretraining(
         params=encoder.params,
     )
     frozen = {"inner": {}, "tokenizer": encoder.params}
+  start, began = None, {}
+  if config["init_from"]:
+    before = _start(config, task, tokenizer=fingerprint, lanes=lanes)
+    began = {"init_from": {"run": str(before.path), "step": before.step}}
+    start = lambda _: backbone.read(before, task.model, on=on)
   shape = task.model.config
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
@@ -196,6 +205,7 @@ def pretraining(
           "sources": {s.name: len(s.store) for s in training},
           "tokenizer": fingerprint,
           "encoded": "on the device" if encoder else "before",
+          **began,
       },
       tokens_per_step=batch * spec.context,
       flops_per_token=cost,
@@ -203,7 +213,30 @@ def pretraining(
       frozen=frozen,
       rules=task.rules,
       lanes=lanes,
+      start=start,
   )
+
+
+def _start(
+    config: Section,
+    task: task_lib.Pretrain,
+    *,
+    tokenizer: str,
+    lanes: lanes_lib.Lanes | None,
+) -> backbone.Trained:
+  """The run that this one starts from (stage 2 of Table 4).
+
+  Raises:
+    ConfigError: it is of another model, vocabulary or tokenizer.
+  """
+  if lanes is not None:
+    raise ConfigError(
+        "init_from is set, and runs that share a program start afresh; sweep"
+        " without it"
+    )
+  found = backbone.find(config["init_from"])
+  backbone.check_start(found, task.model, tokenizer=tokenizer)
+  return found
 
 
 def _encoder(

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
+from typing import Any, Protocol
 
 from flax import linen as nn
 import jax
+from jax.sharding import Mesh
 import numpy as np
 
 from totojax import flops
@@ -41,8 +43,28 @@ def read_tokens(
   )
 
 
+class Scored(Protocol):
+  """What a `Setup` needs for heads to be scored."""
+
+  on: Mesh
+  amount: probe_setup.Amount
+  ways: int
+  held: labelled.Records
+  validation: labelled.Records
+
+
+class Heads(Protocol):
+  """A task whose heads can be scored."""
+
+  def outcomes(
+      self, params: Any, frozen: Any, stats: Any, batch: Any, *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:  # fmt: skip
+    """`of(logits [B, C])` of every head, with leading axes [L, S]."""
+
+
 def finite(
-    of: probe_setup.Setup,
+    of: Scored,
     data: labelled.Records,
     read: labelled.Read,
     *,
@@ -139,11 +161,14 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
 
 
 def scorer(
-    of: probe_setup.Setup,
-    task: classify.Classify,
+    of: Scored,
+    task: Heads,
     reads: Mapping[str, labelled.Read],
 ) -> Score:
-  """(state, "validation" or "holdout") -> every head on every item of it."""
+  """(state, "validation" or "holdout") -> every head on every item of it.
+
+  There is no "holdout" where nothing is held out.
+  """
   rules = sharding.ShardingRules()
   split = sharding.batch_sharding(of.on, rules)
 
@@ -160,10 +185,9 @@ def scorer(
       )  # fmt: skip
 
   views = functools.partial(finite, of, by_item=True)
-  sets = {
-      "validation": views(of.validation, reads["validation"]),
-      "holdout": views(of.held, reads["train"]),
-  }
+  sets = {"validation": views(of.validation, reads["validation"])}
+  if len(of.held.records):
+    sets["holdout"] = views(of.held, reads["train"])
 
   def score(state: step_lib.TrainState, name: str) -> top1.Scores:
     data = sets[name]

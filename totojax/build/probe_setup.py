@@ -126,8 +126,25 @@ class Unit:
   first: int
 
 
+class Counted:
+  """Updates of epochs; of a dataclass with `train`, `amount` and `on`."""
+
+  def rate_in(self, epochs: float) -> float:
+    """Updates in so many epochs."""
+    return epochs * len(self.train.records) / self.amount.batch_rows
+
+  @property
+  def steps(self) -> int:
+    return max(round(self.rate_in(self.amount.epochs)), 1)
+
+  @property
+  def ways(self) -> int:
+    """Parts that a batch is split into over devices."""
+    return self.on.shape["data"] * self.on.shape["fsdp"]
+
+
 @dataclasses.dataclass(frozen=True)
-class Setup:
+class Setup(Counted):
   """The typed config with its data opened and checked."""
 
   config: Section
@@ -147,18 +164,6 @@ class Setup:
   validation: labelled.Records
   missing: tuple[tuple[str, str], ...]  # items of validation, and why
   classes: int
-
-  def rate_in(self, epochs: float) -> float:
-    """Updates in so many epochs."""
-    return epochs * len(self.train.records) / self.amount.batch_rows
-
-  @property
-  def steps(self) -> int:
-    return max(round(self.rate_in(self.amount.epochs)), 1)
-
-  @property
-  def ways(self) -> int:
-    return self.on.shape["data"] * self.on.shape["fsdp"]
 
   def width(self, source: str) -> int:
     """Of the features of a backbone, encoder or baseline."""

@@ -28,7 +28,8 @@ class Records:
   """Some records of a labelled store.
 
   Attributes:
-    store: where they are; None: features alone are known of them.
+    store: where they are; None: in image files (`views.records`), or features
+      alone are known of them.
     name: of the store, for errors.
     records: their numbers, increasing.
     labels: int32, of every record of the store.

@@ -180,7 +180,7 @@ def prepare(
     )  # fmt: skip
   x = x.astype(jnp.float32)
   if config.pool == "cross":
-    return _layer_norm(x), stats
+    return layer_norm(x), stats
   weight_BT = visual_BT.astype(jnp.float32)
   return _batch_norm(config, x, weight_BT, stats, training=training)
 
@@ -208,11 +208,11 @@ def _batch_norm(
   return (x - mean_D) * jax.lax.rsqrt(var_D + config.norm_eps), stats
 
 
-def _layer_norm(x: jax.Array) -> jax.Array:
+def layer_norm(x: jax.Array, eps: float = LAYER_NORM_EPS) -> jax.Array:
   """Over the last axis, without gain and bias."""
   mean = jnp.mean(x, -1, keepdims=True)
   variance = jnp.mean(jnp.square(x - mean), -1, keepdims=True)
-  return (x - mean) * jax.lax.rsqrt(variance + LAYER_NORM_EPS)
+  return (x - mean) * jax.lax.rsqrt(variance + eps)
 
 
 def logits(
@@ -270,7 +270,7 @@ def _cross(
   offset_HK = jnp.einsum("D,DHK->HK", p["norm_bias"], p["value"])
   mixed_BD += (offset_HK + p["value_bias"]).reshape(-1)
   y_BD = p["query"] + mixed_BD
-  normed_BD = p["mlp_norm_scale"] * _layer_norm(y_BD) + p["mlp_norm_bias"]
+  normed_BD = p["mlp_norm_scale"] * layer_norm(y_BD) + p["mlp_norm_bias"]
   hidden_BF = normed_BD @ p["up"] + p["up_bias"]
   return y_BD + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"] + (
       p["down_bias"]

@@ -211,6 +211,20 @@ def _rope_by_product(x_BTHK, cos_Tk, sin_Tk, *, scale):
   return (rotated_BTHK * scale).astype(x_BTHK.dtype)
 
 
+def kept_paths(
+    key: jax.Array, *, rows: int, depth: int, drop: float
+) -> jax.Array:
+  """float32 [depth, 2, rows]: 0 where a row skips a branch of a block.
+
+  Stochastic depth (Huang et al., 2016) of each row, as timm has it: the share
+  that is dropped grows from 0 at the first block to `drop` at the last one, and
+  what is kept is divided by its share, so that its mean stays.
+  """
+  kept_L11 = 1.0 - jnp.linspace(0.0, drop, depth)[:, None, None]
+  kept = jax.random.bernoulli(key, kept_L11, (depth, 2, rows))
+  return kept / kept_L11
+
+
 class SwiGLU(nn.Module):
   """down(silu(gate(x)) * up(x)), no biases (Shazeer, arXiv 2002.05202)."""
 

@@ -146,22 +146,29 @@ class Block(nn.Module):
       rope: tuple[jax.Array, jax.Array],
       segments_BT: jax.Array | None,
       mix: Mix | None = None,
+      kept_2B: jax.Array | None = None,
   ) -> tuple[jax.Array, Any]:
+    """`kept_2B`: times each row's attention and MLP (`layers.kept_paths`)."""
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
     mixed_BTD, kept = Attention(
         c, self.implementation, self.dtype, self.scales, name="attention"
     )(normed_BTD, rope, segments_BT, mix)
+    if kept_2B is not None:
+      mixed_BTD *= kept_2B[0, :, None, None].astype(mixed_BTD.dtype)
     x_BTD += mixed_BTD
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    x_BTD += layers.SwiGLU(
+    hidden_BTD = layers.SwiGLU(
         c.mlp_dim,
         c.init_std,
         self.dtype,
         self.implementation == "blocked",
         name="mlp",
     )(normed_BTD)
+    if kept_2B is not None:
+      hidden_BTD *= kept_2B[1, :, None, None].astype(hidden_BTD.dtype)
+    x_BTD += hidden_BTD
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
     return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept

@@ -390,6 +390,48 @@ def tap_layers(
   return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
 
 
+def residual(
+    model: Trunk,
+    params: Any,
+    inputs_BT: jax.Array,
+    *,
+    kept_L2B: jax.Array | None = None,
+) -> jax.Array:
+  """H_depth [B, T, D], through which the backbone can be trained.
+
+  Args:
+    model: its `compute.remat` says what the backward pass finds kept.
+    params: of the model; the final norm and the head are not read.
+    inputs_BT: int32 tokens.
+    kept_L2B: from `layers.kept_paths`; None: nothing is dropped.
+  """
+  dtype = jnp.dtype(model.compute.dtype)
+  block = llama.Block(
+      model.config, model.compute.attention, dtype, model.scales
+  )
+  rope, segments_BT = places(model.config, model.spec, inputs_BT)
+
+  def body(x_BTD, both):
+    block_params, kept_2B = both
+    x_BTD, _ = block.apply(
+        {"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B
+    )
+    return x_BTD, None
+
+  unroll = model.compute.unroll
+  if model.compute.remat != "none":
+    policy = jax.checkpoint_policies.save_only_these_names(
+        *REMAT[model.compute.remat]
+    )
+    body = jax.checkpoint(body, policy=policy, prevent_cse=unroll > 1)
+  x_BTD = _embedded(params["embedding"], inputs_BT, model.compute)
+  x_BTD, _ = jax.lax.scan(
+      body, x_BTD, (params["blocks"], kept_L2B), length=model.config.depth,
+      unroll=unroll,
+  )  # fmt: skip
+  return x_BTD
+
+
 def truncate(model: Trunk, params: Any, depth: int) -> tuple[Trunk, Any]:
   """The model up to H_depth: its first blocks, no final norm and no head.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -17,7 +18,7 @@ from totojax.optim import mup
 # a norm's scale is two-dimensional, so dimensions alone say nothing.
 _MATRIX_AXES = frozenset({
     "embed", "heads", "head_dim", "mlp", "vocab", "rank", "state",
-    "conv_height", "conv_width", "conv_in", "conv_out",
+    "conv_height", "conv_width", "conv_in", "conv_out", "classes",
 })  # fmt: skip
 
 
@@ -73,14 +74,26 @@ def relative_rate(
 
 
 def decay_mask(axes: Any) -> Any:
-  """True where weight decay applies: arrays with two matrix axes or more."""
-  return tree_lib.map_named(
-      lambda name, spec: sum(axis in _MATRIX_AXES for axis in spec) >= 2, axes
-  )
+  """True where weight decay applies: arrays with two matrix axes or more.
+
+  A bias is none, though those of attention heads have two axes.
+  """
+
+  def one(name, spec):
+    matrix = sum(axis in _MATRIX_AXES for axis in spec) >= 2
+    return matrix and not name.endswith("bias")
+
+  return tree_lib.map_named(one, axes)
 
 
 def make(
-    config: AdamWConfig, *, axes: Any, steps: int, rules: Any = None
+    config: AdamWConfig,
+    *,
+    axes: Any,
+    steps: int,
+    rules: Any = None,
+    schedule: Callable[[jax.Array], jax.Array] | None = None,
+    clip: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state.
 
@@ -89,6 +102,8 @@ def make(
     axes: PartitionSpecs of logical names, the tree of the parameters.
     steps: updates of the whole run.
     rules: µP's, a `mup.Rule` for every parameter; None: the same for all.
+    schedule: update 1, 2, ... -> its rate over the peak; None: `relative_rate`.
+    clip: of gradients; None: by the norm of them all.
 
   Raises:
     ValueError: a warm-up that is not shorter than the run.
@@ -101,6 +116,8 @@ def make(
   mask = decay_mask(axes)
 
   def rate(count):
+    if schedule is not None:
+      return schedule(count + 1)
     return relative_rate(
         count + 1,
         warmup_steps=config.warmup_steps,
@@ -120,7 +137,7 @@ def make(
 
   def build(peak_lr, weight_decay):
     return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
+        clip or optax.clip_by_global_norm(config.clip_norm),
         _adam(config),
         decayed(weight_decay),
         optax.scale_by_schedule(rate),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import csv
 import dataclasses
 import io
-from typing import Any
+from typing import Any, Protocol
 
 from etils import epath
 import numpy as np
@@ -18,6 +18,7 @@ from totojax import logs
 from totojax import train
 from totojax.analysis import layer_sections
 from totojax.build import probe_setup as build
+from totojax.data import labelled
 from totojax.data import storage
 from totojax.evals import top1
 
@@ -97,8 +98,18 @@ def joined(found: list[Found]) -> list[Found]:
   return list(out.values())
 
 
+class Told(Protocol):
+  """What tables say of the heads and the data; a `Setup` is one."""
+
+  data: Any  # with `expected`
+  run: Any  # the backbone's
+  optim: Any  # with `settings`
+  validation: labelled.Records
+  classes: int
+
+
 def write(
-    of: build.Setup,
+    of: Told,
     found: list[Found],
     workdir: epath.Path,
     paper: Paper,
@@ -140,7 +151,7 @@ def write(
   logs.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
   for one in found:
-    train.say(_sentence(one.source, metrics))
+    train.say(_sentence(one, metrics))
   if n != expected:
     train.say(f"{n} of {expected} validation items were there")
   storage.write_table(
@@ -156,29 +167,33 @@ def write(
 
 
 def _rows(
-    of: build.Setup, one: Found, expected: int, depth: int | None
+    of: Told, one: Found, expected: int, depth: int | None
 ) -> Iterator[tuple[Any, ...]]:
-  validation, holdout = one.scores["validation"], one.scores["holdout"]
+  validation, holdout = one.scores["validation"], one.scores.get("holdout")
   depth = depth or of.run.model.config.depth
   values = {
       "top1": validation.top(1), "top5": validation.top(5),
-      "nll": validation.loss(), "holdout": holdout.top(1),
+      "nll": validation.loss(),
   }  # fmt: skip
+  if holdout is not None:
+    values["holdout"] = holdout.top(1)
   for i, layer in enumerate(one.layers):
     for s, (lr, decay) in enumerate(of.optim.settings):
       at = {key: f"{value[i, s]:.6f}" for key, value in values.items()}
       yield (
           one.source, layer, f"{layer / depth:.4f}", s, lr, decay, at["top1"],
-          at["top5"], at["nll"], validation.items, expected, at["holdout"],
-          holdout.items, f"{one.train_loss[i, s]:.6f}",
+          at["top5"], at["nll"], validation.items, expected,
+          at.get("holdout", "nan"),
+          holdout.items if holdout is not None else 0,
+          f"{one.train_loss[i, s]:.6f}",
       )  # fmt: skip
 
 
-def _chosen(of: build.Setup, one: Found) -> dict[str, float]:
+def _chosen(of: Told, one: Found) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
   validation = one.scores["validation"]
   out = {}
-  for name in SPLITS:
+  for name in one.scores:
     i, s = _best(one, name)
     top = float(validation.top(1)[i, s])
     out |= {
@@ -192,18 +207,26 @@ def _chosen(of: build.Setup, one: Found) -> dict[str, float]:
   return out
 
 
+def _chooser(scores: Mapping[str, Any]) -> str:
+  return "holdout" if "holdout" in scores else "validation"
+
+
 def _best(one: Found, name: str) -> tuple[int, int]:
   return top1.best(one.scores[name].top(1), one.scores[name].loss())
 
 
-def _predictions(of: build.Setup, found: list[Found]) -> str:
-  """What the heads chosen on the hold-out say of every validation item."""
+def _predictions(of: Told, found: list[Found]) -> str:
+  """What the heads chosen on the hold-out say of every validation item.
+
+  Without a hold-out there is one head, or they are chosen on what they say it
+  of.
+  """
   data = of.validation
   items = data.items()
 
   def rows():
     for one in found:
-      i, s = _best(one, "holdout")
+      i, s = _best(one, _chooser(one.scores))
       scores = one.scores["validation"]
       for m, item in enumerate(items):
         label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
@@ -229,10 +252,16 @@ def _csv(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> str:
   return text.getvalue()
 
 
-def _sentence(source: str, metrics: Mapping[str, Any]) -> str:
-  at = lambda key: metrics[f"{source}/chosen_on_{key}"]  # noqa: E731
+def _sentence(one: Found, metrics: Mapping[str, Any]) -> str:
+  at = lambda key: metrics[f"{one.source}/chosen_on_{key}"]  # noqa: E731
+  if _chooser(one.scores) == "validation":
+    return (
+        f"{one.source}: top-1 {100 * at('validation/top1'):.1f} +-"
+        f" {100 * at('validation/top1_sem'):.1f} %, top-5"
+        f" {100 * at('validation/top5'):.1f} %"
+    )
   return (
-      f"{source}: top-1 {100 * at('holdout/top1'):.1f} +-"
+      f"{one.source}: top-1 {100 * at('holdout/top1'):.1f} +-"
       f" {100 * at('holdout/top1_sem'):.1f} % at layer {at('holdout/layer')},"
       f" chosen on the hold-out; {100 * at('validation/top1'):.1f} % at layer"
       f" {at('validation/layer')}, chosen on the validation set"

@@ -211,7 +211,17 @@ class Classify:
       self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any],
       own: Any,
   ) -> Any:  # fmt: skip
-    """`of_layer(features, visual, own part)` at each layer, stacked."""
+    """`of_layer(features, visual, own part)` at each layer, stacked.
+
+    A batch may hold `streams` [L, B, T, D] beside its tokens, where somebody
+    else has computed them.
+    """
+    if "streams" in batch:
+      visual_BT = sequence.is_visual(batch["tokens"])
+      return jax.lax.map(
+          lambda both: of_layer(both[0], visual_BT, both[1]),
+          (batch["streams"], own),
+      )
     if self.model is None:
       x_LBD = jnp.swapaxes(batch["features"], 0, 1)
       return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LBD, own)

@@ -120,6 +120,20 @@ class EncodeFrames:
         key=key,
     )
 
+  def outcomes(
+      self,
+      params: Any,
+      frozen: Any,
+      stats: Any,
+      batch: api.Batch,
+      *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:
+    """What the inner task's `outcomes` gives on the frames' tokens."""
+    tokens_BR = self.tokens(frozen["tokenizer"], batch)
+    inner = self._inner_batch(batch, tokens_BR)
+    return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)
+
   def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}
     return {**rest, "tokens": tokens_BR}

@@ -1,0 +1,171 @@
+"""Full fine-tuning for classification (Table 13, appendix A.2), as MAE does it.
+
+The mean over visual tokens of the residual stream after the last block goes
+through a LayerNorm and a linear layer; everything is trained. The final norm
+and the output head of pre-training have no use and are not here.
+
+Shapes: B rows, T tokens, D width, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from totojax import sequence
+from totojax.models import heads as heads_lib
+from totojax.models import layers
+from totojax.models import trunk
+from totojax.optim import layered
+from totojax.tasks import api
+from totojax.tasks import pretrain
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuneConfig:
+  """The head, and how the blocks are trained.
+
+  Attributes:
+    drop_path: share of the rows that skip the last block's branches.
+    head_init_std: of the linear layer's matrix.
+    norm_eps: of the head's LayerNorm.
+  """
+
+  drop_path: float
+  head_init_std: float
+  norm_eps: float
+
+  def __post_init__(self):
+    if not 0.0 <= self.drop_path < 1.0:
+      raise ValueError(
+          f"head.drop_path is {self.drop_path}; it must lie between 0 and below"
+          " 1"
+      )
+
+
+class FineTune:
+  """Parameters are {"backbone": embedding and blocks, "heads": the head}."""
+
+  def __init__(
+      self,
+      backbone: pretrain.Pretrain,
+      model: trunk.Trunk,
+      config: FineTuneConfig,
+      *,
+      classes: int,
+  ):
+    """Args:
+      backbone: the parameters, as pre-training has them.
+      model: the same with any mask; its inputs are whole clips.
+      config: the head and the drop path.
+      classes: labels are below it.
+    """
+    self.backbone, self.model, self.config = backbone, model, config
+    self.spec, self.classes = model.spec, classes
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    row = (batch, self.spec.row_tokens)
+    return {
+        "tokens": jax.ShapeDtypeStruct(row, jnp.int32),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+  def axes(self) -> api.Variables:
+    whole = self.backbone.axes().params
+    params = {
+        layered.BACKBONE: used(whole),
+        layered.HEADS: {
+            "norm_scale": PartitionSpec("norm"),
+            "norm_bias": PartitionSpec("norm"),
+            "linear": PartitionSpec("embed", "classes"),
+            "bias": PartitionSpec("classes"),
+        },
+    }
+    return api.Variables(params, {}, {"train_loss": PartitionSpec(None, None)})
+
+  def init(self, key: jax.Array) -> api.Variables:
+    width = self.model.config.width
+    linear_DC = self.config.head_init_std * jax.random.truncated_normal(
+        jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
+    )
+    params = {
+        layered.BACKBONE: used(self.backbone.init(key).params),
+        layered.HEADS: {
+            "norm_scale": jnp.ones(width),
+            "norm_bias": jnp.zeros(width),
+            "linear": linear_DC,
+            "bias": jnp.zeros(self.classes),
+        },
+    }
+    return api.Variables(params, {}, {"train_loss": jnp.zeros((1, 1))})
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    return {"ce": jnp.float32(len(batch["label"]))}
+
+  def logits(
+      self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None
+  ) -> jax.Array:
+    """float32 [B, C]; `key` draws what is dropped, None drops nothing."""
+    inputs_BT, _ = sequence.split(tokens_BR)
+    kept = None
+    if key is not None and self.config.drop_path:
+      kept = layers.kept_paths(
+          key, rows=len(inputs_BT), depth=self.model.config.depth,
+          drop=self.config.drop_path,
+      )  # fmt: skip
+    x_BTD = trunk.residual(
+        self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept
+    )
+    pooled_BD = heads_lib.mean_over_tokens(
+        x_BTD, sequence.is_visual(inputs_BT)
+    )
+    head = params[layered.HEADS]
+    normed_BD = heads_lib.layer_norm(pooled_BD, self.config.norm_eps)
+    normed_BD = normed_BD * head["norm_scale"] + head["norm_bias"]
+    return normed_BD @ head["linear"] + head["bias"]
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    """Cross-entropy with `target` [B, C], which sums to 1 over classes."""
+    del step, rest
+    logits_BC = self.logits(params, batch["tokens"], key=key)
+    logp_BC = jax.nn.log_softmax(logits_BC)
+    total = -jnp.sum(batch["target"] * logp_BC)
+    hits_B = jnp.argmax(logits_BC, -1) == batch["label"]
+    rows = jnp.float32(len(hits_B))
+    stats = {"train_loss": (total / rows)[None, None]}
+    metrics = {
+        "top1": api.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)
+    }
+    return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
+
+  def outcomes(
+      self,
+      params: Any,
+      frozen: Any,
+      stats: Any,
+      batch: api.Batch,
+      *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:
+    """As `Classify.outcomes`, of the one head."""
+    del frozen, stats
+    found = of(self.logits(params, batch["tokens"], key=None))
+    return jax.tree.map(lambda leaf: leaf[None, None], found)
+
+
+def used(backbone: Any) -> Any:
+  """What fine-tuning needs of a `Trunk`'s parameters."""
+  return {name: backbone[name] for name in ("embedding", "blocks")}

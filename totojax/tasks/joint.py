@@ -1,0 +1,139 @@
+"""Next-token training with probes beside it (Table 7, and section 4.3).
+
+The loss is Eq. 2 plus the cross-entropy of heads on the residual stream after
+each layer asked for. Heads stop the gradient: what the backbone learns from is
+the next token alone, exactly as in pre-training.
+
+Shapes: B batch, T tokens of the inputs, L layers asked for, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from totojax import sequence
+from totojax.models import heads as heads_lib
+from totojax.optim import layered
+from totojax.tasks import api
+from totojax.tasks import classify
+from totojax.tasks import pretrain
+
+
+class Joint:
+  """Parameters are {"backbone": a `Trunk`'s, "heads": [layers, settings]}."""
+
+  def __init__(
+      self,
+      backbone: pretrain.Pretrain,
+      *,
+      head: heads_lib.HeadConfig,
+      layers: Sequence[int],
+      classes: int,
+      settings: int,
+  ):
+    """Args:
+      backbone: next-token prediction; the inputs are whole clips.
+      head: of each layer and setting.
+      layers: which H_l, from 1 on.
+      classes: labels are below it.
+      settings: heads of each layer.
+
+    Raises:
+      ValueError: layer 0, which nothing of the backbone is in.
+    """
+    if 0 in layers:
+      raise ValueError(
+          f"layers are {tuple(layers)}; 0 is the embeddings, which have no head"
+          " here: name layers from 1 on, or () for all"
+      )
+    self.backbone, self.model = backbone, backbone.model
+    self.spec = backbone.spec
+    self.heads = classify.Classify(
+        head=head, model=self.model, layers=layers,
+        width=self.model.config.width, classes=classes, settings=settings,
+        split=True,
+    )  # fmt: skip
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    row = (batch, self.spec.row_tokens)
+    return {
+        "tokens": jax.ShapeDtypeStruct(row, jnp.int32),
+        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+
+  def axes(self) -> api.Variables:
+    of_heads = self.heads.axes()
+    params = {
+        layered.BACKBONE: self.backbone.axes().params,
+        layered.HEADS: of_heads.params,
+    }
+    return api.Variables(params, {}, of_heads.stats)
+
+  def init(self, key: jax.Array) -> api.Variables:
+    of_heads = self.heads.init(key)
+    params = {
+        layered.BACKBONE: self.backbone.init(key).params,
+        layered.HEADS: of_heads.params,
+    }
+    return api.Variables(params, {}, of_heads.stats)
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    return {**self.backbone.weights(batch), **self.heads.weights(batch)}
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    inputs_BT, targets_BT = sequence.split(batch["tokens"])
+    nll_BT, kept = self.model.apply(
+        {"params": params[layered.BACKBONE]}, inputs_BT, targets_BT,
+        mutable=["intermediates"],
+    )  # fmt: skip
+    visual_BT = sequence.is_visual(targets_BT)
+    nll = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
+    (streams,) = kept["intermediates"]["blocks"]["residual"]
+    at = np.array(self.heads.layers) - 1
+    if len(at) < len(streams):
+      streams = streams[at]
+    of_heads, stats, metrics = self.heads.loss(
+        params[layered.HEADS],
+        api.Variables(None, {}, rest.stats),
+        {
+            "tokens": inputs_BT,
+            "streams": jax.lax.stop_gradient(streams),
+            "label": batch["label"],
+        },
+        step=step,
+        key=key,
+    )
+    return {"nll": api.LossTerm(nll, 1.0), **of_heads}, stats, metrics
+
+  def outcomes(
+      self,
+      params: Any,
+      frozen: Any,
+      stats: Any,
+      batch: api.Batch,
+      *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:
+    """`Classify.outcomes` on the backbone as it is now."""
+    del frozen
+    inputs_BT, _ = sequence.split(batch["tokens"])
+    return self.heads.outcomes(
+        params[layered.HEADS],
+        params[layered.BACKBONE],
+        stats,
+        {**batch, "tokens": inputs_BT},
+        of=of,
+    )

@@ -1,0 +1,145 @@
+"""Mixup and cutmix of frames on the device, before they are encoded.
+
+Zhang et al., 2018 (arXiv 1710.09412) and Yun et al., 2019 (arXiv 1905.04899) as
+timm has them (mode batch): one share for all rows of a microbatch, each of
+which is mixed with the row at its place from the end. Tokens cannot be mixed;
+pixels can, and the mixture is rounded to what a tokenizer reads.
+
+Shapes: B rows, N frames, S pixels of a side, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from totojax.tasks import api
+from totojax.tasks import encode
+
+
+@dataclasses.dataclass(frozen=True)
+class MixConfig:
+  """How rows and their classes are mixed.
+
+  Attributes:
+    mixup: alpha of the beta distribution of mixup's share; 0.0: no mixup.
+    cutmix: the same of cutmix; 0.0: no cutmix.
+    share: of the microbatches that are mixed at all.
+    switch: share of cutmix among these, where there are both.
+    smoothing: of the classes: so much goes evenly to all of them.
+  """
+
+  mixup: float
+  cutmix: float
+  share: float
+  switch: float
+  smoothing: float
+
+  def __post_init__(self):
+    for name in ("mixup", "cutmix"):
+      if getattr(self, name) < 0.0:
+        raise ValueError(
+            f"mix.{name} is {getattr(self, name)}; use a number above 0, or 0.0"
+            " for none"
+        )
+    for name in ("share", "switch", "smoothing"):
+      if not 0.0 <= getattr(self, name) <= 1.0:
+        raise ValueError(
+            f"mix.{name} is {getattr(self, name)}; it is a share from 0 to 1"
+        )
+
+
+class MixFrames:
+  """Wraps an encoding task: its frames are mixed, and `target` [B, C] made."""
+
+  def __init__(
+      self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int
+  ):
+    self.inner, self.config, self.classes = inner, config, classes
+
+  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+    return self.inner.batch_spec(batch)
+
+  def axes(self) -> api.Variables:
+    return self.inner.axes()
+
+  def init(self, key: jax.Array) -> api.Variables:
+    return self.inner.init(key)
+
+  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    return self.inner.weights(batch)
+
+  def outcomes(
+      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any
+  ) -> Any:
+    """The inner task's: what is evaluated is not mixed."""
+    return self.inner.outcomes(params, frozen, stats, batch, of=of)
+
+  def loss(
+      self,
+      params: Any,
+      rest: api.Variables,
+      batch: api.Batch,
+      *,
+      step: jax.Array,
+      key: jax.Array,
+  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+    own, further = jax.random.split(key)
+    frames, target_BC = mixed(
+        self.config, own, batch["frames"], batch["label"], self.classes
+    )
+    batch = {**batch, "frames": frames, "target": target_BC}
+    return self.inner.loss(params, rest, batch, step=step, key=further)
+
+
+def mixed(
+    config: MixConfig,
+    key: jax.Array,
+    frames_BNSS3: jax.Array,
+    label_B: jax.Array,
+    classes: int,
+) -> tuple[jax.Array, jax.Array]:
+  """(uint8 frames, float32 targets [B, C]) of one microbatch."""
+  whether, which, of_mixup, of_cutmix, where = jax.random.split(key, 5)
+  share, is_box, box_SS = 1.0, False, None
+  if config.mixup:
+    share = jax.random.beta(of_mixup, config.mixup, config.mixup)
+  if config.cutmix:
+    side = frames_BNSS3.shape[-2]
+    wanted = jax.random.beta(of_cutmix, config.cutmix, config.cutmix)
+    box_SS = box(where, side, wanted)
+    is_box = jax.random.uniform(which) < (config.switch if config.mixup else 1)
+    # Cut by the border, a box is smaller than was wanted.
+    share = jnp.where(is_box, 1.0 - jnp.mean(box_SS.astype(jnp.float32)), share)
+  if not (config.mixup or config.cutmix):
+    return frames_BNSS3, smoothed(label_B, classes, config.smoothing)
+  on = jax.random.uniform(whether) < config.share
+  share = jnp.where(on, share, 1.0)
+  other = frames_BNSS3[::-1]
+  blend = share * frames_BNSS3.astype(jnp.float32) + (1.0 - share) * other
+  frames = jnp.rint(blend).astype(jnp.uint8)
+  if box_SS is not None:
+    boxed = jnp.where((box_SS & on)[..., None], other, frames_BNSS3)
+    frames = jnp.where(is_box, boxed, frames)
+  target_BC = smoothed(label_B, classes, config.smoothing)
+  return frames, share * target_BC + (1.0 - share) * target_BC[::-1]
+
+
+def box(key: jax.Array, side: int, share: jax.Array) -> jax.Array:
+  """bool [S, S]: a square of (1 - share) of the area around a random pixel."""
+  half = (side * jnp.sqrt(1.0 - share)).astype(jnp.int32) // 2
+  y, x = jax.random.randint(key, (2,), 0, side)
+  places = jnp.arange(side)
+  rows = (places >= y - half) & (places < y + half)
+  columns = (places >= x - half) & (places < x + half)
+  return rows[:, None] & columns[None]
+
+
+def smoothed(label_B: jax.Array, classes: int, smoothing: float) -> jax.Array:
+  """float32 [B, C]: `smoothing` over all classes, the rest on the label."""
+  hot_BC = jax.nn.one_hot(label_B, classes, dtype=jnp.float32)
+  return hot_BC * (1.0 - smoothing) + smoothing / classes
