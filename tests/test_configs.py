@@ -232,6 +232,7 @@ def tiny(config, data):
   config.every = defaults.every(log=1, evaluate=2, checkpoint=2)
   config.optim.warmup_steps = min(config.optim.warmup_steps, 1)
   if config.run == "pretrain":
+    config.init_from = ""  # what a second stage begins with is not there
     config.model.update(width=16, depth=1, heads=2, mlp_dim=32)
     config.sequence.update(
         vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
