@@ -388,7 +388,7 @@ def test_configs_are_whole_at_full_size():
       path for path in test_configs.CONFIGS
       if test_configs.load(path)["run"] in ("joint", "finetune")
   ]  # fmt: skip
-  assert len(paths) == 3
+  assert len(paths) == 6
   for path in paths:
     c = test_configs.load(path).to_dict()
     kind = getattr(supervised_defaults, c["run"])

@@ -389,7 +389,9 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   model, params = backbone.load(
       run, run.model, trained=True, depth=1, on=on, seed=0
   )
-  means = backbone.average_features(model, params, layers=[0, 1], on=on)
+  means = backbone.features(
+      model, params, layers=[0, 1], pool="clip", on=on
+  )
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)
   # And it is validated.

@@ -424,7 +424,9 @@ def residual(
         *REMAT[model.compute.remat]
     )
     body = jax.checkpoint(body, policy=policy, prevent_cse=unroll > 1)
-  x_BTD = _embedded(params["embedding"], inputs_BT, model.compute)
+  x_BTD = _embedded(
+      model.config, params["embedding"], inputs_BT, model.compute
+  )
   x_BTD, _ = jax.lax.scan(
       body, x_BTD, (params["blocks"], kept_L2B), length=model.config.depth,
       unroll=unroll,
