@@ -17,7 +17,9 @@ EXTRAS = {
     "notebook": ["nbclient", "ipykernel"],
     "lint": ["ruff", "pyright"],
 }
-EXTRAS["test"] = ["pytest", *EXTRAS["data"], *EXTRAS["notebook"]]
+EXTRAS["test"] = [
+    "pytest", "pytest-xdist", *EXTRAS["data"], *EXTRAS["notebook"],
+]
 
 setuptools.setup(
     name="totojax",
