@@ -156,6 +156,11 @@ def tiny(*rows):
     trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     trained.train.batch_tokens = 32
   c.checkpoint.steps = 2
+  c.sweep.update(log2_lr=(-9.0, -6.0), steps=3)
+  c.sweep.trained.model.update(defaults.PRESETS["tiny"])
+  c.sweep.trained.optim.warmup_steps = 1
+  if rows == ("sweep",):
+    c.bench.rounds = 1
   c.probe.update(widths=(64,), rows=8, classes=5)
   c.probe.trained.model.depth = 2
   c.probe.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
@@ -294,6 +299,21 @@ def test_probe(tmp_path):
     assert row["facts"]["heads"] == 3 * 20
     assert row["ours"]["units"] == row["theirs"]["units"] == [8.0, 8.0]
     assert row["facts"]["times_a_forward_pass"] > 0.0
+
+
+def test_sweep(tmp_path):
+  rows = measured(tmp_path, "sweep")
+  assert [row["case"] for row in rows] == [
+      "lanes at once (vmap)", "lanes in turn",
+  ]  # fmt: skip
+  for row in rows:
+    check(row, rounds=1)
+    assert row["ours"]["units"] == row["theirs"]["units"] == [6.0]
+  losses = rows[-1]["facts"]["last_loss"]
+  # The same runs, and rates that differ.
+  for name in ("at_once", "in_turn"):
+    np.testing.assert_allclose(losses[name], losses["apart"], rtol=1e-4)
+  assert len({round(x, 5) for x in losses["apart"]}) == 2
 
 
 def test_checkpoint(tmp_path):
@@ -445,7 +465,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 def test_all_rows_are_measured_by_default():
   c = defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 11
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 12
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256

@@ -693,6 +693,18 @@ def probe_bench() -> ConfigDict:
   ))  # fmt: skip
 
 
+def sweep_bench() -> ConfigDict:
+  """Four rates of a model of configs/mup_sweep.py, 50 updates each."""
+  c = pretrain("tiny")
+  c.model.update(width=128, depth=2, heads=4, mlp_dim=256)
+  c.sequence.update(vocab=512, grid=4, frames=4, context=64)
+  c.compute.dtype = "float32"
+  c.train.update(batch_tokens=512, total_tokens=1e9)
+  return ConfigDict(dict(
+      log2_lr=(-9.0, -8.0, -7.0, -6.0), steps=50, trained=c
+  ))  # fmt: skip
+
+
 def growth() -> ConfigDict:
   """From 10 million parameters, 1,024 tokens and one device upwards."""
   c = pretrain("base")
@@ -778,6 +790,7 @@ def bench() -> ConfigDict:
           trained=four_layers(frames=2, batch_tokens=512),
       ),
       probe=probe_bench(),
+      sweep=sweep_bench(),
       checkpoint=dict(
           steps=4,  # updates of one reading
           trained=four_layers(frames=1, batch_tokens=512),

@@ -31,6 +31,7 @@ from totojax.bench import saving
 from totojax.bench import scanning
 from totojax.bench import startup
 from totojax.bench import storing
+from totojax.bench import sweeping
 from totojax.bench import training
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
@@ -39,7 +40,8 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS = (
     "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "decode_tokens", "probe", "checkpoint", "startup", "growth", "mamba_scan",
+    "decode_tokens", "probe", "sweep", "checkpoint", "startup", "growth",
+    "mamba_scan",
 )  # fmt: skip
 
 Result = measure.Row | measure.Skipped
@@ -147,6 +149,9 @@ def _row(
     case "probe":
       probed = section(probing.ProbeBench, "probe")
       return lambda folder: probing.measure_probe(probed, how=how)
+    case "sweep":
+      swept = section(sweeping.SweepBench, "sweep")
+      return lambda folder: sweeping.measure_sweep(swept, how=how)
     case "checkpoint":
       save = section(saving.CheckpointBench, "checkpoint")
       return lambda folder: saving.measure_checkpoint(

@@ -17,6 +17,7 @@ import numpy as np
 
 from totojax import checkpoint
 from totojax import flops
+from totojax import lanes as lanes_lib
 from totojax import sequence
 from totojax import sharding
 from totojax import train
@@ -56,8 +57,20 @@ class Trainer:
     spec: of its sequences.
   """
 
-  def __init__(self, config: Mapping[str, Any], *, devices: int = 1):
-    """`devices` share the parameters (fsdp) and the batch."""
+  def __init__(
+      self,
+      config: Mapping[str, Any],
+      *,
+      devices: int = 1,
+      lanes: lanes_lib.Lanes | None = None,
+  ):
+    """Builds and initialises; nothing of the step is compiled yet.
+
+    Args:
+      config: of `run = "pretrain"`.
+      devices: that share the parameters (fsdp) and the batch.
+      lanes: several learning rates in place of the config's.
+    """
     self.shape = parts.shape(config)
     self.spec = parts.sequence_spec(config)
     on = sharding.make_mesh(
@@ -78,6 +91,7 @@ class Trainer:
         tokens_per_step=size.batch_tokens,
         flops_per_token=0.0,
         on=on,
+        lanes=lanes,
     )
     self.tokens_BR = random_rows(self.spec, rows, seed=config["seed"])
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
@@ -86,8 +100,15 @@ class Trainer:
 
   def dispatch(self) -> jax.Array:
     """Begins one update and returns its loss, for which nobody waits yet."""
-    self.state, metrics = self.run.step_fn(self.state, self._batch)
-    return metrics["loss"]
+    self.state, self._metrics = self.run.step_fn(self.state, self._batch)
+    return self._metrics["loss"]
+
+  def losses(self, lanes: int) -> list[float]:
+    """Of the newest update, before it: of each lane, or of the only run."""
+    if lanes == 1:
+      return [float(self._metrics["loss"])]
+    names = map(lanes_lib.name, range(lanes))
+    return [float(self._metrics[f"{name}/loss"]) for name in names]
 
   def step(self) -> float:
     """Makes one update, waits for it, and returns its loss."""
