@@ -1,6 +1,7 @@
 """Running the program as its user does, and comparing what it left behind."""
 
 import atexit
+import contextlib
 import functools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -41,6 +43,20 @@ def _compiled() -> str:
   folder = tempfile.mkdtemp(prefix="totojax-compiled-")
   atexit.register(shutil.rmtree, folder, ignore_errors=True)
   return folder
+
+
+@contextlib.contextmanager
+def compiled_once():
+  """Keeps what this process compiles: one program serves all that are alike."""
+  before = jax.config.jax_persistent_cache_min_compile_time_secs
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  with tempfile.TemporaryDirectory() as folder:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    compilation_cache.reset_cache()
 
 
 def environment(devices: int = 1) -> dict[str, str]:

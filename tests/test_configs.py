@@ -7,8 +7,6 @@ import math
 
 from absl import flags
 from etils import epath
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 from ml_collections import ConfigDict
 import numpy as np
@@ -262,18 +260,10 @@ def tiny(config, data):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
+def compile_once():
   """Shrunk configs mostly differ in numbers: one program serves them all."""
-  before = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update(
-      "jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs"))
-  )
-  compilation_cache.reset_cache()
-  yield
-  jax.config.update("jax_compilation_cache_dir", None)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-  compilation_cache.reset_cache()
+  with runs.compiled_once():
+    yield
 
 
 def two_steps(config, workdir):

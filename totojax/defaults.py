@@ -701,7 +701,8 @@ def sweep_bench() -> ConfigDict:
   c.compute.dtype = "float32"
   c.train.update(batch_tokens=512, total_tokens=1e9)
   return ConfigDict(dict(
-      log2_lr=(-9.0, -8.0, -7.0, -6.0), steps=50, trained=c
+      log2_lr=(-9.0, -8.0, -7.0, -6.0), steps=50,
+      together=("at_once", "in_turn"), trained=c,
   ))  # fmt: skip
 
 

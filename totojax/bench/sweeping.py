@@ -25,11 +25,13 @@ class SweepBench:
   Attributes:
     log2_lr: base-2 logarithms of the peak rates, a lane each.
     steps: updates of each run.
+    together: ways to compute lanes, a case each: "at_once" (vmap), "in_turn".
     trained: a config of `run = "pretrain"`; its stores are not opened.
   """
 
   log2_lr: tuple[float, ...]
   steps: int
+  together: tuple[str, ...]
   trained: Mapping[str, Any]
 
   def __post_init__(self):
@@ -37,6 +39,10 @@ class SweepBench:
       raise ValueError(
           f"sweep.log2_lr is {self.log2_lr} and sweep.steps {self.steps}; use"
           " at least 2 rates and 1 update"
+      )
+    if not self.together or not {*self.together} <= {"at_once", "in_turn"}:
+      raise ValueError(
+          f"sweep.together is {self.together}; use some of 'at_once', 'in_turn'"
       )
 
 
@@ -53,13 +59,11 @@ def measure_sweep(
       trainer.dispatch()
     jax.block_until_ready(trainer.state)
 
-  def together(in_turn: bool) -> float:
-    trainer = training.Trainer(
-        settings.trained, lanes=lanes_lib.Lanes(rates, in_turn)
-    )
+  def together(way: str) -> float:
+    lanes = lanes_lib.Lanes(rates, way == "in_turn")
+    trainer = training.Trainer(settings.trained, lanes=lanes)
     finished(trainer)
-    key = "in_turn" if in_turn else "at_once"
-    losses[key] = trainer.losses(len(rates))
+    losses[way] = trainer.losses(len(rates))
     return updates
 
   def apart() -> float:
@@ -76,11 +80,11 @@ def measure_sweep(
   theirs = measure.Side(
       "a run for each rate, one after the other", apart, measure.nothing
   )
-  for in_turn in (False, True):
-    case = "lanes in turn" if in_turn else "lanes at once (vmap)"
+  for way in settings.together:
+    case = "lanes in turn" if way == "in_turn" else "lanes at once (vmap)"
     ours = measure.Side(
         f"{len(rates)} rates in one program, {case}",
-        lambda in_turn=in_turn: together(in_turn),
+        lambda way=way: together(way),
         measure.nothing,
     )
     measured = measure.compare(ours, theirs, how=how)
