@@ -145,6 +145,10 @@ def test_the_report_shows_every_probe_and_all_seeds(tmp_path, monkeypatch):
       "The trained backbone is above the rest: +41.0 points",
   ):  # fmt: skip
     assert words in text, words
+  assert "has not finished" not in text
+  (chain / "motion_1" / "per_layer.csv").unlink()
+  text = page_of(chain, monkeypatch).text
+  assert "This probe has not finished." in text and "+40.0 points" in text
 
 
 def test_the_report_shows_one_probe_in_the_open(tmp_path, monkeypatch):

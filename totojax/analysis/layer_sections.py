@@ -49,7 +49,10 @@ def probes(folder: files.Folder) -> str:
   if len(found["probe"]) == 1:
     out.append(layers(folder, found["probe"][0]))
   else:
-    out += [page.fold(one, layers(folder, one)) for one in found["probe"]]
+    for one in found["probe"]:
+      not_yet = page.paragraph("This probe has not finished.", "missing")
+      shown = files.optional(lambda s=one: layers(folder, s), not_yet)
+      out.append(page.fold(one, shown))
   if not out:
     return page.paragraph("This chain has no probes.", "soft")
   return "".join(out)
