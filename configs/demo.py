@@ -4,9 +4,10 @@
 
 Renders clips of moving textured objects, turns them into tokens with the
 tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
-parameters on them, validates it against honest baselines and writes
-runs/demo/report/report.html. No network, no accelerator; what it takes and
-gives on 2 CPU cores is in the README.
+parameters on them, validates it against honest baselines, probes every layer
+for the kind of motion beside the untrained model, small pixels and the token
+histogram, and writes runs/demo/report/report.html. No network, no accelerator;
+what it takes and gives on 2 CPU cores is in the README.
 
 Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.
@@ -26,6 +27,16 @@ def get_config():
   pretrain = c.stages.pretrain
   pretrain.optim.lr = 4e-3
   pretrain.every = defaults.every(log=10, evaluate=100, checkpoint=100)
+
+  # Few clips and few updates: all sources in a share of the five minutes.
+  probe = defaults.small_probe(
+      "{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips"
+  )
+  probe.data.train_records = 256
+  probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
+  probe.optim.update(lrs=(3e-3, 1e-2), weight_decays=(0.1,))
+  c.stages.probe = probe
+  c.order = (*c.order[:-1], "probe", "report")
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   defaults.small_dvae(c.stages.tokenizer, steps=600)

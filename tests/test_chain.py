@@ -31,8 +31,11 @@ SMALL = (
     "--config.stages.pretrain.optim.warmup_steps=2",
     "--config.stages.pretrain.every.log_steps=1",
     "--config.stages.pretrain.every.checkpoint_steps=4",
+    "--config.stages.probe.train.epochs=2.0",
 )
-STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "report")
+STAGES = (
+    "clips", "tokenizer", "shards", "pretrain", "validate", "probe", "report",
+)  # fmt: skip
 
 
 def relative(workdir) -> list[str]:
@@ -112,7 +115,7 @@ def test_finished_stages_are_not_run_again(whole):
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
   output = runs.finish(runs.start(relative(whole)))
-  assert "[6/6] report" in output and "[4/6]" not in output
+  assert "[7/7] report" in output and "[4/7]" not in output
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 
 
@@ -120,12 +123,12 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   """Named relative at first, now absolute; its last stages are still to do."""
   moved = tmp_path / "elsewhere" / "demo"
   shutil.copytree(whole, moved)
-  for stage in ("validate", "report"):
+  for stage in ("validate", "probe", "report"):
     shutil.rmtree(moved / stage)
   output = runs.finish(
       runs.start(runs.command("configs/demo.py", moved, *SMALL))
   )
-  assert "[5/6] validate" in output and "[4/6]" not in output
+  assert "[5/7] validate" in output and "[4/7]" not in output
   assert (moved / "done.json").exists()
   for file in ("validate/metrics.json", "pretrain/metrics.jsonl"):
     assert (moved / file).read_bytes() == (whole / file).read_bytes()

@@ -1,11 +1,13 @@
 """`run = "probe"` from stores to tables, against logistic regression."""
 
 import csv
+import functools
 import json
 import pathlib
 import types
 
 from etils import epath
+import jax
 import numpy as np
 import probes
 import pytest
@@ -16,11 +18,13 @@ import stores
 from totojax import jobs
 from totojax.analysis import files
 from totojax.analysis import layer_sections
+from totojax.build import backbone
 from totojax.build import probe_plan
 from totojax.build import probe_setup as build
 from totojax.data import labelled
 from totojax.data import shards
 from totojax.data import without_backbone
+from totojax.tasks import pretrain
 
 TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
 
@@ -168,6 +172,48 @@ def test_a_run_without_kept_features_is_the_same(data, plain, tmp_path):
   assert not (tmp_path / "features").exists()
   assert_close(scores(tmp_path), plain, rtol=1e-3)
   assert plain["validation/nll"].std() > 1e-3  # or anything would agree
+
+
+def test_sources_in_one_run_are_those_of_runs_of_their_own(
+    data, plain, tmp_path
+):
+  """Trained and untrained share their programs, and nothing else."""
+  short = dict(epochs=4.0)
+  both = ("trained", "untrained")
+  assert run(config(data, train=short, backbones=both), tmp_path / "both")
+  alone = config(data, train=short, backbones=("untrained",))
+  assert run(alone, tmp_path / "alone")
+  found = {name: scores(tmp_path / "both", name) for name in both}
+  own = {
+      "trained": plain, "untrained": scores(tmp_path / "alone", "untrained")
+  }  # fmt: skip
+  for name in both:
+    for key in plain:
+      np.testing.assert_array_equal(found[name][key], own[name][key])
+  nll = [found[name]["validation/nll"] for name in both]
+  assert not np.allclose(*nll, rtol=1e-3)
+  # Untrained is what such a run starts from, however its program is written.
+  of = build.setup(alone)
+  _, params = backbone.load(
+      of.run, of.model, trained=False, depth=2, on=of.on, seed=0
+  )
+  first = pretrain.Pretrain(of.model).init(jax.random.key(0)).params
+  same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+  jax.tree.map(same, params["blocks"], first["blocks"])
+
+
+def test_the_first_records_can_be_all_that_is_used(
+    data, finished, tmp_path
+):
+  c = config(data, data=dict(train_records=60), train=dict(epochs=2.0))
+  of = build.setup(c)
+  used = np.concatenate([of.train.records, of.held.records])
+  np.testing.assert_array_equal(np.sort(used), np.arange(60))
+  assert run(c, tmp_path)
+  kept = np.load(tmp_path / "features" / "trained-train.npy")
+  assert len(kept) == 60
+  whole = finished / "features" / "trained-train.npy"
+  np.testing.assert_allclose(kept, np.load(whole)[:60], rtol=1e-5, atol=1e-6)
 
 
 def test_groups_of_layers_are_the_whole_and_are_told(

@@ -8,8 +8,9 @@ from totojax.data import synthetic
 
 def _config(**changes) -> synthetic.SyntheticConfig:
   settings = dict(
-      seed=3, frames=8, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.3
-  )
+      seed=3, frames=8, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.3,
+      motions=(), backgrounds=(), radius=(0.22, 0.30), speed=(0.05, 0.085),
+  )  # fmt: skip
   return synthetic.SyntheticConfig(**(settings | changes))
 
 
@@ -46,14 +47,17 @@ def test_labels_cover_every_class_evenly():
   config = _config(frames=1, size_px=8)
   clips = list(synthetic.clips(config, 0, 1000))
   for by in synthetic.LABELS:
-    names = synthetic.classes(by)
+    names = synthetic.classes(by, config.moves)
     counts = np.bincount(
-        [synthetic.label(clip, by) for clip in clips], minlength=len(names)
+        [synthetic.label(clip, by, config.moves) for clip in clips],
+        minlength=len(names),
     )
     assert len(counts) == len(names) == len(set(names))
     expected = 1000 / len(names)
     assert counts.min() > expected - 4.5 * np.sqrt(expected)
-  both = synthetic.classes("both")[synthetic.label(clips[0], "both")]
+  both = synthetic.classes("both", config.moves)[
+      synthetic.label(clips[0], "both", config.moves)
+  ]
   shape = synthetic.SHAPES[clips[0].shape]
   assert both == f"{shape}-{synthetic.MOTIONS[clips[0].motion]}"
 
@@ -91,10 +95,32 @@ def test_straight_motions_go_where_their_name_says():
   assert min(seen.values()) >= 3
 
 
+def test_a_scene_of_few_kinds_has_only_these():
+  """Motions of its own, numbered as they are listed; size and speed too."""
+  few = _alone(
+      motions=("up", "left"), backgrounds=("plain",), radius=(0.35, 0.35),
+      speed=(0.25, 0.25), frames=5,
+  )  # fmt: skip
+  clips = list(synthetic.clips(few, 0, 24))
+  names = synthetic.classes("motion", few.moves)
+  assert names == ("up", "left")
+  for clip in clips:
+    name = names[synthetic.label(clip, "motion", few.moves)]
+    assert name == synthetic.MOTIONS[clip.motion]
+    pixels = clip.frames_NHW3.astype(int)
+    axis = 0 if name == "up" else 1  # 8 of 32 pixels a frame, round the torus
+    moved = np.roll(pixels[0], -8, axis)
+    assert np.abs(pixels[1] - moved).max() <= 1
+    assert np.abs(pixels[4] - pixels[0]).max() <= 1
+    behind = pixels[0][np.ptp(pixels[0], axis=-1) < 30]  # it is not coloured
+    assert len(behind) > 200 and np.unique(behind, axis=0).shape[0] < 60
+  assert {c.motion for c in clips} == {3, 2}
+
+
 def _path(motion: str, frames: int = 12) -> synthetic._Path:
   time_N = np.arange(frames, dtype=np.float32)
   rng = np.random.default_rng(0)
-  return synthetic._path(rng, motion, (0.2, 0.2), time_N)
+  return synthetic._path(rng, motion, (0.2, 0.2), (0.05, 0.085), time_N)
 
 
 @pytest.mark.parametrize(
@@ -195,6 +221,8 @@ def test_objects_and_bars_hide_what_is_behind():
         ({"size_px": 4}, "size_px is 4"),
         ({"objects": 0}, "objects is 0"),
         ({"pan_frac": 1.5}, "pan_frac is 1.5"),
+        ({"motions": ("hop",)}, "motions has 'hop'; use some of still"),
+        ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the least"),
     ],
 )
 def test_bad_settings_are_refused_by_name(changes, message):
@@ -206,4 +234,4 @@ def test_bad_index_and_label_are_refused():
   with pytest.raises(ValueError, match="-1"):
     synthetic.render(_config(), -1)
   with pytest.raises(ValueError, match="'colour'"):
-    synthetic.classes("colour")
+    synthetic.classes("colour", ("up",))

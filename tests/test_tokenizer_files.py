@@ -141,8 +141,9 @@ def test_codes_inside_a_larger_jit_are_those_of_encode(config):
 
 def test_the_shipped_tokenizer_inside_a_larger_jit():
   scenes = synthetic.SyntheticConfig(
-      seed=0, frames=4, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.2
-  )
+      seed=0, frames=4, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.2,
+      motions=(), backgrounds=(), radius=(0.22, 0.3), speed=(0.05, 0.085),
+  )  # fmt: skip
   clips = synthetic.clips(scenes, 0, 3)
   frames = np.concatenate([clip.frames_NHW3 for clip in clips])
   frames = np.concatenate([frames, _frames(4, 32, 32)])

@@ -48,8 +48,9 @@ SURE = dataclasses.replace(SHORT, start_logit_std=1e4)
 def _frames():
   """256 frames of 8 x 8 pixels: 4 tokens each."""
   config = synthetic.SyntheticConfig(
-      seed=0, frames=4, size_px=8, objects=1, occluder_frac=0.0, pan_frac=0.0
-  )
+      seed=0, frames=4, size_px=8, objects=1, occluder_frac=0.0, pan_frac=0.0,
+      motions=(), backgrounds=(), radius=(0.22, 0.3), speed=(0.05, 0.085),
+  )  # fmt: skip
   clips = synthetic.clips(config, 0, 64)
   return np.concatenate([clip.frames_NHW3 for clip in clips])
 

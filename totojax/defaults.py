@@ -258,6 +258,10 @@ def scene() -> ConfigDict:
       objects=2,  # at most
       occluder_frac=0.3,  # clips with a bar in front
       pan_frac=0.25,  # clips whose background moves
+      motions=(),  # (): all of them
+      backgrounds=(),  # (): all of them
+      radius=(0.22, 0.30),  # of the large object, in frame sides
+      speed=(0.05, 0.085),  # in frame sides a frame
   ))  # fmt: skip
 
 
@@ -835,6 +839,7 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
           validation_pixels="",
           pixels_side=8,  # of a frame, for "pixels"
           classes=0,  # 0: as many as the stores say
+          train_records=0,  # the first so many; 0: all
           expected=0,  # items of the whole validation set; 0: those of the
           # store, and what the job that made it lists as missing
           holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
@@ -904,6 +909,41 @@ def features(model_run: str) -> ConfigDict:
       views=c.views,
       image=c.image,
       amount=c.amount,
+  ))  # fmt: skip
+
+
+def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
+  """`probe` of a small model on rendered clips, with everything beside it.
+
+  Args:
+    model_run: run directory of `run = "pretrain"`.
+    shards: folder of the stores of tokens `train` and `val`.
+    clips: folder of the stores of pixels that they were made from.
+  """
+  c = probe(model_run, f"{shards}/train", f"{shards}/val")
+  c.backbones = ("trained", "untrained", "pixels", "histogram")
+  c.data.update(
+      train_pixels=f"{clips}/train",
+      validation_pixels=f"{clips}/val",
+      holdout_frac=0.2,
+  )
+  c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
+  c.optim.update(
+      name="adamw",
+      lrs=(1e-3, 3e-3, 1e-2),
+      weight_decays=(0.01, 0.3),
+      lr_rows=0,
+      warmup_epochs=1.0,
+  )
+  c.every = every(100, 1000, 1000)
+  return c
+
+
+def probe_seeds(**runs: list[str]) -> ConfigDict:
+  """`run = "probe_seeds"`: question -> run directories, one for each seed."""
+  return ConfigDict(dict(
+      run="probe_seeds",
+      probe_seeds={name: tuple(folders) for name, folders in runs.items()},
   ))  # fmt: skip
 
 

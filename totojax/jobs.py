@@ -35,6 +35,7 @@ from totojax.corpus import leakage
 from totojax.corpus import plan as tokenizing_plan
 from totojax.corpus import tokenize
 from totojax.probe import job as probe
+from totojax.probe import seeds as probe_seeds
 from totojax.probe import supervised
 from totojax.sweep import coordinates
 from totojax.sweep import curves
@@ -165,6 +166,7 @@ JOBS: Mapping[str, Callable[[Config, epath.Path, Interrupted], bool]] = {
     "pretrain": pretrain,
     "validate": validate.run,
     "probe": probe.run,
+    "probe_seeds": probe_seeds.run,
     "features": extract.run,
     "joint": supervised.joint,
     "finetune": supervised.finetune,

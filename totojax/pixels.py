@@ -97,7 +97,7 @@ def render(
       clip = synthetic.render(scene, first + i)
       return fill.Records(
           id=f"rendered/{scene.seed}/{first + i}",
-          label=synthetic.label(clip, amount.label),
+          label=synthetic.label(clip, amount.label, scene.moves),
           clips_KNHW3=clip.frames_NHW3[None],
       )
 
@@ -108,7 +108,7 @@ def render(
         fps=30.0,
         crops=1,
         labels=True,
-        classes=synthetic.classes(amount.label),
+        classes=synthetic.classes(amount.label, scene.moves),
         records_per_shard=amount.records_per_shard,
         info={"scene": dataclasses.asdict(scene), "first": first},
     )

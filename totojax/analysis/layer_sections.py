@@ -12,6 +12,7 @@ import numpy as np
 from totojax.analysis import files
 from totojax.analysis import page
 from totojax.analysis import plots
+from totojax.analysis import run_sections
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -36,12 +37,33 @@ def figure(source: epath.PathLike, target: epath.PathLike) -> None:
   target.write_bytes(plots.png(by_layer(table)))
 
 
-def layers(folder: files.Folder) -> str:
+def probes(folder: files.Folder) -> str:
+  """Every probe of a chain, and what those of several seeds say together."""
+  found = {"probe": [], "probe_seeds": []}
+  for stage in run_sections.stages(folder):
+    name = f"{stage}/config.json"
+    job = files.optional(lambda n=name: folder.json(n), {}).get("run")
+    if job in found:
+      found[job].append(stage)
+  out = [seeds(folder, stage) for stage in found["probe_seeds"]]
+  if len(found["probe"]) == 1:
+    out.append(layers(folder, found["probe"][0]))
+  else:
+    for one in found["probe"]:
+      not_yet = page.paragraph("This probe has not finished.", "missing")
+      shown = files.optional(lambda s=one: layers(folder, s), not_yet)
+      out.append(page.fold(one, shown))
+  if not out:
+    return page.paragraph("This chain has no probes.", "soft")
+  return "".join(out)
+
+
+def layers(folder: files.Folder, stage: str = "probe") -> str:
   """Probes of every layer, beside what needs no training or no backbone."""
-  table = folder.table("probe/per_layer.csv", by="backbone")
-  metrics = folder.json("probe/metrics.json")
+  table = folder.table(f"{stage}/per_layer.csv", by="backbone")
+  metrics = folder.json(f"{stage}/metrics.json")
   svg = plots.html(
-      by_layer(table), name="layers", label="Probe accuracy by layer"
+      by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer"
   )
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
@@ -66,6 +88,69 @@ def layers(folder: files.Folder) -> str:
       )
   )
   return "".join(out)
+
+
+def seeds(folder: files.Folder, stage: str) -> str:
+  """Several seeds: a curve and a table of each question."""
+  metrics = folder.json(f"{stage}/metrics.json")
+  rows = folder.records(f"{stage}/per_layer.csv")
+  questions = dict.fromkeys(row["question"] for row in rows)
+  out = []
+  for question in questions:
+    at = lambda key, q=question: metrics[f"{q}/{key}"]  # noqa: E731
+    own = [row for row in rows if row["question"] == question]
+    names = list(dict.fromkeys(row["backbone"] for row in own))
+    svg = plots.html(
+        by_layer(_over_seeds(own)), name=f"seeds-{question}",
+        label=f"Probe accuracy by layer: {question}",
+    )  # fmt: skip
+    highest = max(at(f"{n}/high") for n in names if n != "trained")
+    out.append(page.paragraph(
+        f"{question}: the trained backbone is at least"
+        f" {100 * at('trained/low'):.1f} %, the best of the others at most"
+        f" {100 * highest:.1f} %."
+        if at("pays")
+        else f"{question}: no sure gain from pre-training; intervals overlap."
+    ))  # fmt: skip
+    out.append(page.figure(svg, (
+        f"{question}: top-1 on {at('n')} validation items of {at('classes')}"
+        f" classes, mean of {at('seeds')} seeds, of the best setting of each"
+        " layer; dashed, without layers."
+    )))  # fmt: skip
+    out.append(page.table(
+        ("top-1, %", "layer chosen on a hold-out", "95 % from", "to", "layers"),
+        [
+            (
+                NAMES.get(n, n),
+                *(f"{100 * at(f'{n}/{k}'):.1f}" for k in _ENDS),
+                ", ".join(map(str, at(f"{n}/layers"))),
+            )
+            for n in names
+        ],
+    ))  # fmt: skip
+  return "".join(out)
+
+
+_ENDS = ("top1", "low", "high")
+
+
+def _over_seeds(rows: list[Mapping[str, str]]) -> dict[str, plots.Table]:
+  """Of each source the mean over seeds of each layer's best top-1."""
+  best = {}
+  for row in rows:
+    layers_ = best.setdefault(row["backbone"], {})
+    of_seed = layers_.setdefault(int(row["layer"]), {})
+    of_seed[row["seed"]] = max(
+        of_seed.get(row["seed"], 0.0), float(row["top1"])
+    )
+  return {
+      source: {
+          "layer": np.array(list(of)),
+          "top1": np.array([np.mean([*v.values()]) for v in of.values()]),
+          "n": np.full(len(of), float(rows[0]["n"])),
+      }
+      for source, of in best.items()
+  }
 
 
 _HEAD = (

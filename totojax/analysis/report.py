@@ -13,6 +13,7 @@ from collections.abc import Callable
 from etils import epath
 
 from totojax.analysis import files
+from totojax.analysis import layer_sections
 from totojax.analysis import model_sections
 from totojax.analysis import page
 from totojax.analysis import run_sections
@@ -48,6 +49,7 @@ SECTIONS: tuple[tuple[str, Callable[[files.Folder], str]], ...] = (
     ("Learning", model_sections.loss_curves),
     ("Where in the video the loss is", model_sections.position_loss),
     ("", model_sections.group_loss),
+    ("What each layer knows", layer_sections.probes),
     ("What the tokenizer keeps", token_sections.reconstructions),
     ("How the codes are used", token_sections.codes),
     ("Data", token_sections.skipped),

@@ -33,7 +33,7 @@ def in_short(folder: files.Folder) -> str:
       out.append((what, f"{sum(s['records'] for s in store['shards']):,}"))
   seconds = [
       files.optional(lambda s=s: folder.json(f"{s}/done.json")["seconds"], 0.0)
-      for s in STAGES
+      for s in stages(folder)
   ]
   if any(seconds):
     out.append(("altogether", page.duration(sum(seconds))))

@@ -286,7 +286,9 @@ def load(
   if trained:
     params = read(run, model, on=on)
   else:
-    task, _, placed = _placed(run, model, on)
+    # In a scan: the same numbers from a program that compiles sooner.
+    compute = dataclasses.replace(model.compute, unroll=1)
+    task, _, placed = _placed(run, model.clone(compute=compute), on)
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
   model, params = trunk.truncate(model, params, depth)
@@ -343,8 +345,23 @@ def features(
   """
   if pool not in POOLS:
     raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
+  split = sharding.batch_sharding(on, sharding.ShardingRules())
+  tapped = _tapped(model, tuple(layers), pool, on)
+
+  def of_rows(batch):
+    with jax.set_mesh(on):
+      tokens = train.place({"tokens": batch["tokens"]}, split)["tokens"]
+      return np.asarray(tapped(params, tokens))
+
+  return of_rows
+
+
+@functools.lru_cache(maxsize=4)
+def _tapped(
+    model: trunk.Trunk, layers: tuple[int, ...], pool: str, on: Mesh
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """(params, tokens) -> features; one program for all parameters."""
   rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(on, rules)
 
   def tap(x_BTD, tokens_BT):
     if pool == "clip":
@@ -364,9 +381,4 @@ def features(
       )  # fmt: skip
       return jnp.swapaxes(x_LB, 0, 1)
 
-  def of_rows(batch):
-    with jax.set_mesh(on):
-      tokens = train.place({"tokens": batch["tokens"]}, split)["tokens"]
-      return np.asarray(tapped(params, tokens))
-
-  return of_rows
+  return tapped

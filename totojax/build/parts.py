@@ -350,6 +350,8 @@ def run(
   if lanes is not None:
     evals = lanes_lib.evals(evals, lanes)
 
+  whole_state = jax.jit(make, out_shardings=placed)
+
   def init():
     state = fresh()
     return state if start is None else state.replace(params=start(state.params))
@@ -357,7 +359,7 @@ def run(
   def fresh():
     key = jax.random.key(config["seed"])
     if frozen is None:
-      return jax.jit(make, out_shardings=placed)(key)
+      return whole_state(key)
     bare = jax.jit(
         lambda key: make(key).replace(frozen={}),
         out_shardings=placed.replace(frozen={}),

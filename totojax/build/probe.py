@@ -80,10 +80,19 @@ def finite(
 Score = Callable[[step_lib.TrainState, str], top1.Scores]
 
 
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """What is compiled for heads on features of one shape."""
+
+  run: train.Run
+  outcomes: Callable[..., Any]
+
+
 def training(
     of: probe_setup.Setup,
     unit: probe_setup.Unit,
     features: Mapping[str, np.ndarray] | None,
+    programs: dict[Any, Programs],
 ) -> tuple[train.Run, Score]:
   """A run for `train.fit`, and how its heads are scored afterwards.
 
@@ -92,6 +101,8 @@ def training(
     unit: what is trained.
     features: "train" and "validation" -> [M, L, D] of every record; None: the
       backbone runs in every step.
+    programs: of units before this one, which it uses and adds to: on features
+      of one shape all sources have the same.
   """
   model, frozen = None, None
   if features is None:
@@ -116,21 +127,29 @@ def training(
       of.train, reads["train"], seed=of.config["seed"], batch=rows,
       host=jax.process_index(), hosts=jax.process_count(),
   )  # fmt: skip
-  score = scorer(of, task, reads)
+  # Heads start as the numbers of their layers say.
+  shape = (unit.layers, of.width(unit.source), task.split)
+  known = programs.get(shape) if features is not None else None
+  outcomes_fn = known.outcomes if known else outcomes(of, task)
+  score = scorer(of, outcomes_fn, reads)
 
   def evaluate(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
     yield from top1.summary(score(state, "validation"))
 
   warmup = of.rate_in(of.optim.warmup_epochs)
   tokens = rows * (model.spec.context if model else 1)
+  own = {
+      "config": {**of.config, "unit": dataclasses.asdict(unit)},
+      "batches": parts.reader(of.config, dataset),
+      "evals": {"validation": evaluate},
+  }
+  if known:
+    return dataclasses.replace(known.run, **own), score
   run = parts.run(
-      {**of.config, "unit": dataclasses.asdict(unit)},
       task=task,
       steps=of.steps,
       rows=rows,
       microbatches=of.amount.microbatches,
-      batches=parts.reader(of.config, dataset),
-      evals={"validation": evaluate},
       facts={
           "backbone": of.run
           and {"run": str(of.run.path), "step": of.run.step},
@@ -147,7 +166,10 @@ def training(
           ),
           lars.highest_rate(of.optim, steps=of.steps, warmup_steps=warmup),
       ),
+      **own,
   )
+  if features is not None:
+    programs[shape] = Programs(run, outcomes_fn)
   return run, score
 
 
@@ -160,17 +182,9 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
   )
 
 
-def scorer(
-    of: Scored,
-    task: Heads,
-    reads: Mapping[str, labelled.Read],
-) -> Score:
-  """(state, "validation" or "holdout") -> every head on every item of it.
-
-  There is no "holdout" where nothing is held out.
-  """
+def outcomes(of: Scored, task: Heads) -> Callable[..., Any]:
+  """(params, frozen, stats, batch, views) -> what all heads say of a batch."""
   rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(of.on, rules)
 
   @functools.partial(
       jax.jit, out_shardings=parts.whole(of.on), static_argnames="views"
@@ -184,6 +198,22 @@ def scorer(
           ),
       )  # fmt: skip
 
+  return compute
+
+
+def scorer(
+    of: Scored, compute: Callable[..., Any], reads: Mapping[str, labelled.Read]
+) -> Score:
+  """(state, "validation" or "holdout") -> every head on every item of it.
+
+  There is no "holdout" where nothing is held out.
+
+  Args:
+    of: a setup.
+    compute: from `outcomes`.
+    reads: of "train" and "validation".
+  """
+  split = sharding.batch_sharding(of.on, sharding.ShardingRules())
   views = functools.partial(finite, of, by_item=True)
   sets = {"validation": views(of.validation, reads["validation"])}
   if len(of.held.records):
@@ -192,14 +222,14 @@ def scorer(
   def score(state: step_lib.TrainState, name: str) -> top1.Scores:
     data = sets[name]
 
-    def outcomes(batch):
+    def of_batch(batch):
       with jax.set_mesh(of.on):
         placed = train.place(batch, split)
         return compute(
             state.params, state.frozen, state.stats, placed, data.views
         )
 
-    return top1.evaluate(outcomes, data, items=data.items)
+    return top1.evaluate(of_batch, data, items=data.items)
 
   return score
 

@@ -39,6 +39,7 @@ class DataConfig:
     validation_pixels: the same of `validation`.
     pixels_side: side that frames are averaged to for that baseline.
     classes: 0: as many as the stores say.
+    train_records: of `train`, the first so many; 0: all.
     expected: items that the whole validation set has; 0: those in the store,
       and those that the job which made it lists as missing.
     holdout_frac: of the training items of each class, not trained on: a layer
@@ -53,6 +54,7 @@ class DataConfig:
   validation_pixels: str
   pixels_side: int
   classes: int
+  train_records: int
   expected: int
   holdout_frac: float
   frames: int
@@ -265,7 +267,11 @@ def _of_stores(
   heldout.check_disjoint(
       *([rows_lib.Source(name, s, 1.0)] for name, s in stores.items())
   )
-  return {name: labelled.of_store(s, name) for name, s in stores.items()}
+  most = {"train": data.train_records, "validation": 0}
+  return {
+      name: labelled.of_store(s, name, most=most[name])
+      for name, s in stores.items()
+  }
 
 
 def _model(

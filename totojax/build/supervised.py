@@ -375,7 +375,7 @@ def training(
   reads = {
       "train": of.reads.read_train, "validation": of.reads.read_validation
   }
-  score = probe.scorer(of, task, reads)
+  score = probe.scorer(of, probe.outcomes(of, task), reads)
   axes = task.axes().params
   optimiser = parts.Optimiser(
       layered.make(

@@ -52,8 +52,10 @@ class Records:
     return list(found.values())
 
 
-def of_store(store: store_lib.Store, name: str) -> Records:
-  """All records of a store.
+def of_store(
+    store: store_lib.Store, name: str, *, most: int = 0
+) -> Records:
+  """The records of a store: all of them, or the first `most`.
 
   Raises:
     ValueError: it has no labels or no ids, a record has no class, or the views
@@ -67,9 +69,8 @@ def of_store(store: store_lib.Store, name: str) -> Records:
           " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
-  found = Records(
-      store, name, np.arange(len(labels)), labels, ids, manifest.classes
-  )
+  used = np.arange(min(most or len(labels), len(labels)))
+  found = Records(store, name, used, labels, ids, manifest.classes)
   return checked(found, store.path)
 
 

@@ -15,7 +15,7 @@ Shapes: N frames, H height, W width (H = W = size_px).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 
 import numpy as np
@@ -45,9 +45,7 @@ _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
 
 # Sizes and speeds are fractions of the frame side, times are frames.
-_MAIN_RADIUS = (0.22, 0.30)
 _SMALL_RADIUS = (0.12, 0.15)
-_SPEED = (0.05, 0.085)
 _ORBIT_RADIUS = (0.16, 0.24)
 _ORBIT_PERIOD = (10.0, 16.0)
 _SWING_REACH = (0.18, 0.28)
@@ -68,6 +66,10 @@ class SyntheticConfig:
     objects: most objects of a clip, the labelled one included (1 or more).
     occluder_frac: share of clips with a bar in front of the objects.
     pan_frac: share of clips whose background moves.
+    motions: those that are rendered; (): all of MOTIONS.
+    backgrounds: those behind the objects; (): all of BACKGROUNDS.
+    radius: least and greatest of the large object, in frame sides.
+    speed: least and greatest of what moves straight, in frame sides a frame.
   """
 
   seed: int
@@ -76,8 +78,25 @@ class SyntheticConfig:
   objects: int
   occluder_frac: float
   pan_frac: float
+  motions: tuple[str, ...]
+  backgrounds: tuple[str, ...]
+  radius: tuple[float, float]
+  speed: tuple[float, float]
 
   def __post_init__(self):
+    for name, known in (("motions", MOTIONS), ("backgrounds", BACKGROUNDS)):
+      for found in getattr(self, name):
+        if found not in known:
+          raise ValueError(
+              f"synthetic.{name} has {found!r}; use some of {', '.join(known)}"
+          )
+    for name in ("radius", "speed"):
+      found = getattr(self, name)
+      if len(found) != 2 or not 0.0 < found[0] <= found[1] <= 0.5:
+        raise ValueError(
+            f"synthetic.{name} is {found}; give the least and the greatest, in"
+            " frame sides, above 0 and at most 0.5"
+        )
     for name, least in (("frames", 1), ("size_px", 8), ("objects", 1)):
       if getattr(self, name) < least:
         raise ValueError(
@@ -90,6 +109,11 @@ class SyntheticConfig:
             f"synthetic.{name} is {getattr(self, name)}; it is a share, so use"
             " 0.0 to 1.0"
         )
+
+  @property
+  def moves(self) -> tuple[str, ...]:
+    """The motions that are rendered; labels count them in this order."""
+    return tuple(self.motions) or MOTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,24 +141,25 @@ class _Path:
   angle_N: np.ndarray
 
 
-def classes(by: str) -> tuple[str, ...]:
+def classes(by: str, motions: Sequence[str]) -> tuple[str, ...]:
   """Class names for labels by "motion", "shape" or "both" (shape-motion)."""
   _check_label(by)
   if by == "motion":
-    return MOTIONS
+    return tuple(motions)
   if by == "shape":
     return SHAPES
-  return tuple(f"{s}-{m}" for s in SHAPES for m in MOTIONS)
+  return tuple(f"{s}-{m}" for s in SHAPES for m in motions)
 
 
-def label(clip: Clip, by: str) -> int:
-  """Index of the clip's class in `classes(by)`."""
+def label(clip: Clip, by: str, motions: Sequence[str]) -> int:
+  """Index of the clip's class in `classes(by, motions)`."""
   _check_label(by)
-  if by == "motion":
-    return clip.motion
   if by == "shape":
     return clip.shape
-  return clip.shape * len(MOTIONS) + clip.motion
+  motion = motions.index(MOTIONS[clip.motion])
+  if by == "motion":
+    return motion
+  return clip.shape * len(motions) + motion
 
 
 def clips(config: SyntheticConfig, start: int, count: int) -> Iterator[Clip]:
@@ -153,24 +178,24 @@ def render(config: SyntheticConfig, index: int) -> Clip:
     raise ValueError(f"clip index is {index}; use 0 or more")
   rng = np.random.default_rng([config.seed, index])
   shape = int(rng.integers(len(SHAPES)))
-  motion = int(rng.integers(len(MOTIONS)))
+  motion = config.moves[rng.integers(len(config.moves))]
   time_N = np.arange(config.frames, dtype=np.float32)
   image_NHW3 = _background(rng, config, time_N)
   small = int(rng.integers(config.objects))
   front = int(rng.integers(small + 1))  # small ones in front of the large one
   for layer in range(small + 1):
     if layer == small - front:
-      path = _path(rng, MOTIONS[motion], _MAIN_RADIUS, time_N)
+      path = _path(rng, motion, config.radius, config.speed, time_N)
       _draw(rng, image_NHW3, path, SHAPES[shape], _TURNING)
     else:
-      other = MOTIONS[rng.integers(len(MOTIONS))]
-      path = _path(rng, other, _SMALL_RADIUS, time_N)
+      other = config.moves[rng.integers(len(config.moves))]
+      path = _path(rng, other, _SMALL_RADIUS, config.speed, time_N)
       kind = SHAPES[rng.integers(len(SHAPES))]
       _draw(rng, image_NHW3, path, kind, TEXTURES)
   if rng.random() < config.occluder_frac:
     _occlude(rng, image_NHW3)
   frames_NHW3 = np.clip(np.rint(image_NHW3), 0, 255).astype(np.uint8)
-  return Clip(frames_NHW3, shape, motion)
+  return Clip(frames_NHW3, shape, MOTIONS.index(motion))
 
 
 def _check_label(by: str) -> None:
@@ -182,12 +207,13 @@ def _path(
     rng: np.random.Generator,
     motion: str,
     radius_range: tuple[float, float],
+    speed_range: tuple[float, float],
     time_N: np.ndarray,
 ) -> _Path:
   """Where an object is; every motion has the same law at any one frame."""
   x, y, angle, phase = rng.uniform(0, [1, 1, 2 * np.pi, 2 * np.pi])
   radius = rng.uniform(*radius_range)
-  speed = rng.uniform(*_SPEED)
+  speed = rng.uniform(*speed_range)
   turn = rng.uniform(0, 2 * np.pi)  # where on its orbit or swing it starts
   zero_N = np.zeros_like(time_N)
   x_N, y_N, angle_N, phase_N = zero_N + x, zero_N + y, zero_N + angle, zero_N
@@ -301,12 +327,13 @@ def _background(
     rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray
 ) -> np.ndarray:
   """float32 [frames, size, size, 3]; periodic, so that it can move."""
-  kind = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+  kinds = config.backgrounds or BACKGROUNDS
+  kind = kinds[rng.integers(len(kinds))]
   pair_23 = _BACKGROUND_RGB[rng.integers(len(_BACKGROUND_RGB))]
   shift_2 = rng.uniform(0, 1, 2)
   heading = rng.integers(4) * np.pi / 2
   pans = rng.random() < config.pan_frac
-  rate = rng.uniform(*_SPEED) if pans else 0.0
+  rate = rng.uniform(*config.speed) if pans else 0.0
   axis = _axis(config.size_px)
   x_NW = axis[None] + shift_2[0] + np.cos(heading) * rate * time_N[:, None]
   y_NH = axis[None] + shift_2[1] + np.sin(heading) * rate * time_N[:, None]

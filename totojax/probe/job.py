@@ -46,12 +46,13 @@ def run(
   for line in plan.lines:
     train.say(line)
   backbone.check_same(_facts(of), workdir)
+  programs = {}
   for unit in plan.units:
     folder = workdir / unit.name
     if logs.is_done(folder):
       continue
     begin = time.monotonic()
-    if not _unit(of, unit, folder, workdir, interrupted):
+    if not _unit(of, unit, programs, folder, workdir, interrupted):
       return False
     logs.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
@@ -80,6 +81,7 @@ def _facts(of: probe_setup.Setup) -> dict[str, Any]:
 def _unit(
     of: probe_setup.Setup,
     unit: probe_setup.Unit,
+    programs: dict[Any, build.Programs],
     folder: epath.Path,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
@@ -98,7 +100,7 @@ def _unit(
     features = _features(of, unit, workdir, interrupted)
     if features is None:
       return False
-  run_, score = build.training(of, unit, features)
+  run_, score = build.training(of, unit, features, programs)
   state, finished = train.fit(run_, folder, interrupted=interrupted)
   if not finished:
     return False
