@@ -194,6 +194,9 @@ def planning(**changes) -> settings.Planning:
         ({"topology": "v9:2x2"}, "plan.topology is 'v9:2x2'"),
         ({"topology": "gpu:NVIDIA H100"}, "gpu:KIND:NUMBER with one of"),
         ({"topology": "gpu:abacus:8"}, "gpu:KIND:NUMBER with one of"),
+        ({"topology": "gpu:NVIDIA H100:0"}, "gpu:KIND:NUMBER with one of"),
+        ({"topology": "gpu:NVIDIA H100:8", "slices": 2}, "knows no slices"),
+        ({"topology": "gpu:NVIDIA H100:8", "search": True}, "no variants"),
         ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
         ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
         ({"topology": "v5e:2x2", "busy": 2.0}, "share of the peak"),
@@ -285,6 +288,27 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   assert small[state] / found[state] == pytest.approx(14 / 16)
   page = (tmp_path / "report.html").read_text()
   assert "arithmetic" in page and "another format" not in page
+
+
+def test_a_gpu_that_cannot_hold_the_state_is_told():
+  config = defaults.paper("1b").to_dict()
+  of = planning(topology="gpu:NVIDIA H100:2", busy=0.5)
+  split = plan.one(config, of)
+  assert split.get("fits", True) and split["mesh"]["fsdp"] == 2
+  whole = plan.one(config | {"mesh": config["mesh"] | {"data": -1, "fsdp": 1}},
+                   of)  # fmt: skip
+  state = "state_and_gradients_gib"
+  assert whole[state] == pytest.approx(2 * split[state])
+  config["model"] |= {"depth": 400}
+  found = plan.one(config, planning(topology="gpu:NVIDIA H100:1", busy=0.5))
+  assert found["fits"] is False and found[state] > 4 * 80e9 / 2**30 * 0.9
+  assert f"{found[state]:.1f} GiB of a NVIDIA H100's" in found["error"]
+  for changes, told in (
+      ({"mesh": config["mesh"] | {"data": 3}}, "3"),
+      ({"train": config["train"] | {"microbatches": 7}}, "7 microbatches"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      plan.one(config | changes, of)
 
 
 def test_decoding_is_bound_by_what_it_reads(tmp_path):

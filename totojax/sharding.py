@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh
 from jax.sharding import AxisType
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -100,13 +101,12 @@ def _names(target: Any) -> tuple[str, ...]:
   return (target,) if isinstance(target, str) else tuple(target)
 
 
-def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
-  """A mesh (data, fsdp, tensor, sequence) over all devices of all hosts.
+def filled(config: MeshConfig, devices: int) -> list[int]:
+  """Sizes of the axes, in order, for so many devices.
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
-  devices = jax.devices() if devices is None else devices
   sizes = [getattr(config, axis) for axis in AXES]
   if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
     raise ValueError(
@@ -115,17 +115,28 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     )
   if -1 in sizes:
     given = -int(np.prod(sizes))
-    if len(devices) % given:
+    if devices % given:
       raise ValueError(
-          f"mesh {dict(zip(AXES, sizes))}: {len(devices)} devices are no"
+          f"mesh {dict(zip(AXES, sizes))}: {devices} devices are no"
           f" multiple of {given}, so -1 cannot be filled in; change the others"
       )
-    sizes[sizes.index(-1)] = len(devices) // given
-  if int(np.prod(sizes)) != len(devices):
+    sizes[sizes.index(-1)] = devices // given
+  if int(np.prod(sizes)) != devices:
     raise ValueError(
         f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
-        f" there are {len(devices)}. Set one axis to -1 to fill what is left"
+        f" there are {devices}. Set one axis to -1 to fill what is left"
     )
+  return sizes
+
+
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+  """A mesh (data, fsdp, tensor, sequence) over all devices of all hosts.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = filled(config, len(devices))
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices > 1:
     return _over_slices(sizes, slices, devices)
@@ -185,7 +196,9 @@ def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
   return NamedSharding(mesh, rules.spec(PartitionSpec("batch"), name="batch"))
 
 
-def check_batch(rows: int, *, microbatches: int, mesh: Mesh) -> None:
+def check_batch(
+    rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh
+) -> None:
   """Raises ValueError unless the rows divide over devices and microbatches.
 
   Nor may two hosts hold the same rows, as each reads its own part of a batch.

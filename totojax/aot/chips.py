@@ -64,19 +64,21 @@ class Gpu:
   """One kind of GPU, for arithmetic.
 
   Attributes:
+    hbm_gib: its memory, nominal.
     hbm_bytes_per_s: of its memory, nominal.
     float32_flops_per_s: peak without tensor cores.
   """
 
+  hbm_gib: float
   hbm_bytes_per_s: float
   float32_flops_per_s: float
 
 
 # NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM.
 GPUS = {
-    "NVIDIA A100": Gpu(2.039e12, 19.5e12),
-    "NVIDIA H100": Gpu(3.35e12, 67e12),
-    "NVIDIA H200": Gpu(4.8e12, 67e12),
+    "NVIDIA A100": Gpu(80e9 / 2**30, 2.039e12, 19.5e12),
+    "NVIDIA H100": Gpu(80e9 / 2**30, 3.35e12, 67e12),
+    "NVIDIA H200": Gpu(141e9 / 2**30, 4.8e12, 67e12),
 }
 
 

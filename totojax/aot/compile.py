@@ -10,17 +10,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 import numpy as np
 
 from totojax import flops
 from totojax import logs
 from totojax import sequence
+from totojax import sharding
 from totojax.aot import chips
 from totojax.aot import estimate
 from totojax.aot import hlo
 from totojax.aot import serving
 from totojax.aot import settings
 from totojax.build import pretrain
+from totojax.build.typed import typed
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
@@ -139,11 +142,28 @@ def arithmetic(
   kind, count = planning.gpu
   step = pretrain.planned(config, devices=None, backend="gpu")
   facts = describe(config, step, planning, chips_used=count)
+  sizes = sharding.filled(
+      typed(sharding.MeshConfig, config["mesh"], "mesh"), count
+  )
+  mesh = AbstractMesh(tuple(sizes), sharding.AXES)
+  sharding.check_batch(step.rows, microbatches=step.microbatches, mesh=mesh)
+  facts["mesh"] = dict(mesh.shape)
   peak = flops.peak_flops_per_s(kind)
   step_s = facts["model_flops_per_step"] / count / peak / planning.busy
-  # float32 parameters, two moments and a gradient, split over all.
+  # float32 parameters, two moments and a gradient, whole on every replica.
   per_parameter = 12 + jnp.dtype(config["optim"]["mu_dtype"]).itemsize
-  state = per_parameter * facts["parameters"] / count / estimate.GIB
+  split = mesh.shape["fsdp"] * mesh.shape["tensor"]
+  state = per_parameter * facts["parameters"] / split / estimate.GIB
+  room = chips.gpu(kind).hbm_gib
+  if state > room:
+    facts |= {
+        "fits": False,
+        "error": (
+            f"parameters, moments and gradients alone need {state:.1f} GiB of a"
+            f" {kind}'s {room:.1f}"
+        ),
+        "advice": ["a larger mesh.fsdp or mesh.tensor splits them further"],
+    }
   return facts | {
       "source": "arithmetic",
       "device_kind": kind,

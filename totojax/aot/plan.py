@@ -112,7 +112,8 @@ def headline(row: Mapping[str, Any]) -> str:
   for key in ("tokens_per_s", "frames_per_s"):
     if row.get("what", "train") != "train" and key in row:
       unit = key.removesuffix("_per_s")
-      parts.append(f"at most {row[key]:,.0f} {unit}/s")
+      sure = "about" if row.get("source") == "arithmetic" else "at most"
+      parts.append(f"{sure} {row[key]:,.0f} {unit}/s")
   return f"{what}: {', '.join(parts)}"
 
 

@@ -80,6 +80,13 @@ class Planning:
         )
     if not self.gpu:
       chips.chip(self.topology)
+    elif self.search or self.slices > 1:
+      raise ValueError(
+          f"plan.topology is {self.topology!r}, with plan.search {self.search}"
+          f" and plan.slices {self.slices}; GPUs are planned by arithmetic,"
+          " which tells no variants apart and knows no slices: leave both as"
+          " they are"
+      )
 
   @property
   def gpu(self) -> tuple[str, int] | None:
@@ -87,7 +94,8 @@ class Planning:
     if not self.topology.startswith("gpu:"):
       return None
     _, kind, count = (self.topology.split(":") + ["", ""])[:3]
-    if flops.peak_flops_per_s(kind) is None or not count.isdigit():
+    whole = count.isdigit() and int(count) > 0
+    if flops.peak_flops_per_s(kind) is None or not whole:
       known = [name for name in flops.PEAK_FLOPS_PER_S if "NVIDIA" in name]
       raise ValueError(
           f"plan.topology is {self.topology!r}; for GPUs it is gpu:KIND:NUMBER"
