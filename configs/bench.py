@@ -17,11 +17,13 @@ DALL-E's modules. Leaves bench.json and prints the table. Meant for a quiet
 machine: the load before and after stands in bench.json.
 """
 
-from totojax import defaults
+from totojax import bench_defaults
 
 
 def get_config(where=""):
   """`where`: "gpu" for the sizes of a GPU."""
   if where not in ("", "gpu"):
     raise ValueError(f"configs/bench.py:{where} is unknown; use gpu or nothing")
-  return defaults.bench_accelerator() if where else defaults.bench()
+  if where:
+    return bench_defaults.bench_accelerator()
+  return bench_defaults.bench()

@@ -352,7 +352,7 @@ def test_only_a_train_step_has_remat_policies_to_search():
   config = defaults.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
   assert len(settings.variants(config, planning(what="decode", **both))) == 2
-  assert len(settings.variants(config, planning(**both))) == 6
+  assert len(settings.variants(config, planning(**both))) == 8
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):
@@ -481,7 +481,7 @@ assert jobs.run(config, folder / "slices", lambda step: False)
 
 @needs_compiler
 def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
-  apart("-c", SEARCHED, str(tmp_path))
+  printed = apart("-c", SEARCHED, str(tmp_path))
   found = json.loads((tmp_path / "search" / "plan.json").read_text())
   whole, wrong, split = found["rows"]
   assert not wrong["fits"] and "3" in wrong["error"]
@@ -496,6 +496,9 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
   times = {0: whole["step_s"], 2: split["step_s"]}
   assert found["best"] == min(times, key=times.get)
   assert found["step_s"] == min(times.values())
+  data, fsdp = (4, 1) if found["best"] == 0 else (1, 4)
+  told = f"best: --config.mesh.data={data} --config.mesh.fsdp={fsdp} "
+  assert told in printed and "--config.compute.remat=full" in printed
   page = (tmp_path / "search" / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
 

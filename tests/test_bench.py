@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import runs
 
+from totojax import bench_defaults
 from totojax import defaults
 from totojax import jobs
 from totojax.bench import decoding
@@ -140,7 +141,7 @@ def test_a_row_as_json_has_goals_that_are_met_or_missed():
 
 def tiny(*rows):
   """The config of the job, every size as small as it goes."""
-  c = defaults.bench()
+  c = bench_defaults.bench()
   c.bench.update(rows=rows, rounds=2, rest_s=0.0)
   c.decode.update(sizes=("64x48",), lengths_s=(2.1,), clips=2)
   c.decode.clip.size_px = 32
@@ -461,7 +462,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 
 
 def test_all_rows_are_measured_by_default():
-  c = defaults.bench()
+  c = bench_defaults.bench()
   assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 12
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024
@@ -504,7 +505,7 @@ def test_ceilings_are_rates(monkeypatch):
 
 
 def test_the_gpu_sizes_are_the_papers_models():
-  c = defaults.bench_accelerator()
+  c = bench_defaults.bench_accelerator()
   assert set(c.train_step.trained) == {"base", "large", "1b"}
   for name, trained in c.train_step.trained.items():
     assert dict(trained.model).items() >= dict(defaults.PRESETS[name]).items()

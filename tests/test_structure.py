@@ -7,6 +7,9 @@ import sys
 import pytest
 import runs
 
+from totojax import hosts
+from totojax import main as totojax_main
+
 PACKAGE = runs.ROOT / "totojax"
 
 # Folders and files of the package: one imports only lower ranks, or its own
@@ -15,6 +18,7 @@ PACKAGE = runs.ROOT / "totojax"
 RANKS = {
     "sequence": 0, "tree": 0, "flops": 0, "defaults": 0, "progress": 0,
     "run_lock": 0, "supervised_defaults": 0.5, "paper_defaults": 0.7,
+    "bench_defaults": 0.5,
     "models": 1, "tokenizers": 1, "data": 1, "optim": 1, "sharding": 1,
     "tasks": 2, "step": 2.1, "generate": 2.1, "checkpoint": 2.2, "logs": 2,
     "hosts": 0,
@@ -307,3 +311,37 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
     output = main(*words, f"--workdir={tmp_path / 'run'}", code=1)
     assert told in output and "Traceback" not in output
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config, told",
+    [
+        ("configs/bench.py:gpuu", "configs/bench.py:gpuu is unknown; use gpu"),
+        ("configs/paper/table6.py:xx", "table6.py:xx is unknown; its rows are"),
+        ("configs/base.py:foo", "configs/base.py takes no argument, and 'foo'"),
+    ],
+)
+def test_a_wrong_argument_of_a_config_is_one_line(config, told):
+  with pytest.raises(SystemExit) as left:
+    totojax_main._parse(["totojax", f"--config={runs.ROOT}/{config}"])
+  (line,) = str(left.value.code).splitlines()
+  assert line.startswith("totojax: ") and told.removeprefix("configs/") in line
+  # A right one is no mistake.
+  right = f"--config={runs.ROOT}/configs/paper/table6.py:mamba"
+  assert totojax_main._wrong_argument(["totojax", right]) is None
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ((None, 2, 0), "^--coordinator is missing; give all of"),
+        (("h:1", None, None), "^--processes and --process are missing"),
+        (("h:1", 2, 2), "^--process is 2 of --processes 2; .* from 0 to 1"),
+        (("h:1", 2, -1), "^--process is -1 of"),
+    ],
+)
+def test_flags_that_describe_no_process_are_refused(given, told):
+  with pytest.raises(ValueError, match=told):
+    hosts.check(*given)
+  hosts.check(None, None, None)
+  hosts.check("h:1", 2, 1)

@@ -24,6 +24,28 @@ _LOSS = (
 _kept = []
 
 
+def check(
+    coordinator: str | None, processes: int | None, process: int | None
+) -> None:
+  """Raises ValueError unless the flags describe a process, or none does."""
+  given = {
+      "--coordinator": coordinator, "--processes": processes,
+      "--process": process,
+  }  # fmt: skip
+  missing = [name for name, value in given.items() if value is None]
+  if 0 < len(missing) < len(given):
+    raise ValueError(
+        f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+        f" missing; give all of {', '.join(given)}, or none where the cluster"
+        " tells"
+    )
+  if not missing and not 0 <= process < processes:
+    raise ValueError(
+        f"--process is {process} of --processes {processes}; it is a number"
+        f" from 0 to {processes - 1}"
+    )
+
+
 def join(
     coordinator: str | None,
     processes: int | None,

@@ -156,6 +156,10 @@ def _main(argv: list[str]) -> None:
   if not _MULTIHOST.value:
     _work(interrupted)
     return
+  try:
+    hosts.check(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
   # An error of one process must end the others too: none of them leaves by
   # the usual door, where jax makes each wait for all.
   try:
@@ -223,7 +227,9 @@ def _work(interrupted: Interrupt) -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses the flags; an unknown config key is one line, not a traceback."""
+  """Parses the flags; what users can mend is one line, not a traceback."""
+  if told := _wrong_argument(argv):
+    sys.exit(f"totojax: {told}")
   try:
     return app.parse_flags_with_usage(argv)
   except SystemExit as leave:
@@ -233,18 +239,46 @@ def _parse(argv: list[str]) -> list[str]:
     sys.exit(f"totojax: {_unknown_key(argv) or f'a flag is wrong: {error}'}")
 
 
+def _wrong_argument(argv: list[str]) -> str | None:
+  """What is wrong with the argument in --config=FILE:ARGUMENT, if anything."""
+  files = [word for word in argv if word.startswith("--config=")]
+  file, colon, argument = files[-1].partition(":") if files else ("", "", "")
+  if not colon:
+    return None
+  try:
+    _load(files[-1], argv[0])
+  except flags.IllegalFlagValueError as error:
+    reason = error.__cause__ or error.__context__
+    if isinstance(reason, TypeError):
+      return (
+          f"{file.removeprefix('--config=')} takes no argument, and"
+          f" {argument!r} follows its colon"
+      )
+    if isinstance(reason, ValueError):  # whose text is a whole traceback
+      return str(reason).strip().splitlines()[-1].removeprefix("ValueError: ")
+  return None
+
+
+def _load(word: str, program: str) -> ConfigDict:
+  """The config of --config=FILE, without the flags that change it."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[])
+  values([program, word])
+  return values.config
+
+
 def _unknown_key(argv: list[str]) -> str | None:
   """What is wrong with the first --config.KEY that the config does not have.
 
   The library that reads these flags names the last word of the key alone.
   """
   files = [word for word in argv if word.startswith("--config=")]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[])
-  values([argv[0], *files[-1:]])
+  if not files:
+    return None
+  config = _load(files[-1], argv[0])
   for word in argv:
     key = re.match(r"--?(?:no)?config\.([^=]+)", word)
-    if key and (told := _misspelt(values.config, key[1])):
+    if key and (told := _misspelt(config, key[1])):
       return told
   return None
 

@@ -18,13 +18,7 @@ from totojax.analysis import plots
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` beside the curves and returns its path."""
-  folder = files.Folder(workdir)
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path = folder.path / "report.html"
-  path.write_text(page.page(f"{name}: training curves", sections))
-  return path
+  return page.write(workdir, about="training curves", sections=SECTIONS)
 
 
 def drawing(folder: files.Folder) -> plots.Draw:

@@ -13,6 +13,7 @@ import html
 import io
 import math
 
+from etils import epath
 import numpy as np
 from PIL import Image
 
@@ -138,6 +139,28 @@ def section(
 def text(value: object) -> str:
   """Any value as safe text."""
   return html.escape(str(value))
+
+
+def write(
+    workdir: epath.PathLike,
+    *,
+    about: str,
+    sections: Sequence[tuple[str, Callable[[files.Folder], str]]],
+) -> epath.Path:
+  """Writes `report.html` about a run directory into it; returns its path.
+
+  Args:
+    workdir: the run directory.
+    about: what the page is, in its title.
+    sections: as `section` takes them, in order.
+  """
+  folder = files.Folder(workdir)
+  name = folder.path.name
+  parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
+  parts += [section(title, make, folder) for title, make in sections]
+  path = folder.path / "report.html"
+  path.write_text(page(f"{name}: {about}", parts))
+  return path
 
 
 def paragraph(value: str, kind: str = "") -> str:

@@ -49,13 +49,7 @@ _SERVED = {
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` into a run directory and returns its path."""
-  folder = files.Folder(workdir)
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path = folder.path / "report.html"
-  path.write_text(page.page(f"{name}: plan", sections))
-  return path
+  return page.write(workdir, about="plan", sections=SECTIONS)
 
 
 def columns(row: Mapping[str, Any]) -> tuple[str, ...]:

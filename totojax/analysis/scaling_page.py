@@ -27,13 +27,7 @@ PAPER = (
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` into the directory of a fit and returns its path."""
-  folder = files.Folder(workdir)
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path = folder.path / "report.html"
-  path.write_text(page.page(f"{name}: scaling", sections))
-  return path
+  return page.write(workdir, about="scaling", sections=SECTIONS)
 
 
 def verdict(found: Mapping[str, Any]) -> list[str]:

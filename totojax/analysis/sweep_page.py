@@ -23,13 +23,7 @@ PAPER = (
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` into a sweep's directory and returns its path."""
-  folder = files.Folder(workdir)
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path = folder.path / "report.html"
-  path.write_text(page.page(f"{name}: learning rates", sections))
-  return path
+  return page.write(workdir, about="learning rates", sections=SECTIONS)
 
 
 def headline(folder: files.Folder) -> str:

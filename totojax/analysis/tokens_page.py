@@ -23,13 +23,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
   A part whose file is missing says which; the others are not affected.
   """
-  folder = files.Folder(workdir)
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path = folder.path / "report.html"
-  path.write_text(page.page(f"{name}: tokens", sections))
-  return path
+  return page.write(workdir, about="tokens", sections=SECTIONS)
 
 
 def write_figures(workdir: epath.PathLike) -> None:

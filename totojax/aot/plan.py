@@ -97,7 +97,7 @@ def headline(row: Mapping[str, Any]) -> str:
   """One line about a row."""
   what = f"mesh {tuple(row['mesh'].values())}"
   if row.get("what", "train") == "train":
-    what += f", remat {row['remat']}"
+    what += f", remat {row['remat']}, {row['microbatches']} microbatches"
   else:
     what += f", {row['what']} {row['batch']} rows"
   if not row.get("fits", True):
@@ -117,14 +117,24 @@ def headline(row: Mapping[str, Any]) -> str:
   return f"{what}: {', '.join(parts)}"
 
 
+def flags(row: Mapping[str, Any]) -> str:
+  """The flags that make a config this row."""
+  parts = [f"--config.mesh.{axis}={n}" for axis, n in row["mesh"].items()]
+  if row.get("what", "train") == "train":
+    parts.append(f"--config.compute.remat={row['remat']}")
+    parts.append(f"--config.train.microbatches={row['microbatches']}")
+  return " ".join(parts)
+
+
 def show(rows: list[dict[str, Any]]) -> None:
   """Prints the rows as a table, the best marked."""
   best = best_of(rows)
   title = f"plan, {rows[best].get('source', 'nothing compiled')}"
   table = rich_table.Table(title=title)
   table.add_column("")
+  fits = rows[best].get("fits", True)
   for i in range(len(rows)):
-    table.add_column("best" if i == best else "", justify="right")
+    table.add_column("best" if fits and i == best else "", justify="right")
   columns = zip(*map(plan_page.cells, rows))
   heads = plan_page.columns(rows[best])
   for head, column in zip(heads, columns, strict=True):
@@ -133,7 +143,9 @@ def show(rows: list[dict[str, Any]]) -> None:
   console.print(table)
   for line in rows[best].get("limits", ()):
     console.print(f"- {line}", style="dim")
-  if not rows[best].get("fits", True):
+  if fits and len(rows) > 1:
+    train.say(f"best: {flags(rows[best])}")
+  if not fits:
     console.print(f"does not fit: {rows[best]['error']}. To change:")
     for line in rows[best].get("advice", ()):
       console.print(f"- {line}")
