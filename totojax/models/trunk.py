@@ -183,14 +183,7 @@ class Trunk(nn.Module):
     """The stack of blocks; parameters have a leading axis `layers`."""
     block = BLOCKS[type(self.config)]
     if self.compute.remat != "none":
-      policy = jax.checkpoint_policies.save_only_these_names(
-          *REMAT[self.compute.remat]
-      )
-      # Inside a scan, XLA cannot merge the recomputation with the forward pass;
-      # unrolled it can, so there the barrier against it is needed.
-      block = nn.remat(
-          block, policy=policy, prevent_cse=self.compute.unroll > 1
-      )
+      block = nn.remat(block, **_recomputed(self.compute))
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
@@ -230,6 +223,20 @@ def logits(
     logits_BTV *= scales.logits
   real_V = jnp.arange(spec.padded_vocab) < spec.vocab + sequence.SPECIALS
   return jnp.where(real_V, logits_BTV, -jnp.inf)
+
+
+def _recomputed(compute: Compute) -> dict[str, Any]:
+  """What `jax.checkpoint` is told of a block.
+
+  Inside a scan, XLA cannot merge the recomputation with the forward pass;
+  unrolled it can, so there the barrier against it is needed.
+  """
+  return {
+      "policy": jax.checkpoint_policies.save_only_these_names(
+          *REMAT[compute.remat]
+      ),
+      "prevent_cse": compute.unroll > 1,
+  }
 
 
 def final_norm(config: Config, name: str | None = None) -> nn.Module:
@@ -409,7 +416,7 @@ def residual(
   block = llama.Block(
       model.config, model.compute.attention, dtype, model.scales
   )
-  rope, segments_BT = places(model.config, model.spec, inputs_BT)
+  x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
 
   def body(x_BTD, both):
     block_params, kept_2B = both
@@ -418,18 +425,11 @@ def residual(
     )
     return x_BTD, None
 
-  unroll = model.compute.unroll
   if model.compute.remat != "none":
-    policy = jax.checkpoint_policies.save_only_these_names(
-        *REMAT[model.compute.remat]
-    )
-    body = jax.checkpoint(body, policy=policy, prevent_cse=unroll > 1)
-  x_BTD = _embedded(
-      model.config, params["embedding"], inputs_BT, model.compute
-  )
+    body = jax.checkpoint(body, **_recomputed(model.compute))
   x_BTD, _ = jax.lax.scan(
       body, x_BTD, (params["blocks"], kept_L2B), length=model.config.depth,
-      unroll=unroll,
+      unroll=model.compute.unroll,
   )  # fmt: skip
   return x_BTD
 

@@ -76,7 +76,7 @@ def run(
     together = summary([one for one, _ in found])
     metrics |= {f"{question}/{key}": value for key, value in together.items()}
     train.say(_sentence(question, together))
-  (workdir / "per_layer.csv").write_text(_csv(rows))
+  logs.write_csv(workdir / "per_layer.csv", rows)
   logs.write_json(workdir / "metrics.json", metrics)
   return True
 
@@ -128,14 +128,6 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
     raise ConfigError(f"{path} does not exist; finish this probe first")
   table = list(csv.DictReader(io.StringIO(path.read_text())))
   return json.loads((folder / "metrics.json").read_text()), table
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-  text = io.StringIO()
-  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-  writer.writeheader()
-  writer.writerows(rows)
-  return text.getvalue()
 
 
 def _sentence(question: str, found: Mapping[str, Any]) -> str:
