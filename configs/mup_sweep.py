@@ -20,7 +20,7 @@ def get_config():
   pretrain = defaults.pretrain("tiny")
   pretrain.sequence.update(vocab=512, grid=4, frames=4, context=TOKENS)
   pretrain.model.update(depth=2, heads=4, tied=False)
-  pretrain.mup.base_width = 32
+  pretrain.mup = defaults.tuned_mup(base_width=32)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
   pretrain.train.update(
       batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)

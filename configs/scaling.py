@@ -43,7 +43,8 @@ def trained(sizes):
   c = defaults.pretrain("tiny")
   c.sequence.update(vocab=512, grid=GRID, frames=FRAMES, context=TOKENS)
   c.model.update(sizes)
-  c.mup.update(on=True, base_width=32)
+  c.model.tied = False
+  c.mup = defaults.tuned_mup(base_width=32)
   c.compute.dtype = "float32"  # bf16 is no faster on a CPU
   c.train.update(
       batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)

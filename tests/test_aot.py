@@ -234,7 +234,22 @@ def test_the_best_is_the_fastest_that_fits():
   ]
   assert plan.best_of(rows) == 2
   assert plan.best_of(rows[:2]) == 0
-  assert plan.best_of([{"fits": False}]) == 0
+  assert plan.best_of([{"fits": False}]) is None
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"cache_tokens": 8192}, "8,192; the model's context is 4,096"),
+        ({"cache_tokens": -1}, "plan.cache_tokens is -1"),
+        ({"rows": 0}, "plan.rows is 0; use 1 or more"),
+    ],
+)
+def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
+  config = defaults.paper("base").to_dict()
+  with pytest.raises(ValueError, match=told):
+    of = planning(what="decode", topology="gpu:NVIDIA H100:1", **changes)
+    plan.one(config, of)
 
 
 def test_money_follows_from_the_step():
@@ -519,11 +534,14 @@ SERVED = """
 import sys
 from etils import epath
 from totojax import defaults, jobs
+from totojax.aot import chips
 folder = epath.Path(sys.argv[1])
+assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
+        ("1x1", "2x2")] == [1, 4]
 for what in ("decode", "encode"):
   config = defaults.paper("tiny").to_dict() | {"run": "plan"}
   config["model"] |= dict(width=256, heads=2, mlp_dim=512)
-  config["sequence"] |= dict(vocab=508, grid=4, frames=4, context=64)
+  config["sequence"] |= dict(vocab=508, grid=4, frames=128, context=2048)
   config["mesh"] |= dict(tensor=2)
   config["plan"] |= dict(
       what=what, topology="v5e:2x2", rows=4, cache_tokens=2048)

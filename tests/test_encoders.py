@@ -78,6 +78,17 @@ def test_features_are_the_models_own_hidden_states(kind, prefix, pool):
   assert not np.allclose(found[1], found[2], rtol=0.01)
 
 
+def test_tokens_of_a_clip_are_those_of_all_its_frames():
+  model, frames = vit("dinov2"), clips(3, frames=2)
+  of = encoders.of_vit(model, pool="tokens", frames=2, rows=4)
+  x_LRTD = of.features(frames)
+  assert x_LRTD.shape == (3, 3, 2 * 16, 12)
+  mean = encoders.of_vit(model, pool="patches", frames=2).features(frames)
+  np.testing.assert_allclose(x_LRTD.mean(2), mean, rtol=1e-4, atol=1e-6)
+  second = encoders.of_vit(model, pool="tokens").features(frames[:, 1:])
+  np.testing.assert_allclose(x_LRTD[:, :, 16:], second, rtol=1e-4, atol=1e-6)
+
+
 def test_a_model_that_masks_patches_is_refused():
   with pytest.raises(ValueError, match="ViTMAEModel gives 5 .*mask_ratio=0.0"):
     encoders.of_vit(vit("mae", mask_ratio=0.75)).features(clips(1))
@@ -102,7 +113,7 @@ def test_any_module_serves_and_other_shapes_are_refused():
       of.features(frames)[0], pixels @ weight.T + bias, rtol=1e-4, atol=1e-5
   )
   whole = encoders.of_torch(lambda x: [x], size_px=SIZE, layers=[0])
-  with pytest.raises(ValueError, match="1 layers need one .4, width. each"):
+  with pytest.raises(ValueError, match="1 layers need one .4, width. or"):
     whole.features(frames)
 
 
@@ -220,9 +231,40 @@ def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
   assert float(found["theirs"]["top1"]) == 1.0
   assert found["theirs"]["layer"] == "4" and found["theirs"]["n"] == "24"
   of = probe_setup.setup(c)
-  x_MLD = of.encoders["theirs"].features["validation"]
+  x_ML = of.encoders["theirs"].features["validation"]
   expected = np.eye(3)[ours["labels"]["validation"]]
-  np.testing.assert_array_equal(x_MLD[:, 0], expected)
+  np.testing.assert_array_equal(x_ML[:, 0], expected)
+
+
+def hidden(root, count, seed):
+  """One token of six is marked and says the class; the others say any."""
+  rng = np.random.default_rng(seed)
+  labels, said = rng.integers(0, 3, count), rng.integers(0, 3, (count, 6))
+  marked = rng.integers(0, 6, count)
+  said[np.arange(count), marked] = labels
+  x_MTD = np.zeros((count, 6, 4), np.float16)
+  x_MTD[..., :3] = np.eye(3)[said]
+  x_MTD[np.arange(count), marked, 3] = 3.0
+  np.savez(root / f"{seed}.npz", layer_0=x_MTD, label=labels)
+  return str(root / f"{seed}.npz")
+
+
+def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
+  files = dict(
+      train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1)
+  )
+  scores = {}
+  for pool in ("attention", "cross", "average"):
+    c = probe(
+        "configs/probe_encoders.py", encoders={"theirs": files},
+        head=dict(defaults.probe("", "", "").head, pool=pool, heads=1),
+    )  # fmt: skip
+    assert probe_setup.setup(c).encoders["theirs"].tokens == 6
+    assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
+    (row,) = rows_of(tmp_path / pool)
+    scores[pool] = float(row["top1"])
+  assert scores["attention"] > 0.9 and scores["cross"] > 0.9
+  assert scores["average"] < 0.75  # the others outvote the marked one
 
 
 def other_labels(arrays):
@@ -242,8 +284,8 @@ def uneven(arrays):
   arrays["label"] = arrays["label"][:-2]
 
 
-def tokens(arrays):
-  arrays["layer_4"] = arrays["layer_4"][:, None]
+def too_deep(arrays):
+  arrays["layer_4"] = arrays["layer_4"][:, None, None]
 
 
 def infinite(arrays):
@@ -261,7 +303,7 @@ def nothing(arrays):
         (fewer, "has features of 47 clips, and train has 48 records"),
         (other_ids, "no features of 48 of 48 records of train, .*'train/0'"),
         (uneven, "holds .'features': 48, 'labels': 46, 'ids': 48."),
-        (tokens, "one vector for each clip is needed: .*features.pool"),
+        (too_deep, "clips, width. is needed, or .*features.pool"),
         (infinite, "has features that are not finite"),
         (nothing, "holds .'label'.; probing needs `label` and"),
     ],
@@ -333,7 +375,8 @@ def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
 @pytest.mark.parametrize(
     "features, more, told",
     [
-        (dict(pool="token"), {}, "which gives one vector a clip"),
+        (dict(pool="frame"), {}, "which knows no frames"),
+        (dict(pool="token"), {}, "they are .2 layers, 8, tokens, width"),
         (dict(layers=(0, 3)), {}, r"features.layers is \(0, 3\); .* \(0, 1\)"),
         ({}, dict(model_run="x"), "features are of one of them"),
         ({}, dict(clip=dict(frames=2)), "clip.frames is 2; clips of .* have 1"),

@@ -26,6 +26,7 @@ from totojax.build import pretrain as build_pretrain
 from totojax.build import probe_setup
 from totojax.build import supervised
 from totojax.build.typed import typed
+from totojax.data import storage
 from totojax.data import views
 from totojax.models import heads
 from totojax.optim import layered
@@ -264,6 +265,11 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
           ("v", np.arange(24) // 2 % 3, dict(seed=2, names=names)),
       )
   )
+  gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
+  storage.write_table(
+      str(tmp_path), "quarantine.csv", gone,
+      header=("split", "id", "reason"),
+  )  # fmt: skip
   c = test_configs.load(
       runs.ROOT / "configs" / "joint_k400.py",
       f"--config.model_run={data['model']}",
@@ -280,6 +286,9 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
   assert jobs.run(c, epath.Path(tmp_path / "run"), classed.NEVER)
   found = json.loads((tmp_path / "run" / "metrics.json").read_text())
   assert found["n"] == 12 and found["paper/top1"] == pytest.approx(0.653)
+  assert found["n_expected"] == 13  # and the one that is not there is named
+  told = (tmp_path / "run" / "missing.csv").read_text()
+  assert "v/gone,video unavailable" in told
 
 
 def altered(data, tmp_path, *, tokenizer=None, **sections):

@@ -80,6 +80,28 @@ def test_what_the_options_change():
   assert "head" not in tied and tied["embedding"] == mup.Rule(1.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mamba"])
+def test_a_tuned_base_model_starts_as_it_says_at_every_width(kind):
+  """0.125 is 1 / sqrt(64); four times as wide it is half of that."""
+  of = dict(
+      matrix_std=0.125, embedding_std=1.0, zero_query=False, depth_init=False
+  )
+  for width, std in ((BASE, 0.125), (WIDE, 0.0625)):
+    c = of_kind(kind, width, **of)
+    began = dict(tree.named_leaves(task_of(c).init(jax.random.key(0)).params))
+    assert began["embedding"].std() == pytest.approx(1.0, rel=0.05)
+    name = {
+        "llama": "mlp/up", "gpt2": "mlp/up", "mamba": "mixer/input",
+    }[kind]  # fmt: skip
+    assert began[f"blocks/{name}"].std() == pytest.approx(std, rel=0.05)
+  # Without them, all start with the model's 0.02, and gains are not touched.
+  plain = dict(tree.named_leaves(task_of(of_kind(kind)).init(
+      jax.random.key(0)).params))  # fmt: skip
+  assert plain["embedding"].std() == pytest.approx(0.02, rel=0.05)
+  for leaf in (name for name in began if "norm" in name):
+    np.testing.assert_array_equal(began[leaf], plain[leaf])
+
+
 def test_an_mlp_of_another_ratio_grows_by_its_own():
   c = config(base_mlp_dim=96)  # here 768: 8 times, while the width is 4 times
   rules = rules_of(c)
@@ -100,7 +122,7 @@ def test_axes_of_other_blocks():
   """Convolutions, states and biases of a state-space block, by hand."""
   settings = parts.parametrisation(config()).config
   growth = {"embed": 4.0, "inner": 4.0, "dt_rank": 4.0}
-  p = mup.Parametrisation(settings, growth, depth=2)
+  p = mup.Parametrisation(settings, growth, depth=2, init_std=0.02)
   rules = p.rules({
       "in": P("layers", "embed", "inner"),
       "dt": P("layers", "dt_rank", "inner"),
@@ -118,7 +140,9 @@ def test_axes_of_other_blocks():
 
 
 def of_kind(kind, width=WIDE, **changes):
-  """A config of another architecture, at any width."""
+  """A config of an architecture, at any width."""
+  if kind == "llama":
+    return config(width, **changes)
   c = config(on=True, **changes)
   c["architecture"] = kind
   section = {"gpt2": defaults.gpt2, "mamba": defaults.mamba}[kind]("tiny")

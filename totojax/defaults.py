@@ -109,8 +109,24 @@ def mup() -> ConfigDict:
       zero_query=True,  # [gap] Yang et al., section D.2
       zero_head=True,  # of an untied head; [gap] Yang et al., section D.2
       depth_init=True,  # / sqrt(2 depth) into the residual stream; [gap] GPT-2
+      matrix_std=0.0,  # of the base's matrices at the start; 0: model.init_std
+      embedding_std=0.0,  # of embeddings at the start; 0: model.init_std
       output=1.0,  # times the logits
   ))  # fmt: skip
+
+
+def tuned_mup(base_width: int) -> ConfigDict:
+  """µP, on, for an untied head, with multipliers that were tuned.
+
+  In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with those of
+  `mup` wider models learnt hardly better there (see README.md).
+  """
+  c = mup()
+  c.update(
+      on=True, base_width=base_width, matrix_std=base_width**-0.5,
+      embedding_std=1.0, output=8.0,
+  )  # fmt: skip
+  return c
 
 
 def compute() -> ConfigDict:

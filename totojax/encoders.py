@@ -27,7 +27,7 @@ import numpy as np
 
 # Of ImageNet, as torchvision has them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-POOLS = ("patches", "class")
+POOLS = ("patches", "class", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Encoder:
     size_px: side of the frames that it reads (S).
     frames: of a clip; 1 for images.
     layers: numbers of the layers that it gives, increasing.
-    features: uint8 [R, N, S, S, 3] -> floats [L, R, D].
+    features: uint8 [R, N, S, S, 3] -> floats [L, R, D], or [L, R, T, D]: all
+      tokens, which heads with attention can read.
   """
 
   size_px: int
@@ -73,12 +74,14 @@ def of_torch(
     device: Any = "cpu",
     rows: int = 64,
 ) -> Encoder:
-  """An encoder of images in PyTorch; a clip's features are its frames' mean.
+  """An encoder of images in PyTorch.
+
+  A clip's features are the mean over its frames, or all their tokens.
 
   Args:
     forward: float32 pixels [B, 3, S, S], less `mean` and over `std`, to a
-      tensor [B, D] for each layer. A module that gives one is
-      `lambda x: [module(x)]`.
+      tensor [B, D], or of tokens [B, T, D], for each layer. A module that gives
+      one is `lambda x: [module(x)]`.
     size_px: side of the images.
     layers: the layers' numbers.
     frames: of a clip.
@@ -104,20 +107,23 @@ def of_torch(
         found = list(forward((pixels / 255.0 - shift) / scale))
         _check(found, numbers, len(part))
         parts.append(lib.stack(found).float().cpu().numpy())
-    x_LBD = np.concatenate(parts, axis=1)
-    return x_LBD.reshape(len(numbers), clips, count, -1).mean(axis=2)
+    x_LB = np.concatenate(parts, axis=1)
+    width = x_LB.shape[-1]
+    if x_LB.ndim == 4:  # the tokens of a clip are those of all its frames
+      return x_LB.reshape(len(numbers), clips, -1, width)
+    return x_LB.reshape(len(numbers), clips, count, width).mean(axis=2)
 
   return Encoder(size_px, frames, numbers, features)
 
 
 def _check(found: list[Any], layers: tuple[int, ...], images: int) -> None:
   shapes = {tuple(x.shape) for x in found}
-  fits = all(len(s) == 2 and s[0] == images for s in shapes)
+  fits = all(len(s) in (2, 3) and s[0] == images for s in shapes)
   if len(found) != len(layers) or len(shapes) != 1 or not fits:
     raise ValueError(
         f"forward gave {len(found)} tensors of shapes {sorted(shapes)} for"
-        f" {images} images; {len(layers)} layers need one [{images}, width]"
-        " each"
+        f" {images} images; {len(layers)} layers need one [{images}, width] or"
+        f" [{images}, tokens, width] each"
     )
 
 
@@ -136,7 +142,8 @@ def of_vit(
     model: a `ViTModel` (DINO), `Dinov2Model`, `ViTMAEModel` or like it, with
       its `config` and, asked for, its hidden states; is set to evaluation.
       MAE's must not mask: `mask_ratio=0.0`.
-    pool: "patches": the mean over their tokens; "class": the first token.
+    pool: "patches": the mean over their tokens; "class": the first token;
+      "tokens": those of all patches, not pooled.
     frames: of a clip.
     mean, std: of the channels of pixels from 0 to 1, as it was trained.
     rows: images of a call.
@@ -159,7 +166,8 @@ def of_vit(
       )
     if pool == "class":
       return [x[:, 0] for x in found]
-    return [x[:, tokens - patches :].mean(1) for x in found]
+    found = [x[:, tokens - patches :] for x in found]
+    return found if pool == "tokens" else [x.mean(1) for x in found]
 
   return of_torch(
       forward,

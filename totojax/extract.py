@@ -51,7 +51,8 @@ class Features:
     encoder: Python file that makes an encoder in place of a run of ours.
     tokenizer: its file; "": found by itself (`backbone.tokenizer`).
     layers: increasing, 0 (the embeddings) to the depth; (): all.
-    pool: "token", "frame" or "clip"; of another encoder "clip".
+    pool: "token", "frame" or "clip"; of another encoder "clip", or "token"
+      where it gives them.
     format: one of `feature_files.FORMATS`.
     dtype: of what is stored, one of `DTYPES`.
     rows: clips of a forward pass.
@@ -77,10 +78,10 @@ class Features:
         )
     if self.rows < 1:
       raise ValueError(f"features.rows is {self.rows}; use 1 or more")
-    if self.encoder and (self.pool != "clip" or self.tokenizer):
+    if self.encoder and (self.pool == "frame" or self.tokenizer):
       raise ValueError(
-          f"features.encoder is {self.encoder!r}, which gives one vector a clip"
-          " and reads pixels; set features.pool to 'clip' and"
+          f"features.encoder is {self.encoder!r}, which knows no frames and"
+          " reads pixels; set features.pool to 'clip' (or 'token') and"
           " features.tokenizer to ''"
       )
 
@@ -154,15 +155,17 @@ def _of_encoder(config: Mapping[str, Any], wanted: Features) -> _Model:
   places = [found.layers.index(layer) for layer in layers]
 
   def features(clips_RNSS3: np.ndarray) -> np.ndarray:
-    x_LRD = np.asarray(found.features(clips_RNSS3))
+    x_LR = np.asarray(found.features(clips_RNSS3))
     expected = (len(found.layers), len(clips_RNSS3))
-    if x_LRD.ndim != 3 or x_LRD.shape[:2] != expected:
+    kind = {3: "clip", 4: "token"}.get(x_LR.ndim)
+    if kind != wanted.pool or x_LR.shape[:2] != expected:
+      form = "tokens, width" if wanted.pool == "token" else "width"
       raise ValueError(
-          f"{wanted.encoder} gave features of shape {x_LRD.shape}; for"
-          f" {len(clips_RNSS3)} clips [{expected[0]} layers, {expected[1]},"
-          " width] are needed"
+          f"{wanted.encoder} gave features of shape {x_LR.shape}; for"
+          f" {len(clips_RNSS3)} clips and features.pool {wanted.pool!r} they"
+          f" are [{expected[0]} layers, {expected[1]}, {form}]"
       )
-    return x_LRD[places]
+    return x_LR[places]
 
   with open(wanted.encoder, "rb") as file:
     digest = hashlib.sha256(file.read()).hexdigest()

@@ -18,6 +18,11 @@ COLUMNS = (
     "peak GiB",
     "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
 )  # fmt: skip
+# Left out where many rows stand in a terminal's 80 columns.
+LONG = (
+    "days", "chip-hours", "money", "chip-hours of a million",
+    "money of a million", "floor of the memory, ms", "passes of a product",
+)  # fmt: skip
 _MILLION = (
     ("chip-hours of a million", "chip_hours_of_a_million", ".3g", 1.0),
     ("money of a million", "money_of_a_million", ".3g", 1.0),

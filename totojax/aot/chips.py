@@ -9,8 +9,14 @@ from typing import Any
 
 from totojax import flops
 
-# The compiler looks for the machine it runs on, and locks it; there is none.
-_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+# The compiler looks for the machine it runs on, complains and locks it; there
+# is none. What it compiles for does not depend on these.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +131,11 @@ def devices(topology: str, *, slices: int) -> list[Any]:
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
 
-  more = {} if slices == 1 else {"num_slices": slices}
+  more: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
   if topology.startswith("v4"):
     more["chip_config_name"] = "megacore"  # or each chip is two devices
+  if not set(topology.partition(":")[2]) - set("1x"):
+    more["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
   try:
     return list(
         topologies.get_topology_desc(topology, platform="tpu", **more).devices

@@ -16,6 +16,7 @@ from typing import Any
 
 from etils import epath
 import jax
+from rich import box as rich_box
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -78,19 +79,22 @@ def one(
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """What plan.json holds: the best row's own keys, and all rows."""
+  """What plan.json holds: the best row's own keys, and all rows.
+
+  Where nothing fits, the first row's keys, and None for `best`.
+  """
   best = best_of(rows)
-  return {**rows[best], "best": best, "rows": rows}
+  return {**rows[best or 0], "best": best, "rows": rows}
 
 
-def best_of(rows: list[dict[str, Any]]) -> int:
-  """Index of the fastest row that fits; of the first, where none does."""
+def best_of(rows: list[dict[str, Any]]) -> int | None:
+  """Index of the fastest row that fits; None where none does."""
   fitting = [
       (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
       for i, row in enumerate(rows)
       if row.get("fits", True)
   ]
-  return min(fitting)[2] if fitting else 0
+  return min(fitting)[2] if fitting else None
 
 
 def headline(row: Mapping[str, Any]) -> str:
@@ -127,25 +131,33 @@ def flags(row: Mapping[str, Any]) -> str:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-  """Prints the rows as a table, the best marked."""
+  """Prints one row as a list, several as a table, the best marked."""
   best = best_of(rows)
-  title = f"plan, {rows[best].get('source', 'nothing compiled')}"
-  table = rich_table.Table(title=title)
-  table.add_column("")
-  fits = rows[best].get("fits", True)
-  for i in range(len(rows)):
-    table.add_column("best" if fits and i == best else "", justify="right")
-  columns = zip(*map(plan_page.cells, rows))
-  heads = plan_page.columns(rows[best])
-  for head, column in zip(heads, columns, strict=True):
-    table.add_row(head, *column)
+  first = rows[best or 0]
+  title = f"plan, {first.get('source', 'nothing compiled')}"
+  heads = plan_page.columns(first)
+  if len(rows) == 1:
+    table = rich_table.Table("", "", title=title, show_header=False)
+    for line in zip(heads, plan_page.cells(first), strict=True):
+      table.add_row(*line)
+  else:  # the rest is in the report
+    shown = [i for i, head in enumerate(heads) if head not in plan_page.LONG]
+    table = rich_table.Table("", title=title, box=rich_box.SIMPLE)
+    for i in shown:  # heads that may be broken, so that 80 columns are enough
+      head = heads[i].partition(" (")[0].replace("micro", "micro ")
+      table.add_column(head, justify="right")
+    for number, row in enumerate(rows):
+      cells = plan_page.cells(row)
+      table.add_row(
+          "best" if number == best else "", *(cells[i] for i in shown)
+      )
   console = rich_console.Console()
   console.print(table)
-  for line in rows[best].get("limits", ()):
+  for line in first.get("limits", ()):
     console.print(f"- {line}", style="dim")
-  if fits and len(rows) > 1:
-    train.say(f"best: {flags(rows[best])}")
-  if not fits:
-    console.print(f"does not fit: {rows[best]['error']}. To change:")
-    for line in rows[best].get("advice", ()):
+  if best is None:
+    console.print(f"does not fit: {first['error']}. To change:")
+    for line in first.get("advice", ()):
       console.print(f"- {line}")
+  elif len(rows) > 1:
+    train.say(f"best: {flags(first)}")

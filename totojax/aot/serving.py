@@ -115,6 +115,11 @@ def _decoding(
   model = model.clone(compute=compute)
   c, spec = model.config, model.spec
   room, rows = planning.cache_tokens or spec.context, facts["batch"]
+  if room > spec.context:
+    raise ValueError(
+        f"plan.cache_tokens is {room:,}; the model's context is"
+        f" {spec.context:,} (sequence.context): use that or fewer, or 0"
+    )
   task = task_lib.Pretrain(model)
 
   def load(key):

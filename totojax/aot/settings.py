@@ -58,10 +58,12 @@ class Planning:
       raise ValueError(
           f"plan.what is {self.what!r}; use one of {', '.join(WHAT)}"
       )
-    if self.rows < 1 or self.cache_tokens < 0:
+    if self.rows < 1:
+      raise ValueError(f"plan.rows is {self.rows}; use 1 or more")
+    if self.cache_tokens < 0:
       raise ValueError(
-          f"plan.rows is {self.rows} and plan.cache_tokens {self.cache_tokens};"
-          " use at least 1 row, and 0 tokens for the context"
+          f"plan.cache_tokens is {self.cache_tokens}; use 0 for the context, or"
+          " fewer"
       )
     if self.slices < 1:
       raise ValueError(f"plan.slices is {self.slices}; use 1 or more")

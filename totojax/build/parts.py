@@ -204,11 +204,11 @@ def parametrisation(config: Section) -> mup.Parametrisation | None:
     at_base = dataclasses.replace(of, width=chosen.base_width)
     return mup.of_mamba(
         chosen, width=of.width, inner=of.inner / at_base.inner,
-        rank=of.rank / at_base.rank, depth=of.depth,
+        rank=of.rank / at_base.rank, depth=of.depth, init_std=of.init_std,
     )  # fmt: skip
   return mup.of_transformer(
       chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
-      depth=of.depth, starts_smaller=of.kind == "gpt2",
+      depth=of.depth, init_std=of.init_std, starts_smaller=of.kind == "gpt2",
   )  # fmt: skip
 
 

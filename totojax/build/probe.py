@@ -99,8 +99,8 @@ def training(
   Args:
     of: from `probe_setup.setup`.
     unit: what is trained.
-    features: "train" and "validation" -> [M, L, D] of every record; None: the
-      backbone runs in every step.
+    features: "train" and "validation" -> [M, L, D], or of tokens [M, L, T, D],
+      of every record; None: the backbone runs in every step.
     programs: of units before this one, which it uses and adds to: on features
       of one shape all sources have the same.
   """
@@ -119,7 +119,7 @@ def training(
   task = classify.Classify(
       head=of.head_of(unit.source), model=model, layers=unit.layers,
       width=of.width(unit.source), classes=of.classes,
-      settings=len(of.optim.settings),
+      settings=len(of.optim.settings), tokens=of.tokens(unit.source),
       split=unit.source in probe_setup.MODELS,
   )  # fmt: skip
   rows = of.amount.batch_rows
@@ -128,7 +128,7 @@ def training(
       host=jax.process_index(), hosts=jax.process_count(),
   )  # fmt: skip
   # Heads start as the numbers of their layers say.
-  shape = (unit.layers, of.width(unit.source), task.split)
+  shape = (unit.layers, of.width(unit.source), task.tokens, task.split)
   known = programs.get(shape) if features is not None else None
   outcomes_fn = known.outcomes if known else outcomes(of, task)
   score = scorer(of, outcomes_fn, reads)

@@ -87,11 +87,17 @@ class Encoder:
 
   Attributes:
     layers: increasing.
-    features: "train" and "validation" -> [M, L, D].
+    features: "train" and "validation" -> [M, L, D], or of tokens [M, L, T, D].
   """
 
   layers: tuple[int, ...]
   features: Mapping[str, np.ndarray]
+
+  @property
+  def tokens(self) -> int:
+    """Of a clip; 0 where they are pooled already."""
+    shape = self.features["train"].shape
+    return shape[2] if len(shape) == 4 else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,9 +199,14 @@ class Setup(Counted):
 
   def head_of(self, source: str) -> heads.HeadConfig:
     """What is pooled already takes a linear layer alone."""
-    if source in MODELS:
+    if source in MODELS or self.tokens(source):
       return self.head
     return dataclasses.replace(self.head, pool="average")
+
+  def tokens(self, source: str) -> int:
+    """Of a clip in an encoder's features; 0 where they are pooled already."""
+    of = self.encoders.get(source)
+    return of.tokens if of else 0
 
 
 def setup(config: Section) -> Setup:
@@ -296,12 +307,12 @@ def _encoder_files(config: Section) -> Files:
     paths = typed(EncoderFiles, section, f"encoders.{name}")
     found[name] = {k: feature_files.read(p) for k, p in vars(paths).items()}
     kinds = {
-        k: (f.layers, f.features_MLD.shape[-1]) for k, f in found[name].items()
+        k: (f.layers, f.features_ML.shape[2:]) for k, f in found[name].items()
     }
     if len(set(kinds.values())) > 1:
       raise ConfigError(
-          f"the features of encoders.{name} have other layers or widths:"
-          f" {kinds}; make both with one encoder"
+          f"the features of encoders.{name} have other layers, tokens or"
+          f" widths: {kinds}; make both with one encoder"
       )
   return found
 
@@ -338,10 +349,12 @@ def _of_files(
           f"{key} is {value!r} and backbones is empty, so that nothing reads"
           ' it; name some backbones ("trained"), or empty it'
       )
-  if config["head"]["pool"] != "average":
+  pooled = all(f["train"].features_ML.ndim == 3 for f in files.values())
+  if pooled and config["head"]["pool"] != "average":
     raise ConfigError(
         f"head.pool is {config['head']['pool']!r}, which reads every token, and"
-        ' features on disk are pooled already; use "average"'
+        ' the features on disk are pooled already; use "average", or write them'
+        " with features.pool 'token'"
     )
   first = next(iter(files.values()))
   records = {k: feature_files.records(f, k) for k, f in first.items()}

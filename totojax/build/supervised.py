@@ -56,7 +56,8 @@ class DataConfig:
     encode_with: tokenizer file, for files of images.
     grid: tokens per side of a frame; 0: as the model was trained.
     classes: 0: as many as the data say.
-    expected: items that the whole validation set has; 0: those that are there.
+    expected: items that the whole validation set has; 0: those that are there,
+      and those that the job which made a store lists as missing.
     holdout_frac: of the training items of each class, not trained on: a layer
       is chosen on them. 0.0: none.
     frames: of a clip; 0: those that the model was trained on (1 for images).
@@ -128,6 +129,7 @@ class Data:
   validation: labelled.Records
   read_train: labelled.Read
   read_validation: labelled.Read
+  missing: tuple[tuple[str, str], ...]  # (id, reason) of validation items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +149,7 @@ class Setup(probe_setup.Counted):
   train: labelled.Records
   held: labelled.Records
   validation: labelled.Records
+  missing: tuple[tuple[str, str], ...]  # items of validation, and why
   classes: int
 
   @property
@@ -208,6 +211,7 @@ def setup(config: Section) -> Setup:
       train=rest,
       held=held,
       validation=opened.validation,
+      missing=opened.missing,
       classes=labelled.check_classes(
           rest, opened.validation, classes=data.classes
       ),
@@ -282,6 +286,7 @@ def _of_stores(
   return Data(
       records["train"], records["validation"], reads["train"],
       reads["validation"],
+      tuple(labelled.missing(stores["validation"].path)),
   )  # fmt: skip
 
 
@@ -305,6 +310,7 @@ def _of_files(
       views.records(found["validation"], "validation"),
       of("train"),
       of("validation"),
+      tuple((one.id, one.reason) for one in found["validation"].missing),
   )
 
 

@@ -2,10 +2,10 @@
 
 `run = "features"` writes folders of them, with `features.json` when all are
 there. A single file serves too: a .npz or .safetensors with `label` [M],
-`layer_<number>` [M, D] for each layer (or `features` [M, D]), and in a .npz
-perhaps `id` [M].
+`layer_<number>` [M, D], or of tokens [M, T, D], for each layer (or `features`),
+and in a .npz perhaps `id` [M].
 
-Shapes: M clips, L layers, D width.
+Shapes: M clips, L layers, T tokens, D width.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _LAYER = "layer_"
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """One vector for each clip and layer.
+  """One vector for each clip and layer, or for each of its tokens.
 
   Attributes:
     path: where they are.
     layers: increasing.
-    features_MLD: float32.
+    features_ML: floats [M, L, D], or [M, L, T, D] as they are stored.
     labels: int32 [M].
     ids: of the clips' items; () where the file has none.
     classes: names by label; () where they are not known.
@@ -42,7 +42,7 @@ class Features:
 
   path: str
   layers: tuple[int, ...]
-  features_MLD: np.ndarray
+  features_ML: np.ndarray
   labels: np.ndarray
   ids: tuple[str, ...]
   classes: tuple[str, ...]
@@ -67,8 +67,8 @@ def read(path: str) -> Features:
   """All features of a folder or a file.
 
   Raises:
-    ValueError: there are none, they are not all there, they are not one vector
-      a clip, or labels, names and features are not as many.
+    ValueError: there are none, they are not all there, they are no vectors of a
+      clip, or labels, names and features are not as many.
   """
   where = epath.Path(path)
   if not path or not where.exists():
@@ -130,10 +130,11 @@ def _checked(
     )
   labels = arrays["label"]
   shapes = {n: arrays[layer_name(n)].shape for n in layers}
-  if any(len(shape) != 2 for shape in shapes.values()):
+  if any(len(shape) not in (2, 3) for shape in shapes.values()):
     raise ValueError(
-        f"features of {path} have shapes {shapes}; one vector for each clip is"
-        ' needed: write them with features.pool "clip"'
+        f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
+        " [clips, tokens, width]: write them with features.pool 'clip' or"
+        " 'token'"
     )
   if len(set(shapes.values())) > 1:
     raise ValueError(
@@ -148,12 +149,11 @@ def _checked(
         f"{path} holds {counts}, and labels of shape {labels.shape}; each clip"
         " has one of each"
     )
-  x_MLD = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
-  x_MLD = x_MLD.astype(np.float32)
-  if not np.isfinite(x_MLD).all():
+  x_ML = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
+  if not np.isfinite(x_ML).all():
     raise ValueError(f"{path} has features that are not finite")
   return Features(
-      path, tuple(layers), x_MLD, labels.astype(np.int32), ids, classes
+      path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes
   )
 
 
@@ -180,7 +180,7 @@ def records(found: Features, name: str) -> labelled.Records:
 
 
 def in_order(found: Features, data: labelled.Records) -> np.ndarray:
-  """The features [M, L, D] of the records, in their order.
+  """The features [M, L, ...] of the records, in their order.
 
   Clips are matched by their items' ids, views of one item by their order;
   without ids, clip m is record m.
@@ -220,7 +220,7 @@ def in_order(found: Features, data: labelled.Records) -> np.ndarray:
         f" {data.name}: {data.ids[m]!r} has {found.labels[order[m]]} and"
         f" {data.labels[m]}; make both of the same items"
     )
-  return found.features_MLD[order]
+  return found.features_ML[order]
 
 
 def _keys(ids: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -240,15 +240,15 @@ class ReadInputs:
 
 @dataclasses.dataclass(frozen=True)
 class ReadFeatures:
-  """Rows of features [M, L, D] that were made before, as float32."""
+  """Rows of features [M, L, ...] that were made before, as float32."""
 
-  features_MLD: np.ndarray
+  features_ML: np.ndarray
 
   def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
-    shape = (len(rows), *self.features_MLD.shape[1:])
+    shape = (len(rows), *self.features_ML.shape[1:])
     found = np.zeros(shape, np.float32)
     real = [b for b, row in enumerate(rows) if row.draws]
-    found[real] = self.features_MLD[[rows[b].draws[0].record for b in real]]
+    found[real] = self.features_ML[[rows[b].draws[0].record for b in real]]
     return {"features": found}
 
 

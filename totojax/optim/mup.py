@@ -14,6 +14,11 @@ and two numbers of the forward pass: logits are divided by the growth of the
 width, and q k by K / sqrt(K of the base) instead of sqrt(K). At the base width
 all of these are 1. Depth is not covered.
 
+What stands unmultiplied is the base model's, and may be tuned there, where it
+is cheap: `matrix_std`, `embedding_std` and `output` hold for every width. The
+usual 0.02 is the start of a matrix of 2,500 inputs; a base of 64 asks for
+1 / sqrt(64).
+
 A readout is a product inside of the model whose outputs do not grow (Mamba's
 maps to its states). The output head does not grow either, but is a vector: its
 logits are divided instead.
@@ -39,7 +44,7 @@ _FIXED = frozenset(
 _NARROW = "state"  # outputs of a readout
 # Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
 _BY_INPUTS = "steps"
-_QUERY, _HEAD, _RESIDUAL = "query", "head", "embed"
+_QUERY, _HEAD, _EMBEDDING, _RESIDUAL = "query", "head", "embedding", "embed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +61,10 @@ class MupConfig:
     zero_head: whether an untied head starts at zero (uniform predictions).
     depth_init: whether what writes to the residual stream starts smaller by
       sqrt(2 x depth), as in GPT-2; it and Mamba start so in any case.
+    matrix_std: standard deviation of the base model's matrices at the start;
+      0: the model's `init_std`.
+    embedding_std: of its embedding, which is the head too where they are tied;
+      0: the same.
     output: times the logits, at every width.
   """
 
@@ -66,11 +75,14 @@ class MupConfig:
   zero_query: bool
   zero_head: bool
   depth_init: bool
+  matrix_std: float
+  embedding_std: float
   output: float
 
   def __post_init__(self):
     for name, least in (
         ("base_width", 1), ("base_mlp_dim", 0), ("base_heads", 0),
+        ("matrix_std", 0), ("embedding_std", 0),
     ):  # fmt: skip
       if getattr(self, name) < least:
         raise ValueError(
@@ -101,11 +113,13 @@ class Parametrisation:
     config: the choices.
     growth: how often the base model's size each growing axis has.
     depth: blocks.
+    init_std: with which the modules start matrices and embeddings.
   """
 
   config: MupConfig
   growth: Mapping[str, float]
   depth: int
+  init_std: float
 
   @property
   def attention(self) -> float:
@@ -139,19 +153,25 @@ class Parametrisation:
     rule = Rule(1.0, 1.0, 1.0)
     if len(grows) == 2:
       m = grows[0]
-      rule = Rule(m**-0.5, 1.0 / m, m)
+      rule = Rule(self._start(c.matrix_std) * m**-0.5, 1.0 / m, m)
       if c.depth_init and spec[-1] == _RESIDUAL:
         less = rule.init / math.sqrt(2 * self.depth)
         rule = dataclasses.replace(rule, init=less)
     elif len(grows) == 1 and spec[-1] == _NARROW:
       m = grows[0]
-      rule = Rule(1.0 / m, 1.0 / m, m)
+      rule = Rule(self._start(c.matrix_std) / m, 1.0 / m, m)
     leaf = name.rpartition("/")[-1]
+    if leaf == _EMBEDDING:
+      rule = dataclasses.replace(rule, init=self._start(c.embedding_std))
     if leaf == _BY_INPUTS:
       rule = dataclasses.replace(rule, init=1.0)
     if (leaf == _QUERY and c.zero_query) or (leaf == _HEAD and c.zero_head):
       rule = dataclasses.replace(rule, init=0.0)
     return rule
+
+  def _start(self, std: float) -> float:
+    """What a module's start is multiplied by to have this deviation."""
+    return std / self.init_std if std else 1.0
 
 
 def of_transformer(
@@ -161,6 +181,7 @@ def of_transformer(
     heads: int,
     mlp_dim: int,
     depth: int,
+    init_std: float,
     starts_smaller: bool = False,
 ) -> Parametrisation:
   """µP for attention and an MLP; the base model has the same depth.
@@ -178,11 +199,17 @@ def of_transformer(
   }
   if starts_smaller:
     config = dataclasses.replace(config, depth_init=False)
-  return Parametrisation(config, growth, depth)
+  return Parametrisation(config, growth, depth, init_std)
 
 
 def of_mamba(
-    config: MupConfig, *, width: int, inner: float, rank: float, depth: int
+    config: MupConfig,
+    *,
+    width: int,
+    inner: float,
+    rank: float,
+    depth: int,
+    init_std: float,
 ) -> Parametrisation:
   """µP for Mamba's blocks; the base model has the same depth and states.
 
@@ -192,10 +219,11 @@ def of_mamba(
     inner: growth of the inner width.
     rank: growth of the rank of the step sizes.
     depth: blocks, which start smaller by themselves.
+    init_std: of the modules.
   """
   growth = {_RESIDUAL: width / config.base_width, "mlp": inner, "rank": rank}
   without = dataclasses.replace(config, depth_init=False)
-  return Parametrisation(without, growth, depth)
+  return Parametrisation(without, growth, depth, init_std)
 
 
 def _growing(

@@ -58,7 +58,7 @@ def run(
   if jax.process_index() == 0:
     found = [tables.read(unit, workdir / unit.name) for unit in plan.units]
     tables.write(
-        of, tables.joined(found), workdir, paper, missing=of.missing,
+        of, tables.joined(found), workdir, paper,
         depths={name: max(e.layers[-1], 1) for name, e in of.encoders.items()},
     )  # fmt: skip
   return True
@@ -91,8 +91,8 @@ def _unit(
   if unit.source in of.encoders:
     stop = unit.first + len(unit.layers)
     features = {
-        name: x_MLD[:, unit.first : stop]
-        for name, x_MLD in of.encoders[unit.source].features.items()
+        name: x_ML[:, unit.first : stop]
+        for name, x_ML in of.encoders[unit.source].features.items()
     }
   elif unit.source in probe_setup.BASELINES:
     features = _baseline(of, unit.source)

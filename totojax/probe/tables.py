@@ -105,6 +105,7 @@ class Told(Protocol):
   run: Any  # the backbone's
   optim: Any  # with `settings`
   validation: labelled.Records
+  missing: Sequence[tuple[str, str]]  # (id, reason) of validation items
   classes: int
 
 
@@ -114,7 +115,6 @@ def write(
     workdir: epath.Path,
     paper: Paper,
     *,
-    missing: Sequence[tuple[str, str]] = (),
     depths: Mapping[str, int] | None = None,
 ) -> None:
   """Writes the tables, the metrics and the figure of a whole probe.
@@ -124,11 +124,10 @@ def write(
     found: the heads of every source.
     workdir: where they go.
     paper: a number beside them.
-    missing: (id, reason) of validation items that are not there.
     depths: last layers of sources that are no model of ours.
   """
   n = found[0].scores["validation"].items
-  expected = of.data.expected or n + len(missing)
+  expected = of.data.expected or n + len(of.missing)
   rows = (
       row
       for one in found
@@ -155,13 +154,13 @@ def write(
   if n != expected:
     train.say(f"{n} of {expected} validation items were there")
   storage.write_table(
-      workdir, "missing.csv", missing, header=("id", "reason")
+      workdir, "missing.csv", of.missing, header=("id", "reason")
   )
-  if missing:
-    names = ", ".join(item for item, _ in missing[:3])
-    more = ", ..." if len(missing) > 3 else ""
+  if of.missing:
+    names = ", ".join(item for item, _ in of.missing[:3])
+    more = ", ..." if len(of.missing) > 3 else ""
     train.say(
-        f"{len(missing)} validation items are missing: {names}{more}; see"
+        f"{len(of.missing)} validation items are missing: {names}{more}; see"
         f" {workdir / 'missing.csv'}"
     )
 

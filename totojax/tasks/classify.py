@@ -41,19 +41,21 @@ class Classify:
       classes: int,
       settings: int,
       split: bool,
+      tokens: int = 0,
   ):
     """Args:
       head: what is trained.
-      model: the backbone: a batch holds `tokens`. None: it holds `features`,
-        pooled, of every layer asked for.
+      model: the backbone: a batch holds `tokens`. None: it holds `features` of
+        every layer asked for.
       layers: which H_l; heads start as their layer's number says.
       width: of the features.
       classes: labels are below it.
       settings: heads of each layer; they start equal.
       split: whether the width is split over devices, as a backbone's is; what
         has any other width may not divide.
+      tokens: of a row of `features`; 0: they are pooled.
     """
-    if model is None and head.pool != "average":
+    if model is None and not tokens and head.pool != "average":
       raise ValueError(
           f"head.pool {head.pool!r} reads every token; features that are pooled"
           " already serve 'average' alone"
@@ -63,11 +65,13 @@ class Classify:
     self.head, self.model = head, model
     self.layers, self.width = tuple(layers), width
     self.classes, self.settings, self.split = classes, settings, split
+    self.tokens = tokens
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
     if self.model is None:
-      shape = (batch, len(self.layers), self.width)
+      of_row = (self.tokens, self.width) if self.tokens else (self.width,)
+      shape = (batch, len(self.layers), *of_row)
       spec["features"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     else:
       shape = (batch, self.model.spec.context)
@@ -223,8 +227,13 @@ class Classify:
           (batch["streams"], own),
       )
     if self.model is None:
-      x_LBD = jnp.swapaxes(batch["features"], 0, 1)
-      return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LBD, own)
+      x_LB = jnp.swapaxes(batch["features"], 0, 1)
+      if self.tokens:  # all of them count; a layer at a time, as a backbone's
+        visual_BT = jnp.ones(x_LB.shape[1:3], bool)
+        return jax.lax.map(
+            lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own)
+        )
+      return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LB, own)
     visual_BT = sequence.is_visual(batch["tokens"])
     return trunk.tap_layers(
         self.model,
