@@ -13,8 +13,8 @@ beside them, add stores of tokens of the same items:
   --config.backbones="('trained',)" --config.model_run=MODEL \
   --config.data.train=TOKENS/train --config.data.validation=TOKENS/val
 Tables 7, 8, 10, 13 and 14 of the paper compare such encoders. For heads with
-attention write tokens: pool="tokens" in dino.py and --config.features.pool=token
-(a folder of a few classes; all of it is held in memory), then
+attention write tokens, all of which are held in memory: pool="tokens" in
+dino.py and --config.features.pool=token, then
   --config.head.pool=attention --config.head.heads=12
 """
 

@@ -7,7 +7,6 @@ finished; run again after an interruption it goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import shutil
 from typing import Any
 
 from etils import epath
@@ -94,7 +93,7 @@ def tokenizer(
   if config["weights"] != "train":
     found = weights.load(config["weights"])
     logs.begin(workdir, config, tokenizer=found.fingerprint)
-    shutil.copyfile(weights.resolve(config["weights"]), file)
+    weights.resolve(config["weights"]).copy(file, overwrite=True)
     return True
   how = build_tokenizer.amount(config)
   run_ = build_tokenizer.training(config)

@@ -6,7 +6,9 @@ r"""Table 15: the models a1 to a6, trained with µP at one learning rate.
 Rows: a1 to a6, on the mixture as tokens of VQGAN-16k. The printed parameter
 counts fit no standard rule (`configs/audit.py`); the MLP here is the one that
 the compute axis of Figure 9 agrees with. The rate is 2^-7 for all; its base
-width is not printed (64 [gap]). figure9.py reads these runs. Not run.
+width is not printed (64 [gap]), nor how that base starts (0.02, logits times 1
+[gap]): configs/mup_sweep.py has tuned ones, for untied heads. figure9.py reads
+these runs. Not run.
 """
 
 from totojax import defaults

@@ -225,8 +225,10 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
   tried = [path]
   if not path:
-    files = run.config["data"]["encode_with"], os.fspath(beside)
-    tried = [*filter(os.path.isfile, files), weights.SHIPPED]
+    encode_with = run.config["data"]["encode_with"]
+    files = filter(None, (encode_with, os.fspath(beside)))
+    there = [file for file in files if epath.Path(file).is_file()]
+    tried = [*there, weights.SHIPPED]
   for file in tried:
     found = weights.load(file)
     if found.fingerprint == run.tokenizer:

@@ -18,6 +18,7 @@ import pathlib
 import types
 from typing import Any
 
+from etils import epath
 from flax import traverse_util
 import jax
 import numpy as np
@@ -70,11 +71,10 @@ def save(
       "config": json.dumps(settings, sort_keys=True),
       "card": json.dumps(dict(card), sort_keys=True),
   }
-  whole = pathlib.Path(path)
-  part = whole.with_name(whole.name + ".part")
-  safetensors.numpy.save_file(tensors, part, metadata=metadata)
-  os.chmod(part, 0o644)  # safetensors makes it readable for its owner alone
-  os.replace(part, whole)
+  whole = epath.Path(path)
+  part = whole.parent / f"{whole.name}.part"
+  part.write_bytes(safetensors.numpy.save(tensors, metadata))
+  part.replace(whole)
   return api.fingerprint(tensors, settings)
 
 
@@ -84,7 +84,7 @@ def load(
   """The tokenizer in a file, or the packaged one for the path "shipped".
 
   Args:
-    path: a file that `save` wrote, or "shipped".
+    path: a file that `save` wrote (local or gs://), or "shipped".
     precision: of the products on an accelerator (`api.PASSES`). Below the
       highest, codes may differ from those that others made with the same file.
 
@@ -101,10 +101,10 @@ def read(
 ) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
   path = resolve(path)
+  data = path.read_bytes()
   try:
-    with safetensors.safe_open(path, framework="numpy") as file:
-      metadata = file.metadata() or {}
-      tensors = {name: file.get_tensor(name) for name in file.keys()}
+    tensors = safetensors.numpy.load(data)
+    metadata = _metadata(data)
   except safetensors.SafetensorError as error:
     raise ValueError(
         f"{path} is no whole safetensors file ({error}); copy or train it"
@@ -125,11 +125,16 @@ def read(
 
 def card(path: str | os.PathLike[str]) -> dict[str, Any]:
   """How the tokenizer in a file was made: command, data, scores."""
-  with safetensors.safe_open(resolve(path), framework="numpy") as file:
-    return json.loads((file.metadata() or {}).get("card", "{}"))
+  return json.loads(_metadata(resolve(path).read_bytes()).get("card", "{}"))
 
 
-def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
+def _metadata(data: bytes) -> dict[str, str]:
+  """Of a safetensors file: 8 bytes say how long the JSON after them is."""
+  size = int.from_bytes(data[:8], "little")
+  return json.loads(data[8 : 8 + size]).get("__metadata__", {})
+
+
+def resolve(path: str | os.PathLike[str]) -> epath.Path:
   """The file that a path means; "shipped" is the one in the package."""
   if str(path) == SHIPPED:
     found = sorted(_SHIPPED_DIR.glob("*.safetensors"))
@@ -138,8 +143,8 @@ def resolve(path: str | os.PathLike[str]) -> pathlib.Path:
           f"{len(found)} tokenizer files in {_SHIPPED_DIR}; the package ships"
           " one: reinstall it, or train one with configs/tokenizer.py"
       )
-    return found[0]
-  path = pathlib.Path(path)
+    return epath.Path(found[0])
+  path = epath.Path(path)
   if not path.is_file():
     inside = sorted(str(file) for file in path.glob("*.safetensors"))
     hint = f"it is a folder: use {inside[0]}" if inside else (
