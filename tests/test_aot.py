@@ -4,6 +4,7 @@
 memory and traffic anew (with libtpu, about three minutes each on two cores).
 """
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -250,6 +251,25 @@ def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
   with pytest.raises(ValueError, match=told):
     of = planning(what="decode", topology="gpu:NVIDIA H100:1", **changes)
     plan.one(config, of)
+
+
+def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
+  one = dataclasses.replace(chips.CHIPS["v5p"], cores=1)
+  of = dict(heads=6, tokens=4096, head_dim=64)
+  bundles = kernels.Bundles(per_block=3000, per_row=100, per_turn=10)
+  for kernel, bundle_ratio, product_ratio in (
+      ("fwd", 0.5, 1.0), ("dq", 1.0, 2.0), ("dkv", 1.0, 2.0),
+  ):  # fmt: skip
+    a, b = (
+        kernels._charge(kernel, bundles, 1, chip=chip, **of)
+        for chip in (chips.CHIPS["v5p"], one)
+    )
+    assert a.bundles == pytest.approx(bundle_ratio * b.bundles)
+    assert a.products == pytest.approx(product_ratio * b.products)
+  odd = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"],
+                        **{**of, "heads": 5})  # fmt: skip
+  even = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **of)
+  assert odd.bundles == even.bundles  # one core has nothing to do at the end
 
 
 def test_money_follows_from_the_step():

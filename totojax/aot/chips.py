@@ -31,6 +31,7 @@ class Chip:
     hbm_bytes_per_s: of its memory, nominal.
     dcn_bytes_per_s: a chip's share of its host's network, which joins slices;
       None where it is not known.
+    cores: of a chip, which together are one device.
   """
 
   kind: str
@@ -38,6 +39,7 @@ class Chip:
   ici_bytes_per_s: float
   hbm_bytes_per_s: float
   dcn_bytes_per_s: float | None
+  cores: int = 1
 
   @property
   def peak_flops_per_s(self) -> float:
@@ -58,9 +60,9 @@ class Chip:
 # v5p was not compared with its vendor's page. Network: 6.4 Tbit/s of a pod of
 # 256 v5e (cloud.google.com/tpu/docs/v5e), 50 and 100 Gbit/s of a v5p and v6e.
 CHIPS = {
-    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None),
+    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None, cores=2),
     "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9, 3.125e9),
-    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9),
+    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9, cores=2),
     "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9, 12.5e9),
 }
 

@@ -24,7 +24,8 @@ LIMITS = (
     "Exchanges between chips count as hidden; 'exchanges alone' is what they"
     " take one after the other on a ring at the links' nominal rate.",
     "The attention kernel is charged its instruction bundles without stalls, or"
-    " its matrix products at 88 % of the peak if that is more.",
+    " its matrix products at 88 % of the peak if that is more; its backward"
+    " pass runs on one core of a chip that has two (v4, v5p).",
     "Nothing here was measured on a TPU.",
 )
 

@@ -14,6 +14,10 @@ bound without stalls. The matrix units may need longer than the bundles that
 feed them, so a kernel is charged its bundles, or the products of the blocks
 that it computes at 88 % of the peak if that is more (what the compiler expects
 of a large matrix product).
+
+Where a chip has two cores (v4, v5p) a grid is split over them along dimensions
+that the kernel calls parallel: the heads of "fwd", none of "dq" and "dkv",
+which run on one core.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from totojax.aot import hlo
 REACHED = 0.88  # of the peak, by a large matrix product
 # Kernel -> products of a block of queries with a block of keys.
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
+PARALLEL = ("fwd",)
 _DUMP_FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
 _BUNDLE = re.compile(r"^ +(?:0x)?[0-9a-f]+ +(?P<tag>[A-Z]{2})? *:(?P<loop> >)?")
 _NAME = re.compile(r"splash_mha_(fwd|dq|dkv)")
@@ -119,14 +124,17 @@ def _charge(
   blocks = rows * (rows + 1) // 2
   lanes = -(-head_dim // splash.LANES) * splash.LANES
   macs = PRODUCTS[kernel] * block**2 * lanes
+  cores = chip.cores if kernel in PARALLEL else 1
+  heads_of_core = -(-heads // cores)
   products = 0.0  # where cycles give no time
   if chip.macs_per_cycle is not None:
-    products = heads * blocks * macs / chip.macs_per_cycle / REACHED
+    rate = chip.macs_per_cycle / chip.cores
+    products = heads_of_core * blocks * macs / rate / REACHED
   return Charge(
       kernel=kernel,
       heads=heads,
       times=times,
-      bundles=heads * (
+      bundles=heads_of_core * (
           blocks * bundles.per_block
           + rows * bundles.per_row
           + rows**2 * bundles.per_turn
