@@ -17,6 +17,7 @@ from totojax import tree
 from totojax.bench import peers
 from totojax.build import parts
 from totojax.models import attention
+from totojax.models import blocked
 from totojax.models import layers
 from totojax.models import llama
 from totojax.models import splash
@@ -288,7 +289,11 @@ def test_masks_of_the_model_and_what_is_refused():
 
 @pytest.mark.parametrize("length", [7, 200])
 @pytest.mark.parametrize("segmented", [False, True])
-def test_attention_gradients_agree(length, segmented):
+@pytest.mark.parametrize("most_kept", [blocked.MOST_KEPT, 100])
+def test_attention_gradients_agree(
+    length, segmented, most_kept, monkeypatch
+):
+  monkeypatch.setattr(blocked, "MOST_KEPT", most_kept)
   keys = jax.random.split(jax.random.key(length), 4)
   q, k, v, out = (jax.random.normal(key, (2, length, 3, 8)) for key in keys)
   segments = jnp.tile(jnp.arange(length)[None] // 50, (2, 1))
@@ -304,11 +309,34 @@ def test_attention_gradients_agree(length, segmented):
 
     return jax.grad(total, (0, 1, 2))(q, k, v)
 
-  blocked, plain = (gradients(q, k, v, name) for name in ("blocked", "xla"))
-  for ours, theirs in zip(blocked, plain):
+  tiled, plain = (gradients(q, k, v, name) for name in ("blocked", "xla"))
+  for ours, theirs in zip(tiled, plain):
     largest = np.abs(theirs).max()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * largest)
     assert largest > 0.1
+
+
+def test_long_sequences_keep_no_logits_for_the_backward_pass(monkeypatch):
+  """A layer more costs its activations, not half a square of its tokens."""
+  tokens, width = 512, 8
+  square = tokens**2 // 2 * 4
+
+  def bytes_of(depth):
+    def total(x, weights):
+      for weight_DD in weights:
+        q = (x @ weight_DD)[:, :, None]
+        x += blocked.attend(q, 0.5 * q, 2.0 * q, None, 0.3, 0)[:, :, 0]
+      return jnp.sum(x)
+
+    x_BTD = jax.ShapeDtypeStruct((1, tokens, width), jnp.float32)
+    weights = [jax.ShapeDtypeStruct((width, width), jnp.float32)] * depth
+    compiled = jax.jit(jax.grad(total)).lower(x_BTD, weights).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  kept = bytes_of(4) - bytes_of(2)
+  assert kept > 1.5 * square  # the control: up to so many tokens they are kept
+  monkeypatch.setattr(blocked, "MOST_KEPT", 256)
+  assert bytes_of(4) - bytes_of(2) < 0.5 * square
 
 
 @pytest.mark.parametrize(
