@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import dataclasses
 
+from matplotlib import ticker
 import numpy as np
 
 from totojax.analysis import plots
@@ -256,6 +257,12 @@ def by_compute(
     axes.set_yscale("log")
     axes.set_xlabel("training compute (MACs)")
     axes.set_ylabel("nats per visual token")
-    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=8)
+    for written in (axes.yaxis.set_major_formatter,
+                    axes.yaxis.set_minor_formatter):  # fmt: skip
+      written(ticker.StrMethodFormatter("{x:g}"))
+    axes.legend(
+        frameon=False, labelcolor=palette.ink, fontsize=8, loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
 
   return draw
