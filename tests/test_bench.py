@@ -6,6 +6,7 @@ import json
 import math
 
 from etils import epath
+import jax
 import numpy as np
 import pytest
 import runs
@@ -15,6 +16,7 @@ from totojax import defaults
 from totojax import jobs
 from totojax.bench import decoding
 from totojax.bench import generating
+from totojax.bench import growth
 from totojax.bench import hardware
 from totojax.bench import job
 from totojax.bench import measure
@@ -351,6 +353,35 @@ def test_growth(tmp_path, monkeypatch):
   config["growth"] |= {"frames": (), "devices": ()}
   (row,) = measured(tmp_path / "small", "growth", config=config)
   assert row["skipped"].startswith("needs about")
+
+
+@pytest.mark.parametrize(
+    "told, passed_over",
+    [("RESOURCE_EXHAUSTED: 31 GB\nmore", True), ("INTERNAL: broken", False)],
+)
+def test_a_case_that_does_not_fit_costs_no_other_its_measurement(
+    monkeypatch, told, passed_over
+):
+  class Small:
+    parameters, context, first_step_s = 1, 16, 0.1
+
+    def __init__(self, config, devices):
+      if config["sequence"]["context"] > 16:
+        raise jax.errors.JaxRuntimeError(told)
+
+    def step(self):
+      return 1.0
+
+  monkeypatch.setattr(growth, "_Case", Small)
+  config = tiny("growth")["growth"] | {"models": {}, "devices": (2,)}
+  settings = typed(growth.GrowthBench, config, "growth")
+  cases = growth.measure_growth(settings, how=measure.How(rounds=1, rest_s=0))
+  if not passed_over:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
+      next(cases)
+    return
+  longer, more = cases
+  assert longer.reason == told.splitlines()[0] and more.case == "2 devices"
 
 
 def test_mamba_scan(tmp_path):

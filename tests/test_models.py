@@ -287,9 +287,10 @@ def test_masks_of_the_model_and_what_is_refused():
     )
 
 
-@pytest.mark.parametrize("length", [7, 200])
+@pytest.mark.parametrize(
+    "length, most_kept", [(7, 4096), (200, 4096), (200, 100)]
+)
 @pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize("most_kept", [blocked.MOST_KEPT, 100])
 def test_attention_gradients_agree(
     length, segmented, most_kept, monkeypatch
 ):

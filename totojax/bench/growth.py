@@ -80,7 +80,14 @@ def measure_growth(
     if missing:
       yield measure.Skipped("growth", name, missing)
       continue
-    larger = _Case(changed, devices)
+    try:
+      larger = _Case(changed, devices)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      told = str(error).splitlines()[0]
+      yield measure.Skipped("growth", name, told)
+      continue
     ours = measure.Side(f"train step, {name}", larger.step, measure.nothing)
     theirs = measure.Side(
         "train step of the smallest case", smallest.step, measure.nothing
