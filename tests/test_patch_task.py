@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import runs
 
+import totojax
 from totojax import defaults
 from totojax import jobs
 from totojax import pixels
@@ -194,6 +195,46 @@ def test_it_trains_validates_and_goes_on(data, tmp_path, targets):
   assert evals[-1]["moving/loss"] < evals[0]["moving/loss"]
   with pytest.raises(ConfigError, match="a backbone is for models of tokens"):
     backbone.find(str(tmp_path / "parts"))
+
+
+def test_features_are_those_of_whole_clips(data, tmp_path):
+  """Also as files that a probe reads, beside another depth and another pool."""
+  c = config(data, **{"data.validation": {}})
+  run = tmp_path / "run"
+  assert jobs.run(c, epath.Path(run), NEVER)
+  frames, model = frames_of(data, 5), totojax.load(run)
+  found = model.features(frames, layer=(0, 1), rows=4)
+  assert found.shape == (2, 5, FRAMES, GRID, GRID, model.width)
+
+  task = build.task(c).inner
+  kept = runs.checkpoint(run, 2)
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  named = dict(tree.named_leaves(shapes))
+  path = lambda name: "".join(f"['{key}']" for key in name.split("/"))
+  params = tree.map_named(
+      lambda name, _: kept["['params']" + path(name)], shapes
+  )
+  assert len(named) == len(jax.tree.leaves(params))
+  inputs = patched.Inputs(
+      jnp.asarray(by_hand(frames), jnp.float32),
+      np.full(5, sequence.VIDEO_START, np.int32),
+  )
+  spec = dataclasses.replace(task.spec, context=TOKENS + 1)
+  _, seen = task.model.clone(spec=spec).apply(
+      {"params": params}, inputs, mutable=["intermediates"]
+  )
+  (stream_LBTD,) = seen["intermediates"]["blocks"]["residual"]
+  first_BTD = stream_LBTD[0][:, 1:]
+  np.testing.assert_allclose(
+      found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5
+  )
+  # Means, and the control that the start and the order of patches matter.
+  mean = model.features(frames, layer=1, pool="clip")
+  np.testing.assert_allclose(mean, first_BTD.mean(1), rtol=1e-4, atol=1e-5)
+  other = model.features(frames[:, ::-1], layer=1, pool="clip")
+  assert np.abs(other - mean).max() > 1e-3
+  with pytest.raises(ConfigError, match="reads patches of pixels; name|no tok"):
+    totojax.load(run, tokenizer="shipped")
 
 
 def test_short_rows_of_validation_have_no_weight(data):

@@ -108,7 +108,7 @@ class _Model:
 
 
 def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
-  found = backbone.find(config["model_run"])
+  found = backbone.find(config["model_run"], patches=True)
   spec, depth = found.model.spec, found.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
   trunk.check_layers(layers, depth)

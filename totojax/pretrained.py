@@ -57,7 +57,7 @@ class Pretrained:
 
   @functools.cached_property
   def tokenizer(self) -> api.Tokenizer:
-    """What made the model's tokens; read when it is first needed."""
+    """What made the model's tokens, or its patches; read when first needed."""
     return backbone.tokenizer(self.run, self._tokenizer)
 
   @property
@@ -120,7 +120,10 @@ class Pretrained:
     return np.squeeze(out, axis=first) if single else out
 
   def codes(self, clips_RNHW3: np.ndarray) -> np.ndarray:
-    """Codes [R, N, P] of clips of any size, in raster order."""
+    """Codes [R, N, P] of clips of any size, in raster order.
+
+    Of a model of patches, the values of these: float32 [R, N, P, F].
+    """
     clips, frames = clips_RNHW3.shape[:2]
     size = self.size_px
     if clips_RNHW3.shape[2:4] != (size, size):
@@ -130,6 +133,10 @@ class Pretrained:
       ]
       cut_MSS3 = augment.center_crop(np.stack(resized), size)
       clips_RNHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
+    if self.run.patches is not None:
+      frames_MSS3 = clips_RNHW3.reshape(-1, size, size, 3)
+      cut_MGGF = self.tokenizer.encode(frames_MSS3)
+      return cut_MGGF.reshape(clips, frames, -1, cut_MGGF.shape[-1])
     codes = api.encode_clips(self.tokenizer, clips_RNHW3)
     return codes.reshape(clips, frames, -1)
 
@@ -159,11 +166,9 @@ class Pretrained:
     parts = []
     for start in range(0, len(codes_RNP), rows):
       part_BNP = codes_RNP[start : start + rows]
-      tokens_BT = np.full((rows, model.spec.context), sequence.PAD, np.int32)
-      for tokens_T, codes_NP in zip(tokens_BT, part_BNP):
-        row = sequence.build(codes_NP, kind=kind, spec=model.spec)
-        tokens_T[:] = row[:-1]
-      parts.append(tapped({"tokens": tokens_BT})[: len(part_BNP)])
+      of = _patch_rows if self.run.patches is not None else _token_rows
+      batch = of(part_BNP, kind=kind, spec=model.spec, rows=rows)
+      parts.append(tapped(batch)[: len(part_BNP)])
     out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
     if pool == "token":
       grid = model.spec.grid
@@ -185,6 +190,35 @@ class Pretrained:
           f" trained on {self.frames}: give 1 to {self.frames}, and for images"
           ' kind="image"'
       )
+
+
+def _token_rows(
+    codes_BNP: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
+) -> dict[str, np.ndarray]:
+  """A batch of `rows` rows, the last of which are padding."""
+  tokens_BT = np.full((rows, spec.context), sequence.PAD, np.int32)
+  for tokens_T, codes_NP in zip(tokens_BT, codes_BNP):
+    tokens_T[:] = sequence.build(codes_NP, kind=kind, spec=spec)[:-1]
+  return {"tokens": tokens_BT}
+
+
+def _patch_rows(
+    patches_BNPF: np.ndarray,
+    *,
+    kind: str,
+    spec: sequence.SequenceSpec,
+    rows: int,
+) -> dict[str, np.ndarray]:
+  """The same of patches."""
+  count, values = len(patches_BNPF), patches_BNPF.shape[-1]
+  patches_BTF = np.zeros((rows, spec.context - 1, values), np.float32)
+  patches_BTF[:count, : spec.visual_tokens] = patches_BNPF.reshape(
+      count, -1, values
+  )
+  return {
+      "patches": patches_BTF,
+      "start": np.full(rows, sequence.START[kind], np.int32),
+  }
 
 
 def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
@@ -222,7 +256,7 @@ def load(
     ValueError: it is no such run, it has no checkpoint, or fewer blocks.
     FileNotFoundError: there is no run.
   """
-  found = backbone.find(os.fspath(run))
+  found = backbone.find(os.fspath(run), patches=True)
   deepest = found.model.config.depth
   # Parameters whole on every device: rows are spread, whatever their number.
   everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)

@@ -32,9 +32,12 @@ from totojax.build.typed import ConfigError
 from totojax.data import shards
 from totojax.data import store as store_lib
 from totojax.models import heads
+from totojax.models import patched
 from totojax.models import trunk
+from totojax.tasks import patches as patch_task
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import api
+from totojax.tokenizers import patches as patches_lib
 from totojax.tokenizers import weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
@@ -51,6 +54,7 @@ class Trained:
     model: as it was trained.
     tokenizer: fingerprint of the tokenizer that made its tokens.
     step: of the newest checkpoint.
+    patches: what it reads in place of tokens, or None.
   """
 
   path: epath.Path
@@ -58,10 +62,15 @@ class Trained:
   model: trunk.Trunk
   tokenizer: str
   step: int
+  patches: patches_lib.PatchesConfig | None
 
 
-def find(model_run: str) -> Trained:
+def find(model_run: str, *, patches: bool = False) -> Trained:
   """The run at `model_run`.
+
+  Args:
+    model_run: its folder.
+    patches: whether it may be one of patches of pixels.
 
   Raises:
     ValueError: it is none, or has no checkpoint yet.
@@ -78,7 +87,9 @@ def find(model_run: str) -> Trained:
         f'{path} is of run = "{config.get("run")}"; a backbone is one of run ='
         ' "pretrain"'
     )
-  parts.check_tokens(config, "a backbone")
+  if not patches:
+    parts.check_tokens(config, "a backbone")
+  pixels = parts.patches(config)
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
     raise ConfigError(
@@ -92,6 +103,7 @@ def find(model_run: str) -> Trained:
       model=parts.model(config),
       tokenizer=manifest["tokenizer"],
       step=step,
+      patches=pixels and pixels.size,
   )
 
 
@@ -212,7 +224,7 @@ def open_tokens(
 
 
 def tokenizer(run: Trained, path: str) -> api.Tokenizer:
-  """The tokenizer that made the tokens of a run.
+  """The tokenizer that made the tokens, or patches, that a run reads.
 
   Args:
     run: the run.
@@ -222,6 +234,13 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   Raises:
     ConfigError: it is another one, or none of these.
   """
+  if run.patches is not None:
+    if path:
+      raise ConfigError(
+          f"{run.path} reads patches of pixels, and no tokens of {path}; name"
+          " no tokenizer"
+      )
+    return patches_lib.tokenizer(run.patches)
   beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
   tried = [path]
   if not path:
@@ -309,9 +328,13 @@ def read(run: Trained, model: trunk.Trunk, *, on: Mesh) -> Any:
 
 def _placed(
     run: Trained, model: trunk.Trunk, on: Mesh
-) -> tuple[task_lib.Pretrain, Any, Any]:
+) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
   """(task, shapes, shardings) of the parameters."""
-  task = task_lib.Pretrain(causal(model), parts.parametrisation(run.config))
+  parametrisation = parts.parametrisation(run.config)
+  if run.patches is not None:
+    task = patch_task.Patches(model, run.patches, parametrisation)
+  else:
+    task = task_lib.Pretrain(causal(model), parametrisation)
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
   rules = sharding.ShardingRules()
   placed = sharding.shardings(task.axes().params, shapes, mesh=on, rules=rules)
@@ -352,22 +375,32 @@ def features(
 
   def of_rows(batch):
     with jax.set_mesh(on):
-      tokens = train.place({"tokens": batch["tokens"]}, split)["tokens"]
-      return np.asarray(tapped(params, tokens))
+      read = {k: v for k, v in batch.items() if k in _READ}
+      return np.asarray(tapped(params, _inputs(train.place(read, split))))
 
   return of_rows
+
+
+_READ = ("tokens", "patches", "start")  # of a batch, by a backbone
+
+
+def _inputs(batch: Mapping[str, jax.Array]) -> Any:
+  """What the model's `entry` takes, of a batch of tokens or patches."""
+  if "patches" in batch:
+    return patched.Inputs(batch["patches"], batch["start"])
+  return batch["tokens"]
 
 
 @functools.lru_cache(maxsize=4)
 def _tapped(
     model: trunk.Trunk, layers: tuple[int, ...], pool: str, on: Mesh
 ) -> Callable[[Any, jax.Array], jax.Array]:
-  """(params, tokens) -> features; one program for all parameters."""
+  """(params, inputs) -> features; one program for all parameters."""
   rules = sharding.ShardingRules()
 
-  def tap(x_BTD, tokens_BT):
+  def tap(x_BTD, visual_BT):
     if pool == "clip":
-      return heads.mean_over_tokens(x_BTD, sequence.is_visual(tokens_BT))
+      return heads.mean_over_tokens(x_BTD, visual_BT)
     # Position 0 holds the start, and what follows the last token is padding.
     x_BTD = x_BTD[:, 1 : 1 + model.spec.visual_tokens].astype(jnp.float32)
     shape = model.spec.frames, model.spec.frame_tokens, x_BTD.shape[-1]
@@ -375,12 +408,25 @@ def _tapped(
     return x_BNPD if pool == "token" else jnp.mean(x_BNPD, axis=2)
 
   @functools.partial(jax.jit, out_shardings=parts.whole(on))
-  def tapped(params, tokens_BT):
+  def tapped(params, inputs):
+    visual_BT = _visual(model.spec, inputs)
     with nn.logical_axis_rules(rules.flax_rules()):
       x_LB = trunk.tap_layers(
-          model, params, tokens_BT, tap=lambda x_BTD, _: tap(x_BTD, tokens_BT),
+          model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
           layers=layers, per_layer=None,
       )  # fmt: skip
       return jnp.swapaxes(x_LB, 0, 1)
 
   return tapped
+
+
+def _visual(spec: sequence.SequenceSpec, inputs: Any) -> jax.Array:
+  """bool [B, T]: the positions that hold something to be seen.
+
+  Rows of patches are whole clips: after the start, all of them, and padding.
+  """
+  if not isinstance(inputs, patched.Inputs):
+    return sequence.is_visual(inputs)
+  places_T = jnp.arange(spec.context)
+  whole_T = (places_T > 0) & (places_T <= spec.visual_tokens)
+  return jnp.broadcast_to(whole_T, (len(inputs.start_B), spec.context))

@@ -27,11 +27,13 @@ from totojax.models import gpt2
 from totojax.models import layers
 from totojax.models import llama
 from totojax.models import mamba
+from totojax.models import patched
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
 from totojax.optim import mup
 from totojax.tasks import api
+from totojax.tokenizers import patches as patches_lib
 
 Section = Mapping[str, Any]
 
@@ -128,14 +130,25 @@ def shape(config: Section) -> trunk.Config:
 
 
 def model(config: Section, backend: str = "") -> trunk.Trunk:
-  """The model for a backend: "cpu", "gpu", "tpu", or "" for the one here."""
+  """The model for a backend: "cpu", "gpu", "tpu", or "" for the one here.
+
+  With `patches.inputs` it is a `patched.PatchTrunk`.
+  """
   of = shape(config)
   scales = layers.STANDARD
   chosen = parametrisation(config)
   if chosen is not None:
     scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
   spec = sequence_spec(config)
-  return trunk.Trunk(
+  make = trunk.Trunk
+  pixels = patches(config)
+  if pixels is not None:
+    make = functools.partial(
+        patched.PatchTrunk,
+        values=3 * pixels.side_px**2,
+        predicts="patches" if pixels.targets else "tokens",
+    )
+  return make(
       config=of,
       spec=spec,
       compute=compute(
@@ -163,6 +176,10 @@ class Patches:
   targets: bool
   side_px: int
   eps: float
+
+  @property
+  def size(self) -> patches_lib.PatchesConfig:
+    return patches_lib.PatchesConfig(side_px=self.side_px, eps=self.eps)
 
   def __post_init__(self):
     if self.targets and not self.inputs:

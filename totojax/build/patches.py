@@ -30,7 +30,6 @@ from totojax.build.typed import typed
 from totojax.data import heldout
 from totojax.data import stream
 from totojax.evals import val_loss
-from totojax.models import patched
 from totojax.tasks import encode
 from totojax.tasks import patches as task_lib
 from totojax.tokenizers import api as tokenizer_api
@@ -65,7 +64,7 @@ def task(config: Section, backend: str = "") -> Task:
   """
   chosen = parts.patches(config)
   spec = parts.sequence_spec(config)
-  size = patches.PatchesConfig(side_px=chosen.side_px, eps=chosen.eps)
+  size = chosen.size
   path = config["data"]["encode_with"]
   if chosen.targets == bool(path):
     wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
@@ -73,15 +72,7 @@ def task(config: Section, backend: str = "") -> Task:
         f"config key data.encode_with is {path!r}; with patches.targets ="
         f" {chosen.targets} it must be {wanted}"
     )
-  base = parts.model(config, backend)
-  model = patched.PatchTrunk(
-      config=base.config,
-      spec=spec,
-      compute=base.compute,
-      scales=base.scales,
-      values=3 * size.side_px**2,
-      predicts="patches" if chosen.targets else "tokens",
-  )
+  model = parts.model(config, backend)
   inner = task_lib.Patches(model, size, parts.parametrisation(config))
   if chosen.targets:
     return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
