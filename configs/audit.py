@@ -2,8 +2,8 @@
 
   python -m totojax.main --config=configs/audit.py
 
-Tables 1, 2, 4 and 15 and the units of the scaling law, value by value: what is
-printed, what follows from the rest of the paper, and where the two disagree.
+Tables 1, 2, 4, 6 and 15 and the units of the scaling law, value by value: what
+is printed, what follows from the rest of the paper, and where the two disagree.
 Needs no data. Writes audit.csv.
 """
 

@@ -32,7 +32,7 @@ def get_config(encoders: str = ""):
   c.train.update(epochs=100.0, batch_rows=256)
   c.optim.update(
       name="adamw",
-      lrs=(3e-4, 1e-3, 3e-3),
+      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
       weight_decays=(0.0, 0.1),
       lr_rows=0,
       warmup_epochs=1.0,

@@ -238,6 +238,13 @@ def test_the_best_is_the_fastest_that_fits():
   assert plan.best_of([{"fits": False}]) is None
 
 
+def test_gpus_are_planned_with_mup_where_their_attention_is_not():
+  config = defaults.paper("a1").to_dict()
+  config["mup"]["on"] = True
+  found = plan.one(config, planning(topology="gpu:NVIDIA H100:8"))
+  assert found["attention"] == "cudnn" and found["step_s"] > 0
+
+
 @pytest.mark.parametrize(
     "changes, told",
     [

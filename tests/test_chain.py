@@ -215,9 +215,12 @@ def test_the_advice_about_a_finished_stage_works(tmp_path):
 
 
 def test_order_and_stages_must_agree(tmp_path):
-  config = {"order": ("a", "b"), "stages": {"a": {}}}
-  with pytest.raises(ValueError, match="they must be the same"):
-    chain.check(tmp_path, config, allow_change=False)
+  for order in (("a", "c"), (), ("a", "a")):
+    config = {"order": order, "stages": {"a": {}, "b": {}}}
+    with pytest.raises(ValueError, match="name some of these, each once"):
+      chain.check(tmp_path, config, allow_change=False)
+  config["order"] = ("b",)  # a stage alone
+  chain.check(tmp_path, config, allow_change=False)
 
 
 def test_only_stages_that_began_hold_their_config(tmp_path):

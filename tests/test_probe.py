@@ -1,6 +1,7 @@
 """`run = "probe"` from stores to tables, against logistic regression."""
 
 import csv
+import dataclasses
 import functools
 import json
 import pathlib
@@ -15,15 +16,20 @@ import runs
 from scipy import optimize
 import stores
 
+from totojax import defaults
 from totojax import jobs
 from totojax.analysis import files
 from totojax.analysis import layer_sections
 from totojax.build import backbone
+from totojax.build import parts
 from totojax.build import probe_plan
 from totojax.build import probe_setup as build
+from totojax.build.typed import ConfigError
+from totojax.build.typed import typed
 from totojax.data import labelled
 from totojax.data import shards
 from totojax.data import without_backbone
+from totojax.models import heads
 from totojax.tasks import pretrain
 
 TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
@@ -100,6 +106,19 @@ def test_what_can_be_told_apart_is(finished):
   assert found["paper/top1"] == pytest.approx(0.532)
 
 
+def test_a_model_without_heads_says_so_where_heads_are_needed():
+  head = typed(
+      heads.HeadConfig, defaults.probe("", "", "").head.to_dict(), "head"
+  )
+  of, c = dataclasses.replace, defaults.pretrain("tiny")
+  defaults.use(c, "mamba", "tiny")
+  model = parts.shape(c.to_dict())
+  assert build._headed(of(head, pool="average"), model).heads == 0
+  assert build._headed(of(head, pool="cross", heads=4), model).heads == 4
+  with pytest.raises(ConfigError, match="a mamba has none; set head.heads to"):
+    build._headed(of(head, pool="attention"), model)
+
+
 def test_the_chosen_head_is_the_best_of_where_it_was_chosen(finished):
   rows, found = table(finished), metrics(finished)
   for split, column in (("validation", "top1"), ("holdout", "holdout_top1")):
@@ -137,6 +156,19 @@ def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
   ):  # fmt: skip
     assert word in text, word
   assert (finished / "layer_curve.png").stat().st_size > 5000
+  own = (finished / "report.html").read_text()  # of the probe alone
+  assert "1 of 33 validation items are missing" in own and "<svg" in own
+  assert "Not shown" not in own
+
+
+def test_a_best_rate_at_the_end_of_the_grid_is_told(finished):
+  found, rows = metrics(finished), table(finished)
+  rates = sorted({float(row["lr"]) for row in rows})
+  told = " ".join(found["notes"])
+  for source in ("trained", "untrained"):
+    best = found[f"{source}/chosen_on_holdout/lr"]
+    ends = best in (rates[0], rates[-1]) and len(rates) > 1
+    assert (f"{source}: its best rate, {best:g}, is the" in told) == ends
 
 
 def test_it_is_not_done_twice(finished, data):

@@ -12,22 +12,29 @@ from totojax import jobs
 from totojax.analysis import scaling
 from totojax.build.typed import ConfigError
 from totojax.build.typed import typed
-from totojax.sweep import finished
 from totojax.sweep import scaling_job
 
 LAW = scaling.Law(a=9.0, b=0.08, floor=0.0, unit=1.0, r2=1.0)
 STEPS, TOKENS = 100, 1024
 
 
-def made(folder, name, parameters, *, last=STEPS, worse=1.3, sources=("k400",)):
+def made(
+    folder, name, parameters, *, last=STEPS, worse=1.3, sources=("k400",),
+    facts=(), config=(),
+):  # fmt: skip
   """A run that ends on the law, and is above it before."""
   path = folder / name
   path.mkdir()
   per_token = 6 * parameters
   (path / "manifest.json").write_text(json.dumps(dict(
       flops_per_token=per_token, tokens_per_step=TOKENS, steps=STEPS,
-      parameters=parameters,
+      parameters=parameters, **{"tokenizer": "f" * 16, **dict(facts)},
   )))  # fmt: skip
+  (path / "config.json").write_text(json.dumps(dict(
+      sequence=dict(vocab=512, grid=4, frames=4, context=64), init_from="",
+      data=dict(validation={source: "/val" for source in sources}),
+      validation=dict(rows=64),
+  ) | dict(config)))  # fmt: skip
   rows = [dict(step=5, kind="train", loss=9.0)]
   for step in range(0, last + 1, 10):
     macs = step * TOKENS * per_token / 2
@@ -64,13 +71,7 @@ def law_of(runs, **changes):
   c = defaults.scaling(*runs)
   c.scaling.update(draws=20, **changes)
   chosen = typed(scaling_job.Scaling, c.scaling.to_dict(), "scaling")
-  rows = [
-      row
-      for name, path in finished.folders(chosen.runs, "scaling.runs")
-      for row in scaling_job.points(
-          finished.read(name, path, "scaling.runs"), chosen
-      )
-  ]
+  rows = scaling_job.read(chosen)
   return scaling_job.laws(rows, chosen)["law"], rows
 
 
@@ -144,9 +145,50 @@ def test_what_makes_no_law_is_told(tmp_path):
     law_of([*runs, half])
   with pytest.raises(ValueError, match="runs: no is .*/no, which is no run"):
     law_of([f"no={tmp_path}/no"])
+  with (tmp_path / "a2" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 3, "kin')  # cut in the middle by a kill
+  law_of(runs)
+  text = (tmp_path / "a2" / "metrics.jsonl").read_text().splitlines()
+  text[3] = text[3][:9]
+  (tmp_path / "a2" / "metrics.jsonl").write_text("\n".join(text))
+  with pytest.raises(ValueError, match="a2 is .* damaged in line 4 of 13"):
+    law_of(runs)
   for wrong in ((), ("a1",), (runs[0], runs[0])):
     with pytest.raises(ConfigError, match="scaling.runs"):
       law_of(wrong)
+
+
+def test_few_points_are_told_of(tmp_path):
+  runs = [made(tmp_path, name, SIZES[name]) for name in ("a1", "a2", "a3")]
+  _, found, _ = fitted(tmp_path, runs, frontier="final", force=True)
+  assert found["notes"][0].startswith("3 points: any line")
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (dict(facts={"tokenizer": "e" * 16}), "tokenizer of b is eeee"),
+        (dict(facts={"predicts": "patches"}), "what is predicted of b is patc"),
+        (dict(config={"init_from": "/runs/a"}), "b started from /runs/a"),
+        (dict(config={"validation": {"rows": 8}}), "validation.rows of b is 8"),
+        (
+            dict(config={"sequence": dict(
+                vocab=512, grid=4, frames=8, context=128)}),
+            "sequence.frames of b is 8, and of a 4: their losses cannot",
+        ),
+        (dict(sources=("ssv2",)), "names of data.validation of b is .'ssv2'"),
+    ],
+)  # fmt: skip
+def test_runs_whose_losses_mean_other_things_make_no_law(
+    tmp_path, changes, told
+):
+  runs = [
+      made(tmp_path, "a", 10**5), made(tmp_path, "c", 10**6),
+      made(tmp_path, "b", 10**8, **changes),
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match=told):
+    law_of(runs)
+  law_of(runs[:2], force=True)  # the control
 
 
 def test_curves_of_runs_over_tokens(tmp_path):
@@ -173,4 +215,8 @@ def test_curves_of_runs_over_tokens(tmp_path):
       dict(step=0, kind="eval", value=1.0)
   ) + "\n")  # fmt: skip
   with pytest.raises(ValueError, match="a2: .* has logged no training loss"):
+    jobs.run(c.to_dict(), workdir, lambda step: False)
+  other = made(tmp_path, "pixels", 10, facts={"predicts": "patches"})
+  c = defaults.curves(runs[0], other)
+  with pytest.raises(ValueError, match="what is predicted of pixels is patc"):
     jobs.run(c.to_dict(), workdir, lambda step: False)

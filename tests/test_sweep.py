@@ -147,7 +147,7 @@ def test_every_combination_is_a_point(data):
   )  # fmt: skip
   c.sweep.log2_lr.standard = (-7.0,)
   settings = expand.Sweep(**c.sweep.to_dict())
-  points = list(expand.points(settings, c.pretrain.to_dict()))
+  points = list(expand.points(settings, c.pretrain.to_dict(), ""))
   assert len(points) == 2 * 2 * 2 * (2 + 1)
   assert len({point.name for point in points}) == len(points)
   assert len({point.run for point in points}) == 2 * 2 * 2 * 2
@@ -158,10 +158,10 @@ def test_every_combination_is_a_point(data):
     assert point.model == f"w{point.config['model']['width']}"
   # A key that all share makes other points; the learning rate's own does not.
   c.pretrain.optim.lr = 0.5
-  again = list(expand.points(settings, c.pretrain.to_dict()))
+  again = list(expand.points(settings, c.pretrain.to_dict(), ""))
   assert [p.name for p in again] == [p.name for p in points]
   c.pretrain.optim.b2 = 0.5
-  other = list(expand.points(settings, c.pretrain.to_dict()))
+  other = list(expand.points(settings, c.pretrain.to_dict(), ""))
   assert not {p.name for p in other} & {p.name for p in points}
 
 
@@ -188,11 +188,40 @@ def test_a_bad_sweep_is_refused_before_anything_runs(
   assert not workdir.exists()
 
 
+def test_a_sweep_that_was_moved_with_its_data_has_the_same_points(data):
+  def names(home, data_in):
+    c = sweep_of(data).to_dict()
+    for source in c["pretrain"]["data"]["train"].values():
+      source["path"] = f"{data_in}/shards"
+    settings = expand.Sweep(**c["sweep"])
+    return [p.name for p in expand.points(settings, c["pretrain"], home)]
+
+  here = names("/a/chain", "/a/chain")
+  assert names("/b/moved", "/b/moved") == here
+  # Controls: data elsewhere, and a folder whose name only begins alike.
+  assert not set(names("/a/chain", "/a/other")) & set(here)
+  assert not set(names("/a/chain", "/a/chain2")) & set(here)
+
+
+def test_a_damaged_point_is_named_before_anything_is_trained(data, tmp_path):
+  c = sweep_of(data).to_dict()
+  (point, *_) = expand.points(
+      expand.Sweep(**c["sweep"]), c["pretrain"], str(tmp_path)
+  )
+  file = tmp_path / "run" / "points" / f"{point.name}.json"
+  file.parent.mkdir(parents=True)
+  file.write_text('{"steps": 1')
+  with pytest.raises(ValueError, match="json is damaged .* remove it"):
+    jobs.run(c, epath.Path(tmp_path / "run"), lambda step: False)
+
+
 def test_programs_hold_as_many_rates_as_fit(data):
   c = sweep_of(data)
   c.sweep.log2_lr.mup = (-9.0, -8.0, -7.0, -6.0, -5.0)
   points = list(
-      expand.points(expand.Sweep(**c.sweep.to_dict()), c.pretrain.to_dict())
+      expand.points(
+          expand.Sweep(**c.sweep.to_dict()), c.pretrain.to_dict(), ""
+      )
   )
   sizes = [len(program) for program in job._programs(points, 2)]
   assert sizes == [2, 2, 1] * 2

@@ -81,6 +81,7 @@ def test_operations_on_colours_are_what_they_say():
       operation("solarize_add", 0.9), np.where(x < 128, x + 99, x)
   )
   np.testing.assert_array_equal(operation("posterize", 0.5), x & 0b11000000)
+  np.testing.assert_array_equal(operation("posterize", 1.0), 0 * x)
   np.testing.assert_allclose(
       operation("brightness", 0.5), np.minimum(x * 1.45, 255), atol=1
   )

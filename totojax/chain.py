@@ -29,7 +29,7 @@ def run(
   """Runs what is left of the chain; False when interrupted.
 
   Raises:
-    ValueError: `order` and `stages` do not name the same stages.
+    ValueError: `order` names what `stages` has not.
   """
   order = _order(config)
   logs.begin(workdir, config)
@@ -58,7 +58,7 @@ def check(
 
   Raises:
     ConfigChanged: names the keys that differ.
-    ValueError: `order` and `stages` do not name the same stages.
+    ValueError: `order` names what `stages` has not.
   """
   workdir = epath.Path(workdir)
   order = _order(config)
@@ -90,9 +90,10 @@ def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
 
 def _order(config: Mapping[str, Any]) -> list[str]:
   order, stages = list(config["order"]), config["stages"]
-  if sorted(order) != sorted(stages):
+  unknown = sorted(set(order) - set(stages))
+  if unknown or not order or len(set(order)) < len(order):
     raise ValueError(
-        f"order names {order}, and stages has {sorted(stages)}; they must be"
-        " the same"
+        f"order names {order}, and stages has {sorted(stages)}; name some of"
+        " these, each once"
     )
   return order

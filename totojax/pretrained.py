@@ -233,6 +233,8 @@ def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
         " width, 3], one video [frames, height, width, 3], or with"
         ' kind="image" images [images, height, width, 3]'
     )
+  if not frames.size:
+    raise ValueError(f"frames are {shape}, which holds none; give at least one")
   if kind == "image":
     return frames.reshape(-1, 1, *shape[-3:])
   return frames.reshape(-1, *shape[-4:])

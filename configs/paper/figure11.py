@@ -22,7 +22,9 @@ def get_config():
   c.optim.warmup_steps = 100
   models = defaults.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
   sweep = defaults.sweep(c, models)
-  sweep.sweep.log2_lr.mup = tuple(float(x) for x in range(-20, 1, 2))
+  # Octaves where the optimum is expected, and two apart as on the axis.
+  rates = sorted({*range(-20, 1, 2), *range(-10, -3)})
+  sweep.sweep.log2_lr.mup = tuple(map(float, rates))
   sweep.sweep.log2_lr.standard = ()
   sweep.sweep.seeds = (0,)
   return sweep

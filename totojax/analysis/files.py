@@ -37,12 +37,17 @@ class Folder:
 
   def lines(self, name: str) -> list[dict[str, Any]]:
     """Objects of a .jsonl file; a last line cut in the middle is left out."""
-    rows = []
-    for line in self._text(name).splitlines():
+    rows, written = [], self._text(name).splitlines()
+    for number, line in enumerate(written, 1):
       try:
         rows.append(json.loads(line))
-      except json.JSONDecodeError:
-        break
+      except json.JSONDecodeError as error:
+        if number == len(written):
+          break
+        raise Missing(
+            f"{name} is damaged in line {number} of {len(written)}: remove or"
+            " mend that line"
+        ) from error
     if not rows:
       raise Missing(f"{name} is empty")
     return rows

@@ -26,6 +26,15 @@ NAMES = {
 HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
 
 
+def write_report(workdir: epath.PathLike) -> epath.Path:
+  """Writes `report.html` of one probe into its folder; returns its path."""
+  return page.write(
+      workdir,
+      about="probe",
+      sections=[("What each layer knows", lambda folder: layers(folder, "."))],
+  )
+
+
 def figure(source: epath.PathLike, target: epath.PathLike) -> None:
   """Writes the layer curve (Figures 4, 8 and 14) from per_layer.csv as a PNG.
 
@@ -68,8 +77,9 @@ def layers(folder: files.Folder, stage: str = "probe") -> str:
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
       f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
-      " of the best setting of each layer; dashed, without layers. Layer 0 is"
-      " the embeddings. Figures 4, 8 and 14 of the paper."
+      " of each layer's setting that is best on them; bars are two standard"
+      " errors; dashed, without layers. Layer 0 is the embeddings. Figures 4, 8"
+      " and 14 of the paper."
   )
   out = [_claim(metrics), page.figure(svg, caption)]
   if n != expected:
@@ -80,6 +90,7 @@ def layers(folder: files.Folder, stage: str = "probe") -> str:
         )
     )
   out.append(page.table(_HEAD, _rows(metrics)))
+  out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
   out.append(
       page.paragraph(
           "A layer chosen on the validation set, as the paper does it, has seen"
@@ -235,6 +246,9 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
     axes.set_ylabel("top-1, %")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
-    axes.legend(frameon=False, labelcolor=palette.ink, fontsize=8)
+    axes.legend(
+        frameon=False, labelcolor=palette.ink, fontsize=8, loc="lower center",
+        bbox_to_anchor=(0.5, 1.0), ncols=2,
+    )  # fmt: skip
 
   return draw

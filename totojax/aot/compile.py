@@ -198,7 +198,7 @@ def describe(
       "chips": chips_used,
       "mesh": dict(config["mesh"]),
       "remat": model.compute.remat,
-      "attention": model.compute.attention,
+      "attention": step.attention,
       "dtype": model.compute.dtype,
       "rows": step.rows,
       "context": spec.context,

@@ -70,7 +70,9 @@ class Planned:
   """A run without its data, for planning.
 
   Attributes:
-    task: what is trained.
+    task: what is trained; where nothing is to be compiled, with plain
+      attention, as what computes it there may not be here.
+    attention: what computes it there.
     rows: of a batch.
     microbatches: parts of a batch.
     total_tokens: of the whole run.
@@ -79,6 +81,7 @@ class Planned:
   """
 
   task: task_lib.Pretrain
+  attention: str
   rows: int
   microbatches: int
   total_tokens: float
@@ -97,9 +100,12 @@ def planned(
     backend: "tpu" or "gpu": what "auto" means there.
   """
   parts.check_tokens(config, "a plan")
-  task = task_lib.Pretrain(
-      parts.model(config, backend), parts.parametrisation(config)
-  )
+  model = parts.model(config, backend)
+  attention = model.compute.attention
+  if devices is None:
+    plain = dataclasses.replace(model.compute, attention="xla")
+    model = model.clone(compute=plain)
+  task = task_lib.Pretrain(model, parts.parametrisation(config))
   size = amount(config)
   rows = batch_rows(size.batch_tokens, task.spec)
   on = made = None
@@ -116,6 +122,7 @@ def planned(
     )
   return Planned(
       task=task,
+      attention=attention,
       rows=rows,
       microbatches=size.microbatches,
       total_tokens=size.total_tokens,

@@ -225,8 +225,7 @@ def setup(config: Section) -> Setup:
     records = _of_stores(run, data)
     made_at = {name: of.store.path for name, of in records.items()}
     model = _model(run, records["train"], data.frames)
-    if not head.heads:
-      head = dataclasses.replace(head, heads=run.model.config.heads)
+    head = _headed(head, run.model.config)
     layers = tuple(config["layers"]) or tuple(
         range(run.model.config.depth + 1)
     )
@@ -262,6 +261,19 @@ def setup(config: Section) -> Setup:
           rest, records["validation"], classes=data.classes
       ),
   )
+
+
+def _headed(head: heads.HeadConfig, model: Any) -> heads.HeadConfig:
+  """With as many attention heads as the model, where none are said."""
+  if head.heads or head.pool == "average":
+    return head
+  own = getattr(model, "heads", 0)
+  if not own:
+    raise ConfigError(
+        f"head.heads is 0, the model's number, and a {model.kind} has none; set"
+        f" head.heads to a divisor of its width of {model.width}"
+    )
+  return dataclasses.replace(head, heads=own)
 
 
 def _of_stores(

@@ -55,7 +55,10 @@ def _translate_y(image, strength, sign, resample):
 
 def _posterize(image, strength, sign, resample):
   del sign, resample
-  return ImageOps.posterize(image, 4 - int(4 * strength))
+  bits = 4 - int(4 * strength)
+  if not bits:  # black, which newer versions of Pillow refuse
+    return image.point([0] * 256 * len(image.getbands()))
+  return ImageOps.posterize(image, bits)
 
 
 def _solarize(image, strength, sign, resample):

@@ -147,10 +147,13 @@ def write(
       metrics[f"{one.source}/{key}"] = value
   if paper.name:
     metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
+  metrics["notes"] = [note for one in found for note in _edge(of, one, metrics)]
   logs.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
   for one in found:
     train.say(_sentence(one, metrics))
+  for note in metrics["notes"]:
+    train.say(note)
   if n != expected:
     train.say(f"{n} of {expected} validation items were there")
   storage.write_table(
@@ -163,6 +166,23 @@ def write(
         f"{len(of.missing)} validation items are missing: {names}{more}; see"
         f" {workdir / 'missing.csv'}"
     )
+  train.say(f"report: {layer_sections.write_report(workdir)}")
+
+
+def _edge(
+    of: Told, one: Found, metrics: Mapping[str, Any]
+) -> Iterator[str]:
+  """What is said where the best rate is the first or the last of the grid."""
+  rates = sorted({lr for lr, _ in of.optim.settings})
+  best = metrics[f"{one.source}/chosen_on_{_chooser(one.scores)}/lr"]
+  for rate, end, further in (
+      (rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger"),
+  ):  # fmt: skip
+    if len(rates) > 1 and best == rate:
+      yield (
+          f"{one.source}: its best rate, {rate:g}, is the {end} of optim.lrs; a"
+          f" {further} one may be better"
+      )
 
 
 def _rows(

@@ -57,6 +57,13 @@ class CoordCheck:
   updates: int
   log2_lr: float
 
+  def __post_init__(self):
+    for name in ("rows", "updates"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"coord_check.{name} is {getattr(self, name)}; use 1 or more"
+        )
+
 
 def run(
     config: Mapping[str, Any],

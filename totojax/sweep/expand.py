@@ -66,6 +66,8 @@ class Point:
     seed: of parameters and data.
     log2_lr: of the peak learning rate.
     config: of `run = "pretrain"`, but for the learning rate.
+    home: a folder whose own path does not count in names, so that it may be
+      moved with all that is in it.
   """
 
   parametrisation: str
@@ -74,13 +76,14 @@ class Point:
   seed: int
   log2_lr: float
   config: Mapping[str, Any]
+  home: str
 
   @property
   def run(self) -> str:
     """Same for the points that differ only in their learning rate."""
     return (
         f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}"
-        f"-s{self.seed}-{fingerprint(self.config)}"
+        f"-s{self.seed}-{fingerprint(self.config, self.home)}"
     )
 
   @property
@@ -103,12 +106,15 @@ def check_parametrisations(names: Sequence[str]) -> None:
     )
 
 
-def points(sweep: Sweep, pretrain: Mapping[str, Any]) -> Iterator[Point]:
+def points(
+    sweep: Sweep, pretrain: Mapping[str, Any], home: str
+) -> Iterator[Point]:
   """Every combination of the lists.
 
   Args:
     sweep: the lists.
     pretrain: config of `run = "pretrain"`, what they all share.
+    home: of the points.
 
   Raises:
     ConfigError: a model has a key that `pretrain.model` has not.
@@ -124,8 +130,9 @@ def points(sweep: Sweep, pretrain: Mapping[str, Any]) -> Iterator[Point]:
           config["train"]["total_tokens"] = float(total_tokens)
           for log2_lr in sweep.log2_lr.get(kind, ()):
             yield Point(
-                kind, model, float(total_tokens), seed, float(log2_lr), config
-            )
+                kind, model, float(total_tokens), seed, float(log2_lr), config,
+                home,
+            )  # fmt: skip
 
 
 def changed(
@@ -151,9 +158,14 @@ def changed(
   return config
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
-  """Eight hexadecimal digits that change with any key but the learning rate."""
+def fingerprint(config: Mapping[str, Any], home: str) -> str:
+  """Eight hexadecimal digits that change with any key but the learning rate.
+
+  Paths below `home` count as they lie in it.
+  """
   without = copy.deepcopy(dict(config))
   del without["optim"]["lr"]
   text = json.dumps(without, sort_keys=True)
+  if home.strip("/."):
+    text = text.replace(json.dumps(f"{home}/")[:-1], '"{home}/')
   return hashlib.sha256(text.encode()).hexdigest()[:8]

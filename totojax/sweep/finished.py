@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,12 +19,14 @@ class Run:
     name: of the config that reads it.
     path: the folder.
     manifest: of the run.
+    config: of the run.
     rows: of metrics.jsonl.
   """
 
   name: str
   path: str
   manifest: dict[str, Any]
+  config: dict[str, Any]
   rows: list[dict[str, Any]]
 
 
@@ -58,6 +60,7 @@ def read(name: str, path: str, key: str) -> Run:
   folder = files.Folder(path)
   try:
     manifest = folder.json("manifest.json")
+    config = folder.json("config.json")
     rows = folder.lines("metrics.jsonl")
   except files.Missing as error:
     raise ValueError(
@@ -69,4 +72,48 @@ def read(name: str, path: str, key: str) -> Run:
           f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
           ' directory of run = "pretrain"'
       )
-  return Run(name, path, manifest, rows)
+  return Run(name, path, manifest, config, rows)
+
+
+def check_loss(runs: Sequence[Run], key: str) -> None:
+  """Raises ValueError where losses are of other tokens, or of pixels."""
+  _check_alike(runs, key, _codes)
+
+
+def check_comparable(runs: Sequence[Run], key: str) -> None:
+  """Raises ValueError where a loss at a compute means another thing.
+
+  Other sequences or other held-out data have another loss, and what a run
+  started from has cost compute that is not its own.
+  """
+  _check_alike(runs, key, _codes)
+  _check_alike(runs, key, _sequences)
+  for run in runs:
+    if run.config.get("init_from"):
+      raise ValueError(
+          f"{key}: {run.name} started from {run.config['init_from']}, whose"
+          " compute is not counted; leave it out"
+      )
+
+
+def _codes(run: Run) -> Iterator[tuple[str, Any]]:
+  yield "tokenizer", run.manifest.get("tokenizer")
+  yield "what is predicted", run.manifest.get("predicts", "tokens")
+
+
+def _sequences(run: Run) -> Iterator[tuple[str, Any]]:
+  for name in ("vocab", "grid", "frames", "context"):
+    yield f"sequence.{name}", run.config["sequence"][name]
+  yield "the names of data.validation", sorted(run.config["data"]["validation"])
+  yield "validation.rows", run.config["validation"]["rows"]
+
+
+def _check_alike(runs: Sequence[Run], key: str, of: Any) -> None:
+  first = dict(of(runs[0]))
+  for run in runs[1:]:
+    for what, found in of(run):
+      if found != first[what]:
+        raise ValueError(
+            f"{key}: {what} of {run.name} is {found}, and of {runs[0].name}"
+            f" {first[what]}: their losses cannot be compared; leave one out"
+        )

@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 from typing import Any
 
 from etils import epath
@@ -50,9 +51,12 @@ def run(
         "pretrain.data.encode_with would encode every batch once for each"
         " learning rate of a sweep; tokenize first and leave it empty"
     )
-  points = list(expand.points(sweep, config["pretrain"]))
+  # A chain holds its data beside the sweep, and may be moved.
+  home = os.fspath(workdir.parent)
+  points = list(expand.points(sweep, config["pretrain"], home))
   for point in points:
     parts.model(point.config)  # a mistake is found before the first run
+  _rows(workdir, points)  # a damaged one is noticed now
   left = [point for point in points if not _file(workdir, point).exists()]
   groups = list(_programs(left, sweep.lanes))
   logs.begin(workdir, config, points=len(points))
@@ -154,6 +158,12 @@ def _rows(
     file = _file(workdir, point)
     if not file.exists():
       continue
+    try:
+      found = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+      raise ValueError(
+          f"{file} is damaged ({error}); remove it, and it is trained again"
+      ) from error
     shape = parts.shape(point.config)
     rows.append({
         "parametrisation": point.parametrisation,
@@ -166,7 +176,7 @@ def _rows(
         "tokens": point.total_tokens,
         "seed": point.seed,
         "log2_lr": point.log2_lr,
-        **json.loads(file.read_text()),
+        **found,
     })
   return rows
 

@@ -85,11 +85,7 @@ def run(
   """
   del interrupted  # seconds
   chosen = typed(Scaling, config["scaling"], "scaling")
-  rows = [
-      row
-      for name, path in finished.folders(chosen.runs, "scaling.runs")
-      for row in points(finished.read(name, path, "scaling.runs"), chosen)
-  ]
+  rows = read(chosen)
   rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
   found = laws(rows, chosen)
   logs.begin(workdir, config, points=len(rows))
@@ -101,6 +97,20 @@ def run(
     train.say(sentence)
   train.say(f"report: {scaling_page.write_report(workdir)}")
   return True
+
+
+def read(chosen: Scaling) -> list[dict[str, Any]]:
+  """`points` of all runs.
+
+  Raises:
+    ValueError: as `points`, or the losses of two cannot be compared.
+  """
+  runs = [
+      finished.read(name, path, "scaling.runs")
+      for name, path in finished.folders(chosen.runs, "scaling.runs")
+  ]
+  finished.check_comparable(runs, "scaling.runs")
+  return [row for one in runs for row in points(one, chosen)]
 
 
 def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
@@ -195,6 +205,10 @@ def laws(
       "law": dataclasses.asdict(law),
   }
   notes = []
+  if len(at) < scaling.LEAST_POINTS + 1:
+    notes.append(
+        f"{len(at)} points: any line, and more so any curve, goes through them"
+    )
   drawn = at if chosen.frontier == "final" else np.arange(len(rows))
   try:
     found["b_interval_95"] = scaling.bootstrap(
