@@ -29,10 +29,10 @@ def get_config(encoders: str = ""):
     c.encoders[name if equals else path.strip("/").rpartition("/")[2]] = dict(
         train=f"{path}/train", validation=f"{path}/val"
     )
-  c.train.update(epochs=100.0, batch_rows=256)
+  c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
       name="adamw",
-      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
       weight_decays=(0.0, 0.1),
       lr_rows=0,
       warmup_epochs=1.0,

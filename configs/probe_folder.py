@@ -7,9 +7,10 @@ r"""Probes of every layer on your own classes: stores made from class folders.
     --config.model_run=MODEL --config.data.train=TOKENS/train \
     --config.data.validation=TOKENS/val
 
-Average pooling and a linear layer, with a few rates and decays at once: which
-is best depends on the data. Features are made once and kept, so that what it
-costs is one pass of the backbone.
+Average pooling and a linear layer, with many rates and decays at once: which is
+best depends on the data. Features are made once and kept, so that what it costs
+is one pass of the backbone. For small folders; with a million images a few
+epochs are enough (--config.train.epochs=10.0).
 """
 
 from totojax import defaults
@@ -17,10 +18,10 @@ from totojax import defaults
 
 def get_config():
   c = defaults.probe("", "", "")
-  c.train.update(epochs=100.0, batch_rows=256)
+  c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
       name="adamw",
-      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
       weight_decays=(0.0, 0.1),
       lr_rows=0,
       warmup_epochs=1.0,
