@@ -259,6 +259,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
         "configs/probe_encoders.py", encoders={"theirs": files},
         head=dict(defaults.probe("", "", "").head, pool=pool, heads=1),
     )  # fmt: skip
+    c["train"]["epochs"] = 15.0
     assert probe_setup.setup(c).encoders["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
     (row,) = rows_of(tmp_path / pool)

@@ -183,7 +183,7 @@ def test_the_forward_pass_stops_at_the_deepest_layer(run):
         (videos(1), dict(layer=1, kind="gif"), "kind 'gif' is unknown"),
         (videos(1).astype(float), dict(layer=1), "frames are float64"),
         (videos(1, frames=5), dict(layer=1), "5 frames; .* 1 to 4"),
-        (videos(0), dict(layer=1), "0 frames were given"),
+        (videos(0), dict(layer=1), "holds none; give at least one"),
     ],
 )
 def test_what_does_not_fit_is_refused(model, frames, more, told):
