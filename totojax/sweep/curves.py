@@ -54,12 +54,9 @@ def run(
   """
   del interrupted  # seconds
   chosen = typed(Curves, config["curves"], "curves")
-  read = [
-      finished.read(name, path, "curves.runs")
-      for name, path in finished.folders(chosen.runs, "curves.runs")
-  ]
-  finished.check_loss(read, "curves.runs")
-  rows = [row for one in read for row in points(one, chosen)]
+  runs = finished.read(chosen.runs, "curves.runs")
+  finished.check_loss(runs, "curves.runs")
+  rows = [row for one in runs for row in points(one, chosen)]
   logs.begin(workdir, config, points=len(rows))
   logs.write_csv(workdir / "curves.csv", rows)
   draw = curves_page.drawing(files.Folder(workdir))

@@ -51,7 +51,16 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   return [(name, folder) for name, _, folder in found]
 
 
-def read(name: str, path: str, key: str) -> Run:
+def read(runs: Sequence[str], key: str) -> list[Run]:
+  """Reads the run of each "NAME=FOLDER".
+
+  Raises:
+    ValueError: as `folders`, or one is missing or no run of pre-training.
+  """
+  return [_read(name, path, key) for name, path in folders(runs, key)]
+
+
+def _read(name: str, path: str, key: str) -> Run:
   """Reads a run.
 
   Raises:

@@ -105,10 +105,7 @@ def read(chosen: Scaling) -> list[dict[str, Any]]:
   Raises:
     ValueError: as `points`, or the losses of two cannot be compared.
   """
-  runs = [
-      finished.read(name, path, "scaling.runs")
-      for name, path in finished.folders(chosen.runs, "scaling.runs")
-  ]
+  runs = finished.read(chosen.runs, "scaling.runs")
   finished.check_comparable(runs, "scaling.runs")
   return [row for one in runs for row in points(one, chosen)]
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import functools
+import io
 import json
 import math
 import os
 import pathlib
 import types
-from typing import Any
+from typing import Any, BinaryIO
 
 from etils import epath
 from flax import traverse_util
@@ -104,7 +105,7 @@ def read(
   data = path.read_bytes()
   try:
     tensors = safetensors.numpy.load(data)
-    metadata = _metadata(data)
+    metadata = _metadata(io.BytesIO(data))
   except safetensors.SafetensorError as error:
     raise ValueError(
         f"{path} is no whole safetensors file ({error}); copy or train it"
@@ -125,13 +126,14 @@ def read(
 
 def card(path: str | os.PathLike[str]) -> dict[str, Any]:
   """How the tokenizer in a file was made: command, data, scores."""
-  return json.loads(_metadata(resolve(path).read_bytes()).get("card", "{}"))
+  with resolve(path).open("rb") as file:
+    return json.loads(_metadata(file).get("card", "{}"))
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def _metadata(file: BinaryIO) -> dict[str, str]:
   """Of a safetensors file: 8 bytes say how long the JSON after them is."""
-  size = int.from_bytes(data[:8], "little")
-  return json.loads(data[8 : 8 + size]).get("__metadata__", {})
+  size = int.from_bytes(file.read(8), "little")
+  return json.loads(file.read(size)).get("__metadata__", {})
 
 
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
