@@ -10,7 +10,7 @@ a peak of 3.88 GiB of HBM a chip, 249 ms a step and at most 66.0 % of the peak
 with all exchanges between chips hidden, which take 50 ms alone.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

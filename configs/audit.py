@@ -7,7 +7,7 @@ is printed, what follows from the rest of the paper, and where the two disagree.
 Needs no data. Writes audit.csv.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -17,7 +17,7 @@ DALL-E's modules. Leaves bench.json and prints the table. Meant for a quiet
 machine: the load before and after stands in bench.json.
 """
 
-from totojax import bench_defaults
+from totojax.config import bench as bench_defaults
 
 
 def get_config(where=""):

@@ -15,7 +15,7 @@ with the settings of configs/tokenizer.py.
 
 from ml_collections import ConfigDict
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

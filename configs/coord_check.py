@@ -7,7 +7,7 @@ Table 15, with µP and in the standard parametrisation. Needs no data; 198 s on
 2 busy cores. Writes coordinates.csv and a figure for each quantity.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -13,7 +13,7 @@ Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -11,7 +11,7 @@ Sources are those of configs/tokenize.py; for images add
 command goes on where it stopped. From Python: `totojax.load`.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -20,7 +20,7 @@ Your own images, one folder a class:
   --config.data.classes=0 --config.data.expected=0
 """
 
-from totojax import supervised_defaults
+from totojax.config import supervised as supervised_defaults
 
 
 def get_config():

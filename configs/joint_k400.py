@@ -11,7 +11,7 @@ and rate are those of Table 7; at 16 x 16 tokens RoPE keeps its base. The
 paper's number is that of Toto-large: Table 8, 65.3 % (base 59.3, 1b 74.4).
 """
 
-from totojax import supervised_defaults
+from totojax.config import supervised as supervised_defaults
 
 
 def get_config():

@@ -10,7 +10,7 @@ of HBM a chip, 341 ms a step and at most 50.3 % of the peak: heads of 64 fill
 half of a matrix unit.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -10,7 +10,7 @@ error, and leakage.csv names it. To make the training store without it, give the
 held-out store to configs/tokenize.py as source.exclude.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -10,7 +10,7 @@ from a quadratic fit, with its interval, and every run. No network, no
 accelerator.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 TOKENS = 4 * 4**2  # of a sequence: 4 frames of 4 x 4
 BATCH, STEPS = 8, 150

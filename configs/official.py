@@ -9,7 +9,7 @@ again where it stopped). The pickles are never executed. Leaves
 WORKDIR/tokenizer.safetensors, to be given to configs/tokenize.py as tokenizer.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -8,8 +8,8 @@ r"""Other people's encoders, probed as ours: side by side, or alone.
     --config=configs/probe_encoders.py:dino=DINO,mae=MAE
 
 After the colon: name=folder of each encoder's features, with `train` and `val`
-in it. dino.py defines encoder() (totojax/encoders.py). To set our own layers
-beside them, add stores of tokens of the same items:
+in it. dino.py defines encoder() (totojax/trained/encoders.py). To set our own
+layers beside them, add stores of tokens of the same items:
   --config.backbones="('trained',)" --config.model_run=MODEL \
   --config.data.train=TOKENS/train --config.data.validation=TOKENS/val
 Tables 7, 8, 10, 13 and 14 of the paper compare such encoders. For heads with
@@ -18,7 +18,7 @@ dino.py and --config.features.pool=token, then
   --config.head.pool=attention --config.head.heads=12
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config(encoders: str = ""):

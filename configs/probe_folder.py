@@ -13,7 +13,7 @@ is one pass of the backbone. The 300 epochs are for small folders, whose heads
 otherwise stop early; for many images lower train.epochs.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

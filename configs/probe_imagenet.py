@@ -16,7 +16,7 @@ Attention pooling (Table 5, 61.1 %) reads every token in every step:
   --config.paper.name="Table 5, attention pooling" --config.paper.top1=61.1
 """
 
-from totojax import paper_defaults
+from totojax.config import paper as paper_defaults
 
 
 def get_config():

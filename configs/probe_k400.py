@@ -23,7 +23,7 @@ clip of each video is --config.views.temporal=1 --config.views.spatial=1
 65.8 %.
 """
 
-from totojax import paper_defaults
+from totojax.config import paper as paper_defaults
 
 
 def get_config():

@@ -15,7 +15,7 @@ runs/probe_learns/seeds/per_layer.csv (every head of every seed),
 seeds/metrics.json (means and intervals) and report/report.html.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 SEEDS = (0, 1, 2)
 STAGES = {"motion": "", "shape": "shape_"}  # of a question's clips and shards

@@ -13,7 +13,7 @@ For runs of your own, on any machine that sees their folders:
     --config.scaling.runs="('a1=gs://BUCKET/a1', 'a2=gs://BUCKET/a2')"
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 GRID, FRAMES = 4, 16
 TOKENS = FRAMES * GRID**2  # of a sequence

@@ -8,7 +8,7 @@ seconds. `--config=configs/smoke.py:gpt2` and `:mamba` train Table 6's other
 architectures.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config(architecture="llama"):

@@ -13,7 +13,7 @@ The plan is printed before the job starts, and alone with --config.run=plan
 --config.beam.name=DataflowRunner with --config.beam.options.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config():

@@ -12,7 +12,7 @@ The scores of the shipped file are in its card
 At another size: change `scene.size_px`, `crop.size_px` and `dvae`.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 STEPS = 3000
 COMMAND = "python -m totojax.main --config=configs/tokenizer.py"

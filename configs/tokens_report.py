@@ -8,7 +8,7 @@ After the colon: name=path of each store. Writes report.html (Figures 3, 12 and
 13, Table 2), tokens.json, CSV files and figures.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config(stores: str = ""):

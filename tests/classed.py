@@ -16,10 +16,10 @@ import runs
 import stores
 
 from totojax import checkpoint
-from totojax import defaults
 from totojax import jobs
-from totojax.data import manifests
-from totojax.data import shards
+from totojax.config import defaults
+from totojax.data.store import manifests
+from totojax.data.store import shards
 from totojax.tokenizers import weights
 
 CLASSES = ("across", "down", "plain")

@@ -10,7 +10,7 @@ import fractions
 import numpy as np
 import pytest
 
-from totojax.data import items
+from totojax.data.sources import items
 
 av = pytest.importorskip("av")
 

@@ -6,14 +6,14 @@ import numpy as np
 import optax
 import stores
 
+from totojax import assembly as parts
 from totojax import checkpoint
-from totojax import defaults
 from totojax import jobs
-from totojax import logs
 from totojax import step as step_lib
-from totojax.build import parts
-from totojax.data import manifests
-from totojax.data import shards
+from totojax.config import defaults
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.rundir import files
 from totojax.tasks import pretrain
 
 CLASSES = ("low", "middle", "high")
@@ -88,8 +88,8 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
   folder = epath.Path(root / "model")
   folder.mkdir()
   c = _pretraining(8, changed).to_dict()
-  logs.write_json(folder / "config.json", c)
-  logs.write_json(folder / "manifest.json", {"tokenizer": tokenizer})
+  files.write_json(folder / "config.json", c)
+  files.write_json(folder / "manifest.json", {"tokenizer": tokenizer})
   task = pretrain.Pretrain(parts.model(c), None)
   state = step_lib.init_state(task, optax.identity(), jax.random.key(0))
   keep = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)

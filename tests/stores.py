@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from totojax.data import manifests
-from totojax.data import shards
+from totojax.data.store import manifests
+from totojax.data.store import shards
 
 VOCAB, GRID, FRAMES = 60, 2, 4
 

@@ -19,18 +19,18 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import defaults
 from totojax import jobs
 from totojax import sharding
-from totojax.aot import chips
-from totojax.aot import compile as compile_lib
-from totojax.aot import estimate
-from totojax.aot import hlo
-from totojax.aot import kernels
-from totojax.aot import plan
-from totojax.aot import settings
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.jobs.plan import chips
+from totojax.jobs.plan import compile as compile_lib
+from totojax.jobs.plan import estimate
+from totojax.jobs.plan import hlo
+from totojax.jobs.plan import job as plan
+from totojax.jobs.plan import kernels
+from totojax.jobs.plan import settings
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import splash
@@ -457,7 +457,7 @@ def test_rotating_by_a_product_is_rotating():
 SMALL = """
 import sys
 from etils import epath
-from totojax import defaults, jobs
+from totojax.config import defaults, jobs
 config = defaults.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -505,7 +505,7 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
 SEARCHED = """
 import sys
 from etils import epath
-from totojax import defaults, jobs
+from totojax.config import defaults, jobs
 config = defaults.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -560,8 +560,8 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
 SERVED = """
 import sys
 from etils import epath
-from totojax import defaults, jobs
-from totojax.aot import chips
+from totojax.config import defaults, jobs
+from totojax.jobs.plan import chips
 folder = epath.Path(sys.argv[1])
 assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
         ("1x1", "2x2")] == [1, 4]
@@ -613,7 +613,7 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
 OTHERS = """
 import sys
 from etils import epath
-from totojax import defaults, jobs
+from totojax.config import defaults, jobs
 for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
   c = defaults.paper("tiny")
   defaults.use(c, kind, "tiny")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax.bench import scanning
+from totojax.jobs.bench import scanning
 from totojax.models import gpt2
 from totojax.models import mamba
 

@@ -3,10 +3,10 @@
 from etils import epath
 import pytest
 
-from totojax import audit
-from totojax import defaults
 from totojax import jobs
-from totojax.analysis import files
+from totojax.config import defaults
+from totojax.jobs import audit
+from totojax.report import reading
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_the_laws_unit(lines):
 def test_the_job_writes_and_tells(tmp_path, capsys, lines):
   workdir = epath.Path(tmp_path / "run")
   assert jobs.run(defaults.audit().to_dict(), workdir, lambda step: False)
-  rows = files.Folder(workdir).records("audit.csv")
+  rows = reading.Folder(workdir).records("audit.csv")
   assert len(rows) == len(lines)
   assert list(rows[0]) == [
       "where", "source", "what", "printed", "value", "verdict"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from totojax.data import augment
+from totojax.data.pixels import augment
 
 
 @pytest.fixture(name="golden", scope="module")

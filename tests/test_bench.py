@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import bench_defaults
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import jobs
-from totojax.bench import decoding
-from totojax.bench import generating
-from totojax.bench import growth
-from totojax.bench import hardware
-from totojax.bench import job
-from totojax.bench import measure
-from totojax.bench import saving
-from totojax.bench import startup
-from totojax.bench import storing
-from totojax.bench import training
-from totojax.build import parts
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
-from totojax.data import shards
-from totojax.data import video
+from totojax.config import bench as bench_defaults
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.pixels import video
+from totojax.data.store import shards
+from totojax.jobs.bench import decoding
+from totojax.jobs.bench import generating
+from totojax.jobs.bench import growth
+from totojax.jobs.bench import hardware
+from totojax.jobs.bench import job
+from totojax.jobs.bench import measure
+from totojax.jobs.bench import saving
+from totojax.jobs.bench import startup
+from totojax.jobs.bench import storing
+from totojax.jobs.bench import training
 
 SPREAD = {"median", "low", "high"}
 ROW_KEYS = {

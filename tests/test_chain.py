@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import chain
-from totojax import logs
+from totojax.jobs import chain
+from totojax.rundir import directory
 
 pytestmark = pytest.mark.slow
 
@@ -174,20 +174,20 @@ def test_a_stage_keeps_its_folders_name_open(tmp_path):
   """config.json has "{workdir}", jobs and readers have the folder."""
   stage = {"run": "x", "from": {"path": "{workdir}/s"}, "n": (1, "{workdir}")}
   old, new = (epath.Path(tmp_path / name) for name in ("old", "new"))
-  filled = logs.Filled(stage, old)
+  filled = directory.Filled(stage, old)
   assert filled == {
       "run": "x", "from": {"path": f"{old}/s"}, "n": (1, str(old))
   }  # fmt: skip
-  logs.begin(old / "a", filled)
+  directory.begin(old / "a", filled)
   assert "{workdir}/s" in (old / "a" / "config.json").read_text()
   old.rename(new)
-  assert logs.read_config(new / "a")["from"]["path"] == f"{new}/s"
+  assert directory.read_config(new / "a")["from"]["path"] == f"{new}/s"
   config = {"order": ("a",), "stages": {"a": stage}}
   for name in (new, os.path.relpath(new)):
     assert chain.check(name, config, allow_change=False) == epath.Path(name)
   # Another path is still another config.
   config["stages"]["a"] = stage | {"from": {"path": f"{old}/s"}}
-  with pytest.raises(logs.ConfigChanged, match="from.path: "):
+  with pytest.raises(directory.ConfigChanged, match="from.path: "):
     chain.check(new, config, allow_change=False)
 
 
@@ -198,12 +198,12 @@ def test_the_advice_about_a_finished_stage_works(tmp_path):
   }  # fmt: skip
   workdir = epath.Path(tmp_path)
   for name in ("", *config["order"]):
-    logs.begin(workdir / name, config["stages"].get(name, config))
-    logs.mark_done(workdir / name, 1.0)
+    directory.begin(workdir / name, config["stages"].get(name, config))
+    directory.mark_done(workdir / name, 1.0)
   assert chain.is_done(workdir, config)
   config["stages"]["b"] = {"lr": 2.0}
   for allow in (False, True):
-    with pytest.raises(logs.ConfigChanged) as caught:
+    with pytest.raises(directory.ConfigChanged) as caught:
       chain.check(workdir, config, allow_change=allow)
     told = str(caught.value)
     assert "lr: 1.0 -> 2.0" in told and "--allow_changed_config" not in told
@@ -239,9 +239,9 @@ def test_only_stages_that_began_hold_their_config(tmp_path):
   second.mkdir()
   (second / "config.json").write_text(json.dumps({"lr": 1.0}))
   chain.check(tmp_path, config(1.0), allow_change=False)
-  with pytest.raises(logs.ConfigChanged, match="lr: 1.0 -> 2.0"):
+  with pytest.raises(directory.ConfigChanged, match="lr: 1.0 -> 2.0"):
     chain.check(tmp_path, config(2.0), allow_change=False)
   chain.check(tmp_path, config(2.0), allow_change=True)
   (second / "done.json").write_text("{}")
-  with pytest.raises(logs.ConfigChanged, match="stage is finished"):
+  with pytest.raises(directory.ConfigChanged, match="stage is finished"):
     chain.check(tmp_path, config(2.0), allow_change=True)

@@ -15,11 +15,11 @@ from PIL import Image
 import pytest
 import runs
 
-from totojax.data import augment
-from totojax.data import decode
-from totojax.data import items
-from totojax.data import media
-from totojax.data import video
+from totojax.data.pixels import augment
+from totojax.data.pixels import decode
+from totojax.data.pixels import media
+from totojax.data.pixels import video
+from totojax.data.sources import items
 
 SPEC = video.ClipSpec(
     frames=4, stride_frames=1, fps=30.0, size_px=32, crops=2,
@@ -226,7 +226,7 @@ def test_spec_refuses_nonsense():
 def test_workers_import_neither_jax_nor_tensorflow():
   code = """
 import sys
-from totojax.data import media
+from totojax.data.pixels import media
 heavy = ["jax", "tensorflow", "tensorflow_datasets", "av", "scipy", "etils"]
 print([name for name in heavy if name in sys.modules], "PIL" in sys.modules)
 """

@@ -14,20 +14,20 @@ import pytest
 import runs
 import stores
 
+from totojax import assembly as parts
 from totojax import checkpoint
-from totojax import defaults
 from totojax import jobs
-from totojax import logs
 from totojax import sequence
 from totojax import sharding
 from totojax import train
-from totojax.build import parts
-from totojax.build import tokenizer as build_tokenizer
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
-from totojax.data import manifests
-from totojax.data import shards
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.jobs import tokenizer as build_tokenizer
 from totojax.optim import adamw
+from totojax.rundir import directory
 from totojax.tasks import tokenizer as tokenizer_task
 
 CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
@@ -269,7 +269,7 @@ def compile_once():
 def two_steps(config, workdir):
   """Rows of metrics.jsonl of a finished run."""
   workdir = epath.Path(workdir)
-  logs.check_config(workdir, config, allow_change=False)
+  directory.check_config(workdir, config, allow_change=False)
   assert jobs.run(config, workdir, lambda step: False)
   rows = runs.metrics(workdir)
   for row in rows:

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import defaults
-from totojax.corpus import leakage
-from totojax.corpus import plan
-from totojax.corpus import tokenize
-from totojax.corpus import units
-from totojax.data import images
-from totojax.data import items as items_lib
-from totojax.data import media
-from totojax.data import shards
-from totojax.data import storage
-from totojax.data import video
-from totojax.data import workers
+from totojax.config import defaults
+from totojax.data.pixels import images
+from totojax.data.pixels import media
+from totojax.data.pixels import video
+from totojax.data.pixels import workers
+from totojax.data.sources import items as items_lib
+from totojax.data.store import shards
+from totojax.jobs import leakage
+from totojax.jobs.plan import corpus as plan
+from totojax.jobs.tokenize import job as tokenize
+from totojax.jobs.tokenize import units
+from totojax.storage import objects
 from totojax.tokenizers import weights
 
 NEVER = lambda done: False
@@ -124,7 +124,7 @@ def test_worker_processes_change_nothing(root, whole, tmp_path):
 @pytest.mark.parametrize("stop_at", [1, 4, 8])
 def test_stopped_and_resumed_is_byte_identical(root, whole, tmp_path, stop_at):
   assert not run(config(root), tmp_path, lambda done: done == stop_at)
-  with pytest.raises(storage.StoreError, match="incomplete"):
+  with pytest.raises(objects.StoreError, match="incomplete"):
     opened(tmp_path / "all")
   made = {p: p.stat().st_mtime_ns for p in (tmp_path / "all").glob("shard*")}
   assert len(made) == {1: 0, 4: 0, 8: 2}[stop_at]
@@ -208,18 +208,18 @@ def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
 def test_a_full_disk_stops_and_loses_nothing(
     root, whole, tmp_path, monkeypatch
 ):
-  real, calls = storage.write_array, []
+  real, calls = objects.write_array, []
 
   def write(path, *arguments, **more):
     calls.append(path)
     if len(calls) == 4:
-      raise storage.StoreError(f"{path} cannot be written: no space left")
+      raise objects.StoreError(f"{path} cannot be written: no space left")
     real(path, *arguments, **more)
 
-  monkeypatch.setattr(storage, "write_array", write)
-  with pytest.raises(storage.StoreError, match="no space left"):
+  monkeypatch.setattr(objects, "write_array", write)
+  with pytest.raises(objects.StoreError, match="no space left"):
     run(config(root), tmp_path)
-  monkeypatch.setattr(storage, "write_array", real)
+  monkeypatch.setattr(objects, "write_array", real)
   assert run(config(root), tmp_path)
   same_stores(tmp_path, whole)
 
@@ -231,13 +231,13 @@ def test_a_source_that_changed_is_refused(root, tmp_path):
     os.link(root / f"video {i}.mp4", folder / f"{i}.mp4")
   assert not run(config(folder), tmp_path / "run", lambda done: done == 3)
   os.link(root / "video 4.mp4", folder / "0a.mp4")
-  with pytest.raises(storage.StoreError, match="begun with 3 items.*4"):
+  with pytest.raises(objects.StoreError, match="begun with 3 items.*4"):
     run(config(folder), tmp_path / "run")
 
 
 def test_other_settings_are_refused(root, tmp_path):
   assert not run(config(root), tmp_path, lambda done: done == 3)
-  with pytest.raises(storage.StoreError, match="begun with"):
+  with pytest.raises(objects.StoreError, match="begun with"):
     run(config(root, **{"amount.items_per_shard": 3}), tmp_path)
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax import defaults
 from totojax import sequence
+from totojax.config import defaults
 from totojax.models import attention
 from totojax.models import decode
 from totojax.models import layers

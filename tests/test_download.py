@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import web
 
-from totojax.tokenizers import download
+from totojax.tokenizers.released import download
 
 BODY = np.random.default_rng(0).bytes(3 * 2**20 + 17)
 OTHER = np.random.default_rng(1).bytes(len(BODY))

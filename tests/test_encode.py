@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import defaults
-from totojax import pixels
-from totojax import pretokenize
 from totojax import sequence
 from totojax import train
-from totojax import validate
-from totojax.build import pretrain as build
-from totojax.data import shards
+from totojax.config import defaults
+from totojax.data.store import shards
+from totojax.jobs import pixels
+from totojax.jobs import pretrain as build
+from totojax.jobs import shards as pretokenize
+from totojax.jobs import validate
 from totojax.tasks import encode
 from totojax.tokenizers import weights
 

@@ -10,12 +10,12 @@ import probes
 import pytest
 import test_configs
 
-from totojax import defaults
-from totojax import encoders
 from totojax import jobs
-from totojax.build import probe_setup
-from totojax.data import feature_files
-from totojax.data import labelled
+from totojax.config import defaults
+from totojax.data.store import feature_files
+from totojax.data.stream import labelled
+from totojax.jobs.probe import setup as probe_setup
+from totojax.trained import encoders
 
 SIZE, PATCH = 16, 4
 SHAPE = dict(
@@ -119,7 +119,7 @@ def test_any_module_serves_and_other_shapes_are_refused():
 
 FILE = """
 import numpy as np
-from totojax import encoders
+from totojax.trained import encoders
 
 
 def encoder():

@@ -22,13 +22,13 @@ import stores
 
 import totojax
 from totojax import checkpoint
-from totojax import defaults
 from totojax import jobs
-from totojax.build import backbone
-from totojax.data import augment
+from totojax.config import defaults
+from totojax.data.pixels import augment
 from totojax.models import trunk
 from totojax.tokenizers import dvae
 from totojax.tokenizers import weights
+from totojax.trained import backbone
 
 SIZE = dvae.DvaeConfig(
     vocab=stores.VOCAB, hidden=4, groups=3, blocks=1, decoder_init=4,

@@ -15,9 +15,9 @@ import test_configs
 import test_features
 
 from totojax import jobs
-from totojax import supervised_defaults
-from totojax.build import finetune as build_finetune
-from totojax.build import supervised
+from totojax.config import supervised as supervised_defaults
+from totojax.jobs.labels import finetune as build_finetune
+from totojax.jobs.labels import setup as supervised
 from totojax.models import layers
 from totojax.models import trunk
 from totojax.tasks import finetune

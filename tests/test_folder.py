@@ -8,8 +8,8 @@ import little_videos
 from PIL import Image
 import pytest
 
-from totojax.data import images
-from totojax.data import media
+from totojax.data.pixels import images
+from totojax.data.pixels import media
 from totojax.data.sources import files
 from totojax.data.sources import folder
 from totojax.data.sources import tars

@@ -8,9 +8,9 @@ import pytest
 import test_decode as decoding
 import test_models as models
 
-from totojax import generate
 from totojax import sequence
 from totojax.models import decode
+from totojax.trained import generate
 
 GREEDY = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
 DRAWN = dataclasses.replace(GREEDY, temperature=1.5, seed=3)

@@ -18,14 +18,14 @@ import runs
 import stores
 
 from totojax import checkpoint
-from totojax import hosts
 from totojax import jobs
 from totojax import sequence
-from totojax.data import heldout
-from totojax.data import rows
-from totojax.data import shards
-from totojax.data import store
-from totojax.data import stream
+from totojax.data.store import shards
+from totojax.data.store import store
+from totojax.data.stream import heldout
+from totojax.data.stream import mixture
+from totojax.data.stream import rows
+from totojax.rundir import hosts
 
 STEPS, DEVICES = 40, 4
 LONG = f"--config.train.total_tokens={STEPS * 128.0}"
@@ -348,7 +348,7 @@ def test_each_host_opens_its_part_and_no_other(data, monkeypatch):
 
   def batches(number, host):
     part = dict(seq=spec, batch=8, host=host, hosts=number)
-    ds = stream.stream([train], seed=0, **part)
+    ds = mixture.stream([train], seed=0, **part)
     return [
         opened(monkeypatch, lambda step=step: ds[step]) for step in range(15)
     ], opened(

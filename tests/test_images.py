@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data import images
-from totojax.data import items
-from totojax.data import media
+from totojax.data.pixels import images
+from totojax.data.pixels import media
+from totojax.data.sources import items
 
 SPEC = images.ImageSpec(
     size_px=8, crops=3, crop="random", resample="bicubic", animated="refuse"

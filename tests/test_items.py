@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from totojax.data import items
+from totojax.data.sources import items
 
 
 def some(count):

@@ -20,17 +20,17 @@ import test_features
 from totojax import jobs
 from totojax import sequence
 from totojax import sharding
-from totojax import supervised_defaults
-from totojax.build import joint as build_joint
-from totojax.build import pretrain as build_pretrain
-from totojax.build import probe_setup
-from totojax.build import supervised
-from totojax.build.typed import typed
-from totojax.data import storage
-from totojax.data import views
+from totojax.config import supervised as supervised_defaults
+from totojax.config.typed import typed
+from totojax.data.pixels import views
+from totojax.jobs import pretrain as build_pretrain
+from totojax.jobs.labels import joint as build_joint
+from totojax.jobs.labels import setup as supervised
+from totojax.jobs.probe import setup as probe_setup
+from totojax.jobs.probe import tables
 from totojax.models import heads
 from totojax.optim import layered
-from totojax.probe import tables
+from totojax.storage import objects
 from totojax.tasks import api
 from totojax.tasks import classify
 from totojax.tasks import finetune
@@ -266,7 +266,7 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
       )
   )
   gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
-  storage.write_table(
+  objects.write_table(
       str(tmp_path), "quarantine.csv", gone,
       header=("split", "id", "reason"),
   )  # fmt: skip

@@ -7,7 +7,9 @@ from etils import epath
 import jax
 import pytest
 
-from totojax import logs
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.rundir import metrics
 
 CONFIG = {
     "run": "pretrain",
@@ -24,12 +26,12 @@ def rows(workdir):
 
 @pytest.fixture
 def workdir(tmp_path):
-  logs.begin(epath.Path(tmp_path), CONFIG, steps=7)
+  directory.begin(epath.Path(tmp_path), CONFIG, steps=7)
   return epath.Path(tmp_path)
 
 
 def test_flat():
-  assert logs.flat(CONFIG) == {
+  assert directory.flat(CONFIG) == {
       "run": "pretrain",
       "optim.lr": 3e-4,
       "optim.warmup_steps": 5,
@@ -48,9 +50,9 @@ def test_begin_says_what_runs(workdir):
 
 
 def test_the_same_config_is_accepted(workdir):
-  assert logs.check_config(workdir, CONFIG, allow_change=False) == workdir
+  assert directory.check_config(workdir, CONFIG, allow_change=False) == workdir
   new = workdir / "new"
-  assert logs.check_config(new, {"any": 1}, allow_change=False) == new
+  assert directory.check_config(new, {"any": 1}, allow_change=False) == new
   assert not new.exists()  # a config that cannot be built leaves nothing
 
 
@@ -73,37 +75,37 @@ def test_the_same_config_is_accepted(workdir):
     ],
 )  # fmt: skip
 def test_another_config_is_refused_by_key(workdir, changes, lines):
-  with pytest.raises(logs.ConfigChanged) as caught:
-    logs.check_config(workdir, CONFIG | changes, allow_change=False)
+  with pytest.raises(directory.ConfigChanged) as caught:
+    directory.check_config(workdir, CONFIG | changes, allow_change=False)
   text = str(caught.value)
   told = [line[2:] for line in text.splitlines() if line.startswith("  ")]
   assert told == lines
   assert str(workdir) in text and "--allow_changed_config" in text
-  found = logs.check_config(workdir, CONFIG | changes, allow_change=True)
+  found = directory.check_config(workdir, CONFIG | changes, allow_change=True)
   assert found == workdir
 
 
 def test_done(workdir):
-  assert not logs.is_done(workdir)
-  logs.mark_done(workdir, 1.5)
-  assert logs.is_done(workdir)
+  assert not directory.is_done(workdir)
+  directory.mark_done(workdir, 1.5)
+  assert directory.is_done(workdir)
   assert json.loads((workdir / "done.json").read_text()) == {"seconds": 1.5}
 
 
 def test_a_json_file_is_replaced_whole(workdir):
   path = workdir / "value.json"
-  logs.write_json(path, {"a": [1, 2]})
+  files.write_json(path, {"a": [1, 2]})
   with pytest.raises(TypeError):
-    logs.write_json(path, {"a": object()})
+    files.write_json(path, {"a": object()})
   assert json.loads(path.read_text()) == {"a": [1, 2]}
-  logs.write_json(path, {"b": 1})
+  files.write_json(path, {"b": 1})
   assert json.loads(path.read_text()) == {"b": 1}
   assert not [p.name for p in workdir.iterdir() if p.name.endswith(".part")]
 
 
 def test_a_write_that_dies_half_way_leaves_the_old_file(workdir, monkeypatch):
   path = workdir / "value.json"
-  logs.write_json(path, {"a": 1})
+  files.write_json(path, {"a": 1})
 
   def die(self, text):
     with open(self, "w") as file:
@@ -112,12 +114,12 @@ def test_a_write_that_dies_half_way_leaves_the_old_file(workdir, monkeypatch):
 
   monkeypatch.setattr(type(path), "write_text", die)
   with pytest.raises(OSError):
-    logs.write_json(path, {"a": 2, "b": 3})
+    files.write_json(path, {"a": 2, "b": 3})
   assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_metrics_are_rows(workdir):
-  log = logs.MetricsLog(workdir, restored_step=0)
+  log = metrics.MetricsLog(workdir, restored_step=0)
   log.write(0, "eval", {"k/loss": 4.0}, wall={"eval_s": 0.5})
   log.write(1, "train", {"loss": 5.0, "lr": 0.1}, wall={"time_s": 1.0})
   log.close()
@@ -131,7 +133,7 @@ def test_metrics_are_rows(workdir):
 
 
 def write_steps(workdir, last):
-  log = logs.MetricsLog(workdir, restored_step=0)
+  log = metrics.MetricsLog(workdir, restored_step=0)
   for step in range(1, last + 1):
     log.write(step, "train", {"loss": 1.0 / step}, wall={})
     if step % 2 == 0:
@@ -142,12 +144,12 @@ def write_steps(workdir, last):
 def test_metrics_are_cut_to_the_restored_step(workdir):
   write_steps(workdir, 5)
   kept = [row for row in rows(workdir) if row["step"] <= 3]
-  log = logs.MetricsLog(workdir, restored_step=3)
+  log = metrics.MetricsLog(workdir, restored_step=3)
   log.close()
   assert rows(workdir) == kept and len(kept) == 4
   assert log.has_eval(2) and not log.has_eval(4)
   # From the start again: nothing stays.
-  logs.MetricsLog(workdir, restored_step=0).close()
+  metrics.MetricsLog(workdir, restored_step=0).close()
   assert rows(workdir) == []
 
 
@@ -158,7 +160,7 @@ def test_a_last_line_cut_in_the_middle_is_dropped(workdir, cut):
   path = workdir / "metrics.jsonl"
   line = json.dumps({"step": 3, "kind": "eval", "wall": {}})
   path.write_text(path.read_text() + line[:cut])
-  log = logs.MetricsLog(workdir, restored_step=3)
+  log = metrics.MetricsLog(workdir, restored_step=3)
   assert rows(workdir) == whole
   log.write(4, "train", {"loss": 0.1}, wall={})
   log.close()
@@ -166,7 +168,7 @@ def test_a_last_line_cut_in_the_middle_is_dropped(workdir, cut):
 
 
 def test_what_json_has_no_number_for_is_null(workdir):
-  log = logs.MetricsLog(workdir, restored_step=0)
+  log = metrics.MetricsLog(workdir, restored_step=0)
   values = {"nan": math.nan, "inf": math.inf, "low": -math.inf, "big": 1e300}
   log.write(1, "eval", values, wall={"rate": math.nan})
   log.close()
@@ -180,11 +182,11 @@ def test_what_json_has_no_number_for_is_null(workdir):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   workdir = epath.Path(tmp_path)
-  logs.begin(workdir, CONFIG)
-  log = logs.MetricsLog(workdir, restored_step=0)
+  directory.begin(workdir, CONFIG)
+  log = metrics.MetricsLog(workdir, restored_step=0)
   log.write(0, "eval", {"k/loss": 1.0}, wall={})
   log.close()
-  logs.mark_done(workdir, 1.0)
+  directory.mark_done(workdir, 1.0)
   assert list(workdir.iterdir()) == []
   assert log.has_eval(0)  # every process must know, to evaluate together
 
@@ -201,8 +203,8 @@ class Time:
 def test_clock(monkeypatch):
   """10 tokens a step, 3e9 FLOPs a token, two chips of 989e12 FLOP/s."""
   time = Time()
-  monkeypatch.setattr(logs, "time", time)
-  clock = logs.Clock(
+  monkeypatch.setattr(metrics, "time", time)
+  clock = metrics.Clock(
       tokens_per_step=10, flops_per_token=3e9, devices=2,
       device_kind="NVIDIA H100 80GB HBM3",
   )  # fmt: skip
@@ -229,9 +231,9 @@ def test_clock(monkeypatch):
 
 def test_clock_without_a_known_peak():
   values = dict(tokens_per_step=1, flops_per_token=1.0, devices=1)
-  assert "mfu" not in logs.Clock(**values, device_kind="cpu").read()
+  assert "mfu" not in metrics.Clock(**values, device_kind="cpu").read()
   values["flops_per_token"] = 0.0
-  assert "mfu" not in logs.Clock(**values, device_kind="TPU v4").read()
+  assert "mfu" not in metrics.Clock(**values, device_kind="TPU v4").read()
 
 
 @pytest.mark.parametrize("bad", ["x{", "5", '{"kind": "train"}'])
@@ -240,5 +242,5 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, bad):
   text = f"{row}\n{bad}\n{row}\n"
   (tmp_path / "metrics.jsonl").write_text(text)
   with pytest.raises(ValueError, match="metrics.jsonl, line 2 is damaged"):
-    logs.MetricsLog(epath.Path(tmp_path), restored_step=1)
+    metrics.MetricsLog(epath.Path(tmp_path), restored_step=1)
   assert (tmp_path / "metrics.jsonl").read_text() == text

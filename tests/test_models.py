@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import flops
 from totojax import sequence
 from totojax import tree
-from totojax.bench import peers
-from totojax.build import parts
+from totojax.config import defaults
+from totojax.jobs.bench import peers
 from totojax.models import attention
 from totojax.models import blocked
 from totojax.models import layers

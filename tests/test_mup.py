@@ -13,17 +13,17 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import jobs
 from totojax import sequence
 from totojax import tree
-from totojax.build import parts
-from totojax.build.typed import ConfigError
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.jobs import coordinates
 from totojax.models import layers
 from totojax.models import llama
 from totojax.optim import adamw
 from totojax.optim import mup
-from totojax.sweep import coordinates
 from totojax.tasks import pretrain
 
 BASE, WIDE = 64, 256

@@ -12,14 +12,14 @@ import pytest
 import torch_bytes as tb
 import web
 
-from totojax import official_weights
-from totojax.build.typed import ConfigError
-from totojax.tokenizers import download
+from totojax.config.typed import ConfigError
+from totojax.jobs import official as official_job
 from totojax.tokenizers import dvae
-from totojax.tokenizers import official
-from totojax.tokenizers import opcodes
 from totojax.tokenizers import vqgan
 from totojax.tokenizers import weights
+from totojax.tokenizers.released import download
+from totojax.tokenizers.released import official
+from totojax.tokenizers.released import opcodes
 
 DVAE, VQGAN = official.KINDS["dvae"], official.KINDS["vqgan-1k"]
 SMALL_DVAE = dataclasses.replace(
@@ -330,16 +330,16 @@ def test_the_job_reads_local_files(tmp_path, monkeypatch):
   workdir = epath.Path(tmp_path / "a run")
   wrong = config("dvae", files=(str(files[1]), str(files[0])))
   with pytest.raises(ValueError, match="is the decoder"):
-    official_weights.run(wrong, workdir, never)
+    official_job.run(wrong, workdir, never)
   # What was refused left no run behind that would refuse the correction.
   assert not (workdir / "config.json").exists()
   right = config("dvae", files=tuple(map(str, files)))
-  assert official_weights.run(right, workdir, never)
+  assert official_job.run(right, workdir, never)
   mark = weights.load(workdir / "tokenizer.safetensors").fingerprint
   manifest = json.loads((workdir / "manifest.json").read_text())
   assert manifest["tokenizer"] == mark
   other = epath.Path(tmp_path / "other")
-  assert official_weights.run(
+  assert official_job.run(
       config("vqgan-1k", files=(str(ckpt),)), other, never
   )
   assert weights.load(other / "tokenizer.safetensors").kind == "vqgan"
@@ -360,9 +360,9 @@ def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
       return len(asked) > 2
 
     settings = config("dvae", urls=urls, sha256=hashes)
-    assert not official_weights.run(settings, workdir, once)
+    assert not official_job.run(settings, workdir, once)
     assert not (workdir / "tokenizer.safetensors").exists()
-    assert official_weights.run(settings, workdir, never)
+    assert official_job.run(settings, workdir, never)
     (_, first), (again, part), (last, whole) = site.asked
     assert (again, last) == tuple(served) and part == "bytes=196608-"
     assert first is None and whole is None
@@ -370,7 +370,7 @@ def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
     # Another file than the one whose hash is given.
     settings = config("dvae", urls=urls, sha256=hashes[::-1])
     with pytest.raises(ValueError, match="SHA-256"):
-      official_weights.run(settings, epath.Path(tmp_path / "b"), never)
+      official_job.run(settings, epath.Path(tmp_path / "b"), never)
 
 
 def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
@@ -383,7 +383,7 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
 
   monkeypatch.setattr(download, "fetch", fetch)
   workdir = epath.Path(tmp_path / "run")
-  assert not official_weights.run(config("dvae"), workdir, never)
+  assert not official_job.run(config("dvae"), workdir, never)
   assert asked == [
       ("https://cdn.openai.com/dall-e/encoder.pkl", None),
       ("https://cdn.openai.com/dall-e/decoder.pkl", None),
@@ -408,5 +408,5 @@ def test_settings_that_cannot_be(tmp_path, wrong, told):
   settings["official"].update(wrong)
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(ConfigError, match=told):
-    official_weights.run(settings, workdir, never)
+    official_job.run(settings, workdir, never)
   assert not workdir.exists()

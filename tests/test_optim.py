@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import defaults
 from totojax import sequence
 from totojax import tree
+from totojax.config import defaults
 from totojax.models import llama
 from totojax.models import trunk
 from totojax.optim import adamw

@@ -9,16 +9,16 @@ import pytest
 import runs
 import test_configs
 
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
-from totojax import paper_defaults
-from totojax.analysis import paper
-from totojax.build import parts
-from totojax.build.typed import typed
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
+from totojax.config.typed import typed
 from totojax.models import heads
 from totojax.optim import adamw
 from totojax.optim import lars
+from totojax.report import paper
 
 FOLDER = runs.ROOT / "configs" / "paper"
 FILES = sorted(FOLDER.glob("*.py"))

@@ -10,21 +10,21 @@ import pytest
 import runs
 
 import totojax
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import jobs
-from totojax import pixels
 from totojax import sequence
 from totojax import tree
-from totojax.build import backbone
-from totojax.build import parts
-from totojax.build import patches as build
-from totojax.build.typed import ConfigError
-from totojax.data import heldout
-from totojax.data import rows as rows_lib
-from totojax.data import shards
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.data.store import shards
+from totojax.data.stream import heldout
+from totojax.data.stream import rows as rows_lib
+from totojax.jobs import patches as build
+from totojax.jobs import pixels
 from totojax.models import patched
 from totojax.models import trunk
 from totojax.tokenizers import weights
+from totojax.trained import backbone
 
 NEVER = lambda done: False
 SIDE, GRID, FRAMES = 8, 4, 3

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch_bytes as tb
 
-from totojax.tokenizers import opcodes
-from totojax.tokenizers import pickles
+from totojax.tokenizers.released import opcodes
+from totojax.tokenizers.released import pickles
 
 ZIP = pytest.param(True, id="zip")
 LEGACY = pytest.param(False, id="legacy")

@@ -9,10 +9,10 @@ from etils import epath
 import numpy as np
 import pytest
 
-from totojax import defaults
-from totojax import pixels
-from totojax.data import shards
-from totojax.data import storage
+from totojax.config import defaults
+from totojax.data.store import shards
+from totojax.jobs import pixels
+from totojax.storage import objects
 
 
 def never(_):
@@ -137,7 +137,7 @@ def test_another_folder_is_refused(folder, tmp_path, calls, change):
   else:
     video.rename(root / "z.mp4")
   before = files(workdir)
-  with pytest.raises(storage.StoreError, match="added, removed or renamed"):
+  with pytest.raises(objects.StoreError, match="added, removed or renamed"):
     pixels.decode(decoding(root), workdir, never)
   after = files(workdir)
   assert {k: v for k, v in after.items() if "train" in k or "val" in k} == {
@@ -159,7 +159,7 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
   path = workdir / "skipped.csv"
   assert path.read_text().count("\n") >= 2  # or there is nothing to damage
   path.write_text(path.read_text() + "half")
-  with pytest.raises(storage.StoreError, match="skipped.csv is damaged"):
+  with pytest.raises(objects.StoreError, match="skipped.csv is damaged"):
     pixels.decode(decoding(folder), workdir, never)
   path.unlink()
   assert pixels.decode(decoding(folder), workdir, never)
@@ -167,14 +167,14 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
 
 def test_a_table_is_read_as_it_was_written(tmp_path):
   rows = [["a", 'ends "here"\nand, there'], ["b\u2028c", "\n"], ["", "x"]]
-  storage.write_table(tmp_path, "t.csv", rows, header=("id", "reason"))
-  assert storage.read_table(tmp_path, "t.csv") == rows
-  assert storage.read_table(tmp_path, "none.csv") is None
+  objects.write_table(tmp_path, "t.csv", rows, header=("id", "reason"))
+  assert objects.read_table(tmp_path, "t.csv") == rows
+  assert objects.read_table(tmp_path, "none.csv") is None
   whole = (tmp_path / "t.csv").read_bytes()
   for damaged in (b"", whole[:-6], whole + b"c", whole + b"\xff,c\n"):
     (tmp_path / "t.csv").write_bytes(damaged)
-    with pytest.raises(storage.StoreError, match="t.csv is damaged"):
-      storage.read_table(tmp_path, "t.csv")
+    with pytest.raises(objects.StoreError, match="t.csv is damaged"):
+      objects.read_table(tmp_path, "t.csv")
 
 
 @pytest.mark.parametrize("job, package", [("decode", "av"),

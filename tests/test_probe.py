@@ -16,21 +16,21 @@ import runs
 from scipy import optimize
 import stores
 
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import jobs
-from totojax.analysis import files
-from totojax.analysis import layer_sections
-from totojax.build import backbone
-from totojax.build import parts
-from totojax.build import probe_plan
-from totojax.build import probe_setup as build
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
-from totojax.data import labelled
-from totojax.data import shards
-from totojax.data import without_backbone
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.store import shards
+from totojax.data.stream import labelled
+from totojax.data.stream import without_backbone
+from totojax.jobs.probe import memory as probe_plan
+from totojax.jobs.probe import setup as build
 from totojax.models import heads
+from totojax.report import layer_sections
+from totojax.report import reading
 from totojax.tasks import pretrain
+from totojax.trained import backbone
 
 TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
 
@@ -147,7 +147,7 @@ def test_predictions_are_those_that_were_counted(finished):
 
 
 def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
-  folder = files.Folder(finished.parent)
+  folder = reading.Folder(finished.parent)
   (finished.parent / "probe").symlink_to(finished)
   text = layer_sections.layers(folder)
   for word in (

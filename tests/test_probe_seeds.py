@@ -10,11 +10,11 @@ import pages
 import pytest
 
 from totojax import jobs
-from totojax.analysis import layer_sections
-from totojax.analysis import plots
-from totojax.analysis import report
-from totojax.build.typed import ConfigError
-from totojax.probe import seeds
+from totojax.config.typed import ConfigError
+from totojax.jobs.probe import seeds
+from totojax.report import layer_sections
+from totojax.report import plots
+from totojax.report import report
 
 SOURCES = {"trained": 3, "untrained": 3, "pixels": 1, "histogram": 1}
 GOOD = {

@@ -8,10 +8,10 @@ import numpy as np
 import pages
 import pytest
 
-from totojax.analysis import files
-from totojax.analysis import plots
-from totojax.analysis import report
-from totojax.analysis import verdict
+from totojax.report import plots
+from totojax.report import reading
+from totojax.report import report
+from totojax.report import verdict
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -183,12 +183,12 @@ def test_figure_10_as_a_picture(chain, tmp_path):
   target = tmp_path / "position_loss.png"
   plots.position_figure(chain / "validate" / "position_loss.csv", target)
   assert target.read_bytes().startswith(b"\x89PNG")
-  with pytest.raises(files.Missing, match="none.csv is missing"):
+  with pytest.raises(reading.Missing, match="none.csv is missing"):
     plots.position_figure(tmp_path / "none.csv", target)
 
 
 def test_figure_10_draws_the_means_of_frames(chain):
-  table = files.Folder(chain).table("validate/position_loss.csv")
+  table = reading.Folder(chain).table("validate/position_loss.csv")
   figure = plots._render(
       plots.by_position(table), plots.WIDE, plots.PAPER, salt=""
   )

@@ -10,14 +10,14 @@ from etils import epath
 import pytest
 import runs
 
-from totojax import logs
-from totojax import run_lock
+from totojax.rundir import directory
+from totojax.rundir import lock
 
 HOLD = """
 import os, sys, time
-from totojax import run_lock
-run_lock.take(sys.argv[1])
-run_lock.take(sys.argv[1])  # again: it is ours
+from totojax.rundir import lock
+lock.take(sys.argv[1])
+lock.take(sys.argv[1])  # again: it is ours
 if "fork" in sys.argv and os.fork() == 0:
   print(os.getpid(), flush=True)
   time.sleep(60)
@@ -57,62 +57,62 @@ def hold(tmp_path):
 
 def test_another_process_is_kept_out_and_told_who_is_in(hold, tmp_path):
   process, number = hold()
-  with pytest.raises(run_lock.InUse) as caught:
-    logs.begin(epath.Path(tmp_path), {"run": "x"})
+  with pytest.raises(lock.InUse) as caught:
+    directory.begin(epath.Path(tmp_path), {"run": "x"})
   assert str(tmp_path) in str(caught.value)
   assert f"process {number} on {os.uname().nodename}" in str(caught.value)
   assert "--workdir" in str(caught.value)
   # Nothing was written, and what says whose it is was left alone.
-  assert [path.name for path in tmp_path.iterdir()] == [run_lock.FILE]
-  assert json.loads((tmp_path / run_lock.FILE).read_text())["pid"] == number
+  assert [path.name for path in tmp_path.iterdir()] == [lock.FILE]
+  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == number
 
   process.send_signal(signal.SIGKILL)
   process.wait()
-  logs.begin(epath.Path(tmp_path), {"run": "x"})  # the dead hold nothing
+  directory.begin(epath.Path(tmp_path), {"run": "x"})  # the dead hold nothing
   assert (tmp_path / "config.json").exists()
-  assert json.loads((tmp_path / run_lock.FILE).read_text())["pid"] == (
+  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == (
       os.getpid()
   )
 
 
 def test_a_worker_that_outlives_its_parent_holds_nothing(hold, tmp_path):
   process, child = hold("fork")
-  with pytest.raises(run_lock.InUse):
-    run_lock.take(tmp_path)
+  with pytest.raises(lock.InUse):
+    lock.take(tmp_path)
   process.send_signal(signal.SIGKILL)
   process.wait()
   os.kill(child, 0)  # it is still there
-  run_lock.take(tmp_path)
+  lock.take(tmp_path)
 
 
 def test_the_same_process_begins_again(tmp_path):
   for _ in range(3):
-    logs.begin(epath.Path(tmp_path), {"run": "x"})
+    directory.begin(epath.Path(tmp_path), {"run": "x"})
   # By another name too.
   (tmp_path / "link").symlink_to(tmp_path)
-  logs.begin(epath.Path(tmp_path / "link"), {"run": "x"})
-  assert str(os.getpid()) in (tmp_path / run_lock.FILE).read_text()
+  directory.begin(epath.Path(tmp_path / "link"), {"run": "x"})
+  assert str(os.getpid()) in (tmp_path / lock.FILE).read_text()
 
 
 def test_an_owner_that_is_not_known(hold, tmp_path):
   hold()
-  (tmp_path / run_lock.FILE).write_text("")
-  with pytest.raises(run_lock.InUse, match="in use by another process"):
-    run_lock.take(tmp_path)
+  (tmp_path / lock.FILE).write_text("")
+  with pytest.raises(lock.InUse, match="in use by another process"):
+    lock.take(tmp_path)
 
 
 def test_object_stores_and_file_systems_without_locks(tmp_path, monkeypatch):
-  run_lock.take("gs://bucket/run")
+  lock.take("gs://bucket/run")
 
   def none(*_):
     raise OSError(95, "Operation not supported")
 
-  monkeypatch.setattr(run_lock.fcntl, "flock", none)
-  logs.begin(epath.Path(tmp_path), {"run": "x"})
+  monkeypatch.setattr(lock.fcntl, "flock", none)
+  directory.begin(epath.Path(tmp_path), {"run": "x"})
   assert (tmp_path / "config.json").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-  (tmp_path / run_lock.FILE).mkdir()  # as root may write anywhere
+  (tmp_path / lock.FILE).mkdir()  # as root may write anywhere
   with pytest.raises(ValueError, match="cannot be made .Is a directory"):
-    logs.begin(epath.Path(tmp_path), {"run": "x"})
+    directory.begin(epath.Path(tmp_path), {"run": "x"})

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import spatial
 
-from totojax.analysis import plots
-from totojax.analysis import scaling
+from totojax.report import plots
+from totojax.report import scaling
 
 MACS = np.logspace(13, 17, 9)
 

@@ -7,12 +7,12 @@ from etils import epath
 import numpy as np
 import pytest
 
-from totojax import defaults
 from totojax import jobs
-from totojax.analysis import scaling
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
-from totojax.sweep import scaling_job
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.jobs import scaling as scaling_job
+from totojax.report import scaling
 
 LAW = scaling.Law(a=9.0, b=0.08, floor=0.0, unit=1.0, r2=1.0)
 STEPS, TOKENS = 100, 1024

@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from totojax import defaults
 from totojax import sequence
 from totojax import sharding
+from totojax.config import defaults
 from totojax.models import llama
 from totojax.models import trunk
 from totojax.tasks import pretrain

@@ -14,9 +14,9 @@ import pytest
 import tensorstore as ts
 import token_sets
 
-from totojax.data import manifests
-from totojax.data import shards
-from totojax.data import storage
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.storage import objects
 
 
 def open_any(path):
@@ -113,7 +113,7 @@ def test_resume_after_failure_inside_a_shard_is_byte_identical(
   whole = contents(token_sets.write(tmp_path / "whole", 20).path)
   failures, left = 0, 0
   names = ("write_array", "write_bytes")
-  real = {name: getattr(storage, name) for name in names}
+  real = {name: getattr(objects, name) for name in names}
 
   def failing(name):
     def write(*args, **kwargs):
@@ -126,7 +126,7 @@ def test_resume_after_failure_inside_a_shard_is_byte_identical(
     return write
 
   for name in real:
-    monkeypatch.setattr(storage, name, failing(name))
+    monkeypatch.setattr(objects, name, failing(name))
   for stop in range(100):
     path, left = tmp_path / str(stop), stop
     try:
@@ -337,7 +337,7 @@ def test_reordered_records_within_a_shard_fail_verification(tmp_path):
   store = token_sets.write(tmp_path / "a", 9)
   shard = store.manifest.shards[0]
   values = token_sets.codes(0, 9)[[0, 2, 1, 3, 4, 5, 6, 7, 8]]
-  storage.write_array(
+  objects.write_array(
       f"{store.path}/{shard.name}/codes",
       values.astype(np.uint16),
       single_records=True,
@@ -425,15 +425,15 @@ def test_a_pickled_store_opens_its_own_arrays(tmp_path):
 
 
 def test_urls_take_the_same_path_as_folders(tmp_path):
-  assert storage.kvstore_spec("gs://pod/sets/a") == {
+  assert objects.kvstore_spec("gs://pod/sets/a") == {
       "driver": "gcs", "bucket": "pod", "path": "sets/a/"
   }  # fmt: skip
-  spec = storage.kvstore_spec("s3://pod/sets/a/")
+  spec = objects.kvstore_spec("s3://pod/sets/a/")
   assert (spec["driver"], spec["bucket"], spec["path"]) == (
       "s3", "pod", "sets/a/"
   )  # fmt: skip
   odd = tmp_path / "with space % and ü"
-  assert storage.kvstore_spec(odd) == {"driver": "file", "path": f"{odd}/"}
+  assert objects.kvstore_spec(odd) == {"driver": "file", "path": f"{odd}/"}
   assert len(token_sets.write(odd, 9)) == 9
 
 
@@ -450,6 +450,6 @@ def test_an_object_store_works_like_a_disk(tmp_path):
       store.read(range(30))["codes"], disk.read(range(30))["codes"]
   )
   store.verify()
-  storage.write_bytes(path, "shard-00002/codes/c/0/0", b"")
+  objects.write_bytes(path, "shard-00002/codes/c/0/0", b"")
   with pytest.raises(shards.StoreError, match="^memory://sets/a/shard-00002"):
     open_any(path)

@@ -12,17 +12,17 @@ import probes
 import pytest
 import runs
 
-from totojax import defaults
 from totojax import jobs
-from totojax.build.typed import ConfigError
-from totojax.build.typed import typed
-from totojax.corpus import plan
-from totojax.corpus import settings
-from totojax.data import decode
-from totojax.data import items
-from totojax.data import shards
-from totojax.data import slowfast
-from totojax.data import video
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.pixels import decode
+from totojax.data.pixels import slowfast
+from totojax.data.pixels import video
+from totojax.data.sources import items
+from totojax.data.store import shards
+from totojax.jobs.plan import corpus as plan
+from totojax.jobs.tokenize import settings
 from totojax.tokenizers import weights
 
 CLIP = video.ClipSpec(

@@ -12,11 +12,11 @@ import optax
 import pytest
 
 from totojax import checkpoint
-from totojax import defaults
 from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import tree
+from totojax.config import defaults
 from totojax.models import attention
 from totojax.models import llama
 from totojax.models import splash

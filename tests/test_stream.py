@@ -9,11 +9,11 @@ import token_sets
 from token_sets import SEQ
 
 from totojax import sequence
-from totojax.data import heldout
-from totojax.data import manifests
-from totojax.data import rows
-from totojax.data import shards
-from totojax.data import stream
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.data.stream import heldout
+from totojax.data.stream import mixture
+from totojax.data.stream import rows
 
 BATCH = 8
 PAPER = (0.2, 0.1, 0.1, 0.6)  # rows of images and of three video sets
@@ -36,7 +36,7 @@ def _sources(tmp_path_factory):
 def global_batch(sources, step, *, hosts, seed=0, batch=BATCH):
   """The batch of a step, put together from what each host reads."""
   parts = [
-      stream.stream(
+      mixture.stream(
           sources, seq=SEQ, seed=seed, batch=batch, host=host, hosts=hosts
       )[step]
       for host in range(hosts)
@@ -73,15 +73,15 @@ def test_any_number_of_hosts_gives_the_same_global_batches(sources, hosts):
 
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_iteration_from_any_step_on_another_host_count(sources, prefetch):
-  reading = stream.Reading(workers=0, prefetch=prefetch)
+  reading = mixture.Reading(workers=0, prefetch=prefetch)
   expected = [global_batch(sources, step, hosts=1) for step in range(12)]
   for hosts, start in itertools.product((1, 2, 4), (0, 1, 5, 9)):
     parts = []
     for host in range(hosts):
-      ds = stream.stream(
+      ds = mixture.stream(
           sources, seq=SEQ, seed=0, batch=BATCH, host=host, hosts=hosts
       )
-      parts.append(take(stream.host_batches(ds, start, reading=reading), 3))
+      parts.append(take(mixture.host_batches(ds, start, reading=reading), 3))
     for ahead, batches in enumerate(zip(*parts)):
       joined = {
           k: np.concatenate([batch[k] for batch in batches])
@@ -92,9 +92,9 @@ def test_iteration_from_any_step_on_another_host_count(sources, prefetch):
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_batches(sources):
-  ds = stream.stream(sources, seq=SEQ, seed=0, batch=BATCH, host=1, hosts=2)
-  reading = stream.Reading(workers=2, prefetch=2)
-  batches = take(stream.host_batches(ds, 3, reading=reading), 7)
+  ds = mixture.stream(sources, seq=SEQ, seed=0, batch=BATCH, host=1, hosts=2)
+  reading = mixture.Reading(workers=2, prefetch=2)
+  batches = take(mixture.host_batches(ds, 3, reading=reading), 7)
   for step, batch in enumerate(batches, start=3):
     assert same(batch, ds[step])
 
@@ -124,7 +124,7 @@ def test_a_row_is_its_record(sources):
 
 def draws(source, rows_wanted, *, seed=0):
   """(records, first frames) that the first rows of one source hold."""
-  ds = stream.stream(
+  ds = mixture.stream(
       [source], seq=SEQ, seed=seed, batch=1, host=0, hosts=1
   )  # fmt: skip
   frames = [frames_of(ds[i]["tokens"][0]) for i in range(rows_wanted)]
@@ -186,7 +186,7 @@ def test_the_window_is_drawn_from_seed_source_record_and_epoch():
 
 def test_sources_of_equal_length_have_different_orders(tmp_path):
   pair = [token_sets.source(tmp_path / name, 40) for name in "ab"]
-  ds = stream.stream(pair, seq=SEQ, seed=0, batch=80, host=0, hosts=1)
+  ds = mixture.stream(pair, seq=SEQ, seed=0, batch=80, host=0, hosts=1)
   batch = ds[0]
   order = [
       [
@@ -218,7 +218,7 @@ def test_the_mixture_is_exact_over_its_cycle(sources):
     ],
 )
 def test_cycles_hold_whole_shares_and_lose_no_row(weights, counts):
-  cycle = stream.Cycle(weights)
+  cycle = mixture.Cycle(weights)
   length = sum(counts)
   places = [cycle[k] for k in range(5 * length)]
   for s, count in enumerate(counts):
@@ -232,9 +232,9 @@ def test_cycles_hold_whole_shares_and_lose_no_row(weights, counts):
 def test_bad_weights_are_refused():
   for weights in ((), (0.0, 1.0), (-1.0,), (float("nan"),), (float("inf"),)):
     with pytest.raises(ValueError, match="positive"):
-      stream.Cycle(weights)
+      mixture.Cycle(weights)
   with pytest.raises(ValueError, match="round them"):
-    stream.Cycle((1 / 3, 0.123456789))
+    mixture.Cycle((1 / 3, 0.123456789))
 
 
 def test_what_does_not_fit_is_refused(sources, tmp_path):
@@ -247,33 +247,33 @@ def test_what_does_not_fit_is_refused(sources, tmp_path):
       (dict(seq=sequence.SequenceSpec(64, 2, 6, 24, False)), "4 frames a rec"),
   ):
     with pytest.raises(ValueError, match=message):
-      stream.stream(sources, **{**spec, **changes})
+      mixture.stream(sources, **{**spec, **changes})
   other = token_sets.source(tmp_path / "other", 9, tokenizer="another")
   with pytest.raises(ValueError, match="different tokenizers"):
-    stream.stream([*sources, other], **spec)
+    mixture.stream([*sources, other], **spec)
   with pytest.raises(ValueError, match="each once"):
-    stream.stream([sources[0], sources[0]], **spec)
+    mixture.stream([sources[0], sources[0]], **spec)
   with pytest.raises(ValueError, match="reads 'frames'"):
-    stream.frames_stream(sources, seed=0, batch=2, host=0, hosts=1)
+    mixture.frames_stream(sources, seed=0, batch=2, host=0, hosts=1)
   with pytest.raises(ValueError, match="must not be negative"):
-    stream.Reading(workers=-1, prefetch=0)
+    mixture.Reading(workers=-1, prefetch=0)
 
 
 def test_a_stream_can_be_pickled(sources):
-  ds = stream.stream(sources, seq=SEQ, seed=0, batch=BATCH, host=0, hosts=1)
+  ds = mixture.stream(sources, seq=SEQ, seed=0, batch=BATCH, host=0, hosts=1)
   copy = pickle.loads(pickle.dumps(ds))
   assert same(copy[3], ds[3])
 
 
 def test_damage_during_a_run_stops_it_with_the_path(tmp_path):
   source = token_sets.source(tmp_path / "a", 18)
-  ds = stream.stream([source], seq=SEQ, seed=0, batch=18, host=0, hosts=1)
+  ds = mixture.stream([source], seq=SEQ, seed=0, batch=18, host=0, hosts=1)
   (file,) = (tmp_path / "a/shard-00001/codes/c").rglob("0/0")
   file.write_bytes(file.read_bytes()[:50])
-  reading = stream.Reading(workers=0, prefetch=2)
+  reading = mixture.Reading(workers=0, prefetch=2)
   fresh = pickle.loads(pickle.dumps(ds))
   with pytest.raises(shards.StoreError, match="a/shard-00001/codes"):
-    next(stream.host_batches(fresh, 0, reading=reading))
+    next(mixture.host_batches(fresh, 0, reading=reading))
 
 
 def write_pixels(path, records, *, frames, size_px=4):
@@ -298,7 +298,7 @@ def test_pixel_stream_draws_one_frame_of_each_clip(tmp_path):
   source = write_pixels(tmp_path / "clips", 20, frames=5)
   def batch(step, hosts):
     return np.concatenate([
-        stream.frames_stream(
+        mixture.frames_stream(
             [source], seed=0, batch=20, host=host, hosts=hosts
         )[step]["frames"]
         for host in range(hosts)

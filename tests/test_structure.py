@@ -7,36 +7,26 @@ import sys
 import pytest
 import runs
 
-from totojax import hosts
 from totojax import main as totojax_main
+from totojax.rundir import hosts
 
 PACKAGE = runs.ROOT / "totojax"
 
 # Folders and files of the package: one imports only lower ranks, or its own
-# folder. `analysis` reads run directories only, so it stands by itself at the
+# folder. `report` reads run directories only, so it stands by itself at the
 # bottom and may be called by whoever runs jobs.
 RANKS = {
-    "sequence": 0, "tree": 0, "flops": 0, "defaults": 0, "progress": 0,
-    "run_lock": 0, "supervised_defaults": 0.5, "paper_defaults": 0.7,
-    "bench_defaults": 0.5,
-    "models": 1, "tokenizers": 1, "data": 1, "optim": 1, "sharding": 1,
-    "tasks": 2, "step": 2.1, "generate": 2.1, "checkpoint": 2.2, "logs": 2,
-    "hosts": 0,
-    "lanes": 2.2,
-    "evals": 3, "train": 3,
-    "build": 4, "features": 4, "pretrained": 4.5,
-    "encoders": 4,
-    "sweep": 5, "evaluate": 5, "pixels": 5, "pretokenize": 5, "validate": 5,
-    "export": 5, "aot": 5, "bench": 5, "corpus": 5, "token_stats": 5,
-    "official_weights": 5, "probe": 5, "audit": 5,
-    "extract": 5.2,
-    "jobs": 5.5,
-    "": 7,
-    "chain": 5.6,
+    "config": 0, "sequence": 0, "tree": 0, "flops": 0, "storage": 0,
+    "rundir": 0.5, "sharding": 1, "models": 1, "tokenizers": 1, "data": 1,
+    "optim": 1,
+    "tasks": 2, "evals": 2,
+    "step": 3, "lanes": 3.1, "checkpoint": 3.1, "train": 3.2, "assembly": 3.3,
+    "trained": 4, "report": 4,
+    "jobs": 5,
     "main": 6,
-    "analysis": 4.9,
+    "": 7,
 }  # fmt: skip
-ALONE = {"analysis"}
+ALONE = {"report"}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {
@@ -103,10 +93,10 @@ def test_files_import_only_lower_ranks():
     [
         ("tree.py", "from totojax import sharding", "totojax.sharding"),
         ("models/trunk.py", "from totojax.data import stream", "totojax.data"),
-        ("train.py", "from totojax.evals import val_loss", "totojax.evals"),
-        ("train.py", "import totojax.build.parts", "totojax.build"),
-        ("logs.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
-        ("analysis/plots.py", "from totojax import tree", "totojax.tree"),
+        ("train.py", "from totojax.trained import run", "totojax.trained"),
+        ("train.py", "import totojax.jobs.pretrain", "totojax.jobs"),
+        ("step.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
+        ("report/plots.py", "from totojax import tree", "totojax.tree"),
         ("models/llama.py", "from . import layers", "relatively"),
         ("newpart/file.py", "", "no rank"),
         ("__init__.py", "from totojax import main", "totojax.main"),

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import stores
 
-from totojax import defaults
 from totojax import jobs
 from totojax import lanes
-from totojax import logs
 from totojax import train
-from totojax.analysis import files
-from totojax.analysis import optimum
-from totojax.analysis import sweep_page
-from totojax.analysis import sweep_plots
-from totojax.build import pretrain as build_pretrain
-from totojax.build.typed import ConfigError
-from totojax.sweep import expand
-from totojax.sweep import job
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.jobs import pretrain as build_pretrain
+from totojax.jobs.sweep import expand
+from totojax.jobs.sweep import job
+from totojax.report import optimum
+from totojax.report import reading
+from totojax.report import sweep_page
+from totojax.report import sweep_plots
+from totojax.rundir import directory
 
 STEPS = 4
 RATES = (2.0**-12, 2.0**-4)
@@ -260,13 +260,13 @@ def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
   config["sweep"]["log2_lr"]["mup"] += (-7.0,)
   assert jobs.run(config, workdir, lambda step: False)
   assert len(trained) == 2
-  rows = files.Folder(workdir).records("sweep.csv")
+  rows = reading.Folder(workdir).records("sweep.csv")
   assert len(rows) == 6
   assert {row["log2_lr"] for row in rows} == {"-9.0", "-7.0", "-6.0"}
   html = (workdir / "report.html").read_text()
   assert "Not shown" not in html and html.count("<svg") == 2
   assert (workdir / "sweep_mup_512.png").exists()
-  assert logs.read_config(workdir)["run"] == "sweep"
+  assert directory.read_config(workdir)["run"] == "sweep"
 
 
 def curve(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from totojax.data import synthetic
+from totojax.data.pixels import synthetic
 
 
 def _config(**changes) -> synthetic.SyntheticConfig:

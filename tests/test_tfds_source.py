@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data import images
-from totojax.data import items
-from totojax.data import media
-from totojax.data import video
+from totojax.data.pixels import images
+from totojax.data.pixels import media
+from totojax.data.pixels import video
+from totojax.data.sources import items
 from totojax.data.sources import tfds_source
 
 SPEC = images.ImageSpec(

@@ -12,12 +12,12 @@ from scipy import stats as scipy_stats
 import token_reports
 import token_sets
 
-from totojax.analysis import files
-from totojax.analysis import paper
-from totojax.build import typed
-from totojax.data import shards
+from totojax.config import typed
+from totojax.data.store import shards
 from totojax.evals import reconstructions
 from totojax.evals import token_counts
+from totojax.report import paper
+from totojax.report import reading
 
 FILES = (
     "tokens.json", "ngrams.csv", "sources.csv", "rank_frequency.csv",
@@ -278,7 +278,7 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
   facts = json.loads((tmp_path / "run" / "tokens.json").read_text())
   assert facts["decoder"] == token_reports.MINE
   assert list(facts["reconstructions"]) == ["clips", "more"]  # not stills
-  arrays = files.Folder(tmp_path / "run").arrays("samples.npz")
+  arrays = reading.Folder(tmp_path / "run").arrays("samples.npz")
   assert sorted(arrays) == [
       "clips/original", "clips/reconstruction", "more/reconstruction",
   ]  # fmt: skip

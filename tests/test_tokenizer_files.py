@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from totojax.data import synthetic
+from totojax.data.pixels import synthetic
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
 from totojax.tokenizers import dvae

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax.data import synthetic
+from totojax.data.pixels import synthetic
 from totojax.tasks import api
 from totojax.tasks import tokenizer
 from totojax.tokenizers import dvae

@@ -5,9 +5,9 @@ import pages
 import pytest
 import token_reports
 
-from totojax.analysis import ngram_sections
-from totojax.analysis import plots
-from totojax.analysis import tokens_page
+from totojax.report import ngram_sections
+from totojax.report import plots
+from totojax.report import tokens_page
 
 
 @pytest.fixture(scope="module", name="data")

@@ -14,11 +14,11 @@ import pytest
 import runs
 
 from totojax import checkpoint
-from totojax import logs
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
 from totojax.optim import adamw
+from totojax.rundir import metrics
 from totojax.tasks import api
 
 STEPS, POISON = 8, -1.0
@@ -95,7 +95,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
       meta={},
       config={"lr": lr},
       facts={},
-      clock=lambda: logs.Clock(
+      clock=lambda: metrics.Clock(
           tokens_per_step=8, flops_per_token=0.0, devices=1, device_kind="cpu"
       ),
   )

@@ -11,22 +11,22 @@ import pytest
 import runs
 import stores
 
-from totojax import defaults
+from totojax import assembly as parts
 from totojax import flops
-from totojax import generate
 from totojax import jobs
 from totojax import sequence
 from totojax import train
 from totojax import tree
-from totojax.build import backbone
-from totojax.build import parts
-from totojax.build import pretrain as build_pretrain
-from totojax.build.typed import ConfigError
+from totojax.config import defaults
+from totojax.config.typed import ConfigError
+from totojax.jobs import pretrain as build_pretrain
 from totojax.models import decode
 from totojax.models import gpt2
 from totojax.models import mamba
 from totojax.models import trunk
 from totojax.tasks import pretrain
+from totojax.trained import backbone
+from totojax.trained import generate
 
 KINDS = ["gpt2", "mamba"]
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from totojax import defaults
 from totojax import sequence
 from totojax import sharding
-from totojax.build import pretrain as build
+from totojax.config import defaults
 from totojax.evals import val_loss
+from totojax.jobs import pretrain as build
 from totojax.models import llama
 from totojax.models import trunk
 from totojax.tasks import pretrain

@@ -7,11 +7,11 @@ import little_videos
 import numpy as np
 import pytest
 
-from totojax.data import decode
-from totojax.data import items
-from totojax.data import media
-from totojax.data import video
+from totojax.data.pixels import decode
+from totojax.data.pixels import media
+from totojax.data.pixels import video
 from totojax.data.sources import folder
+from totojax.data.sources import items
 
 av = pytest.importorskip("av")
 

@@ -8,12 +8,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data import augment
-from totojax.data import labelled
-from totojax.data import randaugment
-from totojax.data import rows
-from totojax.data import views
+from totojax.data.pixels import augment
+from totojax.data.pixels import randaugment
+from totojax.data.pixels import views
 from totojax.data.sources import folder
+from totojax.data.stream import labelled
+from totojax.data.stream import rows
 
 BICUBIC = Image.Resampling.BICUBIC
 

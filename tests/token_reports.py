@@ -4,9 +4,9 @@ from etils import epath
 import numpy as np
 import token_sets
 
-from totojax import token_stats
-from totojax.data import manifests
-from totojax.data import shards
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.jobs import tokens_report
 
 MINE, OTHER = "0123456789abcdef", "feedbeeffeedbeef"
 ROOM = 12  # records of a video store, of 4 frames of 2 x 2 codes
@@ -53,4 +53,4 @@ def config(data, **changes):
 
 
 def run(config, workdir, interrupted=lambda _: False):
-  return token_stats.run(config, epath.Path(workdir), interrupted)
+  return tokens_report.run(config, epath.Path(workdir), interrupted)

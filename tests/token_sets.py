@@ -3,9 +3,9 @@
 import numpy as np
 
 from totojax import sequence
-from totojax.data import manifests
-from totojax.data import rows
-from totojax.data import shards
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.data.stream import rows
 
 VOCAB, GRID, FRAMES = 64, 2, 4
 SEQ = sequence.SequenceSpec(

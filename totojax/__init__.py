@@ -12,8 +12,8 @@ from typing import Any
 def load(
     run: str, *, tokenizer: str = "", depth: int | None = None
 ) -> Any:
-  """A pre-trained model; see `totojax.pretrained.load`."""
+  """A pre-trained model; see `totojax.trained.model.load`."""
   # Only now: importing the package must cost nothing.
-  from totojax import pretrained
+  from totojax.trained import model
 
-  return pretrained.load(run, tokenizer=tokenizer, depth=depth)
+  return model.load(run, tokenizer=tokenizer, depth=depth)

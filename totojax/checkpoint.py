@@ -20,7 +20,8 @@ import orbax.checkpoint as ocp
 
 from totojax import step as step_lib
 from totojax import tree as tree_lib
-from totojax.data import storage
+from totojax.rundir import errors
+from totojax.storage import objects
 
 _COMMITTED = "_CHECKPOINT_METADATA"  # orbax writes it when a step is whole
 
@@ -38,7 +39,7 @@ class CheckpointConfig:
   keep_every_steps: int
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(errors.RunError):
   """A checkpoint that cannot be written, read, or used; names the path."""
 
 
@@ -123,7 +124,7 @@ class Checkpoints:
     of = "" if step is None else f" of step {step}"
     return CheckpointError(
         f"{self.directory}: the checkpoint{of} could not be written"
-        f" ({storage.brief(error)}); the last whole one stays. Free the disk or"
+        f" ({objects.brief(error)}); the last whole one stays. Free the disk or"
         " mend the path, then run the same command again"
     )
 
@@ -232,4 +233,4 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
 
 def _cause(error: Exception) -> str:
   """One line of an error that can be pages; --traceback shows all of it."""
-  return f"{type(error).__name__}: {storage.brief(error)}"
+  return f"{type(error).__name__}: {objects.brief(error)}"

@@ -27,7 +27,9 @@ from etils import epath
 from ml_collections import config_flags
 from ml_collections import ConfigDict
 
-from totojax.build import typed
+from totojax import jobs
+from totojax.config import typed
+from totojax.rundir import console
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -146,12 +148,12 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
-  if _CONFIG.value.get("run") == "bench":
-    # PyTorch is measured beside JAX and needs its part of a GPU's memory.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  job = jobs.JOBS.get(_CONFIG.value.get("run"))
+  for name, value in (job.environment if job else {}).items():
+    os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax import hosts
+  from totojax.rundir import hosts
 
   if not _MULTIHOST.value:
     _work(interrupted)
@@ -189,35 +191,24 @@ def _main(argv: list[str]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax import chain
-  from totojax import jobs
-  from totojax import logs
-  from totojax import train
+  from totojax.rundir import directory
 
   config = _CONFIG.value.to_dict()
   file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
-  name = pathlib.Path(file).stem
+  folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
   begin = time.monotonic()
   try:
-    # The one job that is made of others stands above the table of jobs.
-    is_chain = config["run"] == "chain"
-    job = chain.run if is_chain else jobs.run
-    check = chain.check if is_chain else logs.check_config
-    folder = _WORKDIR.value or f"runs/{name}"
-    if config["run"] == "plan":
-      # A plan is no run: it changes nothing, and is made as often as one likes.
-      jobs.run(config, epath.Path(folder) / "plan", interrupted)
+    job = jobs.find(config["run"])
+    if not job.kept:
+      jobs.run(config, folder / config["run"], interrupted)
       return
-    workdir = check(folder, config, allow_change=_ALLOW.value)
-    done = chain.is_done(workdir, config) if is_chain else logs.is_done(workdir)
-    if done:
-      if not is_chain and _ALLOW.value:
-        logs.check_finished(workdir, config)
-      train.say(f"{workdir}: done already")
-    elif job(config, workdir, interrupted):
-      logs.mark_done(workdir, time.monotonic() - begin)
+    workdir = job.check(folder, config, allow_change=_ALLOW.value)
+    if job.is_done(workdir, config):
+      console.say(f"{workdir}: done already")
+    elif jobs.run(config, workdir, interrupted):
+      directory.mark_done(workdir, time.monotonic() - begin)
     else:
-      train.say(f"{workdir}: stopped; run the same command again to go on")
+      console.say(f"{workdir}: stopped; run the same command again to go on")
   except jobs.ERRORS as error:
     if _TRACEBACK.value:
       raise

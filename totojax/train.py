@@ -19,9 +19,11 @@ from jax.sharding import NamedSharding
 import numpy as np
 
 from totojax import checkpoint as checkpoint_lib
-from totojax import logs
-from totojax import progress
 from totojax import step as step_lib
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import errors
+from totojax.rundir import metrics
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
@@ -50,7 +52,7 @@ class Every:
         )
 
 
-class NotFinite(RuntimeError):
+class NotFinite(errors.RunError):
   """The loss of a step, or a parameter after it, is NaN or infinite."""
 
 
@@ -88,7 +90,7 @@ class Run:
   meta: Mapping[str, Any]
   config: Mapping[str, Any]
   facts: Mapping[str, Any]
-  clock: Callable[[], logs.Clock]
+  clock: Callable[[], metrics.Clock]
 
 
 def place(batch: HostBatch, sharding: NamedSharding) -> dict[str, jax.Array]:
@@ -106,7 +108,7 @@ def fit(
 
   Args:
     run: what to do.
-    workdir: an `epath.Path`, new or this run's (`logs.check_config`).
+    workdir: an `epath.Path`, new or this run's (`directory.check_config`).
     interrupted: step -> whether to save and leave now; the same on every host.
 
   Returns:
@@ -116,7 +118,7 @@ def fit(
     NotFinite: a loss or a parameter is NaN or infinite; names the step. Nothing
       of that step or of a later one is saved.
   """
-  logs.begin(workdir, run.config, **run.facts)
+  directory.begin(workdir, run.config, **run.facts)
   checkpoints = checkpoint_lib.Checkpoints(
       workdir / "checkpoints", run.checkpoint
   )
@@ -128,9 +130,9 @@ def fit(
     )
     del state  # two of them need not fit on the devices
     state = _restored(run, checkpoints, **kept)
-    say(f"{workdir}: resumed at step {start} of {run.steps}")
-  log = logs.MetricsLog(workdir, restored_step=start)
-  bar = progress.Progress(
+    console.say(f"{workdir}: resumed at step {start} of {run.steps}")
+  log = metrics.MetricsLog(workdir, restored_step=start)
+  bar = console.Progress(
       "training", unit="steps", total=run.steps, done=start
   )
   try:
@@ -169,8 +171,8 @@ def _loop(
     state: step_lib.TrainState,
     start: int,
     *,
-    log: logs.MetricsLog,
-    bar: progress.Progress,
+    log: metrics.MetricsLog,
+    bar: console.Progress,
     checkpoints: checkpoint_lib.Checkpoints,
     interrupted: Callable[[int], bool],
 ) -> tuple[step_lib.TrainState, bool]:
@@ -252,7 +254,7 @@ def _loop(
       clock.paused(time.monotonic() - begin)
     if leave:
       checkpoints.wait()
-      say(f"stopped at step {step} of {run.steps}")
+      console.say(f"stopped at step {step} of {run.steps}")
       # At the last step too: the next call makes the evaluations it owes.
       return state, False
   return state, True
@@ -263,9 +265,3 @@ def _figures(wall: Mapping[str, float]) -> str:
   if "mfu" in wall:
     text += f", MFU {wall['mfu']:.1%}"
   return text + f", data {wall['data_frac']:.1%}"
-
-
-def say(text: str) -> None:
-  """One plain line, from one host."""
-  if jax.process_index() == 0:
-    print(text, flush=True)

@@ -9,8 +9,8 @@ authors' axis, tokens of VQGAN-16k; 10^9 tokens a run [gap]. The paper finds
 at this size.
 """
 
-from totojax import defaults
-from totojax import paper_defaults
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
 
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536)
 

@@ -9,8 +9,8 @@ Rows: 128 (16 x 16 tokens) and 256 (32 x 32), of the runs of table4.py:16 and
 :32; mean and attention pooling of each. Not run.
 """
 
-from totojax import defaults
-from totojax import paper_defaults
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
 
 ROWS = {"128": 16, "256": 32}  # pixels of a side -> tokens
 

@@ -7,7 +7,7 @@ Draws what the runs of table1.py have logged so far. Dashed: where the paper's
 curves end, read off its figure.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 ENDS = {"base": 3.58, "large": 3.47, "1b": 3.31}
 

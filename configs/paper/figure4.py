@@ -8,7 +8,7 @@ figure; the paper's curves peak near half of the depth, at layers 7, 8 and 11
 counted from the embeddings. Its heights stand in no table. Not run.
 """
 
-from totojax import paper_defaults
+from totojax.config import paper as paper_defaults
 
 ROWS = {"base": 7, "large": 8, "1b": 11}  # layer of the peak, read off
 

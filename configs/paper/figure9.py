@@ -9,7 +9,7 @@ unit of the figure (`configs/audit.py`), and GPT-3's 2.57 C^-0.048. In small, on
 a laptop: configs/scaling.py. Not run at this size.
 """
 
-from totojax import defaults
+from totojax.config import defaults
 
 NAMES = ("a1", "a2", "a3", "a4", "a5", "a6")
 

@@ -7,7 +7,7 @@ Begins with the run of table1.py:1b; every layer, the best is compared. The
 paper's top-1: 66.2 % (iGPT-L, as the paper quotes it: 65.2). Not run.
 """
 
-from totojax import paper_defaults
+from totojax.config import paper as paper_defaults
 
 
 def get_config():

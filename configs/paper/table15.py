@@ -11,8 +11,8 @@ width is not printed (64 [gap]), nor how that base starts (0.02, logits times 1
 these runs. Not run.
 """
 
-from totojax import defaults
-from totojax import paper_defaults
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
 
 # Parameters, as printed.
 ROWS = {

@@ -7,7 +7,7 @@ Rows: base, large, 1b, which read the runs of table1.py; stores of clips as
 configs/probe_k400.py says. The paper's top-1: 61.2, 65.8 and 74.8 %. Not run.
 """
 
-from totojax import paper_defaults
+from totojax.config import paper as paper_defaults
 
 ROWS = {"base": 61.2, "large": 65.8, "1b": 74.8}
 

@@ -7,8 +7,8 @@ shows Table 2's numbers beside ours. The paper counts tokens at every frame, a
 store holds every 4th. Not run on these data sets.
 """
 
-from totojax import defaults
-from totojax import paper_defaults
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
 
 STORES = ("imagenet", "kinetics600", "ego4d", "howto100m")
 

@@ -10,8 +10,8 @@ ImageNet's own files. The paper's top-1: 61.3, 61.1, 61.2, 53.2, 60.6 and
 58.5 %. Not run.
 """
 
-from totojax import defaults
-from totojax import paper_defaults
+from totojax.config import defaults
+from totojax.config import paper as paper_defaults
 
 # Tokenizer, tokens per side, the paper's top-1; patches have no tokenizer.
 ROWS = {

@@ -8,8 +8,8 @@ as configs/probe_k400.py says. The paper's top-1: 59.3, 65.3 and 74.4 %. Not
 run.
 """
 
-from totojax import paper_defaults
-from totojax import supervised_defaults
+from totojax.config import paper as paper_defaults
+from totojax.config import supervised as supervised_defaults
 
 ROWS = {"base": 59.3, "large": 65.3, "1b": 74.4}
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data import shards
-from totojax.data import store as store_lib
+from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.tokenizers import api
 from totojax.tokenizers import stats
 from totojax.tokenizers import weights

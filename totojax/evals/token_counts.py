@@ -16,8 +16,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax import progress
-from totojax.data import store as store_lib
+from totojax.data.store import store as store_lib
+from totojax.rundir import console
 from totojax.tokenizers import ngrams
 
 Interrupted = Callable[[int], bool]
@@ -107,7 +107,7 @@ def count_codes(
   total = sum(map(len, stores.values()))
   done = sum(records for records, _ in found.values())
   saved_s = time.monotonic()
-  with progress.tracking(
+  with console.tracking(
       "counting codes", unit="records", total=total, done=done
   ) as bar:
     for name, store in stores.items():
@@ -160,7 +160,7 @@ def count_ngrams(
       yield codes_MGG
       bar.advance(len(codes_MGG))
 
-  with progress.tracking(
+  with console.tracking(
       f"counting {n}-grams", unit="images", total=total
   ) as bar:
     for name, store in stores.items():

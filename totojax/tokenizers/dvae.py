@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax.tokenizers import api
-from totojax.tokenizers import reference
 from totojax.tokenizers.dvae_modules import Decoder
 from totojax.tokenizers.dvae_modules import DvaeConfig
 from totojax.tokenizers.dvae_modules import Encoder
+from totojax.tokenizers.released import reference
 
 LAPLACE_EPS = 0.1  # keeps pixels off the ends of the logit-Laplace's support
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax.tokenizers import api
-from totojax.tokenizers import reference
+from totojax.tokenizers.released import reference
 from totojax.tokenizers.vqgan_modules import Conv
 from totojax.tokenizers.vqgan_modules import Decoder
 from totojax.tokenizers.vqgan_modules import Encoder

@@ -8,10 +8,10 @@ import json
 import os
 from typing import Any
 
-from totojax.data import columns
-from totojax.data import images
-from totojax.data import items
-from totojax.data import video
+from totojax.data.pixels import images
+from totojax.data.pixels import video
+from totojax.data.sources import items
+from totojax.data.store import columns
 
 SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import os
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 

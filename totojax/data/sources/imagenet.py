@@ -19,8 +19,8 @@ import glob
 import os
 import re
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 from totojax.data.sources import tars
 
 WNID = re.compile(r"n\d{8}")

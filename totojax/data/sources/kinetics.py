@@ -16,8 +16,8 @@ from collections.abc import Iterable
 import os
 import re
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 import csv
 import dataclasses
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import os
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 
 PREFIX = "something-something-v2-"
 

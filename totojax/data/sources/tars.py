@@ -20,8 +20,8 @@ import os
 import tarfile
 from typing import Any
 
-from totojax.data import items
 from totojax.data.sources import files
+from totojax.data.sources import items
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MOST_LABEL_BYTES = 2**20

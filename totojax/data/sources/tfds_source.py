@@ -21,11 +21,11 @@ import urllib.parse
 
 import numpy as np
 
-from totojax.data import augment
-from totojax.data import decode
-from totojax.data import images
-from totojax.data import items
-from totojax.data import video
+from totojax.data.pixels import augment
+from totojax.data.pixels import decode
+from totojax.data.pixels import images
+from totojax.data.pixels import video
+from totojax.data.sources import items
 
 SCHEME = "tfds:"
 

@@ -1,0 +1,128 @@
+"""Pixels of an item of any source: what a worker process runs.
+
+Imports neither jax nor TensorFlow, and PyAV only for videos.
+
+Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from totojax.data.pixels import decode
+from totojax.data.pixels import images
+from totojax.data.pixels import slowfast
+from totojax.data.pixels import video
+from totojax.data.sources import items
+from totojax.data.sources import tfds_source
+
+MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
+Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
+
+
+class SourceLost(OSError):
+  """A listed file that is gone, or storage that fails."""
+
+
+def load(
+    item: items.Item, spec: Spec, *, seed: int
+) -> np.ndarray | items.Skipped:
+  """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
+
+  K is `spec.crops`, and more for a video that is sampled by its duration.
+  An item that gives nothing comes back as a `Skipped`, with the reason: one bad
+  file must not end a job over a million.
+
+  Args:
+    item: what is read.
+    spec: what is cut out; an `ImageSpec` makes it an image, any other a video.
+    seed: of everything drawn; with the item's id it decides the result.
+
+  Raises:
+    ImportError: a package that reads this kind is missing.
+    SourceLost: the file was listed and cannot be opened any more. This says
+      nothing about the item, so it must not be skipped.
+  """
+  try:
+    if isinstance(spec, images.ImageSpec):
+      return images.crops(item, _bytes(item), spec, seed=seed)[:, None]
+    if item.record is not None:
+      return tfds_source.clips(item, spec, seed=seed)
+    return video.clips(item, _source(item), spec, seed=seed)
+  except (decode.Undecodable, images.Unreadable, OSError) as reason:
+    _check_there(item)
+    return items.Skipped(item.id, str(reason))
+
+
+def _check_there(item: items.Item) -> None:
+  """Raises SourceLost where the storage fails, and not what is in the file."""
+  if item.record is not None or (
+      os.path.islink(item.path) and not os.path.exists(item.path)
+  ):
+    return  # a link that leads nowhere is the item's own fault
+  try:
+    with open(item.path, "rb") as file:
+      file.read(1)
+  except PermissionError:
+    return
+  except OSError as error:
+    raise SourceLost(
+        f"{item.path} was listed and cannot be opened now ({error.strerror});"
+        " is the storage still there? Run the same command again once it is:"
+        " it goes on where it stopped"
+    ) from error
+
+
+def check_installed(item: items.Item, spec: Spec) -> None:
+  """Raises ImportError where `load` would: before a job begins, not in it."""
+  if not isinstance(spec, images.ImageSpec) and item.record is None:
+    decode.pyav()
+
+
+def label(item: items.Item) -> int:
+  """The item's class; -1 for none.
+
+  Sets of TFDS keep labels in their records, of which a listing reads none: the
+  label is read here. It costs nothing after `load`, and nothing elsewhere.
+
+  Raises:
+    Unreadable: the record is damaged.
+  """
+  return item.label if item.record is None else tfds_source.label(item)
+
+
+def duration_s(item: items.Item) -> float:
+  """Seconds of a video file, or of its stretch; nothing is decoded.
+
+  Raises:
+    Undecodable: there are none.
+    OSError: the file cannot be read.
+  """
+  return video.duration_s(item, _source(item))
+
+
+def _source(item: items.Item) -> decode.Source:
+  return item.path if item.part is None else _bytes(item)
+
+
+def _bytes(item: items.Item) -> bytes:
+  """The item's file as it is stored."""
+  if item.record is not None:
+    return tfds_source.encoded(item)
+  if item.part is None:
+    with open(item.path, "rb") as file:
+      size = os.fstat(file.fileno()).st_size
+      if size > MOST_BYTES:
+        raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
+      return file.read()
+  offset, size = item.part
+  with open(item.path, "rb") as file:
+    file.seek(offset)
+    data = file.read(size)
+  if len(data) != size:
+    raise OSError(
+        f"{item.path} ends after {len(data)} of the item's {size} bytes"
+    )
+  return data

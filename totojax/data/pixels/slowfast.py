@@ -1,0 +1,228 @@
+"""Clips of Kinetics as SlowFast samples them: to train on, and 10 x 3 views.
+
+Frames are counted, not timed: of a video with F frames at f a second, a clip of
+T frames with stride s spans s T f / fps of them, which need not be whole, and
+shows T places from the first to the last frame of the span, rounded down. (So
+two places are a little more than a stride apart, as SlowFast has it: 63 / 15
+frames for 16 frames of stride 4.) A video that is shorter than the span shows
+its last frame again. One decoding serves all views of a video.
+
+  train  the span begins anywhere, the short side is drawn, a random window is
+         cut out, and half of the clips are mirrored
+  test   `temporal` spans x `spatial` windows, of which the short side is all
+
+Source: facebookresearch/SlowFast, datasets/decoder.py and transform.py
+(Feichtenhofer et al., 2019); the paper's section 4.3.
+
+Shapes: F frames of a video, T frames of a clip, R pixels of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import math
+
+import numpy as np
+
+from totojax.data.pixels import augment
+from totojax.data.pixels import decode
+from totojax.data.pixels import video
+from totojax.data.sources import items
+
+MODES = ("", "train", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSpec:
+  """What is cut out of each video.
+
+  Attributes:
+    mode: "train", "test", or "" where views are not wanted.
+    temporal: with "test", spans of a video.
+    spatial: with "test", windows of each span: 1 (the central one) or 3.
+    offset: with "test", whether spans go from the first to the last possible
+      one; otherwise, as SlowFast has it, they divide what is left of the video
+      into `temporal` parts and begin with each.
+    short_frac: with "train", least and largest short side, in sizes of a clip.
+    flip_frac: with "train", share of the clips that are mirrored.
+    clip: frames, stride, rate and size of a clip; with "train", how many.
+  """
+
+  mode: str
+  temporal: int
+  spatial: int
+  offset: bool
+  short_frac: tuple[float, float]
+  flip_frac: float
+  clip: video.ClipSpec
+
+  def __post_init__(self):
+    if self.mode not in MODES:
+      raise ValueError(
+          f"views.mode is {self.mode!r}; use 'train', 'test', or '' for clips"
+          " as `clip` has them"
+      )
+    if self.temporal < 1:
+      raise ValueError(f"views.temporal is {self.temporal}; use 1 or more")
+    if self.spatial not in (1, 3):
+      raise ValueError(f"views.spatial is {self.spatial}; use 1 or 3")
+    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (
+        self.short_frac[1]
+    ):
+      raise ValueError(
+          f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
+          " the smaller first"
+      )
+    if not 0.0 <= self.flip_frac <= 1.0:
+      raise ValueError(
+          f"views.flip_frac is {self.flip_frac}; it is a share from 0.0 to 1.0"
+      )
+    if self.mode and self.clip.sampling != "uniform":
+      raise ValueError(
+          f"clip.sampling is {self.clip.sampling!r} with views.mode"
+          f" {self.mode!r}, which has its own; set it to 'uniform'"
+      )
+
+  @property
+  def frames(self) -> int:
+    return self.clip.frames
+
+  @property
+  def stride_frames(self) -> int:
+    return self.clip.stride_frames
+
+  @property
+  def fps(self) -> float:
+    return self.clip.fps
+
+  @property
+  def size_px(self) -> int:
+    return self.clip.size_px
+
+  @property
+  def resample(self) -> str:
+    return self.clip.resample
+
+  @property
+  def sampling(self) -> str:
+    return self.clip.sampling
+
+  @property
+  def decoded_px(self) -> int:
+    """Short side of the frames as they are decoded: the largest that is drawn,
+    so that a clip does not depend on how many others there are."""
+    if self.mode == "test":
+      return self.size_px
+    return round(self.short_frac[1] * self.size_px)
+
+  @property
+  def crops(self) -> int:
+    """Clips of a video."""
+    if self.mode == "test":
+      return self.temporal * self.spatial
+    return self.clip.crops
+
+  def draw(
+      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+  ) -> Iterator[video.Drawn]:
+    """The clips of a video; windows of one span follow each other."""
+    first, times_s = video.within(item, timeline)
+    frames = len(times_s)
+    span = self.clip.frames * self.clip.stride_frames * _rate(timeline, times_s)
+    span /= self.clip.fps
+    places = functools.partial(
+        _places, span=span, count=self.clip.frames, frames=frames
+    )
+    if self.mode == "train":
+      for crop in range(self.clip.crops):
+        rng = items.generator(item, crop, stretch=0, seed=seed)
+        start = rng.uniform(0.0, max(frames - span, 0.0))
+        least, most = (self.size_px * frac for frac in self.short_frac)
+        yield video.Drawn(
+            first + places(start),
+            short_px=round(rng.uniform(least, most)),
+            crop=functools.partial(
+                _random_window, size_px=self.size_px, rng=rng,
+                flip_frac=self.flip_frac,
+            ),
+        )  # fmt: skip
+      return
+    for start in starts(frames, span, self.temporal, offset=self.offset):
+      for place in range(self.spatial):
+        yield video.Drawn(
+            first + places(start),
+            short_px=self.size_px,
+            crop=functools.partial(
+                window, size_px=self.size_px,
+                place=place if self.spatial == 3 else 1,
+            ),
+        )  # fmt: skip
+
+
+def starts(
+    frames: int, span: float, temporal: int, *, offset: bool
+) -> list[float]:
+  """Where the spans of a video begin, in frames."""
+  room = max(frames - span, 0.0)
+  if not offset:
+    return [room * i / temporal for i in range(temporal)]
+  if temporal == 1:
+    return [float(math.floor(room / 2))]
+  step = math.floor(room / (temporal - 1))
+  return [float(i * step) for i in range(temporal)]
+
+
+def _places(
+    start: float, *, span: float, count: int, frames: int
+) -> np.ndarray:
+  """int [T]: the frames of a span that begins at `start`.
+
+  Rounding down makes a frame of the last bit: these are PyTorch's float32
+  places, counted from the nearer end.
+  """
+  first, last = np.float32(start), np.float32(start + span - 1.0)
+  step = np.float64((last - first) / np.float32(max(count - 1, 1)))
+  i_T = np.arange(count)
+  place_T = np.where(
+      i_T < count // 2,
+      np.float64(first) + step * i_T,
+      np.float64(last) - step * (count - 1 - i_T),
+  )
+  place_T = place_T if count > 1 else np.array([np.float64(first)])
+  return np.clip(place_T.astype(np.float32), 0, frames - 1).astype(np.int64)
+
+
+def _rate(timeline: decode.Timeline, times_s: np.ndarray) -> float:
+  """Frames a second: of the header, or where it says none, of the frames."""
+  if math.isfinite(timeline.fps) and timeline.fps > 0.0:
+    return timeline.fps
+  length_s = float(times_s[-1] - times_s[0])
+  return (len(times_s) - 1) / length_s if length_s else 1.0 / timeline.gap_s
+
+
+def window(
+    frames_THW3: np.ndarray, *, size_px: int, place: int
+) -> np.ndarray:
+  """[T, R, R, 3]: the first (0), central (1) or last (2) along the long side.
+
+  Across the short side it is central.
+  """
+  height, width = frames_THW3.shape[1:3]
+  top, left = (math.ceil((side - size_px) / 2) for side in (height, width))
+  if place != 1:
+    far = place == 2
+    if height > width:
+      top = (height - size_px) * far
+    else:
+      left = (width - size_px) * far
+  return frames_THW3[:, top : top + size_px, left : left + size_px]
+
+
+def _random_window(
+    frames_THW3: np.ndarray, *, size_px: int, rng: np.random.Generator,
+    flip_frac: float,
+) -> np.ndarray:  # fmt: skip
+  cut_TRR3 = augment.random_crop(frames_THW3, size_px, rng=rng)
+  return cut_TRR3[:, :, ::-1] if rng.random() < flip_frac else cut_TRR3

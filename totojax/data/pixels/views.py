@@ -1,0 +1,243 @@
+"""Labelled images as training and evaluation views, from their files.
+
+A training view is a window of random area and shape, flipped half of the time;
+fine-tuning also draws RandAugment's operations and erases a rectangle (MAE's
+recipe, with the algorithms of timm). An evaluation view is the central square.
+Everything about a view follows from seed, record and epoch.
+
+Pixels stay in 0 to 255: a tokenizer wants no normalised ones.
+
+Shapes: B rows, H and W of an image, S pixels of a side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+import math
+
+import numpy as np
+from PIL import Image
+
+from totojax import sequence
+from totojax.data.pixels import augment
+from totojax.data.pixels import images
+from totojax.data.pixels import randaugment
+from totojax.data.sources import items as items_lib
+from totojax.data.stream import labelled
+from totojax.data.stream import rows as rows_lib
+
+TRIES = 10  # windows that are drawn before the largest central one is taken
+ERASED_FRAC = (0.02, 1 / 3)  # of the area; timm's
+ERASED_ASPECT = (0.3, 1 / 0.3)
+# Of ImageNet's pixels: what timm's normalised noise of mean 0 is before it.
+MEAN = np.array((0.485, 0.456, 0.406), np.float32)
+STD = np.array((0.229, 0.224, 0.225), np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewConfig:
+  """What is seen of an image.
+
+  Attributes:
+    least_area: smallest share of the image that a training window has.
+    widest: largest ratio of its sides, either way.
+    flip: share of training views that are flipped.
+    resample: filter of the resizing: "bicubic", "bilinear" or "lanczos".
+    operations: RandAugment's, of each training view; 0: none.
+    magnitude: of the operations, 0 to 10.
+    magnitude_std: of the magnitude of each.
+    erase: share of training views with an erased rectangle.
+    center_frac: side of an evaluation view over the short side of the image.
+  """
+
+  least_area: float
+  widest: float
+  flip: float
+  resample: str
+  operations: int
+  magnitude: float
+  magnitude_std: float
+  erase: float
+  center_frac: float
+
+  def __post_init__(self):
+    for name, low, high in (
+        ("least_area", 0.0, 1.0), ("flip", 0.0, 1.0), ("erase", 0.0, 1.0),
+        ("center_frac", 0.01, 1.0), ("magnitude", 0.0, 10.0),
+        ("widest", 1.0, 100.0), ("operations", 0, 100),
+    ):  # fmt: skip
+      if not low <= getattr(self, name) <= high:
+        raise ValueError(
+            f"view.{name} is {getattr(self, name)}; it must lie between {low}"
+            f" and {high}"
+        )
+    if self.resample not in augment.FILTERS:
+      raise ValueError(
+          f"view.resample is {self.resample!r}; use one of"
+          f" {sorted(augment.FILTERS)}"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """Part of an image, in pixels."""
+
+  top: int
+  left: int
+  height: int
+  width: int
+
+
+def random_window(
+    height: int, width: int, config: ViewConfig, *, rng: np.random.Generator
+) -> Window:
+  """Of uniform area and log-uniform shape: torchvision's algorithm.
+
+  After `TRIES` that do not fit, the largest central window of allowed shape.
+  """
+  spread = math.log(config.widest)
+  for _ in range(TRIES):
+    area = rng.uniform(config.least_area, 1.0) * height * width
+    aspect = math.exp(rng.uniform(-spread, spread))
+    w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if 0 < w <= width and 0 < h <= height:
+      top = int(rng.integers(height - h + 1))
+      return Window(top, int(rng.integers(width - w + 1)), h, w)
+  w = min(width, round(height * config.widest))
+  h = min(height, round(width * config.widest))
+  return Window((height - h) // 2, (width - w) // 2, h, w)
+
+
+def erased(
+    image_SS3: np.ndarray, *, rng: np.random.Generator
+) -> np.ndarray:
+  """The image with a random rectangle of noise, as timm erases (mode pixel).
+
+  Noise is normal with the mean and deviation of ImageNet's pixels, cut to what
+  pixels can be.
+  """
+  height, width = image_SS3.shape[:2]
+  low, high = map(math.log, ERASED_ASPECT)
+  for _ in range(TRIES):
+    area = rng.uniform(*ERASED_FRAC) * height * width
+    aspect = math.exp(rng.uniform(low, high))
+    h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+    if h < height and w < width:
+      top = int(rng.integers(height - h + 1))
+      left = int(rng.integers(width - w + 1))
+      noise = rng.standard_normal((h, w, 3), np.float32) * STD + MEAN
+      out = image_SS3.copy()
+      out[top : top + h, left : left + w] = np.clip(
+          np.rint(255.0 * noise), 0, 255
+      )
+      return out
+  return image_SS3
+
+
+def training_view(
+    image_HW3: np.ndarray,
+    size_px: int,
+    config: ViewConfig,
+    *,
+    rng: np.random.Generator,
+) -> np.ndarray:
+  """A random view, uint8 [S, S, 3]."""
+  w = random_window(*image_HW3.shape[:2], config, rng=rng)
+  window = image_HW3[w.top : w.top + w.height, w.left : w.left + w.width]
+  view = Image.fromarray(np.ascontiguousarray(window)).resize(
+      (size_px, size_px), augment.FILTERS[config.resample]
+  )
+  if rng.random() < config.flip:
+    view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  for _ in range(config.operations):
+    view = randaugment.apply(
+        view, magnitude=config.magnitude, std=config.magnitude_std,
+        resample=augment.FILTERS[config.resample], rng=rng,
+    )  # fmt: skip
+  found = np.asarray(view)
+  return erased(found, rng=rng) if rng.random() < config.erase else found
+
+
+def evaluation_view(
+    image_HW3: np.ndarray, size_px: int, config: ViewConfig
+) -> np.ndarray:
+  """The central square, uint8 [S, S, 3]."""
+  resized_HW3 = augment.resize_short_side(
+      image_HW3,
+      max(round(size_px / config.center_frac), size_px),
+      resample=config.resample,
+  )
+  return augment.center_crop(resized_HW3[None], size_px)[0]
+
+
+def records(listing: items_lib.Listing, name: str) -> labelled.Records:
+  """Every image of a source as a record.
+
+  Raises:
+    ValueError: an image has no class.
+  """
+  without = [item.id for item in listing.items if item.label < 0]
+  if without:
+    raise ValueError(
+        f"{len(without)} of {len(listing.items)} images of {name} have no"
+        f" class, the first of them {without[0]!r}; move them into class"
+        " folders"
+    )
+  return labelled.Records(
+      store=None,
+      name=name,
+      records=np.arange(len(listing.items)),
+      labels=np.array([item.label for item in listing.items], np.int32),
+      ids=tuple(item.id for item in listing.items),
+      classes=listing.classes,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadViews:
+  """Rows to {"frames": uint8 [B, 1, S, S, 3], "start": int32 [B]}.
+
+  Rows of an epoch get training views, the others evaluation views.
+  """
+
+  items: Sequence[items_lib.Item]
+  size_px: int
+  config: ViewConfig
+  seed: int
+
+  def __call__(
+      self, rows: Sequence[rows_lib.Row]
+  ) -> dict[str, np.ndarray]:
+    shape = (len(rows), 1, self.size_px, self.size_px, 3)
+    frames = np.zeros(shape, np.uint8)  # rows of padding stay black
+    for b, row in enumerate(rows):
+      if row.draws:
+        (draw,) = row.draws
+        frames[b, 0] = self._view(draw)
+    start = np.full(len(rows), sequence.IMAGE_START, np.int32)
+    return {"frames": frames, "start": start}
+
+  def _view(self, draw: rows_lib.Draw) -> np.ndarray:
+    image_HW3 = _read(self.items[draw.record])
+    if draw.epoch is None:
+      return evaluation_view(image_HW3, self.size_px, self.config)
+    rng = np.random.default_rng([self.seed, draw.record, draw.epoch])
+    return training_view(image_HW3, self.size_px, self.config, rng=rng)
+
+
+def _read(item: items_lib.Item) -> np.ndarray:
+  """Raises ValueError naming the file: nothing else would notice it gone."""
+  try:
+    with open(item.path, "rb") as file:
+      if item.part is None:
+        data = file.read()
+      else:
+        file.seek(item.part[0])
+        data = file.read(item.part[1])
+    return images.read(data, animated="first")
+  except (images.Unreadable, OSError) as error:
+    raise ValueError(
+        f"{item.path} ({item.id}) cannot be read: {error}. Mend it, or remove"
+        " it and begin the run again"
+    ) from error

@@ -1,0 +1,155 @@
+"""Worker processes that decode items, in order, and survive what kills them.
+
+A decoder that crashes takes its process with it. The items that were being
+decoded are then tried again one at a time, and the one that crashes again is
+skipped like any other that cannot be read. Workers end with their parent, also
+when it is killed.
+
+Shapes: K clips or crops, T frames, R pixels of a side.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable, Iterator
+import concurrent.futures
+from concurrent.futures import process
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import signal
+import threading
+
+import numpy as np
+
+from totojax.data.pixels import media
+from totojax.data.sources import items as items_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+  """An item and its pixels.
+
+  Attributes:
+    item: what was decoded.
+    clips: uint8 [K, T, R, R, 3], or why there are none.
+    label: its class, -1 for none; sets of TFDS know it only now.
+  """
+
+  item: items_lib.Item
+  clips: np.ndarray | items_lib.Skipped
+  label: int
+
+
+def decode(
+    items: Iterable[items_lib.Item],
+    spec: media.Spec,
+    *,
+    seed: int,
+    workers: int,
+    ahead: int,
+) -> Iterator[Decoded]:
+  """Decodes items; yields them in the order given.
+
+  Args:
+    items: what is decoded.
+    spec: what is cut out of each.
+    seed: of everything drawn.
+    workers: processes; 0 decodes in this one.
+    ahead: items per worker that are decoded or waiting at a time. Their clips
+      are in memory.
+  """
+  if not workers:
+    for item in items:
+      yield _decode(item, spec, seed)
+    return
+  left = iter(items)
+  waiting: collections.deque = collections.deque()
+  pool = _pool(workers)
+  try:
+    while True:
+      room = workers * ahead - len(waiting)
+      for item in itertools.islice(left, room):
+        waiting.append((item, _submit(pool, item, spec, seed)))
+      if not waiting:
+        return
+      item, future = waiting[0]
+      try:
+        result = future.result()
+        waiting.popleft()
+        yield result
+      except process.BrokenProcessPool:
+        # Nobody knows whose crash it was: each of those in flight is tried
+        # alone, then the rest go on in a new pool.
+        _stop(pool)
+        suspects = [item for item, _ in waiting]
+        waiting.clear()
+        yield from _one_at_a_time(suspects, spec, seed)
+        pool = _pool(workers)
+  finally:
+    _stop(pool)
+
+
+def _one_at_a_time(
+    items: Iterable[items_lib.Item], spec: media.Spec, seed: int
+) -> Iterator[Decoded]:
+  pool = _pool(1)
+  try:
+    for item in items:
+      try:
+        yield _submit(pool, item, spec, seed).result()
+      except process.BrokenProcessPool:
+        reason = "the decoder crashes on this file (its process died, twice)"
+        yield Decoded(item, items_lib.Skipped(item.id, reason), item.label)
+        _stop(pool)
+        pool = _pool(1)
+  finally:
+    _stop(pool)
+
+
+def _submit(
+    pool: concurrent.futures.ProcessPoolExecutor,
+    item: items_lib.Item,
+    spec: media.Spec,
+    seed: int,
+) -> concurrent.futures.Future[Decoded]:
+  """The future of an item, also where the pool is broken already."""
+  try:
+    return pool.submit(_decode, item, spec, seed)
+  except process.BrokenProcessPool as error:
+    failed: concurrent.futures.Future = concurrent.futures.Future()
+    failed.set_exception(error)
+    return failed
+
+
+def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
+  clips = media.load(item, spec, seed=seed)
+  if isinstance(clips, items_lib.Skipped):
+    return Decoded(item, clips, item.label)
+  return Decoded(item, clips, media.label(item))
+
+
+def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+  # Spawned, because a process with jax's threads must not be forked.
+  return concurrent.futures.ProcessPoolExecutor(
+      workers,
+      mp_context=multiprocessing.get_context("spawn"),
+      initializer=_begin,
+  )
+
+
+def _stop(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+  pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin() -> None:
+  """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  parent = multiprocessing.parent_process()
+
+  def follow() -> None:
+    parent.join()
+    os._exit(0)
+
+  threading.Thread(target=follow, daemon=True).start()

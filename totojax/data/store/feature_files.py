@@ -1,0 +1,232 @@
+"""Features on disk, of any encoder: written, read, and compared with records.
+
+`run = "features"` writes folders of them, with `features.json` when all are
+there. A single file serves too: a .npz or .safetensors with `label` [M],
+`layer_<number>` [M, D], or of tokens [M, T, D], for each layer (or `features`),
+and in a .npz perhaps `id` [M].
+
+Shapes: M clips, L layers, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import io
+import json
+
+from etils import epath
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from totojax.data.stream import labelled
+
+FORMATS = ("safetensors", "npz")
+WHOLE = "features.json"  # in a folder: written last
+_LAYER = "layer_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """One vector for each clip and layer, or for each of its tokens.
+
+  Attributes:
+    path: where they are.
+    layers: increasing.
+    features_ML: floats [M, L, D], or [M, L, T, D] as they are stored.
+    labels: int32 [M].
+    ids: of the clips' items; () where the file has none.
+    classes: names by label; () where they are not known.
+  """
+
+  path: str
+  layers: tuple[int, ...]
+  features_ML: np.ndarray
+  labels: np.ndarray
+  ids: tuple[str, ...]
+  classes: tuple[str, ...]
+
+
+def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
+  """A file with these arrays, in one of `FORMATS`."""
+  if form == "safetensors":
+    return safetensors.numpy.save(
+        {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    )
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def layer_name(layer: int) -> str:
+  return f"{_LAYER}{layer}"
+
+
+def read(path: str) -> Features:
+  """All features of a folder or a file.
+
+  Raises:
+    ValueError: there are none, they are not all there, they are no vectors of a
+      clip, or labels, names and features are not as many.
+  """
+  where = epath.Path(path)
+  if not path or not where.exists():
+    raise ValueError(
+        f"there are no features at {path!r}; make them with configs/features.py"
+        " or give a .npz or .safetensors file"
+    )
+  classes, ids = (), ()
+  if where.is_dir():
+    whole = where / WHOLE
+    if not whole.exists():
+      raise ValueError(
+          f"{path} has no {WHOLE}: the features are not all there; run the job"
+          " that writes them to its end, and give the folder of one split"
+      )
+    found = json.loads(whole.read_text())
+    parts = [_arrays(where / name) for name in found["files"]]
+    names = sorted(parts[0])
+    arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
+    classes, ids = tuple(found["classes"]), tuple(found["ids"])
+  else:
+    arrays = _arrays(where)
+    if "id" in arrays:
+      ids = tuple(map(str, arrays.pop("id")))
+    if "features" in arrays:
+      arrays[layer_name(0)] = arrays.pop("features")
+  return _checked(path, arrays, ids, classes)
+
+
+def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
+  data = path.read_bytes()
+  try:
+    if path.suffix == ".safetensors":
+      return safetensors.numpy.load(data)
+    with np.load(io.BytesIO(data)) as file:
+      return dict(file)
+  except (ValueError, OSError, TypeError, safetensors.SafetensorError) as error:
+    raise ValueError(
+        f"{path} is neither a whole .npz nor a whole .safetensors file"
+        f" ({error})"
+    ) from error
+
+
+def _checked(
+    path: str,
+    arrays: Mapping[str, np.ndarray],
+    ids: tuple[str, ...],
+    classes: tuple[str, ...],
+) -> Features:
+  layers = sorted(
+      int(name.removeprefix(_LAYER))
+      for name in arrays
+      if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
+  )
+  if not layers or "label" not in arrays:
+    raise ValueError(
+        f"{path} holds {sorted(arrays)}; probing needs `label` and"
+        f" `{layer_name(8)}` of a layer 8, say, or `features`"
+    )
+  labels = arrays["label"]
+  shapes = {n: arrays[layer_name(n)].shape for n in layers}
+  if any(len(shape) not in (2, 3) for shape in shapes.values()):
+    raise ValueError(
+        f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
+        " [clips, tokens, width]: write them with features.pool 'clip' or"
+        " 'token'"
+    )
+  if len(set(shapes.values())) > 1:
+    raise ValueError(
+        f"the layers of {path} differ in shape: {shapes}; give each width a"
+        " file of its own"
+    )
+  counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
+  if ids:
+    counts["ids"] = len(ids)
+  if len(set(counts.values())) > 1 or labels.ndim != 1:
+    raise ValueError(
+        f"{path} holds {counts}, and labels of shape {labels.shape}; each clip"
+        " has one of each"
+    )
+  x_ML = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
+  if not np.isfinite(x_ML).all():
+    raise ValueError(f"{path} has features that are not finite")
+  return Features(
+      path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes
+  )
+
+
+def records(found: Features, name: str) -> labelled.Records:
+  """The clips as records that are probed; clips of one id are its views.
+
+  Without ids every clip is an item.
+
+  Raises:
+    ValueError: a clip has no class.
+  """
+  return labelled.checked(
+      labelled.Records(
+          store=None,
+          name=name,
+          records=np.arange(len(found.labels)),
+          labels=found.labels,
+          ids=found.ids
+          or tuple(f"{found.path}/{i}" for i in range(len(found.labels))),
+          classes=found.classes,
+      ),
+      found.path,
+  )
+
+
+def in_order(found: Features, data: labelled.Records) -> np.ndarray:
+  """The features [M, L, ...] of the records, in their order.
+
+  Clips are matched by their items' ids, views of one item by their order;
+  without ids, clip m is record m.
+
+  Raises:
+    ValueError: they are of other items, or have other labels or classes.
+  """
+  count = len(data.labels)
+  if len(found.labels) != count:
+    raise ValueError(
+        f"{found.path} has features of {len(found.labels)} clips, and"
+        f" {data.name} has {count} records; make them of the same items"
+    )
+  order = np.arange(count)
+  if found.ids:
+    place = {key: m for m, key in enumerate(_keys(found.ids))}
+    keys = _keys(data.ids)
+    lost = [key for key in keys if key not in place]
+    if lost:
+      item, view = lost[0]
+      raise ValueError(
+          f"{found.path} has no features of {len(lost)} of {count} records of"
+          f" {data.name}, the first of them {item!r} (clip {view}); make them"
+          " of the same items"
+      )
+    order = np.array([place[key] for key in keys])
+  if found.classes and data.classes and found.classes != data.classes:
+    raise ValueError(
+        f"{found.path} has classes {list(found.classes)[:5]} ..., and"
+        f" {data.name} {list(data.classes)[:5]} ...; make both with one list"
+    )
+  different = np.flatnonzero(found.labels[order] != data.labels)
+  if len(different):
+    m = int(different[0])
+    raise ValueError(
+        f"{len(different)} of {count} labels of {found.path} are not those of"
+        f" {data.name}: {data.ids[m]!r} has {found.labels[order[m]]} and"
+        f" {data.labels[m]}; make both of the same items"
+    )
+  return found.features_ML[order]
+
+
+def _keys(ids: tuple[str, ...]) -> list[tuple[str, int]]:
+  """Each id with the number of its view."""
+  seen, keys = {}, []
+  for item in ids:
+    seen[item] = seen.get(item, -1) + 1
+    keys.append((item, seen[item]))
+  return keys

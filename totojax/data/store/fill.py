@@ -1,0 +1,119 @@
+"""Fills stores of pixels item by item; goes on where an earlier job stopped.
+
+Shapes: K records of an item, N frames, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.rundir import console
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """What one item gives: K records of one id, and of one label or none."""
+
+  id: str
+  label: int | None
+  clips_KNHW3: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """A store, and what it is filled with.
+
+  Attributes:
+    manifest: of the store.
+    items: how many items it is made of.
+    make: number of an item -> what it gives; None for nothing.
+  """
+
+  manifest: manifests.Manifest
+  items: int
+  make: Callable[[int], Records | None]
+
+
+def stores(
+    workdir: epath.Path,
+    splits: Mapping[str, Split],
+    interrupted: Callable[[int], bool],
+    *,
+    verb: str,
+    unit: str,
+    see: str = "",
+) -> bool:
+  """Makes the stores, going on where they stopped; False when interrupted.
+
+  Args:
+    workdir: where they are.
+    splits: what each is made of, by name.
+    interrupted: whether to stop before an item.
+    verb: what is done, for the progress line ("rendering").
+    unit: what it is done to ("clips").
+    see: where to look when a store stays empty.
+
+  Raises:
+    ValueError: no item of a split gave anything.
+    StoreError: a store was begun with other values.
+  """
+  # All are begun before the first is filled: what the second is made of is
+  # settled too, however long the first takes.
+  writers = {
+      name: shards.Writer(workdir / name, split.manifest)
+      for name, split in splits.items()
+  }
+  for name, split in splits.items():
+    writer = writers[name]
+    if writer.complete:
+      continue
+    begin, records = writer.cursor or 0, writer.manifest.records
+    with console.tracking(
+        f"{verb} {name}", unit=unit, total=split.items, done=begin
+    ) as bar:
+      for i in range(begin, split.items):
+        if interrupted(i):
+          return False
+        made = split.make(i)
+        if made is not None:
+          _append(writer, made, cursor=i + 1)
+          records += len(made.clips_KNHW3)
+        bar.advance()
+    if not records:
+      raise ValueError(
+          f"none of the {split.items} {name} {unit} could be used{see}"
+      )
+    writer.close()
+  return True
+
+
+def _append(writer: shards.Writer, made: Records, *, cursor: int) -> None:
+  count = len(made.clips_KNHW3)
+  writer.append(
+      {"frames": made.clips_KNHW3},
+      labels=None if made.label is None else [made.label] * count,
+      ids=[made.id] * count,
+      cursor=cursor,
+  )
+
+
+def manifest(*, frames: int, size_px: int, **more: Any) -> manifests.Manifest:
+  """The manifest of a store of pixels: of unlabelled videos, without `more`."""
+  head = {"kind": "video", "labels": False, "classes": ()} | more
+  return manifests.new(
+      fields=(manifests.frame_field(frames=frames, size_px=size_px),),
+      frames=frames,
+      size_px=size_px,
+      tokenizer="",
+      vocab=0,
+      grid=0,
+      ids=True,
+      **head,
+  )

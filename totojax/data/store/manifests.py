@@ -1,0 +1,229 @@
+"""The manifest of a data set: what its records are and which shards hold them.
+
+A data set is a directory with `manifest.json` and one directory per shard. The
+manifest names a shard only once the shard is whole, and is replaced as a whole,
+so whatever it says is true at any moment of a job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from totojax.storage import objects
+
+FILE = "manifest.json"
+VERSION = 1
+KINDS = ("image", "video")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One array of a record: name, shape of one record, numpy dtype name."""
+
+  name: str
+  shape: tuple[int, ...]
+  dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """One whole shard.
+
+  Attributes:
+    name: its directory.
+    records: how many it holds.
+    checksum: sha256 of all its arrays, `Store.verify` compares it.
+    probe: sha256 of first and last record, labels and ids: `Store.check`
+      compares it on opening, and so tells this shard from any other.
+  """
+
+  name: str
+  records: int
+  checksum: str
+  probe: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """A data set of fixed-length records.
+
+  Attributes:
+    kind: "image" (one frame a record) or "video".
+    fields: the arrays of a record.
+    tokenizer: fingerprint of the tokenizer; empty for pixels.
+    vocab: codes of the tokenizer; 0 for pixels.
+    grid: tokens per side of a frame; 0 for pixels.
+    frames: frames of a record, at least as many as a sequence draws from it.
+    size_px: side of the frames in pixels.
+    stride_frames: source frames from one frame to the next; 0 for images.
+    fps: frame rate that the stride counts in; 0.0 for images.
+    crops: records made from one item, or from each stretch of one that is
+      sampled by its duration (they share its id).
+    labels: whether each record has a class; -1 is a record without.
+    ids: whether each record has the id of the item that it comes from.
+    classes: names of the classes, by label; may be empty.
+    records_per_shard: a shard is closed at the first item that fills it.
+    info: how the data set was made; a job with other values cannot go on.
+    shards: the whole shards, in order.
+    cursor: where the job goes on after the last of them (any JSON value).
+    complete: whether the job has ended.
+  """
+
+  kind: str
+  fields: tuple[Field, ...]
+  tokenizer: str
+  vocab: int
+  grid: int
+  frames: int
+  size_px: int
+  stride_frames: int
+  fps: float
+  crops: int
+  labels: bool
+  ids: bool
+  classes: tuple[str, ...]
+  records_per_shard: int
+  info: dict[str, Any]
+  shards: tuple[Shard, ...]
+  cursor: Any
+  complete: bool
+
+  def __post_init__(self):
+    if self.kind not in KINDS:
+      raise ValueError(f"kind {self.kind!r} is unknown; use 'image' or 'video'")
+    if self.kind == "image" and self.frames != 1:
+      raise ValueError(
+          f"an image record has {self.frames} frames; it must have 1 (several"
+          " frames are a video)"
+      )
+    for name in ("frames", "size_px", "crops", "records_per_shard"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"manifest {name} is {getattr(self, name)}; it must be at least 1"
+        )
+    names = [field.name for field in self.fields]
+    if not names or len(set(names) | {"label", "id"}) != len(names) + 2:
+      raise ValueError(
+          f"fields are named {names}; names must differ, and 'label' and 'id'"
+          " are taken"
+      )
+    codes = [field for field in self.fields if field.name == "codes"]
+    expected = (self.frames * self.grid * self.grid,)
+    if codes and (codes[0].shape, codes[0].dtype) != (expected, "uint16"):
+      raise ValueError(
+          f"codes are {codes[0].dtype} {codes[0].shape}; {self.frames} frames"
+          f" of a {self.grid}x{self.grid} grid need uint16 {expected}"
+      )
+    if codes and not (1 <= self.vocab <= 65_536 and self.tokenizer):
+      raise ValueError(
+          f"codes have vocab {self.vocab} and tokenizer {self.tokenizer!r};"
+          " they need 1 to 65536 codes and the tokenizer's fingerprint"
+      )
+
+  @property
+  def records(self) -> int:
+    return sum(shard.records for shard in self.shards)
+
+
+def token_field(*, frames: int, grid: int) -> Field:
+  """The field of token records: codes in raster order, frame after frame."""
+  return Field("codes", (frames * grid * grid,), "uint16")
+
+
+def frame_field(*, frames: int, size_px: int) -> Field:
+  """The field of pixel records: frames as uint8 RGB."""
+  return Field("frames", (frames, size_px, size_px, 3), "uint8")
+
+
+def new(**head: Any) -> Manifest:
+  """A manifest without shards, for `shards.Writer`: all values to `info`."""
+  return Manifest(**head, shards=(), cursor=None, complete=False)
+
+
+def head_of(manifest: Manifest) -> dict[str, Any]:
+  """The values that a job decides before its first record, as JSON."""
+  values = to_json(manifest)
+  for name in ("shards", "cursor", "complete"):
+    del values[name]
+  return values
+
+
+def to_json(manifest: Manifest) -> dict[str, Any]:
+  values = {"version": VERSION, **dataclasses.asdict(manifest)}
+  return json.loads(json.dumps(values))  # tuples become lists
+
+
+def save(path: objects.Path, manifest: Manifest) -> None:
+  """Replaces the manifest of the data set at `path` as a whole."""
+  value = json.dumps(to_json(manifest), indent=1, sort_keys=True) + "\n"
+  objects.write_bytes(path, FILE, value.encode())
+
+
+def load(path: objects.Path) -> Manifest | None:
+  """The manifest of the data set at `path`, or None where there is none.
+
+  Raises:
+    StoreError: when it is damaged or of another version, with its path.
+  """
+  value = objects.read_bytes(path, FILE)
+  if value is None:
+    return None
+  try:
+    return _parse(json.loads(value))
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise objects.StoreError(
+        f"{objects.text(path)}/{FILE} is damaged or no manifest"
+        f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
+        " data set again"
+    ) from error
+
+
+def _parse(values: dict[str, Any]) -> Manifest:
+  """A manifest from its JSON; a missing, unknown or mistyped key raises."""
+  values = dict(values)
+  if "devices" in values and "version" not in values:
+    raise ValueError(
+        "it is the manifest of a run; the run's stores are folders in it, such"
+        " as train, val or all: name one of these"
+    )
+  version = values.pop("version")
+  if version != VERSION:
+    raise ValueError(f"version {version}; this code reads version {VERSION}")
+  fields = tuple(
+      Field(
+          **{**field, "shape": tuple(int(side) for side in field["shape"])}
+      )
+      for field in values.pop("fields")
+  )
+  shards = tuple(Shard(**shard) for shard in values.pop("shards"))
+  for shard in shards:
+    if not isinstance(shard.records, int) or shard.records < 1:
+      raise ValueError(f"shard {shard.name} has {shard.records!r} records")
+  scalars = {
+      "kind": str,
+      "tokenizer": str,
+      "vocab": int,
+      "grid": int,
+      "frames": int,
+      "size_px": int,
+      "stride_frames": int,
+      "fps": float,
+      "crops": int,
+      "labels": bool,
+      "ids": bool,
+      "records_per_shard": int,
+      "info": dict,
+      "complete": bool,
+  }
+  for name, expected in scalars.items():
+    if type(values[name]) is not expected:
+      raise ValueError(
+          f"{name} is {values[name]!r}; it must be of type {expected.__name__}"
+      )
+  if not math.isfinite(values["fps"]):
+    raise ValueError(f"fps is {values['fps']}")
+  classes = tuple(str(name) for name in values.pop("classes"))
+  return Manifest(fields=fields, shards=shards, classes=classes, **values)

@@ -1,0 +1,242 @@
+"""Shards: fixed-length records in Zarr 3 arrays, written once, read at random.
+
+  <path>/manifest.json
+  <path>/shard-00000/<field>     [records, ...] one record per inner chunk
+  <path>/shard-00000/label, id   [records], [records, bytes] one chunk each
+
+The same store holds tokens (`codes`) and pixels (`frames`). Each array carries
+its shard's name and checksum as Zarr attributes, so that a shard in another
+one's place is noticed; each chunk and index carries a crc32c, so that damage is
+noticed when read; and a missing chunk raises instead of reading as zeros.
+
+Shapes: R records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from totojax.data.store import columns
+from totojax.data.store import manifests
+from totojax.data.store.store import Store
+from totojax.storage import objects
+
+StoreError = objects.StoreError
+
+
+class Writer:
+  """Writes a data set so that an interrupted job goes on where it stopped.
+
+    writer = Writer(path, manifest)
+    for item in items[writer.cursor or 0:]:
+      writer.append({"codes": ..}, labels=.., ids=.., cursor=item.index + 1)
+    writer.close()
+
+  The records of one `append` stay in one shard, and a shard is closed by the
+  append that fills it, so a deterministic job writes the same bytes however
+  often it was stopped. Records are in memory until their shard is full.
+  """
+
+  def __init__(self, path: objects.Path, manifest: manifests.Manifest):
+    """Starts the data set, or goes on with it.
+
+    Args:
+      path: directory or URL of the data set.
+      manifest: from `manifests.new`.
+
+    Raises:
+      StoreError: if what is there was made with other values, or is damaged.
+    """
+    if manifest.shards or manifest.complete:
+      raise ValueError(
+          f"the manifest for {objects.text(path)} names shards already; give"
+          " one from manifests.new"
+      )
+    self.path = objects.text(path)
+    found = manifests.load(path)
+    if found is None:
+      manifests.save(path, manifest)
+    else:
+      check_same_head(self.path, found, manifest)
+      Store(path, found).check()
+    self.manifest = found or manifest
+    self._pending: list[dict[str, np.ndarray]] = []
+    self._pending_records = 0
+    self._pending_cursor = self.manifest.cursor
+
+  @property
+  def cursor(self) -> Any:
+    """What the last `append` in a whole shard said; None at the start."""
+    return self.manifest.cursor
+
+  @property
+  def complete(self) -> bool:
+    """Whether an earlier job has already ended: nothing is left to do."""
+    return self.manifest.complete
+
+  def append(
+      self,
+      values: Mapping[str, np.ndarray],
+      *,
+      labels: Sequence[int] | np.ndarray | None,
+      ids: Sequence[str] | None,
+      cursor: Any,
+  ) -> None:
+    """Adds records, and writes a shard when there are enough of them.
+
+    Args:
+      values: array [R, *shape] of each field of the manifest.
+      labels: class of each record, -1 for none; None if the manifest has none.
+      ids: id of the item of each record; None if the manifest has none.
+      cursor: JSON value from which the job goes on after these records.
+
+    Raises:
+      ValueError: when the records are not what the manifest says.
+      StoreError: when the shard cannot be written.
+    """
+    if self.manifest.complete:
+      raise StoreError(
+          f"{self.path} is complete; remove it or write to another path"
+      )
+    arrays = columns.of(self.manifest, values, labels, ids)
+    self._pending.append(arrays)
+    self._pending_records += len(next(iter(arrays.values())))
+    self._pending_cursor = cursor
+    if self._pending_records >= self.manifest.records_per_shard:
+      self._commit(complete=False)
+
+  def close(self) -> None:
+    """Writes the last records and marks the data set complete."""
+    if self.manifest.complete:
+      return
+    if not self._pending_records and not self.manifest.shards:
+      raise ValueError(
+          f"{self.path} has no record; append some before closing it"
+      )
+    self._commit(complete=True)
+
+  def _commit(self, *, complete: bool) -> None:
+    """Writes the pending records as a shard, then names it in the manifest."""
+    shards = self.manifest.shards
+    if self._pending_records:
+      shard = write_shard(
+          self.path,
+          self.manifest,
+          number=len(shards),
+          arrays=columns.concatenate(self._pending),
+      )
+      shards = (*shards, shard)
+    manifest = dataclasses.replace(
+        self.manifest,
+        shards=shards,
+        cursor=self._pending_cursor,
+        complete=complete,
+    )
+    manifests.save(self.path, manifest)
+    self.manifest = manifest
+    self._pending, self._pending_records = [], 0
+
+
+def write_shard(
+    path: objects.Path,
+    manifest: manifests.Manifest,
+    *,
+    number: int,
+    arrays: Mapping[str, np.ndarray],
+) -> manifests.Shard:
+  """Writes one shard and reads its ends back; the manifest is left as it is.
+
+  Args:
+    path: directory or URL of the data set.
+    manifest: what its records are.
+    number: of the shard; one that is there is replaced.
+    arrays: from `columns.of`, at least one record.
+
+  Raises:
+    StoreError: when the shard cannot be written.
+  """
+  shard = manifests.Shard(
+      name=f"shard-{number:05d}",
+      records=len(next(iter(arrays.values()))),
+      checksum=columns.digest(arrays),
+      probe=columns.digest(columns.probe(manifest, arrays)),
+  )
+  for name, array in arrays.items():
+    objects.write_array(
+        f"{objects.text(path)}/{shard.name}/{name}",
+        array,
+        single_records=name not in ("label", "id"),
+        attributes=columns.attributes(shard),
+    )
+  Store(path, dataclasses.replace(manifest, shards=(shard,))).check()
+  return shard
+
+
+def open_store(
+    path: objects.Path,
+    *,
+    tokenizer: str | None,
+    vocab: int | None,
+    grid: int | None,
+) -> Store:
+  """Opens the data set at `path` and checks every shard (`Store.check`).
+
+  Args:
+    path: directory or URL.
+    tokenizer: the fingerprint that its codes must come from; None for any.
+    vocab: the number of codes that its tokenizer must have; None for any.
+    grid: the tokens per side that a frame must have; None for any.
+
+  Raises:
+    StoreError: saying what is missing, incomplete, damaged or different.
+  """
+  manifest = manifests.load(path)
+  name = objects.text(path)
+  if manifest is None:
+    raise StoreError(
+        f"{name}/{manifests.FILE} does not exist: no data set there. Check the"
+        " path, or make the data set first"
+    )
+  if not manifest.complete:
+    raise StoreError(
+        f"{name} is incomplete: {manifest.records} records so far. Start the"
+        " job that makes it again; it goes on where it stopped"
+    )
+  wanted = {"tokenizer": tokenizer, "vocab": vocab, "grid": grid}
+  for key, value in wanted.items():
+    found = getattr(manifest, key)
+    if value is not None and value != found:
+      raise StoreError(
+          f"{name} has {key} {found!r}; this run needs {value!r}. Use the"
+          " tokenizer that made the data set, or make it again with yours"
+      )
+  store = Store(path, manifest)
+  store.check()
+  return store
+
+
+def check_same_head(
+    path: str, found: manifests.Manifest, wanted: manifests.Manifest
+) -> None:
+  """Raises StoreError unless a job with these values may go on with a store."""
+  lists = [m.info.get("listing") for m in (found, wanted)]
+  if None not in lists and lists[0] != lists[1]:
+    raise StoreError(
+        f"{path} was begun with {found.info.get('items')} items, and the source"
+        f" now lists {wanted.info.get('items')}, or others: files were added,"
+        " removed or renamed. Bring them back to go on, or write to another"
+        " --workdir"
+    )
+  old, new = manifests.head_of(found), manifests.head_of(wanted)
+  different = [key for key in new if old[key] != new[key]]
+  if different:
+    key = different[0]
+    raise StoreError(
+        f"{path} was begun with {key} {old[key]!r}, and this job has"
+        f" {new[key]!r} (in all: {', '.join(different)}). Use the same values"
+        " to go on, or write to another path"
+    )

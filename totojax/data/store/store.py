@@ -1,0 +1,210 @@
+"""A data set for random reads, each shard compared with the manifest.
+
+Shapes: R records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import concurrent.futures
+import os
+from typing import Any
+
+import numpy as np
+
+from totojax.data.store import columns
+from totojax.data.store import manifests
+from totojax.storage import objects
+
+CHECK_THREADS = 16  # shards probed at once on opening
+
+
+class Store:
+  """A data set for random reads; grain's `RandomAccessDataSource`.
+
+  Arrays are opened when first read, in the process that reads them: a pickled
+  or forked store carries its path and manifest only.
+  """
+
+  def __init__(self, path: objects.Path, manifest: manifests.Manifest):
+    self.path = objects.text(path)
+    self.manifest = manifest
+    self._starts = np.cumsum([0] + [s.records for s in manifest.shards])
+    self._arrays: dict[tuple[int, str], Any] = {}
+    self._process = os.getpid()
+
+  def __len__(self) -> int:
+    return self.manifest.records
+
+  def __repr__(self) -> str:
+    return f"Store({self.path!r}, records={len(self)})"
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {"path": self.path, "manifest": self.manifest}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__init__(state["path"], state["manifest"])
+
+  def __getitem__(self, index: int) -> dict[str, Any]:
+    """One record: array of each field, with `label` and `id` where present."""
+    record = {name: x[0] for name, x in self.read([index]).items()}
+    shard, place = self._locate(np.array([index]))
+    if self.manifest.labels:
+      record["label"] = int(self._column(shard[0], "label")[place[0]])
+    if self.manifest.ids:
+      record["id"] = columns.texts(self._column(shard[0], "id")[place])[0]
+    return record
+
+  def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Records [R, *shape] of each field, in the order of `indices`.
+
+    One request per shard that holds some of them, all in flight at once: about
+    ten times the rate of single reads.
+
+    Raises:
+      IndexError: for an index outside the data set.
+      StoreError: for a shard that is missing, damaged or not this data
+        set's.
+    """
+    indices = np.asarray(indices, np.int64)
+    shard_R, place_R = self._locate(indices)
+    requests = []
+    for shard in np.unique(shard_R):
+      where = np.flatnonzero(shard_R == shard)
+      for field in self.manifest.fields:
+        array = self._array(int(shard), field.name)
+        future = array[place_R[where]].read()
+        requests.append((int(shard), field.name, where, future))
+    result = {
+        field.name: np.empty((len(indices), *field.shape), field.dtype)
+        for field in self.manifest.fields
+    }
+    for shard, name, where, future in requests:
+      result[name][where] = objects.finish(self._at(shard, name), future)
+    return result
+
+  def labels(self) -> np.ndarray:
+    """int32 [R]: the class of every record, -1 for none."""
+    if not self.manifest.labels:
+      raise objects.StoreError(
+          f"{self.path} has no labels; make it with labels"
+      )
+    shards = range(len(self.manifest.shards))
+    return np.concatenate([self._column(s, "label") for s in shards])
+
+  def ids(self) -> list[str]:
+    """The item id of every record."""
+    if not self.manifest.ids:
+      raise objects.StoreError(f"{self.path} has no ids; make it with ids")
+    shards = range(len(self.manifest.shards))
+    return [i for s in shards for i in columns.texts(self._column(s, "id"))]
+
+  def check(self) -> None:
+    """Opens every shard and compares its name, shapes and probe.
+
+    Reads two records, the labels and the ids of each shard.
+
+    Raises:
+      StoreError: naming a shard that is missing, truncated, foreign or in
+        another one's place.
+    """
+    with concurrent.futures.ThreadPoolExecutor(CHECK_THREADS) as pool:
+      for _ in pool.map(self.check_shard, range(len(self.manifest.shards))):
+        pass
+
+  def check_shard(self, index: int) -> None:
+    """`check` for one shard."""
+    shard = self.manifest.shards[index]
+    ends = [0, shard.records - 1]
+    arrays = {
+        field.name: self._slice(index, field.name, ends)
+        for field in self.manifest.fields
+    }
+    self._compare(index, "probe", arrays)
+
+  def verify(self) -> None:
+    """Reads every byte and compares the checksums; raises as `check` does."""
+    for index in range(len(self.manifest.shards)):
+      arrays = {
+          field.name: self._slice(index, field.name, slice(None))
+          for field in self.manifest.fields
+      }
+      self._compare(index, "checksum", arrays)
+
+  def _compare(
+      self, index: int, what: str, arrays: dict[str, np.ndarray]
+  ) -> None:
+    """Compares the digest of fields, labels and ids with the manifest's."""
+    if self.manifest.labels:
+      arrays["label"] = self._column(index, "label")
+    if self.manifest.ids:
+      arrays["id"] = self._column(index, "id")
+    shard = self.manifest.shards[index]
+    found, expected = columns.digest(arrays), getattr(shard, what)
+    if found != expected:
+      raise objects.StoreError(
+          f"{self.path}/{shard.name} holds other records than the manifest"
+          f" says ({what} {found[:12]} instead of {expected[:12]}): it was"
+          " swapped, altered or taken from another data set. Restore it from a"
+          " copy, or make the data set again"
+      )
+
+  def _at(self, shard: int, name: str) -> str:
+    return f"{self.path}/{self.manifest.shards[shard].name}/{name}"
+
+  def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shard of each record, and its place there."""
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+      raise IndexError(
+          f"{self.path} has records 0 to {len(self) - 1}; asked for"
+          f" {indices.min()} to {indices.max()}"
+      )
+    shards = np.searchsorted(self._starts, indices, side="right") - 1
+    return shards, indices - self._starts[shards]
+
+  def _column(self, shard: int, name: str) -> np.ndarray:
+    return self._slice(shard, name, slice(None))
+
+  def _slice(self, shard: int, name: str, places: Any) -> np.ndarray:
+    array = self._array(shard, name)
+    return objects.finish(self._at(shard, name), array[places].read())
+
+  def _array(self, shard: int, name: str) -> Any:
+    """The open array of one column, opened and compared on first use."""
+    if self._process != os.getpid():  # forked: the parent's threads are gone
+      self._arrays, self._process = {}, os.getpid()
+    key = (shard, name)
+    if key not in self._arrays:
+      array = objects.open_array(self._at(shard, name))
+      _check_array(self._at(shard, name), array, self.manifest, shard, name)
+      self._arrays[key] = array
+    return self._arrays[key]
+
+
+def _check_array(
+    path: str,
+    array: Any,
+    manifest: manifests.Manifest,
+    index: int,
+    name: str,
+) -> None:
+  """Raises StoreError if an open array is not the manifest's."""
+  shard = manifest.shards[index]
+  shapes = {field.name: field.shape for field in manifest.fields}
+  dtypes = {field.name: field.dtype for field in manifest.fields}
+  shape, dtype = tuple(array.shape), array.dtype.name
+  expected = (shard.records, *shapes.get(name, shape[1:]))
+  expected_dtype = dtypes.get(name, {"label": "int32"}.get(name, "uint8"))
+  if (shape, dtype) != (expected, expected_dtype):
+    raise objects.StoreError(
+        f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"
+        f" {expected}. It belongs to another data set: restore it from a copy"
+    )
+  found = objects.attributes(array)
+  if found != columns.attributes(shard):
+    raise objects.StoreError(
+        f"{path} was written as shard {found.get('shard')!r} with checksum"
+        f" {str(found.get('checksum'))[:12]}; the manifest expects"
+        f" {shard.name!r} with {shard.checksum[:12]}. Shards were re-ordered,"
+        " or this one is from another data set: restore it from a copy"
+    )

@@ -1,0 +1,127 @@
+"""Held-out data: finite, padded, exact batches, and proof that it is held out.
+
+Shapes: B rows of a host, R tokens of a row (context + 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+
+import grain
+import numpy as np
+
+from totojax import sequence
+from totojax.data.stream import mixture
+from totojax.data.stream import rows as row_lib
+from totojax.data.stream.rows import Source
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """The batches of one source on one host; iterates over them.
+
+  Attributes:
+    rows: real rows in all, over all hosts; any others are padding at the end.
+    targets: visual targets in all: what the weights must add up to.
+    batches: {"tokens": int32 [B, R], "source": int32 [B]} by index, or of
+      `rows.ReadClips`; every host has the same number of them.
+  """
+
+  rows: int
+  targets: int
+  batches: grain.MapDataset
+
+  def __len__(self) -> int:
+    return len(self.batches)
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    return (self.batches[i] for i in range(len(self)))
+
+
+def validation(
+    source: Source,
+    *,
+    seq: sequence.SequenceSpec,
+    rows: int,
+    batch: int,
+    host: int,
+    hosts: int,
+    factor: int = 0,
+) -> HeldOut:
+  """A source once, in order: the first frames of every record.
+
+  Images fill rows in order; the last row may hold fewer. Rows beyond the end
+  are all PAD, which is no visual token and so has no weight. The rows are the
+  same for any number of hosts.
+
+  Args:
+    source: a token data set; its weight counts nothing.
+    seq: the sequence.
+    rows: how many rows, spread evenly over the data set; 0 for all.
+    batch: rows of the global batch.
+    host, hosts: which host this is, of how many.
+    factor: pixels of a side of a token, where the source is of pixels.
+
+  Raises:
+    ValueError: as `mixture.stream` does.
+  """
+  if factor:
+    row_lib.check_clips([source], seq, factor=factor)
+  else:
+    row_lib.check_tokens([source], seq)
+  plans = _plans(len(source.store), row_lib.records_per_row(source, seq))
+  if 0 < rows < len(plans):
+    plans = [plans[i * len(plans) // rows] for i in range(rows)]
+  frame_targets = [
+      seq.frame_tokens * seq.frames * len(plan.draws)
+      // row_lib.records_per_row(source, seq)
+      for plan in plans
+  ]
+  padding = [row_lib.Row(0, ())] * (-len(plans) % batch)
+  ds = grain.MapDataset.source([*plans, *padding])
+  # No window is drawn here, so the seed decides nothing.
+  read = row_lib.ReadTokens((source,), seq, seed=0)
+  if factor:
+    read = row_lib.ReadClips((source,), seq, seed=0, short=True)
+  return HeldOut(
+      rows=len(plans),
+      targets=sum(min(n, seq.context) for n in frame_targets),
+      batches=mixture.share(ds, batch=batch, host=host, hosts=hosts).map(read),
+  )
+
+
+def check_disjoint(
+    train: Sequence[Source], held_out: Sequence[Source]
+) -> None:
+  """Raises ValueError if a held-out item is in a training source, or may be.
+
+  Items are compared by id over all sources, so ids must be unique over data
+  sets ("k400/abc"), and each source must have them.
+  """
+  for source in (*train, *held_out):
+    if not source.store.manifest.ids:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has no ids, so nobody"
+          " can say whether validation and training share records; make it"
+          " with ids"
+      )
+  where = {i: source.name for source in held_out for i in source.store.ids()}
+  for source in train:
+    shared = sorted(where.keys() & set(source.store.ids()))
+    if shared:
+      raise ValueError(
+          f"item {shared[0]!r} is in training source {source.name!r} and in"
+          f" validation source {where[shared[0]]!r} ({len(shared)} such items);"
+          " make one of them without these"
+      )
+
+
+def _plans(records: int, per_row: int) -> list[row_lib.Row]:
+  """Every record once, in order; the last row may hold fewer."""
+  rows = []
+  for first in range(0, records, per_row):
+    wanted = range(first, min(first + per_row, records))
+    draws = tuple(row_lib.Draw(record, None) for record in wanted)
+    rows.append(row_lib.Row(0, draws))
+  return rows

@@ -1,0 +1,362 @@
+"""Records with a class: training rows, exact evaluation rows, checks.
+
+Rows come as in `stream` and `heldout`, with `label` beside what is read. What
+is read may be tokens or features that were made before.
+
+Shapes: M records, L layers, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import hashlib
+
+import grain
+import numpy as np
+
+from totojax.data.store import store as store_lib
+from totojax.data.stream import mixture as stream_lib
+from totojax.data.stream import rows as rows_lib
+from totojax.storage import objects
+
+_NONE = -1  # the label of a row that is padding
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """Some records of a labelled store.
+
+  Attributes:
+    store: where they are; None: in image files (`views.records`), or features
+      alone are known of them.
+    name: of the store, for errors.
+    records: their numbers, increasing.
+    labels: int32, of every record of the store.
+    ids: of every record of the store; views of one item share theirs.
+    classes: names by label; may be empty.
+  """
+
+  store: store_lib.Store | None
+  name: str
+  records: np.ndarray
+  labels: np.ndarray
+  ids: tuple[str, ...]
+  classes: tuple[str, ...]
+
+  def items(self) -> list[list[int]]:
+    """The records of each item, items in the order of their first record."""
+    found = {}
+    for record in self.records:
+      found.setdefault(self.ids[record], []).append(int(record))
+    return list(found.values())
+
+
+def of_store(
+    store: store_lib.Store, name: str, *, most: int = 0
+) -> Records:
+  """The records of a store: all of them, or the first `most`.
+
+  Raises:
+    ValueError: it has no labels or no ids, a record has no class, or the views
+      of one item have different ones.
+  """
+  manifest = store.manifest
+  for what in ("labels", "ids"):
+    if not getattr(manifest, what):
+      raise ValueError(
+          f"{name} ({store.path}) has no {what}; probing needs them. Make the"
+          " store from a source that has classes"
+      )
+  labels, ids = store.labels(), tuple(store.ids())
+  used = np.arange(min(most or len(labels), len(labels)))
+  found = Records(store, name, used, labels, ids, manifest.classes)
+  return checked(found, store.path)
+
+
+def checked(data: Records, path: str) -> Records:
+  """`data`, if every record of it has a class, and views of one item the same.
+
+  Raises:
+    ValueError: they have not; names `path`.
+  """
+  without = np.flatnonzero(data.labels < 0)
+  if len(without):
+    raise ValueError(
+        f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
+        f" have no class, the first of them {data.ids[without[0]]!r}; make the"
+        " store without them"
+    )
+  of_item = {}
+  for i, label in zip(data.ids, data.labels):
+    if of_item.setdefault(i, label) != label:
+      raise ValueError(
+          f"item {i!r} of {data.name} ({path}) has class {of_item[i]} and class"
+          f" {label}; an item has one class"
+      )
+  return data
+
+
+def check_apart(train: Records, validation: Records) -> None:
+  """Raises ValueError where an item is in both."""
+  shared = sorted({*train.ids} & {*validation.ids})
+  if shared:
+    raise ValueError(
+        f"item {shared[0]!r} is in {train.name} and in {validation.name}"
+        f" ({len(shared)} such items); make one of them without these"
+    )
+
+
+def missing(path: str) -> list[tuple[str, str]]:
+  """(id, reason) of the items that the job which made a store could not use.
+
+  Read from the job's tables beside the store, or beside a folder of features;
+  empty where there are none.
+  """
+  folder, _, name = path.rstrip("/").rpartition("/")
+  return [
+      (row[1], row[2])
+      for table in ("missing.csv", "quarantine.csv", "skipped.csv")
+      for row in objects.read_table(folder or ".", table) or ()
+      if len(row) == 3 and row[0] == name  # others may write such a table too
+  ]
+
+
+def split(
+    data: Records, *, held_frac: float, seed: int
+) -> tuple[Records, Records]:
+  """(the rest, held-out share of every class); views stay together.
+
+  Which items are held out follows from their names. A class of one item stays
+  whole in the rest.
+  """
+  by_class = {}
+  for item in data.items():
+    by_class.setdefault(int(data.labels[item[0]]), []).append(item)
+  held = []
+  for items in by_class.values():
+    items = sorted(items, key=lambda item: _draw(data.ids[item[0]], seed))
+    count = min(round(held_frac * len(items)), len(items) - 1)
+    held += [record for item in items[:count] for record in item]
+  inside = np.zeros(len(data.labels), bool)
+  inside[held] = True
+  return (
+      dataclasses.replace(data, records=data.records[~inside[data.records]]),
+      dataclasses.replace(data, records=data.records[inside[data.records]]),
+  )
+
+
+def _draw(name: str, seed: int) -> bytes:
+  return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
+
+def check_classes(
+    train: Records, validation: Records, *, classes: int
+) -> int:
+  """How many classes there are.
+
+  Args:
+    train: what is trained on, without what is held out of it.
+    validation: what is evaluated.
+    classes: expected; 0: as many as the stores say.
+
+  Raises:
+    ValueError: the two data sets number their classes differently, there are
+      more or fewer than expected, only one, or one without a training record.
+  """
+  if train.classes != validation.classes:
+    pairs = zip(train.classes, validation.classes)
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    told = f"{len(train.classes)} and {len(validation.classes)} of them"
+    if first is not None:
+      told += (
+          f"; class {first} is {train.classes[first]!r} and"
+          f" {validation.classes[first]!r}"
+      )
+    raise ValueError(
+        f"{train.name} and {validation.name} have different classes ({told});"
+        " make both with the same list"
+    )
+  highest = 1 + max(
+      int(data.labels[data.records].max()) for data in (train, validation)
+  )
+  named = len(train.classes) or highest
+  count = classes or named
+  if count < highest or (train.classes and count != named):
+    raise ValueError(
+        f"data.classes is {count}; the stores name {len(train.classes)} classes"
+        f" and their labels go up to {highest - 1}. Set data.classes to"
+        f" {max(named, highest)}, or to 0"
+    )
+  if count < 2:
+    raise ValueError(
+        f"{train.name} has {count} class; there is nothing to tell apart. Use"
+        " data of two classes or more"
+    )
+  seen = np.bincount(train.labels[train.records], minlength=count)
+  empty = np.flatnonzero(seen == 0)
+  if len(empty):
+    names = [
+        f"{c} ({train.classes[c]})" if train.classes else str(c)
+        for c in empty[:5]
+    ]
+    raise ValueError(
+        f"{len(empty)} of {count} classes have no training record in"
+        f" {train.name}: {', '.join(names)}. Add some, or make the stores"
+        " without these classes"
+    )
+  return count
+
+
+Read = Callable[[Sequence[rows_lib.Row]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadLabelled:
+  """What `read` reads, with the class of each row; -1 for padding."""
+
+  read: Read
+  labels: np.ndarray
+
+  def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
+    found = dict(self.read(rows))
+    found.pop("source", None)
+    label_B = [
+        self.labels[row.draws[0].record] if row.draws else _NONE for row in rows
+    ]
+    return {**found, "label": np.array(label_B, np.int32)}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadInputs:
+  """Rows of `rows.ReadTokens` without the end, which is no input."""
+
+  read: rows_lib.ReadTokens
+
+  def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
+    tokens_BR = self.read(rows)["tokens"]
+    return {"tokens": np.ascontiguousarray(tokens_BR[:, :-1])}
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFeatures:
+  """Rows of features [M, L, ...] that were made before, as float32."""
+
+  features_ML: np.ndarray
+
+  def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
+    shape = (len(rows), *self.features_ML.shape[1:])
+    found = np.zeros(shape, np.float32)
+    real = [b for b, row in enumerate(rows) if row.draws]
+    found[real] = self.features_ML[[rows[b].draws[0].record for b in real]]
+    return {"features": found}
+
+
+def stream(
+    data: Records, read: Read, *, seed: int, batch: int, host: int, hosts: int
+) -> grain.MapDataset:
+  """Endless training batches of one host; element s is part of step s's batch.
+
+  As `stream.stream`: every record once an epoch, in an order of its own, the
+  same global batch for any number of hosts.
+  """
+  plans = grain.MapDataset.source(_Draws(data.records)).shuffle(seed).repeat()
+  plans = plans.map_with_index(_Epochs(len(data.records)))
+  return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
+      ReadLabelled(read, data.labels)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draws:
+  """Random access to records, for grain."""
+
+  records: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, index: int) -> int:
+    return int(self.records[index])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Epochs:
+  records: int
+
+  def __call__(self, position: int, record: int) -> rows_lib.Row:
+    epoch = position // self.records
+    return rows_lib.Row(0, (rows_lib.Draw(record, epoch),))
+
+
+@dataclasses.dataclass(frozen=True)
+class Finite:
+  """Every item once, in order; the batches of one host.
+
+  Attributes:
+    items: real ones; any others are padding at the end.
+    views: rows of an item; those that one lacks are padding.
+    at_once: items of a global batch.
+    first: the first record of each item.
+    batches: as `stream` gives them; the same number on every host.
+  """
+
+  items: int
+  views: int
+  at_once: int
+  first: np.ndarray
+  batches: grain.MapDataset
+
+  def __iter__(self):
+    return (self.batches[i] for i in range(len(self.batches)))
+
+  def __len__(self) -> int:
+    return len(self.batches)
+
+
+def finite(
+    data: Records,
+    read: Read,
+    *,
+    batch: int,
+    ways: int,
+    by_item: bool,
+    host: int,
+    hosts: int,
+) -> Finite:
+  """Every record once, with the rows of an item in one batch and on one device.
+
+  Args:
+    data: the records.
+    read: what is read of them.
+    batch: rows of a global batch, at most where an item has no more.
+    ways: parts that a batch is split into over devices.
+    by_item: whether records of one id are views of one item; otherwise every
+      record is an item.
+    host, hosts: which host this is, of how many.
+  """
+  if by_item:
+    items = data.items()
+  else:
+    items = [[int(record)] for record in data.records]
+  if not items:
+    raise ValueError(f"{data.name} has no record to evaluate")
+  views = max(map(len, items))
+  at_once = max(batch // (views * ways), 1) * ways
+  empty = [[]] * (-len(items) % at_once)
+  plans = []
+  for item in [*items, *empty]:
+    drawn = [(rows_lib.Draw(record, None),) for record in item]
+    padding = [()] * (views - len(item))
+    plans += [rows_lib.Row(0, draws) for draws in [*drawn, *padding]]
+  shared = stream_lib.share(
+      grain.MapDataset.source(plans), batch=at_once * views, host=host,
+      hosts=hosts,
+  )  # fmt: skip
+  return Finite(
+      items=len(items),
+      views=views,
+      at_once=at_once,
+      first=np.array([item[0] for item in items]),
+      batches=shared.map(ReadLabelled(read, data.labels)),
+  )

@@ -1,0 +1,260 @@
+"""The stream: from data sets to the global batch of every step.
+
+Which records a batch holds is pure arithmetic on the step: per source
+`shuffle(seed).repeat()`, images packed, sources mixed in a fixed cycle, rows
+batched per host, and host h of H takes the batches h, h + H, h + 2H, ... So the
+global batch at step s is the same for any number of hosts, row for row, and a
+run goes on with `ds[s:]`: no state of an iterator is ever saved. Only the last
+stage reads, all records of a batch at once.
+
+The cycle gives a host alone a biased subset of the sources: metrics count only
+over the global batch.
+
+Shapes: K rows of a cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import fractions
+import functools
+import math
+import sys
+
+from absl import flags
+import grain
+import numpy as np
+
+from totojax import sequence
+from totojax.data.stream import rows
+from totojax.data.stream.rows import Source
+
+MAX_CYCLE = 100_000  # rows after which the mixture repeats
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """How batches are made ahead of their use; changes no batch.
+
+  Attributes:
+    workers: processes that make them. 0 makes them in threads of this one,
+      which is enough by far for tokens (starting processes takes seconds).
+    prefetch: batches made ahead (by each worker); 0 makes each when asked.
+  """
+
+  workers: int
+  prefetch: int
+
+  def __post_init__(self):
+    if self.workers < 0 or self.prefetch < 0:
+      raise ValueError(
+          f"workers {self.workers} and prefetch {self.prefetch} must not be"
+          " negative; use 0 for none"
+      )
+
+
+class Cycle(grain.transforms.DatasetSelectionMap):
+  """The mixture: a fixed cycle with exactly each source's share.
+
+  Row k comes from the source that is furthest behind its share, so that the
+  first n rows hold each source n x share times to within the number of sources.
+  (grain's own mix truncates weights such as 3 : 7 to whole per cents of the
+  smallest.)
+  """
+
+  def __init__(self, weights: Sequence[float]):
+    """Raises ValueError for a cycle of more than 100,000 rows."""
+    if not weights or not all(0 < w < math.inf for w in weights):
+      raise ValueError(
+          f"mixture weights are {list(weights)}; each must be a positive number"
+      )
+    exact = [fractions.Fraction(str(weight)) for weight in weights]
+    total = sum(exact)
+    shares = [weight / total for weight in exact]
+    length = math.lcm(*(share.denominator for share in shares))
+    if length > MAX_CYCLE:
+      raise ValueError(
+          f"mixture weights {list(weights)} repeat after {length} rows; round"
+          f" them so that it is at most {MAX_CYCLE}, for example to per cents"
+      )
+    self._counts = np.array([int(share * length) for share in shares])
+    source_K = np.empty(length, np.int64)
+    order_K = np.empty(length, np.int64)  # rows of this source before row k
+    used = np.zeros_like(self._counts)
+    for k in range(length):
+      source = int(np.argmax((k + 1) * self._counts - used * length))
+      source_K[k], order_K[k] = source, used[source]
+      used[source] += 1
+    self._source_K, self._order_K = source_K, order_K
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, index: int) -> tuple[int, int]:
+    """(source, index within the source) of row `index`."""
+    cycle, k = divmod(index, len(self._source_K))
+    source = int(self._source_K[k])
+    return source, cycle * int(self._counts[source]) + int(self._order_K[k])
+
+
+def stream(
+    sources: Sequence[Source],
+    *,
+    seq: sequence.SequenceSpec,
+    seed: int,
+    batch: int,
+    host: int,
+    hosts: int,
+) -> grain.MapDataset:
+  """Training batches of one host; element s is its part of step s's batch.
+
+  Args:
+    sources: token data sets with their weights. A row holds one video, or
+      `seq.frames` images.
+    seq: the sequence.
+    seed: decides order and windows.
+    batch: rows of the global batch.
+    host, hosts: which host this is, of how many.
+
+  Returns:
+    Endless random access to {"tokens": int32 [batch / hosts, context + 1],
+    "source": int32 [batch / hosts]}. Concatenated over the hosts in order it is
+    the global batch.
+
+  Raises:
+    ValueError: for data sets that do not fit the sequence or each other, a bad
+      weight, or a batch that the hosts cannot share.
+  """
+  rows.check_tokens(sources, seq)
+  read = rows.ReadTokens(tuple(sources), seq, seed)
+  per_row = [rows.records_per_row(source, seq) for source in sources]
+  mixed = _mix(sources, per_row=per_row, seed=seed)
+  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
+
+
+def clips_stream(
+    sources: Sequence[Source],
+    *,
+    seq: sequence.SequenceSpec,
+    factor: int,
+    seed: int,
+    batch: int,
+    host: int,
+    hosts: int,
+) -> grain.MapDataset:
+  """Like `stream`, for pixels that are encoded on the device.
+
+  The rows are those that `stream` gives for tokens of the same data sets.
+
+  Returns:
+    Endless random access to {"frames": uint8 [batch / hosts, frames, S, S, 3],
+    "start": int32 [..], "source": int32 [..]}.
+
+  Raises:
+    ValueError: as `stream`; `factor` is the tokenizer's pixels a token.
+  """
+  rows.check_clips(sources, seq, factor=factor)
+  read = rows.ReadClips(tuple(sources), seq, seed)
+  per_row = [rows.records_per_row(source, seq) for source in sources]
+  mixed = _mix(sources, per_row=per_row, seed=seed)
+  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
+
+
+def frames_stream(
+    sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
+) -> grain.MapDataset:
+  """Like `stream`, for pixels: one random frame of each record drawn.
+
+  Returns:
+    Endless random access to {"frames": uint8 [batch / hosts, H, W, 3]}.
+  """
+  rows.check_frames(sources)
+  read = rows.ReadFrames(tuple(sources), seed)
+  mixed = _mix(sources, per_row=[1] * len(sources), seed=seed)
+  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
+
+
+def share(
+    plan: grain.MapDataset, *, batch: int, host: int, hosts: int
+) -> grain.MapDataset:
+  """Batches of rows (lists) of one host; see the top of the file."""
+  if hosts < 1 or not 0 <= host < hosts:
+    raise ValueError(f"host {host} of {hosts}; hosts count from 0")
+  if batch < 1 or batch % hosts:
+    raise ValueError(
+        f"batch {batch} is not divisible by {hosts} hosts; use a multiple of"
+        f" {hosts}"
+    )
+  parts = plan.batch(batch // hosts, drop_remainder=True, batch_fn=list)
+  return parts[host::hosts]
+
+
+def host_batches(
+    ds: grain.MapDataset, start_step: int, *, reading: Reading
+) -> Iterator[dict[str, np.ndarray]]:
+  """Batches of `ds` from step `start_step` on; dropping them ends the workers.
+
+  Args:
+    ds: from `stream` or `frames_stream`.
+    start_step: how many updates have been made: the first batch is for the
+      next one.
+    reading: how they are made ahead.
+  """
+  if start_step < 0:
+    raise ValueError(f"start_step is {start_step}; it must not be negative")
+  batches = ds[start_step:].to_iter_dataset(
+      grain.ReadOptions(
+          num_threads=min(reading.prefetch, 2),
+          prefetch_buffer_size=reading.prefetch,
+      )
+  )
+  if reading.workers:
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
+    batches = batches.mp_prefetch(
+        grain.MultiprocessingOptions(
+            num_workers=reading.workers,
+            per_worker_buffer_size=max(reading.prefetch, 1),
+        )
+    )
+  return _closing(batches)
+
+
+def _closing(
+    batches: grain.IterDataset,
+) -> Iterator[dict[str, np.ndarray]]:
+  """A generator closes what it delegates to, grain's iterator does not."""
+  yield from batches
+
+
+def _mix(
+    sources: Sequence[Source], *, per_row: Sequence[int], seed: int
+) -> grain.MapDataset:
+  """The endless rows of all sources, as plans (`rows.Row`): nothing is read."""
+  parts = []
+  for index, source in enumerate(sources):
+    records = len(source.store)
+    # Sources of equal length would otherwise be visited in the same order.
+    order = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
+    # shuffle before repeat: the other way round samples with replacement.
+    draws = grain.MapDataset.range(records).shuffle(order).repeat()
+    draws = draws.map_with_index(functools.partial(_draw, records))
+    parts.append(
+        draws.batch(
+            per_row[index],
+            drop_remainder=True,
+            batch_fn=functools.partial(_row, index),
+        )
+    )
+  return grain.MapDataset.select_from_datasets(
+      parts, Cycle([source.weight for source in sources])
+  )
+
+
+def _draw(records: int, position: int, record: int) -> rows.Draw:
+  return rows.Draw(int(record), position // records)
+
+
+def _row(source: int, draws: Sequence[rows.Draw]) -> rows.Row:
+  return rows.Row(source, tuple(draws))

@@ -1,0 +1,269 @@
+"""Rows: which records one holds, and how they are read and put together.
+
+Shapes: B rows of a batch, R tokens of a row (context + 1), N frames,
+P tokens of a frame.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+
+import numpy as np
+
+from totojax import sequence
+from totojax.data.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set and its share of the rows (any positive number)."""
+
+  name: str
+  store: Store
+  weight: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+  """One record, in one epoch; epoch None is the fixed window of validation."""
+
+  record: int
+  epoch: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """What one row is made of: one video, or the images packed into it."""
+
+  source: int
+  draws: tuple[Draw, ...]
+
+
+def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
+  """The first frame of the window, in 0..choices-1, for one draw."""
+  if choices == 1 or draw.epoch is None:
+    return 0
+  key = [seed, source, draw.record, draw.epoch]
+  return int(np.random.default_rng(key).integers(choices))
+
+
+def check_tokens(
+    sources: Sequence[Source], seq: sequence.SequenceSpec
+) -> None:
+  """Raises ValueError unless the data sets fit the sequence and each other."""
+  _check_names(sources)
+  prints = {}
+  for source in sources:
+    _check_field(source, "codes")
+    manifest = source.store.manifest
+    for name in ("vocab", "grid"):
+      found, needed = getattr(manifest, name), getattr(seq, name)
+      if found != needed:
+        raise ValueError(
+            f"source {source.name!r} ({source.store.path}) has {name} {found};"
+            f" the sequence has {needed}. Use the tokenizer that made it"
+        )
+    if manifest.kind == "video" and manifest.frames < seq.frames:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has"
+          f" {manifest.frames} frames a record; a sequence has {seq.frames}."
+          " Make it with at least that many"
+      )
+    prints[source.name] = manifest.tokenizer
+  if len(set(prints.values())) != 1:
+    raise ValueError(
+        f"sources come from different tokenizers: {prints}; their codes mean"
+        " different things. Make them with one tokenizer"
+    )
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+  names = [source.name for source in sources]
+  if not names or len(set(names)) != len(names):
+    raise ValueError(f"sources are named {names}; name at least one, each once")
+
+
+def _check_field(source: Source, name: str) -> None:
+  found = [field.name for field in source.store.manifest.fields]
+  if found != [name]:
+    raise ValueError(
+        f"source {source.name!r} ({source.store.path}) holds {found}; this"
+        f" stream reads {name!r}"
+    )
+
+
+def check_frames(sources: Sequence[Source]) -> None:
+  """Raises ValueError unless all are pixel data sets of one frame size."""
+  _check_names(sources)
+  for source in sources:
+    _check_field(source, "frames")
+  sizes = {source.name: source.store.manifest.size_px for source in sources}
+  if len(set(sizes.values())) != 1:
+    raise ValueError(
+        f"frames differ in size (pixels): {sizes}; make them equal"
+    )
+
+
+def check_clips(
+    sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int
+) -> None:
+  """Raises ValueError unless clips of pixels become the sequence's tokens."""
+  check_frames(sources)
+  for source in sources:
+    manifest = source.store.manifest
+    if manifest.size_px != seq.grid * factor:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has frames of"
+          f" {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels"
+          f" need {seq.grid * factor}"
+      )
+    if manifest.kind == "video" and manifest.frames < seq.frames:
+      raise ValueError(
+          f"source {source.name!r} ({source.store.path}) has"
+          f" {manifest.frames} frames a record; a sequence has {seq.frames}."
+          " Make it with at least that many"
+      )
+
+
+def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
+  """A video fills a row alone; images fill it together."""
+  return seq.frames if source.store.manifest.kind == "image" else 1
+
+
+def _read_draws(
+    sources: Sequence[Source],
+    rows: Sequence[Row],
+    pick: Callable[[int, Draw, Mapping[str, np.ndarray]], np.ndarray],
+) -> list[list[np.ndarray]]:
+  """What `pick` takes from the records of each row, one read per source."""
+  wanted = collections.defaultdict(list)
+  for r, row in enumerate(rows):
+    wanted[row.source].extend((r, draw) for draw in row.draws)
+  picked = [[] for _ in rows]
+  for s, places in wanted.items():
+    values = sources[s].store.read([draw.record for _, draw in places])
+    for i, (r, draw) in enumerate(places):
+      record = {name: x[i] for name, x in values.items()}
+      picked[r].append(pick(s, draw, record))
+  return picked
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadTokens:
+  """Rows of draws to {"tokens": [B, R], "source": [B]}."""
+
+  sources: tuple[Source, ...]
+  seq: sequence.SequenceSpec
+  seed: int
+
+  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    picked = _read_draws(self.sources, rows, self._window)
+    shape = (len(rows), self.seq.row_tokens)
+    tokens_BR = np.full(shape, sequence.PAD, np.int32)
+    for b, (row, frames) in enumerate(zip(rows, picked)):
+      if frames:
+        tokens_BR[b] = self._tokens(row.source, np.concatenate(frames))
+    source_B = np.array([row.source for row in rows], np.int32)
+    return {"tokens": tokens_BR, "source": source_B}
+
+  def _window(
+      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+  ) -> np.ndarray:
+    """Codes [N, P] of the record's window; one frame of an image."""
+    codes_NP = record["codes"].reshape(-1, self.seq.frame_tokens)
+    return _cut(codes_NP, draw, source=source, seq=self.seq, seed=self.seed)
+
+  def _tokens(self, source: int, codes_NP: np.ndarray) -> np.ndarray:
+    """One row; images that are missing at the end of a data set are padding."""
+    kind = self.sources[source].store.manifest.kind
+    missing = self.seq.frames - len(codes_NP)
+    if missing:
+      codes_NP = np.pad(codes_NP, ((0, missing), (0, 0)))
+    row_R = sequence.build(codes_NP, kind=kind, spec=self.seq)
+    if missing:
+      row_R[1 + (self.seq.frames - missing) * self.seq.frame_tokens :] = (
+          sequence.PAD
+      )
+    return row_R
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadClips:
+  """Rows of draws to whole clips of pixels, for a tokenizer on the device.
+
+  {"frames": uint8 [B, N, S, S, 3], "start": int32 [B], "source": int32 [B]}:
+  the windows that `ReadTokens` takes of the same draws. For rows that may be
+  short, as those of validation are, "here": int32 [B] says how many of the
+  frames are there; the others are black.
+  """
+
+  sources: tuple[Source, ...]
+  seq: sequence.SequenceSpec
+  seed: int
+  short: bool = False
+
+  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    picked = _read_draws(self.sources, rows, self._window)
+    here = {}
+    if self.short:
+      size = self.sources[0].store.manifest.size_px
+      none = np.zeros((self.seq.frames, size, size, 3), np.uint8)
+      counts = [sum(map(len, frames)) for frames in picked]
+      here = {"here": np.array(counts, np.int32)}
+      picked = [
+          [*frames, none[count:]] for frames, count in zip(picked, counts)
+      ]
+    starts = [
+        sequence.START[self.sources[row.source].store.manifest.kind]
+        for row in rows
+    ]
+    return {
+        "frames": np.stack([np.concatenate(frames) for frames in picked]),
+        "start": np.array(starts, np.int32),
+        **here,
+        "source": np.array([row.source for row in rows], np.int32),
+    }
+
+  def _window(
+      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+  ) -> np.ndarray:
+    return _cut(
+        record["frames"], draw, source=source, seq=self.seq, seed=self.seed
+    )
+
+
+def _cut(
+    frames: np.ndarray,
+    draw: Draw,
+    *,
+    source: int,
+    seq: sequence.SequenceSpec,
+    seed: int,
+) -> np.ndarray:
+  """The drawn window of a record's frames; one frame of an image."""
+  length = min(seq.frames, len(frames))
+  start = window(
+      draw, source=source, seed=seed, choices=len(frames) - length + 1
+  )
+  return frames[start : start + length]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFrames:
+  """Rows of draws to {"frames": [B, H, W, 3]}."""
+
+  sources: tuple[Source, ...]
+  seed: int
+
+  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    picked = _read_draws(self.sources, rows, self._frame)
+    return {"frames": np.stack([frames[0] for frames in picked])}
+
+  def _frame(
+      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+  ) -> np.ndarray:
+    frames = record["frames"]
+    start = window(draw, source=source, seed=self.seed, choices=len(frames))
+    return frames[start]

@@ -1,0 +1,120 @@
+"""The jobs by the name that `config.run` has for them.
+
+A job is a function (config, run directory, interrupted) -> whether it is
+finished; run again after an interruption it goes on where it stopped. Each is
+imported when it is run, so that a run loads what it needs and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import importlib
+from typing import Any
+
+from etils import epath
+
+from totojax.rundir import errors
+
+Config = Mapping[str, Any]
+Interrupted = Callable[[int], bool]
+Run = Callable[[Config, epath.Path, Interrupted], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """One line of the table.
+
+  Attributes:
+    run: "module:function" below this package; the function does what is left of
+      the job, and returns False if it was interrupted before its end.
+    shared: whether several processes do it together; else each would do it all.
+    kept: whether it leaves a run directory; a plan, say, changes nothing and is
+      made as often as one likes.
+    checks: module that has `check` and `is_done` of the job's run directory, in
+      place of those of `rundir.directory`.
+    environment: variables that must be set before jax starts.
+  """
+
+  run: str
+  shared: bool = False
+  kept: bool = True
+  checks: str = "totojax.rundir.directory"
+  environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def check(self, workdir: epath.PathLike, config: Config, **more) -> Any:
+    """The run directory, if it is new or was made with this config."""
+    return importlib.import_module(self.checks).check(workdir, config, **more)
+
+  def is_done(self, workdir: epath.Path, config: Config) -> bool:
+    return importlib.import_module(self.checks).is_done(workdir, config)
+
+
+JOBS: Mapping[str, Job] = {
+    "render": Job("pixels:render"),
+    "decode": Job("pixels:decode"),
+    "photos": Job("pixels:photos"),
+    "tokenizer": Job("tokenizer:run", shared=True),
+    "shards": Job("shards:run"),
+    "tokenize": Job("tokenize.job:run", shared=True),
+    "plan": Job("plan:run", kept=False),
+    "leakage": Job("leakage:run"),
+    "official": Job("official:run"),
+    "tokens_report": Job("tokens_report:run"),
+    "pretrain": Job("pretrain:run", shared=True),
+    "validate": Job("validate:run", shared=True),
+    "probe": Job("probe.job:run", shared=True),
+    "probe_seeds": Job("probe.seeds:run"),
+    "features": Job("features:run"),
+    "joint": Job("labels.job:joint", shared=True),
+    "finetune": Job("labels.job:finetune", shared=True),
+    "coord_check": Job("coordinates:run"),
+    "audit": Job("audit:run"),
+    "sweep": Job("sweep.job:run", shared=True),
+    "scaling": Job("scaling:run"),
+    "curves": Job("curves:run"),
+    # PyTorch is measured beside JAX and needs its part of a GPU's memory.
+    "bench": Job(
+        "bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    ),
+    "report": Job("report:run"),
+    # Its stages are jobs too, and say themselves what several processes do.
+    "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
+}
+# What users can mend; `main` prints it as one line.
+ERRORS = (ValueError, ImportError, OSError, errors.RunError)
+
+
+def find(name: str) -> Job:
+  """The job of this name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in JOBS:
+    raise ValueError(
+        f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}"
+    )
+  return JOBS[name]
+
+
+def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
+  """Runs the job that `config.run` names.
+
+  Raises:
+    ValueError: there is no such job, or it is none for several processes.
+  """
+  import jax  # only now: the table is read before jax may start
+
+  name = config["run"]
+  job = find(name)
+  if jax.process_count() > 1 and not job.shared:
+    shared = sorted(name for name, job in JOBS.items() if job.shared)
+    raise ValueError(
+        f'run = "{name}" works in one process, and this is one of'
+        f" {jax.process_count()}; run it without --multihost. Jobs for several"
+        f" processes: {', '.join(shared)}"
+    )
+  module, _, function = job.run.partition(":")
+  module = importlib.import_module(f"totojax.jobs.{module}")
+  return getattr(module, function)(config, workdir, interrupted)

@@ -1,0 +1,325 @@
+"""`run = "audit"`: the paper's counts and compute, worked out again.
+
+Every number of Tables 1, 2, 4, 6 and 15 that follows from others, and the units
+of the scaling law, beside what is printed; where the paper disagrees with
+itself, the row says so. Leaves `audit.csv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import re
+from typing import Any
+
+from etils import epath
+import jax
+from rich import console as rich_console
+from rich import table as rich_table
+
+from totojax import flops
+from totojax.config import defaults
+from totojax.models import gpt2
+from totojax.models import mamba
+from totojax.report import paper
+from totojax.report import scaling
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+DVAE_VOCAB, VQGAN_VOCAB = 8192, 16384
+TOKENS_OF_FRAME = 256
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What `flops` asks of a model; the MLP may be any real number."""
+
+  kind: str
+  width: int
+  depth: int
+  mlp_dim: float
+  tied: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """One number of the paper.
+
+  Attributes:
+    where: table or figure and its row.
+    source: section or caption of the paper where it is printed.
+    what: the reading under which it is worked out.
+    printed: as in the paper, or read off a figure.
+    value: worked out.
+    verdict: "rounds" or "cut off" to what is printed, "no", or "reads" where a
+      figure agrees to a per cent.
+  """
+
+  where: str
+  source: str
+  what: str
+  printed: str
+  value: float
+  verdict: str
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Prints and writes the audit."""
+  del interrupted  # well below a second
+  directory.begin(workdir, config)
+  lines = audit()
+  if jax.process_index() == 0:
+    files.write_csv(workdir / "audit.csv", map(dataclasses.asdict, lines))
+    _print(lines)
+  return True
+
+
+def audit() -> list[Line]:
+  """Every line, in the paper's order."""
+  return [
+      *table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()
+  ]  # fmt: skip
+
+
+def _line(
+    where: str, source: str, what: str, printed: str, value: float
+) -> Line:
+  return Line(where, source, what, printed, value, agreement(printed, value))
+
+
+def agreement(printed: str, value: float) -> str:
+  """Whether `value`, at the digits that are printed, is what is printed.
+
+  Trailing zeros of a whole number are no digits: 277 rounds to "280m".
+  """
+  mantissa, unit, last = _parsed(printed)
+  scaled = value / unit / last
+  if round(scaled) == round(mantissa / last):
+    return "rounds"
+  if int(scaled) == round(mantissa / last):
+    return "cut off"
+  return "no"
+
+
+def _parsed(printed: str) -> tuple[float, float, float]:
+  """(mantissa, unit, size of the last printed digit in it)."""
+  match = re.fullmatch(r"([\d,.]+)(?:e(\d+)|([kmbtKMBT]?))", printed)
+  if match is None:
+    raise ValueError(f"{printed!r} is not read as a number of the paper")
+  digits, power, letter = match.groups()
+  digits = digits.replace(",", "")
+  unit = 10.0 ** int(power) if power else _UNITS[(letter or "").lower()]
+  if "." in digits:
+    return float(digits), unit, 10.0 ** -len(digits.partition(".")[2])
+  zeros = len(digits) - len(digits.rstrip("0"))
+  return float(digits), unit, 10.0**zeros
+
+
+def _shape(preset: str, mlp_dim: float | None = None, tied=True) -> Shape:
+  sizes = defaults.PRESETS[preset]
+  chosen = sizes["mlp_dim"] if mlp_dim is None else mlp_dim
+  return Shape("llama", sizes["width"], sizes["depth"], chosen, tied)
+
+
+def table_1() -> Iterator[Line]:
+  """Parameters: which MLP size each of the three must have."""
+  for name, printed in paper.TABLE_1.items():
+    d = defaults.PRESETS[name]["width"]
+    readings = {
+        "our preset, tied head": _shape(name),
+        "our preset, untied head": _shape(name, tied=False),
+        "MLP of 4 d, tied": _shape(name, 4 * d),
+        "MLP of 8/3 d, tied": _shape(name, 8 * d / 3),
+    }
+    for what, shape in readings.items():
+      yield _line(
+          f"Table 1, {name}, parameters", "section 3.2", what, printed,
+          flops.parameters(shape, DVAE_VOCAB),
+      )  # fmt: skip
+
+
+def table_2() -> Iterator[Line]:
+  """Tokens from hours at 30 frames a second, and the sums in the text."""
+  tokens = hours = 0.0
+  for row in paper.SOURCES:
+    if row.hours is None:
+      value = row.instances * TOKENS_OF_FRAME
+      what = f"{row.instances:,} images x 256"
+    else:
+      value = row.hours * 3600 * 30 * TOKENS_OF_FRAME
+      what = f"{row.hours:,.0f} h at 30 frames/s x 256"
+      hours += row.hours
+    yield _line(
+        f"Table 2, {row.name}, tokens", "section 3.3", what,
+        paper.TABLE_2_TOKENS[row.name], value,
+    )  # fmt: skip
+    tokens += value
+    if row.hours is not None:
+      yield _line(
+          f"Table 2, {row.name}, tokens", "section 3.4: every 4th frame",
+          "of the frames that a sequence can use",
+          paper.TABLE_2_TOKENS[row.name], value / paper.STRIDE_FRAMES,
+      )  # fmt: skip
+  yield _line(
+      "text, all tokens", "section 3.3: 'about 2.5 trillion'",
+      "sum of Table 2", "2.5T", tokens,
+  )  # fmt: skip
+  yield Line(
+      "text, hours of video", "section 3.3: 'over 100,000 hours'",
+      "sum of Table 2", "100,000", hours, "rounds" if hours > 1e5 else "no",
+  )  # fmt: skip
+  yield _line(
+      "Table 2, ImageNet, instances", "section 4: 'ImageNet-1k dataset'",
+      "training images of ImageNet-1k", "13.9M", paper.IMAGENET_1K_IMAGES,
+  )  # fmt: skip
+
+
+def table_4() -> Iterator[Line]:
+  """The compute column: parameters x images, whatever it is called."""
+  large = _shape("large")
+  n = flops.parameters(large, DVAE_VOCAB)
+  images = paper.IMAGENET_1K_IMAGES * paper.ABLATION_EPOCHS
+  low, high, staged = paper.TABLE_4
+  one, source = n * images, "section 4.1, 400 epochs"
+  rows = (
+      ("dVAE/16", low, "parameters x images x epochs", one),
+      ("dVAE/16", low, "the same, untied head",
+       flops.parameters(_shape("large", tied=False), DVAE_VOCAB) * images),
+      ("dVAE/16", low, "forward MACs of all 256 tokens",
+       _forward(large, 256) * images),
+      ("dVAE/16", low, "training MACs (x 3)",
+       3 * _forward(large, 256) * images),
+      ("dVAE/32", high, "4 x dVAE/16", 4 * one),
+      ("dVAE/32", high, "forward MACs of all 1,024 tokens",
+       _forward(large, 1024) * images),
+  )  # fmt: skip
+  for name, printed, what, value in rows:
+    yield _line(f"Table 4, {name}, MACs", source, what, printed, value)
+  for epochs, told in ((1, "'only one epoch'"), (50, "no source")):
+    value = one + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
+    yield _line(
+        "Table 4, dVAE/16 to 32, MACs", f"section 4.1: {told}",
+        f"dVAE/16 and {epochs} epochs at 32 x 32", staged, value,
+    )  # fmt: skip
+
+
+def table_6() -> Iterator[Line]:
+  """Parameters of GPT-2 and Mamba, whose depths are not printed."""
+  source = "section 4.1; 1,024 wide as large"
+  gpt2_preset = defaults.GPT2_PRESETS["280m"]
+  readings = {
+      f"our preset, {gpt2_preset['depth']} layers": {},
+      "16 layers, as large": {"depth": 16},
+      "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
+  }
+  for what, changes in readings.items():
+    section = defaults.gpt2("280m").to_dict() | changes
+    yield _line(
+        "Table 6, GPT2, parameters", source, what, paper.TABLE_6["gpt2"],
+        flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
+    )  # fmt: skip
+  ours = defaults.MAMBA_PRESETS["290m"]["depth"]
+  for depth in (ours, ours - 1, ours + 1, 48):
+    what = f"{depth} layers" if depth != ours else f"our preset, {ours} layers"
+    section = defaults.mamba("290m").to_dict() | {"depth": depth}
+    yield _line(
+        "Table 6, Mamba, parameters", source, what, paper.TABLE_6["mamba"],
+        flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
+    )  # fmt: skip
+
+
+def _forward(shape: Shape, tokens: int) -> float:
+  per_token = flops.forward_macs_per_token(
+      shape, vocab=DVAE_VOCAB, context=tokens
+  )
+  return per_token * tokens
+
+
+def table_15() -> Iterator[Line]:
+  """Parameters of a1 to a6, under the two usual MLPs."""
+  for name, printed in paper.TABLE_15.items():
+    d = defaults.PRESETS[name]["width"]
+    readings = {
+        "our preset (8/3 d rounded up to 128), tied": _shape(name),
+        "the same, untied": _shape(name, tied=False),
+        "MLP of 4 d, tied": _shape(name, 4 * d),
+        "MLP of 4 d, untied": _shape(name, 4 * d, tied=False),
+    }
+    for what, shape in readings.items():
+      yield _line(
+          f"Table 15, {name}, parameters", "section A.5", what, printed,
+          flops.parameters(shape, VQGAN_VOCAB),
+      )  # fmt: skip
+  of = [defaults.PRESETS[name] for name in paper.TABLE_15]
+  for key, (low, high) in paper.A5_RANGES.items():
+    for what, printed, pick in (("least", low, min), ("most", high, max)):
+      yield _line(
+          f"section A.5, {what} {key}", "section A.5, text", "of Table 15",
+          printed, pick(sizes[key] for sizes in of),
+      )  # fmt: skip
+
+
+def law() -> Iterator[Line]:
+  """What the unit of C in the printed law can be."""
+  a, b = scaling.PAPER.a, scaling.PAPER.b
+  at, read = paper.LAW_READ_OFF
+  for unit, name in ((1.0, "axis units"), (1e6, "1e6 of the axis")):
+    yield _read(
+        f"Figure 9, dashed line at {at:g}", f"{a} C^-{b} with C in {name}",
+        read, a * (at / unit) ** -b,
+    )  # fmt: skip
+  yield _read(
+      "the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b
+  )
+  sequences = {}
+  for name, compute in paper.FIGURE_9_FIRST.items():
+    d = defaults.PRESETS[name]["width"]
+    per_token = flops.forward_macs_per_token(
+        _shape(name, 8 * d / 3), vocab=VQGAN_VOCAB, context=TOKENS_OF_FRAME
+    )
+    sequences[name] = compute / per_token
+  mean = sum(sequences.values()) / len(sequences)
+  for name, value in sequences.items():
+    yield _read(
+        f"Figure 9, {name}, first point",
+        "over one token's MACs (MLP 8/3 d, 16,384 codes): sequences,"
+        " all models alike",
+        mean, value,
+    )  # fmt: skip
+
+
+def _read(where: str, what: str, read: float, value: float) -> Line:
+  """A line whose printed side was read off a figure, to a per cent."""
+  verdict = "reads" if abs(value / read - 1) < 0.01 else "no"
+  return Line(where, "section 4.9, Figure 9", what, f"{read:.4g}", value,
+              verdict)  # fmt: skip
+
+
+def _print(lines: list[Line]) -> None:
+  table = rich_table.Table(title="the paper, worked out again")
+  for head in ("where", "source", "reading", "printed", "worked out", ""):
+    right = head in ("printed", "worked out")
+    table.add_column(head, justify="right" if right else "left")
+  for line in lines:
+    style = "bold" if line.verdict == "no" else ""
+    table.add_row(
+        line.where, line.source, line.what, line.printed,
+        f"{line.value:.4g}", line.verdict, style=style,
+    )  # fmt: skip
+  rich_console.Console().print(table)
+  wrong = [line for line in lines if line.verdict == "no"]
+  console.say(
+      f"{len(wrong)} of {len(lines)} readings do not give what is printed; a"
+      " number of which no reading does:"
+  )
+  for where in dict.fromkeys(line.where for line in lines):
+    of = [line for line in lines if line.where == where]
+    if all(line.verdict == "no" for line in of):
+      values = ", ".join(f"{line.value:.4g}" for line in of)
+      console.say(f"  {where}: {of[0].printed}, worked out {values}")

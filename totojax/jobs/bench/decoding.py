@@ -1,0 +1,221 @@
+"""Row `decode`: clips out of videos against a bare PyAV loop (extra `data`).
+
+Shapes: H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import fractions
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.data.pixels import decode
+from totojax.data.pixels import media
+from totojax.data.pixels import video
+from totojax.data.sources import items as items_lib
+from totojax.jobs.bench import measure
+
+_TILE = 16  # pixels of the texture's blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeBench:
+  """Which videos, and what is cut out of them.
+
+  Attributes:
+    sizes: of the videos in pixels, as "320x240".
+    lengths_s: of the videos.
+    codec: that they are written with.
+    rate: their frames per second.
+    clips: of one reading, each from a start of its own.
+    clip: section of `video.ClipSpec`.
+  """
+
+  sizes: tuple[str, ...]
+  lengths_s: tuple[float, ...]
+  codec: str
+  rate: int
+  clips: int
+  clip: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """First and last frame of the video that a clip wants."""
+
+  first: int
+  last: int
+
+
+def measure_decode(
+    settings: DecodeBench, *, how: measure.How, folder: pathlib.Path, seed: int
+) -> Iterator[measure.Row]:
+  """Frames of the spans per second.
+
+  Raises:
+    ImportError: PyAV is missing.
+  """
+  spec = typed(video.ClipSpec, settings.clip, "decode.clip")
+  for size in settings.sizes:
+    width, height = map(int, size.split("x"))
+    for length_s in settings.lengths_s:
+      path = folder / f"{size}-{length_s:g}.mp4"
+      frames = round(length_s * settings.rate)
+      render(
+          path, frames, height=height, width=width, settings=settings, seed=seed
+      )
+      items = [
+          items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)
+      ]
+      spans = [span(item, spec, seed=seed) for item in items]
+      for arrays in (True, False):
+        yield _compare(
+            items, spans, spec, arrays=arrays, settings=settings, how=how,
+            seed=seed, case=f"{size}, {length_s:g} s",
+        )  # fmt: skip
+
+
+def _compare(
+    items: Sequence[items_lib.Item],
+    spans: Sequence[Span],
+    spec: video.ClipSpec,
+    *,
+    arrays: bool,
+    settings: DecodeBench,
+    how: measure.How,
+    seed: int,
+    case: str,
+) -> measure.Row:
+  """Against a loop that makes arrays of the spans' frames, or only decodes."""
+  units = float(sum(s.last - s.first + 1 for s in spans))
+
+  def ours_run() -> float:
+    for item in items:
+      clips = media.load(item, spec, seed=seed)
+      if isinstance(clips, items_lib.Skipped):
+        raise ValueError(f"{item.path} gives no clip: {clips.reason}")
+    return units
+
+  def theirs_run() -> float:
+    for item, one in zip(items, spans):
+      bare_loop(item.path, one, rate=settings.rate, arrays=arrays)
+    return units
+
+  kind = "RGB arrays" if arrays else "decoding alone"
+  ours = measure.Side(
+      "media.load: times, decode, resize, crop", ours_run, measure.nothing
+  )
+  theirs = measure.Side(
+      "a bare PyAV loop, every frame of the span an RGB array"
+      if arrays
+      else "a bare PyAV loop that only decodes, no frame made an array",
+      theirs_run,
+      measure.nothing,
+  )
+  measured = measure.compare(ours, theirs, how=how)
+  return measure.Row(
+      row="decode",
+      case=f"{case}, against {kind}",
+      compares=(
+          "clips from a video against decoding the same span of it, one thread"
+      ),
+      unit="frames of the span",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      # The issue is the rate of a core: CPU-seconds, not wall time.
+      goals=(
+          measure.Goal(
+              "times the loop's frames per CPU-second",
+              measured.cpu_ratio.median,
+              1.0,
+          ),
+      )
+      if arrays
+      else (),
+      facts={
+          "clips": len(items),
+          "codec": settings.codec,
+          "frames_of_clip": spec.frames,
+          "stride_frames": spec.stride_frames,
+          "size_px": spec.size_px,
+      },
+  )
+
+
+def render(
+    path: pathlib.Path,
+    frames: int,
+    *,
+    height: int,
+    width: int,
+    settings: DecodeBench,
+    seed: int,
+) -> None:
+  """Writes a video of a texture that moves, with a little noise.
+
+  Raises:
+    ImportError: PyAV is missing.
+  """
+  rng = np.random.default_rng(seed)
+  rows, columns = -(-height // _TILE) + 1, -(-width // _TILE) + 1
+  coarse = rng.integers(0, 256, (rows, columns, 3)).astype(np.uint8)
+  texture = coarse.repeat(_TILE, 0).repeat(_TILE, 1)[:height, :width]
+  noise_HW3 = rng.integers(0, 16, (height, width, 3), dtype=np.uint8)
+  with decode.pyav().open(str(path), "w") as container:
+    stream = container.add_stream(settings.codec, rate=settings.rate)
+    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    for i in range(frames):
+      moved_HW3 = np.roll(texture, (i, 2 * i), axis=(0, 1)) // 2 + 64
+      image_HW3 = moved_HW3 + np.roll(noise_HW3, 7 * i, axis=0)
+      frame = decode.pyav().VideoFrame.from_ndarray(image_HW3, format="rgb24")
+      frame.pts, frame.time_base = i, fractions.Fraction(1, settings.rate)
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+def span(
+    item: items_lib.Item, spec: video.ClipSpec, *, seed: int
+) -> Span:
+  """Frames that `media.load` wants of this item; nothing is decoded."""
+  asked = []
+
+  def read(wanted, *, prepare):
+    del prepare
+    asked.extend(int(number) for number in wanted)
+    blank = np.zeros((spec.size_px, spec.size_px, 3), np.uint8)
+    return dict.fromkeys(asked, blank)
+
+  video.cut(item, decode.read_timeline(item.path), read, spec, seed=seed)
+  return Span(min(asked), max(asked))
+
+
+def bare_loop(path: str, wanted: Span, *, rate: int, arrays: bool) -> int:
+  """Decodes up to the last wanted frame as a plain script would.
+
+  Begins at the key frame before the first one where that is far from the
+  start, as `media.load` does.
+
+  Returns:
+    The wanted frames that were decoded.
+  """
+  seen = 0
+  with decode.pyav().open(path) as container:
+    stream = container.streams.video[0]
+    first_s = wanted.first / rate
+    if first_s > decode.SEEK_GAP_S:
+      container.seek(int(first_s / stream.time_base), stream=stream)
+    for frame in container.decode(stream):
+      number = round(frame.time * rate)
+      if number >= wanted.first:
+        seen += 1
+        if arrays:
+          frame.to_ndarray(format="rgb24")
+      if number >= wanted.last:
+        break
+  return seen

@@ -1,0 +1,342 @@
+"""What others have for the same work, in PyTorch (the `parity` extra).
+
+The one place of the package that imports transformers and DALL-E's own modules,
+and only inside the functions that the benchmark calls.
+
+Shapes: N frames, B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import gc
+import os
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from totojax.models import llama as llama_lib
+from totojax.optim import adamw
+from totojax.trained import encoders
+
+State = Mapping[str, np.ndarray]
+
+
+def cores() -> int:
+  """Cores that this process may use: the threads of both sides."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _torch() -> Any:
+  torch = encoders.torch()
+  torch.set_num_threads(cores())
+  return torch
+
+
+def _device(torch: Any) -> str:
+  """Where PyTorch works: on the kind of device that JAX has."""
+  if jax.default_backend() == "cpu":
+    return "cpu"
+  if jax.default_backend() == "gpu" and torch.cuda.is_available():
+    return "cuda"
+  raise ImportError(
+      f"JAX runs on a {jax.default_backend()} and this PyTorch does not;"
+      " install a PyTorch for it, or set JAX_PLATFORMS=cpu"
+  )
+
+
+def free() -> None:
+  """Gives back what PyTorch keeps of a GPU's memory."""
+  torch = sys.modules.get("torch")
+  gc.collect()
+  if torch is not None and torch.cuda.is_available():
+    torch.cuda.empty_cache()
+
+
+def _transformers() -> Any:
+  try:
+    import transformers  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ImportError(
+        "transformers is missing; install it with: pip install"
+        " 'totojax[parity]'"
+    ) from error
+  return transformers
+
+
+def _dall_e() -> Any:
+  try:
+    import dall_e  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ImportError(
+        "DALL-E's modules are missing; install them with: pip install"
+        " 'totojax[parity]' and pip install --no-deps DALL-E"
+    ) from error
+  return dall_e
+
+
+def dvae(
+    *, hidden: int, vocab: int, seed: int, exact: bool
+) -> tuple[Callable[[np.ndarray], np.ndarray], State, State]:
+  """DALL-E's modules with random weights.
+
+  Args:
+    hidden: their width.
+    vocab: their codes.
+    seed: of the weights.
+    exact: whether products on a GPU are in float32, not TF32 (PyTorch's own
+      choice for convolutions).
+
+  Returns:
+    A function from uint8 [N, H, W, 3] to int64 codes [N, H / 8, W / 8], as
+    DALL-E's notebook computes them, and the state dictionaries of encoder and
+    decoder.
+
+  Raises:
+    ImportError: PyTorch or DALL-E is missing.
+  """
+  torch, dall_e = _torch(), _dall_e()
+  device = _device(torch)
+  torch.backends.cudnn.allow_tf32 = not exact
+  torch.manual_seed(seed)
+  encoder = dall_e.Encoder(n_hid=hidden, vocab_size=vocab).eval()
+  decoder = dall_e.Decoder(n_hid=hidden, vocab_size=vocab)
+
+  def encode(frames_NHW3: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+      x = torch.from_numpy(frames_NHW3).to(device)
+      x = x.permute(0, 3, 1, 2).float() / 255
+      return encoder(0.8 * x + 0.1).argmax(1).cpu().numpy()
+
+  def state(module):
+    return {k: v.numpy() for k, v in module.state_dict().items()}
+
+  states = state(encoder), state(decoder)
+  encoder.to(device)
+  return encode, *states
+
+
+def loader(
+    records: np.ndarray, order: Sequence[int], *, batch: int
+) -> Callable[[], Iterator[Any]]:
+  """A `DataLoader` over an array, in this order, in this process.
+
+  Returns:
+    A function that begins anew and gives the batches.
+
+  Raises:
+    ImportError: PyTorch is missing.
+  """
+  torch = _torch()
+
+  class Records(torch.utils.data.Dataset):
+
+    def __len__(self):
+      return len(records)
+
+    def __getitem__(self, index):
+      # int32 as the model reads; torch can do little with uint16.
+      return torch.from_numpy(records[index].astype(np.int32))
+
+  batches = torch.utils.data.DataLoader(
+      Records(), batch_size=batch, sampler=list(order), num_workers=0
+  )
+  return lambda: iter(batches)
+
+
+def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
+  """`LlamaForCausalLM` of the same size with the same weights, to evaluate.
+
+  Args:
+    shape: the architecture.
+    params: of `models.trunk.Trunk`, without boxes.
+    vocab: rows of the embedding.
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+    ValueError: a parameter of another shape.
+  """
+  torch = _torch()
+  with torch.device(_device(torch)):  # where weights are drawn quickly
+    model = _llama(shape, vocab=vocab, use_cache=True).eval()
+  d, body = shape.width, model.model
+
+  def copy(target, value):
+    if tuple(target.shape) != value.shape:
+      raise ValueError(
+          f"a parameter has shape {value.shape}; transformers' has"
+          f" {tuple(target.shape)}"
+      )
+    target.data = torch.tensor(
+        np.array(value, np.float32), device=target.device
+    )
+
+  copy(body.embed_tokens.weight, params["embedding"])
+  copy(body.norm.weight, params["norm"]["scale"])
+  copy(model.lm_head.weight, params["embedding" if shape.tied else "head"])
+  blocks = jax.device_get(params["blocks"])
+  for i, layer in enumerate(body.layers):
+    attention, mlp = blocks["attention"], blocks["mlp"]
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
+      target = getattr(layer.self_attn, f"{theirs}_proj").weight
+      copy(target, np.asarray(attention[ours][i]).reshape(d, d).T)
+    out_DD = np.asarray(attention["out"][i]).reshape(d, d)
+    copy(layer.self_attn.o_proj.weight, out_DD.T)
+    for name in ("gate", "up", "down"):
+      copy(getattr(layer.mlp, f"{name}_proj").weight, mlp[name][i].T)
+    copy(layer.input_layernorm.weight, blocks["attention_norm"]["scale"][i])
+    copy(
+        layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i]
+    )
+  return model
+
+
+def llama_generate(
+    shape: llama_lib.LlamaConfig,
+    params: Any,
+    *,
+    vocab: int,
+    dtype: str,
+    first: int,
+    last: int,
+) -> Callable[[np.ndarray, int], np.ndarray]:
+  """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
+
+  Args:
+    shape: the architecture.
+    params: of `models.trunk.Trunk`, without boxes.
+    vocab: rows of the embedding.
+    dtype: of weights and products, "float32" or "bfloat16".
+    first: token that may be chosen.
+    last: token after the last that may be.
+
+  Returns:
+    (inputs [B, T], count) -> the tokens that follow, int64 [B, count].
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+  """
+  torch = _torch()
+  device = _device(torch)
+  model = llama(shape, params, vocab=vocab).to(getattr(torch, dtype))
+  never = [token for token in range(vocab) if not first <= token < last]
+
+  def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
+    inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
+    with torch.inference_mode():
+      made = model.generate(
+          inputs,
+          attention_mask=torch.ones_like(inputs),
+          do_sample=False,
+          max_new_tokens=count,
+          min_new_tokens=count,
+          suppress_tokens=never,
+          eos_token_id=None,
+          pad_token_id=0,
+      )
+    return made[:, inputs_BT.shape[1] :].cpu().numpy()
+
+  return run
+
+
+def _llama(
+    shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any
+) -> Any:
+  transformers = _transformers()
+  return transformers.LlamaForCausalLM(
+      transformers.LlamaConfig(
+          vocab_size=vocab,
+          hidden_size=shape.width,
+          intermediate_size=shape.mlp_dim,
+          num_hidden_layers=shape.depth,
+          num_attention_heads=shape.heads,
+          rms_norm_eps=shape.norm_eps,
+          initializer_range=shape.init_std,
+          rope_parameters={
+              "rope_type": "default", "rope_theta": shape.rope_base
+          },
+          tie_word_embeddings=shape.tied,
+          use_cache=use_cache,
+          attn_implementation="sdpa",
+          **more,
+      )
+  )  # fmt: skip
+
+
+def llama_step(
+    shape: llama_lib.LlamaConfig,
+    optimiser: adamw.AdamWConfig,
+    *,
+    vocab: int,
+    dtype: str,
+    compiled: bool,
+    inputs_BT: np.ndarray,
+    targets_BT: np.ndarray,
+) -> tuple[Callable[[], Any], int]:
+  """`LlamaForCausalLM` of the same size, trained with AdamW.
+
+  Attention is PyTorch's fused one, AdamW its fused one, and gradients are
+  clipped by their norm, as in our step.
+
+  Args:
+    shape: the architecture.
+    optimiser: whose peak rate is used throughout.
+    vocab: rows of the embedding.
+    dtype: "float32", or "bfloat16" for autocast.
+    compiled: whether the loss goes through `torch.compile`.
+    inputs_BT: tokens.
+    targets_BT: the token that follows each.
+
+  Returns:
+    A function that makes one update and returns its loss, a tensor for which
+    nobody waits yet, and the number of parameters.
+
+  Raises:
+    ImportError: PyTorch or transformers is missing.
+  """
+  torch = _torch()
+  device = _device(torch)
+  torch.manual_seed(0)
+  with torch.device(device):
+    model = _llama(
+        shape,
+        vocab=vocab,
+        use_cache=False,
+        max_position_embeddings=inputs_BT.shape[1],
+    ).train()
+  update = torch.optim.AdamW(
+      model.parameters(),
+      lr=optimiser.lr,
+      betas=(optimiser.b1, optimiser.b2),
+      eps=optimiser.eps,
+      weight_decay=optimiser.weight_decay,
+      fused=True,
+  )
+  inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
+  targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1).to(device)
+
+  def mean_nll() -> Any:
+    with torch.autocast(
+        device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
+    ):
+      logits_BTV = model(input_ids=inputs).logits
+    return torch.nn.functional.cross_entropy(
+        logits_BTV.reshape(-1, vocab).float(), targets
+    )
+
+  if compiled:
+    mean_nll = torch.compile(mean_nll)
+
+  def step() -> Any:
+    update.zero_grad(set_to_none=True)
+    loss = mean_nll()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip_norm)
+    update.step()
+    return loss.detach()
+
+  return step, sum(p.numel() for p in model.parameters())

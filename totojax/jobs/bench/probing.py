@@ -1,0 +1,184 @@
+"""Row `probe`: heads of all layers and settings, against a forward pass.
+
+One update of every head beside one forward pass of the frozen backbone alone,
+on the same tokens. A case for each width and pooling: the curve of how the
+heads' share falls as the backbone grows.
+
+Shapes: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import copy
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from totojax import assembly as parts
+from totojax import sequence
+from totojax import sharding
+from totojax import train
+from totojax.config.typed import typed
+from totojax.jobs.bench import measure
+from totojax.jobs.bench import training
+from totojax.models import heads
+from totojax.models import trunk
+from totojax.optim import lars
+from totojax.tasks import classify
+
+MOST = 1.3  # times a forward pass, that all heads together may take
+_STEPS = 10**6  # of the schedule; few are made
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeBench:
+  """What is probed.
+
+  Attributes:
+    pools: of `heads.POOLS`, a case each.
+    widths: of the backbone, a case each; heads of 64, an MLP four times as
+      wide.
+    classes: of every head.
+    rows: of a batch.
+    head: section of `heads.HeadConfig`, but for its pool.
+    optim: section of `lars.GridConfig`: its settings train together.
+    trained: a config of `run = "pretrain"`: the backbone, but for its width.
+  """
+
+  pools: tuple[str, ...]
+  widths: tuple[int, ...]
+  classes: int
+  rows: int
+  head: Mapping[str, Any]
+  optim: Mapping[str, Any]
+  trained: Mapping[str, Any]
+
+
+def measure_probe(
+    settings: ProbeBench, *, how: measure.How
+) -> Iterator[measure.Row]:
+  """Rows per second of updates and of forward passes."""
+  for pool in settings.pools:
+    for width in settings.widths:
+      yield _case(settings, pool, width, how=how)
+
+
+def _case(
+    settings: ProbeBench, pool: str, width: int, *, how: measure.How
+) -> measure.Row:
+  both = _Both(settings, pool, width)
+  ours = measure.Side(
+      f"one update of {both.heads} heads, the frozen backbone's forward pass"
+      " included",
+      both.update,
+      measure.nothing,
+  )
+  theirs = measure.Side(
+      "the backbone's forward pass alone", both.forward, measure.nothing
+  )
+  measured = measure.compare(ours, theirs, how=how)
+  return measure.Row(
+      row="probe",
+      case=f"{pool} pooling, width {width}",
+      compares="heads of every layer and setting against the backbone alone",
+      unit="rows",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=(
+          measure.Goal(
+              f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)",
+              measured.ratio.median,
+              1 / MOST,
+          ),
+      ),
+      facts={
+          "times_a_forward_pass": 1 / measured.ratio.median,
+          "heads": both.heads,
+          "classes": settings.classes,
+          "rows": settings.rows,
+          "context": both.model.spec.context,
+          "dtype": both.model.compute.dtype,
+      },
+  )
+
+
+class _Both:
+  """Heads in training, and their backbone alone, on one random batch.
+
+  Attributes:
+    model: the backbone.
+    heads: of all layers and settings.
+  """
+
+  def __init__(self, settings: ProbeBench, pool: str, width: int):
+    config = copy.deepcopy(dict(settings.trained))
+    config["model"] |= dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    self.model = parts.model(config)
+    depth, self._rows = self.model.config.depth, settings.rows
+    head = typed(
+        heads.HeadConfig, {**settings.head, "pool": pool}, "probe.head"
+    )
+    if not head.heads:
+      head = dataclasses.replace(head, heads=self.model.config.heads)
+    optim = typed(lars.GridConfig, settings.optim, "probe.optim")
+    self.heads = (depth + 1) * len(optim.settings)
+    task = classify.Classify(
+        head=head, model=self.model, layers=range(depth + 1), width=width,
+        classes=settings.classes, settings=len(optim.settings), split=True,
+    )  # fmt: skip
+    self._on = sharding.make_mesh(
+        sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
+        jax.devices()[:1],
+    )
+    program = parts.program(
+        config, task=task, steps=_STEPS, rows=self._rows, microbatches=1,
+        on=self._on,
+        optimiser=parts.Optimiser(
+            lars.grid(
+                optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0
+            ),
+            lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
+        ),
+    )  # fmt: skip
+    self._step = program.step_fn
+    make = jax.jit(program.make, out_shardings=program.placed)
+    self._state = make(jax.random.key(config["seed"]))
+    # An update gives its state's arrays away.
+    self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
+    records_BR = training.random_rows(
+        self.model.spec, self._rows, seed=config["seed"]
+    )
+    inputs_BT, _ = sequence.split(records_BR)
+    labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
+    self._batch = train.place(
+        {"tokens": inputs_BT, "label": labels_B},
+        sharding.batch_sharding(self._on, sharding.ShardingRules()),
+    )
+
+    def forward(frozen, tokens_BT):
+      with nn.logical_axis_rules(sharding.ShardingRules().flax_rules()):
+        return trunk.tap_layers(
+            self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
+            layers=(depth,), per_layer=None,
+        )  # fmt: skip
+
+    self._forward = jax.jit(forward)
+
+  def update(self) -> float:
+    """One update of all heads; returns its rows."""
+    self._state, metrics = self._step(self._state, self._batch)
+    float(metrics["loss"])  # waits
+    return float(self._rows)
+
+  def forward(self) -> float:
+    """One forward pass to the last layer; returns its rows."""
+    with jax.set_mesh(self._on):
+      found = self._forward(self._frozen, self._batch["tokens"])
+      jax.block_until_ready(found)
+    return float(self._rows)

@@ -1,0 +1,151 @@
+"""Row `mamba_scan`: Mamba's recurrence in chunks, against token by token.
+
+Shapes: B rows, T tokens, E inner width, S states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from totojax.jobs.bench import measure
+from totojax.models import mamba
+
+
+@dataclasses.dataclass(frozen=True)
+class MambaScanBench:
+  """What is scanned, forward and backward.
+
+  Attributes:
+    rows: sequences.
+    tokens: of each.
+    inner: channels (E).
+    state: states of each channel (S).
+    chunk_tokens: as `MambaConfig`.
+    scans: within a chunk, each a case.
+  """
+
+  rows: int
+  tokens: int
+  inner: int
+  state: int
+  chunk_tokens: int
+  scans: tuple[str, ...]
+
+  def __post_init__(self):
+    for name in ("rows", "tokens", "inner", "state", "chunk_tokens"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"mamba_scan.{name} is {getattr(self, name)}; use at least 1"
+        )
+    if not self.scans or not {*self.scans} <= {*mamba.SCANS}:
+      raise ValueError(
+          f"mamba_scan.scans is {self.scans}; use some of {mamba.SCANS}"
+      )
+
+
+def plain_scan(
+    u_BTE: jax.Array,
+    dt_BTE: jax.Array,
+    a_ES: jax.Array,
+    b_BTS: jax.Array,
+    c_BTS: jax.Array,
+    h_BSE: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """`mamba.selective_scan` as it is written down; its gradient keeps all h."""
+
+  def one(h_BSE, token):
+    u_BE, dt_BE, b_BS, c_BS = token
+    decay_BSE = jnp.exp(dt_BE[:, None] * a_ES.T)
+    h_BSE = decay_BSE * h_BSE + (dt_BE * u_BE)[:, None] * b_BS[..., None]
+    return h_BSE, jnp.einsum("BSE,BS->BE", h_BSE, c_BS)
+
+  by_token = (jnp.swapaxes(x, 0, 1) for x in (u_BTE, dt_BTE, b_BTS, c_BTS))
+  h_BSE, y_TBE = jax.lax.scan(one, h_BSE, tuple(by_token))
+  return jnp.swapaxes(y_TBE, 0, 1), h_BSE
+
+
+def arguments(
+    settings: MambaScanBench, *, seed: int
+) -> tuple[tuple[jax.Array, ...], jax.Array]:
+  """Arguments of a scan, as in a new model, and the gradient of its outputs."""
+  s, rng = settings, np.random.default_rng(seed)
+
+  def normal(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+  wide, narrow = (s.rows, s.tokens, s.inner), (s.rows, s.tokens, s.state)
+  dt_BTE = jnp.asarray(np.exp(rng.uniform(-6.9, -2.3, wide)), jnp.float32)
+  a_ES = -jnp.broadcast_to(
+      jnp.arange(1.0, s.state + 1), (s.inner, s.state)
+  )
+  start_BSE = jnp.zeros((s.rows, s.state, s.inner), jnp.float32)
+  of = (normal(*wide), dt_BTE, a_ES, normal(*narrow), normal(*narrow))
+  return (*of, start_BSE), normal(*wide)
+
+
+def gradients(
+    scan: Callable[..., tuple[jax.Array, jax.Array]],
+) -> Callable[..., Any]:
+  """(arguments, gradient of the outputs) -> of every argument but the state."""
+
+  def loss(u_BTE, dt_BTE, a_ES, b_BTS, c_BTS, h_BSE, wanted_BTE):
+    y_BTE, _ = scan(u_BTE, dt_BTE, a_ES, b_BTS, c_BTS, h_BSE)
+    return jnp.sum(y_BTE * wanted_BTE)
+
+  return jax.grad(loss, argnums=tuple(range(5)))
+
+
+def measure_mamba_scan(
+    settings: MambaScanBench, *, how: measure.How, seed: int
+) -> Iterator[measure.Row]:
+  """Tokens per second of values and gradients, and the memory of both."""
+  of, wanted_BTE = arguments(settings, seed=seed)
+  made, bytes_ = {}, {}
+
+  def side(name, what, scan):
+    program = jax.jit(gradients(scan)).lower(*of, wanted_BTE).compile()
+    bytes_[name] = program.memory_analysis().temp_size_in_bytes
+
+    def run() -> float:
+      made[name] = jax.block_until_ready(program(*of, wanted_BTE))
+      return float(settings.rows * settings.tokens)
+
+    return measure.Side(what, run, measure.nothing)
+
+  plain = side("plain", "jax.lax.scan over all tokens", plain_scan)
+  within = {
+      "steps": "token by token in each chunk, which is computed again",
+      "tree": "an associative scan in each chunk, which is computed again",
+  }
+  for name in settings.scans:
+    scan = functools.partial(
+        mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name
+    )
+    chunked = side(name, within[name], scan)
+    measured = measure.compare(chunked, plain, how=how)
+    less = bytes_["plain"] / max(bytes_[name], 1)
+    yield measure.Row(
+        row="mamba_scan",
+        case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
+        compares="values and gradients of the selective scan",
+        unit="tokens",
+        ours=chunked.what,
+        theirs=plain.what,
+        measured=measured,
+        goals=(measure.Goal("times less temporary memory", less, 2.0),),
+        facts={
+            **dataclasses.asdict(settings),
+            "temporary_bytes": {k: bytes_[k] for k in (name, "plain")},
+            "largest_difference": max(
+                float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+                for a, b in zip(made[name], made["plain"])
+            ),
+        },
+    )

@@ -1,0 +1,131 @@
+"""Row `startup`: from the command to the second step, in fresh processes.
+
+This file is also what such a process runs:
+
+  python -m totojax.jobs.bench.startup TIME < CONFIG
+
+reads a config of `run = "pretrain"` as JSON, takes two steps and prints the
+seconds since TIME at which each part was over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from totojax.jobs.bench import measure
+from totojax.jobs.bench import training
+
+PARTS = ("imported", "initialised", "first_step", "second_step")
+
+
+@dataclasses.dataclass(frozen=True)
+class StartupBench:
+  """What is started.
+
+  Attributes:
+    trained: a config of `run = "pretrain"`; its stores are not opened.
+  """
+
+  trained: Mapping[str, Any]
+
+
+def measure_startup(
+    settings: StartupBench, *, how: measure.How, folder: pathlib.Path
+) -> Iterator[measure.Row]:
+  """Starts per second with and without the persistent compilation cache."""
+  marks = {"with": [], "without": []}
+
+  def start(name: str, cache: bool) -> Callable[[], float]:
+    def run() -> float:
+      found = child(settings.trained, folder / "compiled" if cache else None)
+      marks[name].append(found)
+      return 1.0
+
+    return run
+
+  ours = measure.Side(
+      "with a filled compilation cache", start("with", True), measure.nothing
+  )
+  theirs = measure.Side(
+      "without a compilation cache", start("without", False), measure.nothing
+  )
+  # The turn that warms up also fills the cache.
+  measured = measure.compare(ours, theirs, how=how)
+  yield measure.Row(
+      row="startup",
+      case="",
+      compares=(
+          "a fresh process from its start to the end of its second train step"
+      ),
+      unit="starts",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=(),
+      facts={
+          f"seconds_{name}_cache": seconds(found[1:])
+          for name, found in marks.items()
+      },
+  )
+
+
+def seconds(found: list[Mapping[str, float]]) -> dict[str, float]:
+  """Medians over starts of the seconds that each part takes."""
+  return {
+      part: statistics.median(
+          one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found
+      )
+      for i, part in enumerate(PARTS)
+  }
+
+
+def child(
+    config: Mapping[str, Any], cache: pathlib.Path | None
+) -> dict[str, float]:
+  """Seconds since the start at which each of `PARTS` was over.
+
+  Raises:
+    RuntimeError: the process failed; has the end of what it said.
+  """
+  environment = os.environ | {
+      # Where there is a GPU, most of its memory is this process's.
+      "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+      "JAX_ENABLE_COMPILATION_CACHE": "false" if cache is None else "true",
+      "JAX_COMPILATION_CACHE_DIR": "" if cache is None else str(cache),
+  }
+  result = subprocess.run(
+      [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.time())],
+      input=json.dumps(config), env=environment, capture_output=True,
+      text=True, check=False,
+  )  # fmt: skip
+  if result.returncode:
+    raise RuntimeError(
+        "a process that should train two steps failed:"
+        f" {result.stderr[-2000:]}"
+    )
+  return json.loads(result.stdout.splitlines()[-1])
+
+
+def _main(began: float) -> None:
+  marks = [time.time() - began]  # everything was imported above
+  trainer = training.Trainer(json.load(sys.stdin))
+  marks.append(time.time() - began)
+  for _ in range(2):
+    trainer.step()
+    marks.append(time.time() - began)
+  print(json.dumps(dict(zip(PARTS, marks))))
+
+
+if __name__ == "__main__":
+  _main(float(sys.argv[1]))

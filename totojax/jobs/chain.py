@@ -1,0 +1,98 @@
+"""`run = "chain"`: stages one after the other, each a run of its own.
+
+A stage is a whole config (with its own key `run`) under `config.stages`, and
+lives in the folder of its name. "{workdir}" in a value is the chain's folder,
+wherever that is, so that one stage can read what another wrote, also after the
+chain was moved. A finished stage is not run again; one that was cut goes on
+where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import time
+from typing import Any
+
+from etils import epath
+
+from totojax import jobs
+from totojax.rundir import console
+from totojax.rundir import directory
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Runs what is left of the chain; False when interrupted.
+
+  Raises:
+    ValueError: `order` names what `stages` has not.
+  """
+  order = _order(config)
+  directory.begin(workdir, config)
+  for number, name in enumerate(order, 1):
+    folder = workdir / name
+    if directory.is_done(folder):
+      continue
+    console.say(f"[{number}/{len(order)}] {name}")
+    begin = time.monotonic()
+    stage = directory.Filled(config["stages"][name], workdir)
+    if not jobs.run(stage, folder, interrupted):
+      return False
+    seconds = time.monotonic() - begin
+    directory.mark_done(folder, seconds)
+    console.say(f"[{number}/{len(order)}] {name}: {console.duration(seconds)}")
+  return True
+
+
+def check(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+) -> epath.Path:
+  """The chain's folder, if the stages that began were made with this config.
+
+  A stage that has not begun may change: a mistake in it can be mended. One that
+  is finished may not, not even with `allow_change`: it would not be run again.
+
+  Raises:
+    ConfigChanged: names the keys that differ.
+    ValueError: `order` names what `stages` has not.
+  """
+  workdir = epath.Path(workdir)
+  order = _order(config)
+  for number, name in enumerate(order):
+    folder, stage = workdir / name, config["stages"][name]
+    if not directory.is_done(folder):
+      directory.check_config(folder, stage, allow_change=allow_change)
+      continue
+    later = order[number + 1 :]
+    directory.check_config(
+        folder,
+        stage,
+        allow_change=False,
+        advice=(
+            "This stage is finished. Set the keys back, use another --workdir,"
+            f" or remove {folder}"
+            + (f" and beside it {', '.join(later)}" if later else "")
+            + ", to make it again"
+        ),
+    )
+  return workdir
+
+
+def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
+  """Whether the chain is finished, and none of its stages was removed since."""
+  folders = [workdir, *(workdir / name for name in config["order"])]
+  return all(directory.is_done(folder) for folder in folders)
+
+
+def _order(config: Mapping[str, Any]) -> list[str]:
+  order, stages = list(config["order"]), config["stages"]
+  unknown = sorted(set(order) - set(stages))
+  if unknown or not order or len(set(order)) < len(order):
+    raise ValueError(
+        f"order names {order}, and stages has {sorted(stages)}; name some of"
+        " these, each once"
+    )
+  return order

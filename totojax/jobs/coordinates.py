@@ -1,0 +1,220 @@
+"""`run = "coord_check"`: do activations keep their size as the width grows?
+
+The coordinate check of Yang et al., 2022 (section D.1 there). A few updates of
+each width, with µP and without; with it the mean absolute residual and logit
+hardly depend on the width, without it they grow. Leaves `coordinates.csv` and a
+figure, and needs no data: the tokens are random.
+
+Shapes: B rows, R tokens of a row, T context, H heads, K head dim, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich import console as rich_console
+from rich import table as rich_table
+
+from totojax import assembly as parts
+from totojax import sequence
+from totojax import step as step_lib
+from totojax.config.typed import typed
+from totojax.jobs.sweep import expand
+from totojax.optim import adamw
+from totojax.report import sweep_plots
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.tasks import pretrain as task_lib
+
+QUANTITIES = ("residual", "logits", "attention")
+KEPT = ("residual", "logits")  # attention may shrink: q k is a mean under µP
+RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordCheck:
+  """What is compared.
+
+  Attributes:
+    models: name -> sizes that replace those of `pretrain.model`.
+    parametrisations: "mup", "standard" or both.
+    rows: sequences of random tokens, the same in each update.
+    updates: of each model.
+    log2_lr: of all of them.
+  """
+
+  models: Mapping[str, Mapping[str, Any]]
+  parametrisations: tuple[str, ...]
+  rows: int
+  updates: int
+  log2_lr: float
+
+  def __post_init__(self):
+    for name in ("rows", "updates"):
+      if getattr(self, name) < 1:
+        raise ValueError(
+            f"coord_check.{name} is {getattr(self, name)}; use 1 or more"
+        )
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Measures every model; False when interrupted."""
+  settings = typed(CoordCheck, config["coord_check"], "coord_check")
+  expand.check_parametrisations(settings.parametrisations)
+  cases = [
+      (kind, expand.changed(
+          config["pretrain"], kind=kind, model=sizes,
+          lr=2.0**settings.log2_lr, seed=config["pretrain"]["seed"],
+      ))
+      for kind in settings.parametrisations
+      for _, sizes in expand.narrow_first(settings.models)
+  ]  # fmt: skip
+  for _, case in cases:
+    parts.model(case)  # a mistake in any of them is found before the first runs
+  directory.begin(workdir, config)
+  rows = []
+  with console.tracking("measuring", unit="models", total=len(cases)) as bar:
+    for kind, case in cases:
+      if interrupted(len(rows)):
+        return False
+      of = {"parametrisation": kind, "width": case["model"]["width"]}
+      found = measure(case, rows=settings.rows, updates=settings.updates)
+      rows += [of | {"update": i, **sizes} for i, sizes in enumerate(found)]
+      bar.advance()
+  if jax.process_index() == 0:
+    files.write_csv(workdir / "coordinates.csv", rows)
+    sweep_plots.coordinates_figure(workdir)
+    _print(rows)
+  return True
+
+
+def measure(
+    config: Mapping[str, Any], *, rows: int, updates: int
+) -> list[dict[str, float]]:
+  """Mean absolute coordinates before the first update and after each.
+
+  Args:
+    config: of `run = "pretrain"`; its data are not read.
+    rows: sequences.
+    updates: made on the same batch.
+
+  Returns:
+    For each of 0, 1, ... `updates`: the residual stream after the last block,
+    the logits of real tokens, and the last layer's attention logits.
+  """
+  chosen = parts.parametrisation(config)
+  task = task_lib.Pretrain(parts.model(config), chosen)
+  optim = typed(adamw.AdamWConfig, config["optim"], "optim")
+  tx = adamw.make(
+      optim, axes=task.axes().params, steps=updates, rules=task.rules
+  )
+  step_fn = functools.partial(
+      step_lib.train_step,
+      task=task,
+      tx=tx,
+      rate=lambda opt_state, update: opt_state.hyperparams["peak_lr"],
+      seed=config["seed"],
+      microbatches=1,
+  )
+  step_fn = jax.jit(step_fn, donate_argnums=0)
+  sizes = jax.jit(functools.partial(coordinates, task))
+  state = jax.jit(functools.partial(step_lib.init_state, task, tx))(
+      jax.random.key(config["seed"])
+  )
+  batch = random_batch(task.spec, rows, seed=config["seed"])
+  found = [sizes(state.params, batch["tokens"])]
+  for _ in range(updates):
+    state, _ = step_fn(state, batch)
+    found.append(sizes(state.params, batch["tokens"]))
+  return [{k: float(v) for k, v in one.items()} for one in found]
+
+
+def random_batch(
+    spec: sequence.SequenceSpec, rows: int, *, seed: int
+) -> dict[str, jax.Array]:
+  """`rows` videos of random codes."""
+  rng = np.random.default_rng(seed)
+  shape = (rows, spec.frames, spec.frame_tokens)
+  tokens_BR = [
+      sequence.build(codes_NP, kind="video", spec=spec)
+      for codes_NP in rng.integers(0, spec.vocab, shape)
+  ]
+  return {
+      "tokens": jnp.asarray(np.stack(tokens_BR)),
+      "source": jnp.zeros(rows, jnp.int32),
+  }
+
+
+def coordinates(
+    task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
+) -> dict[str, jax.Array]:
+  """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
+  inputs_BT, _ = sequence.split(tokens_BR)
+  logits_BTV, kept = task.model.apply(
+      {"params": params}, inputs_BT, mutable=["intermediates"]
+  )
+  # Layers are stacked in front; a sown value is a tuple of one.
+  blocks = kept["intermediates"]["blocks"]
+  (residual_LBTD,) = blocks["residual"]
+  real = task.spec.vocab + sequence.SPECIALS
+  found = {
+      "residual": jnp.mean(jnp.abs(residual_LBTD[-1])),
+      "logits": jnp.mean(jnp.abs(logits_BTV[..., :real])),
+  }
+  if "attention" not in blocks:
+    return found
+  (q_LBTHK,) = blocks["attention"]["query"]
+  (k_LBTHK,) = blocks["attention"]["key"]
+  scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_LBTHK[-1], k_LBTHK[-1])
+  scale = task.model.scales.attention * q_LBTHK.shape[-1] ** -0.5
+  return found | {"attention": jnp.mean(jnp.abs(scores_BHTS)) * scale}
+
+
+def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+  """Parametrisation -> quantity -> largest width's over smallest width's.
+
+  After the last update.
+  """
+  last = max(row["update"] for row in rows)
+  out = {}
+  for kind in dict.fromkeys(row["parametrisation"] for row in rows):
+    ends = [
+        row for row in rows
+        if row["parametrisation"] == kind and row["update"] == last
+    ]  # fmt: skip
+    small = min(ends, key=lambda row: row["width"])
+    large = max(ends, key=lambda row: row["width"])
+    out[kind] = {q: large[q] / small[q] for q in QUANTITIES if q in large}
+  return out
+
+
+def _print(rows: list[Mapping[str, Any]]) -> None:
+  last = max(row["update"] for row in rows)
+  table = rich_table.Table(title=f"mean |x| after {last} updates")
+  quantities = [q for q in QUANTITIES if q in rows[0]]
+  for head in ("", "width", *quantities):
+    table.add_column(head, justify="right" if head else "left")
+  for row in rows:
+    if row["update"] == last:
+      values = [f"{row[q]:.4g}" for q in quantities]
+      table.add_row(row["parametrisation"], str(row["width"]), *values)
+  rich_console.Console().print(table)
+  for kind, found in ratios(rows).items():
+    text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in found.items())
+    kept = all(RANGE[0] <= found[q] <= RANGE[1] for q in KEPT)
+    claim = "keep their size" if kept else "do not keep their size"
+    console.say(
+        f"{kind}: {text} from the smallest to the largest width; {claim}"
+    )

@@ -1,0 +1,100 @@
+"""`run = "curves"`: training curves of several runs over tokens (Figure 2).
+
+Reads what runs have logged so far, trains nothing. Leaves `curves.csv`,
+`curves.png` and `report.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.jobs.sweep import finished
+from totojax.report import curves_page
+from totojax.report import plots
+from totojax.report import reading
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+  """What is drawn.
+
+  Attributes:
+    runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
+    window: logged losses of which the mean is drawn; 1: each as it is.
+    printed: name -> the loss at its end in the paper, shown beside ours.
+  """
+
+  runs: tuple[str, ...]
+  window: int
+  printed: Mapping[str, float]
+
+  def __post_init__(self):
+    finished.folders(self.runs, "curves.runs")
+    if self.window < 1:
+      raise ValueError(f"curves.window is {self.window}; use 1 or more")
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Reads and draws.
+
+  Raises:
+    ValueError: a run is missing or has no training losses.
+  """
+  del interrupted  # seconds
+  chosen = typed(Curves, config["curves"], "curves")
+  runs = finished.read(chosen.runs, "curves.runs")
+  finished.check_loss(runs, "curves.runs")
+  rows = [row for one in runs for row in points(one, chosen)]
+  directory.begin(workdir, config, points=len(rows))
+  files.write_csv(workdir / "curves.csv", rows)
+  draw = curves_page.drawing(reading.Folder(workdir))
+  (workdir / "curves.png").write_bytes(plots.png(draw))
+  console.say(f"report: {curves_page.write_report(workdir)}")
+  return True
+
+
+def points(found: finished.Run, chosen: Curves) -> list[dict[str, Any]]:
+  """A row for each logged loss, the mean of the last `window` of them.
+
+  Raises:
+    ValueError: there is none.
+  """
+  logged = [
+      (row["step"], row["loss"])
+      for row in found.rows
+      if row["kind"] == "train" and row.get("loss") is not None
+  ]
+  if not logged:
+    raise ValueError(
+        f"curves.runs: {found.name}: {found.path} has logged no training loss"
+        " yet"
+    )
+  losses = np.array([loss for _, loss in logged])
+  sums = np.concatenate([[0.0], np.cumsum(losses)])
+  ends = np.arange(1, len(losses) + 1)
+  begins = np.maximum(ends - chosen.window, 0)
+  means = (sums[ends] - sums[begins]) / (ends - begins)
+  return [
+      {
+          "run": found.name,
+          "parameters": found.manifest["parameters"],
+          "step": step,
+          "tokens": step * found.manifest["tokens_per_step"],
+          "loss": float(mean),
+          "printed": chosen.printed.get(found.name),
+      }
+      for (step, _), mean in zip(logged, means)
+  ]

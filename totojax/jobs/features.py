@@ -1,0 +1,359 @@
+"""`run = "features"`: features of a model for the user's own images and videos.
+
+The model is a run of ours, or another encoder (`encoders`), so that a probe
+reads both alike. For every split of the source the run directory gets a folder
+of files, one for `amount.items_per_shard` items: `00000.safetensors` (or .npz)
+with an array `layer_8` for each layer, its rows the clips of the items in
+order, and `label` (-1 for none); beside it `00000.json`, written last, says
+which clips they are. `features.json` stands in a folder that is whole.
+`index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave none.
+
+Shapes: R clips, N frames, S pixels of a side, L layers, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.pixels import media
+from totojax.data.pixels import workers
+from totojax.data.sources import items as items_lib
+from totojax.data.store import feature_files
+from totojax.jobs.tokenize import settings
+from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import units
+from totojax.models import trunk
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.storage import objects
+from totojax.trained import backbone
+from totojax.trained import encoders
+from totojax.trained import model as pretrained
+
+DTYPES = ("float32", "float16")
+_INDEX = ("store", "file", "row", "id", "clip", "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """Which features are written, and how.
+
+  Attributes:
+    encoder: Python file that makes an encoder in place of a run of ours.
+    tokenizer: its file; "": found by itself (`backbone.tokenizer`).
+    layers: increasing, 0 (the embeddings) to the depth; (): all.
+    pool: "token", "frame" or "clip"; of another encoder "clip", or "token"
+      where it gives them.
+    format: one of `feature_files.FORMATS`.
+    dtype: of what is stored, one of `DTYPES`.
+    rows: clips of a forward pass.
+  """
+
+  encoder: str
+  tokenizer: str
+  layers: tuple[int, ...]
+  pool: str
+  format: str
+  dtype: str
+  rows: int
+
+  def __post_init__(self):
+    for name, known in (
+        ("pool", backbone.POOLS), ("format", feature_files.FORMATS),
+        ("dtype", DTYPES),
+    ):  # fmt: skip
+      if getattr(self, name) not in known:
+        raise ValueError(
+            f"features.{name} is {getattr(self, name)!r}; use one of"
+            f" {', '.join(known)}"
+        )
+    if self.rows < 1:
+      raise ValueError(f"features.rows is {self.rows}; use 1 or more")
+    if self.encoder and (self.pool == "frame" or self.tokenizer):
+      raise ValueError(
+          f"features.encoder is {self.encoder!r}, which knows no frames and"
+          " reads pixels; set features.pool to 'clip' (or 'token') and"
+          " features.tokenizer to ''"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Model:
+  """What features are of.
+
+  Attributes:
+    name: for errors.
+    layers: that are written.
+    frames: of a clip, at most.
+    size_px: side of the frames.
+    facts: what other features would differ in.
+    ready: kind of the items -> (clips [R, N, S, S, 3] -> [L, R, ...]).
+  """
+
+  name: str
+  layers: tuple[int, ...]
+  frames: int
+  size_px: int
+  facts: Mapping[str, Any]
+  ready: Callable[[str], Callable[[np.ndarray], np.ndarray]]
+
+
+def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
+  found = backbone.find(config["model_run"], patches=True)
+  spec, depth = found.model.spec, found.model.config.depth
+  layers = tuple(wanted.layers) or tuple(range(depth + 1))
+  trunk.check_layers(layers, depth)
+  tokenizer = backbone.tokenizer(found, wanted.tokenizer)
+
+  def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    model = pretrained.load(
+        found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
+    )
+
+    def features(clips_RNSS3: np.ndarray) -> np.ndarray:
+      image = kind == "image"
+      return model.features(
+          clips_RNSS3[:, 0] if image else clips_RNSS3, layer=layers,
+          pool=wanted.pool, kind=kind, rows=wanted.rows,
+      )  # fmt: skip
+
+    return features
+
+  return _Model(
+      name=str(found.path),
+      layers=layers,
+      frames=spec.frames,
+      size_px=spec.grid * tokenizer.factor,
+      facts={"model_run": str(found.path), "step": found.step},
+      ready=ready,
+  )
+
+
+def _of_encoder(config: Mapping[str, Any], wanted: Features) -> _Model:
+  if config["model_run"]:
+    raise ConfigError(
+        f"model_run is {config['model_run']} and features.encoder"
+        f" {wanted.encoder}; features are of one of them: empty the other"
+    )
+  found = encoders.load(wanted.encoder)
+  layers = tuple(wanted.layers) or found.layers
+  unknown = sorted(set(layers) - set(found.layers))
+  if unknown or list(layers) != sorted(set(layers)):
+    raise ConfigError(
+        f"features.layers is {layers}; {wanted.encoder} has layers"
+        f" {found.layers}: name some, in increasing order"
+    )
+  places = [found.layers.index(layer) for layer in layers]
+
+  def features(clips_RNSS3: np.ndarray) -> np.ndarray:
+    x_LR = np.asarray(found.features(clips_RNSS3))
+    expected = (len(found.layers), len(clips_RNSS3))
+    kind = {3: "clip", 4: "token"}.get(x_LR.ndim)
+    if kind != wanted.pool or x_LR.shape[:2] != expected:
+      form = "tokens, width" if wanted.pool == "token" else "width"
+      raise ValueError(
+          f"{wanted.encoder} gave features of shape {x_LR.shape}; for"
+          f" {len(clips_RNSS3)} clips and features.pool {wanted.pool!r} they"
+          f" are [{expected[0]} layers, {expected[1]}, {form}]"
+      )
+    return x_LR[places]
+
+  with open(wanted.encoder, "rb") as file:
+    digest = hashlib.sha256(file.read()).hexdigest()
+  return _Model(
+      name=wanted.encoder,
+      layers=layers,
+      frames=found.frames,
+      size_px=found.size_px,
+      facts={"encoder": wanted.encoder, "sha256": digest},
+      ready=lambda kind: features,
+  )
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Writes the features of every item; False when interrupted.
+
+  Raises:
+    ValueError: the run, a layer or the source does not fit, or no item of a
+      split gives a clip.
+  """
+  wanted = typed(Features, config["features"], "features")
+  of = _of_encoder if wanted.encoder else _of_run
+  model = of(config, wanted)
+  work = parts_lib.of(_sized(config, model), workdir)
+  for part in work.parts:
+    media.check_installed(part.listing.items[0], part.spec)
+  directory.begin(workdir, config, **model.facts)
+  listing = {part.name: part.info["listing"] for part in work.parts}
+  backbone.check_same({**model.facts, "listing": listing}, workdir)
+  compute = model.ready(work.parts[0].listing.kind)
+  for part in work.parts:
+    if not _make(part, compute, model.layers, wanted, config, interrupted):
+      return False
+  _finish(work, wanted, workdir)
+  return True
+
+
+def _sized(config: Mapping[str, Any], model: _Model) -> dict[str, Any]:
+  """The config with the model's own sizes for 0.
+
+  Raises:
+    ConfigError: it asks for others than the model can read.
+  """
+  clip, image = dict(config["clip"]), dict(config["image"])
+  clip["frames"] = clip["frames"] or model.frames
+  for name, section in (("clip", clip), ("image", image)):
+    section["size_px"] = section["size_px"] or model.size_px
+    if section["size_px"] != model.size_px:
+      raise ConfigError(
+          f"{name}.size_px is {section['size_px']}; {model.name} reads frames"
+          f" of {model.size_px} pixels: set it to 0"
+      )
+  if not 1 <= clip["frames"] <= model.frames:
+    raise ConfigError(
+        f"clip.frames is {clip['frames']}; clips of {model.name} have"
+        f" {model.frames}: use 1 to {model.frames}, or 0 for all"
+    )
+  return {**config, "clip": clip, "image": image}
+
+
+def _make(
+    part: parts_lib.Part,
+    compute: Callable[[np.ndarray], np.ndarray],
+    layers: tuple[int, ...],
+    wanted: Features,
+    config: Mapping[str, Any],
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Makes the files of a split that are not there; False when interrupted."""
+  amount = settings.amount(config)
+  part.path.mkdir(parents=True, exist_ok=True)
+  todo = [u for u in part.units if not _note(part, u).exists()]
+  total, left = (
+      sum(len(unit.items) for unit in some) for some in (part.units, todo)
+  )
+  decoded = workers.decode(
+      (item for unit in todo for item in unit.items), part.spec,
+      seed=config["seed"], workers=min(amount.processes, left),
+      ahead=amount.ahead,
+  )  # fmt: skip
+  with console.tracking(
+      f"features {part.name}", unit="items", total=total, done=total - left
+  ) as bar:
+    try:
+      for unit in todo:
+        rows = _Rows(compute, layers, wanted)
+        for _ in unit.items:
+          rows.add(next(decoded))
+          bar.advance()
+          if interrupted(bar.done):
+            return False
+        rows.write(_note(part, unit))
+    finally:
+      decoded.close()
+  return True
+
+
+def _note(part: parts_lib.Part, unit: units.Unit) -> epath.Path:
+  return part.path / f"{unit.number:05d}.json"
+
+
+class _Rows:
+  """The clips of a unit: features as soon as a forward pass is full."""
+
+  def __init__(
+      self, compute: Callable[[np.ndarray], np.ndarray],
+      layers: tuple[int, ...], wanted: Features,
+  ):  # fmt: skip
+    self._features, self._layers, self._wanted = compute, layers, wanted
+    self._pending, self._made = [], []
+    self._clips: list[dict[str, Any]] = []
+    self._skipped: list[dict[str, str]] = []
+
+  def add(self, found: workers.Decoded) -> None:
+    if isinstance(found.clips, items_lib.Skipped):
+      self._skipped.append(dataclasses.asdict(found.clips))
+      return
+    for number, clip_NSS3 in enumerate(found.clips):
+      self._pending.append(clip_NSS3)
+      self._clips.append(
+          {"id": found.item.id, "clip": number, "label": found.label}
+      )
+    if len(self._pending) >= self._wanted.rows:
+      self._compute()
+
+  def write(self, note: epath.Path) -> None:
+    """The file of all that was added, then its note."""
+    if self._pending:
+      self._compute()
+    if self._made:
+      whole_LR = np.concatenate(self._made, axis=1)
+      names = map(feature_files.layer_name, self._layers)
+      arrays = dict(zip(names, whole_LR))
+      labels = [clip["label"] for clip in self._clips]
+      arrays["label"] = np.array(labels, np.int32)
+      data = feature_files.to_bytes(arrays, self._wanted.format)
+      name = f"{note.stem}.{self._wanted.format}"
+      beside = note.parent / f".{name}.part"
+      beside.write_bytes(data)
+      beside.replace(note.parent / name)
+    files.write_json(note, {"clips": self._clips, "skipped": self._skipped})
+
+  def _compute(self) -> None:
+    features_LR = self._features(np.stack(self._pending))
+    self._made.append(features_LR.astype(self._wanted.dtype))
+    self._pending.clear()
+
+
+def _finish(
+    work: parts_lib.Work, wanted: Features, workdir: epath.Path
+) -> None:
+  """The tables, and what a user wants to know of them."""
+  index, skipped, empty = [], [], []
+  for part in work.parts:
+    ids, files = [], []
+    for unit in part.units:
+      note = json.loads(_note(part, unit).read_text())
+      file = f"{part.name}/{unit.number:05d}.{wanted.format}"
+      if note["clips"]:
+        files.append(f"{unit.number:05d}.{wanted.format}")
+      for row, clip in enumerate(note["clips"]):
+        where = part.name, file, row
+        index.append((*where, clip["id"], clip["clip"], clip["label"]))
+      ids += [clip["id"] for clip in note["clips"]]
+      skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
+    print(
+        f"{part.path}: features of {len(ids)} clips from"
+        f" {len(part.listing.items)} items"
+    )
+    if not ids:
+      empty.append(part.name)
+      continue
+    whole = {"classes": part.listing.classes, "files": files, "ids": ids}
+    files.write_json(part.path / feature_files.WHOLE, whole)
+  objects.write_table(workdir, "index.csv", index, header=_INDEX)
+  objects.write_table(
+      workdir, "skipped.csv", skipped, header=("store", "id", "reason")
+  )
+  parts_lib.write_missing(work, workdir)
+  if skipped:
+    print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
+  if empty:
+    raise ValueError(
+        f"no item of {', '.join(empty)} gave a clip, the first of them because:"
+        f" {skipped[0][2]}; see {workdir / 'skipped.csv'}"
+    )

@@ -1,0 +1,152 @@
+"""`run = "leakage"`: is anything of a held-out store in a training store?
+
+Two questions: does a video stand in both, by its id (Kinetics-600 training
+videos that are Kinetics-400 validation videos), and do records, or single
+frames, of both have exactly the same tokens. Crops are drawn by id, so a video
+that is stored under two names rarely gives equal tokens; images cropped in the
+centre do.
+
+Shapes: R records, T frames, G grid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import hashlib
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.data.sources import items as items_lib
+from totojax.data.store import shards
+from totojax.data.store import store as store_lib
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.storage import objects
+
+READ_RECORDS = 256  # at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What is compared.
+
+  Attributes:
+    train: stores of tokens that are trained on.
+    validation: stores of tokens that are held out.
+    per: what must not be equal: a whole "record", or any "frame" of one.
+    fail: whether an overlap is an error.
+  """
+
+  train: tuple[str, ...]
+  validation: tuple[str, ...]
+  per: str
+  fail: bool
+
+  def __post_init__(self):
+    if self.per not in ("record", "frame"):
+      raise ValueError(
+          f"leakage.per is {self.per!r}; use 'record' or 'frame'"
+      )
+    for name in ("train", "validation"):
+      if not getattr(self, name):
+        raise ValueError(f"leakage.{name} names no store; name at least one")
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Writes `leakage.csv`; False when interrupted.
+
+  Raises:
+    ValueError: something of a held-out store is in a training store, and
+      `leakage.fail` asks for an error.
+  """
+  wanted = typed(Settings, config["leakage"], "leakage")
+  train = [_open(path) for path in wanted.train]
+  held_out = [_open(path) for path in wanted.validation]
+  for store in (*train, *held_out):
+    if store.manifest.tokenizer != train[0].manifest.tokenizer:
+      raise ValueError(
+          f"{store.path} has tokens of {store.manifest.tokenizer!r}, and"
+          f" {train[0].path} of {train[0].manifest.tokenizer!r}; tokens of"
+          " different tokenizers cannot be compared"
+      )
+  directory.begin(workdir, config)
+  ids, tokens = {}, {}
+  for store in held_out:
+    for record, (item, marks) in enumerate(_records(store, wanted.per)):
+      ids.setdefault(items_lib.whole(item), (store.path, record))
+      for mark in marks:
+        tokens.setdefault(mark, (store.path, record, item))
+  rows, found = [], set()
+  for store in train:
+    for record, (item, marks) in enumerate(_records(store, wanted.per)):
+      if interrupted(record):
+        return False
+      video = items_lib.whole(item)
+      if video in ids:
+        where, held = ids[video]
+        rows.append(("id", where, held, video, store.path, record, item))
+        found.add((where, video))
+      for mark in marks & tokens.keys():
+        where, held, other = tokens[mark]
+        rows.append(
+            (wanted.per, where, held, other, store.path, record, item)
+        )
+        found.add((where, items_lib.whole(other)))
+  objects.write_table(
+      workdir,
+      "leakage.csv",
+      rows,
+      header=(
+          "same", "held_out", "held_out_record", "held_out_id", "train",
+          "train_record", "train_id",
+      ),
+  )  # fmt: skip
+  text = (
+      f"{len(found)} of {len(ids)} held-out items are also in training data"
+      f" ({workdir / 'leakage.csv'})"
+  )
+  if found and wanted.fail:
+    raise ValueError(
+        f"{text}; make the training stores again with source.exclude naming the"
+        " held-out store, or set leakage.fail=False"
+    )
+  print(text)
+  return True
+
+
+def _open(path: str) -> store_lib.Store:
+  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  if not store.manifest.vocab or not store.manifest.ids:
+    raise ValueError(
+        f"{path} holds no tokens with ids; leakage is looked for in stores that"
+        " configs/tokenize.py or run='shards' wrote"
+    )
+  return store
+
+
+def _records(
+    store: store_lib.Store, per: str
+) -> Iterator[tuple[str, set[bytes]]]:
+  """(id, hashes of its tokens) of every record."""
+  manifest, ids = store.manifest, store.ids()
+  parts = manifest.frames if per == "frame" else 1
+  with console.tracking(
+      f"reading {store.path}", unit="records", total=len(store)
+  ) as bar:
+    for start in range(0, len(store), READ_RECORDS):
+      stop = min(start + READ_RECORDS, len(store))
+      codes_RP = store.read(np.arange(start, stop))["codes"]
+      for item, codes_P in zip(ids[start:stop], codes_RP, strict=True):
+        yield item, {
+            hashlib.blake2b(part.tobytes(), digest_size=16).digest()
+            for part in np.split(codes_P, parts)
+        }
+      bar.advance(stop - start)

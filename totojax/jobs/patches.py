@@ -1,0 +1,211 @@
+"""`run = "pretrain"` from patches of pixels: Table 3's "patch" rows.
+
+Training and validation stores are of pixels. With `patches.targets` the next
+patch is predicted, else its token of `data.encode_with`, which is made on the
+device in each step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from totojax import assembly as parts
+from totojax import flops
+from totojax import lanes as lanes_lib
+from totojax import sequence
+from totojax import sharding
+from totojax import step as step_lib
+from totojax import train
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.stream import heldout
+from totojax.data.stream import mixture
+from totojax.evals import val_loss
+from totojax.jobs import pretrain
+from totojax.tasks import encode
+from totojax.tasks import patches as task_lib
+from totojax.tokenizers import api as tokenizer_api
+from totojax.tokenizers import patches
+from totojax.tokenizers import weights
+
+Section = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """What is trained, and what goes with it.
+
+  Attributes:
+    inner: on patches, with tokens in its batch where it predicts these.
+    trained: the same, from batches of pixels alone.
+    fingerprint: of the tokenizer, or of the patches.
+    frozen: host arrays of the trained task, or None.
+  """
+
+  inner: task_lib.Patches
+  trained: task_lib.Patches | encode.EncodeFrames
+  fingerprint: str
+  frozen: Any
+
+
+def task(config: Section, backend: str = "") -> Task:
+  """The task of a config with `patches.inputs`.
+
+  Raises:
+    ConfigError: the tokenizer does not fit, or is missing, or too many.
+  """
+  chosen = parts.patches(config)
+  spec = parts.sequence_spec(config)
+  size = chosen.size
+  path = config["data"]["encode_with"]
+  if chosen.targets == bool(path):
+    wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
+    raise ConfigError(
+        f"config key data.encode_with is {path!r}; with patches.targets ="
+        f" {chosen.targets} it must be {wanted}"
+    )
+  model = parts.model(config, backend)
+  inner = task_lib.Patches(model, size, parts.parametrisation(config))
+  if chosen.targets:
+    return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
+  tokenizer = weights.load(path)
+  _check(tokenizer, spec, size.side_px)
+  times = size.side_px // tokenizer.factor
+
+  def codes_of(params, frames_BSS3):
+    return tokenizer.codes_of(params, smaller(frames_BSS3, times))
+
+  trained = encode.EncodeFrames(
+      inner, spec=spec, factor=size.side_px, codes_of=codes_of,
+      params=tokenizer.params, keep_frames=True,
+  )  # fmt: skip
+  frozen = {"inner": {}, "tokenizer": tokenizer.params}
+  return Task(inner, trained, tokenizer.fingerprint, frozen)
+
+
+def _check(
+    tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int
+) -> None:
+  if tokenizer.vocab != spec.vocab:
+    raise ConfigError(
+        f"the tokenizer of data.encode_with has {tokenizer.vocab} codes;"
+        f" sequence.vocab is {spec.vocab}: make them equal"
+    )
+  if side % tokenizer.factor:
+    raise ConfigError(
+        f"patches.side_px is {side}; a token of data.encode_with is"
+        f" {tokenizer.factor} pixels wide: use that, or a multiple of it, so"
+        " that each patch has one token"
+    )
+
+
+def smaller(frames_BSS3: jax.Array, times: int) -> jax.Array:
+  """uint8 frames with the mean of `times` x `times` pixels as one.
+
+  [gap] Table 3 has patches of 256 pixels a side beside tokens of 128.
+  """
+  if times == 1:
+    return frames_BSS3
+  batch, high, wide, _ = frames_BSS3.shape
+  split = frames_BSS3.reshape(
+      batch, high // times, times, wide // times, times, 3
+  )
+  mean = jnp.mean(split.astype(jnp.float32), axis=(2, 4))
+  return jnp.rint(mean).astype(jnp.uint8)
+
+
+def pretraining(
+    config: Section, lanes: lanes_lib.Lanes | None = None
+) -> train.Run:
+  """Everything that `train.fit` needs.
+
+  Args:
+    config: of `run = "pretrain"` with `patches.inputs`.
+    lanes: several learning rates in place of the config's.
+  """
+  of = task(config)
+  spec, side = of.inner.spec, of.inner.config.side_px
+  on = parts.mesh(config)
+  size = pretrain.amount(config)
+  batch = pretrain.batch_rows(size.batch_tokens, spec)
+  training = pretrain.open_sources(config, spec, pixels=True)
+  held_out = pretrain.open_validation(config, spec, pixels=True)
+  heldout.check_disjoint(training, held_out)
+  dataset = mixture.clips_stream(
+      training, factor=side, seq=spec, seed=config["seed"], batch=batch,
+      host=jax.process_index(), hosts=jax.process_count(),
+  )  # fmt: skip
+  looked_at = typed(pretrain.Validation, config["validation"], "validation")
+  sources = pretrain.validation_batches(
+      held_out, spec=spec, rows=looked_at.rows, batch=batch, factor=side
+  )
+  sums = position_sums(of, on)
+
+  def validate(state: step_lib.TrainState):
+    both = (state.params, state.frozen)
+    return val_loss.scalars(val_loss.evaluate(sums, both, sources))
+
+  model = of.inner.model
+  rows = spec.vocab if model.predicts == "tokens" else model.values
+  cost = 6 * (
+      flops.forward_macs_per_token(
+          model.config, vocab=rows, context=spec.context
+      )
+      + model.values * model.config.width
+  )
+  shapes = jax.eval_shape(of.inner.init, jax.random.key(0)).params
+  return parts.run(
+      config,
+      task=of.trained,
+      steps=flops.steps(size.total_tokens, batch * spec.context),
+      rows=batch,
+      microbatches=size.microbatches,
+      batches=parts.reader(config, dataset),
+      evals={"": validate} if held_out else {},
+      facts={
+          "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+          "flops_per_token": cost,
+          "sources": {s.name: len(s.store) for s in training},
+          "tokenizer": of.fingerprint,
+          "predicts": model.predicts,
+      },
+      tokens_per_step=batch * spec.context,
+      flops_per_token=cost,
+      on=on,
+      frozen=of.frozen,
+      rules=of.inner.rules,
+      lanes=lanes,
+  )
+
+
+def position_sums(
+    of: Task, on: Mesh
+) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
+  """((params, frozen), this host's rows) -> sums over the global batch."""
+  rules = sharding.ShardingRules()
+  split = sharding.batch_sharding(on, rules)
+
+  @functools.partial(jax.jit, out_shardings=parts.whole(on))
+  def compute(params, frozen, batch):
+    with nn.logical_axis_rules(rules.flax_rules()):
+      if isinstance(of.trained, encode.EncodeFrames):
+        tokens_BR = of.trained.tokens(frozen["tokenizer"], batch)
+        batch = {**batch, "tokens": tokens_BR}
+      return val_loss.batch_sums(
+          *of.inner.per_target(params, batch),
+          frame_tokens=of.inner.spec.frame_tokens,
+      )
+
+  def sums(both, batch):
+    with jax.set_mesh(on):
+      return compute(*both, train.place(batch, split))
+
+  return sums

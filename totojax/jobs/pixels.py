@@ -1,0 +1,268 @@
+"""Pixel stores: `run = "render"`, `run = "decode"` and `run = "photos"`.
+
+All write `train` and `val` under the run directory: clips of uint8 frames with
+the id of the item they come from. An item is in one of the two, never in both.
+
+Shapes: K crops of a video, N frames, H and W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.data.pixels import media
+from totojax.data.pixels import photos as photo_lib
+from totojax.data.pixels import synthetic
+from totojax.data.pixels import video
+from totojax.data.sources import folder
+from totojax.data.sources import items as items_lib
+from totojax.data.store import fill
+from totojax.rundir import directory
+from totojax.storage import objects
+
+Interrupted = Callable[[int], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rendering:
+  """How many clips are rendered.
+
+  Attributes:
+    train: clips for training.
+    val: clips held out.
+    label: what is labelled: one of `synthetic.LABELS`.
+    records_per_shard: clips of a shard.
+  """
+
+  train: int
+  val: int
+  label: str
+  records_per_shard: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+  """How many squares are cut out.
+
+  Attributes:
+    train: of the training photographs.
+    val: of the held-out one.
+    records_per_shard: squares of a shard.
+  """
+
+  train: int
+  val: int
+  records_per_shard: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+  """Which videos are decoded.
+
+  Attributes:
+    root: folder that holds them, at any depth.
+    val_frac: share of the videos that is held out (at least one).
+    records_per_shard: clips of a shard.
+  """
+
+  root: str
+  val_frac: float
+  records_per_shard: int
+
+  def __post_init__(self):
+    if not 0.0 < self.val_frac < 1.0:
+      raise ValueError(
+          f"decoding.val_frac is {self.val_frac}; it is a share between 0 and 1"
+      )
+
+
+def render(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Renders labelled clips; False when interrupted."""
+  scene = typed(
+      synthetic.SyntheticConfig, config["scene"], "scene", seed=config["seed"]
+  )
+  amount = typed(Rendering, config["amount"], "amount")
+
+  def split(first: int, count: int) -> fill.Split:
+    def make(i):
+      clip = synthetic.render(scene, first + i)
+      return fill.Records(
+          id=f"rendered/{scene.seed}/{first + i}",
+          label=synthetic.label(clip, amount.label, scene.moves),
+          clips_KNHW3=clip.frames_NHW3[None],
+      )
+
+    manifest = fill.manifest(
+        frames=scene.frames,
+        size_px=scene.size_px,
+        stride_frames=1,
+        fps=30.0,
+        crops=1,
+        labels=True,
+        classes=synthetic.classes(amount.label, scene.moves),
+        records_per_shard=amount.records_per_shard,
+        info={"scene": dataclasses.asdict(scene), "first": first},
+    )
+    return fill.Split(manifest, count, make)
+
+  splits = {
+      "train": split(0, amount.train),
+      "val": split(amount.train, amount.val),
+  }
+  directory.begin(workdir, config)
+  return fill.stores(
+      workdir, splits, interrupted, verb="rendering", unit="clips"
+  )
+
+
+def decode(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Decodes a folder of videos; False when interrupted.
+
+  Videos that give no clip are listed in `skipped.csv`, with the reason.
+
+  Raises:
+    ValueError: no video at all could be decoded for one of the splits.
+    StoreError: the folder holds other videos than when the stores were begun.
+  """
+  # Small folders: every video gives as many clips, however long it is.
+  spec = typed(
+      video.ClipSpec, config["clip"], "clip",
+      sampling="uniform", every_s=1.0, most_stretches=1,
+  )  # fmt: skip
+  amount = typed(Decoding, config["decoding"], "decoding")
+  found, parts = _videos(amount, seed=config["seed"])
+  media.check_installed(found[0], spec)
+  skipped = _Skipped(workdir)
+
+  def split(items: Sequence[items_lib.Item]) -> fill.Split:
+    def make(i):
+      clips = media.load(items[i], spec, seed=config["seed"])
+      if isinstance(clips, items_lib.Skipped):
+        skipped.add(clips)
+        return None
+      return fill.Records(id=items[i].id, label=None, clips_KNHW3=clips)
+
+    manifest = fill.manifest(
+        frames=spec.frames,
+        size_px=spec.size_px,
+        stride_frames=spec.stride_frames,
+        fps=spec.fps,
+        crops=spec.crops,
+        records_per_shard=amount.records_per_shard,
+        # Of the whole folder: which videos are held out follows from it too.
+        info={
+            "seed": config["seed"],
+            "clip": dict(config["clip"]),
+            "val_frac": amount.val_frac,
+            "items": len(found),
+            "listing": items_lib.digest(found),
+        },
+    )
+    return fill.Split(manifest, len(items), make)
+
+  splits = {name: split(items) for name, items in parts.items()}
+  directory.begin(workdir, config)
+  finished = fill.stores(
+      workdir, splits, interrupted, verb="decoding", unit="videos",
+      see=f" of {amount.root}; the reasons are in {skipped.path}",
+  )  # fmt: skip
+  if finished:
+    skipped.report()
+  return finished
+
+
+def _videos(
+    amount: Decoding, *, seed: int
+) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
+  """All videos of the folder, and those of each split.
+
+  Raises:
+    ConfigError: there is no such folder, or too few videos in it.
+  """
+  try:
+    found = folder.list_items(
+        amount.root, "", kind="video", class_folders=False
+    ).items
+    return found, items_lib.split(found, amount.val_frac, seed=seed)
+  except ValueError as error:
+    raise ConfigError(
+        f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
+        f" --config.data.root=FOLDER): {error}"
+    ) from error
+
+
+def photos(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Cuts squares out of a few photographs; False when interrupted."""
+  spec = typed(photo_lib.CropSpec, config["crop"], "crop")
+  amount = typed(Photos, config["amount"], "amount")
+
+  def split(names: Sequence[str], count: int) -> fill.Split:
+    images = [photo_lib.load(name) for name in names]
+
+    def make(i):
+      which = i % len(names)
+      rng = np.random.default_rng([config["seed"], i])
+      square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
+      return fill.Records(
+          id=f"photo/{names[which]}",
+          label=None,
+          clips_KNHW3=square_HW3[None, None],
+      )
+
+    manifest = fill.manifest(
+        kind="image",
+        frames=1,
+        size_px=spec.size_px,
+        stride_frames=0,
+        fps=0.0,
+        crops=count,
+        records_per_shard=amount.records_per_shard,
+        info={"seed": config["seed"], "crop": dataclasses.asdict(spec)},
+    )
+    return fill.Split(manifest, count, make)
+
+  splits = {
+      "train": split(photo_lib.TRAIN, amount.train),
+      "val": split(photo_lib.HELD_OUT, amount.val),
+  }
+  directory.begin(workdir, config)
+  return fill.stores(
+      workdir, splits, interrupted, verb="cutting", unit="squares"
+  )
+
+
+class _Skipped:
+  """`skipped.csv`: a row per unusable video, each once."""
+
+  _FILE = "skipped.csv"
+
+  def __init__(self, workdir: epath.Path):
+    self.path = workdir / self._FILE
+    self._workdir = workdir
+    self._reasons = dict(objects.read_table(workdir, self._FILE) or ())
+
+  def add(self, row: items_lib.Skipped) -> None:
+    self._reasons[row.id] = " ".join(row.reason.split())
+    objects.write_table(
+        self._workdir,
+        self._FILE,
+        sorted(self._reasons.items()),
+        header=("path", "reason"),
+    )
+
+  def report(self) -> None:
+    if self._reasons:
+      print(f"{len(self._reasons)} videos were skipped; see {self.path}")

@@ -1,0 +1,270 @@
+"""What tokenizing costs, before it is paid: `run = "plan"`.
+
+With v videos of h hours in all at 30 frames a second, stride s, grid G and
+clips of T frames:
+
+  source frames        F = h * 3600 * 30       (Table 2 counts tokens at each)
+  strided frames       F / s                   what a stride-s reader can see
+  this job's frames    clips * T               (images: one each)
+  tokens               frames * G^2
+  bytes                2 * tokens              uint16
+  FLOPs                2 * MACs(frame) * passes * frames
+  chip-hours           FLOPs / (peak * busy) / 3600
+
+`passes` is how many bfloat16 products a TPU makes of one product of the
+tokenizer's precision (6 for HIGHEST). `busy`, the share of the peak that the
+encoder reaches, is an assumption of the config and not a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+from etils import epath
+from rich import console as rich_console
+from rich import table as rich_table
+
+from totojax import flops
+from totojax.config.typed import typed
+from totojax.data.pixels import decode
+from totojax.data.pixels import images
+from totojax.data.pixels import media
+from totojax.data.sources import items as items_lib
+from totojax.jobs.tokenize import settings as settings_lib
+from totojax.jobs.tokenize import stores as parts_lib
+from totojax.rundir import files
+from totojax.tokenizers import api
+from totojax.tokenizers import weights
+
+BYTES_PER_TOKEN = 2
+SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
+
+
+@dataclasses.dataclass(frozen=True)
+class Planning:
+  """What a plan assumes.
+
+  Attributes:
+    chip: as in `flops.PEAK_FLOPS_PER_S`.
+    busy: share of the chip's peak that the encoder reaches: an assumption.
+    probed: videos whose length is read, to estimate all hours.
+    hours: of video, where no source is at hand; 0.0 to look at the source.
+    videos: with `hours`: how many videos these are; 0: they are cut into clips
+      without gaps, so that each frame at the job's stride is encoded once.
+    images: where no source is at hand.
+  """
+
+  chip: str
+  busy: float
+  probed: int
+  hours: float
+  videos: int
+  images: int
+
+  def __post_init__(self):
+    if self.chip not in flops.PEAK_FLOPS_PER_S:
+      raise ValueError(
+          f"plan.chip is {self.chip!r}; use one of"
+          f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
+      )
+    if not 0.0 < self.busy <= 1.0:
+      raise ValueError(f"plan.busy is {self.busy}; it is a share of the peak")
+    if self.hours and self.images:
+      raise ValueError(
+          f"plan.hours is {self.hours} and plan.images {self.images}; a plan"
+          " without a source is for one of them"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """The plan of one store.
+
+  Attributes:
+    name: of the store.
+    items: videos or images.
+    hours: of video; None for images, or where no video could be read.
+    probed: videos that the hours are estimated from.
+    clips: records that the job writes, before any are skipped.
+    frames: that the job encodes.
+    tokens: that the job writes.
+    store_bytes: of codes.
+    flops: of encoding, counting every pass.
+    chip_hours: at the peak's assumed share.
+    tokens_every_frame: as Table 2 counts; None for images.
+    tokens_strided: at the job's stride; None for images.
+  """
+
+  name: str
+  items: int
+  hours: float | None
+  probed: int
+  clips: int
+  frames: int
+  tokens: int
+  store_bytes: int
+  flops: float
+  chip_hours: float
+  tokens_every_frame: float | None
+  tokens_strided: float | None
+
+
+def run(config: Mapping[str, Any], workdir: epath.Path, interrupted) -> bool:
+  """Prints the plan, and writes it to `plan.json`."""
+  del interrupted  # seconds
+  settings = typed(Planning, config["plan"], "plan")
+  tokenizer = weights.load(config["tokenizer"])
+  if settings.hours or settings.images:
+    rows = without_source(config, tokenizer)
+  else:
+    rows = of_job(config, parts_lib.of(config, workdir), tokenizer)
+  workdir.mkdir(parents=True, exist_ok=True)
+  show(rows, workdir)
+  return True
+
+
+def without_source(
+    config: Mapping[str, Any], tokenizer: api.Tokenizer
+) -> list[Row]:
+  """The plan of `plan.hours` of video, or of `plan.images`."""
+  settings = typed(Planning, config["plan"], "plan")
+  if settings.images:
+    spec = settings_lib.spec(config, "image")
+    count, hours = settings.images, None
+  else:
+    spec = settings_lib.spec(config, "video")
+    count, hours = settings.videos, settings.hours
+    if not count:
+      strided = hours * 3600 * SOURCE_FPS / spec.stride_frames
+      count = max(1, round(strided / spec.frames))
+  name = "assumed" if settings.images or settings.videos else "without gaps"
+  return [_row(name, count, hours, 0, spec, tokenizer, settings)]
+
+
+def of_job(
+    config: Mapping[str, Any], work: parts_lib.Work, tokenizer: api.Tokenizer
+) -> list[Row]:
+  """The plan of a job's stores; reads the length of some videos."""
+  settings = typed(Planning, config["plan"], "plan")
+  rows = []
+  for part in work.parts:
+    count = len(part.listing.items)
+    hours, probed = None, 0
+    if part.listing.kind == "video":
+      hours, probed = estimate_hours(
+          part.listing.items, settings.probed, seed=config["seed"]
+      )
+    rows.append(
+        _row(part.name, count, hours, probed, work.spec, tokenizer, settings)
+    )
+  return rows
+
+
+def estimate_hours(
+    items: Sequence[items_lib.Item], probed: int, *, seed: int
+) -> tuple[float | None, int]:
+  """(hours of all items, videos read): the mean of some, times their number.
+
+  Items with a stretch need no reading. Packets are read, nothing is decoded.
+  """
+  chosen = items_lib.shuffled(items, seed=seed)[:probed]
+  seconds = []
+  for item in chosen:
+    if item.start_s is not None and item.end_s is not None:
+      seconds.append(item.end_s - item.start_s)
+      continue
+    if item.record is not None:
+      continue
+    try:
+      seconds.append(media.duration_s(item))
+    except (decode.Undecodable, OSError):
+      seconds.append(0.0)  # will be skipped, and is so counted
+  if not seconds:
+    return None, 0
+  return sum(seconds) / len(seconds) * len(items) / 3600, len(seconds)
+
+
+def _row(
+    name: str,
+    count: int,
+    hours: float | None,
+    probed: int,
+    spec: media.Spec,
+    tokenizer: api.Tokenizer,
+    settings: Planning,
+) -> Row:
+  grid = spec.size_px // tokenizer.factor
+  if isinstance(spec, images.ImageSpec):
+    clips = frames = count * spec.crops
+    every = strided = None
+  else:
+    stretches = 1.0
+    if spec.sampling == "duration" and hours is not None:
+      mean_s = hours * 3600 / count
+      stretches = min(max(1.0, mean_s // spec.every_s), spec.most_stretches)
+    clips = round(count * stretches) * spec.crops
+    frames = clips * spec.frames
+    every = None if hours is None else hours * 3600 * SOURCE_FPS * grid**2
+    strided = None if every is None else every / spec.stride_frames
+  work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
+  rate = flops.PEAK_FLOPS_PER_S[settings.chip] * settings.busy
+  return Row(
+      name=name,
+      items=count,
+      hours=hours,
+      probed=probed,
+      clips=clips,
+      frames=frames,
+      tokens=frames * grid**2,
+      store_bytes=BYTES_PER_TOKEN * frames * grid**2,
+      flops=work,
+      chip_hours=work / rate / 3600,
+      tokens_every_frame=every,
+      tokens_strided=strided,
+  )
+
+
+def show(rows: Sequence[Row], workdir: epath.Path) -> None:
+  """Prints the table, and writes it to `plan.json`."""
+  table = rich_table.Table(title="plan")
+  table.add_column("", justify="left")
+  for row in rows:
+    table.add_column(row.name, justify="right")
+  lines = (
+      ("items", lambda r: f"{r.items:,}"),
+      ("hours of video", _hours),
+      ("clips", lambda r: f"{r.clips:,}"),
+      ("frames to encode", lambda r: f"{r.frames:,}"),
+      ("tokens", lambda r: _short(r.tokens)),
+      ("bytes of codes", lambda r: _short(r.store_bytes) + "B"),
+      ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
+      ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
+      ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
+      ("tokens at this stride", lambda r: _short(r.tokens_strided)),
+  )
+  for title, value in lines:
+    table.add_row(title, *(value(row) for row in rows))
+  rich_console.Console().print(table)
+  files.write_json(
+      workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows}
+  )
+
+
+def _hours(row: Row) -> str:
+  if row.hours is None:
+    return "-"
+  about = f" (from {row.probed})" if 0 < row.probed < row.items else ""
+  return f"{row.hours:,.4g}{about}"
+
+
+def _short(number: float | None) -> str:
+  """"1.23 T", "45.6 M", "-" for None."""
+  if number is None:
+    return "-"
+  units = ("", " k", " M", " G", " T", " P")
+  power = int(math.log10(number)) // 3 if number >= 1 else 0
+  power = min(power, len(units) - 1)
+  return f"{number / 1000**power:.4g}{units[power]}"

@@ -1,0 +1,167 @@
+"""Memory, traffic and time of a compiled step, as plain numbers.
+
+Estimated time of a step = (compiler's cycles + charge of the kernels) / clock:
+exchanges between chips count as hidden behind it, and are shown beside it as
+what they would take alone. `mfu_bound` is the model's FLOPs over what the peak
+gives in that time: what the step cannot do better than, not what it will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import re
+from typing import Any
+
+from totojax.jobs.plan import chips
+from totojax.jobs.plan import hlo
+from totojax.jobs.plan import kernels
+
+GIB = 2**30
+LIMITS = (
+    "Cycles are the TPU compiler's estimate of each operation alone: no waits"
+    " for memory copies, gathers, scatters or the host.",
+    "Exchanges between chips count as hidden; 'exchanges alone' is what they"
+    " take one after the other on a ring at the links' nominal rate.",
+    "The attention kernel is charged its instruction bundles without stalls, or"
+    " its matrix products at 88 % of the peak if that is more; its backward"
+    " pass runs on one core of a chip that has two (v4, v5p).",
+    "Nothing here was measured on a TPU.",
+)
+
+
+def memory(stats: Any) -> dict[str, float]:
+  """GiB on each chip by kind, from the compiler's `memory_analysis()`."""
+  return {
+      "arguments_gib": stats.argument_size_in_bytes / GIB,
+      "outputs_gib": stats.output_size_in_bytes / GIB,
+      "aliased_gib": stats.alias_size_in_bytes / GIB,
+      "temporaries_gib": stats.temp_size_in_bytes / GIB,
+      "program_gib": stats.generated_code_size_in_bytes / GIB,
+      "peak_gib": stats.peak_memory_in_bytes / GIB,
+  }
+
+
+def traffic(
+    program: hlo.Program, chip: chips.Chip
+) -> list[dict[str, float | str | int]]:
+  """Exchanges of a step by kind: how many, bytes, seconds alone.
+
+  Those that cross from slice to slice have rows of their own, and None for
+  seconds where the network's rate is not known.
+  """
+  rows: dict[tuple[str, str], dict[str, Any]] = {}
+  for exchange in program.collectives():
+    row = rows.setdefault(
+        (exchange.over, exchange.kind),
+        {"kind": exchange.kind, "over": exchange.over, "places": 0, "count": 0,
+         "payload_bytes": 0, "sent_bytes": 0.0},
+    )  # fmt: skip
+    row["places"] += 1
+    row["count"] += exchange.times
+    row["payload_bytes"] += exchange.times * exchange.payload_bytes
+    row["sent_bytes"] += exchange.times * exchange.sent_bytes
+  rates = {hlo.LINKS: chip.ici_bytes_per_s, hlo.NETWORK: chip.dcn_bytes_per_s}
+  for (over, _), row in rows.items():
+    rate = rates[over]
+    row["alone_s"] = None if rate is None else row["sent_bytes"] / rate
+  return [rows[key] for key in sorted(rows)]
+
+
+def groups(
+    program: hlo.Program, what: str = "train"
+) -> dict[str, float]:
+  """Estimated cycles of a step by what is done, most first."""
+  totals: dict[str, float] = {}
+  for operation in program.operations():
+    if operation.cycles:
+      name = group(operation, what)
+      cycles = operation.times * operation.cycles
+      totals[name] = totals.get(name, 0) + cycles
+  return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+
+# First match wins; patterns are searched in "opcode kind op_name".
+_GROUPS = (
+    ("MLP products", r"kOutput.*mlp/.*dot_general"),
+    ("attention projections", r"kOutput.*(BTD,DHK|BTHK,HKD).*dot_general"),
+    ("attention without a kernel", r"kOutput.*(BNTS|BTNH|BHTS).*dot_general"),
+    ("rotary positions", r"BTHK,KJ->BTHJ|apply_rope|split|concatenate"),
+    ("head and embedding products", r"kOutput.*dot_general"),
+    ("keeping activations", r"dynamic_update"),
+    ("reading activations", r"dynamic_index|dynamic_slice"),
+    ("norms", r"norm/"),
+    ("zero fill", r"^broadcast"),
+    ("layout changes", r"^(copy|transpose|reshape) |shard_map|/squeeze"),
+    ("attention without a kernel", r"attention/|splash"),
+    ("residual sums and MLP activation", r"while/body|^fusion kLoop $"),
+    ("loss", r"jvp"),
+    ("optimiser", r""),
+)
+_GROUPS_OF = {
+    "train": _GROUPS,
+    "decode": (
+        ("MLP products", r"mlp/dot_general"),
+        ("attention projections", r"(BTD,DHK|BTHK,HKD).*dot_general"),
+        ("head", r"BTD,VD"),
+        ("writing the cache", r"dynamic_update"),
+        ("taking layers out of stacks", r"dynamic_index|dynamic_slice"),
+        ("rotary positions", r"BTHK,KJ|apply_rope|split|concatenate"),
+        ("norms", r"norm/"),
+        ("attention to the cache", r"attention/|BHSK"),
+        ("the rest", r""),
+    ),
+    "encode": (
+        ("first layer", r"/input"),
+        *((f"group {i}", rf"/group_{i}/") for i in range(1, 10)),
+        ("last layer and its maximum", r"/output|argmax|reduce"),
+        ("the rest", r""),
+    ),
+}
+
+
+def group(operation: hlo.Operation, what: str = "train") -> str:
+  """What an operation does, by where in the model it comes from."""
+  kind = re.search(r"kind=(\w+)", operation.rest)
+  text = f"{operation.opcode} {kind[1] if kind else ''} {operation.op_name}"
+  return next(
+      name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+  """What one step takes, by the compiler.
+
+  Attributes:
+    cycles: group -> cycles of a step, without kernels.
+    kernels: charge of each kernel.
+    uncharged: kernels of unknown cost, which count as nothing.
+    step_s: estimated, with exchanges hidden; None without a clock.
+    mfu_bound: of the peak, as a share; None without a clock.
+  """
+
+  cycles: Mapping[str, float]
+  kernels: Sequence[kernels.Charge]
+  uncharged: Sequence[str]
+  step_s: float | None
+  mfu_bound: float | None
+
+
+def time(
+    program: hlo.Program,
+    *,
+    topology: str,
+    chip: chips.Chip,
+    model_flops_per_chip: float,
+    what: str = "train",
+) -> Time:
+  """Time of a step and the model FLOPs that the peak would make in it."""
+  cycles = groups(program, what)
+  charged, uncharged = kernels.charges(program, topology=topology, chip=chip)
+  total = sum(cycles.values()) + sum(charge.cycles for charge in charged)
+  step_s = mfu = None
+  if chip.clock_hz:
+    step_s = total / chip.clock_hz
+    mfu = model_flops_per_chip / chip.peak_flops_per_s / step_s
+  return Time(cycles, charged, uncharged, step_s, mfu)

@@ -1,0 +1,164 @@
+"""`run = "plan"` of a pre-training config: what it costs, before it is paid.
+
+  python -m totojax.main --config=configs/1b.py --config.run=plan \
+    --config.plan.topology=v5e:16x16 --workdir=runs/plan
+
+Compiles the train step of the config ahead of time (no TPU is needed) and
+leaves `plan.json` and `report.html`. `--config.plan.what=decode` is one token
+of each row of a batch, `encode` the tokenizer on a batch of frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+from etils import epath
+import jax
+from rich import box as rich_box
+from rich import console as rich_console
+from rich import table as rich_table
+
+from totojax.config.typed import typed
+from totojax.jobs.plan import compile as compile_lib
+from totojax.jobs.plan import settings
+from totojax.report import plan_page
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+
+def run(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Any
+) -> bool:
+  """Plans the config or every variant of the search; True when all are done.
+
+  A variant that was compiled before an interruption is not compiled again.
+  """
+  planning = typed(settings.Planning, config["plan"], "plan")
+  if not jax.config.jax_platforms:  # a compiler for TPUs is no TPU
+    jax.config.update("jax_platforms", "cpu")
+  directory.begin(workdir, config)
+  path = workdir / "plan.json"
+  rows = json.loads(path.read_text())["rows"] if path.exists() else []
+  variants = settings.variants(config, planning)
+  for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
+    if interrupted(number):
+      return False
+    rows.append(one(variant, planning))
+    files.write_json(path, result(rows))
+    console.say(f"plan {number} of {len(variants)}: {headline(rows[-1])}")
+  show(rows)
+  console.say(f"report: {plan_page.write_report(workdir)}")
+  return True
+
+
+def one(
+    config: Mapping[str, Any], planning: settings.Planning
+) -> dict[str, Any]:
+  """The row of one config; in a search, what cannot be built says why."""
+  try:
+    if planning.gpu:
+      facts = compile_lib.arithmetic(config, planning)
+    else:
+      facts = compile_lib.plan(config, planning)
+  except ValueError as error:
+    if not planning.search:
+      raise
+    return {
+        "what": planning.what,
+        "batch": planning.rows,
+        "mesh": dict(config["mesh"]),
+        "remat": config["compute"]["remat"],
+        "microbatches": config["train"]["microbatches"],
+        "fits": False,
+        "error": str(error),
+    }
+  price = planning.price_per_chip_hour
+  return facts | compile_lib.cost(facts, price_per_chip_hour=price)
+
+
+def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """What plan.json holds: the best row's own keys, and all rows.
+
+  Where nothing fits, the first row's keys, and None for `best`.
+  """
+  best = best_of(rows)
+  return {**rows[best or 0], "best": best, "rows": rows}
+
+
+def best_of(rows: list[dict[str, Any]]) -> int | None:
+  """Index of the fastest row that fits; None where none does."""
+  fitting = [
+      (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
+      for i, row in enumerate(rows)
+      if row.get("fits", True)
+  ]
+  return min(fitting)[2] if fitting else None
+
+
+def headline(row: Mapping[str, Any]) -> str:
+  """One line about a row."""
+  what = f"mesh {tuple(row['mesh'].values())}"
+  if row.get("what", "train") == "train":
+    what += f", remat {row['remat']}, {row['microbatches']} microbatches"
+  else:
+    what += f", {row['what']} {row['batch']} rows"
+  if not row.get("fits", True):
+    return f"{what}: does not fit: {row['error']}"
+  parts = []
+  if "hbm_peak_gib" in row:
+    parts.append(f"peak {row['hbm_peak_gib']:.2f} GiB")
+  if row.get("step_s"):
+    parts.append(f"{1e3 * row['step_s']:.3g} ms a step")
+  if row.get("mfu_bound"):
+    parts.append(f"at most {row['mfu_bound']:.1%} of the peak")
+  for key in ("tokens_per_s", "frames_per_s"):
+    if row.get("what", "train") != "train" and key in row:
+      unit = key.removesuffix("_per_s")
+      sure = "about" if row.get("source") == "arithmetic" else "at most"
+      parts.append(f"{sure} {row[key]:,.0f} {unit}/s")
+  return f"{what}: {', '.join(parts)}"
+
+
+def flags(row: Mapping[str, Any]) -> str:
+  """The flags that make a config this row."""
+  parts = [f"--config.mesh.{axis}={n}" for axis, n in row["mesh"].items()]
+  if row.get("what", "train") == "train":
+    parts.append(f"--config.compute.remat={row['remat']}")
+    parts.append(f"--config.train.microbatches={row['microbatches']}")
+  return " ".join(parts)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+  """Prints one row as a list, several as a table, the best marked."""
+  best = best_of(rows)
+  first = rows[best or 0]
+  title = f"plan, {first.get('source', 'nothing compiled')}"
+  heads = plan_page.columns(first)
+  if len(rows) == 1:
+    table = rich_table.Table("", "", title=title, show_header=False)
+    for line in zip(heads, plan_page.cells(first), strict=True):
+      table.add_row(*line)
+  else:  # the rest is in the report
+    shown = [i for i, head in enumerate(heads) if head not in plan_page.LONG]
+    table = rich_table.Table("", title=title, box=rich_box.SIMPLE)
+    for i in shown:  # heads that may be broken, so that 80 columns are enough
+      head = heads[i].partition(" (")[0].replace("micro", "micro ")
+      table.add_column(head, justify="right")
+    for number, row in enumerate(rows):
+      cells = plan_page.cells(row)
+      table.add_row(
+          "best" if number == best else "", *(cells[i] for i in shown)
+      )
+  console = rich_console.Console()
+  console.print(table)
+  for line in first.get("limits", ()):
+    console.print(f"- {line}", style="dim")
+  if best is None:
+    console.print(f"does not fit: {first['error']}. To change:")
+    for line in first.get("advice", ()):
+      console.print(f"- {line}")
+  elif len(rows) > 1:
+    console.say(f"best: {flags(first)}")

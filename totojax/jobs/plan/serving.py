@@ -1,0 +1,290 @@
+"""The steps that use a model: decoding a token of each row, encoding frames.
+
+Bytes that a decode step cannot do without are the weights and the whole cache,
+once: over the memory's bandwidth they give the least time of a step.
+
+Shapes: B rows, L layers, H heads, S places of the cache, K head dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
+
+from totojax import assembly as parts
+from totojax import flops
+from totojax import sequence
+from totojax import sharding
+from totojax.config.typed import typed
+from totojax.jobs.plan import chips
+from totojax.jobs.plan import settings
+from totojax.models import decode
+from totojax.models import mamba
+from totojax.models import trunk
+from totojax.tasks import pretrain as task_lib
+from totojax.tokenizers import api
+from totojax.tokenizers import dvae
+
+# Every data-parallel device has the whole model: gathering weights for each
+# token would take longer than reading them.
+RULES = sharding.ShardingRules(embed=None)
+ADVICE = (
+    "a smaller plan.rows decodes or encodes less at a time",
+    "a smaller plan.cache_tokens holds shorter sequences",
+    "a larger mesh.tensor splits weights and cache over the heads",
+)
+LIMITS = (
+    "A step reads the whole static cache, also places that hold nothing yet.",
+    "tokens/s and frames/s are those of the slower of cycles and memory.",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A decode or encode step of a config.
+
+  Attributes:
+    facts: what is known before anything is compiled, as plain values.
+    lower: traces it for its mesh; None where nothing is to be compiled.
+  """
+
+  facts: Mapping[str, Any]
+  lower: Callable[[], Any] | None
+
+
+def step_of(
+    config: Mapping[str, Any],
+    planning: settings.Planning,
+    *,
+    devices: list[Any] | None,
+) -> Step:
+  """What `plan.what` asks for.
+
+  Args:
+    config: of `run = "pretrain"`.
+    planning: its section `plan`.
+    devices: of a topology; None: describe it for GPUs, compile nothing.
+
+  Raises:
+    ValueError: the mesh does not fit the devices.
+  """
+  parts.check_tokens(config, "a plan")
+  if devices is not None:
+    on = parts.mesh(config, devices)
+    ways = on.shape["data"] * on.shape["fsdp"]
+    facts = {"chips": len(devices), "mesh": dict(on.shape)}
+  else:
+    on = None
+    _, count = planning.gpu
+    split = config["mesh"]["tensor"]
+    if split < 1 or count % split:
+      raise ValueError(
+          f"mesh.tensor is {split}; it must divide the {count} GPUs"
+      )
+    ways = count // split
+    facts = {"chips": count, "mesh": {"data": ways, "fsdp": 1, "tensor": split}}
+  facts |= {
+      "what": planning.what,
+      "topology": planning.topology,
+      "slices": planning.slices,
+      "batch": planning.rows * ways,
+  }
+  make = _decoding if planning.what == "decode" else _encoding
+  return make(config, planning, facts, on)
+
+
+def _decoding(
+    config: Mapping[str, Any],
+    planning: settings.Planning,
+    facts: dict[str, Any],
+    on: Mesh | None,
+) -> Step:
+  model = parts.model(config, "gpu" if on is None else "tpu")
+  # A scan, as the weights are split by the axes of their stacks.
+  compute = dataclasses.replace(model.compute, unroll=1)
+  if on is None:  # nothing is compiled, and cuDNN is not here
+    compute = dataclasses.replace(compute, attention="xla")
+  model = model.clone(compute=compute)
+  c, spec = model.config, model.spec
+  room, rows = planning.cache_tokens or spec.context, facts["batch"]
+  if room > spec.context:
+    raise ValueError(
+        f"plan.cache_tokens is {room:,}; the model's context is"
+        f" {spec.context:,} (sequence.context): use that or fewer, or 0"
+    )
+  task = task_lib.Pretrain(model)
+
+  def load(key):
+    return decode.load(model, task.init(key).params)
+
+  weights = jax.eval_shape(load, jax.random.key(0))
+  cache = jax.eval_shape(lambda: decode.empty(model, rows=rows, room=room))
+  read = dict(weights)
+  if not c.tied:
+    read.pop("embedding")  # one row of it for each token
+  split = facts["mesh"]["tensor"]
+  ways = rows // planning.rows
+  facts |= {
+      "dtype": model.compute.dtype,
+      "cache_tokens": room,
+      "parameters": flops.parameters(c, spec.vocab + sequence.SPECIALS),
+      "weight_bytes": _bytes(weights) // split,
+      "cache_bytes": _bytes(cache) // ways // split,
+      "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
+      "model_flops_per_step": 2 * rows * _macs_of_token(model, room),
+  }
+  if on is None:
+    return Step(facts, None)
+
+  placed = sharding.shardings(
+      _cache_axes(cache), cache, mesh=on, rules=RULES
+  )
+  by_row = sharding.batch_sharding(on, RULES)
+
+  def traced(weights, cache, token_B, position):
+    with nn.logical_axis_rules(RULES.flax_rules()):
+      return decode.step(model, weights, cache, token_B, position)
+
+  jitted = jax.jit(
+      traced,
+      in_shardings=(
+          sharding.shardings(
+              task.axes().params, weights, mesh=on, rules=RULES
+          ),
+          placed,
+          by_row,
+          parts.whole(on),
+      ),
+      out_shardings=(by_row, placed),
+      donate_argnums=1,
+  )
+  token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
+  position = jax.ShapeDtypeStruct((), jnp.int32)
+  return Step(facts, _lower(jitted, on, weights, cache, token_B, position))
+
+
+def _cache_axes(cache: decode.Cache | mamba.State) -> Any:
+  """Logical axes of stacked layers."""
+  if isinstance(cache, mamba.State):
+    return mamba.State(
+        PartitionSpec("layers", "batch", None, "mlp"),
+        PartitionSpec("layers", "batch", "state", "mlp"),
+    )
+  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
+  return decode.Cache(
+      stack, stack, None if cache.tokens_BS is None else PartitionSpec("batch")
+  )
+
+
+def _macs_of_token(model: trunk.Trunk, room: int) -> int:
+  """Of one step and row: matrices, the whole cache twice, the head."""
+  c = model.config
+  mean = flops.forward_macs_per_token(c, vocab=model.spec.vocab, context=room)
+  if c.kind == "mamba":  # the state is the same for any token
+    return mean
+  return mean + c.depth * c.width * room  # a mean token sees half of it
+
+
+def _encoding(
+    config: Mapping[str, Any],
+    planning: settings.Planning,
+    facts: dict[str, Any],
+    on: Mesh | None,
+) -> Step:
+  spec = parts.sequence_spec(config)
+  size = typed(dvae.DvaeConfig, planning.dvae, "plan.dvae", vocab=spec.vocab)
+  size_px = spec.grid * size.factor
+  params = {"encoder": dvae.shapes(size)["encoder"]}
+  passes = api.PASSES[api.HIGHEST]
+  macs = dvae.macs(size, size_px)
+  facts |= {
+      "dtype": "float32",
+      "size_px": size_px,
+      "parameters": sum(x.size for x in jax.tree.leaves(params)),
+      "weight_bytes": _bytes(params),
+      "macs_per_frame": macs,
+      # The peak is one of bfloat16, and a float32 product is several.
+      "passes": passes,
+      "model_flops_per_step": 2 * macs * facts["batch"] * passes,
+  }
+  if on is None:
+    return Step(facts, None)
+  by_row = sharding.batch_sharding(on, RULES)
+  jitted = jax.jit(
+      lambda params, frames: dvae.codes(
+          size, params, frames, precision=api.HIGHEST
+      ),
+      in_shardings=(parts.whole(on), by_row),
+      out_shardings=by_row,
+  )
+  frames = jax.ShapeDtypeStruct(
+      (facts["batch"], size_px, size_px, 3), jnp.uint8
+  )
+  return Step(facts, _lower(jitted, on, params, frames))
+
+
+def _lower(jitted: Any, on: Mesh, *shapes: Any) -> Callable[[], Any]:
+  def lower():
+    with jax.set_mesh(on):
+      return jitted.lower(*shapes)
+
+  return lower
+
+
+def arithmetic(step: Step, planning: settings.Planning) -> dict[str, Any]:
+  """The step on GPUs, for which there is no compiler: FLOPs and bytes only."""
+  facts, (kind, count) = dict(step.facts), planning.gpu
+  gpu = chips.gpu(kind)
+  peak = flops.peak_flops_per_s(kind)
+  if facts["what"] == "encode":
+    # float32 on the vector units; passes are a TPU's.
+    facts["model_flops_per_step"] //= facts["passes"]
+    facts["passes"], peak = 1, gpu.float32_flops_per_s
+  products_s = facts["model_flops_per_step"] / count / peak / planning.busy
+  read_s = facts.get("read_bytes", 0) / gpu.hbm_bytes_per_s
+  facts |= {
+      "source": "arithmetic",
+      "device_kind": kind,
+      "assumed_mfu": planning.busy,
+      "products_s": products_s,
+      "step_s": max(products_s, read_s),
+      "limits": [
+          f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
+          " assumption, and no memory but weights and cache is counted.",
+          *LIMITS,
+      ],
+  }
+  return facts | rates(facts, hbm_bytes_per_s=gpu.hbm_bytes_per_s)
+
+
+def rates(
+    facts: Mapping[str, Any], *, hbm_bytes_per_s: float
+) -> dict[str, float]:
+  """The bandwidth floor of a decode step, and tokens/s or frames/s."""
+  found = {}
+  floor_s = 0.0
+  if "read_bytes" in facts:
+    floor_s = facts["read_bytes"] / hbm_bytes_per_s
+    found = {"hbm_bytes_per_s": hbm_bytes_per_s, "floor_s": floor_s}
+  slower_s = max(facts.get("step_s") or 0.0, floor_s)
+  if slower_s:
+    unit = {"decode": "tokens", "encode": "frames"}[facts["what"]]
+    per_s = facts["batch"] / slower_s
+    found[f"{unit}_per_s"] = per_s
+    found[f"{unit}_per_s_of_a_chip"] = per_s / facts["chips"]
+  return found
+
+
+def _bytes(tree: Any) -> int:
+  return sum(
+      math.prod(leaf.shape) * leaf.dtype.itemsize
+      for leaf in jax.tree.leaves(tree)
+  )

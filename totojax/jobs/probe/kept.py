@@ -1,0 +1,106 @@
+"""Features that are made once and kept: written by rows, gone on with later.
+
+A file of features is a .npy [records, layers, width]; beside it a small JSON
+says what they are of and how many rows are there, so that a job that was cut
+goes on, and features of another model or data set are not taken for these.
+
+Shapes: M records, B rows of a batch, L layers, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.data.stream import labelled
+from totojax.rundir import console
+from totojax.rundir import files
+
+_SAVE_EVERY = 50  # batches that a kill may cost
+
+
+def make(
+    path: epath.Path,
+    features: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None,
+    data: labelled.Finite,
+    *,
+    shape: tuple[int, int],
+    of: Mapping[str, Any],
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Writes the features [M, L, D] of every record, in order.
+
+  Args:
+    path: of the .npy; a local one.
+    features: this host's rows -> [B, L, D]; not called where all are there.
+    data: every record once.
+    shape: (L, D).
+    of: what they are of (JSON): a file of something else is refused.
+    interrupted: rows -> whether to leave.
+
+  Returns:
+    Whether they are all there (False: interrupted).
+
+  Raises:
+    ValueError: the file that is there is of something else.
+  """
+  beside = path.parent / f"{path.name}.json"
+  of = json.loads(json.dumps({**of, "rows": data.items, "shape": shape}))
+  done = _done(path, beside, of)
+  if done >= data.items:
+    return True
+  out_MLD = np.lib.format.open_memmap(
+      str(path), mode="r+" if done else "w+", dtype=np.float32,
+      shape=None if done else (data.items, *shape),
+  )  # fmt: skip
+
+  def save(rows):
+    out_MLD.flush()
+    files.write_json(beside, {"of": of, "done": rows})
+
+  with console.tracking(
+      f"features {path.stem}", unit="rows", total=data.items, done=done
+  ) as bar:
+    for start in range(done, data.items, data.at_once):
+      index = start // data.at_once
+      stop = min(start + data.at_once, data.items)
+      out_MLD[start:stop] = features(data.batches[index])[: stop - start]
+      bar.advance(stop - start)
+      leave = interrupted(stop)
+      if leave or (index + 1) % _SAVE_EVERY == 0 or stop == data.items:
+        save(stop)
+      if leave and stop < data.items:
+        return False
+  return True
+
+
+def is_whole(path: epath.Path) -> bool:
+  """Whether every row of a file is there; `make` then needs no features."""
+  beside = path.parent / f"{path.name}.json"
+  if not (path.exists() and beside.exists()):
+    return False
+  found = json.loads(beside.read_text())
+  return found["done"] >= found["of"]["rows"]
+
+
+def load(path: epath.Path) -> np.ndarray:
+  """Features [M, L, D] of a file that is whole, read from disk as needed."""
+  return np.load(str(path), mmap_mode="r")
+
+
+def _done(path: epath.Path, beside: epath.Path, of: Mapping[str, Any]) -> int:
+  if not (path.exists() and beside.exists()):
+    return 0
+  found = json.loads(beside.read_text())
+  different = [k for k in of if found["of"].get(k) != of[k]]
+  if different:
+    key = different[0]
+    raise ValueError(
+        f"{path} holds features with {key} {found['of'].get(key)!r}; this run"
+        f" has {of[key]!r}. Remove the file, or use another --workdir"
+    )
+  return found["done"]

@@ -1,0 +1,105 @@
+"""How many heads are trained at a time: a plan of memory, printed first.
+
+Heads take parameters, gradients and moments in float32; the width of every
+array is split over the mesh axis `fsdp`, as the backbone's is. Where all layers
+together do not fit, they are trained in groups, each with its own pass of the
+backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from totojax.config.typed import ConfigError
+from totojax.jobs.probe import runs as probe
+from totojax.jobs.probe import setup as probe_setup
+
+_SHARE = 0.6  # of a device's memory for heads; the rest is for activations
+_GB = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Units in order, and the lines that say why they are these."""
+
+  units: tuple[probe_setup.Unit, ...]
+  lines: tuple[str, ...]
+
+
+def plan(of: probe_setup.Setup) -> Plan:
+  """Groups of layers whose heads fit on a device.
+
+  Raises:
+    ValueError: the settings of one layer do not fit.
+  """
+  budget = _budget_bytes(of.config)
+  settings = len(of.optim.settings)
+  units, lines = [], []
+  for source in of.sources:
+    layers = of.layers_of(source)
+    whole = probe_setup.Unit(source, source, layers, 0)
+    parameters = probe.head_parameters(of, whole)
+    arrays = 2 + of.optim.moments  # parameters, gradients, moments
+    shards = of.on.shape["fsdp"] if source in probe_setup.MODELS else 1
+    layer_bytes = 4 * arrays * settings * parameters / shards
+    fit = len(layers) if budget is None else int(budget // layer_bytes)
+    if fit < 1:
+      raise ConfigError(
+          f"the {settings} heads of one layer of {source} take"
+          f" {_size(layer_bytes)} on a device, and {_size(budget)}"
+          " are for heads; use fewer settings (optim.lrs,"
+          " optim.weight_decays), or a mesh with more devices on fsdp"
+      )
+    groups = _groups(layers, fit)
+    for number, group in enumerate(groups):
+      name = source if len(groups) == 1 else f"{source}-{number}"
+      first = layers.index(group[0])
+      units.append(probe_setup.Unit(name, source, group, first))
+    largest = max(map(len, groups))
+    lines.append(
+        f"{source}: {len(layers)} layers x {settings} settings ="
+        f" {len(layers) * settings} heads of {parameters:,} parameters;"
+        f" {_size(largest * layer_bytes)} a device with gradients and"
+        f" moments ({of.optim.name})"
+        + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
+        + (f", over {shards} devices" if shards > 1 else "")
+    )
+  how = "features are made once and kept" if of.cached else (
+      "the backbone runs in every step"
+  )
+  lines.append(
+      f"{len(of.train.records)} training records, {len(of.held.items())} items"
+      f" held out of training, {len(of.validation.items())} for validation,"
+      f" {of.classes} classes; {of.steps} updates of {of.amount.batch_rows}"
+      f" rows; {how}"
+  )
+  return Plan(tuple(units), tuple(lines))
+
+
+def _size(count: float) -> str:
+  """1,234,567 bytes -> 1.23 MB."""
+  for unit, size in (("GB", _GB), ("MB", 1e6)):
+    if count >= size:
+      return f"{count / size:.3g} {unit}"
+  return f"{count / 1e3:.3g} kB"
+
+
+def _budget_bytes(config: Mapping[str, Any]) -> float | None:
+  """Of one device, for heads; None where nobody knows (a CPU)."""
+  if config["memory_gb"]:
+    return config["memory_gb"] * _GB
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return _SHARE * stats["bytes_limit"] if "bytes_limit" in stats else None
+
+
+def _groups(
+    layers: tuple[int, ...], fit: int
+) -> list[tuple[int, ...]]:
+  """As few groups as possible, of as equal a size as possible."""
+  count = -(-len(layers) // fit)
+  ends = [round(i * len(layers) / count) for i in range(count + 1)]
+  return [layers[a:b] for a, b in zip(ends, ends[1:])]

@@ -1,0 +1,141 @@
+"""`run = "probe_seeds"`: what probes of several seeds say together.
+
+Writes `per_layer.csv` (every head of every seed, with the columns `question`
+and `seed`) and `metrics.json`: for each question and source the mean over
+seeds of the top-1 accuracy at the layer that a hold-out of train chose, with a
+95 % interval, and whether the trained backbone's lies above all others.
+
+An interval has two parts, which add as squares: the spread over seeds, by
+Student's t, and that of a sample of so many items, which all seeds share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import csv
+import dataclasses
+import io
+import json
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import ConfigError
+from totojax.evals import top1
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+_LEVEL = 0.95
+_TOP1 = "/chosen_on_holdout/top1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+  """A mean over seeds and the ends of its interval, all shares of 1."""
+
+  mean: float
+  low: float
+  high: float
+
+
+def interval(values: Sequence[float], items: int) -> Interval:
+  """Of accuracies of several seeds on the same items."""
+  from scipy import stats  # slow to import
+
+  seeds = len(values)
+  mean = float(np.mean(values))
+  at = (1.0 + _LEVEL) / 2.0
+  spread = np.std(values, ddof=1) / np.sqrt(seeds)
+  half = np.hypot(
+      stats.t.ppf(at, seeds - 1) * spread,
+      stats.norm.ppf(at) * top1.error(mean, items),
+  )
+  return Interval(mean, float(mean - half), float(mean + half))
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Puts the tables of finished probes together."""
+  del interrupted  # seconds
+  directory.begin(workdir, config)
+  metrics, rows = {}, []
+  for question, folders in config["probe_seeds"].items():
+    if len(folders) < 2:
+      raise ConfigError(
+          f"probe_seeds.{question} names {len(folders)} runs; an interval over"
+          " seeds takes two or more"
+      )
+    found = [_read(epath.Path(folder)) for folder in folders]
+    for (_, table), folder in zip(found, folders):
+      seed = directory.read_config(epath.Path(folder))["seed"]
+      rows += [{"question": question, "seed": seed, **row} for row in table]
+    together = summary([one for one, _ in found])
+    metrics |= {f"{question}/{key}": value for key, value in together.items()}
+    console.say(_sentence(question, together))
+  files.write_csv(workdir / "per_layer.csv", rows)
+  files.write_json(workdir / "metrics.json", metrics)
+  return True
+
+
+def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """What the `metrics.json` of probes of one question say together.
+
+  Raises:
+    ValueError: they are not of the same items and sources.
+  """
+  sources = _sources(metrics[0])
+  for name, values in (
+      ("n", [one["n"] for one in metrics]),
+      ("classes", [one["classes"] for one in metrics]),
+      ("sources", [_sources(one) for one in metrics]),
+  ):
+    if any(value != values[0] for value in values):
+      raise ConfigError(
+          f"probes with {name} {values} are not of one question; name runs that"
+          " differ in their seed alone"
+      )
+  items = metrics[0]["n"]
+  out = {"n": items, "classes": metrics[0]["classes"], "seeds": len(metrics)}
+  for source in sources:
+    values = [one[source + _TOP1] for one in metrics]
+    ends = interval(values, items)
+    out |= {
+        f"{source}/top1": ends.mean,
+        f"{source}/low": ends.low,
+        f"{source}/high": ends.high,
+        f"{source}/layers": [
+            one[f"{source}/chosen_on_holdout/layer"] for one in metrics
+        ],
+    }
+  others = [source for source in sources if source != "trained"]
+  if "trained" in sources and others:
+    highest = max(out[f"{source}/high"] for source in others)
+    out["pays"] = out["trained/low"] > highest
+  return out
+
+
+def _sources(metrics: Mapping[str, Any], end: str = _TOP1) -> list[str]:
+  return [key.removesuffix(end) for key in metrics if key.endswith(end)]
+
+
+def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
+  path = folder / "per_layer.csv"
+  if not path.exists():
+    raise ConfigError(f"{path} does not exist; finish this probe first")
+  table = list(csv.DictReader(io.StringIO(path.read_text())))
+  return json.loads((folder / "metrics.json").read_text()), table
+
+
+def _sentence(question: str, found: Mapping[str, Any]) -> str:
+  told = ", ".join(
+      f"{source} {100 * found[f'{source}/top1']:.1f}"
+      f" ({100 * found[f'{source}/low']:.1f} to"
+      f" {100 * found[f'{source}/high']:.1f})"
+      for source in _sources(found, "/top1")
+  )
+  return f"{question}: top-1 in %, {found['seeds']} seeds: {told}"

@@ -1,0 +1,21 @@
+"""`run = "report"`: one page from the run directories of a chain."""
+
+from __future__ import annotations
+
+from etils import epath
+
+from totojax import jobs
+from totojax.report import report
+from totojax.rundir import console
+from totojax.rundir import directory
+
+
+def run(
+    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> bool:
+  """Writes report.html."""
+  del interrupted  # seconds
+  directory.begin(workdir, config)
+  page = report.write_report(config["chain"], workdir)
+  console.say(f"report: {page}")
+  return True

@@ -1,0 +1,225 @@
+"""`run = "scaling"`: a law of loss against compute, from finished runs.
+
+Reads the manifest and the evaluations of pre-training runs, trains nothing.
+Leaves `scaling.csv` (compute in MACs, FLOPs and PF-days of training),
+`laws.json`, the paper's Figure 9 as `scaling.png`, and `report.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.jobs.sweep import finished
+from totojax.report import plots
+from totojax.report import reading
+from totojax.report import scaling
+from totojax.report import scaling_page
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+FRONTIERS = ("envelope", "final")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+  """What is read and fitted.
+
+  Attributes:
+    runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
+    source: of the evaluation that is read; "": the mean over all of them.
+    skip_frac: of each run's updates, whose evaluations are left out: those of
+      the warm-up.
+    frontier: "envelope", the lowest loss of each bin of compute if it is a new
+      low; or "final", the last evaluation of each run (a cosine schedule does
+      not reach its best before its end).
+    bins_per_decade: of compute, for the envelope.
+    draws: of runs with replacement, for the interval of the exponent.
+    seed: of the draws.
+    force: fit fewer than three points, or less than a decade of compute.
+  """
+
+  runs: tuple[str, ...]
+  source: str
+  skip_frac: float
+  frontier: str
+  bins_per_decade: int
+  draws: int
+  seed: int
+  force: bool
+
+  def __post_init__(self):
+    finished.folders(self.runs, "scaling.runs")
+    if self.frontier not in FRONTIERS:
+      raise ValueError(
+          f"scaling.frontier is {self.frontier!r}; use one of"
+          f" {', '.join(FRONTIERS)}"
+      )
+    if not 0.0 <= self.skip_frac < 1.0:
+      raise ValueError(
+          f"scaling.skip_frac is {self.skip_frac}; it is a share of each run,"
+          " below 1"
+      )
+    if self.bins_per_decade < 1 or self.draws < 1:
+      raise ValueError(
+          f"scaling.bins_per_decade is {self.bins_per_decade} and scaling.draws"
+          f" {self.draws}; use at least 1 of each"
+      )
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Reads, fits, draws.
+
+  Raises:
+    ValueError: a run is missing, not finished or without evaluations, or the
+      points make no law.
+  """
+  del interrupted  # seconds
+  chosen = typed(Scaling, config["scaling"], "scaling")
+  rows = read(chosen)
+  rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
+  found = laws(rows, chosen)
+  directory.begin(workdir, config, points=len(rows))
+  files.write_json(workdir / "laws.json", found)
+  files.write_csv(workdir / "scaling.csv", rows)
+  draw, _ = scaling_page.drawing(reading.Folder(workdir))
+  (workdir / "scaling.png").write_bytes(plots.png(draw))
+  for sentence in scaling_page.verdict(found):
+    console.say(sentence)
+  console.say(f"report: {scaling_page.write_report(workdir)}")
+  return True
+
+
+def read(chosen: Scaling) -> list[dict[str, Any]]:
+  """`points` of all runs.
+
+  Raises:
+    ValueError: as `points`, or the losses of two cannot be compared.
+  """
+  runs = finished.read(chosen.runs, "scaling.runs")
+  finished.check_comparable(runs, "scaling.runs")
+  return [row for one in runs for row in points(one, chosen)]
+
+
+def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
+  """A row for each evaluation of a run after its warm-up.
+
+  Raises:
+    ValueError: the run is not finished, or has no such evaluation.
+  """
+  name, manifest = of.name, of.manifest
+  evaluations = [row for row in of.rows if _is_eval(row)]
+  steps = manifest["steps"]
+  if not evaluations or evaluations[-1]["step"] < steps:
+    at = evaluations[-1]["step"] if evaluations else 0
+    raise ValueError(
+        f"scaling.runs: {name}: {of.path} was evaluated at update {at} of"
+        f" {steps} last; run it to its end first"
+    )
+  found = []
+  for row in evaluations:
+    if row["step"] <= chosen.skip_frac * steps:
+      continue
+    loss, sem = _loss(row, chosen.source, name)
+    tokens = row["step"] * manifest["tokens_per_step"]
+    flops = tokens * manifest["flops_per_token"]
+    found.append({
+        "run": name,
+        "parameters": manifest["parameters"],
+        "step": row["step"],
+        "last": int(row["step"] == steps),
+        "tokens": tokens,
+        "macs": flops / 2,
+        "flops": flops,
+        "pf_days": flops / scaling.PF_DAY_FLOPS,
+        "loss": loss,
+        "loss_sem": sem,
+        "frontier": 0,
+    })
+  return found
+
+
+def _is_eval(row: Mapping[str, Any]) -> bool:
+  return row["kind"] == "eval" and any(key.endswith("/loss") for key in row)
+
+
+def _loss(
+    row: Mapping[str, Any], source: str, name: str
+) -> tuple[float, float]:
+  """(mean loss over sources, its standard error) of an evaluation."""
+  losses = {
+      key.removesuffix("/loss"): value
+      for key, value in row.items()
+      if key.endswith("/loss")
+  }
+  if source and source not in losses:
+    raise ValueError(
+        f"scaling.source is {source!r}; run {name} was evaluated on"
+        f" {', '.join(sorted(losses))}"
+    )
+  names = [source] if source else sorted(losses)
+  values = [losses[one] for one in names]
+  if any(value is None for value in values):
+    raise ValueError(
+        f"run {name} has a loss that is not finite at update {row['step']};"
+        " leave it out of scaling.runs"
+    )
+  errors = [row.get(f"{one}/loss_sem") or 0.0 for one in names]
+  return float(np.mean(values)), float(np.hypot.reduce(errors) / len(names))
+
+
+def laws(
+    rows: Sequence[dict[str, Any]], chosen: Scaling
+) -> dict[str, Any]:
+  """Marks the frontier in the rows and fits it, as `laws.json` holds it.
+
+  Raises:
+    ValueError: the points make no law.
+  """
+  macs, loss = (np.array([row[k] for row in rows]) for k in ("macs", "loss"))
+  names = [row["run"] for row in rows]
+  last = np.array([bool(row["last"]) for row in rows])
+  at = np.flatnonzero(last)
+  if chosen.frontier == "envelope":
+    at = scaling.envelope(macs, loss, bins_per_decade=chosen.bins_per_decade)
+  for i in at:
+    rows[i]["frontier"] = 1
+  law = scaling.fit(macs[at], loss[at], floor=False, force=chosen.force)
+  found = {
+      "units": {"compute": "MACs of training", "loss": "nats per token"},
+      "frontier": chosen.frontier,
+      "points": len(at),
+      "decades": float(np.log10(macs[at].max() / macs[at].min())),
+      "law": dataclasses.asdict(law),
+  }
+  notes = []
+  if len(at) < scaling.LEAST_POINTS + 1:
+    notes.append(
+        f"{len(at)} points: any line, and more so any curve, goes through them"
+    )
+  drawn = at if chosen.frontier == "final" else np.arange(len(rows))
+  try:
+    found["b_interval_95"] = scaling.bootstrap(
+        macs[drawn], loss[drawn], [names[i] for i in drawn],
+        bins_per_decade=chosen.bins_per_decade, floor=False,
+        draws=chosen.draws, seed=chosen.seed, force=chosen.force,
+    )  # fmt: skip
+  except ValueError as error:
+    notes.append(f"no interval: {error}")
+  try:
+    found["law_with_floor"] = dataclasses.asdict(
+        scaling.fit(macs[at], loss[at], floor=True, force=chosen.force)
+    )
+  except ValueError as error:
+    notes.append(f"no law with an irreducible loss: {error}")
+  return found | {"notes": notes}

@@ -1,0 +1,178 @@
+"""`run = "shards"`: a store of pixels becomes a store of tokens.
+
+Beside the shards it writes what the report shows of the tokenizer:
+`samples.npz` (frames, reconstructions and two baselines) and `tokens.json`
+(PSNR, codes used, n-grams).
+
+Shapes: R records, N frames, H and W pixels, P tokens of a frame, G grid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import dataclasses
+import io
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.data.store import store as store_lib
+from totojax.data.stream import frames as frames_lib
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.tokenizers import api
+from totojax.tokenizers import stats
+from totojax.tokenizers import weights
+
+SPLITS = ("train", "val")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizing:
+  """What is tokenized and how.
+
+  Attributes:
+    pixels: folder with the pixel stores `train` and `val`.
+    tokenizer: a tokenizer file, or "shipped".
+    records: clips that are encoded at a time.
+    records_per_shard: clips of a shard.
+    report_frames: held-out frames that PSNR is measured on.
+    kmeans_frames: training frames that the baseline's patches come from.
+    kmeans_patches: patches that the baseline is fitted on.
+  """
+
+  pixels: str
+  tokenizer: str
+  records: int
+  records_per_shard: int
+  report_frames: int
+  kmeans_frames: int
+  kmeans_patches: int
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Tokenizes both splits; False when interrupted."""
+  settings = typed(Tokenizing, config["tokenizing"], "tokenizing")
+  tokenizer = weights.load(settings.tokenizer)
+  pixels = {
+      split: shards.open_store(
+          epath.Path(settings.pixels) / split,
+          tokenizer=None, vocab=None, grid=None,
+      )
+      for split in SPLITS
+  }  # fmt: skip
+  directory.begin(
+      workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
+  )
+  for split, source in pixels.items():
+    if not _tokenize(
+        source, workdir / split, tokenizer, settings, interrupted
+    ):
+      return False
+  _describe(workdir, tokenizer, settings, pixels, seed=config["seed"])
+  return True
+
+
+def _tokenize(
+    source: store_lib.Store,
+    path: epath.Path,
+    tokenizer: api.Tokenizer,
+    settings: Tokenizing,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """One split, going on where it stopped; False when interrupted."""
+  of = source.manifest
+  grid = of.size_px // tokenizer.factor
+  writer = shards.Writer(
+      path,
+      dataclasses.replace(
+          of,
+          fields=(manifests.token_field(frames=of.frames, grid=grid),),
+          tokenizer=tokenizer.fingerprint,
+          vocab=tokenizer.vocab,
+          grid=grid,
+          records_per_shard=settings.records_per_shard,
+          shards=(),
+          cursor=None,
+          complete=False,
+      ),
+  )
+  if writer.complete:
+    return True
+  begin, total = writer.cursor or 0, len(source)
+  labels = source.labels() if of.labels else None
+  ids = source.ids() if of.ids else None
+  with console.tracking(
+      f"tokenizing {path.name}", unit="clips", total=total, done=begin
+  ) as bar:
+    for start in range(begin, total, settings.records):
+      if interrupted(start):
+        return False
+      stop = min(start + settings.records, total)
+      frames_RNHW3 = source.read(range(start, stop))["frames"]
+      codes_RP = api.encode_clips(tokenizer, frames_RNHW3)
+      writer.append(
+          {"codes": codes_RP},
+          labels=None if labels is None else labels[start:stop],
+          ids=None if ids is None else ids[start:stop],
+          cursor=stop,
+      )
+      bar.advance(stop - start)
+  writer.close()
+  return True
+
+
+def _describe(
+    workdir: epath.Path,
+    tokenizer: api.Tokenizer,
+    settings: Tokenizing,
+    pixels: Mapping[str, store_lib.Store],
+    *,
+    seed: int,
+) -> None:
+  """Writes `samples.npz` and `tokens.json`."""
+  original_MHW3 = frames_lib.some_frames(pixels["val"], settings.report_frames)
+  kmeans = stats.fit_kmeans(
+      frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
+      stats.KMeansConfig(
+          codes=tokenizer.vocab,
+          size=tokenizer.factor,
+          patches=settings.kmeans_patches,
+          iterations=20,
+      ),
+      seed=seed,
+  )
+  images = {
+      "original": original_MHW3,
+      "reconstruction": tokenizer.decode(tokenizer.encode(original_MHW3)),
+      "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
+      "mean_colour": stats.mean_colour(original_MHW3),
+  }
+  shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **{k: v[shown] for k, v in images.items()})
+  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+
+  tokens = shards.open_store(
+      workdir / "train",
+      tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None,
+  )  # fmt: skip
+  grid = tokens.manifest.grid
+  records = min(len(tokens), 4096)
+  codes = tokens.read(np.arange(records))["codes"].reshape(-1, grid, grid)
+  facts = stats.summary(codes, vocab=tokenizer.vocab, adjacency="raster")
+  facts["psnr_db"] = {
+      name: stats.psnr_db(original_MHW3, other)
+      for name, other in images.items()
+      if name != "original"
+  }
+  files.write_json(workdir / "tokens.json", facts)

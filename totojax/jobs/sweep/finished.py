@@ -1,0 +1,128 @@
+"""Run directories of pre-training, by the names that a config gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from typing import Any
+
+from totojax.report import reading
+
+_KEYS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """What a run directory says.
+
+  Attributes:
+    name: of the config that reads it.
+    path: the folder.
+    manifest: of the run.
+    config: of the run.
+    rows: of metrics.jsonl.
+  """
+
+  name: str
+  path: str
+  manifest: dict[str, Any]
+  config: dict[str, Any]
+  rows: list[dict[str, Any]]
+
+
+def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
+  """(name, folder) of each "NAME=FOLDER".
+
+  Raises:
+    ValueError: none, another form, or a name twice; tells the config's key.
+  """
+  found = [run.partition("=") for run in runs]
+  for name, equals, folder in found:
+    if not (name and equals and folder):
+      raise ValueError(
+          f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
+      )
+  names = [name for name, _, _ in found]
+  if not names or len(set(names)) < len(names):
+    raise ValueError(
+        f"{key} is {tuple(runs)}; name at least one run directory and no name"
+        f" twice, as --config.{key}=\"('a1=runs/a1', 'a2=runs/a2')\""
+    )
+  return [(name, folder) for name, _, folder in found]
+
+
+def read(runs: Sequence[str], key: str) -> list[Run]:
+  """Reads the run of each "NAME=FOLDER".
+
+  Raises:
+    ValueError: as `folders`, or one is missing or no run of pre-training.
+  """
+  return [_read(name, path, key) for name, path in folders(runs, key)]
+
+
+def _read(name: str, path: str, key: str) -> Run:
+  """Reads a run.
+
+  Raises:
+    ValueError: it is missing or no run of pre-training.
+  """
+  folder = reading.Folder(path)
+  try:
+    manifest = folder.json("manifest.json")
+    config = folder.json("config.json")
+    rows = folder.lines("metrics.jsonl")
+  except reading.Missing as error:
+    raise ValueError(
+        f"{key}: {name} is {path}, which is no run of pre-training: {error}"
+    ) from error
+  for fact in _KEYS:
+    if fact not in manifest:
+      raise ValueError(
+          f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
+          ' directory of run = "pretrain"'
+      )
+  return Run(name, path, manifest, config, rows)
+
+
+def check_loss(runs: Sequence[Run], key: str) -> None:
+  """Raises ValueError where losses are of other tokens, or of pixels."""
+  _check_alike(runs, key, _codes)
+
+
+def check_comparable(runs: Sequence[Run], key: str) -> None:
+  """Raises ValueError where a loss at a compute means another thing.
+
+  Other sequences or other held-out data have another loss, and what a run
+  started from has cost compute that is not its own.
+  """
+  _check_alike(runs, key, _codes)
+  _check_alike(runs, key, _sequences)
+  for run in runs:
+    if run.config.get("init_from"):
+      raise ValueError(
+          f"{key}: {run.name} started from {run.config['init_from']}, whose"
+          " compute is not counted; leave it out"
+      )
+
+
+def _codes(run: Run) -> Iterator[tuple[str, Any]]:
+  yield "tokenizer", run.manifest.get("tokenizer")
+  yield "what is predicted", run.manifest.get("predicts", "tokens")
+
+
+def _sequences(run: Run) -> Iterator[tuple[str, Any]]:
+  for name in ("vocab", "grid", "frames", "context"):
+    yield f"sequence.{name}", run.config["sequence"][name]
+  yield "the names of data.validation", sorted(run.config["data"]["validation"])
+  yield "validation.rows", run.config["validation"]["rows"]
+
+
+def _check_alike(runs: Sequence[Run], key: str, of: Any) -> None:
+  first = dict(of(runs[0]))
+  for run in runs[1:]:
+    for what, found in of(run):
+      if found != first[what]:
+        raise ValueError(
+            f"{key}: {what} of {run.name} is {found}, and of {runs[0].name}"
+            f" {first[what]}: their losses cannot be compared; leave one out"
+        )

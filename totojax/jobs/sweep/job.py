@@ -1,0 +1,194 @@
+"""`run = "sweep"`: many short runs, and the best learning rate of each model.
+
+Learning rates of one model, length and seed are lanes of one program
+(`lanes.py`), trained by the loop that trains everything. A finished point is a
+JSON file under `points/`, which is never trained again; a killed group goes on
+from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's Figure 11 for
+each parametrisation, and `report.html`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import hashlib
+import itertools
+import json
+import math
+import os
+from typing import Any
+
+from etils import epath
+import jax
+
+from totojax import assembly as parts
+from totojax import flops
+from totojax import lanes as lanes_lib
+from totojax import train
+from totojax.config.typed import ConfigError
+from totojax.config.typed import typed
+from totojax.jobs import pretrain as build_pretrain
+from totojax.jobs.sweep import expand
+from totojax.report import optimum
+from totojax.report import sweep_page
+from totojax.report import sweep_plots
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+
+Interrupted = Callable[[int], bool]
+LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
+
+
+def run(
+    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+) -> bool:
+  """Trains what is not trained yet, then writes the report.
+
+  Raises:
+    ConfigError: a model or a run of the sweep cannot be built.
+  """
+  sweep = typed(expand.Sweep, config["sweep"], "sweep")
+  if config["pretrain"]["data"]["encode_with"]:
+    raise ConfigError(
+        "pretrain.data.encode_with would encode every batch once for each"
+        " learning rate of a sweep; tokenize first and leave it empty"
+    )
+  # A chain holds its data beside the sweep, and may be moved.
+  home = os.fspath(workdir.parent)
+  points = list(expand.points(sweep, config["pretrain"], home))
+  for point in points:
+    parts.model(point.config)  # a mistake is found before the first run
+  _rows(workdir, points)  # a damaged one is noticed now
+  left = [point for point in points if not _file(workdir, point).exists()]
+  groups = list(_programs(left, sweep.lanes))
+  directory.begin(workdir, config, points=len(points))
+  for number, group in enumerate(groups, 1):
+    console.say(f"{group[0].run}: {len(group)} rates, {number}/{len(groups)}")
+    if not _train(group, workdir, sweep, interrupted):
+      return False
+    if jax.process_index() == 0:
+      files.write_csv(workdir / "sweep.csv", _rows(workdir, points))
+  if jax.process_index() == 0:
+    _report(workdir, points)
+  return True
+
+
+def _programs(
+    points: Sequence[expand.Point], lanes: int
+) -> Iterable[list[expand.Point]]:
+  """Points that one program trains: alike but for their learning rate."""
+  for _, group in itertools.groupby(points, key=lambda point: point.run):
+    members = list(group)
+    size = lanes or len(members)
+    for first in range(0, len(members), size):
+      yield members[first : first + size]
+
+
+def _file(workdir: epath.Path, point: expand.Point) -> epath.Path:
+  return workdir / "points" / f"{point.name}.json"
+
+
+def _train(
+    group: Sequence[expand.Point],
+    workdir: epath.Path,
+    sweep: expand.Sweep,
+    interrupted: Interrupted,
+) -> bool:
+  """The learning rates of one model, seed and length; False: interrupted."""
+  in_turn = sweep.together == "in_turn" or (
+      sweep.together == "auto" and jax.default_backend() == "cpu"
+  )
+  rates = tuple(2.0**point.log2_lr for point in group)
+  folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
+  config = {**group[0].config, "lanes": list(rates)}
+  run_ = build_pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
+  _, finished = train.fit(run_, folder, interrupted=interrupted)
+  if not finished:
+    return False
+  if jax.process_index() == 0:
+    text = (folder / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    (workdir / "points").mkdir(parents=True, exist_ok=True)
+    for lane, point in enumerate(group):
+      found = outcome(rows, lane, run_.steps)
+      files.write_json(_file(workdir, point), {"steps": run_.steps, **found})
+    # Weights of a sweep have no use, and there may be hundreds of them.
+    (folder / "checkpoints").rmtree(missing_ok=True)
+  return True
+
+
+def _digest(rates: Sequence[float]) -> str:
+  return hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
+
+
+def outcome(
+    rows: Sequence[Mapping[str, Any]], lane: int, steps: int
+) -> dict[str, Any]:
+  """What metrics.jsonl says of one lane.
+
+  Returns:
+    `val_loss` at the last step, the mean over sources, and its standard error;
+    `train_loss`, the mean of the last tenth of the training rows;
+    `diverged_at`, the step whose update was not finite, or 0. Losses of a lane
+    that diverged are None: its weights are those before that step.
+  """
+  prefix = f"{lanes_lib.name(lane)}/"
+  last = [r for r in rows if r["kind"] == "eval" and r["step"] == steps]
+  found = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
+  diverged_at = int(found[f"{prefix}diverged"])
+  out = dict(
+      val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
+  )
+  if diverged_at:
+    return out
+  values = [v for k, v in found.items() if k.endswith("/loss")]
+  errors = [v for k, v in found.items() if k.endswith("/loss_sem")]
+  out["val_loss"] = sum(values) / len(values)
+  out["val_sem"] = math.hypot(*errors) / len(errors)
+  losses = [r[f"{prefix}loss"] for r in rows if r["kind"] == "train"]
+  recent = losses[-max(1, round(LAST_FRAC * len(losses))) :]
+  out["train_loss"] = sum(recent) / len(recent)
+  return out
+
+
+def _rows(
+    workdir: epath.Path, points: Sequence[expand.Point]
+) -> list[dict[str, Any]]:
+  """A row for each finished point, in the order of the sweep."""
+  rows = []
+  for point in points:
+    file = _file(workdir, point)
+    if not file.exists():
+      continue
+    try:
+      found = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+      raise ValueError(
+          f"{file} is damaged ({error}); remove it, and it is trained again"
+      ) from error
+    shape = parts.shape(point.config)
+    rows.append({
+        "parametrisation": point.parametrisation,
+        "model": point.model,
+        "width": shape.width,
+        "depth": shape.depth,
+        "parameters": flops.parameters(
+            shape, point.config["sequence"]["vocab"]
+        ),
+        "tokens": point.total_tokens,
+        "seed": point.seed,
+        "log2_lr": point.log2_lr,
+        **found,
+    })
+  return rows
+
+
+def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
+  rows = _rows(workdir, points)
+  files.write_csv(workdir / "sweep.csv", rows)
+  curves = sweep_plots.read(workdir)
+  files.write_csv(workdir / "optima.csv", optimum.table(curves))
+  sweep_plots.sweep_figures(workdir)
+  console.say(f"report: {sweep_page.write_report(workdir)}")
+  for sentence in optimum.verdict(curves):
+    console.say(sentence)

@@ -1,0 +1,152 @@
+"""A corpus job as an Apache Beam pipeline (the `beam` extra).
+
+Each element is a unit; a worker loads the tokenizer once and makes the units
+that it is given. A unit that is tried again writes the same bytes, so retries
+are safe. The runner is any of Beam's: DirectRunner on this machine, Dataflow,
+Flink or Spark with their own options. Workers must reach the run directory, the
+source and the tokenizer's file under the same paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+
+from totojax.config.typed import typed
+from totojax.data.pixels import media
+from totojax.data.pixels import workers
+from totojax.data.store import manifests
+from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import units
+from totojax.tokenizers import weights
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamSettings:
+  """Which runner makes the units.
+
+  Attributes:
+    name: of the runner, as Beam has it ("DirectRunner"); "" for none.
+    options: Beam's own flags, as "--project=NAME".
+  """
+
+  name: str
+  options: tuple[str, ...]
+
+
+def settings(config: Mapping[str, Any]) -> BeamSettings:
+  """The section `beam` of the config.
+
+  Raises:
+    ValueError: one process of several asks for a pipeline, or an unknown
+      runner.
+    ImportError: Apache Beam is missing.
+  """
+  found = typed(BeamSettings, config["beam"], "beam")
+  if found.name:
+    if jax.process_count() > 1:
+      raise ValueError(
+          f"beam.name is {found.name!r} with {jax.process_count()} processes;"
+          " start a pipeline from one, without --multihost"
+      )
+    beam = _beam()
+    try:
+      beam.runners.runner.create_runner(found.name)
+    except (ValueError, ImportError, AttributeError) as error:
+      raise ValueError(
+          f"beam.name is {found.name!r}, which Apache Beam does not start:"
+          f" {error}"
+      ) from error
+  return found
+
+
+def make(
+    part: parts_lib.Part, spec: media.Spec, config: Mapping[str, Any]
+) -> None:
+  """Makes the units of a store that are not made yet; waits for the end.
+
+  Which ones these are is found out by the workers, who read what is there.
+
+  Raises:
+    RuntimeError: the pipeline failed.
+  """
+  beam = _beam()
+  found = settings(config)
+  job = _Job(
+      path=str(part.path),
+      head=part.head,
+      spec=spec,
+      seed=config["seed"],
+      tokenizer=config["tokenizer"],
+  )
+  options = beam.options.pipeline_options.PipelineOptions(list(found.options))
+  with beam.Pipeline(runner=found.name, options=options) as pipeline:
+    _ = (
+        pipeline
+        | "units" >> beam.Create(part.units)
+        | "spread" >> beam.Reshuffle()
+        | "make" >> beam.ParDo(_make_unit_fn(beam, job))
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """What a worker needs beside its units."""
+
+  path: str
+  head: manifests.Manifest
+  spec: media.Spec
+  seed: int
+  tokenizer: str
+
+  def make(self, unit: units.Unit, tokenizer: Any) -> None:
+    if units.is_made(self.path, self.head, unit.number):
+      return
+    units.make(
+        unit,
+        workers.decode(
+            unit.items, self.spec, seed=self.seed, workers=0, ahead=1
+        ),
+        tokenizer,
+        path=self.path,
+        head=self.head,
+        on_item=lambda found: None,
+    )
+
+
+def _make_unit_fn(beam: Any, job: _Job) -> Any:
+  """The DoFn; made here because its base class is an optional package's."""
+
+  class MakeUnit(beam.DoFn):
+    """Makes units with a tokenizer that is loaded once for each worker."""
+
+    def __init__(self):
+      self._shared = beam.utils.shared.Shared()
+      self._tokenizer = None
+
+    def setup(self):
+      self._tokenizer = self._shared.acquire(
+          lambda: weights.load(job.tokenizer), tag=job.tokenizer
+      )
+
+    def process(self, unit):
+      job.make(unit, self._tokenizer)
+      yield unit.number
+
+  return MakeUnit()
+
+
+def _beam() -> Any:
+  try:
+    import apache_beam as beam
+    import apache_beam.options.pipeline_options  # noqa: F401
+    import apache_beam.utils.shared  # noqa: F401
+  except ImportError as error:
+    raise ImportError(
+        "a pipeline needs Apache Beam; install it with: pip install"
+        ' "totojax[beam]"'
+    ) from error
+  return beam

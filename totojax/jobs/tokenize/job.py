@@ -1,0 +1,186 @@
+"""`run = "tokenize"`: images or videos of any source become stores of tokens.
+
+On one machine worker processes decode while the devices encode; with
+`--multihost` every host makes its share of the shards; with `beam.runner` an
+Apache Beam pipeline makes them. All three write the same shards.
+
+The run directory gets a store for each split, `plan.json`, `quarantine.csv`
+(what gave nothing, with the reason) and `missing.csv` (what is listed but not
+on disk, or left out on purpose).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from typing import Any
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from totojax.data.pixels import media
+from totojax.data.pixels import workers
+from totojax.data.sources import items as items_lib
+from totojax.data.store import manifests
+from totojax.jobs.plan import corpus as plan
+from totojax.jobs.tokenize import beam
+from totojax.jobs.tokenize import settings
+from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import units
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.storage import objects
+from totojax.tokenizers import api
+from totojax.tokenizers import weights
+
+Config = Mapping[str, Any]
+Interrupted = Callable[[int], bool]
+
+
+class _Stop(Exception):
+  """The unit that is being made is given up."""
+
+
+def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
+  """Tokenizes every split of the source; False when interrupted.
+
+  Raises:
+    ValueError: the source cannot be read or gives no record at all.
+  """
+  work = parts_lib.of(config, workdir)
+  tokenizer = weights.load(config["tokenizer"])
+  parts = [part.with_tokenizer(tokenizer) for part in work.parts]
+  runner = beam.settings(config)
+  for part in parts:
+    media.check_installed(part.listing.items[0], part.spec)
+  directory.begin(
+      workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
+  )
+  first = jax.process_index() == 0
+  if first:
+    plan.show(plan.of_job(config, work, tokenizer), workdir)
+    parts_lib.write_missing(work, workdir)
+    for part in parts:
+      units.begin(part.path, part.head)
+  _all_finished(True)  # nobody goes on before the stores are begun
+  for part in parts:
+    if manifests.load(part.path).complete:
+      continue
+    if runner.name:
+      beam.make(part, work.spec, config)
+      finished = True
+    else:
+      finished = _make(part, work.spec, tokenizer, config, interrupted)
+    if not _all_finished(finished):
+      return False
+  if first:
+    _finish(parts, workdir)
+  return True
+
+
+def _make(
+    part: parts_lib.Part,
+    spec: media.Spec,
+    tokenizer: api.Tokenizer,
+    config: Config,
+    interrupted: Interrupted,
+) -> bool:
+  """Makes this host's units of a store; False when interrupted."""
+  amount = settings.amount(config)
+  mine = part.units[jax.process_index() :: jax.process_count()]
+  todo = [u for u in mine if not units.is_made(part.path, part.head, u.number)]
+  total = sum(len(unit.items) for unit in mine)
+  left = sum(len(unit.items) for unit in todo)
+  decoded = workers.decode(
+      (item for unit in todo for item in unit.items),
+      spec,
+      seed=config["seed"],
+      workers=min(amount.processes, left),
+      ahead=amount.ahead,
+  )
+  with console.tracking(
+      f"tokenizing {part.name}", unit="items", total=total, done=total - left
+  ) as bar:
+    count = _Count(bar)
+
+    def on_item(found: workers.Decoded) -> None:
+      count.add(found)
+      if interrupted(bar.done):
+        raise _Stop
+
+    try:
+      for unit in todo:
+        units.make(
+            unit,
+            _take(decoded, len(unit.items)),
+            tokenizer,
+            path=part.path,
+            head=part.head,
+            on_item=on_item,
+        )
+    except _Stop:
+      return False
+    finally:
+      decoded.close()
+  return True
+
+
+class _Count:
+  """Frames and skipped items, for the progress line."""
+
+  def __init__(self, bar: console.Progress):
+    self._bar, self._begin = bar, time.monotonic()
+    self._frames = self._skipped = 0
+
+  def add(self, found: workers.Decoded) -> None:
+    if isinstance(found.clips, items_lib.Skipped):
+      self._skipped += 1
+    else:
+      self._frames += int(np.prod(found.clips.shape[:2]))
+    rate = self._frames / max(time.monotonic() - self._begin, 1e-9)
+    note = f"{rate:.4g} frames/s"
+    if self._skipped:
+      note += f", {self._skipped} in quarantine"
+    self._bar.advance(note=note)
+
+
+def _take(
+    decoded: Iterator[workers.Decoded], count: int
+) -> Iterator[workers.Decoded]:
+  for _ in range(count):
+    yield next(decoded)
+
+
+def _all_finished(finished: bool) -> bool:
+  """Whether every host has finished; waits for the slowest."""
+  if jax.process_count() == 1:
+    return finished
+  return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
+
+
+def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
+  """Manifests, the quarantine list, and what a user wants to know of both."""
+  rows, empty = [], []
+  for part in parts:
+    skipped = units.finish(part.path, part.head, len(part.units))
+    rows += [(part.name, row.id, row.reason) for row in skipped]
+    made = manifests.load(part.path)
+    print(
+        f"{part.path}: {made.records} records of {made.frames} frames from"
+        f" {len(part.listing.items) - len(skipped)} of"
+        f" {len(part.listing.items)} items"
+    )
+    if not made.complete:
+      empty.append(part.name)
+  objects.write_table(
+      workdir, "quarantine.csv", rows, header=("store", "id", "reason")
+  )
+  if rows:
+    print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
+  if empty:
+    raise ValueError(
+        f"no item of {', '.join(empty)} gave a record; the reasons are in"
+        f" {workdir / 'quarantine.csv'}"
+    )

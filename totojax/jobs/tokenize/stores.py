@@ -1,0 +1,187 @@
+"""The stores of a corpus job: what each is made of, and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import json
+from typing import Any
+
+from etils import epath
+
+from totojax.data.pixels import images
+from totojax.data.pixels import media
+from totojax.data.sources import items as items_lib
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.jobs.tokenize import settings
+from totojax.jobs.tokenize import units
+from totojax.storage import objects
+from totojax.tokenizers import api
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One store of the job.
+
+  Attributes:
+    name: of the store.
+    path: where it is.
+    listing: what it is made of.
+    items_per_unit: items of one shard.
+    spec: what is cut out of an item.
+    info: how it is made, for its manifest.
+    head: its manifest, without shards; None until the tokenizer is known.
+  """
+
+  name: str
+  path: epath.Path
+  listing: items_lib.Listing
+  items_per_unit: int
+  spec: media.Spec
+  info: Mapping[str, Any]
+  head: manifests.Manifest | None
+
+  @property
+  def units(self) -> list[units.Unit]:
+    return list(units.cut(self.listing.items, self.items_per_unit))
+
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> Part:
+    """This part, with its manifest.
+
+    Raises:
+      ValueError: the tokenizer has no codes, or frames are no whole tokens.
+    """
+    if not tokenizer.vocab:
+      raise ValueError(
+          f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
+          " VQGAN"
+      )
+    spec, image = self.spec, isinstance(self.spec, images.ImageSpec)
+    api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
+    grid, frames = spec.size_px // tokenizer.factor, 1 if image else spec.frames
+    head = manifests.new(
+        kind=self.listing.kind,
+        fields=(manifests.token_field(frames=frames, grid=grid),),
+        tokenizer=tokenizer.fingerprint,
+        vocab=tokenizer.vocab,
+        grid=grid,
+        frames=frames,
+        size_px=spec.size_px,
+        stride_frames=0 if image else spec.stride_frames,
+        fps=0.0 if image else spec.fps,
+        crops=spec.crops,
+        labels=bool(self.listing.classes)
+        or any(item.label >= 0 for item in self.listing.items),
+        ids=True,
+        classes=self.listing.classes,
+        records_per_shard=self.items_per_unit * spec.crops,
+        info=dict(self.info),
+    )
+    return dataclasses.replace(self, head=head)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """All stores of a job, and what is cut out of each item."""
+
+  parts: Sequence[Part]
+  spec: media.Spec
+
+
+def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
+  """What a config asks for.
+
+  Raises:
+    ValueError: the source cannot be read or holds nothing.
+  """
+  source, amount = settings.source(config), settings.amount(config)
+  listings = settings.listings(config)
+  spec = settings.spec(config, next(iter(listings.values())).kind)
+  unwanted = _unwanted(source.exclude)
+  parts = []
+  for name, listing in listings.items():
+    listing = _without(listing, unwanted)
+    parts.append(
+        Part(
+            name=name,
+            path=workdir / name,
+            listing=listing,
+            items_per_unit=amount.items_per_shard,
+            spec=spec,
+            info={
+                "source": source.name,
+                "split": name,
+                "items": len(listing.items),
+                "listing": items_lib.digest(listing.items),
+                "seed": config["seed"],
+                # As it comes back from the manifest's file.
+                "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
+            },
+            head=None,
+        )
+    )
+  return Work(parts, spec)
+
+
+def write_missing(work: Work, workdir: epath.Path) -> None:
+  """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
+  rows = [
+      (part.name, row.id, row.reason)
+      for part in work.parts
+      for row in part.listing.missing
+  ]
+  objects.write_table(
+      workdir, "missing.csv", rows, header=("store", "id", "reason")
+  )
+  if rows:
+    print(
+        f"{len(rows)} listed items are missing or left out:"
+        f" {workdir / 'missing.csv'}"
+    )
+
+
+def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
+  """Ids that must not be used, and the list or store that has them."""
+  found = {}
+  for path in exclude:
+    if manifests.load(path) is not None:
+      store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+      ids = store.ids()
+    else:
+      ids = _lines(path)
+    found |= dict.fromkeys(map(items_lib.whole, ids), path)
+  return found
+
+
+def _lines(path: str) -> list[str]:
+  folder, _, name = objects.text(path).rpartition("/")
+  data = objects.read_bytes(folder or ".", name)
+  if data is None:
+    raise ValueError(
+        f"source.exclude names {path}, which is neither a store nor a file of"
+        " ids; check the path"
+    )
+  return [line.strip() for line in data.decode().splitlines() if line.strip()]
+
+
+def _without(
+    listing: items_lib.Listing, unwanted: Mapping[str, str]
+) -> items_lib.Listing:
+  """A listing without some ids, which become `missing`."""
+  unwanted_by = lambda item: unwanted.get(items_lib.whole(item.id))
+  out = [item for item in listing.items if unwanted_by(item)]
+  if not out:
+    return listing
+  rows = [
+      items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}")
+      for item in out
+  ]
+  kept = [item for item in listing.items if not unwanted_by(item)]
+  if not kept:
+    raise ValueError(
+        f"source.exclude leaves none of {len(out)} items; check the lists"
+    )
+  return dataclasses.replace(
+      listing, items=kept, missing=(*listing.missing, *rows)
+  )

@@ -1,0 +1,225 @@
+"""Units: the pieces that a corpus job is cut into, each one shard.
+
+A unit is a fixed run of items, so its shard depends on nothing but them: any
+number of machines can make units in any order, again after a failure, and the
+data set comes out the same, byte for byte. What a unit gave is noted in a small
+file, written last; the manifest of the whole is put together from these notes.
+
+  <workdir>/<store>/manifest.json, shard-00000/ ...
+  <workdir>/<store>.units/00000.json ...
+
+Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import json
+
+import numpy as np
+
+from totojax.data.pixels import workers
+from totojax.data.sources import items as items_lib
+from totojax.data.store import columns
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.data.store.store import Store
+from totojax.storage import objects
+from totojax.tokenizers import api
+
+FRAMES_AT_A_TIME = 128  # of pixels, before they are encoded
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+  """Items `start` and following of a listing, which make shard `number`."""
+
+  number: int
+  items: tuple[items_lib.Item, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Note:
+  """What a unit gave.
+
+  Attributes:
+    shard: the shard, or None where no item gave anything.
+    skipped: items that gave nothing, and why.
+  """
+
+  shard: manifests.Shard | None
+  skipped: tuple[items_lib.Skipped, ...]
+
+
+def cut(
+    items: Sequence[items_lib.Item], items_per_unit: int
+) -> Iterator[Unit]:
+  """The units of a listing; the last one may be smaller."""
+  for number, start in enumerate(range(0, len(items), items_per_unit)):
+    yield Unit(number, tuple(items[start : start + items_per_unit]))
+
+
+def make(
+    unit: Unit,
+    decoded: Iterable[workers.Decoded],
+    tokenizer: api.Tokenizer,
+    *,
+    path: objects.Path,
+    head: manifests.Manifest,
+    on_item: Callable[[workers.Decoded], None],
+) -> Note:
+  """Encodes the items of a unit, writes its shard, then its note.
+
+  Args:
+    unit: which.
+    decoded: its items, in order.
+    tokenizer: what makes codes of frames.
+    path: of the store.
+    head: the store's manifest, without shards.
+    on_item: called when an item is encoded or skipped: progress. May raise to
+      stop; the unit is then not made.
+  """
+  rows, skipped, pending = [], [], []
+
+  def encode() -> None:
+    if pending:
+      rows.append(_columns(pending, tokenizer, head))
+    for found in pending:
+      on_item(found)
+    pending.clear()
+
+  for found in decoded:
+    if isinstance(found.clips, items_lib.Skipped):
+      skipped.append(found.clips)
+      on_item(found)
+    else:
+      pending.append(found)
+      if sum(_frames(f) for f in pending) >= FRAMES_AT_A_TIME:
+        encode()
+  encode()
+  shard = None
+  if rows:
+    shard = shards.write_shard(
+        path, head, number=unit.number, arrays=columns.concatenate(rows)
+    )
+  note = Note(shard, tuple(skipped))
+  objects.write_bytes(notes_at(path), _name(unit.number), _to_json(note))
+  return note
+
+
+def _frames(found: workers.Decoded) -> int:
+  return found.clips.shape[0] * found.clips.shape[1]
+
+
+def _columns(
+    found: Sequence[workers.Decoded],
+    tokenizer: api.Tokenizer,
+    head: manifests.Manifest,
+) -> dict[str, np.ndarray]:
+  """Arrays of a shard from some decoded items."""
+  clips_KTRR3 = np.concatenate([f.clips for f in found])
+  counts = [len(f.clips) for f in found]
+  return columns.of(
+      head,
+      {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
+      np.repeat([f.label for f in found], counts) if head.labels else None,
+      [f.item.id for f in found for _ in range(len(f.clips))],
+  )
+
+
+def notes_at(path: objects.Path) -> str:
+  """Where the notes of a store's units are."""
+  return objects.text(path) + ".units"
+
+
+def read_note(path: objects.Path, number: int) -> Note | None:
+  """What a unit gave, or None where it was not made.
+
+  Raises:
+    StoreError: the note is damaged.
+  """
+  data = objects.read_bytes(notes_at(path), _name(number))
+  if data is None:
+    return None
+  try:
+    values = json.loads(data)
+    shard = values["shard"]
+    return Note(
+        manifests.Shard(**shard) if shard else None,
+        tuple(items_lib.Skipped(**row) for row in values["skipped"]),
+    )
+  except (ValueError, TypeError, KeyError) as error:
+    raise objects.StoreError(
+        f"{notes_at(path)}/{_name(number)} is damaged ({error}); remove it, and"
+        " the job makes this unit again"
+    ) from error
+
+
+def is_made(path: objects.Path, head: manifests.Manifest, number: int) -> bool:
+  """Whether a unit's note is there, and every byte of its shard as it says.
+
+  A shard that was damaged since is to be made again, and this says so.
+  """
+  note = read_note(path, number)
+  if note is None or note.shard is None:
+    return note is not None
+  try:
+    Store(path, dataclasses.replace(head, shards=(note.shard,))).verify()
+  except objects.StoreError as error:
+    print(f"shard {number} is made again: {error}")
+    return False
+  return True
+
+
+def finish(
+    path: objects.Path, head: manifests.Manifest, units: int
+) -> tuple[items_lib.Skipped, ...]:
+  """Writes the manifest of the whole store; returns what was skipped.
+
+  Raises:
+    StoreError: a unit was not made.
+    ValueError: no item gave anything.
+  """
+  notes = []
+  for number in range(units):
+    note = read_note(path, number)
+    if note is None:
+      raise objects.StoreError(
+          f"unit {number} of {objects.text(path)} was not made; run the job"
+          " again, it makes what is missing"
+      )
+    notes.append(note)
+  skipped = tuple(row for note in notes for row in note.skipped)
+  whole = dataclasses.replace(
+      head,
+      shards=tuple(note.shard for note in notes if note.shard is not None),
+      cursor=units,
+      complete=True,
+  )
+  if whole.shards:
+    Store(path, whole).check()
+    manifests.save(path, whole)
+  return skipped
+
+
+def begin(path: objects.Path, head: manifests.Manifest) -> bool:
+  """Starts a store, or goes on with it; True if it is complete already.
+
+  Raises:
+    StoreError: what is there was made of other items or with other settings.
+  """
+  found = manifests.load(path)
+  if found is None:
+    manifests.save(path, head)
+    return False
+  shards.check_same_head(objects.text(path), found, head)
+  return found.complete
+
+
+def _name(number: int) -> str:
+  return f"{number:05d}.json"
+
+
+def _to_json(note: Note) -> bytes:
+  return json.dumps(dataclasses.asdict(note), indent=1).encode()

@@ -1,0 +1,265 @@
+"""`run = "tokens_report"`: what is in stores of tokens.
+
+Counts codes (over every frame of a store) and 2- and 3-grams (over some images,
+as Figures 12 and 13 of the paper do), adds up records, frames, tokens and hours
+beside the paper's Table 2, and decodes a few images. Leaves `tokens.json`,
+`ngrams.csv`, `sources.csv`, `rank_frequency.csv`, `samples.npz`, a figure for
+each n, and `report.html`. Stores of several tokenizers may stand in one report;
+what is counted together are the stores of one tokenizer.
+
+Shapes: V codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import io
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.typed import typed
+from totojax.data.store import shards
+from totojax.data.store import store as store_lib
+from totojax.evals import reconstructions
+from totojax.evals import token_counts
+from totojax.report import paper
+from totojax.report import tokens_page
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.tokenizers import ngrams
+
+Tables = Mapping[str, Sequence[ngrams.Table]]  # for n = 1, 2, 3, by store
+SOURCE_COLUMNS = (
+    "kind", "records", "crops", "frames", "tokens", "tokens_30fps", "hours",
+    "share", "tokenizer",
+)  # fmt: skip
+NGRAM_COLUMNS = (
+    "n", "images", "total", "distinct", "space_coverage", "total_coverage",
+    "entropy_nats", "entropy_bits", "perplexity", "top_percent_mass",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class TokensReport:
+  """What is counted and shown.
+
+  Attributes:
+    stores: path of each token store, by the name that the report gives it.
+    tokenizer: the file whose decoder shows images, "shipped", or "" for none.
+    pixels: pixel stores that token stores were made from, by the names of
+      these: originals beside reconstructions. May be empty.
+    images: of each store, evenly over it, whose 2- and 3-grams are counted; 0
+      for all. A frame of a video is one image.
+    adjacency: "raster" (n-grams go on into the next row) or "row".
+  """
+
+  stores: Mapping[str, str]
+  tokenizer: str
+  pixels: Mapping[str, str]
+  images: int
+  adjacency: str
+
+  def __post_init__(self):
+    for name in ("stores", "pixels"):
+      value = getattr(self, name)
+      if not isinstance(value, Mapping):
+        raise ValueError(
+            f"tokens_report.{name} is {value!r}; give name -> path of a store"
+        )
+    if not self.stores:
+      raise ValueError(
+          "tokens_report.stores is empty; give name -> path of a token store"
+      )
+    extra = sorted(set(self.pixels) - set(self.stores))
+    if extra:
+      raise ValueError(
+          f"tokens_report.pixels names {extra}, and stores has"
+          f" {sorted(self.stores)}; use the name of the token store that was"
+          " made from them"
+      )
+    if self.pixels and not self.tokenizer:
+      raise ValueError(
+          "tokens_report.pixels are shown beside reconstructions, which need a"
+          " tokenizer; give tokens_report.tokenizer, or leave pixels empty"
+      )
+    if self.images < 0:
+      raise ValueError(
+          f"tokens_report.images is {self.images}; give a number of images, or"
+          " 0 for all"
+      )
+    if self.adjacency not in ngrams.ADJACENCIES:
+      raise ValueError(
+          f"tokens_report.adjacency {self.adjacency!r} is unknown; use"
+          f" {' or '.join(map(repr, ngrams.ADJACENCIES))}"
+      )
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Counts, decodes and writes the report; False when interrupted.
+
+  Counting codes goes on where it stopped; all else begins anew.
+
+  Raises:
+    ValueError: a store is missing, incomplete, damaged or of pixels; or what
+      is to be decoded does not belong together.
+  """
+  settings = typed(TokensReport, config["tokens_report"], "tokens_report")
+  stores = {
+      name: _open(name, path) for name, path in settings.stores.items()
+  }
+  made = reconstructions.plan(stores, settings.tokenizer, settings.pixels)
+  directory.begin(workdir, config)
+  counts = token_counts.count_codes(
+      stores, workdir / "counted.npz", interrupted
+  )
+  if counts is None:
+    return False
+  by_n = [{k: ngrams.unigrams(counts_V) for k, counts_V in counts.items()}]
+  for n in (2, 3):
+    found = token_counts.count_ngrams(
+        stores, n=n, images=settings.images, adjacency=settings.adjacency,
+        interrupted=interrupted,
+    )  # fmt: skip
+    if found is None:
+      return False
+    by_n.append(found)
+  tables = {name: [found[name] for found in by_n] for name in stores}
+
+  facts = {
+      "adjacency": settings.adjacency,
+      "stores": _of_stores(stores, tables, settings.images),
+      "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
+  }
+  facts["decoder"] = made.tokenizer.fingerprint if made.tokenizer else ""
+  facts["reconstructions"], arrays = reconstructions.decode(made)
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **arrays)
+  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_csv(workdir / "sources.csv", source_rows(facts))
+  files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
+  files.write_csv(workdir / "rank_frequency.csv", rank_rows(tables))
+  files.write_json(workdir / "tokens.json", facts)
+  tokens_page.write_figures(workdir)
+  console.say(f"report: {tokens_page.write_report(workdir)}")
+  return True
+
+
+def _open(name: str, path: str) -> store_lib.Store:
+  """The token store at `path`, whichever tokenizer made it."""
+  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  if not store.manifest.tokenizer:
+    raise ValueError(
+        f"tokens_report.stores.{name}: {path} is a pixel store and holds no"
+        " codes; name the token store that was made from it (and this one"
+        f" as tokens_report.pixels.{name})"
+    )
+  return store
+
+
+def _of_stores(
+    stores: token_counts.Stores, tables: Tables, images: int
+) -> dict[str, Any]:
+  facts = {name: token_counts.describe(s) for name, s in stores.items()}
+  tokens = sum(fact["tokens"] for fact in facts.values())
+  for name, fact in facts.items():
+    fact["share"] = fact["tokens"] / tokens
+    counted = token_counts.images_counted(stores[name], images)
+    fact["ngrams"] = _ngrams(tables[name], fact["frames"], counted)
+  return facts
+
+
+def _of_tokenizers(
+    stores: token_counts.Stores,
+    tables: Tables,
+    images: int,
+    counts: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+  """The stores of each tokenizer together."""
+  out = {}
+  for mark, names in token_counts.by_tokenizer(stores).items():
+    of = [stores[name] for name in names]
+    together = [ngrams.merged([tables[k][i] for k in names]) for i in range(3)]
+    frames = sum(len(store) * store.manifest.frames for store in of)
+    counted = sum(token_counts.images_counted(store, images) for store in of)
+    out[mark] = {
+        "vocab": of[0].manifest.vocab,
+        "stores": names,
+        "ngrams": _ngrams(together, frames, counted),
+        "rare": token_counts.rare(sum(counts[name] for name in names)),
+    }
+  return out
+
+
+def _ngrams(
+    tables: Sequence[ngrams.Table], frames: int, counted: int
+) -> list[dict[str, Any]]:
+  """Facts for n = 1 (all frames), 2 and 3 (the images counted)."""
+  return [
+      {"images": images, **table.ngrams().facts()}
+      for images, table in zip((frames, counted, counted), tables, strict=True)
+  ]
+
+
+def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """A row for each store, and the rows of the paper's Table 2 below.
+
+  Table 2's tokens are under `tokens_30fps`, the way that they were counted.
+  """
+  rows = [
+      {"origin": "counted", "source": name}
+      | {column: fact[column] for column in SOURCE_COLUMNS}
+      for name, fact in facts["stores"].items()
+  ]
+  blank = dict.fromkeys(SOURCE_COLUMNS, "")
+  for row in paper.SOURCES:
+    rows.append(
+        {"origin": "paper, Table 2", "source": row.name}
+        | blank
+        | {
+            "records": row.instances,
+            "tokens_30fps": row.tokens,
+            "hours": row.hours,
+        }
+    )
+  return rows
+
+
+def ngram_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """A row for each n and store, then for each tokenizer of several stores."""
+  sets = [
+      (name, fact["tokenizer"], fact["vocab"], fact["ngrams"])
+      for name, fact in facts["stores"].items()
+  ]
+  sets += [
+      (" + ".join(fact["stores"]), mark, fact["vocab"], fact["ngrams"])
+      for mark, fact in facts["tokenizers"].items()
+      if len(fact["stores"]) > 1
+  ]
+  return [
+      {"source": name, "tokenizer": mark, "vocab": vocab}
+      | {column: row[column] for column in NGRAM_COLUMNS}
+      for name, mark, vocab, rows in sets
+      for row in rows
+  ]
+
+
+def rank_rows(tables: Tables) -> Iterable[dict[str, Any]]:
+  """The whole rank-frequency curves: ranks with the same count are one row."""
+  for name, of_store in tables.items():
+    for table in of_store:
+      count_S, last_S = table.ngrams().steps()
+      first = 1
+      for count, last in zip(count_S.tolist(), last_S.tolist(), strict=True):
+        yield {
+            "source": name, "n": table.n, "first_rank": first,
+            "last_rank": last, "count": count,
+        }  # fmt: skip
+        first = last + 1

@@ -1,0 +1,162 @@
+"""`run = "validate"`: what a pre-trained model knows of held-out tokens.
+
+Reads a finished run of `run = "pretrain"` and writes `metrics.json` (loss in
+nats per visual token with its standard error, and honest baselines), the loss
+at every position, frame and row as CSV, and the figure (the paper's Figure 10).
+
+Shapes: M records, N frames, P tokens of a frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from totojax import assembly as parts
+from totojax import checkpoint
+from totojax import sharding
+from totojax.data.stream import rows
+from totojax.evals import baselines
+from totojax.evals import val_loss
+from totojax.jobs import pretrain as build
+from totojax.report import plots
+from totojax.rundir import console
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.tasks import pretrain as task_lib
+
+MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
+
+
+def run(
+    config: Mapping[str, Any],
+    workdir: epath.Path,
+    interrupted: Callable[[int], bool],
+) -> bool:
+  """Evaluates the newest checkpoint of `config.model_run`."""
+  source = epath.Path(config["model_run"])
+  try:
+    trained = directory.read_config(source)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+        f"{error}; train first, or name another model_run"
+    ) from error
+  parts.check_tokens(trained, "this validation")
+  spec = parts.sequence_spec(trained)
+  on = parts.mesh(trained)
+  task = task_lib.Pretrain(parts.model(trained))
+  params, meta = load_params(task, source, on)
+  held_out = build.open_validation(trained, spec)
+  if not held_out:
+    raise ValueError(f"{source} names no validation data; nothing to evaluate")
+  batch = build.batch_rows(build.amount(trained).batch_tokens, spec)
+  batches = build.validation_batches(
+      held_out, spec=spec, rows=config["rows"], batch=batch
+  )
+  directory.begin(workdir, config, step=meta["step"])
+
+  total = sum(len(part) for part in batches.values())
+  with console.tracking("validating", unit="batches", total=total) as bar:
+
+    def counted(part):
+      for rows_of_host in part:
+        yield rows_of_host
+        bar.advance()
+
+    losses = dict(
+        val_loss.evaluate(
+            build.position_sums(task, on),
+            params,
+            {name: counted(part) for name, part in batches.items()},
+        )
+    )
+  metrics = {"step": meta["step"], **dict(val_loss.scalars(losses.items()))}
+  fit_on = build.open_sources(
+      trained, spec, pixels=bool(trained["data"]["encode_with"])
+  )
+  for name, loss in losses.items():
+    metrics |= _later(name, loss)
+    metrics |= _baselines(name, fit_on, held_out, spec)
+  if jax.process_index() == 0:
+    _write(workdir, metrics, val_loss.tables(losses, spec))
+  for name in losses:
+    console.say(_sentence(name, metrics))
+  return True
+
+
+def load_params(
+    task: task_lib.Pretrain, source: epath.Path, on: Any
+) -> tuple[Any, dict[str, Any]]:
+  """(params, meta) of the newest checkpoint of a run, sharded over a mesh."""
+
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  placed = sharding.shardings(
+      task.axes().params, shapes, mesh=on, rules=sharding.ShardingRules()
+  )
+  return checkpoint.read_params(source / "checkpoints", shapes, placed)
+
+
+def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:
+  """Loss on frames 2 and later, where copying the frame before is possible."""
+  if loss.sum_MN.shape[1] < 2:
+    return {}
+  mean, sem = loss.mean(first_frame=1)
+  return {f"{name}/later_loss": mean, f"{name}/later_loss_sem": sem}
+
+
+def _baselines(
+    name: str,
+    training: list[rows.Source],
+    held_out: list[rows.Source],
+    spec: Any,
+) -> dict[str, float]:
+  """Fitted on the training source of the same name: of tokens of videos."""
+  fit = {s.name: s for s in training}.get(name)
+  score = {s.name: s for s in held_out}[name]
+  if fit is None or fit.store.manifest.kind != "video":
+    return {}
+  if not fit.store.manifest.vocab:  # pixels, encoded in each step
+    return {}
+  found = baselines.evaluate(
+      _codes(fit, spec), _codes(score, spec), vocab=spec.vocab
+  )
+  return {f"{name}/{key}": value for key, value in found.items()}
+
+
+def _codes(source: rows.Source, spec: Any) -> np.ndarray:
+  """Codes [M, N, P] of a sequence's frames, evenly from all records."""
+  records = min(len(source.store), MOST_RECORDS)
+  chosen = np.linspace(0, len(source.store) - 1, records).astype(int)
+  codes = source.store.read(chosen)["codes"]
+  codes_MNP = codes.reshape(records, -1, spec.frame_tokens)
+  return codes_MNP[:, : spec.frames].astype(np.int64)
+
+
+def _write(
+    workdir: epath.Path, metrics: Mapping[str, float], tables: Mapping[str, str]
+) -> None:
+  for file, text in tables.items():
+    (workdir / file).write_text(text)
+  plots.position_figure(
+      workdir / "position_loss.csv", workdir / "position_loss.png"
+  )
+  files.write_json(workdir / "metrics.json", metrics)
+
+
+def _sentence(name: str, metrics: Mapping[str, float]) -> str:
+  text = (
+      f"{name}: {metrics[f'{name}/loss']:.4f}"
+      f" +- {metrics[f'{name}/loss_sem']:.4f} nats per visual token"
+  )
+  if f"{name}/unigram/loss" in metrics:
+    text += f" (unigram {metrics[f'{name}/unigram/loss']:.4f})"
+  if f"{name}/copy/later_loss" in metrics:
+    text += (
+        f"; frames 2 and later {metrics[f'{name}/later_loss']:.4f} (copy"
+        f" {metrics[f'{name}/copy/later_loss']:.4f})"
+    )
+  return text

@@ -1,0 +1,125 @@
+"""Sections of a report about the model: the verdict and the losses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from totojax.report import page
+from totojax.report import plots
+from totojax.report import reading
+from totojax.report import verdict
+
+BARS = "Bars: two standard errors, with tokens taken as independent."
+
+
+def headline(folder: reading.Folder) -> str:
+  """Whether the model beats the baselines, by how much, and each loss."""
+  metrics = folder.json("validate/metrics.json")
+  out = []
+  for source in verdict.sources(metrics):
+    found = verdict.judge(metrics, source)
+    kind = {True: " good", False: " bad", None: ""}[found.better]
+    out.append(f'<p class="verdict{kind}">{page.text(found.claim)}</p>')
+    out.append(page.paragraph(found.detail))
+    if len(found.losses) > 1:
+      out.append(
+          page.bars([
+              (name, loss, f"{loss:.3f}", name == verdict.MODEL)
+              for name, loss in found.losses.items()
+          ])
+      )
+      out.append(page.paragraph(f"{found.scope}; shorter is better.", "soft"))
+    if rows := verdict.rows(metrics, source):
+      out.append(
+          page.fold(
+              "All losses, with standard errors over sequences",
+              page.table(
+                  ("nats per visual token", "all frames", "frames 2 and later"),
+                  rows,
+              ),
+          )
+      )
+  return "".join(out) or page.paragraph(
+      "Not shown: validate/metrics.json names no source.", "missing"
+  )
+
+
+def loss_curves(folder: reading.Folder) -> str:
+  """Training and validation loss against tokens, with what is to be beaten."""
+  rows = folder.lines("pretrain/metrics.jsonl")
+  batch = reading.optional(
+      lambda: folder.json("pretrain/config.json")["train"]["batch_tokens"], None
+  )
+  series = {"train": ([], [])}
+  for row in rows:
+    for key, value in row.items():
+      name = "train" if row["kind"] == "train" else key.removesuffix("/loss")
+      wanted = key == "loss" if name == "train" else key.endswith("/loss")
+      if wanted and value is not None:
+        x, y = series.setdefault(name, ([], []))
+        x.append(row["step"] * (batch or 1))
+        y.append(value)
+  arrays = {k: (np.array(x), np.array(y)) for k, (x, y) in series.items()}
+  train = arrays.pop("train")
+  metrics = reading.optional(lambda: folder.json("validate/metrics.json"), {})
+  levels = {}
+  for source in list(verdict.sources(metrics))[:1]:
+    levels = verdict.levels(metrics, source)
+  draw = plots.learning(
+      train=train,
+      evals=arrays,
+      levels=levels,
+      xlabel="training tokens" if batch else "updates",
+  )
+  caption = "Cross-entropy on training batches and on held-out sequences"
+  if levels:
+    caption += "; dashed, predictors that need no network, on held-out data"
+  if metrics and len(list(verdict.sources(metrics))) > 1:
+    caption += f" of {list(verdict.sources(metrics))[0]}"
+  svg = plots.html(draw, name="loss", label=caption)
+  return page.figure(svg, caption + ".")
+
+
+def position_loss(folder: reading.Folder) -> str:
+  """The paper's Figure 10."""
+  table = folder.table("validate/position_loss.csv")
+  svg = plots.html(
+      plots.by_position(table), name="position", label="Loss by position"
+  )
+  lines = []
+  for source, t in table.items():
+    first = t["frame"] == 0
+    if first.all():
+      continue
+    means = [
+        np.average(t["mean"][part], weights=t["n"][part])
+        for part in (first, ~first)
+    ]
+    lines.append(
+        f"{source}: {means[0]:.2f} nats per token on the first frame,"
+        f" {means[1]:.2f} on later ones."
+    )
+  caption = (
+      "Mean loss at each place of the sequence; thick lines are the means of"
+      " frames. Figure 10 of the paper: the first frame is the hardest, later"
+      " frames repeat much of it."
+  )
+  return "".join(map(page.paragraph, lines)) + page.figure(svg, caption)
+
+
+def group_loss(folder: reading.Folder) -> str:
+  """Loss by frame and by row of the grid, side by side."""
+  out = []
+  for group, caption in (
+      ("frame", "By frame."),
+      ("row", "By row of the token grid, over all frames."),
+  ):
+    try:
+      table = folder.table(f"validate/{group}_loss.csv")
+    except reading.Missing as reason:
+      out.append(page.paragraph(f"Not shown: {reason}.", "missing"))
+      continue
+    draw = plots.by_group(table, group=group, xlabel=group)
+    svg = plots.html(draw, name=group, label=f"Loss by {group}", half=True)
+    out.append(page.figure(svg, f"{caption} {BARS}"))
+  return f'<div class="pair">{"".join(out)}</div>'

@@ -1,0 +1,183 @@
+"""Sections of a report about how often codes, and runs of codes, occur.
+
+What the paper's Figures 3, 12 and 13 show; its own numbers stand in tables of
+their own, since they are of other images and other tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from totojax.report import page
+from totojax.report import paper
+from totojax.report import plots
+from totojax.report import reading
+from totojax.report import token_sections
+
+FIGURES = {1: "Figure 3", 2: "Figure 12", 3: "Figure 13"}  # the paper's
+CURVE_POINTS = 160
+
+
+def by_rank(table: Mapping[str, plots.Table], n: int) -> plots.Draw:
+  """Rank and frequency of the n-grams of every store."""
+  return plots.by_rank(curves(table, n), ylabel=f"share of all {n}-grams")
+
+
+def curves(
+    table: Mapping[str, plots.Table], n: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """(rank, share of all occurrences) by store, evenly in log rank."""
+  out = {}
+  for name, columns in table.items():
+    of_n = columns["n"] == n
+    first, last, count = (
+        columns[key][of_n] for key in ("first_rank", "last_rank", "count")
+    )
+    rank = np.unique(np.rint(np.geomspace(1, last[-1], CURVE_POINTS)))
+    total = (count * (last - first + 1)).sum()
+    out[name] = (rank, count[np.searchsorted(last, rank)] / total)
+  return out
+
+
+def codes(folder: reading.Folder) -> str:
+  """1-grams: which codes are used, and how evenly."""
+  tokens = folder.json("tokens.json")
+  rows = []
+  for name, vocab, grams in _sets(tokens):
+    one = grams[0]
+    rows.append((
+        name,
+        f"{one['total']:,}",
+        f"{one['distinct']:,} of {vocab:,}",
+        token_sections.share(one["space_coverage"]),
+        f"{one['entropy_nats']:.3f}",
+        f"{np.log(vocab):.3f}",
+        f"{one['entropy_bits']:.3f}",
+        f"{one['perplexity']:,.1f}",
+        f"{one['top_percent_mass']:.1%}",
+    ))
+  head = (
+      "", "tokens", "codes used", "share", "entropy (nats)", "at most",
+      "(bits)", "perplexity", "held by the top 1 %",
+  )  # fmt: skip
+  read_off = [
+      (
+          row.name,
+          f"{row.vocab:,}",
+          f"about {row.used:,.0f}",
+          f"about {row.used / row.vocab:.0%}",
+      )
+      for row in paper.CODES
+  ]
+  return (
+      page.table(head, rows)
+      + _figure(folder, 1)
+      + _rare(tokens)
+      + "<h3>The paper's Figure 3</h3>"
+      + page.table(
+          ("read off the figure", "codes", "codes used", "share"), read_off
+      )
+      + page.paragraph(
+          "On the ImageNet validation set; not printed in the paper.", "soft"
+      )
+  )
+
+
+def _rare(tokens: Mapping[str, Any]) -> str:
+  """Never used codes, and the least used of the others."""
+  out = []
+  for mark, fact in tokens["tokenizers"].items():
+    rare = fact["rare"]
+    names = " + ".join(fact["stores"])
+    line = f"{rare['never']:,} of {fact['vocab']:,} codes are never used"
+    if rare["never"]:
+      shown = ", ".join(map(str, rare["never_first"]))
+      more = rare["never"] > len(rare["never_first"])
+      line += f" ({'the first: ' if more else ''}{shown})"
+    least = ", ".join(f"{code} ({count:,})" for code, count in rare["rarest"])
+    out.append(page.fold(
+        f"Rarely used codes of {names}",
+        page.paragraph(f"Tokenizer {mark}: {line}.")
+        + page.paragraph(f"Least used otherwise: {least} (times)."),
+    ))
+  return "".join(out)
+
+
+def pairs(folder: reading.Folder) -> str:
+  """2- and 3-grams, and the paper's Figure 12."""
+  tokens = folder.json("tokens.json")
+  rows = [
+      (
+          f"{name}, {row['n']}-grams",
+          f"{row['images']:,}",
+          *token_sections.ngram_cells(row),
+          f"{row['entropy_nats']:.3f}",
+      )
+      for name, _, grams in _sets(tokens)
+      for row in grams[1:]
+  ]
+  head = ("", "images", *token_sections.NGRAM_HEAD, "entropy (nats)")
+  order = {
+      "raster": "in raster order, from the end of a row into the next",
+      "row": "within a row",
+  }[tokens["adjacency"]]
+  note = (
+      f"Neighbouring codes {order}, never from one image into another; a frame"
+      " of a video is one image. How many are distinct grows with the images"
+      " counted, and frames of one video repeat each other: compare only sets"
+      " of equally many images."
+  )
+  read_off = [
+      (row.name, f"{row.vocab:,}", page.short(row.bigrams))
+      for row in paper.CODES
+  ]
+  figures = _figure(folder, 2, half=True) + _figure(folder, 3, half=True)
+  return (
+      page.table(head, rows)
+      + page.paragraph(note, "soft")
+      + f'<div class="pair">{figures}</div>'
+      + "<h3>The paper's Figure 12</h3>"
+      + page.table(
+          ("read off the figure", "codes", "distinct 2-grams"), read_off
+      )
+      + page.paragraph(
+          f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed"
+          " in the paper. Of 3-grams (Figure 13) it says that all three"
+          " tokenizers have a similar, almost flat distribution.",
+          "soft",
+      )
+  )
+
+
+def _sets(
+    tokens: Mapping[str, Any],
+) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+  """(name, codes, n-grams) of each store, then of stores together."""
+  sets = [
+      (name, fact["vocab"], fact["ngrams"])
+      for name, fact in tokens["stores"].items()
+  ]
+  sets += [
+      (" + ".join(fact["stores"]), fact["vocab"], fact["ngrams"])
+      for fact in tokens["tokenizers"].values()
+      if len(fact["stores"]) > 1
+  ]
+  return sets
+
+
+def _figure(folder: reading.Folder, n: int, *, half: bool = False) -> str:
+  table = folder.table("rank_frequency.csv")
+  svg = plots.html(
+      by_rank(table, n),
+      name=f"rank-{n}",
+      label=f"Share of occurrences of {n}-grams by rank, for each store",
+      half=half,
+  )
+  caption = (
+      f"Rank and frequency of {n}-grams, both axes logarithmic. The paper's"
+      f" {FIGURES[n]} shows this for its tokenizers."
+  )
+  return page.figure(svg, caption)

@@ -1,0 +1,265 @@
+"""The look of a report: one page of HTML that needs no other file.
+
+Text, tables and figures follow the reader's light or dark mode. The page is
+never wider than its window; what is wider (tables, rows of images) scrolls in
+a box of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Sequence
+import html
+import io
+import math
+
+from etils import epath
+import numpy as np
+from PIL import Image
+
+from totojax.report import reading
+
+STYLE = """
+:root {
+  color-scheme: light dark;
+  --paper: #fbfaf7; --card: #ffffff; --ink: #23272b; --soft: #666b70;
+  --line: #e3e0d9; --s1: #1f6f8b; --s2: #c26a2d; --s3: #5b7f3a; --s4: #85539b;
+  --good: #2f7d4f; --bad: #b3452f;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #15181b; --card: #1d2125; --ink: #e4e2dd; --soft: #a0a3a6;
+    --line: #343a40; --s1: #62b4d0; --s2: #e39a63; --s3: #9cc276; --s4: #c397d6;
+    --good: #74c493; --bad: #e78a75;
+  }
+}
+* { box-sizing: border-box; }
+body {
+  margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  overflow-wrap: break-word;
+}
+main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
+h1 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0 0 .5rem; }
+h2 { font-size: 1.2rem; margin: 3rem 0 .25rem; }
+h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; }
+p { margin: .4rem 0; max-width: 44rem; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
+.verdict { font-size: 1.75rem; line-height: 1.25; font-weight: 650;
+  margin: 0 0 .5rem; max-width: none; letter-spacing: -.01em; }
+.good { color: var(--good); } .bad { color: var(--bad); }
+.missing { border-left: 3px solid var(--line); padding: .3rem .8rem;
+  color: var(--soft); }
+figure { margin: 1rem 0; padding: 1rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: 10px; }
+figcaption { margin-top: .5rem; max-width: 44rem; }
+svg { display: block; width: 100%; height: auto; }
+svg text { font-family: inherit !important; }
+.narrow-only { display: none; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+.pair figure { margin: 0; min-width: 0; }
+.scroll { overflow-x: auto; max-width: 100%; }
+table { border-collapse: collapse; font-size: .92rem;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .9rem .35rem 0; text-align: left;
+  border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); }
+.number { text-align: right; }
+.facts { display: flex; flex-wrap: wrap; gap: .4rem 2.2rem; margin: 1.2rem 0 0;
+  padding: 0; list-style: none; }
+.facts li { display: flex; flex-direction: column; }
+.facts b { font-size: 1.15rem; font-variant-numeric: tabular-nums; }
+.facts span { color: var(--soft); font-size: .85rem; }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content;
+  gap: .45rem .9rem; align-items: center; margin: 1.2rem 0 .4rem; }
+.bars .track { background: var(--line); border-radius: 4px; height: .9rem; }
+.bars .fill { height: 100%; border-radius: 4px; background: var(--soft);
+  opacity: .6; }
+.bars .mine .fill { background: var(--s1); opacity: 1; }
+.bars .name { white-space: nowrap; }
+.bars .value { font-variant-numeric: tabular-nums; text-align: right; }
+.bars .row { display: contents; } .bars .mine .name, .bars .mine .value
+  { font-weight: 650; color: var(--s1); }
+.images td { padding: 0 .35rem .35rem 0; border: 0; }
+.images th { position: sticky; left: 0; background: var(--card);
+  vertical-align: middle; padding-right: 1rem; border: 0; }
+.images th span { display: block; font-weight: 400; }
+.images img { display: block; width: 88px; height: 88px; border-radius: 3px;
+  image-rendering: pixelated; }
+details { border-bottom: 1px solid var(--line); }
+summary { cursor: pointer; padding: .5rem 0; }
+details .scroll { margin: 0 0 1rem; }
+code { font-size: .9em; }
+@media (max-width: 40rem) {
+  main { padding: 1.5rem 1rem 3rem; }
+  .verdict { font-size: 1.4rem; }
+  .wide-only { display: none; } .narrow-only { display: block; }
+  .pair { grid-template-columns: 1fr; }
+  figure { padding: .75rem; }
+  .bars { grid-template-columns: 1fr max-content; gap: .1rem .9rem; }
+  .bars .track { grid-column: 1 / -1; grid-row: auto; order: 3;
+    margin-bottom: .6rem; }
+  .bars .row { display: grid; grid-column: 1 / -1;
+    grid-template-columns: 1fr max-content; gap: .1rem .9rem; }
+  .images img { width: 64px; height: 64px; }
+  .facts { display: grid; grid-template-columns: 1fr 1fr; }
+}
+"""
+
+
+def page(title: str, sections: Iterable[str]) -> str:
+  """The whole document."""
+  body = "\n".join(sections)
+  return (
+      '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+      '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+      f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+      f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+  )
+
+
+def section(
+    title: str, make: Callable[[reading.Folder], str], folder: reading.Folder
+) -> str:
+  """A section with its title, or with the reason why there is none."""
+  try:
+    body = make(folder)
+  except reading.Missing as reason:
+    body = paragraph(f"Not shown: {reason}.", "missing")
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    # The files are there, but not as this version writes them.
+    reason = f"{type(error).__name__}: {error}"
+    body = paragraph(
+        f"Not shown: its files have another format ({reason}).", "missing"
+    )
+  head = f"<h2>{text(title)}</h2>" if title else ""
+  return f"<section>{head}{body}</section>"
+
+
+def text(value: object) -> str:
+  """Any value as safe text."""
+  return html.escape(str(value))
+
+
+def write(
+    workdir: epath.PathLike,
+    *,
+    about: str,
+    sections: Sequence[tuple[str, Callable[[reading.Folder], str]]],
+) -> epath.Path:
+  """Writes `report.html` about a run directory into it; returns its path.
+
+  Args:
+    workdir: the run directory.
+    about: what the page is, in its title.
+    sections: as `section` takes them, in order.
+  """
+  folder = reading.Folder(workdir)
+  name = folder.path.name
+  parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
+  parts += [section(title, make, folder) for title, make in sections]
+  path = folder.path / "report.html"
+  path.write_text(page(f"{name}: {about}", parts))
+  return path
+
+
+def paragraph(value: str, kind: str = "") -> str:
+  """A paragraph of plain text; `kind` is a class of the style sheet."""
+  opening = f'<p class="{kind}">' if kind else "<p>"
+  return f"{opening}{text(value)}</p>"
+
+
+def figure(content: str, caption: str) -> str:
+  return (
+      f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
+  )
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1
+) -> str:
+  """A table in a box that scrolls; columns after `words` hold numbers."""
+
+  def cells(tag, values):
+    out = []
+    for column, value in enumerate(values):
+      kind = ' class="number"' if column >= words else ""
+      out.append(f"<{tag}{kind}>{text(value)}</{tag}>")
+    return f"<tr>{''.join(out)}</tr>"
+
+  header = f"<thead>{cells('th', head)}</thead>" if head else ""
+  body = "".join(cells("td", row) for row in rows)
+  return (
+      '<div class="scroll" tabindex="0"><table>'
+      f"{header}<tbody>{body}</tbody></table></div>"
+  )
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+  """Big values over small names."""
+  items = "".join(
+      f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
+      for name, value in pairs
+  )
+  return f'<ul class="facts">{items}</ul>'
+
+
+def bars(rows: Sequence[tuple[str, float, str, bool]]) -> str:
+  """Horizontal bars from zero: (name, length, written value, highlighted)."""
+  longest = max(length for _, length, _, _ in rows) or 1.0
+  out = []
+  for name, length, value, mine in rows:
+    out.append(
+        f'<div class="row{" mine" if mine else ""}">'
+        f'<span class="name">{text(name)}</span>'
+        '<div class="track"><div class="fill"'
+        f' style="width: {100 * length / longest:.1f}%"></div></div>'
+        f'<span class="value">{text(value)}</span></div>'
+    )
+  return f'<div class="bars">{"".join(out)}</div>'
+
+
+def fold(summary: str, content: str) -> str:
+  return f"<details><summary>{text(summary)}</summary>{content}</details>"
+
+
+def images(rows: Iterable[tuple[str, str, np.ndarray]]) -> str:
+  """Rows of images that scroll together: (name, note, uint8 [M, H, W, 3])."""
+  out = []
+  for name, note, pixels_MHW3 in rows:
+    cells = "".join(
+        f'<td><img alt="{text(name)}, image {i}" src="{_data(image)}"></td>'
+        for i, image in enumerate(pixels_MHW3, 1)
+    )
+    head = f'<th scope="row">{text(name)}<span>{text(note)}</span></th>'
+    out.append(f"<tr>{head}{cells}</tr>")
+  return (
+      '<div class="scroll" tabindex="0"><table class="images"><tbody>'
+      f"{''.join(out)}</tbody></table></div>"
+  )
+
+
+def _data(pixels_HW3: np.ndarray) -> str:
+  buffer = io.BytesIO()
+  Image.fromarray(pixels_HW3).save(buffer, format="png", optimize=True)
+  return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def short(value: float) -> str:
+  """1,337,216 -> 1.34 M: three digits."""
+  if not math.isfinite(value):
+    return str(value)
+  for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{unit}"
+  return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+  """8.4 s, 3 min 20 s, 2 h 5 min."""
+  if seconds < 60:
+    return f"{seconds:.1f} s"
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f"{minutes} min {rest} s"
+  return f"{minutes // 60} h {minutes % 60} min"

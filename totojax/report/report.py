@@ -1,0 +1,59 @@
+"""One page about a chain of runs: what it did, and what the model learned.
+
+`write_report` reads the run directories of a chain (see `files`) and writes a
+single HTML file. Each section is a function of the folder; one whose file is
+missing says which, and the others are not affected. A new section is one more
+function in SECTIONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from etils import epath
+
+from totojax.report import layer_sections
+from totojax.report import model_sections
+from totojax.report import page
+from totojax.report import reading
+from totojax.report import run_sections
+from totojax.report import token_sections
+
+
+def write_report(
+    chain: epath.PathLike, workdir: epath.PathLike
+) -> epath.Path:
+  """Writes `report.html` about the runs of a chain.
+
+  Args:
+    chain: the folder that holds clips/, tokenizer/, shards/, pretrain/ and
+      validate/; any of them, or any of their files, may be missing.
+    workdir: where the page is written; made if need be.
+
+  Returns:
+    The page's path.
+  """
+  folder, workdir = reading.Folder(chain), epath.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / "report.html"
+  name = folder.path.name
+  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
+  sections += [page.section(title, make, folder) for title, make in SECTIONS]
+  path.write_text(page.page(f"{name}: totojax report", sections))
+  return path
+
+
+SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
+    ("", model_sections.headline),
+    ("", run_sections.in_short),
+    ("Learning", model_sections.loss_curves),
+    ("Where in the video the loss is", model_sections.position_loss),
+    ("", model_sections.group_loss),
+    ("What each layer knows", layer_sections.probes),
+    ("What the tokenizer keeps", token_sections.reconstructions),
+    ("How the codes are used", token_sections.codes),
+    ("Data", token_sections.skipped),
+    ("Time", run_sections.timings),
+    ("Environment", run_sections.environment),
+    ("Settings", run_sections.settings),
+)

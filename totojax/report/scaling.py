@@ -1,0 +1,268 @@
+"""Scaling laws: loss against training compute (the paper's Figure 9).
+
+Compute is in multiply-accumulates of training, three times those of a forward
+pass, and never 6 N D. A law is L(C) = floor + a C^-b with C in a unit of its
+own, which a prefactor is worth nothing without.
+
+Shapes: P points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+
+from matplotlib import ticker
+import numpy as np
+
+from totojax.report import plots
+
+PF_DAY_FLOPS = 1e15 * 86_400
+LEAST_POINTS, LEAST_DECADES = 3, 1.0
+HUBER = 1e-3  # in ln L: where the loss of a fit turns from square to linear
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """L(C) = floor + a (C / unit)^-b.
+
+  Attributes:
+    a: loss above the floor at one unit.
+    b: exponent.
+    floor: irreducible loss, nats per token; 0: without such a term.
+    unit: of compute, in MACs of training.
+    r2: share of the variance of ln(L - floor) that it explains; NaN where it
+      was not fitted here.
+  """
+
+  a: float
+  b: float
+  floor: float
+  unit: float
+  r2: float
+
+  def __call__(self, macs_P: np.ndarray) -> np.ndarray:
+    return self.floor + self.a * (np.asarray(macs_P) / self.unit) ** -self.b
+
+
+# The printed law fits the paper's own dashed line when C counts millions of
+# Figure 9's unit: MACs of one token x sequences of 4,096, forward only.
+PAPER = Law(7.32, 0.0378, 0.0, 1e6 * 3 * 4096, np.nan)
+# Brown et al., 2020 (Figure 3.1 there), in PF-days of training; text tokens.
+GPT_3 = Law(2.57, 0.048, 0.0, PF_DAY_FLOPS / 2, np.nan)
+
+
+def fit(
+    macs_P: np.ndarray,
+    loss_P: np.ndarray,
+    *,
+    floor: bool,
+    unit: float = 1.0,
+    force: bool = False,
+) -> Law:
+  """The power law through points of a frontier.
+
+  Without a floor: least squares of ln L on ln C. With one: the Huber loss of
+  ln L over (ln a, b, floor), by L-BFGS from several starts.
+
+  Args:
+    macs_P: compute of training in MACs.
+    loss_P: nats per token.
+    floor: whether there is an irreducible term.
+    unit: of compute in the law, in MACs.
+    force: fits whatever there is.
+
+  Raises:
+    ValueError: fewer than three points (four with a floor), or less than a
+      decade of compute, unless forced; or a value that has no logarithm.
+  """
+  macs_P, loss_P = np.asarray(macs_P, float), np.asarray(loss_P, float)
+  _check(macs_P, loss_P, floor=floor, force=force)
+  x_P, y_P = np.log(macs_P / unit), np.log(loss_P)
+  centre = x_P.mean()
+  dx_P = x_P - centre
+  slope = np.sum(dx_P * (y_P - y_P.mean())) / np.sum(dx_P**2)
+  ln_a, b, least = y_P.mean() - slope * centre, -slope, 0.0
+  if floor:
+    ln_a, b, least = _with_floor(x_P, y_P, loss_P.min())
+  rest_P = np.log(np.maximum(loss_P - least, 1e-12))
+  off_P = rest_P - (ln_a - b * x_P)
+  spread = np.sum((rest_P - rest_P.mean()) ** 2)
+  r2 = 1.0 - np.sum(off_P**2) / spread if spread > 0 else np.nan
+  return Law(float(np.exp(ln_a)), float(b), float(least), unit, float(r2))
+
+
+def _check(
+    macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool
+) -> None:
+  if macs_P.shape != loss_P.shape or macs_P.ndim != 1:
+    raise ValueError(
+        f"compute {macs_P.shape} and loss {loss_P.shape} must be one value each"
+        " a point"
+    )
+  if not (np.all(macs_P > 0) and np.all(loss_P > 0)):
+    raise ValueError("compute and loss must be positive: they have logarithms")
+  least = LEAST_POINTS + floor
+  decades = np.log10(macs_P.max() / macs_P.min()) if len(macs_P) else 0.0
+  if len(macs_P) < 2 or decades == 0.0:
+    raise ValueError(
+        f"{len(macs_P)} points over {decades:.2g} decades of compute make no"
+        " line; train more models"
+    )
+  if not force and (len(macs_P) < least or decades < LEAST_DECADES):
+    raise ValueError(
+        f"{len(macs_P)} points over {decades:.2f} decades of compute; a law"
+        f" needs {least} points over {LEAST_DECADES:g}. Train more models, or"
+        " force it"
+    )
+
+
+def _with_floor(
+    x_P: np.ndarray, y_P: np.ndarray, lowest: float
+) -> tuple[float, float, float]:
+  """(ln a, b, floor) of the least Huber loss; floor is below every loss."""
+  from scipy import optimize  # slow to import
+
+  centre = x_P.mean()  # or a and b would be one long valley
+
+  def objective(at):
+    """The loss and its gradient.
+
+    In units of HUBER^2, so that the optimiser's tolerances mean something.
+    """
+    (ln_a, ln_b, share), moved_P = at, x_P - centre
+    b, part = np.exp(ln_b), 1.0 / (1.0 + np.exp(-share))
+    floor, above_P = lowest * part, np.exp(ln_a - b * moved_P)
+    off_P = np.log(floor + above_P) - y_P
+    small_P = np.minimum(np.abs(off_P), HUBER)
+    pull_P = np.clip(off_P, -HUBER, HUBER) / (floor + above_P)
+    slopes = np.array([
+        np.sum(pull_P * above_P),
+        -b * np.sum(pull_P * above_P * moved_P),
+        floor * (1.0 - part) * np.sum(pull_P),
+    ])
+    value = np.sum(small_P * (np.abs(off_P) - small_P / 2))
+    return value / HUBER**2, slopes / HUBER**2
+
+  best = None
+  for b in (0.03, 0.1, 0.3, 0.6):
+    for share in (-3.0, 0.0, 2.0):
+      floor = lowest / (1.0 + np.exp(-share))
+      ln_a = np.log(np.mean(np.exp(y_P)) - floor)
+      found = optimize.minimize(
+          objective, (ln_a, np.log(b), share), jac=True, method="L-BFGS-B",
+          bounds=((-30, 30), (np.log(1e-4), np.log(3.0)), (-12, 12)),
+          options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
+      )  # fmt: skip
+      if best is None or found.fun < best.fun:
+        best = found
+  ln_a, ln_b, share = best.x
+  b = np.exp(ln_b)
+  return ln_a + b * centre, b, lowest / (1.0 + np.exp(-share))
+
+
+def envelope(
+    macs_P: np.ndarray, loss_P: np.ndarray, *, bins_per_decade: int
+) -> np.ndarray:
+  """Indices of the frontier: the lowest loss of each bin, if it is a new low.
+
+  Bins are equal in log compute. Points are of any number of runs; leave those
+  of the warm-up out.
+
+  Returns:
+    int [F], in order of compute; losses strictly decrease.
+  """
+  macs_P, loss_P = np.asarray(macs_P, float), np.asarray(loss_P, float)
+  bin_P = np.floor(np.log10(macs_P) * bins_per_decade).astype(int)
+  lowest = {}
+  for i in np.lexsort((macs_P, loss_P))[::-1]:  # the best comes last
+    lowest[bin_P[i]] = i
+  frontier = []
+  for i in sorted(lowest.values(), key=lambda i: macs_P[i]):
+    if not frontier or loss_P[i] < loss_P[frontier[-1]]:
+      frontier.append(i)
+  return np.array(frontier, int)
+
+
+def bootstrap(
+    macs_P: np.ndarray,
+    loss_P: np.ndarray,
+    run_P: Sequence[str],
+    *,
+    bins_per_decade: int,
+    floor: bool,
+    draws: int,
+    seed: int,
+    force: bool = False,
+) -> tuple[float, float]:
+  """95 % interval of the exponent: runs drawn with replacement.
+
+  Points of one run are not independent, so runs are drawn, not points. A draw
+  whose frontier makes no law is left out.
+
+  Raises:
+    ValueError: fewer than half of the draws make a law.
+  """
+  rng = np.random.default_rng(seed)
+  run_P = np.asarray(run_P)
+  runs = np.unique(run_P)
+  found = []
+  for _ in range(draws):
+    chosen = rng.choice(runs, len(runs))
+    at = np.concatenate([np.flatnonzero(run_P == run) for run in chosen])
+    macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
+    front = envelope(macs, loss, bins_per_decade=bins_per_decade)
+    try:
+      found.append(fit(macs[front], loss[front], floor=floor, force=force).b)
+    except ValueError:
+      continue
+  if len(found) < draws / 2:
+    raise ValueError(
+        f"only {len(found)} of {draws} draws of {len(runs)} runs make a law;"
+        " train more models"
+    )
+  low, high = np.quantile(found, (0.025, 0.975))
+  return float(low), float(high)
+
+
+def by_compute(
+    runs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    laws: Mapping[str, Law],
+    frontier: tuple[np.ndarray, np.ndarray],
+) -> plots.Draw:
+  """Figure 9: loss over training MACs, a curve a run; laws are dashed.
+
+  Args:
+    runs: (MACs, loss) by the run's name.
+    laws: by the name that the legend gives them, GPT-3's among them.
+    frontier: (MACs, loss) that were fitted.
+  """
+
+  def draw(axes, palette):
+    colours = len(palette.series)
+    for i, (name, (macs, loss)) in enumerate(runs.items()):
+      axes.plot(
+          macs, loss, color=palette.series[i % colours], lw=1.2, label=name,
+          ls=plots.LINES[i // colours % len(plots.LINES)],
+      )  # fmt: skip
+    axes.plot(*frontier, ls="", marker="o", ms=3.5, color=palette.ink)
+    ends = [macs for macs, _ in runs.values()]
+    ends = np.geomspace(min(x.min() for x in ends), max(x.max() for x in ends))
+    for (name, law), style in zip(
+        laws.items(), ("--", ":", "-."), strict=False
+    ):
+      axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style,
+                label=name)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("training compute (MACs)")
+    axes.set_ylabel("nats per visual token")
+    for written in (axes.yaxis.set_major_formatter,
+                    axes.yaxis.set_minor_formatter):  # fmt: skip
+      written(ticker.StrMethodFormatter("{x:g}"))
+    axes.legend(
+        frameon=False, labelcolor=palette.ink, fontsize=8, loc="center left",
+        bbox_to_anchor=(1.0, 0.5),
+    )  # fmt: skip
+
+  return draw

@@ -1,0 +1,223 @@
+"""The run directory: config, manifest, done marker, and who may write it.
+
+Only process 0 writes. Every file appears whole (`files`), but for
+`metrics.jsonl`, which grows by lines (`metrics`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+import importlib.metadata
+import json
+import os
+import platform
+from typing import Any
+
+from etils import epath
+import jax
+
+from totojax.rundir import files
+from totojax.rundir import lock
+
+_PACKAGES = (
+    "totojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+    "tensorstore", "numpy", "ml-collections", "chex",
+)  # fmt: skip
+
+
+# In the config of a chain's stage: the chain's folder, which is the one above
+# the stage's own. config.json keeps it unfilled, so that a chain can be moved.
+WORKDIR = "{workdir}"
+_ADVICE = (
+    "Use another --workdir, or pass --allow_changed_config to go on with the"
+    " new values"
+)
+
+
+class ConfigChanged(ValueError):
+  """A run directory that was made with another config."""
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{"model.width": 768, ...} of nested dicts."""
+  out = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping):
+      out |= flat(value, f"{prefix}{key}.")
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def fill(value: Any, folder: epath.PathLike) -> Any:
+  """`value` with `folder` for "{workdir}" in every string below it."""
+  if isinstance(value, Mapping):
+    return {key: fill(below, folder) for key, below in value.items()}
+  if isinstance(value, tuple | list):
+    return type(value)(fill(below, folder) for below in value)
+  if isinstance(value, str):
+    return value.replace(WORKDIR, os.fspath(folder))
+  return value
+
+
+class Filled(dict):
+  """A stage's config with "{workdir}" filled in; `written` still has it.
+
+  Jobs read the one; `begin` writes the other.
+  """
+
+  def __init__(self, config: Mapping[str, Any], folder: epath.PathLike):
+    super().__init__(fill(config, folder))
+    self.written = config
+
+
+def read_config(workdir: epath.PathLike) -> dict[str, Any]:
+  """The config that a run was made with, "{workdir}" filled in.
+
+  Raises:
+    FileNotFoundError: there is no such run.
+    ValueError: config.json is damaged.
+  """
+  workdir = epath.Path(workdir)
+  path = workdir / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(
+        f"{workdir} is not a run directory (no config.json)"
+    )
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError("it holds no object")
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error})") from error
+  return fill(config, workdir.parent)
+
+
+def check_config(
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    allow_change: bool,
+    advice: str = _ADVICE,
+) -> epath.Path:
+  """The run directory, if it is new or was made with this config.
+
+  Args:
+    workdir: the run directory.
+    config: what is to run in it.
+    allow_change: whether to take a run that was made with another.
+    advice: what to do otherwise; ends the message.
+
+  Raises:
+    ConfigChanged: it was made with another config; names the keys that differ.
+  """
+  workdir = epath.Path(workdir)
+  if allow_change or not (workdir / "config.json").exists():
+    return workdir
+  try:
+    old = flat(read_config(workdir))
+  except ValueError as error:
+    raise ConfigChanged(f"{error}; restore it. {advice}") from error
+  # Through JSON, so that tuples and lists compare as what is on disk.
+  new = flat(json.loads(json.dumps(fill(config, workdir.parent))))
+  lines = [
+      f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+      for key in sorted(old.keys() | new.keys())
+      if key not in old or key not in new or old[key] != new[key]
+  ]
+  if lines:
+    raise ConfigChanged(
+        f"{workdir} was made with another config:\n  "
+        + "\n  ".join(lines)
+        + f"\n{advice}"
+    )
+  return workdir
+
+
+def begin(
+    workdir: epath.Path, config: Mapping[str, Any], **facts: Any
+) -> None:
+  """Writes config.json and manifest.json: from here on the folder is a run.
+
+  Called once everything that the config asks for could be built, so that a
+  mistake in it leaves no run behind that refuses the correction. Until this
+  process ends, no other may begin in the folder.
+
+  Raises:
+    InUse: another process is at work in it.
+    ValueError: it cannot be written.
+  """
+  if jax.process_index() == 0:
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      lock.take(workdir)
+    except OSError as error:
+      raise ValueError(
+          f"the run directory {workdir} cannot be made ({error.strerror}); give"
+          " --workdir a folder that can be written"
+      ) from error
+    written = config.written if isinstance(config, Filled) else config
+    files.write_json(workdir / "config.json", written)
+    files.write_json(workdir / "manifest.json", {**environment(), **facts})
+
+
+def is_done(
+    workdir: epath.PathLike, config: Mapping[str, Any] | None = None
+) -> bool:
+  """Whether the job of this directory is finished, whatever its config."""
+  del config
+  return (epath.Path(workdir) / "done.json").exists()
+
+
+def check(
+    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+) -> epath.Path:
+  """`check_config` of a job that is to be run, or was.
+
+  A finished run would not be run again, so that it keeps its config, whatever
+  is allowed.
+
+  Raises:
+    ConfigChanged: it was made with another config; names the keys that differ.
+  """
+  finished = allow_change and is_done(workdir)
+  try:
+    return check_config(
+        workdir, config, allow_change=allow_change and not finished
+    )
+  except ConfigChanged as error:
+    if not finished:
+      raise
+    lines = str(error).removesuffix("\n" + _ADVICE)
+    raise ConfigChanged(
+        f"{lines}\nIt is finished and is not run again: use another --workdir,"
+        " or remove it"
+    ) from error
+
+
+def mark_done(workdir: epath.PathLike, seconds: float) -> None:
+  """Says that the job of this directory is finished; it is not run again."""
+  if jax.process_index() == 0:
+    files.write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """The version of each package, "not installed" where it is missing."""
+  found = {}
+  for name in packages:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed"
+  return found
+
+
+def environment() -> dict[str, Any]:
+  """Versions and devices."""
+  devices = jax.devices()
+  return {
+      "versions": versions(_PACKAGES),
+      "python": platform.python_version(),
+      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+      "processes": jax.process_count(),
+  }

@@ -1,0 +1,278 @@
+"""Large files over HTTP: resumed, checked, and never half under their name.
+
+The bytes go into `name.part`; `name.part.json` says which file they are the
+beginning of (address, length, ETag or date), so that a file that changed on the
+server is begun again instead of glued to the rest of the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+
+import requests
+
+from totojax.rundir import console
+
+CHUNK_BYTES = 2**16  # at most this much is lost where a connection breaks
+TIMEOUT_S = 30.0  # without a byte
+MIB = 2**20
+
+
+class DownloadError(ValueError):
+  """A file that could not be fetched, or is not the one expected."""
+
+
+class _Broken(Exception):
+  """The connection ended early; what came is kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+  """What a server says of a file.
+
+  Attributes:
+    length: bytes of the whole file.
+    mark: its strong ETag, else its date, else "": sent with `If-Range`.
+  """
+
+  url: str
+  length: int
+  mark: str
+
+
+def fetch(
+    url: str,
+    path: str | os.PathLike[str],
+    *,
+    sha256: str | None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+  """Downloads a file, going on where an earlier call stopped.
+
+  A connection that breaks off is taken up again for as long as each one brings
+  the file further. A file that is at `path` already is checked and kept.
+
+  Args:
+    url: http or https address.
+    path: of the file; its folder must exist.
+    sha256: 64 hex digits that the file must have; None is not checked.
+    interrupted: asked after each chunk; what came so far is kept.
+
+  Returns:
+    Whether the file is there: False where it was interrupted.
+
+  Raises:
+    DownloadError: no connection, an error of the server, no space, or another
+      length or SHA-256 (the bytes are then deleted).
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    if sha256 is not None:
+      check_digest(path, sha256, f"delete it, and it is fetched from {url}")
+    return True
+  part = path.with_name(path.name + ".part")
+  longest = -1
+  while True:
+    try:
+      whole = _transfer(url, part, interrupted)
+      break
+    except _Broken as error:
+      size = _size(part)
+      if size <= longest:
+        raise DownloadError(
+            f"{url}: {error}. Run the same command again later ({size} bytes"
+            f" are kept in {part}), or fetch it by hand and give its path"
+        ) from None
+      longest = size
+    except OSError as error:
+      raise DownloadError(
+          f"{part} cannot be written ({error.strerror}); free some space or"
+          " give a folder that can be written, and run the same command again"
+      ) from error
+  if not whole:
+    return False
+  if sha256 is not None:
+    try:
+      check_digest(part, sha256, f"{url} has another file now; it was deleted")
+    except DownloadError:
+      _forget(part)
+      raise
+  os.replace(part, path)
+  _forget(part)
+  return True
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+  """64 hex digits of the SHA-256 of a file."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_digest(path: str | os.PathLike[str], sha256: str, fix: str) -> str:
+  """The digest of a file; raises DownloadError unless it is `sha256`."""
+  found = digest(path)
+  if found != sha256.lower():
+    raise DownloadError(
+        f"{path} has the SHA-256 {found}; {sha256} is expected: {fix}"
+    )
+  return found
+
+
+def _transfer(
+    url: str, part: pathlib.Path, interrupted: Callable[[], bool]
+) -> bool:
+  """One connection; whether the part is whole, False where interrupted."""
+  begin, known = _begun(part, url)
+  if known and begin == known.length:
+    return True
+  # Compressed on its way, the length would say nothing.
+  headers = {"Accept-Encoding": "identity"}
+  if begin:
+    headers["Range"] = f"bytes={begin}-"
+    if known.mark:
+      headers["If-Range"] = known.mark
+  try:
+    with requests.get(
+        url, headers=headers, stream=True, timeout=TIMEOUT_S
+    ) as response:
+      continues = response.status_code in (206, 416)  # 416: it is shorter now
+      if continues and not _continues(response, begin, known):
+        _forget(part)  # of another file: fetched from its start next time
+        raise _Broken("the server sends another part than the one asked for")
+      if not continues:
+        begin, known = 0, _answer(response, url)
+        _forget(part)  # before the note: never old bytes under a new one
+      _check_space(part, known.length - begin)
+      _note(part, known)
+      return _write(response, part, known.length, begin, interrupted)
+  except (
+      requests.exceptions.MissingSchema,
+      requests.exceptions.InvalidSchema,
+      requests.exceptions.InvalidURL,
+  ) as error:
+    raise DownloadError(
+        f"{url!r} is no address ({error}); it begins with https:// or http://"
+    ) from error
+  except requests.RequestException as error:
+    raise _Broken(f"the connection failed ({_reason(error)})") from error
+
+
+def _answer(response: requests.Response, url: str) -> _Source:
+  """What the server sends.
+
+  Raises:
+    DownloadError: it sends an error, or not how long the file is.
+  """
+  if response.status_code != 200:
+    raise DownloadError(
+        f"{url} answers {response.status_code} {response.reason}; check the"
+        " address, or fetch the file by hand and give its path"
+    )
+  encoding = response.headers.get("Content-Encoding", "identity")
+  length = response.headers.get("Content-Length", "")
+  if not length.isdecimal() or encoding != "identity":
+    raise DownloadError(
+        f"{url} does not say how long the file is, so that a cut one would not"
+        " be noticed; fetch it by hand and give its path"
+    )
+  return _Source(url, int(length), _mark(response))
+
+
+def _mark(response: requests.Response) -> str:
+  etag = response.headers.get("ETag", "")
+  strong = etag if etag and not etag.startswith("W/") else ""
+  return strong or response.headers.get("Last-Modified", "")
+
+
+def _continues(
+    response: requests.Response, begin: int, known: _Source | None
+) -> bool:
+  """Whether the answer is the rest of the file that the part begins."""
+  # The date may be left out where it was the condition of the request.
+  if known is None or _mark(response) not in ("", known.mark):
+    return False
+  span = f"bytes {begin}-{known.length - 1}/{known.length}"
+  return response.headers.get("Content-Range") == span
+
+
+def _write(
+    response: requests.Response,
+    part: pathlib.Path,
+    length: int,
+    begin: int,
+    interrupted: Callable[[], bool],
+) -> bool:
+  """Appends the body to the first `begin` bytes of the part."""
+  with (
+      open(part, "ab" if begin else "wb") as file,
+      console.tracking(
+          f"fetching {part.stem}",
+          unit="MiB",
+          total=-(-length // MIB),
+          done=begin // MIB,
+      ) as bar,
+  ):
+    written = begin
+    for chunk in response.iter_content(CHUNK_BYTES):
+      file.write(chunk)
+      written += len(chunk)
+      bar.advance(written // MIB - bar.done)
+      if interrupted() and written < length:
+        return False
+    bar.advance(-(-written // MIB) - bar.done)
+    file.flush()
+    os.fsync(file.fileno())
+  if written != length:
+    raise _Broken(f"it ended after {written} of {length} bytes")
+  return True
+
+
+def _begun(part: pathlib.Path, url: str) -> tuple[int, _Source | None]:
+  """Bytes of the part that can be built on, and what they are of."""
+  try:
+    known = _Source(**json.loads(_note_path(part).read_text()))
+  except (OSError, ValueError, TypeError):
+    return 0, None
+  size = _size(part)
+  if known.url != url or not 0 < size <= known.length:
+    return 0, None
+  return size, known
+
+
+def _note(part: pathlib.Path, source: _Source) -> None:
+  _note_path(part).write_text(json.dumps(dataclasses.asdict(source)))
+
+
+def _note_path(part: pathlib.Path) -> pathlib.Path:
+  return part.with_name(part.name + ".json")
+
+
+def _forget(part: pathlib.Path) -> None:
+  part.unlink(missing_ok=True)
+  _note_path(part).unlink(missing_ok=True)
+
+
+def _size(part: pathlib.Path) -> int:
+  return part.stat().st_size if part.exists() else 0
+
+
+def _check_space(part: pathlib.Path, needed_bytes: int) -> None:
+  free_bytes = shutil.disk_usage(part.parent).free
+  if needed_bytes > free_bytes:
+    raise DownloadError(
+        f"{part.parent} has {free_bytes} bytes free; {needed_bytes} more are"
+        " needed: free some space, and run the same command again"
+    )
+
+
+def _reason(error: Exception) -> str:
+  """The innermost cause, which says what happened in a few words."""
+  while error.__context__ is not None:
+    error = error.__context__
+  return f"{type(error).__name__}: {error}"[:200]

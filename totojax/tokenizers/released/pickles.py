@@ -1,0 +1,289 @@
+"""Tensors of a file that PyTorch saved, without PyTorch and running nothing.
+
+`torch_files` finds the pickle and the storages, `opcodes` reads the pickle, and
+this file makes arrays of what it declares, after checking it. Names are those
+of the state dict, whether the file holds a module, a state dict, or a Lightning
+checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import itertools
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from totojax.tokenizers.released import opcodes
+from totojax.tokenizers.released import torch_files
+from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
+from totojax.tokenizers.released.torch_files import AGAIN
+from totojax.tokenizers.released.torch_files import PUBLISHER
+from totojax.tokenizers.released.torch_files import Storage
+
+FILE_BYTES = 4 * 2**30
+TENSOR_BYTES = 2**30
+NAMES = 100_000  # of tensors, and of modules
+NAME_CHARS = 1000  # of the longest
+DEPTH = 100  # of modules
+DIMENSIONS = 32
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+  """Every tensor of a torch file by its state-dict name; nothing is executed.
+
+  Args:
+    path: a module, a state dict, or a dict that holds one under "state_dict".
+
+  Returns:
+    Arrays in native byte order, not writeable. Tied tensors share their memory.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    UnsafeOrDamaged: it is hostile, cut short, altered, or no such file; a
+      tensor has another dtype than float32, float16, bfloat16, float64, int64,
+      int32, uint8 and bool, or values that are not finite.
+  """
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"no file at {path}; give the path of a torch file")
+  size = path.stat().st_size
+  try:
+    if not size:
+      raise UnsafeOrDamaged(f"it is empty; {AGAIN}")
+    if size > FILE_BYTES:
+      raise UnsafeOrDamaged(
+          f"it has {size} bytes, more than {FILE_BYTES}; save the state dict of"
+          " the model alone, without an optimizer's"
+      )
+    with open(path, "rb") as file:
+      is_zip = file.read(4) == b"PK\x03\x04"
+      file.seek(0)
+      layout = torch_files.Zip if is_zip else torch_files.Legacy
+      opened = layout(file, _CALLS)
+      return _tensors(opened.root, opened.storage, size)
+  except UnsafeOrDamaged as error:
+    raise UnsafeOrDamaged(f"{path}: {error}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+  """A view of a storage, as the file declares it: to be checked.
+
+  Attributes:
+    marks: whether it has a conjugate or negative bit.
+  """
+
+  storage: Any
+  first: Any
+  shape: Any
+  strides: Any
+  marks: bool
+
+  @property
+  def nbytes(self) -> int:
+    return math.prod(self.shape) * self.storage.dtype.itemsize
+
+
+def _rebuild(arguments: tuple) -> _Tensor:
+  """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
+  if not 4 <= len(arguments) <= 7:
+    raise UnsafeOrDamaged(
+        f"a tensor is made from {len(arguments)} values; {PUBLISHER}"
+    )
+  marks = arguments[6] if len(arguments) == 7 else None
+  return _Tensor(*arguments[:4], marks=bool(marks))
+
+
+def _parameter(arguments: tuple) -> Any:
+  """torch._utils._rebuild_parameter, with and without state: the tensor."""
+  if not arguments:
+    raise UnsafeOrDamaged(f"a parameter is made from no tensor; {PUBLISHER}")
+  return arguments[0]
+
+
+_CALLS: torch_files.Calls = {
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+}
+
+
+def _tensors(
+    root: Any, load: Callable[[Storage], np.ndarray], size: int
+) -> dict[str, np.ndarray]:
+  """The named tensors below `root`, checked and read."""
+  found: dict[str, _Tensor] = {}
+  for name, tensor in _named(root):
+    if name in found:
+      raise UnsafeOrDamaged(
+          f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}"
+      )
+    if len(found) == NAMES:
+      raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
+    _check(opcodes.shown(name), tensor)
+    found[name] = tensor
+  if not found:
+    raise UnsafeOrDamaged("it holds no tensor; give the checkpoint of a model")
+  # What overlaps in the file could declare far more than it has.
+  declared = max(
+      sum(tensor.nbytes for tensor in set(found.values())),
+      sum({t.storage.key: t.storage.nbytes for t in found.values()}.values()),
+  )
+  if declared > size:
+    raise UnsafeOrDamaged(
+        f"its tensors have {declared} bytes, more than the file's {size};"
+        f" {PUBLISHER}"
+    )
+  storages: dict[str, np.ndarray] = {}
+  arrays: dict[_Tensor, np.ndarray] = {}
+  for name, tensor in found.items():
+    if tensor not in arrays:
+      key = tensor.storage.key
+      if key not in storages:
+        storages[key] = load(tensor.storage)
+      arrays[tensor] = _array(opcodes.shown(name), tensor, storages[key])
+  return {name: arrays[tensor] for name, tensor in found.items()}
+
+
+def _named(root: Any) -> Iterator[tuple[str, Any]]:
+  """State-dict names and tensors of a module, state dict or checkpoint."""
+  if isinstance(root, opcodes.Inert):
+    yield from _module(root, "", 0, itertools.count())
+    return
+  if isinstance(root, dict):
+    root = root.get("state_dict", root)
+  if not isinstance(root, dict):
+    raise UnsafeOrDamaged(
+        f"it holds a {type(root).__name__}; give a module, a state dict, or a"
+        ' checkpoint with one under "state_dict"'
+    )
+  for name, value in root.items():
+    yield _entry(name, "", value)
+
+
+def _module(
+    module: opcodes.Inert, prefix: str, depth: int, visits: Iterator[int]
+) -> Iterator[tuple[str, Any]]:
+  """What `nn.Module.state_dict` would name, in its order."""
+  if depth > DEPTH or next(visits) >= NAMES:
+    raise UnsafeOrDamaged(
+        f"its modules are nested over {DEPTH} deep, or are over {NAMES};"
+        f" {PUBLISHER}"
+    )
+  state = module.state
+  if not isinstance(state, dict) or not all(
+      isinstance(state.get(part), dict)
+      for part in ("_parameters", "_buffers", "_modules")
+  ):
+    raise UnsafeOrDamaged(
+        f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
+        " save the state dict of the model"
+    )
+  for name, value in state["_parameters"].items():
+    if value is not None:
+      yield _entry(name, prefix, value)
+  hidden = state.get("_non_persistent_buffers_set")
+  hidden = hidden if isinstance(hidden, set) else set()
+  for name, value in state["_buffers"].items():
+    if value is not None and name not in hidden:
+      yield _entry(name, prefix, value)
+  for name, child in state["_modules"].items():
+    if isinstance(child, opcodes.Inert):
+      below = _joined(prefix, name) + "."
+      yield from _module(child, below, depth + 1, visits)
+    elif child is not None:
+      raise UnsafeOrDamaged(
+          f"a child of the module at {opcodes.shown(prefix)} is no module;"
+          f" {PUBLISHER}"
+      )
+
+
+def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
+  whole = _joined(prefix, name)
+  if isinstance(value, _Tensor):
+    return whole, value
+  kind = type(value).__name__
+  if isinstance(value, opcodes.Inert | opcodes.Name):
+    kind = opcodes.shown(value.name)
+  raise UnsafeOrDamaged(
+      f"{opcodes.shown(whole)} is {kind}, no dense tensor; save the state dict"
+      " of the model alone"
+  )
+
+
+def _joined(prefix: str, name: Any) -> str:
+  if not isinstance(name, str) or len(prefix) + len(name) > NAME_CHARS:
+    raise UnsafeOrDamaged(
+        f"a name below {opcodes.shown(prefix)} is no string, or longer than"
+        f" {NAME_CHARS} characters; {PUBLISHER}"
+    )
+  return prefix + name
+
+
+def _check(name: str, tensor: _Tensor) -> None:
+  """Raises UnsafeOrDamaged unless the view lies inside its storage."""
+  storage, first = tensor.storage, tensor.first
+  shape, strides = tensor.shape, tensor.strides
+  torch_files.check_type(storage, f"tensor {name}")
+  if tensor.marks:
+    raise UnsafeOrDamaged(
+        f"tensor {name} is a conjugate or negative view; save a .clone() of it"
+    )
+  if (
+      not isinstance(storage, Storage)
+      or not _counts((first,))
+      or not _counts(shape)
+      or not _counts(strides)
+      or len(shape) != len(strides)
+      or len(shape) > DIMENSIONS
+  ):
+    raise UnsafeOrDamaged(
+        f"tensor {name} is declared with offset, shape or strides that are no"
+        f" counts; {PUBLISHER}"
+    )
+  values = math.prod(shape)
+  last = first + sum((n - 1) * step for n, step in zip(shape, strides))
+  if values > storage.count or (values and last >= storage.count):
+    raise UnsafeOrDamaged(
+        f"tensor {name} of shape {shape} at {first} with strides"
+        f" {strides} does not fit its storage of {storage.count} values;"
+        f" {AGAIN}, and where it was expanded, save a .clone() of it"
+    )
+  if tensor.nbytes > TENSOR_BYTES:
+    raise UnsafeOrDamaged(
+        f"tensor {name} has {tensor.nbytes} bytes; {TENSOR_BYTES} are the most"
+        f" that is read: {PUBLISHER}"
+    )
+
+
+def _counts(values: Any) -> bool:
+  return isinstance(values, tuple) and all(
+      type(value) is int and 0 <= value < 2**63 for value in values
+  )
+
+
+def _array(name: str, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
+  """The view of `values` that a checked tensor declares."""
+  itemsize = values.dtype.itemsize
+  if not math.prod(tensor.shape):
+    return np.zeros(tensor.shape, values.dtype)
+  array = np.lib.stride_tricks.as_strided(
+      values[tensor.storage.first + tensor.first :],
+      tensor.shape,
+      [step * itemsize for step in tensor.strides],
+      writeable=False,
+  )
+  array = np.ascontiguousarray(array).reshape(tensor.shape)
+  array.flags.writeable = False
+  if array.dtype.kind not in "iub" and not np.isfinite(array).all():
+    raise UnsafeOrDamaged(
+        f"tensor {name} has values that are not finite; the training diverged,"
+        f" or the file is damaged: {AGAIN}"
+    )
+  return array

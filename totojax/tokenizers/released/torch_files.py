@@ -1,0 +1,268 @@
+"""The two layouts of `torch.save`: a pickle, and storages as raw bytes.
+
+Since 1.6 a zip archive holds them; before (the legacy format) a file holds
+several pickles and then one storage after the other. What a file says of itself
+is compared with its size before memory is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import io
+from typing import Any, BinaryIO
+import zipfile
+
+import ml_dtypes
+import numpy as np
+
+from totojax.tokenizers.released import opcodes
+from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
+
+PICKLE_BYTES = 2**26  # without the storages
+AGAIN = "copy or download the file again"
+PUBLISHER = "get the file from its publisher"
+
+Calls = Mapping[str, Callable[[tuple], Any]]
+
+_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
+_PROTOCOL = 1001  # torch.serialization.PROTOCOL_VERSION
+_DTYPES: Mapping[str, np.dtype] = {
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "DoubleStorage": np.dtype(np.float64),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Storage:
+  """`count` values of a storage from `first` on; the whole has `total`."""
+
+  key: str
+  dtype: np.dtype
+  total: int
+  first: int
+  count: int
+
+  @property
+  def nbytes(self) -> int:
+    """Of the whole storage."""
+    return self.total * self.dtype.itemsize
+
+
+class Storages:
+  """Resolves persistent ids, and keeps what they declare."""
+
+  def __init__(self):
+    self.declared: dict[str, Storage | opcodes.Inert] = {}
+
+  def resolve(self, pid: Any) -> Any:
+    """The storage of ("storage", type, key, device, count[, view]).
+
+    One of a type that is not read is `Inert` and has the type's name.
+    """
+    match pid:
+      case ("module", container, _, _):  # legacy: a class with its source code
+        return container
+      case ("storage", opcodes.Name(kind), str(key), _, int(total), *rest) if (
+          0 <= total < 2**63
+      ):
+        pass
+      case _:
+        raise UnsafeOrDamaged(
+            f"a tensor's storage is declared in an unknown way; {PUBLISHER}"
+        )
+    dtype = _DTYPES.get(kind.removeprefix("torch.").removeprefix("cuda."))
+    if dtype is None:
+      return self.declared.setdefault(key, opcodes.Inert(kind))
+    whole = Storage(key, dtype, total, 0, total)
+    if self.declared.setdefault(key, whole) != whole:
+      raise UnsafeOrDamaged(
+          f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}"
+      )
+    match rest:
+      case [] | [None]:
+        return whole
+      case [(_, int(first), int(count))] if (
+          0 <= first and 0 <= count and first + count <= total
+      ):
+        return dataclasses.replace(whole, first=first, count=count)
+    raise UnsafeOrDamaged(
+        f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}"
+    )
+
+
+def check_type(storage: Any, whose: str) -> None:
+  """Raises UnsafeOrDamaged for a storage of a type that is not read."""
+  if isinstance(storage, opcodes.Inert):
+    raise UnsafeOrDamaged(
+        f"{whose} is of type {opcodes.shown(storage.name)}; supported are"
+        f" {', '.join(_DTYPES)}: save it as float32"
+    )
+
+
+class Zip:
+  """An archive of data.pkl and data/N, under one folder of any name."""
+
+  def __init__(self, file: BinaryIO, calls: Calls):
+    self._size = file.seek(0, io.SEEK_END)
+    try:
+      self._archive = zipfile.ZipFile(file)
+    except (
+        zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError,
+    ) as error:  # fmt: skip
+      raise UnsafeOrDamaged(
+          f"it is cut short or no zip archive ({error}); {AGAIN}"
+      ) from None
+    self._entries: dict[str, zipfile.ZipInfo] = {}
+    for entry in self._archive.infolist():
+      if entry.filename in self._entries:
+        raise UnsafeOrDamaged(
+            f"the archive has {opcodes.shown(entry.filename)} twice;"
+            f" {PUBLISHER}"
+        )
+      self._entries[entry.filename] = entry
+    pickled = [n for n in self._entries if n.count("/") == 1
+               and n.endswith("/data.pkl")]  # fmt: skip
+    if len(pickled) != 1:
+      raise UnsafeOrDamaged(
+          f"the archive has {len(pickled)} entries named data.pkl; a torch file"
+          " has one: give a file that torch.save wrote"
+      )
+    self._folder = pickled[0].removesuffix("data.pkl")
+    order = b"little"
+    if self._folder + "byteorder" in self._entries:
+      order = self._entry("byteorder", limit_bytes=16)
+    if order not in (b"little", b"big"):
+      raise UnsafeOrDamaged(f"its byteorder is {order!r}; {PUBLISHER}")
+    self._swapped = order != _native()
+    machine = opcodes.Machine(calls=calls, persistent=Storages().resolve)
+    pickle = io.BytesIO(self._entry("data.pkl", limit_bytes=PICKLE_BYTES))
+    self.root = machine.run(pickle)
+
+  def _entry(self, name: str, *, limit_bytes: int) -> bytes:
+    entry = self._entries.get(self._folder + name)
+    if entry is None:
+      raise UnsafeOrDamaged(
+          f"the archive lacks {opcodes.shown(name)}, which its pickle needs;"
+          f" {AGAIN}"
+      )
+    if entry.compress_type != zipfile.ZIP_STORED:
+      raise UnsafeOrDamaged(
+          f"{opcodes.shown(name)} is compressed; torch stores everything as it"
+          f" is, so it could be a zip bomb: {PUBLISHER}"
+      )
+    # The sizes are the archive's own words: believed up to the file's.
+    if max(entry.file_size, entry.compress_size) > min(limit_bytes, self._size):
+      raise UnsafeOrDamaged(
+          f"{opcodes.shown(name)} has {entry.file_size} bytes;"
+          f" {min(limit_bytes, self._size)} are the most that it can have:"
+          f" {PUBLISHER}"
+      )
+    try:
+      return self._archive.read(entry)
+    except (
+        zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError,
+    ) as error:  # fmt: skip
+      raise UnsafeOrDamaged(
+          f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}"
+      ) from None
+
+  def storage(self, storage: Storage) -> np.ndarray:
+    data = self._entry(f"data/{storage.key}", limit_bytes=storage.nbytes)
+    return _values(data, storage, swapped=self._swapped)
+
+
+class Legacy:
+  """Pickles of magic number, version, system, object and keys; then storages.
+
+  Storages are little-endian on every machine, each behind its count.
+  """
+
+  def __init__(self, file: BinaryIO, calls: Calls):
+    self._file = file
+    head = io.BytesIO(file.read(PICKLE_BYTES))
+    storages = Storages()
+    machine = opcodes.Machine(calls=calls, persistent=storages.resolve)
+    try:
+      magic = machine.run(head)
+    except UnsafeOrDamaged:
+      magic = None
+    if magic != _MAGIC or type(magic) is not int:
+      raise UnsafeOrDamaged(
+          "it is no torch file (neither the zip nor the legacy format, or cut"
+          f" off near its start); give a file that torch.save wrote, or {AGAIN}"
+      )
+    version = machine.run(head)
+    if version != _PROTOCOL or type(version) is not int:
+      raise UnsafeOrDamaged(
+          f"its legacy format is not of version {_PROTOCOL}; save it again with"
+          " torch.save"
+      )
+    machine.run(head)  # the system's sizes: the storages do not depend on them
+    self.root = machine.run(head)
+    keys = machine.run(head)
+    self._at = dict(_places(file, head.tell(), keys, storages.declared))
+
+  def storage(self, storage: Storage) -> np.ndarray:
+    if storage.key not in self._at:
+      raise UnsafeOrDamaged(
+          f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}"
+      )
+    self._file.seek(self._at[storage.key])
+    data = self._file.read(storage.nbytes)
+    return _values(data, storage, swapped=_native() != b"little")
+
+
+def _places(
+    file: BinaryIO, begin: int, keys: Any, declared: Mapping[str, Any]
+) -> Iterator[tuple[str, int]]:
+  """Each storage's key and the byte at which its values begin."""
+  if (
+      not isinstance(keys, list)
+      or not all(isinstance(key, str) for key in keys)
+      or sorted(keys) != sorted(declared)
+  ):
+    raise UnsafeOrDamaged(
+        "the storages at its end are not those that its pickle declares;"
+        f" {AGAIN}"
+    )
+  size = file.seek(0, io.SEEK_END)
+  for key in keys:
+    storage = declared[key]
+    check_type(storage, f"storage {opcodes.shown(key)}")
+    file.seek(begin)
+    count = int.from_bytes(file.read(8), "little", signed=True)
+    begin += 8
+    if count != storage.total or begin + storage.nbytes > size:
+      raise UnsafeOrDamaged(
+          f"storage {opcodes.shown(key)} should have {storage.total} values;"
+          f" the file says {count} and ends {size - begin} bytes later; {AGAIN}"
+      )
+    yield key, begin
+    begin += storage.nbytes
+
+
+def _native() -> bytes:
+  return b"little" if np.little_endian else b"big"
+
+
+def _values(data: bytes, storage: Storage, *, swapped: bool) -> np.ndarray:
+  if len(data) != storage.nbytes:
+    raise UnsafeOrDamaged(
+        f"storage {opcodes.shown(storage.key)} has {len(data)} bytes;"
+        f" {storage.total} values of {storage.dtype} have {storage.nbytes}:"
+        f" {AGAIN}"
+    )
+  raw = np.frombuffer(data, f"u{storage.dtype.itemsize}")
+  if storage.dtype == np.bool_ and raw.size and raw.max() > 1:
+    raise UnsafeOrDamaged(
+        f"storage {opcodes.shown(storage.key)} is of bools and has the value"
+        f" {raw.max()}; {AGAIN}"
+    )
+  return (raw.byteswap() if swapped else raw).view(storage.dtype)

@@ -1,0 +1,433 @@
+"""A pre-trained model as a frozen backbone: its first blocks, and its inputs.
+
+What a backbone is asked for is in `models.trunk.tap_layers`.
+
+Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
+D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import json
+import os
+from typing import Any
+
+from etils import epath
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from totojax import assembly as parts
+from totojax import checkpoint
+from totojax import sequence
+from totojax import sharding
+from totojax import train
+from totojax.config.typed import ConfigError
+from totojax.data.store import shards
+from totojax.data.store import store as store_lib
+from totojax.models import heads
+from totojax.models import patched
+from totojax.models import trunk
+from totojax.rundir import directory
+from totojax.rundir import files
+from totojax.tasks import patches as patch_task
+from totojax.tasks import pretrain as task_lib
+from totojax.tokenizers import api
+from totojax.tokenizers import patches as patches_lib
+from totojax.tokenizers import weights
+
+POOLS = ("token", "frame", "clip")  # what a feature is of
+_LANES = 128  # positions of an input are a multiple of it but on a CPU
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """A run of `run = "pretrain"`, before anything of it is loaded.
+
+  Attributes:
+    path: its run directory.
+    config: as it was made.
+    model: as it was trained.
+    tokenizer: fingerprint of the tokenizer that made its tokens.
+    step: of the newest checkpoint.
+    patches: what it reads in place of tokens, or None.
+  """
+
+  path: epath.Path
+  config: Mapping[str, Any]
+  model: trunk.Trunk
+  tokenizer: str
+  step: int
+  patches: patches_lib.PatchesConfig | None
+
+
+def find(model_run: str, *, patches: bool = False) -> Trained:
+  """The run at `model_run`.
+
+  Args:
+    model_run: its folder.
+    patches: whether it may be one of patches of pixels.
+
+  Raises:
+    ValueError: it is none, or has no checkpoint yet.
+  """
+  if not model_run:
+    raise ConfigError(
+        "config key model_run is empty; set it to the folder of a run of"
+        ' run = "pretrain"'
+    )
+  path = epath.Path(model_run)
+  config = directory.read_config(path)
+  if config.get("run") != "pretrain":
+    raise ConfigError(
+        f'{path} is of run = "{config.get("run")}"; a backbone is one of run ='
+        ' "pretrain"'
+    )
+  if not patches:
+    parts.check_tokens(config, "a backbone")
+  pixels = parts.patches(config)
+  step = checkpoint.latest_step(path / "checkpoints")
+  if step is None:
+    raise ConfigError(
+        f"{path} has no whole checkpoint; train first, or name another"
+        " model_run"
+    )
+  manifest = json.loads((path / "manifest.json").read_text())
+  return Trained(
+      path=path,
+      config=config,
+      model=parts.model(config),
+      tokenizer=manifest["tokenizer"],
+      step=step,
+      patches=pixels and pixels.size,
+  )
+
+
+# What a run may have other than the one that it starts from: no parameter
+# depends on it. (The grid, the frames and the context are no part of it.)
+FREE = frozenset({"rope_base", "prefix_tokens", "init_std"})
+
+
+def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
+  """Raises ConfigError unless `model` can start from the parameters of a run.
+
+  Args:
+    run: where they come from.
+    model: what starts from them; its grid, frames, context and base of RoPE
+      may be others.
+    tokenizer: fingerprint of the one whose tokens it sees.
+  """
+  check_codes(
+      run, vocab=model.spec.vocab, tokenizer=tokenizer, what="the data"
+  )
+  theirs, ours = run.model.config, model.config
+  if type(theirs) is not type(ours):
+    raise ConfigError(
+        f"{run.path} is of a {type(theirs).__name__}, and this run of a"
+        f" {type(ours).__name__}; start from a run of the same architecture"
+    )
+  for field in dataclasses.fields(ours):
+    found, wanted = (getattr(c, field.name) for c in (theirs, ours))
+    if found != wanted and field.name not in FREE:
+      raise ConfigError(
+          f"model.{field.name} is {wanted}; {run.path} was trained with"
+          f" {found}. Set model.{field.name} to {found}, or start from another"
+          " run"
+      )
+  if run.model.scales != model.scales:
+    raise ConfigError(
+        f"mup gives {model.scales}; {run.path} was trained with"
+        f" {run.model.scales}. Use that run's section mup"
+    )
+
+
+def check_codes(
+    run: Trained, *, vocab: int, tokenizer: str, what: str
+) -> None:
+  """Raises ConfigError unless `what` has the codes of a run."""
+  if vocab != run.model.spec.vocab:
+    raise ConfigError(
+        f"{what} has {vocab} codes; {run.path} was trained with"
+        f" {run.model.spec.vocab}. Use that run's tokenizer"
+    )
+  if tokenizer != run.tokenizer:
+    raise ConfigError(
+        f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
+        f" of {run.tokenizer}, and the codes mean different things. Use that"
+        " run's tokenizer"
+    )
+
+
+def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
+  """The model with whole clips as its inputs: `[start]` and all N tokens.
+
+  Pre-training cuts the last visual token off, which is a target only.
+  """
+  positions = frames * model.spec.frame_tokens + 1
+  multiple = 1 if jax.default_backend() == "cpu" else _LANES
+  context = -(-positions // multiple) * multiple
+  spec = dataclasses.replace(model.spec, frames=frames, context=context)
+  return model.clone(spec=spec)
+
+
+def open_tokens(
+    run: Trained,
+    path: str,
+    name: str,
+    *,
+    seq: sequence.SequenceSpec | None = None,
+) -> store_lib.Store:
+  """A store of tokens, of the tokenizer and vocabulary of the backbone.
+
+  Args:
+    run: the backbone.
+    path: of the store.
+    name: its config key, for errors.
+    seq: the sequence, where it is not the one that the backbone was trained on.
+
+  Raises:
+    ValueError: it is of others, or its clips are too short.
+  """
+  if not path:
+    raise ConfigError(
+        f"config key {name} is empty; set it to a store of tokens with classes"
+    )
+  spec = run.model.spec if seq is None else seq
+  whose = f"{run.path} was trained with" if seq is None else "this run has"
+  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  of = store.manifest
+  if not of.vocab:
+    raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
+  if of.tokenizer != run.tokenizer:
+    raise ConfigError(
+        f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
+        f" was trained on those of {run.tokenizer!r}, and the codes mean"
+        " different things. Make the store with that tokenizer"
+    )
+  for key in ("vocab", "grid"):
+    found, needed = getattr(of, key), getattr(spec, key)
+    if found != needed:
+      raise ConfigError(
+          f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store"
+          " as that model's"
+      )
+  if of.kind == "video" and of.frames < spec.frames:
+    raise ConfigError(
+        f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
+        f" trained on {spec.frames}. Make the store with at least that many"
+    )
+  return store
+
+
+def tokenizer(run: Trained, path: str) -> api.Tokenizer:
+  """The tokenizer that made the tokens, or patches, that a run reads.
+
+  Args:
+    run: the run.
+    path: its file; "": the one that the run encodes with, that of its chain, or
+      the one in the package, whichever is it.
+
+  Raises:
+    ConfigError: it is another one, or none of these.
+  """
+  if run.patches is not None:
+    if path:
+      raise ConfigError(
+          f"{run.path} reads patches of pixels, and no tokens of {path}; name"
+          " no tokenizer"
+      )
+    return patches_lib.tokenizer(run.patches)
+  beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
+  tried = [path]
+  if not path:
+    encode_with = run.config["data"]["encode_with"]
+    files = filter(None, (encode_with, os.fspath(beside)))
+    there = [file for file in files if epath.Path(file).is_file()]
+    tried = [*there, weights.SHIPPED]
+  for file in tried:
+    found = weights.load(file)
+    if found.fingerprint == run.tokenizer:
+      return found
+    if path:
+      raise ConfigError(
+          f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
+          f" tokens of {run.tokenizer}, and their codes mean different things"
+      )
+  raise ConfigError(
+      f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
+      f" not the one in the package and not at {beside}; name its file"
+      ' (tokenizer="FILE.safetensors")'
+  )
+
+
+def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
+  """Raises ValueError where what is in `workdir` is of other `facts`.
+
+  The first time, `backbone.json` keeps them there.
+  """
+  path = workdir / "backbone.json"
+  facts = json.loads(json.dumps(facts))
+  if path.exists():
+    found = json.loads(path.read_text())
+    if found != facts:
+      raise ValueError(
+          f"{workdir} was begun with {found}, and now there is {facts}; the"
+          " backbone was trained on. Use another --workdir"
+      )
+  elif jax.process_index() == 0:
+    files.write_json(path, facts)
+
+
+def load(
+    run: Trained,
+    model: trunk.Trunk,
+    *,
+    trained: bool,
+    depth: int,
+    on: Mesh,
+    seed: int,
+) -> tuple[trunk.Trunk, Any]:
+  """(model, parameters) of the first `depth` blocks, sharded over a mesh.
+
+  Parameters are cast to the dtype that the model computes in, which changes no
+  feature and halves their memory in bfloat16.
+
+  Args:
+    run: where the parameters come from.
+    model: `run.model`, or that with other inputs.
+    trained: False gives the parameters that such a run starts from, drawn anew.
+    depth: blocks that are kept.
+    on: the mesh.
+    seed: of an untrained backbone.
+  """
+  if trained:
+    params = read(run, model, on=on)
+  else:
+    # In a scan: the same numbers from a program that compiles sooner.
+    compute = dataclasses.replace(model.compute, unroll=1)
+    task, _, placed = _placed(run, model.clone(compute=compute), on)
+    make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
+    params = make(jax.random.key(seed))
+  model, params = trunk.truncate(model, params, depth)
+  return model, trunk.cast(model.config, params, model.compute.dtype)
+
+
+def read(run: Trained, model: trunk.Trunk, *, on: Mesh) -> Any:
+  """All parameters of the newest checkpoint, float32, sharded over a mesh.
+
+  They do not depend on the grid, the frames, or the base of RoPE: `model` may
+  have other ones than `run.model`.
+  """
+  _, shapes, placed = _placed(run, model, on)
+  return checkpoint.read_params(run.path / "checkpoints", shapes, placed)[0]
+
+
+def _placed(
+    run: Trained, model: trunk.Trunk, on: Mesh
+) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
+  """(task, shapes, shardings) of the parameters."""
+  parametrisation = parts.parametrisation(run.config)
+  if run.patches is not None:
+    task = patch_task.Patches(model, run.patches, parametrisation)
+  else:
+    task = task_lib.Pretrain(causal(model), parametrisation)
+  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
+  rules = sharding.ShardingRules()
+  placed = sharding.shardings(task.axes().params, shapes, mesh=on, rules=rules)
+  return task, shapes, placed
+
+
+def causal(model: trunk.Trunk) -> trunk.Trunk:
+  """The same parameters: which tokens see which changes none of them."""
+  if not model.config.prefix_tokens:
+    return model
+  return model.clone(
+      config=dataclasses.replace(model.config, prefix_tokens=0)
+  )
+
+
+def features(
+    model: trunk.Trunk,
+    params: Any,
+    *,
+    layers: Sequence[int],
+    pool: str,
+    on: Mesh,
+) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
+  """This host's rows -> float32 features of the whole global batch.
+
+  Args:
+    model: with whole clips as its inputs (`for_clips`).
+    params: of the model.
+    layers: increasing, from 0; the forward pass stops at the last of them.
+    pool: one of `POOLS`: "clip" gives means [B, L, D] over visual tokens,
+      "frame" [B, L, N, D] over those of each frame, "token" [B, L, N, P, D].
+    on: the mesh; it divides the rows of the global batch.
+  """
+  if pool not in POOLS:
+    raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
+  split = sharding.batch_sharding(on, sharding.ShardingRules())
+  tapped = _tapped(model, tuple(layers), pool, on)
+
+  def of_rows(batch):
+    with jax.set_mesh(on):
+      read = {k: v for k, v in batch.items() if k in _READ}
+      return np.asarray(tapped(params, _inputs(train.place(read, split))))
+
+  return of_rows
+
+
+_READ = ("tokens", "patches", "start")  # of a batch, by a backbone
+
+
+def _inputs(batch: Mapping[str, jax.Array]) -> Any:
+  """What the model's `entry` takes, of a batch of tokens or patches."""
+  if "patches" in batch:
+    return patched.Inputs(batch["patches"], batch["start"])
+  return batch["tokens"]
+
+
+@functools.lru_cache(maxsize=4)
+def _tapped(
+    model: trunk.Trunk, layers: tuple[int, ...], pool: str, on: Mesh
+) -> Callable[[Any, jax.Array], jax.Array]:
+  """(params, inputs) -> features; one program for all parameters."""
+  rules = sharding.ShardingRules()
+
+  def tap(x_BTD, visual_BT):
+    if pool == "clip":
+      return heads.mean_over_tokens(x_BTD, visual_BT)
+    # Position 0 holds the start, and what follows the last token is padding.
+    x_BTD = x_BTD[:, 1 : 1 + model.spec.visual_tokens].astype(jnp.float32)
+    shape = model.spec.frames, model.spec.frame_tokens, x_BTD.shape[-1]
+    x_BNPD = x_BTD.reshape(-1, *shape)
+    return x_BNPD if pool == "token" else jnp.mean(x_BNPD, axis=2)
+
+  @functools.partial(jax.jit, out_shardings=parts.whole(on))
+  def tapped(params, inputs):
+    visual_BT = _visual(model.spec, inputs)
+    with nn.logical_axis_rules(rules.flax_rules()):
+      x_LB = trunk.tap_layers(
+          model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
+          layers=layers, per_layer=None,
+      )  # fmt: skip
+      return jnp.swapaxes(x_LB, 0, 1)
+
+  return tapped
+
+
+def _visual(spec: sequence.SequenceSpec, inputs: Any) -> jax.Array:
+  """bool [B, T]: the positions that hold something to be seen.
+
+  Rows of patches are whole clips: after the start, all of them, and padding.
+  """
+  if not isinstance(inputs, patched.Inputs):
+    return sequence.is_visual(inputs)
+  places_T = jnp.arange(spec.context)
+  whole_T = (places_T > 0) & (places_T <= spec.visual_tokens)
+  return jnp.broadcast_to(whole_T, (len(inputs.start_B), spec.context))

@@ -1,0 +1,270 @@
+"""A pre-trained model in Python: pixels or codes in, features of any layer out.
+
+  m = totojax.load("runs/demo/pretrain")
+  f = m.features(frames, layer=4)
+
+Shapes: R clips, N frames of a clip, G grid side, P tokens of a frame (G x G),
+L layers, D width, H and W pixels, S the model's own side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import functools
+import os
+
+from jax.sharding import Mesh
+import numpy as np
+
+from totojax import sequence
+from totojax import sharding
+from totojax.data.pixels import augment
+from totojax.models import trunk
+from totojax.tokenizers import api
+from totojax.trained import backbone
+
+_RESAMPLE = "bicubic"  # as clips are made for training (`defaults.clip`)
+
+
+class Pretrained:
+  """A run of `run = "pretrain"` whose parameters are on the devices.
+
+  Attributes:
+    run: where it comes from.
+    depth: layers run from 0 (the embeddings) to this.
+    width: values of a feature.
+    frames: of a clip, at most.
+    size_px: side of the frames that the model sees.
+  """
+
+  def __init__(
+      self, run: backbone.Trained, *, tokenizer: str, depth: int, on: Mesh
+  ):
+    """Args:
+      run: of `backbone.find`.
+      tokenizer: its file; "": found by itself (`backbone.tokenizer`).
+      depth: blocks that are loaded.
+      on: the mesh that a batch is spread over.
+    """
+    self.run, self.depth = run, depth
+    self._tokenizer, self._on = tokenizer, on
+    if tokenizer:  # a wrong one is told now
+      _ = self.tokenizer
+    self._model, self._params = backbone.load(
+        run, run.model, trained=True, depth=depth, on=on, seed=0
+    )
+    self._tapped = functools.cache(self._compiled)
+
+  @functools.cached_property
+  def tokenizer(self) -> api.Tokenizer:
+    """What made the model's tokens, or its patches; read when first needed."""
+    return backbone.tokenizer(self.run, self._tokenizer)
+
+  @property
+  def width(self) -> int:
+    return self._model.config.width
+
+  @property
+  def frames(self) -> int:
+    return self._model.spec.frames
+
+  @property
+  def size_px(self) -> int:
+    return self._model.spec.grid * self.tokenizer.factor
+
+  def features(
+      self,
+      frames: np.ndarray,
+      *,
+      layer: int | Sequence[int],
+      pool: str = "token",
+      kind: str = "video",
+      rows: int = 8,
+  ) -> np.ndarray:
+    """What the model makes of videos or images.
+
+    Frames of another size are resized to the model's by their short side
+    (bicubic, with antialiasing) and cut about their centre. Fewer frames than
+    the model was trained on are a shorter sequence.
+
+    Args:
+      frames: uint8, videos [R, N, H, W, 3], one video [N, H, W, 3] or one image
+        [H, W, 3]; with `kind="image"` also images [R, H, W, 3].
+      layer: H_l that is wanted, or several, increasing; 0: the embeddings. The
+        forward pass stops at the last of them.
+      pool: "token", or means over each "frame" or "clip".
+      kind: "video" or "image": what a sequence begins with.
+      rows: clips of a forward pass.
+
+    Returns:
+      float32 [R, N, G, G, D], [R, N, D] or [R, D] by `pool`. One video has no
+      R, images have no N, and several layers come first: [L, ...].
+
+    Raises:
+      ValueError: another shape or type, more frames than the model's clips
+        have, or a layer that does not exist.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim == 3:
+      kind = "image"
+    clips_RNHW3 = _clips(frames, kind)
+    self._check_amount(clips_RNHW3.shape[1])
+    codes_RNP = self.codes(clips_RNHW3)
+    out = self.features_of_codes(
+        codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows
+    )
+    first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
+    if kind == "image" and pool != "clip":
+      out = np.squeeze(out, axis=first + 1)
+    single = frames.ndim == (3 if kind == "image" else 4)
+    return np.squeeze(out, axis=first) if single else out
+
+  def codes(self, clips_RNHW3: np.ndarray) -> np.ndarray:
+    """Codes [R, N, P] of clips of any size, in raster order.
+
+    Of a model of patches, the values of these: float32 [R, N, P, F].
+    """
+    clips, frames = clips_RNHW3.shape[:2]
+    size = self.size_px
+    if clips_RNHW3.shape[2:4] != (size, size):
+      resized = [
+          augment.resize_short_side(image_HW3, size, resample=_RESAMPLE)
+          for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
+      ]
+      cut_MSS3 = augment.center_crop(np.stack(resized), size)
+      clips_RNHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
+    if self.run.patches is not None:
+      frames_MSS3 = clips_RNHW3.reshape(-1, size, size, 3)
+      cut_MGGF = self.tokenizer.encode(frames_MSS3)
+      return cut_MGGF.reshape(clips, frames, -1, cut_MGGF.shape[-1])
+    codes = api.encode_clips(self.tokenizer, clips_RNHW3)
+    return codes.reshape(clips, frames, -1)
+
+  def features_of_codes(
+      self,
+      codes_RNP: np.ndarray,
+      *,
+      layer: int | Sequence[int],
+      pool: str = "token",
+      kind: str = "video",
+      rows: int = 8,
+  ) -> np.ndarray:
+    """`features` of codes that were made before; R and N always stay.
+
+    Raises:
+      ValueError: as `features`, or a code that the model does not have.
+    """
+    single = np.ndim(layer) == 0
+    layers = (int(layer),) if single else tuple(layer)
+    trunk.check_layers(layers, self.depth)
+    if not len(codes_RNP):
+      raise ValueError("0 clips were given; features need at least one")
+    self._check_amount(codes_RNP.shape[1])
+    model, tapped = self._tapped(codes_RNP.shape[1], layers, pool)
+    ways = self._on.shape["data"]
+    rows = -(-rows // ways) * ways  # what is missing is padding
+    parts = []
+    for start in range(0, len(codes_RNP), rows):
+      part_BNP = codes_RNP[start : start + rows]
+      of = _patch_rows if self.run.patches is not None else _token_rows
+      batch = of(part_BNP, kind=kind, spec=model.spec, rows=rows)
+      parts.append(tapped(batch)[: len(part_BNP)])
+    out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
+    if pool == "token":
+      grid = model.spec.grid
+      out_LR = out_LR.reshape(*out_LR.shape[:3], grid, grid, -1)
+    return out_LR[0] if single else out_LR
+
+  def _compiled(
+      self, frames: int, layers: tuple[int, ...], pool: str
+  ) -> tuple[trunk.Trunk, Callable[..., np.ndarray]]:
+    model = backbone.for_clips(self._model, frames=frames)
+    return model, backbone.features(
+        model, self._params, layers=layers, pool=pool, on=self._on
+    )
+
+  def _check_amount(self, frames: int) -> None:
+    if not 1 <= frames <= self.frames:
+      raise ValueError(
+          f"clips have {frames} frames; the model of {self.run.path} was"
+          f" trained on {self.frames}: give 1 to {self.frames}, and for images"
+          ' kind="image"'
+      )
+
+
+def _token_rows(
+    codes_BNP: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
+) -> dict[str, np.ndarray]:
+  """A batch of `rows` rows, the last of which are padding."""
+  tokens_BT = np.full((rows, spec.context), sequence.PAD, np.int32)
+  for tokens_T, codes_NP in zip(tokens_BT, codes_BNP):
+    tokens_T[:] = sequence.build(codes_NP, kind=kind, spec=spec)[:-1]
+  return {"tokens": tokens_BT}
+
+
+def _patch_rows(
+    patches_BNPF: np.ndarray,
+    *,
+    kind: str,
+    spec: sequence.SequenceSpec,
+    rows: int,
+) -> dict[str, np.ndarray]:
+  """The same of patches."""
+  count, values = len(patches_BNPF), patches_BNPF.shape[-1]
+  patches_BTF = np.zeros((rows, spec.context - 1, values), np.float32)
+  patches_BTF[:count, : spec.visual_tokens] = patches_BNPF.reshape(
+      count, -1, values
+  )
+  return {
+      "patches": patches_BTF,
+      "start": np.full(rows, sequence.START[kind], np.int32),
+  }
+
+
+def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
+  """uint8 [R, N, H, W, 3] of whatever `features` takes."""
+  if kind not in sequence.START:
+    raise ValueError(f"kind {kind!r} is unknown; use 'video' or 'image'")
+  known = (3, 4) if kind == "image" else (4, 5)
+  shape = frames.shape
+  if frames.dtype != np.uint8 or frames.ndim not in known or shape[-1] != 3:
+    raise ValueError(
+        f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
+        " width, 3], one video [frames, height, width, 3], or with"
+        ' kind="image" images [images, height, width, 3]'
+    )
+  if not frames.size:
+    raise ValueError(f"frames are {shape}, which holds none; give at least one")
+  if kind == "image":
+    return frames.reshape(-1, 1, *shape[-3:])
+  return frames.reshape(-1, *shape[-4:])
+
+
+def load(
+    run: str | os.PathLike[str],
+    *,
+    tokenizer: str = "",
+    depth: int | None = None,
+) -> Pretrained:
+  """Loads a pre-trained model onto the devices of this process.
+
+  Args:
+    run: run directory of `run = "pretrain"`, local or gs://.
+    tokenizer: file of the tokenizer that made its tokens; "": that of the run,
+      of its chain, or of the package, whichever is it.
+    depth: blocks that are loaded: no layer beyond can be asked for; None: all.
+
+  Raises:
+    ValueError: it is no such run, it has no checkpoint, or fewer blocks.
+    FileNotFoundError: there is no run.
+  """
+  found = backbone.find(os.fspath(run), patches=True)
+  deepest = found.model.config.depth
+  # Parameters whole on every device: rows are spread, whatever their number.
+  everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
+  return Pretrained(
+      found,
+      tokenizer=tokenizer,
+      depth=deepest if depth is None else depth,
+      on=sharding.make_mesh(everywhere),
+  )
