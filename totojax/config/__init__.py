@@ -1,0 +1,1 @@
+"""Every config key, typed once: sections of fields, recipes, the paper's rows."""

@@ -1,0 +1,255 @@
+"""Config keys of the model: sequence, architectures, µP, how it is computed.
+
+"[gap]" marks what the paper does not say; the source of our default follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+from typing import Any
+
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+SPECIALS = 4  # ids below this are special; visual tokens start here
+VOCAB_MULTIPLE = 128  # lanes of a TPU register: the vocabulary axis is padded
+
+# Table 1. The MLP sizes are not printed: 4 x width for base and large and
+# LVM's 5,504 for 1b are what gives 120m, 280m and 1.1b, tied (and, for large,
+# Table 4's compute). a1 to a6 are Table 15's widths and depths with 8/3 x width
+# rounded up to 128, which the compute axis of Figure 9 agrees with; Table 15's
+# parameter counts fit no standard rule.
+PRESETS = {
+    "base": dict(width=768, depth=12, heads=12, mlp_dim=3072),
+    "large": dict(width=1024, depth=16, heads=16, mlp_dim=4096),
+    "1b": dict(width=2048, depth=22, heads=16, mlp_dim=5504),
+    "a1": dict(width=256, depth=12, heads=16, mlp_dim=768),
+    "a2": dict(width=512, depth=16, heads=16, mlp_dim=1408),
+    "a3": dict(width=768, depth=20, heads=16, mlp_dim=2048),
+    "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
+    "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
+    "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
+    # Ours, for one laptop and for tests.
+    "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
+    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
+}
+# Table 6: 1,024 wide as large. Depths are not printed; these are the ones that
+# give 280m and 290m, tied (`run = "audit"`).
+GPT2_PRESETS = {
+    "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
+    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
+}
+MAMBA_PRESETS = {
+    "290m": dict(width=1024, depth=42),
+    "tiny": dict(width=32, depth=2),
+}
+
+
+@section("sequence")
+class SequenceSpec:
+  """What one sequence holds; see `totojax.sequence`."""
+
+  vocab: int = field(8192, "codes of the tokenizer", "section 3.4")
+  grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
+  frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
+  context: int = field(
+      4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens"
+  )
+  segments: bool = field(False, "images are hidden from each other", "3.4: no")
+
+  def __post_init__(self):
+    if not 1 <= self.vocab <= 65_536:
+      raise ConfigError(
+          f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use"
+          " 1 to 65536"
+      )
+
+  @property
+  def frame_tokens(self) -> int:
+    return self.grid * self.grid
+
+  @property
+  def visual_tokens(self) -> int:
+    return self.frames * self.frame_tokens
+
+  @property
+  def padded_vocab(self) -> int:
+    """Rows of the embedding: codes and specials, rounded up to 128."""
+    return -(-(self.vocab + SPECIALS) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+  @property
+  def row_tokens(self) -> int:
+    """Tokens of one training row: the inputs and the last target."""
+    return self.context + 1
+
+
+@section("model")
+class Llama:
+  """LLaMA; with the vocabulary it fixes every parameter (Eq. 3 and 4)."""
+
+  width: int = field(768, "residual stream", "Table 1", at_least=1)
+  depth: int = field(12, "blocks", "Table 1", at_least=1)
+  heads: int = field(12, "of attention", "Table 1", at_least=1)
+  mlp_dim: int = field(3072, "hidden units", "[gap] see PRESETS", at_least=1)
+  rope_base: float = field(10_000.0, "of rotary angles", "Table 4 has 50,000")
+  norm_eps: float = field(1e-6, "of RMSNorm", "[gap] LVM")
+  init_std: float = field(0.02, "of matrices at the start", "[gap] LVM")
+  tied: bool = field(True, "the head is the embedding", "[gap] Table 4's FLOPs")
+  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "Eq. 1")
+
+  def __post_init__(self):
+    if self.prefix_tokens < -1:
+      raise ConfigError(
+          f"model.prefix_tokens is {self.prefix_tokens}; use 0 for causal"
+          " attention, -1 for full attention, or a number of tokens"
+      )
+    if self.width % self.heads or (self.width // self.heads) % 2:
+      raise ConfigError(
+          f"model.width {self.width} over model.heads {self.heads} must give an"
+          " even whole head dimension (RoPE rotates pairs); change one of them"
+      )
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+
+@section("model")
+class Gpt2:
+  """GPT-2 with fixed sines and cosines for places (Table 6)."""
+
+  width: int = field(1024, "residual stream", "Table 6", at_least=1)
+  depth: int = field(22, "blocks", "[gap] gives 280m, tied", at_least=1)
+  heads: int = field(16, "of attention", "[gap] as large", at_least=1)
+  mlp_dim: int = field(4096, "hidden units", "[gap] GPT-2", at_least=1)
+  norm_eps: float = field(1e-5, "of LayerNorm", "[gap] GPT-2")
+  init_std: float = field(0.02, "of matrices at the start", "[gap] GPT-2")
+  tied: bool = field(True, "the head is the embedding", "[gap] GPT-2")
+  # As large as sines are (0.7), they drown the tokens.
+  position_std: float = field(0.02, "of sines and cosines", "[gap] GPT-2's own")
+
+  def __post_init__(self):
+    if self.width % self.heads or self.width % 2:
+      raise ConfigError(
+          f"model.width {self.width} must be even and a multiple of"
+          f" model.heads {self.heads}; change one of them"
+      )
+
+  @property
+  def head_dim(self) -> int:
+    return self.width // self.heads
+
+
+@section("model")
+class Mamba:
+  """Mamba (S6; Table 6)."""
+
+  width: int = field(1024, "residual stream", "Table 6", at_least=1)
+  depth: int = field(42, "blocks", "[gap] gives 290m, tied", at_least=1)
+  expand: int = field(2, "inner width over width", "[gap] mamba_ssm", at_least=1)
+  state: int = field(16, "of an inner channel", "[gap] mamba_ssm", at_least=1)
+  conv: int = field(4, "tokens of a convolution", "[gap] mamba_ssm", at_least=1)
+  step_rank: int = field(0, "of step sizes; 0: width / 16", "[gap] mamba_ssm")
+  chunk_tokens: int = field(64, "whose states exist at a time", at_least=1)
+  scan: str = field("steps", "within a chunk", choices=("steps", "tree"))
+  norm_eps: float = field(1e-5, "of RMSNorm", "[gap] mamba_ssm")
+  init_std: float = field(0.02, "of matrices at the start", "[gap] as LLaMA's")
+  tied: bool = field(True, "the head is the embedding", "[gap] mamba_ssm")
+
+  @property
+  def inner(self) -> int:
+    return self.expand * self.width
+
+  @property
+  def rank(self) -> int:
+    return self.step_rank or math.ceil(self.width / 16)
+
+
+Model = Llama | Gpt2 | Mamba
+# Name of an architecture -> its keys in section `model`, and its sizes.
+MODELS = {"llama": Llama, "gpt2": Gpt2, "mamba": Mamba}
+SIZES = {"llama": PRESETS, "gpt2": GPT2_PRESETS, "mamba": MAMBA_PRESETS}
+
+
+def model_kind(values: Mapping[str, Any]) -> type:
+  """The section `model` of a config that names an `architecture`.
+
+  Configs from before there was a choice name none; they are LLaMAs.
+
+  Raises:
+    ConfigError: an unknown architecture.
+  """
+  name = values.get("architecture", "llama")
+  if name not in MODELS:
+    raise ConfigError(
+        f"config key architecture is {name!r}; use"
+        f" {', '.join(map(repr, MODELS))}, with its keys in section model"
+        " (`recipes.use`)"
+    )
+  return MODELS[name]
+
+
+@section("mup")
+class MupConfig:
+  """µP (A.5; Yang et al., 2022): base model, and what it leaves open."""
+
+  on: bool = field(False, "False: standard, nothing else is read", "Table 1")
+  base_width: int = field(64, "both agree there", "[gap] Figure 11", at_least=1)
+  base_mlp_dim: int = field(0, "hidden units there; 0: by ratio", at_least=0)
+  base_heads: int = field(0, "there; 0: the model's", "Table 15", at_least=0)
+  zero_query: bool = field(True, "queries start at 0", "[gap] Yang et al., D.2")
+  zero_head: bool = field(True, "so does an untied head", "[gap] the same")
+  depth_init: bool = field(True, "/ sqrt(2 depth) into the stream", "[gap] GPT-2")
+  matrix_std: float = field(0.0, "of the base; 0: model.init_std", at_least=0)
+  embedding_std: float = field(0.0, "the same, embeddings", at_least=0)
+  output: float = field(1.0, "times the logits")
+
+
+@section("compute")
+class Compute:
+  """How the model is computed; changes no parameter and no checkpoint.
+
+  Attributes:
+    attention: "auto": blocked on CPUs, splash on TPUs, cudnn on GPUs (bf16).
+    remat: what the backward pass finds kept of a block: "none" recomputes
+      nothing, "full" keeps its input alone, "projections" q, k, v, the attention
+      and the residual, "products" the MLP's gate and up in place of the last.
+  """
+
+  dtype: str = field(
+      "bfloat16", "of activations and products", "[gap] LVM",
+      choices=("bfloat16", "float32"),
+  )  # fmt: skip
+  attention: str = field("auto", "one of `attention.IMPLEMENTATIONS`, or auto")
+  remat: str = field(
+      "auto", "what is computed twice; auto: none on CPUs, full elsewhere",
+      choices=("auto", "none", "full", "projections", "products"),
+  )  # fmt: skip
+  unroll: int = field(0, "layers in line; 0: a scan on TPUs, else all")
+  loss_chunk: int = field(0, "logits at a time; 0: all", unit="tokens")
+
+  def __post_init__(self):
+    if self.loss_chunk < 0:
+      raise ConfigError(
+          f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
+          " 0 for all at once"
+      )
+
+
+@section("patches")
+class Patches:
+  """Table 3's continuous inputs; `data` then names stores of pixels."""
+
+  inputs: bool = field(False, "patches of pixels in place of tokens")
+  targets: bool = field(False, "the next patch is predicted, not its token")
+  side_px: int = field(16, "of a patch", "[gap] 256 over a grid of 16", at_least=1)
+  eps: float = field(1e-6, "added to a patch's variance", "MAE", above=0.0)
+
+  def __post_init__(self):
+    if self.targets and not self.inputs:
+      raise ConfigError(
+          "patches.targets is True and patches.inputs False; patches are"
+          " predicted from patches: set both"
+      )

@@ -1,0 +1,133 @@
+"""Config keys of pre-training and its validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from totojax.config import model as models
+from totojax.config import training
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+
+@section("train")
+class Amount:
+  """How long a model is trained."""
+
+  batch_tokens: int = field(2**20, "inputs of an update", "3.2", at_least=1)
+  total_tokens: float = field(1e12, "inputs of the run", "section 3.3")
+  microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
+
+
+@section("data")
+class Data:
+  """What is trained and evaluated on."""
+
+  tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
+  encode_with: str = field("", "tokenizer file: `train` are pixels, encoded here")
+  train: Mapping[str, training.Share] = field({}, "name -> store")
+  validation: Mapping[str, str] = field({}, "name -> folder of a store")
+  reading: training.Reading = field(training.Reading(), "how batches are read")
+  root: str | None = field(None, "folder of all stores", optional=True)
+
+  def shares(self, *, example: str) -> Mapping[str, training.Share]:
+    """`train`.
+
+    Raises:
+      ConfigError: there is none (`example` says which config has some), or one
+        has no path.
+    """
+    if not self.train:
+      raise ConfigError(
+          "config key data.train is empty; name at least one store, as"
+          f" {example} does"
+      )
+    for name, share in self.train.items():
+      if not share.path:
+        raise ConfigError(
+            f"config key data.train.{name}.path is empty; set it to the folder"
+            " of a store"
+        )
+    return self.train
+
+
+@section("validation")
+class Validation:
+  """How much of the held-out stores is evaluated during training."""
+
+  rows: int = field(1024, "sequences of each; 0: all", at_least=0)
+
+
+@section("plan.dvae")
+class DvaeSize:
+  """A dVAE of DALL-E's kind without its vocabulary, which is the sequence's."""
+
+  hidden: int = field(256, "channels", "Ramesh et al.", at_least=1)
+  groups: int = field(4, "of layers, a halving after each but the last")
+  blocks: int = field(2, "of each group", at_least=1)
+  decoder_init: int = field(128, "channels of the decoder's start", at_least=1)
+  post_gain: float = field(1 / 64, "of a residual branch, at the start")
+
+
+@section("plan")
+class Plan:
+  """What `run = "plan"` of a pre-training config compiles for."""
+
+  what: str = field(
+      "train", "the step that is planned", choices=("train", "decode", "encode")
+  )
+  rows: int = field(8, "of decode, encode: of a data-parallel device", at_least=1)
+  cache_tokens: int = field(0, "of decode; 0: sequence.context")
+  dvae: DvaeSize = field(DvaeSize(), "what encodes")
+  topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
+  slices: int = field(1, "of this topology each", at_least=1)
+  price_per_chip_hour: float = field(0.0, "any currency; 0.0: none")
+  busy: float = field(0.4, "share of their peak that GPUs reach: assumed")
+  search: bool = field(False, "every combination of the three lists")
+  meshes: tuple[tuple[int, ...], ...] = field((), "(data, fsdp, tensor, sequence)")
+  remats: tuple[str, ...] = field(
+      ("none", "full", "projections", "products"), "policies; (): the config's"
+  )
+  microbatches: tuple[int, ...] = field((), "(): train.microbatches")
+
+
+@section("")
+class Pretrain:
+  """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
+
+  run: str = field("pretrain", "the job")
+  seed: int = field(0, "of parameters and data")
+  init_from: str = field("", "run to start from, at another grid or base; '': none")
+  sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
+  architecture: str = field("llama", "whose keys `model` has (`recipes.use`)")
+  model: models.Model = field(models.Llama(), "its sizes", choose=models.model_kind)
+  patches: models.Patches = field(models.Patches(), "Table 3's patches")
+  mup: models.MupConfig = field(models.MupConfig(), "µP")
+  compute: models.Compute = field(models.Compute(), "how it is computed")
+  mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
+  optim: training.AdamWConfig = field(training.AdamWConfig(), "the optimiser")
+  train: Amount = field(Amount(), "how long")
+  data: Data = field(Data(), "on what")
+  validation: Validation = field(Validation(), "during training")
+  every: training.Every = field(training.Every(), "how often")
+  checkpoint: training.CheckpointConfig = field(
+      training.CheckpointConfig(), "which stay"
+  )
+  plan: Plan = field(Plan(), "what `run = plan` is for")
+
+  def __post_init__(self):
+    if self.sequence.segments and isinstance(self.model, models.Mamba):
+      raise ConfigError(
+          "sequence.segments hides images from each other with a mask of"
+          " attention, and Mamba has none; set it to False"
+      )
+
+
+@section("")
+class Validate:
+  """`run = "validate"`: loss of a pre-trained model by position."""
+
+  run: str = field("validate", "the job")
+  model_run: str = field("", 'run directory of `run = "pretrain"`')
+  rows: int = field(0, "sequences of each source; 0: all", at_least=0)

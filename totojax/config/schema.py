@@ -1,0 +1,402 @@
+"""Config keys: each is declared once, in one line, as a field of a dataclass.
+
+  @section("optim")
+  class AdamWConfig:
+    lr: float = field(3e-4, "peak rate", "section 3.2", above=0.0)
+
+From it come the `ConfigDict` that the files in `configs/` start from and that
+flags change (`to_config`), the frozen dataclass that the code uses (`read`),
+`--list` and `docs/config.md` (`keys`). The type of a key is its annotation: bool,
+int, float, str, a tuple of these, another section, or a mapping from names that
+the user chooses to one of them.
+
+A flag takes a value's type from its default: write floats as 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from typing import Any, TypeVar
+
+import ml_collections
+
+T = TypeVar("T")
+Choose = Callable[[Mapping[str, Any]], type]
+
+_PLAIN = (bool, int, float, str)
+_UNITS = {
+    "s": "seconds", "steps": "updates", "tokens": "tokens", "px": "pixels",
+    "frac": "share", "bytes": "bytes", "gb": "GB", "rows": "rows",
+    "frames": "frames", "records": "records", "epochs": "epochs",
+    "hours": "hours", "fps": "frames/s", "std": "standard deviation",
+    "side": "cells",
+}  # fmt: skip
+
+
+class ConfigError(ValueError):
+  """A config key that is missing, unknown, mistyped or out of range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """What values a key may have.
+
+  Attributes:
+    at_least: the least number, or least number of a tuple.
+    above: a number that it must be greater than.
+    at_most: the greatest.
+    below: a number that it must be less than.
+    choices: all that are allowed; (): any.
+  """
+
+  at_least: float | None = None
+  above: float | None = None
+  at_most: float | None = None
+  below: float | None = None
+  choices: tuple[Any, ...] = ()
+
+  def broken(self, value: Any) -> str | None:
+    """What `value` must be and is not, or None."""
+    if self.choices:
+      allowed = value in self.choices
+      # 'a', 'b' or 'c'
+      names = [repr(choice) for choice in self.choices]
+      last = f" or {names[-1]}" if len(names) > 1 else names[-1]
+      return None if allowed else f"use {', '.join(names[:-1])}{last}"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not any(self.bounds):
+      return None
+    # Not the opposite of each: NaN is never in range.
+    inside = (
+        (self.at_least is None or value >= self.at_least)
+        and (self.above is None or value > self.above)
+        and (self.at_most is None or value <= self.at_most)
+        and (self.below is None or value < self.below)
+    )
+    return None if inside else f"it must be {' and '.join(self.bounds)}"
+
+  @property
+  def bounds(self) -> list[str]:
+    """In words: ["at least 1", "below 2"]."""
+    words = {
+        "at least": self.at_least, "above": self.above,
+        "at most": self.at_most, "below": self.below,
+    }  # fmt: skip
+    return [f"{word} {n:g}" for word, n in words.items() if n is not None]
+
+  def __str__(self) -> str:
+    if self.choices:
+      return ", ".join(map(repr, self.choices))
+    return ", ".join(self.bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+  """What is said of a key beside its type and default.
+
+  Attributes:
+    doc: its meaning, a phrase.
+    source: where the default is from; "[gap]" where the paper is silent.
+    range: allowed values.
+    unit: of a number; "": as the last word of the key's name says.
+    optional: whether a config may lack it: None is then its default.
+    choose: for a section of several kinds: what is beside it -> which one.
+  """
+
+  doc: str
+  source: str = ""
+  range: Range = Range()
+  unit: str = ""
+  optional: bool = False
+  choose: Choose | None = None
+
+
+def field(
+    default: Any,
+    doc: str,
+    source: str = "",
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    choices: tuple[Any, ...] = (),
+    unit: str = "",
+    optional: bool = False,
+    choose: Choose | None = None,
+) -> Any:
+  """A key of a `section`; see `Meta` and `Range` for the arguments.
+
+  `default` may be a mapping, of which every instance gets the same, or an
+  instance of another section.
+  """
+  allowed = Range(at_least, above, at_most, below, tuple(choices))
+  meta = Meta(doc, source, allowed, unit, optional, choose)
+  if isinstance(default, dict):
+    return dataclasses.field(
+        default_factory=lambda: dict(default), metadata={"key": meta}
+    )
+  return dataclasses.field(default=default, metadata={"key": meta})
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def section(name: str) -> Callable[[type[T]], type[T]]:
+  """Makes a class of `field`s a frozen dataclass whose ranges are checked.
+
+  Args:
+    name: where its keys usually stand in a config, for errors; "" for a whole
+      config. What `read` finds wrong is named where it stands.
+  """
+
+  def decorate(cls: type[T]) -> type[T]:
+    own = cls.__dict__.get("__post_init__")
+
+    def __post_init__(self):
+      for f in dataclasses.fields(self):
+        _check_range(f, getattr(self, f.name), _join(name, f.name))
+      if own is not None:
+        own(self)
+      elif (above := getattr(super(cls, self), "__post_init__", None)):
+        above()
+
+    cls.__post_init__ = __post_init__
+    made = dataclasses.dataclass(frozen=True)(cls)
+    made.SECTION = name
+    return made
+
+  return decorate
+
+
+def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
+  """Raises ConfigError for a number, or one of a tuple, out of range."""
+  meta = f.metadata.get("key")
+  if meta is None or (meta.optional and value is None):
+    return
+  for one in value if isinstance(value, tuple) else (value,):
+    if told := meta.range.broken(one):
+      raise ConfigError(f"{path} is {value!r}; {told}")
+
+
+def read(
+    cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False
+) -> T:
+  """The section that `values` describes, with every key checked.
+
+  Args:
+    cls: of `section`.
+    values: nested mappings, as `to_config` makes or config.json holds.
+    path: of the section in the config, for errors ("model").
+    fill: whether keys that are missing have their defaults: for configs that
+      an older version wrote.
+
+  Raises:
+    ConfigError: a key is missing, unknown (the nearest right one is named), of
+      another type than its annotation (an int serves as a float), or out of
+      range; or keys contradict each other.
+  """
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  for key in values:
+    if key not in fields:
+      raise unknown(_join(path, key), [_join(path, name) for name in fields])
+  types_ = _types(cls)
+  found = {}
+  for name, f in fields.items():
+    meta: Meta = f.metadata["key"]
+    at = _join(path, name)
+    if name not in values:
+      if not fill and not meta.optional:
+        raise ConfigError(f"config key {at} is missing; set it")
+      if meta.choose is not None:  # its kind depends on what is beside it
+        found[name] = read(meta.choose(values), {}, at, fill=True)
+      continue
+    kind = types_[name]
+    if meta.choose is not None:
+      kind = meta.choose(values)
+    found[name] = _value(kind, values[name], at, fill=fill)
+    _check_range(f, found[name], at)
+  try:
+    return cls(**found)
+  except ConfigError:
+    raise
+  except ValueError as error:
+    raise ConfigError(str(error)) from error
+
+
+@functools.cache
+def _types(cls: type) -> dict[str, Any]:
+  return typing.get_type_hints(cls)
+
+
+def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
+  """`value` as its annotation says; raises ConfigError where it cannot be."""
+  if dataclasses.is_dataclass(kind):
+    if isinstance(value, kind):
+      return value
+    if not isinstance(value, Mapping):
+      raise ConfigError(
+          f"config key {path} is {value!r}; it must be a section with keys"
+      )
+    return read(kind, value, path, fill=fill)
+  outer, inner = typing.get_origin(kind), typing.get_args(kind)
+  if outer in (types.UnionType, typing.Union):
+    if value is None:
+      return None
+    (kind,) = [one for one in inner if one is not type(None)]
+    return _value(kind, value, path, fill=fill)
+  if outer is tuple:
+    return _tuple(inner, value, path, fill=fill)
+  if outer is not None and issubclass(outer, Mapping):
+    if not isinstance(value, Mapping):
+      raise ConfigError(
+          f"config key {path} is {value!r}; it must be a section with names"
+      )
+    return {
+        name: _value(inner[1], one, _join(path, name), fill=fill)
+        for name, one in value.items()
+    }
+  if kind is float and type(value) is int:
+    return float(value)
+  if kind in _PLAIN and type(value) is not kind:
+    raise ConfigError(
+        f"config key {path} is {value!r} ({type(value).__name__}); it must be"
+        f" {kind.__name__}"
+    )
+  return value
+
+
+def _tuple(
+    inner: tuple[Any, ...], value: Any, path: str, *, fill: bool
+) -> tuple[Any, ...]:
+  """A tuple of one kind and any length, or of the kinds given."""
+  if not isinstance(value, tuple | list):
+    raise ConfigError(
+        f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)"
+    )
+  if inner and inner[-1] is not Ellipsis:
+    if len(value) != len(inner):
+      raise ConfigError(
+          f"config key {path} is {value!r}; it must have {len(inner)} parts"
+      )
+    kinds = inner
+  else:
+    kinds = (inner[0] if inner else Any,) * len(value)
+  return tuple(
+      _value(kind, one, f"{path}[{i}]", fill=fill)
+      for i, (kind, one) in enumerate(zip(kinds, value))
+  )
+
+
+def unknown(key: str, known: list[str]) -> ConfigError:
+  """An error for a key that does not exist, with the nearest that does.
+
+  Last words are compared: what stands before them is the same in all.
+  """
+  words = {name.rpartition(".")[2]: name for name in known}
+  word = key.rpartition(".")[2]
+  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+  hint = f"known: {', '.join(known)}"
+  if near:
+    hint = f"did you mean {words[near[0]]}?"
+  return ConfigError(f"config key {key} does not exist; {hint}")
+
+
+def to_dict(values: Any) -> dict[str, Any]:
+  """Nested dicts of a section; optional keys that are None are left out."""
+  return {
+      f.name: _plain(getattr(values, f.name))
+      for f in dataclasses.fields(values)
+      if not (f.metadata["key"].optional and getattr(values, f.name) is None)
+  }
+
+
+def _plain(value: Any) -> Any:
+  if dataclasses.is_dataclass(value):
+    return to_dict(value)
+  if isinstance(value, Mapping):
+    return {name: _plain(one) for name, one in value.items()}
+  return value
+
+
+def to_config(values: Any) -> ml_collections.ConfigDict:
+  """The `ConfigDict` of a section, which flags can change."""
+  return ml_collections.ConfigDict(to_dict(values))
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """A key of a config, as `--list` and docs/config.md show it.
+
+  Attributes:
+    path: with dots.
+    value: its value, or its default.
+    kind: its type in words.
+    meta: what is said of it.
+  """
+
+  path: str
+  value: Any
+  kind: str
+  meta: Meta
+
+  @property
+  def unit(self) -> str:
+    """Of a number, in words; "" where it has none."""
+    if self.meta.unit or self.kind.partition(" ")[0] not in ("int", "float"):
+      return self.meta.unit
+    return _UNITS.get(self.path.rpartition(".")[2].rpartition("_")[2], "")
+
+
+def keys(values: Any, path: str = "") -> Iterator[Key]:
+  """Every key of a section, in order, those of its sections after it."""
+  for f in dataclasses.fields(values):
+    value, at = getattr(values, f.name), _join(path, f.name)
+    meta: Meta = f.metadata["key"]
+    if meta.optional and value is None:
+      continue
+    below = _sections(value, at)
+    if below:
+      for one_path, one in below.items():
+        yield from keys(one, one_path)
+      continue
+    kind = _types(type(values))[f.name]
+    yield Key(at, value, describe(kind), meta)
+
+
+def _sections(value: Any, path: str) -> dict[str, Any]:
+  """Path -> section, where a value is one or has some by name."""
+  if dataclasses.is_dataclass(value):
+    return {path: value}
+  if isinstance(value, Mapping):
+    return {
+        _join(path, name): one
+        for name, one in value.items()
+        if dataclasses.is_dataclass(one)
+    }
+  return {}
+
+
+def describe(kind: Any) -> str:
+  """A type in words: "int", "float, any number of them", "section"."""
+  if kind in _PLAIN:
+    return kind.__name__
+  if dataclasses.is_dataclass(kind):
+    return "section"
+  outer, inner = typing.get_origin(kind), typing.get_args(kind)
+  if outer in (types.UnionType, typing.Union):
+    return describe(inner[0])
+  if outer is tuple and inner and inner[-1] is Ellipsis:
+    return f"{describe(inner[0])}, any number"
+  if outer is tuple:
+    return " and ".join(map(describe, inner))
+  if outer is not None and issubclass(outer, Mapping):
+    return f"name -> {describe(inner[1])}"
+  return "any"
+
+
+def _join(path: str, name: str) -> str:
+  return f"{path}.{name}" if path else name

@@ -1,0 +1,76 @@
+"""Config keys that every kind of training shares."""
+
+from __future__ import annotations
+
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+
+@section("optim")
+class AdamWConfig:
+  """AdamW with linear warm-up and cosine decay (section 3.2)."""
+
+  lr: float = field(3e-4, "peak rate", "section 3.2")
+  warmup_steps: int = field(2000, "linear; update 1 has lr / this", "3.2")
+  end_lr_frac: float = field(0.1, "of the peak, at the end", "[gap] LVM: 3e-5")
+  b1: float = field(0.9, "decay of the first moment", "section 3.2")
+  b2: float = field(0.95, "decay of the second moment", "section 3.2")
+  eps: float = field(1e-8, "added to the second moment's root", "[gap] optax")
+  weight_decay: float = field(0.1, "times the rate, on matrices", "[gap] LLaMA")
+  clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM")
+  mu_dtype: str = field(
+      "float32", "of the first moment; bfloat16 takes a sixth off the state",
+      choices=("float32", "bfloat16"),
+  )  # fmt: skip
+
+
+@section("mesh")
+class MeshConfig:
+  """Devices per axis; one of them may be -1, "what is left"."""
+
+  data: int = field(1, "replicas: other rows, whole parameters")
+  fsdp: int = field(-1, "rows and parameters are split over these (ZeRO-3)")
+  tensor: int = field(1, "heads, mlp and vocabulary are split over these")
+  sequence: int = field(1, "tokens of a sequence are split over these")
+
+
+@section("every")
+class Every:
+  """How often; the last step is always logged, evaluated and saved."""
+
+  log_steps: int = field(100, "a row in metrics.jsonl", at_least=1)
+  eval_steps: int = field(5000, "evaluations; also at the start", at_least=1)
+  checkpoint_steps: int = field(1000, "a checkpoint", at_least=1)
+
+
+@section("checkpoint")
+class CheckpointConfig:
+  """Which checkpoints stay."""
+
+  keep: int = field(2, "newest checkpoints", at_least=1)
+  keep_every_steps: int = field(0, "multiples stay; 0: none", at_least=0)
+
+
+@section("data.reading")
+class Reading:
+  """How batches are made ahead of their use; changes no batch."""
+
+  # Threads are enough by far for tokens, and processes take seconds to start.
+  workers: int = field(0, "processes; 0: threads of this one")
+  prefetch: int = field(2, "batches ahead, of each worker; 0: none")
+
+  def __post_init__(self):
+    if self.workers < 0 or self.prefetch < 0:
+      raise ConfigError(
+          f"workers {self.workers} and prefetch {self.prefetch} must not be"
+          " negative; use 0 for none"
+      )
+
+
+@section("data.train.NAME")
+class Share:
+  """A store that is trained on, and its share of each batch."""
+
+  path: str = field("", "folder of the store")
+  weight: float = field(1.0, "share of each batch, any unit", above=0.0)
