@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -11,12 +12,31 @@ import subprocess
 import sys
 import tempfile
 
+from absl import flags
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from ml_collections import config_flags
+from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def load(path, *words) -> ConfigDict:
+  """A config file as the command line reads it."""
+  values, argv = flags.FlagValues(), ["totojax", f"--config={path}", *words]
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  values(argv)
+  return values.config
+
+
+def module(path: pathlib.Path):
+  """A config file as a module, whatever folder it is in."""
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  found = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(found)
+  return found
 
 
 def command(config: str, workdir, *more: str) -> list[str]:

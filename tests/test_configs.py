@@ -5,13 +5,12 @@ import dataclasses
 import json
 import math
 
-from absl import flags
 from etils import epath
-from ml_collections import config_flags
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 import runs
+from runs import load
 import stores
 
 from totojax import assembly as parts
@@ -32,14 +31,6 @@ from totojax.tasks import tokenizer as tokenizer_task
 
 CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
 SIDE_PX = 8
-
-
-def load(path, *words) -> ConfigDict:
-  """A config file as the command line reads it."""
-  values, argv = flags.FlagValues(), ["totojax", f"--config={path}", *words]
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-  values(argv)
-  return values.config
 
 
 def name_of(path):

@@ -1,6 +1,5 @@
 """configs/paper: every row builds, and has the paper's numbers in it."""
 
-import importlib.util
 import json
 import re
 
@@ -24,17 +23,10 @@ FOLDER = runs.ROOT / "configs" / "paper"
 FILES = sorted(FOLDER.glob("*.py"))
 
 
-def module(path):
-  spec = importlib.util.spec_from_file_location(path.stem, path)
-  found = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(found)
-  return found
-
-
 ROWS = [
     pytest.param(path, row, id=f"{path.stem}-{row}".strip("-"))
     for path in FILES
-    for row in getattr(module(path), "ROWS", None) or [""]
+    for row in getattr(runs.module(path), "ROWS", None) or [""]
 ]
 
 
@@ -72,7 +64,7 @@ def _pretraining(config):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_numbers_of_rows_stand_in_the_docstring(path):
   told = path.read_text().split('"""')[1]
-  for row, value in getattr(module(path), "ROWS", {}).items():
+  for row, value in getattr(runs.module(path), "ROWS", {}).items():
     assert re.search(rf"\b{row}\b", told) or row in ("a2", "a3", "a4", "a5")
     numbers = value if isinstance(value, tuple) else (value,)
     for number in numbers:
@@ -82,7 +74,7 @@ def test_numbers_of_rows_stand_in_the_docstring(path):
 
 def test_a_row_that_is_not_there_is_told():
   with pytest.raises(ValueError, match="table6.py:rwkv is unknown; its rows"):
-    module(FOLDER / "table6.py").get_config("rwkv")
+    runs.module(FOLDER / "table6.py").get_config("rwkv")
 
 
 def test_ablations_share_one_recipe():
@@ -126,7 +118,7 @@ def test_the_parameters_are_those_of_the_tables():
         1e9 if paper.TABLE_1[row][-1] == "b" else 1e6
     )
     assert abs(count / printed - 1) < 0.03
-  table = module(FOLDER / "table15.py").ROWS
+  table = runs.module(FOLDER / "table15.py").ROWS
   assert table == paper.TABLE_15
 
 
@@ -134,5 +126,5 @@ def test_the_index_names_every_config():
   text = (FOLDER / "README.md").read_text()
   for path in FILES:
     assert f"`{path.name}`" in text, path.name
-    for row in getattr(module(path), "ROWS", ()):
+    for row in getattr(runs.module(path), "ROWS", ()):
       assert row in text or row in ("a2", "a3", "a4", "a5"), (path.name, row)

@@ -175,13 +175,27 @@ def test_windows_differ_between_epochs_and_records(sources):
   assert set(fixed) == {0}
 
 
-def test_the_window_is_drawn_from_seed_source_record_and_epoch():
-  """The draw as DESIGN states it: anyone can recompute it."""
-  draw = rows.Draw(record=5, epoch=3)
-  expected = np.random.default_rng([7, 2, 5, 3]).integers(100)
-  assert rows.window(draw, source=2, seed=7, choices=100) == expected
-  fixed = rows.Draw(record=5, epoch=None)
-  assert rows.window(fixed, source=2, seed=7, choices=100) == 0
+@pytest.mark.parametrize(
+    "seed, source, record, epoch, window",
+    [
+        (7, 2, 5, 3, 75),
+        # Each of them counts, and the first of everything has no other rule.
+        (8, 2, 5, 3, 6),
+        (7, 1, 5, 3, 26),
+        (7, 2, 6, 3, 62),
+        (7, 2, 5, 4, 62),
+        (0, 0, 0, 0, 85),
+        (0, 0, 0, 1, 39),
+        (7, 2, 5, None, 0),  # validation
+    ],
+)
+def test_the_window_of_a_draw_is_that_of_every_run_so_far(
+    seed, source, record, epoch, window
+):
+  """Of 100. A run that goes on with other draws is another run."""
+  draw = rows.Draw(record=record, epoch=epoch)
+  found = rows.window(draw, source=source, seed=seed, choices=100)
+  assert found == window
 
 
 def test_sources_of_equal_length_have_different_orders(tmp_path):
@@ -227,6 +241,17 @@ def test_cycles_hold_whole_shares_and_lose_no_row(weights, counts):
   for n in range(1, 5 * length):  # any beginning is close to its share
     seen = np.bincount([s for s, _ in places[:n]], minlength=len(counts))
     assert np.all(np.abs(seen - n * np.array(counts) / length) <= len(counts))
+
+
+def test_the_cycle_of_the_paper_is_that_of_every_run_so_far():
+  """Whoever is furthest behind its share with row k has it; then the first."""
+  cycle = stream.Cycle(PAPER)
+  assert [cycle[k] for k in range(12)] == [
+      (3, 0), (0, 0), (3, 1), (1, 0), (3, 2), (2, 0), (3, 3), (3, 4), (0, 1),
+      (3, 5), (3, 6), (0, 2),
+  ]  # fmt: skip
+  third = stream.Cycle((3, 7))
+  assert [third[k][0] for k in range(10)] == [1, 0, 1, 1, 0, 1, 1, 1, 0, 1]
 
 
 def test_bad_weights_are_refused():

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import shutil
+import struct
 import weakref
 
 from etils import epath
@@ -12,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import runs
+from tensorboardX.proto import event_pb2
 
 from totojax import checkpoint
 from totojax import sharding
@@ -144,6 +147,20 @@ def test_an_evaluation_sees_the_parameters_after_its_step(whole):
   assert norm == pytest.approx(float(np.linalg.norm(w)), rel=1e-6)
 
 
+@pytest.mark.parametrize("every, kept", [(3, ["3", "6", "8"]), (0, ["8"])])
+def test_multiples_of_keep_every_steps_stay_for_good(tmp_path, every, kept):
+  """Beside the newest; also those that an earlier process saved."""
+  rule = checkpoint.CheckpointConfig(keep=1, keep_every_steps=every)
+  run = dataclasses.replace(make(checkpoint_steps=1), checkpoint=rule)
+  _, finished = fit(run, tmp_path, stop_at=4)
+  assert not finished
+  _, finished = fit(run, tmp_path)
+  assert finished
+  assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == kept
+  for step in map(int, kept):
+    assert runs.checkpoint(tmp_path, step)["['step']"] == step  # whole
+
+
 def test_every_logged_rate_counts_a_step(whole):
   """Also where a step is read at once, because it is evaluated or saved."""
   lines = (whole / "metrics.jsonl").read_text().splitlines()
@@ -242,6 +259,107 @@ def test_a_loss_that_is_nan_stops(tmp_path):
   with pytest.raises(train.NotFinite, match="the loss of step 5 is nan; .* 4 "):
     fit(run, tmp_path)
   assert checkpoint.latest_step(tmp_path / "checkpoints") == 4
+
+
+def events(path):
+  """The events of a file of TensorBoard: length, sum, bytes, sum of each."""
+  data, at = path.read_bytes(), 0
+  while at < len(data):
+    (length,) = struct.unpack_from("<Q", data, at)
+    yield event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+    at += 12 + length + 4
+
+
+def shown(workdir, tag, *, purge=True):
+  """(step, value) that TensorBoard shows of a tag: a new session at a step
+  takes back all from this step on."""
+  points = []
+  for path in sorted((workdir / "tensorboard").iterdir()):
+    for event in events(path):
+      if purge and event.session_log.status == event_pb2.SessionLog.START:
+        points = [point for point in points if point[0] < event.step]
+      points += [
+          (event.step, value.simple_value)
+          for value in event.summary.value if value.tag == tag
+      ]  # fmt: skip
+  return points
+
+
+def test_tensorboard_takes_back_what_came_after_the_restored_step(tmp_path):
+  fit(make(), tmp_path, stop_at=6)
+  shutil.rmtree(tmp_path / "checkpoints" / "6")
+  # The name of the file is the second; two of them must not be one.
+  (first,) = (tmp_path / "tensorboard").iterdir()
+  first.rename(first.with_name("events.out.tfevents.1000000000.here"))
+  fit(make(), tmp_path)
+  for kind, name in (("train", "loss"), ("eval", "line/w")):
+    found = shown(tmp_path, f"{kind}/{name}")
+    assert [step for step, _ in found] == steps_of(tmp_path, kind)
+    for step, value in found:
+      assert value == pytest.approx(row_of(tmp_path, step, kind)[name])
+  # The control: what is taken back is in the files.
+  both = shown(tmp_path, "train/loss", purge=False)
+  assert [step for step, _ in both] == [1, 2, 3, 4, 5, 6, 5, 6, 7, 8]
+
+
+class Time:
+  """A clock that is moved by hand."""
+
+  now_s = 0.0
+
+  def monotonic(self):
+    return self.now_s
+
+
+class Late:
+  """The loss of a step, which a device needs two seconds for."""
+
+  def __init__(self, time):
+    self._time = time
+
+  def __array__(self, *args, **kwargs):
+    self._time.now_s += 2.0
+    return np.float32(1.0)
+
+
+def test_rates_leave_out_evaluations_and_saves(tmp_path, monkeypatch):
+  """Of 100 s and 1,000 s, between steps of 2 s and batches of 1 s."""
+  time, real = Time(), make()
+  for module in (train, logs):
+    monkeypatch.setattr(module, "time", time)
+  save = checkpoint.Checkpoints.save
+
+  def slow_save(self, *args):
+    time.now_s += 1000.0
+    save(self, *args)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "save", slow_save)
+
+  def step_fn(state, batch):
+    return state, {"loss": Late(time), "param_norm": np.float32(1.0)}
+
+  def batches(start):
+    for batch in real.batches(start):
+      time.now_s += 1.0
+      yield batch
+
+  def evaluate(state):
+    time.now_s += 100.0
+    yield "w", 0.0
+
+  run = dataclasses.replace(
+      real, step_fn=step_fn, batches=batches, evals={"line": evaluate}
+  )
+  _, finished = fit(run, tmp_path)
+  assert finished
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  walls = [r["wall"] for r in map(json.loads, lines) if r["kind"] == "train"]
+  assert len(walls) == STEPS
+  work_s = STEPS * (2.0 + 1.0)
+  seconds = sum(8 / wall["tokens_per_s"] for wall in walls)  # 8 tokens a step
+  assert seconds == pytest.approx(work_s)
+  # The control: they did take their time, of steps 0, 3, 6 and 2, 4, 6.
+  assert walls[-1]["time_s"] == pytest.approx(work_s + 3 * 100 + 3 * 1000)
 
 
 def test_without_evaluations(tmp_path):
