@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import smoke
-from totojax import defaults
+from totojax.config import defaults
 
 
 def get_config(architecture="llama") -> ConfigDict:

@@ -9,10 +9,10 @@ import runs
 
 from totojax import jobs
 from totojax import sequence
-from totojax.data import manifests
-from totojax.data import rows
-from totojax.data import shards
-from totojax.data import stream
+from totojax.data.store import manifests
+from totojax.data.store import shards
+from totojax.data.stream import mixture
+from totojax.data.stream import rows
 
 
 def do(config_file: str, workdir, *words: str) -> None:
@@ -66,5 +66,5 @@ def host_batch(
       segments=False,
   )  # fmt: skip
   if field == "codes":
-    return stream.stream(sources, seq=seq, **shared)[step]
-  return stream.clips_stream(sources, seq=seq, factor=factor, **shared)[step]
+    return mixture.stream(sources, seq=seq, **shared)[step]
+  return mixture.clips_stream(sources, seq=seq, factor=factor, **shared)[step]

@@ -245,12 +245,12 @@ def test_cycles_hold_whole_shares_and_lose_no_row(weights, counts):
 
 def test_the_cycle_of_the_paper_is_that_of_every_run_so_far():
   """Whoever is furthest behind its share with row k has it; then the first."""
-  cycle = stream.Cycle(PAPER)
+  cycle = mixture.Cycle(PAPER)
   assert [cycle[k] for k in range(12)] == [
       (3, 0), (0, 0), (3, 1), (1, 0), (3, 2), (2, 0), (3, 3), (3, 4), (0, 1),
       (3, 5), (3, 6), (0, 2),
   ]  # fmt: skip
-  third = stream.Cycle((3, 7))
+  third = mixture.Cycle((3, 7))
   assert [third[k][0] for k in range(10)] == [1, 0, 1, 1, 0, 1, 1, 1, 0, 1]
 
 

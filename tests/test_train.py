@@ -325,7 +325,7 @@ class Late:
 def test_rates_leave_out_evaluations_and_saves(tmp_path, monkeypatch):
   """Of 100 s and 1,000 s, between steps of 2 s and batches of 1 s."""
   time, real = Time(), make()
-  for module in (train, logs):
+  for module in (train, metrics):
     monkeypatch.setattr(module, "time", time)
   save = checkpoint.Checkpoints.save
 
