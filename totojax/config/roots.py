@@ -15,7 +15,9 @@ ROOTS: Mapping[str, type] = {
 }
 
 
-def read(values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> Any:
+def read(
+    values: Mapping[str, Any], path: str = "", *, fill: bool = False
+) -> Any:
   """The typed config of the job that `values["run"]` names.
 
   Raises:
