@@ -53,7 +53,9 @@ def config(data, *, encode_with, **changes):
 
 def fit(values, workdir):
   state, finished = train.fit(
-      build.pretraining(roots.read(values)), epath.Path(workdir), interrupted=NEVER
+      build.pretraining(roots.read(values)),
+      epath.Path(workdir),
+      interrupted=NEVER,
   )
   assert finished
   return state
