@@ -12,6 +12,7 @@ import pytest
 from totojax import sequence
 from totojax.models import heads
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 
 SPEC = sequence.SequenceSpec(
@@ -29,7 +30,7 @@ def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
       spec=spec,
       compute=trunk.Compute(
           dtype="float32", attention="xla", remat="none", unroll=unroll,
-          loss_chunk=0,
+          loss_chunk=0, platform=platform.GPU,
       ),
   )  # fmt: skip
   return model

@@ -27,6 +27,7 @@ from totojax.models import layers
 from totojax.models import llama
 from totojax.models import mamba
 from totojax.models import patched
+from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
@@ -99,7 +100,9 @@ def compute(
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
     chosen["unroll"] = 1 if backend == "tpu" else depth
-  return typed(trunk.Compute, chosen, "compute")
+  return typed(
+      trunk.Compute, chosen, "compute", platform=platform.find(backend)
+  )
 
 
 def shape(config: Section) -> trunk.Config:

@@ -10,6 +10,7 @@ room for, D width, H heads, K head dim, V padded vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +18,14 @@ import jax.numpy as jnp
 
 from totojax import sequence
 from totojax.models import attention
-from totojax.models import llama
 from totojax.models import mamba
+from totojax.models import platform as platform_lib
 from totojax.models import splash
 from totojax.models import trunk
+
+# A step of one token has little to gain from what a platform does for many, but
+# for its product with the cache.
+_ONE_TOKEN = platform_lib.Platform("one token")
 
 
 class Cache(NamedTuple):
@@ -119,25 +124,23 @@ def prefill(
   if isinstance(model.config, mamba.MambaConfig):
     before = empty(model, rows=rows, room=room)
     return _recurrent(model, weights, inputs_BT, before)
-  chosen = model.compute.attention
-  if chosen == "splash" and not splash.fits(tokens):
-    chosen = "xla"
+  if model.compute.attention == "splash" and not splash.fits(tokens):
+    model = _computed(model, attention="xla")
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
 
   def mix_of(_):
     def mix(q_BTHK, k_BTHK, v_BTHK, scale):
       mixed_BTHK = attention.attend(
           q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT,
-          implementation=chosen, scale=scale,
+          implementation=model.compute.attention, scale=scale,
       )  # fmt: skip
       return mixed_BTHK, (k_BTHK, v_BTHK)
 
     return mix
 
   logits_BV, kept = _through(
-      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None,
-      implementation=chosen,
-  )  # fmt: skip
+      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None
+  )
   cache = _noted(empty(model, rows=rows, room=room), inputs_BT, 0)
   return logits_BV, _written(cache, kept, 0)
 
@@ -166,9 +169,8 @@ def step(
   inputs_B1 = token_B[:, None]
   if isinstance(cache, mamba.State):
     return _recurrent(model, weights, inputs_B1, cache)
-  c, on_tpu = model.config, model.compute.attention == "splash"
   place_1 = jnp.reshape(position, (1,))
-  rope = trunk.angles(c, place_1)
+  rope = trunk.angles(model.config, place_1)
   cache = _noted(cache, inputs_B1, position)
   stacked = not isinstance(cache.keys, tuple)
   room = (cache.keys if stacked else cache.keys[0]).shape[-2]
@@ -182,15 +184,17 @@ def step(
     def mix(q_B1HK, k_B1HK, v_B1HK, scale):
       mixed_B1HK = attention.attend_to_cache(
           q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
-          seen_BS=seen_BS, scale=scale, by_product=on_tpu,
+          seen_BS=seen_BS, scale=scale,
+          by_product=model.compute.platform.repeated_query,
       )  # fmt: skip
       return mixed_B1HK, (k_B1HK, v_B1HK)
 
     return mix
 
+  plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
   logits_BV, kept = _through(
-      model, weights, inputs_B1, place_1, rope, mix_of,
-      (cache.keys, cache.values), implementation="xla",
+      plain, weights, inputs_B1, place_1, rope, mix_of,
+      (cache.keys, cache.values),
   )  # fmt: skip
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
@@ -207,9 +211,13 @@ def _recurrent(
   logits_BV, after = _through(
       model, weights, inputs_BT, jnp.arange(inputs_BT.shape[1]), None,
       lambda past: mamba.State(*past), before,
-      implementation=model.compute.attention,
   )  # fmt: skip
   return logits_BV, mamba.State(*after)
+
+
+def _computed(model: trunk.Trunk, **changes: Any) -> trunk.Trunk:
+  """The same model, computed in another way."""
+  return model.clone(compute=dataclasses.replace(model.compute, **changes))
 
 
 def _through(
@@ -218,10 +226,8 @@ def _through(
     inputs_BT: jax.Array,
     positions_T: jax.Array,
     rope: tuple[jax.Array, jax.Array] | None,
-    mix_of: Callable[[Any], llama.Mix | mamba.State],
+    mix_of: Callable[[Any], attention.Mix | mamba.State],
     past: tuple[Any, Any] | None,
-    *,
-    implementation: str,
 ) -> tuple[jax.Array, tuple[Any, Any]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 
@@ -230,7 +236,11 @@ def _through(
   """
   c = model.config
   block = trunk.BLOCKS[type(c)](
-      c, implementation, jnp.dtype(model.compute.dtype), model.scales
+      c,
+      model.compute.attention,
+      jnp.dtype(model.compute.dtype),
+      model.compute.platform,
+      model.scales,
   )
 
   def layer(x_BTD, both):
@@ -253,7 +263,7 @@ def _through(
   x_B1D = x_B1D.astype(model.compute.dtype)
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
-      x_B1D, head_VD, spec=model.spec, scales=model.scales, attention="xla"
+      x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
   )
   return logits_B1V[:, 0], kept
 

@@ -26,6 +26,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from totojax.models import layers
+from totojax.models import platform as platform_lib
 
 SCANS = ("steps", "tree")
 
@@ -268,9 +269,10 @@ class Block(nn.Module):
   """h = x + mixer(norm(x)); the trunk gives it a residual in float32."""
 
   config: MambaConfig
-  implementation: str  # "blocked": products as a CPU wants them
+  implementation: str  # of attention, which is not here
   dtype: Any
-  scales: layers.Scales = layers.STANDARD  # of attention, which is not here
+  platform: platform_lib.Platform
+  scales: layers.Scales = layers.STANDARD  # of attention too
 
   @nn.compact
   def __call__(
@@ -296,7 +298,7 @@ class Block(nn.Module):
     if not goes_on:
       state = empty_state(c, x_BTD.shape[0])
     mixed_BTD, state = Mixer(
-        c, self.dtype, self.implementation == "blocked", name="mixer"
+        c, self.dtype, self.platform.cpu_products, name="mixer"
     )(normed_BTD.astype(self.dtype), state)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     self.sow("intermediates", "residual", x_BTD)

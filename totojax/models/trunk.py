@@ -19,6 +19,7 @@ from totojax.models import gpt2
 from totojax.models import layers
 from totojax.models import llama
 from totojax.models import mamba
+from totojax.models import platform as platform_lib
 
 # What a trunk is made of (Table 6). Every block is called with (residual
 # stream, rotary angles, segments) and, while decoding, what it does with the
@@ -54,6 +55,7 @@ class Compute:
     unroll: layers compiled in line: 1 is a scan, `depth` no loop at all.
     loss_chunk: tokens of each sequence whose logits exist at a time while the
       loss is computed, forward and backward; 0: all.
+    platform: what the hardware wants; no key of a config, as "auto" is.
   """
 
   dtype: str
@@ -61,6 +63,7 @@ class Compute:
   remat: str
   unroll: int
   loss_chunk: int
+  platform: platform_lib.Platform
 
   def __post_init__(self):
     if self.loss_chunk < 0:
@@ -144,7 +147,7 @@ class Trunk(nn.Module):
         head_VD,
         spec=self.spec,
         scales=self.scales,
-        attention=self.compute.attention,
+        platform=self.compute.platform,
     )
 
   def _nll_in_chunks(
@@ -197,6 +200,7 @@ class Trunk(nn.Module):
         self.config,
         self.compute.attention,
         dtype,
+        self.compute.platform,
         self.scales,
         name="blocks",
     )
@@ -208,12 +212,12 @@ def logits(
     *,
     spec: sequence.SequenceSpec,
     scales: layers.Scales,
-    attention: str,
+    platform: platform_lib.Platform,
 ) -> jax.Array:
   """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
-  if attention == "blocked" and x_BTD.dtype == jnp.float32:
+  if platform.cpu_products and x_BTD.dtype == jnp.float32:
     logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
-  elif attention != "splash" and x_BTD.dtype == jnp.bfloat16:
+  elif platform.rounded_logits and x_BTD.dtype == jnp.bfloat16:
     logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
     logits_BTV = jnp.einsum(
@@ -290,9 +294,7 @@ def _embedded(
     compute: Compute,
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
-  if compute.attention == "splash" and dtype == jnp.bfloat16:
-    # On a TPU a lookup in a split table is a product with rows of 0 and 1, or
-    # the gradient is a scatter of as many rows as the global batch has tokens.
+  if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
     table_VD = layers.gathered(embedding_VD.astype(dtype), ("vocab", "embed"))
     hot_BTV = jax.nn.one_hot(inputs_BT, len(embedding_VD), dtype=dtype)
     x_BTD = hot_BTV @ table_VD
@@ -359,9 +361,13 @@ def tap_layers(
     ValueError: the layers do not increase or do not exist.
   """
   check_layers(layers, model.config.depth)
-  dtype = jnp.dtype(model.compute.dtype)
+  compute = model.compute
   block = BLOCKS[type(model.config)](
-      model.config, model.compute.attention, dtype, model.scales
+      model.config,
+      compute.attention,
+      jnp.dtype(compute.dtype),
+      compute.platform,
+      model.scales,
   )
   params = jax.lax.stop_gradient(params)
   x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
@@ -412,9 +418,13 @@ def residual(
     inputs_BT: int32 tokens.
     kept_L2B: from `layers.kept_paths`; None: nothing is dropped.
   """
-  dtype = jnp.dtype(model.compute.dtype)
+  compute = model.compute
   block = llama.Block(
-      model.config, model.compute.attention, dtype, model.scales
+      model.config,
+      compute.attention,
+      jnp.dtype(compute.dtype),
+      compute.platform,
+      model.scales,
   )
   x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
 

@@ -42,7 +42,6 @@ from totojax.tokenizers import patches as patches_lib
 from totojax.tokenizers import weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
-_LANES = 128  # positions of an input are a multiple of it but on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +168,7 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
   Pre-training cuts the last visual token off, which is a target only.
   """
   positions = frames * model.spec.frame_tokens + 1
-  multiple = 1 if jax.default_backend() == "cpu" else _LANES
+  multiple = model.compute.platform.lanes
   context = -(-positions // multiple) * multiple
   spec = dataclasses.replace(model.spec, frames=frames, context=context)
   return model.clone(spec=spec)
