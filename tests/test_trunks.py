@@ -22,7 +22,6 @@ from totojax.config.typed import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.models import decode
 from totojax.models import gpt2
-from totojax.models import mamba
 from totojax.models import trunk
 from totojax.tasks import pretrain
 from totojax.trained import backbone
@@ -279,7 +278,8 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
   model = model.clone(
       compute=dataclasses.replace(model.compute, dtype="bfloat16")
   )
-  names = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}[kind]
+  names = model.config.wide
+  assert "scale" in names
   cast = trunk.cast(model.config, init(kind), "bfloat16")
   for name, leaf in tree.named_leaves(cast):
     wide = name.rpartition("/")[-1] in names

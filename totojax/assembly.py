@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import importlib
 from typing import Any
 
 import jax
@@ -22,10 +23,8 @@ from totojax import train
 from totojax.config.typed import ConfigError
 from totojax.config.typed import typed
 from totojax.data.stream import mixture
-from totojax.models import gpt2
+from totojax.models import architecture
 from totojax.models import layers
-from totojax.models import llama
-from totojax.models import mamba
 from totojax.models import patched
 from totojax.models import platform
 from totojax.models import splash
@@ -105,7 +104,15 @@ def compute(
   )
 
 
-def shape(config: Section) -> trunk.Config:
+# Architecture -> "module:class" of its config, imported when it is asked for.
+ARCHITECTURES = {
+    "llama": "totojax.models.llama:LlamaConfig",
+    "gpt2": "totojax.models.gpt2:Gpt2Config",
+    "mamba": "totojax.models.mamba:MambaConfig",
+}
+
+
+def shape(config: Section) -> architecture.Architecture:
   """The section `model`, of the architecture that the config names.
 
   Runs from before there was a choice name none; they are LLaMAs.
@@ -114,22 +121,20 @@ def shape(config: Section) -> trunk.Config:
     ConfigError: an unknown architecture, or another one's keys.
   """
   name = config["architecture"] if "architecture" in config else "llama"
-  match name:
-    case "llama":
-      return typed(llama.LlamaConfig, config["model"], "model")
-    case "gpt2":
-      return typed(gpt2.Gpt2Config, config["model"], "model")
-    case "mamba":
-      if config["sequence"]["segments"]:
-        raise ConfigError(
-            "sequence.segments hides images from each other with a mask of"
-            " attention, and Mamba has none; set it to False"
-        )
-      return typed(mamba.MambaConfig, config["model"], "model")
-  raise ConfigError(
-      f"config key architecture is {name!r}; use 'llama', 'gpt2' or 'mamba',"
-      " with the keys of `defaults.use` in section model"
-  )
+  if name not in ARCHITECTURES:
+    *others, last = map(repr, ARCHITECTURES)
+    raise ConfigError(
+        f"config key architecture is {name!r}; use {', '.join(others)} or"
+        f" {last}, with the keys of `defaults.use` in section model"
+    )
+  module, _, cls = ARCHITECTURES[name].partition(":")
+  cls = getattr(importlib.import_module(module), cls)
+  if config["sequence"]["segments"] and not cls.segments:
+    raise ConfigError(
+        "sequence.segments hides images from each other with a mask of"
+        f" attention, and {name.capitalize()} has none; set it to False"
+    )
+  return typed(cls, config["model"], "model")
 
 
 def model(config: Section, backend: str = "") -> trunk.Trunk:
@@ -220,16 +225,18 @@ def parametrisation(config: Section) -> mup.Parametrisation | None:
   if not chosen.on:
     return None
   of = shape(config)
-  if of.kind == "mamba":
-    at_base = dataclasses.replace(of, width=chosen.base_width)
-    return mup.of_mamba(
-        chosen, width=of.width, inner=of.inner / at_base.inner,
-        rank=of.rank / at_base.rank, depth=of.depth, init_std=of.init_std,
-    )  # fmt: skip
-  return mup.of_transformer(
-      chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
-      depth=of.depth, init_std=of.init_std, starts_smaller=of.kind == "gpt2",
-  )  # fmt: skip
+  growth = of.growth(
+      base_width=chosen.base_width,
+      base_heads=chosen.base_heads,
+      base_mlp_dim=chosen.base_mlp_dim,
+  )
+  return mup.parametrise(
+      chosen,
+      growth,
+      depth=of.depth,
+      init_std=of.init_std,
+      starts_smaller=of.starts_smaller,
+  )
 
 
 def mesh(config: Section, devices: list[Any] | None = None) -> Mesh:

@@ -17,16 +17,14 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import platform as platform_lib
 
-# Parameters that are used in float32 whatever the dtype of compute.
-WIDE = frozenset({"scale", "bias"})
-
 
 @dataclasses.dataclass(frozen=True)
-class Gpt2Config:
+class Gpt2Config(architecture.Transformer):
   """The architecture; together with the vocabulary it fixes every parameter.
 
   Attributes:
@@ -41,6 +39,8 @@ class Gpt2Config:
   """
 
   kind: ClassVar[str] = "gpt2"
+  wide: ClassVar[frozenset[str]] = frozenset({"scale", "bias"})
+  starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
 
   width: int
@@ -59,9 +59,32 @@ class Gpt2Config:
           f" model.heads {self.heads}; change one of them"
       )
 
+  def block(self) -> type[nn.Module]:
+    return Block
+
+  def norm(self, name: str | None = None) -> nn.Module:
+    return LayerNorm(self.norm_eps, name=name)
+
+  def placed_input(
+      self, x_BTD: jax.Array, positions_T: jax.Array
+  ) -> jax.Array:
+    scale = self.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
+    table_TD = scale * positions(positions_T, self.width)
+    return x_BTD + table_TD.astype(x_BTD.dtype)
+
   @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
+  def matrices(self) -> int:
+    """4 D^2 + 2 D F."""
+    return 4 * self.width**2 + 2 * self.width * self.mlp_dim
+
+  @property
+  def vectors(self) -> int:
+    """Two norms and all biases: 9 D + F."""
+    return 9 * self.width + self.mlp_dim
+
+  @property
+  def norm_parameters(self) -> int:
+    return 2 * self.width
 
 
 def positions(positions_T: jax.Array, width: int) -> jax.Array:

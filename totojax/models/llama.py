@@ -13,13 +13,14 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import platform as platform_lib
 
 
 @dataclasses.dataclass(frozen=True)
-class LlamaConfig:
+class LlamaConfig(architecture.Transformer):
   """The architecture; together with the vocabulary it fixes every parameter.
 
   Attributes:
@@ -36,6 +37,7 @@ class LlamaConfig:
   """
 
   kind: ClassVar[str] = "llama"
+  fine_tunes: ClassVar[bool] = True
 
   width: int
   depth: int
@@ -55,9 +57,24 @@ class LlamaConfig:
           " even whole head dimension (RoPE rotates pairs); change one of them"
       )
 
+  def block(self) -> type[nn.Module]:
+    return Block
+
+  def norm(self, name: str | None = None) -> nn.Module:
+    return layers.RMSNorm(self.norm_eps, name=name)
+
+  def angles(self, positions_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return layers.rope_table(positions_T, self.head_dim, self.rope_base)
+
   @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
+  def matrices(self) -> int:
+    """4 D^2 + 3 D F."""
+    return 4 * self.width**2 + 3 * self.width * self.mlp_dim
+
+  @property
+  def vectors(self) -> int:
+    """Two norms: 2 D."""
+    return 2 * self.width
 
 
 class Attention(nn.Module):

@@ -24,18 +24,17 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from totojax.models import architecture
 from totojax.models import layers
 from totojax.models import platform as platform_lib
 
 SCANS = ("steps", "tree")
 
-# Parameters that are used in float32 whatever the dtype of compute.
-WIDE = frozenset({"log_a", "steps_bias", "skip", "scale"})
-
 
 @dataclasses.dataclass(frozen=True)
-class MambaConfig:
+class MambaConfig(architecture.Architecture):
   """The architecture; together with the vocabulary it fixes every parameter.
 
   Attributes:
@@ -55,6 +54,10 @@ class MambaConfig:
   """
 
   kind: ClassVar[str] = "mamba"
+  wide: ClassVar[frozenset[str]] = frozenset(
+      {"log_a", "steps_bias", "skip", "scale"}
+  )
+  starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
 
   width: int
@@ -87,6 +90,56 @@ class MambaConfig:
   @property
   def rank(self) -> int:
     return self.step_rank or math.ceil(self.width / 16)
+
+  def block(self) -> type[nn.Module]:
+    return Block
+
+  def norm(self, name: str | None = None) -> nn.Module:
+    return layers.RMSNorm(self.norm_eps, name=name)
+
+  def placed_input(
+      self, x_BTD: jax.Array, positions_T: jax.Array
+  ) -> jax.Array:
+    """In float32, as `mamba_ssm` has the residual stream."""
+    del positions_T
+    return x_BTD.astype(jnp.float32)
+
+  def empty_state(self, rows: int) -> State:
+    return empty_state(self, rows)
+
+  def state_axes(self) -> State:
+    return State(
+        PartitionSpec("layers", "batch", None, "mlp"),
+        PartitionSpec("layers", "batch", "state", "mlp"),
+    )
+
+  @property
+  def matrices(self) -> int:
+    """3 D E + E (K + 2 R + 2 S)."""
+    narrow = self.conv + 2 * self.rank + 2 * self.state
+    return 3 * self.width * self.inner + self.inner * narrow
+
+  @property
+  def vectors(self) -> int:
+    """Norm; biases of convolution and steps, and the skip; the decay."""
+    return self.width + 3 * self.inner + self.inner * self.state
+
+  def mixing_macs(self, context: int) -> int:
+    """Four products: dt A, (dt u) B, exp(dt A) h and C h."""
+    del context
+    return 4 * self.inner * self.state
+
+  def growth(
+      self, *, base_width: int, base_heads: int, base_mlp_dim: int
+  ) -> dict[str, float]:
+    """The base model has the same states; of attention nothing counts."""
+    del base_heads, base_mlp_dim
+    base = dataclasses.replace(self, width=base_width)
+    return {
+        "embed": self.width / base_width,
+        "mlp": self.inner / base.inner,
+        "rank": self.rank / base.rank,
+    }
 
 
 class State(NamedTuple):

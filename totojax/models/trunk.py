@@ -15,21 +15,9 @@ import jax.numpy as jnp
 
 from totojax import sequence
 from totojax import tree as tree_lib
-from totojax.models import gpt2
+from totojax.models import architecture
 from totojax.models import layers
-from totojax.models import llama
-from totojax.models import mamba
 from totojax.models import platform as platform_lib
-
-# What a trunk is made of (Table 6). Every block is called with (residual
-# stream, rotary angles, segments) and, while decoding, what it does with the
-# tokens before; it knows what of these it needs.
-Config = llama.LlamaConfig | gpt2.Gpt2Config | mamba.MambaConfig
-BLOCKS = {
-    llama.LlamaConfig: llama.Block,
-    gpt2.Gpt2Config: gpt2.Block,
-    mamba.MambaConfig: mamba.Block,
-}
 
 # Policy -> what the backward pass finds kept of each block beside its input.
 REMAT = {
@@ -84,7 +72,7 @@ class Compute:
 class Trunk(nn.Module):
   """A causal model of the tokens of `sequence.py`."""
 
-  config: Config
+  config: architecture.Architecture
   spec: sequence.SequenceSpec
   compute: Compute
   scales: layers.Scales = layers.STANDARD
@@ -110,7 +98,7 @@ class Trunk(nn.Module):
     x_BTD = _embedded(c, embedding_VD, inputs_BT, self.compute)
     rope, segments_BT = places(c, self.spec, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
-    x_BTD = final_norm(c, name="norm")(x_BTD).astype(dtype)
+    x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
 
     head_VD = embedding_VD
     if not c.tied:
@@ -184,7 +172,7 @@ class Trunk(nn.Module):
 
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""
-    block = BLOCKS[type(self.config)]
+    block = self.config.block()
     if self.compute.remat != "none":
       block = nn.remat(block, **_recomputed(self.compute))
     scanned = nn.scan(
@@ -243,13 +231,9 @@ def _recomputed(compute: Compute) -> dict[str, Any]:
   }
 
 
-def final_norm(config: Config, name: str | None = None) -> nn.Module:
-  """The norm before the head; `name` where it is made inside of a module."""
-  kind = gpt2.LayerNorm if config.kind == "gpt2" else layers.RMSNorm
-  return kind(config.norm_eps, name=name)
-
-
-def cast(config: Config, params: Any, dtype: Any) -> Any:
+def cast(
+    config: architecture.Architecture, params: Any, dtype: Any
+) -> Any:
   """Parameters in the dtype that they are computed with, which changes nothing.
 
   Args:
@@ -257,38 +241,16 @@ def cast(config: Config, params: Any, dtype: Any) -> Any:
     params: of `Trunk`, or a part of them.
     dtype: of activations.
   """
-  wide = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}.get(config.kind, frozenset())
 
   def one(name, leaf):
-    stays = name.rpartition("/")[-1] in wide
+    stays = name.rpartition("/")[-1] in config.wide
     return jnp.asarray(leaf, jnp.float32 if stays else dtype)
 
   return tree_lib.map_named(one, params)
 
 
-def placed_input(
-    config: Config, x_BTD: jax.Array, positions_T: jax.Array
-) -> jax.Array:
-  """The residual stream before the first block, of embeddings.
-
-  Args:
-    config: GPT-2 adds its positions, and Mamba's stream is float32, as in
-      `mamba_ssm`; LLaMA's is what it is given.
-    x_BTD: embeddings.
-    positions_T: of the tokens in their sequence.
-  """
-  match config.kind:
-    case "gpt2":
-      scale = config.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
-      table_TD = scale * gpt2.positions(positions_T, config.width)
-      return x_BTD + table_TD.astype(x_BTD.dtype)
-    case "mamba":
-      return x_BTD.astype(jnp.float32)
-  return x_BTD
-
-
 def _embedded(
-    config: Config,
+    config: architecture.Architecture,
     embedding_VD: jax.Array,
     inputs_BT: jax.Array,
     compute: Compute,
@@ -301,27 +263,18 @@ def _embedded(
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
   x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
-  return placed_input(config, x_BTD, jnp.arange(inputs_BT.shape[1]))
+  return config.placed_input(x_BTD, jnp.arange(inputs_BT.shape[1]))
 
 
 def places(
-    config: Config, spec: sequence.SequenceSpec, inputs_BT: jax.Array
+    config: architecture.Architecture, spec: sequence.SequenceSpec, inputs_BT: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
-  rope = angles(config, jnp.arange(inputs_BT.shape[1]))
+  rope = config.angles(jnp.arange(inputs_BT.shape[1]))
   segments_BT = None
   if spec.segments:
     segments_BT = sequence.segment_ids(inputs_BT, spec)
   return rope, segments_BT
-
-
-def angles(
-    config: Config, positions_T: jax.Array
-) -> tuple[jax.Array, jax.Array] | None:
-  """`rope_table` of these positions; None where nothing is rotated."""
-  if config.kind != "llama":
-    return None
-  return layers.rope_table(positions_T, config.head_dim, config.rope_base)
 
 
 _LAST = ("norm", "head")  # what comes after the blocks
@@ -362,7 +315,7 @@ def tap_layers(
   """
   check_layers(layers, model.config.depth)
   compute = model.compute
-  block = BLOCKS[type(model.config)](
+  block = model.config.block()(
       model.config,
       compute.attention,
       jnp.dtype(compute.dtype),
@@ -419,7 +372,7 @@ def residual(
     kept_L2B: from `layers.kept_paths`; None: nothing is dropped.
   """
   compute = model.compute
-  block = llama.Block(
+  block = model.config.block()(
       model.config,
       compute.attention,
       jnp.dtype(compute.dtype),
