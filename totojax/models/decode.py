@@ -251,13 +251,7 @@ def _through(
   the parts of states. `mix_of` gets a layer's part of `past`.
   """
   c = model.config
-  block = c.block()(
-      c,
-      model.compute.attention,
-      jnp.dtype(model.compute.dtype),
-      model.compute.platform,
-      model.scales,
-  )
+  block = trunk.block(model)
 
   def layer(x_BTD, both):
     own, past = both

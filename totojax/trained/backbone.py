@@ -1,6 +1,6 @@
 """A pre-trained model as a frozen backbone: its first blocks, and its inputs.
 
-What a backbone is asked for is in `models.trunk.tap_layers`.
+What a backbone is asked for is in `models.taps.tap_layers`.
 
 Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
 D width.
@@ -32,6 +32,7 @@ from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads
 from totojax.models import patched
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.rundir import directory
 from totojax.rundir import files
@@ -312,7 +313,7 @@ def load(
     task, _, placed = _placed(run, model.clone(compute=compute), on)
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
-  model, params = trunk.truncate(model, params, depth)
+  model, params = taps.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
 
@@ -411,7 +412,7 @@ def _tapped(
   def tapped(params, inputs):
     visual_BT = _visual(model.spec, inputs)
     with nn.logical_axis_rules(rules.flax_rules()):
-      x_LB = trunk.tap_layers(
+      x_LB = taps.tap_layers(
           model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
           layers=layers, per_layer=None,
       )  # fmt: skip
