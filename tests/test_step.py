@@ -19,6 +19,7 @@ from totojax import tree
 from totojax.config import defaults
 from totojax.models import attention
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
@@ -36,7 +37,7 @@ TASK = pretrain.Pretrain(
     trunk.Trunk(
         llama.LlamaConfig(**defaults.model("tiny").to_dict()),
         SPEC,
-        trunk.Compute("float32", "blocked", "none", 1, 0),
+        trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
     )
 )
 
@@ -363,7 +364,9 @@ def of_split_sequences(size, chunk=0):
       trunk.Trunk(
           llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
           spec,
-          trunk.Compute("float32", "blocked", "none", 1, chunk),
+          trunk.Compute(
+              "float32", "blocked", "none", 1, chunk, platform.CPU
+          ),
       )
   )
   ways = 2 if size == 4 else 1

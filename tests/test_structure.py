@@ -16,7 +16,8 @@ PACKAGE = runs.ROOT / "totojax"
 # folder. `report` reads run directories only, so it stands by itself at the
 # bottom and may be called by whoever runs jobs.
 RANKS = {
-    "config": 0, "sequence": 0, "tree": 0, "flops": 0, "storage": 0,
+    "plugins": -1, "config": 0, "tree": 0, "flops": 0, "storage": 0,
+    "sequence": 0.3,
     "rundir": 0.5, "sharding": 1, "models": 1, "tokenizers": 1, "data": 1,
     "optim": 1,
     "tasks": 2, "evals": 2,
@@ -147,6 +148,107 @@ def test_no_file_is_a_drawer():
 def test_no_folder_is_without_its_init():
   for path in files(PACKAGE):
     assert (path.parent / "__init__.py").exists(), path.parent
+
+
+ARCHITECTURES = {"llama", "gpt2", "mamba"}
+CONFIGS = {"LlamaConfig", "Gpt2Config", "MambaConfig"}
+
+
+def asks_which(package):
+  """(file, line) where an architecture is told apart by name or by class.
+
+  But in its own file, which nothing hinders.
+  """
+  found = []
+  for path in files(package):
+    if path.parent.name == "models" and path.stem in ARCHITECTURES:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      asked = []
+      if isinstance(node, ast.Compare):
+        asked = [node.left, *node.comparators]
+      elif isinstance(node, ast.match_case):
+        asked = [node.pattern]
+      elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("isinstance", "issubclass"):
+          asked = node.args[1:]
+      elif isinstance(node, (ast.Subscript, ast.Attribute)):
+        if isinstance(node.value, ast.Dict):  # {...}[kind], {...}.get(kind)
+          asked = node.value.keys
+      parts = [
+          part for one in filter(None, asked) for part in ast.walk(one)
+      ]  # fmt: skip
+      words = {p.value for p in parts if isinstance(p, ast.Constant)}
+      classes = {p.id for p in parts if isinstance(p, ast.Name)}
+      classes |= {p.attr for p in parts if isinstance(p, ast.Attribute)}
+      if words & ARCHITECTURES or classes & CONFIGS:
+        line = getattr(node, "lineno", 0) or node.pattern.lineno
+        found.append((str(path.relative_to(package)), line))
+  return found
+
+
+def test_nobody_asks_which_architecture_it_is():
+  assert asks_which(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'x = config.kind == "mamba"',
+        'x = config.kind in ("gpt2", "mamba")',
+        'match config.kind:\n  case "gpt2" | "llama":\n    pass',
+        "x = isinstance(model.config, llama.LlamaConfig)",
+        "x = isinstance(c, (MambaConfig, int))",
+        'x = {"gpt2": 1, "mamba": 2}[config.kind]',
+        'x = {"gpt2": 1, "mamba": 2}.get(config.kind, 3)',
+    ],
+)
+def test_a_planted_question_is_found(tmp_path, code):
+  (tmp_path / "trunk.py").write_text(code)
+  # Controls: another kind of something else, and a table.
+  (tmp_path / "a.py").write_text(
+      'x = manifest.kind == "video"\ny = {"gpt2": 1}\nisinstance(y, int)\n'
+  )
+  (tmp_path / "models").mkdir()
+  (tmp_path / "models" / "llama.py").write_text(code)
+  ((file, line),) = asks_which(tmp_path)
+  assert file == "trunk.py" and line in (1, 2)
+
+
+ARITHMETIC = """
+import sys
+sys.modules["jax"] = None  # importing it fails
+import dataclasses
+from typing import ClassVar
+from totojax import flops
+from totojax.models import architecture
+
+@dataclasses.dataclass(frozen=True)
+class Plain(architecture.Transformer):
+  kind: ClassVar[str] = "plain"
+  width: int = 8
+  depth: int = 3
+  heads: int = 2
+  mlp_dim: int = 16
+  tied: bool = False
+  block = norm = None
+  matrices = property(lambda self: 4 * self.width**2)
+  vectors = property(lambda self: 5)
+
+print(flops.parameters(Plain(), 10))
+print(flops.train_flops_per_token(Plain(), vocab=10, context=4))
+try:
+  import jax
+except ImportError:
+  print("no jax")
+"""
+
+
+def test_arithmetic_needs_no_jax():
+  found = python(ARITHMETIC).split("\n")
+  macs = 3 * (256 + 8 * 4) + 10 * 8
+  parameters = 3 * (256 + 5) + 8 + 2 * 10 * 8
+  assert found[:3] == [str(parameters), str(6 * macs), "no jax"]
 
 
 def optional_imports(package):

@@ -14,6 +14,7 @@ from totojax.config import defaults
 from totojax.evals import val_loss
 from totojax.jobs import pretrain as build
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -180,7 +181,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   model = trunk.Trunk(
       llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
       SPEC,
-      trunk.Compute("float32", "blocked", "none", 1, 0),
+      trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
   )
   task = pretrain.Pretrain(model)
   params = jax.jit(task.init)(jax.random.key(0)).params

@@ -87,7 +87,7 @@ def find(reference: str, kind: str) -> Plugin:
   make = getattr(module, name, None)
   if not callable(make):
     raise PluginError(
-        f"{reference} must define {name}(), which returns a {kind}"
+        f"{reference} must define {name}(), which gives the {kind}"
         f" (docs/contributing.md); it defines {_functions(module)}"
     )
   return Plugin(reference, make, hashlib.sha256(source).hexdigest()[:16])

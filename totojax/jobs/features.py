@@ -31,7 +31,7 @@ from totojax.data.store import feature_files
 from totojax.jobs.tokenize import settings
 from totojax.jobs.tokenize import stores as parts_lib
 from totojax.jobs.tokenize import units
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
@@ -112,7 +112,7 @@ def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
   found = backbone.find(config["model_run"], patches=True)
   spec, depth = found.model.spec, found.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
-  trunk.check_layers(layers, depth)
+  taps.check_layers(layers, depth)
   tokenizer = backbone.tokenizer(found, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
