@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import runs
+import xla_flags
 
 from totojax import hosts
 from totojax import main as totojax_main
@@ -345,3 +346,11 @@ def test_flags_that_describe_no_process_are_refused(given, told):
     hosts.check(*given)
   hosts.check(None, None, None)
   hosts.check("h:1", 2, 1)
+
+
+def test_tests_ask_xla_for_no_flag_that_it_does_not_know():
+  flags = ("--xla_backend_optimization_level=0", "--xla_no_such_flag=1")
+  assert xla_flags.known(flags) == flags[:1]
+  assert xla_flags.known(flags[:1]) == flags[:1]
+  with pytest.raises(RuntimeError, match="does not read"):
+    xla_flags.known(("--xla_backend_optimization_level=many",))
