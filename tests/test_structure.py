@@ -18,7 +18,8 @@ PACKAGE = runs.ROOT / "totojax"
 # bottom and may be called by whoever runs jobs.
 RANKS = {
     "sequence": 0, "tree": 0, "flops": 0, "defaults": 0, "progress": 0,
-    "run_lock": 0, "supervised_defaults": 0.5, "paper_defaults": 0.7,
+    "run_lock": 0, "provenance": 0,
+    "supervised_defaults": 0.5, "paper_defaults": 0.7,
     "bench_defaults": 0.5,
     "models": 1, "tokenizers": 1, "data": 1, "optim": 1, "sharding": 1,
     "tasks": 2, "step": 2.1, "generate": 2.1, "checkpoint": 2.2, "logs": 2,
@@ -246,6 +247,30 @@ def test_help():
   output = main("--help", code=0)
   assert "--config" in output and "--workdir" in output
   assert "configs/demo.py" in output and "Traceback" not in output
+  # The installed script says the same, but for the name of its own file.
+  script = "import sys; from totojax import main; sys.exit(main.run())"
+  words = [sys.executable, "-c", script, "--help"]
+  of_script = runs.finish(runs.start(words), code=0)
+  mine, other = output.splitlines(), of_script.splitlines()
+  assert [i for i, (a, b) in enumerate(zip(mine, other)) if a != b] == [
+      mine.index(f"{PACKAGE / 'main.py'}:")
+  ]
+  assert len(mine) == len(other)
+
+
+@pytest.mark.parametrize(
+    "code, slow",
+    [
+        ("import totojax", ["numpy", "etils", "absl"]),
+        ("from totojax import main", ["jax", "numpy", "flax", "tensorflow"]),
+        ("from totojax import logs", []),  # or the check would see nothing
+    ],
+)
+def test_what_is_imported_early_is_light(code, slow):
+  """So that the package and its --help are there at once."""
+  loaded = set(python(f"{code}\nimport sys; print(*sys.modules)").split())
+  assert not loaded & set(slow)
+  assert ("jax" in loaded) == (not slow)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh
 import numpy as np
 
 from totojax import flops
-from totojax import logs
+from totojax import provenance
 from totojax import sequence
 from totojax import sharding
 from totojax.aot import chips
@@ -65,7 +65,7 @@ def plan(
   traced_s = time.monotonic() - begin
   facts = {
       "source": "TPU compiler",
-      "compiler": f"libtpu {logs.versions(('libtpu',))['libtpu']}",
+      "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
       **known,
       "device_kind": devices[0].device_kind,
       "trace_s": traced_s,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import os
-import pathlib
-import platform
 import statistics
 import time
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import logs
+from totojax import provenance
 from totojax.bench import peers
 
 _PEERS = ("torch", "transformers", "DALL-E", "av")
@@ -67,13 +65,13 @@ def _seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
 
 def describe() -> dict[str, Any]:
   """Processor, cores, memory, devices and versions."""
-  found = logs.environment()
+  found = provenance.environment()
   return {
-      "processor": _processor(),
+      "processor": provenance.processor(),
       "cores": peers.cores(),
       "memory_gib": _memory_gib(),
       **found,
-      "versions": {**found["versions"], **logs.versions(_PEERS)},
+      "versions": {**found["versions"], **provenance.versions(_PEERS)},
   }
 
 
@@ -95,15 +93,6 @@ def device_memory_gib() -> float:
   """Memory of one device, or of the machine where it has none of its own."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit", 2**30 * _memory_gib()) / 2**30
-
-
-def _processor() -> str:
-  path = pathlib.Path("/proc/cpuinfo")
-  if path.exists():
-    for line in path.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.processor() or platform.machine()
 
 
 def _memory_gib() -> float:
