@@ -14,6 +14,7 @@ from etils import epath
 import jax
 import numpy as np
 import pytest
+import runs
 
 import totojax
 from totojax import logs
@@ -51,9 +52,10 @@ def test_facts_of_this_process():
   found = json.loads(json.dumps(provenance.environment()))
   started = datetime.datetime.fromisoformat(found["started"])
   assert started.utcoffset() == datetime.timedelta(0)
-  age = datetime.datetime.now(datetime.timezone.utc) - started
+  age = datetime.datetime.now(datetime.UTC) - started
   assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=10)
   assert shlex.split(found["command"]) == sys.orig_argv
+  assert found["git"] == provenance.git(runs.ROOT / "totojax")
   assert found["python"] == platform.python_version()
   assert found["machine"]["system"].split() == list(platform.uname()[::4])
   assert found["machine"]["cpu"] and found["machine"]["cores"] >= 1

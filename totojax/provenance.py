@@ -28,6 +28,7 @@ _PACKAGES = (
     "tensorstore", "numpy", "ml-collections", "chex", "pillow", "scipy",
 )  # fmt: skip
 _OPTIONAL = ("av", "scikit-image", "libtpu")
+_PACKAGE = pathlib.Path(__file__).resolve().parent
 _PATIENCE_S = 2.0  # with a program that is asked for a fact
 
 
@@ -41,7 +42,7 @@ def environment() -> dict[str, Any]:
   return {
       "started": _now(),
       "command": shlex.join(sys.orig_argv),
-      "git": git(),
+      "git": git(_PACKAGE),
       "versions": {
           "totojax": totojax.__version__,
           **versions(_PACKAGES),
@@ -82,9 +83,7 @@ def _now() -> str:
 
 # Once a process: it runs the code that it has read, whatever is changed since.
 @functools.cache
-def git(
-    folder: pathlib.Path = pathlib.Path(__file__).resolve().parent,
-) -> dict[str, Any] | None:
+def git(folder: pathlib.Path) -> dict[str, Any] | None:
   """{"commit": 40 digits, "clean": no tracked file is changed} of a folder.
 
   None where there is no git, no checkout, or only one that does not hold the
