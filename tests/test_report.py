@@ -71,6 +71,36 @@ def test_the_page_needs_nothing_else(chain):
   assert not any(mark in source for mark in plots._VARIABLES)
 
 
+def test_the_foot_says_what_the_run_was(copy, undrawn):
+  del undrawn
+  words = (
+      "totojax --config='my <run>.py'", "totojax 0.0.7", "commit 0123456789ab ",
+      "with changes that were not committed", "begun 2025-01-31 13:05 UTC",
+      "started again 2 times, the last time 2025-02-01 15:07 UTC",
+      "Abacus 9 · 12 cores · Linux x86_64 · 3 x cpu",
+      "Python 3.11.8 · jax 0.10.3",
+  )  # fmt: skip
+  text = _read(copy).text
+  for said in words:
+    assert said in text, said
+  # What the manifest does not hold, as in runs of before, is left out.
+  old = {"versions": {"jax": "0.10.3"}, "devices": {"kind": "cpu", "count": 3}}
+  (copy / "manifest.json").write_text(json.dumps(old))
+  text = _read(copy).text
+  assert not any(said in text for said in words)
+  assert "3 x cpu" in text and "jax 0.10.3" in text
+  assert "Not shown" not in text
+  clean = fake_chain.MANIFEST["git"] | {"clean": True}
+  old |= {"git": clean}
+  (copy / "manifest.json").write_text(json.dumps(old))
+  text = _read(copy).text
+  assert "commit 0123456789ab" in text and "not committed" not in text
+  (copy / "manifest.json").write_text("{")
+  assert "manifest.json cannot be read" in _read(copy).text
+  (copy / "manifest.json").unlink()
+  assert "Not shown" not in _read(copy).text
+
+
 def test_same_files_same_page(chain):
   first = report.write_report(chain, chain / "report").read_text()
   assert first == report.write_report(chain, chain / "report").read_text()

@@ -140,7 +140,7 @@ def gradient(microbatches):
 
 
 def direction(x):
-  norm = float(optax.global_norm(x))
+  norm = float(optax.tree.norm(x))
   return jax.tree.map(lambda leaf: np.asarray(leaf) / norm, x)
 
 
@@ -204,9 +204,9 @@ def test_metrics_of_an_update_describe_it():
     loss, grads = reference()(before, batch(s - 1)["tokens"], 1)
     assert row["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert row["nll"] == row["loss"]
-    norm = float(optax.global_norm(grads))
+    norm = float(optax.tree.norm(grads))
     assert row["grad_norm"] == pytest.approx(norm, rel=1e-4)
-    norm = float(optax.global_norm(after[s].params))
+    norm = float(optax.tree.norm(after[s].params))
     assert row["param_norm"] == pytest.approx(norm, rel=1e-5)
     assert row["lr"] == pytest.approx(OPTIM.lr * s / 4)
 

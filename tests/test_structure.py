@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import runs
+import xla_flags
 
 from totojax import main as totojax_main
 from totojax.rundir import hosts
@@ -337,6 +338,30 @@ def test_help():
   output = main("--help", code=0)
   assert "--config" in output and "--workdir" in output
   assert "configs/demo.py" in output and "Traceback" not in output
+  # The installed script says the same, but for the name of its own file.
+  script = "import sys; from totojax import main; sys.exit(main.run())"
+  words = [sys.executable, "-c", script, "--help"]
+  of_script = runs.finish(runs.start(words), code=0)
+  mine, other = output.splitlines(), of_script.splitlines()
+  assert [i for i, (a, b) in enumerate(zip(mine, other)) if a != b] == [
+      mine.index(f"{PACKAGE / 'main.py'}:")
+  ]
+  assert len(mine) == len(other)
+
+
+@pytest.mark.parametrize(
+    "code, slow",
+    [
+        ("import totojax", ["numpy", "etils", "absl"]),
+        ("from totojax import main", ["jax", "numpy", "flax", "tensorflow"]),
+        ("import totojax.train", []),  # or the check would see nothing
+    ],
+)
+def test_what_is_imported_early_is_light(code, slow):
+  """So that the package and its --help are there at once."""
+  loaded = set(python(f"{code}\nimport sys; print(*sys.modules)").split())
+  assert not loaded & set(slow)
+  assert ("jax" in loaded) == (not slow)
 
 
 @pytest.mark.slow
@@ -437,3 +462,11 @@ def test_flags_that_describe_no_process_are_refused(given, told):
     hosts.check(*given)
   hosts.check(None, None, None)
   hosts.check("h:1", 2, 1)
+
+
+def test_tests_ask_xla_for_no_flag_that_it_does_not_know():
+  flags = ("--xla_backend_optimization_level=0", "--xla_no_such_flag=1")
+  assert xla_flags.known(flags) == flags[:1]
+  assert xla_flags.known(flags[:1]) == flags[:1]
+  with pytest.raises(RuntimeError, match="does not read"):
+    xla_flags.known(("--xla_backend_optimization_level=many",))

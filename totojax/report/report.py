@@ -33,14 +33,11 @@ def write_report(
   Returns:
     The page's path.
   """
-  folder, workdir = reading.Folder(chain), epath.Path(workdir)
+  workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / "report.html"
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path.write_text(page.page(f"{name}: totojax report", sections))
-  return path
+  return page.write(
+      workdir, about="totojax report", sections=SECTIONS, run=chain
+  )
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
