@@ -1,4 +1,4 @@
-"""The tree of docs/tour.md, made of the first line that each file says of itself.
+"""The tree of docs/tour.md: a line a file, the first that it says of itself.
 
   python tests/tree.py --write
 """
