@@ -25,7 +25,7 @@ setuptools.setup(
     name="totojax",
     version="0.1.0",
     description="Autoregressive pre-training from videos, in JAX",
-    long_description=(_HERE / "README.md").read_text(),
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
