@@ -58,6 +58,16 @@ def test_numbers_and_sections_appear(chain):
   assert page.tags.count("img") == 4 * 8
 
 
+def test_the_first_figure_is_a_file_too(chain, copy, tmp_path):
+  report.write_figure(chain, tmp_path)
+  png = (tmp_path / "loss.png").read_bytes()
+  assert png.startswith(b"\x89PNG") and 10_000 < len(png) < 200_000
+  (tmp_path / "loss.png").unlink()
+  (copy / "pretrain" / "metrics.jsonl").unlink()
+  report.write_figure(copy, tmp_path)
+  assert not (tmp_path / "loss.png").exists()
+
+
 def test_the_page_needs_nothing_else(chain):
   page = _read(chain)
   assert all(x.startswith(("data:image/png", "#")) for x in page.loads)

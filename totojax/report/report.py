@@ -15,6 +15,7 @@ from etils import epath
 from totojax.report import layer_sections
 from totojax.report import model_sections
 from totojax.report import page
+from totojax.report import plots
 from totojax.report import reading
 from totojax.report import run_sections
 from totojax.report import token_sections
@@ -38,6 +39,18 @@ def write_report(
   return page.write(
       workdir, about="totojax report", sections=SECTIONS, run=chain
   )
+
+
+def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
+  """Writes `loss.png`, the first figure of the page, for use elsewhere.
+
+  Nothing is written where the chain has not trained.
+  """
+  try:
+    draw, _ = model_sections.learning(reading.Folder(chain))
+  except reading.Missing:
+    return
+  (epath.Path(workdir) / "loss.png").write_bytes(plots.png(draw))
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
