@@ -15,6 +15,7 @@ import pytest
 import runs
 
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.pixels import video
@@ -377,7 +378,7 @@ def _leakage(train, validation, workdir, **changes):
   c = defaults.leakage()
   c.leakage.update(train=(str(train),), validation=(str(validation),))
   c.leakage.update(changes)
-  return leakage.run(c.to_dict(), epath.Path(workdir), NEVER)
+  return leakage.run(roots.read(c.to_dict()), epath.Path(workdir), NEVER)
 
 
 def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):

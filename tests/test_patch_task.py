@@ -15,6 +15,7 @@ from totojax import jobs
 from totojax import sequence
 from totojax import tree
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.config.typed import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import heldout
@@ -38,7 +39,7 @@ def data(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp("pixels"))
   c = defaults.render(train=16, val=5)
   c.scene.frames = FRAMES
-  assert pixels.render(c.to_dict(), root, NEVER)
+  assert pixels.render(roots.read(c.to_dict()), root, NEVER)
   return root
 
 

@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax.config import pixels
 from totojax.config import pretrain
 from totojax.config import schema
+from totojax.config import tokens
 
 # Value of the key `run` -> the whole config of that job.
 ROOTS: Mapping[str, type] = {
+    "render": pixels.Render,
+    "decode": pixels.Decode,
+    "photos": pixels.Photos,
+    "tokenizer": tokens.Tokenizer,
+    "shards": tokens.Shards,
+    "leakage": tokens.Leakage,
+    "official": tokens.Official,
+    "tokens_report": tokens.TokensReport,
     "pretrain": pretrain.Pretrain,
     "validate": pretrain.Validate,
 }

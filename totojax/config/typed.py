@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import difflib
 import typing
 from typing import Any, TypeVar
 
+from totojax.config.schema import ConfigError
+from totojax.config.schema import unknown
+
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-  """A config key that is missing, unknown, or of another type."""
 
 
 def typed(
@@ -44,20 +42,6 @@ def typed(
     return cls(**values, **more)
   except ValueError as error:
     raise ConfigError(str(error)) from error
-
-
-def unknown(key: str, known: list[str]) -> ConfigError:
-  """An error for a key that does not exist, with the nearest that does.
-
-  Last words are compared: what stands before them is the same in all.
-  """
-  words = {name.rpartition(".")[2]: name for name in known}
-  word = key.rpartition(".")[2]
-  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-  hint = f"known: {', '.join(known)}"
-  if near:
-    hint = f"did you mean {words[near[0]]}?"
-  return ConfigError(f"config key {key} does not exist; {hint}")
 
 
 def _checked(value: Any, kind: Any, key: str) -> Any:

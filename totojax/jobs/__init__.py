@@ -14,6 +14,7 @@ from typing import Any
 
 from etils import epath
 
+from totojax.config import roots
 from totojax.rundir import errors
 
 Config = Mapping[str, Any]
@@ -117,4 +118,9 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
     )
   module, _, function = job.run.partition(":")
   module = importlib.import_module(f"totojax.jobs.{module}")
+  if name in roots.ROOTS and name not in ("pretrain", "validate"):
+    written = getattr(config, "written", None)
+    config = roots.read(config)
+    if written is not None:
+      object.__setattr__(config, "written", written)
   return getattr(module, function)(config, workdir, interrupted)

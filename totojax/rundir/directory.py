@@ -7,6 +7,7 @@ Only process 0 writes. Every file appears whole (`files`), but for
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from totojax.config import schema
 from totojax.rundir import files
 from totojax.rundir import lock
 
@@ -156,7 +158,9 @@ def begin(
           f"the run directory {workdir} cannot be made ({error.strerror}); give"
           " --workdir a folder that can be written"
       ) from error
-    written = config.written if isinstance(config, Filled) else config
+    written = getattr(config, "written", config)
+    if dataclasses.is_dataclass(written):
+      written = schema.to_dict(written)
     files.write_json(workdir / "config.json", written)
     files.write_json(workdir / "manifest.json", {**environment(), **facts})
 
