@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from totojax.config import corpus as corpus_config
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
 from totojax.config import tokens as tokens_config
@@ -335,78 +336,7 @@ def shards(pixels: str, weights: str) -> ConfigDict:
 
 def tokenize() -> ConfigDict:
   """`run = "tokenize"` and "plan": any images or videos to tokens."""
-  return ConfigDict(dict(
-      run="tokenize",
-      seed=0,
-      tokenizer="shipped",  # or a tokenizer file (runs "tokenizer", "official")
-      source=dict(
-          name="folder",  # a section below, or "list"
-          kind="video",  # or "image": of folder, list and tars
-          root="",  # folder of the data
-          splits=("",),  # of the source; each becomes a store; "": all of it
-          val_frac=0.0,  # of the items, held out, where there is one split
-          exclude=(),  # files of ids, or stores, whose items are left out
-          folder=dict(class_folders=False),  # the folders are the classes
-          list=dict(
-              path="",  # "path label" in each line
-              separator="space",  # before the label; "comma", "tab", "none"
-              classes=0,  # labels are below it; 0: any
-          ),
-          tars=dict(classes=0, label_key="label"),  # WebDataset; of a .json
-          tfds=dict(
-              name="",  # "ucf101", "moving_mnist:1.0.0"
-              feature="",  # of pixels; "": the only image or video
-              label="",  # its class; "": the only one, if there is one
-              fps=30.0,  # of videos, which TFDS does not store
-          ),
-          imagenet=dict(classes=1000, val_labels=""),  # 0: ImageNet-21k
-          kinetics=dict(
-              annotations="",  # the official CSV, "{split}" filled in; "":
-              # what is there
-              classes=400,  # or 600, 700
-              plain_names="whole",  # files without times in their names;
-              # or "trimmed"
-          ),
-          ssv2=dict(classes=174),
-          ego4d=dict(
-              folder="full_scale",  # or "clips"
-              ids="",  # file of ids or stretches; "{split}" is filled in
-          ),
-          howto100m=dict(ids=""),  # file of the wanted ids; "": all
-          ucf101=dict(fold=1, classes=101),  # official split 1, 2 or 3
-      ),
-      clip=dict(
-          **schema.to_dict(pixels_config.Clip()),
-          sampling="uniform",  # [gap] or "duration": in proportion to length
-          every_s=10.0,  # with "duration": seconds of video for one stretch
-          most_stretches=64,  # with "duration": of one video
-      ),
-      views=schema.to_dict(pixels_config.Views()),
-      image=dict(
-          size_px=128,  # section 3.4
-          crops=1,  # [gap] windows of one image
-          crop="random",  # [gap] section 3.4 says it of videos; or "center"
-          resample="bicubic",  # [gap] with antialiasing
-          animated="refuse",  # or "first": the first picture
-      ),
-      amount=dict(
-          items_per_shard=256,  # an interruption costs at most one shard
-          workers=-1,  # processes that decode; -1: one for each core
-          ahead=4,  # items of a worker that are decoded before they are needed
-      ),
-      beam=dict(
-          name="",  # "DirectRunner", "DataflowRunner", ...; "": no pipeline
-          options=(),  # Beam's flags, as "--project=NAME"
-      ),
-      plan=dict(
-          chip="TPU v5e",
-          busy=0.3,  # share of its peak: an assumption, not a measurement
-          probed=64,  # videos whose length is read
-          hours=0.0,  # of video, without a source
-          videos=0,  # that these hours are; 0: clips without gaps
-          images=0,  # or images, without a source
-      ),
-  ))  # fmt: skip
+  return schema.to_config(corpus_config.Tokenize())
 
 
 def tokens_report() -> ConfigDict:
@@ -606,28 +536,7 @@ def features(model_run: str) -> ConfigDict:
   Args:
     model_run: run directory of `run = "pretrain"`.
   """
-  c = tokenize()
-  c.clip.update(frames=0, size_px=0)  # 0: the model's
-  c.image.update(size_px=0, crop="center")  # 0: the model's
-  return ConfigDict(dict(
-      run="features",
-      seed=0,
-      model_run=model_run,
-      features=dict(
-          encoder="",  # Python file of another (totojax/trained/encoders.py)
-          tokenizer="",  # its file; "": of the run, its chain or the package
-          layers=(),  # H_0 (the embeddings) to H_L; (): all
-          pool="clip",  # means over each; or "frame", "token"
-          format="safetensors",  # or "npz"
-          dtype="float32",  # of what is stored; or "float16"
-          rows=8,  # clips of a forward pass
-      ),
-      source=c.source,
-      clip=c.clip,
-      views=c.views,
-      image=c.image,
-      amount=c.amount,
-  ))  # fmt: skip
+  return schema.to_config(corpus_config.Features(model_run=model_run))
 
 
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:

@@ -36,8 +36,8 @@ def run(
   """Writes `leakage.csv`; False when interrupted.
 
   Raises:
-    ValueError: no store is named, or something of a held-out store is in a training store, and
-      `leakage.fail` asks for an error.
+    ValueError: no store is named, or something of a held-out store is in a
+      training store and `leakage.fail` asks for an error.
   """
   wanted = config.leakage
   for name in ("train", "validation"):
