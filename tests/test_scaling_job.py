@@ -9,7 +9,7 @@ import pytest
 
 from totojax import jobs
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.jobs import scaling as scaling_job
 from totojax.report import scaling

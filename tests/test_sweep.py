@@ -13,7 +13,7 @@ from totojax import jobs
 from totojax import lanes
 from totojax import train
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand
 from totojax.jobs.sweep import job

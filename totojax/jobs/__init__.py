@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 
 from totojax.config import roots
+from totojax.rundir import directory
 from totojax.rundir import errors
 
 Config = Mapping[str, Any]
@@ -116,11 +117,8 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
+  if name in roots.ROOTS:
+    config = directory.typed(config)
   module, _, function = job.run.partition(":")
   module = importlib.import_module(f"totojax.jobs.{module}")
-  if name in roots.ROOTS and name not in ("pretrain", "validate"):
-    written = getattr(config, "written", None)
-    config = roots.read(config)
-    if written is not None:
-      object.__setattr__(config, "written", written)
   return getattr(module, function)(config, workdir, interrupted)

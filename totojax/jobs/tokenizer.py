@@ -11,6 +11,7 @@ import numpy as np
 
 from totojax import assembly as parts
 from totojax import jobs
+from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
 from totojax.config import schema
@@ -82,8 +83,7 @@ def run(
 
 def training(config: tokens.Tokenizer) -> train.Run:
   """Everything that `train.fit` needs for a dVAE."""
-  values = schema.to_dict(config)
-  on = parts.mesh(values)
+  on = sharding.make_mesh(config.mesh)
   how, size, objective = config.train, config.dvae, config.objective
   sources = open_sources(config.data)
   size_px = sources[0].store.manifest.size_px
@@ -106,12 +106,12 @@ def training(config: tokens.Tokenizer) -> train.Run:
     return scores(state.params, size, held_out, how.score_frames)
 
   return parts.run(
-      values,
+      config,
       task=task,
       steps=how.steps,
       rows=how.batch_frames,
       microbatches=how.microbatches,
-      batches=parts.reader(values, dataset),
+      batches=parts.reader(config.data.reading, dataset),
       evals={"": score} if held_out else {},
       facts={
           "parameters": dvae_parameters(size),

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.evals import top1
 from totojax.rundir import console
 from totojax.rundir import directory

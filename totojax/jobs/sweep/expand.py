@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Any
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 
 PARAMETRISATIONS = ("mup", "standard")
 

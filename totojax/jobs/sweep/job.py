@@ -24,7 +24,7 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import lanes as lanes_lib
 from totojax import train
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand
