@@ -13,6 +13,7 @@ import torch_bytes as tb
 import web
 
 from totojax.config import roots
+from totojax.config import schema
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
 from totojax.jobs import official as official_job
@@ -269,8 +270,8 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   assert "a VQGAN of taming" in told("dvae", encoder, ckpt)
   assert "DALL-E's dVAE" in told("vqgan-1k", decoder)
   # The config's names are those that there are.
-  (kind,) = [f for f in dataclasses.fields(tokens.Released) if f.name == "kind"]
-  assert kind.metadata["key"].range.choices == tuple(official.KINDS)
+  (kind,) = (k for k in schema.keys(tokens.OfficialWeights()) if k.path == "kind")
+  assert kind.meta.range.choices == tuple(official.KINDS)
   assert "2: encoder.pkl, decoder.pkl" in told("dvae", encoder)
   with pytest.raises(ValueError, match="vqgan-2k.* use one of dvae, vqgan-1k"):
     official.convert("vqgan-2k", [ckpt], out)

@@ -47,7 +47,7 @@ def root(values: Mapping[str, Any]) -> type:
   """
   name = values.get("run")
   if name == "plan":
-    return _planned(values)
+    return _root_of_plan(values)
   if name not in ROOTS:
     raise schema.ConfigError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
@@ -55,7 +55,7 @@ def root(values: Mapping[str, Any]) -> type:
   return ROOTS[name]
 
 
-def _planned(values: Mapping[str, Any]) -> type:
+def _root_of_plan(values: Mapping[str, Any]) -> type:
   told = "a plan is of pre-training or of tokenizing; this config"
   if "model_run" in values:
     raise schema.ConfigError(

@@ -204,7 +204,7 @@ class TokensReport:
 
 
 @section("official")
-class Released:
+class OfficialWeights:
   """Which released weights, and where they are."""
 
   kind: str = field(
@@ -232,11 +232,11 @@ class Official:
   """`run = "official"`: released tokenizers, as files of ours."""
 
   run: str = field("official", "the job")
-  official: Released = field(Released(), "which")
+  official: OfficialWeights = field(OfficialWeights(), "which")
 
 
 @section("leakage")
-class Compared:
+class Comparison:
   """What is compared."""
 
   train: tuple[str, ...] = field((), "stores that are trained on")
@@ -252,4 +252,4 @@ class Leakage:
   """`run = "leakage"`: is anything held out also trained on?"""
 
   run: str = field("leakage", "the job")
-  leakage: Compared = field(Compared(), "what is compared")
+  leakage: Comparison = field(Comparison(), "what is compared")

@@ -285,12 +285,12 @@ def _finish(
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in work.parts:
-    ids, files = [], []
+    ids, names = [], []
     for unit in part.units:
       note = json.loads(_note(part, unit).read_text())
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
       if note["clips"]:
-        files.append(f"{unit.number:05d}.{wanted.format}")
+        names.append(f"{unit.number:05d}.{wanted.format}")
       for row, clip in enumerate(note["clips"]):
         where = part.name, file, row
         index.append((*where, clip["id"], clip["clip"], clip["label"]))
@@ -303,7 +303,7 @@ def _finish(
     if not ids:
       empty.append(part.name)
       continue
-    whole = {"classes": part.listing.classes, "files": files, "ids": ids}
+    whole = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, whole)
   objects.write_table(workdir, "index.csv", index, header=_INDEX)
   objects.write_table(

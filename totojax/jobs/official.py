@@ -20,7 +20,7 @@ from totojax.tokenizers.released import download
 from totojax.tokenizers.released import official
 
 
-def _check_count(settings: tokens.Released, kind: official.Kind) -> None:
+def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
   """Raises ConfigError unless there is one of each list for every file."""
   for name in ("files", "urls", "sha256"):
     given = getattr(settings, name)

@@ -24,27 +24,27 @@ from totojax.jobs.tokenize import units
 from totojax.tokenizers import weights
 
 
-def check(found: BeamSettings) -> None:
-  """Whether the pipeline that is asked for, if any, can be started.
+def check(settings: BeamSettings) -> None:
+  """Checks that the pipeline that is asked for, if any, can be started.
 
   Raises:
     ValueError: one process of several asks for a pipeline, or an unknown
       runner.
     ImportError: Apache Beam is missing.
   """
-  if not found.name:
+  if not settings.name:
     return
   if jax.process_count() > 1:
     raise ValueError(
-        f"beam.name is {found.name!r} with {jax.process_count()} processes;"
+        f"beam.name is {settings.name!r} with {jax.process_count()} processes;"
         " start a pipeline from one, without --multihost"
     )
   beam = _beam()
   try:
-    beam.runners.runner.create_runner(found.name)
+    beam.runners.runner.create_runner(settings.name)
   except (ValueError, ImportError, AttributeError) as error:
     raise ValueError(
-        f"beam.name is {found.name!r}, which Apache Beam does not start:"
+        f"beam.name is {settings.name!r}, which Apache Beam does not start:"
         f" {error}"
     ) from error
 
