@@ -15,6 +15,7 @@ import pytest
 import runs
 
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.pixels import video
@@ -54,7 +55,7 @@ def config(root, **changes):
 
 
 def run(values, workdir, interrupted=NEVER):
-  return tokenize.run(values, epath.Path(workdir), interrupted)
+  return tokenize.run(roots.read(values), epath.Path(workdir), interrupted)
 
 
 def files(folder):
@@ -377,7 +378,7 @@ def _leakage(train, validation, workdir, **changes):
   c = defaults.leakage()
   c.leakage.update(train=(str(train),), validation=(str(validation),))
   c.leakage.update(changes)
-  return leakage.run(c.to_dict(), epath.Path(workdir), NEVER)
+  return leakage.run(roots.read(c.to_dict()), epath.Path(workdir), NEVER)
 
 
 def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
@@ -428,7 +429,7 @@ def test_the_plan_counts_as_table_2_of_the_paper():
   official = dataclasses.replace(
       weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
   )
-  (row,) = plan.without_source(c.to_dict(), official)
+  (row,) = plan.without_source(roots.read(c.to_dict()), official)
   np.testing.assert_allclose(row.tokens_every_frame, 2560.95e9, rtol=1e-5)
   np.testing.assert_allclose(row.tokens_strided, 640.2e9, rtol=1e-3)
   assert row.frames == 16_000_000 and row.tokens == 16_000_000 * 256
@@ -441,11 +442,12 @@ def test_the_plan_counts_as_table_2_of_the_paper():
 def test_a_plan_of_hours_alone_cuts_them_without_gaps():
   c = defaults.tokenize()
   c.plan.hours = 10.0
-  (row,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  shipped = weights.load("shipped")
+  (row,) = plan.without_source(roots.read(c.to_dict()), shipped)
   assert row.name == "without gaps"
   np.testing.assert_allclose(row.tokens, row.tokens_strided, rtol=1e-4)
   c.plan.videos = 1
-  (one,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  (one,) = plan.without_source(roots.read(c.to_dict()), shipped)
   assert one.name == "assumed" and one.clips == 1  # the control
 
 
@@ -458,7 +460,7 @@ def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   assert probed == VIDEOS
   np.testing.assert_allclose(hours * 3600, seconds, rtol=1e-2)
   values = config(root, run="plan")
-  assert plan.run(values, epath.Path(tmp_path / "plan"), NEVER)
+  assert plan.run(roots.read(values), epath.Path(tmp_path / "plan"), NEVER)
   written = json.loads((tmp_path / "plan" / "plan.json").read_text())
   assert written["all"]["items"] == VIDEOS + 2
   assert written["all"]["frames"] == (VIDEOS + 2) * 2 * 4
@@ -512,10 +514,7 @@ def test_without_pyav_no_run_is_begun(root, tmp_path, monkeypatch):
 
 
 def test_images_and_videos_have_their_own_spec():
-  values = config("x")
-  assert isinstance(
-      tokenize.parts_lib.settings.spec(values, "image"), images.ImageSpec
-  )
-  assert isinstance(
-      tokenize.parts_lib.settings.spec(values, "video"), video.ClipSpec
-  )
+  c = roots.read(config("x"))
+  sections = dict(clip=c.clip, views=c.views, image=c.image)
+  assert isinstance(media.spec("image", **sections), images.ImageSpec)
+  assert isinstance(media.spec("video", **sections), video.ClipSpec)

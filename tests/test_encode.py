@@ -29,10 +29,10 @@ def data(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp("data"))
   c = defaults.render(train=24, val=8)
   c.scene.frames = 5
-  assert pixels.render(c.to_dict(), root / "pixels", NEVER)
+  assert pixels.render(roots.read(c.to_dict()), root / "pixels", NEVER)
   c = defaults.shards(str(root / "pixels"), "shipped")
   c.tokenizing.update(report_frames=8, kmeans_frames=16, kmeans_patches=600)
-  assert pretokenize.run(c.to_dict(), root / "tokens", NEVER)
+  assert pretokenize.run(roots.read(c.to_dict()), root / "tokens", NEVER)
   return root
 
 

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp("pixels"))
   c = defaults.render(train=16, val=5)
   c.scene.frames = FRAMES
-  assert pixels.render(c.to_dict(), root, NEVER)
+  assert pixels.render(roots.read(c.to_dict()), root, NEVER)
   return root
 
 

@@ -281,7 +281,7 @@ def test_unicode_names_decode(tmp_path):
 def test_spec_refuses_nonsense():
   with pytest.raises(ValueError, match="clip.crops is 0"):
     dataclasses.replace(SPEC, crops=0)
-  with pytest.raises(ValueError, match="'bicubic', 'bilinear', 'lanczos'"):
+  with pytest.raises(ValueError, match="'bicubic', 'bilinear' or 'lanczos'"):
     dataclasses.replace(SPEC, resample="nearest")
 
 

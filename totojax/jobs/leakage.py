@@ -11,15 +11,13 @@ Shapes: R records, T frames, G grid side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+from collections.abc import Callable, Iterator
 import hashlib
-from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
@@ -30,44 +28,21 @@ from totojax.storage import objects
 READ_RECORDS = 256  # at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What is compared.
-
-  Attributes:
-    train: stores of tokens that are trained on.
-    validation: stores of tokens that are held out.
-    per: what must not be equal: a whole "record", or any "frame" of one.
-    fail: whether an overlap is an error.
-  """
-
-  train: tuple[str, ...]
-  validation: tuple[str, ...]
-  per: str
-  fail: bool
-
-  def __post_init__(self):
-    if self.per not in ("record", "frame"):
-      raise ValueError(
-          f"leakage.per is {self.per!r}; use 'record' or 'frame'"
-      )
-    for name in ("train", "validation"):
-      if not getattr(self, name):
-        raise ValueError(f"leakage.{name} names no store; name at least one")
-
-
 def run(
-    config: Mapping[str, Any],
+    config: tokens_config.Leakage,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes `leakage.csv`; False when interrupted.
 
   Raises:
-    ValueError: something of a held-out store is in a training store, and
-      `leakage.fail` asks for an error.
+    ValueError: no store is named, or something of a held-out store is in a
+      training store and `leakage.fail` asks for an error.
   """
-  wanted = typed(Settings, config["leakage"], "leakage")
+  wanted = config.leakage
+  for name in ("train", "validation"):
+    if not getattr(wanted, name):
+      raise ValueError(f"leakage.{name} names no store; name at least one")
   train = [_open(path) for path in wanted.train]
   held_out = [_open(path) for path in wanted.validation]
   for store in (*train, *held_out):
