@@ -164,7 +164,10 @@ def test_images_are_small():
 
 # --- Files and commands ------------------------------------------------------
 
-FILE = r"\b(?:configs|totojax|tests|launch|docs|colab)/[\w./]*\.(?:py|sh|md|ipynb)"
+FILE = (
+    r"\b(?:configs|totojax|tests|launch|docs|colab)/[\w./]*"
+    r"\.(?:py|sh|md|ipynb)"
+)
 
 
 def missing_files(text):
@@ -210,7 +213,8 @@ def commands(text):
   for line in lines:
     for part in line.split("&&"):
       ours = re.search(
-          r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*", part
+          r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*",
+          part,
       )
       if ours:
         found.append(shlex.split(ours[0]))
