@@ -12,6 +12,7 @@ import pytest
 from totojax.config import defaults
 from totojax.data.store import shards
 from totojax.jobs import pixels
+from totojax.rundir import files as rundir_files
 from totojax.storage import objects
 
 
@@ -159,22 +160,10 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
   path = workdir / "skipped.csv"
   assert path.read_text().count("\n") >= 2  # or there is nothing to damage
   path.write_text(path.read_text() + "half")
-  with pytest.raises(objects.StoreError, match="skipped.csv is damaged"):
+  with pytest.raises(rundir_files.Damaged, match="skipped.csv is damaged"):
     pixels.decode(decoding(folder), workdir, never)
   path.unlink()
   assert pixels.decode(decoding(folder), workdir, never)
-
-
-def test_a_table_is_read_as_it_was_written(tmp_path):
-  rows = [["a", 'ends "here"\nand, there'], ["b\u2028c", "\n"], ["", "x"]]
-  objects.write_table(tmp_path, "t.csv", rows, header=("id", "reason"))
-  assert objects.read_table(tmp_path, "t.csv") == rows
-  assert objects.read_table(tmp_path, "none.csv") is None
-  whole = (tmp_path / "t.csv").read_bytes()
-  for damaged in (b"", whole[:-6], whole + b"c", whole + b"\xff,c\n"):
-    (tmp_path / "t.csv").write_bytes(damaged)
-    with pytest.raises(objects.StoreError, match="t.csv is damaged"):
-      objects.read_table(tmp_path, "t.csv")
 
 
 @pytest.mark.parametrize("job, package", [("decode", "av"),

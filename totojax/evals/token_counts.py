@@ -9,7 +9,6 @@ V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-import io
 import time
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 
 from totojax.data.store import store as store_lib
 from totojax.rundir import console
+from totojax.rundir import files
 from totojax.tokenizers import ngrams
 
 Interrupted = Callable[[int], bool]
@@ -198,10 +198,7 @@ def _load(
     path: epath.Path, stores: Stores
 ) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
-  arrays = {}
-  if path.exists():
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-      arrays = dict(file)
+  arrays = files.read_npz(path) if path.exists() else {}
   found = {}
   for name, store in stores.items():
     found[name] = (0, np.zeros(store.manifest.vocab, np.int64))
@@ -220,8 +217,4 @@ def _save(
     arrays[f"{name}/mark"] = np.array(_mark(stores[name]))
     arrays[f"{name}/done"] = np.array(done)
     arrays[f"{name}/counts"] = counts_V
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  beside = path.parent / f".{path.name}.part"
-  beside.write_bytes(buffer.getvalue())
-  beside.replace(path)
+  files.write_npz(path, arrays, compressed=True)

@@ -35,7 +35,6 @@ from totojax.models import trunk
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
-from totojax.storage import objects
 from totojax.trained import backbone
 from totojax.trained import encoders
 from totojax.trained import model as pretrained
@@ -308,9 +307,7 @@ class _Rows:
       arrays["label"] = np.array(labels, np.int32)
       data = feature_files.to_bytes(arrays, self._wanted.format)
       name = f"{note.stem}.{self._wanted.format}"
-      beside = note.parent / f".{name}.part"
-      beside.write_bytes(data)
-      beside.replace(note.parent / name)
+      files.write_bytes(note.parent / name, data)
     files.write_json(note, {"clips": self._clips, "skipped": self._skipped})
 
   def _compute(self) -> None:
@@ -325,12 +322,12 @@ def _finish(
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in work.parts:
-    ids, files = [], []
+    ids, names = [], []
     for unit in part.units:
       note = json.loads(_note(part, unit).read_text())
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
       if note["clips"]:
-        files.append(f"{unit.number:05d}.{wanted.format}")
+        names.append(f"{unit.number:05d}.{wanted.format}")
       for row, clip in enumerate(note["clips"]):
         where = part.name, file, row
         index.append((*where, clip["id"], clip["clip"], clip["label"]))
@@ -343,11 +340,11 @@ def _finish(
     if not ids:
       empty.append(part.name)
       continue
-    whole = {"classes": part.listing.classes, "files": files, "ids": ids}
+    whole = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, whole)
-  objects.write_table(workdir, "index.csv", index, header=_INDEX)
-  objects.write_table(
-      workdir, "skipped.csv", skipped, header=("store", "id", "reason")
+  files.write_table(workdir / "index.csv", index, header=_INDEX)
+  files.write_table(
+      workdir / "skipped.csv", skipped, header=("store", "id", "reason")
   )
   parts_lib.write_missing(work, workdir)
   if skipped:

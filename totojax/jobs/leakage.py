@@ -25,7 +25,7 @@ from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 
 READ_RECORDS = 256  # at a time
 
@@ -100,9 +100,8 @@ def run(
             (wanted.per, where, held, other, store.path, record, item)
         )
         found.add((where, items_lib.whole(other)))
-  objects.write_table(
-      workdir,
-      "leakage.csv",
+  files.write_table(
+      workdir / "leakage.csv",
       rows,
       header=(
           "same", "held_out", "held_out_record", "held_out_id", "train",

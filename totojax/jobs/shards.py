@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import io
 from typing import Any
 
 from etils import epath
@@ -158,9 +157,11 @@ def _describe(
       "mean_colour": stats.mean_colour(original_MHW3),
   }
   shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **{k: v[shown] for k, v in images.items()})
-  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_npz(
+      workdir / "samples.npz",
+      {k: v[shown] for k, v in images.items()},
+      compressed=True,
+  )
 
   tokens = shards.open_store(
       workdir / "train",

@@ -18,6 +18,7 @@ from totojax.report import page
 from totojax.report import reading
 from totojax.report import run_sections
 from totojax.report import token_sections
+from totojax.rundir import files
 
 
 def write_report(
@@ -39,7 +40,7 @@ def write_report(
   name = folder.path.name
   sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
   sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path.write_text(page.page(f"{name}: totojax report", sections))
+  files.write_text(path, page.page(f"{name}: totojax report", sections))
   return path
 
 

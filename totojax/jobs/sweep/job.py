@@ -34,6 +34,7 @@ from totojax.report import sweep_plots
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
+from totojax.rundir import metrics
 
 Interrupted = Callable[[int], bool]
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
@@ -106,8 +107,7 @@ def _train(
   if not finished:
     return False
   if jax.process_index() == 0:
-    text = (folder / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = metrics.read(folder / metrics.FILE)
     (workdir / "points").mkdir(parents=True, exist_ok=True)
     for lane, point in enumerate(group):
       found = outcome(rows, lane, run_.steps)

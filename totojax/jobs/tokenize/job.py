@@ -31,7 +31,7 @@ from totojax.jobs.tokenize import stores as parts_lib
 from totojax.jobs.tokenize import units
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
 
@@ -174,8 +174,8 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
     )
     if not made.complete:
       empty.append(part.name)
-  objects.write_table(
-      workdir, "quarantine.csv", rows, header=("store", "id", "reason")
+  files.write_table(
+      workdir / "quarantine.csv", rows, header=("store", "id", "reason")
   )
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
