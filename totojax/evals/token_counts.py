@@ -1,6 +1,8 @@
 """What stores of tokens hold: amounts, codes, and n-grams of codes.
 
-Stores may be far larger than memory: they are read in pieces.
+Stores may be far larger than memory: they are read in pieces. Counts and how
+many records they are of are saved as one file: a note beside them
+(`rundir.pieces`) could be of other counts.
 
 Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
 V codes.
