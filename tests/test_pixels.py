@@ -8,6 +8,7 @@ import sys
 from etils import epath
 import numpy as np
 import pytest
+import token_sets
 
 from totojax.config import defaults
 from totojax.data.store import shards
@@ -85,6 +86,7 @@ def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
     ids[split] = store.ids()
   assert len(ids["train"]) + len(ids["val"]) == 2 * 5
   assert not set(ids["train"]) & set(ids["val"])
+  assert token_sets.proven(workdir / "train", workdir / "val")
 
 
 def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
@@ -193,6 +195,7 @@ def test_render_labels_every_clip(tmp_path):
   assert [len(store) for store in stores] == [12, 4]
   assert all(0 <= label < 10 for s in stores for label in s.labels())
   assert len({i for s in stores for i in s.ids()}) == 16
+  assert token_sets.proven(workdir / "train", workdir / "val")
 
 
 def test_photographs_are_split_by_photograph(tmp_path):

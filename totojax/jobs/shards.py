@@ -17,6 +17,7 @@ from etils import epath
 import numpy as np
 
 from totojax.config.typed import typed
+from totojax.data.store import certificates
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
@@ -77,6 +78,10 @@ def run(
         source, workdir / split, tokenizer, settings, interrupted
     ):
       return False
+  paths = [workdir / split for split in SPLITS]
+  certificates.certify(
+      [store_lib.Store(path, manifests.load(path)) for path in paths]
+  )
   _describe(workdir, tokenizer, settings, pixels, seed=config["seed"])
   return True
 

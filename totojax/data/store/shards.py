@@ -168,6 +168,7 @@ def write_shard(
       records=len(next(iter(arrays.values()))),
       checksum=columns.digest(arrays),
       probe=columns.digest(columns.probe(manifest, arrays)),
+      ids=columns.ids_sum(arrays["id"]) if "id" in arrays else "",
   )
   for name, array in arrays.items():
     objects.write_array(
