@@ -11,13 +11,13 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 import html
 import io
-import math
 
 from etils import epath
 import numpy as np
 from PIL import Image
 
 from totojax.report import reading
+from totojax.rundir import files
 
 STYLE = """
 :root {
@@ -167,7 +167,7 @@ def write(
   if (folder.path / "manifest.json").exists():
     parts.append(f"<footer>{section('', provenance, folder)}</footer>")
   path = epath.Path(workdir) / "report.html"
-  path.write_text(page(f"{name}: {about}", parts))
+  files.write_text(path, page(f"{name}: {about}", parts))
   return path
 
 
@@ -289,23 +289,3 @@ def _data(pixels_HW3: np.ndarray) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels_HW3).save(buffer, format="png", optimize=True)
   return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def short(value: float) -> str:
-  """1,337,216 -> 1.34 M: three digits."""
-  if not math.isfinite(value):
-    return str(value)
-  for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
-    if abs(value) >= size:
-      return f"{value / size:.3g}{unit}"
-  return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-  """8.4 s, 3 min 20 s, 2 h 5 min."""
-  if seconds < 60:
-    return f"{seconds:.1f} s"
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 60:
-    return f"{minutes} min {rest} s"
-  return f"{minutes // 60} h {minutes % 60} min"

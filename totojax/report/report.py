@@ -19,6 +19,7 @@ from totojax.report import plots
 from totojax.report import reading
 from totojax.report import run_sections
 from totojax.report import token_sections
+from totojax.rundir import files
 
 
 def write_report(
@@ -50,7 +51,7 @@ def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
     draw, _ = model_sections.learning(reading.Folder(chain))
   except reading.Missing:
     return
-  (epath.Path(workdir) / "loss.png").write_bytes(plots.png(draw))
+  files.write_bytes(epath.Path(workdir) / "loss.png", plots.png(draw))
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (

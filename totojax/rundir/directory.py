@@ -90,7 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no such run.
-    ValueError: config.json is damaged.
+    files.Damaged: config.json is damaged.
   """
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
@@ -98,13 +98,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise FileNotFoundError(
         f"{workdir} is not a run directory (no config.json)"
     )
-  try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise ValueError("it holds no object")
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged ({error})") from error
-  return fill(config, workdir.parent)
+  return fill(files.read_json(path), workdir.parent)
 
 
 def check_config(

@@ -103,7 +103,7 @@ def find(
         f"{path} has no whole checkpoint; train first, or name another"
         " model_run"
     )
-  manifest = json.loads((path / "manifest.json").read_text())
+  manifest = files.read_json(path / "manifest.json")
   return Trained(
       path=path,
       config=config,
@@ -279,7 +279,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
   if path.exists():
-    found = json.loads(path.read_text())
+    found = files.read_json(path)
     if found != facts:
       raise ValueError(
           f"{workdir} was begun with {found}, and now there is {facts}; the"
