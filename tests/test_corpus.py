@@ -13,6 +13,7 @@ import little_videos
 import numpy as np
 import pytest
 import runs
+import token_sets
 
 from totojax.config import defaults
 from totojax.config import roots
@@ -292,6 +293,7 @@ def test_labels_mean_the_same_in_all_splits(tmp_path):
     assert store.manifest.classes == ("a", "b", "c")
     for item, label in zip(store.ids(), store.labels(), strict=True):
       assert item.split("/")[1] == "abc"[label]
+  assert token_sets.proven(tmp_path / "run" / "train", tmp_path / "run" / "val")
 
 
 @pytest.mark.parametrize(
@@ -394,6 +396,7 @@ def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
   # The same id, and with the same id the same crops: both of them.
   assert {row["same"] for row in rows} == {"id", "record"}
   assert {row["held_out_id"] for row in rows} == {"video 2.mp4"}
+  assert not token_sets.proven(whole / "all", held)
 
   # Left out of the training store, nothing is found: the control.
   values = config(root, **{"source.exclude": (str(held),)})
@@ -402,6 +405,7 @@ def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
   assert [row["id"] for row in missing] == ["video 2.mp4"]
   assert _leakage(tmp_path / "clean" / "all", held, tmp_path / "none")
   assert table(tmp_path / "none" / "leakage.csv") == []
+  assert token_sets.proven(tmp_path / "clean" / "all", held)
 
 
 def test_equal_tokens_under_another_name_are_found(tmp_path):

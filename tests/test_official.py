@@ -271,7 +271,8 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   assert "DALL-E's dVAE" in told("vqgan-1k", decoder)
   # The config's names are those that there are.
   keys = {key.path: key for key in schema.keys(tokens.OfficialWeights())}
-  assert keys["kind"].meta.range.choices == tuple(official.KINDS)
+  kind = keys["kind"]
+  assert kind.meta.range.choices == tuple(official.KINDS)
   assert "2: encoder.pkl, decoder.pkl" in told("dvae", encoder)
   with pytest.raises(ValueError, match="vqgan-2k.* use one of dvae, vqgan-1k"):
     official.convert("vqgan-2k", [ckpt], out)

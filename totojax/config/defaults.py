@@ -124,7 +124,7 @@ def tuned_mup(base_width: int) -> ConfigDict:
   """µP, on, for an untied head, with multipliers that were tuned.
 
   In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with those of
-  `mup` wider models learnt hardly better there (see README.md).
+  `mup` wider models learnt hardly better there (see docs/results.md).
   """
   c = mup()
   c.update(

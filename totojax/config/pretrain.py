@@ -103,10 +103,11 @@ class Pretrain:
   plan: Plan = field(Plan(), "what `run = plan` is for")
 
   def __post_init__(self):
-    if self.sequence.segments and isinstance(self.model, models.Mamba):
+    if self.sequence.segments and not self.model.segments:
       raise ConfigError(
           "sequence.segments hides images from each other with a mask of"
-          " attention, and Mamba has none; set it to False"
+          f" attention, and {self.architecture.capitalize()} has none; set it"
+          " to False"
       )
 
 

@@ -4,9 +4,10 @@ The model is a run of ours, or another encoder (`encoders`), so that a probe
 reads both alike. For every split of the source the run directory gets a folder
 of files, one for `amount.items_per_shard` items: `00000.safetensors` (or .npz)
 with an array `layer_8` for each layer, its rows the clips of the items in
-order, and `label` (-1 for none); beside it `00000.json`, written last, says
-which clips they are. `features.json` stands in a folder that is whole.
-`index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave none.
+order, and `label` (-1 for none); beside it a note, `00000.json`, says which
+clips they are (`rundir.pieces`). `features.json` stands in a folder that is
+whole. `index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave
+none.
 
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
@@ -16,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
@@ -30,12 +30,11 @@ from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores as parts_lib
-from totojax.jobs.tokenize import units
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
-from totojax.storage import objects
+from totojax.rundir import pieces
 from totojax.trained import backbone
 from totojax.trained import encoders
 from totojax.trained import model as pretrained
@@ -69,7 +68,7 @@ def _of_run(config: Features) -> _Model:
   found = backbone.find(config.model_run, patches=True)
   spec, depth = found.model.spec, found.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
-  trunk.check_layers(layers, depth)
+  taps.check_layers(layers, depth)
   tokenizer = backbone.tokenizer(found, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -201,7 +200,8 @@ def _make(
 ) -> bool:
   """Makes the files of a split that are not there; False when interrupted."""
   part.path.mkdir(parents=True, exist_ok=True)
-  todo = [u for u in part.units if not _note(part, u).exists()]
+  notes = pieces.Pieces(part.path)
+  todo = [u for u in part.units if notes.read(u.number) is None]
   total, left = (
       sum(len(unit.items) for unit in some) for some in (part.units, todo)
   )
@@ -222,14 +222,10 @@ def _make(
           bar.advance()
           if interrupted(bar.done):
             return False
-        rows.write(_note(part, unit))
+        rows.write(part.path, unit.number)
     finally:
       decoded.close()
   return True
-
-
-def _note(part: parts_lib.Part, unit: units.Unit) -> epath.Path:
-  return part.path / f"{unit.number:05d}.json"
 
 
 class _Rows:
@@ -256,7 +252,7 @@ class _Rows:
     if len(self._pending) >= self._wanted.rows:
       self._compute()
 
-  def write(self, note: epath.Path) -> None:
+  def write(self, folder: epath.Path, unit: int) -> None:
     """The file of all that was added, then its note."""
     if self._pending:
       self._compute()
@@ -267,11 +263,10 @@ class _Rows:
       labels = [clip["label"] for clip in self._clips]
       arrays["label"] = np.array(labels, np.int32)
       data = feature_files.to_bytes(arrays, self._wanted.format)
-      name = f"{note.stem}.{self._wanted.format}"
-      beside = note.parent / f".{name}.part"
-      beside.write_bytes(data)
-      beside.replace(note.parent / name)
-    files.write_json(note, {"clips": self._clips, "skipped": self._skipped})
+      name = f"{unit:05d}.{self._wanted.format}"
+      files.write_bytes(folder / name, data)
+    note = {"clips": self._clips, "skipped": self._skipped}
+    pieces.Pieces(folder).write(unit, note)
 
   def _compute(self) -> None:
     features_LR = self._features(np.stack(self._pending))
@@ -287,7 +282,7 @@ def _finish(
   for part in work.parts:
     ids, names = [], []
     for unit in part.units:
-      note = json.loads(_note(part, unit).read_text())
+      note = pieces.Pieces(part.path).read(unit.number)
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
       if note["clips"]:
         names.append(f"{unit.number:05d}.{wanted.format}")
@@ -305,9 +300,9 @@ def _finish(
       continue
     whole = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, whole)
-  objects.write_table(workdir, "index.csv", index, header=_INDEX)
-  objects.write_table(
-      workdir, "skipped.csv", skipped, header=("store", "id", "reason")
+  files.write_table(workdir / "index.csv", index, header=_INDEX)
+  files.write_table(
+      workdir / "skipped.csv", skipped, header=("store", "id", "reason")
   )
   parts_lib.write_missing(work, workdir)
   if skipped:

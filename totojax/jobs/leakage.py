@@ -4,7 +4,8 @@ Two questions: does a video stand in both, by its id (Kinetics-600 training
 videos that are Kinetics-400 validation videos), and do records, or single
 frames, of both have exactly the same tokens. Crops are drawn by id, so a video
 that is stored under two names rarely gives equal tokens; images cropped in the
-centre do.
+centre do. A held-out store that shares no id with a training store gets a
+certificate of that, so that training need not compare them again.
 
 Shapes: R records, T frames, G grid side.
 """
@@ -13,17 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import hashlib
+import itertools
 
 from etils import epath
 import numpy as np
 
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
+from totojax.data.store import certificates
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 
 READ_RECORDS = 256  # at a time
 
@@ -75,15 +78,16 @@ def run(
             (wanted.per, where, held, other, store.path, record, item)
         )
         found.add((where, items_lib.whole(other)))
-  objects.write_table(
-      workdir,
-      "leakage.csv",
+  files.write_table(
+      workdir / "leakage.csv",
       rows,
       header=(
           "same", "held_out", "held_out_record", "held_out_id", "train",
           "train_record", "train_id",
       ),
   )  # fmt: skip
+  for store, other in itertools.product(train, held_out):
+    certificates.check(store, other)  # a start of training asks no more
   text = (
       f"{len(found)} of {len(ids)} held-out items are also in training data"
       f" ({workdir / 'leakage.csv'})"

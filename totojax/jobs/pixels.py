@@ -24,7 +24,7 @@ from totojax.data.sources import folder
 from totojax.data.sources import items as items_lib
 from totojax.data.store import fill
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 
 Interrupted = Callable[[int], bool]
 
@@ -194,14 +194,13 @@ class _Skipped:
 
   def __init__(self, workdir: epath.Path):
     self.path = workdir / self._FILE
-    self._workdir = workdir
-    self._reasons = dict(objects.read_table(workdir, self._FILE) or ())
+    there = self.path.exists()
+    self._reasons = dict(files.read_table(self.path) if there else ())
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())
-    objects.write_table(
-        self._workdir,
-        self._FILE,
+    files.write_table(
+        self.path,
         sorted(self._reasons.items()),
         header=("path", "reason"),
     )

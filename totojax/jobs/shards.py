@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import io
 
 from etils import epath
 import numpy as np
 
 from totojax.config import tokens as tokens_config
+from totojax.data.store import certificates
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
@@ -54,6 +54,10 @@ def run(
         source, workdir / split, tokenizer, settings, interrupted
     ):
       return False
+  paths = [workdir / split for split in SPLITS]
+  certificates.certify(
+      [store_lib.Store(path, manifests.load(path)) for path in paths]
+  )
   _describe(workdir, tokenizer, settings, pixels, seed=config.seed)
   return True
 
@@ -134,9 +138,11 @@ def _describe(
       "mean_colour": stats.mean_colour(original_MHW3),
   }
   shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **{k: v[shown] for k, v in images.items()})
-  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_npz(
+      workdir / "samples.npz",
+      {k: v[shown] for k, v in images.items()},
+      compressed=True,
+  )
 
   tokens = shards.open_store(
       workdir / "train",

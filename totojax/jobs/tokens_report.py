@@ -13,7 +13,6 @@ Shapes: V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import io
 from typing import Any
 
 from etils import epath
@@ -88,9 +87,7 @@ def run(
   }
   facts["decoder"] = made.tokenizer.fingerprint if made.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(made)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
   files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
   files.write_csv(workdir / "rank_frequency.csv", rank_rows(tables))

@@ -23,14 +23,16 @@ from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
+from totojax.data.store import certificates
 from totojax.data.store import manifests
+from totojax.data.store import store as store_lib
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam
 from totojax.jobs.tokenize import stores as parts_lib
 from totojax.jobs.tokenize import units
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
 
@@ -162,7 +164,7 @@ def _all_finished(finished: bool) -> bool:
 
 def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
-  rows, empty = [], []
+  rows, whole, empty = [], [], []
   for part in parts:
     skipped = units.finish(part.path, part.head, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in skipped]
@@ -172,11 +174,14 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
         f" {len(part.listing.items) - len(skipped)} of"
         f" {len(part.listing.items)} items"
     )
-    if not made.complete:
+    if made.complete:
+      whole.append(store_lib.Store(part.path, made))
+    else:
       empty.append(part.name)
-  objects.write_table(
-      workdir, "quarantine.csv", rows, header=("store", "id", "reason")
+  files.write_table(
+      workdir / "quarantine.csv", rows, header=("store", "id", "reason")
   )
+  certificates.certify(whole)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:

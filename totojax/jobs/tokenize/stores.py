@@ -17,6 +17,7 @@ from totojax.data.sources import listings
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.jobs.tokenize import units
+from totojax.rundir import files
 from totojax.storage import objects
 from totojax.tokenizers import api
 
@@ -134,8 +135,8 @@ def write_missing(work: Work, workdir: epath.Path) -> None:
       for part in work.parts
       for row in part.listing.missing
   ]
-  objects.write_table(
-      workdir, "missing.csv", rows, header=("store", "id", "reason")
+  files.write_table(
+      workdir / "missing.csv", rows, header=("store", "id", "reason")
   )
   if rows:
     print(
