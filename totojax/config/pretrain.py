@@ -25,7 +25,9 @@ class Data:
   """What is trained and evaluated on."""
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
-  encode_with: str = field("", "tokenizer file: `train` are pixels")
+  encode_with: str = field(
+      "", "tokenizer file: `train` are pixels", plugin="tokenizer"
+  )
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
   reading: training.Reading = field(training.Reading(), "how batches are read")
@@ -84,7 +86,9 @@ class Pretrain:
   seed: int = field(0, "of parameters and data")
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
-  architecture: str = field("llama", "whose keys `model` has (`recipes.use`)")
+  architecture: str = field(
+      "llama", "whose keys `model` has", plugin="architecture"
+  )
   model: models.Model = field(
       models.Llama(), "its sizes", choose=models.model_kind
   )
@@ -101,6 +105,12 @@ class Pretrain:
       training.CheckpointConfig(), "which stay"
   )
   plan: Plan = field(Plan(), "what `run = plan` is for")
+  task: str | None = field(
+      None, "what is trained, of yours", plugin="task", optional=True
+  )
+  evaluations: tuple[str, ...] | None = field(
+      None, "more of yours during training", plugin="evaluation", optional=True
+  )
 
   def __post_init__(self):
     if self.sequence.segments and not self.model.segments:

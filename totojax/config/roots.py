@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax import plugins
 from totojax.config import corpus
 from totojax.config import pixels
 from totojax.config import pretrain
@@ -48,6 +49,9 @@ def root(values: Mapping[str, Any]) -> type:
   name = values.get("run")
   if name == "plan":
     return _root_of_plan(values)
+  if plugins.is_reference(name):
+    keys, _ = plugins.load(name, "job", tuple)
+    return keys
   if name not in ROOTS:
     raise schema.ConfigError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"

@@ -16,6 +16,7 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
 from totojax import lanes as lanes_lib
+from totojax import plugins
 from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
@@ -130,7 +131,7 @@ def pretraining(
   parts.check_tokens(config, "this job")
   spec = config.sequence
   on = sharding.make_mesh(config.mesh)
-  task = task_lib.Pretrain(parts.model(config), parts.parametrisation(config))
+  task = _task(config)
   size = config.train
   batch = batch_rows(size.batch_tokens, spec)
   encoder = _encoder(config, spec)
@@ -187,7 +188,10 @@ def pretraining(
       rows=batch,
       microbatches=size.microbatches,
       batches=parts.reader(config.data.reading, dataset),
-      evals={"": validate} if held_out else {},
+      evals={
+          **({"": validate} if held_out else {}),
+          **_evaluations(config, task),
+      },
       facts={
           "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
           "parameters_without_specials": flops.parameters(shape, spec.vocab),
@@ -205,6 +209,25 @@ def pretraining(
       lanes=lanes,
       start=start,
   )
+
+
+def _task(config: Pretrain) -> task_lib.Pretrain:
+  """The task of the paper, or the user's on the same tokens."""
+  make = task_lib.Pretrain
+  if config.task is not None:
+    make = plugins.load(config.task, "task", Callable)
+  return make(parts.model(config), parts.parametrisation(config))
+
+
+def _evaluations(
+    config: Pretrain, task: task_lib.Pretrain
+) -> dict[str, train.Eval]:
+  """The user's evaluations, by the names of their files."""
+  evals = {}
+  for reference in config.evaluations or ():
+    make = plugins.load(reference, "evaluation", Callable)
+    evals[plugins.stem(reference)] = make(task, config)
+  return evals
 
 
 def _start(
