@@ -12,7 +12,7 @@ the kind's contract says. docs/contributing.md shows one of each kind.
   head          `models.heads`: features of a layer to class logits
   task          (model, µP or None) -> a `tasks.pretrain.Pretrain`
   evaluation    (task, config) -> (state -> pairs of name and value)
-  job           (a `config.schema.section` of its keys, a function as `jobs.Run`)
+  job           (a `config.schema.section` of keys, a function as `jobs.Run`)
 
 The digest of the source is part of a run's identity, like its config.
 """
