@@ -61,11 +61,12 @@ def anchors(text):
 
 def targets(text):
   """What links and images of a page lead to, labels of links looked up."""
-  text = re.sub(r"`[^`]*`", "", prose(text))
+  text = re.sub(r"`[^`]*`|\\[\[\]]", "", prose(text))
   labels = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", text, re.M))
   found = re.findall(r"\]\(([^)\s]+)\)", text)
   found += labels.values()
   alone = re.findall(r"(?<!\])\[([^\]]+)\](?![\[(:])", text)
+  alone = [word for word in alone if word != "gap"]  # a mark, no label
   found += [labels.get(word, f"no label {word}") for word in alone]
   return found
 
