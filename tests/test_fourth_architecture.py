@@ -14,7 +14,6 @@ import stores
 from totojax import assembly
 from totojax import flops
 from totojax import sequence
-from totojax import train
 from totojax.config import defaults
 from totojax.config.typed import ConfigError
 from totojax.jobs import pretrain as job
@@ -135,9 +134,7 @@ def test_it_trains_two_updates(tmp_path):
   shape = assembly.shape(c)
   padded = assembly.sequence_spec(c).padded_vocab
   assert flops.parameters(shape, padded) == count
-  batch = train.place(
-      next(iter(run.batches(0))), run.batch_sharding
-  )
+  batch = run.layout.place(next(iter(run.batches(0))))
   for _ in range(2):
     state, metrics = run.step_fn(state, batch)
     losses.append(float(metrics["loss"]))

@@ -15,7 +15,6 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
 from totojax import sequence
-from totojax import train
 from totojax import tree
 from totojax.config import defaults
 from totojax.config.typed import ConfigError
@@ -362,7 +361,7 @@ def losses(c):
   run = build_pretrain.pretraining(c)
   state, found = run.init(), []
   for batch, _ in zip(run.batches(0), range(2)):
-    state, metrics = run.step_fn(state, train.place(batch, run.batch_sharding))
+    state, metrics = run.step_fn(state, run.layout.place(batch))
     found.append(float(metrics["loss"]))
   return found
 
@@ -386,12 +385,12 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   # The run is a backbone like any other.
   run = backbone.find(str(workdir))
   assert run.model.config == parts.shape(c)
-  on = parts.mesh(c)
+  layout = parts.layout(c)
   model, params = backbone.load(
-      run, run.model, trained=True, depth=1, on=on, seed=0
+      run, run.model, trained=True, depth=1, layout=layout, seed=0
   )
   means = backbone.features(
-      model, params, layers=[0, 1], pool="clip", on=on
+      model, params, layers=[0, 1], pool="clip", layout=layout
   )
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)

@@ -111,7 +111,7 @@ def shape(config: Section) -> dvae.DvaeConfig:
 
 def training(config: Section) -> train.Run:
   """Everything that `train.fit` needs for a dVAE."""
-  on = parts.mesh(config)
+  layout = parts.layout(config)
   how, size = amount(config), shape(config)
   objective = typed(task_lib.TokenizerConfig, config["objective"], "objective")
   sources = open_sources(config)
@@ -149,7 +149,7 @@ def training(config: Section) -> train.Run:
       },
       tokens_per_step=tokens,
       flops_per_token=0.0,
-      on=on,
+      layout=layout,
   )
 
 

@@ -47,9 +47,9 @@ def run(
     ) from error
   parts.check_tokens(trained, "this validation")
   spec = parts.sequence_spec(trained)
-  on = parts.mesh(trained)
+  layout = parts.layout(trained)
   task = task_lib.Pretrain(parts.model(trained))
-  params, meta = load_params(task, source, on)
+  params, meta = load_params(task, source, layout)
   held_out = build.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
@@ -69,7 +69,7 @@ def run(
 
     losses = dict(
         val_loss.evaluate(
-            build.position_sums(task, on),
+            build.position_sums(task, layout),
             params,
             {name: counted(part) for name, part in batches.items()},
         )
@@ -89,14 +89,12 @@ def run(
 
 
 def load_params(
-    task: task_lib.Pretrain, source: epath.Path, on: Any
+    task: task_lib.Pretrain, source: epath.Path, layout: sharding.Layout
 ) -> tuple[Any, dict[str, Any]]:
   """(params, meta) of the newest checkpoint of a run, sharded over a mesh."""
 
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  placed = sharding.shardings(
-      task.axes().params, shapes, mesh=on, rules=sharding.ShardingRules()
-  )
+  placed = layout.shardings(task.axes().params, shapes)
   return checkpoint.read_params(source / "checkpoints", shapes, placed)
 
 

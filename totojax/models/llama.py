@@ -90,7 +90,9 @@ class Attention(nn.Module):
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None):
+  def __call__(
+      self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None
+  ):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")

@@ -120,7 +120,9 @@ def residual(
   return x_BTD
 
 
-def truncate(model: trunk.Trunk, params: Any, depth: int) -> tuple[trunk.Trunk, Any]:
+def truncate(
+    model: trunk.Trunk, params: Any, depth: int
+) -> tuple[trunk.Trunk, Any]:
   """The model up to H_depth: its first blocks, no final norm and no head.
 
   Half the depth is half the memory and half the computation.
