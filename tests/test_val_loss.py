@@ -192,7 +192,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
   mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  sums = build.position_sums(task, mesh)
+  sums = build.position_sums(task, sharding.Layout(mesh))
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
       [sums(params, {"tokens": tokens, "source": source})]

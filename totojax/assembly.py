@@ -9,9 +9,6 @@ import importlib
 from typing import Any, Protocol
 
 import jax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import optax
 
 from totojax import checkpoint
@@ -192,20 +189,17 @@ def program(
     steps: int,
     rows: int,
     microbatches: int,
-    on: Mesh,
+    layout: sharding.Layout,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
 ) -> Program:
-  """Joins a task, an optimiser and a mesh into a train step; see `run`."""
-  sharding_rules = sharding.ShardingRules()
-  sharding.check_batch(rows, microbatches=microbatches, mesh=on)
+  """Joins a task, an optimiser and a layout into a train step; see `run`."""
+  sharding.check_batch(rows, microbatches=microbatches, mesh=layout.mesh)
   if optimiser is None:
     optimiser = _adamw(config.optim, task, steps, rules)
   tx = optimiser.tx
-  placed, shapes = step_lib.state_shardings(
-      task, tx, mesh=on, rules=sharding_rules
-  )
+  placed, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
       step_lib.train_step,
       task=task,
@@ -219,9 +213,7 @@ def program(
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
     placed, shapes = lanes_lib.state(placed, make)
-  step_fn = step_lib.jit_step(
-      one_step, shardings=placed, mesh=on, rules=sharding_rules
-  )
+  step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
   return Program(step_fn=step_fn, make=make, shapes=shapes, placed=placed)
 
 
@@ -237,14 +229,14 @@ def run(
     facts: Mapping[str, Any],
     tokens_per_step: int,
     flops_per_token: float,
-    on: Mesh,
+    layout: sharding.Layout,
     frozen: Any = None,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
     start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
-  """Joins a task, an optimiser and a mesh into what `train.fit` needs.
+  """Joins a task, an optimiser and a layout into what `train.fit` needs.
 
   Args:
     config: of a job that trains.
@@ -257,7 +249,7 @@ def run(
     facts: for manifest.json.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
-    on: the mesh.
+    layout: of the state and the batches.
     frozen: host arrays that take the place of the task's own frozen arrays,
       where these are too large to be constants of a compiled program.
     rules: µP's, a `mup.Rule` for every parameter.
@@ -268,7 +260,7 @@ def run(
   """
   made = program(
       config, task=task, steps=steps, rows=rows, microbatches=microbatches,
-      on=on, rules=rules, lanes=lanes, optimiser=optimiser,
+      layout=layout, rules=rules, lanes=lanes, optimiser=optimiser,
   )  # fmt: skip
   make, placed = made.make, made.placed
   if lanes is not None:
@@ -295,7 +287,7 @@ def run(
       init=init,
       step_fn=made.step_fn,
       batches=batches,
-      batch_sharding=sharding.batch_sharding(on, sharding.ShardingRules()),
+      layout=layout,
       shapes=made.shapes,
       shardings=placed,
       steps=steps,
@@ -305,7 +297,7 @@ def run(
       meta={"task": type(task).__name__},
       config=config,
       facts={
-          "mesh": dict(on.shape),
+          "mesh": dict(layout.mesh.shape),
           "steps": steps,
           "tokens_per_step": tokens_per_step,
           **facts,
@@ -326,7 +318,3 @@ def reader(
   return lambda first_step: mixture.host_batches(
       dataset, first_step, reading=reading
   )
-
-
-def whole(on: Mesh) -> NamedSharding:
-  return NamedSharding(on, PartitionSpec())

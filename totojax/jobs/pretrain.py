@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 import jax
-from jax.sharding import Mesh
 
 from totojax import assembly as parts
 from totojax import flops
@@ -61,7 +58,7 @@ class Planned:
     rows: of a batch.
     microbatches: parts of a batch.
     total_tokens: of the whole run.
-    mesh: where it is computed; None where nothing is to be compiled.
+    layout: where it is computed; None where nothing is to be compiled.
     program: its train step; None where nothing is to be compiled.
   """
 
@@ -70,7 +67,7 @@ class Planned:
   rows: int
   microbatches: int
   total_tokens: float
-  mesh: Mesh | None
+  layout: sharding.Layout | None
   program: parts.Program | None
 
 
@@ -93,16 +90,16 @@ def planned(
   task = task_lib.Pretrain(model, parts.parametrisation(config))
   size = config.train
   rows = batch_rows(size.batch_tokens, task.spec)
-  on = made = None
+  layout = made = None
   if devices is not None:
-    on = sharding.make_mesh(config.mesh, devices)
+    layout = sharding.layout(config.mesh, devices)
     made = parts.program(
         config,
         task=task,
         steps=flops.steps(size.total_tokens, rows * task.spec.context),
         rows=rows,
         microbatches=size.microbatches,
-        on=on,
+        layout=layout,
         rules=task.rules,
     )
   return Planned(
@@ -111,7 +108,7 @@ def planned(
       rows=rows,
       microbatches=size.microbatches,
       total_tokens=size.total_tokens,
-      mesh=on,
+      layout=layout,
       program=made,
   )
 
@@ -130,7 +127,7 @@ def pretraining(
   """
   parts.check_tokens(config, "this job")
   spec = config.sequence
-  on = sharding.make_mesh(config.mesh)
+  layout = sharding.layout(config.mesh)
   task = _task(config)
   size = config.train
   batch = batch_rows(size.batch_tokens, spec)
@@ -168,12 +165,12 @@ def pretraining(
   if config.init_from:
     before = _start(config, task, tokenizer=fingerprint, lanes=lanes)
     began = {"init_from": {"run": str(before.path), "step": before.step}}
-    start = lambda _: backbone.read(before, task.model, on=on)
+    start = lambda _: backbone.read(before, task.model, layout)
   shape = task.model.config
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
-  sums = position_sums(task, on)
+  sums = position_sums(task, layout)
   sources = validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
@@ -203,7 +200,7 @@ def pretraining(
       },
       tokens_per_step=batch * spec.context,
       flops_per_token=cost,
-      on=on,
+      layout=layout,
       frozen=frozen,
       rules=task.rules,
       lanes=lanes,
@@ -372,21 +369,14 @@ def validation_batches(
 
 
 def position_sums(
-    task: task_lib.Pretrain, on: Mesh
+    task: task_lib.Pretrain, layout: sharding.Layout
 ) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
   """(params, this host's rows) -> sums over the global batch, on every host."""
-  rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(on, rules)
 
-  @functools.partial(jax.jit, out_shardings=parts.whole(on))
+  @layout.jit
   def compute(params, tokens_BR):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      return val_loss.batch_sums(
-          *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
-      )
+    return val_loss.batch_sums(
+        *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
+    )
 
-  def sums(params, batch):
-    with jax.set_mesh(on):
-      return compute(params, train.place(batch, split)["tokens"])
-
-  return sums
+  return lambda params, batch: compute(params, layout.place(batch)["tokens"])

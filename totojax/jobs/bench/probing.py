@@ -14,7 +14,6 @@ import copy
 import dataclasses
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,6 @@ import numpy as np
 from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
-from totojax import train
 from totojax.config.typed import typed
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
@@ -132,13 +130,14 @@ class _Both:
         head=head, model=self.model, layers=range(depth + 1), width=width,
         classes=settings.classes, settings=len(optim.settings), split=True,
     )  # fmt: skip
-    self._on = sharding.make_mesh(
+    mesh = sharding.make_mesh(
         sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
         jax.devices()[:1],
     )
+    layout = sharding.Layout(mesh)
     program = parts.program(
         config, task=task, steps=_STEPS, rows=self._rows, microbatches=1,
-        on=self._on,
+        layout=layout,
         optimiser=parts.Optimiser(
             lars.grid(
                 optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0
@@ -156,19 +155,16 @@ class _Both:
     )
     inputs_BT, _ = sequence.split(records_BR)
     labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
-    self._batch = train.place(
-        {"tokens": inputs_BT, "label": labels_B},
-        sharding.batch_sharding(self._on, sharding.ShardingRules()),
-    )
+    self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})
 
+    @layout.jit
     def forward(frozen, tokens_BT):
-      with nn.logical_axis_rules(sharding.ShardingRules().flax_rules()):
-        return taps.tap_layers(
-            self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
-            layers=(depth,), per_layer=None,
-        )  # fmt: skip
+      return taps.tap_layers(
+          self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
+          layers=(depth,), per_layer=None,
+      )  # fmt: skip
 
-    self._forward = jax.jit(forward)
+    self._forward = forward
 
   def update(self) -> float:
     """One update of all heads; returns its rows."""
@@ -178,7 +174,6 @@ class _Both:
 
   def forward(self) -> float:
     """One forward pass to the last layer; returns its rows."""
-    with jax.set_mesh(self._on):
-      found = self._forward(self._frozen, self._batch["tokens"])
-      jax.block_until_ready(found)
+    found = self._forward(self._frozen, self._batch["tokens"])
+    jax.block_until_ready(found)
     return float(self._rows)

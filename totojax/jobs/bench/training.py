@@ -21,7 +21,6 @@ from totojax import flops
 from totojax import lanes as lanes_lib
 from totojax import sequence
 from totojax import sharding
-from totojax import train
 from totojax.config.typed import typed
 from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware
@@ -73,7 +72,7 @@ class Trainer:
     """
     self.shape = parts.shape(config)
     self.spec = parts.sequence_spec(config)
-    on = sharding.make_mesh(
+    mesh = sharding.make_mesh(
         sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
         jax.devices()[:devices],
     )
@@ -90,12 +89,12 @@ class Trainer:
         facts={},
         tokens_per_step=size.batch_tokens,
         flops_per_token=0.0,
-        on=on,
+        layout=sharding.Layout(mesh),
         lanes=lanes,
     )
     self.tokens_BR = random_rows(self.spec, rows, seed=config["seed"])
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
-    self._batch = train.place(batch, self.run.batch_sharding)
+    self._batch = self.run.layout.place(batch)
     self.state = self.run.init()
 
   def dispatch(self) -> jax.Array:

@@ -11,10 +11,10 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from totojax import assembly as parts
 from totojax import flops
+from totojax import sharding
 from totojax import train
 from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
@@ -140,7 +140,7 @@ class Setup(probe_setup.Counted):
   backbone: pretrain_lib.Pretrain
   model: trunk.Trunk  # as the backbone, with the mask of this run
   tokenizer: tokenizer_api.Tokenizer | None  # None: tokens are read
-  on: Mesh
+  layout: sharding.Layout
   data: DataConfig
   reads: Data
   amount: probe_setup.Amount
@@ -202,7 +202,9 @@ def setup(config: Section) -> Setup:
       ),
       model=model,
       tokenizer=tokenizer,
-      on=parts.mesh(config),
+      layout=sharding.layout(
+          typed(sharding.MeshConfig, config["mesh"], "mesh")
+      ),
       data=data,
       reads=opened,
       amount=typed(probe_setup.Amount, config["train"], "train"),
@@ -400,7 +402,7 @@ def training(
   )
 
   def start(params):
-    whole = backbone.read(of.run, of.model, on=of.on)
+    whole = backbone.read(of.run, of.model, of.layout)
     return {**params, layered.BACKBONE: used(whole)}
 
   run = parts.run(
@@ -425,7 +427,7 @@ def training(
       },
       tokens_per_step=rows * context,
       flops_per_token=cost,
-      on=of.on,
+      layout=of.layout,
       frozen=frozen,
       optimiser=optimiser,
       start=start,

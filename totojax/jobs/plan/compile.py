@@ -98,7 +98,7 @@ def plan(
       "collectives": traffic,
       "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
   }
-  if trains and step.mesh.shape["sequence"] > 1:
+  if trains and step.layout.mesh.shape["sequence"] > 1:
     facts["limits"].append(
         "With tokens split over devices the attention kernel has no charge, so"
         " no time is known."
@@ -209,7 +209,7 @@ def describe(
       "model_flops_per_step": per_token * tokens,
   }
   if step.program is not None:
-    facts["mesh"] = dict(step.mesh.shape)
+    facts["mesh"] = dict(step.layout.mesh.shape)
     facts["optimiser_bytes"] = _bytes(step.program.shapes.opt_state)
     facts["parameter_bytes"] = _bytes(step.program.shapes.params)
   return facts

@@ -13,10 +13,8 @@ import dataclasses
 import math
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from totojax import assembly as parts
 from totojax import flops
@@ -75,11 +73,12 @@ def step_of(
   """
   parts.check_tokens(config, "a plan")
   if devices is not None:
-    on = parts.mesh(config, devices)
-    ways = on.shape["data"] * on.shape["fsdp"]
-    facts = {"chips": len(devices), "mesh": dict(on.shape)}
+    layout = sharding.layout(config.mesh, devices)
+    layout = dataclasses.replace(layout, rules=RULES)
+    ways = layout.ways
+    facts = {"chips": len(devices), "mesh": dict(layout.mesh.shape)}
   else:
-    on = None
+    layout = None
     _, count = planning.gpu
     split = config["mesh"]["tensor"]
     if split < 1 or count % split:
@@ -95,19 +94,19 @@ def step_of(
       "batch": planning.rows * ways,
   }
   make = _decoding if planning.what == "decode" else _encoding
-  return make(config, planning, facts, on)
+  return make(config, planning, facts, layout)
 
 
 def _decoding(
     config: Mapping[str, Any],
     planning: settings.Planning,
     facts: dict[str, Any],
-    on: Mesh | None,
+    layout: sharding.Layout | None,
 ) -> Step:
-  model = parts.model(config, "gpu" if on is None else "tpu")
+  model = parts.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
   compute = dataclasses.replace(model.compute, unroll=1)
-  if on is None:  # nothing is compiled, and cuDNN is not here
+  if layout is None:  # nothing is compiled, and cuDNN is not here
     compute = dataclasses.replace(compute, attention="xla")
   model = model.clone(compute=compute)
   c, spec = model.config, model.spec
@@ -140,41 +139,36 @@ def _decoding(
           2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
       ),
   }
-  if on is None:
+  if layout is None:
     return Step(facts, None)
 
-  placed = sharding.shardings(
-      decode.axes(model, cache), cache, mesh=on, rules=RULES
-  )
-  by_row = sharding.batch_sharding(on, RULES)
+  placed = layout.shardings(decode.axes(model, cache), cache)
 
-  def traced(weights, cache, token_B, position):
-    with nn.logical_axis_rules(RULES.flax_rules()):
-      return decode.step(model, weights, cache, token_B, position)
+  def step(weights, cache, token_B, position):
+    return decode.step(model, weights, cache, token_B, position)
 
-  jitted = jax.jit(
-      traced,
+  jitted = layout.jit(
+      step,
       in_shardings=(
-          sharding.shardings(
-              task.axes().params, weights, mesh=on, rules=RULES
-          ),
+          layout.shardings(task.axes().params, weights),
           placed,
-          by_row,
-          parts.whole(on),
+          layout.by_row,
+          layout.whole,
       ),
-      out_shardings=(by_row, placed),
+      out_shardings=(layout.by_row, placed),
       donate_argnums=1,
   )
   token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
   position = jax.ShapeDtypeStruct((), jnp.int32)
-  return Step(facts, _lower(jitted, on, weights, cache, token_B, position))
+  shapes = weights, cache, token_B, position
+  return Step(facts, lambda: jitted.lower(*shapes))
 
 
 def _encoding(
     config: Mapping[str, Any],
     planning: settings.Planning,
     facts: dict[str, Any],
-    on: Mesh | None,
+    layout: sharding.Layout | None,
 ) -> Step:
   spec = parts.sequence_spec(config)
   size = typed(dvae.DvaeConfig, planning.dvae, "plan.dvae", vocab=spec.vocab)
@@ -192,28 +186,19 @@ def _encoding(
       "passes": passes,
       "model_flops_per_step": 2 * macs * facts["batch"] * passes,
   }
-  if on is None:
+  if layout is None:
     return Step(facts, None)
-  by_row = sharding.batch_sharding(on, RULES)
-  jitted = jax.jit(
+  jitted = layout.jit(
       lambda params, frames: dvae.codes(
           size, params, frames, precision=api.HIGHEST
       ),
-      in_shardings=(parts.whole(on), by_row),
-      out_shardings=by_row,
+      in_shardings=(layout.whole, layout.by_row),
+      out_shardings=layout.by_row,
   )
   frames = jax.ShapeDtypeStruct(
       (facts["batch"], size_px, size_px, 3), jnp.uint8
   )
-  return Step(facts, _lower(jitted, on, params, frames))
-
-
-def _lower(jitted: Any, on: Mesh, *shapes: Any) -> Callable[[], Any]:
-  def lower():
-    with jax.set_mesh(on):
-      return jitted.lower(*shapes)
-
-  return lower
+  return Step(facts, lambda: jitted.lower(params, frames))
 
 
 def arithmetic(step: Step, planning: settings.Planning) -> dict[str, Any]:

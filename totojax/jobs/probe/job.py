@@ -155,10 +155,10 @@ def _features(
     if pooled is None and not features_lib.is_whole(path):
       model, params = backbone.load(
           of.run, of.model, trained=unit.source == "trained",
-          depth=of.layers[-1], on=of.on, seed=of.config["seed"],
+          depth=of.layers[-1], layout=of.layout, seed=of.config["seed"],
       )  # fmt: skip
       pooled = backbone.features(
-          model, params, layers=of.layers, pool="clip", on=of.on
+          model, params, layers=of.layers, pool="clip", layout=of.layout
       )
     shape = len(of.layers), of.width(unit.source)
     if not features_lib.make(

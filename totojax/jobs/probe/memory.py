@@ -44,7 +44,7 @@ def plan(of: probe_setup.Setup) -> Plan:
     whole = probe_setup.Unit(source, source, layers, 0)
     parameters = probe.head_parameters(of, whole)
     arrays = 2 + of.optim.moments  # parameters, gradients, moments
-    shards = of.on.shape["fsdp"] if source in probe_setup.MODELS else 1
+    shards = of.layout.mesh.shape["fsdp"] if source in probe_setup.MODELS else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if fit < 1:

@@ -11,9 +11,7 @@ import dataclasses
 import functools
 from typing import Any, Protocol
 
-from flax import linen as nn
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
 from totojax import assembly as parts
@@ -46,7 +44,7 @@ def read_tokens(
 class Scored(Protocol):
   """What a `Setup` needs for heads to be scored."""
 
-  on: Mesh
+  layout: sharding.Layout
   amount: probe_setup.Amount
   ways: int
   held: labelled.Records
@@ -108,7 +106,7 @@ def training(
   if features is None:
     model, frozen = backbone.load(
         of.run, of.model, trained=unit.source == "trained",
-        depth=unit.layers[-1], on=of.on, seed=of.config["seed"],
+        depth=unit.layers[-1], layout=of.layout, seed=of.config["seed"],
     )  # fmt: skip
     reads = {
         "train": read_tokens(of, of.whole),
@@ -158,7 +156,7 @@ def training(
       },
       tokens_per_step=tokens,
       flops_per_token=_flops_per_token(model),
-      on=of.on,
+      layout=of.layout,
       frozen=frozen,
       optimiser=parts.Optimiser(
           lars.grid(
@@ -184,21 +182,16 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
 
 def outcomes(of: Scored, task: Heads) -> Callable[..., Any]:
   """(params, frozen, stats, batch, views) -> what all heads say of a batch."""
-  rules = sharding.ShardingRules()
 
-  @functools.partial(
-      jax.jit, out_shardings=parts.whole(of.on), static_argnames="views"
-  )
   def compute(params, frozen, stats, batch, views):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      return task.outcomes(
-          params, frozen, stats, batch,
-          of=lambda logits_BC: top1.outcome(
-              logits_BC, batch["label"], views=views
-          ),
-      )  # fmt: skip
+    return task.outcomes(
+        params, frozen, stats, batch,
+        of=lambda logits_BC: top1.outcome(
+            logits_BC, batch["label"], views=views
+        ),
+    )  # fmt: skip
 
-  return compute
+  return of.layout.jit(compute, static_argnames="views")
 
 
 def scorer(
@@ -213,7 +206,6 @@ def scorer(
     compute: from `outcomes`.
     reads: of "train" and "validation".
   """
-  split = sharding.batch_sharding(of.on, sharding.ShardingRules())
   views = functools.partial(finite, of, by_item=True)
   sets = {"validation": views(of.validation, reads["validation"])}
   if len(of.held.records):
@@ -223,11 +215,10 @@ def scorer(
     data = sets[name]
 
     def of_batch(batch):
-      with jax.set_mesh(of.on):
-        placed = train.place(batch, split)
-        return compute(
-            state.params, state.frozen, state.stats, placed, data.views
-        )
+      placed = of.layout.place(batch)
+      return compute(
+          state.params, state.frozen, state.stats, placed, data.views
+      )
 
     return top1.evaluate(of_batch, data, items=data.items)
 

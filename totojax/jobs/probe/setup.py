@@ -7,10 +7,9 @@ import dataclasses
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import sharding
 from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import feature_files
@@ -149,7 +148,7 @@ class Counted:
   @property
   def ways(self) -> int:
     """Parts that a batch is split into over devices."""
-    return self.on.shape["data"] * self.on.shape["fsdp"]
+    return self.layout.ways
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +159,7 @@ class Setup(Counted):
   run: backbone.Trained | None  # without one, encoders alone are probed
   model: trunk.Trunk | None
   encoders: Mapping[str, Encoder]
-  on: Mesh
+  layout: sharding.Layout
   data: DataConfig
   amount: Amount
   head: heads.HeadConfig
@@ -246,7 +245,9 @@ def setup(config: Section) -> Setup:
       run=run,
       model=model,
       encoders=_encoders(files, records),
-      on=parts.mesh(config),
+      layout=sharding.layout(
+          typed(sharding.MeshConfig, config["mesh"], "mesh")
+      ),
       data=data,
       amount=typed(Amount, config["train"], "train"),
       head=head,
