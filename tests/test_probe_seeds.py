@@ -10,7 +10,7 @@ import pages
 import pytest
 
 from totojax import jobs
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.jobs.probe import seeds
 from totojax.report import layer_sections
 from totojax.report import plots

@@ -28,7 +28,7 @@ from ml_collections import config_flags
 from ml_collections import ConfigDict
 
 from totojax import jobs
-from totojax.config import typed
+from totojax.config import schema
 from totojax.rundir import console
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -285,7 +285,7 @@ def _misspelt(config: ConfigDict | None, key: str) -> str | None:
           " with no keys below it"
       )
     if name not in found:
-      return str(typed.unknown(above + name, [above + k for k in found]))
+      return str(schema.unknown(above + name, [above + k for k in found]))
     found, above = found[name], f"{above}{name}."
   return None
 

@@ -6,9 +6,9 @@
 
 From it come the `ConfigDict` that the files in `configs/` start from and that
 flags change (`to_config`), the frozen dataclass that the code uses (`read`),
-`--list` and `docs/config.md` (`keys`). The type of a key is its annotation: bool,
-int, float, str, a tuple of these, another section, or a mapping from names that
-the user chooses to one of them.
+`--list` and `docs/config.md` (`keys`). The type of a key is its annotation:
+bool, int, float, str, a tuple of these, another section, or a mapping from
+names that the user chooses to one of them.
 
 A flag takes a value's type from its default: write floats as 1.0.
 """
@@ -183,7 +183,11 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
 
 
 def read(
-    cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False
+    cls: type[T],
+    values: Mapping[str, Any],
+    path: str = "",
+    *,
+    fill: bool = False,
 ) -> T:
   """The section that `values` describes, with every key checked.
 

@@ -1,71 +1,37 @@
-"""From a section of the config to the dataclass that the code uses."""
+"""From a section of an untyped config to a dataclass; see `schema`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-import difflib
 import typing
 from typing import Any, TypeVar
 
+from totojax.config import schema
+from totojax.config.schema import ConfigError
+
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-  """A config key that is missing, unknown, or of another type."""
 
 
 def typed(
     cls: type[T], section: Mapping[str, Any], name: str, **more: Any
 ) -> T:
-  """`cls(**section)`, with every key checked.
-
-  Args:
-    cls: a dataclass whose fields are the section's keys.
-    section: the values.
-    name: of the section, for errors ("model").
-    **more: fields that do not come from the section.
-
-  Raises:
-    ConfigError: a key is missing, unknown (the nearest right one is named), or
-      has another type than its field. An int serves as a float.
-  """
+  """`cls(**section)`, with every key checked; `more` are no keys."""
+  if hasattr(cls, "SECTION"):
+    return schema.read(cls, section, name)
   types = typing.get_type_hints(cls)
   fields = [f.name for f in dataclasses.fields(cls) if f.name not in more]
   for key in section:
     if key not in fields:
-      raise unknown(f"{name}.{key}", [f"{name}.{field}" for field in fields])
+      raise schema.unknown(f"{name}.{key}", [f"{name}.{f}" for f in fields])
   values = {}
   for field in fields:
     if field not in section:
       raise ConfigError(f"config key {name}.{field} is missing; set it")
-    values[field] = _checked(section[field], types[field], f"{name}.{field}")
+    values[field] = schema._value(
+        types[field], section[field], f"{name}.{field}", fill=False
+    )
   try:
     return cls(**values, **more)
   except ValueError as error:
     raise ConfigError(str(error)) from error
-
-
-def unknown(key: str, known: list[str]) -> ConfigError:
-  """An error for a key that does not exist, with the nearest that does.
-
-  Last words are compared: what stands before them is the same in all.
-  """
-  words = {name.rpartition(".")[2]: name for name in known}
-  word = key.rpartition(".")[2]
-  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-  hint = f"known: {', '.join(known)}"
-  if near:
-    hint = f"did you mean {words[near[0]]}?"
-  return ConfigError(f"config key {key} does not exist; {hint}")
-
-
-def _checked(value: Any, kind: Any, key: str) -> Any:
-  if kind is float and type(value) is int:
-    return float(value)
-  if kind in (int, float, str, bool) and type(value) is not kind:
-    raise ConfigError(
-        f"config key {key} is {value!r} ({type(value).__name__}); it must be"
-        f" {kind.__name__}"
-    )
-  return value

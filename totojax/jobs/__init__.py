@@ -14,6 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from totojax.config import roots
+from totojax.rundir import directory
 from totojax.rundir import errors
 
 Config = Mapping[str, Any]
@@ -115,6 +117,8 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
+  if roots.job(config) in roots.ROOTS and name not in ("pretrain", "validate"):
+    config = directory.typed(config)
   module, _, function = job.run.partition(":")
   module = importlib.import_module(f"totojax.jobs.{module}")
   return getattr(module, function)(config, workdir, interrupted)

@@ -16,6 +16,8 @@ from typing import Any
 from etils import epath
 import jax
 
+from totojax.config import roots
+from totojax.config import schema
 from totojax.rundir import files
 from totojax.rundir import lock
 
@@ -69,6 +71,25 @@ class Filled(dict):
   def __init__(self, config: Mapping[str, Any], folder: epath.PathLike):
     super().__init__(fill(config, folder))
     self.written = config
+
+
+def typed(config: Mapping[str, Any]) -> Any:
+  """The typed config of a job, of which `written` is still as it was given.
+
+  Raises:
+    ConfigError: a key is missing, unknown, mistyped or out of range.
+  """
+  found = roots.read(config)
+  # Beside its keys, so that whoever changes a key writes what it has become.
+  object.__setattr__(found, "_written", getattr(config, "written", config))
+  return found
+
+
+def written(config: Any) -> Mapping[str, Any]:
+  """What config.json says of a config, whose "{workdir}" may be filled in."""
+  if isinstance(config, Mapping):
+    return getattr(config, "written", config)
+  return getattr(config, "_written", None) or schema.to_dict(config)
 
 
 def read_config(workdir: epath.PathLike) -> dict[str, Any]:
@@ -156,8 +177,7 @@ def begin(
           f"the run directory {workdir} cannot be made ({error.strerror}); give"
           " --workdir a folder that can be written"
       ) from error
-    written = config.written if isinstance(config, Filled) else config
-    files.write_json(workdir / "config.json", written)
+    files.write_json(workdir / "config.json", written(config))
     files.write_json(workdir / "manifest.json", {**environment(), **facts})
 
 

@@ -11,7 +11,7 @@ Student's t, and that of a sample of so many items, which all seeds share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import csv
 import dataclasses
 import io
@@ -21,7 +21,9 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import ConfigError
+from totojax import jobs
+from totojax.config import studies
+from totojax.config.schema import ConfigError
 from totojax.evals import top1
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -56,15 +58,15 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
 
 def run(
-    config: Mapping[str, Any],
+    config: studies.ProbeSeeds,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Puts the tables of finished probes together."""
   del interrupted  # seconds
   directory.begin(workdir, config)
   metrics, rows = {}, []
-  for question, folders in config["probe_seeds"].items():
+  for question, folders in config.probe_seeds.items():
     if len(folders) < 2:
       raise ConfigError(
           f"probe_seeds.{question} names {len(folders)} runs; an interval over"
