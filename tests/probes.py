@@ -11,6 +11,7 @@ from totojax import checkpoint
 from totojax import jobs
 from totojax import step as step_lib
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.rundir import files
@@ -90,7 +91,7 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
   c = _pretraining(8, changed).to_dict()
   files.write_json(folder / "config.json", c)
   files.write_json(folder / "manifest.json", {"tokenizer": tokenizer})
-  task = pretrain.Pretrain(parts.model(c), None)
+  task = pretrain.Pretrain(parts.model(roots.read(c)), None)
   state = step_lib.init_state(task, optax.identity(), jax.random.key(0))
   keep = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
   saved = checkpoint.Checkpoints(folder / "checkpoints", keep)

@@ -22,7 +22,7 @@ import runs
 from totojax import jobs
 from totojax import sharding
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import compile as compile_lib

@@ -15,7 +15,7 @@ from totojax import assembly as parts
 from totojax import jobs
 from totojax.config import bench as bench_defaults
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.pixels import video
 from totojax.data.store import shards

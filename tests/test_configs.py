@@ -20,7 +20,8 @@ from totojax import sequence
 from totojax import sharding
 from totojax import train
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import manifests
 from totojax.data.store import shards
@@ -91,7 +92,7 @@ def same_keys(config, reference, name=""):
 def test_pretraining_is_whole_at_full_size(path, name):
   """Every section makes its typed part, and no key is left over."""
   config = part(path, name)
-  model = parts.model(config)
+  model = parts.model(roots.read(config))
   assert model.spec.context == config["sequence"]["context"]
   batch, rest = divmod(config["train"]["batch_tokens"], model.spec.context)
   assert batch and not rest

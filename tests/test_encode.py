@@ -11,6 +11,7 @@ import runs
 from totojax import sequence
 from totojax import train
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.store import shards
 from totojax.jobs import pixels
 from totojax.jobs import pretrain as build
@@ -52,7 +53,9 @@ def config(data, *, encode_with, **changes):
 
 def fit(values, workdir):
   state, finished = train.fit(
-      build.pretraining(values), epath.Path(workdir), interrupted=NEVER
+      build.pretraining(roots.read(values)),
+      epath.Path(workdir),
+      interrupted=NEVER,
   )
   assert finished
   return state
@@ -162,11 +165,11 @@ def test_what_does_not_fit_is_refused(data, changes, message):
   values = config(data, encode_with="shipped", **changes)
   values["data"]["validation"] = {}
   with pytest.raises(ValueError, match=message):
-    build.pretraining(values)
+    build.pretraining(roots.read(values))
 
 
 def test_tokens_given_as_pixels_are_refused(data):
   values = config(data, encode_with="shipped")
   values["data"]["train"]["rendered"]["path"] = str(data / "tokens" / "train")
   with pytest.raises(ValueError, match="reads 'frames'"):
-    build.pretraining(values)
+    build.pretraining(roots.read(values))

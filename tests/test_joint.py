@@ -20,6 +20,7 @@ import test_features
 from totojax import jobs
 from totojax import sequence
 from totojax import sharding
+from totojax.config import roots
 from totojax.config import supervised as supervised_defaults
 from totojax.config.typed import typed
 from totojax.data.pixels import views
@@ -359,7 +360,7 @@ def stage2(data, **changes):
 
 def test_pre_training_goes_on_from_another_run(data):
   """Table 4: another length and base; the same parameters."""
-  run = build_pretrain.pretraining(stage2(data))
+  run = build_pretrain.pretraining(roots.read(stage2(data)))
   assert run.facts["init_from"]["run"] == data["model"]
   state, kept = run.init(), runs.checkpoint(data["model"], 4)
   for name in ("embedding", "norm"):
@@ -382,13 +383,14 @@ def test_pre_training_goes_on_from_another_run(data):
 )
 def test_pre_training_does_not_go_on_from_another_model(data, changes, told):
   with pytest.raises(ValueError, match=told):
-    build_pretrain.pretraining(stage2(data, **changes))
+    build_pretrain.pretraining(roots.read(stage2(data, **changes)))
 
 
 def test_pre_training_does_not_go_on_with_other_codes(data, tmp_path):
   other = altered(data, tmp_path, tokenizer="f" * 16)
   with pytest.raises(ValueError, match="and the codes mean different things"):
-    build_pretrain.pretraining({**stage2(data), "init_from": other["model"]})
+    other_start = {**stage2(data), "init_from": other["model"]}
+    build_pretrain.pretraining(roots.read(other_start))
 
 
 def test_configs_are_whole_at_full_size():

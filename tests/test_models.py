@@ -15,6 +15,7 @@ from totojax import flops
 from totojax import sequence
 from totojax import tree
 from totojax.config import defaults
+from totojax.config import model as model_config
 from totojax.jobs.bench import peers
 from totojax.models import attention
 from totojax.models import blocked
@@ -580,9 +581,7 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
     ],
 )
 def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
-  section = dict(
-      dtype="bfloat16", attention="auto", remat="auto", unroll=0, loss_chunk=0
-  )
+  section = model_config.Compute()
   found = parts.compute(section, depth=7, context=4096, backend=backend)
   assert (found.attention, found.remat, found.unroll) == (
       attention, remat, unroll,

@@ -18,7 +18,8 @@ from totojax import jobs
 from totojax import sequence
 from totojax import tree
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers
 from totojax.models import llama
@@ -46,8 +47,12 @@ def config(width=WIDE, *, on=True, tied=False, **changes) -> dict:
   return c.to_dict()
 
 
+def parametrisation(c) -> mup.Parametrisation | None:
+  return parts.parametrisation(roots.read(c))
+
+
 def task_of(c) -> pretrain.Pretrain:
-  return pretrain.Pretrain(parts.model(c), parts.parametrisation(c))
+  return pretrain.Pretrain(parts.model(roots.read(c)), parametrisation(c))
 
 
 def rules_of(c) -> dict[str, mup.Rule]:
@@ -110,9 +115,9 @@ def test_an_mlp_of_another_ratio_grows_by_its_own():
 
 
 def test_heads_that_grow_keep_their_dimension():
-  fixed = parts.parametrisation(config())
+  fixed = parametrisation(config())
   assert fixed.attention == pytest.approx(M**-0.5)
-  grown = parts.parametrisation(config(base_heads=4))
+  grown = parametrisation(config(base_heads=4))
   assert grown.attention == 1.0  # 16 dimensions at both widths
   rules = dict(tree.named_leaves(task_of(config(base_heads=4)).rules))
   assert rules["blocks/attention/out"].lr == 1 / M  # by heads, not dimension
@@ -120,7 +125,7 @@ def test_heads_that_grow_keep_their_dimension():
 
 def test_axes_of_other_blocks():
   """Convolutions, states and biases of a state-space block, by hand."""
-  settings = parts.parametrisation(config()).config
+  settings = parametrisation(config()).config
   growth = {"embed": 4.0, "inner": 4.0, "dt_rank": 4.0}
   p = mup.Parametrisation(settings, growth, depth=2, init_std=0.02)
   rules = p.rules({
@@ -258,11 +263,11 @@ def without_base():
 
 def test_bad_settings_are_refused():
   with pytest.raises(ConfigError, match="mup.base_width is 0"):
-    parts.parametrisation(without_base())
+    parametrisation(without_base())
   without = config()
   del without["mup"]
-  with pytest.raises(ConfigError, match="section mup is missing"):
-    parts.model(without)
+  with pytest.raises(ConfigError, match="key mup is missing"):
+    parts.model(roots.read(without))
 
 
 def optimiser(c, lr, weight_decay, steps=8):
@@ -357,7 +362,7 @@ def test_multipliers_are_those_of_the_mup_package(theirs):
   assert standard["down"] == pytest.approx((0.1, 0.05), rel=1e-4)
   # The readout's multiplier is the one of our logits.
   scale = 1 / model.head.width_mult()
-  assert parts.model(config()).scales.logits == pytest.approx(scale)
+  assert parts.model(roots.read(config())).scales.logits == pytest.approx(scale)
 
 
 def test_updates_are_those_of_the_mup_package(theirs):
@@ -413,7 +418,7 @@ def test_updates_are_those_of_the_mup_package(theirs):
       params = optax.apply_updates(params, updates)
     return params
 
-  found = ours(parts.parametrisation(c).rules(axes))
+  found = ours(parametrisation(c).rules(axes))
   for name in expected:
     np.testing.assert_allclose(
         found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
@@ -440,7 +445,7 @@ def test_at_the_base_width_nothing_changes():
 
 def test_logits_are_divided_by_the_growth():
   c = config(zero_head=False)
-  model = parts.model(c)
+  model = parts.model(roots.read(c))
   params = jax.jit(task_of(c).init)(jax.random.key(0)).params
   plain = dataclasses.replace(
       model, scales=dataclasses.replace(model.scales, logits=1.0)

@@ -12,7 +12,7 @@ import pytest
 import torch_bytes as tb
 import web
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.jobs import official as official_job
 from totojax.tokenizers import dvae
 from totojax.tokenizers import vqgan

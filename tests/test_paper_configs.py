@@ -13,6 +13,7 @@ from totojax import flops
 from totojax import jobs
 from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import roots
 from totojax.config.typed import typed
 from totojax.models import heads
 from totojax.optim import adamw
@@ -49,7 +50,7 @@ def test_every_row_builds(path, row):
 
 def _pretraining(config):
   if not config["patches"]["inputs"]:
-    spec = parts.model(config).spec
+    spec = parts.model(roots.read(config)).spec
     assert spec.context == spec.frames * spec.frame_tokens
   optim = typed(adamw.AdamWConfig, config["optim"], "optim")
   train = config["train"]
@@ -113,7 +114,8 @@ def different(a, b, depth=2, name=""):
 def test_the_parameters_are_those_of_the_tables():
   for row in ("base", "large", "1b"):
     config = config_of(FOLDER / "table1.py", row)
-    count = flops.parameters(parts.model(config.to_dict()).config, 8192)
+    shape = parts.model(roots.read(config.to_dict())).config
+    count = flops.parameters(shape, 8192)
     printed = float(paper.TABLE_1[row][:-1]) * (
         1e9 if paper.TABLE_1[row][-1] == "b" else 1e6
     )

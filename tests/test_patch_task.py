@@ -10,12 +10,12 @@ import pytest
 import runs
 
 import totojax
-from totojax import assembly as parts
 from totojax import jobs
 from totojax import sequence
 from totojax import tree
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import heldout
 from totojax.data.stream import rows as rows_lib
@@ -85,7 +85,7 @@ def by_hand(frames_BNSS3):
 
 
 def test_the_loss_is_the_error_of_the_next_normalised_patch(data):
-  task, batch = build.task(config()).inner, batch_of(data)
+  task, batch = build.task(roots.read(config())).inner, batch_of(data)
   params = jax.jit(task.init)(jax.random.key(0)).params
   loss_BT, counted_BT = jax.jit(task.per_target)(params, batch)
   assert loss_BT.shape == (8, TOKENS) and bool(counted_BT.all())
@@ -106,7 +106,7 @@ def test_the_loss_is_the_error_of_the_next_normalised_patch(data):
 
 
 def test_no_row_sees_what_it_predicts(data):
-  task = build.task(config()).inner
+  task = build.task(roots.read(config())).inner
   params = jax.jit(task.init)(jax.random.key(0)).params
   start = batch_of(data)["start"][:1]
 
@@ -126,7 +126,7 @@ def test_no_row_sees_what_it_predicts(data):
 
 
 def test_tokens_are_those_of_the_tokenizer(data):
-  of, batch = build.task(config(targets=False)), batch_of(data)
+  of, batch = build.task(roots.read(config(targets=False))), batch_of(data)
   tokenizer = weights.load("shipped")
   rows = jax.jit(of.trained.tokens)(tokenizer.params, batch)
   codes = [tokenizer.encode(clip).reshape(-1) for clip in batch["frames"]]
@@ -162,7 +162,9 @@ def test_larger_patches_have_the_tokens_of_smaller_frames():
   large = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
   mean = large.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
   assert np.abs(np.asarray(build.smaller(large, 2)) - mean).max() <= 0.5
-  found = build.task(config(targets=False, **{"patches.side_px": 16}))
+  found = build.task(
+      roots.read(config(targets=False, **{"patches.side_px": 16}))
+  )
   batch = {
       "frames": large[:, None].repeat(FRAMES, 1),
       "start": np.full(2, sequence.IMAGE_START, np.int32),
@@ -206,7 +208,7 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
   found = model.features(frames, layer=(0, 1), rows=4)
   assert found.shape == (2, 5, FRAMES, GRID, GRID, model.width)
 
-  task = build.task(c).inner
+  task = build.task(roots.read(c)).inner
   kept = runs.checkpoint(run, 2)
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
   named = dict(tree.named_leaves(shapes))
@@ -243,7 +245,7 @@ def test_short_rows_of_validation_have_no_weight(data):
       shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None),
       1.0,
   )
-  task = build.task(config()).inner
+  task = build.task(roots.read(config())).inner
   found = heldout.validation(
       source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE
   )
@@ -255,7 +257,7 @@ def test_short_rows_of_validation_have_no_weight(data):
 
 
 def test_layers_are_tapped_as_those_of_tokens(data):
-  task, batch = build.task(config()).inner, batch_of(data)
+  task, batch = build.task(roots.read(config())).inner, batch_of(data)
   params = jax.jit(task.init)(jax.random.key(0)).params
   inputs = patched.Inputs(
       jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32),
@@ -275,7 +277,9 @@ def test_layers_are_tapped_as_those_of_tokens(data):
 
 
 def test_mup_takes_patches_as_what_does_not_grow():
-  of = build.task(config(**{"mup.on": True, "mup.base_width": 8}))
+  of = build.task(
+      roots.read(config(**{"mup.on": True, "mup.base_width": 8}))
+  )
   rules = dict(tree.named_leaves(of.inner.rules))
   for name in ("start", "patches", "patches_bias", "head_bias"):
     assert (rules[name].init, rules[name].lr) == (1.0, 1.0), name
@@ -305,11 +309,11 @@ def test_mup_takes_patches_as_what_does_not_grow():
 def test_what_does_not_fit_is_refused(changes, told):
   c = config(**changes)
   with pytest.raises(ConfigError, match=told):
-    build.task(c)
+    build.task(roots.read(c))
 
 
 def test_old_configs_are_of_tokens():
   c = defaults.pretrain("tiny").to_dict()
-  assert parts.patches(c) is None
+  assert not roots.read(c).patches.inputs
   del c["patches"]
-  assert parts.patches(c) is None
+  assert not roots.read(c, fill=True).patches.inputs

@@ -19,7 +19,8 @@ import stores
 from totojax import assembly as parts
 from totojax import jobs
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import shards
 from totojax.data.stream import labelled
@@ -112,7 +113,7 @@ def test_a_model_without_heads_says_so_where_heads_are_needed():
   )
   of, c = dataclasses.replace, defaults.pretrain("tiny")
   defaults.use(c, "mamba", "tiny")
-  model = parts.shape(c.to_dict())
+  model = parts.shape(roots.read(c.to_dict()).model)
   assert build._headed(of(head, pool="average"), model).heads == 0
   assert build._headed(of(head, pool="cross", heads=4), model).heads == 4
   with pytest.raises(ConfigError, match="a mamba has none; set head.heads to"):

@@ -14,7 +14,7 @@ import runs
 
 from totojax import jobs
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.pixels import decode
 from totojax.data.pixels import slowfast

@@ -15,10 +15,12 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
 from totojax import sequence
+from totojax import sharding
 from totojax import train
 from totojax import tree
 from totojax.config import defaults
-from totojax.config.typed import ConfigError
+from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.models import decode
 from totojax.models import gpt2
@@ -41,8 +43,14 @@ def config(kind, **compute):
   return c.to_dict()
 
 
+def shape(c):
+  """The architecture of a config, old ones too."""
+  values = c if isinstance(c, dict) else c.to_dict()
+  return parts.shape(roots.read(values, fill=True).model)
+
+
 def build(kind, **compute):
-  return parts.model(config(kind, **compute))
+  return parts.model(roots.read(config(kind, **compute)))
 
 
 @functools.cache
@@ -305,7 +313,7 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
 def test_table_6_parameters(kind, preset, by_hand):
   c = defaults.pretrain("large")
   defaults.use(c, kind, preset)
-  model = parts.model(c.to_dict())
+  model = parts.model(roots.read(c.to_dict()))
   assert flops.parameters(model.config, 8192) == by_hand
   assert round(by_hand / 1e7) * 10 in (280, 290)
   leaves = jax.tree.leaves(
@@ -320,7 +328,7 @@ def test_table_6_flops():
   defaults.use(c, "gpt2", "280m")
   d, f, t = 1024, 4096, 4096
   macs = 22 * (4 * d * d + 2 * d * f + d * t) + 8192 * d
-  found = flops.forward_macs_per_token(parts.shape(c), vocab=8192, context=t)
+  found = flops.forward_macs_per_token(shape(c), vocab=8192, context=t)
   assert found == macs
   defaults.use(c, "mamba", "290m")
   e, s, r = 2048, 16, 64
@@ -328,7 +336,7 @@ def test_table_6_flops():
   macs = 42 * (matrices + 4 * e * s) + 8192 * d
   for context in (16, 4096):  # what it costs does not grow
     found = flops.forward_macs_per_token(
-        parts.shape(c), vocab=8192, context=context
+        shape(c), vocab=8192, context=context
     )
     assert found == macs
 
@@ -384,8 +392,8 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   assert [r["loss"] for r in rows] == pytest.approx(expected, rel=1e-5)
   # The run is a backbone like any other.
   run = backbone.find(str(workdir))
-  assert run.model.config == parts.shape(c)
-  on = parts.mesh(c)
+  assert run.model.config == shape(c)
+  on = sharding.make_mesh(roots.read(c).mesh)
   model, params = backbone.load(
       run, run.model, trained=True, depth=1, on=on, seed=0
   )
@@ -402,12 +410,12 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
 def test_what_does_not_fit_an_architecture_is_refused():
   c = config("mamba")
   with pytest.raises(ConfigError, match="architecture is 'rnn'; use 'llama'"):
-    parts.model(c | {"architecture": "rnn"})
+    roots.read(c | {"architecture": "rnn"})
   with pytest.raises(ConfigError, match="key model.chunk_tok.* does not"):
-    parts.model(c | {"architecture": "gpt2"})
+    roots.read(c | {"architecture": "gpt2"})
   with pytest.raises(ConfigError, match="segments .* Mamba has none"):
-    parts.model(c | {"sequence": c["sequence"] | {"segments": True}})
+    roots.read(c | {"sequence": c["sequence"] | {"segments": True}})
   # A config from before there was a choice is a LLaMA.
   old = defaults.pretrain("tiny").to_dict()
   del old["architecture"]
-  assert parts.shape(old).kind == "llama"
+  assert shape(old).kind == "llama"

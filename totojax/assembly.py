@@ -1,11 +1,11 @@
-"""Typed parts that several kinds of run share."""
+"""From a typed config to what is trained: model, optimiser, program, run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh
@@ -15,12 +15,13 @@ import optax
 
 from totojax import checkpoint
 from totojax import lanes as lanes_lib
-from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
-from totojax.config.typed import ConfigError
-from totojax.config.typed import typed
+from totojax.config import model as model_config
+from totojax.config import pretrain as pretrain_config
+from totojax.config import schema
+from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
 from totojax.models import gpt2
 from totojax.models import layers
@@ -33,190 +34,101 @@ from totojax.optim import adamw
 from totojax.optim import mup
 from totojax.rundir import metrics
 from totojax.tasks import api
-from totojax.tokenizers import patches as patches_lib
-
-Section = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-  """A store that is trained on.
+class Trains(Protocol):
+  """What of the config of a job that trains is read here.
 
-  Attributes:
-    path: its folder.
-    weight: its share of each batch (any positive number).
+  And of one that brings no optimiser of its own, `optim`.
   """
 
-  path: str
-  weight: float
+  seed: int
+  every: train.Every
+  checkpoint: checkpoint.CheckpointConfig
 
-
-def shares(config: Section, *, example: str) -> dict[str, Share]:
-  """The stores of `data.train`, by name.
-
-  Raises:
-    ConfigError: there is none (`example` says which config has some), or one
-      has no path.
-  """
-  section = config["data"]["train"]
-  if not section:
-    raise ConfigError(
-        "config key data.train is empty; name at least one store, as"
-        f" {example} does"
-    )
-  found = {
-      name: typed(Share, value, f"data.train.{name}")
-      for name, value in section.items()
-  }
-  for name, share in found.items():
-    if not share.path:
-      raise ConfigError(
-          f"config key data.train.{name}.path is empty; set it to the folder of"
-          " a store"
-      )
-  return found
-
-
-def sequence_spec(config: Section) -> sequence.SequenceSpec:
-  return typed(sequence.SequenceSpec, config["sequence"], "sequence")
 
 
 def compute(
-    section: Section, *, depth: int, context: int, backend: str
+    section: model_config.Compute, *, depth: int, context: int, backend: str
 ) -> trunk.Compute:
   """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
-  chosen = dict(section)
-  if chosen["attention"] == "auto":
+  chosen = schema.to_dict(section)
+  if section.attention == "auto":
     chosen["attention"] = "blocked" if backend == "cpu" else "xla"
     if backend == "tpu" and splash.fits(context):
       chosen["attention"] = "splash"
-    if backend == "gpu" and chosen["dtype"] == "bfloat16":
+    if backend == "gpu" and section.dtype == "bfloat16":
       chosen["attention"] = "cudnn"  # which has no float32
-  if chosen["remat"] == "auto":
+  if section.remat == "auto":
     chosen["remat"] = "none" if backend == "cpu" else "full"
-  if chosen["unroll"] == 0:
+  if section.unroll == 0:
     # XLA for CPU does not optimise across the iterations of a scan, and a GPU
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
     chosen["unroll"] = 1 if backend == "tpu" else depth
-  return typed(trunk.Compute, chosen, "compute")
+  return trunk.Compute(**chosen)
 
 
-def shape(config: Section) -> trunk.Config:
-  """The section `model`, of the architecture that the config names.
-
-  Runs from before there was a choice name none; they are LLaMAs.
-
-  Raises:
-    ConfigError: an unknown architecture, or another one's keys.
-  """
-  name = config["architecture"] if "architecture" in config else "llama"
-  match name:
-    case "llama":
-      return typed(llama.LlamaConfig, config["model"], "model")
-    case "gpt2":
-      return typed(gpt2.Gpt2Config, config["model"], "model")
-    case "mamba":
-      if config["sequence"]["segments"]:
-        raise ConfigError(
-            "sequence.segments hides images from each other with a mask of"
-            " attention, and Mamba has none; set it to False"
-        )
-      return typed(mamba.MambaConfig, config["model"], "model")
-  raise ConfigError(
-      f"config key architecture is {name!r}; use 'llama', 'gpt2' or 'mamba',"
-      " with the keys of `defaults.use` in section model"
-  )
+# Section `model` of a config -> the architecture that it describes.
+_ARCHITECTURES = {
+    model_config.Llama: llama.LlamaConfig,
+    model_config.Gpt2: gpt2.Gpt2Config,
+    model_config.Mamba: mamba.MambaConfig,
+}
 
 
-def model(config: Section, backend: str = "") -> trunk.Trunk:
+def shape(section: model_config.Model) -> trunk.Config:
+  """The architecture of a section `model`."""
+  return _ARCHITECTURES[type(section)](**schema.to_dict(section))
+
+
+def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
   """The model for a backend: "cpu", "gpu", "tpu", or "" for the one here.
 
   With `patches.inputs` it is a `patched.PatchTrunk`.
   """
-  of = shape(config)
+  architecture = shape(config.model)
   scales = layers.STANDARD
   chosen = parametrisation(config)
   if chosen is not None:
     scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
-  spec = sequence_spec(config)
   make = trunk.Trunk
-  pixels = patches(config)
-  if pixels is not None:
+  if config.patches.inputs:
     make = functools.partial(
         patched.PatchTrunk,
-        values=3 * pixels.side_px**2,
-        predicts="patches" if pixels.targets else "tokens",
+        values=3 * config.patches.side_px**2,
+        predicts="patches" if config.patches.targets else "tokens",
     )
   return make(
-      config=of,
-      spec=spec,
+      config=architecture,
+      spec=config.sequence,
       compute=compute(
-          config["compute"],
-          depth=of.depth,
-          context=spec.context,
+          config.compute,
+          depth=architecture.depth,
+          context=config.sequence.context,
           backend=backend or jax.default_backend(),
       ),
       scales=scales,
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class Patches:
-  """Table 3's continuous inputs.
-
-  Attributes:
-    inputs: patches of pixels in place of tokens.
-    targets: the next patch, normalised, in place of the next token.
-    side_px: pixels of a patch's side.
-    eps: as `tokenizers.patches.PatchesConfig`.
-  """
-
-  inputs: bool
-  targets: bool
-  side_px: int
-  eps: float
-
-  @property
-  def size(self) -> patches_lib.PatchesConfig:
-    return patches_lib.PatchesConfig(side_px=self.side_px, eps=self.eps)
-
-  def __post_init__(self):
-    if self.targets and not self.inputs:
-      raise ValueError(
-          "patches.targets is True and patches.inputs False; patches are"
-          " predicted from patches: set both"
-      )
-
-
-def patches(config: Section) -> Patches | None:
-  """What is predicted from patches; None for a model of tokens.
-
-  Runs from before there was a choice do not have the section.
-  """
-  if "patches" not in config:
-    return None
-  chosen = typed(Patches, config["patches"], "patches")
-  return chosen if chosen.inputs else None
-
-
-def check_tokens(config: Section, what: str) -> None:
+def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
   """Raises ConfigError where the model is one of patches."""
-  if patches(config) is not None:
+  if config.patches.inputs:
     raise ConfigError(
         f"config key patches.inputs is True; {what} is for models of tokens"
         " only: use a run with patches.inputs=False"
     )
 
 
-def parametrisation(config: Section) -> mup.Parametrisation | None:
+def parametrisation(
+    config: pretrain_config.Pretrain,
+) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
-  if "mup" not in config:
-    raise ConfigError("config section mup is missing; set mup.on and the rest")
-  chosen = typed(mup.MupConfig, config["mup"], "mup")
+  chosen = config.mup
   if not chosen.on:
     return None
-  of = shape(config)
+  of = shape(config.model)
   if of.kind == "mamba":
     at_base = dataclasses.replace(of, width=chosen.base_width)
     return mup.of_mamba(
@@ -227,13 +139,6 @@ def parametrisation(config: Section) -> mup.Parametrisation | None:
       chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
       depth=of.depth, init_std=of.init_std, starts_smaller=of.kind == "gpt2",
   )  # fmt: skip
-
-
-def mesh(config: Section, devices: list[Any] | None = None) -> Mesh:
-  """The mesh over `devices`; None: over all that are here."""
-  return sharding.make_mesh(
-      typed(sharding.MeshConfig, config["mesh"], "mesh"), devices
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,9 +155,8 @@ class Optimiser:
 
 
 def _adamw(
-    config: Section, task: api.Task, steps: int, rules: Any
+    chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any
 ) -> Optimiser:
-  chosen = typed(adamw.AdamWConfig, config["optim"], "optim")
   return Optimiser(
       adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
       lambda opt_state, update: adamw.learning_rate(
@@ -279,7 +183,7 @@ class Program:
 
 
 def program(
-    config: Section,
+    config: Trains,
     *,
     task: api.Task,
     steps: int,
@@ -294,7 +198,7 @@ def program(
   sharding_rules = sharding.ShardingRules()
   sharding.check_batch(rows, microbatches=microbatches, mesh=on)
   if optimiser is None:
-    optimiser = _adamw(config, task, steps, rules)
+    optimiser = _adamw(config.optim, task, steps, rules)
   tx = optimiser.tx
   placed, shapes = step_lib.state_shardings(
       task, tx, mesh=on, rules=sharding_rules
@@ -304,7 +208,7 @@ def program(
       task=task,
       tx=tx,
       rate=optimiser.rate,
-      seed=config["seed"],
+      seed=config.seed,
       microbatches=microbatches,
   )
   make = functools.partial(step_lib.init_state, task, tx)
@@ -319,7 +223,7 @@ def program(
 
 
 def run(
-    config: Section,
+    config: Trains,
     *,
     task: api.Task,
     steps: int,
@@ -340,7 +244,7 @@ def run(
   """Joins a task, an optimiser and a mesh into what `train.fit` needs.
 
   Args:
-    config: sections `optim`, `every`, `checkpoint` and the key `seed`.
+    config: of a job that trains.
     task: what is trained.
     steps: updates.
     rows: of the global batch.
@@ -374,7 +278,7 @@ def run(
     return state if start is None else state.replace(params=start(state.params))
 
   def fresh():
-    key = jax.random.key(config["seed"])
+    key = jax.random.key(config.seed)
     if frozen is None:
       return whole_state(key)
     bare = jax.jit(
@@ -392,11 +296,9 @@ def run(
       shapes=made.shapes,
       shardings=placed,
       steps=steps,
-      every=typed(train.Every, config["every"], "every"),
+      every=config.every,
       evals=evals,
-      checkpoint=typed(
-          checkpoint.CheckpointConfig, config["checkpoint"], "checkpoint"
-      ),
+      checkpoint=config.checkpoint,
       meta={"task": type(task).__name__},
       config=config,
       facts={
@@ -414,9 +316,10 @@ def run(
   )
 
 
-def reader(config: Section, dataset: Any) -> Callable[[int], Any]:
-  """First step -> iterator of host batches, read ahead as `data.reading`."""
-  reading = typed(mixture.Reading, config["data"]["reading"], "data.reading")
+def reader(
+    reading: mixture.Reading, dataset: Any
+) -> Callable[[int], Any]:
+  """First step -> iterator of host batches, read ahead."""
   return lambda first_step: mixture.host_batches(
       dataset, first_step, reading=reading
   )

@@ -7,7 +7,6 @@ casts another dtype in silence.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -20,23 +19,11 @@ import orbax.checkpoint as ocp
 
 from totojax import step as step_lib
 from totojax import tree as tree_lib
+from totojax.config.training import CheckpointConfig
 from totojax.rundir import errors
 from totojax.storage import objects
 
 _COMMITTED = "_CHECKPOINT_METADATA"  # orbax writes it when a step is whole
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-  """Which checkpoints stay.
-
-  Attributes:
-    keep: newest checkpoints that are kept.
-    keep_every_steps: multiples of this are kept for good; 0 for none.
-  """
-
-  keep: int
-  keep_every_steps: int
 
 
 class CheckpointError(errors.RunError):

@@ -28,6 +28,8 @@ from ml_collections import config_flags
 from ml_collections import ConfigDict
 
 from totojax import jobs
+from totojax.config import document
+from totojax.config import roots
 from totojax.config import schema
 from totojax.rundir import console
 
@@ -50,6 +52,11 @@ _ALLOW = flags.DEFINE_bool(
 )
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "Show where in the code an error was found."
+)
+_LIST = flags.DEFINE_bool(
+    "list",
+    False,
+    "Print every key of the config, with its value, meaning and unit, and end.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
@@ -145,6 +152,9 @@ def _main(argv: list[str]) -> None:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
   if _CONFIG.value is None:
     raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  if _LIST.value:
+    _print_keys(_CONFIG.value.to_dict())
+    return
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
@@ -187,6 +197,14 @@ def _main(argv: list[str]) -> None:
   except Exception as error:
     traceback.print_exc()
     hosts.leave(f"totojax: {error}")
+
+
+def _print_keys(config: dict[str, Any]) -> None:
+  """What `--list` prints; a key that is wrong is one line."""
+  try:
+    print(document.listing(roots.read(config)))
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
 
 
 def _work(interrupted: Interrupt) -> None:

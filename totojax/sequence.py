@@ -15,70 +15,19 @@ Shapes: B batch, T tokens, N frames, G grid side, P tokens of a frame (G x G).
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from totojax.config.model import SequenceSpec
+from totojax.config.model import SPECIALS
 
 PAD = 0
 VIDEO_START = 1
 END = 2
 IMAGE_START = 3
-SPECIALS = 4  # ids below this are special; visual tokens start here
-VOCAB_MULTIPLE = 128  # lanes of a TPU register: the vocabulary axis is padded
 
 START = {"video": VIDEO_START, "image": IMAGE_START}
-
-
-@dataclasses.dataclass(frozen=True)
-class SequenceSpec:
-  """What one sequence holds.
-
-  Attributes:
-    vocab: visual codes of the tokenizer (8,192 in the paper).
-    grid: tokens per side of a frame (16 for 128 pixels and factor 8).
-    frames: video frames, or images, in one sequence (16).
-    context: inputs of the model, in tokens (4,096).
-    segments: whether the images of one sequence are hidden from each other.
-      The paper trains one sequence without such a mask: off.
-  """
-
-  vocab: int
-  grid: int
-  frames: int
-  context: int
-  segments: bool
-
-  def __post_init__(self):
-    if not 1 <= self.vocab <= 65_536:
-      raise ValueError(
-          f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use"
-          " 1 to 65536"
-      )
-    for name in ("grid", "frames", "context"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"sequence.{name} is {getattr(self, name)}; it must be at least 1"
-        )
-
-  @property
-  def frame_tokens(self) -> int:
-    return self.grid * self.grid
-
-  @property
-  def visual_tokens(self) -> int:
-    return self.frames * self.frame_tokens
-
-  @property
-  def padded_vocab(self) -> int:
-    """Rows of the embedding: codes and specials, rounded up to 128."""
-    return -(-(self.vocab + SPECIALS) // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-
-  @property
-  def row_tokens(self) -> int:
-    """Tokens of one training row: the inputs and the last target."""
-    return self.context + 1
 
 
 def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:

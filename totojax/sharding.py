@@ -19,25 +19,9 @@ from jax.sharding import PartitionSpec
 import numpy as np
 
 from totojax import tree as tree_lib
+from totojax.config.training import MeshConfig
 
 AXES = ("data", "fsdp", "tensor", "sequence")
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-  """Devices per axis; one of them may be -1, "what is left".
-
-  Attributes:
-    data: replicas that see different rows and hold whole parameters.
-    fsdp: rows and parameters are split over these (ZeRO-3).
-    tensor: heads, mlp and vocabulary are split over these.
-    sequence: the tokens of each sequence are split over these, for long ones.
-  """
-
-  data: int
-  fsdp: int
-  tensor: int
-  sequence: int
 
 
 @dataclasses.dataclass(frozen=True)

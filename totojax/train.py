@@ -20,6 +20,7 @@ import numpy as np
 
 from totojax import checkpoint as checkpoint_lib
 from totojax import step as step_lib
+from totojax.config.training import Every
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import errors
@@ -27,29 +28,6 @@ from totojax.rundir import metrics
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Every:
-  """How often, in steps; the last step is always logged, evaluated and saved.
-
-  Attributes:
-    log_steps: a row in metrics.jsonl.
-    eval_steps: the evaluations; they also run before the first step.
-    checkpoint_steps: a checkpoint.
-  """
-
-  log_steps: int
-  eval_steps: int
-  checkpoint_steps: int
-
-  def __post_init__(self):
-    for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 1:
-        raise ValueError(
-            f"every.{field.name} is {getattr(self, field.name)}; it must be at"
-            " least 1"
-        )
 
 
 class NotFinite(errors.RunError):

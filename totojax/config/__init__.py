@@ -1,1 +1,1 @@
-"""Every config key, typed once: sections of fields, recipes, the paper's rows."""
+"""Every config key, declared once: sections of fields, and recipes."""

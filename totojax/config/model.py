@@ -148,7 +148,7 @@ class Mamba:
 
   width: int = field(1024, "residual stream", "Table 6", at_least=1)
   depth: int = field(42, "blocks", "[gap] gives 290m, tied", at_least=1)
-  expand: int = field(2, "inner width over width", "[gap] mamba_ssm", at_least=1)
+  expand: int = field(2, "inner width / width", "[gap] mamba_ssm", at_least=1)
   state: int = field(16, "of an inner channel", "[gap] mamba_ssm", at_least=1)
   conv: int = field(4, "tokens of a convolution", "[gap] mamba_ssm", at_least=1)
   step_rank: int = field(0, "of step sizes; 0: width / 16", "[gap] mamba_ssm")
@@ -201,7 +201,7 @@ class MupConfig:
   base_heads: int = field(0, "there; 0: the model's", "Table 15", at_least=0)
   zero_query: bool = field(True, "queries start at 0", "[gap] Yang et al., D.2")
   zero_head: bool = field(True, "so does an untied head", "[gap] the same")
-  depth_init: bool = field(True, "/ sqrt(2 depth) into the stream", "[gap] GPT-2")
+  depth_init: bool = field(True, "stream / sqrt(2 depth)", "[gap] GPT-2")
   matrix_std: float = field(0.0, "of the base; 0: model.init_std", at_least=0)
   embedding_std: float = field(0.0, "the same, embeddings", at_least=0)
   output: float = field(1.0, "times the logits")
@@ -214,8 +214,8 @@ class Compute:
   Attributes:
     attention: "auto": blocked on CPUs, splash on TPUs, cudnn on GPUs (bf16).
     remat: what the backward pass finds kept of a block: "none" recomputes
-      nothing, "full" keeps its input alone, "projections" q, k, v, the attention
-      and the residual, "products" the MLP's gate and up in place of the last.
+      nothing, "full" keeps its input alone, "projections" q, k, v, attention's
+      output and the residual, "products" the MLP's gate and up in place of it.
   """
 
   dtype: str = field(
@@ -239,13 +239,23 @@ class Compute:
 
 
 @section("patches")
-class Patches:
+class PatchesConfig:
+  """Size of patches."""
+
+  side_px: int = field(16, "of a patch", "[gap] 256 over 16", at_least=1)
+  eps: float = field(1e-6, "added to a patch's variance", "MAE", above=0.0)
+
+
+@section("patches")
+class Patches(PatchesConfig):
   """Table 3's continuous inputs; `data` then names stores of pixels."""
 
   inputs: bool = field(False, "patches of pixels in place of tokens")
   targets: bool = field(False, "the next patch is predicted, not its token")
-  side_px: int = field(16, "of a patch", "[gap] 256 over a grid of 16", at_least=1)
-  eps: float = field(1e-6, "added to a patch's variance", "MAE", above=0.0)
+
+  @property
+  def size(self) -> PatchesConfig:
+    return PatchesConfig(side_px=self.side_px, eps=self.eps)
 
   def __post_init__(self):
     if self.targets and not self.inputs:

@@ -25,7 +25,7 @@ class Data:
   """What is trained and evaluated on."""
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
-  encode_with: str = field("", "tokenizer file: `train` are pixels, encoded here")
+  encode_with: str = field("", "tokenizer file: `train` are pixels")
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
   reading: training.Reading = field(training.Reading(), "how batches are read")
@@ -77,7 +77,7 @@ class Plan:
   what: str = field(
       "train", "the step that is planned", choices=("train", "decode", "encode")
   )
-  rows: int = field(8, "of decode, encode: of a data-parallel device", at_least=1)
+  rows: int = field(8, "of decode, encode: of a device", at_least=1)
   cache_tokens: int = field(0, "of decode; 0: sequence.context")
   dvae: DvaeSize = field(DvaeSize(), "what encodes")
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
@@ -85,7 +85,7 @@ class Plan:
   price_per_chip_hour: float = field(0.0, "any currency; 0.0: none")
   busy: float = field(0.4, "share of their peak that GPUs reach: assumed")
   search: bool = field(False, "every combination of the three lists")
-  meshes: tuple[tuple[int, ...], ...] = field((), "(data, fsdp, tensor, sequence)")
+  meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
   remats: tuple[str, ...] = field(
       ("none", "full", "projections", "products"), "policies; (): the config's"
   )
@@ -98,10 +98,12 @@ class Pretrain:
 
   run: str = field("pretrain", "the job")
   seed: int = field(0, "of parameters and data")
-  init_from: str = field("", "run to start from, at another grid or base; '': none")
+  init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
   architecture: str = field("llama", "whose keys `model` has (`recipes.use`)")
-  model: models.Model = field(models.Llama(), "its sizes", choose=models.model_kind)
+  model: models.Model = field(
+      models.Llama(), "its sizes", choose=models.model_kind
+  )
   patches: models.Patches = field(models.Patches(), "Table 3's patches")
   mup: models.MupConfig = field(models.MupConfig(), "µP")
   compute: models.Compute = field(models.Compute(), "how it is computed")

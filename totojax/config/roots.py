@@ -23,6 +23,7 @@ ROOTS: Mapping[str, type] = {
     "chain": studies.Chain,
 }
 
+
 def job(values: Mapping[str, Any]) -> str:
   """The job that a config is of; of a plan, that which is planned.
 

@@ -117,7 +117,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
-  if roots.job(config) in roots.ROOTS and name not in ("pretrain", "validate"):
+  if roots.job(config) in roots.ROOTS:
     config = directory.typed(config)
   module, _, function = job.run.partition(":")
   module = importlib.import_module(f"totojax.jobs.{module}")

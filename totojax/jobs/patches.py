@@ -24,8 +24,8 @@ from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
-from totojax.config.typed import ConfigError
-from totojax.config.typed import typed
+from totojax.config.pretrain import Pretrain
+from totojax.config.schema import ConfigError
 from totojax.data.stream import heldout
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
@@ -35,8 +35,6 @@ from totojax.tasks import patches as task_lib
 from totojax.tokenizers import api as tokenizer_api
 from totojax.tokenizers import patches
 from totojax.tokenizers import weights
-
-Section = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +54,15 @@ class Task:
   frozen: Any
 
 
-def task(config: Section, backend: str = "") -> Task:
+def task(config: Pretrain, backend: str = "") -> Task:
   """The task of a config with `patches.inputs`.
 
   Raises:
     ConfigError: the tokenizer does not fit, or is missing, or too many.
   """
-  chosen = parts.patches(config)
-  spec = parts.sequence_spec(config)
+  chosen, spec = config.patches, config.sequence
   size = chosen.size
-  path = config["data"]["encode_with"]
+  path = config.data.encode_with
   if chosen.targets == bool(path):
     wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
     raise ConfigError(
@@ -123,7 +120,7 @@ def smaller(frames_BSS3: jax.Array, times: int) -> jax.Array:
 
 
 def pretraining(
-    config: Section, lanes: lanes_lib.Lanes | None = None
+    config: Pretrain, lanes: lanes_lib.Lanes | None = None
 ) -> train.Run:
   """Everything that `train.fit` needs.
 
@@ -133,19 +130,18 @@ def pretraining(
   """
   of = task(config)
   spec, side = of.inner.spec, of.inner.config.side_px
-  on = parts.mesh(config)
-  size = pretrain.amount(config)
+  on = sharding.make_mesh(config.mesh)
+  size = config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
   training = pretrain.open_sources(config, spec, pixels=True)
   held_out = pretrain.open_validation(config, spec, pixels=True)
   heldout.check_disjoint(training, held_out)
   dataset = mixture.clips_stream(
-      training, factor=side, seq=spec, seed=config["seed"], batch=batch,
+      training, factor=side, seq=spec, seed=config.seed, batch=batch,
       host=jax.process_index(), hosts=jax.process_count(),
   )  # fmt: skip
-  looked_at = typed(pretrain.Validation, config["validation"], "validation")
   sources = pretrain.validation_batches(
-      held_out, spec=spec, rows=looked_at.rows, batch=batch, factor=side
+      held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
   sums = position_sums(of, on)
 
@@ -168,7 +164,7 @@ def pretraining(
       steps=flops.steps(size.total_tokens, batch * spec.context),
       rows=batch,
       microbatches=size.microbatches,
-      batches=parts.reader(config, dataset),
+      batches=parts.reader(config.data.reading, dataset),
       evals={"": validate} if held_out else {},
       facts={
           "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),

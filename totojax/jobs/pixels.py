@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.pixels import media
 from totojax.data.pixels import photos as photo_lib

@@ -20,8 +20,8 @@ from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
-from totojax.config.typed import ConfigError
-from totojax.config.typed import typed
+from totojax.config.pretrain import Pretrain
+from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.store import store
 from totojax.data.stream import heldout
@@ -34,14 +34,12 @@ from totojax.tokenizers import api as tokenizer_api
 from totojax.tokenizers import weights
 from totojax.trained import backbone
 
-Section = Mapping[str, Any]
-
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Prediction of the next token, or of the next patch."""
-  if parts.patches(config) is None:
+  if not config.patches.inputs:
     made = pretraining(config)
   else:
     from totojax.jobs import patches  # Table 3 alone reads patches
@@ -49,36 +47,6 @@ def run(
     made = patches.pretraining(config)
   _, finished = train.fit(made, workdir, interrupted=interrupted)
   return finished
-
-
-@dataclasses.dataclass(frozen=True)
-class Amount:
-  """How long a model is trained.
-
-  Attributes:
-    batch_tokens: inputs of an update.
-    total_tokens: inputs of the whole run.
-    microbatches: parts of a batch, one after the other.
-  """
-
-  batch_tokens: int
-  total_tokens: float
-  microbatches: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-  """How much of the held-out stores is evaluated during training.
-
-  Attributes:
-    rows: sequences of each; 0 for all.
-  """
-
-  rows: int
-
-
-def amount(config: Section) -> Amount:
-  return typed(Amount, config["train"], "train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +74,7 @@ class Planned:
 
 
 def planned(
-    config: Section, *, devices: list[Any] | None, backend: str
+    config: Pretrain, *, devices: list[Any] | None, backend: str
 ) -> Planned:
   """The train step that `pretraining` runs, for devices that are not here.
 
@@ -122,11 +90,11 @@ def planned(
     plain = dataclasses.replace(model.compute, attention="xla")
     model = model.clone(compute=plain)
   task = task_lib.Pretrain(model, parts.parametrisation(config))
-  size = amount(config)
+  size = config.train
   rows = batch_rows(size.batch_tokens, task.spec)
   on = made = None
   if devices is not None:
-    on = parts.mesh(config, devices)
+    on = sharding.make_mesh(config.mesh, devices)
     made = parts.program(
         config,
         task=task,
@@ -148,7 +116,7 @@ def planned(
 
 
 def pretraining(
-    config: Section, lanes: lanes_lib.Lanes | None = None
+    config: Pretrain, lanes: lanes_lib.Lanes | None = None
 ) -> train.Run:
   """Everything that `train.fit` needs for next-token prediction.
 
@@ -160,10 +128,10 @@ def pretraining(
     ValueError: something does not fit, such as a run to start from.
   """
   parts.check_tokens(config, "this job")
-  spec = parts.sequence_spec(config)
-  on = parts.mesh(config)
+  spec = config.sequence
+  on = sharding.make_mesh(config.mesh)
   task = task_lib.Pretrain(parts.model(config), parts.parametrisation(config))
-  size = amount(config)
+  size = config.train
   batch = batch_rows(size.batch_tokens, spec)
   encoder = _encoder(config, spec)
   training = open_sources(config, spec, pixels=encoder is not None)
@@ -173,7 +141,7 @@ def pretraining(
   heldout.check_disjoint(training, held_out)
   of_stream = dict(
       seq=spec,
-      seed=config["seed"],
+      seed=config.seed,
       batch=batch,
       host=jax.process_index(),
       hosts=jax.process_count(),
@@ -196,7 +164,7 @@ def pretraining(
     )
     frozen = {"inner": {}, "tokenizer": encoder.params}
   start, began = None, {}
-  if config["init_from"]:
+  if config.init_from:
     before = _start(config, task, tokenizer=fingerprint, lanes=lanes)
     began = {"init_from": {"run": str(before.path), "step": before.step}}
     start = lambda _: backbone.read(before, task.model, on=on)
@@ -205,9 +173,8 @@ def pretraining(
       shape, vocab=spec.vocab, context=spec.context
   )
   sums = position_sums(task, on)
-  looked_at = typed(Validation, config["validation"], "validation")
   sources = validation_batches(
-      held_out, spec=spec, rows=looked_at.rows, batch=batch
+      held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
 
   def validate(state: step_lib.TrainState):
@@ -219,7 +186,7 @@ def pretraining(
       steps=flops.steps(size.total_tokens, batch * spec.context),
       rows=batch,
       microbatches=size.microbatches,
-      batches=parts.reader(config, dataset),
+      batches=parts.reader(config.data.reading, dataset),
       evals={"": validate} if held_out else {},
       facts={
           "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
@@ -241,7 +208,7 @@ def pretraining(
 
 
 def _start(
-    config: Section,
+    config: Pretrain,
     task: task_lib.Pretrain,
     *,
     tokenizer: str,
@@ -257,20 +224,20 @@ def _start(
         "init_from is set, and runs that share a program start afresh; sweep"
         " without it"
     )
-  found = backbone.find(config["init_from"])
+  found = backbone.find(config.init_from)
   backbone.check_start(found, task.model, tokenizer=tokenizer)
   return found
 
 
 def _encoder(
-    config: Section, spec: sequence.SequenceSpec
+    config: Pretrain, spec: sequence.SequenceSpec
 ) -> tokenizer_api.Tokenizer | None:
   """The tokenizer that runs on the device, if one does.
 
   Raises:
     ConfigError: it has other codes than the sequence.
   """
-  path = config["data"]["encode_with"]
+  path = config.data.encode_with
   if not path:
     return None
   found = weights.load(path)
@@ -279,7 +246,7 @@ def _encoder(
         f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
         f" {spec.vocab}: make them equal"
     )
-  wanted = config["data"]["tokenizer"]
+  wanted = config.data.tokenizer
   if wanted and wanted != found.fingerprint:
     raise ConfigError(
         f"data.encode_with {path} is tokenizer {found.fingerprint};"
@@ -313,7 +280,7 @@ def _check_same_tokenizer(
 
 
 def open_sources(
-    config: Section, spec: sequence.SequenceSpec, *, pixels: bool
+    config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool
 ) -> list[rows_lib.Source]:
   """The stores of `data.train`: of pixels, or of tokens that fit.
 
@@ -326,12 +293,12 @@ def open_sources(
           store=_open(config, share.path, None if pixels else spec, name),
           weight=share.weight,
       )
-      for name, share in parts.shares(config, example="configs/1b.py").items()
+      for name, share in config.data.shares(example="configs/1b.py").items()
   ]  # fmt: skip
 
 
 def open_validation(
-    config: Section, spec: sequence.SequenceSpec, *, pixels: bool = False
+    config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool = False
 ) -> list[rows_lib.Source]:
   """The stores of `data.validation`: of pixels, or of tokens that fit."""
   needed = None if pixels else spec
@@ -339,12 +306,12 @@ def open_validation(
       rows_lib.Source(
           name=name, store=_open(config, path, needed, name), weight=1.0
       )
-      for name, path in config["data"]["validation"].items()
+      for name, path in config.data.validation.items()
   ]
 
 
 def _open(
-    config: Section, path: str, spec: sequence.SequenceSpec | None, name: str
+    config: Pretrain, path: str, spec: sequence.SequenceSpec | None, name: str
 ) -> store.Store:
   """A store of tokens that fit the sequence, or any store for None."""
   if not path:
@@ -354,7 +321,7 @@ def _open(
     )
   return shards.open_store(
       path,
-      tokenizer=(spec and config["data"]["tokenizer"]) or None,
+      tokenizer=(spec and config.data.tokenizer) or None,
       vocab=spec and spec.vocab,
       grid=spec and spec.grid,
   )

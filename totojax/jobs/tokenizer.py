@@ -14,7 +14,7 @@ from totojax import assembly as parts
 from totojax import jobs
 from totojax import step as step_lib
 from totojax import train
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib

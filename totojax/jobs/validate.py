@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from totojax import assembly as parts
-from totojax import checkpoint
 from totojax import sharding
+from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines
 from totojax.evals import val_loss
@@ -28,36 +28,30 @@ from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
 from totojax.tasks import pretrain as task_lib
+from totojax.trained import backbone
 
 MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
 
 
 def run(
-    config: Mapping[str, Any],
+    config: Validate,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Evaluates the newest checkpoint of `config.model_run`."""
-  source = epath.Path(config["model_run"])
-  try:
-    trained = directory.read_config(source)
-  except FileNotFoundError as error:
-    raise FileNotFoundError(
-        f"{error}; train first, or name another model_run"
-    ) from error
-  parts.check_tokens(trained, "this validation")
-  spec = parts.sequence_spec(trained)
-  on = parts.mesh(trained)
-  task = task_lib.Pretrain(parts.model(trained))
-  params, meta = load_params(task, source, on)
+  run = backbone.find(config.model_run, what="a validated run")
+  source, trained, spec = run.path, run.config, run.config.sequence
+  on = sharding.make_mesh(trained.mesh)
+  task = task_lib.Pretrain(run.model, parts.parametrisation(trained))
+  params = backbone.read(run, run.model, on=on)
   held_out = build.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
-  batch = build.batch_rows(build.amount(trained).batch_tokens, spec)
+  batch = build.batch_rows(trained.train.batch_tokens, spec)
   batches = build.validation_batches(
-      held_out, spec=spec, rows=config["rows"], batch=batch
+      held_out, spec=spec, rows=config.rows, batch=batch
   )
-  directory.begin(workdir, config, step=meta["step"])
+  directory.begin(workdir, config, step=run.step)
 
   total = sum(len(part) for part in batches.values())
   with console.tracking("validating", unit="batches", total=total) as bar:
@@ -74,9 +68,9 @@ def run(
             {name: counted(part) for name, part in batches.items()},
         )
     )
-  metrics = {"step": meta["step"], **dict(val_loss.scalars(losses.items()))}
+  metrics = {"step": run.step, **dict(val_loss.scalars(losses.items()))}
   fit_on = build.open_sources(
-      trained, spec, pixels=bool(trained["data"]["encode_with"])
+      trained, spec, pixels=bool(trained.data.encode_with)
   )
   for name, loss in losses.items():
     metrics |= _later(name, loss)
@@ -86,18 +80,6 @@ def run(
   for name in losses:
     console.say(_sentence(name, metrics))
   return True
-
-
-def load_params(
-    task: task_lib.Pretrain, source: epath.Path, on: Any
-) -> tuple[Any, dict[str, Any]]:
-  """(params, meta) of the newest checkpoint of a run, sharded over a mesh."""
-
-  shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  placed = sharding.shardings(
-      task.axes().params, shapes, mesh=on, rules=sharding.ShardingRules()
-  )
-  return checkpoint.read_params(source / "checkpoints", shapes, placed)
 
 
 def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 import functools
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from totojax import tree as tree_lib
+from totojax.config.training import AdamWConfig
 from totojax.optim import mup
 
 # Axes that make a matrix a projection or an embedding. Once layers are stacked
@@ -20,40 +20,6 @@ _MATRIX_AXES = frozenset({
     "embed", "heads", "head_dim", "mlp", "vocab", "rank", "state",
     "conv_height", "conv_width", "conv_in", "conv_out", "classes",
 })  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamWConfig:
-  """AdamW with linear warm-up and cosine decay.
-
-  Attributes:
-    lr: peak learning rate.
-    warmup_steps: updates of linear warm-up; the first uses lr / warmup_steps.
-    end_lr_frac: the last update's rate over the peak.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: times the rate and the parameter, on matrices only.
-    clip_norm: global gradient norm above which gradients are scaled down.
-    mu_dtype: in which the first moment is kept, "float32" or "bfloat16", which
-      takes a sixth off the state; the second moment is float32.
-  """
-
-  lr: float
-  warmup_steps: int
-  end_lr_frac: float
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip_norm: float
-  mu_dtype: str
-
-  def __post_init__(self):
-    if self.mu_dtype not in ("float32", "bfloat16"):
-      raise ValueError(
-          f"optim.mu_dtype is {self.mu_dtype!r}; use 'float32' or 'bfloat16'"
-      )
 
 
 def relative_rate(

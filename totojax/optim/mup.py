@@ -35,6 +35,7 @@ import jax
 from jax.sharding import PartitionSpec
 
 from totojax import tree as tree_lib
+from totojax.config.model import MupConfig
 
 # Axes that make no matrix: the vocabulary does not grow with the width, layers
 # are stacked copies, and a gain or a bias has but one dimension.
@@ -45,49 +46,6 @@ _NARROW = "state"  # outputs of a readout
 # Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
 _BY_INPUTS = "steps"
 _QUERY, _HEAD, _EMBEDDING, _RESIDUAL = "query", "head", "embedding", "embed"
-
-
-@dataclasses.dataclass(frozen=True)
-class MupConfig:
-  """The base model and the choices that µP leaves open.
-
-  Attributes:
-    on: False is the standard parametrisation, and nothing else is read.
-    base_width: width at which both parametrisations are the same.
-    base_mlp_dim: hidden units there; 0: the model's ratio to the width.
-    base_heads: heads there; 0: as many as the model has, so that the head
-      dimension grows with the width, as in Table 15.
-    zero_query: whether queries start at zero (uniform attention).
-    zero_head: whether an untied head starts at zero (uniform predictions).
-    depth_init: whether what writes to the residual stream starts smaller by
-      sqrt(2 x depth), as in GPT-2; it and Mamba start so in any case.
-    matrix_std: standard deviation of the base model's matrices at the start;
-      0: the model's `init_std`.
-    embedding_std: of its embedding, which is the head too where they are tied;
-      0: the same.
-    output: times the logits, at every width.
-  """
-
-  on: bool
-  base_width: int
-  base_mlp_dim: int
-  base_heads: int
-  zero_query: bool
-  zero_head: bool
-  depth_init: bool
-  matrix_std: float
-  embedding_std: float
-  output: float
-
-  def __post_init__(self):
-    for name, least in (
-        ("base_width", 1), ("base_mlp_dim", 0), ("base_heads", 0),
-        ("matrix_std", 0), ("embedding_std", 0),
-    ):  # fmt: skip
-      if getattr(self, name) < least:
-        raise ValueError(
-            f"mup.{name} is {getattr(self, name)}; it must be at least {least}"
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,34 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax.config.model import PatchesConfig
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
 
 _FORMAT = "totojax-patches-1"
-
-
-@dataclasses.dataclass(frozen=True)
-class PatchesConfig:
-  """Size of patches.
-
-  Attributes:
-    side_px: pixels of a side (16).
-    eps: added to a patch's variance before the division (1e-6).
-  """
-
-  side_px: int
-  eps: float
-
-  def __post_init__(self):
-    if self.side_px < 1:
-      raise ValueError(
-          f"patches.side_px is {self.side_px}; it must be at least 1"
-      )
-    if not self.eps > 0:
-      raise ValueError(
-          f"patches.eps is {self.eps}; it must be positive, or a patch of one"
-          " colour is divided by zero"
-      )
 
 
 class Targets(NamedTuple):

@@ -27,7 +27,9 @@ from totojax import checkpoint
 from totojax import sequence
 from totojax import sharding
 from totojax import train
-from totojax.config.typed import ConfigError
+from totojax.config import schema
+from totojax.config.pretrain import Pretrain
+from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads
@@ -59,19 +61,22 @@ class Trained:
   """
 
   path: epath.Path
-  config: Mapping[str, Any]
+  config: Pretrain
   model: trunk.Trunk
   tokenizer: str
   step: int
   patches: patches_lib.PatchesConfig | None
 
 
-def find(model_run: str, *, patches: bool = False) -> Trained:
+def find(
+    model_run: str, *, patches: bool = False, what: str = "a backbone"
+) -> Trained:
   """The run at `model_run`.
 
   Args:
     model_run: its folder.
     patches: whether it may be one of patches of pixels.
+    what: it is wanted for, for errors.
 
   Raises:
     ValueError: it is none, or has no checkpoint yet.
@@ -82,15 +87,16 @@ def find(model_run: str, *, patches: bool = False) -> Trained:
         ' run = "pretrain"'
     )
   path = epath.Path(model_run)
-  config = directory.read_config(path)
-  if config.get("run") != "pretrain":
+  values = directory.read_config(path)
+  if values.get("run") != "pretrain":
     raise ConfigError(
-        f'{path} is of run = "{config.get("run")}"; a backbone is one of run ='
+        f'{path} is of run = "{values.get("run")}"; {what} is one of run ='
         ' "pretrain"'
     )
+  # Runs from before there was a key have its default.
+  config = schema.read(Pretrain, values, fill=True)
   if not patches:
-    parts.check_tokens(config, "a backbone")
-  pixels = parts.patches(config)
+    parts.check_tokens(config, what)
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
     raise ConfigError(
@@ -104,7 +110,7 @@ def find(model_run: str, *, patches: bool = False) -> Trained:
       model=parts.model(config),
       tokenizer=manifest["tokenizer"],
       step=step,
-      patches=pixels and pixels.size,
+      patches=config.patches.size if config.patches.inputs else None,
   )
 
 
@@ -245,7 +251,7 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
   tried = [path]
   if not path:
-    encode_with = run.config["data"]["encode_with"]
+    encode_with = run.config.data.encode_with
     files = filter(None, (encode_with, os.fspath(beside)))
     there = [file for file in files if epath.Path(file).is_file()]
     tried = [*there, weights.SHIPPED]

@@ -16,7 +16,6 @@ Shapes: K rows of a cycle.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import fractions
 import functools
 import math
@@ -27,31 +26,11 @@ import grain
 import numpy as np
 
 from totojax import sequence
+from totojax.config.training import Reading
 from totojax.data.stream import rows
 from totojax.data.stream.rows import Source
 
 MAX_CYCLE = 100_000  # rows after which the mixture repeats
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-  """How batches are made ahead of their use; changes no batch.
-
-  Attributes:
-    workers: processes that make them. 0 makes them in threads of this one,
-      which is enough by far for tokens (starting processes takes seconds).
-    prefetch: batches made ahead (by each worker); 0 makes each when asked.
-  """
-
-  workers: int
-  prefetch: int
-
-  def __post_init__(self):
-    if self.workers < 0 or self.prefetch < 0:
-      raise ValueError(
-          f"workers {self.workers} and prefetch {self.prefetch} must not be"
-          " negative; use 0 for none"
-      )
 
 
 class Cycle(grain.transforms.DatasetSelectionMap):

@@ -18,7 +18,7 @@ from etils import epath
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.jobs.bench import decoding
 from totojax.jobs.bench import encoding

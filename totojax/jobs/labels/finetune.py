@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from totojax import train
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.jobs.labels import setup as supervised
 from totojax.jobs.probe import runs as probe

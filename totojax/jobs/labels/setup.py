@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from totojax import assembly as parts
 from totojax import flops
 from totojax import train
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.pixels import views
 from totojax.data.sources import folder

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.jobs.probe import runs as probe
 from totojax.jobs.probe import setup as probe_setup
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 import numpy as np
 
 from totojax import assembly as parts
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import feature_files
 from totojax.data.stream import heldout

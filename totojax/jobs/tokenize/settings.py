@@ -7,7 +7,7 @@ import dataclasses
 import os
 from typing import Any
 
-from totojax.config.typed import ConfigError
+from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.pixels import images
 from totojax.data.pixels import media
