@@ -69,7 +69,7 @@ def points_of(c, home=""):
 
 
 def fit(config, workdir, side=None, interrupted=lambda step: False):
-  run = build_pretrain.pretraining(config, side)
+  run = build_pretrain.pretraining(roots.read(config.to_dict()), side)
   return train.fit(run, epath.Path(workdir), interrupted=interrupted)
 
 
@@ -91,7 +91,7 @@ def singles(data, tmp_path_factory):
     config.mup.on = True
     config.optim.lr = rate
     workdir = tmp_path_factory.mktemp("single")
-    state, _ = fit(roots.read(config.to_dict()), workdir)
+    state, _ = fit(config, workdir)
     val = rows_of(workdir)[-1]["moving/loss"]
     found.append((jax.device_get(state.params), losses(workdir), val))
   return found
@@ -103,7 +103,7 @@ def test_a_lane_is_the_run_that_it_would_be_alone(
 ):
   config = base(data)
   config.mup.on = True
-  state, _ = fit(roots.read(config.to_dict()), tmp_path, lanes.Lanes(RATES, in_turn))
+  state, _ = fit(config, tmp_path, lanes.Lanes(RATES, in_turn))
   for i, (params, of_steps, val) in enumerate(singles):
     name = lanes.name(i)
     np.testing.assert_allclose(
@@ -130,7 +130,7 @@ def test_a_diverged_lane_is_frozen_and_the_others_go_on(
   config.mup.on = True
   config.optim.clip_norm = 1e9
   rates = (RATES[1], 1e38)
-  state, finished = fit(roots.read(config.to_dict()), tmp_path, lanes.Lanes(rates, True))
+  state, finished = fit(config, tmp_path, lanes.Lanes(rates, True))
   assert finished
   at = int(state.stats["diverged"][1])
   assert 1 <= at <= STEPS and int(state.stats["diverged"][0]) == 0

@@ -638,7 +638,8 @@ def scaling(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return schema.to_config(studies.ScalingJob(scaling=studies.Scaling(runs=runs)))
+  chosen = studies.Scaling(runs=runs)
+  return schema.to_config(studies.ScalingJob(scaling=chosen))
 
 
 def curves(*runs: str) -> ConfigDict:

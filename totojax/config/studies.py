@@ -19,7 +19,9 @@ OCTAVES = tuple(float(x) for x in range(-12, -2))
 Sizes = Mapping[str, Any]
 
 
-def sized(model: models.Model, sizes: Sizes, path: str = "model") -> models.Model:
+def sized(
+    model: models.Model, sizes: Sizes, path: str = "model"
+) -> models.Model:
   """A model with other sizes.
 
   Args:
@@ -162,7 +164,7 @@ class Curves:
 
   runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
   window: int = field(1, "logged losses of which the mean is drawn", at_least=1)
-  printed: Mapping[str, float] = field({}, "name -> the paper's loss at its end")
+  printed: Mapping[str, float] = field({}, "name -> the paper's last loss")
 
 
 @section("")

@@ -6,26 +6,22 @@ tokenizing (`corpus`).
 
 from __future__ import annotations
 
+from typing import Any
+
 from etils import epath
 
 from totojax import jobs
+from totojax.config import pretrain
 
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: pretrain.Pretrain | Any,
+    workdir: epath.Path,
+    interrupted: jobs.Interrupted,
 ) -> bool:
-  """Of training where the config holds a model to train, else of tokenizing.
-
-  Raises:
-    ValueError: it is neither.
-  """
-  if "model_run" in config:
-    raise ValueError(
-        "a plan is of pre-training or of tokenizing; this config starts from"
-        " model_run. Plan a pre-training config of its model and grid"
-    )
+  """Of training where the config holds a model to train, else of tokenizing."""
   # Only now: one of the two needs a compiler, the other decodes.
-  if {"model", "optim"} <= set(config):
+  if isinstance(config, pretrain.Pretrain):
     from totojax.jobs.plan import job as plan
   else:
     from totojax.jobs.plan import corpus as plan

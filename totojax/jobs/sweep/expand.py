@@ -56,7 +56,9 @@ def narrow_first(
   return sorted(models.items(), key=lambda item: item[1].get("width", 0))
 
 
-def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Point]:
+def points(
+    sweep: studies.Sweep, pretrain: Pretrain, home: str
+) -> Iterator[Point]:
   """Every combination of the lists.
 
   Args:
@@ -76,8 +78,8 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
           config = changed(
               pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed
           )
-          amount = dataclasses.replace(pretrain.train, total_tokens=total_tokens)
-          config = dataclasses.replace(config, train=amount)
+          train = dataclasses.replace(pretrain.train, total_tokens=total_tokens)
+          config = dataclasses.replace(config, train=train)
           for log2_lr in sweep.log2_lr.get(kind, ()):
             yield Point(
                 kind, model, total_tokens, seed, log2_lr, config, home
