@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax.config import bench
 from totojax.config import pretrain
 from totojax.config import schema
 from totojax.config import studies
@@ -19,6 +20,7 @@ ROOTS: Mapping[str, type] = {
     "scaling": studies.ScalingJob,
     "curves": studies.CurvesJob,
     "probe_seeds": studies.ProbeSeeds,
+    "bench": bench.BenchJob,
     "report": studies.Report,
     "chain": studies.Chain,
 }
