@@ -17,7 +17,6 @@ from totojax.config import bench as bench_defaults
 from totojax.config import defaults
 from totojax.config import roots
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.pixels import video
 from totojax.data.store import shards
 from totojax.jobs.bench import decoding
@@ -216,7 +215,7 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
   pytest.importorskip("av")
   config = tiny()
   settings = roots.read(config).decode
-  spec = typed(video.ClipSpec, settings.clip, "clip")
+  spec = video.ClipSpec(**vars(settings.clip))
   path = tmp_path / "a.mp4"
   decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
   firsts = set()

@@ -31,7 +31,7 @@ from totojax.jobs.probe import setup as probe_setup
 from totojax.jobs.probe import tables
 from totojax.models import heads
 from totojax.optim import layered
-from totojax.storage import objects
+from totojax.rundir import files
 from totojax.tasks import api
 from totojax.tasks import classify
 from totojax.tasks import finetune
@@ -267,10 +267,9 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
       )
   )
   gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
-  objects.write_table(
-      str(tmp_path), "quarantine.csv", gone,
-      header=("split", "id", "reason"),
-  )  # fmt: skip
+  files.write_table(
+      tmp_path / "quarantine.csv", gone, header=("split", "id", "reason")
+  )
   c = test_configs.load(
       runs.ROOT / "configs" / "joint_k400.py",
       f"--config.model_run={data['model']}",

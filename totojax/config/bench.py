@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from totojax.config import defaults
 from totojax.config import model as models
+from totojax.config import pixels
 from totojax.config import schema
 from totojax.config import studies
 from totojax.config import training
@@ -92,13 +93,7 @@ class DecodeBench:
   codec: str = field("libx264", "that they are written with")
   rate: int = field(30, "of the videos", at_least=1, unit="frames/s")
   clips: int = field(8, "of one reading, each from its own start", at_least=1)
-  clip: Mapping[str, Any] = field(
-      {
-          **defaults.clip().to_dict(), "sampling": "uniform",
-          "every_s": 10.0, "most_stretches": 64,
-      },
-      "what is cut out",
-  )  # fmt: skip
+  clip: pixels.ClipSpec = field(pixels.ClipSpec(), "what is cut out")
 
 
 @section("dvae_encode")

@@ -6,12 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from totojax.config import bench
+from totojax.config import corpus
+from totojax.config import pixels
 from totojax.config import pretrain
 from totojax.config import schema
 from totojax.config import studies
+from totojax.config import tokens
 
 # Value of the key `run` -> the whole config of that job.
 ROOTS: Mapping[str, type] = {
+    "render": pixels.Render,
+    "decode": pixels.Decode,
+    "photos": pixels.Photos,
+    "tokenizer": tokens.Tokenizer,
+    "shards": tokens.Shards,
+    "tokenize": corpus.Tokenize,
+    "features": corpus.Features,
+    "leakage": tokens.Leakage,
+    "official": tokens.Official,
+    "tokens_report": tokens.TokensReport,
     "pretrain": pretrain.Pretrain,
     "validate": pretrain.Validate,
     "audit": studies.Audit,
@@ -26,23 +39,6 @@ ROOTS: Mapping[str, type] = {
 }
 
 
-def job(values: Mapping[str, Any]) -> str:
-  """The job that a config is of; of a plan, that which is planned.
-
-  Raises:
-    schema.ConfigError: it has no plan.
-  """
-  name = values.get("run")
-  if name != "plan":
-    return name
-  if "model_run" in values:
-    raise schema.ConfigError(
-        "a plan is of pre-training or of tokenizing; this config starts from"
-        " model_run. Plan a pre-training config of its model and grid"
-    )
-  return "pretrain" if {"model", "optim"} <= set(values) else "tokenize"
-
-
 def read(
     values: Mapping[str, Any], path: str = "", *, fill: bool = False
 ) -> Any:
@@ -51,18 +47,46 @@ def read(
   Raises:
     schema.ConfigError: as `schema.read`, or there is no such job.
   """
-  name = job(values)
+  cls = root(values)
+  if cls is studies.Chain:
+    stages = {
+        name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
+        if stage.get("run") in ROOTS
+        else stage
+        for name, stage in values.get("stages", {}).items()
+    }
+    values = {**values, "stages": stages}
+  return schema.read(cls, values, path, fill=fill)
+
+
+def root(values: Mapping[str, Any]) -> type:
+  """Which of `ROOTS` a config is; for a plan, of which job it is a plan.
+
+  Raises:
+    schema.ConfigError: there is no such job, or no plan of it.
+  """
+  name = values.get("run")
+  if name == "plan":
+    return _root_of_plan(values)
   if name not in ROOTS:
     raise schema.ConfigError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
     )
-  if name == "chain":
-    stages = values.get("stages", {})
-    stages = {
-        stage: read(config, f"{path}.stages.{stage}".lstrip("."), fill=fill)
-        if job(config) in ROOTS
-        else config
-        for stage, config in stages.items()
-    }
-    values = {**values, "stages": stages}
-  return schema.read(ROOTS[name], values, path, fill=fill)
+  return ROOTS[name]
+
+
+def _root_of_plan(values: Mapping[str, Any]) -> type:
+  told = "a plan is of pre-training or of tokenizing; this config"
+  if "model_run" in values:
+    raise schema.ConfigError(
+        f"{told} starts from model_run. Plan a pre-training config of its model"
+        " and grid"
+    )
+  if {"model", "optim"} <= set(values):
+    return pretrain.Pretrain
+  if "source" in values:
+    return corpus.Tokenize
+  raise schema.ConfigError(
+      f"{told} has neither a model nor a source. Plan configs/1b.py or"
+      " configs/tokenize.py, with your changes"
+  )

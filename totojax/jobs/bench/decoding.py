@@ -13,7 +13,6 @@ import pathlib
 import numpy as np
 
 from totojax.config.bench import DecodeBench
-from totojax.config.typed import typed
 from totojax.data.pixels import decode
 from totojax.data.pixels import media
 from totojax.data.pixels import video
@@ -39,7 +38,7 @@ def measure_decode(
   Raises:
     ImportError: PyAV is missing.
   """
-  spec = typed(video.ClipSpec, settings.clip, "decode.clip")
+  spec = video.ClipSpec(**vars(settings.clip))
   for size in settings.sizes:
     width, height = map(int, size.split("x"))
     for length_s in settings.lengths_s:

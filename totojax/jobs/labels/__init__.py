@@ -1,0 +1,1 @@
+"""Training with labels: joint training and fine-tuning."""

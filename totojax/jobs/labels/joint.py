@@ -12,7 +12,7 @@ from totojax.config.typed import typed
 from totojax.jobs.labels import setup as supervised
 from totojax.jobs.probe import runs as probe
 from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tasks import joint
 from totojax.tasks import pretrain
 
@@ -20,7 +20,7 @@ from totojax.tasks import pretrain
 def layers(config: Mapping[str, Any], depth: int) -> tuple[int, ...]:
   """The layers with heads; all but the embeddings where none are named."""
   found = tuple(config["layers"]) or tuple(range(1, depth + 1))
-  trunk.check_layers(found, depth)
+  taps.check_layers(found, depth)
   return found
 
 

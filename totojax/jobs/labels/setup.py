@@ -29,7 +29,6 @@ from totojax.data.stream import rows as rows_lib
 from totojax.evals import top1
 from totojax.jobs.probe import runs as probe
 from totojax.jobs.probe import setup as probe_setup
-from totojax.models import llama
 from totojax.models import trunk
 from totojax.optim import layered
 from totojax.tasks import encode
@@ -168,7 +167,7 @@ def setup(config: Section) -> Setup:
     ValueError: whatever does not fit, before anything is computed.
   """
   run = backbone.find(config["model_run"])
-  if not isinstance(run.model.config, llama.LlamaConfig):
+  if not run.model.config.fine_tunes:
     raise ConfigError(
         f"{run.path} is of a {type(run.model.config).__name__}; joint training"
         " and fine-tuning are for LLaMA"

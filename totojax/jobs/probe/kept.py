@@ -1,8 +1,9 @@
 """Features that are made once and kept: written by rows, gone on with later.
 
-A file of features is a .npy [records, layers, width]; beside it a small JSON
-says what they are of and how many rows are there, so that a job that was cut
-goes on, and features of another model or data set are not taken for these.
+A file of features is a .npy [records, layers, width]; its note beside it
+(`rundir.pieces`) says what they are of and how many rows are there, so that a
+job that was cut goes on, and features of another model or data set are not
+taken for these.
 
 Shapes: M records, B rows of a batch, L layers, D width.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from totojax.data.stream import labelled
 from totojax.rundir import console
-from totojax.rundir import files
+from totojax.rundir import pieces
 
 _SAVE_EVERY = 50  # batches that a kill may cost
 
@@ -48,9 +49,8 @@ def make(
   Raises:
     ValueError: the file that is there is of something else.
   """
-  beside = path.parent / f"{path.name}.json"
   of = json.loads(json.dumps({**of, "rows": data.items, "shape": shape}))
-  done = _done(path, beside, of)
+  done = _done(path, of)
   if done >= data.items:
     return True
   out_MLD = np.lib.format.open_memmap(
@@ -60,7 +60,7 @@ def make(
 
   def save(rows):
     out_MLD.flush()
-    files.write_json(beside, {"of": of, "done": rows})
+    pieces.Pieces(path.parent).write(path.name, {"of": of, "done": rows})
 
   with console.tracking(
       f"features {path.stem}", unit="rows", total=data.items, done=done
@@ -80,11 +80,8 @@ def make(
 
 def is_whole(path: epath.Path) -> bool:
   """Whether every row of a file is there; `make` then needs no features."""
-  beside = path.parent / f"{path.name}.json"
-  if not (path.exists() and beside.exists()):
-    return False
-  found = json.loads(beside.read_text())
-  return found["done"] >= found["of"]["rows"]
+  found = _note(path)
+  return bool(found) and found["done"] >= found["of"]["rows"]
 
 
 def load(path: epath.Path) -> np.ndarray:
@@ -92,10 +89,14 @@ def load(path: epath.Path) -> np.ndarray:
   return np.load(str(path), mmap_mode="r")
 
 
-def _done(path: epath.Path, beside: epath.Path, of: Mapping[str, Any]) -> int:
-  if not (path.exists() and beside.exists()):
+def _note(path: epath.Path) -> dict[str, Any] | None:
+  return pieces.Pieces(path.parent).read(path.name) if path.exists() else None
+
+
+def _done(path: epath.Path, of: Mapping[str, Any]) -> int:
+  found = _note(path)
+  if found is None:
     return 0
-  found = json.loads(beside.read_text())
   different = [k for k in of if found["of"].get(k) != of[k]]
   if different:
     key = different[0]

@@ -18,6 +18,7 @@ from totojax.data.stream import heldout
 from totojax.data.stream import labelled
 from totojax.data.stream import rows as rows_lib
 from totojax.models import heads
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.optim import lars
 from totojax.trained import backbone
@@ -229,7 +230,7 @@ def setup(config: Section) -> Setup:
     layers = tuple(config["layers"]) or tuple(
         range(run.model.config.depth + 1)
     )
-    trunk.check_layers(layers, run.model.config.depth)
+    taps.check_layers(layers, run.model.config.depth)
   else:
     records, made_at, layers = *_of_files(files, config), ()
   rest, held = labelled.split(

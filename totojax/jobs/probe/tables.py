@@ -6,9 +6,7 @@ Shapes: M items, L layers, S settings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-import csv
 import dataclasses
-import io
 from typing import Any, Protocol
 
 from etils import epath
@@ -20,12 +18,15 @@ from totojax.jobs.probe import setup as build
 from totojax.report import layer_sections
 from totojax.rundir import console
 from totojax.rundir import files
-from totojax.storage import objects
 
 COLUMNS = (
     "backbone", "layer", "depth_frac", "setting", "lr", "weight_decay", "top1",
     "top5", "nll", "n", "n_expected", "holdout_top1", "holdout_n",
     "train_loss",
+)  # fmt: skip
+_PREDICTIONS = (
+    "backbone", "layer", "setting", "id", "label", "predicted", "label_name",
+    "predicted_name", "confidence", "rank",
 )  # fmt: skip
 SPLITS = ("validation", "holdout")
 
@@ -62,8 +63,7 @@ class Found:
 
 def read(unit: build.Unit, folder: epath.Path) -> Found:
   """The scores that a unit left in its folder."""
-  with np.load(io.BytesIO((folder / "scores.npz").read_bytes())) as file:
-    arrays = dict(file)
+  arrays = files.read_npz(folder / "scores.npz")
   scores = {
       name: top1.Scores(**{
           field.name: arrays[f"{name}/{field.name}"]
@@ -133,8 +133,10 @@ def write(
       for one in found
       for row in _rows(of, one, expected, (depths or {}).get(one.source))
   )
-  (workdir / "per_layer.csv").write_text(_csv(COLUMNS, rows))
-  (workdir / "predictions.csv").write_text(_predictions(of, found))
+  files.write_table(workdir / "per_layer.csv", rows, header=COLUMNS)
+  files.write_table(
+      workdir / "predictions.csv", _predictions(of, found), header=_PREDICTIONS
+  )
   counts = np.bincount(of.validation.labels[of.validation.records])
   metrics = {
       "n": n,
@@ -156,8 +158,8 @@ def write(
     console.say(note)
   if n != expected:
     console.say(f"{n} of {expected} validation items were there")
-  objects.write_table(
-      workdir, "missing.csv", of.missing, header=("id", "reason")
+  files.write_table(
+      workdir / "missing.csv", of.missing, header=("id", "reason")
   )
   if of.missing:
     names = ", ".join(item for item, _ in of.missing[:3])
@@ -234,7 +236,7 @@ def _best(one: Found, name: str) -> tuple[int, int]:
   return top1.best(one.scores[name].top(1), one.scores[name].loss())
 
 
-def _predictions(of: Told, found: list[Found]) -> str:
+def _predictions(of: Told, found: list[Found]) -> Iterator[tuple[Any, ...]]:
   """What the heads chosen on the hold-out say of every validation item.
 
   Without a hold-out there is one head, or they are chosen on what they say it
@@ -243,32 +245,17 @@ def _predictions(of: Told, found: list[Found]) -> str:
   data = of.validation
   items = data.items()
 
-  def rows():
-    for one in found:
-      i, s = _best(one, _chooser(one.scores))
-      scores = one.scores["validation"]
-      for m, item in enumerate(items):
-        label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
-        names = [data.classes[c] if data.classes else c for c in (label, named)]
-        yield (
-            one.source, one.layers[i], s, data.ids[item[0]], label, named,
-            *names, f"{scores.confidence[i, s, m]:.6f}",
-            int(scores.rank[i, s, m]),
-        )  # fmt: skip
-
-  head = (
-      "backbone", "layer", "setting", "id", "label", "predicted", "label_name",
-      "predicted_name", "confidence", "rank",
-  )  # fmt: skip
-  return _csv(head, rows())
-
-
-def _csv(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> str:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(head)
-  writer.writerows(rows)
-  return text.getvalue()
+  for one in found:
+    i, s = _best(one, _chooser(one.scores))
+    scores = one.scores["validation"]
+    for m, item in enumerate(items):
+      label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
+      names = [data.classes[c] if data.classes else c for c in (label, named)]
+      yield (
+          one.source, one.layers[i], s, data.ids[item[0]], label, named,
+          *names, f"{scores.confidence[i, s, m]:.6f}",
+          int(scores.rank[i, s, m]),
+      )  # fmt: skip
 
 
 def _sentence(one: Found, metrics: Mapping[str, Any]) -> str:
