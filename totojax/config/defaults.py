@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from totojax.config import corpus as corpus_config
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
+from totojax.config import studies
 from totojax.config import tokens as tokens_config
 
 # Table 1. The MLP sizes are not printed: 4 x width for base and large and
@@ -377,27 +378,18 @@ def sizes(
 
 def audit() -> ConfigDict:
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-  return ConfigDict(dict(run="audit"))
+  return schema.to_config(studies.Audit())
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
   """`run = "coord_check"`: do activations keep their size over the width?
 
-  Of `pretrain`, the sections sequence, model, mup, compute and optim count.
+  Args:
+    models: name -> sizes, in place of pretrain.model's.
   """
-  c = pretrain("tiny")
-  c.optim.update(warmup_steps=0, end_lr_frac=1.0)  # the same in each update
-  return ConfigDict(dict(
-      run="coord_check",
-      coord_check=dict(
-          models=models,  # name -> sizes, in place of pretrain.model's
-          parametrisations=("mup", "standard"),
-          rows=4,  # sequences of random tokens
-          updates=4,
-          log2_lr=-7.0,  # of the peak learning rate; Figure 11's best
-      ),
-      pretrain=c,
-  ))  # fmt: skip
+  c = schema.to_config(studies.CoordCheckJob())
+  c.coord_check.models = models
+  return c
 
 
 def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
@@ -407,21 +399,11 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
     pretrain: what all runs share.
     models: name -> sizes, in place of pretrain.model's.
   """
-  return ConfigDict(dict(
-      run="sweep",
-      sweep=dict(
-          models=models,
-          log2_lr=dict(  # of the peak rate; (): without this parametrisation
-              mup=tuple(float(x) for x in range(-12, -2)),
-              standard=tuple(float(x) for x in range(-12, -2)),
-          ),
-          seeds=(0, 1, 2),  # of parameters and data
-          total_tokens=(pretrain.train.total_tokens,),  # of each run
-          lanes=0,  # learning rates in one program, as memory allows; 0: all
-          together="auto",  # vmap: "at_once"; "in_turn"; auto: in turn on CPU
-      ),
-      pretrain=pretrain,
-  ))  # fmt: skip
+  c = schema.to_config(studies.SweepJob())
+  c.pretrain = pretrain
+  c.sweep.models = models
+  c.sweep.total_tokens = (pretrain.train.total_tokens,)
+  return c
 
 
 def scaling(*runs: str) -> ConfigDict:
@@ -430,19 +412,8 @@ def scaling(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="scaling",
-      scaling=dict(
-          runs=runs,
-          source="",  # of the evaluation; "": the mean over all
-          skip_frac=0.1,  # of each run, whose evaluations are left out
-          frontier="envelope",  # or "final", the end of each run
-          bins_per_decade=8,  # of compute, for the envelope
-          draws=1000,  # of runs, for the interval
-          seed=0,
-          force=False,  # fit fewer than 3 points, or less than a decade
-      ),
-  ))  # fmt: skip
+  chosen = studies.Scaling(runs=runs)
+  return schema.to_config(studies.ScalingJob(scaling=chosen))
 
 
 def curves(*runs: str) -> ConfigDict:
@@ -451,14 +422,7 @@ def curves(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="curves",
-      curves=dict(
-          runs=runs,
-          window=1,  # logged losses of which the mean is drawn
-          printed=dict(),  # name -> loss at its end in the paper
-      ),
-  ))  # fmt: skip
+  return schema.to_config(studies.CurvesJob(curves=studies.Curves(runs=runs)))
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
@@ -568,20 +532,20 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
 
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
-  return ConfigDict(dict(
-      run="probe_seeds",
-      probe_seeds={name: tuple(folders) for name, folders in runs.items()},
-  ))  # fmt: skip
+  folders = {name: tuple(of) for name, of in runs.items()}
+  return schema.to_config(studies.ProbeSeeds(probe_seeds=folders))
 
 
 def report(chain: str) -> ConfigDict:
   """`run = "report"`: one page about a chain."""
-  return ConfigDict(dict(run="report", chain=chain))
+  return schema.to_config(studies.Report(chain=chain))
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  return ConfigDict(dict(run="chain", order=tuple(stages), stages=stages))
+  c = schema.to_config(studies.Chain(order=tuple(stages)))
+  c.stages = stages
+  return c
 
 
 def videos_to_report(

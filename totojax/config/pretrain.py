@@ -64,18 +64,30 @@ class Plan:
       "train", "the step that is planned", choices=("train", "decode", "encode")
   )
   rows: int = field(8, "of decode, encode: of a device", at_least=1)
-  cache_tokens: int = field(0, "of decode; 0: sequence.context")
+  cache_tokens: int = field(0, "of decode; 0: the context", at_least=0)
   dvae: DvaeSize = field(DvaeSize(), "what encodes")
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
   slices: int = field(1, "of this topology each", at_least=1)
-  price_per_chip_hour: float = field(0.0, "any currency; 0.0: none")
-  busy: float = field(0.4, "share of their peak that GPUs reach: assumed")
+  price_per_chip_hour: float = field(
+      0.0, "any currency; 0.0: none", at_least=0.0
+  )
+  busy: float = field(
+      0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0
+  )
   search: bool = field(False, "every combination of the three lists")
   meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
   remats: tuple[str, ...] = field(
       ("none", "full", "projections", "products"), "policies; (): the config's"
   )
   microbatches: tuple[int, ...] = field((), "(): train.microbatches")
+
+  def __post_init__(self):
+    for mesh in self.meshes:
+      if len(mesh) not in (3, 4):
+        raise ConfigError(
+            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor) or (data,"
+            " fsdp, tensor, sequence)"
+        )
 
 
 @section("")

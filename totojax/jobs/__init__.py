@@ -123,7 +123,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
-  if name in roots.ROOTS or plugins.is_reference(name):
+  if name == "plan" or name in roots.ROOTS or plugins.is_reference(name):
     config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.load(name, "job", tuple)

@@ -9,10 +9,8 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import copy
+from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +19,7 @@ import numpy as np
 from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
+from totojax.config.bench import ProbeBench
 from totojax.config.typed import typed
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
@@ -31,30 +30,6 @@ from totojax.tasks import classify
 
 MOST = 1.3  # times a forward pass, that all heads together may take
 _STEPS = 10**6  # of the schedule; few are made
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeBench:
-  """What is probed.
-
-  Attributes:
-    pools: of `heads.POOLS`, a case each.
-    widths: of the backbone, a case each; heads of 64, an MLP four times as
-      wide.
-    classes: of every head.
-    rows: of a batch.
-    head: section of `heads.HeadConfig`, but for its pool.
-    optim: section of `lars.GridConfig`: its settings train together.
-    trained: a config of `run = "pretrain"`: the backbone, but for its width.
-  """
-
-  pools: tuple[str, ...]
-  widths: tuple[int, ...]
-  classes: int
-  rows: int
-  head: Mapping[str, Any]
-  optim: Mapping[str, Any]
-  trained: Mapping[str, Any]
 
 
 def measure_probe(
@@ -115,8 +90,11 @@ class _Both:
   """
 
   def __init__(self, settings: ProbeBench, pool: str, width: int):
-    config = copy.deepcopy(dict(settings.trained))
-    config["model"] |= dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config = settings.trained
+    sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **sizes)
+    )
     self.model = parts.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
     head = typed(
@@ -147,11 +125,11 @@ class _Both:
     )  # fmt: skip
     self._step = program.step_fn
     make = jax.jit(program.make, out_shardings=program.placed)
-    self._state = make(jax.random.key(config["seed"]))
+    self._state = make(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
     records_BR = training.random_rows(
-        self.model.spec, self._rows, seed=config["seed"]
+        self.model.spec, self._rows, seed=config.seed
     )
     inputs_BT, _ = sequence.split(records_BR)
     labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes

@@ -20,7 +20,9 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import sequence
 from totojax import sharding
-from totojax.config.typed import typed
+from totojax.config import schema
+from totojax.config.pretrain import Plan
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import settings
 from totojax.models import decode
@@ -56,21 +58,18 @@ class Step:
 
 
 def step_of(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    *,
-    devices: list[Any] | None,
+    config: Pretrain, *, devices: list[Any] | None
 ) -> Step:
   """What `plan.what` asks for.
 
   Args:
     config: of `run = "pretrain"`.
-    planning: its section `plan`.
     devices: of a topology; None: describe it for GPUs, compile nothing.
 
   Raises:
     ValueError: the mesh does not fit the devices.
   """
+  planning = config.plan
   parts.check_tokens(config, "a plan")
   if devices is not None:
     layout = sharding.layout(config.mesh, devices)
@@ -79,8 +78,8 @@ def step_of(
     facts = {"chips": len(devices), "mesh": dict(layout.mesh.shape)}
   else:
     layout = None
-    _, count = planning.gpu
-    split = config["mesh"]["tensor"]
+    _, count = settings.gpu(planning.topology)
+    split = config.mesh.tensor
     if split < 1 or count % split:
       raise ValueError(
           f"mesh.tensor is {split}; it must divide the {count} GPUs"
@@ -94,14 +93,11 @@ def step_of(
       "batch": planning.rows * ways,
   }
   make = _decoding if planning.what == "decode" else _encoding
-  return make(config, planning, facts, layout)
+  return make(config, facts, layout)
 
 
 def _decoding(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    facts: dict[str, Any],
-    layout: sharding.Layout | None,
+    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
   model = parts.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
@@ -110,6 +106,7 @@ def _decoding(
     compute = dataclasses.replace(compute, attention="xla")
   model = model.clone(compute=compute)
   c, spec = model.config, model.spec
+  planning = config.plan
   room, rows = planning.cache_tokens or spec.context, facts["batch"]
   if room > spec.context:
     raise ValueError(
@@ -165,13 +162,10 @@ def _decoding(
 
 
 def _encoding(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    facts: dict[str, Any],
-    layout: sharding.Layout | None,
+    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
-  spec = parts.sequence_spec(config)
-  size = typed(dvae.DvaeConfig, planning.dvae, "plan.dvae", vocab=spec.vocab)
+  spec = config.sequence
+  size = dvae.DvaeConfig(vocab=spec.vocab, **schema.to_dict(config.plan.dvae))
   size_px = spec.grid * size.factor
   params = {"encoder": dvae.shapes(size)["encoder"]}
   passes = api.PASSES[api.HIGHEST]
@@ -201,9 +195,9 @@ def _encoding(
   return Step(facts, lambda: jitted.lower(params, frames))
 
 
-def arithmetic(step: Step, planning: settings.Planning) -> dict[str, Any]:
+def arithmetic(step: Step, planning: Plan) -> dict[str, Any]:
   """The step on GPUs, for which there is no compiler: FLOPs and bytes only."""
-  facts, (kind, count) = dict(step.facts), planning.gpu
+  facts, (kind, count) = dict(step.facts), settings.gpu(planning.topology)
   gpu = chips.gpu(kind)
   peak = flops.peak_flops_per_s(kind)
   if facts["what"] == "encode":

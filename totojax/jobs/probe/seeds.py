@@ -11,13 +11,15 @@ Student's t, and that of a sample of so many items, which all seeds share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
+from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.evals import top1
 from totojax.rundir import console
@@ -53,15 +55,15 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
 
 def run(
-    config: Mapping[str, Any],
+    config: studies.ProbeSeeds,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Puts the tables of finished probes together."""
   del interrupted  # seconds
   directory.begin(workdir, config)
   metrics, rows = {}, []
-  for question, folders in config["probe_seeds"].items():
+  for question, folders in config.probe_seeds.items():
     if len(folders) < 2:
       raise ConfigError(
           f"probe_seeds.{question} names {len(folders)} runs; an interval over"
