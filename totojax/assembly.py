@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from typing import Any, Protocol
 
+from flax import linen as nn
 import jax
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
@@ -23,6 +24,7 @@ from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
+from totojax.evals import val_loss
 from totojax.models import gpt2
 from totojax.models import layers
 from totojax.models import llama
@@ -327,3 +329,54 @@ def reader(
 
 def whole(on: Mesh) -> NamedSharding:
   return NamedSharding(on, PartitionSpec())
+
+
+def everywhere(
+    fn: Callable[..., Any], mesh: Mesh, *, static: tuple[str, ...] = ()
+) -> Callable[..., Any]:
+  """`fn(*args, batch)` as one program on a mesh: an evaluation of rows.
+
+  Args:
+    fn: its last positional argument is a global batch.
+    mesh: whose batch axes divide the rows.
+    static: names of keyword arguments that are constants of the program.
+
+  Returns:
+    The same of this host's rows; what it gives is whole on every host.
+  """
+  rules = sharding.ShardingRules()
+  split = sharding.batch_sharding(mesh, rules)
+
+  @functools.partial(
+      jax.jit, out_shardings=whole(mesh), static_argnames=static
+  )
+  def compute(*args, **more):
+    with nn.logical_axis_rules(rules.flax_rules()):
+      return fn(*args, **more)
+
+  def call(*args, **more):
+    *args, batch = args
+    with jax.set_mesh(mesh):
+      return compute(*args, train.place(batch, split), **more)
+
+  return call
+
+
+def position_sums(
+    nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
+    mesh: Mesh,
+    frame_tokens: int,
+) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
+  """(params, this host's rows) -> sums over the global batch, on every host.
+
+  Args:
+    nll: (params, batch) -> float32 nats [B, T] of every target, and bool [B, T]
+      where it counts.
+    mesh: where it is computed.
+    frame_tokens: targets of a frame.
+  """
+
+  def sums(params, batch):
+    return val_loss.batch_sums(*nll(params, batch), frame_tokens=frame_tokens)
+
+  return everywhere(sums, mesh)

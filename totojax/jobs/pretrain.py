@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 import dataclasses
-import functools
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 import jax
 from jax.sharding import Mesh
 
@@ -172,7 +169,7 @@ def pretraining(
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
-  sums = position_sums(task, on)
+  sums = parts.position_sums(task.batch_nll, on, spec.frame_tokens)
   sources = validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
@@ -346,24 +343,3 @@ def validation_batches(
       )
       for source in sources
   }  # fmt: skip
-
-
-def position_sums(
-    task: task_lib.Pretrain, on: Mesh
-) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
-  """(params, this host's rows) -> sums over the global batch, on every host."""
-  rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(on, rules)
-
-  @functools.partial(jax.jit, out_shardings=parts.whole(on))
-  def compute(params, tokens_BR):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      return val_loss.batch_sums(
-          *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
-      )
-
-  def sums(params, batch):
-    with jax.set_mesh(on):
-      return compute(params, train.place(batch, split)["tokens"])
-
-  return sums
