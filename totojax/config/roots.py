@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax.config import labels
 from totojax.config import pretrain
 from totojax.config import schema
 
@@ -12,6 +13,10 @@ from totojax.config import schema
 ROOTS: Mapping[str, type] = {
     "pretrain": pretrain.Pretrain,
     "validate": pretrain.Validate,
+    "probe": labels.Probe,
+    "probe_seeds": labels.ProbeSeeds,
+    "joint": labels.Joint,
+    "finetune": labels.Finetune,
 }
 
 

@@ -29,7 +29,7 @@ def make(
     data: labelled.Finite,
     *,
     shape: tuple[int, int],
-    of: Mapping[str, Any],
+    facts: Mapping[str, Any],
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes the features [M, L, D] of every record, in order.
@@ -39,7 +39,7 @@ def make(
     features: this host's rows -> [B, L, D]; not called where all are there.
     data: every record once.
     shape: (L, D).
-    of: what they are of (JSON): a file of something else is refused.
+    facts: what they are of (JSON): a file of something else is refused.
     interrupted: rows -> whether to leave.
 
   Returns:
@@ -49,8 +49,9 @@ def make(
     ValueError: the file that is there is of something else.
   """
   beside = path.parent / f"{path.name}.json"
-  of = json.loads(json.dumps({**of, "rows": data.items, "shape": shape}))
-  done = _done(path, beside, of)
+  facts = {**facts, "rows": data.items, "shape": shape}
+  facts = json.loads(json.dumps(facts))
+  done = _done(path, beside, facts)
   if done >= data.items:
     return True
   out_MLD = np.lib.format.open_memmap(
@@ -60,7 +61,7 @@ def make(
 
   def save(rows):
     out_MLD.flush()
-    files.write_json(beside, {"of": of, "done": rows})
+    files.write_json(beside, {"of": facts, "done": rows})
 
   with console.tracking(
       f"features {path.stem}", unit="rows", total=data.items, done=done
@@ -83,8 +84,8 @@ def is_whole(path: epath.Path) -> bool:
   beside = path.parent / f"{path.name}.json"
   if not (path.exists() and beside.exists()):
     return False
-  found = json.loads(beside.read_text())
-  return found["done"] >= found["of"]["rows"]
+  kept = json.loads(beside.read_text())
+  return kept["done"] >= kept["of"]["rows"]
 
 
 def load(path: epath.Path) -> np.ndarray:
@@ -92,15 +93,17 @@ def load(path: epath.Path) -> np.ndarray:
   return np.load(str(path), mmap_mode="r")
 
 
-def _done(path: epath.Path, beside: epath.Path, of: Mapping[str, Any]) -> int:
+def _done(
+    path: epath.Path, beside: epath.Path, facts: Mapping[str, Any]
+) -> int:
   if not (path.exists() and beside.exists()):
     return 0
-  found = json.loads(beside.read_text())
-  different = [k for k in of if found["of"].get(k) != of[k]]
+  kept = json.loads(beside.read_text())
+  different = [k for k in facts if kept["of"].get(k) != facts[k]]
   if different:
     key = different[0]
     raise ValueError(
-        f"{path} holds features with {key} {found['of'].get(key)!r}; this run"
-        f" has {of[key]!r}. Remove the file, or use another --workdir"
+        f"{path} holds features with {key} {kept['of'].get(key)!r}; this run"
+        f" has {facts[key]!r}. Remove the file, or use another --workdir"
     )
-  return found["done"]
+  return kept["done"]
