@@ -21,14 +21,13 @@ from totojax import sharding
 from totojax import train
 from totojax.config import defaults
 from totojax.config import roots
+from totojax.config import tokens
 from totojax.config.schema import ConfigError
 from totojax.config.typed import typed
 from totojax.data.store import manifests
 from totojax.data.store import shards
-from totojax.jobs import tokenizer as build_tokenizer
 from totojax.optim import adamw
 from totojax.rundir import directory
-from totojax.tasks import tokenizer as tokenizer_task
 
 CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
 SIDE_PX = 8
@@ -111,9 +110,7 @@ def test_pretraining_is_whole_at_full_size(path, name):
 @pytest.mark.parametrize("path, name", of_job("tokenizer"))
 def test_a_tokenizer_is_whole_at_full_size(path, name):
   config = part(path, name)
-  build_tokenizer.amount(config)
-  build_tokenizer.shape(config)
-  typed(tokenizer_task.TokenizerConfig, config["objective"], "objective")
+  assert isinstance(roots.read(config), tokens.Tokenizer)
   assert same_keys(config, defaults.tokenizer().to_dict()) == []
 
 
@@ -347,7 +344,7 @@ def test_a_tokenizer_names_its_own_section():
   for key, value in (("loss", "l1"), ("tau_steps", 0), ("tau_end", 0.0)):
     section = config["objective"] | {key: value}
     with pytest.raises(ConfigError, match=f"^objective.{key} is "):
-      typed(tokenizer_task.TokenizerConfig, section, "objective")
+      roots.read(config | {"objective": section})
 
 
 def stores_of(part):

@@ -20,7 +20,7 @@ from totojax.config import supervised as supervised_defaults
 from totojax.jobs.labels import finetune as build_finetune
 from totojax.jobs.labels import setup
 from totojax.models import layers
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tasks import finetune
 from totojax.tasks import mix
 from totojax.tasks import pretrain
@@ -133,7 +133,7 @@ def test_a_dropped_branch_is_not_there():
   inputs = jnp.asarray(np.random.default_rng(0).integers(4, 60, (3, 9)))
   params = test_features.params_of(model)
   at = lambda kept: np.asarray(
-      jax.jit(lambda k: trunk.residual(model, params, inputs, kept_L2B=k))(kept)
+      jax.jit(lambda k: taps.residual(model, params, inputs, kept_L2B=k))(kept)
   )
   whole = at(None)
   kept = np.ones((2, 2, 3), np.float32)
@@ -143,7 +143,7 @@ def test_a_dropped_branch_is_not_there():
   np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(found[1], params["embedding"][inputs[1]])
   # H_depth of the frozen pass, which is tested by itself.
-  frozen = trunk.tap_layers(
+  frozen = taps.tap_layers(
       model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None
   )
   np.testing.assert_allclose(whole, frozen[0], rtol=1e-5, atol=1e-6)
@@ -162,7 +162,7 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
         compute=dataclasses.replace(model.compute, remat=remat, unroll=1)
     )
     return jax.jit(jax.grad(lambda p: jnp.sum(
-        jnp.sin(trunk.residual(one, p, inputs, kept_L2B=kept))
+        jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept))
     )))(params)  # fmt: skip
 
   plain = grads("none")

@@ -26,7 +26,7 @@ from totojax.jobs.labels import joint as build_joint
 from totojax.jobs.labels import setup
 from totojax.models import heads
 from totojax.optim import layered
-from totojax.storage import objects
+from totojax.rundir import files
 from totojax.tasks import api
 from totojax.tasks import classify
 from totojax.tasks import joint
@@ -264,10 +264,9 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
       )
   )
   gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
-  objects.write_table(
-      str(tmp_path), "quarantine.csv", gone,
-      header=("split", "id", "reason"),
-  )  # fmt: skip
+  files.write_table(
+      tmp_path / "quarantine.csv", gone, header=("split", "id", "reason")
+  )
   c = test_configs.load(
       runs.ROOT / "configs" / "joint_k400.py",
       f"--config.model_run={data['model']}",

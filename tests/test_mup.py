@@ -23,6 +23,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import platform
 from totojax.optim import adamw
 from totojax.optim import mup
 from totojax.tasks import pretrain
@@ -458,15 +459,18 @@ def test_logits_are_divided_by_the_growth():
   np.testing.assert_allclose(ours, theirs_ / M, rtol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["blocked", "xla"])
-def test_attention_scale_is_that_of_scaled_queries(implementation):
+@pytest.mark.parametrize(
+    "implementation, where",
+    [("blocked", platform.CPU), ("xla", platform.GPU)],
+)
+def test_attention_scale_is_that_of_scaled_queries(implementation, where):
   shape = llama.LlamaConfig(**config()["model"])
   x_BTD = jax.random.normal(jax.random.key(0), (2, 8, WIDE))
   rope = layers.rope_table(jnp.arange(8), shape.head_dim, 1e4)
 
   def attend(scale):
     return llama.Attention(
-        shape, implementation, jnp.float32,
+        shape, implementation, jnp.float32, where,
         layers.Scales(attention=scale, logits=1.0),
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from totojax import sequence
 from totojax import tree
 from totojax.config import defaults
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.optim import adamw
 from totojax.tasks import pretrain
@@ -84,7 +85,7 @@ def test_the_papers_schedule():
 def model_axes(tied=True):
   shape = llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"tied": tied})
   spec = sequence.SequenceSpec(60, 2, 4, 16, False)
-  compute = trunk.Compute("float32", "blocked", "none", 1, 0)
+  compute = trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU)
   return pretrain.Pretrain(trunk.Trunk(shape, spec, compute)).axes().params
 
 

@@ -17,6 +17,7 @@ from totojax import sequence
 from totojax import sharding
 from totojax.config import defaults
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -42,7 +43,7 @@ def model(preset):
       trunk.Trunk(
           llama.LlamaConfig(**defaults.model(preset).to_dict()),
           sequence.SequenceSpec(8192, 16, 16, 4096, False),
-          trunk.Compute("float32", "blocked", "none", 1, 0),
+          trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
       )
   )
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params

@@ -24,7 +24,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.models import decode
 from totojax.models import gpt2
-from totojax.models import mamba
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.tasks import pretrain
 from totojax.trained import backbone
@@ -245,7 +245,7 @@ def test_layers_are_tapped_and_cut(kind):
   )
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   keep = lambda x_BTD, _: x_BTD
-  tapped = trunk.tap_layers(
+  tapped = taps.tap_layers(
       model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None
   )
   assert relative(tapped[1:], stream_LBTD) < 1e-6
@@ -253,8 +253,8 @@ def test_layers_are_tapped_and_cut(kind):
   if kind == "gpt2":
     x_BTD += 0.02 * np.sqrt(2) * gpt2.positions(jnp.arange(16), 32)
   assert relative(tapped[0], x_BTD) < 1e-6
-  half, kept = trunk.truncate(model, params, 1)
-  (last,) = trunk.tap_layers(
+  half, kept = taps.truncate(model, params, 1)
+  (last,) = taps.tap_layers(
       half, kept, inputs, tap=keep, layers=[1], per_layer=None
   )
   assert relative(last, stream_LBTD[0]) < 1e-6
@@ -287,7 +287,8 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
   model = model.clone(
       compute=dataclasses.replace(model.compute, dtype="bfloat16")
   )
-  names = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}[kind]
+  names = model.config.wide
+  assert "scale" in names
   cast = trunk.cast(model.config, init(kind), "bfloat16")
   for name, leaf in tree.named_leaves(cast):
     wide = name.rpartition("/")[-1] in names

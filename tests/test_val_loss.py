@@ -14,6 +14,7 @@ from totojax import sharding
 from totojax.config import defaults
 from totojax.evals import val_loss
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -121,7 +122,7 @@ def copying(params, batch):
   return sums_of(nll_BT, sequence.is_visual(targets_BT))
 
 
-def test_a_copy_task_by_hand():
+def test_a_copy_task_by_hand(tmp_path):
   still = np.tile(np.arange(4), (3, 1))
   moving = still + [[0, 0, 0, 0], [0, 0, 0, 9], [0, 0, 9, 9]]
   rows = [
@@ -140,7 +141,8 @@ def test_a_copy_task_by_hand():
   assert values["both/n"] == 2 and values["still/n"] == 1
   assert values["both/loss_sem"] == pytest.approx((6 - 4) * nats / 12 / 2)
 
-  files = val_loss.tables(losses, SPEC)
+  val_loss.write_tables(tmp_path, losses, SPEC)
+  files = {path.name: path.read_text() for path in tmp_path.iterdir()}
   assert set(files) == {f"{x}_loss.csv" for x in ("position", "frame", "row")}
   text = files["position_loss.csv"]
   assert text.startswith("source,position,frame,row,col,mean,sem,n\nboth,0,0,")
@@ -180,7 +182,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   model = trunk.Trunk(
       llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
       SPEC,
-      trunk.Compute("float32", "blocked", "none", 1, 0),
+      trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
   )
   task = pretrain.Pretrain(model)
   params = jax.jit(task.init)(jax.random.key(0)).params

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import importlib
 from typing import Any, Protocol
 
 from flax import linen as nn
@@ -25,11 +26,10 @@ from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
-from totojax.models import gpt2
+from totojax.models import architecture as architecture_lib
 from totojax.models import layers
-from totojax.models import llama
-from totojax.models import mamba
 from totojax.models import patched
+from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
@@ -68,20 +68,21 @@ def compute(
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
     chosen["unroll"] = 1 if backend == "tpu" else depth
-  return trunk.Compute(**chosen)
+  return trunk.Compute(**chosen, platform=platform.find(backend))
 
 
-# Section `model` of a config -> the architecture that it describes.
-_ARCHITECTURES = {
-    model_config.Llama: llama.LlamaConfig,
-    model_config.Gpt2: gpt2.Gpt2Config,
-    model_config.Mamba: mamba.MambaConfig,
-}
-
-
-def shape(section: model_config.Model) -> trunk.Config:
-  """The architecture of a section `model`."""
-  return _ARCHITECTURES[type(section)](**schema.to_dict(section))
+def shape(section: model_config.Model) -> architecture_lib.Architecture:
+  """The architecture of a section `model`, which is imported only now."""
+  if isinstance(section, architecture_lib.Architecture):
+    return section  # of a user's own
+  if not hasattr(section, "architecture"):
+    raise ConfigError(
+        f"{type(section).__name__} is a section of keys, and no"
+        " models.architecture.Architecture; derive it from that class"
+    )
+  module, _, name = section.architecture.partition(":")
+  cls = getattr(importlib.import_module(module), name)
+  return cls(**schema.to_dict(section))
 
 
 def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
@@ -130,17 +131,19 @@ def parametrisation(
   chosen = config.mup
   if not chosen.on:
     return None
-  of = shape(config.model)
-  if of.kind == "mamba":
-    at_base = dataclasses.replace(of, width=chosen.base_width)
-    return mup.of_mamba(
-        chosen, width=of.width, inner=of.inner / at_base.inner,
-        rank=of.rank / at_base.rank, depth=of.depth, init_std=of.init_std,
-    )  # fmt: skip
-  return mup.of_transformer(
-      chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
-      depth=of.depth, init_std=of.init_std, starts_smaller=of.kind == "gpt2",
-  )  # fmt: skip
+  architecture = shape(config.model)
+  growth = architecture.growth(
+      base_width=chosen.base_width,
+      base_heads=chosen.base_heads,
+      base_mlp_dim=chosen.base_mlp_dim,
+  )
+  return mup.parametrise(
+      chosen,
+      growth,
+      depth=architecture.depth,
+      init_std=architecture.init_std,
+      starts_smaller=architecture.starts_smaller,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,8 @@ from ml_collections import config_flags
 from ml_collections import ConfigDict
 
 from totojax import jobs
+from totojax.config import document
+from totojax.config import roots
 from totojax.config import schema
 from totojax.rundir import console
 
@@ -50,6 +52,11 @@ _ALLOW = flags.DEFINE_bool(
 )
 _TRACEBACK = flags.DEFINE_bool(
     "traceback", False, "Show where in the code an error was found."
+)
+_LIST = flags.DEFINE_bool(
+    "list",
+    False,
+    "Print every key of the config, with its value, meaning and unit, and end.",
 )
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
@@ -145,6 +152,9 @@ def _main(argv: list[str]) -> None:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
   if _CONFIG.value is None:
     raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  if _LIST.value:
+    _print_keys(_CONFIG.value.to_dict())
+    return
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
@@ -187,6 +197,14 @@ def _main(argv: list[str]) -> None:
   except Exception as error:
     traceback.print_exc()
     hosts.leave(f"totojax: {error}")
+
+
+def _print_keys(config: dict[str, Any]) -> None:
+  """What `--list` prints; a key that is wrong is one line."""
+  try:
+    print(document.listing(roots.read(config)))
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
 
 
 def _work(interrupted: Interrupt) -> None:
@@ -307,8 +325,20 @@ def with_config_found(argv: list[str]) -> list[str]:
   return words
 
 
+def _show_help_of_this_file() -> None:
+  """Lets --help print our text and flags where the script is another file.
+
+  absl prints those of the main module, which it knows by the program's name.
+  """
+  sys.modules["__main__"].__doc__ = __doc__
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def run() -> None:
   """The console entry: finds the config, then hands over to absl."""
+  if __name__ != "__main__":
+    _show_help_of_this_file()
   try:
     # In place: the flags of the config's keys are read from there.
     sys.argv[:] = with_config_found(sys.argv)

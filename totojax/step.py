@@ -173,8 +173,8 @@ def train_step(
       **losses,
       **{name: value.sum / value.weight for name, value in metrics.items()},
       "lr": rate(opt_state, new_state.step),
-      "grad_norm": optax.global_norm(grads),
-      "param_norm": optax.global_norm(params),
+      "grad_norm": optax.tree.norm(grads),
+      "param_norm": optax.tree.norm(params),
   }
   return new_state, row
 

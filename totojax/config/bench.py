@@ -8,6 +8,8 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from totojax.config import defaults
+from totojax.config import pixels
+from totojax.config import schema
 
 
 def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
@@ -107,10 +109,7 @@ def bench() -> ConfigDict:
           codec="libx264",
           rate=30,  # frames per second
           clips=8,  # of one reading
-          clip=dict(
-              **defaults.clip(), sampling="uniform", every_s=10.0,
-              most_stretches=64,
-          ),
+          clip=schema.to_dict(pixels.ClipSpec()),
       ),
       dvae_encode=dict(
           frames=8,  # of one call

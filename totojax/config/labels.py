@@ -128,7 +128,7 @@ class FineTuneConfig:
 
 
 @section("train")
-class Amount:
+class Epochs:
   """How long heads, or models with heads, are trained."""
 
   epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE")
@@ -314,7 +314,7 @@ class Labels:
   seed: int = field(0, "of parameters and data")
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   data: Data = field(Data(), "on what")
-  train: Amount = field(Amount(), "how long")
+  train: Epochs = field(Epochs(), "how long")
   paper: Paper = field(Paper(), "a number beside ours")
   mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
   every: training.Every = field(training.Every(), "how often")
@@ -343,13 +343,13 @@ class Probe(Labels):
   )
   data: ProbeData = field(ProbeData(), "on what")
   head: HeadConfig = field(HeadConfig(), "of every layer and setting")
-  train: Amount = field(
-      Amount(epochs=90.0, batch_rows=16_384), "how long; [gap] MAE"
+  train: Epochs = field(
+      Epochs(batch_rows=16_384), "how long: batch_rows 16,384", "[gap] MAE"
   )
   optim: GridConfig = field(GridConfig(), "the optimiser of each head")
   every: training.Every = field(
       training.Every(log_steps=100, eval_steps=1000, checkpoint_steps=1000),
-      "how often",
+      "how often: eval_steps 1000",
   )
 
 
@@ -370,10 +370,13 @@ class Joint(Tuning):
 
   run: str = field("joint", "the job")
   layers: tuple[int, ...] = field((), "H_1 to H_L; (): all")
-  data: TrainData = field(TrainData(holdout_frac=0.01), "on what; [gap]")
-  head: HeadConfig = field(
-      HeadConfig(pool="attention", init_std=0.02), "of each layer; [gap] AIM"
+  data: TrainData = field(
+      TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]"
   )
+  head: HeadConfig = field(
+      HeadConfig(pool="attention", init_std=0.02),
+      "of each layer: pool 'attention', init_std 0.02", "3.5; [gap] AIM",
+  )  # fmt: skip
 
 
 @section("")
@@ -381,19 +384,25 @@ class Finetune(Tuning):
   """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2)."""
 
   run: str = field("finetune", "the job")
-  model: ModelConfig = field(ModelConfig(prefix_tokens=-1), "full attention")
-  view: ViewConfig = field(
-      ViewConfig(operations=2, erase=0.25), "what is seen; [gap] MAE"
+  model: ModelConfig = field(
+      ModelConfig(prefix_tokens=-1), "full attention: prefix_tokens -1", "A.2"
   )
+  view: ViewConfig = field(
+      ViewConfig(operations=2, erase=0.25),
+      "what is seen of an image: operations 2, erase 0.25", "[gap] MAE",
+  )  # fmt: skip
   head: FineTuneConfig = field(FineTuneConfig(), "on the last layer")
   mix: MixConfig = field(MixConfig(), "how rows are mixed")
-  train: Amount = field(Amount(epochs=100.0), "how long; [gap] MAE")
+  train: Epochs = field(
+      Epochs(epochs=100.0), "how long: epochs 100.0", "[gap] MAE"
+  )
   optim: LayeredConfig = field(
       layered(
           batch_rows=1024, lr=5e-4, lr_rows=256, layer_decay=0.65, b2=0.999,
           clip_norm=0.0,
       ),
-      "the optimiser; [gap] MAE",
+      "the optimiser: lr 5e-4 for 256 rows, so that the last is 1e-6 too;"
+      " layer_decay 0.65, b2 0.999, clip_norm 0.0", "[gap] MAE",
   )  # fmt: skip
 
 

@@ -32,24 +32,8 @@ class Data:
   root: str | None = field(None, "folder of all stores", optional=True)
 
   def shares(self, *, example: str) -> Mapping[str, training.Share]:
-    """`train`.
-
-    Raises:
-      ConfigError: there is none (`example` says which config has some), or one
-        has no path.
-    """
-    if not self.train:
-      raise ConfigError(
-          "config key data.train is empty; name at least one store, as"
-          f" {example} does"
-      )
-    for name, share in self.train.items():
-      if not share.path:
-        raise ConfigError(
-            f"config key data.train.{name}.path is empty; set it to the folder"
-            " of a store"
-        )
-    return self.train
+    """`train`; raises ConfigError as `training.shares`."""
+    return training.shares(self.train, example=example)
 
 
 @section("validation")
@@ -119,10 +103,11 @@ class Pretrain:
   plan: Plan = field(Plan(), "what `run = plan` is for")
 
   def __post_init__(self):
-    if self.sequence.segments and isinstance(self.model, models.Mamba):
+    if self.sequence.segments and not self.model.segments:
       raise ConfigError(
           "sequence.segments hides images from each other with a mask of"
-          " attention, and Mamba has none; set it to False"
+          f" attention, and {self.architecture.capitalize()} has none; set it"
+          " to False"
       )
 
 

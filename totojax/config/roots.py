@@ -5,12 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax.config import corpus
 from totojax.config import labels
+from totojax.config import pixels
 from totojax.config import pretrain
 from totojax.config import schema
+from totojax.config import tokens
 
 # Value of the key `run` -> the whole config of that job.
 ROOTS: Mapping[str, type] = {
+    "render": pixels.Render,
+    "decode": pixels.Decode,
+    "photos": pixels.Photos,
+    "tokenizer": tokens.Tokenizer,
+    "shards": tokens.Shards,
+    "tokenize": corpus.Tokenize,
+    "features": corpus.Features,
+    "leakage": tokens.Leakage,
+    "official": tokens.Official,
+    "tokens_report": tokens.TokensReport,
     "pretrain": pretrain.Pretrain,
     "validate": pretrain.Validate,
     "probe": labels.Probe,
@@ -28,9 +41,37 @@ def read(
   Raises:
     schema.ConfigError: as `schema.read`, or there is no such job.
   """
+  return schema.read(root(values), values, path, fill=fill)
+
+
+def root(values: Mapping[str, Any]) -> type:
+  """Which of `ROOTS` a config is; for a plan, of which job it is a plan.
+
+  Raises:
+    schema.ConfigError: there is no such job, or no plan of it.
+  """
   name = values.get("run")
+  if name == "plan":
+    return _root_of_plan(values)
   if name not in ROOTS:
     raise schema.ConfigError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
     )
-  return schema.read(ROOTS[name], values, path, fill=fill)
+  return ROOTS[name]
+
+
+def _root_of_plan(values: Mapping[str, Any]) -> type:
+  told = "a plan is of pre-training or of tokenizing; this config"
+  if "model_run" in values:
+    raise schema.ConfigError(
+        f"{told} starts from model_run. Plan a pre-training config of its model"
+        " and grid"
+    )
+  if {"model", "optim"} <= set(values):
+    return pretrain.Pretrain
+  if "source" in values:
+    return corpus.Tokenize
+  raise schema.ConfigError(
+      f"{told} has neither a model nor a source. Plan configs/1b.py or"
+      " configs/tokenize.py, with your changes"
+  )

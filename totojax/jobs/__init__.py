@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
-from typing import Any
-
-from etils import epath
+from typing import Any, TYPE_CHECKING
 
 from totojax.config import roots
-from totojax.rundir import directory
 from totojax.rundir import errors
+
+if TYPE_CHECKING:
+  from etils import epath
 
 Config = Mapping[str, Any]
 Interrupted = Callable[[int], bool]
-Run = Callable[[Config, epath.Path, Interrupted], bool]
+Run = Callable[[Config, "epath.Path", Interrupted], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,10 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   Raises:
     ValueError: there is no such job, or it is none for several processes.
   """
-  import jax  # only now: the table is read before jax may start
+  # Only now: the table is read before jax may start.
+  import jax
+
+  from totojax.rundir import directory
 
   name = config["run"]
   job = find(name)

@@ -61,7 +61,7 @@ def run(
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
   draw = curves_page.drawing(reading.Folder(workdir))
-  (workdir / "curves.png").write_bytes(plots.png(draw))
+  plots.write(workdir / "curves.png", draw)
   console.say(f"report: {curves_page.write_report(workdir)}")
   return True
 

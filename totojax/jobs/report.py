@@ -13,9 +13,10 @@ from totojax.rundir import directory
 def run(
     config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
-  """Writes report.html."""
+  """Writes report.html and loss.png."""
   del interrupted  # seconds
   directory.begin(workdir, config)
   page = report.write_report(config["chain"], workdir)
+  report.write_figure(config["chain"], workdir)
   console.say(f"report: {page}")
   return True

@@ -93,7 +93,7 @@ def run(
   files.write_json(workdir / "laws.json", found)
   files.write_csv(workdir / "scaling.csv", rows)
   draw, _ = scaling_page.drawing(reading.Folder(workdir))
-  (workdir / "scaling.png").write_bytes(plots.png(draw))
+  plots.write(workdir / "scaling.png", draw)
   for sentence in scaling_page.verdict(found):
     console.say(sentence)
   console.say(f"report: {scaling_page.write_report(workdir)}")

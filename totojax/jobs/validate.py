@@ -76,7 +76,11 @@ def run(
     metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
   if jax.process_index() == 0:
-    _write(workdir, metrics, val_loss.tables(losses, spec))
+    val_loss.write_tables(workdir, losses, spec)
+    plots.position_figure(
+        workdir / "position_loss.csv", workdir / "position_loss.png"
+    )
+    files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
     console.say(_sentence(name, metrics))
   return True
@@ -116,17 +120,6 @@ def _codes(source: rows.Source, spec: Any) -> np.ndarray:
   codes = source.store.read(chosen)["codes"]
   codes_MNP = codes.reshape(records, -1, spec.frame_tokens)
   return codes_MNP[:, : spec.frames].astype(np.int64)
-
-
-def _write(
-    workdir: epath.Path, metrics: Mapping[str, float], tables: Mapping[str, str]
-) -> None:
-  for file, text in tables.items():
-    (workdir / file).write_text(text)
-  plots.position_figure(
-      workdir / "position_loss.csv", workdir / "position_loss.png"
-  )
-  files.write_json(workdir / "metrics.json", metrics)
 
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:

@@ -6,11 +6,9 @@ Only process 0 writes. Every file appears whole (`files`), but for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-import importlib.metadata
+from collections.abc import Mapping
 import json
 import os
-import platform
 from typing import Any
 
 from etils import epath
@@ -20,12 +18,7 @@ from totojax.config import roots
 from totojax.config import schema
 from totojax.rundir import files
 from totojax.rundir import lock
-
-_PACKAGES = (
-    "totojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-    "tensorstore", "numpy", "ml-collections", "chex",
-)  # fmt: skip
-
+from totojax.rundir import provenance
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
@@ -97,7 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no such run.
-    ValueError: config.json is damaged.
+    files.Damaged: config.json is damaged.
   """
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
@@ -105,13 +98,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise FileNotFoundError(
         f"{workdir} is not a run directory (no config.json)"
     )
-  try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise ValueError("it holds no object")
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged ({error})") from error
-  return fill(config, workdir.parent)
+  return fill(files.read_json(path), workdir.parent)
 
 
 def check_config(
@@ -164,6 +151,10 @@ def begin(
   mistake in it leaves no run behind that refuses the correction. Until this
   process ends, no other may begin in the folder.
 
+  The manifest of a run that is started again keeps `provenance.environment` of
+  its first start; each later one is a row of "starts", with what was otherwise
+  then. `facts` are those of the last start, as config.json is.
+
   Raises:
     InUse: another process is at work in it.
     ValueError: it cannot be written.
@@ -178,7 +169,27 @@ def begin(
           " --workdir a folder that can be written"
       ) from error
     files.write_json(workdir / "config.json", written(config))
-    files.write_json(workdir / "manifest.json", {**environment(), **facts})
+    files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
+
+
+def _manifest(
+    workdir: epath.Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What manifest.json is to hold from this start on."""
+  now, path = provenance.environment(), workdir / "manifest.json"
+  try:
+    old = dict(json.loads(path.read_text())) if path.exists() else {}
+  except (ValueError, TypeError):  # damaged, which is no reason not to begin
+    old = {}
+  if not old:
+    return {**now, **facts}
+  first = {key: old[key] for key in now if key in old}
+  start = {
+      key: value
+      for key, value in now.items()
+      if key in ("started", "command") or value != first.get(key)
+  }
+  return {**first, **facts, "starts": [*old.get("starts", []), start]}
 
 
 def is_done(
@@ -219,25 +230,3 @@ def mark_done(workdir: epath.PathLike, seconds: float) -> None:
   """Says that the job of this directory is finished; it is not run again."""
   if jax.process_index() == 0:
     files.write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-  """The version of each package, "not installed" where it is missing."""
-  found = {}
-  for name in packages:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
-  return found
-
-
-def environment() -> dict[str, Any]:
-  """Versions and devices."""
-  devices = jax.devices()
-  return {
-      "versions": versions(_PACKAGES),
-      "python": platform.python_version(),
-      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
-      "processes": jax.process_count(),
-  }

@@ -20,6 +20,7 @@ from totojax import sequence
 from totojax.config.labels import FineTuneConfig
 from totojax.models import heads as heads_lib
 from totojax.models import layers
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.optim import layered
 from totojax.tasks import api
@@ -96,7 +97,7 @@ class FineTune:
           key, rows=len(inputs_BT), depth=self.model.config.depth,
           drop=self.config.drop_path,
       )  # fmt: skip
-    x_BTD = trunk.residual(
+    x_BTD = taps.residual(
         self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept
     )
     pooled_BD = heads_lib.mean_over_tokens(

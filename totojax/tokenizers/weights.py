@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
 from totojax.tokenizers import dvae
@@ -72,10 +73,7 @@ def save(
       "config": json.dumps(settings, sort_keys=True),
       "card": json.dumps(dict(card), sort_keys=True),
   }
-  whole = epath.Path(path)
-  part = whole.parent / f"{whole.name}.part"
-  part.write_bytes(safetensors.numpy.save(tensors, metadata))
-  part.replace(whole)
+  files.write_bytes(path, safetensors.numpy.save(tensors, metadata))
   return api.fingerprint(tensors, settings)
 
 

@@ -1,6 +1,6 @@
 """A pre-trained model as a frozen backbone: its first blocks, and its inputs.
 
-What a backbone is asked for is in `models.trunk.tap_layers`.
+What a backbone is asked for is in `models.taps.tap_layers`.
 
 Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
 D width.
@@ -34,6 +34,7 @@ from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads
 from totojax.models import patched
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.rundir import directory
 from totojax.rundir import files
@@ -44,7 +45,6 @@ from totojax.tokenizers import patches as patches_lib
 from totojax.tokenizers import weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
-_LANES = 128  # positions of an input are a multiple of it but on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def find(
         f"{path} has no whole checkpoint; train first, or name another"
         " model_run"
     )
-  manifest = json.loads((path / "manifest.json").read_text())
+  manifest = files.read_json(path / "manifest.json")
   return Trained(
       path=path,
       config=config,
@@ -175,7 +175,7 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
   Pre-training cuts the last visual token off, which is a target only.
   """
   positions = frames * model.spec.frame_tokens + 1
-  multiple = 1 if jax.default_backend() == "cpu" else _LANES
+  multiple = model.compute.platform.lanes
   context = -(-positions // multiple) * multiple
   spec = dataclasses.replace(model.spec, frames=frames, context=context)
   return model.clone(spec=spec)
@@ -279,7 +279,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
   if path.exists():
-    found = json.loads(path.read_text())
+    found = files.read_json(path)
     if found != facts:
       raise ValueError(
           f"{workdir} was begun with {found}, and now there is {facts}; the"
@@ -319,7 +319,7 @@ def load(
     task, _, placed = _placed(run, model.clone(compute=compute), on)
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
-  model, params = trunk.truncate(model, params, depth)
+  model, params = taps.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
 
@@ -418,7 +418,7 @@ def _tapped(
   def tapped(params, inputs):
     visual_BT = _visual(model.spec, inputs)
     with nn.logical_axis_rules(rules.flax_rules()):
-      x_LB = trunk.tap_layers(
+      x_LB = taps.tap_layers(
           model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
           layers=layers, per_layer=None,
       )  # fmt: skip

@@ -19,6 +19,7 @@ import numpy as np
 from totojax import sequence
 from totojax import sharding
 from totojax.data.pixels import augment
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.tokenizers import api
 from totojax.trained import backbone
@@ -156,7 +157,7 @@ class Pretrained:
     """
     single = np.ndim(layer) == 0
     layers = (int(layer),) if single else tuple(layer)
-    trunk.check_layers(layers, self.depth)
+    taps.check_layers(layers, self.depth)
     if not len(codes_RNP):
       raise ValueError("0 clips were given; features need at least one")
     self._check_amount(codes_RNP.shape[1])

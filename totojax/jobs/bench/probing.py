@@ -27,7 +27,7 @@ from totojax.config.typed import typed
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
 from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.optim import lars
 from totojax.tasks import classify
 
@@ -163,7 +163,7 @@ class _Both:
 
     def forward(frozen, tokens_BT):
       with nn.logical_axis_rules(sharding.ShardingRules().flax_rules()):
-        return trunk.tap_layers(
+        return taps.tap_layers(
             self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
             layers=(depth,), per_layer=None,
         )  # fmt: skip

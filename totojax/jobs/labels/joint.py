@@ -8,7 +8,7 @@ from totojax import assembly as parts
 from totojax import train
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import setup as setup_lib
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tasks import joint
 from totojax.tasks import pretrain
 
@@ -17,7 +17,7 @@ def layers(setup: setup_lib.Setup) -> tuple[int, ...]:
   """The layers with heads; all but the embeddings where none are named."""
   depth = setup.model.config.depth
   chosen = setup.config.layers or tuple(range(1, depth + 1))
-  trunk.check_layers(chosen, depth)
+  taps.check_layers(chosen, depth)
   return chosen
 
 

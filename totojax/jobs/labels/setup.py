@@ -26,7 +26,6 @@ from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import data as data_lib
 from totojax.jobs.labels import scoring
-from totojax.models import llama
 from totojax.models import trunk
 from totojax.optim import layered
 from totojax.tasks import encode
@@ -72,7 +71,7 @@ def prepare(config: labels.Joint | labels.Finetune) -> Setup:
     ValueError: whatever does not fit, before anything is computed.
   """
   run = backbone.find(config.model_run)
-  if not isinstance(run.model.config, llama.LlamaConfig):
+  if not run.model.config.fine_tunes:
     raise ConfigError(
         f"{run.path} is of a {type(run.model.config).__name__}; joint training"
         " and fine-tuning are for LLaMA"

@@ -6,9 +6,7 @@ Shapes: M items, L layers, S settings.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-import csv
 import dataclasses
-import io
 from typing import Any
 
 from etils import epath
@@ -20,12 +18,15 @@ from totojax.jobs.labels import data as data_lib
 from totojax.report import layer_sections
 from totojax.rundir import console
 from totojax.rundir import files
-from totojax.storage import objects
 
 COLUMNS = (
     "backbone", "layer", "depth_frac", "setting", "lr", "weight_decay", "top1",
     "top5", "nll", "n", "n_expected", "holdout_top1", "holdout_n",
     "train_loss",
+)  # fmt: skip
+_PREDICTIONS = (
+    "backbone", "layer", "setting", "id", "label", "predicted", "label_name",
+    "predicted_name", "confidence", "rank",
 )  # fmt: skip
 SPLITS = ("validation", "holdout")
 
@@ -51,8 +52,7 @@ def read(
     source: str, layers: tuple[int, ...], folder: epath.Path
 ) -> Heads:
   """The scores of heads of some layers that were left in a folder."""
-  with np.load(io.BytesIO((folder / "scores.npz").read_bytes())) as file:
-    arrays = dict(file)
+  arrays = files.read_npz(folder / "scores.npz")
   scores = {
       name: top1.Scores(**{
           field.name: arrays[f"{name}/{field.name}"]
@@ -110,10 +110,11 @@ def write(
       for one in heads
       for row in _rows(setup, one, expected, (depths or {}).get(one.source))
   )
-  (workdir / "per_layer.csv").write_text(_csv(COLUMNS, rows))
-  (workdir / "predictions.csv").write_text(
-      _predictions(sets.validation, heads)
-  )
+  files.write_table(workdir / "per_layer.csv", rows, header=COLUMNS)
+  files.write_table(
+      workdir / "predictions.csv", _predictions(sets.validation, heads),
+      header=_PREDICTIONS,
+  )  # fmt: skip
   counts = np.bincount(sets.validation.labels[sets.validation.records])
   metrics = {
       "n": n,
@@ -144,7 +145,7 @@ def write(
 
 def _missing(items: tuple[tuple[str, str], ...], workdir: epath.Path) -> None:
   """Writes and names the validation items that are not there."""
-  objects.write_table(workdir, "missing.csv", items, header=("id", "reason"))
+  files.write_table(workdir / "missing.csv", items, header=("id", "reason"))
   if items:
     names = ", ".join(item for item, _ in items[:3])
     more = ", ..." if len(items) > 3 else ""
@@ -221,40 +222,26 @@ def _best(one: Heads, name: str) -> tuple[int, int]:
   return top1.best(one.scores[name].top(1), one.scores[name].loss())
 
 
-def _predictions(data: labelled.Records, heads: list[Heads]) -> str:
+def _predictions(
+    data: labelled.Records, heads: list[Heads]
+) -> Iterator[tuple[Any, ...]]:
   """What the heads chosen on the hold-out say of every validation item.
 
   Without a hold-out there is one head, or they are chosen on what they say it
   of.
   """
   items = data.items()
-
-  def rows():
-    for one in heads:
-      i, s = _best(one, _chooser(one.scores))
-      scores = one.scores["validation"]
-      for m, item in enumerate(items):
-        label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
-        names = [data.classes[c] if data.classes else c for c in (label, named)]
-        yield (
-            one.source, one.layers[i], s, data.ids[item[0]], label, named,
-            *names, f"{scores.confidence[i, s, m]:.6f}",
-            int(scores.rank[i, s, m]),
-        )  # fmt: skip
-
-  head = (
-      "backbone", "layer", "setting", "id", "label", "predicted", "label_name",
-      "predicted_name", "confidence", "rank",
-  )  # fmt: skip
-  return _csv(head, rows())
-
-
-def _csv(head: tuple[str, ...], rows: Iterator[tuple[Any, ...]]) -> str:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerow(head)
-  writer.writerows(rows)
-  return text.getvalue()
+  for one in heads:
+    i, s = _best(one, _chooser(one.scores))
+    scores = one.scores["validation"]
+    for m, item in enumerate(items):
+      label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
+      names = [data.classes[c] if data.classes else c for c in (label, named)]
+      yield (
+          one.source, one.layers[i], s, data.ids[item[0]], label, named,
+          *names, f"{scores.confidence[i, s, m]:.6f}",
+          int(scores.rank[i, s, m]),
+      )  # fmt: skip
 
 
 def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from etils import epath
 
 from totojax import jobs
+from totojax.config import pretrain as pretrain_config
+from totojax.config import roots
 
 
 def run(
@@ -19,14 +21,11 @@ def run(
   Raises:
     ValueError: it is neither.
   """
-  if "model_run" in config:
-    raise ValueError(
-        "a plan is of pre-training or of tokenizing; this config starts from"
-        " model_run. Plan a pre-training config of its model and grid"
-    )
   # Only now: one of the two needs a compiler, the other decodes.
-  if {"model", "optim"} <= set(config):
-    from totojax.jobs.plan import job as plan
-  else:
-    from totojax.jobs.plan import corpus as plan
-  return plan.run(config, workdir, interrupted)
+  if roots.root(config) is pretrain_config.Pretrain:
+    from totojax.jobs.plan import job
+
+    return job.run(config, workdir, interrupted)
+  from totojax.jobs.plan import corpus
+
+  return corpus.run(roots.read(config), workdir, interrupted)

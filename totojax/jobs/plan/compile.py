@@ -23,7 +23,7 @@ from totojax.jobs.plan import estimate
 from totojax.jobs.plan import hlo
 from totojax.jobs.plan import serving
 from totojax.jobs.plan import settings
-from totojax.rundir import directory
+from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
@@ -65,7 +65,7 @@ def plan(
   traced_s = time.monotonic() - begin
   facts = {
       "source": "TPU compiler",
-      "compiler": f"libtpu {directory.versions(('libtpu',))['libtpu']}",
+      "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
       **known,
       "device_kind": devices[0].device_kind,
       "trace_s": traced_s,

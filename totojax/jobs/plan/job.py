@@ -11,7 +11,6 @@ of each row of a batch, `encode` the tokenizer on a batch of frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import json
 from typing import Any
 
 from etils import epath
@@ -41,7 +40,7 @@ def run(
     jax.config.update("jax_platforms", "cpu")
   directory.begin(workdir, config)
   path = workdir / "plan.json"
-  rows = json.loads(path.read_text())["rows"] if path.exists() else []
+  rows = files.read_json(path)["rows"] if path.exists() else []
   variants = settings.variants(config, planning)
   for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
     if interrupted(number):

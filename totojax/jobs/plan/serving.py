@@ -17,7 +17,6 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec
 
 from totojax import assembly as parts
 from totojax import flops
@@ -27,8 +26,6 @@ from totojax.config.typed import typed
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import settings
 from totojax.models import decode
-from totojax.models import mamba
-from totojax.models import trunk
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import api
 from totojax.tokenizers import dvae
@@ -139,13 +136,15 @@ def _decoding(
       "weight_bytes": _bytes(weights) // split,
       "cache_bytes": _bytes(cache) // ways // split,
       "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
-      "model_flops_per_step": 2 * rows * _macs_of_token(model, room),
+      "model_flops_per_step": (
+          2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
+      ),
   }
   if on is None:
     return Step(facts, None)
 
   placed = sharding.shardings(
-      _cache_axes(cache), cache, mesh=on, rules=RULES
+      decode.axes(model, cache), cache, mesh=on, rules=RULES
   )
   by_row = sharding.batch_sharding(on, RULES)
 
@@ -169,28 +168,6 @@ def _decoding(
   token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
   position = jax.ShapeDtypeStruct((), jnp.int32)
   return Step(facts, _lower(jitted, on, weights, cache, token_B, position))
-
-
-def _cache_axes(cache: decode.Cache | mamba.State) -> Any:
-  """Logical axes of stacked layers."""
-  if isinstance(cache, mamba.State):
-    return mamba.State(
-        PartitionSpec("layers", "batch", None, "mlp"),
-        PartitionSpec("layers", "batch", "state", "mlp"),
-    )
-  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
-  return decode.Cache(
-      stack, stack, None if cache.tokens_BS is None else PartitionSpec("batch")
-  )
-
-
-def _macs_of_token(model: trunk.Trunk, room: int) -> int:
-  """Of one step and row: matrices, the whole cache twice, the head."""
-  c = model.config
-  mean = flops.forward_macs_per_token(c, vocab=model.spec.vocab, context=room)
-  if c.kind == "mamba":  # the state is the same for any token
-    return mean
-  return mean + c.depth * c.width * room  # a mean token sees half of it
 
 
 def _encoding(

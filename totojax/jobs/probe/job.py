@@ -12,7 +12,6 @@ Shapes: M records, L layers, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
-import io
 import time
 from typing import Any
 
@@ -32,6 +31,7 @@ from totojax.jobs.probe import runs
 from totojax.jobs.probe import setup as probe_setup
 from totojax.rundir import console
 from totojax.rundir import directory
+from totojax.rundir import files
 from totojax.trained import backbone
 
 
@@ -113,9 +113,7 @@ def _unit(
     for key, value in vars(score(state, name)).items():
       arrays[f"{name}/{key}"] = value
   if jax.process_index() == 0:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    (folder / "scores.npz").write_bytes(buffer.getvalue())
+    files.write_npz(folder / "scores.npz", arrays)
   return True
 
 

@@ -12,10 +12,7 @@ Student's t, and that of a sample of so many items, which all seeds share.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-import csv
 import dataclasses
-import io
-import json
 from typing import Any
 
 from etils import epath
@@ -131,8 +128,7 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
   path = folder / "per_layer.csv"
   if not path.exists():
     raise ConfigError(f"{path} does not exist; finish this probe first")
-  table = list(csv.DictReader(io.StringIO(path.read_text())))
-  return json.loads((folder / "metrics.json").read_text()), table
+  return files.read_json(folder / "metrics.json"), files.read_csv(path)
 
 
 def _sentence(question: str, metrics: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.labels import data as data_lib
 from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
@@ -125,7 +125,7 @@ def prepare(config: labels.Probe) -> Setup:
     head = _headed(head, run.model.config)
     depth = run.model.config.depth
     layers = config.layers or tuple(range(depth + 1))
-    trunk.check_layers(layers, depth)
+    taps.check_layers(layers, depth)
   else:
     _check_without_model(config, files)
     records, path = _file_records(files)

@@ -1,10 +1,10 @@
 """`run = "sweep"`: many short runs, and the best learning rate of each model.
 
 Learning rates of one model, length and seed are lanes of one program
-(`lanes.py`), trained by the loop that trains everything. A finished point is a
-JSON file under `points/`, which is never trained again; a killed group goes on
-from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's Figure 11 for
-each parametrisation, and `report.html`.
+(`lanes.py`), trained by the loop that trains everything. A finished point has a
+note under `points/` (`rundir.pieces`) and is never trained again; a killed
+group goes on from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's
+Figure 11 for each parametrisation, and `report.html`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import hashlib
 import itertools
-import json
 import math
 import os
 from typing import Any
@@ -34,6 +33,8 @@ from totojax.report import sweep_plots
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
+from totojax.rundir import metrics
+from totojax.rundir import pieces
 
 Interrupted = Callable[[int], bool]
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
@@ -59,7 +60,8 @@ def run(
   for point in points:
     parts.model(point.config)  # a mistake is found before the first run
   _rows(workdir, points)  # a damaged one is noticed now
-  left = [point for point in points if not _file(workdir, point).exists()]
+  notes = _notes(workdir)
+  left = [point for point in points if notes.read(point.name) is None]
   groups = list(_programs(left, sweep.lanes))
   directory.begin(workdir, config, points=len(points))
   for number, group in enumerate(groups, 1):
@@ -84,8 +86,8 @@ def _programs(
       yield members[first : first + size]
 
 
-def _file(workdir: epath.Path, point: expand.Point) -> epath.Path:
-  return workdir / "points" / f"{point.name}.json"
+def _notes(workdir: epath.Path) -> pieces.Pieces:
+  return pieces.Pieces(workdir / "points")
 
 
 def _train(
@@ -106,12 +108,10 @@ def _train(
   if not finished:
     return False
   if jax.process_index() == 0:
-    text = (folder / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    (workdir / "points").mkdir(parents=True, exist_ok=True)
+    rows = metrics.read(folder / metrics.FILE)
     for lane, point in enumerate(group):
       found = outcome(rows, lane, run_.steps)
-      files.write_json(_file(workdir, point), {"steps": run_.steps, **found})
+      _notes(workdir).write(point.name, {"steps": run_.steps, **found})
     # Weights of a sweep have no use, and there may be hundreds of them.
     (folder / "checkpoints").rmtree(missing_ok=True)
   return True
@@ -157,15 +157,9 @@ def _rows(
   """A row for each finished point, in the order of the sweep."""
   rows = []
   for point in points:
-    file = _file(workdir, point)
-    if not file.exists():
+    found = _notes(workdir).read(point.name)
+    if found is None:
       continue
-    try:
-      found = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-      raise ValueError(
-          f"{file} is damaged ({error}); remove it, and it is trained again"
-      ) from error
     shape = parts.shape(point.config)
     rows.append({
         "parametrisation": point.parametrisation,

@@ -1,0 +1,187 @@
+"""The schema: one declaration of a key gives all that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import runs
+
+from totojax.config import document
+from totojax.config import pretrain
+from totojax.config import roots
+from totojax.config import schema
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+
+@section("toy.inner")
+class Inner:
+  """A section below another."""
+
+  rate: float = field(0.1, "of what", "Table 0", above=0.0, at_most=1.0)
+  kind: str = field("a", "which", choices=("a", "b", "c"))
+
+
+@section("toy.more")
+class More(Inner):
+  """One that has another's keys, and its check."""
+
+  size_px: int = field(4, "a side", at_least=1)
+
+  def __post_init__(self):
+    if self.kind == "b" and self.size_px > 8:
+      raise ConfigError("toy.more.kind is 'b', which is small")
+
+
+@section("toy")
+class Toy:
+  """Every kind of key."""
+
+  run: str = field("toy", "the job")
+  steps: int = field(3, "updates", at_least=1)
+  on: bool = field(False, "whether")
+  sizes: tuple[int, ...] = field((1, 2), "each", at_least=0)
+  pair: tuple[float, float] = field((0.0, 1.0), "from, to")
+  inner: Inner = field(Inner(), "one")
+  named: Mapping[str, Inner] = field({}, "name -> one")
+  free: Mapping[str, float] = field({}, "name -> number")
+  root: str | None = field(None, "folder", optional=True)
+
+
+def values(**changes):
+  found = schema.to_dict(Toy())
+  for key, value in changes.items():
+    *path, last = key.split("__")
+    below = found
+    for name in path:
+      below = below[name]
+    below[last] = value
+  return found
+
+
+def test_what_is_written_is_what_is_read():
+  toy = Toy(
+      steps=5, inner=Inner(rate=0.5), named={"x": Inner(kind="c")},
+      free={"y": 2.0}, sizes=(), root="here",
+  )  # fmt: skip
+  written = schema.to_dict(toy)
+  assert schema.read(Toy, written) == toy
+  assert schema.to_config(toy).to_dict() == written
+  assert written["named"] == {"x": {"rate": 0.1, "kind": "c"}}
+  # What a config may lack is not in it.
+  assert "root" in written and "root" not in schema.to_dict(Toy())
+  assert schema.read(Toy, schema.to_dict(Toy())).root is None
+
+
+def test_json_and_whole_numbers_serve():
+  toy = schema.read(Toy, values(sizes=[3], pair=[1, 2], inner__rate=1))
+  assert toy.sizes == (3,) and toy.pair == (1.0, 2.0)
+  assert type(toy.inner.rate) is float and type(toy.pair[0]) is float
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        (dict(stps=1), "key stps does not exist; did you mean steps?"),
+        (dict(inner__rat=1.0), "key inner.rat does not .* mean inner.rate?"),
+        (dict(steps="3"), r"key steps is '3' \(str\); it must be int"),
+        (dict(steps=True), r"key steps is True \(bool\); it must be int"),
+        (dict(on=1), r"key on is 1 \(int\); it must be bool"),
+        (dict(steps=0), "steps is 0; it must be at least 1"),
+        (dict(inner__rate=0.0), "inner.rate is 0.0; it must be above 0 and at"),
+        (dict(inner__rate=float("nan")), "inner.rate is nan; it must be"),
+        (dict(inner__kind="d"), "inner.kind is 'd'; use 'a', 'b' or 'c'"),
+        (dict(sizes=(1, -1)), r"sizes is \(1, -1\); it must be at least 0"),
+        (dict(sizes=3), r"key sizes is 3; it must be a tuple, as \(3,\)"),
+        (dict(sizes=(1.5,)), r"key sizes\[0\] is 1.5 \(float\); it must"),
+        (dict(pair=(1.0,)), r"key pair is \(1.0,\); it must have 2 parts"),
+        (dict(inner=3), "key inner is 3; it must be a section with keys"),
+        (dict(named=3), "key named is 3; it must be a section with names"),
+        (
+            dict(named={"x": {"rate": 9.0, "kind": "a"}}),
+            "named.x.rate is 9.0; it must be above 0 and at most 1",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named_where_it_stands(changes, told):
+  with pytest.raises(ConfigError, match=told):
+    schema.read(Toy, values(**changes))
+
+
+def test_a_missing_key_is_an_error_or_has_its_default():
+  without = values()
+  del without["steps"], without["inner"]["kind"]
+  with pytest.raises(ConfigError, match="key steps is missing; set it"):
+    schema.read(Toy, without)
+  assert schema.read(Toy, without, fill=True) == Toy()
+  # A default is for keys that were left out, not for those that are wrong.
+  with pytest.raises(ConfigError, match="steps is 0"):
+    schema.read(Toy, without | {"steps": 0}, fill=True)
+
+
+def test_ranges_and_checks_hold_for_whoever_makes_a_section():
+  with pytest.raises(ConfigError, match="toy.inner.rate is 2.0"):
+    Inner(rate=2.0)
+  with pytest.raises(ConfigError, match="toy.more.rate is 2.0"):
+    More(rate=2.0)
+  with pytest.raises(ConfigError, match="kind is 'b', which is small"):
+    More(kind="b", size_px=9)
+  with pytest.raises(ConfigError, match="kind is 'b', which is small"):
+    dataclasses.replace(More(kind="b"), size_px=9)
+  assert More(kind="b", size_px=8).rate == 0.1
+
+
+def test_every_key_is_told_with_its_unit():
+  toy = Toy(named={"x": More()})
+  found = {key.path: key for key in schema.keys(toy)}
+  assert list(found)[:3] == ["run", "steps", "on"]
+  assert found["steps"].unit == "updates" and found["run"].unit == ""
+  assert found["named.x.size_px"].unit == "pixels"
+  assert found["inner.rate"].meta.source == "Table 0"
+  assert found["inner.rate"].meta.range.bounds == ["above 0", "at most 1"]
+  assert found["sizes"].kind == "int, any number"
+  assert "named" not in found and "root" not in found
+  lines = document.listing(toy).splitlines()
+  assert len(lines) == len(found)
+  assert any("size_px = 4" in s and "in pixels" in s for s in lines)
+
+
+def test_the_section_of_a_choice_follows_what_is_beside_it():
+  config = schema.to_dict(pretrain.Pretrain())
+  old = {k: v for k, v in config.items() if k != "architecture"}
+  assert schema.read(pretrain.Pretrain, old, fill=True) == pretrain.Pretrain()
+  with pytest.raises(ConfigError, match="architecture is 'rnn'; use 'llama'"):
+    roots.read(config | {"architecture": "rnn"})
+  with pytest.raises(ConfigError, match="key model.rope_base does not exist"):
+    roots.read(config | {"architecture": "gpt2"})
+  with pytest.raises(ConfigError, match="config.run is 'trian'; the jobs are"):
+    roots.read(config | {"run": "trian"})
+
+
+def test_the_page_of_all_keys_is_up_to_date():
+  """Remake it: python -m totojax.config.document > docs/config.md."""
+  page = (runs.ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+  assert page == document.page()
+  for name in roots.ROOTS:
+    assert f'## `run = "{name}"`' in page
+
+
+def test_configs_load_without_jax():
+  """They are read before jax may start, and `--list` needs none of it."""
+  code = (
+      "import sys\n"
+      "from totojax.config import document, roots\n"
+      "assert document.page()\n"
+      "heavy = {'jax', 'numpy', 'flax', 'grain', 'orbax'} & set(sys.modules)\n"
+      "assert not heavy, heavy\n"
+  )
+  done = subprocess.run(
+      [sys.executable, "-c", code], env=runs.environment(), cwd=runs.ROOT,
+      capture_output=True, text=True, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr

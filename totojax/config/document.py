@@ -1,0 +1,125 @@
+"""The keys of configs for people: `--list`, and the page docs/config.md.
+
+  python -m totojax.config.document > docs/config.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import re
+import types
+import typing
+from typing import Any
+
+from totojax.config import roots
+from totojax.config import schema
+
+_HEAD = """# Config keys
+
+Every key of every config, made from the schema in `totojax/config/` by
+`python -m totojax.config.document > docs/config.md`. A file in `configs/`
+starts from these defaults and changes what it is about;
+`--config.section.key=value` changes one more, and `--config=FILE --list` prints
+the keys of one config with the values that they have. "[gap]" marks what the
+paper does not say; what follows is where our default is from.
+"""
+
+
+def listing(config: Any) -> str:
+  """A line a key of a typed config: path = value, and what it means."""
+  lines = []
+  for key in schema.keys(config):
+    value = f"{key.path} = {key.value!r}"
+    told = "; ".join(filter(None, _told(key)))
+    lines.append(f"{value:<44}  # {told}")
+  return "\n".join(lines)
+
+
+def _told(key: schema.Key) -> Iterator[str]:
+  yield key.meta.doc
+  yield key.unit and f"in {key.unit}"
+  yield str(key.meta.range)
+  yield key.meta.source
+
+
+def page() -> str:
+  """docs/config.md."""
+  out, sections = [_HEAD], {}
+  for name, root in roots.ROOTS.items():
+    out += [f'## `run = "{name}"`', "", _first(root), "", *_table(root), ""]
+    _collect(root, sections)
+  out += ["# Sections", ""]
+  for section in sections:
+    out += [f"## {_title(section)}", "", _first(section), "", *_table(section)]
+    out.append("")
+  return "\n".join(out).rstrip() + "\n"
+
+
+def _first(cls: type) -> str:
+  """The first paragraph of a docstring on one line."""
+  doc = (cls.__doc__ or "").strip().split("\n\n")[0]
+  return " ".join(doc.split())
+
+
+def _title(section: type) -> str:
+  return f"{section.SECTION}: {section.__name__}"
+
+
+def _anchor(section: type) -> str:
+  """As GitHub makes it of a heading."""
+  kept = re.sub(r"[^\w\- ]", "", _title(section).lower())
+  return kept.replace(" ", "-")
+
+
+def _classes(kind: Any) -> list[type]:
+  """The sections in an annotation."""
+  if dataclasses.is_dataclass(kind):
+    return [kind]
+  return [c for one in typing.get_args(kind) for c in _classes(one)]
+
+
+def _collect(cls: type, into: dict[type, None]) -> None:
+  """The sections below one, each before those that are below it."""
+  hints = typing.get_type_hints(cls)
+  for f in dataclasses.fields(cls):
+    for section in _classes(hints[f.name]):
+      if section not in into and section not in roots.ROOTS.values():
+        into[section] = None
+        _collect(section, into)
+
+
+def _table(cls: type) -> list[str]:
+  rows = ["| key | type | default | meaning | range | source |"]
+  rows.append("|---|---|---|---|---|---|")
+  hints = typing.get_type_hints(cls)
+  for f in dataclasses.fields(cls):
+    meta = f.metadata["key"]
+    sections = [c for c in _classes(hints[f.name]) if hasattr(c, "SECTION")]
+    named = [c for c in sections if c not in roots.ROOTS.values()]
+    kind = schema.describe(hints[f.name])
+    if named:
+      links = [f"[{c.__name__}](#{_anchor(c)})" for c in named]
+      many = isinstance(hints[f.name], types.GenericAlias) or (
+          typing.get_origin(hints[f.name]) not in (None, types.UnionType)
+      )
+      kind = ("name -> " if many else "") + " or ".join(links)
+    key = schema.Key(f.name, None, kind, meta)
+    default = "" if sections else f"`{_default(f)!r}`"
+    unit = f" ({key.unit})" if key.unit else ""
+    cells = [f"`{f.name}`", kind + unit, default, meta.doc]
+    # In brackets it would be a link.
+    source = meta.source.replace("[gap]", "\\[gap\\]")
+    cells += [str(meta.range), source]
+    rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+  return rows
+
+
+def _default(f: dataclasses.Field) -> Any:
+  if f.default_factory is not dataclasses.MISSING:
+    return f.default_factory()
+  return dict(f.default) if isinstance(f.default, Mapping) else f.default
+
+
+if __name__ == "__main__":
+  print(page(), end="")
