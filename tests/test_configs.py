@@ -65,8 +65,10 @@ def test_it_loads_and_its_jobs_are_known(path):
   json.dumps(config.to_dict())  # config.json can hold it
   if config["run"] == "chain":
     assert sorted(config["order"]) == sorted(config["stages"])
-  for name, one in parts_of(config):
+  for name, one in parts_of(config.to_dict()):
     assert one["run"] in jobs.JOBS, name
+    if one["run"] in roots.ROOTS:
+      roots.read(one)  # no key is left over or out of range
   told = path.read_text().split('"""')[1]
   assert f"--config={name_of(path)}" in told  # the command that runs it
 

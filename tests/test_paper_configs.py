@@ -15,9 +15,7 @@ from totojax.config import defaults
 from totojax.config import paper as paper_defaults
 from totojax.config import roots
 from totojax.config.typed import typed
-from totojax.models import heads
 from totojax.optim import adamw
-from totojax.optim import lars
 from totojax.report import paper
 
 FOLDER = runs.ROOT / "configs" / "paper"
@@ -44,8 +42,7 @@ def test_every_row_builds(path, row):
     if one["run"] == "pretrain":
       _pretraining(one)
     if one["run"] == "probe":
-      typed(heads.HeadConfig, one["head"], "head")
-      typed(lars.GridConfig, one["optim"], "optim")
+      assert roots.read(one).optim.settings
 
 
 def _pretraining(config):
