@@ -128,7 +128,7 @@ def test_training_from_frames_is_training_from_tokens(
 
 def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   fit(config(data, encode_with="shipped"), tmp_path / "run")
-  values = defaults.validate(str(tmp_path / "run")).to_dict()
+  values = roots.read(defaults.validate(str(tmp_path / "run")).to_dict())
   assert validate.run(values, epath.Path(tmp_path / "validate"), NEVER)
   metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
   last = runs.metrics(tmp_path / "run")[-1]

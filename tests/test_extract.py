@@ -295,7 +295,7 @@ def test_another_format_and_type(run, pictures, tmp_path):
     "changes, told",
     [
         (dict(features=dict(layers=(7,))), "layer 7 does not exist"),
-        (dict(features=dict(pool="mean")), "features.pool is 'mean'; use one"),
+        (dict(features=dict(pool="mean")), "features.pool is 'mean'; use 'tok"),
         (dict(image=dict(size_px=16)), "image.size_px is 16; .* 8 pixels"),
         (dict(clip=dict(frames=9)), "clip.frames is 9; .* use 1 to 4"),
         (dict(model_run=""), "model_run is empty"),

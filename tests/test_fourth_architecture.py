@@ -13,12 +13,11 @@ import stores
 from totojax import assembly
 from totojax import flops
 from totojax import sequence
-from totojax import train
 from totojax.config import defaults
 from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.config.schema import field
 from totojax.config.schema import section
-from totojax.config.typed import ConfigError
 from totojax.jobs import pretrain as job
 from totojax.models import architecture
 from totojax.models import decode
@@ -137,9 +136,7 @@ def test_it_trains_two_updates(tmp_path):
   typed = roots.read(c.to_dict())
   shape, padded = assembly.shape(typed.model), typed.sequence.padded_vocab
   assert flops.parameters(shape, padded) == count
-  batch = train.place(
-      next(iter(run.batches(0))), run.batch_sharding
-  )
+  batch = run.layout.place(next(iter(run.batches(0))))
   for _ in range(2):
     state, metrics = run.step_fn(state, batch)
     losses.append(float(metrics["loss"]))

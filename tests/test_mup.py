@@ -243,7 +243,7 @@ def test_coordinates_of_other_blocks_keep_their_size(kind):
       c["model"]["heads"] = 8
     c["compute"]["unroll"] = 1
     c["optim"] |= dict(lr=2.0**-7, warmup_steps=0, end_lr_frac=1.0)
-    return coordinates.measure(c, rows=4, updates=4)[-1]
+    return coordinates.measure(roots.read(c), rows=4, updates=4)[-1]
 
   for on in (True, False):
     small, large = last(32, on), last(256, on)

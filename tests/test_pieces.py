@@ -20,9 +20,12 @@ from totojax.rundir import pieces
 def test_notes_are_read_as_they_were_written(tmp_path):
   notes = pieces.Pieces(tmp_path / "deep" / "notes")
   assert notes.read(3) is None
+  with pytest.raises(ValueError, match="00003.json does not exist.*run the jo"):
+    notes.require(3)
   notes.write(3, {"rows": [1, 2]})
   notes.write("a-b.npy", {"done": 4})
-  assert notes.read(3) == {"rows": [1, 2]} and notes.read(2) is None
+  assert notes.read(3) == notes.require(3) == {"rows": [1, 2]}
+  assert notes.read(2) is None
   assert notes.read("a-b.npy") == {"done": 4}
   # An earlier version wrote them in the same places, with other spaces.
   file = tmp_path / "deep" / "notes" / "00003.json"

@@ -54,7 +54,7 @@ def without_cudnn(monkeypatch):
 
 
 def found(model):
-  """(count of each primitive, names of what is kept) in the loss's gradient."""
+  """(how often each primitive, names of what is kept) of the gradient."""
   params = jax.eval_shape(
       pretrain.Pretrain(model).init, jax.random.key(0)
   ).params

@@ -58,14 +58,16 @@ def batch(step):
 def compile_step(task, tx, rate, *, sizes, microbatches, seed):
   """(shardings of the state, step function) of a task on a mesh."""
   devices = jax.devices()[: int(np.prod(sizes))]
-  mesh = sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
-  placed, _ = step_lib.state_shardings(task, tx, mesh=mesh, rules=RULES)
+  layout = sharding.Layout(
+      sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
+  )
+  placed, _ = step_lib.state_shardings(task, tx, layout)
   step_fn = functools.partial(
       step_lib.train_step, task=task, tx=tx, rate=rate, seed=seed,
       microbatches=microbatches,
   )  # fmt: skip
   return placed, step_lib.jit_step(
-      step_fn, shardings=placed, mesh=mesh, rules=RULES
+      step_fn, shardings=placed, layout=layout
   )
 
 
@@ -331,7 +333,7 @@ def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
 
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 4, 2, 1))
   (placed, shapes), (_, wide) = (
-      step_lib.state_shardings(TASK, adam(dtype), mesh=mesh, rules=RULES)
+      step_lib.state_shardings(TASK, adam(dtype), sharding.Layout(mesh))
       for dtype in ("bfloat16", "float32")
   )
   mu = placed.opt_state.inner_state[1].mu
@@ -388,7 +390,7 @@ def of_split_sequences(size, chunk=0):
   blocks |= {name: 5 * blocks[name] for name in ("query", "key")}
   with jax.set_mesh(mesh):
     rows = jax.device_put(
-        tokens_BR.astype(np.int32), sharding.batch_sharding(mesh, RULES)
+        tokens_BR.astype(np.int32), sharding.Layout(mesh).by_row
     )
     return jax.device_get(both(params, rows))
 

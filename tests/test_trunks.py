@@ -16,7 +16,6 @@ from totojax import flops
 from totojax import jobs
 from totojax import sequence
 from totojax import sharding
-from totojax import train
 from totojax import tree
 from totojax.config import defaults
 from totojax.config import roots
@@ -370,7 +369,7 @@ def losses(c):
   run = build_pretrain.pretraining(c)
   state, found = run.init(), []
   for batch, _ in zip(run.batches(0), range(2)):
-    state, metrics = run.step_fn(state, train.place(batch, run.batch_sharding))
+    state, metrics = run.step_fn(state, run.layout.place(batch))
     found.append(float(metrics["loss"]))
   return found
 
@@ -394,12 +393,12 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   # The run is a backbone like any other.
   run = backbone.find(str(workdir))
   assert run.model.config == shape(c)
-  on = sharding.make_mesh(roots.read(c).mesh)
+  layout = sharding.layout(roots.read(c).mesh)
   model, params = backbone.load(
-      run, run.model, trained=True, depth=1, on=on, seed=0
+      run, run.model, trained=True, depth=1, layout=layout, seed=0
   )
   means = backbone.features(
-      model, params, layers=[0, 1], pool="clip", on=on
+      model, params, layers=[0, 1], pool="clip", layout=layout
   )
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)

@@ -9,9 +9,6 @@ import importlib
 from typing import Any, Protocol
 
 import jax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import optax
 
 from totojax import checkpoint
@@ -24,6 +21,7 @@ from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
+from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib
 from totojax.models import layers
 from totojax.models import patched
@@ -192,20 +190,17 @@ def program(
     steps: int,
     rows: int,
     microbatches: int,
-    on: Mesh,
+    layout: sharding.Layout,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
 ) -> Program:
-  """Joins a task, an optimiser and a mesh into a train step; see `run`."""
-  sharding_rules = sharding.ShardingRules()
-  sharding.check_batch(rows, microbatches=microbatches, mesh=on)
+  """Joins a task, an optimiser and a layout into a train step; see `run`."""
+  sharding.check_batch(rows, microbatches=microbatches, mesh=layout.mesh)
   if optimiser is None:
     optimiser = _adamw(config.optim, task, steps, rules)
   tx = optimiser.tx
-  placed, shapes = step_lib.state_shardings(
-      task, tx, mesh=on, rules=sharding_rules
-  )
+  placed, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
       step_lib.train_step,
       task=task,
@@ -219,9 +214,7 @@ def program(
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
     placed, shapes = lanes_lib.state(placed, make)
-  step_fn = step_lib.jit_step(
-      one_step, shardings=placed, mesh=on, rules=sharding_rules
-  )
+  step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
   return Program(step_fn=step_fn, make=make, shapes=shapes, placed=placed)
 
 
@@ -237,14 +230,14 @@ def run(
     facts: Mapping[str, Any],
     tokens_per_step: int,
     flops_per_token: float,
-    on: Mesh,
+    layout: sharding.Layout,
     frozen: Any = None,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
     start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
-  """Joins a task, an optimiser and a mesh into what `train.fit` needs.
+  """Joins a task, an optimiser and a layout into what `train.fit` needs.
 
   Args:
     config: of a job that trains.
@@ -257,7 +250,7 @@ def run(
     facts: for manifest.json.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
-    on: the mesh.
+    layout: of the state and the batches.
     frozen: host arrays that take the place of the task's own frozen arrays,
       where these are too large to be constants of a compiled program.
     rules: µP's, a `mup.Rule` for every parameter.
@@ -268,7 +261,7 @@ def run(
   """
   made = program(
       config, task=task, steps=steps, rows=rows, microbatches=microbatches,
-      on=on, rules=rules, lanes=lanes, optimiser=optimiser,
+      layout=layout, rules=rules, lanes=lanes, optimiser=optimiser,
   )  # fmt: skip
   make, placed = made.make, made.placed
   if lanes is not None:
@@ -295,7 +288,7 @@ def run(
       init=init,
       step_fn=made.step_fn,
       batches=batches,
-      batch_sharding=sharding.batch_sharding(on, sharding.ShardingRules()),
+      layout=layout,
       shapes=made.shapes,
       shardings=placed,
       steps=steps,
@@ -305,7 +298,7 @@ def run(
       meta={"task": type(task).__name__},
       config=config,
       facts={
-          "mesh": dict(on.shape),
+          "mesh": dict(layout.mesh.shape),
           "steps": steps,
           "tokens_per_step": tokens_per_step,
           **facts,
@@ -328,5 +321,46 @@ def reader(
   )
 
 
-def whole(on: Mesh) -> NamedSharding:
-  return NamedSharding(on, PartitionSpec())
+def everywhere(
+    function: Callable[..., Any],
+    layout: sharding.Layout,
+    *,
+    static: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """`function(*args, batch)` as one program: an evaluation of rows.
+
+  Args:
+    function: its last positional argument is a global batch.
+    layout: whose batch axes divide the rows.
+    static: names of keyword arguments that are constants of the program.
+
+  Returns:
+    The same of this host's rows; what it gives is whole on every host.
+  """
+  compute = layout.jit(function, static_argnames=static)
+
+  def call(*args, **more):
+    *args, batch = args
+    return compute(*args, layout.place(batch), **more)
+
+  return call
+
+
+def position_sums(
+    nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
+    layout: sharding.Layout,
+    frame_tokens: int,
+) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
+  """(params, this host's rows) -> sums over the global batch, on every host.
+
+  Args:
+    nll: (params, batch) -> float32 nats [B, T] of every target, and bool [B, T]
+      where it counts.
+    layout: where it is computed.
+    frame_tokens: targets of a frame.
+  """
+
+  def sums(params, batch):
+    return val_loss.batch_sums(*nll(params, batch), frame_tokens=frame_tokens)
+
+  return everywhere(sums, layout)

@@ -5,14 +5,14 @@ A config names it where it names one of ours: "my_head.py", or
 ("head"), is called without arguments and returns the object, which must be what
 the kind's contract says. docs/contributing.md shows one of each kind.
 
-  architecture  config.model: keys, and what `models.trunk` asks of them
+  architecture  a class of `models.architecture.Architecture`, with its keys
   tokenizer     `tokenizers.api.Tokenizer`
   encoder       `trained.encoders.Encoder`
-  dataset       `data.sources.items`: items of a split
+  dataset       (root, split) -> `data.sources.items.Listing`
   head          `models.heads`: features of a layer to class logits
-  task          `tasks.api.Task`
-  evaluation    state -> (name, value) pairs, during training
-  job           `jobs.Job`: (config, workdir, interrupted) -> finished
+  task          (model, µP or None) -> a `tasks.pretrain.Pretrain`
+  evaluation    (task, config) -> (state -> pairs of name and value)
+  job           (a `config.schema.section` of keys, a function as `jobs.Run`)
 
 The digest of the source is part of a run's identity, like its config.
 """
@@ -61,9 +61,18 @@ class Plugin:
   digest: str
 
 
-def is_reference(text: str) -> bool:
+def is_reference(text: Any) -> bool:
   """Whether `text` names something of the user's, and nothing of ours."""
+  if not isinstance(text, str):
+    return False
   return bool(_FILE.fullmatch(text) or _MODULE.fullmatch(text))
+
+
+def stem(reference: str) -> str:
+  """What a reference is called in logs: "mine" of "evals/mine.py"."""
+  if file := _FILE.fullmatch(reference):
+    return file[2] or pathlib.Path(file[1]).stem
+  return reference.rpartition(":")[2]
 
 
 @functools.cache

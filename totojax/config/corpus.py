@@ -111,7 +111,10 @@ class Source:
       there are train and val.
   """
 
-  name: str = field("folder", "a section below", choices=SOURCES)
+  name: str = field(
+      "folder", "a section below, or a file of yours", choices=SOURCES,
+      plugin="dataset",
+  )
   kind: str = field(
       "video", "of folder, list and tars", choices=("video", "image")
   )
@@ -209,7 +212,7 @@ class Tokenize(SourceJob):
   """`run = "tokenize"`, and "plan": any images or videos to tokens."""
 
   run: str = field("tokenize", "the job; or plan: what it would cost")
-  tokenizer: str = field("shipped", "or a tokenizer file")
+  tokenizer: str = field("shipped", "or a tokenizer file", plugin="tokenizer")
   beam: BeamSettings = field(BeamSettings(), "a pipeline")
   plan: Planning = field(Planning(), "what a plan assumes")
 
@@ -225,7 +228,7 @@ class FeatureFiles:
       them.
   """
 
-  encoder: str = field("", "Python file of another; '': of model_run")
+  encoder: str = field("", "of yours; '': model_run's", plugin="encoder")
   tokenizer: str = field("", "its file; '': of the run, chain or package")
   layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all")
   pool: str = field(

@@ -12,8 +12,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from totojax.config import corpus as corpus_config
+from totojax.config import labels
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
+from totojax.config import studies
 from totojax.config import tokens as tokens_config
 
 # Table 1. The MLP sizes are not printed: 4 x width for base and large and
@@ -377,27 +379,18 @@ def sizes(
 
 def audit() -> ConfigDict:
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-  return ConfigDict(dict(run="audit"))
+  return schema.to_config(studies.Audit())
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
   """`run = "coord_check"`: do activations keep their size over the width?
 
-  Of `pretrain`, the sections sequence, model, mup, compute and optim count.
+  Args:
+    models: name -> sizes, in place of pretrain.model's.
   """
-  c = pretrain("tiny")
-  c.optim.update(warmup_steps=0, end_lr_frac=1.0)  # the same in each update
-  return ConfigDict(dict(
-      run="coord_check",
-      coord_check=dict(
-          models=models,  # name -> sizes, in place of pretrain.model's
-          parametrisations=("mup", "standard"),
-          rows=4,  # sequences of random tokens
-          updates=4,
-          log2_lr=-7.0,  # of the peak learning rate; Figure 11's best
-      ),
-      pretrain=c,
-  ))  # fmt: skip
+  c = schema.to_config(studies.CoordCheckJob())
+  c.coord_check.models = models
+  return c
 
 
 def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
@@ -407,21 +400,11 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
     pretrain: what all runs share.
     models: name -> sizes, in place of pretrain.model's.
   """
-  return ConfigDict(dict(
-      run="sweep",
-      sweep=dict(
-          models=models,
-          log2_lr=dict(  # of the peak rate; (): without this parametrisation
-              mup=tuple(float(x) for x in range(-12, -2)),
-              standard=tuple(float(x) for x in range(-12, -2)),
-          ),
-          seeds=(0, 1, 2),  # of parameters and data
-          total_tokens=(pretrain.train.total_tokens,),  # of each run
-          lanes=0,  # learning rates in one program, as memory allows; 0: all
-          together="auto",  # vmap: "at_once"; "in_turn"; auto: in turn on CPU
-      ),
-      pretrain=pretrain,
-  ))  # fmt: skip
+  c = schema.to_config(studies.SweepJob())
+  c.pretrain = pretrain
+  c.sweep.models = models
+  c.sweep.total_tokens = (pretrain.train.total_tokens,)
+  return c
 
 
 def scaling(*runs: str) -> ConfigDict:
@@ -430,19 +413,8 @@ def scaling(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="scaling",
-      scaling=dict(
-          runs=runs,
-          source="",  # of the evaluation; "": the mean over all
-          skip_frac=0.1,  # of each run, whose evaluations are left out
-          frontier="envelope",  # or "final", the end of each run
-          bins_per_decade=8,  # of compute, for the envelope
-          draws=1000,  # of runs, for the interval
-          seed=0,
-          force=False,  # fit fewer than 3 points, or less than a decade
-      ),
-  ))  # fmt: skip
+  chosen = studies.Scaling(runs=runs)
+  return schema.to_config(studies.ScalingJob(scaling=chosen))
 
 
 def curves(*runs: str) -> ConfigDict:
@@ -451,14 +423,7 @@ def curves(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="curves",
-      curves=dict(
-          runs=runs,
-          window=1,  # logged losses of which the mean is drawn
-          printed=dict(),  # name -> loss at its end in the paper
-      ),
-  ))  # fmt: skip
+  return schema.to_config(studies.CurvesJob(curves=studies.Curves(runs=runs)))
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
@@ -469,65 +434,9 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
     train: store of tokens with classes.
     validation: the same, held out.
   """
-  return ConfigDict(dict(
-      run="probe",
-      seed=0,
-      model_run=model_run,
-      backbones=("trained", "untrained", "histogram"),  # and "pixels"; (): none
-      encoders=dict(),  # name -> features on disk of another encoder:
-      # dict(train=, validation=), folders of configs/features.py or files
-      layers=(),  # H_0 (the embeddings) to H_L; (): all
-      cache="auto",  # features are made once, for average pooling; or "on",
-      # "off": the backbone runs in every step
-      memory_gb=0.0,  # of a device, for heads; 0.0: 0.6 of what it says it has
-      data=dict(
-          train=train,
-          validation=validation,
-          train_pixels="",  # stores of the same records, for "pixels"
-          validation_pixels="",
-          pixels_side=8,  # of a frame, for "pixels"
-          classes=0,  # 0: as many as the stores say
-          train_records=0,  # the first so many; 0: all
-          expected=0,  # items of the whole validation set; 0: those of the
-          # store, and what the job that made it lists as missing
-          holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
-          frames=0,  # of a clip; 0: as the model was trained
-          reading=reading(),
-      ),
-      head=dict(
-          pool="average",  # or "attention" (section 3.5), "cross" (Table 16)
-          heads=0,  # of attention; 0: the model's; [gap] AIM has 12
-          bias=True,
-          init_std=0.01,  # [gap] MAE
-          norm_eps=1e-6,  # of BatchNorm without gain and bias; [gap] MAE
-          norm_momentum=0.1,  # of the newest batch; [gap] PyTorch
-      ),
-      train=dict(
-          epochs=90.0,  # section 4.2; MAE's too
-          batch_rows=16_384,  # [gap] MAE
-          microbatches=1,
-          score_rows=1024,  # of a batch of the evaluation
-      ),
-      optim=dict(
-          name="lars",  # [gap] MAE; or "adamw"
-          lrs=(0.1,),  # every pair with a decay trains a head; [gap] MAE
-          weight_decays=(0.0,),  # [gap] MAE
-          lr_rows=256,  # rows that lrs are for; 0: they are as they stand
-          warmup_epochs=10.0,  # [gap] MAE
-          end_lr_frac=0.0,  # [gap] MAE
-          end_decay_frac=1.0,  # of the weight decay; 1.0: constant
-          momentum=0.9,  # of LARS
-          trust=0.001,  # of LARS
-          b1=0.9,  # of AdamW
-          b2=0.999,
-          eps=1e-8,
-          clip_norm=0.0,  # of each head's gradient; 0.0: none
-      ),
-      paper=dict(name="", top1=0.0),  # a number of the paper, in per cent
-      mesh=mesh(),
-      every=every(100, 1000, 1000),
-      checkpoint=checkpoint(),
-  ))  # fmt: skip
+  c = schema.to_config(labels.Probe(model_run=model_run))
+  c.data.update(train=train, validation=validation)
+  return c
 
 
 def features(model_run: str) -> ConfigDict:
@@ -568,20 +477,20 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
 
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
-  return ConfigDict(dict(
-      run="probe_seeds",
-      probe_seeds={name: tuple(folders) for name, folders in runs.items()},
-  ))  # fmt: skip
+  folders = {name: tuple(paths) for name, paths in runs.items()}
+  return schema.to_config(labels.ProbeSeeds(probe_seeds=folders))
 
 
 def report(chain: str) -> ConfigDict:
   """`run = "report"`: one page about a chain."""
-  return ConfigDict(dict(run="report", chain=chain))
+  return schema.to_config(studies.Report(chain=chain))
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  return ConfigDict(dict(run="chain", order=tuple(stages), stages=stages))
+  c = schema.to_config(studies.Chain(order=tuple(stages)))
+  c.stages = stages
+  return c
 
 
 def videos_to_report(

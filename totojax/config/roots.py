@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from totojax import plugins
+from totojax.config import bench
 from totojax.config import corpus
+from totojax.config import labels
 from totojax.config import pixels
 from totojax.config import pretrain
 from totojax.config import schema
+from totojax.config import studies
 from totojax.config import tokens
 
 # Value of the key `run` -> the whole config of that job.
@@ -25,6 +29,18 @@ ROOTS: Mapping[str, type] = {
     "tokens_report": tokens.TokensReport,
     "pretrain": pretrain.Pretrain,
     "validate": pretrain.Validate,
+    "audit": studies.Audit,
+    "coord_check": studies.CoordCheckJob,
+    "sweep": studies.SweepJob,
+    "scaling": studies.ScalingJob,
+    "curves": studies.CurvesJob,
+    "bench": bench.BenchJob,
+    "report": studies.Report,
+    "chain": studies.Chain,
+    "probe": labels.Probe,
+    "probe_seeds": labels.ProbeSeeds,
+    "joint": labels.Joint,
+    "finetune": labels.Finetune,
 }
 
 
@@ -36,7 +52,16 @@ def read(
   Raises:
     schema.ConfigError: as `schema.read`, or there is no such job.
   """
-  return schema.read(root(values), values, path, fill=fill)
+  cls = root(values)
+  if cls is studies.Chain:
+    stages = {
+        name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
+        if stage.get("run") in ROOTS
+        else stage
+        for name, stage in values.get("stages", {}).items()
+    }
+    values = {**values, "stages": stages}
+  return schema.read(cls, values, path, fill=fill)
 
 
 def root(values: Mapping[str, Any]) -> type:
@@ -48,6 +73,9 @@ def root(values: Mapping[str, Any]) -> type:
   name = values.get("run")
   if name == "plan":
     return _root_of_plan(values)
+  if plugins.is_reference(name):
+    keys, _ = plugins.load(name, "job", tuple)
+    return keys
   if name not in ROOTS:
     raise schema.ConfigError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"

@@ -142,7 +142,9 @@ class Tokenizing:
   """What is tokenized and how."""
 
   pixels: str = field("", "folder of the pixel stores train and val")
-  tokenizer: str = field("shipped", 'a tokenizer file, or "shipped"')
+  tokenizer: str = field(
+      "shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer"
+  )
   records: int = field(32, "clips that are encoded at a time", at_least=1)
   records_per_shard: int = field(512, "clips of a shard", at_least=1)
   report_frames: int = field(512, "held out, for PSNR", at_least=1)

@@ -282,7 +282,7 @@ def _finish(
   for part in work.parts:
     ids, names = [], []
     for unit in part.units:
-      note = pieces.Pieces(part.path).read(unit.number)
+      note = pieces.Pieces(part.path).require(unit.number)
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
       if note["clips"]:
         names.append(f"{unit.number:05d}.{wanted.format}")

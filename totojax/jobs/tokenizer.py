@@ -83,7 +83,7 @@ def run(
 
 def training(config: tokens.Tokenizer) -> train.Run:
   """Everything that `train.fit` needs for a dVAE."""
-  on = sharding.make_mesh(config.mesh)
+  layout = sharding.layout(config.mesh)
   how, size, objective = config.train, config.dvae, config.objective
   sources = open_sources(config.data)
   size_px = sources[0].store.manifest.size_px
@@ -119,7 +119,7 @@ def training(config: tokens.Tokenizer) -> train.Run:
       },
       tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
       flops_per_token=0.0,
-      on=on,
+      layout=layout,
   )
 
 

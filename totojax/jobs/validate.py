@@ -41,9 +41,9 @@ def run(
   """Evaluates the newest checkpoint of `config.model_run`."""
   run = backbone.find(config.model_run, what="a validated run")
   source, trained, spec = run.path, run.config, run.config.sequence
-  on = sharding.make_mesh(trained.mesh)
+  layout = sharding.layout(trained.mesh)
   task = task_lib.Pretrain(run.model, parts.parametrisation(trained))
-  params = backbone.read(run, run.model, on=on)
+  params = backbone.read(run, run.model, layout)
   held_out = build.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
@@ -63,7 +63,7 @@ def run(
 
     losses = dict(
         val_loss.evaluate(
-            build.position_sums(task, on),
+            parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
             params,
             {name: counted(part) for name, part in batches.items()},
         )

@@ -40,6 +40,7 @@ class Architecture(abc.ABC):
       causal.
   """
 
+  __dataclass_fields__: ClassVar[dict[str, Any]]
   kind: ClassVar[str]
   wide: ClassVar[frozenset[str]] = frozenset()
   segments: ClassVar[bool] = False

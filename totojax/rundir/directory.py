@@ -7,6 +7,7 @@ Only process 0 writes. Every file appears whole (`files`), but for
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import json
 import os
 from typing import Any
@@ -128,6 +129,8 @@ def check_config(
     raise ConfigChanged(f"{error}; restore it. {advice}") from error
   # Through JSON, so that tuples and lists compare as what is on disk.
   new = flat(json.loads(json.dumps(fill(config, workdir.parent))))
+  old |= _plugins_then(workdir)
+  new |= _plugins_now(config)
   lines = [
       f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
       for key in sorted(old.keys() | new.keys())
@@ -140,6 +143,25 @@ def check_config(
         + f"\n{advice}"
     )
   return workdir
+
+
+def _plugins_now(config: Mapping[str, Any]) -> dict[str, str]:
+  """"source of KEY" -> digest, of what a config names of the user's."""
+  try:
+    found = schema.digests(roots.read(config))
+  except ValueError:  # the job says what is wrong with it
+    return {}
+  return {f"source of {key}": digest for key, digest in found.items()}
+
+
+def _plugins_then(workdir: epath.Path) -> dict[str, str]:
+  """The same as the run was begun, in its manifest."""
+  try:
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    found = dict(manifest.get("plugins", {}))
+  except (OSError, ValueError):
+    return {}
+  return {f"source of {key}": digest for key, digest in found.items()}
 
 
 def begin(
@@ -169,6 +191,9 @@ def begin(
           " --workdir a folder that can be written"
       ) from error
     files.write_json(workdir / "config.json", written(config))
+    if dataclasses.is_dataclass(config):
+      if plugins := schema.digests(config):
+        facts["plugins"] = plugins
     files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
 
 

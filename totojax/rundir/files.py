@@ -144,7 +144,8 @@ def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
 def npz(arrays: Mapping[str, np.ndarray], *, compressed: bool) -> bytes:
   """An .npz file with these arrays."""
   buffer = io.BytesIO()
-  (np.savez_compressed if compressed else np.savez)(buffer, **arrays)
+  save: Any = np.savez_compressed if compressed else np.savez
+  save(buffer, **arrays)
   return buffer.getvalue()
 
 

@@ -42,6 +42,16 @@ class Pieces:
       raise self.damaged(piece, error) from error
     return note
 
+  def require(self, piece: int | str) -> dict[str, Any]:
+    """The note of a piece; ValueError where it was not made, or as `read`."""
+    note = self.read(piece)
+    if note is None:
+      raise ValueError(
+          f"{objects.text(self._folder)}/{_file(piece)} does not exist: this"
+          " piece was not made; run the job again, it makes what is missing"
+      )
+    return note
+
   def write(self, piece: int | str, note: Mapping[str, Any]) -> None:
     """Says that a piece is made; replaces an earlier note in one step.
 

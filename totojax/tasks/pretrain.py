@@ -76,6 +76,12 @@ class Pretrain:
     nll_BT = self.model.apply({"params": params}, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
+  def batch_nll(
+      self, params: Any, batch: api.Batch
+  ) -> tuple[jax.Array, ...]:
+    """`nll` of a batch."""
+    return self.nll(params, batch["tokens"])
+
   def loss(
       self,
       params: Any,

@@ -26,6 +26,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from totojax import plugins
 from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
@@ -83,7 +84,8 @@ def load(
   """The tokenizer in a file, or the packaged one for the path "shipped".
 
   Args:
-    path: a file that `save` wrote (local or gs://), or "shipped".
+    path: a file that `save` wrote (local or gs://), "shipped", or a Python file
+      of the user's (`plugins`).
     precision: of the products on an accelerator (`api.PASSES`). Below the
       highest, codes may differ from those that others made with the same file.
 
@@ -91,6 +93,8 @@ def load(
     FileNotFoundError: if there is no such file.
     ValueError: on another format, config or set of tensors.
   """
+  if plugins.is_reference(os.fspath(path)):
+    return plugins.load(os.fspath(path), "tokenizer", api.Tokenizer)
   params, config, mark = read(path)
   return tokenizer(params, config, mark, precision=precision)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 
+from totojax import plugins
 from totojax.config.corpus import Source
 from totojax.config.schema import ConfigError
 from totojax.data.sources import ego4d
@@ -81,7 +82,21 @@ def _one_numbering(
   return {split: renumbered(one) for split, one in found.items()}
 
 
+def _of_plugin(source: Source, split: str) -> items.Listing:
+  """What a user's function of (root, split) lists."""
+  list_items = plugins.load(source.name, "dataset", Callable)
+  listing = list_items(source.root, split)
+  if not isinstance(listing, items.Listing):
+    raise plugins.PluginError(
+        f"{source.name} gives a {type(listing).__name__} for {source.root!r};"
+        " make an items.Listing of it with items.listing()"
+    )
+  return listing
+
+
 def _listing(source: Source, split: str) -> items.Listing:
+  if plugins.is_reference(source.name):
+    return _of_plugin(source, split)
   kind, root = source.kind, source.root
   if not root and source.name != "tfds":
     raise ConfigError(

@@ -9,23 +9,21 @@ from __future__ import annotations
 from etils import epath
 
 from totojax import jobs
+from totojax.config import corpus as corpus_config
 from totojax.config import pretrain as pretrain_config
-from totojax.config import roots
 
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: pretrain_config.Pretrain | corpus_config.Tokenize,
+    workdir: epath.Path,
+    interrupted: jobs.Interrupted,
 ) -> bool:
-  """Of training where the config holds a model to train, else of tokenizing.
-
-  Raises:
-    ValueError: it is neither.
-  """
+  """Of training where the config holds a model to train, else of tokenizing."""
   # Only now: one of the two needs a compiler, the other decodes.
-  if roots.root(config) is pretrain_config.Pretrain:
+  if isinstance(config, pretrain_config.Pretrain):
     from totojax.jobs.plan import job
 
     return job.run(config, workdir, interrupted)
   from totojax.jobs.plan import corpus
 
-  return corpus.run(roots.read(config), workdir, interrupted)
+  return corpus.run(config, workdir, interrupted)

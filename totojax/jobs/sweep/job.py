@@ -9,7 +9,8 @@ Figure 11 for each parametrisation, and `report.html`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import hashlib
 import itertools
 import math
@@ -21,10 +22,12 @@ import jax
 
 from totojax import assembly as parts
 from totojax import flops
+from totojax import jobs
 from totojax import lanes as lanes_lib
 from totojax import train
+from totojax.config import schema
+from totojax.config import studies
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand
 from totojax.report import optimum
@@ -36,27 +39,26 @@ from totojax.rundir import files
 from totojax.rundir import metrics
 from totojax.rundir import pieces
 
-Interrupted = Callable[[int], bool]
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
 
 def run(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+    config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Trains what is not trained yet, then writes the report.
 
   Raises:
     ConfigError: a model or a run of the sweep cannot be built.
   """
-  sweep = typed(expand.Sweep, config["sweep"], "sweep")
-  if config["pretrain"]["data"]["encode_with"]:
+  sweep = config.sweep
+  if config.pretrain.data.encode_with:
     raise ConfigError(
         "pretrain.data.encode_with would encode every batch once for each"
         " learning rate of a sweep; tokenize first and leave it empty"
     )
   # A chain holds its data beside the sweep, and may be moved.
   home = os.fspath(workdir.parent)
-  points = list(expand.points(sweep, config["pretrain"], home))
+  points = list(expand.points(sweep, config.pretrain, home))
   for point in points:
     parts.model(point.config)  # a mistake is found before the first run
   _rows(workdir, points)  # a damaged one is noticed now
@@ -93,8 +95,8 @@ def _notes(workdir: epath.Path) -> pieces.Pieces:
 def _train(
     group: Sequence[expand.Point],
     workdir: epath.Path,
-    sweep: expand.Sweep,
-    interrupted: Interrupted,
+    sweep: studies.Sweep,
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """The learning rates of one model, seed and length; False: interrupted."""
   in_turn = sweep.together == "in_turn" or (
@@ -102,8 +104,11 @@ def _train(
   )
   rates = tuple(2.0**point.log2_lr for point in group)
   folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
-  config = {**group[0].config, "lanes": list(rates)}
+  config = group[0].config
   run_ = build_pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
+  # The one rate of a config is none of these.
+  told = {**schema.to_dict(config), "lanes": list(rates)}
+  run_ = dataclasses.replace(run_, config=told)
   _, finished = train.fit(run_, folder, interrupted=interrupted)
   if not finished:
     return False
@@ -160,14 +165,14 @@ def _rows(
     found = _notes(workdir).read(point.name)
     if found is None:
       continue
-    shape = parts.shape(point.config)
+    shape = point.config.model
     rows.append({
         "parametrisation": point.parametrisation,
         "model": point.model,
         "width": shape.width,
         "depth": shape.depth,
         "parameters": flops.parameters(
-            shape, point.config["sequence"]["vocab"]
+            parts.shape(shape), point.config.sequence.vocab
         ),
         "tokens": point.total_tokens,
         "seed": point.seed,
