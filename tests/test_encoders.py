@@ -373,6 +373,13 @@ def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
     encoders.load(str(path))
 
 
+def test_a_file_of_another_ending_is_refused(tmp_path):
+  path = tmp_path / "mine.txt"
+  path.write_text("encoder = None")
+  with pytest.raises(ValueError, match="mine.txt is no Python file by"):
+    encoders.load(str(path))
+
+
 @pytest.mark.parametrize(
     "features, more, told",
     [
