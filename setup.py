@@ -1,10 +1,18 @@
 """Packaging; settings of tools are in pyproject.toml."""
 
 import pathlib
+import re
 
 import setuptools
 
 _HERE = pathlib.Path(__file__).parent
+
+
+def version() -> str:
+  """`totojax.__version__`, read: to import it, it would have to be there."""
+  text = (_HERE / "totojax" / "__init__.py").read_text(encoding="utf-8")
+  return re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)[1]
+
 
 EXTRAS = {
     "tpu": ["jax[tpu]"],
@@ -23,11 +31,27 @@ EXTRAS["test"] = [
 
 setuptools.setup(
     name="totojax",
-    version="0.1.0",
+    version=version(),
     description="Autoregressive pre-training from videos, in JAX",
-    long_description=(_HERE / "README.md").read_text(),
+    long_description=(_HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    author="The totojax authors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    project_urls={"Paper": "https://arxiv.org/abs/2501.05453"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords="jax flax tpu video pre-training transformer",
     python_requires=">=3.11",
     # The configs ship inside the package, so that a wheel can run them.
     packages=[
@@ -39,7 +63,10 @@ setuptools.setup(
         "totojax.configs": "configs",
         "totojax.configs.paper": "configs/paper",
     },
-    package_data={"totojax.tokenizers": ["shipped/*"]},
+    package_data={
+        "totojax": ["py.typed"],
+        "totojax.tokenizers": ["shipped/*"],
+    },
     install_requires=[
         "jax>=0.10",
         "flax>=0.12",

@@ -7,7 +7,7 @@ tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
 parameters on them, validates it against honest baselines, probes every layer
 for the kind of motion beside the untrained model, small pixels and the token
 histogram, and writes runs/demo/report/report.html. No network, no accelerator;
-what it takes and gives on 2 CPU cores is in the README.
+what it takes and gives on 2 CPU cores is in docs/results.md.
 
 Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.

@@ -8,7 +8,7 @@ same small model from three seeds, without a class, and probes every layer of
 each on two questions: where does the object go, which no single frame tells,
 and which of five shapes is it. Beside the trained model stand the same model
 untrained, small pixels and the histogram of tokens. What it took and gave on 2
-CPU cores is in the README.
+CPU cores is in docs/results.md.
 
 The clips of the second question are others, seen by no pre-training. Results:
 runs/probe_learns/seeds/per_layer.csv (every head of every seed),

@@ -5,6 +5,18 @@ import json
 import numpy as np
 
 FRAMES, GRID = 8, 4
+MANIFEST = {
+    "started": "2025-01-31T13:05:09+00:00",
+    "command": "totojax --config='my <run>.py'",
+    "git": {"commit": "0123456789abcdef" * 2 + "01234567", "clean": False},
+    "versions": {"totojax": "0.0.7", "jax": "0.10.3"}, "python": "3.11.8",
+    "machine": {"system": "Linux x86_64", "cpu": "Abacus 9", "cores": 12},
+    "devices": {"kind": "cpu", "count": 3}, "processes": 1,
+    "starts": [
+        {"started": "2025-01-31T14:06:09+00:00", "command": "a"},
+        {"started": "2025-02-01T15:07:09+00:00", "command": "b"},
+    ],
+}  # fmt: skip
 
 
 def _json(path, value):
@@ -17,6 +29,7 @@ def write(root):
   rng = np.random.default_rng(0)
   stages = ["clips", "tokenizer", "shards", "pretrain", "validate", "report"]
   _json(root / "config.json", {"run": "chain", "order": stages, "stages": {}})
+  _json(root / "manifest.json", MANIFEST)
   for seconds, stage in enumerate(stages[:-1], 11):
     _json(root / stage / "config.json", {"run": stage, "seed": 0})
     _json(root / stage / "done.json", {"seconds": float(seconds**2)})

@@ -25,9 +25,12 @@ def picture(i, height=32, width=48):
 
 def write(
     path, frames, *, rate=30, codec="mpeg4", gop=12, b_frames=0,
-    pix_fmt="yuv420p", times=None,
+    pix_fmt="yuv420p", times=None, paint=picture,
 ):  # fmt: skip
-  """Writes a video; `times` gives its frames other places than 0, 1, 2, ..."""
+  """Writes a video; `times` gives its frames other places than 0, 1, 2, ...
+
+  Frame i is what `paint` makes of i: uint8 [32, 48, 3].
+  """
   with av.open(str(path), "w") as container:
     container.metadata["title"] = "zzqqzzqq"
     stream = container.add_stream(codec, rate=rate)
@@ -37,7 +40,7 @@ def write(
     stream.codec_context.max_b_frames = b_frames
     stream.codec_context.bit_rate = 4_000_000
     for i in range(frames):
-      frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+      frame = av.VideoFrame.from_ndarray(paint(i), format="rgb24")
       frame.pts = i if times is None else times[i]
       frame.time_base = fractions.Fraction(1, rate)
       container.mux(stream.encode(frame))

@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
+import xla_flags
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -82,12 +83,7 @@ def compiled_once():
 def environment(devices: int = 1) -> dict[str, str]:
   return os.environ | {
       "JAX_PLATFORMS": "cpu",
-      # As in conftest.py: they compile more than they compute.
-      "XLA_FLAGS": (
-          f"--xla_force_host_platform_device_count={devices}"
-          " --xla_backend_optimization_level=0"
-          " --xla_cpu_use_fusion_emitters=false"
-      ),
+      "XLA_FLAGS": xla_flags.value(devices),
       "PYTHONPATH": str(ROOT),
       "JAX_COMPILATION_CACHE_DIR": _compiled(),
       "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -22,8 +22,8 @@ import runs
 from totojax import jobs
 from totojax import sharding
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import estimate
@@ -180,11 +180,12 @@ def test_a_kernel_is_charged_what_is_more():
   assert few.cycles == 3 * few.products
 
 
-PLAN = defaults.plan().to_dict()
-
-
-def planning(**changes) -> settings.Planning:
-  return typed(settings.Planning, PLAN | changes, "plan")
+def planned(config, **changes):
+  """A pre-training config and what its plan is for."""
+  plan = config["plan"] | changes
+  found = roots.read(config | {"run": "plan", "plan": plan})
+  settings.check(found.plan)
+  return found
 
 
 @pytest.mark.parametrize(
@@ -200,31 +201,31 @@ def planning(**changes) -> settings.Planning:
         ({"topology": "gpu:NVIDIA H100:8", "search": True}, "no variants"),
         ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
         ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
-        ({"topology": "v5e:2x2", "busy": 2.0}, "share of the peak"),
-        ({"topology": "v5e:2x2", "what": "rest"}, "use one of train, decode"),
+        ({"topology": "v5e:2x2", "busy": 2.0}, "busy is 2.0; it must be above"),
+        ({"topology": "v5e:2x2", "what": "rest"}, "use 'train', 'decode' or"),
         ({"topology": "v5e:2x2", "rows": 0}, "plan.rows is 0"),
     ],
 )
 def test_what_cannot_be_planned(changes, told):
   with pytest.raises(ConfigError, match=told):
-    planning(**changes)
+    planned(defaults.paper("tiny").to_dict(), **changes)
 
 
 def test_a_search_has_every_combination():
   config = defaults.paper("tiny").to_dict()
   found = settings.variants(
-      config,
-      planning(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (2, 2, 1)),
-               remats=("full", "none"), microbatches=(1, 2)),
+      planned(config, topology="v5e:2x2", search=True,
+              meshes=((1, 4, 1), (2, 2, 1)), remats=("full", "none"),
+              microbatches=(1, 2)),
   )  # fmt: skip
   seen = {
-      (*list(v["mesh"].values())[:3], v["compute"]["remat"],
-       v["train"]["microbatches"])
+      (*dataclasses.astuple(v.mesh)[:3], v.compute.remat, v.train.microbatches)
       for v in found
-  }  # fmt: skip
+  }
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
-  assert settings.variants(config, planning(topology="v5e:2x2")) == [config]
+  alone = planned(config, topology="v5e:2x2")
+  assert settings.variants(alone) == [alone]
 
 
 def test_the_best_is_the_fastest_that_fits():
@@ -241,7 +242,7 @@ def test_the_best_is_the_fastest_that_fits():
 def test_gpus_are_planned_with_mup_where_their_attention_is_not():
   config = defaults.paper("a1").to_dict()
   config["mup"]["on"] = True
-  found = plan.one(config, planning(topology="gpu:NVIDIA H100:8"))
+  found = plan.one(planned(config, topology="gpu:NVIDIA H100:8"))
   assert found["attention"] == "cudnn" and found["step_s"] > 0
 
 
@@ -250,14 +251,15 @@ def test_gpus_are_planned_with_mup_where_their_attention_is_not():
     [
         ({"cache_tokens": 8192}, "8,192; the model's context is 4,096"),
         ({"cache_tokens": -1}, "plan.cache_tokens is -1"),
-        ({"rows": 0}, "plan.rows is 0; use 1 or more"),
+        ({"rows": 0}, "plan.rows is 0; it must be at least 1"),
     ],
 )
 def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
   config = defaults.paper("base").to_dict()
   with pytest.raises(ValueError, match=told):
-    of = planning(what="decode", topology="gpu:NVIDIA H100:1", **changes)
-    plan.one(config, of)
+    plan.one(planned(
+        config, what="decode", topology="gpu:NVIDIA H100:1", **changes
+    ))  # fmt: skip
 
 
 def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
@@ -325,7 +327,7 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   assert found["step_s"] == pytest.approx(by_hand, rel=1e-3)
   assert found["money"] == pytest.approx(2.0 * found["chip_hours"])
   config["optim"]["mu_dtype"] = "bfloat16"
-  small = plan.one(config, typed(settings.Planning, config["plan"], "plan"))
+  small = plan.one(planned(config))
   state = "state_and_gradients_gib"
   assert small[state] / found[state] == pytest.approx(14 / 16)
   page = (tmp_path / "report.html").read_text()
@@ -334,15 +336,15 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
 
 def test_a_gpu_that_cannot_hold_the_state_is_told():
   config = defaults.paper("1b").to_dict()
-  of = planning(topology="gpu:NVIDIA H100:2", busy=0.5)
-  split = plan.one(config, of)
+  of = dict(topology="gpu:NVIDIA H100:2", busy=0.5)
+  split = plan.one(planned(config, **of))
   assert split.get("fits", True) and split["mesh"]["fsdp"] == 2
-  whole = plan.one(config | {"mesh": config["mesh"] | {"data": -1, "fsdp": 1}},
-                   of)  # fmt: skip
+  mesh = config["mesh"] | {"data": -1, "fsdp": 1}
+  whole = plan.one(planned(config | {"mesh": mesh}, **of))
   state = "state_and_gradients_gib"
   assert whole[state] == pytest.approx(2 * split[state])
   config["model"] |= {"depth": 400}
-  found = plan.one(config, planning(topology="gpu:NVIDIA H100:1", busy=0.5))
+  found = plan.one(planned(config, topology="gpu:NVIDIA H100:1", busy=0.5))
   assert found["fits"] is False and found[state] > 4 * 80e9 / 2**30 * 0.9
   assert f"{found[state]:.1f} GiB of a NVIDIA H100's" in found["error"]
   for changes, told in (
@@ -350,7 +352,7 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
       ({"train": config["train"] | {"microbatches": 7}}, "7 microbatches"),
   ):
     with pytest.raises(ValueError, match=told):
-      plan.one(config | changes, of)
+      plan.one(planned(config | changes, **of))
 
 
 def test_decoding_is_bound_by_what_it_reads(tmp_path):
@@ -380,9 +382,9 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
 
 def test_encoding_is_bound_by_products():
   config = defaults.paper("base").to_dict()
-  found = plan.one(
-      config, planning(what="encode", topology="gpu:NVIDIA A100:2", busy=0.5)
-  )
+  found = plan.one(planned(
+      config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5
+  ))  # fmt: skip
   # DALL-E's encoder: 34.0e9 MACs a frame, in float32.
   assert found["macs_per_frame"] == pytest.approx(34.0e9, rel=2e-3)
   per_s = 19.5e12 * 0.5 / (2 * found["macs_per_frame"])
@@ -393,8 +395,9 @@ def test_encoding_is_bound_by_products():
 def test_only_a_train_step_has_remat_policies_to_search():
   config = defaults.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
-  assert len(settings.variants(config, planning(what="decode", **both))) == 2
-  assert len(settings.variants(config, planning(**both))) == 8
+  found = settings.variants(planned(config, what="decode", **both))
+  assert len(found) == 2
+  assert len(settings.variants(planned(config, **both))) == 8
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):
@@ -457,7 +460,8 @@ def test_rotating_by_a_product_is_rotating():
 SMALL = """
 import sys
 from etils import epath
-from totojax.config import defaults, jobs
+from totojax import jobs
+from totojax.config import defaults
 config = defaults.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -505,7 +509,8 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
 SEARCHED = """
 import sys
 from etils import epath
-from totojax.config import defaults, jobs
+from totojax import jobs
+from totojax.config import defaults
 config = defaults.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -560,7 +565,8 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
 SERVED = """
 import sys
 from etils import epath
-from totojax.config import defaults, jobs
+from totojax import jobs
+from totojax.config import defaults
 from totojax.jobs.plan import chips
 folder = epath.Path(sys.argv[1])
 assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
@@ -613,7 +619,8 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
 OTHERS = """
 import sys
 from etils import epath
-from totojax.config import defaults, jobs
+from totojax import jobs
+from totojax.config import defaults
 for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
   c = defaults.paper("tiny")
   defaults.use(c, kind, "tiny")
@@ -660,7 +667,7 @@ def golden(preset: str) -> dict:
   """Memory and traffic of a preset's own config on its topology."""
   config = _of_file(preset)
   found = plan.one(
-      config, planning(topology=PRESETS[preset], price_per_chip_hour=0.0)
+      planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0)
   )
   keys = (
       "topology", "mesh", "remat", "attention", "microbatches", "hbm_peak_gib",

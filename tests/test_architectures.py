@@ -12,6 +12,7 @@ import pytest
 from totojax.jobs.bench import scanning
 from totojax.models import gpt2
 from totojax.models import mamba
+from totojax.models import platform
 
 MAMBA = mamba.MambaConfig(
     width=32, depth=2, expand=2, state=4, conv=4, step_rank=0, chunk_tokens=8,
@@ -40,9 +41,9 @@ def start(block, *args):
   return jax.tree.unflatten(tree, moved)
 
 
-def mamba_block(implementation="blocked", **changes):
+def mamba_block(**changes):
   shape = dataclasses.replace(MAMBA, **changes)
-  return mamba.Block(shape, implementation, jnp.float32)
+  return mamba.Block(shape, "", jnp.float32, platform.CPU)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +175,7 @@ def test_blocks_are_causal(name, mamba_params):
   if name == "mamba":
     function = lambda x: run_mamba(mamba_params, x)[0]
   else:
-    block = gpt2.Block(GPT2, "blocked", jnp.float32)
+    block = gpt2.Block(GPT2, "blocked", jnp.float32, platform.CPU)
     params = start(block, x, None, None)
     function = lambda x: block.apply({"params": params}, x, None, None)[0]
   reach = jax.jacobian(lambda x: function(x).sum(-1)[0])(x)  # [T, B, T, D]
@@ -187,7 +188,7 @@ def test_gpt2_meets_hugging_face():
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
 
-  block = gpt2.Block(GPT2, "blocked", jnp.float32)
+  block = gpt2.Block(GPT2, "blocked", jnp.float32, platform.CPU)
   x = inputs()
   params = start(block, x, None, None)
   theirs = transformers.models.gpt2.modeling_gpt2.GPT2Block(

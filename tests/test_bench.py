@@ -15,8 +15,8 @@ from totojax import assembly as parts
 from totojax import jobs
 from totojax.config import bench as bench_defaults
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.pixels import video
 from totojax.data.store import shards
 from totojax.jobs.bench import decoding
@@ -214,8 +214,8 @@ def test_decode(tmp_path):
 def test_the_bare_loop_decodes_the_very_span(tmp_path):
   pytest.importorskip("av")
   config = tiny()
-  settings = typed(decoding.DecodeBench, config["decode"], "decode")
-  spec = typed(video.ClipSpec, settings.clip, "clip")
+  settings = roots.read(config).decode
+  spec = video.ClipSpec(**vars(settings.clip))
   path = tmp_path / "a.mp4"
   decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
   firsts = set()
@@ -250,7 +250,7 @@ def test_store_write_and_read(tmp_path):
 
 
 def test_both_sides_write_the_same_records(tmp_path):
-  settings = typed(storing.StoreBench, tiny()["store"], "store")
+  settings = roots.read(tiny()).store
   codes = storing._codes(settings, 0)
   storing.write_store(tmp_path / "s", codes, settings)
   storing.write_memmap(tmp_path / "m", codes, settings.batch)
@@ -366,15 +366,16 @@ def test_a_case_that_does_not_fit_costs_no_other_its_measurement(
     parameters, context, first_step_s = 1, 16, 0.1
 
     def __init__(self, config, devices):
-      if config["sequence"]["context"] > 16:
+      if config.sequence.context > 16:
         raise jax.errors.JaxRuntimeError(told)
 
     def step(self):
       return 1.0
 
   monkeypatch.setattr(growth, "_Case", Small)
-  config = tiny("growth")["growth"] | {"models": {}, "devices": (2,)}
-  settings = typed(growth.GrowthBench, config, "growth")
+  config = tiny("growth")
+  config["growth"] |= {"models": {}, "devices": (2,)}
+  settings = roots.read(config).growth
   cases = growth.measure_growth(settings, how=measure.How(rounds=1, rest_s=0))
   if not passed_over:
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
@@ -425,9 +426,9 @@ def test_a_start_that_fails_says_why(monkeypatch):
   for name, value in runs.environment().items():
     monkeypatch.setenv(name, value)
   config = tiny()["startup"]["trained"]
-  config["model"]["heads"] = 3
-  with pytest.raises(RuntimeError, match="model.heads 3"):
-    startup.child(config, None)
+  config["train"]["batch_tokens"] = 33
+  with pytest.raises(RuntimeError, match="batch_tokens 33 is not a multiple"):
+    startup.child(roots.read(config), None)
 
 
 @pytest.fixture
@@ -470,7 +471,7 @@ def test_the_table_says_what_is_compared(tmp_path, capsys):
 
 
 def test_an_unknown_row_is_refused_before_anything_is_measured(tmp_path):
-  with pytest.raises(ConfigError, match="bench.rows has speed; the rows are"):
+  with pytest.raises(ConfigError, match="rows is .'speed',.; use 'decode', "):
     jobs.run(tiny("speed"), epath.Path(tmp_path), lambda step: False)
   config = tiny("store_write", "decode")
   config["decode"]["clip"]["frames"] = 0
@@ -495,6 +496,7 @@ def test_an_interruption_ends_between_rows(tmp_path):
 def test_all_rows_are_measured_by_default():
   c = bench_defaults.bench()
   assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 12
+  assert tuple(job.ROWS) == bench_defaults.ROWS
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024
   assert c.checkpoint.trained.sequence.context == 256
@@ -513,7 +515,7 @@ def test_utilisation_is_of_both_peaks():
 
 def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
   c = tiny()["decode_tokens"]["trained"]
-  model = parts.model(c)
+  model = parts.model(roots.read(c))
   weights = {"embedding": np.zeros((10, 4), np.float32)}
   reading = (measure.Reading(1.0, measure.Usage(2.0, 1.0)),)
   found = generating.floor(

@@ -13,7 +13,7 @@ import test_features
 from totojax import sequence
 from totojax.evals import top1
 from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tasks import api
 from totojax.tasks import classify
 
@@ -158,7 +158,7 @@ def memory(depth):
 
     stats = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     return jax.grad(
-        lambda p: trunk.tap_layers(
+        lambda p: taps.tap_layers(
             model, rest.frozen, rows["tokens"], tap=tap, layers=task.layers,
             per_layer=(p, stats),
         ).sum()
@@ -198,7 +198,7 @@ def test_features_made_before_give_the_same_heads():
   task, rows = make("average"), batch()
   found = variables(task)
   visual_BT = sequence.is_visual(rows["tokens"])
-  h_LBD = trunk.tap_layers(
+  h_LBD = taps.tap_layers(
       task.model, found.frozen, rows["tokens"],
       tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
       layers=LAYERS, per_layer=None,

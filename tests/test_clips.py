@@ -215,7 +215,7 @@ def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
 
 def test_spec_refuses_nonsense():
   for values, told in (
-      ({"sampling": "length"}, "'uniform', 'duration'"),
+      ({"sampling": "length"}, "'uniform' or 'duration'"),
       ({"every_s": 0.0}, "clip.every_s is 0.0"),
       ({"most_stretches": 0}, "clip.most_stretches is 0"),
   ):

@@ -13,8 +13,10 @@ import little_videos
 import numpy as np
 import pytest
 import runs
+import token_sets
 
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.pixels import video
@@ -54,7 +56,7 @@ def config(root, **changes):
 
 
 def run(values, workdir, interrupted=NEVER):
-  return tokenize.run(values, epath.Path(workdir), interrupted)
+  return tokenize.run(roots.read(values), epath.Path(workdir), interrupted)
 
 
 def files(folder):
@@ -291,6 +293,7 @@ def test_labels_mean_the_same_in_all_splits(tmp_path):
     assert store.manifest.classes == ("a", "b", "c")
     for item, label in zip(store.ids(), store.labels(), strict=True):
       assert item.split("/")[1] == "abc"[label]
+  assert token_sets.proven(tmp_path / "run" / "train", tmp_path / "run" / "val")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +380,7 @@ def _leakage(train, validation, workdir, **changes):
   c = defaults.leakage()
   c.leakage.update(train=(str(train),), validation=(str(validation),))
   c.leakage.update(changes)
-  return leakage.run(c.to_dict(), epath.Path(workdir), NEVER)
+  return leakage.run(roots.read(c.to_dict()), epath.Path(workdir), NEVER)
 
 
 def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
@@ -393,6 +396,7 @@ def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
   # The same id, and with the same id the same crops: both of them.
   assert {row["same"] for row in rows} == {"id", "record"}
   assert {row["held_out_id"] for row in rows} == {"video 2.mp4"}
+  assert not token_sets.proven(whole / "all", held)
 
   # Left out of the training store, nothing is found: the control.
   values = config(root, **{"source.exclude": (str(held),)})
@@ -401,6 +405,7 @@ def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
   assert [row["id"] for row in missing] == ["video 2.mp4"]
   assert _leakage(tmp_path / "clean" / "all", held, tmp_path / "none")
   assert table(tmp_path / "none" / "leakage.csv") == []
+  assert token_sets.proven(tmp_path / "clean" / "all", held)
 
 
 def test_equal_tokens_under_another_name_are_found(tmp_path):
@@ -428,7 +433,7 @@ def test_the_plan_counts_as_table_2_of_the_paper():
   official = dataclasses.replace(
       weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
   )
-  (row,) = plan.without_source(c.to_dict(), official)
+  (row,) = plan.without_source(roots.read(c.to_dict()), official)
   np.testing.assert_allclose(row.tokens_every_frame, 2560.95e9, rtol=1e-5)
   np.testing.assert_allclose(row.tokens_strided, 640.2e9, rtol=1e-3)
   assert row.frames == 16_000_000 and row.tokens == 16_000_000 * 256
@@ -441,11 +446,12 @@ def test_the_plan_counts_as_table_2_of_the_paper():
 def test_a_plan_of_hours_alone_cuts_them_without_gaps():
   c = defaults.tokenize()
   c.plan.hours = 10.0
-  (row,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  shipped = weights.load("shipped")
+  (row,) = plan.without_source(roots.read(c.to_dict()), shipped)
   assert row.name == "without gaps"
   np.testing.assert_allclose(row.tokens, row.tokens_strided, rtol=1e-4)
   c.plan.videos = 1
-  (one,) = plan.without_source(c.to_dict(), weights.load("shipped"))
+  (one,) = plan.without_source(roots.read(c.to_dict()), shipped)
   assert one.name == "assumed" and one.clips == 1  # the control
 
 
@@ -458,7 +464,7 @@ def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   assert probed == VIDEOS
   np.testing.assert_allclose(hours * 3600, seconds, rtol=1e-2)
   values = config(root, run="plan")
-  assert plan.run(values, epath.Path(tmp_path / "plan"), NEVER)
+  assert plan.run(roots.read(values), epath.Path(tmp_path / "plan"), NEVER)
   written = json.loads((tmp_path / "plan" / "plan.json").read_text())
   assert written["all"]["items"] == VIDEOS + 2
   assert written["all"]["frames"] == (VIDEOS + 2) * 2 * 4
@@ -512,10 +518,7 @@ def test_without_pyav_no_run_is_begun(root, tmp_path, monkeypatch):
 
 
 def test_images_and_videos_have_their_own_spec():
-  values = config("x")
-  assert isinstance(
-      tokenize.parts_lib.settings.spec(values, "image"), images.ImageSpec
-  )
-  assert isinstance(
-      tokenize.parts_lib.settings.spec(values, "video"), video.ClipSpec
-  )
+  c = roots.read(config("x"))
+  sections = dict(clip=c.clip, views=c.views, image=c.image)
+  assert isinstance(media.spec("image", **sections), images.ImageSpec)
+  assert isinstance(media.spec("video", **sections), video.ClipSpec)

@@ -17,6 +17,7 @@ from totojax.models import attention
 from totojax.models import decode
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -24,9 +25,12 @@ SPEC = sequence.SequenceSpec(
     vocab=60, grid=2, frames=4, context=16, segments=False
 )
 APART = trunk.Compute(
-    dtype="float32", attention="blocked", remat="none", unroll=2, loss_chunk=0
+    dtype="float32", attention="blocked", remat="none", unroll=2, loss_chunk=0,
+    platform=platform.CPU,
+)  # fmt: skip
+STACKED = dataclasses.replace(
+    APART, attention="xla", unroll=1, platform=platform.GPU
 )
-STACKED = dataclasses.replace(APART, attention="xla", unroll=1)
 REAL = SPEC.vocab + sequence.SPECIALS
 
 

@@ -8,11 +8,13 @@ import jax
 import numpy as np
 import pytest
 import runs
+import token_sets
 
 from totojax import sequence
 from totojax import train
 from totojax.config import defaults
 from totojax.config import roots
+from totojax.data.store import certificates
 from totojax.data.store import shards
 from totojax.jobs import pixels
 from totojax.jobs import pretrain as build
@@ -30,11 +32,31 @@ def data(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp("data"))
   c = defaults.render(train=24, val=8)
   c.scene.frames = 5
-  assert pixels.render(c.to_dict(), root / "pixels", NEVER)
+  assert pixels.render(roots.read(c.to_dict()), root / "pixels", NEVER)
   c = defaults.shards(str(root / "pixels"), "shipped")
   c.tokenizing.update(report_frames=8, kmeans_frames=16, kmeans_patches=600)
-  assert pretokenize.run(c.to_dict(), root / "tokens", NEVER)
+  assert pretokenize.run(roots.read(c.to_dict()), root / "tokens", NEVER)
   return root
+
+
+def test_training_reads_no_id_of_stores_of_one_job(data, monkeypatch):
+  """Nor where it encodes the pixels that the tokens were made of."""
+  for kind in ("pixels", "tokens"):
+    assert token_sets.proven(data / kind / "train", data / "tokens" / "val")
+
+  def refuse(one, other):
+    raise AssertionError(f"{one} and {other} were compared before")
+
+  monkeypatch.setattr(certificates, "shared", refuse)
+  for tokenizer in ("", "shipped"):
+    build.pretraining(config(data, encode_with=tokenizer))
+  # Control: without the proof they are compared.
+  proof = data / "tokens" / "val" / certificates.FILE
+  kept = proof.read_bytes()
+  proof.unlink()
+  with pytest.raises(AssertionError, match="were compared before"):
+    build.pretraining(config(data, encode_with=""))
+  proof.write_bytes(kept)
 
 
 def config(data, *, encode_with, **changes):
@@ -101,7 +123,7 @@ def test_training_from_frames_is_training_from_tokens(
 
 def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   fit(config(data, encode_with="shipped"), tmp_path / "run")
-  values = defaults.validate(str(tmp_path / "run")).to_dict()
+  values = roots.read(defaults.validate(str(tmp_path / "run")).to_dict())
   assert validate.run(values, epath.Path(tmp_path / "validate"), NEVER)
   metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
   last = runs.metrics(tmp_path / "run")[-1]

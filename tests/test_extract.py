@@ -25,6 +25,7 @@ from totojax import checkpoint
 from totojax import jobs
 from totojax.config import defaults
 from totojax.data.pixels import augment
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tokenizers import dvae
 from totojax.tokenizers import weights
@@ -77,7 +78,7 @@ def residual(run, clips, *, start):
   table = saved["['params']['embedding']"]
   rope, segments = trunk.places(model.config, model.spec, jnp.asarray(rows))
   block = trunk.llama.Block(
-      model.config, "xla", jnp.dtype("float32"), model.scales
+      model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales
   )
   found = [table[rows]]
   for layer in range(model.config.depth):
@@ -294,7 +295,7 @@ def test_another_format_and_type(run, pictures, tmp_path):
     "changes, told",
     [
         (dict(features=dict(layers=(7,))), "layer 7 does not exist"),
-        (dict(features=dict(pool="mean")), "features.pool is 'mean'; use one"),
+        (dict(features=dict(pool="mean")), "features.pool is 'mean'; use 'tok"),
         (dict(image=dict(size_px=16)), "image.size_px is 16; .* 8 pixels"),
         (dict(clip=dict(frames=9)), "clip.frames is 9; .* use 1 to 4"),
         (dict(model_run=""), "model_run is empty"),

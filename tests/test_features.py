@@ -12,6 +12,8 @@ import pytest
 from totojax import sequence
 from totojax.models import heads
 from totojax.models import llama
+from totojax.models import platform
+from totojax.models import taps
 from totojax.models import trunk
 
 SPEC = sequence.SequenceSpec(
@@ -29,7 +31,7 @@ def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
       spec=spec,
       compute=trunk.Compute(
           dtype="float32", attention="xla", remat="none", unroll=unroll,
-          loss_chunk=0,
+          loss_chunk=0, platform=platform.GPU,
       ),
   )  # fmt: skip
   return model
@@ -55,7 +57,7 @@ def stack(model, params, tokens_BT, layers):
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _stack(model, params, tokens_BT, layers):
-  return trunk.tap_layers(
+  return taps.tap_layers(
       model, params, tokens_BT, tap=lambda x_BTD, _: x_BTD, layers=layers,
       per_layer=None,
   )  # fmt: skip
@@ -89,7 +91,7 @@ def test_layers_in_between_are_those_of_a_shorter_model(small):
   for layers in ([0], [2], [0, 1, 4]):
     some = stack(model, params, tokens_BT, layers)
     np.testing.assert_allclose(some, full[np.array(layers)], rtol=1e-5)
-    short, kept = trunk.truncate(model, params, layers[-1])
+    short, kept = taps.truncate(model, params, layers[-1])
     assert "norm" not in kept
     assert kept["blocks"]["mlp"]["up"].shape[0] == layers[-1]
     cut = stack(short, kept, tokens_BT, layers)
@@ -104,7 +106,7 @@ def test_half_the_depth_is_half_the_computation(small):
   model, params, tokens_BT = small
 
   def flops(depth):
-    cut, kept = trunk.truncate(make(unroll=4), params, depth)
+    cut, kept = taps.truncate(make(unroll=4), params, depth)
     fn = functools.partial(stack, cut, layers=[depth])
     found = jax.jit(fn).lower(kept, tokens_BT).compile().cost_analysis()
     return found["flops"]
@@ -131,7 +133,7 @@ def test_start_end_and_padding_are_in_no_mean(small):
 
   def means(model, tokens_BT):
     visual_BT = sequence.is_visual(tokens_BT)
-    return trunk.tap_layers(
+    return taps.tap_layers(
         model, params, tokens_BT,
         tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
         layers=range(5), per_layer=None,
@@ -162,7 +164,7 @@ def memory(depth, tap):
   tokens_BT = jax.ShapeDtypeStruct((8, 513), jnp.int32)
 
   def run(params, tokens_BT):
-    return trunk.tap_layers(
+    return taps.tap_layers(
         model, params, tokens_BT, tap=tap, layers=range(depth + 1),
         per_layer=None,
     )  # fmt: skip

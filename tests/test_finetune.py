@@ -15,11 +15,12 @@ import test_configs
 import test_features
 
 from totojax import jobs
+from totojax.config import roots
 from totojax.config import supervised as supervised_defaults
 from totojax.jobs.labels import finetune as build_finetune
-from totojax.jobs.labels import setup as supervised
+from totojax.jobs.labels import setup
 from totojax.models import layers
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tasks import finetune
 from totojax.tasks import mix
 from totojax.tasks import pretrain
@@ -132,7 +133,7 @@ def test_a_dropped_branch_is_not_there():
   inputs = jnp.asarray(np.random.default_rng(0).integers(4, 60, (3, 9)))
   params = test_features.params_of(model)
   at = lambda kept: np.asarray(
-      jax.jit(lambda k: trunk.residual(model, params, inputs, kept_L2B=k))(kept)
+      jax.jit(lambda k: taps.residual(model, params, inputs, kept_L2B=k))(kept)
   )
   whole = at(None)
   kept = np.ones((2, 2, 3), np.float32)
@@ -142,7 +143,7 @@ def test_a_dropped_branch_is_not_there():
   np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(found[1], params["embedding"][inputs[1]])
   # H_depth of the frozen pass, which is tested by itself.
-  frozen = trunk.tap_layers(
+  frozen = taps.tap_layers(
       model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None
   )
   np.testing.assert_allclose(whole, frozen[0], rtol=1e-5, atol=1e-6)
@@ -161,7 +162,7 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
         compute=dataclasses.replace(model.compute, remat=remat, unroll=1)
     )
     return jax.jit(jax.grad(lambda p: jnp.sum(
-        jnp.sin(trunk.residual(one, p, inputs, kept_L2B=kept))
+        jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept))
     )))(params)  # fmt: skip
 
   plain = grads("none")
@@ -251,10 +252,10 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
                         train="x", validation="y")), "x/manifest.json does no"),
         (dict(optim=dict(head_lr_mults=(1.0, 2.0))), "has one head"),
         (dict(head=dict(drop_path=1.0)), "head.drop_path is 1.0"),
-        (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it is a share"),
+        (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it must be at l"),
         (dict(data=dict(encode_with="")), "needs data.root, .*data.encode"),
         (dict(data=dict(val_frac=0.0)), "name a folder that is held out"),
-        (dict(data=dict(source="zip")), "data.source is 'zip'; use one of"),
+        (dict(data=dict(source="zip")), "data.source is 'zip'; use 'tokens'"),
         (dict(data=dict(classes=7)), "data.classes is 7; the stores name 3"),
         (dict(data=dict(holdout_frac=0.01)), "holds none out; raise it"),
         (dict(view=dict(erase=2.0)), "view.erase is 2.0"),
@@ -266,4 +267,4 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
       supervised_defaults.finetune(data["model"]), data["images"], **sections
   )
   with pytest.raises(ValueError, match=told):
-    build_finetune.training(supervised.setup(c))
+    build_finetune.training(setup.prepare(roots.read(c)))

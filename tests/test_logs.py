@@ -107,12 +107,12 @@ def test_a_write_that_dies_half_way_leaves_the_old_file(workdir, monkeypatch):
   path = workdir / "value.json"
   files.write_json(path, {"a": 1})
 
-  def die(self, text):
-    with open(self, "w") as file:
-      file.write(text[: len(text) // 2])
+  def die(self, data):
+    with open(self, "wb") as file:
+      file.write(data[: len(data) // 2])
     raise OSError("no space left")
 
-  monkeypatch.setattr(type(path), "write_text", die)
+  monkeypatch.setattr(type(path), "write_bytes", die)
   with pytest.raises(OSError):
     files.write_json(path, {"a": 2, "b": 3})
   assert json.loads(path.read_text()) == {"a": 1}

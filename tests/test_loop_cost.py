@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import test_train
 
+from totojax import sharding
 from totojax import train
 
 NEVER = lambda step: False
@@ -73,7 +74,8 @@ def test_nothing_moves_between_host_and_device_unasked(tmp_path, monkeypatch):
 
   run = test_train.make()
   run = dataclasses.replace(run, step_fn=guarded(run.step_fn))
-  monkeypatch.setattr(train, "place", guarded(train.place))
+  place = guarded(sharding.Layout.place)
+  monkeypatch.setattr(sharding.Layout, "place", place)
   monkeypatch.setattr(jax, "device_get", guarded(jax.device_get))
   _, finished = test_train.fit(run, tmp_path)
   assert finished and len(moved) >= 3 * test_train.STEPS

@@ -21,6 +21,7 @@ from totojax.models import attention
 from totojax.models import blocked
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.tasks import pretrain
@@ -30,8 +31,10 @@ SPEC = sequence.SequenceSpec(
 )
 PLAIN = trunk.Compute(
     dtype="float32", attention="blocked", remat="none", unroll=1,
-    loss_chunk=0,
+    loss_chunk=0, platform=platform.CPU,
 )  # fmt: skip
+# What is for CPUs only, and what is for all: attention, and all else with it.
+BOTH = [("blocked", platform.CPU), ("xla", platform.GPU)]
 
 
 def config(preset="tiny", **changes) -> llama.LlamaConfig:
@@ -138,14 +141,14 @@ def test_logits_meet_hugging_face(base, tied):
   assert np.abs(moved - theirs[..., :real]).max() / scale > 1e-4
 
 
-@pytest.mark.parametrize("implementation", ["blocked", "xla"])
-def test_causal_by_gradient(implementation):
+@pytest.mark.parametrize("implementation, where", BOTH)
+def test_causal_by_gradient(implementation, where):
   first = jax.tree.map(lambda x: x[0], init(build())["blocks"])
   at = 7
 
   def output_at(embedded):
     # The residual stream's dependence on each input, through the blocks.
-    block = llama.Block(config(), implementation, jnp.float32)
+    block = llama.Block(config(), implementation, jnp.float32, where)
     rope = layers.rope_table(jnp.arange(embedded.shape[1]), 16, 1e4)
     out, _ = block.apply({"params": first}, embedded, rope, None)
     return jnp.sum(jnp.square(out[:, at]))
@@ -266,7 +269,8 @@ def test_masks_of_the_model_and_what_is_refused():
   first = jax.tree.map(lambda leaf: leaf[0], init(build())["blocks"])
 
   def reached(prefix):
-    block = llama.Block(config(prefix_tokens=prefix), "blocked", jnp.float32)
+    shape = config(prefix_tokens=prefix)
+    block = llama.Block(shape, "blocked", jnp.float32, platform.CPU)
     rope = layers.rope_table(jnp.arange(SPEC.context), 16, 1e4)
 
     def output(embedded):
@@ -586,3 +590,4 @@ def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
   assert (found.attention, found.remat, found.unroll) == (
       attention, remat, unroll,
   )  # fmt: skip
+  assert found.platform.name == backend

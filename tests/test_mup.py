@@ -23,6 +23,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers
 from totojax.models import llama
+from totojax.models import platform
 from totojax.optim import adamw
 from totojax.optim import mup
 from totojax.tasks import pretrain
@@ -242,7 +243,7 @@ def test_coordinates_of_other_blocks_keep_their_size(kind):
       c["model"]["heads"] = 8
     c["compute"]["unroll"] = 1
     c["optim"] |= dict(lr=2.0**-7, warmup_steps=0, end_lr_frac=1.0)
-    return coordinates.measure(c, rows=4, updates=4)[-1]
+    return coordinates.measure(roots.read(c), rows=4, updates=4)[-1]
 
   for on in (True, False):
     small, large = last(32, on), last(256, on)
@@ -458,15 +459,18 @@ def test_logits_are_divided_by_the_growth():
   np.testing.assert_allclose(ours, theirs_ / M, rtol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["blocked", "xla"])
-def test_attention_scale_is_that_of_scaled_queries(implementation):
+@pytest.mark.parametrize(
+    "implementation, where",
+    [("blocked", platform.CPU), ("xla", platform.GPU)],
+)
+def test_attention_scale_is_that_of_scaled_queries(implementation, where):
   shape = llama.LlamaConfig(**config()["model"])
   x_BTD = jax.random.normal(jax.random.key(0), (2, 8, WIDE))
   rope = layers.rope_table(jnp.arange(8), shape.head_dim, 1e4)
 
   def attend(scale):
     return llama.Attention(
-        shape, implementation, jnp.float32,
+        shape, implementation, jnp.float32, where,
         layers.Scales(attention=scale, logits=1.0),
     )  # fmt: skip
 

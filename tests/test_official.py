@@ -12,6 +12,9 @@ import pytest
 import torch_bytes as tb
 import web
 
+from totojax.config import roots
+from totojax.config import schema
+from totojax.config import tokens
 from totojax.config.schema import ConfigError
 from totojax.jobs import official as official_job
 from totojax.tokenizers import dvae
@@ -266,6 +269,10 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   assert "it is vqgan-1k: give that kind" in told("vqgan-16k", ckpt)
   assert "a VQGAN of taming" in told("dvae", encoder, ckpt)
   assert "DALL-E's dVAE" in told("vqgan-1k", decoder)
+  # The config's names are those that there are.
+  keys = {key.path: key for key in schema.keys(tokens.OfficialWeights())}
+  kind = keys["kind"]
+  assert kind.meta.range.choices == tuple(official.KINDS)
   assert "2: encoder.pkl, decoder.pkl" in told("dvae", encoder)
   with pytest.raises(ValueError, match="vqgan-2k.* use one of dvae, vqgan-1k"):
     official.convert("vqgan-2k", [ckpt], out)
@@ -315,10 +322,12 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
 
 
 def config(kind, *, files=(), urls=(), sha256=()):
-  return {
-      "run": "official",
-      "official": dict(kind=kind, files=files, urls=urls, sha256=sha256),
-  }
+  section = dict(kind=kind, files=files, urls=urls, sha256=sha256)
+  return {"run": "official", "official": section}
+
+
+def run(values, workdir, interrupted):
+  return official_job.run(roots.read(values), workdir, interrupted)
 
 
 def never(step):
@@ -330,18 +339,16 @@ def test_the_job_reads_local_files(tmp_path, monkeypatch):
   workdir = epath.Path(tmp_path / "a run")
   wrong = config("dvae", files=(str(files[1]), str(files[0])))
   with pytest.raises(ValueError, match="is the decoder"):
-    official_job.run(wrong, workdir, never)
+    run(wrong, workdir, never)
   # What was refused left no run behind that would refuse the correction.
   assert not (workdir / "config.json").exists()
   right = config("dvae", files=tuple(map(str, files)))
-  assert official_job.run(right, workdir, never)
+  assert run(right, workdir, never)
   mark = weights.load(workdir / "tokenizer.safetensors").fingerprint
   manifest = json.loads((workdir / "manifest.json").read_text())
   assert manifest["tokenizer"] == mark
   other = epath.Path(tmp_path / "other")
-  assert official_job.run(
-      config("vqgan-1k", files=(str(ckpt),)), other, never
-  )
+  assert run(config("vqgan-1k", files=(str(ckpt),)), other, never)
   assert weights.load(other / "tokenizer.safetensors").kind == "vqgan"
 
 
@@ -360,9 +367,9 @@ def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
       return len(asked) > 2
 
     settings = config("dvae", urls=urls, sha256=hashes)
-    assert not official_job.run(settings, workdir, once)
+    assert not run(settings, workdir, once)
     assert not (workdir / "tokenizer.safetensors").exists()
-    assert official_job.run(settings, workdir, never)
+    assert run(settings, workdir, never)
     (_, first), (again, part), (last, whole) = site.asked
     assert (again, last) == tuple(served) and part == "bytes=196608-"
     assert first is None and whole is None
@@ -370,7 +377,7 @@ def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
     # Another file than the one whose hash is given.
     settings = config("dvae", urls=urls, sha256=hashes[::-1])
     with pytest.raises(ValueError, match="SHA-256"):
-      official_job.run(settings, epath.Path(tmp_path / "b"), never)
+      run(settings, epath.Path(tmp_path / "b"), never)
 
 
 def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
@@ -383,7 +390,7 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
 
   monkeypatch.setattr(download, "fetch", fetch)
   workdir = epath.Path(tmp_path / "run")
-  assert not official_job.run(config("dvae"), workdir, never)
+  assert not run(config("dvae"), workdir, never)
   assert asked == [
       ("https://cdn.openai.com/dall-e/encoder.pkl", None),
       ("https://cdn.openai.com/dall-e/decoder.pkl", None),
@@ -393,11 +400,11 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "wrong, told",
     [
-        (dict(kind="dvea"), "dvae, vqgan-1k, vqgan-16k"),
+        (dict(kind="dvea"), "'dvae', 'vqgan-1k' or 'vqgan-16k'"),
         (dict(files=("a",)), "2 files"),
         (dict(urls=("a", "b", "c")), "has 3"),
-        (dict(files="ab"), "tuple of strings"),
-        (dict(files=(1, 2)), "tuple of strings"),
+        (dict(files="ab"), "official.files is 'ab'; it must be a tuple"),
+        (dict(files=(1, 2)), "files.0. is 1 .int.; it must be str"),
         (dict(files=("a", "b"), urls=("a", "b")), "both set"),
         (dict(sha256=("a" * 64, "g" * 64)), "64 hex digits"),
         (dict(sha=()), "official.sha256"),
@@ -408,5 +415,5 @@ def test_settings_that_cannot_be(tmp_path, wrong, told):
   settings["official"].update(wrong)
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(ConfigError, match=told):
-    official_job.run(settings, workdir, never)
+    run(settings, workdir, never)
   assert not workdir.exists()

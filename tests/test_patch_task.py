@@ -22,7 +22,7 @@ from totojax.data.stream import rows as rows_lib
 from totojax.jobs import patches as build
 from totojax.jobs import pixels
 from totojax.models import patched
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.tokenizers import weights
 from totojax.trained import backbone
 
@@ -38,7 +38,7 @@ def data(tmp_path_factory):
   root = epath.Path(tmp_path_factory.mktemp("pixels"))
   c = defaults.render(train=16, val=5)
   c.scene.frames = FRAMES
-  assert pixels.render(c.to_dict(), root, NEVER)
+  assert pixels.render(roots.read(c.to_dict()), root, NEVER)
   return root
 
 
@@ -267,9 +267,9 @@ def test_layers_are_tapped_as_those_of_tokens(data):
       {"params": params}, inputs, mutable=["intermediates"]
   )
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
-  model, cut = trunk.truncate(task.model, params, 1)
+  model, cut = taps.truncate(task.model, params, 1)
   assert "head" not in cut and "norm" not in cut
-  (found,) = trunk.tap_layers(
+  (found,) = taps.tap_layers(
       model, cut, inputs, tap=lambda x_BTD, _: x_BTD, layers=[1],
       per_layer=None,
   )  # fmt: skip

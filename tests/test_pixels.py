@@ -8,10 +8,13 @@ import sys
 from etils import epath
 import numpy as np
 import pytest
+import token_sets
 
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.store import shards
 from totojax.jobs import pixels
+from totojax.rundir import files as rundir_files
 from totojax.storage import objects
 
 
@@ -66,7 +69,7 @@ def decoding(root, crops=2):
   c = defaults.decode(str(root))
   c.clip.update(frames=4, size_px=16, crops=crops)
   c.decoding.update(val_frac=0.3, records_per_shard=2)
-  return c.to_dict()
+  return roots.read(c.to_dict())
 
 
 def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
@@ -84,6 +87,7 @@ def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
     ids[split] = store.ids()
   assert len(ids["train"]) + len(ids["val"]) == 2 * 5
   assert not set(ids["train"]) & set(ids["val"])
+  assert token_sets.proven(workdir / "train", workdir / "val")
 
 
 def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
@@ -159,22 +163,10 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
   path = workdir / "skipped.csv"
   assert path.read_text().count("\n") >= 2  # or there is nothing to damage
   path.write_text(path.read_text() + "half")
-  with pytest.raises(objects.StoreError, match="skipped.csv is damaged"):
+  with pytest.raises(rundir_files.Damaged, match="skipped.csv is damaged"):
     pixels.decode(decoding(folder), workdir, never)
   path.unlink()
   assert pixels.decode(decoding(folder), workdir, never)
-
-
-def test_a_table_is_read_as_it_was_written(tmp_path):
-  rows = [["a", 'ends "here"\nand, there'], ["b\u2028c", "\n"], ["", "x"]]
-  objects.write_table(tmp_path, "t.csv", rows, header=("id", "reason"))
-  assert objects.read_table(tmp_path, "t.csv") == rows
-  assert objects.read_table(tmp_path, "none.csv") is None
-  whole = (tmp_path / "t.csv").read_bytes()
-  for damaged in (b"", whole[:-6], whole + b"c", whole + b"\xff,c\n"):
-    (tmp_path / "t.csv").write_bytes(damaged)
-    with pytest.raises(objects.StoreError, match="t.csv is damaged"):
-      objects.read_table(tmp_path, "t.csv")
 
 
 @pytest.mark.parametrize("job, package", [("decode", "av"),
@@ -183,7 +175,7 @@ def test_a_missing_package_leaves_no_run(
     folder, tmp_path, monkeypatch, job, package
 ):
   monkeypatch.setitem(sys.modules, package, None)
-  photos = defaults.photos(train=2, val=1).to_dict()
+  photos = roots.read(defaults.photos(train=2, val=1).to_dict())
   config = decoding(folder) if job == "decode" else photos
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(ImportError, match=r"totojax\[data\]"):
@@ -192,8 +184,9 @@ def test_a_missing_package_leaves_no_run(
 
 
 def test_render_labels_every_clip(tmp_path):
-  c = defaults.render(train=12, val=4).to_dict()
-  c["amount"]["records_per_shard"] = 5
+  c = defaults.render(train=12, val=4)
+  c.amount.records_per_shard = 5
+  c = roots.read(c.to_dict())
   workdir = epath.Path(tmp_path)
   assert not pixels.render(c, workdir, cut_after(7))
   assert pixels.render(c, workdir, never)
@@ -204,11 +197,12 @@ def test_render_labels_every_clip(tmp_path):
   assert [len(store) for store in stores] == [12, 4]
   assert all(0 <= label < 10 for s in stores for label in s.labels())
   assert len({i for s in stores for i in s.ids()}) == 16
+  assert token_sets.proven(workdir / "train", workdir / "val")
 
 
 def test_photographs_are_split_by_photograph(tmp_path):
   pytest.importorskip("skimage")
-  c = defaults.photos(train=12, val=3).to_dict()
+  c = roots.read(defaults.photos(train=12, val=3).to_dict())
   workdir = epath.Path(tmp_path)
   assert pixels.photos(c, workdir, never)
   train, val = (

@@ -58,6 +58,16 @@ def test_numbers_and_sections_appear(chain):
   assert page.tags.count("img") == 4 * 8
 
 
+def test_the_first_figure_is_a_file_too(chain, copy, tmp_path):
+  report.write_figure(chain, tmp_path)
+  png = (tmp_path / "loss.png").read_bytes()
+  assert png.startswith(b"\x89PNG") and 10_000 < len(png) < 200_000
+  (tmp_path / "loss.png").unlink()
+  (copy / "pretrain" / "metrics.jsonl").unlink()
+  report.write_figure(copy, tmp_path)
+  assert not (tmp_path / "loss.png").exists()
+
+
 def test_the_page_needs_nothing_else(chain):
   page = _read(chain)
   assert all(x.startswith(("data:image/png", "#")) for x in page.loads)
@@ -69,6 +79,36 @@ def test_the_page_needs_nothing_else(chain):
   # Figures follow the page's colours: nothing is left of the stand-ins.
   assert "var(--ink)" in source
   assert not any(mark in source for mark in plots._VARIABLES)
+
+
+def test_the_foot_says_what_the_run_was(copy, undrawn):
+  del undrawn
+  words = (
+      "totojax --config='my <run>.py'", "totojax 0.0.7", "commit 0123456789ab ",
+      "with changes that were not committed", "begun 2025-01-31 13:05 UTC",
+      "started 3 times, the last time 2025-02-01 15:07 UTC",
+      "Abacus 9 · 12 cores · Linux x86_64 · 3 x cpu",
+      "Python 3.11.8 · jax 0.10.3",
+  )  # fmt: skip
+  text = _read(copy).text
+  for said in words:
+    assert said in text, said
+  # What the manifest does not hold, as in runs of before, is left out.
+  old = {"versions": {"jax": "0.10.3"}, "devices": {"kind": "cpu", "count": 3}}
+  (copy / "manifest.json").write_text(json.dumps(old))
+  text = _read(copy).text
+  assert not any(said in text for said in words)
+  assert "3 x cpu" in text and "jax 0.10.3" in text
+  assert "Not shown" not in text
+  clean = fake_chain.MANIFEST["git"] | {"clean": True}
+  old |= {"git": clean}
+  (copy / "manifest.json").write_text(json.dumps(old))
+  text = _read(copy).text
+  assert "commit 0123456789ab" in text and "not committed" not in text
+  (copy / "manifest.json").write_text("{")
+  assert "manifest.json cannot be read" in _read(copy).text
+  (copy / "manifest.json").unlink()
+  assert "Not shown" not in _read(copy).text
 
 
 def test_same_files_same_page(chain):

@@ -9,8 +9,8 @@ import pytest
 
 from totojax import jobs
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.jobs import scaling as scaling_job
 from totojax.report import scaling
 
@@ -70,7 +70,7 @@ def law_of(runs, **changes):
   """What `fitted` writes, without the page."""
   c = defaults.scaling(*runs)
   c.scaling.update(draws=20, **changes)
-  chosen = typed(scaling_job.Scaling, c.scaling.to_dict(), "scaling")
+  chosen = roots.read(c.to_dict()).scaling
   rows = scaling_job.read(chosen)
   return scaling_job.laws(rows, chosen)["law"], rows
 

@@ -6,6 +6,7 @@
 import pathlib
 import types
 
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
@@ -17,6 +18,7 @@ from totojax import sequence
 from totojax import sharding
 from totojax.config import defaults
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -42,7 +44,7 @@ def model(preset):
       trunk.Trunk(
           llama.LlamaConfig(**defaults.model(preset).to_dict()),
           sequence.SequenceSpec(8192, 16, 16, 4096, False),
-          trunk.Compute("float32", "blocked", "none", 1, 0),
+          trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
       )
   )
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
@@ -52,7 +54,7 @@ def model(preset):
 def table(preset):
   axes, shapes = model(preset)
   mesh = abstract(*CASES[preset])
-  return sharding.table(axes, shapes, mesh=mesh, rules=RULES) + "\n"
+  return sharding.Layout(mesh).table(axes, shapes) + "\n"
 
 
 @pytest.mark.parametrize("preset", CASES)
@@ -64,7 +66,7 @@ def test_the_table_is_what_devices_hold():
   """Bytes of the table against real arrays on eight devices."""
   axes, shapes = model("tiny")
   mesh = sharding.make_mesh(sharding.MeshConfig(*CASES["tiny"], 1))
-  placed = sharding.shardings(axes, shapes, mesh=mesh, rules=RULES)
+  placed = sharding.Layout(mesh).shardings(axes, shapes)
   arrays = jax.device_put(
       jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
       placed,
@@ -113,7 +115,7 @@ def test_a_dimension_that_does_not_divide_is_named():
   shapes = {"blocks": {"query": shape(32, 6)}, "norm": shape(7)}
 
   def place(*sizes):
-    return sharding.shardings(axes, shapes, mesh=abstract(*sizes), rules=RULES)
+    return sharding.Layout(abstract(*sizes)).shardings(axes, shapes)
 
   with pytest.raises(
       ValueError,
@@ -169,10 +171,44 @@ def test_a_mesh_over_some_of_the_devices():
 
 def test_batch_rows_lie_over_data_and_fsdp():
   mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  placed = sharding.batch_sharding(mesh, RULES)
-  rows = jax.device_put(np.arange(8), placed)
+  rows = jax.device_put(np.arange(8), sharding.Layout(mesh).by_row)
   held = {tuple(s.data.tolist()) for s in rows.addressable_shards}
   assert held == {(0, 1), (2, 3), (4, 5), (6, 7)}
+
+
+def test_a_layout_places_rows_and_compiles_for_its_mesh():
+  layout = sharding.Layout(
+      sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
+  )
+  assert layout.ways == 4
+  placed = layout.place({"x": np.arange(8.0), "y": np.zeros((4, 3), np.int8)})
+  assert placed["x"].dtype == "float32" and placed["y"].dtype == "int8"
+  held = {tuple(s.data.tolist()) for s in placed["x"].addressable_shards}
+  assert held == {(0, 1), (2, 3), (4, 5), (6, 7)}
+  seen = []
+
+  def double(x, times):
+    x = nn.with_logical_constraint(x, ("mlp",))
+    seen.append((times, jax.sharding.get_abstract_mesh().shape["tensor"]))
+    return 2 * x
+
+  # Static arguments are found by their names, and given by their places.
+  whole = layout.jit(double, static_argnames="times")(placed["x"], 3)
+  np.testing.assert_array_equal(whole, 2 * np.arange(8.0))
+  assert whole.sharding.is_fully_replicated and seen == [(3, 2)]
+  split = layout.jit(double, out_shardings=None)(placed["x"], 0)
+  assert split.sharding.spec == P("tensor")
+  # Control: other rules lay it out in another way.
+  rules = sharding.ShardingRules(mlp="fsdp")
+  other = sharding.Layout(layout.mesh, rules)
+  split = other.jit(double, out_shardings=None)(placed["x"], 0)
+  assert split.sharding.spec == P("fsdp")
+  # It is lowered for shapes, too.
+  lowered = layout.jit(double, static_argnums=1).lower(shape(8), 1)
+  assert "sdy.sharding_constraint" in lowered.as_text()
+  assert len(seen) == 4
+  # It is a key: what is compiled for one is found by another that is equal.
+  assert {layout: 1}[sharding.Layout(layout.mesh)] == 1 and other != layout
 
 
 def test_a_batch_must_divide():

@@ -146,7 +146,7 @@ def test_resume_after_sigkill_is_byte_identical(tmp_path):
   path = tmp_path / "killed"
   body = (
       "import time, token_sets\n"
-      "from totojax.data import shards\n"
+      "from totojax.data.store import shards\n"
       "writer = shards.Writer(path, token_sets.manifest())\n"
       "print('ready', flush=True)\n"
       "token_sets.fill(writer, 300)\n"

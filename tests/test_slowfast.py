@@ -14,15 +14,17 @@ import runs
 
 from totojax import jobs
 from totojax.config import defaults
+from totojax.config import pixels
+from totojax.config import roots
+from totojax.config import schema
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.pixels import decode
+from totojax.data.pixels import media
 from totojax.data.pixels import slowfast
 from totojax.data.pixels import video
 from totojax.data.sources import items
 from totojax.data.store import shards
 from totojax.jobs.plan import corpus as plan
-from totojax.jobs.tokenize import settings
 from totojax.tokenizers import weights
 
 CLIP = video.ClipSpec(
@@ -33,8 +35,9 @@ ITEM = items.of_file("a.mp4", "a.mp4")
 
 
 def spec(mode, *, clip=CLIP, **changed):
-  section = {**defaults.views().to_dict(), "mode": mode, **changed}
-  return typed(slowfast.ViewSpec, section, "views", clip=clip)
+  section = {**schema.to_dict(pixels.Views()), "mode": mode, **changed}
+  views = schema.read(pixels.Views, section, "views")
+  return slowfast.ViewSpec(**vars(views), clip=clip)
 
 
 def timeline(frames, fps, *, said=True):
@@ -180,12 +183,19 @@ def test_views_that_do_not_exist_are_refused(changed, told):
 
 def test_another_sampling_beside_views_is_refused():
   c = defaults.tokenize().to_dict()
-  assert isinstance(settings.spec(c, "video"), video.ClipSpec)
+
+  def of_video():
+    read = roots.read(c)
+    return media.spec(
+        "video", clip=read.clip, views=read.views, image=read.image
+    )
+
+  assert isinstance(of_video(), video.ClipSpec)
   c["views"]["mode"] = "test"
-  assert settings.spec(c, "video").crops == 30
+  assert of_video().crops == 30
   c["clip"]["sampling"] = "duration"
   with pytest.raises(ConfigError, match="clip.sampling is 'duration' wit"):
-    settings.spec(c, "video")
+    of_video()
 
 
 def test_a_plan_counts_every_view():
@@ -194,7 +204,7 @@ def test_a_plan_counts_every_view():
   clips = []
   for mode in ("", "test"):
     c["views"]["mode"] = mode
-    (row,) = plan.without_source(c, weights.load("shipped"))
+    (row,) = plan.without_source(roots.read(c), weights.load("shipped"))
     clips.append(row.clips)
   assert clips == [20_000, 600_000]
 

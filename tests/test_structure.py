@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import runs
+import xla_flags
 
 from totojax import main as totojax_main
 from totojax.rundir import hosts
@@ -13,10 +14,11 @@ from totojax.rundir import hosts
 PACKAGE = runs.ROOT / "totojax"
 
 # Folders and files of the package: one imports only lower ranks, or its own
-# folder. `report` reads run directories only, so it stands by itself at the
-# bottom and may be called by whoever runs jobs.
+# folder. `report` reads run directories only: of the rest it may import their
+# files' readers and writers, and nothing that loads jax.
 RANKS = {
-    "config": 0, "sequence": 0, "tree": 0, "flops": 0, "storage": 0,
+    "plugins": -1, "config": 0, "tree": 0, "flops": 0, "storage": 0,
+    "sequence": 0.3,
     "rundir": 0.5, "sharding": 1, "models": 1, "tokenizers": 1, "data": 1,
     "optim": 1,
     "tasks": 2, "evals": 2,
@@ -26,7 +28,9 @@ RANKS = {
     "main": 6,
     "": 7,
 }  # fmt: skip
-ALONE = {"report"}
+ALONE = {
+    "report": {"rundir.console", "rundir.files", "rundir.metrics"},
+}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {
@@ -79,7 +83,8 @@ def rank_violations(package):
       if own_folder:
         continue
       higher = RANKS.get(target, 99) >= RANKS[part]
-      if higher or part in ALONE or id(node) in eager:
+      alone = part in ALONE and ".".join(words[1:]) not in ALONE[part]
+      if higher or alone or id(node) in eager:
         found.append(f"{path.relative_to(package)} imports {'.'.join(words)}")
   return found
 
@@ -97,6 +102,7 @@ def test_files_import_only_lower_ranks():
         ("train.py", "import totojax.jobs.pretrain", "totojax.jobs"),
         ("step.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
         ("report/plots.py", "from totojax import tree", "totojax.tree"),
+        ("report/plots.py", "from totojax.rundir import lock", "rundir.lock"),
         ("models/llama.py", "from . import layers", "relatively"),
         ("newpart/file.py", "", "no rank"),
         ("__init__.py", "from totojax import main", "totojax.main"),
@@ -149,6 +155,107 @@ def test_no_folder_is_without_its_init():
     assert (path.parent / "__init__.py").exists(), path.parent
 
 
+ARCHITECTURES = {"llama", "gpt2", "mamba"}
+CONFIGS = {"LlamaConfig", "Gpt2Config", "MambaConfig"}
+
+
+def asks_which(package):
+  """(file, line) where an architecture is told apart by name or by class.
+
+  But in its own file, which nothing hinders.
+  """
+  found = []
+  for path in files(package):
+    if path.parent.name == "models" and path.stem in ARCHITECTURES:
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      asked = []
+      if isinstance(node, ast.Compare):
+        asked = [node.left, *node.comparators]
+      elif isinstance(node, ast.match_case):
+        asked = [node.pattern]
+      elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("isinstance", "issubclass"):
+          asked = node.args[1:]
+      elif isinstance(node, (ast.Subscript, ast.Attribute)):
+        if isinstance(node.value, ast.Dict):  # {...}[kind], {...}.get(kind)
+          asked = node.value.keys
+      parts = [
+          part for one in filter(None, asked) for part in ast.walk(one)
+      ]  # fmt: skip
+      words = {p.value for p in parts if isinstance(p, ast.Constant)}
+      classes = {p.id for p in parts if isinstance(p, ast.Name)}
+      classes |= {p.attr for p in parts if isinstance(p, ast.Attribute)}
+      if words & ARCHITECTURES or classes & CONFIGS:
+        line = getattr(node, "lineno", 0) or node.pattern.lineno
+        found.append((str(path.relative_to(package)), line))
+  return found
+
+
+def test_nobody_asks_which_architecture_it_is():
+  assert asks_which(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        'x = config.kind == "mamba"',
+        'x = config.kind in ("gpt2", "mamba")',
+        'match config.kind:\n  case "gpt2" | "llama":\n    pass',
+        "x = isinstance(model.config, llama.LlamaConfig)",
+        "x = isinstance(c, (MambaConfig, int))",
+        'x = {"gpt2": 1, "mamba": 2}[config.kind]',
+        'x = {"gpt2": 1, "mamba": 2}.get(config.kind, 3)',
+    ],
+)
+def test_a_planted_question_is_found(tmp_path, code):
+  (tmp_path / "trunk.py").write_text(code)
+  # Controls: another kind of something else, and a table.
+  (tmp_path / "a.py").write_text(
+      'x = manifest.kind == "video"\ny = {"gpt2": 1}\nisinstance(y, int)\n'
+  )
+  (tmp_path / "models").mkdir()
+  (tmp_path / "models" / "llama.py").write_text(code)
+  ((file, line),) = asks_which(tmp_path)
+  assert file == "trunk.py" and line in (1, 2)
+
+
+ARITHMETIC = """
+import sys
+sys.modules["jax"] = None  # importing it fails
+import dataclasses
+from typing import ClassVar
+from totojax import flops
+from totojax.models import architecture
+
+@dataclasses.dataclass(frozen=True)
+class Plain(architecture.Transformer):
+  kind: ClassVar[str] = "plain"
+  width: int = 8
+  depth: int = 3
+  heads: int = 2
+  mlp_dim: int = 16
+  tied: bool = False
+  block = norm = None
+  matrices = property(lambda self: 4 * self.width**2)
+  vectors = property(lambda self: 5)
+
+print(flops.parameters(Plain(), 10))
+print(flops.train_flops_per_token(Plain(), vocab=10, context=4))
+try:
+  import jax
+except ImportError:
+  print("no jax")
+"""
+
+
+def test_arithmetic_needs_no_jax():
+  found = python(ARITHMETIC).split("\n")
+  macs = 3 * (256 + 8 * 4) + 10 * 8
+  parameters = 3 * (256 + 5) + 8 + 2 * 10 * 8
+  assert found[:3] == [str(parameters), str(6 * macs), "no jax"]
+
+
 def optional_imports(package):
   """distribution -> [(file, whether at its top level)]."""
   found = {}
@@ -190,6 +297,18 @@ def python(code):
   )  # fmt: skip
   assert result.returncode == 0, result.stderr
   return result.stdout
+
+
+def test_a_report_is_written_without_jax():
+  modules = [f"totojax.report.{p.stem}" for p in files(PACKAGE / "report")]
+  modules.remove("totojax.report.__init__")
+  printed = python(f"""
+import importlib, sys
+for name in {modules!r}:
+  importlib.import_module(name)
+print(sorted({{"jax", "tensorstore", "matplotlib"}} & set(sys.modules)))
+""")
+  assert printed == "['matplotlib']\n"  # which shows that the test can see
 
 
 @pytest.mark.slow
@@ -235,6 +354,30 @@ def test_help():
   output = main("--help", code=0)
   assert "--config" in output and "--workdir" in output
   assert "configs/demo.py" in output and "Traceback" not in output
+  # The installed script says the same, but for the name of its own file.
+  script = "import sys; from totojax import main; sys.exit(main.run())"
+  words = [sys.executable, "-c", script, "--help"]
+  of_script = runs.finish(runs.start(words), code=0)
+  mine, other = output.splitlines(), of_script.splitlines()
+  assert [i for i, (a, b) in enumerate(zip(mine, other)) if a != b] == [
+      mine.index(f"{PACKAGE / 'main.py'}:")
+  ]
+  assert len(mine) == len(other)
+
+
+@pytest.mark.parametrize(
+    "code, slow",
+    [
+        ("import totojax", ["numpy", "etils", "absl"]),
+        ("from totojax import main", ["jax", "numpy", "flax", "tensorflow"]),
+        ("import totojax.train", []),  # or the check would see nothing
+    ],
+)
+def test_what_is_imported_early_is_light(code, slow):
+  """So that the package and its --help are there at once."""
+  loaded = set(python(f"{code}\nimport sys; print(*sys.modules)").split())
+  assert not loaded & set(slow)
+  assert ("jax" in loaded) == (not slow)
 
 
 @pytest.mark.slow
@@ -335,3 +478,11 @@ def test_flags_that_describe_no_process_are_refused(given, told):
     hosts.check(*given)
   hosts.check(None, None, None)
   hosts.check("h:1", 2, 1)
+
+
+def test_tests_ask_xla_for_no_flag_that_it_does_not_know():
+  flags = ("--xla_backend_optimization_level=0", "--xla_no_such_flag=1")
+  assert xla_flags.known(flags) == flags[:1]
+  assert xla_flags.known(flags[:1]) == flags[:1]
+  with pytest.raises(RuntimeError, match="does not read"):
+    xla_flags.known(("--xla_backend_optimization_level=many",))

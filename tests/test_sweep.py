@@ -13,6 +13,7 @@ from totojax import jobs
 from totojax import lanes
 from totojax import train
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand
@@ -62,8 +63,13 @@ def sweep_of(data, **changes):
   return c
 
 
+def points_of(c, home=""):
+  config = roots.read(c.to_dict())
+  return list(expand.points(config.sweep, config.pretrain, home))
+
+
 def fit(config, workdir, side=None, interrupted=lambda step: False):
-  run = build_pretrain.pretraining(config, side)
+  run = build_pretrain.pretraining(roots.read(config.to_dict()), side)
   return train.fit(run, epath.Path(workdir), interrupted=interrupted)
 
 
@@ -85,7 +91,7 @@ def singles(data, tmp_path_factory):
     config.mup.on = True
     config.optim.lr = rate
     workdir = tmp_path_factory.mktemp("single")
-    state, _ = fit(config.to_dict(), workdir)
+    state, _ = fit(config, workdir)
     val = rows_of(workdir)[-1]["moving/loss"]
     found.append((jax.device_get(state.params), losses(workdir), val))
   return found
@@ -97,7 +103,7 @@ def test_a_lane_is_the_run_that_it_would_be_alone(
 ):
   config = base(data)
   config.mup.on = True
-  state, _ = fit(config.to_dict(), tmp_path, lanes.Lanes(RATES, in_turn))
+  state, _ = fit(config, tmp_path, lanes.Lanes(RATES, in_turn))
   for i, (params, of_steps, val) in enumerate(singles):
     name = lanes.name(i)
     np.testing.assert_allclose(
@@ -124,7 +130,7 @@ def test_a_diverged_lane_is_frozen_and_the_others_go_on(
   config.mup.on = True
   config.optim.clip_norm = 1e9
   rates = (RATES[1], 1e38)
-  state, finished = fit(config.to_dict(), tmp_path, lanes.Lanes(rates, True))
+  state, finished = fit(config, tmp_path, lanes.Lanes(rates, True))
   assert finished
   at = int(state.stats["diverged"][1])
   assert 1 <= at <= STEPS and int(state.stats["diverged"][0]) == 0
@@ -146,22 +152,21 @@ def test_every_combination_is_a_point(data):
       data, seeds=(0, 1), total_tokens=(256.0, 512.0)
   )  # fmt: skip
   c.sweep.log2_lr.standard = (-7.0,)
-  settings = expand.Sweep(**c.sweep.to_dict())
-  points = list(expand.points(settings, c.pretrain.to_dict(), ""))
+  points = points_of(c)
   assert len(points) == 2 * 2 * 2 * (2 + 1)
   assert len({point.name for point in points}) == len(points)
   assert len({point.run for point in points}) == 2 * 2 * 2 * 2
   for point in points:
-    assert point.config["mup"]["on"] == (point.parametrisation == "mup")
-    assert point.config["seed"] == point.seed
-    assert point.config["train"]["total_tokens"] == point.total_tokens
-    assert point.model == f"w{point.config['model']['width']}"
+    assert point.config.mup.on == (point.parametrisation == "mup")
+    assert point.config.seed == point.seed
+    assert point.config.train.total_tokens == point.total_tokens
+    assert point.model == f"w{point.config.model.width}"
   # A key that all share makes other points; the learning rate's own does not.
   c.pretrain.optim.lr = 0.5
-  again = list(expand.points(settings, c.pretrain.to_dict(), ""))
+  again = points_of(c)
   assert [p.name for p in again] == [p.name for p in points]
   c.pretrain.optim.b2 = 0.5
-  other = list(expand.points(settings, c.pretrain.to_dict(), ""))
+  other = points_of(c)
   assert not {p.name for p in other} & {p.name for p in points}
 
 
@@ -174,7 +179,10 @@ def test_every_combination_is_a_point(data):
         (dict(together="both"), "sweep.together is 'both'"),
         (dict(log2_lr=dict(mup=(), standard=())), "parametrisations are"),
         (dict(log2_lr=dict(sp=(1.0,))), "parametrisations are"),
-        (dict(models={"x": {"depht": 1}}), r"keys \['depht'\]"),
+        (
+            dict(models={"x": {"depht": 1}}),
+            r"models.x.depht does not exist; did you mean sweep.models.x.depth",
+        ),
     ],
 )
 def test_a_bad_sweep_is_refused_before_anything_runs(
@@ -190,11 +198,10 @@ def test_a_bad_sweep_is_refused_before_anything_runs(
 
 def test_a_sweep_that_was_moved_with_its_data_has_the_same_points(data):
   def names(home, data_in):
-    c = sweep_of(data).to_dict()
-    for source in c["pretrain"]["data"]["train"].values():
-      source["path"] = f"{data_in}/shards"
-    settings = expand.Sweep(**c["sweep"])
-    return [p.name for p in expand.points(settings, c["pretrain"], home)]
+    c = sweep_of(data)
+    for source in c.pretrain.data.train.values():
+      source.path = f"{data_in}/shards"
+    return [p.name for p in points_of(c, home)]
 
   here = names("/a/chain", "/a/chain")
   assert names("/b/moved", "/b/moved") == here
@@ -205,9 +212,7 @@ def test_a_sweep_that_was_moved_with_its_data_has_the_same_points(data):
 
 def test_a_damaged_point_is_named_before_anything_is_trained(data, tmp_path):
   c = sweep_of(data).to_dict()
-  (point, *_) = expand.points(
-      expand.Sweep(**c["sweep"]), c["pretrain"], str(tmp_path)
-  )
+  (point, *_) = points_of(sweep_of(data), str(tmp_path))
   file = tmp_path / "run" / "points" / f"{point.name}.json"
   file.parent.mkdir(parents=True)
   file.write_text('{"steps": 1')
@@ -218,11 +223,7 @@ def test_a_damaged_point_is_named_before_anything_is_trained(data, tmp_path):
 def test_programs_hold_as_many_rates_as_fit(data):
   c = sweep_of(data)
   c.sweep.log2_lr.mup = (-9.0, -8.0, -7.0, -6.0, -5.0)
-  points = list(
-      expand.points(
-          expand.Sweep(**c.sweep.to_dict()), c.pretrain.to_dict(), ""
-      )
-  )
+  points = points_of(c)
   sizes = [len(program) for program in job._programs(points, 2)]
   assert sizes == [2, 2, 1] * 2
   assert [len(program) for program in job._programs(points, 0)] == [5, 5]

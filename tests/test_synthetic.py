@@ -221,7 +221,7 @@ def test_objects_and_bars_hide_what_is_behind():
         ({"size_px": 4}, "size_px is 4"),
         ({"objects": 0}, "objects is 0"),
         ({"pan_frac": 1.5}, "pan_frac is 1.5"),
-        ({"motions": ("hop",)}, "motions has 'hop'; use some of still"),
+        ({"motions": ("hop",)}, r"motions is \('hop',\); use 'still'"),
         ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the least"),
     ],
 )

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 import token_reports
 import token_sets
 
-from totojax.config import typed
+from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.evals import reconstructions
 from totojax.evals import token_counts
@@ -226,10 +226,10 @@ def test_a_changed_store_is_counted_again(data, tmp_path):
     "changes, message",
     [
         ({"stores": {}}, "stores is empty"),
-        ({"stores": "here"}, "name -> path"),
+        ({"stores": "here"}, "stores is 'here'; it must be a section with nam"),
         ({"pixels": {"clip": "x"}}, r"\['clip'\].*'clips', 'more', 'stills'"),
         ({"pixels": {"clips": "x"}}, "need a tokenizer"),
-        ({"images": -1}, "-1.*0 for all"),
+        ({"images": -1}, "images is -1; it must be at least 0"),
         ({"images": 2.5}, "must be int"),
         ({"adjacency": "column"}, "'raster' or 'row'"),
         ({"stores": {"a": "nowhere"}}, "nowhere/manifest.json does not exist"),
@@ -251,7 +251,7 @@ def test_a_pixel_store_among_the_token_stores(data, tmp_path):
 
 
 def test_an_unknown_key_is_refused(data, tmp_path):
-  with pytest.raises(typed.ConfigError, match="did you mean"):
+  with pytest.raises(ConfigError, match="did you mean"):
     token_reports.run(token_reports.config(data, image=3), tmp_path)
 
 

@@ -61,9 +61,10 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
       weight_decay=decay, clip_norm=1e9, mu_dtype="float32",
   )  # fmt: skip
   tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1))
-  rules = sharding.ShardingRules()
-  placed, shapes = step_lib.state_shardings(task, tx, mesh=mesh, rules=rules)
+  layout = sharding.Layout(
+      sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1))
+  )
+  placed, shapes = step_lib.state_shardings(task, tx, layout)
 
   def rate(opt_state, update):
     return adamw.learning_rate(optim, opt_state, update=update, steps=STEPS)
@@ -82,11 +83,9 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
   init = functools.partial(step_lib.init_state, task, tx)
   return train.Run(
       init=lambda: jax.jit(init, out_shardings=placed)(jax.random.key(0)),
-      step_fn=step_lib.jit_step(
-          step_fn, shardings=placed, mesh=mesh, rules=rules
-      ),
+      step_fn=step_lib.jit_step(step_fn, shardings=placed, layout=layout),
       batches=batches,
-      batch_sharding=sharding.batch_sharding(mesh, rules),
+      layout=layout,
       shapes=shapes,
       shardings=placed,
       steps=STEPS,

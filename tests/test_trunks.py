@@ -16,7 +16,6 @@ from totojax import flops
 from totojax import jobs
 from totojax import sequence
 from totojax import sharding
-from totojax import train
 from totojax import tree
 from totojax.config import defaults
 from totojax.config import roots
@@ -24,7 +23,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.models import decode
 from totojax.models import gpt2
-from totojax.models import mamba
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.tasks import pretrain
 from totojax.trained import backbone
@@ -245,7 +244,7 @@ def test_layers_are_tapped_and_cut(kind):
   )
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   keep = lambda x_BTD, _: x_BTD
-  tapped = trunk.tap_layers(
+  tapped = taps.tap_layers(
       model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None
   )
   assert relative(tapped[1:], stream_LBTD) < 1e-6
@@ -253,8 +252,8 @@ def test_layers_are_tapped_and_cut(kind):
   if kind == "gpt2":
     x_BTD += 0.02 * np.sqrt(2) * gpt2.positions(jnp.arange(16), 32)
   assert relative(tapped[0], x_BTD) < 1e-6
-  half, kept = trunk.truncate(model, params, 1)
-  (last,) = trunk.tap_layers(
+  half, kept = taps.truncate(model, params, 1)
+  (last,) = taps.tap_layers(
       half, kept, inputs, tap=keep, layers=[1], per_layer=None
   )
   assert relative(last, stream_LBTD[0]) < 1e-6
@@ -287,7 +286,8 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
   model = model.clone(
       compute=dataclasses.replace(model.compute, dtype="bfloat16")
   )
-  names = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}[kind]
+  names = model.config.wide
+  assert "scale" in names
   cast = trunk.cast(model.config, init(kind), "bfloat16")
   for name, leaf in tree.named_leaves(cast):
     wide = name.rpartition("/")[-1] in names
@@ -369,7 +369,7 @@ def losses(c):
   run = build_pretrain.pretraining(c)
   state, found = run.init(), []
   for batch, _ in zip(run.batches(0), range(2)):
-    state, metrics = run.step_fn(state, train.place(batch, run.batch_sharding))
+    state, metrics = run.step_fn(state, run.layout.place(batch))
     found.append(float(metrics["loss"]))
   return found
 
@@ -393,12 +393,12 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   # The run is a backbone like any other.
   run = backbone.find(str(workdir))
   assert run.model.config == shape(c)
-  on = sharding.make_mesh(roots.read(c).mesh)
+  layout = sharding.layout(roots.read(c).mesh)
   model, params = backbone.load(
-      run, run.model, trained=True, depth=1, on=on, seed=0
+      run, run.model, trained=True, depth=1, layout=layout, seed=0
   )
   means = backbone.features(
-      model, params, layers=[0, 1], pool="clip", on=on
+      model, params, layers=[0, 1], pool="clip", layout=layout
   )
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)

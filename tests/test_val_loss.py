@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
+from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
 from totojax.config import defaults
 from totojax.evals import val_loss
-from totojax.jobs import pretrain as build
 from totojax.models import llama
+from totojax.models import platform
 from totojax.models import trunk
 from totojax.tasks import pretrain
 
@@ -128,7 +129,7 @@ def copying(params, batch):
   return sums_of(nll_BT, sequence.is_visual(targets_BT))
 
 
-def test_a_copy_task_by_hand():
+def test_a_copy_task_by_hand(tmp_path):
   still = np.tile(np.arange(4), (3, 1))
   moving = still + [[0, 0, 0, 0], [0, 0, 0, 9], [0, 0, 9, 9]]
   rows = [
@@ -147,7 +148,8 @@ def test_a_copy_task_by_hand():
   assert values["both/n"] == 2 and values["still/n"] == 1
   assert values["both/loss_sem"] == pytest.approx((6 - 4) * nats / 12 / 2)
 
-  files = val_loss.tables(losses, SPEC)
+  val_loss.write_tables(tmp_path, losses, SPEC)
+  files = {path.name: path.read_text() for path in tmp_path.iterdir()}
   assert set(files) == {f"{x}_loss.csv" for x in ("position", "frame", "row")}
   text = files["position_loss.csv"]
   assert text.startswith("source,position,frame,row,col,mean,sem,n\nboth,0,0,")
@@ -187,7 +189,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   model = trunk.Trunk(
       llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
       SPEC,
-      trunk.Compute("float32", "blocked", "none", 1, 0),
+      trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
   )
   task = pretrain.Pretrain(model)
   params = jax.jit(task.init)(jax.random.key(0)).params
@@ -197,7 +199,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
   mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  sums = build.position_sums(task, mesh)
+  sums = parts.position_sums(task.batch_nll, mesh, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
       [sums(params, {"tokens": tokens, "source": source})]

@@ -4,6 +4,7 @@ from etils import epath
 import numpy as np
 import token_sets
 
+from totojax.config import roots
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.jobs import tokens_report
@@ -53,4 +54,4 @@ def config(data, **changes):
 
 
 def run(config, workdir, interrupted=lambda _: False):
-  return tokens_report.run(config, epath.Path(workdir), interrupted)
+  return tokens_report.run(roots.read(config), epath.Path(workdir), interrupted)

@@ -1,8 +1,12 @@
 """Small data sets of random codes for the tests of data/."""
 
+import json
+import pathlib
+
 import numpy as np
 
 from totojax import sequence
+from totojax.data.store import certificates
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.stream import rows
@@ -82,6 +86,16 @@ def write(path, records, *, salt=0, prefix="item", **changes):
 def source(path, records, *, weight=1.0, **changes):
   name = path.name
   return rows.Source(name, write(path, records, prefix=name, **changes), weight)
+
+
+def proven(train, held_out):
+  """Whether the held-out folder has the proof that it shares no id."""
+  file = pathlib.Path(held_out) / certificates.FILE
+  if not file.exists():
+    return False
+  value = json.loads(file.read_text())
+  assert value["ids"] == manifests.load(held_out).ids_digest
+  return manifests.load(train).ids_digest in value["shares_nothing_with"]
 
 
 def record_of(codes_P):

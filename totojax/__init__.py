@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+__version__ = "0.1.0"  # setup.py reads this line
+
 
 def load(
     run: str, *, tokenizer: str = "", depth: int | None = None

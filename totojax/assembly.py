@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import importlib
 from typing import Any, Protocol
 
 import jax
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import optax
 
 from totojax import checkpoint
@@ -23,11 +21,11 @@ from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
-from totojax.models import gpt2
+from totojax.evals import val_loss
+from totojax.models import architecture as architecture_lib
 from totojax.models import layers
-from totojax.models import llama
-from totojax.models import mamba
 from totojax.models import patched
+from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
 from totojax.optim import adamw
@@ -66,20 +64,21 @@ def compute(
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
     chosen["unroll"] = 1 if backend == "tpu" else depth
-  return trunk.Compute(**chosen)
+  return trunk.Compute(**chosen, platform=platform.find(backend))
 
 
-# Section `model` of a config -> the architecture that it describes.
-_ARCHITECTURES = {
-    model_config.Llama: llama.LlamaConfig,
-    model_config.Gpt2: gpt2.Gpt2Config,
-    model_config.Mamba: mamba.MambaConfig,
-}
-
-
-def shape(section: model_config.Model) -> trunk.Config:
-  """The architecture of a section `model`."""
-  return _ARCHITECTURES[type(section)](**schema.to_dict(section))
+def shape(section: model_config.Model) -> architecture_lib.Architecture:
+  """The architecture of a section `model`, which is imported only now."""
+  if isinstance(section, architecture_lib.Architecture):
+    return section  # of a user's own
+  if not hasattr(section, "architecture"):
+    raise ConfigError(
+        f"{type(section).__name__} is a section of keys, and no"
+        " models.architecture.Architecture; derive it from that class"
+    )
+  module, _, name = section.architecture.partition(":")
+  cls = getattr(importlib.import_module(module), name)
+  return cls(**schema.to_dict(section))
 
 
 def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
@@ -128,17 +127,19 @@ def parametrisation(
   chosen = config.mup
   if not chosen.on:
     return None
-  of = shape(config.model)
-  if of.kind == "mamba":
-    at_base = dataclasses.replace(of, width=chosen.base_width)
-    return mup.of_mamba(
-        chosen, width=of.width, inner=of.inner / at_base.inner,
-        rank=of.rank / at_base.rank, depth=of.depth, init_std=of.init_std,
-    )  # fmt: skip
-  return mup.of_transformer(
-      chosen, width=of.width, heads=of.heads, mlp_dim=of.mlp_dim,
-      depth=of.depth, init_std=of.init_std, starts_smaller=of.kind == "gpt2",
-  )  # fmt: skip
+  architecture = shape(config.model)
+  growth = architecture.growth(
+      base_width=chosen.base_width,
+      base_heads=chosen.base_heads,
+      base_mlp_dim=chosen.base_mlp_dim,
+  )
+  return mup.parametrise(
+      chosen,
+      growth,
+      depth=architecture.depth,
+      init_std=architecture.init_std,
+      starts_smaller=architecture.starts_smaller,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,20 +190,17 @@ def program(
     steps: int,
     rows: int,
     microbatches: int,
-    on: Mesh,
+    layout: sharding.Layout,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
 ) -> Program:
-  """Joins a task, an optimiser and a mesh into a train step; see `run`."""
-  sharding_rules = sharding.ShardingRules()
-  sharding.check_batch(rows, microbatches=microbatches, mesh=on)
+  """Joins a task, an optimiser and a layout into a train step; see `run`."""
+  sharding.check_batch(rows, microbatches=microbatches, mesh=layout.mesh)
   if optimiser is None:
     optimiser = _adamw(config.optim, task, steps, rules)
   tx = optimiser.tx
-  placed, shapes = step_lib.state_shardings(
-      task, tx, mesh=on, rules=sharding_rules
-  )
+  placed, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
       step_lib.train_step,
       task=task,
@@ -216,9 +214,7 @@ def program(
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
     placed, shapes = lanes_lib.state(placed, make)
-  step_fn = step_lib.jit_step(
-      one_step, shardings=placed, mesh=on, rules=sharding_rules
-  )
+  step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
   return Program(step_fn=step_fn, make=make, shapes=shapes, placed=placed)
 
 
@@ -234,14 +230,14 @@ def run(
     facts: Mapping[str, Any],
     tokens_per_step: int,
     flops_per_token: float,
-    on: Mesh,
+    layout: sharding.Layout,
     frozen: Any = None,
     rules: Any = None,
     lanes: lanes_lib.Lanes | None = None,
     optimiser: Optimiser | None = None,
     start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
-  """Joins a task, an optimiser and a mesh into what `train.fit` needs.
+  """Joins a task, an optimiser and a layout into what `train.fit` needs.
 
   Args:
     config: of a job that trains.
@@ -254,7 +250,7 @@ def run(
     facts: for manifest.json.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
-    on: the mesh.
+    layout: of the state and the batches.
     frozen: host arrays that take the place of the task's own frozen arrays,
       where these are too large to be constants of a compiled program.
     rules: µP's, a `mup.Rule` for every parameter.
@@ -265,7 +261,7 @@ def run(
   """
   made = program(
       config, task=task, steps=steps, rows=rows, microbatches=microbatches,
-      on=on, rules=rules, lanes=lanes, optimiser=optimiser,
+      layout=layout, rules=rules, lanes=lanes, optimiser=optimiser,
   )  # fmt: skip
   make, placed = made.make, made.placed
   if lanes is not None:
@@ -292,7 +288,7 @@ def run(
       init=init,
       step_fn=made.step_fn,
       batches=batches,
-      batch_sharding=sharding.batch_sharding(on, sharding.ShardingRules()),
+      layout=layout,
       shapes=made.shapes,
       shardings=placed,
       steps=steps,
@@ -302,7 +298,7 @@ def run(
       meta={"task": type(task).__name__},
       config=config,
       facts={
-          "mesh": dict(on.shape),
+          "mesh": dict(layout.mesh.shape),
           "steps": steps,
           "tokens_per_step": tokens_per_step,
           **facts,
@@ -325,5 +321,46 @@ def reader(
   )
 
 
-def whole(on: Mesh) -> NamedSharding:
-  return NamedSharding(on, PartitionSpec())
+def everywhere(
+    function: Callable[..., Any],
+    layout: sharding.Layout,
+    *,
+    static: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """`function(*args, batch)` as one program: an evaluation of rows.
+
+  Args:
+    function: its last positional argument is a global batch.
+    layout: whose batch axes divide the rows.
+    static: names of keyword arguments that are constants of the program.
+
+  Returns:
+    The same of this host's rows; what it gives is whole on every host.
+  """
+  compute = layout.jit(function, static_argnames=static)
+
+  def call(*args, **more):
+    *args, batch = args
+    return compute(*args, layout.place(batch), **more)
+
+  return call
+
+
+def position_sums(
+    nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
+    layout: sharding.Layout,
+    frame_tokens: int,
+) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
+  """(params, this host's rows) -> sums over the global batch, on every host.
+
+  Args:
+    nll: (params, batch) -> float32 nats [B, T] of every target, and bool [B, T]
+      where it counts.
+    layout: where it is computed.
+    frame_tokens: targets of a frame.
+  """
+
+  def sums(params, batch):
+    return val_loss.batch_sums(*nll(params, batch), frame_tokens=frame_tokens)
+
+  return everywhere(sums, layout)

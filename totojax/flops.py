@@ -7,20 +7,15 @@ and special ids beyond the codes are told apart everywhere.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Decoder(Protocol):
-  """What of a model's config is needed here whatever its architecture.
+  """What of a model's config is needed: see `models.architecture`."""
 
-  And of "llama" and "gpt2" `mlp_dim`, of "mamba" `inner`, `state`, `conv` and
-  `rank`: see `models.mamba.MambaConfig`.
-  """
+  def parameters(self, vocab: int) -> int: ...
 
-  kind: str
-  width: int
-  depth: int
-  tied: bool
+  def forward_macs_per_token(self, *, vocab: int, context: int) -> int: ...
 
 
 # Dense bf16 peak of one device, FLOP/s, by the start of jax's `device_kind`.
@@ -48,32 +43,7 @@ def parameters(model: Decoder, vocab: int) -> int:
     GPT-2  L (4 D^2 + 2 D F + 9 D + F), n = 2 D: all have biases
     Mamba  L (3 D E + E (K + 2 R + 3 S + 3) + D), n = D
   """
-  d = model.width
-  vectors = {
-      "llama": lambda: 2 * d,
-      "gpt2": lambda: 9 * d + model.mlp_dim,
-      # Norm; biases of convolution and steps, and the skip; the decay.
-      "mamba": lambda: d + 3 * model.inner + model.inner * model.state,
-  }[model.kind]()
-  norm = 2 * d if model.kind == "gpt2" else d
-  tables = 1 if model.tied else 2
-  return model.depth * (_matrices(model) + vectors) + norm + tables * vocab * d
-
-
-def _matrices(model: Any) -> int:
-  """Parameters of one block that are multiplied with activations."""
-  d = model.width
-  match model.kind:
-    case "llama":
-      return 4 * d * d + 3 * d * model.mlp_dim
-    case "gpt2":
-      return 4 * d * d + 2 * d * model.mlp_dim
-    case "mamba":
-      e, r = model.inner, model.rank
-      return 3 * d * e + e * (model.conv + 2 * r + 2 * model.state)
-  raise ValueError(
-      f"architecture {model.kind!r} is unknown; use 'llama', 'gpt2' or 'mamba'"
-  )
+  return model.parameters(vocab)
 
 
 def forward_macs_per_token(
@@ -82,13 +52,9 @@ def forward_macs_per_token(
   """MACs of one token: matrices, what mixes tokens, head.
 
   Causal attention is over a mean of T / 2 keys. Mamba's recurrence has four
-  products for each channel and state: dt A, (dt u) B, exp(dt A) h and C h.
+  products for each channel and state.
   """
-  d = model.width
-  mixing = d * context
-  if model.kind == "mamba":
-    mixing = 4 * model.inner * model.state
-  return model.depth * (_matrices(model) + mixing) + vocab * d
+  return model.forward_macs_per_token(vocab=vocab, context=context)
 
 
 def train_flops_per_token(model: Decoder, *, vocab: int, context: int) -> int:

@@ -325,8 +325,20 @@ def with_config_found(argv: list[str]) -> list[str]:
   return words
 
 
+def _show_help_of_this_file() -> None:
+  """Lets --help print our text and flags where the script is another file.
+
+  absl prints those of the main module, which it knows by the program's name.
+  """
+  sys.modules["__main__"].__doc__ = __doc__
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
 def run() -> None:
   """The console entry: finds the config, then hands over to absl."""
+  if __name__ != "__main__":
+    _show_help_of_this_file()
   try:
     # In place: the flags of the config's keys are read from there.
     sys.argv[:] = with_config_found(sys.argv)

@@ -1,4 +1,4 @@
-"""Mesh, and the one table from logical axes to mesh axes.
+"""Mesh, the one table from logical axes to mesh axes, and what both lay out.
 
 A parameter names its logical axes where it is created (`models/`). This file
 alone says which of them are split over which axis of the mesh.
@@ -6,9 +6,12 @@ alone says which of them are split over which axis of the mesh.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, Generic, TypeVar
 
+from flax import linen as nn
 import jax
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh
@@ -21,6 +24,7 @@ import numpy as np
 from totojax import tree as tree_lib
 from totojax.config.training import MeshConfig
 
+T = TypeVar("T")
 AXES = ("data", "fsdp", "tensor", "sequence")
 
 
@@ -133,6 +137,17 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   )
 
 
+def layout(
+    config: MeshConfig, devices: list[Any] | None = None
+) -> Layout:
+  """Over `devices`; None: over all that are here.
+
+  Raises:
+    ValueError: as `make_mesh`.
+  """
+  return Layout(make_mesh(config, devices))
+
+
 def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
   """Slices are joined by a slower network, over which only `data` goes."""
   if sizes[0] % slices:
@@ -146,38 +161,118 @@ def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def shardings(
-    axes: Any, shapes: Any, *, mesh: Mesh, rules: ShardingRules
-) -> Any:
-  """NamedShardings of a tree of arrays.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A mesh and the rules: what lies where, and functions of what lies there.
 
-  Args:
-    axes: tree of PartitionSpecs of logical names.
-    shapes: the same tree of arrays or ShapeDtypeStructs.
+  Attributes:
     mesh: the devices.
     rules: the table.
-
-  Raises:
-    ValueError: a dimension that its mesh axes do not divide.
   """
 
-  def one(name, logical, leaf):
-    spec = rules.spec(logical, name=name)
-    for size, target in zip(leaf.shape, spec):
-      parts = int(np.prod([mesh.shape[axis] for axis in _names(target)]))
-      if size % parts:
-        raise ValueError(
-            f"{name} {list(leaf.shape)}: {size} is not divisible by the {parts}"
-            f" devices of mesh axis {target!r}; use a mesh that divides it"
-        )
-    return NamedSharding(mesh, spec)
+  mesh: Mesh
+  rules: ShardingRules = ShardingRules()
 
-  return tree_lib.map_named(one, axes, shapes)
+  @property
+  def whole(self) -> NamedSharding:
+    """All of an array on every device."""
+    return NamedSharding(self.mesh, PartitionSpec())
+
+  @functools.cached_property
+  def by_row(self) -> NamedSharding:
+    """Of a batch: rows over every data axis, the rest whole."""
+    spec = self.rules.spec(PartitionSpec("batch"), name="batch")
+    return NamedSharding(self.mesh, spec)
+
+  @property
+  def ways(self) -> int:
+    """Parts that the rows of a batch are split into."""
+    return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+  def shardings(self, axes: Any, shapes: Any) -> Any:
+    """NamedShardings of a tree of arrays.
+
+    Args:
+      axes: tree of PartitionSpecs of logical names.
+      shapes: the same tree of arrays or ShapeDtypeStructs.
+
+    Raises:
+      ValueError: a dimension that its mesh axes do not divide.
+    """
+
+    def one(name, logical, leaf):
+      spec = self.rules.spec(logical, name=name)
+      for size, target in zip(leaf.shape, spec):
+        parts = self._parts(target)
+        if size % parts:
+          raise ValueError(
+              f"{name} {list(leaf.shape)}: {size} is not divisible by the"
+              f" {parts} devices of mesh axis {target!r}; use a mesh that"
+              " divides it"
+          )
+      return NamedSharding(self.mesh, spec)
+
+    return tree_lib.map_named(one, axes, shapes)
+
+  def _parts(self, target: Any) -> int:
+    """Devices along the mesh axes that a dimension goes to."""
+    return int(np.prod([self.mesh.shape[axis] for axis in _names(target)]))
+
+  def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Global arrays of this host's rows, copied while the host goes on."""
+    by_row = self.by_row
+    return {
+        name: jax.make_array_from_process_local_data(by_row, rows)
+        for name, rows in batch.items()
+    }
+
+  def jit(self, function: Callable[..., T], **options: Any) -> Jitted[T]:
+    """`jax.jit`, traced and called with the mesh and the rules set.
+
+    Args:
+      function: of arrays.
+      **options: of `jax.jit`; without `out_shardings`, results are whole on
+        every device, so that every host can read them.
+
+    Returns:
+      The function; its `lower` is that of `jax.jit`, for a mesh of devices that
+      are not here.
+    """
+
+    @functools.wraps(function)
+    def traced(*args, **more):
+      with nn.logical_axis_rules(self.rules.flax_rules()):
+        return function(*args, **more)
+
+    jitted = jax.jit(traced, **{"out_shardings": self.whole, **options})
+    return Jitted(jitted, self.mesh)
+
+  def table(self, axes: Any, shapes: Any) -> str:
+    """A line per array: name, shape, mesh axes, bytes on one device."""
+    specs = dict(tree_lib.named_leaves(axes))
+    lines = []
+    for name, leaf in tree_lib.named_leaves(shapes):
+      spec = self.rules.spec(specs[name], name=name)
+      parts = int(np.prod([self._parts(target) for target in spec]))
+      local_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize // parts
+      shape = "x".join(map(str, leaf.shape)) or "scalar"
+      lines.append(f"{name:40} {shape:20} {str(tuple(spec)):32} {local_bytes}")
+    return "\n".join(lines)
 
 
-def batch_sharding(mesh: Mesh, rules: ShardingRules) -> NamedSharding:
-  """Rows over every data axis, the rest whole."""
-  return NamedSharding(mesh, rules.spec(PartitionSpec("batch"), name="batch"))
+class Jitted(Generic[T]):
+  """What `Layout.jit` gives."""
+
+  def __init__(self, jitted: Any, mesh: Any):
+    self._jitted, self._mesh = jitted, mesh
+
+  def __call__(self, *args: Any, **more: Any) -> T:
+    with jax.set_mesh(self._mesh):
+      return self._jitted(*args, **more)
+
+  def lower(self, *args: Any, **more: Any) -> Any:
+    with jax.set_mesh(self._mesh):
+      return self._jitted.lower(*args, **more)
 
 
 def check_batch(
@@ -206,19 +301,3 @@ def check_batch(
           " different rows; make mesh.tensor and mesh.sequence small enough for"
           " the devices of one process"
       )
-
-
-def table(axes: Any, shapes: Any, *, mesh: Mesh, rules: ShardingRules) -> str:
-  """A line per array: name, shape, mesh axes, bytes on one device."""
-  specs = dict(tree_lib.named_leaves(axes))
-  lines = []
-  for name, leaf in tree_lib.named_leaves(shapes):
-    spec = rules.spec(specs[name], name=name)
-    parts = 1
-    for target in spec:
-      for axis in _names(target):
-        parts *= mesh.shape[axis]
-    local_bytes = int(np.prod(leaf.shape)) * leaf.dtype.itemsize // parts
-    shape = "x".join(map(str, leaf.shape)) or "scalar"
-    lines.append(f"{name:40} {shape:20} {str(tuple(spec)):32} {local_bytes}")
-  return "\n".join(lines)

@@ -10,16 +10,12 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
-from flax import linen as nn
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
 import optax
 
-from totojax import sharding as sharding_lib
+from totojax import sharding
 from totojax.tasks import api
 
 Metrics = Mapping[str, jax.Array]
@@ -60,9 +56,7 @@ def init_state(
 def state_shardings(
     task: api.Task,
     tx: optax.GradientTransformation,
-    *,
-    mesh: Mesh,
-    rules: sharding_lib.ShardingRules,
+    layout: sharding.Layout,
 ) -> tuple[TrainState, TrainState]:
   """(shardings, shapes) of the state.
 
@@ -73,23 +67,19 @@ def state_shardings(
       functools.partial(init_state, task, tx), jax.random.key(0)
   )
   axes = task.axes()
-  place = functools.partial(
-      sharding_lib.shardings, mesh=mesh, rules=rules
-  )
-  params = place(axes.params, shapes.params)
-  whole = NamedSharding(mesh, PartitionSpec())
+  params = layout.shardings(axes.params, shapes.params)
   opt_state = optax.tree_map_params(
       tx,
       lambda _, where: where,
       shapes.opt_state,
       params,
-      transform_non_params=lambda _: whole,
+      transform_non_params=lambda _: layout.whole,
   )
   placed = TrainState(
-      step=whole,
+      step=layout.whole,
       params=params,
-      frozen=place(axes.frozen, shapes.frozen),
-      stats=place(axes.stats, shapes.stats),
+      frozen=layout.shardings(axes.frozen, shapes.frozen),
+      stats=layout.shardings(axes.stats, shapes.stats),
       opt_state=opt_state,
   )
   return placed, shapes
@@ -193,9 +183,9 @@ def train_step(
       **{name: value.sum / value.weight for name, value in metrics.items()},
       "lr": rate(opt_state, new_state.step),
       # Before the optimiser clips: it shows what was clipped.
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       # After the update: gradients that are not finite show here, not in loss.
-      "param_norm": optax.global_norm(params),
+      "param_norm": optax.tree.norm(params),
   }
   return new_state, row
 
@@ -204,39 +194,14 @@ def jit_step(
     step_fn: Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]],
     *,
     shardings: TrainState,
-    mesh: Mesh,
-    rules: sharding_lib.ShardingRules,
-) -> Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]]:
-  """Compiles a step for a mesh; the old state's buffers are reused.
-
-  Returns:
-    The step; its `lower` is that of `jax.jit`, for a mesh of devices that are
-    not here.
-  """
-
-  def traced(state, batch):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      return step_fn(state, batch)
-
-  jitted = jax.jit(
-      traced,
-      in_shardings=(shardings, sharding_lib.batch_sharding(mesh, rules)),
-      out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    layout: sharding.Layout,
+) -> sharding.Jitted[tuple[TrainState, Metrics]]:
+  """Compiles a step for a mesh; the old state's buffers are reused."""
+  is_tpu = layout.mesh.devices.flat[0].platform == "tpu"
+  return layout.jit(
+      step_fn,
+      in_shardings=(shardings, layout.by_row),
+      out_shardings=(shardings, layout.whole),
       donate_argnums=0,
-      compiler_options=_TPU_OPTIONS if _is_tpu(mesh) else None,
+      compiler_options=_TPU_OPTIONS if is_tpu else None,
   )
-
-  def call(state, batch):
-    with jax.set_mesh(mesh):
-      return jitted(state, batch)
-
-  def lower(state, batch):
-    with jax.set_mesh(mesh):
-      return jitted.lower(state, batch)
-
-  call.lower = lower
-  return call
-
-
-def _is_tpu(mesh: Mesh) -> bool:
-  return mesh.devices.flat[0].platform == "tpu"

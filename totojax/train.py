@@ -15,10 +15,10 @@ import time
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 import numpy as np
 
 from totojax import checkpoint as checkpoint_lib
+from totojax import sharding
 from totojax import step as step_lib
 from totojax.config.training import Every
 from totojax.rundir import console
@@ -42,7 +42,7 @@ class Run:
     init: makes a fresh state, sharded.
     step_fn: (state, batch) -> (state, metrics); donates the state.
     batches: first step -> iterator of this host's part of each batch.
-    batch_sharding: of the global batch.
+    layout: where batches are placed.
     shapes: ShapeDtypeStructs of the state.
     shardings: of the state.
     steps: updates of the whole run.
@@ -58,7 +58,7 @@ class Run:
   init: Callable[[], step_lib.TrainState]
   step_fn: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
   batches: Callable[[int], Iterator[HostBatch]]
-  batch_sharding: NamedSharding
+  layout: sharding.Layout
   shapes: step_lib.TrainState
   shardings: step_lib.TrainState
   steps: int
@@ -69,14 +69,6 @@ class Run:
   config: Mapping[str, Any]
   facts: Mapping[str, Any]
   clock: Callable[[], metrics.Clock]
-
-
-def place(batch: HostBatch, sharding: NamedSharding) -> dict[str, jax.Array]:
-  """Global arrays of this host's rows; the copy goes on while the host does."""
-  return {
-      name: jax.make_array_from_process_local_data(sharding, rows)
-      for name, rows in batch.items()
-  }
 
 
 def fit(
@@ -203,7 +195,7 @@ def _loop(
     return state, True
 
   source = iter(run.batches(start))
-  batch = place(next(source), run.batch_sharding)
+  batch = run.layout.place(next(source))
   unread = None  # (step, metrics) whose loss has not been looked at
   for step in range(start + 1, run.steps + 1):
     begin = time.monotonic()
@@ -212,7 +204,7 @@ def _loop(
       clock.paused(time.monotonic() - begin)
     if step < run.steps:
       begin = time.monotonic()
-      batch = place(next(source), run.batch_sharding)
+      batch = run.layout.place(next(source))
       clock.waited(time.monotonic() - begin)
     if unread is not None:
       settle(*unread)

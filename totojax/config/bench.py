@@ -1,157 +1,317 @@
-"""Config keys of the benchmark: sizes, units, sources.
+"""Config keys of the benchmark (`run = "bench"`): a section for each row.
 
-As in `defaults.py`.
+`trained` is a model whose batches are random: its stores are not opened.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from totojax.config import defaults
+from totojax.config import model as models
+from totojax.config import pixels
+from totojax.config import schema
+from totojax.config import studies
+from totojax.config import training
+from totojax.config.model import PRESETS
+from totojax.config.pretrain import Amount
+from totojax.config.pretrain import Pretrain
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+ROWS = (
+    "decode", "dvae_encode", "store_write", "store_read", "train_step",
+    "decode_tokens", "probe", "sweep", "checkpoint", "startup", "growth",
+    "mamba_scan",
+)  # fmt: skip
+TOKENS_OF_FRAME = 256
 
 
-def four_layers(*, frames: int, batch_tokens: int) -> ConfigDict:
-  """Base with 4 layers in float32, for measurements on a CPU; no stores."""
-  c = defaults.pretrain("base")
-  c.model.depth = 4
-  c.sequence.update(frames=frames, context=frames * c.sequence.grid**2)
-  c.compute.dtype = "float32"
-  c.train.update(batch_tokens=batch_tokens, total_tokens=1e9)
-  c.checkpoint.keep = 1
-  return c
+def _trained(
+    preset: str,
+    rows: int,
+    sequence: models.SequenceSpec,
+    *,
+    dtype: str = "float32",
+    remat: str = "auto",
+    **sizes: int,
+) -> Pretrain:
+  """A LLaMA, some of its sizes replaced, and a batch of so many sequences."""
+  return Pretrain(
+      sequence=sequence,
+      model=models.Llama(**PRESETS[preset] | sizes),
+      compute=models.Compute(dtype=dtype, remat=remat),
+      train=Amount(batch_tokens=rows * sequence.context, total_tokens=1e9),
+  )
 
 
-def probe_bench() -> ConfigDict:
-  """Every layer of four, 20 settings each, 1,000 classes; 128 images."""
-  of = defaults.probe("", "", "")
-  of.optim.update(
+def _frames(frames: int) -> models.SequenceSpec:
+  return models.SequenceSpec(frames=frames, context=frames * TOKENS_OF_FRAME)
+
+
+def _four_layers(*, frames: int, rows: int = 1) -> Pretrain:
+  """Base with 4 layers in float32, for measurements on a CPU."""
+  found = _trained("base", rows, _frames(frames), depth=4)
+  kept = training.CheckpointConfig(keep=1)
+  return dataclasses.replace(found, checkpoint=kept)
+
+
+@section("bench")
+class How:
+  """How everything is measured.
+
+  Attributes:
+    rest_s: in which threads that wait for work by spinning (OpenMP's do) come
+      to rest: they would slow the other side.
+  """
+
+  rounds: int = field(
+      5, "readings of each side, after one that warms up", at_least=1
+  )
+  rest_s: float = field(0.2, "pause before each reading", at_least=0.0)
+
+
+@section("bench")
+class Bench(How):
+  """What is measured, and how often."""
+
+  rows: tuple[str, ...] = field((), "in this order; (): all", choices=ROWS)
+
+
+@section("decode")
+class DecodeBench:
+  """Which videos, and what is cut out of them."""
+
+  sizes: tuple[str, ...] = field(("320x240", "1280x720"), "of the videos")
+  # 2.1 is just more than a clip.
+  lengths_s: tuple[float, ...] = field((2.1, 6.0), "of the videos")
+  codec: str = field("libx264", "that they are written with")
+  rate: int = field(30, "of the videos", at_least=1, unit="frames/s")
+  clips: int = field(8, "of one reading, each from its own start", at_least=1)
+  clip: pixels.ClipSpec = field(pixels.ClipSpec(), "what is cut out")
+
+
+@section("dvae_encode")
+class DvaeEncodeBench:
+  """What is encoded.
+
+  Attributes:
+    precision: below "highest", PyTorch takes TF32 on a GPU.
+  """
+
+  frames: int = field(8, "of a reading, in one call", at_least=1)
+  size_px: int = field(128, "side of a frame", "section 3.4", at_least=1)
+  hidden: int = field(256, "width of the dVAE", "Ramesh et al.", at_least=1)
+  vocab: int = field(8192, "its codes", "section 3.4", at_least=1)
+  precision: str = field(
+      "highest", "of products", choices=("default", "high", "highest")
+  )
+
+
+@section("store")
+class StoreBench:
+  """What is written and read."""
+
+  records: int = field(4096, "of the store", at_least=1)
+  frames: int = field(16, "of a record, 256 tokens each", at_least=1)
+  records_per_shard: int = field(1024, "of the store", at_least=1)
+  batch: int = field(64, "records at a time", at_least=1, unit="records")
+  reads: int = field(64, "batches of one reading", at_least=1)
+  singles: int = field(512, "records of one reading, one by one", at_least=1)
+
+  @property
+  def tokens(self) -> int:
+    return self.frames * TOKENS_OF_FRAME
+
+
+@section("train_step")
+class TrainStepBench:
+  """What is trained."""
+
+  steps: int = field(1, "of a reading; the last is waited for", at_least=1)
+  # It needs a C++ compiler on CPUs.
+  peer_compiled: bool = field(False, "PyTorch's side by torch.compile")
+  trained: Mapping[str, Pretrain] = field(
+      {"4 layers": _four_layers(frames=4, rows=4)}, "case -> model"
+  )
+
+
+@section("decode_tokens")
+class DecodeTokensBench:
+  """What is decoded."""
+
+  rows: int = field(1, "sequences at a time", at_least=1)
+  context: int = field(1, "that are given", at_least=1, unit="frames")
+  further: int = field(1, "that are made", at_least=1, unit="frames")
+  trained: Pretrain = field(_four_layers(frames=2), "the model")
+
+
+def _grid() -> dict[str, Any]:
+  optim = defaults.probe("", "", "").optim.to_dict()
+  return optim | dict(
       lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)
   )
-  return ConfigDict(dict(
-      pools=("average", "attention"),
-      widths=(384, 768),
-      classes=1000,
-      rows=128,
-      head={key: of.head[key] for key in of.head if key != "pool"},
-      optim=of.optim,
-      trained=four_layers(frames=1, batch_tokens=256),
-  ))  # fmt: skip
 
 
-def sweep_bench() -> ConfigDict:
-  """Four rates of a model of configs/mup_sweep.py, 50 updates each."""
-  c = defaults.pretrain("tiny")
-  c.model.update(width=128, depth=2, heads=4, mlp_dim=256)
-  c.sequence.update(vocab=512, grid=4, frames=4, context=64)
-  c.compute.dtype = "float32"
-  c.train.update(batch_tokens=512, total_tokens=1e9)
-  return ConfigDict(dict(
-      log2_lr=(-9.0, -8.0, -7.0, -6.0), steps=50,
-      together=("at_once", "in_turn"), trained=c,
-  ))  # fmt: skip
+def _head() -> dict[str, Any]:
+  head = defaults.probe("", "", "").head.to_dict()
+  del head["pool"]
+  return head
 
 
-def growth() -> ConfigDict:
-  """From 10 million parameters, 1,024 tokens and one device upwards."""
-  c = defaults.pretrain("base")
-  # 10.6M parameters.
-  c.model.update(width=256, depth=10, heads=4, mlp_dim=768)
-  c.sequence.update(frames=4, context=1024)
-  c.compute.dtype = "float32"
-  c.train.update(batch_tokens=1024, total_tokens=1e9)
-  return ConfigDict(dict(
-      trained=c,
-      models={
-          name: dict(defaults.PRESETS[name]) for name in ("base", "large", "1b")
-      },
-      frames=(16, 64),  # 4,096 and 16,384 tokens
-      devices=(2, 4, 8),
-  ))  # fmt: skip
+@section("probe")
+class ProbeBench:
+  """What is probed: every layer of four, 20 settings each."""
+
+  pools: tuple[str, ...] = field(
+      ("average", "attention"), "a case each",
+      choices=("average", "attention", "cross"),
+  )  # fmt: skip
+  widths: tuple[int, ...] = field((384, 768), "a case each; heads of 64")
+  classes: int = field(1000, "of every head", at_least=1)
+  rows: int = field(128, "of a batch", at_least=1)
+  head: Mapping[str, Any] = field(_head(), "but for its pool")
+  optim: Mapping[str, Any] = field(_grid(), "settings that train together")
+  trained: Pretrain = field(_four_layers(frames=1), "but for its width")
 
 
-def bench_accelerator() -> ConfigDict:
-  """`run = "bench"`: what a GPU does, with the paper's models in bfloat16."""
-  c = bench()
-  c.bench.rows = ("train_step", "decode_tokens", "dvae_encode")
-  c.train_step.update(steps=8, peer_compiled=True)
-  c.train_step.trained = {
-      name: one_gpu(name, rows)
-      for name, rows in (("base", 16), ("large", 8), ("1b", 4))
-  }
-  c.decode_tokens.update(rows=8, trained=one_gpu("1b", 1))
-  c.dvae_encode.frames = 64
-  return c
+@section("sweep")
+class SweepBench:
+  """What is trained."""
+
+  log2_lr: tuple[float, ...] = field((-9.0, -8.0, -7.0, -6.0), "a lane each")
+  steps: int = field(50, "of each run", at_least=1)
+  together: tuple[str, ...] = field(
+      ("at_once", "in_turn"), "a case each; vmap, or lanes in turn",
+      choices=("at_once", "in_turn"),
+  )  # fmt: skip
+  # One of configs/mup_sweep.py.
+  trained: Pretrain = field(
+      _trained(
+          "tiny", 8,
+          models.SequenceSpec(vocab=512, grid=4, frames=4, context=64),
+          width=128, depth=2, heads=4, mlp_dim=256,
+      ),
+      "but for its rate",
+  )  # fmt: skip
+
+  def __post_init__(self):
+    if len(self.log2_lr) < 2 or not self.together:
+      raise ConfigError(
+          f"sweep.log2_lr is {self.log2_lr} and sweep.together {self.together};"
+          " use at least 2 rates and 1 way"
+      )
 
 
-def one_gpu(preset: str, rows: int) -> ConfigDict:
-  """A step of one of Table 1's models that fills one GPU; no stores."""
-  c = defaults.pretrain(preset)
-  c.train.update(batch_tokens=rows * c.sequence.context, total_tokens=1e9)
-  c.compute.remat = "none"
-  return c
+@section("checkpoint")
+class CheckpointBench:
+  """What is saved."""
+
+  steps: int = field(4, "of one reading of the train step", at_least=1)
+  trained: Pretrain = field(_four_layers(frames=1, rows=2), "the model")
+
+
+@section("startup")
+class StartupBench:
+  """What is started."""
+
+  trained: Pretrain = field(_four_layers(frames=1, rows=2), "the model")
+
+
+@section("growth")
+class GrowthBench:
+  """What is trained: from 10.6M parameters, 1,024 tokens, a device upwards.
+
+  Attributes:
+    devices: those that are not here are skipped. On a CPU,
+      XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of it.
+  """
+
+  trained: Pretrain = field(
+      _trained(
+          "base", 1, _frames(4), width=256, depth=10, heads=4, mlp_dim=768
+      ),
+      "the smallest case",
+  )
+  models: Mapping[str, studies.Sizes] = field(
+      {name: PRESETS[name] for name in ("base", "large", "1b")},
+      "name -> sizes, in place of the smallest's",
+  )
+  frames: tuple[int, ...] = field((16, 64), "of longer sequences", at_least=1)
+  devices: tuple[int, ...] = field(
+      (2, 4, 8), "that share parameters and as many rows", at_least=1
+  )
+
+  def __post_init__(self):
+    for name, sizes in self.models.items():
+      studies.sized(self.trained.model, sizes, f"growth.models.{name}")
+
+
+@section("mamba_scan")
+class MambaScanBench:
+  """What is scanned, forward and backward: a layer of 290m, fewer tokens."""
+
+  rows: int = field(1, "sequences", at_least=1)
+  tokens: int = field(1024, "of each", at_least=1)
+  inner: int = field(2048, "channels", "Table 6", at_least=1)
+  state: int = field(16, "of each channel", "[gap] mamba_ssm", at_least=1)
+  chunk_tokens: int = field(64, "as model.chunk_tokens", at_least=1)
+  scans: tuple[str, ...] = field(
+      ("steps", "tree"), "a case each", choices=("steps", "tree")
+  )
+
+
+@section("")
+class BenchJob:
+  """`run = "bench"`: ratios to what others have, measured in one run."""
+
+  run: str = field("bench", "the job")
+  seed: int = field(0, "of random batches")
+  bench: Bench = field(Bench(), "what, and how often")
+  decode: DecodeBench = field(DecodeBench(), "row decode")
+  dvae_encode: DvaeEncodeBench = field(DvaeEncodeBench(), "row dvae_encode")
+  store: StoreBench = field(StoreBench(), "rows store_write and store_read")
+  train_step: TrainStepBench = field(TrainStepBench(), "row train_step")
+  decode_tokens: DecodeTokensBench = field(
+      DecodeTokensBench(), "row decode_tokens"
+  )
+  probe: ProbeBench = field(ProbeBench(), "row probe")
+  sweep: SweepBench = field(SweepBench(), "row sweep")
+  checkpoint: CheckpointBench = field(CheckpointBench(), "row checkpoint")
+  startup: StartupBench = field(StartupBench(), "row startup")
+  growth: GrowthBench = field(GrowthBench(), "row growth")
+  mamba_scan: MambaScanBench = field(MambaScanBench(), "row mamba_scan")
 
 
 def bench() -> ConfigDict:
-  """`run = "bench"`: ratios to what others have, measured in one run."""
-  return ConfigDict(dict(
-      run="bench",
-      seed=0,
-      bench=dict(
-          rows=(),  # of `totojax/jobs/bench/job.py`; (): all
-          rounds=5,  # readings of each side
-          rest_s=0.2,  # pause before each, for threads that spin
+  """`run = "bench"` on a CPU."""
+  return schema.to_config(BenchJob())
+
+
+def bench_accelerator() -> ConfigDict:
+  """What a GPU does, with the paper's models in bfloat16."""
+  return schema.to_config(BenchJob(
+      bench=Bench(rows=("train_step", "decode_tokens", "dvae_encode")),
+      train_step=TrainStepBench(
+          steps=8,
+          peer_compiled=True,
+          trained={
+              name: _one_gpu(name, rows)
+              for name, rows in (("base", 16), ("large", 8), ("1b", 4))
+          },
       ),
-      decode=dict(
-          sizes=("320x240", "1280x720"),  # of the videos, pixels
-          lengths_s=(2.1, 6.0),  # 2.1 is just more than a clip
-          codec="libx264",
-          rate=30,  # frames per second
-          clips=8,  # of one reading
-          clip=dict(
-              **defaults.clip(), sampling="uniform", every_s=10.0,
-              most_stretches=64,
-          ),
-      ),
-      dvae_encode=dict(
-          frames=8,  # of one call
-          size_px=128,  # section 3.4
-          hidden=256,  # the official size
-          vocab=8192,
-          precision="highest",  # or "high", "default"
-      ),
-      store=dict(
-          records=4096,
-          frames=16,  # of 256 tokens: a sequence of 4,096
-          records_per_shard=1024,
-          batch=64,  # records at a time
-          reads=64,  # batches of one reading
-          singles=512,  # records of one reading, one at a time
-      ),
-      train_step=dict(
-          steps=1,  # of one reading
-          peer_compiled=False,  # torch.compile needs a C++ compiler on CPUs
-          trained={"4 layers": four_layers(frames=4, batch_tokens=4096)},
-      ),
-      decode_tokens=dict(
-          rows=1,  # sequences at a time
-          context=1,  # frames that are given
-          further=1,  # frames that are made
-          trained=four_layers(frames=2, batch_tokens=512),
-      ),
-      probe=probe_bench(),
-      sweep=sweep_bench(),
-      checkpoint=dict(
-          steps=4,  # updates of one reading
-          trained=four_layers(frames=1, batch_tokens=512),
-      ),
-      startup=dict(trained=four_layers(frames=1, batch_tokens=512)),
-      growth=growth(),
-      mamba_scan=dict(  # a layer of 290m at a quarter of a sequence
-          rows=1,
-          tokens=1024,
-          inner=2048,
-          state=16,
-          chunk_tokens=64,
-          scans=("steps", "tree"),
-      ),
+      decode_tokens=DecodeTokensBench(rows=8, trained=_one_gpu("1b", 1)),
+      dvae_encode=DvaeEncodeBench(frames=64),
   ))  # fmt: skip
+
+
+def _one_gpu(preset: str, rows: int) -> Pretrain:
+  """A step of one of Table 1's models that fills one GPU."""
+  return _trained(
+      preset, rows, models.SequenceSpec(), dtype="bfloat16", remat="none"
+  )

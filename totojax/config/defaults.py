@@ -11,6 +11,13 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from totojax.config import corpus as corpus_config
+from totojax.config import labels
+from totojax.config import pixels as pixels_config
+from totojax.config import schema
+from totojax.config import studies
+from totojax.config import tokens as tokens_config
+
 # Table 1. The MLP sizes are not printed: 4 x width for base and large and
 # LVM's 5,504 for 1b are what gives 120m, 280m and 1.1b, tied (and, for large,
 # Table 4's compute). a1 to a6 are Table 15's widths and depths with 8/3 x width
@@ -119,7 +126,7 @@ def tuned_mup(base_width: int) -> ConfigDict:
   """µP, on, for an untied head, with multipliers that were tuned.
 
   In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with those of
-  `mup` wider models learnt hardly better there (see README.md).
+  `mup` wider models learnt hardly better there (see docs/results.md).
   """
   c = mup()
   c.update(
@@ -266,149 +273,27 @@ def paper(preset: str) -> ConfigDict:
   return c
 
 
-def scene() -> ConfigDict:
-  """What `data/synthetic.py` renders."""
-  return ConfigDict(dict(
-      frames=16,  # of a clip
-      size_px=32,
-      objects=2,  # at most
-      occluder_frac=0.3,  # clips with a bar in front
-      pan_frac=0.25,  # clips whose background moves
-      motions=(),  # (): all of them
-      backgrounds=(),  # (): all of them
-      radius=(0.22, 0.30),  # of the large object, in frame sides
-      speed=(0.05, 0.085),  # in frame sides a frame
-  ))  # fmt: skip
-
-
 def render(train: int, val: int) -> ConfigDict:
   """`run = "render"`: labelled clips of moving textured objects."""
-  return ConfigDict(dict(
-      run="render",
-      seed=0,
-      scene=scene(),
-      amount=dict(
-          train=train,  # clips
-          val=val,  # clips, held out
-          label="motion",  # or "shape", or "both"
-          records_per_shard=256,
-      ),
-  ))  # fmt: skip
-
-
-def clip() -> ConfigDict:
-  """What is cut out of a video (section 3.4)."""
-  return ConfigDict(dict(
-      frames=16,  # section 3.4
-      stride_frames=4,  # section 3.4
-      fps=30.0,  # [gap] Table 2's hours and tokens agree with 30
-      size_px=128,  # section 3.4
-      crops=1,  # [gap] clips of one video
-      resample="bicubic",  # [gap] with antialiasing
-  ))  # fmt: skip
-
-
-def views() -> ConfigDict:
-  """Clips as SlowFast samples Kinetics (section 4.3), in place of `clip`'s.
-
-  Frames, stride, rate and size stay those of `clip`.
-  """
-  return ConfigDict(dict(
-      mode="",  # "train": clip.crops random ones; "test": views; "": off
-      temporal=10,  # with "test": places in time; 10 x 3 views is SlowFast's
-      spatial=3,  # with "test": windows along the long side; 1: the central one
-      offset=False,  # with "test": the last place ends with the video
-      short_frac=(8 / 7, 10 / 7),  # with "train": the short side is drawn, in
-      # sizes of the clip; SlowFast: 256 to 320 for 224
-      flip_frac=0.5,  # with "train": clips that are mirrored
-  ))  # fmt: skip
+  amount = pixels_config.RenderAmount(train=train, val=val)
+  return schema.to_config(pixels_config.Render(amount=amount))
 
 
 def decode(root: str) -> ConfigDict:
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
-  return ConfigDict(dict(
-      run="decode",
-      seed=0,
-      clip=clip(),
-      decoding=dict(
-          root=root,
-          val_frac=0.1,  # of the videos, held out
-          records_per_shard=256,
-      ),
-  ))  # fmt: skip
+  decoding = pixels_config.Decoding(root=root)
+  return schema.to_config(pixels_config.Decode(decoding=decoding))
 
 
 def photos(train: int, val: int) -> ConfigDict:
   """`run = "photos"`: squares out of a few public-domain photographs."""
-  return ConfigDict(dict(
-      run="photos",
-      seed=0,
-      crop=dict(
-          size_px=32,
-          least_px=48,  # of the photograph, resized to size_px
-          most_px=400,
-      ),
-      amount=dict(train=train, val=val, records_per_shard=1024),
-  ))  # fmt: skip
+  amount = pixels_config.PhotosAmount(train=train, val=val)
+  return schema.to_config(pixels_config.Photos(amount=amount))
 
 
 def tokenizer() -> ConfigDict:
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
-  return ConfigDict(dict(
-      run="tokenizer",
-      seed=0,
-      weights="train",  # or a tokenizer file, or "shipped": no training
-      dvae=dict(
-          vocab=8192,
-          hidden=256,
-          groups=4,
-          blocks=2,
-          decoder_init=128,
-          post_gain=1 / 64,
-      ),
-      objective=dict(
-          loss="logit_laplace",
-          kl=6.6,
-          kl_steps=5000,
-          tau_start=1.0,
-          tau_end=1 / 16,
-          tau_steps=150_000,
-          usage=0.0,  # ours; off, as published
-          start="random",  # as published; ours: "patches"
-          start_logit_std=10.0,  # nothing with a random start
-          teacher=0.0,  # ours; off, as published
-          teacher_steps=1,  # nothing without a teacher
-      ),
-      train=dict(
-          steps=3_000_000,
-          batch_frames=512,
-          microbatches=1,
-          start_frames=256,  # nothing with a random start
-          score_frames=512,  # held-out frames of each source
-          least_used_frac=0.0,  # of the codes, at the end; 0.0: no check
-          dtype="float32",  # of the file
-      ),
-      optim=dict(
-          lr=1e-4,
-          warmup_steps=0,
-          end_lr_frac=0.0125,  # 1.25e-6
-          b1=0.9,
-          b2=0.999,
-          eps=1e-8,
-          weight_decay=1e-4,
-          clip_norm=1e9,  # none
-          mu_dtype="float32",  # of the first moment; or "bfloat16"
-      ),
-      data=dict(
-          train=dict(),  # name -> source of pixels
-          validation=dict(),  # name -> path of a store of pixels
-          reading=reading(),
-      ),
-      mesh=mesh(),
-      every=every(100, 10_000, 5000),
-      checkpoint=checkpoint(),
-      card=dict(command="", data=""),  # what the file says of itself
-  ))  # fmt: skip
+  return schema.to_config(tokens_config.Tokenizer())
 
 
 def small_dvae(c: ConfigDict, steps: int) -> None:
@@ -447,135 +332,28 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
 
 def shards(pixels: str, weights: str) -> ConfigDict:
   """`run = "shards"`: pixels to tokens."""
-  return ConfigDict(dict(
-      run="shards",
-      seed=0,
-      tokenizing=dict(
-          pixels=pixels,  # folder with the pixel stores train and val
-          tokenizer=weights,  # a file, or "shipped"
-          records=32,  # clips at a time
-          records_per_shard=512,
-          report_frames=512,  # held-out frames that PSNR is measured on
-          kmeans_frames=2000,  # training frames for the k-means baseline
-          kmeans_patches=20_000,
-      ),
-  ))  # fmt: skip
+  tokenizing = tokens_config.Tokenizing(pixels=pixels, tokenizer=weights)
+  return schema.to_config(tokens_config.Shards(tokenizing=tokenizing))
 
 
 def tokenize() -> ConfigDict:
   """`run = "tokenize"` and "plan": any images or videos to tokens."""
-  return ConfigDict(dict(
-      run="tokenize",
-      seed=0,
-      tokenizer="shipped",  # or a tokenizer file (runs "tokenizer", "official")
-      source=dict(
-          name="folder",  # a section below, or "list"
-          kind="video",  # or "image": of folder, list and tars
-          root="",  # folder of the data
-          splits=("",),  # of the source; each becomes a store; "": all of it
-          val_frac=0.0,  # of the items, held out, where there is one split
-          exclude=(),  # files of ids, or stores, whose items are left out
-          folder=dict(class_folders=False),  # the folders are the classes
-          list=dict(
-              path="",  # "path label" in each line
-              separator="space",  # before the label; "comma", "tab", "none"
-              classes=0,  # labels are below it; 0: any
-          ),
-          tars=dict(classes=0, label_key="label"),  # WebDataset; of a .json
-          tfds=dict(
-              name="",  # "ucf101", "moving_mnist:1.0.0"
-              feature="",  # of pixels; "": the only image or video
-              label="",  # its class; "": the only one, if there is one
-              fps=30.0,  # of videos, which TFDS does not store
-          ),
-          imagenet=dict(classes=1000, val_labels=""),  # 0: ImageNet-21k
-          kinetics=dict(
-              annotations="",  # the official CSV, "{split}" filled in; "":
-              # what is there
-              classes=400,  # or 600, 700
-              plain_names="whole",  # files without times in their names;
-              # or "trimmed"
-          ),
-          ssv2=dict(classes=174),
-          ego4d=dict(
-              folder="full_scale",  # or "clips"
-              ids="",  # file of ids or stretches; "{split}" is filled in
-          ),
-          howto100m=dict(ids=""),  # file of the wanted ids; "": all
-          ucf101=dict(fold=1, classes=101),  # official split 1, 2 or 3
-      ),
-      clip=dict(
-          **clip(),
-          sampling="uniform",  # [gap] or "duration": in proportion to length
-          every_s=10.0,  # with "duration": seconds of video for one stretch
-          most_stretches=64,  # with "duration": of one video
-      ),
-      views=views(),
-      image=dict(
-          size_px=128,  # section 3.4
-          crops=1,  # [gap] windows of one image
-          crop="random",  # [gap] section 3.4 says it of videos; or "center"
-          resample="bicubic",  # [gap] with antialiasing
-          animated="refuse",  # or "first": the first picture
-      ),
-      amount=dict(
-          items_per_shard=256,  # an interruption costs at most one shard
-          workers=-1,  # processes that decode; -1: one for each core
-          ahead=4,  # items of a worker that are decoded before they are needed
-      ),
-      beam=dict(
-          name="",  # "DirectRunner", "DataflowRunner", ...; "": no pipeline
-          options=(),  # Beam's flags, as "--project=NAME"
-      ),
-      plan=dict(
-          chip="TPU v5e",
-          busy=0.3,  # share of its peak: an assumption, not a measurement
-          probed=64,  # videos whose length is read
-          hours=0.0,  # of video, without a source
-          videos=0,  # that these hours are; 0: clips without gaps
-          images=0,  # or images, without a source
-      ),
-  ))  # fmt: skip
+  return schema.to_config(corpus_config.Tokenize())
 
 
 def tokens_report() -> ConfigDict:
   """`run = "tokens_report"`: what is in stores of tokens."""
-  return ConfigDict(dict(
-      run="tokens_report",
-      tokens_report=dict(
-          stores=dict(),  # name -> path of a store of tokens
-          tokenizer="",  # a file or "shipped", to show images; "": none
-          pixels=dict(),  # name of a store -> the pixels it was made from
-          images=10_000,  # whose 2- and 3-grams are counted; 0: all (A.6)
-          adjacency="raster",  # [gap] n-grams go on into the next row; or "row"
-      ),
-  ))  # fmt: skip
+  return schema.to_config(tokens_config.TokensReport())
 
 
 def official() -> ConfigDict:
   """`run = "official"`: released tokenizers, as files of ours."""
-  return ConfigDict(dict(
-      run="official",
-      official=dict(
-          kind="dvae",  # or "vqgan-1k", "vqgan-16k"
-          files=(),  # encoder.pkl and decoder.pkl, or last.ckpt; (): download
-          urls=(),  # (): the official ones
-          sha256=(),  # that the files must have; none is published
-      ),
-  ))  # fmt: skip
+  return schema.to_config(tokens_config.Official())
 
 
 def leakage() -> ConfigDict:
   """`run = "leakage"`: is anything held out also trained on?"""
-  return ConfigDict(dict(
-      run="leakage",
-      leakage=dict(
-          train=(),  # stores of tokens
-          validation=(),  # stores of tokens
-          per="record",  # or "frame": whose tokens must not be equal
-          fail=True,  # an overlap is an error
-      ),
-  ))  # fmt: skip
+  return schema.to_config(tokens_config.Leakage())
 
 
 def validate(model_run: str) -> ConfigDict:
@@ -601,27 +379,18 @@ def sizes(
 
 def audit() -> ConfigDict:
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-  return ConfigDict(dict(run="audit"))
+  return schema.to_config(studies.Audit())
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
   """`run = "coord_check"`: do activations keep their size over the width?
 
-  Of `pretrain`, the sections sequence, model, mup, compute and optim count.
+  Args:
+    models: name -> sizes, in place of pretrain.model's.
   """
-  c = pretrain("tiny")
-  c.optim.update(warmup_steps=0, end_lr_frac=1.0)  # the same in each update
-  return ConfigDict(dict(
-      run="coord_check",
-      coord_check=dict(
-          models=models,  # name -> sizes, in place of pretrain.model's
-          parametrisations=("mup", "standard"),
-          rows=4,  # sequences of random tokens
-          updates=4,
-          log2_lr=-7.0,  # of the peak learning rate; Figure 11's best
-      ),
-      pretrain=c,
-  ))  # fmt: skip
+  c = schema.to_config(studies.CoordCheckJob())
+  c.coord_check.models = models
+  return c
 
 
 def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
@@ -631,21 +400,11 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
     pretrain: what all runs share.
     models: name -> sizes, in place of pretrain.model's.
   """
-  return ConfigDict(dict(
-      run="sweep",
-      sweep=dict(
-          models=models,
-          log2_lr=dict(  # of the peak rate; (): without this parametrisation
-              mup=tuple(float(x) for x in range(-12, -2)),
-              standard=tuple(float(x) for x in range(-12, -2)),
-          ),
-          seeds=(0, 1, 2),  # of parameters and data
-          total_tokens=(pretrain.train.total_tokens,),  # of each run
-          lanes=0,  # learning rates in one program, as memory allows; 0: all
-          together="auto",  # vmap: "at_once"; "in_turn"; auto: in turn on CPU
-      ),
-      pretrain=pretrain,
-  ))  # fmt: skip
+  c = schema.to_config(studies.SweepJob())
+  c.pretrain = pretrain
+  c.sweep.models = models
+  c.sweep.total_tokens = (pretrain.train.total_tokens,)
+  return c
 
 
 def scaling(*runs: str) -> ConfigDict:
@@ -654,19 +413,8 @@ def scaling(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="scaling",
-      scaling=dict(
-          runs=runs,
-          source="",  # of the evaluation; "": the mean over all
-          skip_frac=0.1,  # of each run, whose evaluations are left out
-          frontier="envelope",  # or "final", the end of each run
-          bins_per_decade=8,  # of compute, for the envelope
-          draws=1000,  # of runs, for the interval
-          seed=0,
-          force=False,  # fit fewer than 3 points, or less than a decade
-      ),
-  ))  # fmt: skip
+  chosen = studies.Scaling(runs=runs)
+  return schema.to_config(studies.ScalingJob(scaling=chosen))
 
 
 def curves(*runs: str) -> ConfigDict:
@@ -675,14 +423,7 @@ def curves(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return ConfigDict(dict(
-      run="curves",
-      curves=dict(
-          runs=runs,
-          window=1,  # logged losses of which the mean is drawn
-          printed=dict(),  # name -> loss at its end in the paper
-      ),
-  ))  # fmt: skip
+  return schema.to_config(studies.CurvesJob(curves=studies.Curves(runs=runs)))
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
@@ -693,65 +434,9 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
     train: store of tokens with classes.
     validation: the same, held out.
   """
-  return ConfigDict(dict(
-      run="probe",
-      seed=0,
-      model_run=model_run,
-      backbones=("trained", "untrained", "histogram"),  # and "pixels"; (): none
-      encoders=dict(),  # name -> features on disk of another encoder:
-      # dict(train=, validation=), folders of configs/features.py or files
-      layers=(),  # H_0 (the embeddings) to H_L; (): all
-      cache="auto",  # features are made once, for average pooling; or "on",
-      # "off": the backbone runs in every step
-      memory_gb=0.0,  # of a device, for heads; 0.0: 0.6 of what it says it has
-      data=dict(
-          train=train,
-          validation=validation,
-          train_pixels="",  # stores of the same records, for "pixels"
-          validation_pixels="",
-          pixels_side=8,  # of a frame, for "pixels"
-          classes=0,  # 0: as many as the stores say
-          train_records=0,  # the first so many; 0: all
-          expected=0,  # items of the whole validation set; 0: those of the
-          # store, and what the job that made it lists as missing
-          holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
-          frames=0,  # of a clip; 0: as the model was trained
-          reading=reading(),
-      ),
-      head=dict(
-          pool="average",  # or "attention" (section 3.5), "cross" (Table 16)
-          heads=0,  # of attention; 0: the model's; [gap] AIM has 12
-          bias=True,
-          init_std=0.01,  # [gap] MAE
-          norm_eps=1e-6,  # of BatchNorm without gain and bias; [gap] MAE
-          norm_momentum=0.1,  # of the newest batch; [gap] PyTorch
-      ),
-      train=dict(
-          epochs=90.0,  # section 4.2; MAE's too
-          batch_rows=16_384,  # [gap] MAE
-          microbatches=1,
-          score_rows=1024,  # of a batch of the evaluation
-      ),
-      optim=dict(
-          name="lars",  # [gap] MAE; or "adamw"
-          lrs=(0.1,),  # every pair with a decay trains a head; [gap] MAE
-          weight_decays=(0.0,),  # [gap] MAE
-          lr_rows=256,  # rows that lrs are for; 0: they are as they stand
-          warmup_epochs=10.0,  # [gap] MAE
-          end_lr_frac=0.0,  # [gap] MAE
-          end_decay_frac=1.0,  # of the weight decay; 1.0: constant
-          momentum=0.9,  # of LARS
-          trust=0.001,  # of LARS
-          b1=0.9,  # of AdamW
-          b2=0.999,
-          eps=1e-8,
-          clip_norm=0.0,  # of each head's gradient; 0.0: none
-      ),
-      paper=dict(name="", top1=0.0),  # a number of the paper, in per cent
-      mesh=mesh(),
-      every=every(100, 1000, 1000),
-      checkpoint=checkpoint(),
-  ))  # fmt: skip
+  c = schema.to_config(labels.Probe(model_run=model_run))
+  c.data.update(train=train, validation=validation)
+  return c
 
 
 def features(model_run: str) -> ConfigDict:
@@ -760,28 +445,7 @@ def features(model_run: str) -> ConfigDict:
   Args:
     model_run: run directory of `run = "pretrain"`.
   """
-  c = tokenize()
-  c.clip.update(frames=0, size_px=0)  # 0: the model's
-  c.image.update(size_px=0, crop="center")  # 0: the model's
-  return ConfigDict(dict(
-      run="features",
-      seed=0,
-      model_run=model_run,
-      features=dict(
-          encoder="",  # Python file of another (totojax/trained/encoders.py)
-          tokenizer="",  # its file; "": of the run, its chain or the package
-          layers=(),  # H_0 (the embeddings) to H_L; (): all
-          pool="clip",  # means over each; or "frame", "token"
-          format="safetensors",  # or "npz"
-          dtype="float32",  # of what is stored; or "float16"
-          rows=8,  # clips of a forward pass
-      ),
-      source=c.source,
-      clip=c.clip,
-      views=c.views,
-      image=c.image,
-      amount=c.amount,
-  ))  # fmt: skip
+  return schema.to_config(corpus_config.Features(model_run=model_run))
 
 
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
@@ -813,20 +477,20 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
 
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
-  return ConfigDict(dict(
-      run="probe_seeds",
-      probe_seeds={name: tuple(folders) for name, folders in runs.items()},
-  ))  # fmt: skip
+  folders = {name: tuple(paths) for name, paths in runs.items()}
+  return schema.to_config(labels.ProbeSeeds(probe_seeds=folders))
 
 
 def report(chain: str) -> ConfigDict:
   """`run = "report"`: one page about a chain."""
-  return ConfigDict(dict(run="report", chain=chain))
+  return schema.to_config(studies.Report(chain=chain))
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  return ConfigDict(dict(run="chain", order=tuple(stages), stages=stages))
+  c = schema.to_config(studies.Chain(order=tuple(stages)))
+  c.stages = stages
+  return c
 
 
 def videos_to_report(

@@ -108,7 +108,9 @@ def _table(cls: type) -> list[str]:
     default = "" if sections else f"`{_default(f)!r}`"
     unit = f" ({key.unit})" if key.unit else ""
     cells = [f"`{f.name}`", kind + unit, default, meta.doc]
-    cells += [str(meta.range), meta.source]
+    # In brackets it would be a link.
+    source = meta.source.replace("[gap]", "\\[gap\\]")
+    cells += [str(meta.range), source]
     rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
   return rows
 

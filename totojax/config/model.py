@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
-from typing import Any
+from typing import Any, ClassVar
 
+from totojax import plugins
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
 from totojax.config.schema import section
@@ -89,6 +89,9 @@ class SequenceSpec:
 class Llama:
   """LLaMA; with the vocabulary it fixes every parameter (Eq. 3 and 4)."""
 
+  architecture: ClassVar[str] = "totojax.models.llama:LlamaConfig"
+  segments: ClassVar[bool] = True
+
   width: int = field(768, "residual stream", "Table 1", at_least=1)
   depth: int = field(12, "blocks", "Table 1", at_least=1)
   heads: int = field(12, "of attention", "Table 1", at_least=1)
@@ -111,14 +114,13 @@ class Llama:
           " even whole head dimension (RoPE rotates pairs); change one of them"
       )
 
-  @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
-
 
 @section("model")
 class Gpt2:
   """GPT-2 with fixed sines and cosines for places (Table 6)."""
+
+  architecture: ClassVar[str] = "totojax.models.gpt2:Gpt2Config"
+  segments: ClassVar[bool] = True
 
   width: int = field(1024, "residual stream", "Table 6", at_least=1)
   depth: int = field(22, "blocks", "[gap] gives 280m, tied", at_least=1)
@@ -137,14 +139,13 @@ class Gpt2:
           f" model.heads {self.heads}; change one of them"
       )
 
-  @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
-
 
 @section("model")
 class Mamba:
   """Mamba (S6; Table 6)."""
+
+  architecture: ClassVar[str] = "totojax.models.mamba:MambaConfig"
+  segments: ClassVar[bool] = False
 
   width: int = field(1024, "residual stream", "Table 6", at_least=1)
   depth: int = field(42, "blocks", "[gap] gives 290m, tied", at_least=1)
@@ -157,14 +158,6 @@ class Mamba:
   norm_eps: float = field(1e-5, "of RMSNorm", "[gap] mamba_ssm")
   init_std: float = field(0.02, "of matrices at the start", "[gap] as LLaMA's")
   tied: bool = field(True, "the head is the embedding", "[gap] mamba_ssm")
-
-  @property
-  def inner(self) -> int:
-    return self.expand * self.width
-
-  @property
-  def rank(self) -> int:
-    return self.step_rank or math.ceil(self.width / 16)
 
 
 Model = Llama | Gpt2 | Mamba
@@ -182,11 +175,14 @@ def model_kind(values: Mapping[str, Any]) -> type:
     ConfigError: an unknown architecture.
   """
   name = values.get("architecture", "llama")
+  if plugins.is_reference(name):
+    return plugins.load(name, "architecture", type)
   if name not in MODELS:
+    *others, last = map(repr, MODELS)
     raise ConfigError(
-        f"config key architecture is {name!r}; use"
-        f" {', '.join(map(repr, MODELS))}, with its keys in section model"
-        " (`recipes.use`)"
+        f"config key architecture is {name!r}; use {', '.join(others)} or"
+        f" {last}, with the keys of `defaults.use` in section model, or a file"
+        " of yours (docs/contributing.md)"
     )
   return MODELS[name]
 

@@ -25,31 +25,17 @@ class Data:
   """What is trained and evaluated on."""
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
-  encode_with: str = field("", "tokenizer file: `train` are pixels")
+  encode_with: str = field(
+      "", "tokenizer file: `train` are pixels", plugin="tokenizer"
+  )
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
   reading: training.Reading = field(training.Reading(), "how batches are read")
   root: str | None = field(None, "folder of all stores", optional=True)
 
   def shares(self, *, example: str) -> Mapping[str, training.Share]:
-    """`train`.
-
-    Raises:
-      ConfigError: there is none (`example` says which config has some), or one
-        has no path.
-    """
-    if not self.train:
-      raise ConfigError(
-          "config key data.train is empty; name at least one store, as"
-          f" {example} does"
-      )
-    for name, share in self.train.items():
-      if not share.path:
-        raise ConfigError(
-            f"config key data.train.{name}.path is empty; set it to the folder"
-            " of a store"
-        )
-    return self.train
+    """`train`; raises ConfigError as `training.shares`."""
+    return training.shares(self.train, example=example)
 
 
 @section("validation")
@@ -78,18 +64,30 @@ class Plan:
       "train", "the step that is planned", choices=("train", "decode", "encode")
   )
   rows: int = field(8, "of decode, encode: of a device", at_least=1)
-  cache_tokens: int = field(0, "of decode; 0: sequence.context")
+  cache_tokens: int = field(0, "of decode; 0: the context", at_least=0)
   dvae: DvaeSize = field(DvaeSize(), "what encodes")
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
   slices: int = field(1, "of this topology each", at_least=1)
-  price_per_chip_hour: float = field(0.0, "any currency; 0.0: none")
-  busy: float = field(0.4, "share of their peak that GPUs reach: assumed")
+  price_per_chip_hour: float = field(
+      0.0, "any currency; 0.0: none", at_least=0.0
+  )
+  busy: float = field(
+      0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0
+  )
   search: bool = field(False, "every combination of the three lists")
   meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
   remats: tuple[str, ...] = field(
       ("none", "full", "projections", "products"), "policies; (): the config's"
   )
   microbatches: tuple[int, ...] = field((), "(): train.microbatches")
+
+  def __post_init__(self):
+    for mesh in self.meshes:
+      if len(mesh) not in (3, 4):
+        raise ConfigError(
+            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor) or (data,"
+            " fsdp, tensor, sequence)"
+        )
 
 
 @section("")
@@ -100,7 +98,9 @@ class Pretrain:
   seed: int = field(0, "of parameters and data")
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
-  architecture: str = field("llama", "whose keys `model` has (`recipes.use`)")
+  architecture: str = field(
+      "llama", "whose keys `model` has", plugin="architecture"
+  )
   model: models.Model = field(
       models.Llama(), "its sizes", choose=models.model_kind
   )
@@ -117,12 +117,19 @@ class Pretrain:
       training.CheckpointConfig(), "which stay"
   )
   plan: Plan = field(Plan(), "what `run = plan` is for")
+  task: str | None = field(
+      None, "what is trained, of yours", plugin="task", optional=True
+  )
+  evaluations: tuple[str, ...] | None = field(
+      None, "more of yours during training", plugin="evaluation", optional=True
+  )
 
   def __post_init__(self):
-    if self.sequence.segments and isinstance(self.model, models.Mamba):
+    if self.sequence.segments and not self.model.segments:
       raise ConfigError(
           "sequence.segments hides images from each other with a mask of"
-          " attention, and Mamba has none; set it to False"
+          f" attention, and {self.architecture.capitalize()} has none; set it"
+          " to False"
       )
 
 

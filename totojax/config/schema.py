@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 import ml_collections
 
+from totojax import plugins
+
 T = TypeVar("T")
 Choose = Callable[[Mapping[str, Any]], type]
 
@@ -106,6 +108,7 @@ class Meta:
     unit: of a number; "": as the last word of the key's name says.
     optional: whether a config may lack it: None is then its default.
     choose: for a section of several kinds: what is beside it -> which one.
+    plugin: kind of `plugins` that a value may name in place of one of ours.
   """
 
   doc: str
@@ -114,6 +117,7 @@ class Meta:
   unit: str = ""
   optional: bool = False
   choose: Choose | None = None
+  plugin: str = ""
 
 
 def field(
@@ -129,6 +133,7 @@ def field(
     unit: str = "",
     optional: bool = False,
     choose: Choose | None = None,
+    plugin: str = "",
 ) -> Any:
   """A key of a `section`; see `Meta` and `Range` for the arguments.
 
@@ -136,7 +141,7 @@ def field(
   instance of another section.
   """
   allowed = Range(at_least, above, at_most, below, tuple(choices))
-  meta = Meta(doc, source, allowed, unit, optional, choose)
+  meta = Meta(doc, source, allowed, unit, optional, choose, plugin)
   if isinstance(default, dict):
     return dataclasses.field(
         default_factory=lambda: dict(default), metadata={"key": meta}
@@ -178,6 +183,8 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
   if meta is None or (meta.optional and value is None):
     return
   for one in value if isinstance(value, tuple) else (value,):
+    if meta.plugin and plugins.is_reference(one):
+      continue
     if told := meta.range.broken(one):
       raise ConfigError(f"{path} is {value!r}; {told}")
 
@@ -369,6 +376,21 @@ def keys(values: Any, path: str = "") -> Iterator[Key]:
       continue
     kind = _types(type(values))[f.name]
     yield Key(at, value, describe(kind), meta)
+
+
+def digests(values: Any) -> dict[str, str]:
+  """Key -> digest of the user's source that it names (`plugins`).
+
+  Raises:
+    plugins.PluginError: there is no such file or module.
+  """
+  return {
+      key.path: plugins.find(one, key.meta.plugin).digest
+      for key in keys(values)
+      if key.meta.plugin
+      for one in (key.value if isinstance(key.value, tuple) else (key.value,))
+      if plugins.is_reference(one)
+  }
 
 
 def _sections(value: Any, path: str) -> dict[str, Any]:

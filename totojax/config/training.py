@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
 from totojax.config.schema import section
@@ -74,3 +76,24 @@ class Share:
 
   path: str = field("", "folder of the store")
   weight: float = field(1.0, "share of each batch, any unit", above=0.0)
+
+
+def shares(train: Mapping[str, Share], *, example: str) -> Mapping[str, Share]:
+  """The section `data.train`, of a config that trains.
+
+  Raises:
+    ConfigError: there is no store (`example` says which config has some), or
+      one has no path.
+  """
+  if not train:
+    raise ConfigError(
+        "config key data.train is empty; name at least one store, as"
+        f" {example} does"
+    )
+  for name, share in train.items():
+    if not share.path:
+      raise ConfigError(
+          f"config key data.train.{name}.path is empty; set it to the folder of"
+          " a store"
+      )
+  return train

@@ -1,6 +1,8 @@
 """What stores of tokens hold: amounts, codes, and n-grams of codes.
 
-Stores may be far larger than memory: they are read in pieces.
+Stores may be far larger than memory: they are read in pieces. Counts and how
+many records they are of are saved as one file: a note beside them
+(`rundir.pieces`) could be of other counts.
 
 Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
 V codes.
@@ -9,7 +11,6 @@ V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-import io
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 
 from totojax.data.store import store as store_lib
 from totojax.rundir import console
+from totojax.rundir import files
 from totojax.tokenizers import ngrams
 
 Interrupted = Callable[[int], bool]
@@ -198,10 +200,7 @@ def _load(
     path: epath.Path, stores: Stores
 ) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
-  arrays = {}
-  if path.exists():
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-      arrays = dict(file)
+  arrays = files.read_npz(path) if path.exists() else {}
   found = {}
   for name, store in stores.items():
     found[name] = (0, np.zeros(store.manifest.vocab, np.int64))
@@ -220,8 +219,4 @@ def _save(
     arrays[f"{name}/mark"] = np.array(_mark(stores[name]))
     arrays[f"{name}/done"] = np.array(done)
     arrays[f"{name}/counts"] = counts_V
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  beside = path.parent / f".{path.name}.part"
-  beside.write_bytes(buffer.getvalue())
-  beside.replace(path)
+  files.write_npz(path, arrays, compressed=True)

@@ -11,17 +11,17 @@ side.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-import csv
 import dataclasses
-import io
 from typing import Any
 
 import chex
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from totojax import sequence
+from totojax.rundir import files
 
 Sums = Mapping[str, jax.Array]
 
@@ -169,25 +169,26 @@ def scalars(
     yield f"{name}/n", loss.rows
 
 
-def tables(
-    losses: Mapping[str, PositionLoss], spec: sequence.SequenceSpec
-) -> dict[str, str]:
-  """CSV texts by file name: per position (Figure 10), per frame, per row."""
-  kinds = ("position", "frame", "row")
-  files = {}
-  for kind in kinds:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def write_tables(
+    workdir: epath.Path,
+    losses: Mapping[str, PositionLoss],
+    spec: sequence.SequenceSpec,
+) -> None:
+  """Writes a CSV per position (Figure 10), one per frame and one per row."""
+  for kind in ("position", "frame", "row"):
+    rows = []
     places = ["frame", "row", "col"] if kind == "position" else []
-    writer.writerow(["source", kind, *places, "mean", "sem", "n"])
     for name, loss in losses.items():
       position_T = np.arange(len(loss.count_T))
       frame_T, row_T, _ = sequence.locate(position_T, spec.grid)
       group = {"position": position_T, "frame": frame_T, "row": row_T}[kind]
       for at, mean, sem, n in loss.by(group):
         where = sequence.locate(np.int64(at), spec.grid) if places else ()
-        writer.writerow(
+        rows.append(
             [name, at, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
         )
-    files[f"{kind}_loss.csv"] = text.getvalue()
-  return files
+    files.write_table(
+        workdir / f"{kind}_loss.csv",
+        rows,
+        header=["source", kind, *places, "mean", "sem", "n"],
+    )

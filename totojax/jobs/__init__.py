@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from etils import epath
-
+from totojax import plugins
 from totojax.config import roots
-from totojax.rundir import directory
 from totojax.rundir import errors
+
+if TYPE_CHECKING:
+  from etils import epath
 
 Config = Mapping[str, Any]
 Interrupted = Callable[[int], bool]
-Run = Callable[[Config, epath.Path, Interrupted], bool]
+Run = Callable[[Config, "epath.Path", Interrupted], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,8 @@ def find(name: str) -> Job:
   Raises:
     ValueError: there is none.
   """
+  if plugins.is_reference(name):
+    return Job(name)
   if name not in JOBS:
     raise ValueError(
         f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}"
@@ -106,7 +109,10 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   Raises:
     ValueError: there is no such job, or it is none for several processes.
   """
-  import jax  # only now: the table is read before jax may start
+  # Only now: the table is read before jax may start.
+  import jax
+
+  from totojax.rundir import directory
 
   name = config["run"]
   job = find(name)
@@ -117,8 +123,12 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
-  if name in roots.ROOTS:
+  if name == "plan" or name in roots.ROOTS or plugins.is_reference(name):
     config = directory.typed(config)
-  module, _, function = job.run.partition(":")
-  module = importlib.import_module(f"totojax.jobs.{module}")
-  return getattr(module, function)(config, workdir, interrupted)
+  if plugins.is_reference(name):
+    _, function = plugins.load(name, "job", tuple)
+  else:
+    module, _, function = job.run.partition(":")
+    module = importlib.import_module(f"totojax.jobs.{module}")
+    function = getattr(module, function)
+  return function(config, workdir, interrupted)

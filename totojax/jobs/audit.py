@@ -7,10 +7,9 @@ itself, the row says so. Leaves `audit.csv`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 import dataclasses
 import re
-from typing import Any
 
 from etils import epath
 import jax
@@ -18,7 +17,10 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from totojax import flops
-from totojax.config import defaults
+from totojax import jobs
+from totojax.config import model as models
+from totojax.config import schema
+from totojax.config import studies
 from totojax.models import gpt2
 from totojax.models import mamba
 from totojax.report import paper
@@ -66,9 +68,7 @@ class Line:
 
 
 def run(
-    config: Mapping[str, Any],
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Prints and writes the audit."""
   del interrupted  # well below a second
@@ -122,7 +122,7 @@ def _parsed(printed: str) -> tuple[float, float, float]:
 
 
 def _shape(preset: str, mlp_dim: float | None = None, tied=True) -> Shape:
-  sizes = defaults.PRESETS[preset]
+  sizes = models.PRESETS[preset]
   chosen = sizes["mlp_dim"] if mlp_dim is None else mlp_dim
   return Shape("llama", sizes["width"], sizes["depth"], chosen, tied)
 
@@ -130,7 +130,7 @@ def _shape(preset: str, mlp_dim: float | None = None, tied=True) -> Shape:
 def table_1() -> Iterator[Line]:
   """Parameters: which MLP size each of the three must have."""
   for name, printed in paper.TABLE_1.items():
-    d = defaults.PRESETS[name]["width"]
+    d = models.PRESETS[name]["width"]
     readings = {
         "our preset, tied head": _shape(name),
         "our preset, untied head": _shape(name, tied=False),
@@ -212,22 +212,22 @@ def table_4() -> Iterator[Line]:
 def table_6() -> Iterator[Line]:
   """Parameters of GPT-2 and Mamba, whose depths are not printed."""
   source = "section 4.1; 1,024 wide as large"
-  gpt2_preset = defaults.GPT2_PRESETS["280m"]
+  gpt2_preset = models.GPT2_PRESETS["280m"]
   readings = {
       f"our preset, {gpt2_preset['depth']} layers": {},
       "16 layers, as large": {"depth": 16},
       "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
   }
   for what, changes in readings.items():
-    section = defaults.gpt2("280m").to_dict() | changes
+    section = schema.to_dict(models.Gpt2(**gpt2_preset | changes))
     yield _line(
         "Table 6, GPT2, parameters", source, what, paper.TABLE_6["gpt2"],
         flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
     )  # fmt: skip
-  ours = defaults.MAMBA_PRESETS["290m"]["depth"]
+  ours = models.MAMBA_PRESETS["290m"]["depth"]
   for depth in (ours, ours - 1, ours + 1, 48):
     what = f"{depth} layers" if depth != ours else f"our preset, {ours} layers"
-    section = defaults.mamba("290m").to_dict() | {"depth": depth}
+    section = schema.to_dict(models.Mamba(depth=depth))
     yield _line(
         "Table 6, Mamba, parameters", source, what, paper.TABLE_6["mamba"],
         flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
@@ -244,7 +244,7 @@ def _forward(shape: Shape, tokens: int) -> float:
 def table_15() -> Iterator[Line]:
   """Parameters of a1 to a6, under the two usual MLPs."""
   for name, printed in paper.TABLE_15.items():
-    d = defaults.PRESETS[name]["width"]
+    d = models.PRESETS[name]["width"]
     readings = {
         "our preset (8/3 d rounded up to 128), tied": _shape(name),
         "the same, untied": _shape(name, tied=False),
@@ -256,7 +256,7 @@ def table_15() -> Iterator[Line]:
           f"Table 15, {name}, parameters", "section A.5", what, printed,
           flops.parameters(shape, VQGAN_VOCAB),
       )  # fmt: skip
-  of = [defaults.PRESETS[name] for name in paper.TABLE_15]
+  of = [models.PRESETS[name] for name in paper.TABLE_15]
   for key, (low, high) in paper.A5_RANGES.items():
     for what, printed, pick in (("least", low, min), ("most", high, max)):
       yield _line(
@@ -279,7 +279,7 @@ def law() -> Iterator[Line]:
   )
   sequences = {}
   for name, compute in paper.FIGURE_9_FIRST.items():
-    d = defaults.PRESETS[name]["width"]
+    d = models.PRESETS[name]["width"]
     per_token = flops.forward_macs_per_token(
         _shape(name, 8 * d / 3), vocab=VQGAN_VOCAB, context=TOKENS_OF_FRAME
     )

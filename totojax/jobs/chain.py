@@ -9,28 +9,28 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 import time
 from typing import Any
 
 from etils import epath
 
 from totojax import jobs
+from totojax.config import schema
+from totojax.config import studies
 from totojax.rundir import console
 from totojax.rundir import directory
 
 
 def run(
-    config: Mapping[str, Any],
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Runs what is left of the chain; False when interrupted.
 
   Raises:
     ValueError: `order` names what `stages` has not.
   """
-  order = _order(config)
+  order = _order(config.order, config.stages)
   directory.begin(workdir, config)
   for number, name in enumerate(order, 1):
     folder = workdir / name
@@ -38,7 +38,10 @@ def run(
       continue
     console.say(f"[{number}/{len(order)}] {name}")
     begin = time.monotonic()
-    stage = directory.Filled(config["stages"][name], workdir)
+    stage = config.stages[name]
+    if not isinstance(stage, Mapping):
+      stage = schema.to_dict(stage)
+    stage = directory.Filled(stage, workdir)
     if not jobs.run(stage, folder, interrupted):
       return False
     seconds = time.monotonic() - begin
@@ -60,7 +63,7 @@ def check(
     ValueError: `order` names what `stages` has not.
   """
   workdir = epath.Path(workdir)
-  order = _order(config)
+  order = _order(config["order"], config["stages"])
   for number, name in enumerate(order):
     folder, stage = workdir / name, config["stages"][name]
     if not directory.is_done(folder):
@@ -87,8 +90,8 @@ def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
   return all(directory.is_done(folder) for folder in folders)
 
 
-def _order(config: Mapping[str, Any]) -> list[str]:
-  order, stages = list(config["order"]), config["stages"]
+def _order(order: Sequence[str], stages: Mapping[str, Any]) -> list[str]:
+  order = list(order)
   unknown = sorted(set(order) - set(stages))
   if unknown or not order or len(set(order)) < len(order):
     raise ValueError(

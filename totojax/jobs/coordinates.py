@@ -10,8 +10,7 @@ Shapes: B rows, R tokens of a row, T context, H heads, K head dim, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Mapping
 import functools
 from typing import Any
 
@@ -23,9 +22,11 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from totojax import assembly as parts
+from totojax import jobs
 from totojax import sequence
 from totojax import step as step_lib
-from totojax.config.typed import typed
+from totojax.config import studies
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.sweep import expand
 from totojax.optim import adamw
 from totojax.report import sweep_plots
@@ -39,44 +40,17 @@ KEPT = ("residual", "logits")  # attention may shrink: q k is a mean under µP
 RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
-@dataclasses.dataclass(frozen=True)
-class CoordCheck:
-  """What is compared.
-
-  Attributes:
-    models: name -> sizes that replace those of `pretrain.model`.
-    parametrisations: "mup", "standard" or both.
-    rows: sequences of random tokens, the same in each update.
-    updates: of each model.
-    log2_lr: of all of them.
-  """
-
-  models: Mapping[str, Mapping[str, Any]]
-  parametrisations: tuple[str, ...]
-  rows: int
-  updates: int
-  log2_lr: float
-
-  def __post_init__(self):
-    for name in ("rows", "updates"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"coord_check.{name} is {getattr(self, name)}; use 1 or more"
-        )
-
-
 def run(
-    config: Mapping[str, Any],
+    config: studies.CoordCheckJob,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Measures every model; False when interrupted."""
-  settings = typed(CoordCheck, config["coord_check"], "coord_check")
-  expand.check_parametrisations(settings.parametrisations)
+  settings = config.coord_check
   cases = [
       (kind, expand.changed(
-          config["pretrain"], kind=kind, model=sizes,
-          lr=2.0**settings.log2_lr, seed=config["pretrain"]["seed"],
+          config.pretrain, kind=kind, model=sizes, lr=2.0**settings.log2_lr,
+          seed=config.pretrain.seed,
       ))
       for kind in settings.parametrisations
       for _, sizes in expand.narrow_first(settings.models)
@@ -89,7 +63,7 @@ def run(
     for kind, case in cases:
       if interrupted(len(rows)):
         return False
-      of = {"parametrisation": kind, "width": case["model"]["width"]}
+      of = {"parametrisation": kind, "width": case.model.width}
       found = measure(case, rows=settings.rows, updates=settings.updates)
       rows += [of | {"update": i, **sizes} for i, sizes in enumerate(found)]
       bar.advance()
@@ -101,7 +75,7 @@ def run(
 
 
 def measure(
-    config: Mapping[str, Any], *, rows: int, updates: int
+    config: Pretrain, *, rows: int, updates: int
 ) -> list[dict[str, float]]:
   """Mean absolute coordinates before the first update and after each.
 
@@ -116,24 +90,23 @@ def measure(
   """
   chosen = parts.parametrisation(config)
   task = task_lib.Pretrain(parts.model(config), chosen)
-  optim = typed(adamw.AdamWConfig, config["optim"], "optim")
   tx = adamw.make(
-      optim, axes=task.axes().params, steps=updates, rules=task.rules
+      config.optim, axes=task.axes().params, steps=updates, rules=task.rules
   )
   step_fn = functools.partial(
       step_lib.train_step,
       task=task,
       tx=tx,
       rate=lambda opt_state, update: opt_state.hyperparams["peak_lr"],
-      seed=config["seed"],
+      seed=config.seed,
       microbatches=1,
   )
   step_fn = jax.jit(step_fn, donate_argnums=0)
   sizes = jax.jit(functools.partial(coordinates, task))
   state = jax.jit(functools.partial(step_lib.init_state, task, tx))(
-      jax.random.key(config["seed"])
+      jax.random.key(config.seed)
   )
-  batch = random_batch(task.spec, rows, seed=config["seed"])
+  batch = random_batch(task.spec, rows, seed=config.seed)
   found = [sizes(state.params, batch["tokens"])]
   for _ in range(updates):
     state, _ = step_fn(state, batch)

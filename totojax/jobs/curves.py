@@ -6,14 +6,13 @@ Reads what runs have logged so far, trains nothing. Leaves `curves.csv`,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import dataclasses
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax import jobs
+from totojax.config import studies
 from totojax.jobs.sweep import finished
 from totojax.report import curves_page
 from totojax.report import plots
@@ -23,30 +22,10 @@ from totojax.rundir import directory
 from totojax.rundir import files
 
 
-@dataclasses.dataclass(frozen=True)
-class Curves:
-  """What is drawn.
-
-  Attributes:
-    runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
-    window: logged losses of which the mean is drawn; 1: each as it is.
-    printed: name -> the loss at its end in the paper, shown beside ours.
-  """
-
-  runs: tuple[str, ...]
-  window: int
-  printed: Mapping[str, float]
-
-  def __post_init__(self):
-    finished.folders(self.runs, "curves.runs")
-    if self.window < 1:
-      raise ValueError(f"curves.window is {self.window}; use 1 or more")
-
-
 def run(
-    config: Mapping[str, Any],
+    config: studies.CurvesJob,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Reads and draws.
 
@@ -54,19 +33,19 @@ def run(
     ValueError: a run is missing or has no training losses.
   """
   del interrupted  # seconds
-  chosen = typed(Curves, config["curves"], "curves")
+  chosen = config.curves
   runs = finished.read(chosen.runs, "curves.runs")
   finished.check_loss(runs, "curves.runs")
   rows = [row for one in runs for row in points(one, chosen)]
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
   draw = curves_page.drawing(reading.Folder(workdir))
-  (workdir / "curves.png").write_bytes(plots.png(draw))
+  plots.write(workdir / "curves.png", draw)
   console.say(f"report: {curves_page.write_report(workdir)}")
   return True
 
 
-def points(found: finished.Run, chosen: Curves) -> list[dict[str, Any]]:
+def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
   """A row for each logged loss, the mean of the last `window` of them.
 
   Raises:

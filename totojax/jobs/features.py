@@ -4,9 +4,10 @@ The model is a run of ours, or another encoder (`encoders`), so that a probe
 reads both alike. For every split of the source the run directory gets a folder
 of files, one for `amount.items_per_shard` items: `00000.safetensors` (or .npz)
 with an array `layer_8` for each layer, its rows the clips of the items in
-order, and `label` (-1 for none); beside it `00000.json`, written last, says
-which clips they are. `features.json` stands in a folder that is whole.
-`index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave none.
+order, and `label` (-1 for none); beside it a note, `00000.json`, says which
+clips they are (`rundir.pieces`). `features.json` stands in a folder that is
+whole. `index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave
+none.
 
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
@@ -16,75 +17,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
-import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
+from totojax.config.corpus import FeatureFiles
+from totojax.config.corpus import Features
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
-from totojax.jobs.tokenize import settings
 from totojax.jobs.tokenize import stores as parts_lib
-from totojax.jobs.tokenize import units
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
-from totojax.storage import objects
+from totojax.rundir import pieces
 from totojax.trained import backbone
 from totojax.trained import encoders
 from totojax.trained import model as pretrained
 
-DTYPES = ("float32", "float16")
 _INDEX = ("store", "file", "row", "id", "clip", "label")
-
-
-@dataclasses.dataclass(frozen=True)
-class Features:
-  """Which features are written, and how.
-
-  Attributes:
-    encoder: Python file that makes an encoder in place of a run of ours.
-    tokenizer: its file; "": found by itself (`backbone.tokenizer`).
-    layers: increasing, 0 (the embeddings) to the depth; (): all.
-    pool: "token", "frame" or "clip"; of another encoder "clip", or "token"
-      where it gives them.
-    format: one of `feature_files.FORMATS`.
-    dtype: of what is stored, one of `DTYPES`.
-    rows: clips of a forward pass.
-  """
-
-  encoder: str
-  tokenizer: str
-  layers: tuple[int, ...]
-  pool: str
-  format: str
-  dtype: str
-  rows: int
-
-  def __post_init__(self):
-    for name, known in (
-        ("pool", backbone.POOLS), ("format", feature_files.FORMATS),
-        ("dtype", DTYPES),
-    ):  # fmt: skip
-      if getattr(self, name) not in known:
-        raise ValueError(
-            f"features.{name} is {getattr(self, name)!r}; use one of"
-            f" {', '.join(known)}"
-        )
-    if self.rows < 1:
-      raise ValueError(f"features.rows is {self.rows}; use 1 or more")
-    if self.encoder and (self.pool == "frame" or self.tokenizer):
-      raise ValueError(
-          f"features.encoder is {self.encoder!r}, which knows no frames and"
-          " reads pixels; set features.pool to 'clip' (or 'token') and"
-          " features.tokenizer to ''"
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +63,12 @@ class _Model:
   ready: Callable[[str], Callable[[np.ndarray], np.ndarray]]
 
 
-def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
-  found = backbone.find(config["model_run"], patches=True)
+def _of_run(config: Features) -> _Model:
+  wanted = config.features
+  found = backbone.find(config.model_run, patches=True)
   spec, depth = found.model.spec, found.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
-  trunk.check_layers(layers, depth)
+  taps.check_layers(layers, depth)
   tokenizer = backbone.tokenizer(found, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -139,10 +95,11 @@ def _of_run(config: Mapping[str, Any], wanted: Features) -> _Model:
   )
 
 
-def _of_encoder(config: Mapping[str, Any], wanted: Features) -> _Model:
-  if config["model_run"]:
+def _of_encoder(config: Features) -> _Model:
+  wanted = config.features
+  if config.model_run:
     raise ConfigError(
-        f"model_run is {config['model_run']} and features.encoder"
+        f"model_run is {config.model_run} and features.encoder"
         f" {wanted.encoder}; features are of one of them: empty the other"
     )
   found = encoders.load(wanted.encoder)
@@ -181,7 +138,7 @@ def _of_encoder(config: Mapping[str, Any], wanted: Features) -> _Model:
 
 
 def run(
-    config: Mapping[str, Any],
+    config: Features,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
@@ -191,9 +148,8 @@ def run(
     ValueError: the run, a layer or the source does not fit, or no item of a
       split gives a clip.
   """
-  wanted = typed(Features, config["features"], "features")
-  of = _of_encoder if wanted.encoder else _of_run
-  model = of(config, wanted)
+  wanted = config.features
+  model = _of_encoder(config) if wanted.encoder else _of_run(config)
   work = parts_lib.of(_sized(config, model), workdir)
   for part in work.parts:
     media.check_installed(part.listing.items[0], part.spec)
@@ -202,74 +158,74 @@ def run(
   backbone.check_same({**model.facts, "listing": listing}, workdir)
   compute = model.ready(work.parts[0].listing.kind)
   for part in work.parts:
-    if not _make(part, compute, model.layers, wanted, config, interrupted):
+    if not _make(part, compute, model.layers, config, interrupted):
       return False
   _finish(work, wanted, workdir)
   return True
 
 
-def _sized(config: Mapping[str, Any], model: _Model) -> dict[str, Any]:
+def _sized(config: Features, model: _Model) -> Features:
   """The config with the model's own sizes for 0.
 
   Raises:
     ConfigError: it asks for others than the model can read.
   """
-  clip, image = dict(config["clip"]), dict(config["image"])
-  clip["frames"] = clip["frames"] or model.frames
-  for name, section in (("clip", clip), ("image", image)):
-    section["size_px"] = section["size_px"] or model.size_px
-    if section["size_px"] != model.size_px:
+  for name in ("clip", "image"):
+    size_px = getattr(config, name).size_px or model.size_px
+    if size_px != model.size_px:
       raise ConfigError(
-          f"{name}.size_px is {section['size_px']}; {model.name} reads frames"
-          f" of {model.size_px} pixels: set it to 0"
+          f"{name}.size_px is {size_px}; {model.name} reads frames of"
+          f" {model.size_px} pixels: set it to 0"
       )
-  if not 1 <= clip["frames"] <= model.frames:
+  frames = config.clip.frames or model.frames
+  if frames > model.frames:
     raise ConfigError(
-        f"clip.frames is {clip['frames']}; clips of {model.name} have"
-        f" {model.frames}: use 1 to {model.frames}, or 0 for all"
+        f"clip.frames is {frames}; clips of {model.name} have {model.frames}:"
+        f" use 1 to {model.frames}, or 0 for all"
     )
-  return {**config, "clip": clip, "image": image}
+  px = model.size_px
+  return dataclasses.replace(
+      config,
+      clip=dataclasses.replace(config.clip, frames=frames, size_px=px),
+      image=dataclasses.replace(config.image, size_px=px),
+  )
 
 
 def _make(
     part: parts_lib.Part,
     compute: Callable[[np.ndarray], np.ndarray],
     layers: tuple[int, ...],
-    wanted: Features,
-    config: Mapping[str, Any],
+    config: Features,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Makes the files of a split that are not there; False when interrupted."""
-  amount = settings.amount(config)
   part.path.mkdir(parents=True, exist_ok=True)
-  todo = [u for u in part.units if not _note(part, u).exists()]
+  notes = pieces.Pieces(part.path)
+  todo = [u for u in part.units if notes.read(u.number) is None]
   total, left = (
       sum(len(unit.items) for unit in some) for some in (part.units, todo)
   )
   decoded = workers.decode(
       (item for unit in todo for item in unit.items), part.spec,
-      seed=config["seed"], workers=min(amount.processes, left),
-      ahead=amount.ahead,
+      seed=config.seed,
+      workers=min(workers.processes(config.amount.workers), left),
+      ahead=config.amount.ahead,
   )  # fmt: skip
   with console.tracking(
       f"features {part.name}", unit="items", total=total, done=total - left
   ) as bar:
     try:
       for unit in todo:
-        rows = _Rows(compute, layers, wanted)
+        rows = _Rows(compute, layers, config.features)
         for _ in unit.items:
           rows.add(next(decoded))
           bar.advance()
           if interrupted(bar.done):
             return False
-        rows.write(_note(part, unit))
+        rows.write(part.path, unit.number)
     finally:
       decoded.close()
   return True
-
-
-def _note(part: parts_lib.Part, unit: units.Unit) -> epath.Path:
-  return part.path / f"{unit.number:05d}.json"
 
 
 class _Rows:
@@ -277,7 +233,7 @@ class _Rows:
 
   def __init__(
       self, compute: Callable[[np.ndarray], np.ndarray],
-      layers: tuple[int, ...], wanted: Features,
+      layers: tuple[int, ...], wanted: FeatureFiles,
   ):  # fmt: skip
     self._features, self._layers, self._wanted = compute, layers, wanted
     self._pending, self._made = [], []
@@ -296,7 +252,7 @@ class _Rows:
     if len(self._pending) >= self._wanted.rows:
       self._compute()
 
-  def write(self, note: epath.Path) -> None:
+  def write(self, folder: epath.Path, unit: int) -> None:
     """The file of all that was added, then its note."""
     if self._pending:
       self._compute()
@@ -307,11 +263,10 @@ class _Rows:
       labels = [clip["label"] for clip in self._clips]
       arrays["label"] = np.array(labels, np.int32)
       data = feature_files.to_bytes(arrays, self._wanted.format)
-      name = f"{note.stem}.{self._wanted.format}"
-      beside = note.parent / f".{name}.part"
-      beside.write_bytes(data)
-      beside.replace(note.parent / name)
-    files.write_json(note, {"clips": self._clips, "skipped": self._skipped})
+      name = f"{unit:05d}.{self._wanted.format}"
+      files.write_bytes(folder / name, data)
+    note = {"clips": self._clips, "skipped": self._skipped}
+    pieces.Pieces(folder).write(unit, note)
 
   def _compute(self) -> None:
     features_LR = self._features(np.stack(self._pending))
@@ -320,17 +275,17 @@ class _Rows:
 
 
 def _finish(
-    work: parts_lib.Work, wanted: Features, workdir: epath.Path
+    work: parts_lib.Work, wanted: FeatureFiles, workdir: epath.Path
 ) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in work.parts:
-    ids, files = [], []
+    ids, names = [], []
     for unit in part.units:
-      note = json.loads(_note(part, unit).read_text())
+      note = pieces.Pieces(part.path).require(unit.number)
       file = f"{part.name}/{unit.number:05d}.{wanted.format}"
       if note["clips"]:
-        files.append(f"{unit.number:05d}.{wanted.format}")
+        names.append(f"{unit.number:05d}.{wanted.format}")
       for row, clip in enumerate(note["clips"]):
         where = part.name, file, row
         index.append((*where, clip["id"], clip["clip"], clip["label"]))
@@ -343,11 +298,11 @@ def _finish(
     if not ids:
       empty.append(part.name)
       continue
-    whole = {"classes": part.listing.classes, "files": files, "ids": ids}
+    whole = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, whole)
-  objects.write_table(workdir, "index.csv", index, header=_INDEX)
-  objects.write_table(
-      workdir, "skipped.csv", skipped, header=("store", "id", "reason")
+  files.write_table(workdir / "index.csv", index, header=_INDEX)
+  files.write_table(
+      workdir / "skipped.csv", skipped, header=("store", "id", "reason")
   )
   parts_lib.write_missing(work, workdir)
   if skipped:

@@ -4,70 +4,48 @@ Two questions: does a video stand in both, by its id (Kinetics-600 training
 videos that are Kinetics-400 validation videos), and do records, or single
 frames, of both have exactly the same tokens. Crops are drawn by id, so a video
 that is stored under two names rarely gives equal tokens; images cropped in the
-centre do.
+centre do. A held-out store that shares no id with a training store gets a
+certificate of that, so that training need not compare them again.
 
 Shapes: R records, T frames, G grid side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+from collections.abc import Callable, Iterator
 import hashlib
-from typing import Any
+import itertools
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
+from totojax.data.store import certificates
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 
 READ_RECORDS = 256  # at a time
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What is compared.
-
-  Attributes:
-    train: stores of tokens that are trained on.
-    validation: stores of tokens that are held out.
-    per: what must not be equal: a whole "record", or any "frame" of one.
-    fail: whether an overlap is an error.
-  """
-
-  train: tuple[str, ...]
-  validation: tuple[str, ...]
-  per: str
-  fail: bool
-
-  def __post_init__(self):
-    if self.per not in ("record", "frame"):
-      raise ValueError(
-          f"leakage.per is {self.per!r}; use 'record' or 'frame'"
-      )
-    for name in ("train", "validation"):
-      if not getattr(self, name):
-        raise ValueError(f"leakage.{name} names no store; name at least one")
-
-
 def run(
-    config: Mapping[str, Any],
+    config: tokens_config.Leakage,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes `leakage.csv`; False when interrupted.
 
   Raises:
-    ValueError: something of a held-out store is in a training store, and
-      `leakage.fail` asks for an error.
+    ValueError: no store is named, or something of a held-out store is in a
+      training store and `leakage.fail` asks for an error.
   """
-  wanted = typed(Settings, config["leakage"], "leakage")
+  wanted = config.leakage
+  for name in ("train", "validation"):
+    if not getattr(wanted, name):
+      raise ValueError(f"leakage.{name} names no store; name at least one")
   train = [_open(path) for path in wanted.train]
   held_out = [_open(path) for path in wanted.validation]
   for store in (*train, *held_out):
@@ -100,15 +78,16 @@ def run(
             (wanted.per, where, held, other, store.path, record, item)
         )
         found.add((where, items_lib.whole(other)))
-  objects.write_table(
-      workdir,
-      "leakage.csv",
+  files.write_table(
+      workdir / "leakage.csv",
       rows,
       header=(
           "same", "held_out", "held_out_record", "held_out_id", "train",
           "train_record", "train_id",
       ),
   )  # fmt: skip
+  for store, other in itertools.product(train, held_out):
+    certificates.check(store, other)  # a start of training asks no more
   text = (
       f"{len(found)} of {len(ids)} held-out items are also in training data"
       f" ({workdir / 'leakage.csv'})"

@@ -6,75 +6,41 @@ had to be downloaded is in `downloads` beside it, and may be deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-import dataclasses
+from collections.abc import Callable
 import hashlib
 import pathlib
-import re
-from typing import Any
 
 from etils import epath
 
-from totojax.config.typed import typed
+from totojax.config import tokens
+from totojax.config.schema import ConfigError
 from totojax.rundir import directory
 from totojax.rundir import lock
 from totojax.tokenizers.released import download
 from totojax.tokenizers.released import official
 
 
-@dataclasses.dataclass(frozen=True)
-class Official:
-  """Which weights, and where they are.
-
-  Attributes:
-    kind: one of `official.KINDS`.
-    files: local paths (encoder and decoder, or the checkpoint); empty: they are
-      downloaded.
-    urls: addresses to download them from; empty: the official ones.
-    sha256: that the files must have; empty: not checked (none is published).
-  """
-
-  kind: str
-  files: tuple[str, ...]
-  urls: tuple[str, ...]
-  sha256: tuple[str, ...]
-
-  def __post_init__(self):
-    kind = official.find(self.kind)
-    for name in ("files", "urls", "sha256"):
-      given = getattr(self, name)
-      if not isinstance(given, tuple | list) or not all(
-          isinstance(word, str) for word in given
-      ):
-        raise ValueError(
-            f"official.{name} is {given!r}; it must be a tuple of strings"
-        )
-      if given and len(given) != len(kind.files):
-        raise ValueError(
-            f"official.{name} has {len(given)} entries; {self.kind} is made of"
-            f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
-            " each, or none"
-        )
-    if self.files and self.urls:
-      raise ValueError(
-          "official.files and official.urls are both set; keep the one that the"
-          " weights are read from"
+def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
+  """Raises ConfigError unless there is one of each list for every file."""
+  for name in ("files", "urls", "sha256"):
+    given = getattr(settings, name)
+    if given and len(given) != len(kind.files):
+      raise ConfigError(
+          f"official.{name} has {len(given)} entries; {kind.name} is made of"
+          f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
+          " each, or none"
       )
-    for word in self.sha256:
-      if not re.fullmatch("[0-9a-fA-F]{64}", word):
-        raise ValueError(
-            f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits"
-        )
 
 
 def run(
-    config: Mapping[str, Any],
+    config: tokens.Official,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Downloads what is not given, and converts it; False when interrupted."""
-  settings = typed(Official, config["official"], "official")
+  settings = config.official
   kind = official.find(settings.kind)
+  _check_count(settings, kind)
   workdir.mkdir(parents=True, exist_ok=True)
   lock.take(workdir)
   files = [pathlib.Path(file) for file in settings.files]

@@ -7,15 +7,13 @@ device in each step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import functools
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from totojax import assembly as parts
 from totojax import flops
@@ -130,7 +128,7 @@ def pretraining(
   """
   of = task(config)
   spec, side = of.inner.spec, of.inner.config.side_px
-  on = sharding.make_mesh(config.mesh)
+  layout = sharding.layout(config.mesh)
   size = config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
   training = pretrain.open_sources(config, spec, pixels=True)
@@ -143,7 +141,9 @@ def pretraining(
   sources = pretrain.validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
-  sums = position_sums(of, on)
+  sums = parts.position_sums(
+      functools.partial(nll, of), layout, spec.frame_tokens
+  )
 
   def validate(state: step_lib.TrainState):
     both = (state.params, state.frozen)
@@ -175,33 +175,25 @@ def pretraining(
       },
       tokens_per_step=batch * spec.context,
       flops_per_token=cost,
-      on=on,
+      layout=layout,
       frozen=of.frozen,
       rules=of.inner.rules,
       lanes=lanes,
   )
 
 
-def position_sums(
-    of: Task, on: Mesh
-) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
-  """((params, frozen), this host's rows) -> sums over the global batch."""
-  rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(on, rules)
+def nll(
+    task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+  """Loss [B, T] of every target, and where it counts.
 
-  @functools.partial(jax.jit, out_shardings=parts.whole(on))
-  def compute(params, frozen, batch):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      if isinstance(of.trained, encode.EncodeFrames):
-        tokens_BR = of.trained.tokens(frozen["tokenizer"], batch)
-        batch = {**batch, "tokens": tokens_BR}
-      return val_loss.batch_sums(
-          *of.inner.per_target(params, batch),
-          frame_tokens=of.inner.spec.frame_tokens,
-      )
-
-  def sums(both, batch):
-    with jax.set_mesh(on):
-      return compute(*both, train.place(batch, split))
-
-  return sums
+  Args:
+    task: what is evaluated.
+    both: its parameters and frozen arrays.
+    batch: of pixels; tokens are made of it where these are predicted.
+  """
+  params, frozen = both
+  if isinstance(task.trained, encode.EncodeFrames):
+    tokens_BR = task.trained.tokens(frozen["tokenizer"], batch)
+    batch = {**batch, "tokens": tokens_BR}
+  return task.inner.per_target(params, batch)

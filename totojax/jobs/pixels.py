@@ -8,15 +8,14 @@ Shapes: K crops of a video, N frames, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-import dataclasses
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from etils import epath
 import numpy as np
 
+from totojax.config import pixels as pixels_config
+from totojax.config import schema
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.pixels import media
 from totojax.data.pixels import photos as photo_lib
 from totojax.data.pixels import synthetic
@@ -25,72 +24,17 @@ from totojax.data.sources import folder
 from totojax.data.sources import items as items_lib
 from totojax.data.store import fill
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 
 Interrupted = Callable[[int], bool]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rendering:
-  """How many clips are rendered.
-
-  Attributes:
-    train: clips for training.
-    val: clips held out.
-    label: what is labelled: one of `synthetic.LABELS`.
-    records_per_shard: clips of a shard.
-  """
-
-  train: int
-  val: int
-  label: str
-  records_per_shard: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Photos:
-  """How many squares are cut out.
-
-  Attributes:
-    train: of the training photographs.
-    val: of the held-out one.
-    records_per_shard: squares of a shard.
-  """
-
-  train: int
-  val: int
-  records_per_shard: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Decoding:
-  """Which videos are decoded.
-
-  Attributes:
-    root: folder that holds them, at any depth.
-    val_frac: share of the videos that is held out (at least one).
-    records_per_shard: clips of a shard.
-  """
-
-  root: str
-  val_frac: float
-  records_per_shard: int
-
-  def __post_init__(self):
-    if not 0.0 < self.val_frac < 1.0:
-      raise ValueError(
-          f"decoding.val_frac is {self.val_frac}; it is a share between 0 and 1"
-      )
-
-
 def render(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+    config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Renders labelled clips; False when interrupted."""
-  scene = typed(
-      synthetic.SyntheticConfig, config["scene"], "scene", seed=config["seed"]
-  )
-  amount = typed(Rendering, config["amount"], "amount")
+  scene = synthetic.SyntheticConfig(**vars(config.scene), seed=config.seed)
+  amount = config.amount
 
   def split(first: int, count: int) -> fill.Split:
     def make(i):
@@ -110,7 +54,10 @@ def render(
         labels=True,
         classes=synthetic.classes(amount.label, scene.moves),
         records_per_shard=amount.records_per_shard,
-        info={"scene": dataclasses.asdict(scene), "first": first},
+        info={
+            "scene": {"seed": config.seed, **schema.to_dict(config.scene)},
+            "first": first,
+        },
     )
     return fill.Split(manifest, count, make)
 
@@ -125,7 +72,7 @@ def render(
 
 
 def decode(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+    config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
@@ -136,18 +83,15 @@ def decode(
     StoreError: the folder holds other videos than when the stores were begun.
   """
   # Small folders: every video gives as many clips, however long it is.
-  spec = typed(
-      video.ClipSpec, config["clip"], "clip",
-      sampling="uniform", every_s=1.0, most_stretches=1,
-  )  # fmt: skip
-  amount = typed(Decoding, config["decoding"], "decoding")
-  found, parts = _videos(amount, seed=config["seed"])
+  spec = video.ClipSpec(**vars(config.clip))
+  amount = config.decoding
+  found, parts = _videos(amount, seed=config.seed)
   media.check_installed(found[0], spec)
   skipped = _Skipped(workdir)
 
   def split(items: Sequence[items_lib.Item]) -> fill.Split:
     def make(i):
-      clips = media.load(items[i], spec, seed=config["seed"])
+      clips = media.load(items[i], spec, seed=config.seed)
       if isinstance(clips, items_lib.Skipped):
         skipped.add(clips)
         return None
@@ -162,8 +106,8 @@ def decode(
         records_per_shard=amount.records_per_shard,
         # Of the whole folder: which videos are held out follows from it too.
         info={
-            "seed": config["seed"],
-            "clip": dict(config["clip"]),
+            "seed": config.seed,
+            "clip": schema.to_dict(config.clip),
             "val_frac": amount.val_frac,
             "items": len(found),
             "listing": items_lib.digest(found),
@@ -183,7 +127,7 @@ def decode(
 
 
 def _videos(
-    amount: Decoding, *, seed: int
+    amount: pixels_config.Decoding, *, seed: int
 ) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
   """All videos of the folder, and those of each split.
 
@@ -203,18 +147,17 @@ def _videos(
 
 
 def photos(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+    config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Cuts squares out of a few photographs; False when interrupted."""
-  spec = typed(photo_lib.CropSpec, config["crop"], "crop")
-  amount = typed(Photos, config["amount"], "amount")
+  spec, amount = config.crop, config.amount
 
   def split(names: Sequence[str], count: int) -> fill.Split:
     images = [photo_lib.load(name) for name in names]
 
     def make(i):
       which = i % len(names)
-      rng = np.random.default_rng([config["seed"], i])
+      rng = np.random.default_rng([config.seed, i])
       square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
       return fill.Records(
           id=f"photo/{names[which]}",
@@ -230,7 +173,7 @@ def photos(
         fps=0.0,
         crops=count,
         records_per_shard=amount.records_per_shard,
-        info={"seed": config["seed"], "crop": dataclasses.asdict(spec)},
+        info={"seed": config.seed, "crop": schema.to_dict(spec)},
     )
     return fill.Split(manifest, count, make)
 
@@ -251,14 +194,13 @@ class _Skipped:
 
   def __init__(self, workdir: epath.Path):
     self.path = workdir / self._FILE
-    self._workdir = workdir
-    self._reasons = dict(objects.read_table(workdir, self._FILE) or ())
+    there = self.path.exists()
+    self._reasons = dict(files.read_table(self.path) if there else ())
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())
-    objects.write_table(
-        self._workdir,
-        self._FILE,
+    files.write_table(
+        self.path,
         sorted(self._reasons.items()),
         header=("path", "reason"),
     )

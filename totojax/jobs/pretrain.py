@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
-import functools
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 import jax
-from jax.sharding import Mesh
 
 from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
 from totojax import lanes as lanes_lib
+from totojax import plugins
 from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
@@ -60,7 +58,7 @@ class Planned:
     rows: of a batch.
     microbatches: parts of a batch.
     total_tokens: of the whole run.
-    mesh: where it is computed; None where nothing is to be compiled.
+    layout: where it is computed; None where nothing is to be compiled.
     program: its train step; None where nothing is to be compiled.
   """
 
@@ -69,7 +67,7 @@ class Planned:
   rows: int
   microbatches: int
   total_tokens: float
-  mesh: Mesh | None
+  layout: sharding.Layout | None
   program: parts.Program | None
 
 
@@ -92,16 +90,16 @@ def planned(
   task = task_lib.Pretrain(model, parts.parametrisation(config))
   size = config.train
   rows = batch_rows(size.batch_tokens, task.spec)
-  on = made = None
+  layout = made = None
   if devices is not None:
-    on = sharding.make_mesh(config.mesh, devices)
+    layout = sharding.layout(config.mesh, devices)
     made = parts.program(
         config,
         task=task,
         steps=flops.steps(size.total_tokens, rows * task.spec.context),
         rows=rows,
         microbatches=size.microbatches,
-        on=on,
+        layout=layout,
         rules=task.rules,
     )
   return Planned(
@@ -110,7 +108,7 @@ def planned(
       rows=rows,
       microbatches=size.microbatches,
       total_tokens=size.total_tokens,
-      mesh=on,
+      layout=layout,
       program=made,
   )
 
@@ -129,8 +127,8 @@ def pretraining(
   """
   parts.check_tokens(config, "this job")
   spec = config.sequence
-  on = sharding.make_mesh(config.mesh)
-  task = task_lib.Pretrain(parts.model(config), parts.parametrisation(config))
+  layout = sharding.layout(config.mesh)
+  task = _task(config)
   size = config.train
   batch = batch_rows(size.batch_tokens, spec)
   encoder = _encoder(config, spec)
@@ -167,12 +165,12 @@ def pretraining(
   if config.init_from:
     before = _start(config, task, tokenizer=fingerprint, lanes=lanes)
     began = {"init_from": {"run": str(before.path), "step": before.step}}
-    start = lambda _: backbone.read(before, task.model, on=on)
+    start = lambda _: backbone.read(before, task.model, layout)
   shape = task.model.config
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
-  sums = position_sums(task, on)
+  sums = parts.position_sums(task.batch_nll, layout, spec.frame_tokens)
   sources = validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
@@ -187,7 +185,10 @@ def pretraining(
       rows=batch,
       microbatches=size.microbatches,
       batches=parts.reader(config.data.reading, dataset),
-      evals={"": validate} if held_out else {},
+      evals={
+          **({"": validate} if held_out else {}),
+          **_evaluations(config, task),
+      },
       facts={
           "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
           "parameters_without_specials": flops.parameters(shape, spec.vocab),
@@ -199,12 +200,31 @@ def pretraining(
       },
       tokens_per_step=batch * spec.context,
       flops_per_token=cost,
-      on=on,
+      layout=layout,
       frozen=frozen,
       rules=task.rules,
       lanes=lanes,
       start=start,
   )
+
+
+def _task(config: Pretrain) -> task_lib.Pretrain:
+  """The task of the paper, or the user's on the same tokens."""
+  make = task_lib.Pretrain
+  if config.task is not None:
+    make = plugins.load(config.task, "task", Callable)
+  return make(parts.model(config), parts.parametrisation(config))
+
+
+def _evaluations(
+    config: Pretrain, task: task_lib.Pretrain
+) -> dict[str, train.Eval]:
+  """The user's evaluations, by the names of their files."""
+  evals = {}
+  for reference in config.evaluations or ():
+    make = plugins.load(reference, "evaluation", Callable)
+    evals[plugins.stem(reference)] = make(task, config)
+  return evals
 
 
 def _start(
@@ -346,24 +366,3 @@ def validation_batches(
       )
       for source in sources
   }  # fmt: skip
-
-
-def position_sums(
-    task: task_lib.Pretrain, on: Mesh
-) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
-  """(params, this host's rows) -> sums over the global batch, on every host."""
-  rules = sharding.ShardingRules()
-  split = sharding.batch_sharding(on, rules)
-
-  @functools.partial(jax.jit, out_shardings=parts.whole(on))
-  def compute(params, tokens_BR):
-    with nn.logical_axis_rules(rules.flax_rules()):
-      return val_loss.batch_sums(
-          *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
-      )
-
-  def sums(params, batch):
-    with jax.set_mesh(on):
-      return compute(params, train.place(batch, split)["tokens"])
-
-  return sums

@@ -5,17 +5,19 @@ from __future__ import annotations
 from etils import epath
 
 from totojax import jobs
+from totojax.config import studies
 from totojax.report import report
 from totojax.rundir import console
 from totojax.rundir import directory
 
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: studies.Report, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
-  """Writes report.html."""
+  """Writes report.html and loss.png."""
   del interrupted  # seconds
   directory.begin(workdir, config)
-  page = report.write_report(config["chain"], workdir)
+  page = report.write_report(config.chain, workdir)
+  report.write_figure(config.chain, workdir)
   console.say(f"report: {page}")
   return True

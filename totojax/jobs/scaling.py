@@ -7,14 +7,16 @@ Leaves `scaling.csv` (compute in MACs, FLOPs and PF-days of training),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax import jobs
+from totojax.config import studies
+from totojax.config.studies import Scaling
 from totojax.jobs.sweep import finished
 from totojax.report import plots
 from totojax.report import reading
@@ -24,59 +26,11 @@ from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
 
-FRONTIERS = ("envelope", "final")
-
-
-@dataclasses.dataclass(frozen=True)
-class Scaling:
-  """What is read and fitted.
-
-  Attributes:
-    runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
-    source: of the evaluation that is read; "": the mean over all of them.
-    skip_frac: of each run's updates, whose evaluations are left out: those of
-      the warm-up.
-    frontier: "envelope", the lowest loss of each bin of compute if it is a new
-      low; or "final", the last evaluation of each run (a cosine schedule does
-      not reach its best before its end).
-    bins_per_decade: of compute, for the envelope.
-    draws: of runs with replacement, for the interval of the exponent.
-    seed: of the draws.
-    force: fit fewer than three points, or less than a decade of compute.
-  """
-
-  runs: tuple[str, ...]
-  source: str
-  skip_frac: float
-  frontier: str
-  bins_per_decade: int
-  draws: int
-  seed: int
-  force: bool
-
-  def __post_init__(self):
-    finished.folders(self.runs, "scaling.runs")
-    if self.frontier not in FRONTIERS:
-      raise ValueError(
-          f"scaling.frontier is {self.frontier!r}; use one of"
-          f" {', '.join(FRONTIERS)}"
-      )
-    if not 0.0 <= self.skip_frac < 1.0:
-      raise ValueError(
-          f"scaling.skip_frac is {self.skip_frac}; it is a share of each run,"
-          " below 1"
-      )
-    if self.bins_per_decade < 1 or self.draws < 1:
-      raise ValueError(
-          f"scaling.bins_per_decade is {self.bins_per_decade} and scaling.draws"
-          f" {self.draws}; use at least 1 of each"
-      )
-
 
 def run(
-    config: Mapping[str, Any],
+    config: studies.ScalingJob,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Reads, fits, draws.
 
@@ -85,7 +39,7 @@ def run(
       points make no law.
   """
   del interrupted  # seconds
-  chosen = typed(Scaling, config["scaling"], "scaling")
+  chosen = config.scaling
   rows = read(chosen)
   rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
   found = laws(rows, chosen)
@@ -93,7 +47,7 @@ def run(
   files.write_json(workdir / "laws.json", found)
   files.write_csv(workdir / "scaling.csv", rows)
   draw, _ = scaling_page.drawing(reading.Folder(workdir))
-  (workdir / "scaling.png").write_bytes(plots.png(draw))
+  plots.write(workdir / "scaling.png", draw)
   for sentence in scaling_page.verdict(found):
     console.say(sentence)
   console.say(f"report: {scaling_page.write_report(workdir)}")

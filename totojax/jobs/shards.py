@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import io
-from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax.config import tokens as tokens_config
+from totojax.data.store import certificates
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
@@ -32,36 +31,13 @@ from totojax.tokenizers import weights
 SPLITS = ("train", "val")
 
 
-@dataclasses.dataclass(frozen=True)
-class Tokenizing:
-  """What is tokenized and how.
-
-  Attributes:
-    pixels: folder with the pixel stores `train` and `val`.
-    tokenizer: a tokenizer file, or "shipped".
-    records: clips that are encoded at a time.
-    records_per_shard: clips of a shard.
-    report_frames: held-out frames that PSNR is measured on.
-    kmeans_frames: training frames that the baseline's patches come from.
-    kmeans_patches: patches that the baseline is fitted on.
-  """
-
-  pixels: str
-  tokenizer: str
-  records: int
-  records_per_shard: int
-  report_frames: int
-  kmeans_frames: int
-  kmeans_patches: int
-
-
 def run(
-    config: Mapping[str, Any],
+    config: tokens_config.Shards,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Tokenizes both splits; False when interrupted."""
-  settings = typed(Tokenizing, config["tokenizing"], "tokenizing")
+  settings = config.tokenizing
   tokenizer = weights.load(settings.tokenizer)
   pixels = {
       split: shards.open_store(
@@ -78,7 +54,11 @@ def run(
         source, workdir / split, tokenizer, settings, interrupted
     ):
       return False
-  _describe(workdir, tokenizer, settings, pixels, seed=config["seed"])
+  paths = [workdir / split for split in SPLITS]
+  certificates.certify(
+      [store_lib.Store(path, manifests.load(path)) for path in paths]
+  )
+  _describe(workdir, tokenizer, settings, pixels, seed=config.seed)
   return True
 
 
@@ -86,7 +66,7 @@ def _tokenize(
     source: store_lib.Store,
     path: epath.Path,
     tokenizer: api.Tokenizer,
-    settings: Tokenizing,
+    settings: tokens_config.Tokenizing,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """One split, going on where it stopped; False when interrupted."""
@@ -134,7 +114,7 @@ def _tokenize(
 def _describe(
     workdir: epath.Path,
     tokenizer: api.Tokenizer,
-    settings: Tokenizing,
+    settings: tokens_config.Tokenizing,
     pixels: Mapping[str, store_lib.Store],
     *,
     seed: int,
@@ -158,9 +138,11 @@ def _describe(
       "mean_colour": stats.mean_colour(original_MHW3),
   }
   shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **{k: v[shown] for k, v in images.items()})
-  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_npz(
+      workdir / "samples.npz",
+      {k: v[shown] for k, v in images.items()},
+      compressed=True,
+  )
 
   tokens = shards.open_store(
       workdir / "train",

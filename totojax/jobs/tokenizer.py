@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-import dataclasses
 from typing import Any
 
 from etils import epath
@@ -12,10 +11,13 @@ import numpy as np
 
 from totojax import assembly as parts
 from totojax import jobs
+from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
+from totojax.config import schema
+from totojax.config import tokens
+from totojax.config import training as training_config
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib
 from totojax.data.stream import mixture
@@ -27,32 +29,7 @@ from totojax.tokenizers import dvae
 from totojax.tokenizers import stats
 from totojax.tokenizers import weights
 
-Section = Mapping[str, Any]
 _KMEANS_PATCHES = 40_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Amount:
-  """How long a tokenizer is trained.
-
-  Attributes:
-    steps: updates.
-    batch_frames: frames of an update.
-    microbatches: parts of a batch, one after the other.
-    start_frames: frames that a data-dependent start looks at.
-    score_frames: held-out frames of each source that it is scored on.
-    least_used_frac: share of the codes that must be in use at the end on the
-      held-out frames of all sources; 0.0 asks for nothing.
-    dtype: of the file: "float32" or "float16".
-  """
-
-  steps: int
-  batch_frames: int
-  microbatches: int
-  start_frames: int
-  score_frames: int
-  least_used_frac: float
-  dtype: str
 
 
 class Collapsed(ValueError):
@@ -60,7 +37,9 @@ class Collapsed(ValueError):
 
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: tokens.Tokenizer,
+    workdir: epath.Path,
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Leaves `tokenizer.safetensors`: copied from `weights`, or trained.
 
@@ -68,19 +47,18 @@ def run(
     Collapsed: fewer codes are used than `train.least_used_frac` asks for.
   """
   file = workdir / "tokenizer.safetensors"
-  if config["weights"] != "train":
-    found = weights.load(config["weights"])
+  if config.weights != "train":
+    found = weights.load(config.weights)
     directory.begin(workdir, config, tokenizer=found.fingerprint)
-    weights.resolve(config["weights"]).copy(file, overwrite=True)
+    weights.resolve(config.weights).copy(file, overwrite=True)
     return True
-  how = amount(config)
+  how, size = config.train, config.dvae
   run_ = training(config)
   state, finished = train.fit(run_, workdir, interrupted=interrupted)
   if not finished:
     return False
   params = jax.tree.map(np.asarray, jax.device_get(state.params))
-  size = shape(config)
-  held_out = open_validation(config)
+  held_out = open_validation(config.data)
   found = dict(scores(params, size, held_out, how.score_frames))
   least = how.least_used_frac * size.vocab
   if found["codes_used"] < least:
@@ -94,76 +72,69 @@ def run(
         file,
         params,
         size,
-        card={**config["card"], "steps": run_.steps, "scores": found},
+        card={
+            **schema.to_dict(config.card), "steps": run_.steps, "scores": found
+        },
         dtype=how.dtype,
     )
   console.say(", ".join(f"{k} {v:.4g}" for k, v in found.items()))
   return True
 
 
-def amount(config: Section) -> Amount:
-  return typed(Amount, config["train"], "train")
-
-
-def shape(config: Section) -> dvae.DvaeConfig:
-  return typed(dvae.DvaeConfig, config["dvae"], "dvae")
-
-
-def training(config: Section) -> train.Run:
+def training(config: tokens.Tokenizer) -> train.Run:
   """Everything that `train.fit` needs for a dVAE."""
-  on = parts.mesh(config)
-  how, size = amount(config), shape(config)
-  objective = typed(task_lib.TokenizerConfig, config["objective"], "objective")
-  sources = open_sources(config)
+  layout = sharding.layout(config.mesh)
+  how, size, objective = config.train, config.dvae, config.objective
+  sources = open_sources(config.data)
   size_px = sources[0].store.manifest.size_px
   task = task_lib.TokenizerTask(
       model=size,
       config=objective,
       size_px=size_px,
-      kmeans=_kmeans(config, sources, size) if objective.needs_kmeans else None,
+      kmeans=_kmeans(config, sources) if objective.needs_kmeans else None,
   )
   dataset = mixture.frames_stream(
       sources,
-      seed=config["seed"],
+      seed=config.seed,
       batch=how.batch_frames,
       host=jax.process_index(),
       hosts=jax.process_count(),
   )
-  held_out = open_validation(config)
+  held_out = open_validation(config.data)
 
   def score(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
     return scores(state.params, size, held_out, how.score_frames)
 
-  tokens = how.batch_frames * (size_px // size.factor) ** 2
   return parts.run(
       config,
       task=task,
       steps=how.steps,
       rows=how.batch_frames,
       microbatches=how.microbatches,
-      batches=parts.reader(config, dataset),
+      batches=parts.reader(config.data.reading, dataset),
       evals={"": score} if held_out else {},
       facts={
           "parameters": dvae_parameters(size),
           "sources": {s.name: len(s.store) for s in sources},
       },
-      tokens_per_step=tokens,
+      tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
       flops_per_token=0.0,
-      on=on,
+      layout=layout,
   )
 
 
 def _kmeans(
-    config: Section, sources: list[rows.Source], size: dvae.DvaeConfig
+    config: tokens.Tokenizer, sources: list[rows.Source]
 ) -> task_lib.KMeansStart:
   """Frames and patch centres of a start that depends on data.
 
   Every host looks at the same frames, so that all start alike.
   """
+  size = config.dvae
   frames = mixture.frames_stream(
       sources,
-      seed=config["seed"],
-      batch=amount(config).start_frames,
+      seed=config.seed,
+      batch=config.train.start_frames,
       host=0,
       hosts=1,
   )[0]["frames"]
@@ -175,7 +146,7 @@ def _kmeans(
           patches=_KMEANS_PATCHES,
           iterations=20,
       ),
-      seed=config["seed"],
+      seed=config.seed,
   )
   if len(fitted.codebook_CF) < size.vocab:
     raise ConfigError(
@@ -187,13 +158,13 @@ def _kmeans(
   )
 
 
-def open_sources(config: Section) -> list[rows.Source]:
+def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
   """The pixel stores of `data.train`.
 
   Raises:
     ConfigError: there is none.
   """
-  shares = parts.shares(config, example="configs/tokenizer.py")
+  shares = training_config.shares(data.train, example="configs/tokenizer.py")
   return [
       rows.Source(
           name=name,
@@ -206,11 +177,11 @@ def open_sources(config: Section) -> list[rows.Source]:
   ]
 
 
-def open_validation(config: Section) -> dict[str, Any]:
+def open_validation(data: tokens.TokenizerData) -> dict[str, Any]:
   """Source -> pixel store of `data.validation`."""
   return {
       name: shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-      for name, path in config["data"]["validation"].items()
+      for name, path in data.validation.items()
   }
 
 

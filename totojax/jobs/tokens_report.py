@@ -13,14 +13,12 @@ Shapes: V codes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
-import io
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax.config import tokens as tokens_config
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.evals import reconstructions
@@ -43,63 +41,8 @@ NGRAM_COLUMNS = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class TokensReport:
-  """What is counted and shown.
-
-  Attributes:
-    stores: path of each token store, by the name that the report gives it.
-    tokenizer: the file whose decoder shows images, "shipped", or "" for none.
-    pixels: pixel stores that token stores were made from, by the names of
-      these: originals beside reconstructions. May be empty.
-    images: of each store, evenly over it, whose 2- and 3-grams are counted; 0
-      for all. A frame of a video is one image.
-    adjacency: "raster" (n-grams go on into the next row) or "row".
-  """
-
-  stores: Mapping[str, str]
-  tokenizer: str
-  pixels: Mapping[str, str]
-  images: int
-  adjacency: str
-
-  def __post_init__(self):
-    for name in ("stores", "pixels"):
-      value = getattr(self, name)
-      if not isinstance(value, Mapping):
-        raise ValueError(
-            f"tokens_report.{name} is {value!r}; give name -> path of a store"
-        )
-    if not self.stores:
-      raise ValueError(
-          "tokens_report.stores is empty; give name -> path of a token store"
-      )
-    extra = sorted(set(self.pixels) - set(self.stores))
-    if extra:
-      raise ValueError(
-          f"tokens_report.pixels names {extra}, and stores has"
-          f" {sorted(self.stores)}; use the name of the token store that was"
-          " made from them"
-      )
-    if self.pixels and not self.tokenizer:
-      raise ValueError(
-          "tokens_report.pixels are shown beside reconstructions, which need a"
-          " tokenizer; give tokens_report.tokenizer, or leave pixels empty"
-      )
-    if self.images < 0:
-      raise ValueError(
-          f"tokens_report.images is {self.images}; give a number of images, or"
-          " 0 for all"
-      )
-    if self.adjacency not in ngrams.ADJACENCIES:
-      raise ValueError(
-          f"tokens_report.adjacency {self.adjacency!r} is unknown; use"
-          f" {' or '.join(map(repr, ngrams.ADJACENCIES))}"
-      )
-
-
 def run(
-    config: Mapping[str, Any],
+    config: tokens_config.TokensReport,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
@@ -111,7 +54,11 @@ def run(
     ValueError: a store is missing, incomplete, damaged or of pixels; or what
       is to be decoded does not belong together.
   """
-  settings = typed(TokensReport, config["tokens_report"], "tokens_report")
+  settings = config.tokens_report
+  if not settings.stores:
+    raise ValueError(
+        "tokens_report.stores is empty; give name -> path of a token store"
+    )
   stores = {
       name: _open(name, path) for name, path in settings.stores.items()
   }
@@ -140,9 +87,7 @@ def run(
   }
   facts["decoder"] = made.tokenizer.fingerprint if made.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(made)
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  (workdir / "samples.npz").write_bytes(buffer.getvalue())
+  files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
   files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
   files.write_csv(workdir / "rank_frequency.csv", rank_rows(tables))

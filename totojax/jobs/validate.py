@@ -41,9 +41,9 @@ def run(
   """Evaluates the newest checkpoint of `config.model_run`."""
   run = backbone.find(config.model_run, what="a validated run")
   source, trained, spec = run.path, run.config, run.config.sequence
-  on = sharding.make_mesh(trained.mesh)
+  layout = sharding.layout(trained.mesh)
   task = task_lib.Pretrain(run.model, parts.parametrisation(trained))
-  params = backbone.read(run, run.model, on=on)
+  params = backbone.read(run, run.model, layout)
   held_out = build.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
@@ -63,7 +63,7 @@ def run(
 
     losses = dict(
         val_loss.evaluate(
-            build.position_sums(task, on),
+            parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
             params,
             {name: counted(part) for name, part in batches.items()},
         )
@@ -76,7 +76,11 @@ def run(
     metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
   if jax.process_index() == 0:
-    _write(workdir, metrics, val_loss.tables(losses, spec))
+    val_loss.write_tables(workdir, losses, spec)
+    plots.position_figure(
+        workdir / "position_loss.csv", workdir / "position_loss.png"
+    )
+    files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
     console.say(_sentence(name, metrics))
   return True
@@ -116,17 +120,6 @@ def _codes(source: rows.Source, spec: Any) -> np.ndarray:
   codes = source.store.read(chosen)["codes"]
   codes_MNP = codes.reshape(records, -1, spec.frame_tokens)
   return codes_MNP[:, : spec.frames].astype(np.int64)
-
-
-def _write(
-    workdir: epath.Path, metrics: Mapping[str, float], tables: Mapping[str, str]
-) -> None:
-  for file, text in tables.items():
-    (workdir / file).write_text(text)
-  plots.position_figure(
-      workdir / "position_loss.csv", workdir / "position_loss.png"
-  )
-  files.write_json(workdir / "metrics.json", metrics)
 
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:

@@ -5,6 +5,9 @@ Shapes: B batch, T queries, S keys, H heads, K head dim.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,8 +16,18 @@ from totojax.models import blocked
 from totojax.models import splash
 
 IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
+# They want queries that are scaled, and name what they read and give themselves
+# (`checkpoint_name`).
+KERNELS = frozenset({"splash"})
 ALL = -1  # `prefix_tokens` of full attention
 TPU_ROWS = 8  # of a register
+
+# (queries and keys, rotated where they are at all, values, scale of q k) ->
+# what the queries mix of the values, and what the caller wants of a layer. A
+# decoder attends to a cache with it (`decode.py`).
+Mix = Callable[
+    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
+]
 
 
 def attend(

@@ -1,7 +1,8 @@
 """Decoding with a cache: token by token, what the whole sequence would give.
 
-LLaMA and GPT-2 keep keys and values of all tokens so far, Mamba the state that
-they left, whose size does not grow with them.
+Attention keeps keys and values of all tokens so far. Another block has a state
+of its own (`architecture.Architecture.empty_state`), whose size does not grow
+with them.
 
 Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
 room for, D width, H heads, K head dim, V padded vocabulary.
@@ -10,17 +11,22 @@ room for, D width, H heads, K head dim, V padded vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from totojax import sequence
 from totojax.models import attention
-from totojax.models import llama
-from totojax.models import mamba
+from totojax.models import platform as platform_lib
 from totojax.models import splash
 from totojax.models import trunk
+
+# A step of one token has little to gain from what a platform does for many, but
+# for its product with the cache.
+_ONE_TOKEN = platform_lib.Platform("one token")
 
 
 class Cache(NamedTuple):
@@ -37,6 +43,11 @@ class Cache(NamedTuple):
   keys: Any
   values: Any
   tokens_BS: jax.Array | None
+
+
+# NamedTuple of arrays, as an architecture's `empty_state` gives it, of all
+# layers: stacked, or tuples of L arrays.
+State = Any
 
 
 def load(model: trunk.Trunk, params: Any) -> Any:
@@ -63,17 +74,19 @@ def load(model: trunk.Trunk, params: Any) -> Any:
 
 def empty(
     model: trunk.Trunk, *, rows: int, room: int
-) -> Cache | mamba.State:
+) -> Cache | State:
   """The cache of `rows` sequences of up to `room` tokens, all zero.
 
-  Mamba's is the states of all layers, [L, ...] or tuples of L arrays, with room
-  for any number of tokens.
+  A state has room for any number of tokens.
+
+  Raises:
+    ValueError: the architecture does not decode.
   """
   c = model.config
-  if isinstance(c, mamba.MambaConfig):
-    states = [mamba.empty_state(c, rows) for _ in range(c.depth)]
+  states = [c.empty_state(rows) for _ in range(c.depth)]
+  if states[0] is not None:
     stack = jnp.stack if model.compute.unroll == 1 else tuple
-    return mamba.State(*(stack(parts) for parts in zip(*states)))
+    return type(states[0])(*(stack(parts) for parts in zip(*states)))
   shape, dtype = (rows, c.heads, room, c.head_dim), model.compute.dtype
   tokens_BS = None
   if model.spec.segments:
@@ -87,9 +100,18 @@ def empty(
   return Cache(*apart, tokens_BS)
 
 
+def axes(model: trunk.Trunk, cache: Cache | State) -> Any:
+  """Logical axes of a cache whose layers are stacked: its tree."""
+  if not isinstance(cache, Cache):
+    return model.config.state_axes()
+  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
+  tokens_BS = None if cache.tokens_BS is None else PartitionSpec("batch")
+  return Cache(stack, stack, tokens_BS)
+
+
 def prefill(
     model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, *, room: int
-) -> tuple[jax.Array, Cache | mamba.State]:
+) -> tuple[jax.Array, Cache | State]:
   """Reads a prompt.
 
   Args:
@@ -102,8 +124,8 @@ def prefill(
     float32 logits [B, V] of the token that follows, and the cache.
 
   Raises:
-    ValueError: an empty prompt, one that is longer than the cache, or a model
-      whose attention is not causal.
+    ValueError: an empty prompt, one that is longer than the cache, a model
+      whose attention is not causal, or an architecture that does not decode.
   """
   rows, tokens = inputs_BT.shape
   if not 1 <= tokens <= room:
@@ -116,39 +138,36 @@ def prefill(
         f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
         " token by token only with causal attention, 0"
     )
-  if isinstance(model.config, mamba.MambaConfig):
-    before = empty(model, rows=rows, room=room)
+  before = empty(model, rows=rows, room=room)
+  if not isinstance(before, Cache):
     return _recurrent(model, weights, inputs_BT, before)
-  chosen = model.compute.attention
-  if chosen == "splash" and not splash.fits(tokens):
-    chosen = "xla"
+  if model.compute.attention == "splash" and not splash.fits(tokens):
+    model = _computed(model, attention="xla")
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
 
   def mix_of(_):
     def mix(q_BTHK, k_BTHK, v_BTHK, scale):
       mixed_BTHK = attention.attend(
           q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT,
-          implementation=chosen, scale=scale,
+          implementation=model.compute.attention, scale=scale,
       )  # fmt: skip
       return mixed_BTHK, (k_BTHK, v_BTHK)
 
     return mix
 
   logits_BV, kept = _through(
-      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None,
-      implementation=chosen,
-  )  # fmt: skip
-  cache = _noted(empty(model, rows=rows, room=room), inputs_BT, 0)
-  return logits_BV, _written(cache, kept, 0)
+      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None
+  )
+  return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
 
 
 def step(
     model: trunk.Trunk,
     weights: Any,
-    cache: Cache | mamba.State,
+    cache: Cache | State,
     token_B: jax.Array,
     position: jax.Array,
-) -> tuple[jax.Array, Cache | mamba.State]:
+) -> tuple[jax.Array, Cache | State]:
   """Reads one token of each row.
 
   Args:
@@ -164,11 +183,10 @@ def step(
     one.
   """
   inputs_B1 = token_B[:, None]
-  if isinstance(cache, mamba.State):
+  if not isinstance(cache, Cache):
     return _recurrent(model, weights, inputs_B1, cache)
-  c, on_tpu = model.config, model.compute.attention == "splash"
   place_1 = jnp.reshape(position, (1,))
-  rope = trunk.angles(c, place_1)
+  rope = model.config.angles(place_1)
   cache = _noted(cache, inputs_B1, position)
   stacked = not isinstance(cache.keys, tuple)
   room = (cache.keys if stacked else cache.keys[0]).shape[-2]
@@ -182,15 +200,17 @@ def step(
     def mix(q_B1HK, k_B1HK, v_B1HK, scale):
       mixed_B1HK = attention.attend_to_cache(
           q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
-          seen_BS=seen_BS, scale=scale, by_product=on_tpu,
+          seen_BS=seen_BS, scale=scale,
+          by_product=model.compute.platform.repeated_query,
       )  # fmt: skip
       return mixed_B1HK, (k_B1HK, v_B1HK)
 
     return mix
 
+  plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
   logits_BV, kept = _through(
-      model, weights, inputs_B1, place_1, rope, mix_of,
-      (cache.keys, cache.values), implementation="xla",
+      plain, weights, inputs_B1, place_1, rope, mix_of,
+      (cache.keys, cache.values),
   )  # fmt: skip
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
@@ -201,15 +221,19 @@ def step(
 
 
 def _recurrent(
-    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: mamba.State
-) -> tuple[jax.Array, mamba.State]:
+    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: State
+) -> tuple[jax.Array, State]:
   """Logits [B, V] of the last input, and the states after it."""
   logits_BV, after = _through(
       model, weights, inputs_BT, jnp.arange(inputs_BT.shape[1]), None,
-      lambda past: mamba.State(*past), before,
-      implementation=model.compute.attention,
+      lambda past: type(before)(*past), before,
   )  # fmt: skip
-  return logits_BV, mamba.State(*after)
+  return logits_BV, type(before)(*after)
+
+
+def _computed(model: trunk.Trunk, **changes: Any) -> trunk.Trunk:
+  """The same model, computed in another way."""
+  return model.clone(compute=dataclasses.replace(model.compute, **changes))
 
 
 def _through(
@@ -218,42 +242,38 @@ def _through(
     inputs_BT: jax.Array,
     positions_T: jax.Array,
     rope: tuple[jax.Array, jax.Array] | None,
-    mix_of: Callable[[Any], llama.Mix | mamba.State],
-    past: tuple[Any, Any] | None,
-    *,
-    implementation: str,
-) -> tuple[jax.Array, tuple[Any, Any]]:
+    mix_of: Callable[[Any], attention.Mix | State],
+    past: tuple[Any, ...] | None,
+) -> tuple[jax.Array, tuple[Any, ...]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 
   These are [B, T, H, K], stacked or as tuples, as the weights are; or they are
-  the two parts of Mamba's states. `mix_of` gets a layer's part of `past`.
+  the parts of states. `mix_of` gets a layer's part of `past`.
   """
   c = model.config
-  block = trunk.BLOCKS[type(c)](
-      c, implementation, jnp.dtype(model.compute.dtype), model.scales
-  )
+  block = trunk.block(model)
 
   def layer(x_BTD, both):
     own, past = both
     return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
 
   x_BTD = weights["embedding"][inputs_BT]
-  x_BTD = trunk.placed_input(c, x_BTD, positions_T)
+  x_BTD = c.placed_input(x_BTD, positions_T)
   if isinstance(weights["blocks"], tuple):
     pairs = []
     for i, own in enumerate(weights["blocks"]):
-      of_layer = past and (past[0][i], past[1][i])
+      of_layer = past and tuple(part[i] for part in past)
       x_BTD, pair = layer(x_BTD, (own, of_layer))
       pairs.append(pair)
     kept = tuple(zip(*pairs))
   else:
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
-  norm = trunk.final_norm(c)
+  norm = c.norm()
   x_B1D = norm.apply({"params": weights["norm"]}, x_BTD[:, -1:])
   x_B1D = x_B1D.astype(model.compute.dtype)
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
-      x_B1D, head_VD, spec=model.spec, scales=model.scales, attention="xla"
+      x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
   )
   return logits_B1V[:, 0], kept
 

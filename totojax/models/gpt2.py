@@ -8,8 +8,6 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import dataclasses
 import functools
 from typing import Any, ClassVar
 
@@ -18,50 +16,47 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from totojax.config import model as model_config
+from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
-
-# Parameters that are used in float32 whatever the dtype of compute.
-WIDE = frozenset({"scale", "bias"})
+from totojax.models import platform as platform_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class Gpt2Config:
-  """The architecture; together with the vocabulary it fixes every parameter.
-
-  Attributes:
-    width: residual stream (D).
-    depth: blocks (L).
-    heads: attention heads (H); head dim K = D / H.
-    mlp_dim: hidden units (F).
-    norm_eps: epsilon of LayerNorm.
-    init_std: standard deviation of every matrix at the start.
-    tied: whether the output head is the embedding, transposed.
-    position_std: root mean square of the sines and cosines.
-  """
+class Gpt2Config(model_config.Gpt2, architecture.Transformer):
+  """Section `model` of "gpt2", and what is computed from it."""
 
   kind: ClassVar[str] = "gpt2"
+  wide: ClassVar[frozenset[str]] = frozenset({"scale", "bias"})
+  starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
 
-  width: int
-  depth: int
-  heads: int
-  mlp_dim: int
-  norm_eps: float
-  init_std: float
-  tied: bool
-  position_std: float
+  def block(self) -> type[nn.Module]:
+    return Block
 
-  def __post_init__(self):
-    if self.width % self.heads or self.width % 2:
-      raise ValueError(
-          f"model.width {self.width} must be even and a multiple of"
-          f" model.heads {self.heads}; change one of them"
-      )
+  def norm(self, name: str | None = None) -> nn.Module:
+    return LayerNorm(self.norm_eps, name=name)
+
+  def placed_input(
+      self, x_BTD: jax.Array, positions_T: jax.Array
+  ) -> jax.Array:
+    scale = self.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
+    table_TD = scale * positions(positions_T, self.width)
+    return x_BTD + table_TD.astype(x_BTD.dtype)
 
   @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
+  def matrices(self) -> int:
+    """4 D^2 + 2 D F."""
+    return 4 * self.width**2 + 2 * self.width * self.mlp_dim
+
+  @property
+  def vectors(self) -> int:
+    """Two norms and all biases: 9 D + F."""
+    return 9 * self.width + self.mlp_dim
+
+  @property
+  def norm_parameters(self) -> int:
+    return 2 * self.width
 
 
 def positions(positions_T: jax.Array, width: int) -> jax.Array:
@@ -95,13 +90,6 @@ class LayerNorm(nn.Module):
     return (normed_BTD * scale_D + bias_D).astype(x_BTD.dtype)
 
 
-# (queries, keys, values, scale of q k) -> what the queries mix of the values,
-# and what the caller wants of a layer: see `llama.Mix`.
-Mix = Callable[
-    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
-]
-
-
 class Attention(nn.Module):
   """Multi-head causal self-attention with biases.
 
@@ -111,17 +99,20 @@ class Attention(nn.Module):
   config: Gpt2Config
   implementation: str
   dtype: Any
+  platform: platform_lib.Platform
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(self, x_BTD, segments_BT, mix: Mix | None = None):
+  def __call__(self, x_BTD, segments_BT, mix: attention.Mix | None = None):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     zeros = nn.initializers.zeros
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
-    on_tpu = self.implementation == "splash"
-    on_cpu = self.implementation == "blocked"
+    is_kernel = self.implementation in attention.KERNELS
+    product = functools.partial(
+        layers.product, on_cpu=self.platform.cpu_products
+    )
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
@@ -130,10 +121,10 @@ class Attention(nn.Module):
       b_HK = layers.parameter(
           self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias")
       )
-      x_BTHK = layers.product("BTD,DHK->BTHK", x_BTD, w_DHK, on_cpu=on_cpu)
+      x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
       x_BTHK += b_HK.astype(self.dtype)
       # The kernel names what it reads and gives.
-      return x_BTHK if on_tpu else checkpoint_name(x_BTHK, "projection")
+      return x_BTHK if is_kernel else checkpoint_name(x_BTHK, "projection")
 
     scale = self.scales.attention * c.head_dim**-0.5
     q_BTHK, k_BTHK, v_BTHK = map(project, ("query", "key", "value"))
@@ -152,12 +143,12 @@ class Attention(nn.Module):
           implementation=self.implementation,
           scale=scale,
       )
-    if not on_tpu:
+    if not is_kernel:
       mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     w_HKD = layers.parameter(self, "out", _residual(c), *outward)
     w_HKD = layers.gathered(w_HKD.astype(self.dtype), outward[1])
     b_D = layers.parameter(self, "out_bias", zeros, (c.width,), ("norm",))
-    out_BTD = layers.product("BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu)
+    out_BTD = product("BTHK,HKD->BTD", mixed_BTHK, w_HKD)
     return out_BTD + b_D.astype(self.dtype), kept
 
 
@@ -197,6 +188,7 @@ class Block(nn.Module):
   config: Gpt2Config
   implementation: str
   dtype: Any
+  platform: platform_lib.Platform
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
@@ -205,19 +197,24 @@ class Block(nn.Module):
       x_BTD: jax.Array,
       rope: None,
       segments_BT: jax.Array | None,
-      mix: Mix | None = None,
+      mix: attention.Mix | None = None,
   ) -> tuple[jax.Array, Any]:
     """As `llama.Block`, but that nothing is rotated (`rope`)."""
     del rope
     c = self.config
     normed_BTD = LayerNorm(c.norm_eps, name="attention_norm")(x_BTD)
     mixed_BTD, kept = Attention(
-        c, self.implementation, self.dtype, self.scales, name="attention"
+        c,
+        self.implementation,
+        self.dtype,
+        self.platform,
+        self.scales,
+        name="attention",
     )(normed_BTD, segments_BT, mix)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     normed_BTD = LayerNorm(c.norm_eps, name="mlp_norm")(x_BTD)
-    on_cpu = self.implementation == "blocked"
-    x_BTD += Mlp(c, self.dtype, on_cpu, name="mlp")(normed_BTD)
+    mlp = Mlp(c, self.dtype, self.platform.cpu_products, name="mlp")
+    x_BTD += mlp(normed_BTD)
     self.sow("intermediates", "residual", x_BTD)
     return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
 

@@ -21,7 +21,6 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 import math
 import zlib
 
@@ -30,43 +29,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-POOLS = ("average", "attention", "cross")
+from totojax.config.labels import HeadConfig
+from totojax.config.labels import POOLS as POOLS
+
 MLP_RATIO = 4  # of the hidden units of "cross" to the width, as V-JEPA's
 LAYER_NORM_EPS = 1e-5  # PyTorch's, as V-JEPA's
 
 Params = Mapping[str, jax.Array]
 Stats = Mapping[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadConfig:
-  """A head; with the width and the classes it fixes every parameter.
-
-  Attributes:
-    pool: one of `POOLS`.
-    heads: attention heads; 0: as many as the model has. Unused by "average".
-    bias: whether the linear layer has one.
-    init_std: of every matrix and query, which start normal.
-    norm_eps: added to the variance of BatchNorm.
-    norm_momentum: weight of the newest batch in the running statistics.
-  """
-
-  pool: str
-  heads: int
-  bias: bool
-  init_std: float
-  norm_eps: float
-  norm_momentum: float
-
-  def __post_init__(self):
-    if self.pool not in POOLS:
-      raise ValueError(
-          f"head.pool is {self.pool!r}; use one of {', '.join(POOLS)}"
-      )
-    if self.heads < 0:
-      raise ValueError(
-          f"head.heads is {self.heads}; use 1 or more, or 0 for the model's"
-      )
 
 
 def shapes(

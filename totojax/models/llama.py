@@ -5,66 +5,47 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from totojax.config import model as model_config
+from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
+from totojax.models import platform as platform_lib
 
 
-@dataclasses.dataclass(frozen=True)
-class LlamaConfig:
-  """The architecture; together with the vocabulary it fixes every parameter.
+class LlamaConfig(model_config.Llama, architecture.Transformer):
+  """Section `model` of "llama", and what is computed from it.
 
-  Attributes:
-    width: residual stream (D).
-    depth: blocks (L).
-    heads: attention heads (H); head dim K = D / H.
-    mlp_dim: hidden units of the SwiGLU (F).
-    rope_base: base of the rotary angles (10,000; 50,000 after Table 4).
-    norm_eps: epsilon of RMSNorm.
-    init_std: standard deviation of every matrix at the start.
-    tied: whether the output head is the embedding, transposed.
-    prefix_tokens: first tokens that every token sees, whatever its place; 0:
-      causal attention, -1: full attention.
+  Shapes: head dim K = D / H.
   """
 
   kind: ClassVar[str] = "llama"
+  fine_tunes: ClassVar[bool] = True
 
-  width: int
-  depth: int
-  heads: int
-  mlp_dim: int
-  rope_base: float
-  norm_eps: float
-  init_std: float
-  tied: bool
-  prefix_tokens: int
+  def block(self) -> type[nn.Module]:
+    return Block
 
-  def __post_init__(self):
-    attention.check_prefix(self.prefix_tokens)
-    if self.width % self.heads or (self.width // self.heads) % 2:
-      raise ValueError(
-          f"model.width {self.width} over model.heads {self.heads} must give an"
-          " even whole head dimension (RoPE rotates pairs); change one of them"
-      )
+  def norm(self, name: str | None = None) -> nn.Module:
+    return layers.RMSNorm(self.norm_eps, name=name)
+
+  def angles(self, positions_T: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return layers.rope_table(positions_T, self.head_dim, self.rope_base)
 
   @property
-  def head_dim(self) -> int:
-    return self.width // self.heads
+  def matrices(self) -> int:
+    """4 D^2 + 3 D F."""
+    return 4 * self.width**2 + 3 * self.width * self.mlp_dim
 
-
-# (rotated queries, rotated keys, values, scale of q k) -> what the queries mix
-# of the values, and what the caller wants of a layer. A decoder attends to a
-# cache with it (`decode.py`).
-Mix = Callable[
-    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
-]
+  @property
+  def vectors(self) -> int:
+    """Two norms: 2 D."""
+    return 2 * self.width
 
 
 class Attention(nn.Module):
@@ -76,35 +57,41 @@ class Attention(nn.Module):
   config: LlamaConfig
   implementation: str
   dtype: Any
+  platform: platform_lib.Platform
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(self, x_BTD, rope, segments_BT, mix: Mix | None = None):
+  def __call__(
+      self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None
+  ):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
 
-    on_tpu = self.implementation == "splash"
-    on_cpu = self.implementation == "blocked"
+    is_kernel = self.implementation in attention.KERNELS
+    by_product = self.platform.rope_by_product
+    product = functools.partial(
+        layers.product, on_cpu=self.platform.cpu_products
+    )
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
       w_DHK = layers.gathered(w_DHK, inward[1])
-      return layers.product("BTD,DHK->BTHK", x_BTD, w_DHK, on_cpu=on_cpu)
+      return product("BTD,DHK->BTHK", x_BTD, w_DHK)
 
     scale = self.scales.attention * c.head_dim**-0.5
     # The kernel wants queries that are scaled; rotating does it on the way.
-    folded = scale if on_tpu else 1.0
+    folded = scale if is_kernel else 1.0
     q_BTHK = layers.apply_rope(
-        project("query"), *rope, by_product=on_tpu, scale=folded
+        project("query"), *rope, by_product=by_product, scale=folded
     )
-    k_BTHK = layers.apply_rope(project("key"), *rope, by_product=on_tpu)
+    k_BTHK = layers.apply_rope(project("key"), *rope, by_product=by_product)
     v_BTHK = project("value")
     # Kept only where the caller asks for "intermediates".
     self.sow("intermediates", "query", q_BTHK / folded)
     self.sow("intermediates", "key", k_BTHK)
-    if not on_tpu:  # where the kernel names what it reads and gives
+    if not is_kernel:  # which names what it reads and gives
       q_BTHK = checkpoint_name(q_BTHK, "projection")
       k_BTHK = checkpoint_name(k_BTHK, "projection")
       v_BTHK = checkpoint_name(v_BTHK, "projection")
@@ -121,14 +108,11 @@ class Attention(nn.Module):
           scale=scale / folded,
           prefix_tokens=c.prefix_tokens,
       )
-    if not on_tpu:
+    if not is_kernel:
       mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
     w_HKD = layers.gathered(w_HKD, outward[1])
-    out_BTD = layers.product(
-        "BTHK,HKD->BTD", mixed_BTHK, w_HKD, on_cpu=on_cpu
-    )
-    return out_BTD, kept
+    return product("BTHK,HKD->BTD", mixed_BTHK, w_HKD), kept
 
 
 class Block(nn.Module):
@@ -137,6 +121,7 @@ class Block(nn.Module):
   config: LlamaConfig
   implementation: str
   dtype: Any
+  platform: platform_lib.Platform
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
@@ -145,14 +130,19 @@ class Block(nn.Module):
       x_BTD: jax.Array,
       rope: tuple[jax.Array, jax.Array],
       segments_BT: jax.Array | None,
-      mix: Mix | None = None,
+      mix: attention.Mix | None = None,
       kept_2B: jax.Array | None = None,
   ) -> tuple[jax.Array, Any]:
     """`kept_2B`: times each row's attention and MLP (`layers.kept_paths`)."""
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
     mixed_BTD, kept = Attention(
-        c, self.implementation, self.dtype, self.scales, name="attention"
+        c,
+        self.implementation,
+        self.dtype,
+        self.platform,
+        self.scales,
+        name="attention",
     )(normed_BTD, rope, segments_BT, mix)
     if kept_2B is not None:
       mixed_BTD *= kept_2B[0, :, None, None].astype(mixed_BTD.dtype)
@@ -163,7 +153,7 @@ class Block(nn.Module):
         c.mlp_dim,
         c.init_std,
         self.dtype,
-        self.implementation == "blocked",
+        self.platform.cpu_products,
         name="mlp",
     )(normed_BTD)
     if kept_2B is not None:

@@ -24,60 +24,30 @@ from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
+from totojax.config import model as model_config
+from totojax.models import architecture
 from totojax.models import layers
+from totojax.models import platform as platform_lib
 
 SCANS = ("steps", "tree")
 
-# Parameters that are used in float32 whatever the dtype of compute.
-WIDE = frozenset({"log_a", "steps_bias", "skip", "scale"})
 
+class MambaConfig(model_config.Mamba, architecture.Architecture):
+  """Section `model` of "mamba", and what is computed from it.
 
-@dataclasses.dataclass(frozen=True)
-class MambaConfig:
-  """The architecture; together with the vocabulary it fixes every parameter.
-
-  Attributes:
-    width: residual stream (D).
-    depth: blocks (L).
-    expand: inner width E over D (2).
-    state: states of each inner channel (16).
-    conv: tokens that the causal convolution sees (4).
-    step_rank: rank of the map to step sizes; 0 is D / 16, rounded up.
-    chunk_tokens: tokens of a chunk; changes no result beyond rounding.
-    scan: within a chunk "steps", one token after the other, or "tree", an
-      associative scan: fewer operations one after the other, but more in all,
-      through memory. The same results beyond rounding.
-    norm_eps: epsilon of RMSNorm.
-    init_std: standard deviation of matrices at the start.
-    tied: whether the output head is the embedding, transposed.
+  `scan` "steps" is one token after the other within a chunk; "tree" is an
+  associative scan: fewer operations one after the other, but more in all,
+  through memory. The same results beyond rounding, as of `chunk_tokens`.
   """
 
   kind: ClassVar[str] = "mamba"
+  wide: ClassVar[frozenset[str]] = frozenset(
+      {"log_a", "steps_bias", "skip", "scale"}
+  )
+  starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
-
-  width: int
-  depth: int
-  expand: int
-  state: int
-  conv: int
-  step_rank: int
-  chunk_tokens: int
-  scan: str
-  norm_eps: float
-  init_std: float
-  tied: bool
-
-  def __post_init__(self):
-    for name in ("expand", "state", "conv", "chunk_tokens"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"model.{name} is {getattr(self, name)}; it must be at least 1"
-        )
-    if self.scan not in SCANS:
-      raise ValueError(
-          f"model.scan is {self.scan!r}; use {' or '.join(map(repr, SCANS))}"
-      )
 
   @property
   def inner(self) -> int:
@@ -86,6 +56,56 @@ class MambaConfig:
   @property
   def rank(self) -> int:
     return self.step_rank or math.ceil(self.width / 16)
+
+  def block(self) -> type[nn.Module]:
+    return Block
+
+  def norm(self, name: str | None = None) -> nn.Module:
+    return layers.RMSNorm(self.norm_eps, name=name)
+
+  def placed_input(
+      self, x_BTD: jax.Array, positions_T: jax.Array
+  ) -> jax.Array:
+    """In float32, as `mamba_ssm` has the residual stream."""
+    del positions_T
+    return x_BTD.astype(jnp.float32)
+
+  def empty_state(self, rows: int) -> State:
+    return empty_state(self, rows)
+
+  def state_axes(self) -> State:
+    return State(
+        PartitionSpec("layers", "batch", None, "mlp"),
+        PartitionSpec("layers", "batch", "state", "mlp"),
+    )
+
+  @property
+  def matrices(self) -> int:
+    """3 D E + E (K + 2 R + 2 S)."""
+    narrow = self.conv + 2 * self.rank + 2 * self.state
+    return 3 * self.width * self.inner + self.inner * narrow
+
+  @property
+  def vectors(self) -> int:
+    """Norm; biases of convolution and steps, and the skip; the decay."""
+    return self.width + 3 * self.inner + self.inner * self.state
+
+  def mixing_macs(self, context: int) -> int:
+    """Four products: dt A, (dt u) B, exp(dt A) h and C h."""
+    del context
+    return 4 * self.inner * self.state
+
+  def growth(
+      self, *, base_width: int, base_heads: int, base_mlp_dim: int
+  ) -> dict[str, float]:
+    """The base model has the same states; of attention nothing counts."""
+    del base_heads, base_mlp_dim
+    base = dataclasses.replace(self, width=base_width)
+    return {
+        "embed": self.width / base_width,
+        "mlp": self.inner / base.inner,
+        "rank": self.rank / base.rank,
+    }
 
 
 class State(NamedTuple):
@@ -268,9 +288,10 @@ class Block(nn.Module):
   """h = x + mixer(norm(x)); the trunk gives it a residual in float32."""
 
   config: MambaConfig
-  implementation: str  # "blocked": products as a CPU wants them
+  implementation: str  # of attention, which is not here
   dtype: Any
-  scales: layers.Scales = layers.STANDARD  # of attention, which is not here
+  platform: platform_lib.Platform
+  scales: layers.Scales = layers.STANDARD  # of attention too
 
   @nn.compact
   def __call__(
@@ -296,7 +317,7 @@ class Block(nn.Module):
     if not goes_on:
       state = empty_state(c, x_BTD.shape[0])
     mixed_BTD, state = Mixer(
-        c, self.dtype, self.implementation == "blocked", name="mixer"
+        c, self.dtype, self.platform.cpu_products, name="mixer"
     )(normed_BTD.astype(self.dtype), state)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     self.sow("intermediates", "residual", x_BTD)

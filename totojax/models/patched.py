@@ -74,7 +74,7 @@ class PatchTrunk(trunk.Trunk):
     }
     x_BTD, rope, segments_BT = self.entry(entry, inputs)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
-    x_BTD = trunk.final_norm(c, name="norm")(x_BTD).astype(dtype)
+    x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
     if self.predicts == "tokens":
       axes = ("vocab", "embed")
       head_VD = matrix("head", self.spec.padded_vocab, axes)
@@ -112,5 +112,5 @@ class PatchTrunk(trunk.Trunk):
     x_BTD = jnp.concatenate([start_B1D, x_BTD], axis=1)
     x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
     places_T = jnp.arange(x_BTD.shape[1])
-    x_BTD = trunk.placed_input(c, x_BTD, places_T)
-    return x_BTD, trunk.angles(c, places_T), None
+    x_BTD = c.placed_input(x_BTD, places_T)
+    return x_BTD, c.angles(places_T), None

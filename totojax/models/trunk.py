@@ -5,7 +5,6 @@ Shapes: B batch, T tokens, D width, V padded vocabulary, K head dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -15,20 +14,10 @@ import jax.numpy as jnp
 
 from totojax import sequence
 from totojax import tree as tree_lib
-from totojax.models import gpt2
+from totojax.config import model as model_config
+from totojax.models import architecture
 from totojax.models import layers
-from totojax.models import llama
-from totojax.models import mamba
-
-# What a trunk is made of (Table 6). Every block is called with (residual
-# stream, rotary angles, segments) and, while decoding, what it does with the
-# tokens before; it knows what of these it needs.
-Config = llama.LlamaConfig | gpt2.Gpt2Config | mamba.MambaConfig
-BLOCKS = {
-    llama.LlamaConfig: llama.Block,
-    gpt2.Gpt2Config: gpt2.Block,
-    mamba.MambaConfig: mamba.Block,
-}
+from totojax.models import platform as platform_lib
 
 # Policy -> what the backward pass finds kept of each block beside its input.
 REMAT = {
@@ -40,48 +29,20 @@ REMAT = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
-  """How the model is computed; changes no parameter and no checkpoint.
+class Compute(model_config.Compute):
+  """Section `compute` with "auto" and 0 filled in.
 
   Attributes:
-    dtype: of activations and matrix products ("bfloat16" or "float32");
-      parameters, norms, softmax and loss are float32.
-    attention: one of `attention.IMPLEMENTATIONS`.
-    remat: "none", "full" (keep only block inputs), "projections" (keep q, k,
-      v, the attention output and the residual; recompute the rest) or
-      "products" (keep the MLP's gate and up instead of the residual, which is
-      faster to compute again than to keep).
-    unroll: layers compiled in line: 1 is a scan, `depth` no loop at all.
-    loss_chunk: tokens of each sequence whose logits exist at a time while the
-      loss is computed, forward and backward; 0: all.
+    platform: what the hardware wants; no key of a config, as "auto" is.
   """
 
-  dtype: str
-  attention: str
-  remat: str
-  unroll: int
-  loss_chunk: int
-
-  def __post_init__(self):
-    if self.loss_chunk < 0:
-      raise ValueError(
-          f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
-          " 0 for all at once"
-      )
-    if self.remat not in REMAT:
-      raise ValueError(
-          f"compute.remat is {self.remat!r}; use one of {', '.join(REMAT)}"
-      )
-    if self.dtype not in ("bfloat16", "float32"):
-      raise ValueError(
-          f"compute.dtype is {self.dtype!r}; use 'bfloat16' or 'float32'"
-      )
+  platform: platform_lib.Platform = platform_lib.find("")
 
 
 class Trunk(nn.Module):
   """A causal model of the tokens of `sequence.py`."""
 
-  config: Config
+  config: architecture.Architecture
   spec: sequence.SequenceSpec
   compute: Compute
   scales: layers.Scales = layers.STANDARD
@@ -107,7 +68,7 @@ class Trunk(nn.Module):
     x_BTD = _embedded(c, embedding_VD, inputs_BT, self.compute)
     rope, segments_BT = places(c, self.spec, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
-    x_BTD = final_norm(c, name="norm")(x_BTD).astype(dtype)
+    x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
 
     head_VD = embedding_VD
     if not c.tied:
@@ -144,7 +105,7 @@ class Trunk(nn.Module):
         head_VD,
         spec=self.spec,
         scales=self.scales,
-        attention=self.compute.attention,
+        platform=self.compute.platform,
     )
 
   def _nll_in_chunks(
@@ -181,9 +142,9 @@ class Trunk(nn.Module):
 
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""
-    block = BLOCKS[type(self.config)]
+    block = self.config.block()
     if self.compute.remat != "none":
-      block = nn.remat(block, **_recomputed(self.compute))
+      block = nn.remat(block, **recomputed(self.compute))
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
@@ -197,9 +158,21 @@ class Trunk(nn.Module):
         self.config,
         self.compute.attention,
         dtype,
+        self.compute.platform,
         self.scales,
         name="blocks",
     )
+
+
+def block(model: Trunk) -> nn.Module:
+  """One block, for the parameters of one layer."""
+  return model.config.block()(
+      model.config,
+      model.compute.attention,
+      jnp.dtype(model.compute.dtype),
+      model.compute.platform,
+      model.scales,
+  )
 
 
 def logits(
@@ -208,12 +181,12 @@ def logits(
     *,
     spec: sequence.SequenceSpec,
     scales: layers.Scales,
-    attention: str,
+    platform: platform_lib.Platform,
 ) -> jax.Array:
   """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
-  if attention == "blocked" and x_BTD.dtype == jnp.float32:
+  if platform.cpu_products and x_BTD.dtype == jnp.float32:
     logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
-  elif attention != "splash" and x_BTD.dtype == jnp.bfloat16:
+  elif platform.rounded_logits and x_BTD.dtype == jnp.bfloat16:
     logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
     logits_BTV = jnp.einsum(
@@ -225,7 +198,7 @@ def logits(
   return jnp.where(real_V, logits_BTV, -jnp.inf)
 
 
-def _recomputed(compute: Compute) -> dict[str, Any]:
+def recomputed(compute: Compute) -> dict[str, Any]:
   """What `jax.checkpoint` is told of a block.
 
   Inside a scan, XLA cannot merge the recomputation with the forward pass;
@@ -239,13 +212,9 @@ def _recomputed(compute: Compute) -> dict[str, Any]:
   }
 
 
-def final_norm(config: Config, name: str | None = None) -> nn.Module:
-  """The norm before the head; `name` where it is made inside of a module."""
-  kind = gpt2.LayerNorm if config.kind == "gpt2" else layers.RMSNorm
-  return kind(config.norm_eps, name=name)
-
-
-def cast(config: Config, params: Any, dtype: Any) -> Any:
+def cast(
+    config: architecture.Architecture, params: Any, dtype: Any
+) -> Any:
   """Parameters in the dtype that they are computed with, which changes nothing.
 
   Args:
@@ -253,236 +222,42 @@ def cast(config: Config, params: Any, dtype: Any) -> Any:
     params: of `Trunk`, or a part of them.
     dtype: of activations.
   """
-  wide = {"gpt2": gpt2.WIDE, "mamba": mamba.WIDE}.get(config.kind, frozenset())
 
   def one(name, leaf):
-    stays = name.rpartition("/")[-1] in wide
+    stays = name.rpartition("/")[-1] in config.wide
     return jnp.asarray(leaf, jnp.float32 if stays else dtype)
 
   return tree_lib.map_named(one, params)
 
 
-def placed_input(
-    config: Config, x_BTD: jax.Array, positions_T: jax.Array
-) -> jax.Array:
-  """The residual stream before the first block, of embeddings.
-
-  Args:
-    config: GPT-2 adds its positions, and Mamba's stream is float32, as in
-      `mamba_ssm`; LLaMA's is what it is given.
-    x_BTD: embeddings.
-    positions_T: of the tokens in their sequence.
-  """
-  match config.kind:
-    case "gpt2":
-      scale = config.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
-      table_TD = scale * gpt2.positions(positions_T, config.width)
-      return x_BTD + table_TD.astype(x_BTD.dtype)
-    case "mamba":
-      return x_BTD.astype(jnp.float32)
-  return x_BTD
-
-
 def _embedded(
-    config: Config,
+    config: architecture.Architecture,
     embedding_VD: jax.Array,
     inputs_BT: jax.Array,
     compute: Compute,
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
-  if compute.attention == "splash" and dtype == jnp.bfloat16:
-    # On a TPU a lookup in a split table is a product with rows of 0 and 1, or
-    # the gradient is a scatter of as many rows as the global batch has tokens.
+  if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
     table_VD = layers.gathered(embedding_VD.astype(dtype), ("vocab", "embed"))
     hot_BTV = jax.nn.one_hot(inputs_BT, len(embedding_VD), dtype=dtype)
     x_BTD = hot_BTV @ table_VD
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
   x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
-  return placed_input(config, x_BTD, jnp.arange(inputs_BT.shape[1]))
+  return config.placed_input(x_BTD, jnp.arange(inputs_BT.shape[1]))
 
 
 def places(
-    config: Config, spec: sequence.SequenceSpec, inputs_BT: jax.Array
+    config: architecture.Architecture,
+    spec: sequence.SequenceSpec,
+    inputs_BT: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
-  rope = angles(config, jnp.arange(inputs_BT.shape[1]))
+  rope = config.angles(jnp.arange(inputs_BT.shape[1]))
   segments_BT = None
   if spec.segments:
     segments_BT = sequence.segment_ids(inputs_BT, spec)
   return rope, segments_BT
-
-
-def angles(
-    config: Config, positions_T: jax.Array
-) -> tuple[jax.Array, jax.Array] | None:
-  """`rope_table` of these positions; None where nothing is rotated."""
-  if config.kind != "llama":
-    return None
-  return layers.rope_table(positions_T, config.head_dim, config.rope_base)
-
-
-_LAST = ("norm", "head")  # what comes after the blocks
-Tap = Callable[[jax.Array, Any], Any]
-
-
-def tap_layers(
-    model: Trunk,
-    params: Any,
-    inputs_BT: jax.Array,
-    *,
-    tap: Tap,
-    layers: Sequence[int],
-    per_layer: Any,
-) -> Any:
-  """What `tap` makes of the residual stream at each layer asked for.
-
-  The feature contract: H_0 is the embeddings and H_l the residual stream after
-  block l, before the final norm. Row t of H_l belongs to the token that is at
-  position t of the inputs, not to the one that it predicts; which positions
-  hold visual tokens says `sequence.is_visual(inputs_BT)`. The forward pass
-  stops at the deepest layer asked for, and one H_l is alive at a time: the
-  stack of all layers is never kept. No gradient goes into the backbone.
-
-  Args:
-    model: its `config.depth` may be cut by `truncate`.
-    params: of the model; the final norm and the head are not read.
-    inputs_BT: int32 tokens, or what else the model's `entry` takes.
-    tap: (H_l [B, T, D], its part of `per_layer`) -> pytree of arrays.
-    layers: increasing, from 0 to the depth.
-    per_layer: pytree with a leading axis of len(layers), or None.
-
-  Returns:
-    What `tap` gave, stacked on a new first axis of len(layers).
-
-  Raises:
-    ValueError: the layers do not increase or do not exist.
-  """
-  check_layers(layers, model.config.depth)
-  dtype = jnp.dtype(model.compute.dtype)
-  block = BLOCKS[type(model.config)](
-      model.config, model.compute.attention, dtype, model.scales
-  )
-  params = jax.lax.stop_gradient(params)
-  x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
-
-  def plain(x_BTD, block_params):
-    x_BTD, _ = block.apply({"params": block_params}, x_BTD, rope, segments_BT)
-    return x_BTD, None
-
-  def tapped(x_BTD, both):
-    x_BTD, _ = plain(x_BTD, both[0])
-    return x_BTD, tap(x_BTD, both[1])
-
-  def scan(body, x_BTD, xs, length):
-    unroll = max(1, min(model.compute.unroll, length))
-    return jax.lax.scan(body, x_BTD, xs, length=length, unroll=unroll)
-
-  outputs, done, taken = [], 0, 0
-  for first, last in _runs(layers):
-    if first == 0:
-      own = jax.tree.map(lambda leaf: leaf[0], per_layer)
-      outputs.append(jax.tree.map(lambda leaf: leaf[None], tap(x_BTD, own)))
-      first, taken = 1, 1
-    if first - 1 > done:
-      skipped = _cut(params["blocks"], done, first - 1)
-      x_BTD, _ = scan(plain, x_BTD, skipped, first - 1 - done)
-    if last >= first:
-      length = last - first + 1
-      blocks = _cut(params["blocks"], first - 1, last)
-      own = _cut(per_layer, taken, taken + length)
-      x_BTD, output = scan(tapped, x_BTD, (blocks, own), length)
-      outputs.append(output)
-      done, taken = last, taken + length
-  return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *outputs)
-
-
-def residual(
-    model: Trunk,
-    params: Any,
-    inputs_BT: jax.Array,
-    *,
-    kept_L2B: jax.Array | None = None,
-) -> jax.Array:
-  """H_depth [B, T, D], through which the backbone can be trained.
-
-  Args:
-    model: its `compute.remat` says what the backward pass finds kept.
-    params: of the model; the final norm and the head are not read.
-    inputs_BT: int32 tokens.
-    kept_L2B: from `layers.kept_paths`; None: nothing is dropped.
-  """
-  dtype = jnp.dtype(model.compute.dtype)
-  block = llama.Block(
-      model.config, model.compute.attention, dtype, model.scales
-  )
-  x_BTD, rope, segments_BT = model.entry(params, inputs_BT)
-
-  def body(x_BTD, both):
-    block_params, kept_2B = both
-    x_BTD, _ = block.apply(
-        {"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B
-    )
-    return x_BTD, None
-
-  if model.compute.remat != "none":
-    body = jax.checkpoint(body, **_recomputed(model.compute))
-  x_BTD, _ = jax.lax.scan(
-      body, x_BTD, (params["blocks"], kept_L2B), length=model.config.depth,
-      unroll=model.compute.unroll,
-  )  # fmt: skip
-  return x_BTD
-
-
-def truncate(model: Trunk, params: Any, depth: int) -> tuple[Trunk, Any]:
-  """The model up to H_depth: its first blocks, no final norm and no head.
-
-  Half the depth is half the memory and half the computation.
-  """
-  check_layers([depth], model.config.depth)
-  shorter = model.clone(
-      config=dataclasses.replace(model.config, depth=depth),
-      compute=dataclasses.replace(
-          model.compute, unroll=max(1, min(model.compute.unroll, depth))
-      ),
-  )
-  kept = {k: v for k, v in params.items() if not k.startswith(_LAST)}
-  return shorter, kept | {"blocks": _cut(params["blocks"], 0, depth)}
-
-
-def check_layers(layers: Sequence[int], depth: int) -> None:
-  """Raises ValueError unless layers increase and lie in 0..depth."""
-  layers = list(layers)
-  if not layers or layers != sorted(set(layers)) or layers[0] < 0:
-    raise ValueError(
-        f"layers are {layers}; name at least one, in increasing order from 0"
-        " (the embeddings)"
-    )
-  if layers[-1] > depth:
-    raise ValueError(
-        f"layer {layers[-1]} does not exist: the model has {depth} blocks, so"
-        f" layers 0 (the embeddings) to {depth}"
-    )
-
-
-def _runs(layers: Sequence[int]) -> list[tuple[int, int]]:
-  """(first, last) of each stretch of layers without a gap."""
-  runs = []
-  for layer in layers:
-    if runs and layer == runs[-1][1] + 1:
-      runs[-1] = (runs[-1][0], layer)
-    else:
-      runs.append((layer, layer))
-  return runs
-
-
-def _cut(tree: Any, start: int, stop: int) -> Any:
-  """Rows of every leaf; the leaf itself, uncopied, where that is all of it."""
-
-  def one(leaf):
-    return leaf if (start, stop) == (0, len(leaf)) else leaf[start:stop]
-
-  return jax.tree.map(one, tree)
 
 
 def token_nll(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:

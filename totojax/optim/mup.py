@@ -132,56 +132,26 @@ class Parametrisation:
     return std / self.init_std if std else 1.0
 
 
-def of_transformer(
+def parametrise(
     config: MupConfig,
+    growth: Mapping[str, float],
     *,
-    width: int,
-    heads: int,
-    mlp_dim: int,
     depth: int,
     init_std: float,
-    starts_smaller: bool = False,
+    starts_smaller: bool,
 ) -> Parametrisation:
-  """µP for attention and an MLP; the base model has the same depth.
+  """µP for a model; the base model has the same depth.
 
-  `starts_smaller` says that the blocks do `depth_init` by themselves.
+  Args:
+    config: the choices.
+    growth: how often the base model's size each growing axis has.
+    depth: blocks.
+    init_std: with which the modules start matrices and embeddings.
+    starts_smaller: whether the blocks do `depth_init` by themselves.
   """
-  base_heads = config.base_heads or heads
-  base_mlp_dim = config.base_mlp_dim or mlp_dim * config.base_width / width
-  wider = width / config.base_width
-  growth = {
-      _RESIDUAL: wider,
-      "heads": heads / base_heads,
-      "head_dim": wider * base_heads / heads,
-      "mlp": mlp_dim / base_mlp_dim,
-  }
   if starts_smaller:
     config = dataclasses.replace(config, depth_init=False)
   return Parametrisation(config, growth, depth, init_std)
-
-
-def of_mamba(
-    config: MupConfig,
-    *,
-    width: int,
-    inner: float,
-    rank: float,
-    depth: int,
-    init_std: float,
-) -> Parametrisation:
-  """µP for Mamba's blocks; the base model has the same depth and states.
-
-  Args:
-    config: the choices; those of attention count nothing.
-    width: of the residual stream.
-    inner: growth of the inner width.
-    rank: growth of the rank of the step sizes.
-    depth: blocks, which start smaller by themselves.
-    init_std: of the modules.
-  """
-  growth = {_RESIDUAL: width / config.base_width, "mlp": inner, "rank": rank}
-  without = dataclasses.replace(config, depth_init=False)
-  return Parametrisation(without, growth, depth, init_std)
 
 
 def _growing(

@@ -1,0 +1,1 @@
+"""Reports: they read run directories and nothing else."""

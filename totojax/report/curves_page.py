@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etils import epath
-from matplotlib import ticker
 import numpy as np
 
 from totojax.report import page
 from totojax.report import plots
 from totojax.report import reading
+from totojax.rundir import console
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
@@ -45,7 +45,7 @@ def drawing(folder: reading.Folder) -> plots.Draw:
     axes.set_xlabel("training tokens")
     axes.set_ylabel("training loss (nats per token)")
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(plots.short))
+    axes.xaxis.set_major_formatter(plots.short_ticks())
     axes.legend(frameon=False, labelcolor=palette.ink)
 
   return draw
@@ -68,8 +68,8 @@ def ends(folder: reading.Folder) -> str:
   last = {row["run"]: row for row in folder.records("curves.csv")}
   rows = [
       (
-          name, page.short(float(row["parameters"])),
-          page.short(float(row["tokens"])), f"{float(row['loss']):.3f}",
+          name, console.short(float(row["parameters"])),
+          console.short(float(row["tokens"])), f"{float(row['loss']):.3f}",
           row["printed"] or "-",
       )
       for name, row in last.items()

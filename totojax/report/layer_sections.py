@@ -41,9 +41,9 @@ def figure(source: epath.PathLike, target: epath.PathLike) -> None:
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  source, target = epath.Path(source), epath.Path(target)
+  source = epath.Path(source)
   table = reading.Folder(source.parent).table(source.name, by="backbone")
-  target.write_bytes(plots.png(by_layer(table)))
+  plots.write(target, by_layer(table))
 
 
 def probes(folder: reading.Folder) -> str:

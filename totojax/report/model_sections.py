@@ -46,6 +46,17 @@ def headline(folder: reading.Folder) -> str:
 
 def loss_curves(folder: reading.Folder) -> str:
   """Training and validation loss against tokens, with what is to be beaten."""
+  draw, caption = learning(folder)
+  svg = plots.html(draw, name="loss", label=caption)
+  return page.figure(svg, caption + ".")
+
+
+def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
+  """The figure of `loss_curves`, and what it shows.
+
+  Raises:
+    reading.Missing: there is no log of the training.
+  """
   rows = folder.lines("pretrain/metrics.jsonl")
   batch = reading.optional(
       lambda: folder.json("pretrain/config.json")["train"]["batch_tokens"], None
@@ -76,8 +87,7 @@ def loss_curves(folder: reading.Folder) -> str:
     caption += "; dashed, predictors that need no network, on held-out data"
   if metrics and len(list(verdict.sources(metrics))) > 1:
     caption += f" of {list(verdict.sources(metrics))[0]}"
-  svg = plots.html(draw, name="loss", label=caption)
-  return page.figure(svg, caption + ".")
+  return draw, caption
 
 
 def position_loss(folder: reading.Folder) -> str:

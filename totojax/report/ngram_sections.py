@@ -16,6 +16,7 @@ from totojax.report import paper
 from totojax.report import plots
 from totojax.report import reading
 from totojax.report import token_sections
+from totojax.rundir import console
 
 FIGURES = {1: "Figure 3", 2: "Figure 12", 3: "Figure 13"}  # the paper's
 CURVE_POINTS = 160
@@ -131,7 +132,7 @@ def pairs(folder: reading.Folder) -> str:
       " of equally many images."
   )
   read_off = [
-      (row.name, f"{row.vocab:,}", page.short(row.bigrams))
+      (row.name, f"{row.vocab:,}", console.short(row.bigrams))
       for row in paper.CODES
   ]
   figures = _figure(folder, 2, half=True) + _figure(folder, 3, half=True)

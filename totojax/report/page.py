@@ -11,13 +11,13 @@ import base64
 from collections.abc import Callable, Iterable, Sequence
 import html
 import io
-import math
 
 from etils import epath
 import numpy as np
 from PIL import Image
 
 from totojax.report import reading
+from totojax.rundir import files
 
 STYLE = """
 :root {
@@ -90,6 +90,9 @@ details { border-bottom: 1px solid var(--line); }
 summary { cursor: pointer; padding: .5rem 0; }
 details .scroll { margin: 0 0 1rem; }
 code { font-size: .9em; }
+footer { margin-top: 3rem; padding-top: 1rem; font-size: .85rem;
+  border-top: 1px solid var(--line); color: var(--soft); }
+footer p { max-width: none; }
 @media (max-width: 40rem) {
   main { padding: 1.5rem 1rem 3rem; }
   .verdict { font-size: 1.4rem; }
@@ -146,21 +149,64 @@ def write(
     *,
     about: str,
     sections: Sequence[tuple[str, Callable[[reading.Folder], str]]],
+    run: epath.PathLike | None = None,
 ) -> epath.Path:
-  """Writes `report.html` about a run directory into it; returns its path.
+  """Writes `report.html` about a run directory; returns its path.
 
   Args:
-    workdir: the run directory.
+    workdir: where the page is written.
     about: what the page is, in its title.
-    sections: as `section` takes them, in order.
+    sections: as `section` takes them, in order. What the run's manifest says
+      of its provenance stands below them.
+    run: the run directory, where it is not `workdir`.
   """
-  folder = reading.Folder(workdir)
+  folder = reading.Folder(workdir if run is None else run)
   name = folder.path.name
   parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
   parts += [section(title, make, folder) for title, make in sections]
-  path = folder.path / "report.html"
-  path.write_text(page(f"{name}: {about}", parts))
+  if (folder.path / "manifest.json").exists():
+    parts.append(f"<footer>{section('', provenance, folder)}</footer>")
+  path = epath.Path(workdir) / "report.html"
+  files.write_text(path, page(f"{name}: {about}", parts))
   return path
+
+
+def provenance(folder: reading.Folder) -> str:
+  """When the run began, by which command, with what code, on what machine.
+
+  A manifest of an earlier version says less.
+  """
+  manifest = folder.json("manifest.json")
+  versions = dict(manifest.get("versions", {}))
+  devices, machine = manifest.get("devices"), manifest.get("machine")
+  git, later = manifest.get("git"), manifest.get("starts", ())
+  code = [f"totojax {versions.pop('totojax', 'of an unknown version')}"]
+  if git:
+    changed = "" if git["clean"] else " with changes that were not committed"
+    code.append(f"commit {git['commit'][:12]}{changed}")
+  when = []
+  if "started" in manifest:
+    when.append(f"begun {_minute(manifest['started'])}")
+  if later:
+    last = _minute(later[-1]["started"])
+    when.append(f"started {len(later) + 1} times, the last time {last}")
+  where = []
+  if machine:
+    where += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
+  if devices:
+    where.append(f"{devices['count']} x {devices['kind']}")
+  if "python" in manifest:
+    versions = {"Python": manifest["python"], **versions}
+  used = [f"{name} {version}" for name, version in versions.items()]
+  lines = [" · ".join(part) for part in (code + when, where, used) if part]
+  command = manifest.get("command")
+  shown = f"<p><code>{text(command)}</code></p>" if command else ""
+  return shown + "".join(map(paragraph, lines))
+
+
+def _minute(iso: str) -> str:
+  """2025-01-31T13:05:09+00:00 -> 2025-01-31 13:05 UTC."""
+  return f"{iso[:16].replace('T', ' ')} UTC"
 
 
 def paragraph(value: str, kind: str = "") -> str:
@@ -243,23 +289,3 @@ def _data(pixels_HW3: np.ndarray) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels_HW3).save(buffer, format="png", optimize=True)
   return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def short(value: float) -> str:
-  """1,337,216 -> 1.34 M: three digits."""
-  if not math.isfinite(value):
-    return str(value)
-  for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
-    if abs(value) >= size:
-      return f"{value / size:.3g}{unit}"
-  return f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-  """8.4 s, 3 min 20 s, 2 h 5 min."""
-  if seconds < 60:
-    return f"{seconds:.1f} s"
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 60:
-    return f"{minutes} min {rest} s"
-  return f"{minutes // 60} h {minutes % 60} min"

@@ -12,6 +12,7 @@ from etils import epath
 
 from totojax.report import page
 from totojax.report import reading
+from totojax.rundir import console
 
 COLUMNS = (
     "mesh (data, fsdp, tensor, sequence)", "remat", "microbatches", "fits",
@@ -103,14 +104,14 @@ def headline(folder: reading.Folder) -> str:
         f"Does not fit {where}: {plan['error']}.", "verdict"
     ) + page.table(("what to change",), [(a,) for a in plan.get("advice", ())])
   claim = _claim(plan, where)
-  pairs = [("parameters", page.short(plan["parameters"]))]
+  pairs = [("parameters", console.short(plan["parameters"]))]
   if "hbm_peak_gib" in plan:
     pairs.append(("GiB of HBM at the peak", f"{plan['hbm_peak_gib']:.2f}"))
   if plan.get("step_s"):
     pairs.append(("a step", f"{1e3 * plan['step_s']:.3g} ms"))
   for unit in ("tokens", "frames"):
     if plan.get(f"{unit}_per_s"):
-      pairs.append((f"{unit}/s", page.short(plan[f"{unit}_per_s"])))
+      pairs.append((f"{unit}/s", console.short(plan[f"{unit}_per_s"])))
   if plan.get("chip_hours"):
     pairs.append(("chip-hours", f"{plan['chip_hours']:,.0f}"))
   if plan.get("mfu_bound"):
@@ -136,7 +137,7 @@ def _claim(plan: Mapping[str, Any], where: str) -> str:
       return claim
     case "encode":
       return f"{plan['batch']:,} frames to codes on {where}"
-  claim = f"{page.short(plan['total_tokens'])} tokens on {where}"
+  claim = f"{console.short(plan['total_tokens'])} tokens on {where}"
   if plan.get("days"):
     claim += f": at least {plan['days']:,.1f} days"
   return claim

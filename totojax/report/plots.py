@@ -19,6 +19,8 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import reading
+from totojax.rundir import console
+from totojax.rundir import files
 
 Table = Mapping[str, np.ndarray]
 DPI = 160
@@ -77,6 +79,11 @@ def html(draw: Draw, *, name: str, label: str, half: bool = False) -> str:
   )
 
 
+def write(path: epath.PathLike, draw: Draw) -> None:
+  """Writes a drawing as a PNG."""
+  files.write_bytes(path, png(draw))
+
+
 def png(draw: Draw) -> bytes:
   buffer = io.BytesIO()
   _render(draw, WIDE, PAPER, salt="").savefig(buffer, format="png", dpi=DPI)
@@ -89,9 +96,9 @@ def position_figure(source: epath.PathLike, target: epath.PathLike) -> None:
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  source, target = epath.Path(source), epath.Path(target)
+  source = epath.Path(source)
   table = reading.Folder(source.parent).table(source.name)
-  target.write_bytes(png(by_position(table)))
+  write(target, by_position(table))
 
 
 def by_position(table: Mapping[str, Table]) -> Draw:
@@ -175,7 +182,7 @@ def learning(
     axes.set_ylabel("nats per visual token")
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(ticker.FuncFormatter(short))
+    axes.xaxis.set_major_formatter(short_ticks())
     # Under the axes: nothing in the plot is covered, on a phone neither.
     axes.legend(
         loc="upper left", bbox_to_anchor=(-0.02, 1.14), ncols=3, frameon=False,
@@ -208,24 +215,21 @@ def by_rank(
     axes.set_xlabel("rank")
     axes.set_ylabel(ylabel)
     for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_formatter(ticker.FuncFormatter(short))
+      axis.set_major_formatter(short_ticks())
       axis.set_minor_formatter(ticker.NullFormatter())
     axes.legend(frameon=False, labelcolor=palette.ink)
 
   return draw
 
 
+def short_ticks() -> ticker.Formatter:
+  """Ticks as "1.5 M"."""
+  return ticker.FuncFormatter(lambda value, _: console.short(value))
+
+
 def _legend(axes, table: Mapping[str, Table], palette: Palette) -> None:
   if len(table) > 1:
     axes.legend(frameon=False, labelcolor=palette.ink)
-
-
-def short(value: float, _position: int) -> str:
-  """1,500,000 -> 1.5M."""
-  for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-    if abs(value) >= size:
-      return f"{value / size:g}{unit}"
-  return f"{value:g}"
 
 
 def _render(

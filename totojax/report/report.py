@@ -15,9 +15,11 @@ from etils import epath
 from totojax.report import layer_sections
 from totojax.report import model_sections
 from totojax.report import page
+from totojax.report import plots
 from totojax.report import reading
 from totojax.report import run_sections
 from totojax.report import token_sections
+from totojax.rundir import files
 
 
 def write_report(
@@ -33,14 +35,23 @@ def write_report(
   Returns:
     The page's path.
   """
-  folder, workdir = reading.Folder(chain), epath.Path(workdir)
+  workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  path = workdir / "report.html"
-  name = folder.path.name
-  sections = [f"<h1>{page.text(name)} &middot; totojax</h1>"]
-  sections += [page.section(title, make, folder) for title, make in SECTIONS]
-  path.write_text(page.page(f"{name}: totojax report", sections))
-  return path
+  return page.write(
+      workdir, about="totojax report", sections=SECTIONS, run=chain
+  )
+
+
+def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
+  """Writes `loss.png`, the first figure of the page, for use elsewhere.
+
+  Nothing is written where the chain has not trained.
+  """
+  try:
+    draw, _ = model_sections.learning(reading.Folder(chain))
+  except reading.Missing:
+    return
+  files.write_bytes(epath.Path(workdir) / "loss.png", plots.png(draw))
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (

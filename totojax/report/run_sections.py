@@ -9,6 +9,7 @@ import numpy as np
 
 from totojax.report import page
 from totojax.report import reading
+from totojax.rundir import console
 
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
 
@@ -19,13 +20,13 @@ def in_short(folder: reading.Folder) -> str:
   manifest = reading.optional(lambda: folder.json("pretrain/manifest.json"), {})
   config = reading.optional(lambda: folder.json("pretrain/config.json"), {})
   if "parameters" in manifest:
-    out.append(("parameters", page.short(manifest["parameters"])))
+    out.append(("parameters", console.short(manifest["parameters"])))
   rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
   if rows:
     steps = max(row["step"] for row in rows)
     out.append(("updates", f"{steps:,}"))
     if batch := config.get("train", {}).get("batch_tokens"):
-      out.append(("training tokens", page.short(steps * batch)))
+      out.append(("training tokens", console.short(steps * batch)))
   for split, what in (("train", "training clips"), ("val", "held-out clips")):
     name = f"clips/{split}/manifest.json"
     store = reading.optional(lambda n=name: folder.json(n), {})
@@ -38,7 +39,7 @@ def in_short(folder: reading.Folder) -> str:
       for s in stages(folder)
   ]
   if any(seconds):
-    out.append(("altogether", page.duration(sum(seconds))))
+    out.append(("altogether", console.duration(sum(seconds))))
   if not out:
     raise reading.Missing("pretrain/manifest.json is missing")
   return page.facts(out)
@@ -54,12 +55,14 @@ def timings(folder: reading.Folder) -> str:
   if not seconds:
     raise reading.Missing("no stage has a done.json; none has finished")
   out = [
-      page.bars([(k, v, page.duration(v), False) for k, v in seconds.items()])
+      page.bars(
+          [(k, v, console.duration(v), False) for k, v in seconds.items()]
+      )
   ]
   rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
   figures = []
   for key, name, form in (
-      ("tokens_per_s", "training tokens per second", page.short),
+      ("tokens_per_s", "training tokens per second", console.short),
       ("mfu", "of the device's peak (MFU)", "{:.1%}".format),
       ("data_frac", "of the time spent waiting for data", "{:.1%}".format),
   ):
@@ -78,7 +81,7 @@ def environment(folder: reading.Folder) -> str:
   if "parameters" in manifest:
     rows.append(("parameters", f"{manifest['parameters']:,}"))
   if "flops_per_token" in manifest:
-    cost = page.short(manifest["flops_per_token"])
+    cost = console.short(manifest["flops_per_token"])
     rows.append(("training FLOPs per token", cost))
   devices = manifest.get("devices", {})
   if devices:

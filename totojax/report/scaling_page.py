@@ -15,6 +15,7 @@ from totojax.report import page
 from totojax.report import plots
 from totojax.report import reading
 from totojax.report import scaling
+from totojax.rundir import console
 
 PAPER = (
     "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C:"
@@ -108,8 +109,8 @@ def runs(folder: reading.Folder) -> str:
   """Where each run ended."""
   rows = [
       (
-          row["run"], page.short(float(row["parameters"])),
-          page.short(float(row["tokens"])), f"{float(row['macs']):.3g}",
+          row["run"], console.short(float(row["parameters"])),
+          console.short(float(row["tokens"])), f"{float(row['macs']):.3g}",
           f"{float(row['pf_days']):.3g}", f"{float(row['loss']):.4f}",
           f"{float(row['loss_sem']):.4f}",
       )

@@ -14,6 +14,7 @@ from totojax.report import page
 from totojax.report import plots
 from totojax.report import reading
 from totojax.report import sweep_plots
+from totojax.rundir import console
 
 PAPER = (
     "The paper's Figure 11 has one best rate, 2^-7, for widths 64 to 1,536 with"
@@ -33,7 +34,7 @@ def headline(folder: reading.Folder) -> str:
   runs = sum(len(curve.x_P) for curve in curves)
   facts = [
       ("runs", f"{runs:,}"),
-      ("tokens in all", page.short(
+      ("tokens in all", console.short(
           sum(curve.tokens * len(curve.x_P) for curve in curves)
       )),
       ("diverged", str(sum(
@@ -79,7 +80,7 @@ def optima(folder: reading.Folder) -> str:
       loss = "-" if best.loss is None else f"{best.loss:.4f}"
       rows.append((
           optimum.NAMES.get(curve.parametrisation, curve.parametrisation),
-          curve.model, f"{curve.width:,}", page.short(curve.tokens),
+          curve.model, f"{curve.width:,}", console.short(curve.tokens),
           f"{best.grid:g}", fitted, span, loss,
       ))  # fmt: skip
   head = (

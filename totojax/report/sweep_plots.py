@@ -25,7 +25,7 @@ def coordinates_figure(workdir: epath.PathLike) -> None:
     if quantity not in rows[0]:  # Mamba has no attention
       continue
     path = folder.path / f"coordinates_{quantity}.png"
-    path.write_bytes(plots.png(by_width(rows, quantity)))
+    plots.write(path, by_width(rows, quantity))
 
 
 def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> plots.Draw:
@@ -85,7 +85,7 @@ def sweep_figures(workdir: epath.PathLike) -> None:
   curves = read(workdir)
   for (kind, tokens), of in optimum.by_parametrisation(curves).items():
     path = epath.Path(workdir) / f"{figure_name(kind, tokens)}.png"
-    path.write_bytes(plots.png(by_learning_rate(of, limits(curves))))
+    plots.write(path, by_learning_rate(of, limits(curves)))
 
 
 def limits(curves: Sequence[optimum.Curve]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from totojax.report import page
 from totojax.report import paper
 from totojax.report import plots
 from totojax.report import reading
+from totojax.rundir import console
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
@@ -36,7 +37,7 @@ def write_figures(workdir: epath.PathLike) -> None:
   table = folder.table("rank_frequency.csv")
   for n in ngram_sections.FIGURES:
     path = folder.path / f"rank_frequency_{n}.png"
-    path.write_bytes(plots.png(ngram_sections.by_rank(table, n)))
+    plots.write(path, ngram_sections.by_rank(table, n))
 
 
 def headline(folder: reading.Folder) -> str:
@@ -45,12 +46,12 @@ def headline(folder: reading.Folder) -> str:
   stores = tokens["stores"].values()
   hours = [fact["hours"] for fact in stores if fact["hours"] is not None]
   claim = (
-      f"{page.short(sum(fact['tokens'] for fact in stores))} tokens in"
+      f"{console.short(sum(fact['tokens'] for fact in stores))} tokens in"
       f" {_number(len(stores), 'store')}."
   )
   facts = [
       ("records", f"{sum(fact['records'] for fact in stores):,}"),
-      ("frames", page.short(sum(fact["frames"] for fact in stores))),
+      ("frames", console.short(sum(fact["frames"] for fact in stores))),
       ("hours of video", _hours(sum(hours)) if hours else "none"),
       ("tokenizers", str(len(tokens["tokenizers"]))),
   ]
@@ -70,10 +71,10 @@ def sources(folder: reading.Folder) -> str:
           fact["kind"],
           f"{fact['records']:,}",
           f"{fact['frames']:,}",
-          page.short(fact["tokens"]),
+          console.short(fact["tokens"]),
           f"{fact['share']:.1%}",
           "-" if fact["hours"] is None else _hours(fact["hours"]),
-          page.short(fact["tokens_30fps"]),
+          console.short(fact["tokens_30fps"]),
           _step(fact),
       )
       for name, fact in stores.items()
@@ -103,11 +104,11 @@ def _table_2() -> str:
     step = 1 if row.hours is None else paper.STRIDE_FRAMES
     rows.append((
         row.name,
-        page.short(row.instances),
+        console.short(row.instances),
         "-" if row.hours is None else _hours(row.hours),
-        page.short(row.tokens),
+        console.short(row.tokens),
         f"{row.tokens / total:.1%}",
-        page.short(row.tokens / step),
+        console.short(row.tokens / step),
         f"{row.mix:.0%}",
     ))
   head = (

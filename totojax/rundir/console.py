@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import math
 import sys
 import time
 
@@ -87,7 +88,7 @@ def duration(seconds: float) -> str:
   """"3 d 4 h", "5 h 6 min", "7 min 8 s", "9.1 s"."""
   if seconds < 60:
     return f"{seconds:.1f} s"
-  minutes, second = divmod(int(seconds), 60)
+  minutes, second = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   days, hours = divmod(hours, 24)
   if days:
@@ -95,6 +96,16 @@ def duration(seconds: float) -> str:
   if hours:
     return f"{hours} h {minutes} min"
   return f"{minutes} min {second} s"
+
+
+def short(value: float) -> str:
+  """1,337,216 -> "1.34 M": three digits."""
+  if not math.isfinite(value):
+    return str(value)
+  for unit, size in ((" T", 1e12), (" G", 1e9), (" M", 1e6), (" k", 1e3)):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{unit}"
+  return f"{value:.3g}"
 
 
 def say(text: str) -> None:

@@ -6,11 +6,10 @@ Only process 0 writes. Every file appears whole (`files`), but for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-import importlib.metadata
+from collections.abc import Mapping
+import dataclasses
 import json
 import os
-import platform
 from typing import Any
 
 from etils import epath
@@ -20,12 +19,7 @@ from totojax.config import roots
 from totojax.config import schema
 from totojax.rundir import files
 from totojax.rundir import lock
-
-_PACKAGES = (
-    "totojax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-    "tensorstore", "numpy", "ml-collections", "chex",
-)  # fmt: skip
-
+from totojax.rundir import provenance
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
@@ -97,7 +91,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no such run.
-    ValueError: config.json is damaged.
+    files.Damaged: config.json is damaged.
   """
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
@@ -105,13 +99,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
     raise FileNotFoundError(
         f"{workdir} is not a run directory (no config.json)"
     )
-  try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise ValueError("it holds no object")
-  except ValueError as error:
-    raise ValueError(f"{path} is damaged ({error})") from error
-  return fill(config, workdir.parent)
+  return fill(files.read_json(path), workdir.parent)
 
 
 def check_config(
@@ -141,6 +129,8 @@ def check_config(
     raise ConfigChanged(f"{error}; restore it. {advice}") from error
   # Through JSON, so that tuples and lists compare as what is on disk.
   new = flat(json.loads(json.dumps(fill(config, workdir.parent))))
+  old |= _plugins_then(workdir)
+  new |= _plugins_now(config)
   lines = [
       f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
       for key in sorted(old.keys() | new.keys())
@@ -155,6 +145,25 @@ def check_config(
   return workdir
 
 
+def _plugins_now(config: Mapping[str, Any]) -> dict[str, str]:
+  """"source of KEY" -> digest, of what a config names of the user's."""
+  try:
+    found = schema.digests(roots.read(config))
+  except ValueError:  # the job says what is wrong with it
+    return {}
+  return {f"source of {key}": digest for key, digest in found.items()}
+
+
+def _plugins_then(workdir: epath.Path) -> dict[str, str]:
+  """The same as the run was begun, in its manifest."""
+  try:
+    manifest = json.loads((workdir / "manifest.json").read_text())
+    found = dict(manifest.get("plugins", {}))
+  except (OSError, ValueError):
+    return {}
+  return {f"source of {key}": digest for key, digest in found.items()}
+
+
 def begin(
     workdir: epath.Path, config: Mapping[str, Any], **facts: Any
 ) -> None:
@@ -163,6 +172,10 @@ def begin(
   Called once everything that the config asks for could be built, so that a
   mistake in it leaves no run behind that refuses the correction. Until this
   process ends, no other may begin in the folder.
+
+  The manifest of a run that is started again keeps `provenance.environment` of
+  its first start; each later one is a row of "starts", with what was otherwise
+  then. `facts` are those of the last start, as config.json is.
 
   Raises:
     InUse: another process is at work in it.
@@ -178,7 +191,30 @@ def begin(
           " --workdir a folder that can be written"
       ) from error
     files.write_json(workdir / "config.json", written(config))
-    files.write_json(workdir / "manifest.json", {**environment(), **facts})
+    if dataclasses.is_dataclass(config):
+      if plugins := schema.digests(config):
+        facts["plugins"] = plugins
+    files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
+
+
+def _manifest(
+    workdir: epath.Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What manifest.json is to hold from this start on."""
+  now, path = provenance.environment(), workdir / "manifest.json"
+  try:
+    old = dict(json.loads(path.read_text())) if path.exists() else {}
+  except (ValueError, TypeError):  # damaged, which is no reason not to begin
+    old = {}
+  if not old:
+    return {**now, **facts}
+  first = {key: old[key] for key in now if key in old}
+  start = {
+      key: value
+      for key, value in now.items()
+      if key in ("started", "command") or value != first.get(key)
+  }
+  return {**first, **facts, "starts": [*old.get("starts", []), start]}
 
 
 def is_done(
@@ -219,25 +255,3 @@ def mark_done(workdir: epath.PathLike, seconds: float) -> None:
   """Says that the job of this directory is finished; it is not run again."""
   if jax.process_index() == 0:
     files.write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
-
-
-def versions(packages: Iterable[str]) -> dict[str, str]:
-  """The version of each package, "not installed" where it is missing."""
-  found = {}
-  for name in packages:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
-  return found
-
-
-def environment() -> dict[str, Any]:
-  """Versions and devices."""
-  devices = jax.devices()
-  return {
-      "versions": versions(_PACKAGES),
-      "python": platform.python_version(),
-      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
-      "processes": jax.process_count(),
-  }

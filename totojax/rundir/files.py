@@ -1,25 +1,76 @@
-"""Result files: JSON and CSV, always whole.
+"""Files of a run directory: text, JSON, tables and arrays, always whole.
 
-Each is written beside and renamed, so that half of one is never read.
+The only writers and readers of these. A local file is written beside and
+renamed, an object store gets one put, so that half of one is never read.
+`metrics.jsonl`, which grows by lines, is `metrics`' own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import csv
 import io
 import json
+import os
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 
-def write_json(path: epath.Path, value: Any) -> None:
-  """Replaces a JSON file in one step, so that half of one is never read."""
-  _replace(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+class Damaged(ValueError):
+  """A file that is there and is not what it should be.
+
+  Attributes:
+    reason: what is wrong with it, without its path.
+  """
+
+  def __init__(self, path: epath.PathLike, reason: object, advice: str = ""):
+    super().__init__(f"{os.fspath(path)} is damaged ({reason}){advice}")
+    self.reason = str(reason)
 
 
-def write_csv(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Replaces a file in one step; its folder must be there."""
+  path = epath.Path(path)
+  if "://" in os.fspath(path):
+    path.write_bytes(data)
+    return
+  beside = path.parent / f".{path.name}.part"
+  beside.write_bytes(data)
+  beside.replace(path)
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+  """Replaces a text file, UTF-8, in one step."""
+  write_bytes(path, text.encode())
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+  """Replaces a JSON file in one step."""
+  write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+  """The object of a JSON file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    Damaged: it is no JSON, or holds no object.
+  """
+  data = epath.Path(path).read_bytes()
+  try:
+    value = json.loads(data)
+  except ValueError as error:
+    raise Damaged(path, error) from error
+  if not isinstance(value, dict):
+    raise Damaged(path, "it holds no JSON object")
+  return value
+
+
+def write_csv(
+    path: epath.PathLike, rows: Iterable[Mapping[str, Any]]
+) -> None:
   """Replaces a CSV in one step; the keys of the first row are the columns.
 
   None is an empty cell. There must be a row.
@@ -31,10 +82,93 @@ def write_csv(path: epath.Path, rows: Iterable[Mapping[str, Any]]) -> None:
   writer.writeheader()
   writer.writerow(first)
   writer.writerows(rows)
-  _replace(path, text.getvalue())
+  write_text(path, text.getvalue())
 
 
-def _replace(path: epath.Path, text: str) -> None:
-  beside = path.parent / f".{path.name}.part"
-  beside.write_text(text)
-  beside.replace(path)
+def write_table(
+    path: epath.PathLike,
+    rows: Iterable[Sequence[Any]],
+    *,
+    header: Sequence[str],
+) -> None:
+  """Replaces a CSV that may have no row but its header in one step."""
+  text = io.StringIO()
+  writer = csv.writer(text, lineterminator="\n")
+  writer.writerows([header, *rows])
+  write_text(path, text.getvalue())
+
+
+def read_csv(path: epath.PathLike) -> list[dict[str, str]]:
+  """Rows of a CSV by its header, as text.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    Damaged: as `parse_table` raises.
+  """
+  header, *rows = parse_table(path, epath.Path(path).read_bytes())
+  return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def read_table(path: epath.PathLike) -> list[list[str]]:
+  """Rows of a CSV below its header, as text; raises as `read_csv` does."""
+  return parse_table(path, epath.Path(path).read_bytes())[1:]
+
+
+def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
+  """Rows of a CSV, the header first; each has as many cells.
+
+  Args:
+    path: where it is, for errors.
+    data: what is in it.
+
+  Raises:
+    Damaged: it is no CSV, or has no header, or a row is cut.
+  """
+  try:
+    # newline="": a line that ends within quotes is part of its cell.
+    text = io.StringIO(data.decode(), newline="")
+    rows = list(csv.reader(text, strict=True))
+    if not rows:
+      raise ValueError("it has no header")
+    for number, row in enumerate(rows):
+      if len(row) != len(rows[0]):
+        raise ValueError(
+            f"row {number} has {len(row)} cells and the header {len(rows[0])}"
+        )
+  except (ValueError, csv.Error) as error:
+    advice = "; mend it or remove it, then run the same command again"
+    raise Damaged(path, error, advice) from error
+  return rows
+
+
+def npz(arrays: Mapping[str, np.ndarray], *, compressed: bool) -> bytes:
+  """An .npz file with these arrays."""
+  buffer = io.BytesIO()
+  save: Any = np.savez_compressed if compressed else np.savez
+  save(buffer, **arrays)
+  return buffer.getvalue()
+
+
+def write_npz(
+    path: epath.PathLike,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    compressed: bool = False,
+) -> None:
+  """Replaces an .npz file in one step."""
+  write_bytes(path, npz(arrays, compressed=compressed))
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of an .npz file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    Damaged: it is no whole .npz of plain arrays.
+  """
+  data = epath.Path(path).read_bytes()
+  try:
+    with np.load(io.BytesIO(data), allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except Exception as error:  # zip, zlib and numpy each have their own
+    raise Damaged(path, error) from error

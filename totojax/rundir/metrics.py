@@ -9,16 +9,60 @@ import time
 from typing import Any
 
 from etils import epath
-import jax
 
 from totojax import flops
+from totojax.rundir import files
+
+FILE = "metrics.jsonl"
+
+
+class DamagedLine(files.Damaged):
+  """A line of metrics.jsonl that is no row.
+
+  Attributes:
+    line: its number, from 1.
+    lines: how many there are.
+  """
+
+  def __init__(self, path: epath.PathLike, text: str, line: int, lines: int):
+    ValueError.__init__(
+        self,
+        f"{path}, line {line} is damaged: {text[:60]!r}; remove that line, then"
+        " run the same command again",
+    )
+    self.reason = f"line {line} of {lines}"
+    self.line, self.lines = line, lines
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Rows of a metrics.jsonl; a last line cut in the middle is left out.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    DamagedLine: another line is no row.
+  """
+  rows = []
+  data = epath.Path(path).read_bytes()
+  lines = data.decode(errors="replace").splitlines()
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = json.loads(line)
+      row["step"]  # every row has one
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+      if number == len(lines):
+        break
+      raise DamagedLine(path, line, number, len(lines)) from error
+    rows.append(row)
+  return rows
 
 
 class MetricsLog:
   """`metrics.jsonl` and TensorBoard events, cut back to the restored step."""
 
   def __init__(self, workdir: epath.Path, *, restored_step: int):
-    self._path = workdir / "metrics.jsonl"
+    import jax  # only now: a report reads logs and needs none of it
+
+    self._path = workdir / FILE
     self._local = not str(workdir).startswith(("gs://", "s3://"))
     self._rows = self._read(restored_step)
     self._writes = jax.process_index() == 0
@@ -28,34 +72,14 @@ class MetricsLog:
       self._board = _board(workdir / "tensorboard", restored_step + 1)
 
   def _read(self, last_step: int) -> list[dict[str, Any]]:
-    """Rows up to `last_step`; a last line cut in the middle is dropped.
-
-    Raises:
-      ValueError: another line is damaged.
-    """
+    """Rows up to `last_step`; raises as `read` does."""
     if not self._path.exists():
       return []
-    rows = []
-    lines = self._path.read_bytes().decode(errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-      try:
-        row = json.loads(line)
-        step = row["step"]
-      except (json.JSONDecodeError, TypeError, KeyError) as error:
-        if number == len(lines):
-          break
-        raise ValueError(
-            f"{self._path}, line {number} is damaged: {line[:60]!r}; remove"
-            " that line, then run the same command again"
-        ) from error
-      if step <= last_step:
-        rows.append(row)
-    return rows
+    return [row for row in read(self._path) if row["step"] <= last_step]
 
   def _rewrite(self) -> None:
-    beside = self._path.parent / ".metrics.jsonl.part"
-    beside.write_text("".join(json.dumps(row) + "\n" for row in self._rows))
-    beside.replace(self._path)
+    lines = (json.dumps(row) + "\n" for row in self._rows)
+    files.write_text(self._path, "".join(lines))
 
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""

@@ -1,4 +1,4 @@
-"""The only door to storage: bytes, tables and arrays through TensorStore.
+"""The only door to data sets: bytes and arrays through TensorStore.
 
 A path is a local directory or a URL (gs://, s3://, file://, memory://); nothing
 above this file knows which. Every failure of TensorStore comes out as a
@@ -7,10 +7,8 @@ above this file knows which. Every failure of TensorStore comes out as a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-import csv
+from collections.abc import Mapping
 import functools
-import io
 import os
 from typing import Any
 
@@ -63,49 +61,6 @@ def write_bytes(path: Path, name: str, value: bytes) -> None:
         f"{text(path)}/{name} cannot be written: {error}. Is the disk full, or"
         " the directory read-only?"
     ) from error
-
-
-def write_table(
-    path: Path,
-    name: str,
-    rows: Iterable[Sequence[Any]],
-    *,
-    header: Sequence[str],
-) -> None:
-  """A CSV file with a header, replaced as a whole (`write_bytes`)."""
-  buffer = io.StringIO()
-  writer = csv.writer(buffer, lineterminator="\n")
-  writer.writerows([header, *rows])
-  write_bytes(path, name, buffer.getvalue().encode())
-
-
-def read_table(path: Path, name: str) -> list[list[str]] | None:
-  """Rows of `write_table` below the header, or None where there is no file.
-
-  Raises:
-    StoreError: the file is damaged.
-  """
-  data = read_bytes(path, name)
-  if data is None:
-    return None
-  try:
-    # newline="": a line that ends within quotes is part of its cell.
-    buffer = io.StringIO(data.decode(), newline="")
-    rows = list(csv.reader(buffer, strict=True))
-    if not rows:
-      raise ValueError("it has no header")
-    header = rows.pop(0)
-    for number, row in enumerate(rows, start=1):
-      if len(row) != len(header):
-        raise ValueError(
-            f"row {number} has {len(row)} cells and the header {len(header)}"
-        )
-  except (ValueError, csv.Error) as error:
-    raise StoreError(
-        f"{text(path)}/{name} is damaged ({error}); mend it or remove it, then"
-        " run the same command again"
-    ) from error
-  return rows
 
 
 def write_array(

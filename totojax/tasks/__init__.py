@@ -1,0 +1,1 @@
+"""What is trained: batch in, loss terms out."""

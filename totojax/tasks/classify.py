@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec
 
 from totojax import sequence
 from totojax.models import heads
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.tasks import api
 
@@ -63,7 +64,7 @@ class Classify:
           " already serve 'average' alone"
       )
     if model is not None:
-      trunk.check_layers(layers, model.config.depth)
+      taps.check_layers(layers, model.config.depth)
     self.head, self.model = head, model
     self.layers, self.width = tuple(layers), width
     self.classes, self.settings, self.split = classes, settings, split
@@ -234,7 +235,7 @@ class Classify:
         )
       return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LB, own)
     visual_BT = sequence.is_visual(batch["tokens"])
-    return trunk.tap_layers(
+    return taps.tap_layers(
         self.model,
         frozen,
         batch["tokens"],

@@ -84,6 +84,12 @@ class Pretrain:
     nll_BT = tree_lib.apply(self.model, params, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
+  def batch_nll(
+      self, params: Any, batch: api.Batch
+  ) -> tuple[jax.Array, ...]:
+    """`nll` of a batch."""
+    return self.nll(params, batch["tokens"])
+
   def loss(
       self,
       params: Any,

@@ -26,73 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax.config.tokens import TokenizerConfig
 from totojax.tasks import api
 from totojax.tokenizers import api as tokenizer_api
 from totojax.tokenizers import dvae
 from totojax.tokenizers import patches as patches_lib
 
-LOSSES = ("logit_laplace", "l2")
-STARTS = ("random", "patches")
 _USE_DECAY = 0.99  # of the running histogram: about 100 updates
 _RIDGE = 1e-5  # of the mean variance, against features that are collinear
 _SCORED = 4  # every fourth image is decoded from its hard codes for the log
 _LEAST_MSE = 1e-6  # caps one image's PSNR at 60 dB
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
-  """How a dVAE is trained.
-
-  Attributes:
-    loss: "logit_laplace" (published) or "l2", in squared pixel units (0 to 1).
-    kl: final weight beta of the KL divergence (6.6).
-    kl_steps: updates over which the weight rises linearly from 0 (5,000).
-    tau_start: temperature of the relaxation at the first update (1.0).
-    tau_end: temperature after `tau_steps` updates (1 / 16).
-    tau_steps: updates of the cosine between them (150,000).
-    usage: weight of `log V - H(mean q)`, in nats; 0.0 in the published recipe.
-    start: the encoder's last layer at the start: "random" (published), or
-      "patches": a ridge regression of the k-means distances of each patch from
-      what the layer reads, over the start frames.
-    start_logit_std: standard deviation of a position's logits after "patches".
-    teacher: weight of the cross-entropy to the k-means codes at the first
-      update, in nats; 0.0 in the published recipe.
-    teacher_steps: updates over which that weight falls linearly to 0.
-  """
-
-  loss: str
-  kl: float
-  kl_steps: int
-  tau_start: float
-  tau_end: float
-  tau_steps: int
-  usage: float
-  start: str
-  start_logit_std: float
-  teacher: float
-  teacher_steps: int
-
-  def __post_init__(self):
-    for name, allowed in (("loss", LOSSES), ("start", STARTS)):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-            f"objective.{name} is {getattr(self, name)!r}; use one of {allowed}"
-        )
-    for name in ("kl_steps", "tau_steps", "teacher_steps"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"objective.{name} is {getattr(self, name)}; use 1 or more updates"
-        )
-    for name in ("tau_start", "tau_end", "start_logit_std"):
-      if getattr(self, name) <= 0:
-        raise ValueError(
-            f"objective.{name} is {getattr(self, name)}; it must be positive"
-        )
-
-  @property
-  def needs_kmeans(self) -> bool:
-    """Whether training starts from k-means centres of patches."""
-    return self.start == "patches" or self.teacher > 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,63 +9,16 @@ C channels.
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from totojax.config.tokens import DvaeConfig
 from totojax.tokenizers import api
 from totojax.tokenizers import convolution
 
 _KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
 _BIAS_AXES = ("conv_out",)
-
-
-@dataclasses.dataclass(frozen=True)
-class DvaeConfig:
-  """Size of encoder and decoder.
-
-  Attributes:
-    vocab: codes (8,192).
-    hidden: channels of the encoder's first group (256); doubles every group.
-    groups: groups of residual blocks (4), each at half the resolution of the
-      one before: a token is 2 ** (groups - 1) pixels wide.
-    blocks: residual blocks of a group (2).
-    decoder_init: channels of the decoder's first layer, the width of a code's
-      embedding (128).
-    post_gain: factor on each residual branch, 1 / (groups * blocks) ** 2 in
-      DALL-E.
-  """
-
-  vocab: int
-  hidden: int
-  groups: int
-  blocks: int
-  decoder_init: int
-  post_gain: float
-
-  def __post_init__(self):
-    for name in ("vocab", "groups", "blocks", "decoder_init"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"dvae.{name} is {getattr(self, name)}; it must be at least 1"
-        )
-    if self.hidden < 4 or self.hidden % 4:
-      raise ValueError(
-          f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
-          " wide, so use a multiple of 4"
-      )
-
-  @property
-  def factor(self) -> int:
-    """Pixels of one side of a token."""
-    return 2 ** (self.groups - 1)
-
-  @property
-  def widths(self) -> tuple[int, ...]:
-    """Channels of each group, encoder order."""
-    return tuple(self.hidden * 2**i for i in range(self.groups))
 
 
 class Conv(nn.Module):

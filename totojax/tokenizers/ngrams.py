@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-ADJACENCIES = ("raster", "row")
 CHUNK_GRAMS = 1 << 22  # n-grams sorted at a time: 32 MB of keys
 CURVE_POINTS = 160  # of a rank-frequency curve, evenly spaced in log rank
 _EMPTY = np.zeros(0, np.int64)

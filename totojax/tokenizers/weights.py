@@ -26,7 +26,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from totojax import plugins
 from totojax import tree as tree_lib
+from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
 from totojax.tokenizers import dvae
@@ -73,10 +75,7 @@ def save(
       "config": json.dumps(settings, sort_keys=True),
       "card": json.dumps(dict(card), sort_keys=True),
   }
-  whole = epath.Path(path)
-  part = whole.parent / f"{whole.name}.part"
-  part.write_bytes(safetensors.numpy.save(tensors, metadata))
-  part.replace(whole)
+  files.write_bytes(path, safetensors.numpy.save(tensors, metadata))
   return api.fingerprint(tensors, settings)
 
 
@@ -86,7 +85,8 @@ def load(
   """The tokenizer in a file, or the packaged one for the path "shipped".
 
   Args:
-    path: a file that `save` wrote (local or gs://), or "shipped".
+    path: a file that `save` wrote (local or gs://), "shipped", or a Python file
+      of the user's (`plugins`).
     precision: of the products on an accelerator (`api.PASSES`). Below the
       highest, codes may differ from those that others made with the same file.
 
@@ -94,6 +94,8 @@ def load(
     FileNotFoundError: if there is no such file.
     ValueError: on another format, config or set of tensors.
   """
+  if plugins.is_reference(os.fspath(path)):
+    return plugins.load(os.fspath(path), "tokenizer", api.Tokenizer)
   params, config, mark = read(path)
   return tokenizer(params, config, mark, precision=precision)
 

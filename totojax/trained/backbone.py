@@ -1,6 +1,6 @@
 """A pre-trained model as a frozen backbone: its first blocks, and its inputs.
 
-What a backbone is asked for is in `models.trunk.tap_layers`.
+What a backbone is asked for is in `models.taps.tap_layers`.
 
 Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
 D width.
@@ -16,17 +16,14 @@ import os
 from typing import Any
 
 from etils import epath
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 import numpy as np
 
 from totojax import assembly as parts
 from totojax import checkpoint
 from totojax import sequence
 from totojax import sharding
-from totojax import train
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -34,6 +31,7 @@ from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads
 from totojax.models import patched
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.rundir import directory
 from totojax.rundir import files
@@ -44,7 +42,6 @@ from totojax.tokenizers import patches as patches_lib
 from totojax.tokenizers import weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
-_LANES = 128  # positions of an input are a multiple of it but on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +100,7 @@ def find(
         f"{path} has no whole checkpoint; train first, or name another"
         " model_run"
     )
-  manifest = json.loads((path / "manifest.json").read_text())
+  manifest = files.read_json(path / "manifest.json")
   return Trained(
       path=path,
       config=config,
@@ -175,7 +172,7 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
   Pre-training cuts the last visual token off, which is a target only.
   """
   positions = frames * model.spec.frame_tokens + 1
-  multiple = 1 if jax.default_backend() == "cpu" else _LANES
+  multiple = model.compute.platform.lanes
   context = -(-positions // multiple) * multiple
   spec = dataclasses.replace(model.spec, frames=frames, context=context)
   return model.clone(spec=spec)
@@ -279,7 +276,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
   if path.exists():
-    found = json.loads(path.read_text())
+    found = files.read_json(path)
     if found != facts:
       raise ValueError(
           f"{workdir} was begun with {found}, and now there is {facts}; the"
@@ -295,7 +292,7 @@ def load(
     *,
     trained: bool,
     depth: int,
-    on: Mesh,
+    layout: sharding.Layout,
     seed: int,
 ) -> tuple[trunk.Trunk, Any]:
   """(model, parameters) of the first `depth` blocks, sharded over a mesh.
@@ -308,33 +305,35 @@ def load(
     model: `run.model`, or that with other inputs.
     trained: False gives the parameters that such a run starts from, drawn anew.
     depth: blocks that are kept.
-    on: the mesh.
+    layout: of the parameters.
     seed: of an untrained backbone.
   """
   if trained:
-    params = read(run, model, on=on)
+    params = read(run, model, layout)
   else:
     # In a scan: the same numbers from a program that compiles sooner.
     compute = dataclasses.replace(model.compute, unroll=1)
-    task, _, placed = _placed(run, model.clone(compute=compute), on)
+    task, _, placed = _placed(run, model.clone(compute=compute), layout)
     make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
     params = make(jax.random.key(seed))
-  model, params = trunk.truncate(model, params, depth)
+  model, params = taps.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
 
-def read(run: Trained, model: trunk.Trunk, *, on: Mesh) -> Any:
+def read(
+    run: Trained, model: trunk.Trunk, layout: sharding.Layout
+) -> Any:
   """All parameters of the newest checkpoint, float32, sharded over a mesh.
 
   They do not depend on the grid, the frames, or the base of RoPE: `model` may
   have other ones than `run.model`.
   """
-  _, shapes, placed = _placed(run, model, on)
+  _, shapes, placed = _placed(run, model, layout)
   return checkpoint.read_params(run.path / "checkpoints", shapes, placed)[0]
 
 
 def _placed(
-    run: Trained, model: trunk.Trunk, on: Mesh
+    run: Trained, model: trunk.Trunk, layout: sharding.Layout
 ) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
   """(task, shapes, shardings) of the parameters."""
   parametrisation = parts.parametrisation(run.config)
@@ -343,9 +342,7 @@ def _placed(
   else:
     task = task_lib.Pretrain(causal(model), parametrisation)
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  rules = sharding.ShardingRules()
-  placed = sharding.shardings(task.axes().params, shapes, mesh=on, rules=rules)
-  return task, shapes, placed
+  return task, shapes, layout.shardings(task.axes().params, shapes)
 
 
 def causal(model: trunk.Trunk) -> trunk.Trunk:
@@ -363,7 +360,7 @@ def features(
     *,
     layers: Sequence[int],
     pool: str,
-    on: Mesh,
+    layout: sharding.Layout,
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """This host's rows -> float32 features of the whole global batch.
 
@@ -373,17 +370,15 @@ def features(
     layers: increasing, from 0; the forward pass stops at the last of them.
     pool: one of `POOLS`: "clip" gives means [B, L, D] over visual tokens,
       "frame" [B, L, N, D] over those of each frame, "token" [B, L, N, P, D].
-    on: the mesh; it divides the rows of the global batch.
+    layout: of the parameters; its mesh divides the rows of the global batch.
   """
   if pool not in POOLS:
     raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
-  split = sharding.batch_sharding(on, sharding.ShardingRules())
-  tapped = _tapped(model, tuple(layers), pool, on)
+  tapped = _tapped(model, tuple(layers), pool, layout)
 
   def of_rows(batch):
-    with jax.set_mesh(on):
-      read = {k: v for k, v in batch.items() if k in _READ}
-      return np.asarray(tapped(params, _inputs(train.place(read, split))))
+    read = {k: v for k, v in batch.items() if k in _READ}
+    return np.asarray(tapped(params, _inputs(layout.place(read))))
 
   return of_rows
 
@@ -400,10 +395,12 @@ def _inputs(batch: Mapping[str, jax.Array]) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _tapped(
-    model: trunk.Trunk, layers: tuple[int, ...], pool: str, on: Mesh
-) -> Callable[[Any, jax.Array], jax.Array]:
+    model: trunk.Trunk,
+    layers: tuple[int, ...],
+    pool: str,
+    layout: sharding.Layout,
+) -> Callable[[Any, Any], jax.Array]:
   """(params, inputs) -> features; one program for all parameters."""
-  rules = sharding.ShardingRules()
 
   def tap(x_BTD, visual_BT):
     if pool == "clip":
@@ -414,15 +411,14 @@ def _tapped(
     x_BNPD = x_BTD.reshape(-1, *shape)
     return x_BNPD if pool == "token" else jnp.mean(x_BNPD, axis=2)
 
-  @functools.partial(jax.jit, out_shardings=parts.whole(on))
+  @layout.jit
   def tapped(params, inputs):
     visual_BT = _visual(model.spec, inputs)
-    with nn.logical_axis_rules(rules.flax_rules()):
-      x_LB = trunk.tap_layers(
-          model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
-          layers=layers, per_layer=None,
-      )  # fmt: skip
-      return jnp.swapaxes(x_LB, 0, 1)
+    x_LB = taps.tap_layers(
+        model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
+        layers=layers, per_layer=None,
+    )  # fmt: skip
+    return jnp.swapaxes(x_LB, 0, 1)
 
   return tapped
 

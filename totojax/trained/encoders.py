@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import importlib.util
-import os
 from typing import Any
 
 import numpy as np
+
+from totojax import plugins
 
 # Of ImageNet, as torchvision has them.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -182,26 +182,5 @@ def of_vit(
 
 
 def load(path: str) -> Encoder:
-  """What `encoder()` of a Python file of the user's returns.
-
-  Raises:
-    ValueError: there is no such file or function, or it returns another thing.
-  """
-  if not os.path.isfile(path):
-    raise ValueError(
-        f"there is no file {path}; features.encoder names a Python file that"
-        " defines encoder()"
-    )
-  spec = importlib.util.spec_from_file_location("totojax_user_encoder", path)
-  if spec is None or spec.loader is None:
-    raise ValueError(f"{path} is no Python file by its name; it ends in .py")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  make = vars(module).get("encoder")
-  encoder = make() if callable(make) else None
-  if not isinstance(encoder, Encoder):
-    raise ValueError(
-        f"{path} must define encoder(), which returns a"
-        f" totojax.trained.encoders.Encoder; it gives {type(encoder).__name__}"
-    )
-  return encoder
+  """What `encoder()` of a Python file of the user's returns (`plugins`)."""
+  return plugins.load(path, "encoder", Encoder)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 import functools
 import os
 
-from jax.sharding import Mesh
 import numpy as np
 
 from totojax import sequence
 from totojax import sharding
 from totojax.data.pixels import augment
+from totojax.models import taps
 from totojax.models import trunk
 from totojax.tokenizers import api
 from totojax.trained import backbone
@@ -38,20 +38,21 @@ class Pretrained:
   """
 
   def __init__(
-      self, run: backbone.Trained, *, tokenizer: str, depth: int, on: Mesh
+      self, run: backbone.Trained, *, tokenizer: str, depth: int,
+      layout: sharding.Layout,
   ):
     """Args:
       run: of `backbone.find`.
       tokenizer: its file; "": found by itself (`backbone.tokenizer`).
       depth: blocks that are loaded.
-      on: the mesh that a batch is spread over.
+      layout: of parameters and batches.
     """
     self.run, self.depth = run, depth
-    self._tokenizer, self._on = tokenizer, on
+    self._tokenizer, self._layout = tokenizer, layout
     if tokenizer:  # a wrong one is told now
       _ = self.tokenizer
     self._model, self._params = backbone.load(
-        run, run.model, trained=True, depth=depth, on=on, seed=0
+        run, run.model, trained=True, depth=depth, layout=layout, seed=0
     )
     self._tapped = functools.cache(self._compiled)
 
@@ -156,12 +157,12 @@ class Pretrained:
     """
     single = np.ndim(layer) == 0
     layers = tuple(np.atleast_1d(layer).tolist())
-    trunk.check_layers(layers, self.depth)
+    taps.check_layers(layers, self.depth)
     if not len(codes_RNP):
       raise ValueError("0 clips were given; features need at least one")
     self._check_amount(codes_RNP.shape[1])
     model, tapped = self._tapped(codes_RNP.shape[1], layers, pool)
-    ways = self._on.shape["data"]
+    ways = self._layout.mesh.shape["data"]
     rows = -(-rows // ways) * ways  # what is missing is padding
     parts = []
     for start in range(0, len(codes_RNP), rows):
@@ -180,7 +181,7 @@ class Pretrained:
   ) -> tuple[trunk.Trunk, Callable[..., np.ndarray]]:
     model = backbone.for_clips(self._model, frames=frames)
     return model, backbone.features(
-        model, self._params, layers=layers, pool=pool, on=self._on
+        model, self._params, layers=layers, pool=pool, layout=self._layout
     )
 
   def _check_amount(self, frames: int) -> None:
@@ -266,5 +267,5 @@ def load(
       found,
       tokenizer=tokenizer,
       depth=deepest if depth is None else depth,
-      on=sharding.make_mesh(everywhere),
+      layout=sharding.Layout(sharding.make_mesh(everywhere)),
   )

@@ -1,0 +1,1 @@
+"""Frames: decoded, rendered, cropped, augmented."""

@@ -229,8 +229,11 @@ def pyav() -> Any:
 def _open(source: Source):
   """The container, and its video stream (cover art of audio is none)."""
   av = pyav()
-  # Titles in old encodings must not make a file unreadable.
-  container = av.open(_handle(source), metadata_errors="replace")
+  # Titles in old encodings must not make a file unreadable. PyAV 19 has no such
+  # argument and needs none: it reads any title.
+  old = int(av.__version__.partition(".")[0]) < 19
+  lenient = {"metadata_errors": "replace"} if old else {}
+  container = av.open(_handle(source), **lenient)
   cover = av.stream.Disposition.attached_pic
   for stream in container.streams.video:
     if not stream.disposition & cover:

@@ -24,13 +24,13 @@ Shapes: K crops, R pixels of a side, H and W of the image.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 
 import numpy as np
 from PIL import Image
 
+from totojax.config.pixels import ImageSpec
 from totojax.data.pixels import augment
 from totojax.data.sources import items
 
@@ -46,8 +46,6 @@ FORMATS = (
 MODES = (
     "1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"
 )  # fmt: skip
-CROPS = ("random", "center")
-ANIMATED = ("refuse", "first")
 MOST_PIXELS = 89_000_000  # a small file can claim more, to fill memory
 MOST_ASPECT = 64  # sides; resizing the short one enlarges the long one with it
 BACKGROUND = (255, 255, 255)
@@ -65,46 +63,6 @@ UPRIGHT = {
 
 class Unreadable(ValueError):
   """A file gives no image; the message is the reason, for people to read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageSpec:
-  """What is cut out of each image.
-
-  Attributes:
-    size_px: short side after resizing, and side of the crop (128).
-    crops: windows of one image.
-    crop: where they are: "random" or "center".
-    resample: filter of the resizing: "bicubic", "bilinear" or "lanczos".
-    animated: of several pictures in a file: "refuse" or "first".
-  """
-
-  size_px: int
-  crops: int
-  crop: str
-  resample: str
-  animated: str
-
-  def __post_init__(self):
-    for name in ("size_px", "crops"):
-      if getattr(self, name) <= 0:
-        raise ValueError(
-            f"image.{name} is {getattr(self, name)}; it must be above 0"
-        )
-    for name, known in (
-        ("crop", CROPS),
-        ("animated", ANIMATED),
-        ("resample", tuple(sorted(augment.FILTERS))),
-    ):
-      if getattr(self, name) not in known:
-        raise ValueError(
-            f"image.{name} is {getattr(self, name)!r}; use one of {known}"
-        )
-    if self.crop == "center" and self.crops != 1:
-      raise ValueError(
-          f"image.crops is {self.crops} with center crops, which are all the"
-          " same; use 1, or random crops"
-      )
 
 
 def crops(

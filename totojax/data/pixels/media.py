@@ -11,6 +11,7 @@ import os
 
 import numpy as np
 
+from totojax.config import pixels
 from totojax.data.pixels import decode
 from totojax.data.pixels import images
 from totojax.data.pixels import slowfast
@@ -20,6 +21,22 @@ from totojax.data.sources import tfds_source
 
 MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
 Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
+
+
+def spec(
+    kind: str,
+    *,
+    clip: pixels.ClipSpec,
+    views: pixels.Views,
+    image: pixels.ImageSpec,
+) -> Spec:
+  """What is cut out of each item of a kind, "image" or "video"."""
+  if kind == "image":
+    return image
+  found = video.ClipSpec(**vars(clip))
+  if views.mode:
+    return slowfast.ViewSpec(**vars(views), clip=found)
+  return found
 
 
 class SourceLost(OSError):

@@ -10,36 +10,13 @@ Shapes: R pixels of a side.
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 from PIL import Image
 
+from totojax.config.pixels import CropSpec
+
 TRAIN = ("astronaut", "chelsea", "coffee", "hubble_deep_field")
 HELD_OUT = ("rocket",)
-
-
-@dataclasses.dataclass(frozen=True)
-class CropSpec:
-  """Which crops are taken.
-
-  Attributes:
-    size_px: side of a crop after resizing (R).
-    least_px: smallest side that is cut out of a photograph.
-    most_px: largest one; both at the photograph's own resolution.
-  """
-
-  size_px: int
-  least_px: int
-  most_px: int
-
-  def __post_init__(self):
-    if not self.size_px <= self.least_px <= self.most_px:
-      raise ValueError(
-          f"crops of {self.least_px} to {self.most_px} pixels for frames of"
-          f" {self.size_px}: sides must grow in that order, so that nothing is"
-          " enlarged"
-      )
 
 
 def load(name: str) -> np.ndarray:

@@ -26,64 +26,22 @@ import math
 
 import numpy as np
 
+from totojax.config import pixels
 from totojax.data.pixels import augment
 from totojax.data.pixels import decode
 from totojax.data.pixels import video
 from totojax.data.sources import items
 
-MODES = ("", "train", "test")
 
-
-@dataclasses.dataclass(frozen=True)
-class ViewSpec:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViewSpec(pixels.Views):
   """What is cut out of each video.
 
   Attributes:
-    mode: "train", "test", or "" where views are not wanted.
-    temporal: with "test", spans of a video.
-    spatial: with "test", windows of each span: 1 (the central one) or 3.
-    offset: with "test", whether spans go from the first to the last possible
-      one; otherwise, as SlowFast has it, they divide what is left of the video
-      into `temporal` parts and begin with each.
-    short_frac: with "train", least and largest short side, in sizes of a clip.
-    flip_frac: with "train", share of the clips that are mirrored.
     clip: frames, stride, rate and size of a clip; with "train", how many.
   """
 
-  mode: str
-  temporal: int
-  spatial: int
-  offset: bool
-  short_frac: tuple[float, float]
-  flip_frac: float
   clip: video.ClipSpec
-
-  def __post_init__(self):
-    if self.mode not in MODES:
-      raise ValueError(
-          f"views.mode is {self.mode!r}; use 'train', 'test', or '' for clips"
-          " as `clip` has them"
-      )
-    if self.temporal < 1:
-      raise ValueError(f"views.temporal is {self.temporal}; use 1 or more")
-    if self.spatial not in (1, 3):
-      raise ValueError(f"views.spatial is {self.spatial}; use 1 or 3")
-    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (
-        self.short_frac[1]
-    ):
-      raise ValueError(
-          f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
-          " the smaller first"
-      )
-    if not 0.0 <= self.flip_frac <= 1.0:
-      raise ValueError(
-          f"views.flip_frac is {self.flip_frac}; it is a share from 0.0 to 1.0"
-      )
-    if self.mode and self.clip.sampling != "uniform":
-      raise ValueError(
-          f"clip.sampling is {self.clip.sampling!r} with views.mode"
-          f" {self.mode!r}, which has its own; set it to 'uniform'"
-      )
 
   @property
   def frames(self) -> int:

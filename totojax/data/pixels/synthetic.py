@@ -20,14 +20,13 @@ import dataclasses
 
 import numpy as np
 
+from totojax.config.pixels import BACKGROUNDS
+from totojax.config.pixels import LABELS
+from totojax.config.pixels import MOTIONS
+from totojax.config.pixels import Scene
+
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
-MOTIONS = (
-    "still", "right", "left", "up", "down", "clockwise", "anticlockwise",
-    "swing", "spin", "pulse",
-)  # pyformat: disable
 TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
-BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
-LABELS = ("motion", "shape", "both")
 
 # These look different when turned, on any shape. The large object has one of
 # them, or a spinning disc would be a still one.
@@ -55,65 +54,11 @@ _PULSE_PERIOD = (8.0, 14.0)
 _OCCLUDER_WIDTH = (0.12, 0.18)
 
 
-@dataclasses.dataclass(frozen=True)
-class SyntheticConfig:
-  """What is rendered.
-
-  Attributes:
-    seed: with a clip's index, decides everything in the clip.
-    frames: frames of a clip.
-    size_px: side of the square frames.
-    objects: most objects of a clip, the labelled one included (1 or more).
-    occluder_frac: share of clips with a bar in front of the objects.
-    pan_frac: share of clips whose background moves.
-    motions: those that are rendered; (): all of MOTIONS.
-    backgrounds: those behind the objects; (): all of BACKGROUNDS.
-    radius: least and greatest of the large object, in frame sides.
-    speed: least and greatest of what moves straight, in frame sides a frame.
-  """
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SyntheticConfig(Scene):
+  """A scene, and with a clip's index what decides everything in the clip."""
 
   seed: int
-  frames: int
-  size_px: int
-  objects: int
-  occluder_frac: float
-  pan_frac: float
-  motions: tuple[str, ...]
-  backgrounds: tuple[str, ...]
-  radius: tuple[float, float]
-  speed: tuple[float, float]
-
-  def __post_init__(self):
-    for name, known in (("motions", MOTIONS), ("backgrounds", BACKGROUNDS)):
-      for found in getattr(self, name):
-        if found not in known:
-          raise ValueError(
-              f"synthetic.{name} has {found!r}; use some of {', '.join(known)}"
-          )
-    for name in ("radius", "speed"):
-      found = getattr(self, name)
-      if len(found) != 2 or not 0.0 < found[0] <= found[1] <= 0.5:
-        raise ValueError(
-            f"synthetic.{name} is {found}; give the least and the greatest, in"
-            " frame sides, above 0 and at most 0.5"
-        )
-    for name, least in (("frames", 1), ("size_px", 8), ("objects", 1)):
-      if getattr(self, name) < least:
-        raise ValueError(
-            f"synthetic.{name} is {getattr(self, name)}; it must be at least"
-            f" {least}"
-        )
-    for name in ("occluder_frac", "pan_frac"):
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(
-            f"synthetic.{name} is {getattr(self, name)}; it is a share, so use"
-            " 0.0 to 1.0"
-        )
-
-  @property
-  def moves(self) -> tuple[str, ...]:
-    """The motions that are rendered; labels count them in this order."""
-    return tuple(self.motions) or MOTIONS
 
 
 @dataclasses.dataclass(frozen=True)

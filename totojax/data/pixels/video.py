@@ -29,6 +29,7 @@ from typing import Protocol
 
 import numpy as np
 
+from totojax.config import pixels
 from totojax.data.pixels import augment
 from totojax.data.pixels import decode
 from totojax.data.sources import items
@@ -36,61 +37,11 @@ from totojax.data.sources import items
 SUFFIXES = frozenset(
     ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()
 )
-SAMPLINGS = ("uniform", "duration")
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
 
 
-@dataclasses.dataclass(frozen=True)
-class ClipSpec:
-  """What is cut out of each video.
-
-  Attributes:
-    frames: frames of a clip (16).
-    stride_frames: step between them, in frames of the resampled video (4).
-    fps: frames per second that a video is resampled to first (30.0).
-    size_px: short side after resizing, and side of the crop (128).
-    crops: clips of a video, or with "duration" of each of its stretches.
-    resample: filter of the resizing: "bicubic", "bilinear" or "lanczos".
-    sampling: "uniform": every video gives as many clips; "duration": in
-      proportion to its length.
-    every_s: with "duration", seconds of video for one stretch.
-    most_stretches: with "duration", of one video; all of its clips are in
-      memory at once.
-  """
-
-  frames: int
-  stride_frames: int
-  fps: float
-  size_px: int
-  crops: int
-  resample: str
-  sampling: str
-  every_s: float
-  most_stretches: int
-
-  def __post_init__(self):
-    for name in (
-        "frames", "stride_frames", "fps", "size_px", "crops", "every_s",
-        "most_stretches",
-    ):  # fmt: skip
-      if getattr(self, name) <= 0:
-        raise ValueError(
-            f"clip.{name} is {getattr(self, name)}; it must be above 0"
-        )
-    if self.resample not in augment.FILTERS:
-      raise ValueError(
-          f"clip.resample is {self.resample!r}; use one of"
-          f" {sorted(augment.FILTERS)}"
-      )
-    if self.sampling not in SAMPLINGS:
-      raise ValueError(
-          f"clip.sampling is {self.sampling!r}; use one of {SAMPLINGS}"
-      )
-
-  @property
-  def span_frames(self) -> int:
-    """Frames of the resampled video from a clip's first to its last."""
-    return (self.frames - 1) * self.stride_frames + 1
+class ClipSpec(pixels.ClipSpec):
+  """What is cut out of each video, and how it is drawn."""
 
   @property
   def decoded_px(self) -> int:

@@ -42,6 +42,11 @@ class Decoded:
   label: int
 
 
+def processes(workers: int) -> int:
+  """How many `workers` means: -1 is one for each core."""
+  return (os.cpu_count() or 1) if workers < 0 else workers
+
+
 def decode(
     items: Iterable[items_lib.Item],
     spec: media.Spec,

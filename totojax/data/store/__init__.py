@@ -1,0 +1,1 @@
+"""Data sets as we keep them: shards of records with a manifest."""

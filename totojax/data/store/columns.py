@@ -91,6 +91,29 @@ def texts(ids_RU: np.ndarray) -> list[str]:
   return [bytes(row).rstrip(b"\0").decode() for row in ids_RU]
 
 
+# A hash of an id. Fixed-width bytes: numpy sorts and compares all of them.
+MARK = np.dtype("S16")
+
+
+def marks(ids_RU: np.ndarray) -> np.ndarray:
+  """MARK [R]: a hash of every id, whatever its column's width."""
+  found = (
+      hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest()
+      for row in ids_RU
+  )
+  return np.frombuffer(b"".join(found), MARK)
+
+
+def ids_sum(ids_RU: np.ndarray) -> str:
+  """The sum of the marks, as 32 hex digits: the same in any order."""
+  words_R4 = marks(ids_RU).view(">u4").reshape(-1, 4)
+  high, *rest = words_R4.sum(0, dtype=np.uint64).tolist()
+  total = high
+  for word in rest:
+    total = (total << 32) + word
+  return f"{total % 2**128:032x}"
+
+
 def concatenate(
     parts: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:

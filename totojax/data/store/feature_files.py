@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import io
-import json
 
 from etils import epath
 import numpy as np
@@ -21,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from totojax.data.stream import labelled
+from totojax.rundir import files
 
 FORMATS = ("safetensors", "npz")
 WHOLE = "features.json"  # in a folder: written last
@@ -54,9 +54,7 @@ def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
     return safetensors.numpy.save(
         {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     )
-  buffer = io.BytesIO()
-  np.savez(buffer, **arrays)
-  return buffer.getvalue()
+  return files.npz(arrays, compressed=False)
 
 
 def layer_name(layer: int) -> str:
@@ -84,7 +82,7 @@ def read(path: str) -> Features:
           f"{path} has no {WHOLE}: the features are not all there; run the job"
           " that writes them to its end, and give the folder of one split"
       )
-    found = json.loads(whole.read_text())
+    found = files.read_json(whole)
     parts = [_arrays(where / name) for name in found["files"]]
     names = sorted(parts[0])
     arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}

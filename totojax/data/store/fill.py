@@ -12,8 +12,10 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from totojax.data.store import certificates
 from totojax.data.store import manifests
 from totojax.data.store import shards
+from totojax.data.store.store import Store
 from totojax.rundir import console
 
 
@@ -91,6 +93,9 @@ def stores(
           f"none of the {split.items} {name} {unit} could be used{see}"
       )
     writer.close()
+  certificates.certify(
+      [Store(writer.path, writer.manifest) for writer in writers.values()]
+  )
   return True
 
 

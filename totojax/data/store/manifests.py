@@ -8,6 +8,7 @@ so whatever it says is true at any moment of a job.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from typing import Any
@@ -38,12 +39,15 @@ class Shard:
     checksum: sha256 of all its arrays, `Store.verify` compares it.
     probe: sha256 of first and last record, labels and ids: `Store.check`
       compares it on opening, and so tells this shard from any other.
+    ids: sum of the hashes of its ids (`columns.ids_sum`); empty where there are
+      none, or of shards that were written before there was this sum.
   """
 
   name: str
   records: int
   checksum: str
   probe: str
+  ids: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +130,20 @@ class Manifest:
   @property
   def records(self) -> int:
     return sum(shard.records for shard in self.shards)
+
+  @property
+  def ids_digest(self) -> str:
+    """Stands for the ids of all records: other ids have another one.
+
+    The sum of the hashes of all ids, so that two data sets with the same items
+    have one digest, whatever their order, shards and fields. Where a shard has
+    no sum it is a digest of the shards' probes, which hold their ids too.
+    """
+    if all(shard.ids for shard in self.shards):
+      total = sum(int(shard.ids, 16) for shard in self.shards) % 2**128
+      return f"sum {self.records} {total:032x}"
+    probes = sorted(shard.probe for shard in self.shards)
+    return f"probes {hashlib.sha256(' '.join(probes).encode()).hexdigest()}"
 
 
 def token_field(*, frames: int, grid: int) -> Field:

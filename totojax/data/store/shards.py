@@ -39,6 +39,10 @@ class Writer:
   The records of one `append` stay in one shard, and a shard is closed by the
   append that fills it, so a deterministic job writes the same bytes however
   often it was stopped. Records are in memory until their shard is full.
+
+  How far the job is stands in the manifest and not in a note of its own
+  (`rundir.pieces`): the cursor and the shard before it must appear in the same
+  step, or records would be written twice or never.
   """
 
   def __init__(self, path: objects.Path, manifest: manifests.Manifest):
@@ -164,6 +168,7 @@ def write_shard(
       records=len(next(iter(arrays.values()))),
       checksum=columns.digest(arrays),
       probe=columns.digest(columns.probe(manifest, arrays)),
+      ids=columns.ids_sum(arrays["id"]) if "id" in arrays else "",
   )
   for name, array in arrays.items():
     objects.write_array(

@@ -5,7 +5,7 @@ Shapes: R records.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import concurrent.futures
 import os
 from typing import Any
@@ -94,10 +94,14 @@ class Store:
 
   def ids(self) -> list[str]:
     """The item id of every record."""
+    return [item for ids in self.id_columns() for item in columns.texts(ids)]
+
+  def id_columns(self) -> Iterator[np.ndarray]:
+    """uint8 [R, U]: the ids of each shard as they are stored, one at a time."""
     if not self.manifest.ids:
       raise objects.StoreError(f"{self.path} has no ids; make it with ids")
-    shards = range(len(self.manifest.shards))
-    return [i for s in shards for i in columns.texts(self._column(s, "id"))]
+    for shard in range(len(self.manifest.shards)):
+      yield self._column(shard, "id")
 
   def check(self) -> None:
     """Opens every shard and compares its name, shapes and probe.

@@ -1,0 +1,1 @@
+"""Which records make the batch of a step, on every host."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import itertools
 
 import grain
 import numpy as np
 
 from totojax import sequence
+from totojax.data.store import certificates
 from totojax.data.stream import mixture
 from totojax.data.stream import rows as row_lib
 from totojax.data.stream.rows import Source
@@ -100,7 +102,10 @@ def check_disjoint(
   """Raises ValueError if a held-out item is in a training source, or may be.
 
   Items are compared by id over all sources, so ids must be unique over data
-  sets ("k400/abc"), and each source must have them.
+  sets ("k400/abc"), and each source must have them. Two sources are compared
+  once: the held-out one then has a certificate (`certificates`), and a start
+  reads no id. Every host looks by itself, so that none waits for one that has
+  found an item.
   """
   for source in (*train, *held_out):
     if not source.store.manifest.ids:
@@ -109,14 +114,14 @@ def check_disjoint(
           " can say whether validation and training share records; make it"
           " with ids"
       )
-  where = {i: source.name for source in held_out for i in source.store.ids()}
-  for source in train:
-    shared = sorted(where.keys() & set(source.store.ids()))
-    if shared:
+  for source, other in itertools.product(train, held_out):
+    found = certificates.check(source.store, other.store)
+    if found is not None:
+      item, count = found
       raise ValueError(
-          f"item {shared[0]!r} is in training source {source.name!r} and in"
-          f" validation source {where[shared[0]]!r} ({len(shared)} such items);"
-          " make one of them without these"
+          f"item {item!r} is in training source {source.name!r} and in"
+          f" validation source {other.name!r} ({count} such items); make one of"
+          " them without these"
       )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from totojax.data.store import store as store_lib
 from totojax.data.stream import mixture as stream_lib
 from totojax.data.stream import rows as rows_lib
+from totojax.rundir import files
 from totojax.storage import objects
 
 _NONE = -1  # the label of a row that is padding
@@ -114,12 +115,14 @@ def missing(path: str) -> list[tuple[str, str]]:
   empty where there are none.
   """
   folder, _, name = path.rstrip("/").rpartition("/")
-  return [
-      (row[1], row[2])
-      for table in ("missing.csv", "quarantine.csv", "skipped.csv")
-      for row in objects.read_table(folder or ".", table) or ()
-      if len(row) == 3 and row[0] == name  # others may write such a table too
-  ]
+  found = []
+  for table in ("missing.csv", "quarantine.csv", "skipped.csv"):
+    data = objects.read_bytes(folder or ".", table)
+    if data is not None:
+      _, *rows = files.parse_table(f"{folder or '.'}/{table}", data)
+      # Others may write such a table too.
+      found += [(r[1], r[2]) for r in rows if len(r) == 3 and r[0] == name]
+  return found
 
 
 def split(

@@ -5,15 +5,14 @@ Shapes: H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 import fractions
 import pathlib
-from typing import Any
 
 import numpy as np
 
-from totojax.config.typed import typed
+from totojax.config.bench import DecodeBench
 from totojax.data.pixels import decode
 from totojax.data.pixels import media
 from totojax.data.pixels import video
@@ -21,27 +20,6 @@ from totojax.data.sources import items as items_lib
 from totojax.jobs.bench import measure
 
 _TILE = 16  # pixels of the texture's blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeBench:
-  """Which videos, and what is cut out of them.
-
-  Attributes:
-    sizes: of the videos in pixels, as "320x240".
-    lengths_s: of the videos.
-    codec: that they are written with.
-    rate: their frames per second.
-    clips: of one reading, each from a start of its own.
-    clip: section of `video.ClipSpec`.
-  """
-
-  sizes: tuple[str, ...]
-  lengths_s: tuple[float, ...]
-  codec: str
-  rate: int
-  clips: int
-  clip: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +38,7 @@ def measure_decode(
   Raises:
     ImportError: PyAV is missing.
   """
-  spec = typed(video.ClipSpec, settings.clip, "decode.clip")
+  spec = video.ClipSpec(**vars(settings.clip))
   for size in settings.sizes:
     width, height = map(int, size.split("x"))
     for length_s in settings.lengths_s:

@@ -6,35 +6,15 @@ Shapes: N frames.
 from __future__ import annotations
 
 from collections.abc import Iterator
-import dataclasses
 
 import numpy as np
 
+from totojax.config.bench import DvaeEncodeBench
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import peers
 from totojax.tokenizers import api
 from totojax.tokenizers import dvae
 from totojax.tokenizers import weights
-
-
-@dataclasses.dataclass(frozen=True)
-class DvaeEncodeBench:
-  """What is encoded.
-
-  Attributes:
-    frames: of one reading; one call encodes them all.
-    size_px: side of a frame.
-    hidden: width of the dVAE (256 is the official size).
-    vocab: its codes (8,192).
-    precision: of the products on an accelerator (`tokenizers.api.PASSES`);
-      below "highest", PyTorch takes TF32 on a GPU.
-  """
-
-  frames: int
-  size_px: int
-  hidden: int
-  vocab: int
-  precision: str
 
 
 def measure_dvae_encode(

@@ -5,8 +5,7 @@ Shapes: B rows, N frames, P tokens of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 from flax import linen as nn
@@ -16,29 +15,13 @@ import numpy as np
 
 from totojax import assembly as parts
 from totojax import sequence
+from totojax.config.bench import DecodeTokensBench
 from totojax.jobs.bench import hardware
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import peers
 from totojax.models import decode
 from totojax.models import trunk
 from totojax.trained import generate
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodeTokensBench:
-  """What is decoded.
-
-  Attributes:
-    rows: sequences at a time.
-    context: frames that are given.
-    further: frames that are made.
-    trained: a config of `run = "pretrain"`: the model, which stays untrained.
-  """
-
-  rows: int
-  context: int
-  further: int
-  trained: Mapping[str, Any]
 
 
 def measure_decode_tokens(

@@ -7,17 +7,18 @@ grows as the arithmetic does. The compile time of each stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import copy
+from collections.abc import Iterator
 import dataclasses
 import time
-from typing import Any
 
 import jax
 
 from totojax import assembly as parts
 from totojax import flops
 from totojax import sequence
+from totojax.config import studies
+from totojax.config.bench import GrowthBench
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import hardware
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
@@ -28,30 +29,10 @@ from totojax.jobs.bench import training
 _BYTES_OF_PARAMETER = 26
 
 
-@dataclasses.dataclass(frozen=True)
-class GrowthBench:
-  """What is trained.
-
-  Attributes:
-    trained: a config of `run = "pretrain"`: the smallest case; its stores are
-      not opened.
-    models: name -> sizes, in place of the smallest's.
-    frames: of a sequence, in place of the smallest's.
-    devices: numbers of devices that share the parameters (fsdp), with as many
-      sequences; those that are not here are skipped. On a CPU,
-      XLA_FLAGS=--xla_force_host_platform_device_count=8 makes 8 of it.
-  """
-
-  trained: Mapping[str, Any]
-  models: Mapping[str, Mapping[str, int]]
-  frames: tuple[int, ...]
-  devices: tuple[int, ...]
-
-
 class _Case:
   """A train step and the FLOPs that it needs."""
 
-  def __init__(self, config: Mapping[str, Any], devices: int):
+  def __init__(self, config: Pretrain, devices: int):
     self._trainer = training.Trainer(config, devices=devices)
     shape, spec = self._trainer.shape, self._trainer.spec
     rows = len(self._trainer.tokens_BR)
@@ -115,49 +96,36 @@ def measure_growth(
     )
 
 
-def _cases(
-    settings: GrowthBench,
-) -> Iterator[tuple[str, dict[str, Any], int]]:
+def _cases(settings: GrowthBench) -> Iterator[tuple[str, Pretrain, int]]:
   """(name, config, devices) of every larger case."""
+  small = settings.trained
   for name, sizes in settings.models.items():
-    yield f"model {name}", _with(settings.trained, model=sizes), 1
+    model = studies.sized(small.model, sizes)
+    yield f"model {name}", dataclasses.replace(small, model=model), 1
   for frames in settings.frames:
-    grid = settings.trained["sequence"]["grid"]
-    context = frames * grid**2
-    yield (
-        f"{context:,} tokens",
-        _with(
-            settings.trained,
-            sequence={"frames": frames, "context": context},
-            train={"batch_tokens": context},
-        ),
-        1,
+    context = frames * small.sequence.frame_tokens
+    longer = dataclasses.replace(
+        small.sequence, frames=frames, context=context
     )
+    larger = dataclasses.replace(small, sequence=longer)
+    yield f"{context:,} tokens", _with_batch(larger, context), 1
   for devices in settings.devices:
-    tokens = settings.trained["train"]["batch_tokens"] * devices
-    yield (
-        f"{devices} devices",
-        _with(settings.trained, train={"batch_tokens": tokens}),
-        devices,
-    )
+    tokens = small.train.batch_tokens * devices
+    yield f"{devices} devices", _with_batch(small, tokens), devices
 
 
-def _with(
-    config: Mapping[str, Any], **sections: Mapping[str, Any]
-) -> dict[str, Any]:
-  changed = copy.deepcopy(dict(config))
-  for name, values in sections.items():
-    changed[name] = {**changed[name], **values}
-  return changed
+def _with_batch(config: Pretrain, batch_tokens: int) -> Pretrain:
+  train = dataclasses.replace(config.train, batch_tokens=batch_tokens)
+  return dataclasses.replace(config, train=train)
 
 
-def _missing(config: Mapping[str, Any], devices: int) -> str:
+def _missing(config: Pretrain, devices: int) -> str:
   """Why a case cannot be measured here; "" if it can."""
   here = len(jax.devices())
   if devices > here:
     return f"needs {devices} devices; there are {here}"
-  shape = parts.shape(config)
-  count = flops.parameters(shape, config["sequence"]["vocab"])
+  shape = parts.shape(config.model)
+  count = flops.parameters(shape, config.sequence.vocab)
   need = count * _BYTES_OF_PARAMETER / 2**30
   have = hardware.device_memory_gib()
   if need > have:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import dataclasses
 import os
-import pathlib
-import platform
 import statistics
 import time
 from typing import Any
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax.jobs.bench import peers
-from totojax.rundir import directory
+from totojax.rundir import provenance
 
 _PEERS = ("torch", "transformers", "DALL-E", "av")
 _SIDE = 8192  # of the matrices whose product is timed
@@ -67,13 +65,13 @@ def _seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
 
 def describe() -> dict[str, Any]:
   """Processor, cores, memory, devices and versions."""
-  found = directory.environment()
+  found = provenance.environment()
   return {
-      "processor": _processor(),
+      "processor": provenance.processor(),
       "cores": peers.cores(),
       "memory_gib": _memory_gib(),
       **found,
-      "versions": {**found["versions"], **directory.versions(_PEERS)},
+      "versions": {**found["versions"], **provenance.versions(_PEERS)},
   }
 
 
@@ -95,15 +93,6 @@ def device_memory_gib() -> float:
   """Memory of one device, or of the machine where it has none of its own."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit", 2**30 * _memory_gib()) / 2**30
-
-
-def _processor() -> str:
-  path = pathlib.Path("/proc/cpuinfo")
-  if path.exists():
-    for line in path.read_text().splitlines():
-      if line.startswith("model name"):
-        return line.partition(":")[2].strip()
-  return platform.processor() or platform.machine()
 
 
 def _memory_gib() -> float:

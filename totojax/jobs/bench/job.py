@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import pathlib
 import tempfile
-from typing import Any
 
 from etils import epath
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
+from totojax import jobs
+from totojax.config import bench
 from totojax.jobs.bench import decoding
 from totojax.jobs.bench import encoding
 from totojax.jobs.bench import generating
@@ -39,54 +38,56 @@ from totojax.rundir import files
 
 FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
-ROWS = (
-    "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "decode_tokens", "probe", "sweep", "checkpoint", "startup", "growth",
-    "mamba_scan",
-)  # fmt: skip
 
 Result = measure.Row | measure.Skipped
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-  """What is measured, and how often.
+class Kind:
+  """How a row is measured.
 
   Attributes:
-    rows: of `ROWS`, in the order in which they are measured; () for all.
-    rounds: as `measure.How`.
-    rest_s: as `measure.How`.
+    measure: (section, how=, what it needs) -> the row's cases.
+    section: of the config.
+    needs: what else it is given: "folder" to write in, "seed".
   """
 
-  rows: tuple[str, ...]
-  rounds: int
-  rest_s: float
+  measure: Callable[..., Iterator[Result]]
+  section: str
+  needs: tuple[str, ...] = ()
 
-  def __post_init__(self):
-    unknown = [row for row in self.rows if row not in ROWS]
-    if unknown:
-      raise ValueError(
-          f"bench.rows has {', '.join(unknown)}; the rows are"
-          f" {', '.join(ROWS)}"
-      )
+
+ROWS: Mapping[str, Kind] = {
+    "decode": Kind(decoding.measure_decode, "decode", ("folder", "seed")),
+    "dvae_encode": Kind(encoding.measure_dvae_encode, "dvae_encode", ("seed",)),
+    "store_write": Kind(
+        storing.measure_store_write, "store", ("folder", "seed")
+    ),
+    "store_read": Kind(storing.measure_store_read, "store", ("folder", "seed")),
+    "train_step": Kind(training.measure_train_step, "train_step"),
+    "decode_tokens": Kind(
+        generating.measure_decode_tokens, "decode_tokens", ("seed",)
+    ),
+    "probe": Kind(probing.measure_probe, "probe"),
+    "sweep": Kind(sweeping.measure_sweep, "sweep"),
+    "checkpoint": Kind(saving.measure_checkpoint, "checkpoint", ("folder",)),
+    "startup": Kind(startup.measure_startup, "startup", ("folder",)),
+    "growth": Kind(growth.measure_growth, "growth"),
+    "mamba_scan": Kind(scanning.measure_mamba_scan, "mamba_scan", ("seed",)),
+}
 
 
 def run(
-    config: Mapping[str, Any],
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Measures the rows; False when it was interrupted between two of them.
 
   Begins anew each time: halves of a table would come from different hours.
 
   Raises:
-    ConfigError: an unknown row, or a size that does not fit.
+    ConfigError: a size does not fit.
   """
-  chosen = typed(Bench, config["bench"], "bench")
-  how = measure.How(rounds=chosen.rounds, rest_s=chosen.rest_s)
-  names = chosen.rows or ROWS
-  begin = {name: _row(name, config, how) for name in names}
+  names = config.bench.rows or tuple(ROWS)
   directory.begin(workdir, config)
   found, results, before = hardware.describe(), [], hardware.load()
   with console.tracking("measuring", unit="rows", total=len(names)) as bar:
@@ -94,95 +95,33 @@ def run(
       if interrupted(number):
         return False
       with tempfile.TemporaryDirectory(prefix="totojax-bench-") as folder:
-        results += _measured(name, begin[name], pathlib.Path(folder))
+        results += _measured(name, config, pathlib.Path(folder))
       bar.advance(note=name)
   files.write_json(
       workdir / FILE,
       {
           "hardware": found,
           "load": {"before": before, "after": hardware.load()},
-          "rounds": chosen.rounds,
+          "rounds": config.bench.rounds,
           "rows": [measure.as_json(result) for result in results],
       },
   )
-  show(results, hardware.sentence(found), rounds=chosen.rounds)
+  show(results, hardware.sentence(found), rounds=config.bench.rounds)
   return True
 
 
-def _row(
-    name: str, config: Mapping[str, Any], how: measure.How
-) -> Callable[[pathlib.Path], Iterator[Result]]:
-  """Folder to write in -> the row's cases, once its settings are checked."""
-
-  def section(cls: type, key: str) -> Any:
-    return typed(cls, config[key], key)
-
-  seed = config["seed"]
-  match name:
-    case "decode":
-      decode = section(decoding.DecodeBench, "decode")
-      return lambda folder: decoding.measure_decode(
-          decode, how=how, folder=folder, seed=seed
-      )
-    case "dvae_encode":
-      encode = section(encoding.DvaeEncodeBench, "dvae_encode")
-      return lambda folder: encoding.measure_dvae_encode(
-          encode, how=how, seed=seed
-      )
-    case "store_write":
-      write = section(storing.StoreBench, "store")
-      return lambda folder: storing.measure_store_write(
-          write, how=how, folder=folder, seed=seed
-      )
-    case "store_read":
-      read = section(storing.StoreBench, "store")
-      return lambda folder: storing.measure_store_read(
-          read, how=how, folder=folder, seed=seed
-      )
-    case "train_step":
-      train = section(training.TrainStepBench, "train_step")
-      return lambda folder: training.measure_train_step(train, how=how)
-    case "decode_tokens":
-      made = section(generating.DecodeTokensBench, "decode_tokens")
-      return lambda folder: generating.measure_decode_tokens(
-          made, how=how, seed=seed
-      )
-    case "probe":
-      probed = section(probing.ProbeBench, "probe")
-      return lambda folder: probing.measure_probe(probed, how=how)
-    case "sweep":
-      swept = section(sweeping.SweepBench, "sweep")
-      return lambda folder: sweeping.measure_sweep(swept, how=how)
-    case "checkpoint":
-      save = section(saving.CheckpointBench, "checkpoint")
-      return lambda folder: saving.measure_checkpoint(
-          save, how=how, folder=folder
-      )
-    case "startup":
-      start = section(startup.StartupBench, "startup")
-      return lambda folder: startup.measure_startup(
-          start, how=how, folder=folder
-      )
-    case "growth":
-      grow = section(growth.GrowthBench, "growth")
-      return lambda folder: growth.measure_growth(grow, how=how)
-    case "mamba_scan":
-      scan = section(scanning.MambaScanBench, "mamba_scan")
-      return lambda folder: scanning.measure_mamba_scan(
-          scan, how=how, seed=seed
-      )
-  raise ConfigError(f"row {name!r} is unknown")
-
-
 def _measured(
-    name: str,
-    cases: Callable[[pathlib.Path], Iterator[Result]],
-    folder: pathlib.Path,
+    name: str, config: bench.BenchJob, folder: pathlib.Path
 ) -> list[Result]:
   """The cases of one row; what a missing package leaves out is named."""
-  results = []
+  kind, results = ROWS[name], []
+  given = {"folder": folder, "seed": config.seed}
   try:
-    for result in cases(folder):
+    for result in kind.measure(
+        getattr(config, kind.section),
+        how=config.bench,
+        **{need: given[need] for need in kind.needs},
+    ):
       results.append(result)
   except ImportError as reason:
     results.append(measure.Skipped(name, "", str(reason)))

@@ -15,28 +15,9 @@ import statistics
 import time
 from typing import Any
 
+from totojax.config.bench import How
+
 LEAST_S = 1e-6  # resolution of the clocks: nothing takes no time
-
-
-@dataclasses.dataclass(frozen=True)
-class How:
-  """How everything is measured.
-
-  Attributes:
-    rounds: readings of each side that count; one more of each comes before.
-    rest_s: pause before each reading, in which threads that wait for work by
-      spinning (OpenMP's do) come to rest: they would slow the other side.
-  """
-
-  rounds: int
-  rest_s: float
-
-  def __post_init__(self):
-    if self.rounds < 1 or self.rest_s < 0:
-      raise ValueError(
-          f"bench.rounds is {self.rounds} and bench.rest_s {self.rest_s}; use"
-          " at least 1 round, and a rest that is not negative"
-      )
 
 
 @dataclasses.dataclass(frozen=True)

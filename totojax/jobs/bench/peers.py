@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import gc
-import os
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from totojax.models import llama as llama_lib
 from totojax.optim import adamw
+from totojax.rundir import provenance
 from totojax.trained import encoders
 
 State = Mapping[str, np.ndarray]
@@ -26,9 +26,7 @@ State = Mapping[str, np.ndarray]
 
 def cores() -> int:
   """Cores that this process may use: the threads of both sides."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  return provenance.cores()
 
 
 def _torch() -> Any:

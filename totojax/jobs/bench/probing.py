@@ -9,12 +9,9 @@ Shapes: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import copy
+from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,41 +19,17 @@ import numpy as np
 from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
-from totojax import train
+from totojax.config.bench import ProbeBench
 from totojax.config.typed import typed
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
 from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import taps
 from totojax.optim import lars
 from totojax.tasks import classify
 
 MOST = 1.3  # times a forward pass, that all heads together may take
 _STEPS = 10**6  # of the schedule; few are made
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeBench:
-  """What is probed.
-
-  Attributes:
-    pools: of `heads.POOLS`, a case each.
-    widths: of the backbone, a case each; heads of 64, an MLP four times as
-      wide.
-    classes: of every head.
-    rows: of a batch.
-    head: section of `heads.HeadConfig`, but for its pool.
-    optim: section of `lars.GridConfig`: its settings train together.
-    trained: a config of `run = "pretrain"`: the backbone, but for its width.
-  """
-
-  pools: tuple[str, ...]
-  widths: tuple[int, ...]
-  classes: int
-  rows: int
-  head: Mapping[str, Any]
-  optim: Mapping[str, Any]
-  trained: Mapping[str, Any]
 
 
 def measure_probe(
@@ -117,8 +90,11 @@ class _Both:
   """
 
   def __init__(self, settings: ProbeBench, pool: str, width: int):
-    config = copy.deepcopy(dict(settings.trained))
-    config["model"] |= dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config = settings.trained
+    sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, **sizes)
+    )
     self.model = parts.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
     head = typed(
@@ -132,13 +108,14 @@ class _Both:
         head=head, model=self.model, layers=range(depth + 1), width=width,
         classes=settings.classes, settings=len(optim.settings), split=True,
     )  # fmt: skip
-    self._on = sharding.make_mesh(
+    mesh = sharding.make_mesh(
         sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
         jax.devices()[:1],
     )
+    layout = sharding.Layout(mesh)
     program = parts.program(
         config, task=task, steps=_STEPS, rows=self._rows, microbatches=1,
-        on=self._on,
+        layout=layout,
         optimiser=parts.Optimiser(
             lars.grid(
                 optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0
@@ -148,27 +125,24 @@ class _Both:
     )  # fmt: skip
     self._step = program.step_fn
     make = jax.jit(program.make, out_shardings=program.placed)
-    self._state = make(jax.random.key(config["seed"]))
+    self._state = make(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
     records_BR = training.random_rows(
-        self.model.spec, self._rows, seed=config["seed"]
+        self.model.spec, self._rows, seed=config.seed
     )
     inputs_BT, _ = sequence.split(records_BR)
     labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
-    self._batch = train.place(
-        {"tokens": inputs_BT, "label": labels_B},
-        sharding.batch_sharding(self._on, sharding.ShardingRules()),
-    )
+    self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})
 
+    @layout.jit
     def forward(frozen, tokens_BT):
-      with nn.logical_axis_rules(sharding.ShardingRules().flax_rules()):
-        return trunk.tap_layers(
-            self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
-            layers=(depth,), per_layer=None,
-        )  # fmt: skip
+      return taps.tap_layers(
+          self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
+          layers=(depth,), per_layer=None,
+      )  # fmt: skip
 
-    self._forward = jax.jit(forward)
+    self._forward = forward
 
   def update(self) -> float:
     """One update of all heads; returns its rows."""
@@ -178,7 +152,6 @@ class _Both:
 
   def forward(self) -> float:
     """One forward pass to the last layer; returns its rows."""
-    with jax.set_mesh(self._on):
-      found = self._forward(self._frozen, self._batch["tokens"])
-      jax.block_until_ready(found)
+    found = self._forward(self._frozen, self._batch["tokens"])
+    jax.block_until_ready(found)
     return float(self._rows)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import dataclasses
+from collections.abc import Iterator
 import os
 import pathlib
 import time
@@ -12,21 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from totojax.config.bench import CheckpointBench
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointBench:
-  """What is saved.
-
-  Attributes:
-    steps: updates of one reading of the train step.
-    trained: a config of `run = "pretrain"`; its stores are not opened.
-  """
-
-  steps: int
-  trained: Mapping[str, Any]
 
 
 def measure_checkpoint(

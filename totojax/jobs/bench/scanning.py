@@ -14,40 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax.config.bench import MambaScanBench
 from totojax.jobs.bench import measure
 from totojax.models import mamba
-
-
-@dataclasses.dataclass(frozen=True)
-class MambaScanBench:
-  """What is scanned, forward and backward.
-
-  Attributes:
-    rows: sequences.
-    tokens: of each.
-    inner: channels (E).
-    state: states of each channel (S).
-    chunk_tokens: as `MambaConfig`.
-    scans: within a chunk, each a case.
-  """
-
-  rows: int
-  tokens: int
-  inner: int
-  state: int
-  chunk_tokens: int
-  scans: tuple[str, ...]
-
-  def __post_init__(self):
-    for name in ("rows", "tokens", "inner", "state", "chunk_tokens"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-            f"mamba_scan.{name} is {getattr(self, name)}; use at least 1"
-        )
-    if not self.scans or not {*self.scans} <= {*mamba.SCANS}:
-      raise ValueError(
-          f"mamba_scan.scans is {self.scans}; use some of {mamba.SCANS}"
-      )
 
 
 def plain_scan(

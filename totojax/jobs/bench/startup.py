@@ -11,7 +11,6 @@ seconds since TIME at which each part was over.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-import dataclasses
 import json
 import os
 import pathlib
@@ -19,23 +18,15 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any
 
+from totojax.config import roots
+from totojax.config import schema
+from totojax.config.bench import StartupBench
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
 
 PARTS = ("imported", "initialised", "first_step", "second_step")
-
-
-@dataclasses.dataclass(frozen=True)
-class StartupBench:
-  """What is started.
-
-  Attributes:
-    trained: a config of `run = "pretrain"`; its stores are not opened.
-  """
-
-  trained: Mapping[str, Any]
 
 
 def measure_startup(
@@ -89,7 +80,7 @@ def seconds(found: list[Mapping[str, float]]) -> dict[str, float]:
 
 
 def child(
-    config: Mapping[str, Any], cache: pathlib.Path | None
+    config: Pretrain, cache: pathlib.Path | None
 ) -> dict[str, float]:
   """Seconds since the start at which each of `PARTS` was over.
 
@@ -106,8 +97,8 @@ def child(
   }
   result = subprocess.run(
       [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.time())],
-      input=json.dumps(config), env=environment, capture_output=True,
-      text=True, check=False,
+      input=json.dumps(schema.to_dict(config)), env=environment,
+      capture_output=True, text=True, check=False,
   )  # fmt: skip
   if result.returncode:
     raise RuntimeError(
@@ -119,7 +110,7 @@ def child(
 
 def _main(began: float) -> None:
   marks = [time.time() - began]  # everything was imported above
-  trainer = training.Trainer(json.load(sys.stdin))
+  trainer = training.Trainer(roots.read(json.load(sys.stdin)))
   marks.append(time.time() - began)
   for _ in range(2):
     trainer.step()

@@ -6,13 +6,13 @@ Shapes: M records, B records of a batch, T tokens of a record.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-import dataclasses
 import pathlib
 import shutil
 
 import numpy as np
 
 from totojax import sequence
+from totojax.config.bench import StoreBench
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.stream import mixture
@@ -26,31 +26,6 @@ NEEDED_PER_S = 24.0
 HEADROOM = 100.0
 _GRID = 16
 _VOCAB = 8192
-
-
-@dataclasses.dataclass(frozen=True)
-class StoreBench:
-  """What is written and read.
-
-  Attributes:
-    records: of the store.
-    frames: of a record, 256 tokens each.
-    records_per_shard: of the store.
-    batch: records written or read at a time.
-    reads: batches of one reading.
-    singles: records of one reading, one at a time.
-  """
-
-  records: int
-  frames: int
-  records_per_shard: int
-  batch: int
-  reads: int
-  singles: int
-
-  @property
-  def tokens(self) -> int:
-    return self.frames * _GRID**2
 
 
 def measure_store_write(

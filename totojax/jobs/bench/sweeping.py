@@ -6,44 +6,15 @@ is mostly compiled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-import copy
+from collections.abc import Iterator
 import dataclasses
-from typing import Any
 
 import jax
 
 from totojax import lanes as lanes_lib
+from totojax.config.bench import SweepBench
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepBench:
-  """What is trained.
-
-  Attributes:
-    log2_lr: base-2 logarithms of the peak rates, a lane each.
-    steps: updates of each run.
-    together: ways to compute lanes, a case each: "at_once" (vmap), "in_turn".
-    trained: a config of `run = "pretrain"`; its stores are not opened.
-  """
-
-  log2_lr: tuple[float, ...]
-  steps: int
-  together: tuple[str, ...]
-  trained: Mapping[str, Any]
-
-  def __post_init__(self):
-    if len(self.log2_lr) < 2 or self.steps < 1:
-      raise ValueError(
-          f"sweep.log2_lr is {self.log2_lr} and sweep.steps {self.steps}; use"
-          " at least 2 rates and 1 update"
-      )
-    if not self.together or not {*self.together} <= {"at_once", "in_turn"}:
-      raise ValueError(
-          f"sweep.together is {self.together}; use some of 'at_once', 'in_turn'"
-      )
 
 
 def measure_sweep(
@@ -69,8 +40,8 @@ def measure_sweep(
   def apart() -> float:
     found = []
     for rate in rates:
-      config = copy.deepcopy(dict(settings.trained))
-      config["optim"]["lr"] = rate
+      optim = dataclasses.replace(settings.trained.optim, lr=rate)
+      config = dataclasses.replace(settings.trained, optim=optim)
       trainer = training.Trainer(config)
       finished(trainer)
       found += trainer.losses(1)

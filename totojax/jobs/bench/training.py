@@ -8,8 +8,7 @@ Shapes: B rows, T context, R = T + 1 tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,29 +20,13 @@ from totojax import flops
 from totojax import lanes as lanes_lib
 from totojax import sequence
 from totojax import sharding
-from totojax import train
-from totojax.config.typed import typed
+from totojax.config.bench import TrainStepBench
+from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import peers
-from totojax.optim import adamw
 from totojax.tasks import pretrain as task_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainStepBench:
-  """What is trained.
-
-  Attributes:
-    steps: updates of one reading, of which only the last is waited for.
-    peer_compiled: whether PyTorch's side goes through `torch.compile`.
-    trained: case -> a config of `run = "pretrain"`; its stores are not opened.
-  """
-
-  steps: int
-  peer_compiled: bool
-  trained: Mapping[str, Mapping[str, Any]]
 
 
 class Trainer:
@@ -59,7 +42,7 @@ class Trainer:
 
   def __init__(
       self,
-      config: Mapping[str, Any],
+      config: Pretrain,
       *,
       devices: int = 1,
       lanes: lanes_lib.Lanes | None = None,
@@ -71,13 +54,13 @@ class Trainer:
       devices: that share the parameters (fsdp) and the batch.
       lanes: several learning rates in place of the config's.
     """
-    self.shape = parts.shape(config)
-    self.spec = parts.sequence_spec(config)
-    on = sharding.make_mesh(
+    self.shape = parts.shape(config.model)
+    self.spec = config.sequence
+    mesh = sharding.make_mesh(
         sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
         jax.devices()[:devices],
     )
-    size = pretrain.amount(config)
+    size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
     self.run = parts.run(
         config,
@@ -90,12 +73,12 @@ class Trainer:
         facts={},
         tokens_per_step=size.batch_tokens,
         flops_per_token=0.0,
-        on=on,
+        layout=sharding.Layout(mesh),
         lanes=lanes,
     )
-    self.tokens_BR = random_rows(self.spec, rows, seed=config["seed"])
+    self.tokens_BR = random_rows(self.spec, rows, seed=config.seed)
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
-    self._batch = train.place(batch, self.run.batch_sharding)
+    self._batch = self.run.layout.place(batch)
     self.state = self.run.init()
 
   def dispatch(self) -> jax.Array:
@@ -150,7 +133,7 @@ def measure_train_step(
 
 def _case(
     case: str,
-    config: Mapping[str, Any],
+    config: Pretrain,
     settings: TrainStepBench,
     *,
     how: measure.How,
@@ -161,9 +144,9 @@ def _case(
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
       shape,
-      typed(adamw.AdamWConfig, config["optim"], "optim"),
+      config.optim,
       vocab=spec.padded_vocab,
-      dtype=config["compute"]["dtype"],
+      dtype=config.compute.dtype,
       compiled=settings.peer_compiled,
       inputs_BT=inputs_BT,
       targets_BT=targets_BT,
@@ -194,7 +177,7 @@ def _case(
   )
   return measure.Row(
       row="train_step",
-      case=f"{case}, {config['compute']['dtype']}",
+      case=f"{case}, {config.compute.dtype}",
       compares=(
           "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
           " the same batch"

@@ -1,0 +1,1 @@
+"""Training with labels: joint training, fine-tuning, what probes share."""

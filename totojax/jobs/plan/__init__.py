@@ -9,24 +9,21 @@ from __future__ import annotations
 from etils import epath
 
 from totojax import jobs
+from totojax.config import corpus as corpus_config
+from totojax.config import pretrain as pretrain_config
 
 
 def run(
-    config: jobs.Config, workdir: epath.Path, interrupted: jobs.Interrupted
+    config: pretrain_config.Pretrain | corpus_config.Tokenize,
+    workdir: epath.Path,
+    interrupted: jobs.Interrupted,
 ) -> bool:
-  """Of training where the config holds a model to train, else of tokenizing.
-
-  Raises:
-    ValueError: it is neither.
-  """
-  if "model_run" in config:
-    raise ValueError(
-        "a plan is of pre-training or of tokenizing; this config starts from"
-        " model_run. Plan a pre-training config of its model and grid"
-    )
+  """Of training where the config holds a model to train, else of tokenizing."""
   # Only now: one of the two needs a compiler, the other decodes.
-  if {"model", "optim"} <= set(config):
-    from totojax.jobs.plan import job as plan
-  else:
-    from totojax.jobs.plan import corpus as plan
-  return plan.run(config, workdir, interrupted)
+  if isinstance(config, pretrain_config.Pretrain):
+    from totojax.jobs.plan import job
+
+    return job.run(config, workdir, interrupted)
+  from totojax.jobs.plan import corpus
+
+  return corpus.run(config, workdir, interrupted)

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from totojax import flops
+from totojax.config.schema import ConfigError
 
 # The compiler looks for the machine it runs on, complains and locks it; there
 # is none. What it compiles for does not depend on these.
@@ -106,11 +107,11 @@ def chip(topology: str) -> Chip:
   """The chip of "v5e:16x16".
 
   Raises:
-    ValueError: an unknown chip, or no shape.
+    ConfigError: an unknown chip, or no shape.
   """
   family, colon, shape = topology.partition(":")
   if family not in CHIPS or not colon or not shape:
-    raise ValueError(
+    raise ConfigError(
         f"plan.topology is {topology!r}; use {', '.join(CHIPS)} with a shape of"
         " chips, as v5e:16x16 or v4:4x4x8, or gpu:NVIDIA H100:8"
     )

@@ -16,14 +16,15 @@ import numpy as np
 from totojax import flops
 from totojax import sequence
 from totojax import sharding
-from totojax.config.typed import typed
+from totojax.config import schema
+from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import estimate
 from totojax.jobs.plan import hlo
 from totojax.jobs.plan import serving
 from totojax.jobs.plan import settings
-from totojax.rundir import directory
+from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
@@ -40,15 +41,14 @@ ADVICE = (
 )
 
 
-def plan(
-    config: Mapping[str, Any], planning: settings.Planning
-) -> dict[str, Any]:
+def plan(config: Pretrain) -> dict[str, Any]:
   """What the compiler says of one config, as JSON.
 
   Raises:
     ValueError: the config cannot be built on this topology.
     ImportError: the TPU compiler is not installed.
   """
+  planning = config.plan
   chip = chips.chip(planning.topology)
   devices = chips.devices(planning.topology, slices=planning.slices)
   trains = planning.what == "train"
@@ -58,14 +58,14 @@ def plan(
     lowered = step.program.step_fn.lower(
         step.program.shapes, step.task.batch_spec(step.rows)
     )
-    known = describe(config, step, planning, chips_used=len(devices))
+    known = describe(config, step, chips_used=len(devices))
   else:
-    served = serving.step_of(config, planning, devices=devices)
+    served = serving.step_of(config, devices=devices)
     lowered, known = served.lower(), served.facts
   traced_s = time.monotonic() - begin
   facts = {
       "source": "TPU compiler",
-      "compiler": f"libtpu {directory.versions(('libtpu',))['libtpu']}",
+      "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
       **known,
       "device_kind": devices[0].device_kind,
       "trace_s": traced_s,
@@ -98,7 +98,7 @@ def plan(
       "collectives": traffic,
       "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
   }
-  if trains and step.mesh.shape["sequence"] > 1:
+  if trains and step.layout.mesh.shape["sequence"] > 1:
     facts["limits"].append(
         "With tokens split over devices the attention kernel has no charge, so"
         " no time is known."
@@ -132,26 +132,23 @@ def _rates(facts: Mapping[str, Any], chip: chips.Chip) -> dict[str, float]:
   return serving.rates(facts, hbm_bytes_per_s=chip.hbm_bytes_per_s)
 
 
-def arithmetic(
-    config: Mapping[str, Any], planning: settings.Planning
-) -> dict[str, Any]:
+def arithmetic(config: Pretrain) -> dict[str, Any]:
   """The same for GPUs, for which there is no compiler: state and FLOPs only."""
+  planning = config.plan
   if planning.what != "train":
-    served = serving.step_of(config, planning, devices=None)
+    served = serving.step_of(config, devices=None)
     return serving.arithmetic(served, planning)
-  kind, count = planning.gpu
+  kind, count = settings.gpu(planning.topology)
   step = pretrain.planned(config, devices=None, backend="gpu")
-  facts = describe(config, step, planning, chips_used=count)
-  sizes = sharding.filled(
-      typed(sharding.MeshConfig, config["mesh"], "mesh"), count
-  )
+  facts = describe(config, step, chips_used=count)
+  sizes = sharding.filled(config.mesh, count)
   mesh = AbstractMesh(tuple(sizes), sharding.AXES)
   sharding.check_batch(step.rows, microbatches=step.microbatches, mesh=mesh)
   facts["mesh"] = dict(mesh.shape)
   peak = flops.peak_flops_per_s(kind)
   step_s = facts["model_flops_per_step"] / count / peak / planning.busy
   # float32 parameters, two moments and a gradient, whole on every replica.
-  per_parameter = 12 + jnp.dtype(config["optim"]["mu_dtype"]).itemsize
+  per_parameter = 12 + jnp.dtype(config.optim.mu_dtype).itemsize
   split = mesh.shape["fsdp"] * mesh.shape["tensor"]
   state = per_parameter * facts["parameters"] / split / estimate.GIB
   room = chips.gpu(kind).hbm_gib
@@ -178,11 +175,7 @@ def arithmetic(
 
 
 def describe(
-    config: Mapping[str, Any],
-    step: pretrain.Planned,
-    planning: settings.Planning,
-    *,
-    chips_used: int,
+    config: Pretrain, step: pretrain.Planned, *, chips_used: int
 ) -> dict[str, Any]:
   """What is known before anything is compiled."""
   model = step.task.model
@@ -193,10 +186,10 @@ def describe(
   )
   facts = {
       "what": "train",
-      "topology": planning.topology,
-      "slices": planning.slices,
+      "topology": config.plan.topology,
+      "slices": config.plan.slices,
       "chips": chips_used,
-      "mesh": dict(config["mesh"]),
+      "mesh": schema.to_dict(config.mesh),
       "remat": model.compute.remat,
       "attention": step.attention,
       "dtype": model.compute.dtype,
@@ -209,7 +202,7 @@ def describe(
       "model_flops_per_step": per_token * tokens,
   }
   if step.program is not None:
-    facts["mesh"] = dict(step.mesh.shape)
+    facts["mesh"] = dict(step.layout.mesh.shape)
     facts["optimiser_bytes"] = _bytes(step.program.shapes.opt_state)
     facts["parameter_bytes"] = _bytes(step.program.shapes.params)
   return facts

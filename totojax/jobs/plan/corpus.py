@@ -18,22 +18,22 @@ encoder reaches, is an assumption of the config and not a measurement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 import math
-from typing import Any
 
 from etils import epath
 from rich import console as rich_console
 from rich import table as rich_table
 
 from totojax import flops
-from totojax.config.typed import typed
+from totojax.config.corpus import Planning
+from totojax.config.corpus import Tokenize
+from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode
 from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.sources import items as items_lib
-from totojax.jobs.tokenize import settings as settings_lib
 from totojax.jobs.tokenize import stores as parts_lib
 from totojax.rundir import files
 from totojax.tokenizers import api
@@ -41,42 +41,6 @@ from totojax.tokenizers import weights
 
 BYTES_PER_TOKEN = 2
 SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
-
-
-@dataclasses.dataclass(frozen=True)
-class Planning:
-  """What a plan assumes.
-
-  Attributes:
-    chip: as in `flops.PEAK_FLOPS_PER_S`.
-    busy: share of the chip's peak that the encoder reaches: an assumption.
-    probed: videos whose length is read, to estimate all hours.
-    hours: of video, where no source is at hand; 0.0 to look at the source.
-    videos: with `hours`: how many videos these are; 0: they are cut into clips
-      without gaps, so that each frame at the job's stride is encoded once.
-    images: where no source is at hand.
-  """
-
-  chip: str
-  busy: float
-  probed: int
-  hours: float
-  videos: int
-  images: int
-
-  def __post_init__(self):
-    if self.chip not in flops.PEAK_FLOPS_PER_S:
-      raise ValueError(
-          f"plan.chip is {self.chip!r}; use one of"
-          f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
-      )
-    if not 0.0 < self.busy <= 1.0:
-      raise ValueError(f"plan.busy is {self.busy}; it is a share of the peak")
-    if self.hours and self.images:
-      raise ValueError(
-          f"plan.hours is {self.hours} and plan.images {self.images}; a plan"
-          " without a source is for one of them"
-      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +76,11 @@ class Row:
   tokens_strided: float | None
 
 
-def run(config: Mapping[str, Any], workdir: epath.Path, interrupted) -> bool:
+def run(config: Tokenize, workdir: epath.Path, interrupted) -> bool:
   """Prints the plan, and writes it to `plan.json`."""
   del interrupted  # seconds
-  settings = typed(Planning, config["plan"], "plan")
-  tokenizer = weights.load(config["tokenizer"])
-  if settings.hours or settings.images:
+  tokenizer = weights.load(config.tokenizer)
+  if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
     rows = of_job(config, parts_lib.of(config, workdir), tokenizer)
@@ -126,16 +89,16 @@ def run(config: Mapping[str, Any], workdir: epath.Path, interrupted) -> bool:
   return True
 
 
-def without_source(
-    config: Mapping[str, Any], tokenizer: api.Tokenizer
-) -> list[Row]:
+def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
-  settings = typed(Planning, config["plan"], "plan")
+  settings = config.plan
+  spec = media.spec(
+      "image" if settings.images else "video",
+      clip=config.clip, views=config.views, image=config.image,
+  )  # fmt: skip
   if settings.images:
-    spec = settings_lib.spec(config, "image")
     count, hours = settings.images, None
   else:
-    spec = settings_lib.spec(config, "video")
     count, hours = settings.videos, settings.hours
     if not count:
       strided = hours * 3600 * SOURCE_FPS / spec.stride_frames
@@ -145,22 +108,36 @@ def without_source(
 
 
 def of_job(
-    config: Mapping[str, Any], work: parts_lib.Work, tokenizer: api.Tokenizer
+    config: Tokenize, work: parts_lib.Work, tokenizer: api.Tokenizer
 ) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
-  settings = typed(Planning, config["plan"], "plan")
+  settings = config.plan
   rows = []
   for part in work.parts:
     count = len(part.listing.items)
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(
-          part.listing.items, settings.probed, seed=config["seed"]
+          part.listing.items, settings.probed, seed=config.seed
       )
     rows.append(
         _row(part.name, count, hours, probed, work.spec, tokenizer, settings)
     )
   return rows
+
+
+def peak_flops_per_s(settings: Planning) -> float:
+  """Of the chip that is planned for.
+
+  Raises:
+    ConfigError: it is not known.
+  """
+  if settings.chip not in flops.PEAK_FLOPS_PER_S:
+    raise ConfigError(
+        f"plan.chip is {settings.chip!r}; use one of"
+        f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
+    )
+  return flops.PEAK_FLOPS_PER_S[settings.chip]
 
 
 def estimate_hours(
@@ -209,8 +186,8 @@ def _row(
     frames = clips * spec.frames
     every = None if hours is None else hours * 3600 * SOURCE_FPS * grid**2
     strided = None if every is None else every / spec.stride_frames
+  rate = peak_flops_per_s(settings) * settings.busy
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
-  rate = flops.PEAK_FLOPS_PER_S[settings.chip] * settings.busy
   return Row(
       name=name,
       items=count,

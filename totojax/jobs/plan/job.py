@@ -11,7 +11,6 @@ of each row of a batch, `encode` the tokenizer on a batch of frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import json
 from typing import Any
 
 from etils import epath
@@ -20,7 +19,9 @@ from rich import box as rich_box
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax.config.typed import typed
+from totojax import jobs
+from totojax.config import schema
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import settings
 from totojax.report import plan_page
@@ -30,23 +31,23 @@ from totojax.rundir import files
 
 
 def run(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Any
+    config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Plans the config or every variant of the search; True when all are done.
 
   A variant that was compiled before an interruption is not compiled again.
   """
-  planning = typed(settings.Planning, config["plan"], "plan")
+  settings.check(config.plan)
   if not jax.config.jax_platforms:  # a compiler for TPUs is no TPU
     jax.config.update("jax_platforms", "cpu")
   directory.begin(workdir, config)
   path = workdir / "plan.json"
-  rows = json.loads(path.read_text())["rows"] if path.exists() else []
-  variants = settings.variants(config, planning)
+  rows = files.read_json(path)["rows"] if path.exists() else []
+  variants = settings.variants(config)
   for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
     if interrupted(number):
       return False
-    rows.append(one(variant, planning))
+    rows.append(one(variant))
     files.write_json(path, result(rows))
     console.say(f"plan {number} of {len(variants)}: {headline(rows[-1])}")
   show(rows)
@@ -54,24 +55,23 @@ def run(
   return True
 
 
-def one(
-    config: Mapping[str, Any], planning: settings.Planning
-) -> dict[str, Any]:
+def one(config: Pretrain) -> dict[str, Any]:
   """The row of one config; in a search, what cannot be built says why."""
+  planning = config.plan
   try:
-    if planning.gpu:
-      facts = compile_lib.arithmetic(config, planning)
+    if settings.gpu(planning.topology):
+      facts = compile_lib.arithmetic(config)
     else:
-      facts = compile_lib.plan(config, planning)
+      facts = compile_lib.plan(config)
   except ValueError as error:
     if not planning.search:
       raise
     return {
         "what": planning.what,
         "batch": planning.rows,
-        "mesh": dict(config["mesh"]),
-        "remat": config["compute"]["remat"],
-        "microbatches": config["train"]["microbatches"],
+        "mesh": schema.to_dict(config.mesh),
+        "remat": config.compute.remat,
+        "microbatches": config.train.microbatches,
         "fits": False,
         "error": str(error),
     }
@@ -152,13 +152,13 @@ def show(rows: list[dict[str, Any]]) -> None:
       table.add_row(
           "best" if number == best else "", *(cells[i] for i in shown)
       )
-  console = rich_console.Console()
-  console.print(table)
+  printer = rich_console.Console()
+  printer.print(table)
   for line in first.get("limits", ()):
-    console.print(f"- {line}", style="dim")
+    printer.print(f"- {line}", style="dim")
   if best is None:
-    console.print(f"does not fit: {first['error']}. To change:")
+    printer.print(f"does not fit: {first['error']}. To change:")
     for line in first.get("advice", ()):
-      console.print(f"- {line}")
+      printer.print(f"- {line}")
   elif len(rows) > 1:
     console.say(f"best: {flags(first)}")

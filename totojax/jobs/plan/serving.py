@@ -13,22 +13,19 @@ import dataclasses
 import math
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jax.sharding import PartitionSpec
 
 from totojax import assembly as parts
 from totojax import flops
 from totojax import sequence
 from totojax import sharding
-from totojax.config.typed import typed
+from totojax.config import schema
+from totojax.config.pretrain import Plan
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import settings
 from totojax.models import decode
-from totojax.models import mamba
-from totojax.models import trunk
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import api
 from totojax.tokenizers import dvae
@@ -61,30 +58,28 @@ class Step:
 
 
 def step_of(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    *,
-    devices: list[Any] | None,
+    config: Pretrain, *, devices: list[Any] | None
 ) -> Step:
   """What `plan.what` asks for.
 
   Args:
     config: of `run = "pretrain"`.
-    planning: its section `plan`.
     devices: of a topology; None: describe it for GPUs, compile nothing.
 
   Raises:
     ValueError: the mesh does not fit the devices.
   """
+  planning = config.plan
   parts.check_tokens(config, "a plan")
   if devices is not None:
-    on = parts.mesh(config, devices)
-    ways = on.shape["data"] * on.shape["fsdp"]
-    facts = {"chips": len(devices), "mesh": dict(on.shape)}
+    layout = sharding.layout(config.mesh, devices)
+    layout = dataclasses.replace(layout, rules=RULES)
+    ways = layout.ways
+    facts = {"chips": len(devices), "mesh": dict(layout.mesh.shape)}
   else:
-    on = None
-    _, count = planning.gpu
-    split = config["mesh"]["tensor"]
+    layout = None
+    _, count = settings.gpu(planning.topology)
+    split = config.mesh.tensor
     if split < 1 or count % split:
       raise ValueError(
           f"mesh.tensor is {split}; it must divide the {count} GPUs"
@@ -98,22 +93,20 @@ def step_of(
       "batch": planning.rows * ways,
   }
   make = _decoding if planning.what == "decode" else _encoding
-  return make(config, planning, facts, on)
+  return make(config, facts, layout)
 
 
 def _decoding(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    facts: dict[str, Any],
-    on: Mesh | None,
+    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
-  model = parts.model(config, "gpu" if on is None else "tpu")
+  model = parts.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
   compute = dataclasses.replace(model.compute, unroll=1)
-  if on is None:  # nothing is compiled, and cuDNN is not here
+  if layout is None:  # nothing is compiled, and cuDNN is not here
     compute = dataclasses.replace(compute, attention="xla")
   model = model.clone(compute=compute)
   c, spec = model.config, model.spec
+  planning = config.plan
   room, rows = planning.cache_tokens or spec.context, facts["batch"]
   if room > spec.context:
     raise ValueError(
@@ -139,68 +132,40 @@ def _decoding(
       "weight_bytes": _bytes(weights) // split,
       "cache_bytes": _bytes(cache) // ways // split,
       "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
-      "model_flops_per_step": 2 * rows * _macs_of_token(model, room),
+      "model_flops_per_step": (
+          2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
+      ),
   }
-  if on is None:
+  if layout is None:
     return Step(facts, None)
 
-  placed = sharding.shardings(
-      _cache_axes(cache), cache, mesh=on, rules=RULES
-  )
-  by_row = sharding.batch_sharding(on, RULES)
+  placed = layout.shardings(decode.axes(model, cache), cache)
 
-  def traced(weights, cache, token_B, position):
-    with nn.logical_axis_rules(RULES.flax_rules()):
-      return decode.step(model, weights, cache, token_B, position)
+  def step(weights, cache, token_B, position):
+    return decode.step(model, weights, cache, token_B, position)
 
-  jitted = jax.jit(
-      traced,
+  jitted = layout.jit(
+      step,
       in_shardings=(
-          sharding.shardings(
-              task.axes().params, weights, mesh=on, rules=RULES
-          ),
+          layout.shardings(task.axes().params, weights),
           placed,
-          by_row,
-          parts.whole(on),
+          layout.by_row,
+          layout.whole,
       ),
-      out_shardings=(by_row, placed),
+      out_shardings=(layout.by_row, placed),
       donate_argnums=1,
   )
   token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
   position = jax.ShapeDtypeStruct((), jnp.int32)
-  return Step(facts, _lower(jitted, on, weights, cache, token_B, position))
-
-
-def _cache_axes(cache: decode.Cache | mamba.State) -> Any:
-  """Logical axes of stacked layers."""
-  if isinstance(cache, mamba.State):
-    return mamba.State(
-        PartitionSpec("layers", "batch", None, "mlp"),
-        PartitionSpec("layers", "batch", "state", "mlp"),
-    )
-  stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
-  return decode.Cache(
-      stack, stack, None if cache.tokens_BS is None else PartitionSpec("batch")
-  )
-
-
-def _macs_of_token(model: trunk.Trunk, room: int) -> int:
-  """Of one step and row: matrices, the whole cache twice, the head."""
-  c = model.config
-  mean = flops.forward_macs_per_token(c, vocab=model.spec.vocab, context=room)
-  if c.kind == "mamba":  # the state is the same for any token
-    return mean
-  return mean + c.depth * c.width * room  # a mean token sees half of it
+  shapes = weights, cache, token_B, position
+  return Step(facts, lambda: jitted.lower(*shapes))
 
 
 def _encoding(
-    config: Mapping[str, Any],
-    planning: settings.Planning,
-    facts: dict[str, Any],
-    on: Mesh | None,
+    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
-  spec = parts.sequence_spec(config)
-  size = typed(dvae.DvaeConfig, planning.dvae, "plan.dvae", vocab=spec.vocab)
+  spec = config.sequence
+  size = dvae.DvaeConfig(vocab=spec.vocab, **schema.to_dict(config.plan.dvae))
   size_px = spec.grid * size.factor
   params = {"encoder": dvae.shapes(size)["encoder"]}
   passes = api.PASSES[api.HIGHEST]
@@ -215,33 +180,24 @@ def _encoding(
       "passes": passes,
       "model_flops_per_step": 2 * macs * facts["batch"] * passes,
   }
-  if on is None:
+  if layout is None:
     return Step(facts, None)
-  by_row = sharding.batch_sharding(on, RULES)
-  jitted = jax.jit(
+  jitted = layout.jit(
       lambda params, frames: dvae.codes(
           size, params, frames, precision=api.HIGHEST
       ),
-      in_shardings=(parts.whole(on), by_row),
-      out_shardings=by_row,
+      in_shardings=(layout.whole, layout.by_row),
+      out_shardings=layout.by_row,
   )
   frames = jax.ShapeDtypeStruct(
       (facts["batch"], size_px, size_px, 3), jnp.uint8
   )
-  return Step(facts, _lower(jitted, on, params, frames))
+  return Step(facts, lambda: jitted.lower(params, frames))
 
 
-def _lower(jitted: Any, on: Mesh, *shapes: Any) -> Callable[[], Any]:
-  def lower():
-    with jax.set_mesh(on):
-      return jitted.lower(*shapes)
-
-  return lower
-
-
-def arithmetic(step: Step, planning: settings.Planning) -> dict[str, Any]:
+def arithmetic(step: Step, planning: Plan) -> dict[str, Any]:
   """The step on GPUs, for which there is no compiler: FLOPs and bytes only."""
-  facts, (kind, count) = dict(step.facts), planning.gpu
+  facts, (kind, count) = dict(step.facts), settings.gpu(planning.topology)
   gpu = chips.gpu(kind)
   peak = flops.peak_flops_per_s(kind)
   if facts["what"] == "encode":

@@ -1,8 +1,9 @@
 """Features that are made once and kept: written by rows, gone on with later.
 
-A file of features is a .npy [records, layers, width]; beside it a small JSON
-says what they are of and how many rows are there, so that a job that was cut
-goes on, and features of another model or data set are not taken for these.
+A file of features is a .npy [records, layers, width]; its note beside it
+(`rundir.pieces`) says what they are of and how many rows are there, so that a
+job that was cut goes on, and features of another model or data set are not
+taken for these.
 
 Shapes: M records, B rows of a batch, L layers, D width.
 """
@@ -18,7 +19,7 @@ import numpy as np
 
 from totojax.data.stream import labelled
 from totojax.rundir import console
-from totojax.rundir import files
+from totojax.rundir import pieces
 
 _SAVE_EVERY = 50  # batches that a kill may cost
 
@@ -29,7 +30,7 @@ def make(
     data: labelled.Finite,
     *,
     shape: tuple[int, int],
-    of: Mapping[str, Any],
+    facts: Mapping[str, Any],
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes the features [M, L, D] of every record, in order.
@@ -39,7 +40,7 @@ def make(
     features: this host's rows -> [B, L, D]; not called where all are there.
     data: every record once.
     shape: (L, D).
-    of: what they are of (JSON): a file of something else is refused.
+    facts: what they are of (JSON): a file of something else is refused.
     interrupted: rows -> whether to leave.
 
   Returns:
@@ -48,9 +49,9 @@ def make(
   Raises:
     ValueError: the file that is there is of something else.
   """
-  beside = path.parent / f"{path.name}.json"
-  of = json.loads(json.dumps({**of, "rows": data.items, "shape": shape}))
-  done = _done(path, beside, of)
+  facts = {**facts, "rows": data.items, "shape": shape}
+  facts = json.loads(json.dumps(facts))
+  done = _done(path, facts)
   if done >= data.items:
     return True
   out_MLD = np.lib.format.open_memmap(
@@ -60,7 +61,8 @@ def make(
 
   def save(rows):
     out_MLD.flush()
-    files.write_json(beside, {"of": of, "done": rows})
+    note = {"of": facts, "done": rows}
+    pieces.Pieces(path.parent).write(path.name, note)
 
   with console.tracking(
       f"features {path.stem}", unit="rows", total=data.items, done=done
@@ -80,11 +82,8 @@ def make(
 
 def is_whole(path: epath.Path) -> bool:
   """Whether every row of a file is there; `make` then needs no features."""
-  beside = path.parent / f"{path.name}.json"
-  if not (path.exists() and beside.exists()):
-    return False
-  found = json.loads(beside.read_text())
-  return found["done"] >= found["of"]["rows"]
+  note = _note(path)
+  return bool(note) and note["done"] >= note["of"]["rows"]
 
 
 def load(path: epath.Path) -> np.ndarray:
@@ -92,15 +91,19 @@ def load(path: epath.Path) -> np.ndarray:
   return np.load(str(path), mmap_mode="r")
 
 
-def _done(path: epath.Path, beside: epath.Path, of: Mapping[str, Any]) -> int:
-  if not (path.exists() and beside.exists()):
+def _note(path: epath.Path) -> dict[str, Any] | None:
+  return pieces.Pieces(path.parent).read(path.name) if path.exists() else None
+
+
+def _done(path: epath.Path, facts: Mapping[str, Any]) -> int:
+  note = _note(path)
+  if note is None:
     return 0
-  found = json.loads(beside.read_text())
-  different = [k for k in of if found["of"].get(k) != of[k]]
+  different = [k for k in facts if note["of"].get(k) != facts[k]]
   if different:
     key = different[0]
     raise ValueError(
-        f"{path} holds features with {key} {found['of'].get(key)!r}; this run"
-        f" has {of[key]!r}. Remove the file, or use another --workdir"
+        f"{path} holds features with {key} {note['of'].get(key)!r}; this run"
+        f" has {facts[key]!r}. Remove the file, or use another --workdir"
     )
-  return found["done"]
+  return note["done"]

@@ -11,16 +11,16 @@ Student's t, and that of a sample of so many items, which all seeds share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-import csv
+from collections.abc import Mapping, Sequence
 import dataclasses
-import io
-import json
 from typing import Any
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
+from totojax.config import labels
+from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.evals import top1
 from totojax.rundir import console
@@ -56,25 +56,27 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
 
 def run(
-    config: Mapping[str, Any],
+    config: labels.ProbeSeeds,
     workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """Puts the tables of finished probes together."""
   del interrupted  # seconds
   directory.begin(workdir, config)
   metrics, rows = {}, []
-  for question, folders in config["probe_seeds"].items():
+  for question, folders in config.probe_seeds.items():
     if len(folders) < 2:
       raise ConfigError(
           f"probe_seeds.{question} names {len(folders)} runs; an interval over"
           " seeds takes two or more"
       )
-    found = [_read(epath.Path(folder)) for folder in folders]
-    for (_, table), folder in zip(found, folders):
-      seed = directory.read_config(epath.Path(folder))["seed"]
-      rows += [{"question": question, "seed": seed, **row} for row in table]
-    together = summary([one for one, _ in found])
+    probes = [_read(epath.Path(folder)) for folder in folders]
+    for (_, table), folder in zip(probes, folders):
+      probe = roots.read(directory.read_config(folder), fill=True)
+      rows += [
+          {"question": question, "seed": probe.seed, **row} for row in table
+      ]
+    together = summary([one for one, _ in probes])
     metrics |= {f"{question}/{key}": value for key, value in together.items()}
     console.say(_sentence(question, together))
   files.write_csv(workdir / "per_layer.csv", rows)
@@ -127,15 +129,14 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
   path = folder / "per_layer.csv"
   if not path.exists():
     raise ConfigError(f"{path} does not exist; finish this probe first")
-  table = list(csv.DictReader(io.StringIO(path.read_text())))
-  return json.loads((folder / "metrics.json").read_text()), table
+  return files.read_json(folder / "metrics.json"), files.read_csv(path)
 
 
-def _sentence(question: str, found: Mapping[str, Any]) -> str:
-  told = ", ".join(
-      f"{source} {100 * found[f'{source}/top1']:.1f}"
-      f" ({100 * found[f'{source}/low']:.1f} to"
-      f" {100 * found[f'{source}/high']:.1f})"
-      for source in _sources(found, "/top1")
+def _sentence(question: str, metrics: Mapping[str, Any]) -> str:
+  text = ", ".join(
+      f"{source} {100 * metrics[f'{source}/top1']:.1f}"
+      f" ({100 * metrics[f'{source}/low']:.1f} to"
+      f" {100 * metrics[f'{source}/high']:.1f})"
+      for source in _sources(metrics, "/top1")
   )
-  return f"{question}: top-1 in %, {found['seeds']} seeds: {told}"
+  return f"{question}: top-1 in %, {metrics['seeds']} seeds: {text}"

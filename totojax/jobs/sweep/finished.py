@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
+from totojax.config.schema import ConfigError
 from totojax.report import reading
 
 _KEYS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
@@ -34,17 +35,17 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   """(name, folder) of each "NAME=FOLDER".
 
   Raises:
-    ValueError: none, another form, or a name twice; tells the config's key.
+    ConfigError: none, another form, or a name twice; tells the config's key.
   """
   found = [run.partition("=") for run in runs]
   for name, equals, folder in found:
     if not (name and equals and folder):
-      raise ValueError(
+      raise ConfigError(
           f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
       )
   names = [name for name, _, _ in found]
   if not names or len(set(names)) < len(names):
-    raise ValueError(
+    raise ConfigError(
         f"{key} is {tuple(runs)}; name at least one run directory and no name"
         f" twice, as --config.{key}=\"('a1=runs/a1', 'a2=runs/a2')\""
     )

@@ -1,18 +1,18 @@
 """`run = "sweep"`: many short runs, and the best learning rate of each model.
 
 Learning rates of one model, length and seed are lanes of one program
-(`lanes.py`), trained by the loop that trains everything. A finished point is a
-JSON file under `points/`, which is never trained again; a killed group goes on
-from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's Figure 11 for
-each parametrisation, and `report.html`.
+(`lanes.py`), trained by the loop that trains everything. A finished point has a
+note under `points/` (`rundir.pieces`) and is never trained again; a killed
+group goes on from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's
+Figure 11 for each parametrisation, and `report.html`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import hashlib
 import itertools
-import json
 import math
 import os
 from typing import Any
@@ -22,10 +22,12 @@ import jax
 
 from totojax import assembly as parts
 from totojax import flops
+from totojax import jobs
 from totojax import lanes as lanes_lib
 from totojax import train
+from totojax.config import schema
+from totojax.config import studies
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand
 from totojax.report import optimum
@@ -34,32 +36,34 @@ from totojax.report import sweep_plots
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
+from totojax.rundir import metrics
+from totojax.rundir import pieces
 
-Interrupted = Callable[[int], bool]
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
 
 def run(
-    config: Mapping[str, Any], workdir: epath.Path, interrupted: Interrupted
+    config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Trains what is not trained yet, then writes the report.
 
   Raises:
     ConfigError: a model or a run of the sweep cannot be built.
   """
-  sweep = typed(expand.Sweep, config["sweep"], "sweep")
-  if config["pretrain"]["data"]["encode_with"]:
+  sweep = config.sweep
+  if config.pretrain.data.encode_with:
     raise ConfigError(
         "pretrain.data.encode_with would encode every batch once for each"
         " learning rate of a sweep; tokenize first and leave it empty"
     )
   # A chain holds its data beside the sweep, and may be moved.
   home = os.fspath(workdir.parent)
-  points = list(expand.points(sweep, config["pretrain"], home))
+  points = list(expand.points(sweep, config.pretrain, home))
   for point in points:
     parts.model(point.config)  # a mistake is found before the first run
   _rows(workdir, points)  # a damaged one is noticed now
-  left = [point for point in points if not _file(workdir, point).exists()]
+  notes = _notes(workdir)
+  left = [point for point in points if notes.read(point.name) is None]
   groups = list(_programs(left, sweep.lanes))
   directory.begin(workdir, config, points=len(points))
   for number, group in enumerate(groups, 1):
@@ -84,15 +88,15 @@ def _programs(
       yield members[first : first + size]
 
 
-def _file(workdir: epath.Path, point: expand.Point) -> epath.Path:
-  return workdir / "points" / f"{point.name}.json"
+def _notes(workdir: epath.Path) -> pieces.Pieces:
+  return pieces.Pieces(workdir / "points")
 
 
 def _train(
     group: Sequence[expand.Point],
     workdir: epath.Path,
-    sweep: expand.Sweep,
-    interrupted: Interrupted,
+    sweep: studies.Sweep,
+    interrupted: jobs.Interrupted,
 ) -> bool:
   """The learning rates of one model, seed and length; False: interrupted."""
   in_turn = sweep.together == "in_turn" or (
@@ -100,18 +104,19 @@ def _train(
   )
   rates = tuple(2.0**point.log2_lr for point in group)
   folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
-  config = {**group[0].config, "lanes": list(rates)}
+  config = group[0].config
   run_ = build_pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
+  # The one rate of a config is none of these.
+  told = {**schema.to_dict(config), "lanes": list(rates)}
+  run_ = dataclasses.replace(run_, config=told)
   _, finished = train.fit(run_, folder, interrupted=interrupted)
   if not finished:
     return False
   if jax.process_index() == 0:
-    text = (folder / "metrics.jsonl").read_text()
-    rows = [json.loads(line) for line in text.splitlines()]
-    (workdir / "points").mkdir(parents=True, exist_ok=True)
+    rows = metrics.read(folder / metrics.FILE)
     for lane, point in enumerate(group):
       found = outcome(rows, lane, run_.steps)
-      files.write_json(_file(workdir, point), {"steps": run_.steps, **found})
+      _notes(workdir).write(point.name, {"steps": run_.steps, **found})
     # Weights of a sweep have no use, and there may be hundreds of them.
     (folder / "checkpoints").rmtree(missing_ok=True)
   return True
@@ -157,23 +162,17 @@ def _rows(
   """A row for each finished point, in the order of the sweep."""
   rows = []
   for point in points:
-    file = _file(workdir, point)
-    if not file.exists():
+    found = _notes(workdir).read(point.name)
+    if found is None:
       continue
-    try:
-      found = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-      raise ValueError(
-          f"{file} is damaged ({error}); remove it, and it is trained again"
-      ) from error
-    shape = parts.shape(point.config)
+    shape = point.config.model
     rows.append({
         "parametrisation": point.parametrisation,
         "model": point.model,
         "width": shape.width,
         "depth": shape.depth,
         "parameters": flops.parameters(
-            shape, point.config["sequence"]["vocab"]
+            parts.shape(shape), point.config.sequence.vocab
         ),
         "tokens": point.total_tokens,
         "seed": point.seed,

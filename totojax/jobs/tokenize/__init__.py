@@ -1,0 +1,1 @@
+"""Any source becomes shards of tokens."""

@@ -9,13 +9,13 @@ source and the tokenizer's file under the same paths.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 import jax
 
-from totojax.config.typed import typed
+from totojax.config.corpus import BeamSettings
+from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.store import manifests
@@ -24,48 +24,32 @@ from totojax.jobs.tokenize import units
 from totojax.tokenizers import weights
 
 
-@dataclasses.dataclass(frozen=True)
-class BeamSettings:
-  """Which runner makes the units.
-
-  Attributes:
-    name: of the runner, as Beam has it ("DirectRunner"); "" for none.
-    options: Beam's own flags, as "--project=NAME".
-  """
-
-  name: str
-  options: tuple[str, ...]
-
-
-def settings(config: Mapping[str, Any]) -> BeamSettings:
-  """The section `beam` of the config.
+def check(settings: BeamSettings) -> None:
+  """Checks that the pipeline that is asked for, if any, can be started.
 
   Raises:
     ValueError: one process of several asks for a pipeline, or an unknown
       runner.
     ImportError: Apache Beam is missing.
   """
-  found = typed(BeamSettings, config["beam"], "beam")
-  if found.name:
-    if jax.process_count() > 1:
-      raise ValueError(
-          f"beam.name is {found.name!r} with {jax.process_count()} processes;"
-          " start a pipeline from one, without --multihost"
-      )
-    beam = _beam()
-    try:
-      beam.runners.runner.create_runner(found.name)
-    except (ValueError, ImportError, AttributeError) as error:
-      raise ValueError(
-          f"beam.name is {found.name!r}, which Apache Beam does not start:"
-          f" {error}"
-      ) from error
-  return found
+  if not settings.name:
+    return
+  if jax.process_count() > 1:
+    raise ValueError(
+        f"beam.name is {settings.name!r} with {jax.process_count()} processes;"
+        " start a pipeline from one, without --multihost"
+    )
+  beam = _beam()
+  try:
+    beam.runners.runner.create_runner(settings.name)
+  except (ValueError, ImportError, AttributeError) as error:
+    raise ValueError(
+        f"beam.name is {settings.name!r}, which Apache Beam does not start:"
+        f" {error}"
+    ) from error
 
 
-def make(
-    part: parts_lib.Part, spec: media.Spec, config: Mapping[str, Any]
-) -> None:
+def make(part: parts_lib.Part, spec: media.Spec, config: Tokenize) -> None:
   """Makes the units of a store that are not made yet; waits for the end.
 
   Which ones these are is found out by the workers, who read what is there.
@@ -74,16 +58,17 @@ def make(
     RuntimeError: the pipeline failed.
   """
   beam = _beam()
-  found = settings(config)
   job = _Job(
       path=str(part.path),
       head=part.head,
       spec=spec,
-      seed=config["seed"],
-      tokenizer=config["tokenizer"],
+      seed=config.seed,
+      tokenizer=config.tokenizer,
   )
-  options = beam.options.pipeline_options.PipelineOptions(list(found.options))
-  with beam.Pipeline(runner=found.name, options=options) as pipeline:
+  options = beam.options.pipeline_options.PipelineOptions(
+      list(config.beam.options)
+  )
+  with beam.Pipeline(runner=config.beam.name, options=options) as pipeline:
     _ = (
         pipeline
         | "units" >> beam.Create(part.units)

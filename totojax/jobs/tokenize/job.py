@@ -11,31 +11,31 @@ on disk, or left out on purpose).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import time
-from typing import Any
 
 from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
+from totojax.data.store import certificates
 from totojax.data.store import manifests
+from totojax.data.store import store as store_lib
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam
-from totojax.jobs.tokenize import settings
 from totojax.jobs.tokenize import stores as parts_lib
 from totojax.jobs.tokenize import units
 from totojax.rundir import console
 from totojax.rundir import directory
-from totojax.storage import objects
+from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
 
-Config = Mapping[str, Any]
 Interrupted = Callable[[int], bool]
 
 
@@ -43,16 +43,19 @@ class _Stop(Exception):
   """The unit that is being made is given up."""
 
 
-def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def run(
+    config: Tokenize, workdir: epath.Path, interrupted: Interrupted
+) -> bool:
   """Tokenizes every split of the source; False when interrupted.
 
   Raises:
     ValueError: the source cannot be read or gives no record at all.
   """
   work = parts_lib.of(config, workdir)
-  tokenizer = weights.load(config["tokenizer"])
+  tokenizer = weights.load(config.tokenizer)
   parts = [part.with_tokenizer(tokenizer) for part in work.parts]
-  runner = beam.settings(config)
+  beam.check(config.beam)
+  plan.peak_flops_per_s(config.plan)
   for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
   directory.begin(
@@ -68,7 +71,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
   for part in parts:
     if manifests.load(part.path).complete:
       continue
-    if runner.name:
+    if config.beam.name:
       beam.make(part, work.spec, config)
       finished = True
     else:
@@ -84,11 +87,10 @@ def _make(
     part: parts_lib.Part,
     spec: media.Spec,
     tokenizer: api.Tokenizer,
-    config: Config,
+    config: Tokenize,
     interrupted: Interrupted,
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
-  amount = settings.amount(config)
   mine = part.units[jax.process_index() :: jax.process_count()]
   todo = [u for u in mine if not units.is_made(part.path, part.head, u.number)]
   total = sum(len(unit.items) for unit in mine)
@@ -96,9 +98,9 @@ def _make(
   decoded = workers.decode(
       (item for unit in todo for item in unit.items),
       spec,
-      seed=config["seed"],
-      workers=min(amount.processes, left),
-      ahead=amount.ahead,
+      seed=config.seed,
+      workers=min(workers.processes(config.amount.workers), left),
+      ahead=config.amount.ahead,
   )
   with console.tracking(
       f"tokenizing {part.name}", unit="items", total=total, done=total - left
@@ -162,7 +164,7 @@ def _all_finished(finished: bool) -> bool:
 
 def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
-  rows, empty = [], []
+  rows, whole, empty = [], [], []
   for part in parts:
     skipped = units.finish(part.path, part.head, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in skipped]
@@ -172,11 +174,14 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
         f" {len(part.listing.items) - len(skipped)} of"
         f" {len(part.listing.items)} items"
     )
-    if not made.complete:
+    if made.complete:
+      whole.append(store_lib.Store(part.path, made))
+    else:
       empty.append(part.name)
-  objects.write_table(
-      workdir, "quarantine.csv", rows, header=("store", "id", "reason")
+  files.write_table(
+      workdir / "quarantine.csv", rows, header=("store", "id", "reason")
   )
+  certificates.certify(whole)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:

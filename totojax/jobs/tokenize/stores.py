@@ -9,13 +9,15 @@ from typing import Any
 
 from etils import epath
 
+from totojax.config.corpus import SourceJob
 from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.sources import items as items_lib
+from totojax.data.sources import listings
 from totojax.data.store import manifests
 from totojax.data.store import shards
-from totojax.jobs.tokenize import settings
 from totojax.jobs.tokenize import units
+from totojax.rundir import files
 from totojax.storage import objects
 from totojax.tokenizers import api
 
@@ -89,32 +91,34 @@ class Work:
   spec: media.Spec
 
 
-def of(config: Mapping[str, Any], workdir: epath.Path) -> Work:
+def of(config: SourceJob, workdir: epath.Path) -> Work:
   """What a config asks for.
 
   Raises:
     ValueError: the source cannot be read or holds nothing.
   """
-  source, amount = settings.source(config), settings.amount(config)
-  listings = settings.listings(config)
-  spec = settings.spec(config, next(iter(listings.values())).kind)
-  unwanted = _unwanted(source.exclude)
+  found = listings.of(config.source, seed=config.seed)
+  spec = media.spec(
+      next(iter(found.values())).kind,
+      clip=config.clip, views=config.views, image=config.image,
+  )  # fmt: skip
+  unwanted = _unwanted(config.source.exclude)
   parts = []
-  for name, listing in listings.items():
+  for name, listing in found.items():
     listing = _without(listing, unwanted)
     parts.append(
         Part(
             name=name,
             path=workdir / name,
             listing=listing,
-            items_per_unit=amount.items_per_shard,
+            items_per_unit=config.amount.items_per_shard,
             spec=spec,
             info={
-                "source": source.name,
+                "source": config.source.name,
                 "split": name,
                 "items": len(listing.items),
                 "listing": items_lib.digest(listing.items),
-                "seed": config["seed"],
+                "seed": config.seed,
                 # As it comes back from the manifest's file.
                 "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
             },
@@ -131,8 +135,8 @@ def write_missing(work: Work, workdir: epath.Path) -> None:
       for part in work.parts
       for row in part.listing.missing
   ]
-  objects.write_table(
-      workdir, "missing.csv", rows, header=("store", "id", "reason")
+  files.write_table(
+      workdir / "missing.csv", rows, header=("store", "id", "reason")
   )
   if rows:
     print(

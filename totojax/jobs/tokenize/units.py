@@ -2,8 +2,8 @@
 
 A unit is a fixed run of items, so its shard depends on nothing but them: any
 number of machines can make units in any order, again after a failure, and the
-data set comes out the same, byte for byte. What a unit gave is noted in a small
-file, written last; the manifest of the whole is put together from these notes.
+data set comes out the same, byte for byte. What a unit gave is noted last
+(`rundir.pieces`); the manifest of the whole is put together from these notes.
 
   <workdir>/<store>/manifest.json, shard-00000/ ...
   <workdir>/<store>.units/00000.json ...
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import dataclasses
-import json
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from totojax.data.store import columns
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.data.store.store import Store
+from totojax.rundir import pieces
 from totojax.storage import objects
 from totojax.tokenizers import api
 
@@ -104,7 +104,7 @@ def make(
         path, head, number=unit.number, arrays=columns.concatenate(rows)
     )
   note = Note(shard, tuple(skipped))
-  objects.write_bytes(notes_at(path), _name(unit.number), _to_json(note))
+  _notes(path).write(unit.number, dataclasses.asdict(note))
   return note
 
 
@@ -128,32 +128,28 @@ def _columns(
   )
 
 
-def notes_at(path: objects.Path) -> str:
-  """Where the notes of a store's units are."""
-  return objects.text(path) + ".units"
+def _notes(path: objects.Path) -> pieces.Pieces:
+  """The notes of a store's units."""
+  return pieces.Pieces(objects.text(path) + ".units")
 
 
 def read_note(path: objects.Path, number: int) -> Note | None:
   """What a unit gave, or None where it was not made.
 
   Raises:
-    StoreError: the note is damaged.
+    Damaged: the note is damaged.
   """
-  data = objects.read_bytes(notes_at(path), _name(number))
-  if data is None:
+  values = _notes(path).read(number)
+  if values is None:
     return None
   try:
-    values = json.loads(data)
     shard = values["shard"]
     return Note(
         manifests.Shard(**shard) if shard else None,
         tuple(items_lib.Skipped(**row) for row in values["skipped"]),
     )
-  except (ValueError, TypeError, KeyError) as error:
-    raise objects.StoreError(
-        f"{notes_at(path)}/{_name(number)} is damaged ({error}); remove it, and"
-        " the job makes this unit again"
-    ) from error
+  except (TypeError, KeyError) as error:
+    raise _notes(path).damaged(number, error) from error
 
 
 def is_made(path: objects.Path, head: manifests.Manifest, number: int) -> bool:
@@ -215,11 +211,3 @@ def begin(path: objects.Path, head: manifests.Manifest) -> bool:
     return False
   shards.check_same_head(objects.text(path), found, head)
   return found.complete
-
-
-def _name(number: int) -> str:
-  return f"{number:05d}.json"
-
-
-def _to_json(note: Note) -> bytes:
-  return json.dumps(dataclasses.asdict(note), indent=1).encode()

@@ -1,0 +1,1 @@
+"""Tokenizers that others trained, read without executing anything."""

@@ -1,0 +1,97 @@
+"""What setup.py tells the world, and that it needs nothing to tell it."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+import runs
+
+import totojax
+
+setuptools = pytest.importorskip("setuptools")
+SETUP = runs.ROOT / "setup.py"
+
+
+@pytest.fixture(name="told")
+def _told(monkeypatch):
+  """The arguments of setuptools.setup."""
+  arguments = {}
+  monkeypatch.setattr(setuptools, "setup", arguments.update)
+  monkeypatch.chdir(runs.ROOT)
+  runpy.run_path(str(SETUP))
+  return arguments
+
+
+def test_the_version_stands_in_one_place(told, tmp_path):
+  assert told["version"] == totojax.__version__
+  assert totojax.__version__ not in SETUP.read_text(encoding="utf-8")
+  # Read, not imported: another line there is another version.
+  package = tmp_path / "totojax"
+  package.mkdir()
+  (package / "__init__.py").write_text('import nothing\n__version__ = "7.8"\n')
+  (tmp_path / "README.md").write_text("")
+  (tmp_path / "setup.py").write_bytes(SETUP.read_bytes())
+  assert _printed(tmp_path / "setup.py", "--version") == "7.8"
+
+
+def test_all_files_of_the_package_ship(told):
+  patterns = told["package_data"]
+  left = {
+      path.relative_to(runs.ROOT).as_posix()
+      for path in (runs.ROOT / "totojax").rglob("*")
+      if path.is_file() and path.suffix not in (".py", ".pyc")
+  }
+  assert "totojax/py.typed" in left
+  for package, names in patterns.items():
+    folder = runs.ROOT / package.replace(".", "/")
+    for name in names:
+      left -= {p.relative_to(runs.ROOT).as_posix() for p in folder.glob(name)}
+  assert not left
+  packages = {
+      path.parent.relative_to(runs.ROOT).as_posix().replace("/", ".")
+      for path in (runs.ROOT / "totojax").rglob("__init__.py")
+  }
+  assert packages == {p for p in told["packages"] if "configs" not in p}
+
+
+def test_what_is_told_of_the_project(told):
+  assert told["license"] == "Apache-2.0" and told["author"]
+  for url in told["project_urls"].values():
+    assert url.startswith("https://")
+  assert "Typing :: Typed" in told["classifiers"]
+  readme = (runs.ROOT / "README.md").read_text(encoding="utf-8")
+  assert told["long_description"] == readme
+  for system in ("Linux", "macOS"):
+    assert system in readme
+    assert any(system.lower() in row.lower() for row in told["classifiers"])
+
+
+def test_no_newer_version_is_shut_out(told):
+  """An upper bound needs a version that was seen to fail; there is none."""
+  for requirement in told["install_requires"]:
+    assert not re.search("<|==|~=", requirement), requirement
+
+
+def test_setup_reads_utf8_everywhere(tmp_path):
+  assert not (runs.ROOT / "README.md").read_text(encoding="utf-8").isascii()
+  assert _printed(SETUP, "--version") == totojax.__version__
+  # Control: the encoding of the machine would be noticed.
+  careless = SETUP.read_text().replace('encoding="utf-8"', "")
+  (tmp_path / "totojax").symlink_to(runs.ROOT / "totojax")
+  (tmp_path / "README.md").symlink_to(runs.ROOT / "README.md")
+  (tmp_path / "setup.py").write_text(careless)
+  with pytest.raises(subprocess.CalledProcessError) as failed:
+    _printed(tmp_path / "setup.py", "--version")
+  assert "EncodingWarning" in failed.value.stderr
+
+
+def _printed(setup, *words):
+  """What a setup.py prints; to read by the machine's encoding is an error."""
+  strict = ["-X", "warn_default_encoding"]
+  strict += ["-W", "error::EncodingWarning:__main__"]
+  return subprocess.run(
+      [sys.executable, *strict, str(setup), *words], cwd=setup.parent,
+      capture_output=True, text=True, check=True,
+  ).stdout.strip()  # fmt: skip

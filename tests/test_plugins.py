@@ -1,0 +1,177 @@
+"""What a user brings, one of each kind, from outside of the package.
+
+The examples are those of docs/contributing.md: each is written to a file as it
+stands there, and used as a config would.
+"""
+
+import json
+import re
+import textwrap
+
+from etils import epath
+import numpy as np
+import pytest
+import runs
+import stores
+
+from totojax import jobs
+from totojax import plugins
+from totojax.config import defaults
+from totojax.config import roots
+from totojax.rundir import directory
+from totojax.tokenizers import api
+from totojax.tokenizers import weights
+
+NEVER = lambda step: False
+PAGE = runs.ROOT / "docs" / "contributing.md"
+
+
+def examples() -> dict[str, str]:
+  """Name of a file -> its text, as docs/contributing.md has it."""
+  text = PAGE.read_text(encoding="utf-8")
+  blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, re.DOTALL)
+  return {name: textwrap.dedent(code) for name, code in blocks}
+
+
+@pytest.fixture(name="files")
+def _files(tmp_path):
+  found = examples()
+  for name, code in found.items():
+    (tmp_path / name).write_text(code)
+  return {name.removesuffix(".py"): str(tmp_path / name) for name in found}
+
+
+@pytest.fixture(scope="module", name="data")
+def _data(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("stores")
+  return (
+      stores.write(folder / "train", records=32, seed=0, prefix="t"),
+      stores.write(folder / "val", records=8, seed=1, prefix="v"),
+  )
+
+
+def smoke(data, **changes):
+  c = runs.load(runs.ROOT / "configs" / "smoke.py")
+  c.data.train.moving.path, c.data.validation.moving = data
+  c.train.total_tokens = 2 * 128.0
+  for key, value in changes.items():
+    c[key] = value
+  return c
+
+
+def test_the_examples_are_short_and_of_every_kind():
+  found = examples()
+  assert {f"my_{kind}.py" for kind in plugins.KINDS} <= set(found)
+  for name, code in found.items():
+    assert len(code.splitlines()) <= 15, name
+
+
+def test_an_architecture(files, data, tmp_path):
+  c = smoke(data, architecture=files["my_architecture"])
+  c.model = dict(
+      width=32, depth=2, norm_eps=1e-6, init_std=0.02, tied=True, power=2.0
+  )
+  assert jobs.run(c.to_dict(), epath.Path(tmp_path / "run"), NEVER)
+  rows = [r for r in runs.metrics(tmp_path / "run") if r["kind"] == "train"]
+  assert len(rows) == 2 and all(np.isfinite(r["loss"]) for r in rows)
+
+
+def test_a_tokenizer(files):
+  tokenizer = weights.load(files["my_tokenizer"])
+  frames = np.zeros((2, 16, 16, 3), np.uint8)
+  frames[1] = 255
+  codes = tokenizer.encode(frames)
+  assert codes.shape == (2, 2, 2) and len(set(codes.ravel().tolist())) == 2
+  np.testing.assert_array_equal(tokenizer.decode(codes), frames)
+  assert isinstance(tokenizer, api.Tokenizer)
+
+
+def test_a_data_set(files, tmp_path):
+  from PIL import Image
+
+  (tmp_path / "images").mkdir()
+  for i in range(8):
+    pixels = np.full((32, 32, 3), 30 * i, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "images" / f"{i % 2}_{i}.png")
+  c = defaults.tokenize()
+  c.source.update(
+      name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25
+  )
+  c.image.size_px = 32
+  assert jobs.run(c.to_dict(), epath.Path(tmp_path / "tokens"), NEVER)
+  manifest = json.loads((tmp_path / "tokens/train/manifest.json").read_text())
+  assert manifest["classes"] == ["even", "odd"]
+  assert sum(shard["records"] for shard in manifest["shards"]) == 6
+
+
+def test_a_task_and_an_evaluation(files, data, tmp_path):
+  c = smoke(
+      data, task=files["my_task"], evaluations=(files["my_evaluation"],)
+  )
+  assert jobs.run(c.to_dict(), epath.Path(tmp_path / "run"), NEVER)
+  rows = runs.metrics(tmp_path / "run")
+  plain = smoke(data)
+  assert jobs.run(plain.to_dict(), epath.Path(tmp_path / "plain"), NEVER)
+  others = runs.metrics(tmp_path / "plain")
+  loss = [[r["loss"] for r in some if r["kind"] == "train"]
+          for some in (rows, others)]  # fmt: skip
+  assert loss[0][0] > loss[1][0]  # a penalty is added
+  (first, *_) = [r for r in rows if r["kind"] == "eval"]
+  assert first["my_evaluation/embedding_norm"] > 0
+  assert not any("my_evaluation" in key for row in others for key in row)
+
+
+def test_a_job(files, tmp_path):
+  values = {"run": files["my_job"], "times": 3}
+  assert jobs.run(values, epath.Path(tmp_path / "run"), NEVER)
+  assert json.loads((tmp_path / "run" / "count.json").read_text()) == 3
+  with pytest.raises(ValueError, match="key tmes does not .* mean times?"):
+    jobs.run({"run": files["my_job"], "tmes": 3}, tmp_path, NEVER)
+  with pytest.raises(ValueError, match="times is 0; it must be at least 1"):
+    jobs.run(values | {"times": 0}, epath.Path(tmp_path / "run"), NEVER)
+
+
+def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
+  c = smoke(data, task=files["my_task"]).to_dict()
+  workdir = epath.Path(tmp_path / "run")
+  assert not jobs.run(c, workdir, lambda step: step == 1)
+  manifest = json.loads((workdir / "manifest.json").read_text())
+  assert list(manifest["plugins"]) == ["task"]
+  directory.check(workdir, c, allow_change=False)
+  path = epath.Path(files["my_task"])
+  path.write_text(path.read_text() + "\n# another\n")
+  plugins.find.cache_clear()
+  with pytest.raises(directory.ConfigChanged, match="source of task: "):
+    directory.check(workdir, c, allow_change=False)
+  directory.check(workdir, c, allow_change=True)
+
+
+@pytest.mark.parametrize(
+    "code, told",
+    [
+        ("x = 1\ndef other(): pass", "must define task.*; it defines other"),
+        ("import nothing_there", r"cannot be imported \(ModuleNotFoundError"),
+        ("def task(: pass", r"cannot be imported \(SyntaxError"),
+        ("def task(): raise KeyError(3)", r"task\(\) fails \(KeyError: 3\)"),
+        ("def task(): return 3", r"task\(\) returns a int, and a task is a"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_error(tmp_path, code, told):
+  path = tmp_path / "wrong.py"
+  path.write_text(code)
+  with pytest.raises(plugins.PluginError, match=told):
+    plugins.load(str(path), "task", plugins.Callable)
+
+
+def test_a_function_or_module_may_be_named(tmp_path, monkeypatch):
+  (tmp_path / "mine_for_tests.py").write_text("def deep(): return 7\n")
+  file = f"{tmp_path}/mine_for_tests.py:deep"
+  assert plugins.load(file, "head", int) == 7
+  monkeypatch.syspath_prepend(tmp_path)
+  assert plugins.load("mine_for_tests:deep", "head", int) == 7
+  assert plugins.stem(file) == plugins.stem("mine_for_tests:deep") == "deep"
+  assert not plugins.is_reference("average")
+  assert not plugins.is_reference("weights/dvae.safetensors")
+  assert not plugins.is_reference("gs://bucket/run")
+  with pytest.raises(ValueError, match="config.run is 'nothing'; the jobs"):
+    roots.read({"run": "nothing"})

@@ -1,0 +1,221 @@
+"""Config keys of pixels: what is rendered, and cut out of videos and images."""
+
+from __future__ import annotations
+
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+MOTIONS = (
+    "still", "right", "left", "up", "down", "clockwise", "anticlockwise",
+    "swing", "spin", "pulse",
+)  # fmt: skip
+BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
+LABELS = ("motion", "shape", "both")
+RESAMPLES = ("bicubic", "bilinear", "lanczos")
+
+
+@section("scene")
+class Scene:
+  """What `data/pixels/synthetic.py` renders; lengths are in frame sides."""
+
+  frames: int = field(16, "of a clip", at_least=1)
+  size_px: int = field(32, "side of the square frames", at_least=8)
+  objects: int = field(2, "at most, the labelled one included", at_least=1)
+  occluder_frac: float = field(
+      0.3, "clips with a bar in front", at_least=0, at_most=1
+  )
+  pan_frac: float = field(
+      0.25, "clips whose background moves", at_least=0, at_most=1
+  )
+  motions: tuple[str, ...] = field((), "of objects; (): all", choices=MOTIONS)
+  backgrounds: tuple[str, ...] = field(
+      (), "behind the objects; (): all", choices=BACKGROUNDS
+  )
+  radius: tuple[float, float] = field(
+      (0.22, 0.30), "of the large object, least and greatest"
+  )
+  speed: tuple[float, float] = field(
+      (0.05, 0.085), "of what moves straight, a frame: least and greatest"
+  )
+
+  def __post_init__(self):
+    for name in ("radius", "speed"):
+      found = getattr(self, name)
+      if len(found) != 2 or not 0.0 < found[0] <= found[1] <= 0.5:
+        raise ConfigError(
+            f"scene.{name} is {found}; give the least and the greatest, in"
+            " frame sides, above 0 and at most 0.5"
+        )
+
+  @property
+  def moves(self) -> tuple[str, ...]:
+    """The motions that are rendered; labels count them in this order."""
+    return tuple(self.motions) or MOTIONS
+
+
+@section("amount")
+class RenderAmount:
+  """How many clips are rendered."""
+
+  train: int = field(2000, "clips", at_least=0)
+  val: int = field(256, "clips, held out", at_least=0)
+  label: str = field("motion", "what is labelled", choices=LABELS)
+  records_per_shard: int = field(256, "clips of a shard", at_least=1)
+
+
+@section("")
+class Render:
+  """`run = "render"`: labelled clips of moving textured objects."""
+
+  run: str = field("render", "the job")
+  seed: int = field(0, "of everything drawn")
+  scene: Scene = field(Scene(), "what is rendered")
+  amount: RenderAmount = field(RenderAmount(), "how much")
+
+
+@section("clip")
+class Clip:
+  """What is cut out of each video (section 3.4)."""
+
+  frames: int = field(16, "of a clip", "section 3.4", above=0)
+  stride_frames: int = field(4, "of the resampled video", "3.4", above=0)
+  fps: float = field(30.0, "a video is resampled to", "[gap] Table 2", above=0)
+  size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
+  crops: int = field(1, "clips of a video or stretch", "[gap]", above=0)
+  resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
+
+  @property
+  def span_frames(self) -> int:
+    """Frames of the resampled video from a clip's first to its last."""
+    return (self.frames - 1) * self.stride_frames + 1
+
+
+@section("clip")
+class ClipSpec(Clip):
+  """The same where long videos may give more clips than short ones."""
+
+  sampling: str = field(
+      "uniform", "as many of each video, or in proportion to its length",
+      "[gap]", choices=("uniform", "duration"),
+  )  # fmt: skip
+  every_s: float = field(10.0, "duration: of video for a stretch", above=0)
+  # All clips of a video are in memory at once.
+  most_stretches: int = field(64, "duration: of one video", above=0)
+
+
+@section("views")
+class Views:
+  """Clips as SlowFast samples Kinetics (section 4.3), in place of `clip`'s.
+
+  Frames, stride, rate and size stay those of `clip`.
+
+  Attributes:
+    offset: whether the spans of "test" go from the first to the last possible
+      one; otherwise, as SlowFast has it, they divide what is left of the video
+      into `temporal` parts and begin with each.
+  """
+
+  mode: str = field(
+      "", "clip.crops random ones, or views, or as `clip`",
+      choices=("train", "test", ""),
+  )  # fmt: skip
+  temporal: int = field(10, "test: spans of a video", "SlowFast", at_least=1)
+  spatial: int = field(
+      3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3)
+  )
+  offset: bool = field(False, "test: the last span ends with the video")
+  short_frac: tuple[float, float] = field(
+      (8 / 7, 10 / 7), "train: the short side is drawn, in sizes of the clip",
+      "SlowFast: 256 to 320 for 224",
+  )  # fmt: skip
+  flip_frac: float = field(
+      0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1
+  )
+
+  def __post_init__(self):
+    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (
+        self.short_frac[1]
+    ):
+      raise ConfigError(
+          f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
+          " the smaller first"
+      )
+
+
+@section("image")
+class ImageSpec:
+  """What is cut out of each image."""
+
+  size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
+  crops: int = field(1, "windows of one image", "[gap]", above=0)
+  crop: str = field(
+      "random", "where", "[gap] 3.4 says it of videos",
+      choices=("random", "center"),
+  )  # fmt: skip
+  resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
+  animated: str = field(
+      "refuse", "of several pictures in a file", choices=("refuse", "first")
+  )
+
+  def __post_init__(self):
+    if self.crop == "center" and self.crops != 1:
+      raise ConfigError(
+          f"image.crops is {self.crops} with center crops, which are all the"
+          " same; use 1, or random crops"
+      )
+
+
+@section("decoding")
+class Decoding:
+  """Which videos are decoded."""
+
+  root: str = field("", "folder that holds them, at any depth")
+  val_frac: float = field(0.1, "of them, held out", above=0, below=1)
+  records_per_shard: int = field(256, "clips of a shard", at_least=1)
+
+
+@section("")
+class Decode:
+  """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
+
+  run: str = field("decode", "the job")
+  seed: int = field(0, "of everything drawn")
+  clip: Clip = field(Clip(), "what is cut out of a video")
+  decoding: Decoding = field(Decoding(), "which videos")
+
+
+@section("crop")
+class CropSpec:
+  """Which squares are cut out of a photograph."""
+
+  size_px: int = field(32, "side after resizing", at_least=1)
+  least_px: int = field(48, "smallest side, of the photograph")
+  most_px: int = field(400, "largest side, of the photograph")
+
+  def __post_init__(self):
+    if not self.size_px <= self.least_px <= self.most_px:
+      raise ConfigError(
+          f"crops of {self.least_px} to {self.most_px} pixels for frames of"
+          f" {self.size_px}: sides must grow in that order, so that nothing is"
+          " enlarged"
+      )
+
+
+@section("amount")
+class PhotosAmount:
+  """How many squares are cut out."""
+
+  train: int = field(4000, "of the training photographs", at_least=0)
+  val: int = field(256, "of the held-out one", at_least=0)
+  records_per_shard: int = field(1024, "squares of a shard", at_least=1)
+
+
+@section("")
+class Photos:
+  """`run = "photos"`: squares out of a few public-domain photographs."""
+
+  run: str = field("photos", "the job")
+  seed: int = field(0, "of everything drawn")
+  crop: CropSpec = field(CropSpec(), "which squares")
+  amount: PhotosAmount = field(PhotosAmount(), "how many")

@@ -1,0 +1,203 @@
+"""Config keys of studies: what is made of, or trained as, several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+from totojax.config import model as models
+from totojax.config import pretrain as pretrain_config
+from totojax.config import schema
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+PARAMETRISATIONS = ("mup", "standard")
+OCTAVES = tuple(float(x) for x in range(-12, -2))
+# Name -> keys of `pretrain.model` that it replaces, of any architecture.
+Sizes = Mapping[str, Any]
+
+
+def sized(
+    model: models.Model, sizes: Sizes, path: str = "model"
+) -> models.Model:
+  """A model with other sizes.
+
+  Args:
+    model: as it was.
+    sizes: some of its keys.
+    path: of the sizes in the config, for errors.
+
+  Raises:
+    ConfigError: it has no such key, or they do not fit.
+  """
+  return schema.read(type(model), {**schema.to_dict(model), **sizes}, path)
+
+
+def check_parametrisations(names: Sequence[str]) -> None:
+  """Raises ConfigError for none, or another than `PARAMETRISATIONS`."""
+  if not names or not set(names) <= set(PARAMETRISATIONS):
+    raise ConfigError(
+        f"parametrisations are {list(names)}; use"
+        f" {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
+    )
+
+
+def _same_rate() -> pretrain_config.Pretrain:
+  """Of a tiny model, with the peak rate in each update."""
+  base = pretrain_config.Pretrain()
+  tiny = dataclasses.replace(base.model, **models.PRESETS["tiny"])
+  optim = dataclasses.replace(base.optim, warmup_steps=0, end_lr_frac=1.0)
+  return dataclasses.replace(base, model=tiny, optim=optim)
+
+
+@section("")
+class Audit:
+  """`run = "audit"`: the paper's counts and compute, worked out again."""
+
+  run: str = field("audit", "the job")
+
+
+@section("coord_check")
+class CoordCheck:
+  """What is compared."""
+
+  models: Mapping[str, Sizes] = field({}, "name -> sizes")
+  parametrisations: tuple[str, ...] = field(
+      PARAMETRISATIONS, "each with every model"
+  )
+  rows: int = field(4, "of random tokens, in each update", at_least=1)
+  updates: int = field(4, "of each model", at_least=1)
+  log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best")
+
+  def __post_init__(self):
+    check_parametrisations(self.parametrisations)
+
+
+@section("")
+class CoordCheckJob:
+  """`run = "coord_check"`: do activations keep their size over the width?
+
+  Of `pretrain`, the sections sequence, model, mup, compute and optim count.
+  """
+
+  run: str = field("coord_check", "the job")
+  coord_check: CoordCheck = field(CoordCheck(), "what is compared")
+  pretrain: pretrain_config.Pretrain = field(_same_rate(), "what all share")
+
+  def __post_init__(self):
+    for name, sizes in self.coord_check.models.items():
+      sized(self.pretrain.model, sizes, f"coord_check.models.{name}")
+
+
+@section("sweep")
+class Sweep:
+  """The lists; every combination is a run."""
+
+  models: Mapping[str, Sizes] = field({}, "name -> sizes")
+  log2_lr: Mapping[str, tuple[float, ...]] = field(
+      dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
+  )
+  seeds: tuple[int, ...] = field((0, 1, 2), "of parameters and data")
+  total_tokens: tuple[float, ...] = field((1e12,), "of each run")
+  lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
+  together: str = field(
+      "auto", "vmap: at_once; in_turn; auto: in turn on CPUs",
+      choices=("auto", "at_once", "in_turn"),
+  )  # fmt: skip
+
+  def __post_init__(self):
+    check_parametrisations([kind for kind, of in self.log2_lr.items() if of])
+
+
+@section("")
+class SweepJob:
+  """`run = "sweep"`: every combination of the lists, and their optima."""
+
+  run: str = field("sweep", "the job")
+  sweep: Sweep = field(Sweep(), "what differs")
+  pretrain: pretrain_config.Pretrain = field(
+      pretrain_config.Pretrain(), "what all runs share"
+  )
+
+  def __post_init__(self):
+    for name, sizes in self.sweep.models.items():
+      sized(self.pretrain.model, sizes, f"sweep.models.{name}")
+
+
+@section("scaling")
+class Scaling:
+  """What is read and fitted.
+
+  Attributes:
+    frontier: "envelope", the lowest loss of each bin of compute if it is a new
+      low; or "final", the last evaluation of each run (a cosine schedule does
+      not reach its best before its end).
+  """
+
+  runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
+  source: str = field("", "of the evaluation; '': the mean over all")
+  skip_frac: float = field(
+      0.1, "of each run: its warm-up, left out", at_least=0.0, below=1.0
+  )
+  frontier: str = field(
+      "envelope", "what the law is of", choices=("envelope", "final")
+  )
+  bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
+  draws: int = field(1000, "of runs, for the interval", at_least=1)
+  seed: int = field(0, "of the draws")
+  force: bool = field(False, "fit fewer than 3 points, or less than a decade")
+
+
+@section("")
+class ScalingJob:
+  """`run = "scaling"`: the law of finished runs (Figure 9)."""
+
+  run: str = field("scaling", "the job")
+  scaling: Scaling = field(Scaling(), "what is read and fitted")
+
+
+@section("curves")
+class Curves:
+  """What is drawn."""
+
+  runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
+  window: int = field(1, "logged losses of which the mean is drawn", at_least=1)
+  printed: Mapping[str, float] = field({}, "name -> the paper's last loss")
+
+
+@section("")
+class CurvesJob:
+  """`run = "curves"`: losses of several runs over tokens (Figure 2)."""
+
+  run: str = field("curves", "the job")
+  curves: Curves = field(Curves(), "what is drawn")
+
+
+@section("")
+class Report:
+  """`run = "report"`: one page about a chain."""
+
+  run: str = field("report", "the job")
+  chain: str = field("", "its folder")
+
+
+@section("data")
+class Folder:
+  """What stages of a chain share."""
+
+  root: str = field("", "folder of the user's data")
+
+
+@section("")
+class Chain:
+  """`run = "chain"`: stages, each a run of its own, one after the other.
+
+  `roots.read` types the stages, each by its own key `run`.
+  """
+
+  run: str = field("chain", "the job")
+  order: tuple[str, ...] = field((), "names of stages, as they are run")
+  stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
+  data: Folder | None = field(None, "what stages share", optional=True)

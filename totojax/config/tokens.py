@@ -1,0 +1,257 @@
+"""Config keys of tokens: tokenizers, and what is made of pixels with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import re
+
+from totojax.config import training
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+
+@section("dvae")
+class DvaeConfig:
+  """Size of the encoder and the decoder of a dVAE (Ramesh et al., A.1)."""
+
+  vocab: int = field(8192, "codes", "section 3.4", at_least=1)
+  hidden: int = field(256, "channels; doubles every group", "Ramesh et al.")
+  groups: int = field(4, "half the resolution each", "the same", at_least=1)
+  blocks: int = field(2, "of a group, residual", "the same", at_least=1)
+  decoder_init: int = field(128, "width of a code", "the same", at_least=1)
+  post_gain: float = field(1 / 64, "of a branch", "1 / (groups * blocks) ** 2")
+
+  def __post_init__(self):
+    if self.hidden < 4 or self.hidden % 4:
+      raise ConfigError(
+          f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
+          " wide, so use a multiple of 4"
+      )
+
+  @property
+  def factor(self) -> int:
+    """Pixels of one side of a token."""
+    return 2 ** (self.groups - 1)
+
+  @property
+  def widths(self) -> tuple[int, ...]:
+    """Channels of each group, encoder order."""
+    return tuple(self.hidden * 2**i for i in range(self.groups))
+
+
+@section("objective")
+class TokenizerConfig:
+  """How a dVAE is trained (Ramesh et al., A.2); see `tasks/tokenizer.py`.
+
+  Attributes:
+    start: the encoder's last layer at the start: "random", or "patches": a
+      ridge regression of the k-means distances of each patch from what the
+      layer reads, over the start frames.
+    start_logit_std: standard deviation of a position's logits after "patches".
+    teacher: weight of the cross-entropy to the k-means codes at the first
+      update, in nats.
+  """
+
+  loss: str = field(
+      "logit_laplace", "l2: squared pixels", "A.3",
+      choices=("logit_laplace", "l2"),
+  )  # fmt: skip
+  kl: float = field(6.6, "final weight of the KL divergence", "A.2")
+  kl_steps: int = field(5000, "until it has risen from 0", "A.2", at_least=1)
+  tau_start: float = field(1.0, "temperature, at first", "A.2", above=0)
+  tau_end: float = field(1 / 16, "and after tau_steps", "A.2", above=0)
+  tau_steps: int = field(150_000, "of the cosine between", "A.2", at_least=1)
+  usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off")
+  start: str = field(
+      "random", "of the encoder's last layer", "patches: ours",
+      choices=("random", "patches"),
+  )  # fmt: skip
+  start_logit_std: float = field(10.0, "of a start of patches", above=0)
+  teacher: float = field(0.0, "weight of the k-means codes", "ours: off")
+  teacher_steps: int = field(1, "until it has fallen to 0", at_least=1)
+
+  @property
+  def needs_kmeans(self) -> bool:
+    """Whether training starts from k-means centres of patches."""
+    return self.start == "patches" or self.teacher > 0
+
+
+@section("train")
+class TokenizerAmount:
+  """How long a tokenizer is trained."""
+
+  steps: int = field(3_000_000, "updates", "A.2", at_least=1)
+  batch_frames: int = field(512, "of an update", "A.2", at_least=1)
+  microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
+  start_frames: int = field(256, "that a start of patches, or a teacher, sees")
+  score_frames: int = field(512, "held out, of each source", at_least=1)
+  least_used_frac: float = field(0.0, "of the codes, at the end; 0.0: any")
+  dtype: str = field(
+      "float32", "of the file", choices=("float32", "float16")
+  )
+
+
+@section("data")
+class TokenizerData:
+  """What a tokenizer is trained and scored on: stores of pixels."""
+
+  train: Mapping[str, training.Share] = field({}, "name -> store")
+  validation: Mapping[str, str] = field({}, "name -> folder of a store")
+  reading: training.Reading = field(training.Reading(), "how batches are read")
+
+
+@section("card")
+class Card:
+  """What the file says of itself, beside steps and scores."""
+
+  command: str = field("", "that makes it again")
+  data: str = field("", "that it was trained on")
+
+
+@section("")
+class Tokenizer:
+  """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
+
+  run: str = field("tokenizer", "the job")
+  seed: int = field(0, "of parameters and data")
+  weights: str = field("train", 'or a tokenizer file, or "shipped"')
+  dvae: DvaeConfig = field(DvaeConfig(), "its size")
+  objective: TokenizerConfig = field(TokenizerConfig(), "its losses")
+  train: TokenizerAmount = field(TokenizerAmount(), "how long")
+  optim: training.AdamWConfig = field(
+      training.AdamWConfig(
+          lr=1e-4, warmup_steps=0, end_lr_frac=0.0125, b2=0.999,
+          weight_decay=1e-4, clip_norm=1e9,
+      ),
+      "the optimiser", "A.2, without clipping",
+  )  # fmt: skip
+  data: TokenizerData = field(TokenizerData(), "on what")
+  mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
+  every: training.Every = field(
+      training.Every(eval_steps=10_000, checkpoint_steps=5000), "how often"
+  )
+  checkpoint: training.CheckpointConfig = field(
+      training.CheckpointConfig(), "which stay"
+  )
+  card: Card = field(Card(), "of the file")
+
+
+@section("tokenizing")
+class Tokenizing:
+  """What is tokenized and how."""
+
+  pixels: str = field("", "folder of the pixel stores train and val")
+  tokenizer: str = field(
+      "shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer"
+  )
+  records: int = field(32, "clips that are encoded at a time", at_least=1)
+  records_per_shard: int = field(512, "clips of a shard", at_least=1)
+  report_frames: int = field(512, "held out, for PSNR", at_least=1)
+  kmeans_frames: int = field(2000, "to train the baseline on", at_least=1)
+  kmeans_patches: int = field(20_000, "of these", at_least=1, unit="patches")
+
+
+@section("")
+class Shards:
+  """`run = "shards"`: stores of pixels to stores of tokens."""
+
+  run: str = field("shards", "the job")
+  seed: int = field(0, "of the k-means baseline")
+  tokenizing: Tokenizing = field(Tokenizing(), "what and how")
+
+
+@section("tokens_report")
+class ReportStores:
+  """What is counted and shown.
+
+  Attributes:
+    pixels: pixel stores that token stores were made from, by the names of
+      these: originals beside reconstructions.
+    images: a frame of a video is one image.
+    adjacency: whether n-grams go on into the next row ("raster").
+  """
+
+  stores: Mapping[str, str] = field({}, "name -> folder of a token store")
+  tokenizer: str = field("", 'that shows images: a file, "shipped"; "": none')
+  pixels: Mapping[str, str] = field({}, "name -> folder of their pixels")
+  images: int = field(
+      10_000, "of each store, for 2- and 3-grams; 0: all", "A.6", at_least=0
+  )
+  adjacency: str = field(
+      "raster", "of tokens in n-grams", "[gap]", choices=("raster", "row")
+  )
+
+  def __post_init__(self):
+    extra = sorted(set(self.pixels) - set(self.stores))
+    if extra:
+      raise ConfigError(
+          f"tokens_report.pixels names {extra}, and stores has"
+          f" {sorted(self.stores)}; use the name of the token store that was"
+          " made from them"
+      )
+    if self.pixels and not self.tokenizer:
+      raise ConfigError(
+          "tokens_report.pixels are shown beside reconstructions, which need a"
+          " tokenizer; give tokens_report.tokenizer, or leave pixels empty"
+      )
+
+
+@section("")
+class TokensReport:
+  """`run = "tokens_report"`: what is in stores of tokens."""
+
+  run: str = field("tokens_report", "the job")
+  tokens_report: ReportStores = field(ReportStores(), "of which stores")
+
+
+@section("official")
+class OfficialWeights:
+  """Which released weights, and where they are."""
+
+  kind: str = field(
+      "dvae", "which", choices=("dvae", "vqgan-1k", "vqgan-16k")
+  )
+  files: tuple[str, ...] = field((), "on this disk; (): downloaded")
+  urls: tuple[str, ...] = field((), "addresses; (): the official ones")
+  sha256: tuple[str, ...] = field((), "of the files; (): none is published")
+
+  def __post_init__(self):
+    if self.files and self.urls:
+      raise ConfigError(
+          "official.files and official.urls are both set; keep the one that the"
+          " weights are read from"
+      )
+    for word in self.sha256:
+      if not re.fullmatch("[0-9a-fA-F]{64}", word):
+        raise ConfigError(
+            f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits"
+        )
+
+
+@section("")
+class Official:
+  """`run = "official"`: released tokenizers, as files of ours."""
+
+  run: str = field("official", "the job")
+  official: OfficialWeights = field(OfficialWeights(), "which")
+
+
+@section("leakage")
+class Comparison:
+  """What is compared."""
+
+  train: tuple[str, ...] = field((), "stores that are trained on")
+  validation: tuple[str, ...] = field((), "stores that are held out")
+  per: str = field(
+      "record", "what must not be equal", choices=("record", "frame")
+  )
+  fail: bool = field(True, "an overlap is an error")
+
+
+@section("")
+class Leakage:
+  """`run = "leakage"`: is anything held out also trained on?"""
+
+  run: str = field("leakage", "the job")
+  leakage: Comparison = field(Comparison(), "what is compared")

@@ -1,0 +1,55 @@
+"""What is computed in another way on a CPU, a GPU or a TPU: named decisions.
+
+None of them changes a parameter, or a result beyond rounding. They hold
+whatever computes attention (`attention.IMPLEMENTATIONS`), which is chosen apart
+from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Platform:
+  """Decisions; without any of them it is the plain form of everything.
+
+  Attributes:
+    name: of the backend.
+    cpu_products: how the gradient of a weight is written (`layers.product`).
+    rounded_logits: whether the gradient of bfloat16 logits is rounded before it
+      is multiplied (`layers.wide_product`), or XLA sees to it.
+    rope_by_product: whether halves are swapped by a product
+      (`layers.apply_rope`).
+    embedding_by_product: whether a lookup in bfloat16 is a product with rows of
+      0 and 1. The gradient of a lookup in a split table is a scatter of as many
+      rows as the global batch has tokens.
+    repeated_query: whether the query of a single token is computed several
+      times (`attention.attend_to_cache`).
+    lanes: inputs whose length is free are padded to a multiple of it.
+  """
+
+  name: str
+  cpu_products: bool = False
+  rounded_logits: bool = True
+  rope_by_product: bool = False
+  embedding_by_product: bool = False
+  repeated_query: bool = False
+  lanes: int = 128
+
+
+CPU = Platform("cpu", cpu_products=True, lanes=1)
+GPU = Platform("gpu")
+TPU = Platform(
+    "tpu",
+    rounded_logits=False,
+    rope_by_product=True,
+    embedding_by_product=True,
+    repeated_query=True,
+)
+_PLATFORMS = {platform.name: platform for platform in (CPU, GPU, TPU)}
+
+
+def find(backend: str) -> Platform:
+  """The platform of a backend of jax; the plain form where it is another."""
+  return _PLATFORMS.get(backend) or Platform(backend)

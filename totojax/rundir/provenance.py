@@ -1,0 +1,140 @@
+"""What a run was: when, by which command, with what code, on which machine.
+
+A result can be made again only where all of this is known, so `directory.begin`
+writes it into the manifest of every run, and every report ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+import datetime
+import functools
+import importlib.metadata
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+import totojax
+
+# What decides numbers: every run needs the first, some use the others.
+_PACKAGES = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
+    "tensorstore", "numpy", "ml-collections", "chex", "pillow", "scipy",
+)  # fmt: skip
+_OPTIONAL = ("av", "scikit-image", "libtpu")
+_PACKAGE = pathlib.Path(__file__).resolve().parent.parent
+_PATIENCE_S = 2.0  # with a program that is asked for a fact
+
+
+def environment() -> dict[str, Any]:
+  """The facts of this start, as JSON has them.
+
+  `git` is None where the package is not part of a git checkout; jax's devices
+  are started.
+  """
+  devices = jax.devices()
+  return {
+      "started": _now(),
+      "command": shlex.join(sys.orig_argv),
+      "git": git(_PACKAGE),
+      "versions": {
+          "totojax": totojax.__version__,
+          **versions(_PACKAGES),
+          **_installed(_OPTIONAL),
+      },
+      "python": platform.python_version(),
+      "machine": {
+          "system": f"{platform.system()} {platform.machine()}",
+          "cpu": processor(),
+          "cores": cores(),
+      },
+      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+      "processes": jax.process_count(),
+  }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+  """The version of each package, "not installed" where it is missing."""
+  packages = tuple(packages)
+  return dict.fromkeys(packages, "not installed") | _installed(packages)
+
+
+def _installed(packages: Iterable[str]) -> dict[str, str]:
+  """The version of each package that is there."""
+  found = {}
+  for name in packages:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _now() -> str:
+  """2025-01-31T13:05:00+00:00: the time, by the clock of UTC."""
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+# Once a process: it runs the code that it has read, whatever is changed since.
+@functools.cache
+def git(folder: pathlib.Path) -> dict[str, Any] | None:
+  """{"commit": 40 digits, "clean": no tracked file is changed} of a folder.
+
+  None where there is no git, no checkout, or only one that does not hold the
+  folder's files, as that of a project whose .venv has the package. Neither an
+  error nor a wait: git gets 2 seconds.
+  """
+  if _told(["git", "ls-files", "--error-unmatch", "__init__.py"], folder):
+    status = _told(
+        ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
+        folder,
+    )
+    head, *changes = status.splitlines() or [""]
+    words = head.split()
+    if words[:2] == ["#", "branch.oid"] and words[2] != "(initial)":
+      clean = all(line.startswith("#") for line in changes)
+      return {"commit": words[2], "clean": clean}
+  return None
+
+
+@functools.cache
+def processor() -> str:
+  """The CPU's name, as "AMD EPYC 9R14"."""
+  path = pathlib.Path("/proc/cpuinfo")
+  if path.exists():
+    for line in path.read_text().splitlines():
+      if line.startswith("model name"):
+        return line.partition(":")[2].strip()
+  if platform.system() == "Darwin":
+    if name := _told(["sysctl", "-n", "machdep.cpu.brand_string"]):
+      return name.strip()
+  return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _told(
+    words: Sequence[str], folder: pathlib.Path | None = None
+) -> str:
+  """What a program prints; nothing if it fails, is missing or takes long."""
+  # A hook of git names the repository that it belongs to.
+  clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+  try:
+    return subprocess.run(
+        words, cwd=folder, env=clean | {"GIT_OPTIONAL_LOCKS": "0"}, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, timeout=_PATIENCE_S, check=True,
+    ).stdout  # fmt: skip
+  except (OSError, subprocess.SubprocessError, ValueError):
+    return ""
