@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import chex
 import classed
 from etils import epath
 import jax
@@ -106,8 +107,8 @@ def test_the_backbone_learns_from_the_next_token_alone():
 
   (both, stats), probes_alone = grads_of(found.params)
   # Of the probes' loss: nothing at all, exactly.
-  for leaf in jax.tree.leaves(probes_alone[layered.BACKBONE]):
-    np.testing.assert_array_equal(leaf, 0.0)
+  nothing = jax.tree.map(np.zeros_like, found.params[layered.BACKBONE])
+  chex.assert_trees_all_equal(probes_alone[layered.BACKBONE], nothing)
   # Of both: what pre-training gives on these rows.
   backbone = found.params[layered.BACKBONE]
   expected = jax.jit(jax.grad(pre_training(task, rows)))(backbone)

@@ -502,3 +502,9 @@ def test_baselines_are_what_they_say(data):
   )
   with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
     without_backbone.small_pixels(pixels, 5)
+  # Records that are of no store say their name.
+  records = labelled.of_store(store, "clips")
+  without_backbone.same_records(records, pixels)
+  others = dataclasses.replace(records, store=None, ids=records.ids[::-1])
+  with pytest.raises(ValueError, match="and clips do not hold the same items"):
+    without_backbone.same_records(others, pixels)

@@ -48,6 +48,13 @@ def in_batches(size):
     yield sums_of(nll, np.pad(visual, ((0, pad), (0, 0))))
 
 
+def test_a_mask_that_would_be_broadcast_is_refused():
+  nll_BT, visual_BT = problem()
+  for wrong in (visual_BT[0], visual_BT[:1], visual_BT[:, :1]):
+    with pytest.raises(AssertionError, match="shape"):
+      sums_of(nll_BT, wrong)
+
+
 def test_against_plain_numpy():
   loss = val_loss.PositionLoss.of(in_batches(4))
   nll_BT, visual_BT = problem()
