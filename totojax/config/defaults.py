@@ -1,8 +1,8 @@
-"""Every config key with its default, unit and source.
+"""Recipes: what the files in `configs/` start from and change.
 
-Files in `configs/` start from one of these functions and change what they are
-about. A key that is not here cannot be set: a misspelt one is refused. "[gap]"
-marks what the paper does not say; the source of our default follows.
+Keys, defaults, units and sources are those of the sections beside this file
+(`pretrain`, `model`, `training`, ...), each declared once. A key that is in
+none of them cannot be set: a misspelt one is refused.
 
 A flag takes a value's type from its default: write floats as 1.0.
 """
@@ -11,247 +11,70 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from totojax.config import corpus as corpus_config
-from totojax.config import labels
-from totojax.config import pixels as pixels_config
+from totojax.config import model as models
+from totojax.config import roots
 from totojax.config import schema
-from totojax.config import studies
-from totojax.config import tokens as tokens_config
-
-# Table 1. The MLP sizes are not printed: 4 x width for base and large and
-# LVM's 5,504 for 1b are what gives 120m, 280m and 1.1b, tied (and, for large,
-# Table 4's compute). a1 to a6 are Table 15's widths and depths with 8/3 x width
-# rounded up to 128, which the compute axis of Figure 9 agrees with; Table 15's
-# parameter counts fit no standard rule.
-PRESETS = {
-    "base": dict(width=768, depth=12, heads=12, mlp_dim=3072),
-    "large": dict(width=1024, depth=16, heads=16, mlp_dim=4096),
-    "1b": dict(width=2048, depth=22, heads=16, mlp_dim=5504),
-    "a1": dict(width=256, depth=12, heads=16, mlp_dim=768),
-    "a2": dict(width=512, depth=16, heads=16, mlp_dim=1408),
-    "a3": dict(width=768, depth=20, heads=16, mlp_dim=2048),
-    "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
-    "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
-    "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
-    # Ours, for one laptop and for tests.
-    "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
-    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
-}
-# Table 6: 1,024 wide as large. Depths are not printed; these are the ones that
-# give 280m and 290m, tied (`run = "audit"`).
-GPT2_PRESETS = {
-    "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
-    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
-}
-MAMBA_PRESETS = {
-    "290m": dict(width=1024, depth=42),
-    "tiny": dict(width=32, depth=2),
-}
-
-
-def sequence() -> ConfigDict:
-  return ConfigDict(dict(
-      vocab=8192,  # visual codes (section 3.4)
-      grid=16,  # tokens per side: 128 pixels, factor 8 (section 3.4)
-      frames=16,  # video frames, or images, in a sequence (section 3.4)
-      context=4096,  # inputs, in tokens (section 3.4)
-      segments=False,  # hide the images of a sequence from each other; [paper]
-  ))  # fmt: skip
+from totojax.config import training
+from totojax.config.model import PRESETS as PRESETS
 
 
 def model(preset: str) -> ConfigDict:
   """LLaMA of one of `PRESETS`."""
-  return ConfigDict(dict(
-      **PRESETS[preset],
-      rope_base=10_000.0,  # Table 4 names 50,000 as the change, so 10,000
-      norm_eps=1e-6,  # [gap] LVM
-      init_std=0.02,  # [gap] LVM's initializer_range
-      tied=True,  # [gap] the one reading that gives Table 4's compute
-      prefix_tokens=0,  # seen by all: 0: causal (Eq. 1), -1: full
-  ))  # fmt: skip
+  return _sizes("llama", preset)
 
 
 def gpt2(preset: str) -> ConfigDict:
   """GPT-2 with sines and cosines for places (Table 6), for `model`."""
-  return ConfigDict(dict(
-      **GPT2_PRESETS[preset],
-      norm_eps=1e-5,  # [gap] GPT-2
-      init_std=0.02,  # [gap] GPT-2
-      tied=True,  # [gap] GPT-2
-      position_std=0.02,  # of sines and cosines; [gap] that of GPT-2's learned
-      # ones at the start; as large as they are (0.7), they drown the tokens
-  ))  # fmt: skip
+  return _sizes("gpt2", preset)
 
 
 def mamba(preset: str) -> ConfigDict:
   """Mamba (S6; Table 6), for `model`."""
-  return ConfigDict(dict(
-      **MAMBA_PRESETS[preset],
-      expand=2,  # inner width over width; [gap] mamba_ssm
-      state=16,  # of each inner channel; [gap] mamba_ssm
-      conv=4,  # tokens of the convolution; [gap] mamba_ssm
-      step_rank=0,  # of the map to step sizes; 0: width / 16; [gap] mamba_ssm
-      chunk_tokens=64,  # whose states exist at a time; changes no result
-      scan="steps",  # within a chunk; or "tree": an associative scan
-      norm_eps=1e-5,  # [gap] mamba_ssm
-      init_std=0.02,  # [gap] as LLaMA's
-      tied=True,  # [gap] mamba_ssm
-  ))  # fmt: skip
+  return _sizes("mamba", preset)
+
+
+def _sizes(architecture: str, preset: str) -> ConfigDict:
+  sizes = models.SIZES[architecture][preset]
+  return schema.to_config(models.MODELS[architecture](**sizes))
 
 
 def use(c: ConfigDict, architecture: str, preset: str) -> None:
   """Gives `pretrain()` another architecture (Table 6) and its keys."""
-  sections = {"llama": model, "gpt2": gpt2, "mamba": mamba}
   c.architecture = architecture
-  c.model = sections[architecture](preset)
-
-
-def mup() -> ConfigDict:
-  """µP (section A.5; Yang et al., 2022); off, as Table 1's models are."""
-  return ConfigDict(dict(
-      on=False,
-      base_width=64,  # [gap] the smallest of Figure 11
-      base_mlp_dim=0,  # hidden units there; 0: the model's ratio to its width
-      base_heads=0,  # 0: the model's, so that the head dimension grows
-      zero_query=True,  # [gap] Yang et al., section D.2
-      zero_head=True,  # of an untied head; [gap] Yang et al., section D.2
-      depth_init=True,  # / sqrt(2 depth) into the residual stream; [gap] GPT-2
-      matrix_std=0.0,  # of the base's matrices at the start; 0: model.init_std
-      embedding_std=0.0,  # of embeddings at the start; 0: model.init_std
-      output=1.0,  # times the logits
-  ))  # fmt: skip
+  c.model = _sizes(architecture, preset)
 
 
 def tuned_mup(base_width: int) -> ConfigDict:
   """µP, on, for an untied head, with multipliers that were tuned.
 
-  In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with those of
-  `mup` wider models learnt hardly better there (see docs/results.md).
+  In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with the section's
+  defaults wider models learnt hardly better there (see docs/results.md).
   """
-  c = mup()
-  c.update(
+  tuned = models.MupConfig(
       on=True, base_width=base_width, matrix_std=base_width**-0.5,
       embedding_std=1.0, output=8.0,
   )  # fmt: skip
-  return c
-
-
-def compute() -> ConfigDict:
-  return ConfigDict(dict(
-      dtype="bfloat16",  # of activations and products; [gap] LVM
-      attention="auto",  # blocked on CPU, splash on TPU, cudnn on GPU (bf16)
-      remat="auto",  # none on CPU, full elsewhere; "projections", "products"
-      unroll=0,  # layers in line; 0: a scan on TPU, all elsewhere
-      loss_chunk=0,  # tokens whose logits exist at a time; 0: all
-  ))  # fmt: skip
+  return schema.to_config(tuned)
 
 
 def optim() -> ConfigDict:
-  return ConfigDict(dict(
-      lr=3e-4,  # peak (section 3.2)
-      warmup_steps=2000,  # linear (section 3.2)
-      end_lr_frac=0.1,  # of the peak; [gap] 3e-5, as LVM ends
-      b1=0.9,  # section 3.2
-      b2=0.95,  # section 3.2
-      eps=1e-8,  # [gap] optax
-      weight_decay=0.1,  # on matrices; [gap] LLaMA
-      clip_norm=1.0,  # global; [gap] LLaMA, LVM
-      mu_dtype="float32",  # of the first moment; "bfloat16": half the bytes
-  ))  # fmt: skip
-
-
-def mesh() -> ConfigDict:
-  """Devices per axis; -1 takes what is left."""
-  return ConfigDict(dict(data=1, fsdp=-1, tensor=1, sequence=1))
+  return schema.to_config(training.AdamWConfig())
 
 
 def every(log: int, evaluate: int, checkpoint: int) -> ConfigDict:
-  return ConfigDict(dict(
-      log_steps=log, eval_steps=evaluate, checkpoint_steps=checkpoint
-  ))  # fmt: skip
-
-
-def checkpoint() -> ConfigDict:
-  return ConfigDict(dict(
-      keep=2,  # newest checkpoints
-      keep_every_steps=0,  # multiples of this stay for good; 0: none
-  ))  # fmt: skip
+  return schema.to_config(training.Every(log, evaluate, checkpoint))
 
 
 def source(path: str, weight: float) -> ConfigDict:
   """A store of tokens and its share of each batch."""
-  return ConfigDict(dict(path=path, weight=weight))
-
-
-def reading() -> ConfigDict:
-  return ConfigDict(dict(
-      workers=0,  # processes that read ahead; 0: threads of this process
-      prefetch=2,  # batches read ahead
-  ))  # fmt: skip
-
-
-def plan() -> ConfigDict:
-  """What `run = "plan"` of a pre-training config compiles for."""
-  return ConfigDict(dict(
-      what="train",  # the step; or "decode", "encode"
-      rows=8,  # sequences decoded, or frames encoded, by each data-parallel
-      # device
-      cache_tokens=0,  # room of the cache of "decode"; 0: sequence.context
-      dvae=dict(  # of "encode": the official one (Ramesh et al. 2021)
-          hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
-      ),
-      topology="",  # "v5e:16x16", "v4:4x4x8", or "gpu:NVIDIA H100:8"
-      slices=1,  # of this topology each
-      price_per_chip_hour=0.0,  # in any currency; 0.0: no cost
-      busy=0.4,  # share of their peak that GPUs reach: an assumption
-      search=False,  # every combination of the three lists
-      meshes=(),  # (data, fsdp, tensor, sequence) each; (): `mesh`
-      remats=("none", "full", "projections", "products"),
-      microbatches=(),  # (): `train.microbatches`
-  ))  # fmt: skip
+  return schema.to_config(training.Share(path, weight))
 
 
 def pretrain(preset: str) -> ConfigDict:
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
-  return ConfigDict(dict(
-      run="pretrain",
-      seed=0,
-      init_from="",  # a run whose parameters this one starts from (Table 4: at
-      # another grid or base of RoPE); "": afresh
-      sequence=sequence(),
-      architecture="llama",  # whose keys `model` has; "gpt2", "mamba": `use`
-      model=model(preset),
-      patches=dict(  # Table 3; `train` and `validation` are stores of pixels
-          inputs=False,  # patches of pixels in place of tokens
-          targets=False,  # the next patch, normalised; False: its token, of
-          # data.encode_with
-          side_px=16,  # of a patch; [gap] 256 pixels over a grid of 16
-          eps=1e-6,  # added to a patch's variance; MAE
-      ),
-      mup=mup(),
-      compute=compute(),
-      mesh=mesh(),
-      optim=optim(),
-      train=dict(
-          batch_tokens=2**20,  # inputs per update: "1M" (section 3.2)
-          total_tokens=1e12,  # section 3.3
-          microbatches=1,  # parts of a batch, one after the other
-      ),
-      data=dict(
-          tokenizer="",  # fingerprint that the stores must have; "": any, equal
-          encode_with="",  # tokenizer file: `train` are stores of pixels, and
-          # codes are made on the device in each step; "": stores of tokens
-          train=dict(),  # name -> source
-          validation=dict(),  # name -> path of a store
-          reading=reading(),
-      ),
-      validation=dict(
-          rows=1024,  # sequences of each source, during training; 0: all
-      ),
-      every=every(100, 5000, 1000),
-      checkpoint=checkpoint(),
-      plan=plan(),
-  ))  # fmt: skip
+  c = roots.config("pretrain")
+  c.model = model(preset)
+  return c
 
 
 def paper(preset: str) -> ConfigDict:
@@ -275,25 +98,28 @@ def paper(preset: str) -> ConfigDict:
 
 def render(train: int, val: int) -> ConfigDict:
   """`run = "render"`: labelled clips of moving textured objects."""
-  amount = pixels_config.RenderAmount(train=train, val=val)
-  return schema.to_config(pixels_config.Render(amount=amount))
+  c = roots.config("render")
+  c.amount.update(train=train, val=val)
+  return c
 
 
 def decode(root: str) -> ConfigDict:
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
-  decoding = pixels_config.Decoding(root=root)
-  return schema.to_config(pixels_config.Decode(decoding=decoding))
+  c = roots.config("decode")
+  c.decoding.root = root
+  return c
 
 
 def photos(train: int, val: int) -> ConfigDict:
   """`run = "photos"`: squares out of a few public-domain photographs."""
-  amount = pixels_config.PhotosAmount(train=train, val=val)
-  return schema.to_config(pixels_config.Photos(amount=amount))
+  c = roots.config("photos")
+  c.amount.update(train=train, val=val)
+  return c
 
 
 def tokenizer() -> ConfigDict:
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
-  return schema.to_config(tokens_config.Tokenizer())
+  return roots.config("tokenizer")
 
 
 def small_dvae(c: ConfigDict, steps: int) -> None:
@@ -332,37 +158,34 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
 
 def shards(pixels: str, weights: str) -> ConfigDict:
   """`run = "shards"`: pixels to tokens."""
-  tokenizing = tokens_config.Tokenizing(pixels=pixels, tokenizer=weights)
-  return schema.to_config(tokens_config.Shards(tokenizing=tokenizing))
+  c = roots.config("shards")
+  c.tokenizing.update(pixels=pixels, tokenizer=weights)
+  return c
 
 
 def tokenize() -> ConfigDict:
   """`run = "tokenize"` and "plan": any images or videos to tokens."""
-  return schema.to_config(corpus_config.Tokenize())
+  return roots.config("tokenize")
 
 
 def tokens_report() -> ConfigDict:
   """`run = "tokens_report"`: what is in stores of tokens."""
-  return schema.to_config(tokens_config.TokensReport())
+  return roots.config("tokens_report")
 
 
 def official() -> ConfigDict:
   """`run = "official"`: released tokenizers, as files of ours."""
-  return schema.to_config(tokens_config.Official())
+  return roots.config("official")
 
 
 def leakage() -> ConfigDict:
   """`run = "leakage"`: is anything held out also trained on?"""
-  return schema.to_config(tokens_config.Leakage())
+  return roots.config("leakage")
 
 
 def validate(model_run: str) -> ConfigDict:
   """`run = "validate"`: loss of a pre-trained model by position."""
-  return ConfigDict(dict(
-      run="validate",
-      model_run=model_run,  # run directory of `run = "pretrain"`
-      rows=0,  # sequences of each source; 0: all
-  ))  # fmt: skip
+  return roots.config("validate", model_run=model_run)
 
 
 def sizes(
@@ -379,7 +202,7 @@ def sizes(
 
 def audit() -> ConfigDict:
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-  return schema.to_config(studies.Audit())
+  return roots.config("audit")
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
@@ -388,7 +211,7 @@ def coord_check(models: ConfigDict) -> ConfigDict:
   Args:
     models: name -> sizes, in place of pretrain.model's.
   """
-  c = schema.to_config(studies.CoordCheckJob())
+  c = roots.config("coord_check")
   c.coord_check.models = models
   return c
 
@@ -400,7 +223,7 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
     pretrain: what all runs share.
     models: name -> sizes, in place of pretrain.model's.
   """
-  c = schema.to_config(studies.SweepJob())
+  c = roots.config("sweep")
   c.pretrain = pretrain
   c.sweep.models = models
   c.sweep.total_tokens = (pretrain.train.total_tokens,)
@@ -413,8 +236,9 @@ def scaling(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  chosen = studies.Scaling(runs=runs)
-  return schema.to_config(studies.ScalingJob(scaling=chosen))
+  c = roots.config("scaling")
+  c.scaling.runs = runs
+  return c
 
 
 def curves(*runs: str) -> ConfigDict:
@@ -423,7 +247,9 @@ def curves(*runs: str) -> ConfigDict:
   Args:
     *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
   """
-  return schema.to_config(studies.CurvesJob(curves=studies.Curves(runs=runs)))
+  c = roots.config("curves")
+  c.curves.runs = runs
+  return c
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
@@ -434,7 +260,7 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
     train: store of tokens with classes.
     validation: the same, held out.
   """
-  c = schema.to_config(labels.Probe(model_run=model_run))
+  c = roots.config("probe", model_run=model_run)
   c.data.update(train=train, validation=validation)
   return c
 
@@ -445,7 +271,7 @@ def features(model_run: str) -> ConfigDict:
   Args:
     model_run: run directory of `run = "pretrain"`.
   """
-  return schema.to_config(corpus_config.Features(model_run=model_run))
+  return roots.config("features", model_run=model_run)
 
 
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
@@ -478,17 +304,17 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
   folders = {name: tuple(paths) for name, paths in runs.items()}
-  return schema.to_config(labels.ProbeSeeds(probe_seeds=folders))
+  return roots.config("probe_seeds", probe_seeds=folders)
 
 
 def report(chain: str) -> ConfigDict:
   """`run = "report"`: one page about a chain."""
-  return schema.to_config(studies.Report(chain=chain))
+  return roots.config("report", chain=chain)
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  c = schema.to_config(studies.Chain(order=tuple(stages)))
+  c = roots.config("chain", order=tuple(stages))
   c.stages = stages
   return c
 

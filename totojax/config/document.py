@@ -46,7 +46,8 @@ def _told(key: schema.Key) -> Iterator[str]:
 def page() -> str:
   """docs/config.md."""
   out, sections = [_HEAD], {}
-  for name, root in roots.ROOTS.items():
+  for name in roots.ROOTS:
+    root = roots.find(name)
     out += [f'## `run = "{name}"`', "", _first(root), "", *_table(root), ""]
     _collect(root, sections)
   out += ["# Sections", ""]
@@ -79,12 +80,16 @@ def _classes(kind: Any) -> list[type]:
   return [c for one in typing.get_args(kind) for c in _classes(one)]
 
 
+def _is_root(section: type) -> bool:
+  return section in map(roots.find, roots.ROOTS)
+
+
 def _collect(cls: type, into: dict[type, None]) -> None:
   """The sections below one, each before those that are below it."""
   hints = typing.get_type_hints(cls)
   for f in dataclasses.fields(cls):
     for section in _classes(hints[f.name]):
-      if section not in into and section not in roots.ROOTS.values():
+      if section not in into and not _is_root(section):
         into[section] = None
         _collect(section, into)
 
@@ -96,7 +101,7 @@ def _table(cls: type) -> list[str]:
   for f in dataclasses.fields(cls):
     meta = f.metadata["key"]
     sections = [c for c in _classes(hints[f.name]) if hasattr(c, "SECTION")]
-    named = [c for c in sections if c not in roots.ROOTS.values()]
+    named = [c for c in sections if not _is_root(c)]
     kind = schema.describe(hints[f.name])
     if named:
       links = [f"[{c.__name__}](#{_anchor(c)})" for c in named]

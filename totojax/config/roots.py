@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
+import importlib
 from typing import Any
 
-from totojax import plugins
-from totojax.config import bench
-from totojax.config import corpus
-from totojax.config import labels
-from totojax.config import pixels
-from totojax.config import pretrain
-from totojax.config import schema
-from totojax.config import studies
-from totojax.config import tokens
+from ml_collections import ConfigDict
 
-# Value of the key `run` -> the whole config of that job.
-ROOTS: Mapping[str, type] = {
-    "render": pixels.Render,
-    "decode": pixels.Decode,
-    "photos": pixels.Photos,
-    "tokenizer": tokens.Tokenizer,
-    "shards": tokens.Shards,
-    "tokenize": corpus.Tokenize,
-    "features": corpus.Features,
-    "leakage": tokens.Leakage,
-    "official": tokens.Official,
-    "tokens_report": tokens.TokensReport,
-    "pretrain": pretrain.Pretrain,
-    "validate": pretrain.Validate,
-    "audit": studies.Audit,
-    "coord_check": studies.CoordCheckJob,
-    "sweep": studies.SweepJob,
-    "scaling": studies.ScalingJob,
-    "curves": studies.CurvesJob,
-    "bench": bench.BenchJob,
-    "report": studies.Report,
-    "chain": studies.Chain,
-    "probe": labels.Probe,
-    "probe_seeds": labels.ProbeSeeds,
-    "joint": labels.Joint,
-    "finetune": labels.Finetune,
+from totojax import plugins
+from totojax.config import schema
+
+# Value of the key `run` -> "module:class" of the whole config of that job, in
+# this folder. A module is imported when one of its jobs is asked for.
+ROOTS: Mapping[str, str] = {
+    "render": "pixels:Render",
+    "decode": "pixels:Decode",
+    "photos": "pixels:Photos",
+    "tokenizer": "tokens:Tokenizer",
+    "shards": "tokens:Shards",
+    "tokenize": "corpus:Tokenize",
+    "features": "corpus:Features",
+    "leakage": "tokens:Leakage",
+    "official": "tokens:Official",
+    "tokens_report": "tokens:TokensReport",
+    "pretrain": "pretrain:Pretrain",
+    "validate": "pretrain:Validate",
+    "audit": "studies:Audit",
+    "coord_check": "studies:CoordCheckJob",
+    "sweep": "studies:SweepJob",
+    "scaling": "studies:ScalingJob",
+    "curves": "studies:CurvesJob",
+    "bench": "bench:BenchJob",
+    "report": "studies:Report",
+    "chain": "studies:Chain",
+    "probe": "labels:Probe",
+    "probe_seeds": "labels:ProbeSeeds",
+    "joint": "labels:Joint",
+    "finetune": "labels:Finetune",
 }
+
+
+@functools.cache
+def find(name: str) -> type:
+  """The whole config of a job of ours, by the value of its key `run`.
+
+  Raises:
+    schema.ConfigError: there is no such job.
+  """
+  if name not in ROOTS:
+    raise schema.ConfigError(
+        f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
+    )
+  module, _, cls = ROOTS[name].partition(":")
+  return getattr(importlib.import_module(f"totojax.config.{module}"), cls)
+
+
+def config(name: str, **keys: Any) -> ConfigDict:
+  """The whole config of a job with its defaults, but for `keys`."""
+  return schema.to_config(find(name)(**keys))
 
 
 def read(
@@ -52,8 +70,7 @@ def read(
   Raises:
     schema.ConfigError: as `schema.read`, or there is no such job.
   """
-  cls = root(values)
-  if cls is studies.Chain:
+  if values.get("run") == "chain":
     stages = {
         name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
         if stage.get("run") in ROOTS
@@ -61,7 +78,7 @@ def read(
         for name, stage in values.get("stages", {}).items()
     }
     values = {**values, "stages": stages}
-  return schema.read(cls, values, path, fill=fill)
+  return schema.read(root(values), values, path, fill=fill)
 
 
 def root(values: Mapping[str, Any]) -> type:
@@ -76,11 +93,7 @@ def root(values: Mapping[str, Any]) -> type:
   if plugins.is_reference(name):
     keys, _ = plugins.load(name, "job", tuple)
     return keys
-  if name not in ROOTS:
-    raise schema.ConfigError(
-        f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
-    )
-  return ROOTS[name]
+  return find(name)
 
 
 def _root_of_plan(values: Mapping[str, Any]) -> type:
@@ -91,9 +104,9 @@ def _root_of_plan(values: Mapping[str, Any]) -> type:
         " and grid"
     )
   if {"model", "optim"} <= set(values):
-    return pretrain.Pretrain
+    return find("pretrain")
   if "source" in values:
-    return corpus.Tokenize
+    return find("tokenize")
   raise schema.ConfigError(
       f"{told} has neither a model nor a source. Plan configs/1b.py or"
       " configs/tokenize.py, with your changes"
