@@ -1,5 +1,6 @@
 """Chains: every stage a run of its own, killed and continued anywhere."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import runs
 
+from totojax.config import defaults
+from totojax.config import studies
 from totojax.jobs import chain
 from totojax.rundir import directory
 
@@ -172,36 +175,34 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_stage_keeps_its_folders_name_open(tmp_path):
   """config.json has "{workdir}", jobs and readers have the folder."""
-  stage = {"run": "x", "from": {"path": "{workdir}/s"}, "n": (1, "{workdir}")}
+  stage = defaults.scaling("a={workdir}/s", "b={workdir}").to_dict()
   old, new = (epath.Path(tmp_path / name) for name in ("old", "new"))
-  filled = directory.Filled(stage, old)
-  assert filled == {
-      "run": "x", "from": {"path": f"{old}/s"}, "n": (1, str(old))
-  }  # fmt: skip
+  filled = directory.typed(stage, old)
+  assert filled.scaling.runs == (f"a={old}/s", f"b={old}")
   directory.begin(old / "a", filled)
   assert "{workdir}/s" in (old / "a" / "config.json").read_text()
   old.rename(new)
-  assert directory.read_config(new / "a")["from"]["path"] == f"{new}/s"
-  config = {"order": ("a",), "stages": {"a": stage}}
+  found = directory.read_config(new / "a")["scaling"]["runs"]
+  assert found == [f"a={new}/s", f"b={new}"]
+  config = studies.Chain(order=("a",), stages={"a": stage})
   for name in (new, os.path.relpath(new)):
     assert chain.check(name, config, allow_change=False) == epath.Path(name)
   # Another path is still another config.
-  config["stages"]["a"] = stage | {"from": {"path": f"{old}/s"}}
-  with pytest.raises(directory.ConfigChanged, match="from.path: "):
+  stage = defaults.scaling(f"a={old}/s", "b={workdir}").to_dict()
+  config = studies.Chain(order=("a",), stages={"a": stage})
+  with pytest.raises(directory.ConfigChanged, match="scaling.runs: "):
     chain.check(new, config, allow_change=False)
 
 
 def test_the_advice_about_a_finished_stage_works(tmp_path):
-  config = {
-      "run": "chain", "order": ("a", "b", "c"),
-      "stages": {"a": {"lr": 1.0}, "b": {"lr": 1.0}, "c": {"lr": 1.0}},
-  }  # fmt: skip
+  stages = {"a": {"lr": 1.0}, "b": {"lr": 1.0}, "c": {"lr": 1.0}}
+  config = studies.Chain(order=("a", "b", "c"), stages=stages)
   workdir = epath.Path(tmp_path)
-  for name in ("", *config["order"]):
-    directory.begin(workdir / name, config["stages"].get(name, config))
+  for name in ("", *config.order):
+    directory.begin(workdir / name, stages.get(name, config))
     directory.mark_done(workdir / name, 1.0)
   assert chain.is_done(workdir, config)
-  config["stages"]["b"] = {"lr": 2.0}
+  config = dataclasses.replace(config, stages=stages | {"b": {"lr": 2.0}})
   for allow in (False, True):
     with pytest.raises(directory.ConfigChanged) as caught:
       chain.check(workdir, config, allow_change=allow)
@@ -216,17 +217,17 @@ def test_the_advice_about_a_finished_stage_works(tmp_path):
 
 def test_order_and_stages_must_agree(tmp_path):
   for order in (("a", "c"), (), ("a", "a")):
-    config = {"order": order, "stages": {"a": {}, "b": {}}}
+    config = studies.Chain(order=order, stages={"a": {}, "b": {}})
     with pytest.raises(ValueError, match="name some of these, each once"):
       chain.check(tmp_path, config, allow_change=False)
-  config["order"] = ("b",)  # a stage alone
+  config = dataclasses.replace(config, order=("b",))  # a stage alone
   chain.check(tmp_path, config, allow_change=False)
 
 
 def test_only_stages_that_began_hold_their_config(tmp_path):
   def config(lr):
     stages = {"a": {"run": "x", "path": "{workdir}/s"}, "b": {"lr": lr}}
-    return {"run": "chain", "order": ("a", "b"), "stages": stages}
+    return studies.Chain(order=("a", "b"), stages=stages)
 
   first = tmp_path / "a"
   first.mkdir()

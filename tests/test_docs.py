@@ -11,7 +11,7 @@ import pytest
 import runs
 import tree
 
-from totojax import main as totojax_main
+from totojax.config import arguments
 
 README = runs.ROOT / "README.md"
 PAGES = [
@@ -241,7 +241,7 @@ def misunderstood(words):
   if name == first or name == "mine.py":  # a file of the reader's
     return None if name == "mine.py" else f"{first} comes before --config"
   try:
-    runs.load(totojax_main.config_path(name), *keys)
+    runs.load(arguments.config_path(name), *keys)
   except Exception as error:  # of absl or of ml_collections, by the mistake
     return f"{' '.join(words)}: {type(error).__name__} {error}"
   return None

@@ -332,7 +332,7 @@ def test_time_outs_are_positive():
 
 @pytest.mark.parametrize("name", ["render", "report", "bench", "shards"])
 def test_a_job_for_one_process_refuses_several(monkeypatch, tmp_path, name):
-  monkeypatch.setattr(jobs.jax, "process_count", lambda: 2)
+  monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
   with pytest.raises(ValueError, match="without --multihost.*pretrain, probe"):
     jobs.run({"run": name}, tmp_path / "run", lambda step: False)
   assert not (tmp_path / "run").exists()

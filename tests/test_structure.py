@@ -8,7 +8,7 @@ import pytest
 import runs
 import xla_flags
 
-from totojax import main as totojax_main
+from totojax.config import arguments
 from totojax.rundir import hosts
 
 PACKAGE = runs.ROOT / "totojax"
@@ -456,12 +456,12 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
 )
 def test_a_wrong_argument_of_a_config_is_one_line(config, told):
   with pytest.raises(SystemExit) as left:
-    totojax_main._parse(["totojax", f"--config={runs.ROOT}/{config}"])
+    arguments.parse(["totojax", f"--config={runs.ROOT}/{config}"])
   (line,) = str(left.value.code).splitlines()
   assert line.startswith("totojax: ") and told.removeprefix("configs/") in line
   # A right one is no mistake.
   right = f"--config={runs.ROOT}/configs/paper/table6.py:mamba"
-  assert totojax_main._wrong_argument(["totojax", right]) is None
+  assert arguments.wrong_argument(["totojax", right]) is None
 
 
 @pytest.mark.parametrize(

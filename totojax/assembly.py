@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import importlib
-from typing import Any, Protocol
+from typing import Any, Protocol, TYPE_CHECKING
 
 import jax
 import optax
 
 from totojax import checkpoint
-from totojax import lanes as lanes_lib
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import train
@@ -24,7 +23,6 @@ from totojax.data.stream import mixture
 from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib
 from totojax.models import layers
-from totojax.models import patched
 from totojax.models import platform
 from totojax.models import splash
 from totojax.models import trunk
@@ -32,6 +30,9 @@ from totojax.optim import adamw
 from totojax.optim import mup
 from totojax.rundir import metrics
 from totojax.tasks import api
+
+if TYPE_CHECKING:
+  from totojax import lanes as lanes_lib
 
 
 class Trains(Protocol):
@@ -43,7 +44,6 @@ class Trains(Protocol):
   seed: int
   every: train.Every
   checkpoint: checkpoint.CheckpointConfig
-
 
 
 def compute(
@@ -93,6 +93,8 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
     scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
   make = trunk.Trunk
   if config.patches.inputs:
+    from totojax.models import patched  # Table 3 alone reads patches
+
     make = functools.partial(
         patched.PatchTrunk,
         values=3 * config.patches.side_px**2,
@@ -211,6 +213,8 @@ def program(
   )
   make = functools.partial(step_lib.init_state, task, tx)
   if lanes is not None:
+    from totojax import lanes as lanes_lib  # of sweeps alone
+
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
     placed, shapes = lanes_lib.state(placed, make)
@@ -265,6 +269,8 @@ def run(
   )  # fmt: skip
   make, placed = made.make, made.placed
   if lanes is not None:
+    from totojax import lanes as lanes_lib
+
     evals = lanes_lib.evals(evals, lanes)
 
   whole_state = jax.jit(make, out_shardings=placed)

@@ -57,6 +57,11 @@ def find(name: str) -> type:
   return getattr(importlib.import_module(f"totojax.config.{module}"), cls)
 
 
+def job(config: Any) -> str:
+  """The value of the key `run` of a config, typed or not."""
+  return config["run"] if isinstance(config, Mapping) else config.run
+
+
 def config(name: str, **keys: Any) -> ConfigDict:
   """The whole config of a job with its defaults, but for `keys`."""
   return schema.to_config(find(name)(**keys))
@@ -73,8 +78,6 @@ def read(
   if values.get("run") == "chain":
     stages = {
         name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
-        if stage.get("run") in ROOTS
-        else stage
         for name, stage in values.get("stages", {}).items()
     }
     values = {**values, "stages": stages}

@@ -2,7 +2,8 @@
 
 A job is a function (config, run directory, interrupted) -> whether it is
 finished; run again after an interruption it goes on where it stopped. Each is
-imported when it is run, so that a run loads what it needs and no more.
+imported when it is run, so that a run loads what it needs and no more. Its
+config is the typed one, of `config.roots`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from totojax.rundir import errors
 if TYPE_CHECKING:
   from etils import epath
 
-Config = Mapping[str, Any]
 Interrupted = Callable[[int], bool]
-Run = Callable[[Config, "epath.Path", Interrupted], bool]
+Run = Callable[[Any, "epath.Path", Interrupted], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Job:
   checks: str = "totojax.rundir.directory"
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def check(self, workdir: epath.PathLike, config: Config, **more) -> Any:
+  def check(self, workdir: epath.PathLike, config: Any, **more: Any) -> Any:
     """The run directory, if it is new or was made with this config."""
     return importlib.import_module(self.checks).check(workdir, config, **more)
 
-  def is_done(self, workdir: epath.Path, config: Config) -> bool:
+  def is_done(self, workdir: epath.Path, config: Any) -> bool:
     return importlib.import_module(self.checks).is_done(workdir, config)
 
 
@@ -103,8 +103,13 @@ def find(name: str) -> Job:
   return JOBS[name]
 
 
-def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Runs the job that `config.run` names.
+
+  Args:
+    config: typed, or what `directory.typed` makes it of.
+    workdir: of the run, new or this run's.
+    interrupted: step -> whether to save and leave now.
 
   Raises:
     ValueError: there is no such job, or it is none for several processes.
@@ -114,7 +119,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
 
   from totojax.rundir import directory
 
-  name = config["run"]
+  name = roots.job(config)
   job = find(name)
   if jax.process_count() > 1 and not job.shared:
     shared = sorted(name for name, job in JOBS.items() if job.shared)
@@ -123,8 +128,7 @@ def run(config: Config, workdir: epath.Path, interrupted: Interrupted) -> bool:
         f" {jax.process_count()}; run it without --multihost. Jobs for several"
         f" processes: {', '.join(shared)}"
     )
-  if name == "plan" or name in roots.ROOTS or plugins.is_reference(name):
-    config = directory.typed(config)
+  config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.load(name, "job", tuple)
   else:

@@ -16,7 +16,6 @@ from typing import Any
 from etils import epath
 
 from totojax import jobs
-from totojax.config import schema
 from totojax.config import studies
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -38,10 +37,7 @@ def run(
       continue
     console.say(f"[{number}/{len(order)}] {name}")
     begin = time.monotonic()
-    stage = config.stages[name]
-    if not isinstance(stage, Mapping):
-      stage = schema.to_dict(stage)
-    stage = directory.Filled(stage, workdir)
+    stage = directory.typed(config.stages[name], workdir)
     if not jobs.run(stage, folder, interrupted):
       return False
     seconds = time.monotonic() - begin
@@ -51,7 +47,7 @@ def run(
 
 
 def check(
-    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+    workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool
 ) -> epath.Path:
   """The chain's folder, if the stages that began were made with this config.
 
@@ -63,9 +59,9 @@ def check(
     ValueError: `order` names what `stages` has not.
   """
   workdir = epath.Path(workdir)
-  order = _order(config["order"], config["stages"])
+  order = _order(config.order, config.stages)
   for number, name in enumerate(order):
-    folder, stage = workdir / name, config["stages"][name]
+    folder, stage = workdir / name, config.stages[name]
     if not directory.is_done(folder):
       directory.check_config(folder, stage, allow_change=allow_change)
       continue
@@ -84,9 +80,9 @@ def check(
   return workdir
 
 
-def is_done(workdir: epath.Path, config: Mapping[str, Any]) -> bool:
+def is_done(workdir: epath.Path, config: studies.Chain) -> bool:
   """Whether the chain is finished, and none of its stages was removed since."""
-  folders = [workdir, *(workdir / name for name in config["order"])]
+  folders = [workdir, *(workdir / name for name in config.order)]
   return all(directory.is_done(folder) for folder in folders)
 
 

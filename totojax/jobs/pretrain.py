@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from etils import epath
 import jax
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import jobs
-from totojax import lanes as lanes_lib
 from totojax import plugins
 from totojax import sequence
 from totojax import sharding
@@ -26,11 +24,11 @@ from totojax.data.stream import heldout
 from totojax.data.stream import mixture
 from totojax.data.stream import rows as rows_lib
 from totojax.evals import val_loss
-from totojax.tasks import encode
 from totojax.tasks import pretrain as task_lib
-from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import weights
-from totojax.trained import backbone
+
+if TYPE_CHECKING:
+  from totojax import lanes as lanes_lib
+  from totojax.tokenizers import api as tokenizer_api
 
 
 def run(
@@ -47,72 +45,6 @@ def run(
   return finished
 
 
-@dataclasses.dataclass(frozen=True)
-class Planned:
-  """A run without its data, for planning.
-
-  Attributes:
-    task: what is trained; where nothing is to be compiled, with plain
-      attention, as what computes it there may not be here.
-    attention: what computes it there.
-    rows: of a batch.
-    microbatches: parts of a batch.
-    total_tokens: of the whole run.
-    layout: where it is computed; None where nothing is to be compiled.
-    program: its train step; None where nothing is to be compiled.
-  """
-
-  task: task_lib.Pretrain
-  attention: str
-  rows: int
-  microbatches: int
-  total_tokens: float
-  layout: sharding.Layout | None
-  program: parts.Program | None
-
-
-def planned(
-    config: Pretrain, *, devices: list[Any] | None, backend: str
-) -> Planned:
-  """The train step that `pretraining` runs, for devices that are not here.
-
-  Args:
-    config: of `run = "pretrain"`; its stores of tokens are not opened.
-    devices: of a topology; None: describe the run, compile nothing.
-    backend: "tpu" or "gpu": what "auto" means there.
-  """
-  parts.check_tokens(config, "a plan")
-  model = parts.model(config, backend)
-  attention = model.compute.attention
-  if devices is None:
-    plain = dataclasses.replace(model.compute, attention="xla")
-    model = model.clone(compute=plain)
-  task = task_lib.Pretrain(model, parts.parametrisation(config))
-  size = config.train
-  rows = batch_rows(size.batch_tokens, task.spec)
-  layout = made = None
-  if devices is not None:
-    layout = sharding.layout(config.mesh, devices)
-    made = parts.program(
-        config,
-        task=task,
-        steps=flops.steps(size.total_tokens, rows * task.spec.context),
-        rows=rows,
-        microbatches=size.microbatches,
-        layout=layout,
-        rules=task.rules,
-    )
-  return Planned(
-      task=task,
-      attention=attention,
-      rows=rows,
-      microbatches=size.microbatches,
-      total_tokens=size.total_tokens,
-      layout=layout,
-      program=made,
-  )
-
-
 def pretraining(
     config: Pretrain, lanes: lanes_lib.Lanes | None = None
 ) -> train.Run:
@@ -125,17 +57,19 @@ def pretraining(
   Raises:
     ValueError: something does not fit, such as a run to start from.
   """
-  parts.check_tokens(config, "this job")
-  spec = config.sequence
+  assembly.check_tokens(config, "this job")
+  spec, size = config.sequence, config.train
   layout = sharding.layout(config.mesh)
   task = _task(config)
-  size = config.train
   batch = batch_rows(size.batch_tokens, spec)
   encoder = _encoder(config, spec)
   training = open_sources(config, spec, pixels=encoder is not None)
+  # Tokens even where training encodes pixels: the same ones at every
+  # evaluation, so encoding them each time would buy nothing.
   held_out = open_validation(config, spec)
   if encoder is not None:
     _check_same_tokenizer(encoder, held_out)
+  # Before anything is compiled: a leak makes every evaluation worthless.
   heldout.check_disjoint(training, held_out)
   of_stream = dict(
       seq=spec,
@@ -149,6 +83,8 @@ def pretraining(
     dataset = mixture.stream(training, **of_stream)
     fingerprint = training[0].store.manifest.tokenizer
   else:
+    from totojax.tasks import encode
+
     dataset = mixture.clips_stream(
         training, factor=encoder.factor, **of_stream
     )
@@ -160,17 +96,19 @@ def pretraining(
         codes_of=encoder.codes_of,
         params=encoder.params,
     )
+    # As arrays of the state: as constants of the program they would be
+    # compiled into it.
     frozen = {"inner": {}, "tokenizer": encoder.params}
-  start, began = None, {}
-  if config.init_from:
-    before = _start(config, task, tokenizer=fingerprint, lanes=lanes)
-    began = {"init_from": {"run": str(before.path), "step": before.step}}
-    start = lambda _: backbone.read(before, task.model, layout)
+  start, began = _start(
+      config, task, tokenizer=fingerprint, lanes=lanes, layout=layout
+  )
   shape = task.model.config
+  # Of the codes alone: specials, and the padding of the vocabulary, are ours.
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
-  sums = parts.position_sums(task.batch_nll, layout, spec.frame_tokens)
+  # The inner task: what is held out is tokens already.
+  sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
   sources = validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
@@ -178,13 +116,14 @@ def pretraining(
   def validate(state: step_lib.TrainState):
     return val_loss.scalars(val_loss.evaluate(sums, state.params, sources))
 
-  return parts.run(
+  return assembly.run(
       config,
       task=trained,
+      # Inputs, padding of images included: every update costs the same.
       steps=flops.steps(size.total_tokens, batch * spec.context),
       rows=batch,
       microbatches=size.microbatches,
-      batches=parts.reader(config.data.reading, dataset),
+      batches=assembly.reader(config.data.reading, dataset),
       evals={
           **({"": validate} if held_out else {}),
           **_evaluations(config, task),
@@ -213,7 +152,7 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
   make = task_lib.Pretrain
   if config.task is not None:
     make = plugins.load(config.task, "task", Callable)
-  return make(parts.model(config), parts.parametrisation(config))
+  return make(assembly.model(config), assembly.parametrisation(config))
 
 
 def _evaluations(
@@ -233,20 +172,32 @@ def _start(
     *,
     tokenizer: str,
     lanes: lanes_lib.Lanes | None,
-) -> backbone.Trained:
-  """The run that this one starts from (stage 2 of Table 4).
+    layout: sharding.Layout,
+) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
+  """How parameters begin, and what the manifest says of it (Table 4's stage 2).
+
+  Returns:
+    Fresh parameters -> those of `init_from`, or None: they begin fresh; and
+    facts.
 
   Raises:
-    ConfigError: it is of another model, vocabulary or tokenizer.
+    ConfigError: that run is of another model, vocabulary or tokenizer.
   """
+  if not config.init_from:
+    return None, {}
   if lanes is not None:
     raise ConfigError(
         "init_from is set, and runs that share a program start afresh; sweep"
         " without it"
     )
+  from totojax.trained import backbone
+
+  # Checked here, before anything is compiled; read when the state is made.
   found = backbone.find(config.init_from)
   backbone.check_start(found, task.model, tokenizer=tokenizer)
-  return found
+  facts = {"init_from": {"run": str(found.path), "step": found.step}}
+  # Parameters alone: moments, step and schedule are this run's.
+  return lambda _: backbone.read(found, task.model, layout), facts
 
 
 def _encoder(
@@ -260,6 +211,8 @@ def _encoder(
   path = config.data.encode_with
   if not path:
     return None
+  from totojax.tokenizers import weights
+
   found = weights.load(path)
   if found.vocab != spec.vocab:
     raise ConfigError(

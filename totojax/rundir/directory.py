@@ -56,33 +56,29 @@ def fill(value: Any, folder: epath.PathLike) -> Any:
   return value
 
 
-class Filled(dict):
-  """A stage's config with "{workdir}" filled in; `written` still has it.
-
-  Jobs read the one; `begin` writes the other.
-  """
-
-  def __init__(self, config: Mapping[str, Any], folder: epath.PathLike):
-    super().__init__(fill(config, folder))
-    self.written = config
-
-
-def typed(config: Mapping[str, Any]) -> Any:
+def typed(config: Any, folder: epath.PathLike | None = None) -> Any:
   """The typed config of a job, of which `written` is still as it was given.
+
+  Args:
+    config: nested mappings, or typed already.
+    folder: for a stage of a chain, what "{workdir}" is in what its job reads.
 
   Raises:
     ConfigError: a key is missing, unknown, mistyped or out of range.
   """
-  found = roots.read(config)
+  if folder is None and not isinstance(config, Mapping):
+    return config
+  plain = written(config)
+  found = roots.read(plain if folder is None else fill(plain, folder))
   # Beside its keys, so that whoever changes a key writes what it has become.
-  object.__setattr__(found, "_written", getattr(config, "written", config))
+  object.__setattr__(found, "_written", plain)
   return found
 
 
 def written(config: Any) -> Mapping[str, Any]:
   """What config.json says of a config, whose "{workdir}" may be filled in."""
   if isinstance(config, Mapping):
-    return getattr(config, "written", config)
+    return config
   return getattr(config, "_written", None) or schema.to_dict(config)
 
 
@@ -104,7 +100,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
 
 def check_config(
     workdir: epath.PathLike,
-    config: Mapping[str, Any],
+    config: Any,
     *,
     allow_change: bool,
     advice: str = _ADVICE,
@@ -128,7 +124,8 @@ def check_config(
   except ValueError as error:
     raise ConfigChanged(f"{error}; restore it. {advice}") from error
   # Through JSON, so that tuples and lists compare as what is on disk.
-  new = flat(json.loads(json.dumps(fill(config, workdir.parent))))
+  plain = fill(written(config), workdir.parent)
+  new = flat(json.loads(json.dumps(plain)))
   old |= _plugins_then(workdir)
   new |= _plugins_now(config)
   lines = [
@@ -145,10 +142,10 @@ def check_config(
   return workdir
 
 
-def _plugins_now(config: Mapping[str, Any]) -> dict[str, str]:
+def _plugins_now(config: Any) -> dict[str, str]:
   """"source of KEY" -> digest, of what a config names of the user's."""
   try:
-    found = schema.digests(roots.read(config))
+    found = schema.digests(typed(config))
   except ValueError:  # the job says what is wrong with it
     return {}
   return {f"source of {key}": digest for key, digest in found.items()}
@@ -164,9 +161,7 @@ def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   return {f"source of {key}": digest for key, digest in found.items()}
 
 
-def begin(
-    workdir: epath.Path, config: Mapping[str, Any], **facts: Any
-) -> None:
+def begin(workdir: epath.Path, config: Any, **facts: Any) -> None:
   """Writes config.json and manifest.json: from here on the folder is a run.
 
   Called once everything that the config asks for could be built, so that a
@@ -217,16 +212,14 @@ def _manifest(
   return {**first, **facts, "starts": [*old.get("starts", []), start]}
 
 
-def is_done(
-    workdir: epath.PathLike, config: Mapping[str, Any] | None = None
-) -> bool:
+def is_done(workdir: epath.PathLike, config: Any = None) -> bool:
   """Whether the job of this directory is finished, whatever its config."""
   del config
   return (epath.Path(workdir) / "done.json").exists()
 
 
 def check(
-    workdir: epath.PathLike, config: Mapping[str, Any], *, allow_change: bool
+    workdir: epath.PathLike, config: Any, *, allow_change: bool
 ) -> epath.Path:
   """`check_config` of a job that is to be run, or was.
 

@@ -18,12 +18,12 @@ from totojax import sequence
 from totojax import sharding
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
-from totojax.jobs import pretrain
 from totojax.jobs.plan import chips
 from totojax.jobs.plan import estimate
 from totojax.jobs.plan import hlo
 from totojax.jobs.plan import serving
 from totojax.jobs.plan import settings
+from totojax.jobs.plan import train_step
 from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
@@ -54,7 +54,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   trains = planning.what == "train"
   begin = time.monotonic()
   if trains:
-    step = pretrain.planned(config, devices=devices, backend="tpu")
+    step = train_step.build(config, devices=devices, backend="tpu")
     lowered = step.program.step_fn.lower(
         step.program.shapes, step.task.batch_spec(step.rows)
     )
@@ -139,7 +139,7 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
     served = serving.step_of(config, devices=None)
     return serving.arithmetic(served, planning)
   kind, count = settings.gpu(planning.topology)
-  step = pretrain.planned(config, devices=None, backend="gpu")
+  step = train_step.build(config, devices=None, backend="gpu")
   facts = describe(config, step, chips_used=count)
   sizes = sharding.filled(config.mesh, count)
   mesh = AbstractMesh(tuple(sizes), sharding.AXES)
@@ -175,7 +175,7 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
 
 
 def describe(
-    config: Pretrain, step: pretrain.Planned, *, chips_used: int
+    config: Pretrain, step: train_step.Step, *, chips_used: int
 ) -> dict[str, Any]:
   """What is known before anything is compiled."""
   model = step.task.model

@@ -20,14 +20,16 @@ class Run:
     name: of the config that reads it.
     path: the folder.
     manifest: of the run.
-    config: of the run.
+    init_from: the run that it started from, or "".
+    sequences: what its losses are of, by the names of the config's keys.
     rows: of metrics.jsonl.
   """
 
   name: str
   path: str
   manifest: dict[str, Any]
-  config: dict[str, Any]
+  init_from: str
+  sequences: dict[str, Any]
   rows: list[dict[str, Any]]
 
 
@@ -70,7 +72,7 @@ def _read(name: str, path: str, key: str) -> Run:
   folder = reading.Folder(path)
   try:
     manifest = folder.json("manifest.json")
-    config = folder.json("config.json")
+    written = folder.json("config.json")
     rows = folder.lines("metrics.jsonl")
   except reading.Missing as error:
     raise ValueError(
@@ -82,7 +84,14 @@ def _read(name: str, path: str, key: str) -> Run:
           f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
           ' directory of run = "pretrain"'
       )
-  return Run(name, path, manifest, config, rows)
+  return Run(
+      name=name,
+      path=path,
+      manifest=manifest,
+      init_from=written.get("init_from", ""),
+      sequences=_sequences(written),
+      rows=rows,
+  )
 
 
 def check_loss(runs: Sequence[Run], key: str) -> None:
@@ -97,11 +106,11 @@ def check_comparable(runs: Sequence[Run], key: str) -> None:
   started from has cost compute that is not its own.
   """
   _check_alike(runs, key, _codes)
-  _check_alike(runs, key, _sequences)
+  _check_alike(runs, key, lambda run: run.sequences.items())
   for run in runs:
-    if run.config.get("init_from"):
+    if run.init_from:
       raise ValueError(
-          f"{key}: {run.name} started from {run.config['init_from']}, whose"
+          f"{key}: {run.name} started from {run.init_from}, whose"
           " compute is not counted; leave it out"
       )
 
@@ -111,11 +120,14 @@ def _codes(run: Run) -> Iterator[tuple[str, Any]]:
   yield "what is predicted", run.manifest.get("predicts", "tokens")
 
 
-def _sequences(run: Run) -> Iterator[tuple[str, Any]]:
-  for name in ("vocab", "grid", "frames", "context"):
-    yield f"sequence.{name}", run.config["sequence"][name]
-  yield "the names of data.validation", sorted(run.config["data"]["validation"])
-  yield "validation.rows", run.config["validation"]["rows"]
+def _sequences(written: dict[str, Any]) -> dict[str, Any]:
+  """Of a config.json, which any version may have written."""
+  keys, spec = ("vocab", "grid", "frames", "context"), written["sequence"]
+  return {
+      **{f"sequence.{key}": spec[key] for key in keys},
+      "the names of data.validation": sorted(written["data"]["validation"]),
+      "validation.rows": written["validation"]["rows"],
+  }
 
 
 def _check_alike(runs: Sequence[Run], key: str, of: Any) -> None:
