@@ -202,7 +202,9 @@ def _main(argv: list[str]) -> None:
 def _print_keys(config: dict[str, Any]) -> None:
   """What `--list` prints; a key that is wrong is one line."""
   try:
-    print(document.listing(roots.read(config)))
+    print(document.listing(roots.read(config)), flush=True)
+  except BrokenPipeError:  # whoever reads has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except ValueError as error:
     sys.exit(f"totojax: {error}")
 
