@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -208,9 +209,9 @@ def test_features_made_before_give_the_same_heads():
   )  # fmt: skip
   fresh = cached.init(jax.random.key(1))
   assert fresh.frozen == {}
-  before = jax.tree.leaves(task.init(jax.random.key(1)).params)
-  for a, b in zip(jax.tree.leaves(fresh.params), before):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(
+      fresh.params, task.init(jax.random.key(1)).params
+  )
   features = {
       "features": jnp.swapaxes(h_LBD, 0, 1), "label": rows["label"]
   }
@@ -265,6 +266,20 @@ def test_equal_scores_are_told_apart_by_number_not_by_luck():
   zeros = jnp.zeros((4, 4))
   found = top1.outcome(zeros, jnp.arange(4), views=1)
   assert found["rank"].tolist() == [0, 1, 2, 3]  # chance, not 100 %
+
+
+def test_labels_that_would_be_broadcast_are_refused():
+  logits_BC, label_B = jnp.zeros((4, 4)), jnp.arange(4)
+  for score in (
+      lambda label: top1.outcome(logits_BC, label, views=1),
+      lambda label: classify.cross_entropy(logits_BC, label),
+  ):
+    score(label_B)
+    for wrong in (label_B[:, None], label_B[:1]):
+      with pytest.raises(AssertionError, match="shape"):
+        score(wrong)
+  with pytest.raises(AssertionError, match="shape"):
+    top1.best(np.zeros((2, 3)), np.zeros((3, 2)))
 
 
 def test_top1_and_top5_count_items_once():

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 
+import chex
 from flax import traverse_util
 import flax.linen as nn
 import jax
@@ -131,7 +132,7 @@ def test_any_size_is_read_from_released_names():
   )
   params, config = dvae.from_reference(encoder, decoder)
   assert config == dataclasses.replace(SMALL, post_gain=1 / 9)
-  jax.tree.map(np.testing.assert_array_equal, params, _params(SMALL))
+  chex.assert_trees_all_equal(params, _params(SMALL))
 
 
 def test_every_wrong_tensor_of_a_released_file_is_named():
@@ -213,11 +214,20 @@ def _saved(tmp_path):
   return path, mark
 
 
+def test_frames_of_floats_are_refused_and_not_read_as_black():
+  codes = functools.partial(dvae.codes, SMALL, precision="highest")
+  frames = np.zeros((1, 16, 16, 3), np.uint8)
+  found = jax.eval_shape(codes, dvae.shapes(SMALL), frames)
+  assert found.shape == (1, 4, 4)
+  with pytest.raises(AssertionError, match="uint8"):
+    jax.eval_shape(codes, dvae.shapes(SMALL), frames.astype(np.float32))
+
+
 def test_a_saved_tokenizer_comes_back_whole(saved):
   path, mark = saved
   params, config, read_mark = weights.read(path)
   assert (config, read_mark) == (SMALL, mark)
-  jax.tree.map(np.testing.assert_array_equal, params, _params(SMALL))
+  chex.assert_trees_all_equal(params, _params(SMALL))
   assert weights.card(path) == {"steps": 3}
   assert not list(path.parent.glob("*.part"))
   assert len(mark) == 16 and int(mark, 16) >= 0

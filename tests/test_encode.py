@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 from etils import epath
 import jax
 import numpy as np
@@ -97,11 +98,7 @@ def from_tokens(data, tmp_path_factory):
 
 
 def same(ours, theirs):
-  jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-      ours,
-      theirs,
-  )
+  chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_training_from_frames_is_training_from_tokens(
@@ -112,10 +109,8 @@ def test_training_from_frames_is_training_from_tokens(
   same(state.params, from_tokens.params)
   # The tokenizer is no part of what is trained or saved.
   assert set(state.frozen) == {"inner", "tokenizer"}
-  jax.tree.map(
-      np.testing.assert_array_equal,
-      state.frozen["tokenizer"],
-      weights.load("shipped").params,
+  chex.assert_trees_all_equal(
+      state.frozen["tokenizer"], weights.load("shipped").params
   )
   assert not list((tmp_path / "checkpoints").rglob("*tokenizer*"))
   # The control: other rows give other parameters.
@@ -155,6 +150,8 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
       params=tokenizer.params,
   )
   start = np.full(3, sequence.START[kind], np.int32)
+  with pytest.raises(TypeError, match="_Inner has no outcomes"):
+    task.outcomes({}, {}, {}, {}, of=lambda logits: logits)
   found = jax.jit(task.tokens)(
       tokenizer.params, {"frames": frames, "start": start}
   )

@@ -12,6 +12,7 @@ import test_configs
 
 from totojax import jobs
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.probe import setup as probe_setup
@@ -185,6 +186,10 @@ def test_an_encoder_is_probed_without_a_model_of_ours(made, tmp_path):
   assert found["n_expected"] == found["n"] + missing
 
 
+def prepare(config):
+  return probe_setup.prepare(roots.read(config))
+
+
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory):
   root = tmp_path_factory.mktemp("ours")
@@ -230,7 +235,7 @@ def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
   assert set(found) == {"histogram", "theirs"}
   assert float(found["theirs"]["top1"]) == 1.0
   assert found["theirs"]["layer"] == "4" and found["theirs"]["n"] == "24"
-  of = probe_setup.setup(c)
+  of = prepare(c)
   x_ML = of.encoders["theirs"].features["validation"]
   expected = np.eye(3)[ours["labels"]["validation"]]
   np.testing.assert_array_equal(x_ML[:, 0], expected)
@@ -260,7 +265,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
         head=dict(defaults.probe("", "", "").head, pool=pool, heads=1),
     )  # fmt: skip
     c["train"]["epochs"] = 15.0
-    assert probe_setup.setup(c).encoders["theirs"].tokens == 6
+    assert prepare(c).encoders["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
     (row,) = rows_of(tmp_path / pool)
     scores[pool] = float(row["top1"])
@@ -312,7 +317,7 @@ def nothing(arrays):
 def test_features_that_do_not_fit_are_refused(ours, tmp_path, change, told):
   c = side_by_side(ours, save(ours, tmp_path, change=change))
   with pytest.raises(ValueError, match=told):
-    probe_setup.setup(c)
+    prepare(c)
 
 
 def test_features_without_names_must_be_in_the_order_of_the_records(
@@ -320,7 +325,7 @@ def test_features_without_names_must_be_in_the_order_of_the_records(
 ):
   c = side_by_side(ours, save(ours, tmp_path, ids=False))
   with pytest.raises(ValueError, match="labels of .* are not those of train"):
-    probe_setup.setup(c)
+    prepare(c)
 
 
 def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
@@ -334,7 +339,7 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
       feature_files.read(path)
   path = str(made / "out" / "val")
   with pytest.raises(ValueError, match="item .* is in train and in validation"):
-    probe_setup.setup(
+    prepare(
         probe("configs/probe_encoders.py", encoders={
             "a": dict(train=path, validation=path)
         })
@@ -349,7 +354,7 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
       (dict(encoders={"a": {"train": "x"}}), "encoders.a.validation is mis"),
   ):
     with pytest.raises(ValueError, match=told):
-      probe_setup.setup(probe("configs/probe_encoders.py", **more))
+      prepare(probe("configs/probe_encoders.py", **more))
   found = feature_files.read(paths["train"])
   no_class = feature_files.dataclasses.replace(found, labels=found.labels - 1)
   with pytest.raises(ValueError, match="16 of 48 records of t .* no class"):

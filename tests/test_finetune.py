@@ -15,9 +15,10 @@ import test_configs
 import test_features
 
 from totojax import jobs
+from totojax.config import roots
 from totojax.config import supervised as supervised_defaults
 from totojax.jobs.labels import finetune as build_finetune
-from totojax.jobs.labels import setup as supervised
+from totojax.jobs.labels import setup
 from totojax.models import layers
 from totojax.models import taps
 from totojax.tasks import finetune
@@ -251,10 +252,10 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
                         train="x", validation="y")), "x/manifest.json does no"),
         (dict(optim=dict(head_lr_mults=(1.0, 2.0))), "has one head"),
         (dict(head=dict(drop_path=1.0)), "head.drop_path is 1.0"),
-        (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it is a share"),
+        (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it must be at l"),
         (dict(data=dict(encode_with="")), "needs data.root, .*data.encode"),
         (dict(data=dict(val_frac=0.0)), "name a folder that is held out"),
-        (dict(data=dict(source="zip")), "data.source is 'zip'; use one of"),
+        (dict(data=dict(source="zip")), "data.source is 'zip'; use 'tokens'"),
         (dict(data=dict(classes=7)), "data.classes is 7; the stores name 3"),
         (dict(data=dict(holdout_frac=0.01)), "holds none out; raise it"),
         (dict(view=dict(erase=2.0)), "view.erase is 2.0"),
@@ -266,4 +267,4 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
       supervised_defaults.finetune(data["model"]), data["images"], **sections
   )
   with pytest.raises(ValueError, match=told):
-    build_finetune.training(supervised.setup(c))
+    build_finetune.training(setup.prepare(roots.read(c)))

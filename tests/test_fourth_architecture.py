@@ -15,9 +15,9 @@ from totojax import flops
 from totojax import sequence
 from totojax.config import defaults
 from totojax.config import roots
+from totojax.config.schema import ConfigError
 from totojax.config.schema import field
 from totojax.config.schema import section
-from totojax.config.typed import ConfigError
 from totojax.jobs import pretrain as job
 from totojax.models import architecture
 from totojax.models import decode

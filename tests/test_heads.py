@@ -184,7 +184,7 @@ def test_a_row_of_padding_is_finite_and_changes_no_other():
 
 
 def test_what_does_not_fit_is_refused():
-  with pytest.raises(ValueError, match="head.pool is 'max'; use one of averag"):
+  with pytest.raises(ValueError, match="head.pool is 'max'; use 'average'"):
     config("max")
   with pytest.raises(ValueError, match="heads 5 does not divide the width of"):
     heads.shapes(config("attention", heads=5), width=16, classes=3)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import chex
 import classed
 from etils import epath
 import jax
@@ -19,24 +20,17 @@ import test_features
 
 from totojax import jobs
 from totojax import sequence
-from totojax import sharding
 from totojax.config import roots
 from totojax.config import supervised as supervised_defaults
-from totojax.config.typed import typed
-from totojax.data.pixels import views
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.labels import joint as build_joint
-from totojax.jobs.labels import setup as supervised
-from totojax.jobs.probe import setup as probe_setup
-from totojax.jobs.probe import tables
+from totojax.jobs.labels import setup
 from totojax.models import heads
 from totojax.optim import layered
 from totojax.rundir import files
 from totojax.tasks import api
 from totojax.tasks import classify
-from totojax.tasks import finetune
 from totojax.tasks import joint
-from totojax.tasks import mix
 from totojax.tasks import pretrain
 from totojax.tokenizers import weights
 
@@ -113,8 +107,8 @@ def test_the_backbone_learns_from_the_next_token_alone():
 
   (both, stats), probes_alone = grads_of(found.params)
   # Of the probes' loss: nothing at all, exactly.
-  for leaf in jax.tree.leaves(probes_alone[layered.BACKBONE]):
-    np.testing.assert_array_equal(leaf, 0.0)
+  nothing = jax.tree.map(np.zeros_like, found.params[layered.BACKBONE])
+  chex.assert_trees_all_equal(probes_alone[layered.BACKBONE], nothing)
   # Of both: what pre-training gives on these rows.
   backbone = found.params[layered.BACKBONE]
   expected = jax.jit(jax.grad(pre_training(task, rows)))(backbone)
@@ -201,8 +195,12 @@ def config(data, /, **sections):
   return classed.small(c, data["images"], **sections)
 
 
+def prepare(config):
+  return setup.prepare(roots.read(config))
+
+
 def test_its_grid_and_base_are_others_than_the_model_s(data):
-  of = supervised.setup(config(data))
+  of = prepare(config(data))
   assert of.run.model.spec.grid == 2 and of.run.model.spec.frames == 4
   assert of.model.spec.grid == 4 and of.model.spec.context == 1 + 16
   assert of.model.config.rope_base == 50_000.0
@@ -280,7 +278,7 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
       "--config.optim.warmup_epochs=0.0", "--config.optim.lr=0.01",
       "--config.head.pool=average", "--config.layers=(1,)",
   ).to_dict()  # fmt: skip
-  of = supervised.setup(c)
+  of = prepare(c)
   assert of.model.spec.context == 1 + stores.FRAMES * stores.GRID**2
   assert of.tokenizer is None and of.model.config.rope_base == 10_000.0
   assert jobs.run(c, epath.Path(tmp_path / "run"), classed.NEVER)
@@ -317,7 +315,7 @@ def test_another_tokenizer_or_vocabulary_is_refused(
     data, tmp_path, change, told
 ):
   with pytest.raises(ValueError, match=told):
-    supervised.setup(config(altered(data, tmp_path, **change)))
+    prepare(config(altered(data, tmp_path, **change)))
 
 
 @pytest.mark.parametrize(
@@ -334,7 +332,7 @@ def test_another_tokenizer_or_vocabulary_is_refused(
 )
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   with pytest.raises((ValueError, FileNotFoundError), match=told):
-    build_joint.training(supervised.setup(config(data, **sections)))
+    build_joint.training(prepare(config(data, **sections)))
 
 
 def test_pictures_of_training_are_not_evaluated(data):
@@ -342,7 +340,7 @@ def test_pictures_of_training_are_not_evaluated(data):
       root=str(data["root"]), train="images", validation="images", val_frac=0.0
   )
   with pytest.raises(ValueError, match="is in data.train and in data.valid"):
-    supervised.setup(config(data, data=whole))
+    prepare(config(data, data=whole))
 
 
 def stage2(data, **changes):
@@ -403,25 +401,11 @@ def test_configs_are_whole_at_full_size():
     c = test_configs.load(path).to_dict()
     kind = getattr(supervised_defaults, c["run"])
     assert test_configs.same_keys(c, kind("").to_dict()) == []
-    if c["data"]["source"] != "tokens":
-      c["data"] |= dict(root="IMAGENET", encode_with="shipped")
-    sections = {
-        "data": supervised.DataConfig, "view": views.ViewConfig,
-        "model": supervised.ModelConfig, "optim": layered.LayeredConfig,
-        "train": probe_setup.Amount, "paper": tables.Paper,
-        "mesh": sharding.MeshConfig,
-    }  # fmt: skip
-    if c["run"] == "joint":
-      sections |= {"head": heads.HeadConfig}
-    else:
-      sections |= {"head": finetune.FineTuneConfig, "mix": mix.MixConfig}
-    made = {
-        name: typed(of, c[name], name) for name, of in sections.items()
-    }
-    peak = made["optim"].peak_lr(c["train"]["batch_rows"])
+    typed = roots.read(c)
+    peak = typed.optim.peak_lr(typed.train.batch_rows)
     assert peak == {"joint": 6e-5, "finetune": 2e-3}[c["run"]]
-    assert peak * c["optim"]["end_lr_frac"] == pytest.approx(1e-6)
-    assert 0 < made["paper"].top1 < 100
+    assert peak * typed.optim.end_lr_frac == pytest.approx(1e-6)
+    assert 0 < typed.paper.top1 < 100
 
 
 def test_there_is_no_plan_of_what_starts_from_a_run(data):

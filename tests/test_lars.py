@@ -141,9 +141,9 @@ def test_the_rate_follows_the_batch():
 @pytest.mark.parametrize(
     "values, told",
     [
-        (dict(name="sgd"), "optim.name is 'sgd'; use one of lars, adamw"),
+        (dict(name="sgd"), "optim.name is 'sgd'; use 'lars' or 'adamw'"),
         (dict(lrs=()), r"optim.lrs is \(\); name one or more"),
-        (dict(weight_decays=(-1.0,)), "not negative"),
+        (dict(weight_decays=(-1.0,)), r"is \(-1.0,\); it must be at least 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(values, told):

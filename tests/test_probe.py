@@ -21,13 +21,11 @@ from totojax import jobs
 from totojax.config import defaults
 from totojax.config import roots
 from totojax.config.schema import ConfigError
-from totojax.config.typed import typed
 from totojax.data.store import shards
 from totojax.data.stream import labelled
 from totojax.data.stream import without_backbone
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import setup as build
-from totojax.models import heads
 from totojax.report import layer_sections
 from totojax.report import reading
 from totojax.tasks import pretrain
@@ -55,6 +53,10 @@ def config(data, /, **sections):
 
 def run(config, workdir, interrupted=lambda step: False):
   return jobs.run(config, epath.Path(workdir), interrupted)
+
+
+def prepare(config):
+  return build.prepare(roots.read(config))
 
 
 def table(workdir):
@@ -108,9 +110,7 @@ def test_what_can_be_told_apart_is(finished):
 
 
 def test_a_model_without_heads_says_so_where_heads_are_needed():
-  head = typed(
-      heads.HeadConfig, defaults.probe("", "", "").head.to_dict(), "head"
-  )
+  head = roots.read(defaults.probe("", "", "").to_dict()).head
   of, c = dataclasses.replace, defaults.pretrain("tiny")
   defaults.use(c, "mamba", "tiny")
   model = parts.shape(roots.read(c.to_dict()).model)
@@ -226,9 +226,9 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(
   nll = [found[name]["validation/nll"] for name in both]
   assert not np.allclose(*nll, rtol=1e-3)
   # Untrained is what such a run starts from, however its program is written.
-  of = build.setup(alone)
+  of = prepare(alone)
   _, params = backbone.load(
-      of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0
+      of.run, of.model, trained=False, depth=2, on=of.mesh, seed=0
   )
   first = pretrain.Pretrain(of.model).init(jax.random.key(0)).params
   same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
@@ -239,8 +239,8 @@ def test_the_first_records_can_be_all_that_is_used(
     data, finished, tmp_path
 ):
   c = config(data, data=dict(train_records=60), train=dict(epochs=2.0))
-  of = build.setup(c)
-  used = np.concatenate([of.train.records, of.held.records])
+  of = prepare(c)
+  used = np.concatenate([of.sets.train.records, of.sets.held.records])
   np.testing.assert_array_equal(np.sort(used), np.arange(60))
   assert run(c, tmp_path)
   kept = np.load(tmp_path / "features" / "trained-train.npy")
@@ -261,7 +261,7 @@ def test_groups_of_layers_are_the_whole_and_are_told(
   assert_close(joined, plain, rtol=1e-4)
   assert [r["layer"] for r in table(tmp_path)] == ["0", "1", "2"]
   with pytest.raises(ValueError, match="use fewer settings"):
-    probe_plan.plan(build.setup(config(data, memory_gb=1e-7)))
+    probe_plan.plan(prepare(config(data, memory_gb=1e-7)))
 
 
 def test_a_run_that_was_stopped_is_the_same(data, plain, tmp_path):
@@ -348,12 +348,12 @@ def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
   )  # fmt: skip
   assert run(c, tmp_path / "run")
   (row,) = table(tmp_path / "run")
-  of = build.setup(c)
+  of = prepare(c)
   kept = [
       np.load(tmp_path / "run" / "features" / f"trained-{s}.npy")[:, 0]
       for s in ("train", "validation")
   ]
-  inside = of.train.records
+  inside = of.sets.train.records
   accuracy, loss = logistic(
       kept[0][inside].astype(float), labels[0][inside], kept[1].astype(float),
       labels[1],
@@ -420,7 +420,7 @@ def test_training_data_that_does_not_fit_is_refused(
 ):
   train = store_with(tmp_path, **make)
   with pytest.raises(ValueError, match=told):
-    build.setup(probes.config(data["model"], train, data["val"]))
+    prepare(probes.config(data["model"], train, data["val"]))
 
 
 def test_one_class_is_refused(data, tmp_path):
@@ -429,17 +429,17 @@ def test_one_class_is_refused(data, tmp_path):
   val = probes.write(tmp_path / "v", VAL * 0, prefix="v", seed=2,
                      classes=("all",))  # fmt: skip
   with pytest.raises(ValueError, match="has 1 class; there is nothing to tell"):
-    build.setup(probes.config(data["model"], train, val))
+    prepare(probes.config(data["model"], train, val))
 
 
 @pytest.mark.parametrize(
     "sections, told",
     [
         (dict(data=dict(classes=5)), "data.classes is 5; the stores name 3"),
-        (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must lie"),
+        (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must be"),
         (dict(data=dict(train="")), "data.train is empty"),
         (dict(layers=(3,)), "layer 3 does not exist: the model has 2 blocks"),
-        (dict(backbones=("trained", "dino")), "backbones has 'dino'; use some"),
+        (dict(backbones=("trained", "dino")), "backbones is 'dino'; use 'tra"),
         (dict(backbones=("pixels",)), "'?\"?pixels.*needs data.train_pixels"),
         (dict(cache="on", head=dict(pool="attention")), "Set cache \"auto\""),
         (dict(model_run=""), "model_run is empty"),
@@ -451,17 +451,17 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   for name, values in sections.items():
     c[name] = {**c[name], **values} if isinstance(values, dict) else values
   with pytest.raises(ValueError, match=told):
-    build.setup(c)
+    prepare(c)
 
 
-def test_several_processes_keep_no_features(data, monkeypatch):
+def test_several_processes_keep_no_features(monkeypatch):
   """`auto` does without; who asks for it is told."""
   head = types.SimpleNamespace(pool="average")
   for processes, cache, kept in ((1, "on", True), (2, "auto", False)):
     monkeypatch.setattr(build.jax, "process_count", lambda n=processes: n)
-    assert build._is_cached(config(data, cache=cache), head) == kept
+    assert build._is_cached(cache, head) == kept
   with pytest.raises(ValueError, match='cache "on" is for one process'):
-    build._is_cached(config(data, cache="on"), head)
+    build._is_cached("on", head)
 
 
 def test_pixels_of_other_records_are_refused(data, tmp_path):
@@ -502,3 +502,9 @@ def test_baselines_are_what_they_say(data):
   )
   with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
     without_backbone.small_pixels(pixels, 5)
+  # Records that are of no store say their name.
+  records = labelled.of_store(store, "clips")
+  without_backbone.same_records(records, pixels)
+  others = dataclasses.replace(records, store=None, ids=records.ids[::-1])
+  with pytest.raises(ValueError, match="and clips do not hold the same items"):
+    without_backbone.same_records(others, pixels)

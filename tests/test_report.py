@@ -86,7 +86,7 @@ def test_the_foot_says_what_the_run_was(copy, undrawn):
   words = (
       "totojax --config='my <run>.py'", "totojax 0.0.7", "commit 0123456789ab ",
       "with changes that were not committed", "begun 2025-01-31 13:05 UTC",
-      "started again 2 times, the last time 2025-02-01 15:07 UTC",
+      "started 3 times, the last time 2025-02-01 15:07 UTC",
       "Abacus 9 · 12 cores · Linux x86_64 · 3 x cpu",
       "Python 3.11.8 · jax 0.10.3",
   )  # fmt: skip

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import chex
 import flax.linen as nn
 import jax
 import numpy as np
@@ -61,12 +62,12 @@ def test_a_saved_tokenizer_comes_back_whole(tmp_path, config):
   mark = weights.save(path, params, config, card={"a": 1}, dtype="float32")
   read, found, read_mark = weights.read(path)
   assert (found, read_mark) == (config, mark)
-  jax.tree.map(np.testing.assert_array_equal, read, params)
+  chex.assert_trees_all_equal(read, params)
   tokenizer = weights.load(path)
   assert tokenizer.kind == ("dvae" if config is DVAE else "vqgan")
   assert (tokenizer.vocab, tokenizer.factor) == (config.vocab, config.factor)
   assert tokenizer.fingerprint == mark
-  jax.tree.map(np.testing.assert_array_equal, tokenizer.params, params)
+  chex.assert_trees_all_equal(tokenizer.params, params)
   with safetensors.safe_open(path, framework="numpy") as file:
     assert file.metadata()["format"] == f"totojax-{tokenizer.kind}-1"
     assert json.loads(file.metadata()["config"])["vocab"] == config.vocab
@@ -122,7 +123,7 @@ def test_rows_are_spread_over_all_devices_and_the_rest_padded(monkeypatch):
   x = np.arange(17, dtype=np.float32)
   np.testing.assert_array_equal(function(x, rows=2), 2 * x + 1)
   assert shapes == [(2,), (2,)]  # on eight devices, then on one
-  mesh_sizes = {function._on(n)[1].mesh.size for n in (1, 8)}
+  mesh_sizes = {function._program(n)[1].mesh.size for n in (1, 8)}
   assert mesh_sizes == {1, 8}
   with pytest.raises(ValueError, match="0 frames"):
     function(x[:0], rows=2)

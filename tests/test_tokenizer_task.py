@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -231,8 +232,7 @@ def test_unused_codes_have_a_finite_gradient():
 
   _, _, metrics = _loss(config, variables, _frames()[:8])
   assert _mean(metrics["codes_used"]) < 32
-  leaves = jax.tree.leaves(gradient(variables.params))
-  assert all(np.isfinite(leaf).all() for leaf in leaves)
+  chex.assert_tree_all_finite(gradient(variables.params))
 
 
 def test_the_teacher_fades_and_asks_for_the_nearest_centre():

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 import pytest
 
+from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
 from totojax.config import defaults
 from totojax.evals import val_loss
-from totojax.jobs import pretrain as build
 from totojax.models import llama
 from totojax.models import platform
 from totojax.models import trunk
@@ -46,6 +46,13 @@ def in_batches(size):
     pad = size - len(nll)
     nll = np.pad(nll, ((0, pad), (0, 0)), constant_values=np.inf)
     yield sums_of(nll, np.pad(visual, ((0, pad), (0, 0))))
+
+
+def test_a_mask_that_would_be_broadcast_is_refused():
+  nll_BT, visual_BT = problem()
+  for wrong in (visual_BT[0], visual_BT[:1], visual_BT[:, :1]):
+    with pytest.raises(AssertionError, match="shape"):
+      sums_of(nll_BT, wrong)
 
 
 def test_against_plain_numpy():
@@ -192,7 +199,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
   mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  sums = build.position_sums(task, sharding.Layout(mesh))
+  sums = parts.position_sums(task.batch_nll, mesh, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
       [sums(params, {"tokens": tokens, "source": source})]

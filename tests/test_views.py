@@ -236,9 +236,9 @@ def test_a_file_that_is_damaged_is_named(listing, tmp_path):
 @pytest.mark.parametrize(
     "changes, told",
     [
-        (dict(least_area=1.5), "view.least_area is 1.5; it must lie between 0"),
+        (dict(least_area=1.5), "view.least_area is 1.5; it must be at least 0"),
         (dict(magnitude=11.0), "view.magnitude is 11.0"),
-        (dict(resample="area"), "view.resample is 'area'; use one of"),
+        (dict(resample="area"), "view.resample is 'area'; use 'bicubic'"),
     ],
 )
 def test_views_that_cannot_be_are_refused(changes, told):

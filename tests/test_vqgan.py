@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 from flax import traverse_util
 import flax.linen as nn
 import jax
@@ -168,7 +169,7 @@ def test_any_size_is_read_from_released_names():
   } <= set(tensors)
   params, config = vqgan.from_reference(tensors)
   assert config == SMALL
-  jax.tree.map(np.testing.assert_array_equal, params, _parameters(SMALL))
+  chex.assert_trees_all_equal(params, _parameters(SMALL))
 
 
 def test_every_wrong_tensor_of_a_released_file_is_named():

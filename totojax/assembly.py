@@ -21,6 +21,7 @@ from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
+from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib
 from totojax.models import layers
 from totojax.models import patched
@@ -318,3 +319,48 @@ def reader(
   return lambda first_step: mixture.host_batches(
       dataset, first_step, reading=reading
   )
+
+
+def everywhere(
+    function: Callable[..., Any],
+    layout: sharding.Layout,
+    *,
+    static: tuple[str, ...] = (),
+) -> Callable[..., Any]:
+  """`function(*args, batch)` as one program: an evaluation of rows.
+
+  Args:
+    function: its last positional argument is a global batch.
+    layout: whose batch axes divide the rows.
+    static: names of keyword arguments that are constants of the program.
+
+  Returns:
+    The same of this host's rows; what it gives is whole on every host.
+  """
+  compute = layout.jit(function, static_argnames=static)
+
+  def call(*args, **more):
+    *args, batch = args
+    return compute(*args, layout.place(batch), **more)
+
+  return call
+
+
+def position_sums(
+    nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
+    layout: sharding.Layout,
+    frame_tokens: int,
+) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
+  """(params, this host's rows) -> sums over the global batch, on every host.
+
+  Args:
+    nll: (params, batch) -> float32 nats [B, T] of every target, and bool [B, T]
+      where it counts.
+    layout: where it is computed.
+    frame_tokens: targets of a frame.
+  """
+
+  def sums(params, batch):
+    return val_loss.batch_sums(*nll(params, batch), frame_tokens=frame_tokens)
+
+  return everywhere(sums, layout)

@@ -57,9 +57,9 @@ def init(
   count = len(lanes.peak_lr)
 
   def stacked(key):
-    one = make(key)
+    # One start for all: what differs between lanes is their rate alone.
     state = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), one
+        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), make(key)
     )
     old = state.opt_state.hyperparams
     rates = jnp.asarray(lanes.peak_lr, old["peak_lr"].dtype)
@@ -86,14 +86,18 @@ def state(
     placed: shardings of one run's state.
     make: from `init`.
   """
+  # The lanes' axis is on no axis of the mesh: all devices work on every lane,
+  # and the number of lanes has nothing to divide.
   stacked = jax.tree.map(
       lambda where: NamedSharding(
           where.mesh, PartitionSpec(None, *where.spec)
       ),
       placed,
   )
-  whole = NamedSharding(placed.step.mesh, PartitionSpec())
-  stacked = stacked.replace(stats={"own": stacked.stats, "diverged": whole})
+  replicated = NamedSharding(placed.step.mesh, PartitionSpec())
+  stacked = stacked.replace(
+      stats={"own": stacked.stats, "diverged": replicated}
+  )
   return stacked, jax.eval_shape(make, jax.random.key(0))
 
 
@@ -103,13 +107,14 @@ def step(step_fn: Step, lanes: Lanes) -> Step:
   The metrics are `<lane>/loss` of each (NaN once it has diverged), and `loss`
   and `param_norm` of the mean live lane, which are 0 when none lives.
   """
-  one = functools.partial(_one, step_fn)
+  lane_step = functools.partial(_lane_step, step_fn)
 
   def stacked(state, batch):
     if lanes.in_turn:
-      state, rows = jax.lax.map(lambda lane: one(lane, batch), state)
+      state, rows = jax.lax.map(lambda lane: lane_step(lane, batch), state)
     else:
-      state, rows = jax.vmap(one, in_axes=(0, None))(state, batch)
+      state, rows = jax.vmap(lane_step, in_axes=(0, None))(state, batch)
+    # Of the live ones: a NaN in these would end all runs (`train.NotFinite`).
     live = state.stats["diverged"] == 0
     metrics = {
         f"{name(i)}/loss": jnp.where(live[i], rows["loss"][i], jnp.nan)
@@ -123,15 +128,17 @@ def step(step_fn: Step, lanes: Lanes) -> Step:
   return stacked
 
 
-def _one(
+def _lane_step(
     step_fn: Step, state: step_lib.TrainState, batch: Any
 ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
   """One lane's update, undone if it leaves something that is not finite."""
   diverged = state.stats["diverged"]
   before = state.replace(stats=state.stats["own"])
   after, row = step_fn(before, batch)
+  # The parameters too: a finite loss may have had an infinite gradient.
   finite = jnp.isfinite(row["loss"]) & jnp.isfinite(row["param_norm"])
   keep = finite & (diverged == 0)
+  # All of the state goes back: a NaN in a moment would reach later updates.
   after = jax.tree.map(functools.partial(jnp.where, keep), after, before)
   diverged = jnp.where(
       (diverged == 0) & ~finite, before.step + 1, diverged

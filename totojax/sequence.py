@@ -99,7 +99,9 @@ def segment_ids(inputs_BT: jax.Array, spec: SequenceSpec) -> jax.Array:
   return jnp.where(inputs_BT == PAD, -1, segments_BT).astype(jnp.int32)
 
 
-def locate(position: np.ndarray, grid: int) -> tuple[np.ndarray, ...]:
+def locate(
+    position: np.ndarray | np.integer, grid: int
+) -> tuple[np.ndarray | np.integer, ...]:
   """(frame, row, column) of target position p, which predicts x_{p+1}."""
   frame, place = np.divmod(position, grid * grid)
   row, column = np.divmod(place, grid)

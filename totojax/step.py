@@ -25,11 +25,14 @@ Metrics = Mapping[str, jax.Array]
 _TPU_OPTIONS = {"xla_tpu_prefer_async_allgather_to_allreduce": True}
 
 
-@struct.dataclass
-class TrainState:
-  """Everything that an update changes, and the frozen arrays it reads."""
+class TrainState(struct.PyTreeNode):
+  """Everything that an update changes, and the frozen arrays it reads.
 
-  step: jax.Array
+  The fields hold arrays, or in a tree of the same form their shardings or
+  shapes.
+  """
+
+  step: Any  # int32 []
   params: Any
   frozen: Any
   stats: Any
@@ -55,7 +58,11 @@ def state_shardings(
     tx: optax.GradientTransformation,
     layout: sharding.Layout,
 ) -> tuple[TrainState, TrainState]:
-  """(shardings, shapes) of the state; moments lie with their parameters."""
+  """(shardings, shapes) of the state.
+
+  Moments lie with their parameters, so that an update moves nothing between
+  devices; what is of no parameter (counts, rates) is on every device.
+  """
   shapes = jax.eval_shape(
       functools.partial(init_state, task, tx), jax.random.key(0)
   )
@@ -81,6 +88,8 @@ def state_shardings(
 def _microbatch(batch: api.Batch, count: int) -> api.Batch:
   """[B, ...] -> [count, B / count, ...], every device keeping its own rows."""
 
+  # Every count-th row makes a part. Devices hold runs of rows: parts made of
+  # runs would lie on a few devices each, and every row would have to move.
   def cut(rows):
     parts = rows.reshape(rows.shape[0] // count, count, *rows.shape[1:])
     return jnp.swapaxes(parts, 0, 1)
@@ -114,10 +123,15 @@ def train_step(
     The new state and scalars: `loss`, each term, `lr`, `grad_norm`,
     `param_norm` and the task's own metrics.
   """
+  # Folded in, not carried: a resumed run draws what it would have drawn, and no
+  # key is saved.
   key = jax.random.fold_in(jax.random.key(seed), state.step)
+  # Of the whole batch, before it is cut: means over microbatches would weigh a
+  # token by how many others happen to be in its own.
   weights = task.weights(batch)
 
   def loss_of(params, stats, rows, index):
+    # Frozen arrays come in beside the parameters: no gradient, no moments.
     rest = api.Variables(None, state.frozen, stats)
     terms, stats, metrics = task.loss(
         params, rest, rows, step=state.step, key=jax.random.fold_in(key, index)
@@ -128,6 +142,7 @@ def train_step(
 
   grad_of = jax.grad(loss_of, has_aux=True)
   if microbatches == 1:
+    # Without a scan, whose zeros and sums would be for nothing.
     grads, (stats, losses, metrics) = grad_of(
         state.params, state.stats, batch, 0
     )
@@ -139,17 +154,21 @@ def train_step(
       grads, (stats, losses, metrics) = grad_of(
           state.params, stats, rows, index
       )
+      # Sums are enough: each term is over the weight of the whole batch.
       sums = jax.tree.map(jnp.add, sums, (grads, losses, metrics))
       return (stats, sums), None
 
     parts = (jnp.arange(microbatches), _microbatch(batch, microbatches))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
+    # The sums start from zeros of these shapes; nothing is computed for them.
     shape = jax.eval_shape(
         lambda: grad_of(state.params, state.stats, first[1], first[0])
     )
     grads, (_, losses, metrics) = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
     )
+    # In a scan the activations of one microbatch are there at a time. Its stats
+    # go on to the next, as they do from batch to batch.
     (stats, (grads, losses, metrics)), _ = jax.lax.scan(
         accumulate, (state.stats, (grads, losses, metrics)), parts
     )
@@ -163,7 +182,9 @@ def train_step(
       **losses,
       **{name: value.sum / value.weight for name, value in metrics.items()},
       "lr": rate(opt_state, new_state.step),
+      # Before the optimiser clips: it shows what was clipped.
       "grad_norm": optax.tree.norm(grads),
+      # After the update: gradients that are not finite show here, not in loss.
       "param_norm": optax.tree.norm(params),
   }
   return new_state, row

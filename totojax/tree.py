@@ -1,4 +1,4 @@
-"""Names of the leaves of a pytree, and rules that must cover all of them."""
+"""Pytrees of parameters: names of leaves, rules for them, what modules give."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 import re
 from typing import Any
 
+from flax import linen as nn
+from flax import traverse_util
 import jax
 from jax.sharding import PartitionSpec
 
@@ -25,6 +27,20 @@ def named_leaves(tree: Tree) -> list[tuple[str, Any]]:
   """(name, leaf) of every leaf, in tree order; PartitionSpecs are leaves."""
   flat, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_spec)
   return [(name_of(path), leaf) for path, leaf in flat]
+
+
+def paths(tree: Tree) -> dict[tuple[str, ...], Any]:
+  """Every leaf of nested dictionaries by its keys, in their own order."""
+  return traverse_util.flatten_dict(tree)
+
+
+def apply(module: nn.Module, params: Tree, *inputs: Any, **options: Any) -> Any:
+  """What a module gives with these parameters.
+
+  Linen's own `apply` is typed as what may be a pair, which it is where
+  collections are `mutable`.
+  """
+  return module.apply({"params": params}, *inputs, **options)
 
 
 def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from totojax.config import corpus as corpus_config
+from totojax.config import labels
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
 from totojax.config import studies
@@ -433,65 +434,9 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
     train: store of tokens with classes.
     validation: the same, held out.
   """
-  return ConfigDict(dict(
-      run="probe",
-      seed=0,
-      model_run=model_run,
-      backbones=("trained", "untrained", "histogram"),  # and "pixels"; (): none
-      encoders=dict(),  # name -> features on disk of another encoder:
-      # dict(train=, validation=), folders of configs/features.py or files
-      layers=(),  # H_0 (the embeddings) to H_L; (): all
-      cache="auto",  # features are made once, for average pooling; or "on",
-      # "off": the backbone runs in every step
-      memory_gb=0.0,  # of a device, for heads; 0.0: 0.6 of what it says it has
-      data=dict(
-          train=train,
-          validation=validation,
-          train_pixels="",  # stores of the same records, for "pixels"
-          validation_pixels="",
-          pixels_side=8,  # of a frame, for "pixels"
-          classes=0,  # 0: as many as the stores say
-          train_records=0,  # the first so many; 0: all
-          expected=0,  # items of the whole validation set; 0: those of the
-          # store, and what the job that made it lists as missing
-          holdout_frac=0.1,  # of training items, to choose a layer on; [gap]
-          frames=0,  # of a clip; 0: as the model was trained
-          reading=reading(),
-      ),
-      head=dict(
-          pool="average",  # or "attention" (section 3.5), "cross" (Table 16)
-          heads=0,  # of attention; 0: the model's; [gap] AIM has 12
-          bias=True,
-          init_std=0.01,  # [gap] MAE
-          norm_eps=1e-6,  # of BatchNorm without gain and bias; [gap] MAE
-          norm_momentum=0.1,  # of the newest batch; [gap] PyTorch
-      ),
-      train=dict(
-          epochs=90.0,  # section 4.2; MAE's too
-          batch_rows=16_384,  # [gap] MAE
-          microbatches=1,
-          score_rows=1024,  # of a batch of the evaluation
-      ),
-      optim=dict(
-          name="lars",  # [gap] MAE; or "adamw"
-          lrs=(0.1,),  # every pair with a decay trains a head; [gap] MAE
-          weight_decays=(0.0,),  # [gap] MAE
-          lr_rows=256,  # rows that lrs are for; 0: they are as they stand
-          warmup_epochs=10.0,  # [gap] MAE
-          end_lr_frac=0.0,  # [gap] MAE
-          end_decay_frac=1.0,  # of the weight decay; 1.0: constant
-          momentum=0.9,  # of LARS
-          trust=0.001,  # of LARS
-          b1=0.9,  # of AdamW
-          b2=0.999,
-          eps=1e-8,
-          clip_norm=0.0,  # of each head's gradient; 0.0: none
-      ),
-      paper=dict(name="", top1=0.0),  # a number of the paper, in per cent
-      mesh=mesh(),
-      every=every(100, 1000, 1000),
-      checkpoint=checkpoint(),
-  ))  # fmt: skip
+  c = schema.to_config(labels.Probe(model_run=model_run))
+  c.data.update(train=train, validation=validation)
+  return c
 
 
 def features(model_run: str) -> ConfigDict:
@@ -532,8 +477,8 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
 
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
-  folders = {name: tuple(of) for name, of in runs.items()}
-  return schema.to_config(studies.ProbeSeeds(probe_seeds=folders))
+  folders = {name: tuple(paths) for name, paths in runs.items()}
+  return schema.to_config(labels.ProbeSeeds(probe_seeds=folders))
 
 
 def report(chain: str) -> ConfigDict:

@@ -8,6 +8,7 @@ from typing import Any
 from totojax import plugins
 from totojax.config import bench
 from totojax.config import corpus
+from totojax.config import labels
 from totojax.config import pixels
 from totojax.config import pretrain
 from totojax.config import schema
@@ -33,10 +34,13 @@ ROOTS: Mapping[str, type] = {
     "sweep": studies.SweepJob,
     "scaling": studies.ScalingJob,
     "curves": studies.CurvesJob,
-    "probe_seeds": studies.ProbeSeeds,
     "bench": bench.BenchJob,
     "report": studies.Report,
     "chain": studies.Chain,
+    "probe": labels.Probe,
+    "probe_seeds": labels.ProbeSeeds,
+    "joint": labels.Joint,
+    "finetune": labels.Finetune,
 }
 
 

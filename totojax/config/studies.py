@@ -176,16 +176,6 @@ class CurvesJob:
 
 
 @section("")
-class ProbeSeeds:
-  """`run = "probe_seeds"`: what probes of several seeds say together."""
-
-  run: str = field("probe_seeds", "the job")
-  probe_seeds: Mapping[str, tuple[str, ...]] = field(
-      {}, "question -> run directories, one for each seed"
-  )
-
-
-@section("")
 class Report:
   """`run = "report"`: one page about a chain."""
 

@@ -81,7 +81,7 @@ def plan(
 
 
 def decode(
-    made: Plan,
+    plan_: Plan,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
   """Decodes images of every store of the plan.
 
@@ -92,19 +92,21 @@ def decode(
     nothing differs.
   """
   facts, arrays = {}, {}
-  for name, store in made.stores.items():
-    of = store.manifest
-    pixels = made.originals.get(name)
+  if plan_.tokenizer is None:
+    return facts, arrays
+  for name, store in plan_.stores.items():
+    head = store.manifest
+    pixels = plan_.originals.get(name)
     wanted = min(len(store), SHOWN if pixels is None else MEASURED)
     records = np.linspace(0, len(store) - 1, wanted).astype(int)
     codes = store.read(records)["codes"]
-    codes_MNGG = codes.reshape(-1, of.frames, of.grid, of.grid)
-    decoded_MHW3 = made.tokenizer.decode(codes_MNGG[:, of.frames // 2])
+    codes_MNGG = codes.reshape(-1, head.frames, head.grid, head.grid)
+    decoded_MHW3 = plan_.tokenizer.decode(codes_MNGG[:, head.frames // 2])
     shown = np.linspace(0, wanted - 1, min(wanted, SHOWN)).astype(int)
     arrays[f"{name}/reconstruction"] = decoded_MHW3[shown]
     facts[name] = {"images": wanted, "psnr_db": None}
     if pixels is not None:
-      original_MHW3 = pixels.read(records)["frames"][:, of.frames // 2]
+      original_MHW3 = pixels.read(records)["frames"][:, head.frames // 2]
       arrays[f"{name}/original"] = original_MHW3[shown]
       psnr_db = stats.psnr_db(original_MHW3, decoded_MHW3)
       if math.isfinite(psnr_db):
@@ -122,19 +124,19 @@ def _originals(
         f"pixels of {name}: {path} is a token store; give the pixel store that"
         " the codes were made from"
     )
-  compared = [
+  compared: list[tuple[str, Any, Any]] = [
       ("records", len(pixels), len(tokens)),
       ("frames", pixels.manifest.frames, tokens.manifest.frames),
       ("size_px", pixels.manifest.size_px, tokens.manifest.size_px),
   ]
   if pixels.manifest.ids and tokens.manifest.ids:
     compared.append(("ids", _ends(pixels), _ends(tokens)))
-  for what, of_pixels, of_tokens in compared:
-    if of_pixels != of_tokens:
+  for what, pixel_value, token_value in compared:
+    if pixel_value != token_value:
       raise ValueError(
-          f"pixels of {name}: {path} has {what} {of_pixels!r}, and the token"
-          f" store {of_tokens!r}; give the pixel store that the codes were made"
-          " from"
+          f"pixels of {name}: {path} has {what} {pixel_value!r}, and the token"
+          f" store {token_value!r}; give the pixel store that the codes were"
+          " made from"
       )
   return pixels
 

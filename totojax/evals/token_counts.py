@@ -39,11 +39,11 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
   stride / fps; several crops of one video count several times. Images have no
   hours (None), and the same tokens in both ways.
   """
-  of = store.manifest
-  frames, frame_tokens = len(store) * of.frames, of.grid**2
+  head = store.manifest
+  frames, frame_tokens = len(store) * head.frames, head.grid**2
   hours, tokens_30fps = None, frames * frame_tokens
-  if of.kind == "video":
-    seconds = frames * of.stride_frames / of.fps
+  if head.kind == "video":
+    seconds = frames * head.stride_frames / head.fps
     hours = seconds / 3600
     tokens_30fps = round(seconds * PAPER_FPS * frame_tokens)
   kept = (
@@ -52,7 +52,7 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
   )  # fmt: skip
   return {
       "path": store.path,
-      **{name: getattr(of, name) for name in kept},
+      **{name: getattr(head, name) for name in kept},
       "records": len(store),
       "frames": frames,
       "tokens": frames * frame_tokens,
@@ -105,32 +105,32 @@ def count_codes(
   Returns:
     Counts by store; None when interrupted.
   """
-  found = _load(save, stores)
+  progress = _load(save, stores)
   total = sum(map(len, stores.values()))
-  done = sum(records for records, _ in found.values())
+  done = sum(records for records, _ in progress.values())
   saved_s = time.monotonic()
   with console.tracking(
       "counting codes", unit="records", total=total, done=done
   ) as bar:
     for name, store in stores.items():
-      of = store.manifest
-      begin, counts_V = found[name]
-      step = max(1, READ_TOKENS // (of.frames * of.grid**2))
+      head = store.manifest
+      begin, counts_V = progress[name]
+      step = max(1, READ_TOKENS // (head.frames * head.grid**2))
       for start in range(begin, len(store), step):
         if interrupted(bar.done):
-          _save(save, stores, found)
+          _save(save, stores, progress)
           return None
         stop = min(start + step, len(store))
         codes = store.read(range(start, stop))["codes"]
-        codes_MGG = codes.reshape(-1, of.grid, of.grid)
-        counts_V = counts_V + ngrams.code_counts(codes_MGG, vocab=of.vocab)
-        found[name] = (stop, counts_V)
+        codes_MGG = codes.reshape(-1, head.grid, head.grid)
+        counts_V = counts_V + ngrams.code_counts(codes_MGG, vocab=head.vocab)
+        progress[name] = (stop, counts_V)
         bar.advance(stop - start)
         if time.monotonic() - saved_s > SAVE_EVERY_S:
-          _save(save, stores, found)
+          _save(save, stores, progress)
           saved_s = time.monotonic()
-  _save(save, stores, found)
-  return {name: counts_V for name, (_, counts_V) in found.items()}
+  _save(save, stores, progress)
+  return {name: counts_V for name, (_, counts_V) in progress.items()}
 
 
 def count_ngrams(
@@ -178,16 +178,16 @@ def count_ngrams(
 
 def sampled(store: store_lib.Store, images: int) -> Iterator[np.ndarray]:
   """Codes [M, G, G] of `images` frames, evenly over all frames, in pieces."""
-  of = store.manifest
-  frames = len(store) * of.frames
-  step = max(1, READ_TOKENS // (of.frames * of.grid**2))
+  head = store.manifest
+  frames = len(store) * head.frames
+  step = max(1, READ_TOKENS // (head.frames * head.grid**2))
   for start in range(0, images, step):
     place_M = np.arange(start, min(start + step, images))
     frame_M = place_M * (frames - 1) // max(1, images - 1)
-    record_M, inside_M = np.divmod(frame_M, of.frames)
+    record_M, inside_M = np.divmod(frame_M, head.frames)
     record_R, which_M = np.unique(record_M, return_inverse=True)
     codes = store.read(record_R)["codes"]
-    codes_RNGG = codes.reshape(-1, of.frames, of.grid, of.grid)
+    codes_RNGG = codes.reshape(-1, head.frames, head.grid, head.grid)
     yield codes_RNGG[which_M, inside_M]
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,8 @@ def outcome(
     class comes first), `named` (the class with the highest score),
     `confidence` (its share of the scores) and `nll` in nats.
   """
+  chex.assert_rank(logits_BC, 2)
+  chex.assert_shape(label_B, logits_BC.shape[:1])
   real_B = (label_B >= 0).astype(jnp.float32)
   share_BC = jax.nn.softmax(logits_BC) * real_B[:, None]
   classes = logits_BC.shape[-1]
@@ -97,21 +100,22 @@ def evaluate(
       {name: np.asarray(value) for name, value in outcomes(batch).items()}
       for batch in batches
   ]
-  whole = {
+  columns = {
       name: np.concatenate([part[name] for part in parts], axis=-1)
       for name in parts[0]
   }
-  found = whole["rank"].shape[-1]
-  if found < items:
+  count = columns["rank"].shape[-1]
+  if count < items:
     raise ValueError(
-        f"the batches hold {found} items and {items} are expected; the data set"
+        f"the batches hold {count} items and {items} are expected; the data set"
         " changed under the evaluation"
     )
-  return Scores(**{name: value[..., :items] for name, value in whole.items()})
+  return Scores(**{name: value[..., :items] for name, value in columns.items()})
 
 
 def best(top1_LS: np.ndarray, loss_LS: np.ndarray) -> tuple[int, int]:
   """(layer index, setting) with the highest top-1; of equals the lower loss."""
+  chex.assert_equal_shape([top1_LS, loss_LS])
   order = np.lexsort((loss_LS.ravel(), -top1_LS.ravel()))
   layer, setting = np.unravel_index(order[0], top1_LS.shape)
   return int(layer), int(setting)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any
 
+import chex
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ def batch_sums(
   Sums over its rows at every position, and sums over each frame of every row,
   from which means over any frames and their errors over rows follow.
   """
+  chex.assert_rank(nll_BT, 2)
+  chex.assert_equal_shape([nll_BT, visual_BT])
   nll_BT = jnp.where(visual_BT, nll_BT, 0.0)
   counted_BT = visual_BT.astype(jnp.float32)
   rest = -nll_BT.shape[1] % frame_tokens
@@ -83,9 +86,16 @@ class PositionLoss:
       real = part["count_BN"].sum(1) > 0
       sums.append(part["sum_BN"][real])
       counts.append(part["count_BN"][real])
-    if not any(len(count) for count in counts):
+    if totals is None or not any(len(count) for count in counts):
       raise ValueError("no validation row has a visual token; add data")
-    return cls(*totals, np.concatenate(sums), np.concatenate(counts))
+    sum_T, square_T, count_T = totals
+    return cls(
+        sum_T=sum_T,
+        square_T=square_T,
+        count_T=count_T,
+        sum_MN=np.concatenate(sums),
+        count_MN=np.concatenate(counts),
+    )
 
   @property
   def rows(self) -> int:
@@ -120,12 +130,12 @@ class PositionLoss:
     """
     rows = []
     for group in np.unique(group_T):
-      at = group_T == group
-      n = self.count_T[at].sum()
+      inside_T = group_T == group
+      n = self.count_T[inside_T].sum()
       if not n:
         continue
-      mean = self.sum_T[at].sum() / n
-      variance = max(self.square_T[at].sum() / n - mean**2, 0.0)
+      mean = self.sum_T[inside_T].sum() / n
+      variance = max(self.square_T[inside_T].sum() / n - mean**2, 0.0)
       sem = np.sqrt(variance / max(n - 1, 1))
       rows.append((int(group), float(mean), float(sem), int(n)))
     return rows

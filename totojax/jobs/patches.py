@@ -7,8 +7,9 @@ device in each step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -140,7 +141,9 @@ def pretraining(
   sources = pretrain.validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
-  sums = position_sums(of, layout)
+  sums = parts.position_sums(
+      functools.partial(nll, of), layout, spec.frame_tokens
+  )
 
   def validate(state: step_lib.TrainState):
     both = (state.params, state.frozen)
@@ -179,19 +182,18 @@ def pretraining(
   )
 
 
-def position_sums(
-    of: Task, layout: sharding.Layout
-) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
-  """((params, frozen), this host's rows) -> sums over the global batch."""
+def nll(
+    task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
+  """Loss [B, T] of every target, and where it counts.
 
-  @layout.jit
-  def compute(params, frozen, batch):
-    if isinstance(of.trained, encode.EncodeFrames):
-      tokens_BR = of.trained.tokens(frozen["tokenizer"], batch)
-      batch = {**batch, "tokens": tokens_BR}
-    return val_loss.batch_sums(
-        *of.inner.per_target(params, batch),
-        frame_tokens=of.inner.spec.frame_tokens,
-    )
-
-  return lambda both, batch: compute(*both, layout.place(batch))
+  Args:
+    task: what is evaluated.
+    both: its parameters and frozen arrays.
+    batch: of pixels; tokens are made of it where these are predicted.
+  """
+  params, frozen = both
+  if isinstance(task.trained, encode.EncodeFrames):
+    tokens_BR = task.trained.tokens(frozen["tokenizer"], batch)
+    batch = {**batch, "tokens": tokens_BR}
+  return task.inner.per_target(params, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -170,7 +170,7 @@ def pretraining(
   cost = flops.train_flops_per_token(
       shape, vocab=spec.vocab, context=spec.context
   )
-  sums = position_sums(task, layout)
+  sums = parts.position_sums(task.batch_nll, layout, spec.frame_tokens)
   sources = validation_batches(
       held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
@@ -366,17 +366,3 @@ def validation_batches(
       )
       for source in sources
   }  # fmt: skip
-
-
-def position_sums(
-    task: task_lib.Pretrain, layout: sharding.Layout
-) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
-  """(params, this host's rows) -> sums over the global batch, on every host."""
-
-  @layout.jit
-  def compute(params, tokens_BR):
-    return val_loss.batch_sums(
-        *task.nll(params, tokens_BR), frame_tokens=task.spec.frame_tokens
-    )
-
-  return lambda params, batch: compute(params, layout.place(batch)["tokens"])

@@ -63,7 +63,7 @@ def run(
 
     losses = dict(
         val_loss.evaluate(
-            build.position_sums(task, layout),
+            parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
             params,
             {name: counted(part) for name, part in batches.items()},
         )

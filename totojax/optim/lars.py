@@ -8,78 +8,14 @@ applied after the momentum.
 from __future__ import annotations
 
 from collections.abc import Callable
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from totojax.config.labels import GridConfig
 from totojax.optim import adamw
-
-OPTIMISERS = ("lars", "adamw")
-
-
-@dataclasses.dataclass(frozen=True)
-class GridConfig:
-  """Every pair of a rate and a decay is one setting, and trains its own head.
-
-  Attributes:
-    name: one of `OPTIMISERS`.
-    lrs: peak rates.
-    weight_decays: times the rate and the parameter, on matrices only.
-    lr_rows: rows that `lrs` are for: a batch of B has B / lr_rows times the
-      rate. 0: the rates are as they stand.
-    warmup_epochs: linear from 0.
-    end_lr_frac: the rate after the last update over the peak (half a cosine).
-    end_decay_frac: the same of the weight decay, from the first update on.
-    momentum: of LARS.
-    trust: of LARS: largest update over the size of the parameter.
-    b1: decay of AdamW's first moment.
-    b2: decay of AdamW's second moment.
-    eps: added to the root of AdamW's second moment.
-    clip_norm: norm above which a head's gradient is scaled down; 0.0: never.
-  """
-
-  name: str
-  lrs: tuple[float, ...]
-  weight_decays: tuple[float, ...]
-  lr_rows: int
-  warmup_epochs: float
-  end_lr_frac: float
-  end_decay_frac: float
-  momentum: float
-  trust: float
-  b1: float
-  b2: float
-  eps: float
-  clip_norm: float
-
-  def __post_init__(self):
-    if self.name not in OPTIMISERS:
-      raise ValueError(
-          f"optim.name is {self.name!r}; use one of {', '.join(OPTIMISERS)}"
-      )
-    for name in ("lrs", "weight_decays"):
-      values = getattr(self, name)
-      if isinstance(values, str) or not len(values) or min(values) < 0:
-        raise ValueError(
-            f"optim.{name} is {values!r}; name one or more numbers that are"
-            " not negative, as (0.1, 0.3)"
-        )
-
-  @property
-  def settings(self) -> list[tuple[float, float]]:
-    """(rate, decay) of each setting, in order."""
-    return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
-
-  @property
-  def moments(self) -> int:
-    """Arrays that the optimiser keeps for each parameter."""
-    return {"lars": 1, "adamw": 2}[self.name]
-
-  def peak_lr(self, lr: float, batch_rows: int) -> float:
-    return lr * batch_rows / self.lr_rows if self.lr_rows else lr
 
 
 def mae_rate(

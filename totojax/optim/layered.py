@@ -19,67 +19,12 @@ import numpy as np
 import optax
 
 from totojax import tree as tree_lib
+from totojax.config.labels import LayeredConfig
 from totojax.optim import adamw
 from totojax.optim import lars
 from totojax.optim import mup
 
 BACKBONE, HEADS = "backbone", "heads"  # the two parts of the parameters
-
-
-@dataclasses.dataclass(frozen=True)
-class LayeredConfig:
-  """AdamW with rates by layer; weight decay is on matrices, not on embeddings.
-
-  Attributes:
-    lr: peak rate of the last layer.
-    lr_rows: rows that `lr` is for: a batch of B has B / lr_rows times the rate.
-      0: the rate is as it stands.
-    warmup_epochs: linear from 0.
-    end_lr_frac: the rate after the last update over the peak (half a cosine).
-    layer_decay: rate of a layer over that of the next one; 1.0: all the same.
-    head_lr_mults: rates of the heads over `lr`; each trains heads of its own.
-    b1: decay of the first moment.
-    b2: decay of the second moment.
-    eps: added to the root of the second moment.
-    weight_decay: times the rate and the parameter.
-    clip_norm: of the backbone's gradient, above which it is scaled down; heads
-      are left alone, so that they cannot slow the backbone. 0.0: never.
-    mu_dtype: of the first moment, "float32" or "bfloat16".
-  """
-
-  lr: float
-  lr_rows: int
-  warmup_epochs: float
-  end_lr_frac: float
-  layer_decay: float
-  head_lr_mults: tuple[float, ...]
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
-  clip_norm: float
-  mu_dtype: str
-
-  def __post_init__(self):
-    if not 0.0 < self.layer_decay <= 1.0:
-      raise ValueError(
-          f"optim.layer_decay is {self.layer_decay}; it must be above 0 and at"
-          " most 1 (all layers at the same rate)"
-      )
-    mults = self.head_lr_mults
-    if isinstance(mults, str) or not len(mults) or min(mults) <= 0:
-      raise ValueError(
-          f"optim.head_lr_mults is {mults!r}; name one or more numbers above 0,"
-          " as (1.0, 10.0)"
-      )
-
-  @property
-  def settings(self) -> list[tuple[float, float]]:
-    """(rate, decay) of the heads of each setting."""
-    return [(self.lr * m, self.weight_decay) for m in self.head_lr_mults]
-
-  def peak_lr(self, batch_rows: int) -> float:
-    return self.lr * batch_rows / self.lr_rows if self.lr_rows else self.lr
 
 
 def scales(layer_decay: float, depth: int) -> np.ndarray:

@@ -189,7 +189,7 @@ def provenance(folder: reading.Folder) -> str:
     when.append(f"begun {_minute(manifest['started'])}")
   if later:
     last = _minute(later[-1]["started"])
-    when.append(f"started again {len(later)} times, the last time {last}")
+    when.append(f"started {len(later) + 1} times, the last time {last}")
   where = []
   if machine:
     where += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]

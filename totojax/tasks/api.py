@@ -6,8 +6,8 @@ task holds no state: variables go in and come out as plain pytrees.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -37,11 +37,15 @@ class LossTerm(NamedTuple):
   """
 
   sum: jax.Array
+  # Apart from the sum, so that a term is logged as it is and not as weighted.
   coefficient: float | jax.Array
 
 
 class Weighted(NamedTuple):
-  """A metric as (sum, weight): adds up over microbatches and hosts."""
+  """A metric as (sum, weight): adds up over microbatches and hosts.
+
+  The mean of means would depend on how the rows were cut.
+  """
 
   sum: jax.Array
   weight: jax.Array
@@ -52,15 +56,23 @@ class Task(Protocol):
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     """Names, shapes and dtypes of a global batch of `batch` rows."""
+    ...
 
   def axes(self) -> Variables:
     """Tree of `init`'s shape; leaves are PartitionSpecs of logical names."""
+    ...
 
   def init(self, key: jax.Array) -> Variables:
     """Fresh variables in float32."""
+    ...
 
   def weights(self, batch: Batch) -> Mapping[str, jax.Array]:
-    """Weight of each loss term, from the batch alone (a token count, say)."""
+    """Weight of each loss term, from the batch alone (a token count, say).
+
+    Known before the forward pass: the loss of the first microbatch is divided
+    by it already.
+    """
+    ...
 
   def loss(
       self,
@@ -80,3 +92,21 @@ class Task(Protocol):
       step: updates applied before this one, int32.
       key: random key of this step and microbatch.
     """
+    ...
+
+
+@runtime_checkable
+class Scored(Protocol):
+  """A task whose logits an evaluation reads."""
+
+  def outcomes(
+      self,
+      params: Tree,
+      frozen: Tree,
+      stats: Tree,
+      batch: Batch,
+      *,
+      of: Callable[[jax.Array], Any],
+  ) -> Any:
+    """`of(logits [B, C])` of every head, with leading axes [L, S]."""
+    ...

@@ -15,8 +15,10 @@ Shapes: B rows, T tokens, L layers asked for, S settings, D width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any
 
+import chex
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,8 +73,8 @@ class Classify:
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
     if self.model is None:
-      of_row = (self.tokens, self.width) if self.tokens else (self.width,)
-      shape = (batch, len(self.layers), *of_row)
+      row = (self.tokens, self.width) if self.tokens else (self.width,)
+      shape = (batch, len(self.layers), *row)
       spec["features"] = jax.ShapeDtypeStruct(shape, jnp.float32)
     else:
       shape = (batch, self.model.spec.context)
@@ -80,15 +82,15 @@ class Classify:
     return spec
 
   def axes(self) -> api.Variables:
-    of_head = heads.axes(self.head, width=self.width, classes=self.classes)
+    head_axes = heads.axes(self.head, width=self.width, classes=self.classes)
     if not self.split:
-      of_head = {
+      head_axes = {
           name: PartitionSpec(*("features" for _ in spec))
-          for name, spec in of_head.items()
+          for name, spec in head_axes.items()
       }
     params = {
         name: PartitionSpec("layers", "settings", *spec)
-        for name, spec in of_head.items()
+        for name, spec in head_axes.items()
     }
     stats = {"train_loss": PartitionSpec("layers", "settings")}
     stats |= {
@@ -97,10 +99,9 @@ class Classify:
     }
     frozen = {}
     if self.model is not None:
-      whole = nn.get_partition_spec(
-          jax.eval_shape(self._boxed_backbone, jax.random.key(0))
-      )
-      frozen = {name: whole[name] for name in ("embedding", "blocks")}
+      boxed = functools.partial(_boxed, self.model)
+      axes = nn.get_partition_spec(jax.eval_shape(boxed, jax.random.key(0)))
+      frozen = {name: axes[name] for name in ("embedding", "blocks")}
     return api.Variables(params, frozen, stats)
 
   def init(self, key: jax.Array) -> api.Variables:
@@ -124,15 +125,11 @@ class Classify:
     frozen = {}
     if self.model is not None:
       # A fresh backbone; the builder puts a trained one in its place.
-      fresh = nn.unbox(self._boxed_backbone(key))
+      fresh = nn.unbox(_boxed(self.model, key))
       frozen = {name: fresh[name] for name in ("embedding", "blocks")}
       dtype = jnp.dtype(self.model.compute.dtype)
       frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
     return api.Variables(params, frozen, stats)
-
-  def _boxed_backbone(self, key: jax.Array) -> Any:
-    inputs_BT = jnp.zeros((1, self.model.spec.context), jnp.int32)
-    return self.model.init(key, inputs_BT)["params"]
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return {"ce": jnp.float32(len(batch["label"]))}
@@ -150,13 +147,14 @@ class Classify:
     label_B = batch["label"]
 
     def one_head(prepared, visual_BT, head_params):
-      def of(head_params):
+      def summed(head_params):
         logits_BC = heads.logits(self.head, head_params, prepared, visual_BT)
         nll_B = cross_entropy(logits_BC, label_B)
         hits_B = jnp.argmax(logits_BC, -1) == label_B
         return jnp.sum(nll_B), jnp.sum(hits_B.astype(jnp.float32))
 
-      (loss, hits), grads = jax.value_and_grad(of, has_aux=True)(head_params)
+      value_and_grad = jax.value_and_grad(summed, has_aux=True)
+      (loss, hits), grads = value_and_grad(head_params)
       leaves = [loss, *jax.tree.leaves(grads)]
       fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
       # A head that diverged stops learning; the others go on.
@@ -168,13 +166,14 @@ class Classify:
       prepared, stats = heads.prepare(
           self.head, x, visual_BT, stats, training=True
       )
-      of_one = lambda p: one_head(prepared, visual_BT, p)  # noqa: E731
-      return jax.vmap(of_one)(params_S), stats
+      return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(
+          params_S
+      ), stats
 
     known = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     own = jax.lax.stop_gradient((params, known))
-    found, stats = self._at_layers(rest.frozen, batch, of_layer, own)
-    (loss_LS, hits_LS, grads), fine_LS = found
+    heads_LS, stats = self._at_layers(rest.frozen, batch, of_layer, own)
+    (loss_LS, hits_LS, grads), fine_LS = heads_LS
     rows = jnp.float32(len(label_B))
     loss = _with_gradient(jnp.mean(loss_LS), params, grads)
     stats = {**stats, "train_loss": loss_LS / rows}
@@ -246,8 +245,16 @@ class Classify:
     )
 
 
+def _boxed(model: trunk.Trunk, key: jax.Array) -> Any:
+  """A backbone's fresh parameters, boxed with their axis names."""
+  inputs_BT = jnp.zeros((1, model.spec.context), jnp.int32)
+  return model.init(key, inputs_BT)["params"]
+
+
 def cross_entropy(logits_BC: jax.Array, label_B: jax.Array) -> jax.Array:
   """Nats [B] of each row's class."""
+  chex.assert_rank(logits_BC, 2)
+  chex.assert_shape(label_B, logits_BC.shape[:1])
   logp_BC = jax.nn.log_softmax(logits_BC)
   return -jnp.take_along_axis(logp_BC, label_B[:, None], axis=-1)[:, 0]
 

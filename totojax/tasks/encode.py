@@ -60,8 +60,10 @@ class EncodeFrames:
 
   def axes(self) -> api.Variables:
     axes = self.inner.axes()
-    whole = jax.tree.map(lambda _: PartitionSpec(), self._params)
-    return axes._replace(frozen={"inner": axes.frozen, "tokenizer": whole})
+    replicated = jax.tree.map(lambda _: PartitionSpec(), self._params)
+    return axes._replace(
+        frozen={"inner": axes.frozen, "tokenizer": replicated}
+    )
 
   def init(self, key: jax.Array) -> api.Variables:
     variables = self.inner.init(key)
@@ -78,7 +80,7 @@ class EncodeFrames:
     )
     rows = codes_NBGG.shape[1]
     visual = jnp.swapaxes(codes_NBGG, 0, 1).reshape(rows, -1)
-    whole = jnp.concatenate(
+    tokens_BR = jnp.concatenate(
         [
             batch["start"][:, None],
             visual + sequence.SPECIALS,
@@ -86,12 +88,12 @@ class EncodeFrames:
         ],
         axis=1,
     )
-    wanted = self.spec.row_tokens
-    short = max(0, wanted - whole.shape[1])
-    padded = jnp.pad(
-        whole, ((0, 0), (0, short)), constant_values=sequence.PAD
+    length = self.spec.row_tokens
+    short = max(0, length - tokens_BR.shape[1])
+    tokens_BR = jnp.pad(
+        tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD
     )
-    return padded[:, :wanted].astype(jnp.int32)
+    return tokens_BR[:, :length].astype(jnp.int32)
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     # Which tokens are visual is known without encoding.
@@ -129,7 +131,16 @@ class EncodeFrames:
       *,
       of: Callable[[jax.Array], Any],
   ) -> Any:
-    """What the inner task's `outcomes` gives on the frames' tokens."""
+    """What the inner task's `outcomes` gives on the frames' tokens.
+
+    Raises:
+      TypeError: the inner task has no logits of classes.
+    """
+    if not isinstance(self.inner, api.Scored):
+      raise TypeError(
+          f"{type(self.inner).__name__} has no outcomes; wrap a task that"
+          " classifies"
+      )
     tokens_BR = self.tokens(frozen["tokenizer"], batch)
     inner = self._inner_batch(batch, tokens_BR)
     return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)

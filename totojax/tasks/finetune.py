@@ -10,7 +10,6 @@ Shapes: B rows, T tokens, D width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-import dataclasses
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
+from totojax.config.labels import FineTuneConfig
 from totojax.models import heads as heads_lib
 from totojax.models import layers
 from totojax.models import taps
@@ -25,28 +25,6 @@ from totojax.models import trunk
 from totojax.optim import layered
 from totojax.tasks import api
 from totojax.tasks import pretrain
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuneConfig:
-  """The head, and how the blocks are trained.
-
-  Attributes:
-    drop_path: share of the rows that skip the last block's branches.
-    head_init_std: of the linear layer's matrix.
-    norm_eps: of the head's LayerNorm.
-  """
-
-  drop_path: float
-  head_init_std: float
-  norm_eps: float
-
-  def __post_init__(self):
-    if not 0.0 <= self.drop_path < 1.0:
-      raise ValueError(
-          f"head.drop_path is {self.drop_path}; it must lie between 0 and below"
-          " 1"
-      )
 
 
 class FineTune:

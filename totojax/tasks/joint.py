@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax import sequence
+from totojax import tree as tree_lib
 from totojax.models import heads as heads_lib
 from totojax.optim import layered
 from totojax.tasks import api
@@ -67,20 +68,20 @@ class Joint:
     }
 
   def axes(self) -> api.Variables:
-    of_heads = self.heads.axes()
+    heads = self.heads.axes()
     params = {
         layered.BACKBONE: self.backbone.axes().params,
-        layered.HEADS: of_heads.params,
+        layered.HEADS: heads.params,
     }
-    return api.Variables(params, {}, of_heads.stats)
+    return api.Variables(params, {}, heads.stats)
 
   def init(self, key: jax.Array) -> api.Variables:
-    of_heads = self.heads.init(key)
+    heads = self.heads.init(key)
     params = {
         layered.BACKBONE: self.backbone.init(key).params,
-        layered.HEADS: of_heads.params,
+        layered.HEADS: heads.params,
     }
-    return api.Variables(params, {}, of_heads.stats)
+    return api.Variables(params, {}, heads.stats)
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return {**self.backbone.weights(batch), **self.heads.weights(batch)}
@@ -95,17 +96,20 @@ class Joint:
       key: jax.Array,
   ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
-    nll_BT, kept = self.model.apply(
-        {"params": params[layered.BACKBONE]}, inputs_BT, targets_BT,
+    nll_BT, kept = tree_lib.apply(
+        self.model,
+        params[layered.BACKBONE],
+        inputs_BT,
+        targets_BT,
         mutable=["intermediates"],
-    )  # fmt: skip
+    )
     visual_BT = sequence.is_visual(targets_BT)
     nll = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
     (streams,) = kept["intermediates"]["blocks"]["residual"]
-    at = np.array(self.heads.layers) - 1
-    if len(at) < len(streams):
-      streams = streams[at]
-    of_heads, stats, metrics = self.heads.loss(
+    indices = np.array(self.heads.layers) - 1
+    if len(indices) < len(streams):
+      streams = streams[indices]
+    head_terms, stats, metrics = self.heads.loss(
         params[layered.HEADS],
         api.Variables(None, {}, rest.stats),
         {
@@ -116,7 +120,7 @@ class Joint:
         step=step,
         key=key,
     )
-    return {"nll": api.LossTerm(nll, 1.0), **of_heads}, stats, metrics
+    return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
   def outcomes(
       self,

@@ -11,46 +11,14 @@ Shapes: B rows, N frames, S pixels of a side, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from totojax.config.labels import MixConfig
 from totojax.tasks import api
 from totojax.tasks import encode
-
-
-@dataclasses.dataclass(frozen=True)
-class MixConfig:
-  """How rows and their classes are mixed.
-
-  Attributes:
-    mixup: alpha of the beta distribution of mixup's share; 0.0: no mixup.
-    cutmix: the same of cutmix; 0.0: no cutmix.
-    share: of the microbatches that are mixed at all.
-    switch: share of cutmix among these, where there are both.
-    smoothing: of the classes: so much goes evenly to all of them.
-  """
-
-  mixup: float
-  cutmix: float
-  share: float
-  switch: float
-  smoothing: float
-
-  def __post_init__(self):
-    for name in ("mixup", "cutmix"):
-      if getattr(self, name) < 0.0:
-        raise ValueError(
-            f"mix.{name} is {getattr(self, name)}; use a number above 0, or 0.0"
-            " for none"
-        )
-    for name in ("share", "switch", "smoothing"):
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(
-            f"mix.{name} is {getattr(self, name)}; it is a share from 0 to 1"
-        )
 
 
 class MixFrames:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax import sequence
+from totojax import tree as tree_lib
 from totojax.models import patched
 from totojax.optim import mup
 from totojax.tasks import api
@@ -111,9 +112,9 @@ class Patches:
     if self.model.predicts == "tokens":
       _, targets = sequence.split(batch["tokens"])
     else:
-      whole = patches.targets(self.config, cut_MGGF).values_BGGF
-      targets = self._row(whole, batch)
-    loss_BT = self.model.apply({"params": params}, inputs, targets)
+      values_MGGF = patches.targets(self.config, cut_MGGF).values_BGGF
+      targets = self._row(values_MGGF, batch)
+    loss_BT = tree_lib.apply(self.model, params, inputs, targets)
     return loss_BT, self.counted(batch)
 
   def _row(self, patches_MGGF: jax.Array, batch: api.Batch) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax import sequence
+from totojax import tree as tree_lib
 from totojax.models import trunk
 from totojax.optim import mup
 from totojax.tasks import api
@@ -31,6 +32,7 @@ class Pretrain:
     Raises:
       ValueError: a model whose tokens see the ones that they are to predict.
     """
+    # A prefix of one is causal too: the first token sees itself anyway.
     prefix = model.config.prefix_tokens
     if prefix not in (0, 1):
       raise ValueError(
@@ -52,6 +54,7 @@ class Pretrain:
     }
 
   def _boxed(self, key: jax.Array) -> Any:
+    # One row: no parameter has the size of the batch.
     inputs_BT = jnp.zeros((1, self.spec.context), jnp.int32)
     return self.model.init(key, inputs_BT)["params"]
 
@@ -61,11 +64,14 @@ class Pretrain:
 
   def init(self, key: jax.Array) -> api.Variables:
     params = nn.unbox(self._boxed(key))
+    # µP (Figure 11) is the same draw, scaled.
     if self.rules is not None:
       params = mup.start(params, self.rules)
     return api.Variables(params, {}, {})
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+    # The mean of Eq. 2 is over tokens, not rows: rows that images do not fill
+    # count for what they hold. Start and end are no targets, nor is padding.
     _, targets_BT = sequence.split(batch["tokens"])
     visual_BT = sequence.is_visual(targets_BT)
     return {"nll": jnp.sum(visual_BT, dtype=jnp.float32)}
@@ -73,8 +79,16 @@ class Pretrain:
   def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, ...]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
-    nll_BT = self.model.apply({"params": params}, inputs_BT, targets_BT)
+    # The model gets the targets too: with `compute.loss_chunk` the logits of
+    # all tokens, [B, T, V], never exist.
+    nll_BT = tree_lib.apply(self.model, params, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
+
+  def batch_nll(
+      self, params: Any, batch: api.Batch
+  ) -> tuple[jax.Array, ...]:
+    """`nll` of a batch."""
+    return self.nll(params, batch["tokens"])
 
   def loss(
       self,
@@ -87,5 +101,6 @@ class Pretrain:
   ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
     del step, key  # nothing is drawn and nothing is scheduled
     nll_BT, visual_BT = self.nll(params, batch["tokens"])
+    # Selected, not multiplied: a loss of padding that is infinite stays out.
     total = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
     return {"nll": api.LossTerm(total, 1.0)}, rest.stats, {}

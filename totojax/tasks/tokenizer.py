@@ -100,17 +100,17 @@ class TokenizerTask:
   def init(self, key: jax.Array) -> api.Variables:
     params = nn.unbox(dvae.init(self.model, key))
     frozen = {}
-    if self.kmeans:
+    if self.kmeans:  # given wherever `start` is "patches"
       frozen["centres_VX"] = jnp.asarray(self.kmeans.centres_VX)
-    if self.config.start == "patches":
-      features = dvae.features(self.model, params, self.kmeans.frames)
-      w_CV, b_V = distance_layer(
-          features.reshape(-1, features.shape[-1]),
-          patches(self.kmeans.frames, self.model.factor),
-          frozen["centres_VX"],
-          std=self.config.start_logit_std,
-      )
-      params["encoder"]["output"] = {"w": w_CV[None, None], "b": b_V}
+      if self.config.start == "patches":
+        features = dvae.features(self.model, params, self.kmeans.frames)
+        w_CV, b_V = distance_layer(
+            features.reshape(-1, features.shape[-1]),
+            patches(self.kmeans.frames, self.model.factor),
+            frozen["centres_VX"],
+            std=self.config.start_logit_std,
+        )
+        params["encoder"]["output"] = {"w": w_CV[None, None], "b": b_V}
     use_V = jnp.full(self.model.vocab, 1 / self.model.vocab, jnp.float32)
     return api.Variables(params, frozen, {"use_V": use_V})
 
@@ -273,7 +273,7 @@ def distance_layer(
   return w_CV * scale, (b_V - jnp.mean(b_V)) * scale
 
 
-def patches(frames_BHWC: jax.Array, side: int) -> jax.Array:
+def patches(frames_BHWC: jax.Array | np.ndarray, side: int) -> jax.Array:
   """Patches of uint8 frames as rows, 0 to 1: [B G G, 3 side ** 2]."""
   unit = jnp.asarray(frames_BHWC, jnp.float32) / 255.0
   return patches_lib.cut(unit, side).reshape(-1, side * side * 3)

@@ -42,7 +42,7 @@ class LocalDevices:
   ):
     self._function = function
     self._params = params
-    self._on = functools.cache(self._placed)
+    self._program = functools.cache(self._compiled)
 
   def __call__(self, array: np.ndarray, *, rows: int) -> np.ndarray:
     """Applies the function to `rows` rows per device at a time.
@@ -57,25 +57,25 @@ class LocalDevices:
     if not total:
       raise ValueError("0 frames were given; a tokenizer needs at least one")
     devices = len(jax.local_devices())
-    parts, start, waiting = [], 0, None
+    parts, start = [], 0
+    running: list[tuple[jax.Array, int]] = []  # with their rows that count
     while start < total:
       left = total - start
       batch = rows * (1 if left <= rows else devices)
-      run, place = self._on(batch // rows)
+      run, place = self._program(batch // rows)
       part = array[start : start + batch]
       short = batch - len(part)
       if short:
         part = np.concatenate([part, np.repeat(part[-1:], short, axis=0)])
-      computing = run(jax.device_put(part, place)), min(batch, left)
+      running.append((run(jax.device_put(part, place)), min(batch, left)))
       # The call before is fetched while this one runs.
-      if waiting is not None:
-        parts.append(np.asarray(waiting[0])[: waiting[1]])
-      waiting = computing
+      if len(running) > 1:
+        parts.append(_fetch(*running.pop(0)))
       start += batch
-    parts.append(np.asarray(waiting[0])[: waiting[1]])
+    parts += [_fetch(*call) for call in running]
     return np.concatenate(parts)
 
-  def _placed(self, devices: int) -> tuple[Callable[..., jax.Array], Any]:
+  def _compiled(self, devices: int) -> tuple[Callable[..., jax.Array], Any]:
     """The compiled function on the first devices, and the rows' sharding."""
     mesh = jax.make_mesh(
         (devices,),
@@ -83,11 +83,18 @@ class LocalDevices:
         axis_types=(AxisType.Auto,),
         devices=jax.local_devices()[:devices],
     )
-    whole, split = PartitionSpec(), PartitionSpec("batch")
+    replicated, rows = PartitionSpec(), PartitionSpec("batch")
     run = jax.jit(
         jax.shard_map(
-            self._function, mesh=mesh, in_specs=(whole, split), out_specs=split
+            self._function,
+            mesh=mesh,
+            in_specs=(replicated, rows),
+            out_specs=rows,
         )
     )
-    params = jax.device_put(self._params, NamedSharding(mesh, whole))
-    return functools.partial(run, params), NamedSharding(mesh, split)
+    params = jax.device_put(self._params, NamedSharding(mesh, replicated))
+    return functools.partial(run, params), NamedSharding(mesh, rows)
+
+
+def _fetch(result: jax.Array, rows: int) -> np.ndarray:
+  return np.asarray(result)[:rows]

@@ -6,6 +6,7 @@ Shapes: B images, H height, W width, C channels.
 from __future__ import annotations
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -36,23 +37,23 @@ def convolve(
   """
   if kernel.shape[:2] == (1, 1) and stride == 1 and padding == (0, 0):
     return jnp.matmul(x_BHWC, kernel[0, 0])
-  whole = functools.partial(
+  convolution = functools.partial(
       jax.lax.conv_general_dilated,
       window_strides=(stride, stride),
       padding=(padding, padding),
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
 
-  def in_parts(x_BHWC, kernel):
-    starts = range(0, x_BHWC.shape[-1], _CPU_CHANNELS)
-    return sum(
-        whole(
+  def sum_of_parts(x_BHWC, kernel):
+    parts = (
+        convolution(
             x_BHWC[..., i : i + _CPU_CHANNELS],
             kernel[:, :, i : i + _CPU_CHANNELS],
         )
-        for i in starts
+        for i in range(0, x_BHWC.shape[-1], _CPU_CHANNELS)
     )
+    return functools.reduce(operator.add, parts)
 
   return jax.lax.platform_dependent(
-      x_BHWC, kernel, cpu=in_parts, default=whole
+      x_BHWC, kernel, cpu=sum_of_parts, default=convolution
   )

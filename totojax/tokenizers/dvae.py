@@ -20,21 +20,23 @@ from collections.abc import Mapping
 import functools
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax import tree as tree_lib
 from totojax.tokenizers import api
-from totojax.tokenizers.dvae_modules import Decoder
 from totojax.tokenizers.dvae_modules import DvaeConfig
-from totojax.tokenizers.dvae_modules import Encoder
+from totojax.tokenizers.dvae_modules import DvaeDecoder
+from totojax.tokenizers.dvae_modules import DvaeEncoder
 from totojax.tokenizers.released import reference
 
 LAPLACE_EPS = 0.1  # keeps pixels off the ends of the logit-Laplace's support
 
 
-def map_pixels(frames: jax.Array) -> jax.Array:
+def map_pixels(frames: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
   """uint8 pixels to float32 in [eps, 1 - eps] (DALL-E `map_pixels`)."""
   unit = frames.astype(jnp.float32) / 255.0
   return (1 - 2 * LAPLACE_EPS) * unit + LAPLACE_EPS
@@ -52,8 +54,8 @@ def init(config: DvaeConfig, key: jax.Array) -> Any:
   x_BHWC = jnp.zeros((1, side, side, 3), jnp.float32)
   z_BGGV = jnp.zeros((1, 1, 1, config.vocab), jnp.float32)
   return {
-      "encoder": Encoder(config).init(encoder_key, x_BHWC)["params"],
-      "decoder": Decoder(config).init(decoder_key, z_BGGV)["params"],
+      "encoder": DvaeEncoder(config).init(encoder_key, x_BHWC)["params"],
+      "decoder": DvaeDecoder(config).init(decoder_key, z_BGGV)["params"],
   }
 
 
@@ -72,20 +74,29 @@ def logits(
     *,
     precision: str = api.HIGHEST,
 ) -> jax.Array:
-  """Code logits [B, G, G, V] of uint8 frames."""
+  """Code logits [B, G, G, V] of uint8 frames.
+
+  Raises:
+    AssertionError: of another type; floats of 0 to 1 would all be black.
+  """
+  chex.assert_type(frames_BHWC, jnp.uint8)
   x_BHWC = map_pixels(frames_BHWC)
   with jax.default_matmul_precision(precision):
-    return Encoder(config).apply({"params": params["encoder"]}, x_BHWC)
+    return tree_lib.apply(DvaeEncoder(config), params["encoder"], x_BHWC)
 
 
 def features(
-    config: DvaeConfig, params: Any, frames_BHWC: jax.Array
+    config: DvaeConfig, params: Any, frames_BHWC: jax.Array | np.ndarray
 ) -> jax.Array:
   """What the encoder's last layer reads for uint8 frames: [B, G, G, C]."""
   x_BHWC = map_pixels(frames_BHWC)
-  variables = {"params": params["encoder"]}
   with jax.default_matmul_precision(api.HIGHEST):
-    return Encoder(config).apply(variables, x_BHWC, method=Encoder.features)
+    return tree_lib.apply(
+        DvaeEncoder(config),
+        params["encoder"],
+        x_BHWC,
+        method=DvaeEncoder.features,
+    )
 
 
 def statistics(
@@ -97,7 +108,7 @@ def statistics(
 ) -> jax.Array:
   """Pixel statistics [B, H, W, 6] of one-hot or relaxed codes."""
   with jax.default_matmul_precision(precision):
-    return Decoder(config).apply({"params": params["decoder"]}, z_BGGV)
+    return tree_lib.apply(DvaeDecoder(config), params["decoder"], z_BGGV)
 
 
 def pixels(statistics_BHWC: jax.Array) -> jax.Array:
@@ -159,16 +170,17 @@ def from_reference(
       shape; or that one module was given for the other.
   """
   kernels = {"encoder": (7, 7), "decoder": (1, 1)}  # of their first layers
-  for given, other, tensors in (
+  for role, other, tensors in (
       ("encoder", "decoder", encoder),
       ("decoder", "encoder", decoder),
   ):
-    first = np.shape(tensors.get("blocks.input.w"))
+    name = "blocks.input.w"
+    first = np.shape(tensors[name]) if name in tensors else ()
     if first[2:] == kernels[other]:
       raise ValueError(
-          f"what was given as the {given} is the {other}: blocks.input.w has"
-          f" shape {first}; give the {given} ({given}.pkl), which has"
-          f" {kernels[given]} there"
+          f"what was given as the {role} is the {other}: {name} has"
+          f" shape {first}; give the {role} ({role}.pkl), which has"
+          f" {kernels[role]} there"
       )
   groups = reference.highest(encoder, r"blocks\.group_([1-9])\.", 4)
   blocks = reference.highest(encoder, r".*\.block_([1-9])\.", 2)

@@ -38,12 +38,14 @@ class Conv(nn.Module):
         ),
         (self.side, self.side, channels, self.features),
         jnp.float32,
+        unbox=True,
     )
     b = self.param(
         "b",
         nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
         (self.features,),
         jnp.float32,
+        unbox=True,
     )
     half = self.side // 2  # sides are odd
     y_BHWC = convolution.convolve(x_BHWC, w, stride=1, padding=(half, half))
@@ -96,7 +98,7 @@ class Group(nn.Module):
     return x_BHWC
 
 
-class Encoder(nn.Module):
+class DvaeEncoder(nn.Module):
   """Mapped pixels [B, H, W, 3] to code logits [B, H/f, W/f, V]."""
 
   config: DvaeConfig
@@ -124,7 +126,7 @@ class Encoder(nn.Module):
     return self.output(self.features(x_BHWC))
 
 
-class Decoder(nn.Module):
+class DvaeDecoder(nn.Module):
   """One-hot or relaxed codes [B, G, G, V] to pixel statistics [B, H, W, 6].
 
   The first three channels are the logit-Laplace's location, the last three the

@@ -142,17 +142,17 @@ def table(
   """
   if vocab**n >= 1 << 63:
     raise ValueError(f"{vocab}^{n} n-grams do not fit 63 bits; use a smaller n")
-  done: list[Table] = []
+  runs: list[Table] = []
   for codes_MGG in parts:
     rows = _rows(codes_MGG, vocab=vocab, n=n, adjacency=adjacency)
     step = max(1, CHUNK_GRAMS // rows.shape[1])
     for start in range(0, len(rows), step):
       keys = _keys(rows[start : start + step], vocab=vocab, n=n)
-      found, counts = np.unique(keys, return_counts=True)
-      done.append(Table(n, vocab, found, counts.astype(np.int64)))
-      while len(done) > 1 and len(done[-2].keys) < 2 * len(done[-1].keys):
-        done[-2:] = [merged(done[-2:])]
-  return merged(done) if done else Table(n, vocab, _EMPTY, _EMPTY)
+      distinct, counts = np.unique(keys, return_counts=True)
+      runs.append(Table(n, vocab, distinct, counts.astype(np.int64)))
+      while len(runs) > 1 and len(runs[-2].keys) < 2 * len(runs[-1].keys):
+        runs[-2:] = [merged(runs[-2:])]
+  return merged(runs) if runs else Table(n, vocab, _EMPTY, _EMPTY)
 
 
 def merged(tables: list[Table]) -> Table:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +61,12 @@ def join(patches_BGGF: jax.Array, side_px: int) -> jax.Array:
 
 
 def inputs(config: PatchesConfig, frames_BHW3: jax.Array) -> jax.Array:
-  """float32 [B, G, G, F] in -1 to 1 of uint8 frames."""
+  """float32 [B, G, G, F] in -1 to 1 of uint8 frames.
+
+  Raises:
+    AssertionError: of another type; floats of 0 to 1 would all be black.
+  """
+  chex.assert_type(frames_BHW3, jnp.uint8)
   unit_BGGF = cut(frames_BHW3, config.side_px).astype(jnp.float32) / 255.0
   return 2.0 * unit_BGGF - 1.0
 

@@ -16,18 +16,19 @@ import functools
 import re
 from typing import Any
 
-from flax import traverse_util
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax import tree as tree_lib
 from totojax.tokenizers import api
 from totojax.tokenizers.released import reference
 from totojax.tokenizers.vqgan_modules import Conv
-from totojax.tokenizers.vqgan_modules import Decoder
-from totojax.tokenizers.vqgan_modules import Encoder
 from totojax.tokenizers.vqgan_modules import VqganConfig
+from totojax.tokenizers.vqgan_modules import VqganDecoder
+from totojax.tokenizers.vqgan_modules import VqganEncoder
 
 
 def init(config: VqganConfig, key: jax.Array) -> Any:
@@ -49,11 +50,11 @@ def init(config: VqganConfig, key: jax.Array) -> Any:
   )
   before, after = Conv(config.embed, 1, 1), Conv(config.z, 1, 1)
   return {
-      "encoder": Encoder(config).init(keys[0], x_BHW3)["params"],
+      "encoder": VqganEncoder(config).init(keys[0], x_BHW3)["params"],
       "quant_conv": before.init(keys[1], z_BGGz)["params"],
       "quantize": {"embedding": {"weight": boxed}},
       "post_quant_conv": after.init(keys[3], z_BGGE)["params"],
-      "decoder": Decoder(config).init(keys[4], z_BGGz)["params"],
+      "decoder": VqganDecoder(config).init(keys[4], z_BGGz)["params"],
   }
 
 
@@ -72,12 +73,17 @@ def latents(
     *,
     precision: str = api.HIGHEST,
 ) -> jax.Array:
-  """What is compared with the codebook, of uint8 frames: [B, G, G, E]."""
+  """What is compared with the codebook, of uint8 frames: [B, G, G, E].
+
+  Raises:
+    AssertionError: of another type; floats of 0 to 1 would all be black.
+  """
+  chex.assert_type(frames_BHWC, jnp.uint8)
   x_BHW3 = 2.0 * (frames_BHWC.astype(jnp.float32) / 255.0) - 1.0
   with jax.default_matmul_precision(precision):
-    z_BGGz = Encoder(config).apply({"params": params["encoder"]}, x_BHW3)
-    return Conv(config.embed, 1, 1).apply(
-        {"params": params["quant_conv"]}, z_BGGz
+    z_BGGz = tree_lib.apply(VqganEncoder(config), params["encoder"], x_BHW3)
+    return tree_lib.apply(
+        Conv(config.embed, 1, 1), params["quant_conv"], z_BGGz
     )
 
 
@@ -116,10 +122,10 @@ def drawing(
   """The decoder's image of codes, float32 [B, H, W, 3], clipped to -1 to 1."""
   z_BGGE = params["quantize"]["embedding"]["weight"][codes_BGG]
   with jax.default_matmul_precision(precision):
-    z_BGGz = Conv(config.z, 1, 1).apply(
-        {"params": params["post_quant_conv"]}, z_BGGE
+    z_BGGz = tree_lib.apply(
+        Conv(config.z, 1, 1), params["post_quant_conv"], z_BGGE
     )
-    drawn_BHW3 = Decoder(config).apply({"params": params["decoder"]}, z_BGGz)
+    drawn_BHW3 = tree_lib.apply(VqganDecoder(config), params["decoder"], z_BGGz)
   return jnp.clip(drawn_BHW3, -1.0, 1.0)
 
 
@@ -146,8 +152,7 @@ def macs(config: VqganConfig, size_px: int) -> int:
   halvings = {"conv_in": 0} | {f"down_{i}": i for i in range(last)}
   halvings |= {f"downsample_{i}": i + 1 for i in range(last)}
   total = 0
-  encoder = traverse_util.flatten_dict(shapes(config)["encoder"])
-  for path, leaf in encoder.items():
+  for path, leaf in tree_lib.paths(shapes(config)["encoder"]).items():
     positions = (size_px // 2 ** halvings.get(path[0], last)) ** 2
     if leaf.ndim == 4:
       total += leaf.size * positions

@@ -100,12 +100,14 @@ class Conv(nn.Module):
         nn.with_logical_partitioning(uniform, _KERNEL_AXES),
         (self.side, self.side, x_BHWC.shape[-1], self.features),
         jnp.float32,
+        unbox=True,
     )
     bias = self.param(
         "bias",
         nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
         (self.features,),
         jnp.float32,
+        unbox=True,
     )
     half = self.side // 2
     pad = (half, half) if self.stride == 1 else (0, half)
@@ -186,7 +188,7 @@ class Middle(nn.Module):
     return ResBlock(channels, name="block_2")(x_BHWC)
 
 
-class Encoder(nn.Module):
+class VqganEncoder(nn.Module):
   """Pixels [B, H, W, 3] in -1 to 1, to [B, H/f, W/f, z]."""
 
   config: VqganConfig
@@ -208,7 +210,7 @@ class Encoder(nn.Module):
     return Conv(config.z, 3, 1, name="conv_out")(x_BHWC)
 
 
-class Decoder(nn.Module):
+class VqganDecoder(nn.Module):
   """[B, G, G, z] to pixels [B, H, W, 3], around -1 to 1."""
 
   config: VqganConfig

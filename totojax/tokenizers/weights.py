@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 import types
-from typing import Any, BinaryIO
+from typing import Any, IO
 
 from etils import epath
 from flax import traverse_util
@@ -27,6 +27,7 @@ import safetensors
 import safetensors.numpy
 
 from totojax import plugins
+from totojax import tree as tree_lib
 from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import batches
@@ -132,7 +133,7 @@ def card(path: str | os.PathLike[str]) -> dict[str, Any]:
     return json.loads(_metadata(file).get("card", "{}"))
 
 
-def _metadata(file: BinaryIO) -> dict[str, str]:
+def _metadata(file: IO[bytes]) -> dict[str, str]:
   """Of a safetensors file: 8 bytes say how long the JSON after them is."""
   size = int.from_bytes(file.read(8), "little")
   return json.loads(file.read(size)).get("__metadata__", {})
@@ -141,13 +142,13 @@ def _metadata(file: BinaryIO) -> dict[str, str]:
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
   """The file that a path means; "shipped" is the one in the package."""
   if str(path) == SHIPPED:
-    found = sorted(_SHIPPED_DIR.glob("*.safetensors"))
-    if len(found) != 1:
+    files = sorted(_SHIPPED_DIR.glob("*.safetensors"))
+    if len(files) != 1:
       raise FileNotFoundError(
-          f"{len(found)} tokenizer files in {_SHIPPED_DIR}; the package ships"
+          f"{len(files)} tokenizer files in {_SHIPPED_DIR}; the package ships"
           " one: reinstall it, or train one with configs/tokenizer.py"
       )
-    return epath.Path(found[0])
+    return epath.Path(files[0])
   path = epath.Path(path)
   if not path.is_file():
     inside = sorted(str(file) for file in path.glob("*.safetensors"))
@@ -227,7 +228,7 @@ def _config(
         f" {kind.__name__} has {sorted(names)}: the file is of another version,"
         " train or convert it again"
     )
-  values = {
+  values: dict[str, Any] = {
       name: tuple(value) if isinstance(value, list) else value
       for name, value in settings.items()
   }
@@ -240,8 +241,8 @@ def _check(
   """Raises ValueError unless names, shapes and dtypes fit the config."""
   tree = _module(config).shapes(config)
   expected = {
-      name: leaf.shape
-      for name, leaf in traverse_util.flatten_dict(tree, sep=".").items()
+      ".".join(path): leaf.shape
+      for path, leaf in tree_lib.paths(tree).items()
   }
   missing = sorted(set(expected) - set(tensors))
   extra = sorted(set(tensors) - set(expected))

@@ -55,12 +55,12 @@ def torch() -> Any:
     ImportError: it is missing; names the extra that brings it.
   """
   try:
-    import torch as found
+    import torch as lib
   except ImportError as error:
     raise ImportError(
         "PyTorch is missing; install it with: pip install 'totojax[parity]'"
     ) from error
-  return found
+  return lib
 
 
 def of_torch(
@@ -104,9 +104,9 @@ def of_torch(
       for start in range(0, len(images_BSS3), rows):
         part = np.ascontiguousarray(images_BSS3[start : start + rows])
         pixels = lib.from_numpy(part).to(device).permute(0, 3, 1, 2).float()
-        found = list(forward((pixels / 255.0 - shift) / scale))
-        _check(found, numbers, len(part))
-        parts.append(lib.stack(found).float().cpu().numpy())
+        outputs = list(forward((pixels / 255.0 - shift) / scale))
+        _check(outputs, numbers, len(part))
+        parts.append(lib.stack(outputs).float().cpu().numpy())
     x_LB = np.concatenate(parts, axis=1)
     width = x_LB.shape[-1]
     if x_LB.ndim == 4:  # the tokens of a clip are those of all its frames
@@ -116,12 +116,12 @@ def of_torch(
   return Encoder(size_px, frames, numbers, features)
 
 
-def _check(found: list[Any], layers: tuple[int, ...], images: int) -> None:
-  shapes = {tuple(x.shape) for x in found}
+def _check(outputs: list[Any], layers: tuple[int, ...], images: int) -> None:
+  shapes = {tuple(x.shape) for x in outputs}
   fits = all(len(s) in (2, 3) and s[0] == images for s in shapes)
-  if len(found) != len(layers) or len(shapes) != 1 or not fits:
+  if len(outputs) != len(layers) or len(shapes) != 1 or not fits:
     raise ValueError(
-        f"forward gave {len(found)} tensors of shapes {sorted(shapes)} for"
+        f"forward gave {len(outputs)} tensors of shapes {sorted(shapes)} for"
         f" {images} images; {len(layers)} layers need one [{images}, width] or"
         f" [{images}, tokens, width] each"
     )
@@ -157,17 +157,17 @@ def of_vit(
   patches = (config.image_size // config.patch_size) ** 2
 
   def forward(pixels: Any) -> list[Any]:
-    found = model(pixel_values=pixels, output_hidden_states=True).hidden_states
-    tokens = found[0].shape[1]
+    states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    tokens = states[0].shape[1]
     if tokens <= patches:
       raise ValueError(
           f"{type(model).__name__} gives {tokens} tokens for {patches} patches"
           " and the class; it must not mask any: load it with mask_ratio=0.0"
       )
     if pool == "class":
-      return [x[:, 0] for x in found]
-    found = [x[:, tokens - patches :] for x in found]
-    return found if pool == "tokens" else [x.mean(1) for x in found]
+      return [x[:, 0] for x in states]
+    states = [x[:, tokens - patches :] for x in states]
+    return states if pool == "tokens" else [x.mean(1) for x in states]
 
   return of_torch(
       forward,

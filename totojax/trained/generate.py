@@ -85,7 +85,7 @@ def frames(
   start_B1 = np.full((batch, 1), sequence.VIDEO_START, np.int32)
   tokens_BT = context_BNP.reshape(batch, -1).astype(np.int32)
   inputs_BT = np.concatenate([start_B1, tokens_BT + sequence.SPECIALS], axis=1)
-  made_BT = _tokens(
+  further_BT = _tokens(
       model,
       weights,
       inputs_BT,
@@ -94,7 +94,7 @@ def frames(
       count=further * spec.frame_tokens,
       sampling=dataclasses.replace(sampling, seed=0),  # one program for all
   )
-  codes = sequence.codes_of(np.asarray(made_BT))
+  codes = sequence.codes_of(np.asarray(further_BT))
   return codes.reshape(batch, further, spec.frame_tokens)
 
 
@@ -145,7 +145,7 @@ def _tokens(
     own_B = jax.vmap(lambda key: jax.random.fold_in(key, position))(keys_B)
     return choose(logits_BV, own_B, sampling=sampling, vocab=model.spec.vocab)
 
-  def one(carry, position):
+  def next_token(carry, position):
     logits_BV, cache = carry
     token_B = draw(logits_BV, position)
     carry = decode.step(model, weights, cache, token_B, position)
@@ -154,7 +154,7 @@ def _tokens(
   # The last token is drawn and not read.
   carry = decode.prefill(model, weights, inputs_BT, room=first + count - 1)
   places = first + jnp.arange(count - 1)
-  (logits_BV, _), tokens_TB = jax.lax.scan(one, carry, places)
+  (logits_BV, _), tokens_TB = jax.lax.scan(next_token, carry, places)
   last_B = draw(logits_BV, first + count - 1)
   return jnp.concatenate([tokens_TB.T, last_B[:, None]], axis=1)
 

@@ -156,7 +156,7 @@ class Pretrained:
       ValueError: as `features`, or a code that the model does not have.
     """
     single = np.ndim(layer) == 0
-    layers = (int(layer),) if single else tuple(layer)
+    layers = tuple(np.atleast_1d(layer).tolist())
     taps.check_layers(layers, self.depth)
     if not len(codes_RNP):
       raise ValueError("0 clips were given; features need at least one")
@@ -167,8 +167,8 @@ class Pretrained:
     parts = []
     for start in range(0, len(codes_RNP), rows):
       part_BNP = codes_RNP[start : start + rows]
-      of = _patch_rows if self.run.patches is not None else _token_rows
-      batch = of(part_BNP, kind=kind, spec=model.spec, rows=rows)
+      build = _patch_rows if self.run.patches is not None else _token_rows
+      batch = build(part_BNP, kind=kind, spec=model.spec, rows=rows)
       parts.append(tapped(batch)[: len(part_BNP)])
     out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
     if pool == "token":

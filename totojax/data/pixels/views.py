@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from totojax import sequence
+from totojax.config.labels import ViewConfig
 from totojax.data.pixels import augment
 from totojax.data.pixels import images
 from totojax.data.pixels import randaugment
@@ -33,50 +34,6 @@ ERASED_ASPECT = (0.3, 1 / 0.3)
 # Of ImageNet's pixels: what timm's normalised noise of mean 0 is before it.
 MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class ViewConfig:
-  """What is seen of an image.
-
-  Attributes:
-    least_area: smallest share of the image that a training window has.
-    widest: largest ratio of its sides, either way.
-    flip: share of training views that are flipped.
-    resample: filter of the resizing: "bicubic", "bilinear" or "lanczos".
-    operations: RandAugment's, of each training view; 0: none.
-    magnitude: of the operations, 0 to 10.
-    magnitude_std: of the magnitude of each.
-    erase: share of training views with an erased rectangle.
-    center_frac: side of an evaluation view over the short side of the image.
-  """
-
-  least_area: float
-  widest: float
-  flip: float
-  resample: str
-  operations: int
-  magnitude: float
-  magnitude_std: float
-  erase: float
-  center_frac: float
-
-  def __post_init__(self):
-    for name, low, high in (
-        ("least_area", 0.0, 1.0), ("flip", 0.0, 1.0), ("erase", 0.0, 1.0),
-        ("center_frac", 0.01, 1.0), ("magnitude", 0.0, 10.0),
-        ("widest", 1.0, 100.0), ("operations", 0, 100),
-    ):  # fmt: skip
-      if not low <= getattr(self, name) <= high:
-        raise ValueError(
-            f"view.{name} is {getattr(self, name)}; it must lie between {low}"
-            f" and {high}"
-        )
-    if self.resample not in augment.FILTERS:
-      raise ValueError(
-          f"view.resample is {self.resample!r}; use one of"
-          f" {sorted(augment.FILTERS)}"
-      )
 
 
 @dataclasses.dataclass(frozen=True)

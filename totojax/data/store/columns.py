@@ -131,7 +131,7 @@ def concatenate(
 
 
 def probe(
-    manifest: manifests.Manifest, arrays: dict[str, np.ndarray]
+    manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   """First and last record of the fields; all labels and ids."""
   fields = {field.name for field in manifest.fields}
@@ -148,7 +148,8 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     array = arrays[name]
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     state.update(f"{name} {array.dtype.name} {array.shape}\n".encode())
-    state.update(np.ascontiguousarray(little))
+    # As bytes, since types such as bfloat16 have no buffer of their own.
+    state.update(np.ascontiguousarray(little).reshape(-1).view(np.uint8).data)
   return state.hexdigest()
 
 

@@ -155,7 +155,7 @@ def _checked(
   )
 
 
-def records(found: Features, name: str) -> labelled.Records:
+def records(features: Features, name: str) -> labelled.Records:
   """The clips as records that are probed; clips of one id are its views.
 
   Without ids every clip is an item.
@@ -167,17 +167,19 @@ def records(found: Features, name: str) -> labelled.Records:
       labelled.Records(
           store=None,
           name=name,
-          records=np.arange(len(found.labels)),
-          labels=found.labels,
-          ids=found.ids
-          or tuple(f"{found.path}/{i}" for i in range(len(found.labels))),
-          classes=found.classes,
+          records=np.arange(len(features.labels)),
+          labels=features.labels,
+          ids=features.ids
+          or tuple(
+              f"{features.path}/{i}" for i in range(len(features.labels))
+          ),
+          classes=features.classes,
       ),
-      found.path,
+      features.path,
   )
 
 
-def in_order(found: Features, data: labelled.Records) -> np.ndarray:
+def in_order(features: Features, data: labelled.Records) -> np.ndarray:
   """The features [M, L, ...] of the records, in their order.
 
   Clips are matched by their items' ids, views of one item by their order;
@@ -187,38 +189,38 @@ def in_order(found: Features, data: labelled.Records) -> np.ndarray:
     ValueError: they are of other items, or have other labels or classes.
   """
   count = len(data.labels)
-  if len(found.labels) != count:
+  if len(features.labels) != count:
     raise ValueError(
-        f"{found.path} has features of {len(found.labels)} clips, and"
+        f"{features.path} has features of {len(features.labels)} clips, and"
         f" {data.name} has {count} records; make them of the same items"
     )
   order = np.arange(count)
-  if found.ids:
-    place = {key: m for m, key in enumerate(_keys(found.ids))}
+  if features.ids:
+    place = {key: m for m, key in enumerate(_keys(features.ids))}
     keys = _keys(data.ids)
     lost = [key for key in keys if key not in place]
     if lost:
       item, view = lost[0]
       raise ValueError(
-          f"{found.path} has no features of {len(lost)} of {count} records of"
-          f" {data.name}, the first of them {item!r} (clip {view}); make them"
-          " of the same items"
+          f"{features.path} has no features of {len(lost)} of {count} records"
+          f" of {data.name}, the first of them {item!r} (clip {view}); make"
+          " them of the same items"
       )
     order = np.array([place[key] for key in keys])
-  if found.classes and data.classes and found.classes != data.classes:
+  if features.classes and data.classes and features.classes != data.classes:
     raise ValueError(
-        f"{found.path} has classes {list(found.classes)[:5]} ..., and"
+        f"{features.path} has classes {list(features.classes)[:5]} ..., and"
         f" {data.name} {list(data.classes)[:5]} ...; make both with one list"
     )
-  different = np.flatnonzero(found.labels[order] != data.labels)
+  different = np.flatnonzero(features.labels[order] != data.labels)
   if len(different):
     m = int(different[0])
     raise ValueError(
-        f"{len(different)} of {count} labels of {found.path} are not those of"
-        f" {data.name}: {data.ids[m]!r} has {found.labels[order[m]]} and"
+        f"{len(different)} of {count} labels of {features.path} are not those"
+        f" of {data.name}: {data.ids[m]!r} has {features.labels[order[m]]} and"
         f" {data.labels[m]}; make both of the same items"
     )
-  return found.features_ML[order]
+  return features.features_ML[order]
 
 
 def _keys(ids: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -83,10 +83,10 @@ def stores(
       for i in range(begin, split.items):
         if interrupted(i):
           return False
-        made = split.make(i)
-        if made is not None:
-          _append(writer, made, cursor=i + 1)
-          records += len(made.clips_KNHW3)
+        item = split.make(i)
+        if item is not None:
+          _append(writer, item, cursor=i + 1)
+          records += len(item.clips_KNHW3)
         bar.advance()
     if not records:
       raise ValueError(
@@ -99,12 +99,12 @@ def stores(
   return True
 
 
-def _append(writer: shards.Writer, made: Records, *, cursor: int) -> None:
-  count = len(made.clips_KNHW3)
+def _append(writer: shards.Writer, item: Records, *, cursor: int) -> None:
+  count = len(item.clips_KNHW3)
   writer.append(
-      {"frames": made.clips_KNHW3},
-      labels=None if made.label is None else [made.label] * count,
-      ids=[made.id] * count,
+      {"frames": item.clips_KNHW3},
+      labels=None if item.label is None else [item.label] * count,
+      ids=[item.id] * count,
       cursor=cursor,
   )
 

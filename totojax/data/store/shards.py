@@ -61,13 +61,13 @@ class Writer:
           " one from manifests.new"
       )
     self.path = objects.text(path)
-    found = manifests.load(path)
-    if found is None:
+    existing = manifests.load(path)
+    if existing is None:
       manifests.save(path, manifest)
     else:
-      check_same_head(self.path, found, manifest)
-      Store(path, found).check()
-    self.manifest = found or manifest
+      check_same_head(self.path, existing, manifest)
+      Store(path, existing).check()
+    self.manifest = existing or manifest
     self._pending: list[dict[str, np.ndarray]] = []
     self._pending_records = 0
     self._pending_cursor = self.manifest.cursor
@@ -213,10 +213,10 @@ def open_store(
     )
   wanted = {"tokenizer": tokenizer, "vocab": vocab, "grid": grid}
   for key, value in wanted.items():
-    found = getattr(manifest, key)
-    if value is not None and value != found:
+    actual = getattr(manifest, key)
+    if value is not None and value != actual:
       raise StoreError(
-          f"{name} has {key} {found!r}; this run needs {value!r}. Use the"
+          f"{name} has {key} {actual!r}; this run needs {value!r}. Use the"
           " tokenizer that made the data set, or make it again with yours"
       )
   store = Store(path, manifest)
@@ -225,18 +225,18 @@ def open_store(
 
 
 def check_same_head(
-    path: str, found: manifests.Manifest, wanted: manifests.Manifest
+    path: str, existing: manifests.Manifest, wanted: manifests.Manifest
 ) -> None:
   """Raises StoreError unless a job with these values may go on with a store."""
-  lists = [m.info.get("listing") for m in (found, wanted)]
+  lists = [m.info.get("listing") for m in (existing, wanted)]
   if None not in lists and lists[0] != lists[1]:
     raise StoreError(
-        f"{path} was begun with {found.info.get('items')} items, and the source"
-        f" now lists {wanted.info.get('items')}, or others: files were added,"
-        " removed or renamed. Bring them back to go on, or write to another"
-        " --workdir"
+        f"{path} was begun with {existing.info.get('items')} items, and the"
+        f" source now lists {wanted.info.get('items')}, or others: files were"
+        " added, removed or renamed. Bring them back to go on, or write to"
+        " another --workdir"
     )
-  old, new = manifests.head_of(found), manifests.head_of(wanted)
+  old, new = manifests.head_of(existing), manifests.head_of(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:
     key = different[0]

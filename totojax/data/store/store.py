@@ -80,7 +80,7 @@ class Store:
         for field in self.manifest.fields
     }
     for shard, name, where, future in requests:
-      result[name][where] = objects.finish(self._at(shard, name), future)
+      result[name][where] = objects.finish(self._file(shard, name), future)
     return result
 
   def labels(self) -> np.ndarray:
@@ -144,16 +144,16 @@ class Store:
     if self.manifest.ids:
       arrays["id"] = self._column(index, "id")
     shard = self.manifest.shards[index]
-    found, expected = columns.digest(arrays), getattr(shard, what)
-    if found != expected:
+    actual, expected = columns.digest(arrays), getattr(shard, what)
+    if actual != expected:
       raise objects.StoreError(
           f"{self.path}/{shard.name} holds other records than the manifest"
-          f" says ({what} {found[:12]} instead of {expected[:12]}): it was"
+          f" says ({what} {actual[:12]} instead of {expected[:12]}): it was"
           " swapped, altered or taken from another data set. Restore it from a"
           " copy, or make the data set again"
       )
 
-  def _at(self, shard: int, name: str) -> str:
+  def _file(self, shard: int, name: str) -> str:
     return f"{self.path}/{self.manifest.shards[shard].name}/{name}"
 
   def _locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -171,7 +171,7 @@ class Store:
 
   def _slice(self, shard: int, name: str, places: Any) -> np.ndarray:
     array = self._array(shard, name)
-    return objects.finish(self._at(shard, name), array[places].read())
+    return objects.finish(self._file(shard, name), array[places].read())
 
   def _array(self, shard: int, name: str) -> Any:
     """The open array of one column, opened and compared on first use."""
@@ -179,8 +179,9 @@ class Store:
       self._arrays, self._process = {}, os.getpid()
     key = (shard, name)
     if key not in self._arrays:
-      array = objects.open_array(self._at(shard, name))
-      _check_array(self._at(shard, name), array, self.manifest, shard, name)
+      path = self._file(shard, name)
+      array = objects.open_array(path)
+      _check_array(path, array, self.manifest, shard, name)
       self._arrays[key] = array
     return self._arrays[key]
 
@@ -204,11 +205,11 @@ def _check_array(
         f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"
         f" {expected}. It belongs to another data set: restore it from a copy"
     )
-  found = objects.attributes(array)
-  if found != columns.attributes(shard):
+  marks = objects.attributes(array)
+  if marks != columns.attributes(shard):
     raise objects.StoreError(
-        f"{path} was written as shard {found.get('shard')!r} with checksum"
-        f" {str(found.get('checksum'))[:12]}; the manifest expects"
+        f"{path} was written as shard {marks.get('shard')!r} with checksum"
+        f" {str(marks.get('checksum'))[:12]}; the manifest expects"
         f" {shard.name!r} with {shard.checksum[:12]}. Shards were re-ordered,"
         " or this one is from another data set: restore it from a copy"
     )

@@ -16,6 +16,6 @@ def some_frames(source: Store, frames: int) -> np.ndarray:
   per_record = -(-frames // records)
   chosen = np.linspace(0, len(source) - 1, records).astype(int)
   clips = source.read(chosen)["frames"]
-  at = np.linspace(0, clips.shape[1] - 1, min(per_record, clips.shape[1]))
-  picked = clips[:, at.astype(int)]
-  return picked.reshape(-1, *picked.shape[2:])[:frames]
+  places = np.linspace(0, clips.shape[1] - 1, min(per_record, clips.shape[1]))
+  frames_RNHW3 = clips[:, places.astype(int)]
+  return frames_RNHW3.reshape(-1, *frames_RNHW3.shape[2:])[:frames]

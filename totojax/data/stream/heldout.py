@@ -38,7 +38,10 @@ class HeldOut:
     return len(self.batches)
 
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    return (self.batches[i] for i in range(len(self)))
+    for i in range(len(self)):
+      batch = self.batches[i]
+      assert batch is not None, "only a filter leaves elements out"
+      yield batch
 
 
 def validation(

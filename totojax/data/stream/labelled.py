@@ -8,7 +8,7 @@ Shapes: M records, L layers, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import hashlib
 
@@ -47,10 +47,10 @@ class Records:
 
   def items(self) -> list[list[int]]:
     """The records of each item, items in the order of their first record."""
-    found = {}
+    views: dict[str, list[int]] = {}
     for record in self.records:
-      found.setdefault(self.ids[record], []).append(int(record))
-    return list(found.values())
+      views.setdefault(self.ids[record], []).append(int(record))
+    return list(views.values())
 
 
 def of_store(
@@ -71,8 +71,8 @@ def of_store(
       )
   labels, ids = store.labels(), tuple(store.ids())
   used = np.arange(min(most or len(labels), len(labels)))
-  found = Records(store, name, used, labels, ids, manifest.classes)
-  return checked(found, store.path)
+  data = Records(store, name, used, labels, ids, manifest.classes)
+  return checked(data, store.path)
 
 
 def checked(data: Records, path: str) -> Records:
@@ -88,11 +88,11 @@ def checked(data: Records, path: str) -> Records:
         f" have no class, the first of them {data.ids[without[0]]!r}; make the"
         " store without them"
     )
-  of_item = {}
+  classes = {}
   for i, label in zip(data.ids, data.labels):
-    if of_item.setdefault(i, label) != label:
+    if classes.setdefault(i, label) != label:
       raise ValueError(
-          f"item {i!r} of {data.name} ({path}) has class {of_item[i]} and class"
+          f"item {i!r} of {data.name} ({path}) has class {classes[i]} and class"
           f" {label}; an item has one class"
       )
   return data
@@ -170,15 +170,15 @@ def check_classes(
   if train.classes != validation.classes:
     pairs = zip(train.classes, validation.classes)
     first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-    told = f"{len(train.classes)} and {len(validation.classes)} of them"
+    difference = f"{len(train.classes)} and {len(validation.classes)} of them"
     if first is not None:
-      told += (
+      difference += (
           f"; class {first} is {train.classes[first]!r} and"
           f" {validation.classes[first]!r}"
       )
     raise ValueError(
-        f"{train.name} and {validation.name} have different classes ({told});"
-        " make both with the same list"
+        f"{train.name} and {validation.name} have different classes"
+        f" ({difference}); make both with the same list"
     )
   highest = 1 + max(
       int(data.labels[data.records].max()) for data in (train, validation)
@@ -222,12 +222,12 @@ class ReadLabelled:
   labels: np.ndarray
 
   def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
-    found = dict(self.read(rows))
-    found.pop("source", None)
+    arrays = dict(self.read(rows))
+    arrays.pop("source", None)
     label_B = [
         self.labels[row.draws[0].record] if row.draws else _NONE for row in rows
     ]
-    return {**found, "label": np.array(label_B, np.int32)}
+    return {**arrays, "label": np.array(label_B, np.int32)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,10 +249,11 @@ class ReadFeatures:
 
   def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
     shape = (len(rows), *self.features_ML.shape[1:])
-    found = np.zeros(shape, np.float32)
+    features_BL = np.zeros(shape, np.float32)
     real = [b for b, row in enumerate(rows) if row.draws]
-    found[real] = self.features_ML[[rows[b].draws[0].record for b in real]]
-    return {"features": found}
+    drawn = [rows[b].draws[0].record for b in real]
+    features_BL[real] = self.features_ML[drawn]
+    return {"features": features_BL}
 
 
 def stream(
@@ -310,8 +311,11 @@ class Finite:
   first: np.ndarray
   batches: grain.MapDataset
 
-  def __iter__(self):
-    return (self.batches[i] for i in range(len(self.batches)))
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    for i in range(len(self)):
+      batch = self.batches[i]
+      assert batch is not None, "only a filter leaves elements out"
+      yield batch
 
   def __len__(self) -> int:
     return len(self.batches)

@@ -48,9 +48,12 @@ class Cycle(grain.transforms.DatasetSelectionMap):
       raise ValueError(
           f"mixture weights are {list(weights)}; each must be a positive number"
       )
+    # As they are written: 0.1 is a tenth, not the binary number next to it.
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     total = sum(exact)
     shares = [weight / total for weight in exact]
+    # The shortest cycle in which every source has a whole number of rows. It is
+    # fixed, not drawn, so that row k is known without the rows before it.
     length = math.lcm(*(share.denominator for share in shares))
     if length > MAX_CYCLE:
       raise ValueError(
@@ -62,13 +65,14 @@ class Cycle(grain.transforms.DatasetSelectionMap):
     order_K = np.empty(length, np.int64)  # rows of this source before row k
     used = np.zeros_like(self._counts)
     for k in range(length):
+      # In whole numbers; of equals the first, so the config's order decides.
       source = int(np.argmax((k + 1) * self._counts - used * length))
       source_K[k], order_K[k] = source, used[source]
       used[source] += 1
     self._source_K, self._order_K = source_K, order_K
 
   def __len__(self) -> int:
-    return sys.maxsize
+    return sys.maxsize  # grain asks; a run ends by its number of steps
 
   def __getitem__(self, index: int) -> tuple[int, int]:
     """(source, index within the source) of row `index`."""
@@ -105,9 +109,13 @@ def stream(
     ValueError: for data sets that do not fit the sequence or each other, a bad
       weight, or a batch that the hosts cannot share.
   """
+  # Now, in the process that was started: a worker would fail on its first read.
   rows.check_tokens(sources, seq)
   read = rows.ReadTokens(tuple(sources), seq, seed)
   per_row = [rows.records_per_row(source, seq) for source in sources]
+  # Mixed, then shared: hosts that each mixed a shard of the records would make
+  # another run of another number of hosts. Read last: up to here all is
+  # arithmetic, and a resumed run skips its first steps at no cost.
   mixed = _mix(sources, per_row=per_row, seed=seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
@@ -165,6 +173,8 @@ def share(
         f"batch {batch} is not divisible by {hosts} hosts; use a multiple of"
         f" {hosts}"
     )
+  # Host h has the h-th run of rows of each batch, as its devices do in the
+  # batch's sharding: no row goes from host to host.
   parts = plan.batch(batch // hosts, drop_remainder=True, batch_fn=list)
   return parts[host::hosts]
 
@@ -216,10 +226,13 @@ def _mix(
     records = len(source.store)
     # Sources of equal length would otherwise be visited in the same order.
     order = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    # shuffle before repeat: the other way round samples with replacement.
+    # shuffle before repeat: the other way round samples with replacement. Each
+    # epoch has an order of its own (its number is added to the seed).
     draws = grain.MapDataset.range(records).shuffle(order).repeat()
+    # The epoch comes from the position, since a record's window depends on it.
     draws = draws.map_with_index(functools.partial(_draw, records))
     parts.append(
+        # Endless, so the last images of an epoch share a row with the next's.
         draws.batch(
             per_row[index],
             drop_remainder=True,

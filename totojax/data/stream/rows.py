@@ -45,6 +45,7 @@ def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
   """The first frame of the window, in 0..choices-1, for one draw."""
   if choices == 1 or draw.epoch is None:
     return 0
+  # A generator of its own: no matter which host or worker reads it, or when.
   key = [seed, source, draw.record, draw.epoch]
   return int(np.random.default_rng(key).integers(choices))
 
@@ -59,10 +60,10 @@ def check_tokens(
     _check_field(source, "codes")
     manifest = source.store.manifest
     for name in ("vocab", "grid"):
-      found, needed = getattr(manifest, name), getattr(seq, name)
-      if found != needed:
+      actual, needed = getattr(manifest, name), getattr(seq, name)
+      if actual != needed:
         raise ValueError(
-            f"source {source.name!r} ({source.store.path}) has {name} {found};"
+            f"source {source.name!r} ({source.store.path}) has {name} {actual};"
             f" the sequence has {needed}. Use the tokenizer that made it"
         )
     if manifest.kind == "video" and manifest.frames < seq.frames:
@@ -86,10 +87,10 @@ def _check_names(sources: Sequence[Source]) -> None:
 
 
 def _check_field(source: Source, name: str) -> None:
-  found = [field.name for field in source.store.manifest.fields]
-  if found != [name]:
+  fields = [field.name for field in source.store.manifest.fields]
+  if fields != [name]:
     raise ValueError(
-        f"source {source.name!r} ({source.store.path}) holds {found}; this"
+        f"source {source.name!r} ({source.store.path}) holds {fields}; this"
         f" stream reads {name!r}"
     )
 
@@ -128,7 +129,7 @@ def check_clips(
 
 
 def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
-  """A video fills a row alone; images fill it together."""
+  """A video fills a row alone; images fill it together (section 3.4)."""
   return seq.frames if source.store.manifest.kind == "image" else 1
 
 
@@ -138,6 +139,7 @@ def _read_draws(
     pick: Callable[[int, Draw, Mapping[str, np.ndarray]], np.ndarray],
 ) -> list[list[np.ndarray]]:
   """What `pick` takes from the records of each row, one read per source."""
+  # A read has its requests in flight together: one a source, not one a record.
   wanted = collections.defaultdict(list)
   for r, row in enumerate(rows):
     wanted[row.source].extend((r, draw) for draw in row.draws)
@@ -163,7 +165,7 @@ class ReadTokens:
     shape = (len(rows), self.seq.row_tokens)
     tokens_BR = np.full(shape, sequence.PAD, np.int32)
     for b, (row, frames) in enumerate(zip(rows, picked)):
-      if frames:
+      if frames:  # a row without is padding of validation, and stays PAD
         tokens_BR[b] = self._tokens(row.source, np.concatenate(frames))
     source_B = np.array([row.source for row in rows], np.int32)
     return {"tokens": tokens_BR, "source": source_B}
@@ -179,6 +181,7 @@ class ReadTokens:
     """One row; images that are missing at the end of a data set are padding."""
     kind = self.sources[source].store.manifest.kind
     missing = self.seq.frames - len(codes_NP)
+    # `build` takes whole sequences: any codes do, since PAD goes over them.
     if missing:
       codes_NP = np.pad(codes_NP, ((0, missing), (0, 0)))
     row_R = sequence.build(codes_NP, kind=kind, spec=self.seq)
@@ -243,6 +246,7 @@ def _cut(
     seed: int,
 ) -> np.ndarray:
   """The drawn window of a record's frames; one frame of an image."""
+  # Neighbours in the store, whose stride is the clip's (section 3.4) already.
   length = min(seq.frames, len(frames))
   start = window(
       draw, source=source, seed=seed, choices=len(frames) - length + 1

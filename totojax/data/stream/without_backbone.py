@@ -26,18 +26,19 @@ def histograms(store: store_lib.Store, vocab: int) -> np.ndarray:
 
 def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   """float32 [M, N side side 3] in 0..1: every frame, averaged to `side`."""
-  of = store.manifest
-  if of.size_px % side:
+  head = store.manifest
+  if head.size_px % side:
     raise ValueError(
-        f"pixels_side {side} does not divide the {of.size_px} pixels of"
+        f"pixels_side {side} does not divide the {head.size_px} pixels of"
         f" {store.path}; use a divisor"
     )
-  block = of.size_px // side
-  out = np.zeros((len(store), of.frames * side * side * 3), np.float32)
+  block = head.size_px // side
+  out = np.zeros((len(store), head.frames * side * side * 3), np.float32)
   for start in range(0, len(store), 128):
     stop = min(start + 128, len(store))
     frames = store.read(range(start, stop))["frames"].astype(np.float32)
-    cut = frames.reshape(stop - start, of.frames, side, block, side, block, 3)
+    shape = (stop - start, head.frames, side, block, side, block, 3)
+    cut = frames.reshape(shape)
     out[start:stop] = cut.mean((3, 5)).reshape(stop - start, -1) / 255.0
   return out
 
@@ -45,7 +46,8 @@ def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
 def same_records(tokens: labelled.Records, pixels: store_lib.Store) -> None:
   """Raises ValueError unless a pixel store holds the records of the tokens."""
   if tuple(pixels.ids()) != tokens.ids:
+    where = tokens.store.path if tokens.store else tokens.name
     raise ValueError(
-        f"{pixels.path} and {tokens.store.path} do not hold the same items in"
+        f"{pixels.path} and {where} do not hold the same items in"
         " the same order; give the pixels that the tokens were made from"
     )

@@ -1,1 +1,1 @@
-"""Training with labels: joint training and fine-tuning."""
+"""Training with labels: joint training, fine-tuning, what probes share."""

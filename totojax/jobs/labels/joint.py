@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 from totojax import assembly as parts
 from totojax import train
-from totojax.config.typed import typed
-from totojax.jobs.labels import setup as supervised
-from totojax.jobs.probe import runs as probe
-from totojax.models import heads
+from totojax.jobs.labels import scoring
+from totojax.jobs.labels import setup as setup_lib
 from totojax.models import taps
 from totojax.tasks import joint
 from totojax.tasks import pretrain
 
 
-def layers(config: Mapping[str, Any], depth: int) -> tuple[int, ...]:
+def layers(setup: setup_lib.Setup) -> tuple[int, ...]:
   """The layers with heads; all but the embeddings where none are named."""
-  found = tuple(config["layers"]) or tuple(range(1, depth + 1))
-  taps.check_layers(found, depth)
-  return found
+  depth = setup.model.config.depth
+  chosen = setup.config.layers or tuple(range(1, depth + 1))
+  taps.check_layers(chosen, depth)
+  return chosen
 
 
-def training(of: supervised.Setup) -> tuple[train.Run, probe.Score]:
+def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
   """A run for `train.fit`, and how its heads are scored."""
-  shape = of.model.config
-  head = typed(heads.HeadConfig, of.config["head"], "head")
+  head, chosen = setup.config.head, layers(setup)
   if not head.heads:
-    head = dataclasses.replace(head, heads=shape.heads)
-  at = layers(of.config, shape.depth)
-  settings = len(of.optim.settings)
+    head = dataclasses.replace(head, heads=setup.model.config.heads)
+  settings = len(setup.config.optim.settings)
   task = joint.Joint(
       # This run's mask, not any: next tokens are not to be seen.
-      pretrain.Pretrain(of.model, parts.parametrisation(of.run.config)),
+      pretrain.Pretrain(
+          setup.model, parts.parametrisation(setup.run.config)
+      ),
       head=head,
-      layers=at,
-      classes=of.classes,
+      layers=chosen,
+      classes=setup.sets.classes,
       settings=settings,
   )
-  return supervised.training(
-      of, task, facts={"heads": len(at) * settings, "layers": at}
+  return setup_lib.training(
+      setup,
+      task,
+      facts={"heads": len(chosen) * settings, "layers": chosen},
   )

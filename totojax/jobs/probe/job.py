@@ -11,7 +11,7 @@ Shapes: M records, L layers, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import time
 from typing import Any
 
@@ -20,14 +20,15 @@ import jax
 import numpy as np
 
 from totojax import train
-from totojax.config.typed import typed
+from totojax.config import labels
 from totojax.data.store import shards
 from totojax.data.stream import without_backbone
+from totojax.jobs.labels import scoring
+from totojax.jobs.labels import tables
 from totojax.jobs.probe import kept as features_lib
 from totojax.jobs.probe import memory as probe_plan
-from totojax.jobs.probe import runs as build
+from totojax.jobs.probe import runs
 from totojax.jobs.probe import setup as probe_setup
-from totojax.jobs.probe import tables
 from totojax.rundir import console
 from totojax.rundir import directory
 from totojax.rundir import files
@@ -35,74 +36,76 @@ from totojax.trained import backbone
 
 
 def run(
-    config: Mapping[str, Any],
+    config: labels.Probe,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Trains and scores every head; False when interrupted."""
-  paper = typed(tables.Paper, config["paper"], "paper")
-  of = probe_setup.setup(config)
-  plan = probe_plan.plan(of)
-  directory.begin(workdir, config, backbone=_facts(of), plan=list(plan.lines))
+  setup = probe_setup.prepare(config)
+  plan, facts = probe_plan.plan(setup), _facts(setup)
+  directory.begin(workdir, config, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
     console.say(line)
-  backbone.check_same(_facts(of), workdir)
+  backbone.check_same(facts, workdir)
   programs = {}
   for unit in plan.units:
     folder = workdir / unit.name
     if directory.is_done(folder):
       continue
     begin = time.monotonic()
-    if not _unit(of, unit, programs, folder, workdir, interrupted):
+    if not _unit(setup, unit, programs, folder, workdir, interrupted):
       return False
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
-    found = [tables.read(unit, workdir / unit.name) for unit in plan.units]
-    tables.write(
-        of, tables.joined(found), workdir, paper,
-        depths={name: max(e.layers[-1], 1) for name, e in of.encoders.items()},
-    )  # fmt: skip
+    heads = [
+        tables.read(unit.source, unit.layers, workdir / unit.name)
+        for unit in plan.units
+    ]
+    depths = {
+        name: max(one.layers[-1], 1) for name, one in setup.encoders.items()
+    }
+    tables.write(setup, tables.joined(heads), workdir, depths=depths)
   return True
 
 
-def _facts(of: probe_setup.Setup) -> dict[str, Any]:
-  outside = {name: list(e.layers) for name, e in of.encoders.items()}
-  if of.run is None:
+def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
+  outside = {name: list(e.layers) for name, e in setup.encoders.items()}
+  if setup.run is None:
     return {"encoders": outside}
   return {
       **({"encoders": outside} if outside else {}),
-      "model_run": str(of.run.path),
-      "step": of.run.step,
-      "tokenizer": of.run.tokenizer,
-      "frames": of.model.spec.frames,
-      "depth": of.run.model.config.depth,
+      "model_run": str(setup.run.path),
+      "step": setup.run.step,
+      "tokenizer": setup.run.tokenizer,
+      "frames": setup.model.spec.frames,
+      "depth": setup.run.model.config.depth,
   }
 
 
 def _unit(
-    of: probe_setup.Setup,
+    setup: probe_setup.Setup,
     unit: probe_setup.Unit,
-    programs: dict[Any, build.Programs],
+    programs: dict[Any, runs.Programs],
     folder: epath.Path,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Trains the heads of one unit and keeps their scores."""
   features = None
-  if unit.source in of.encoders:
+  if unit.source in setup.encoders:
     stop = unit.first + len(unit.layers)
     features = {
         name: x_ML[:, unit.first : stop]
-        for name, x_ML in of.encoders[unit.source].features.items()
+        for name, x_ML in setup.encoders[unit.source].features.items()
     }
   elif unit.source in probe_setup.BASELINES:
-    features = _baseline(of, unit.source)
-  elif of.cached:
-    features = _features(of, unit, workdir, interrupted)
+    features = _baseline(setup, unit.source)
+  elif setup.cached:
+    features = _features(setup, unit, workdir, interrupted)
     if features is None:
       return False
-  run_, score = build.training(of, unit, features, programs)
-  state, finished = train.fit(run_, folder, interrupted=interrupted)
+  training, score = runs.training(setup, unit, features, programs)
+  state, finished = train.fit(training, folder, interrupted=interrupted)
   if not finished:
     return False
   arrays = {"train_loss": np.asarray(state.stats["train_loss"])}
@@ -114,24 +117,25 @@ def _unit(
   return True
 
 
-def _baseline(of: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
+def _baseline(setup: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
   """What the classes can be told from without a backbone: [M, 1, D]."""
-  out = {}
-  pairs = (("train", of.whole), ("validation", of.validation))
-  for name, data in pairs:
+  data, out = setup.config.data, {}
+  for name, records, path in (
+      ("train", setup.sets.all_train, data.train_pixels),
+      ("validation", setup.sets.validation, data.validation_pixels),
+  ):
     if source == "histogram":
-      found = without_backbone.histograms(data.store, of.model.spec.vocab)
+      x_MD = without_backbone.histograms(records.store, setup.model.spec.vocab)
     else:
-      path = getattr(of.data, f"{name}_pixels")
       pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-      without_backbone.same_records(data, pixels)
-      found = without_backbone.small_pixels(pixels, of.data.pixels_side)
-    out[name] = found[:, None]
+      without_backbone.same_records(records, pixels)
+      x_MD = without_backbone.small_pixels(pixels, data.pixels_side)
+    out[name] = x_MD[:, None]
   return out
 
 
 def _features(
-    of: probe_setup.Setup,
+    setup: probe_setup.Setup,
     unit: probe_setup.Unit,
     workdir: epath.Path,
     interrupted: Callable[[int], bool],
@@ -144,27 +148,31 @@ def _features(
     )
   folder = workdir / "features"
   folder.mkdir(parents=True, exist_ok=True)
-  found, pooled = {}, None
-  for name, data in (("train", of.whole), ("validation", of.validation)):
+  layers, seed = setup.layers, setup.config.seed
+  out, pooled = {}, None
+  for name, records in (
+      ("train", setup.sets.all_train), ("validation", setup.sets.validation),
+  ):  # fmt: skip
     path = folder / f"{unit.source}-{name}.npy"
-    batches = build.finite(
-        of, data, build.read_tokens(of, data), by_item=False
+    batches = scoring.finite(
+        setup, records, runs.read_tokens(setup, records), by_item=False
     )
-    facts = {**_facts(of), "source": unit.source, "store": data.store.path,
-             "layers": of.layers, "seed": of.config["seed"]}  # fmt: skip
+    facts = {**_facts(setup), "source": unit.source,
+             "store": records.store.path, "layers": layers,
+             "seed": seed}  # fmt: skip
     if pooled is None and not features_lib.is_whole(path):
       model, params = backbone.load(
-          of.run, of.model, trained=unit.source == "trained",
-          depth=of.layers[-1], layout=of.layout, seed=of.config["seed"],
+          setup.run, setup.model, trained=unit.source == "trained",
+          depth=layers[-1], layout=setup.layout, seed=seed,
       )  # fmt: skip
       pooled = backbone.features(
-          model, params, layers=of.layers, pool="clip", layout=of.layout
+          model, params, layers=layers, pool="clip", layout=setup.layout
       )
-    shape = len(of.layers), of.width(unit.source)
     if not features_lib.make(
-        path, pooled, batches, shape=shape, of=facts, interrupted=interrupted
-    ):
+        path, pooled, batches, shape=(len(layers), setup.width(unit.source)),
+        facts=facts, interrupted=interrupted,
+    ):  # fmt: skip
       return None
-    whole = features_lib.load(path)
-    found[name] = whole[:, unit.first : unit.first + len(unit.layers)]
-  return found
+    x_ML = features_lib.load(path)
+    out[name] = x_ML[:, unit.first : unit.first + len(unit.layers)]
+  return out

@@ -30,7 +30,7 @@ def make(
     data: labelled.Finite,
     *,
     shape: tuple[int, int],
-    of: Mapping[str, Any],
+    facts: Mapping[str, Any],
     interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes the features [M, L, D] of every record, in order.
@@ -40,7 +40,7 @@ def make(
     features: this host's rows -> [B, L, D]; not called where all are there.
     data: every record once.
     shape: (L, D).
-    of: what they are of (JSON): a file of something else is refused.
+    facts: what they are of (JSON): a file of something else is refused.
     interrupted: rows -> whether to leave.
 
   Returns:
@@ -49,8 +49,9 @@ def make(
   Raises:
     ValueError: the file that is there is of something else.
   """
-  of = json.loads(json.dumps({**of, "rows": data.items, "shape": shape}))
-  done = _done(path, of)
+  facts = {**facts, "rows": data.items, "shape": shape}
+  facts = json.loads(json.dumps(facts))
+  done = _done(path, facts)
   if done >= data.items:
     return True
   out_MLD = np.lib.format.open_memmap(
@@ -60,7 +61,8 @@ def make(
 
   def save(rows):
     out_MLD.flush()
-    pieces.Pieces(path.parent).write(path.name, {"of": of, "done": rows})
+    note = {"of": facts, "done": rows}
+    pieces.Pieces(path.parent).write(path.name, note)
 
   with console.tracking(
       f"features {path.stem}", unit="rows", total=data.items, done=done
@@ -80,8 +82,8 @@ def make(
 
 def is_whole(path: epath.Path) -> bool:
   """Whether every row of a file is there; `make` then needs no features."""
-  found = _note(path)
-  return bool(found) and found["done"] >= found["of"]["rows"]
+  note = _note(path)
+  return bool(note) and note["done"] >= note["of"]["rows"]
 
 
 def load(path: epath.Path) -> np.ndarray:
@@ -93,15 +95,15 @@ def _note(path: epath.Path) -> dict[str, Any] | None:
   return pieces.Pieces(path.parent).read(path.name) if path.exists() else None
 
 
-def _done(path: epath.Path, of: Mapping[str, Any]) -> int:
-  found = _note(path)
-  if found is None:
+def _done(path: epath.Path, facts: Mapping[str, Any]) -> int:
+  note = _note(path)
+  if note is None:
     return 0
-  different = [k for k in of if found["of"].get(k) != of[k]]
+  different = [k for k in facts if note["of"].get(k) != facts[k]]
   if different:
     key = different[0]
     raise ValueError(
-        f"{path} holds features with {key} {found['of'].get(key)!r}; this run"
-        f" has {of[key]!r}. Remove the file, or use another --workdir"
+        f"{path} holds features with {key} {note['of'].get(key)!r}; this run"
+        f" has {facts[key]!r}. Remove the file, or use another --workdir"
     )
-  return found["done"]
+  return note["done"]

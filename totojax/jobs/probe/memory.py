@@ -8,9 +8,7 @@ backbone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax
 
@@ -30,21 +28,23 @@ class Plan:
   lines: tuple[str, ...]
 
 
-def plan(of: probe_setup.Setup) -> Plan:
+def plan(setup: probe_setup.Setup) -> Plan:
   """Groups of layers whose heads fit on a device.
 
   Raises:
     ValueError: the settings of one layer do not fit.
   """
-  budget = _budget_bytes(of.config)
-  settings = len(of.optim.settings)
+  optim = setup.config.optim
+  budget = _budget_bytes(setup.config.memory_gb)
+  settings = len(optim.settings)
   units, lines = [], []
-  for source in of.sources:
-    layers = of.layers_of(source)
-    whole = probe_setup.Unit(source, source, layers, 0)
-    parameters = probe.head_parameters(of, whole)
-    arrays = 2 + of.optim.moments  # parameters, gradients, moments
-    shards = of.layout.mesh.shape["fsdp"] if source in probe_setup.MODELS else 1
+  for source in setup.sources:
+    layers = setup.layers_of(source)
+    unit = probe_setup.Unit(source, source, layers, 0)
+    parameters = probe.head_parameters(setup, unit)
+    arrays = 2 + optim.moments  # parameters, gradients, moments
+    split = source in probe_setup.MODELS
+    shards = setup.layout.mesh.shape["fsdp"] if split else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if fit < 1:
@@ -64,18 +64,16 @@ def plan(of: probe_setup.Setup) -> Plan:
         f"{source}: {len(layers)} layers x {settings} settings ="
         f" {len(layers) * settings} heads of {parameters:,} parameters;"
         f" {_size(largest * layer_bytes)} a device with gradients and"
-        f" moments ({of.optim.name})"
+        f" moments ({optim.name})"
         + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
         + (f", over {shards} devices" if shards > 1 else "")
     )
-  how = "features are made once and kept" if of.cached else (
+  how = "features are made once and kept" if setup.cached else (
       "the backbone runs in every step"
   )
   lines.append(
-      f"{len(of.train.records)} training records, {len(of.held.items())} items"
-      f" held out of training, {len(of.validation.items())} for validation,"
-      f" {of.classes} classes; {of.steps} updates of {of.amount.batch_rows}"
-      f" rows; {how}"
+      f"{setup.sets.sentence}; {setup.steps} updates of"
+      f" {setup.config.train.batch_rows} rows; {how}"
   )
   return Plan(tuple(units), tuple(lines))
 
@@ -88,10 +86,10 @@ def _size(count: float) -> str:
   return f"{count / 1e3:.3g} kB"
 
 
-def _budget_bytes(config: Mapping[str, Any]) -> float | None:
+def _budget_bytes(memory_gb: float) -> float | None:
   """Of one device, for heads; None where nobody knows (a CPU)."""
-  if config["memory_gb"]:
-    return config["memory_gb"] * _GB
+  if memory_gb:
+    return memory_gb * _GB
   stats = jax.local_devices()[0].memory_stats() or {}
   return _SHARE * stats["bytes_limit"] if "bytes_limit" in stats else None
 

@@ -19,7 +19,8 @@ from etils import epath
 import numpy as np
 
 from totojax import jobs
-from totojax.config import studies
+from totojax.config import labels
+from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.evals import top1
 from totojax.rundir import console
@@ -55,7 +56,7 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
 
 def run(
-    config: studies.ProbeSeeds,
+    config: labels.ProbeSeeds,
     workdir: epath.Path,
     interrupted: jobs.Interrupted,
 ) -> bool:
@@ -69,11 +70,13 @@ def run(
           f"probe_seeds.{question} names {len(folders)} runs; an interval over"
           " seeds takes two or more"
       )
-    found = [_read(epath.Path(folder)) for folder in folders]
-    for (_, table), folder in zip(found, folders):
-      seed = directory.read_config(epath.Path(folder))["seed"]
-      rows += [{"question": question, "seed": seed, **row} for row in table]
-    together = summary([one for one, _ in found])
+    probes = [_read(epath.Path(folder)) for folder in folders]
+    for (_, table), folder in zip(probes, folders):
+      probe = roots.read(directory.read_config(folder), fill=True)
+      rows += [
+          {"question": question, "seed": probe.seed, **row} for row in table
+      ]
+    together = summary([one for one, _ in probes])
     metrics |= {f"{question}/{key}": value for key, value in together.items()}
     console.say(_sentence(question, together))
   files.write_csv(workdir / "per_layer.csv", rows)
@@ -129,11 +132,11 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
   return files.read_json(folder / "metrics.json"), files.read_csv(path)
 
 
-def _sentence(question: str, found: Mapping[str, Any]) -> str:
-  told = ", ".join(
-      f"{source} {100 * found[f'{source}/top1']:.1f}"
-      f" ({100 * found[f'{source}/low']:.1f} to"
-      f" {100 * found[f'{source}/high']:.1f})"
-      for source in _sources(found, "/top1")
+def _sentence(question: str, metrics: Mapping[str, Any]) -> str:
+  text = ", ".join(
+      f"{source} {100 * metrics[f'{source}/top1']:.1f}"
+      f" ({100 * metrics[f'{source}/low']:.1f} to"
+      f" {100 * metrics[f'{source}/high']:.1f})"
+      for source in _sources(metrics, "/top1")
   )
-  return f"{question}: top-1 in %, {found['seeds']} seeds: {told}"
+  return f"{question}: top-1 in %, {metrics['seeds']} seeds: {text}"

@@ -33,7 +33,7 @@ class _Broken(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class _RemoteFile:
   """What a server says of a file.
 
   Attributes:
@@ -80,7 +80,7 @@ def fetch(
   longest = -1
   while True:
     try:
-      whole = _transfer(url, part, interrupted)
+      complete = _transfer(url, part, interrupted)
       break
     except _Broken as error:
       size = _size(part)
@@ -95,7 +95,7 @@ def fetch(
           f"{part} cannot be written ({error.strerror}); free some space or"
           " give a folder that can be written, and run the same command again"
       ) from error
-  if not whole:
+  if not complete:
     return False
   if sha256 is not None:
     try:
@@ -116,12 +116,12 @@ def digest(path: str | os.PathLike[str]) -> str:
 
 def check_digest(path: str | os.PathLike[str], sha256: str, fix: str) -> str:
   """The digest of a file; raises DownloadError unless it is `sha256`."""
-  found = digest(path)
-  if found != sha256.lower():
+  actual = digest(path)
+  if actual != sha256.lower():
     raise DownloadError(
-        f"{path} has the SHA-256 {found}; {sha256} is expected: {fix}"
+        f"{path} has the SHA-256 {actual}; {sha256} is expected: {fix}"
     )
-  return found
+  return actual
 
 
 def _transfer(
@@ -133,7 +133,7 @@ def _transfer(
     return True
   # Compressed on its way, the length would say nothing.
   headers = {"Accept-Encoding": "identity"}
-  if begin:
+  if known:
     headers["Range"] = f"bytes={begin}-"
     if known.mark:
       headers["If-Range"] = known.mark
@@ -141,11 +141,11 @@ def _transfer(
     with requests.get(
         url, headers=headers, stream=True, timeout=TIMEOUT_S
     ) as response:
-      continues = response.status_code in (206, 416)  # 416: it is shorter now
-      if continues and not _continues(response, begin, known):
-        _forget(part)  # of another file: fetched from its start next time
-        raise _Broken("the server sends another part than the one asked for")
-      if not continues:
+      if response.status_code in (206, 416):  # 416: it is shorter now
+        if known is None or not _continues(response, begin, known):
+          _forget(part)  # of another file: fetched from its start next time
+          raise _Broken("the server sends another part than the one asked for")
+      else:
         begin, known = 0, _answer(response, url)
         _forget(part)  # before the note: never old bytes under a new one
       _check_space(part, known.length - begin)
@@ -163,7 +163,7 @@ def _transfer(
     raise _Broken(f"the connection failed ({_reason(error)})") from error
 
 
-def _answer(response: requests.Response, url: str) -> _Source:
+def _answer(response: requests.Response, url: str) -> _RemoteFile:
   """What the server sends.
 
   Raises:
@@ -181,7 +181,7 @@ def _answer(response: requests.Response, url: str) -> _Source:
         f"{url} does not say how long the file is, so that a cut one would not"
         " be noticed; fetch it by hand and give its path"
     )
-  return _Source(url, int(length), _mark(response))
+  return _RemoteFile(url, int(length), _mark(response))
 
 
 def _mark(response: requests.Response) -> str:
@@ -191,11 +191,11 @@ def _mark(response: requests.Response) -> str:
 
 
 def _continues(
-    response: requests.Response, begin: int, known: _Source | None
+    response: requests.Response, begin: int, known: _RemoteFile
 ) -> bool:
   """Whether the answer is the rest of the file that the part begins."""
   # The date may be left out where it was the condition of the request.
-  if known is None or _mark(response) not in ("", known.mark):
+  if _mark(response) not in ("", known.mark):
     return False
   span = f"bytes {begin}-{known.length - 1}/{known.length}"
   return response.headers.get("Content-Range") == span
@@ -233,10 +233,10 @@ def _write(
   return True
 
 
-def _begun(part: pathlib.Path, url: str) -> tuple[int, _Source | None]:
-  """Bytes of the part that can be built on, and what they are of."""
+def _begun(part: pathlib.Path, url: str) -> tuple[int, _RemoteFile | None]:
+  """(bytes of the part that can be built on, what they are of) or (0, None)."""
   try:
-    known = _Source(**json.loads(_note_path(part).read_text()))
+    known = _RemoteFile(**json.loads(_note_path(part).read_text()))
   except (OSError, ValueError, TypeError):
     return 0, None
   size = _size(part)
@@ -245,7 +245,7 @@ def _begun(part: pathlib.Path, url: str) -> tuple[int, _Source | None]:
   return size, known
 
 
-def _note(part: pathlib.Path, source: _Source) -> None:
+def _note(part: pathlib.Path, source: _RemoteFile) -> None:
   _note_path(part).write_text(json.dumps(dataclasses.asdict(source)))
 
 
@@ -271,7 +271,7 @@ def _check_space(part: pathlib.Path, needed_bytes: int) -> None:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
   """The innermost cause, which says what happened in a few words."""
   while error.__context__ is not None:
     error = error.__context__

@@ -149,8 +149,8 @@ def convert(
   tensors = [pickles.read(path) for path in paths]
   named = ", ".join(map(str, paths))
   try:
-    for found in tensors:
-      _check_model(kind, found)
+    for state in tensors:
+      _check_model(kind, state)
     build = (
         dvae.from_reference
         if isinstance(kind.config, dvae.DvaeConfig)

@@ -118,22 +118,22 @@ def _tensors(
     root: Any, load: Callable[[Storage], np.ndarray], size: int
 ) -> dict[str, np.ndarray]:
   """The named tensors below `root`, checked and read."""
-  found: dict[str, _Tensor] = {}
+  tensors: dict[str, _Tensor] = {}
   for name, tensor in _named(root):
-    if name in found:
+    if name in tensors:
       raise UnsafeOrDamaged(
           f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}"
       )
-    if len(found) == NAMES:
+    if len(tensors) == NAMES:
       raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
     _check(opcodes.shown(name), tensor)
-    found[name] = tensor
-  if not found:
+    tensors[name] = tensor
+  if not tensors:
     raise UnsafeOrDamaged("it holds no tensor; give the checkpoint of a model")
   # What overlaps in the file could declare far more than it has.
   declared = max(
-      sum(tensor.nbytes for tensor in set(found.values())),
-      sum({t.storage.key: t.storage.nbytes for t in found.values()}.values()),
+      sum(tensor.nbytes for tensor in set(tensors.values())),
+      sum({t.storage.key: t.storage.nbytes for t in tensors.values()}.values()),
   )
   if declared > size:
     raise UnsafeOrDamaged(
@@ -142,13 +142,13 @@ def _tensors(
     )
   storages: dict[str, np.ndarray] = {}
   arrays: dict[_Tensor, np.ndarray] = {}
-  for name, tensor in found.items():
+  for name, tensor in tensors.items():
     if tensor not in arrays:
       key = tensor.storage.key
       if key not in storages:
         storages[key] = load(tensor.storage)
       arrays[tensor] = _array(opcodes.shown(name), tensor, storages[key])
-  return {name: arrays[tensor] for name, tensor in found.items()}
+  return {name: arrays[tensor] for name, tensor in tensors.items()}
 
 
 def _named(root: Any) -> Iterator[tuple[str, Any]]:
@@ -205,14 +205,14 @@ def _module(
 
 
 def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
-  whole = _joined(prefix, name)
+  path = _joined(prefix, name)
   if isinstance(value, _Tensor):
-    return whole, value
+    return path, value
   kind = type(value).__name__
   if isinstance(value, opcodes.Inert | opcodes.Name):
     kind = opcodes.shown(value.name)
   raise UnsafeOrDamaged(
-      f"{opcodes.shown(whole)} is {kind}, no dense tensor; save the state dict"
+      f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict"
       " of the model alone"
   )
 

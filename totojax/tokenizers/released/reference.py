@@ -9,6 +9,8 @@ from typing import Any
 from flax import traverse_util
 import numpy as np
 
+from totojax import tree as tree_lib
+
 _HWIO = (2, 3, 1, 0)  # the transposition that makes it of OIHW
 _OIHW = (3, 2, 0, 1)  # and back
 
@@ -36,7 +38,7 @@ def arrange(
       shape.
   """
   flat, known, wrong = {}, set(), []
-  for path, leaf in traverse_util.flatten_dict(shapes).items():
+  for path, leaf in tree_lib.paths(shapes).items():
     name, kernel = name_of(path), len(leaf.shape) == 4
     known.add(name)
     if name not in tensors:

@@ -80,18 +80,18 @@ class Storages:
     dtype = _DTYPES.get(kind.removeprefix("torch.").removeprefix("cuda."))
     if dtype is None:
       return self.declared.setdefault(key, opcodes.Inert(kind))
-    whole = Storage(key, dtype, total, 0, total)
-    if self.declared.setdefault(key, whole) != whole:
+    storage = Storage(key, dtype, total, 0, total)
+    if self.declared.setdefault(key, storage) != storage:
       raise UnsafeOrDamaged(
           f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}"
       )
     match rest:
       case [] | [None]:
-        return whole
+        return storage
       case [(_, int(first), int(count))] if (
           0 <= first and 0 <= count and first + count <= total
       ):
-        return dataclasses.replace(whole, first=first, count=count)
+        return dataclasses.replace(storage, first=first, count=count)
     raise UnsafeOrDamaged(
         f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}"
     )
@@ -207,14 +207,14 @@ class Legacy:
     machine.run(head)  # the system's sizes: the storages do not depend on them
     self.root = machine.run(head)
     keys = machine.run(head)
-    self._at = dict(_places(file, head.tell(), keys, storages.declared))
+    self._offsets = dict(_places(file, head.tell(), keys, storages.declared))
 
   def storage(self, storage: Storage) -> np.ndarray:
-    if storage.key not in self._at:
+    if storage.key not in self._offsets:
       raise UnsafeOrDamaged(
           f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}"
       )
-    self._file.seek(self._at[storage.key])
+    self._file.seek(self._offsets[storage.key])
     data = self._file.read(storage.nbytes)
     return _values(data, storage, swapped=_native() != b"little")
 

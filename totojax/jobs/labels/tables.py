@@ -1,20 +1,20 @@
-"""What a probe leaves: tables of every head, and which heads were chosen.
+"""What a job on labels leaves: tables of every head, and the chosen ones.
 
 Shapes: M items, L layers, S settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 from etils import epath
 import numpy as np
 
 from totojax.data.stream import labelled
 from totojax.evals import top1
-from totojax.jobs.probe import setup as build
+from totojax.jobs.labels import data as data_lib
 from totojax.report import layer_sections
 from totojax.rundir import console
 from totojax.rundir import files
@@ -32,20 +32,7 @@ SPLITS = ("validation", "holdout")
 
 
 @dataclasses.dataclass(frozen=True)
-class Paper:
-  """The number of the paper that this setting is to be compared with.
-
-  Attributes:
-    name: where it is printed, "Table 5, average pooling"; "": none.
-    top1: in per cent.
-  """
-
-  name: str
-  top1: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
+class Heads:
   """All heads of one backbone or baseline.
 
   Attributes:
@@ -61,8 +48,10 @@ class Found:
   scores: Mapping[str, top1.Scores]
 
 
-def read(unit: build.Unit, folder: epath.Path) -> Found:
-  """The scores that a unit left in its folder."""
+def read(
+    source: str, layers: tuple[int, ...], folder: epath.Path
+) -> Heads:
+  """The scores of heads of some layers that were left in a folder."""
   arrays = files.read_npz(folder / "scores.npz")
   scores = {
       name: top1.Scores(**{
@@ -71,13 +60,13 @@ def read(unit: build.Unit, folder: epath.Path) -> Found:
       })
       for name in SPLITS
   }
-  return Found(unit.source, unit.layers, arrays["train_loss"], scores)
+  return Heads(source, layers, arrays["train_loss"], scores)
 
 
-def joined(found: list[Found]) -> list[Found]:
+def joined(parts: list[Heads]) -> list[Heads]:
   """One for each source: groups of layers are put together."""
   out = {}
-  for part in found:
+  for part in parts:
     if part.source not in out:
       out[part.source] = part
       continue
@@ -89,7 +78,7 @@ def joined(found: list[Found]) -> list[Found]:
         })
         for name in SPLITS
     }
-    out[part.source] = Found(
+    out[part.source] = Heads(
         part.source,
         before.layers + part.layers,
         np.concatenate([before.train_loss, part.train_loss]),
@@ -98,84 +87,79 @@ def joined(found: list[Found]) -> list[Found]:
   return list(out.values())
 
 
-class Told(Protocol):
-  """What tables say of the heads and the data; a `Setup` is one."""
-
-  data: Any  # with `expected`
-  run: Any  # the backbone's
-  optim: Any  # with `settings`
-  validation: labelled.Records
-  missing: Sequence[tuple[str, str]]  # (id, reason) of validation items
-  classes: int
-
-
 def write(
-    of: Told,
-    found: list[Found],
+    setup: data_lib.Setup,
+    heads: list[Heads],
     workdir: epath.Path,
-    paper: Paper,
     *,
     depths: Mapping[str, int] | None = None,
 ) -> None:
-  """Writes the tables, the metrics and the figure of a whole probe.
+  """Writes the tables, the metrics and the figure of a finished job.
 
   Args:
-    of: what was probed.
-    found: the heads of every source.
+    setup: of the job.
+    heads: of every source.
     workdir: where they go.
-    paper: a number beside them.
     depths: last layers of sources that are no model of ours.
   """
-  n = found[0].scores["validation"].items
-  expected = of.data.expected or n + len(of.missing)
+  sets, paper = setup.sets, setup.config.paper
+  n = heads[0].scores["validation"].items
+  expected = setup.config.data.expected or n + len(sets.missing)
   rows = (
       row
-      for one in found
-      for row in _rows(of, one, expected, (depths or {}).get(one.source))
+      for one in heads
+      for row in _rows(setup, one, expected, (depths or {}).get(one.source))
   )
   files.write_table(workdir / "per_layer.csv", rows, header=COLUMNS)
   files.write_table(
-      workdir / "predictions.csv", _predictions(of, found), header=_PREDICTIONS
-  )
-  counts = np.bincount(of.validation.labels[of.validation.records])
+      workdir / "predictions.csv", _predictions(sets.validation, heads),
+      header=_PREDICTIONS,
+  )  # fmt: skip
+  counts = np.bincount(sets.validation.labels[sets.validation.records])
   metrics = {
       "n": n,
       "n_expected": expected,
-      "classes": of.classes,
+      "classes": sets.classes,
       "majority_top1": float(counts.max() / counts.sum()),
   }
-  for one in found:
-    for key, value in _chosen(of, one).items():
+  settings = setup.config.optim.settings
+  for one in heads:
+    for key, value in _chosen(settings, one).items():
       metrics[f"{one.source}/{key}"] = value
   if paper.name:
     metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
-  metrics["notes"] = [note for one in found for note in _edge(of, one, metrics)]
+  metrics["notes"] = [
+      note for one in heads for note in _edge(settings, one, metrics)
+  ]
   files.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
-  for one in found:
+  for one in heads:
     console.say(_sentence(one, metrics))
   for note in metrics["notes"]:
     console.say(note)
   if n != expected:
     console.say(f"{n} of {expected} validation items were there")
-  files.write_table(
-      workdir / "missing.csv", of.missing, header=("id", "reason")
-  )
-  if of.missing:
-    names = ", ".join(item for item, _ in of.missing[:3])
-    more = ", ..." if len(of.missing) > 3 else ""
-    console.say(
-        f"{len(of.missing)} validation items are missing: {names}{more}; see"
-        f" {workdir / 'missing.csv'}"
-    )
+  _missing(sets.missing, workdir)
   console.say(f"report: {layer_sections.write_report(workdir)}")
 
 
+def _missing(items: tuple[tuple[str, str], ...], workdir: epath.Path) -> None:
+  """Writes and names the validation items that are not there."""
+  files.write_table(workdir / "missing.csv", items, header=("id", "reason"))
+  if items:
+    names = ", ".join(item for item, _ in items[:3])
+    more = ", ..." if len(items) > 3 else ""
+    console.say(
+        f"{len(items)} validation items are missing: {names}{more}; see"
+        f" {workdir / 'missing.csv'}"
+    )
+
+
 def _edge(
-    of: Told, one: Found, metrics: Mapping[str, Any]
+    settings: list[tuple[float, float]], one: Heads, metrics: Mapping[str, Any]
 ) -> Iterator[str]:
   """What is said where the best rate is the first or the last of the grid."""
-  rates = sorted({lr for lr, _ in of.optim.settings})
+  rates = sorted({lr for lr, _ in settings})
   best = metrics[f"{one.source}/chosen_on_{_chooser(one.scores)}/lr"]
   for rate, end, further in (
       (rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger"),
@@ -188,10 +172,10 @@ def _edge(
 
 
 def _rows(
-    of: Told, one: Found, expected: int, depth: int | None
+    setup: data_lib.Setup, one: Heads, expected: int, depth: int | None
 ) -> Iterator[tuple[Any, ...]]:
   validation, holdout = one.scores["validation"], one.scores.get("holdout")
-  depth = depth or of.run.model.config.depth
+  depth = depth or setup.run.model.config.depth
   values = {
       "top1": validation.top(1), "top5": validation.top(5),
       "nll": validation.loss(),
@@ -199,7 +183,7 @@ def _rows(
   if holdout is not None:
     values["holdout"] = holdout.top(1)
   for i, layer in enumerate(one.layers):
-    for s, (lr, decay) in enumerate(of.optim.settings):
+    for s, (lr, decay) in enumerate(setup.config.optim.settings):
       at = {key: f"{value[i, s]:.6f}" for key, value in values.items()}
       yield (
           one.source, layer, f"{layer / depth:.4f}", s, lr, decay, at["top1"],
@@ -210,7 +194,9 @@ def _rows(
       )  # fmt: skip
 
 
-def _chosen(of: Told, one: Found) -> dict[str, float]:
+def _chosen(
+    settings: list[tuple[float, float]], one: Heads
+) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
   validation = one.scores["validation"]
   out = {}
@@ -222,8 +208,8 @@ def _chosen(of: Told, one: Found) -> dict[str, float]:
         f"chosen_on_{name}/top1_sem": top1.error(top, validation.items),
         f"chosen_on_{name}/top5": float(validation.top(5)[i, s]),
         f"chosen_on_{name}/layer": one.layers[i],
-        f"chosen_on_{name}/lr": of.optim.settings[s][0],
-        f"chosen_on_{name}/weight_decay": of.optim.settings[s][1],
+        f"chosen_on_{name}/lr": settings[s][0],
+        f"chosen_on_{name}/weight_decay": settings[s][1],
     }
   return out
 
@@ -232,20 +218,20 @@ def _chooser(scores: Mapping[str, Any]) -> str:
   return "holdout" if "holdout" in scores else "validation"
 
 
-def _best(one: Found, name: str) -> tuple[int, int]:
+def _best(one: Heads, name: str) -> tuple[int, int]:
   return top1.best(one.scores[name].top(1), one.scores[name].loss())
 
 
-def _predictions(of: Told, found: list[Found]) -> Iterator[tuple[Any, ...]]:
+def _predictions(
+    data: labelled.Records, heads: list[Heads]
+) -> Iterator[tuple[Any, ...]]:
   """What the heads chosen on the hold-out say of every validation item.
 
   Without a hold-out there is one head, or they are chosen on what they say it
   of.
   """
-  data = of.validation
   items = data.items()
-
-  for one in found:
+  for one in heads:
     i, s = _best(one, _chooser(one.scores))
     scores = one.scores["validation"]
     for m, item in enumerate(items):
@@ -258,7 +244,7 @@ def _predictions(of: Told, found: list[Found]) -> Iterator[tuple[Any, ...]]:
       )  # fmt: skip
 
 
-def _sentence(one: Found, metrics: Mapping[str, Any]) -> str:
+def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:
   at = lambda key: metrics[f"{one.source}/chosen_on_{key}"]  # noqa: E731
   if _chooser(one.scores) == "validation":
     return (

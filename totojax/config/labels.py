@@ -1,0 +1,418 @@
+"""Config keys of probes, joint training and fine-tuning: all need labels.
+
+"[gap]" marks what the paper does not say; the source of our default follows.
+"tuned" is where the default of fine-tuning is from, if it is another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+from totojax.config import model as models
+from totojax.config import training
+from totojax.config.schema import ConfigError
+from totojax.config.schema import field
+from totojax.config.schema import section
+
+BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
+BASELINES = ("pixels", "histogram")  # what takes no model
+POOLS = ("average", "attention", "cross")
+OPTIMISERS = ("lars", "adamw")
+SOURCES = ("tokens", "folder", "imagenet")
+LAST_RATE = 1e-6  # with which MAE ends
+
+
+@section("data")
+class Data:
+  """Records with a class, to be trained on and held out."""
+
+  train: str = field("", "store of tokens with classes")
+  validation: str = field("", "the same, held out")
+  classes: int = field(0, "0: as many as the data say", at_least=0)
+  # Missing: what the job that made a store, or the files' listing, calls so.
+  expected: int = field(
+      0, "items to validate; 0: those there and missing", at_least=0,
+      unit="items",
+  )  # fmt: skip
+  holdout_frac: float = field(
+      0.0, "of each class, not trained on, to choose a layer; 0.0: none",
+      "[gap]", at_least=0, below=1,
+  )  # fmt: skip
+  frames: int = field(0, "of a clip; 0: as the model was trained", at_least=0)
+  reading: training.Reading = field(training.Reading(), "how batches are read")
+
+
+@section("data")
+class ProbeData(Data):
+  """What is probed on: a layer is always chosen without the validation set."""
+
+  holdout_frac: float = field(
+      0.1, "of each class, not trained on, to choose a layer", "[gap]",
+      above=0, below=1,
+  )  # fmt: skip
+  train_pixels: str = field("", "what `train` was made from, for `pixels`")
+  validation_pixels: str = field("", "the same of `validation`")
+  pixels_side: int = field(
+      8, "of a frame, for `pixels`", at_least=1, unit="pixels"
+  )
+  train_records: int = field(0, "the first so many; 0: all", at_least=0)
+
+
+@section("data")
+class TrainData(Data):
+  """ImageNet from its files at 32 x 32 tokens, other files, or stores."""
+
+  source: str = field("imagenet", "files, or stores", choices=SOURCES)
+  root: str = field("", "of files: what their ids are relative to")
+  train: str = field("train", "folder below root, '': all; or a store")
+  validation: str = field("val", "the same, held out; '': val_frac of train")
+  val_frac: float = field(0.0, "of the items of `train`", at_least=0, below=1)
+  encode_with: str = field("", "the model's tokenizer file, or 'shipped'")
+  grid: int = field(32, "0: as the model was trained", "4.2", unit="tokens")
+  classes: int = field(1000, "0: as many as the data say", at_least=0)
+  expected: int = field(
+      50_000, "items to validate; 0: those there and missing", at_least=0,
+      unit="items",
+  )  # fmt: skip
+  reading: training.Reading = field(
+      training.Reading(workers=8, prefetch=4), "processes decode photographs"
+  )
+
+  def __post_init__(self):
+    if self.source == "tokens":
+      if self.encode_with or self.root:
+        raise ConfigError(
+            "data.encode_with and data.root are for files of images; with"
+            " data.source 'tokens' leave them empty"
+        )
+    elif bool(self.validation) == bool(self.val_frac):
+      raise ConfigError(
+          f"data.validation is {self.validation!r} and data.val_frac"
+          f" {self.val_frac}; name a folder that is held out, or a share of"
+          " data.train, and not both"
+      )
+
+
+@section("encoders.NAME")
+class EncoderFiles:
+  """Features of somebody else's encoder (`data/store/feature_files.py`)."""
+
+  train: str = field("", "folder or file of the training items")
+  validation: str = field("", "the same of the held-out ones")
+
+
+@section("head")
+class HeadConfig:
+  """A head; with the width and the classes it fixes every parameter."""
+
+  pool: str = field(
+      "average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head"
+  )
+  heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
+  bias: bool = field(True, "of the linear layer")
+  init_std: float = field(0.01, "of matrices and queries", "[gap] MAE; AIM .02")
+  norm_eps: float = field(1e-6, "of BatchNorm, without gain and bias", "[gap]")
+  norm_momentum: float = field(0.1, "of the newest batch", "[gap] PyTorch")
+
+
+@section("head")
+class FineTuneConfig:
+  """The head of fine-tuning, and how the blocks are trained."""
+
+  drop_path: float = field(
+      0.1, "rows that skip the last block's branches", "[gap] MAE", at_least=0,
+      below=1,
+  )  # fmt: skip
+  head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE")
+  norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE")
+
+
+@section("train")
+class Epochs:
+  """How long heads, or models with heads, are trained."""
+
+  epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE")
+  batch_rows: int = field(1024, "of an update", "[gap] MAE", at_least=1)
+  # BatchNorm, mixup and cutmix see one of them at a time.
+  microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
+  score_rows: int = field(1024, "of a batch of the evaluation", at_least=1)
+
+
+@section("optim")
+class GridConfig:
+  """Every pair of a rate and a decay is one setting, and trains its own head.
+
+  Rates fall by half a cosine; weight decay is on matrices only.
+  """
+
+  name: str = field("lars", "the optimiser", "[gap] MAE", choices=OPTIMISERS)
+  lrs: tuple[float, ...] = field((0.1,), "peak rates", "[gap] MAE", at_least=0)
+  weight_decays: tuple[float, ...] = field(
+      (0.0,), "times the rate and the parameter", "[gap] MAE", at_least=0
+  )
+  lr_rows: int = field(256, "that lrs are for; 0: any", "[gap] MAE", at_least=0)
+  warmup_epochs: float = field(10.0, "linear from 0", "[gap] MAE")
+  end_lr_frac: float = field(0.0, "of the peak, at the end", "[gap] MAE")
+  end_decay_frac: float = field(1.0, "of the weight decay; 1.0: constant")
+  momentum: float = field(0.9, "of LARS", "[gap] MAE")
+  trust: float = field(0.001, "of LARS: largest update / size", "[gap] MAE")
+  b1: float = field(0.9, "of AdamW: decay of the first moment")
+  b2: float = field(0.999, "of AdamW: decay of the second moment")
+  eps: float = field(1e-8, "of AdamW: added to the second moment's root")
+  clip_norm: float = field(0.0, "of each head's gradient; 0.0: none")
+
+  def __post_init__(self):
+    for name in ("lrs", "weight_decays"):
+      if not getattr(self, name):
+        raise ConfigError(
+            f"optim.{name} is (); name one or more numbers that are not"
+            " negative, as (0.1, 0.3)"
+        )
+
+  @property
+  def settings(self) -> list[tuple[float, float]]:
+    """(rate, decay) of each setting, in order."""
+    return [(lr, wd) for lr in self.lrs for wd in self.weight_decays]
+
+  @property
+  def moments(self) -> int:
+    """Arrays that the optimiser keeps for each parameter."""
+    return {"lars": 1, "adamw": 2}[self.name]
+
+  def peak_lr(self, lr: float, batch_rows: int) -> float:
+    """The peak for a batch of so many rows of one of `lrs`."""
+    return lr * batch_rows / self.lr_rows if self.lr_rows else lr
+
+
+@section("optim")
+class LayeredConfig:
+  """AdamW with rates by layer; weight decay is on matrices, not on embeddings.
+
+  The rate falls by half a cosine. Heads are not clipped, so that they cannot
+  slow the backbone.
+  """
+
+  lr: float = field(6e-5, "of the last layer, at most", "4.2; tuned: [gap] MAE")
+  lr_rows: int = field(0, "that lr is for; 0: any", "tuned: MAE", at_least=0)
+  warmup_epochs: float = field(5.0, "linear from 0", "[gap] MAE")
+  end_lr_frac: float = field(LAST_RATE / 6e-5, "of the peak", "[gap] MAE")
+  layer_decay: float = field(
+      0.9, "a layer's rate / the next one's", "4.2; tuned: [gap] MAE",
+      above=0, at_most=1,
+  )  # fmt: skip
+  head_lr_mults: tuple[float, ...] = field(
+      (1.0,), "rates of heads over lr, each of its own heads", above=0
+  )
+  b1: float = field(0.9, "decay of the first moment", "section 3.2")
+  b2: float = field(0.95, "decay of the second moment", "3.2; tuned: [gap] MAE")
+  eps: float = field(1e-8, "added to the second moment's root", "[gap] optax")
+  weight_decay: float = field(0.05, "times the rate, on matrices", "[gap] MAE")
+  clip_norm: float = field(1.0, "of the backbone; 0.0: none", "[gap] LLaMA")
+  mu_dtype: str = field(
+      "float32", "of the first moment", choices=("float32", "bfloat16")
+  )
+
+  def __post_init__(self):
+    if not self.head_lr_mults:
+      raise ConfigError(
+          "optim.head_lr_mults is (); name one or more numbers above 0, as"
+          " (1.0, 10.0)"
+      )
+
+  @property
+  def settings(self) -> list[tuple[float, float]]:
+    """(rate, decay) of the heads of each setting."""
+    return [(self.lr * m, self.weight_decay) for m in self.head_lr_mults]
+
+  def peak_lr(self, batch_rows: int) -> float:
+    """The peak for a batch of so many rows."""
+    return self.lr * batch_rows / self.lr_rows if self.lr_rows else self.lr
+
+
+def layered(
+    *, batch_rows: int, lr: float, lr_rows: int, **more: Any
+) -> LayeredConfig:
+  """AdamW by layers that ends with MAE's last rate."""
+  rates = LayeredConfig(lr=lr, lr_rows=lr_rows, **more)
+  peak = rates.peak_lr(batch_rows)
+  return dataclasses.replace(rates, end_lr_frac=LAST_RATE / peak)
+
+
+@section("view")
+class ViewConfig:
+  """What is seen of an image: MAE's views, without RandAugment and erasing."""
+
+  least_area: float = field(
+      0.08, "of a training window", "[gap] MAE", at_least=0, at_most=1
+  )
+  widest: float = field(
+      4 / 3, "ratio of its sides", "[gap] MAE", at_least=1, at_most=100
+  )
+  flip: float = field(
+      0.5, "share of training views", "[gap] MAE", at_least=0, at_most=1
+  )
+  resample: str = field(
+      "bicubic", "filter of the resizing", "[gap] MAE",
+      choices=("bicubic", "bilinear", "lanczos"),
+  )  # fmt: skip
+  operations: int = field(
+      0, "RandAugment's, of a training view", "tuned: [gap] MAE", at_least=0,
+      at_most=100,
+  )  # fmt: skip
+  magnitude: float = field(
+      9.0, "of the operations", "[gap] MAE", at_least=0, at_most=10
+  )
+  magnitude_std: float = field(0.5, "of each one's magnitude", "[gap] MAE")
+  erase: float = field(
+      0.0, "training views that lose a rectangle", "tuned: [gap] MAE",
+      at_least=0, at_most=1,
+  )  # fmt: skip
+  center_frac: float = field(
+      0.875, "of the short side that is evaluated", "[gap] MAE", at_least=0.01,
+      at_most=1,
+  )  # fmt: skip
+
+
+@section("mix")
+class MixConfig:
+  """How rows and their classes are mixed."""
+
+  mixup: float = field(0.8, "alpha; 0.0: none", "[gap] MAE", at_least=0)
+  cutmix: float = field(1.0, "alpha; 0.0: none", "[gap] MAE", at_least=0)
+  share: float = field(
+      1.0, "microbatches that are mixed", "[gap] MAE", at_least=0, at_most=1
+  )
+  switch: float = field(
+      0.5, "of these, with cutmix", "[gap] MAE", at_least=0, at_most=1
+  )
+  smoothing: float = field(
+      0.1, "goes evenly to all classes", "[gap] MAE", at_least=0, at_most=1
+  )
+
+
+@section("model")
+class ModelConfig:
+  """What is not as the model was trained."""
+
+  rope_base: float = field(50_000.0, "trained at 10,000", "section 4.2")
+  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "A.2")
+
+
+@section("paper")
+class Paper:
+  """The number of the paper that this setting is to be compared with."""
+
+  name: str = field("", "where it is printed; '': none")
+  top1: float = field(0.0, "the number", unit="per cent")
+
+
+@section("")
+class Labels:
+  """What all jobs that need labels have."""
+
+  run: str = field("", "the job")
+  seed: int = field(0, "of parameters and data")
+  model_run: str = field("", 'run directory of `run = "pretrain"`')
+  data: Data = field(Data(), "on what")
+  train: Epochs = field(Epochs(), "how long")
+  paper: Paper = field(Paper(), "a number beside ours")
+  mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
+  every: training.Every = field(training.Every(), "how often")
+  checkpoint: training.CheckpointConfig = field(
+      training.CheckpointConfig(), "which stay"
+  )
+
+
+@section("")
+class Probe(Labels):
+  """`run = "probe"`: MAE's linear probe on every layer (section 3.5)."""
+
+  run: str = field("probe", "the job")
+  backbones: tuple[str, ...] = field(
+      ("trained", "untrained", "histogram"), "what is probed; (): encoders",
+      choices=(*BACKBONES, *BASELINES),
+  )  # fmt: skip
+  encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
+  layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all")
+  cache: str = field(
+      "auto", "features are made once; auto: for average pooling",
+      choices=("auto", "on", "off"),
+  )  # fmt: skip
+  memory_gb: float = field(
+      0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0
+  )
+  data: ProbeData = field(ProbeData(), "on what")
+  head: HeadConfig = field(HeadConfig(), "of every layer and setting")
+  train: Epochs = field(
+      Epochs(batch_rows=16_384), "how long: batch_rows 16,384", "[gap] MAE"
+  )
+  optim: GridConfig = field(GridConfig(), "the optimiser of each head")
+  every: training.Every = field(
+      training.Every(log_steps=100, eval_steps=1000, checkpoint_steps=1000),
+      "how often: eval_steps 1000",
+  )
+
+
+@section("")
+class Tuning(Labels):
+  """What all jobs that train a backbone on have."""
+
+  model: ModelConfig = field(ModelConfig(), "what is not as it was trained")
+  compute: models.Compute = field(models.Compute(), "how it is computed")
+  data: TrainData = field(TrainData(), "on what")
+  view: ViewConfig = field(ViewConfig(), "what is seen of an image")
+  optim: LayeredConfig = field(LayeredConfig(), "the optimiser")
+
+
+@section("")
+class Joint(Tuning):
+  """`run = "joint"`: next-token loss, and probes of the layers (Table 7)."""
+
+  run: str = field("joint", "the job")
+  layers: tuple[int, ...] = field((), "H_1 to H_L; (): all")
+  data: TrainData = field(
+      TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]"
+  )
+  head: HeadConfig = field(
+      HeadConfig(pool="attention", init_std=0.02),
+      "of each layer: pool 'attention', init_std 0.02", "3.5; [gap] AIM",
+  )  # fmt: skip
+
+
+@section("")
+class Finetune(Tuning):
+  """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2)."""
+
+  run: str = field("finetune", "the job")
+  model: ModelConfig = field(
+      ModelConfig(prefix_tokens=-1), "full attention: prefix_tokens -1", "A.2"
+  )
+  view: ViewConfig = field(
+      ViewConfig(operations=2, erase=0.25),
+      "what is seen of an image: operations 2, erase 0.25", "[gap] MAE",
+  )  # fmt: skip
+  head: FineTuneConfig = field(FineTuneConfig(), "on the last layer")
+  mix: MixConfig = field(MixConfig(), "how rows are mixed")
+  train: Epochs = field(
+      Epochs(epochs=100.0), "how long: epochs 100.0", "[gap] MAE"
+  )
+  optim: LayeredConfig = field(
+      layered(
+          batch_rows=1024, lr=5e-4, lr_rows=256, layer_decay=0.65, b2=0.999,
+          clip_norm=0.0,
+      ),
+      "the optimiser: lr 5e-4 for 256 rows, so that the last is 1e-6 too;"
+      " layer_decay 0.65, b2 0.999, clip_norm 0.0", "[gap] MAE",
+  )  # fmt: skip
+
+
+@section("")
+class ProbeSeeds:
+  """`run = "probe_seeds"`: what probes of several seeds say together."""
+
+  run: str = field("probe_seeds", "the job")
+  probe_seeds: Mapping[str, tuple[str, ...]] = field(
+      {}, "question -> run directories, one for each seed"
+  )
