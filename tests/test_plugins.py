@@ -9,6 +9,7 @@ import re
 import textwrap
 
 from etils import epath
+import jax
 import numpy as np
 import pytest
 import runs
@@ -18,9 +19,11 @@ from totojax import jobs
 from totojax import plugins
 from totojax.config import defaults
 from totojax.config import roots
+from totojax.models import heads
 from totojax.rundir import directory
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
+from totojax.trained import encoders
 
 NEVER = lambda step: False
 PAGE = runs.ROOT / "docs" / "contributing.md"
@@ -54,8 +57,10 @@ def smoke(data, **changes):
   c = runs.load(runs.ROOT / "configs" / "smoke.py")
   c.data.train.moving.path, c.data.validation.moving = data
   c.train.total_tokens = 2 * 128.0
-  for key, value in changes.items():
-    c[key] = value
+  c.optim.warmup_steps = 1
+  with c.unlocked():
+    for key, value in changes.items():
+      c[key] = value
   return c
 
 
@@ -68,9 +73,8 @@ def test_the_examples_are_short_and_of_every_kind():
 
 def test_an_architecture(files, data, tmp_path):
   c = smoke(data, architecture=files["my_architecture"])
-  c.model = dict(
-      width=32, depth=2, norm_eps=1e-6, init_std=0.02, tied=True, power=2.0
-  )
+  with c.unlocked():
+    c.model.damping = 0.25
   assert jobs.run(c.to_dict(), epath.Path(tmp_path / "run"), NEVER)
   rows = [r for r in runs.metrics(tmp_path / "run") if r["kind"] == "train"]
   assert len(rows) == 2 and all(np.isfinite(r["loss"]) for r in rows)
@@ -84,6 +88,25 @@ def test_a_tokenizer(files):
   assert codes.shape == (2, 2, 2) and len(set(codes.ravel().tolist())) == 2
   np.testing.assert_array_equal(tokenizer.decode(codes), frames)
   assert isinstance(tokenizer, api.Tokenizer)
+
+
+def test_an_encoder(files):
+  encoder = encoders.load(files["my_encoder"])
+  clips = np.ones((3, 1, 32, 32, 3), np.uint8)
+  assert encoder.features(clips).shape == (1, 3, 3)
+
+
+def test_a_head(files):
+  config = heads.HeadConfig(pool=files["my_head"], init_std=1.0)
+  params = heads.init(config, jax.random.key(0), width=4, classes=2)
+  assert params["scale"].tolist() == [1.0] * 4
+  x = np.zeros((1, 3, 4), np.float32)
+  x[0, 1], x[0, 2] = 2.0, 9.0  # the last is no visual token
+  visual = np.array([[True, True, False]])
+  logits = heads.logits(config, params, x, visual)
+  expected = 2.0 * params["linear"].sum(0)
+  np.testing.assert_allclose(logits[0], expected, rtol=1e-5)
+  assert set(heads.axes(config, width=4, classes=2)) == set(params)
 
 
 def test_a_data_set(files, tmp_path):

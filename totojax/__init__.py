@@ -11,6 +11,15 @@ from typing import Any
 __version__ = "0.1.0"  # setup.py reads this line
 
 
+def __getattr__(name: str) -> Any:
+  """`totojax.encoders`, for files that define `encoder()`; see that module."""
+  if name == "encoders":
+    from totojax.trained import encoders
+
+    return encoders
+  raise AttributeError(f"module 'totojax' has no attribute {name!r}")
+
+
 def load(
     run: str, *, tokenizer: str = "", depth: int | None = None
 ) -> Any:

@@ -116,7 +116,7 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
         f"{reference}: {plugin.make.__name__}() fails"
         f" ({type(error).__name__}: {error})"
     ) from error
-  if lacking := _lacking(value, contract):
+  if (lacking := _lacking(value, contract)) is not None:
     raise PluginError(
         f"{reference}: {plugin.make.__name__}() returns a"
         f" {type(value).__name__}, and a {kind} is a {contract.__name__}"

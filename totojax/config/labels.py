@@ -107,7 +107,9 @@ class EncoderFiles:
 class HeadConfig:
   """A head; with the width and the classes it fixes every parameter."""
 
-  pool: str = field("average", "of tokens", "3.5, Table 16", choices=POOLS)
+  pool: str = field(
+      "average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head"
+  )
   heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
   bias: bool = field(True, "of the linear layer")
   init_std: float = field(0.01, "of matrices and queries", "[gap] MAE; AIM .02")

@@ -7,6 +7,8 @@
   cross      one query, cross-attention and an MLP with their norms -> linear
              (Table 16; V-JEPA's AttentiveClassifier)
 
+or, of a user's file, a `Pool` after the same BatchNorm over all tokens.
+
 A head is split where its cost lies. `prepare` is what all heads of one layer
 share, however many there are: the mean, and statistics, which are those of the
 layer. `logits` is one head on what was prepared; callers map it over heads.
@@ -21,7 +23,9 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import functools
 import math
+from typing import Protocol
 import zlib
 
 from flax import linen as nn
@@ -29,6 +33,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+from totojax import plugins
 from totojax.config.labels import HeadConfig
 from totojax.config.labels import POOLS as POOLS
 
@@ -39,9 +44,37 @@ Params = Mapping[str, jax.Array]
 Stats = Mapping[str, jax.Array]
 
 
+Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]
+
+
+class Pool(Protocol):
+  """What a user's head does before the linear layer, which is ours."""
+
+  def shapes(self, width: int) -> Shapes:
+    """(shape, logical axes) of its parameters, as those of `shapes`.
+
+    Names that end in "scale" start at 1, in "bias" at 0.
+    """
+    ...
+
+  def pool(
+      self, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
+  ) -> jax.Array:
+    """[B, D] of normalised features, of the positions that are visual."""
+    ...
+
+
+@functools.cache
+def _users(pool: str) -> Pool | None:
+  """The pool of a user's file; None for one of ours."""
+  if not plugins.is_reference(pool):
+    return None
+  return plugins.load(pool, "head", Pool)
+
+
 def shapes(
     config: HeadConfig, *, width: int, classes: int
-) -> dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]:
+) -> Shapes:
   """(shape, logical axes) of every parameter of one head.
 
   Raises:
@@ -52,6 +85,8 @@ def shapes(
     found["bias"] = ((classes,), ("classes",))
   if config.pool == "average":
     return found
+  if users := _users(config.pool):
+    return found | users.shapes(width)
   if config.heads < 1 or width % config.heads:
     raise ValueError(
         f"head.heads {config.heads} does not divide the width of {width}; use"
@@ -197,8 +232,10 @@ def logits(
       pooled_BD = prepared
     case "attention":
       pooled_BD = _attend(params, params["query"], prepared, visual_BT)
-    case _:
+    case "cross":
       pooled_BD = _cross(params, prepared, visual_BT)
+    case _:
+      pooled_BD = _users(config.pool).pool(params, prepared, visual_BT)
   # Rows stay split over devices: what is gathered is the matrix.
   pooled_BD = nn.with_logical_constraint(pooled_BD, ("batch", None))
   logits_BC = pooled_BD @ params["linear"]

@@ -148,7 +148,7 @@ def prepare(config: labels.Probe) -> Setup:
 
 def _headed(head: heads.HeadConfig, model: Any) -> heads.HeadConfig:
   """With as many attention heads as the model, where none are said."""
-  if head.heads or head.pool == "average":
+  if head.heads or head.pool not in ("attention", "cross"):
     return head
   own = getattr(model, "heads", 0)
   if not own:
