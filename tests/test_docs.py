@@ -335,6 +335,17 @@ def test_a_key_that_does_not_exist_is_noticed(known):
 # --- Python ------------------------------------------------------------------
 
 
+def named(package, name):
+  """What `from package import name` gives; None: an error."""
+  found = importlib.import_module(package)
+  if hasattr(found, name):
+    return getattr(found, name)
+  try:
+    return importlib.import_module(f"{package}.{name}")
+  except ImportError:
+    return None
+
+
 def unfound(code):
   """Names of ours that an example imports or calls, and that do not exist."""
   found = []
@@ -343,9 +354,8 @@ def unfound(code):
     if isinstance(node, ast.ImportFrom) and node.module.startswith("totojax"):
       for alias in node.names:
         name = f"{node.module}.{alias.name}"
-        try:
-          module = importlib.import_module(name)
-        except ImportError:
+        module = named(node.module, alias.name)
+        if module is None:
           found.append(name)
           continue
         used = rf"\b{alias.name}\.(\w+)"

@@ -25,6 +25,7 @@ from totojax import checkpoint
 from totojax import jobs
 from totojax.config import defaults
 from totojax.data.pixels import augment
+from totojax.models import llama
 from totojax.models import platform
 from totojax.models import trunk
 from totojax.tokenizers import dvae
@@ -77,7 +78,7 @@ def residual(run, clips, *, start):
   }
   table = saved["['params']['embedding']"]
   rope, segments = trunk.places(model.config, model.spec, jnp.asarray(rows))
-  block = trunk.llama.Block(
+  block = llama.Block(
       model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales
   )
   found = [table[rows]]

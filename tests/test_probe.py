@@ -439,7 +439,7 @@ def test_one_class_is_refused(data, tmp_path):
         (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must be"),
         (dict(data=dict(train="")), "data.train is empty"),
         (dict(layers=(3,)), "layer 3 does not exist: the model has 2 blocks"),
-        (dict(backbones=("trained", "dino")), "backbones is 'dino'; use 'tra"),
+        (dict(backbones=("trained", "dino")), "is .*, 'dino'.; use 'trained'"),
         (dict(backbones=("pixels",)), "'?\"?pixels.*needs data.train_pixels"),
         (dict(cache="on", head=dict(pool="attention")), "Set cache \"auto\""),
         (dict(model_run=""), "model_run is empty"),

@@ -10,6 +10,7 @@ import sys
 import pytest
 import runs
 
+from totojax.config import defaults
 from totojax.config import document
 from totojax.config import pretrain
 from totojax.config import roots
@@ -161,6 +162,21 @@ def test_the_section_of_a_choice_follows_what_is_beside_it():
     roots.read(config | {"architecture": "gpt2"})
   with pytest.raises(ConfigError, match="config.run is 'trian'; the jobs are"):
     roots.read(config | {"run": "trian"})
+
+
+def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
+  config = defaults.chain(
+      law=defaults.scaling("a=b"), page=defaults.report("{workdir}")
+  ).to_dict()
+  assert roots.read(config).stages["law"].scaling.runs == ("a=b",)
+  config["stages"]["law"]["scaling"]["draws"] = 0
+  with pytest.raises(ConfigError, match="^stages.law.scaling.draws is 0"):
+    roots.read(config)
+  del config["stages"]["law"]
+  assert roots.read(config).stages["page"].chain == "{workdir}"
+  config["stages"]["page"]["chian"] = ""
+  with pytest.raises(ConfigError, match="mean stages.page.chain?"):
+    roots.read(config)
 
 
 def test_the_page_of_all_keys_is_up_to_date():

@@ -94,7 +94,7 @@ def test_by_position_against_plain_numpy():
       x = nll_BT[at].astype(np.float64)
       sem = x.std(ddof=1) / math.sqrt(len(x))
       expected.append((group, x.mean(), sem, len(x)))
-    np.testing.assert_allclose(loss.by(groups), expected, rtol=1e-4)
+    np.testing.assert_allclose(loss.groups(groups), expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 16])

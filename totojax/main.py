@@ -168,7 +168,9 @@ def _print_keys(config: dict[str, Any]) -> None:
   from totojax.config import roots
 
   try:
-    print(document.listing(roots.read(config)))
+    print(document.listing(roots.read(config)), flush=True)
+  except BrokenPipeError:  # whoever reads has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except ValueError as error:
     sys.exit(f"totojax: {error}")
 

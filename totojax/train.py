@@ -36,7 +36,7 @@ class NotFinite(errors.RunError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What one call of `fit` needs; made by `build`.
+  """What one call of `fit` needs; made by `assembly.run`.
 
   Attributes:
     init: makes a fresh state, sharded.

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 from ml_collections import ConfigDict
 
-from totojax.config import defaults
+from totojax.config import labels
 from totojax.config import model as models
 from totojax.config import pixels
 from totojax.config import schema
@@ -151,19 +150,6 @@ class DecodeTokensBench:
   trained: Pretrain = field(_four_layers(frames=2), "the model")
 
 
-def _grid() -> dict[str, Any]:
-  optim = defaults.probe("", "", "").optim.to_dict()
-  return optim | dict(
-      lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)
-  )
-
-
-def _head() -> dict[str, Any]:
-  head = defaults.probe("", "", "").head.to_dict()
-  del head["pool"]
-  return head
-
-
 @section("probe")
 class ProbeBench:
   """What is probed: every layer of four, 20 settings each."""
@@ -175,8 +161,14 @@ class ProbeBench:
   widths: tuple[int, ...] = field((384, 768), "a case each; heads of 64")
   classes: int = field(1000, "of every head", at_least=1)
   rows: int = field(128, "of a batch", at_least=1)
-  head: Mapping[str, Any] = field(_head(), "but for its pool")
-  optim: Mapping[str, Any] = field(_grid(), "settings that train together")
+  head: labels.PooledHead = field(labels.PooledHead(), "but for its pool")
+  optim: labels.GridConfig = field(
+      labels.GridConfig(
+          lrs=(0.01, 0.03, 0.1, 0.3, 1.0),
+          weight_decays=(0.0, 1e-4, 1e-3, 1e-2),
+      ),
+      "settings that train together",
+  )
   trained: Pretrain = field(_four_layers(frames=1), "but for its width")
 
 

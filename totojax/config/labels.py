@@ -104,17 +104,23 @@ class EncoderFiles:
 
 
 @section("head")
-class HeadConfig:
-  """A head; with the width and the classes it fixes every parameter."""
+class PooledHead:
+  """A head but for how it pools tokens."""
 
-  pool: str = field(
-      "average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head"
-  )
   heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
   bias: bool = field(True, "of the linear layer")
   init_std: float = field(0.01, "of matrices and queries", "[gap] MAE; AIM .02")
   norm_eps: float = field(1e-6, "of BatchNorm, without gain and bias", "[gap]")
   norm_momentum: float = field(0.1, "of the newest batch", "[gap] PyTorch")
+
+
+@section("head")
+class HeadConfig(PooledHead):
+  """A head; with the width and the classes it fixes every parameter."""
+
+  pool: str = field(
+      "average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head"
+  )
 
 
 @section("head")

@@ -201,21 +201,21 @@ def _load(
 ) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
   arrays = files.read_npz(path) if path.exists() else {}
-  found = {}
+  progress = {}
   for name, store in stores.items():
-    found[name] = (0, np.zeros(store.manifest.vocab, np.int64))
+    progress[name] = (0, np.zeros(store.manifest.vocab, np.int64))
     if str(arrays.get(f"{name}/mark")) == _mark(store):
-      found[name] = (int(arrays[f"{name}/done"]), arrays[f"{name}/counts"])
-  return found
+      progress[name] = (int(arrays[f"{name}/done"]), arrays[f"{name}/counts"])
+  return progress
 
 
 def _save(
     path: epath.Path,
     stores: Stores,
-    found: Mapping[str, tuple[int, np.ndarray]],
+    progress: Mapping[str, tuple[int, np.ndarray]],
 ) -> None:
   arrays = {}
-  for name, (done, counts_V) in found.items():
+  for name, (done, counts_V) in progress.items():
     arrays[f"{name}/mark"] = np.array(_mark(stores[name]))
     arrays[f"{name}/done"] = np.array(done)
     arrays[f"{name}/counts"] = counts_V

@@ -122,7 +122,7 @@ class PositionLoss:
     sem = float(np.std(row_M, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
     return float(sum_M.sum() / count_M.sum()), sem
 
-  def by(self, group_T: np.ndarray) -> list[tuple[int, float, float, int]]:
+  def groups(self, group_T: np.ndarray) -> list[tuple[int, float, float, int]]:
     """(group, mean, standard error, tokens) of positions grouped by a number.
 
     The standard error takes tokens as independent, which neighbours are not: it
@@ -182,10 +182,10 @@ def write_tables(
       position_T = np.arange(len(loss.count_T))
       frame_T, row_T, _ = sequence.locate(position_T, spec.grid)
       group = {"position": position_T, "frame": frame_T, "row": row_T}[kind]
-      for at, mean, sem, n in loss.by(group):
-        where = sequence.locate(np.int64(at), spec.grid) if places else ()
+      for place, mean, sem, n in loss.groups(group):
+        where = sequence.locate(np.int64(place), spec.grid) if places else ()
         rows.append(
-            [name, at, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
+            [name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
         )
     files.write_table(
         workdir / f"{kind}_loss.csv",

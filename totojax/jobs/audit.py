@@ -22,6 +22,7 @@ from totojax.config import model as models
 from totojax.config import schema
 from totojax.config import studies
 from totojax.models import gpt2
+from totojax.models import llama
 from totojax.models import mamba
 from totojax.report import paper
 from totojax.report import scaling
@@ -32,17 +33,6 @@ from totojax.rundir import files
 DVAE_VOCAB, VQGAN_VOCAB = 8192, 16384
 TOKENS_OF_FRAME = 256
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-  """What `flops` asks of a model; the MLP may be any real number."""
-
-  kind: str
-  width: int
-  depth: int
-  mlp_dim: float
-  tied: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +111,14 @@ def _parsed(printed: str) -> tuple[float, float, float]:
   return float(digits), unit, 10.0**zeros
 
 
-def _shape(preset: str, mlp_dim: float | None = None, tied=True) -> Shape:
-  sizes = models.PRESETS[preset]
-  chosen = sizes["mlp_dim"] if mlp_dim is None else mlp_dim
-  return Shape("llama", sizes["width"], sizes["depth"], chosen, tied)
+def _shape(
+    preset: str, mlp_dim: float | None = None, tied: bool = True
+) -> llama.LlamaConfig:
+  """A preset with another MLP, of any real number of hidden units."""
+  sizes = dict(models.PRESETS[preset])
+  if mlp_dim is not None:
+    sizes["mlp_dim"] = mlp_dim
+  return llama.LlamaConfig(**sizes, tied=tied)
 
 
 def table_1() -> Iterator[Line]:
@@ -234,7 +228,7 @@ def table_6() -> Iterator[Line]:
     )  # fmt: skip
 
 
-def _forward(shape: Shape, tokens: int) -> float:
+def _forward(shape: llama.LlamaConfig, tokens: int) -> float:
   per_token = flops.forward_macs_per_token(
       shape, vocab=DVAE_VOCAB, context=tokens
   )

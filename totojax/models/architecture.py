@@ -1,8 +1,8 @@
 """What an architecture says of itself: a config with methods.
 
 Trunk, decoder, planner and arithmetic ask these and never which one it is, so
-that another is a file with a config and its block, and a line in
-`assembly.ARCHITECTURES`. What counts parameters and products needs no jax.
+that another is a file with a config and its block, and its keys in
+`config/model.py`. What counts parameters and products needs no jax.
 
 Shapes: B batch, T tokens, D width.
 """

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
-# All were chosen with the TPU compiler (see `aot/`): smaller blocks skip more
+# All were chosen with the TPU compiler (`jobs/plan/`): smaller blocks skip more
 # above the diagonal, larger ones start less often and keep the vector unit less
 # busy, which is what the forward kernel waits for. The unfused backward pass
 # computes q k twice, but its fused form leaves a sum over partial dq behind

@@ -55,9 +55,8 @@ class FineTune:
     }
 
   def axes(self) -> api.Variables:
-    whole = self.backbone.axes().params
     params = {
-        layered.BACKBONE: used(whole),
+        layered.BACKBONE: used(self.backbone.axes().params),
         layered.HEADS: {
             "norm_scale": PartitionSpec("norm"),
             "norm_bias": PartitionSpec("norm"),
@@ -141,8 +140,8 @@ class FineTune:
   ) -> Any:
     """As `Classify.outcomes`, of the one head."""
     del frozen, stats
-    found = of(self.logits(params, batch["tokens"], key=None))
-    return jax.tree.map(lambda leaf: leaf[None, None], found)
+    outcome = of(self.logits(params, batch["tokens"], key=None))
+    return jax.tree.map(lambda leaf: leaf[None, None], outcome)
 
 
 def used(backbone: Any) -> Any:

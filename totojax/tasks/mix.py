@@ -72,26 +72,26 @@ def mixed(
     classes: int,
 ) -> tuple[jax.Array, jax.Array]:
   """(uint8 frames, float32 targets [B, C]) of one microbatch."""
-  whether, which, of_mixup, of_cutmix, where = jax.random.split(key, 5)
+  switch, kind, mixup, cutmix, place = jax.random.split(key, 5)
   share, is_box, box_SS = 1.0, False, None
   if config.mixup:
-    share = jax.random.beta(of_mixup, config.mixup, config.mixup)
+    share = jax.random.beta(mixup, config.mixup, config.mixup)
   if config.cutmix:
     side = frames_BNSS3.shape[-2]
-    wanted = jax.random.beta(of_cutmix, config.cutmix, config.cutmix)
-    box_SS = box(where, side, wanted)
-    is_box = jax.random.uniform(which) < (config.switch if config.mixup else 1)
+    wanted = jax.random.beta(cutmix, config.cutmix, config.cutmix)
+    box_SS = box(place, side, wanted)
+    is_box = jax.random.uniform(kind) < (config.switch if config.mixup else 1)
     # Cut by the border, a box is smaller than was wanted.
     share = jnp.where(is_box, 1.0 - jnp.mean(box_SS.astype(jnp.float32)), share)
   if not (config.mixup or config.cutmix):
     return frames_BNSS3, smoothed(label_B, classes, config.smoothing)
-  on = jax.random.uniform(whether) < config.share
-  share = jnp.where(on, share, 1.0)
+  is_mixed = jax.random.uniform(switch) < config.share
+  share = jnp.where(is_mixed, share, 1.0)
   other = frames_BNSS3[::-1]
   blend = share * frames_BNSS3.astype(jnp.float32) + (1.0 - share) * other
   frames = jnp.rint(blend).astype(jnp.uint8)
   if box_SS is not None:
-    boxed = jnp.where((box_SS & on)[..., None], other, frames_BNSS3)
+    boxed = jnp.where((box_SS & is_mixed)[..., None], other, frames_BNSS3)
     frames = jnp.where(is_box, boxed, frames)
   target_BC = smoothed(label_B, classes, config.smoothing)
   return frames, share * target_BC + (1.0 - share) * target_BC[::-1]

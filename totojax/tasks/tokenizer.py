@@ -93,8 +93,8 @@ class TokenizerTask:
         lambda: dvae.init(self.model, jax.random.key(0))
     )
     names = {"use_V": jax.sharding.PartitionSpec(None)}
-    whole = jax.sharding.PartitionSpec(None, None)
-    frozen = {"centres_VX": whole} if self.kmeans else {}
+    replicated = jax.sharding.PartitionSpec(None, None)
+    frozen = {"centres_VX": replicated} if self.kmeans else {}
     return api.Variables(nn.get_partition_spec(boxed), frozen, names)
 
   def init(self, key: jax.Array) -> api.Variables:
@@ -215,11 +215,12 @@ class TokenizerTask:
     colours = dvae.pixels(dvae.statistics(self.model, params, z_bGGV))
     error = (colours - frames_BHWC[::_SCORED] / 255.0) ** 2
     psnr_b = -10 * jnp.log10(jnp.mean(error, axis=(1, 2, 3)) + _LEAST_MSE)
-    one = jnp.float32(1)
+    used = jnp.sum(share_V > 0, dtype=jnp.float32)
+    unit = jnp.float32(1)
     metrics = {
         "psnr_db": api.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
-        "codes_used": api.Weighted(jnp.sum(share_V > 0, dtype=one.dtype), one),
-        "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), one),
+        "codes_used": api.Weighted(used, unit),
+        "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), unit),
     }
     return metrics, use_V
 

@@ -259,12 +259,12 @@ def load(
     ValueError: it is no such run, it has no checkpoint, or fewer blocks.
     FileNotFoundError: there is no run.
   """
-  found = backbone.find(os.fspath(run), patches=True)
-  deepest = found.model.config.depth
+  trained = backbone.find(os.fspath(run), patches=True)
+  deepest = trained.model.config.depth
   # Parameters whole on every device: rows are spread, whatever their number.
   everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
   return Pretrained(
-      found,
+      trained,
       tokenizer=tokenizer,
       depth=deepest if depth is None else depth,
       layout=sharding.Layout(sharding.make_mesh(everywhere)),

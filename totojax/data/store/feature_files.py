@@ -76,17 +76,17 @@ def read(path: str) -> Features:
     )
   classes, ids = (), ()
   if where.is_dir():
-    whole = where / WHOLE
-    if not whole.exists():
+    facts_file = where / WHOLE
+    if not facts_file.exists():
       raise ValueError(
           f"{path} has no {WHOLE}: the features are not all there; run the job"
           " that writes them to its end, and give the folder of one split"
       )
-    found = files.read_json(whole)
-    parts = [_arrays(where / name) for name in found["files"]]
+    facts = files.read_json(facts_file)
+    parts = [_arrays(where / name) for name in facts["files"]]
     names = sorted(parts[0])
     arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
-    classes, ids = tuple(found["classes"]), tuple(found["ids"])
+    classes, ids = tuple(facts["classes"]), tuple(facts["ids"])
   else:
     arrays = _arrays(where)
     if "id" in arrays:

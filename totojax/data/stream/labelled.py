@@ -115,14 +115,14 @@ def missing(path: str) -> list[tuple[str, str]]:
   empty where there are none.
   """
   folder, _, name = path.rstrip("/").rpartition("/")
-  found = []
+  pairs = []
   for table in ("missing.csv", "quarantine.csv", "skipped.csv"):
     data = objects.read_bytes(folder or ".", table)
     if data is not None:
       _, *rows = files.parse_table(f"{folder or '.'}/{table}", data)
       # Others may write such a table too.
-      found += [(r[1], r[2]) for r in rows if len(r) == 3 and r[0] == name]
-  return found
+      pairs += [(r[1], r[2]) for r in rows if len(r) == 3 and r[0] == name]
+  return pairs
 
 
 def split(

@@ -19,8 +19,8 @@ import numpy as np
 from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
+from totojax.config import schema
 from totojax.config.bench import ProbeBench
-from totojax.config.typed import typed
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import training
 from totojax.models import heads
@@ -97,12 +97,10 @@ class _Both:
     )
     self.model = parts.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
-    head = typed(
-        heads.HeadConfig, {**settings.head, "pool": pool}, "probe.head"
-    )
+    head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
     if not head.heads:
       head = dataclasses.replace(head, heads=self.model.config.heads)
-    optim = typed(lars.GridConfig, settings.optim, "probe.optim")
+    optim = settings.optim
     self.heads = (depth + 1) * len(optim.settings)
     task = classify.Classify(
         head=head, model=self.model, layers=range(depth + 1), width=width,
