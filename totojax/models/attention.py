@@ -10,6 +10,7 @@ from typing import Any
 
 from flax import linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from totojax.models import blocked
@@ -28,6 +29,36 @@ TPU_ROWS = 8  # of a register
 Mix = Callable[
     [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
 ]
+
+
+def mix_values(
+    qkv: tuple[jax.Array, jax.Array, jax.Array],
+    mix: Mix | None,
+    *,
+    segments_BT: jax.Array | None,
+    implementation: str,
+    scale: float,
+    prefix_tokens: int = 0,
+) -> tuple[jax.Array, Any]:
+  """`attend` of queries, keys and values, or what `mix` makes of them.
+
+  The result [B, T, H, K] has the name by which `compute.remat` keeps it, and
+  beside it is what `mix` wants, or None without one.
+  """
+  if mix is not None:
+    mixed_BTHK, kept = mix(*qkv, scale)
+  else:
+    kept = None
+    mixed_BTHK = attend(
+        *qkv,
+        segments_BT=segments_BT,
+        implementation=implementation,
+        scale=scale,
+        prefix_tokens=prefix_tokens,
+    )
+  if implementation not in KERNELS:  # which name what they give themselves
+    mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+  return mixed_BTHK, kept
 
 
 def attend(

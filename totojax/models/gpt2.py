@@ -20,7 +20,6 @@ from totojax.config import model as model_config
 from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
-from totojax.models import platform as platform_lib
 
 
 class Gpt2Config(model_config.Gpt2, architecture.Transformer):
@@ -90,17 +89,13 @@ class LayerNorm(nn.Module):
     return (normed_BTD * scale_D + bias_D).astype(x_BTD.dtype)
 
 
-class Attention(nn.Module):
+class Attention(layers.Part):
   """Multi-head causal self-attention with biases.
 
   Returns its output [B, T, D] and what `mix` wants, or None without one.
   """
 
   config: Gpt2Config
-  implementation: str
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(self, x_BTD, segments_BT, mix: attention.Mix | None = None):
@@ -131,20 +126,13 @@ class Attention(nn.Module):
     # Kept only where the caller asks for "intermediates".
     self.sow("intermediates", "query", q_BTHK)
     self.sow("intermediates", "key", k_BTHK)
-    kept = None
-    if mix is not None:
-      mixed_BTHK, kept = mix(q_BTHK, k_BTHK, v_BTHK, scale)
-    else:
-      mixed_BTHK = attention.attend(
-          q_BTHK,
-          k_BTHK,
-          v_BTHK,
-          segments_BT=segments_BT,
-          implementation=self.implementation,
-          scale=scale,
-      )
-    if not is_kernel:
-      mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+    mixed_BTHK, kept = attention.mix_values(
+        (q_BTHK, k_BTHK, v_BTHK),
+        mix,
+        segments_BT=segments_BT,
+        implementation=self.implementation,
+        scale=scale,
+    )
     w_HKD = layers.parameter(self, "out", _residual(c), *outward)
     w_HKD = layers.gathered(w_HKD.astype(self.dtype), outward[1])
     b_D = layers.parameter(self, "out_bias", zeros, (c.width,), ("norm",))
@@ -182,14 +170,10 @@ class Mlp(nn.Module):
     return down_BTD + down_D.astype(self.dtype)
 
 
-class Block(nn.Module):
+class Block(layers.Part):
   """h = x + attention(norm(x)); h + mlp(norm(h))."""
 
   config: Gpt2Config
-  implementation: str
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(
@@ -203,14 +187,8 @@ class Block(nn.Module):
     del rope
     c = self.config
     normed_BTD = LayerNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    mixed_BTD, kept = Attention(
-        c,
-        self.implementation,
-        self.dtype,
-        self.platform,
-        self.scales,
-        name="attention",
-    )(normed_BTD, segments_BT, mix)
+    attend = self.part(Attention, "attention")
+    mixed_BTD, kept = attend(normed_BTD, segments_BT, mix)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     normed_BTD = LayerNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     mlp = Mlp(c, self.dtype, self.platform.cpu_products, name="mlp")

@@ -14,6 +14,8 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
+from totojax.models import platform as platform_lib
+
 Initializer = jax.nn.initializers.Initializer
 
 
@@ -31,6 +33,36 @@ class Scales:
 
 
 STANDARD = Scales(attention=1.0, logits=1.0)
+
+
+class Part(nn.Module):
+  """A block, or its attention: what they know beside their inputs.
+
+  Attributes:
+    config: the `architecture.Architecture`.
+    implementation: of attention.
+    dtype: of activations.
+    platform: what the hardware wants.
+    scales: of the parametrisation.
+  """
+
+  config: Any
+  implementation: str
+  dtype: Any
+  platform: platform_lib.Platform
+  scales: Scales = STANDARD
+
+  @nn.nowrap
+  def part(self, kind: type[Part], name: str) -> Part:
+    """A part of this one, which knows the same."""
+    return kind(
+        self.config,
+        self.implementation,
+        self.dtype,
+        self.platform,
+        self.scales,
+        name=name,
+    )
 
 
 def parameter(

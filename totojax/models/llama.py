@@ -16,7 +16,6 @@ from totojax.config import model as model_config
 from totojax.models import architecture
 from totojax.models import attention
 from totojax.models import layers
-from totojax.models import platform as platform_lib
 
 
 class LlamaConfig(model_config.Llama, architecture.Transformer):
@@ -48,17 +47,13 @@ class LlamaConfig(model_config.Llama, architecture.Transformer):
     return 2 * self.width
 
 
-class Attention(nn.Module):
+class Attention(layers.Part):
   """Multi-head causal self-attention with rotary positions.
 
   Returns its output [B, T, D] and what `mix` wants, or None without one.
   """
 
   config: LlamaConfig
-  implementation: str
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(
@@ -95,34 +90,23 @@ class Attention(nn.Module):
       q_BTHK = checkpoint_name(q_BTHK, "projection")
       k_BTHK = checkpoint_name(k_BTHK, "projection")
       v_BTHK = checkpoint_name(v_BTHK, "projection")
-    kept = None
-    if mix is not None:
-      mixed_BTHK, kept = mix(q_BTHK, k_BTHK, v_BTHK, scale / folded)
-    else:
-      mixed_BTHK = attention.attend(
-          q_BTHK,
-          k_BTHK,
-          v_BTHK,
-          segments_BT=segments_BT,
-          implementation=self.implementation,
-          scale=scale / folded,
-          prefix_tokens=c.prefix_tokens,
-      )
-    if not is_kernel:
-      mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
+    mixed_BTHK, kept = attention.mix_values(
+        (q_BTHK, k_BTHK, v_BTHK),
+        mix,
+        segments_BT=segments_BT,
+        implementation=self.implementation,
+        scale=scale / folded,
+        prefix_tokens=c.prefix_tokens,
+    )
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
     w_HKD = layers.gathered(w_HKD, outward[1])
     return product("BTHK,HKD->BTD", mixed_BTHK, w_HKD), kept
 
 
-class Block(nn.Module):
+class Block(layers.Part):
   """x + attention(norm(x)), then + mlp(norm(.)): Eq. 3 and 4."""
 
   config: LlamaConfig
-  implementation: str
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: layers.Scales = layers.STANDARD
 
   @nn.compact
   def __call__(
@@ -136,14 +120,8 @@ class Block(nn.Module):
     """`kept_2B`: times each row's attention and MLP (`layers.kept_paths`)."""
     c = self.config
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
-    mixed_BTD, kept = Attention(
-        c,
-        self.implementation,
-        self.dtype,
-        self.platform,
-        self.scales,
-        name="attention",
-    )(normed_BTD, rope, segments_BT, mix)
+    attend = self.part(Attention, "attention")
+    mixed_BTD, kept = attend(normed_BTD, rope, segments_BT, mix)
     if kept_2B is not None:
       mixed_BTD *= kept_2B[0, :, None, None].astype(mixed_BTD.dtype)
     x_BTD += mixed_BTD

@@ -29,7 +29,6 @@ from jax.sharding import PartitionSpec
 from totojax.config import model as model_config
 from totojax.models import architecture
 from totojax.models import layers
-from totojax.models import platform as platform_lib
 
 SCANS = ("steps", "tree")
 
@@ -284,14 +283,10 @@ class Mixer(nn.Module):
     return jax.nn.silu(mixed_BTE + bias_E)
 
 
-class Block(nn.Module):
+class Block(layers.Part):
   """h = x + mixer(norm(x)); the trunk gives it a residual in float32."""
 
   config: MambaConfig
-  implementation: str  # of attention, which is not here
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: layers.Scales = layers.STANDARD  # of attention too
 
   @nn.compact
   def __call__(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 Batch = Mapping[str, jax.Array]
 Tree = Any  # a pytree of arrays, or of PartitionSpecs where axes are meant
@@ -51,6 +52,18 @@ class Weighted(NamedTuple):
   weight: jax.Array
 
 
+# Loss terms by name, new stats, and metrics by name.
+Losses = tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]
+
+
+def labelled(rows: int, row_tokens: int) -> Mapping[str, jax.ShapeDtypeStruct]:
+  """`Task.batch_spec` of rows of tokens with a class each."""
+  return {
+      "tokens": jax.ShapeDtypeStruct((rows, row_tokens), jnp.int32),
+      "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+  }
+
+
 class Task(Protocol):
   """Training only; evaluations are plain functions over the variables."""
 
@@ -82,7 +95,7 @@ class Task(Protocol):
       *,
       step: jax.Array,
       key: jax.Array,
-  ) -> tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]:
+  ) -> Losses:
     """Loss terms, new stats and metrics of one microbatch.
 
     Args:

@@ -135,14 +135,9 @@ class Classify:
     return {"ce": jnp.float32(len(batch["label"]))}
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     del step, key  # nothing is drawn and nothing is scheduled
     label_B = batch["label"]
 
@@ -186,14 +181,9 @@ class Classify:
     return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
 
   def outcomes(
-      self,
-      params: Any,
-      frozen: Any,
-      stats: Any,
-      batch: api.Batch,
-      *,
+      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
       of: Callable[[jax.Array], Any],
-  ) -> Any:
+  ) -> Any:  # fmt: skip
     """`of(logits [B, C])` of every head, with leading axes [L, S].
 
     Statistics are the running ones, so a row's logits depend on no other row.

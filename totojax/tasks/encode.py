@@ -105,14 +105,9 @@ class EncodeFrames:
     return self.inner.weights(self._inner_batch(batch, tokens_BR))
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
     return self.inner.loss(
         params,
@@ -123,14 +118,9 @@ class EncodeFrames:
     )
 
   def outcomes(
-      self,
-      params: Any,
-      frozen: Any,
-      stats: Any,
-      batch: api.Batch,
-      *,
+      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
       of: Callable[[jax.Array], Any],
-  ) -> Any:
+  ) -> Any:  # fmt: skip
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:

@@ -48,11 +48,7 @@ class FineTune:
     self.spec, self.classes = model.spec, classes
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    row = (batch, self.spec.row_tokens)
-    return {
-        "tokens": jax.ShapeDtypeStruct(row, jnp.int32),
-        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
+    return api.labelled(batch, self.spec.row_tokens)
 
   def axes(self) -> api.Variables:
     params = {
@@ -108,14 +104,9 @@ class FineTune:
     return normed_BD @ head["linear"] + head["bias"]
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     """Cross-entropy with `target` [B, C], which sums to 1 over classes."""
     del step, rest
     logits_BC = self.logits(params, batch["tokens"], key=key)
@@ -130,14 +121,9 @@ class FineTune:
     return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
 
   def outcomes(
-      self,
-      params: Any,
-      frozen: Any,
-      stats: Any,
-      batch: api.Batch,
-      *,
+      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
       of: Callable[[jax.Array], Any],
-  ) -> Any:
+  ) -> Any:  # fmt: skip
     """As `Classify.outcomes`, of the one head."""
     del frozen, stats
     outcome = of(self.logits(params, batch["tokens"], key=None))

@@ -61,11 +61,7 @@ class Joint:
     )  # fmt: skip
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    row = (batch, self.spec.row_tokens)
-    return {
-        "tokens": jax.ShapeDtypeStruct(row, jnp.int32),
-        "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
-    }
+    return api.labelled(batch, self.spec.row_tokens)
 
   def axes(self) -> api.Variables:
     heads = self.heads.axes()
@@ -87,14 +83,9 @@ class Joint:
     return {**self.backbone.weights(batch), **self.heads.weights(batch)}
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
     nll_BT, kept = tree_lib.apply(
         self.model,
@@ -123,14 +114,9 @@ class Joint:
     return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
   def outcomes(
-      self,
-      params: Any,
-      frozen: Any,
-      stats: Any,
-      batch: api.Batch,
-      *,
+      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
       of: Callable[[jax.Array], Any],
-  ) -> Any:
+  ) -> Any:  # fmt: skip
     """`Classify.outcomes` on the backbone as it is now."""
     del frozen
     inputs_BT, _ = sequence.split(batch["tokens"])

@@ -48,14 +48,9 @@ class MixFrames:
     return self.inner.outcomes(params, frozen, stats, batch, of=of)
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     own, further = jax.random.split(key)
     frames, target_BC = mixed(
         self.config, own, batch["frames"], batch["label"], self.classes

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -23,10 +22,11 @@ from totojax import tree as tree_lib
 from totojax.models import patched
 from totojax.optim import mup
 from totojax.tasks import api
+from totojax.tasks import pretrain
 from totojax.tokenizers import patches
 
 
-class Patches:
+class Patches(pretrain.OfModel):
   """Mean squared error of the next patch, or nats of its token."""
 
   def __init__(
@@ -51,11 +51,8 @@ class Patches:
           "sequence.segments is for rows of tokens; set it to False, or"
           " sequence.frames to 1: one image in a row"
       )
-    self.model, self.config = model, config
-    self.spec = model.spec
-    self.rules = None
-    if parametrisation is not None:
-      self.rules = parametrisation.rules(self.axes().params)
+    self.config = config
+    super().__init__(model, parametrisation)
 
   @property
   def term(self) -> str:
@@ -73,20 +70,10 @@ class Patches:
       shapes["tokens"] = ((batch, self.spec.row_tokens), jnp.int32)
     return {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
 
-  def _boxed(self, key: jax.Array) -> Any:
+  def boxed(self, key: jax.Array) -> Any:
     shape = (1, self.spec.context - 1, self.model.values)
     none = patched.Inputs(jnp.zeros(shape), jnp.zeros(1, jnp.int32))
     return self.model.init(key, none)["params"]
-
-  def axes(self) -> api.Variables:
-    boxed = jax.eval_shape(self._boxed, jax.random.key(0))
-    return api.Variables(nn.get_partition_spec(boxed), {}, {})
-
-  def init(self, key: jax.Array) -> api.Variables:
-    params = nn.unbox(self._boxed(key))
-    if self.rules is not None:
-      params = mup.start(params, self.rules)
-    return api.Variables(params, {}, {})
 
   def counted(self, batch: api.Batch) -> jax.Array:
     """bool [B, T]: the rows whose next token is a patch of a real frame.
@@ -125,14 +112,9 @@ class Patches:
     return jnp.pad(all_BPF, ((0, 0), (0, short), (0, 0)))[:, :context]
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     del step, key  # nothing is drawn and nothing is scheduled
     loss_BT, counted_BT = self.per_target(params, batch)
     total = jnp.sum(jnp.where(counted_BT, loss_BT, 0.0))

@@ -19,7 +19,34 @@ from totojax.optim import mup
 from totojax.tasks import api
 
 
-class Pretrain:
+class OfModel:
+  """A task whose variables are a model's parameters, and nothing else."""
+
+  def __init__(
+      self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None
+  ):
+    self.model, self.spec = model, model.spec
+    self.rules = None
+    if parametrisation is not None:
+      self.rules = parametrisation.rules(self.axes().params)
+
+  def boxed(self, key: jax.Array) -> Any:
+    """Parameters of the model with the names of their axes."""
+    raise NotImplementedError
+
+  def axes(self) -> api.Variables:
+    boxed = jax.eval_shape(self.boxed, jax.random.key(0))
+    return api.Variables(nn.get_partition_spec(boxed), {}, {})
+
+  def init(self, key: jax.Array) -> api.Variables:
+    params = nn.unbox(self.boxed(key))
+    # µP (Figure 11) is the same draw, scaled.
+    if self.rules is not None:
+      params = mup.start(params, self.rules)
+    return api.Variables(params, {}, {})
+
+
+class Pretrain(OfModel):
   """Mean negative log-likelihood of visual targets, in nats per token."""
 
   def __init__(
@@ -39,11 +66,7 @@ class Pretrain:
           f"model.prefix_tokens {prefix} shows tokens what they are to predict;"
           " use 0 to train on next tokens"
       )
-    self.model = model
-    self.spec = model.spec
-    self.rules = None
-    if parametrisation is not None:
-      self.rules = parametrisation.rules(self.axes().params)
+    super().__init__(model, parametrisation)
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     return {
@@ -53,21 +76,10 @@ class Pretrain:
         "source": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
 
-  def _boxed(self, key: jax.Array) -> Any:
+  def boxed(self, key: jax.Array) -> Any:
     # One row: no parameter has the size of the batch.
     inputs_BT = jnp.zeros((1, self.spec.context), jnp.int32)
     return self.model.init(key, inputs_BT)["params"]
-
-  def axes(self) -> api.Variables:
-    boxed = jax.eval_shape(self._boxed, jax.random.key(0))
-    return api.Variables(nn.get_partition_spec(boxed), {}, {})
-
-  def init(self, key: jax.Array) -> api.Variables:
-    params = nn.unbox(self._boxed(key))
-    # µP (Figure 11) is the same draw, scaled.
-    if self.rules is not None:
-      params = mup.start(params, self.rules)
-    return api.Variables(params, {}, {})
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     # The mean of Eq. 2 is over tokens, not rows: rows that images do not fill
@@ -91,14 +103,9 @@ class Pretrain:
     return self.nll(params, batch["tokens"])
 
   def loss(
-      self,
-      params: Any,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[Mapping[str, api.LossTerm], Any, Mapping[str, api.Weighted]]:
+      self, params: Any, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     del step, key  # nothing is drawn and nothing is scheduled
     nll_BT, visual_BT = self.nll(params, batch["tokens"])
     # Selected, not multiplied: a loss of padding that is infinite stays out.

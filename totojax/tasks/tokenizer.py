@@ -125,16 +125,9 @@ class TokenizerTask:
     }
 
   def loss(
-      self,
-      params: api.Tree,
-      rest: api.Variables,
-      batch: api.Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
-  ) -> tuple[
-      Mapping[str, api.LossTerm], api.Tree, Mapping[str, api.Weighted]
-  ]:
+      self, params: api.Tree, rest: api.Variables, batch: api.Batch, *,
+      step: jax.Array, key: jax.Array,
+  ) -> api.Losses:  # fmt: skip
     """The three terms; `usage` is taken over each microbatch by itself.
 
     The entropy of a mean is no sum over rows, so `usage` is the one term that

@@ -31,9 +31,9 @@ class Tokenizer:
     vocab: number of codes; codes are 0 to vocab - 1. 0 where tokens are
       continuous ("patches").
     factor: pixels of one side of a token.
-    fingerprint: 16 hex digits of the SHA-256 of weights and config. Stores and
+    fingerprint: 16 hex digits of the SHA-256 of weights and size. Stores and
       runs carry it, so that codes never meet another tokenizer's.
-    config: its size, as plain values.
+    size: its config, as plain values.
     encode: uint8 [N, H, W, 3] to int32 codes [N, H / factor, W / factor], or
       float32 [N, G, G, F] where tokens are continuous. In batches over all
       local devices; a frame's codes depend neither on the frames around it nor
@@ -52,7 +52,7 @@ class Tokenizer:
   vocab: int
   factor: int
   fingerprint: str
-  config: Mapping[str, Any]
+  size: Mapping[str, Any]
   encode: Callable[[np.ndarray], np.ndarray]
   decode: Callable[[np.ndarray], np.ndarray]
   params: Any
@@ -87,10 +87,10 @@ def passes(precision: str) -> int:
 
 
 def fingerprint(
-    tensors: Mapping[str, np.ndarray], settings: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray], size: Mapping[str, Any]
 ) -> str:
-  """16 hex digits of the SHA-256 over config and tensors as stored."""
-  digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+  """16 hex digits of the SHA-256 over size and tensors as stored."""
+  digest = hashlib.sha256(json.dumps(size, sort_keys=True).encode())
   for name in sorted(tensors):
     value = np.ascontiguousarray(tensors[name])
     digest.update(f"{name} {value.dtype.str} {value.shape}".encode())

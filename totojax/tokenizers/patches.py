@@ -135,7 +135,7 @@ def tokenizer(config: PatchesConfig) -> api.Tokenizer:
       vocab=0,
       factor=config.side_px,
       fingerprint=api.fingerprint({}, {"format": _FORMAT, **settings}),
-      config=settings,
+      size=settings,
       encode=encode,
       decode=decode,
       params={},

@@ -199,7 +199,7 @@ def tokenizer(
       vocab=config.vocab,
       factor=config.factor,
       fingerprint=mark,
-      config=dataclasses.asdict(config),
+      size=dataclasses.asdict(config),
       encode=encode,
       decode=decode,
       params=params,
@@ -219,18 +219,18 @@ def _format(config: Config) -> str:
 
 
 def _config(
-    kind: type[Config], settings: Mapping[str, Any], path: str
+    kind: type[Config], size: Mapping[str, Any], path: str
 ) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
-  if set(settings) != names:
+  if set(size) != names:
     raise ValueError(
-        f"the config in {path} has keys {sorted(settings)}; a"
+        f"the config in {path} has keys {sorted(size)}; a"
         f" {kind.__name__} has {sorted(names)}: the file is of another version,"
         " train or convert it again"
     )
   values: dict[str, Any] = {
       name: tuple(value) if isinstance(value, list) else value
-      for name, value in settings.items()
+      for name, value in size.items()
   }
   return kind(**values)
 
