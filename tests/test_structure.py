@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 
+import measures
 import pytest
 import runs
 import xla_flags
@@ -127,6 +128,199 @@ def test_a_file_may_import_its_own_folder_and_below(tmp_path):
       "from totojax.models import layers\nfrom totojax import sequence\n"
   )
   assert rank_violations(tmp_path / "totojax") == []
+
+
+# What reads configs before they are typed.
+DOORS = {"rundir/directory.py", "main.py"}
+CONFIG_NAMES = {"config", "section", "settings"}
+UNTYPED = {"Mapping[str, Any]", "dict[str, Any]", "ConfigDict"}
+
+
+def untyped_configs(package):
+  """"file:line" where a config that is no dataclass travels below config/."""
+  trees = {
+      str(path.relative_to(package)): ast.parse(path.read_text())
+      for path in files(package)
+  }
+  trees = {
+      name: tree
+      for name, tree in trees.items()
+      if name not in DOORS and not name.startswith("config/")
+  }
+  nodes = [(n, node) for n, tree in trees.items() for node in ast.walk(tree)]
+  # A name for such a mapping is one too, from wherever it is imported.
+  untyped = UNTYPED | {
+      target.id
+      for _, node in nodes
+      if isinstance(node, ast.Assign) and ast.unparse(node.value) in UNTYPED
+      for target in node.targets
+      if isinstance(target, ast.Name)
+  }
+  found = []
+  for name, node in nodes:
+    annotation, key = None, None
+    if isinstance(node, ast.arg):
+      annotation, who = node.annotation, node.arg
+    elif isinstance(node, ast.AnnAssign):
+      annotation, who = node.annotation, _last(node.target)
+    elif isinstance(node, ast.Subscript):
+      key, who = node.slice, _last(node.value)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+      if node.func.attr == "get" and node.args:
+        key, who = node.args[0], _last(node.func.value)
+    words = ast.unparse(annotation).strip("'\"") if annotation else ""
+    kinds = {word.rpartition(".")[2] for word in words.split(" | ")}
+    typed = not kinds & untyped
+    by_key = isinstance(key, ast.Constant) and isinstance(key.value, str)
+    if (by_key or not typed) and who in CONFIG_NAMES:
+      found.append(f"{name}:{node.lineno}")
+  return found
+
+
+def _last(node):
+  """The last name of `a.b.c`, or None."""
+  if isinstance(node, ast.Name):
+    return node.id
+  return node.attr if isinstance(node, ast.Attribute) else None
+
+
+def test_no_untyped_config_travels_below_the_door():
+  assert untyped_configs(PACKAGE) == []
+  assert all((PACKAGE / door).exists() for door in DOORS)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(config: Mapping[str, Any]):\n  pass",
+        "def f(x, *, settings: dict[str, Any] | None = None):\n  pass",
+        "class A:\n  section: 'dict[str, Any]'",
+        "def f(config: jobs.Config):\n  pass\nConfig = Mapping[str, Any]",
+        "def f(config: ml_collections.ConfigDict):\n  pass",
+        "self.config: Mapping[str, Any] = {}",
+        'x = config["model"]["width"]',
+        'config["run"] = "probe"',
+        'x = run.config["seed"]',
+        'x = run.config.get("init_from")',
+    ],
+)
+def test_a_planted_untyped_config_is_found(tmp_path, code):
+  (tmp_path / "jobs").mkdir()
+  (tmp_path / "jobs" / "probe.py").write_text(code)
+  found = untyped_configs(tmp_path)
+  assert len(found) == 1 and found[0].startswith("jobs/probe.py:")
+  # Controls: typed ones, mappings of something else, and the doors.
+  (tmp_path / "jobs" / "probe.py").write_text(
+      "def f(config: pretrain.Pretrain, facts: Mapping[str, Any]):\n"
+      '  return facts["steps"], config.optim.lr, settings[0]\n'
+  )
+  for name in ("main.py", "config/roots.py"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(code)
+  assert untyped_configs(tmp_path) == []
+
+
+def test_nothing_imports_in_a_circle():
+  assert measures.cycles(PACKAGE) == []
+  assert measures.two_way(PACKAGE) == []
+
+
+def test_a_planted_circle_is_found(tmp_path):
+  package = tmp_path / "totojax"
+  for name, code in {
+      "__init__.py": "def f():\n  from totojax import step\n",
+      "step.py": "from totojax.models import trunk\n",
+      "models/__init__.py": "",
+      "models/trunk.py": "from totojax.models import heads\n",
+      "models/heads.py": "",
+      "data/__init__.py": "",
+      "data/rows.py": "def f():\n  from totojax import step\n",
+  }.items():
+    (package / name).parent.mkdir(parents=True, exist_ok=True)
+    (package / name).write_text(code)
+  assert measures.cycles(package) == measures.two_way(package) == []
+  # Late, it breaks no import, but ties two parts to each other.
+  late = "def f():\n  from totojax.data import rows\n"
+  (package / "models" / "heads.py").write_text(late)
+  (package / "data" / "rows.py").write_text("import totojax.models.heads\n")
+  assert measures.cycles(package) == []
+  assert measures.two_way(package) == [("data", "models")]
+  (package / "models" / "heads.py").write_text("from totojax import step\n")
+  assert measures.cycles(package) == [
+      ["totojax.models.heads", "totojax.models.trunk", "totojax.step"]
+  ]
+
+
+# What `python tests/measures.py` prints.
+MOST_FILES, MOST_LINES = 60, 11_000
+MOST_PATH_LINES, MOST_IDENTICAL = 2_000, 8
+
+
+def test_a_run_imports_what_it_needs():
+  found = measures.closure(PACKAGE, measures.BY_NAME)
+  paths = measures.modules(PACKAGE)
+  assert len(found) <= MOST_FILES
+  assert sum(measures.lines(paths[name]) for name in found) <= MOST_LINES
+  # Or it would be looking at nothing.
+  assert {"totojax.train", "totojax.models.splash", "totojax.data"} <= found
+  for part in ("report", "trained", "tokenizers"):
+    assert not any(name.startswith(f"totojax.{part}") for name in found)
+
+
+def test_a_file_more_is_seen(tmp_path):
+  package = tmp_path / "totojax"
+  package.mkdir()
+  (package / "__init__.py").write_text("")
+  (package / "main.py").write_text(
+      "import jax\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+      "  from totojax import sweep\ndef f():\n  from totojax import probe\n"
+  )
+  (package / "sweep.py").write_text("")
+  (package / "probe.py").write_text("from totojax.sweep import a\n")
+  whole = {"totojax", "totojax.main"}
+  assert measures.closure(package, ("totojax.main",)) == whole
+  with open(package / "main.py", "a", encoding="utf-8") as file:
+    file.write("try:\n  import totojax.probe\nexcept ImportError: pass\n")
+  whole |= {"totojax.probe", "totojax.sweep"}
+  assert measures.closure(package, ("totojax.main",)) == whole
+
+
+@pytest.mark.slow
+def test_what_a_run_really_loads_is_what_its_imports_say():
+  loaded = set(measures.loaded())
+  assert loaded == measures.closure(PACKAGE, measures.BY_NAME)
+
+
+def test_the_reading_path_is_short():
+  paths = [runs.ROOT / name for name in measures.READING_PATH]
+  assert len(paths) == 9
+  assert sum(map(measures.lines, paths)) <= MOST_PATH_LINES
+
+
+def test_nothing_is_written_twice():
+  assert len(measures.identical_runs(PACKAGE)) <= MOST_IDENTICAL
+
+
+def test_a_planted_copy_is_found(tmp_path):
+  rows = [f"x{i} = {i}" for i in range(9)]
+  package = tmp_path / "totojax"
+  package.mkdir()
+  (package / "a.py").write_text("\n".join(["a = 1", *rows]))
+  noise = ["# not this", "", "import jax", ")"]
+  (package / "b.py").write_text("\n".join(["b", *rows[:3], *noise, *rows[3:7]]))
+  # One run however long, with what does not count in between.
+  assert measures.identical_runs(package) == [("a.py:2", "b.py:2")]
+  (package / "c.py").write_text("\n".join(["if c:", *(f"  {r}" for r in rows)]))
+  assert len(measures.identical_runs(package)) == 3
+  # Five lines are no run, and lines of the same shape are not the same.
+  (package / "b.py").write_text("\n".join(rows[:5]))
+  (package / "c.py").write_text("\n".join(f"y{i} = {i}" for i in range(9)))
+  assert measures.identical_runs(package) == []
+  # A line that repeats is one place.
+  (package / "c.py").write_text("x = 1\n" * 11)
+  assert measures.identical_runs(package) == []
+  (package / "c.py").write_text("x = 1\n" * 12)
+  assert len(measures.identical_runs(package)) == 1
 
 
 PYTHON = [
@@ -369,7 +563,10 @@ def test_help():
     "code, slow",
     [
         ("import totojax", ["numpy", "etils", "absl"]),
-        ("from totojax import main", ["jax", "numpy", "flax", "tensorflow"]),
+        (
+            "from totojax import main",
+            ["jax", "numpy", "flax", "tensorflow", "totojax.config.pretrain"],
+        ),
         ("import totojax.train", []),  # or the check would see nothing
     ],
 )

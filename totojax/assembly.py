@@ -50,6 +50,7 @@ def compute(
     section: model_config.Compute, *, depth: int, context: int, backend: str
 ) -> trunk.Compute:
   """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
+  # What is fastest there, of what gives the same numbers beyond rounding.
   chosen = schema.to_dict(section)
   if section.attention == "auto":
     chosen["attention"] = "blocked" if backend == "cpu" else "xla"
@@ -57,6 +58,7 @@ def compute(
       chosen["attention"] = "splash"
     if backend == "gpu" and section.dtype == "bfloat16":
       chosen["attention"] = "cudnn"  # which has no float32
+  # A chip's memory is what limits its batch; a host's is not.
   if section.remat == "auto":
     chosen["remat"] = "none" if backend == "cpu" else "full"
   if section.unroll == 0:
@@ -129,6 +131,7 @@ def parametrisation(
   chosen = config.mup
   if not chosen.on:
     return None
+  # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
       base_width=chosen.base_width,
@@ -198,6 +201,7 @@ def program(
     optimiser: Optimiser | None = None,
 ) -> Program:
   """Joins a task, an optimiser and a layout into a train step; see `run`."""
+  # Before anything is traced: the mesh must divide every microbatch.
   sharding.check_batch(rows, microbatches=microbatches, mesh=layout.mesh)
   if optimiser is None:
     optimiser = _adamw(config.optim, task, steps, rules)
@@ -212,6 +216,7 @@ def program(
       microbatches=microbatches,
   )
   make = functools.partial(step_lib.init_state, task, tx)
+  # A sweep's lanes are an axis around the step, which knows nothing of them.
   if lanes is not None:
     from totojax import lanes as lanes_lib  # of sweeps alone
 
@@ -273,9 +278,12 @@ def run(
 
     evals = lanes_lib.evals(evals, lanes)
 
+  # Made in place, each device its part: a model may fit no device as a whole.
   whole_state = jax.jit(make, out_shardings=placed)
 
   def init():
+    # Another run's parameters take the place of fresh ones; step and moments
+    # are this run's.
     state = fresh()
     return state if start is None else state.replace(params=start(state.params))
 
@@ -283,6 +291,7 @@ def run(
     key = jax.random.key(config.seed)
     if frozen is None:
       return whole_state(key)
+    # Put there as they are: as constants they would be in the program.
     bare = jax.jit(
         lambda key: make(key).replace(frozen={}),
         out_shardings=placed.replace(frozen={}),
@@ -309,6 +318,7 @@ def run(
           "tokens_per_step": tokens_per_step,
           **facts,
       },
+      # Made as the loop begins: building and restoring are not in its rate.
       clock=lambda: metrics.Clock(
           tokens_per_step=tokens_per_step,
           flops_per_token=flops_per_token,

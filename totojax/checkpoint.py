@@ -35,12 +35,15 @@ class Checkpoints:
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
     self.directory = _absolute(directory)
+    # Before the manager lists what is there.
     _set_aside(self.directory)
     self._manager = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
             max_to_keep=config.keep,
+            # 0 is ours for none.
             keep_period=config.keep_every_steps or None,
+            # The device computes on while the host writes; `wait` says so.
             enable_async_checkpointing=True,
             create=True,
         ),
@@ -65,10 +68,11 @@ class Checkpoints:
               state=ocp.args.StandardSave(_written(state)),
               meta=ocp.args.JsonSave(meta),
           ),
-          force=True,
+          force=True,  # when to save is the loop's to say, not the manager's
       )
     except Exception as error:
       raise self._unwritable(step, error) from error
+    # orbax says no in silence, and the run would go on unsaved.
     if not saved:
       raise CheckpointError(
           f"{self.directory}: step {step} was not saved, because a checkpoint"
@@ -91,6 +95,8 @@ class Checkpoints:
 
     The state's frozen arrays are empty: the caller puts them back.
     """
+    # Placed as it is read: no host ever has the whole of a sharded array, and
+    # the mesh may be another than the one that saved.
     step = self.latest()
     assert step is not None, "ask latest() first"
     wanted = jax.tree.map(
@@ -137,6 +143,7 @@ def _absolute(directory: epath.PathLike) -> epath.Path:
 
 def _set_aside(directory: epath.Path) -> None:
   """Renames step folders that are not whole, which orbax would stumble over."""
+  # One process renames and all wait, or another may still see a half step.
   if jax.process_index() == 0 and directory.exists():
     for path in directory.iterdir():
       if path.name.isdigit() and not (path / _COMMITTED).exists():
@@ -172,6 +179,7 @@ def read_params(
 
 def _written(state: step_lib.TrainState) -> dict[str, Any]:
   """What goes to disk, as a plain dict: all but the frozen arrays."""
+  # Those are another file's or run's, which the config names.
   return {
       "step": state.step,
       "params": state.params,
@@ -194,9 +202,11 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
         f"{path} is damaged ({_cause(error)}); remove this folder to go on from"
         " the checkpoint before it"
     ) from error
+  # Compared before anything is read: a config that does not fit is told by the
+  # names and shapes of its leaves, and costs no restore.
   flat_found = dict(tree_lib.named_leaves(found))
   flat_wanted = dict(tree_lib.named_leaves(wanted))
-  if partial:
+  if partial:  # parameters without moments: whatever else is there may be
     flat_found = {k: v for k, v in flat_found.items() if k in flat_wanted}
   lines = tree_lib.differences(flat_found, flat_wanted)
   if lines:

@@ -115,12 +115,15 @@ def _main(argv: list[str]) -> None:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
   if _CONFIG.value is None:
     raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  # Before jax and the signals: listing keys needs no device.
   if _LIST.value:
     _print_keys(_CONFIG.value.to_dict())
     return
+  # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+  # What jax reads once, as it starts; what the user has set stays.
   job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
@@ -146,13 +149,14 @@ def _main(argv: list[str]) -> None:
         silence_timeout_s=_HOST_TIMEOUT.value,
     )
     _work(interrupted)
-  except SystemExit as error:
+  except SystemExit as error:  # a line was made of the error already
     if not error.code:
       raise
     hosts.leave(str(error.code))
   except jax.errors.JaxRuntimeError as error:
     if _TRACEBACK.value:
       traceback.print_exc()
+    # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
       hosts.leave(hosts.lost(str(error).partition("\n")[0]))
     traceback.print_exc()
@@ -186,9 +190,11 @@ def _work(interrupted: Interrupt) -> None:
     # From here on there is no untyped config.
     config = directory.typed(_CONFIG.value.to_dict())
     job = jobs.find(config.run)
+    # A plan leaves no run behind, so there is nothing to check or to finish.
     if not job.kept:
       jobs.run(config, folder / config.run, interrupted)
       return
+    # Before the marker: a finished run of another config is not "done already".
     workdir = job.check(folder, config, allow_change=_ALLOW.value)
     if job.is_done(workdir, config):
       console.say(f"{workdir}: done already")

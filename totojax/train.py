@@ -50,7 +50,7 @@ class Run:
     evals: prefix -> function of the state that yields (name, value).
     checkpoint: which checkpoints stay.
     meta: saved with every checkpoint (JSON).
-    config: the resolved config, for config.json.
+    config: typed, for config.json.
     facts: for manifest.json.
     clock: rate and MFU.
   """
@@ -66,7 +66,7 @@ class Run:
   evals: Mapping[str, Eval]
   checkpoint: checkpoint_lib.CheckpointConfig
   meta: Mapping[str, Any]
-  config: Mapping[str, Any]
+  config: Any
   facts: Mapping[str, Any]
   clock: Callable[[], metrics.Clock]
 
@@ -88,10 +88,14 @@ def fit(
     NotFinite: a loss or a parameter is NaN or infinite; names the step. Nothing
       of that step or of a later one is saved.
   """
+  # All that the config asks for is built by now; a mistake left no folder.
   directory.begin(workdir, run.config, **run.facts)
   checkpoints = checkpoint_lib.Checkpoints(
       workdir / "checkpoints", run.checkpoint
   )
+  # The order of a start: a checkpoint of this run, else the run that
+  # `init_from` names, else fresh. A fresh state is made even to resume: it has
+  # what no checkpoint holds, the frozen arrays and the config's own numbers.
   state = run.init()
   start = checkpoints.latest() or 0
   if start:
@@ -101,6 +105,7 @@ def fit(
     del state  # two of them need not fit on the devices
     state = _restored(run, checkpoints, **kept)
     console.say(f"{workdir}: resumed at step {start} of {run.steps}")
+  # Rows after the checkpoint are written again, so they are dropped first.
   log = metrics.MetricsLog(workdir, restored_step=start)
   bar = console.Progress(
       "training", unit="steps", total=run.steps, done=start
@@ -189,6 +194,7 @@ def _loop(
     bar.advance(note=note)
 
   settle.figures = ""
+  # Of step 0, or owed by a run that was asked to stop at this step.
   if run.evals and due(start, run.every.eval_steps) and not log.has_eval(start):
     evaluate(start)
   if start >= run.steps:
@@ -202,7 +208,7 @@ def _loop(
     state, metrics = run.step_fn(state, batch)
     if step == start + 1:  # this call traced and compiled
       clock.paused(time.monotonic() - begin)
-    if step < run.steps:
+    if step < run.steps:  # read while the device computes
       begin = time.monotonic()
       batch = run.layout.place(next(source))
       clock.waited(time.monotonic() - begin)
@@ -213,6 +219,7 @@ def _loop(
     leave = interrupted(step)
     save = leave or due(step, run.every.checkpoint_steps)
     eval_now = run.evals and due(step, run.every.eval_steps) and not leave
+    # What is kept or evaluated must be finite, so here the host waits.
     if save or eval_now or step == run.steps:
       settle(*unread)
       unread = None

@@ -61,6 +61,8 @@ class Attention(layers.Part):
   ):
     c = self.config
     init = nn.initializers.normal(c.init_std)
+    # `heads` are over tensor: each device has some whole, so that attention
+    # exchanges nothing there, and the product with `out` sums once over all.
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
 
@@ -75,6 +77,7 @@ class Attention(layers.Part):
       w_DHK = layers.gathered(w_DHK, inward[1])
       return product("BTD,DHK->BTHK", x_BTD, w_DHK)
 
+    # Under µP `scales` make it sqrt(K of the base) / K.
     scale = self.scales.attention * c.head_dim**-0.5
     # The kernel wants queries that are scaled; rotating does it on the way.
     folded = scale if is_kernel else 1.0
@@ -122,9 +125,11 @@ class Block(layers.Part):
     normed_BTD = layers.RMSNorm(c.norm_eps, name="attention_norm")(x_BTD)
     attend = self.part(Attention, "attention")
     mixed_BTD, kept = attend(normed_BTD, rope, segments_BT, mix)
+    # Stochastic depth, of fine-tuning alone (Table 13).
     if kept_2B is not None:
       mixed_BTD *= kept_2B[0, :, None, None].astype(mixed_BTD.dtype)
     x_BTD += mixed_BTD
+    # Where it is kept, the MLP is recomputed from here, and attention is not.
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     hidden_BTD = layers.SwiGLU(
@@ -137,6 +142,7 @@ class Block(layers.Part):
     if kept_2B is not None:
       hidden_BTD *= kept_2B[1, :, None, None].astype(hidden_BTD.dtype)
     x_BTD += hidden_BTD
+    # H_l, which probes read: after the block, before the final norm.
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
     return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept

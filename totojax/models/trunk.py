@@ -62,6 +62,7 @@ class Trunk(nn.Module):
       ValueError: with targets, `compute.loss_chunk` does not divide T.
     """
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
+    # [gap] The paper says nothing of how parameters start: LVM's normal.
     init = nn.initializers.normal(c.init_std)
     table = (self.spec.padded_vocab, c.width), ("vocab", "embed")
     embedding_VD = layers.parameter(self, "embedding", init, *table)
@@ -70,9 +71,11 @@ class Trunk(nn.Module):
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
     x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
 
+    # [gap] Tied, by default: the reading that gives Table 4's compute.
     head_VD = embedding_VD
     if not c.tied:
       head_VD = layers.parameter(self, "head", init, *table)
+    # `embed` is split over fsdp where parameters lie; whole where they are used.
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
     if targets_BT is None:
       return self._logits(x_BTD, head_VD)
@@ -131,6 +134,7 @@ class Trunk(nn.Module):
       logits_BSV = self._logits(x_BSD, wide_VD.astype(head_VD.dtype))
       return token_nll(logits_BSV, targets_BS)
 
+    # [B, T] -> [chunks, B, size]; token t goes to chunk t mod chunks.
     def cut(x_BT):
       parts = x_BT.reshape(x_BT.shape[0], size, tokens // size, *x_BT.shape[2:])
       return jnp.moveaxis(parts, 2, 0)
@@ -143,15 +147,17 @@ class Trunk(nn.Module):
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""
     block = self.config.block()
+    # Inside the scan: the backward pass recomputes one block at a time.
     if self.compute.remat != "none":
       block = nn.remat(block, **recomputed(self.compute))
     scanned = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast),
+        split_rngs={"params": True},  # each layer draws its own
+        in_axes=(nn.broadcast, nn.broadcast),  # angles, segments: of all layers
         length=self.config.depth,
         unroll=self.compute.unroll,
+        # No mesh axis: a layer is on all devices, split by its own axes.
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(
@@ -192,8 +198,10 @@ def logits(
     logits_BTV = jnp.einsum(
         "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
     )
+  # Without µP no product is in the program, and none in its gradient.
   if scales.logits != 1.0:
     logits_BTV *= scales.logits
+  # Rows that round the vocabulary up to lanes can never be predicted.
   real_V = jnp.arange(spec.padded_vocab) < spec.vocab + sequence.SPECIALS
   return jnp.where(real_V, logits_BTV, -jnp.inf)
 
@@ -238,11 +246,15 @@ def _embedded(
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
   if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
+    # A lookup in a split table has a scatter for its gradient, of as many rows
+    # as the global batch has tokens. A product with rows of one 1 is exact.
     table_VD = layers.gathered(embedding_VD.astype(dtype), ("vocab", "embed"))
     hot_BTV = jax.nn.one_hot(inputs_BT, len(embedding_VD), dtype=dtype)
     x_BTD = hot_BTV @ table_VD
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
+  # Rows over data and fsdp, tokens over sequence; the width is whole, so that
+  # norms need no exchange.
   x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
   return config.placed_input(x_BTD, jnp.arange(inputs_BT.shape[1]))
 
@@ -253,6 +265,7 @@ def places(
     inputs_BT: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
+  # Raster positions in the whole sequence: packed images are counted through.
   rope = config.angles(jnp.arange(inputs_BT.shape[1]))
   segments_BT = None
   if spec.segments:

@@ -18,14 +18,14 @@ def in_short(folder: reading.Folder) -> str:
   """What was trained on what, for how long."""
   out = []
   manifest = reading.optional(lambda: folder.json("pretrain/manifest.json"), {})
-  config = reading.optional(lambda: folder.json("pretrain/config.json"), {})
+  written = reading.optional(lambda: folder.json("pretrain/config.json"), {})
   if "parameters" in manifest:
     out.append(("parameters", console.short(manifest["parameters"])))
   rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
   if rows:
     steps = max(row["step"] for row in rows)
     out.append(("updates", f"{steps:,}"))
-    if batch := config.get("train", {}).get("batch_tokens"):
+    if batch := written.get("train", {}).get("batch_tokens"):
       out.append(("training tokens", console.short(steps * batch)))
   for split, what in (("train", "training clips"), ("val", "held-out clips")):
     name = f"clips/{split}/manifest.json"
@@ -109,15 +109,15 @@ def settings(folder: reading.Folder) -> str:
 
 def stages(folder: reading.Folder) -> list[str]:
   """Names of the stages in the order of the chain, but for the report."""
-  config = reading.optional(lambda: folder.json("config.json"), {})
-  order = config.get("order", STAGES)
+  written = reading.optional(lambda: folder.json("config.json"), {})
+  order = written.get("order", STAGES)
   return [stage for stage in order if stage != "report"]
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
   """("model.width", 768), ... of nested objects."""
   out = []
-  for key, value in config.items():
+  for key, value in values.items():
     if isinstance(value, Mapping) and value:
       out += flat(value, f"{prefix}{key}.")
     else:
