@@ -118,9 +118,8 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
     raise PluginError(
-        f"{reference}: {plugin.make.__name__}() returns a"
-        f" {type(value).__name__}, and a {kind} is a {contract.__name__}"
-        f"{lacking}"
+        f"{reference}: {plugin.make.__name__}() gives {type(value).__name__};"
+        f" the contract of {kind!r} is {contract.__name__}{lacking}"
     )
   return value
 
@@ -144,8 +143,8 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
     source = path.read_bytes()
   except OSError as error:
     raise PluginError(
-        f"{reference}: {path} cannot be read ({error.strerror}); give the path"
-        " of a Python file"
+        f"{reference} cannot be read ({error.strerror}); give the path of a"
+        " Python file"
     ) from error
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
