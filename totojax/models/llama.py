@@ -9,6 +9,7 @@ import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -161,4 +162,4 @@ class Block(nn.Module):
     x_BTD += hidden_BTD
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
+    return spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept

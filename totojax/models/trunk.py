@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
@@ -243,7 +244,7 @@ def _embedded(
     x_BTD = hot_BTV @ table_VD
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
-  x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+  x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
   return config.placed_input(x_BTD, jnp.arange(inputs_BT.shape[1]))
 
 
