@@ -117,7 +117,7 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
         f" ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
-    raise _other(plugin, value, f"the contract of {kind!r} is {contract.__name__}{lacking}")
+    raise _other(plugin, value, kind, contract.__name__ + lacking)
   return value
 
 
@@ -126,14 +126,16 @@ def function(reference: str, kind: str) -> Callable[..., Any]:
   value = load(reference, kind, object)
   if not callable(value):
     plugin = find(reference, kind)
-    raise _other(plugin, value, f"a {kind} is a {Callable.__name__}")
+    raise _other(plugin, value, kind, "a function")
   return value
 
 
-def _other(plugin: Plugin, value: Any, expected: str) -> PluginError:
+def _other(
+    plugin: Plugin, value: Any, kind: str, contract: str
+) -> PluginError:
   return PluginError(
       f"{plugin.reference}: {plugin.make.__name__}() gives"
-      f" {type(value).__name__}; {expected}"
+      f" {type(value).__name__}; the contract of {kind!r} is {contract}"
   )
 
 
