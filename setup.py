@@ -19,9 +19,8 @@ EXTRAS = {
     "cuda": ["jax[cuda13]"],
     "data": ["av>=14", "scikit-image>=0.22"],  # real videos, photographs
     "beam": ["apache-beam"],  # tokenizing on a cluster
-    "parity": [
-        "torch==2.13.0", "transformers>=5", "attrs", "einops", "pyyaml",
-    ],
+    # Other people's models: encoders, benchmarks, references of tests.
+    "parity": ["torch>=2.6", "transformers>=5", "attrs", "einops", "pyyaml"],
     "notebook": ["nbclient", "ipykernel"],
     "lint": ["ruff", "pyright"],
 }

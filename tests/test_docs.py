@@ -7,10 +7,11 @@ import shlex
 import shutil
 
 from absl import flags
+import code_tree
 import pytest
 import runs
-import tree
 
+from totojax import main  # noqa: F401  whose flags commands may have
 from totojax.config import arguments
 
 README = runs.ROOT / "README.md"
@@ -403,28 +404,28 @@ def test_the_config_of_ones_own_is_one(tmp_path):
 
 
 def test_the_tree_is_up_to_date():
-  page = text_of(tree.PAGE)
-  assert tree.replaced(page, tree.tree()) == page, (
-      "run python tests/tree.py --write"
+  page = text_of(code_tree.PAGE)
+  assert code_tree.replaced(page, code_tree.tree()) == page, (
+      "run python tests/code_tree.py --write"
   )
 
 
 def test_a_file_that_is_new_or_says_otherwise_makes_the_tree_old(tmp_path):
   package = tmp_path / "totojax" / "models"
   shutil.copytree(runs.ROOT / "totojax" / "models", package)
-  before = tree.tree(tmp_path)
+  before = code_tree.tree(tmp_path)
   assert "    llama.py  " in before
   (package / "new.py").write_text('"""A new model.\n\nMore of it."""\n')
-  after = tree.tree(tmp_path)
+  after = code_tree.tree(tmp_path)
   added = set(after.splitlines()) - set(before.splitlines())
   (line,) = added
   assert line.split(maxsplit=1) == ["new.py", "A new model."]
   (package / "new.py").write_text('"""Another one."""\n')
-  assert tree.tree(tmp_path) != after
+  assert code_tree.tree(tmp_path) != after
   page = "above\n" + before + "\nbelow\n"
-  assert tree.replaced(page, after) == "above\n" + after + "\nbelow\n"
+  assert code_tree.replaced(page, after) == "above\n" + after + "\nbelow\n"
   with pytest.raises(ValueError, match="needs one line"):
-    tree.replaced("no tree", after)
+    code_tree.replaced("no tree", after)
 
 
 def test_every_file_of_ours_says_what_it_is():
@@ -432,6 +433,6 @@ def test_every_file_of_ours_says_what_it_is():
       name_of(path)
       for part in ("totojax", "configs", "tests")
       for path in sorted((runs.ROOT / part).rglob("*.py"))
-      if not tree.sentence(path)
+      if not code_tree.sentence(path)
   ]
   assert silent == []

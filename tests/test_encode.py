@@ -49,13 +49,13 @@ def test_training_reads_no_id_of_stores_of_one_job(data, monkeypatch):
 
   monkeypatch.setattr(certificates, "shared", refuse)
   for tokenizer in ("", "shipped"):
-    build.pretraining(config(data, encode_with=tokenizer))
+    build.pretraining(roots.read(config(data, encode_with=tokenizer)))
   # Control: without the proof they are compared.
   proof = data / "tokens" / "val" / certificates.FILE
   kept = proof.read_bytes()
   proof.unlink()
   with pytest.raises(AssertionError, match="were compared before"):
-    build.pretraining(config(data, encode_with=""))
+    build.pretraining(roots.read(config(data, encode_with="")))
   proof.write_bytes(kept)
 
 

@@ -365,9 +365,9 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
 @pytest.mark.parametrize(
     "text, told",
     [
-        (None, "there is no file .*; features.encoder names a Python file"),
-        ("x = 1", "must define encoder.., .* it gives NoneType"),
-        ("encoder = lambda: 3", "it gives int"),
+        (None, "mine.py cannot be read .*; give the path of a Python file"),
+        ("x = 1", "must define encoder.., which gives the .* no function"),
+        ("encoder = lambda: 3", "gives int; the contract of .* is Encoder"),
     ],
 )
 def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):

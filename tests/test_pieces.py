@@ -123,7 +123,7 @@ def features_of(batch):
 
 def make(path, *, of="model", stop=None, features=features_of):
   return kept.make(
-      path, features, Rows, shape=(1, 3), of={"source": of},
+      path, features, Rows, shape=(1, 3), facts={"source": of},
       interrupted=lambda rows: rows == stop,
   )  # fmt: skip
 

@@ -10,6 +10,7 @@ import pytest
 
 from totojax import assembly as parts
 from totojax.config import defaults
+from totojax.config import roots
 from totojax.models import attention
 from totojax.models import layers
 from totojax.models import platform
@@ -25,7 +26,7 @@ def build(backend, kind="llama", tokens=TOKENS, **compute):
   defaults.use(c, kind, "tiny")
   c.sequence.context = tokens
   c.compute.update(compute)
-  return parts.model(c.to_dict(), backend)
+  return parts.model(roots.read(c.to_dict()), backend)
 
 
 def equations(jaxpr):

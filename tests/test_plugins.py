@@ -176,7 +176,7 @@ def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
         ("import nothing_there", r"cannot be imported \(ModuleNotFoundError"),
         ("def task(: pass", r"cannot be imported \(SyntaxError"),
         ("def task(): raise KeyError(3)", r"task\(\) fails \(KeyError: 3\)"),
-        ("def task(): return 3", r"task\(\) returns a int, and a task is a"),
+        ("def task(): return 3", r"task\(\) gives int; the contract of .* is"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_error(tmp_path, code, told):

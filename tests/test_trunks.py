@@ -366,7 +366,7 @@ def run_of(kind, paths, **mesh):
 
 def losses(c):
   """Of both updates; nothing is saved."""
-  run = build_pretrain.pretraining(c)
+  run = build_pretrain.pretraining(roots.read(c))
   state, found = run.init(), []
   for batch, _ in zip(run.batches(0), range(2)):
     state, metrics = run.step_fn(state, run.layout.place(batch))

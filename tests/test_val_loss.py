@@ -198,8 +198,8 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   tokens = np.zeros((8, 13), np.int32)  # two rows of padding
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
-  mesh = sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  sums = parts.position_sums(task.batch_nll, mesh, SPEC.frame_tokens)
+  layout = sharding.layout(sharding.MeshConfig(2, 2, 2, 1))
+  sums = parts.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
       [sums(params, {"tokens": tokens, "source": source})]

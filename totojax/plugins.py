@@ -117,7 +117,7 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
         f" ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
-    raise _other(plugin, value, f"a {kind} is a {contract.__name__}{lacking}")
+    raise _other(plugin, kind, value, f"{contract.__name__}{lacking}")
   return value
 
 
@@ -125,15 +125,16 @@ def function(reference: str, kind: str) -> Callable[..., Any]:
   """The same, of kinds that are functions: data sets, tasks, evaluations."""
   value = load(reference, kind, object)
   if not callable(value):
-    plugin = find(reference, kind)
-    raise _other(plugin, value, f"a {kind} is a {Callable.__name__}")
+    raise _other(find(reference, kind), kind, value, Callable.__name__)
   return value
 
 
-def _other(plugin: Plugin, value: Any, expected: str) -> PluginError:
+def _other(
+    plugin: Plugin, kind: str, value: Any, contract: str
+) -> PluginError:
   return PluginError(
-      f"{plugin.reference}: {plugin.make.__name__}() returns a"
-      f" {type(value).__name__}, and {expected}"
+      f"{plugin.reference}: {plugin.make.__name__}() gives"
+      f" {type(value).__name__}; the contract of {kind!r} is {contract}"
   )
 
 
@@ -156,8 +157,8 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
     source = path.read_bytes()
   except OSError as error:
     raise PluginError(
-        f"{reference}: {path} cannot be read ({error.strerror}); give the path"
-        " of a Python file"
+        f"{reference} cannot be read ({error.strerror}); give the path of a"
+        " Python file"
     ) from error
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"

@@ -94,7 +94,7 @@ class Llama(Section):
   segments: ClassVar[bool] = True
 
   width: int = field(768, "residual stream", "Table 1", at_least=1)
-  depth: int = field(12, "blocks", "Table 1", at_least=1)
+  depth: int = field(12, "blocks", "Table 1", at_least=0)
   heads: int = field(12, "of attention", "Table 1", at_least=1)
   mlp_dim: int = field(3072, "hidden units", "[gap] see PRESETS", at_least=1)
   rope_base: float = field(10_000.0, "of rotary angles", "Table 4 has 50,000")
@@ -124,7 +124,7 @@ class Gpt2(Section):
   segments: ClassVar[bool] = True
 
   width: int = field(1024, "residual stream", "Table 6", at_least=1)
-  depth: int = field(22, "blocks", "[gap] gives 280m, tied", at_least=1)
+  depth: int = field(22, "blocks", "[gap] gives 280m, tied", at_least=0)
   heads: int = field(16, "of attention", "[gap] as large", at_least=1)
   mlp_dim: int = field(4096, "hidden units", "[gap] GPT-2", at_least=1)
   norm_eps: float = field(1e-5, "of LayerNorm", "[gap] GPT-2")
@@ -149,7 +149,7 @@ class Mamba(Section):
   segments: ClassVar[bool] = False
 
   width: int = field(1024, "residual stream", "Table 6", at_least=1)
-  depth: int = field(42, "blocks", "[gap] gives 290m, tied", at_least=1)
+  depth: int = field(42, "blocks", "[gap] gives 290m, tied", at_least=0)
   expand: int = field(2, "inner width / width", "[gap] mamba_ssm", at_least=1)
   state: int = field(16, "of an inner channel", "[gap] mamba_ssm", at_least=1)
   conv: int = field(4, "tokens of a convolution", "[gap] mamba_ssm", at_least=1)

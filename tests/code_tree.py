@@ -1,6 +1,6 @@
 """The tree of docs/tour.md: a line a file, the first that it says of itself.
 
-  python tests/tree.py --write
+  python tests/code_tree.py --write
 """
 
 import ast
@@ -10,7 +10,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "tour.md"
-BEGIN = "<!-- tree: made by tests/tree.py --write -->"
+BEGIN = "<!-- tree: made by tests/code_tree.py --write -->"
 END = "<!-- end of the tree -->"
 # In the order in which they are shown.
 PARTS = ("configs", "totojax", "launch", "colab", "docs", "tests", "setup.py")
@@ -86,7 +86,7 @@ def main(words: list[str]) -> int:
   if words == ["--write"]:
     PAGE.write_text(new, encoding="utf-8")
   elif new != page:
-    print("docs/tour.md is not up to date: python tests/tree.py --write")
+    print("docs/tour.md is not up to date: python tests/code_tree.py --write")
     return 1
   return 0
 
