@@ -26,6 +26,7 @@ from totojax.data.stream import labelled
 from totojax.data.stream import without_backbone
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import setup as build
+from totojax.models import heads
 from totojax.report import layer_sections
 from totojax.report import reading
 from totojax.tasks import pretrain
@@ -114,10 +115,10 @@ def test_a_model_without_heads_says_so_where_heads_are_needed():
   of, c = dataclasses.replace, defaults.pretrain("tiny")
   defaults.use(c, "mamba", "tiny")
   model = parts.shape(roots.read(c.to_dict()).model)
-  assert build._headed(of(head, pool="average"), model).heads == 0
-  assert build._headed(of(head, pool="cross", heads=4), model).heads == 4
+  assert heads.filled(of(head, pool="average"), model).heads == 0
+  assert heads.filled(of(head, pool="cross", heads=4), model).heads == 4
   with pytest.raises(ConfigError, match="a mamba has none; set head.heads to"):
-    build._headed(of(head, pool="attention"), model)
+    heads.filled(of(head, pool="attention"), model)
 
 
 def test_the_chosen_head_is_the_best_of_where_it_was_chosen(finished):

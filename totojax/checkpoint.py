@@ -90,10 +90,11 @@ class Checkpoints:
 
   def restore(
       self, shapes: step_lib.TrainState, shardings: step_lib.TrainState
-  ) -> tuple[step_lib.TrainState, dict[str, Any]]:
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The newest whole state, placed as `shardings`, and its meta data.
 
-    The state's frozen arrays are empty: the caller puts them back.
+    The parts of a `TrainState` by name, without its frozen arrays, which the
+    caller puts back.
     """
     # Placed as it is read: no host ever has the whole of a sharded array, and
     # the mesh may be another than the one that saved.

@@ -183,7 +183,8 @@ def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax.rundir import directory
 
-  file, _, _ = flags.FLAGS["config"].config_filename.partition(":")
+  path = config_flags.get_config_filename(flags.FLAGS["config"])
+  file, _, _ = path.partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
   begin = time.monotonic()
   try:

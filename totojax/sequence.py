@@ -15,12 +15,16 @@ Shapes: B batch, T tokens, N frames, G grid side, P tokens of a frame (G x G).
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from totojax.config.model import SequenceSpec
 from totojax.config.model import SPECIALS
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 PAD = 0
 VIDEO_START = 1
@@ -67,7 +71,7 @@ def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:
   return row_T
 
 
-def split(tokens_BR: jax.Array) -> tuple[jax.Array, jax.Array]:
+def split(tokens_BR: Array) -> tuple[Array, Array]:
   """Inputs and next-token targets, each [B, T], of rows [B, T + 1]."""
   return tokens_BR[:, :-1], tokens_BR[:, 1:]
 

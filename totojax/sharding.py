@@ -34,7 +34,7 @@ class ShardingRules:
 
   batch: tuple[str, ...] = ("data", "fsdp")
   tokens: str = "sequence"
-  embed: str = "fsdp"
+  embed: str | None = "fsdp"
   mlp: str = "tensor"
   heads: str = "tensor"
   head_dim: None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import re
 import sys
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -127,7 +128,8 @@ def _unknown_key(argv: list[str]) -> str | None:
 
 def _misspelt(config: ConfigDict | None, key: str) -> str | None:
   """Why `config` has no `key`, or None where it has one."""
-  found, above = config, ""
+  found: Any = config
+  above = ""
   for word in key.split("."):
     name = word.partition("[")[0]  # the rest is a place in a tuple
     if not isinstance(found, ConfigDict):

@@ -90,7 +90,7 @@ def root(values: Mapping[str, Any]) -> type:
   Raises:
     schema.ConfigError: there is no such job, or no plan of it.
   """
-  name = values.get("run")
+  name = values.get("run", "")
   if name == "plan":
     return _root_of_plan(values)
   if plugins.is_reference(name):

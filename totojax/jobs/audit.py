@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 import dataclasses
 import re
+from typing import Any
 
 from etils import epath
 import jax
@@ -115,7 +116,7 @@ def _shape(
     preset: str, mlp_dim: float | None = None, tied: bool = True
 ) -> llama.LlamaConfig:
   """A preset with another MLP, of any real number of hidden units."""
-  sizes = dict(models.PRESETS[preset])
+  sizes: dict[str, Any] = dict(models.PRESETS[preset])
   if mlp_dim is not None:
     sizes["mlp_dim"] = mlp_dim
   return llama.LlamaConfig(**sizes, tied=tied)

@@ -15,6 +15,7 @@ import functools
 from typing import Any
 
 from etils import epath
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,14 +131,21 @@ def random_batch(
   }
 
 
+def _sown(
+    model: nn.Module, params: Any, inputs_BT: jax.Array
+) -> tuple[jax.Array, Any]:
+  """What the model gives, and what it sows on the way."""
+  return model.apply(
+      {"params": params}, inputs_BT, mutable=["intermediates"]
+  )
+
+
 def coordinates(
     task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
 ) -> dict[str, jax.Array]:
   """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
-  logits_BTV, kept = task.model.apply(
-      {"params": params}, inputs_BT, mutable=["intermediates"]
-  )
+  logits_BTV, kept = _sown(task.model, params, inputs_BT)
   # Layers are stacked in front; a sown value is a tuple of one.
   blocks = kept["intermediates"]["blocks"]
   (residual_LBTD,) = blocks["residual"]

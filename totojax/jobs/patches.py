@@ -28,6 +28,7 @@ from totojax.data.stream import heldout
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
 from totojax.jobs import pretrain
+from totojax.models import patched
 from totojax.tasks import encode
 from totojax.tasks import patches as task_lib
 from totojax.tokenizers import api as tokenizer_api
@@ -68,6 +69,7 @@ def task(config: Pretrain, backend: str = "") -> Task:
         f" {chosen.targets} it must be {wanted}"
     )
   model = parts.model(config, backend)
+  assert isinstance(model, patched.PatchTrunk)
   inner = task_lib.Patches(model, size, parts.parametrisation(config))
   if chosen.targets:
     return Task(inner, inner, patches.tokenizer(size).fingerprint, None)

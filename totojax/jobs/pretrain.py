@@ -71,7 +71,7 @@ def pretraining(
     _check_same_tokenizer(encoder, held_out)
   # Before anything is compiled: a leak makes every evaluation worthless.
   heldout.check_disjoint(training, held_out)
-  of_stream = dict(
+  of_stream: dict[str, Any] = dict(
       seq=spec,
       seed=config.seed,
       batch=batch,

@@ -146,7 +146,7 @@ def laws(
   at = np.flatnonzero(last)
   if chosen.frontier == "envelope":
     at = scaling.envelope(macs, loss, bins_per_decade=chosen.bins_per_decade)
-  for i in at:
+  for i in at.tolist():
     rows[i]["frontier"] = 1
   law = scaling.fit(macs[at], loss[at], floor=False, force=chosen.force)
   found = {

@@ -56,7 +56,7 @@ def run(
       return False
   paths = [workdir / split for split in SPLITS]
   certificates.certify(
-      [store_lib.Store(path, manifests.load(path)) for path in paths]
+      [store_lib.Store(path, manifests.existing(path)) for path in paths]
   )
   _describe(workdir, tokenizer, settings, pixels, seed=config.seed)
   return True

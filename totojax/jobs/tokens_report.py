@@ -138,7 +138,9 @@ def _of_tokenizers(
         "vocab": of[0].manifest.vocab,
         "stores": names,
         "ngrams": _ngrams(together, frames, counted),
-        "rare": token_counts.rare(sum(counts[name] for name in names)),
+        "rare": token_counts.rare(
+            np.sum([counts[name] for name in names], axis=0)
+        ),
     }
   return out
 

@@ -23,6 +23,7 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 import math
 from typing import Protocol
@@ -36,6 +37,8 @@ from jax.sharding import PartitionSpec
 from totojax import plugins
 from totojax.config.labels import HeadConfig
 from totojax.config.labels import POOLS as POOLS
+from totojax.config.schema import ConfigError
+from totojax.models import architecture
 
 MLP_RATIO = 4  # of the hidden units of "cross" to the width, as V-JEPA's
 LAYER_NORM_EPS = 1e-5  # PyTorch's, as V-JEPA's
@@ -68,6 +71,23 @@ class Pool(Protocol):
 def _users(pool: str) -> Pool:
   """The pool of a user's file."""
   return plugins.load(pool, "head", Pool)
+
+
+def filled(config: HeadConfig, model: architecture.Architecture) -> HeadConfig:
+  """With as many attention heads as the model, where none are said.
+
+  Raises:
+    ConfigError: attention heads are needed, and the model has none.
+  """
+  if config.heads or config.pool not in ("attention", "cross"):
+    return config
+  own = getattr(model, "heads", 0)
+  if not own:
+    raise ConfigError(
+        f"head.heads is 0, the model's number, and a {model.kind} has none; set"
+        f" head.heads to a divisor of its width of {model.width}"
+    )
+  return dataclasses.replace(config, heads=own)
 
 
 def shapes(

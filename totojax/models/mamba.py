@@ -213,10 +213,10 @@ class Mixer(nn.Module):
     inner, rank = c.inner, c.rank
     init = nn.initializers.normal(c.init_std)
 
-    def weight(name, shape, axes, start=init):
+    def weight(name, shape, axes, start: layers.Initializer = init):
       return layers.parameter(self, name, start, shape, axes)
 
-    def matrix(name, shape, axes, start=init):
+    def matrix(name, shape, axes, start: layers.Initializer = init):
       found = weight(name, shape, axes, start).astype(self.dtype)
       return layers.gathered(found, axes)
 

@@ -155,7 +155,9 @@ class Trunk(nn.Module):
         block,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True},  # each layer draws its own
-        in_axes=(nn.broadcast, nn.broadcast),  # angles, segments: of all layers
+        # Angles and segments are those of all layers. One value for each
+        # argument is right; the checker takes the type from the default, 0.
+        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
         length=self.config.depth,
         unroll=self.compute.unroll,
         # No mesh axis: a layer is on all devices, split by its own axes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import itertools
 
 from etils import epath
@@ -145,7 +145,7 @@ def seeds(folder: reading.Folder, stage: str) -> str:
 _ENDS = ("top1", "low", "high")
 
 
-def _over_seeds(rows: list[Mapping[str, str]]) -> dict[str, plots.Table]:
+def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
   """Of each source the mean over seeds of each layer's best top-1."""
   best = {}
   for row in rows:
@@ -201,7 +201,7 @@ def _claim(metrics: Mapping[str, float]) -> str:
   }
   if ours is None or not others:
     return ""
-  best = max(others, key=others.get)
+  best = max(others, key=others.__getitem__)
   sem = np.hypot(
       metrics[f"trained/{HOLDOUT}/top1_sem"],
       metrics[f"{best}/{HOLDOUT}/top1_sem"],

@@ -121,10 +121,11 @@ def find(curve: Curve) -> Optimum:
 
 def drift(curves: Sequence[Curve]) -> float | None:
   """Octaves between highest and lowest optimum; None where one is missing."""
-  found = [find(curve).log2_lr for curve in curves]
-  if any(at is None for at in found):
+  optima = [find(curve).log2_lr for curve in curves]
+  rates = [rate for rate in optima if rate is not None]
+  if len(rates) < len(optima):
     return None
-  return max(found) - min(found)
+  return max(rates) - min(rates)
 
 
 def table(curves: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
 def columns(row: Mapping[str, Any]) -> tuple[str, ...]:
   """Heads of the comparison, for what the row is about."""
-  if (served := _SERVED.get(row.get("what"))) is None:
+  if (served := _SERVED.get(row.get("what", ""))) is None:
     return COLUMNS
   heads = [head for head, *_ in served]
   if row.get("source") == "arithmetic":  # `plan.busy` is assumed: no bound
@@ -74,7 +74,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
   def number(key, form, scale=1.0):
     return "-" if row.get(key) is None else format(scale * row[key], form)
 
-  if (served := _SERVED.get(row.get("what"))) is not None:
+  if (served := _SERVED.get(row.get("what", ""))) is not None:
     return (
         "x".join(str(size) for size in row["mesh"].values()),
         {True: "yes", False: "no", None: "?"}[row.get("fits")],

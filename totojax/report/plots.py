@@ -7,13 +7,15 @@ so that a figure follows the page into dark mode; `png` renders it for paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 import io
 import re
+from typing import Any, TYPE_CHECKING
 
 from etils import epath
 import matplotlib
+from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
@@ -21,6 +23,9 @@ import numpy as np
 from totojax.report import reading
 from totojax.rundir import console
 from totojax.rundir import files
+
+if TYPE_CHECKING:
+  from matplotlib.typing import RcKeyType
 
 Table = Mapping[str, np.ndarray]
 DPI = 160
@@ -57,7 +62,7 @@ _VARIABLES = dict(
 WIDE, NARROW = (7.6, 3.1), (3.75, 2.9)  # inches; on a page, the proportions
 HALF = (3.75, 2.7)
 
-Draw = Callable[[matplotlib.axes.Axes, Palette], None]
+Draw = Callable[[mpl_axes.Axes, Palette], None]
 
 
 def html(draw: Draw, *, name: str, label: str, half: bool = False) -> str:
@@ -200,7 +205,7 @@ def rank_frequency(ngrams: list[Mapping]) -> Draw:
 
 
 def by_rank(
-    curves: Mapping[str, tuple[Sequence, Sequence]], *, ylabel: str
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
 ) -> Draw:
   """(rank, value) by the name of the curve, both axes logarithmic."""
 
@@ -235,7 +240,7 @@ def _legend(axes, table: Mapping[str, Table], palette: Palette) -> None:
 def _render(
     draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str
 ) -> mpl_figure.Figure:
-  style = {
+  style: dict[RcKeyType, Any] = {
       "font.size": 9.0,
       "svg.fonttype": "none",
       "svg.hashsalt": f"totojax-{salt}",
@@ -260,7 +265,10 @@ def _svg(
 ) -> str:
   """SVG text that can stand in a page with others."""
   buffer = io.StringIO()
-  style = {"svg.fonttype": "none", "svg.hashsalt": f"totojax-{name}"}
+  style: dict[RcKeyType, Any] = {
+      "svg.fonttype": "none",
+      "svg.hashsalt": f"totojax-{name}",
+  }
   figure = _render(draw, size, _MARKS, salt=name)
   with matplotlib.rc_context(style):
     figure.savefig(

@@ -204,12 +204,12 @@ def bootstrap(
     ValueError: fewer than half of the draws make a law.
   """
   rng = np.random.default_rng(seed)
-  run_P = np.asarray(run_P)
-  runs = np.unique(run_P)
+  names_P = np.asarray(run_P)
+  runs = np.unique(names_P)
   found = []
   for _ in range(draws):
     chosen = rng.choice(runs, len(runs))
-    at = np.concatenate([np.flatnonzero(run_P == run) for run in chosen])
+    at = np.concatenate([np.flatnonzero(names_P == run) for run in chosen])
     macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
     front = envelope(macs, loss, bins_per_decade=bins_per_decade)
     try:

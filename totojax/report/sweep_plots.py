@@ -120,7 +120,7 @@ def by_learning_rate(
       best = optimum.find(curve)
       if best.log2_lr is not None:
         axes.plot(best.log2_lr, best.loss, marker="*", ms=9, **look)
-        if np.isfinite(best.high):
+        if best.high is not None and np.isfinite(best.high):
           axes.plot([best.low, best.high], [best.loss] * 2, lw=3, alpha=0.4,
                     **look)  # fmt: skip
     axes.set_ylim(*span)

@@ -73,7 +73,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
         losses=losses,
         scope=scope,
     )
-  best = min(found, key=found.get)
+  best = min(found, key=found.__getitem__)
   gap = found[best] - loss
   error = math.hypot(
       _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)

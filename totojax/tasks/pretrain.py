@@ -88,7 +88,9 @@ class Pretrain(OfModel):
     visual_BT = sequence.is_visual(targets_BT)
     return {"nll": jnp.sum(visual_BT, dtype=jnp.float32)}
 
-  def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, ...]:
+  def nll(
+      self, params: Any, tokens_BR: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
     # The model gets the targets too: with `compute.loss_chunk` the logits of
@@ -98,7 +100,7 @@ class Pretrain(OfModel):
 
   def batch_nll(
       self, params: Any, batch: api.Batch
-  ) -> tuple[jax.Array, ...]:
+  ) -> tuple[jax.Array, jax.Array]:
     """`nll` of a batch."""
     return self.nll(params, batch["tokens"])
 

@@ -104,24 +104,24 @@ def read(
     path: str | os.PathLike[str],
 ) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
-  path = resolve(path)
-  data = path.read_bytes()
+  file = resolve(path)
+  data = file.read_bytes()
   try:
     tensors = safetensors.numpy.load(data)
     metadata = _metadata(io.BytesIO(data))
   except safetensors.SafetensorError as error:
     raise ValueError(
-        f"{path} is no whole safetensors file ({error}); copy or train it"
+        f"{file} is no whole safetensors file ({error}); copy or train it"
         " again, or convert a released one with configs/official.py"
     ) from error
   if metadata.get("format") not in _FORMATS:
     raise ValueError(
-        f"{path} has format {metadata.get('format')!r}; a tokenizer file has"
+        f"{file} has format {metadata.get('format')!r}; a tokenizer file has"
         f" one of {sorted(_FORMATS)}: write one with weights.save"
     )
   settings = json.loads(metadata["config"])
-  config = _config(_FORMATS[metadata["format"]], settings, str(path))
-  _check(tensors, config, str(path))
+  config = _config(_FORMATS[metadata["format"]], settings, str(file))
+  _check(tensors, config, str(file))
   mark = api.fingerprint(tensors, settings)
   flat = {name: value.astype(np.float32) for name, value in tensors.items()}
   return traverse_util.unflatten_dict(flat, sep="."), config, mark
@@ -149,15 +149,15 @@ def resolve(path: str | os.PathLike[str]) -> epath.Path:
           " one: reinstall it, or train one with configs/tokenizer.py"
       )
     return epath.Path(files[0])
-  path = epath.Path(path)
-  if not path.is_file():
-    inside = sorted(str(file) for file in path.glob("*.safetensors"))
+  file = epath.Path(path)
+  if not file.is_file():
+    inside = sorted(str(below) for below in file.glob("*.safetensors"))
     hint = f"it is a folder: use {inside[0]}" if inside else (
         "train one with configs/tokenizer.py, convert a released one with"
         f" configs/official.py, or use {SHIPPED!r}"
     )
-    raise FileNotFoundError(f"no tokenizer file at {path}; {hint}")
-  return path
+    raise FileNotFoundError(f"no tokenizer file at {file}; {hint}")
+  return file
 
 
 def tokenizer(

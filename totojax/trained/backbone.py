@@ -338,6 +338,7 @@ def _placed(
   """(task, shapes, shardings) of the parameters."""
   parametrisation = parts.parametrisation(run.config)
   if run.patches is not None:
+    assert isinstance(model, patched.PatchTrunk)
     task = patch_task.Patches(model, run.patches, parametrisation)
   else:
     task = task_lib.Pretrain(causal(model), parametrisation)
@@ -374,7 +375,13 @@ def features(
   """
   if pool not in POOLS:
     raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
-  tapped = _tapped(model, tuple(layers), pool, layout)
+  tapped = _tapped(
+      # Modules hash by their fields; a checker sees no hash beside their `==`.
+      model,  # pyright: ignore[reportArgumentType]
+      tuple(layers),
+      pool,
+      layout,
+  )
 
   def of_rows(batch):
     read = {k: v for k, v in batch.items() if k in _READ}

@@ -11,7 +11,7 @@ Shapes: K clips or crops, T frames, R pixels of a side.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 import concurrent.futures
 from concurrent.futures import process
 import dataclasses
@@ -54,7 +54,7 @@ def decode(
     seed: int,
     workers: int,
     ahead: int,
-) -> Iterator[Decoded]:
+) -> Generator[Decoded, None, None]:
   """Decodes items; yields them in the order given.
 
   Args:

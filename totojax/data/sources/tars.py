@@ -134,13 +134,12 @@ def _read_headers(
     archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
 ) -> str | None:
   """Fills `groups`; returns what is wrong with the end of the archive."""
-  assert archive.fileobj is not None
-  archive.fileobj.seek(0, os.SEEK_END)
-  size = archive.fileobj.tell()
-  archive.fileobj.seek(0)
+  assert archive.name is not None
+  size = os.path.getsize(archive.name)
   try:
     for member in archive:
-      archive.members = []  # a million headers are not needed twice
+      # A million headers are not needed twice; the stub has no `members`.
+      archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
       if not member.isreg() or member.sparse is not None:
         continue
       if member.offset_data + member.size > size:

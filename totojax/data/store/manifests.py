@@ -180,6 +180,21 @@ def save(path: objects.Path, manifest: Manifest) -> None:
   objects.write_bytes(path, FILE, value.encode())
 
 
+def existing(path: objects.Path) -> Manifest:
+  """The manifest of the data set at `path`.
+
+  Raises:
+    StoreError: as `load`, or there is none.
+  """
+  manifest = load(path)
+  if manifest is None:
+    raise objects.StoreError(
+        f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
+        " the path, or make the data set first"
+    )
+  return manifest
+
+
 def load(path: objects.Path) -> Manifest | None:
   """The manifest of the data set at `path`, or None where there is none.
 

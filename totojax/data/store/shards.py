@@ -199,13 +199,8 @@ def open_store(
   Raises:
     StoreError: saying what is missing, incomplete, damaged or different.
   """
-  manifest = manifests.load(path)
+  manifest = manifests.existing(path)
   name = objects.text(path)
-  if manifest is None:
-    raise StoreError(
-        f"{name}/{manifests.FILE} does not exist: no data set there. Check the"
-        " path, or make the data set first"
-    )
   if not manifest.complete:
     raise StoreError(
         f"{name} is incomplete: {manifest.records} records so far. Start the"

@@ -45,6 +45,12 @@ class Records:
   ids: tuple[str, ...]
   classes: tuple[str, ...]
 
+  @property
+  def tokens(self) -> store_lib.Store:
+    """The store, of records that have one."""
+    assert self.store is not None
+    return self.store
+
   def items(self) -> list[list[int]]:
     """The records of each item, items in the order of their first record."""
     views: dict[str, list[int]] = {}

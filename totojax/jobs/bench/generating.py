@@ -20,6 +20,7 @@ from totojax.jobs.bench import hardware
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import peers
 from totojax.models import decode
+from totojax.models import llama
 from totojax.models import trunk
 from totojax.trained import generate
 
@@ -40,6 +41,7 @@ def measure_decode_tokens(
       )
   )["params"]
   dtype = model.compute.dtype
+  assert isinstance(model.config, llama.LlamaConfig)
   theirs = peers.llama_generate(
       model.config, params, vocab=spec.padded_vocab, dtype=dtype,
       first=sequence.SPECIALS, last=sequence.SPECIALS + spec.vocab,

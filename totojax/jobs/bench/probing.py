@@ -98,8 +98,7 @@ class _Both:
     self.model = parts.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
     head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
-    if not head.heads:
-      head = dataclasses.replace(head, heads=self.model.config.heads)
+    head = heads.filled(head, self.model.config)
     optim = settings.optim
     self.heads = (depth + 1) * len(optim.settings)
     task = classify.Classify(

@@ -80,7 +80,9 @@ def measure_mamba_scan(
 
   def side(name, what, scan):
     program = jax.jit(gradients(scan)).lower(*of, wanted_BTE).compile()
-    bytes_[name] = program.memory_analysis().temp_size_in_bytes
+    memory = program.memory_analysis()
+    assert memory is not None  # CPU, GPU and TPU tell it
+    bytes_[name] = memory.temp_size_in_bytes
 
     def run() -> float:
       made[name] = jax.block_until_ready(program(*of, wanted_BTE))

@@ -26,6 +26,7 @@ from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware
 from totojax.jobs.bench import measure
 from totojax.jobs.bench import peers
+from totojax.models import llama
 from totojax.tasks import pretrain as task_lib
 
 
@@ -141,6 +142,7 @@ def _case(
 ) -> measure.Row:
   trainer = Trainer(config)
   shape, spec = trainer.shape, trainer.spec
+  assert isinstance(shape, llama.LlamaConfig)
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
       shape,

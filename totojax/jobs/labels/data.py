@@ -130,7 +130,7 @@ def token_reader(
     records: labelled.Records, spec: sequence.SequenceSpec, seed: int
 ) -> rows_lib.ReadTokens:
   """Reads the rows of records of a store."""
-  source = rows_lib.Source(records.name, records.store, 1.0)
+  source = rows_lib.Source(records.name, records.tokens, 1.0)
   return rows_lib.ReadTokens((source,), spec, seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from totojax import train
+from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import setup as setup_lib
@@ -18,6 +19,7 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
       asked for, which one backbone cannot have.
   """
   config = setup.config
+  assert isinstance(config, labels.Finetune)
   if setup.tokenizer is None:
     raise ConfigError(
         "data.source is 'tokens', and fine-tuning mixes and changes pixels; use"

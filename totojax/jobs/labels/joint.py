@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from totojax import assembly as parts
 from totojax import train
+from totojax.config import labels
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import setup as setup_lib
+from totojax.models import heads
 from totojax.models import taps
 from totojax.tasks import joint
 from totojax.tasks import pretrain
@@ -16,6 +16,7 @@ from totojax.tasks import pretrain
 def layers(setup: setup_lib.Setup) -> tuple[int, ...]:
   """The layers with heads; all but the embeddings where none are named."""
   depth = setup.model.config.depth
+  assert isinstance(setup.config, labels.Joint)
   chosen = setup.config.layers or tuple(range(1, depth + 1))
   taps.check_layers(chosen, depth)
   return chosen
@@ -23,9 +24,9 @@ def layers(setup: setup_lib.Setup) -> tuple[int, ...]:
 
 def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
   """A run for `train.fit`, and how its heads are scored."""
-  head, chosen = setup.config.head, layers(setup)
-  if not head.heads:
-    head = dataclasses.replace(head, heads=setup.model.config.heads)
+  assert isinstance(setup.config, labels.Joint)
+  chosen = layers(setup)
+  head = heads.filled(setup.config.head, setup.model.config)
   settings = len(setup.config.optim.settings)
   task = joint.Joint(
       # This run's mask, not any: next tokens are not to be seen.

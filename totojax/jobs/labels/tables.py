@@ -175,7 +175,9 @@ def _rows(
     setup: data_lib.Setup, one: Heads, expected: int, depth: int | None
 ) -> Iterator[tuple[Any, ...]]:
   validation, holdout = one.scores["validation"], one.scores.get("holdout")
-  depth = depth or setup.run.model.config.depth
+  if depth is None:
+    assert setup.run is not None  # features alone tell their depth
+    depth = setup.run.model.config.depth
   values = {
       "top1": validation.top(1), "top5": validation.top(5),
       "nll": validation.loss(),

@@ -44,7 +44,9 @@ class Chip:
 
   @property
   def peak_flops_per_s(self) -> float:
-    return flops.peak_flops_per_s(self.kind)
+    peak = flops.peak_flops_per_s(self.kind)
+    assert peak is not None  # that of every chip here is known
+    return peak
 
   @property
   def macs_per_cycle(self) -> float | None:

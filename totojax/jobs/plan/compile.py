@@ -55,12 +55,14 @@ def plan(config: Pretrain) -> dict[str, Any]:
   begin = time.monotonic()
   if trains:
     step = train_step.build(config, devices=devices, backend="tpu")
+    assert step.program is not None  # which it is for devices
     lowered = step.program.step_fn.lower(
         step.program.shapes, step.task.batch_spec(step.rows)
     )
     known = describe(config, step, chips_used=len(devices))
   else:
     served = serving.step_of(config, devices=devices)
+    assert served.lower is not None  # as above
     lowered, known = served.lower(), served.facts
   traced_s = time.monotonic() - begin
   facts = {
@@ -98,7 +100,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
       "collectives": traffic,
       "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
   }
-  if trains and step.layout.mesh.shape["sequence"] > 1:
+  if trains and known["mesh"]["sequence"] > 1:
     facts["limits"].append(
         "With tokens split over devices the attention kernel has no charge, so"
         " no time is known."
@@ -138,7 +140,7 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
   if planning.what != "train":
     served = serving.step_of(config, devices=None)
     return serving.arithmetic(served, planning)
-  kind, count = settings.gpu(planning.topology)
+  kind, count = settings.gpus(planning.topology)
   step = train_step.build(config, devices=None, backend="gpu")
   facts = describe(config, step, chips_used=count)
   sizes = sharding.filled(config.mesh, count)
@@ -201,7 +203,7 @@ def describe(
       "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
       "model_flops_per_step": per_token * tokens,
   }
-  if step.program is not None:
+  if step.program is not None and step.layout is not None:
     facts["mesh"] = dict(step.layout.mesh.shape)
     facts["optimiser_bytes"] = _bytes(step.program.shapes.opt_state)
     facts["parameter_bytes"] = _bytes(step.program.shapes.params)

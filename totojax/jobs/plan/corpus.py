@@ -33,6 +33,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode
 from totojax.data.pixels import images
 from totojax.data.pixels import media
+from totojax.data.pixels import video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores as parts_lib
 from totojax.rundir import files
@@ -96,7 +97,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
       "image" if settings.images else "video",
       clip=config.clip, views=config.views, image=config.image,
   )  # fmt: skip
-  if settings.images:
+  if isinstance(spec, images.ImageSpec):
     count, hours = settings.images, None
   else:
     count, hours = settings.videos, settings.hours
@@ -179,8 +180,8 @@ def _row(
     every = strided = None
   else:
     stretches = 1.0
-    if spec.sampling == "duration" and hours is not None:
-      mean_s = hours * 3600 / count
+    if isinstance(spec, video.ClipSpec) and spec.sampling == "duration":
+      mean_s = 0.0 if hours is None else hours * 3600 / count
       stretches = min(max(1.0, mean_s // spec.every_s), spec.most_stretches)
     clips = round(count * stretches) * spec.crops
     frames = clips * spec.frames

@@ -44,7 +44,7 @@ def memory(stats: Any) -> dict[str, float]:
 
 def traffic(
     program: hlo.Program, chip: chips.Chip
-) -> list[dict[str, float | str | int]]:
+) -> list[dict[str, Any]]:
   """Exchanges of a step by kind: how many, bytes, seconds alone.
 
   Those that cross from slice to slice have rows of their own, and None for

@@ -97,6 +97,17 @@ class Collective:
     return passes * self.payload_bytes * (self.group - 1) / self.group
 
 
+def _computation(role: str, operation: Operation) -> str:
+  """The computation that is the "body" or "condition" of a loop."""
+  name = re.search(rf"{role}=%([\w.-]+)", operation.rest)
+  if name is None:
+    raise ValueError(
+        f"the loop {operation.name} of the compiled program has no {role}; its"
+        " text is not that of an optimised HLO module"
+    )
+  return name[1]
+
+
 class Program:
   """The text of a compiled program, cut into computations.
 
@@ -153,8 +164,10 @@ class Program:
   def _operations(self, name: str, times: int) -> Iterator[Operation]:
     for line in self._lines.get(name, ()):
       head = _LINE.match(line)
-      opcode = head and _OPCODE.search(head[2])
-      if not opcode:
+      if head is None:
+        continue
+      opcode = _OPCODE.search(head[2])
+      if opcode is None:
         continue
       rest = head[2][opcode.end() - 1 :]
       cycles, op_name = _CYCLES.search(rest), _NAME.search(rest)
@@ -173,9 +186,8 @@ class Program:
     yield name, times
     for operation in self._operations(name, times):
       if operation.opcode == "while":
-        condition = re.search(r"condition=%([\w.-]+)", operation.rest)[1]
-        body = re.search(r"body=%([\w.-]+)", operation.rest)[1]
-        yield from self._runs(body, times * self._trips(condition))
+        trips = self._trips(_computation("condition", operation))
+        yield from self._runs(_computation("body", operation), times * trips)
       elif operation.opcode in ("call", "conditional"):
         for called in _CALLED.findall(operation.rest):
           yield from self._runs(called, times)

@@ -38,7 +38,8 @@ def run(
   A variant that was compiled before an interruption is not compiled again.
   """
   settings.check(config.plan)
-  if not jax.config.jax_platforms:  # a compiler for TPUs is no TPU
+  # A compiler for TPUs is no TPU. jax adds its options while it is imported.
+  if not jax.config.jax_platforms:  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_platforms", "cpu")
   directory.begin(workdir, config)
   path = workdir / "plan.json"

@@ -78,7 +78,7 @@ def step_of(
     facts = {"chips": len(devices), "mesh": dict(layout.mesh.shape)}
   else:
     layout = None
-    _, count = settings.gpu(planning.topology)
+    _, count = settings.gpus(planning.topology)
     split = config.mesh.tensor
     if split < 1 or count % split:
       raise ValueError(
@@ -197,7 +197,7 @@ def _encoding(
 
 def arithmetic(step: Step, planning: Plan) -> dict[str, Any]:
   """The step on GPUs, for which there is no compiler: FLOPs and bytes only."""
-  facts, (kind, count) = dict(step.facts), settings.gpu(planning.topology)
+  facts, (kind, count) = dict(step.facts), settings.gpus(planning.topology)
   gpu = chips.gpu(kind)
   peak = flops.peak_flops_per_s(kind)
   if facts["what"] == "encode":

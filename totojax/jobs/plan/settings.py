@@ -48,6 +48,13 @@ def gpu(topology: str) -> tuple[str, int] | None:
   return kind, int(count)
 
 
+def gpus(topology: str) -> tuple[str, int]:
+  """`gpu` of a topology that is one of GPUs."""
+  kind_and_count = gpu(topology)
+  assert kind_and_count is not None
+  return kind_and_count
+
+
 def variants(config: Pretrain) -> list[Pretrain]:
   """The config itself, or each combination of its plan's lists.
 

@@ -72,13 +72,14 @@ def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
   outside = {name: list(e.layers) for name, e in setup.encoders.items()}
   if setup.run is None:
     return {"encoders": outside}
+  run, model = setup.trained
   return {
       **({"encoders": outside} if outside else {}),
-      "model_run": str(setup.run.path),
-      "step": setup.run.step,
-      "tokenizer": setup.run.tokenizer,
-      "frames": setup.model.spec.frames,
-      "depth": setup.run.model.config.depth,
+      "model_run": str(run.path),
+      "step": run.step,
+      "tokenizer": run.tokenizer,
+      "frames": model.spec.frames,
+      "depth": run.model.config.depth,
   }
 
 
@@ -125,7 +126,8 @@ def _baseline(setup: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
       ("validation", setup.sets.validation, data.validation_pixels),
   ):
     if source == "histogram":
-      x_MD = without_backbone.histograms(records.store, setup.model.spec.vocab)
+      _, model = setup.trained
+      x_MD = without_backbone.histograms(records.tokens, model.spec.vocab)
     else:
       pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
       without_backbone.same_records(records, pixels)
@@ -158,11 +160,11 @@ def _features(
         setup, records, runs.read_tokens(setup, records), by_item=False
     )
     facts = {**_facts(setup), "source": unit.source,
-             "store": records.store.path, "layers": layers,
+             "store": records.tokens.path, "layers": layers,
              "seed": seed}  # fmt: skip
     if pooled is None and not features_lib.is_whole(path):
       model, params = backbone.load(
-          setup.run, setup.model, trained=unit.source == "trained",
+          *setup.trained, trained=unit.source == "trained",
           depth=layers[-1], layout=setup.layout, seed=seed,
       )  # fmt: skip
       pooled = backbone.features(

@@ -54,6 +54,7 @@ def make(
   done = _done(path, facts)
   if done >= data.items:
     return True
+  assert features is not None
   out_MLD = np.lib.format.open_memmap(
       str(path), mode="r+" if done else "w+", dtype=np.float32,
       shape=None if done else (data.items, *shape),

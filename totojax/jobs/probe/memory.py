@@ -47,7 +47,7 @@ def plan(setup: probe_setup.Setup) -> Plan:
     shards = setup.layout.mesh.shape["fsdp"] if split else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
-    if fit < 1:
+    if budget is not None and fit < 1:
       raise ConfigError(
           f"the {settings} heads of one layer of {source} take"
           f" {_size(layer_bytes)} on a device, and {_size(budget)}"

@@ -34,7 +34,7 @@ def read_tokens(
 ) -> labelled.ReadInputs:
   """Reads the inputs of the backbone."""
   return labelled.ReadInputs(
-      data_lib.token_reader(records, setup.model.spec, setup.config.seed)
+      data_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
   )
 
 
@@ -65,7 +65,7 @@ def training(
   config, model, frozen = setup.config, None, None
   if features is None:
     model, frozen = backbone.load(
-        setup.run, setup.model, trained=unit.source == "trained",
+        *setup.trained, trained=unit.source == "trained",
         depth=unit.layers[-1], layout=setup.layout, seed=config.seed,
     )  # fmt: skip
     reads = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from totojax.data.stream import labelled
 from totojax.jobs.labels import data as data_lib
 from totojax.models import heads
 from totojax.models import taps
+from totojax.models import trunk
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
@@ -75,16 +75,22 @@ class Setup(data_lib.Setup):
   layers: tuple[int, ...]
   cached: bool
 
+  @property
+  def trained(self) -> tuple[backbone.Trained, trunk.Trunk]:
+    """The run and its model, of a config that asks for a backbone."""
+    assert self.run is not None and self.model is not None
+    return self.run, self.model
+
   def width(self, source: str) -> int:
     """Of the features of a backbone, encoder or baseline."""
     if source in self.encoders:
       return self.encoders[source].features["train"].shape[-1]
     if source == "histogram":
-      return self.model.spec.vocab
+      return self.trained[1].spec.vocab
     if source == "pixels":
-      frames = self.sets.all_train.store.manifest.frames
+      frames = self.sets.all_train.tokens.manifest.frames
       return frames * self.config.data.pixels_side**2 * 3
-    return self.model.config.width
+    return self.trained[1].config.width
 
   @property
   def sources(self) -> tuple[str, ...]:
@@ -120,9 +126,9 @@ def prepare(config: labels.Probe) -> Setup:
   if config.backbones:
     run = backbone.find(config.model_run)
     records, path = _records(run, config.data)
-    frames = data_lib.clip_frames(run, records["train"].store, config.data)
+    frames = data_lib.clip_frames(run, records["train"].tokens, config.data)
     model = backbone.for_clips(run.model, frames=frames)
-    head = _headed(head, run.model.config)
+    head = heads.filled(head, run.model.config)
     depth = run.model.config.depth
     layers = config.layers or tuple(range(depth + 1))
     taps.check_layers(layers, depth)
@@ -144,19 +150,6 @@ def prepare(config: labels.Probe) -> Setup:
       layers=layers,
       cached=_is_cached(config.cache, head),
   )
-
-
-def _headed(head: heads.HeadConfig, model: Any) -> heads.HeadConfig:
-  """With as many attention heads as the model, where none are said."""
-  if head.heads or head.pool not in ("attention", "cross"):
-    return head
-  own = getattr(model, "heads", 0)
-  if not own:
-    raise ConfigError(
-        f"head.heads is 0, the model's number, and a {model.kind} has none; set"
-        f" head.heads to a divisor of its width of {model.width}"
-    )
-  return dataclasses.replace(head, heads=own)
 
 
 def _records(

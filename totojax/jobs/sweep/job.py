@@ -141,7 +141,7 @@ def outcome(
   last = [r for r in rows if r["kind"] == "eval" and r["step"] == steps]
   found = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
   diverged_at = int(found[f"{prefix}diverged"])
-  out = dict(
+  out: dict[str, Any] = dict(
       val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
   )
   if diverged_at:

@@ -60,7 +60,7 @@ def make(part: parts_lib.Part, spec: media.Spec, config: Tokenize) -> None:
   beam = _beam()
   job = _Job(
       path=str(part.path),
-      head=part.head,
+      head=part.manifest,
       spec=spec,
       seed=config.seed,
       tokenizer=config.tokenizer,

@@ -66,10 +66,10 @@ def run(
     plan.show(plan.of_job(config, work, tokenizer), workdir)
     parts_lib.write_missing(work, workdir)
     for part in parts:
-      units.begin(part.path, part.head)
+      units.begin(part.path, part.manifest)
   _all_finished(True)  # nobody goes on before the stores are begun
   for part in parts:
-    if manifests.load(part.path).complete:
+    if manifests.existing(part.path).complete:
       continue
     if config.beam.name:
       beam.make(part, work.spec, config)
@@ -92,7 +92,11 @@ def _make(
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
   mine = part.units[jax.process_index() :: jax.process_count()]
-  todo = [u for u in mine if not units.is_made(part.path, part.head, u.number)]
+  todo = [
+      unit
+      for unit in mine
+      if not units.is_made(part.path, part.manifest, unit.number)
+  ]
   total = sum(len(unit.items) for unit in mine)
   left = sum(len(unit.items) for unit in todo)
   decoded = workers.decode(
@@ -119,7 +123,7 @@ def _make(
             _take(decoded, len(unit.items)),
             tokenizer,
             path=part.path,
-            head=part.head,
+            head=part.manifest,
             on_item=on_item,
         )
     except _Stop:
@@ -166,9 +170,9 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
   rows, whole, empty = [], [], []
   for part in parts:
-    skipped = units.finish(part.path, part.head, len(part.units))
+    skipped = units.finish(part.path, part.manifest, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in skipped]
-    made = manifests.load(part.path)
+    made = manifests.existing(part.path)
     print(
         f"{part.path}: {made.records} records of {made.frames} frames from"
         f" {len(part.listing.items) - len(skipped)} of"

@@ -45,6 +45,12 @@ class Part:
   head: manifests.Manifest | None
 
   @property
+  def manifest(self) -> manifests.Manifest:
+    """Its `head`, of a part with a tokenizer."""
+    assert self.head is not None
+    return self.head
+
+  @property
   def units(self) -> list[units.Unit]:
     return list(units.cut(self.listing.items, self.items_per_unit))
 
@@ -59,9 +65,13 @@ class Part:
           f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
           " VQGAN"
       )
-    spec, image = self.spec, isinstance(self.spec, images.ImageSpec)
+    spec = self.spec
     api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
-    grid, frames = spec.size_px // tokenizer.factor, 1 if image else spec.frames
+    grid = spec.size_px // tokenizer.factor
+    frames, stride_frames, fps = 1, 0, 0.0
+    if not isinstance(spec, images.ImageSpec):
+      frames, fps = spec.frames, spec.fps
+      stride_frames = spec.stride_frames
     head = manifests.new(
         kind=self.listing.kind,
         fields=(manifests.token_field(frames=frames, grid=grid),),
@@ -70,8 +80,8 @@ class Part:
         grid=grid,
         frames=frames,
         size_px=spec.size_px,
-        stride_frames=0 if image else spec.stride_frames,
-        fps=0.0 if image else spec.fps,
+        stride_frames=stride_frames,
+        fps=fps,
         crops=spec.crops,
         labels=bool(self.listing.classes)
         or any(item.label >= 0 for item in self.listing.items),

@@ -80,22 +80,25 @@ def make(
     on_item: called when an item is encoded or skipped: progress. May raise to
       stop; the unit is then not made.
   """
-  rows, skipped, pending = [], [], []
+  rows, skipped = [], []
+  pending: list[tuple[workers.Decoded, np.ndarray]] = []
 
   def encode() -> None:
     if pending:
       rows.append(_columns(pending, tokenizer, head))
-    for found in pending:
-      on_item(found)
+    for item, _ in pending:
+      on_item(item)
     pending.clear()
 
-  for found in decoded:
-    if isinstance(found.clips, items_lib.Skipped):
-      skipped.append(found.clips)
-      on_item(found)
+  for item in decoded:
+    clips = item.clips
+    if isinstance(clips, items_lib.Skipped):
+      skipped.append(clips)
+      on_item(item)
     else:
-      pending.append(found)
-      if sum(_frames(f) for f in pending) >= FRAMES_AT_A_TIME:
+      pending.append((item, clips))
+      frames = sum(clips.shape[0] * clips.shape[1] for _, clips in pending)
+      if frames >= FRAMES_AT_A_TIME:
         encode()
   encode()
   shard = None
@@ -108,23 +111,21 @@ def make(
   return note
 
 
-def _frames(found: workers.Decoded) -> int:
-  return found.clips.shape[0] * found.clips.shape[1]
-
-
 def _columns(
-    found: Sequence[workers.Decoded],
+    decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
     tokenizer: api.Tokenizer,
     head: manifests.Manifest,
 ) -> dict[str, np.ndarray]:
-  """Arrays of a shard from some decoded items."""
-  clips_KTRR3 = np.concatenate([f.clips for f in found])
-  counts = [len(f.clips) for f in found]
+  """Arrays of a shard from some decoded items and their clips."""
+  clips_KTRR3 = np.concatenate([clips for _, clips in decoded])
+  counts = [len(clips) for _, clips in decoded]
   return columns.of(
       head,
       {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
-      np.repeat([f.label for f in found], counts) if head.labels else None,
-      [f.item.id for f in found for _ in range(len(f.clips))],
+      np.repeat([item.label for item, _ in decoded], counts)
+      if head.labels
+      else None,
+      [item.item.id for item, clips in decoded for _ in clips],
   )
 
 
