@@ -75,7 +75,7 @@ class Trunk(nn.Module):
     head_VD = embedding_VD
     if not c.tied:
       head_VD = layers.parameter(self, "head", init, *table)
-    # `embed` is split over fsdp where parameters lie; whole where they are used.
+    # `embed` is over fsdp where parameters lie, and whole where they are used.
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
     if targets_BT is None:
       return self._logits(x_BTD, head_VD)
