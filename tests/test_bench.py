@@ -302,6 +302,7 @@ def test_probe(tmp_path):
     assert row["facts"]["times_a_forward_pass"] > 0.0
 
 
+@pytest.mark.slow
 def test_sweep(tmp_path):
   config = tiny("sweep")
   config["bench"]["rounds"] = 1
@@ -335,6 +336,7 @@ def test_the_plain_file_holds_the_whole_state(tmp_path):
   assert a.tolist() == [0, 1, 2, 3, 4] and b == 7 and c.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_growth(tmp_path, monkeypatch):
   wider, longer, more, too_many = measured(tmp_path, "growth")
   for row in (wider, longer, more):

@@ -17,8 +17,6 @@ from totojax.config import studies
 from totojax.jobs import chain
 from totojax.rundir import directory
 
-pytestmark = pytest.mark.slow
-
 SMALL = (
     "--config.stages.clips.amount.train=64",
     "--config.stages.clips.amount.val=8",
@@ -63,6 +61,7 @@ def files(folder) -> dict[str, bytes]:
   }
 
 
+@pytest.mark.slow
 def test_every_stage_left_what_it_should(whole):
   for stage in STAGES:
     assert (whole / stage / "done.json").exists(), stage
@@ -83,6 +82,7 @@ def test_every_stage_left_what_it_should(whole):
   assert (whole / "report" / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "until, stage",
     [
@@ -114,6 +114,7 @@ def test_killed_in_a_stage_ends_the_same(whole, tmp_path, until, stage):
   assert ours == theirs
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_run_again(whole):
   (whole / "report" / "done.json").unlink()
   before = os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns
@@ -122,6 +123,7 @@ def test_finished_stages_are_not_run_again(whole):
   assert os.stat(whole / "pretrain" / "metrics.jsonl").st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   """Named relative at first, now absolute; its last stages are still to do."""
   moved = tmp_path / "elsewhere" / "demo"
@@ -144,6 +146,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   assert f"{moved}/shards/val" in output and "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_sigterm_in_any_stage_says_how_to_go_on(tmp_path):
   process = runs.start(runs.command("configs/demo.py", tmp_path, *SMALL))
   for _ in range(12_000):
@@ -159,6 +162,7 @@ def test_sigterm_in_any_stage_says_how_to_go_on(tmp_path):
   assert not (tmp_path / "done.json").exists()
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
   words = runs.command("configs/demo.py", tmp_path, *SMALL)
   first = runs.start(words)

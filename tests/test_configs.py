@@ -266,7 +266,22 @@ def two_steps(config, workdir):
   return rows
 
 
-@pytest.mark.parametrize("path, name", of_job("pretrain"))
+def pretraining():
+  """All of them; slow where one before compiles the like of its program."""
+  cases, seen = [], set()
+  for case in of_job("pretrain"):
+    config = tiny(part(*case.values), collections.defaultdict(str))
+    program = json.dumps([
+        *(config[k] for k in ("architecture", "model", "compute")),
+        config["mup"]["on"], config["train"]["microbatches"],
+    ])  # fmt: skip
+    marks = [pytest.mark.slow] if program in seen else []
+    cases.append(pytest.param(*case.values, id=case.id, marks=marks))
+    seen.add(program)
+  return cases
+
+
+@pytest.mark.parametrize("path, name", pretraining())
 def test_pretraining_takes_two_steps(path, name, data, tmp_path):
   config = tiny(part(path, name), data)
   rows = two_steps(config, tmp_path)

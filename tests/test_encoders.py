@@ -254,6 +254,7 @@ def hidden(root, count, seed):
   return str(root / f"{seed}.npz")
 
 
+@pytest.mark.slow
 def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
   files = dict(
       train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1)

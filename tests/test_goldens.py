@@ -79,7 +79,15 @@ def assert_close(found, golden):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", goldens.UPDATES)
+# Each compiles for long; of the models of tokens one is enough every time.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if fast else [pytest.mark.slow])
+        for kind in goldens.UPDATES
+        for fast in [kind in ("llama", "patches")]
+    ],
+)
 def test_three_updates_are_those_of_every_run_so_far(tmp_path, kind):
   found, golden = goldens.update(tmp_path, kind), goldens.read("updates")[kind]
   rows = [row for row in found["metrics"] if row["kind"] == "train"]

@@ -233,7 +233,9 @@ def test_starts_and_rates_of_other_blocks_by_hand(kind):
   assert decayed == matrices | products | {"embedding"}
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "mamba"])
+@pytest.mark.parametrize(
+    "kind", ["gpt2", pytest.param("mamba", marks=pytest.mark.slow)]
+)
 def test_coordinates_of_other_blocks_keep_their_size(kind):
   def last(width, on):
     c = of_kind(kind, width=width)

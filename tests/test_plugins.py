@@ -183,7 +183,7 @@ def test_what_is_wrong_with_a_file_is_one_error(tmp_path, code, told):
   path = tmp_path / "wrong.py"
   path.write_text(code)
   with pytest.raises(plugins.PluginError, match=told):
-    plugins.load(str(path), "task", plugins.Callable)
+    plugins.function(str(path), "task")
 
 
 def test_a_function_or_module_may_be_named(tmp_path, monkeypatch):

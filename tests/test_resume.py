@@ -34,6 +34,13 @@ def whole(data, tmp_path_factory):
   return workdir
 
 
+def unfinished(whole, workdir) -> pathlib.Path:
+  """A copy of a run that does not know yet that it is done."""
+  shutil.copytree(whole, workdir, dirs_exist_ok=True)
+  os.remove(workdir / "done.json")
+  return workdir
+
+
 def wait_for_checkpoint(workdir: pathlib.Path) -> None:
   """Returns once a checkpoint of the run is whole."""
   for _ in range(24_000):
@@ -152,30 +159,24 @@ def test_half_written_checkpoints_are_set_aside(tmp_path):
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_is_refused_by_path(data, tmp_path):
-  words = runs.smoke(data, tmp_path)
-  runs.finish(runs.start(words))
-  os.remove(tmp_path / "done.json")
-  folder = tmp_path / "checkpoints" / "20"
+def test_damaged_checkpoint_is_refused_by_path(data, whole, tmp_path):
+  folder = unfinished(whole, tmp_path) / "checkpoints" / "20"
   meta = folder / "meta" / "metadata"
   meta.write_text(meta.read_text()[:3])
-  output = runs.finish(runs.start(words), code=1)
+  output = runs.finish(runs.start(runs.smoke(data, tmp_path)), code=1)
   assert str(folder) in output and "remove this folder" in output
 
 
 @pytest.mark.slow
 def test_damaged_arrays_are_told_in_a_line(data, whole, tmp_path):
-  workdir = tmp_path / "run"
-  shutil.copytree(whole, workdir)
-  os.remove(workdir / "done.json")
-  folder = workdir / "checkpoints" / "20"
+  folder = unfinished(whole, tmp_path) / "checkpoints" / "20"
   files = [p for p in (folder / "state").rglob("*/d/*") if p.is_file()]
   largest = max(files, key=lambda path: path.stat().st_size)
   values = bytearray(largest.read_bytes())
   for i in range(len(values) // 3, 2 * len(values) // 3):
     values[i] ^= 0x5A
   largest.write_bytes(values)
-  output = runs.finish(runs.start(runs.smoke(data, workdir)), code=1)
+  output = runs.finish(runs.start(runs.smoke(data, tmp_path)), code=1)
   told = output[output.index("totojax: ") :].strip().splitlines()
   assert len(told) == 2, output
   assert f"{folder} cannot be read (" in told[0]
@@ -187,13 +188,11 @@ def test_damaged_arrays_are_told_in_a_line(data, whole, tmp_path):
 
 @pytest.mark.slow
 def test_metrics_are_cut_back_to_the_restored_step(data, whole, tmp_path):
-  words = runs.smoke(data, tmp_path)
-  runs.finish(runs.start(words))
-  os.remove(tmp_path / "done.json")
-  shutil.rmtree(tmp_path / "checkpoints" / "20")
+  shutil.rmtree(unfinished(whole, tmp_path) / "checkpoints" / "20")
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 21, "kind": "tr')  # cut in the middle of a write
-  assert "resumed at step 16 of 20" in runs.finish(runs.start(words))
+  output = runs.finish(runs.start(runs.smoke(data, tmp_path)))
+  assert "resumed at step 16 of 20" in output
   assert runs.metrics(tmp_path) == runs.metrics(whole)
 
 

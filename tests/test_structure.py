@@ -543,7 +543,6 @@ def main(*words, code):
   )
 
 
-@pytest.mark.slow
 def test_help():
   output = main("--help", code=0)
   assert "--config" in output and "--workdir" in output
@@ -577,7 +576,6 @@ def test_what_is_imported_early_is_light(code, slow):
   assert ("jax" in loaded) == (not slow)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "word, right",
     [
@@ -629,7 +627,6 @@ def test_a_config_is_found_from_any_folder(tmp_path, words):
   assert "none/manifest.json does not exist" in runs.finish(process, code=1)
 
 
-@pytest.mark.slow
 def test_what_is_missing_or_wrong_is_one_line(tmp_path):
   for words, told in (
       ([], "--config is missing"),

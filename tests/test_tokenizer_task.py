@@ -327,6 +327,7 @@ def _train(config, steps):
   return float(error), len(np.unique(codes))
 
 
+@pytest.mark.slow
 def test_a_short_schedule_learns_with_a_teacher_and_collapses_without():
   error, used = _train(SHORT, 400)
   # With the published weight of 6.6 it keeps 8 to 10 codes here, as the

@@ -35,13 +35,14 @@ if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
 
 
-class Trains(Protocol):
+class Trains(schema.Dataclass, Protocol):
   """What of the config of a job that trains is read here.
 
-  And of one that brings no optimiser of its own, `optim`.
+  Its `optim` is an `AdamWConfig` where the job brings no optimiser of its own.
   """
 
   seed: int
+  optim: Any
   every: train.Every
   checkpoint: checkpoint.CheckpointConfig
 

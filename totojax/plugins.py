@@ -117,11 +117,24 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
         f" ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
-    raise PluginError(
-        f"{reference}: {plugin.make.__name__}() gives {type(value).__name__};"
-        f" the contract of {kind!r} is {contract.__name__}{lacking}"
-    )
+    raise _other(plugin, value, f"the contract of {kind!r} is {contract.__name__}{lacking}")
   return value
+
+
+def function(reference: str, kind: str) -> Callable[..., Any]:
+  """The same, of kinds that are functions: data sets, tasks, evaluations."""
+  value = load(reference, kind, object)
+  if not callable(value):
+    plugin = find(reference, kind)
+    raise _other(plugin, value, f"a {kind} is a {Callable.__name__}")
+  return value
+
+
+def _other(plugin: Plugin, value: Any, expected: str) -> PluginError:
+  return PluginError(
+      f"{plugin.reference}: {plugin.make.__name__}() gives"
+      f" {type(value).__name__}; {expected}"
+  )
 
 
 def _lacking(value: Any, contract: type) -> str | None:
@@ -149,6 +162,7 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
   spec = importlib.util.spec_from_file_location(name, path)
+  assert spec is not None and spec.loader is not None  # of a name in .py
   module = importlib.util.module_from_spec(spec)
   sys.modules[name] = module  # where dataclasses and pickle look for it
   try:

@@ -290,7 +290,7 @@ def check_batch(
         f" microbatches x {ways} data-parallel devices on"
         f" {jax.process_count()} processes; use a multiple of {unit}"
     )
-  if jax.process_count() == 1:
+  if jax.process_count() == 1 or isinstance(mesh, AbstractMesh):
     return
   for replicas in mesh.devices.reshape(ways, -1):
     hosts = sorted({device.process_index for device in replicas})

@@ -20,6 +20,7 @@ import numpy as np
 from totojax import checkpoint as checkpoint_lib
 from totojax import sharding
 from totojax import step as step_lib
+from totojax.config import schema
 from totojax.config.training import Every
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -66,7 +67,7 @@ class Run:
   evals: Mapping[str, Eval]
   checkpoint: checkpoint_lib.CheckpointConfig
   meta: Mapping[str, Any]
-  config: Any
+  config: Mapping[str, Any] | schema.Dataclass
   facts: Mapping[str, Any]
   clock: Callable[[], metrics.Clock]
 

@@ -21,6 +21,7 @@ from totojax.config.pretrain import Amount
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 ROWS = (
@@ -61,7 +62,7 @@ def _four_layers(*, frames: int, rows: int = 1) -> Pretrain:
 
 
 @section("bench")
-class How:
+class How(Section):
   """How everything is measured.
 
   Attributes:
@@ -83,7 +84,7 @@ class Bench(How):
 
 
 @section("decode")
-class DecodeBench:
+class DecodeBench(Section):
   """Which videos, and what is cut out of them."""
 
   sizes: tuple[str, ...] = field(("320x240", "1280x720"), "of the videos")
@@ -96,7 +97,7 @@ class DecodeBench:
 
 
 @section("dvae_encode")
-class DvaeEncodeBench:
+class DvaeEncodeBench(Section):
   """What is encoded.
 
   Attributes:
@@ -113,7 +114,7 @@ class DvaeEncodeBench:
 
 
 @section("store")
-class StoreBench:
+class StoreBench(Section):
   """What is written and read."""
 
   records: int = field(4096, "of the store", at_least=1)
@@ -129,7 +130,7 @@ class StoreBench:
 
 
 @section("train_step")
-class TrainStepBench:
+class TrainStepBench(Section):
   """What is trained."""
 
   steps: int = field(1, "of a reading; the last is waited for", at_least=1)
@@ -141,7 +142,7 @@ class TrainStepBench:
 
 
 @section("decode_tokens")
-class DecodeTokensBench:
+class DecodeTokensBench(Section):
   """What is decoded."""
 
   rows: int = field(1, "sequences at a time", at_least=1)
@@ -151,7 +152,7 @@ class DecodeTokensBench:
 
 
 @section("probe")
-class ProbeBench:
+class ProbeBench(Section):
   """What is probed: every layer of four, 20 settings each."""
 
   pools: tuple[str, ...] = field(
@@ -173,7 +174,7 @@ class ProbeBench:
 
 
 @section("sweep")
-class SweepBench:
+class SweepBench(Section):
   """What is trained."""
 
   log2_lr: tuple[float, ...] = field((-9.0, -8.0, -7.0, -6.0), "a lane each")
@@ -201,7 +202,7 @@ class SweepBench:
 
 
 @section("checkpoint")
-class CheckpointBench:
+class CheckpointBench(Section):
   """What is saved."""
 
   steps: int = field(4, "of one reading of the train step", at_least=1)
@@ -209,14 +210,14 @@ class CheckpointBench:
 
 
 @section("startup")
-class StartupBench:
+class StartupBench(Section):
   """What is started."""
 
   trained: Pretrain = field(_four_layers(frames=1, rows=2), "the model")
 
 
 @section("growth")
-class GrowthBench:
+class GrowthBench(Section):
   """What is trained: from 10.6M parameters, 1,024 tokens, a device upwards.
 
   Attributes:
@@ -245,7 +246,7 @@ class GrowthBench:
 
 
 @section("mamba_scan")
-class MambaScanBench:
+class MambaScanBench(Section):
   """What is scanned, forward and backward: a layer of 290m, fewer tokens."""
 
   rows: int = field(1, "sequences", at_least=1)
@@ -259,7 +260,7 @@ class MambaScanBench:
 
 
 @section("")
-class BenchJob:
+class BenchJob(Section):
   """`run = "bench"`: ratios to what others have, measured in one run."""
 
   run: str = field("bench", "the job")

@@ -5,18 +5,19 @@ from __future__ import annotations
 from totojax.config import pixels
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 
 @section("source.folder")
-class Folder:
+class Folder(Section):
   """Files in folders at any depth."""
 
   class_folders: bool = field(False, "the folders are the classes")
 
 
 @section("source.list")
-class Lines:
+class Lines(Section):
   """A file with "path label" in each line."""
 
   path: str = field("", "of the list")
@@ -28,7 +29,7 @@ class Lines:
 
 
 @section("source.tars")
-class Tars:
+class Tars(Section):
   """WebDataset."""
 
   classes: int = field(0, "labels are below it; 0: any", at_least=0)
@@ -36,7 +37,7 @@ class Tars:
 
 
 @section("source.tfds")
-class Tfds:
+class Tfds(Section):
   """A set of TensorFlow Datasets."""
 
   name: str = field("", '"ucf101", "moving_mnist:1.0.0"')
@@ -46,7 +47,7 @@ class Tfds:
 
 
 @section("source.imagenet")
-class Imagenet:
+class Imagenet(Section):
   """ImageNet-1k, or 21k."""
 
   classes: int = field(1000, "0: ImageNet-21k", at_least=0)
@@ -54,7 +55,7 @@ class Imagenet:
 
 
 @section("source.kinetics")
-class Kinetics:
+class Kinetics(Section):
   """Kinetics-400, 600 or 700."""
 
   annotations: str = field("", 'the CSV, with "{split}"; "": what is there')
@@ -66,14 +67,14 @@ class Kinetics:
 
 
 @section("source.ssv2")
-class Ssv2:
+class Ssv2(Section):
   """Something-Something v2."""
 
   classes: int = field(174, "0: any", at_least=0)
 
 
 @section("source.ego4d")
-class Ego4d:
+class Ego4d(Section):
   """Ego4D."""
 
   folder: str = field("full_scale", 'or "clips"')
@@ -81,14 +82,14 @@ class Ego4d:
 
 
 @section("source.howto100m")
-class Howto100m:
+class Howto100m(Section):
   """HowTo100M."""
 
   ids: str = field("", "file of the wanted ids; '': all")
 
 
 @section("source.ucf101")
-class Ucf101:
+class Ucf101(Section):
   """UCF101."""
 
   fold: int = field(1, "official split", choices=(1, 2, 3))
@@ -102,7 +103,7 @@ SOURCES = (
 
 
 @section("source")
-class Source:
+class Source(Section):
   """Where items come from; the section called `name` says more.
 
   Attributes:
@@ -146,7 +147,7 @@ class Source:
 
 
 @section("amount")
-class Amount:
+class Amount(Section):
   """How the work is cut."""
 
   items_per_shard: int = field(256, "all an interruption costs", at_least=1)
@@ -155,7 +156,7 @@ class Amount:
 
 
 @section("")
-class SourceJob:
+class SourceJob(Section):
   """What jobs over a source have in common."""
 
   run: str = field("", "the job")
@@ -175,7 +176,7 @@ class SourceJob:
 
 
 @section("beam")
-class BeamSettings:
+class BeamSettings(Section):
   """Which Apache Beam runner makes the shards."""
 
   name: str = field("", '"DirectRunner", "DataflowRunner"; "": no pipeline')
@@ -183,7 +184,7 @@ class BeamSettings:
 
 
 @section("plan")
-class Planning:
+class Planning(Section):
   """What a plan of tokenizing assumes.
 
   Attributes:
@@ -218,7 +219,7 @@ class Tokenize(SourceJob):
 
 
 @section("features")
-class FeatureFiles:
+class FeatureFiles(Section):
   """Which features are written, and how.
 
   Attributes:

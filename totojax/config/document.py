@@ -75,7 +75,7 @@ def _anchor(section: type) -> str:
 
 def _classes(kind: Any) -> list[type]:
   """The sections in an annotation."""
-  if dataclasses.is_dataclass(kind):
+  if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     return [kind]
   return [c for one in typing.get_args(kind) for c in _classes(one)]
 

@@ -14,6 +14,7 @@ from totojax.config import model as models
 from totojax.config import training
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
@@ -25,7 +26,7 @@ LAST_RATE = 1e-6  # with which MAE ends
 
 
 @section("data")
-class Data:
+class Data(Section):
   """Records with a class, to be trained on and held out."""
 
   train: str = field("", "store of tokens with classes")
@@ -96,7 +97,7 @@ class TrainData(Data):
 
 
 @section("encoders.NAME")
-class EncoderFiles:
+class EncoderFiles(Section):
   """Features of somebody else's encoder (`data/store/feature_files.py`)."""
 
   train: str = field("", "folder or file of the training items")
@@ -104,7 +105,7 @@ class EncoderFiles:
 
 
 @section("head")
-class PooledHead:
+class PooledHead(Section):
   """A head but for how it pools tokens."""
 
   heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
@@ -124,7 +125,7 @@ class HeadConfig(PooledHead):
 
 
 @section("head")
-class FineTuneConfig:
+class FineTuneConfig(Section):
   """The head of fine-tuning, and how the blocks are trained."""
 
   drop_path: float = field(
@@ -136,7 +137,7 @@ class FineTuneConfig:
 
 
 @section("train")
-class Epochs:
+class Epochs(Section):
   """How long heads, or models with heads, are trained."""
 
   epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE")
@@ -147,7 +148,7 @@ class Epochs:
 
 
 @section("optim")
-class GridConfig:
+class GridConfig(Section):
   """Every pair of a rate and a decay is one setting, and trains its own head.
 
   Rates fall by half a cosine; weight decay is on matrices only.
@@ -193,7 +194,7 @@ class GridConfig:
 
 
 @section("optim")
-class LayeredConfig:
+class LayeredConfig(Section):
   """AdamW with rates by layer; weight decay is on matrices, not on embeddings.
 
   The rate falls by half a cosine. Heads are not clipped, so that they cannot
@@ -247,7 +248,7 @@ def layered(
 
 
 @section("view")
-class ViewConfig:
+class ViewConfig(Section):
   """What is seen of an image: MAE's views, without RandAugment and erasing."""
 
   least_area: float = field(
@@ -282,7 +283,7 @@ class ViewConfig:
 
 
 @section("mix")
-class MixConfig:
+class MixConfig(Section):
   """How rows and their classes are mixed."""
 
   mixup: float = field(0.8, "alpha; 0.0: none", "[gap] MAE", at_least=0)
@@ -299,7 +300,7 @@ class MixConfig:
 
 
 @section("model")
-class ModelConfig:
+class ModelConfig(Section):
   """What is not as the model was trained."""
 
   rope_base: float = field(50_000.0, "trained at 10,000", "section 4.2")
@@ -307,7 +308,7 @@ class ModelConfig:
 
 
 @section("paper")
-class Paper:
+class Paper(Section):
   """The number of the paper that this setting is to be compared with."""
 
   name: str = field("", "where it is printed; '': none")
@@ -315,7 +316,7 @@ class Paper:
 
 
 @section("")
-class Labels:
+class Labels(Section):
   """What all jobs that need labels have."""
 
   run: str = field("", "the job")
@@ -415,7 +416,7 @@ class Finetune(Tuning):
 
 
 @section("")
-class ProbeSeeds:
+class ProbeSeeds(Section):
   """`run = "probe_seeds"`: what probes of several seeds say together."""
 
   run: str = field("probe_seeds", "the job")

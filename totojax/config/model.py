@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from totojax import plugins
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
@@ -48,7 +49,7 @@ MAMBA_PRESETS = {
 
 
 @section("sequence")
-class SequenceSpec:
+class SequenceSpec(Section):
   """What one sequence holds; see `totojax.sequence`."""
 
   vocab: int = field(8192, "codes of the tokenizer", "section 3.4")
@@ -86,7 +87,7 @@ class SequenceSpec:
 
 
 @section("model")
-class Llama:
+class Llama(Section):
   """LLaMA; with the vocabulary it fixes every parameter (Eq. 3 and 4)."""
 
   architecture: ClassVar[str] = "totojax.models.llama:LlamaConfig"
@@ -116,7 +117,7 @@ class Llama:
 
 
 @section("model")
-class Gpt2:
+class Gpt2(Section):
   """GPT-2 with fixed sines and cosines for places (Table 6)."""
 
   architecture: ClassVar[str] = "totojax.models.gpt2:Gpt2Config"
@@ -141,7 +142,7 @@ class Gpt2:
 
 
 @section("model")
-class Mamba:
+class Mamba(Section):
   """Mamba (S6; Table 6)."""
 
   architecture: ClassVar[str] = "totojax.models.mamba:MambaConfig"
@@ -188,7 +189,7 @@ def model_kind(values: Mapping[str, Any]) -> type:
 
 
 @section("mup")
-class MupConfig:
+class MupConfig(Section):
   """µP (A.5; Yang et al., 2022): base model, and what it leaves open."""
 
   on: bool = field(False, "False: standard, nothing else is read", "Table 1")
@@ -204,7 +205,7 @@ class MupConfig:
 
 
 @section("compute")
-class Compute:
+class Compute(Section):
   """How the model is computed; changes no parameter and no checkpoint.
 
   Attributes:
@@ -235,7 +236,7 @@ class Compute:
 
 
 @section("patches")
-class PatchesConfig:
+class PatchesConfig(Section):
   """Size of patches."""
 
   side_px: int = field(16, "of a patch", "[gap] 256 over 16", at_least=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 MOTIONS = (
@@ -16,7 +17,7 @@ RESAMPLES = ("bicubic", "bilinear", "lanczos")
 
 
 @section("scene")
-class Scene:
+class Scene(Section):
   """What `data/pixels/synthetic.py` renders; lengths are in frame sides."""
 
   frames: int = field(16, "of a clip", at_least=1)
@@ -55,7 +56,7 @@ class Scene:
 
 
 @section("amount")
-class RenderAmount:
+class RenderAmount(Section):
   """How many clips are rendered."""
 
   train: int = field(2000, "clips", at_least=0)
@@ -65,7 +66,7 @@ class RenderAmount:
 
 
 @section("")
-class Render:
+class Render(Section):
   """`run = "render"`: labelled clips of moving textured objects."""
 
   run: str = field("render", "the job")
@@ -75,7 +76,7 @@ class Render:
 
 
 @section("clip")
-class Clip:
+class Clip(Section):
   """What is cut out of each video (section 3.4)."""
 
   frames: int = field(16, "of a clip", "section 3.4", above=0)
@@ -105,7 +106,7 @@ class ClipSpec(Clip):
 
 
 @section("views")
-class Views:
+class Views(Section):
   """Clips as SlowFast samples Kinetics (section 4.3), in place of `clip`'s.
 
   Frames, stride, rate and size stay those of `clip`.
@@ -144,7 +145,7 @@ class Views:
 
 
 @section("image")
-class ImageSpec:
+class ImageSpec(Section):
   """What is cut out of each image."""
 
   size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
@@ -167,7 +168,7 @@ class ImageSpec:
 
 
 @section("decoding")
-class Decoding:
+class Decoding(Section):
   """Which videos are decoded."""
 
   root: str = field("", "folder that holds them, at any depth")
@@ -176,7 +177,7 @@ class Decoding:
 
 
 @section("")
-class Decode:
+class Decode(Section):
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
 
   run: str = field("decode", "the job")
@@ -186,7 +187,7 @@ class Decode:
 
 
 @section("crop")
-class CropSpec:
+class CropSpec(Section):
   """Which squares are cut out of a photograph."""
 
   size_px: int = field(32, "side after resizing", at_least=1)
@@ -203,7 +204,7 @@ class CropSpec:
 
 
 @section("amount")
-class PhotosAmount:
+class PhotosAmount(Section):
   """How many squares are cut out."""
 
   train: int = field(4000, "of the training photographs", at_least=0)
@@ -212,7 +213,7 @@ class PhotosAmount:
 
 
 @section("")
-class Photos:
+class Photos(Section):
   """`run = "photos"`: squares out of a few public-domain photographs."""
 
   run: str = field("photos", "the job")

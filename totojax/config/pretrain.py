@@ -8,11 +8,12 @@ from totojax.config import model as models
 from totojax.config import training
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 
 @section("train")
-class Amount:
+class Amount(Section):
   """How long a model is trained."""
 
   batch_tokens: int = field(2**20, "inputs of an update", "3.2", at_least=1)
@@ -21,7 +22,7 @@ class Amount:
 
 
 @section("data")
-class Data:
+class Data(Section):
   """What is trained and evaluated on."""
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
@@ -39,14 +40,14 @@ class Data:
 
 
 @section("validation")
-class Validation:
+class Validation(Section):
   """How much of the held-out stores is evaluated during training."""
 
   rows: int = field(1024, "sequences of each; 0: all", at_least=0)
 
 
 @section("plan.dvae")
-class DvaeSize:
+class DvaeSize(Section):
   """A dVAE of DALL-E's kind without its vocabulary, which is the sequence's."""
 
   hidden: int = field(256, "channels", "Ramesh et al.", at_least=1)
@@ -57,7 +58,7 @@ class DvaeSize:
 
 
 @section("plan")
-class Plan:
+class Plan(Section):
   """What `run = "plan"` of a pre-training config compiles for."""
 
   what: str = field(
@@ -91,7 +92,7 @@ class Plan:
 
 
 @section("")
-class Pretrain:
+class Pretrain(Section):
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
 
   run: str = field("pretrain", "the job")
@@ -134,7 +135,7 @@ class Pretrain:
 
 
 @section("")
-class Validate:
+class Validate(Section):
   """`run = "validate"`: loss of a pre-trained model by position."""
 
   run: str = field("validate", "the job")

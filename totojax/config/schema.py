@@ -1,7 +1,7 @@
 """Config keys: each is declared once, in one line, as a field of a dataclass.
 
   @section("optim")
-  class AdamWConfig:
+  class AdamWConfig(Section):
     lr: float = field(3e-4, "peak rate", "section 3.2", above=0.0)
 
 From it come the `ConfigDict` that the files in `configs/` start from and that
@@ -21,13 +21,12 @@ import difflib
 import functools
 import types
 import typing
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TYPE_CHECKING, TypeVar
 
 import ml_collections
 
 from totojax import plugins
 
-T = TypeVar("T")
 Choose = Callable[[Mapping[str, Any]], type]
 
 _PLAIN = (bool, int, float, str)
@@ -149,8 +148,30 @@ def field(
   return dataclasses.field(default=default, metadata={"key": meta})
 
 
-@typing.dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def section(name: str) -> Callable[[type[T]], type[T]]:
+class Dataclass(Protocol):
+  """Any dataclass, as `section` makes one of its class."""
+
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound=Dataclass)
+Class = TypeVar("Class", bound=type)
+
+
+class Section:
+  """Base of the `section`s, for type checkers alone.
+
+  They know a field's default by the keyword `default=` only and would ask for
+  every key. When a program runs, `section` writes what stands here.
+  """
+
+  if TYPE_CHECKING:
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __init__(self, *args: Any, **values: Any) -> None: ...
+
+
+def section(name: str) -> Callable[[Class], Class]:
   """Makes a class of `field`s a frozen dataclass whose ranges are checked.
 
   Args:
@@ -158,7 +179,7 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
       config. What `read` finds wrong is named where it stands.
   """
 
-  def decorate(cls: type[T]) -> type[T]:
+  def decorate(cls: Class) -> Class:
     own = cls.__dict__.get("__post_init__")
 
     def __post_init__(self):
@@ -169,10 +190,10 @@ def section(name: str) -> Callable[[type[T]], type[T]]:
       elif (above := getattr(super(cls, self), "__post_init__", None)):
         above()
 
-    cls.__post_init__ = __post_init__
-    made = dataclasses.dataclass(frozen=True)(cls)
-    made.SECTION = name
-    return made
+    checked: Any = cls
+    checked.__post_init__ = __post_init__
+    checked.SECTION = name
+    return dataclasses.dataclass(frozen=True)(checked)
 
   return decorate
 
@@ -245,7 +266,7 @@ def _types(cls: type) -> dict[str, Any]:
 
 def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   """`value` as its annotation says; raises ConfigError where it cannot be."""
-  if dataclasses.is_dataclass(kind):
+  if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     if isinstance(value, kind):
       return value
     if not isinstance(value, Mapping):

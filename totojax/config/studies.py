@@ -11,6 +11,7 @@ from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 PARAMETRISATIONS = ("mup", "standard")
@@ -53,14 +54,14 @@ def _same_rate() -> pretrain_config.Pretrain:
 
 
 @section("")
-class Audit:
+class Audit(Section):
   """`run = "audit"`: the paper's counts and compute, worked out again."""
 
   run: str = field("audit", "the job")
 
 
 @section("coord_check")
-class CoordCheck:
+class CoordCheck(Section):
   """What is compared."""
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
@@ -76,7 +77,7 @@ class CoordCheck:
 
 
 @section("")
-class CoordCheckJob:
+class CoordCheckJob(Section):
   """`run = "coord_check"`: do activations keep their size over the width?
 
   Of `pretrain`, the sections sequence, model, mup, compute and optim count.
@@ -92,7 +93,7 @@ class CoordCheckJob:
 
 
 @section("sweep")
-class Sweep:
+class Sweep(Section):
   """The lists; every combination is a run."""
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
@@ -112,7 +113,7 @@ class Sweep:
 
 
 @section("")
-class SweepJob:
+class SweepJob(Section):
   """`run = "sweep"`: every combination of the lists, and their optima."""
 
   run: str = field("sweep", "the job")
@@ -127,7 +128,7 @@ class SweepJob:
 
 
 @section("scaling")
-class Scaling:
+class Scaling(Section):
   """What is read and fitted.
 
   Attributes:
@@ -151,7 +152,7 @@ class Scaling:
 
 
 @section("")
-class ScalingJob:
+class ScalingJob(Section):
   """`run = "scaling"`: the law of finished runs (Figure 9)."""
 
   run: str = field("scaling", "the job")
@@ -159,7 +160,7 @@ class ScalingJob:
 
 
 @section("curves")
-class Curves:
+class Curves(Section):
   """What is drawn."""
 
   runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
@@ -168,7 +169,7 @@ class Curves:
 
 
 @section("")
-class CurvesJob:
+class CurvesJob(Section):
   """`run = "curves"`: losses of several runs over tokens (Figure 2)."""
 
   run: str = field("curves", "the job")
@@ -176,7 +177,7 @@ class CurvesJob:
 
 
 @section("")
-class Report:
+class Report(Section):
   """`run = "report"`: one page about a chain."""
 
   run: str = field("report", "the job")
@@ -184,14 +185,14 @@ class Report:
 
 
 @section("data")
-class Folder:
+class Folder(Section):
   """What stages of a chain share."""
 
   root: str = field("", "folder of the user's data")
 
 
 @section("")
-class Chain:
+class Chain(Section):
   """`run = "chain"`: stages, each a run of its own, one after the other.
 
   `roots.read` types the stages, each by its own key `run`.

@@ -8,11 +8,12 @@ import re
 from totojax.config import training
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 
 @section("dvae")
-class DvaeConfig:
+class DvaeConfig(Section):
   """Size of the encoder and the decoder of a dVAE (Ramesh et al., A.1)."""
 
   vocab: int = field(8192, "codes", "section 3.4", at_least=1)
@@ -41,7 +42,7 @@ class DvaeConfig:
 
 
 @section("objective")
-class TokenizerConfig:
+class TokenizerConfig(Section):
   """How a dVAE is trained (Ramesh et al., A.2); see `tasks/tokenizer.py`.
 
   Attributes:
@@ -78,7 +79,7 @@ class TokenizerConfig:
 
 
 @section("train")
-class TokenizerAmount:
+class TokenizerAmount(Section):
   """How long a tokenizer is trained."""
 
   steps: int = field(3_000_000, "updates", "A.2", at_least=1)
@@ -93,7 +94,7 @@ class TokenizerAmount:
 
 
 @section("data")
-class TokenizerData:
+class TokenizerData(Section):
   """What a tokenizer is trained and scored on: stores of pixels."""
 
   train: Mapping[str, training.Share] = field({}, "name -> store")
@@ -102,7 +103,7 @@ class TokenizerData:
 
 
 @section("card")
-class Card:
+class Card(Section):
   """What the file says of itself, beside steps and scores."""
 
   command: str = field("", "that makes it again")
@@ -110,7 +111,7 @@ class Card:
 
 
 @section("")
-class Tokenizer:
+class Tokenizer(Section):
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
 
   run: str = field("tokenizer", "the job")
@@ -138,7 +139,7 @@ class Tokenizer:
 
 
 @section("tokenizing")
-class Tokenizing:
+class Tokenizing(Section):
   """What is tokenized and how."""
 
   pixels: str = field("", "folder of the pixel stores train and val")
@@ -153,7 +154,7 @@ class Tokenizing:
 
 
 @section("")
-class Shards:
+class Shards(Section):
   """`run = "shards"`: stores of pixels to stores of tokens."""
 
   run: str = field("shards", "the job")
@@ -162,7 +163,7 @@ class Shards:
 
 
 @section("tokens_report")
-class ReportStores:
+class ReportStores(Section):
   """What is counted and shown.
 
   Attributes:
@@ -198,7 +199,7 @@ class ReportStores:
 
 
 @section("")
-class TokensReport:
+class TokensReport(Section):
   """`run = "tokens_report"`: what is in stores of tokens."""
 
   run: str = field("tokens_report", "the job")
@@ -206,7 +207,7 @@ class TokensReport:
 
 
 @section("official")
-class OfficialWeights:
+class OfficialWeights(Section):
   """Which released weights, and where they are."""
 
   kind: str = field(
@@ -230,7 +231,7 @@ class OfficialWeights:
 
 
 @section("")
-class Official:
+class Official(Section):
   """`run = "official"`: released tokenizers, as files of ours."""
 
   run: str = field("official", "the job")
@@ -238,7 +239,7 @@ class Official:
 
 
 @section("leakage")
-class Comparison:
+class Comparison(Section):
   """What is compared."""
 
   train: tuple[str, ...] = field((), "stores that are trained on")
@@ -250,7 +251,7 @@ class Comparison:
 
 
 @section("")
-class Leakage:
+class Leakage(Section):
   """`run = "leakage"`: is anything held out also trained on?"""
 
   run: str = field("leakage", "the job")

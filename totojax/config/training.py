@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
+from totojax.config.schema import Section
 from totojax.config.schema import section
 
 
 @section("optim")
-class AdamWConfig:
+class AdamWConfig(Section):
   """AdamW with linear warm-up and cosine decay (section 3.2)."""
 
   lr: float = field(3e-4, "peak rate", "section 3.2")
@@ -28,7 +29,7 @@ class AdamWConfig:
 
 
 @section("mesh")
-class MeshConfig:
+class MeshConfig(Section):
   """Devices per axis; one of them may be -1, "what is left"."""
 
   data: int = field(1, "replicas: other rows, whole parameters")
@@ -38,7 +39,7 @@ class MeshConfig:
 
 
 @section("every")
-class Every:
+class Every(Section):
   """How often; the last step is always logged, evaluated and saved."""
 
   log_steps: int = field(100, "a row in metrics.jsonl", at_least=1)
@@ -47,7 +48,7 @@ class Every:
 
 
 @section("checkpoint")
-class CheckpointConfig:
+class CheckpointConfig(Section):
   """Which checkpoints stay."""
 
   keep: int = field(2, "newest checkpoints", at_least=1)
@@ -55,7 +56,7 @@ class CheckpointConfig:
 
 
 @section("data.reading")
-class Reading:
+class Reading(Section):
   """How batches are made ahead of their use; changes no batch."""
 
   # Threads are enough by far for tokens, and processes take seconds to start.
@@ -71,7 +72,7 @@ class Reading:
 
 
 @section("data.train.NAME")
-class Share:
+class Share(Section):
   """A store that is trained on, and its share of each batch."""
 
   path: str = field("", "folder of the store")

@@ -151,7 +151,7 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
   """The task of the paper, or the user's on the same tokens."""
   make = task_lib.Pretrain  # Eq. 1 and 2
   if config.task is not None:
-    make = plugins.load(config.task, "task", Callable)
+    make = plugins.function(config.task, "task")
   return make(assembly.model(config), assembly.parametrisation(config))
 
 
@@ -161,7 +161,7 @@ def _evaluations(
   """The user's evaluations, by the names of their files."""
   evals = {}
   for reference in config.evaluations or ():
-    make = plugins.load(reference, "evaluation", Callable)
+    make = plugins.function(reference, "evaluation")
     evals[plugins.stem(reference)] = make(task, config)
   return evals
 

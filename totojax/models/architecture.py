@@ -102,6 +102,19 @@ class Architecture(abc.ABC):
         " nothing of what a block remembers (`empty_state`)"
     )
 
+  def cache_shape(
+      self, rows: int, room: int
+  ) -> tuple[int, int, int, int]:
+    """[B, H, S, K] of a block's keys of `room` tokens, and of its values.
+
+    Raises:
+      ValueError: it has no heads.
+    """
+    del rows, room
+    raise ValueError(
+        f"architecture {self.kind!r} says nothing of its keys (`cache_shape`)"
+    )
+
   def state_axes(self) -> Any:
     """Logical axes of `empty_state`, stacked over layers, as PartitionSpecs."""
     raise ValueError(f"architecture {self.kind!r} says no axes of its state")
@@ -186,6 +199,11 @@ class Transformer(Architecture):
   def empty_state(self, rows: int) -> None:
     del rows
 
+  def cache_shape(
+      self, rows: int, room: int
+  ) -> tuple[int, int, int, int]:
+    return rows, self.heads, room, self.head_dim
+
   def mixing_macs(self, context: int) -> int:
     """Of queries with keys and of weights with values: over a mean of T / 2."""
     return self.width * context
@@ -197,11 +215,11 @@ class Transformer(Architecture):
       self, *, base_width: int, base_heads: int, base_mlp_dim: int
   ) -> dict[str, float]:
     base_heads = base_heads or self.heads
-    base_mlp_dim = base_mlp_dim or self.mlp_dim * base_width / self.width
+    base_mlp = base_mlp_dim or self.mlp_dim * base_width / self.width
     wider = self.width / base_width
     return {
         "embed": wider,
         "heads": self.heads / base_heads,
         "head_dim": wider * base_heads / self.heads,
-        "mlp": self.mlp_dim / base_mlp_dim,
+        "mlp": self.mlp_dim / base_mlp,
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flax import linen as nn
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
@@ -93,7 +92,7 @@ def attend(
     ValueError: an unknown implementation, or one without this mask.
   """
   if scale is None:
-    scale = q_BTHK.shape[-1] ** -0.5
+    scale = float(q_BTHK.shape[-1] ** -0.5)
   tokens = q_BTHK.shape[1]
   check_prefix(prefix_tokens)
   prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
@@ -250,10 +249,10 @@ def _over_devices(
       seen = seen & (segments_BT[:, :, None] == segments_BS[:, None])[:, None]
     return _dense(q_BTHK, k_BSHK, v_BSHK, seen, scale=scale)
 
-  queries = nn.logical_to_mesh_axes(("batch", "tokens", "heads", "head_dim"))
-  keys = nn.logical_to_mesh_axes(("batch", None, "heads", "head_dim"))
-  of_queries = nn.logical_to_mesh_axes(("batch", "tokens"))
-  of_keys = nn.logical_to_mesh_axes(("batch", None))
+  queries = splash.mesh_axes("batch", "tokens", "heads", "head_dim")
+  keys = splash.mesh_axes("batch", None, "heads", "head_dim")
+  of_queries = splash.mesh_axes("batch", "tokens")
+  of_keys = splash.mesh_axes("batch", None)
   return jax.shard_map(
       local,
       mesh=jax.sharding.get_abstract_mesh(),

@@ -66,7 +66,9 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
     weights = [
         jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits
     ]
-    total_BHN = sum(jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights)
+    total_BHN = functools.reduce(
+        jnp.add, [jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights]
+    )
     mixed_BHKN = sum(
         _product(v_BHKS[j], weights_BHSN.astype(v_BTHK.dtype))
         for j, weights_BHSN in zip(keys, weights)
@@ -97,7 +99,9 @@ def _backward(scale, prefix, kept, gradient_BTHK):
   )
   shared_BHN = [_cut(shared_BTH.swapaxes(1, 2), tile, 2) for tile in tiles]
   count = len(tiles)
-  dq_BHKN, dk_BHSK, dv_BHSK = ([0.0] * count for _ in range(3))
+  dq_BHKN: list[jax.Array | float] = [0.0] * count
+  dk_BHSK: list[jax.Array | float] = [0.0] * count
+  dv_BHSK: list[jax.Array | float] = [0.0] * count
   for i in range(count):
     for j in _keys(tiles, i, prefix):
       logits_BHSN = _logits(

@@ -87,17 +87,17 @@ def empty(
   if states[0] is not None:
     stack = jnp.stack if model.compute.unroll == 1 else tuple
     return type(states[0])(*(stack(parts) for parts in zip(*states)))
-  shape, dtype = (rows, c.heads, room, c.head_dim), model.compute.dtype
+  shape, dtype = c.cache_shape(rows, room), model.compute.dtype
   tokens_BS = None
   if model.spec.segments:
     tokens_BS = jnp.full((rows, room), sequence.PAD, jnp.int32)
   if model.compute.unroll == 1:
-    stacks = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
-    return Cache(*stacks, tokens_BS)
-  apart = (
+    keys, values = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
+    return Cache(keys, values, tokens_BS)
+  keys, values = (
       tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2)
   )
-  return Cache(*apart, tokens_BS)
+  return Cache(keys, values, tokens_BS)
 
 
 def axes(model: trunk.Trunk, cache: Cache | State) -> Any:
@@ -106,7 +106,7 @@ def axes(model: trunk.Trunk, cache: Cache | State) -> Any:
     return model.config.state_axes()
   stack = PartitionSpec("layers", "batch", "heads", "tokens", "head_dim")
   tokens_BS = None if cache.tokens_BS is None else PartitionSpec("batch")
-  return Cache(stack, stack, tokens_BS)
+  return Cache._make((stack, stack, tokens_BS))
 
 
 def prefill(
@@ -191,7 +191,7 @@ def step(
   stacked = not isinstance(cache.keys, tuple)
   room = (cache.keys if stacked else cache.keys[0]).shape[-2]
   seen_BS = (jnp.arange(room) < position)[None]
-  if model.spec.segments:
+  if cache.tokens_BS is not None:
     segments_BS = sequence.segment_ids(cache.tokens_BS, model.spec)
     own_B1 = jax.lax.dynamic_slice_in_dim(segments_BS, position, 1, axis=1)
     seen_BS = seen_BS & (segments_BS == own_B1)
@@ -253,7 +253,7 @@ def _through(
   c = model.config
   block = trunk.block(model)
 
-  def layer(x_BTD, both):
+  def layer(x_BTD, both) -> Any:
     own, past = both
     return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
 
@@ -269,8 +269,10 @@ def _through(
   else:
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
   norm = c.norm()
-  x_B1D = norm.apply({"params": weights["norm"]}, x_BTD[:, -1:])
-  x_B1D = x_B1D.astype(model.compute.dtype)
+  x_B1D = jnp.asarray(
+      norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]),
+      model.compute.dtype,
+  )
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
       x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN

@@ -12,6 +12,7 @@ import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
@@ -194,7 +195,7 @@ class Block(layers.Part):
     mlp = Mlp(c, self.dtype, self.platform.cpu_products, name="mlp")
     x_BTD += mlp(normed_BTD)
     self.sow("intermediates", "residual", x_BTD)
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
+    return spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
 
 
 def _residual(config: Gpt2Config) -> layers.Initializer:

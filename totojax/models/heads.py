@@ -28,7 +28,7 @@ import math
 from typing import Protocol
 import zlib
 
-from flax import linen as nn
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -65,10 +65,8 @@ class Pool(Protocol):
 
 
 @functools.cache
-def _users(pool: str) -> Pool | None:
-  """The pool of a user's file; None for one of ours."""
-  if not plugins.is_reference(pool):
-    return None
+def _users(pool: str) -> Pool:
+  """The pool of a user's file."""
   return plugins.load(pool, "head", Pool)
 
 
@@ -80,13 +78,13 @@ def shapes(
   Raises:
     ValueError: the heads do not divide the width.
   """
-  found = {"linear": ((width, classes), ("embed", "classes"))}
+  found: Shapes = {"linear": ((width, classes), ("embed", "classes"))}
   if config.bias:
     found["bias"] = ((classes,), ("classes",))
   if config.pool == "average":
     return found
-  if users := _users(config.pool):
-    return found | users.shapes(width)
+  if plugins.is_reference(config.pool):
+    return found | _users(config.pool).shapes(width)
   if config.heads < 1 or width % config.heads:
     raise ValueError(
         f"head.heads {config.heads} does not divide the width of {width}; use"
@@ -178,6 +176,7 @@ def prepare(
   """
   if config.pool == "average":
     if x.ndim == 3:
+      assert visual_BT is not None
       x = mean_over_tokens(x, visual_BT)
     return _batch_norm(
         config, x.astype(jnp.float32), jnp.ones(len(x)), stats,
@@ -186,6 +185,7 @@ def prepare(
   x = x.astype(jnp.float32)
   if config.pool == "cross":
     return layer_norm(x), stats
+  assert visual_BT is not None
   weight_BT = visual_BT.astype(jnp.float32)
   return _batch_norm(config, x, weight_BT, stats, training=training)
 
@@ -227,19 +227,28 @@ def logits(
     visual_BT: jax.Array | None,
 ) -> jax.Array:
   """Logits [B, C] of one head, on what `prepare` gave."""
-  match config.pool:
-    case "average":
-      pooled_BD = prepared
-    case "attention":
-      pooled_BD = _attend(params, params["query"], prepared, visual_BT)
-    case "cross":
-      pooled_BD = _cross(params, prepared, visual_BT)
-    case _:
-      pooled_BD = _users(config.pool).pool(params, prepared, visual_BT)
+  if config.pool == "average":
+    pooled_BD = prepared
+  else:
+    assert visual_BT is not None
+    pooled_BD = _pooled(config.pool, params, prepared, visual_BT)
   # Rows stay split over devices: what is gathered is the matrix.
-  pooled_BD = nn.with_logical_constraint(pooled_BD, ("batch", None))
+  pooled_BD = spmd.with_logical_constraint(pooled_BD, ("batch", None))
   logits_BC = pooled_BD @ params["linear"]
   return logits_BC + params["bias"] if "bias" in params else logits_BC
+
+
+def _pooled(
+    pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
+) -> jax.Array:
+  """Means [B, D] of the features of a row, as the head weighs them."""
+  match pool:
+    case "attention":
+      return _attend(params, params["query"], x_BTD, visual_BT)
+    case "cross":
+      return _cross(params, x_BTD, visual_BT)
+    case _:
+      return _users(pool).pool(params, x_BTD, visual_BT)
 
 
 def _attend(

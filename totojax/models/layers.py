@@ -5,18 +5,21 @@ Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from totojax.models import platform as platform_lib
 
-Initializer = jax.nn.initializers.Initializer
+# (key, shape, dtype) -> the values at the start.
+Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +76,10 @@ def parameter(
     axes: tuple[str, ...],
 ) -> jax.Array:
   """A float32 parameter; its logical axes are written here and only here."""
-  return module.param(
+  box = module.param(
       name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
+  return box  # pyright: ignore[reportReturnType]  # flax has taken it out
 
 
 def product(
@@ -152,11 +156,11 @@ def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
 
   @jax.custom_vjp
   def gather(weight):
-    return nn.with_logical_constraint(weight, open_axes)
+    return spmd.with_logical_constraint(weight, open_axes)
 
   gather.defvjp(
       lambda weight: (gather(weight), None),
-      lambda _, gradient: (nn.with_logical_constraint(gradient, axes),),
+      lambda _, gradient: (spmd.with_logical_constraint(gradient, axes),),
   )
   return gather(weight)
 

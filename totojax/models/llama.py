@@ -9,6 +9,7 @@ import functools
 from typing import Any, ClassVar
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
@@ -145,4 +146,4 @@ class Block(layers.Part):
     # H_l, which probes read: after the block, before the final norm.
     self.sow("intermediates", "residual", x_BTD)
     # (carry, output) as nn.scan wants it.
-    return nn.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept
+    return spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None)), kept

@@ -21,6 +21,7 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
@@ -73,10 +74,9 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
     return empty_state(self, rows)
 
   def state_axes(self) -> State:
-    return State(
-        PartitionSpec("layers", "batch", None, "mlp"),
-        PartitionSpec("layers", "batch", "state", "mlp"),
-    )
+    inputs = PartitionSpec("layers", "batch", None, "mlp")
+    h = PartitionSpec("layers", "batch", "state", "mlp")
+    return State._make((inputs, h))
 
   @property
   def matrices(self) -> int:
@@ -316,7 +316,7 @@ class Block(layers.Part):
     )(normed_BTD.astype(self.dtype), state)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     self.sow("intermediates", "residual", x_BTD)
-    x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+    x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
     return x_BTD, state if goes_on else None
 
 

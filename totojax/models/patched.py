@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
@@ -110,7 +111,7 @@ class PatchTrunk(trunk.Trunk):
     ) + params["patches_bias"].astype(dtype)
     start_B1D = params["start"][inputs.start_B][:, None].astype(dtype)
     x_BTD = jnp.concatenate([start_B1D, x_BTD], axis=1)
-    x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+    x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
     places_T = jnp.arange(x_BTD.shape[1])
     x_BTD = c.placed_input(x_BTD, places_T)
     return x_BTD, c.angles(places_T), None

@@ -9,7 +9,7 @@ is copied to make a batch of one.
 
 from __future__ import annotations
 
-from flax import linen as nn
+from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
@@ -84,14 +84,14 @@ def attend(
   if mesh.empty:
     return local(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, None)
   # A kernel is opaque to the partitioner, so the split is said by hand.
-  queries = nn.logical_to_mesh_axes(("batch", "tokens", "heads", "head_dim"))
-  of_queries = nn.logical_to_mesh_axes(("batch", "tokens"))
+  queries = mesh_axes("batch", "tokens", "heads", "head_dim")
+  of_queries = mesh_axes("batch", "tokens")
   keys, of_keys, one, place = queries, of_queries, None, PartitionSpec()
   if parts > 1:
     # Every device has its own queries and all keys. What its queries see of
     # them lies in the kernel's tables, which are split as the queries are.
-    keys = nn.logical_to_mesh_axes(("batch", None, "heads", "head_dim"))
-    of_keys = nn.logical_to_mesh_axes(("batch", None))
+    keys = mesh_axes("batch", None, "heads", "head_dim")
+    of_keys = mesh_axes("batch", None)
     shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
     one = kernel(
         _heads_of(shape, segments_BT), tokens, shape[-1], prefix=prefix,
@@ -109,6 +109,13 @@ def attend(
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
 
 
+def mesh_axes(*names: str | None) -> PartitionSpec:
+  """How an array of these logical axes is split over the mesh that is set."""
+  spec = spmd.logical_to_mesh_axes(names)
+  assert spec is not None  # it is for no names
+  return spec
+
+
 def tokens_split(tokens: int) -> tuple[str | None, int]:
   """(mesh axis, parts) that sequences are split over here; (None, 1): whole.
 
@@ -118,7 +125,7 @@ def tokens_split(tokens: int) -> tuple[str | None, int]:
   mesh = jax.sharding.get_abstract_mesh()
   axis = None
   if not mesh.empty:
-    axis = nn.logical_to_mesh_axes(("tokens",))[0]
+    axis = mesh_axes("tokens")[0]
   if axis is None or mesh.shape[axis] == 1:
     return None, 1
   parts = mesh.shape[axis]

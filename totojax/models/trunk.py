@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from flax import linen as nn
+from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
@@ -75,7 +76,7 @@ class Trunk(nn.Module):
     head_VD = embedding_VD
     if not c.tied:
       head_VD = layers.parameter(self, "head", init, *table)
-    # `embed` is over fsdp where parameters lie, and whole where they are used.
+    # `embed` is split over fsdp where parameters lie, whole where used.
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
     if targets_BT is None:
       return self._logits(x_BTD, head_VD)
@@ -255,7 +256,7 @@ def _embedded(
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
   # Rows over data and fsdp, tokens over sequence; the width is whole, so that
   # norms need no exchange.
-  x_BTD = nn.with_logical_constraint(x_BTD, ("batch", "tokens", None))
+  x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
   return config.placed_input(x_BTD, jnp.arange(inputs_BT.shape[1]))
 
 

@@ -23,7 +23,7 @@ _MATRIX_AXES = frozenset({
 
 
 def relative_rate(
-    update: jax.Array, *, warmup_steps: int, end_lr_frac: float, steps: int
+    update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
 ) -> jax.Array:
   """Rate of update 1, 2, ..., `steps` over the peak.
 

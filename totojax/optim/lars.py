@@ -33,7 +33,7 @@ def mae_rate(
 
 
 def one_head(
-    config: GridConfig, lr: jax.Array, weight_decay: jax.Array
+    config: GridConfig, lr: jax.Array | float, weight_decay: jax.Array | float
 ) -> optax.GradientTransformation:
   """The optimiser of one head at one moment: both numbers may be traced."""
   parts = []
@@ -122,7 +122,7 @@ def _over_heads(
 
     return GridState(zeros, over(one, 1)(params, lr_S, decay_S))
 
-  def update(grads, state, params):
+  def update(updates, state, params=None):
     count = state.count + 1
     rate = mae_rate(
         count, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac,
@@ -137,7 +137,7 @@ def _over_heads(
       return tx.update(grads, heads, params)
 
     updates, heads = over(one, 3)(
-        grads, state.heads, params, rate * lr_S, decay * decay_S
+        updates, state.heads, params, rate * lr_S, decay * decay_S
     )
     return updates, GridState(count, heads)
 

@@ -75,7 +75,7 @@ def typed(config: Any, folder: epath.PathLike | None = None) -> Any:
   return found
 
 
-def written(config: Any) -> Mapping[str, Any]:
+def written(config: Mapping[str, Any] | schema.Dataclass) -> Mapping[str, Any]:
   """What config.json says of a config, whose "{workdir}" may be filled in."""
   if isinstance(config, Mapping):
     return config
@@ -161,7 +161,11 @@ def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   return {f"source of {key}": digest for key, digest in found.items()}
 
 
-def begin(workdir: epath.Path, config: Any, **facts: Any) -> None:
+def begin(
+    workdir: epath.Path,
+    config: Mapping[str, Any] | schema.Dataclass,
+    **facts: Any,
+) -> None:
   """Writes config.json and manifest.json: from here on the folder is a run.
 
   Called once everything that the config asks for could be built, so that a

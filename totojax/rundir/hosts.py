@@ -39,7 +39,9 @@ def check(
         f" missing; give all of {', '.join(given)}, or none where the cluster"
         " tells"
     )
-  if not missing and not 0 <= process < processes:
+  if process is None or processes is None:
+    return
+  if not 0 <= process < processes:
     raise ValueError(
         f"--process is {process} of --processes {processes}; it is a number"
         f" from 0 to {processes - 1}"

@@ -65,9 +65,8 @@ class MetricsLog:
     self._path = workdir / FILE
     self._local = not str(workdir).startswith(("gs://", "s3://"))
     self._rows = self._read(restored_step)
-    self._writes = jax.process_index() == 0
-    self._board = None
-    if self._writes:
+    self._board = None  # of a process that writes nothing
+    if jax.process_index() == 0:
       self._rewrite()
       self._board = _board(workdir / "tensorboard", restored_step + 1)
 
@@ -101,7 +100,7 @@ class MetricsLog:
     """
     row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}
     self._rows.append(row)
-    if not self._writes:
+    if self._board is None:
       return
     if self._local:
       with open(self._path, "a") as file:
@@ -122,7 +121,8 @@ def _board(folder: epath.Path, purge_step: int) -> Any:
   # everything else that a run imports, and needs it for nothing here.
   hidden = "torch" not in sys.modules
   if hidden:
-    sys.modules["torch"] = None
+    # As the language reference says; its stub has no None here.
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
   try:
     from tensorboardX import SummaryWriter
   finally:

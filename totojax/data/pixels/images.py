@@ -141,8 +141,8 @@ def _pixels(image: Image.Image, animated: str) -> np.ndarray:
   several = getattr(image, "is_animated", False) and image.format != "MPO"
   if several and animated == "refuse":
     raise Unreadable(
-        f"{image.n_frames} pictures in one {image.format} file; set animated"
-        ' to "first" for the first of them'
+        f"{getattr(image, 'n_frames', 'several')} pictures in one"
+        f' {image.format} file; set animated to "first" for the first of them'
     )
   image.load()
   turn = UPRIGHT.get(_orientation(image))
@@ -150,11 +150,12 @@ def _pixels(image: Image.Image, animated: str) -> np.ndarray:
   return np.array(rgb if turn is None else rgb.transpose(turn))
 
 
-def _orientation(image: Image.Image) -> int | None:
+def _orientation(image: Image.Image) -> int:
+  """As EXIF counts them; 1 is upright."""
   try:
-    return image.getexif().get(EXIF_ORIENTATION)
+    return image.getexif().get(EXIF_ORIENTATION, 1)
   except Exception:  # Damaged EXIF data say nothing of the pixels.
-    return None
+    return 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -100,7 +100,8 @@ def training_view(
     rng: np.random.Generator,
 ) -> np.ndarray:
   """A random view, uint8 [S, S, 3]."""
-  w = random_window(*image_HW3.shape[:2], config, rng=rng)
+  height, width = image_HW3.shape[:2]
+  w = random_window(height, width, config, rng=rng)
   window = image_HW3[w.top : w.top + w.height, w.left : w.left + w.width]
   view = Image.fromarray(np.ascontiguousarray(window)).resize(
       (size_px, size_px), augment.FILTERS[config.resample]

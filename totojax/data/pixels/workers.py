@@ -152,6 +152,7 @@ def _begin() -> None:
   """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   parent = multiprocessing.parent_process()
+  assert parent is not None  # the process that spawned this one
 
   def follow() -> None:
     parent.join()

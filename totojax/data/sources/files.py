@@ -149,7 +149,9 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
             f"{path} has columns {names}; {absent} are missing"
         )
       reader.fieldnames = names
-      rows = [row | {"line": str(reader.line_num)} for row in reader]
+      rows: list[Mapping[str, str]] = [
+          {**row, "line": str(reader.line_num)} for row in reader
+      ]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   for row in rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 
 from totojax import plugins
@@ -84,7 +84,7 @@ def _one_numbering(
 
 def _of_plugin(source: Source, split: str) -> items.Listing:
   """What a user's function of (root, split) lists."""
-  list_items = plugins.load(source.name, "dataset", Callable)
+  list_items = plugins.function(source.name, "dataset")
   listing = list_items(source.root, split)
   if not isinstance(listing, items.Listing):
     raise plugins.PluginError(
