@@ -117,7 +117,8 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
         f" ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
-    raise _other(plugin, value, f"the contract of {kind!r} is {contract.__name__}{lacking}")
+    what = f"the contract of {kind!r} is {contract.__name__}{lacking}"
+    raise _other(plugin, value, what)
   return value
 
 

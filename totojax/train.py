@@ -67,7 +67,7 @@ class Run:
   evals: Mapping[str, Eval]
   checkpoint: checkpoint_lib.CheckpointConfig
   meta: Mapping[str, Any]
-  config: Mapping[str, Any] | schema.Dataclass
+  config: schema.Dataclass
   facts: Mapping[str, Any]
   clock: Callable[[], metrics.Clock]
 
