@@ -66,7 +66,7 @@ class Run:
   evals: Mapping[str, Eval]
   checkpoint: checkpoint_lib.CheckpointConfig
   meta: Mapping[str, Any]
-  config: Any
+  config: schema.Dataclass
   facts: Mapping[str, Any]
   clock: Callable[[], metrics.Clock]
 

@@ -149,7 +149,7 @@ def pretraining(
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
   """The task of the paper, or the user's on the same tokens."""
-  make = task_lib.Pretrain
+  make = task_lib.Pretrain  # Eq. 1 and 2
   if config.task is not None:
     make = plugins.function(config.task, "task")
   return make(assembly.model(config), assembly.parametrisation(config))
@@ -230,6 +230,7 @@ def _encoder(
 
 def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
   """Sequences in a batch of `batch_tokens` inputs."""
+  # Section 3.2's "1M tokens" are 256 rows of 4,096.
   count, rest = divmod(batch_tokens, spec.context)
   if rest or not count:
     raise ConfigError(
@@ -242,6 +243,7 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
 def _check_same_tokenizer(
     encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
 ) -> None:
+  # Shapes would fit: the loss would be of codes that mean something else.
   for source in held_out:
     found = source.store.manifest.tokenizer
     if found != encoder.fingerprint:
@@ -274,6 +276,7 @@ def open_validation(
     config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool = False
 ) -> list[rows_lib.Source]:
   """The stores of `data.validation`: of pixels, or of tokens that fit."""
+  # All weigh the same: each is evaluated by itself, whole or its first rows.
   needed = None if pixels else spec
   return [
       rows_lib.Source(
@@ -292,6 +295,7 @@ def _open(
         f"the store {name!r} has no path; set it to a folder that the shards"
         " stage wrote"
     )
+  # Said by the manifest: no record is read before the first batch.
   return shards.open_store(
       path,
       tokenizer=(spec and config.data.tokenizer) or None,

@@ -75,6 +75,13 @@ def typed(config: Any, folder: epath.PathLike | None = None) -> Any:
   return found
 
 
+def annotated(config: Any, **more: Any) -> Any:
+  """A typed config of which config.json says `more` than its keys."""
+  found = dataclasses.replace(config)
+  object.__setattr__(found, "_written", {**written(config), **more})
+  return found
+
+
 def written(config: Mapping[str, Any] | schema.Dataclass) -> Mapping[str, Any]:
   """What config.json says of a config, whose "{workdir}" may be filled in."""
   if isinstance(config, Mapping):

@@ -25,7 +25,6 @@ from totojax import flops
 from totojax import jobs
 from totojax import lanes as lanes_lib
 from totojax import train
-from totojax.config import schema
 from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
@@ -107,7 +106,7 @@ def _train(
   config = group[0].config
   run_ = build_pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
   # The one rate of a config is none of these.
-  told = {**schema.to_dict(config), "lanes": list(rates)}
+  told = directory.annotated(config, lanes=list(rates))
   run_ = dataclasses.replace(run_, config=told)
   _, finished = train.fit(run_, folder, interrupted=interrupted)
   if not finished:
