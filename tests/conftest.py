@@ -1,7 +1,10 @@
-"""Eight CPU devices and parsed flags, before anything imports jax."""
+"""Eight CPU devices, shared programs, parsed flags; before jax is imported."""
 
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 
 import xla_flags
 
@@ -9,6 +12,13 @@ os.environ["XLA_FLAGS"] = xla_flags.value(
     8, more=os.environ.get("XLA_FLAGS", "").split()
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one test compiles serves the others, xdist's workers, which inherit
+# this, and the processes that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+  _compiled = tempfile.mkdtemp(prefix="totojax-compiled-")
+  atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from absl import flags  # noqa: E402
 

@@ -1,20 +1,14 @@
 """Running the program as its user does, and comparing what it left behind."""
 
-import atexit
-import contextlib
-import functools
 import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 
 from absl import flags
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 from ml_collections import config_flags
 from ml_collections import ConfigDict
 import numpy as np
@@ -58,35 +52,11 @@ def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
   )
 
 
-@functools.cache
-def _compiled() -> str:
-  """Folder where processes of this test session share compiled programs."""
-  folder = tempfile.mkdtemp(prefix="totojax-compiled-")
-  atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  return folder
-
-
-@contextlib.contextmanager
-def compiled_once():
-  """Keeps what this process compiles: one program serves all that are alike."""
-  before = jax.config.jax_persistent_cache_min_compile_time_secs
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  with tempfile.TemporaryDirectory() as folder:
-    jax.config.update("jax_compilation_cache_dir", folder)
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
-    compilation_cache.reset_cache()
-
-
 def environment(devices: int = 1) -> dict[str, str]:
   return os.environ | {
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": xla_flags.value(devices),
       "PYTHONPATH": str(ROOT),
-      "JAX_COMPILATION_CACHE_DIR": _compiled(),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 

@@ -474,7 +474,10 @@ assert jobs.run(config, epath.Path(sys.argv[1]), lambda step: False)
 def apart(*words):
   """Runs Python without the flags of these tests, which slow compilers down."""
   path = [str(runs.ROOT), str(runs.ROOT / "tests"), *filter(None, sys.path)]
-  clean = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(path)}
+  clean = os.environ | {
+      "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(path),
+      "JAX_ENABLE_COMPILATION_CACHE": "false",  # it is for what runs here
+  }  # fmt: skip
   done = subprocess.run(
       [sys.executable, *words], env=clean, capture_output=True, text=True,
       check=False,

@@ -306,8 +306,7 @@ def test_probe(tmp_path):
 def test_sweep(tmp_path):
   config = tiny("sweep")
   config["bench"]["rounds"] = 1
-  with runs.compiled_once():
-    (row,) = measured(tmp_path, config=config)
+  (row,) = measured(tmp_path, config=config)
   check(row, rounds=1)
   assert row["case"] == "lanes at once (vmap)"
   assert row["ours"]["units"] == row["theirs"]["units"] == [6.0]

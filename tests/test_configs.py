@@ -245,13 +245,6 @@ def tiny(config, data):
   return config.to_dict()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once():
-  """Shrunk configs mostly differ in numbers: one program serves them all."""
-  with runs.compiled_once():
-    yield
-
-
 def two_steps(config, workdir):
   """Rows of metrics.jsonl of a finished run."""
   workdir = epath.Path(workdir)
