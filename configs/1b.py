@@ -10,10 +10,10 @@ a peak of 3.88 GiB of HBM a chip, 249 ms a step and at most 66.0 % of the peak
 with all exchanges between chips hidden, which take 50 ms alone.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.paper("1b")
+  c = recipes.paper("1b")
   c.compute.remat = "products"
   return c

@@ -7,8 +7,8 @@ is printed, what follows from the rest of the paper, and where the two disagree.
 Needs no data. Writes audit.csv.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.audit()
+  return recipes.audit()

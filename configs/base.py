@@ -10,11 +10,11 @@ of HBM a chip, 174 ms a step and at most 45.2 % of the peak: heads of 64 fill
 half of a matrix unit.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.paper("base")
+  c = recipes.paper("base")
   # Layers in line, and nothing computed twice: there is memory for it.
   c.compute.update(remat="none", unroll=c.model.depth)
   c.train.microbatches = 4

@@ -15,17 +15,17 @@ with the settings of configs/tokenizer.py.
 
 from ml_collections import ConfigDict
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
   data = ConfigDict(dict(root="videos"))
-  clips = defaults.decode("")
+  clips = recipes.decode("")
   clips.clip.update(size_px=64, crops=16)
   clips.decoding.val_frac = 0.25
   clips.decoding.root = data.get_ref("root")
 
-  c = defaults.videos_to_report(
+  c = recipes.videos_to_report(
       clips,
       name="clips",
       grid=8,  # 64 pixels, factor 8
@@ -33,12 +33,12 @@ def get_config():
       steps=150,
   )
   c.stages.pretrain.optim.lr = 2e-3
-  c.stages.pretrain.every = defaults.every(log=5, evaluate=50, checkpoint=25)
+  c.stages.pretrain.every = recipes.every(log=5, evaluate=50, checkpoint=25)
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  defaults.small_dvae(c.stages.tokenizer, steps=600)
+  recipes.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {
-      "clips": defaults.source("{workdir}/clips/train", 1.0)
+      "clips": recipes.source("{workdir}/clips/train", 1.0)
   }
   c.stages.tokenizer.data.validation = {"clips": "{workdir}/clips/val"}
   c.data = data

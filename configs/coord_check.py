@@ -7,12 +7,12 @@ Table 15, with µP and in the standard parametrisation. Needs no data; 198 s on
 2 busy cores. Writes coordinates.csv and a figure for each quantity.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.coord_check(
-      defaults.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0)
+  c = recipes.coord_check(
+      recipes.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0)
   )
   c.pretrain.sequence.update(vocab=512, grid=4, frames=4, context=64)
   c.pretrain.compute.update(dtype="float32", unroll=1)

@@ -13,12 +13,12 @@ Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.videos_to_report(
-      defaults.render(train=2000, val=256),
+  c = recipes.videos_to_report(
+      recipes.render(train=2000, val=256),
       name="rendered",
       grid=4,  # 32 pixels, factor 8
       batch=16,
@@ -26,10 +26,10 @@ def get_config():
   )
   pretrain = c.stages.pretrain
   pretrain.optim.lr = 4e-3
-  pretrain.every = defaults.every(log=10, evaluate=100, checkpoint=100)
+  pretrain.every = recipes.every(log=10, evaluate=100, checkpoint=100)
 
   # Few clips and few updates: all sources in a share of the five minutes.
-  probe = defaults.small_probe(
+  probe = recipes.small_probe(
       "{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips"
   )
   probe.data.train_records = 256
@@ -39,9 +39,9 @@ def get_config():
   c.order = (*c.order[:-1], "probe", "report")
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  defaults.small_dvae(c.stages.tokenizer, steps=600)
+  recipes.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {
-      "rendered": defaults.source("{workdir}/clips/train", 1.0)
+      "rendered": recipes.source("{workdir}/clips/train", 1.0)
   }
   c.stages.tokenizer.data.validation = {"rendered": "{workdir}/clips/val"}
   return c

@@ -11,8 +11,8 @@ Sources are those of configs/tokenize.py; for images add
 command goes on where it stopped. From Python: `totojax.load`.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.features("")
+  return recipes.features("")

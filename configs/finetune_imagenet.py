@@ -20,10 +20,10 @@ Your own images, one folder a class:
   --config.data.classes=0 --config.data.expected=0
 """
 
-from totojax.config import supervised as supervised_defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = supervised_defaults.finetune("")
+  c = recipes.finetune("")
   c.paper.update(name="A.2, base, full attention", top1=82.6)
   return c

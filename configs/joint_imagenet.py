@@ -19,10 +19,10 @@ Your own images, one folder a class:
   --config.data.classes=0 --config.data.expected=0
 """
 
-from totojax.config import supervised as supervised_defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = supervised_defaults.joint("")
+  c = recipes.joint("")
   c.paper.update(name="Table 7, large", top1=71.1)
   return c

@@ -10,11 +10,11 @@ of HBM a chip, 341 ms a step and at most 50.3 % of the peak: heads of 64 fill
 half of a matrix unit.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.paper("large")
+  c = recipes.paper("large")
   # Layers in line, and nothing computed twice: there is memory for it.
   c.compute.update(remat="none", unroll=c.model.depth)
   c.train.microbatches = 4

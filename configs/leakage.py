@@ -10,8 +10,8 @@ error, and leakage.csv names it. To make the training store without it, give the
 held-out store to configs/tokenize.py as source.exclude.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.leakage()
+  return recipes.leakage()

@@ -10,36 +10,36 @@ from a quadratic fit, with its interval, and every run. No network, no
 accelerator.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 TOKENS = 4 * 4**2  # of a sequence: 4 frames of 4 x 4
 BATCH, STEPS = 8, 150
 
 
 def get_config():
-  pretrain = defaults.pretrain("tiny")
+  pretrain = recipes.pretrain("tiny")
   pretrain.sequence.update(vocab=512, grid=4, frames=4, context=TOKENS)
   pretrain.model.update(depth=2, heads=4, tied=False)
-  pretrain.mup = defaults.tuned_mup(base_width=32)
+  pretrain.mup = recipes.tuned_mup(base_width=32)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
   pretrain.train.update(
       batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)
   )
   pretrain.optim.warmup_steps = STEPS // 10
   pretrain.data.train = {
-      "rendered": defaults.source("{workdir}/shards/train", 1.0)
+      "rendered": recipes.source("{workdir}/shards/train", 1.0)
   }
   pretrain.data.validation = {"rendered": "{workdir}/shards/val"}
   pretrain.validation.rows = 128
-  pretrain.every = defaults.every(log=5, evaluate=STEPS, checkpoint=STEPS)
+  pretrain.every = recipes.every(log=5, evaluate=STEPS, checkpoint=STEPS)
 
-  models = defaults.sizes(32, 64, 128, 256, depth=2, heads=4, mlp_ratio=2.0)
-  sweep = defaults.sweep(pretrain, models)
+  models = recipes.sizes(32, 64, 128, 256, depth=2, heads=4, mlp_ratio=2.0)
+  sweep = recipes.sweep(pretrain, models)
   # An octave apart, around where the optima of 32 to 256 lie.
   sweep.sweep.log2_lr.mup = (-8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
   sweep.sweep.log2_lr.standard = (-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0)
-  return defaults.chain(
-      clips=defaults.render(train=1200, val=128),
-      shards=defaults.shards("{workdir}/clips", "shipped"),
+  return recipes.chain(
+      clips=recipes.render(train=1200, val=128),
+      shards=recipes.shards("{workdir}/clips", "shipped"),
       sweep=sweep,
   )

@@ -9,8 +9,8 @@ again where it stopped). The pickles are never executed. Leaves
 WORKDIR/tokenizer.safetensors, to be given to configs/tokenize.py as tokenizer.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.official()
+  return recipes.official()

@@ -18,11 +18,11 @@ dino.py and --config.features.pool=token, then
   --config.head.pool=attention --config.head.heads=12
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config(encoders: str = ""):
-  c = defaults.probe("", "", "")
+  c = recipes.probe("", "", "")
   c.backbones = ()
   for part in filter(None, encoders.split(",")):
     name, equals, path = part.rpartition("=")
@@ -37,5 +37,5 @@ def get_config(encoders: str = ""):
       lr_rows=0,
       warmup_epochs=1.0,
   )
-  c.every = defaults.every(log=100, evaluate=1000, checkpoint=1000)
+  c.every = recipes.every(log=100, evaluate=1000, checkpoint=1000)
   return c

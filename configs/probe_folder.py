@@ -13,11 +13,11 @@ is one pass of the backbone. The 300 epochs are for small folders, whose heads
 otherwise stop early; for many images lower train.epochs.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  c = defaults.probe("", "", "")
+  c = recipes.probe("", "", "")
   c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
       name="adamw",
@@ -26,5 +26,5 @@ def get_config():
       lr_rows=0,
       warmup_epochs=1.0,
   )
-  c.every = defaults.every(log=100, evaluate=1000, checkpoint=1000)
+  c.every = recipes.every(log=100, evaluate=1000, checkpoint=1000)
   return c

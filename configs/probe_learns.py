@@ -15,7 +15,7 @@ runs/probe_learns/seeds/per_layer.csv (every head of every seed),
 seeds/metrics.json (means and intervals) and report/report.html.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 SEEDS = (0, 1, 2)
 STAGES = {"motion": "", "shape": "shape_"}  # of a question's clips and shards
@@ -24,7 +24,7 @@ FRAMES, GRID, BATCH, STEPS = 8, 4, 32, 1000
 
 
 def get_config():
-  c = defaults.videos_to_report(
+  c = recipes.videos_to_report(
       _clips("motion", train=6000, val=1000, seed=0),
       name="rendered",
       grid=GRID,
@@ -36,15 +36,15 @@ def get_config():
   _pretraining(first["pretrain"])
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
-  defaults.small_dvae(first["tokenizer"], steps=600)
+  recipes.small_dvae(first["tokenizer"], steps=600)
   first["tokenizer"].data.train = {
-      "rendered": defaults.source("{workdir}/clips/train", 1.0)
+      "rendered": recipes.source("{workdir}/clips/train", 1.0)
   }
   first["tokenizer"].data.validation = {"rendered": "{workdir}/clips/val"}
 
   more = {
       "shape_clips": _clips("shape", train=LABELLED["shape"], val=2000, seed=1),
-      "shape_shards": defaults.shards(
+      "shape_shards": recipes.shards(
           "{workdir}/shape_clips", "{workdir}/tokenizer/tokenizer.safetensors"
       ),
   }
@@ -58,13 +58,13 @@ def get_config():
       name = f"{question}_{seed}"
       more[name] = _probe(model, question, seed)
       runs[question].append("{workdir}/" + name)
-  return defaults.chain(
-      **first, **more, seeds=defaults.probe_seeds(**runs), report=report
+  return recipes.chain(
+      **first, **more, seeds=recipes.probe_seeds(**runs), report=report
   )
 
 
 def _clips(label, *, train, val, seed):
-  c = defaults.render(train=train, val=val)
+  c = recipes.render(train=train, val=val)
   c.seed = seed
   c.amount.label = label
   c.scene.update(
@@ -87,12 +87,12 @@ def _pretraining(c):
   )
   c.model.update(depth=4, heads=4)
   c.optim.lr = 3e-3
-  c.every = defaults.every(log=20, evaluate=250, checkpoint=250)
+  c.every = recipes.every(log=20, evaluate=250, checkpoint=250)
 
 
 def _probe(model, question, seed):
   stem = "{workdir}/" + STAGES[question]
-  c = defaults.small_probe(
+  c = recipes.small_probe(
       "{workdir}/" + model, f"{stem}shards", f"{stem}clips"
   )
   c.seed = seed

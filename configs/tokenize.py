@@ -3,7 +3,7 @@ r"""Any images or videos to shards of tokens.
   python -m totojax.main --config=configs/tokenize.py --workdir=TOKENS \
     --config.source.root=VIDEOS --config.source.val_frac=0.1
 
-Every option is in `defaults.tokenize`. Sources: a folder (default), a list of
+Every option is in `recipes.tokenize`. Sources: a folder (default), a list of
 `path label` lines, WebDataset tars, TFDS by name, and ImageNet, Kinetics,
 Something-Something v2, Ego4D, HowTo100M and UCF101 as they lie on disk:
 --config.source.name=kinetics. For images add --config.source.kind=image.
@@ -13,8 +13,8 @@ The plan is printed before the job starts, and alone with --config.run=plan
 --config.beam.name=DataflowRunner with --config.beam.options.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.tokenize()
+  return recipes.tokenize()

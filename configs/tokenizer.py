@@ -12,7 +12,7 @@ The scores of the shipped file are in its card
 At another size: change `scene.size_px`, `crop.size_px` and `dvae`.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 STEPS = 3000
 COMMAND = "python -m totojax.main --config=configs/tokenizer.py"
@@ -25,20 +25,20 @@ DATA = (
 
 def get_config():
   # Another seed than the demo's: its frames are all new to the tokenizer.
-  clips = defaults.render(train=1500, val=128)
+  clips = recipes.render(train=1500, val=128)
   clips.seed = 1
 
-  photos = defaults.photos(train=4000, val=256)
+  photos = recipes.photos(train=4000, val=256)
 
-  tokenizer = defaults.tokenizer()
-  defaults.small_dvae(tokenizer, steps=STEPS)
+  tokenizer = recipes.tokenizer()
+  recipes.small_dvae(tokenizer, steps=STEPS)
   tokenizer.data.train = {
-      "rendered": defaults.source("{workdir}/clips/train", 0.8),
-      "photos": defaults.source("{workdir}/photos/train", 0.2),
+      "rendered": recipes.source("{workdir}/clips/train", 0.8),
+      "photos": recipes.source("{workdir}/photos/train", 0.2),
   }
   tokenizer.data.validation = {
       "rendered": "{workdir}/clips/val",
       "photos": "{workdir}/photos/val",
   }
   tokenizer.card.update(command=COMMAND, data=DATA)
-  return defaults.chain(clips=clips, photos=photos, tokenizer=tokenizer)
+  return recipes.chain(clips=clips, photos=photos, tokenizer=tokenizer)

@@ -8,11 +8,11 @@ After the colon: name=path of each store. Writes report.html (Figures 3, 12 and
 13, Table 2), tokens.json, CSV files and figures.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config(stores: str = ""):
-  c = defaults.tokens_report()
+  c = recipes.tokens_report()
   for part in filter(None, stores.split(",")):
     name, equals, path = part.rpartition("=")
     c.tokens_report.stores[name if equals else path.strip("/")] = path

@@ -17,7 +17,7 @@ import stores
 
 from totojax import checkpoint
 from totojax import jobs
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.data.store import manifests
 from totojax.data.store import shards
 from totojax.tokenizers import weights
@@ -77,14 +77,14 @@ def _backbone(root):
     writer.append({"codes": codes}, labels=None, ids=ids, cursor=records)
     writer.close()
     paths[name] = str(root / name)
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(vocab=shipped.vocab, grid=2, frames=4, context=16)
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * 4)
-  c.data.train = {"moving": defaults.source(paths["lm"], 1.0)}
+  c.data.train = {"moving": recipes.source(paths["lm"], 1.0)}
   c.data.validation = {"moving": paths["lmv"]}
-  c.every = defaults.every(log=4, evaluate=100, checkpoint=100)
+  c.every = recipes.every(log=4, evaluate=100, checkpoint=100)
   folder = epath.Path(root / "model")
   assert jobs.run(c.to_dict(), folder, NEVER)
   return str(folder)
@@ -117,7 +117,7 @@ def small(c, images, **sections):
   c.data.reading.update(workers=0, prefetch=2)
   c.train.update(epochs=4.0, batch_rows=16, score_rows=32)
   c.optim.update(warmup_epochs=1.0, end_lr_frac=0.01)
-  c.every = defaults.every(log=1, evaluate=1000, checkpoint=1000)
+  c.every = recipes.every(log=1, evaluate=1000, checkpoint=1000)
   for name, values in sections.items():
     if isinstance(values, dict):
       c[name].update(values)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import smoke
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config(architecture="llama") -> ConfigDict:
@@ -13,8 +13,8 @@ def get_config(architecture="llama") -> ConfigDict:
   # the rate: which way would be the processor's choice.
   c.optim.update(warmup_steps=1, eps=1e-4)
   c.data.train = {
-      "videos": defaults.source("", 0.7),
-      "images": defaults.source("", 0.3),
+      "videos": recipes.source("", 0.7),
+      "images": recipes.source("", 0.3),
   }
-  c.every = defaults.every(log=1, evaluate=3, checkpoint=3)
+  c.every = recipes.every(log=1, evaluate=3, checkpoint=3)
   return c

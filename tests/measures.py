@@ -23,7 +23,7 @@ PACKAGE = ROOT / "totojax"
 # architecture.
 BY_NAME = (
     "totojax.main", "totojax.jobs.pretrain", "totojax.config.pretrain",
-    "totojax.config.defaults", "totojax.models.llama", "totojax.rundir.hosts",
+    "totojax.config.recipes", "totojax.models.llama", "totojax.rundir.hosts",
 )  # fmt: skip
 READING_PATH = (
     "configs/1b.py", "totojax/main.py", "totojax/jobs/pretrain.py",

@@ -10,7 +10,7 @@ from totojax import assembly as parts
 from totojax import checkpoint
 from totojax import jobs
 from totojax import step as step_lib
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.data.store import manifests
 from totojax.data.store import shards
@@ -77,7 +77,7 @@ def backbone(root, *, steps=8, **changed):
       for i, (p, n) in enumerate((("train", 64), ("val", 8)))
   )
   c = _pretraining(steps, changed)
-  c.data.train = {"moving": defaults.source(train, 1.0)}
+  c.data.train = {"moving": recipes.source(train, 1.0)}
   c.data.validation = {"moving": val}
   folder = epath.Path(root / "model")
   assert jobs.run(c.to_dict(), folder, lambda step: False)
@@ -101,7 +101,7 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
 
 
 def _pretraining(steps, changed):
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(
       vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID,
       frames=stores.FRAMES, context=16,
@@ -109,13 +109,13 @@ def _pretraining(steps, changed):
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * steps)
-  c.every = defaults.every(log=4, evaluate=100, checkpoint=100)
+  c.every = recipes.every(log=4, evaluate=100, checkpoint=100)
   return c
 
 
 def config(model, train, validation, /, **sections):
   """A probe that takes seconds."""
-  c = defaults.probe(model, train, validation)
+  c = recipes.probe(model, train, validation)
   c.backbones = ("trained",)
   c.data.holdout_frac = 0.25
   c.train.update(epochs=30.0, batch_rows=32, score_rows=32)
@@ -123,7 +123,7 @@ def config(model, train, validation, /, **sections):
       name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,
       warmup_epochs=1.0,
   )  # fmt: skip
-  c.every = defaults.every(log=20, evaluate=1000, checkpoint=1000)
+  c.every = recipes.every(log=20, evaluate=1000, checkpoint=1000)
   for name, values in sections.items():
     if isinstance(values, dict):
       c[name].update(values)

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from configs import smoke
-from totojax.config import defaults
+from totojax.config import recipes
 
 MODEL = "{workdir}/pretrain"
 
@@ -11,7 +11,7 @@ MODEL = "{workdir}/pretrain"
 def get_config() -> ConfigDict:
   pretrain = smoke.get_config()
   pretrain.train.total_tokens = 128 * 40.0
-  probe = defaults.probe(MODEL, "", "")
+  probe = recipes.probe(MODEL, "", "")
   # Features are kept in one process only: the same way for any number of them.
   probe.backbones, probe.cache = ("trained",), "off"
   probe.train.update(epochs=4.0, batch_rows=16, score_rows=32)
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
       name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,
       warmup_epochs=1.0,
   )  # fmt: skip
-  probe.every = defaults.every(log=1, evaluate=1000, checkpoint=1000)
-  return defaults.chain(
-      pretrain=pretrain, validate=defaults.validate(MODEL), probe=probe
+  probe.every = recipes.every(log=1, evaluate=1000, checkpoint=1000)
+  return recipes.chain(
+      pretrain=pretrain, validate=recipes.validate(MODEL), probe=probe
   )

@@ -21,7 +21,7 @@ import runs
 
 from totojax import jobs
 from totojax import sharding
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.jobs.plan import chips
@@ -208,11 +208,11 @@ def planned(config, **changes):
 )
 def test_what_cannot_be_planned(changes, told):
   with pytest.raises(ConfigError, match=told):
-    planned(defaults.paper("tiny").to_dict(), **changes)
+    planned(recipes.paper("tiny").to_dict(), **changes)
 
 
 def test_a_search_has_every_combination():
-  config = defaults.paper("tiny").to_dict()
+  config = recipes.paper("tiny").to_dict()
   found = settings.variants(
       planned(config, topology="v5e:2x2", search=True,
               meshes=((1, 4, 1), (2, 2, 1)), remats=("full", "none"),
@@ -240,7 +240,7 @@ def test_the_best_is_the_fastest_that_fits():
 
 
 def test_gpus_are_planned_with_mup_where_their_attention_is_not():
-  config = defaults.paper("a1").to_dict()
+  config = recipes.paper("a1").to_dict()
   config["mup"]["on"] = True
   found = plan.one(planned(config, topology="gpu:NVIDIA H100:8"))
   assert found["attention"] == "cudnn" and found["step_s"] > 0
@@ -255,7 +255,7 @@ def test_gpus_are_planned_with_mup_where_their_attention_is_not():
     ],
 )
 def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
-  config = defaults.paper("base").to_dict()
+  config = recipes.paper("base").to_dict()
   with pytest.raises(ValueError, match=told):
     plan.one(planned(
         config, what="decode", topology="gpu:NVIDIA H100:1", **changes
@@ -316,7 +316,7 @@ def test_an_error_of_the_compiler_becomes_readable(text):
 
 
 def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
-  config = defaults.paper("1b").to_dict() | {"run": "plan"}
+  config = recipes.paper("1b").to_dict() | {"run": "plan"}
   config["plan"] |= dict(
       topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0
   )
@@ -335,7 +335,7 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
 
 
 def test_a_gpu_that_cannot_hold_the_state_is_told():
-  config = defaults.paper("1b").to_dict()
+  config = recipes.paper("1b").to_dict()
   of = dict(topology="gpu:NVIDIA H100:2", busy=0.5)
   split = plan.one(planned(config, **of))
   assert split.get("fits", True) and split["mesh"]["fsdp"] == 2
@@ -356,7 +356,7 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
 
 
 def test_decoding_is_bound_by_what_it_reads(tmp_path):
-  config = defaults.paper("1b").to_dict() | {"run": "plan"}
+  config = recipes.paper("1b").to_dict() | {"run": "plan"}
   config["plan"] |= dict(
       what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024
   )
@@ -381,7 +381,7 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
 
 
 def test_encoding_is_bound_by_products():
-  config = defaults.paper("base").to_dict()
+  config = recipes.paper("base").to_dict()
   found = plan.one(planned(
       config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5
   ))  # fmt: skip
@@ -393,7 +393,7 @@ def test_encoding_is_bound_by_products():
 
 
 def test_only_a_train_step_has_remat_policies_to_search():
-  config = defaults.paper("tiny").to_dict()
+  config = recipes.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
   found = settings.variants(planned(config, what="decode", **both))
   assert len(found) == 2
@@ -401,7 +401,7 @@ def test_only_a_train_step_has_remat_policies_to_search():
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):
-  config = defaults.tokenize().to_dict() | {"run": "plan"}
+  config = recipes.tokenize().to_dict() | {"run": "plan"}
   config["plan"] |= dict(hours=2.0, videos=10)
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
   assert not (tmp_path / "report.html").exists()
@@ -461,8 +461,7 @@ SMALL = """
 import sys
 from etils import epath
 from totojax import jobs
-from totojax.config import defaults
-config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+config = recipes.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
 config["train"] |= dict(batch_tokens=8 * 256)
@@ -513,8 +512,7 @@ SEARCHED = """
 import sys
 from etils import epath
 from totojax import jobs
-from totojax.config import defaults
-config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+config = recipes.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
 config["train"] |= dict(batch_tokens=8 * 256)
@@ -569,13 +567,12 @@ SERVED = """
 import sys
 from etils import epath
 from totojax import jobs
-from totojax.config import defaults
 from totojax.jobs.plan import chips
 folder = epath.Path(sys.argv[1])
 assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
         ("1x1", "2x2")] == [1, 4]
 for what in ("decode", "encode"):
-  config = defaults.paper("tiny").to_dict() | {"run": "plan"}
+  config = recipes.paper("tiny").to_dict() | {"run": "plan"}
   config["model"] |= dict(width=256, heads=2, mlp_dim=512)
   config["sequence"] |= dict(vocab=508, grid=4, frames=128, context=2048)
   config["mesh"] |= dict(tensor=2)
@@ -623,10 +620,9 @@ OTHERS = """
 import sys
 from etils import epath
 from totojax import jobs
-from totojax.config import defaults
 for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
-  c = defaults.paper("tiny")
-  defaults.use(c, kind, "tiny")
+  c = recipes.paper("tiny")
+  recipes.use(c, kind, "tiny")
   config = c.to_dict() | {"run": "plan"}
   config["model"]["width"] = 128
   config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)

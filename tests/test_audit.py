@@ -4,7 +4,7 @@ from etils import epath
 import pytest
 
 from totojax import jobs
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.jobs import audit
 from totojax.report import reading
 
@@ -107,7 +107,7 @@ def test_the_laws_unit(lines):
 
 def test_the_job_writes_and_tells(tmp_path, capsys, lines):
   workdir = epath.Path(tmp_path / "run")
-  assert jobs.run(defaults.audit().to_dict(), workdir, lambda step: False)
+  assert jobs.run(recipes.audit().to_dict(), workdir, lambda step: False)
   rows = reading.Folder(workdir).records("audit.csv")
   assert len(rows) == len(lines)
   assert list(rows[0]) == [

@@ -14,7 +14,7 @@ import runs
 from totojax import assembly as parts
 from totojax import jobs
 from totojax.config import bench as bench_defaults
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import video
@@ -155,18 +155,18 @@ def tiny(*rows):
   for trained in (
       *(part.trained for part in parts), *c.train_step.trained.values()
   ):  # fmt: skip
-    trained.model.update(defaults.PRESETS["tiny"])
+    trained.model.update(recipes.PRESETS["tiny"])
     trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     trained.train.batch_tokens = 32
   c.checkpoint.steps = 2
   c.sweep.update(log2_lr=(-9.0, -6.0), steps=3, together=("at_once",))
-  c.sweep.trained.model.update(defaults.PRESETS["tiny"])
+  c.sweep.trained.model.update(recipes.PRESETS["tiny"])
   c.sweep.trained.optim.warmup_steps = 1
   c.probe.update(widths=(64,), rows=8, classes=5)
   c.probe.trained.model.depth = 2
   c.probe.trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.growth.trained = c.startup.trained.copy_and_resolve_references()
-  c.growth.models = {"wider": dict(defaults.PRESETS["tiny"], width=64)}
+  c.growth.models = {"wider": dict(recipes.PRESETS["tiny"], width=64)}
   c.growth.update(frames=(8,), devices=(2, 16))
   c.mamba_scan.update(tokens=64, inner=4, state=16, chunk_tokens=8)
   return c.to_dict()
@@ -542,7 +542,7 @@ def test_the_gpu_sizes_are_the_papers_models():
   c = bench_defaults.bench_accelerator()
   assert set(c.train_step.trained) == {"base", "large", "1b"}
   for name, trained in c.train_step.trained.items():
-    assert dict(trained.model).items() >= dict(defaults.PRESETS[name]).items()
+    assert dict(trained.model).items() >= dict(recipes.PRESETS[name]).items()
     assert trained.sequence.context == 4096
     assert trained.train.batch_tokens % 4096 == 0
     assert trained.compute.dtype == "bfloat16"

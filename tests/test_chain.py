@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import studies
 from totojax.jobs import chain
 from totojax.rundir import directory
@@ -179,7 +179,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path):
 
 def test_a_stage_keeps_its_folders_name_open(tmp_path):
   """config.json has "{workdir}", jobs and readers have the folder."""
-  stage = defaults.scaling("a={workdir}/s", "b={workdir}").to_dict()
+  stage = recipes.scaling("a={workdir}/s", "b={workdir}").to_dict()
   old, new = (epath.Path(tmp_path / name) for name in ("old", "new"))
   filled = directory.typed(stage, old)
   assert filled.scaling.runs == (f"a={old}/s", f"b={old}")
@@ -192,7 +192,7 @@ def test_a_stage_keeps_its_folders_name_open(tmp_path):
   for name in (new, os.path.relpath(new)):
     assert chain.check(name, config, allow_change=False) == epath.Path(name)
   # Another path is still another config.
-  stage = defaults.scaling(f"a={old}/s", "b={workdir}").to_dict()
+  stage = recipes.scaling(f"a={old}/s", "b={workdir}").to_dict()
   config = studies.Chain(order=("a",), stages={"a": stage})
   with pytest.raises(directory.ConfigChanged, match="scaling.runs: "):
     chain.check(new, config, allow_change=False)

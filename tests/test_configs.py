@@ -17,7 +17,7 @@ from totojax import checkpoint
 from totojax import jobs
 from totojax import sequence
 from totojax import train
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config import schema
 from totojax.config import tokens
@@ -98,7 +98,7 @@ def test_pretraining_is_whole_at_full_size(path, name):
   steps = config["train"]["total_tokens"] // config["train"]["batch_tokens"]
   assert whole.optim.warmup_steps < steps
   assert isinstance(whole.every, train.Every)
-  reference = defaults.pretrain("tiny").to_dict()
+  reference = recipes.pretrain("tiny").to_dict()
   assert set(same_keys(config, reference)) <= {"data.root"}
 
 
@@ -106,7 +106,7 @@ def test_pretraining_is_whole_at_full_size(path, name):
 def test_a_tokenizer_is_whole_at_full_size(path, name):
   config = part(path, name)
   assert isinstance(roots.read(config), tokens.Tokenizer)
-  assert same_keys(config, defaults.tokenizer().to_dict()) == []
+  assert same_keys(config, recipes.tokenizer().to_dict()) == []
 
 
 def test_one_key_moves_all_the_stores_of_the_paper():
@@ -195,7 +195,7 @@ def images(path) -> str:
 def data(tmp_path_factory):
   """Small stores: tokens of videos and of images, and 8 + 8 rendered clips."""
   root = tmp_path_factory.mktemp("stores")
-  config = defaults.render(train=8, val=8).to_dict()
+  config = recipes.render(train=8, val=8).to_dict()
   config["scene"] |= dict(frames=4, size_px=SIDE_PX)
   assert jobs.run(config, epath.Path(root / "clips"), lambda step: False)
   return {
@@ -213,7 +213,7 @@ def tiny(config, data):
   What is computed and how stays as it is; sizes, amounts and stores change.
   """
   config = ConfigDict(config)
-  config.every = defaults.every(log=1, evaluate=2, checkpoint=2)
+  config.every = recipes.every(log=1, evaluate=2, checkpoint=2)
   config.optim.warmup_steps = min(config.optim.warmup_steps, 1)
   if config.run == "pretrain":
     config.init_from = ""  # what a second stage begins with is not there
@@ -240,7 +240,7 @@ def tiny(config, data):
       if key.endswith("_steps"):
         config.objective[key] = 2
     for name in {*config.data.train} or {"clips"}:
-      config.data.train[name] = defaults.source(data["pixels"], 1.0)
+      config.data.train[name] = recipes.source(data["pixels"], 1.0)
       config.data.validation[name] = data["held_out_pixels"]
   return config.to_dict()
 
@@ -291,7 +291,7 @@ def test_pretraining_takes_two_steps(path, name, data, tmp_path):
   assert manifest["parameters"] == tables * vocab * 16 + matrices + 3 * 16
 
 
-def recipes():
+def different():
   """Tokenizer stages, each recipe once: they take long to compile."""
   first = {}
   for case in of_job("tokenizer"):
@@ -301,7 +301,7 @@ def recipes():
   return list(first.values())
 
 
-@pytest.mark.parametrize("path, name", recipes())
+@pytest.mark.parametrize("path, name", different())
 def test_a_tokenizer_takes_two_steps(path, name, data, tmp_path):
   rows = two_steps(tiny(part(path, name), data), tmp_path)
   last = [row for row in rows if row["kind"] == "eval"][-1]
@@ -337,7 +337,7 @@ def test_what_is_trained_on_is_checked(data, tmp_path, section, change, told):
 
 
 def test_a_tokenizer_without_stores_is_refused(tmp_path):
-  config = defaults.tokenizer().to_dict()
+  config = recipes.tokenizer().to_dict()
   with pytest.raises(ConfigError, match="data.train is empty; .*tokenizer.py"):
     jobs.run(config, epath.Path(tmp_path / "run"), lambda step: False)
 

@@ -15,7 +15,7 @@ import pytest
 import runs
 import token_sets
 
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.data.pixels import images
 from totojax.data.pixels import media
@@ -46,7 +46,7 @@ def root(tmp_path_factory):
 
 
 def config(root, **changes):
-  c = defaults.tokenize()
+  c = recipes.tokenize()
   c.source.root = str(root)
   c.clip.update(frames=4, stride_frames=2, size_px=32, crops=2)
   c.image.size_px = 32
@@ -377,7 +377,7 @@ def test_a_decoder_that_dies_costs_its_own_item_alone(root):
 
 
 def _leakage(train, validation, workdir, **changes):
-  c = defaults.leakage()
+  c = recipes.leakage()
   c.leakage.update(train=(str(train),), validation=(str(validation),))
   c.leakage.update(changes)
   return leakage.run(roots.read(c.to_dict()), epath.Path(workdir), NEVER)
@@ -428,7 +428,7 @@ def test_equal_tokens_under_another_name_are_found(tmp_path):
 
 
 def test_the_plan_counts_as_table_2_of_the_paper():
-  c = defaults.tokenize()
+  c = recipes.tokenize()
   c.plan.update(hours=92_627.0, videos=1_000_000)
   official = dataclasses.replace(
       weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
@@ -444,7 +444,7 @@ def test_the_plan_counts_as_table_2_of_the_paper():
 
 
 def test_a_plan_of_hours_alone_cuts_them_without_gaps():
-  c = defaults.tokenize()
+  c = recipes.tokenize()
   c.plan.hours = 10.0
   shipped = weights.load("shipped")
   (row,) = plan.without_source(roots.read(c.to_dict()), shipped)

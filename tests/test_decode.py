@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from totojax import sequence
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.models import attention
 from totojax.models import decode
 from totojax.models import layers
@@ -35,7 +35,7 @@ REAL = SPEC.vocab + sequence.SPECIALS
 
 
 def build(compute=APART, spec=SPEC, scales=layers.STANDARD, **changes):
-  shape = llama.LlamaConfig(**(defaults.model("tiny").to_dict() | changes))
+  shape = llama.LlamaConfig(**(recipes.model("tiny").to_dict() | changes))
   return trunk.Trunk(config=shape, spec=spec, compute=compute, scales=scales)
 
 

@@ -12,7 +12,7 @@ import token_sets
 
 from totojax import sequence
 from totojax import train
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.data.store import certificates
 from totojax.data.store import shards
@@ -30,10 +30,10 @@ NEVER = lambda done: False
 def data(tmp_path_factory):
   """Rendered clips of five frames, and their tokens."""
   root = epath.Path(tmp_path_factory.mktemp("data"))
-  c = defaults.render(train=24, val=8)
+  c = recipes.render(train=24, val=8)
   c.scene.frames = 5
   assert pixels.render(roots.read(c.to_dict()), root / "pixels", NEVER)
-  c = defaults.shards(str(root / "pixels"), "shipped")
+  c = recipes.shards(str(root / "pixels"), "shipped")
   c.tokenizing.update(report_frames=8, kmeans_frames=16, kmeans_patches=600)
   assert pretokenize.run(roots.read(c.to_dict()), root / "tokens", NEVER)
   return root
@@ -60,16 +60,16 @@ def test_training_reads_no_id_of_stores_of_one_job(data, monkeypatch):
 
 
 def config(data, *, encode_with, **changes):
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(vocab=512, grid=4, frames=4, context=64)
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=1)
   c.train.update(batch_tokens=8 * 64, total_tokens=8 * 64 * 2.0)
   kind = "pixels" if encode_with else "tokens"
   c.data.encode_with = encode_with
-  c.data.train = {"rendered": defaults.source(str(data / kind / "train"), 1.0)}
+  c.data.train = {"rendered": recipes.source(str(data / kind / "train"), 1.0)}
   c.data.validation = {"rendered": str(data / "tokens" / "val")}
-  c.every = defaults.every(log=1, evaluate=2, checkpoint=2)
+  c.every = recipes.every(log=1, evaluate=2, checkpoint=2)
   c.update_from_flattened_dict(changes)
   return c.to_dict()
 
@@ -123,7 +123,7 @@ def test_training_from_frames_is_training_from_tokens(
 
 def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   fit(config(data, encode_with="shipped"), tmp_path / "run")
-  values = roots.read(defaults.validate(str(tmp_path / "run")).to_dict())
+  values = roots.read(recipes.validate(str(tmp_path / "run")).to_dict())
   assert validate.run(values, epath.Path(tmp_path / "validate"), NEVER)
   metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
   last = runs.metrics(tmp_path / "run")[-1]

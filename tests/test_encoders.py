@@ -11,7 +11,7 @@ import pytest
 import test_configs
 
 from totojax import jobs
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.data.store import feature_files
 from totojax.data.stream import labelled
@@ -144,7 +144,7 @@ def made(tmp_path_factory):
       Image.fromarray(image).save(root / "in" / name / f"{i}.png")
   (root / "in" / "dark" / "broken.png").write_bytes(b"no image")
   (root / "mean.py").write_text(FILE)
-  c = defaults.features("")
+  c = recipes.features("")
   c.features.encoder = str(root / "mean.py")
   c.source.update(root=str(root / "in"), kind="image", val_frac=0.4)
   c.source.folder.class_folders = True
@@ -263,7 +263,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
   for pool in ("attention", "cross", "average"):
     c = probe(
         "configs/probe_encoders.py", encoders={"theirs": files},
-        head=dict(defaults.probe("", "", "").head, pool=pool, heads=1),
+        head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
     )  # fmt: skip
     c["train"]["epochs"] = 15.0
     assert prepare(c).encoders["theirs"].tokens == 6
@@ -392,7 +392,7 @@ def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
 def test_a_job_that_does_not_fit_its_encoder_is_refused(
     made, tmp_path, features, more, told
 ):
-  c = defaults.features("")
+  c = recipes.features("")
   c.features.update(encoder=str(made / "mean.py"), **features)
   c.source.update(root=str(made / "in"), kind="image")
   c.update(more)

@@ -23,7 +23,7 @@ import stores
 import totojax
 from totojax import checkpoint
 from totojax import jobs
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.data.pixels import augment
 from totojax.models import llama
 from totojax.models import platform
@@ -237,7 +237,7 @@ def pictures(tmp_path_factory):
 
 
 def config(run, root, **features):
-  c = defaults.features(str(run))
+  c = recipes.features(str(run))
   c.features.update(features)
   c.source.update(root=str(root), kind="image")
   c.source.folder.class_folders = True

@@ -15,8 +15,8 @@ import test_configs
 import test_features
 
 from totojax import jobs
+from totojax.config import recipes
 from totojax.config import roots
-from totojax.config import supervised as supervised_defaults
 from totojax.jobs.labels import finetune as build_finetune
 from totojax.jobs.labels import setup
 from totojax.models import layers
@@ -264,7 +264,7 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
 )  # fmt: skip
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   c = classed.small(
-      supervised_defaults.finetune(data["model"]), data["images"], **sections
+      recipes.finetune(data["model"]), data["images"], **sections
   )
   with pytest.raises(ValueError, match=told):
     build_finetune.training(setup.prepare(roots.read(c)))

@@ -13,7 +13,7 @@ import stores
 from totojax import assembly
 from totojax import flops
 from totojax import sequence
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.config.schema import field
@@ -115,7 +115,7 @@ def decoded():
 
 
 def config(kind, **mup):
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.architecture = f"{__name__}:{kind}"
   c.model = dict(width=32, depth=2, norm_eps=1e-6, init_std=0.2, tied=True)
   c.sequence.update(vocab=60, grid=2, frames=4, context=16)
@@ -129,7 +129,7 @@ def config(kind, **mup):
 def test_it_trains_two_updates(tmp_path):
   c = config("means", on=False)
   store = stores.write(tmp_path / "train", records=32, seed=0, prefix="t")
-  c.data.train = {"moving": defaults.source(store, 1.0)}
+  c.data.train = {"moving": recipes.source(store, 1.0)}
   run = job.pretraining(roots.read(c.to_dict()))
   state, losses = run.init(), []
   count = sum(x.size for x in jax.tree.leaves(state.params))

@@ -20,8 +20,8 @@ import test_features
 
 from totojax import jobs
 from totojax import sequence
+from totojax.config import recipes
 from totojax.config import roots
-from totojax.config import supervised as supervised_defaults
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.labels import joint as build_joint
 from totojax.jobs.labels import setup
@@ -190,7 +190,7 @@ def _data():
 
 
 def config(data, /, **sections):
-  c = supervised_defaults.joint(data["model"])
+  c = recipes.joint(data["model"])
   c.data.holdout_frac = 0.2
   return classed.small(c, data["images"], **sections)
 
@@ -399,7 +399,7 @@ def test_configs_are_whole_at_full_size():
   assert len(paths) == 6
   for path in paths:
     c = test_configs.load(path).to_dict()
-    kind = getattr(supervised_defaults, c["run"])
+    kind = getattr(recipes, c["run"])
     assert test_configs.same_keys(c, kind("").to_dict()) == []
     typed = roots.read(c)
     peak = typed.optim.peak_lr(typed.train.batch_rows)

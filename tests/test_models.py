@@ -14,8 +14,8 @@ from totojax import assembly as parts
 from totojax import flops
 from totojax import sequence
 from totojax import tree
-from totojax.config import defaults
 from totojax.config import model as model_config
+from totojax.config import recipes
 from totojax.jobs.bench import peers
 from totojax.models import attention
 from totojax.models import blocked
@@ -38,7 +38,7 @@ BOTH = [("blocked", platform.CPU), ("xla", platform.GPU)]
 
 
 def config(preset="tiny", **changes) -> llama.LlamaConfig:
-  return llama.LlamaConfig(**(defaults.model(preset).to_dict() | changes))
+  return llama.LlamaConfig(**(recipes.model(preset).to_dict() | changes))
 
 
 def build(shape=None, spec=SPEC, compute=PLAIN) -> trunk.Trunk:

@@ -17,7 +17,7 @@ from totojax import assembly as parts
 from totojax import jobs
 from totojax import sequence
 from totojax import tree
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
@@ -40,7 +40,7 @@ MATRICES = {
 
 
 def config(width=WIDE, *, on=True, tied=False, **changes) -> dict:
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.model.update(width=width, depth=2, heads=16, mlp_dim=3 * width, tied=tied)
   c.compute.dtype = "float32"
@@ -151,7 +151,7 @@ def of_kind(kind, width=WIDE, **changes):
     return config(width, **changes)
   c = config(on=True, **changes)
   c["architecture"] = kind
-  section = {"gpt2": defaults.gpt2, "mamba": defaults.mamba}[kind]("tiny")
+  section = {"gpt2": recipes.gpt2, "mamba": recipes.mamba}[kind]("tiny")
   c["model"] = section.to_dict() | {"width": width, "depth": 2}
   if kind == "gpt2":
     c["model"] |= {"heads": 16, "mlp_dim": 4 * width}
@@ -519,8 +519,8 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
 
 
 def small_check():
-  c = defaults.coord_check(
-      defaults.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
+  c = recipes.coord_check(
+      recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
   )
   c.pretrain.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.pretrain.model.tied = False

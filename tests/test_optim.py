@@ -14,7 +14,7 @@ import pytest
 
 from totojax import sequence
 from totojax import tree
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.models import llama
 from totojax.models import platform
 from totojax.models import trunk
@@ -75,7 +75,7 @@ def test_schedule_without_warmup_and_past_the_end():
 
 def test_the_papers_schedule():
   """1M tokens an update, 10^12 tokens, peak 3e-4 after 2,000 updates."""
-  config = adamw.AdamWConfig(**defaults.optim().to_dict())
+  config = adamw.AdamWConfig(**recipes.optim().to_dict())
   found = rates(config, steps=953_674)
   assert found[0] == pytest.approx(3e-4 / 2000)
   assert found[1999] == pytest.approx(3e-4) == found.max()
@@ -83,7 +83,7 @@ def test_the_papers_schedule():
 
 
 def model_axes(tied=True):
-  shape = llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"tied": tied})
+  shape = llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"tied": tied})
   spec = sequence.SequenceSpec(60, 2, 4, 16, False)
   compute = trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU)
   return pretrain.Pretrain(trunk.Trunk(shape, spec, compute)).axes().params

@@ -11,8 +11,8 @@ import test_configs
 from totojax import assembly as parts
 from totojax import flops
 from totojax import jobs
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.report import paper
 
@@ -52,7 +52,7 @@ def _pretraining(config):
   assert train["batch_tokens"] % config["sequence"]["context"] == 0
   steps = flops.steps(train["total_tokens"], train["batch_tokens"])
   assert optim.warmup_steps < steps
-  reference = defaults.pretrain("tiny").to_dict()
+  reference = recipes.pretrain("tiny").to_dict()
   extra = test_configs.same_keys(config, reference)
   assert {key.split(".")[0] for key in extra} <= {"data", "model"}
 

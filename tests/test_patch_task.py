@@ -13,7 +13,7 @@ import totojax
 from totojax import jobs
 from totojax import sequence
 from totojax import tree
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
@@ -36,14 +36,14 @@ VALUES = 3 * SIDE**2
 def data(tmp_path_factory):
   """Rendered clips, 32 pixels wide."""
   root = epath.Path(tmp_path_factory.mktemp("pixels"))
-  c = defaults.render(train=16, val=5)
+  c = recipes.render(train=16, val=5)
   c.scene.frames = FRAMES
   assert pixels.render(roots.read(c.to_dict()), root, NEVER)
   return root
 
 
 def config(data=None, *, targets=True, **changes):
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(vocab=512, grid=GRID, frames=FRAMES, context=TOKENS)
   c.patches.update(inputs=True, targets=targets, side_px=SIDE)
   c.compute.update(dtype="float32", unroll=1)
@@ -51,9 +51,9 @@ def config(data=None, *, targets=True, **changes):
   c.train.update(batch_tokens=8 * TOKENS, total_tokens=8 * TOKENS * 2.0)
   c.data.encode_with = "" if targets else "shipped"
   if data is not None:
-    c.data.train = {"moving": defaults.source(str(data / "train"), 1.0)}
+    c.data.train = {"moving": recipes.source(str(data / "train"), 1.0)}
     c.data.validation = {"moving": str(data / "val")}
-  c.every = defaults.every(log=1, evaluate=2, checkpoint=1)
+  c.every = recipes.every(log=1, evaluate=2, checkpoint=1)
   c.update_from_flattened_dict(changes)
   return c.to_dict()
 
@@ -313,7 +313,7 @@ def test_what_does_not_fit_is_refused(changes, told):
 
 
 def test_old_configs_are_of_tokens():
-  c = defaults.pretrain("tiny").to_dict()
+  c = recipes.pretrain("tiny").to_dict()
   assert not roots.read(c).patches.inputs
   del c["patches"]
   assert not roots.read(c, fill=True).patches.inputs

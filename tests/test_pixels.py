@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import token_sets
 
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.data.store import shards
 from totojax.jobs import pixels
@@ -66,7 +66,7 @@ def folder(tmp_path_factory):
 
 
 def decoding(root, crops=2):
-  c = defaults.decode(str(root))
+  c = recipes.decode(str(root))
   c.clip.update(frames=4, size_px=16, crops=crops)
   c.decoding.update(val_frac=0.3, records_per_shard=2)
   return roots.read(c.to_dict())
@@ -175,7 +175,7 @@ def test_a_missing_package_leaves_no_run(
     folder, tmp_path, monkeypatch, job, package
 ):
   monkeypatch.setitem(sys.modules, package, None)
-  photos = roots.read(defaults.photos(train=2, val=1).to_dict())
+  photos = roots.read(recipes.photos(train=2, val=1).to_dict())
   config = decoding(folder) if job == "decode" else photos
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(ImportError, match=r"totojax\[data\]"):
@@ -184,7 +184,7 @@ def test_a_missing_package_leaves_no_run(
 
 
 def test_render_labels_every_clip(tmp_path):
-  c = defaults.render(train=12, val=4)
+  c = recipes.render(train=12, val=4)
   c.amount.records_per_shard = 5
   c = roots.read(c.to_dict())
   workdir = epath.Path(tmp_path)
@@ -202,7 +202,7 @@ def test_render_labels_every_clip(tmp_path):
 
 def test_photographs_are_split_by_photograph(tmp_path):
   pytest.importorskip("skimage")
-  c = roots.read(defaults.photos(train=12, val=3).to_dict())
+  c = roots.read(recipes.photos(train=12, val=3).to_dict())
   workdir = epath.Path(tmp_path)
   assert pixels.photos(c, workdir, never)
   train, val = (

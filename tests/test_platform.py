@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from totojax import assembly as parts
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.models import attention
 from totojax.models import layers
@@ -22,8 +22,8 @@ TOKENS = 256
 
 
 def build(backend, kind="llama", tokens=TOKENS, **compute):
-  c = defaults.pretrain("tiny")
-  defaults.use(c, kind, "tiny")
+  c = recipes.pretrain("tiny")
+  recipes.use(c, kind, "tiny")
   c.sequence.context = tokens
   c.compute.update(compute)
   return parts.model(roots.read(c.to_dict()), backend)

@@ -17,7 +17,7 @@ import stores
 
 from totojax import jobs
 from totojax import plugins
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.models import heads
 from totojax.rundir import directory
@@ -116,7 +116,7 @@ def test_a_data_set(files, tmp_path):
   for i in range(8):
     pixels = np.full((32, 32, 3), 30 * i, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "images" / f"{i % 2}_{i}.png")
-  c = defaults.tokenize()
+  c = recipes.tokenize()
   c.source.update(
       name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25
   )

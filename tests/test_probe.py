@@ -18,7 +18,7 @@ import stores
 
 from totojax import assembly as parts
 from totojax import jobs
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
@@ -111,9 +111,9 @@ def test_what_can_be_told_apart_is(finished):
 
 
 def test_a_model_without_heads_says_so_where_heads_are_needed():
-  head = roots.read(defaults.probe("", "", "").to_dict()).head
-  of, c = dataclasses.replace, defaults.pretrain("tiny")
-  defaults.use(c, "mamba", "tiny")
+  head = roots.read(recipes.probe("", "", "").to_dict()).head
+  of, c = dataclasses.replace, recipes.pretrain("tiny")
+  recipes.use(c, "mamba", "tiny")
   model = parts.shape(roots.read(c.to_dict()).model)
   assert heads.filled(of(head, pool="average"), model).heads == 0
   assert heads.filled(of(head, pool="cross", heads=4), model).heads == 4

@@ -10,9 +10,9 @@ import sys
 import pytest
 import runs
 
-from totojax.config import defaults
 from totojax.config import document
 from totojax.config import pretrain
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config import schema
 from totojax.config.schema import ConfigError
@@ -165,8 +165,8 @@ def test_the_section_of_a_choice_follows_what_is_beside_it():
 
 
 def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
-  config = defaults.chain(
-      law=defaults.scaling("a=b"), page=defaults.report("{workdir}")
+  config = recipes.chain(
+      law=recipes.scaling("a=b"), page=recipes.report("{workdir}")
   ).to_dict()
   assert roots.read(config).stages["law"].scaling.runs == ("a=b",)
   config["stages"]["law"]["scaling"]["draws"] = 0

@@ -16,7 +16,7 @@ import pytest
 
 from totojax import sequence
 from totojax import sharding
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.models import llama
 from totojax.models import platform
 from totojax.models import trunk
@@ -42,7 +42,7 @@ def model(preset):
   """(axes, shapes) of the parameters with the paper's vocabulary."""
   task = pretrain.Pretrain(
       trunk.Trunk(
-          llama.LlamaConfig(**defaults.model(preset).to_dict()),
+          llama.LlamaConfig(**recipes.model(preset).to_dict()),
           sequence.SequenceSpec(8192, 16, 16, 4096, False),
           trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
       )

@@ -13,8 +13,8 @@ import pytest
 import runs
 
 from totojax import jobs
-from totojax.config import defaults
 from totojax.config import pixels
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config import schema
 from totojax.config.schema import ConfigError
@@ -182,7 +182,7 @@ def test_views_that_do_not_exist_are_refused(changed, told):
 
 
 def test_another_sampling_beside_views_is_refused():
-  c = defaults.tokenize().to_dict()
+  c = recipes.tokenize().to_dict()
 
   def of_video():
     read = roots.read(c)
@@ -199,7 +199,7 @@ def test_another_sampling_beside_views_is_refused():
 
 
 def test_a_plan_counts_every_view():
-  c = defaults.tokenize().to_dict()
+  c = recipes.tokenize().to_dict()
   c["plan"] |= dict(hours=50.0, videos=20_000)
   clips = []
   for mode in ("", "test"):
@@ -219,7 +219,7 @@ def store(tmp_path_factory):
     little_videos.write(folder / f"{i}.mp4", 40 + i)
   (root / "in" / "a" / "empty.mp4").write_bytes(b"")
   (root / "in" / "b" / "noise.mp4").write_bytes(b"no video at all")
-  c = defaults.tokenize()
+  c = recipes.tokenize()
   c.source.root = str(root / "in")
   c.source.folder.class_folders = True
   c.clip.update(frames=4, size_px=16)

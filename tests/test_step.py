@@ -16,7 +16,7 @@ from totojax import sequence
 from totojax import sharding
 from totojax import step as step_lib
 from totojax import tree
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.models import attention
 from totojax.models import llama
 from totojax.models import platform
@@ -35,7 +35,7 @@ OPTIM = adamw.AdamWConfig(
 )  # fmt: skip
 TASK = pretrain.Pretrain(
     trunk.Trunk(
-        llama.LlamaConfig(**defaults.model("tiny").to_dict()),
+        llama.LlamaConfig(**recipes.model("tiny").to_dict()),
         SPEC,
         trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
     )
@@ -364,7 +364,7 @@ def of_split_sequences(size, chunk=0):
   spec = sequence.SequenceSpec(60, 4, 4, 64, False)
   task = pretrain.Pretrain(
       trunk.Trunk(
-          llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
+          llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
           spec,
           trunk.Compute(
               "float32", "blocked", "none", 1, chunk, platform.CPU

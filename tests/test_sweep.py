@@ -12,7 +12,7 @@ import stores
 from totojax import jobs
 from totojax import lanes
 from totojax import train
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
@@ -39,7 +39,7 @@ def data(tmp_path_factory):
 
 def base(data):
   """One tiny model, `STEPS` updates of 8 rows."""
-  c = defaults.pretrain("tiny")
+  c = recipes.pretrain("tiny")
   c.sequence.update(
       vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
   )
@@ -48,15 +48,15 @@ def base(data):
   c.compute.dtype = "float32"
   c.optim.warmup_steps = 1
   c.train.update(batch_tokens=8 * 16, total_tokens=STEPS * 8 * 16.0)
-  c.data.train = {"moving": defaults.source(data["train"], 1.0)}
+  c.data.train = {"moving": recipes.source(data["train"], 1.0)}
   c.data.validation = {"moving": data["val"]}
-  c.every = defaults.every(log=1, evaluate=STEPS, checkpoint=1)
+  c.every = recipes.every(log=1, evaluate=STEPS, checkpoint=1)
   return c
 
 
 def sweep_of(data, **changes):
-  models = defaults.sizes(8, 16, depth=1, heads=2, mlp_ratio=2.0)
-  c = defaults.sweep(base(data), models)
+  models = recipes.sizes(8, 16, depth=1, heads=2, mlp_ratio=2.0)
+  c = recipes.sweep(base(data), models)
   c.sweep.seeds = (0,)
   c.sweep.log2_lr.update(mup=(-9.0, -6.0), standard=())
   c.sweep.update(changes)

@@ -17,7 +17,7 @@ from totojax import jobs
 from totojax import sequence
 from totojax import sharding
 from totojax import tree
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.config import roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
@@ -33,8 +33,8 @@ KINDS = ["gpt2", "mamba"]
 
 
 def config(kind, **compute):
-  c = defaults.pretrain("tiny")
-  defaults.use(c, kind, "tiny")
+  c = recipes.pretrain("tiny")
+  recipes.use(c, kind, "tiny")
   c.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.compute.update(dtype="float32", **compute)
   if kind == "mamba":
@@ -311,8 +311,8 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
     ],
 )
 def test_table_6_parameters(kind, preset, by_hand):
-  c = defaults.pretrain("large")
-  defaults.use(c, kind, preset)
+  c = recipes.pretrain("large")
+  recipes.use(c, kind, preset)
   model = parts.model(roots.read(c.to_dict()))
   assert flops.parameters(model.config, 8192) == by_hand
   assert round(by_hand / 1e7) * 10 in (280, 290)
@@ -324,13 +324,13 @@ def test_table_6_parameters(kind, preset, by_hand):
 
 
 def test_table_6_flops():
-  c = defaults.pretrain("large")
-  defaults.use(c, "gpt2", "280m")
+  c = recipes.pretrain("large")
+  recipes.use(c, "gpt2", "280m")
   d, f, t = 1024, 4096, 4096
   macs = 22 * (4 * d * d + 2 * d * f + d * t) + 8192 * d
   found = flops.forward_macs_per_token(shape(c), vocab=8192, context=t)
   assert found == macs
-  defaults.use(c, "mamba", "290m")
+  recipes.use(c, "mamba", "290m")
   e, s, r = 2048, 16, 64
   matrices = 3 * d * e + 4 * e + e * (r + 2 * s) + r * e
   macs = 42 * (matrices + 4 * e * s) + 8192 * d
@@ -352,14 +352,14 @@ def data(tmp_path_factory):
 
 def run_of(kind, paths, **mesh):
   """A config of two updates."""
-  c = defaults.pretrain("tiny")
-  defaults.use(c, kind, "tiny")
+  c = recipes.pretrain("tiny")
+  recipes.use(c, kind, "tiny")
   c.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.compute.update(dtype="float32", unroll=1)
   c.optim.update(lr=1e-2, warmup_steps=1)
   c.train.update(batch_tokens=128, total_tokens=2 * 128.0)
-  c.data.train = {"moving": defaults.source(paths[0], 1.0)}
-  c.every = defaults.every(log=1, evaluate=2, checkpoint=1)
+  c.data.train = {"moving": recipes.source(paths[0], 1.0)}
+  c.every = recipes.every(log=1, evaluate=2, checkpoint=1)
   c.mesh.update(mesh)
   return c.to_dict()
 
@@ -403,7 +403,7 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)
   # And it is validated.
-  job = defaults.validate(str(workdir)).to_dict()
+  job = recipes.validate(str(workdir)).to_dict()
   assert jobs.run(job, epath.Path(tmp_path / "validate"), lambda at: False)
 
 
@@ -416,6 +416,6 @@ def test_what_does_not_fit_an_architecture_is_refused():
   with pytest.raises(ConfigError, match="segments .* Mamba has none"):
     roots.read(c | {"sequence": c["sequence"] | {"segments": True}})
   # A config from before there was a choice is a LLaMA.
-  old = defaults.pretrain("tiny").to_dict()
+  old = recipes.pretrain("tiny").to_dict()
   del old["architecture"]
   assert shape(old).kind == "llama"

@@ -11,7 +11,7 @@ import pytest
 from totojax import assembly as parts
 from totojax import sequence
 from totojax import sharding
-from totojax.config import defaults
+from totojax.config import recipes
 from totojax.evals import val_loss
 from totojax.models import llama
 from totojax.models import platform
@@ -187,7 +187,7 @@ def test_a_copy_task_by_hand(tmp_path):
 def test_on_eight_devices_it_is_the_models_log_probability():
   """`position_sums` against a log-softmax in numpy, one row at a time."""
   model = trunk.Trunk(
-      llama.LlamaConfig(**defaults.model("tiny").to_dict() | {"depth": 1}),
+      llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
       SPEC,
       trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
   )

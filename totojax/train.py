@@ -20,6 +20,7 @@ import numpy as np
 from totojax import checkpoint as checkpoint_lib
 from totojax import sharding
 from totojax import step as step_lib
+from totojax.config import schema
 from totojax.config.training import Every
 from totojax.rundir import console
 from totojax.rundir import directory

@@ -8,8 +8,8 @@ first token 8.4 nats, the first frame 6.0 to 7.0, the second 3.1 to 3.9, from
 the fifth on 2.4 to 3.3, with a spike at each row's start. Not run.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 
 def get_config():
-  return defaults.validate("table1-large")
+  return recipes.validate("table1-large")

@@ -9,19 +9,19 @@ authors' axis, tokens of VQGAN-16k; 10^9 tokens a run [gap]. The paper finds
 at this size.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536)
 
 
 def get_config():
-  c = defaults.paper("a1")
+  c = recipes.paper("a1")
   c.sequence.vocab = paper_defaults.VOCAB["vqgan-16k"]
   c.train.total_tokens = 1e9
   c.optim.warmup_steps = 100
-  models = defaults.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
-  sweep = defaults.sweep(c, models)
+  models = recipes.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
+  sweep = recipes.sweep(c, models)
   # Octaves where the optimum is expected, and two apart as on the axis.
   rates = sorted({*range(-20, 1, 2), *range(-10, -3)})
   sweep.sweep.log2_lr.mup = tuple(map(float, rates))

@@ -9,8 +9,8 @@ Rows: 128 (16 x 16 tokens) and 256 (32 x 32), of the runs of table4.py:16 and
 :32; mean and attention pooling of each. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 ROWS = {"128": 16, "256": 32}  # pixels of a side -> tokens
 
@@ -23,6 +23,6 @@ def get_config(row="128"):
       )
       for _ in range(2)
   )
-  return defaults.chain(
+  return recipes.chain(
       average=average, attention=paper_defaults.attention_probe(attention)
   )

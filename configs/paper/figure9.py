@@ -9,12 +9,12 @@ unit of the figure (`configs/audit.py`), and GPT-3's 2.57 C^-0.048. In small, on
 a laptop: configs/scaling.py. Not run at this size.
 """
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 NAMES = ("a1", "a2", "a3", "a4", "a5", "a6")
 
 
 def get_config():
-  c = defaults.scaling(*(f"{name}={name}" for name in NAMES))
+  c = recipes.scaling(*(f"{name}={name}" for name in NAMES))
   c.scaling.source = "kinetics400"
   return c

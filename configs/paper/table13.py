@@ -9,14 +9,14 @@ MAE's recipe [gap]. The paper's top-1: 82.6 and 82.2 %. Not run.
 """
 
 from totojax.config import paper as paper_defaults
-from totojax.config import supervised as supervised_defaults
+from totojax.config import recipes
 
 ROWS = {"full": (-1, 82.6), "causal": (0, 82.2)}  # prefix_tokens, top-1
 
 
 def get_config(row="full"):
   prefix_tokens, top1 = paper_defaults.chosen(ROWS, row, "table13")
-  c = supervised_defaults.finetune("")
+  c = recipes.finetune("")
   c.model.prefix_tokens = prefix_tokens
   c.paper.update(name=f"A.2, base, {row} attention", top1=top1)
   return c

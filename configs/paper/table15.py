@@ -11,8 +11,8 @@ width is not printed (64 [gap]), nor how that base starts (0.02, logits times 1
 these runs. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 # Parameters, as printed.
 ROWS = {
@@ -23,7 +23,7 @@ ROWS = {
 
 def get_config(row="a1"):
   paper_defaults.chosen(ROWS, row, "table15")
-  c = defaults.paper(row)
+  c = recipes.paper(row)
   c.sequence.vocab = paper_defaults.VOCAB["vqgan-16k"]
   c.mup.on = True
   c.optim.lr = 2.0**-7

@@ -7,14 +7,14 @@ shows Table 2's numbers beside ours. The paper counts tokens at every frame, a
 store holds every 4th. Not run on these data sets.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 STORES = ("imagenet", "kinetics600", "ego4d", "howto100m")
 
 
 def get_config():
-  c = defaults.tokens_report()
+  c = recipes.tokens_report()
   c.tokens_report.stores = {
       name: f"{paper_defaults.ROOT}/{name}" for name in STORES
   }

@@ -10,8 +10,8 @@ ImageNet's own files. The paper's top-1: 61.3, 61.1, 61.2, 53.2, 60.6 and
 58.5 %. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 # Tokenizer, tokens per side, the paper's top-1; patches have no tokenizer.
 ROWS = {
@@ -34,7 +34,7 @@ def get_config(row="dvae16"):
       tokenizer=tokenizer, grid=grid,
   )  # fmt: skip
   probe.layers = (paper_defaults.NINTH,)
-  return defaults.chain(
+  return recipes.chain(
       pretrain=paper_defaults.ablation(tokenizer, grid), probe=probe
   )
 
@@ -45,9 +45,9 @@ def of_patches(tokenizer, *, name, top1):
   c.patches.update(inputs=True, targets=not tokenizer)
   if tokenizer:
     c.data.encode_with = f"{paper_defaults.ROOT}/dvae.safetensors"
-  c.data.train = {"imagenet": defaults.source(f"{PIXELS}/train", 1.0)}
+  c.data.train = {"imagenet": recipes.source(f"{PIXELS}/train", 1.0)}
   c.data.validation = {"imagenet": f"{PIXELS}/val"}
-  features = defaults.features("{workdir}/pretrain")
+  features = recipes.features("{workdir}/pretrain")
   features.features.layers = (paper_defaults.NINTH,)
   features.source.update(
       name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image"
@@ -61,4 +61,4 @@ def of_patches(tokenizer, *, name, top1):
           validation="{workdir}/features/val",
       )
   }
-  return defaults.chain(pretrain=c, features=features, probe=probe)
+  return recipes.chain(pretrain=c, features=features, probe=probe)

@@ -11,8 +11,8 @@ The paper's top-1: 53.2, 61.2, 63.2 and 64.4 %; its compute, 1.42e17, 5.68e17
 and 2.13e17, counts one token of each image: `configs/audit.py`. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 # Tokens per side, base of RoPE, the paper's top-1.
 ROWS = {
@@ -34,7 +34,7 @@ def get_config(row="16to32_rope"):
         SECOND_EPOCHS * paper_defaults.IMAGES * grid**2
     )
     c.optim.lr = 3e-5  # [gap] a tenth of the first stage's
-  return defaults.chain(
+  return recipes.chain(
       pretrain=c,
       probe=paper_defaults.linear_probe(
           "{workdir}/pretrain", name=f"Table 4, dVAE/{row}", top1=top1,

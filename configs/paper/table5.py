@@ -8,8 +8,8 @@ every layer. A finished run of table3.py:dvae16 may take the place of the first
 stage: copy its folder. The paper's top-1: 53.2 % and 61.1 %. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 TOP1 = {"average": 53.2, "attention": 61.1}
 
@@ -22,4 +22,4 @@ def get_config():
       for pool, top1 in TOP1.items()
   }
   paper_defaults.attention_probe(probes["attention"])
-  return defaults.chain(pretrain=paper_defaults.ablation(), **probes)
+  return recipes.chain(pretrain=paper_defaults.ablation(), **probes)

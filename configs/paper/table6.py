@@ -8,8 +8,8 @@ Rows: gpt2 (280m), mamba (290m), llama (280m); 400 epochs of ImageNet-1k with
 counts (22 and 42). The paper's top-1: 48.5, 40.7 and 53.2 %. Not run.
 """
 
-from totojax.config import defaults
 from totojax.config import paper as paper_defaults
+from totojax.config import recipes
 
 # Architecture, preset, the paper's top-1.
 ROWS = {
@@ -22,8 +22,8 @@ ROWS = {
 def get_config(row="llama"):
   architecture, preset, top1 = paper_defaults.chosen(ROWS, row, "table6")
   c = paper_defaults.ablation()
-  defaults.use(c, architecture, preset)
-  return defaults.chain(
+  recipes.use(c, architecture, preset)
+  return recipes.chain(
       pretrain=c,
       probe=paper_defaults.linear_probe(
           "{workdir}/pretrain", name=f"Table 6, {row}", top1=top1

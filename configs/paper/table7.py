@@ -9,13 +9,13 @@ top-1: 64.7, 71.1 and 75.3 %. Not run.
 """
 
 from totojax.config import paper as paper_defaults
-from totojax.config import supervised as supervised_defaults
+from totojax.config import recipes
 
 ROWS = {"base": 64.7, "large": 71.1, "1b": 75.3}
 
 
 def get_config(row="large"):
   top1 = paper_defaults.chosen(ROWS, row, "table7")
-  c = supervised_defaults.joint("")
+  c = recipes.joint("")
   c.paper.update(name=f"Table 7, {row}", top1=top1)
   return c

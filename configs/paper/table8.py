@@ -9,14 +9,14 @@ run.
 """
 
 from totojax.config import paper as paper_defaults
-from totojax.config import supervised as supervised_defaults
+from totojax.config import recipes
 
 ROWS = {"base": 59.3, "large": 65.3, "1b": 74.4}
 
 
 def get_config(row="large"):
   top1 = paper_defaults.chosen(ROWS, row, "table8")
-  c = supervised_defaults.joint_of_clips(
+  c = recipes.joint_of_clips(
       "", f"{paper_defaults.ROOT}/k400-dvae-16"
   )
   c.paper.update(name=f"Table 8, {row}", top1=top1)

@@ -182,7 +182,7 @@ def model_kind(values: Mapping[str, Any]) -> type:
     *others, last = map(repr, MODELS)
     raise ConfigError(
         f"config key architecture is {name!r}; use {', '.join(others)} or"
-        f" {last}, with the keys of `defaults.use` in section model, or a file"
+        f" {last}, with the keys of `recipes.use` in section model, or a file"
         " of yours (docs/contributing.md)"
     )
   return MODELS[name]

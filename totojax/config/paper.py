@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from totojax.config import defaults
+from totojax.config import recipes
 
 Row = TypeVar("Row")
 
@@ -46,14 +46,14 @@ def ablation(tokenizer: str = "dvae", grid: int = 16) -> ConfigDict:
 
   One image is one sequence [gap], and a batch is 2^20 tokens (section 3.2).
   """
-  c = defaults.pretrain("large")
+  c = recipes.pretrain("large")
   tokens = grid**2
   c.sequence.update(
       vocab=VOCAB[tokenizer], grid=grid, frames=1, context=tokens
   )
   c.train.total_tokens = float(EPOCHS * IMAGES * tokens)
   c.data.train = {
-      "imagenet": defaults.source(store(tokenizer, grid, "train"), 1.0)
+      "imagenet": recipes.source(store(tokenizer, grid, "train"), 1.0)
   }
   c.data.validation = {"imagenet": store(tokenizer, grid, "val")}
   return c
@@ -76,7 +76,7 @@ def linear_probe(
     tokenizer: of the model.
     grid: tokens per side.
   """
-  c = defaults.probe(
+  c = recipes.probe(
       model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val")
   )
   c.backbones = ("trained",)
@@ -95,7 +95,7 @@ def kinetics_probe(
     model_run: str, *, name: str, top1: float
 ) -> ConfigDict:
   """Cross-attention and an MLP on every layer (Table 16), 10 x 3 views."""
-  c = defaults.probe(
+  c = recipes.probe(
       model_run, f"{ROOT}/k400-dvae-16/train", f"{ROOT}/k400-dvae-16/val"
   )
   c.backbones = ("trained",)

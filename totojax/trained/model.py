@@ -23,7 +23,7 @@ from totojax.models import trunk
 from totojax.tokenizers import api
 from totojax.trained import backbone
 
-_RESAMPLE = "bicubic"  # as clips are made for training (`defaults.clip`)
+_RESAMPLE = "bicubic"  # as clips are made for training (`config.pixels`)
 
 
 class Pretrained:
