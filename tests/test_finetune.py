@@ -26,7 +26,6 @@ from totojax.tasks import mix
 from totojax.tasks import pretrain
 
 CLASSES, SIDE = 5, 8
-compile_once = test_configs.compile_once  # a stopped run compiles nothing anew
 
 
 def config(**changes):

@@ -34,7 +34,6 @@ from totojax.tasks import joint
 from totojax.tasks import pretrain
 from totojax.tokenizers import weights
 
-compile_once = test_configs.compile_once
 LAYERS, CLASSES = (1, 3), 3
 
 

@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import runs
@@ -70,8 +71,40 @@ def test_what_is_told_of_the_project(told):
 
 def test_no_newer_version_is_shut_out(told):
   """An upper bound needs a version that was seen to fail; there is none."""
-  for requirement in told["install_requires"]:
+  extras = told["extras_require"].values()
+  for requirement in [*told["install_requires"], *sum(extras, [])]:
     assert not re.search("<|==|~=", requirement), requirement
+
+
+def test_tests_need_no_torch_and_ci_installs_what_they_can_use(told):
+  extras = told["extras_require"]
+  assert not {"torch", "transformers"} & set(_names(extras["test"]))
+  assert {"torch", "transformers"} <= set(_names(extras["parity"]))
+  script = (runs.ROOT / ".ci" / "run").read_text(encoding="utf-8")
+  installed = re.findall(r"-e '\.\[([\w,]+)\]'", script)
+  assert {"test", "parity", "beam", "lint", "tpu"} <= {
+      name for extra in installed for name in extra.split(",")
+  }
+
+
+def _names(requirements):
+  return [re.match(r"[\w-]+", each)[0] for each in requirements]
+
+
+def test_ci_runs_what_the_readme_says_and_what_it_leaves_out():
+  readme, script = (
+      (runs.ROOT / name).read_text(encoding="utf-8")
+      for name in ("README.md", ".ci/run")
+  )
+  (block,) = re.findall(r"^```bash\n([^`]*pytest[^`]*)^```$", readme, re.M)
+  *_, install, test = block.replace("\\\n", "").split("&&")
+  lines = script.replace(" --quiet", "").splitlines()
+  assert install.strip() in lines
+  (plain, slow) = [line for line in lines if line.startswith(test.strip())]
+  assert "-m" not in plain.split("pytest")[1]
+  assert slow.endswith(" -m slow")
+  settings = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())
+  assert '-m "not slow"' in settings["tool"]["pytest"]["ini_options"]["addopts"]
 
 
 def test_setup_reads_utf8_everywhere(tmp_path):

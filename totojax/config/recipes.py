@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels
 from totojax.config import model as models
 from totojax.config import roots
 from totojax.config import schema
@@ -363,7 +362,7 @@ def joint(model_run: str) -> ConfigDict:
   Args:
     model_run: run directory of `run = "pretrain"`.
   """
-  return schema.to_config(labels.Joint(model_run=model_run))
+  return roots.config("joint", model_run=model_run)
 
 
 def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
@@ -390,4 +389,4 @@ def finetune(model_run: str) -> ConfigDict:
   Args:
     model_run: run directory of `run = "pretrain"`.
   """
-  return schema.to_config(labels.Finetune(model_run=model_run))
+  return roots.config("finetune", model_run=model_run)

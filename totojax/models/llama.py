@@ -48,6 +48,20 @@ class LlamaConfig(model_config.Llama, architecture.Transformer):
     return 2 * self.width
 
 
+def required(config: architecture.Architecture) -> LlamaConfig:
+  """The same, where nothing else will do.
+
+  Raises:
+    ValueError: it is another architecture.
+  """
+  if not isinstance(config, LlamaConfig):
+    raise ValueError(
+        f"the architecture is {config.kind!r}; what is compared is a LLaMA:"
+        ' use architecture = "llama"'
+    )
+  return config
+
+
 class Attention(layers.Part):
   """Multi-head causal self-attention with rotary positions.
 

@@ -41,9 +41,8 @@ def measure_decode_tokens(
       )
   )["params"]
   dtype = model.compute.dtype
-  assert isinstance(model.config, llama.LlamaConfig)
   theirs = peers.llama_generate(
-      model.config, params, vocab=spec.padded_vocab, dtype=dtype,
+      llama.required(model.config), params, vocab=spec.padded_vocab, dtype=dtype,
       first=sequence.SPECIALS, last=sequence.SPECIALS + spec.vocab,
   )  # fmt: skip
   weights = jax.jit(lambda params: decode.load(model, params))(params)

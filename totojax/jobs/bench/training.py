@@ -141,8 +141,7 @@ def _case(
     ceiling: hardware.Ceiling | None,
 ) -> measure.Row:
   trainer = Trainer(config)
-  shape, spec = trainer.shape, trainer.spec
-  assert isinstance(shape, llama.LlamaConfig)
+  shape, spec = llama.required(trainer.shape), trainer.spec
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
       shape,
