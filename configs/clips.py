@@ -26,11 +26,11 @@ def get_config():
   clips.decoding.root = data.get_ref("root")
 
   c = recipes.videos_to_report(
-      clips,
-      name="clips",
-      grid=8,  # 64 pixels, factor 8
-      batch=4,
-      steps=150,
+    clips,
+    name="clips",
+    grid=8,  # 64 pixels, factor 8
+    batch=4,
+    steps=150,
   )
   c.stages.pretrain.optim.lr = 2e-3
   c.stages.pretrain.every = recipes.every(log=5, evaluate=50, checkpoint=25)
@@ -38,7 +38,7 @@ def get_config():
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {
-      "clips": recipes.source("{workdir}/clips/train", 1.0)
+    "clips": recipes.source("{workdir}/clips/train", 1.0)
   }
   c.stages.tokenizer.data.validation = {"clips": "{workdir}/clips/val"}
   c.data = data

@@ -18,11 +18,11 @@ from totojax.config import recipes
 
 def get_config():
   c = recipes.videos_to_report(
-      recipes.render(train=2000, val=256),
-      name="rendered",
-      grid=4,  # 32 pixels, factor 8
-      batch=16,
-      steps=200,
+    recipes.render(train=2000, val=256),
+    name="rendered",
+    grid=4,  # 32 pixels, factor 8
+    batch=16,
+    steps=200,
   )
   pretrain = c.stages.pretrain
   pretrain.optim.lr = 4e-3
@@ -30,7 +30,7 @@ def get_config():
 
   # Few clips and few updates: all sources in a share of the five minutes.
   probe = recipes.small_probe(
-      "{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips"
+    "{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips"
   )
   probe.data.train_records = 256
   probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
@@ -41,7 +41,7 @@ def get_config():
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(c.stages.tokenizer, steps=600)
   c.stages.tokenizer.data.train = {
-      "rendered": recipes.source("{workdir}/clips/train", 1.0)
+    "rendered": recipes.source("{workdir}/clips/train", 1.0)
   }
   c.stages.tokenizer.data.validation = {"rendered": "{workdir}/clips/val"}
   return c

@@ -23,11 +23,11 @@ def get_config():
   pretrain.mup = recipes.tuned_mup(base_width=32)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
   pretrain.train.update(
-      batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)
+    batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)
   )
   pretrain.optim.warmup_steps = STEPS // 10
   pretrain.data.train = {
-      "rendered": recipes.source("{workdir}/shards/train", 1.0)
+    "rendered": recipes.source("{workdir}/shards/train", 1.0)
   }
   pretrain.data.validation = {"rendered": "{workdir}/shards/val"}
   pretrain.validation.rows = 128
@@ -39,7 +39,7 @@ def get_config():
   sweep.sweep.log2_lr.mup = (-8.0, -7.0, -6.0, -5.0, -4.0, -3.0)
   sweep.sweep.log2_lr.standard = (-10.0, -9.0, -8.0, -7.0, -6.0, -5.0, -4.0)
   return recipes.chain(
-      clips=recipes.render(train=1200, val=128),
-      shards=recipes.shards("{workdir}/clips", "shipped"),
-      sweep=sweep,
+    clips=recipes.render(train=1200, val=128),
+    shards=recipes.shards("{workdir}/clips", "shipped"),
+    sweep=sweep,
   )

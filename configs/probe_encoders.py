@@ -27,15 +27,15 @@ def get_config(encoders: str = ""):
   for part in filter(None, encoders.split(",")):
     name, equals, path = part.rpartition("=")
     c.encoders[name if equals else path.strip("/").rpartition("/")[2]] = dict(
-        train=f"{path}/train", validation=f"{path}/val"
+      train=f"{path}/train", validation=f"{path}/val"
     )
   c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
-      name="adamw",
-      lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-      weight_decays=(0.0, 0.1),
-      lr_rows=0,
-      warmup_epochs=1.0,
+    name="adamw",
+    lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
+    weight_decays=(0.0, 0.1),
+    lr_rows=0,
+    warmup_epochs=1.0,
   )
   c.every = recipes.every(log=100, evaluate=1000, checkpoint=1000)
   return c

@@ -25,11 +25,11 @@ FRAMES, GRID, BATCH, STEPS = 8, 4, 32, 1000
 
 def get_config():
   c = recipes.videos_to_report(
-      _clips("motion", train=6000, val=1000, seed=0),
-      name="rendered",
-      grid=GRID,
-      batch=BATCH,
-      steps=STEPS,
+    _clips("motion", train=6000, val=1000, seed=0),
+    name="rendered",
+    grid=GRID,
+    batch=BATCH,
+    steps=STEPS,
   )
   first = {name: c.stages[name] for name in c.order}
   report = first.pop("report")
@@ -38,15 +38,15 @@ def get_config():
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(first["tokenizer"], steps=600)
   first["tokenizer"].data.train = {
-      "rendered": recipes.source("{workdir}/clips/train", 1.0)
+    "rendered": recipes.source("{workdir}/clips/train", 1.0)
   }
   first["tokenizer"].data.validation = {"rendered": "{workdir}/clips/val"}
 
   more = {
-      "shape_clips": _clips("shape", train=LABELLED["shape"], val=2000, seed=1),
-      "shape_shards": recipes.shards(
-          "{workdir}/shape_clips", "{workdir}/tokenizer/tokenizer.safetensors"
-      ),
+    "shape_clips": _clips("shape", train=LABELLED["shape"], val=2000, seed=1),
+    "shape_shards": recipes.shards(
+      "{workdir}/shape_clips", "{workdir}/tokenizer/tokenizer.safetensors"
+    ),
   }
   runs = {question: [] for question in STAGES}
   for seed in SEEDS:
@@ -59,7 +59,7 @@ def get_config():
       more[name] = _probe(model, question, seed)
       runs[question].append("{workdir}/" + name)
   return recipes.chain(
-      **first, **more, seeds=recipes.probe_seeds(**runs), report=report
+    **first, **more, seeds=recipes.probe_seeds(**runs), report=report
   )
 
 
@@ -68,13 +68,13 @@ def _clips(label, *, train, val, seed):
   c.seed = seed
   c.amount.label = label
   c.scene.update(
-      frames=FRAMES,
-      objects=1,
-      occluder_frac=0.0,
-      pan_frac=0.0,
-      motions=("right", "left", "up", "down"),
-      backgrounds=("plain",),
-      speed=(0.10, 0.15),  # half a token's width in each frame
+    frames=FRAMES,
+    objects=1,
+    occluder_frac=0.0,
+    pan_frac=0.0,
+    motions=("right", "left", "up", "down"),
+    backgrounds=("plain",),
+    speed=(0.10, 0.15),  # half a token's width in each frame
   )
   return c
 
@@ -83,7 +83,7 @@ def _pretraining(c):
   tokens = FRAMES * GRID**2
   c.sequence.update(frames=FRAMES, context=tokens)
   c.train.update(
-      batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens)
+    batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens)
   )
   c.model.update(depth=4, heads=4)
   c.optim.lr = 3e-3
@@ -92,9 +92,7 @@ def _pretraining(c):
 
 def _probe(model, question, seed):
   stem = "{workdir}/" + STAGES[question]
-  c = recipes.small_probe(
-      "{workdir}/" + model, f"{stem}shards", f"{stem}clips"
-  )
+  c = recipes.small_probe("{workdir}/" + model, f"{stem}shards", f"{stem}clips")
   c.seed = seed
   c.data.train_records = LABELLED[question]
   c.train.epochs = 100.0

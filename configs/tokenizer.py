@@ -17,9 +17,9 @@ from totojax.config import recipes
 STEPS = 3000
 COMMAND = "python -m totojax.main --config=configs/tokenizer.py"
 DATA = (
-    "rendered clips (configs/tokenizer.py, stage clips) and squares of the"
-    " photographs astronaut, chelsea, coffee and hubble_deep_field of"
-    " scikit-image (public domain or CC0)"
+  "rendered clips (configs/tokenizer.py, stage clips) and squares of the"
+  " photographs astronaut, chelsea, coffee and hubble_deep_field of"
+  " scikit-image (public domain or CC0)"
 )
 
 
@@ -33,12 +33,12 @@ def get_config():
   tokenizer = recipes.tokenizer()
   recipes.small_dvae(tokenizer, steps=STEPS)
   tokenizer.data.train = {
-      "rendered": recipes.source("{workdir}/clips/train", 0.8),
-      "photos": recipes.source("{workdir}/photos/train", 0.2),
+    "rendered": recipes.source("{workdir}/clips/train", 0.8),
+    "photos": recipes.source("{workdir}/photos/train", 0.2),
   }
   tokenizer.data.validation = {
-      "rendered": "{workdir}/clips/val",
-      "photos": "{workdir}/photos/val",
+    "rendered": "{workdir}/clips/val",
+    "photos": "{workdir}/photos/val",
   }
   tokenizer.card.update(command=COMMAND, data=DATA)
   return recipes.chain(clips=clips, photos=photos, tokenizer=tokenizer)

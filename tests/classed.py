@@ -65,12 +65,22 @@ def _backbone(root):
   paths = {}
   for name, records, seed in (("lm", 32, 0), ("lmv", 8, 1)):
     manifest = manifests.new(
-        kind="video",
-        fields=(manifests.token_field(frames=4, grid=2),),
-        tokenizer=shipped.fingerprint, vocab=shipped.vocab, grid=2, frames=4,
-        size_px=16, stride_frames=4, fps=30.0, crops=1, labels=False, ids=True,
-        classes=(), records_per_shard=64, info={},
-    )  # fmt: skip
+      kind="video",
+      fields=(manifests.token_field(frames=4, grid=2),),
+      tokenizer=shipped.fingerprint,
+      vocab=shipped.vocab,
+      grid=2,
+      frames=4,
+      size_px=16,
+      stride_frames=4,
+      fps=30.0,
+      crops=1,
+      labels=False,
+      ids=True,
+      classes=(),
+      records_per_shard=64,
+      info={},
+    )
     writer = shards.Writer(root / name, manifest)
     codes = stores.codes(records, seed).reshape(records, -1)
     ids = [f"{name}/{i}" for i in range(records)]
@@ -111,9 +121,16 @@ def small(c, images, **sections):
   """A config of `supervised_defaults` on a class folder, for seconds."""
   c.compute.dtype = "float32"
   c.data.update(
-      source="folder", root=images, train="", validation="", val_frac=0.25,
-      encode_with="shipped", grid=4, classes=0, expected=0,
-  )  # fmt: skip
+    source="folder",
+    root=images,
+    train="",
+    validation="",
+    val_frac=0.25,
+    encode_with="shipped",
+    grid=4,
+    classes=0,
+    expected=0,
+  )
   c.data.reading.update(workers=0, prefetch=2)
   c.train.update(epochs=4.0, batch_rows=16, score_rows=32)
   c.optim.update(warmup_epochs=1.0, end_lr_frac=0.01)

@@ -1,6 +1,6 @@
 """The tree of docs/tour.md: a line a file, the first that it says of itself.
 
-  python tests/code_tree.py --write
+python tests/code_tree.py --write
 """
 
 import ast
@@ -41,8 +41,8 @@ def shown(path: pathlib.Path) -> bool:
   if path.is_dir():
     return any(map(shown, path.iterdir()))
   return (
-      path.suffix in (".py", ".md", ".sh", ".ipynb")
-      and path.name != "__init__.py"
+    path.suffix in (".py", ".md", ".sh", ".ipynb")
+    and path.name != "__init__.py"
   )
 
 

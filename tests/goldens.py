@@ -28,32 +28,33 @@ BATCH, STEPS = 10, 24
 # name: kind, records, frames of a record, share. In 24 batches of 10 rows the
 # images pass 18 times, the videos 12 and 14 times.
 MIXTURE = {
-    "short": ("video", 7, 4, 0.35),
-    "images": ("image", 13, 1, 0.25),
-    "long": ("video", 7, 9, 0.4),
+  "short": ("video", 7, 4, 0.35),
+  "images": ("image", 13, 1, 0.25),
+  "long": ("video", 7, 9, 0.4),
 }
 # Runs of golden_mixture.py: its argument, and what the command line changes.
 UPDATES = {
-    "llama": ("", ()),
-    "gpt2": (":gpt2", ()),
-    "mamba": (":mamba", ()),
-    "mup": ("", ("--config.mup.on=true", "--config.mup.base_width=16")),
-    "patches": (
-        "",
-        (
-            "--config.patches.inputs=true", "--config.patches.targets=true",
-            f"--config.patches.side_px={PIXELS}",
-        ),
+  "llama": ("", ()),
+  "gpt2": (":gpt2", ()),
+  "mamba": (":mamba", ()),
+  "mup": ("", ("--config.mup.on=true", "--config.mup.base_width=16")),
+  "patches": (
+    "",
+    (
+      "--config.patches.inputs=true",
+      "--config.patches.targets=true",
+      f"--config.patches.side_px={PIXELS}",
     ),
-}  # fmt: skip
+  ),
+}
 
 # What follows the colon of a config that has no table of rows.
 ARGUMENTS = {
-    "configs/bench.py": ("gpu",),
-    "configs/probe_encoders.py": ("FOLDER/one,two=FOLDER/2",),
-    "configs/scaling.py": ("runs",),
-    "configs/smoke.py": ("gpt2", "mamba"),
-    "configs/tokens_report.py": ("one=FOLDER/1,FOLDER/two",),
+  "configs/bench.py": ("gpu",),
+  "configs/probe_encoders.py": ("FOLDER/one,two=FOLDER/2",),
+  "configs/scaling.py": ("runs",),
+  "configs/smoke.py": ("gpt2", "mamba"),
+  "configs/tokens_report.py": ("one=FOLDER/1,FOLDER/two",),
 }
 
 
@@ -68,15 +69,21 @@ def store(path, name: str, *, field: str, records: int | None = None) -> str:
     shape = (count, frames, side, side, 3)
     arrays = rng.integers(0, 256, shape, np.uint8)
   return surfaces.write(
-      path, field=field, kind=kind, frames=frames, arrays=arrays,
-      size_px=side, vocab=VOCAB, grid=GRID,
-  )  # fmt: skip
+    path,
+    field=field,
+    kind=kind,
+    frames=frames,
+    arrays=arrays,
+    size_px=side,
+    vocab=VOCAB,
+    grid=GRID,
+  )
 
 
 def mixture(folder: pathlib.Path, field: str) -> dict[str, str]:
   """Name -> path of the sources of `MIXTURE`, in its order."""
   return {
-      name: store(folder / field / name, name, field=field) for name in MIXTURE
+    name: store(folder / field / name, name, field=field) for name in MIXTURE
   }
 
 
@@ -88,13 +95,22 @@ def order(
 
   def batch(step):
     parts = [
-        surfaces.host_batch(
-            paths, {name: share for name, (*_, share) in MIXTURE.items()},
-            step, field=field, seed=seed, batch=BATCH, host=host, hosts=hosts,
-            vocab=VOCAB, grid=GRID, frames=FRAMES, factor=PIXELS,
-        )
-        for host in range(hosts)
-    ]  # fmt: skip
+      surfaces.host_batch(
+        paths,
+        {name: share for name, (*_, share) in MIXTURE.items()},
+        step,
+        field=field,
+        seed=seed,
+        batch=BATCH,
+        host=host,
+        hosts=hosts,
+        vocab=VOCAB,
+        grid=GRID,
+        frames=FRAMES,
+        factor=PIXELS,
+      )
+      for host in range(hosts)
+    ]
     return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
   return [digest(batch(step)) for step in range(steps)]
@@ -121,27 +137,27 @@ def update(folder: pathlib.Path, name: str, *more: str) -> dict[str, Any]:
   argument, words = UPDATES[name]
   field = "frames" if name == "patches" else "codes"
   paths = {
-      "data.train.videos.path": ("long", 23),
-      "data.train.images.path": ("images", 37),
-      "data.validation.moving": ("short", 5),
+    "data.train.videos.path": ("long", 23),
+    "data.train.images.path": ("images", 37),
+    "data.validation.moving": ("short", 5),
   }
   data = [
-      f"--config.{key}={store(folder / key, kind, field=field, records=count)}"
-      for key, (kind, count) in paths.items()
+    f"--config.{key}={store(folder / key, kind, field=field, records=count)}"
+    for key, (kind, count) in paths.items()
   ]
   workdir = folder / "run"
   surfaces.do(
-      f"tests/golden_mixture.py{argument}", workdir, *data, *words, *more
+    f"tests/golden_mixture.py{argument}", workdir, *data, *words, *more
   )
   saved = runs.checkpoint(workdir, 3)
   return {
-      "metrics": runs.metrics(workdir),
-      "arrays": {k: f"{v.dtype}{list(v.shape)}" for k, v in saved.items()},
-      "params": {
-          k: [float(v.mean()), float(v.std()), *map(float, v.flat[:3])]
-          for k, v in saved.items()
-          if k.startswith("['params']")
-      },
+    "metrics": runs.metrics(workdir),
+    "arrays": {k: f"{v.dtype}{list(v.shape)}" for k, v in saved.items()},
+    "params": {
+      k: [float(v.mean()), float(v.std()), *map(float, v.flat[:3])]
+      for k, v in saved.items()
+      if k.startswith("['params']")
+    },
   }
 
 
@@ -201,14 +217,15 @@ def packed(configs: dict[str, dict[str, str]]) -> dict[str, Any]:
     for prefix, section in _sections(keys).items():
       first = whole.setdefault(json.loads(section["run"]), section)
       lines = [
-          f"{k} = {v}" for k, v in section.items()
-          if k == "run" or first.get(k) != v
-      ]  # fmt: skip
+        f"{k} = {v}"
+        for k, v in section.items()
+        if k == "run" or first.get(k) != v
+      ]
       lines += [f"-{k}" for k in first if k not in section]
       others[name][prefix] = lines
   lines = {
-      run: [f"{k} = {v}" for k, v in section.items()]
-      for run, section in whole.items()
+    run: [f"{k} = {v}" for k, v in section.items()]
+    for run, section in whole.items()
   }
   return {"whole": lines, "others": others}
 
@@ -244,8 +261,8 @@ def make(name: str) -> Any:
     match name:
       case "order":
         return {
-            field: order(mixture(folder, field), field=field)
-            for field in ("codes", "frames")
+          field: order(mixture(folder, field), field=field)
+          for field in ("codes", "frames")
         }
       case "updates":
         return {kind: update(folder / kind, kind) for kind in UPDATES}

@@ -51,7 +51,5 @@ def write(
 def numbers(clips_KTRR3):
   """Frame numbers, read off the first columns of each frame."""
   halves = np.split(clips_KTRR3[..., :4, 1].astype(float), 2, axis=2)
-  tens, units = (
-      np.rint((half.mean(axis=(2, 3)) - 40) / 20) for half in halves
-  )
+  tens, units = (np.rint((half.mean(axis=(2, 3)) - 40) / 20) for half in halves)
   return (10 * tens + units).astype(int)

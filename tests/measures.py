@@ -22,15 +22,24 @@ PACKAGE = ROOT / "totojax"
 # What main and the config of a run name by strings: the job and its keys, the
 # architecture.
 BY_NAME = (
-    "totojax.main", "totojax.jobs.pretrain", "totojax.config.pretrain",
-    "totojax.config.recipes", "totojax.models.llama", "totojax.rundir.hosts",
-)  # fmt: skip
+  "totojax.main",
+  "totojax.jobs.pretrain",
+  "totojax.config.pretrain",
+  "totojax.config.recipes",
+  "totojax.models.llama",
+  "totojax.rundir.hosts",
+)
 READING_PATH = (
-    "configs/1b.py", "totojax/main.py", "totojax/jobs/pretrain.py",
-    "totojax/data/stream/mixture.py", "totojax/tasks/pretrain.py",
-    "totojax/models/trunk.py", "totojax/models/llama.py", "totojax/step.py",
-    "totojax/train.py",
-)  # fmt: skip
+  "configs/1b.py",
+  "totojax/main.py",
+  "totojax/jobs/pretrain.py",
+  "totojax/data/stream/mixture.py",
+  "totojax/tasks/pretrain.py",
+  "totojax/models/trunk.py",
+  "totojax/models/llama.py",
+  "totojax/step.py",
+  "totojax/train.py",
+)
 RUN_LINES = 6
 
 
@@ -83,8 +92,8 @@ def graph(package: pathlib.Path, *, late: bool = False) -> dict[str, set[str]]:
     return name
 
   return {
-      name: {module_of(n) for n in imported(path, late=late)} - {"", name}
-      for name, path in files.items()
+    name: {module_of(n) for n in imported(path, late=late)} - {"", name}
+    for name, path in files.items()
   }
 
 
@@ -118,9 +127,9 @@ def cycles(package: pathlib.Path) -> list[list[str]]:
 
   reach = {name: reached(name) for name in edges}
   groups = {
-      tuple(sorted(n for n in reach[name] if name in reach[n]))
-      for name in edges
-      if name in reach[name]
+    tuple(sorted(n for n in reach[name] if name in reach[n]))
+    for name in edges
+    if name in reach[name]
   }
   return sorted(map(list, groups))
 
@@ -139,7 +148,7 @@ def two_way(package: pathlib.Path) -> list[tuple[str, str]]:
 
 
 def identical_runs(
-    package: pathlib.Path, size: int = RUN_LINES
+  package: pathlib.Path, size: int = RUN_LINES
 ) -> list[tuple[str, str]]:
   """Pairs of places that share at least `size` lines, each at its longest.
 
@@ -156,17 +165,17 @@ def identical_runs(
     for i in range(len(rows) - size + 1):
       places[tuple(row for _, row in rows[i : i + size])].append((name, i))
   pairs = {
-      (first, second)
-      for same in places.values()
-      for k, first in enumerate(same)
-      for second in same[k + 1 :]
-      # Places that overlap are one place that repeats itself.
-      if first[0] != second[0] or second[1] - first[1] >= size
+    (first, second)
+    for same in places.values()
+    for k, first in enumerate(same)
+    for second in same[k + 1 :]
+    # Places that overlap are one place that repeats itself.
+    if first[0] != second[0] or second[1] - first[1] >= size
   }
   return sorted(
-      (f"{a}:{texts[a][i][0]}", f"{b}:{texts[b][j][0]}")
-      for (a, i), (b, j) in pairs
-      if ((a, i - 1), (b, j - 1)) not in pairs  # or it is the middle of a run
+    (f"{a}:{texts[a][i][0]}", f"{b}:{texts[b][j][0]}")
+    for (a, i), (b, j) in pairs
+    if ((a, i - 1), (b, j - 1)) not in pairs  # or it is the middle of a run
   )
 
 
@@ -199,11 +208,13 @@ def loaded() -> list[str]:
     train = stores.write(root / "train", records=16, seed=0, prefix="t")
     val = stores.write(root / "val", records=8, seed=1, prefix="v")
     words = (
-        "--config=configs/smoke.py", f"--workdir={folder}/run",
-        f"--config.data.train.moving.path={train}",
-        f"--config.data.validation.moving={val}",
-        "--config.train.total_tokens=128.0", "--config.optim.warmup_steps=0",
-    )  # fmt: skip
+      "--config=configs/smoke.py",
+      f"--workdir={folder}/run",
+      f"--config.data.train.moving.path={train}",
+      f"--config.data.validation.moving={val}",
+      "--config.train.total_tokens=128.0",
+      "--config.optim.warmup_steps=0",
+    )
     _finish(["-c", _SPY, *words], LOADED=str(root / "loaded.json"))
     return json.loads((root / "loaded.json").read_text())
 
@@ -211,9 +222,12 @@ def loaded() -> list[str]:
 def _finish(words: list[str], **variables: str) -> None:
   variables |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
   subprocess.run(
-      [sys.executable, *words], cwd=ROOT, env=os.environ | variables,
-      check=True, capture_output=True,
-  )  # fmt: skip
+    [sys.executable, *words],
+    cwd=ROOT,
+    env=os.environ | variables,
+    check=True,
+    capture_output=True,
+  )
 
 
 def cpu_seconds(words: list[str]) -> float:

@@ -29,24 +29,39 @@ def codes(labels, seed, *, per_class=stores.VOCAB // 3):
 
 
 def write(
-    path, labels, *, prefix, seed, classes=CLASSES, ids=None, names=None,
-    **changed,
+  path,
+  labels,
+  *,
+  prefix,
+  seed,
+  classes=CLASSES,
+  ids=None,
+  names=None,
+  **changed,
 ):
   """A complete labelled store; returns its path."""
   labels = np.asarray(labels)
   head = dict(
-      kind="video",
-      fields=(manifests.token_field(frames=stores.FRAMES, grid=stores.GRID),),
-      tokenizer="0123456789abcdef", vocab=stores.VOCAB, grid=stores.GRID,
-      frames=stores.FRAMES, size_px=16, stride_frames=4, fps=30.0, crops=1,
-      labels=True, ids=True, classes=classes, records_per_shard=64, info={},
-  )  # fmt: skip
+    kind="video",
+    fields=(manifests.token_field(frames=stores.FRAMES, grid=stores.GRID),),
+    tokenizer="0123456789abcdef",
+    vocab=stores.VOCAB,
+    grid=stores.GRID,
+    frames=stores.FRAMES,
+    size_px=16,
+    stride_frames=4,
+    fps=30.0,
+    crops=1,
+    labels=True,
+    ids=True,
+    classes=classes,
+    records_per_shard=64,
+    info={},
+  )
   writer = shards.Writer(path, manifests.new(**{**head, **changed}))
   found = codes(labels if ids is None else ids, seed)
   names = names or [f"{prefix}/{i}" for i in range(len(labels))]
-  writer.append(
-      {"codes": found}, labels=labels, ids=names, cursor=len(labels)
-  )
+  writer.append({"codes": found}, labels=labels, ids=names, cursor=len(labels))
   writer.close()
   return str(path)
 
@@ -55,17 +70,34 @@ def pixels(path, labels, *, prefix, seed):
   """Pixels of the same records: each class has its brightness."""
   rng = np.random.default_rng(seed)
   field = manifests.frame_field(frames=stores.FRAMES, size_px=16)
-  writer = shards.Writer(path, manifests.new(
-      kind="video", fields=(field,), tokenizer="", vocab=0, grid=0,
-      frames=stores.FRAMES, size_px=16, stride_frames=4, fps=30.0, crops=1,
-      labels=True, ids=True, classes=CLASSES, records_per_shard=64, info={},
-  ))  # fmt: skip
+  writer = shards.Writer(
+    path,
+    manifests.new(
+      kind="video",
+      fields=(field,),
+      tokenizer="",
+      vocab=0,
+      grid=0,
+      frames=stores.FRAMES,
+      size_px=16,
+      stride_frames=4,
+      fps=30.0,
+      crops=1,
+      labels=True,
+      ids=True,
+      classes=CLASSES,
+      records_per_shard=64,
+      info={},
+    ),
+  )
   noise = rng.integers(0, 60, (len(labels), *field.shape))
   bright = np.asarray(labels).reshape(-1, 1, 1, 1, 1) * 60 + noise
   writer.append(
-      {"frames": bright.astype(np.uint8)}, labels=np.asarray(labels),
-      ids=[f"{prefix}/{i}" for i in range(len(labels))], cursor=len(labels),
-  )  # fmt: skip
+    {"frames": bright.astype(np.uint8)},
+    labels=np.asarray(labels),
+    ids=[f"{prefix}/{i}" for i in range(len(labels))],
+    cursor=len(labels),
+  )
   writer.close()
   return str(path)
 
@@ -73,8 +105,8 @@ def pixels(path, labels, *, prefix, seed):
 def backbone(root, *, steps=8, **changed):
   """The run directory of a model of two blocks."""
   train, val = (
-      stores.write(root / f"lm_{p}", records=n, seed=i, prefix=p, **changed)
-      for i, (p, n) in enumerate((("train", 64), ("val", 8)))
+    stores.write(root / f"lm_{p}", records=n, seed=i, prefix=p, **changed)
+    for i, (p, n) in enumerate((("train", 64), ("val", 8)))
   )
   c = _pretraining(steps, changed)
   c.data.train = {"moving": recipes.source(train, 1.0)}
@@ -103,9 +135,11 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
 def _pretraining(steps, changed):
   c = recipes.pretrain("tiny")
   c.sequence.update(
-      vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID,
-      frames=stores.FRAMES, context=16,
-  )  # fmt: skip
+    vocab=changed.get("vocab", stores.VOCAB),
+    grid=stores.GRID,
+    frames=stores.FRAMES,
+    context=16,
+  )
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * steps)
@@ -120,9 +154,12 @@ def config(model, train, validation, /, **sections):
   c.data.holdout_frac = 0.25
   c.train.update(epochs=30.0, batch_rows=32, score_rows=32)
   c.optim.update(
-      name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,
-      warmup_epochs=1.0,
-  )  # fmt: skip
+    name="adamw",
+    lrs=(0.03,),
+    weight_decays=(0.0,),
+    lr_rows=0,
+    warmup_epochs=1.0,
+  )
   c.every = recipes.every(log=20, evaluate=1000, checkpoint=1000)
   for name, values in sections.items():
     if isinstance(values, dict):

@@ -36,35 +36,43 @@ def module(path: pathlib.Path):
 
 def command(config: str, workdir, *more: str) -> list[str]:
   return [
-      sys.executable, "-m", "totojax.main", f"--config={config}",
-      f"--workdir={workdir}", *more,
-  ]  # fmt: skip
+    sys.executable,
+    "-m",
+    "totojax.main",
+    f"--config={config}",
+    f"--workdir={workdir}",
+    *more,
+  ]
 
 
 def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
   train, validation = stores
   return command(
-      "configs/smoke.py",
-      workdir,
-      f"--config.data.train.moving.path={train}",
-      f"--config.data.validation.moving={validation}",
-      *more,
+    "configs/smoke.py",
+    workdir,
+    f"--config.data.train.moving.path={train}",
+    f"--config.data.validation.moving={validation}",
+    *more,
   )
 
 
 def environment(devices: int = 1) -> dict[str, str]:
   return os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": xla_flags.value(devices),
-      "PYTHONPATH": str(ROOT),
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": xla_flags.value(devices),
+    "PYTHONPATH": str(ROOT),
   }
 
 
 def start(words: list[str], devices: int = 1) -> subprocess.Popen:
   return subprocess.Popen(
-      words, env=environment(devices), cwd=ROOT, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-  )  # fmt: skip
+    words,
+    env=environment(devices),
+    cwd=ROOT,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
 
 
 def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:
@@ -91,7 +99,7 @@ def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
     found = reader.metadata(path).item_metadata.tree
     # As numpy: the devices that saved it may not be here.
     arguments = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(found)
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(found)
     )
     tree = reader.restore(path, restore_args=arguments)
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -16,10 +16,13 @@ def get_config() -> ConfigDict:
   probe.backbones, probe.cache = ("trained",), "off"
   probe.train.update(epochs=4.0, batch_rows=16, score_rows=32)
   probe.optim.update(
-      name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0,
-      warmup_epochs=1.0,
-  )  # fmt: skip
+    name="adamw",
+    lrs=(0.03,),
+    weight_decays=(0.0,),
+    lr_rows=0,
+    warmup_epochs=1.0,
+  )
   probe.every = recipes.every(log=1, evaluate=1000, checkpoint=1000)
   return recipes.chain(
-      pretrain=pretrain, validate=recipes.validate(MODEL), probe=probe
+    pretrain=pretrain, validate=recipes.validate(MODEL), probe=probe
   )

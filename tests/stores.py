@@ -26,29 +26,29 @@ def write(
 ) -> str:  # fmt: skip
   """A complete store of `codes`; returns its path."""
   manifest = manifests.new(
-      kind="video",
-      fields=(manifests.token_field(frames=frames, grid=GRID),),
-      tokenizer=tokenizer,
-      vocab=vocab,
-      grid=GRID,
-      frames=frames,
-      size_px=8 * GRID,
-      stride_frames=4,
-      fps=30.0,
-      crops=1,
-      labels=False,
-      ids=True,
-      classes=(),
-      records_per_shard=64,
-      info={},
+    kind="video",
+    fields=(manifests.token_field(frames=frames, grid=GRID),),
+    tokenizer=tokenizer,
+    vocab=vocab,
+    grid=GRID,
+    frames=frames,
+    size_px=8 * GRID,
+    stride_frames=4,
+    fps=30.0,
+    crops=1,
+    labels=False,
+    ids=True,
+    classes=(),
+    records_per_shard=64,
+    info={},
   )
   writer = shards.Writer(path, manifest)
   for i, record in enumerate(codes(records, seed, frames)):
     writer.append(
-        {"codes": record.reshape(1, -1)},
-        labels=None,
-        ids=[f"{prefix}/{i}"],
-        cursor=i + 1,
+      {"codes": record.reshape(1, -1)},
+      labels=None,
+      ids=[f"{prefix}/{i}"],
+      cursor=i + 1,
     )
   writer.close()
   return str(path)

@@ -33,12 +33,22 @@ def write(
     vocab = grid = 0
   moves = kind == "video"
   manifest = manifests.new(
-      kind=kind, fields=(described,), vocab=vocab, grid=grid, frames=frames,
-      tokenizer="0123456789abcdef" if field == "codes" else "",
-      size_px=size_px, stride_frames=4 if moves else 0,
-      fps=30.0 if moves else 0.0, crops=1, labels=False, ids=True, classes=(),
-      records_per_shard=8, info={},
-  )  # fmt: skip
+    kind=kind,
+    fields=(described,),
+    vocab=vocab,
+    grid=grid,
+    frames=frames,
+    tokenizer="0123456789abcdef" if field == "codes" else "",
+    size_px=size_px,
+    stride_frames=4 if moves else 0,
+    fps=30.0 if moves else 0.0,
+    crops=1,
+    labels=False,
+    ids=True,
+    classes=(),
+    records_per_shard=8,
+    info={},
+  )
   writer = shards.Writer(path, manifest)
   ids = [f"{path.name}/{i}" for i in range(len(arrays))]
   writer.append({field: arrays}, labels=None, ids=ids, cursor=len(arrays))
@@ -53,18 +63,21 @@ def host_batch(
 ) -> dict[str, np.ndarray]:  # fmt: skip
   """What a host reads for a step, of stores of codes or of frames."""
   sources = [
-      rows.Source(
-          name,
-          shards.open_store(path, tokenizer=None, vocab=None, grid=None),
-          weights[name],
-      )
-      for name, path in paths.items()
+    rows.Source(
+      name,
+      shards.open_store(path, tokenizer=None, vocab=None, grid=None),
+      weights[name],
+    )
+    for name, path in paths.items()
   ]
   shared = dict(seed=seed, batch=batch, host=host, hosts=hosts)
   seq = sequence.SequenceSpec(
-      vocab=vocab, grid=grid, frames=frames, context=frames * grid**2,
-      segments=False,
-  )  # fmt: skip
+    vocab=vocab,
+    grid=grid,
+    frames=frames,
+    context=frames * grid**2,
+    segments=False,
+  )
   if field == "codes":
     return mixture.stream(sources, seq=seq, **shared)[step]
   return mixture.clips_stream(sources, seq=seq, factor=factor, **shared)[step]

@@ -38,8 +38,8 @@ from totojax.models import splash
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PRESETS = {"1b": "v5e:16x16", "base": "v5e:8x8", "large": "v5e:8x8"}
 needs_compiler = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="the TPU compiler is not installed",
+  importlib.util.find_spec("libtpu") is None,
+  reason="the TPU compiler is not installed",
 )
 
 PROGRAM = """HloModule jit_traced, is_scheduled=true
@@ -86,8 +86,11 @@ def test_cycles_in_a_loop_count_as_often_as_it_runs():
 
 
 def test_a_loop_without_a_readable_end_is_an_error():
-  program = hlo.Program(PROGRAM.replace("s32[]{:T(128)} constant(5)",
-                                        "s32[]{:T(128)} add(%i.0, %i.0)"))
+  program = hlo.Program(
+    PROGRAM.replace(
+      "s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)"
+    )
+  )
   with pytest.raises(ValueError, match="trip count .* condition.1"):
     list(program.operations())
   with pytest.raises(ValueError, match="no ENTRY"):
@@ -96,7 +99,7 @@ def test_a_loop_without_a_readable_end_is_an_error():
 
 def test_an_exchange_in_several_fusions_counts_once():
   gather, reduce = sorted(
-      hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind
+    hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind
   )
   assert (gather.kind, gather.times, gather.group) == ("all-gather", 5, 8)
   assert gather.payload_bytes == 64 * 64 * 2
@@ -154,7 +157,7 @@ LB: loop body
 
 def test_bundles_of_a_kernel():
   assert kernels.read_bundles(BUNDLES) == kernels.Bundles(
-      per_block=3, per_row=2, per_turn=5
+    per_block=3, per_row=2, per_turn=5
   )
   plain = BUNDLES.replace("vmatmul", "vmul")
   assert kernels.read_bundles(plain).per_block == 0
@@ -165,9 +168,14 @@ def test_a_kernel_is_charged_what_is_more():
 
   def charge(per_block):
     return kernels._charge(
-        "fwd", kernels.Bundles(per_block, 10, 1), 3,
-        chip=chip, heads=2, tokens=2048, head_dim=64,
-    )  # fmt: skip
+      "fwd",
+      kernels.Bundles(per_block, 10, 1),
+      3,
+      chip=chip,
+      heads=2,
+      tokens=2048,
+      head_dim=64,
+    )
 
   # Blocks of 1,024: two rows, three of four blocks at or below the diagonal.
   macs = 3 * 2 * 1024 * 1024 * 128  # 64 is padded to 128 lanes
@@ -189,22 +197,22 @@ def planned(config, **changes):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        ({}, "plan.topology is empty"),
-        ({"topology": "v5e"}, "plan.topology is 'v5e'; use v4, v5e"),
-        ({"topology": "v9:2x2"}, "plan.topology is 'v9:2x2'"),
-        ({"topology": "gpu:NVIDIA H100"}, "gpu:KIND:NUMBER with one of"),
-        ({"topology": "gpu:abacus:8"}, "gpu:KIND:NUMBER with one of"),
-        ({"topology": "gpu:NVIDIA H100:0"}, "gpu:KIND:NUMBER with one of"),
-        ({"topology": "gpu:NVIDIA H100:8", "slices": 2}, "knows no slices"),
-        ({"topology": "gpu:NVIDIA H100:8", "search": True}, "no variants"),
-        ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
-        ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
-        ({"topology": "v5e:2x2", "busy": 2.0}, "busy is 2.0; it must be above"),
-        ({"topology": "v5e:2x2", "what": "rest"}, "use 'train', 'decode' or"),
-        ({"topology": "v5e:2x2", "rows": 0}, "plan.rows is 0"),
-    ],
+  "changes, told",
+  [
+    ({}, "plan.topology is empty"),
+    ({"topology": "v5e"}, "plan.topology is 'v5e'; use v4, v5e"),
+    ({"topology": "v9:2x2"}, "plan.topology is 'v9:2x2'"),
+    ({"topology": "gpu:NVIDIA H100"}, "gpu:KIND:NUMBER with one of"),
+    ({"topology": "gpu:abacus:8"}, "gpu:KIND:NUMBER with one of"),
+    ({"topology": "gpu:NVIDIA H100:0"}, "gpu:KIND:NUMBER with one of"),
+    ({"topology": "gpu:NVIDIA H100:8", "slices": 2}, "knows no slices"),
+    ({"topology": "gpu:NVIDIA H100:8", "search": True}, "no variants"),
+    ({"topology": "v5e:2x2", "slices": 0}, "plan.slices is 0"),
+    ({"topology": "v5e:2x2", "meshes": ((1, 2),)}, "data, fsdp, tensor"),
+    ({"topology": "v5e:2x2", "busy": 2.0}, "busy is 2.0; it must be above"),
+    ({"topology": "v5e:2x2", "what": "rest"}, "use 'train', 'decode' or"),
+    ({"topology": "v5e:2x2", "rows": 0}, "plan.rows is 0"),
+  ],
 )
 def test_what_cannot_be_planned(changes, told):
   with pytest.raises(ConfigError, match=told):
@@ -214,13 +222,18 @@ def test_what_cannot_be_planned(changes, told):
 def test_a_search_has_every_combination():
   config = recipes.paper("tiny").to_dict()
   found = settings.variants(
-      planned(config, topology="v5e:2x2", search=True,
-              meshes=((1, 4, 1), (2, 2, 1)), remats=("full", "none"),
-              microbatches=(1, 2)),
-  )  # fmt: skip
+    planned(
+      config,
+      topology="v5e:2x2",
+      search=True,
+      meshes=((1, 4, 1), (2, 2, 1)),
+      remats=("full", "none"),
+      microbatches=(1, 2),
+    )
+  )
   seen = {
-      (*dataclasses.astuple(v.mesh)[:3], v.compute.remat, v.train.microbatches)
-      for v in found
+    (*dataclasses.astuple(v.mesh)[:3], v.compute.remat, v.train.microbatches)
+    for v in found
   }
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
@@ -230,9 +243,9 @@ def test_a_search_has_every_combination():
 
 def test_the_best_is_the_fastest_that_fits():
   rows = [
-      {"fits": True, "step_s": 2.0, "hbm_peak_gib": 1.0},
-      {"fits": False},
-      {"fits": True, "step_s": 1.0, "hbm_peak_gib": 9.0},
+    {"fits": True, "step_s": 2.0, "hbm_peak_gib": 1.0},
+    {"fits": False},
+    {"fits": True, "step_s": 1.0, "hbm_peak_gib": 9.0},
   ]
   assert plan.best_of(rows) == 2
   assert plan.best_of(rows[:2]) == 0
@@ -247,19 +260,19 @@ def test_gpus_are_planned_with_mup_where_their_attention_is_not():
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        ({"cache_tokens": 8192}, "8,192; the model's context is 4,096"),
-        ({"cache_tokens": -1}, "plan.cache_tokens is -1"),
-        ({"rows": 0}, "plan.rows is 0; it must be at least 1"),
-    ],
+  "changes, told",
+  [
+    ({"cache_tokens": 8192}, "8,192; the model's context is 4,096"),
+    ({"cache_tokens": -1}, "plan.cache_tokens is -1"),
+    ({"rows": 0}, "plan.rows is 0; it must be at least 1"),
+  ],
 )
 def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
   config = recipes.paper("base").to_dict()
   with pytest.raises(ValueError, match=told):
-    plan.one(planned(
-        config, what="decode", topology="gpu:NVIDIA H100:1", **changes
-    ))  # fmt: skip
+    plan.one(
+      planned(config, what="decode", topology="gpu:NVIDIA H100:1", **changes)
+    )
 
 
 def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
@@ -270,13 +283,14 @@ def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
       ("fwd", 0.5, 1.0), ("dq", 1.0, 2.0), ("dkv", 1.0, 2.0),
   ):  # fmt: skip
     a, b = (
-        kernels._charge(kernel, bundles, 1, chip=chip, **of)
-        for chip in (chips.CHIPS["v5p"], one)
+      kernels._charge(kernel, bundles, 1, chip=chip, **of)
+      for chip in (chips.CHIPS["v5p"], one)
     )
     assert a.bundles == pytest.approx(bundle_ratio * b.bundles)
     assert a.products == pytest.approx(product_ratio * b.products)
-  odd = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"],
-                        **{**of, "heads": 5})  # fmt: skip
+  odd = kernels._charge(
+    "fwd", bundles, 1, chip=chips.CHIPS["v4"], **{**of, "heads": 5}
+  )
   even = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **of)
   assert odd.bundles == even.bundles  # one core has nothing to do at the end
 
@@ -295,14 +309,14 @@ def test_money_follows_from_the_step():
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "Ran out of memory in memory space hbm. Used 16.58G of 15.75G hbm."
-        " Exceeded hbm capacity by 848.05M.",
-        "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory"
-        " required for HLO temporaries (16.58G) exceeds available HBM"
-        " (15.75G). HLO module: jit_traced.",
-    ],
+  "text",
+  [
+    "Ran out of memory in memory space hbm. Used 16.58G of 15.75G hbm."
+    " Exceeded hbm capacity by 848.05M.",
+    "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory"
+    " required for HLO temporaries (16.58G) exceeds available HBM"
+    " (15.75G). HLO module: jit_traced.",
+  ],
 )
 def test_an_error_of_the_compiler_becomes_readable(text):
   error = RuntimeError(f"RESOURCE_EXHAUSTED: {text}")
@@ -318,7 +332,7 @@ def test_an_error_of_the_compiler_becomes_readable(text):
 def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   config = recipes.paper("1b").to_dict() | {"run": "plan"}
   config["plan"] |= dict(
-      topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0
+    topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0
   )
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
   found = json.loads((tmp_path / "plan.json").read_text())
@@ -348,8 +362,8 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
   assert found["fits"] is False and found[state] > 4 * 80e9 / 2**30 * 0.9
   assert f"{found[state]:.1f} GiB of a NVIDIA H100's" in found["error"]
   for changes, told in (
-      ({"mesh": config["mesh"] | {"data": 3}}, "3"),
-      ({"train": config["train"] | {"microbatches": 7}}, "7 microbatches"),
+    ({"mesh": config["mesh"] | {"data": 3}}, "3"),
+    ({"train": config["train"] | {"microbatches": 7}}, "7 microbatches"),
   ):
     with pytest.raises(ValueError, match=told):
       plan.one(planned(config | changes, **of))
@@ -358,7 +372,7 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
 def test_decoding_is_bound_by_what_it_reads(tmp_path):
   config = recipes.paper("1b").to_dict() | {"run": "plan"}
   config["plan"] |= dict(
-      what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024
+    what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024
   )
   config["mesh"] |= dict(tensor=2)
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
@@ -382,9 +396,9 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
 
 def test_encoding_is_bound_by_products():
   config = recipes.paper("base").to_dict()
-  found = plan.one(planned(
-      config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5
-  ))  # fmt: skip
+  found = plan.one(
+    planned(config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5)
+  )
   # DALL-E's encoder: 34.0e9 MACs a frame, in float32.
   assert found["macs_per_frame"] == pytest.approx(34.0e9, rel=2e-3)
   per_s = 19.5e12 * 0.5 / (2 * found["macs_per_frame"])
@@ -418,18 +432,20 @@ def test_the_kernel_is_attention(head_dim, segmented):
 
   def ours(q, k, v):
     return splash.attend(
-        q, k, v, segments_BT=segments, scale=scale, interpret=True
+      q, k, v, segments_BT=segments, scale=scale, interpret=True
     )
 
   def plain(q, k, v, scale=scale):
     return attention.attend(
-        q, k, v, segments_BT=segments, scale=scale, implementation="xla"
+      q, k, v, segments_BT=segments, scale=scale, implementation="xla"
     )
 
   def both(attend):
-    return jax.jit(jax.value_and_grad(
+    return jax.jit(
+      jax.value_and_grad(
         lambda *x: jnp.sum(jnp.sin(attend(*x))), argnums=(0, 1, 2)
-    ))(q, k, v)  # fmt: skip
+      )
+    )(q, k, v)
 
   with jax.default_matmul_precision("highest"):
     found, expected = both(ours), both(plain)
@@ -474,13 +490,17 @@ def apart(*words):
   """Runs Python without the flags of these tests, which slow compilers down."""
   path = [str(runs.ROOT), str(runs.ROOT / "tests"), *filter(None, sys.path)]
   clean = os.environ | {
-      "XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join(path),
-      "JAX_ENABLE_COMPILATION_CACHE": "false",  # it is for what runs here
-  }  # fmt: skip
+    "XLA_FLAGS": "",
+    "PYTHONPATH": os.pathsep.join(path),
+    "JAX_ENABLE_COMPILATION_CACHE": "false",  # it is for what runs here
+  }
   done = subprocess.run(
-      [sys.executable, *words], env=clean, capture_output=True, text=True,
-      check=False,
-  )  # fmt: skip
+    [sys.executable, *words],
+    env=clean,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout
 
@@ -492,8 +512,10 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
   assert {kernel["kernel"] for kernel in found["kernels"]} == {
-      "fwd", "dq", "dkv"
-  }  # fmt: skip
+    "fwd",
+    "dq",
+    "dkv",
+  }
   assert found["uncharged_kernels"] == []
   # Arguments: parameters and two moments over four chips, and the padding of
   # small arrays to tiles.
@@ -587,8 +609,8 @@ for what in ("decode", "encode"):
 def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
   apart("-c", SERVED, str(tmp_path))
   found, encoded = (
-      json.loads((tmp_path / what / "plan.json").read_text())
-      for what in ("decode", "encode")
+    json.loads((tmp_path / what / "plan.json").read_text())
+    for what in ("decode", "encode")
   )
   assert found["fits"] and found["batch"] == 8 and found["chips"] == 4
   # Of each chip: half of the weights and a quarter of the cache, which is
@@ -600,7 +622,7 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
   assert found["hbm"]["temporaries_gib"] < 0.1 * found["cache_bytes"] / 2**30
   assert found["floor_s"] == found["read_bytes"] / 819e9
   assert found["tokens_per_s"] == pytest.approx(
-      8 / max(found["step_s"], found["floor_s"])
+    8 / max(found["step_s"], found["floor_s"])
   )
   assert found["cycles"]["attention to the cache"] > 0
   # Two chips add up what their heads and hidden units give, in each of two
@@ -637,8 +659,8 @@ for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
 def test_other_architectures_are_compiled_for_tpus(tmp_path):
   apart("-c", OTHERS, str(tmp_path))
   found = {
-      path.parent.name: json.loads(path.read_text())
-      for path in tmp_path.glob("*/plan.json")
+    path.parent.name: json.loads(path.read_text())
+    for path in tmp_path.glob("*/plan.json")
   }
   assert len(found) == 3 and all(plan["fits"] for plan in found.values())
   kernels = {row["kernel"] for row in found["gpt2-train"]["kernels"]}
@@ -666,24 +688,34 @@ def golden(preset: str) -> dict:
   """Memory and traffic of a preset's own config on its topology."""
   config = _of_file(preset)
   found = plan.one(
-      planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0)
+    planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0)
   )
   keys = (
-      "topology", "mesh", "remat", "attention", "microbatches", "hbm_peak_gib",
-      "mfu_bound", "step_s", "cycles",
-  )  # fmt: skip
+    "topology",
+    "mesh",
+    "remat",
+    "attention",
+    "microbatches",
+    "hbm_peak_gib",
+    "mfu_bound",
+    "step_s",
+    "cycles",
+  )
   return {key: found[key] for key in keys} | {
-      "collectives": {
-          row["kind"]: {"count": row["count"],
-                        "payload_bytes": row["payload_bytes"]}
-          for row in found["collectives"]
-      },
-      "kernel_cycles": {
-          kernel: sum(row["cycles"] for row in found["kernels"]
-                      if row["kernel"] == kernel)
-          for kernel in kernels.PRODUCTS
-      },
-  }  # fmt: skip
+    "collectives": {
+      row["kind"]: {
+        "count": row["count"],
+        "payload_bytes": row["payload_bytes"],
+      }
+      for row in found["collectives"]
+    },
+    "kernel_cycles": {
+      kernel: sum(
+        row["cycles"] for row in found["kernels"] if row["kernel"] == kernel
+      )
+      for kernel in kernels.PRODUCTS
+    },
+  }
 
 
 def _of_file(preset):

@@ -15,13 +15,28 @@ from totojax.models import mamba
 from totojax.models import platform
 
 MAMBA = mamba.MambaConfig(
-    width=32, depth=2, expand=2, state=4, conv=4, step_rank=0, chunk_tokens=8,
-    scan="steps", norm_eps=1e-5, init_std=0.3, tied=True,
-)  # fmt: skip
+  width=32,
+  depth=2,
+  expand=2,
+  state=4,
+  conv=4,
+  step_rank=0,
+  chunk_tokens=8,
+  scan="steps",
+  norm_eps=1e-5,
+  init_std=0.3,
+  tied=True,
+)
 GPT2 = gpt2.Gpt2Config(
-    width=32, depth=2, heads=4, mlp_dim=96, norm_eps=1e-5, init_std=0.3,
-    tied=True, position_std=0.02,
-)  # fmt: skip
+  width=32,
+  depth=2,
+  heads=4,
+  mlp_dim=96,
+  norm_eps=1e-5,
+  init_std=0.3,
+  tied=True,
+  position_std=0.02,
+)
 
 
 def inputs(tokens=21, seed=0):
@@ -35,8 +50,8 @@ def start(block, *args):
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   moved = [
-      leaf + 0.1 * jax.random.normal(key, leaf.shape)
-      for leaf, key in zip(leaves, keys)
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys)
   ]
   return jax.tree.unflatten(tree, moved)
 
@@ -64,7 +79,7 @@ def torch_of(x):
 
 
 @pytest.mark.parametrize(
-    "chunk_tokens, scan", [(1, "steps"), (8, "steps"), (8, "tree")]
+  "chunk_tokens, scan", [(1, "steps"), (8, "steps"), (8, "tree")]
 )
 def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
   torch = pytest.importorskip("torch")
@@ -72,35 +87,38 @@ def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
   from transformers.models.mamba import modeling_mamba
 
   block = modeling_mamba.MambaBlock(
-      transformers.MambaConfig(
-          hidden_size=32, state_size=4, conv_kernel=4, expand=2,
-          time_step_rank=2, num_hidden_layers=2, layer_norm_epsilon=1e-5,
-          use_mambapy=False,
-      ),
-      layer_idx=0,
-  ).eval()  # fmt: skip
+    transformers.MambaConfig(
+      hidden_size=32,
+      state_size=4,
+      conv_kernel=4,
+      expand=2,
+      time_step_rank=2,
+      num_hidden_layers=2,
+      layer_norm_epsilon=1e-5,
+      use_mambapy=False,
+    ),
+    layer_idx=0,
+  ).eval()
   p = mamba_params["mixer"]
   theirs = {
-      "norm.weight": mamba_params["norm"]["scale"],
-      "mixer.A_log": p["log_a"],
-      "mixer.D": p["skip"],
-      "mixer.conv1d.weight": p["conv"].T[:, None],
-      "mixer.conv1d.bias": p["conv_bias"],
-      "mixer.in_proj.weight": jnp.concatenate([p["input"], p["gate"]], 1).T,
-      "mixer.x_proj.weight": jnp.concatenate(
-          [p["rank"], p["state_in"], p["state_out"]], 1
-      ).T,
-      "mixer.dt_proj.weight": p["steps"].T,
-      "mixer.dt_proj.bias": p["steps_bias"],
-      "mixer.out_proj.weight": p["out"].T,
+    "norm.weight": mamba_params["norm"]["scale"],
+    "mixer.A_log": p["log_a"],
+    "mixer.D": p["skip"],
+    "mixer.conv1d.weight": p["conv"].T[:, None],
+    "mixer.conv1d.bias": p["conv_bias"],
+    "mixer.in_proj.weight": jnp.concatenate([p["input"], p["gate"]], 1).T,
+    "mixer.x_proj.weight": jnp.concatenate(
+      [p["rank"], p["state_in"], p["state_out"]], 1
+    ).T,
+    "mixer.dt_proj.weight": p["steps"].T,
+    "mixer.dt_proj.bias": p["steps_bias"],
+    "mixer.out_proj.weight": p["out"].T,
   }
   block.load_state_dict({k: torch_of(v) for k, v in theirs.items()})
   x = inputs()
   with torch.no_grad():
     expected = block(torch_of(x)).numpy()
-  found, _ = run_mamba(
-      mamba_params, x, chunk_tokens=chunk_tokens, scan=scan
-  )
+  found, _ = run_mamba(mamba_params, x, chunk_tokens=chunk_tokens, scan=scan)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -115,12 +133,12 @@ def test_mamba_goes_on_where_it_stopped(mamba_params, parts):
     found.append(y)
     begin += size
   np.testing.assert_allclose(
-      np.concatenate(found, 1), whole, rtol=1e-4, atol=1e-5
+    np.concatenate(found, 1), whole, rtol=1e-4, atol=1e-5
   )
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-      state,
-      last,
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    state,
+    last,
   )
   # The control: a state that is forgotten changes what follows.
   begin = parts[0]
@@ -138,9 +156,9 @@ def test_chunks_change_neither_values_nor_gradients(mamba_params):
   one = jax.grad(loss)(mamba_params, chunk_tokens=64)
   other = jax.grad(loss)(mamba_params, chunk_tokens=4, scan="tree")
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-      one,
-      other,
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+    one,
+    other,
   )
 
 
@@ -148,7 +166,7 @@ def test_chunks_change_neither_values_nor_gradients(mamba_params):
 def test_chunks_bound_the_memory(scan):
   """The plain scan's gradient keeps every state; chunks keep one chunk's."""
   size = scanning.MambaScanBench(
-      rows=1, tokens=500, inner=64, state=16, chunk_tokens=16, scans=(scan,)
+    rows=1, tokens=500, inner=64, state=16, chunk_tokens=16, scans=(scan,)
   )
   of, wanted = scanning.arguments(size, seed=0)
 
@@ -156,14 +174,13 @@ def test_chunks_bound_the_memory(scan):
     return jax.jit(scanning.gradients(scan)).lower(*of, wanted).compile()
 
   chunked = compiled(
-      functools.partial(mamba.selective_scan, chunk_tokens=16, scan=scan)
+    functools.partial(mamba.selective_scan, chunk_tokens=16, scan=scan)
   )
   plain = compiled(scanning.plain_scan)
   for found, expected in zip(chunked(*of, wanted), plain(*of, wanted)):
     assert jnp.abs(found - expected).max() < 1e-5 * jnp.abs(expected).max()
   ours, theirs = (
-      program.memory_analysis().temp_size_in_bytes
-      for program in (chunked, plain)
+    program.memory_analysis().temp_size_in_bytes for program in (chunked, plain)
   )
   states = 4 * size.tokens * size.inner * size.state  # float32
   assert theirs > max(states, 2.5 * ours), (ours, theirs)
@@ -192,31 +209,36 @@ def test_gpt2_meets_hugging_face():
   x = inputs()
   params = start(block, x, None, None)
   theirs = transformers.models.gpt2.modeling_gpt2.GPT2Block(
-      transformers.GPT2Config(
-          n_embd=32, n_head=4, n_inner=96, n_positions=64, n_layer=2,
-          layer_norm_epsilon=1e-5, attn_implementation="eager",
-      ),
-      layer_idx=0,
-  ).eval()  # fmt: skip
+    transformers.GPT2Config(
+      n_embd=32,
+      n_head=4,
+      n_inner=96,
+      n_positions=64,
+      n_layer=2,
+      layer_norm_epsilon=1e-5,
+      attn_implementation="eager",
+    ),
+    layer_idx=0,
+  ).eval()
   a, m = params["attention"], params["mlp"]
   fused = [a[k].reshape(32, 32) for k in ("query", "key", "value")]
   biases = [a[f"{k}_bias"].reshape(32) for k in ("query", "key", "value")]
   state = {
-      "ln_1.weight": params["attention_norm"]["scale"],
-      "ln_1.bias": params["attention_norm"]["bias"],
-      "ln_2.weight": params["mlp_norm"]["scale"],
-      "ln_2.bias": params["mlp_norm"]["bias"],
-      "attn.c_attn.weight": jnp.concatenate(fused, 1),
-      "attn.c_attn.bias": jnp.concatenate(biases),
-      "attn.c_proj.weight": a["out"].reshape(32, 32),
-      "attn.c_proj.bias": a["out_bias"],
-      "mlp.c_fc.weight": m["up"],
-      "mlp.c_fc.bias": m["up_bias"],
-      "mlp.c_proj.weight": m["down"],
-      "mlp.c_proj.bias": m["down_bias"],
+    "ln_1.weight": params["attention_norm"]["scale"],
+    "ln_1.bias": params["attention_norm"]["bias"],
+    "ln_2.weight": params["mlp_norm"]["scale"],
+    "ln_2.bias": params["mlp_norm"]["bias"],
+    "attn.c_attn.weight": jnp.concatenate(fused, 1),
+    "attn.c_attn.bias": jnp.concatenate(biases),
+    "attn.c_proj.weight": a["out"].reshape(32, 32),
+    "attn.c_proj.bias": a["out_bias"],
+    "mlp.c_fc.weight": m["up"],
+    "mlp.c_fc.bias": m["up_bias"],
+    "mlp.c_proj.weight": m["down"],
+    "mlp.c_proj.bias": m["down_bias"],
   }
   missing = theirs.load_state_dict(
-      {k: torch_of(v) for k, v in state.items()}, strict=False
+    {k: torch_of(v) for k, v in state.items()}, strict=False
   )
   assert not missing.unexpected_keys
   mask = torch.triu(torch.full((21, 21), -torch.inf), 1)[None, None]
@@ -234,5 +256,5 @@ def test_positions_are_fixed_sines_and_cosines():
       angle = position / 10_000 ** (2 * i / 8)
       np.testing.assert_allclose(table[position, i], np.sin(angle), atol=1e-5)
       np.testing.assert_allclose(
-          table[position, 4 + i], np.cos(angle), atol=1e-5
+        table[position, 4 + i], np.cos(angle), atol=1e-5
       )

@@ -10,23 +10,23 @@ from totojax.report import reading
 
 
 @pytest.mark.parametrize(
-    "printed, value, verdict",
-    [
-        ("120m", 119_556_864, "rounds"),
-        ("120m", 125_848_320, "cut off"),  # 13 tens, cut to 12
-        ("120m", 131e6, "no"),
-        ("280m", 276_857_856, "rounds"),
-        ("1.1b", 1_129_932_800, "rounds"),
-        ("1.1b", 1_164_011_520, "cut off"),
-        ("1.1b", 1_493e6, "no"),
-        ("41.3B", 41.36e9, "cut off"),
-        ("41.3B", 41.25e9, "no"),  # 41.2, halves to even
-        ("2560B", 2_560.95e9, "rounds"),
-        ("1.42e17", 1.4188e17, "rounds"),
-        ("1.42e17", 1.462e17, "no"),
-        ("100,000", 97_873, "rounds"),
-        ("13.9M", 1_281_167, "no"),
-    ],
+  "printed, value, verdict",
+  [
+    ("120m", 119_556_864, "rounds"),
+    ("120m", 125_848_320, "cut off"),  # 13 tens, cut to 12
+    ("120m", 131e6, "no"),
+    ("280m", 276_857_856, "rounds"),
+    ("1.1b", 1_129_932_800, "rounds"),
+    ("1.1b", 1_164_011_520, "cut off"),
+    ("1.1b", 1_493e6, "no"),
+    ("41.3B", 41.36e9, "cut off"),
+    ("41.3B", 41.25e9, "no"),  # 41.2, halves to even
+    ("2560B", 2_560.95e9, "rounds"),
+    ("1.42e17", 1.4188e17, "rounds"),
+    ("1.42e17", 1.462e17, "no"),
+    ("100,000", 97_873, "rounds"),
+    ("13.9M", 1_281_167, "no"),
+  ],
 )
 def test_agreement_at_the_printed_digits(printed, value, verdict):
   assert audit.agreement(printed, value) == verdict
@@ -86,9 +86,11 @@ def test_no_usual_model_has_table_15s_parameters(lines):
   # The text's ranges against the table's.
   found = {x.where: x.verdict for x in of(lines, "section A.5")}
   assert found == {
-      "section A.5, least width": "no", "section A.5, most width": "no",
-      "section A.5, least depth": "rounds", "section A.5, most depth": "no",
-  }  # fmt: skip
+    "section A.5, least width": "no",
+    "section A.5, most width": "no",
+    "section A.5, least depth": "rounds",
+    "section A.5, most depth": "no",
+  }
 
 
 def test_the_laws_unit(lines):
@@ -111,8 +113,13 @@ def test_the_job_writes_and_tells(tmp_path, capsys, lines):
   rows = reading.Folder(workdir).records("audit.csv")
   assert len(rows) == len(lines)
   assert list(rows[0]) == [
-      "where", "source", "what", "printed", "value", "verdict"
-  ]  # fmt: skip
+    "where",
+    "source",
+    "what",
+    "printed",
+    "value",
+    "verdict",
+  ]
   told = capsys.readouterr().out
   assert "of which no reading does" in told
   assert "Table 15, a4, parameters: 458M, worked out 3.251e+08" in told

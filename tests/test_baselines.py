@@ -11,7 +11,7 @@ def test_unigram_by_hand():
   q = baselines.fit_unigram(train, vocab=3)
   np.testing.assert_allclose(q, [3 / 6, 2 / 6, 1 / 6])
   score = baselines.unigram_score(
-      np.array([[[0, 2]], [[1, 1]]]), unigram_V=q, first_frame=0
+    np.array([[[0, 2]], [[1, 1]]]), unigram_V=q, first_frame=0
   )
   means = [np.log(2) / 2 + np.log(6) / 2, np.log(3)]
   np.testing.assert_allclose(score.mean, np.mean(means))
@@ -55,7 +55,7 @@ def test_copy_finds_the_process_and_its_entropy():
   score = baselines.copy_score(val, model=model, first_frame=1)
   np.testing.assert_allclose(score.mean, entropy, atol=4 * score.sem)
   unigram = baselines.unigram_score(
-      val, unigram_V=model.unigram_V, first_frame=1
+    val, unigram_V=model.unigram_V, first_frame=1
   )
   assert unigram.mean > score.mean + 0.5
 
@@ -94,8 +94,8 @@ def test_probabilities_sum_to_one():
     for previous in range(5):
       pairs = np.stack([np.full(5, previous), np.arange(5)], 1)[:, :, None]
       nll = [
-          baselines.copy_score(p[None], model=model, first_frame=1).mean
-          for p in pairs
+        baselines.copy_score(p[None], model=model, first_frame=1).mean
+        for p in pairs
       ]
       np.testing.assert_allclose(np.exp(-np.array(nll)).sum(), 1, rtol=1e-12)
 
@@ -118,12 +118,12 @@ def test_images_have_no_copy_baseline():
 
 
 @pytest.mark.parametrize(
-    "codes, message",
-    [
-        (np.full((1, 2, 3), 9), "Give raw codes"),
-        (np.zeros((2, 3), np.int64), r"give \[sequences"),
-        (np.zeros((0, 2, 3), np.int64), "none of them empty"),
-    ],
+  "codes, message",
+  [
+    (np.full((1, 2, 3), 9), "Give raw codes"),
+    (np.zeros((2, 3), np.int64), r"give \[sequences"),
+    (np.zeros((0, 2, 3), np.int64), "none of them empty"),
+  ],
 )
 def test_bad_codes(codes, message):
   with pytest.raises(ValueError, match=message):

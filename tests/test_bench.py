@@ -32,9 +32,17 @@ from totojax.jobs.bench import training
 
 SPREAD = {"median", "low", "high"}
 ROW_KEYS = {
-    "row", "case", "compares", "unit", "ratio", "cpu_ratio", "ours", "theirs",
-    "goals", "facts",
-}  # fmt: skip
+  "row",
+  "case",
+  "compares",
+  "unit",
+  "ratio",
+  "cpu_ratio",
+  "ours",
+  "theirs",
+  "goals",
+  "facts",
+}
 SIDE_KEYS = {"what", "per_s", "per_cpu_s", "units", "wall_s", "cpu_s"}
 
 
@@ -73,7 +81,7 @@ def test_sides_run_in_turns_and_the_first_turn_warms_up():
   ours = clock.side("a", [1000, 1, 2, 4], [1000, 2, 2, 2])
   theirs = clock.side("b", [1000, 3, 2, 2], [1000, 1, 6, 3])
   found = measure.compare(
-      ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
+    ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
   )
   assert clock.order == ["a", "a after", "b", "b after"] * 4
   assert [r.used.wall_s for r in found.ours] == [1, 2, 4]
@@ -89,7 +97,7 @@ def test_the_ratio_is_of_rounds_and_not_of_medians():
   ours = clock.side("a", [9, 1, 10, 100], [9, 1, 1, 1])
   theirs = clock.side("b", [9, 2, 20, 200], [9, 1, 1, 1])
   found = measure.compare(
-      ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
+    ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
   )
   assert found.ratio == measure.Spread(2.0, 2.0, 2.0)
 
@@ -99,7 +107,7 @@ def test_units_of_the_two_sides_may_differ():
   ours = clock.side("a", [1, 2], [1, 2], units=8.0)
   theirs = clock.side("b", [1, 2], [1, 1], units=2.0)
   found = measure.compare(
-      ours, theirs, how=measure.How(rounds=1, rest_s=0.0), clock=clock
+    ours, theirs, how=measure.How(rounds=1, rest_s=0.0), clock=clock
   )
   assert found.ratio.median == 4.0 and found.cpu_ratio.median == 2.0
 
@@ -127,11 +135,16 @@ def test_a_row_as_json_has_goals_that_are_met_or_missed():
   used = measure.Usage(2.0, 4.0)
   reading = measure.Reading(6.0, used)
   row = measure.Row(
-      "r", "c", "words", "frames", "us", "them",
-      measure.Comparison((reading,), (reading,)),
-      (measure.Goal("a", 1.0, 1.0), measure.Goal("b", 0.9, 1.0)),
-      {"size": 3},
-  )  # fmt: skip
+    "r",
+    "c",
+    "words",
+    "frames",
+    "us",
+    "them",
+    measure.Comparison((reading,), (reading,)),
+    (measure.Goal("a", 1.0, 1.0), measure.Goal("b", 0.9, 1.0)),
+    {"size": 3},
+  )
   value = measure.as_json(row)
   assert set(value) == ROW_KEYS
   assert [goal["met"] for goal in value["goals"]] == [True, False]
@@ -149,7 +162,7 @@ def tiny(*rows):
   c.decode.clip.size_px = 32
   c.dvae_encode.update(frames=2, size_px=16, hidden=64, vocab=512)
   c.store.update(
-      records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
+    records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
   )
   parts = (c.checkpoint, c.startup, c.decode_tokens)
   for trained in (
@@ -226,9 +239,10 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
     assert 0 <= wanted.first and wanted.last < 90
     firsts.add(wanted.first)
     for arrays in (True, False):
-      assert decoding.bare_loop(
-          str(path), wanted, rate=settings.rate, arrays=arrays
-      ) == 61  # fmt: skip
+      assert (
+        decoding.bare_loop(str(path), wanted, rate=settings.rate, arrays=arrays)
+        == 61
+      )
   assert len(firsts) > 1  # each clip begins somewhere of its own
 
 
@@ -241,10 +255,13 @@ def test_store_write_and_read(tmp_path):
     assert row["goals"][0]["least"] == 100
   cases = [row["case"] for row in rows]
   assert cases == [
-      "", "batches, against memmap", "single records, against memmap",
-      "the training stream, against memmap", "batches, against DataLoader",
-      "the training stream, against DataLoader",
-  ]  # fmt: skip
+    "",
+    "batches, against memmap",
+    "single records, against memmap",
+    "the training stream, against memmap",
+    "batches, against DataLoader",
+    "the training stream, against DataLoader",
+  ]
   assert [row["ours"]["units"][0] for row in rows] == [32, 16, 4, 16, 16, 16]
   assert [row["theirs"]["units"][0] for row in rows] == [32, 16, 4, 16, 16, 16]
 
@@ -255,7 +272,7 @@ def test_both_sides_write_the_same_records(tmp_path):
   storing.write_store(tmp_path / "s", codes, settings)
   storing.write_memmap(tmp_path / "m", codes, settings.batch)
   store = shards.open_store(
-      tmp_path / "s", tokenizer=None, vocab=None, grid=None
+    tmp_path / "s", tokenizer=None, vocab=None, grid=None
   )
   np.testing.assert_array_equal(store.read(range(32))["codes"], codes)
   plain = np.fromfile(tmp_path / "m", np.uint16).reshape(codes.shape)
@@ -293,8 +310,9 @@ def test_decode_tokens(tmp_path):
 def test_probe(tmp_path):
   rows = measured(tmp_path, "probe")
   assert [row["case"] for row in rows] == [
-      "average pooling, width 64", "attention pooling, width 64",
-  ]  # fmt: skip
+    "average pooling, width 64",
+    "attention pooling, width 64",
+  ]
   for row in rows:
     check(row)
     assert row["facts"]["heads"] == 3 * 20
@@ -357,11 +375,11 @@ def test_growth(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "told, passed_over",
-    [("RESOURCE_EXHAUSTED: 31 GB\nmore", True), ("INTERNAL: broken", False)],
+  "told, passed_over",
+  [("RESOURCE_EXHAUSTED: 31 GB\nmore", True), ("INTERNAL: broken", False)],
 )
 def test_a_case_that_does_not_fit_costs_no_other_its_measurement(
-    monkeypatch, told, passed_over
+  monkeypatch, told, passed_over
 ):
   class Small:
     parameters, context, first_step_s = 1, 16, 0.1
@@ -403,9 +421,11 @@ def test_seconds_of_the_parts_of_a_start():
   first = dict(zip(startup.PARTS, (1.0, 3.0, 7.0, 8.0)))
   second = dict(zip(startup.PARTS, (3.0, 5.0, 15.0, 16.0)))
   assert startup.seconds([first, second]) == {
-      "imported": 2.0, "initialised": 2.0, "first_step": 7.0,
-      "second_step": 1.0,
-  }  # fmt: skip
+    "imported": 2.0,
+    "initialised": 2.0,
+    "first_step": 7.0,
+    "second_step": 1.0,
+  }
 
 
 @pytest.mark.slow
@@ -445,9 +465,7 @@ def without_torch(monkeypatch):
   monkeypatch.setattr(builtins, "__import__", refuse)
 
 
-def test_rows_without_their_packages_are_named(
-    tmp_path, without_torch, capsys
-):
+def test_rows_without_their_packages_are_named(tmp_path, without_torch, capsys):
   rows = measured(tmp_path, "dvae_encode", "store_read", "train_step")
   by_row = itertools.groupby(rows, key=lambda row: row["row"])
   by_row = {name: list(found) for name, found in by_row}
@@ -520,9 +538,14 @@ def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
   weights = {"embedding": np.zeros((10, 4), np.float32)}
   reading = (measure.Reading(1.0, measure.Usage(2.0, 1.0)),)
   found = generating.floor(
-      model, weights, rows=3, first=5, count=4, bytes_per_s=1e6,
-      measured=measure.Comparison(reading, reading),
-  )  # fmt: skip
+    model,
+    weights,
+    rows=3,
+    first=5,
+    count=4,
+    bytes_per_s=1e6,
+    measured=measure.Comparison(reading, reading),
+  )
   shape = model.config
   # Before the four tokens the cache holds 5, 6, 7 and 8 of them.
   cache = [2 * shape.depth * shape.width * n * 3 * 4 for n in (5, 6, 7, 8)]

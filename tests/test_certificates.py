@@ -37,7 +37,7 @@ def store(path, records, **changes):
 
 def of_ids(path, ids, per_shard=4):
   writer = shards.Writer(
-      path, token_sets.manifest(labels=False, records_per_shard=per_shard)
+    path, token_sets.manifest(labels=False, records_per_shard=per_shard)
   )
   for i, item in enumerate(ids):
     codes = token_sets.codes(i, 1)
@@ -64,7 +64,7 @@ def again(path):
 
 def check(train, held_out):
   heldout.check_disjoint(
-      [rows.Source("t", train, 1.0)], [rows.Source("v", held_out, 1.0)]
+    [rows.Source("t", train, 1.0)], [rows.Source("v", held_out, 1.0)]
   )
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_certificate_proves_nothing(tmp_path, read, text):
 @pytest.mark.parametrize("changed", ["train", "val"])
 @pytest.mark.parametrize("old", [False, True])
 def test_a_store_that_was_changed_is_compared_again(
-    tmp_path, read, changed, old
+  tmp_path, read, changed, old
 ):
   ids = {"train": [f"t/{i}" for i in range(9)], "val": ["v/0", "v/1"]}
   made = {k: of_ids(tmp_path / k, v) for k, v in ids.items()}
@@ -141,7 +141,7 @@ def test_the_proof_of_one_training_store_is_of_no_other(tmp_path, read):
 
 
 def test_a_folder_that_cannot_be_written_is_compared_each_time(
-    tmp_path, read, monkeypatch
+  tmp_path, read, monkeypatch
 ):
   train, val = store(tmp_path / "train", 9), store(tmp_path / "val", 5)
 
@@ -175,10 +175,10 @@ def test_what_is_shared_is_what_sets_say(tmp_path):
 def test_the_digest_is_of_ids_alone_in_any_order(tmp_path):
   ids = ["a", "bb", "a", "c" * 40]
   digests = {
-      of_ids(tmp_path / str(i), given, per_shard).manifest.ids_digest
-      for i, (given, per_shard) in enumerate(
-          [(ids, 4), (ids, 1), (ids[::-1], 3), (sorted(ids), 2)]
-      )
+    of_ids(tmp_path / str(i), given, per_shard).manifest.ids_digest
+    for i, (given, per_shard) in enumerate(
+      [(ids, 4), (ids, 1), (ids[::-1], 3), (sorted(ids), 2)]
+    )
   }
   assert len(digests) == 1
   others = [ids[:3], [*ids, "a"], ["a", "bb", "bb", ids[3]], [*ids[:3], "c"]]
@@ -200,8 +200,8 @@ def test_the_sum_is_that_of_plain_numbers():
 
 def test_a_changed_record_changes_the_digest_of_an_old_store(tmp_path):
   one, same, other = (
-      before(of_ids(tmp_path / name, ids)).manifest.ids_digest
-      for name, ids in (("a", "xyz"), ("b", "xyz"), ("c", "xyw"))
+    before(of_ids(tmp_path / name, ids)).manifest.ids_digest
+    for name, ids in (("a", "xyz"), ("b", "xyz"), ("c", "xyw"))
   )
   assert one == same != other and one.startswith("probes ")
 
@@ -211,7 +211,7 @@ def test_jobs_that_write_both_splits_leave_the_proof(tmp_path, read):
   no_ids = token_sets.manifest(ids=False, labels=False)
   writer = shards.Writer(tmp_path / "nameless", no_ids)
   writer.append(
-      {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
+    {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
   )
   writer.close()
   nameless = Store(writer.path, writer.manifest)
@@ -234,9 +234,7 @@ class Counted:
     self.path, self._first, self._records = str(path), first, records
     path.mkdir()
     shard = manifests.Shard("shard-00000", records, "", str(first))
-    self.manifest = dataclasses.replace(
-        token_sets.manifest(), shards=(shard,)
-    )
+    self.manifest = dataclasses.replace(token_sets.manifest(), shards=(shard,))
 
   def __len__(self):
     return self._records

@@ -18,25 +18,31 @@ from totojax.jobs import chain
 from totojax.rundir import directory
 
 SMALL = (
-    "--config.stages.clips.amount.train=64",
-    "--config.stages.clips.amount.val=8",
-    "--config.stages.clips.amount.records_per_shard=16",
-    "--config.stages.shards.tokenizing.records=8",
-    "--config.stages.shards.tokenizing.records_per_shard=16",
-    "--config.stages.shards.tokenizing.report_frames=64",
-    "--config.stages.shards.tokenizing.kmeans_frames=256",
-    "--config.stages.shards.tokenizing.kmeans_patches=2000",
-    "--config.stages.pretrain.model.width=32",
-    "--config.stages.pretrain.model.depth=2",
-    "--config.stages.pretrain.train.total_tokens=81920.0",  # 20 steps
-    "--config.stages.pretrain.optim.warmup_steps=2",
-    "--config.stages.pretrain.every.log_steps=1",
-    "--config.stages.pretrain.every.checkpoint_steps=4",
-    "--config.stages.probe.train.epochs=2.0",
+  "--config.stages.clips.amount.train=64",
+  "--config.stages.clips.amount.val=8",
+  "--config.stages.clips.amount.records_per_shard=16",
+  "--config.stages.shards.tokenizing.records=8",
+  "--config.stages.shards.tokenizing.records_per_shard=16",
+  "--config.stages.shards.tokenizing.report_frames=64",
+  "--config.stages.shards.tokenizing.kmeans_frames=256",
+  "--config.stages.shards.tokenizing.kmeans_patches=2000",
+  "--config.stages.pretrain.model.width=32",
+  "--config.stages.pretrain.model.depth=2",
+  "--config.stages.pretrain.train.total_tokens=81920.0",  # 20 steps
+  "--config.stages.pretrain.optim.warmup_steps=2",
+  "--config.stages.pretrain.every.log_steps=1",
+  "--config.stages.pretrain.every.checkpoint_steps=4",
+  "--config.stages.probe.train.epochs=2.0",
 )
 STAGES = (
-    "clips", "tokenizer", "shards", "pretrain", "validate", "probe", "report",
-)  # fmt: skip
+  "clips",
+  "tokenizer",
+  "shards",
+  "pretrain",
+  "validate",
+  "probe",
+  "report",
+)
 
 
 def relative(workdir) -> list[str]:
@@ -55,9 +61,9 @@ def whole(tmp_path_factory):
 def files(folder) -> dict[str, bytes]:
   """Every file below a folder by its path."""
   return {
-      str(path.relative_to(folder)): path.read_bytes()
-      for path in sorted(folder.rglob("*"))
-      if path.is_file()
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
   }
 
 
@@ -73,7 +79,7 @@ def test_every_stage_left_what_it_should(whole):
   # The same number as the last evaluation during training: 8 of 8 rows.
   last = runs.metrics(whole / "pretrain")[-1]
   np.testing.assert_allclose(
-      metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
+    metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
   )
   lines = (whole / "validate" / "position_loss.csv").read_text().splitlines()
   assert len(lines) == 1 + 256
@@ -84,12 +90,12 @@ def test_every_stage_left_what_it_should(whole):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "until, stage",
-    [
-        ("clips/train/shard-00001", "clips"),
-        ("shards/train/shard-00001", "shards"),
-        ("pretrain/checkpoints/8/_CHECKPOINT_METADATA", "pretrain"),
-    ],
+  "until, stage",
+  [
+    ("clips/train/shard-00001", "clips"),
+    ("shards/train/shard-00001", "shards"),
+    ("pretrain/checkpoints/8/_CHECKPOINT_METADATA", "pretrain"),
+  ],
 )
 def test_killed_in_a_stage_ends_the_same(whole, tmp_path, until, stage):
   words = runs.command("configs/demo.py", tmp_path, *SMALL)
@@ -104,12 +110,10 @@ def test_killed_in_a_stage_ends_the_same(whole, tmp_path, until, stage):
   runs.finish(runs.start(words))
   for store in ("clips/train", "clips/val", "shards/train", "shards/val"):
     assert files(tmp_path / store) == files(whole / store), store
-  assert runs.metrics(tmp_path / "pretrain") == runs.metrics(
-      whole / "pretrain"
-  )
+  assert runs.metrics(tmp_path / "pretrain") == runs.metrics(whole / "pretrain")
   ours, theirs = (
-      json.loads((w / "validate" / "metrics.json").read_text())
-      for w in (tmp_path, whole)
+    json.loads((w / "validate" / "metrics.json").read_text())
+    for w in (tmp_path, whole)
   )
   assert ours == theirs
 
@@ -131,7 +135,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   for stage in ("validate", "probe", "report"):
     shutil.rmtree(moved / stage)
   output = runs.finish(
-      runs.start(runs.command("configs/demo.py", moved, *SMALL))
+    runs.start(runs.command("configs/demo.py", moved, *SMALL))
   )
   assert "[5/7] validate" in output and "[4/7]" not in output
   assert (moved / "done.json").exists()
@@ -141,7 +145,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   shutil.rmtree(moved / "validate")
   shutil.rmtree(moved / "shards" / "val")
   output = runs.finish(
-      runs.start(runs.command("configs/demo.py", moved, *SMALL)), code=1
+    runs.start(runs.command("configs/demo.py", moved, *SMALL)), code=1
   )
   assert f"{moved}/shards/val" in output and "Traceback" not in output
 
@@ -156,9 +160,7 @@ def test_sigterm_in_any_stage_says_how_to_go_on(tmp_path):
   process.send_signal(signal.SIGTERM)
   output = runs.finish(process)
   last = output.strip().splitlines()[-1]
-  assert last == (
-      f"{tmp_path}: stopped; run the same command again to go on"
-  )
+  assert last == (f"{tmp_path}: stopped; run the same command again to go on")
   assert not (tmp_path / "done.json").exists()
 
 

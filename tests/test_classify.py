@@ -22,17 +22,26 @@ CLASSES, LAYERS = 3, (0, 1, 3)
 
 def head(pool):
   return heads.HeadConfig(
-      pool=pool, heads=2, bias=True, init_std=0.5, norm_eps=1e-6,
-      norm_momentum=0.1,
-  )  # fmt: skip
+    pool=pool,
+    heads=2,
+    bias=True,
+    init_std=0.5,
+    norm_eps=1e-6,
+    norm_momentum=0.1,
+  )
 
 
 def make(pool, *, settings=2, depth=3, **sizes):
   model = test_features.make(depth=depth, **sizes)
   return classify.Classify(
-      head=head(pool), model=model, layers=[i for i in LAYERS if i <= depth],
-      width=model.config.width, classes=CLASSES, settings=settings, split=True,
-  )  # fmt: skip
+    head=head(pool),
+    model=model,
+    layers=[i for i in LAYERS if i <= depth],
+    width=model.config.width,
+    classes=CLASSES,
+    settings=settings,
+    split=True,
+  )
 
 
 def variables(task):
@@ -47,8 +56,8 @@ def batch(rows=8, spec=test_features.SPEC):
   codes = rng.integers(0, 60, (rows, spec.frames, spec.frame_tokens))
   tokens = [sequence.build(c, kind="video", spec=spec) for c in codes]
   return {
-      "tokens": jnp.asarray(np.stack(tokens))[:, :-1],
-      "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
+    "tokens": jnp.asarray(np.stack(tokens))[:, :-1],
+    "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
   }
 
 
@@ -56,7 +65,7 @@ def total(task, params, found, rows):
   """What `train_step` differentiates."""
   rest = api.Variables(None, found.frozen, found.stats)
   terms, stats, metrics = task.loss(
-      params, rest, rows, step=jnp.int32(0), key=jax.random.key(0)
+    params, rest, rows, step=jnp.int32(0), key=jax.random.key(0)
   )
   weight = task.weights(rows)["ce"]
   return terms["ce"].sum / weight, (stats, metrics)
@@ -68,25 +77,25 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
   task, rows = make(pool), batch()
   found = variables(task)
   grads, (stats, _) = jax.jit(
-      jax.grad(lambda p: total(task, p, found, rows), has_aux=True)
+    jax.grad(lambda p: total(task, p, found, rows), has_aux=True)
   )(found.params)
   visual_BT = sequence.is_visual(rows["tokens"])
   h_LBTD = test_features.stack(task.model, found.frozen, rows["tokens"], LAYERS)
   for i in range(len(LAYERS)):
     own = {k: v[i] for k, v in found.stats.items() if k != "train_loss"}
     prepared, after = heads.prepare(
-        task.head, h_LBTD[i], visual_BT, own, training=True
+      task.head, h_LBTD[i], visual_BT, own, training=True
     )
     for name in after:
       np.testing.assert_allclose(
-          stats[name][i], after[name], rtol=1e-4, atol=1e-6
+        stats[name][i], after[name], rtol=1e-4, atol=1e-6
       )
     for s in range(2):
 
       def alone(params):
         logits_BC = heads.logits(task.head, params, prepared, visual_BT)
         return optax.softmax_cross_entropy_with_integer_labels(
-            logits_BC, rows["label"]
+          logits_BC, rows["label"]
         ).mean()
 
       one = jax.tree.map(lambda x: x[i, s], found.params)
@@ -95,9 +104,12 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
       for name in expected:
         scale = float(abs(expected[name]).max())
         np.testing.assert_allclose(
-            grads[name][i, s], expected[name], rtol=2e-3, atol=1e-5 * scale,
-            err_msg=name,
-        )  # fmt: skip
+          grads[name][i, s],
+          expected[name],
+          rtol=2e-3,
+          atol=1e-5 * scale,
+          err_msg=name,
+        )
 
 
 def test_the_backbone_has_no_gradient():
@@ -116,7 +128,7 @@ def test_the_backbone_has_no_gradient():
     own = jax.tree.map(lambda x: x[0, 0], found.params)
     x_BTD = embedding[rows["tokens"]]
     logits = heads.logits(
-        task.head, own, x_BTD, sequence.is_visual(rows["tokens"])
+      task.head, own, x_BTD, sequence.is_visual(rows["tokens"])
     )
     return classify.cross_entropy(logits, rows["label"]).sum()
 
@@ -125,18 +137,21 @@ def test_the_backbone_has_no_gradient():
 
 def memory(depth):
   """Temporary bytes of the gradient of attention heads at every layer."""
-  spec = dataclasses.replace(
-      test_features.SPEC, grid=8, frames=8, context=513
-  )
+  spec = dataclasses.replace(test_features.SPEC, grid=8, frames=8, context=513)
   model = test_features.make(depth=depth, width=64, spec=spec, mlp_dim=64)
   task = classify.Classify(
-      head=head("attention"), model=model, layers=range(1, depth + 1),
-      width=64, classes=CLASSES, settings=1, split=True,
-  )  # fmt: skip
+    head=head("attention"),
+    model=model,
+    layers=range(1, depth + 1),
+    width=64,
+    classes=CLASSES,
+    settings=1,
+    split=True,
+  )
   shapes = jax.eval_shape(task.init, jax.random.key(0))
   rows = {
-      "tokens": jax.ShapeDtypeStruct((8, 513), jnp.int32),
-      "label": jax.ShapeDtypeStruct((8,), jnp.int32),
+    "tokens": jax.ShapeDtypeStruct((8, 513), jnp.int32),
+    "label": jax.ShapeDtypeStruct((8,), jnp.int32),
   }
 
   def ours(params, rest, rows):
@@ -151,18 +166,22 @@ def memory(depth):
       params_S, stats = own
       y, _ = heads.prepare(task.head, x_BTD, visual_BT, stats, training=True)
       return jax.vmap(
-          lambda p: classify.cross_entropy(
-              heads.logits(task.head, p, y, visual_BT), rows["label"]
-          ).sum()
+        lambda p: classify.cross_entropy(
+          heads.logits(task.head, p, y, visual_BT), rows["label"]
+        ).sum()
       )(params_S)
 
     stats = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     return jax.grad(
-        lambda p: taps.tap_layers(
-            model, rest.frozen, rows["tokens"], tap=tap, layers=task.layers,
-            per_layer=(p, stats),
-        ).sum()
-    )(params)  # fmt: skip
+      lambda p: taps.tap_layers(
+        model,
+        rest.frozen,
+        rows["tokens"],
+        tap=tap,
+        layers=task.layers,
+        per_layer=(p, stats),
+      ).sum()
+    )(params)
 
   sizes = []
   for fn in (ours, by_autodiff):
@@ -184,7 +203,7 @@ def test_a_head_that_diverges_stops_and_the_others_go_on():
   broken = found.params["linear"].at[1, 0].set(3e38)
   params = {**found.params, "linear": broken}
   grads, (_, metrics) = jax.grad(
-      lambda p: total(task, p, found, rows), has_aux=True
+    lambda p: total(task, p, found, rows), has_aux=True
   )(params)
   np.testing.assert_array_equal(grads["linear"][1, 0], 0.0)
   fine = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
@@ -199,22 +218,26 @@ def test_features_made_before_give_the_same_heads():
   found = variables(task)
   visual_BT = sequence.is_visual(rows["tokens"])
   h_LBD = taps.tap_layers(
-      task.model, found.frozen, rows["tokens"],
-      tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
-      layers=LAYERS, per_layer=None,
-  )  # fmt: skip
+    task.model,
+    found.frozen,
+    rows["tokens"],
+    tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
+    layers=LAYERS,
+    per_layer=None,
+  )
   cached = classify.Classify(
-      head=task.head, model=None, layers=LAYERS, width=32, classes=CLASSES,
-      settings=2, split=False,
-  )  # fmt: skip
+    head=task.head,
+    model=None,
+    layers=LAYERS,
+    width=32,
+    classes=CLASSES,
+    settings=2,
+    split=False,
+  )
   fresh = cached.init(jax.random.key(1))
   assert fresh.frozen == {}
-  chex.assert_trees_all_equal(
-      fresh.params, task.init(jax.random.key(1)).params
-  )
-  features = {
-      "features": jnp.swapaxes(h_LBD, 0, 1), "label": rows["label"]
-  }
+  chex.assert_trees_all_equal(fresh.params, task.init(jax.random.key(1)).params)
+  features = {"features": jnp.swapaxes(h_LBD, 0, 1), "label": rows["label"]}
   a = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
   b = jax.grad(lambda p: total(cached, p, found, features)[0])(found.params)
   for name in a:
@@ -222,10 +245,19 @@ def test_features_made_before_give_the_same_heads():
 
 
 def test_a_layer_starts_alike_whatever_else_is_probed():
-  make_one = lambda layers: classify.Classify(
-      head=head("average"), model=None, layers=layers, width=8,
-      classes=CLASSES, settings=3, split=False,
-  ).init(jax.random.key(0)).params["linear"]  # fmt: skip
+  make_one = lambda layers: (
+    classify.Classify(
+      head=head("average"),
+      model=None,
+      layers=layers,
+      width=8,
+      classes=CLASSES,
+      settings=3,
+      split=False,
+    )
+    .init(jax.random.key(0))
+    .params["linear"]
+  )
   whole, some = make_one((0, 1, 2, 3)), make_one((2, 3))
   np.testing.assert_array_equal(whole[2:], some)
   np.testing.assert_array_equal(whole[:, 0], whole[:, 2])
@@ -235,9 +267,14 @@ def test_a_layer_starts_alike_whatever_else_is_probed():
 def test_attention_on_pooled_features_is_refused():
   with pytest.raises(ValueError, match="'attention' reads every token"):
     classify.Classify(
-        head=head("attention"), model=None, layers=(0,), width=8, classes=2,
-        settings=1, split=False,
-    )  # fmt: skip
+      head=head("attention"),
+      model=None,
+      layers=(0,),
+      width=8,
+      classes=2,
+      settings=1,
+      split=False,
+    )
 
 
 def test_views_are_summed_after_the_softmax():
@@ -246,9 +283,7 @@ def test_views_are_summed_after_the_softmax():
   logits_BC = rng.normal(size=(12, 5)) * 3
   logits_BC[:3] = [[9, 8, 0, 0, 0], [9, 8, 0, 0, 0], [-40, 0, 0, 0, 0]]
   label_B = np.array([2, 2, 2, 0, 0, -1, 4, 4, 4, -1, -1, -1])
-  found = top1.outcome(
-      jnp.asarray(logits_BC), jnp.asarray(label_B), views=3
-  )
+  found = top1.outcome(jnp.asarray(logits_BC), jnp.asarray(label_B), views=3)
   share = np.exp(logits_BC) / np.exp(logits_BC).sum(1, keepdims=True)
   for i, views in enumerate(([0, 1, 2], [3, 4], [6, 7, 8])):
     score = share[views].sum(0)
@@ -256,7 +291,7 @@ def test_views_are_summed_after_the_softmax():
     assert found["rank"][i] == (score > score[label]).sum()
     assert found["named"][i] == score.argmax()
     assert found["nll"][i] == pytest.approx(
-        -np.log(score[label] / len(views)), rel=1e-4
+      -np.log(score[label] / len(views)), rel=1e-4
     )
   # Control: the sum of logits names another class for the first item.
   assert logits_BC[:3].sum(0).argmax() == 1 and found["named"][0] == 0
@@ -271,8 +306,8 @@ def test_equal_scores_are_told_apart_by_number_not_by_luck():
 def test_labels_that_would_be_broadcast_are_refused():
   logits_BC, label_B = jnp.zeros((4, 4)), jnp.arange(4)
   for score in (
-      lambda label: top1.outcome(logits_BC, label, views=1),
-      lambda label: classify.cross_entropy(logits_BC, label),
+    lambda label: top1.outcome(logits_BC, label, views=1),
+    lambda label: classify.cross_entropy(logits_BC, label),
   ):
     score(label_B)
     for wrong in (label_B[:, None], label_B[:1]):
@@ -290,8 +325,10 @@ def test_top1_and_top5_count_items_once():
   np.testing.assert_allclose(scores.top(5), [[0.75], [0.5]])
   assert top1.best(scores.top(1), scores.loss()) == (0, 0)
   assert top1.error(0.5, 100) == pytest.approx(0.05)
-  parts = [{k: v[..., :3] for k, v in vars(scores).items()},
-           {k: v[..., 3:] for k, v in vars(scores).items()}]  # fmt: skip
+  parts = [
+    {k: v[..., :3] for k, v in vars(scores).items()},
+    {k: v[..., 3:] for k, v in vars(scores).items()},
+  ]
   found = top1.evaluate(lambda b: parts[b["i"]], [{"i": 0}, {"i": 1}], items=3)
   assert found.items == 3
   with pytest.raises(ValueError, match="hold 4 items and 5 are expected"):

@@ -22,9 +22,16 @@ from totojax.data.pixels import video
 from totojax.data.sources import items
 
 SPEC = video.ClipSpec(
-    frames=4, stride_frames=1, fps=30.0, size_px=32, crops=2,
-    resample="bicubic", sampling="duration", every_s=0.5, most_stretches=100,
-)  # fmt: skip
+  frames=4,
+  stride_frames=1,
+  fps=30.0,
+  size_px=32,
+  crops=2,
+  resample="bicubic",
+  sampling="duration",
+  every_s=0.5,
+  most_stretches=100,
+)
 
 
 def change(**values):
@@ -38,8 +45,7 @@ def clips(item, spec, seed=0):
 
 
 @pytest.mark.parametrize(
-    "frames, stretches",
-    [(7, 1), (20, 1), (30, 2), (45, 3), (75, 5), (105, 7)],
+  "frames, stretches", [(7, 1), (20, 1), (30, 2), (45, 3), (75, 5), (105, 7)]
 )
 def test_clips_in_proportion_to_length(tmp_path, frames, stretches):
   item = write(tmp_path / "a.mp4", frames)
@@ -79,8 +85,8 @@ def test_a_clip_does_not_depend_on_the_number_of_crops(tmp_path):
   item = write(tmp_path / "a.mp4", 60)
   two, three = clips(item, SPEC), clips(item, change(crops=3))
   np.testing.assert_array_equal(
-      two.reshape(4, 2, *two.shape[1:]),
-      three.reshape(4, 3, *three.shape[1:])[:, :2],
+    two.reshape(4, 2, *two.shape[1:]),
+    three.reshape(4, 3, *three.shape[1:])[:, :2],
   )
 
 
@@ -149,11 +155,11 @@ def test_part_of_a_file(tmp_path):
 
   def part(offset, size):
     return dataclasses.replace(
-        item, path=str(tmp_path / "big"), part=(offset, size)
+      item, path=str(tmp_path / "big"), part=(offset, size)
     )
 
   np.testing.assert_array_equal(
-      clips(part(1000, len(data)), SPEC), clips(item, SPEC)
+    clips(part(1000, len(data)), SPEC), clips(item, SPEC)
   )
   row = media.load(part(1000, len(data) + 501), SPEC, seed=0)
   assert "ends after" in row.reason
@@ -175,8 +181,8 @@ def test_variable_frame_rate_follows_the_clock(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pix_fmt",
-    ["yuv420p10le", "gray", "gray10le", "gray16le", "yuv444p16le", "bgra"],
+  "pix_fmt",
+  ["yuv420p10le", "gray", "gray10le", "gray16le", "yuv444p16le", "bgra"],
 )
 def test_pixels_of_other_depths_and_colours(tmp_path, pix_fmt):
   item = write(tmp_path / "a.mkv", 20, codec="ffv1", pix_fmt=pix_fmt)
@@ -203,7 +209,7 @@ def test_a_header_that_claims_two_hours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [b"\xff\xfe.mp4", b"concat:x.mp4", b"%03d.mp4"]
+  "name", [b"\xff\xfe.mp4", b"concat:x.mp4", b"%03d.mp4"]
 )
 def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
   path = os.fsdecode(name)
@@ -215,9 +221,9 @@ def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
 
 def test_spec_refuses_nonsense():
   for values, told in (
-      ({"sampling": "length"}, "'uniform' or 'duration'"),
-      ({"every_s": 0.0}, "clip.every_s is 0.0"),
-      ({"most_stretches": 0}, "clip.most_stretches is 0"),
+    ({"sampling": "length"}, "'uniform' or 'duration'"),
+    ({"every_s": 0.0}, "clip.every_s is 0.0"),
+    ({"most_stretches": 0}, "clip.most_stretches is 0"),
   ):
     with pytest.raises(ValueError, match=told):
       change(**values)
@@ -231,9 +237,13 @@ heavy = ["jax", "tensorflow", "tensorflow_datasets", "av", "scipy", "etils"]
 print([name for name in heavy if name in sys.modules], "PIL" in sys.modules)
 """
   result = subprocess.run(
-      [sys.executable, "-c", code], cwd=runs.ROOT, capture_output=True,
-      text=True, timeout=60, check=True,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=True,
+  )
   assert result.stdout == "[] True\n"
 
 
@@ -272,7 +282,7 @@ def test_frames_are_resized_without_aliasing(tmp_path, resample):
     container.mux(stream.encode())
   resize = augment.Resize(32, resample)
   found = decode.read_images(
-      path, [0, 1], timeline=decode.read_timeline(path), prepare=resize
+    path, [0, 1], timeline=decode.read_timeline(path), prepare=resize
   )
   away = np.abs(found[0].astype(int) - resize(smooth))
   assert found[0].shape == (32, 43, 3) and away.mean() < 2 and away.max() < 12

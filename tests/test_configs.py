@@ -44,10 +44,10 @@ def parts_of(config):
 def of_job(job):
   """Every config, or stage of one, that runs `job`."""
   return [
-      pytest.param(path, name, id=f"{path.stem}-{name}".strip("-"))
-      for path in CONFIGS
-      for name, part in parts_of(load(path))
-      if part["run"] == job
+    pytest.param(path, name, id=f"{path.stem}-{name}".strip("-"))
+    for path in CONFIGS
+    for name, part in parts_of(load(path))
+    if part["run"] == job
   ]
 
 
@@ -113,16 +113,16 @@ def test_one_key_moves_all_the_stores_of_the_paper():
   config = load(CONFIGS[0].parent / "1b.py", "--config.data.root=gs://b/t")
   paths = {name: source.path for name, source in config.data.train.items()}
   assert paths == {
-      "imagenet": "gs://b/t/imagenet",
-      "ego4d": "gs://b/t/ego4d",
-      "kinetics600": "gs://b/t/kinetics600",
-      "howto100m": "gs://b/t/howto100m",
+    "imagenet": "gs://b/t/imagenet",
+    "ego4d": "gs://b/t/ego4d",
+    "kinetics600": "gs://b/t/kinetics600",
+    "howto100m": "gs://b/t/howto100m",
   }
   assert config.data.validation.kinetics400 == "gs://b/t/kinetics400_val"
   # Section 3.3: 20 % images, 10 % Ego4D, 10 % Kinetics, 60 % HowTo100M.
   weights = {name: source.weight for name, source in config.data.train.items()}
   assert weights == dict(
-      imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6
+    imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6
   )
 
 
@@ -150,17 +150,17 @@ def test_a_section_becomes_its_dataclass():
 
 
 @pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"step": 3}, "knobs.step does not exist; did you mean knobs.steps?"),
-        ({"zzz": 3}, "zzz does not exist; known: knobs.rate, knobs.steps, "),
-        ({"steps": None}, "knobs.steps is None .NoneType.; it must be int"),
-        ({"steps": 3.0}, "knobs.steps is 3.0 .float.; it must be int"),
-        ({"steps": True}, "knobs.steps is True .bool.; it must be int"),
-        ({"rate": "1e-3"}, "knobs.rate is '1e-3' .str.; it must be float"),
-        ({"on": 1}, "knobs.on is 1 .int.; it must be bool"),
-        ({"steps": 0}, "knobs.steps is 0; use 1 or more"),
-    ],
+  "change, message",
+  [
+    ({"step": 3}, "knobs.step does not exist; did you mean knobs.steps?"),
+    ({"zzz": 3}, "zzz does not exist; known: knobs.rate, knobs.steps, "),
+    ({"steps": None}, "knobs.steps is None .NoneType.; it must be int"),
+    ({"steps": 3.0}, "knobs.steps is 3.0 .float.; it must be int"),
+    ({"steps": True}, "knobs.steps is True .bool.; it must be int"),
+    ({"rate": "1e-3"}, "knobs.rate is '1e-3' .str.; it must be float"),
+    ({"on": 1}, "knobs.on is 1 .int.; it must be bool"),
+    ({"steps": 0}, "knobs.steps is 0; use 1 or more"),
+  ],
 )
 def test_a_section_that_does_not_fit_is_refused(change, message):
   with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
@@ -175,15 +175,25 @@ def test_a_missing_key_is_refused():
 def images(path) -> str:
   """A store of 64 images."""
   writer = shards.Writer(
-      path,
-      manifests.new(
-          kind="image",
-          fields=(manifests.token_field(frames=1, grid=stores.GRID),),
-          tokenizer="0123456789abcdef", vocab=stores.VOCAB, grid=stores.GRID,
-          frames=1, size_px=16, stride_frames=0, fps=0.0, crops=1,
-          labels=False, ids=True, classes=(), records_per_shard=64, info={},
-      ),
-  )  # fmt: skip
+    path,
+    manifests.new(
+      kind="image",
+      fields=(manifests.token_field(frames=1, grid=stores.GRID),),
+      tokenizer="0123456789abcdef",
+      vocab=stores.VOCAB,
+      grid=stores.GRID,
+      frames=1,
+      size_px=16,
+      stride_frames=0,
+      fps=0.0,
+      crops=1,
+      labels=False,
+      ids=True,
+      classes=(),
+      records_per_shard=64,
+      info={},
+    ),
+  )
   codes = stores.codes(64, seed=3)[:, 0].astype(np.uint16)
   names = [f"image/{i}" for i in range(64)]
   writer.append({"codes": codes}, labels=None, ids=names, cursor=64)
@@ -199,11 +209,11 @@ def data(tmp_path_factory):
   config["scene"] |= dict(frames=4, size_px=SIDE_PX)
   assert jobs.run(config, epath.Path(root / "clips"), lambda step: False)
   return {
-      "video": stores.write(root / "train", records=32, seed=0, prefix="t"),
-      "image": images(root / "images"),
-      "validation": stores.write(root / "val", records=8, seed=1, prefix="v"),
-      "pixels": str(root / "clips" / "train"),
-      "held_out_pixels": str(root / "clips" / "val"),
+    "video": stores.write(root / "train", records=32, seed=0, prefix="t"),
+    "image": images(root / "images"),
+    "validation": stores.write(root / "val", records=8, seed=1, prefix="v"),
+    "pixels": str(root / "clips" / "train"),
+    "held_out_pixels": str(root / "clips" / "val"),
   }
 
 
@@ -219,7 +229,7 @@ def tiny(config, data):
     config.init_from = ""  # what a second stage begins with is not there
     config.model.update(width=16, depth=1, heads=2, mlp_dim=32)
     config.sequence.update(
-        vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
+      vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
     )
     config.compute.dtype = "float32"
     rows = 8 * config.train.microbatches
@@ -233,9 +243,12 @@ def tiny(config, data):
     config.weights = "train"
     config.dvae.update(vocab=16, hidden=4, groups=2, blocks=1, decoder_init=4)
     config.train.update(
-        steps=2, batch_frames=8, start_frames=4, score_frames=8,
-        least_used_frac=0.0,
-    )  # fmt: skip
+      steps=2,
+      batch_frames=8,
+      start_frames=4,
+      score_frames=8,
+      least_used_frac=0.0,
+    )
     for key in config.objective:  # the schedules end with the run
       if key.endswith("_steps"):
         config.objective[key] = 2
@@ -264,10 +277,13 @@ def pretraining():
   cases, seen = [], set()
   for case in of_job("pretrain"):
     config = tiny(part(*case.values), collections.defaultdict(str))
-    program = json.dumps([
+    program = json.dumps(
+      [
         *(config[k] for k in ("architecture", "model", "compute")),
-        config["mup"]["on"], config["train"]["microbatches"],
-    ])  # fmt: skip
+        config["mup"]["on"],
+        config["train"]["microbatches"],
+      ]
+    )
     marks = [pytest.mark.slow] if program in seen else []
     cases.append(pytest.param(*case.values, id=case.id, marks=marks))
     seen.add(program)
@@ -310,23 +326,23 @@ def test_a_tokenizer_takes_two_steps(path, name, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "section, change, told",
-    [
-        ("train", {"batch": 1}, "train.batch does not exist; did you mean"),
-        ("train", {"microbatches": 1.0}, "train.microbatches is 1.0"),
-        ("validation", {"row": 1}, "validation.row does not exist"),
-        ("data", {"train": {}}, "data.train is empty; .* configs/1b.py"),
-        (
-            "data",
-            {"train": {"a": {"path": "p", "weight": 1.0, "wait": 1}}},
-            "data.train.a.wait does not exist; did you mean data.train.a.weig",
-        ),
-        (
-            "data",
-            {"train": {"a": {"path": "", "weight": 1.0}}},
-            "data.train.a.path is empty",
-        ),
-    ],
+  "section, change, told",
+  [
+    ("train", {"batch": 1}, "train.batch does not exist; did you mean"),
+    ("train", {"microbatches": 1.0}, "train.microbatches is 1.0"),
+    ("validation", {"row": 1}, "validation.row does not exist"),
+    ("data", {"train": {}}, "data.train is empty; .* configs/1b.py"),
+    (
+      "data",
+      {"train": {"a": {"path": "p", "weight": 1.0, "wait": 1}}},
+      "data.train.a.wait does not exist; did you mean data.train.a.weig",
+    ),
+    (
+      "data",
+      {"train": {"a": {"path": "", "weight": 1.0}}},
+      "data.train.a.path is empty",
+    ),
+  ],
 )
 def test_what_is_trained_on_is_checked(data, tmp_path, section, change, told):
   config = tiny(part(runs.ROOT / "configs" / "smoke.py", ""), data)

@@ -61,9 +61,9 @@ def run(values, workdir, interrupted=NEVER):
 
 def files(folder):
   return {
-      str(path.relative_to(folder)): path.read_bytes()
-      for path in sorted(folder.rglob("*"))
-      if path.is_file()
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file()
   }
 
 
@@ -104,7 +104,7 @@ def test_records_are_the_codes_of_each_item_in_order(root, whole):
   store = opened(whole / "all")
   assert store.ids() == ids
   np.testing.assert_array_equal(
-      store.read(range(len(store)))["codes"], np.stack(expected)
+    store.read(range(len(store)))["codes"], np.stack(expected)
   )
   store.verify()
   assert store.manifest.tokenizer == tokenizer.fingerprint
@@ -146,13 +146,17 @@ def test_another_seed_gives_other_tokens(root, whole, tmp_path):
 def test_killed_twice_is_byte_identical(root, whole, tmp_path):
   values = config(root)
   words = runs.command(
-      "configs/tokenize.py", tmp_path,
-      f"--config.source.root={root}",
-      *(f"--config.clip.{k}={values['clip'][k]}"
-        for k in ("frames", "stride_frames", "size_px", "crops")),
-      "--config.image.size_px=32",
-      "--config.amount.items_per_shard=2", "--config.amount.workers=1",
-  )  # fmt: skip
+    "configs/tokenize.py",
+    tmp_path,
+    f"--config.source.root={root}",
+    *(
+      f"--config.clip.{k}={values['clip'][k]}"
+      for k in ("frames", "stride_frames", "size_px", "crops")
+    ),
+    "--config.image.size_px=32",
+    "--config.amount.items_per_shard=2",
+    "--config.amount.workers=1",
+  )
   for unit in (0, 2):
     process = runs.start(words)
     note = tmp_path / "all.units" / f"{unit:05d}.json"
@@ -178,14 +182,14 @@ def test_beam_writes_the_same_shards(root, whole, tmp_path):
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
 def test_a_shard_that_was_damaged_since_is_made_again(
-    root, whole, tmp_path, capsys, damage
+  root, whole, tmp_path, capsys, damage
 ):
   assert not run(config(root), tmp_path, lambda done: done == 5)
   shard = tmp_path / "all" / "shard-00001" / "codes"
   (chunk,) = (
-      path
-      for path in shard.rglob("*")
-      if path.is_file() and path.name != "zarr.json"
+    path
+    for path in shard.rglob("*")
+    if path.is_file() and path.name != "zarr.json"
   )
   data = bytearray(chunk.read_bytes())
   if damage == "cut":
@@ -208,7 +212,7 @@ def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
 
 
 def test_a_full_disk_stops_and_loses_nothing(
-    root, whole, tmp_path, monkeypatch
+  root, whole, tmp_path, monkeypatch
 ):
   real, calls = objects.write_array, []
 
@@ -280,12 +284,12 @@ def test_labels_mean_the_same_in_all_splits(tmp_path):
       (tmp_path / "in" / split / name).mkdir(parents=True)
       Image.new("RGB", (40, 40)).save(tmp_path / "in" / split / name / "x.png")
   values = config(
-      tmp_path / "in",
-      **{
-          "source.kind": "image",
-          "source.splits": ("train", "val"),
-          "source.folder.class_folders": True,
-      },
+    tmp_path / "in",
+    **{
+      "source.kind": "image",
+      "source.splits": ("train", "val"),
+      "source.folder.class_folders": True,
+    },
   )
   assert run(values, tmp_path / "run")
   for split in ("train", "val"):
@@ -297,18 +301,18 @@ def test_labels_mean_the_same_in_all_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"source.name": "kinetics"}, r"kinetics has splits.*'train', 'val'"),
-        ({"source.name": "imagenet"}, "imagenet has splits"),
-        ({"source.root": ""}, "source.root is empty"),
-        ({"source.name": "kinetix"}, "source.name is 'kinetix'"),
-        ({"source.val_frac": 1.5}, "source.val_frac is 1.5"),
-        ({"clip.size_px": 30}, "30 x 30 pixels"),
-        ({"amount.items_per_shard": 0}, "items_per_shard is 0"),
-        ({"source.splits": ("x",), "source.name": "list"}, "no splits"),
-        ({"source.exclude": ("nowhere.txt",)}, "nowhere.txt"),
-    ],
+  "changes, message",
+  [
+    ({"source.name": "kinetics"}, r"kinetics has splits.*'train', 'val'"),
+    ({"source.name": "imagenet"}, "imagenet has splits"),
+    ({"source.root": ""}, "source.root is empty"),
+    ({"source.name": "kinetix"}, "source.name is 'kinetix'"),
+    ({"source.val_frac": 1.5}, "source.val_frac is 1.5"),
+    ({"clip.size_px": 30}, "30 x 30 pixels"),
+    ({"amount.items_per_shard": 0}, "items_per_shard is 0"),
+    ({"source.splits": ("x",), "source.name": "list"}, "no splits"),
+    ({"source.exclude": ("nowhere.txt",)}, "nowhere.txt"),
+  ],
 )
 def test_mistakes_leave_no_run_behind(root, tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
@@ -325,12 +329,12 @@ def test_held_out_items_and_labels(tmp_path):
       noise = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
       Image.fromarray(noise).save(tmp_path / "in" / name / f"{i}.png")
   values = config(
-      tmp_path / "in",
-      **{
-          "source.kind": "image",
-          "source.val_frac": 0.25,
-          "source.folder.class_folders": True,
-      },
+    tmp_path / "in",
+    **{
+      "source.kind": "image",
+      "source.val_frac": 0.25,
+      "source.folder.class_folders": True,
+    },
   )
   assert run(values, tmp_path / "run")
   train, val = (opened(tmp_path / "run" / part) for part in ("train", "val"))
@@ -355,25 +359,25 @@ class Bomb(items_lib.Item):
 def test_a_decoder_that_dies_costs_its_own_item_alone(root):
   spec = video.ClipSpec(**config(root)["clip"])
   good = [
-      items_lib.of_file(path.name, path)
-      for path in sorted(root.glob("video *.mp4"))
+    items_lib.of_file(path.name, path)
+    for path in sorted(root.glob("video *.mp4"))
   ]
   bomb = Bomb(
-      **dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4"))
+    **dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4"))
   )
   found = list(
-      workers.decode(
-          [*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2
-      )
+    workers.decode(
+      [*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2
+    )
   )
   assert [f.item.id for f in found] == [
-      *(i.id for i in good[:3]), "bomb", *(i.id for i in good[3:]),
-  ]  # fmt: skip
+    *(i.id for i in good[:3]),
+    "bomb",
+    *(i.id for i in good[3:]),
+  ]
   assert "crashes" in found[3].clips.reason
   for item, result in zip(good, found[:3] + found[4:], strict=True):
-    np.testing.assert_array_equal(
-        result.clips, media.load(item, spec, seed=0)
-    )
+    np.testing.assert_array_equal(result.clips, media.load(item, spec, seed=0))
 
 
 def _leakage(train, validation, workdir, **changes):
@@ -416,22 +420,24 @@ def test_equal_tokens_under_another_name_are_found(tmp_path):
     (tmp_path / part).mkdir()
     Image.fromarray(noise).save(tmp_path / part / f"{name}.png")
     values = config(
-        tmp_path / part, **{"source.kind": "image", "image.crop": "center"}
+      tmp_path / part, **{"source.kind": "image", "image.crop": "center"}
     )
     assert run(values, tmp_path / f"run {part}")
   stores = (tmp_path / "run a" / "all", tmp_path / "run b" / "all")
   assert _leakage(*stores, tmp_path / "out", fail=False)
   (row,) = table(tmp_path / "out" / "leakage.csv")
   assert (row["same"], row["held_out_id"], row["train_id"]) == (
-      "record", "y.png", "x.png",
-  )  # fmt: skip
+    "record",
+    "y.png",
+    "x.png",
+  )
 
 
 def test_the_plan_counts_as_table_2_of_the_paper():
   c = recipes.tokenize()
   c.plan.update(hours=92_627.0, videos=1_000_000)
   official = dataclasses.replace(
-      weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
+    weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
   )
   (row,) = plan.without_source(roots.read(c.to_dict()), official)
   np.testing.assert_allclose(row.tokens_every_frame, 2560.95e9, rtol=1e-5)
@@ -458,7 +464,7 @@ def test_a_plan_of_hours_alone_cuts_them_without_gaps():
 def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   seconds = sum(20 + i for i in range(VIDEOS)) / 30
   listing = [
-      items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")
+    items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")
   ]
   hours, probed = plan.estimate_hours(listing, 64, seed=0)
   assert probed == VIDEOS
@@ -472,10 +478,14 @@ def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
 
 def test_a_plan_is_no_run(root, tmp_path):
   words = runs.command(
-      "configs/tokenize.py", tmp_path / "w", f"--config.source.root={root}",
-      "--config.clip.size_px=32", "--config.clip.frames=4",
-      "--config.clip.stride_frames=2", "--config.amount.workers=0",
-  )  # fmt: skip
+    "configs/tokenize.py",
+    tmp_path / "w",
+    f"--config.source.root={root}",
+    "--config.clip.size_px=32",
+    "--config.clip.frames=4",
+    "--config.clip.stride_frames=2",
+    "--config.amount.workers=0",
+  )
   for _ in range(2):
     runs.finish(runs.start([*words, "--config.run=plan"]))
   assert (tmp_path / "w" / "plan" / "plan.json").exists()

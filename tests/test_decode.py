@@ -22,14 +22,18 @@ from totojax.models import trunk
 from totojax.tasks import pretrain
 
 SPEC = sequence.SequenceSpec(
-    vocab=60, grid=2, frames=4, context=16, segments=False
+  vocab=60, grid=2, frames=4, context=16, segments=False
 )
 APART = trunk.Compute(
-    dtype="float32", attention="blocked", remat="none", unroll=2, loss_chunk=0,
-    platform=platform.CPU,
-)  # fmt: skip
+  dtype="float32",
+  attention="blocked",
+  remat="none",
+  unroll=2,
+  loss_chunk=0,
+  platform=platform.CPU,
+)
 STACKED = dataclasses.replace(
-    APART, attention="xla", unroll=1, platform=platform.GPU
+  APART, attention="xla", unroll=1, platform=platform.GPU
 )
 REAL = SPEC.vocab + sequence.SPECIALS
 
@@ -60,19 +64,15 @@ def cached(model, params, inputs, *, prompt, room, shift=0):
 
   @jax.jit
   def read(weights, inputs):
-    first, cache = decode.prefill(
-        model, weights, inputs[:, :prompt], room=room
-    )
+    first, cache = decode.prefill(model, weights, inputs[:, :prompt], room=room)
 
     def one(cache, i):
       logits, cache = decode.step(
-          model, weights, cache, inputs[:, i], i + shift
+        model, weights, cache, inputs[:, i], i + shift
       )
       return cache, logits
 
-    _, others = jax.lax.scan(
-        one, cache, jnp.arange(prompt, inputs.shape[1])
-    )
+    _, others = jax.lax.scan(one, cache, jnp.arange(prompt, inputs.shape[1]))
     return jnp.concatenate([first[:, None], jnp.swapaxes(others, 0, 1)], 1)
 
   return np.asarray(read(weights, inputs))[..., :REAL]
@@ -92,14 +92,14 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(
-    "compute, tied, prompt, room, scales",
-    [
-        (APART, True, 1, 16, layers.STANDARD),
-        (STACKED, False, 5, 24, layers.Scales(attention=0.5, logits=3.0)),
-    ],
+  "compute, tied, prompt, room, scales",
+  [
+    (APART, True, 1, 16, layers.STANDARD),
+    (STACKED, False, 5, 24, layers.Scales(attention=0.5, logits=3.0)),
+  ],
 )
 def test_logits_are_those_of_the_whole_sequence(
-    compute, tied, prompt, room, scales
+  compute, tied, prompt, room, scales
 ):
   model = build(compute, tied=tied, scales=scales)
   params, inputs = init(model), tokens()
@@ -172,18 +172,23 @@ def test_a_cache_is_read_the_same_by_product():
   past = [jax.random.normal(key, (2, 3, 9, 16)) for key in keys[3:]]
   seen = 5  # of the 9 places
   all_k, all_v = (
-      jnp.concatenate([jnp.swapaxes(old[:, :, :seen], 1, 2), new], axis=1)
-      for old, new in zip(past, (k, v))
+    jnp.concatenate([jnp.swapaxes(old[:, :, :seen], 1, 2), new], axis=1)
+    for old, new in zip(past, (k, v))
   )
   weights = jax.nn.softmax(0.3 * jnp.einsum("BTHK,BSHK->BHTS", q, all_k))
   expected = jnp.einsum("BHTS,BSHK->BTHK", weights, all_v)
 
   def found(by_product, places):
     return attention.attend_to_cache(
-        q, k, v, keys_BHSK=past[0], values_BHSK=past[1],
-        seen_BS=(jnp.arange(9) < places)[None], scale=0.3,
-        by_product=by_product,
-    )  # fmt: skip
+      q,
+      k,
+      v,
+      keys_BHSK=past[0],
+      values_BHSK=past[1],
+      seen_BS=(jnp.arange(9) < places)[None],
+      scale=0.3,
+      by_product=by_product,
+    )
 
   for by_product in (False, True):
     assert relative(found(by_product, seen), expected) < 1e-5

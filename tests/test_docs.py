@@ -16,9 +16,9 @@ from totojax.config import arguments
 
 README = runs.ROOT / "README.md"
 PAGES = [
-    README,
-    *sorted((runs.ROOT / "docs").glob("*.md")),
-    runs.ROOT / "configs" / "paper" / "README.md",
+  README,
+  *sorted((runs.ROOT / "docs").glob("*.md")),
+  runs.ROOT / "configs" / "paper" / "README.md",
 ]
 MOST_LINES, MOST_BYTES, MOST_COLUMNS = 150, 12_000, 120
 IMAGE_BYTES = 200_000
@@ -94,24 +94,24 @@ def test_links_lead_somewhere(path):
 
 def test_there_are_links_in_both_directions():
   linked = {
-      (page.parent / target.partition("#")[0]).resolve()
-      for page in PAGES
-      for target in targets(text_of(page))
-      if not target.startswith("http")
+    (page.parent / target.partition("#")[0]).resolve()
+    for page in PAGES
+    for target in targets(text_of(page))
+    if not target.startswith("http")
   }
   assert {page.resolve() for page in PAGES} - {README} <= linked
 
 
 @pytest.mark.parametrize(
-    "text, told",
-    [
-        ("[a](gone.md)", "gone.md does not exist"),
-        ("![a](images/gone.png)", "images/gone.png does not exist"),
-        ("# A title\n[a](#a-titel)", "#a-titel has no such heading"),
-        ("[a](other.md#b)", "other.md#b has no such heading"),
-        ("| [data] |", "no label data does not exist"),
-        ("[data]\n\n[data]: gone.md", "gone.md does not exist"),
-    ],
+  "text, told",
+  [
+    ("[a](gone.md)", "gone.md does not exist"),
+    ("![a](images/gone.png)", "images/gone.png does not exist"),
+    ("# A title\n[a](#a-titel)", "#a-titel has no such heading"),
+    ("[a](other.md#b)", "other.md#b has no such heading"),
+    ("| [data] |", "no label data does not exist"),
+    ("[data]\n\n[data]: gone.md", "gone.md does not exist"),
+  ],
 )
 def test_a_broken_link_is_found(tmp_path, text, told):
   (tmp_path / "other.md").write_text("## Where is `x`, and µP?\n")
@@ -119,8 +119,8 @@ def test_a_broken_link_is_found(tmp_path, text, told):
   page.write_text(text)
   assert f"page.md: {told}" in broken(page)
   page.write_text(
-      "# A title\n[a](#a-title) [b](other.md#where-is-x-and-µp) `[no](link)`\n"
-      "[c][o] [o] [d](https://example.org/x#y)\n\n[o]: other.md\n"
+    "# A title\n[a](#a-title) [b](other.md#where-is-x-and-µp) `[no](link)`\n"
+    "[c][o] [o] [d](https://example.org/x#y)\n\n[o]: other.md\n"
   )
   assert broken(page) == []
 
@@ -132,9 +132,9 @@ def too_large(text):
   """What a README has more of than it may."""
   lines = text.splitlines()
   found = {
-      "lines": len(lines) > MOST_LINES,
-      "bytes": len(text.encode()) > MOST_BYTES,
-      "columns": any(len(line) > MOST_COLUMNS for line in lines),
+    "lines": len(lines) > MOST_LINES,
+    "bytes": len(text.encode()) > MOST_BYTES,
+    "columns": any(len(line) > MOST_COLUMNS for line in lines),
   }
   return [name for name, large in found.items() if large]
 
@@ -144,14 +144,14 @@ def test_the_readme_is_short():
 
 
 @pytest.mark.parametrize(
-    "text, told",
-    [
-        ("a\n" * 151, ["lines"]),
-        ("µ" * 100 + "\n" + ("µ" * 59 + "\n") * 100, ["bytes"]),
-        ("a" * 121, ["columns"]),
-        ("µ" * 120, []),
-        ("a\n" * 150, []),
-    ],
+  "text, told",
+  [
+    ("a\n" * 151, ["lines"]),
+    ("µ" * 100 + "\n" + ("µ" * 59 + "\n") * 100, ["bytes"]),
+    ("a" * 121, ["columns"]),
+    ("µ" * 120, []),
+    ("a\n" * 150, []),
+  ],
 )
 def test_a_long_readme_is_noticed(text, told):
   assert too_large(text) == told
@@ -167,16 +167,16 @@ def test_images_are_small():
 # --- Files and commands ------------------------------------------------------
 
 FILE = (
-    r"\b(?:configs|totojax|tests|launch|docs|colab)/[\w./]*"
-    r"\.(?:py|sh|md|ipynb)"
+  r"\b(?:configs|totojax|tests|launch|docs|colab)/[\w./]*"
+  r"\.(?:py|sh|md|ipynb)"
 )
 
 
 def missing_files(text):
   return [
-      file
-      for file in sorted(set(re.findall(FILE, text)))
-      if not (runs.ROOT / file).exists() and "NAME" not in file
+    file
+    for file in sorted(set(re.findall(FILE, text)))
+    if not (runs.ROOT / file).exists() and "NAME" not in file
   ]
 
 
@@ -215,8 +215,7 @@ def commands(text):
   for line in lines:
     for part in line.split("&&"):
       ours = re.search(
-          r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*",
-          part,
+        r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*", part
       )
       if ours:
         found.append(shlex.split(ours[0]))
@@ -262,24 +261,24 @@ def test_the_readme_has_its_commands():
 
 
 @pytest.mark.parametrize(
-    "text, told",
-    [
-        ("```bash\ntotojax --config=configs/gone.py\n```", "does not exist"),
-        (
-            "```bash\npython -m totojax.main --config=configs/base.py \\\n"
-            "  --config.optim.lrr=0.1\n```",
-            "lrr",
-        ),
-        ("| a | `totojax --config=configs/base.py --workdr=x` | |", "no flag"),
-        (
-            "| a | `totojax --config=configs/base.py \\` | |\n"
-            "| | `--config.optm.lr=0.1` | |",
-            "optm",
-        ),
-        ("`totojax --config=configs/base.py --config.seed=x`", "seed"),
-        ("`totojax --config=configs/paper/table6.py:gone`", "gone"),
-        ("`launch/tpu_vm.sh run --nam toto`", "--nam"),
-    ],
+  "text, told",
+  [
+    ("```bash\ntotojax --config=configs/gone.py\n```", "does not exist"),
+    (
+      "```bash\npython -m totojax.main --config=configs/base.py \\\n"
+      "  --config.optim.lrr=0.1\n```",
+      "lrr",
+    ),
+    ("| a | `totojax --config=configs/base.py --workdr=x` | |", "no flag"),
+    (
+      "| a | `totojax --config=configs/base.py \\` | |\n"
+      "| | `--config.optm.lr=0.1` | |",
+      "optm",
+    ),
+    ("`totojax --config=configs/base.py --config.seed=x`", "seed"),
+    ("`totojax --config=configs/paper/table6.py:gone`", "gone"),
+    ("`launch/tpu_vm.sh run --nam toto`", "--nam"),
+  ],
 )
 def test_a_wrong_command_is_noticed(text, told):
   (words,) = commands(text)
@@ -361,9 +360,9 @@ def unfound(code):
           continue
         used = rf"\b{alias.name}\.(\w+)"
         found += [
-            f"{name}.{word}"
-            for word in re.findall(used, code)
-            if not hasattr(module, word) and word != alias.name
+          f"{name}.{word}"
+          for word in re.findall(used, code)
+          if not hasattr(module, word) and word != alias.name
         ]
   return found
 
@@ -379,19 +378,19 @@ def test_a_name_that_does_not_exist_is_noticed():
   code = "from totojax.tokenizers import weights\nweights.load('x')\n"
   assert unfound(code) == []
   assert unfound(code.replace("load", "lod")) == [
-      "totojax.tokenizers.weights.lod"
+    "totojax.tokenizers.weights.lod"
   ]
   assert unfound("from totojax.tokenizers import wights") == [
-      "totojax.tokenizers.wights"
+    "totojax.tokenizers.wights"
   ]
 
 
 def test_the_config_of_ones_own_is_one(tmp_path):
   """docs/data.md: it loads, and it is the reader's data that is read."""
   (code,) = [
-      code
-      for _, code in blocks(text_of(runs.ROOT / "docs" / "data.md"))
-      if "get_config" in code
+    code
+    for _, code in blocks(text_of(runs.ROOT / "docs" / "data.md"))
+    if "get_config" in code
   ]
   (tmp_path / "mine.py").write_text(code)
   config = runs.load(tmp_path / "mine.py")
@@ -406,7 +405,7 @@ def test_the_config_of_ones_own_is_one(tmp_path):
 def test_the_tree_is_up_to_date():
   page = text_of(code_tree.PAGE)
   assert code_tree.replaced(page, code_tree.tree()) == page, (
-      "run python tests/code_tree.py --write"
+    "run python tests/code_tree.py --write"
   )
 
 
@@ -430,9 +429,9 @@ def test_a_file_that_is_new_or_says_otherwise_makes_the_tree_old(tmp_path):
 
 def test_every_file_of_ours_says_what_it_is():
   silent = [
-      name_of(path)
-      for part in ("totojax", "configs", "tests")
-      for path in sorted((runs.ROOT / part).rglob("*.py"))
-      if not code_tree.sentence(path)
+    name_of(path)
+    for part in ("totojax", "configs", "tests")
+    for path in sorted((runs.ROOT / part).rglob("*.py"))
+    if not code_tree.sentence(path)
   ]
   assert silent == []

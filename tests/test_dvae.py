@@ -18,15 +18,10 @@ from totojax.tokenizers import dvae
 from totojax.tokenizers import weights
 
 OFFICIAL = dvae.DvaeConfig(
-    vocab=8192,
-    hidden=256,
-    groups=4,
-    blocks=2,
-    decoder_init=128,
-    post_gain=1 / 64,
+  vocab=8192, hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
 )
 SMALL = dvae.DvaeConfig(
-    vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
+  vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
 )
 
 
@@ -43,9 +38,9 @@ def _frames(count, side, seed=0):
 def test_the_official_size_has_the_released_parameters():
   shapes = jax.eval_shape(lambda: _params(OFFICIAL))
   counts = {
-      part: (len(leaves), sum(leaf.size for leaf in leaves))
-      for part, tree in shapes.items()
-      for leaves in [jax.tree.leaves(tree)]
+    part: (len(leaves), sum(leaf.size for leaf in leaves))
+    for part, tree in shapes.items()
+    for leaves in [jax.tree.leaves(tree)]
   }
   # Counted in the state dictionaries of the package DALL-E 0.1.
   assert counts == {"encoder": (74, 53_786_240), "decoder": (76, 43_829_766)}
@@ -57,8 +52,8 @@ def _torch_pair(n_hid, vocab):
   dall_e = pytest.importorskip("dall_e", exc_type=ImportError)
   torch.manual_seed(0)
   modules = (
-      dall_e.Encoder(n_hid=n_hid, vocab_size=vocab),
-      dall_e.Decoder(n_hid=n_hid, vocab_size=vocab),
+    dall_e.Encoder(n_hid=n_hid, vocab_size=vocab),
+    dall_e.Decoder(n_hid=n_hid, vocab_size=vocab),
   )
   with torch.no_grad():
     for module in modules:
@@ -74,7 +69,7 @@ def _state(module):
 
 
 @pytest.mark.parametrize(
-    "n_hid,vocab", [(64, 512), pytest.param(256, 8192, marks=pytest.mark.slow)]
+  "n_hid,vocab", [(64, 512), pytest.param(256, 8192, marks=pytest.mark.slow)]
 )
 def test_encoder_and_decoder_equal_the_released_modules(n_hid, vocab):
   torch, encoder, decoder = _torch_pair(n_hid, vocab)
@@ -98,11 +93,11 @@ def test_encoder_and_decoder_equal_the_released_modules(n_hid, vocab):
   z_BGGV = jax.nn.one_hot(codes.numpy(), vocab)
   ours = jax.jit(dvae.statistics, static_argnums=0)(config, params, z_BGGV)
   np.testing.assert_allclose(
-      ours, drawn, atol=1e-4 * np.abs(drawn).max(), rtol=0
+    ours, drawn, atol=1e-4 * np.abs(drawn).max(), rtol=0
   )
   # Kernels turned by 90 degrees, or another gain, are seen.
   turned = jax.tree.map(
-      lambda w: w.transpose(1, 0, 2, 3) if w.ndim == 4 else w, params
+    lambda w: w.transpose(1, 0, 2, 3) if w.ndim == 4 else w, params
   )
   wrong = encode(config, turned, frames)
   assert np.abs(wrong - expected).max() > 1e-2 * scale
@@ -116,19 +111,24 @@ def _reference(config):
   parts, params = [], jax.device_get(_params(config))
   for part in ("encoder", "decoder"):
     flat = traverse_util.flatten_dict(params[part], sep=".")
-    parts.append({
+    parts.append(
+      {
         f"blocks.{name}".replace("output.", "output.conv."): (
-            w.transpose(3, 2, 0, 1) if w.ndim == 4 else w
+          w.transpose(3, 2, 0, 1) if w.ndim == 4 else w
         )
         for name, w in flat.items()
-    })
+      }
+    )
   return parts
 
 
 def test_any_size_is_read_from_released_names():
   encoder, decoder = _reference(SMALL)
   assert encoder["blocks.group_1.block_1.res_path.conv_1.w"].shape == (
-      2, 8, 3, 3
+    2,
+    8,
+    3,
+    3,
   )
   params, config = dvae.from_reference(encoder, decoder)
   assert config == dataclasses.replace(SMALL, post_gain=1 / 9)
@@ -173,9 +173,7 @@ def test_every_parameter_has_its_axis_names():
   for path, leaf in traverse_util.flatten_dict(nn.unbox(boxed)).items():
     spec = traverse_util.flatten_dict(specs)[path]
     if path[-1] == "w":
-      assert tuple(spec) == (
-          "conv_height", "conv_width", "conv_in", "conv_out"
-      )
+      assert tuple(spec) == ("conv_height", "conv_width", "conv_in", "conv_out")
     else:
       assert tuple(spec) == ("conv_out",) and leaf.ndim == 1
 
@@ -209,7 +207,7 @@ def test_frames_that_are_not_whole_tokens_are_refused():
 def _saved(tmp_path):
   path = tmp_path / "small.safetensors"
   mark = weights.save(
-      path, _params(SMALL), SMALL, card={"steps": 3}, dtype="float32"
+    path, _params(SMALL), SMALL, card={"steps": 3}, dtype="float32"
   )
   return path, mark
 
@@ -236,22 +234,22 @@ def test_a_saved_tokenizer_comes_back_whole(saved):
 def test_the_fingerprint_changes_with_weights_and_config_only(tmp_path, saved):
   _, mark = saved
   save = lambda params, config, **kw: weights.save(
-      tmp_path / "other.safetensors",
-      params,
-      config,
-      **({"card": {}, "dtype": "float32"} | kw),
+    tmp_path / "other.safetensors",
+    params,
+    config,
+    **({"card": {}, "dtype": "float32"} | kw),
   )
   assert save(_params(SMALL), SMALL, card={"steps": 4}) == mark
   changed = _params(SMALL)
   changed["decoder"]["output"]["b"] = (
-      changed["decoder"]["output"]["b"].at[0].add(1e-6)
+    changed["decoder"]["output"]["b"].at[0].add(1e-6)
   )
   louder = dataclasses.replace(SMALL, post_gain=0.5)
   marks = {
-      mark,
-      save(changed, SMALL),
-      save(_params(SMALL), louder),
-      save(_params(SMALL), SMALL, dtype="float16"),
+    mark,
+    save(changed, SMALL),
+    save(_params(SMALL), louder),
+    save(_params(SMALL), SMALL, dtype="float16"),
   }
   assert len(marks) == 4
 
@@ -266,31 +264,29 @@ def _edit(path, change, **metadata):
 
 
 @pytest.mark.parametrize(
-    "change,message",
-    [
-        (
-            lambda t: t.pop("encoder.input.w"),
-            r"missing tensors \['encoder.input.w'\]",
-        ),
-        (
-            lambda t: t.update(extra=np.zeros(2, np.float32)),
-            r"unexpected tensors \['extra'\]",
-        ),
-        (
-            lambda t: t.update({"decoder.output.b": np.zeros(7, np.float32)}),
-            r"decoder.output.b has shape \(7,\).*\(6,\)",
-        ),
-        (
-            lambda t: t.update({"decoder.output.b": np.zeros(6, np.int32)}),
-            "decoder.output.b is int32",
-        ),
-        (
-            lambda t: t.update(
-                {"decoder.output.b": np.full(6, np.nan, np.float32)}
-            ),
-            "decoder.output.b has values that are not finite",
-        ),
-    ],
+  "change,message",
+  [
+    (
+      lambda t: t.pop("encoder.input.w"),
+      r"missing tensors \['encoder.input.w'\]",
+    ),
+    (
+      lambda t: t.update(extra=np.zeros(2, np.float32)),
+      r"unexpected tensors \['extra'\]",
+    ),
+    (
+      lambda t: t.update({"decoder.output.b": np.zeros(7, np.float32)}),
+      r"decoder.output.b has shape \(7,\).*\(6,\)",
+    ),
+    (
+      lambda t: t.update({"decoder.output.b": np.zeros(6, np.int32)}),
+      "decoder.output.b is int32",
+    ),
+    (
+      lambda t: t.update({"decoder.output.b": np.full(6, np.nan, np.float32)}),
+      "decoder.output.b has values that are not finite",
+    ),
+  ],
 )
 def test_a_wrong_tensor_is_refused_by_name(saved, change, message):
   path, _ = saved
@@ -357,7 +353,7 @@ def test_half_precision_halves_the_file(tmp_path, saved):
   assert path.stat().st_size < 0.6 * saved[0].stat().st_size
   half, whole = weights.read(path)[0], _params(SMALL)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
-      half,
-      whole,
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
+    half,
+    whole,
   )

@@ -76,18 +76,18 @@ def config(data, *, encode_with, **changes):
 
 def fit(values, workdir):
   state, finished = train.fit(
-      build.pretraining(roots.read(values)),
-      epath.Path(workdir),
-      interrupted=NEVER,
+    build.pretraining(roots.read(values)),
+    epath.Path(workdir),
+    interrupted=NEVER,
   )
   assert finished
   return state
 
 
 CHANGES = {
-    "train.batch_tokens": 16 * 64,
-    "train.total_tokens": 2 * 16 * 64.0,
-    "train.microbatches": 2,
+  "train.batch_tokens": 16 * 64,
+  "train.total_tokens": 2 * 16 * 64.0,
+  "train.microbatches": 2,
 }
 
 
@@ -102,7 +102,7 @@ def same(ours, theirs):
 
 
 def test_training_from_frames_is_training_from_tokens(
-    data, from_tokens, tmp_path
+  data, from_tokens, tmp_path
 ):
   """The windows, rows and codes are the same, so the parameters are."""
   state = fit(config(data, encode_with="shipped", **CHANGES), tmp_path)
@@ -110,12 +110,12 @@ def test_training_from_frames_is_training_from_tokens(
   # The tokenizer is no part of what is trained or saved.
   assert set(state.frozen) == {"inner", "tokenizer"}
   chex.assert_trees_all_equal(
-      state.frozen["tokenizer"], weights.load("shipped").params
+    state.frozen["tokenizer"], weights.load("shipped").params
   )
   assert not list((tmp_path / "checkpoints").rglob("*tokenizer*"))
   # The control: other rows give other parameters.
   other = fit(
-      config(data, encode_with="", seed=1, **CHANGES), tmp_path / "other"
+    config(data, encode_with="", seed=1, **CHANGES), tmp_path / "other"
   )
   with pytest.raises(AssertionError):
     same(other.params, from_tokens.params)
@@ -128,7 +128,7 @@ def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
   last = runs.metrics(tmp_path / "run")[-1]
   np.testing.assert_allclose(
-      metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
+    metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
   )
   # No tokens of training, so nothing that a baseline could be fitted on.
   assert not any("unigram" in name for name in metrics)
@@ -140,20 +140,20 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   spec = sequence.SequenceSpec(512, 4, 4, context, False)
   tokenizer = weights.load("shipped")
   frames = shards.open_store(
-      data / "pixels" / "val", tokenizer=None, vocab=None, grid=None
+    data / "pixels" / "val", tokenizer=None, vocab=None, grid=None
   ).read([0, 1, 2])["frames"][:, :4]
   task = encode.EncodeFrames(
-      _Inner(),
-      spec=spec,
-      factor=tokenizer.factor,
-      codes_of=tokenizer.codes_of,
-      params=tokenizer.params,
+    _Inner(),
+    spec=spec,
+    factor=tokenizer.factor,
+    codes_of=tokenizer.codes_of,
+    params=tokenizer.params,
   )
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
     task.outcomes({}, {}, {}, {}, of=lambda logits: logits)
   found = jax.jit(task.tokens)(
-      tokenizer.params, {"frames": frames, "start": start}
+    tokenizer.params, {"frames": frames, "start": start}
   )
   for row, clip in zip(found, frames, strict=True):
     codes = tokenizer.encode(clip).reshape(4, -1)
@@ -166,19 +166,20 @@ class _Inner:
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"sequence.vocab": 500}, "has 512 codes; sequence.vocab is 500"),
-        ({"sequence.grid": 2, "sequence.context": 16}, "32 pixels.*need 16"),
-        (
-            {
-                "sequence.frames": 6, "sequence.context": 96,
-                "train.batch_tokens": 8 * 96,
-            },
-            "5 frames a record",
-        ),
-        ({"data.tokenizer": "0" * 16}, "data.tokenizer asks for 0000"),
-    ],
+  "changes, message",
+  [
+    ({"sequence.vocab": 500}, "has 512 codes; sequence.vocab is 500"),
+    ({"sequence.grid": 2, "sequence.context": 16}, "32 pixels.*need 16"),
+    (
+      {
+        "sequence.frames": 6,
+        "sequence.context": 96,
+        "train.batch_tokens": 8 * 96,
+      },
+      "5 frames a record",
+    ),
+    ({"data.tokenizer": "0" * 16}, "data.tokenizer asks for 0000"),
+  ],
 )
 def test_what_does_not_fit_is_refused(data, changes, message):
   values = config(data, encode_with="shipped", **changes)

@@ -20,9 +20,13 @@ from totojax.trained import encoders
 
 SIZE, PATCH = 16, 4
 SHAPE = dict(
-    hidden_size=12, num_hidden_layers=2, num_attention_heads=2,
-    intermediate_size=16, image_size=SIZE, patch_size=PATCH,
-)  # fmt: skip
+  hidden_size=12,
+  num_hidden_layers=2,
+  num_attention_heads=2,
+  intermediate_size=16,
+  image_size=SIZE,
+  patch_size=PATCH,
+)
 
 
 def vit(kind, **more):
@@ -38,7 +42,7 @@ def vit(kind, **more):
       return lib.ViTModel(lib.ViTConfig(**SHAPE), add_pooling_layer=False)
     case "dinov2":
       config = lib.Dinov2WithRegistersConfig(
-          **SHAPE, mlp_ratio=2, num_register_tokens=2
+        **SHAPE, mlp_ratio=2, num_register_tokens=2
       )
       return lib.Dinov2WithRegistersModel(config)
 
@@ -49,7 +53,7 @@ def clips(count, frames=1):
 
 
 @pytest.mark.parametrize(
-    "kind, prefix", [("mae", 1), ("dino", 1), ("dinov2", 3)]
+  "kind, prefix", [("mae", 1), ("dino", 1), ("dinov2", 3)]
 )
 @pytest.mark.parametrize("pool", ["patches", "class"])
 def test_features_are_the_models_own_hidden_states(kind, prefix, pool):
@@ -73,7 +77,7 @@ def test_features_are_the_models_own_hidden_states(kind, prefix, pool):
       if pool == "class":
         picked = tokens_NTD[:, 0]
       np.testing.assert_allclose(
-          clip_SN[layer], picked.mean(0), rtol=1e-3, atol=1e-5
+        clip_SN[layer], picked.mean(0), rtol=1e-3, atol=1e-5
       )
   # Control: the layers differ.
   assert not np.allclose(found[1], found[2], rtol=0.01)
@@ -101,17 +105,20 @@ def test_any_module_serves_and_other_shapes_are_refused():
   torch = pytest.importorskip("torch")
   torch.manual_seed(0)
   module = torch.nn.Sequential(
-      torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 5)
+    torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 5)
   )
   of = encoders.of_torch(
-      lambda x: [module(x)], size_px=SIZE, layers=[0], mean=(0, 0, 0),
-      std=(1, 1, 1),
-  )  # fmt: skip
+    lambda x: [module(x)],
+    size_px=SIZE,
+    layers=[0],
+    mean=(0, 0, 0),
+    std=(1, 1, 1),
+  )
   frames = clips(4)
   pixels = (frames[:, 0] / 255.0).transpose(0, 3, 1, 2).reshape(4, -1)
   weight, bias = (p.detach().numpy() for p in module[1].parameters())
   np.testing.assert_allclose(
-      of.features(frames)[0], pixels @ weight.T + bias, rtol=1e-4, atol=1e-5
+    of.features(frames)[0], pixels @ weight.T + bias, rtol=1e-4, atol=1e-5
   )
   whole = encoders.of_torch(lambda x: [x], size_px=SIZE, layers=[0])
   with pytest.raises(ValueError, match="1 layers need one .4, width. or"):
@@ -195,13 +202,12 @@ def ours(tmp_path_factory):
   root = tmp_path_factory.mktemp("ours")
   labels = {"train": np.arange(48) % 3, "validation": np.arange(24) % 3}
   stores = {
-      name: probes.write(root / name, y, prefix=name, seed=i)
-      for i, (name, y) in enumerate(labels.items())
+    name: probes.write(root / name, y, prefix=name, seed=i)
+    for i, (name, y) in enumerate(labels.items())
   }
   return dict(
-      root=root, labels=labels, stores=stores,
-      model=probes.bare_backbone(root),
-  )  # fmt: skip
+    root=root, labels=labels, stores=stores, model=probes.bare_backbone(root)
+  )
 
 
 def save(ours, root, *, ids=True, change=lambda arrays: None):
@@ -209,8 +215,11 @@ def save(ours, root, *, ids=True, change=lambda arrays: None):
   paths = {}
   for seed, (name, y) in enumerate(ours["labels"].items()):
     order = np.random.default_rng(seed).permutation(len(y))
-    arrays = {"layer_4": np.eye(3)[y][order], "label": y[order],
-              "id": np.array([f"{name}/{i}" for i in order])}  # fmt: skip
+    arrays = {
+      "layer_4": np.eye(3)[y][order],
+      "label": y[order],
+      "id": np.array([f"{name}/{i}" for i in order]),
+    }
     if not ids:
       del arrays["id"]
     change(arrays)
@@ -221,10 +230,13 @@ def save(ours, root, *, ids=True, change=lambda arrays: None):
 
 def side_by_side(ours, paths):
   return probes.config(
-      ours["model"], ours["stores"]["train"], ours["stores"]["validation"],
-      backbones=("histogram",), encoders={"theirs": paths},
-      train=dict(epochs=20.0, batch_rows=16),
-  )  # fmt: skip
+    ours["model"],
+    ours["stores"]["train"],
+    ours["stores"]["validation"],
+    backbones=("histogram",),
+    encoders={"theirs": paths},
+    train=dict(epochs=20.0, batch_rows=16),
+  )
 
 
 def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
@@ -257,14 +269,15 @@ def hidden(root, count, seed):
 @pytest.mark.slow
 def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
   files = dict(
-      train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1)
+    train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1)
   )
   scores = {}
   for pool in ("attention", "cross", "average"):
     c = probe(
-        "configs/probe_encoders.py", encoders={"theirs": files},
-        head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
-    )  # fmt: skip
+      "configs/probe_encoders.py",
+      encoders={"theirs": files},
+      head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
+    )
     c["train"]["epochs"] = 15.0
     assert prepare(c).encoders["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
@@ -304,16 +317,16 @@ def nothing(arrays):
 
 
 @pytest.mark.parametrize(
-    "change, told",
-    [
-        (other_labels, "48 of 48 labels of .*train.npz are not those of train"),
-        (fewer, "has features of 47 clips, and train has 48 records"),
-        (other_ids, "no features of 48 of 48 records of train, .*'train/0'"),
-        (uneven, "holds .'features': 48, 'labels': 46, 'ids': 48."),
-        (too_deep, "clips, width. is needed, or .*features.pool"),
-        (infinite, "has features that are not finite"),
-        (nothing, "holds .'label'.; probing needs `label` and"),
-    ],
+  "change, told",
+  [
+    (other_labels, "48 of 48 labels of .*train.npz are not those of train"),
+    (fewer, "has features of 47 clips, and train has 48 records"),
+    (other_ids, "no features of 48 of 48 records of train, .*'train/0'"),
+    (uneven, "holds .'features': 48, 'labels': 46, 'ids': 48."),
+    (too_deep, "clips, width. is needed, or .*features.pool"),
+    (infinite, "has features that are not finite"),
+    (nothing, "holds .'label'.; probing needs `label` and"),
+  ],
 )
 def test_features_that_do_not_fit_are_refused(ours, tmp_path, change, told):
   c = side_by_side(ours, save(ours, tmp_path, change=change))
@@ -322,7 +335,7 @@ def test_features_that_do_not_fit_are_refused(ours, tmp_path, change, told):
 
 
 def test_features_without_names_must_be_in_the_order_of_the_records(
-    ours, tmp_path
+  ours, tmp_path
 ):
   c = side_by_side(ours, save(ours, tmp_path, ids=False))
   with pytest.raises(ValueError, match="labels of .* are not those of train"):
@@ -331,28 +344,29 @@ def test_features_without_names_must_be_in_the_order_of_the_records(
 
 def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
   for path, told in (
-      ("", "there are no features at ''"),
-      (str(tmp_path / "none"), "there are no features at"),
-      (str(made / "out"), "has no features.json: .* folder of one split"),
-      (str(made / "mean.py"), "neither a whole .npz nor a whole .safetensors"),
+    ("", "there are no features at ''"),
+    (str(tmp_path / "none"), "there are no features at"),
+    (str(made / "out"), "has no features.json: .* folder of one split"),
+    (str(made / "mean.py"), "neither a whole .npz nor a whole .safetensors"),
   ):
     with pytest.raises(ValueError, match=told):
       feature_files.read(path)
   path = str(made / "out" / "val")
   with pytest.raises(ValueError, match="item .* is in train and in validation"):
     prepare(
-        probe("configs/probe_encoders.py", encoders={
-            "a": dict(train=path, validation=path)
-        })
-    )  # fmt: skip
+      probe(
+        "configs/probe_encoders.py",
+        encoders={"a": dict(train=path, validation=path)},
+      )
+    )
   paths = save(ours, tmp_path)
   for more, told in (
-      (dict(encoders={}), "backbones is .*; name some"),
-      (dict(encoders={"pixels": paths}), "encoders.pixels has the name of a b"),
-      (dict(encoders={"a": paths}, data={"train": "x"}), "backbones is empty"),
-      (dict(encoders={"a": paths}, model_run="x"), "model_run is 'x' and back"),
-      (dict(encoders={"a": paths}, head={"pool": "cross"}), "reads every to"),
-      (dict(encoders={"a": {"train": "x"}}), "encoders.a.validation is mis"),
+    (dict(encoders={}), "backbones is .*; name some"),
+    (dict(encoders={"pixels": paths}), "encoders.pixels has the name of a b"),
+    (dict(encoders={"a": paths}, data={"train": "x"}), "backbones is empty"),
+    (dict(encoders={"a": paths}, model_run="x"), "model_run is 'x' and back"),
+    (dict(encoders={"a": paths}, head={"pool": "cross"}), "reads every to"),
+    (dict(encoders={"a": {"train": "x"}}), "encoders.a.validation is mis"),
   ):
     with pytest.raises(ValueError, match=told):
       prepare(probe("configs/probe_encoders.py", **more))
@@ -364,12 +378,12 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, told",
-    [
-        (None, "mine.py cannot be read .*; give the path of a Python file"),
-        ("x = 1", "must define encoder.., which gives the .* no function"),
-        ("encoder = lambda: 3", "gives int; the contract of .* is Encoder"),
-    ],
+  "text, told",
+  [
+    (None, "mine.py cannot be read .*; give the path of a Python file"),
+    ("x = 1", "must define encoder.., which gives the .* no function"),
+    ("encoder = lambda: 3", "gives int; the contract of .* is Encoder"),
+  ],
 )
 def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
   path = tmp_path / "mine.py"
@@ -380,17 +394,17 @@ def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
 
 
 @pytest.mark.parametrize(
-    "features, more, told",
-    [
-        (dict(pool="frame"), {}, "which knows no frames"),
-        (dict(pool="token"), {}, "they are .2 layers, 8, tokens, width"),
-        (dict(layers=(0, 3)), {}, r"features.layers is \(0, 3\); .* \(0, 1\)"),
-        ({}, dict(model_run="x"), "features are of one of them"),
-        ({}, dict(clip=dict(frames=2)), "clip.frames is 2; clips of .* have 1"),
-    ],
+  "features, more, told",
+  [
+    (dict(pool="frame"), {}, "which knows no frames"),
+    (dict(pool="token"), {}, "they are .2 layers, 8, tokens, width"),
+    (dict(layers=(0, 3)), {}, r"features.layers is \(0, 3\); .* \(0, 1\)"),
+    ({}, dict(model_run="x"), "features are of one of them"),
+    ({}, dict(clip=dict(frames=2)), "clip.frames is 2; clips of .* have 1"),
+  ],
 )
 def test_a_job_that_does_not_fit_its_encoder_is_refused(
-    made, tmp_path, features, more, told
+  made, tmp_path, features, more, told
 ):
   c = recipes.features("")
   c.features.update(encoder=str(made / "mean.py"), **features)

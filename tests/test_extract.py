@@ -33,9 +33,13 @@ from totojax.tokenizers import weights
 from totojax.trained import backbone
 
 SIZE = dvae.DvaeConfig(
-    vocab=stores.VOCAB, hidden=4, groups=3, blocks=1, decoder_init=4,
-    post_gain=0.5,
-)  # fmt: skip
+  vocab=stores.VOCAB,
+  hidden=4,
+  groups=3,
+  blocks=1,
+  decoder_init=4,
+  post_gain=0.5,
+)
 PX = stores.GRID * 4  # of a frame
 
 
@@ -67,19 +71,19 @@ def residual(run, clips, *, start):
   codes = tokens.encode(clips.reshape(-1, PX, PX, 3)).reshape(len(clips), -1)
   rows = np.concatenate([np.full((len(clips), 1), start), codes + 4], axis=1)
   model = backbone.for_clips(
-      backbone.find(str(run)).model, frames=clips.shape[1]
+    backbone.find(str(run)).model, frames=clips.shape[1]
   )
   step = checkpoint.latest_step(run / "checkpoints")
   saved = runs.checkpoint(run, step)
   blocks = {
-      name.removeprefix("['params']['blocks']"): value
-      for name, value in saved.items()
-      if name.startswith("['params']['blocks']")
+    name.removeprefix("['params']['blocks']"): value
+    for name, value in saved.items()
+    if name.startswith("['params']['blocks']")
   }
   table = saved["['params']['embedding']"]
   rope, segments = trunk.places(model.config, model.spec, jnp.asarray(rows))
   block = llama.Block(
-      model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales
+    model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales
   )
   found = [table[rows]]
   for layer in range(model.config.depth):
@@ -103,9 +107,10 @@ def test_features_are_the_residual_stream_where_the_token_is(run, model):
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, tokens[[0, 2]], **close)
   np.testing.assert_allclose(
-      model.features(clips, layer=1, pool="frame"), tokens[1].mean((2, 3)),
-      **close,
-  )  # fmt: skip
+    model.features(clips, layer=1, pool="frame"),
+    tokens[1].mean((2, 3)),
+    **close,
+  )
   clip = model.features(clips[0], layer=1, pool="clip")
   np.testing.assert_allclose(clip, tokens[1, 0].mean((0, 1, 2)), **close)
   # Control: one place further on is another feature.
@@ -126,10 +131,10 @@ def test_images_begin_as_images(run, model):
   found = model.features(images, layer=2, kind="image")
   assert found.shape == (2, 2, 2, 32)
   np.testing.assert_allclose(
-      found.reshape(2, 4, -1), h_LRTD[2, :, 1:], rtol=2e-4, atol=1e-6
+    found.reshape(2, 4, -1), h_LRTD[2, :, 1:], rtol=2e-4, atol=1e-6
   )
   np.testing.assert_allclose(
-      model.features(images[1], layer=2), found[1], rtol=1e-5
+    model.features(images[1], layer=2), found[1], rtol=1e-5
   )
   # Control: a video's start gives others.
   other = model.features(clips, layer=2)[:, 0]
@@ -150,14 +155,14 @@ def test_padding_on_the_right_changes_no_feature(run, model, monkeypatch):
   other = totojax.load(str(run))
   for pool, x in expected.items():
     np.testing.assert_allclose(
-        other.features(clips, layer=2, pool=pool), x, rtol=2e-4, atol=1e-6
+      other.features(clips, layer=2, pool=pool), x, rtol=2e-4, atol=1e-6
     )
 
 
 def test_frames_of_another_size_are_resized_and_cut(model):
   wide = np.random.default_rng(1).integers(0, 256, (2, 16, 30, 3), np.uint8)
   resized = np.stack(
-      [augment.resize_short_side(x, PX, resample="bicubic") for x in wide]
+    [augment.resize_short_side(x, PX, resample="bicubic") for x in wide]
   )
   cut = resized[:, :, 4:12]  # 15 wide
   assert resized.shape[2] == 15
@@ -170,23 +175,24 @@ def test_the_forward_pass_stops_at_the_deepest_layer(run):
   assert short._params["blocks"]["mlp"]["up"].shape[0] == 1
   clips = videos(1)
   np.testing.assert_allclose(
-      short.features(clips, layer=1),
-      totojax.load(str(run)).features(clips, layer=1), rtol=1e-5,
-  )  # fmt: skip
+    short.features(clips, layer=1),
+    totojax.load(str(run)).features(clips, layer=1),
+    rtol=1e-5,
+  )
   with pytest.raises(ValueError, match="layer 2 does not exist: .* 1 blocks"):
     short.features(clips, layer=2)
 
 
 @pytest.mark.parametrize(
-    "frames, more, told",
-    [
-        (videos(1), dict(layer=3), "layer 3 does not exist: .* has 2 blocks"),
-        (videos(1), dict(layer=1, pool="all"), "pool is 'all'; use one of tok"),
-        (videos(1), dict(layer=1, kind="gif"), "kind 'gif' is unknown"),
-        (videos(1).astype(float), dict(layer=1), "frames are float64"),
-        (videos(1, frames=5), dict(layer=1), "5 frames; .* 1 to 4"),
-        (videos(0), dict(layer=1), "holds none; give at least one"),
-    ],
+  "frames, more, told",
+  [
+    (videos(1), dict(layer=3), "layer 3 does not exist: .* has 2 blocks"),
+    (videos(1), dict(layer=1, pool="all"), "pool is 'all'; use one of tok"),
+    (videos(1), dict(layer=1, kind="gif"), "kind 'gif' is unknown"),
+    (videos(1).astype(float), dict(layer=1), "frames are float64"),
+    (videos(1, frames=5), dict(layer=1), "5 frames; .* 1 to 4"),
+    (videos(0), dict(layer=1), "holds none; give at least one"),
+  ],
 )
 def test_what_does_not_fit_is_refused(model, frames, more, told):
   with pytest.raises(ValueError, match=told):
@@ -214,13 +220,16 @@ def test_a_run_that_gives_no_features_is_refused(run, tmp_path):
 
 def test_importing_the_package_loads_nothing():
   code = (
-      "import sys, totojax; print(sorted({'jax', 'flax', 'numpy', 'orbax'}"
-      " & set(sys.modules)), totojax.load.__name__)"
+    "import sys, totojax; print(sorted({'jax', 'flax', 'numpy', 'orbax'}"
+    " & set(sys.modules)), totojax.load.__name__)"
   )
   found = subprocess.run(
-      [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH":
-      str(runs.ROOT)}, capture_output=True, text=True, check=True,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    env={**os.environ, "PYTHONPATH": str(runs.ROOT)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
   assert found.stdout == "[] load\n"
 
 
@@ -269,10 +278,11 @@ def test_files_hold_the_features_of_every_item(run, model, pictures, tmp_path):
     assert arrays["label"][at] == int(row["label"]) == ("odd" in row["id"])
     for layer in (1, 2):
       np.testing.assert_allclose(
-          arrays[f"layer_{layer}"][at],
-          model.features(image, layer=layer, pool="frame"), rtol=1e-4,
-          atol=1e-6,
-      )  # fmt: skip
+        arrays[f"layer_{layer}"][at],
+        model.features(image, layer=layer, pool="frame"),
+        rtol=1e-4,
+        atol=1e-6,
+      )
   with open(workdir / "skipped.csv") as file:
     (skipped,) = csv.DictReader(file)
   assert skipped["id"] == "even/broken.png" and "no image" in skipped["reason"]
@@ -293,18 +303,18 @@ def test_another_format_and_type(run, pictures, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(features=dict(layers=(7,))), "layer 7 does not exist"),
-        (dict(features=dict(pool="mean")), "features.pool is 'mean'; use 'tok"),
-        (dict(image=dict(size_px=16)), "image.size_px is 16; .* 8 pixels"),
-        (dict(clip=dict(frames=9)), "clip.frames is 9; .* use 1 to 4"),
-        (dict(model_run=""), "model_run is empty"),
-        (dict(features=dict(layer=1)), "features.layer does not exist"),
-    ],
+  "changes, told",
+  [
+    (dict(features=dict(layers=(7,))), "layer 7 does not exist"),
+    (dict(features=dict(pool="mean")), "features.pool is 'mean'; use 'tok"),
+    (dict(image=dict(size_px=16)), "image.size_px is 16; .* 8 pixels"),
+    (dict(clip=dict(frames=9)), "clip.frames is 9; .* use 1 to 4"),
+    (dict(model_run=""), "model_run is empty"),
+    (dict(features=dict(layer=1)), "features.layer does not exist"),
+  ],
 )
 def test_a_config_that_does_not_fit_is_refused(
-    run, pictures, tmp_path, changes, told
+  run, pictures, tmp_path, changes, told
 ):
   c = config(run, pictures)
   for name, value in changes.items():

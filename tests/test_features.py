@@ -17,23 +17,33 @@ from totojax.models import taps
 from totojax.models import trunk
 
 SPEC = sequence.SequenceSpec(
-    vocab=60, grid=2, frames=3, context=13, segments=False
+  vocab=60, grid=2, frames=3, context=13, segments=False
 )
 
 
 def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
   model = trunk.Trunk(
-      config=llama.LlamaConfig(
-          width=width, depth=depth, heads=2, mlp_dim=mlp_dim,
-          rope_base=10_000.0, norm_eps=1e-6, init_std=0.2, tied=True,
-          prefix_tokens=0,
-      ),
-      spec=spec,
-      compute=trunk.Compute(
-          dtype="float32", attention="xla", remat="none", unroll=unroll,
-          loss_chunk=0, platform=platform.GPU,
-      ),
-  )  # fmt: skip
+    config=llama.LlamaConfig(
+      width=width,
+      depth=depth,
+      heads=2,
+      mlp_dim=mlp_dim,
+      rope_base=10_000.0,
+      norm_eps=1e-6,
+      init_std=0.2,
+      tied=True,
+      prefix_tokens=0,
+    ),
+    spec=spec,
+    compute=trunk.Compute(
+      dtype="float32",
+      attention="xla",
+      remat="none",
+      unroll=unroll,
+      loss_chunk=0,
+      platform=platform.GPU,
+    ),
+  )
   return model
 
 
@@ -58,9 +68,13 @@ def stack(model, params, tokens_BT, layers):
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _stack(model, params, tokens_BT, layers):
   return taps.tap_layers(
-      model, params, tokens_BT, tap=lambda x_BTD, _: x_BTD, layers=layers,
-      per_layer=None,
-  )  # fmt: skip
+    model,
+    params,
+    tokens_BT,
+    tap=lambda x_BTD, _: x_BTD,
+    layers=layers,
+    per_layer=None,
+  )
 
 
 def test_the_inputs_hold_the_start_and_every_visual_token(small):
@@ -80,7 +94,7 @@ def test_the_last_layer_is_what_the_logits_are_made_of(small):
   logits = (normed * params["norm"]["scale"]) @ params["embedding"].T
   expected = model.apply({"params": params}, tokens_BT)
   np.testing.assert_allclose(
-      logits[..., :64], expected[..., :64], rtol=1e-4, atol=1e-4
+    logits[..., :64], expected[..., :64], rtol=1e-4, atol=1e-4
   )
 
 
@@ -134,15 +148,18 @@ def test_start_end_and_padding_are_in_no_mean(small):
   def means(model, tokens_BT):
     visual_BT = sequence.is_visual(tokens_BT)
     return taps.tap_layers(
-        model, params, tokens_BT,
-        tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
-        layers=range(5), per_layer=None,
-    )  # fmt: skip
+      model,
+      params,
+      tokens_BT,
+      tap=lambda x_BTD, _: heads.mean_over_tokens(x_BTD, visual_BT),
+      layers=range(5),
+      per_layer=None,
+    )
 
   found = means(model, tokens_BT)
   h_LBTD = np.asarray(stack(model, params, tokens_BT, range(5)))
   np.testing.assert_allclose(
-      found, h_LBTD[:, :, 1:].mean(2), rtol=1e-4, atol=1e-6
+    found, h_LBTD[:, :, 1:].mean(2), rtol=1e-4, atol=1e-6
   )
   # Control: with the start in it the mean is another.
   assert not np.allclose(found, h_LBTD.mean(2), rtol=1e-3)
@@ -152,7 +169,7 @@ def test_start_end_and_padding_are_in_no_mean(small):
   padded_BT = jnp.asarray(np.stack(rows))[:, :-1]
   assert padded_BT[0, 13:].tolist() == [sequence.END, sequence.PAD, 0]
   np.testing.assert_allclose(
-      means(make(spec=spec), padded_BT), found, rtol=1e-4, atol=1e-6
+    means(make(spec=spec), padded_BT), found, rtol=1e-4, atol=1e-6
   )
 
 
@@ -165,9 +182,8 @@ def memory(depth, tap):
 
   def run(params, tokens_BT):
     return taps.tap_layers(
-        model, params, tokens_BT, tap=tap, layers=range(depth + 1),
-        per_layer=None,
-    )  # fmt: skip
+      model, params, tokens_BT, tap=tap, layers=range(depth + 1), per_layer=None
+    )
 
   compiled = jax.jit(run).lower(params, tokens_BT).compile()
   found = compiled.memory_analysis()
@@ -184,13 +200,13 @@ def test_the_stack_of_layers_is_never_kept():
 
 
 @pytest.mark.parametrize(
-    "layers, told",
-    [
-        ([], "name at least one"),
-        ([2, 1], "in increasing order"),
-        ([-1], "from 0 .the embeddings"),
-        ([5], "layer 5 does not exist: the model has 4 blocks"),
-    ],
+  "layers, told",
+  [
+    ([], "name at least one"),
+    ([2, 1], "in increasing order"),
+    ([-1], "from 0 .the embeddings"),
+    ([5], "layer 5 does not exist: the model has 4 blocks"),
+  ],
 )
 def test_layers_that_do_not_exist_are_refused(small, layers, told):
   model, params, tokens_BT = small

@@ -58,9 +58,9 @@ def test_arrays_are_read_as_they_were_written(tmp_path, compressed):
 
 
 @pytest.mark.parametrize(
-    "data, told", [(b'{"a": ', "line 1"), (b"[1]", "no JSON object"),
-                   (b"\xff", "decode")],
-)  # fmt: skip
+  "data, told",
+  [(b'{"a": ', "line 1"), (b"[1]", "no JSON object"), (b"\xff", "decode")],
+)
 def test_json_that_is_no_object_is_damaged(tmp_path, data, told):
   path = tmp_path / "a.json"
   path.write_bytes(data)
@@ -71,14 +71,14 @@ def test_json_that_is_no_object_is_damaged(tmp_path, data, told):
 
 
 @pytest.mark.parametrize(
-    "write, value",
-    [
-        (files.write_bytes, b"abc"),
-        (files.write_text, "abc"),
-        (files.write_json, {"a": 1}),
-        (files.write_csv, [{"a": 1}]),
-        (files.write_npz, {"a": np.zeros(2)}),
-    ],
+  "write, value",
+  [
+    (files.write_bytes, b"abc"),
+    (files.write_text, "abc"),
+    (files.write_json, {"a": 1}),
+    (files.write_csv, [{"a": 1}]),
+    (files.write_npz, {"a": np.zeros(2)}),
+  ],
 )
 def test_an_object_store_gets_one_put(write, value, tmp_path):
   puts = {}
@@ -125,20 +125,33 @@ def test_all_readers_of_a_log_forgive_its_cut_end_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "seconds, text",
-    [(0.04, "0.0 s"), (9.12, "9.1 s"), (60, "1 min 0 s"),
-     (119.6, "2 min 0 s"), (3599.7, "1 h 0 min"), (5 * 3600 + 400, "5 h 6 min"),
-     (100 * 3600, "4 d 4 h")],
-)  # fmt: skip
+  "seconds, text",
+  [
+    (0.04, "0.0 s"),
+    (9.12, "9.1 s"),
+    (60, "1 min 0 s"),
+    (119.6, "2 min 0 s"),
+    (3599.7, "1 h 0 min"),
+    (5 * 3600 + 400, "5 h 6 min"),
+    (100 * 3600, "4 d 4 h"),
+  ],
+)
 def test_durations(seconds, text):
   assert console.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    "value, text",
-    [(0, "0"), (12, "12"), (999.4, "999"), (1_337_216, "1.34 M"),
-     (-2500, "-2.5 k"), (2.56e12, "2.56 T"), (float("inf"), "inf")],
-)  # fmt: skip
+  "value, text",
+  [
+    (0, "0"),
+    (12, "12"),
+    (999.4, "999"),
+    (1_337_216, "1.34 M"),
+    (-2500, "-2.5 k"),
+    (2.56e12, "2.56 T"),
+    (float("inf"), "inf"),
+  ],
+)
 def test_short_numbers(value, text):
   assert console.short(value) == text
 
@@ -146,10 +159,13 @@ def test_short_numbers(value, text):
 # Who may write a file by other means: the data sets' own door, downloads and
 # the bench, which measures a plain write.
 WRITERS = {
-    "rundir/files.py", "rundir/lock.py", "rundir/metrics.py",
-    "storage/objects.py", "tokenizers/released/download.py",
-    "jobs/bench/saving.py",
-}  # fmt: skip
+  "rundir/files.py",
+  "rundir/lock.py",
+  "rundir/metrics.py",
+  "storage/objects.py",
+  "tokenizers/released/download.py",
+  "jobs/bench/saving.py",
+}
 
 
 def bare_writes(text):
@@ -164,17 +180,19 @@ def bare_writes(text):
     writes = name in ("write_text", "write_bytes", "to_csv", "tofile")
     writes = writes and owner not in ("files", "objects")
     writes |= name in ("savez", "savez_compressed") or (name, owner) == (
-        "save", "np"
-    )  # fmt: skip
+      "save",
+      "np",
+    )
     writes |= name in ("writer", "DictWriter") and owner == "csv"
     # open(path, "w"), or path.open("w").
     first = 1 if isinstance(function, ast.Name) else 0
     modes = node.args[first : first + 1]
     words = [mode.value for mode in modes if isinstance(mode, ast.Constant)]
-    words += [getattr(k.value, "value", "") for k in node.keywords
-              if k.arg == "mode"]  # fmt: skip
+    words += [
+      getattr(k.value, "value", "") for k in node.keywords if k.arg == "mode"
+    ]
     writes |= name == "open" and any(
-        isinstance(word, str) and set(word) & set("wax+") for word in words
+      isinstance(word, str) and set(word) & set("wax+") for word in words
     )
     if writes:
       found.append(node.lineno)
@@ -194,11 +212,19 @@ def test_files_are_written_in_one_place():
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["path.write_text(x)", "(a / 'b').write_bytes(x)", "np.savez(b, **c)",
-     "np.save(path, x)", "open(path, 'w')", "open(path, mode='ab')",
-     "path.open('w')", "csv.writer(text)", "frame.to_csv(path)"],
-)  # fmt: skip
+  "line",
+  [
+    "path.write_text(x)",
+    "(a / 'b').write_bytes(x)",
+    "np.savez(b, **c)",
+    "np.save(path, x)",
+    "open(path, 'w')",
+    "open(path, mode='ab')",
+    "path.open('w')",
+    "csv.writer(text)",
+    "frame.to_csv(path)",
+  ],
+)
 def test_a_bare_write_is_found(line):
   assert bare_writes(f"x = 1\n{line}\n") == [2]
   assert bare_writes("files.write_bytes(path, x)\nopen(path, 'rb')\n") == []

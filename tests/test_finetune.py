@@ -29,10 +29,12 @@ CLASSES, SIDE = 5, 8
 
 
 def config(**changes):
-  return mix.MixConfig(**{
+  return mix.MixConfig(
+    **{
       **dict(mixup=0.8, cutmix=1.0, share=1.0, switch=0.5, smoothing=0.1),
       **changes,
-  })  # fmt: skip
+    }
+  )
 
 
 def batch(rows=4):
@@ -65,9 +67,7 @@ def test_targets_and_pixels_are_mixed_in_the_same_shares():
   np.testing.assert_allclose(targets.sum(-1), 1.0, rtol=1e-5)
   boxes = 0
   for image, target, s in zip(found, targets, share):
-    np.testing.assert_allclose(
-        target, s * hot + (1 - s) * hot[::-1], atol=1e-5
-    )
+    np.testing.assert_allclose(target, s * hot + (1 - s) * hot[::-1], atol=1e-5)
     own, other = (image == frames).all(-1), (image == frames[::-1]).all(-1)
     if (own | other).all():  # a box of each row is the other's
       boxes += 1
@@ -92,7 +92,7 @@ def test_shares_of_mixup_are_beta(alpha):
 
 def test_boxes_are_cut_at_the_border():
   found = jax.jit(jax.vmap(lambda k: mix.box(k, 32, jnp.float32(0.75))))(
-      jax.random.split(jax.random.key(0), 500)
+    jax.random.split(jax.random.key(0), 500)
   )
   sizes = np.asarray(found).sum((1, 2))
   assert sizes.max() == 16 * 16 and sizes.min() < 150
@@ -115,13 +115,12 @@ def test_what_is_not_mixed_is_left_alone():
 
 def test_paths_are_dropped_row_by_row_and_more_with_depth():
   kept = np.asarray(
-      layers.kept_paths(jax.random.key(0), rows=4000, depth=5, drop=0.4)
+    layers.kept_paths(jax.random.key(0), rows=4000, depth=5, drop=0.4)
   )
   assert kept.shape == (5, 2, 4000)
   np.testing.assert_allclose(
-      np.mean(kept == 0, -1), np.linspace(0, 0.4, 5)[:, None] * [1, 1],
-      atol=0.03,
-  )  # fmt: skip
+    np.mean(kept == 0, -1), np.linspace(0, 0.4, 5)[:, None] * [1, 1], atol=0.03
+  )
   np.testing.assert_allclose(kept.mean(-1), 1.0, atol=0.05)
   together = np.mean((kept[4, 0] == 0) & (kept[4, 1] == 0))
   assert together == pytest.approx(0.16, abs=0.03)  # branches apart
@@ -132,7 +131,7 @@ def test_a_dropped_branch_is_not_there():
   inputs = jnp.asarray(np.random.default_rng(0).integers(4, 60, (3, 9)))
   params = test_features.params_of(model)
   at = lambda kept: np.asarray(
-      jax.jit(lambda k: taps.residual(model, params, inputs, kept_L2B=k))(kept)
+    jax.jit(lambda k: taps.residual(model, params, inputs, kept_L2B=k))(kept)
   )
   whole = at(None)
   kept = np.ones((2, 2, 3), np.float32)
@@ -143,7 +142,7 @@ def test_a_dropped_branch_is_not_there():
   np.testing.assert_array_equal(found[1], params["embedding"][inputs[1]])
   # H_depth of the frozen pass, which is tested by itself.
   frozen = taps.tap_layers(
-      model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None
+    model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None
   )
   np.testing.assert_allclose(whole, frozen[0], rtol=1e-5, atol=1e-6)
 
@@ -158,11 +157,13 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
 
   def grads(remat):
     one = model.clone(
-        compute=dataclasses.replace(model.compute, remat=remat, unroll=1)
+      compute=dataclasses.replace(model.compute, remat=remat, unroll=1)
     )
-    return jax.jit(jax.grad(lambda p: jnp.sum(
-        jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept))
-    )))(params)  # fmt: skip
+    return jax.jit(
+      jax.grad(
+        lambda p: jnp.sum(jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept)))
+      )
+    )(params)
 
   plain = grads("none")
   for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(grads("full"))):
@@ -173,12 +174,14 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
 def task(prefix, *, drop=0.0):
   causal = test_features.make(depth=2)
   model = causal.clone(
-      config=dataclasses.replace(causal.config, prefix_tokens=prefix)
+    config=dataclasses.replace(causal.config, prefix_tokens=prefix)
   )
   return finetune.FineTune(
-      pretrain.Pretrain(causal), model,
-      finetune.FineTuneConfig(drop, 0.02, 1e-6), classes=CLASSES,
-  )  # fmt: skip
+    pretrain.Pretrain(causal),
+    model,
+    finetune.FineTuneConfig(drop, 0.02, 1e-6),
+    classes=CLASSES,
+  )
 
 
 def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
@@ -192,10 +195,12 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
     params = {**params, "heads": loud}
     logits = jax.jit(lambda p: one.logits(p, row, key=None))
     found[prefix] = np.asarray(logits(params))
-  evaluated, dropped = jax.jit(lambda p: (
+  evaluated, dropped = jax.jit(
+    lambda p: (
       one.outcomes(p, {}, {}, {"tokens": row}, of=lambda x: x),
       one.logits(p, row, key=jax.random.key(1)),
-  ))(params)  # fmt: skip
+    )
+  )(params)
   np.testing.assert_allclose(evaluated[0, 0], found[-1], rtol=1e-5)
   assert abs(dropped - found[-1]).max() > 1e-3
   for a, b in ((0, 5), (5, -1), (0, -1)):
@@ -210,22 +215,35 @@ def _data():
 def words(data):
   """As the docstring of the config has it, in small."""
   return (
-      f"--config.model_run={data['model']}",
-      f"--config.data.root={data['images']}", "--config.data.source=folder",
-      "--config.data.train=", "--config.data.validation=",
-      "--config.data.val_frac=0.25", "--config.data.classes=0",
-      "--config.data.expected=0", "--config.data.encode_with=shipped",
-      "--config.data.grid=4", "--config.data.reading.workers=0",
-      "--config.compute.dtype=float32", "--config.train.epochs=10.0",
-      "--config.train.batch_rows=16", "--config.train.score_rows=16",
-      "--config.optim.lr=6e-3", "--config.optim.lr_rows=0",
-      "--config.optim.layer_decay=0.9", "--config.mix.mixup=0.0",
-      "--config.mix.cutmix=0.2", "--config.mix.share=0.3",
-      "--config.view.operations=1", "--config.view.magnitude=3.0",
-      "--config.view.least_area=0.5", "--config.optim.warmup_epochs=2.0",
-      "--config.head.head_init_std=0.02", "--config.every.log_steps=10",
-      "--config.every.checkpoint_steps=20",
-  )  # fmt: skip
+    f"--config.model_run={data['model']}",
+    f"--config.data.root={data['images']}",
+    "--config.data.source=folder",
+    "--config.data.train=",
+    "--config.data.validation=",
+    "--config.data.val_frac=0.25",
+    "--config.data.classes=0",
+    "--config.data.expected=0",
+    "--config.data.encode_with=shipped",
+    "--config.data.grid=4",
+    "--config.data.reading.workers=0",
+    "--config.compute.dtype=float32",
+    "--config.train.epochs=10.0",
+    "--config.train.batch_rows=16",
+    "--config.train.score_rows=16",
+    "--config.optim.lr=6e-3",
+    "--config.optim.lr_rows=0",
+    "--config.optim.layer_decay=0.9",
+    "--config.mix.mixup=0.0",
+    "--config.mix.cutmix=0.2",
+    "--config.mix.share=0.3",
+    "--config.view.operations=1",
+    "--config.view.magnitude=3.0",
+    "--config.view.least_area=0.5",
+    "--config.optim.warmup_epochs=2.0",
+    "--config.head.head_init_std=0.02",
+    "--config.every.log_steps=10",
+    "--config.every.checkpoint_steps=20",
+  )
 
 
 def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
@@ -245,25 +263,29 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
 
 
 @pytest.mark.parametrize(
-    "sections, told",
-    [
-        (dict(data=dict(source="tokens", root="", encode_with="",
-                        train="x", validation="y")), "x/manifest.json does no"),
-        (dict(optim=dict(head_lr_mults=(1.0, 2.0))), "has one head"),
-        (dict(head=dict(drop_path=1.0)), "head.drop_path is 1.0"),
-        (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it must be at l"),
-        (dict(data=dict(encode_with="")), "needs data.root, .*data.encode"),
-        (dict(data=dict(val_frac=0.0)), "name a folder that is held out"),
-        (dict(data=dict(source="zip")), "data.source is 'zip'; use 'tokens'"),
-        (dict(data=dict(classes=7)), "data.classes is 7; the stores name 3"),
-        (dict(data=dict(holdout_frac=0.01)), "holds none out; raise it"),
-        (dict(view=dict(erase=2.0)), "view.erase is 2.0"),
-        (dict(model=dict(prefix_tokens=-2)), "prefix_tokens is -2"),
-    ],
-)  # fmt: skip
+  "sections, told",
+  [
+    (
+      dict(
+        data=dict(
+          source="tokens", root="", encode_with="", train="x", validation="y"
+        )
+      ),
+      "x/manifest.json does no",
+    ),
+    (dict(optim=dict(head_lr_mults=(1.0, 2.0))), "has one head"),
+    (dict(head=dict(drop_path=1.0)), "head.drop_path is 1.0"),
+    (dict(mix=dict(switch=2.0)), "mix.switch is 2.0; it must be at l"),
+    (dict(data=dict(encode_with="")), "needs data.root, .*data.encode"),
+    (dict(data=dict(val_frac=0.0)), "name a folder that is held out"),
+    (dict(data=dict(source="zip")), "data.source is 'zip'; use 'tokens'"),
+    (dict(data=dict(classes=7)), "data.classes is 7; the stores name 3"),
+    (dict(data=dict(holdout_frac=0.01)), "holds none out; raise it"),
+    (dict(view=dict(erase=2.0)), "view.erase is 2.0"),
+    (dict(model=dict(prefix_tokens=-2)), "prefix_tokens is -2"),
+  ],
+)
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
-  c = classed.small(
-      recipes.finetune(data["model"]), data["images"], **sections
-  )
+  c = classed.small(recipes.finetune(data["model"]), data["images"], **sections)
   with pytest.raises(ValueError, match=told):
     build_finetune.training(setup.prepare(roots.read(c)))

@@ -25,7 +25,7 @@ def touch(root, *names):
 
 def videos(root, split="", class_folders=False):
   return folder.list_items(
-      root, split, kind="video", class_folders=class_folders
+    root, split, kind="video", class_folders=class_folders
   )
 
 
@@ -44,9 +44,7 @@ def test_folder(tmp_path):
   assert all(os.path.isfile(item.path) for item in listing.items)
   assert {item.label for item in listing.items} == {-1}
   assert ids(videos(tmp_path, "b")) == ["b/x.webm", "b/Ünï cödé 視頻.MP4"]
-  pictures = folder.list_items(
-      tmp_path, "", kind="image", class_folders=False
-  )
+  pictures = folder.list_items(tmp_path, "", kind="image", class_folders=False)
   assert ids(pictures) == ["c.jpg"]
   with pytest.raises(ValueError, match="holds no video"):
     videos(tmp_path / "folder.mp4")
@@ -105,12 +103,15 @@ def test_a_folder_without_permission_is_an_error(tmp_path, monkeypatch):
 
 def lines(root, text, separator="space", classes=3):
   (root / "list.csv").write_bytes(
-      text if isinstance(text, bytes) else text.encode()
+    text if isinstance(text, bytes) else text.encode()
   )
   return folder.list_lines(
-      root, str(root / "list.csv"), kind="video", separator=separator,
-      classes=classes,
-  )  # fmt: skip
+    root,
+    str(root / "list.csv"),
+    kind="video",
+    separator=separator,
+    classes=classes,
+  )
 
 
 @pytest.mark.parametrize("separator", ["space", "comma", "tab"])
@@ -120,8 +121,9 @@ def test_lists(tmp_path, separator):
   text = f"c.mp4{mark}2\r\na b/ü, 視.mp4{mark}0\r\n\r\nnone.mp4{mark}1\r\n"
   listing = lines(tmp_path, "\ufeff" + text, separator)
   assert [(item.id, item.label) for item in listing.items] == [
-      ("a b/ü, 視.mp4", 0), ("c.mp4", 2),
-  ]  # fmt: skip
+    ("a b/ü, 視.mp4", 0),
+    ("c.mp4", 2),
+  ]
   assert listing.classes == ("0", "1", "2")
   (row,) = listing.missing
   assert row.id == "none.mp4" and "does not exist" in row.reason
@@ -138,16 +140,16 @@ def test_lists_with_quotes_absolute_paths_or_no_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, told",
-    [
-        ("c.mp4 0\nd.mp4 3", r"line 2: label 3 is out of .* 0 to 2"),
-        ("c.mp4 -2", "line 1: label -2 is out of range"),
-        ("c.mp4 cat", "line 1: label 'cat' is not an integer"),
-        ("c.mp4 1.5", "line 1: label '1.5' is not an integer"),
-        ("\nc.mp4", "line 2: 'c.mp4' is not a path and a label"),
-        ("c.mp4 0\nc.mp4 1", "line 2: 'c.mp4' was on line 1 already"),
-        ("", "holds no video"),
-    ],
+  "text, told",
+  [
+    ("c.mp4 0\nd.mp4 3", r"line 2: label 3 is out of .* 0 to 2"),
+    ("c.mp4 -2", "line 1: label -2 is out of range"),
+    ("c.mp4 cat", "line 1: label 'cat' is not an integer"),
+    ("c.mp4 1.5", "line 1: label '1.5' is not an integer"),
+    ("\nc.mp4", "line 2: 'c.mp4' is not a path and a label"),
+    ("c.mp4 0\nc.mp4 1", "line 2: 'c.mp4' was on line 1 already"),
+    ("", "holds no video"),
+  ],
 )
 def test_bad_lists(tmp_path, text, told):
   touch(tmp_path, "c.mp4")
@@ -168,9 +170,12 @@ def test_lists_that_cannot_be_read(tmp_path):
     lines(tmp_path, "c.mp4;1", ";")
   with pytest.raises(ValueError, match="nothing.csv cannot be read"):
     folder.list_lines(
-        tmp_path, str(tmp_path / "nothing.csv"), kind="video",
-        separator="space", classes=0,
-    )  # fmt: skip
+      tmp_path,
+      str(tmp_path / "nothing.csv"),
+      kind="video",
+      separator="space",
+      classes=0,
+    )
 
 
 def add(archive, name, data):
@@ -194,33 +199,38 @@ def shard(path, *members, **how):
 
 def samples(root, kind="image", split="", classes=0):
   return tars.list_items(
-      root, split, kind=kind, classes=classes, label_key="label"
+    root, split, kind=kind, classes=classes, label_key="label"
   )
 
 
 def test_tars(tmp_path):
   long = "f/" + "n" * 200
   shard(
-      tmp_path / "train" / "s-0000.tar",
-      ("000.png", png(10)), ("000.cls", b"1\n"), ("000.txt", b"a cat"),
-      ("sub/ü 1.json", b'{"label": 2, "x": 0}'), ("sub/ü 1.PNG", png(20)),
-      ("._000.png", b"mac"), (long + ".png", png(30)),
-  )  # fmt: skip
+    tmp_path / "train" / "s-0000.tar",
+    ("000.png", png(10)),
+    ("000.cls", b"1\n"),
+    ("000.txt", b"a cat"),
+    ("sub/ü 1.json", b'{"label": 2, "x": 0}'),
+    ("sub/ü 1.PNG", png(20)),
+    ("._000.png", b"mac"),
+    (long + ".png", png(30)),
+  )
   shard(tmp_path / "train" / "s-0001.tar", ("000.png", png(40)))
   listing = samples(tmp_path, classes=3)
   got = [(item.id, item.label) for item in listing.items]
   assert got == [
-      ("train/s-0000/000", 1),
-      ("train/s-0000/" + long, -1),
-      ("train/s-0000/sub/ü 1", 2),
-      ("train/s-0001/000", -1),
+    ("train/s-0000/000", 1),
+    ("train/s-0000/" + long, -1),
+    ("train/s-0000/sub/ü 1", 2),
+    ("train/s-0001/000", -1),
   ]
   assert listing.missing == () and listing.classes == ("0", "1", "2")
   spec = images.ImageSpec(
-      size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
+    size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
   )
-  values = [media.load(item, spec, seed=0)[0, 0, 0, 0, 0]
-            for item in listing.items]  # fmt: skip
+  values = [
+    media.load(item, spec, seed=0)[0, 0, 0, 0, 0] for item in listing.items
+  ]
   assert values == [10, 30, 20, 40]
   one = samples(tmp_path / "train" / "s-0001.tar")
   assert ids(one) == ["s-0001/000"]
@@ -239,9 +249,7 @@ def test_videos_in_tars(tmp_path):
 
 
 def test_a_cut_tar_gives_its_whole_members(tmp_path):
-  shard(
-      tmp_path / "s.tar", *((f"{i}.png", png(i)) for i in range(4))
-  )
+  shard(tmp_path / "s.tar", *((f"{i}.png", png(i)) for i in range(4)))
   whole = (tmp_path / "s.tar").read_bytes()
   places = [item.part for item in samples(tmp_path).items]
   assert len(places) == 4 and samples(tmp_path).missing == ()
@@ -269,10 +277,10 @@ def test_bad_tars(tmp_path):
   with pytest.raises(ValueError, match="s.tar.gz is compressed"):
     samples(tmp_path / "z")
   for name, data, told in (
-      ("0.cls", b"cat", "0.cls: label 'cat' is not an integer"),
-      ("0.cls", b"7", "0.cls: label 7 is out of range"),
-      ("0.json", b"{", "0.json is no JSON"),
-      ("0.json", b'{"label": 0.5}', "0.json: label 0.5 is not an integer"),
+    ("0.cls", b"cat", "0.cls: label 'cat' is not an integer"),
+    ("0.cls", b"7", "0.cls: label 7 is out of range"),
+    ("0.json", b"{", "0.json is no JSON"),
+    ("0.json", b'{"label": 0.5}', "0.json: label 0.5 is not an integer"),
   ):
     shard(tmp_path / "s.tar", ("0.png", png(0)), (name, data))
     with pytest.raises(ValueError, match=told):
@@ -281,10 +289,13 @@ def test_bad_tars(tmp_path):
 
 def test_samples_without_one_image_are_missing(tmp_path):
   shard(
-      tmp_path / "s.tar",
-      ("a.png", png(0)), ("b.cls", b"1"),
-      ("c.png", png(0)), ("c.jpg", png(0)), ("d.e.png", png(0)),
-  )  # fmt: skip
+    tmp_path / "s.tar",
+    ("a.png", png(0)),
+    ("b.cls", b"1"),
+    ("c.png", png(0)),
+    ("c.jpg", png(0)),
+    ("d.e.png", png(0)),
+  )
   listing = samples(tmp_path)
   assert ids(listing) == ["s/a"]
   assert [row.id for row in listing.missing] == ["s/b", "s/c", "s/d"]
@@ -295,5 +306,6 @@ def test_the_first_of_two_formats_counts(tmp_path):
   touch(tmp_path, "b/x.webm", "a/x.mp4", "y.mkv")
   found = files.by_stem(str(tmp_path), "video")
   assert found == {
-      "x": str(tmp_path / "a" / "x.mp4"), "y": str(tmp_path / "y.mkv"),
-  }  # fmt: skip
+    "x": str(tmp_path / "a" / "x.mp4"),
+    "y": str(tmp_path / "y.mkv"),
+  }

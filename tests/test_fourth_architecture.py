@@ -68,7 +68,7 @@ class DecodedConfig(MeansConfig):
 
   def state_axes(self):
     return State(
-        PartitionSpec("layers", "batch"), PartitionSpec("layers", "batch")
+      PartitionSpec("layers", "batch"), PartitionSpec("layers", "batch")
     )
 
   def growth(self, *, base_width, base_heads, base_mlp_dim):
@@ -93,9 +93,12 @@ class Block(nn.Module):
     assert rope is None and segments_BT is None
     width = self.config.width
     w_DF = layers.parameter(
-        self, "mix", nn.initializers.normal(self.config.init_std),
-        (width, width), ("embed", "mlp"),
-    )  # fmt: skip
+      self,
+      "mix",
+      nn.initializers.normal(self.config.init_std),
+      (width, width),
+      ("embed", "mlp"),
+    )
     sums_BTD = jnp.cumsum(x_BTD, axis=1)
     counts_T1 = 1.0 + jnp.arange(x_BTD.shape[1])[:, None]
     if state is not None:
@@ -164,8 +167,8 @@ def test_it_decodes_where_it_says_what_it_remembers():
     assert np.ptp(expected) > 0.1
     if unroll == 1:  # and its state can be split over devices
       axes = jax.tree.leaves(
-          decode.axes(model, cache),
-          is_leaf=lambda x: isinstance(x, PartitionSpec),
+        decode.axes(model, cache),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
       )
       assert len(axes) == len(jax.tree.leaves(cache))
 
@@ -173,17 +176,15 @@ def test_it_decodes_where_it_says_what_it_remembers():
 def test_what_it_does_not_say_is_refused():
   model = assembly.model(roots.read(config("means").to_dict()))
   weights = decode.load(
-      model, jax.jit(pretrain.Pretrain(model).init)(jax.random.key(0)).params
+    model, jax.jit(pretrain.Pretrain(model).init)(jax.random.key(0)).params
   )
   with pytest.raises(ValueError, match="'means' does not decode"):
     decode.prefill(model, weights, np.full((1, 3), 4), room=8)
   with pytest.raises(ValueError, match="'means' has no µP.*set mup.on to"):
-    assembly.parametrisation(
-        roots.read(config("means", on=True).to_dict())
-    )
+    assembly.parametrisation(roots.read(config("means", on=True).to_dict()))
   # Where it says so, it grows.
   grown = assembly.parametrisation(
-      roots.read(config("decoded", on=True, base_width=16).to_dict())
+    roots.read(config("decoded", on=True, base_width=16).to_dict())
   )
   assert grown.growth == {"embed": 2.0, "mlp": 2.0}
   hidden = config("means")
@@ -201,9 +202,9 @@ def test_what_it_does_not_say_is_refused():
 def test_what_is_no_architecture_is_refused():
   c = config("means")
   for name, told in (
-      ("means", "is 'means'; use 'llama', 'gpt2' or 'mamba'"),
-      (f"{__name__}:nothing", "must define nothing.., which gives the archi"),
-      ("nowhere.py", "nowhere.py cannot be read"),
+    ("means", "is 'means'; use 'llama', 'gpt2' or 'mamba'"),
+    (f"{__name__}:nothing", "must define nothing.., which gives the archi"),
+    ("nowhere.py", "nowhere.py cannot be read"),
   ):
     c.architecture = name
     with pytest.raises(ValueError, match=told):

@@ -34,7 +34,7 @@ def context(rows=3, frames=2, seed=0):
 def test_greedy_frames_are_those_without_a_cache(model, weights):
   given = context()
   found = generate.frames(
-      model, weights, given, further=2, sampling=GREEDY, rows=range(3)
+    model, weights, given, further=2, sampling=GREEDY, rows=range(3)
   )
   assert found.shape == (3, 2, 4) and found.dtype == np.int32
   # The whole sequence again for every token; what is not there yet is hidden
@@ -48,9 +48,7 @@ def test_greedy_frames_are_those_without_a_cache(model, weights):
     made.append(4 + logits[:, 4:].argmax(-1))
     if at < 15:
       tokens[:, at + 1] = made[-1]
-  np.testing.assert_array_equal(
-      found.reshape(3, 8), np.transpose(made) - 4
-  )
+  np.testing.assert_array_equal(found.reshape(3, 8), np.transpose(made) - 4)
   assert len(np.unique(found)) > 4  # or the model says one thing only
 
 
@@ -60,18 +58,26 @@ def test_greedy_tokens_meet_hugging_face():
   params = decoding.init(model, seed=1)
   given = context(frames=1)
   found = generate.frames(
-      model, decode.load(model, params), given, further=3, sampling=GREEDY,
-      rows=range(3),
-  )  # fmt: skip
+    model,
+    decode.load(model, params),
+    given,
+    further=3,
+    sampling=GREEDY,
+    rows=range(3),
+  )
   prompt = np.insert(given.reshape(3, 4) + 4, 0, sequence.VIDEO_START, axis=1)
   reference = models.hugging_face(model.config, params, 128)
   # What is no code: special tokens and the padding of the vocabulary.
   others = [*range(4), *range(REAL, 128)]
   with torch.no_grad():
     whole = reference.generate(
-        torch.tensor(prompt), do_sample=False, max_new_tokens=12,
-        suppress_tokens=others, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+      torch.tensor(prompt),
+      do_sample=False,
+      max_new_tokens=12,
+      suppress_tokens=others,
+      eos_token_id=None,
+      pad_token_id=0,
+    )
   theirs = whole.numpy()[:, 5:] - 4
   np.testing.assert_array_equal(found.reshape(3, 12), theirs)
   assert len(np.unique(theirs)) > 4
@@ -82,9 +88,13 @@ def test_draws_depend_on_seed_and_row_alone(model, weights):
 
   def drawn(rows, seed=3):
     return generate.frames(
-        model, weights, given[rows], further=2,
-        sampling=dataclasses.replace(DRAWN, seed=seed), rows=rows,
-    )  # fmt: skip
+      model,
+      weights,
+      given[rows],
+      further=2,
+      sampling=dataclasses.replace(DRAWN, seed=seed),
+      rows=rows,
+    )
 
   all_ = drawn([0, 1, 2])
   np.testing.assert_array_equal(all_, drawn([0, 1, 2]))
@@ -92,9 +102,8 @@ def test_draws_depend_on_seed_and_row_alone(model, weights):
   assert np.any(all_ != drawn([0, 1, 2], seed=4))
   # Two rows of the same video are two draws.
   twice = generate.frames(
-      model, weights, given[[0, 0, 0]], further=2, sampling=DRAWN,
-      rows=[0, 7, 0],
-  )  # fmt: skip
+    model, weights, given[[0, 0, 0]], further=2, sampling=DRAWN, rows=[0, 7, 0]
+  )
   np.testing.assert_array_equal(twice[0], twice[2])
   assert np.any(twice[0] != twice[1])
 
@@ -116,21 +125,25 @@ def kept_by_hand(logits, top_k, top_p, temperature):
 
 
 @pytest.mark.parametrize(
-    "top_k, top_p, temperature",
-    [(0, 1.0, 1.0), (5, 1.0, 0.7), (0, 0.6, 1.3), (9, 0.8, 1.0), (0, 1e-6, 1.0),
-     (1000, 1.0, 1.0)],
-)  # fmt: skip
+  "top_k, top_p, temperature",
+  [
+    (0, 1.0, 1.0),
+    (5, 1.0, 0.7),
+    (0, 0.6, 1.3),
+    (9, 0.8, 1.0),
+    (0, 1e-6, 1.0),
+    (1000, 1.0, 1.0),
+  ],
+)
 def test_candidates_against_numpy(top_k, top_p, temperature):
   logits = np.random.default_rng(1).normal(0, 2, (4, 128)).astype(np.float32)
   logits[:, 0] = 50.0  # padding of the sequence, the likeliest of all
   logits[:, 100] = 40.0  # no token at all
   sampling = generate.Sampling(temperature, top_k, top_p, seed=0)
   found = jax.nn.softmax(
-      generate.candidates(logits, sampling=sampling, vocab=VOCAB)
+    generate.candidates(logits, sampling=sampling, vocab=VOCAB)
   )
-  expected = [
-      kept_by_hand(row, top_k, top_p, temperature) for row in logits
-  ]
+  expected = [kept_by_hand(row, top_k, top_p, temperature) for row in logits]
   np.testing.assert_array_equal(np.asarray(found) > 0, np.array(expected) > 0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
   assert generate.visual(logits, VOCAB).argmax(-1).min() >= 4
@@ -147,28 +160,32 @@ def test_draws_have_the_probabilities():
 
 
 @pytest.mark.parametrize(
-    "given, further, told",
-    [
-        (context(frames=1)[:, :0], 1, "0 frames of context"),
-        (context(frames=2), 3, "2 frames of context and 3 further .* has 4"),
-        (context(frames=2), 0, "ask for 1 to 2"),
-        (context(frames=2)[:, :, :3], 1, "are needed"),
-        (context(rows=2), 1, r"shape \(2, 2, 4\); \[3 rows"),
-        (context() + 60, 1, "another tokenizer"),
-    ],
+  "given, further, told",
+  [
+    (context(frames=1)[:, :0], 1, "0 frames of context"),
+    (context(frames=2), 3, "2 frames of context and 3 further .* has 4"),
+    (context(frames=2), 0, "ask for 1 to 2"),
+    (context(frames=2)[:, :, :3], 1, "are needed"),
+    (context(rows=2), 1, r"shape \(2, 2, 4\); \[3 rows"),
+    (context() + 60, 1, "another tokenizer"),
+  ],
 )
 def test_what_cannot_be_made_is_refused(model, given, further, told):
   with pytest.raises(ValueError, match=told):
     generate.frames(
-        model, None, given, further=further, sampling=GREEDY, rows=range(3)
+      model, None, given, further=further, sampling=GREEDY, rows=range(3)
     )
 
 
 @pytest.mark.parametrize(
-    "change, told",
-    [({"temperature": -1.0}, "temperature is -1.0"), ({"top_k": -1}, "top_k"),
-     ({"top_p": 0.0}, "top_p is 0.0"), ({"top_p": 1.1}, "probability")],
-)  # fmt: skip
+  "change, told",
+  [
+    ({"temperature": -1.0}, "temperature is -1.0"),
+    ({"top_k": -1}, "top_k"),
+    ({"top_p": 0.0}, "top_p is 0.0"),
+    ({"top_p": 1.1}, "probability"),
+  ],
+)
 def test_sampling_is_checked(change, told):
   with pytest.raises(ValueError, match=told):
     dataclasses.replace(GREEDY, **change)

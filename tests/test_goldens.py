@@ -9,7 +9,7 @@ import pytest
 def _stores(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mixture")
   return {
-      field: goldens.mixture(folder, field) for field in ("codes", "frames")
+    field: goldens.mixture(folder, field) for field in ("codes", "frames")
   }
 
 
@@ -35,9 +35,9 @@ def test_the_golden_order_tells_orders_apart(stores, tmp_path):
   turned = dict(reversed(paths.items()))
   longer = goldens.store(tmp_path / "long", "long", field="codes", records=8)
   for found in (
-      goldens.order(paths, field="codes", seed=1, steps=6),
-      goldens.order(turned, field="codes", steps=6),
-      goldens.order({**paths, "long": longer}, field="codes", steps=6),
+    goldens.order(paths, field="codes", seed=1, steps=6),
+    goldens.order(turned, field="codes", steps=6),
+    goldens.order({**paths, "long": longer}, field="codes", steps=6),
   ):
     assert not set(found) & set(golden)
 
@@ -74,19 +74,22 @@ def assert_close(found, golden):
     # A mean near zero is as exact as the elements are.
     size = abs(values[0]) + values[1]
     np.testing.assert_allclose(
-        found["params"][name], values, rtol=0, atol=1e-5 * size + 1e-7,
-        err_msg=name,
-    )  # fmt: skip
+      found["params"][name],
+      values,
+      rtol=0,
+      atol=1e-5 * size + 1e-7,
+      err_msg=name,
+    )
 
 
 # Each compiles for long; of the models of tokens one is enough every time.
 @pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if fast else [pytest.mark.slow])
-        for kind in goldens.UPDATES
-        for fast in [kind in ("llama", "patches")]
-    ],
+  "kind",
+  [
+    pytest.param(kind, marks=[] if fast else [pytest.mark.slow])
+    for kind in goldens.UPDATES
+    for fast in [kind in ("llama", "patches")]
+  ],
 )
 def test_three_updates_are_those_of_every_run_so_far(tmp_path, kind):
   found, golden = goldens.update(tmp_path, kind), goldens.read("updates")[kind]
@@ -105,13 +108,13 @@ def test_the_golden_updates_tell_recipes_apart(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "where",
-    [
-        ("metrics", 1, "loss"),
-        ("metrics", 4, "moving/loss"),
-        ("params", "['params']['embedding']", 1),
-        ("params", "['params']['embedding']", 4),
-    ],
+  "where",
+  [
+    ("metrics", 1, "loss"),
+    ("metrics", 4, "moving/loss"),
+    ("params", "['params']['embedding']", 1),
+    ("params", "['params']['embedding']", 4),
+  ],
 )
 def test_a_golden_number_that_is_off_is_noticed(where):
   first, second, third = where
@@ -129,9 +132,9 @@ def differences(found, golden):
   """Lines that say which keys are others than they were."""
   gone = "(absent)"
   return [
-      f"{key}: {golden.get(key, gone)} -> {found.get(key, gone)}"
-      for key in sorted(golden.keys() | found.keys())
-      if golden.get(key, gone) != found.get(key, gone)
+    f"{key}: {golden.get(key, gone)} -> {found.get(key, gone)}"
+    for key in sorted(golden.keys() | found.keys())
+    if golden.get(key, gone) != found.get(key, gone)
   ]
 
 
@@ -152,10 +155,10 @@ def test_a_changed_key_is_named():
   found["train.microbatches"] = "1.0"  # the number is equal, its type is not
   found["mup.onn"] = "true"
   assert differences(found, golden) == [
-      "mup.onn: (absent) -> true",
-      "optim.lr: 0.01 -> 0.5",
-      "seed: 0 -> (absent)",
-      "train.microbatches: 1 -> 1.0",
+    "mup.onn: (absent) -> true",
+    "optim.lr: 0.01 -> 0.5",
+    "seed: 0 -> (absent)",
+    "train.microbatches: 1 -> 1.0",
   ]
 
 
@@ -167,13 +170,16 @@ def test_what_json_has_no_word_for_is_compared_too():
 
 def test_packing_loses_nothing():
   configs = {
-      "x": {"run": '"a"', "k": "1", "l": "2"},
-      "y": {"run": '"a"', "k": "1", "m": '"= "'},
-      "z": {
-          "run": '"chain"', "order": '["s"]', "stages.s.run": '"a"',
-          "stages.s.l": "3", "stages.s.n.o": "{}",
-      },
-  }  # fmt: skip
+    "x": {"run": '"a"', "k": "1", "l": "2"},
+    "y": {"run": '"a"', "k": "1", "m": '"= "'},
+    "z": {
+      "run": '"chain"',
+      "order": '["s"]',
+      "stages.s.run": '"a"',
+      "stages.s.l": "3",
+      "stages.s.n.o": "{}",
+    },
+  }
   small = goldens.packed(configs)
   assert small["others"]["y"][""] == ['run = "a"', 'm = "= "', "-l"]
   assert goldens.unpacked(small) == configs

@@ -12,10 +12,17 @@ GOLDEN = runs.ROOT / "tests" / "golden"
 
 
 def config(pool, **values):
-  return heads.HeadConfig(**{
-      "pool": pool, "heads": 4, "bias": True, "init_std": 0.2,
-      "norm_eps": 1e-6, "norm_momentum": 0.1, **values,
-  })  # fmt: skip
+  return heads.HeadConfig(
+    **{
+      "pool": pool,
+      "heads": 4,
+      "bias": True,
+      "init_std": 0.2,
+      "norm_eps": 1e-6,
+      "norm_momentum": 0.1,
+      **values,
+    }
+  )
 
 
 def whole(x_BTD):
@@ -27,10 +34,10 @@ def aim(golden):
   n = int(golden["num_heads"])
   split = lambda w: jnp.asarray(w.T).reshape(24, n, 24 // n)
   return {
-      "query": jnp.asarray(golden["w_cls_token"].reshape(-1)),
-      "key": split(golden["w_k.weight"]),
-      "value": split(golden["w_v.weight"]),
-      "linear": jnp.asarray(golden["w_linear.weight"].T),
+    "query": jnp.asarray(golden["w_cls_token"].reshape(-1)),
+    "key": split(golden["w_k.weight"]),
+    "value": split(golden["w_v.weight"]),
+    "linear": jnp.asarray(golden["w_linear.weight"].T),
   }
 
 
@@ -42,7 +49,7 @@ def test_attention_pooling_is_aim_s_in_training_and_in_evaluation():
   y_BC = heads.logits(c, params, y, whole(x_BTD))
   np.testing.assert_allclose(y_BC, golden["y_train"], rtol=2e-4, atol=2e-5)
   np.testing.assert_allclose(
-      stats["mean"], golden["bn_mean"], rtol=1e-4, atol=1e-6
+    stats["mean"], golden["bn_mean"], rtol=1e-4, atol=1e-6
   )
   # Of the unbiased variance: the biased one is off by 1 / 21 of the batch's.
   np.testing.assert_allclose(stats["var"], golden["bn_var"], rtol=1e-5)
@@ -65,27 +72,27 @@ def test_the_cross_attention_head_is_v_jepa_s():
   key_bias, value_bias = jnp.split(at(block + "xattn.kv.bias"), 2)
   assert float(abs(key_bias).max()) > 0.1  # which softmax does not see
   params = {
-      "query": at("pooler.query_tokens").reshape(-1),
-      "project": split(at(block + "xattn.q.weight")),
-      "project_bias": at(block + "xattn.q.bias").reshape(4, 6),
-      "key": split(key),
-      "value": split(value),
-      "value_bias": value_bias.reshape(4, 6),
-      "norm_scale": at(block + "norm1.weight"),
-      "norm_bias": at(block + "norm1.bias"),
-      "mlp_norm_scale": at(block + "norm2.weight"),
-      "mlp_norm_bias": at(block + "norm2.bias"),
-      "up": at(block + "mlp.fc1.weight").T,
-      "up_bias": at(block + "mlp.fc1.bias"),
-      "down": at(block + "mlp.fc2.weight").T,
-      "down_bias": at(block + "mlp.fc2.bias"),
-      "linear": at("linear.weight").T,
-      "bias": at("linear.bias"),
+    "query": at("pooler.query_tokens").reshape(-1),
+    "project": split(at(block + "xattn.q.weight")),
+    "project_bias": at(block + "xattn.q.bias").reshape(4, 6),
+    "key": split(key),
+    "value": split(value),
+    "value_bias": value_bias.reshape(4, 6),
+    "norm_scale": at(block + "norm1.weight"),
+    "norm_bias": at(block + "norm1.bias"),
+    "mlp_norm_scale": at(block + "norm2.weight"),
+    "mlp_norm_bias": at(block + "norm2.bias"),
+    "up": at(block + "mlp.fc1.weight").T,
+    "up_bias": at(block + "mlp.fc1.bias"),
+    "down": at(block + "mlp.fc2.weight").T,
+    "down_bias": at(block + "mlp.fc2.bias"),
+    "linear": at("linear.weight").T,
+    "bias": at("linear.bias"),
   }
   c, x_BTD = config("cross"), jnp.asarray(golden["x"])
   shapes = heads.shapes(c, width=24, classes=10)
   assert {k: v.shape for k, v in params.items()} == {
-      k: shape for k, (shape, _) in shapes.items()
+    k: shape for k, (shape, _) in shapes.items()
   }
   prepared, _ = heads.prepare(c, x_BTD, whole(x_BTD), {}, training=True)
   y_BC = heads.logits(c, params, prepared, whole(x_BTD))
@@ -124,7 +131,7 @@ def test_folded_is_plain_in_value_and_gradient():
     scale = float(abs(b[name]).max())
     assert scale > 1e-3, name  # or nothing is compared
     np.testing.assert_allclose(
-        a[name], b[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name
+      a[name], b[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name
     )
 
 
@@ -136,9 +143,8 @@ def test_a_query_of_zero_is_the_mean_of_the_values():
   matrix_DD = params["value"].reshape(16, 16)
   expected = (x_BTD @ matrix_DD).mean(1) @ params["linear"]
   np.testing.assert_allclose(
-      heads.logits(c, params, x_BTD, whole(x_BTD)), expected, rtol=1e-4,
-      atol=1e-6,
-  )  # fmt: skip
+    heads.logits(c, params, x_BTD, whole(x_BTD)), expected, rtol=1e-4, atol=1e-6
+  )
 
 
 @pytest.mark.parametrize("pool", heads.POOLS)
@@ -163,10 +169,10 @@ def test_the_order_of_tokens_and_what_is_no_token_change_nothing(pool):
   np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-6)
   for name in stats:
     np.testing.assert_allclose(
-        masked_stats[name], stats[name], rtol=1e-5, atol=1e-7
+      masked_stats[name], stats[name], rtol=1e-5, atol=1e-7
     )
     np.testing.assert_allclose(
-        moved_stats[name], stats[name], rtol=1e-5, atol=1e-7
+      moved_stats[name], stats[name], rtol=1e-5, atol=1e-7
     )
   # Control: where they count, they do change something.
   assert not np.allclose(run(noise, whole(noise))[0], expected, rtol=1e-2)

@@ -35,9 +35,9 @@ LONG = f"--config.train.total_tokens={STEPS * 128.0}"
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("stores")
   return (
-      stores.write(root / "train", records=96, seed=0, prefix="t"),
-      # Not a multiple of the batch: the last validation batch is padded.
-      stores.write(root / "val", records=19, seed=1, prefix="v"),
+    stores.write(root / "train", records=96, seed=0, prefix="t"),
+    # Not a multiple of the batch: the last validation batch is padded.
+    stores.write(root / "val", records=19, seed=1, prefix="v"),
   )
 
 
@@ -46,17 +46,17 @@ def chain(data, tmp_path_factory):
   """workdir -> the command that trains, validates and probes in it."""
   root = tmp_path_factory.mktemp("labelled")
   train, val = (
-      probes.write(root / p, np.arange(n) % 3, prefix=p, seed=n)
-      for p, n in (("t", 48), ("v", 19))
+    probes.write(root / p, np.arange(n) % 3, prefix=p, seed=n)
+    for p, n in (("t", 48), ("v", 19))
   )
   stages = "--config.stages"
   return lambda workdir: runs.command(
-      "tests/several_hosts.py",
-      workdir,
-      f"{stages}.pretrain.data.train.moving.path={data[0]}",
-      f"{stages}.pretrain.data.validation.moving={data[1]}",
-      f"{stages}.probe.data.train={train}",
-      f"{stages}.probe.data.validation={val}",
+    "tests/several_hosts.py",
+    workdir,
+    f"{stages}.pretrain.data.train.moving.path={data[0]}",
+    f"{stages}.pretrain.data.validation.moving={data[1]}",
+    f"{stages}.probe.data.train={train}",
+    f"{stages}.probe.data.validation={val}",
   )
 
 
@@ -70,17 +70,17 @@ def start_hosts(words: list[str], hosts: int, devices: int) -> list:
   """Processes of one run over loopback, `devices` devices in all."""
   port = free_port()
   return [
-      runs.start(
-          [
-              *words,
-              "--multihost",
-              f"--coordinator=127.0.0.1:{port}",
-              f"--processes={hosts}",
-              f"--process={host}",
-          ],
-          devices // hosts,
-      )
-      for host in range(hosts)
+    runs.start(
+      [
+        *words,
+        "--multihost",
+        f"--coordinator=127.0.0.1:{port}",
+        f"--processes={hosts}",
+        f"--process={host}",
+      ],
+      devices // hosts,
+    )
+    for host in range(hosts)
   ]
 
 
@@ -118,7 +118,7 @@ def four(data, tmp_path_factory):
 def differences(ours: list[dict], theirs: list[dict]) -> dict[str, float]:
   """The largest relative difference of each value of all rows."""
   assert [(r["step"], r["kind"]) for r in ours] == [
-      (r["step"], r["kind"]) for r in theirs
+    (r["step"], r["kind"]) for r in theirs
   ]
   found = {}
   for row, other in zip(ours, theirs):
@@ -156,22 +156,22 @@ def test_hosts_train_like_one(alone, number, request):
   assert differences(train[1:], shifted)["loss"] > 1e-2
 
   ours, theirs = (
-      runs.checkpoint(w, STEPS) for w in (workdir, alone / "pretrain")
+    runs.checkpoint(w, STEPS) for w in (workdir, alone / "pretrain")
   )
   assert ours.keys() == theirs.keys()
   for name, value in theirs.items():
     assert ours[name].dtype == value.dtype, name
     size = np.sqrt(np.mean(np.square(value, dtype=np.float64)))
     np.testing.assert_allclose(
-        ours[name], value, rtol=0, atol=1e-4 * size, err_msg=name
+      ours[name], value, rtol=0, atol=1e-4 * size, err_msg=name
     )
 
 
 @pytest.mark.slow
 def test_two_hosts_validate_like_one(two, alone):
   ours, theirs = (
-      json.loads((w / "validate" / "metrics.json").read_text())
-      for w in (two, alone)
+    json.loads((w / "validate" / "metrics.json").read_text())
+    for w in (two, alone)
   )
   assert ours.keys() == theirs.keys() and "moving/copy/later_loss" in ours
   assert ours["moving/n"] == 19
@@ -185,8 +185,7 @@ def test_two_hosts_validate_like_one(two, alone):
 def test_two_hosts_probe_like_one(two, alone):
   """The global batch is normalised, and every item is scored."""
   ours, theirs = (
-      dict(np.load(w / "probe" / "trained" / "scores.npz"))
-      for w in (two, alone)
+    dict(np.load(w / "probe" / "trained" / "scores.npz")) for w in (two, alone)
   )
   assert theirs["validation/nll"].shape == (3, 1, 19)
   for name, value in theirs.items():
@@ -214,14 +213,18 @@ def at_step(workdir, source, step: int) -> None:
 
 @pytest.mark.slow
 def test_four_hosts_resumed_on_two_with_another_mesh(
-    data, four, alone, tmp_path
+  data, four, alone, tmp_path
 ):
   """fsdp 4 to data 2 x fsdp 2: the same batches, up to rounding."""
   at_step(tmp_path, four, 36)
   words = runs.smoke(
-      data, tmp_path, LONG, "--config.mesh.data=2", "--config.mesh.fsdp=2",
-      "--allow_changed_config",
-  )  # fmt: skip
+    data,
+    tmp_path,
+    LONG,
+    "--config.mesh.data=2",
+    "--config.mesh.fsdp=2",
+    "--allow_changed_config",
+  )
   outputs = finish(start_hosts(words, 2, DEVICES))
   assert f"resumed at step 36 of {STEPS}" in outputs[0]
   config = json.loads((tmp_path / "config.json").read_text())
@@ -275,9 +278,9 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
   whole = tmp_path / "whole"
   at_step(whole, alone / "pretrain", 36)
   runs.finish(
-      runs.start(
-          runs.smoke(data, whole, longer, "--allow_changed_config"), DEVICES
-      )
+    runs.start(
+      runs.smoke(data, whole, longer, "--allow_changed_config"), DEVICES
+    )
   )
   ours, theirs = runs.metrics(tmp_path), runs.metrics(whole)
   assert_close(ours[:50], theirs[:50], rtol=1e-6)
@@ -289,17 +292,22 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
 def test_a_host_that_never_comes_is_an_error(data, tmp_path):
   """Whether it is the first or another that waits; here both, on their own."""
   waiting = [
-      runs.start([
-          *runs.smoke(data, tmp_path / "run"), "--start_timeout_s=1",
-          "--multihost", f"--coordinator=127.0.0.1:{free_port()}",
-          "--processes=2", f"--process={host}",
-      ])
-      for host in range(2)
-  ]  # fmt: skip
+    runs.start(
+      [
+        *runs.smoke(data, tmp_path / "run"),
+        "--start_timeout_s=1",
+        "--multihost",
+        f"--coordinator=127.0.0.1:{free_port()}",
+        "--processes=2",
+        f"--process={host}",
+      ]
+    )
+    for host in range(2)
+  ]
   for host, process in enumerate(waiting):
     last = runs.finish(process, code=1).splitlines()[-1]
     assert last.startswith(
-        f"totojax: not all processes arrived: process {host} of 2 waited 1 s"
+      f"totojax: not all processes arrived: process {host} of 2 waited 1 s"
     )
     assert "--start_timeout_s" in last
   assert not (tmp_path / "run").exists()
@@ -317,9 +325,9 @@ def test_time_outs_are_those_that_were_given(monkeypatch):
   monkeypatch.setattr(hosts.faulthandler, "disable", lambda: None)
   hosts.join("a:1", 2, 0, start_timeout_s=3, silence_timeout_s=7)
   assert given == {
-      "where": ("a:1", 2, 0),
-      "initialization_timeout": 3,
-      "heartbeat_timeout_seconds": 7,
+    "where": ("a:1", 2, 0),
+    "initialization_timeout": 3,
+    "heartbeat_timeout_seconds": 7,
   }
   assert "waited 3 s for the others at a:1" in lines[0]
   assert "silent for 7 s" in lines[1]
@@ -355,23 +363,24 @@ def opened(monkeypatch, read) -> list[int]:
 def test_each_host_opens_its_part_and_no_other(data, monkeypatch):
   """Of every training batch, and of the validation set."""
   spec = sequence.SequenceSpec(
-      vocab=60, grid=2, frames=4, context=16, segments=False
+    vocab=60, grid=2, frames=4, context=16, segments=False
   )
   train, val = (
-      rows.Source(
-          name="moving", weight=1.0,
-          store=shards.open_store(p, tokenizer=None, vocab=None, grid=None),
-      )
-      for p in data
-  )  # fmt: skip
+    rows.Source(
+      name="moving",
+      weight=1.0,
+      store=shards.open_store(p, tokenizer=None, vocab=None, grid=None),
+    )
+    for p in data
+  )
 
   def batches(number, host):
     part = dict(seq=spec, batch=8, host=host, hosts=number)
     ds = mixture.stream([train], seed=0, **part)
     return [
-        opened(monkeypatch, lambda step=step: ds[step]) for step in range(15)
+      opened(monkeypatch, lambda step=step: ds[step]) for step in range(15)
     ], opened(
-        monkeypatch, lambda: list(heldout.validation(val, rows=0, **part))
+      monkeypatch, lambda: list(heldout.validation(val, rows=0, **part))
     )
 
   steps, validated = batches(1, 0)

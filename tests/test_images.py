@@ -14,7 +14,7 @@ from totojax.data.pixels import media
 from totojax.data.sources import items
 
 SPEC = images.ImageSpec(
-    size_px=8, crops=3, crop="random", resample="bicubic", animated="refuse"
+  size_px=8, crops=3, crop="random", resample="bicubic", animated="refuse"
 )
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (12, 20, 3), np.uint8)
@@ -42,7 +42,7 @@ def test_crops_are_windows_of_the_resized_image(tmp_path):
   crops = load(tmp_path, encode(PHOTO))
   assert crops.shape == (3, 1, 8, 8, 3) and crops.dtype == np.uint8
   resized = np.asarray(
-      Image.fromarray(PHOTO).resize((13, 8), Image.Resampling.BICUBIC)
+    Image.fromarray(PHOTO).resize((13, 8), Image.Resampling.BICUBIC)
   )
   windows = [resized[:, left : left + 8] for left in range(6)]
   for crop in crops:
@@ -125,10 +125,15 @@ def test_exif_orientation(orientation):
   upright[8:, :16] = (0, 0, 255)
   # What a camera stores is what these turn back (EXIF 2.3, tag 274).
   stored = {
-      1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1],
-      4: upright[::-1], 5: upright.swapaxes(0, 1), 6: np.rot90(upright),
-      7: upright[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(upright, -1),
-  }[orientation]  # fmt: skip
+    1: upright,
+    2: upright[:, ::-1],
+    3: upright[::-1, ::-1],
+    4: upright[::-1],
+    5: upright.swapaxes(0, 1),
+    6: np.rot90(upright),
+    7: upright[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90(upright, -1),
+  }[orientation]
   exif = Image.Exif()
   exif[images.EXIF_ORIENTATION] = orientation
   data = encode(np.ascontiguousarray(stored), exif=exif)
@@ -139,7 +144,7 @@ def test_exif_orientation(orientation):
 def test_animations_are_refused_or_give_the_first(fmt, tmp_path):
   frames = [Image.new("RGB", (20, 12), color) for color in ("red", "blue")]
   data = encode(
-      frames[0], fmt, save_all=True, append_images=frames[1:], lossless=True
+    frames[0], fmt, save_all=True, append_images=frames[1:], lossless=True
   )
   row = load(tmp_path, data)
   assert row.id == "i" and "2 pictures in one" in row.reason
@@ -158,12 +163,12 @@ def png(width, height, *, bits, pixels):
   """An RGB file as its format has it, whatever Pillow would write."""
   head = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
   return b"\x89PNG\r\n\x1a\n" + b"".join(
-      chunk(kind, data)
-      for kind, data in (
-          (b"IHDR", head),
-          (b"IDAT", zlib.compress(pixels)),
-          (b"IEND", b""),
-      )
+    chunk(kind, data)
+    for kind, data in (
+      (b"IHDR", head),
+      (b"IDAT", zlib.compress(pixels)),
+      (b"IEND", b""),
+    )
   )
 
 
@@ -180,39 +185,39 @@ def test_sixteen_bit_colour_keeps_the_high_byte():
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(
-    "name, reason",
-    [
-        ("empty", "0 bytes"),
-        ("text", "no image of a known format"),
-        ("heic", "no image of a known format"),
-        ("postscript", "no image of a known format"),
-        ("jpeg cut", "OSError"),
-        ("png cut", "OSError"),
-        ("head alone", "Error"),
-        ("bomb", "more than 89000000"),
-        ("big bomb", "DecompressionBombError"),
-        ("ribbon", "longer than 64 to 1"),
-        ("float", "mode F"),
-        ("32 bits", "mode I"),
-        ("lab", "mode LAB"),
-    ],
+  "name, reason",
+  [
+    ("empty", "0 bytes"),
+    ("text", "no image of a known format"),
+    ("heic", "no image of a known format"),
+    ("postscript", "no image of a known format"),
+    ("jpeg cut", "OSError"),
+    ("png cut", "OSError"),
+    ("head alone", "Error"),
+    ("bomb", "more than 89000000"),
+    ("big bomb", "DecompressionBombError"),
+    ("ribbon", "longer than 64 to 1"),
+    ("float", "mode F"),
+    ("32 bits", "mode I"),
+    ("lab", "mode LAB"),
+  ],
 )
 def test_bad_files_are_rows(name, reason, tmp_path):
   jpeg, whole = encode(PHOTO, "JPEG"), encode(PHOTO)
   data = {
-      "empty": b"",
-      "text": b"<html>404</html>",
-      "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
-      "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
-      "jpeg cut": jpeg[: len(jpeg) * 2 // 3],
-      "png cut": whole[: len(whole) // 2],
-      "head alone": whole[:20],
-      "bomb": bomb(9500, 9500),
-      "big bomb": bomb(60_000, 60_000),
-      "ribbon": encode(np.zeros((2, 200, 3), np.uint8)),
-      "float": encode(GREY.astype(np.float32), "TIFF"),
-      "32 bits": encode(GREY.astype(np.int32), "TIFF"),
-      "lab": encode(Image.new("LAB", (20, 20)), "TIFF"),
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100),
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "jpeg cut": jpeg[: len(jpeg) * 2 // 3],
+    "png cut": whole[: len(whole) // 2],
+    "head alone": whole[:20],
+    "bomb": bomb(9500, 9500),
+    "big bomb": bomb(60_000, 60_000),
+    "ribbon": encode(np.zeros((2, 200, 3), np.uint8)),
+    "float": encode(GREY.astype(np.float32), "TIFF"),
+    "32 bits": encode(GREY.astype(np.int32), "TIFF"),
+    "lab": encode(Image.new("LAB", (20, 20)), "TIFF"),
   }[name]
   row = load(tmp_path, data)
   assert isinstance(row, items.Skipped) and row.id == "i"
@@ -245,11 +250,11 @@ def test_a_missing_file_stops_and_a_dead_link_is_a_row(tmp_path):
 
 def test_spec_refuses_nonsense():
   for change, told in (
-      ({"crops": 0}, "image.crops is 0"),
-      ({"crop": "middle"}, "'random' or 'center'"),
-      ({"animated": "all"}, "'refuse' or 'first'"),
-      ({"resample": "nearest"}, "'bicubic'"),
-      ({"crop": "center"}, "use 1"),
+    ({"crops": 0}, "image.crops is 0"),
+    ({"crop": "middle"}, "'random' or 'center'"),
+    ({"animated": "all"}, "'refuse' or 'first'"),
+    ({"resample": "nearest"}, "'bicubic'"),
+    ({"crop": "center"}, "use 1"),
   ):
     with pytest.raises(ValueError, match=told):
       dataclasses.replace(SPEC, **change)

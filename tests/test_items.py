@@ -57,11 +57,11 @@ def test_generator_is_of_item_crop_stretch_and_seed():
   base = items.generator(a, 0, stretch=0, seed=0).integers(2**60)
   assert base == items.generator(a, 0, stretch=0, seed=0).integers(2**60)
   others = [
-      items.generator(b, 0, stretch=0, seed=0),
-      items.generator(a, 1, stretch=0, seed=0),
-      items.generator(a, 0, stretch=1, seed=0),
-      items.generator(a, 0, stretch=0, seed=1),
-      items.generator(a, 1, stretch=1, seed=0),
+    items.generator(b, 0, stretch=0, seed=0),
+    items.generator(a, 1, stretch=0, seed=0),
+    items.generator(a, 0, stretch=1, seed=0),
+    items.generator(a, 0, stretch=0, seed=1),
+    items.generator(a, 1, stretch=1, seed=0),
   ]
   drawn = {int(rng.integers(2**60)) for rng in others}
   assert len(drawn) == 5 and base not in drawn
@@ -69,14 +69,14 @@ def test_generator_is_of_item_crop_stretch_and_seed():
 
 def make(found, classes=(), missing=()):
   return items.listing(
-      "video", found, classes=classes, missing=missing, where="here"
+    "video", found, classes=classes, missing=missing, where="here"
   )
 
 
 def test_listings_are_sorted_and_checked():
   listing = make(some(12)[::-1])
   assert [item.id for item in listing.items] == sorted(
-      f"{i}.mp4" for i in range(12)
+    f"{i}.mp4" for i in range(12)
   )
   with pytest.raises(ValueError, match="two items of here .*3.mp4"):
     make([*some(5), *some(4)[3:]])

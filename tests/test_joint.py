@@ -41,9 +41,12 @@ def make(pool, *, depth=3):
   backbone = pretrain.Pretrain(test_features.make(depth=depth))
   layers = [layer for layer in LAYERS if layer <= depth]
   return joint.Joint(
-      backbone, head=test_classify.head(pool), layers=layers, classes=CLASSES,
-      settings=2,
-  )  # fmt: skip
+    backbone,
+    head=test_classify.head(pool),
+    layers=layers,
+    classes=CLASSES,
+    settings=2,
+  )
 
 
 def batch(rows=4):
@@ -51,8 +54,8 @@ def batch(rows=4):
   codes = rng.integers(0, 60, (rows, spec.frames, spec.frame_tokens))
   tokens = [sequence.build(c, kind="video", spec=spec) for c in codes]
   return {
-      "tokens": jnp.asarray(np.stack(tokens)),
-      "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
+    "tokens": jnp.asarray(np.stack(tokens)),
+    "label": jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32),
   }
 
 
@@ -61,8 +64,8 @@ def variables(task):
   found = task.init(jax.random.key(1))
   noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
   params = {
-      **found.params,
-      layered.HEADS: jax.tree.map(noise, found.params[layered.HEADS]),
+    **found.params,
+    layered.HEADS: jax.tree.map(noise, found.params[layered.HEADS]),
   }
   return found._replace(params=params)
 
@@ -73,9 +76,12 @@ def loss_of(task, found, rows, *names):
 
   def loss(params):
     terms, stats, _ = task.loss(
-        params, api.Variables(None, {}, found.stats), rows, step=jnp.int32(0),
-        key=jax.random.key(0),
-    )  # fmt: skip
+      params,
+      api.Variables(None, {}, found.stats),
+      rows,
+      step=jnp.int32(0),
+      key=jax.random.key(0),
+    )
     return sum(terms[n].sum / weights[n] for n in names), stats
 
   return loss
@@ -100,7 +106,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
   @jax.jit
   def grads_of(params):
     of = lambda *names: jax.grad(
-        loss_of(task, found, rows, *names), has_aux=True
+      loss_of(task, found, rows, *names), has_aux=True
     )(params)
     return of("nll", "ce"), of("ce")[0]
 
@@ -112,7 +118,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
   backbone = found.params[layered.BACKBONE]
   expected = jax.jit(jax.grad(pre_training(task, rows)))(backbone)
   for a, b in zip(
-      jax.tree.leaves(both[layered.BACKBONE]), jax.tree.leaves(expected)
+    jax.tree.leaves(both[layered.BACKBONE]), jax.tree.leaves(expected)
   ):
     scale = float(abs(b).max())
     assert scale > 0
@@ -120,19 +126,22 @@ def test_the_backbone_learns_from_the_next_token_alone():
   # The heads: as frozen probes of this backbone.
   frozen = {name: backbone[name] for name in ("embedding", "blocks")}
   inputs = {**rows, "tokens": rows["tokens"][:, :-1]}
-  of_heads, (after, _) = jax.jit(jax.grad(
+  of_heads, (after, _) = jax.jit(
+    jax.grad(
       lambda p: test_classify.total(
-          task.heads, p, api.Variables(None, frozen, found.stats), inputs
-      ), has_aux=True,
-  ))(found.params[layered.HEADS])  # fmt: skip
+        task.heads, p, api.Variables(None, frozen, found.stats), inputs
+      ),
+      has_aux=True,
+    )
+  )(found.params[layered.HEADS])
   for name, leaf in of_heads.items():
     scale = float(abs(leaf).max())
     assert scale > 0
     np.testing.assert_allclose(
-        both[layered.HEADS][name], leaf, rtol=1e-3, atol=1e-5 * scale
+      both[layered.HEADS][name], leaf, rtol=1e-3, atol=1e-5 * scale
     )
   np.testing.assert_allclose(
-      stats["train_loss"], after["train_loss"], rtol=1e-4
+    stats["train_loss"], after["train_loss"], rtol=1e-4
   )
 
 
@@ -141,15 +150,13 @@ def test_bit_for_bit_where_the_compiler_has_no_say():
   task, rows = make("average", depth=1), batch(rows=2)
   found = variables(task)
   with jax.disable_jit():
-    both, _ = jax.grad(
-        loss_of(task, found, rows, "nll", "ce"), has_aux=True
-    )(found.params)
-    expected = jax.grad(pre_training(task, rows))(
-        found.params[layered.BACKBONE]
+    both, _ = jax.grad(loss_of(task, found, rows, "nll", "ce"), has_aux=True)(
+      found.params
     )
-  jax.tree.map(
-      np.testing.assert_array_equal, both[layered.BACKBONE], expected
-  )
+    expected = jax.grad(pre_training(task, rows))(
+      found.params[layered.BACKBONE]
+    )
+  jax.tree.map(np.testing.assert_array_equal, both[layered.BACKBONE], expected)
 
 
 def test_without_the_stop_heads_would_change_the_backbone():
@@ -163,7 +170,7 @@ def test_without_the_stop_heads_would_change_the_backbone():
   @jax.grad
   def through(backbone):
     _, kept = task.model.apply(
-        {"params": backbone}, inputs, mutable=["intermediates"]
+      {"params": backbone}, inputs, mutable=["intermediates"]
     )
     x_BTD = kept["intermediates"]["blocks"]["residual"][0][0]
     pooled = heads.mean_over_tokens(x_BTD, sequence.is_visual(inputs))
@@ -177,10 +184,12 @@ def test_without_the_stop_heads_would_change_the_backbone():
 def test_no_head_on_the_embeddings():
   with pytest.raises(ValueError, match="0 is the embeddings, which have no"):
     joint.Joint(
-        pretrain.Pretrain(test_features.make(depth=2)),
-        head=test_classify.head("average"), layers=(0, 1), classes=2,
-        settings=1,
-    )  # fmt: skip
+      pretrain.Pretrain(test_features.make(depth=2)),
+      head=test_classify.head("average"),
+      layers=(0, 1),
+      classes=2,
+      settings=1,
+    )
 
 
 @pytest.fixture(name="data")
@@ -209,27 +218,39 @@ def test_its_grid_and_base_are_others_than_the_model_s(data):
 def test_a_run_from_files_learns_and_a_stopped_one_is_the_same(data):
   path = runs.ROOT / "configs" / "joint_imagenet.py"
   words = (
-      f"--config.model_run={data['model']}",
-      f"--config.data.root={data['images']}", "--config.data.source=folder",
-      "--config.data.train=", "--config.data.validation=",
-      "--config.data.val_frac=0.25", "--config.data.classes=0",
-      "--config.data.expected=0", "--config.data.encode_with=shipped",
-      "--config.data.grid=4", "--config.data.reading.workers=0",
-      "--config.data.holdout_frac=0.2", "--config.compute.dtype=float32",
-      "--config.train.epochs=10.0", "--config.train.batch_rows=16",
-      "--config.train.score_rows=16", "--config.optim.lr=3e-3",
-      "--config.optim.head_lr_mults=(1.0, 10.0)", "--config.head.pool=average",
-      "--config.head.norm_momentum=0.5", "--config.view.least_area=0.5",
-      "--config.optim.warmup_epochs=1.0", "--config.every.log_steps=1",
-      "--config.every.checkpoint_steps=1", "--config.checkpoint.keep=100",
-  )  # fmt: skip
+    f"--config.model_run={data['model']}",
+    f"--config.data.root={data['images']}",
+    "--config.data.source=folder",
+    "--config.data.train=",
+    "--config.data.validation=",
+    "--config.data.val_frac=0.25",
+    "--config.data.classes=0",
+    "--config.data.expected=0",
+    "--config.data.encode_with=shipped",
+    "--config.data.grid=4",
+    "--config.data.reading.workers=0",
+    "--config.data.holdout_frac=0.2",
+    "--config.compute.dtype=float32",
+    "--config.train.epochs=10.0",
+    "--config.train.batch_rows=16",
+    "--config.train.score_rows=16",
+    "--config.optim.lr=3e-3",
+    "--config.optim.head_lr_mults=(1.0, 10.0)",
+    "--config.head.pool=average",
+    "--config.head.norm_momentum=0.5",
+    "--config.view.least_area=0.5",
+    "--config.optim.warmup_epochs=1.0",
+    "--config.every.log_steps=1",
+    "--config.every.checkpoint_steps=1",
+    "--config.checkpoint.keep=100",
+  )
   c = test_configs.load(path, *words).to_dict()
   whole = epath.Path(data["root"] / "joint")
   assert jobs.run(c, whole, classed.NEVER)
   with open(whole / "per_layer.csv") as file:
     rows = list(csv.DictReader(file))
   assert [(r["backbone"], r["layer"], r["setting"]) for r in rows] == [
-      ("joint", str(layer), str(s)) for layer in (1, 2) for s in (0, 1)
+    ("joint", str(layer), str(s)) for layer in (1, 2) for s in (0, 1)
   ]
   assert [float(r["lr"]) for r in rows[:2]] == [0.003, 0.03]
   metrics = json.loads((whole / "metrics.json").read_text())
@@ -257,26 +278,32 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
   of_model = dict(tokenizer=shipped.fingerprint, vocab=shipped.vocab)
   names = [f"v/{i // 2}" for i in range(24)]
   train, val = (
-      probes.write(tmp_path / prefix, labels, prefix=prefix, **of_model, **more)
-      for prefix, labels, more in (
-          ("t", np.arange(64) % 3, dict(seed=1)),
-          ("v", np.arange(24) // 2 % 3, dict(seed=2, names=names)),
-      )
+    probes.write(tmp_path / prefix, labels, prefix=prefix, **of_model, **more)
+    for prefix, labels, more in (
+      ("t", np.arange(64) % 3, dict(seed=1)),
+      ("v", np.arange(24) // 2 % 3, dict(seed=2, names=names)),
+    )
   )
   gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
   files.write_table(
-      tmp_path / "quarantine.csv", gone, header=("split", "id", "reason")
+    tmp_path / "quarantine.csv", gone, header=("split", "id", "reason")
   )
   c = test_configs.load(
-      runs.ROOT / "configs" / "joint_k400.py",
-      f"--config.model_run={data['model']}",
-      f"--config.data.train={train}", f"--config.data.validation={val}",
-      "--config.data.classes=3", "--config.data.holdout_frac=0.25",
-      "--config.compute.dtype=float32", "--config.train.epochs=1.0",
-      "--config.train.batch_rows=8", "--config.train.score_rows=16",
-      "--config.optim.warmup_epochs=0.0", "--config.optim.lr=0.01",
-      "--config.head.pool=average", "--config.layers=(1,)",
-  ).to_dict()  # fmt: skip
+    runs.ROOT / "configs" / "joint_k400.py",
+    f"--config.model_run={data['model']}",
+    f"--config.data.train={train}",
+    f"--config.data.validation={val}",
+    "--config.data.classes=3",
+    "--config.data.holdout_frac=0.25",
+    "--config.compute.dtype=float32",
+    "--config.train.epochs=1.0",
+    "--config.train.batch_rows=8",
+    "--config.train.score_rows=16",
+    "--config.optim.warmup_epochs=0.0",
+    "--config.optim.lr=0.01",
+    "--config.head.pool=average",
+    "--config.layers=(1,)",
+  ).to_dict()
   of = prepare(c)
   assert of.model.spec.context == 1 + stores.FRAMES * stores.GRID**2
   assert of.tokenizer is None and of.model.config.rope_base == 10_000.0
@@ -304,30 +331,30 @@ def altered(data, tmp_path, *, tokenizer=None, **sections):
 
 
 @pytest.mark.parametrize(
-    "change, told",
-    [
-        (dict(tokenizer="f" * 16), "is of tokenizer .*other was trained on"),
-        (dict(sequence=dict(vocab=60)), "shipped has 512 codes; .* with 60"),
-    ],
+  "change, told",
+  [
+    (dict(tokenizer="f" * 16), "is of tokenizer .*other was trained on"),
+    (dict(sequence=dict(vocab=60)), "shipped has 512 codes; .* with 60"),
+  ],
 )
 def test_another_tokenizer_or_vocabulary_is_refused(
-    data, tmp_path, change, told
+  data, tmp_path, change, told
 ):
   with pytest.raises(ValueError, match=told):
     prepare(config(altered(data, tmp_path, **change)))
 
 
 @pytest.mark.parametrize(
-    "sections, told",
-    [
-        (dict(model=dict(prefix_tokens=-1)), "prefix_tokens -1 shows tokens"),
-        (dict(layers=(3,)), "layer 3 does not exist"),
-        (dict(head=dict(pool="max")), "head.pool is 'max'"),
-        (dict(data=dict(root="nowhere")), "nowhere is not a folder"),
-        (dict(optim=dict(warmup_epochs=9.0)), "not below the run's"),
-        (dict(data=dict(lable=1)), "data.lable does not exist"),
-        (dict(model_run="nowhere"), "nowhere is not a run directory"),
-    ],
+  "sections, told",
+  [
+    (dict(model=dict(prefix_tokens=-1)), "prefix_tokens -1 shows tokens"),
+    (dict(layers=(3,)), "layer 3 does not exist"),
+    (dict(head=dict(pool="max")), "head.pool is 'max'"),
+    (dict(data=dict(root="nowhere")), "nowhere is not a folder"),
+    (dict(optim=dict(warmup_epochs=9.0)), "not below the run's"),
+    (dict(data=dict(lable=1)), "data.lable does not exist"),
+    (dict(model_run="nowhere"), "nowhere is not a run directory"),
+  ],
 )
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   with pytest.raises((ValueError, FileNotFoundError), match=told):
@@ -336,7 +363,7 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
 
 def test_pictures_of_training_are_not_evaluated(data):
   whole = dict(
-      root=str(data["root"]), train="images", validation="images", val_frac=0.0
+    root=str(data["root"]), train="images", validation="images", val_frac=0.0
   )
   with pytest.raises(ValueError, match="is in data.train and in data.valid"):
     prepare(config(data, data=whole))
@@ -369,13 +396,13 @@ def test_pre_training_goes_on_from_another_run(data):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(model=dict(width=64)), "model.width is 64; .* trained with 32"),
-        (dict(model=dict(depth=3)), "model.depth is 3; .* Set model.depth to"),
-        (dict(model=dict(tied=False)), "model.tied is False"),
-        (dict(mup=dict(on=True)), "Use that run's section mup"),
-    ],
+  "changes, told",
+  [
+    (dict(model=dict(width=64)), "model.width is 64; .* trained with 32"),
+    (dict(model=dict(depth=3)), "model.depth is 3; .* Set model.depth to"),
+    (dict(model=dict(tied=False)), "model.tied is False"),
+    (dict(mup=dict(on=True)), "Use that run's section mup"),
+  ],
 )
 def test_pre_training_does_not_go_on_from_another_model(data, changes, told):
   with pytest.raises(ValueError, match=told):
@@ -392,9 +419,10 @@ def test_pre_training_does_not_go_on_with_other_codes(data, tmp_path):
 def test_configs_are_whole_at_full_size():
   """Every section makes its typed part, and no key is left over."""
   paths = [
-      path for path in test_configs.CONFIGS
-      if test_configs.load(path)["run"] in ("joint", "finetune")
-  ]  # fmt: skip
+    path
+    for path in test_configs.CONFIGS
+    if test_configs.load(path)["run"] in ("joint", "finetune")
+  ]
   assert len(paths) == 6
   for path in paths:
     c = test_configs.load(path).to_dict()

@@ -14,10 +14,20 @@ from totojax.optim import lars
 
 GOLDEN = runs.ROOT / "tests" / "golden"
 CONFIG = lars.GridConfig(
-    name="lars", lrs=(0.1,), weight_decays=(1e-4,), lr_rows=0,
-    warmup_epochs=0.0, end_lr_frac=1.0, end_decay_frac=1.0, momentum=0.9,
-    trust=0.001, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.0,
-)  # fmt: skip
+  name="lars",
+  lrs=(0.1,),
+  weight_decays=(1e-4,),
+  lr_rows=0,
+  warmup_epochs=0.0,
+  end_lr_frac=1.0,
+  end_decay_frac=1.0,
+  momentum=0.9,
+  trust=0.001,
+  b1=0.9,
+  b2=0.999,
+  eps=1e-8,
+  clip_norm=0.0,
+)
 
 
 def changed(**values):
@@ -40,15 +50,14 @@ def test_lars_is_the_reference():
   lift = lambda x: jnp.asarray(x)[None, None]
   params = {"w": lift(golden["p0"]), "b": lift(golden["b0"])}
   grads = [
-      {"w": lift(w), "b": lift(b)}
-      for w, b in zip(golden["gp"], golden["gb"])
+    {"w": lift(w), "b": lift(b)} for w, b in zip(golden["gp"], golden["gb"])
   ]
   tx = lars.grid(CONFIG, batch_rows=1, steps=100, warmup_steps=0)
   seen = descend(tx, params, grads)
   for i, now in enumerate(seen):
     np.testing.assert_allclose(now["w"][0, 0], golden["p"][i], rtol=1e-6)
     np.testing.assert_allclose(
-        now["b"][0, 0], golden["b"][i], rtol=1e-5, atol=1e-7
+      now["b"][0, 0], golden["b"][i], rtol=1e-5, atol=1e-7
     )
   # Control: with trust ratios on biases too the bias would hardly move.
   moved = abs(golden["b"][-1] - golden["b0"]).max()
@@ -60,10 +69,10 @@ def test_the_schedule_is_mae_s():
   args, per_epoch = golden["args"], 100
   for epoch, lr in golden["lr"]:
     rate = lars.mae_rate(
-        epoch * per_epoch + 1,  # the first update is made at epoch 0
-        warmup_steps=args["warmup_epochs"] * per_epoch,
-        end_lr_frac=args["min_lr"] / args["lr"],
-        steps=args["epochs"] * per_epoch,
+      epoch * per_epoch + 1,  # the first update is made at epoch 0
+      warmup_steps=args["warmup_epochs"] * per_epoch,
+      end_lr_frac=args["min_lr"] / args["lr"],
+      steps=args["epochs"] * per_epoch,
     )
     assert args["lr"] * float(rate) == pytest.approx(lr, rel=1e-5, abs=1e-12)
 
@@ -78,28 +87,34 @@ def random_tree(seed, shape=(2, 3)):
 def test_every_head_trains_as_if_alone(name):
   """Clipping, trust ratios and moments of one head do not see another."""
   config = changed(
-      name=name, lrs=(0.1, 1.0, 0.3), weight_decays=(0.01,), clip_norm=2.0,
-      end_lr_frac=0.1, end_decay_frac=0.5,
-  )  # fmt: skip
+    name=name,
+    lrs=(0.1, 1.0, 0.3),
+    weight_decays=(0.01,),
+    clip_norm=2.0,
+    end_lr_frac=0.1,
+    end_decay_frac=0.5,
+  )
   params, grads = random_tree(0), [random_tree(s) for s in (1, 2, 3)]
   tx = lars.grid(config, batch_rows=1, steps=10, warmup_steps=2)
   together = descend(tx, params, grads)[-1]
   for layer in range(2):
     for s, lr in enumerate(config.lrs):
       one = lambda tree: jax.tree.map(
-          lambda x: x[layer : layer + 1, s : s + 1], tree
+        lambda x: x[layer : layer + 1, s : s + 1], tree
       )
       alone = descend(
-          lars.grid(
-              dataclasses.replace(config, lrs=(lr,)), batch_rows=1, steps=10,
-              warmup_steps=2,
-          ),
-          one(params),
-          [one(g) for g in grads],
-      )[-1]  # fmt: skip
+        lars.grid(
+          dataclasses.replace(config, lrs=(lr,)),
+          batch_rows=1,
+          steps=10,
+          warmup_steps=2,
+        ),
+        one(params),
+        [one(g) for g in grads],
+      )[-1]
       for key in alone:
         np.testing.assert_allclose(
-            together[key][layer, s], alone[key][0, 0], rtol=1e-5
+          together[key][layer, s], alone[key][0, 0], rtol=1e-5
         )
   # Control: the settings differ.
   assert not np.allclose(together["w"][:, 0], together["w"][:, 1], rtol=1e-3)
@@ -107,7 +122,7 @@ def test_every_head_trains_as_if_alone(name):
 
 def test_adamw_is_optax_s_with_a_decay_that_falls():
   config = changed(
-      name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0
+    name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0
   )
   params, grads = random_tree(0, (1, 1)), [random_tree(1, (1, 1))] * 3
   tx = lars.grid(config, batch_rows=1, steps=4, warmup_steps=0)
@@ -119,8 +134,8 @@ def test_adamw_is_optax_s_with_a_decay_that_falls():
   for g, decay in zip(grads, decays):
     update, state = adam.update(jax.tree.map(lambda x: x[0, 0], g), state)
     expected = {
-        "w": expected["w"] - 0.1 * (update["w"] + decay * expected["w"]),
-        "b": expected["b"] - 0.1 * update["b"],
+      "w": expected["w"] - 0.1 * (update["w"] + decay * expected["w"]),
+      "b": expected["b"] - 0.1 * update["b"],
     }
   for key in expected:
     np.testing.assert_allclose(found[key][0, 0], expected[key], rtol=1e-5)
@@ -132,19 +147,19 @@ def test_the_rate_follows_the_batch():
   tx = lars.grid(config, batch_rows=1024, steps=10, warmup_steps=0)
   state = tx.init(random_tree(0, (2, 4)))
   np.testing.assert_allclose(
-      state.hyperparams["peak_lr"], [0.4, 0.4, 0.8, 0.8], rtol=1e-6
+    state.hyperparams["peak_lr"], [0.4, 0.4, 0.8, 0.8], rtol=1e-6
   )
   rate = lars.highest_rate(config, steps=10, warmup_steps=0)
   assert float(rate(state, 1)) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize(
-    "values, told",
-    [
-        (dict(name="sgd"), "optim.name is 'sgd'; use 'lars' or 'adamw'"),
-        (dict(lrs=()), r"optim.lrs is \(\); name one or more"),
-        (dict(weight_decays=(-1.0,)), r"is \(-1.0,\); it must be at least 0"),
-    ],
+  "values, told",
+  [
+    (dict(name="sgd"), "optim.name is 'sgd'; use 'lars' or 'adamw'"),
+    (dict(lrs=()), r"optim.lrs is \(\); name one or more"),
+    (dict(weight_decays=(-1.0,)), r"is \(-1.0,\); it must be at least 0"),
+  ],
 )
 def test_what_does_not_fit_is_refused(values, told):
   with pytest.raises(ValueError, match=told):

@@ -15,16 +15,26 @@ SCRIPT = ROOT / "launch" / "tpu_vm.sh"
 BASH = shutil.which("bash")
 TPU = ["--name", "toto", "--zone", "us-central2-b"]
 RUN = [
-    "run", *TPU, "--type", "v5litepod-256", "--config", "configs/1b.py",
-    "--workdir", "gs://bucket/toto-1b",
-]  # fmt: skip
+  "run",
+  *TPU,
+  "--type",
+  "v5litepod-256",
+  "--config",
+  "configs/1b.py",
+  "--workdir",
+  "gs://bucket/toto-1b",
+]
 
 
 def _script(*args, env=None, **kwargs):
   return subprocess.run(
-      [BASH, SCRIPT, *args], capture_output=True, text=True, timeout=60,
-      env=env, **kwargs,
-  )  # fmt: skip
+    [BASH, SCRIPT, *args],
+    capture_output=True,
+    text=True,
+    timeout=60,
+    env=env,
+    **kwargs,
+  )
 
 
 class Cloud:
@@ -41,10 +51,10 @@ class Cloud:
     (root / "scenario").write_text(scenario)
 
     self.env = {
-        **os.environ,
-        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-        "FAKE_ROOT": str(root),
-        "TMPDIR": str(root / "tmp"),
+      **os.environ,
+      "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+      "FAKE_ROOT": str(root),
+      "TMPDIR": str(root / "tmp"),
     }
 
   def __call__(self, *args):
@@ -76,10 +86,15 @@ class Cloud:
 
 def test_dry_run_prints_everything_and_runs_nothing(tmp_path):
   out = _script(
-      *RUN, "--spot", "--project", "p", "--dry-run", "--",
-      "--config.optim.lr=1e-4", env={"PATH": os.environ["PATH"],
-                                     "TMPDIR": str(tmp_path)},
-  )  # fmt: skip
+    *RUN,
+    "--spot",
+    "--project",
+    "p",
+    "--dry-run",
+    "--",
+    "--config.optim.lr=1e-4",
+    env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+  )
   assert out.returncode == 0, out.stderr
   lines = out.stdout.splitlines()
   assert all(line.startswith("+ ") for line in lines)
@@ -91,12 +106,16 @@ def test_dry_run_prints_everything_and_runs_nothing(tmp_path):
   ):  # fmt: skip
     assert words in create
   order = [
-      next(i for i, line in enumerate(lines) if words in line)
-      for words in (
-          " create ", " scp ", "uv pip install", "totojax.main --multihost",
-          "cat totojax.exit", "storage ls gs://bucket/toto-1b/done.json",
-      )
-  ]  # fmt: skip
+    next(i for i, line in enumerate(lines) if words in line)
+    for words in (
+      " create ",
+      " scp ",
+      "uv pip install",
+      "totojax.main --multihost",
+      "cat totojax.exit",
+      "storage ls gs://bucket/toto-1b/done.json",
+    )
+  ]
   assert order == sorted(order)
   start = lines[order[3]]
   assert "--worker=all" in start and "--config.optim.lr=1e-4" in start
@@ -118,8 +137,8 @@ def test_a_run_to_the_end(tmp_path):
   assert out.returncode == 0, out.stderr
   assert cloud.verbs == ["create", "scp", "install", "start"]
   assert cloud.starts == [
-      "-m totojax.main --multihost --config=totojax/configs/1b.py"
-      " --workdir=gs://bucket/toto-1b --config.note=a 'b c"
+    "-m totojax.main --multihost --config=totojax/configs/1b.py"
+    " --workdir=gs://bucket/toto-1b --config.note=a 'b c"
   ]
   assert "finished" in out.stderr and "delete it with" in out.stderr
   assert not list((tmp_path / "tmp").glob("*.tar.gz"))
@@ -196,18 +215,18 @@ def test_an_unknown_state_is_an_error_and_creates_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "args, words",
-    [
-        (["run", *TPU], "run needs --type --config --workdir"),
-        (["create", "--type", "v4-8"], "create needs --name --zone"),
-        ([*RUN, "--workdir", "/data"], "--workdir is /data; it must be gs://"),
-        (["fly", *TPU], "fly is not a command"),
-        ([*RUN, "again"], "again is one command too many"),
-        ([*RUN, "--config.optim.lr=1"], "flags of totojax go after --"),
-        ([*RUN, "--poll"], "--poll needs a value"),
-        ([*RUN, "--poll", "often"], "give whole seconds"),
-        ([*RUN, "--type", "x9-8", "--dry-run"], "no runtime is known"),
-    ],
+  "args, words",
+  [
+    (["run", *TPU], "run needs --type --config --workdir"),
+    (["create", "--type", "v4-8"], "create needs --name --zone"),
+    ([*RUN, "--workdir", "/data"], "--workdir is /data; it must be gs://"),
+    (["fly", *TPU], "fly is not a command"),
+    ([*RUN, "again"], "again is one command too many"),
+    ([*RUN, "--config.optim.lr=1"], "flags of totojax go after --"),
+    ([*RUN, "--poll"], "--poll needs a value"),
+    ([*RUN, "--poll", "often"], "give whole seconds"),
+    ([*RUN, "--type", "x9-8", "--dry-run"], "no runtime is known"),
+  ],
 )
 def test_mistakes_are_named(args, words, tmp_path):
   out = Cloud(tmp_path, "done")(*args)
@@ -223,7 +242,5 @@ def test_help():
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
 def test_shellcheck():
-  out = subprocess.run(
-      ["shellcheck", SCRIPT], capture_output=True, text=True
-  )
+  out = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
   assert out.returncode == 0, out.stdout

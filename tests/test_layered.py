@@ -16,46 +16,57 @@ from totojax.optim import mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "mae_schedules.json"
 AXES = {
-    "backbone": {
-        "embedding": PartitionSpec("vocab", "embed"),
-        "blocks": {
-            "up": PartitionSpec("layers", "embed", "mlp"),
-            "norm": PartitionSpec("layers", "norm"),
-        },
-        "norm": PartitionSpec("norm"),
+  "backbone": {
+    "embedding": PartitionSpec("vocab", "embed"),
+    "blocks": {
+      "up": PartitionSpec("layers", "embed", "mlp"),
+      "norm": PartitionSpec("layers", "norm"),
     },
-    "heads": {
-        "linear": PartitionSpec("layers", "settings", "embed", "classes"),
-        "value_bias": PartitionSpec("layers", "settings", "heads", "head_dim"),
-    },
+    "norm": PartitionSpec("norm"),
+  },
+  "heads": {
+    "linear": PartitionSpec("layers", "settings", "embed", "classes"),
+    "value_bias": PartitionSpec("layers", "settings", "heads", "head_dim"),
+  },
 }
 DEPTH, SETTINGS = 3, 2
 
 
 def config(**changes):
-  return layered.LayeredConfig(**{
+  return layered.LayeredConfig(
+    **{
       **dict(
-          lr=0.01, lr_rows=0, warmup_epochs=0.0, end_lr_frac=0.0,
-          layer_decay=0.5, head_lr_mults=(1.0, 10.0), b1=0.9, b2=0.95,
-          eps=1e-8, weight_decay=0.1, clip_norm=0.0, mu_dtype="float32",
+        lr=0.01,
+        lr_rows=0,
+        warmup_epochs=0.0,
+        end_lr_frac=0.0,
+        layer_decay=0.5,
+        head_lr_mults=(1.0, 10.0),
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.1,
+        clip_norm=0.0,
+        mu_dtype="float32",
       ),
       **changes,
-  })  # fmt: skip
+    }
+  )
 
 
 def tree(seed):
   rng = np.random.default_rng(seed)
   draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
   return {
-      "backbone": {
-          "embedding": draw(5, 4),
-          "blocks": {"up": draw(DEPTH, 4, 6), "norm": draw(DEPTH, 4)},
-          "norm": draw(4),
-      },
-      "heads": {
-          "linear": draw(DEPTH, SETTINGS, 4, 7),
-          "value_bias": draw(DEPTH, SETTINGS, 2, 2),
-      },
+    "backbone": {
+      "embedding": draw(5, 4),
+      "blocks": {"up": draw(DEPTH, 4, 6), "norm": draw(DEPTH, 4)},
+      "norm": draw(4),
+    },
+    "heads": {
+      "linear": draw(DEPTH, SETTINGS, 4, 7),
+      "value_bias": draw(DEPTH, SETTINGS, 2, 2),
+    },
   }
 
 
@@ -63,7 +74,7 @@ def make(c, *, steps=100, warmup_steps=0.0, rows=1, of_backbone=None):
   schedule = layered.Schedule(steps, warmup_steps, c.end_lr_frac)
   rules = layered.rules(c, axes=AXES, depth=DEPTH, of_backbone=of_backbone)
   tx = layered.make(
-      c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows
+    c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows
   )
   return tx, schedule
 
@@ -77,11 +88,13 @@ def test_rates_by_layer_and_by_update_are_mae_s():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
   args, per_epoch = golden["args"], 100
   tx, schedule = make(
-      config(lr=args["lr"] / 4, lr_rows=256,
-             end_lr_frac=args["min_lr"] / args["lr"]),
-      steps=args["epochs"] * per_epoch,
-      warmup_steps=float(args["warmup_epochs"] * per_epoch), rows=1024,
-  )  # fmt: skip
+    config(
+      lr=args["lr"] / 4, lr_rows=256, end_lr_frac=args["min_lr"] / args["lr"]
+    ),
+    steps=args["epochs"] * per_epoch,
+    warmup_steps=float(args["warmup_epochs"] * per_epoch),
+    rows=1024,
+  )
   rate, state = layered.learning_rate(schedule), tx.init(tree(0))
   for epoch, lr in golden["lr"]:
     found = rate(state, round(epoch * per_epoch) + 1)
@@ -95,17 +108,17 @@ def test_an_update_is_what_it_should_be_for_every_parameter():
   updates, _ = tx.update(grads, tx.init(params), params)
   # After one update Adam's quotient is the gradient's sign.
   sizes = {
-      "embedding": (0.0625, False), "up": ((0.125, 0.25, 0.5), True),
-      "norm": ((0.125, 0.25, 0.5), False), "linear": ((1.0, 10.0), True),
-      "value_bias": ((1.0, 10.0), False),
-  }  # fmt: skip
+    "embedding": (0.0625, False),
+    "up": ((0.125, 0.25, 0.5), True),
+    "norm": ((0.125, 0.25, 0.5), False),
+    "linear": ((1.0, 10.0), True),
+    "value_bias": ((1.0, 10.0), False),
+  }
 
   def expected(name, p, g, *, axis=None):
     scale, decayed = sizes[name]
     if axis is not None:
-      scale = np.reshape(
-          scale, [-1 if i == axis else 1 for i in range(p.ndim)]
-      )
+      scale = np.reshape(scale, [-1 if i == axis else 1 for i in range(p.ndim)])
     return -0.01 * scale * (np.sign(g) + (0.1 * p if decayed else 0.0))
 
   of, p, g = updates["backbone"], params["backbone"], grads["backbone"]
@@ -113,14 +126,14 @@ def test_an_update_is_what_it_should_be_for_every_parameter():
   close(of["embedding"], expected("embedding", p["embedding"], g["embedding"]))
   for name in ("up", "norm"):
     close(
-        of["blocks"][name],
-        expected(name, p["blocks"][name], g["blocks"][name], axis=0),
+      of["blocks"][name],
+      expected(name, p["blocks"][name], g["blocks"][name], axis=0),
     )
   close(of["norm"], -0.01 * np.sign(g["norm"]))
   for name in ("linear", "value_bias"):
     close(
-        updates["heads"][name],
-        expected(name, params["heads"][name], grads["heads"][name], axis=1),
+      updates["heads"][name],
+      expected(name, params["heads"][name], grads["heads"][name], axis=1),
     )
 
 
@@ -144,17 +157,19 @@ def test_heads_do_not_slow_the_backbone():
     np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(a, 0.1 * g / norm, rtol=1e-5)
   np.testing.assert_allclose(
-      first(with_loud)["heads"]["linear"], 100.0 * grads["heads"]["linear"],
-      rtol=1e-5,
-  )  # fmt: skip
+    first(with_loud)["heads"]["linear"],
+    100.0 * grads["heads"]["linear"],
+    rtol=1e-5,
+  )
 
 
 def test_rules_of_mup_are_multiplied():
   rule = mup.Rule(0.5, 0.25, 4.0)
   of = jax.tree.map(
-      lambda _: rule, AXES["backbone"],
-      is_leaf=lambda x: isinstance(x, PartitionSpec),
-  )  # fmt: skip
+    lambda _: rule,
+    AXES["backbone"],
+    is_leaf=lambda x: isinstance(x, PartitionSpec),
+  )
   found = layered.rules(config(), axes=AXES, depth=DEPTH, of_backbone=of)
   up = found["backbone"]["blocks"]["up"]
   np.testing.assert_allclose(up.lr.ravel(), 0.25 * np.array([0.125, 0.25, 0.5]))
@@ -164,8 +179,8 @@ def test_rules_of_mup_are_multiplied():
 
 def test_the_final_norm_and_an_untied_output_learn_as_the_last():
   axes = {
-      "backbone": {**AXES["backbone"], "head": PartitionSpec("vocab", "embed")},
-      "heads": {},
+    "backbone": {**AXES["backbone"], "head": PartitionSpec("vocab", "embed")},
+    "heads": {},
   }
   found = layered.rules(config(), axes=axes, depth=DEPTH)
   assert found["backbone"]["head"].lr == 1.0
@@ -175,13 +190,13 @@ def test_the_final_norm_and_an_untied_output_learn_as_the_last():
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(layer_decay=1.5), "layer_decay is 1.5; it must be above 0"),
-        (dict(layer_decay=0.0), "layer_decay is 0.0"),
-        (dict(head_lr_mults=()), "head_lr_mults is .*; name one or more"),
-        (dict(mu_dtype="float16"), "mu_dtype is 'float16'"),
-    ],
+  "changes, told",
+  [
+    (dict(layer_decay=1.5), "layer_decay is 1.5; it must be above 0"),
+    (dict(layer_decay=0.0), "layer_decay is 0.0"),
+    (dict(head_lr_mults=()), "head_lr_mults is .*; name one or more"),
+    (dict(mu_dtype="float16"), "mu_dtype is 'float16'"),
+  ],
 )
 def test_what_does_not_fit_is_refused(changes, told):
   with pytest.raises(ValueError, match=told):

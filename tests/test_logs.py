@@ -12,10 +12,10 @@ from totojax.rundir import files
 from totojax.rundir import metrics
 
 CONFIG = {
-    "run": "pretrain",
-    "optim": {"lr": 3e-4, "warmup_steps": 5},
-    "order": ("a", "b"),
-    "data": {"train": {}},
+  "run": "pretrain",
+  "optim": {"lr": 3e-4, "warmup_steps": 5},
+  "order": ("a", "b"),
+  "data": {"train": {}},
 }
 
 
@@ -32,10 +32,10 @@ def workdir(tmp_path):
 
 def test_flat():
   assert directory.flat(CONFIG) == {
-      "run": "pretrain",
-      "optim.lr": 3e-4,
-      "optim.warmup_steps": 5,
-      "order": ["a", "b"],
+    "run": "pretrain",
+    "optim.lr": 3e-4,
+    "optim.warmup_steps": 5,
+    "order": ["a", "b"],
   }
 
 
@@ -57,23 +57,22 @@ def test_the_same_config_is_accepted(workdir):
 
 
 @pytest.mark.parametrize(
-    "changes, lines",
-    [
-        (
-            {"optim": {"lr": 0.1, "warmup_steps": 5}},
-            ["optim.lr: 0.0003 -> 0.1"],
-        ),
-        (
-            {"optim": {"lr": 3e-4}, "order": ("b", "a")},
-            ["optim.warmup_steps: 5 -> '(absent)'",
-             "order: ['a', 'b'] -> ['b', 'a']"],
-        ),
-        (
-            {"data": {"train": {"x": {"path": "p"}}}},
-            ["data.train.x.path: '(absent)' -> 'p'"],
-        ),
-    ],
-)  # fmt: skip
+  "changes, lines",
+  [
+    ({"optim": {"lr": 0.1, "warmup_steps": 5}}, ["optim.lr: 0.0003 -> 0.1"]),
+    (
+      {"optim": {"lr": 3e-4}, "order": ("b", "a")},
+      [
+        "optim.warmup_steps: 5 -> '(absent)'",
+        "order: ['a', 'b'] -> ['b', 'a']",
+      ],
+    ),
+    (
+      {"data": {"train": {"x": {"path": "p"}}}},
+      ["data.train.x.path: '(absent)' -> 'p'"],
+    ),
+  ],
+)
 def test_another_config_is_refused_by_key(workdir, changes, lines):
   with pytest.raises(directory.ConfigChanged) as caught:
     directory.check_config(workdir, CONFIG | changes, allow_change=False)
@@ -124,10 +123,15 @@ def test_metrics_are_rows(workdir):
   log.write(1, "train", {"loss": 5.0, "lr": 0.1}, wall={"time_s": 1.0})
   log.close()
   assert rows(workdir) == [
-      {"step": 0, "kind": "eval", "k/loss": 4.0, "wall": {"eval_s": 0.5}},
-      {"step": 1, "kind": "train", "loss": 5.0, "lr": 0.1,
-       "wall": {"time_s": 1.0}},
-  ]  # fmt: skip
+    {"step": 0, "kind": "eval", "k/loss": 4.0, "wall": {"eval_s": 0.5}},
+    {
+      "step": 1,
+      "kind": "train",
+      "loss": 5.0,
+      "lr": 0.1,
+      "wall": {"time_s": 1.0},
+    },
+  ]
   assert log.has_eval(0) and not log.has_eval(1)
   assert list((workdir / "tensorboard").iterdir())
 
@@ -205,21 +209,25 @@ def test_clock(monkeypatch):
   time = Time()
   monkeypatch.setattr(metrics, "time", time)
   clock = metrics.Clock(
-      tokens_per_step=10, flops_per_token=3e9, devices=2,
-      device_kind="NVIDIA H100 80GB HBM3",
-  )  # fmt: skip
+    tokens_per_step=10,
+    flops_per_token=3e9,
+    devices=2,
+    device_kind="NVIDIA H100 80GB HBM3",
+  )
   for _ in range(4):
     clock.stepped()
   clock.waited(0.5)
   time.now_s += 7.0
   clock.paused(5.0)  # an evaluation
   figures = clock.read()
-  assert figures == pytest.approx({
+  assert figures == pytest.approx(
+    {
       "time_s": 7.0,
       "tokens_per_s": 20.0,
       "data_frac": 0.25,
       "mfu": 20.0 * 3e9 / (2 * 989e12),
-  })
+    }
+  )
   # Then it starts anew, but for the time since the beginning.
   clock.stepped()
   time.now_s += 4.0

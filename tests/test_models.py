@@ -27,12 +27,16 @@ from totojax.models import trunk
 from totojax.tasks import pretrain
 
 SPEC = sequence.SequenceSpec(
-    vocab=60, grid=2, frames=4, context=16, segments=False
+  vocab=60, grid=2, frames=4, context=16, segments=False
 )
 PLAIN = trunk.Compute(
-    dtype="float32", attention="blocked", remat="none", unroll=1,
-    loss_chunk=0, platform=platform.CPU,
-)  # fmt: skip
+  dtype="float32",
+  attention="blocked",
+  remat="none",
+  unroll=1,
+  loss_chunk=0,
+  platform=platform.CPU,
+)
 # What is for CPUs only, and what is for all: attention, and all else with it.
 BOTH = [("blocked", platform.CPU), ("xla", platform.GPU)]
 
@@ -72,12 +76,12 @@ def tokens(spec=SPEC, rows=2, seed=0):
 
 
 @pytest.mark.parametrize(
-    "preset, codes_only, with_specials",
-    [
-        ("base", 119_556_864, 119_559_936),
-        ("large", 276_857_856, 276_861_952),
-        ("1b", 1_129_932_800, 1_129_940_992),
-    ],
+  "preset, codes_only, with_specials",
+  [
+    ("base", 119_556_864, 119_559_936),
+    ("large", 276_857_856, 276_861_952),
+    ("1b", 1_129_932_800, 1_129_940_992),
+  ],
 )
 def test_table_1_parameters(preset, codes_only, with_specials):
   shape = config(preset)
@@ -96,9 +100,10 @@ def test_1b_flops_per_token():
   # 6 (22 (4 d^2 + 3 d f) + V d) + 6 L d T, by hand.
   d, f = 2048, 5504
   by_hand = 6 * (22 * (4 * d * d + 3 * d * f) + 8192 * d + 22 * d * 4096)
-  assert flops.train_flops_per_token(
-      config("1b"), vocab=8192, context=4096
-  ) == by_hand
+  assert (
+    flops.train_flops_per_token(config("1b"), vocab=8192, context=4096)
+    == by_hand
+  )
   assert by_hand == pytest.approx(7.89e9, rel=1e-3)
 
 
@@ -134,7 +139,7 @@ def test_logits_meet_hugging_face(base, tied):
     moved = np.asarray(logits_of(other, params, inputs))[..., :real]
   scale = np.abs(theirs).max()
   np.testing.assert_allclose(
-      ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5
+    ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5
   )
   assert np.all(np.isneginf(ours[..., real:]))
   # Control: the other base gives other logits.
@@ -190,19 +195,21 @@ def gradients_by_numpy(q, k, v, seen_BTS, scale, g):
   of_p = np.einsum("bthk,bshk->bhts", g, v)
   of_logits = p * (of_p - np.sum(p * of_p, -1, keepdims=True)) * scale
   return (
-      np.einsum("bhts,bshk->bthk", of_logits, k),
-      np.einsum("bhts,bthk->bshk", of_logits, q),
-      np.einsum("bhts,bthk->bshk", p, g),
+    np.einsum("bhts,bshk->bthk", of_logits, k),
+    np.einsum("bhts,bthk->bshk", of_logits, q),
+    np.einsum("bhts,bthk->bshk", p, g),
   )
 
 
 def seen(length, prefix, segments_BT):
   """bool [B, T, S], place by place, as the docstring says it."""
   places = range(length)
-  mask_TS = np.array([
+  mask_TS = np.array(
+    [
       [s <= t or s < prefix or prefix == attention.ALL for s in places]
       for t in places
-  ])
+    ]
+  )
   if segments_BT is None:
     return np.stack([mask_TS] * 2)
   return mask_TS & (segments_BT[:, :, None] == segments_BT[:, None])
@@ -211,12 +218,18 @@ def seen(length, prefix, segments_BT):
 @pytest.mark.parametrize("segmented", [False, True])
 @pytest.mark.parametrize("prefix", [0, 100, attention.ALL])
 @pytest.mark.parametrize(
-    "implementation, length",
-    [("blocked", 1), ("blocked", 65), ("blocked", 520), ("xla", 65),
-     ("xla", 200), ("splash", 256)],
-)  # fmt: skip
+  "implementation, length",
+  [
+    ("blocked", 1),
+    ("blocked", 65),
+    ("blocked", 520),
+    ("xla", 65),
+    ("xla", 200),
+    ("splash", 256),
+  ],
+)
 def test_attention_is_a_softmax_over_what_is_seen(
-    implementation, length, prefix, segmented
+  implementation, length, prefix, segmented
 ):
   keys = jax.random.split(jax.random.key(length), 4)
   q, k, v, g = (jax.random.normal(key, (2, length, 2, 8)) for key in keys)
@@ -229,13 +242,23 @@ def test_attention_is_a_softmax_over_what_is_seen(
     if implementation == "splash":
       # The kernel without a TPU; what `attend` makes of the numbers.
       return splash.attend(
-          q, k, v, segments_BT=segments, scale=scale, interpret=True,
-          prefix=length if prefix == attention.ALL else prefix,
-      )  # fmt: skip
+        q,
+        k,
+        v,
+        segments_BT=segments,
+        scale=scale,
+        interpret=True,
+        prefix=length if prefix == attention.ALL else prefix,
+      )
     return attention.attend(
-        q, k, v, segments_BT=segments, scale=scale, prefix_tokens=prefix,
-        implementation=implementation,
-    )  # fmt: skip
+      q,
+      k,
+      v,
+      segments_BT=segments,
+      scale=scale,
+      prefix_tokens=prefix,
+      implementation=implementation,
+    )
 
   @jax.jit
   def both(q, k, v):
@@ -246,7 +269,7 @@ def test_attention_is_a_softmax_over_what_is_seen(
     found, gradients = both(q, k, v)
   mask = seen(length, prefix, segments)
   np.testing.assert_allclose(
-      found, by_numpy(q, k, v, mask, scale), rtol=1e-4, atol=1e-5
+    found, by_numpy(q, k, v, mask, scale), rtol=1e-4, atol=1e-5
   )
   expected = gradients_by_numpy(q, k, v, mask, scale, g)
   for a, b in zip(gradients, expected):
@@ -288,17 +311,15 @@ def test_masks_of_the_model_and_what_is_refused():
   q = jnp.zeros((1, 8, 1, 4))
   with pytest.raises(ValueError, match="cudnn attention has no mask .* 6 of 8"):
     attention.attend(
-        q, q, q, segments_BT=None, implementation="cudnn", prefix_tokens=6
+      q, q, q, segments_BT=None, implementation="cudnn", prefix_tokens=6
     )
 
 
 @pytest.mark.parametrize(
-    "length, most_kept", [(7, 4096), (200, 4096), (200, 100)]
+  "length, most_kept", [(7, 4096), (200, 4096), (200, 100)]
 )
 @pytest.mark.parametrize("segmented", [False, True])
-def test_attention_gradients_agree(
-    length, segmented, most_kept, monkeypatch
-):
+def test_attention_gradients_agree(length, segmented, most_kept, monkeypatch):
   monkeypatch.setattr(blocked, "MOST_KEPT", most_kept)
   keys = jax.random.split(jax.random.key(length), 4)
   q, k, v, out = (jax.random.normal(key, (2, length, 3, 8)) for key in keys)
@@ -308,9 +329,13 @@ def test_attention_gradients_agree(
   def gradients(q, k, v, implementation):
     def total(q, k, v):
       mixed = attention.attend(
-          q, k, v, segments_BT=segments if segmented else None,
-          implementation=implementation, scale=0.3,
-      )  # fmt: skip
+        q,
+        k,
+        v,
+        segments_BT=segments if segmented else None,
+        implementation=implementation,
+        scale=0.3,
+      )
       return jnp.sum(mixed * out)
 
     return jax.grad(total, (0, 1, 2))(q, k, v)
@@ -346,14 +371,14 @@ def test_long_sequences_keep_no_logits_for_the_backward_pass(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "equation,x,weight",
-    [
-        ("BTD,DF->BTF", (2, 5, 4), (4, 9)),
-        ("BTF,FD->BTD", (2, 5, 9), (9, 4)),
-        ("BTD,DHK->BTHK", (2, 5, 4), (4, 3, 2)),
-        ("BTHK,HKD->BTD", (2, 5, 3, 2), (3, 2, 4)),
-        ("BTD,VD->BTV", (2, 5, 4), (11, 4)),
-    ],
+  "equation,x,weight",
+  [
+    ("BTD,DF->BTF", (2, 5, 4), (4, 9)),
+    ("BTF,FD->BTD", (2, 5, 9), (9, 4)),
+    ("BTD,DHK->BTHK", (2, 5, 4), (4, 3, 2)),
+    ("BTHK,HKD->BTD", (2, 5, 3, 2), (3, 2, 4)),
+    ("BTD,VD->BTV", (2, 5, 4), (11, 4)),
+  ],
 )
 def test_products_on_cpus_have_the_gradients_of_autodiff(equation, x, weight):
   keys = jax.random.split(jax.random.key(0))
@@ -376,11 +401,14 @@ def test_a_weights_gradient_reads_the_narrower_array_transposed():
 
   def transposed(on_cpu):
     """Elements that are copied to be read the other way."""
-    step = jax.jit(jax.grad(
+    step = jax.jit(
+      jax.grad(
         lambda x, weight: jnp.sum(
-            layers.product("BTD,DF->BTF", x, weight, on_cpu=on_cpu) ** 2
-        ), (0, 1)
-    ))  # fmt: skip
+          layers.product("BTD,DF->BTF", x, weight, on_cpu=on_cpu) ** 2
+        ),
+        (0, 1),
+      )
+    )
     text = step.lower(x, weight).compile().as_text()
     found = re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", text)
     return max(np.prod([int(n) for n in dims.split(",")]) for dims in found)
@@ -420,16 +448,15 @@ def loss_and_gradient(model: trunk.Trunk):
 @pytest.mark.parametrize("remat", ["none", "full", "projections"])
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_unrolling_and_remat_change_no_parameter_and_no_value(remat, unroll):
-  other = build(
-      compute=dataclasses.replace(PLAIN, unroll=unroll, remat=remat)
-  )
+  other = build(compute=dataclasses.replace(PLAIN, unroll=unroll, remat=remat))
   assert tree.differences(shapes(other), init(build())) == []
   (a, grad_a), (b, grad_b) = map(loss_and_gradient, (build(), other))
   np.testing.assert_allclose(a, b, rtol=1e-6)
   jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
-      grad_a, grad_b,
-  )  # fmt: skip
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
+    grad_a,
+    grad_b,
+  )
 
 
 def losses(model: trunk.Trunk):
@@ -442,7 +469,7 @@ def losses(model: trunk.Trunk):
   inputs = tokens()
   targets = jnp.roll(inputs, -1, axis=1)
   lowered = jax.jit(jax.value_and_grad(loss)).lower(
-      init(model), inputs, targets
+    init(model), inputs, targets
   )
   return lowered.compile(), (init(model), inputs, targets)
 
@@ -451,15 +478,15 @@ def losses(model: trunk.Trunk):
 def test_a_loss_in_chunks_is_the_loss(tied, logits):
   def model(chunk):
     return trunk.Trunk(
-        config=config(tied=tied),
-        spec=SPEC,
-        compute=dataclasses.replace(PLAIN, loss_chunk=chunk),
-        scales=layers.Scales(attention=1.0, logits=logits),
+      config=config(tied=tied),
+      spec=SPEC,
+      compute=dataclasses.replace(PLAIN, loss_chunk=chunk),
+      scales=layers.Scales(attention=1.0, logits=logits),
     )
 
   compiled, arguments = losses(model(0))
   (whole, of_whole), (found, of_found) = (
-      one(*arguments) for one in (compiled, losses(model(4))[0])
+    one(*arguments) for one in (compiled, losses(model(4))[0])
   )
   np.testing.assert_allclose(found, whole, rtol=1e-6)
   for a, b in zip(jax.tree.leaves(of_found), jax.tree.leaves(of_whole)):
@@ -507,10 +534,10 @@ def test_token_nll_is_log_softmax():
   reference = -scipy.special.log_softmax(np.asarray(logits, np.float64), -1)
   reference = np.take_along_axis(reference, np.asarray(targets)[..., None], -1)
   np.testing.assert_allclose(
-      jax.jit(trunk.token_nll)(logits, targets), reference[..., 0], rtol=1e-6
+    jax.jit(trunk.token_nll)(logits, targets), reference[..., 0], rtol=1e-6
   )
   gradient = jax.jit(jax.grad(lambda x: trunk.token_nll(x, targets).sum()))(
-      logits
+    logits
   )
   assert np.all(np.isfinite(gradient))
 
@@ -540,54 +567,57 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
   w_VD = jax.random.normal(keys[1], (32, 16), jnp.bfloat16)
   g_BTV = jax.random.normal(keys[2], (2, 8, 32))
   result, pull = jax.vjp(
-      functools.partial(layers.wide_product, "BTD,VD->BTV"), x_BTD, w_VD
+    functools.partial(layers.wide_product, "BTD,VD->BTV"), x_BTD, w_VD
   )
   wide = [np.asarray(a, np.float64) for a in (x_BTD, w_VD)]
   assert result.dtype == jnp.float32
   np.testing.assert_allclose(
-      result, np.einsum("btd,vd->btv", *wide), rtol=1e-4, atol=1e-5
+    result, np.einsum("btd,vd->btv", *wide), rtol=1e-4, atol=1e-5
   )
   rounded = np.asarray(g_BTV.astype(jnp.bfloat16), np.float64)
   expected = (
-      np.einsum("btv,vd->btd", rounded, wide[1]),
-      np.einsum("btv,btd->vd", rounded, wide[0]),
+    np.einsum("btv,vd->btd", rounded, wide[1]),
+    np.einsum("btv,btd->vd", rounded, wide[0]),
   )
   for ours, theirs in zip(pull(g_BTV), expected):
     assert ours.dtype == jnp.bfloat16
     error = np.linalg.norm(np.asarray(ours, np.float64) - theirs)
     assert error < 3e-3 * np.linalg.norm(theirs)
+
   # What a GPU multiplies: no float32 among it, unlike in einsum's own gradient.
   def types(product):
     jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(product, *a[:2])[1](a[2]))(
-        x_BTD, w_VD, g_BTV
+      x_BTD, w_VD, g_BTV
     )
     return {
-        str(v.aval.dtype)
-        for equation in jaxpr.eqns
-        if equation.primitive.name == "dot_general"
-        for v in equation.invars
+      str(v.aval.dtype)
+      for equation in jaxpr.eqns
+      if equation.primitive.name == "dot_general"
+      for v in equation.invars
     }
 
   narrow = functools.partial(layers.wide_product, "BTD,VD->BTV")
   assert types(narrow) == {"bfloat16"}
   plain = functools.partial(
-      jnp.einsum, "BTD,VD->BTV", preferred_element_type=jnp.float32
+    jnp.einsum, "BTD,VD->BTV", preferred_element_type=jnp.float32
   )
   assert "float32" in types(plain)
 
 
 @pytest.mark.parametrize(
-    ("backend", "attention", "remat", "unroll"),
-    [
-        ("cpu", "blocked", "none", 7),
-        ("gpu", "cudnn", "full", 7),
-        ("tpu", "splash", "full", 1),
-    ],
+  ("backend", "attention", "remat", "unroll"),
+  [
+    ("cpu", "blocked", "none", 7),
+    ("gpu", "cudnn", "full", 7),
+    ("tpu", "splash", "full", 1),
+  ],
 )
 def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
   section = model_config.Compute()
   found = parts.compute(section, depth=7, context=4096, backend=backend)
   assert (found.attention, found.remat, found.unroll) == (
-      attention, remat, unroll,
-  )  # fmt: skip
+    attention,
+    remat,
+    unroll,
+  )
   assert found.platform.name == backend

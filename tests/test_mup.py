@@ -31,12 +31,17 @@ from totojax.tasks import pretrain
 BASE, WIDE = 64, 256
 M = WIDE / BASE
 MATRICES = {
-    f"blocks/{name}"
-    for name in (
-        "attention/query", "attention/key", "attention/value", "attention/out",
-        "mlp/gate", "mlp/up", "mlp/down",
-    )
-}  # fmt: skip
+  f"blocks/{name}"
+  for name in (
+    "attention/query",
+    "attention/key",
+    "attention/value",
+    "attention/out",
+    "mlp/gate",
+    "mlp/up",
+    "mlp/down",
+  )
+}
 
 
 def config(width=WIDE, *, on=True, tied=False, **changes) -> dict:
@@ -75,9 +80,11 @@ def test_what_the_options_change():
   chosen = rules_of(config())
   changed = {name for name in plain if plain[name] != chosen[name]}
   assert changed == {
-      "blocks/attention/query", "head", "blocks/attention/out",
-      "blocks/mlp/down",
-  }  # fmt: skip
+    "blocks/attention/query",
+    "head",
+    "blocks/attention/out",
+    "blocks/mlp/down",
+  }
   assert chosen["head"].init == chosen["blocks/attention/query"].init == 0.0
   # Two blocks of two branches each: sqrt(4).
   assert chosen["blocks/mlp/down"].init == pytest.approx(M**-0.5 / 2)
@@ -90,19 +97,18 @@ def test_what_the_options_change():
 def test_a_tuned_base_model_starts_as_it_says_at_every_width(kind):
   """0.125 is 1 / sqrt(64); four times as wide it is half of that."""
   of = dict(
-      matrix_std=0.125, embedding_std=1.0, zero_query=False, depth_init=False
+    matrix_std=0.125, embedding_std=1.0, zero_query=False, depth_init=False
   )
   for width, std in ((BASE, 0.125), (WIDE, 0.0625)):
     c = of_kind(kind, width, **of)
     began = dict(tree.named_leaves(task_of(c).init(jax.random.key(0)).params))
     assert began["embedding"].std() == pytest.approx(1.0, rel=0.05)
-    name = {
-        "llama": "mlp/up", "gpt2": "mlp/up", "mamba": "mixer/input",
-    }[kind]  # fmt: skip
+    name = {"llama": "mlp/up", "gpt2": "mlp/up", "mamba": "mixer/input"}[kind]
     assert began[f"blocks/{name}"].std() == pytest.approx(std, rel=0.05)
   # Without them, all start with the model's 0.02, and gains are not touched.
-  plain = dict(tree.named_leaves(task_of(of_kind(kind)).init(
-      jax.random.key(0)).params))  # fmt: skip
+  plain = dict(
+    tree.named_leaves(task_of(of_kind(kind)).init(jax.random.key(0)).params)
+  )
   assert plain["embedding"].std() == pytest.approx(0.02, rel=0.05)
   for leaf in (name for name in began if "norm" in name):
     np.testing.assert_array_equal(began[leaf], plain[leaf])
@@ -129,13 +135,15 @@ def test_axes_of_other_blocks():
   settings = parametrisation(config()).config
   growth = {"embed": 4.0, "inner": 4.0, "dt_rank": 4.0}
   p = mup.Parametrisation(settings, growth, depth=2, init_std=0.02)
-  rules = p.rules({
+  rules = p.rules(
+    {
       "in": P("layers", "embed", "inner"),
       "dt": P("layers", "dt_rank", "inner"),
       "skip": P("layers", "inner"),
       "bias": P("layers", "bias"),
       "table": P("vocab", "embed"),
-  })
+    }
+  )
   assert rules["in"] == rules["dt"] == mup.Rule(0.5, 0.25, 4.0)
   for name in ("skip", "bias", "table"):
     assert rules[name] == mup.Rule(1.0, 1.0, 1.0), name
@@ -163,7 +171,6 @@ def their_mamba(torch, package, width):
   inner, rank = 2 * width, width // 16
 
   class Model(torch.nn.Module):
-
     def __init__(self):
       super().__init__()
       linear = functools.partial(torch.nn.Linear, bias=False)
@@ -183,14 +190,14 @@ def test_mamba_has_the_multipliers_of_the_mup_package():
   package = pytest.importorskip("mup")
   models = [their_mamba(torch, package, w) for w in (WIDE, BASE, 2 * BASE)]
   package.set_base_shapes(
-      models[0], models[1], delta=models[2], do_assert=False
+    models[0], models[1], delta=models[2], do_assert=False
   )
   opt = package.MuAdamW(models[0].parameters(), lr=0.1, weight_decay=0.5)
   names = {id(p): tail(name) for name, p in models[0].named_parameters()}
   wanted = {
-      names[id(p)]: (group["lr"], group["lr"] * group["weight_decay"])
-      for group in opt.param_groups
-      for p in group["params"]
+    names[id(p)]: (group["lr"], group["lr"] * group["weight_decay"])
+    for group in opt.param_groups
+    for p in group["params"]
   }
   found = {tail(k): v for k, v in read_back(of_kind("mamba")).items()}
   assert wanted.keys() <= found.keys()
@@ -213,14 +220,14 @@ def test_starts_and_rates_of_other_blocks_by_hand(kind):
   matrix = mup.Rule(M**-0.5, 1 / M, M)  # they start smaller in depth anyway
   vector = mup.Rule(1.0, 1.0, 1.0)
   matrices = {
-      "gpt2": {"query", "key", "value", "out", "up", "down"},
-      "mamba": {"input", "gate", "rank", "out"},
+    "gpt2": {"query", "key", "value", "out", "up", "down"},
+    "mamba": {"input", "gate", "rank", "out"},
   }[kind]
   others = {
-      # U(1 / sqrt(rank)) by itself, and outputs that do not grow.
-      "steps": mup.Rule(1.0, 1 / M, M),
-      "state_in": mup.Rule(1 / M, 1 / M, M),
-      "state_out": mup.Rule(1 / M, 1 / M, M),
+    # U(1 / sqrt(rank)) by itself, and outputs that do not grow.
+    "steps": mup.Rule(1.0, 1 / M, M),
+    "state_in": mup.Rule(1 / M, 1 / M, M),
+    "state_out": mup.Rule(1 / M, 1 / M, M),
   }
   for name, rule in rules.items():
     last = tail(name)
@@ -234,7 +241,7 @@ def test_starts_and_rates_of_other_blocks_by_hand(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["gpt2", pytest.param("mamba", marks=pytest.mark.slow)]
+  "kind", ["gpt2", pytest.param("mamba", marks=pytest.mark.slow)]
 )
 def test_coordinates_of_other_blocks_keep_their_size(kind):
   def last(width, on):
@@ -277,11 +284,18 @@ def optimiser(c, lr, weight_decay, steps=8):
   """Constant rate, no clipping: what `mup.MuAdamW` does."""
   task = task_of(c)
   settings = adamw.AdamWConfig(
-      lr=lr, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=weight_decay, clip_norm=1e9, mu_dtype="float32",
-  )  # fmt: skip
+    lr=lr,
+    warmup_steps=0,
+    end_lr_frac=1.0,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=weight_decay,
+    clip_norm=1e9,
+    mu_dtype="float32",
+  )
   return adamw.make(
-      settings, axes=task.axes().params, steps=steps, rules=task.rules
+    settings, axes=task.axes().params, steps=steps, rules=task.rules
   )
 
 
@@ -303,8 +317,8 @@ def read_back(c) -> dict[str, tuple[float, float]]:
   plain = dict(tree.named_leaves(moved(0.0)))
   decayed = dict(tree.named_leaves(moved(0.5)))
   return {
-      name: (float(plain[name]), float(decayed[name] - plain[name]))
-      for name in plain
+    name: (float(plain[name]), float(decayed[name] - plain[name]))
+    for name in plain
   }
 
 
@@ -313,7 +327,6 @@ def torch_model(torch, package, width):
   inner = 3 * width
 
   class Model(torch.nn.Module):
-
     def __init__(self):
       super().__init__()
       linear = functools.partial(torch.nn.Linear, bias=False)
@@ -335,7 +348,7 @@ def theirs():
   package = pytest.importorskip("mup")
   models = {w: torch_model(torch, package, w) for w in (BASE, 2 * BASE, WIDE)}
   package.set_base_shapes(
-      models[WIDE], models[BASE], delta=models[2 * BASE], do_assert=False
+    models[WIDE], models[BASE], delta=models[2 * BASE], do_assert=False
   )
   return torch, package, models[WIDE]
 
@@ -373,18 +386,19 @@ def test_updates_are_those_of_the_mup_package(theirs):
   rng = np.random.default_rng(0)
   c = config()
   shapes = {
-      "embedding": (64, WIDE), "down": (3 * WIDE, WIDE),
-      "gate": (WIDE, 3 * WIDE),
-  }  # fmt: skip
+    "embedding": (64, WIDE),
+    "down": (3 * WIDE, WIDE),
+    "gate": (WIDE, 3 * WIDE),
+  }
   start = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
   grads = [
-      {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
-      for _ in range(4)
+    {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
+    for _ in range(4)
   ]
   weights = {
-      "embedding": model.embedding.weight,
-      "down": model.down.weight,
-      "gate": model.gate.weight,
+    "embedding": model.embedding.weight,
+    "down": model.down.weight,
+    "gate": model.gate.weight,
   }
 
   def turned(name, x):  # torch keeps [out, in]
@@ -393,25 +407,33 @@ def test_updates_are_those_of_the_mup_package(theirs):
   for name, weight in weights.items():
     weight.data = torch.tensor(turned(name, start[name]).copy())
   opt = package.MuAdamW(
-      list(weights.values()), lr=0.01, weight_decay=0.5, betas=(0.9, 0.95)
+    list(weights.values()), lr=0.01, weight_decay=0.5, betas=(0.9, 0.95)
   )
   for grad in grads:
     for name, weight in weights.items():
       weight.grad = torch.tensor(turned(name, grad[name]).copy())
     opt.step()
   expected = {
-      name: turned(name, weight.detach().numpy())
-      for name, weight in weights.items()
+    name: turned(name, weight.detach().numpy())
+    for name, weight in weights.items()
   }
 
   axes = {
-      "embedding": P("vocab", "embed"), "down": P("mlp", "embed"),
-      "gate": P("embed", "mlp"),
-  }  # fmt: skip
+    "embedding": P("vocab", "embed"),
+    "down": P("mlp", "embed"),
+    "gate": P("embed", "mlp"),
+  }
   settings = adamw.AdamWConfig(
-      lr=0.01, warmup_steps=0, end_lr_frac=1.0, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=0.5, clip_norm=1e9, mu_dtype="float32",
-  )  # fmt: skip
+    lr=0.01,
+    warmup_steps=0,
+    end_lr_frac=1.0,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=0.5,
+    clip_norm=1e9,
+    mu_dtype="float32",
+  )
 
   def ours(rules):
     tx = adamw.make(settings, axes=axes, steps=8, rules=rules)
@@ -424,7 +446,7 @@ def test_updates_are_those_of_the_mup_package(theirs):
   found = ours(parametrisation(c).rules(axes))
   for name in expected:
     np.testing.assert_allclose(
-        found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
+      found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
     )
   assert not np.allclose(ours(None)["down"], expected["down"], rtol=1e-2)
 
@@ -451,7 +473,7 @@ def test_logits_are_divided_by_the_growth():
   model = parts.model(roots.read(c))
   params = jax.jit(task_of(c).init)(jax.random.key(0)).params
   plain = dataclasses.replace(
-      model, scales=dataclasses.replace(model.scales, logits=1.0)
+    model, scales=dataclasses.replace(model.scales, logits=1.0)
   )
   inputs = jnp.arange(4, 20)[None]
   real = c["sequence"]["vocab"] + sequence.SPECIALS
@@ -462,8 +484,7 @@ def test_logits_are_divided_by_the_growth():
 
 
 @pytest.mark.parametrize(
-    "implementation, where",
-    [("blocked", platform.CPU), ("xla", platform.GPU)],
+  "implementation, where", [("blocked", platform.CPU), ("xla", platform.GPU)]
 )
 def test_attention_scale_is_that_of_scaled_queries(implementation, where):
   shape = llama.LlamaConfig(**config()["model"])
@@ -472,9 +493,12 @@ def test_attention_scale_is_that_of_scaled_queries(implementation, where):
 
   def attend(scale):
     return llama.Attention(
-        shape, implementation, jnp.float32, where,
-        layers.Scales(attention=scale, logits=1.0),
-    )  # fmt: skip
+      shape,
+      implementation,
+      jnp.float32,
+      where,
+      layers.Scales(attention=scale, logits=1.0),
+    )
 
   variables = nn.unbox(attend(1.0).init(jax.random.key(1), x_BTD, rope, None))
   sharp = jax.tree.map(lambda x: 10.0 * x, variables)  # far from uniform
@@ -494,7 +518,7 @@ def aligned_logits(width, *, scaled):
   task = task_of(c)
   if not scaled:
     task = pretrain.Pretrain(
-        dataclasses.replace(task.model, scales=layers.STANDARD)
+      dataclasses.replace(task.model, scales=layers.STANDARD)
     )
   params = jax.jit(task.init)(jax.random.key(0)).params
   attention = params["blocks"]["attention"]
@@ -509,7 +533,7 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
 
   def ratio(scaled):
     return aligned_logits(1024, scaled=scaled) / aligned_logits(
-        64, scaled=scaled
+      64, scaled=scaled
     )
 
   kept = ratio(True)
@@ -520,7 +544,7 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
 
 def small_check():
   c = recipes.coord_check(
-      recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
+    recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
   )
   c.pretrain.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.pretrain.model.tied = False
@@ -534,8 +558,8 @@ def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
   assert jobs.run(small_check(), workdir, lambda step: False)
   folder = coordinates.sweep_plots.reading.Folder(workdir)
   rows = [
-      {k: v if k == "parametrisation" else float(v) for k, v in row.items()}
-      for row in folder.records("coordinates.csv")
+    {k: v if k == "parametrisation" else float(v) for k, v in row.items()}
+    for row in folder.records("coordinates.csv")
   ]
   assert len(rows) == 2 * 2 * 5  # kinds, widths, updates 0 to 4
   found = coordinates.ratios(rows)

@@ -26,19 +26,23 @@ from totojax.tokenizers.released import opcodes
 
 DVAE, VQGAN = official.KINDS["dvae"], official.KINDS["vqgan-1k"]
 SMALL_DVAE = dataclasses.replace(
-    DVAE,
-    config=dvae.DvaeConfig(
-        vocab=512, hidden=64, groups=4, blocks=1, decoder_init=16,
-        post_gain=1 / 16,
-    ),
-)  # fmt: skip
+  DVAE,
+  config=dvae.DvaeConfig(
+    vocab=512, hidden=64, groups=4, blocks=1, decoder_init=16, post_gain=1 / 16
+  ),
+)
 SMALL_VQGAN = dataclasses.replace(
-    VQGAN,
-    config=vqgan.VqganConfig(
-        vocab=48, embed=12, z=20, channels=32, multipliers=(1, 2, 2), blocks=1,
-        attention=(1,),
-    ),
-)  # fmt: skip
+  VQGAN,
+  config=vqgan.VqganConfig(
+    vocab=48,
+    embed=12,
+    z=20,
+    channels=32,
+    multipliers=(1, 2, 2),
+    blocks=1,
+    attention=(1,),
+  ),
+)
 
 
 def dall_e_modules(config):
@@ -47,12 +51,11 @@ def dall_e_modules(config):
   dall_e = pytest.importorskip("dall_e", exc_type=ImportError)
   torch.manual_seed(0)
   size = dict(
-      n_hid=config.hidden, n_blk_per_group=config.blocks,
-      vocab_size=config.vocab,
-  )  # fmt: skip
+    n_hid=config.hidden, n_blk_per_group=config.blocks, vocab_size=config.vocab
+  )
   modules = (
-      dall_e.Encoder(**size),
-      dall_e.Decoder(n_init=config.decoder_init, **size),
+    dall_e.Encoder(**size),
+    dall_e.Decoder(n_init=config.decoder_init, **size),
   )
   for module in modules:
     for name, value in module.named_parameters():
@@ -70,11 +73,16 @@ def taming_module(config):
   levels = len(config.multipliers)
   resolution = 16 * 2 ** (levels - 1)
   size = dict(
-      ch=config.channels, out_ch=3, ch_mult=config.multipliers,
-      num_res_blocks=config.blocks, in_channels=3, resolution=resolution,
-      attn_resolutions=[resolution // 2**i for i in config.attention],
-      z_channels=config.z, double_z=False,
-  )  # fmt: skip
+    ch=config.channels,
+    out_ch=3,
+    ch_mult=config.multipliers,
+    num_res_blocks=config.blocks,
+    in_channels=3,
+    resolution=resolution,
+    attn_resolutions=[resolution // 2**i for i in config.attention],
+    z_channels=config.z,
+    double_z=False,
+  )
   module = torch.nn.Module()
   module.encoder, module.decoder = model.Encoder(**size), model.Decoder(**size)
   module.quantize = quantize.VectorQuantizer2(config.vocab, config.embed, 0.25)
@@ -92,13 +100,13 @@ def checkpoint(module):
   state["loss.logvar"] = torch.zeros(())
   moments = {0: {"step": 7, "exp_avg": torch.ones(5, 3)}}
   return {
-      "epoch": 1,
-      "global_step": 500,
-      "pytorch-lightning_version": "1.0.8",
-      "callbacks": {pathlib.PurePosixPath: {"best": torch.ones(())}},
-      "optimizer_states": [{"state": moments, "param_groups": [{"lr": 1e-4}]}],
-      "lr_schedulers": [],
-      "state_dict": state,
+    "epoch": 1,
+    "global_step": 500,
+    "pytorch-lightning_version": "1.0.8",
+    "callbacks": {pathlib.PurePosixPath: {"best": torch.ones(())}},
+    "optimizer_states": [{"state": moments, "param_groups": [{"lr": 1e-4}]}],
+    "lr_schedulers": [],
+    "state_dict": state,
   }
 
 
@@ -175,11 +183,11 @@ def test_dvae_files_become_a_tokenizer(tmp_path, is_zip, capsys):
   assert weights.load(out).fingerprint == mark
   digests = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
   assert weights.card(out) == {
-      "kind": "dvae",
-      "source": [
-          {"file": "encoder.pkl", "sha256": digests[0]},
-          {"file": "decoder.pkl", "sha256": digests[1]},
-      ],
+    "kind": "dvae",
+    "source": [
+      {"file": "encoder.pkl", "sha256": digests[0]},
+      {"file": "decoder.pkl", "sha256": digests[1]},
+    ],
   }
   printed = capsys.readouterr().out
   assert all(digest in printed for digest in digests)
@@ -227,18 +235,18 @@ def test_the_official_vqgan_size(tmp_path):
 def small(tmp_path, monkeypatch):
   """Small files of each kind, and kinds of those sizes under official names."""
   sizes = {
-      "dvae": SMALL_DVAE,
-      "vqgan-1k": SMALL_VQGAN,
-      "vqgan-16k": dataclasses.replace(
-          official.KINDS["vqgan-16k"],
-          config=dataclasses.replace(SMALL_VQGAN.config, vocab=96),
-      ),
+    "dvae": SMALL_DVAE,
+    "vqgan-1k": SMALL_VQGAN,
+    "vqgan-16k": dataclasses.replace(
+      official.KINDS["vqgan-16k"],
+      config=dataclasses.replace(SMALL_VQGAN.config, vocab=96),
+    ),
   }
   for name, kind in sizes.items():
     monkeypatch.setitem(official.KINDS, name, kind)
   return (
-      *dvae_files(tmp_path, dall_e_modules(SMALL_DVAE.config)),
-      vqgan_file(tmp_path, checkpoint(taming_module(SMALL_VQGAN.config))),
+    *dvae_files(tmp_path, dall_e_modules(SMALL_DVAE.config)),
+    vqgan_file(tmp_path, checkpoint(taming_module(SMALL_VQGAN.config))),
   )
 
 
@@ -280,8 +288,8 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   assert "none" in message and "https://heibox" in message
 
   for bad in (
-      altered(lambda s: s.pop("encoder.conv_in.bias")),
-      altered(lambda s: s.update({"encoder.conv_in.bias": torch.ones(5)})),
+    altered(lambda s: s.pop("encoder.conv_in.bias")),
+    altered(lambda s: s.update({"encoder.conv_in.bias": torch.ones(5)})),
   ):
     assert "encoder.conv_in.bias" in told("vqgan-1k", bad)
   bad = altered(lambda s: s.update(new_tensor=torch.ones(2)))
@@ -307,8 +315,9 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   attack = tb.call(tb.name("os", "system"), tb.text(f"touch '{ran}'"))
   data = tb.archive(tb.mapping(callbacks=attack, state_dict=tb.mapping()))
   (tmp_path / "hostile").write_bytes(data)
-  assert "os.system" in told("vqgan-1k", tmp_path / "hostile",
-                             error=opcodes.UnsafeOrDamaged)  # fmt: skip
+  assert "os.system" in told(
+    "vqgan-1k", tmp_path / "hostile", error=opcodes.UnsafeOrDamaged
+  )
   assert not ran.exists()
 
   message = told("vqgan-1k", ckpt, sha256=["0" * 64])
@@ -392,23 +401,23 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
   workdir = epath.Path(tmp_path / "run")
   assert not run(config("dvae"), workdir, never)
   assert asked == [
-      ("https://cdn.openai.com/dall-e/encoder.pkl", None),
-      ("https://cdn.openai.com/dall-e/decoder.pkl", None),
+    ("https://cdn.openai.com/dall-e/encoder.pkl", None),
+    ("https://cdn.openai.com/dall-e/decoder.pkl", None),
   ]
 
 
 @pytest.mark.parametrize(
-    "wrong, told",
-    [
-        (dict(kind="dvea"), "'dvae', 'vqgan-1k' or 'vqgan-16k'"),
-        (dict(files=("a",)), "2 files"),
-        (dict(urls=("a", "b", "c")), "has 3"),
-        (dict(files="ab"), "official.files is 'ab'; it must be a tuple"),
-        (dict(files=(1, 2)), "files.0. is 1 .int.; it must be str"),
-        (dict(files=("a", "b"), urls=("a", "b")), "both set"),
-        (dict(sha256=("a" * 64, "g" * 64)), "64 hex digits"),
-        (dict(sha=()), "official.sha256"),
-    ],
+  "wrong, told",
+  [
+    (dict(kind="dvea"), "'dvae', 'vqgan-1k' or 'vqgan-16k'"),
+    (dict(files=("a",)), "2 files"),
+    (dict(urls=("a", "b", "c")), "has 3"),
+    (dict(files="ab"), "official.files is 'ab'; it must be a tuple"),
+    (dict(files=(1, 2)), "files.0. is 1 .int.; it must be str"),
+    (dict(files=("a", "b"), urls=("a", "b")), "both set"),
+    (dict(sha256=("a" * 64, "g" * 64)), "64 hex digits"),
+    (dict(sha=()), "official.sha256"),
+  ],
 )
 def test_settings_that_cannot_be(tmp_path, wrong, told):
   settings = config("dvae")

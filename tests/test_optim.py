@@ -23,9 +23,16 @@ from totojax.tasks import pretrain
 from totojax.tokenizers import dvae
 
 CONFIG = adamw.AdamWConfig(
-    lr=0.02, warmup_steps=4, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-    weight_decay=0.3, clip_norm=1.0, mu_dtype="float32",
-)  # fmt: skip
+  lr=0.02,
+  warmup_steps=4,
+  end_lr_frac=0.1,
+  b1=0.9,
+  b2=0.95,
+  eps=1e-8,
+  weight_decay=0.3,
+  clip_norm=1.0,
+  mu_dtype="float32",
+)
 STEPS = 12
 AXES = {"w": P("embed", "mlp"), "scale": P("layers", "norm")}
 
@@ -38,9 +45,11 @@ def rates(config=CONFIG, steps=STEPS):
   """The rate of update 1 to `steps`, as the schedule gives them."""
   updates = jnp.arange(1, steps + 1)
   relative = adamw.relative_rate(
-      updates, warmup_steps=config.warmup_steps,
-      end_lr_frac=config.end_lr_frac, steps=steps,
-  )  # fmt: skip
+    updates,
+    warmup_steps=config.warmup_steps,
+    end_lr_frac=config.end_lr_frac,
+    steps=steps,
+  )
   return config.lr * np.asarray(relative)
 
 
@@ -92,24 +101,24 @@ def model_axes(tied=True):
 def test_decay_mask_of_the_model():
   mask = dict(tree.named_leaves(adamw.decay_mask(model_axes(tied=False))))
   assert mask == {
-      "blocks/attention/key": True,
-      "blocks/attention/out": True,
-      "blocks/attention/query": True,
-      "blocks/attention/value": True,
-      "blocks/attention_norm/scale": False,  # two-dimensional, once stacked
-      "blocks/mlp/down": True,
-      "blocks/mlp/gate": True,
-      "blocks/mlp/up": True,
-      "blocks/mlp_norm/scale": False,
-      "embedding": True,
-      "head": True,
-      "norm/scale": False,
+    "blocks/attention/key": True,
+    "blocks/attention/out": True,
+    "blocks/attention/query": True,
+    "blocks/attention/value": True,
+    "blocks/attention_norm/scale": False,  # two-dimensional, once stacked
+    "blocks/mlp/down": True,
+    "blocks/mlp/gate": True,
+    "blocks/mlp/up": True,
+    "blocks/mlp_norm/scale": False,
+    "embedding": True,
+    "head": True,
+    "norm/scale": False,
   }
 
 
 def test_decay_mask_of_the_tokenizer():
   size = dvae.DvaeConfig(
-      vocab=8, hidden=4, groups=2, blocks=1, decoder_init=4, post_gain=1.0
+    vocab=8, hidden=4, groups=2, blocks=1, decoder_init=4, post_gain=1.0
   )
   boxed = jax.eval_shape(lambda: dvae.init(size, jax.random.key(0)))
   mask = adamw.decay_mask(nn.get_partition_spec(boxed))
@@ -124,10 +133,12 @@ def problem():
   shapes = {"w": (3, 2), "scale": (2, 3)}
   params = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
   grads = [
-      {k: (scale * rng.normal(size=s)).astype(np.float32)
-       for k, s in shapes.items()}
-      for scale in (3.0, 1e-2, 1.0, 0.2, 10.0, 0.1)
-  ]  # fmt: skip
+    {
+      k: (scale * rng.normal(size=s)).astype(np.float32)
+      for k, s in shapes.items()
+    }
+    for scale in (3.0, 1e-2, 1.0, 0.2, 10.0, 0.1)
+  ]
   return params, grads
 
 
@@ -198,8 +209,7 @@ def test_updates_by_hand():
 
 
 @pytest.mark.parametrize(
-    "name, value, field",
-    [("peak_lr", 0.007, "lr"), ("weight_decay", 2.0, None)],
+  "name, value, field", [("peak_lr", 0.007, "lr"), ("weight_decay", 2.0, None)]
 )
 def test_rate_and_decay_live_in_the_state(name, value, field):
   """A sweep changes them there: it is the update of that other config."""
@@ -207,7 +217,7 @@ def test_rate_and_decay_live_in_the_state(name, value, field):
   state = fresh(CONFIG, params)
   assert set(state.hyperparams) == {"peak_lr", "weight_decay"}
   assert float(state.hyperparams[name]) == pytest.approx(
-      getattr(CONFIG, field or name)
+    getattr(CONFIG, field or name)
   )
   state.hyperparams[name] = jnp.float32(value)
   moved = params
@@ -243,7 +253,7 @@ def test_a_warmup_as_long_as_the_run_is_refused():
 
 def test_runs_of_more_updates_than_an_int32_have_a_rate():
   rate = adamw.relative_rate(
-      2**31 // 2, warmup_steps=2000, end_lr_frac=0.1, steps=2**32
+    2**31 // 2, warmup_steps=2000, end_lr_frac=0.1, steps=2**32
   )
   expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4))
   np.testing.assert_allclose(rate, expected, rtol=1e-4)
@@ -256,15 +266,16 @@ def first_moments(state):
 def test_first_moments_in_bfloat16():
   config = change(mu_dtype="bfloat16")
   params, grads = problem()
-  small, wide = first_moments(fresh(config, params)), first_moments(
-      fresh(CONFIG, params)
+  small, wide = (
+    first_moments(fresh(config, params)),
+    first_moments(fresh(CONFIG, params)),
   )
   for name, leaf in small.items():
     assert (leaf.dtype, 2 * leaf.nbytes) == (jnp.bfloat16, wide[name].nbytes)
   state, _ = update(config, fresh(config, params), params, grads[0])
   dtype = lambda array: array.dtype
   assert jax.tree.map(dtype, state) == jax.tree.map(
-      dtype, fresh(config, params)
+    dtype, fresh(config, params)
   )
   # One update does not know in what its moment is kept.
   once = run(config, params, grads[:1])

@@ -40,9 +40,9 @@ def test_the_version_stands_in_one_place(told, tmp_path):
 def test_all_files_of_the_package_ship(told):
   patterns = told["package_data"]
   left = {
-      path.relative_to(runs.ROOT).as_posix()
-      for path in (runs.ROOT / "totojax").rglob("*")
-      if path.is_file() and path.suffix not in (".py", ".pyc")
+    path.relative_to(runs.ROOT).as_posix()
+    for path in (runs.ROOT / "totojax").rglob("*")
+    if path.is_file() and path.suffix not in (".py", ".pyc")
   }
   assert "totojax/py.typed" in left
   for package, names in patterns.items():
@@ -51,8 +51,8 @@ def test_all_files_of_the_package_ship(told):
       left -= {p.relative_to(runs.ROOT).as_posix() for p in folder.glob(name)}
   assert not left
   packages = {
-      path.parent.relative_to(runs.ROOT).as_posix().replace("/", ".")
-      for path in (runs.ROOT / "totojax").rglob("__init__.py")
+    path.parent.relative_to(runs.ROOT).as_posix().replace("/", ".")
+    for path in (runs.ROOT / "totojax").rglob("__init__.py")
   }
   assert packages == {p for p in told["packages"] if "configs" not in p}
 
@@ -83,7 +83,7 @@ def test_tests_need_no_torch_and_ci_installs_what_they_can_use(told):
   script = (runs.ROOT / ".ci" / "run").read_text(encoding="utf-8")
   installed = re.findall(r"-e '\.\[([\w,]+)\]'", script)
   assert {"test", "parity", "beam", "lint", "tpu"} <= {
-      name for extra in installed for name in extra.split(",")
+    name for extra in installed for name in extra.split(",")
   }
 
 
@@ -93,8 +93,8 @@ def _names(requirements):
 
 def test_ci_runs_what_the_readme_says_and_what_it_leaves_out():
   readme, script = (
-      (runs.ROOT / name).read_text(encoding="utf-8")
-      for name in ("README.md", ".ci/run")
+    (runs.ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", ".ci/run")
   )
   (block,) = re.findall(r"^```bash\n([^`]*pytest[^`]*)^```$", readme, re.M)
   *_, install, test = block.replace("\\\n", "").split("&&")
@@ -125,6 +125,9 @@ def _printed(setup, *words):
   strict = ["-X", "warn_default_encoding"]
   strict += ["-W", "error::EncodingWarning:__main__"]
   return subprocess.run(
-      [sys.executable, *strict, str(setup), *words], cwd=setup.parent,
-      capture_output=True, text=True, check=True,
-  ).stdout.strip()  # fmt: skip
+    [sys.executable, *strict, str(setup), *words],
+    cwd=setup.parent,
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.strip()

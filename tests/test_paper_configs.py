@@ -21,9 +21,9 @@ FILES = sorted(FOLDER.glob("*.py"))
 
 
 ROWS = [
-    pytest.param(path, row, id=f"{path.stem}-{row}".strip("-"))
-    for path in FILES
-    for row in getattr(runs.module(path), "ROWS", None) or [""]
+  pytest.param(path, row, id=f"{path.stem}-{row}".strip("-"))
+  for path in FILES
+  for row in getattr(runs.module(path), "ROWS", None) or [""]
 ]
 
 
@@ -78,14 +78,17 @@ def test_ablations_share_one_recipe():
   base = paper_defaults.ablation().to_dict()
   assert base["train"]["total_tokens"] == 400 * 1_281_167 * 256.0
   about = {
-      "table3-vqgan1k": {"sequence.vocab", "data.train", "data.validation"},
-      "table4-32": {
-          "sequence.grid", "sequence.context", "train.total_tokens",
-          "data.train", "data.validation",
-      },
-      "table6-mamba": {"architecture", "model"},
-      "table5": set(),
-  }  # fmt: skip
+    "table3-vqgan1k": {"sequence.vocab", "data.train", "data.validation"},
+    "table4-32": {
+      "sequence.grid",
+      "sequence.context",
+      "train.total_tokens",
+      "data.train",
+      "data.validation",
+    },
+    "table6-mamba": {"architecture", "model"},
+    "table5": set(),
+  }
   for name, keys in about.items():
     stem, _, row = name.partition("-")
     config = config_of(FOLDER / f"{stem}.py", row).to_dict()
@@ -112,7 +115,7 @@ def test_the_parameters_are_those_of_the_tables():
     shape = parts.model(roots.read(config.to_dict())).config
     count = flops.parameters(shape, 8192)
     printed = float(paper.TABLE_1[row][:-1]) * (
-        1e9 if paper.TABLE_1[row][-1] == "b" else 1e6
+      1e9 if paper.TABLE_1[row][-1] == "b" else 1e6
     )
     assert abs(count / printed - 1) < 0.03
   table = runs.module(FOLDER / "table15.py").ROWS

@@ -60,7 +60,7 @@ def config(data=None, *, targets=True, **changes):
 
 def frames_of(data, count=8):
   store = shards.open_store(
-      data / "train", tokenizer=None, vocab=None, grid=None
+    data / "train", tokenizer=None, vocab=None, grid=None
   )
   return np.asarray(store.read(list(range(count)))["frames"])
 
@@ -75,12 +75,14 @@ def by_hand(frames_BNSS3):
   """float64 patches [B, T, F] from -1 to 1, square by square."""
   rows = []
   for clip in frames_BNSS3:
-    rows.append([
+    rows.append(
+      [
         frame[y : y + SIDE, x : x + SIDE].reshape(-1) / 127.5 - 1.0
         for frame in clip
         for y in range(0, SIDE * GRID, SIDE)
         for x in range(0, SIDE * GRID, SIDE)
-    ])
+      ]
+    )
   return np.array(rows, np.float64)
 
 
@@ -91,7 +93,7 @@ def test_the_loss_is_the_error_of_the_next_normalised_patch(data):
   assert loss_BT.shape == (8, TOKENS) and bool(counted_BT.all())
   patches = by_hand(batch["frames"])
   inputs = patched.Inputs(
-      jnp.asarray(patches[:, :-1], jnp.float32), batch["start"]
+    jnp.asarray(patches[:, :-1], jnp.float32), batch["start"]
   )
   found = jax.jit(task.model.apply)({"params": params}, inputs)
   assert found.shape == (8, TOKENS, VALUES) and found.dtype == jnp.float32
@@ -131,19 +133,18 @@ def test_tokens_are_those_of_the_tokenizer(data):
   rows = jax.jit(of.trained.tokens)(tokenizer.params, batch)
   codes = [tokenizer.encode(clip).reshape(-1) for clip in batch["frames"]]
   np.testing.assert_array_equal(
-      rows[:, 1:], np.array(codes)[:, :TOKENS] + sequence.SPECIALS
+    rows[:, 1:], np.array(codes)[:, :TOKENS] + sequence.SPECIALS
   )
   params = jax.jit(of.inner.init)(jax.random.key(0)).params
   whole = {**batch, "tokens": rows}
   loss_BT, _ = jax.jit(of.inner.per_target)(params, whole)
   inputs = patched.Inputs(
-      jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32),
-      batch["start"],
+    jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32), batch["start"]
   )
   apply = jax.jit(of.inner.model.apply)
   logits = np.asarray(apply({"params": params}, inputs))
   picked = np.take_along_axis(
-      jax.nn.log_softmax(logits), np.asarray(rows)[:, 1:, None], -1
+    jax.nn.log_softmax(logits), np.asarray(rows)[:, 1:, None], -1
   )
   np.testing.assert_allclose(loss_BT, -picked[..., 0], rtol=1e-4)
   # In chunks it is the same.
@@ -163,11 +164,11 @@ def test_larger_patches_have_the_tokens_of_smaller_frames():
   mean = large.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
   assert np.abs(np.asarray(build.smaller(large, 2)) - mean).max() <= 0.5
   found = build.task(
-      roots.read(config(targets=False, **{"patches.side_px": 16}))
+    roots.read(config(targets=False, **{"patches.side_px": 16}))
   )
   batch = {
-      "frames": large[:, None].repeat(FRAMES, 1),
-      "start": np.full(2, sequence.IMAGE_START, np.int32),
+    "frames": large[:, None].repeat(FRAMES, 1),
+    "start": np.full(2, sequence.IMAGE_START, np.int32),
   }
   rows = jax.jit(found.trained.tokens)(tokenizer.params, batch)
   codes = tokenizer.encode(np.rint(mean).astype(np.uint8)).reshape(2, -1)
@@ -185,8 +186,8 @@ def test_it_trains_validates_and_goes_on(data, tmp_path, targets):
     once = config(data, **{"data.validation": {}})
     assert jobs.run(once, epath.Path(tmp_path / "whole"), NEVER)
     runs.assert_same(
-        runs.checkpoint(tmp_path / "whole", 2),
-        runs.checkpoint(tmp_path / "parts", 2),
+      runs.checkpoint(tmp_path / "whole", 2),
+      runs.checkpoint(tmp_path / "parts", 2),
     )
   rows = runs.metrics(tmp_path / "parts")
   evals = [row for row in rows if row["kind"] == "eval"]
@@ -214,21 +215,21 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
   named = dict(tree.named_leaves(shapes))
   path = lambda name: "".join(f"['{key}']" for key in name.split("/"))
   params = tree.map_named(
-      lambda name, _: kept["['params']" + path(name)], shapes
+    lambda name, _: kept["['params']" + path(name)], shapes
   )
   assert len(named) == len(jax.tree.leaves(params))
   inputs = patched.Inputs(
-      jnp.asarray(by_hand(frames), jnp.float32),
-      np.full(5, sequence.VIDEO_START, np.int32),
+    jnp.asarray(by_hand(frames), jnp.float32),
+    np.full(5, sequence.VIDEO_START, np.int32),
   )
   spec = dataclasses.replace(task.spec, context=TOKENS + 1)
   _, seen = task.model.clone(spec=spec).apply(
-      {"params": params}, inputs, mutable=["intermediates"]
+    {"params": params}, inputs, mutable=["intermediates"]
   )
   (stream_LBTD,) = seen["intermediates"]["blocks"]["residual"]
   first_BTD = stream_LBTD[0][:, 1:]
   np.testing.assert_allclose(
-      found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5
+    found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5
   )
   # Means, and the control that the start and the order of patches matter.
   mean = model.features(frames, layer=1, pool="clip")
@@ -241,13 +242,13 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
 
 def test_short_rows_of_validation_have_no_weight(data):
   source = rows_lib.Source(
-      "moving",
-      shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None),
-      1.0,
+    "moving",
+    shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None),
+    1.0,
   )
   task = build.task(roots.read(config())).inner
   found = heldout.validation(
-      source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE
+    source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE
   )
   (batch,) = found
   assert batch["here"].tolist() == [FRAMES] * 5 + [0] * 3
@@ -260,26 +261,22 @@ def test_layers_are_tapped_as_those_of_tokens(data):
   task, batch = build.task(roots.read(config())).inner, batch_of(data)
   params = jax.jit(task.init)(jax.random.key(0)).params
   inputs = patched.Inputs(
-      jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32),
-      batch["start"],
+    jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32), batch["start"]
   )
   _, kept = task.model.apply(
-      {"params": params}, inputs, mutable=["intermediates"]
+    {"params": params}, inputs, mutable=["intermediates"]
   )
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   model, cut = taps.truncate(task.model, params, 1)
   assert "head" not in cut and "norm" not in cut
   (found,) = taps.tap_layers(
-      model, cut, inputs, tap=lambda x_BTD, _: x_BTD, layers=[1],
-      per_layer=None,
-  )  # fmt: skip
+    model, cut, inputs, tap=lambda x_BTD, _: x_BTD, layers=[1], per_layer=None
+  )
   np.testing.assert_allclose(found, stream_LBTD[0], rtol=1e-5, atol=1e-6)
 
 
 def test_mup_takes_patches_as_what_does_not_grow():
-  of = build.task(
-      roots.read(config(**{"mup.on": True, "mup.base_width": 8}))
-  )
+  of = build.task(roots.read(config(**{"mup.on": True, "mup.base_width": 8})))
   rules = dict(tree.named_leaves(of.inner.rules))
   for name in ("start", "patches", "patches_bias", "head_bias"):
     assert (rules[name].init, rules[name].lr) == (1.0, 1.0), name
@@ -289,23 +286,29 @@ def test_mup_takes_patches_as_what_does_not_grow():
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        ({"patches.inputs": False}, "patches are predicted from patches"),
-        ({"data.encode_with": "shipped"}, "encode_with is 'shipped'; with"),
-        ({"patches.targets": False}, "encode_with is ''; with .*shipped"),
-        (
-            {"patches.targets": False, "data.encode_with": "shipped",
-             "sequence.vocab": 60},
-            "has 512 codes; sequence.vocab is 60",
-        ),
-        (
-            {"patches.targets": False, "data.encode_with": "shipped",
-             "patches.side_px": 12},
-            "side_px is 12; a token .* is 8 pixels wide",
-        ),
-    ],
-)  # fmt: skip
+  "changes, told",
+  [
+    ({"patches.inputs": False}, "patches are predicted from patches"),
+    ({"data.encode_with": "shipped"}, "encode_with is 'shipped'; with"),
+    ({"patches.targets": False}, "encode_with is ''; with .*shipped"),
+    (
+      {
+        "patches.targets": False,
+        "data.encode_with": "shipped",
+        "sequence.vocab": 60,
+      },
+      "has 512 codes; sequence.vocab is 60",
+    ),
+    (
+      {
+        "patches.targets": False,
+        "data.encode_with": "shipped",
+        "patches.side_px": 12,
+      },
+      "side_px is 12; a token .* is 8 pixels wide",
+    ),
+  ],
+)
 def test_what_does_not_fit_is_refused(changes, told):
   c = config(**changes)
   with pytest.raises(ConfigError, match=told):

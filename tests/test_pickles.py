@@ -72,9 +72,11 @@ def some_module():
   norm.register_buffer("scratch", torch.ones(2), persistent=False)
   tied = torch.nn.Linear(3, 3)
   return torch.nn.Sequential(
-      torch.nn.Conv2d(3, 4, 2, bias=False), norm, torch.nn.ReLU(),
-      torch.nn.Sequential(tied, tied, torch.nn.Identity()),
-  )  # fmt: skip
+    torch.nn.Conv2d(3, 4, 2, bias=False),
+    norm,
+    torch.nn.ReLU(),
+    torch.nn.Sequential(tied, tied, torch.nn.Identity()),
+  )
 
 
 @BOTH
@@ -103,14 +105,19 @@ def test_what_a_checkpoint_carries_besides_is_not_made(tmp_path, is_zip):
   module(torch.rand(1, 3, 4, 4)).sum().backward()
   optimizer.step()
   checkpoint = {
-      "epoch": 3,
-      "callbacks": {pathlib.PurePosixPath: {"best": np.float64(3.0)}},
-      "optimizer_states": [optimizer.state_dict()],
-      "hyper_parameters": {"path": pathlib.PurePosixPath("a"), "set": {1, "b"},
-                           "complex": 1j, "bytes": b"x", "array": np.ones(3)},
-      "state_dict": module.state_dict(),
-      "unread": torch.ones(2, dtype=torch.int16),
-  }  # fmt: skip
+    "epoch": 3,
+    "callbacks": {pathlib.PurePosixPath: {"best": np.float64(3.0)}},
+    "optimizer_states": [optimizer.state_dict()],
+    "hyper_parameters": {
+      "path": pathlib.PurePosixPath("a"),
+      "set": {1, "b"},
+      "complex": 1j,
+      "bytes": b"x",
+      "array": np.ones(3),
+    },
+    "state_dict": module.state_dict(),
+    "unread": torch.ones(2, dtype=torch.int16),
+  }
   if not is_zip:  # there a storage of unknown size hides those behind it
     message = refusal(saved(checkpoint, is_zip), tmp_path)
     assert "ShortStorage" in message
@@ -124,18 +131,25 @@ def test_every_dtype_and_every_view(tmp_path, is_zip):
   torch = pytest.importorskip("torch")
   base = torch.arange(60).reshape(3, 4, 5)
   state = {
-      str(kind): base.to(kind)
-      for kind in (torch.float32, torch.float16, torch.bfloat16, torch.float64,
-                   torch.int64, torch.int32, torch.uint8)
-  }  # fmt: skip
+    str(kind): base.to(kind)
+    for kind in (
+      torch.float32,
+      torch.float16,
+      torch.bfloat16,
+      torch.float64,
+      torch.int64,
+      torch.int32,
+      torch.uint8,
+    )
+  }
   state |= {
-      "bool": base % 3 == 0,
-      "transposed": base.permute(2, 0, 1),
-      "window": base[1:, ::2, 1:4],
-      "column": base[:, 1, 2],
-      "scalar": torch.tensor(2.5),
-      "empty": torch.zeros(0, 3),
-      "half": base.to(torch.bfloat16).permute(1, 2, 0)[::2],
+    "bool": base % 3 == 0,
+    "transposed": base.permute(2, 0, 1),
+    "window": base[1:, ::2, 1:4],
+    "column": base[:, 1, 2],
+    "scalar": torch.tensor(2.5),
+    "empty": torch.zeros(0, 3),
+    "half": base.to(torch.bfloat16).permute(1, 2, 0)[::2],
   }
   found = read(saved(state, is_zip), tmp_path)
   assert_tensors(found, state)
@@ -158,15 +172,15 @@ def test_a_big_endian_file(tmp_path):
   torch = pytest.importorskip("torch")
   state = {"a": torch.arange(3.0), "b": torch.ones(2, dtype=torch.bfloat16)}
   body = tb.mapping(
-      a=tb.tensor(tb.storage(count=3), shape=(3,)),
-      b=tb.tensor(tb.storage("BFloat16Storage", "1", 2), shape=(2,)),
+    a=tb.tensor(tb.storage(count=3), shape=(3,)),
+    b=tb.tensor(tb.storage("BFloat16Storage", "1", 2), shape=(2,)),
   )
   swapped = {"0": np.arange(3, dtype=">f4").tobytes(), "1": b"\x3f\x80" * 2}
   more = [("byteorder", b"big")]
   found = read(tb.archive(body, swapped, more=more), tmp_path)
   assert_tensors(found, state)
   assert "middle" in refusal(
-      tb.archive(body, swapped, more=[("byteorder", b"middle")]), tmp_path
+    tb.archive(body, swapped, more=[("byteorder", b"middle")]), tmp_path
   )
   more = [("byteorder", b"little")]  # control: the entry decides
   other = read(tb.archive(body, swapped, more=more), tmp_path)
@@ -184,13 +198,15 @@ def test_the_archives_folder_may_have_any_name(tmp_path):
 
 def test_a_legacy_view_of_a_storage(tmp_path):
   view = tb.row(tb.text("view"), tb.number(1), tb.number(2))
-  body = tb.mapping(w=tb.tensor(
-      tb.storage("FloatStorage", "0", 4, view), shape=(2,)))  # fmt: skip
+  body = tb.mapping(
+    w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,))
+  )
   found = read(tb.legacy(body), tmp_path)
   np.testing.assert_array_equal(found["w"], [-2.0, 3.0])
   view = tb.row(tb.text("view"), tb.number(3), tb.number(2))
-  body = tb.mapping(w=tb.tensor(
-      tb.storage("FloatStorage", "0", 4, view), shape=(2,)))  # fmt: skip
+  body = tb.mapping(
+    w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,))
+  )
   assert "leaves it" in refusal(tb.legacy(body), tmp_path)
 
 
@@ -221,24 +237,25 @@ def attacks(ran):
   code = 217
   copyreg.add_extension("os", "system", code)
   return {
-      "os.system": Calls(os.system, touch),
-      "eval": Calls(eval, opened),
-      "exec": Calls(exec, opened),
-      "import": Calls(getattr, Calls(__import__, "os"), "system"),
-      "called result": tb.call(
-          body_of(Calls(getattr, Calls(__import__, "os"), "system")), shell),
-      "subprocess": Calls(subprocess.call, ["touch", str(ran)]),
-      "open": Calls(open, str(ran), "w"),
-      "inst": b"(" + shell + b"ios\nsystem\n",
-      "obj": b"(" + tb.name("os", "system") + shell + b"o",
-      "inst builtins": b"(" + tb.text(opened) + b"i__builtin__\neval\n",
-      "stack global": b"\x8c\x02os\x8c\x06system\x93" + tb.row(shell) + b"R",
-      "extension": b"\x82" + bytes([code]) + tb.row(shell) + b"R",
-      # Names that are on no list.
-      "method": tb.call(body_of(Calls(getattr, made, "touch"))),
-      "numpy": Calls(np.savetxt, str(ran), [1.0]),
-      "argument": tb.call(body_of(Calls(getattr, made, "write_text")), shell),
-  }  # fmt: skip
+    "os.system": Calls(os.system, touch),
+    "eval": Calls(eval, opened),
+    "exec": Calls(exec, opened),
+    "import": Calls(getattr, Calls(__import__, "os"), "system"),
+    "called result": tb.call(
+      body_of(Calls(getattr, Calls(__import__, "os"), "system")), shell
+    ),
+    "subprocess": Calls(subprocess.call, ["touch", str(ran)]),
+    "open": Calls(open, str(ran), "w"),
+    "inst": b"(" + shell + b"ios\nsystem\n",
+    "obj": b"(" + tb.name("os", "system") + shell + b"o",
+    "inst builtins": b"(" + tb.text(opened) + b"i__builtin__\neval\n",
+    "stack global": b"\x8c\x02os\x8c\x06system\x93" + tb.row(shell) + b"R",
+    "extension": b"\x82" + bytes([code]) + tb.row(shell) + b"R",
+    # Names that are on no list.
+    "method": tb.call(body_of(Calls(getattr, made, "touch"))),
+    "numpy": Calls(np.savetxt, str(ran), [1.0]),
+    "argument": tb.call(body_of(Calls(getattr, made, "write_text")), shell),
+  }
 
 
 NAMES = list(attacks("x"))
@@ -257,20 +274,31 @@ def places(gadget):
   """Files with the gadget at each place that is read."""
   ours = tb.tensor()
   return {
-      "root": tb.archive(gadget),
-      "beside": tb.archive(
-          tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))),
-      "entry": tb.archive(tb.mapping(w=ours, x=gadget)),
-      "module": tb.archive(tb.module(children=tb.mapping(a=gadget))),
-      "state": tb.archive(tb.mapping(state_dict=tb.ORDERED + b"(" + tb.text("w")
-                                     + ours + b"u" + gadget + b"b")),
-      "tensor": tb.archive(tb.mapping(w=tb.tensor(source=gadget))),
-      "storage": tb.archive(tb.mapping(w=tb.tensor(source=gadget + b"Q"))),
-      "legacy root": tb.legacy(gadget),
-      "legacy beside": tb.legacy(
-          tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))),
-      "legacy magic": tb.pickled(gadget),
-  }  # fmt: skip
+    "root": tb.archive(gadget),
+    "beside": tb.archive(
+      tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))
+    ),
+    "entry": tb.archive(tb.mapping(w=ours, x=gadget)),
+    "module": tb.archive(tb.module(children=tb.mapping(a=gadget))),
+    "state": tb.archive(
+      tb.mapping(
+        state_dict=tb.ORDERED
+        + b"("
+        + tb.text("w")
+        + ours
+        + b"u"
+        + gadget
+        + b"b"
+      )
+    ),
+    "tensor": tb.archive(tb.mapping(w=tb.tensor(source=gadget))),
+    "storage": tb.archive(tb.mapping(w=tb.tensor(source=gadget + b"Q"))),
+    "legacy root": tb.legacy(gadget),
+    "legacy beside": tb.legacy(
+      tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))
+    ),
+    "legacy magic": tb.pickled(gadget),
+  }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -297,7 +325,7 @@ def test_nothing_that_a_file_names_is_imported(tmp_path, monkeypatch):
   (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
   monkeypatch.syspath_prepend(tmp_path)
   body = tb.mapping(
-      state_dict=tb.mapping(w=tb.tensor()), other=tb.call(tb.name("trap", "f"))
+    state_dict=tb.mapping(w=tb.tensor()), other=tb.call(tb.name("trap", "f"))
   )
   assert list(read(tb.archive(body), tmp_path)) == ["w"]
   assert not (tmp_path / "ran").exists()
@@ -313,10 +341,10 @@ def test_a_file_cannot_change_the_reader(tmp_path):
   for target in ("OrderedDict", "set"):
     where = "collections" if target == "OrderedDict" else "builtins"
     body = tb.row(
-        tb.name("torch._utils", "_rebuild_tensor_v2") + poison + b"b",
-        tb.name(where, target) + tb.row(b"N", poison) + b"b",
-        tb.tensor() + poison + b"b",
-        tb.storage() + poison + b"b",
+      tb.name("torch._utils", "_rebuild_tensor_v2") + poison + b"b",
+      tb.name(where, target) + tb.row(b"N", poison) + b"b",
+      tb.tensor() + poison + b"b",
+      tb.storage() + poison + b"b",
     )
     body = tb.mapping(state_dict=tb.mapping(w=tb.tensor()), x=body)
     found = read(tb.archive(body), tmp_path)
@@ -330,37 +358,43 @@ def numbered(count):
 
 HUGE = 2**62
 WRONG = {
-    "more values than the storage": (tb.tensor(shape=(5,)), "does not fit"),
-    "huge": (tb.tensor(shape=(HUGE,)), "does not fit"),
-    "huge product": (tb.tensor(shape=(HUGE,) * 9, strides=(0,) * 9), "not fit"),
-    "expanded": (tb.tensor(shape=(9,), strides=(0,)), "does not fit"),
-    "offset": (tb.tensor(offset=1), "does not fit"),
-    "stride": (tb.tensor(shape=(3,), strides=(2,)), "does not fit"),
-    "huge stride": (tb.tensor(shape=(2,), strides=(HUGE,)), "does not fit"),
-    "negative stride": (tb.tensor(strides=(-1,)), "no counts"),
-    "negative offset": (tb.tensor(offset=-1), "no counts"),
-    "negative size": (tb.tensor(shape=(-1,)), "no counts"),
-    "beyond int64": (tb.tensor(shape=(2**80,)), "no counts"),
-    "ranks": (tb.tensor(shape=(2, 2)), "no counts"),
-    "dimensions": (tb.tensor(shape=(1,) * 40, strides=(1,) * 40), "no counts"),
-    "no storage": (tb.tensor(source=tb.text("x")), "no counts"),
-    "huge storage": (tb.tensor(tb.storage(count=HUGE), shape=(HUGE,)), "most"),
-    "beyond int64 storage": (tb.tensor(tb.storage(count=2**70)), "unknown way"),
-    "no such storage": (tb.tensor(tb.storage(key="7")), "lacks"),
-    "outside": (tb.tensor(tb.storage(key="../data.pkl")), "lacks"),
-    "short storage": (tb.tensor(tb.storage(count=8)), "32"),
-    "long storage": (tb.tensor(tb.storage(count=3), shape=(3,)), "12"),
-    "dtype": (tb.tensor(tb.storage("ShortStorage", count=8)), "ShortStorage"),
-    "complex": (tb.tensor(tb.storage("ComplexFloatStorage")), "Complex"),
-    "two types": (
-        tb.row(tb.tensor(), tb.tensor(tb.storage("IntStorage"))), "two ways"),
-    "few": (tb.call(tb.name("torch._utils", "_rebuild_tensor")), "from 0"),
-    "no parameter": (
-        tb.call(tb.name("torch._utils", "_rebuild_parameter")), "no tensor"),
-    "sparse": (
-        tb.call(tb.name("torch._utils", "_rebuild_sparse_tensor")), "sparse"),
-    "number": (tb.number(3), "int"),
-}  # fmt: skip
+  "more values than the storage": (tb.tensor(shape=(5,)), "does not fit"),
+  "huge": (tb.tensor(shape=(HUGE,)), "does not fit"),
+  "huge product": (tb.tensor(shape=(HUGE,) * 9, strides=(0,) * 9), "not fit"),
+  "expanded": (tb.tensor(shape=(9,), strides=(0,)), "does not fit"),
+  "offset": (tb.tensor(offset=1), "does not fit"),
+  "stride": (tb.tensor(shape=(3,), strides=(2,)), "does not fit"),
+  "huge stride": (tb.tensor(shape=(2,), strides=(HUGE,)), "does not fit"),
+  "negative stride": (tb.tensor(strides=(-1,)), "no counts"),
+  "negative offset": (tb.tensor(offset=-1), "no counts"),
+  "negative size": (tb.tensor(shape=(-1,)), "no counts"),
+  "beyond int64": (tb.tensor(shape=(2**80,)), "no counts"),
+  "ranks": (tb.tensor(shape=(2, 2)), "no counts"),
+  "dimensions": (tb.tensor(shape=(1,) * 40, strides=(1,) * 40), "no counts"),
+  "no storage": (tb.tensor(source=tb.text("x")), "no counts"),
+  "huge storage": (tb.tensor(tb.storage(count=HUGE), shape=(HUGE,)), "most"),
+  "beyond int64 storage": (tb.tensor(tb.storage(count=2**70)), "unknown way"),
+  "no such storage": (tb.tensor(tb.storage(key="7")), "lacks"),
+  "outside": (tb.tensor(tb.storage(key="../data.pkl")), "lacks"),
+  "short storage": (tb.tensor(tb.storage(count=8)), "32"),
+  "long storage": (tb.tensor(tb.storage(count=3), shape=(3,)), "12"),
+  "dtype": (tb.tensor(tb.storage("ShortStorage", count=8)), "ShortStorage"),
+  "complex": (tb.tensor(tb.storage("ComplexFloatStorage")), "Complex"),
+  "two types": (
+    tb.row(tb.tensor(), tb.tensor(tb.storage("IntStorage"))),
+    "two ways",
+  ),
+  "few": (tb.call(tb.name("torch._utils", "_rebuild_tensor")), "from 0"),
+  "no parameter": (
+    tb.call(tb.name("torch._utils", "_rebuild_parameter")),
+    "no tensor",
+  ),
+  "sparse": (
+    tb.call(tb.name("torch._utils", "_rebuild_sparse_tensor")),
+    "sparse",
+  ),
+  "number": (tb.number(3), "int"),
+}
 
 
 @pytest.mark.parametrize("what", WRONG)
@@ -375,14 +409,20 @@ def test_a_tensor_that_is_not_in_the_file(tmp_path, what):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
-    "kind, dtype",
-    [("FloatStorage", np.float32), ("HalfStorage", np.float16),
-     ("BFloat16Storage", ml_dtypes.bfloat16), ("DoubleStorage", np.float64)],
-)  # fmt: skip
+  "kind, dtype",
+  [
+    ("FloatStorage", np.float32),
+    ("HalfStorage", np.float16),
+    ("BFloat16Storage", ml_dtypes.bfloat16),
+    ("DoubleStorage", np.float64),
+  ],
+)
 def test_values_that_are_not_finite(tmp_path, kind, dtype, value):
   values = np.array([1, 2, value, 4], dtype)
-  body = tb.mapping(good=tb.tensor(tb.storage("IntStorage", "1")),
-                    bad=tb.tensor(tb.storage(kind)))  # fmt: skip
+  body = tb.mapping(
+    good=tb.tensor(tb.storage("IntStorage", "1")),
+    bad=tb.tensor(tb.storage(kind)),
+  )
   ints = np.full(4, -1, np.int32).tobytes()  # NaN, if they were floats
   entries = {"0": values.tobytes(), "1": ints}
   message = refusal(tb.archive(body, entries), tmp_path)
@@ -402,7 +442,7 @@ def test_bools_are_zero_or_one(tmp_path):
 def test_names_that_come_twice(tmp_path):
   item = tb.text("weight") + tb.tensor()
   assert "'weight' twice" in refusal(
-      tb.archive(b"}(" + item + item + b"u"), tmp_path
+    tb.archive(b"}(" + item + item + b"u"), tmp_path
   )
   pairs = b"](" + tb.row(item) + tb.row(item) + b"e"
   ordered = tb.call(tb.name("collections", "OrderedDict"), pairs)
@@ -427,15 +467,22 @@ def test_compressed_and_overlapping_archives(tmp_path):
   # One stored MiB, and four hundred names in the archive for it.
   names = [str(i) for i in range(400)]
   data = tb.archive(
-      tb.mapping(**{f"n{i}": tb.tensor(tb.storage(key=i, count=2**18))
-                    for i in names}), zeros)  # fmt: skip
+    tb.mapping(
+      **{f"n{i}": tb.tensor(tb.storage(key=i, count=2**18)) for i in names}
+    ),
+    zeros,
+  )
   begin = data.index(b"PK\x01\x02")
   (old,) = zipfile.ZipFile(io.BytesIO(data)).infolist()[1:]
   entry = data[data.index(b"PK\x01\x02", begin + 4) : data.index(b"PK\x05\x06")]
   assert old.filename.encode() in entry
   entries = data[begin : begin + data[begin:].index(entry)] + b"".join(
-      entry[:28] + len(f"model/data/{i}").to_bytes(2, "little") + entry[30:46]
-      + f"model/data/{i}".encode() for i in names)  # fmt: skip
+    entry[:28]
+    + len(f"model/data/{i}").to_bytes(2, "little")
+    + entry[30:46]
+    + f"model/data/{i}".encode()
+    for i in names
+  )
   end = data[-22:]
   count = (len(names) + 1).to_bytes(2, "little")
   end = end[:8] + count * 2 + len(entries).to_bytes(4, "little") + end[16:]
@@ -460,16 +507,16 @@ def test_sizes_that_the_archive_claims(tmp_path):
 def test_aliases_may_not_multiply_a_file(tmp_path):
   """Many views of one storage, each copied: refused before memory is taken."""
   views = {
-      f"n{i}": tb.tensor(offset=0, shape=(2, 2), strides=(i % 2, 1 + i % 2))
-      for i in range(2)
+    f"n{i}": tb.tensor(offset=0, shape=(2, 2), strides=(i % 2, 1 + i % 2))
+    for i in range(2)
   }
   assert len(read(tb.archive(tb.mapping(**views)), tmp_path)) == 2
   count = 2**16
   data = {"0": bytes(4 * count)}
   same = tb.storage(count=count)
   views = {
-      f"n{i}": tb.tensor(same, offset=i, shape=(count // 2,), strides=(1,))
-      for i in range(50)
+    f"n{i}": tb.tensor(same, offset=i, shape=(count // 2,), strides=(1,))
+    for i in range(50)
   }
   message = refusal(tb.archive(tb.mapping(**views), data), tmp_path)
   assert "more than the file's" in message
@@ -484,26 +531,41 @@ def nested(count):
 def bombs(size: int) -> dict[str, bytes]:
   """Pickles that ask for far more than their bytes, if one lets them."""
   return {
-      "lists in lists": tb.mapping(state_dict=nested(size)),
-      "tuples as keys": b"}" + b")" + b"\x85" * size + b"Ns",
-      "calls of calls": tb.name("a", "b") + b")R" * size,
-      "state of states": (tb.name("a", "b") + b")\x81") * (size // 6)
-          + b"b" * (size // 6 - 1),
-      "opcodes": b"N0" * 2 * size + b"N",
-      "many marks": b"(" * 2 * size + b"N",
-      "laughter": b"(NNNNNNNNNNlq\0" + b"".join(
-          b"(" + b"h%c" % i * 10 + b"lq%c" % (i + 1) for i in range(90)),
-      "long name": tb.mapping(**{"w" * (size // 3): tb.tensor()}),
-      "unhashable": b"}]Ns",
-      "own child": tb.module(
-          children=b"}q\0(" + tb.text("x") + tb.name("a", "b") + b")\x81q\1}("
-          + tb.text("_parameters") + b"}" + tb.text("_buffers") + b"}"
-          + tb.text("_modules") + b"h\0ubu"),
-      "twins of twins": b"".join(
-          tb.module(children=b"}" if not i else b"}(" + b"".join(
-              tb.text(side) + b"h%c" % (i - 1) for side in "ab") + b"u")
-          + b"q%c" % i for i in range(40)),
-  }  # fmt: skip
+    "lists in lists": tb.mapping(state_dict=nested(size)),
+    "tuples as keys": b"}" + b")" + b"\x85" * size + b"Ns",
+    "calls of calls": tb.name("a", "b") + b")R" * size,
+    "state of states": (tb.name("a", "b") + b")\x81") * (size // 6)
+    + b"b" * (size // 6 - 1),
+    "opcodes": b"N0" * 2 * size + b"N",
+    "many marks": b"(" * 2 * size + b"N",
+    "laughter": b"(NNNNNNNNNNlq\0"
+    + b"".join(b"(" + b"h%c" % i * 10 + b"lq%c" % (i + 1) for i in range(90)),
+    "long name": tb.mapping(**{"w" * (size // 3): tb.tensor()}),
+    "unhashable": b"}]Ns",
+    "own child": tb.module(
+      children=b"}q\0("
+      + tb.text("x")
+      + tb.name("a", "b")
+      + b")\x81q\1}("
+      + tb.text("_parameters")
+      + b"}"
+      + tb.text("_buffers")
+      + b"}"
+      + tb.text("_modules")
+      + b"h\0ubu"
+    ),
+    "twins of twins": b"".join(
+      tb.module(
+        children=b"}"
+        if not i
+        else b"}("
+        + b"".join(tb.text(side) + b"h%c" % (i - 1) for side in "ab")
+        + b"u"
+      )
+      + b"q%c" % i
+      for i in range(40)
+    ),
+  }
 
 
 BOMBS = bombs(300_000)
@@ -551,7 +613,7 @@ def test_random_damage_is_refused_or_harmless(tmp_path, is_zip):
   """Any bytes give tensors or one kind of error, never another."""
   rng = np.random.default_rng(0)
   plain = tb.pickled(
-      tb.mapping(state_dict=tb.module(tb.mapping(w=tb.tensor(), v=tb.tensor())))
+    tb.mapping(state_dict=tb.module(tb.mapping(w=tb.tensor(), v=tb.tensor())))
   )[2:-1]
   outcomes = {"read": 0, "refused": 0}
   for _ in range(400):
@@ -596,10 +658,10 @@ def test_torchscript_is_refused_by_name(tmp_path):
 def test_a_legacy_file_whose_tail_differs(tmp_path):
   body = tb.mapping(w=tb.tensor())
   for data, told in (
-      (tb.legacy(body, keys=()), "not those"),
-      (tb.legacy(body, keys=("0", "0")), "not those"),
-      (tb.legacy(body, storages=[(3, tb.FOUR)]), "says 3"),
-      (tb.legacy(body, storages=[(4, tb.FOUR[:-1])]), "15 bytes"),
-      (tb.legacy(body, storages=[(-4, tb.FOUR)]), "says -4"),
+    (tb.legacy(body, keys=()), "not those"),
+    (tb.legacy(body, keys=("0", "0")), "not those"),
+    (tb.legacy(body, storages=[(3, tb.FOUR)]), "says 3"),
+    (tb.legacy(body, storages=[(4, tb.FOUR[:-1])]), "15 bytes"),
+    (tb.legacy(body, storages=[(-4, tb.FOUR)]), "says -4"),
   ):
     assert told in refusal(data, tmp_path)

@@ -66,7 +66,7 @@ def _write_for_ever(folder):
 
 def test_a_note_is_whole_whenever_its_job_is_killed(tmp_path):
   process = multiprocessing.get_context("spawn").Process(
-      target=_write_for_ever, args=(tmp_path,)
+    target=_write_for_ever, args=(tmp_path,)
   )
   process.start()
   notes, seen = pieces.Pieces(tmp_path), set()
@@ -84,20 +84,24 @@ def test_a_note_is_whole_whenever_its_job_is_killed(tmp_path):
 def test_units_of_an_earlier_version_are_gone_on_with(tmp_path):
   path, head = tmp_path / "all", token_sets.manifest()
   shard = shards.write_shard(
-      path, head, number=0,
-      arrays={
-          "codes": token_sets.codes(0, 4).astype(np.uint16),
-          "label": np.zeros(4, np.int32),
-          "id": np.frombuffer(b"a0a1a2a3", np.uint8).reshape(4, 2).copy(),
-      },
-  )  # fmt: skip
+    path,
+    head,
+    number=0,
+    arrays={
+      "codes": token_sets.codes(0, 4).astype(np.uint16),
+      "label": np.zeros(4, np.int32),
+      "id": np.frombuffer(b"a0a1a2a3", np.uint8).reshape(4, 2).copy(),
+    },
+  )
   note = {
-      "shard": {
-          "name": "shard-00000", "records": 4, "checksum": shard.checksum,
-          "probe": shard.probe,
-      },
-      "skipped": [{"id": "x", "reason": "too short"}],
-  }  # fmt: skip
+    "shard": {
+      "name": "shard-00000",
+      "records": 4,
+      "checksum": shard.checksum,
+      "probe": shard.probe,
+    },
+    "skipped": [{"id": "x", "reason": "too short"}],
+  }
   (tmp_path / "all.units").mkdir()
   file = tmp_path / "all.units" / "00000.json"
   file.write_text(json.dumps(note, indent=1))
@@ -123,9 +127,13 @@ def features_of(batch):
 
 def make(path, *, of="model", stop=None, features=features_of):
   return kept.make(
-      path, features, Rows, shape=(1, 3), facts={"source": of},
-      interrupted=lambda rows: rows == stop,
-  )  # fmt: skip
+    path,
+    features,
+    Rows,
+    shape=(1, 3),
+    facts={"source": of},
+    interrupted=lambda rows: rows == stop,
+  )
 
 
 def test_features_of_an_earlier_version_are_gone_on_with(tmp_path):

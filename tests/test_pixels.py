@@ -36,9 +36,9 @@ def cut_after(calls: int):
 def files(folder) -> dict[str, bytes]:
   root = pathlib.Path(folder)
   return {
-      str(path.relative_to(root)): path.read_bytes()
-      for path in sorted(root.rglob("*"))
-      if path.is_file()
+    str(path.relative_to(root)): path.read_bytes()
+    for path in sorted(root.rglob("*"))
+    if path.is_file()
   }
 
 
@@ -81,7 +81,7 @@ def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
   ids = {}
   for split in ("train", "val"):
     store = shards.open_store(
-        workdir / split, tokenizer=None, vocab=None, grid=None
+      workdir / split, tokenizer=None, vocab=None, grid=None
     )
     assert store.read([0])["frames"].shape == (1, 4, 16, 16, 3)
     ids[split] = store.ids()
@@ -100,7 +100,7 @@ def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
     for split in ("train", "val"):
       assert files(workdir / split) == files(whole / split), calls
     assert (workdir / "skipped.csv").read_text() == (
-        whole / "skipped.csv"
+      whole / "skipped.csv"
     ).read_text()
 
 
@@ -118,7 +118,7 @@ def test_a_wrong_folder_names_its_key(tmp_path):
   for name, told in (("none", "is not a folder"), ("bare", "holds no video")):
     with pytest.raises(ValueError, match=told) as caught:
       pixels.decode(
-          decoding(tmp_path / name), epath.Path(tmp_path / "run"), never
+        decoding(tmp_path / name), epath.Path(tmp_path / "run"), never
       )
     assert "decoding.root" in str(caught.value)
     assert "--config.data.root" in str(caught.value)
@@ -145,7 +145,7 @@ def test_another_folder_is_refused(folder, tmp_path, calls, change):
     pixels.decode(decoding(root), workdir, never)
   after = files(workdir)
   assert {k: v for k, v in after.items() if "train" in k or "val" in k} == {
-      k: v for k, v in before.items() if "train" in k or "val" in k
+    k: v for k, v in before.items() if "train" in k or "val" in k
   }
   # As it was before, the folder goes on, and ends as if nothing had been.
   shutil.rmtree(root)
@@ -169,10 +169,11 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
   assert pixels.decode(decoding(folder), workdir, never)
 
 
-@pytest.mark.parametrize("job, package", [("decode", "av"),
-                                          ("photos", "skimage")])  # fmt: skip
+@pytest.mark.parametrize(
+  "job, package", [("decode", "av"), ("photos", "skimage")]
+)
 def test_a_missing_package_leaves_no_run(
-    folder, tmp_path, monkeypatch, job, package
+  folder, tmp_path, monkeypatch, job, package
 ):
   monkeypatch.setitem(sys.modules, package, None)
   photos = roots.read(recipes.photos(train=2, val=1).to_dict())
@@ -191,8 +192,8 @@ def test_render_labels_every_clip(tmp_path):
   assert not pixels.render(c, workdir, cut_after(7))
   assert pixels.render(c, workdir, never)
   stores = [
-      shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
-      for s in ("train", "val")
+    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+    for s in ("train", "val")
   ]
   assert [len(store) for store in stores] == [12, 4]
   assert all(0 <= label < 10 for s in stores for label in s.labels())
@@ -206,8 +207,8 @@ def test_photographs_are_split_by_photograph(tmp_path):
   workdir = epath.Path(tmp_path)
   assert pixels.photos(c, workdir, never)
   train, val = (
-      shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
-      for s in ("train", "val")
+    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+    for s in ("train", "val")
   )
   assert set(val.ids()) == {"photo/rocket"}
   assert len(set(train.ids())) == 4

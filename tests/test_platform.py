@@ -34,8 +34,8 @@ def equations(jaxpr):
   for equation in jaxpr.eqns:
     yield equation
     for value in jax.tree.leaves(
-        list(equation.params.values()),
-        is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns"),
+      list(equation.params.values()),
+      is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns"),
     ):
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):
@@ -57,7 +57,7 @@ def without_cudnn(monkeypatch):
 def found(model):
   """(how often each primitive, names of what is kept) of the gradient."""
   params = jax.eval_shape(
-      pretrain.Pretrain(model).init, jax.random.key(0)
+    pretrain.Pretrain(model).init, jax.random.key(0)
   ).params
   tokens_BT = jax.ShapeDtypeStruct((2, model.spec.context), jnp.int32)
 
@@ -67,7 +67,7 @@ def found(model):
   jaxpr = jax.make_jaxpr(jax.grad(loss))(params, tokens_BT).jaxpr
   counts = collections.Counter(e.primitive.name for e in equations(jaxpr))
   names = {
-      e.params["name"] for e in equations(jaxpr) if e.primitive.name == "name"
+    e.params["name"] for e in equations(jaxpr) if e.primitive.name == "name"
   }
   return counts, names
 
@@ -75,15 +75,15 @@ def found(model):
 # gather, scatter-add, split, optimization_barrier, and whether a kernel is
 # there: what "auto" has always given on each, in bfloat16.
 AUTO = {
-    ("cpu", "llama"): (1, 1, 4, 7, False),
-    ("gpu", "llama"): (1, 1, 6, 0, False),
-    ("tpu", "llama"): (0, 0, 0, 0, True),
-    ("cpu", "gpt2"): (1, 1, 0, 6, False),
-    ("gpu", "gpt2"): (1, 1, 0, 0, False),
-    ("tpu", "gpt2"): (0, 0, 0, 0, True),
-    ("cpu", "mamba"): (1, 1, 3, 5, False),
-    ("gpu", "mamba"): (1, 1, 4, 0, False),
-    ("tpu", "mamba"): (0, 0, 4, 0, False),
+  ("cpu", "llama"): (1, 1, 4, 7, False),
+  ("gpu", "llama"): (1, 1, 6, 0, False),
+  ("tpu", "llama"): (0, 0, 0, 0, True),
+  ("cpu", "gpt2"): (1, 1, 0, 6, False),
+  ("gpu", "gpt2"): (1, 1, 0, 0, False),
+  ("tpu", "gpt2"): (0, 0, 0, 0, True),
+  ("cpu", "mamba"): (1, 1, 3, 5, False),
+  ("gpu", "mamba"): (1, 1, 4, 0, False),
+  ("tpu", "mamba"): (0, 0, 4, 0, False),
 }
 COUNTED = ("gather", "scatter-add", "split", "optimization_barrier")
 
@@ -120,36 +120,38 @@ def test_another_attention_on_a_cpu_changes_attention_alone():
 
 
 @pytest.mark.parametrize(
-    "backend, types",
-    [
-        ("cpu", {"bfloat16"}),
-        ("gpu", {"bfloat16"}),
-        ("tpu", {"bfloat16", "float32"}),
-    ],
+  "backend, types",
+  [
+    ("cpu", {"bfloat16"}),
+    ("gpu", {"bfloat16"}),
+    ("tpu", {"bfloat16", "float32"}),
+  ],
 )
 def test_what_the_gradient_of_logits_multiplies(backend, types):
   model = build(backend)
   x_BTD = jnp.zeros((1, 4, 32), jnp.bfloat16)
   head_VD = jnp.zeros((model.spec.padded_vocab, 32), jnp.bfloat16)
   logits = functools.partial(
-      trunk.logits, spec=model.spec, scales=layers.STANDARD,
-      platform=model.compute.platform,
-  )  # fmt: skip
+    trunk.logits,
+    spec=model.spec,
+    scales=layers.STANDARD,
+    platform=model.compute.platform,
+  )
 
   def loss(x_BTD, head_VD):
     return jnp.sum(jnp.sin(logits(x_BTD, head_VD)))
 
   jaxpr = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x_BTD, head_VD)
   assert types == {
-      str(variable.aval.dtype)
-      for equation in equations(jaxpr.jaxpr)
-      if equation.primitive.name == "dot_general"
-      for variable in equation.invars
+    str(variable.aval.dtype)
+    for equation in equations(jaxpr.jaxpr)
+    if equation.primitive.name == "dot_general"
+    for variable in equation.invars
   }
 
 
 @pytest.mark.parametrize(
-    "backend, context", [("cpu", 513), ("gpu", 640), ("tpu", 640)]
+  "backend, context", [("cpu", 513), ("gpu", 640), ("tpu", 640)]
 )
 def test_whole_clips_fill_lanes_but_on_a_cpu(backend, context):
   model = build(backend)

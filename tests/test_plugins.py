@@ -48,8 +48,8 @@ def _files(tmp_path):
 def _data(tmp_path_factory):
   folder = tmp_path_factory.mktemp("stores")
   return (
-      stores.write(folder / "train", records=32, seed=0, prefix="t"),
-      stores.write(folder / "val", records=8, seed=1, prefix="v"),
+    stores.write(folder / "train", records=32, seed=0, prefix="t"),
+    stores.write(folder / "val", records=8, seed=1, prefix="v"),
   )
 
 
@@ -118,7 +118,7 @@ def test_a_data_set(files, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "images" / f"{i % 2}_{i}.png")
   c = recipes.tokenize()
   c.source.update(
-      name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25
+    name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25
   )
   c.image.size_px = 32
   assert jobs.run(c.to_dict(), epath.Path(tmp_path / "tokens"), NEVER)
@@ -128,16 +128,15 @@ def test_a_data_set(files, tmp_path):
 
 
 def test_a_task_and_an_evaluation(files, data, tmp_path):
-  c = smoke(
-      data, task=files["my_task"], evaluations=(files["my_evaluation"],)
-  )
+  c = smoke(data, task=files["my_task"], evaluations=(files["my_evaluation"],))
   assert jobs.run(c.to_dict(), epath.Path(tmp_path / "run"), NEVER)
   rows = runs.metrics(tmp_path / "run")
   plain = smoke(data)
   assert jobs.run(plain.to_dict(), epath.Path(tmp_path / "plain"), NEVER)
   others = runs.metrics(tmp_path / "plain")
-  loss = [[r["loss"] for r in some if r["kind"] == "train"]
-          for some in (rows, others)]  # fmt: skip
+  loss = [
+    [r["loss"] for r in some if r["kind"] == "train"] for some in (rows, others)
+  ]
   assert loss[0][0] > loss[1][0]  # a penalty is added
   (first, *_) = [r for r in rows if r["kind"] == "eval"]
   assert first["my_evaluation/embedding_norm"] > 0
@@ -170,14 +169,14 @@ def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "code, told",
-    [
-        ("x = 1\ndef other(): pass", "must define task.*; it defines other"),
-        ("import nothing_there", r"cannot be imported \(ModuleNotFoundError"),
-        ("def task(: pass", r"cannot be imported \(SyntaxError"),
-        ("def task(): raise KeyError(3)", r"task\(\) fails \(KeyError: 3\)"),
-        ("def task(): return 3", r"task\(\) gives int; the contract of .* is"),
-    ],
+  "code, told",
+  [
+    ("x = 1\ndef other(): pass", "must define task.*; it defines other"),
+    ("import nothing_there", r"cannot be imported \(ModuleNotFoundError"),
+    ("def task(: pass", r"cannot be imported \(SyntaxError"),
+    ("def task(): raise KeyError(3)", r"task\(\) fails \(KeyError: 3\)"),
+    ("def task(): return 3", r"task\(\) gives int; the contract of .* is"),
+  ],
 )
 def test_what_is_wrong_with_a_file_is_one_error(tmp_path, code, told):
   path = tmp_path / "wrong.py"

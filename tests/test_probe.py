@@ -39,12 +39,12 @@ TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("probe")
   return {
-      "root": root,
-      "model": probes.backbone(root),
-      "train": probes.write(root / "t", TRAIN, prefix="t", seed=1),
-      "val": probes.write(root / "v", VAL, prefix="v", seed=2),
-      "train_px": probes.pixels(root / "tp", TRAIN, prefix="t", seed=3),
-      "val_px": probes.pixels(root / "vp", VAL, prefix="v", seed=4),
+    "root": root,
+    "model": probes.backbone(root),
+    "train": probes.write(root / "t", TRAIN, prefix="t", seed=1),
+    "val": probes.write(root / "v", VAL, prefix="v", seed=2),
+    "train_px": probes.pixels(root / "tp", TRAIN, prefix="t", seed=3),
+    "val_px": probes.pixels(root / "vp", VAL, prefix="v", seed=4),
   }
 
 
@@ -74,32 +74,36 @@ def finished(data):
   """One run with everything in it."""
   workdir = data["root"] / "finished"
   assert run(
-      config(
-          data,
-          backbones=("trained", "untrained", "pixels", "histogram"),
-          data=dict(
-              train_pixels=data["train_px"], validation_pixels=data["val_px"],
-              expected=33,
-          ),
-          optim=dict(lrs=(0.03, 0.003)),
-          train=dict(epochs=30.0),
-          paper=dict(name="Table 5, average pooling", top1=53.2),
+    config(
+      data,
+      backbones=("trained", "untrained", "pixels", "histogram"),
+      data=dict(
+        train_pixels=data["train_px"],
+        validation_pixels=data["val_px"],
+        expected=33,
       ),
-      workdir,
-  )  # fmt: skip
+      optim=dict(lrs=(0.03, 0.003)),
+      train=dict(epochs=30.0),
+      paper=dict(name="Table 5, average pooling", top1=53.2),
+    ),
+    workdir,
+  )
   return workdir
 
 
 def test_what_can_be_told_apart_is(finished):
   rows = table(finished)
   assert [(r["backbone"], r["layer"], r["setting"]) for r in rows] == [
-      (b, str(layer), str(s))
-      for b, layers in (
-          ("trained", 3), ("untrained", 3), ("pixels", 1), ("histogram", 1),
-      )
-      for layer in range(layers)
-      for s in range(2)
-  ]  # fmt: skip
+    (b, str(layer), str(s))
+    for b, layers in (
+      ("trained", 3),
+      ("untrained", 3),
+      ("pixels", 1),
+      ("histogram", 1),
+    )
+    for layer in range(layers)
+    for s in range(2)
+  ]
   found = metrics(finished)
   for source in ("trained", "untrained", "pixels", "histogram"):
     assert found[f"{source}/chosen_on_holdout/top1"] > 0.93, source
@@ -128,10 +132,11 @@ def test_the_chosen_head_is_the_best_of_where_it_was_chosen(finished):
     best = max(float(r[column]) for r in own)
     at = f"trained/chosen_on_{split}"
     picked = [
-        r for r in own
-        if int(r["layer"]) == found[f"{at}/layer"]
-        and float(r["lr"]) == found[f"{at}/lr"]
-    ]  # fmt: skip
+      r
+      for r in own
+      if int(r["layer"]) == found[f"{at}/layer"]
+      and float(r["lr"]) == found[f"{at}/lr"]
+    ]
     assert float(picked[0][column]) == best
     assert float(picked[0]["top1"]) == pytest.approx(found[f"{at}/top1"])
 
@@ -209,7 +214,7 @@ def test_a_run_without_kept_features_is_the_same(data, plain, tmp_path):
 
 
 def test_sources_in_one_run_are_those_of_runs_of_their_own(
-    data, plain, tmp_path
+  data, plain, tmp_path
 ):
   """Trained and untrained share their programs, and nothing else."""
   short = dict(epochs=4.0)
@@ -218,9 +223,7 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(
   alone = config(data, train=short, backbones=("untrained",))
   assert run(alone, tmp_path / "alone")
   found = {name: scores(tmp_path / "both", name) for name in both}
-  own = {
-      "trained": plain, "untrained": scores(tmp_path / "alone", "untrained")
-  }  # fmt: skip
+  own = {"trained": plain, "untrained": scores(tmp_path / "alone", "untrained")}
   for name in both:
     for key in plain:
       np.testing.assert_array_equal(found[name][key], own[name][key])
@@ -229,16 +232,14 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(
   # Untrained is what such a run starts from, however its program is written.
   of = prepare(alone)
   _, params = backbone.load(
-      of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0
+    of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0
   )
   first = pretrain.Pretrain(of.model).init(jax.random.key(0)).params
   same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
   jax.tree.map(same, params["blocks"], first["blocks"])
 
 
-def test_the_first_records_can_be_all_that_is_used(
-    data, finished, tmp_path
-):
+def test_the_first_records_can_be_all_that_is_used(data, finished, tmp_path):
   c = config(data, data=dict(train_records=60), train=dict(epochs=2.0))
   of = prepare(c)
   used = np.concatenate([of.sets.train.records, of.sets.held.records])
@@ -251,7 +252,7 @@ def test_the_first_records_can_be_all_that_is_used(
 
 
 def test_groups_of_layers_are_the_whole_and_are_told(
-    data, plain, tmp_path, capsys
+  data, plain, tmp_path, capsys
 ):
   """With memory for the heads of one layer only."""
   c = config(data, train=dict(epochs=4.0), memory_gb=3e-7)
@@ -283,23 +284,28 @@ def test_a_run_that_was_stopped_is_the_same(data, plain, tmp_path):
 def words(data, workdir, *more):
   """The command line of a short attention probe."""
   return runs.command(
-      "configs/probe_folder.py", workdir, f"--config.model_run={data['model']}",
-      f"--config.data.train={data['train']}",
-      f"--config.data.validation={data['val']}",
-      "--config.backbones=('trained',)", "--config.head.pool=attention",
-      "--config.train.epochs=2.0", "--config.train.batch_rows=16", *more,
-  )  # fmt: skip
+    "configs/probe_folder.py",
+    workdir,
+    f"--config.model_run={data['model']}",
+    f"--config.data.train={data['train']}",
+    f"--config.data.validation={data['val']}",
+    "--config.backbones=('trained',)",
+    "--config.head.pool=attention",
+    "--config.train.epochs=2.0",
+    "--config.train.batch_rows=16",
+    *more,
+  )
 
 
 def test_labels_that_mean_nothing_stay_at_chance(data, tmp_path):
   rng = np.random.default_rng(0)
   shuffled = [rng.permutation(np.arange(n) % 3) for n in (240, 240)]
   paths = [
-      probes.write(tmp_path / p, y, ids=np.arange(240) % 3, prefix=p, seed=i)
-      for i, (p, y) in enumerate(zip("tv", shuffled))
+    probes.write(tmp_path / p, y, ids=np.arange(240) % 3, prefix=p, seed=i)
+    for i, (p, y) in enumerate(zip("tv", shuffled))
   ]
   c = probes.config(
-      data["model"], *paths, backbones=("histogram",), train=dict(epochs=10.0)
+    data["model"], *paths, backbones=("histogram",), train=dict(epochs=10.0)
   )
   assert run(c, tmp_path / "run")
   (row,) = table(tmp_path / "run")
@@ -338,27 +344,29 @@ def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
     truth = np.arange(n) % 3
     labels.append(np.where(rng.random(n) < 0.2, (truth + 1) % 3, truth))
     paths.append(
-        probes.write(
-            tmp_path / name, labels[-1], ids=truth, prefix=name, seed=i
-        )
+      probes.write(tmp_path / name, labels[-1], ids=truth, prefix=name, seed=i)
     )
   c = probes.config(
-      data["model"], *paths, layers=(1,),
-      train=dict(epochs=60.0, batch_rows=256, score_rows=256),
-      optim=dict(lrs=(0.03,)),
-  )  # fmt: skip
+    data["model"],
+    *paths,
+    layers=(1,),
+    train=dict(epochs=60.0, batch_rows=256, score_rows=256),
+    optim=dict(lrs=(0.03,)),
+  )
   assert run(c, tmp_path / "run")
   (row,) = table(tmp_path / "run")
   of = prepare(c)
   kept = [
-      np.load(tmp_path / "run" / "features" / f"trained-{s}.npy")[:, 0]
-      for s in ("train", "validation")
+    np.load(tmp_path / "run" / "features" / f"trained-{s}.npy")[:, 0]
+    for s in ("train", "validation")
   ]
   inside = of.sets.train.records
   accuracy, loss = logistic(
-      kept[0][inside].astype(float), labels[0][inside], kept[1].astype(float),
-      labels[1],
-  )  # fmt: skip
+    kept[0][inside].astype(float),
+    labels[0][inside],
+    kept[1].astype(float),
+    labels[1],
+  )
   assert 0.6 < accuracy < 0.9
   assert float(row["top1"]) == pytest.approx(accuracy, abs=0.01)
   assert float(row["train_loss"]) == pytest.approx(loss, rel=0.15)
@@ -369,8 +377,7 @@ def test_views_of_one_item_are_one_item(data, tmp_path):
   names = [f"v/{i // 3}" for i in range(28)]
   labels = np.array([int(n[2:]) % 3 for n in names])
   val = probes.write(tmp_path / "v", labels, prefix="", seed=1, names=names)
-  c = probes.config(data["model"], data["train"], val,
-                    backbones=("histogram",))  # fmt: skip
+  c = probes.config(data["model"], data["train"], val, backbones=("histogram",))
   assert run(c, tmp_path / "run")
   assert metrics(tmp_path / "run")["n"] == 10
   with open(tmp_path / "run" / "predictions.csv") as file:
@@ -401,24 +408,26 @@ def store_with(tmp_path, labels=TRAIN, **changed):
 
 
 @pytest.mark.parametrize(
-    "make, told",
-    [
-        (dict(tokenizer="fedcba9876543210"), "has tokens of tokenizer 'fedcba"),
-        (dict(vocab=61), "has vocab 61; .* was trained with 60"),
-        (dict(labels=TRAIN - 1, ids=TRAIN),
-         "32 of 96 records of train .* have no class"),
-        (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),
-        (dict(labels=TRAIN // 2), "1 of 3 classes .*: 2 .high.. Add some"),
-        (dict(classes=("a", "b", "c")), "class 0 is 'a' and 'low'"),
-        (dict(classes=()), "different classes .0 and 3 of them"),
-        (dict(names=[f"x/{i // 2}" for i in range(96)]),
-         "item 'x/0' .* has class 0 and class 1"),
-        (dict(names=[f"v/{i}" for i in range(96)]), "item 'v/.*' is in train"),
-    ],
-)  # fmt: skip
-def test_training_data_that_does_not_fit_is_refused(
-    data, tmp_path, make, told
-):
+  "make, told",
+  [
+    (dict(tokenizer="fedcba9876543210"), "has tokens of tokenizer 'fedcba"),
+    (dict(vocab=61), "has vocab 61; .* was trained with 60"),
+    (
+      dict(labels=TRAIN - 1, ids=TRAIN),
+      "32 of 96 records of train .* have no class",
+    ),
+    (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),
+    (dict(labels=TRAIN // 2), "1 of 3 classes .*: 2 .high.. Add some"),
+    (dict(classes=("a", "b", "c")), "class 0 is 'a' and 'low'"),
+    (dict(classes=()), "different classes .0 and 3 of them"),
+    (
+      dict(names=[f"x/{i // 2}" for i in range(96)]),
+      "item 'x/0' .* has class 0 and class 1",
+    ),
+    (dict(names=[f"v/{i}" for i in range(96)]), "item 'v/.*' is in train"),
+  ],
+)
+def test_training_data_that_does_not_fit_is_refused(data, tmp_path, make, told):
   train = store_with(tmp_path, **make)
   with pytest.raises(ValueError, match=told):
     prepare(probes.config(data["model"], train, data["val"]))
@@ -427,25 +436,26 @@ def test_training_data_that_does_not_fit_is_refused(
 def test_one_class_is_refused(data, tmp_path):
   one = dict(classes=("all",), labels=TRAIN * 0)
   train = store_with(tmp_path, **one)
-  val = probes.write(tmp_path / "v", VAL * 0, prefix="v", seed=2,
-                     classes=("all",))  # fmt: skip
+  val = probes.write(
+    tmp_path / "v", VAL * 0, prefix="v", seed=2, classes=("all",)
+  )
   with pytest.raises(ValueError, match="has 1 class; there is nothing to tell"):
     prepare(probes.config(data["model"], train, val))
 
 
 @pytest.mark.parametrize(
-    "sections, told",
-    [
-        (dict(data=dict(classes=5)), "data.classes is 5; the stores name 3"),
-        (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must be"),
-        (dict(data=dict(train="")), "data.train is empty"),
-        (dict(layers=(3,)), "layer 3 does not exist: the model has 2 blocks"),
-        (dict(backbones=("trained", "dino")), "is .*, 'dino'.; use 'trained'"),
-        (dict(backbones=("pixels",)), "'?\"?pixels.*needs data.train_pixels"),
-        (dict(cache="on", head=dict(pool="attention")), "Set cache \"auto\""),
-        (dict(model_run=""), "model_run is empty"),
-        (dict(data=dict(lable=1)), "data.lable does not exist"),
-    ],
+  "sections, told",
+  [
+    (dict(data=dict(classes=5)), "data.classes is 5; the stores name 3"),
+    (dict(data=dict(holdout_frac=0.0)), "holdout_frac is 0.0; it must be"),
+    (dict(data=dict(train="")), "data.train is empty"),
+    (dict(layers=(3,)), "layer 3 does not exist: the model has 2 blocks"),
+    (dict(backbones=("trained", "dino")), "is .*, 'dino'.; use 'trained'"),
+    (dict(backbones=("pixels",)), "'?\"?pixels.*needs data.train_pixels"),
+    (dict(cache="on", head=dict(pool="attention")), 'Set cache "auto"'),
+    (dict(model_run=""), "model_run is empty"),
+    (dict(data=dict(lable=1)), "data.lable does not exist"),
+  ],
 )
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   c = config(data)
@@ -466,9 +476,11 @@ def test_several_processes_keep_no_features(monkeypatch):
 
 
 def test_pixels_of_other_records_are_refused(data, tmp_path):
-  c = config(data, backbones=("pixels",), data=dict(
-      train_pixels=data["val_px"], validation_pixels=data["train_px"],
-  ))  # fmt: skip
+  c = config(
+    data,
+    backbones=("pixels",),
+    data=dict(train_pixels=data["val_px"], validation_pixels=data["train_px"]),
+  )
   with pytest.raises(ValueError, match="do not hold the same items"):
     run(c, tmp_path)
 
@@ -485,7 +497,7 @@ def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
 
 def test_baselines_are_what_they_say(data):
   store = shards.open_store(
-      data["train"], tokenizer=None, vocab=None, grid=None
+    data["train"], tokenizer=None, vocab=None, grid=None
   )
   found = without_backbone.histograms(store, stores.VOCAB)
   codes = store.read([7])["codes"][0]
@@ -493,13 +505,13 @@ def test_baselines_are_what_they_say(data):
   np.testing.assert_allclose(found[7], expected)
   np.testing.assert_allclose(found.mean(1), 1.0, rtol=1e-6)
   pixels = shards.open_store(
-      data["train_px"], tokenizer=None, vocab=None, grid=None
+    data["train_px"], tokenizer=None, vocab=None, grid=None
   )
   small = without_backbone.small_pixels(pixels, 4)
   frame = pixels.read([3])["frames"][0, 1].astype(float)
   corner = small[3].reshape(stores.FRAMES, 4, 4, 3)[1, 2, 1]
   np.testing.assert_allclose(
-      corner, frame[8:12, 4:8].mean((0, 1)) / 255, rtol=1e-5
+    corner, frame[8:12, 4:8].mean((0, 1)) / 255, rtol=1e-5
   )
   with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
     without_backbone.small_pixels(pixels, 5)

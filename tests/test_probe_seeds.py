@@ -18,9 +18,11 @@ from totojax.report import report
 
 SOURCES = {"trained": 3, "untrained": 3, "pixels": 1, "histogram": 1}
 GOOD = {
-    "trained": (0.80, 0.82, 0.84), "untrained": (0.26, 0.25, 0.27),
-    "pixels": (0.40, 0.41, 0.40), "histogram": (0.25, 0.25, 0.25),
-}  # fmt: skip
+  "trained": (0.80, 0.82, 0.84),
+  "untrained": (0.26, 0.25, 0.27),
+  "pixels": (0.40, 0.41, 0.40),
+  "histogram": (0.25, 0.25, 0.25),
+}
 
 
 def probes(root, question, top1, *, n=1000):
@@ -32,22 +34,20 @@ def probes(root, question, top1, *, n=1000):
     config = {"run": "probe", "seed": seed}
     (folder / "config.json").write_text(json.dumps(config))
     lines = ["backbone,layer,setting,top1,n,train_loss"]
-    metrics = {
-        "n": n, "n_expected": n, "classes": 4, "majority_top1": 0.26,
-    }  # fmt: skip
+    metrics = {"n": n, "n_expected": n, "classes": 4, "majority_top1": 0.26}
     for source, layers in SOURCES.items():
       best = top1[source][seed]
       lines += [
-          f"{source},{layer},{s},{best - 0.01 * (layers - 1 - layer + s):.6f},"
-          f"{n},0.5"
-          for layer in range(layers)
-          for s in range(2)
+        f"{source},{layer},{s},{best - 0.01 * (layers - 1 - layer + s):.6f},"
+        f"{n},0.5"
+        for layer in range(layers)
+        for s in range(2)
       ]
       for split in ("holdout", "validation"):
         metrics |= {
-            f"{source}/chosen_on_{split}/top1": best,
-            f"{source}/chosen_on_{split}/top1_sem": 0.01,
-            f"{source}/chosen_on_{split}/layer": layers - 1,
+          f"{source}/chosen_on_{split}/top1": best,
+          f"{source}/chosen_on_{split}/top1_sem": 0.01,
+          f"{source}/chosen_on_{split}/layer": layers - 1,
         }
     (folder / "per_layer.csv").write_text("\n".join(lines) + "\n")
     (folder / "metrics.json").write_text(json.dumps(metrics))
@@ -93,9 +93,9 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_tables_are_joined_and_the_claim_follows_the_intervals(tmp_path):
   level = GOOD | {"untrained": (0.74, 0.76, 0.75)}
   workdir, found = together(
-      tmp_path,
-      motion=probes(tmp_path, "motion", GOOD),
-      shape=probes(tmp_path, "shape", level),
+    tmp_path,
+    motion=probes(tmp_path, "motion", GOOD),
+    shape=probes(tmp_path, "shape", level),
   )
   assert found["motion/pays"] is True and found["shape/pays"] is False
   assert found["motion/trained/layers"] == [2, 2, 2]
@@ -106,10 +106,11 @@ def test_tables_are_joined_and_the_claim_follows_the_intervals(tmp_path):
   assert len(rows) == 2 * 3 * 2 * sum(SOURCES.values())
   assert {row["backbone"] for row in rows} == set(SOURCES)
   own = [
-      float(row["top1"]) for row in rows
-      if (row["question"], row["seed"], row["backbone"])
-      == ("motion", "1", "trained")
-  ]  # fmt: skip
+    float(row["top1"])
+    for row in rows
+    if (row["question"], row["seed"], row["backbone"])
+    == ("motion", "1", "trained")
+  ]
   assert max(own) == pytest.approx(0.82)
 
 

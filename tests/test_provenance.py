@@ -24,14 +24,18 @@ from totojax.rundir import provenance
 def git(folder, *words):
   """What git prints in a folder; a repository needs no user of this machine."""
   who = {
-      f"GIT_{role}_{key}": "nobody@localhost"
-      for role in ("AUTHOR", "COMMITTER")
-      for key in ("NAME", "EMAIL")
+    f"GIT_{role}_{key}": "nobody@localhost"
+    for role in ("AUTHOR", "COMMITTER")
+    for key in ("NAME", "EMAIL")
   }
   return subprocess.run(
-      ["git", *words], cwd=folder, env=os.environ | who, check=True,
-      capture_output=True, text=True,
-  ).stdout.strip()  # fmt: skip
+    ["git", *words],
+    cwd=folder,
+    env=os.environ | who,
+    check=True,
+    capture_output=True,
+    text=True,
+  ).stdout.strip()
 
 
 @pytest.fixture(name="checkout")
@@ -71,8 +75,9 @@ def test_facts_of_this_process():
       assert name not in versions
   missing = ("numpy", "no-such-package")
   assert provenance.versions(missing) == {
-      "numpy": np.__version__, "no-such-package": "not installed",
-  }  # fmt: skip
+    "numpy": np.__version__,
+    "no-such-package": "not installed",
+  }
 
 
 def test_the_commit_and_whether_files_were_changed(checkout):
@@ -123,12 +128,12 @@ def test_without_git_or_a_checkout_there_is_no_commit(checkout, monkeypatch):
 
 
 def test_a_git_that_hangs_or_fails_costs_the_commit_alone(
-    checkout, monkeypatch
+  checkout, monkeypatch
 ):
   programs = checkout.parent.parent / "bin"
   programs.mkdir()
   real = subprocess.run(
-      ["sh", "-c", "command -v git"], capture_output=True, text=True, check=True
+    ["sh", "-c", "command -v git"], capture_output=True, text=True, check=True
   ).stdout.strip()
   monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
   monkeypatch.setattr(provenance, "_PATIENCE_S", 0.2)
@@ -149,14 +154,14 @@ def _start(monkeypatch, minute, *, cores):
   """An environment that differs by its date, and by its cores."""
   real = provenance.environment()
   monkeypatch.setattr(
-      provenance,
-      "environment",
-      lambda: {
-          **real,
-          "started": f"2025-01-31T10:{minute:02}:00+00:00",
-          "command": f"command {minute}",
-          "machine": {**real["machine"], "cores": cores},
-      },
+    provenance,
+    "environment",
+    lambda: {
+      **real,
+      "started": f"2025-01-31T10:{minute:02}:00+00:00",
+      "command": f"command {minute}",
+      "machine": {**real["machine"], "cores": cores},
+    },
   )
 
 
@@ -177,15 +182,18 @@ def test_a_run_keeps_the_facts_of_its_first_start(tmp_path, monkeypatch):
   later = _manifest(workdir)
   machine = {**first["machine"], "cores": 5}
   assert later.pop("starts") == [
-      {"started": "2025-01-31T10:02:00+00:00", "command": "command 2"},
-      {"started": "2025-01-31T10:03:00+00:00", "command": "command 3",
-       "machine": machine},
-  ]  # fmt: skip
+    {"started": "2025-01-31T10:02:00+00:00", "command": "command 2"},
+    {
+      "started": "2025-01-31T10:03:00+00:00",
+      "command": "command 3",
+      "machine": machine,
+    },
+  ]
   assert later == {**first, "steps": 8}
 
 
 def test_a_manifest_of_before_goes_on_and_a_damaged_one_anew(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   workdir = epath.Path(tmp_path)
   _start(monkeypatch, 1, cores=3)

@@ -84,12 +84,15 @@ def test_the_page_needs_nothing_else(chain):
 def test_the_foot_says_what_the_run_was(copy, undrawn):
   del undrawn
   words = (
-      "totojax --config='my <run>.py'", "totojax 0.0.7", "commit 0123456789ab ",
-      "with changes that were not committed", "begun 2025-01-31 13:05 UTC",
-      "started 3 times, the last time 2025-02-01 15:07 UTC",
-      "Abacus 9 · 12 cores · Linux x86_64 · 3 x cpu",
-      "Python 3.11.8 · jax 0.10.3",
-  )  # fmt: skip
+    "totojax --config='my <run>.py'",
+    "totojax 0.0.7",
+    "commit 0123456789ab ",
+    "with changes that were not committed",
+    "begun 2025-01-31 13:05 UTC",
+    "started 3 times, the last time 2025-02-01 15:07 UTC",
+    "Abacus 9 · 12 cores · Linux x86_64 · 3 x cpu",
+    "Python 3.11.8 · jax 0.10.3",
+  )
   text = _read(copy).text
   for said in words:
     assert said in text, said
@@ -117,20 +120,20 @@ def test_same_files_same_page(chain):
 
 
 @pytest.mark.parametrize(
-    "name, gone, stays",
-    [
-        ("validate/metrics.json", "The model beats", "24.6 dB"),
-        ("pretrain/metrics.jsonl", "Cross-entropy", "1.7123"),
-        ("validate/position_loss.csv", "Figure 10", "By frame"),
-        ("validate/frame_loss.csv", "By frame", "By row"),
-        ("shards/samples.npz", "Held-out frames", "187 of 256"),
-        ("shards/tokens.json", "187 of 256", "Held-out frames"),
-        ("pretrain/manifest.json", "1,337,216", "Cross-entropy"),
-        ("clips/config.json", None, "Cross-entropy"),
-    ],
+  "name, gone, stays",
+  [
+    ("validate/metrics.json", "The model beats", "24.6 dB"),
+    ("pretrain/metrics.jsonl", "Cross-entropy", "1.7123"),
+    ("validate/position_loss.csv", "Figure 10", "By frame"),
+    ("validate/frame_loss.csv", "By frame", "By row"),
+    ("shards/samples.npz", "Held-out frames", "187 of 256"),
+    ("shards/tokens.json", "187 of 256", "Held-out frames"),
+    ("pretrain/manifest.json", "1,337,216", "Cross-entropy"),
+    ("clips/config.json", None, "Cross-entropy"),
+  ],
 )
 def test_a_missing_or_damaged_file_costs_its_section(
-    copy, name, gone, stays, undrawn
+  copy, name, gone, stays, undrawn
 ):
   del undrawn
   whole = (copy / name).read_bytes()
@@ -164,24 +167,30 @@ def test_other_formats_are_said_and_not_fatal(copy, undrawn):
 
 def _metrics(**changes):
   base = {
-      "a/loss": 2.0, "a/loss_sem": 0.01, "a/later_loss": 1.5,
-      "a/unigram/loss": 5.0, "a/unigram/loss_sem": 0.01,
-      "a/unigram/later_loss": 5.0, "a/unigram/later_loss_sem": 0.01,
-      "a/copy/loss": 2.2, "a/copy/loss_sem": 0.01,
-      "a/copy/later_loss": 1.8, "a/copy/later_loss_sem": 0.01,
-  }  # fmt: skip
+    "a/loss": 2.0,
+    "a/loss_sem": 0.01,
+    "a/later_loss": 1.5,
+    "a/unigram/loss": 5.0,
+    "a/unigram/loss_sem": 0.01,
+    "a/unigram/later_loss": 5.0,
+    "a/unigram/later_loss_sem": 0.01,
+    "a/copy/loss": 2.2,
+    "a/copy/loss_sem": 0.01,
+    "a/copy/later_loss": 1.8,
+    "a/copy/later_loss_sem": 0.01,
+  }
   return {**base, **{k.replace("__", "/"): v for k, v in changes.items()}}
 
 
 @pytest.mark.parametrize(
-    "changes, better, words",
-    [
-        ({}, True, "beats copying the previous frame"),
-        # Far below the unigram on all tokens, and no better than a copy.
-        ({"a__later_loss": 1.9}, False, "does not beat copying"),
-        ({"a__later_loss": 1.79}, None, "about level with copying"),
-        ({"a__copy__later_loss_sem": 0.2}, None, "about level"),
-    ],
+  "changes, better, words",
+  [
+    ({}, True, "beats copying the previous frame"),
+    # Far below the unigram on all tokens, and no better than a copy.
+    ({"a__later_loss": 1.9}, False, "does not beat copying"),
+    ({"a__later_loss": 1.79}, None, "about level with copying"),
+    ({"a__copy__later_loss_sem": 0.2}, None, "about level"),
+  ],
 )
 def test_the_verdict_follows_the_numbers(changes, better, words):
   found = verdict.judge(_metrics(**changes), "a")
@@ -196,8 +205,9 @@ def test_the_verdict_on_images_and_without_baselines():
   alone = verdict.judge({"a/loss": 2.0, "b/loss": 3.0}, "b")
   assert alone.better is None and "3.000" in alone.claim
   assert list(verdict.sources({"step": 1, "a/loss": 2.0, "b/loss": 1})) == [
-      "a", "b",
-  ]  # fmt: skip
+    "a",
+    "b",
+  ]
 
 
 def test_an_unknown_standard_error_is_said(copy, undrawn):
@@ -230,7 +240,7 @@ def test_figure_10_as_a_picture(chain, tmp_path):
 def test_figure_10_draws_the_means_of_frames(chain):
   table = reading.Folder(chain).table("validate/position_loss.csv")
   figure = plots._render(
-      plots.by_position(table), plots.WIDE, plots.PAPER, salt=""
+    plots.by_position(table), plots.WIDE, plots.PAPER, salt=""
   )
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES

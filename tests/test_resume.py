@@ -21,8 +21,8 @@ from totojax import train
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("stores")
   return (
-      stores.write(root / "train", records=96, seed=0, prefix="t"),
-      stores.write(root / "val", records=16, seed=1, prefix="v"),
+    stores.write(root / "train", records=96, seed=0, prefix="t"),
+    stores.write(root / "val", records=16, seed=1, prefix="v"),
   )
 
 
@@ -52,9 +52,9 @@ def wait_for_checkpoint(workdir: pathlib.Path) -> None:
 
 LONG = 400  # steps: time to be killed in
 SLOWLY = (
-    f"--config.train.total_tokens={LONG * 128.0}",
-    "--config.every.checkpoint_steps=20",
-    "--config.every.eval_steps=100",
+  f"--config.train.total_tokens={LONG * 128.0}",
+  "--config.every.checkpoint_steps=20",
+  "--config.every.eval_steps=100",
 )
 
 
@@ -68,7 +68,7 @@ def long_whole(data, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_killed_and_resumed_is_bit_identical(
-    data, long_whole, tmp_path, number
+  data, long_whole, tmp_path, number
 ):
   words = runs.smoke(data, tmp_path, *SLOWLY)
   process = runs.start(words)
@@ -85,7 +85,7 @@ def test_killed_and_resumed_is_bit_identical(
   assert f"resumed at step {reached} of {LONG}" in output
   assert runs.metrics(tmp_path) == runs.metrics(long_whole)
   runs.assert_same(
-      runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG)
+    runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG)
   )
   assert (tmp_path / "done.json").exists()
   assert "done already" in runs.finish(runs.start(words))
@@ -95,9 +95,7 @@ def test_killed_and_resumed_is_bit_identical(
 def test_other_data_order_would_be_noticed(data, whole, tmp_path):
   runs.finish(runs.start(runs.smoke(data, tmp_path, "--config.seed=1")))
   with pytest.raises(AssertionError):
-    runs.assert_same(
-        runs.checkpoint(tmp_path, 20), runs.checkpoint(whole, 20)
-    )
+    runs.assert_same(runs.checkpoint(tmp_path, 20), runs.checkpoint(whole, 20))
   assert runs.metrics(tmp_path) != runs.metrics(whole)
 
 
@@ -113,7 +111,7 @@ def test_changed_config_is_refused_by_key(data, whole):
 @pytest.mark.slow
 def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
   words = runs.smoke(
-      data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9"
+    data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9"
   )
   output = runs.finish(runs.start(words), code=1)
   # The first loss is of a sane state, but its update leaves none.
@@ -128,9 +126,14 @@ def test_full_disk_names_the_path(data, tmp_path):
   words = runs.smoke(data, tmp_path, "--config.model.width=256")
   limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
   process = subprocess.Popen(
-      words, env=runs.environment(), cwd=runs.ROOT, text=True, preexec_fn=limit,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-  )  # fmt: skip
+    words,
+    env=runs.environment(),
+    cwd=runs.ROOT,
+    text=True,
+    preexec_fn=limit,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
   output = runs.finish(process, code=1)
   assert str(tmp_path / "checkpoints") in output
   assert "could not be written" in output
@@ -205,13 +208,11 @@ def test_every_refuses_zero():
 def test_run_directory_says_what_ran(whole):
   manifest = json.loads((whole / "manifest.json").read_text())
   assert manifest["parameters"] == 64 * 32 + 32 + 2 * (
-      4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
+    4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
   )
   assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
   assert manifest["devices"]["count"] == 1
   rows = runs.metrics(whole)
   assert [r["step"] for r in rows if r["kind"] == "eval"] == [0, 8, 16, 20]
-  assert [r["step"] for r in rows if r["kind"] == "train"] == [
-      *range(1, 21)
-  ]
+  assert [r["step"] for r in rows if r["kind"] == "train"] == [*range(1, 21)]
   assert any((whole / "tensorboard").iterdir())

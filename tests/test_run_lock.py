@@ -35,10 +35,12 @@ def hold(tmp_path):
 
   def start(*words):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path), *words],
-        env=runs.environment(), cwd=runs.ROOT, text=True,
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
+      [sys.executable, "-c", HOLD, str(tmp_path), *words],
+      env=runs.environment(),
+      cwd=runs.ROOT,
+      text=True,
+      stdout=subprocess.PIPE,
+    )
     started.append(process)
     said.append(int(process.stdout.readline()))
     return process, said[-1]
@@ -70,9 +72,7 @@ def test_another_process_is_kept_out_and_told_who_is_in(hold, tmp_path):
   process.wait()
   directory.begin(epath.Path(tmp_path), {"run": "x"})  # the dead hold nothing
   assert (tmp_path / "config.json").exists()
-  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == (
-      os.getpid()
-  )
+  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == (os.getpid())
 
 
 def test_a_worker_that_outlives_its_parent_holds_nothing(hold, tmp_path):

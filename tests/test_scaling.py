@@ -60,12 +60,12 @@ def test_an_outlier_moves_the_floor_little():
 
 
 @pytest.mark.parametrize(
-    "macs, loss, floor, told",
-    [
-        ([1e13, 1e15], [4.0, 3.0], False, "2 points over 2.00 decades"),
-        ([1e13, 2e13, 9e13], [4.0, 3.5, 3.0], False, "over 0.95 decades"),
-        ([1e13, 1e14, 1e15], [4.0, 3.5, 3.0], True, "needs 4 points"),
-    ],
+  "macs, loss, floor, told",
+  [
+    ([1e13, 1e15], [4.0, 3.0], False, "2 points over 2.00 decades"),
+    ([1e13, 2e13, 9e13], [4.0, 3.5, 3.0], False, "over 0.95 decades"),
+    ([1e13, 1e14, 1e15], [4.0, 3.5, 3.0], True, "needs 4 points"),
+  ],
 )
 def test_too_little_data_is_refused_unless_forced(macs, loss, floor, told):
   with pytest.raises(ValueError, match=told):
@@ -113,9 +113,11 @@ def test_the_frontier_holds_the_lower_hull():
   points = np.column_stack([np.log(macs), np.log(loss)])
   hull = spatial.ConvexHull(points)
   below = {
-      int(i) for simplex, equation in zip(hull.simplices, hull.equations)
-      if equation[1] < 0 and equation[0] < 0 for i in simplex
-  }  # fmt: skip
+    int(i)
+    for simplex, equation in zip(hull.simplices, hull.equations)
+    if equation[1] < 0 and equation[0] < 0
+    for i in simplex
+  }
   assert len(below) > 3 and below <= set(front.tolist())
 
 
@@ -129,9 +131,7 @@ def test_the_interval_of_the_exponent():
   assert scaling.bootstrap(macs, loss, names, **settings) == (low, high)
   one = names == "a0"
   with pytest.raises(ValueError, match="0 of 60 draws of 1 runs"):
-    scaling.bootstrap(
-        np.ones(one.sum()), loss[one], names[one], **settings
-    )  # fmt: skip
+    scaling.bootstrap(np.ones(one.sum()), loss[one], names[one], **settings)
 
 
 def test_the_papers_law_in_true_macs():
@@ -150,9 +150,9 @@ def test_the_figure():
   front = scaling.envelope(macs, loss, bins_per_decade=4)
   law = scaling.fit(macs[front], loss[front], floor=False)
   draw = scaling.by_compute(
-      {n: (macs[names == n], loss[names == n]) for n in np.unique(names)},
-      {"fit": law, "GPT-3 (text)": scaling.GPT_3},
-      (macs[front], loss[front]),
+    {n: (macs[names == n], loss[names == n]) for n in np.unique(names)},
+    {"fit": law, "GPT-3 (text)": scaling.GPT_3},
+    (macs[front], loss[front]),
   )
   svg = plots.html(draw, name="scaling", label="loss over compute")
   for word in ("a0", "a3", "fit", "GPT-3 (text)", "training compute (MACs)"):

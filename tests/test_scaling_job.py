@@ -26,31 +26,47 @@ def made(
   path = folder / name
   path.mkdir()
   per_token = 6 * parameters
-  (path / "manifest.json").write_text(json.dumps(dict(
-      flops_per_token=per_token, tokens_per_step=TOKENS, steps=STEPS,
-      parameters=parameters, **{"tokenizer": "f" * 16, **dict(facts)},
-  )))  # fmt: skip
-  (path / "config.json").write_text(json.dumps(dict(
-      sequence=dict(vocab=512, grid=4, frames=4, context=64), init_from="",
-      data=dict(validation={source: "/val" for source in sources}),
-      validation=dict(rows=64),
-  ) | dict(config)))  # fmt: skip
+  (path / "manifest.json").write_text(
+    json.dumps(
+      dict(
+        flops_per_token=per_token,
+        tokens_per_step=TOKENS,
+        steps=STEPS,
+        parameters=parameters,
+        **{"tokenizer": "f" * 16, **dict(facts)},
+      )
+    )
+  )
+  (path / "config.json").write_text(
+    json.dumps(
+      dict(
+        sequence=dict(vocab=512, grid=4, frames=4, context=64),
+        init_from="",
+        data=dict(validation={source: "/val" for source in sources}),
+        validation=dict(rows=64),
+      )
+      | dict(config)
+    )
+  )
   rows = [dict(step=5, kind="train", loss=9.0)]
   for step in range(0, last + 1, 10):
     macs = step * TOKENS * per_token / 2
     loss = 9.0 if not step else float(LAW(macs))
     loss *= 1.0 if step == STEPS else worse
-    rows.append(dict(step=step, kind="eval") | {
+    rows.append(
+      dict(step=step, kind="eval")
+      | {
         key: value
         for i, source in enumerate(sources)
         # Sources differ, and their mean is on the law.
         for key, value in (
-            (f"{source}/loss", loss + 0.1 * (2 * i - len(sources) + 1)),
-            (f"{source}/loss_sem", 0.01),
+          (f"{source}/loss", loss + 0.1 * (2 * i - len(sources) + 1)),
+          (f"{source}/loss_sem", 0.01),
         )
-    })  # fmt: skip
+      }
+    )
   (path / "metrics.jsonl").write_text(
-      "".join(json.dumps(row) + "\n" for row in rows)
+    "".join(json.dumps(row) + "\n" for row in rows)
   )
   return f"{name}={path}"
 
@@ -79,7 +95,7 @@ SIZES = {"a1": 10**5, "a2": 10**6, "a3": 3 * 10**6, "a4": 10**7, "a5": 10**8}
 
 
 @pytest.mark.parametrize(
-    ("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)]
+  ("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)]
 )
 def test_a_planted_law_is_found(tmp_path, capsys, frontier, worse):
   runs = [made(tmp_path, n, s, worse=worse) for n, s in SIZES.items()]
@@ -110,7 +126,7 @@ def test_ends_that_are_no_low_are_off_the_frontier(tmp_path):
   row = json.loads(text[-1])
   row["k400/loss"] *= 2
   (tmp_path / "bad" / "metrics.jsonl").write_text(
-      "\n".join([*text[:-1], json.dumps(row)]) + "\n"
+    "\n".join([*text[:-1], json.dumps(row)]) + "\n"
   )
   found, _ = law_of([*runs, bad])
   assert found["b"] == pytest.approx(LAW.b, rel=1e-6)
@@ -121,7 +137,7 @@ def test_ends_that_are_no_low_are_off_the_frontier(tmp_path):
 def test_a_source_or_their_mean(tmp_path):
   both = ("k400", "ego4d")
   runs = [
-      made(tmp_path, n, s, sources=both, worse=1.0) for n, s in SIZES.items()
+    made(tmp_path, n, s, sources=both, worse=1.0) for n, s in SIZES.items()
   ]
   mean, rows = law_of(runs)
   assert mean["b"] == pytest.approx(LAW.b, rel=1e-6)
@@ -165,27 +181,27 @@ def test_few_points_are_told_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(facts={"tokenizer": "e" * 16}), "tokenizer of b is eeee"),
-        (dict(facts={"predicts": "patches"}), "what is predicted of b is patc"),
-        (dict(config={"init_from": "/runs/a"}), "b started from /runs/a"),
-        (dict(config={"validation": {"rows": 8}}), "validation.rows of b is 8"),
-        (
-            dict(config={"sequence": dict(
-                vocab=512, grid=4, frames=8, context=128)}),
-            "sequence.frames of b is 8, and of a 4: their losses cannot",
-        ),
-        (dict(sources=("ssv2",)), "names of data.validation of b is .'ssv2'"),
-    ],
-)  # fmt: skip
+  "changes, told",
+  [
+    (dict(facts={"tokenizer": "e" * 16}), "tokenizer of b is eeee"),
+    (dict(facts={"predicts": "patches"}), "what is predicted of b is patc"),
+    (dict(config={"init_from": "/runs/a"}), "b started from /runs/a"),
+    (dict(config={"validation": {"rows": 8}}), "validation.rows of b is 8"),
+    (
+      dict(config={"sequence": dict(vocab=512, grid=4, frames=8, context=128)}),
+      "sequence.frames of b is 8, and of a 4: their losses cannot",
+    ),
+    (dict(sources=("ssv2",)), "names of data.validation of b is .'ssv2'"),
+  ],
+)
 def test_runs_whose_losses_mean_other_things_make_no_law(
-    tmp_path, changes, told
+  tmp_path, changes, told
 ):
   runs = [
-      made(tmp_path, "a", 10**5), made(tmp_path, "c", 10**6),
-      made(tmp_path, "b", 10**8, **changes),
-  ]  # fmt: skip
+    made(tmp_path, "a", 10**5),
+    made(tmp_path, "c", 10**6),
+    made(tmp_path, "b", 10**8, **changes),
+  ]
   with pytest.raises(ValueError, match=told):
     law_of(runs)
   law_of(runs[:2], force=True)  # the control
@@ -196,7 +212,7 @@ def test_curves_of_runs_over_tokens(tmp_path):
   rows = [dict(step=s, kind="train", loss=float(s)) for s in (10, 20, 30, 40)]
   for name in ("a1", "a2"):
     (tmp_path / name / "metrics.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows)
+      "".join(json.dumps(row) + "\n" for row in rows)
     )
   c = recipes.curves(*runs)
   c.curves.update(window=3, printed={"a1": 3.5})
@@ -211,9 +227,9 @@ def test_curves_of_runs_over_tokens(tmp_path):
   assert a1[0]["printed"] == "3.5" and found[-1]["printed"] == ""
   page = (workdir / "report.html").read_text()
   assert "3.5" in page and "another format" not in page
-  (tmp_path / "a2" / "metrics.jsonl").write_text(json.dumps(
-      dict(step=0, kind="eval", value=1.0)
-  ) + "\n")  # fmt: skip
+  (tmp_path / "a2" / "metrics.jsonl").write_text(
+    json.dumps(dict(step=0, kind="eval", value=1.0)) + "\n"
+  )
   with pytest.raises(ValueError, match="a2: .* has logged no training loss"):
     jobs.run(c.to_dict(), workdir, lambda step: False)
   other = made(tmp_path, "pixels", 10, facts={"predicts": "patches"})

@@ -67,9 +67,13 @@ def values(**changes):
 
 def test_what_is_written_is_what_is_read():
   toy = Toy(
-      steps=5, inner=Inner(rate=0.5), named={"x": Inner(kind="c")},
-      free={"y": 2.0}, sizes=(), root="here",
-  )  # fmt: skip
+    steps=5,
+    inner=Inner(rate=0.5),
+    named={"x": Inner(kind="c")},
+    free={"y": 2.0},
+    sizes=(),
+    root="here",
+  )
   written = schema.to_dict(toy)
   assert schema.read(Toy, written) == toy
   assert schema.to_config(toy).to_dict() == written
@@ -86,28 +90,28 @@ def test_json_and_whole_numbers_serve():
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(stps=1), "key stps does not exist; did you mean steps?"),
-        (dict(inner__rat=1.0), "key inner.rat does not .* mean inner.rate?"),
-        (dict(steps="3"), r"key steps is '3' \(str\); it must be int"),
-        (dict(steps=True), r"key steps is True \(bool\); it must be int"),
-        (dict(on=1), r"key on is 1 \(int\); it must be bool"),
-        (dict(steps=0), "steps is 0; it must be at least 1"),
-        (dict(inner__rate=0.0), "inner.rate is 0.0; it must be above 0 and at"),
-        (dict(inner__rate=float("nan")), "inner.rate is nan; it must be"),
-        (dict(inner__kind="d"), "inner.kind is 'd'; use 'a', 'b' or 'c'"),
-        (dict(sizes=(1, -1)), r"sizes is \(1, -1\); it must be at least 0"),
-        (dict(sizes=3), r"key sizes is 3; it must be a tuple, as \(3,\)"),
-        (dict(sizes=(1.5,)), r"key sizes\[0\] is 1.5 \(float\); it must"),
-        (dict(pair=(1.0,)), r"key pair is \(1.0,\); it must have 2 parts"),
-        (dict(inner=3), "key inner is 3; it must be a section with keys"),
-        (dict(named=3), "key named is 3; it must be a section with names"),
-        (
-            dict(named={"x": {"rate": 9.0, "kind": "a"}}),
-            "named.x.rate is 9.0; it must be above 0 and at most 1",
-        ),
-    ],
+  "changes, told",
+  [
+    (dict(stps=1), "key stps does not exist; did you mean steps?"),
+    (dict(inner__rat=1.0), "key inner.rat does not .* mean inner.rate?"),
+    (dict(steps="3"), r"key steps is '3' \(str\); it must be int"),
+    (dict(steps=True), r"key steps is True \(bool\); it must be int"),
+    (dict(on=1), r"key on is 1 \(int\); it must be bool"),
+    (dict(steps=0), "steps is 0; it must be at least 1"),
+    (dict(inner__rate=0.0), "inner.rate is 0.0; it must be above 0 and at"),
+    (dict(inner__rate=float("nan")), "inner.rate is nan; it must be"),
+    (dict(inner__kind="d"), "inner.kind is 'd'; use 'a', 'b' or 'c'"),
+    (dict(sizes=(1, -1)), r"sizes is \(1, -1\); it must be at least 0"),
+    (dict(sizes=3), r"key sizes is 3; it must be a tuple, as \(3,\)"),
+    (dict(sizes=(1.5,)), r"key sizes\[0\] is 1.5 \(float\); it must"),
+    (dict(pair=(1.0,)), r"key pair is \(1.0,\); it must have 2 parts"),
+    (dict(inner=3), "key inner is 3; it must be a section with keys"),
+    (dict(named=3), "key named is 3; it must be a section with names"),
+    (
+      dict(named={"x": {"rate": 9.0, "kind": "a"}}),
+      "named.x.rate is 9.0; it must be above 0 and at most 1",
+    ),
+  ],
 )
 def test_what_is_wrong_is_named_where_it_stands(changes, told):
   with pytest.raises(ConfigError, match=told):
@@ -166,7 +170,7 @@ def test_the_section_of_a_choice_follows_what_is_beside_it():
 
 def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
   config = recipes.chain(
-      law=recipes.scaling("a=b"), page=recipes.report("{workdir}")
+    law=recipes.scaling("a=b"), page=recipes.report("{workdir}")
   ).to_dict()
   assert roots.read(config).stages["law"].scaling.runs == ("a=b",)
   config["stages"]["law"]["scaling"]["draws"] = 0
@@ -190,14 +194,18 @@ def test_the_page_of_all_keys_is_up_to_date():
 def test_configs_load_without_jax():
   """They are read before jax may start, and `--list` needs none of it."""
   code = (
-      "import sys\n"
-      "from totojax.config import document, roots\n"
-      "assert document.page()\n"
-      "heavy = {'jax', 'numpy', 'flax', 'grain', 'orbax'} & set(sys.modules)\n"
-      "assert not heavy, heavy\n"
+    "import sys\n"
+    "from totojax.config import document, roots\n"
+    "assert document.page()\n"
+    "heavy = {'jax', 'numpy', 'flax', 'grain', 'orbax'} & set(sys.modules)\n"
+    "assert not heavy, heavy\n"
   )
   done = subprocess.run(
-      [sys.executable, "-c", code], env=runs.environment(), cwd=runs.ROOT,
-      capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    env=runs.environment(),
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from totojax import sequence
 
 # 2 frames of 2 x 2: eight visual tokens, ten with start and end.
 SMALL = sequence.SequenceSpec(
-    vocab=10, grid=2, frames=2, context=8, segments=False
+  vocab=10, grid=2, frames=2, context=8, segments=False
 )
 CODES = np.array([[0, 1, 2, 3], [9, 8, 7, 6]], np.uint16)
 
@@ -20,20 +20,20 @@ def small(**changes):
 
 
 @pytest.mark.parametrize(
-    "kind, context, row",
-    [
-        # As long as the visual tokens: the last target is the last token.
-        ("video", 8, [1, 4, 5, 6, 7, 13, 12, 11, 10]),
-        ("image", 8, [3, 4, 5, 6, 7, 13, 12, 11, 10]),
-        # Shorter: cut.
-        ("video", 1, [1, 4]),
-        ("video", 5, [1, 4, 5, 6, 7, 13]),
-        # One longer: the end token is the last target.
-        ("video", 9, [1, 4, 5, 6, 7, 13, 12, 11, 10, 2]),
-        # Longer still: padded on the right.
-        ("video", 12, [1, 4, 5, 6, 7, 13, 12, 11, 10, 2, 0, 0, 0]),
-        ("image", 11, [3, 4, 5, 6, 7, 13, 12, 11, 10, 2, 0, 0]),
-    ],
+  "kind, context, row",
+  [
+    # As long as the visual tokens: the last target is the last token.
+    ("video", 8, [1, 4, 5, 6, 7, 13, 12, 11, 10]),
+    ("image", 8, [3, 4, 5, 6, 7, 13, 12, 11, 10]),
+    # Shorter: cut.
+    ("video", 1, [1, 4]),
+    ("video", 5, [1, 4, 5, 6, 7, 13]),
+    # One longer: the end token is the last target.
+    ("video", 9, [1, 4, 5, 6, 7, 13, 12, 11, 10, 2]),
+    # Longer still: padded on the right.
+    ("video", 12, [1, 4, 5, 6, 7, 13, 12, 11, 10, 2, 0, 0, 0]),
+    ("image", 11, [3, 4, 5, 6, 7, 13, 12, 11, 10, 2, 0, 0]),
+  ],
 )
 def test_rows_by_hand(kind, context, row):
   built = sequence.build(CODES, kind=kind, spec=small(context=context))
@@ -45,10 +45,12 @@ def test_rows_by_hand(kind, context, row):
 def test_order_is_frames_then_rows_then_columns():
   grid, frames = 3, 2
   spec = sequence.SequenceSpec(99, grid, frames, 18, False)
-  frames_NGG = np.array([
+  frames_NGG = np.array(
+    [
       [[10, 11, 12], [20, 21, 22], [30, 31, 32]],
       [[40, 41, 42], [50, 51, 52], [60, 61, 62]],
-  ])
+    ]
+  )
   row = sequence.build(frames_NGG.reshape(2, 9), kind="video", spec=spec)
   by_hand = [1]
   for n in range(frames):
@@ -63,7 +65,7 @@ def test_every_grid(grid):
   spec = sequence.SequenceSpec(8192, grid, 2, 2 * grid * grid, False)
   codes = np.random.default_rng(grid).integers(0, 8192, (2, grid * grid))
   inputs, targets = sequence.split(
-      sequence.build(codes, kind="video", spec=spec)[None]
+    sequence.build(codes, kind="video", spec=spec)[None]
   )
   assert inputs.shape == targets.shape == (1, 2 * grid * grid)
   assert sequence.codes_of(targets[0]).tolist() == codes.reshape(-1).tolist()
@@ -89,8 +91,11 @@ def test_specials_and_codes_never_collide():
   spec = sequence.SequenceSpec(16, 4, 1, 17, False)
   row = sequence.build(codes[None], kind="video", spec=spec)
   specials = {
-      sequence.PAD, sequence.VIDEO_START, sequence.END, sequence.IMAGE_START
-  }  # fmt: skip
+    sequence.PAD,
+    sequence.VIDEO_START,
+    sequence.END,
+    sequence.IMAGE_START,
+  }
   assert len(specials) == 4
   assert not specials & set(row[1:17].tolist())
   assert row[17] == sequence.END
@@ -130,12 +135,14 @@ def test_locate_names_the_place_of_the_target():
   grid, frames = 3, 2
   frame_p, row_p, column_p = sequence.locate(np.arange(18), grid)
   codes = np.array(
-      [[100 * n + 10 * y + x for y in range(grid) for x in range(grid)]
-       for n in range(frames)]
-  )  # fmt: skip
+    [
+      [100 * n + 10 * y + x for y in range(grid) for x in range(grid)]
+      for n in range(frames)
+    ]
+  )
   spec = sequence.SequenceSpec(200, grid, frames, 18, False)
   _, targets = sequence.split(
-      sequence.build(codes, kind="video", spec=spec)[None]
+    sequence.build(codes, kind="video", spec=spec)[None]
   )
   told = 100 * frame_p + 10 * row_p + column_p
   assert told.tolist() == sequence.codes_of(targets[0]).tolist()
@@ -143,14 +150,14 @@ def test_locate_names_the_place_of_the_target():
 
 
 @pytest.mark.parametrize(
-    "codes, kind, message",
-    [
-        (CODES, "clip", "'clip' is unknown; use 'video' or 'image'"),
-        (CODES[:1], "video", r"\(1, 4\); 2 frames of a 2x2 grid need \(2, 4\)"),
-        (CODES.reshape(2, 2, 2), "video", r"need \(2, 4\)"),
-        (CODES + 1, "video", "run from 1 to 10; this tokenizer has .* 0 to 9"),
-        (CODES.astype(int) - 1, "image", "run from -1 to 8"),
-    ],
+  "codes, kind, message",
+  [
+    (CODES, "clip", "'clip' is unknown; use 'video' or 'image'"),
+    (CODES[:1], "video", r"\(1, 4\); 2 frames of a 2x2 grid need \(2, 4\)"),
+    (CODES.reshape(2, 2, 2), "video", r"need \(2, 4\)"),
+    (CODES + 1, "video", "run from 1 to 10; this tokenizer has .* 0 to 9"),
+    (CODES.astype(int) - 1, "image", "run from -1 to 8"),
+  ],
 )
 def test_build_refuses(codes, kind, message):
   with pytest.raises(ValueError, match=message):
@@ -158,14 +165,14 @@ def test_build_refuses(codes, kind, message):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        (dict(vocab=0), "sequence.vocab is 0"),
-        (dict(vocab=65_537), "uint16"),
-        (dict(grid=0), "sequence.grid is 0; it must be at least 1"),
-        (dict(frames=-1), "sequence.frames is -1"),
-        (dict(context=0), "sequence.context is 0"),
-    ],
+  "changes, message",
+  [
+    (dict(vocab=0), "sequence.vocab is 0"),
+    (dict(vocab=65_537), "uint16"),
+    (dict(grid=0), "sequence.grid is 0; it must be at least 1"),
+    (dict(frames=-1), "sequence.frames is -1"),
+    (dict(context=0), "sequence.context is 0"),
+  ],
 )
 def test_spec_refuses(changes, message):
   with pytest.raises(ValueError, match=message):

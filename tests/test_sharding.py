@@ -24,10 +24,7 @@ from totojax.tasks import pretrain
 
 RULES = sharding.ShardingRules()
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-CASES = {
-    "tiny": (1, 4, 2),
-    "base": (2, 16, 4),
-}
+CASES = {"tiny": (1, 4, 2), "base": (2, 16, 4)}
 
 
 def abstract(*sizes):
@@ -41,11 +38,11 @@ def shape(*sides):
 def model(preset):
   """(axes, shapes) of the parameters with the paper's vocabulary."""
   task = pretrain.Pretrain(
-      trunk.Trunk(
-          llama.LlamaConfig(**recipes.model(preset).to_dict()),
-          sequence.SequenceSpec(8192, 16, 16, 4096, False),
-          trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
-      )
+    trunk.Trunk(
+      llama.LlamaConfig(**recipes.model(preset).to_dict()),
+      sequence.SequenceSpec(8192, 16, 16, 4096, False),
+      trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
+    )
   )
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
   return task.axes().params, shapes
@@ -68,11 +65,10 @@ def test_the_table_is_what_devices_hold():
   mesh = sharding.make_mesh(sharding.MeshConfig(*CASES["tiny"], 1))
   placed = sharding.Layout(mesh).shardings(axes, shapes)
   arrays = jax.device_put(
-      jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes),
-      placed,
+    jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), placed
   )
   held = [
-      leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
+    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
   ]
   told = [int(line.split()[-1]) for line in table("tiny").splitlines()]
   assert told == held
@@ -82,20 +78,22 @@ def test_rules():
   spec = RULES.spec(P("layers", "embed", "heads", "head_dim"), name="query")
   assert spec == P(None, "fsdp", "tensor", None)
   assert RULES.spec(P("batch", "tokens", None), name="x") == P(
-      ("data", "fsdp"), "sequence", None
+    ("data", "fsdp"), "sequence", None
   )
   assert RULES.spec(P(), name="step") == P()
 
 
 @pytest.mark.parametrize(
-    "axes, message",
-    [
-        (("mlp", "heads"), "w: logical axes 'mlp' and 'heads' both go to mesh"
-         " axis 'tensor'"),
-        (("batch", "embed"), "'batch' and 'embed' both go to .* 'fsdp'"),
-        (("width",), "w: logical axis 'width' has no rule; known are .*'mlp'"),
-    ],
-)  # fmt: skip
+  "axes, message",
+  [
+    (
+      ("mlp", "heads"),
+      "w: logical axes 'mlp' and 'heads' both go to mesh axis 'tensor'",
+    ),
+    (("batch", "embed"), "'batch' and 'embed' both go to .* 'fsdp'"),
+    (("width",), "w: logical axis 'width' has no rule; known are .*'mlp'"),
+  ],
+)
 def test_rules_refuse(axes, message):
   with pytest.raises(ValueError, match=message):
     RULES.spec(P(*axes), name="w")
@@ -118,9 +116,9 @@ def test_a_dimension_that_does_not_divide_is_named():
     return sharding.Layout(abstract(*sizes)).shardings(axes, shapes)
 
   with pytest.raises(
-      ValueError,
-      match=r"blocks/query \[32, 6\]: 6 is not divisible by the 4 devices of"
-      " mesh axis 'tensor'",
+    ValueError,
+    match=r"blocks/query \[32, 6\]: 6 is not divisible by the 4 devices of"
+    " mesh axis 'tensor'",
   ):
     place(1, 2, 4)
   assert place(1, 2, 2)["blocks"]["query"].spec == P("fsdp", "tensor")
@@ -131,13 +129,13 @@ def sizes_of(mesh):
 
 
 @pytest.mark.parametrize(
-    "given, found",
-    [
-        ((1, -1, 1), (1, 8, 1)),
-        ((-1, 2, 2), (2, 2, 2)),
-        ((2, 4, -1), (2, 4, 1)),
-        ((1, 2, 4), (1, 2, 4)),
-    ],
+  "given, found",
+  [
+    ((1, -1, 1), (1, 8, 1)),
+    ((-1, 2, 2), (2, 2, 2)),
+    ((2, 4, -1), (2, 4, 1)),
+    ((1, 2, 4), (1, 2, 4)),
+  ],
 )
 def test_a_mesh_fills_what_is_left(given, found):
   mesh = sharding.make_mesh(sharding.MeshConfig(*given, 1))
@@ -148,16 +146,16 @@ def test_a_mesh_fills_what_is_left(given, found):
 
 
 @pytest.mark.parametrize(
-    "given, message",
-    [
-        ((-1, -1, 1), "sizes are positive, and one of them may be -1"),
-        ((0, 8, 1), "'data': 0.*sizes are positive"),
-        ((1, -2, 1), "'fsdp': -2.*sizes are positive"),
-        ((1, 4, 1), "needs 4 devices; there are 8. Set one axis to -1"),
-        ((1, 16, 1), "needs 16 devices; there are 8"),
-        ((-1, 3, 1), "'data': -1, 'fsdp': 3.*8 devices are no multiple of 3"),
-        ((1, -1, 16), "8 devices are no multiple of 16"),
-    ],
+  "given, message",
+  [
+    ((-1, -1, 1), "sizes are positive, and one of them may be -1"),
+    ((0, 8, 1), "'data': 0.*sizes are positive"),
+    ((1, -2, 1), "'fsdp': -2.*sizes are positive"),
+    ((1, 4, 1), "needs 4 devices; there are 8. Set one axis to -1"),
+    ((1, 16, 1), "needs 16 devices; there are 8"),
+    ((-1, 3, 1), "'data': -1, 'fsdp': 3.*8 devices are no multiple of 3"),
+    ((1, -1, 16), "8 devices are no multiple of 16"),
+  ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(given, message):
   with pytest.raises(ValueError, match=message):
@@ -177,9 +175,7 @@ def test_batch_rows_lie_over_data_and_fsdp():
 
 
 def test_a_layout_places_rows_and_compiles_for_its_mesh():
-  layout = sharding.Layout(
-      sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1))
-  )
+  layout = sharding.Layout(sharding.make_mesh(sharding.MeshConfig(2, 2, 2, 1)))
   assert layout.ways == 4
   placed = layout.place({"x": np.arange(8.0), "y": np.zeros((4, 3), np.int8)})
   assert placed["x"].dtype == "float32" and placed["y"].dtype == "int8"
@@ -216,9 +212,9 @@ def test_a_batch_must_divide():
   for rows, microbatches in ((8, 1), (48, 3), (16, 2)):
     sharding.check_batch(rows, microbatches=microbatches, mesh=mesh)
   with pytest.raises(
-      ValueError,
-      match="a batch of 250 rows is not divisible by 2 microbatches x 8"
-      " data-parallel devices on 1 processes; use a multiple of 16",
+    ValueError,
+    match="a batch of 250 rows is not divisible by 2 microbatches x 8"
+    " data-parallel devices on 1 processes; use a multiple of 16",
   ):
     sharding.check_batch(250, microbatches=2, mesh=mesh)
   with pytest.raises(ValueError, match="use a multiple of 24"):
@@ -233,8 +229,7 @@ def pod(*sizes, devices_per_process):
     process = i // devices_per_process
     devices[i] = types.SimpleNamespace(process_index=process)
   return types.SimpleNamespace(
-      shape=dict(zip(sharding.AXES, (*sizes, 1))),
-      devices=devices.reshape(sizes),
+    shape=dict(zip(sharding.AXES, (*sizes, 1))), devices=devices.reshape(sizes)
   )
 
 

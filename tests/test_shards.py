@@ -26,9 +26,9 @@ def open_any(path):
 def contents(path):
   """Every file below `path` with its bytes."""
   return {
-      str(file.relative_to(path)): file.read_bytes()
-      for file in sorted(pathlib.Path(path).rglob("*"))
-      if file.is_file()
+    str(file.relative_to(path)): file.read_bytes()
+    for file in sorted(pathlib.Path(path).rglob("*"))
+    if file.is_file()
   }
 
 
@@ -36,10 +36,10 @@ def script(path, body):
   """A child process that has the tests' modules; returns its Popen."""
   head = f"import sys; sys.path[:0] = {sys.path!r}; path = {str(path)!r}\n"
   return subprocess.Popen(
-      [sys.executable, "-c", head + body],
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+    [sys.executable, "-c", head + body],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
   )
 
 
@@ -64,10 +64,9 @@ def test_records_labels_and_ids_come_back(tmp_path):
 def test_plain_tensorstore_reads_a_shard(tmp_path):
   """An independent reader: nothing of ours is needed to read the codes."""
   token_sets.write(tmp_path / "a", 9)
-  array = ts.open({
-      "driver": "zarr3",
-      "kvstore": f"file://{tmp_path}/a/shard-00000/codes/",
-  }).result()
+  array = ts.open(
+    {"driver": "zarr3", "kvstore": f"file://{tmp_path}/a/shard-00000/codes/"}
+  ).result()
   np.testing.assert_array_equal(array.read().result(), token_sets.codes(0, 9))
   # One record per inner chunk, all of them in one file.
   assert array.chunk_layout.read_chunk.shape == (1, 16)
@@ -78,9 +77,15 @@ def test_pixels_and_records_of_zeros(tmp_path):
   """A record equal to the fill value is stored, not taken for missing."""
   field = manifests.frame_field(frames=2, size_px=4)
   head = token_sets.manifest(
-      fields=(field,), frames=2, size_px=4, vocab=0, grid=0, tokenizer="",
-      labels=False, ids=False,
-  )  # fmt: skip
+    fields=(field,),
+    frames=2,
+    size_px=4,
+    vocab=0,
+    grid=0,
+    tokenizer="",
+    labels=False,
+    ids=False,
+  )
   writer = shards.Writer(tmp_path / "px", head)
   frames = np.zeros((5, 2, 4, 4, 3), np.uint8)
   frames[3] = 255
@@ -107,7 +112,7 @@ def test_resume_after_an_exception_is_byte_identical(tmp_path, stop):
 
 
 def test_resume_after_failure_inside_a_shard_is_byte_identical(
-    tmp_path, monkeypatch
+  tmp_path, monkeypatch
 ):
   """Stops before every single write of the job, one after the other."""
   whole = contents(token_sets.write(tmp_path / "whole", 20).path)
@@ -145,12 +150,12 @@ def test_resume_after_sigkill_is_byte_identical(tmp_path):
   whole = contents(token_sets.write(tmp_path / "whole", 300).path)
   path = tmp_path / "killed"
   body = (
-      "import time, token_sets\n"
-      "from totojax.data.store import shards\n"
-      "writer = shards.Writer(path, token_sets.manifest())\n"
-      "print('ready', flush=True)\n"
-      "token_sets.fill(writer, 300)\n"
-      "writer.close()\n"
+    "import time, token_sets\n"
+    "from totojax.data.store import shards\n"
+    "writer = shards.Writer(path, token_sets.manifest())\n"
+    "print('ready', flush=True)\n"
+    "token_sets.fill(writer, 300)\n"
+    "writer.close()\n"
   )
   killed = 0
   for delay_s in (0.0, 0.01, 0.03, 0.05, 0.08):
@@ -172,9 +177,9 @@ def test_a_full_disk_is_an_error_with_the_path(tmp_path):
   """A limit on file size stands for a full disk: writes fail half-way."""
   path = tmp_path / "full"
   body = (
-      "import resource, token_sets\n"
-      "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-      "token_sets.write(path, 300, records_per_shard=200)\n"
+    "import resource, token_sets\n"
+    "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    "token_sets.write(path, 300, records_per_shard=200)\n"
   )
   _, err = script(path, body).communicate()
   message = err.strip().splitlines()[-1]
@@ -282,10 +287,20 @@ def damage_metadata(path, other):
 
 
 DAMAGES = [
-    truncate, empty, lose_chunk, lose_shard, lose_ids, unreadable, foreign,
-    foreign_chunk, swap, swap_chunks, swap_labels, reorder_manifest,
-    damage_metadata,
-]  # fmt: skip
+  truncate,
+  empty,
+  lose_chunk,
+  lose_shard,
+  lose_ids,
+  unreadable,
+  foreign,
+  foreign_chunk,
+  swap,
+  swap_chunks,
+  swap_labels,
+  reorder_manifest,
+  damage_metadata,
+]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
@@ -307,7 +322,7 @@ def test_damage_after_opening_is_refused_when_read(tmp_path):
   damaged[4 * 36 + 3] ^= 1  # 32 bytes and a crc a record: in record 4
   file.write_bytes(damaged)
   np.testing.assert_array_equal(  # others are untouched
-      fresh.read([0, 12])["codes"], token_sets.codes(0, 18)[[0, 12]]
+    fresh.read([0, 12])["codes"], token_sets.codes(0, 18)[[0, 12]]
   )
   with pytest.raises(shards.StoreError, match="shard-00001/codes.*damaged"):
     fresh.read([13])
@@ -338,10 +353,10 @@ def test_reordered_records_within_a_shard_fail_verification(tmp_path):
   shard = store.manifest.shards[0]
   values = token_sets.codes(0, 9)[[0, 2, 1, 3, 4, 5, 6, 7, 8]]
   objects.write_array(
-      f"{store.path}/{shard.name}/codes",
-      values.astype(np.uint16),
-      single_records=True,
-      attributes={"shard": shard.name, "checksum": shard.checksum},
+    f"{store.path}/{shard.name}/codes",
+    values.astype(np.uint16),
+    single_records=True,
+    attributes={"shard": shard.name, "checksum": shard.checksum},
   )
   changed = open_any(tmp_path / "a")
   with pytest.raises(shards.StoreError, match="shard-00000 holds other record"):
@@ -369,7 +384,7 @@ def test_a_damaged_or_missing_manifest_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wanted", [{"tokenizer": "feed"}, {"vocab": 128}, {"grid": 4}]
+  "wanted", [{"tokenizer": "feed"}, {"vocab": 128}, {"grid": 4}]
 )
 def test_another_tokenizer_vocabulary_or_grid_is_refused(tmp_path, wanted):
   token_sets.write(tmp_path / "a", 9)
@@ -385,14 +400,14 @@ def test_wrong_records_are_refused_when_appended(tmp_path):
   codes = token_sets.codes(0, 2)
   good = dict(labels=[0, 1], ids=["a", "b"], cursor=2)
   for values, changes, message in (
-      ({"codes": codes + 64}, {}, "codes run from 64 to"),
-      ({"codes": codes[:, :-1]}, {}, r"shape \(2, 15\)"),
-      ({"codes": codes * 1.0}, {}, "float64"),
-      ({"pixels": codes}, {}, "pixels"),
-      ({"codes": codes}, {"labels": [0, 2]}, "labels run from 0 to 2"),
-      ({"codes": codes}, {"labels": None}, "labels are missing"),
-      ({"codes": codes}, {"ids": ["a", ""]}, "id '' is empty"),
-      ({"codes": codes}, {"ids": ["a"]}, "differ in number"),
+    ({"codes": codes + 64}, {}, "codes run from 64 to"),
+    ({"codes": codes[:, :-1]}, {}, r"shape \(2, 15\)"),
+    ({"codes": codes * 1.0}, {}, "float64"),
+    ({"pixels": codes}, {}, "pixels"),
+    ({"codes": codes}, {"labels": [0, 2]}, "labels run from 0 to 2"),
+    ({"codes": codes}, {"labels": None}, "labels are missing"),
+    ({"codes": codes}, {"ids": ["a", ""]}, "id '' is empty"),
+    ({"codes": codes}, {"ids": ["a"]}, "differ in number"),
   ):
     with pytest.raises(ValueError, match=message):
       writer.append(values, **{**good, **changes})
@@ -402,7 +417,7 @@ def test_wrong_records_are_refused_when_appended(tmp_path):
 
 def test_the_job_may_reuse_its_buffer(tmp_path):
   writer = shards.Writer(
-      tmp_path / "a", token_sets.manifest(labels=False, ids=False)
+    tmp_path / "a", token_sets.manifest(labels=False, ids=False)
   )
   buffer = token_sets.codes(0, 1).astype(np.uint16)
   for record in range(5):
@@ -426,12 +441,16 @@ def test_a_pickled_store_opens_its_own_arrays(tmp_path):
 
 def test_urls_take_the_same_path_as_folders(tmp_path):
   assert objects.kvstore_spec("gs://pod/sets/a") == {
-      "driver": "gcs", "bucket": "pod", "path": "sets/a/"
-  }  # fmt: skip
+    "driver": "gcs",
+    "bucket": "pod",
+    "path": "sets/a/",
+  }
   spec = objects.kvstore_spec("s3://pod/sets/a/")
   assert (spec["driver"], spec["bucket"], spec["path"]) == (
-      "s3", "pod", "sets/a/"
-  )  # fmt: skip
+    "s3",
+    "pod",
+    "sets/a/",
+  )
   odd = tmp_path / "with space % and ü"
   assert objects.kvstore_spec(odd) == {"driver": "file", "path": f"{odd}/"}
   assert len(token_sets.write(odd, 9)) == 9
@@ -447,7 +466,7 @@ def test_an_object_store_works_like_a_disk(tmp_path):
   disk = token_sets.write(tmp_path / "a", 30)
   assert store.manifest == disk.manifest
   np.testing.assert_array_equal(
-      store.read(range(30))["codes"], disk.read(range(30))["codes"]
+    store.read(range(30))["codes"], disk.read(range(30))["codes"]
   )
   store.verify()
   objects.write_bytes(path, "shard-00002/codes/c/0/0", b"")

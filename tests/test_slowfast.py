@@ -28,9 +28,16 @@ from totojax.jobs.plan import corpus as plan
 from totojax.tokenizers import weights
 
 CLIP = video.ClipSpec(
-    frames=16, stride_frames=4, fps=30.0, size_px=128, crops=4,
-    resample="bicubic", sampling="uniform", every_s=1.0, most_stretches=1,
-)  # fmt: skip
+  frames=16,
+  stride_frames=4,
+  fps=30.0,
+  size_px=128,
+  crops=4,
+  resample="bicubic",
+  sampling="uniform",
+  every_s=1.0,
+  most_stretches=1,
+)
 ITEM = items.of_file("a.mp4", "a.mp4")
 
 
@@ -42,9 +49,12 @@ def spec(mode, *, clip=CLIP, **changed):
 
 def timeline(frames, fps, *, said=True):
   return decode.Timeline(
-      times_s=np.arange(frames) / fps, gap_s=1 / fps, counted=False,
-      begin_s=0.0, fps=fps if said else 0.0,
-  )  # fmt: skip
+    times_s=np.arange(frames) / fps,
+    gap_s=1 / fps,
+    counted=False,
+    begin_s=0.0,
+    fps=fps if said else 0.0,
+  )
 
 
 def drawn(of, frames, fps, *, seed=0, said=True):
@@ -53,7 +63,7 @@ def drawn(of, frames, fps, *, seed=0, said=True):
 
 def test_views_are_the_frames_that_slowfast_shows():
   golden = json.loads(
-      (runs.ROOT / "tests" / "golden" / "slowfast_sampling.json").read_text()
+    (runs.ROOT / "tests" / "golden" / "slowfast_sampling.json").read_text()
   )
   seen, begins = 0, set()
   for row in golden["rows"]:
@@ -84,8 +94,8 @@ def test_there_are_as_many_views_as_asked_for(temporal, spatial):
 def test_windows_are_the_ends_and_the_middle_of_the_long_side(height, width):
   frames = np.arange(height * width).reshape(1, height, width, 1)
   found = [
-      slowfast.window(frames, size_px=8, place=place)[0, 0, 0, 0]
-      for place in range(3)
+    slowfast.window(frames, size_px=8, place=place)[0, 0, 0, 0]
+    for place in range(3)
   ]
   middle = math.ceil((max(height, width) - 8) / 2)
   far = max(height, width) - 8
@@ -108,7 +118,7 @@ def test_a_clip_to_train_on_begins_anywhere():
   assert sides.min() in (146, 147, 148) and sides.max() in (181, 182, 183)
   again = drawn(spec("train"), 300, 25.0)
   assert [a.places_T.tolist() for a in again] == [
-      one.places_T.tolist() for one in found[:4]
+    one.places_T.tolist() for one in found[:4]
   ]
   assert drawn(spec("train"), 300, 25.0, seed=1)[0].places_T[0] != first[0]
 
@@ -123,9 +133,10 @@ def test_half_of_the_clips_are_mirrored():
     falls += int(cut[0, 0, 0, 0] > cut[0, 0, 1, 0])
   assert abs(falls - 100) < 4 * math.sqrt(50)
   (still,) = drawn(
-      spec("train", clip=dataclasses.replace(clip, crops=1), flip_frac=0.0),
-      300, 30.0,
-  )  # fmt: skip
+    spec("train", clip=dataclasses.replace(clip, crops=1), flip_frac=0.0),
+    300,
+    30.0,
+  )
   assert still.crop(ramp)[0, 0, 0, 0] < still.crop(ramp)[0, 0, 1, 0]
 
 
@@ -166,15 +177,15 @@ def test_every_view_of_a_video_is_decoded_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "changed, told",
-    [
-        (dict(mode="val"), "views.mode is 'val'; use 'train'"),
-        (dict(temporal=0), "views.temporal is 0"),
-        (dict(spatial=2), "views.spatial is 2; use 1 or 3"),
-        (dict(short_frac=(0.5, 1.0)), "views.short_frac is .0.5, 1.0.; give"),
-        (dict(flip_frac=1.5), "views.flip_frac is 1.5"),
-        (dict(view=3), "views.view does not exist"),
-    ],
+  "changed, told",
+  [
+    (dict(mode="val"), "views.mode is 'val'; use 'train'"),
+    (dict(temporal=0), "views.temporal is 0"),
+    (dict(spatial=2), "views.spatial is 2; use 1 or 3"),
+    (dict(short_frac=(0.5, 1.0)), "views.short_frac is .0.5, 1.0.; give"),
+    (dict(flip_frac=1.5), "views.flip_frac is 1.5"),
+    (dict(view=3), "views.view does not exist"),
+  ],
 )
 def test_views_that_do_not_exist_are_refused(changed, told):
   with pytest.raises(ConfigError, match=told):
@@ -187,7 +198,7 @@ def test_another_sampling_beside_views_is_refused():
   def of_video():
     read = roots.read(c)
     return media.spec(
-        "video", clip=read.clip, views=read.views, image=read.image
+      "video", clip=read.clip, views=read.views, image=read.image
     )
 
   assert isinstance(of_video(), video.ClipSpec)
@@ -232,23 +243,30 @@ def store(tmp_path_factory):
 
 
 def test_a_probe_sums_the_views_and_names_what_is_missing(
-    store, tmp_path, capsys
+  store, tmp_path, capsys
 ):
   tokens = shards.open_store(
-      store / "all", tokenizer=None, vocab=None, grid=None
+    store / "all", tokenizer=None, vocab=None, grid=None
   )
   assert len(tokens) == 36 and tokens.manifest.crops == 6
   mark = weights.load("shipped").fingerprint
   shape = dict(tokenizer=mark, vocab=512)
   model = probes.bare_backbone(tmp_path, **shape)
   train = probes.write(
-      tmp_path / "t", np.arange(24) % 2, prefix="t", seed=1,
-      classes=("a", "b"), **shape,
-  )  # fmt: skip
+    tmp_path / "t",
+    np.arange(24) % 2,
+    prefix="t",
+    seed=1,
+    classes=("a", "b"),
+    **shape,
+  )
   c = probes.config(
-      model, train, str(store / "all"), backbones=("histogram",),
-      train=dict(epochs=2.0, batch_rows=8),
-  )  # fmt: skip
+    model,
+    train,
+    str(store / "all"),
+    backbones=("histogram",),
+    train=dict(epochs=2.0, batch_rows=8),
+  )
   assert jobs.run(c, epath.Path(tmp_path / "run"), lambda step: False)
   found = json.loads((tmp_path / "run" / "metrics.json").read_text())
   assert (found["n"], found["n_expected"]) == (6, 8)

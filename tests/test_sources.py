@@ -35,29 +35,35 @@ def missing(listing):
 # Kinetics
 
 HEAD = "label,youtube_id,time_start,time_end,split\n"
-CSV = HEAD + """\
+CSV = (
+  HEAD
+  + """\
 riding a bike,-abcdefghij,10,20,train
 "eating, fast",ABCDEFGHIJK,3,13,train
 eating_x,aaaaaaaaaaa,0,10,validate
 riding a bike,zzzzzzzzzzz,100,110,train
 riding a bike,yyyyyyyyyyy,7,17,train
 """
+)
 
 
 def kin(root, split="train", annotations="", classes=0, plain_names="whole"):
   return kinetics.list_items(
-      root, split, annotations=annotations, classes=classes,
-      plain_names=plain_names,
-  )  # fmt: skip
+    root,
+    split,
+    annotations=annotations,
+    classes=classes,
+    plain_names=plain_names,
+  )
 
 
 @pytest.mark.parametrize("layout", ["train/", "train/riding_a_bike/", ""])
 def test_kinetics(tmp_path, layout):
   touch(
-      tmp_path,
-      f"{layout}-abcdefghij_000010_000020.mp4",
-      f"{layout}ABCDEFGHIJK.mkv",
-      f"{layout}yyyyyyyyyyy_000027_000037.mp4",
+    tmp_path,
+    f"{layout}-abcdefghij_000010_000020.mp4",
+    f"{layout}ABCDEFGHIJK.mkv",
+    f"{layout}yyyyyyyyyyy_000027_000037.mp4",
   )
   csv = write(tmp_path / "k.csv", CSV)
   listing = kin(tmp_path, annotations=csv, classes=2)
@@ -84,34 +90,36 @@ def test_kinetics_names_of_validation(tmp_path, split):
 
 def test_kinetics_by_folders(tmp_path):
   touch(
-      tmp_path,
-      "val/riding a bike/-abcdefghij_000010_000020.mp4",
-      "val/eating_x/ABCDEFGHIJK.mp4",
-      "val/eating_x/ABCDEFGHIJK_000001_000011.mp4",
+    tmp_path,
+    "val/riding a bike/-abcdefghij_000010_000020.mp4",
+    "val/eating_x/ABCDEFGHIJK.mp4",
+    "val/eating_x/ABCDEFGHIJK_000001_000011.mp4",
   )
   listing = kin(tmp_path, "validate", classes=2)
   assert listing.classes == ("eating x", "riding a bike")
   assert labels(listing) == {
-      "-abcdefghij": 1, "ABCDEFGHIJK": 0, "ABCDEFGHIJK_000001_000011": 0,
-  }  # fmt: skip
+    "-abcdefghij": 1,
+    "ABCDEFGHIJK": 0,
+    "ABCDEFGHIJK_000001_000011": 0,
+  }
   assert {item.start_s for item in listing.items} == {None}
 
 
 def test_kinetics_without_labels_and_bad_annotations(tmp_path):
   touch(tmp_path, "test/aaaaaaaaaaa_000000_000010.mp4")
   csv = write(
-      tmp_path / "test.csv",
-      "youtube_id,time_start,time_end,split\naaaaaaaaaaa,0,10,test\n",
+    tmp_path / "test.csv",
+    "youtube_id,time_start,time_end,split\naaaaaaaaaaa,0,10,test\n",
   )
   listing = kin(tmp_path, "test", annotations=csv, classes=400)
   assert labels(listing) == {"aaaaaaaaaaa": -1} and listing.classes == ()
   for text, told in (
-      ("label,id\n", r"\['youtube_id', 'time_start', 'time_end'\] are missing"),
-      (HEAD, "no row of the split test"),
-      (HEAD + "a,aaaaaaaaaaa,x,10,test\n", "line 2: 'x' is no time"),
-      (HEAD + "a,aaaaaaaaaaa,20,10,test\n", "line 2: the video has no times"),
-      (HEAD + "a,aaaaaaaaaaa\n", "line 2: has fewer columns"),
-      (HEAD + "a,bbbbbbbbbbb,0,10,test\n", "holds no video.*1 are missing"),
+    ("label,id\n", r"\['youtube_id', 'time_start', 'time_end'\] are missing"),
+    (HEAD, "no row of the split test"),
+    (HEAD + "a,aaaaaaaaaaa,x,10,test\n", "line 2: 'x' is no time"),
+    (HEAD + "a,aaaaaaaaaaa,20,10,test\n", "line 2: the video has no times"),
+    (HEAD + "a,aaaaaaaaaaa\n", "line 2: has fewer columns"),
+    (HEAD + "a,bbbbbbbbbbb,0,10,test\n", "holds no video.*1 are missing"),
   ):
     csv = write(tmp_path / "test.csv", text)
     with pytest.raises(ValueError, match=told):
@@ -124,28 +132,33 @@ def test_kinetics_without_labels_and_bad_annotations(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "prefix, folder",
-    [
-        ("something-something-v2-", "20bn-something-something-v2/"),
-        ("labels/", "videos/"),
-    ],
+  "prefix, folder",
+  [
+    ("something-something-v2-", "20bn-something-something-v2/"),
+    ("labels/", "videos/"),
+  ],
 )
 def test_ssv2(tmp_path, prefix, folder):
   classes = {"Holding something next to something": "1", "Moving down": "0"}
   rows = [
-      {"id": "78687", "label": "holding potato next to a bottle",
-       "template": "Holding [something] next to [something]",
-       "placeholders": ["potato", "a bottle"]},
-      {"id": "9", "label": "moving down", "template": "Moving down"},
-      {"id": "10", "label": "moving down", "template": "Moving down"},
-  ]  # fmt: skip
+    {
+      "id": "78687",
+      "label": "holding potato next to a bottle",
+      "template": "Holding [something] next to [something]",
+      "placeholders": ["potato", "a bottle"],
+    },
+    {"id": "9", "label": "moving down", "template": "Moving down"},
+    {"id": "10", "label": "moving down", "template": "Moving down"},
+  ]
   write(tmp_path / f"{prefix}labels.json", classes)
   write(tmp_path / f"{prefix}validation.json", rows)
   write(tmp_path / f"{prefix}test.json", [{"id": "9"}])
   touch(tmp_path, f"{folder}78687.webm", f"{folder}9.webm")
   listing = ssv2.list_items(tmp_path, "val", classes=2)
-  assert listing.classes == ("Moving down", "Holding something next to"
-                             " something")  # fmt: skip
+  assert listing.classes == (
+    "Moving down",
+    "Holding something next to something",
+  )
   assert labels(listing) == {"78687": 1, "9": 0}
   assert missing(listing) == ["10"]
   assert labels(ssv2.list_items(tmp_path, "test", classes=2)) == {"9": -1}
@@ -164,15 +177,23 @@ def test_ssv2(tmp_path, prefix, folder):
 
 def test_ego4d(tmp_path):
   write(
-      tmp_path / "ego4d.json",
-      {"videos": [{"video_uid": "u1", "duration_sec": 9.0},
-                  {"video_uid": "u2"}, {"video_uid": "u3"}],
-       "clips": [{"clip_uid": "c1", "video_uid": "u1"}]},
-  )  # fmt: skip
+    tmp_path / "ego4d.json",
+    {
+      "videos": [
+        {"video_uid": "u1", "duration_sec": 9.0},
+        {"video_uid": "u2"},
+        {"video_uid": "u3"},
+      ],
+      "clips": [{"clip_uid": "c1", "video_uid": "u1"}],
+    },
+  )
   touch(
-      tmp_path, "v2/full_scale/u1.mp4", "v2/full_scale/u3.mp4",
-      "v2/full_scale/manifest.csv", "v2/clips/c1.mp4",
-  )  # fmt: skip
+    tmp_path,
+    "v2/full_scale/u1.mp4",
+    "v2/full_scale/u3.mp4",
+    "v2/full_scale/manifest.csv",
+    "v2/clips/c1.mp4",
+  )
   listing = ego4d.list_items(tmp_path, "", folder="full_scale")
   assert labels(listing) == {"u1": -1, "u3": -1}
   assert missing(listing) == ["u2"]
@@ -183,19 +204,21 @@ def test_ego4d(tmp_path):
   listing = ego4d.list_items(tmp_path, "", folder="full_scale", ids=uids)
   by_split = str(tmp_path / "{split}.txt")
   assert listing == ego4d.list_items(
-      tmp_path, "train", folder="full_scale", ids=by_split
+    tmp_path, "train", folder="full_scale", ids=by_split
   )
   with pytest.raises(ValueError, match="split is 'train', and ids is ''"):
     ego4d.list_items(tmp_path, "train", folder="full_scale")
   assert labels(listing) == {"u3": -1} and missing(listing) == ["u2"]
   spans = write(
-      tmp_path / "spans.csv",
-      "video_uid,start_s,end_s\nu1,2.5,10\nu1,20,\nu3,,\nu2,0,1\n",
+    tmp_path / "spans.csv",
+    "video_uid,start_s,end_s\nu1,2.5,10\nu1,20,\nu3,,\nu2,0,1\n",
   )
   listing = ego4d.list_items(tmp_path, "", folder="full_scale", ids=spans)
   assert [(i.id, i.start_s, i.end_s) for i in listing.items] == [
-      ("u1/2.5-10", 2.5, 10.0), ("u1/20-end", 20.0, None), ("u3", None, None),
-  ]  # fmt: skip
+    ("u1/2.5-10", 2.5, 10.0),
+    ("u1/20-end", 20.0, None),
+    ("u3", None, None),
+  ]
   assert missing(listing) == ["u2/0-1"]
   write(tmp_path / "spans.csv", "video_uid,start_s,end_s\nu1,5,4\n")
   with pytest.raises(ValueError, match="line 2: the span from 5.0 to 4.0"):
@@ -212,22 +235,22 @@ def test_ego4d(tmp_path):
 
 def test_howto100m(tmp_path):
   touch(
-      tmp_path, "a/-0123456789.mp4", "b/c/zzzzzzzzzzz.webm", "yyyyyyyyyyy.mkv"
+    tmp_path, "a/-0123456789.mp4", "b/c/zzzzzzzzzzz.webm", "yyyyyyyyyyy.mkv"
   )
   listing = howto100m.list_items(tmp_path, "", ids="")
   assert list(labels(listing)) == ["-0123456789", "yyyyyyyyyyy", "zzzzzzzzzzz"]
   ids = write(
-      tmp_path / "HowTo100M_v1.csv",
-      "video_id,category_1,category_2,rank,task_id\n"
-      "-0123456789,Food,Soups,1,3\nnnnnnnnnnnn,Food,Soups,2,3\n"
-      "-0123456789,Food,Soups,4,7\n",
+    tmp_path / "HowTo100M_v1.csv",
+    "video_id,category_1,category_2,rank,task_id\n"
+    "-0123456789,Food,Soups,1,3\nnnnnnnnnnnn,Food,Soups,2,3\n"
+    "-0123456789,Food,Soups,4,7\n",
   )
   listing = howto100m.list_items(tmp_path, "", ids=ids)
   assert labels(listing) == {"-0123456789": -1}
   assert missing(listing) == ["nnnnnnnnnnn"] and listing.classes == ()
   plain = write(tmp_path / "ids.txt", "zzzzzzzzzzz\n")
   assert list(labels(howto100m.list_items(tmp_path, "b", ids=plain))) == [
-      "zzzzzzzzzzz"
+    "zzzzzzzzzzz"
   ]
   with pytest.raises(ValueError, match="is empty"):
     howto100m.list_items(tmp_path, "", ids=write(tmp_path / "no.txt", ""))
@@ -242,17 +265,17 @@ def test_ucf101(tmp_path, lists, folder):
   where = tmp_path / lists
   write(where / "classInd.txt", "1 ApplyEyeMakeup\r\n2 YoYo\r\n")
   write(
-      where / "trainlist02.txt",
-      "YoYo/v_YoYo_g08_c01.avi 2\r\nYoYo/v_YoYo_g09_c01.avi 2\r\n",
+    where / "trainlist02.txt",
+    "YoYo/v_YoYo_g08_c01.avi 2\r\nYoYo/v_YoYo_g09_c01.avi 2\r\n",
   )
   write(
-      where / "testlist02.txt",
-      "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\r\n",
+    where / "testlist02.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\r\n"
   )
   touch(
-      tmp_path / folder, "YoYo/v_YoYo_g08_c01.avi",
-      "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
-  )  # fmt: skip
+    tmp_path / folder,
+    "YoYo/v_YoYo_g08_c01.avi",
+    "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
+  )
   listing = ucf101.list_items(tmp_path, "train", fold=2, classes=2)
   assert listing.classes == ("ApplyEyeMakeup", "YoYo")
   assert labels(listing) == {"YoYo/v_YoYo_g08_c01.avi": 1}
@@ -266,9 +289,9 @@ def test_ucf101(tmp_path, lists, folder):
   with pytest.raises(ValueError, match="testlist03.txt"):
     ucf101.list_items(tmp_path, "test", fold=3, classes=2)
   for line, told in (
-      ("YoYo/a.avi 1", "line 1: label 1 for YoYo, which is 2"),
-      ("Juggling/a.avi 1", "line 1: 'Juggling' is no class"),
-      ("YoYo/a.avi x", "line 1: label 'x' is not an integer"),
+    ("YoYo/a.avi 1", "line 1: label 1 for YoYo, which is 2"),
+    ("Juggling/a.avi 1", "line 1: 'Juggling' is no class"),
+    ("YoYo/a.avi x", "line 1: label 'x' is not an integer"),
   ):
     write(where / "trainlist02.txt", line)
     with pytest.raises(ValueError, match=told):

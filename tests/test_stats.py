@@ -37,12 +37,12 @@ def test_psnr_by_hand():
   black = np.zeros((2, 4, 4, 3), np.uint8)
   off = black + np.uint8(5)
   np.testing.assert_allclose(
-      stats.psnr_db(black, off), 20 * math.log10(255 / 5)
+    stats.psnr_db(black, off), 20 * math.log10(255 / 5)
   )
   half = black.copy()
   half[0] = 5  # one perfect image: the set's error is the mean, not infinite
   np.testing.assert_allclose(
-      stats.psnr_db(black, half), 20 * math.log10(255 / 5) + 10 * math.log10(2)
+    stats.psnr_db(black, half), 20 * math.log10(255 / 5) + 10 * math.log10(2)
   )
   assert stats.psnr_db(black, black) == math.inf
   with pytest.raises(ValueError, match="uint8 pixels"):

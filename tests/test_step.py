@@ -30,15 +30,22 @@ SPEC = sequence.SequenceSpec(60, 2, 4, 16, False)
 ROWS, STEPS = 16, 20
 RULES = sharding.ShardingRules()
 OPTIM = adamw.AdamWConfig(
-    lr=1e-2, warmup_steps=4, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-    weight_decay=0.1, clip_norm=1.0, mu_dtype="float32",
-)  # fmt: skip
+  lr=1e-2,
+  warmup_steps=4,
+  end_lr_frac=0.1,
+  b1=0.9,
+  b2=0.95,
+  eps=1e-8,
+  weight_decay=0.1,
+  clip_norm=1.0,
+  mu_dtype="float32",
+)
 TASK = pretrain.Pretrain(
-    trunk.Trunk(
-        llama.LlamaConfig(**recipes.model("tiny").to_dict()),
-        SPEC,
-        trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
-    )
+  trunk.Trunk(
+    llama.LlamaConfig(**recipes.model("tiny").to_dict()),
+    SPEC,
+    trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
+  )
 )
 
 
@@ -50,8 +57,8 @@ def batch(step):
   for row_R, visual in zip(tokens_BR, rng.permutation(ROWS) + 1):
     row_R[1 + visual :] = sequence.PAD
   return {
-      "tokens": tokens_BR.astype(np.int32),
-      "source": np.zeros(ROWS, np.int32),
+    "tokens": tokens_BR.astype(np.int32),
+    "source": np.zeros(ROWS, np.int32),
   }
 
 
@@ -59,16 +66,18 @@ def compile_step(task, tx, rate, *, sizes, microbatches, seed):
   """(shardings of the state, step function) of a task on a mesh."""
   devices = jax.devices()[: int(np.prod(sizes))]
   layout = sharding.Layout(
-      sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
+    sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
   )
   placed, _ = step_lib.state_shardings(task, tx, layout)
   step_fn = functools.partial(
-      step_lib.train_step, task=task, tx=tx, rate=rate, seed=seed,
-      microbatches=microbatches,
-  )  # fmt: skip
-  return placed, step_lib.jit_step(
-      step_fn, shardings=placed, layout=layout
+    step_lib.train_step,
+    task=task,
+    tx=tx,
+    rate=rate,
+    seed=seed,
+    microbatches=microbatches,
   )
+  return placed, step_lib.jit_step(step_fn, shardings=placed, layout=layout)
 
 
 TX = adamw.make(OPTIM, axes=TASK.axes().params, steps=STEPS)
@@ -77,12 +86,15 @@ TX = adamw.make(OPTIM, axes=TASK.axes().params, steps=STEPS)
 @functools.cache
 def compiled(sizes, microbatches):
   return compile_step(
-      TASK, TX,
-      lambda state, update: adamw.learning_rate(
-          OPTIM, state, update=update, steps=STEPS
-      ),
-      sizes=sizes, microbatches=microbatches, seed=7,
-  )  # fmt: skip
+    TASK,
+    TX,
+    lambda state, update: adamw.learning_rate(
+      OPTIM, state, update=update, steps=STEPS
+    ),
+    sizes=sizes,
+    microbatches=microbatches,
+    seed=7,
+  )
 
 
 def make_state(placed):
@@ -234,13 +246,12 @@ def test_activations_are_constrained_to_the_mesh():
   seen = {}
 
   class Constrained(Toy):
-
     def loss(self, params, rest, batch, *, step, key):
       whole_BX = jnp.ones((8, 4)) * params["w"]
       split_BX = nn.with_logical_constraint(whole_BX, ("batch", None))
       for name, x in (("whole", whole_BX), ("split", split_BX)):
         jax.debug.inspect_array_sharding(
-            x, callback=lambda found, name=name: seen.update({name: found})
+          x, callback=lambda found, name=name: seen.update({name: found})
         )
       terms, *more = super().loss(params, rest, batch, step=step, key=key)
       term = api.LossTerm(terms["a"].sum + jnp.sum(jnp.sin(split_BX)), 1.0)
@@ -248,9 +259,13 @@ def test_activations_are_constrained_to_the_mesh():
 
   tx = optax.sgd(0.1)
   placed, step_fn = compile_step(
-      Constrained(), tx, lambda state, update: 0.1,
-      sizes=(2, 4, 1), microbatches=1, seed=3,
-  )  # fmt: skip
+    Constrained(),
+    tx,
+    lambda state, update: 0.1,
+    sizes=(2, 4, 1),
+    microbatches=1,
+    seed=3,
+  )
   fresh = step_lib.init_state(Toy(), tx, jax.random.key(0))
   x = np.arange(8, dtype=np.float32)
   step_fn(jax.device_put(fresh, placed), {"x": x})
@@ -269,7 +284,7 @@ class Toy:
   def init(self, key):
     del key
     return api.Variables(
-        {"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())}
+      {"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())}
     )
 
   def weights(self, batch):
@@ -279,14 +294,14 @@ class Toy:
     assert rest.params is None
     x = batch["x"]
     terms = {
-        "a": api.LossTerm(rest.frozen["scale"] * params["w"][0] * x.sum(), 1.0),
-        "b": api.LossTerm(params["w"][0] ** 2 * x.sum(), step + 0.5),
+      "a": api.LossTerm(rest.frozen["scale"] * params["w"][0] * x.sum(), 1.0),
+      "b": api.LossTerm(params["w"][0] ** 2 * x.sum(), step + 0.5),
     }
     one = jnp.float32(1)
     metrics = {
-        "x": api.Weighted(x.sum(), jnp.float32(x.size)),
-        "draw": api.Weighted(jax.random.normal(key), one),
-        "step_seen": api.Weighted(step.astype(jnp.float32), one),
+      "x": api.Weighted(x.sum(), jnp.float32(x.size)),
+      "draw": api.Weighted(jax.random.normal(key), one),
+      "step_seen": api.Weighted(step.astype(jnp.float32), one),
     }
     return terms, {"rows": rest.stats["rows"] + x.size}, metrics
 
@@ -295,9 +310,13 @@ class Toy:
 def test_a_task_with_everything(microbatches):
   tx = optax.sgd(0.1)
   placed, step_fn = compile_step(
-      Toy(), tx, lambda state, update: 0.1 * update,
-      sizes=(1, 1, 1), microbatches=microbatches, seed=3,
-  )  # fmt: skip
+    Toy(),
+    tx,
+    lambda state, update: 0.1 * update,
+    sizes=(1, 1, 1),
+    microbatches=microbatches,
+    seed=3,
+  )
   x = np.arange(8, dtype=np.float32)
   fresh = step_lib.init_state(Toy(), tx, jax.random.key(0))
   state, w, draws = jax.device_put(fresh, placed), 1.0, []
@@ -318,8 +337,8 @@ def test_a_task_with_everything(microbatches):
     assert float(state.frozen["scale"]) == 2.0
     key = jax.random.fold_in(jax.random.key(3), s)
     expected = [
-        float(jax.random.normal(jax.random.fold_in(key, i)))
-        for i in range(microbatches)
+      float(jax.random.normal(jax.random.fold_in(key, i)))
+      for i in range(microbatches)
     ]
     assert float(row["draw"]) == pytest.approx(np.mean(expected), rel=1e-5)
     draws += expected
@@ -333,23 +352,23 @@ def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
 
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 4, 2, 1))
   (placed, shapes), (_, wide) = (
-      step_lib.state_shardings(TASK, adam(dtype), sharding.Layout(mesh))
-      for dtype in ("bfloat16", "float32")
+    step_lib.state_shardings(TASK, adam(dtype), sharding.Layout(mesh))
+    for dtype in ("bfloat16", "float32")
   )
   mu = placed.opt_state.inner_state[1].mu
   assert mu == placed.params  # moments lie with their parameters
   state = jax.jit(
-      functools.partial(step_lib.init_state, TASK, adam("bfloat16")),
-      out_shardings=placed,
+    functools.partial(step_lib.init_state, TASK, adam("bfloat16")),
+    out_shardings=placed,
   )(jax.random.key(0))
   keeper = checkpoint.Checkpoints(
-      tmp_path, checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
+    tmp_path, checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
   )
   keeper.save(1, state, {})
   keeper.wait()
   back, _ = keeper.restore(shapes, placed)
   for found, wanted in zip(
-      jax.tree.leaves(back["opt_state"]), jax.tree.leaves(state.opt_state)
+    jax.tree.leaves(back["opt_state"]), jax.tree.leaves(state.opt_state)
   ):
     assert found.dtype == wanted.dtype and found.sharding == wanted.sharding
     np.testing.assert_array_equal(found, wanted)
@@ -363,17 +382,15 @@ def of_split_sequences(size, chunk=0):
   """(loss, gradients) with the tokens split over so many devices."""
   spec = sequence.SequenceSpec(60, 4, 4, 64, False)
   task = pretrain.Pretrain(
-      trunk.Trunk(
-          llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
-          spec,
-          trunk.Compute(
-              "float32", "blocked", "none", 1, chunk, platform.CPU
-          ),
-      )
+    trunk.Trunk(
+      llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
+      spec,
+      trunk.Compute("float32", "blocked", "none", 1, chunk, platform.CPU),
+    )
   )
   ways = 2 if size == 4 else 1
   mesh = sharding.make_mesh(
-      sharding.MeshConfig(1, ways, 1, size), jax.devices()[: ways * size]
+    sharding.MeshConfig(1, ways, 1, size), jax.devices()[: ways * size]
   )
   tokens_BR = np.random.default_rng(0).integers(4, 64, (4, spec.row_tokens))
 
@@ -381,7 +398,7 @@ def of_split_sequences(size, chunk=0):
   def both(params, tokens_BR):
     with nn.logical_axis_rules(RULES.flax_rules()):
       return jax.value_and_grad(
-          lambda params: jnp.sum(task.nll(params, tokens_BR)[0])
+        lambda params: jnp.sum(task.nll(params, tokens_BR)[0])
       )(params)
 
   params = jax.device_get(jax.jit(task.init)(jax.random.key(0)).params)
@@ -390,7 +407,7 @@ def of_split_sequences(size, chunk=0):
   blocks |= {name: 5 * blocks[name] for name in ("query", "key")}
   with jax.set_mesh(mesh):
     rows = jax.device_put(
-        tokens_BR.astype(np.int32), sharding.Layout(mesh).by_row
+      tokens_BR.astype(np.int32), sharding.Layout(mesh).by_row
     )
     return jax.device_get(both(params, rows))
 
@@ -436,7 +453,7 @@ def test_the_kernel_knows_where_its_queries_stand(segmented):
 
   def both(attend):
     mixed, pull = jax.vjp(
-        functools.partial(attend, segments_BT=segments, scale=0.4), q, k, v
+      functools.partial(attend, segments_BT=segments, scale=0.4), q, k, v
     )
     return mixed, *pull(g)
 

@@ -23,23 +23,28 @@ PAPER = (0.2, 0.1, 0.1, 0.6)  # rows of images and of three video sets
 def _sources(tmp_path_factory):
   path = tmp_path_factory.mktemp("sets")
   return [
-      token_sets.source(
-          path / "images", 37, weight=0.2, kind="image", frames=1,
-          stride_frames=0, fps=0.0,
-      ),
-      token_sets.source(path / "short", 11, weight=0.1, frames=4),
-      token_sets.source(path / "long", 23, weight=0.1, frames=9),
-      token_sets.source(path / "main", 90, weight=0.6, frames=6),
-  ]  # fmt: skip
+    token_sets.source(
+      path / "images",
+      37,
+      weight=0.2,
+      kind="image",
+      frames=1,
+      stride_frames=0,
+      fps=0.0,
+    ),
+    token_sets.source(path / "short", 11, weight=0.1, frames=4),
+    token_sets.source(path / "long", 23, weight=0.1, frames=9),
+    token_sets.source(path / "main", 90, weight=0.6, frames=6),
+  ]
 
 
 def global_batch(sources, step, *, hosts, seed=0, batch=BATCH):
   """The batch of a step, put together from what each host reads."""
   parts = [
-      mixture.stream(
-          sources, seq=SEQ, seed=seed, batch=batch, host=host, hosts=hosts
-      )[step]
-      for host in range(hosts)
+    mixture.stream(
+      sources, seq=SEQ, seed=seed, batch=batch, host=host, hosts=hosts
+    )[step]
+    for host in range(hosts)
   ]
   return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
 
@@ -79,13 +84,12 @@ def test_iteration_from_any_step_on_another_host_count(sources, prefetch):
     parts = []
     for host in range(hosts):
       ds = mixture.stream(
-          sources, seq=SEQ, seed=0, batch=BATCH, host=host, hosts=hosts
+        sources, seq=SEQ, seed=0, batch=BATCH, host=host, hosts=hosts
       )
       parts.append(take(mixture.host_batches(ds, start, reading=reading), 3))
     for ahead, batches in enumerate(zip(*parts)):
       joined = {
-          k: np.concatenate([batch[k] for batch in batches])
-          for k in batches[0]
+        k: np.concatenate([batch[k] for batch in batches]) for k in batches[0]
       }
       assert same(joined, expected[start + ahead])
 
@@ -115,7 +119,7 @@ def test_a_row_is_its_record(sources):
         first = 0 if image else frames_NP[0, 3]
         frame = 0 if image else first + n
         written = token_sets.codes(
-            record, 1, frames=source.store.manifest.frames
+          record, 1, frames=source.store.manifest.frames
         ).reshape(-1, SEQ.frame_tokens)
         np.testing.assert_array_equal(frame_P, written[frame])
       if not image:
@@ -124,9 +128,7 @@ def test_a_row_is_its_record(sources):
 
 def draws(source, rows_wanted, *, seed=0):
   """(records, first frames) that the first rows of one source hold."""
-  ds = mixture.stream(
-      [source], seq=SEQ, seed=seed, batch=1, host=0, hosts=1
-  )  # fmt: skip
+  ds = mixture.stream([source], seq=SEQ, seed=seed, batch=1, host=0, hosts=1)
   frames = [frames_of(ds[i]["tokens"][0]) for i in range(rows_wanted)]
   records = [[token_sets.record_of(f) for f in row] for row in frames]
   return records, [int(row[0, 3]) for row in frames]
@@ -176,21 +178,21 @@ def test_windows_differ_between_epochs_and_records(sources):
 
 
 @pytest.mark.parametrize(
-    "seed, source, record, epoch, window",
-    [
-        (7, 2, 5, 3, 75),
-        # Each of them counts, and the first of everything has no other rule.
-        (8, 2, 5, 3, 6),
-        (7, 1, 5, 3, 26),
-        (7, 2, 6, 3, 62),
-        (7, 2, 5, 4, 62),
-        (0, 0, 0, 0, 85),
-        (0, 0, 0, 1, 39),
-        (7, 2, 5, None, 0),  # validation
-    ],
+  "seed, source, record, epoch, window",
+  [
+    (7, 2, 5, 3, 75),
+    # Each of them counts, and the first of everything has no other rule.
+    (8, 2, 5, 3, 6),
+    (7, 1, 5, 3, 26),
+    (7, 2, 6, 3, 62),
+    (7, 2, 5, 4, 62),
+    (0, 0, 0, 0, 85),
+    (0, 0, 0, 1, 39),
+    (7, 2, 5, None, 0),  # validation
+  ],
 )
 def test_the_window_of_a_draw_is_that_of_every_run_so_far(
-    seed, source, record, epoch, window
+  seed, source, record, epoch, window
 ):
   """Of 100. A run that goes on with other draws is another run."""
   draw = rows.Draw(record=record, epoch=epoch)
@@ -203,12 +205,12 @@ def test_sources_of_equal_length_have_different_orders(tmp_path):
   ds = mixture.stream(pair, seq=SEQ, seed=0, batch=80, host=0, hosts=1)
   batch = ds[0]
   order = [
-      [
-          token_sets.record_of(frames_of(row)[0])
-          for row, index in zip(batch["tokens"], batch["source"])
-          if index == s
-      ]
-      for s in range(2)
+    [
+      token_sets.record_of(frames_of(row)[0])
+      for row, index in zip(batch["tokens"], batch["source"])
+      if index == s
+    ]
+    for s in range(2)
   ]
   assert sorted(order[0]) == sorted(order[1]) == list(range(40))
   assert order[0] != order[1]
@@ -222,14 +224,14 @@ def test_the_mixture_is_exact_over_its_cycle(sources):
 
 
 @pytest.mark.parametrize(
-    "weights, counts",
-    [
-        (PAPER, [2, 1, 1, 6]),
-        ((3, 7), [3, 7]),
-        ((1 / 3, 1 / 3), [1, 1]),
-        ((0.125, 0.5), [1, 4]),
-        ((5.0,), [1]),
-    ],
+  "weights, counts",
+  [
+    (PAPER, [2, 1, 1, 6]),
+    ((3, 7), [3, 7]),
+    ((1 / 3, 1 / 3), [1, 1]),
+    ((0.125, 0.5), [1, 4]),
+    ((5.0,), [1]),
+  ],
 )
 def test_cycles_hold_whole_shares_and_lose_no_row(weights, counts):
   cycle = mixture.Cycle(weights)
@@ -247,9 +249,19 @@ def test_the_cycle_of_the_paper_is_that_of_every_run_so_far():
   """Whoever is furthest behind its share with row k has it; then the first."""
   cycle = mixture.Cycle(PAPER)
   assert [cycle[k] for k in range(12)] == [
-      (3, 0), (0, 0), (3, 1), (1, 0), (3, 2), (2, 0), (3, 3), (3, 4), (0, 1),
-      (3, 5), (3, 6), (0, 2),
-  ]  # fmt: skip
+    (3, 0),
+    (0, 0),
+    (3, 1),
+    (1, 0),
+    (3, 2),
+    (2, 0),
+    (3, 3),
+    (3, 4),
+    (0, 1),
+    (3, 5),
+    (3, 6),
+    (0, 2),
+  ]
   third = mixture.Cycle((3, 7))
   assert [third[k][0] for k in range(10)] == [1, 0, 1, 1, 0, 1, 1, 1, 0, 1]
 
@@ -265,11 +277,11 @@ def test_bad_weights_are_refused():
 def test_what_does_not_fit_is_refused(sources, tmp_path):
   spec = dict(seq=SEQ, seed=0, batch=BATCH, host=0, hosts=1)
   for changes, message in (
-      (dict(batch=6, hosts=4), "batch 6 is not divisible by 4 hosts"),
-      (dict(host=2, hosts=2), "host 2 of 2"),
-      (dict(seq=sequence.SequenceSpec(128, 2, 4, 16, False)), "vocab 64"),
-      (dict(seq=sequence.SequenceSpec(64, 4, 1, 16, False)), "grid 2"),
-      (dict(seq=sequence.SequenceSpec(64, 2, 6, 24, False)), "4 frames a rec"),
+    (dict(batch=6, hosts=4), "batch 6 is not divisible by 4 hosts"),
+    (dict(host=2, hosts=2), "host 2 of 2"),
+    (dict(seq=sequence.SequenceSpec(128, 2, 4, 16, False)), "vocab 64"),
+    (dict(seq=sequence.SequenceSpec(64, 4, 1, 16, False)), "grid 2"),
+    (dict(seq=sequence.SequenceSpec(64, 2, 6, 24, False)), "4 frames a rec"),
   ):
     with pytest.raises(ValueError, match=message):
       mixture.stream(sources, **{**spec, **changes})
@@ -304,10 +316,14 @@ def test_damage_during_a_run_stops_it_with_the_path(tmp_path):
 def write_pixels(path, records, *, frames, size_px=4):
   """Frames whose pixels say which record and frame they are."""
   head = token_sets.manifest(
-      fields=(manifests.frame_field(frames=frames, size_px=size_px),),
-      frames=frames, size_px=size_px, tokenizer="", vocab=0, grid=0,
-      labels=False,
-  )  # fmt: skip
+    fields=(manifests.frame_field(frames=frames, size_px=size_px),),
+    frames=frames,
+    size_px=size_px,
+    tokenizer="",
+    vocab=0,
+    grid=0,
+    labels=False,
+  )
   writer = shards.Writer(path, head)
   pixels = np.zeros((records, frames, size_px, size_px, 3), np.uint8)
   pixels[..., 0] = np.arange(records)[:, None, None, None]
@@ -321,13 +337,17 @@ def write_pixels(path, records, *, frames, size_px=4):
 
 def test_pixel_stream_draws_one_frame_of_each_clip(tmp_path):
   source = write_pixels(tmp_path / "clips", 20, frames=5)
+
   def batch(step, hosts):
-    return np.concatenate([
+    return np.concatenate(
+      [
         mixture.frames_stream(
-            [source], seed=0, batch=20, host=host, hosts=hosts
+          [source], seed=0, batch=20, host=host, hosts=hosts
         )[step]["frames"]
         for host in range(hosts)
-    ])  # fmt: skip
+      ]
+    )
+
   epochs = [batch(step, 1) for step in range(3)]
   for step, frames in enumerate(epochs):
     assert frames.shape == (20, 4, 4, 3) and frames.dtype == np.uint8
@@ -344,7 +364,7 @@ def test_validation_is_exact_and_padded(sources):
     records = len(source.store)
     seen, targets = [], 0
     held_out = heldout.validation(
-        source, seq=SEQ, rows=0, batch=8, host=0, hosts=1
+      source, seq=SEQ, rows=0, batch=8, host=0, hosts=1
     )
     batches = list(held_out)
     assert held_out.rows == (10 if image else records)
@@ -364,7 +384,7 @@ def test_validation_is_exact_and_padded(sources):
 
 def test_a_last_row_of_few_images_is_padding_after_them(sources):
   held_out = heldout.validation(
-      sources[0], seq=SEQ, rows=0, batch=2, host=0, hosts=1
+    sources[0], seq=SEQ, rows=0, batch=2, host=0, hosts=1
   )
   row_R = held_out.batches[4]["tokens"][1]  # 37 = 9 x 4 + 1 images
   assert row_R[0] == sequence.IMAGE_START
@@ -376,8 +396,9 @@ def test_a_last_row_of_few_images_is_padding_after_them(sources):
 def test_validation_is_the_same_on_any_number_of_hosts(sources, hosts):
   def read(host, hosts):
     return heldout.validation(
-        sources[2], seq=SEQ, rows=0, batch=8, host=host, hosts=hosts
+      sources[2], seq=SEQ, rows=0, batch=8, host=host, hosts=hosts
     )
+
   one = read(0, 1)
   parts = [read(host, hosts) for host in range(hosts)]
   assert {len(part) for part in parts} == {len(one)}
@@ -388,7 +409,7 @@ def test_validation_is_the_same_on_any_number_of_hosts(sources, hosts):
 
 def test_part_of_the_validation_set_is_spread_over_it(sources):
   held_out = heldout.validation(
-      sources[3], seq=SEQ, rows=9, batch=4, host=0, hosts=1
+    sources[3], seq=SEQ, rows=9, batch=4, host=0, hosts=1
   )
   tokens = np.concatenate([batch["tokens"] for batch in held_out])
   records = [token_sets.record_of(frames_of(row)[0]) for row in tokens[:9]]
@@ -396,7 +417,7 @@ def test_part_of_the_validation_set_is_spread_over_it(sources):
   assert np.all(tokens[9:] == sequence.PAD) and len(tokens) == 12
   assert held_out.targets == 9 * SEQ.visual_tokens
   more = heldout.validation(
-      sources[1], seq=SEQ, rows=99, batch=4, host=0, hosts=1
+    sources[1], seq=SEQ, rows=99, batch=4, host=0, hosts=1
   )
   assert more.rows == 11
 
@@ -405,7 +426,7 @@ def test_shared_items_are_refused(sources, tmp_path):
   held_out = token_sets.source(tmp_path / "validation", 9)
   heldout.check_disjoint(sources, [held_out])
   leak = rows.Source(
-      "leak", token_sets.write(tmp_path / "l", 3, prefix="main"), 1.0
+    "leak", token_sets.write(tmp_path / "l", 3, prefix="main"), 1.0
   )
   with pytest.raises(ValueError, match="'main/0' is in training source 'main'"):
     heldout.check_disjoint(sources, [held_out, leak])
@@ -414,11 +435,11 @@ def test_shared_items_are_refused(sources, tmp_path):
   head = token_sets.manifest(ids=False, labels=False)
   writer = shards.Writer(tmp_path / "n", head)
   writer.append(
-      {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
+    {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
   )
   writer.close()
   store = shards.open_store(
-      tmp_path / "n", tokenizer=None, vocab=None, grid=None
+    tmp_path / "n", tokenizer=None, vocab=None, grid=None
   )
   with pytest.raises(ValueError, match="'nameless'.* has no ids"):
     heldout.check_disjoint([rows.Source("nameless", store, 1.0)], [held_out])

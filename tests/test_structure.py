@@ -18,26 +18,41 @@ PACKAGE = runs.ROOT / "totojax"
 # folder. `report` reads run directories only: of the rest it may import their
 # files' readers and writers, and nothing that loads jax.
 RANKS = {
-    "plugins": -1, "config": 0, "tree": 0, "flops": 0, "storage": 0,
-    "sequence": 0.3,
-    "rundir": 0.5, "sharding": 1, "models": 1, "tokenizers": 1, "data": 1,
-    "optim": 1,
-    "tasks": 2, "evals": 2,
-    "step": 3, "lanes": 3.1, "checkpoint": 3.1, "train": 3.2, "assembly": 3.3,
-    "trained": 4, "report": 4,
-    "jobs": 5,
-    "main": 6,
-    "": 7,
-}  # fmt: skip
-ALONE = {
-    "report": {"rundir.console", "rundir.files", "rundir.metrics"},
+  "plugins": -1,
+  "config": 0,
+  "tree": 0,
+  "flops": 0,
+  "storage": 0,
+  "sequence": 0.3,
+  "rundir": 0.5,
+  "sharding": 1,
+  "models": 1,
+  "tokenizers": 1,
+  "data": 1,
+  "optim": 1,
+  "tasks": 2,
+  "evals": 2,
+  "step": 3,
+  "lanes": 3.1,
+  "checkpoint": 3.1,
+  "train": 3.2,
+  "assembly": 3.3,
+  "trained": 4,
+  "report": 4,
+  "jobs": 5,
+  "main": 6,
+  "": 7,
 }
+ALONE = {"report": {"rundir.console", "rundir.files", "rundir.metrics"}}
 
 # Distribution -> the extra that brings it.
 OPTIONAL = {
-    "av": "data", "skimage": "data", "apache_beam": "beam", "torch": "parity",
-    "transformers": "",
-}  # fmt: skip
+  "av": "data",
+  "skimage": "data",
+  "apache_beam": "beam",
+  "torch": "parity",
+  "transformers": "",
+}
 
 
 def files(package):
@@ -95,19 +110,19 @@ def test_files_import_only_lower_ranks():
 
 
 @pytest.mark.parametrize(
-    "file, line, told",
-    [
-        ("tree.py", "from totojax import sharding", "totojax.sharding"),
-        ("models/trunk.py", "from totojax.data import stream", "totojax.data"),
-        ("train.py", "from totojax.trained import run", "totojax.trained"),
-        ("train.py", "import totojax.jobs.pretrain", "totojax.jobs"),
-        ("step.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
-        ("report/plots.py", "from totojax import tree", "totojax.tree"),
-        ("report/plots.py", "from totojax.rundir import lock", "rundir.lock"),
-        ("models/llama.py", "from . import layers", "relatively"),
-        ("newpart/file.py", "", "no rank"),
-        ("__init__.py", "from totojax import main", "totojax.main"),
-    ],
+  "file, line, told",
+  [
+    ("tree.py", "from totojax import sharding", "totojax.sharding"),
+    ("models/trunk.py", "from totojax.data import stream", "totojax.data"),
+    ("train.py", "from totojax.trained import run", "totojax.trained"),
+    ("train.py", "import totojax.jobs.pretrain", "totojax.jobs"),
+    ("step.py", "def f():\n  from totojax.train import fit", "totojax.tr"),
+    ("report/plots.py", "from totojax import tree", "totojax.tree"),
+    ("report/plots.py", "from totojax.rundir import lock", "rundir.lock"),
+    ("models/llama.py", "from . import layers", "relatively"),
+    ("newpart/file.py", "", "no rank"),
+    ("__init__.py", "from totojax import main", "totojax.main"),
+  ],
 )
 def test_a_planted_import_is_found(tmp_path, file, line, told):
   path = tmp_path / "totojax" / file
@@ -125,7 +140,7 @@ def test_a_file_may_import_its_own_folder_and_below(tmp_path):
   path = tmp_path / "totojax" / "models" / "trunk.py"
   path.parent.mkdir(parents=True)
   path.write_text(
-      "from totojax.models import layers\nfrom totojax import sequence\n"
+    "from totojax.models import layers\nfrom totojax import sequence\n"
   )
   assert rank_violations(tmp_path / "totojax") == []
 
@@ -137,24 +152,24 @@ UNTYPED = {"Mapping[str, Any]", "dict[str, Any]", "ConfigDict"}
 
 
 def untyped_configs(package):
-  """"file:line" where a config that is no dataclass travels below config/."""
+  """ "file:line" where a config that is no dataclass travels below config/."""
   trees = {
-      str(path.relative_to(package)): ast.parse(path.read_text())
-      for path in files(package)
+    str(path.relative_to(package)): ast.parse(path.read_text())
+    for path in files(package)
   }
   trees = {
-      name: tree
-      for name, tree in trees.items()
-      if name not in DOORS and not name.startswith("config/")
+    name: tree
+    for name, tree in trees.items()
+    if name not in DOORS and not name.startswith("config/")
   }
   nodes = [(n, node) for n, tree in trees.items() for node in ast.walk(tree)]
   # A name for such a mapping is one too, from wherever it is imported.
   untyped = UNTYPED | {
-      target.id
-      for _, node in nodes
-      if isinstance(node, ast.Assign) and ast.unparse(node.value) in UNTYPED
-      for target in node.targets
-      if isinstance(target, ast.Name)
+    target.id
+    for _, node in nodes
+    if isinstance(node, ast.Assign) and ast.unparse(node.value) in UNTYPED
+    for target in node.targets
+    if isinstance(target, ast.Name)
   }
   found = []
   for name, node in nodes:
@@ -190,19 +205,19 @@ def test_no_untyped_config_travels_below_the_door():
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "def f(config: Mapping[str, Any]):\n  pass",
-        "def f(x, *, settings: dict[str, Any] | None = None):\n  pass",
-        "class A:\n  section: 'dict[str, Any]'",
-        "def f(config: jobs.Config):\n  pass\nConfig = Mapping[str, Any]",
-        "def f(config: ml_collections.ConfigDict):\n  pass",
-        "self.config: Mapping[str, Any] = {}",
-        'x = config["model"]["width"]',
-        'config["run"] = "probe"',
-        'x = run.config["seed"]',
-        'x = run.config.get("init_from")',
-    ],
+  "code",
+  [
+    "def f(config: Mapping[str, Any]):\n  pass",
+    "def f(x, *, settings: dict[str, Any] | None = None):\n  pass",
+    "class A:\n  section: 'dict[str, Any]'",
+    "def f(config: jobs.Config):\n  pass\nConfig = Mapping[str, Any]",
+    "def f(config: ml_collections.ConfigDict):\n  pass",
+    "self.config: Mapping[str, Any] = {}",
+    'x = config["model"]["width"]',
+    'config["run"] = "probe"',
+    'x = run.config["seed"]',
+    'x = run.config.get("init_from")',
+  ],
 )
 def test_a_planted_untyped_config_is_found(tmp_path, code):
   (tmp_path / "jobs").mkdir()
@@ -211,8 +226,8 @@ def test_a_planted_untyped_config_is_found(tmp_path, code):
   assert len(found) == 1 and found[0].startswith("jobs/probe.py:")
   # Controls: typed ones, mappings of something else, and the doors.
   (tmp_path / "jobs" / "probe.py").write_text(
-      "def f(config: pretrain.Pretrain, facts: Mapping[str, Any]):\n"
-      '  return facts["steps"], config.optim.lr, settings[0]\n'
+    "def f(config: pretrain.Pretrain, facts: Mapping[str, Any]):\n"
+    '  return facts["steps"], config.optim.lr, settings[0]\n'
   )
   for name in ("main.py", "config/roots.py"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -228,13 +243,13 @@ def test_nothing_imports_in_a_circle():
 def test_a_planted_circle_is_found(tmp_path):
   package = tmp_path / "totojax"
   for name, code in {
-      "__init__.py": "def f():\n  from totojax import step\n",
-      "step.py": "from totojax.models import trunk\n",
-      "models/__init__.py": "",
-      "models/trunk.py": "from totojax.models import heads\n",
-      "models/heads.py": "",
-      "data/__init__.py": "",
-      "data/rows.py": "def f():\n  from totojax import step\n",
+    "__init__.py": "def f():\n  from totojax import step\n",
+    "step.py": "from totojax.models import trunk\n",
+    "models/__init__.py": "",
+    "models/trunk.py": "from totojax.models import heads\n",
+    "models/heads.py": "",
+    "data/__init__.py": "",
+    "data/rows.py": "def f():\n  from totojax import step\n",
   }.items():
     (package / name).parent.mkdir(parents=True, exist_ok=True)
     (package / name).write_text(code)
@@ -247,7 +262,7 @@ def test_a_planted_circle_is_found(tmp_path):
   assert measures.two_way(package) == [("data", "models")]
   (package / "models" / "heads.py").write_text("from totojax import step\n")
   assert measures.cycles(package) == [
-      ["totojax.models.heads", "totojax.models.trunk", "totojax.step"]
+    ["totojax.models.heads", "totojax.models.trunk", "totojax.step"]
   ]
 
 
@@ -272,8 +287,8 @@ def test_a_file_more_is_seen(tmp_path):
   package.mkdir()
   (package / "__init__.py").write_text("")
   (package / "main.py").write_text(
-      "import jax\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
-      "  from totojax import sweep\ndef f():\n  from totojax import probe\n"
+    "import jax\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n"
+    "  from totojax import sweep\ndef f():\n  from totojax import probe\n"
   )
   (package / "sweep.py").write_text("")
   (package / "probe.py").write_text("from totojax.sweep import a\n")
@@ -324,9 +339,9 @@ def test_a_planted_copy_is_found(tmp_path):
 
 
 PYTHON = [
-    path
-    for root in ("totojax", "configs", "tests", "launch", "colab")
-    for path in files(runs.ROOT / root)
+  path
+  for root in ("totojax", "configs", "tests", "launch", "colab")
+  for path in files(runs.ROOT / root)
 ]
 
 
@@ -374,9 +389,7 @@ def asks_which(package):
       elif isinstance(node, (ast.Subscript, ast.Attribute)):
         if isinstance(node.value, ast.Dict):  # {...}[kind], {...}.get(kind)
           asked = node.value.keys
-      parts = [
-          part for one in filter(None, asked) for part in ast.walk(one)
-      ]  # fmt: skip
+      parts = [part for one in filter(None, asked) for part in ast.walk(one)]
       words = {p.value for p in parts if isinstance(p, ast.Constant)}
       classes = {p.id for p in parts if isinstance(p, ast.Name)}
       classes |= {p.attr for p in parts if isinstance(p, ast.Attribute)}
@@ -391,22 +404,22 @@ def test_nobody_asks_which_architecture_it_is():
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        'x = config.kind == "mamba"',
-        'x = config.kind in ("gpt2", "mamba")',
-        'match config.kind:\n  case "gpt2" | "llama":\n    pass',
-        "x = isinstance(model.config, llama.LlamaConfig)",
-        "x = isinstance(c, (MambaConfig, int))",
-        'x = {"gpt2": 1, "mamba": 2}[config.kind]',
-        'x = {"gpt2": 1, "mamba": 2}.get(config.kind, 3)',
-    ],
+  "code",
+  [
+    'x = config.kind == "mamba"',
+    'x = config.kind in ("gpt2", "mamba")',
+    'match config.kind:\n  case "gpt2" | "llama":\n    pass',
+    "x = isinstance(model.config, llama.LlamaConfig)",
+    "x = isinstance(c, (MambaConfig, int))",
+    'x = {"gpt2": 1, "mamba": 2}[config.kind]',
+    'x = {"gpt2": 1, "mamba": 2}.get(config.kind, 3)',
+  ],
 )
 def test_a_planted_question_is_found(tmp_path, code):
   (tmp_path / "trunk.py").write_text(code)
   # Controls: another kind of something else, and a table.
   (tmp_path / "a.py").write_text(
-      'x = manifest.kind == "video"\ny = {"gpt2": 1}\nisinstance(y, int)\n'
+    'x = manifest.kind == "video"\ny = {"gpt2": 1}\nisinstance(y, int)\n'
   )
   (tmp_path / "models").mkdir()
   (tmp_path / "models" / "llama.py").write_text(code)
@@ -479,16 +492,22 @@ def test_an_eager_or_second_optional_import_is_found(tmp_path):
   (tmp_path / "a.py").write_text("def f():\n  import av.video\n")
   (tmp_path / "b.py").write_text("from av import open\nimport torch\n")
   assert optional_imports(tmp_path) == {
-      "av": {("a.py", False), ("b.py", True)}, "torch": {("b.py", True)},
-  }  # fmt: skip
+    "av": {("a.py", False), ("b.py", True)},
+    "torch": {("b.py", True)},
+  }
 
 
 def python(code):
   """What a fresh interpreter prints."""
   result = subprocess.run(
-      [sys.executable, "-c", code], env=runs.environment(), cwd=runs.ROOT,
-      capture_output=True, text=True, timeout=240, check=False,
-  )  # fmt: skip
+    [sys.executable, "-c", code],
+    env=runs.environment(),
+    cwd=runs.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=240,
+    check=False,
+  )
   assert result.returncode == 0, result.stderr
   return result.stdout
 
@@ -509,8 +528,8 @@ print(sorted({{"jax", "tensorstore", "matplotlib"}} & set(sys.modules)))
 def test_importing_everything_does_nothing(tmp_path):
   """No backend of jax starts, no random state moves, no file appears."""
   modules = [
-      ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
-      for path in files(PACKAGE)
+    ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
+    for path in files(PACKAGE)
   ]
   modules = [name.removesuffix(".__init__") for name in modules]
   before = {p for p in runs.ROOT.iterdir()}
@@ -527,7 +546,7 @@ assert xla_bridge._backends == {{}}, xla_bridge._backends
 assert np.random.get_state()[1].tolist() == state
 assert handlers == [
     signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-loaded = {set(OPTIONAL) | {'scipy'}!r} & set(sys.modules)
+loaded = {set(OPTIONAL) | {"scipy"}!r} & set(sys.modules)
 assert not loaded, loaded
 jax.devices()
 assert xla_bridge._backends, "the check above would see nothing"
@@ -539,7 +558,7 @@ print("imported", len({modules!r}))
 
 def main(*words, code):
   return runs.finish(
-      runs.start([sys.executable, "-m", "totojax.main", *words]), code=code
+    runs.start([sys.executable, "-m", "totojax.main", *words]), code=code
   )
 
 
@@ -553,21 +572,21 @@ def test_help():
   of_script = runs.finish(runs.start(words), code=0)
   mine, other = output.splitlines(), of_script.splitlines()
   assert [i for i, (a, b) in enumerate(zip(mine, other)) if a != b] == [
-      mine.index(f"{PACKAGE / 'main.py'}:")
+    mine.index(f"{PACKAGE / 'main.py'}:")
   ]
   assert len(mine) == len(other)
 
 
 @pytest.mark.parametrize(
-    "code, slow",
-    [
-        ("import totojax", ["numpy", "etils", "absl"]),
-        (
-            "from totojax import main",
-            ["jax", "numpy", "flax", "tensorflow", "totojax.config.pretrain"],
-        ),
-        ("import totojax.train", []),  # or the check would see nothing
-    ],
+  "code, slow",
+  [
+    ("import totojax", ["numpy", "etils", "absl"]),
+    (
+      "from totojax import main",
+      ["jax", "numpy", "flax", "tensorflow", "totojax.config.pretrain"],
+    ),
+    ("import totojax.train", []),  # or the check would see nothing
+  ],
 )
 def test_what_is_imported_early_is_light(code, slow):
   """So that the package and its --help are there at once."""
@@ -577,34 +596,33 @@ def test_what_is_imported_early_is_light(code, slow):
 
 
 @pytest.mark.parametrize(
-    "word, right",
-    [
-        (
-            "--config.optim.lrr=0.1",
-            "optim.lrr does not exist; did you mean optim.lr?",
-        ),
-        (
-            "--config.data.train.moving.pth=x",
-            "data.train.moving.pth does not exist; did you mean"
-            " data.train.moving.path?",
-        ),
-        ("--config.optm.lr=0.1", "optm does not exist; did you mean optim?"),
-        (
-            "--config.every.zzz=3",
-            "every.zzz does not exist; known: every.checkpoint_steps,"
-            " every.eval_steps, every.log_steps",
-        ),
-        (
-            "--config.model.width.x=3",
-            "model.width.x does not exist; model.width is 32, with no keys"
-            " below it",
-        ),
-    ],
+  "word, right",
+  [
+    (
+      "--config.optim.lrr=0.1",
+      "optim.lrr does not exist; did you mean optim.lr?",
+    ),
+    (
+      "--config.data.train.moving.pth=x",
+      "data.train.moving.pth does not exist; did you mean"
+      " data.train.moving.path?",
+    ),
+    ("--config.optm.lr=0.1", "optm does not exist; did you mean optim?"),
+    (
+      "--config.every.zzz=3",
+      "every.zzz does not exist; known: every.checkpoint_steps,"
+      " every.eval_steps, every.log_steps",
+    ),
+    (
+      "--config.model.width.x=3",
+      "model.width.x does not exist; model.width is 32, with no keys below it",
+    ),
+  ],
 )
 def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path, word, right):
   workdir = tmp_path / "run"
   output = main(
-      "--config=configs/smoke.py", f"--workdir={workdir}", word, code=1
+    "--config=configs/smoke.py", f"--workdir={workdir}", word, code=1
   )
   assert "Traceback" not in output
   told = output.strip().splitlines()[-1]
@@ -614,26 +632,35 @@ def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path, word, right):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [["--config=configs/smoke.py"], ["--config", "configs/smoke.py"]]
+  "words", [["--config=configs/smoke.py"], ["--config", "configs/smoke.py"]]
 )
 def test_a_config_is_found_from_any_folder(tmp_path, words):
   process = subprocess.Popen(
-      [sys.executable, "-m", "totojax.main", *words,
-       "--config.data.train.moving.path=none", "--config.seed=7"],
-      env=runs.environment(), cwd=tmp_path, text=True,
-      stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-  )  # fmt: skip
+    [
+      sys.executable,
+      "-m",
+      "totojax.main",
+      *words,
+      "--config.data.train.moving.path=none",
+      "--config.seed=7",
+    ],
+    env=runs.environment(),
+    cwd=tmp_path,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+  )
   # The config was read, with its changes: what fails is the store.
   assert "none/manifest.json does not exist" in runs.finish(process, code=1)
 
 
 def test_what_is_missing_or_wrong_is_one_line(tmp_path):
   for words, told in (
-      ([], "--config is missing"),
-      (["--config=configs/nothing.py"], "configs/demo.py"),  # what there is
-      (["--config", "configs/nothing.py"], "configs/demo.py"),
-      (["--config"], "--config names no file"),
-      (["--config=configs/smoke.py", "word"], "flags begin with --"),
+    ([], "--config is missing"),
+    (["--config=configs/nothing.py"], "configs/demo.py"),  # what there is
+    (["--config", "configs/nothing.py"], "configs/demo.py"),
+    (["--config"], "--config names no file"),
+    (["--config=configs/smoke.py", "word"], "flags begin with --"),
   ):
     output = main(*words, f"--workdir={tmp_path / 'run'}", code=1)
     assert told in output and "Traceback" not in output
@@ -641,12 +668,12 @@ def test_what_is_missing_or_wrong_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "config, told",
-    [
-        ("configs/bench.py:gpuu", "configs/bench.py:gpuu is unknown; use gpu"),
-        ("configs/paper/table6.py:xx", "table6.py:xx is unknown; its rows are"),
-        ("configs/base.py:foo", "configs/base.py takes no argument, and 'foo'"),
-    ],
+  "config, told",
+  [
+    ("configs/bench.py:gpuu", "configs/bench.py:gpuu is unknown; use gpu"),
+    ("configs/paper/table6.py:xx", "table6.py:xx is unknown; its rows are"),
+    ("configs/base.py:foo", "configs/base.py takes no argument, and 'foo'"),
+  ],
 )
 def test_a_wrong_argument_of_a_config_is_one_line(config, told):
   with pytest.raises(SystemExit) as left:
@@ -659,13 +686,13 @@ def test_a_wrong_argument_of_a_config_is_one_line(config, told):
 
 
 @pytest.mark.parametrize(
-    "given, told",
-    [
-        ((None, 2, 0), "^--coordinator is missing; give all of"),
-        (("h:1", None, None), "^--processes and --process are missing"),
-        (("h:1", 2, 2), "^--process is 2 of --processes 2; .* from 0 to 1"),
-        (("h:1", 2, -1), "^--process is -1 of"),
-    ],
+  "given, told",
+  [
+    ((None, 2, 0), "^--coordinator is missing; give all of"),
+    (("h:1", None, None), "^--processes and --process are missing"),
+    (("h:1", 2, 2), "^--process is 2 of --processes 2; .* from 0 to 1"),
+    (("h:1", 2, -1), "^--process is -1 of"),
+  ],
 )
 def test_flags_that_describe_no_process_are_refused(given, told):
   with pytest.raises(ValueError, match=told):

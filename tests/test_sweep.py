@@ -32,8 +32,8 @@ RATES = (2.0**-12, 2.0**-4)
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("stores")
   return {
-      "train": stores.write(root / "train", records=32, seed=0, prefix="t"),
-      "val": stores.write(root / "val", records=8, seed=1, prefix="v"),
+    "train": stores.write(root / "train", records=32, seed=0, prefix="t"),
+    "val": stores.write(root / "val", records=8, seed=1, prefix="v"),
   }
 
 
@@ -41,7 +41,7 @@ def base(data):
   """One tiny model, `STEPS` updates of 8 rows."""
   c = recipes.pretrain("tiny")
   c.sequence.update(
-      vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
+    vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
   )
   c.model.update(width=16, depth=1, heads=2, mlp_dim=32, tied=False)
   c.mup.base_width = 8
@@ -99,7 +99,7 @@ def singles(data, tmp_path_factory):
 
 @pytest.mark.parametrize("in_turn", [True, False])
 def test_a_lane_is_the_run_that_it_would_be_alone(
-    in_turn, singles, data, tmp_path
+  in_turn, singles, data, tmp_path
 ):
   config = base(data)
   config.mup.on = True
@@ -107,24 +107,24 @@ def test_a_lane_is_the_run_that_it_would_be_alone(
   for i, (params, of_steps, val) in enumerate(singles):
     name = lanes.name(i)
     np.testing.assert_allclose(
-        losses(tmp_path, f"{name}/loss"), of_steps, rtol=1e-5
+      losses(tmp_path, f"{name}/loss"), of_steps, rtol=1e-5
     )
     assert rows_of(tmp_path)[-1][f"{name}/moving/loss"] == pytest.approx(
-        val, rel=1e-5
+      val, rel=1e-5
     )
     jax.tree.map(
-        lambda lane, one: np.testing.assert_allclose(
-            lane[i], one, rtol=2e-4, atol=1e-6
-        ),
-        jax.device_get(state.params),
-        params,
+      lambda lane, one: np.testing.assert_allclose(
+        lane[i], one, rtol=2e-4, atol=1e-6
+      ),
+      jax.device_get(state.params),
+      params,
     )
   # Control: the lanes are not the same run.
   assert singles[0][1][-1] != pytest.approx(singles[1][1][-1], rel=1e-3)
 
 
 def test_a_diverged_lane_is_frozen_and_the_others_go_on(
-    singles, data, tmp_path
+  singles, data, tmp_path
 ):
   config = base(data)
   config.mup.on = True
@@ -148,9 +148,7 @@ def test_a_diverged_lane_is_frozen_and_the_others_go_on(
 
 
 def test_every_combination_is_a_point(data):
-  c = sweep_of(
-      data, seeds=(0, 1), total_tokens=(256.0, 512.0)
-  )  # fmt: skip
+  c = sweep_of(data, seeds=(0, 1), total_tokens=(256.0, 512.0))
   c.sweep.log2_lr.standard = (-7.0,)
   points = points_of(c)
   assert len(points) == 2 * 2 * 2 * (2 + 1)
@@ -171,22 +169,22 @@ def test_every_combination_is_a_point(data):
 
 
 @pytest.mark.parametrize(
-    "changes, told",
-    [
-        (dict(seeds=()), r"sweep.seeds is \[\]"),
-        (dict(seeds=(1, 1)), "none twice"),
-        (dict(lanes=-1), "sweep.lanes is -1"),
-        (dict(together="both"), "sweep.together is 'both'"),
-        (dict(log2_lr=dict(mup=(), standard=())), "parametrisations are"),
-        (dict(log2_lr=dict(sp=(1.0,))), "parametrisations are"),
-        (
-            dict(models={"x": {"depht": 1}}),
-            r"models.x.depht does not exist; did you mean sweep.models.x.depth",
-        ),
-    ],
+  "changes, told",
+  [
+    (dict(seeds=()), r"sweep.seeds is \[\]"),
+    (dict(seeds=(1, 1)), "none twice"),
+    (dict(lanes=-1), "sweep.lanes is -1"),
+    (dict(together="both"), "sweep.together is 'both'"),
+    (dict(log2_lr=dict(mup=(), standard=())), "parametrisations are"),
+    (dict(log2_lr=dict(sp=(1.0,))), "parametrisations are"),
+    (
+      dict(models={"x": {"depht": 1}}),
+      r"models.x.depht does not exist; did you mean sweep.models.x.depth",
+    ),
+  ],
 )
 def test_a_bad_sweep_is_refused_before_anything_runs(
-    changes, told, data, tmp_path
+  changes, told, data, tmp_path
 ):
   c = sweep_of(data).to_dict()
   c["sweep"] |= changes
@@ -271,7 +269,7 @@ def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
 
 
 def curve(
-    best, *, bend=0.1, noise=0.0, seeds=3, width=64, kind="mup", rates=(-10, -3)
+  best, *, bend=0.1, noise=0.0, seeds=3, width=64, kind="mup", rates=(-10, -3)
 ):
   """A noisy parabola around `best`, with an offset for each seed."""
   rng = np.random.default_rng(width)
@@ -306,7 +304,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
   for _ in range(trials):
     loss_P = 3 + 0.1 * (x_P + 6.1) ** 2 + 0.02 * rng.normal(size=len(x_P))
     found = optimum.find(
-        optimum.Curve("mup", "w", 64, 1.0, x_P, loss_P, seed_P)
+      optimum.Curve("mup", "w", 64, 1.0, x_P, loss_P, seed_P)
     )
     off = abs(found.log2_lr + 6.1)
     half = (found.high - found.low) / 2
@@ -337,8 +335,8 @@ def test_the_verdict_says_what_happened():
   (said,) = optimum.verdict(stays)
   assert "stays within one octave (0.40)" in said and "NOT" not in said
   drifts = [
-      curve(-5.0, width=32, kind="standard"),
-      curve(-7.5, width=256, kind="standard"),
+    curve(-5.0, width=32, kind="standard"),
+    curve(-7.5, width=256, kind="standard"),
   ]
   (said,) = optimum.verdict(drifts)
   assert "drifts by two octaves or more (2.50)" in said and "NOT" not in said
@@ -353,7 +351,7 @@ def test_the_verdict_says_what_happened():
 
 def write_points(folder):
   lines = [
-      "parametrisation,model,width,tokens,seed,log2_lr,val_loss,diverged_at"
+    "parametrisation,model,width,tokens,seed,log2_lr,val_loss,diverged_at"
   ]
   for kind, width, best in (
       ("mup", 32, -6.0), ("mup", 64, -6.2), ("standard", 32, -5.5),

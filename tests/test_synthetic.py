@@ -8,9 +8,17 @@ from totojax.data.pixels import synthetic
 
 def _config(**changes) -> synthetic.SyntheticConfig:
   settings = dict(
-      seed=3, frames=8, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.3,
-      motions=(), backgrounds=(), radius=(0.22, 0.30), speed=(0.05, 0.085),
-  )  # fmt: skip
+    seed=3,
+    frames=8,
+    size_px=32,
+    objects=2,
+    occluder_frac=0.3,
+    pan_frac=0.3,
+    motions=(),
+    backgrounds=(),
+    radius=(0.22, 0.30),
+    speed=(0.05, 0.085),
+  )
   return synthetic.SyntheticConfig(**(settings | changes))
 
 
@@ -49,14 +57,14 @@ def test_labels_cover_every_class_evenly():
   for by in synthetic.LABELS:
     names = synthetic.classes(by, config.moves)
     counts = np.bincount(
-        [synthetic.label(clip, by, config.moves) for clip in clips],
-        minlength=len(names),
+      [synthetic.label(clip, by, config.moves) for clip in clips],
+      minlength=len(names),
     )
     assert len(counts) == len(names) == len(set(names))
     expected = 1000 / len(names)
     assert counts.min() > expected - 4.5 * np.sqrt(expected)
   both = synthetic.classes("both", config.moves)[
-      synthetic.label(clips[0], "both", config.moves)
+    synthetic.label(clips[0], "both", config.moves)
   ]
   shape = synthetic.SHAPES[clips[0].shape]
   assert both == f"{shape}-{synthetic.MOTIONS[clips[0].motion]}"
@@ -98,9 +106,12 @@ def test_straight_motions_go_where_their_name_says():
 def test_a_scene_of_few_kinds_has_only_these():
   """Motions of its own, numbered as they are listed; size and speed too."""
   few = _alone(
-      motions=("up", "left"), backgrounds=("plain",), radius=(0.35, 0.35),
-      speed=(0.25, 0.25), frames=5,
-  )  # fmt: skip
+    motions=("up", "left"),
+    backgrounds=("plain",),
+    radius=(0.35, 0.35),
+    speed=(0.25, 0.25),
+    frames=5,
+  )
   clips = list(synthetic.clips(few, 0, 24))
   names = synthetic.classes("motion", few.moves)
   assert names == ("up", "left")
@@ -124,7 +135,7 @@ def _path(motion: str, frames: int = 12) -> synthetic._Path:
 
 
 @pytest.mark.parametrize(
-    "motion,sign", [("clockwise", 1), ("anticlockwise", -1)]
+  "motion,sign", [("clockwise", 1), ("anticlockwise", -1)]
 )
 def test_orbits_turn_as_seen_on_the_screen(motion, sign):
   path = _path(motion)
@@ -177,7 +188,7 @@ def test_motion_needs_several_frames_and_shape_one():
   shape = np.array([clip.shape for clip in clips])
   frames = np.stack([clip.frames_NHW3 for clip in clips]).astype(float)
   one = np.concatenate(
-      [frames[:, 2].reshape(len(clips), -1), _spectrum(frames[:, 2])], axis=1
+    [frames[:, 2].reshape(len(clips), -1), _spectrum(frames[:, 2])], axis=1
   )
   change = _spectrum(frames[:, 2] - frames[:, 1])
   held_out = len(clips) // 3
@@ -210,20 +221,20 @@ def test_objects_and_bars_hide_what_is_behind():
     same = (plain == bar).all(axis=(0, 3)) & outside
     assert same.sum() > 0.6 * outside.sum()
     hidden += not np.array_equal(
-        plain, synthetic.render(crowded, index).frames_NHW3
+      plain, synthetic.render(crowded, index).frames_NHW3
     )
   assert hidden > 5
 
 
 @pytest.mark.parametrize(
-    "changes,message",
-    [
-        ({"size_px": 4}, "size_px is 4"),
-        ({"objects": 0}, "objects is 0"),
-        ({"pan_frac": 1.5}, "pan_frac is 1.5"),
-        ({"motions": ("hop",)}, r"motions is \('hop',\); use 'still'"),
-        ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the least"),
-    ],
+  "changes,message",
+  [
+    ({"size_px": 4}, "size_px is 4"),
+    ({"objects": 0}, "objects is 0"),
+    ({"pan_frac": 1.5}, "pan_frac is 1.5"),
+    ({"motions": ("hop",)}, r"motions is \('hop',\); use 'still'"),
+    ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the least"),
+  ],
 )
 def test_bad_settings_are_refused_by_name(changes, message):
   with pytest.raises(ValueError, match=message):

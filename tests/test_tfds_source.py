@@ -14,12 +14,19 @@ from totojax.data.sources import items
 from totojax.data.sources import tfds_source
 
 SPEC = images.ImageSpec(
-    size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
+  size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
 )
 CLIPS = video.ClipSpec(
-    frames=3, stride_frames=2, fps=30.0, size_px=8, crops=2,
-    resample="bicubic", sampling="uniform", every_s=1.0, most_stretches=1,
-)  # fmt: skip
+  frames=3,
+  stride_frames=2,
+  fps=30.0,
+  size_px=8,
+  crops=2,
+  resample="bicubic",
+  sampling="uniform",
+  every_s=1.0,
+  most_stretches=1,
+)
 
 
 def png(value, channels=3):
@@ -59,13 +66,17 @@ def prepare(root, name, features, records, file_format="array_record"):
   else:
     shard.write_bytes(b"")
   split = {
-      "name": "train", "numBytes": "1", "shardLengths": [str(len(records))],
-      "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-  }  # fmt: skip
+    "name": "train",
+    "numBytes": "1",
+    "shardLengths": [str(len(records))],
+    "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+  }
   info = {
-      "name": name, "version": "1.0.0", "fileFormat": file_format,
-      "splits": [split],
-  }  # fmt: skip
+    "name": name,
+    "version": "1.0.0",
+    "fileFormat": file_format,
+    "splits": [split],
+  }
   (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
@@ -73,18 +84,18 @@ def features(**more):
   import tensorflow_datasets as tfds
 
   return tfds.features.FeaturesDict(
-      {
-          "image": tfds.features.Image(shape=(None, None, 3)),
-          "label": tfds.features.ClassLabel(names=["cat", "dog", "emu"]),
-          "file_name": tfds.features.Text(),
-      }
-      | more
+    {
+      "image": tfds.features.Image(shape=(None, None, 3)),
+      "label": tfds.features.ClassLabel(names=["cat", "dog", "emu"]),
+      "file_name": tfds.features.Text(),
+    }
+    | more
   )
 
 
 def listed(root, name="tiny", split="train", feature="", label="", fps=0.0):
   return tfds_source.list_items(
-      root, split, name=name, feature=feature, label=label, fps=fps
+    root, split, name=name, feature=feature, label=label, fps=fps
   )
 
 
@@ -92,8 +103,8 @@ def listed(root, name="tiny", split="train", feature="", label="", fps=0.0):
 def _root(tmp_path_factory):
   root = tmp_path_factory.mktemp("tfds")
   records = [
-      example(image=png(40 * i), label=(i + 1) % 3, file_name=b"f.png")
-      for i in range(5)
+    example(image=png(40 * i), label=(i + 1) % 3, file_name=b"f.png")
+    for i in range(5)
   ]
   records[4] = example(image=png(0)[:45], label=-1, file_name=b"cut.png")
   prepare(root, "tiny", features(), records)
@@ -104,7 +115,7 @@ def test_images_and_labels(root):
   listing = listed(root)
   assert listing.kind == "image" and listing.classes == ("cat", "dog", "emu")
   assert [item.id for item in listing.items] == [
-      f"tiny/1.0.0/train/0000000{i}" for i in range(5)
+    f"tiny/1.0.0/train/0000000{i}" for i in range(5)
   ]
   for i, item in enumerate(listing.items[:4]):
     crop = media.load(item, SPEC, seed=0)
@@ -121,12 +132,12 @@ def test_images_and_labels(root):
 
 def test_sets_that_are_not_there_or_not_so(root):
   for how, told in (
-      ({"name": "nothing"}, "tfds build nothing --file_format=array_record"),
-      ({"name": "tiny:2.0.0"}, "tiny:2.0.0 is not in"),
-      ({"split": "val"}, "no split 'val'; it has .'train'."),
-      ({"split": "train[:2]"}, "no split 'train.:2.'"),
-      ({"feature": "label"}, "images and videos .'image'. among"),
-      ({"label": "image"}, "has the labels .'label'."),
+    ({"name": "nothing"}, "tfds build nothing --file_format=array_record"),
+    ({"name": "tiny:2.0.0"}, "tiny:2.0.0 is not in"),
+    ({"split": "val"}, "no split 'val'; it has .'train'."),
+    ({"split": "train[:2]"}, "no split 'train.:2.'"),
+    ({"feature": "label"}, "images and videos .'image'. among"),
+    ({"label": "image"}, "has the labels .'label'."),
   ):
     with pytest.raises(ValueError, match=told):
       listed(root, **how)
@@ -135,9 +146,9 @@ def test_sets_that_are_not_there_or_not_so(root):
 def test_tfrecord_is_refused_with_the_command(root):
   prepare(root, "old", features(), [b""], file_format="tfrecord")
   with pytest.raises(
-      ValueError,
-      match=r"tfds convert_format --dataset_version_dir=.*/old/1.0.0"
-      r" --out_file_format=array_record",
+    ValueError,
+    match=r"tfds convert_format --dataset_version_dir=.*/old/1.0.0"
+    r" --out_file_format=array_record",
   ):
     listed(root, "old")
 
@@ -157,9 +168,9 @@ def test_two_images_need_a_choice(root):
 def test_sequences_of_images_are_videos(root):
   import tensorflow_datasets as tfds
 
-  kind = tfds.features.FeaturesDict({
-      "frames": tfds.features.Sequence(tfds.features.Image(shape=(12, 10, 1))),
-  })
+  kind = tfds.features.FeaturesDict(
+    {"frames": tfds.features.Sequence(tfds.features.Image(shape=(12, 10, 1)))}
+  )
   films = [[png(10 * i, 1) for i in range(count)] for count in (12, 4)]
   prepare(root, "film", kind, [example(frames=film) for film in films])
   listing = listed(root, "film", fps=15.0)
@@ -190,11 +201,13 @@ def test_video_features_say_that_they_need_tensorflow(root):
     (folder / file.name).write_bytes(file.read_bytes())
   config = json.loads((folder / "features.json").read_text())
   config["featuresDict"]["features"]["frames"] = {
-      "pythonClassName": "tensorflow_datasets.core.features.video_feature"
-      ".Video",
-      "video": {"shape": {"dimensions": ["-1", "12", "10", "3"]},
-                "dtype": "uint8", "encodingFormat": "png"},
-  }  # fmt: skip
+    "pythonClassName": "tensorflow_datasets.core.features.video_feature.Video",
+    "video": {
+      "shape": {"dimensions": ["-1", "12", "10", "3"]},
+      "dtype": "uint8",
+      "encodingFormat": "png",
+    },
+  }
   (folder / "features.json").write_text(json.dumps(config))
   with pytest.raises(ValueError, match="install tensorflow, or read the set"):
     listed(root, "film:2.0.0", fps=15.0)

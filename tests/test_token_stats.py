@@ -20,10 +20,15 @@ from totojax.report import paper
 from totojax.report import reading
 
 FILES = (
-    "tokens.json", "ngrams.csv", "sources.csv", "rank_frequency.csv",
-    "rank_frequency_1.png", "rank_frequency_2.png", "rank_frequency_3.png",
-    "report.html",
-)  # fmt: skip
+  "tokens.json",
+  "ngrams.csv",
+  "sources.csv",
+  "rank_frequency.csv",
+  "rank_frequency_1.png",
+  "rank_frequency_2.png",
+  "rank_frequency_3.png",
+  "report.html",
+)
 
 
 @pytest.fixture(scope="module", name="data")
@@ -40,9 +45,7 @@ def _done(data, tmp_path_factory):
 
 
 def _codes(data, name):
-  store = shards.open_store(
-      data / name, tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(data / name, tokenizer=None, vocab=None, grid=None)
   return store.read(np.arange(len(store)))["codes"].reshape(-1, 2, 2)
 
 
@@ -81,20 +84,20 @@ def test_ngrams_equal_a_counter(data, done, n):
     assert int(row["distinct"]) == len(counts)
     assert int(row["images"]) == len(codes)
     for key, want in (
-        ("entropy_nats", scipy_stats.entropy(counts)),
-        ("entropy_bits", scipy_stats.entropy(counts, base=2)),
-        ("perplexity", math.exp(scipy_stats.entropy(counts))),
-        ("space_coverage", len(counts) / vocab**n),
-        ("total_coverage", len(counts) / sum(counts)),
+      ("entropy_nats", scipy_stats.entropy(counts)),
+      ("entropy_bits", scipy_stats.entropy(counts, base=2)),
+      ("perplexity", math.exp(scipy_stats.entropy(counts))),
+      ("space_coverage", len(counts) / vocab**n),
+      ("total_coverage", len(counts) / sum(counts)),
     ):
       np.testing.assert_allclose(float(row[key]), want, err_msg=key)
     if name in facts["stores"]:
       assert facts["stores"][name]["ngrams"][n - 1]["distinct"] == len(counts)
       curve = [
-          int(r["count"])
-          for r in _rows(done / "rank_frequency.csv")
-          if (r["source"], r["n"]) == (name, str(n))
-          for _ in range(int(r["first_rank"]), int(r["last_rank"]) + 1)
+        int(r["count"])
+        for r in _rows(done / "rank_frequency.csv")
+        if (r["source"], r["n"]) == (name, str(n))
+        for _ in range(int(r["first_rank"]), int(r["last_rank"]) + 1)
       ]
       assert curve == counts
 
@@ -104,8 +107,10 @@ def test_the_two_countings_of_tokens(done):
   rows = {row["source"]: row for row in _rows(done / "sources.csv")}
   clips = rows["clips"]
   assert (clips["records"], clips["frames"], clips["tokens"]) == (
-      "12", "48", "192"
-  )  # fmt: skip
+    "12",
+    "48",
+    "192",
+  )
   np.testing.assert_allclose(float(clips["hours"]), 6.4 / 3600)
   assert int(clips["tokens_30fps"]) == 6.4 * 30 * 4 == 4 * 192
   assert rows["stills"]["hours"] == ""
@@ -130,7 +135,7 @@ def test_the_papers_tokens_are_its_hours_at_30_frames_a_second():
   for row in paper.SOURCES:
     if row.hours is not None:
       np.testing.assert_allclose(
-          row.hours * 3600 * token_counts.PAPER_FPS * 256, row.tokens, rtol=0.01
+        row.hours * 3600 * token_counts.PAPER_FPS * 256, row.tokens, rtol=0.01
       )
 
 
@@ -144,7 +149,7 @@ def test_rare_codes():
 def test_images_are_spread_evenly(data, images, monkeypatch):
   monkeypatch.setattr(token_counts, "READ_TOKENS", 80)  # 5 images at a time
   store = shards.open_store(
-      data / "clips", tokenizer=None, vocab=None, grid=None
+    data / "clips", tokenizer=None, vocab=None, grid=None
   )
   got = np.concatenate(list(token_counts.sampled(store, images)))
   all_M = {image.tobytes(): i for i, image in enumerate(_codes(data, "clips"))}
@@ -169,7 +174,7 @@ def test_fewer_images_are_counted_for_pairs_but_not_for_codes(data, tmp_path):
 
 
 def test_a_killed_count_goes_on_and_gives_the_same(
-    data, done, tmp_path, monkeypatch
+  data, done, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(token_counts, "READ_TOKENS", 64)  # 4 records at a time
   workdir, config = tmp_path / "run", token_reports.config(data)
@@ -223,20 +228,20 @@ def test_a_changed_store_is_counted_again(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"stores": {}}, "stores is empty"),
-        ({"stores": "here"}, "stores is 'here'; it must be a section with nam"),
-        ({"pixels": {"clip": "x"}}, r"\['clip'\].*'clips', 'more', 'stills'"),
-        ({"pixels": {"clips": "x"}}, "need a tokenizer"),
-        ({"images": -1}, "images is -1; it must be at least 0"),
-        ({"images": 2.5}, "must be int"),
-        ({"adjacency": "column"}, "'raster' or 'row'"),
-        ({"stores": {"a": "nowhere"}}, "nowhere/manifest.json does not exist"),
-    ],
+  "changes, message",
+  [
+    ({"stores": {}}, "stores is empty"),
+    ({"stores": "here"}, "stores is 'here'; it must be a section with nam"),
+    ({"pixels": {"clip": "x"}}, r"\['clip'\].*'clips', 'more', 'stills'"),
+    ({"pixels": {"clips": "x"}}, "need a tokenizer"),
+    ({"images": -1}, "images is -1; it must be at least 0"),
+    ({"images": 2.5}, "must be int"),
+    ({"adjacency": "column"}, "'raster' or 'row'"),
+    ({"stores": {"a": "nowhere"}}, "nowhere/manifest.json does not exist"),
+  ],
 )
 def test_mistakes_are_said_before_anything_is_written(
-    data, tmp_path, changes, message
+  data, tmp_path, changes, message
 ):
   with pytest.raises(ValueError, match=message):
     token_reports.run(token_reports.config(data, **changes), tmp_path / "run")
@@ -264,7 +269,7 @@ def _decoder(monkeypatch):
     return np.repeat(grey[..., None], 3, axis=-1)
 
   made = types.SimpleNamespace(
-      vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode
+    vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode
   )
   monkeypatch.setattr(reconstructions.weights, "load", lambda path: made)
 
@@ -272,7 +277,7 @@ def _decoder(monkeypatch):
 def test_reconstructions_and_psnr(data, tmp_path, decoder):
   del decoder
   config = token_reports.config(
-      data, tokenizer="some file", pixels={"clips": str(data / "pixels")}
+    data, tokenizer="some file", pixels={"clips": str(data / "pixels")}
   )
   assert token_reports.run(config, tmp_path / "run")
   facts = json.loads((tmp_path / "run" / "tokens.json").read_text())
@@ -280,17 +285,18 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
   assert list(facts["reconstructions"]) == ["clips", "more"]  # not stills
   arrays = reading.Folder(tmp_path / "run").arrays("samples.npz")
   assert sorted(arrays) == [
-      "clips/original", "clips/reconstruction", "more/reconstruction",
-  ]  # fmt: skip
+    "clips/original",
+    "clips/reconstruction",
+    "more/reconstruction",
+  ]
   # Originals of record r are grey r; codes of its third frame are 0, r, 0, 2.
   record_R = np.arange(token_reports.ROOM)
   codes = np.stack(
-      [0 * record_R, record_R, 0 * record_R, 0 * record_R + 2], axis=1
+    [0 * record_R, record_R, 0 * record_R, 0 * record_R + 2], axis=1
   )
   mse = ((codes - record_R[:, None]) ** 2.0).mean()
   np.testing.assert_allclose(
-      facts["reconstructions"]["clips"]["psnr_db"],
-      10 * math.log10(255**2 / mse),
+    facts["reconstructions"]["clips"]["psnr_db"], 10 * math.log10(255**2 / mse)
   )
   assert facts["reconstructions"]["more"]["psnr_db"] is None
   shown = np.linspace(0, token_reports.ROOM - 1, 8).astype(int)
@@ -299,19 +305,19 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"records": 11}, "records 11, .* 12"),
-        ({"frames": 2}, "frames 2, .* 4"),
-        ({"size_px": 8}, "size_px 8, .* 16"),
-        ({"prefix": "others"}, "ids .*others/0"),
-    ],
+  "changes, message",
+  [
+    ({"records": 11}, "records 11, .* 12"),
+    ({"frames": 2}, "frames 2, .* 4"),
+    ({"size_px": 8}, "size_px 8, .* 16"),
+    ({"prefix": "others"}, "ids .*others/0"),
+  ],
 )
 def test_pixels_of_something_else(data, tmp_path, decoder, changes, message):
   del decoder
   token_reports.pixels(tmp_path / "px", **changes)
   config = token_reports.config(
-      data, tokenizer="some file", pixels={"clips": str(tmp_path / "px")}
+    data, tokenizer="some file", pixels={"clips": str(tmp_path / "px")}
   )
   with pytest.raises(ValueError, match=message):
     token_reports.run(config, tmp_path / "run")
@@ -320,18 +326,18 @@ def test_pixels_of_something_else(data, tmp_path, decoder, changes, message):
 def test_a_tokenizer_that_made_no_store(data, tmp_path, decoder):
   del decoder
   config = token_reports.config(
-      data, tokenizer="x", stores={"stills": str(data / "stills")}
+    data, tokenizer="x", stores={"stills": str(data / "stills")}
   )
   mine, other = token_reports.MINE, token_reports.OTHER
   with pytest.raises(ValueError, match=f"{mine}.*made by {other}"):
     token_reports.run(config, tmp_path / "run")
   config = token_reports.config(
-      data, tokenizer="x", pixels={"stills": str(data / "pixels")}
+    data, tokenizer="x", pixels={"stills": str(data / "pixels")}
   )
   with pytest.raises(ValueError, match=f"did not make .{other}"):
     token_reports.run(config, tmp_path / "run")
   config = token_reports.config(
-      data, tokenizer="x", pixels={"clips": str(data / "more")}
+    data, tokenizer="x", pixels={"clips": str(data / "more")}
   )
   with pytest.raises(ValueError, match="is a token store"):
     token_reports.run(config, tmp_path / "run")

@@ -18,12 +18,17 @@ from totojax.tokenizers import vqgan
 from totojax.tokenizers import weights
 
 DVAE = dvae.DvaeConfig(
-    vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
+  vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
 )
 VQGAN = vqgan.VqganConfig(
-    vocab=40, embed=8, z=12, channels=32, multipliers=(1, 1), blocks=1,
-    attention=(1,),
-)  # fmt: skip
+  vocab=40,
+  embed=8,
+  z=12,
+  channels=32,
+  multipliers=(1, 1),
+  blocks=1,
+  attention=(1,),
+)
 KINDS = pytest.mark.parametrize("config", [DVAE, VQGAN], ids=["dvae", "vqgan"])
 
 
@@ -51,7 +56,7 @@ def _frames(count, height, width):
   noise = rng.integers(0, 256, shape, dtype=np.uint8)
   # From dark to light, so that frames differ in more than noise.
   return (noise * np.linspace(0.1, 1, count)[:, None, None, None]).astype(
-      np.uint8
+    np.uint8
   )
 
 
@@ -75,9 +80,7 @@ def test_a_saved_tokenizer_comes_back_whole(tmp_path, config):
 
 def test_the_parameters_of_one_kind_are_no_file_of_the_other(tmp_path):
   with pytest.raises(ValueError, match="missing tensors .*quant_conv"):
-    weights.save(
-        tmp_path / "x", _params(DVAE), VQGAN, card={}, dtype="float32"
-    )
+    weights.save(tmp_path / "x", _params(DVAE), VQGAN, card={}, dtype="float32")
 
 
 def test_the_shipped_fingerprint_has_not_changed():
@@ -87,7 +90,7 @@ def test_the_shipped_fingerprint_has_not_changed():
 
 @KINDS
 def test_codes_do_not_depend_on_devices_or_on_how_many_frames(
-    monkeypatch, config
+  monkeypatch, config
 ):
   assert len(jax.local_devices()) == 8
   monkeypatch.setattr(batches, "_MOST_ROWS", 4)
@@ -142,9 +145,17 @@ def test_codes_inside_a_larger_jit_are_those_of_encode(config):
 
 def test_the_shipped_tokenizer_inside_a_larger_jit():
   scenes = synthetic.SyntheticConfig(
-      seed=0, frames=4, size_px=32, objects=2, occluder_frac=0.3, pan_frac=0.2,
-      motions=(), backgrounds=(), radius=(0.22, 0.3), speed=(0.05, 0.085),
-  )  # fmt: skip
+    seed=0,
+    frames=4,
+    size_px=32,
+    objects=2,
+    occluder_frac=0.3,
+    pan_frac=0.2,
+    motions=(),
+    backgrounds=(),
+    radius=(0.22, 0.3),
+    speed=(0.05, 0.085),
+  )
   clips = synthetic.clips(scenes, 0, 3)
   frames = np.concatenate([clip.frames_NHW3 for clip in clips])
   frames = np.concatenate([frames, _frames(4, 32, 32)])
@@ -194,7 +205,7 @@ def test_every_product_has_the_highest_precision_unless_asked(config):
   frames = _frames(1, 16, 16)
   for precision, passes in (("highest", 6), ("high", 3), ("default", 1)):
     tokenizer = weights.tokenizer(
-        _params(config), config, "mark", precision=precision
+      _params(config), config, "mark", precision=precision
     )
     assert tokenizer.passes == passes
     wanted = jax.lax.Precision(precision)
@@ -214,7 +225,7 @@ def test_the_cost_is_that_of_the_program(config):
   for side in (8, 24):
     total = 0
     for kind, (left, right, out), params in _program(
-        tokenizer, _frames(1, side, side), branches=slice(-1, None)
+      tokenizer, _frames(1, side, side), branches=slice(-1, None)
     ):
       if kind == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -226,9 +237,14 @@ def test_the_cost_is_that_of_the_program(config):
 
 def test_the_cost_of_the_vqgan_is_near_what_xla_counts():
   config = vqgan.VqganConfig(
-      vocab=1024, embed=256, z=256, channels=128, multipliers=(1, 1, 2, 2, 4),
-      blocks=2, attention=(4,),
-  )  # fmt: skip
+    vocab=1024,
+    embed=256,
+    z=256,
+    channels=128,
+    multipliers=(1, 1, 2, 2, 4),
+    blocks=2,
+    attention=(4,),
+  )
   frames = jax.ShapeDtypeStruct((1, 128, 128, 3), np.uint8)
   encode = jax.jit(lambda p, f: vqgan.codes(config, p, f, precision="highest"))
   cost = encode.lower(vqgan.shapes(config), frames).cost_analysis()

@@ -17,30 +17,30 @@ from totojax.tokenizers import dvae
 from totojax.tokenizers import stats as stats_lib
 
 MODEL = dvae.DvaeConfig(
-    vocab=32, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
+  vocab=32, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
 )
 PUBLISHED = tokenizer.TokenizerConfig(
-    loss="logit_laplace",
-    kl=6.6,
-    kl_steps=5000,
-    tau_start=1.0,
-    tau_end=1 / 16,
-    tau_steps=150_000,
-    usage=0.0,
-    start="random",
-    start_logit_std=10.0,
-    teacher=0.0,
-    teacher_steps=1,
+  loss="logit_laplace",
+  kl=6.6,
+  kl_steps=5000,
+  tau_start=1.0,
+  tau_end=1 / 16,
+  tau_steps=150_000,
+  usage=0.0,
+  start="random",
+  start_logit_std=10.0,
+  teacher=0.0,
+  teacher_steps=1,
 )
 SHORT = dataclasses.replace(
-    PUBLISHED,
-    loss="l2",
-    kl=0.0,
-    tau_steps=60,
-    usage=0.001,
-    start="patches",
-    teacher=0.1,
-    teacher_steps=160,
+  PUBLISHED,
+  loss="l2",
+  kl=0.0,
+  tau_steps=60,
+  usage=0.001,
+  start="patches",
+  teacher=0.1,
+  teacher_steps=160,
 )
 SURE = dataclasses.replace(SHORT, start_logit_std=1e4)
 
@@ -49,9 +49,17 @@ SURE = dataclasses.replace(SHORT, start_logit_std=1e4)
 def _frames():
   """256 frames of 8 x 8 pixels: 4 tokens each."""
   config = synthetic.SyntheticConfig(
-      seed=0, frames=4, size_px=8, objects=1, occluder_frac=0.0, pan_frac=0.0,
-      motions=(), backgrounds=(), radius=(0.22, 0.3), speed=(0.05, 0.085),
-  )  # fmt: skip
+    seed=0,
+    frames=4,
+    size_px=8,
+    objects=1,
+    occluder_frac=0.0,
+    pan_frac=0.0,
+    motions=(),
+    backgrounds=(),
+    radius=(0.22, 0.3),
+    speed=(0.05, 0.085),
+  )
   clips = synthetic.clips(config, 0, 64)
   return np.concatenate([clip.frames_NHW3 for clip in clips])
 
@@ -59,9 +67,9 @@ def _frames():
 @functools.cache
 def _kmeans():
   codebook = stats_lib.fit_kmeans(
-      _frames(),
-      stats_lib.KMeansConfig(codes=32, size=4, patches=1000, iterations=10),
-      seed=0,
+    _frames(),
+    stats_lib.KMeansConfig(codes=32, size=4, patches=1000, iterations=10),
+    seed=0,
   ).codebook_CF
   return tokenizer.KMeansStart(frames=_frames(), centres_VX=codebook / 255.0)
 
@@ -69,10 +77,10 @@ def _kmeans():
 @functools.cache
 def _task(config):
   return tokenizer.TokenizerTask(
-      model=MODEL,
-      config=config,
-      size_px=8,
-      kmeans=_kmeans() if config.needs_kmeans else None,
+    model=MODEL,
+    config=config,
+    size_px=8,
+    kmeans=_kmeans() if config.needs_kmeans else None,
   )
 
 
@@ -88,11 +96,11 @@ def _compiled_loss(config):
 
 def _loss(config, variables, frames, *, step=0, seed=0):
   return _compiled_loss(config)(
-      variables.params,
-      variables._replace(params=None),
-      {"frames": frames},
-      step=jnp.int32(step),
-      key=jax.random.key(seed),
+    variables.params,
+    variables._replace(params=None),
+    {"frames": frames},
+    step=jnp.int32(step),
+    key=jax.random.key(seed),
   )
 
 
@@ -122,10 +130,10 @@ def test_variables_axes_and_weights_have_one_structure(config):
 
 def test_schedules_are_the_published_ones():
   task = tokenizer.TokenizerTask(
-      model=dataclasses.replace(MODEL, groups=4),  # factor 8, as in DALL-E
-      config=PUBLISHED,
-      size_px=8,
-      kmeans=None,
+    model=dataclasses.replace(MODEL, groups=4),  # factor 8, as in DALL-E
+    config=PUBLISHED,
+    size_px=8,
+    kmeans=None,
   )
   tau = lambda step: float(task.temperature(jnp.int32(step)))
   beta = lambda step: float(task.kl_coefficient(jnp.int32(step)))
@@ -145,7 +153,7 @@ def test_logit_laplace_is_a_density(mu, log_b):
   frames = jnp.asarray(dvae.unmap_pixels(x) * 255)[:, None]
   stats = jnp.stack([mu + 0 * frames, log_b + 0 * frames], -1)
   surprise = jax.vmap(
-      lambda s, f: tokenizer.reconstruction_loss("logit_laplace", s, f)
+    lambda s, f: tokenizer.reconstruction_loss("logit_laplace", s, f)
   )(stats.reshape(-1, 1, 2), frames)
   density = np.exp(-np.asarray(surprise, np.float64))
   np.testing.assert_allclose(density.mean(), 1.0, rtol=1e-3)
@@ -165,7 +173,7 @@ def test_l2_counts_pixels_in_units_of_the_full_range():
 
 
 @pytest.mark.parametrize(
-    "sure,nats", [([], 0.0), ([0, 1, 2, 3], np.log(8)), ([3], np.log(32))]
+  "sure,nats", [([], 0.0), ([0, 1, 2, 3], np.log(8)), ([3], np.log(32))]
 )
 def test_kl_and_usage_of_known_distributions(sure, nats):
   variables = _init(PUBLISHED)
@@ -175,12 +183,12 @@ def test_kl_and_usage_of_known_distributions(sure, nats):
   bias[sure] = 50.0
   params["encoder"]["output"] = {"w": 0 * last["w"], "b": bias}
   terms, _, metrics = _loss(
-      PUBLISHED, variables._replace(params=params), _frames()[:8]
+    PUBLISHED, variables._replace(params=params), _frames()[:8]
   )
   tokens = 8 * 4
   for name in ("kl", "usage"):
     np.testing.assert_allclose(
-        terms[name].sum, tokens * nats, rtol=1e-4, atol=1e-3
+      terms[name].sum, tokens * nats, rtol=1e-4, atol=1e-3
     )
   np.testing.assert_allclose(_mean(metrics["kl"]), nats, rtol=1e-4, atol=1e-4)
 
@@ -197,8 +205,8 @@ def test_sure_codes_are_drawn_as_they_are_scored():
 
 def test_noise_depends_on_the_key():
   first, second, again = (
-      _loss(SHORT, _init(SHORT), _frames()[:1], seed=seed)[0]
-      for seed in (0, 1, 0)
+    _loss(SHORT, _init(SHORT), _frames()[:1], seed=seed)[0]
+    for seed in (0, 1, 0)
   )
   name = "reconstruction"
   assert first[name].sum != second[name].sum
@@ -209,8 +217,8 @@ def test_microbatches_add_up():
   variables = _init(SURE)
   whole = _loss(SURE, variables, _frames()[:8], step=100)[0]
   halves = [
-      _loss(SURE, variables, _frames()[part], step=100)[0]
-      for part in (slice(0, 4), slice(4, 8))
+    _loss(SURE, variables, _frames()[part], step=100)[0]
+    for part in (slice(0, 4), slice(4, 8))
   ]
   for name in ("reconstruction", "kl", "teacher"):
     total = sum(terms[name].sum for terms in halves)
@@ -226,7 +234,7 @@ def test_unused_codes_have_a_finite_gradient():
   @jax.grad
   def gradient(params):
     terms, _, _ = _loss(
-        config, variables._replace(params=params), _frames()[:8]
+      config, variables._replace(params=params), _frames()[:8]
     )
     return sum(term.coefficient * term.sum for term in terms.values())
 
@@ -342,7 +350,7 @@ def test_a_short_schedule_learns_with_a_teacher_and_collapses_without():
 
 def test_settings_that_do_not_go_together_are_refused():
   make = lambda config, **kw: tokenizer.TokenizerTask(
-      **({"model": MODEL, "config": config, "size_px": 8, "kmeans": None} | kw)
+    **({"model": MODEL, "config": config, "size_px": 8, "kmeans": None} | kw)
   )
   with pytest.raises(ValueError, match="'patches'.*needs k-means"):
     make(SHORT)

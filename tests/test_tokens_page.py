@@ -56,9 +56,7 @@ def test_the_page_needs_the_run_directory_alone(done, tmp_path, monkeypatch):
 
 def test_names_are_text(data, tmp_path, monkeypatch):
   monkeypatch.setattr(plots, "_svg", lambda *_, **__: "<svg></svg>")
-  stores = {
-      "a, <script>": str(data / "clips"), "ü/b": str(data / "more"),
-  }  # fmt: skip
+  stores = {"a, <script>": str(data / "clips"), "ü/b": str(data / "more")}
   config = token_reports.config(data, stores=stores)
   assert token_reports.run(config, tmp_path / "run")
   page = pages.Page((tmp_path / "run" / "report.html").read_text())
@@ -67,10 +65,14 @@ def test_names_are_text(data, tmp_path, monkeypatch):
 
 def test_curves_are_shares_and_thin():
   last = np.array([1.0, 10_000.0])
-  table = {"a": {
-      "n": np.array([2.0, 2.0]), "first_rank": np.array([1.0, 2.0]),
-      "last_rank": last, "count": np.array([10_001.0, 1.0]),
-  }}  # fmt: skip
+  table = {
+    "a": {
+      "n": np.array([2.0, 2.0]),
+      "first_rank": np.array([1.0, 2.0]),
+      "last_rank": last,
+      "count": np.array([10_001.0, 1.0]),
+    }
+  }
   ((rank, share),) = ngram_sections.curves(table, 2).values()
   assert (rank[0], rank[-1]) == (1, 10_000) and len(rank) <= 160
   np.testing.assert_allclose(share[[0, 1, -1]], [10_001 / 20_000] + [5e-5] * 2)
@@ -79,10 +81,10 @@ def test_curves_are_shares_and_thin():
 def test_more_stores_than_colours_are_told_apart():
   curves = {f"store {i}": ([1, 2], [0.5, 0.1]) for i in range(9)}
   figure = plots._render(
-      plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER, salt=""
+    plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER, salt=""
   )
   looks = {
-      (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
-      for line in figure.axes[0].lines
+    (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
+    for line in figure.axes[0].lines
   }
   assert len(looks) == 9

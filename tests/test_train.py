@@ -57,13 +57,18 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
   """A run of `Line` on all eight devices."""
   task = Line()
   optim = adamw.AdamWConfig(
-      lr=lr, warmup_steps=2, end_lr_frac=0.1, b1=0.9, b2=0.95, eps=1e-8,
-      weight_decay=decay, clip_norm=1e9, mu_dtype="float32",
-  )  # fmt: skip
-  tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
-  layout = sharding.Layout(
-      sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1))
+    lr=lr,
+    warmup_steps=2,
+    end_lr_frac=0.1,
+    b1=0.9,
+    b2=0.95,
+    eps=1e-8,
+    weight_decay=decay,
+    clip_norm=1e9,
+    mu_dtype="float32",
   )
+  tx = adamw.make(optim, axes=task.axes().params, steps=STEPS)
+  layout = sharding.Layout(sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1)))
   placed, shapes = step_lib.state_shardings(task, tx, layout)
 
   def rate(opt_state, update):
@@ -78,34 +83,34 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
     yield "w", float(state.params["w"][0])
 
   step_fn = functools.partial(
-      step_lib.train_step, task=task, tx=tx, rate=rate, seed=0, microbatches=1
+    step_lib.train_step, task=task, tx=tx, rate=rate, seed=0, microbatches=1
   )
   init = functools.partial(step_lib.init_state, task, tx)
   return train.Run(
-      init=lambda: jax.jit(init, out_shardings=placed)(jax.random.key(0)),
-      step_fn=step_lib.jit_step(step_fn, shardings=placed, layout=layout),
-      batches=batches,
-      layout=layout,
-      shapes=shapes,
-      shardings=placed,
-      steps=STEPS,
-      every=train.Every(
-          **(dict(log_steps=1, eval_steps=3, checkpoint_steps=2) | every)
-      ),
-      evals={"line": evaluate} if evals else {},
-      checkpoint=checkpoint.CheckpointConfig(keep=2, keep_every_steps=0),
-      meta={},
-      config={"lr": lr},
-      facts={},
-      clock=lambda: metrics.Clock(
-          tokens_per_step=8, flops_per_token=0.0, devices=1, device_kind="cpu"
-      ),
+    init=lambda: jax.jit(init, out_shardings=placed)(jax.random.key(0)),
+    step_fn=step_lib.jit_step(step_fn, shardings=placed, layout=layout),
+    batches=batches,
+    layout=layout,
+    shapes=shapes,
+    shardings=placed,
+    steps=STEPS,
+    every=train.Every(
+      **(dict(log_steps=1, eval_steps=3, checkpoint_steps=2) | every)
+    ),
+    evals={"line": evaluate} if evals else {},
+    checkpoint=checkpoint.CheckpointConfig(keep=2, keep_every_steps=0),
+    meta={},
+    config={"lr": lr},
+    facts={},
+    clock=lambda: metrics.Clock(
+      tokens_per_step=8, flops_per_token=0.0, devices=1, device_kind="cpu"
+    ),
   )
 
 
 def fit(run, workdir, stop_at=None):
   return train.fit(
-      run, epath.Path(workdir), interrupted=lambda step: step == stop_at
+    run, epath.Path(workdir), interrupted=lambda step: step == stop_at
   )
 
 
@@ -115,9 +120,10 @@ def steps_of(workdir, kind):
 
 def row_of(workdir, step, kind="train"):
   (row,) = [
-      row for row in runs.metrics(workdir)
-      if (row["step"], row["kind"]) == (step, kind)
-  ]  # fmt: skip
+    row
+    for row in runs.metrics(workdir)
+    if (row["step"], row["kind"]) == (step, kind)
+  ]
   return row
 
 
@@ -186,7 +192,7 @@ def test_a_folder_may_be_relative(whole, tmp_path, monkeypatch):
   _, finished = fit(make(), "runs/line")
   assert finished
   runs.assert_same(
-      runs.checkpoint(tmp_path / "runs/line", 8), runs.checkpoint(whole, 8)
+    runs.checkpoint(tmp_path / "runs/line", 8), runs.checkpoint(whole, 8)
   )
 
 
@@ -278,9 +284,10 @@ def shown(workdir, tag, *, purge=True):
       if purge and event.session_log.status == event_pb2.SessionLog.START:
         points = [point for point in points if point[0] < event.step]
       points += [
-          (event.step, value.simple_value)
-          for value in event.summary.value if value.tag == tag
-      ]  # fmt: skip
+        (event.step, value.simple_value)
+        for value in event.summary.value
+        if value.tag == tag
+      ]
   return points
 
 
@@ -347,7 +354,7 @@ def test_rates_leave_out_evaluations_and_saves(tmp_path, monkeypatch):
     yield "w", 0.0
 
   run = dataclasses.replace(
-      real, step_fn=step_fn, batches=batches, evals={"line": evaluate}
+    real, step_fn=step_fn, batches=batches, evals={"line": evaluate}
   )
   _, finished = fit(run, tmp_path)
   assert finished

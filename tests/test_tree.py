@@ -14,15 +14,21 @@ AXES = {"blocks": {"out": P("layers", "embed"), "norm": P()}, "head": P("v")}
 def test_names_follow_the_path():
   names = tree.named_leaves({"b": {"c": 1, "a": 2}, "a": [3, (4, 5)]})
   assert names == [
-      ("a/0", 3), ("a/1/0", 4), ("a/1/1", 5), ("b/a", 2), ("b/c", 1),
-  ]  # fmt: skip
+    ("a/0", 3),
+    ("a/1/0", 4),
+    ("a/1/1", 5),
+    ("b/a", 2),
+    ("b/c", 1),
+  ]
 
 
 def test_partition_specs_are_leaves():
   named = dict(tree.named_leaves(AXES))
   assert named == {
-      "blocks/norm": P(), "blocks/out": P("layers", "embed"), "head": P("v"),
-  }  # fmt: skip
+    "blocks/norm": P(),
+    "blocks/out": P("layers", "embed"),
+    "head": P("v"),
+  }
 
 
 def test_map_named_gives_name_and_leaves():
@@ -52,12 +58,12 @@ def test_an_uncovered_name_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "rules, idle",
-    [
-        ([(".*", 1), ("head", 2)], "head"),  # matches nothing
-        ([(".*", 1), ("norm/.*", 2)], "norm/"),  # hidden by the first
-        ([(".*", 1), (".*", 2)], r"\.\*"),  # the same pattern twice
-    ],
+  "rules, idle",
+  [
+    ([(".*", 1), ("head", 2)], "head"),  # matches nothing
+    ([(".*", 1), ("norm/.*", 2)], "norm/"),  # hidden by the first
+    ([(".*", 1), (".*", 2)], r"\.\*"),  # the same pattern twice
+  ],
 )
 def test_an_idle_rule_is_an_error(rules, idle):
   with pytest.raises(ValueError, match=rf"rules \['{idle}.*'?\] match no"):
@@ -66,22 +72,22 @@ def test_an_idle_rule_is_an_error(rules, idle):
 
 def test_differences_name_everything_that_differs():
   found = {
-      "same": jnp.zeros(3),
-      "shape": jnp.zeros((2, 3)),
-      "dtype": jnp.zeros(3, jnp.bfloat16),
-      "extra": np.zeros(1),
+    "same": jnp.zeros(3),
+    "shape": jnp.zeros((2, 3)),
+    "dtype": jnp.zeros(3, jnp.bfloat16),
+    "extra": np.zeros(1),
   }
   expected = {
-      "same": jax.ShapeDtypeStruct((3,), jnp.float32),
-      "shape": jax.ShapeDtypeStruct((3, 2), jnp.float32),
-      "dtype": jax.ShapeDtypeStruct((3,), jnp.float32),
-      "gone": jax.ShapeDtypeStruct((), jnp.float32),
+    "same": jax.ShapeDtypeStruct((3,), jnp.float32),
+    "shape": jax.ShapeDtypeStruct((3, 2), jnp.float32),
+    "dtype": jax.ShapeDtypeStruct((3,), jnp.float32),
+    "gone": jax.ShapeDtypeStruct((), jnp.float32),
   }
   assert tree.differences(found, expected) == [
-      "dtype: bfloat16[3] where float32[3] is needed",
-      "extra: not expected",
-      "gone: missing",
-      "shape: float32[2, 3] where float32[3, 2] is needed",
+    "dtype: bfloat16[3] where float32[3] is needed",
+    "extra: not expected",
+    "gone: missing",
+    "shape: float32[2, 3] where float32[3, 2] is needed",
   ]
   assert tree.differences(found, found) == []
   # Values are not looked at.

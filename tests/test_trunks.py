@@ -60,10 +60,11 @@ def init(kind):
   flat, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(flat))
   moved = [
-      4.0 * leaf * (leaf.ndim > 2) + leaf
-      + 0.1 * jax.random.normal(key, leaf.shape)
-      for leaf, key in zip(flat, keys)
-  ]  # fmt: skip
+    4.0 * leaf * (leaf.ndim > 2)
+    + leaf
+    + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(flat, keys)
+  ]
   return jax.tree.unflatten(structure, moved)
 
 
@@ -92,43 +93,50 @@ def layer(params, i):
 def their_gpt2(transformers, params):
   shape = build("gpt2").config
   model = transformers.GPT2LMHeadModel(
-      transformers.GPT2Config(
-          vocab_size=128, n_positions=16, n_embd=32, n_layer=2, n_head=2,
-          n_inner=64, layer_norm_epsilon=shape.norm_eps, bos_token_id=1,
-          eos_token_id=2, attn_implementation="eager",
-      )
-  )  # fmt: skip
+    transformers.GPT2Config(
+      vocab_size=128,
+      n_positions=16,
+      n_embd=32,
+      n_layer=2,
+      n_head=2,
+      n_inner=64,
+      layer_norm_epsilon=shape.norm_eps,
+      bos_token_id=1,
+      eos_token_id=2,
+      attn_implementation="eager",
+    )
+  )
   i = np.arange(16)  # the table by hand
   angle = np.arange(16)[:, None] / 10_000 ** (2 * i[None] / 32)
   state = {
-      "wte.weight": params["embedding"],
-      "wpe.weight": 0.02 * np.sqrt(2) * np.concatenate(
-          [np.sin(angle), np.cos(angle)], 1
-      ),
-      "ln_f.weight": params["norm"]["scale"],
-      "ln_f.bias": params["norm"]["bias"],
+    "wte.weight": params["embedding"],
+    "wpe.weight": 0.02
+    * np.sqrt(2)
+    * np.concatenate([np.sin(angle), np.cos(angle)], 1),
+    "ln_f.weight": params["norm"]["scale"],
+    "ln_f.bias": params["norm"]["bias"],
   }
   names = ("query", "key", "value")
   for at in range(2):
     p = layer(params, at)
     a, m = p["attention"], p["mlp"]
     own = {
-        "ln_1.weight": p["attention_norm"]["scale"],
-        "ln_1.bias": p["attention_norm"]["bias"],
-        "ln_2.weight": p["mlp_norm"]["scale"],
-        "ln_2.bias": p["mlp_norm"]["bias"],
-        "attn.c_attn.weight": np.concatenate(
-            [a[k].reshape(32, 32) for k in names], 1
-        ),
-        "attn.c_attn.bias": np.concatenate(
-            [a[f"{k}_bias"].reshape(32) for k in names]
-        ),
-        "attn.c_proj.weight": a["out"].reshape(32, 32),
-        "attn.c_proj.bias": a["out_bias"],
-        "mlp.c_fc.weight": m["up"],
-        "mlp.c_fc.bias": m["up_bias"],
-        "mlp.c_proj.weight": m["down"],
-        "mlp.c_proj.bias": m["down_bias"],
+      "ln_1.weight": p["attention_norm"]["scale"],
+      "ln_1.bias": p["attention_norm"]["bias"],
+      "ln_2.weight": p["mlp_norm"]["scale"],
+      "ln_2.bias": p["mlp_norm"]["bias"],
+      "attn.c_attn.weight": np.concatenate(
+        [a[k].reshape(32, 32) for k in names], 1
+      ),
+      "attn.c_attn.bias": np.concatenate(
+        [a[f"{k}_bias"].reshape(32) for k in names]
+      ),
+      "attn.c_proj.weight": a["out"].reshape(32, 32),
+      "attn.c_proj.bias": a["out_bias"],
+      "mlp.c_fc.weight": m["up"],
+      "mlp.c_fc.bias": m["up_bias"],
+      "mlp.c_proj.weight": m["down"],
+      "mlp.c_proj.bias": m["down_bias"],
     }
     state |= {f"h.{at}.{k}": v for k, v in own.items()}
   return model, {f"transformer.{k}": v for k, v in state.items()}
@@ -136,32 +144,41 @@ def their_gpt2(transformers, params):
 
 def their_mamba(transformers, params):
   model = transformers.MambaForCausalLM(
-      transformers.MambaConfig(
-          vocab_size=128, hidden_size=32, state_size=16, conv_kernel=4,
-          expand=2, time_step_rank=2, num_hidden_layers=2,
-          layer_norm_epsilon=1e-5, tie_word_embeddings=True, use_mambapy=False,
-          bos_token_id=1, eos_token_id=2, pad_token_id=0,
-      )
-  )  # fmt: skip
+    transformers.MambaConfig(
+      vocab_size=128,
+      hidden_size=32,
+      state_size=16,
+      conv_kernel=4,
+      expand=2,
+      time_step_rank=2,
+      num_hidden_layers=2,
+      layer_norm_epsilon=1e-5,
+      tie_word_embeddings=True,
+      use_mambapy=False,
+      bos_token_id=1,
+      eos_token_id=2,
+      pad_token_id=0,
+    )
+  )
   state = {
-      "embeddings.weight": params["embedding"],
-      "norm_f.weight": params["norm"]["scale"],
+    "embeddings.weight": params["embedding"],
+    "norm_f.weight": params["norm"]["scale"],
   }
   for at in range(2):
     p = layer(params, at)
     m = p["mixer"]
     maps = [m["rank"], m["state_in"], m["state_out"]]
     own = {
-        "norm.weight": p["norm"]["scale"],
-        "mixer.A_log": m["log_a"],
-        "mixer.D": m["skip"],
-        "mixer.conv1d.weight": m["conv"].T[:, None],
-        "mixer.conv1d.bias": m["conv_bias"],
-        "mixer.in_proj.weight": np.concatenate([m["input"], m["gate"]], 1).T,
-        "mixer.x_proj.weight": np.concatenate(maps, 1).T,
-        "mixer.dt_proj.weight": m["steps"].T,
-        "mixer.dt_proj.bias": m["steps_bias"],
-        "mixer.out_proj.weight": m["out"].T,
+      "norm.weight": p["norm"]["scale"],
+      "mixer.A_log": m["log_a"],
+      "mixer.D": m["skip"],
+      "mixer.conv1d.weight": m["conv"].T[:, None],
+      "mixer.conv1d.bias": m["conv_bias"],
+      "mixer.in_proj.weight": np.concatenate([m["input"], m["gate"]], 1).T,
+      "mixer.x_proj.weight": np.concatenate(maps, 1).T,
+      "mixer.dt_proj.weight": m["steps"].T,
+      "mixer.dt_proj.bias": m["steps_bias"],
+      "mixer.out_proj.weight": m["out"].T,
     }
     state |= {f"layers.{at}.{k}": v for k, v in own.items()}
   return model, {f"backbone.{k}": v for k, v in state.items()}
@@ -204,7 +221,7 @@ def test_logits_token_by_token_are_those_of_the_whole(kind, unroll, prompt):
 
     def one(cache, i):
       logits, cache = decode.step(
-          model, weights, cache, inputs[:, i], i + shift
+        model, weights, cache, inputs[:, i], i + shift
       )
       return cache, logits
 
@@ -226,9 +243,13 @@ def test_frames_are_the_most_likely_tokens(kind):
   codes = np.asarray(tokens())[:, 4:8].reshape(2, 1, 4) - sequence.SPECIALS
   greedy = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   made = generate.frames(
-      model, decode.load(model, params), codes, further=2, sampling=greedy,
-      rows=np.arange(2),
-  )  # fmt: skip
+    model,
+    decode.load(model, params),
+    codes,
+    further=2,
+    sampling=greedy,
+    rows=np.arange(2),
+  )
   row = np.concatenate([codes, made], 1).reshape(2, -1) + sequence.SPECIALS
   inputs = np.concatenate([np.full((2, 1), sequence.VIDEO_START), row], 1)
   logits = jax.jit(model.apply)({"params": params}, inputs[:, :-1])
@@ -239,13 +260,11 @@ def test_frames_are_the_most_likely_tokens(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_are_tapped_and_cut(kind):
   model, params, inputs = build(kind), init(kind), tokens()
-  _, kept = model.apply(
-      {"params": params}, inputs, mutable=["intermediates"]
-  )
+  _, kept = model.apply({"params": params}, inputs, mutable=["intermediates"])
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   keep = lambda x_BTD, _: x_BTD
   tapped = taps.tap_layers(
-      model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None
+    model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None
   )
   assert relative(tapped[1:], stream_LBTD) < 1e-6
   x_BTD = params["embedding"][inputs]
@@ -254,7 +273,7 @@ def test_layers_are_tapped_and_cut(kind):
   assert relative(tapped[0], x_BTD) < 1e-6
   half, kept = taps.truncate(model, params, 1)
   (last,) = taps.tap_layers(
-      half, kept, inputs, tap=keep, layers=[1], per_layer=None
+    half, kept, inputs, tap=keep, layers=[1], per_layer=None
   )
   assert relative(last, stream_LBTD[0]) < 1e-6
 
@@ -269,9 +288,7 @@ def test_what_is_kept_and_chunked_changes_no_gradient(kind):
     return jax.jit(jax.grad(loss))(init(kind))
 
   plain = gradient()
-  other = gradient(
-      remat="projections", unroll=1, loss_chunk=4, attention="xla"
-  )
+  other = gradient(remat="projections", unroll=1, loss_chunk=4, attention="xla")
   for name, leaf in tree.named_leaves(plain):
     if name.endswith("key_bias"):  # the same to all keys: softmax drops it
       continue
@@ -284,7 +301,7 @@ def test_what_is_kept_and_chunked_changes_no_gradient(kind):
 def test_bfloat16_keeps_in_float32_what_needs_it(kind):
   model = build(kind)
   model = model.clone(
-      compute=dataclasses.replace(model.compute, dtype="bfloat16")
+    compute=dataclasses.replace(model.compute, dtype="bfloat16")
   )
   names = model.config.wide
   assert "scale" in names
@@ -303,12 +320,12 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
 
 
 @pytest.mark.parametrize(
-    "kind, preset, by_hand",
-    [
-        # Codes, then the layers, then the final norm.
-        ("gpt2", "280m", 8192 * 1024 + 22 * 12_596_224 + 2 * 1024),
-        ("mamba", "290m", 8192 * 1024 + 42 * 6_667_264 + 1024),
-    ],
+  "kind, preset, by_hand",
+  [
+    # Codes, then the layers, then the final norm.
+    ("gpt2", "280m", 8192 * 1024 + 22 * 12_596_224 + 2 * 1024),
+    ("mamba", "290m", 8192 * 1024 + 42 * 6_667_264 + 1024),
+  ],
 )
 def test_table_6_parameters(kind, preset, by_hand):
   c = recipes.pretrain("large")
@@ -317,7 +334,7 @@ def test_table_6_parameters(kind, preset, by_hand):
   assert flops.parameters(model.config, 8192) == by_hand
   assert round(by_hand / 1e7) * 10 in (280, 290)
   leaves = jax.tree.leaves(
-      jax.eval_shape(pretrain.Pretrain(model).init, jax.random.key(0)).params
+    jax.eval_shape(pretrain.Pretrain(model).init, jax.random.key(0)).params
   )
   rows = model.spec.padded_vocab
   assert flops.parameters(model.config, rows) == sum(x.size for x in leaves)
@@ -335,9 +352,7 @@ def test_table_6_flops():
   matrices = 3 * d * e + 4 * e + e * (r + 2 * s) + r * e
   macs = 42 * (matrices + 4 * e * s) + 8192 * d
   for context in (16, 4096):  # what it costs does not grow
-    found = flops.forward_macs_per_token(
-        shape(c), vocab=8192, context=context
-    )
+    found = flops.forward_macs_per_token(shape(c), vocab=8192, context=context)
     assert found == macs
 
 
@@ -345,8 +360,8 @@ def test_table_6_flops():
 def data(tmp_path_factory):
   root = tmp_path_factory.mktemp("stores")
   return (
-      stores.write(root / "train", records=32, seed=0, prefix="t"),
-      stores.write(root / "val", records=8, seed=1, prefix="v"),
+    stores.write(root / "train", records=32, seed=0, prefix="t"),
+    stores.write(root / "val", records=8, seed=1, prefix="v"),
   )
 
 
@@ -395,10 +410,10 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   assert run.model.config == shape(c)
   layout = sharding.layout(roots.read(c).mesh)
   model, params = backbone.load(
-      run, run.model, trained=True, depth=1, layout=layout, seed=0
+    run, run.model, trained=True, depth=1, layout=layout, seed=0
   )
   means = backbone.features(
-      model, params, layers=[0, 1], pool="clip", layout=layout
+    model, params, layers=[0, 1], pool="clip", layout=layout
   )
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)

@@ -64,9 +64,9 @@ def test_against_plain_numpy():
     nll_Bt, visual_Bt = nll_BT[:, 4 * first :], visual_BT[:, 4 * first :]
     tokens = nll_Bt.astype(np.float64)[visual_Bt]
     rows = [
-        nll[visual].astype(np.float64).mean()
-        for nll, visual in zip(nll_Bt, visual_Bt)
-        if visual.any()
+      nll[visual].astype(np.float64).mean()
+      for nll, visual in zip(nll_Bt, visual_Bt)
+      if visual.any()
     ]
     assert len(rows) == (ROWS - 2 if first == 2 else ROWS - 1)
     mean, sem = loss.mean(first)
@@ -133,8 +133,7 @@ def test_a_copy_task_by_hand(tmp_path):
   still = np.tile(np.arange(4), (3, 1))
   moving = still + [[0, 0, 0, 0], [0, 0, 0, 9], [0, 0, 9, 9]]
   rows = [
-      sequence.build(codes, kind="video", spec=SPEC)
-      for codes in (still, moving)
+    sequence.build(codes, kind="video", spec=SPEC) for codes in (still, moving)
   ]
   padding = np.zeros_like(rows[0])
   batches = [{"tokens": np.stack([row, padding])} for row in rows]
@@ -156,12 +155,12 @@ def test_a_copy_task_by_hand(tmp_path):
   by_position = list(csv.DictReader(io.StringIO(text)))
   assert len(by_position) == 24
   for i, (source, position, place, mean, sem, n) in {
-      0: ("both", "0", "000", nats, 0.0, "2"),
-      7: ("both", "7", "111", nats / 2, nats / 2, "2"),
-      10: ("both", "10", "210", nats / 2, nats / 2, "2"),
-      11: ("both", "11", "211", 0.0, 0.0, "2"),
-      12: ("still", "0", "000", nats, 0.0, "1"),
-      23: ("still", "11", "211", 0.0, 0.0, "1"),
+    0: ("both", "0", "000", nats, 0.0, "2"),
+    7: ("both", "7", "111", nats / 2, nats / 2, "2"),
+    10: ("both", "10", "210", nats / 2, nats / 2, "2"),
+    11: ("both", "11", "211", 0.0, 0.0, "2"),
+    12: ("still", "0", "000", nats, 0.0, "1"),
+    23: ("still", "11", "211", 0.0, 0.0, "1"),
   }.items():
     row = by_position[i]
     assert (row["source"], row["position"], row["n"]) == (source, position, n)
@@ -170,26 +169,28 @@ def test_a_copy_task_by_hand(tmp_path):
     assert float(row["sem"]) == pytest.approx(sem, rel=1e-3, abs=1e-3 * nats)
   by_frame = list(csv.DictReader(io.StringIO(files["frame_loss.csv"])))
   assert [(r["source"], r["frame"], r["mean"], r["n"]) for r in by_frame] == [
-      ("both", "0", "4.094345", "8"),
-      ("both", "1", f"{nats / 8:.6f}", "8"),
-      ("both", "2", f"{nats / 8:.6f}", "8"),
-      ("still", "0", "4.094345", "4"),
-      ("still", "1", "0.000000", "4"),
-      ("still", "2", "0.000000", "4"),
+    ("both", "0", "4.094345", "8"),
+    ("both", "1", f"{nats / 8:.6f}", "8"),
+    ("both", "2", f"{nats / 8:.6f}", "8"),
+    ("still", "0", "4.094345", "4"),
+    ("still", "1", "0.000000", "4"),
+    ("still", "2", "0.000000", "4"),
   ]
   by_row = list(csv.DictReader(io.StringIO(files["row_loss.csv"])))
   assert [(r["source"], r["row"], r["n"]) for r in by_row] == [
-      ("both", "0", "12"), ("both", "1", "12"),
-      ("still", "0", "6"), ("still", "1", "6"),
-  ]  # fmt: skip
+    ("both", "0", "12"),
+    ("both", "1", "12"),
+    ("still", "0", "6"),
+    ("still", "1", "6"),
+  ]
 
 
 def test_on_eight_devices_it_is_the_models_log_probability():
   """`position_sums` against a log-softmax in numpy, one row at a time."""
   model = trunk.Trunk(
-      llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
-      SPEC,
-      trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
+    llama.LlamaConfig(**recipes.model("tiny").to_dict() | {"depth": 1}),
+    SPEC,
+    trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU),
   )
   task = pretrain.Pretrain(model)
   params = jax.jit(task.init)(jax.random.key(0)).params
@@ -202,7 +203,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   sums = parts.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
-      [sums(params, {"tokens": tokens, "source": source})]
+    [sums(params, {"tokens": tokens, "source": source})]
   )
 
   apply = jax.jit(lambda inputs: model.apply({"params": params}, inputs))

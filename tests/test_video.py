@@ -18,9 +18,16 @@ from totojax.data.sources import items
 av = pytest.importorskip("av")
 
 SPEC = video.ClipSpec(
-    frames=4, stride_frames=4, fps=30.0, size_px=16, crops=2,
-    resample="bicubic", sampling="uniform", every_s=1.0, most_stretches=1,
-)  # fmt: skip
+  frames=4,
+  stride_frames=4,
+  fps=30.0,
+  size_px=16,
+  crops=2,
+  resample="bicubic",
+  sampling="uniform",
+  every_s=1.0,
+  most_stretches=1,
+)
 
 # Videos of the tests' own, and their clips by PyAV 18.1; `python
 # tests/test_video.py` writes both anew.
@@ -136,7 +143,7 @@ def test_a_seek_that_lands_too_late_starts_over(tmp_path, monkeypatch):
 
 def test_files_without_times_are_counted(tmp_path):
   item = little_videos.write(
-      tmp_path / "a.mpg", 60, codec="libx264", b_frames=2
+    tmp_path / "a.mpg", 60, codec="libx264", b_frames=2
   )
   assert decode.read_timeline(item.path).counted
   numbers = little_videos.numbers(_clips(item, _wide(SPEC), seed=0))
@@ -190,9 +197,9 @@ def test_exactly_long_enough(tmp_path):
   assert _clips(item, SPEC, seed=0).shape[1] == 4
   row = media.load(little_videos.write(tmp_path / "b.mp4", 12), SPEC, seed=0)
   assert row == items.Skipped(
-      "b.mp4",
-      "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride"
-      " of 4 span 13",
+    "b.mp4",
+    "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride"
+    " of 4 span 13",
   )
 
 
@@ -200,7 +207,7 @@ def _audio(path):
   with av.open(str(path), "w") as container:
     stream = container.add_stream("aac", rate=16_000)
     frame = av.AudioFrame.from_ndarray(
-        np.zeros((1, 16_000), np.float32), format="fltp", layout="mono"
+      np.zeros((1, 16_000), np.float32), format="fltp", layout="mono"
     )
     frame.sample_rate = 16_000
     container.mux(stream.encode(frame))
@@ -216,11 +223,11 @@ def test_bad_files_are_rows_and_never_fatal(tmp_path):
   whole = (tmp_path / "good.mp4").read_bytes()
   noise = np.random.default_rng(0).bytes(4000)
   files = {
-      "empty.mp4": b"",
-      "noise.avi": noise,
-      "text.mkv": b"not a video at all",
-      "head.mp4": whole[: len(whole) // 2],  # its index was at the end
-      "holes.mp4": whole[:200] + noise[: len(whole) - 1500] + whole[-1300:],
+    "empty.mp4": b"",
+    "noise.avi": noise,
+    "text.mkv": b"not a video at all",
+    "head.mp4": whole[: len(whole) // 2],  # its index was at the end
+    "holes.mp4": whole[:200] + noise[: len(whole) - 1500] + whole[-1300:],
   }
   for name, data in files.items():
     (tmp_path / name).write_bytes(data)

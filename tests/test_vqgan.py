@@ -14,13 +14,23 @@ from totojax.tokenizers import vqgan
 from totojax.tokenizers.vqgan_modules import VqganConfig
 
 OFFICIAL = VqganConfig(
-    vocab=1024, embed=256, z=256, channels=128, multipliers=(1, 1, 2, 2, 4),
-    blocks=2, attention=(4,),
-)  # fmt: skip
+  vocab=1024,
+  embed=256,
+  z=256,
+  channels=128,
+  multipliers=(1, 1, 2, 2, 4),
+  blocks=2,
+  attention=(4,),
+)
 SMALL = VqganConfig(
-    vocab=48, embed=12, z=20, channels=32, multipliers=(1, 2, 2), blocks=1,
-    attention=(1,),
-)  # fmt: skip
+  vocab=48,
+  embed=12,
+  z=20,
+  channels=32,
+  multipliers=(1, 2, 2),
+  blocks=1,
+  attention=(1,),
+)
 
 
 def _frames(count, side, seed=0):
@@ -30,9 +40,9 @@ def _frames(count, side, seed=0):
 
 @functools.cache
 def _parameters(config):
-  return nn.unbox(jax.jit(vqgan.init, static_argnums=0)(
-      config, jax.random.key(0)
-  ))  # fmt: skip
+  return nn.unbox(
+    jax.jit(vqgan.init, static_argnums=0)(config, jax.random.key(0))
+  )
 
 
 def _taming(config, resolution):
@@ -42,11 +52,16 @@ def _taming(config, resolution):
   quantize = pytest.importorskip("taming.modules.vqvae.quantize")
   torch.manual_seed(0)
   sizes = dict(
-      ch=config.channels, out_ch=3, ch_mult=config.multipliers,
-      num_res_blocks=config.blocks, in_channels=3, resolution=resolution,
-      attn_resolutions=[resolution // 2**i for i in config.attention],
-      z_channels=config.z, double_z=False,
-  )  # fmt: skip
+    ch=config.channels,
+    out_ch=3,
+    ch_mult=config.multipliers,
+    num_res_blocks=config.blocks,
+    in_channels=3,
+    resolution=resolution,
+    attn_resolutions=[resolution // 2**i for i in config.attention],
+    z_channels=config.z,
+    double_z=False,
+  )
   module = torch.nn.Module()
   module.encoder = model.Encoder(**sizes)
   module.decoder = model.Decoder(**sizes)
@@ -61,8 +76,8 @@ def _taming(config, resolution):
 
 
 @pytest.mark.parametrize(
-    "config,side",
-    [(SMALL, 32), pytest.param(OFFICIAL, 128, marks=pytest.mark.slow)],
+  "config,side",
+  [(SMALL, 32), pytest.param(OFFICIAL, 128, marks=pytest.mark.slow)],
 )
 def test_latents_codes_and_images_equal_the_released_modules(config, side):
   # Attention sits by the configured resolution, twice that of the frames.
@@ -108,17 +123,17 @@ def test_latents_codes_and_images_equal_the_released_modules(config, side):
 def test_the_official_size_has_the_released_parameters():
   shapes = vqgan.shapes(OFFICIAL)
   counts = {
-      part: (len(leaves), sum(leaf.size for leaf in leaves))
-      for part, tree in shapes.items()
-      for leaves in [jax.tree.leaves(tree)]
+    part: (len(leaves), sum(leaf.size for leaf in leaves))
+    for part, tree in shapes.items()
+    for leaves in [jax.tree.leaves(tree)]
   }
   # Counted in the state dictionaries of taming-transformers-rom1504 0.0.6.
   assert counts.pop("encoder") == (144, 29_298_176)
   assert counts.pop("decoder") == (194, 42_449_795)
   assert counts == {
-      "quant_conv": (2, 65_792),
-      "post_quant_conv": (2, 65_792),
-      "quantize": (1, 262_144),
+    "quant_conv": (2, 65_792),
+    "post_quant_conv": (2, 65_792),
+    "quantize": (1, 262_144),
   }
   assert OFFICIAL.factor == 16
 
@@ -126,9 +141,7 @@ def test_the_official_size_has_the_released_parameters():
 def test_the_nearest_code_is_the_first_of_equals():
   book = np.float32([[9, 9], [1, 0], [0, 1], [1, 0], [0, 1]])
   z = np.float32([[[[1, 0], [0, 2], [2, 2], [9, 8]]]])
-  np.testing.assert_array_equal(
-      vqgan.nearest(z, book), [[[1, 2, 1, 0]]]
-  )
+  np.testing.assert_array_equal(vqgan.nearest(z, book), [[[1, 2, 1, 0]]])
   rng = np.random.default_rng(0)
   book, z = rng.normal(size=(70, 5)), rng.normal(size=(2, 3, 4, 5))
   distance = ((z[..., None, :] - book) ** 2).sum(-1)
@@ -151,7 +164,7 @@ def _reference(config):
         words.append({"scale": "weight"}.get(word, word))
     value = np.asarray(value)
     tensors[".".join(words)] = (
-        value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+      value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
     )
   return tensors
 
@@ -159,13 +172,13 @@ def _reference(config):
 def test_any_size_is_read_from_released_names():
   tensors = _reference(SMALL)
   assert {
-      "encoder.down.1.block.0.nin_shortcut.weight",
-      "encoder.down.1.attn.0.q.bias",
-      "encoder.down.0.downsample.conv.weight",
-      "encoder.mid.attn_1.proj_out.weight",
-      "decoder.up.2.upsample.conv.bias",
-      "decoder.up.0.block.1.norm2.weight",
-      "quantize.embedding.weight",
+    "encoder.down.1.block.0.nin_shortcut.weight",
+    "encoder.down.1.attn.0.q.bias",
+    "encoder.down.0.downsample.conv.weight",
+    "encoder.mid.attn_1.proj_out.weight",
+    "decoder.up.2.upsample.conv.bias",
+    "decoder.up.0.block.1.norm2.weight",
+    "quantize.embedding.weight",
   } <= set(tensors)
   params, config = vqgan.from_reference(tensors)
   assert config == SMALL
@@ -180,9 +193,9 @@ def test_every_wrong_tensor_of_a_released_file_is_named():
   with pytest.raises(ValueError) as error:
     vqgan.from_reference(tensors)
   for told in (
-      "encoder.down.1.block.0.norm1.weight is missing",
-      "post_quant_conv.bias has shape (3,) where (20,) is needed",
-      "encoder.extra is unknown",
+    "encoder.down.1.block.0.norm1.weight is missing",
+    "post_quant_conv.bias has shape (3,) where (20,) is needed",
+    "encoder.extra is unknown",
   ):
     assert told in str(error.value)
   with pytest.raises(ValueError, match="encoder.conv_in.weight is missing"):
@@ -191,10 +204,10 @@ def test_every_wrong_tensor_of_a_released_file_is_named():
 
 def test_sizes_that_cannot_be_are_refused():
   for change, told in (
-      (dict(channels=24), r"\(24, 48, 48\).*multiples of 32"),
-      (dict(attention=(3,)), "attention is .*levels are 0 to 2"),
-      (dict(multipliers=()), "multipliers are"),
-      (dict(vocab=0), "vocab is 0"),
+    (dict(channels=24), r"\(24, 48, 48\).*multiples of 32"),
+    (dict(attention=(3,)), "attention is .*levels are 0 to 2"),
+    (dict(multipliers=()), "multipliers are"),
+    (dict(vocab=0), "vocab is 0"),
   ):
     with pytest.raises(ValueError, match=told):
       dataclasses.replace(SMALL, **change)

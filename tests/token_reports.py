@@ -17,17 +17,23 @@ def pixels(path, *, records=ROOM, prefix="clips", frames=4, size_px=16):
   """A pixel store in which every frame of record r is grey r."""
   field = manifests.frame_field(frames=frames, size_px=size_px)
   head = token_sets.manifest(
-      fields=(field,), frames=frames, size_px=size_px, tokenizer="", vocab=0,
-      grid=0, labels=False, classes=(),
-  )  # fmt: skip
+    fields=(field,),
+    frames=frames,
+    size_px=size_px,
+    tokenizer="",
+    vocab=0,
+    grid=0,
+    labels=False,
+    classes=(),
+  )
   writer = shards.Writer(path, head)
   values = np.zeros((records, *field.shape), np.uint8)
   values += np.arange(records, dtype=np.uint8)[:, None, None, None, None]
   writer.append(
-      {"frames": values},
-      labels=None,
-      ids=[f"{prefix}/{i}" for i in range(records)],
-      cursor=records,
+    {"frames": values},
+    labels=None,
+    ids=[f"{prefix}/{i}" for i in range(records)],
+    cursor=records,
   )
   writer.close()
 
@@ -37,9 +43,15 @@ def write(root):
   token_sets.write(root / "clips", ROOM, prefix="clips")
   token_sets.write(root / "more", 5, salt=3, prefix="more")
   token_sets.write(
-      root / "stills", 20, kind="image", frames=1, stride_frames=0, fps=0.0,
-      tokenizer=OTHER, vocab=100,
-  )  # fmt: skip
+    root / "stills",
+    20,
+    kind="image",
+    frames=1,
+    stride_frames=0,
+    fps=0.0,
+    tokenizer=OTHER,
+    vocab=100,
+  )
   pixels(root / "pixels")
   return root
 
@@ -47,9 +59,12 @@ def write(root):
 def config(data, **changes):
   names = ("clips", "more", "stills")
   values = dict(
-      stores={name: str(data / name) for name in names},
-      tokenizer="", pixels={}, images=0, adjacency="raster",
-  )  # fmt: skip
+    stores={name: str(data / name) for name in names},
+    tokenizer="",
+    pixels={},
+    images=0,
+    adjacency="raster",
+  )
   return {"run": "tokens_report", "tokens_report": {**values, **changes}}
 
 

@@ -13,26 +13,26 @@ from totojax.data.stream import rows
 
 VOCAB, GRID, FRAMES = 64, 2, 4
 SEQ = sequence.SequenceSpec(
-    vocab=VOCAB, grid=GRID, frames=FRAMES, context=16, segments=False
+  vocab=VOCAB, grid=GRID, frames=FRAMES, context=16, segments=False
 )
 
 
 def manifest(**changes):
   values = dict(
-      kind="video",
-      tokenizer="0123456789abcdef",
-      vocab=VOCAB,
-      grid=GRID,
-      frames=FRAMES,
-      size_px=16,
-      stride_frames=4,
-      fps=30.0,
-      crops=1,
-      labels=True,
-      ids=True,
-      classes=("left", "right"),
-      records_per_shard=8,
-      info={"job": "test"},
+    kind="video",
+    tokenizer="0123456789abcdef",
+    vocab=VOCAB,
+    grid=GRID,
+    frames=FRAMES,
+    size_px=16,
+    stride_frames=4,
+    fps=30.0,
+    crops=1,
+    labels=True,
+    ids=True,
+    classes=("left", "right"),
+    records_per_shard=8,
+    info={"job": "test"},
   )
   values.update(changes)
   if "fields" not in values:
@@ -68,10 +68,10 @@ def fill(writer, records, *, salt=0, step=3, prefix="item", stop=None):
     count = min(step, records - first)
     numbers = range(first, first + count)
     writer.append(
-        {"codes": codes(first, count, frames=frames, salt=salt)},
-        labels=[i % 3 - 1 for i in numbers],
-        ids=[f"{prefix}/{i}" for i in numbers],
-        cursor=first + count,
+      {"codes": codes(first, count, frames=frames, salt=salt)},
+      labels=[i % 3 - 1 for i in numbers],
+      ids=[f"{prefix}/{i}" for i in numbers],
+      cursor=first + count,
     )
 
 

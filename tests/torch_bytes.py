@@ -36,30 +36,38 @@ ORDERED = call(name("collections", "OrderedDict"))
 
 def storage(kind="FloatStorage", key="0", count=4, *more):
   return (
-      row(text("storage"), name("torch", kind), text(key), text("cpu"),
-          number(count), *more)
-      + b"Q"
-  )  # fmt: skip
+    row(
+      text("storage"),
+      name("torch", kind),
+      text(key),
+      text("cpu"),
+      number(count),
+      *more,
+    )
+    + b"Q"
+  )
 
 
 def tensor(source=None, offset=0, shape=(4,), strides=(1,)):
   return call(
-      name("torch._utils", "_rebuild_tensor_v2"),
-      source or storage(),
-      number(offset),
-      row(*map(number, shape)),
-      row(*map(number, strides)),
-      b"\x89",
-      ORDERED,
+    name("torch._utils", "_rebuild_tensor_v2"),
+    source or storage(),
+    number(offset),
+    row(*map(number, shape)),
+    row(*map(number, strides)),
+    b"\x89",
+    ORDERED,
   )
 
 
 def module(parameters=b"}", children=b"}", buffers=b"}", cls="Linear"):
   """An object with the state of an `nn.Module`."""
   made = name("torch.nn", cls) + b")\x81"
-  return made + mapping(
-      _parameters=parameters, _buffers=buffers, _modules=children
-  ) + b"b"  # fmt: skip
+  return (
+    made
+    + mapping(_parameters=parameters, _buffers=buffers, _modules=children)
+    + b"b"
+  )
 
 
 def pickled(body):
@@ -85,11 +93,11 @@ def archive(body, entries=None, *, folder="model", compress=False, more=()):
 def legacy(body, keys=("0",), storages=((4, FOUR),)):
   """The bytes of a legacy file."""
   head = [
-      pickled(number(0x1950A86A20F9469CFC6C)),
-      pickled(number(1001)),
-      pickled(mapping(little_endian=b"\x88")),
-      pickled(body),
-      pickled(b"](" + b"".join(map(text, keys)) + b"e"),
+    pickled(number(0x1950A86A20F9469CFC6C)),
+    pickled(number(1001)),
+    pickled(mapping(little_endian=b"\x88")),
+    pickled(body),
+    pickled(b"](" + b"".join(map(text, keys)) + b"e"),
   ]
   raw = [struct.pack("<q", count) + data for count, data in storages]
   return b"".join(head + raw)

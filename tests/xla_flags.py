@@ -14,8 +14,8 @@ import sys
 # Tests compile far more than they compute: with both of these they take half
 # the time. The second is unknown to jaxlib 0.12, which is slow without it.
 _FAST = (
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
+  "--xla_backend_optimization_level=0",
+  "--xla_cpu_use_fusion_emitters=false",
 )
 _READ = "import jaxlib.xla_client as xla; xla.CompileOptions()"
 
@@ -29,16 +29,16 @@ def known(flags: tuple[str, ...]) -> tuple[str, ...]:
   """
   # A process of its own, which XLA may end.
   tried = subprocess.run(
-      [sys.executable, "-c", _READ],
-      env=os.environ | {"XLA_FLAGS": " ".join(flags)},
-      capture_output=True,
-      text=True,
+    [sys.executable, "-c", _READ],
+    env=os.environ | {"XLA_FLAGS": " ".join(flags)},
+    capture_output=True,
+    text=True,
   )
   if not tried.returncode:
     return flags
   unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr)
   left = tuple(
-      flag for flag in flags if unknown and flag not in unknown[1].split()
+    flag for flag in flags if unknown and flag not in unknown[1].split()
   )
   if not unknown or left == flags:
     raise RuntimeError(f"XLA does not read {flags}: {tried.stderr}")

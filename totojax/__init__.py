@@ -1,7 +1,7 @@
 """totojax: autoregressive pre-training from videos, in JAX.
 
-  m = totojax.load(run)                # of run = "pretrain", local or gs://
-  f = m.features(frames, layer=8)      # uint8 [T, H, W, 3] -> [T, G, G, D]
+m = totojax.load(run)                # of run = "pretrain", local or gs://
+f = m.features(frames, layer=8)      # uint8 [T, H, W, 3] -> [T, G, G, D]
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ def __getattr__(name: str) -> Any:
   raise AttributeError(f"module 'totojax' has no attribute {name!r}")
 
 
-def load(
-    run: str, *, tokenizer: str = "", depth: int | None = None
-) -> Any:
+def load(run: str, *, tokenizer: str = "", depth: int | None = None) -> Any:
   """A pre-trained model; see `totojax.trained.model.load`."""
   # Only now: importing the package must cost nothing.
   from totojax.trained import model

@@ -48,7 +48,7 @@ class Trains(schema.Dataclass, Protocol):
 
 
 def compute(
-    section: model_config.Compute, *, depth: int, context: int, backend: str
+  section: model_config.Compute, *, depth: int, context: int, backend: str
 ) -> trunk.Compute:
   """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
   # What is fastest there, of what gives the same numbers beyond rounding.
@@ -76,8 +76,8 @@ def shape(section: model_config.Model) -> architecture_lib.Architecture:
     return section  # of a user's own
   if not hasattr(section, "architecture"):
     raise ConfigError(
-        f"{type(section).__name__} is a section of keys, and no"
-        " models.architecture.Architecture; derive it from that class"
+      f"{type(section).__name__} is a section of keys, and no"
+      " models.architecture.Architecture; derive it from that class"
     )
   module, _, name = section.architecture.partition(":")
   cls = getattr(importlib.import_module(module), name)
@@ -99,20 +99,20 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
     from totojax.models import patched  # Table 3 alone reads patches
 
     make = functools.partial(
-        patched.PatchTrunk,
-        values=3 * config.patches.side_px**2,
-        predicts="patches" if config.patches.targets else "tokens",
+      patched.PatchTrunk,
+      values=3 * config.patches.side_px**2,
+      predicts="patches" if config.patches.targets else "tokens",
     )
   return make(
-      config=architecture,
-      spec=config.sequence,
-      compute=compute(
-          config.compute,
-          depth=architecture.depth,
-          context=config.sequence.context,
-          backend=backend or jax.default_backend(),
-      ),
-      scales=scales,
+    config=architecture,
+    spec=config.sequence,
+    compute=compute(
+      config.compute,
+      depth=architecture.depth,
+      context=config.sequence.context,
+      backend=backend or jax.default_backend(),
+    ),
+    scales=scales,
   )
 
 
@@ -120,13 +120,13 @@ def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
   """Raises ConfigError where the model is one of patches."""
   if config.patches.inputs:
     raise ConfigError(
-        f"config key patches.inputs is True; {what} is for models of tokens"
-        " only: use a run with patches.inputs=False"
+      f"config key patches.inputs is True; {what} is for models of tokens"
+      " only: use a run with patches.inputs=False"
     )
 
 
 def parametrisation(
-    config: pretrain_config.Pretrain,
+  config: pretrain_config.Pretrain,
 ) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
   chosen = config.mup
@@ -135,16 +135,16 @@ def parametrisation(
   # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
-      base_width=chosen.base_width,
-      base_heads=chosen.base_heads,
-      base_mlp_dim=chosen.base_mlp_dim,
+    base_width=chosen.base_width,
+    base_heads=chosen.base_heads,
+    base_mlp_dim=chosen.base_mlp_dim,
   )
   return mup.parametrise(
-      chosen,
-      growth,
-      depth=architecture.depth,
-      init_std=architecture.init_std,
-      starts_smaller=architecture.starts_smaller,
+    chosen,
+    growth,
+    depth=architecture.depth,
+    init_std=architecture.init_std,
+    starts_smaller=architecture.starts_smaller,
   )
 
 
@@ -162,13 +162,13 @@ class Optimiser:
 
 
 def _adamw(
-    chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any
+  chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any
 ) -> Optimiser:
   return Optimiser(
-      adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
-      lambda opt_state, update: adamw.learning_rate(
-          chosen, opt_state, update=update, steps=steps
-      ),
+    adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
+    lambda opt_state, update: adamw.learning_rate(
+      chosen, opt_state, update=update, steps=steps
+    ),
   )
 
 
@@ -190,16 +190,16 @@ class Program:
 
 
 def program(
-    config: Trains,
-    *,
-    task: api.Task,
-    steps: int,
-    rows: int,
-    microbatches: int,
-    layout: sharding.Layout,
-    rules: Any = None,
-    lanes: lanes_lib.Lanes | None = None,
-    optimiser: Optimiser | None = None,
+  config: Trains,
+  *,
+  task: api.Task,
+  steps: int,
+  rows: int,
+  microbatches: int,
+  layout: sharding.Layout,
+  rules: Any = None,
+  lanes: lanes_lib.Lanes | None = None,
+  optimiser: Optimiser | None = None,
 ) -> Program:
   """Joins a task, an optimiser and a layout into a train step; see `run`."""
   # Before anything is traced: the mesh must divide every microbatch.
@@ -209,12 +209,12 @@ def program(
   tx = optimiser.tx
   placed, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
-      step_lib.train_step,
-      task=task,
-      tx=tx,
-      rate=optimiser.rate,
-      seed=config.seed,
-      microbatches=microbatches,
+    step_lib.train_step,
+    task=task,
+    tx=tx,
+    rate=optimiser.rate,
+    seed=config.seed,
+    microbatches=microbatches,
   )
   make = functools.partial(step_lib.init_state, task, tx)
   # A sweep's lanes are an axis around the step, which knows nothing of them.
@@ -229,23 +229,23 @@ def program(
 
 
 def run(
-    config: Trains,
-    *,
-    task: api.Task,
-    steps: int,
-    rows: int,
-    microbatches: int,
-    batches: Callable[[int], Any],
-    evals: Mapping[str, train.Eval],
-    facts: Mapping[str, Any],
-    tokens_per_step: int,
-    flops_per_token: float,
-    layout: sharding.Layout,
-    frozen: Any = None,
-    rules: Any = None,
-    lanes: lanes_lib.Lanes | None = None,
-    optimiser: Optimiser | None = None,
-    start: Callable[[Any], Any] | None = None,
+  config: Trains,
+  *,
+  task: api.Task,
+  steps: int,
+  rows: int,
+  microbatches: int,
+  batches: Callable[[int], Any],
+  evals: Mapping[str, train.Eval],
+  facts: Mapping[str, Any],
+  tokens_per_step: int,
+  flops_per_token: float,
+  layout: sharding.Layout,
+  frozen: Any = None,
+  rules: Any = None,
+  lanes: lanes_lib.Lanes | None = None,
+  optimiser: Optimiser | None = None,
+  start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
   """Joins a task, an optimiser and a layout into what `train.fit` needs.
 
@@ -270,9 +270,16 @@ def run(
       run's are among them.
   """
   made = program(
-      config, task=task, steps=steps, rows=rows, microbatches=microbatches,
-      layout=layout, rules=rules, lanes=lanes, optimiser=optimiser,
-  )  # fmt: skip
+    config,
+    task=task,
+    steps=steps,
+    rows=rows,
+    microbatches=microbatches,
+    layout=layout,
+    rules=rules,
+    lanes=lanes,
+    optimiser=optimiser,
+  )
   make, placed = made.make, made.placed
   if lanes is not None:
     from totojax import lanes as lanes_lib
@@ -294,55 +301,53 @@ def run(
       return whole_state(key)
     # Put there as they are: as constants they would be in the program.
     bare = jax.jit(
-        lambda key: make(key).replace(frozen={}),
-        out_shardings=placed.replace(frozen={}),
+      lambda key: make(key).replace(frozen={}),
+      out_shardings=placed.replace(frozen={}),
     )
     return bare(key).replace(frozen=jax.device_put(frozen, placed.frozen))
 
   device = jax.devices()[0].device_kind
   return train.Run(
-      init=init,
-      step_fn=made.step_fn,
-      batches=batches,
-      layout=layout,
-      shapes=made.shapes,
-      shardings=placed,
-      steps=steps,
-      every=config.every,
-      evals=evals,
-      checkpoint=config.checkpoint,
-      meta={"task": type(task).__name__},
-      config=config,
-      facts={
-          "mesh": dict(layout.mesh.shape),
-          "steps": steps,
-          "tokens_per_step": tokens_per_step,
-          **facts,
-      },
-      # Made as the loop begins: building and restoring are not in its rate.
-      clock=lambda: metrics.Clock(
-          tokens_per_step=tokens_per_step,
-          flops_per_token=flops_per_token,
-          devices=len(jax.devices()),
-          device_kind=device,
-      ),
+    init=init,
+    step_fn=made.step_fn,
+    batches=batches,
+    layout=layout,
+    shapes=made.shapes,
+    shardings=placed,
+    steps=steps,
+    every=config.every,
+    evals=evals,
+    checkpoint=config.checkpoint,
+    meta={"task": type(task).__name__},
+    config=config,
+    facts={
+      "mesh": dict(layout.mesh.shape),
+      "steps": steps,
+      "tokens_per_step": tokens_per_step,
+      **facts,
+    },
+    # Made as the loop begins: building and restoring are not in its rate.
+    clock=lambda: metrics.Clock(
+      tokens_per_step=tokens_per_step,
+      flops_per_token=flops_per_token,
+      devices=len(jax.devices()),
+      device_kind=device,
+    ),
   )
 
 
-def reader(
-    reading: mixture.Reading, dataset: Any
-) -> Callable[[int], Any]:
+def reader(reading: mixture.Reading, dataset: Any) -> Callable[[int], Any]:
   """First step -> iterator of host batches, read ahead."""
   return lambda first_step: mixture.host_batches(
-      dataset, first_step, reading=reading
+    dataset, first_step, reading=reading
   )
 
 
 def everywhere(
-    function: Callable[..., Any],
-    layout: sharding.Layout,
-    *,
-    static: tuple[str, ...] = (),
+  function: Callable[..., Any],
+  layout: sharding.Layout,
+  *,
+  static: tuple[str, ...] = (),
 ) -> Callable[..., Any]:
   """`function(*args, batch)` as one program: an evaluation of rows.
 
@@ -364,9 +369,9 @@ def everywhere(
 
 
 def position_sums(
-    nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
-    layout: sharding.Layout,
-    frame_tokens: int,
+  nll: Callable[[Any, Mapping[str, jax.Array]], tuple[jax.Array, jax.Array]],
+  layout: sharding.Layout,
+  frame_tokens: int,
 ) -> Callable[[Any, Mapping[str, Any]], val_loss.Sums]:
   """(params, this host's rows) -> sums over the global batch, on every host.
 

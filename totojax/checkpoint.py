@@ -38,15 +38,15 @@ class Checkpoints:
     # Before the manager lists what is there.
     _set_aside(self.directory)
     self._manager = ocp.CheckpointManager(
-        self.directory,
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=config.keep,
-            # 0 is ours for none.
-            keep_period=config.keep_every_steps or None,
-            # The device computes on while the host writes; `wait` says so.
-            enable_async_checkpointing=True,
-            create=True,
-        ),
+      self.directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=config.keep,
+        # 0 is ours for none.
+        keep_period=config.keep_every_steps or None,
+        # The device computes on while the host writes; `wait` says so.
+        enable_async_checkpointing=True,
+        create=True,
+      ),
     )
 
   def latest(self) -> int | None:
@@ -54,7 +54,7 @@ class Checkpoints:
     return latest_step(self.directory)
 
   def save(
-      self, step: int, state: step_lib.TrainState, meta: dict[str, Any]
+    self, step: int, state: step_lib.TrainState, meta: dict[str, Any]
   ) -> None:
     """Starts writing `state` in the background; frozen arrays are left out.
 
@@ -63,21 +63,21 @@ class Checkpoints:
     """
     try:
       saved = self._manager.save(
-          step,
-          args=ocp.args.Composite(
-              state=ocp.args.StandardSave(_written(state)),
-              meta=ocp.args.JsonSave(meta),
-          ),
-          force=True,  # when to save is the loop's to say, not the manager's
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_written(state)),
+          meta=ocp.args.JsonSave(meta),
+        ),
+        force=True,  # when to save is the loop's to say, not the manager's
       )
     except Exception as error:
       raise self._unwritable(step, error) from error
     # orbax says no in silence, and the run would go on unsaved.
     if not saved:
       raise CheckpointError(
-          f"{self.directory}: step {step} was not saved, because a checkpoint"
-          f" of it or of a later step ({self._manager.all_steps()}) is there;"
-          " use another --workdir or remove it"
+        f"{self.directory}: step {step} was not saved, because a checkpoint"
+        f" of it or of a later step ({self._manager.all_steps()}) is there;"
+        " use another --workdir or remove it"
       )
 
   def wait(self) -> None:
@@ -89,7 +89,7 @@ class Checkpoints:
       raise self._unwritable(None, error) from error
 
   def restore(
-      self, shapes: step_lib.TrainState, shardings: step_lib.TrainState
+    self, shapes: step_lib.TrainState, shardings: step_lib.TrainState
   ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The newest whole state, placed as `shardings`, and its meta data.
 
@@ -101,11 +101,11 @@ class Checkpoints:
     step = self.latest()
     assert step is not None, "ask latest() first"
     wanted = jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=where
-        ),
-        _written(shapes),
-        _written(shardings),
+      lambda leaf, where: jax.ShapeDtypeStruct(
+        leaf.shape, leaf.dtype, sharding=where
+      ),
+      _written(shapes),
+      _written(shardings),
     )
     return _read(self.directory / str(step), wanted, partial=False)
 
@@ -117,9 +117,9 @@ class Checkpoints:
   def _unwritable(self, step: int | None, error: Exception) -> CheckpointError:
     of = "" if step is None else f" of step {step}"
     return CheckpointError(
-        f"{self.directory}: the checkpoint{of} could not be written"
-        f" ({objects.brief(error)}); the last whole one stays. Free the disk or"
-        " mend the path, then run the same command again"
+      f"{self.directory}: the checkpoint{of} could not be written"
+      f" ({objects.brief(error)}); the last whole one stays. Free the disk or"
+      " mend the path, then run the same command again"
     )
 
 
@@ -129,9 +129,9 @@ def latest_step(directory: epath.PathLike) -> int | None:
   if not directory.exists():
     return None
   steps = [
-      int(path.name)
-      for path in directory.iterdir()
-      if path.name.isdigit() and (path / _COMMITTED).exists()
+    int(path.name)
+    for path in directory.iterdir()
+    if path.name.isdigit() and (path / _COMMITTED).exists()
   ]
   return max(steps, default=None)
 
@@ -154,7 +154,7 @@ def _set_aside(directory: epath.Path) -> None:
 
 
 def read_params(
-    directory: epath.PathLike, shapes: Any, shardings: Any
+  directory: epath.PathLike, shapes: Any, shardings: Any
 ) -> tuple[Any, dict[str, Any]]:
   """(params, meta) of the newest checkpoint of a run, without its moments.
 
@@ -165,14 +165,14 @@ def read_params(
   step = latest_step(directory)
   if step is None:
     raise CheckpointError(
-        f"{directory}: no whole checkpoint; train first, or name the right run"
+      f"{directory}: no whole checkpoint; train first, or name the right run"
     )
   wanted = jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=where
-      ),
-      shapes,
-      shardings,
+    lambda leaf, where: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=where
+    ),
+    shapes,
+    shardings,
   )
   tree, meta = _read(directory / str(step), {"params": wanted}, partial=True)
   return tree["params"], meta
@@ -182,10 +182,10 @@ def _written(state: step_lib.TrainState) -> dict[str, Any]:
   """What goes to disk, as a plain dict: all but the frozen arrays."""
   # Those are another file's or run's, which the config names.
   return {
-      "step": state.step,
-      "params": state.params,
-      "stats": state.stats,
-      "opt_state": state.opt_state,
+    "step": state.step,
+    "params": state.params,
+    "stats": state.stats,
+    "opt_state": state.opt_state,
   }
 
 
@@ -200,8 +200,8 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
     found = listed.tree
   except Exception as error:
     raise CheckpointError(
-        f"{path} is damaged ({_cause(error)}); remove this folder to go on from"
-        " the checkpoint before it"
+      f"{path} is damaged ({_cause(error)}); remove this folder to go on from"
+      " the checkpoint before it"
     ) from error
   # Compared before anything is read: a config that does not fit is told by the
   # names and shapes of its leaves, and costs no restore.
@@ -212,20 +212,20 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
   lines = tree_lib.differences(flat_found, flat_wanted)
   if lines:
     raise CheckpointError(
-        f"{path} does not fit this config:\n  " + "\n  ".join(lines)
+      f"{path} does not fit this config:\n  " + "\n  ".join(lines)
     )
   arguments = ocp.args.PyTreeRestore(
-      item=wanted,
-      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-      partial_restore=partial,
+    item=wanted,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+    partial_restore=partial,
   )
   try:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       return reader.restore(path / "state", args=arguments), meta
   except Exception as error:
     raise CheckpointError(
-        f"{path} cannot be read ({_cause(error)}); remove this folder to go on"
-        " from the checkpoint before it"
+      f"{path} cannot be read ({_cause(error)}); remove this folder to go on"
+      " from the checkpoint before it"
     ) from error
 
 

@@ -21,16 +21,16 @@ class Decoder(Protocol):
 # Dense bf16 peak of one device, FLOP/s, by the start of jax's `device_kind`.
 # Source: the vendors' data sheets. A v4 or v5p chip is one device.
 PEAK_FLOPS_PER_S = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5e": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v5": 459e12,
+  "TPU v6 lite": 918e12,
+  "TPU v6e": 918e12,
+  "NVIDIA A100": 312e12,
+  "NVIDIA H100": 989e12,
+  "NVIDIA H200": 989e12,
 }
 
 
@@ -46,9 +46,7 @@ def parameters(model: Decoder, vocab: int) -> int:
   return model.parameters(vocab)
 
 
-def forward_macs_per_token(
-    model: Decoder, *, vocab: int, context: int
-) -> int:
+def forward_macs_per_token(model: Decoder, *, vocab: int, context: int) -> int:
   """MACs of one token: matrices, what mixes tokens, head.
 
   Causal attention is over a mean of T / 2 keys. Mamba's recurrence has four
@@ -78,7 +76,7 @@ def steps(total_tokens: float, batch_tokens: int) -> int:
   """
   if total_tokens < batch_tokens:
     raise ValueError(
-        f"train.total_tokens {total_tokens:g} is less than one batch of"
-        f" {batch_tokens} tokens; raise it or lower train.batch_tokens"
+      f"train.total_tokens {total_tokens:g} is less than one batch of"
+      f" {batch_tokens} tokens; raise it or lower train.batch_tokens"
     )
   return int(total_tokens // batch_tokens)

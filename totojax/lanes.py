@@ -45,7 +45,7 @@ def name(lane: int) -> str:
 
 
 def init(
-    make: Callable[[jax.Array], step_lib.TrainState], lanes: Lanes
+  make: Callable[[jax.Array], step_lib.TrainState], lanes: Lanes
 ) -> Callable[[jax.Array], step_lib.TrainState]:
   """Makes a fresh state for all lanes; `stats` holds where each diverged.
 
@@ -59,26 +59,23 @@ def init(
   def stacked(key):
     # One start for all: what differs between lanes is their rate alone.
     state = jax.tree.map(
-        lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), make(key)
+      lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), make(key)
     )
     old = state.opt_state.hyperparams
     rates = jnp.asarray(lanes.peak_lr, old["peak_lr"].dtype)
     return state.replace(
-        opt_state=state.opt_state._replace(
-            hyperparams={**old, "peak_lr": rates}
-        ),
-        stats={
-            "own": state.stats,
-            "diverged": jnp.zeros(count, jnp.int32),  # at this step; 0: not
-        },
+      opt_state=state.opt_state._replace(hyperparams={**old, "peak_lr": rates}),
+      stats={
+        "own": state.stats,
+        "diverged": jnp.zeros(count, jnp.int32),  # at this step; 0: not
+      },
     )
 
   return stacked
 
 
 def state(
-    placed: step_lib.TrainState,
-    make: Callable[[jax.Array], step_lib.TrainState],
+  placed: step_lib.TrainState, make: Callable[[jax.Array], step_lib.TrainState]
 ) -> tuple[step_lib.TrainState, step_lib.TrainState]:
   """(shardings, shapes) of all lanes; every device has its part of each.
 
@@ -89,14 +86,12 @@ def state(
   # The lanes' axis is on no axis of the mesh: all devices work on every lane,
   # and the number of lanes has nothing to divide.
   stacked = jax.tree.map(
-      lambda where: NamedSharding(
-          where.mesh, PartitionSpec(None, *where.spec)
-      ),
-      placed,
+    lambda where: NamedSharding(where.mesh, PartitionSpec(None, *where.spec)),
+    placed,
   )
   replicated = NamedSharding(placed.step.mesh, PartitionSpec())
   stacked = stacked.replace(
-      stats={"own": stacked.stats, "diverged": replicated}
+    stats={"own": stacked.stats, "diverged": replicated}
   )
   return stacked, jax.eval_shape(make, jax.random.key(0))
 
@@ -117,8 +112,8 @@ def step(step_fn: Step, lanes: Lanes) -> Step:
     # Of the live ones: a NaN in these would end all runs (`train.NotFinite`).
     live = state.stats["diverged"] == 0
     metrics = {
-        f"{name(i)}/loss": jnp.where(live[i], rows["loss"][i], jnp.nan)
-        for i in range(len(lanes.peak_lr))
+      f"{name(i)}/loss": jnp.where(live[i], rows["loss"][i], jnp.nan)
+      for i in range(len(lanes.peak_lr))
     }
     for key in ("loss", "param_norm"):
       total = jnp.sum(jnp.where(live, rows[key], 0.0))
@@ -129,7 +124,7 @@ def step(step_fn: Step, lanes: Lanes) -> Step:
 
 
 def _lane_step(
-    step_fn: Step, state: step_lib.TrainState, batch: Any
+  step_fn: Step, state: step_lib.TrainState, batch: Any
 ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
   """One lane's update, undone if it leaves something that is not finite."""
   diverged = state.stats["diverged"]
@@ -141,7 +136,7 @@ def _lane_step(
   # All of the state goes back: a NaN in a moment would reach later updates.
   after = jax.tree.map(functools.partial(jnp.where, keep), after, before)
   diverged = jnp.where(
-      (diverged == 0) & ~finite, before.step + 1, diverged
+    (diverged == 0) & ~finite, before.step + 1, diverged
   ).astype(jnp.int32)
   stats = {"own": after.stats, "diverged": diverged}
   return after.replace(stats=stats), row

@@ -30,57 +30,56 @@ from totojax.config import arguments
 from totojax.rundir import console
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "The config file, as configs/demo.py; --config.section.key=value sets one"
-    " of its keys.",
+  "config",
+  None,
+  "The config file, as configs/demo.py; --config.section.key=value sets one"
+  " of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for"
-    " configs/NAME.py.",
+  "workdir",
+  None,
+  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for"
+  " configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
-    "allow_changed_config",
-    False,
-    "Go on in a workdir that was made with another config.",
+  "allow_changed_config",
+  False,
+  "Go on in a workdir that was made with another config.",
 )
 _TRACEBACK = flags.DEFINE_bool(
-    "traceback", False, "Show where in the code an error was found."
+  "traceback", False, "Show where in the code an error was found."
 )
 _LIST = flags.DEFINE_bool(
-    "list",
-    False,
-    "Print every key of the config, with its value, meaning and unit, and end.",
+  "list",
+  False,
+  "Print every key of the config, with its value, meaning and unit, and end.",
 )
 _MULTIHOST = flags.DEFINE_bool(
-    "multihost",
-    False,
-    "One process of several. On a TPU pod they find each other; elsewhere give"
-    " --coordinator, --processes and --process.",
+  "multihost",
+  False,
+  "One process of several. On a TPU pod they find each other; elsewhere give"
+  " --coordinator, --processes and --process.",
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "Address host:port of process 0, with --multihost."
+  "coordinator", None, "Address host:port of process 0, with --multihost."
 )
 _PROCESSES = flags.DEFINE_integer(
-    "processes", None, "Number of processes, with --coordinator."
+  "processes", None, "Number of processes, with --coordinator."
 )
 _PROCESS = flags.DEFINE_integer(
-    "process", None, "Number of this process, from 0, with --coordinator."
+  "process", None, "Number of this process, from 0, with --coordinator."
 )
 _HOST_TIMEOUT = flags.DEFINE_integer(
-    "host_timeout_s",
-    100,
-    "Seconds of silence after which a process is taken for lost, with"
-    " --multihost: all others then end with an error. One whose connection"
-    " breaks is missed at once.",
+  "host_timeout_s",
+  100,
+  "Seconds of silence after which a process is taken for lost, with"
+  " --multihost: all others then end with an error. One whose connection"
+  " breaks is missed at once.",
 )
 _START_TIMEOUT = flags.DEFINE_integer(
-    "start_timeout_s",
-    300,
-    "Seconds that processes wait for each other at the start, with"
-    " --multihost.",
+  "start_timeout_s",
+  300,
+  "Seconds that processes wait for each other at the start, with --multihost.",
 )
 
 
@@ -142,11 +141,11 @@ def _main(argv: list[str]) -> None:
   # the usual door, where jax makes each wait for all.
   try:
     hosts.join(
-        _COORDINATOR.value,
-        _PROCESSES.value,
-        _PROCESS.value,
-        start_timeout_s=_START_TIMEOUT.value,
-        silence_timeout_s=_HOST_TIMEOUT.value,
+      _COORDINATOR.value,
+      _PROCESSES.value,
+      _PROCESS.value,
+      start_timeout_s=_START_TIMEOUT.value,
+      silence_timeout_s=_HOST_TIMEOUT.value,
     )
     _work(interrupted)
   except SystemExit as error:  # a line was made of the error already

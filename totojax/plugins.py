@@ -35,9 +35,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 KINDS = (
-    "architecture", "tokenizer", "encoder", "dataset", "head", "task",
-    "evaluation", "job",
-)  # fmt: skip
+  "architecture",
+  "tokenizer",
+  "encoder",
+  "dataset",
+  "head",
+  "task",
+  "evaluation",
+  "job",
+)
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FILE = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
 
@@ -96,8 +102,8 @@ def find(reference: str, kind: str) -> Plugin:
   make = getattr(module, name, None)
   if not callable(make):
     raise PluginError(
-        f"{reference} must define {name}(), which gives the {kind}"
-        f" (docs/contributing.md); it defines {_functions(module)}"
+      f"{reference} must define {name}(), which gives the {kind}"
+      f" (docs/contributing.md); it defines {_functions(module)}"
     )
   return Plugin(reference, make, hashlib.sha256(source).hexdigest()[:16])
 
@@ -113,8 +119,8 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
     value = plugin.make()
   except Exception as error:
     raise PluginError(
-        f"{reference}: {plugin.make.__name__}() fails"
-        f" ({type(error).__name__}: {error})"
+      f"{reference}: {plugin.make.__name__}() fails"
+      f" ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
     raise _other(plugin, value, kind, contract.__name__ + lacking)
@@ -130,12 +136,10 @@ def function(reference: str, kind: str) -> Callable[..., Any]:
   return value
 
 
-def _other(
-    plugin: Plugin, value: Any, kind: str, contract: str
-) -> PluginError:
+def _other(plugin: Plugin, value: Any, kind: str, contract: str) -> PluginError:
   return PluginError(
-      f"{plugin.reference}: {plugin.make.__name__}() gives"
-      f" {type(value).__name__}; the contract of {kind!r} is {contract}"
+    f"{plugin.reference}: {plugin.make.__name__}() gives"
+    f" {type(value).__name__}; the contract of {kind!r} is {contract}"
   )
 
 
@@ -144,10 +148,10 @@ def _lacking(value: Any, contract: type) -> str | None:
   if not getattr(contract, "_is_protocol", False):
     return None if isinstance(value, contract) else ""
   asked = [
-      name
-      for base in contract.__mro__
-      for name in {*vars(base), *vars(base).get("__annotations__", {})}
-      if not name.startswith("_") and getattr(base, "_is_protocol", False)
+    name
+    for base in contract.__mro__
+    for name in {*vars(base), *vars(base).get("__annotations__", {})}
+    if not name.startswith("_") and getattr(base, "_is_protocol", False)
   ]
   missing = sorted(name for name in asked if not hasattr(value, name))
   return f" with {', '.join(missing)}" if missing else None
@@ -158,8 +162,8 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
     source = path.read_bytes()
   except OSError as error:
     raise PluginError(
-        f"{reference} cannot be read ({error.strerror}); give the path of a"
-        " Python file"
+      f"{reference} cannot be read ({error.strerror}); give the path of a"
+      " Python file"
     ) from error
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
@@ -172,7 +176,7 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
   except Exception as error:
     del sys.modules[name]
     raise PluginError(
-        f"{reference} cannot be imported ({type(error).__name__}: {error})"
+      f"{reference} cannot be imported ({type(error).__name__}: {error})"
     ) from error
   return module, source
 
@@ -183,15 +187,15 @@ def _of_module(name: str, reference: str) -> tuple[Any, bytes]:
     return module, inspect.getsource(module).encode()
   except Exception as error:
     raise PluginError(
-        f"{reference}: module {name} cannot be imported"
-        f" ({type(error).__name__}: {error}); is it on PYTHONPATH?"
+      f"{reference}: module {name} cannot be imported"
+      f" ({type(error).__name__}: {error}); is it on PYTHONPATH?"
     ) from error
 
 
 def _functions(module: Any) -> str:
   names = [
-      name
-      for name, value in vars(module).items()
-      if inspect.isfunction(value) and value.__module__ == module.__name__
+    name
+    for name, value in vars(module).items()
+    if inspect.isfunction(value) and value.__module__ == module.__name__
   ]
   return ", ".join(names) or "no function"

@@ -54,15 +54,15 @@ def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:
   expected = (spec.frames, spec.frame_tokens)
   if codes_NP.shape != expected:
     raise ValueError(
-        f"codes have shape {codes_NP.shape}; {spec.frames} frames of a"
-        f" {spec.grid}x{spec.grid} grid need {expected}"
+      f"codes have shape {codes_NP.shape}; {spec.frames} frames of a"
+      f" {spec.grid}x{spec.grid} grid need {expected}"
     )
   codes = codes_NP.reshape(-1).astype(np.int64)
   low, high = int(codes.min()), int(codes.max())
   if low < 0 or high >= spec.vocab:
     raise ValueError(
-        f"codes run from {low} to {high}; this tokenizer has codes 0 to"
-        f" {spec.vocab - 1}. Was the data made with another tokenizer?"
+      f"codes run from {low} to {high}; this tokenizer has codes 0 to"
+      f" {spec.vocab - 1}. Was the data made with another tokenizer?"
     )
   row_T = np.full(spec.row_tokens, PAD, np.int32)
   whole = np.concatenate([[START[kind]], codes + SPECIALS, [END]])
@@ -85,7 +85,7 @@ def codes_of(tokens: np.ndarray) -> np.ndarray:
   """Visual codes of visual tokens, any shape; specials raise ValueError."""
   if np.any(tokens < SPECIALS):
     raise ValueError(
-        "special tokens (ids 0 to 3) have no code; cut them off first"
+      "special tokens (ids 0 to 3) have no code; cut them off first"
     )
   return tokens - SPECIALS
 
@@ -104,7 +104,7 @@ def segment_ids(inputs_BT: jax.Array, spec: SequenceSpec) -> jax.Array:
 
 
 def locate(
-    position: np.ndarray | np.integer, grid: int
+  position: np.ndarray | np.integer, grid: int
 ) -> tuple[np.ndarray | np.integer, ...]:
   """(frame, row, column) of target position p, which predicts x_{p+1}."""
   frame, place = np.divmod(position, grid * grid)

@@ -64,15 +64,15 @@ class ShardingRules:
     for axis in logical:
       if axis is not None and axis not in table:
         raise ValueError(
-            f"{name}: logical axis {axis!r} has no rule; known are"
-            f" {sorted(table)}. Add it to ShardingRules"
+          f"{name}: logical axis {axis!r} has no rule; known are"
+          f" {sorted(table)}. Add it to ShardingRules"
         )
       target = None if axis is None else table[axis]
       for mesh_axis in _names(target):
         if mesh_axis in taken:
           raise ValueError(
-              f"{name}: logical axes {taken[mesh_axis]!r} and {axis!r} both go"
-              f" to mesh axis {mesh_axis!r}; change one of the two rules"
+            f"{name}: logical axes {taken[mesh_axis]!r} and {axis!r} both go"
+            f" to mesh axis {mesh_axis!r}; change one of the two rules"
           )
         taken[mesh_axis] = axis
       mesh_axes.append(target)
@@ -98,21 +98,21 @@ def filled(config: MeshConfig, devices: int) -> list[int]:
   sizes = [getattr(config, axis) for axis in AXES]
   if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
     raise ValueError(
-        f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one of them"
-        " may be -1"
+      f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one of them"
+      " may be -1"
     )
   if -1 in sizes:
     given = -int(np.prod(sizes))
     if devices % given:
       raise ValueError(
-          f"mesh {dict(zip(AXES, sizes))}: {devices} devices are no"
-          f" multiple of {given}, so -1 cannot be filled in; change the others"
+        f"mesh {dict(zip(AXES, sizes))}: {devices} devices are no"
+        f" multiple of {given}, so -1 cannot be filled in; change the others"
       )
     sizes[sizes.index(-1)] = devices // given
   if int(np.prod(sizes)) != devices:
     raise ValueError(
-        f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
-        f" there are {devices}. Set one axis to -1 to fill what is left"
+      f"mesh {dict(zip(AXES, sizes))} needs {int(np.prod(sizes))} devices;"
+      f" there are {devices}. Set one axis to -1 to fill what is left"
     )
   return sizes
 
@@ -130,16 +130,11 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return _over_slices(sizes, slices, devices)
   # Linen's scan needs Auto axes; jax.make_mesh would make them Explicit.
   return jax.make_mesh(
-      tuple(sizes),
-      AXES,
-      axis_types=(AxisType.Auto,) * len(AXES),
-      devices=devices,
+    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
   )
 
 
-def layout(
-    config: MeshConfig, devices: list[Any] | None = None
-) -> Layout:
+def layout(config: MeshConfig, devices: list[Any] | None = None) -> Layout:
   """Over `devices`; None: over all that are here.
 
   Raises:
@@ -152,11 +147,11 @@ def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
   """Slices are joined by a slower network, over which only `data` goes."""
   if sizes[0] % slices:
     raise ValueError(
-        f"mesh.data {sizes[0]} is not a multiple of the {slices} slices of this"
-        " topology; only replicas may go over the network between slices"
+      f"mesh.data {sizes[0]} is not a multiple of the {slices} slices of this"
+      " topology; only replicas may go over the network between slices"
     )
   grid = mesh_utils.create_hybrid_device_mesh(
-      (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices
+    (sizes[0] // slices, *sizes[1:]), (slices, 1, 1, 1), devices
   )
   return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -206,9 +201,9 @@ class Layout:
         parts = self._parts(target)
         if size % parts:
           raise ValueError(
-              f"{name} {list(leaf.shape)}: {size} is not divisible by the"
-              f" {parts} devices of mesh axis {target!r}; use a mesh that"
-              " divides it"
+            f"{name} {list(leaf.shape)}: {size} is not divisible by the"
+            f" {parts} devices of mesh axis {target!r}; use a mesh that"
+            " divides it"
           )
       return NamedSharding(self.mesh, spec)
 
@@ -222,8 +217,8 @@ class Layout:
     """Global arrays of this host's rows, copied while the host goes on."""
     by_row = self.by_row
     return {
-        name: jax.make_array_from_process_local_data(by_row, rows)
-        for name, rows in batch.items()
+      name: jax.make_array_from_process_local_data(by_row, rows)
+      for name, rows in batch.items()
     }
 
   def jit(self, function: Callable[..., T], **options: Any) -> Jitted[T]:
@@ -276,7 +271,7 @@ class Jitted(Generic[T]):
 
 
 def check_batch(
-    rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh
+  rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh
 ) -> None:
   """Raises ValueError unless the rows divide over devices and microbatches.
 
@@ -286,9 +281,9 @@ def check_batch(
   unit = int(np.lcm(ways * microbatches, jax.process_count()))
   if rows % unit:
     raise ValueError(
-        f"a batch of {rows} rows is not divisible by {microbatches}"
-        f" microbatches x {ways} data-parallel devices on"
-        f" {jax.process_count()} processes; use a multiple of {unit}"
+      f"a batch of {rows} rows is not divisible by {microbatches}"
+      f" microbatches x {ways} data-parallel devices on"
+      f" {jax.process_count()} processes; use a multiple of {unit}"
     )
   if jax.process_count() == 1 or isinstance(mesh, AbstractMesh):
     return
@@ -296,8 +291,8 @@ def check_batch(
     hosts = sorted({device.process_index for device in replicas})
     if len(hosts) > 1:
       raise ValueError(
-          f"mesh axis 'tensor' of {mesh.shape['tensor']} (times 'sequence' of"
-          f" {mesh.shape['sequence']}) goes over processes {hosts}, which read"
-          " different rows; make mesh.tensor and mesh.sequence small enough for"
-          " the devices of one process"
+        f"mesh axis 'tensor' of {mesh.shape['tensor']} (times 'sequence' of"
+        f" {mesh.shape['sequence']}) goes over processes {hosts}, which read"
+        " different rows; make mesh.tensor and mesh.sequence small enough for"
+        " the devices of one process"
       )

@@ -40,23 +40,21 @@ class TrainState(struct.PyTreeNode):
 
 
 def init_state(
-    task: api.Task, tx: optax.GradientTransformation, key: jax.Array
+  task: api.Task, tx: optax.GradientTransformation, key: jax.Array
 ) -> TrainState:
   """A fresh state; jit it with `state_shardings` to make it in place."""
   variables = task.init(key)
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=variables.params,
-      frozen=variables.frozen,
-      stats=variables.stats,
-      opt_state=tx.init(variables.params),
+    step=jnp.zeros((), jnp.int32),
+    params=variables.params,
+    frozen=variables.frozen,
+    stats=variables.stats,
+    opt_state=tx.init(variables.params),
   )
 
 
 def state_shardings(
-    task: api.Task,
-    tx: optax.GradientTransformation,
-    layout: sharding.Layout,
+  task: api.Task, tx: optax.GradientTransformation, layout: sharding.Layout
 ) -> tuple[TrainState, TrainState]:
   """(shardings, shapes) of the state.
 
@@ -64,23 +62,23 @@ def state_shardings(
   devices; what is of no parameter (counts, rates) is on every device.
   """
   shapes = jax.eval_shape(
-      functools.partial(init_state, task, tx), jax.random.key(0)
+    functools.partial(init_state, task, tx), jax.random.key(0)
   )
   axes = task.axes()
   params = layout.shardings(axes.params, shapes.params)
   opt_state = optax.tree_map_params(
-      tx,
-      lambda _, where: where,
-      shapes.opt_state,
-      params,
-      transform_non_params=lambda _: layout.whole,
+    tx,
+    lambda _, where: where,
+    shapes.opt_state,
+    params,
+    transform_non_params=lambda _: layout.whole,
   )
   placed = TrainState(
-      step=layout.whole,
-      params=params,
-      frozen=layout.shardings(axes.frozen, shapes.frozen),
-      stats=layout.shardings(axes.stats, shapes.stats),
-      opt_state=opt_state,
+    step=layout.whole,
+    params=params,
+    frozen=layout.shardings(axes.frozen, shapes.frozen),
+    stats=layout.shardings(axes.stats, shapes.stats),
+    opt_state=opt_state,
   )
   return placed, shapes
 
@@ -98,14 +96,14 @@ def _microbatch(batch: api.Batch, count: int) -> api.Batch:
 
 
 def train_step(
-    state: TrainState,
-    batch: api.Batch,
-    *,
-    task: api.Task,
-    tx: optax.GradientTransformation,
-    rate: Callable[[Any, jax.Array], jax.Array],
-    seed: int,
-    microbatches: int,
+  state: TrainState,
+  batch: api.Batch,
+  *,
+  task: api.Task,
+  tx: optax.GradientTransformation,
+  rate: Callable[[Any, jax.Array], jax.Array],
+  seed: int,
+  microbatches: int,
 ) -> tuple[TrainState, Metrics]:
   """Applies one update.
 
@@ -134,7 +132,7 @@ def train_step(
     # Frozen arrays come in beside the parameters: no gradient, no moments.
     rest = api.Variables(None, state.frozen, stats)
     terms, stats, metrics = task.loss(
-        params, rest, rows, step=state.step, key=jax.random.fold_in(key, index)
+      params, rest, rows, step=state.step, key=jax.random.fold_in(key, index)
     )
     means = {name: term.sum / weights[name] for name, term in terms.items()}
     loss = sum(terms[name].coefficient * means[name] for name in terms)
@@ -144,7 +142,7 @@ def train_step(
   if microbatches == 1:
     # Without a scan, whose zeros and sums would be for nothing.
     grads, (stats, losses, metrics) = grad_of(
-        state.params, state.stats, batch, 0
+      state.params, state.stats, batch, 0
     )
   else:
 
@@ -152,7 +150,7 @@ def train_step(
       stats, sums = carry
       index, rows = part
       grads, (stats, losses, metrics) = grad_of(
-          state.params, stats, rows, index
+        state.params, stats, rows, index
       )
       # Sums are enough: each term is over the weight of the whole batch.
       sums = jax.tree.map(jnp.add, sums, (grads, losses, metrics))
@@ -162,46 +160,46 @@ def train_step(
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     # The sums start from zeros of these shapes; nothing is computed for them.
     shape = jax.eval_shape(
-        lambda: grad_of(state.params, state.stats, first[1], first[0])
+      lambda: grad_of(state.params, state.stats, first[1], first[0])
     )
     grads, (_, losses, metrics) = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
+      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
     )
     # In a scan the activations of one microbatch are there at a time. Its stats
     # go on to the next, as they do from batch to batch.
     (stats, (grads, losses, metrics)), _ = jax.lax.scan(
-        accumulate, (state.stats, (grads, losses, metrics)), parts
+      accumulate, (state.stats, (grads, losses, metrics)), parts
     )
 
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   new_state = state.replace(
-      step=state.step + 1, params=params, stats=stats, opt_state=opt_state
+    step=state.step + 1, params=params, stats=stats, opt_state=opt_state
   )
   row = {
-      **losses,
-      **{name: value.sum / value.weight for name, value in metrics.items()},
-      "lr": rate(opt_state, new_state.step),
-      # Before the optimiser clips: it shows what was clipped.
-      "grad_norm": optax.tree.norm(grads),
-      # After the update: gradients that are not finite show here, not in loss.
-      "param_norm": optax.tree.norm(params),
+    **losses,
+    **{name: value.sum / value.weight for name, value in metrics.items()},
+    "lr": rate(opt_state, new_state.step),
+    # Before the optimiser clips: it shows what was clipped.
+    "grad_norm": optax.tree.norm(grads),
+    # After the update: gradients that are not finite show here, not in loss.
+    "param_norm": optax.tree.norm(params),
   }
   return new_state, row
 
 
 def jit_step(
-    step_fn: Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]],
-    *,
-    shardings: TrainState,
-    layout: sharding.Layout,
+  step_fn: Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]],
+  *,
+  shardings: TrainState,
+  layout: sharding.Layout,
 ) -> sharding.Jitted[tuple[TrainState, Metrics]]:
   """Compiles a step for a mesh; the old state's buffers are reused."""
   is_tpu = layout.mesh.devices.flat[0].platform == "tpu"
   return layout.jit(
-      step_fn,
-      in_shardings=(shardings, layout.by_row),
-      out_shardings=(shardings, layout.whole),
-      donate_argnums=0,
-      compiler_options=_TPU_OPTIONS if is_tpu else None,
+    step_fn,
+    in_shardings=(shardings, layout.by_row),
+    out_shardings=(shardings, layout.whole),
+    donate_argnums=0,
+    compiler_options=_TPU_OPTIONS if is_tpu else None,
   )

@@ -73,7 +73,7 @@ class Run:
 
 
 def fit(
-    run: Run, workdir: Any, *, interrupted: Callable[[int], bool]
+  run: Run, workdir: Any, *, interrupted: Callable[[int], bool]
 ) -> tuple[step_lib.TrainState, bool]:
   """Trains to `run.steps`, going on from the newest checkpoint in `workdir`.
 
@@ -92,7 +92,7 @@ def fit(
   # All that the config asks for is built by now; a mistake left no folder.
   directory.begin(workdir, run.config, **run.facts)
   checkpoints = checkpoint_lib.Checkpoints(
-      workdir / "checkpoints", run.checkpoint
+    workdir / "checkpoints", run.checkpoint
   )
   # The order of a start: a checkpoint of this run, else the run that
   # `init_from` names, else fresh. A fresh state is made even to resume: it has
@@ -100,22 +100,23 @@ def fit(
   state = run.init()
   start = checkpoints.latest() or 0
   if start:
-    kept = dict(
-        frozen=state.frozen, hyperparams=state.opt_state.hyperparams
-    )
+    kept = dict(frozen=state.frozen, hyperparams=state.opt_state.hyperparams)
     del state  # two of them need not fit on the devices
     state = _restored(run, checkpoints, **kept)
     console.say(f"{workdir}: resumed at step {start} of {run.steps}")
   # Rows after the checkpoint are written again, so they are dropped first.
   log = metrics.MetricsLog(workdir, restored_step=start)
-  bar = console.Progress(
-      "training", unit="steps", total=run.steps, done=start
-  )
+  bar = console.Progress("training", unit="steps", total=run.steps, done=start)
   try:
     state, finished = _loop(
-        run, state, start, log=log, bar=bar, checkpoints=checkpoints,
-        interrupted=interrupted,
-    )  # fmt: skip
+      run,
+      state,
+      start,
+      log=log,
+      bar=bar,
+      checkpoints=checkpoints,
+      interrupted=interrupted,
+    )
     checkpoints.close()
   finally:
     bar.close()
@@ -124,11 +125,11 @@ def fit(
 
 
 def _restored(
-    run: Run,
-    checkpoints: checkpoint_lib.Checkpoints,
-    *,
-    frozen: Any,
-    hyperparams: Mapping[str, jax.Array],
+  run: Run,
+  checkpoints: checkpoint_lib.Checkpoints,
+  *,
+  frozen: Any,
+  hyperparams: Mapping[str, jax.Array],
 ) -> step_lib.TrainState:
   """The newest checkpoint, with what is the config's and not a checkpoint's.
 
@@ -138,19 +139,19 @@ def _restored(
   restored, _ = checkpoints.restore(run.shapes, run.shardings)
   opt_state = restored["opt_state"]._replace(hyperparams=hyperparams)
   return step_lib.TrainState(
-      **{**restored, "opt_state": opt_state}, frozen=frozen
+    **{**restored, "opt_state": opt_state}, frozen=frozen
   )
 
 
 def _loop(
-    run: Run,
-    state: step_lib.TrainState,
-    start: int,
-    *,
-    log: metrics.MetricsLog,
-    bar: console.Progress,
-    checkpoints: checkpoint_lib.Checkpoints,
-    interrupted: Callable[[int], bool],
+  run: Run,
+  state: step_lib.TrainState,
+  start: int,
+  *,
+  log: metrics.MetricsLog,
+  bar: console.Progress,
+  checkpoints: checkpoint_lib.Checkpoints,
+  interrupted: Callable[[int], bool],
 ) -> tuple[step_lib.TrainState, bool]:
   """Steps `start` + 1 to the end."""
   clock = run.clock()
@@ -161,9 +162,9 @@ def _loop(
   def evaluate(step):
     begin = time.monotonic()
     values = {
-        f"{name}/{key}" if name else key: float(value)
-        for name, fn in run.evals.items()
-        for key, value in fn(state)
+      f"{name}/{key}" if name else key: float(value)
+      for name, fn in run.evals.items()
+      for key, value in fn(state)
     }
     seconds = time.monotonic() - begin
     log.write(step, "eval", values, wall={"eval_s": seconds})
@@ -179,9 +180,9 @@ def _loop(
       if not math.isfinite(values[name]):
         checkpoints.wait()  # what is still being written is good
         raise NotFinite(
-            f"the {name} of step {step} is {values[name]}; nothing after step"
-            f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"
-            " optim.warmup_steps, or look at the data of this step"
+          f"the {name} of step {step} is {values[name]}; nothing after step"
+          f" {checkpoints.latest() or 0} was saved. Lower optim.lr, lengthen"
+          " optim.warmup_steps, or look at the data of this step"
         )
     clock.stepped()  # here and not at dispatch: now it is done
     note = f"loss {values['loss']:.4f}"

@@ -15,7 +15,6 @@ from totojax.config import recipes
 def get_config():
   c = recipes.tokens_report()
   c.tokens_report.stores = {
-      name: paper_defaults.store(name, 16, "val")
-      for name in paper_defaults.VOCAB
+    name: paper_defaults.store(name, 16, "val") for name in paper_defaults.VOCAB
   }
   return c

@@ -15,12 +15,12 @@ from totojax.config import recipes
 
 # Tokenizer, tokens per side, the paper's top-1; patches have no tokenizer.
 ROWS = {
-    "vqgan16k": ("vqgan-16k", 16, 61.3),
-    "vqgan1k": ("vqgan-1k", 16, 61.1),
-    "dvae32": ("dvae", 32, 61.2),
-    "dvae16": ("dvae", 16, 53.2),
-    "patch": ("", 16, 60.6),
-    "patch_dvae16": ("dvae", 16, 58.5),
+  "vqgan16k": ("vqgan-16k", 16, 61.3),
+  "vqgan1k": ("vqgan-1k", 16, 61.1),
+  "dvae32": ("dvae", 32, 61.2),
+  "dvae16": ("dvae", 16, 53.2),
+  "patch": ("", 16, 60.6),
+  "patch_dvae16": ("dvae", 16, 58.5),
 }
 PIXELS = f"{paper_defaults.ROOT}/imagenet1k-pixels-256"
 
@@ -30,12 +30,15 @@ def get_config(row="dvae16"):
   if row.startswith("patch"):
     return of_patches(tokenizer, name=f"Table 3, {row}", top1=top1)
   probe = paper_defaults.linear_probe(
-      "{workdir}/pretrain", name=f"Table 3, {row}", top1=top1,
-      tokenizer=tokenizer, grid=grid,
-  )  # fmt: skip
+    "{workdir}/pretrain",
+    name=f"Table 3, {row}",
+    top1=top1,
+    tokenizer=tokenizer,
+    grid=grid,
+  )
   probe.layers = (paper_defaults.NINTH,)
   return recipes.chain(
-      pretrain=paper_defaults.ablation(tokenizer, grid), probe=probe
+    pretrain=paper_defaults.ablation(tokenizer, grid), probe=probe
   )
 
 
@@ -50,15 +53,14 @@ def of_patches(tokenizer, *, name, top1):
   features = recipes.features("{workdir}/pretrain")
   features.features.layers = (paper_defaults.NINTH,)
   features.source.update(
-      name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image"
+    name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image"
   )
   probe = paper_defaults.linear_probe("", name=name, top1=top1)
   probe.backbones = ()
   probe.data.update(train="", validation="")
   probe.encoders = {
-      "trained_on_patches": dict(
-          train="{workdir}/features/train",
-          validation="{workdir}/features/val",
-      )
+    "trained_on_patches": dict(
+      train="{workdir}/features/train", validation="{workdir}/features/val"
+    )
   }
   return recipes.chain(pretrain=c, features=features, probe=probe)

@@ -16,10 +16,10 @@ from totojax.config import recipes
 
 # Tokens per side, base of RoPE, the paper's top-1.
 ROWS = {
-    "16": (16, 10_000.0, 53.2),
-    "32": (32, 10_000.0, 61.2),
-    "16to32": (32, 10_000.0, 63.2),
-    "16to32_rope": (32, 50_000.0, 64.4),
+  "16": (16, 10_000.0, 53.2),
+  "32": (32, 10_000.0, 61.2),
+  "16to32": (32, 10_000.0, 63.2),
+  "16to32_rope": (32, 50_000.0, 64.4),
 }
 SECOND_EPOCHS = 50  # [gap] what the printed compute means
 
@@ -31,13 +31,12 @@ def get_config(row="16to32_rope"):
   if row.startswith("16to32"):
     c.init_from = "table4-16/pretrain"
     c.train.total_tokens = float(
-        SECOND_EPOCHS * paper_defaults.IMAGES * grid**2
+      SECOND_EPOCHS * paper_defaults.IMAGES * grid**2
     )
     c.optim.lr = 3e-5  # [gap] a tenth of the first stage's
   return recipes.chain(
-      pretrain=c,
-      probe=paper_defaults.linear_probe(
-          "{workdir}/pretrain", name=f"Table 4, dVAE/{row}", top1=top1,
-          grid=grid,
-      ),  # fmt: skip
+    pretrain=c,
+    probe=paper_defaults.linear_probe(
+      "{workdir}/pretrain", name=f"Table 4, dVAE/{row}", top1=top1, grid=grid
+    ),
   )

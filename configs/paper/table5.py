@@ -16,10 +16,10 @@ TOP1 = {"average": 53.2, "attention": 61.1}
 
 def get_config():
   probes = {
-      pool: paper_defaults.linear_probe(
-          "{workdir}/pretrain", name=f"Table 5, {pool} pooling", top1=top1
-      )
-      for pool, top1 in TOP1.items()
+    pool: paper_defaults.linear_probe(
+      "{workdir}/pretrain", name=f"Table 5, {pool} pooling", top1=top1
+    )
+    for pool, top1 in TOP1.items()
   }
   paper_defaults.attention_probe(probes["attention"])
   return recipes.chain(pretrain=paper_defaults.ablation(), **probes)

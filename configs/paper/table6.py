@@ -13,9 +13,9 @@ from totojax.config import recipes
 
 # Architecture, preset, the paper's top-1.
 ROWS = {
-    "gpt2": ("gpt2", "280m", 48.5),
-    "mamba": ("mamba", "290m", 40.7),
-    "llama": ("llama", "large", 53.2),
+  "gpt2": ("gpt2", "280m", 48.5),
+  "mamba": ("mamba", "290m", 40.7),
+  "llama": ("llama", "large", 53.2),
 }
 
 
@@ -24,8 +24,8 @@ def get_config(row="llama"):
   c = paper_defaults.ablation()
   recipes.use(c, architecture, preset)
   return recipes.chain(
-      pretrain=c,
-      probe=paper_defaults.linear_probe(
-          "{workdir}/pretrain", name=f"Table 6, {row}", top1=top1
-      ),
+    pretrain=c,
+    probe=paper_defaults.linear_probe(
+      "{workdir}/pretrain", name=f"Table 6, {row}", top1=top1
+    ),
   )

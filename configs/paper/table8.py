@@ -16,8 +16,6 @@ ROWS = {"base": 59.3, "large": 65.3, "1b": 74.4}
 
 def get_config(row="large"):
   top1 = paper_defaults.chosen(ROWS, row, "table8")
-  c = recipes.joint_of_clips(
-      "", f"{paper_defaults.ROOT}/k400-dvae-16"
-  )
+  c = recipes.joint_of_clips("", f"{paper_defaults.ROOT}/k400-dvae-16")
   c.paper.update(name=f"Table 8, {row}", top1=top1)
   return c

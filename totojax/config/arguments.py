@@ -46,8 +46,8 @@ def _config_file(name: str) -> str:
         return str(root / inside)
       names = sorted(str(p.relative_to(root)) for p in root.rglob("*.py"))
       raise FileNotFoundError(
-          f"config {name!r} does not exist; shipped with the package:"
-          f" {', '.join('configs/' + n for n in names)}"
+        f"config {name!r} does not exist; shipped with the package:"
+        f" {', '.join('configs/' + n for n in names)}"
       )
   raise FileNotFoundError(f"config {name!r} does not exist; check the path")
 
@@ -94,8 +94,8 @@ def wrong_argument(argv: list[str]) -> str | None:
     reason = error.__cause__ or error.__context__
     if isinstance(reason, TypeError):
       return (
-          f"{file.removeprefix('--config=')} takes no argument, and"
-          f" {argument!r} follows its colon"
+        f"{file.removeprefix('--config=')} takes no argument, and"
+        f" {argument!r} follows its colon"
       )
     if isinstance(reason, ValueError):  # whose text is a whole traceback
       return str(reason).strip().splitlines()[-1].removeprefix("ValueError: ")
@@ -134,8 +134,8 @@ def _misspelt(config: ConfigDict | None, key: str) -> str | None:
     name = word.partition("[")[0]  # the rest is a place in a tuple
     if not isinstance(found, ConfigDict):
       return (
-          f"config key {key} does not exist; {above.rstrip('.')} is {found!r},"
-          " with no keys below it"
+        f"config key {key} does not exist; {above.rstrip('.')} is {found!r},"
+        " with no keys below it"
       )
     if name not in found:
       return str(schema.unknown(above + name, [above + k for k in found]))

@@ -25,28 +25,37 @@ from totojax.config.schema import Section
 from totojax.config.schema import section
 
 ROWS = (
-    "decode", "dvae_encode", "store_write", "store_read", "train_step",
-    "decode_tokens", "probe", "sweep", "checkpoint", "startup", "growth",
-    "mamba_scan",
-)  # fmt: skip
+  "decode",
+  "dvae_encode",
+  "store_write",
+  "store_read",
+  "train_step",
+  "decode_tokens",
+  "probe",
+  "sweep",
+  "checkpoint",
+  "startup",
+  "growth",
+  "mamba_scan",
+)
 TOKENS_OF_FRAME = 256
 
 
 def _trained(
-    preset: str,
-    rows: int,
-    sequence: models.SequenceSpec,
-    *,
-    dtype: str = "float32",
-    remat: str = "auto",
-    **sizes: int,
+  preset: str,
+  rows: int,
+  sequence: models.SequenceSpec,
+  *,
+  dtype: str = "float32",
+  remat: str = "auto",
+  **sizes: int,
 ) -> Pretrain:
   """A LLaMA, some of its sizes replaced, and a batch of so many sequences."""
   return Pretrain(
-      sequence=sequence,
-      model=models.Llama(**PRESETS[preset] | sizes),
-      compute=models.Compute(dtype=dtype, remat=remat),
-      train=Amount(batch_tokens=rows * sequence.context, total_tokens=1e9),
+    sequence=sequence,
+    model=models.Llama(**PRESETS[preset] | sizes),
+    compute=models.Compute(dtype=dtype, remat=remat),
+    train=Amount(batch_tokens=rows * sequence.context, total_tokens=1e9),
   )
 
 
@@ -71,7 +80,7 @@ class How(Section):
   """
 
   rounds: int = field(
-      5, "readings of each side, after one that warms up", at_least=1
+    5, "readings of each side, after one that warms up", at_least=1
   )
   rest_s: float = field(0.2, "pause before each reading", at_least=0.0)
 
@@ -109,7 +118,7 @@ class DvaeEncodeBench(Section):
   hidden: int = field(256, "width of the dVAE", "Ramesh et al.", at_least=1)
   vocab: int = field(8192, "its codes", "section 3.4", at_least=1)
   precision: str = field(
-      "highest", "of products", choices=("default", "high", "highest")
+    "highest", "of products", choices=("default", "high", "highest")
   )
 
 
@@ -137,7 +146,7 @@ class TrainStepBench(Section):
   # It needs a C++ compiler on CPUs.
   peer_compiled: bool = field(False, "PyTorch's side by torch.compile")
   trained: Mapping[str, Pretrain] = field(
-      {"4 layers": _four_layers(frames=4, rows=4)}, "case -> model"
+    {"4 layers": _four_layers(frames=4, rows=4)}, "case -> model"
   )
 
 
@@ -156,19 +165,19 @@ class ProbeBench(Section):
   """What is probed: every layer of four, 20 settings each."""
 
   pools: tuple[str, ...] = field(
-      ("average", "attention"), "a case each",
-      choices=("average", "attention", "cross"),
-  )  # fmt: skip
+    ("average", "attention"),
+    "a case each",
+    choices=("average", "attention", "cross"),
+  )
   widths: tuple[int, ...] = field((384, 768), "a case each; heads of 64")
   classes: int = field(1000, "of every head", at_least=1)
   rows: int = field(128, "of a batch", at_least=1)
   head: labels.PooledHead = field(labels.PooledHead(), "but for its pool")
   optim: labels.GridConfig = field(
-      labels.GridConfig(
-          lrs=(0.01, 0.03, 0.1, 0.3, 1.0),
-          weight_decays=(0.0, 1e-4, 1e-3, 1e-2),
-      ),
-      "settings that train together",
+    labels.GridConfig(
+      lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)
+    ),
+    "settings that train together",
   )
   trained: Pretrain = field(_four_layers(frames=1), "but for its width")
 
@@ -180,24 +189,29 @@ class SweepBench(Section):
   log2_lr: tuple[float, ...] = field((-9.0, -8.0, -7.0, -6.0), "a lane each")
   steps: int = field(50, "of each run", at_least=1)
   together: tuple[str, ...] = field(
-      ("at_once", "in_turn"), "a case each; vmap, or lanes in turn",
-      choices=("at_once", "in_turn"),
-  )  # fmt: skip
+    ("at_once", "in_turn"),
+    "a case each; vmap, or lanes in turn",
+    choices=("at_once", "in_turn"),
+  )
   # One of configs/mup_sweep.py.
   trained: Pretrain = field(
-      _trained(
-          "tiny", 8,
-          models.SequenceSpec(vocab=512, grid=4, frames=4, context=64),
-          width=128, depth=2, heads=4, mlp_dim=256,
-      ),
-      "but for its rate",
-  )  # fmt: skip
+    _trained(
+      "tiny",
+      8,
+      models.SequenceSpec(vocab=512, grid=4, frames=4, context=64),
+      width=128,
+      depth=2,
+      heads=4,
+      mlp_dim=256,
+    ),
+    "but for its rate",
+  )
 
   def __post_init__(self):
     if len(self.log2_lr) < 2 or not self.together:
       raise ConfigError(
-          f"sweep.log2_lr is {self.log2_lr} and sweep.together {self.together};"
-          " use at least 2 rates and 1 way"
+        f"sweep.log2_lr is {self.log2_lr} and sweep.together {self.together};"
+        " use at least 2 rates and 1 way"
       )
 
 
@@ -226,18 +240,16 @@ class GrowthBench(Section):
   """
 
   trained: Pretrain = field(
-      _trained(
-          "base", 1, _frames(4), width=256, depth=10, heads=4, mlp_dim=768
-      ),
-      "the smallest case",
+    _trained("base", 1, _frames(4), width=256, depth=10, heads=4, mlp_dim=768),
+    "the smallest case",
   )
   models: Mapping[str, studies.Sizes] = field(
-      {name: PRESETS[name] for name in ("base", "large", "1b")},
-      "name -> sizes, in place of the smallest's",
+    {name: PRESETS[name] for name in ("base", "large", "1b")},
+    "name -> sizes, in place of the smallest's",
   )
   frames: tuple[int, ...] = field((16, 64), "of longer sequences", at_least=1)
   devices: tuple[int, ...] = field(
-      (2, 4, 8), "that share parameters and as many rows", at_least=1
+    (2, 4, 8), "that share parameters and as many rows", at_least=1
   )
 
   def __post_init__(self):
@@ -255,7 +267,7 @@ class MambaScanBench(Section):
   state: int = field(16, "of each channel", "[gap] mamba_ssm", at_least=1)
   chunk_tokens: int = field(64, "as model.chunk_tokens", at_least=1)
   scans: tuple[str, ...] = field(
-      ("steps", "tree"), "a case each", choices=("steps", "tree")
+    ("steps", "tree"), "a case each", choices=("steps", "tree")
   )
 
 
@@ -271,7 +283,7 @@ class BenchJob(Section):
   store: StoreBench = field(StoreBench(), "rows store_write and store_read")
   train_step: TrainStepBench = field(TrainStepBench(), "row train_step")
   decode_tokens: DecodeTokensBench = field(
-      DecodeTokensBench(), "row decode_tokens"
+    DecodeTokensBench(), "row decode_tokens"
   )
   probe: ProbeBench = field(ProbeBench(), "row probe")
   sweep: SweepBench = field(SweepBench(), "row sweep")
@@ -288,23 +300,25 @@ def bench() -> ConfigDict:
 
 def bench_accelerator() -> ConfigDict:
   """What a GPU does, with the paper's models in bfloat16."""
-  return schema.to_config(BenchJob(
+  return schema.to_config(
+    BenchJob(
       bench=Bench(rows=("train_step", "decode_tokens", "dvae_encode")),
       train_step=TrainStepBench(
-          steps=8,
-          peer_compiled=True,
-          trained={
-              name: _one_gpu(name, rows)
-              for name, rows in (("base", 16), ("large", 8), ("1b", 4))
-          },
+        steps=8,
+        peer_compiled=True,
+        trained={
+          name: _one_gpu(name, rows)
+          for name, rows in (("base", 16), ("large", 8), ("1b", 4))
+        },
       ),
       decode_tokens=DecodeTokensBench(rows=8, trained=_one_gpu("1b", 1)),
       dvae_encode=DvaeEncodeBench(frames=64),
-  ))  # fmt: skip
+    )
+  )
 
 
 def _one_gpu(preset: str, rows: int) -> Pretrain:
   """A step of one of Table 1's models that fills one GPU."""
   return _trained(
-      preset, rows, models.SequenceSpec(), dtype="bfloat16", remat="none"
+    preset, rows, models.SequenceSpec(), dtype="bfloat16", remat="none"
   )

@@ -22,9 +22,10 @@ class Lines(Section):
 
   path: str = field("", "of the list")
   separator: str = field(
-      "space", "before the label; none: there is none",
-      choices=("space", "comma", "tab", "none"),
-  )  # fmt: skip
+    "space",
+    "before the label; none: there is none",
+    choices=("space", "comma", "tab", "none"),
+  )
   classes: int = field(0, "labels are below it; 0: any", at_least=0)
 
 
@@ -61,9 +62,8 @@ class Kinetics(Section):
   annotations: str = field("", 'the CSV, with "{split}"; "": what is there')
   classes: int = field(400, "or 600, 700", at_least=0)
   plain_names: str = field(
-      "whole", "files without times in their names",
-      choices=("whole", "trimmed"),
-  )  # fmt: skip
+    "whole", "files without times in their names", choices=("whole", "trimmed")
+  )
 
 
 @section("source.ssv2")
@@ -97,9 +97,17 @@ class Ucf101(Section):
 
 
 SOURCES = (
-    "folder", "list", "tars", "tfds", "imagenet", "kinetics", "ssv2", "ego4d",
-    "howto100m", "ucf101",
-)  # fmt: skip
+  "folder",
+  "list",
+  "tars",
+  "tfds",
+  "imagenet",
+  "kinetics",
+  "ssv2",
+  "ego4d",
+  "howto100m",
+  "ucf101",
+)
 
 
 @section("source")
@@ -113,11 +121,13 @@ class Source(Section):
   """
 
   name: str = field(
-      "folder", "a section below, or a file of yours", choices=SOURCES,
-      plugin="dataset",
+    "folder",
+    "a section below, or a file of yours",
+    choices=SOURCES,
+    plugin="dataset",
   )
   kind: str = field(
-      "video", "of folder, list and tars", choices=("video", "image")
+    "video", "of folder, list and tars", choices=("video", "image")
   )
   root: str = field("", "folder of the data")
   splits: tuple[str, ...] = field(("",), "of the source; '': all of it")
@@ -137,12 +147,12 @@ class Source(Section):
   def __post_init__(self):
     if not self.splits or len(set(self.splits)) != len(self.splits):
       raise ConfigError(
-          f"source.splits is {self.splits}; name each wanted split once"
+        f"source.splits is {self.splits}; name each wanted split once"
       )
     if self.val_frac and len(self.splits) != 1:
       raise ConfigError(
-          f"source.val_frac is {self.val_frac} with splits {self.splits};"
-          " hold items out of one split, or set it to 0.0"
+        f"source.val_frac is {self.val_frac} with splits {self.splits};"
+        " hold items out of one split, or set it to 0.0"
       )
 
 
@@ -170,8 +180,8 @@ class SourceJob(Section):
   def __post_init__(self):
     if self.views.mode and self.clip.sampling != "uniform":
       raise ConfigError(
-          f"clip.sampling is {self.clip.sampling!r} with views.mode"
-          f" {self.views.mode!r}, which has its own; set it to 'uniform'"
+        f"clip.sampling is {self.clip.sampling!r} with views.mode"
+        f" {self.views.mode!r}, which has its own; set it to 'uniform'"
       )
 
 
@@ -203,8 +213,8 @@ class Planning(Section):
   def __post_init__(self):
     if self.hours and self.images:
       raise ConfigError(
-          f"plan.hours is {self.hours} and plan.images {self.images}; a plan"
-          " without a source is for one of them"
+        f"plan.hours is {self.hours} and plan.images {self.images}; a plan"
+        " without a source is for one of them"
       )
 
 
@@ -233,22 +243,22 @@ class FeatureFiles(Section):
   tokenizer: str = field("", "its file; '': of the run, chain or package")
   layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all")
   pool: str = field(
-      "clip", "means over each", choices=("token", "frame", "clip")
+    "clip", "means over each", choices=("token", "frame", "clip")
   )
   format: str = field(
-      "safetensors", "of the files", choices=("safetensors", "npz")
+    "safetensors", "of the files", choices=("safetensors", "npz")
   )
   dtype: str = field(
-      "float32", "of what is stored", choices=("float32", "float16")
+    "float32", "of what is stored", choices=("float32", "float16")
   )
   rows: int = field(8, "clips of a forward pass", at_least=1)
 
   def __post_init__(self):
     if self.encoder and (self.pool == "frame" or self.tokenizer):
       raise ConfigError(
-          f"features.encoder is {self.encoder!r}, which knows no frames and"
-          " reads pixels; set features.pool to 'clip' (or 'token') and"
-          " features.tokenizer to ''"
+        f"features.encoder is {self.encoder!r}, which knows no frames and"
+        " reads pixels; set features.pool to 'clip' (or 'token') and"
+        " features.tokenizer to ''"
       )
 
 

@@ -1,6 +1,6 @@
 """The keys of configs for people: `--list`, and the page docs/config.md.
 
-  python -m totojax.config.document > docs/config.md
+python -m totojax.config.document > docs/config.md
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _table(cls: type) -> list[str]:
     if named:
       links = [f"[{c.__name__}](#{_anchor(c)})" for c in named]
       many = isinstance(hints[f.name], types.GenericAlias) or (
-          typing.get_origin(hints[f.name]) not in (None, types.UnionType)
+        typing.get_origin(hints[f.name]) not in (None, types.UnionType)
       )
       kind = ("name -> " if many else "") + " or ".join(links)
     key = schema.Key(f.name, None, kind, meta)

@@ -23,28 +23,28 @@ VOCAB_MULTIPLE = 128  # lanes of a TPU register: the vocabulary axis is padded
 # rounded up to 128, which the compute axis of Figure 9 agrees with; Table 15's
 # parameter counts fit no standard rule.
 PRESETS = {
-    "base": dict(width=768, depth=12, heads=12, mlp_dim=3072),
-    "large": dict(width=1024, depth=16, heads=16, mlp_dim=4096),
-    "1b": dict(width=2048, depth=22, heads=16, mlp_dim=5504),
-    "a1": dict(width=256, depth=12, heads=16, mlp_dim=768),
-    "a2": dict(width=512, depth=16, heads=16, mlp_dim=1408),
-    "a3": dict(width=768, depth=20, heads=16, mlp_dim=2048),
-    "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
-    "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
-    "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
-    # Ours, for one laptop and for tests.
-    "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
-    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
+  "base": dict(width=768, depth=12, heads=12, mlp_dim=3072),
+  "large": dict(width=1024, depth=16, heads=16, mlp_dim=4096),
+  "1b": dict(width=2048, depth=22, heads=16, mlp_dim=5504),
+  "a1": dict(width=256, depth=12, heads=16, mlp_dim=768),
+  "a2": dict(width=512, depth=16, heads=16, mlp_dim=1408),
+  "a3": dict(width=768, depth=20, heads=16, mlp_dim=2048),
+  "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
+  "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
+  "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
+  # Ours, for one laptop and for tests.
+  "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
+  "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
 }
 # Table 6: 1,024 wide as large. Depths are not printed; these are the ones that
 # give 280m and 290m, tied (`run = "audit"`).
 GPT2_PRESETS = {
-    "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
-    "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
+  "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
+  "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
 }
 MAMBA_PRESETS = {
-    "290m": dict(width=1024, depth=42),
-    "tiny": dict(width=32, depth=2),
+  "290m": dict(width=1024, depth=42),
+  "tiny": dict(width=32, depth=2),
 }
 
 
@@ -56,15 +56,15 @@ class SequenceSpec(Section):
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(
-      4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens"
+    4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens"
   )
   segments: bool = field(False, "images are hidden from each other", "3.4: no")
 
   def __post_init__(self):
     if not 1 <= self.vocab <= 65_536:
       raise ConfigError(
-          f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use"
-          " 1 to 65536"
+        f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use"
+        " 1 to 65536"
       )
 
   @property
@@ -106,13 +106,13 @@ class Llama(Section):
   def __post_init__(self):
     if self.prefix_tokens < -1:
       raise ConfigError(
-          f"model.prefix_tokens is {self.prefix_tokens}; use 0 for causal"
-          " attention, -1 for full attention, or a number of tokens"
+        f"model.prefix_tokens is {self.prefix_tokens}; use 0 for causal"
+        " attention, -1 for full attention, or a number of tokens"
       )
     if self.width % self.heads or (self.width // self.heads) % 2:
       raise ConfigError(
-          f"model.width {self.width} over model.heads {self.heads} must give an"
-          " even whole head dimension (RoPE rotates pairs); change one of them"
+        f"model.width {self.width} over model.heads {self.heads} must give an"
+        " even whole head dimension (RoPE rotates pairs); change one of them"
       )
 
 
@@ -136,8 +136,8 @@ class Gpt2(Section):
   def __post_init__(self):
     if self.width % self.heads or self.width % 2:
       raise ConfigError(
-          f"model.width {self.width} must be even and a multiple of"
-          f" model.heads {self.heads}; change one of them"
+        f"model.width {self.width} must be even and a multiple of"
+        f" model.heads {self.heads}; change one of them"
       )
 
 
@@ -181,9 +181,9 @@ def model_kind(values: Mapping[str, Any]) -> type:
   if name not in MODELS:
     *others, last = map(repr, MODELS)
     raise ConfigError(
-        f"config key architecture is {name!r}; use {', '.join(others)} or"
-        f" {last}, with the keys of `recipes.use` in section model, or a file"
-        " of yours (docs/contributing.md)"
+      f"config key architecture is {name!r}; use {', '.join(others)} or"
+      f" {last}, with the keys of `recipes.use` in section model, or a file"
+      " of yours (docs/contributing.md)"
     )
   return MODELS[name]
 
@@ -216,22 +216,25 @@ class Compute(Section):
   """
 
   dtype: str = field(
-      "bfloat16", "of activations and products", "[gap] LVM",
-      choices=("bfloat16", "float32"),
-  )  # fmt: skip
+    "bfloat16",
+    "of activations and products",
+    "[gap] LVM",
+    choices=("bfloat16", "float32"),
+  )
   attention: str = field("auto", "one of `attention.IMPLEMENTATIONS`, or auto")
   remat: str = field(
-      "auto", "what is computed twice; auto: none on CPUs, full elsewhere",
-      choices=("auto", "none", "full", "projections", "products"),
-  )  # fmt: skip
+    "auto",
+    "what is computed twice; auto: none on CPUs, full elsewhere",
+    choices=("auto", "none", "full", "projections", "products"),
+  )
   unroll: int = field(0, "layers in line; 0: a scan on TPUs, else all")
   loss_chunk: int = field(0, "logits at a time; 0: all", unit="tokens")
 
   def __post_init__(self):
     if self.loss_chunk < 0:
       raise ConfigError(
-          f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
-          " 0 for all at once"
+        f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
+        " 0 for all at once"
       )
 
 
@@ -257,6 +260,6 @@ class Patches(PatchesConfig):
   def __post_init__(self):
     if self.targets and not self.inputs:
       raise ConfigError(
-          "patches.targets is True and patches.inputs False; patches are"
-          " predicted from patches: set both"
+        "patches.targets is True and patches.inputs False; patches are"
+        " predicted from patches: set both"
       )

@@ -30,8 +30,8 @@ def chosen(rows: Mapping[str, Row], name: str, file: str) -> Row:
   """
   if name not in rows:
     raise ValueError(
-        f"configs/paper/{file}.py:{name} is unknown; its rows are"
-        f" {', '.join(rows)}"
+      f"configs/paper/{file}.py:{name} is unknown; its rows are"
+      f" {', '.join(rows)}"
     )
   return rows[name]
 
@@ -48,24 +48,22 @@ def ablation(tokenizer: str = "dvae", grid: int = 16) -> ConfigDict:
   """
   c = recipes.pretrain("large")
   tokens = grid**2
-  c.sequence.update(
-      vocab=VOCAB[tokenizer], grid=grid, frames=1, context=tokens
-  )
+  c.sequence.update(vocab=VOCAB[tokenizer], grid=grid, frames=1, context=tokens)
   c.train.total_tokens = float(EPOCHS * IMAGES * tokens)
   c.data.train = {
-      "imagenet": recipes.source(store(tokenizer, grid, "train"), 1.0)
+    "imagenet": recipes.source(store(tokenizer, grid, "train"), 1.0)
   }
   c.data.validation = {"imagenet": store(tokenizer, grid, "val")}
   return c
 
 
 def linear_probe(
-    model_run: str,
-    *,
-    name: str,
-    top1: float,
-    tokenizer: str = "dvae",
-    grid: int = 16,
+  model_run: str,
+  *,
+  name: str,
+  top1: float,
+  tokenizer: str = "dvae",
+  grid: int = 16,
 ) -> ConfigDict:
   """MAE's linear probe of every layer on ImageNet-1k.
 
@@ -77,7 +75,7 @@ def linear_probe(
     grid: tokens per side.
   """
   c = recipes.probe(
-      model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val")
+    model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val")
   )
   c.backbones = ("trained",)
   c.data.update(classes=1000, expected=50_000, holdout_frac=0.01)
@@ -91,25 +89,23 @@ def attention_probe(c: ConfigDict) -> ConfigDict:
   return c
 
 
-def kinetics_probe(
-    model_run: str, *, name: str, top1: float
-) -> ConfigDict:
+def kinetics_probe(model_run: str, *, name: str, top1: float) -> ConfigDict:
   """Cross-attention and an MLP on every layer (Table 16), 10 x 3 views."""
   c = recipes.probe(
-      model_run, f"{ROOT}/k400-dvae-16/train", f"{ROOT}/k400-dvae-16/val"
+    model_run, f"{ROOT}/k400-dvae-16/train", f"{ROOT}/k400-dvae-16/val"
   )
   c.backbones = ("trained",)
   c.data.update(classes=400, holdout_frac=0.02)
   c.head.update(pool="cross", init_std=0.02)
   c.train.update(epochs=20.0, batch_rows=256, score_rows=256)
   c.optim.update(
-      name="adamw",
-      lrs=(1e-3, 3e-4, 1e-4),  # [gap] V-JEPA has 1e-3
-      weight_decays=(0.01, 0.1),  # [gap] V-JEPA has 0.01
-      lr_rows=0,
-      warmup_epochs=0.0,
-      end_decay_frac=1e-4,  # to 1e-6
-      clip_norm=1.0,
+    name="adamw",
+    lrs=(1e-3, 3e-4, 1e-4),  # [gap] V-JEPA has 1e-3
+    weight_decays=(0.01, 0.1),  # [gap] V-JEPA has 0.01
+    lr_rows=0,
+    warmup_epochs=0.0,
+    end_decay_frac=1e-4,  # to 1e-6
+    clip_norm=1.0,
   )
   c.paper.update(name=name, top1=top1)
   return c

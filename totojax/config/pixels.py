@@ -8,9 +8,17 @@ from totojax.config.schema import Section
 from totojax.config.schema import section
 
 MOTIONS = (
-    "still", "right", "left", "up", "down", "clockwise", "anticlockwise",
-    "swing", "spin", "pulse",
-)  # fmt: skip
+  "still",
+  "right",
+  "left",
+  "up",
+  "down",
+  "clockwise",
+  "anticlockwise",
+  "swing",
+  "spin",
+  "pulse",
+)
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
 RESAMPLES = ("bicubic", "bilinear", "lanczos")
@@ -24,20 +32,20 @@ class Scene(Section):
   size_px: int = field(32, "side of the square frames", at_least=8)
   objects: int = field(2, "at most, the labelled one included", at_least=1)
   occluder_frac: float = field(
-      0.3, "clips with a bar in front", at_least=0, at_most=1
+    0.3, "clips with a bar in front", at_least=0, at_most=1
   )
   pan_frac: float = field(
-      0.25, "clips whose background moves", at_least=0, at_most=1
+    0.25, "clips whose background moves", at_least=0, at_most=1
   )
   motions: tuple[str, ...] = field((), "of objects; (): all", choices=MOTIONS)
   backgrounds: tuple[str, ...] = field(
-      (), "behind the objects; (): all", choices=BACKGROUNDS
+    (), "behind the objects; (): all", choices=BACKGROUNDS
   )
   radius: tuple[float, float] = field(
-      (0.22, 0.30), "of the large object, least and greatest"
+    (0.22, 0.30), "of the large object, least and greatest"
   )
   speed: tuple[float, float] = field(
-      (0.05, 0.085), "of what moves straight, a frame: least and greatest"
+    (0.05, 0.085), "of what moves straight, a frame: least and greatest"
   )
 
   def __post_init__(self):
@@ -45,8 +53,8 @@ class Scene(Section):
       found = getattr(self, name)
       if len(found) != 2 or not 0.0 < found[0] <= found[1] <= 0.5:
         raise ConfigError(
-            f"scene.{name} is {found}; give the least and the greatest, in"
-            " frame sides, above 0 and at most 0.5"
+          f"scene.{name} is {found}; give the least and the greatest, in"
+          " frame sides, above 0 and at most 0.5"
         )
 
   @property
@@ -97,9 +105,11 @@ class ClipSpec(Clip):
   """The same where long videos may give more clips than short ones."""
 
   sampling: str = field(
-      "uniform", "as many of each video, or in proportion to its length",
-      "[gap]", choices=("uniform", "duration"),
-  )  # fmt: skip
+    "uniform",
+    "as many of each video, or in proportion to its length",
+    "[gap]",
+    choices=("uniform", "duration"),
+  )
   every_s: float = field(10.0, "duration: of video for a stretch", above=0)
   # All clips of a video are in memory at once.
   most_stretches: int = field(64, "duration: of one video", above=0)
@@ -118,29 +128,32 @@ class Views(Section):
   """
 
   mode: str = field(
-      "", "clip.crops random ones, or views, or as `clip`",
-      choices=("train", "test", ""),
-  )  # fmt: skip
+    "",
+    "clip.crops random ones, or views, or as `clip`",
+    choices=("train", "test", ""),
+  )
   temporal: int = field(10, "test: spans of a video", "SlowFast", at_least=1)
   spatial: int = field(
-      3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3)
+    3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3)
   )
   offset: bool = field(False, "test: the last span ends with the video")
   short_frac: tuple[float, float] = field(
-      (8 / 7, 10 / 7), "train: the short side is drawn, in sizes of the clip",
-      "SlowFast: 256 to 320 for 224",
-  )  # fmt: skip
+    (8 / 7, 10 / 7),
+    "train: the short side is drawn, in sizes of the clip",
+    "SlowFast: 256 to 320 for 224",
+  )
   flip_frac: float = field(
-      0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1
+    0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1
   )
 
   def __post_init__(self):
-    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (
-        self.short_frac[1]
+    if (
+      len(self.short_frac) != 2
+      or not 1 <= self.short_frac[0] <= (self.short_frac[1])
     ):
       raise ConfigError(
-          f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
-          " the smaller first"
+        f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
+        " the smaller first"
       )
 
 
@@ -151,19 +164,21 @@ class ImageSpec(Section):
   size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
   crops: int = field(1, "windows of one image", "[gap]", above=0)
   crop: str = field(
-      "random", "where", "[gap] 3.4 says it of videos",
-      choices=("random", "center"),
-  )  # fmt: skip
+    "random",
+    "where",
+    "[gap] 3.4 says it of videos",
+    choices=("random", "center"),
+  )
   resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
   animated: str = field(
-      "refuse", "of several pictures in a file", choices=("refuse", "first")
+    "refuse", "of several pictures in a file", choices=("refuse", "first")
   )
 
   def __post_init__(self):
     if self.crop == "center" and self.crops != 1:
       raise ConfigError(
-          f"image.crops is {self.crops} with center crops, which are all the"
-          " same; use 1, or random crops"
+        f"image.crops is {self.crops} with center crops, which are all the"
+        " same; use 1, or random crops"
       )
 
 
@@ -197,9 +212,9 @@ class CropSpec(Section):
   def __post_init__(self):
     if not self.size_px <= self.least_px <= self.most_px:
       raise ConfigError(
-          f"crops of {self.least_px} to {self.most_px} pixels for frames of"
-          f" {self.size_px}: sides must grow in that order, so that nothing is"
-          " enlarged"
+        f"crops of {self.least_px} to {self.most_px} pixels for frames of"
+        f" {self.size_px}: sides must grow in that order, so that nothing is"
+        " enlarged"
       )
 
 

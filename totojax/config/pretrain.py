@@ -27,7 +27,7 @@ class Data(Section):
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
   encode_with: str = field(
-      "", "tokenizer file: `train` are pixels", plugin="tokenizer"
+    "", "tokenizer file: `train` are pixels", plugin="tokenizer"
   )
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
@@ -62,7 +62,7 @@ class Plan(Section):
   """What `run = "plan"` of a pre-training config compiles for."""
 
   what: str = field(
-      "train", "the step that is planned", choices=("train", "decode", "encode")
+    "train", "the step that is planned", choices=("train", "decode", "encode")
   )
   rows: int = field(8, "of decode, encode: of a device", at_least=1)
   cache_tokens: int = field(0, "of decode; 0: the context", at_least=0)
@@ -70,15 +70,15 @@ class Plan(Section):
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
   slices: int = field(1, "of this topology each", at_least=1)
   price_per_chip_hour: float = field(
-      0.0, "any currency; 0.0: none", at_least=0.0
+    0.0, "any currency; 0.0: none", at_least=0.0
   )
   busy: float = field(
-      0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0
+    0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0
   )
   search: bool = field(False, "every combination of the three lists")
   meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
   remats: tuple[str, ...] = field(
-      ("none", "full", "projections", "products"), "policies; (): the config's"
+    ("none", "full", "projections", "products"), "policies; (): the config's"
   )
   microbatches: tuple[int, ...] = field((), "(): train.microbatches")
 
@@ -86,8 +86,8 @@ class Plan(Section):
     for mesh in self.meshes:
       if len(mesh) not in (3, 4):
         raise ConfigError(
-            f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor) or (data,"
-            " fsdp, tensor, sequence)"
+          f"plan.meshes has {mesh!r}; each is (data, fsdp, tensor) or (data,"
+          " fsdp, tensor, sequence)"
         )
 
 
@@ -100,10 +100,10 @@ class Pretrain(Section):
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
   architecture: str = field(
-      "llama", "whose keys `model` has", plugin="architecture"
+    "llama", "whose keys `model` has", plugin="architecture"
   )
   model: models.Model = field(
-      models.Llama(), "its sizes", choose=models.model_kind
+    models.Llama(), "its sizes", choose=models.model_kind
   )
   patches: models.Patches = field(models.Patches(), "Table 3's patches")
   mup: models.MupConfig = field(models.MupConfig(), "µP")
@@ -115,22 +115,22 @@ class Pretrain(Section):
   validation: Validation = field(Validation(), "during training")
   every: training.Every = field(training.Every(), "how often")
   checkpoint: training.CheckpointConfig = field(
-      training.CheckpointConfig(), "which stay"
+    training.CheckpointConfig(), "which stay"
   )
   plan: Plan = field(Plan(), "what `run = plan` is for")
   task: str | None = field(
-      None, "what is trained, of yours", plugin="task", optional=True
+    None, "what is trained, of yours", plugin="task", optional=True
   )
   evaluations: tuple[str, ...] | None = field(
-      None, "more of yours during training", plugin="evaluation", optional=True
+    None, "more of yours during training", plugin="evaluation", optional=True
   )
 
   def __post_init__(self):
     if self.sequence.segments and not self.model.segments:
       raise ConfigError(
-          "sequence.segments hides images from each other with a mask of"
-          f" attention, and {self.architecture.capitalize()} has none; set it"
-          " to False"
+        "sequence.segments hides images from each other with a mask of"
+        f" attention, and {self.architecture.capitalize()} has none; set it"
+        " to False"
       )
 
 

@@ -51,9 +51,12 @@ def tuned_mup(base_width: int) -> ConfigDict:
   defaults wider models learnt hardly better there (see docs/results.md).
   """
   tuned = models.MupConfig(
-      on=True, base_width=base_width, matrix_std=base_width**-0.5,
-      embedding_std=1.0, output=8.0,
-  )  # fmt: skip
+    on=True,
+    base_width=base_width,
+    matrix_std=base_width**-0.5,
+    embedding_std=1.0,
+    output=8.0,
+  )
   return schema.to_config(tuned)
 
 
@@ -89,8 +92,7 @@ def paper(preset: str) -> ConfigDict:
   root = c.data.get_ref("root")
   mixture = dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
   c.data.train = {
-      name: source(root + f"/{name}", weight)
-      for name, weight in mixture.items()
+    name: source(root + f"/{name}", weight) for name, weight in mixture.items()
   }
   c.data.validation = {"kinetics400": root + "/kinetics400_val"}
   return c
@@ -128,30 +130,28 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
   The k-means start and teacher are ours: the published losses alone collapse to
   a few codes in so few updates.
   """
-  c.dvae.update(
-      vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25
-  )
+  c.dvae.update(vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25)
   c.objective.update(
-      loss="l2",
-      kl=0.0,
-      tau_steps=steps * 3 // 5,
-      start="patches",
-      teacher=0.01,
-      teacher_steps=steps * 3 // 4,
+    loss="l2",
+    kl=0.0,
+    tau_steps=steps * 3 // 5,
+    start="patches",
+    teacher=0.01,
+    teacher_steps=steps * 3 // 4,
   )
   c.train.update(
-      steps=steps,
-      batch_frames=32,
-      start_frames=2500,
-      score_frames=512,
-      least_used_frac=0.5,
+    steps=steps,
+    batch_frames=32,
+    start_frames=2500,
+    score_frames=512,
+    least_used_frac=0.5,
   )
   c.optim.update(
-      lr=3e-3,
-      warmup_steps=min(50, steps // 10),
-      end_lr_frac=0.02,
-      b2=0.99,
-      clip_norm=1.0,
+    lr=3e-3,
+    warmup_steps=min(50, steps // 10),
+    end_lr_frac=0.02,
+    b2=0.99,
+    clip_norm=1.0,
   )
   c.every = every(50, 500, 250)
 
@@ -188,16 +188,16 @@ def validate(model_run: str) -> ConfigDict:
   return roots.config("validate", model_run=model_run)
 
 
-def sizes(
-    *widths: int, depth: int, heads: int, mlp_ratio: float
-) -> ConfigDict:
+def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
   """Models of one depth by name, for a sweep over widths."""
-  return ConfigDict({
+  return ConfigDict(
+    {
       f"w{width}": dict(
-          width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio)
+        width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio)
       )
       for width in widths
-  })
+    }
+  )
 
 
 def audit() -> ConfigDict:
@@ -285,17 +285,17 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   c = probe(model_run, f"{shards}/train", f"{shards}/val")
   c.backbones = ("trained", "untrained", "pixels", "histogram")
   c.data.update(
-      train_pixels=f"{clips}/train",
-      validation_pixels=f"{clips}/val",
-      holdout_frac=0.2,
+    train_pixels=f"{clips}/train",
+    validation_pixels=f"{clips}/val",
+    holdout_frac=0.2,
   )
   c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
   c.optim.update(
-      name="adamw",
-      lrs=(1e-3, 3e-3, 1e-2),
-      weight_decays=(0.01, 0.3),
-      lr_rows=0,
-      warmup_epochs=1.0,
+    name="adamw",
+    lrs=(1e-3, 3e-3, 1e-2),
+    weight_decays=(0.01, 0.3),
+    lr_rows=0,
+    warmup_epochs=1.0,
   )
   c.every = every(100, 1000, 1000)
   return c
@@ -320,7 +320,7 @@ def chain(**stages: ConfigDict) -> ConfigDict:
 
 
 def videos_to_report(
-    clips: ConfigDict, *, name: str, grid: int, batch: int, steps: int
+  clips: ConfigDict, *, name: str, grid: int, batch: int, steps: int
 ) -> ConfigDict:
   """The whole job in small: pixels, tokens, a "mini" model, validation, report.
 
@@ -338,21 +338,21 @@ def videos_to_report(
   model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
   model_run.compute.dtype = "float32"  # bf16 is no faster on a CPU
   model_run.train.update(
-      batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens)
+    batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens)
   )
   model_run.optim.warmup_steps = steps // 10
   model_run.data.train = {name: source("{workdir}/shards/train", 1.0)}
   model_run.data.validation = {name: "{workdir}/shards/val"}
   model_run.validation.rows = 64
   return chain(
-      clips=clips,
-      tokenizer=chosen,
-      shards=shards(
-          "{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"
-      ),
-      pretrain=model_run,
-      validate=validate("{workdir}/pretrain"),
-      report=report("{workdir}"),
+    clips=clips,
+    tokenizer=chosen,
+    shards=shards(
+      "{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"
+    ),
+    pretrain=model_run,
+    validate=validate("{workdir}/pretrain"),
+    report=report("{workdir}"),
   )
 
 
@@ -375,9 +375,13 @@ def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
   c = joint(model_run)
   c.model.rope_base = 10_000.0  # that of the model
   c.data.update(
-      source="tokens", train=f"{stores}/train", validation=f"{stores}/val",
-      grid=0, classes=400, expected=0,
-  )  # fmt: skip
+    source="tokens",
+    train=f"{stores}/train",
+    validation=f"{stores}/val",
+    grid=0,
+    classes=400,
+    expected=0,
+  )
   c.data.reading.update(workers=0, prefetch=2)  # tokens need no processes
   c.train.update(batch_rows=256, score_rows=256)
   return c

@@ -15,30 +15,30 @@ from totojax.config import schema
 # Value of the key `run` -> "module:class" of the whole config of that job, in
 # this folder. A module is imported when one of its jobs is asked for.
 ROOTS: Mapping[str, str] = {
-    "render": "pixels:Render",
-    "decode": "pixels:Decode",
-    "photos": "pixels:Photos",
-    "tokenizer": "tokens:Tokenizer",
-    "shards": "tokens:Shards",
-    "tokenize": "corpus:Tokenize",
-    "features": "corpus:Features",
-    "leakage": "tokens:Leakage",
-    "official": "tokens:Official",
-    "tokens_report": "tokens:TokensReport",
-    "pretrain": "pretrain:Pretrain",
-    "validate": "pretrain:Validate",
-    "audit": "studies:Audit",
-    "coord_check": "studies:CoordCheckJob",
-    "sweep": "studies:SweepJob",
-    "scaling": "studies:ScalingJob",
-    "curves": "studies:CurvesJob",
-    "bench": "bench:BenchJob",
-    "report": "studies:Report",
-    "chain": "studies:Chain",
-    "probe": "labels:Probe",
-    "probe_seeds": "labels:ProbeSeeds",
-    "joint": "labels:Joint",
-    "finetune": "labels:Finetune",
+  "render": "pixels:Render",
+  "decode": "pixels:Decode",
+  "photos": "pixels:Photos",
+  "tokenizer": "tokens:Tokenizer",
+  "shards": "tokens:Shards",
+  "tokenize": "corpus:Tokenize",
+  "features": "corpus:Features",
+  "leakage": "tokens:Leakage",
+  "official": "tokens:Official",
+  "tokens_report": "tokens:TokensReport",
+  "pretrain": "pretrain:Pretrain",
+  "validate": "pretrain:Validate",
+  "audit": "studies:Audit",
+  "coord_check": "studies:CoordCheckJob",
+  "sweep": "studies:SweepJob",
+  "scaling": "studies:ScalingJob",
+  "curves": "studies:CurvesJob",
+  "bench": "bench:BenchJob",
+  "report": "studies:Report",
+  "chain": "studies:Chain",
+  "probe": "labels:Probe",
+  "probe_seeds": "labels:ProbeSeeds",
+  "joint": "labels:Joint",
+  "finetune": "labels:Finetune",
 }
 
 
@@ -51,7 +51,7 @@ def find(name: str) -> type:
   """
   if name not in ROOTS:
     raise schema.ConfigError(
-        f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
+      f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
     )
   module, _, cls = ROOTS[name].partition(":")
   return getattr(importlib.import_module(f"totojax.config.{module}"), cls)
@@ -68,7 +68,7 @@ def config(name: str, **keys: Any) -> ConfigDict:
 
 
 def read(
-    values: Mapping[str, Any], path: str = "", *, fill: bool = False
+  values: Mapping[str, Any], path: str = "", *, fill: bool = False
 ) -> Any:
   """The typed config of the job that `values["run"]` names.
 
@@ -77,8 +77,8 @@ def read(
   """
   if values.get("run") == "chain":
     stages = {
-        name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
-        for name, stage in values.get("stages", {}).items()
+      name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
+      for name, stage in values.get("stages", {}).items()
     }
     values = {**values, "stages": stages}
   return schema.read(root(values), values, path, fill=fill)
@@ -103,14 +103,14 @@ def _root_of_plan(values: Mapping[str, Any]) -> type:
   told = "a plan is of pre-training or of tokenizing; this config"
   if "model_run" in values:
     raise schema.ConfigError(
-        f"{told} starts from model_run. Plan a pre-training config of its model"
-        " and grid"
+      f"{told} starts from model_run. Plan a pre-training config of its model"
+      " and grid"
     )
   if {"model", "optim"} <= set(values):
     return find("pretrain")
   if "source" in values:
     return find("tokenize")
   raise schema.ConfigError(
-      f"{told} has neither a model nor a source. Plan configs/1b.py or"
-      " configs/tokenize.py, with your changes"
+    f"{told} has neither a model nor a source. Plan configs/1b.py or"
+    " configs/tokenize.py, with your changes"
   )

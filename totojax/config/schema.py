@@ -31,12 +31,22 @@ Choose = Callable[[Mapping[str, Any]], type]
 
 _PLAIN = (bool, int, float, str)
 _UNITS = {
-    "s": "seconds", "steps": "updates", "tokens": "tokens", "px": "pixels",
-    "frac": "share", "bytes": "bytes", "gb": "GB", "rows": "rows",
-    "frames": "frames", "records": "records", "epochs": "epochs",
-    "hours": "hours", "fps": "frames/s", "std": "standard deviation",
-    "side": "cells",
-}  # fmt: skip
+  "s": "seconds",
+  "steps": "updates",
+  "tokens": "tokens",
+  "px": "pixels",
+  "frac": "share",
+  "bytes": "bytes",
+  "gb": "GB",
+  "rows": "rows",
+  "frames": "frames",
+  "records": "records",
+  "epochs": "epochs",
+  "hours": "hours",
+  "fps": "frames/s",
+  "std": "standard deviation",
+  "side": "cells",
+}
 
 
 class ConfigError(ValueError):
@@ -74,10 +84,10 @@ class Range:
       return None
     # Not the opposite of each: NaN is never in range.
     inside = (
-        (self.at_least is None or value >= self.at_least)
-        and (self.above is None or value > self.above)
-        and (self.at_most is None or value <= self.at_most)
-        and (self.below is None or value < self.below)
+      (self.at_least is None or value >= self.at_least)
+      and (self.above is None or value > self.above)
+      and (self.at_most is None or value <= self.at_most)
+      and (self.below is None or value < self.below)
     )
     return None if inside else f"it must be {' and '.join(self.bounds)}"
 
@@ -85,9 +95,11 @@ class Range:
   def bounds(self) -> list[str]:
     """In words: ["at least 1", "below 2"]."""
     words = {
-        "at least": self.at_least, "above": self.above,
-        "at most": self.at_most, "below": self.below,
-    }  # fmt: skip
+      "at least": self.at_least,
+      "above": self.above,
+      "at most": self.at_most,
+      "below": self.below,
+    }
     return [f"{word} {n:g}" for word, n in words.items() if n is not None]
 
   def __str__(self) -> str:
@@ -120,19 +132,19 @@ class Meta:
 
 
 def field(
-    default: Any,
-    doc: str,
-    source: str = "",
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-    choices: tuple[Any, ...] = (),
-    unit: str = "",
-    optional: bool = False,
-    choose: Choose | None = None,
-    plugin: str = "",
+  default: Any,
+  doc: str,
+  source: str = "",
+  *,
+  at_least: float | None = None,
+  above: float | None = None,
+  at_most: float | None = None,
+  below: float | None = None,
+  choices: tuple[Any, ...] = (),
+  unit: str = "",
+  optional: bool = False,
+  choose: Choose | None = None,
+  plugin: str = "",
 ) -> Any:
   """A key of a `section`; see `Meta` and `Range` for the arguments.
 
@@ -143,7 +155,7 @@ def field(
   meta = Meta(doc, source, allowed, unit, optional, choose, plugin)
   if isinstance(default, dict):
     return dataclasses.field(
-        default_factory=lambda: dict(default), metadata={"key": meta}
+      default_factory=lambda: dict(default), metadata={"key": meta}
     )
   return dataclasses.field(default=default, metadata={"key": meta})
 
@@ -187,7 +199,7 @@ def section(name: str) -> Callable[[Class], Class]:
         _check_range(f, getattr(self, f.name), _join(name, f.name))
       if own is not None:
         own(self)
-      elif (above := getattr(super(cls, self), "__post_init__", None)):
+      elif above := getattr(super(cls, self), "__post_init__", None):
         above()
 
     checked: Any = cls
@@ -211,11 +223,7 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
 
 
 def read(
-    cls: type[T],
-    values: Mapping[str, Any],
-    path: str = "",
-    *,
-    fill: bool = False,
+  cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False
 ) -> T:
   """The section that `values` describes, with every key checked.
 
@@ -271,7 +279,7 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
       return value
     if not isinstance(value, Mapping):
       raise ConfigError(
-          f"config key {path} is {value!r}; it must be a section with keys"
+        f"config key {path} is {value!r}; it must be a section with keys"
       )
     return read(kind, value, path, fill=fill)
   outer, inner = typing.get_origin(kind), typing.get_args(kind)
@@ -285,41 +293,41 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   if outer is not None and issubclass(outer, Mapping):
     if not isinstance(value, Mapping):
       raise ConfigError(
-          f"config key {path} is {value!r}; it must be a section with names"
+        f"config key {path} is {value!r}; it must be a section with names"
       )
     return {
-        name: _value(inner[1], one, _join(path, name), fill=fill)
-        for name, one in value.items()
+      name: _value(inner[1], one, _join(path, name), fill=fill)
+      for name, one in value.items()
     }
   if kind is float and type(value) is int:
     return float(value)
   if kind in _PLAIN and type(value) is not kind:
     raise ConfigError(
-        f"config key {path} is {value!r} ({type(value).__name__}); it must be"
-        f" {kind.__name__}"
+      f"config key {path} is {value!r} ({type(value).__name__}); it must be"
+      f" {kind.__name__}"
     )
   return value
 
 
 def _tuple(
-    inner: tuple[Any, ...], value: Any, path: str, *, fill: bool
+  inner: tuple[Any, ...], value: Any, path: str, *, fill: bool
 ) -> tuple[Any, ...]:
   """A tuple of one kind and any length, or of the kinds given."""
   if not isinstance(value, tuple | list):
     raise ConfigError(
-        f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)"
+      f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)"
     )
   if inner and inner[-1] is not Ellipsis:
     if len(value) != len(inner):
       raise ConfigError(
-          f"config key {path} is {value!r}; it must have {len(inner)} parts"
+        f"config key {path} is {value!r}; it must have {len(inner)} parts"
       )
     kinds = inner
   else:
     kinds = (inner[0] if inner else Any,) * len(value)
   return tuple(
-      _value(kind, one, f"{path}[{i}]", fill=fill)
-      for i, (kind, one) in enumerate(zip(kinds, value))
+    _value(kind, one, f"{path}[{i}]", fill=fill)
+    for i, (kind, one) in enumerate(zip(kinds, value))
   )
 
 
@@ -340,9 +348,9 @@ def unknown(key: str, known: list[str]) -> ConfigError:
 def to_dict(values: Any) -> dict[str, Any]:
   """Nested dicts of a section; optional keys that are None are left out."""
   return {
-      f.name: _plain(getattr(values, f.name))
-      for f in dataclasses.fields(values)
-      if not (f.metadata["key"].optional and getattr(values, f.name) is None)
+    f.name: _plain(getattr(values, f.name))
+    for f in dataclasses.fields(values)
+    if not (f.metadata["key"].optional and getattr(values, f.name) is None)
   }
 
 
@@ -406,11 +414,11 @@ def digests(values: Any) -> dict[str, str]:
     plugins.PluginError: there is no such file or module.
   """
   return {
-      key.path: plugins.find(one, key.meta.plugin).digest
-      for key in keys(values)
-      if key.meta.plugin
-      for one in (key.value if isinstance(key.value, tuple) else (key.value,))
-      if plugins.is_reference(one)
+    key.path: plugins.find(one, key.meta.plugin).digest
+    for key in keys(values)
+    if key.meta.plugin
+    for one in (key.value if isinstance(key.value, tuple) else (key.value,))
+    if plugins.is_reference(one)
   }
 
 
@@ -420,9 +428,9 @@ def _sections(value: Any, path: str) -> dict[str, Any]:
     return {path: value}
   if isinstance(value, Mapping):
     return {
-        _join(path, name): one
-        for name, one in value.items()
-        if dataclasses.is_dataclass(one)
+      _join(path, name): one
+      for name, one in value.items()
+      if dataclasses.is_dataclass(one)
     }
   return {}
 

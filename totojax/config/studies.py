@@ -21,7 +21,7 @@ Sizes = Mapping[str, Any]
 
 
 def sized(
-    model: models.Model, sizes: Sizes, path: str = "model"
+  model: models.Model, sizes: Sizes, path: str = "model"
 ) -> models.Model:
   """A model with other sizes.
 
@@ -40,8 +40,8 @@ def check_parametrisations(names: Sequence[str]) -> None:
   """Raises ConfigError for none, or another than `PARAMETRISATIONS`."""
   if not names or not set(names) <= set(PARAMETRISATIONS):
     raise ConfigError(
-        f"parametrisations are {list(names)}; use"
-        f" {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
+      f"parametrisations are {list(names)}; use"
+      f" {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
     )
 
 
@@ -66,7 +66,7 @@ class CoordCheck(Section):
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
   parametrisations: tuple[str, ...] = field(
-      PARAMETRISATIONS, "each with every model"
+    PARAMETRISATIONS, "each with every model"
   )
   rows: int = field(4, "of random tokens, in each update", at_least=1)
   updates: int = field(4, "of each model", at_least=1)
@@ -98,15 +98,16 @@ class Sweep(Section):
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
   log2_lr: Mapping[str, tuple[float, ...]] = field(
-      dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
+    dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
   seeds: tuple[int, ...] = field((0, 1, 2), "of parameters and data")
   total_tokens: tuple[float, ...] = field((1e12,), "of each run")
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
-      "auto", "vmap: at_once; in_turn; auto: in turn on CPUs",
-      choices=("auto", "at_once", "in_turn"),
-  )  # fmt: skip
+    "auto",
+    "vmap: at_once; in_turn; auto: in turn on CPUs",
+    choices=("auto", "at_once", "in_turn"),
+  )
 
   def __post_init__(self):
     check_parametrisations([kind for kind, of in self.log2_lr.items() if of])
@@ -119,7 +120,7 @@ class SweepJob(Section):
   run: str = field("sweep", "the job")
   sweep: Sweep = field(Sweep(), "what differs")
   pretrain: pretrain_config.Pretrain = field(
-      pretrain_config.Pretrain(), "what all runs share"
+    pretrain_config.Pretrain(), "what all runs share"
   )
 
   def __post_init__(self):
@@ -140,10 +141,10 @@ class Scaling(Section):
   runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
   source: str = field("", "of the evaluation; '': the mean over all")
   skip_frac: float = field(
-      0.1, "of each run: its warm-up, left out", at_least=0.0, below=1.0
+    0.1, "of each run: its warm-up, left out", at_least=0.0, below=1.0
   )
   frontier: str = field(
-      "envelope", "what the law is of", choices=("envelope", "final")
+    "envelope", "what the law is of", choices=("envelope", "final")
   )
   bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
   draws: int = field(1000, "of runs, for the interval", at_least=1)

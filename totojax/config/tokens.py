@@ -26,8 +26,8 @@ class DvaeConfig(Section):
   def __post_init__(self):
     if self.hidden < 4 or self.hidden % 4:
       raise ConfigError(
-          f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
-          " wide, so use a multiple of 4"
+        f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
+        " wide, so use a multiple of 4"
       )
 
   @property
@@ -55,9 +55,11 @@ class TokenizerConfig(Section):
   """
 
   loss: str = field(
-      "logit_laplace", "l2: squared pixels", "A.3",
-      choices=("logit_laplace", "l2"),
-  )  # fmt: skip
+    "logit_laplace",
+    "l2: squared pixels",
+    "A.3",
+    choices=("logit_laplace", "l2"),
+  )
   kl: float = field(6.6, "final weight of the KL divergence", "A.2")
   kl_steps: int = field(5000, "until it has risen from 0", "A.2", at_least=1)
   tau_start: float = field(1.0, "temperature, at first", "A.2", above=0)
@@ -65,9 +67,11 @@ class TokenizerConfig(Section):
   tau_steps: int = field(150_000, "of the cosine between", "A.2", at_least=1)
   usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off")
   start: str = field(
-      "random", "of the encoder's last layer", "patches: ours",
-      choices=("random", "patches"),
-  )  # fmt: skip
+    "random",
+    "of the encoder's last layer",
+    "patches: ours",
+    choices=("random", "patches"),
+  )
   start_logit_std: float = field(10.0, "of a start of patches", above=0)
   teacher: float = field(0.0, "weight of the k-means codes", "ours: off")
   teacher_steps: int = field(1, "until it has fallen to 0", at_least=1)
@@ -88,9 +92,7 @@ class TokenizerAmount(Section):
   start_frames: int = field(256, "that a start of patches, or a teacher, sees")
   score_frames: int = field(512, "held out, of each source", at_least=1)
   least_used_frac: float = field(0.0, "of the codes, at the end; 0.0: any")
-  dtype: str = field(
-      "float32", "of the file", choices=("float32", "float16")
-  )
+  dtype: str = field("float32", "of the file", choices=("float32", "float16"))
 
 
 @section("data")
@@ -121,19 +123,24 @@ class Tokenizer(Section):
   objective: TokenizerConfig = field(TokenizerConfig(), "its losses")
   train: TokenizerAmount = field(TokenizerAmount(), "how long")
   optim: training.AdamWConfig = field(
-      training.AdamWConfig(
-          lr=1e-4, warmup_steps=0, end_lr_frac=0.0125, b2=0.999,
-          weight_decay=1e-4, clip_norm=1e9,
-      ),
-      "the optimiser", "A.2, without clipping",
-  )  # fmt: skip
+    training.AdamWConfig(
+      lr=1e-4,
+      warmup_steps=0,
+      end_lr_frac=0.0125,
+      b2=0.999,
+      weight_decay=1e-4,
+      clip_norm=1e9,
+    ),
+    "the optimiser",
+    "A.2, without clipping",
+  )
   data: TokenizerData = field(TokenizerData(), "on what")
   mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
   every: training.Every = field(
-      training.Every(eval_steps=10_000, checkpoint_steps=5000), "how often"
+    training.Every(eval_steps=10_000, checkpoint_steps=5000), "how often"
   )
   checkpoint: training.CheckpointConfig = field(
-      training.CheckpointConfig(), "which stay"
+    training.CheckpointConfig(), "which stay"
   )
   card: Card = field(Card(), "of the file")
 
@@ -144,7 +151,7 @@ class Tokenizing(Section):
 
   pixels: str = field("", "folder of the pixel stores train and val")
   tokenizer: str = field(
-      "shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer"
+    "shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer"
   )
   records: int = field(32, "clips that are encoded at a time", at_least=1)
   records_per_shard: int = field(512, "clips of a shard", at_least=1)
@@ -177,24 +184,24 @@ class ReportStores(Section):
   tokenizer: str = field("", 'that shows images: a file, "shipped"; "": none')
   pixels: Mapping[str, str] = field({}, "name -> folder of their pixels")
   images: int = field(
-      10_000, "of each store, for 2- and 3-grams; 0: all", "A.6", at_least=0
+    10_000, "of each store, for 2- and 3-grams; 0: all", "A.6", at_least=0
   )
   adjacency: str = field(
-      "raster", "of tokens in n-grams", "[gap]", choices=("raster", "row")
+    "raster", "of tokens in n-grams", "[gap]", choices=("raster", "row")
   )
 
   def __post_init__(self):
     extra = sorted(set(self.pixels) - set(self.stores))
     if extra:
       raise ConfigError(
-          f"tokens_report.pixels names {extra}, and stores has"
-          f" {sorted(self.stores)}; use the name of the token store that was"
-          " made from them"
+        f"tokens_report.pixels names {extra}, and stores has"
+        f" {sorted(self.stores)}; use the name of the token store that was"
+        " made from them"
       )
     if self.pixels and not self.tokenizer:
       raise ConfigError(
-          "tokens_report.pixels are shown beside reconstructions, which need a"
-          " tokenizer; give tokens_report.tokenizer, or leave pixels empty"
+        "tokens_report.pixels are shown beside reconstructions, which need a"
+        " tokenizer; give tokens_report.tokenizer, or leave pixels empty"
       )
 
 
@@ -210,9 +217,7 @@ class TokensReport(Section):
 class OfficialWeights(Section):
   """Which released weights, and where they are."""
 
-  kind: str = field(
-      "dvae", "which", choices=("dvae", "vqgan-1k", "vqgan-16k")
-  )
+  kind: str = field("dvae", "which", choices=("dvae", "vqgan-1k", "vqgan-16k"))
   files: tuple[str, ...] = field((), "on this disk; (): downloaded")
   urls: tuple[str, ...] = field((), "addresses; (): the official ones")
   sha256: tuple[str, ...] = field((), "of the files; (): none is published")
@@ -220,13 +225,13 @@ class OfficialWeights(Section):
   def __post_init__(self):
     if self.files and self.urls:
       raise ConfigError(
-          "official.files and official.urls are both set; keep the one that the"
-          " weights are read from"
+        "official.files and official.urls are both set; keep the one that the"
+        " weights are read from"
       )
     for word in self.sha256:
       if not re.fullmatch("[0-9a-fA-F]{64}", word):
         raise ConfigError(
-            f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits"
+          f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits"
         )
 
 
@@ -245,7 +250,7 @@ class Comparison(Section):
   train: tuple[str, ...] = field((), "stores that are trained on")
   validation: tuple[str, ...] = field((), "stores that are held out")
   per: str = field(
-      "record", "what must not be equal", choices=("record", "frame")
+    "record", "what must not be equal", choices=("record", "frame")
   )
   fail: bool = field(True, "an overlap is an error")
 

@@ -23,9 +23,10 @@ class AdamWConfig(Section):
   weight_decay: float = field(0.1, "times the rate, on matrices", "[gap] LLaMA")
   clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM")
   mu_dtype: str = field(
-      "float32", "of the first moment; bfloat16 takes a sixth off the state",
-      choices=("float32", "bfloat16"),
-  )  # fmt: skip
+    "float32",
+    "of the first moment; bfloat16 takes a sixth off the state",
+    choices=("float32", "bfloat16"),
+  )
 
 
 @section("mesh")
@@ -66,8 +67,8 @@ class Reading(Section):
   def __post_init__(self):
     if self.workers < 0 or self.prefetch < 0:
       raise ConfigError(
-          f"workers {self.workers} and prefetch {self.prefetch} must not be"
-          " negative; use 0 for none"
+        f"workers {self.workers} and prefetch {self.prefetch} must not be"
+        " negative; use 0 for none"
       )
 
 
@@ -88,13 +89,13 @@ def shares(train: Mapping[str, Share], *, example: str) -> Mapping[str, Share]:
   """
   if not train:
     raise ConfigError(
-        "config key data.train is empty; name at least one store, as"
-        f" {example} does"
+      "config key data.train is empty; name at least one store, as"
+      f" {example} does"
     )
   for name, share in train.items():
     if not share.path:
       raise ConfigError(
-          f"config key data.train.{name}.path is empty; set it to the folder of"
-          " a store"
+        f"config key data.train.{name}.path is empty; set it to the folder of"
+        " a store"
       )
   return train

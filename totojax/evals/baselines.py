@@ -60,9 +60,7 @@ def fit_unigram(codes_MNP: np.ndarray, *, vocab: int) -> np.ndarray:
   return (count_V + 1.0) / (codes_MNP.size + vocab)
 
 
-def fit_copy(
-    codes_MNP: np.ndarray, *, vocab: int, per_code: bool
-) -> CopyModel:
+def fit_copy(codes_MNP: np.ndarray, *, vocab: int, per_code: bool) -> CopyModel:
   """Fits the copying predictor by maximum likelihood on training codes.
 
   For one code c the likelihood is highest where the predicted probability of
@@ -84,9 +82,9 @@ def fit_copy(
   unigram_V = fit_unigram(codes_MNP, vocab=vocab)
   previous, repeated = _pairs(codes_MNP)
   pairs_V = np.bincount(previous, minlength=vocab).astype(np.float64)
-  repeats_V = np.bincount(
-      previous, weights=repeated, minlength=vocab
-  ).astype(np.float64)
+  repeats_V = np.bincount(previous, weights=repeated, minlength=vocab).astype(
+    np.float64
+  )
   if per_code:
     rate = (repeats_V.sum() + 1.0) / (pairs_V.sum() + 2.0)
     rate_V = (repeats_V + RATE_PRIOR * rate) / (pairs_V + RATE_PRIOR)
@@ -100,7 +98,7 @@ def fit_copy(
 
 
 def unigram_score(
-    codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int
+  codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int
 ) -> Score:
   """Loss of the unigram predictor on frames `first_frame` (from 0) and on."""
   ngrams.check_codes(codes_MNP, len(unigram_V), axes=AXES)
@@ -109,7 +107,7 @@ def unigram_score(
 
 
 def copy_score(
-    codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int
+  codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int
 ) -> Score:
   """Loss of the copying predictor on frames `first_frame` (from 0) and on.
 
@@ -126,7 +124,7 @@ def copy_score(
 
 
 def evaluate(
-    train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int
+  train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int
 ) -> dict[str, float]:
   """All baselines, fitted on training codes and scored on validation codes.
 
@@ -144,7 +142,7 @@ def evaluate(
     return out | {"unigram/loss": score.mean, "unigram/loss_sem": score.sem}
   for name, first in frames.items():
     score = unigram_score(
-        validation_MNP, unigram_V=unigram_V, first_frame=first
+      validation_MNP, unigram_V=unigram_V, first_frame=first
     )
     out[f"unigram/{name}"] = score.mean
     out[f"unigram/{name}_sem"] = score.sem
@@ -163,8 +161,8 @@ def _pairs(codes_MNP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Flat previous codes, and whether the next frame repeats each of them."""
   if codes_MNP.shape[1] < 2:
     raise ValueError(
-        f"codes have {codes_MNP.shape[1]} frame(s) a sequence; copying from the"
-        " previous frame needs at least 2. Use the unigram baseline for images"
+      f"codes have {codes_MNP.shape[1]} frame(s) a sequence; copying from the"
+      " previous frame needs at least 2. Use the unigram baseline for images"
     )
   previous_MNP = codes_MNP[:, :-1]
   repeated_MNP = codes_MNP[:, 1:] == previous_MNP
@@ -172,7 +170,7 @@ def _pairs(codes_MNP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shared_lam(
-    unigram_V: np.ndarray, *, pairs_V: np.ndarray, repeats_V: np.ndarray
+  unigram_V: np.ndarray, *, pairs_V: np.ndarray, repeats_V: np.ndarray
 ) -> float:
   """The lam in [0, (n + 1) / (n + 2)] of highest likelihood, by bisection."""
   pairs = pairs_V.sum()
@@ -196,8 +194,8 @@ def _shared_lam(
 def _score(nll_MNP: np.ndarray) -> Score:
   if not nll_MNP.size:
     raise ValueError(
-        f"no tokens to score: losses have shape {nll_MNP.shape}; give at least"
-        " one sequence that has the frames asked for"
+      f"no tokens to score: losses have shape {nll_MNP.shape}; give at least"
+      " one sequence that has the frames asked for"
     )
   # Every sequence has the same number of tokens: the mean of means is exact.
   mean_M = nll_MNP.reshape(len(nll_MNP), -1).mean(axis=1)
@@ -205,8 +203,8 @@ def _score(nll_MNP: np.ndarray) -> Score:
   if len(mean_M) > 1:
     sem = float(mean_M.std(ddof=1) / np.sqrt(len(mean_M)))
   return Score(
-      mean=float(mean_M.mean()),
-      sem=sem,
-      sequences=len(mean_M),
-      tokens=nll_MNP.size,
+    mean=float(mean_M.mean()),
+    sem=sem,
+    sequences=len(mean_M),
+    tokens=nll_MNP.size,
   )

@@ -38,9 +38,9 @@ class Plan:
 
 
 def plan(
-    stores: Mapping[str, store_lib.Store],
-    tokenizer: str,
-    pixels: Mapping[str, str],
+  stores: Mapping[str, store_lib.Store],
+  tokenizer: str,
+  pixels: Mapping[str, str],
 ) -> Plan:
   """Loads the tokenizer and opens the originals.
 
@@ -57,31 +57,31 @@ def plan(
     return Plan(None, {}, {})
   loaded = weights.load(tokenizer)
   mine = {
-      name: store
-      for name, store in stores.items()
-      if store.manifest.tokenizer == loaded.fingerprint
+    name: store
+    for name, store in stores.items()
+    if store.manifest.tokenizer == loaded.fingerprint
   }
   if not mine:
     made_by = sorted({s.manifest.tokenizer for s in stores.values()})
     raise ValueError(
-        f"tokenizer {tokenizer} has fingerprint {loaded.fingerprint}, and the"
-        f" stores were made by {', '.join(made_by)}; give the tokenizer that"
-        ' made one of them, or "" for no reconstructions'
+      f"tokenizer {tokenizer} has fingerprint {loaded.fingerprint}, and the"
+      f" stores were made by {', '.join(made_by)}; give the tokenizer that"
+      ' made one of them, or "" for no reconstructions'
     )
   originals = {}
   for name, path in pixels.items():
     if name not in mine:
       raise ValueError(
-          f"pixels are given for {name}, which tokenizer {loaded.fingerprint}"
-          f" did not make ({stores[name].manifest.tokenizer} did), so there is"
-          " nothing to compare; leave them out"
+        f"pixels are given for {name}, which tokenizer {loaded.fingerprint}"
+        f" did not make ({stores[name].manifest.tokenizer} did), so there is"
+        " nothing to compare; leave them out"
       )
     originals[name] = _originals(name, path, mine[name])
   return Plan(loaded, mine, originals)
 
 
 def decode(
-    plan_: Plan,
+  plan_: Plan,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
   """Decodes images of every store of the plan.
 
@@ -115,28 +115,28 @@ def decode(
 
 
 def _originals(
-    name: str, path: str, tokens: store_lib.Store
+  name: str, path: str, tokens: store_lib.Store
 ) -> store_lib.Store:
   """The pixel store at `path`, if its records are those of `tokens`."""
   pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   if pixels.manifest.tokenizer:
     raise ValueError(
-        f"pixels of {name}: {path} is a token store; give the pixel store that"
-        " the codes were made from"
+      f"pixels of {name}: {path} is a token store; give the pixel store that"
+      " the codes were made from"
     )
   compared: list[tuple[str, Any, Any]] = [
-      ("records", len(pixels), len(tokens)),
-      ("frames", pixels.manifest.frames, tokens.manifest.frames),
-      ("size_px", pixels.manifest.size_px, tokens.manifest.size_px),
+    ("records", len(pixels), len(tokens)),
+    ("frames", pixels.manifest.frames, tokens.manifest.frames),
+    ("size_px", pixels.manifest.size_px, tokens.manifest.size_px),
   ]
   if pixels.manifest.ids and tokens.manifest.ids:
     compared.append(("ids", _ends(pixels), _ends(tokens)))
   for what, pixel_value, token_value in compared:
     if pixel_value != token_value:
       raise ValueError(
-          f"pixels of {name}: {path} has {what} {pixel_value!r}, and the token"
-          f" store {token_value!r}; give the pixel store that the codes were"
-          " made from"
+        f"pixels of {name}: {path} has {what} {pixel_value!r}, and the token"
+        f" store {token_value!r}; give the pixel store that the codes were"
+        " made from"
       )
   return pixels
 

@@ -47,17 +47,23 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
     hours = seconds / 3600
     tokens_30fps = round(seconds * PAPER_FPS * frame_tokens)
   kept = (
-      "kind", "tokenizer", "vocab", "grid", "size_px", "stride_frames", "fps",
-      "crops",
-  )  # fmt: skip
+    "kind",
+    "tokenizer",
+    "vocab",
+    "grid",
+    "size_px",
+    "stride_frames",
+    "fps",
+    "crops",
+  )
   return {
-      "path": store.path,
-      **{name: getattr(head, name) for name in kept},
-      "records": len(store),
-      "frames": frames,
-      "tokens": frames * frame_tokens,
-      "tokens_30fps": tokens_30fps,
-      "hours": hours,
+    "path": store.path,
+    **{name: getattr(head, name) for name in kept},
+    "records": len(store),
+    "frames": frames,
+    "tokens": frames * frame_tokens,
+    "tokens_30fps": tokens_30fps,
+    "hours": hours,
   }
 
 
@@ -79,9 +85,9 @@ def rare(counts_V: np.ndarray) -> dict[str, Any]:
   never = np.flatnonzero(counts_V == 0)
   order = np.argsort(counts_V, kind="stable")[len(never) :][:RARE]
   return {
-      "never": len(never),
-      "never_first": never[:RARE].tolist(),
-      "rarest": [[int(code), int(counts_V[code])] for code in order],
+    "never": len(never),
+    "never_first": never[:RARE].tolist(),
+    "rarest": [[int(code), int(counts_V[code])] for code in order],
   }
 
 
@@ -92,7 +98,7 @@ def images_counted(store: store_lib.Store, images: int) -> int:
 
 
 def count_codes(
-    stores: Stores, save: epath.Path, interrupted: Interrupted
+  stores: Stores, save: epath.Path, interrupted: Interrupted
 ) -> dict[str, np.ndarray] | None:
   """Occurrences int64 [V] of each code, over all of each store.
 
@@ -110,7 +116,7 @@ def count_codes(
   done = sum(records for records, _ in progress.values())
   saved_s = time.monotonic()
   with console.tracking(
-      "counting codes", unit="records", total=total, done=done
+    "counting codes", unit="records", total=total, done=done
   ) as bar:
     for name, store in stores.items():
       head = store.manifest
@@ -134,8 +140,12 @@ def count_codes(
 
 
 def count_ngrams(
-    stores: Stores, *, n: int, images: int, adjacency: str,
-    interrupted: Interrupted,
+  stores: Stores,
+  *,
+  n: int,
+  images: int,
+  adjacency: str,
+  interrupted: Interrupted,
 ) -> dict[str, ngrams.Table] | None:
   """n-grams of some images of each store, evenly over its frames.
 
@@ -163,14 +173,16 @@ def count_ngrams(
       bar.advance(len(codes_MGG))
 
   with console.tracking(
-      f"counting {n}-grams", unit="images", total=total
+    f"counting {n}-grams", unit="images", total=total
   ) as bar:
     for name, store in stores.items():
       parts = sampled(store, images_counted(store, images))
       tables[name] = ngrams.table(
-          until_interrupted(parts, bar),
-          vocab=store.manifest.vocab, n=n, adjacency=adjacency,
-      )  # fmt: skip
+        until_interrupted(parts, bar),
+        vocab=store.manifest.vocab,
+        n=n,
+        adjacency=adjacency,
+      )
       if stopped:
         return None
   return tables
@@ -197,7 +209,7 @@ def _mark(store: store_lib.Store) -> str:
 
 
 def _load(
-    path: epath.Path, stores: Stores
+  path: epath.Path, stores: Stores
 ) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
   arrays = files.read_npz(path) if path.exists() else {}
@@ -210,9 +222,9 @@ def _load(
 
 
 def _save(
-    path: epath.Path,
-    stores: Stores,
-    progress: Mapping[str, tuple[int, np.ndarray]],
+  path: epath.Path,
+  stores: Stores,
+  progress: Mapping[str, tuple[int, np.ndarray]],
 ) -> None:
   arrays = {}
   for name, (done, counts_V) in progress.items():

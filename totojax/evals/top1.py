@@ -22,9 +22,7 @@ import numpy as np
 Outcome = Mapping[str, jax.Array]
 
 
-def outcome(
-    logits_BC: jax.Array, label_B: jax.Array, *, views: int
-) -> Outcome:
+def outcome(logits_BC: jax.Array, label_B: jax.Array, *, views: int) -> Outcome:
   """What one head makes of a batch of whole items, [I] each.
 
   Args:
@@ -50,10 +48,10 @@ def outcome(
   before_IC = jnp.arange(classes)[None] < label_I[:, None]
   above_IC = (score_IC > own_I1) | ((score_IC == own_I1) & before_IC)
   return {
-      "rank": above_IC.sum(1, dtype=jnp.int32),
-      "named": jnp.argmax(score_IC, 1).astype(jnp.int32),
-      "confidence": score_IC.max(1),
-      "nll": -jnp.log(jnp.maximum(own_I1[:, 0], 1e-30)),
+    "rank": above_IC.sum(1, dtype=jnp.int32),
+    "named": jnp.argmax(score_IC, 1).astype(jnp.int32),
+    "confidence": score_IC.max(1),
+    "nll": -jnp.log(jnp.maximum(own_I1[:, 0], 1e-30)),
   }
 
 
@@ -80,10 +78,10 @@ class Scores:
 
 
 def evaluate(
-    outcomes: Callable[[Mapping[str, np.ndarray]], Outcome],
-    batches: Iterable[Mapping[str, np.ndarray]],
-    *,
-    items: int,
+  outcomes: Callable[[Mapping[str, np.ndarray]], Outcome],
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  items: int,
 ) -> Scores:
   """The scores of every head on a finite data set.
 
@@ -97,18 +95,18 @@ def evaluate(
     ValueError: the batches hold fewer.
   """
   parts = [
-      {name: np.asarray(value) for name, value in outcomes(batch).items()}
-      for batch in batches
+    {name: np.asarray(value) for name, value in outcomes(batch).items()}
+    for batch in batches
   ]
   columns = {
-      name: np.concatenate([part[name] for part in parts], axis=-1)
-      for name in parts[0]
+    name: np.concatenate([part[name] for part in parts], axis=-1)
+    for name in parts[0]
   }
   count = columns["rank"].shape[-1]
   if count < items:
     raise ValueError(
-        f"the batches hold {count} items and {items} are expected; the data set"
-        " changed under the evaluation"
+      f"the batches hold {count} items and {items} are expected; the data set"
+      " changed under the evaluation"
     )
   return Scores(**{name: value[..., :items] for name, value in columns.items()})
 

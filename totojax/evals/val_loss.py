@@ -27,7 +27,7 @@ Sums = Mapping[str, jax.Array]
 
 
 def batch_sums(
-    nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int
+  nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int
 ) -> Sums:
   """What one batch adds, of visual targets only.
 
@@ -45,11 +45,11 @@ def batch_sums(
     return padded_BT.reshape(len(x_BT), -1, frame_tokens).sum(-1)
 
   return {
-      "sum_T": nll_BT.sum(0),
-      "square_T": jnp.square(nll_BT).sum(0),
-      "count_T": counted_BT.sum(0),
-      "sum_BN": frames(nll_BT),
-      "count_BN": frames(counted_BT),
+    "sum_T": nll_BT.sum(0),
+    "square_T": jnp.square(nll_BT).sum(0),
+    "count_T": counted_BT.sum(0),
+    "sum_BN": frames(nll_BT),
+    "count_BN": frames(counted_BT),
   }
 
 
@@ -90,11 +90,11 @@ class PositionLoss:
       raise ValueError("no validation row has a visual token; add data")
     sum_T, square_T, count_T = totals
     return cls(
-        sum_T=sum_T,
-        square_T=square_T,
-        count_T=count_T,
-        sum_MN=np.concatenate(sums),
-        count_MN=np.concatenate(counts),
+      sum_T=sum_T,
+      square_T=square_T,
+      count_T=count_T,
+      sum_MN=np.concatenate(sums),
+      count_MN=np.concatenate(counts),
     )
 
   @property
@@ -142,9 +142,9 @@ class PositionLoss:
 
 
 def evaluate(
-    sums: Callable[[Any, Mapping[str, np.ndarray]], Sums],
-    params: Any,
-    sources: Mapping[str, Iterable[Mapping[str, np.ndarray]]],
+  sums: Callable[[Any, Mapping[str, np.ndarray]], Sums],
+  params: Any,
+  sources: Mapping[str, Iterable[Mapping[str, np.ndarray]]],
 ) -> Iterator[tuple[str, PositionLoss]]:
   """(source, its loss) for every validation source.
 
@@ -159,7 +159,7 @@ def evaluate(
 
 
 def scalars(
-    losses: Iterable[tuple[str, PositionLoss]],
+  losses: Iterable[tuple[str, PositionLoss]],
 ) -> Iterator[tuple[str, float]]:
   """(name, value) pairs for the log: loss, standard error and n a source."""
   for name, loss in losses:
@@ -170,9 +170,9 @@ def scalars(
 
 
 def write_tables(
-    workdir: epath.Path,
-    losses: Mapping[str, PositionLoss],
-    spec: sequence.SequenceSpec,
+  workdir: epath.Path,
+  losses: Mapping[str, PositionLoss],
+  spec: sequence.SequenceSpec,
 ) -> None:
   """Writes a CSV per position (Figure 10), one per frame and one per row."""
   for kind in ("position", "frame", "row"):
@@ -185,10 +185,10 @@ def write_tables(
       for place, mean, sem, n in loss.groups(group):
         where = sequence.locate(np.int64(place), spec.grid) if places else ()
         rows.append(
-            [name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
+          [name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
         )
     files.write_table(
-        workdir / f"{kind}_loss.csv",
-        rows,
-        header=["source", kind, *places, "mean", "sem", "n"],
+      workdir / f"{kind}_loss.csv",
+      rows,
+      header=["source", kind, *places, "mean", "sem", "n"],
     )

@@ -54,35 +54,35 @@ class Job:
 
 
 JOBS: Mapping[str, Job] = {
-    "render": Job("pixels:render"),
-    "decode": Job("pixels:decode"),
-    "photos": Job("pixels:photos"),
-    "tokenizer": Job("tokenizer:run", shared=True),
-    "shards": Job("shards:run"),
-    "tokenize": Job("tokenize.job:run", shared=True),
-    "plan": Job("plan:run", kept=False),
-    "leakage": Job("leakage:run"),
-    "official": Job("official:run"),
-    "tokens_report": Job("tokens_report:run"),
-    "pretrain": Job("pretrain:run", shared=True),
-    "validate": Job("validate:run", shared=True),
-    "probe": Job("probe.job:run", shared=True),
-    "probe_seeds": Job("probe.seeds:run"),
-    "features": Job("features:run"),
-    "joint": Job("labels.job:joint", shared=True),
-    "finetune": Job("labels.job:finetune", shared=True),
-    "coord_check": Job("coordinates:run"),
-    "audit": Job("audit:run"),
-    "sweep": Job("sweep.job:run", shared=True),
-    "scaling": Job("scaling:run"),
-    "curves": Job("curves:run"),
-    # PyTorch is measured beside JAX and needs its part of a GPU's memory.
-    "bench": Job(
-        "bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    ),
-    "report": Job("report:run"),
-    # Its stages are jobs too, and say themselves what several processes do.
-    "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
+  "render": Job("pixels:render"),
+  "decode": Job("pixels:decode"),
+  "photos": Job("pixels:photos"),
+  "tokenizer": Job("tokenizer:run", shared=True),
+  "shards": Job("shards:run"),
+  "tokenize": Job("tokenize.job:run", shared=True),
+  "plan": Job("plan:run", kept=False),
+  "leakage": Job("leakage:run"),
+  "official": Job("official:run"),
+  "tokens_report": Job("tokens_report:run"),
+  "pretrain": Job("pretrain:run", shared=True),
+  "validate": Job("validate:run", shared=True),
+  "probe": Job("probe.job:run", shared=True),
+  "probe_seeds": Job("probe.seeds:run"),
+  "features": Job("features:run"),
+  "joint": Job("labels.job:joint", shared=True),
+  "finetune": Job("labels.job:finetune", shared=True),
+  "coord_check": Job("coordinates:run"),
+  "audit": Job("audit:run"),
+  "sweep": Job("sweep.job:run", shared=True),
+  "scaling": Job("scaling:run"),
+  "curves": Job("curves:run"),
+  # PyTorch is measured beside JAX and needs its part of a GPU's memory.
+  "bench": Job(
+    "bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+  ),
+  "report": Job("report:run"),
+  # Its stages are jobs too, and say themselves what several processes do.
+  "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }
 # What users can mend; `main` prints it as one line.
 ERRORS = (ValueError, ImportError, OSError, errors.RunError)
@@ -98,7 +98,7 @@ def find(name: str) -> Job:
     return Job(name)
   if name not in JOBS:
     raise ValueError(
-        f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}"
+      f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}"
     )
   return JOBS[name]
 
@@ -124,9 +124,9 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
   if jax.process_count() > 1 and not job.shared:
     shared = sorted(name for name, job in JOBS.items() if job.shared)
     raise ValueError(
-        f'run = "{name}" works in one process, and this is one of'
-        f" {jax.process_count()}; run it without --multihost. Jobs for several"
-        f" processes: {', '.join(shared)}"
+      f'run = "{name}" works in one process, and this is one of'
+      f" {jax.process_count()}; run it without --multihost. Jobs for several"
+      f" processes: {', '.join(shared)}"
     )
   config = directory.typed(config)
   if plugins.is_reference(name):

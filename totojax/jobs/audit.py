@@ -59,7 +59,7 @@ class Line:
 
 
 def run(
-    config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Prints and writes the audit."""
   del interrupted  # well below a second
@@ -73,13 +73,11 @@ def run(
 
 def audit() -> list[Line]:
   """Every line, in the paper's order."""
-  return [
-      *table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()
-  ]  # fmt: skip
+  return [*table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()]
 
 
 def _line(
-    where: str, source: str, what: str, printed: str, value: float
+  where: str, source: str, what: str, printed: str, value: float
 ) -> Line:
   return Line(where, source, what, printed, value, agreement(printed, value))
 
@@ -113,7 +111,7 @@ def _parsed(printed: str) -> tuple[float, float, float]:
 
 
 def _shape(
-    preset: str, mlp_dim: float | None = None, tied: bool = True
+  preset: str, mlp_dim: float | None = None, tied: bool = True
 ) -> llama.LlamaConfig:
   """A preset with another MLP, of any real number of hidden units."""
   sizes: dict[str, Any] = dict(models.PRESETS[preset])
@@ -127,16 +125,19 @@ def table_1() -> Iterator[Line]:
   for name, printed in paper.TABLE_1.items():
     d = models.PRESETS[name]["width"]
     readings = {
-        "our preset, tied head": _shape(name),
-        "our preset, untied head": _shape(name, tied=False),
-        "MLP of 4 d, tied": _shape(name, 4 * d),
-        "MLP of 8/3 d, tied": _shape(name, 8 * d / 3),
+      "our preset, tied head": _shape(name),
+      "our preset, untied head": _shape(name, tied=False),
+      "MLP of 4 d, tied": _shape(name, 4 * d),
+      "MLP of 8/3 d, tied": _shape(name, 8 * d / 3),
     }
     for what, shape in readings.items():
       yield _line(
-          f"Table 1, {name}, parameters", "section 3.2", what, printed,
-          flops.parameters(shape, DVAE_VOCAB),
-      )  # fmt: skip
+        f"Table 1, {name}, parameters",
+        "section 3.2",
+        what,
+        printed,
+        flops.parameters(shape, DVAE_VOCAB),
+      )
 
 
 def table_2() -> Iterator[Line]:
@@ -151,28 +152,43 @@ def table_2() -> Iterator[Line]:
       what = f"{row.hours:,.0f} h at 30 frames/s x 256"
       hours += row.hours
     yield _line(
-        f"Table 2, {row.name}, tokens", "section 3.3", what,
-        paper.TABLE_2_TOKENS[row.name], value,
-    )  # fmt: skip
+      f"Table 2, {row.name}, tokens",
+      "section 3.3",
+      what,
+      paper.TABLE_2_TOKENS[row.name],
+      value,
+    )
     tokens += value
     if row.hours is not None:
       yield _line(
-          f"Table 2, {row.name}, tokens", "section 3.4: every 4th frame",
-          "of the frames that a sequence can use",
-          paper.TABLE_2_TOKENS[row.name], value / paper.STRIDE_FRAMES,
-      )  # fmt: skip
+        f"Table 2, {row.name}, tokens",
+        "section 3.4: every 4th frame",
+        "of the frames that a sequence can use",
+        paper.TABLE_2_TOKENS[row.name],
+        value / paper.STRIDE_FRAMES,
+      )
   yield _line(
-      "text, all tokens", "section 3.3: 'about 2.5 trillion'",
-      "sum of Table 2", "2.5T", tokens,
-  )  # fmt: skip
+    "text, all tokens",
+    "section 3.3: 'about 2.5 trillion'",
+    "sum of Table 2",
+    "2.5T",
+    tokens,
+  )
   yield Line(
-      "text, hours of video", "section 3.3: 'over 100,000 hours'",
-      "sum of Table 2", "100,000", hours, "rounds" if hours > 1e5 else "no",
-  )  # fmt: skip
+    "text, hours of video",
+    "section 3.3: 'over 100,000 hours'",
+    "sum of Table 2",
+    "100,000",
+    hours,
+    "rounds" if hours > 1e5 else "no",
+  )
   yield _line(
-      "Table 2, ImageNet, instances", "section 4: 'ImageNet-1k dataset'",
-      "training images of ImageNet-1k", "13.9M", paper.IMAGENET_1K_IMAGES,
-  )  # fmt: skip
+    "Table 2, ImageNet, instances",
+    "section 4: 'ImageNet-1k dataset'",
+    "training images of ImageNet-1k",
+    "13.9M",
+    paper.IMAGENET_1K_IMAGES,
+  )
 
 
 def table_4() -> Iterator[Line]:
@@ -183,25 +199,39 @@ def table_4() -> Iterator[Line]:
   low, high, staged = paper.TABLE_4
   one, source = n * images, "section 4.1, 400 epochs"
   rows = (
-      ("dVAE/16", low, "parameters x images x epochs", one),
-      ("dVAE/16", low, "the same, untied head",
-       flops.parameters(_shape("large", tied=False), DVAE_VOCAB) * images),
-      ("dVAE/16", low, "forward MACs of all 256 tokens",
-       _forward(large, 256) * images),
-      ("dVAE/16", low, "training MACs (x 3)",
-       3 * _forward(large, 256) * images),
-      ("dVAE/32", high, "4 x dVAE/16", 4 * one),
-      ("dVAE/32", high, "forward MACs of all 1,024 tokens",
-       _forward(large, 1024) * images),
-  )  # fmt: skip
+    ("dVAE/16", low, "parameters x images x epochs", one),
+    (
+      "dVAE/16",
+      low,
+      "the same, untied head",
+      flops.parameters(_shape("large", tied=False), DVAE_VOCAB) * images,
+    ),
+    (
+      "dVAE/16",
+      low,
+      "forward MACs of all 256 tokens",
+      _forward(large, 256) * images,
+    ),
+    ("dVAE/16", low, "training MACs (x 3)", 3 * _forward(large, 256) * images),
+    ("dVAE/32", high, "4 x dVAE/16", 4 * one),
+    (
+      "dVAE/32",
+      high,
+      "forward MACs of all 1,024 tokens",
+      _forward(large, 1024) * images,
+    ),
+  )
   for name, printed, what, value in rows:
     yield _line(f"Table 4, {name}, MACs", source, what, printed, value)
   for epochs, told in ((1, "'only one epoch'"), (50, "no source")):
     value = one + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
     yield _line(
-        "Table 4, dVAE/16 to 32, MACs", f"section 4.1: {told}",
-        f"dVAE/16 and {epochs} epochs at 32 x 32", staged, value,
-    )  # fmt: skip
+      "Table 4, dVAE/16 to 32, MACs",
+      f"section 4.1: {told}",
+      f"dVAE/16 and {epochs} epochs at 32 x 32",
+      staged,
+      value,
+    )
 
 
 def table_6() -> Iterator[Line]:
@@ -209,29 +239,35 @@ def table_6() -> Iterator[Line]:
   source = "section 4.1; 1,024 wide as large"
   gpt2_preset = models.GPT2_PRESETS["280m"]
   readings = {
-      f"our preset, {gpt2_preset['depth']} layers": {},
-      "16 layers, as large": {"depth": 16},
-      "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
+    f"our preset, {gpt2_preset['depth']} layers": {},
+    "16 layers, as large": {"depth": 16},
+    "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
   }
   for what, changes in readings.items():
     section = schema.to_dict(models.Gpt2(**gpt2_preset | changes))
     yield _line(
-        "Table 6, GPT2, parameters", source, what, paper.TABLE_6["gpt2"],
-        flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
-    )  # fmt: skip
+      "Table 6, GPT2, parameters",
+      source,
+      what,
+      paper.TABLE_6["gpt2"],
+      flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
+    )
   ours = models.MAMBA_PRESETS["290m"]["depth"]
   for depth in (ours, ours - 1, ours + 1, 48):
     what = f"{depth} layers" if depth != ours else f"our preset, {ours} layers"
     section = schema.to_dict(models.Mamba(depth=depth))
     yield _line(
-        "Table 6, Mamba, parameters", source, what, paper.TABLE_6["mamba"],
-        flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
-    )  # fmt: skip
+      "Table 6, Mamba, parameters",
+      source,
+      what,
+      paper.TABLE_6["mamba"],
+      flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
+    )
 
 
 def _forward(shape: llama.LlamaConfig, tokens: int) -> float:
   per_token = flops.forward_macs_per_token(
-      shape, vocab=DVAE_VOCAB, context=tokens
+    shape, vocab=DVAE_VOCAB, context=tokens
   )
   return per_token * tokens
 
@@ -241,23 +277,29 @@ def table_15() -> Iterator[Line]:
   for name, printed in paper.TABLE_15.items():
     d = models.PRESETS[name]["width"]
     readings = {
-        "our preset (8/3 d rounded up to 128), tied": _shape(name),
-        "the same, untied": _shape(name, tied=False),
-        "MLP of 4 d, tied": _shape(name, 4 * d),
-        "MLP of 4 d, untied": _shape(name, 4 * d, tied=False),
+      "our preset (8/3 d rounded up to 128), tied": _shape(name),
+      "the same, untied": _shape(name, tied=False),
+      "MLP of 4 d, tied": _shape(name, 4 * d),
+      "MLP of 4 d, untied": _shape(name, 4 * d, tied=False),
     }
     for what, shape in readings.items():
       yield _line(
-          f"Table 15, {name}, parameters", "section A.5", what, printed,
-          flops.parameters(shape, VQGAN_VOCAB),
-      )  # fmt: skip
+        f"Table 15, {name}, parameters",
+        "section A.5",
+        what,
+        printed,
+        flops.parameters(shape, VQGAN_VOCAB),
+      )
   of = [models.PRESETS[name] for name in paper.TABLE_15]
   for key, (low, high) in paper.A5_RANGES.items():
     for what, printed, pick in (("least", low, min), ("most", high, max)):
       yield _line(
-          f"section A.5, {what} {key}", "section A.5, text", "of Table 15",
-          printed, pick(sizes[key] for sizes in of),
-      )  # fmt: skip
+        f"section A.5, {what} {key}",
+        "section A.5, text",
+        "of Table 15",
+        printed,
+        pick(sizes[key] for sizes in of),
+      )
 
 
 def law() -> Iterator[Line]:
@@ -266,34 +308,38 @@ def law() -> Iterator[Line]:
   at, read = paper.LAW_READ_OFF
   for unit, name in ((1.0, "axis units"), (1e6, "1e6 of the axis")):
     yield _read(
-        f"Figure 9, dashed line at {at:g}", f"{a} C^-{b} with C in {name}",
-        read, a * (at / unit) ** -b,
-    )  # fmt: skip
+      f"Figure 9, dashed line at {at:g}",
+      f"{a} C^-{b} with C in {name}",
+      read,
+      a * (at / unit) ** -b,
+    )
   yield _read(
-      "the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b
+    "the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b
   )
   sequences = {}
   for name, compute in paper.FIGURE_9_FIRST.items():
     d = models.PRESETS[name]["width"]
     per_token = flops.forward_macs_per_token(
-        _shape(name, 8 * d / 3), vocab=VQGAN_VOCAB, context=TOKENS_OF_FRAME
+      _shape(name, 8 * d / 3), vocab=VQGAN_VOCAB, context=TOKENS_OF_FRAME
     )
     sequences[name] = compute / per_token
   mean = sum(sequences.values()) / len(sequences)
   for name, value in sequences.items():
     yield _read(
-        f"Figure 9, {name}, first point",
-        "over one token's MACs (MLP 8/3 d, 16,384 codes): sequences,"
-        " all models alike",
-        mean, value,
-    )  # fmt: skip
+      f"Figure 9, {name}, first point",
+      "over one token's MACs (MLP 8/3 d, 16,384 codes): sequences,"
+      " all models alike",
+      mean,
+      value,
+    )
 
 
 def _read(where: str, what: str, read: float, value: float) -> Line:
   """A line whose printed side was read off a figure, to a per cent."""
   verdict = "reads" if abs(value / read - 1) < 0.01 else "no"
-  return Line(where, "section 4.9, Figure 9", what, f"{read:.4g}", value,
-              verdict)  # fmt: skip
+  return Line(
+    where, "section 4.9, Figure 9", what, f"{read:.4g}", value, verdict
+  )
 
 
 def _print(lines: list[Line]) -> None:
@@ -304,14 +350,19 @@ def _print(lines: list[Line]) -> None:
   for line in lines:
     style = "bold" if line.verdict == "no" else ""
     table.add_row(
-        line.where, line.source, line.what, line.printed,
-        f"{line.value:.4g}", line.verdict, style=style,
-    )  # fmt: skip
+      line.where,
+      line.source,
+      line.what,
+      line.printed,
+      f"{line.value:.4g}",
+      line.verdict,
+      style=style,
+    )
   rich_console.Console().print(table)
   wrong = [line for line in lines if line.verdict == "no"]
   console.say(
-      f"{len(wrong)} of {len(lines)} readings do not give what is printed; a"
-      " number of which no reading does:"
+    f"{len(wrong)} of {len(lines)} readings do not give what is printed; a"
+    " number of which no reading does:"
   )
   for where in dict.fromkeys(line.where for line in lines):
     of = [line for line in lines if line.where == where]

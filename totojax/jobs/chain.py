@@ -22,7 +22,7 @@ from totojax.rundir import directory
 
 
 def run(
-    config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Runs what is left of the chain; False when interrupted.
 
@@ -47,7 +47,7 @@ def run(
 
 
 def check(
-    workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool
+  workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool
 ) -> epath.Path:
   """The chain's folder, if the stages that began were made with this config.
 
@@ -67,15 +67,15 @@ def check(
       continue
     later = order[number + 1 :]
     directory.check_config(
-        folder,
-        stage,
-        allow_change=False,
-        advice=(
-            "This stage is finished. Set the keys back, use another --workdir,"
-            f" or remove {folder}"
-            + (f" and beside it {', '.join(later)}" if later else "")
-            + ", to make it again"
-        ),
+      folder,
+      stage,
+      allow_change=False,
+      advice=(
+        "This stage is finished. Set the keys back, use another --workdir,"
+        f" or remove {folder}"
+        + (f" and beside it {', '.join(later)}" if later else "")
+        + ", to make it again"
+      ),
     )
   return workdir
 
@@ -91,7 +91,7 @@ def _order(order: Sequence[str], stages: Mapping[str, Any]) -> list[str]:
   unknown = sorted(set(order) - set(stages))
   if unknown or not order or len(set(order)) < len(order):
     raise ValueError(
-        f"order names {order}, and stages has {sorted(stages)}; name some of"
-        " these, each once"
+      f"order names {order}, and stages has {sorted(stages)}; name some of"
+      " these, each once"
     )
   return order

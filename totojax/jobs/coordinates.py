@@ -42,20 +42,26 @@ RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
 def run(
-    config: studies.CoordCheckJob,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: studies.CoordCheckJob,
+  workdir: epath.Path,
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Measures every model; False when interrupted."""
   settings = config.coord_check
   cases = [
-      (kind, expand.changed(
-          config.pretrain, kind=kind, model=sizes, lr=2.0**settings.log2_lr,
-          seed=config.pretrain.seed,
-      ))
-      for kind in settings.parametrisations
-      for _, sizes in expand.narrow_first(settings.models)
-  ]  # fmt: skip
+    (
+      kind,
+      expand.changed(
+        config.pretrain,
+        kind=kind,
+        model=sizes,
+        lr=2.0**settings.log2_lr,
+        seed=config.pretrain.seed,
+      ),
+    )
+    for kind in settings.parametrisations
+    for _, sizes in expand.narrow_first(settings.models)
+  ]
   for _, case in cases:
     parts.model(case)  # a mistake in any of them is found before the first runs
   directory.begin(workdir, config)
@@ -76,7 +82,7 @@ def run(
 
 
 def measure(
-    config: Pretrain, *, rows: int, updates: int
+  config: Pretrain, *, rows: int, updates: int
 ) -> list[dict[str, float]]:
   """Mean absolute coordinates before the first update and after each.
 
@@ -92,20 +98,20 @@ def measure(
   chosen = parts.parametrisation(config)
   task = task_lib.Pretrain(parts.model(config), chosen)
   tx = adamw.make(
-      config.optim, axes=task.axes().params, steps=updates, rules=task.rules
+    config.optim, axes=task.axes().params, steps=updates, rules=task.rules
   )
   step_fn = functools.partial(
-      step_lib.train_step,
-      task=task,
-      tx=tx,
-      rate=lambda opt_state, update: opt_state.hyperparams["peak_lr"],
-      seed=config.seed,
-      microbatches=1,
+    step_lib.train_step,
+    task=task,
+    tx=tx,
+    rate=lambda opt_state, update: opt_state.hyperparams["peak_lr"],
+    seed=config.seed,
+    microbatches=1,
   )
   step_fn = jax.jit(step_fn, donate_argnums=0)
   sizes = jax.jit(functools.partial(coordinates, task))
   state = jax.jit(functools.partial(step_lib.init_state, task, tx))(
-      jax.random.key(config.seed)
+    jax.random.key(config.seed)
   )
   batch = random_batch(task.spec, rows, seed=config.seed)
   found = [sizes(state.params, batch["tokens"])]
@@ -116,32 +122,30 @@ def measure(
 
 
 def random_batch(
-    spec: sequence.SequenceSpec, rows: int, *, seed: int
+  spec: sequence.SequenceSpec, rows: int, *, seed: int
 ) -> dict[str, jax.Array]:
   """`rows` videos of random codes."""
   rng = np.random.default_rng(seed)
   shape = (rows, spec.frames, spec.frame_tokens)
   tokens_BR = [
-      sequence.build(codes_NP, kind="video", spec=spec)
-      for codes_NP in rng.integers(0, spec.vocab, shape)
+    sequence.build(codes_NP, kind="video", spec=spec)
+    for codes_NP in rng.integers(0, spec.vocab, shape)
   ]
   return {
-      "tokens": jnp.asarray(np.stack(tokens_BR)),
-      "source": jnp.zeros(rows, jnp.int32),
+    "tokens": jnp.asarray(np.stack(tokens_BR)),
+    "source": jnp.zeros(rows, jnp.int32),
   }
 
 
 def _sown(
-    model: nn.Module, params: Any, inputs_BT: jax.Array
+  model: nn.Module, params: Any, inputs_BT: jax.Array
 ) -> tuple[jax.Array, Any]:
   """What the model gives, and what it sows on the way."""
-  return model.apply(
-      {"params": params}, inputs_BT, mutable=["intermediates"]
-  )
+  return model.apply({"params": params}, inputs_BT, mutable=["intermediates"])
 
 
 def coordinates(
-    task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
+  task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
 ) -> dict[str, jax.Array]:
   """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
@@ -151,8 +155,8 @@ def coordinates(
   (residual_LBTD,) = blocks["residual"]
   real = task.spec.vocab + sequence.SPECIALS
   found = {
-      "residual": jnp.mean(jnp.abs(residual_LBTD[-1])),
-      "logits": jnp.mean(jnp.abs(logits_BTV[..., :real])),
+    "residual": jnp.mean(jnp.abs(residual_LBTD[-1])),
+    "logits": jnp.mean(jnp.abs(logits_BTV[..., :real])),
   }
   if "attention" not in blocks:
     return found
@@ -172,9 +176,10 @@ def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
   out = {}
   for kind in dict.fromkeys(row["parametrisation"] for row in rows):
     ends = [
-        row for row in rows
-        if row["parametrisation"] == kind and row["update"] == last
-    ]  # fmt: skip
+      row
+      for row in rows
+      if row["parametrisation"] == kind and row["update"] == last
+    ]
     small = min(ends, key=lambda row: row["width"])
     large = max(ends, key=lambda row: row["width"])
     out[kind] = {q: large[q] / small[q] for q in QUANTITIES if q in large}
@@ -197,5 +202,5 @@ def _print(rows: list[Mapping[str, Any]]) -> None:
     kept = all(RANGE[0] <= found[q] <= RANGE[1] for q in KEPT)
     claim = "keep their size" if kept else "do not keep their size"
     console.say(
-        f"{kind}: {text} from the smallest to the largest width; {claim}"
+      f"{kind}: {text} from the smallest to the largest width; {claim}"
     )

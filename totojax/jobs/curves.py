@@ -23,9 +23,7 @@ from totojax.rundir import files
 
 
 def run(
-    config: studies.CurvesJob,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Reads and draws.
 
@@ -52,14 +50,13 @@ def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
     ValueError: there is none.
   """
   logged = [
-      (row["step"], row["loss"])
-      for row in found.rows
-      if row["kind"] == "train" and row.get("loss") is not None
+    (row["step"], row["loss"])
+    for row in found.rows
+    if row["kind"] == "train" and row.get("loss") is not None
   ]
   if not logged:
     raise ValueError(
-        f"curves.runs: {found.name}: {found.path} has logged no training loss"
-        " yet"
+      f"curves.runs: {found.name}: {found.path} has logged no training loss yet"
     )
   losses = np.array([loss for _, loss in logged])
   sums = np.concatenate([[0.0], np.cumsum(losses)])
@@ -67,13 +64,13 @@ def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
   begins = np.maximum(ends - chosen.window, 0)
   means = (sums[ends] - sums[begins]) / (ends - begins)
   return [
-      {
-          "run": found.name,
-          "parameters": found.manifest["parameters"],
-          "step": step,
-          "tokens": step * found.manifest["tokens_per_step"],
-          "loss": float(mean),
-          "printed": chosen.printed.get(found.name),
-      }
-      for (step, _), mean in zip(logged, means)
+    {
+      "run": found.name,
+      "parameters": found.manifest["parameters"],
+      "step": step,
+      "tokens": step * found.manifest["tokens_per_step"],
+      "loss": float(mean),
+      "printed": chosen.printed.get(found.name),
+    }
+    for (step, _), mean in zip(logged, means)
   ]

@@ -73,25 +73,28 @@ def _of_run(config: Features) -> _Model:
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     model = pretrained.load(
-        found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
+      found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
     )
 
     def features(clips_RNSS3: np.ndarray) -> np.ndarray:
       image = kind == "image"
       return model.features(
-          clips_RNSS3[:, 0] if image else clips_RNSS3, layer=layers,
-          pool=wanted.pool, kind=kind, rows=wanted.rows,
-      )  # fmt: skip
+        clips_RNSS3[:, 0] if image else clips_RNSS3,
+        layer=layers,
+        pool=wanted.pool,
+        kind=kind,
+        rows=wanted.rows,
+      )
 
     return features
 
   return _Model(
-      name=str(found.path),
-      layers=layers,
-      frames=spec.frames,
-      size_px=spec.grid * tokenizer.factor,
-      facts={"model_run": str(found.path), "step": found.step},
-      ready=ready,
+    name=str(found.path),
+    layers=layers,
+    frames=spec.frames,
+    size_px=spec.grid * tokenizer.factor,
+    facts={"model_run": str(found.path), "step": found.step},
+    ready=ready,
   )
 
 
@@ -99,16 +102,16 @@ def _of_encoder(config: Features) -> _Model:
   wanted = config.features
   if config.model_run:
     raise ConfigError(
-        f"model_run is {config.model_run} and features.encoder"
-        f" {wanted.encoder}; features are of one of them: empty the other"
+      f"model_run is {config.model_run} and features.encoder"
+      f" {wanted.encoder}; features are of one of them: empty the other"
     )
   found = encoders.load(wanted.encoder)
   layers = tuple(wanted.layers) or found.layers
   unknown = sorted(set(layers) - set(found.layers))
   if unknown or list(layers) != sorted(set(layers)):
     raise ConfigError(
-        f"features.layers is {layers}; {wanted.encoder} has layers"
-        f" {found.layers}: name some, in increasing order"
+      f"features.layers is {layers}; {wanted.encoder} has layers"
+      f" {found.layers}: name some, in increasing order"
     )
   places = [found.layers.index(layer) for layer in layers]
 
@@ -119,28 +122,26 @@ def _of_encoder(config: Features) -> _Model:
     if kind != wanted.pool or x_LR.shape[:2] != expected:
       form = "tokens, width" if wanted.pool == "token" else "width"
       raise ValueError(
-          f"{wanted.encoder} gave features of shape {x_LR.shape}; for"
-          f" {len(clips_RNSS3)} clips and features.pool {wanted.pool!r} they"
-          f" are [{expected[0]} layers, {expected[1]}, {form}]"
+        f"{wanted.encoder} gave features of shape {x_LR.shape}; for"
+        f" {len(clips_RNSS3)} clips and features.pool {wanted.pool!r} they"
+        f" are [{expected[0]} layers, {expected[1]}, {form}]"
       )
     return x_LR[places]
 
   with open(wanted.encoder, "rb") as file:
     digest = hashlib.sha256(file.read()).hexdigest()
   return _Model(
-      name=wanted.encoder,
-      layers=layers,
-      frames=found.frames,
-      size_px=found.size_px,
-      facts={"encoder": wanted.encoder, "sha256": digest},
-      ready=lambda kind: features,
+    name=wanted.encoder,
+    layers=layers,
+    frames=found.frames,
+    size_px=found.size_px,
+    facts={"encoder": wanted.encoder, "sha256": digest},
+    ready=lambda kind: features,
   )
 
 
 def run(
-    config: Features,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: Features, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Writes the features of every item; False when interrupted.
 
@@ -174,45 +175,46 @@ def _sized(config: Features, model: _Model) -> Features:
     size_px = getattr(config, name).size_px or model.size_px
     if size_px != model.size_px:
       raise ConfigError(
-          f"{name}.size_px is {size_px}; {model.name} reads frames of"
-          f" {model.size_px} pixels: set it to 0"
+        f"{name}.size_px is {size_px}; {model.name} reads frames of"
+        f" {model.size_px} pixels: set it to 0"
       )
   frames = config.clip.frames or model.frames
   if frames > model.frames:
     raise ConfigError(
-        f"clip.frames is {frames}; clips of {model.name} have {model.frames}:"
-        f" use 1 to {model.frames}, or 0 for all"
+      f"clip.frames is {frames}; clips of {model.name} have {model.frames}:"
+      f" use 1 to {model.frames}, or 0 for all"
     )
   px = model.size_px
   return dataclasses.replace(
-      config,
-      clip=dataclasses.replace(config.clip, frames=frames, size_px=px),
-      image=dataclasses.replace(config.image, size_px=px),
+    config,
+    clip=dataclasses.replace(config.clip, frames=frames, size_px=px),
+    image=dataclasses.replace(config.image, size_px=px),
   )
 
 
 def _make(
-    part: parts_lib.Part,
-    compute: Callable[[np.ndarray], np.ndarray],
-    layers: tuple[int, ...],
-    config: Features,
-    interrupted: Callable[[int], bool],
+  part: parts_lib.Part,
+  compute: Callable[[np.ndarray], np.ndarray],
+  layers: tuple[int, ...],
+  config: Features,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Makes the files of a split that are not there; False when interrupted."""
   part.path.mkdir(parents=True, exist_ok=True)
   notes = pieces.Pieces(part.path)
   todo = [u for u in part.units if notes.read(u.number) is None]
   total, left = (
-      sum(len(unit.items) for unit in some) for some in (part.units, todo)
+    sum(len(unit.items) for unit in some) for some in (part.units, todo)
   )
   decoded = workers.decode(
-      (item for unit in todo for item in unit.items), part.spec,
-      seed=config.seed,
-      workers=min(workers.processes(config.amount.workers), left),
-      ahead=config.amount.ahead,
-  )  # fmt: skip
+    (item for unit in todo for item in unit.items),
+    part.spec,
+    seed=config.seed,
+    workers=min(workers.processes(config.amount.workers), left),
+    ahead=config.amount.ahead,
+  )
   with console.tracking(
-      f"features {part.name}", unit="items", total=total, done=total - left
+    f"features {part.name}", unit="items", total=total, done=total - left
   ) as bar:
     try:
       for unit in todo:
@@ -247,7 +249,7 @@ class _Rows:
     for number, clip_NSS3 in enumerate(found.clips):
       self._pending.append(clip_NSS3)
       self._clips.append(
-          {"id": found.item.id, "clip": number, "label": found.label}
+        {"id": found.item.id, "clip": number, "label": found.label}
       )
     if len(self._pending) >= self._wanted.rows:
       self._compute()
@@ -275,7 +277,7 @@ class _Rows:
 
 
 def _finish(
-    work: parts_lib.Work, wanted: FeatureFiles, workdir: epath.Path
+  work: parts_lib.Work, wanted: FeatureFiles, workdir: epath.Path
 ) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
@@ -292,8 +294,8 @@ def _finish(
       ids += [clip["id"] for clip in note["clips"]]
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
     print(
-        f"{part.path}: features of {len(ids)} clips from"
-        f" {len(part.listing.items)} items"
+      f"{part.path}: features of {len(ids)} clips from"
+      f" {len(part.listing.items)} items"
     )
     if not ids:
       empty.append(part.name)
@@ -302,13 +304,13 @@ def _finish(
     files.write_json(part.path / feature_files.WHOLE, whole)
   files.write_table(workdir / "index.csv", index, header=_INDEX)
   files.write_table(
-      workdir / "skipped.csv", skipped, header=("store", "id", "reason")
+    workdir / "skipped.csv", skipped, header=("store", "id", "reason")
   )
   parts_lib.write_missing(work, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
   if empty:
     raise ValueError(
-        f"no item of {', '.join(empty)} gave a clip, the first of them because:"
-        f" {skipped[0][2]}; see {workdir / 'skipped.csv'}"
+      f"no item of {', '.join(empty)} gave a clip, the first of them because:"
+      f" {skipped[0][2]}; see {workdir / 'skipped.csv'}"
     )

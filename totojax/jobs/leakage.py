@@ -32,9 +32,9 @@ READ_RECORDS = 256  # at a time
 
 
 def run(
-    config: tokens_config.Leakage,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: tokens_config.Leakage,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes `leakage.csv`; False when interrupted.
 
@@ -51,9 +51,9 @@ def run(
   for store in (*train, *held_out):
     if store.manifest.tokenizer != train[0].manifest.tokenizer:
       raise ValueError(
-          f"{store.path} has tokens of {store.manifest.tokenizer!r}, and"
-          f" {train[0].path} of {train[0].manifest.tokenizer!r}; tokens of"
-          " different tokenizers cannot be compared"
+        f"{store.path} has tokens of {store.manifest.tokenizer!r}, and"
+        f" {train[0].path} of {train[0].manifest.tokenizer!r}; tokens of"
+        " different tokenizers cannot be compared"
       )
   directory.begin(workdir, config)
   ids, tokens = {}, {}
@@ -74,28 +74,31 @@ def run(
         found.add((where, video))
       for mark in marks & tokens.keys():
         where, held, other = tokens[mark]
-        rows.append(
-            (wanted.per, where, held, other, store.path, record, item)
-        )
+        rows.append((wanted.per, where, held, other, store.path, record, item))
         found.add((where, items_lib.whole(other)))
   files.write_table(
-      workdir / "leakage.csv",
-      rows,
-      header=(
-          "same", "held_out", "held_out_record", "held_out_id", "train",
-          "train_record", "train_id",
-      ),
-  )  # fmt: skip
+    workdir / "leakage.csv",
+    rows,
+    header=(
+      "same",
+      "held_out",
+      "held_out_record",
+      "held_out_id",
+      "train",
+      "train_record",
+      "train_id",
+    ),
+  )
   for store, other in itertools.product(train, held_out):
     certificates.check(store, other)  # a start of training asks no more
   text = (
-      f"{len(found)} of {len(ids)} held-out items are also in training data"
-      f" ({workdir / 'leakage.csv'})"
+    f"{len(found)} of {len(ids)} held-out items are also in training data"
+    f" ({workdir / 'leakage.csv'})"
   )
   if found and wanted.fail:
     raise ValueError(
-        f"{text}; make the training stores again with source.exclude naming the"
-        " held-out store, or set leakage.fail=False"
+      f"{text}; make the training stores again with source.exclude naming the"
+      " held-out store, or set leakage.fail=False"
     )
   print(text)
   return True
@@ -105,27 +108,30 @@ def _open(path: str) -> store_lib.Store:
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   if not store.manifest.vocab or not store.manifest.ids:
     raise ValueError(
-        f"{path} holds no tokens with ids; leakage is looked for in stores that"
-        " configs/tokenize.py or run='shards' wrote"
+      f"{path} holds no tokens with ids; leakage is looked for in stores that"
+      " configs/tokenize.py or run='shards' wrote"
     )
   return store
 
 
 def _records(
-    store: store_lib.Store, per: str
+  store: store_lib.Store, per: str
 ) -> Iterator[tuple[str, set[bytes]]]:
   """(id, hashes of its tokens) of every record."""
   manifest, ids = store.manifest, store.ids()
   parts = manifest.frames if per == "frame" else 1
   with console.tracking(
-      f"reading {store.path}", unit="records", total=len(store)
+    f"reading {store.path}", unit="records", total=len(store)
   ) as bar:
     for start in range(0, len(store), READ_RECORDS):
       stop = min(start + READ_RECORDS, len(store))
       codes_RP = store.read(np.arange(start, stop))["codes"]
       for item, codes_P in zip(ids[start:stop], codes_RP, strict=True):
-        yield item, {
+        yield (
+          item,
+          {
             hashlib.blake2b(part.tobytes(), digest_size=16).digest()
             for part in np.split(codes_P, parts)
-        }
+          },
+        )
       bar.advance(stop - start)

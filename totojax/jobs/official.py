@@ -26,16 +26,16 @@ def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
     given = getattr(settings, name)
     if given and len(given) != len(kind.files):
       raise ConfigError(
-          f"official.{name} has {len(given)} entries; {kind.name} is made of"
-          f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
-          " each, or none"
+        f"official.{name} has {len(given)} entries; {kind.name} is made of"
+        f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
+        " each, or none"
       )
 
 
 def run(
-    config: tokens.Official,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: tokens.Official,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Downloads what is not given, and converts it; False when interrupted."""
   settings = config.official
@@ -52,22 +52,22 @@ def run(
       mark = hashlib.sha256(url.encode()).hexdigest()[:8]
       files.append(folder / f"{mark}-{kind.files[i]}")
       if not download.fetch(
-          url,
-          files[i],
-          sha256=settings.sha256[i] if settings.sha256 else None,
-          interrupted=lambda: interrupted(0),
+        url,
+        files[i],
+        sha256=settings.sha256[i] if settings.sha256 else None,
+        interrupted=lambda: interrupted(0),
       ):
         return False
   try:
     fingerprint = official.convert(
-        kind, files, workdir / "tokenizer.safetensors", sha256=settings.sha256
+      kind, files, workdir / "tokenizer.safetensors", sha256=settings.sha256
     )
   except ValueError as error:
     if settings.files:
       raise
     raise ValueError(
-        f"{error}\nWhat was downloaded stays in {files[0].parent}; delete it to"
-        " fetch it again, or give other addresses as official.urls"
+      f"{error}\nWhat was downloaded stays in {files[0].parent}; delete it to"
+      " fetch it again, or give other addresses as official.urls"
     ) from error
   # Only now is it a run: wrong files can be replaced by others in its config.
   directory.begin(workdir, config, tokenizer=fingerprint)

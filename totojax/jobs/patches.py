@@ -65,8 +65,8 @@ def task(config: Pretrain, backend: str = "") -> Task:
   if chosen.targets == bool(path):
     wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
     raise ConfigError(
-        f"config key data.encode_with is {path!r}; with patches.targets ="
-        f" {chosen.targets} it must be {wanted}"
+      f"config key data.encode_with is {path!r}; with patches.targets ="
+      f" {chosen.targets} it must be {wanted}"
     )
   model = parts.model(config, backend)
   assert isinstance(model, patched.PatchTrunk)
@@ -81,26 +81,30 @@ def task(config: Pretrain, backend: str = "") -> Task:
     return tokenizer.codes_of(params, smaller(frames_BSS3, times))
 
   trained = encode.EncodeFrames(
-      inner, spec=spec, factor=size.side_px, codes_of=codes_of,
-      params=tokenizer.params, keep_frames=True,
-  )  # fmt: skip
+    inner,
+    spec=spec,
+    factor=size.side_px,
+    codes_of=codes_of,
+    params=tokenizer.params,
+    keep_frames=True,
+  )
   frozen = {"inner": {}, "tokenizer": tokenizer.params}
   return Task(inner, trained, tokenizer.fingerprint, frozen)
 
 
 def _check(
-    tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int
+  tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int
 ) -> None:
   if tokenizer.vocab != spec.vocab:
     raise ConfigError(
-        f"the tokenizer of data.encode_with has {tokenizer.vocab} codes;"
-        f" sequence.vocab is {spec.vocab}: make them equal"
+      f"the tokenizer of data.encode_with has {tokenizer.vocab} codes;"
+      f" sequence.vocab is {spec.vocab}: make them equal"
     )
   if side % tokenizer.factor:
     raise ConfigError(
-        f"patches.side_px is {side}; a token of data.encode_with is"
-        f" {tokenizer.factor} pixels wide: use that, or a multiple of it, so"
-        " that each patch has one token"
+      f"patches.side_px is {side}; a token of data.encode_with is"
+      f" {tokenizer.factor} pixels wide: use that, or a multiple of it, so"
+      " that each patch has one token"
     )
 
 
@@ -113,14 +117,14 @@ def smaller(frames_BSS3: jax.Array, times: int) -> jax.Array:
     return frames_BSS3
   batch, high, wide, _ = frames_BSS3.shape
   split = frames_BSS3.reshape(
-      batch, high // times, times, wide // times, times, 3
+    batch, high // times, times, wide // times, times, 3
   )
   mean = jnp.mean(split.astype(jnp.float32), axis=(2, 4))
   return jnp.rint(mean).astype(jnp.uint8)
 
 
 def pretraining(
-    config: Pretrain, lanes: lanes_lib.Lanes | None = None
+  config: Pretrain, lanes: lanes_lib.Lanes | None = None
 ) -> train.Run:
   """Everything that `train.fit` needs.
 
@@ -137,14 +141,19 @@ def pretraining(
   held_out = pretrain.open_validation(config, spec, pixels=True)
   heldout.check_disjoint(training, held_out)
   dataset = mixture.clips_stream(
-      training, factor=side, seq=spec, seed=config.seed, batch=batch,
-      host=jax.process_index(), hosts=jax.process_count(),
-  )  # fmt: skip
+    training,
+    factor=side,
+    seq=spec,
+    seed=config.seed,
+    batch=batch,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+  )
   sources = pretrain.validation_batches(
-      held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
+    held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
   sums = parts.position_sums(
-      functools.partial(nll, of), layout, spec.frame_tokens
+    functools.partial(nll, of), layout, spec.frame_tokens
   )
 
   def validate(state: step_lib.TrainState):
@@ -154,38 +163,36 @@ def pretraining(
   model = of.inner.model
   rows = spec.vocab if model.predicts == "tokens" else model.values
   cost = 6 * (
-      flops.forward_macs_per_token(
-          model.config, vocab=rows, context=spec.context
-      )
-      + model.values * model.config.width
+    flops.forward_macs_per_token(model.config, vocab=rows, context=spec.context)
+    + model.values * model.config.width
   )
   shapes = jax.eval_shape(of.inner.init, jax.random.key(0)).params
   return parts.run(
-      config,
-      task=of.trained,
-      steps=flops.steps(size.total_tokens, batch * spec.context),
-      rows=batch,
-      microbatches=size.microbatches,
-      batches=parts.reader(config.data.reading, dataset),
-      evals={"": validate} if held_out else {},
-      facts={
-          "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
-          "flops_per_token": cost,
-          "sources": {s.name: len(s.store) for s in training},
-          "tokenizer": of.fingerprint,
-          "predicts": model.predicts,
-      },
-      tokens_per_step=batch * spec.context,
-      flops_per_token=cost,
-      layout=layout,
-      frozen=of.frozen,
-      rules=of.inner.rules,
-      lanes=lanes,
+    config,
+    task=of.trained,
+    steps=flops.steps(size.total_tokens, batch * spec.context),
+    rows=batch,
+    microbatches=size.microbatches,
+    batches=parts.reader(config.data.reading, dataset),
+    evals={"": validate} if held_out else {},
+    facts={
+      "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+      "flops_per_token": cost,
+      "sources": {s.name: len(s.store) for s in training},
+      "tokenizer": of.fingerprint,
+      "predicts": model.predicts,
+    },
+    tokens_per_step=batch * spec.context,
+    flops_per_token=cost,
+    layout=layout,
+    frozen=of.frozen,
+    rules=of.inner.rules,
+    lanes=lanes,
   )
 
 
 def nll(
-    task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]
+  task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 

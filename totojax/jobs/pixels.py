@@ -30,7 +30,7 @@ Interrupted = Callable[[int], bool]
 
 
 def render(
-    config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted
+  config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Renders labelled clips; False when interrupted."""
   scene = synthetic.SyntheticConfig(**vars(config.scene), seed=config.seed)
@@ -40,39 +40,39 @@ def render(
     def make(i):
       clip = synthetic.render(scene, first + i)
       return fill.Records(
-          id=f"rendered/{scene.seed}/{first + i}",
-          label=synthetic.label(clip, amount.label, scene.moves),
-          clips_KNHW3=clip.frames_NHW3[None],
+        id=f"rendered/{scene.seed}/{first + i}",
+        label=synthetic.label(clip, amount.label, scene.moves),
+        clips_KNHW3=clip.frames_NHW3[None],
       )
 
     manifest = fill.manifest(
-        frames=scene.frames,
-        size_px=scene.size_px,
-        stride_frames=1,
-        fps=30.0,
-        crops=1,
-        labels=True,
-        classes=synthetic.classes(amount.label, scene.moves),
-        records_per_shard=amount.records_per_shard,
-        info={
-            "scene": {"seed": config.seed, **schema.to_dict(config.scene)},
-            "first": first,
-        },
+      frames=scene.frames,
+      size_px=scene.size_px,
+      stride_frames=1,
+      fps=30.0,
+      crops=1,
+      labels=True,
+      classes=synthetic.classes(amount.label, scene.moves),
+      records_per_shard=amount.records_per_shard,
+      info={
+        "scene": {"seed": config.seed, **schema.to_dict(config.scene)},
+        "first": first,
+      },
     )
     return fill.Split(manifest, count, make)
 
   splits = {
-      "train": split(0, amount.train),
-      "val": split(amount.train, amount.val),
+    "train": split(0, amount.train),
+    "val": split(amount.train, amount.val),
   }
   directory.begin(workdir, config)
   return fill.stores(
-      workdir, splits, interrupted, verb="rendering", unit="clips"
+    workdir, splits, interrupted, verb="rendering", unit="clips"
   )
 
 
 def decode(
-    config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted
+  config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
@@ -98,36 +98,40 @@ def decode(
       return fill.Records(id=items[i].id, label=None, clips_KNHW3=clips)
 
     manifest = fill.manifest(
-        frames=spec.frames,
-        size_px=spec.size_px,
-        stride_frames=spec.stride_frames,
-        fps=spec.fps,
-        crops=spec.crops,
-        records_per_shard=amount.records_per_shard,
-        # Of the whole folder: which videos are held out follows from it too.
-        info={
-            "seed": config.seed,
-            "clip": schema.to_dict(config.clip),
-            "val_frac": amount.val_frac,
-            "items": len(found),
-            "listing": items_lib.digest(found),
-        },
+      frames=spec.frames,
+      size_px=spec.size_px,
+      stride_frames=spec.stride_frames,
+      fps=spec.fps,
+      crops=spec.crops,
+      records_per_shard=amount.records_per_shard,
+      # Of the whole folder: which videos are held out follows from it too.
+      info={
+        "seed": config.seed,
+        "clip": schema.to_dict(config.clip),
+        "val_frac": amount.val_frac,
+        "items": len(found),
+        "listing": items_lib.digest(found),
+      },
     )
     return fill.Split(manifest, len(items), make)
 
   splits = {name: split(items) for name, items in parts.items()}
   directory.begin(workdir, config)
   finished = fill.stores(
-      workdir, splits, interrupted, verb="decoding", unit="videos",
-      see=f" of {amount.root}; the reasons are in {skipped.path}",
-  )  # fmt: skip
+    workdir,
+    splits,
+    interrupted,
+    verb="decoding",
+    unit="videos",
+    see=f" of {amount.root}; the reasons are in {skipped.path}",
+  )
   if finished:
     skipped.report()
   return finished
 
 
 def _videos(
-    amount: pixels_config.Decoding, *, seed: int
+  amount: pixels_config.Decoding, *, seed: int
 ) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
   """All videos of the folder, and those of each split.
 
@@ -136,18 +140,18 @@ def _videos(
   """
   try:
     found = folder.list_items(
-        amount.root, "", kind="video", class_folders=False
+      amount.root, "", kind="video", class_folders=False
     ).items
     return found, items_lib.split(found, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
-        f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
-        f" --config.data.root=FOLDER): {error}"
+      f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
+      f" --config.data.root=FOLDER): {error}"
     ) from error
 
 
 def photos(
-    config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted
+  config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Cuts squares out of a few photographs; False when interrupted."""
   spec, amount = config.crop, config.amount
@@ -160,30 +164,30 @@ def photos(
       rng = np.random.default_rng([config.seed, i])
       square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
       return fill.Records(
-          id=f"photo/{names[which]}",
-          label=None,
-          clips_KNHW3=square_HW3[None, None],
+        id=f"photo/{names[which]}",
+        label=None,
+        clips_KNHW3=square_HW3[None, None],
       )
 
     manifest = fill.manifest(
-        kind="image",
-        frames=1,
-        size_px=spec.size_px,
-        stride_frames=0,
-        fps=0.0,
-        crops=count,
-        records_per_shard=amount.records_per_shard,
-        info={"seed": config.seed, "crop": schema.to_dict(spec)},
+      kind="image",
+      frames=1,
+      size_px=spec.size_px,
+      stride_frames=0,
+      fps=0.0,
+      crops=count,
+      records_per_shard=amount.records_per_shard,
+      info={"seed": config.seed, "crop": schema.to_dict(spec)},
     )
     return fill.Split(manifest, count, make)
 
   splits = {
-      "train": split(photo_lib.TRAIN, amount.train),
-      "val": split(photo_lib.HELD_OUT, amount.val),
+    "train": split(photo_lib.TRAIN, amount.train),
+    "val": split(photo_lib.HELD_OUT, amount.val),
   }
   directory.begin(workdir, config)
   return fill.stores(
-      workdir, splits, interrupted, verb="cutting", unit="squares"
+    workdir, splits, interrupted, verb="cutting", unit="squares"
   )
 
 
@@ -200,9 +204,7 @@ class _Skipped:
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())
     files.write_table(
-        self.path,
-        sorted(self._reasons.items()),
-        header=("path", "reason"),
+      self.path, sorted(self._reasons.items()), header=("path", "reason")
     )
 
   def report(self) -> None:

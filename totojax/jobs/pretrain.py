@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Prediction of the next token, or of the next patch."""
   if not config.patches.inputs:
@@ -46,7 +46,7 @@ def run(
 
 
 def pretraining(
-    config: Pretrain, lanes: lanes_lib.Lanes | None = None
+  config: Pretrain, lanes: lanes_lib.Lanes | None = None
 ) -> train.Run:
   """Everything that `train.fit` needs for next-token prediction.
 
@@ -72,11 +72,11 @@ def pretraining(
   # Before anything is compiled: a leak makes every evaluation worthless.
   heldout.check_disjoint(training, held_out)
   of_stream: dict[str, Any] = dict(
-      seq=spec,
-      seed=config.seed,
-      batch=batch,
-      host=jax.process_index(),
-      hosts=jax.process_count(),
+    seq=spec,
+    seed=config.seed,
+    batch=batch,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
   )
   trained, frozen = task, None
   if encoder is None:
@@ -85,65 +85,63 @@ def pretraining(
   else:
     from totojax.tasks import encode
 
-    dataset = mixture.clips_stream(
-        training, factor=encoder.factor, **of_stream
-    )
+    dataset = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
     fingerprint = encoder.fingerprint
     trained = encode.EncodeFrames(
-        task,
-        spec=spec,
-        factor=encoder.factor,
-        codes_of=encoder.codes_of,
-        params=encoder.params,
+      task,
+      spec=spec,
+      factor=encoder.factor,
+      codes_of=encoder.codes_of,
+      params=encoder.params,
     )
     # As arrays of the state: as constants of the program they would be
     # compiled into it.
     frozen = {"inner": {}, "tokenizer": encoder.params}
   start, began = _start(
-      config, task, tokenizer=fingerprint, lanes=lanes, layout=layout
+    config, task, tokenizer=fingerprint, lanes=lanes, layout=layout
   )
   shape = task.model.config
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.
   cost = flops.train_flops_per_token(
-      shape, vocab=spec.vocab, context=spec.context
+    shape, vocab=spec.vocab, context=spec.context
   )
   # The inner task: what is held out is tokens already.
   sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
   sources = validation_batches(
-      held_out, spec=spec, rows=config.validation.rows, batch=batch
+    held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
 
   def validate(state: step_lib.TrainState):
     return val_loss.scalars(val_loss.evaluate(sums, state.params, sources))
 
   return assembly.run(
-      config,
-      task=trained,
-      # Inputs, padding of images included: every update costs the same.
-      steps=flops.steps(size.total_tokens, batch * spec.context),
-      rows=batch,
-      microbatches=size.microbatches,
-      batches=assembly.reader(config.data.reading, dataset),
-      evals={
-          **({"": validate} if held_out else {}),
-          **_evaluations(config, task),
-      },
-      facts={
-          "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
-          "parameters_without_specials": flops.parameters(shape, spec.vocab),
-          "flops_per_token": cost,
-          "sources": {s.name: len(s.store) for s in training},
-          "tokenizer": fingerprint,
-          "encoded": "on the device" if encoder else "before",
-          **began,
-      },
-      tokens_per_step=batch * spec.context,
-      flops_per_token=cost,
-      layout=layout,
-      frozen=frozen,
-      rules=task.rules,
-      lanes=lanes,
-      start=start,
+    config,
+    task=trained,
+    # Inputs, padding of images included: every update costs the same.
+    steps=flops.steps(size.total_tokens, batch * spec.context),
+    rows=batch,
+    microbatches=size.microbatches,
+    batches=assembly.reader(config.data.reading, dataset),
+    evals={
+      **({"": validate} if held_out else {}),
+      **_evaluations(config, task),
+    },
+    facts={
+      "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
+      "parameters_without_specials": flops.parameters(shape, spec.vocab),
+      "flops_per_token": cost,
+      "sources": {s.name: len(s.store) for s in training},
+      "tokenizer": fingerprint,
+      "encoded": "on the device" if encoder else "before",
+      **began,
+    },
+    tokens_per_step=batch * spec.context,
+    flops_per_token=cost,
+    layout=layout,
+    frozen=frozen,
+    rules=task.rules,
+    lanes=lanes,
+    start=start,
   )
 
 
@@ -156,7 +154,7 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
 
 
 def _evaluations(
-    config: Pretrain, task: task_lib.Pretrain
+  config: Pretrain, task: task_lib.Pretrain
 ) -> dict[str, train.Eval]:
   """The user's evaluations, by the names of their files."""
   evals = {}
@@ -167,12 +165,12 @@ def _evaluations(
 
 
 def _start(
-    config: Pretrain,
-    task: task_lib.Pretrain,
-    *,
-    tokenizer: str,
-    lanes: lanes_lib.Lanes | None,
-    layout: sharding.Layout,
+  config: Pretrain,
+  task: task_lib.Pretrain,
+  *,
+  tokenizer: str,
+  lanes: lanes_lib.Lanes | None,
+  layout: sharding.Layout,
 ) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
   """How parameters begin, and what the manifest says of it (Table 4's stage 2).
 
@@ -187,8 +185,8 @@ def _start(
     return None, {}
   if lanes is not None:
     raise ConfigError(
-        "init_from is set, and runs that share a program start afresh; sweep"
-        " without it"
+      "init_from is set, and runs that share a program start afresh; sweep"
+      " without it"
     )
   from totojax.trained import backbone
 
@@ -201,7 +199,7 @@ def _start(
 
 
 def _encoder(
-    config: Pretrain, spec: sequence.SequenceSpec
+  config: Pretrain, spec: sequence.SequenceSpec
 ) -> tokenizer_api.Tokenizer | None:
   """The tokenizer that runs on the device, if one does.
 
@@ -216,14 +214,14 @@ def _encoder(
   found = weights.load(path)
   if found.vocab != spec.vocab:
     raise ConfigError(
-        f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
-        f" {spec.vocab}: make them equal"
+      f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
+      f" {spec.vocab}: make them equal"
     )
   wanted = config.data.tokenizer
   if wanted and wanted != found.fingerprint:
     raise ConfigError(
-        f"data.encode_with {path} is tokenizer {found.fingerprint};"
-        f" data.tokenizer asks for {wanted}"
+      f"data.encode_with {path} is tokenizer {found.fingerprint};"
+      f" data.tokenizer asks for {wanted}"
     )
   return found
 
@@ -234,28 +232,28 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
   count, rest = divmod(batch_tokens, spec.context)
   if rest or not count:
     raise ConfigError(
-        f"train.batch_tokens {batch_tokens} is not a multiple of the context of"
-        f" {spec.context} tokens; use {max(count, 1) * spec.context}"
+      f"train.batch_tokens {batch_tokens} is not a multiple of the context of"
+      f" {spec.context} tokens; use {max(count, 1) * spec.context}"
     )
   return count
 
 
 def _check_same_tokenizer(
-    encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
+  encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
 ) -> None:
   # Shapes would fit: the loss would be of codes that mean something else.
   for source in held_out:
     found = source.store.manifest.tokenizer
     if found != encoder.fingerprint:
       raise ConfigError(
-          f"validation store {source.name!r} has tokens of {found}, and"
-          f" data.encode_with is {encoder.fingerprint}; make it with the same"
-          " tokenizer"
+        f"validation store {source.name!r} has tokens of {found}, and"
+        f" data.encode_with is {encoder.fingerprint}; make it with the same"
+        " tokenizer"
       )
 
 
 def open_sources(
-    config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool
+  config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool
 ) -> list[rows_lib.Source]:
   """The stores of `data.train`: of pixels, or of tokens that fit.
 
@@ -263,63 +261,68 @@ def open_sources(
     ConfigError: there is none.
   """
   return [
-      rows_lib.Source(
-          name=name,
-          store=_open(config, share.path, None if pixels else spec, name),
-          weight=share.weight,
-      )
-      for name, share in config.data.shares(example="configs/1b.py").items()
-  ]  # fmt: skip
+    rows_lib.Source(
+      name=name,
+      store=_open(config, share.path, None if pixels else spec, name),
+      weight=share.weight,
+    )
+    for name, share in config.data.shares(example="configs/1b.py").items()
+  ]
 
 
 def open_validation(
-    config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool = False
+  config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool = False
 ) -> list[rows_lib.Source]:
   """The stores of `data.validation`: of pixels, or of tokens that fit."""
   # All weigh the same: each is evaluated by itself, whole or its first rows.
   needed = None if pixels else spec
   return [
-      rows_lib.Source(
-          name=name, store=_open(config, path, needed, name), weight=1.0
-      )
-      for name, path in config.data.validation.items()
+    rows_lib.Source(
+      name=name, store=_open(config, path, needed, name), weight=1.0
+    )
+    for name, path in config.data.validation.items()
   ]
 
 
 def _open(
-    config: Pretrain, path: str, spec: sequence.SequenceSpec | None, name: str
+  config: Pretrain, path: str, spec: sequence.SequenceSpec | None, name: str
 ) -> store.Store:
   """A store of tokens that fit the sequence, or any store for None."""
   if not path:
     raise ConfigError(
-        f"the store {name!r} has no path; set it to a folder that the shards"
-        " stage wrote"
+      f"the store {name!r} has no path; set it to a folder that the shards"
+      " stage wrote"
     )
   # Said by the manifest: no record is read before the first batch.
   return shards.open_store(
-      path,
-      tokenizer=(spec and config.data.tokenizer) or None,
-      vocab=spec and spec.vocab,
-      grid=spec and spec.grid,
+    path,
+    tokenizer=(spec and config.data.tokenizer) or None,
+    vocab=spec and spec.vocab,
+    grid=spec and spec.grid,
   )
 
 
 def validation_batches(
-    sources: list[rows_lib.Source],
-    *,
-    spec: sequence.SequenceSpec,
-    rows: int,
-    batch: int,
-    factor: int = 0,
+  sources: list[rows_lib.Source],
+  *,
+  spec: sequence.SequenceSpec,
+  rows: int,
+  batch: int,
+  factor: int = 0,
 ) -> dict[str, heldout.HeldOut]:
   """Source -> this host's part of its first `rows` sequences (0: of all).
 
   `factor` is the pixels of a token's side, where the sources are of pixels.
   """
   return {
-      source.name: heldout.validation(
-          source, seq=spec, rows=rows, batch=batch,
-          host=jax.process_index(), hosts=jax.process_count(), factor=factor,
-      )
-      for source in sources
-  }  # fmt: skip
+    source.name: heldout.validation(
+      source,
+      seq=spec,
+      rows=rows,
+      batch=batch,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
+      factor=factor,
+    )
+    for source in sources
+  }

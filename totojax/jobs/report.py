@@ -12,7 +12,7 @@ from totojax.rundir import directory
 
 
 def run(
-    config: studies.Report, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: studies.Report, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Writes report.html and loss.png."""
   del interrupted  # seconds

@@ -28,9 +28,7 @@ from totojax.rundir import files
 
 
 def run(
-    config: studies.ScalingJob,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Reads, fits, draws.
 
@@ -77,8 +75,8 @@ def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
   if not evaluations or evaluations[-1]["step"] < steps:
     at = evaluations[-1]["step"] if evaluations else 0
     raise ValueError(
-        f"scaling.runs: {name}: {of.path} was evaluated at update {at} of"
-        f" {steps} last; run it to its end first"
+      f"scaling.runs: {name}: {of.path} was evaluated at update {at} of"
+      f" {steps} last; run it to its end first"
     )
   found = []
   for row in evaluations:
@@ -87,7 +85,8 @@ def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
     loss, sem = _loss(row, chosen.source, name)
     tokens = row["step"] * manifest["tokens_per_step"]
     flops = tokens * manifest["flops_per_token"]
-    found.append({
+    found.append(
+      {
         "run": name,
         "parameters": manifest["parameters"],
         "step": row["step"],
@@ -99,7 +98,8 @@ def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
         "loss": loss,
         "loss_sem": sem,
         "frontier": 0,
-    })
+      }
+    )
   return found
 
 
@@ -108,33 +108,31 @@ def _is_eval(row: Mapping[str, Any]) -> bool:
 
 
 def _loss(
-    row: Mapping[str, Any], source: str, name: str
+  row: Mapping[str, Any], source: str, name: str
 ) -> tuple[float, float]:
   """(mean loss over sources, its standard error) of an evaluation."""
   losses = {
-      key.removesuffix("/loss"): value
-      for key, value in row.items()
-      if key.endswith("/loss")
+    key.removesuffix("/loss"): value
+    for key, value in row.items()
+    if key.endswith("/loss")
   }
   if source and source not in losses:
     raise ValueError(
-        f"scaling.source is {source!r}; run {name} was evaluated on"
-        f" {', '.join(sorted(losses))}"
+      f"scaling.source is {source!r}; run {name} was evaluated on"
+      f" {', '.join(sorted(losses))}"
     )
   names = [source] if source else sorted(losses)
   values = [losses[one] for one in names]
   if any(value is None for value in values):
     raise ValueError(
-        f"run {name} has a loss that is not finite at update {row['step']};"
-        " leave it out of scaling.runs"
+      f"run {name} has a loss that is not finite at update {row['step']};"
+      " leave it out of scaling.runs"
     )
   errors = [row.get(f"{one}/loss_sem") or 0.0 for one in names]
   return float(np.mean(values)), float(np.hypot.reduce(errors) / len(names))
 
 
-def laws(
-    rows: Sequence[dict[str, Any]], chosen: Scaling
-) -> dict[str, Any]:
+def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
   """Marks the frontier in the rows and fits it, as `laws.json` holds it.
 
   Raises:
@@ -150,29 +148,34 @@ def laws(
     rows[i]["frontier"] = 1
   law = scaling.fit(macs[at], loss[at], floor=False, force=chosen.force)
   found = {
-      "units": {"compute": "MACs of training", "loss": "nats per token"},
-      "frontier": chosen.frontier,
-      "points": len(at),
-      "decades": float(np.log10(macs[at].max() / macs[at].min())),
-      "law": dataclasses.asdict(law),
+    "units": {"compute": "MACs of training", "loss": "nats per token"},
+    "frontier": chosen.frontier,
+    "points": len(at),
+    "decades": float(np.log10(macs[at].max() / macs[at].min())),
+    "law": dataclasses.asdict(law),
   }
   notes = []
   if len(at) < scaling.LEAST_POINTS + 1:
     notes.append(
-        f"{len(at)} points: any line, and more so any curve, goes through them"
+      f"{len(at)} points: any line, and more so any curve, goes through them"
     )
   drawn = at if chosen.frontier == "final" else np.arange(len(rows))
   try:
     found["b_interval_95"] = scaling.bootstrap(
-        macs[drawn], loss[drawn], [names[i] for i in drawn],
-        bins_per_decade=chosen.bins_per_decade, floor=False,
-        draws=chosen.draws, seed=chosen.seed, force=chosen.force,
-    )  # fmt: skip
+      macs[drawn],
+      loss[drawn],
+      [names[i] for i in drawn],
+      bins_per_decade=chosen.bins_per_decade,
+      floor=False,
+      draws=chosen.draws,
+      seed=chosen.seed,
+      force=chosen.force,
+    )
   except ValueError as error:
     notes.append(f"no interval: {error}")
   try:
     found["law_with_floor"] = dataclasses.asdict(
-        scaling.fit(macs[at], loss[at], floor=True, force=chosen.force)
+      scaling.fit(macs[at], loss[at], floor=True, force=chosen.force)
     )
   except ValueError as error:
     notes.append(f"no law with an irreducible loss: {error}")

@@ -32,59 +32,56 @@ SPLITS = ("train", "val")
 
 
 def run(
-    config: tokens_config.Shards,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: tokens_config.Shards,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Tokenizes both splits; False when interrupted."""
   settings = config.tokenizing
   tokenizer = weights.load(settings.tokenizer)
   pixels = {
-      split: shards.open_store(
-          epath.Path(settings.pixels) / split,
-          tokenizer=None, vocab=None, grid=None,
-      )
-      for split in SPLITS
-  }  # fmt: skip
+    split: shards.open_store(
+      epath.Path(settings.pixels) / split, tokenizer=None, vocab=None, grid=None
+    )
+    for split in SPLITS
+  }
   directory.begin(
-      workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
+    workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
   )
   for split, source in pixels.items():
-    if not _tokenize(
-        source, workdir / split, tokenizer, settings, interrupted
-    ):
+    if not _tokenize(source, workdir / split, tokenizer, settings, interrupted):
       return False
   paths = [workdir / split for split in SPLITS]
   certificates.certify(
-      [store_lib.Store(path, manifests.existing(path)) for path in paths]
+    [store_lib.Store(path, manifests.existing(path)) for path in paths]
   )
   _describe(workdir, tokenizer, settings, pixels, seed=config.seed)
   return True
 
 
 def _tokenize(
-    source: store_lib.Store,
-    path: epath.Path,
-    tokenizer: api.Tokenizer,
-    settings: tokens_config.Tokenizing,
-    interrupted: Callable[[int], bool],
+  source: store_lib.Store,
+  path: epath.Path,
+  tokenizer: api.Tokenizer,
+  settings: tokens_config.Tokenizing,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """One split, going on where it stopped; False when interrupted."""
   of = source.manifest
   grid = of.size_px // tokenizer.factor
   writer = shards.Writer(
-      path,
-      dataclasses.replace(
-          of,
-          fields=(manifests.token_field(frames=of.frames, grid=grid),),
-          tokenizer=tokenizer.fingerprint,
-          vocab=tokenizer.vocab,
-          grid=grid,
-          records_per_shard=settings.records_per_shard,
-          shards=(),
-          cursor=None,
-          complete=False,
-      ),
+    path,
+    dataclasses.replace(
+      of,
+      fields=(manifests.token_field(frames=of.frames, grid=grid),),
+      tokenizer=tokenizer.fingerprint,
+      vocab=tokenizer.vocab,
+      grid=grid,
+      records_per_shard=settings.records_per_shard,
+      shards=(),
+      cursor=None,
+      complete=False,
+    ),
   )
   if writer.complete:
     return True
@@ -92,7 +89,7 @@ def _tokenize(
   labels = source.labels() if of.labels else None
   ids = source.ids() if of.ids else None
   with console.tracking(
-      f"tokenizing {path.name}", unit="clips", total=total, done=begin
+    f"tokenizing {path.name}", unit="clips", total=total, done=begin
   ) as bar:
     for start in range(begin, total, settings.records):
       if interrupted(start):
@@ -101,10 +98,10 @@ def _tokenize(
       frames_RNHW3 = source.read(range(start, stop))["frames"]
       codes_RP = api.encode_clips(tokenizer, frames_RNHW3)
       writer.append(
-          {"codes": codes_RP},
-          labels=None if labels is None else labels[start:stop],
-          ids=None if ids is None else ids[start:stop],
-          cursor=stop,
+        {"codes": codes_RP},
+        labels=None if labels is None else labels[start:stop],
+        ids=None if ids is None else ids[start:stop],
+        cursor=stop,
       )
       bar.advance(stop - start)
   writer.close()
@@ -112,49 +109,51 @@ def _tokenize(
 
 
 def _describe(
-    workdir: epath.Path,
-    tokenizer: api.Tokenizer,
-    settings: tokens_config.Tokenizing,
-    pixels: Mapping[str, store_lib.Store],
-    *,
-    seed: int,
+  workdir: epath.Path,
+  tokenizer: api.Tokenizer,
+  settings: tokens_config.Tokenizing,
+  pixels: Mapping[str, store_lib.Store],
+  *,
+  seed: int,
 ) -> None:
   """Writes `samples.npz` and `tokens.json`."""
   original_MHW3 = frames_lib.some_frames(pixels["val"], settings.report_frames)
   kmeans = stats.fit_kmeans(
-      frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
-      stats.KMeansConfig(
-          codes=tokenizer.vocab,
-          size=tokenizer.factor,
-          patches=settings.kmeans_patches,
-          iterations=20,
-      ),
-      seed=seed,
+    frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
+    stats.KMeansConfig(
+      codes=tokenizer.vocab,
+      size=tokenizer.factor,
+      patches=settings.kmeans_patches,
+      iterations=20,
+    ),
+    seed=seed,
   )
   images = {
-      "original": original_MHW3,
-      "reconstruction": tokenizer.decode(tokenizer.encode(original_MHW3)),
-      "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
-      "mean_colour": stats.mean_colour(original_MHW3),
+    "original": original_MHW3,
+    "reconstruction": tokenizer.decode(tokenizer.encode(original_MHW3)),
+    "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
+    "mean_colour": stats.mean_colour(original_MHW3),
   }
   shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
   files.write_npz(
-      workdir / "samples.npz",
-      {k: v[shown] for k, v in images.items()},
-      compressed=True,
+    workdir / "samples.npz",
+    {k: v[shown] for k, v in images.items()},
+    compressed=True,
   )
 
   tokens = shards.open_store(
-      workdir / "train",
-      tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None,
-  )  # fmt: skip
+    workdir / "train",
+    tokenizer=tokenizer.fingerprint,
+    vocab=tokenizer.vocab,
+    grid=None,
+  )
   grid = tokens.manifest.grid
   records = min(len(tokens), 4096)
   codes = tokens.read(np.arange(records))["codes"].reshape(-1, grid, grid)
   facts = stats.summary(codes, vocab=tokenizer.vocab, adjacency="raster")
   facts["psnr_db"] = {
-      name: stats.psnr_db(original_MHW3, other)
-      for name, other in images.items()
-      if name != "original"
+    name: stats.psnr_db(original_MHW3, other)
+    for name, other in images.items()
+    if name != "original"
   }
   files.write_json(workdir / "tokens.json", facts)

@@ -37,9 +37,7 @@ class Collapsed(ValueError):
 
 
 def run(
-    config: tokens.Tokenizer,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Leaves `tokenizer.safetensors`: copied from `weights`, or trained.
 
@@ -63,19 +61,21 @@ def run(
   least = how.least_used_frac * size.vocab
   if found["codes_used"] < least:
     raise Collapsed(
-        f"{workdir}: the tokenizer uses {found['codes_used']} of {size.vocab}"
-        f" codes; train.least_used_frac asks for {least:g}. Train longer, raise"
-        " objective.usage, or use a data-dependent objective.start"
+      f"{workdir}: the tokenizer uses {found['codes_used']} of {size.vocab}"
+      f" codes; train.least_used_frac asks for {least:g}. Train longer, raise"
+      " objective.usage, or use a data-dependent objective.start"
     )
   if jax.process_index() == 0:
     weights.save(
-        file,
-        params,
-        size,
-        card={
-            **schema.to_dict(config.card), "steps": run_.steps, "scores": found
-        },
-        dtype=how.dtype,
+      file,
+      params,
+      size,
+      card={
+        **schema.to_dict(config.card),
+        "steps": run_.steps,
+        "scores": found,
+      },
+      dtype=how.dtype,
     )
   console.say(", ".join(f"{k} {v:.4g}" for k, v in found.items()))
   return True
@@ -88,17 +88,17 @@ def training(config: tokens.Tokenizer) -> train.Run:
   sources = open_sources(config.data)
   size_px = sources[0].store.manifest.size_px
   task = task_lib.TokenizerTask(
-      model=size,
-      config=objective,
-      size_px=size_px,
-      kmeans=_kmeans(config, sources) if objective.needs_kmeans else None,
+    model=size,
+    config=objective,
+    size_px=size_px,
+    kmeans=_kmeans(config, sources) if objective.needs_kmeans else None,
   )
   dataset = mixture.frames_stream(
-      sources,
-      seed=config.seed,
-      batch=how.batch_frames,
-      host=jax.process_index(),
-      hosts=jax.process_count(),
+    sources,
+    seed=config.seed,
+    batch=how.batch_frames,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
   )
   held_out = open_validation(config.data)
 
@@ -106,25 +106,25 @@ def training(config: tokens.Tokenizer) -> train.Run:
     return scores(state.params, size, held_out, how.score_frames)
 
   return parts.run(
-      config,
-      task=task,
-      steps=how.steps,
-      rows=how.batch_frames,
-      microbatches=how.microbatches,
-      batches=parts.reader(config.data.reading, dataset),
-      evals={"": score} if held_out else {},
-      facts={
-          "parameters": dvae_parameters(size),
-          "sources": {s.name: len(s.store) for s in sources},
-      },
-      tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
-      flops_per_token=0.0,
-      layout=layout,
+    config,
+    task=task,
+    steps=how.steps,
+    rows=how.batch_frames,
+    microbatches=how.microbatches,
+    batches=parts.reader(config.data.reading, dataset),
+    evals={"": score} if held_out else {},
+    facts={
+      "parameters": dvae_parameters(size),
+      "sources": {s.name: len(s.store) for s in sources},
+    },
+    tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
+    flops_per_token=0.0,
+    layout=layout,
   )
 
 
 def _kmeans(
-    config: tokens.Tokenizer, sources: list[rows.Source]
+  config: tokens.Tokenizer, sources: list[rows.Source]
 ) -> task_lib.KMeansStart:
   """Frames and patch centres of a start that depends on data.
 
@@ -132,29 +132,22 @@ def _kmeans(
   """
   size = config.dvae
   frames = mixture.frames_stream(
-      sources,
-      seed=config.seed,
-      batch=config.train.start_frames,
-      host=0,
-      hosts=1,
+    sources, seed=config.seed, batch=config.train.start_frames, host=0, hosts=1
   )[0]["frames"]
   fitted = stats.fit_kmeans(
-      frames,
-      stats.KMeansConfig(
-          codes=size.vocab,
-          size=size.factor,
-          patches=_KMEANS_PATCHES,
-          iterations=20,
-      ),
-      seed=config.seed,
+    frames,
+    stats.KMeansConfig(
+      codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20
+    ),
+    seed=config.seed,
   )
   if len(fitted.codebook_CF) < size.vocab:
     raise ConfigError(
-        f"train.start_frames {len(frames)} have {len(fitted.codebook_CF)}"
-        f" distinct patches for {size.vocab} codes; use more frames"
+      f"train.start_frames {len(frames)} have {len(fitted.codebook_CF)}"
+      f" distinct patches for {size.vocab} codes; use more frames"
     )
   return task_lib.KMeansStart(
-      frames, fitted.codebook_CF.astype(np.float32) / 255.0
+    frames, fitted.codebook_CF.astype(np.float32) / 255.0
   )
 
 
@@ -166,22 +159,22 @@ def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
   """
   shares = training_config.shares(data.train, example="configs/tokenizer.py")
   return [
-      rows.Source(
-          name=name,
-          store=shards.open_store(
-              share.path, tokenizer=None, vocab=None, grid=None
-          ),
-          weight=share.weight,
-      )
-      for name, share in shares.items()
+    rows.Source(
+      name=name,
+      store=shards.open_store(
+        share.path, tokenizer=None, vocab=None, grid=None
+      ),
+      weight=share.weight,
+    )
+    for name, share in shares.items()
   ]
 
 
 def open_validation(data: tokens.TokenizerData) -> dict[str, Any]:
   """Source -> pixel store of `data.validation`."""
   return {
-      name: shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-      for name, path in data.validation.items()
+    name: shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+    for name, path in data.validation.items()
   }
 
 
@@ -191,10 +184,7 @@ def dvae_parameters(size: dvae.DvaeConfig) -> int:
 
 
 def scores(
-    params: Any,
-    size: dvae.DvaeConfig,
-    held_out: Mapping[str, Any],
-    frames: int,
+  params: Any, size: dvae.DvaeConfig, held_out: Mapping[str, Any], frames: int
 ) -> Iterator[tuple[str, float]]:
   """PSNR in dB of each source, and how the codes are used over all of them."""
   # Gathered, so that it is the same on every host and for every mesh.

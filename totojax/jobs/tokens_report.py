@@ -32,19 +32,34 @@ from totojax.tokenizers import ngrams
 
 Tables = Mapping[str, Sequence[ngrams.Table]]  # for n = 1, 2, 3, by store
 SOURCE_COLUMNS = (
-    "kind", "records", "crops", "frames", "tokens", "tokens_30fps", "hours",
-    "share", "tokenizer",
-)  # fmt: skip
+  "kind",
+  "records",
+  "crops",
+  "frames",
+  "tokens",
+  "tokens_30fps",
+  "hours",
+  "share",
+  "tokenizer",
+)
 NGRAM_COLUMNS = (
-    "n", "images", "total", "distinct", "space_coverage", "total_coverage",
-    "entropy_nats", "entropy_bits", "perplexity", "top_percent_mass",
-)  # fmt: skip
+  "n",
+  "images",
+  "total",
+  "distinct",
+  "space_coverage",
+  "total_coverage",
+  "entropy_nats",
+  "entropy_bits",
+  "perplexity",
+  "top_percent_mass",
+)
 
 
 def run(
-    config: tokens_config.TokensReport,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: tokens_config.TokensReport,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Counts, decodes and writes the report; False when interrupted.
 
@@ -57,33 +72,34 @@ def run(
   settings = config.tokens_report
   if not settings.stores:
     raise ValueError(
-        "tokens_report.stores is empty; give name -> path of a token store"
+      "tokens_report.stores is empty; give name -> path of a token store"
     )
-  stores = {
-      name: _open(name, path) for name, path in settings.stores.items()
-  }
+  stores = {name: _open(name, path) for name, path in settings.stores.items()}
   made = reconstructions.plan(stores, settings.tokenizer, settings.pixels)
   directory.begin(workdir, config)
   counts = token_counts.count_codes(
-      stores, workdir / "counted.npz", interrupted
+    stores, workdir / "counted.npz", interrupted
   )
   if counts is None:
     return False
   by_n = [{k: ngrams.unigrams(counts_V) for k, counts_V in counts.items()}]
   for n in (2, 3):
     found = token_counts.count_ngrams(
-        stores, n=n, images=settings.images, adjacency=settings.adjacency,
-        interrupted=interrupted,
-    )  # fmt: skip
+      stores,
+      n=n,
+      images=settings.images,
+      adjacency=settings.adjacency,
+      interrupted=interrupted,
+    )
     if found is None:
       return False
     by_n.append(found)
   tables = {name: [found[name] for found in by_n] for name in stores}
 
   facts = {
-      "adjacency": settings.adjacency,
-      "stores": _of_stores(stores, tables, settings.images),
-      "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
+    "adjacency": settings.adjacency,
+    "stores": _of_stores(stores, tables, settings.images),
+    "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
   }
   facts["decoder"] = made.tokenizer.fingerprint if made.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(made)
@@ -102,15 +118,15 @@ def _open(name: str, path: str) -> store_lib.Store:
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   if not store.manifest.tokenizer:
     raise ValueError(
-        f"tokens_report.stores.{name}: {path} is a pixel store and holds no"
-        " codes; name the token store that was made from it (and this one"
-        f" as tokens_report.pixels.{name})"
+      f"tokens_report.stores.{name}: {path} is a pixel store and holds no"
+      " codes; name the token store that was made from it (and this one"
+      f" as tokens_report.pixels.{name})"
     )
   return store
 
 
 def _of_stores(
-    stores: token_counts.Stores, tables: Tables, images: int
+  stores: token_counts.Stores, tables: Tables, images: int
 ) -> dict[str, Any]:
   facts = {name: token_counts.describe(s) for name, s in stores.items()}
   tokens = sum(fact["tokens"] for fact in facts.values())
@@ -122,10 +138,10 @@ def _of_stores(
 
 
 def _of_tokenizers(
-    stores: token_counts.Stores,
-    tables: Tables,
-    images: int,
-    counts: Mapping[str, np.ndarray],
+  stores: token_counts.Stores,
+  tables: Tables,
+  images: int,
+  counts: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
   """The stores of each tokenizer together."""
   out = {}
@@ -135,23 +151,23 @@ def _of_tokenizers(
     frames = sum(len(store) * store.manifest.frames for store in of)
     counted = sum(token_counts.images_counted(store, images) for store in of)
     out[mark] = {
-        "vocab": of[0].manifest.vocab,
-        "stores": names,
-        "ngrams": _ngrams(together, frames, counted),
-        "rare": token_counts.rare(
-            np.sum([counts[name] for name in names], axis=0)
-        ),
+      "vocab": of[0].manifest.vocab,
+      "stores": names,
+      "ngrams": _ngrams(together, frames, counted),
+      "rare": token_counts.rare(
+        np.sum([counts[name] for name in names], axis=0)
+      ),
     }
   return out
 
 
 def _ngrams(
-    tables: Sequence[ngrams.Table], frames: int, counted: int
+  tables: Sequence[ngrams.Table], frames: int, counted: int
 ) -> list[dict[str, Any]]:
   """Facts for n = 1 (all frames), 2 and 3 (the images counted)."""
   return [
-      {"images": images, **table.ngrams().facts()}
-      for images, table in zip((frames, counted, counted), tables, strict=True)
+    {"images": images, **table.ngrams().facts()}
+    for images, table in zip((frames, counted, counted), tables, strict=True)
   ]
 
 
@@ -161,20 +177,20 @@ def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
   Table 2's tokens are under `tokens_30fps`, the way that they were counted.
   """
   rows = [
-      {"origin": "counted", "source": name}
-      | {column: fact[column] for column in SOURCE_COLUMNS}
-      for name, fact in facts["stores"].items()
+    {"origin": "counted", "source": name}
+    | {column: fact[column] for column in SOURCE_COLUMNS}
+    for name, fact in facts["stores"].items()
   ]
   blank = dict.fromkeys(SOURCE_COLUMNS, "")
   for row in paper.SOURCES:
     rows.append(
-        {"origin": "paper, Table 2", "source": row.name}
-        | blank
-        | {
-            "records": row.instances,
-            "tokens_30fps": row.tokens,
-            "hours": row.hours,
-        }
+      {"origin": "paper, Table 2", "source": row.name}
+      | blank
+      | {
+        "records": row.instances,
+        "tokens_30fps": row.tokens,
+        "hours": row.hours,
+      }
     )
   return rows
 
@@ -182,19 +198,19 @@ def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 def ngram_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
   """A row for each n and store, then for each tokenizer of several stores."""
   sets = [
-      (name, fact["tokenizer"], fact["vocab"], fact["ngrams"])
-      for name, fact in facts["stores"].items()
+    (name, fact["tokenizer"], fact["vocab"], fact["ngrams"])
+    for name, fact in facts["stores"].items()
   ]
   sets += [
-      (" + ".join(fact["stores"]), mark, fact["vocab"], fact["ngrams"])
-      for mark, fact in facts["tokenizers"].items()
-      if len(fact["stores"]) > 1
+    (" + ".join(fact["stores"]), mark, fact["vocab"], fact["ngrams"])
+    for mark, fact in facts["tokenizers"].items()
+    if len(fact["stores"]) > 1
   ]
   return [
-      {"source": name, "tokenizer": mark, "vocab": vocab}
-      | {column: row[column] for column in NGRAM_COLUMNS}
-      for name, mark, vocab, rows in sets
-      for row in rows
+    {"source": name, "tokenizer": mark, "vocab": vocab}
+    | {column: row[column] for column in NGRAM_COLUMNS}
+    for name, mark, vocab, rows in sets
+    for row in rows
   ]
 
 
@@ -206,7 +222,10 @@ def rank_rows(tables: Tables) -> Iterable[dict[str, Any]]:
       first = 1
       for count, last in zip(count_S.tolist(), last_S.tolist(), strict=True):
         yield {
-            "source": name, "n": table.n, "first_rank": first,
-            "last_rank": last, "count": count,
-        }  # fmt: skip
+          "source": name,
+          "n": table.n,
+          "first_rank": first,
+          "last_rank": last,
+          "count": count,
+        }
         first = last + 1

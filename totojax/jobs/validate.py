@@ -34,9 +34,7 @@ MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
 
 
 def run(
-    config: Validate,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Evaluates the newest checkpoint of `config.model_run`."""
   run = backbone.find(config.model_run, what="a validated run")
@@ -49,7 +47,7 @@ def run(
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
   batch = build.batch_rows(trained.train.batch_tokens, spec)
   batches = build.validation_batches(
-      held_out, spec=spec, rows=config.rows, batch=batch
+    held_out, spec=spec, rows=config.rows, batch=batch
   )
   directory.begin(workdir, config, step=run.step)
 
@@ -62,15 +60,15 @@ def run(
         bar.advance()
 
     losses = dict(
-        val_loss.evaluate(
-            parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
-            params,
-            {name: counted(part) for name, part in batches.items()},
-        )
+      val_loss.evaluate(
+        parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
+        params,
+        {name: counted(part) for name, part in batches.items()},
+      )
     )
   metrics = {"step": run.step, **dict(val_loss.scalars(losses.items()))}
   fit_on = build.open_sources(
-      trained, spec, pixels=bool(trained.data.encode_with)
+    trained, spec, pixels=bool(trained.data.encode_with)
   )
   for name, loss in losses.items():
     metrics |= _later(name, loss)
@@ -78,7 +76,7 @@ def run(
   if jax.process_index() == 0:
     val_loss.write_tables(workdir, losses, spec)
     plots.position_figure(
-        workdir / "position_loss.csv", workdir / "position_loss.png"
+      workdir / "position_loss.csv", workdir / "position_loss.png"
     )
     files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
@@ -95,10 +93,7 @@ def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:
 
 
 def _baselines(
-    name: str,
-    training: list[rows.Source],
-    held_out: list[rows.Source],
-    spec: Any,
+  name: str, training: list[rows.Source], held_out: list[rows.Source], spec: Any
 ) -> dict[str, float]:
   """Fitted on the training source of the same name: of tokens of videos."""
   fit = {s.name: s for s in training}.get(name)
@@ -108,7 +103,7 @@ def _baselines(
   if not fit.store.manifest.vocab:  # pixels, encoded in each step
     return {}
   found = baselines.evaluate(
-      _codes(fit, spec), _codes(score, spec), vocab=spec.vocab
+    _codes(fit, spec), _codes(score, spec), vocab=spec.vocab
   )
   return {f"{name}/{key}": value for key, value in found.items()}
 
@@ -124,14 +119,14 @@ def _codes(source: rows.Source, spec: Any) -> np.ndarray:
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:
   text = (
-      f"{name}: {metrics[f'{name}/loss']:.4f}"
-      f" +- {metrics[f'{name}/loss_sem']:.4f} nats per visual token"
+    f"{name}: {metrics[f'{name}/loss']:.4f}"
+    f" +- {metrics[f'{name}/loss_sem']:.4f} nats per visual token"
   )
   if f"{name}/unigram/loss" in metrics:
     text += f" (unigram {metrics[f'{name}/unigram/loss']:.4f})"
   if f"{name}/copy/later_loss" in metrics:
     text += (
-        f"; frames 2 and later {metrics[f'{name}/later_loss']:.4f} (copy"
-        f" {metrics[f'{name}/copy/later_loss']:.4f})"
+      f"; frames 2 and later {metrics[f'{name}/later_loss']:.4f} (copy"
+      f" {metrics[f'{name}/copy/later_loss']:.4f})"
     )
   return text

@@ -69,9 +69,7 @@ class Architecture(abc.ABC):
   def norm(self, name: str | None = None) -> nn.Module:
     """The norm before the head; `name` where it is made inside of a module."""
 
-  def placed_input(
-      self, x_BTD: jax.Array, positions_T: jax.Array
-  ) -> jax.Array:
+  def placed_input(self, x_BTD: jax.Array, positions_T: jax.Array) -> jax.Array:
     """The residual stream before the first block, of embeddings.
 
     Args:
@@ -82,7 +80,7 @@ class Architecture(abc.ABC):
     return x_BTD
 
   def angles(
-      self, positions_T: jax.Array
+    self, positions_T: jax.Array
   ) -> tuple[jax.Array, jax.Array] | None:
     """`layers.rope_table` of positions; None where nothing is rotated."""
     del positions_T
@@ -98,13 +96,11 @@ class Architecture(abc.ABC):
     """
     del rows
     raise ValueError(
-        f"architecture {self.kind!r} does not decode token by token: it says"
-        " nothing of what a block remembers (`empty_state`)"
+      f"architecture {self.kind!r} does not decode token by token: it says"
+      " nothing of what a block remembers (`empty_state`)"
     )
 
-  def cache_shape(
-      self, rows: int, room: int
-  ) -> tuple[int, int, int, int]:
+  def cache_shape(self, rows: int, room: int) -> tuple[int, int, int, int]:
     """[B, H, S, K] of a block's keys of `room` tokens, and of its values.
 
     Raises:
@@ -112,7 +108,7 @@ class Architecture(abc.ABC):
     """
     del rows, room
     raise ValueError(
-        f"architecture {self.kind!r} says nothing of its keys (`cache_shape`)"
+      f"architecture {self.kind!r} says nothing of its keys (`cache_shape`)"
     )
 
   def state_axes(self) -> Any:
@@ -160,7 +156,7 @@ class Architecture(abc.ABC):
     return self.depth * block + vocab * self.width
 
   def growth(
-      self, *, base_width: int, base_heads: int, base_mlp_dim: int
+    self, *, base_width: int, base_heads: int, base_mlp_dim: int
   ) -> dict[str, float]:
     """How often a base model's size each axis has that grows with the width.
 
@@ -174,8 +170,8 @@ class Architecture(abc.ABC):
     """
     del base_width, base_heads, base_mlp_dim
     raise ValueError(
-        f"architecture {self.kind!r} has no µP: it does not say what grows with"
-        " its width; set mup.on to False"
+      f"architecture {self.kind!r} has no µP: it does not say what grows with"
+      " its width; set mup.on to False"
     )
 
 
@@ -199,9 +195,7 @@ class Transformer(Architecture):
   def empty_state(self, rows: int) -> None:
     del rows
 
-  def cache_shape(
-      self, rows: int, room: int
-  ) -> tuple[int, int, int, int]:
+  def cache_shape(self, rows: int, room: int) -> tuple[int, int, int, int]:
     return rows, self.heads, room, self.head_dim
 
   def mixing_macs(self, context: int) -> int:
@@ -212,14 +206,14 @@ class Transformer(Architecture):
     return 2 * self.mixing_macs(context)
 
   def growth(
-      self, *, base_width: int, base_heads: int, base_mlp_dim: int
+    self, *, base_width: int, base_heads: int, base_mlp_dim: int
   ) -> dict[str, float]:
     base_heads = base_heads or self.heads
     base_mlp = base_mlp_dim or self.mlp_dim * base_width / self.width
     wider = self.width / base_width
     return {
-        "embed": wider,
-        "heads": self.heads / base_heads,
-        "head_dim": wider * base_heads / self.heads,
-        "mlp": self.mlp_dim / base_mlp,
+      "embed": wider,
+      "heads": self.heads / base_heads,
+      "head_dim": wider * base_heads / self.heads,
+      "mlp": self.mlp_dim / base_mlp,
     }

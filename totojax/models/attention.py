@@ -25,19 +25,17 @@ TPU_ROWS = 8  # of a register
 # (queries and keys, rotated where they are at all, values, scale of q k) ->
 # what the queries mix of the values, and what the caller wants of a layer. A
 # decoder attends to a cache with it (`decode.py`).
-Mix = Callable[
-    [jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]
-]
+Mix = Callable[[jax.Array, jax.Array, jax.Array, float], tuple[jax.Array, Any]]
 
 
 def mix_values(
-    qkv: tuple[jax.Array, jax.Array, jax.Array],
-    mix: Mix | None,
-    *,
-    segments_BT: jax.Array | None,
-    implementation: str,
-    scale: float,
-    prefix_tokens: int = 0,
+  qkv: tuple[jax.Array, jax.Array, jax.Array],
+  mix: Mix | None,
+  *,
+  segments_BT: jax.Array | None,
+  implementation: str,
+  scale: float,
+  prefix_tokens: int = 0,
 ) -> tuple[jax.Array, Any]:
   """`attend` of queries, keys and values, or what `mix` makes of them.
 
@@ -49,11 +47,11 @@ def mix_values(
   else:
     kept = None
     mixed_BTHK = attend(
-        *qkv,
-        segments_BT=segments_BT,
-        implementation=implementation,
-        scale=scale,
-        prefix_tokens=prefix_tokens,
+      *qkv,
+      segments_BT=segments_BT,
+      implementation=implementation,
+      scale=scale,
+      prefix_tokens=prefix_tokens,
     )
   if implementation not in KERNELS:  # which name what they give themselves
     mixed_BTHK = checkpoint_name(mixed_BTHK, "attention")
@@ -61,14 +59,14 @@ def mix_values(
 
 
 def attend(
-    q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    *,
-    segments_BT: jax.Array | None,
-    implementation: str,
-    scale: float | None = None,
-    prefix_tokens: int = 0,
+  q_BTHK: jax.Array,
+  k_BSHK: jax.Array,
+  v_BSHK: jax.Array,
+  *,
+  segments_BT: jax.Array | None,
+  implementation: str,
+  scale: float | None = None,
+  prefix_tokens: int = 0,
 ) -> jax.Array:
   """softmax(q k scale) v of the keys that a query sees, softmax in float32.
 
@@ -101,30 +99,31 @@ def attend(
   axis, _ = splash.tokens_split(tokens)
   if axis is not None and implementation in ("blocked", "xla"):
     return _over_devices(
-        q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix,
-        axis=axis,
-    )  # fmt: skip
+      q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix, axis=axis
+    )
   match implementation:
     case "cudnn" if axis is not None:
       raise ValueError(
-          f"cudnn attention takes no tokens that are split over mesh.{axis};"
-          " set compute.attention='xla'"
+        f"cudnn attention takes no tokens that are split over mesh.{axis};"
+        " set compute.attention='xla'"
       )
     case "blocked":
-      return blocked.attend(
-          q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix
-      )
+      return blocked.attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix)
     case "splash":
       return splash.attend(
-          q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale,
-          prefix=prefix,
-      )  # fmt: skip
+        q_BTHK,
+        k_BSHK,
+        v_BSHK,
+        segments_BT=segments_BT,
+        scale=scale,
+        prefix=prefix,
+      )
     case "xla" | "cudnn":
       if implementation == "cudnn" and 0 < prefix < tokens:
         raise ValueError(
-            f"cudnn attention has no mask for a prefix of {prefix} of {tokens}"
-            " tokens; set compute.attention='xla', or model.prefix_tokens=0"
-            f" (causal) or {ALL} (full)"
+          f"cudnn attention has no mask for a prefix of {prefix} of {tokens}"
+          " tokens; set compute.attention='xla', or model.prefix_tokens=0"
+          f" (causal) or {ALL} (full)"
         )
       mask = None
       if segments_BT is not None:
@@ -134,18 +133,18 @@ def attend(
         seen = _seen(places, places, prefix)[None, None]
         mask = seen if mask is None else mask & seen
       return jax.nn.dot_product_attention(
-          q_BTHK,
-          k_BSHK,
-          v_BSHK,
-          mask=mask,
-          scale=scale,
-          is_causal=prefix == 0,
-          implementation=implementation,
+        q_BTHK,
+        k_BSHK,
+        v_BSHK,
+        mask=mask,
+        scale=scale,
+        is_causal=prefix == 0,
+        implementation=implementation,
       )
     case _:
       raise ValueError(
-          f"attention {implementation!r} is unknown; use one of"
-          f" {', '.join(IMPLEMENTATIONS)}"
+        f"attention {implementation!r} is unknown; use one of"
+        f" {', '.join(IMPLEMENTATIONS)}"
       )
 
 
@@ -153,21 +152,21 @@ def check_prefix(prefix_tokens: int) -> None:
   """Raises ValueError unless the number is one that `attend` takes."""
   if prefix_tokens < ALL:
     raise ValueError(
-        f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
-        f" {ALL} for full attention, or a number of tokens"
+      f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
+      f" {ALL} for full attention, or a number of tokens"
     )
 
 
 def attend_to_cache(
-    q_B1HK: jax.Array,
-    k_B1HK: jax.Array,
-    v_B1HK: jax.Array,
-    *,
-    keys_BHSK: jax.Array,
-    values_BHSK: jax.Array,
-    seen_BS: jax.Array,
-    scale: float,
-    by_product: bool,
+  q_B1HK: jax.Array,
+  k_B1HK: jax.Array,
+  v_B1HK: jax.Array,
+  *,
+  keys_BHSK: jax.Array,
+  values_BHSK: jax.Array,
+  seen_BS: jax.Array,
+  scale: float,
+  by_product: bool,
 ) -> jax.Array:
   """Softmax(q k scale) v of one query, its own key and a cache.
 
@@ -194,29 +193,32 @@ def attend_to_cache(
   wide = jnp.float32
   if by_product:
     logits_BHTS = jnp.einsum(
-        "BTHK,BHSK->BHTS",
-        jnp.repeat(q_B1HK, TPU_ROWS, axis=1),
-        keys_BHSK,
-        preferred_element_type=wide,
+      "BTHK,BHSK->BHTS",
+      jnp.repeat(q_B1HK, TPU_ROWS, axis=1),
+      keys_BHSK,
+      preferred_element_type=wide,
     )
   else:  # the other way round, XLA for CPUs would transpose the keys
     logits_BHTS = jnp.einsum(
-        "BHSK,BHK->BHS", keys_BHSK, q_B1HK[:, 0], preferred_element_type=wide
+      "BHSK,BHK->BHS", keys_BHSK, q_B1HK[:, 0], preferred_element_type=wide
     )[:, :, None]
   seen_B11S = seen_BS[:, None, None]
   logits_BHTS = jnp.where(seen_B11S, logits_BHTS * scale, -jnp.inf)
-  own_BH11 = scale * jnp.einsum(
-      "BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide
-  )[..., None]
+  own_BH11 = (
+    scale
+    * jnp.einsum("BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide)[
+      ..., None
+    ]
+  )
   top_BHT1 = jnp.maximum(jnp.max(logits_BHTS, axis=-1, keepdims=True), own_BH11)
   weights_BHTS = jnp.exp(logits_BHTS - top_BHT1)
   own_BHT1 = jnp.exp(own_BH11 - top_BHT1)
   total_BHT1 = jnp.sum(weights_BHTS, axis=-1, keepdims=True) + own_BHT1
   mixed_BTHK = jnp.einsum(
-      "BHTS,BHSK->BTHK",
-      (weights_BHTS / total_BHT1).astype(q_B1HK.dtype),
-      values_BHSK,
-      preferred_element_type=wide,
+    "BHTS,BHSK->BTHK",
+    (weights_BHTS / total_BHT1).astype(q_B1HK.dtype),
+    values_BHSK,
+    preferred_element_type=wide,
   )
   own_BTH1 = jnp.swapaxes(own_BHT1 / total_BHT1, 1, 2)
   mixed_BTHK += own_BTH1 * v_B1HK
@@ -230,14 +232,14 @@ def _seen(rows: jax.Array, columns: jax.Array, prefix: int) -> jax.Array:
 
 
 def _over_devices(
-    q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    segments_BT: jax.Array | None,
-    *,
-    scale: float,
-    prefix: int,
-    axis: str,
+  q_BTHK: jax.Array,
+  k_BSHK: jax.Array,
+  v_BSHK: jax.Array,
+  segments_BT: jax.Array | None,
+  *,
+  scale: float,
+  prefix: int,
+  axis: str,
 ) -> jax.Array:
   """Every device's own queries against all keys, which are gathered first."""
 
@@ -254,24 +256,24 @@ def _over_devices(
   of_queries = splash.mesh_axes("batch", "tokens")
   of_keys = splash.mesh_axes("batch", None)
   return jax.shard_map(
-      local,
-      mesh=jax.sharding.get_abstract_mesh(),
-      in_specs=(queries, keys, keys, of_queries, of_keys),
-      out_specs=queries,
-      check_vma=False,
+    local,
+    mesh=jax.sharding.get_abstract_mesh(),
+    in_specs=(queries, keys, keys, of_queries, of_keys),
+    out_specs=queries,
+    check_vma=False,
   )(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BT)
 
 
 def _dense(
-    q_BTHK: jax.Array,
-    k_BSHK: jax.Array,
-    v_BSHK: jax.Array,
-    seen_BHTS: jax.Array,
-    *,
-    scale: float,
+  q_BTHK: jax.Array,
+  k_BSHK: jax.Array,
+  v_BSHK: jax.Array,
+  seen_BHTS: jax.Array,
+  *,
+  scale: float,
 ) -> jax.Array:
   logits_BHTS = jnp.einsum(
-      "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
+    "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
   )
   logits_BHTS = jnp.where(seen_BHTS, logits_BHTS * scale, -jnp.inf)
   weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(q_BTHK.dtype)

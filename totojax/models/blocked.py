@@ -27,12 +27,12 @@ MOST_KEPT = 4096
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attend(
-    q_BTHK: jax.Array,
-    k_BTHK: jax.Array,
-    v_BTHK: jax.Array,
-    segments_BT: jax.Array | None,
-    scale: float,
-    prefix: int,
+  q_BTHK: jax.Array,
+  k_BTHK: jax.Array,
+  v_BTHK: jax.Array,
+  segments_BT: jax.Array | None,
+  scale: float,
+  prefix: int,
 ) -> jax.Array:
   """Causal softmax(q k scale) v, softmax in float32.
 
@@ -58,20 +58,20 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
   for i in range(len(tiles)):
     keys = _keys(tiles, i, prefix)
     logits = [
-        _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT))
-        for j in keys
+      _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT))
+      for j in keys
     ]
     tops = [jnp.max(logits_BHSN, axis=-2) for logits_BHSN in logits]
     top_BHN = functools.reduce(jnp.maximum, tops)
     weights = [
-        jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits
+      jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits
     ]
     total_BHN = functools.reduce(
-        jnp.add, [jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights]
+      jnp.add, [jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights]
     )
     mixed_BHKN = sum(
-        _product(v_BHKS[j], weights_BHSN.astype(v_BTHK.dtype))
-        for j, weights_BHSN in zip(keys, weights)
+      _product(v_BHKS[j], weights_BHSN.astype(v_BTHK.dtype))
+      for j, weights_BHSN in zip(keys, weights)
     )
     mixed.append(mixed_BHKN / total_BHN[..., None, :])
     sums.append(top_BHN + jnp.log(total_BHN))
@@ -95,7 +95,7 @@ def _backward(scale, prefix, kept, gradient_BTHK):
   gradient_BHKN = _last(gradient_BTHK, tiles)
   gradient_BHNK = _inner(gradient_BTHK, tiles)
   shared_BTH = jnp.sum(
-      gradient_BTHK.astype(jnp.float32) * mixed_BTHK.astype(jnp.float32), -1
+    gradient_BTHK.astype(jnp.float32) * mixed_BTHK.astype(jnp.float32), -1
   )
   shared_BHN = [_cut(shared_BTH.swapaxes(1, 2), tile, 2) for tile in tiles]
   count = len(tiles)
@@ -105,12 +105,12 @@ def _backward(scale, prefix, kept, gradient_BTHK):
   for i in range(count):
     for j in _keys(tiles, i, prefix):
       logits_BHSN = _logits(
-          q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT)
+        q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT)
       )
       weights_BHSN = jnp.exp(logits_BHSN - sums_BHN[i][..., None, :])
       dweights_BHSN = _product(v_BHSK[j], gradient_BHKN[i])
       dlogits_BHSN = weights_BHSN * (
-          dweights_BHSN - shared_BHN[i][..., None, :]
+        dweights_BHSN - shared_BHN[i][..., None, :]
       )
       dlogits_BHSN = dlogits_BHSN.astype(dtype)
       dq_BHKN[i] += _product(k_BHKS[j], dlogits_BHSN)
@@ -118,10 +118,10 @@ def _backward(scale, prefix, kept, gradient_BTHK):
       dv_BHSK[j] += _product(weights_BHSN.astype(dtype), gradient_BHNK[i])
   dq_BHKT = jnp.concatenate(dq_BHKN, axis=-1) * scale
   return (
-      dq_BHKT.transpose(0, 3, 1, 2).astype(dtype),
-      jnp.concatenate(dk_BHSK, axis=2).swapaxes(1, 2).astype(dtype),
-      jnp.concatenate(dv_BHSK, axis=2).swapaxes(1, 2).astype(dtype),
-      None,
+    dq_BHKT.transpose(0, 3, 1, 2).astype(dtype),
+    jnp.concatenate(dk_BHSK, axis=2).swapaxes(1, 2).astype(dtype),
+    jnp.concatenate(dv_BHSK, axis=2).swapaxes(1, 2).astype(dtype),
+    None,
   )
 
 
@@ -133,7 +133,7 @@ _Tile = tuple[int, int]  # first token and the one after the last
 def _tiles(tokens: int) -> list[_Tile]:
   size = max(MIN_TILE, -(-tokens // MAX_TILES))
   return [
-      (start, min(start + size, tokens)) for start in range(0, tokens, size)
+    (start, min(start + size, tokens)) for start in range(0, tokens, size)
   ]
 
 
@@ -157,11 +157,11 @@ def _keys(tiles: Sequence[_Tile], i: int, prefix: int) -> list[int]:
 
 
 def _seen(
-    tiles: Sequence[_Tile],
-    i: int,
-    j: int,
-    prefix: int,
-    segments_BT: jax.Array | None,
+  tiles: Sequence[_Tile],
+  i: int,
+  j: int,
+  prefix: int,
+  segments_BT: jax.Array | None,
 ) -> jax.Array | None:
   """bool [B or 1, 1, S, N]: which keys of tile j tile i sees; None: all."""
   seen = None

@@ -66,15 +66,13 @@ def load(model: trunk.Trunk, params: Any) -> Any:
   if model.compute.unroll == 1:
     return weights
   blocks = tuple(
-      jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"])
-      for i in range(model.config.depth)
+    jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"])
+    for i in range(model.config.depth)
   )
   return {**weights, "blocks": blocks}
 
 
-def empty(
-    model: trunk.Trunk, *, rows: int, room: int
-) -> Cache | State:
+def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache | State:
   """The cache of `rows` sequences of up to `room` tokens, all zero.
 
   A state has room for any number of tokens.
@@ -95,7 +93,7 @@ def empty(
     keys, values = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
     return Cache(keys, values, tokens_BS)
   keys, values = (
-      tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2)
+    tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2)
   )
   return Cache(keys, values, tokens_BS)
 
@@ -110,7 +108,7 @@ def axes(model: trunk.Trunk, cache: Cache | State) -> Any:
 
 
 def prefill(
-    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, *, room: int
+  model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, *, room: int
 ) -> tuple[jax.Array, Cache | State]:
   """Reads a prompt.
 
@@ -130,13 +128,13 @@ def prefill(
   rows, tokens = inputs_BT.shape
   if not 1 <= tokens <= room:
     raise ValueError(
-        f"a prompt of {tokens} tokens does not fit a cache of {room}; use 1 to"
-        f" {room} tokens, or more room"
+      f"a prompt of {tokens} tokens does not fit a cache of {room}; use 1 to"
+      f" {room} tokens, or more room"
     )
   if model.config.prefix_tokens:
     raise ValueError(
-        f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
-        " token by token only with causal attention, 0"
+      f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
+      " token by token only with causal attention, 0"
     )
   before = empty(model, rows=rows, room=room)
   if not isinstance(before, Cache):
@@ -148,25 +146,29 @@ def prefill(
   def mix_of(_):
     def mix(q_BTHK, k_BTHK, v_BTHK, scale):
       mixed_BTHK = attention.attend(
-          q_BTHK, k_BTHK, v_BTHK, segments_BT=segments_BT,
-          implementation=model.compute.attention, scale=scale,
-      )  # fmt: skip
+        q_BTHK,
+        k_BTHK,
+        v_BTHK,
+        segments_BT=segments_BT,
+        implementation=model.compute.attention,
+        scale=scale,
+      )
       return mixed_BTHK, (k_BTHK, v_BTHK)
 
     return mix
 
   logits_BV, kept = _through(
-      model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None
+    model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None
   )
   return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
 
 
 def step(
-    model: trunk.Trunk,
-    weights: Any,
-    cache: Cache | State,
-    token_B: jax.Array,
-    position: jax.Array,
+  model: trunk.Trunk,
+  weights: Any,
+  cache: Cache | State,
+  token_B: jax.Array,
+  position: jax.Array,
 ) -> tuple[jax.Array, Cache | State]:
   """Reads one token of each row.
 
@@ -199,19 +201,23 @@ def step(
   def mix_of(past):
     def mix(q_B1HK, k_B1HK, v_B1HK, scale):
       mixed_B1HK = attention.attend_to_cache(
-          q_B1HK, k_B1HK, v_B1HK, keys_BHSK=past[0], values_BHSK=past[1],
-          seen_BS=seen_BS, scale=scale,
-          by_product=model.compute.platform.repeated_query,
-      )  # fmt: skip
+        q_B1HK,
+        k_B1HK,
+        v_B1HK,
+        keys_BHSK=past[0],
+        values_BHSK=past[1],
+        seen_BS=seen_BS,
+        scale=scale,
+        by_product=model.compute.platform.repeated_query,
+      )
       return mixed_B1HK, (k_B1HK, v_B1HK)
 
     return mix
 
   plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
   logits_BV, kept = _through(
-      plain, weights, inputs_B1, place_1, rope, mix_of,
-      (cache.keys, cache.values),
-  )  # fmt: skip
+    plain, weights, inputs_B1, place_1, rope, mix_of, (cache.keys, cache.values)
+  )
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
   # it decides.) A row that gave NaN goes on with NaN.
@@ -221,13 +227,18 @@ def step(
 
 
 def _recurrent(
-    model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: State
+  model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: State
 ) -> tuple[jax.Array, State]:
   """Logits [B, V] of the last input, and the states after it."""
   logits_BV, after = _through(
-      model, weights, inputs_BT, jnp.arange(inputs_BT.shape[1]), None,
-      lambda past: type(before)(*past), before,
-  )  # fmt: skip
+    model,
+    weights,
+    inputs_BT,
+    jnp.arange(inputs_BT.shape[1]),
+    None,
+    lambda past: type(before)(*past),
+    before,
+  )
   return logits_BV, type(before)(*after)
 
 
@@ -237,13 +248,13 @@ def _computed(model: trunk.Trunk, **changes: Any) -> trunk.Trunk:
 
 
 def _through(
-    model: trunk.Trunk,
-    weights: Any,
-    inputs_BT: jax.Array,
-    positions_T: jax.Array,
-    rope: tuple[jax.Array, jax.Array] | None,
-    mix_of: Callable[[Any], attention.Mix | State],
-    past: tuple[Any, ...] | None,
+  model: trunk.Trunk,
+  weights: Any,
+  inputs_BT: jax.Array,
+  positions_T: jax.Array,
+  rope: tuple[jax.Array, jax.Array] | None,
+  mix_of: Callable[[Any], attention.Mix | State],
+  past: tuple[Any, ...] | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 
@@ -270,12 +281,11 @@ def _through(
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
   norm = c.norm()
   x_B1D = jnp.asarray(
-      norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]),
-      model.compute.dtype,
+    norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]), model.compute.dtype
   )
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
-      x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
+    x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
   )
   return logits_B1V[:, 0], kept
 
@@ -285,7 +295,7 @@ def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
   if cache.tokens_BS is None:
     return cache
   tokens_BS = jax.lax.dynamic_update_slice_in_dim(
-      cache.tokens_BS, inputs_BT, position, axis=1
+    cache.tokens_BS, inputs_BT, position, axis=1
   )
   return cache._replace(tokens_BS=tokens_BS)
 
@@ -296,7 +306,7 @@ def _written(cache: Cache, kept: tuple[Any, Any], position: Any) -> Cache:
   def put(old, new):
     new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
     return jax.lax.dynamic_update_slice_in_dim(
-        old, new, position, axis=old.ndim - 2
+      old, new, position, axis=old.ndim - 2
     )
 
   keys, values = jax.tree.map(put, (cache.keys, cache.values), kept)

@@ -37,9 +37,7 @@ class Gpt2Config(model_config.Gpt2, architecture.Transformer):
   def norm(self, name: str | None = None) -> nn.Module:
     return LayerNorm(self.norm_eps, name=name)
 
-  def placed_input(
-      self, x_BTD: jax.Array, positions_T: jax.Array
-  ) -> jax.Array:
+  def placed_input(self, x_BTD: jax.Array, positions_T: jax.Array) -> jax.Array:
     scale = self.position_std * 2**0.5  # that of a sine is 1 / sqrt(2)
     table_TD = scale * positions(positions_T, self.width)
     return x_BTD + table_TD.astype(x_BTD.dtype)
@@ -79,9 +77,7 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     shape, axes = (x_BTD.shape[-1],), ("norm",)
-    scale_D = layers.parameter(
-        self, "scale", nn.initializers.ones, shape, axes
-    )
+    scale_D = layers.parameter(self, "scale", nn.initializers.ones, shape, axes)
     bias_D = layers.parameter(self, "bias", nn.initializers.zeros, shape, axes)
     wide_BTD = x_BTD.astype(jnp.float32)
     centred_BTD = wide_BTD - jnp.mean(wide_BTD, axis=-1, keepdims=True)
@@ -107,7 +103,7 @@ class Attention(layers.Part):
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
     is_kernel = self.implementation in attention.KERNELS
     product = functools.partial(
-        layers.product, on_cpu=self.platform.cpu_products
+      layers.product, on_cpu=self.platform.cpu_products
     )
 
     def project(name):
@@ -115,7 +111,7 @@ class Attention(layers.Part):
       w_DHK = layers.gathered(w_DHK, inward[1])
       # "bias" for the head dimension: with it, it would count as a matrix.
       b_HK = layers.parameter(
-          self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias")
+        self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias")
       )
       x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
       x_BTHK += b_HK.astype(self.dtype)
@@ -128,11 +124,11 @@ class Attention(layers.Part):
     self.sow("intermediates", "query", q_BTHK)
     self.sow("intermediates", "key", k_BTHK)
     mixed_BTHK, kept = attention.mix_values(
-        (q_BTHK, k_BTHK, v_BTHK),
-        mix,
-        segments_BT=segments_BT,
-        implementation=self.implementation,
-        scale=scale,
+      (q_BTHK, k_BTHK, v_BTHK),
+      mix,
+      segments_BT=segments_BT,
+      implementation=self.implementation,
+      scale=scale,
     )
     w_HKD = layers.parameter(self, "out", _residual(c), *outward)
     w_HKD = layers.gathered(w_HKD.astype(self.dtype), outward[1])
@@ -178,11 +174,11 @@ class Block(layers.Part):
 
   @nn.compact
   def __call__(
-      self,
-      x_BTD: jax.Array,
-      rope: None,
-      segments_BT: jax.Array | None,
-      mix: attention.Mix | None = None,
+    self,
+    x_BTD: jax.Array,
+    rope: None,
+    segments_BT: jax.Array | None,
+    mix: attention.Mix | None = None,
   ) -> tuple[jax.Array, Any]:
     """As `llama.Block`, but that nothing is rotated (`rope`)."""
     del rope
@@ -200,6 +196,4 @@ class Block(layers.Part):
 
 def _residual(config: Gpt2Config) -> layers.Initializer:
   """GPT-2 starts what writes to the residual stream 1 / sqrt(2 L) smaller."""
-  return nn.initializers.normal(
-      config.init_std / (2 * config.depth) ** 0.5
-  )
+  return nn.initializers.normal(config.init_std / (2 * config.depth) ** 0.5)

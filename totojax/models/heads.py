@@ -61,7 +61,7 @@ class Pool(Protocol):
     ...
 
   def pool(
-      self, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
+    self, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
   ) -> jax.Array:
     """[B, D] of normalised features, of the positions that are visual."""
     ...
@@ -84,15 +84,13 @@ def filled(config: HeadConfig, model: architecture.Architecture) -> HeadConfig:
   own = getattr(model, "heads", 0)
   if not own:
     raise ConfigError(
-        f"head.heads is 0, the model's number, and a {model.kind} has none; set"
-        f" head.heads to a divisor of its width of {model.width}"
+      f"head.heads is 0, the model's number, and a {model.kind} has none; set"
+      f" head.heads to a divisor of its width of {model.width}"
     )
   return dataclasses.replace(config, heads=own)
 
 
-def shapes(
-    config: HeadConfig, *, width: int, classes: int
-) -> Shapes:
+def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   """(shape, logical axes) of every parameter of one head.
 
   Raises:
@@ -107,8 +105,8 @@ def shapes(
     return found | _users(config.pool).shapes(width)
   if config.heads < 1 or width % config.heads:
     raise ValueError(
-        f"head.heads {config.heads} does not divide the width of {width}; use"
-        " a divisor"
+      f"head.heads {config.heads} does not divide the width of {width}; use"
+      " a divisor"
     )
   split = (config.heads, width // config.heads), ("heads", "head_dim")
   matrix = (width, *split[0]), ("embed", *split[1])
@@ -116,23 +114,23 @@ def shapes(
   if config.pool == "cross":
     hidden = MLP_RATIO * width
     found |= {
-        "project": matrix,
-        "project_bias": split,
-        "value_bias": split,
-        "norm_scale": ((width,), ("norm",)),
-        "mlp_norm_scale": ((width,), ("norm",)),
-        "mlp_norm_bias": ((width,), ("norm",)),
-        "up": ((width, hidden), ("embed", "mlp")),
-        "up_bias": ((hidden,), ("mlp",)),
-        "down": ((hidden, width), ("mlp", "embed")),
-        "down_bias": ((width,), ("norm",)),
-        "norm_bias": ((width,), ("norm",)),
+      "project": matrix,
+      "project_bias": split,
+      "value_bias": split,
+      "norm_scale": ((width,), ("norm",)),
+      "mlp_norm_scale": ((width,), ("norm",)),
+      "mlp_norm_bias": ((width,), ("norm",)),
+      "up": ((width, hidden), ("embed", "mlp")),
+      "up_bias": ((hidden,), ("mlp",)),
+      "down": ((hidden, width), ("mlp", "embed")),
+      "down_bias": ((width,), ("norm",)),
+      "norm_bias": ((width,), ("norm",)),
     }
   return found
 
 
 def axes(
-    config: HeadConfig, *, width: int, classes: int
+  config: HeadConfig, *, width: int, classes: int
 ) -> dict[str, PartitionSpec]:
   """Logical axes of one head's parameters."""
   found = shapes(config, width=width, classes=classes)
@@ -140,7 +138,7 @@ def axes(
 
 
 def init(
-    config: HeadConfig, key: jax.Array, *, width: int, classes: int
+  config: HeadConfig, key: jax.Array, *, width: int, classes: int
 ) -> dict[str, jax.Array]:
   """Fresh parameters of one head, float32."""
   params = {}
@@ -169,19 +167,21 @@ def mean_over_tokens(x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   """float32 mean [B, D] over visual tokens; 0 where a row has none."""
   weight_BT = visual_BT.astype(jnp.float32)
   sum_BD = jnp.einsum(
-      "BTD,BT->BD", x_BTD.astype(jnp.float32), weight_BT,
-      precision=jax.lax.Precision.HIGHEST,
-  )  # fmt: skip
+    "BTD,BT->BD",
+    x_BTD.astype(jnp.float32),
+    weight_BT,
+    precision=jax.lax.Precision.HIGHEST,
+  )
   return sum_BD / jnp.maximum(weight_BT.sum(1, keepdims=True), 1.0)
 
 
 def prepare(
-    config: HeadConfig,
-    x: jax.Array,
-    visual_BT: jax.Array | None,
-    stats: Stats,
-    *,
-    training: bool,
+  config: HeadConfig,
+  x: jax.Array,
+  visual_BT: jax.Array | None,
+  stats: Stats,
+  *,
+  training: bool,
 ) -> tuple[jax.Array, Stats]:
   """What all heads of a layer share, and the statistics after this batch.
 
@@ -199,9 +199,8 @@ def prepare(
       assert visual_BT is not None
       x = mean_over_tokens(x, visual_BT)
     return _batch_norm(
-        config, x.astype(jnp.float32), jnp.ones(len(x)), stats,
-        training=training,
-    )  # fmt: skip
+      config, x.astype(jnp.float32), jnp.ones(len(x)), stats, training=training
+    )
   x = x.astype(jnp.float32)
   if config.pool == "cross":
     return layer_norm(x), stats
@@ -211,12 +210,12 @@ def prepare(
 
 
 def _batch_norm(
-    config: HeadConfig,
-    x: jax.Array,
-    weight: jax.Array,
-    stats: Stats,
-    *,
-    training: bool,
+  config: HeadConfig,
+  x: jax.Array,
+  weight: jax.Array,
+  stats: Stats,
+  *,
+  training: bool,
 ) -> tuple[jax.Array, Stats]:
   """PyTorch's: a batch is divided by the root of its biased variance, and the
   running variance, which evaluation uses, averages unbiased ones."""
@@ -241,10 +240,10 @@ def layer_norm(x: jax.Array, eps: float = LAYER_NORM_EPS) -> jax.Array:
 
 
 def logits(
-    config: HeadConfig,
-    params: Params,
-    prepared: jax.Array,
-    visual_BT: jax.Array | None,
+  config: HeadConfig,
+  params: Params,
+  prepared: jax.Array,
+  visual_BT: jax.Array | None,
 ) -> jax.Array:
   """Logits [B, C] of one head, on what `prepare` gave."""
   if config.pool == "average":
@@ -259,7 +258,7 @@ def logits(
 
 
 def _pooled(
-    pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
+  pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
 ) -> jax.Array:
   """Means [B, D] of the features of a row, as the head weighs them."""
   match pool:
@@ -272,7 +271,7 @@ def _pooled(
 
 
 def _attend(
-    params: Params, query_D: jax.Array, x_BTD: jax.Array, visual_BT: jax.Array
+  params: Params, query_D: jax.Array, x_BTD: jax.Array, visual_BT: jax.Array
 ) -> jax.Array:
   """softmax(q (W_k x) / sqrt(K)) W_v x, folded; the heads side by side."""
   _, heads, dim = params["key"].shape
@@ -287,9 +286,7 @@ def _attend(
   return values_BHK.reshape(len(x_BTD), -1)
 
 
-def _cross(
-    params: Params, x_BTD: jax.Array, visual_BT: jax.Array
-) -> jax.Array:
+def _cross(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   """q + attention(q, LN(x)), then + MLP(LN(.)): V-JEPA's block.
 
   The norm's gain goes into the folded query and onto what was pooled; its bias
@@ -308,6 +305,8 @@ def _cross(
   y_BD = p["query"] + mixed_BD
   normed_BD = p["mlp_norm_scale"] * layer_norm(y_BD) + p["mlp_norm_bias"]
   hidden_BF = normed_BD @ p["up"] + p["up_bias"]
-  return y_BD + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"] + (
-      p["down_bias"]
+  return (
+    y_BD
+    + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"]
+    + (p["down_bias"])
   )

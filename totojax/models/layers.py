@@ -59,31 +59,31 @@ class Part(nn.Module):
   def part(self, kind: type[Part], name: str) -> Part:
     """A part of this one, which knows the same."""
     return kind(
-        self.config,
-        self.implementation,
-        self.dtype,
-        self.platform,
-        self.scales,
-        name=name,
+      self.config,
+      self.implementation,
+      self.dtype,
+      self.platform,
+      self.scales,
+      name=name,
     )
 
 
 def parameter(
-    module: nn.Module,
-    name: str,
-    init: Initializer,
-    shape: tuple[int, ...],
-    axes: tuple[str, ...],
+  module: nn.Module,
+  name: str,
+  init: Initializer,
+  shape: tuple[int, ...],
+  axes: tuple[str, ...],
 ) -> jax.Array:
   """A float32 parameter; its logical axes are written here and only here."""
   box = module.param(
-      name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
+    name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
   )
   return box  # pyright: ignore[reportReturnType]  # flax has taken it out
 
 
 def product(
-    equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool
+  equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool
 ) -> jax.Array:
   """`jnp.einsum` of activations and a weight, both of one dtype.
 
@@ -113,7 +113,7 @@ def product(
     summed = set(left) & set(out)
     natural = "".join(a for a in first[0] + second[0] if a not in summed)
     dweight = jnp.einsum(
-        f"{first[0]},{second[0]}->{natural}", first[1], second[1]
+      f"{first[0]},{second[0]}->{natural}", first[1], second[1]
     )
     # Or XLA takes the turn of the result into the product, with the operands
     # swapped.
@@ -125,9 +125,7 @@ def product(
   return multiply(x, weight)
 
 
-def wide_product(
-    equation: str, x: jax.Array, weight: jax.Array
-) -> jax.Array:
+def wide_product(equation: str, x: jax.Array, weight: jax.Array) -> jax.Array:
   """`jnp.einsum` of bfloat16 arrays with a float32 result.
 
   The gradient is rounded before it is multiplied, as PyTorch's autocast does:
@@ -159,8 +157,8 @@ def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     return spmd.with_logical_constraint(weight, open_axes)
 
   gather.defvjp(
-      lambda weight: (gather(weight), None),
-      lambda _, gradient: (spmd.with_logical_constraint(gradient, axes),),
+    lambda weight: (gather(weight), None),
+    lambda _, gradient: (spmd.with_logical_constraint(gradient, axes),),
   )
   return gather(weight)
 
@@ -176,7 +174,7 @@ class RMSNorm(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     scale_D = parameter(
-        self, "scale", nn.initializers.ones, (x_BTD.shape[-1],), ("norm",)
+      self, "scale", nn.initializers.ones, (x_BTD.shape[-1],), ("norm",)
     )
     wide_BTD = x_BTD.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide_BTD), axis=-1, keepdims=True)
@@ -185,7 +183,7 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(
-    positions_T: jax.Array, head_dim: int, base: float
+  positions_T: jax.Array, head_dim: int, base: float
 ) -> tuple[jax.Array, jax.Array]:
   """cos and sin [T, K / 2] in float32 of the angles p * base^(-2j / K).
 
@@ -199,12 +197,12 @@ def rope_table(
 
 
 def apply_rope(
-    x_BTHK: jax.Array,
-    cos_Tk: jax.Array,
-    sin_Tk: jax.Array,
-    *,
-    by_product: bool,
-    scale: float = 1.0,
+  x_BTHK: jax.Array,
+  cos_Tk: jax.Array,
+  sin_Tk: jax.Array,
+  *,
+  by_product: bool,
+  scale: float = 1.0,
 ) -> jax.Array:
   """Rotates pairs (j, j + K/2), the half-split layout of Hugging Face.
 
@@ -221,7 +219,7 @@ def apply_rope(
   first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_Tk[None, :, None, :], sin_Tk[None, :, None, :]
   rotated = jnp.concatenate(
-      [first * cos - second * sin, second * cos + first * sin], axis=-1
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
   return (rotated * scale).astype(x_BTHK.dtype)
 
@@ -232,23 +230,23 @@ def _rope_by_product(x_BTHK, cos_Tk, sin_Tk, *, scale):
   zero = jnp.zeros_like(unit)
   turn_KK = jnp.block([[zero, unit], [-unit, zero]])
   turned_BTHK = jnp.einsum(
-      "BTHK,KJ->BTHJ",
-      x_BTHK,
-      turn_KK,
-      preferred_element_type=jnp.float32,
-      # Each sum has one term; with this it is exact in float32 as well.
-      precision="highest" if x_BTHK.dtype == jnp.float32 else None,
+    "BTHK,KJ->BTHJ",
+    x_BTHK,
+    turn_KK,
+    preferred_element_type=jnp.float32,
+    # Each sum has one term; with this it is exact in float32 as well.
+    precision="highest" if x_BTHK.dtype == jnp.float32 else None,
   )
   cos, sin = (
-      jnp.concatenate([table_Tk, table_Tk], axis=-1)[None, :, None, :]
-      for table_Tk in (cos_Tk, sin_Tk)
+    jnp.concatenate([table_Tk, table_Tk], axis=-1)[None, :, None, :]
+    for table_Tk in (cos_Tk, sin_Tk)
   )
   rotated_BTHK = x_BTHK.astype(jnp.float32) * cos + turned_BTHK * sin
   return (rotated_BTHK * scale).astype(x_BTHK.dtype)
 
 
 def kept_paths(
-    key: jax.Array, *, rows: int, depth: int, drop: float
+  key: jax.Array, *, rows: int, depth: int, drop: float
 ) -> jax.Array:
   """float32 [depth, 2, rows]: 0 where a row skips a branch of a block.
 

@@ -56,8 +56,8 @@ def required(config: architecture.Architecture) -> LlamaConfig:
   """
   if not isinstance(config, LlamaConfig):
     raise ValueError(
-        f"the architecture is {config.kind!r}; what is compared is a LLaMA:"
-        ' use architecture = "llama"'
+      f"the architecture is {config.kind!r}; what is compared is a LLaMA:"
+      ' use architecture = "llama"'
     )
   return config
 
@@ -72,7 +72,7 @@ class Attention(layers.Part):
 
   @nn.compact
   def __call__(
-      self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None
+    self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None
   ):
     c = self.config
     init = nn.initializers.normal(c.init_std)
@@ -84,7 +84,7 @@ class Attention(layers.Part):
     is_kernel = self.implementation in attention.KERNELS
     by_product = self.platform.rope_by_product
     product = functools.partial(
-        layers.product, on_cpu=self.platform.cpu_products
+      layers.product, on_cpu=self.platform.cpu_products
     )
 
     def project(name):
@@ -97,7 +97,7 @@ class Attention(layers.Part):
     # The kernel wants queries that are scaled; rotating does it on the way.
     folded = scale if is_kernel else 1.0
     q_BTHK = layers.apply_rope(
-        project("query"), *rope, by_product=by_product, scale=folded
+      project("query"), *rope, by_product=by_product, scale=folded
     )
     k_BTHK = layers.apply_rope(project("key"), *rope, by_product=by_product)
     v_BTHK = project("value")
@@ -109,12 +109,12 @@ class Attention(layers.Part):
       k_BTHK = checkpoint_name(k_BTHK, "projection")
       v_BTHK = checkpoint_name(v_BTHK, "projection")
     mixed_BTHK, kept = attention.mix_values(
-        (q_BTHK, k_BTHK, v_BTHK),
-        mix,
-        segments_BT=segments_BT,
-        implementation=self.implementation,
-        scale=scale / folded,
-        prefix_tokens=c.prefix_tokens,
+      (q_BTHK, k_BTHK, v_BTHK),
+      mix,
+      segments_BT=segments_BT,
+      implementation=self.implementation,
+      scale=scale / folded,
+      prefix_tokens=c.prefix_tokens,
     )
     w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
     w_HKD = layers.gathered(w_HKD, outward[1])
@@ -128,12 +128,12 @@ class Block(layers.Part):
 
   @nn.compact
   def __call__(
-      self,
-      x_BTD: jax.Array,
-      rope: tuple[jax.Array, jax.Array],
-      segments_BT: jax.Array | None,
-      mix: attention.Mix | None = None,
-      kept_2B: jax.Array | None = None,
+    self,
+    x_BTD: jax.Array,
+    rope: tuple[jax.Array, jax.Array],
+    segments_BT: jax.Array | None,
+    mix: attention.Mix | None = None,
+    kept_2B: jax.Array | None = None,
   ) -> tuple[jax.Array, Any]:
     """`kept_2B`: times each row's attention and MLP (`layers.kept_paths`)."""
     c = self.config
@@ -148,11 +148,7 @@ class Block(layers.Part):
     x_BTD = checkpoint_name(x_BTD, "residual")
     normed_BTD = layers.RMSNorm(c.norm_eps, name="mlp_norm")(x_BTD)
     hidden_BTD = layers.SwiGLU(
-        c.mlp_dim,
-        c.init_std,
-        self.dtype,
-        self.platform.cpu_products,
-        name="mlp",
+      c.mlp_dim, c.init_std, self.dtype, self.platform.cpu_products, name="mlp"
     )(normed_BTD)
     if kept_2B is not None:
       hidden_BTD *= kept_2B[1, :, None, None].astype(hidden_BTD.dtype)

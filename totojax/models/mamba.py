@@ -44,7 +44,7 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
 
   kind: ClassVar[str] = "mamba"
   wide: ClassVar[frozenset[str]] = frozenset(
-      {"log_a", "steps_bias", "skip", "scale"}
+    {"log_a", "steps_bias", "skip", "scale"}
   )
   starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
@@ -63,9 +63,7 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
   def norm(self, name: str | None = None) -> nn.Module:
     return layers.RMSNorm(self.norm_eps, name=name)
 
-  def placed_input(
-      self, x_BTD: jax.Array, positions_T: jax.Array
-  ) -> jax.Array:
+  def placed_input(self, x_BTD: jax.Array, positions_T: jax.Array) -> jax.Array:
     """In float32, as `mamba_ssm` has the residual stream."""
     del positions_T
     return x_BTD.astype(jnp.float32)
@@ -95,15 +93,15 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
     return 4 * self.inner * self.state
 
   def growth(
-      self, *, base_width: int, base_heads: int, base_mlp_dim: int
+    self, *, base_width: int, base_heads: int, base_mlp_dim: int
   ) -> dict[str, float]:
     """The base model has the same states; of attention nothing counts."""
     del base_heads, base_mlp_dim
     base = dataclasses.replace(self, width=base_width)
     return {
-        "embed": self.width / base_width,
-        "mlp": self.inner / base.inner,
-        "rank": self.rank / base.rank,
+      "embed": self.width / base_width,
+      "mlp": self.inner / base.inner,
+      "rank": self.rank / base.rank,
     }
 
 
@@ -120,15 +118,15 @@ class State(NamedTuple):
 
 
 def selective_scan(
-    u_BTE: jax.Array,
-    dt_BTE: jax.Array,
-    a_ES: jax.Array,
-    b_BTS: jax.Array,
-    c_BTS: jax.Array,
-    h_BSE: jax.Array,
-    *,
-    chunk_tokens: int,
-    scan: str,
+  u_BTE: jax.Array,
+  dt_BTE: jax.Array,
+  a_ES: jax.Array,
+  b_BTS: jax.Array,
+  c_BTS: jax.Array,
+  h_BSE: jax.Array,
+  *,
+  chunk_tokens: int,
+  scan: str,
 ) -> tuple[jax.Array, jax.Array]:
   """The recurrence over all tokens, all arguments float32.
 
@@ -170,7 +168,7 @@ def selective_scan(
     decay_BNSE = jnp.exp(dt_BNE[:, :, None] * a_SE)
     input_BNSE = (dt_BNE * u_BNE)[:, :, None] * b_BNS[..., None]
     kept_BNSE, added_BNSE = jax.lax.associative_scan(
-        _compose, (decay_BNSE, input_BNSE), axis=1
+      _compose, (decay_BNSE, input_BNSE), axis=1
     )
     h_BNSE = kept_BNSE * h_BSE[:, None] + added_BNSE
     y_BNE = jnp.sum(h_BNSE * c_BNS[..., None], axis=2)
@@ -178,10 +176,10 @@ def selective_scan(
 
   a_SE = a_ES.T
   last_BSE, y_MBNE = jax.lax.scan(
-      one, h_BSE, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
+    one, h_BSE, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
   )
   y_BTE = jnp.moveaxis(y_MBNE, 0, 1).reshape(
-      u_BTE.shape[0], -1, u_BTE.shape[-1]
+    u_BTE.shape[0], -1, u_BTE.shape[-1]
   )
   return y_BTE[:, :tokens], last_BSE
 
@@ -200,9 +198,7 @@ class Mixer(nn.Module):
   on_cpu: bool
 
   @nn.compact
-  def __call__(
-      self, x_BTD: jax.Array, state: State
-  ) -> tuple[jax.Array, State]:
+  def __call__(self, x_BTD: jax.Array, state: State) -> tuple[jax.Array, State]:
     """Outputs [B, T, D], and the state after the last token.
 
     Args:
@@ -230,35 +226,41 @@ class Mixer(nn.Module):
     gate_BTE = checkpoint_name(gate_BTE, "projection")
 
     seen_BJE = jnp.concatenate(
-        [state.inputs_BKE.astype(self.dtype), x_BTE], axis=1
+      [state.inputs_BKE.astype(self.dtype), x_BTE], axis=1
     )
     u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
     # Three parameters, as ranks grow with the width and states do not.
     of_state = (inner, c.state), ("mlp", "state")
     maps_EX = jnp.concatenate(
-        [
-            matrix("rank", (inner, rank), ("mlp", "rank")),
-            matrix("state_in", *of_state),
-            matrix("state_out", *of_state),
-        ],
-        axis=1,
+      [
+        matrix("rank", (inner, rank), ("mlp", "rank")),
+        matrix("state_in", *of_state),
+        matrix("state_out", *of_state),
+      ],
+      axis=1,
     )
     steps_BTR, b_BTS, c_BTS = jnp.split(
-        product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
+      product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
     )
     steps_RE = matrix(
-        "steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5)
+      "steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5)
     )
     bias_E = weight("steps_bias", (inner,), ("mlp",), _step_bias)
     wide = lambda x: x.astype(jnp.float32)
     dt_BTE = jax.nn.softplus(
-        wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E
+      wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E
     )
     log_a_ES = weight("log_a", (inner, c.state), ("mlp", "norm"), _log_a)
     y_BTE, h_BSE = selective_scan(
-        wide(u_BTE), dt_BTE, -jnp.exp(log_a_ES), wide(b_BTS), wide(c_BTS),
-        state.h_BSE, chunk_tokens=c.chunk_tokens, scan=c.scan,
-    )  # fmt: skip
+      wide(u_BTE),
+      dt_BTE,
+      -jnp.exp(log_a_ES),
+      wide(b_BTS),
+      wide(c_BTS),
+      state.h_BSE,
+      chunk_tokens=c.chunk_tokens,
+      scan=c.scan,
+    )
     skip_E = weight("skip", (inner,), ("mlp",), nn.initializers.ones)
     y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
     y_BTE = checkpoint_name(y_BTE, "attention")  # what stands in its place
@@ -272,13 +274,13 @@ class Mixer(nn.Module):
     c = self.config
     start = _uniform(c.conv**-0.5)  # as torch's Conv1d
     w_KE = layers.parameter(
-        self, "conv", start, (c.conv, c.inner), ("norm", "mlp")
+      self, "conv", start, (c.conv, c.inner), ("norm", "mlp")
     ).astype(self.dtype)
     bias_E = layers.parameter(
-        self, "conv_bias", start, (c.inner,), ("mlp",)
+      self, "conv_bias", start, (c.inner,), ("mlp",)
     ).astype(self.dtype)
     mixed_BTE = sum(
-        seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv)
+      seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv)
     )
     return jax.nn.silu(mixed_BTE + bias_E)
 
@@ -290,11 +292,11 @@ class Block(layers.Part):
 
   @nn.compact
   def __call__(
-      self,
-      x_BTD: jax.Array,
-      rope: None,
-      segments_BT: None,
-      state: State | None = None,
+    self,
+    x_BTD: jax.Array,
+    rope: None,
+    segments_BT: None,
+    state: State | None = None,
   ) -> tuple[jax.Array, State | None]:
     """The residual stream, and the state where one was given.
 
@@ -312,7 +314,7 @@ class Block(layers.Part):
     if not goes_on:
       state = empty_state(c, x_BTD.shape[0])
     mixed_BTD, state = Mixer(
-        c, self.dtype, self.platform.cpu_products, name="mixer"
+      c, self.dtype, self.platform.cpu_products, name="mixer"
     )(normed_BTD.astype(self.dtype), state)
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     self.sow("intermediates", "residual", x_BTD)
@@ -323,8 +325,8 @@ class Block(layers.Part):
 def empty_state(config: MambaConfig, batch: int) -> State:
   """Before the first token."""
   return State(
-      jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
-      jnp.zeros((batch, config.state, config.inner), jnp.float32),
+    jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
+    jnp.zeros((batch, config.state, config.inner), jnp.float32),
   )
 
 
@@ -347,7 +349,7 @@ def _log_a(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   """log(1), ..., log(S) for every channel (S4D-real)."""
   del key
   return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1)), shape).astype(
-      dtype
+    dtype
   )
 
 

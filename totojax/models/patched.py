@@ -48,7 +48,7 @@ class PatchTrunk(trunk.Trunk):
 
   @nn.compact
   def __call__(
-      self, inputs: Inputs, targets: jax.Array | None = None
+    self, inputs: Inputs, targets: jax.Array | None = None
   ) -> jax.Array:
     """float32 patches [B, T, F], or logits [B, T, V], of what follows.
 
@@ -67,11 +67,11 @@ class PatchTrunk(trunk.Trunk):
     # "features" do not grow with the width, like a vocabulary.
     narrow = ("features", "embed")
     entry = {
-        "start": matrix("start", sequence.SPECIALS, narrow),
-        "patches": matrix("patches", self.values, narrow),
-        "patches_bias": layers.parameter(
-            self, "patches_bias", nn.initializers.zeros, (c.width,), ("norm",)
-        ),
+      "start": matrix("start", sequence.SPECIALS, narrow),
+      "patches": matrix("patches", self.values, narrow),
+      "patches_bias": layers.parameter(
+        self, "patches_bias", nn.initializers.zeros, (c.width,), ("norm",)
+      ),
     }
     x_BTD, rope, segments_BT = self.entry(entry, inputs)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
@@ -87,12 +87,14 @@ class PatchTrunk(trunk.Trunk):
       return self._nll_in_chunks(x_BTD, head_VD, targets)
     head_FD = matrix("head", self.values, narrow).astype(dtype)
     bias_F = layers.parameter(
-        self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
+      self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
     )
     found_BTF = jnp.einsum(
-        "BTD,FD->BTF", x_BTD, layers.gathered(head_FD, narrow),
-        preferred_element_type=jnp.float32,
-    )  # fmt: skip
+      "BTD,FD->BTF",
+      x_BTD,
+      layers.gathered(head_FD, narrow),
+      preferred_element_type=jnp.float32,
+    )
     found_BTF = self.scales.logits * found_BTF + bias_F
     if targets is None:
       return found_BTF
@@ -100,14 +102,14 @@ class PatchTrunk(trunk.Trunk):
 
   @nn.nowrap
   def entry(
-      self, params: Any, inputs: Inputs
+    self, params: Any, inputs: Inputs
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None, None]:
     """See `trunk.Trunk.entry`."""
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
     x_BTD = jnp.einsum(
-        "BTF,FD->BTD",
-        inputs.patches_BTF.astype(dtype),
-        params["patches"].astype(dtype),
+      "BTF,FD->BTD",
+      inputs.patches_BTF.astype(dtype),
+      params["patches"].astype(dtype),
     ) + params["patches_bias"].astype(dtype)
     start_B1D = params["start"][inputs.start_B][:, None].astype(dtype)
     x_BTD = jnp.concatenate([start_B1D, x_BTD], axis=1)

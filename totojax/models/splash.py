@@ -35,14 +35,14 @@ def fits(tokens: int) -> bool:
 
 
 def attend(
-    q_BTHK: jax.Array,
-    k_BTHK: jax.Array,
-    v_BTHK: jax.Array,
-    *,
-    segments_BT: jax.Array | None,
-    scale: float,
-    prefix: int = 0,
-    interpret: bool = False,
+  q_BTHK: jax.Array,
+  k_BTHK: jax.Array,
+  v_BTHK: jax.Array,
+  *,
+  segments_BT: jax.Array | None,
+  scale: float,
+  prefix: int = 0,
+  interpret: bool = False,
 ) -> jax.Array:
   """softmax(q k scale) v on each device's own rows and heads.
 
@@ -66,8 +66,8 @@ def attend(
   if not fits(tokens // parts):
     of = "" if parts == 1 else f" of the {tokens} on each device"
     raise ValueError(
-        f"{tokens // parts} tokens{of} are not a multiple of {LANES}, which TPU"
-        " attention needs; pad them, or set compute.attention='xla'"
+      f"{tokens // parts} tokens{of} are not a multiple of {LANES}, which TPU"
+      " attention needs; pad them, or set compute.attention='xla'"
     )
 
   def local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
@@ -76,7 +76,7 @@ def attend(
     if one is None:
       heads = _heads_of(q_BTHK.shape, segments_BT)
       one = kernel(
-          heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret
+        heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret
       )
     return _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one)
 
@@ -94,18 +94,22 @@ def attend(
     of_keys = mesh_axes("batch", None)
     shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
     one = kernel(
-        _heads_of(shape, segments_BT), tokens, shape[-1], prefix=prefix,
-        parts=parts, interpret=interpret,
-    )  # fmt: skip
+      _heads_of(shape, segments_BT),
+      tokens,
+      shape[-1],
+      prefix=prefix,
+      parts=parts,
+      interpret=interpret,
+    )
     place = one.manual_sharding_spec(
-        NamedSharding(mesh, PartitionSpec(None, axis))
+      NamedSharding(mesh, PartitionSpec(None, axis))
     )
   return jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(queries, keys, keys, of_queries, of_keys, place),
-      out_specs=queries,
-      check_vma=False,
+    local,
+    mesh=mesh,
+    in_specs=(queries, keys, keys, of_queries, of_keys, place),
+    out_specs=queries,
+    check_vma=False,
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
 
 
@@ -131,8 +135,8 @@ def tokens_split(tokens: int) -> tuple[str | None, int]:
   parts = mesh.shape[axis]
   if tokens % parts:
     raise ValueError(
-        f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size"
-        " that divides them"
+      f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size"
+      " that divides them"
     )
   return axis, parts
 
@@ -153,8 +157,8 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
     mixed_BHTK = jax.vmap(one)(
-        *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)),
-        library.SegmentIds(segments_BT, segments_BS),
+      *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)),
+      library.SegmentIds(segments_BT, segments_BS),
     )
     return swapped(mixed_BHTK)
 
@@ -167,13 +171,13 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
 
 
 def kernel(
-    heads: int,
-    tokens: int,
-    head_dim: int,
-    *,
-    prefix: int = 0,
-    parts: int = 1,
-    interpret: bool = False,
+  heads: int,
+  tokens: int,
+  head_dim: int,
+  *,
+  prefix: int = 0,
+  parts: int = 1,
+  interpret: bool = False,
 ):
   """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale.
 
@@ -189,24 +193,24 @@ def kernel(
   forward = block_of(tokens // parts, FORWARD_BLOCK)
   backward = block_of(tokens // parts, BACKWARD_BLOCK)
   return library.make_splash_mha(
-      library.MultiHeadMask([_mask(tokens, prefix)] * heads),
-      block_sizes=library.BlockSizes(
-          block_q=forward,
-          block_kv=forward,
-          block_kv_compute=forward,
-          block_q_dkv=backward,
-          block_kv_dkv=backward,
-          block_kv_dkv_compute=backward,
-          block_q_dq=backward,
-          block_kv_dq=backward,
-          q_layout=layout,
-          k_layout=layout,
-          v_layout=layout,
-      ),
-      head_shards=1,
-      q_seq_shards=parts,
-      residual_checkpoint_name=SAVED,
-      interpret=interpret,
+    library.MultiHeadMask([_mask(tokens, prefix)] * heads),
+    block_sizes=library.BlockSizes(
+      block_q=forward,
+      block_kv=forward,
+      block_kv_compute=forward,
+      block_q_dkv=backward,
+      block_kv_dkv=backward,
+      block_kv_dkv_compute=backward,
+      block_q_dq=backward,
+      block_kv_dq=backward,
+      q_layout=layout,
+      k_layout=layout,
+      v_layout=layout,
+    ),
+    head_shards=1,
+    q_seq_shards=parts,
+    residual_checkpoint_name=SAVED,
+    interpret=interpret,
   )
 
 

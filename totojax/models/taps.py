@@ -19,13 +19,13 @@ Tap = Callable[[jax.Array, Any], Any]
 
 
 def tap_layers(
-    model: trunk.Trunk,
-    params: Any,
-    inputs_BT: jax.Array,
-    *,
-    tap: Tap,
-    layers: Sequence[int],
-    per_layer: Any,
+  model: trunk.Trunk,
+  params: Any,
+  inputs_BT: jax.Array,
+  *,
+  tap: Tap,
+  layers: Sequence[int],
+  per_layer: Any,
 ) -> Any:
   """What `tap` makes of the residual stream at each layer asked for.
 
@@ -87,11 +87,11 @@ def tap_layers(
 
 
 def residual(
-    model: trunk.Trunk,
-    params: Any,
-    inputs_BT: jax.Array,
-    *,
-    kept_L2B: jax.Array | None = None,
+  model: trunk.Trunk,
+  params: Any,
+  inputs_BT: jax.Array,
+  *,
+  kept_L2B: jax.Array | None = None,
 ) -> jax.Array:
   """H_depth [B, T, D], through which the backbone can be trained.
 
@@ -107,21 +107,24 @@ def residual(
   def body(x_BTD, both):
     block_params, kept_2B = both
     x_BTD, _ = block.apply(
-        {"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B
+      {"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B
     )
     return x_BTD, None
 
   if model.compute.remat != "none":
     body = jax.checkpoint(body, **trunk.recomputed(model.compute))
   x_BTD, _ = jax.lax.scan(
-      body, x_BTD, (params["blocks"], kept_L2B), length=model.config.depth,
-      unroll=model.compute.unroll,
-  )  # fmt: skip
+    body,
+    x_BTD,
+    (params["blocks"], kept_L2B),
+    length=model.config.depth,
+    unroll=model.compute.unroll,
+  )
   return x_BTD
 
 
 def truncate(
-    model: trunk.Trunk, params: Any, depth: int
+  model: trunk.Trunk, params: Any, depth: int
 ) -> tuple[trunk.Trunk, Any]:
   """The model up to H_depth: its first blocks, no final norm and no head.
 
@@ -129,10 +132,10 @@ def truncate(
   """
   check_layers([depth], model.config.depth)
   shorter = model.clone(
-      config=dataclasses.replace(model.config, depth=depth),
-      compute=dataclasses.replace(
-          model.compute, unroll=max(1, min(model.compute.unroll, depth))
-      ),
+    config=dataclasses.replace(model.config, depth=depth),
+    compute=dataclasses.replace(
+      model.compute, unroll=max(1, min(model.compute.unroll, depth))
+    ),
   )
   kept = {k: v for k, v in params.items() if not k.startswith(_LAST)}
   return shorter, kept | {"blocks": _cut(params["blocks"], 0, depth)}
@@ -143,13 +146,13 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
   layers = list(layers)
   if not layers or layers != sorted(set(layers)) or layers[0] < 0:
     raise ValueError(
-        f"layers are {layers}; name at least one, in increasing order from 0"
-        " (the embeddings)"
+      f"layers are {layers}; name at least one, in increasing order from 0"
+      " (the embeddings)"
     )
   if layers[-1] > depth:
     raise ValueError(
-        f"layer {layers[-1]} does not exist: the model has {depth} blocks, so"
-        f" layers 0 (the embeddings) to {depth}"
+      f"layer {layers[-1]} does not exist: the model has {depth} blocks, so"
+      f" layers 0 (the embeddings) to {depth}"
     )
 
 

@@ -22,10 +22,10 @@ from totojax.models import platform as platform_lib
 
 # Policy -> what the backward pass finds kept of each block beside its input.
 REMAT = {
-    "none": (),
-    "full": (),
-    "projections": ("projection", "attention", "residual"),
-    "products": ("projection", "attention", "mlp"),
+  "none": (),
+  "full": (),
+  "projections": ("projection", "attention", "residual"),
+  "products": ("projection", "attention", "mlp"),
 }
 
 
@@ -50,7 +50,7 @@ class Trunk(nn.Module):
 
   @nn.compact
   def __call__(
-      self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None
+    self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None
   ) -> jax.Array:
     """float32 logits [B, T, V] of the next token; padding rows are -inf.
 
@@ -86,7 +86,7 @@ class Trunk(nn.Module):
 
   @nn.nowrap
   def entry(
-      self, params: Any, inputs_BT: jax.Array
+    self, params: Any, inputs_BT: jax.Array
   ) -> tuple[jax.Array, Any, jax.Array | None]:
     """What the first block is called with.
 
@@ -98,22 +98,20 @@ class Trunk(nn.Module):
       The residual stream [B, T, D], rotary angles and segments.
     """
     rope, segments_BT = places(self.config, self.spec, inputs_BT)
-    x_BTD = _embedded(
-        self.config, params["embedding"], inputs_BT, self.compute
-    )
+    x_BTD = _embedded(self.config, params["embedding"], inputs_BT, self.compute)
     return x_BTD, rope, segments_BT
 
   def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return logits(
-        x_BTD,
-        head_VD,
-        spec=self.spec,
-        scales=self.scales,
-        platform=self.compute.platform,
+      x_BTD,
+      head_VD,
+      spec=self.spec,
+      scales=self.scales,
+      platform=self.compute.platform,
     )
 
   def _nll_in_chunks(
-      self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
+    self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
   ) -> jax.Array:
     """`token_nll` [B, T], of a few tokens of each sequence after the others.
 
@@ -124,8 +122,8 @@ class Trunk(nn.Module):
     size, tokens = self.compute.loss_chunk, x_BTD.shape[1]
     if tokens % size:
       raise ValueError(
-          f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
-          " sequence; use a divisor, or 0 for all at once"
+        f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
+        " sequence; use a divisor, or 0 for all at once"
       )
     # The gradient of the head is summed over the chunks in its own type.
     wide_VD = head_VD.astype(jnp.float32)
@@ -141,7 +139,7 @@ class Trunk(nn.Module):
       return jnp.moveaxis(parts, 2, 0)
 
     nll_NBS = jax.lax.map(
-        lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT))
+      lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT))
     )
     return jnp.moveaxis(nll_NBS, 0, 2).reshape(targets_BT.shape)
 
@@ -152,45 +150,45 @@ class Trunk(nn.Module):
     if self.compute.remat != "none":
       block = nn.remat(block, **recomputed(self.compute))
     scanned = nn.scan(
-        block,
-        variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},  # each layer draws its own
-        # Angles and segments are those of all layers. One value for each
-        # argument is right; the checker takes the type from the default, 0.
-        in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
-        length=self.config.depth,
-        unroll=self.compute.unroll,
-        # No mesh axis: a layer is on all devices, split by its own axes.
-        metadata_params={nn.PARTITION_NAME: "layers"},
+      block,
+      variable_axes={"params": 0, "intermediates": 0},
+      split_rngs={"params": True},  # each layer draws its own
+      # Angles and segments are those of all layers. One value for each
+      # argument is right; the checker takes the type from the default, 0.
+      in_axes=(nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+      length=self.config.depth,
+      unroll=self.compute.unroll,
+      # No mesh axis: a layer is on all devices, split by its own axes.
+      metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(
-        self.config,
-        self.compute.attention,
-        dtype,
-        self.compute.platform,
-        self.scales,
-        name="blocks",
+      self.config,
+      self.compute.attention,
+      dtype,
+      self.compute.platform,
+      self.scales,
+      name="blocks",
     )
 
 
 def block(model: Trunk) -> nn.Module:
   """One block, for the parameters of one layer."""
   return model.config.block()(
-      model.config,
-      model.compute.attention,
-      jnp.dtype(model.compute.dtype),
-      model.compute.platform,
-      model.scales,
+    model.config,
+    model.compute.attention,
+    jnp.dtype(model.compute.dtype),
+    model.compute.platform,
+    model.scales,
   )
 
 
 def logits(
-    x_BTD: jax.Array,
-    head_VD: jax.Array,
-    *,
-    spec: sequence.SequenceSpec,
-    scales: layers.Scales,
-    platform: platform_lib.Platform,
+  x_BTD: jax.Array,
+  head_VD: jax.Array,
+  *,
+  spec: sequence.SequenceSpec,
+  scales: layers.Scales,
+  platform: platform_lib.Platform,
 ) -> jax.Array:
   """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
   if platform.cpu_products and x_BTD.dtype == jnp.float32:
@@ -199,7 +197,7 @@ def logits(
     logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
     logits_BTV = jnp.einsum(
-        "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
+      "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
     )
   # Without µP no product is in the program, and none in its gradient.
   if scales.logits != 1.0:
@@ -216,16 +214,14 @@ def recomputed(compute: Compute) -> dict[str, Any]:
   unrolled it can, so there the barrier against it is needed.
   """
   return {
-      "policy": jax.checkpoint_policies.save_only_these_names(
-          *REMAT[compute.remat]
-      ),
-      "prevent_cse": compute.unroll > 1,
+    "policy": jax.checkpoint_policies.save_only_these_names(
+      *REMAT[compute.remat]
+    ),
+    "prevent_cse": compute.unroll > 1,
   }
 
 
-def cast(
-    config: architecture.Architecture, params: Any, dtype: Any
-) -> Any:
+def cast(config: architecture.Architecture, params: Any, dtype: Any) -> Any:
   """Parameters in the dtype that they are computed with, which changes nothing.
 
   Args:
@@ -242,10 +238,10 @@ def cast(
 
 
 def _embedded(
-    config: architecture.Architecture,
-    embedding_VD: jax.Array,
-    inputs_BT: jax.Array,
-    compute: Compute,
+  config: architecture.Architecture,
+  embedding_VD: jax.Array,
+  inputs_BT: jax.Array,
+  compute: Compute,
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
   if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
@@ -263,9 +259,9 @@ def _embedded(
 
 
 def places(
-    config: architecture.Architecture,
-    spec: sequence.SequenceSpec,
-    inputs_BT: jax.Array,
+  config: architecture.Architecture,
+  spec: sequence.SequenceSpec,
+  inputs_BT: jax.Array,
 ) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
   # Raster positions in the whole sequence: packed images are counted through.

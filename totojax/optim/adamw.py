@@ -16,14 +16,26 @@ from totojax.optim import mup
 
 # Axes that make a matrix a projection or an embedding. Once layers are stacked
 # a norm's scale is two-dimensional, so dimensions alone say nothing.
-_MATRIX_AXES = frozenset({
-    "embed", "heads", "head_dim", "mlp", "vocab", "rank", "state",
-    "conv_height", "conv_width", "conv_in", "conv_out", "classes",
-})  # fmt: skip
+_MATRIX_AXES = frozenset(
+  {
+    "embed",
+    "heads",
+    "head_dim",
+    "mlp",
+    "vocab",
+    "rank",
+    "state",
+    "conv_height",
+    "conv_width",
+    "conv_in",
+    "conv_out",
+    "classes",
+  }
+)
 
 
 def relative_rate(
-    update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
+  update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
 ) -> jax.Array:
   """Rate of update 1, 2, ..., `steps` over the peak.
 
@@ -53,13 +65,13 @@ def decay_mask(axes: Any) -> Any:
 
 
 def make(
-    config: AdamWConfig,
-    *,
-    axes: Any,
-    steps: int,
-    rules: Any = None,
-    schedule: Callable[[jax.Array], jax.Array] | None = None,
-    clip: optax.GradientTransformation | None = None,
+  config: AdamWConfig,
+  *,
+  axes: Any,
+  steps: int,
+  rules: Any = None,
+  schedule: Callable[[jax.Array], jax.Array] | None = None,
+  clip: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state.
 
@@ -76,8 +88,8 @@ def make(
   """
   if config.warmup_steps >= steps:
     raise ValueError(
-        f"optim.warmup_steps {config.warmup_steps} is not below the run's"
-        f" {steps} updates; shorten the warm-up or train on more tokens"
+      f"optim.warmup_steps {config.warmup_steps} is not below the run's"
+      f" {steps} updates; shorten the warm-up or train on more tokens"
     )
   mask = decay_mask(axes)
 
@@ -85,33 +97,32 @@ def make(
     if schedule is not None:
       return schedule(count + 1)
     return relative_rate(
-        count + 1,
-        warmup_steps=config.warmup_steps,
-        end_lr_frac=config.end_lr_frac,
-        steps=steps,
+      count + 1,
+      warmup_steps=config.warmup_steps,
+      end_lr_frac=config.end_lr_frac,
+      steps=steps,
     )
 
   def decayed(weight_decay):
     if rules is None:
       return optax.add_decayed_weights(weight_decay, mask=mask)
     return optax.stateless(
-        lambda updates, params: jax.tree.map(
-            functools.partial(_by_rule, weight_decay),
-            rules, mask, updates, params,
-        )  # fmt: skip
+      lambda updates, params: jax.tree.map(
+        functools.partial(_by_rule, weight_decay), rules, mask, updates, params
+      )
     )
 
   def build(peak_lr, weight_decay):
     return optax.chain(
-        clip or optax.clip_by_global_norm(config.clip_norm),
-        _adam(config),
-        decayed(weight_decay),
-        optax.scale_by_schedule(rate),
-        optax.scale_by_learning_rate(peak_lr),
+      clip or optax.clip_by_global_norm(config.clip_norm),
+      _adam(config),
+      decayed(weight_decay),
+      optax.scale_by_schedule(rate),
+      optax.scale_by_learning_rate(peak_lr),
     )
 
   return optax.inject_hyperparams(build)(
-      peak_lr=config.lr, weight_decay=config.weight_decay
+    peak_lr=config.lr, weight_decay=config.weight_decay
   )
 
 
@@ -122,7 +133,7 @@ def _adam(config: AdamWConfig) -> optax.GradientTransformation:
   a constant gradient's moment ends 1.5 % short.
   """
   adam = optax.scale_by_adam(
-      b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype
+    b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype
   )
 
   def update(updates, state, params=None):
@@ -133,11 +144,11 @@ def _adam(config: AdamWConfig) -> optax.GradientTransformation:
 
 
 def _by_rule(
-    weight_decay: jax.Array,
-    rule: mup.Rule,
-    is_decayed: bool,
-    update: jax.Array,
-    param: jax.Array,
+  weight_decay: jax.Array,
+  rule: mup.Rule,
+  is_decayed: bool,
+  update: jax.Array,
+  param: jax.Array,
 ) -> jax.Array:
   if is_decayed:
     update = update + weight_decay * rule.decay * param
@@ -145,12 +156,12 @@ def _by_rule(
 
 
 def learning_rate(
-    config: AdamWConfig, opt_state: Any, *, update: jax.Array, steps: int
+  config: AdamWConfig, opt_state: Any, *, update: jax.Array, steps: int
 ) -> jax.Array:
   """The rate that update number `update` uses, from the optimiser's state."""
   return opt_state.hyperparams["peak_lr"] * relative_rate(
-      update,
-      warmup_steps=config.warmup_steps,
-      end_lr_frac=config.end_lr_frac,
-      steps=steps,
+    update,
+    warmup_steps=config.warmup_steps,
+    end_lr_frac=config.end_lr_frac,
+    steps=steps,
   )

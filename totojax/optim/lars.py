@@ -19,7 +19,7 @@ from totojax.optim import adamw
 
 
 def mae_rate(
-    update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
+  update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
 ) -> jax.Array:
   """Rate of update 1, 2, ... over the peak, as MAE's `lr_sched.py` has it.
 
@@ -27,13 +27,15 @@ def mae_rate(
   rate 0 where there is a warm-up.
   """
   return adamw.relative_rate(
-      jnp.asarray(update) - 1, warmup_steps=warmup_steps,
-      end_lr_frac=end_lr_frac, steps=steps,
-  )  # fmt: skip
+    jnp.asarray(update) - 1,
+    warmup_steps=warmup_steps,
+    end_lr_frac=end_lr_frac,
+    steps=steps,
+  )
 
 
 def one_head(
-    config: GridConfig, lr: jax.Array | float, weight_decay: jax.Array | float
+  config: GridConfig, lr: jax.Array | float, weight_decay: jax.Array | float
 ) -> optax.GradientTransformation:
   """The optimiser of one head at one moment: both numbers may be traced."""
   parts = []
@@ -41,17 +43,16 @@ def one_head(
     parts.append(optax.clip_by_global_norm(config.clip_norm))
   if config.name == "lars":
     parts += [
-        optax.add_decayed_weights(weight_decay, mask=_matrices),
-        optax.masked(
-            optax.scale_by_trust_ratio(trust_coefficient=config.trust),
-            _matrices,
-        ),
-        optax.trace(decay=config.momentum),
+      optax.add_decayed_weights(weight_decay, mask=_matrices),
+      optax.masked(
+        optax.scale_by_trust_ratio(trust_coefficient=config.trust), _matrices
+      ),
+      optax.trace(decay=config.momentum),
     ]
   else:
     parts += [
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(weight_decay, mask=_matrices),
+      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+      optax.add_decayed_weights(weight_decay, mask=_matrices),
     ]
   return optax.chain(*parts, optax.scale_by_learning_rate(lr))
 
@@ -68,7 +69,7 @@ class GridState(NamedTuple):
 
 
 def grid(
-    config: GridConfig, *, batch_rows: int, steps: int, warmup_steps: float
+  config: GridConfig, *, batch_rows: int, steps: int, warmup_steps: float
 ) -> optax.GradientTransformationExtraArgs:
   """All heads at once: parameters have leading axes [layers, settings].
 
@@ -80,35 +81,34 @@ def grid(
   """
   if warmup_steps >= steps:
     raise ValueError(
-        f"optim.warmup_epochs are {warmup_steps:g} updates, not below the run's"
-        f" {steps}; shorten the warm-up or train longer"
+      f"optim.warmup_epochs are {warmup_steps:g} updates, not below the run's"
+      f" {steps}; shorten the warm-up or train longer"
     )
   lr_S = [config.peak_lr(lr, batch_rows) for lr, _ in config.settings]
   decay_S = [decay for _, decay in config.settings]
 
   def build(peak_lr, weight_decay):
     return _over_heads(
-        config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps
+      config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps
     )
 
   return optax.inject_hyperparams(build)(
-      peak_lr=jnp.array(lr_S, jnp.float32),
-      weight_decay=jnp.array(decay_S, jnp.float32),
+    peak_lr=jnp.array(lr_S, jnp.float32),
+    weight_decay=jnp.array(decay_S, jnp.float32),
   )
 
 
 def _over_heads(
-    config: GridConfig,
-    lr_S: jax.Array,
-    decay_S: jax.Array,
-    *,
-    steps: int,
-    warmup_steps: float,
+  config: GridConfig,
+  lr_S: jax.Array,
+  decay_S: jax.Array,
+  *,
+  steps: int,
+  warmup_steps: float,
 ) -> optax.GradientTransformation:
   # The outer map is over layers, which share the settings.
   over = lambda fn, n: jax.vmap(  # noqa: E731
-      jax.vmap(fn, in_axes=(0,) * n + (0, 0)),
-      in_axes=(0,) * n + (None, None),
+    jax.vmap(fn, in_axes=(0,) * n + (0, 0)), in_axes=(0,) * n + (None, None)
   )
 
   def init(params):
@@ -125,11 +125,13 @@ def _over_heads(
   def update(updates, state, params=None):
     count = state.count + 1
     rate = mae_rate(
-        count, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac,
-        steps=steps,
-    )  # fmt: skip
+      count,
+      warmup_steps=warmup_steps,
+      end_lr_frac=config.end_lr_frac,
+      steps=steps,
+    )
     decay = mae_rate(
-        count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps
+      count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps
     )
 
     def one(grads, heads, params, lr, weight_decay):
@@ -137,7 +139,7 @@ def _over_heads(
       return tx.update(grads, heads, params)
 
     updates, heads = over(one, 3)(
-        updates, state.heads, params, rate * lr_S, decay * decay_S
+      updates, state.heads, params, rate * lr_S, decay * decay_S
     )
     return updates, GridState(count, heads)
 
@@ -145,14 +147,16 @@ def _over_heads(
 
 
 def highest_rate(
-    config: GridConfig, *, steps: int, warmup_steps: float
+  config: GridConfig, *, steps: int, warmup_steps: float
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the largest rate that update used, for the log."""
 
   def rate(opt_state, update):
     return jnp.max(opt_state.hyperparams["peak_lr"]) * mae_rate(
-        update, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac,
-        steps=steps,
-    )  # fmt: skip
+      update,
+      warmup_steps=warmup_steps,
+      end_lr_frac=config.end_lr_frac,
+      steps=steps,
+    )
 
   return rate

@@ -33,7 +33,7 @@ def scales(layer_decay: float, depth: int) -> np.ndarray:
 
 
 def rules(
-    config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None
+  config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None
 ) -> Any:
   """A `mup.Rule` for every parameter of {"backbone": .., "heads": ..}.
 
@@ -83,18 +83,20 @@ class Schedule:
   def __call__(self, update: jax.Array) -> jax.Array:
     """Rate of update 1, 2, ... over the peak, as MAE has it."""
     return lars.mae_rate(
-        update, warmup_steps=self.warmup_steps, end_lr_frac=self.end_lr_frac,
-        steps=self.steps,
-    )  # fmt: skip
+      update,
+      warmup_steps=self.warmup_steps,
+      end_lr_frac=self.end_lr_frac,
+      steps=self.steps,
+    )
 
 
 def make(
-    config: LayeredConfig,
-    *,
-    axes: Any,
-    rules: Any,
-    schedule: Schedule,
-    batch_rows: int,
+  config: LayeredConfig,
+  *,
+  axes: Any,
+  rules: Any,
+  schedule: Schedule,
+  batch_rows: int,
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state.
 
@@ -103,24 +105,28 @@ def make(
   """
   if schedule.warmup_steps >= schedule.steps:
     raise ValueError(
-        f"optim.warmup_epochs are {schedule.warmup_steps:g} updates, not below"
-        f" the run's {schedule.steps}; shorten the warm-up or train longer"
+      f"optim.warmup_epochs are {schedule.warmup_steps:g} updates, not below"
+      f" the run's {schedule.steps}; shorten the warm-up or train longer"
     )
   plain = adamw.AdamWConfig(
-      lr=config.peak_lr(batch_rows),
-      warmup_steps=0,
-      end_lr_frac=config.end_lr_frac,
-      b1=config.b1,
-      b2=config.b2,
-      eps=config.eps,
-      weight_decay=config.weight_decay,
-      clip_norm=config.clip_norm,
-      mu_dtype=config.mu_dtype,
+    lr=config.peak_lr(batch_rows),
+    warmup_steps=0,
+    end_lr_frac=config.end_lr_frac,
+    b1=config.b1,
+    b2=config.b2,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    clip_norm=config.clip_norm,
+    mu_dtype=config.mu_dtype,
   )
   return adamw.make(
-      plain, axes=axes, steps=schedule.steps, rules=rules, schedule=schedule,
-      clip=_clip_backbone(config.clip_norm),
-  )  # fmt: skip
+    plain,
+    axes=axes,
+    steps=schedule.steps,
+    rules=rules,
+    schedule=schedule,
+    clip=_clip_backbone(config.clip_norm),
+  )
 
 
 def _clip_backbone(norm: float) -> optax.GradientTransformation:
@@ -139,5 +145,5 @@ def _clip_backbone(norm: float) -> optax.GradientTransformation:
 def learning_rate(schedule: Schedule) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the rate of the last layer, for the log."""
   return lambda opt_state, update: (
-      opt_state.hyperparams["peak_lr"] * schedule(update)
+    opt_state.hyperparams["peak_lr"] * schedule(update)
   )

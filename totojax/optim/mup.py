@@ -39,9 +39,7 @@ from totojax.config.model import MupConfig
 
 # Axes that make no matrix: the vocabulary does not grow with the width, layers
 # are stacked copies, and a gain or a bias has but one dimension.
-_FIXED = frozenset(
-    {"vocab", "layers", "norm", "bias", "state", "features"}
-)
+_FIXED = frozenset({"vocab", "layers", "norm", "bias", "state", "features"})
 _NARROW = "state"  # outputs of a readout
 # Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
 _BY_INPUTS = "steps"
@@ -133,12 +131,12 @@ class Parametrisation:
 
 
 def parametrise(
-    config: MupConfig,
-    growth: Mapping[str, float],
-    *,
-    depth: int,
-    init_std: float,
-    starts_smaller: bool,
+  config: MupConfig,
+  growth: Mapping[str, float],
+  *,
+  depth: int,
+  init_std: float,
+  starts_smaller: bool,
 ) -> Parametrisation:
   """µP for a model; the base model has the same depth.
 
@@ -155,7 +153,7 @@ def parametrise(
 
 
 def _growing(
-    name: str, spec: PartitionSpec, growth: Mapping[str, float]
+  name: str, spec: PartitionSpec, growth: Mapping[str, float]
 ) -> list[float]:
   """Growth of a parameter's dimensions that grow: inputs first, then outputs.
 
@@ -170,15 +168,15 @@ def _growing(
         sizes.append(growth[axis])
     elif axis is not None and axis not in _FIXED:
       raise ValueError(
-          f"{name}: µP does not know whether axis {axis!r} grows with the"
-          f" width; known are {sorted([*growth, *_FIXED])}. Give its"
-          " growth, or add it to the fixed axes"
+        f"{name}: µP does not know whether axis {axis!r} grows with the"
+        f" width; known are {sorted([*growth, *_FIXED])}. Give its"
+        " growth, or add it to the fixed axes"
       )
     before = axis
   if len(sizes) > 2:
     raise ValueError(
-        f"{name} {tuple(spec)}: more than two dimensions grow with the width,"
-        " for which µP has no rule; split the parameter"
+      f"{name} {tuple(spec)}: more than two dimensions grow with the width,"
+      " for which µP has no rule; split the parameter"
     )
   return sizes
 
@@ -191,7 +189,7 @@ def start(params: Any, of: Any) -> Any:
     of: `rules` of the same tree.
   """
   return jax.tree.map(
-      lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init,
-      of,
-      params,
+    lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init,
+    of,
+    params,
   )

@@ -32,16 +32,21 @@ def drawing(folder: reading.Folder) -> plots.Draw:
       of = [row for row in rows if row["run"] == name]
       colour = palette.series[i % colours]
       axes.plot(
-          np.array([float(row["tokens"]) for row in of]),
-          np.array([float(row["loss"]) for row in of]),
-          color=colour, lw=1.3, label=name,
-          ls=plots.LINES[i // colours % len(plots.LINES)],
-      )  # fmt: skip
+        np.array([float(row["tokens"]) for row in of]),
+        np.array([float(row["loss"]) for row in of]),
+        color=colour,
+        lw=1.3,
+        label=name,
+        ls=plots.LINES[i // colours % len(plots.LINES)],
+      )
       if of[0]["printed"]:
         axes.axhline(
-            float(of[0]["printed"]), color=colour, lw=0.9, ls=(0, (4, 3)),
-            alpha=0.7,
-        )  # fmt: skip
+          float(of[0]["printed"]),
+          color=colour,
+          lw=0.9,
+          ls=(0, (4, 3)),
+          alpha=0.7,
+        )
     axes.set_xlabel("training tokens")
     axes.set_ylabel("training loss (nats per token)")
     axes.set_xlim(left=0)
@@ -54,12 +59,12 @@ def drawing(folder: reading.Folder) -> plots.Draw:
 def figure(folder: reading.Folder) -> str:
   """Figure 2."""
   drawn = plots.html(
-      drawing(folder), name="curves", label="Training loss over tokens"
+    drawing(folder), name="curves", label="Training loss over tokens"
   )
   return page.figure(
-      drawn,
-      "Training loss as it was logged. Dashed: where the paper's curve of the"
-      " same name ends, read off its Figure 2.",
+    drawn,
+    "Training loss as it was logged. Dashed: where the paper's curve of the"
+    " same name ends, read off its Figure 2.",
   )
 
 
@@ -67,18 +72,17 @@ def ends(folder: reading.Folder) -> str:
   """Where each run is."""
   last = {row["run"]: row for row in folder.records("curves.csv")}
   rows = [
-      (
-          name, console.short(float(row["parameters"])),
-          console.short(float(row["tokens"])), f"{float(row['loss']):.3f}",
-          row["printed"] or "-",
-      )
-      for name, row in last.items()
-  ]  # fmt: skip
+    (
+      name,
+      console.short(float(row["parameters"])),
+      console.short(float(row["tokens"])),
+      f"{float(row['loss']):.3f}",
+      row["printed"] or "-",
+    )
+    for name, row in last.items()
+  ]
   head = ("run", "parameters", "tokens", "loss", "the paper's, at its end")
   return page.table(head, rows)
 
 
-SECTIONS: Sequence = (
-    ("Training curves", figure),
-    ("Where each run is", ends),
-)
+SECTIONS: Sequence = (("Training curves", figure), ("Where each run is", ends))

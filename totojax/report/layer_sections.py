@@ -16,12 +16,12 @@ from totojax.report import run_sections
 
 # Sources with one layer are levels, not curves.
 NAMES = {
-    "trained": "this model",
-    "untrained": "the same model, untrained",
-    "joint": "this model, trained further beside its probes",
-    "finetuned": "this model, fine-tuned",
-    "pixels": "small pixels, no backbone",
-    "histogram": "token histogram, no backbone",
+  "trained": "this model",
+  "untrained": "the same model, untrained",
+  "joint": "this model, trained further beside its probes",
+  "finetuned": "this model, fine-tuned",
+  "pixels": "small pixels, no backbone",
+  "histogram": "token histogram, no backbone",
 }
 HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
 
@@ -29,9 +29,9 @@ HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` of one probe into its folder; returns its path."""
   return page.write(
-      workdir,
-      about="probe",
-      sections=[("What each layer knows", lambda folder: layers(folder, "."))],
+    workdir,
+    about="probe",
+    sections=[("What each layer knows", lambda folder: layers(folder, "."))],
   )
 
 
@@ -72,31 +72,30 @@ def layers(folder: reading.Folder, stage: str = "probe") -> str:
   table = folder.table(f"{stage}/per_layer.csv", by="backbone")
   metrics = folder.json(f"{stage}/metrics.json")
   svg = plots.html(
-      by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer"
+    by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer"
   )
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
-      f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
-      " of each layer's setting that is best on them; bars are two standard"
-      " errors; dashed, without layers. Layer 0 is the embeddings. Figures 4, 8"
-      " and 14 of the paper."
+    f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
+    " of each layer's setting that is best on them; bars are two standard"
+    " errors; dashed, without layers. Layer 0 is the embeddings. Figures 4, 8"
+    " and 14 of the paper."
   )
   out = [_claim(metrics), page.figure(svg, caption)]
   if n != expected:
     out.append(
-        page.paragraph(
-            f"{expected - n} of {expected} validation items are missing.",
-            "missing",
-        )
+      page.paragraph(
+        f"{expected - n} of {expected} validation items are missing.", "missing"
+      )
     )
   out.append(page.table(_HEAD, _rows(metrics)))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
   out.append(
-      page.paragraph(
-          "A layer chosen on the validation set, as the paper does it, has seen"
-          " the answers; the hold-out is of the training set.",
-          "soft",
-      )
+    page.paragraph(
+      "A layer chosen on the validation set, as the paper does it, has seen"
+      " the answers; the hold-out is of the training set.",
+      "soft",
+    )
   )
   return "".join(out)
 
@@ -112,33 +111,43 @@ def seeds(folder: reading.Folder, stage: str) -> str:
     own = [row for row in rows if row["question"] == question]
     names = list(dict.fromkeys(row["backbone"] for row in own))
     svg = plots.html(
-        by_layer(_over_seeds(own)), name=f"seeds-{question}",
-        label=f"Probe accuracy by layer: {question}",
-    )  # fmt: skip
+      by_layer(_over_seeds(own)),
+      name=f"seeds-{question}",
+      label=f"Probe accuracy by layer: {question}",
+    )
     highest = max(at(f"{n}/high") for n in names if n != "trained")
-    out.append(page.paragraph(
+    out.append(
+      page.paragraph(
         f"{question}: the trained backbone is at least"
         f" {100 * at('trained/low'):.1f} %, the best of the others at most"
         f" {100 * highest:.1f} %."
         if at("pays")
         else f"{question}: no sure gain from pre-training; intervals overlap."
-    ))  # fmt: skip
-    out.append(page.figure(svg, (
-        f"{question}: top-1 on {at('n')} validation items of {at('classes')}"
-        f" classes, mean of {at('seeds')} seeds, of the best setting of each"
-        " layer; dashed, without layers."
-    )))  # fmt: skip
-    out.append(page.table(
+      )
+    )
+    out.append(
+      page.figure(
+        svg,
+        (
+          f"{question}: top-1 on {at('n')} validation items of {at('classes')}"
+          f" classes, mean of {at('seeds')} seeds, of the best setting of each"
+          " layer; dashed, without layers."
+        ),
+      )
+    )
+    out.append(
+      page.table(
         ("top-1, %", "layer chosen on a hold-out", "95 % from", "to", "layers"),
         [
-            (
-                NAMES.get(n, n),
-                *(f"{100 * at(f'{n}/{k}'):.1f}" for k in _ENDS),
-                ", ".join(map(str, at(f"{n}/layers"))),
-            )
-            for n in names
+          (
+            NAMES.get(n, n),
+            *(f"{100 * at(f'{n}/{k}'):.1f}" for k in _ENDS),
+            ", ".join(map(str, at(f"{n}/layers"))),
+          )
+          for n in names
         ],
-    ))  # fmt: skip
+      )
+    )
   return "".join(out)
 
 
@@ -152,36 +161,42 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
     layers_ = best.setdefault(row["backbone"], {})
     of_seed = layers_.setdefault(int(row["layer"]), {})
     of_seed[row["seed"]] = max(
-        of_seed.get(row["seed"], 0.0), float(row["top1"])
+      of_seed.get(row["seed"], 0.0), float(row["top1"])
     )
   return {
-      source: {
-          "layer": np.array(list(of)),
-          "top1": np.array([np.mean([*v.values()]) for v in of.values()]),
-          "n": np.full(len(of), float(rows[0]["n"])),
-      }
-      for source, of in best.items()
+    source: {
+      "layer": np.array(list(of)),
+      "top1": np.array([np.mean([*v.values()]) for v in of.values()]),
+      "n": np.full(len(of), float(rows[0]["n"])),
+    }
+    for source, of in best.items()
   }
 
 
 _HEAD = (
-    "top-1, %", "layer chosen on a hold-out", "standard error", "its layer",
-    "chosen on validation", "its layer",
-)  # fmt: skip
+  "top-1, %",
+  "layer chosen on a hold-out",
+  "standard error",
+  "its layer",
+  "chosen on validation",
+  "its layer",
+)
 
 
 def _rows(metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
   rows = []
   for source in _sources(metrics):
     at = lambda key: metrics[f"{source}/{key}"]  # noqa: E731
-    rows.append((
+    rows.append(
+      (
         NAMES.get(source, source),
         f"{100 * at(f'{HOLDOUT}/top1'):.1f}",
         f"{100 * at(f'{HOLDOUT}/top1_sem'):.1f}",
         str(at(f"{HOLDOUT}/layer")),
         f"{100 * at(f'{VALIDATION}/top1'):.1f}",
         str(at(f"{VALIDATION}/layer")),
-    ))
+      )
+    )
   none = ("",) * 3
   majority = f"{100 * metrics['majority_top1']:.1f}"
   rows.append(("always the largest class", majority, *none, ""))
@@ -195,16 +210,16 @@ def _claim(metrics: Mapping[str, float]) -> str:
   """Is the trained backbone above the others, beyond two standard errors?"""
   ours = metrics.get(f"trained/{HOLDOUT}/top1")
   others = {
-      source: metrics[f"{source}/{HOLDOUT}/top1"]
-      for source in _sources(metrics)
-      if source != "trained"
+    source: metrics[f"{source}/{HOLDOUT}/top1"]
+    for source in _sources(metrics)
+    if source != "trained"
   }
   if ours is None or not others:
     return ""
   best = max(others, key=others.__getitem__)
   sem = np.hypot(
-      metrics[f"trained/{HOLDOUT}/top1_sem"],
-      metrics[f"{best}/{HOLDOUT}/top1_sem"],
+    metrics[f"trained/{HOLDOUT}/top1_sem"],
+    metrics[f"{best}/{HOLDOUT}/top1_sem"],
   )
   gap = 100 * (ours - others[best])
   name = NAMES.get(best, best)
@@ -234,21 +249,32 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
       name = NAMES.get(source, source)
       if len(layers) == 1:
         axes.axhline(
-            100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name
+          100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name
         )
         continue
       bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
       axes.errorbar(
-          layers, 100 * best, yerr=bar, color=colour, lw=1.4, marker=marker,
-          ms=3.5, capsize=0, label=name,
-      )  # fmt: skip
+        layers,
+        100 * best,
+        yerr=bar,
+        color=colour,
+        lw=1.4,
+        marker=marker,
+        ms=3.5,
+        capsize=0,
+        label=name,
+      )
     axes.set_xlabel("layer (0: embeddings)")
     axes.set_ylabel("top-1, %")
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
     axes.legend(
-        frameon=False, labelcolor=palette.ink, fontsize=8, loc="lower center",
-        bbox_to_anchor=(0.5, 1.0), ncols=2,
-    )  # fmt: skip
+      frameon=False,
+      labelcolor=palette.ink,
+      fontsize=8,
+      loc="lower center",
+      bbox_to_anchor=(0.5, 1.0),
+      ncols=2,
+    )
 
   return draw

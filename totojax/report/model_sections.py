@@ -23,24 +23,25 @@ def headline(folder: reading.Folder) -> str:
     out.append(page.paragraph(found.detail))
     if len(found.losses) > 1:
       out.append(
-          page.bars([
-              (name, loss, f"{loss:.3f}", name == verdict.MODEL)
-              for name, loss in found.losses.items()
-          ])
+        page.bars(
+          [
+            (name, loss, f"{loss:.3f}", name == verdict.MODEL)
+            for name, loss in found.losses.items()
+          ]
+        )
       )
       out.append(page.paragraph(f"{found.scope}; shorter is better.", "soft"))
     if rows := verdict.rows(metrics, source):
       out.append(
-          page.fold(
-              "All losses, with standard errors over sequences",
-              page.table(
-                  ("nats per visual token", "all frames", "frames 2 and later"),
-                  rows,
-              ),
-          )
+        page.fold(
+          "All losses, with standard errors over sequences",
+          page.table(
+            ("nats per visual token", "all frames", "frames 2 and later"), rows
+          ),
+        )
       )
   return "".join(out) or page.paragraph(
-      "Not shown: validate/metrics.json names no source.", "missing"
+    "Not shown: validate/metrics.json names no source.", "missing"
   )
 
 
@@ -59,7 +60,7 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
   """
   rows = folder.lines("pretrain/metrics.jsonl")
   batch = reading.optional(
-      lambda: folder.json("pretrain/config.json")["train"]["batch_tokens"], None
+    lambda: folder.json("pretrain/config.json")["train"]["batch_tokens"], None
   )
   series = {"train": ([], [])}
   for row in rows:
@@ -77,10 +78,10 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
   for source in list(verdict.sources(metrics))[:1]:
     levels = verdict.levels(metrics, source)
   draw = plots.learning(
-      train=train,
-      evals=arrays,
-      levels=levels,
-      xlabel="training tokens" if batch else "updates",
+    train=train,
+    evals=arrays,
+    levels=levels,
+    xlabel="training tokens" if batch else "updates",
   )
   caption = "Cross-entropy on training batches and on held-out sequences"
   if levels:
@@ -94,7 +95,7 @@ def position_loss(folder: reading.Folder) -> str:
   """The paper's Figure 10."""
   table = folder.table("validate/position_loss.csv")
   svg = plots.html(
-      plots.by_position(table), name="position", label="Loss by position"
+    plots.by_position(table), name="position", label="Loss by position"
   )
   lines = []
   for source, t in table.items():
@@ -102,17 +103,17 @@ def position_loss(folder: reading.Folder) -> str:
     if first.all():
       continue
     means = [
-        np.average(t["mean"][part], weights=t["n"][part])
-        for part in (first, ~first)
+      np.average(t["mean"][part], weights=t["n"][part])
+      for part in (first, ~first)
     ]
     lines.append(
-        f"{source}: {means[0]:.2f} nats per token on the first frame,"
-        f" {means[1]:.2f} on later ones."
+      f"{source}: {means[0]:.2f} nats per token on the first frame,"
+      f" {means[1]:.2f} on later ones."
     )
   caption = (
-      "Mean loss at each place of the sequence; thick lines are the means of"
-      " frames. Figure 10 of the paper: the first frame is the hardest, later"
-      " frames repeat much of it."
+    "Mean loss at each place of the sequence; thick lines are the means of"
+    " frames. Figure 10 of the paper: the first frame is the hardest, later"
+    " frames repeat much of it."
   )
   return "".join(map(page.paragraph, lines)) + page.figure(svg, caption)
 
@@ -121,8 +122,8 @@ def group_loss(folder: reading.Folder) -> str:
   """Loss by frame and by row of the grid, side by side."""
   out = []
   for group, caption in (
-      ("frame", "By frame."),
-      ("row", "By row of the token grid, over all frames."),
+    ("frame", "By frame."),
+    ("row", "By row of the token grid, over all frames."),
   ):
     try:
       table = folder.table(f"validate/{group}_loss.csv")

@@ -28,14 +28,14 @@ def by_rank(table: Mapping[str, plots.Table], n: int) -> plots.Draw:
 
 
 def curves(
-    table: Mapping[str, plots.Table], n: int
+  table: Mapping[str, plots.Table], n: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """(rank, share of all occurrences) by store, evenly in log rank."""
   out = {}
   for name, columns in table.items():
     of_n = columns["n"] == n
     first, last, count = (
-        columns[key][of_n] for key in ("first_rank", "last_rank", "count")
+      columns[key][of_n] for key in ("first_rank", "last_rank", "count")
     )
     rank = np.unique(np.rint(np.geomspace(1, last[-1], CURVE_POINTS)))
     total = (count * (last - first + 1)).sum()
@@ -49,7 +49,8 @@ def codes(folder: reading.Folder) -> str:
   rows = []
   for name, vocab, grams in _sets(tokens):
     one = grams[0]
-    rows.append((
+    rows.append(
+      (
         name,
         f"{one['total']:,}",
         f"{one['distinct']:,} of {vocab:,}",
@@ -59,31 +60,39 @@ def codes(folder: reading.Folder) -> str:
         f"{one['entropy_bits']:.3f}",
         f"{one['perplexity']:,.1f}",
         f"{one['top_percent_mass']:.1%}",
-    ))
-  head = (
-      "", "tokens", "codes used", "share", "entropy (nats)", "at most",
-      "(bits)", "perplexity", "held by the top 1 %",
-  )  # fmt: skip
-  read_off = [
-      (
-          row.name,
-          f"{row.vocab:,}",
-          f"about {row.used:,.0f}",
-          f"about {row.used / row.vocab:.0%}",
       )
-      for row in paper.CODES
+    )
+  head = (
+    "",
+    "tokens",
+    "codes used",
+    "share",
+    "entropy (nats)",
+    "at most",
+    "(bits)",
+    "perplexity",
+    "held by the top 1 %",
+  )
+  read_off = [
+    (
+      row.name,
+      f"{row.vocab:,}",
+      f"about {row.used:,.0f}",
+      f"about {row.used / row.vocab:.0%}",
+    )
+    for row in paper.CODES
   ]
   return (
-      page.table(head, rows)
-      + _figure(folder, 1)
-      + _rare(tokens)
-      + "<h3>The paper's Figure 3</h3>"
-      + page.table(
-          ("read off the figure", "codes", "codes used", "share"), read_off
-      )
-      + page.paragraph(
-          "On the ImageNet validation set; not printed in the paper.", "soft"
-      )
+    page.table(head, rows)
+    + _figure(folder, 1)
+    + _rare(tokens)
+    + "<h3>The paper's Figure 3</h3>"
+    + page.table(
+      ("read off the figure", "codes", "codes used", "share"), read_off
+    )
+    + page.paragraph(
+      "On the ImageNet validation set; not printed in the paper.", "soft"
+    )
   )
 
 
@@ -99,11 +108,13 @@ def _rare(tokens: Mapping[str, Any]) -> str:
       more = rare["never"] > len(rare["never_first"])
       line += f" ({'the first: ' if more else ''}{shown})"
     least = ", ".join(f"{code} ({count:,})" for code, count in rare["rarest"])
-    out.append(page.fold(
+    out.append(
+      page.fold(
         f"Rarely used codes of {names}",
         page.paragraph(f"Tokenizer {mark}: {line}.")
         + page.paragraph(f"Least used otherwise: {least} (times)."),
-    ))
+      )
+    )
   return "".join(out)
 
 
@@ -111,60 +122,58 @@ def pairs(folder: reading.Folder) -> str:
   """2- and 3-grams, and the paper's Figure 12."""
   tokens = folder.json("tokens.json")
   rows = [
-      (
-          f"{name}, {row['n']}-grams",
-          f"{row['images']:,}",
-          *token_sections.ngram_cells(row),
-          f"{row['entropy_nats']:.3f}",
-      )
-      for name, _, grams in _sets(tokens)
-      for row in grams[1:]
+    (
+      f"{name}, {row['n']}-grams",
+      f"{row['images']:,}",
+      *token_sections.ngram_cells(row),
+      f"{row['entropy_nats']:.3f}",
+    )
+    for name, _, grams in _sets(tokens)
+    for row in grams[1:]
   ]
   head = ("", "images", *token_sections.NGRAM_HEAD, "entropy (nats)")
   order = {
-      "raster": "in raster order, from the end of a row into the next",
-      "row": "within a row",
+    "raster": "in raster order, from the end of a row into the next",
+    "row": "within a row",
   }[tokens["adjacency"]]
   note = (
-      f"Neighbouring codes {order}, never from one image into another; a frame"
-      " of a video is one image. How many are distinct grows with the images"
-      " counted, and frames of one video repeat each other: compare only sets"
-      " of equally many images."
+    f"Neighbouring codes {order}, never from one image into another; a frame"
+    " of a video is one image. How many are distinct grows with the images"
+    " counted, and frames of one video repeat each other: compare only sets"
+    " of equally many images."
   )
   read_off = [
-      (row.name, f"{row.vocab:,}", console.short(row.bigrams))
-      for row in paper.CODES
+    (row.name, f"{row.vocab:,}", console.short(row.bigrams))
+    for row in paper.CODES
   ]
   figures = _figure(folder, 2, half=True) + _figure(folder, 3, half=True)
   return (
-      page.table(head, rows)
-      + page.paragraph(note, "soft")
-      + f'<div class="pair">{figures}</div>'
-      + "<h3>The paper's Figure 12</h3>"
-      + page.table(
-          ("read off the figure", "codes", "distinct 2-grams"), read_off
-      )
-      + page.paragraph(
-          f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed"
-          " in the paper. Of 3-grams (Figure 13) it says that all three"
-          " tokenizers have a similar, almost flat distribution.",
-          "soft",
-      )
+    page.table(head, rows)
+    + page.paragraph(note, "soft")
+    + f'<div class="pair">{figures}</div>'
+    + "<h3>The paper's Figure 12</h3>"
+    + page.table(("read off the figure", "codes", "distinct 2-grams"), read_off)
+    + page.paragraph(
+      f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed"
+      " in the paper. Of 3-grams (Figure 13) it says that all three"
+      " tokenizers have a similar, almost flat distribution.",
+      "soft",
+    )
   )
 
 
 def _sets(
-    tokens: Mapping[str, Any],
+  tokens: Mapping[str, Any],
 ) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
   """(name, codes, n-grams) of each store, then of stores together."""
   sets = [
-      (name, fact["vocab"], fact["ngrams"])
-      for name, fact in tokens["stores"].items()
+    (name, fact["vocab"], fact["ngrams"])
+    for name, fact in tokens["stores"].items()
   ]
   sets += [
-      (" + ".join(fact["stores"]), fact["vocab"], fact["ngrams"])
-      for fact in tokens["tokenizers"].values()
-      if len(fact["stores"]) > 1
+    (" + ".join(fact["stores"]), fact["vocab"], fact["ngrams"])
+    for fact in tokens["tokenizers"].values()
+    if len(fact["stores"]) > 1
   ]
   return sets
 
@@ -172,13 +181,13 @@ def _sets(
 def _figure(folder: reading.Folder, n: int, *, half: bool = False) -> str:
   table = folder.table("rank_frequency.csv")
   svg = plots.html(
-      by_rank(table, n),
-      name=f"rank-{n}",
-      label=f"Share of occurrences of {n}-grams by rank, for each store",
-      half=half,
+    by_rank(table, n),
+    name=f"rank-{n}",
+    label=f"Share of occurrences of {n}-grams by rank, for each store",
+    half=half,
   )
   caption = (
-      f"Rank and frequency of {n}-grams, both axes logarithmic. The paper's"
-      f" {FIGURES[n]} shows this for its tokenizers."
+    f"Rank and frequency of {n}-grams, both axes logarithmic. The paper's"
+    f" {FIGURES[n]} shows this for its tokenizers."
   )
   return page.figure(svg, caption)

@@ -80,8 +80,8 @@ def find(curve: Curve) -> Optimum:
   x_X, mean_X = curve.means()
   if not np.isfinite(mean_X).any():
     raise ValueError(
-        f"every run of {curve.model} ({curve.parametrisation}) diverged; add"
-        " lower learning rates"
+      f"every run of {curve.model} ({curve.parametrisation}) diverged; add"
+      " lower learning rates"
     )
   grid = float(x_X[np.nanargmin(mean_X)])
   finite_X = x_X[np.isfinite(mean_X)]
@@ -97,7 +97,7 @@ def find(curve: Curve) -> Optimum:
   seeds, which_P = np.unique(curve.seed_P[near_P], return_inverse=True)
   dx_P, loss_P = curve.x_P[near_P] - grid, curve.loss_P[near_P]
   design = np.column_stack(
-      [np.eye(len(seeds))[which_P], dx_P, dx_P**2]
+    [np.eye(len(seeds))[which_P], dx_P, dx_P**2]
   )  # an offset a seed
   fit, *_ = np.linalg.lstsq(design, loss_P, rcond=None)
   slope, bend = fit[-2], fit[-1]
@@ -131,20 +131,20 @@ def drift(curves: Sequence[Curve]) -> float | None:
 def table(curves: Sequence[Curve]) -> list[dict[str, Any]]:
   """A row for each curve."""
   return [
-      {
-          "parametrisation": curve.parametrisation,
-          "model": curve.model,
-          "width": curve.width,
-          "tokens": curve.tokens,
-          "seeds": len(np.unique(curve.seed_P)),
-          **dataclasses.asdict(find(curve)),
-      }
-      for curve in curves
+    {
+      "parametrisation": curve.parametrisation,
+      "model": curve.model,
+      "width": curve.width,
+      "tokens": curve.tokens,
+      "seeds": len(np.unique(curve.seed_P)),
+      **dataclasses.asdict(find(curve)),
+    }
+    for curve in curves
   ]
 
 
 def by_parametrisation(
-    curves: Sequence[Curve],
+  curves: Sequence[Curve],
 ) -> Mapping[tuple[str, float], list[Curve]]:
   """Curves of one parametrisation and length, narrow ones first."""
   out = {}
@@ -164,9 +164,8 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
     octaves = drift(of)
     if octaves is None:
       reasons = "; ".join(
-          f"{curve.model}: {find(curve).why}" for curve in of
-          if find(curve).why
-      )  # fmt: skip
+        f"{curve.model}: {find(curve).why}" for curve in of if find(curve).why
+      )
       out.append(f"{name}: no optimum at every width ({reasons}).")
       continue
     span = f"widths {of[0].width} to {of[-1].width}"
@@ -177,7 +176,7 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
     else:
       what = "the best learning rate moves by between one and two octaves"
     expected = (kind == "mup" and octaves <= KEPT_OCTAVES) or (
-        kind == "standard" and octaves >= MOVED_OCTAVES
+      kind == "standard" and octaves >= MOVED_OCTAVES
     )
     note = "as expected" if expected else "NOT as expected"
     out.append(f"{name}: {what} ({octaves:.2f}) over {span}, {note}.")

@@ -114,15 +114,15 @@ def page(title: str, sections: Iterable[str]) -> str:
   """The whole document."""
   body = "\n".join(sections)
   return (
-      '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-      '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-      f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
-      f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+    f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
   )
 
 
 def section(
-    title: str, make: Callable[[reading.Folder], str], folder: reading.Folder
+  title: str, make: Callable[[reading.Folder], str], folder: reading.Folder
 ) -> str:
   """A section with its title, or with the reason why there is none."""
   try:
@@ -133,7 +133,7 @@ def section(
     # The files are there, but not as this version writes them.
     reason = f"{type(error).__name__}: {error}"
     body = paragraph(
-        f"Not shown: its files have another format ({reason}).", "missing"
+      f"Not shown: its files have another format ({reason}).", "missing"
     )
   head = f"<h2>{text(title)}</h2>" if title else ""
   return f"<section>{head}{body}</section>"
@@ -145,11 +145,11 @@ def text(value: object) -> str:
 
 
 def write(
-    workdir: epath.PathLike,
-    *,
-    about: str,
-    sections: Sequence[tuple[str, Callable[[reading.Folder], str]]],
-    run: epath.PathLike | None = None,
+  workdir: epath.PathLike,
+  *,
+  about: str,
+  sections: Sequence[tuple[str, Callable[[reading.Folder], str]]],
+  run: epath.PathLike | None = None,
 ) -> epath.Path:
   """Writes `report.html` about a run directory; returns its path.
 
@@ -216,13 +216,11 @@ def paragraph(value: str, kind: str = "") -> str:
 
 
 def figure(content: str, caption: str) -> str:
-  return (
-      f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
-  )
+  return f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1
+  head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1
 ) -> str:
   """A table in a box that scrolls; columns after `words` hold numbers."""
 
@@ -236,16 +234,16 @@ def table(
   header = f"<thead>{cells('th', head)}</thead>" if head else ""
   body = "".join(cells("td", row) for row in rows)
   return (
-      '<div class="scroll" tabindex="0"><table>'
-      f"{header}<tbody>{body}</tbody></table></div>"
+    '<div class="scroll" tabindex="0"><table>'
+    f"{header}<tbody>{body}</tbody></table></div>"
   )
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
   """Big values over small names."""
   items = "".join(
-      f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
-      for name, value in pairs
+    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
+    for name, value in pairs
   )
   return f'<ul class="facts">{items}</ul>'
 
@@ -256,11 +254,11 @@ def bars(rows: Sequence[tuple[str, float, str, bool]]) -> str:
   out = []
   for name, length, value, mine in rows:
     out.append(
-        f'<div class="row{" mine" if mine else ""}">'
-        f'<span class="name">{text(name)}</span>'
-        '<div class="track"><div class="fill"'
-        f' style="width: {100 * length / longest:.1f}%"></div></div>'
-        f'<span class="value">{text(value)}</span></div>'
+      f'<div class="row{" mine" if mine else ""}">'
+      f'<span class="name">{text(name)}</span>'
+      '<div class="track"><div class="fill"'
+      f' style="width: {100 * length / longest:.1f}%"></div></div>'
+      f'<span class="value">{text(value)}</span></div>'
     )
   return f'<div class="bars">{"".join(out)}</div>'
 
@@ -274,14 +272,14 @@ def images(rows: Iterable[tuple[str, str, np.ndarray]]) -> str:
   out = []
   for name, note, pixels_MHW3 in rows:
     cells = "".join(
-        f'<td><img alt="{text(name)}, image {i}" src="{_data(image)}"></td>'
-        for i, image in enumerate(pixels_MHW3, 1)
+      f'<td><img alt="{text(name)}, image {i}" src="{_data(image)}"></td>'
+      for i, image in enumerate(pixels_MHW3, 1)
     )
     head = f'<th scope="row">{text(name)}<span>{text(note)}</span></th>'
     out.append(f"<tr>{head}{cells}</tr>")
   return (
-      '<div class="scroll" tabindex="0"><table class="images"><tbody>'
-      f"{''.join(out)}</tbody></table></div>"
+    '<div class="scroll" tabindex="0"><table class="images"><tbody>'
+    f"{''.join(out)}</tbody></table></div>"
   )
 
 

@@ -32,10 +32,10 @@ class Source:
 
 
 SOURCES = (
-    Source("ImageNet", 13_900_000, 3_600_000_000, None, 0.20),
-    Source("Kinetics-600", 530_000, 41_300_000_000, 1496.0, 0.10),
-    Source("Ego4D", 52_100, 103_000_000_000, 3750.0, 0.10),
-    Source("HowTo100m", 1_172_000, 2_560_000_000_000, 92627.0, 0.60),
+  Source("ImageNet", 13_900_000, 3_600_000_000, None, 0.20),
+  Source("Kinetics-600", 530_000, 41_300_000_000, 1496.0, 0.10),
+  Source("Ego4D", 52_100, 103_000_000_000, 3750.0, 0.10),
+  Source("HowTo100m", 1_172_000, 2_560_000_000_000, 92627.0, 0.60),
 )
 STRIDE_FRAMES = 4  # section 3.4
 
@@ -58,9 +58,9 @@ class Codes:
 
 
 CODES = (
-    Codes("dVAE", 8192, 8000, 2_370_000),
-    Codes("VQGAN-1k", 1024, 450, 198_000),
-    Codes("VQGAN-16k", 16384, 970, 790_000),
+  Codes("dVAE", 8192, 8000, 2_370_000),
+  Codes("VQGAN-1k", 1024, 450, 198_000),
+  Codes("VQGAN-16k", 16384, 970, 790_000),
 )
 BIGRAM_IMAGES = 10_000
 
@@ -68,22 +68,31 @@ BIGRAM_IMAGES = 10_000
 # printed; Table 4's rows are dVAE/16, dVAE/32 and dVAE/16 to 32.
 TABLE_1 = {"base": "120m", "large": "280m", "1b": "1.1b"}
 TABLE_2_TOKENS = {
-    "ImageNet": "3.6B", "Kinetics-600": "41.3B", "Ego4D": "103B",
-    "HowTo100m": "2560B",
-}  # fmt: skip
+  "ImageNet": "3.6B",
+  "Kinetics-600": "41.3B",
+  "Ego4D": "103B",
+  "HowTo100m": "2560B",
+}
 TABLE_4 = ("1.42e17", "5.68e17", "2.13e17")
 TABLE_6 = {"gpt2": "280m", "mamba": "290m"}  # parameters
 TABLE_15 = {
-    "a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B",
-    "a6": "1.9B",
-}  # fmt: skip
+  "a1": "14.8M",
+  "a2": "77.2M",
+  "a3": "215M",
+  "a4": "458M",
+  "a5": "1.2B",
+  "a6": "1.9B",
+}
 A5_RANGES = {"width": ("64", "1536"), "depth": ("12", "48")}  # in the text
 ABLATION_EPOCHS = 400  # section 4
 IMAGENET_1K_IMAGES = 1_281_167  # Russakovsky et al., 2015: training images
 # Read off Figure 9, on its axis: compute at each model's first point, and the
 # loss of the dashed line at one compute.
 FIGURE_9_FIRST = {
-    "a1": 2.571e13, "a2": 1.082e14, "a3": 2.826e14, "a4": 5.772e14,
-    "a6": 2.272e15,
-}  # fmt: skip
+  "a1": 2.571e13,
+  "a2": 1.082e14,
+  "a3": 2.826e14,
+  "a4": 5.772e14,
+  "a6": 2.272e15,
+}
 LAW_READ_OFF = (1e16, 3.06)

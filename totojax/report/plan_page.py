@@ -15,41 +15,54 @@ from totojax.report import reading
 from totojax.rundir import console
 
 COLUMNS = (
-    "mesh (data, fsdp, tensor, sequence)", "remat", "microbatches", "fits",
-    "peak GiB",
-    "step, ms", "bound", "tokens/s", "days", "chip-hours", "money",
-)  # fmt: skip
+  "mesh (data, fsdp, tensor, sequence)",
+  "remat",
+  "microbatches",
+  "fits",
+  "peak GiB",
+  "step, ms",
+  "bound",
+  "tokens/s",
+  "days",
+  "chip-hours",
+  "money",
+)
 # Left out where many rows stand in a terminal's 80 columns.
 LONG = (
-    "days", "chip-hours", "money", "chip-hours of a million",
-    "money of a million", "floor of the memory, ms", "passes of a product",
-)  # fmt: skip
+  "days",
+  "chip-hours",
+  "money",
+  "chip-hours of a million",
+  "money of a million",
+  "floor of the memory, ms",
+  "passes of a product",
+)
 _MILLION = (
-    ("chip-hours of a million", "chip_hours_of_a_million", ".3g", 1.0),
-    ("money of a million", "money_of_a_million", ".3g", 1.0),
+  ("chip-hours of a million", "chip_hours_of_a_million", ".3g", 1.0),
+  ("money of a million", "money_of_a_million", ".3g", 1.0),
 )
 # Of a step that trains nothing: head, key, format, factor.
 _SERVED = {
-    "decode": (
-        ("rows", "batch", ",", 1),
-        ("places of the cache", "cache_tokens", ",", 1),
-        ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
-        ("step, ms", "step_s", ".3g", 1e3),
-        ("floor of the memory, ms", "floor_s", ".3g", 1e3),
-        ("tokens/s, at most", "tokens_per_s", ",.0f", 1.0),
-        ("tokens/s of a chip", "tokens_per_s_of_a_chip", ",.0f", 1.0),
-        *_MILLION,
-    ),
-    "encode": (
-        ("frames", "batch", ",", 1),
-        ("side, px", "size_px", ",", 1),
-        ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
-        ("step, ms", "step_s", ".3g", 1e3),
-        ("passes of a product", "passes", ",", 1),
-        ("frames/s, at most", "frames_per_s", ",.0f", 1.0),
-        ("frames/s of a chip", "frames_per_s_of_a_chip", ",.0f", 1.0),
-        *_MILLION,
-    ),
+  "decode": (
+    ("rows", "batch", ",", 1),
+    ("places of the cache", "cache_tokens", ",", 1),
+    ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
+    ("step, ms", "step_s", ".3g", 1e3),
+    ("floor of the memory, ms", "floor_s", ".3g", 1e3),
+    ("tokens/s, at most", "tokens_per_s", ",.0f", 1.0),
+    ("tokens/s of a chip", "tokens_per_s_of_a_chip", ",.0f", 1.0),
+    *_MILLION,
+  ),
+  "encode": (
+    ("frames", "batch", ",", 1),
+    ("side, px", "size_px", ",", 1),
+    ("peak GiB", "hbm_peak_gib", ".2f", 1.0),
+    ("step, ms", "step_s", ".3g", 1e3),
+    ("passes of a product", "passes", ",", 1),
+    ("frames/s, at most", "frames_per_s", ",.0f", 1.0),
+    ("frames/s of a chip", "frames_per_s_of_a_chip", ",.0f", 1.0),
+    *_MILLION,
+  ),
 }
 
 
@@ -76,22 +89,22 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
   if (served := _SERVED.get(row.get("what", ""))) is not None:
     return (
-        "x".join(str(size) for size in row["mesh"].values()),
-        {True: "yes", False: "no", None: "?"}[row.get("fits")],
-        *(number(key, form, scale) for _, key, form, scale in served),
+      "x".join(str(size) for size in row["mesh"].values()),
+      {True: "yes", False: "no", None: "?"}[row.get("fits")],
+      *(number(key, form, scale) for _, key, form, scale in served),
     )
   return (
-      "x".join(str(size) for size in row["mesh"].values()),
-      row["remat"],
-      str(row["microbatches"]),
-      {True: "yes", False: "no", None: "?"}[row.get("fits")],
-      number("hbm_peak_gib", ".2f"),
-      number("step_s", ".1f", 1e3),
-      number("mfu_bound", ".1%"),
-      number("tokens_per_s", ",.0f"),
-      number("days", ",.2f"),
-      number("chip_hours", ",.0f"),
-      number("money", ",.0f"),
+    "x".join(str(size) for size in row["mesh"].values()),
+    row["remat"],
+    str(row["microbatches"]),
+    {True: "yes", False: "no", None: "?"}[row.get("fits")],
+    number("hbm_peak_gib", ".2f"),
+    number("step_s", ".1f", 1e3),
+    number("mfu_bound", ".1%"),
+    number("tokens_per_s", ",.0f"),
+    number("days", ",.2f"),
+    number("chip_hours", ",.0f"),
+    number("money", ",.0f"),
   )
 
 
@@ -101,7 +114,7 @@ def headline(folder: reading.Folder) -> str:
   where = f"{plan.get('chips', '?')} chips of {plan.get('topology', '?')}"
   if not plan.get("fits", True):
     return page.paragraph(
-        f"Does not fit {where}: {plan['error']}.", "verdict"
+      f"Does not fit {where}: {plan['error']}.", "verdict"
     ) + page.table(("what to change",), [(a,) for a in plan.get("advice", ())])
   claim = _claim(plan, where)
   pairs = [("parameters", console.short(plan["parameters"]))]
@@ -121,9 +134,9 @@ def headline(folder: reading.Folder) -> str:
   compiler = f" ({plan['compiler']})" if "compiler" in plan else ""
   source = f"Source: {plan['source']}{compiler}. Nothing was measured."
   return (
-      page.paragraph(claim + ".", "verdict")
-      + page.facts(pairs)
-      + page.paragraph(source, "soft")
+    page.paragraph(claim + ".", "verdict")
+    + page.facts(pairs)
+    + page.paragraph(source, "soft")
   )
 
 
@@ -147,8 +160,8 @@ def compared(folder: reading.Folder) -> str:
   """Every variant that was compiled."""
   plan = folder.json("plan.json")
   rows = [
-      (("best" if i == plan["best"] else ""), *cells(row))
-      for i, row in enumerate(plan["rows"])
+    (("best" if i == plan["best"] else ""), *cells(row))
+    for i, row in enumerate(plan["rows"])
   ]
   return page.table(("", *columns(plan)), rows, words=3)
 
@@ -159,23 +172,23 @@ def memory(folder: reading.Folder) -> str:
   if "hbm" not in plan:
     return page.paragraph("The compiler gave no memory for this plan.", "soft")
   names = (
-      ("arguments_gib", "arguments: state and batch"),
-      ("outputs_gib", "outputs"),
-      ("aliased_gib", "of these in the place of arguments"),
-      ("temporaries_gib", "temporaries: activations, gradients, buffers"),
-      ("program_gib", "the program"),
-      ("peak_gib", "peak, as the compiler places it"),
+    ("arguments_gib", "arguments: state and batch"),
+    ("outputs_gib", "outputs"),
+    ("aliased_gib", "of these in the place of arguments"),
+    ("temporaries_gib", "temporaries: activations, gradients, buffers"),
+    ("program_gib", "the program"),
+    ("peak_gib", "peak, as the compiler places it"),
   )
   rows = [(name, f"{plan['hbm'][key]:.3f}") for key, name in names]
   rows += [
-      (name, f"{plan[key] / 2**30:.3f}")
-      for key, name in (
-          ("parameter_bytes", "float32 parameters, all chips"),
-          ("optimiser_bytes", "optimiser, all chips"),
-          ("weight_bytes", "weights"),
-          ("cache_bytes", "cache"),
-      )
-      if key in plan
+    (name, f"{plan[key] / 2**30:.3f}")
+    for key, name in (
+      ("parameter_bytes", "float32 parameters, all chips"),
+      ("optimiser_bytes", "optimiser, all chips"),
+      ("weight_bytes", "weights"),
+      ("cache_bytes", "cache"),
+    )
+    if key in plan
   ]
   return page.table(("on each chip", "GiB"), rows)
 
@@ -195,7 +208,7 @@ def cycles(folder: reading.Folder) -> str:
     written = f"{value / 1e6:.1f} M, {value / total:.1%}"
     rows.append((name, value, written, "kernel," in name))
   return page.bars(rows) + page.paragraph(
-      f"{total / 1e6:.1f} million cycles of one chip in a step.", "soft"
+    f"{total / 1e6:.1f} million cycles of one chip in a step.", "soft"
   )
 
 
@@ -203,20 +216,24 @@ def traffic(folder: reading.Folder) -> str:
   """Exchanges between chips."""
   plan = folder.json("plan.json")
   rows = [
-      (
-          row["kind"],
-          row["over"],
-          f"{row['count']:,}",
-          f"{row['payload_bytes'] / 1e9:.3f}",
-          f"{row['sent_bytes'] / 1e9:.3f}",
-          "-" if row["alone_s"] is None else f"{1e3 * row['alone_s']:.1f}",
-      )
-      for row in plan.get("collectives", ())
+    (
+      row["kind"],
+      row["over"],
+      f"{row['count']:,}",
+      f"{row['payload_bytes'] / 1e9:.3f}",
+      f"{row['sent_bytes'] / 1e9:.3f}",
+      "-" if row["alone_s"] is None else f"{1e3 * row['alone_s']:.1f}",
+    )
+    for row in plan.get("collectives", ())
   ]
   head = (
-      "in a step", "over", "count", "GB of arrays", "GB sent by a chip",
-      "ms alone",
-  )  # fmt: skip
+    "in a step",
+    "over",
+    "count",
+    "GB of arrays",
+    "GB sent by a chip",
+    "ms alone",
+  )
   return page.table(head, rows)
 
 
@@ -227,10 +244,10 @@ def limits(folder: reading.Folder) -> str:
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
-    ("", headline),
-    ("Compared", compared),
-    ("Memory", memory),
-    ("Where the time goes", cycles),
-    ("Between chips", traffic),
-    ("Limits", limits),
+  ("", headline),
+  ("Compared", compared),
+  ("Memory", memory),
+  ("Where the time goes", cycles),
+  ("Between chips", traffic),
+  ("Limits", limits),
 )

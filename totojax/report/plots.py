@@ -42,22 +42,22 @@ class Palette:
 
 
 PAPER = Palette(
-    ink="#22262a",
-    faint="#d9d6d0",
-    series=("#1f6f8b", "#c26a2d", "#5b7f3a", "#85539b"),
+  ink="#22262a",
+  faint="#d9d6d0",
+  series=("#1f6f8b", "#c26a2d", "#5b7f3a", "#85539b"),
 )
 # Colours that stand for CSS variables in the SVG text; nothing is drawn so.
 _MARKS = Palette(
-    ink="#010101",
-    faint="#020202",
-    series=("#030303", "#040404", "#050505", "#060606"),
+  ink="#010101",
+  faint="#020202",
+  series=("#030303", "#040404", "#050505", "#060606"),
 )
 _VARIABLES = dict(
-    zip(
-        (_MARKS.ink, _MARKS.faint, *_MARKS.series),
-        ("--ink", "--line", "--s1", "--s2", "--s3", "--s4"),
-        strict=True,
-    )
+  zip(
+    (_MARKS.ink, _MARKS.faint, *_MARKS.series),
+    ("--ink", "--line", "--s1", "--s2", "--s3", "--s4"),
+    strict=True,
+  )
 )
 WIDE, NARROW = (7.6, 3.1), (3.75, 2.9)  # inches; on a page, the proportions
 HALF = (3.75, 2.7)
@@ -79,8 +79,8 @@ def html(draw: Draw, *, name: str, label: str, half: bool = False) -> str:
   wide = _svg(draw, WIDE, name=f"{name}-wide", label=label)
   narrow = _svg(draw, NARROW, name=f"{name}-narrow", label=label)
   return (
-      f'<div class="wide-only">{wide}</div>'
-      f'<div class="narrow-only">{narrow}</div>'
+    f'<div class="wide-only">{wide}</div>'
+    f'<div class="narrow-only">{narrow}</div>'
   )
 
 
@@ -139,9 +139,16 @@ def by_group(table: Mapping[str, Table], *, group: str, xlabel: str) -> Draw:
   def draw(axes, palette):
     for (name, t), colour in zip(table.items(), palette.series, strict=False):
       axes.errorbar(
-          t[group] + 1, t["mean"], yerr=2 * t["sem"], color=colour,
-          lw=1.2, marker="o", ms=3.5, capsize=0, label=name,
-      )  # fmt: skip
+        t[group] + 1,
+        t["mean"],
+        yerr=2 * t["sem"],
+        color=colour,
+        lw=1.2,
+        marker="o",
+        ms=3.5,
+        capsize=0,
+        label=name,
+      )
     axes.set_xlabel(xlabel)
     axes.set_ylabel("nats per token")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
@@ -152,11 +159,11 @@ def by_group(table: Mapping[str, Table], *, group: str, xlabel: str) -> Draw:
 
 
 def learning(
-    *,
-    train: tuple[np.ndarray, np.ndarray],
-    evals: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    levels: Mapping[str, float],
-    xlabel: str,
+  *,
+  train: tuple[np.ndarray, np.ndarray],
+  evals: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  levels: Mapping[str, float],
+  xlabel: str,
 ) -> Draw:
   """Training loss, validation loss by source, and levels to beat.
 
@@ -168,21 +175,26 @@ def learning(
   """
 
   def draw(axes, palette):
-    axes.plot(
-        *train, color=palette.ink, alpha=0.35, lw=1.0, label="training"
-    )
+    axes.plot(*train, color=palette.ink, alpha=0.35, lw=1.0, label="training")
     for (name, (x, y)), colour in zip(
-        evals.items(), palette.series, strict=False
+      evals.items(), palette.series, strict=False
     ):
-      axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4,
-                label=f"held-out {name}")  # fmt: skip
+      axes.plot(
+        x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}"
+      )
     for name, level in levels.items():
       axes.axhline(level, color=palette.ink, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
       axes.annotate(
-          f"{name} {level:.2f}", (1, level), xycoords=("axes fraction", "data"),
-          xytext=(-3, 3), textcoords="offset points", ha="right", va="bottom",
-          color=palette.ink, fontsize=8,
-      )  # fmt: skip
+        f"{name} {level:.2f}",
+        (1, level),
+        xycoords=("axes fraction", "data"),
+        xytext=(-3, 3),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=palette.ink,
+        fontsize=8,
+      )
     axes.set_xlabel(xlabel)
     axes.set_ylabel("nats per visual token")
     axes.set_ylim(bottom=0)
@@ -190,10 +202,15 @@ def learning(
     axes.xaxis.set_major_formatter(short_ticks())
     # Under the axes: nothing in the plot is covered, on a phone neither.
     axes.legend(
-        loc="upper left", bbox_to_anchor=(-0.02, 1.14), ncols=3, frameon=False,
-        labelcolor=palette.ink, handlelength=1.4, columnspacing=1.2,
-        borderpad=0,
-    )  # fmt: skip
+      loc="upper left",
+      bbox_to_anchor=(-0.02, 1.14),
+      ncols=3,
+      frameon=False,
+      labelcolor=palette.ink,
+      handlelength=1.4,
+      columnspacing=1.2,
+      borderpad=0,
+    )
 
   return draw
 
@@ -205,7 +222,7 @@ def rank_frequency(ngrams: list[Mapping]) -> Draw:
 
 
 def by_rank(
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
 ) -> Draw:
   """(rank, value) by the name of the curve, both axes logarithmic."""
 
@@ -213,10 +230,14 @@ def by_rank(
     colours = len(palette.series)
     for i, (name, (rank, value)) in enumerate(curves.items()):
       axes.loglog(
-          rank, value, color=palette.series[i % colours], lw=1.6, label=name,
-          ls=LINES[i // colours % len(LINES)],
-          marker="o" if len(rank) == 1 else None,
-      )  # fmt: skip
+        rank,
+        value,
+        color=palette.series[i % colours],
+        lw=1.6,
+        label=name,
+        ls=LINES[i // colours % len(LINES)],
+        marker="o" if len(rank) == 1 else None,
+      )
     axes.set_xlabel("rank")
     axes.set_ylabel(ylabel)
     for axis in (axes.xaxis, axes.yaxis):
@@ -238,13 +259,13 @@ def _legend(axes, table: Mapping[str, Table], palette: Palette) -> None:
 
 
 def _render(
-    draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str
+  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str
 ) -> mpl_figure.Figure:
   style: dict[RcKeyType, Any] = {
-      "font.size": 9.0,
-      "svg.fonttype": "none",
-      "svg.hashsalt": f"totojax-{salt}",
-      "path.simplify_threshold": 0.3,
+    "font.size": 9.0,
+    "svg.fonttype": "none",
+    "svg.hashsalt": f"totojax-{salt}",
+    "path.simplify_threshold": 0.3,
   }
   with matplotlib.rc_context(style):
     figure = mpl_figure.Figure(figsize=size, layout="constrained")
@@ -261,18 +282,18 @@ def _render(
 
 
 def _svg(
-    draw: Draw, size: tuple[float, float], *, name: str, label: str
+  draw: Draw, size: tuple[float, float], *, name: str, label: str
 ) -> str:
   """SVG text that can stand in a page with others."""
   buffer = io.StringIO()
   style: dict[RcKeyType, Any] = {
-      "svg.fonttype": "none",
-      "svg.hashsalt": f"totojax-{name}",
+    "svg.fonttype": "none",
+    "svg.hashsalt": f"totojax-{name}",
   }
   figure = _render(draw, size, _MARKS, salt=name)
   with matplotlib.rc_context(style):
     figure.savefig(
-        buffer, format="svg", transparent=True, metadata={"Date": None}
+      buffer, format="svg", transparent=True, metadata={"Date": None}
     )
   text = buffer.getvalue()
   text = text[text.index("<svg") :]

@@ -41,7 +41,7 @@ class Folder:
     return rows
 
   def table(
-      self, name: str, by: str = "source"
+    self, name: str, by: str = "source"
   ) -> dict[str, dict[str, np.ndarray]]:
     """Columns of a CSV by its column `by`, the other columns as floats."""
 
@@ -52,8 +52,8 @@ class Folder:
         for key, value in row.items():
           columns.setdefault(key, []).append(float(value))
       return {
-          source: {key: np.array(values) for key, values in columns.items()}
-          for source, columns in sources.items()
+        source: {key: np.array(values) for key, values in columns.items()}
+        for source, columns in sources.items()
       }
 
     sources = self._read(name, read)
@@ -84,8 +84,8 @@ class Folder:
       return read(path)
     except metrics.DamagedLine as error:
       raise Missing(
-          f"{name} is damaged in line {error.line} of {error.lines}: remove or"
-          " mend that line"
+        f"{name} is damaged in line {error.line} of {error.lines}: remove or"
+        " mend that line"
       ) from error
     except files.Damaged as error:
       raise Missing(f"{name} cannot be read: {error.reason}") from error

@@ -22,9 +22,7 @@ from totojax.report import token_sections
 from totojax.rundir import files
 
 
-def write_report(
-    chain: epath.PathLike, workdir: epath.PathLike
-) -> epath.Path:
+def write_report(chain: epath.PathLike, workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` about the runs of a chain.
 
   Args:
@@ -38,7 +36,7 @@ def write_report(
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
   return page.write(
-      workdir, about="totojax report", sections=SECTIONS, run=chain
+    workdir, about="totojax report", sections=SECTIONS, run=chain
   )
 
 
@@ -55,16 +53,16 @@ def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
 
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
-    ("", model_sections.headline),
-    ("", run_sections.in_short),
-    ("Learning", model_sections.loss_curves),
-    ("Where in the video the loss is", model_sections.position_loss),
-    ("", model_sections.group_loss),
-    ("What each layer knows", layer_sections.probes),
-    ("What the tokenizer keeps", token_sections.reconstructions),
-    ("How the codes are used", token_sections.codes),
-    ("Data", token_sections.skipped),
-    ("Time", run_sections.timings),
-    ("Environment", run_sections.environment),
-    ("Settings", run_sections.settings),
+  ("", model_sections.headline),
+  ("", run_sections.in_short),
+  ("Learning", model_sections.loss_curves),
+  ("Where in the video the loss is", model_sections.position_loss),
+  ("", model_sections.group_loss),
+  ("What each layer knows", layer_sections.probes),
+  ("What the tokenizer keeps", token_sections.reconstructions),
+  ("How the codes are used", token_sections.codes),
+  ("Data", token_sections.skipped),
+  ("Time", run_sections.timings),
+  ("Environment", run_sections.environment),
+  ("Settings", run_sections.settings),
 )

@@ -33,10 +33,8 @@ def in_short(folder: reading.Folder) -> str:
     if store:
       out.append((what, f"{sum(s['records'] for s in store['shards']):,}"))
   seconds = [
-      reading.optional(
-          lambda s=s: folder.json(f"{s}/done.json")["seconds"], 0.0
-      )
-      for s in stages(folder)
+    reading.optional(lambda s=s: folder.json(f"{s}/done.json")["seconds"], 0.0)
+    for s in stages(folder)
   ]
   if any(seconds):
     out.append(("altogether", console.duration(sum(seconds))))
@@ -55,16 +53,14 @@ def timings(folder: reading.Folder) -> str:
   if not seconds:
     raise reading.Missing("no stage has a done.json; none has finished")
   out = [
-      page.bars(
-          [(k, v, console.duration(v), False) for k, v in seconds.items()]
-      )
+    page.bars([(k, v, console.duration(v), False) for k, v in seconds.items()])
   ]
   rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
   figures = []
   for key, name, form in (
-      ("tokens_per_s", "training tokens per second", console.short),
-      ("mfu", "of the device's peak (MFU)", "{:.1%}".format),
-      ("data_frac", "of the time spent waiting for data", "{:.1%}".format),
+    ("tokens_per_s", "training tokens per second", console.short),
+    ("mfu", "of the device's peak (MFU)", "{:.1%}".format),
+    ("data_frac", "of the time spent waiting for data", "{:.1%}".format),
   ):
     values = [row["wall"][key] for row in rows if row.get("wall", {}).get(key)]
     if values:

@@ -53,12 +53,12 @@ GPT_3 = Law(2.57, 0.048, 0.0, PF_DAY_FLOPS / 2, np.nan)
 
 
 def fit(
-    macs_P: np.ndarray,
-    loss_P: np.ndarray,
-    *,
-    floor: bool,
-    unit: float = 1.0,
-    force: bool = False,
+  macs_P: np.ndarray,
+  loss_P: np.ndarray,
+  *,
+  floor: bool,
+  unit: float = 1.0,
+  force: bool = False,
 ) -> Law:
   """The power law through points of a frontier.
 
@@ -93,12 +93,12 @@ def fit(
 
 
 def _check(
-    macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool
+  macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool
 ) -> None:
   if macs_P.shape != loss_P.shape or macs_P.ndim != 1:
     raise ValueError(
-        f"compute {macs_P.shape} and loss {loss_P.shape} must be one value each"
-        " a point"
+      f"compute {macs_P.shape} and loss {loss_P.shape} must be one value each"
+      " a point"
     )
   if not (np.all(macs_P > 0) and np.all(loss_P > 0)):
     raise ValueError("compute and loss must be positive: they have logarithms")
@@ -106,19 +106,19 @@ def _check(
   decades = np.log10(macs_P.max() / macs_P.min()) if len(macs_P) else 0.0
   if len(macs_P) < 2 or decades == 0.0:
     raise ValueError(
-        f"{len(macs_P)} points over {decades:.2g} decades of compute make no"
-        " line; train more models"
+      f"{len(macs_P)} points over {decades:.2g} decades of compute make no"
+      " line; train more models"
     )
   if not force and (len(macs_P) < least or decades < LEAST_DECADES):
     raise ValueError(
-        f"{len(macs_P)} points over {decades:.2f} decades of compute; a law"
-        f" needs {least} points over {LEAST_DECADES:g}. Train more models, or"
-        " force it"
+      f"{len(macs_P)} points over {decades:.2f} decades of compute; a law"
+      f" needs {least} points over {LEAST_DECADES:g}. Train more models, or"
+      " force it"
     )
 
 
 def _with_floor(
-    x_P: np.ndarray, y_P: np.ndarray, lowest: float
+  x_P: np.ndarray, y_P: np.ndarray, lowest: float
 ) -> tuple[float, float, float]:
   """(ln a, b, floor) of the least Huber loss; floor is below every loss."""
   from scipy import optimize  # slow to import
@@ -136,11 +136,13 @@ def _with_floor(
     off_P = np.log(floor + above_P) - y_P
     small_P = np.minimum(np.abs(off_P), HUBER)
     pull_P = np.clip(off_P, -HUBER, HUBER) / (floor + above_P)
-    slopes = np.array([
+    slopes = np.array(
+      [
         np.sum(pull_P * above_P),
         -b * np.sum(pull_P * above_P * moved_P),
         floor * (1.0 - part) * np.sum(pull_P),
-    ])
+      ]
+    )
     value = np.sum(small_P * (np.abs(off_P) - small_P / 2))
     return value / HUBER**2, slopes / HUBER**2
 
@@ -150,10 +152,13 @@ def _with_floor(
       floor = lowest / (1.0 + np.exp(-share))
       ln_a = np.log(np.mean(np.exp(y_P)) - floor)
       found = optimize.minimize(
-          objective, (ln_a, np.log(b), share), jac=True, method="L-BFGS-B",
-          bounds=((-30, 30), (np.log(1e-4), np.log(3.0)), (-12, 12)),
-          options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
-      )  # fmt: skip
+        objective,
+        (ln_a, np.log(b), share),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=((-30, 30), (np.log(1e-4), np.log(3.0)), (-12, 12)),
+        options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
+      )
       if best is None or found.fun < best.fun:
         best = found
   ln_a, ln_b, share = best.x
@@ -162,7 +167,7 @@ def _with_floor(
 
 
 def envelope(
-    macs_P: np.ndarray, loss_P: np.ndarray, *, bins_per_decade: int
+  macs_P: np.ndarray, loss_P: np.ndarray, *, bins_per_decade: int
 ) -> np.ndarray:
   """Indices of the frontier: the lowest loss of each bin, if it is a new low.
 
@@ -185,15 +190,15 @@ def envelope(
 
 
 def bootstrap(
-    macs_P: np.ndarray,
-    loss_P: np.ndarray,
-    run_P: Sequence[str],
-    *,
-    bins_per_decade: int,
-    floor: bool,
-    draws: int,
-    seed: int,
-    force: bool = False,
+  macs_P: np.ndarray,
+  loss_P: np.ndarray,
+  run_P: Sequence[str],
+  *,
+  bins_per_decade: int,
+  floor: bool,
+  draws: int,
+  seed: int,
+  force: bool = False,
 ) -> tuple[float, float]:
   """95 % interval of the exponent: runs drawn with replacement.
 
@@ -218,17 +223,17 @@ def bootstrap(
       continue
   if len(found) < draws / 2:
     raise ValueError(
-        f"only {len(found)} of {draws} draws of {len(runs)} runs make a law;"
-        " train more models"
+      f"only {len(found)} of {draws} draws of {len(runs)} runs make a law;"
+      " train more models"
     )
   low, high = np.quantile(found, (0.025, 0.975))
   return float(low), float(high)
 
 
 def by_compute(
-    runs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    laws: Mapping[str, Law],
-    frontier: tuple[np.ndarray, np.ndarray],
+  runs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  laws: Mapping[str, Law],
+  frontier: tuple[np.ndarray, np.ndarray],
 ) -> plots.Draw:
   """Figure 9: loss over training MACs, a curve a run; laws are dashed.
 
@@ -242,17 +247,22 @@ def by_compute(
     colours = len(palette.series)
     for i, (name, (macs, loss)) in enumerate(runs.items()):
       axes.plot(
-          macs, loss, color=palette.series[i % colours], lw=1.2, label=name,
-          ls=plots.LINES[i // colours % len(plots.LINES)],
-      )  # fmt: skip
+        macs,
+        loss,
+        color=palette.series[i % colours],
+        lw=1.2,
+        label=name,
+        ls=plots.LINES[i // colours % len(plots.LINES)],
+      )
     axes.plot(*frontier, ls="", marker="o", ms=3.5, color=palette.ink)
     ends = [macs for macs, _ in runs.values()]
     ends = np.geomspace(min(x.min() for x in ends), max(x.max() for x in ends))
     for (name, law), style in zip(
-        laws.items(), ("--", ":", "-."), strict=False
+      laws.items(), ("--", ":", "-."), strict=False
     ):
-      axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style,
-                label=name)  # fmt: skip
+      axes.plot(
+        ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name
+      )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("training compute (MACs)")
@@ -261,8 +271,11 @@ def by_compute(
                     axes.yaxis.set_minor_formatter):  # fmt: skip
       written(ticker.StrMethodFormatter("{x:g}"))
     axes.legend(
-        frameon=False, labelcolor=palette.ink, fontsize=8, loc="center left",
-        bbox_to_anchor=(1.0, 0.5),
-    )  # fmt: skip
+      frameon=False,
+      labelcolor=palette.ink,
+      fontsize=8,
+      loc="center left",
+      bbox_to_anchor=(1.0, 0.5),
+    )
 
   return draw

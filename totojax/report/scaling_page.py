@@ -18,11 +18,11 @@ from totojax.report import scaling
 from totojax.rundir import console
 
 PAPER = (
-    "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C:"
-    " the law meets its own dashed line where C counts a million of the"
-    " figure's unit, the MACs of one token times sequences of 4,096, forward"
-    " only. GPT-3's (Brown et al., 2020) is of text, in nats per token of"
-    " another vocabulary: its slope can be compared, its height cannot."
+  "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C:"
+  " the law meets its own dashed line where C counts a million of the"
+  " figure's unit, the MACs of one token times sequences of 4,096, forward"
+  " only. GPT-3's (Brown et al., 2020) is of text, in nats per token of"
+  " another vocabulary: its slope can be compared, its height cannot."
 )
 
 
@@ -39,15 +39,15 @@ def verdict(found: Mapping[str, Any]) -> list[str]:
     low, high = found["b_interval_95"]
     span = f" (95 % interval over runs {low:.4f} to {high:.4f})"
   told = [
-      f"loss falls as compute^-{law['b']:.4f}{span} over"
-      f" {found['decades']:.1f} decades of compute,"
-      f" {found['points']} points of the frontier ({found['frontier']})"
+    f"loss falls as compute^-{law['b']:.4f}{span} over"
+    f" {found['decades']:.1f} decades of compute,"
+    f" {found['points']} points of the frontier ({found['frontier']})"
   ]
   if "law_with_floor" in found:
     other = found["law_with_floor"]
     told.append(
-        f"with an irreducible loss: {other['floor']:.3f} + a"
-        f" compute^-{other['b']:.4f}"
+      f"with an irreducible loss: {other['floor']:.3f} + a"
+      f" compute^-{other['b']:.4f}"
     )
   return told + list(found.get("notes", ()))
 
@@ -57,14 +57,16 @@ def headline(folder: reading.Folder) -> str:
   found = folder.json("laws.json")
   claim, *more = verdict(found)
   return (
-      page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")
-      + "".join(page.paragraph(line) for line in more)
-      + page.facts([
-          ("exponent", f"{found['law']['b']:.4f}"),
-          ("of the paper's law", f"{scaling.PAPER.b:.4f}"),
-          ("of GPT-3's", f"{scaling.GPT_3.b:.3f}"),
-          ("of the variance explained", f"{found['law']['r2']:.3f}"),
-      ])
+    page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")
+    + "".join(page.paragraph(line) for line in more)
+    + page.facts(
+      [
+        ("exponent", f"{found['law']['b']:.4f}"),
+        ("of the paper's law", f"{scaling.PAPER.b:.4f}"),
+        ("of GPT-3's", f"{scaling.GPT_3.b:.3f}"),
+        ("of the variance explained", f"{found['law']['r2']:.3f}"),
+      ]
+    )
   )
 
 
@@ -85,8 +87,8 @@ def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
     shown[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
   shown["GPT-3 (text)"] = scaling.GPT_3
   arrays = {
-      name: (np.array(macs), np.array(loss))
-      for name, (macs, loss) in runs.items()
+    name: (np.array(macs), np.array(loss))
+    for name, (macs, loss) in runs.items()
   }
   frontier = np.array(front[0]), np.array(front[1])
   return scaling.by_compute(arrays, shown, frontier), len(runs)
@@ -96,36 +98,44 @@ def figure(folder: reading.Folder) -> str:
   """Figure 9."""
   draw, runs = drawing(folder)
   drawn = plots.html(
-      draw, name="scaling", label="Loss against compute, a curve for each run"
+    draw, name="scaling", label="Loss against compute, a curve for each run"
   )
   return page.figure(
-      drawn,
-      f"{runs} runs, evaluated as they train; dots are the frontier, the dashed"
-      " line is its power law.",
+    drawn,
+    f"{runs} runs, evaluated as they train; dots are the frontier, the dashed"
+    " line is its power law.",
   ) + page.paragraph(PAPER, "soft")
 
 
 def runs(folder: reading.Folder) -> str:
   """Where each run ended."""
   rows = [
-      (
-          row["run"], console.short(float(row["parameters"])),
-          console.short(float(row["tokens"])), f"{float(row['macs']):.3g}",
-          f"{float(row['pf_days']):.3g}", f"{float(row['loss']):.4f}",
-          f"{float(row['loss_sem']):.4f}",
-      )
-      for row in folder.records("scaling.csv")
-      if int(row["last"])
-  ]  # fmt: skip
+    (
+      row["run"],
+      console.short(float(row["parameters"])),
+      console.short(float(row["tokens"])),
+      f"{float(row['macs']):.3g}",
+      f"{float(row['pf_days']):.3g}",
+      f"{float(row['loss']):.4f}",
+      f"{float(row['loss_sem']):.4f}",
+    )
+    for row in folder.records("scaling.csv")
+    if int(row["last"])
+  ]
   head = (
-      "run", "parameters", "tokens", "MACs of training", "PF-days", "loss",
-      "standard error",
-  )  # fmt: skip
+    "run",
+    "parameters",
+    "tokens",
+    "MACs of training",
+    "PF-days",
+    "loss",
+    "standard error",
+  )
   return page.table(head, rows)
 
 
 SECTIONS: Sequence = (
-    ("", headline),
-    ("Loss against compute", figure),
-    ("Where each run ended", runs),
+  ("", headline),
+  ("Loss against compute", figure),
+  ("Where each run ended", runs),
 )

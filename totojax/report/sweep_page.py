@@ -17,8 +17,8 @@ from totojax.report import sweep_plots
 from totojax.rundir import console
 
 PAPER = (
-    "The paper's Figure 11 has one best rate, 2^-7, for widths 64 to 1,536 with"
-    " µP; its base width is not printed, so the number itself need not be ours."
+  "The paper's Figure 11 has one best rate, 2^-7, for widths 64 to 1,536 with"
+  " µP; its base width is not printed, so the number itself need not be ours."
 )
 
 
@@ -33,18 +33,21 @@ def headline(folder: reading.Folder) -> str:
   claims = optimum.verdict(curves)
   runs = sum(len(curve.x_P) for curve in curves)
   facts = [
-      ("runs", f"{runs:,}"),
-      ("tokens in all", console.short(
-          sum(curve.tokens * len(curve.x_P) for curve in curves)
-      )),
-      ("diverged", str(sum(
-          int(row["diverged_at"]) > 0 for row in folder.records("sweep.csv")
-      ))),
-  ]  # fmt: skip
-  return (
-      "".join(page.paragraph(claim, "verdict") for claim in claims)
-      + page.facts(facts)
-  )
+    ("runs", f"{runs:,}"),
+    (
+      "tokens in all",
+      console.short(sum(curve.tokens * len(curve.x_P) for curve in curves)),
+    ),
+    (
+      "diverged",
+      str(
+        sum(int(row["diverged_at"]) > 0 for row in folder.records("sweep.csv"))
+      ),
+    ),
+  ]
+  return "".join(
+    page.paragraph(claim, "verdict") for claim in claims
+  ) + page.facts(facts)
 
 
 def figures(folder: reading.Folder) -> str:
@@ -55,17 +58,19 @@ def figures(folder: reading.Folder) -> str:
   for (kind, tokens), of in optimum.by_parametrisation(curves).items():
     name = optimum.NAMES.get(kind, kind)
     drawn = plots.html(
-        sweep_plots.by_learning_rate(of, span),
-        name=sweep_plots.figure_name(kind, tokens),
-        label=f"Loss against learning rate, a curve for each width: {name}",
+      sweep_plots.by_learning_rate(of, span),
+      name=sweep_plots.figure_name(kind, tokens),
+      label=f"Loss against learning rate, a curve for each width: {name}",
     )
-    out.append(page.figure(
+    out.append(
+      page.figure(
         drawn,
         f"{name}, {tokens:.3g} tokens a run. Dots are runs, lines means over"
         " seeds, stars the lowest points of quadratics with their 95 %"
         " intervals. Losses far above the best are off the figure and in"
         " sweep.csv.",
-    ))  # fmt: skip
+      )
+    )
   return "".join(out) + page.paragraph(PAPER, "soft")
 
 
@@ -78,15 +83,28 @@ def optima(folder: reading.Folder) -> str:
       fitted = best.why or f"{best.log2_lr:.2f}"
       span = "-" if best.why else f"{best.low:.2f} to {best.high:.2f}"
       loss = "-" if best.loss is None else f"{best.loss:.4f}"
-      rows.append((
+      rows.append(
+        (
           optimum.NAMES.get(curve.parametrisation, curve.parametrisation),
-          curve.model, f"{curve.width:,}", console.short(curve.tokens),
-          f"{best.grid:g}", fitted, span, loss,
-      ))  # fmt: skip
+          curve.model,
+          f"{curve.width:,}",
+          console.short(curve.tokens),
+          f"{best.grid:g}",
+          fitted,
+          span,
+          loss,
+        )
+      )
   head = (
-      "", "model", "width", "tokens", "best tried", "optimum (log2)",
-      "95 % interval", "loss there",
-  )  # fmt: skip
+    "",
+    "model",
+    "width",
+    "tokens",
+    "best tried",
+    "optimum (log2)",
+    "95 % interval",
+    "loss there",
+  )
   return page.table(head, rows, words=2)
 
 
@@ -94,14 +112,14 @@ def everything(folder: reading.Folder) -> str:
   """Every run of sweep.csv."""
   records = folder.records("sweep.csv")
   table = page.table(
-      tuple(records[0]), [tuple(row.values()) for row in records], words=2
+    tuple(records[0]), [tuple(row.values()) for row in records], words=2
   )
   return page.fold(f"All {len(records):,} runs", table)
 
 
 SECTIONS: Sequence = (
-    ("", headline),
-    ("Loss against learning rate", figures),
-    ("The best learning rate of each width", optima),
-    ("Every run", everything),
+  ("", headline),
+  ("Loss against learning rate", figures),
+  ("The best learning rate of each width", optima),
+  ("Every run", everything),
 )

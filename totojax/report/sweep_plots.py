@@ -36,9 +36,10 @@ def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> plots.Draw:
     kinds = dict.fromkeys(row["parametrisation"] for row in rows)
     for kind, colour in zip(kinds, palette.series, strict=False):
       of = [
-          row for row in rows
-          if row["parametrisation"] == kind and int(row["update"]) == last
-      ]  # fmt: skip
+        row
+        for row in rows
+        if row["parametrisation"] == kind and int(row["update"]) == last
+      ]
       of.sort(key=lambda row: float(row["width"]))
       x = np.array([float(row["width"]) for row in of])
       y = np.array([float(row[quantity]) for row in of])
@@ -61,18 +62,20 @@ def read(workdir: epath.PathLike) -> list[optimum.Curve]:
   groups = {}
   for row in reading.Folder(workdir).records("sweep.csv"):
     key = (
-        row["parametrisation"], row["model"], int(row["width"]),
-        float(row["tokens"]),
-    )  # fmt: skip
+      row["parametrisation"],
+      row["model"],
+      int(row["width"]),
+      float(row["tokens"]),
+    )
     groups.setdefault(key, []).append(row)
   return [
-      optimum.Curve(
-          *key,
-          x_P=np.array([float(row["log2_lr"]) for row in rows]),
-          loss_P=np.array([float(row["val_loss"] or "nan") for row in rows]),
-          seed_P=np.array([int(row["seed"]) for row in rows]),
-      )
-      for key, rows in groups.items()
+    optimum.Curve(
+      *key,
+      x_P=np.array([float(row["log2_lr"]) for row in rows]),
+      loss_P=np.array([float(row["val_loss"] or "nan") for row in rows]),
+      seed_P=np.array([int(row["seed"]) for row in rows]),
+    )
+    for key, rows in groups.items()
   ]
 
 
@@ -98,7 +101,7 @@ def limits(curves: Sequence[optimum.Curve]) -> tuple[float, float]:
 
 
 def by_learning_rate(
-    curves: Sequence[optimum.Curve], span: tuple[float, float]
+  curves: Sequence[optimum.Curve], span: tuple[float, float]
 ) -> plots.Draw:
   """Figure 11: loss over log2 of the learning rate, a curve a width.
 
@@ -112,17 +115,23 @@ def by_learning_rate(
       look = dict(color=palette.series[i % colours])
       x_X, mean_X = curve.means()
       axes.plot(
-          x_X, mean_X, lw=1.4, label=f"width {curve.width}",
-          ls=plots.LINES[i // colours % len(plots.LINES)], **look,
-      )  # fmt: skip
-      axes.plot(curve.x_P, curve.loss_P, ls="", marker=".", ms=4,
-                alpha=0.5, **look)  # fmt: skip
+        x_X,
+        mean_X,
+        lw=1.4,
+        label=f"width {curve.width}",
+        ls=plots.LINES[i // colours % len(plots.LINES)],
+        **look,
+      )
+      axes.plot(
+        curve.x_P, curve.loss_P, ls="", marker=".", ms=4, alpha=0.5, **look
+      )
       best = optimum.find(curve)
       if best.log2_lr is not None:
         axes.plot(best.log2_lr, best.loss, marker="*", ms=9, **look)
         if best.high is not None and np.isfinite(best.high):
-          axes.plot([best.low, best.high], [best.loss] * 2, lw=3, alpha=0.4,
-                    **look)  # fmt: skip
+          axes.plot(
+            [best.low, best.high], [best.loss] * 2, lw=3, alpha=0.4, **look
+          )
     axes.set_ylim(*span)
     axes.set_xlabel("log2 of the peak learning rate")
     axes.set_ylabel("nats per visual token")

@@ -46,14 +46,14 @@ def headline(folder: reading.Folder) -> str:
   stores = tokens["stores"].values()
   hours = [fact["hours"] for fact in stores if fact["hours"] is not None]
   claim = (
-      f"{console.short(sum(fact['tokens'] for fact in stores))} tokens in"
-      f" {_number(len(stores), 'store')}."
+    f"{console.short(sum(fact['tokens'] for fact in stores))} tokens in"
+    f" {_number(len(stores), 'store')}."
   )
   facts = [
-      ("records", f"{sum(fact['records'] for fact in stores):,}"),
-      ("frames", console.short(sum(fact["frames"] for fact in stores))),
-      ("hours of video", _hours(sum(hours)) if hours else "none"),
-      ("tokenizers", str(len(tokens["tokenizers"]))),
+    ("records", f"{sum(fact['records'] for fact in stores):,}"),
+    ("frames", console.short(sum(fact["frames"] for fact in stores))),
+    ("hours of video", _hours(sum(hours)) if hours else "none"),
+    ("tokenizers", str(len(tokens["tokenizers"]))),
   ]
   if len(tokens["tokenizers"]) == 1:
     (fact,) = tokens["tokenizers"].values()
@@ -66,34 +66,41 @@ def sources(folder: reading.Folder) -> str:
   """Counts by store, and the paper's Table 2."""
   stores = folder.json("tokens.json")["stores"]
   rows = [
-      (
-          name,
-          fact["kind"],
-          f"{fact['records']:,}",
-          f"{fact['frames']:,}",
-          console.short(fact["tokens"]),
-          f"{fact['share']:.1%}",
-          "-" if fact["hours"] is None else _hours(fact["hours"]),
-          console.short(fact["tokens_30fps"]),
-          _step(fact),
-      )
-      for name, fact in stores.items()
+    (
+      name,
+      fact["kind"],
+      f"{fact['records']:,}",
+      f"{fact['frames']:,}",
+      console.short(fact["tokens"]),
+      f"{fact['share']:.1%}",
+      "-" if fact["hours"] is None else _hours(fact["hours"]),
+      console.short(fact["tokens_30fps"]),
+      _step(fact),
+    )
+    for name, fact in stores.items()
   ]
   head = (
-      "store", "kind", "records", "frames", "tokens", "share", "hours",
-      "tokens at 30 fps", "one frame in",
-  )  # fmt: skip
+    "store",
+    "kind",
+    "records",
+    "frames",
+    "tokens",
+    "share",
+    "hours",
+    "tokens at 30 fps",
+    "one frame in",
+  )
   note = (
-      "Hours are frames x stride / frame rate as the stores' manifests have"
-      " them; several crops of a video count several times. “Tokens” are those"
-      " in the store, “tokens at 30 fps” what every frame of these hours at 30"
-      " frames a second would give: the paper's Table 2 counts in this way."
+    "Hours are frames x stride / frame rate as the stores' manifests have"
+    " them; several crops of a video count several times. “Tokens” are those"
+    " in the store, “tokens at 30 fps” what every frame of these hours at 30"
+    " frames a second would give: the paper's Table 2 counts in this way."
   )
   return (
-      page.table(head, rows, words=2)
-      + page.paragraph(note, "soft")
-      + "<h3>The paper's Table 2</h3>"
-      + _table_2()
+    page.table(head, rows, words=2)
+    + page.paragraph(note, "soft")
+    + "<h3>The paper's Table 2</h3>"
+    + _table_2()
   )
 
 
@@ -102,7 +109,8 @@ def _table_2() -> str:
   rows = []
   for row in paper.SOURCES:
     step = 1 if row.hours is None else paper.STRIDE_FRAMES
-    rows.append((
+    rows.append(
+      (
         row.name,
         console.short(row.instances),
         "-" if row.hours is None else _hours(row.hours),
@@ -110,16 +118,22 @@ def _table_2() -> str:
         f"{row.tokens / total:.1%}",
         console.short(row.tokens / step),
         f"{row.mix:.0%}",
-    ))
+      )
+    )
   head = (
-      "from the paper", "instances", "hours", "tokens at 30 fps",
-      "share", "tokens at its stride", "of a mini-batch",
-  )  # fmt: skip
+    "from the paper",
+    "instances",
+    "hours",
+    "tokens at 30 fps",
+    "share",
+    "tokens at its stride",
+    "of a mini-batch",
+  )
   note = (
-      "Instances, hours and tokens are printed in the paper; its tokens agree"
-      " with hours x 3,600 x 30 x 256. Share and tokens at its stride (one"
-      f" frame in {paper.STRIDE_FRAMES}) are worked out here from these. The"
-      " last column is section 3.3's."
+    "Instances, hours and tokens are printed in the paper; its tokens agree"
+    " with hours x 3,600 x 30 x 256. Share and tokens at its stride (one"
+    f" frame in {paper.STRIDE_FRAMES}) are worked out here from these. The"
+    " last column is section 3.3's."
   )
   return page.table(head, rows) + page.paragraph(note, "soft")
 
@@ -129,17 +143,19 @@ def decoded(folder: reading.Folder) -> str:
   tokens = folder.json("tokens.json")
   if not tokens["decoder"]:
     return page.paragraph(
-        "Nothing was decoded: no tokenizer was given.", "soft"
+      "Nothing was decoded: no tokenizer was given.", "soft"
     )
   arrays = folder.arrays("samples.npz")
   out = []
   for name in tokens["stores"]:
     if name not in tokens["reconstructions"]:
-      out.append(page.paragraph(
+      out.append(
+        page.paragraph(
           f"{name} was not decoded: its codes are of another tokenizer"
           f" ({tokens['stores'][name]['tokenizer']}).",
           "soft",
-      ))
+        )
+      )
       continue
     fact = tokens["reconstructions"][name]
     rows, caption = [], f"{name}: decoded from the codes in the store."
@@ -175,23 +191,23 @@ def _number(count: int, noun: str) -> str:
 
 
 MEANINGS = (
-    ("n-gram", "n codes side by side; a 1-gram is a code"),
-    ("distinct", "different n-grams seen at least once"),
-    ("of all possible", "distinct / V^n, of V codes"),
-    ("of those seen", "distinct / n-grams seen; 100% if none repeats"),
-    ("entropy", "-sum p ln p of their frequencies, as counted"),
-    ("at most", "ln V nats: all codes equally frequent"),
-    ("perplexity", "exp(entropy): as many equally frequent would do the same"),
-    ("held by the top 1 %", "occurrences of the most frequent 1 % distinct"),
-    ("a + b", "counted together; 2- and 3-grams from the images of each"),
-    ("PSNR", "20 log10(255 / root mean squared error), over all pixels"),
+  ("n-gram", "n codes side by side; a 1-gram is a code"),
+  ("distinct", "different n-grams seen at least once"),
+  ("of all possible", "distinct / V^n, of V codes"),
+  ("of those seen", "distinct / n-grams seen; 100% if none repeats"),
+  ("entropy", "-sum p ln p of their frequencies, as counted"),
+  ("at most", "ln V nats: all codes equally frequent"),
+  ("perplexity", "exp(entropy): as many equally frequent would do the same"),
+  ("held by the top 1 %", "occurrences of the most frequent 1 % distinct"),
+  ("a + b", "counted together; 2- and 3-grams from the images of each"),
+  ("PSNR", "20 log10(255 / root mean squared error), over all pixels"),
 )
 
 SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
-    ("", headline),
-    ("What there is", sources),
-    ("How the codes are used", ngram_sections.codes),
-    ("Pairs and triples of codes", ngram_sections.pairs),
-    ("What the codes keep", decoded),
-    ("What the numbers mean", meaning),
+  ("", headline),
+  ("What there is", sources),
+  ("How the codes are used", ngram_sections.codes),
+  ("Pairs and triples of codes", ngram_sections.pairs),
+  ("What the codes keep", decoded),
+  ("What the numbers mean", meaning),
 )

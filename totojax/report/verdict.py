@@ -13,10 +13,10 @@ import math
 
 MODEL = "this model"
 NAMES = {
-    "copy_per_code": "copy, rate by code",
-    "copy": "copy the previous frame",
-    "unigram": "code frequencies",
-    "uniform": "uniform",
+  "copy_per_code": "copy, rate by code",
+  "copy": "copy the previous frame",
+  "unigram": "code frequencies",
+  "uniform": "uniform",
 }
 
 
@@ -66,35 +66,35 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   loss = losses[MODEL]
   if not found:
     return Verdict(
-        claim=f"{loss:.3f} nats per visual token on held-out"
-        f" \u201c{source}\u201d.",
-        detail="There is no baseline to compare with.",
-        better=None,
-        losses=losses,
-        scope=scope,
+      claim=f"{loss:.3f} nats per visual token on held-out"
+      f" \u201c{source}\u201d.",
+      detail="There is no baseline to compare with.",
+      better=None,
+      losses=losses,
+      scope=scope,
     )
   best = min(found, key=found.__getitem__)
   gap = found[best] - loss
   error = math.hypot(
-      _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)
+    _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)
   )
   better = None if abs(gap) <= 2 * error else gap > 0
   against = "copying the previous frame" if later else "code frequencies"
   claim = {
-      True: f"The model beats {against}.",
-      False: f"The model does not beat {against}.",
-      None: f"The model is about level with {against}.",
+    True: f"The model beats {against}.",
+    False: f"The model does not beat {against}.",
+    None: f"The model is about level with {against}.",
   }[better]
   detail = (
-      f"{'On frames 2 and later of' if later else 'On'} {where} it needs"
-      f" {loss:.3f} nats per visual token; the best predictor without a network"
-      f" ({NAMES[best]}) needs {found[best]:.3f}:"
-      f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
-      f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
-      f" {f'about {error:.3f}' if error else 'unknown'})."
+    f"{'On frames 2 and later of' if later else 'On'} {where} it needs"
+    f" {loss:.3f} nats per visual token; the best predictor without a network"
+    f" ({NAMES[best]}) needs {found[best]:.3f}:"
+    f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
+    f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
+    f" {f'about {error:.3f}' if error else 'unknown'})."
   )
   return Verdict(
-      claim=claim, detail=detail, better=better, losses=losses, scope=scope
+    claim=claim, detail=detail, better=better, losses=losses, scope=scope
   )
 
 
@@ -102,8 +102,8 @@ def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
   """(predictor, loss on all frames, on later frames) with standard errors."""
   out = []
   for prefix, name in (
-      (source, MODEL),
-      *((f"{source}/{key}", name) for key, name in NAMES.items()),
+    (source, MODEL),
+    *((f"{source}/{key}", name) for key, name in NAMES.items()),
   ):
     cells = [_cell(metrics, prefix, w) for w in ("loss", "later_loss")]
     if any(cells):
@@ -114,9 +114,9 @@ def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
 def levels(metrics: Mapping[str, float], source: str) -> dict[str, float]:
   """Losses over all frames to draw beside the curves, without near doubles."""
   best_copy = [
-      metrics[key]
-      for name in ("copy", "copy_per_code")
-      if (key := f"{source}/{name}/loss") in metrics
+    metrics[key]
+    for name in ("copy", "copy_per_code")
+    if (key := f"{source}/{name}/loss") in metrics
   ]
   out = {}
   if f"{source}/unigram/loss" in metrics:

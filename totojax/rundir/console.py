@@ -32,15 +32,15 @@ class Progress:
     self._live = None
     if sys.stderr.isatty():
       self._live = rich_progress.Progress(
-          rich_progress.TextColumn("{task.description}"),
-          rich_progress.BarColumn(),
-          rich_progress.MofNCompleteColumn(),
-          rich_progress.TextColumn("{task.fields[note]}"),
-          rich_progress.TimeRemainingColumn(),
-          console=rich_console.Console(stderr=True),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[note]}"),
+        rich_progress.TimeRemainingColumn(),
+        console=rich_console.Console(stderr=True),
       )
       self._task = self._live.add_task(
-          what, total=total, completed=done, note=""
+        what, total=total, completed=done, note=""
       )
       self._live.start()
 
@@ -59,9 +59,9 @@ class Progress:
 
   def _plain(self, text: str) -> None:
     print(
-        f"{self._what}: {self.done}/{self._total} {self._unit}, {text}",
-        file=sys.stderr,
-        flush=True,
+      f"{self._what}: {self.done}/{self._total} {self._unit}, {text}",
+      file=sys.stderr,
+      flush=True,
     )
 
   def close(self) -> None:
@@ -74,7 +74,7 @@ class Progress:
 
 @contextlib.contextmanager
 def tracking(
-    what: str, *, unit: str, total: int, done: int = 0
+  what: str, *, unit: str, total: int, done: int = 0
 ) -> Iterator[Progress]:
   """`with tracking("rendering", unit="clips", total=100) as bar: ...`."""
   bar = Progress(what, unit=unit, total=total, done=done)
@@ -85,7 +85,7 @@ def tracking(
 
 
 def duration(seconds: float) -> str:
-  """"3 d 4 h", "5 h 6 min", "7 min 8 s", "9.1 s"."""
+  """ "3 d 4 h", "5 h 6 min", "7 min 8 s", "9.1 s"."""
   if seconds < 60:
     return f"{seconds:.1f} s"
   minutes, second = divmod(round(seconds), 60)

@@ -25,8 +25,8 @@ from totojax.rundir import provenance
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
 WORKDIR = "{workdir}"
 _ADVICE = (
-    "Use another --workdir, or pass --allow_changed_config to go on with the"
-    " new values"
+  "Use another --workdir, or pass --allow_changed_config to go on with the"
+  " new values"
 )
 
 
@@ -100,17 +100,17 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   path = workdir / "config.json"
   if not path.exists():
     raise FileNotFoundError(
-        f"{workdir} is not a run directory (no config.json)"
+      f"{workdir} is not a run directory (no config.json)"
     )
   return fill(files.read_json(path), workdir.parent)
 
 
 def check_config(
-    workdir: epath.PathLike,
-    config: Any,
-    *,
-    allow_change: bool,
-    advice: str = _ADVICE,
+  workdir: epath.PathLike,
+  config: Any,
+  *,
+  allow_change: bool,
+  advice: str = _ADVICE,
 ) -> epath.Path:
   """The run directory, if it is new or was made with this config.
 
@@ -136,21 +136,21 @@ def check_config(
   old |= _plugins_then(workdir)
   new |= _plugins_now(config)
   lines = [
-      f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
-      for key in sorted(old.keys() | new.keys())
-      if key not in old or key not in new or old[key] != new[key]
+    f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
+    for key in sorted(old.keys() | new.keys())
+    if key not in old or key not in new or old[key] != new[key]
   ]
   if lines:
     raise ConfigChanged(
-        f"{workdir} was made with another config:\n  "
-        + "\n  ".join(lines)
-        + f"\n{advice}"
+      f"{workdir} was made with another config:\n  "
+      + "\n  ".join(lines)
+      + f"\n{advice}"
     )
   return workdir
 
 
 def _plugins_now(config: Any) -> dict[str, str]:
-  """"source of KEY" -> digest, of what a config names of the user's."""
+  """ "source of KEY" -> digest, of what a config names of the user's."""
   try:
     found = schema.digests(typed(config))
   except ValueError:  # the job says what is wrong with it
@@ -169,9 +169,9 @@ def _plugins_then(workdir: epath.Path) -> dict[str, str]:
 
 
 def begin(
-    workdir: epath.Path,
-    config: Mapping[str, Any] | schema.Dataclass,
-    **facts: Any,
+  workdir: epath.Path,
+  config: Mapping[str, Any] | schema.Dataclass,
+  **facts: Any,
 ) -> None:
   """Writes config.json and manifest.json: from here on the folder is a run.
 
@@ -193,8 +193,8 @@ def begin(
       lock.take(workdir)
     except OSError as error:
       raise ValueError(
-          f"the run directory {workdir} cannot be made ({error.strerror}); give"
-          " --workdir a folder that can be written"
+        f"the run directory {workdir} cannot be made ({error.strerror}); give"
+        " --workdir a folder that can be written"
       ) from error
     files.write_json(workdir / "config.json", written(config))
     if dataclasses.is_dataclass(config):
@@ -203,9 +203,7 @@ def begin(
     files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
 
 
-def _manifest(
-    workdir: epath.Path, facts: Mapping[str, Any]
-) -> dict[str, Any]:
+def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
   """What manifest.json is to hold from this start on."""
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
@@ -216,9 +214,9 @@ def _manifest(
     return {**now, **facts}
   first = {key: old[key] for key in now if key in old}
   start = {
-      key: value
-      for key, value in now.items()
-      if key in ("started", "command") or value != first.get(key)
+    key: value
+    for key, value in now.items()
+    if key in ("started", "command") or value != first.get(key)
   }
   return {**first, **facts, "starts": [*old.get("starts", []), start]}
 
@@ -230,7 +228,7 @@ def is_done(workdir: epath.PathLike, config: Any = None) -> bool:
 
 
 def check(
-    workdir: epath.PathLike, config: Any, *, allow_change: bool
+  workdir: epath.PathLike, config: Any, *, allow_change: bool
 ) -> epath.Path:
   """`check_config` of a job that is to be run, or was.
 
@@ -243,15 +241,15 @@ def check(
   finished = allow_change and is_done(workdir)
   try:
     return check_config(
-        workdir, config, allow_change=allow_change and not finished
+      workdir, config, allow_change=allow_change and not finished
     )
   except ConfigChanged as error:
     if not finished:
       raise
     lines = str(error).removesuffix("\n" + _ADVICE)
     raise ConfigChanged(
-        f"{lines}\nIt is finished and is not run again: use another --workdir,"
-        " or remove it"
+      f"{lines}\nIt is finished and is not run again: use another --workdir,"
+      " or remove it"
     ) from error
 
 

@@ -68,9 +68,7 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
   return value
 
 
-def write_csv(
-    path: epath.PathLike, rows: Iterable[Mapping[str, Any]]
-) -> None:
+def write_csv(path: epath.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
   """Replaces a CSV in one step; the keys of the first row are the columns.
 
   None is an empty cell. There must be a row.
@@ -86,10 +84,7 @@ def write_csv(
 
 
 def write_table(
-    path: epath.PathLike,
-    rows: Iterable[Sequence[Any]],
-    *,
-    header: Sequence[str],
+  path: epath.PathLike, rows: Iterable[Sequence[Any]], *, header: Sequence[str]
 ) -> None:
   """Replaces a CSV that may have no row but its header in one step."""
   text = io.StringIO()
@@ -133,7 +128,7 @@ def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
     for number, row in enumerate(rows):
       if len(row) != len(rows[0]):
         raise ValueError(
-            f"row {number} has {len(row)} cells and the header {len(rows[0])}"
+          f"row {number} has {len(row)} cells and the header {len(rows[0])}"
         )
   except (ValueError, csv.Error) as error:
     advice = "; mend it or remove it, then run the same command again"
@@ -150,10 +145,10 @@ def npz(arrays: Mapping[str, np.ndarray], *, compressed: bool) -> bytes:
 
 
 def write_npz(
-    path: epath.PathLike,
-    arrays: Mapping[str, np.ndarray],
-    *,
-    compressed: bool = False,
+  path: epath.PathLike,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  compressed: bool = False,
 ) -> None:
   """Replaces an .npz file in one step."""
   write_bytes(path, npz(arrays, compressed=compressed))

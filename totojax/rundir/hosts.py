@@ -18,43 +18,48 @@ import jax
 
 # Words of jax's errors, which have no types of their own.
 _LOSS = (
-    "Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService",
-)  # fmt: skip
+  "Gloo",
+  "NCCL",
+  "UNAVAILABLE",
+  "DEADLINE_EXCEEDED",
+  "CoordinationService",
+)
 # What a library calls from SIGABRT must not be collected.
 _kept = []
 
 
 def check(
-    coordinator: str | None, processes: int | None, process: int | None
+  coordinator: str | None, processes: int | None, process: int | None
 ) -> None:
   """Raises ValueError unless the flags describe a process, or none does."""
   given = {
-      "--coordinator": coordinator, "--processes": processes,
-      "--process": process,
-  }  # fmt: skip
+    "--coordinator": coordinator,
+    "--processes": processes,
+    "--process": process,
+  }
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
     raise ValueError(
-        f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
-        f" missing; give all of {', '.join(given)}, or none where the cluster"
-        " tells"
+      f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+      f" missing; give all of {', '.join(given)}, or none where the cluster"
+      " tells"
     )
   if process is None or processes is None:
     return
   if not 0 <= process < processes:
     raise ValueError(
-        f"--process is {process} of --processes {processes}; it is a number"
-        f" from 0 to {processes - 1}"
+      f"--process is {process} of --processes {processes}; it is a number"
+      f" from 0 to {processes - 1}"
     )
 
 
 def join(
-    coordinator: str | None,
-    processes: int | None,
-    process: int | None,
-    *,
-    start_timeout_s: int,
-    silence_timeout_s: int,
+  coordinator: str | None,
+  processes: int | None,
+  process: int | None,
+  *,
+  start_timeout_s: int,
+  silence_timeout_s: int,
 ) -> None:
   """Waits for the other processes; from then on each knows if one is lost.
 
@@ -78,18 +83,18 @@ def join(
       raise ValueError(f"--{name}_timeout_s is {value}; it must be at least 1")
   faulthandler.disable()  # absl's: stacks of a process that is not to blame
   _at_abort(
-      "totojax: not all processes arrived: process"
-      f" {'?' if process is None else process} of {processes or '?'} waited"
-      f" {start_timeout_s} s for the others at {coordinator or 'the cluster'}."
-      " Start the same command on every host, with the same --coordinator and"
-      " --processes, or raise --start_timeout_s\n"
+    "totojax: not all processes arrived: process"
+    f" {'?' if process is None else process} of {processes or '?'} waited"
+    f" {start_timeout_s} s for the others at {coordinator or 'the cluster'}."
+    " Start the same command on every host, with the same --coordinator and"
+    " --processes, or raise --start_timeout_s\n"
   )
   jax.distributed.initialize(
-      coordinator,
-      processes,
-      process,
-      initialization_timeout=start_timeout_s,
-      heartbeat_timeout_seconds=silence_timeout_s,
+    coordinator,
+    processes,
+    process,
+    initialization_timeout=start_timeout_s,
+    heartbeat_timeout_seconds=silence_timeout_s,
   )
   _at_abort(lost(f"it ended, or was silent for {silence_timeout_s} s") + "\n")
 
@@ -97,9 +102,9 @@ def join(
 def lost(why: str) -> str:
   """The line that a process ends with when it misses another."""
   return (
-      f"totojax: process {jax.process_index()} of {jax.process_count()} lost"
-      f" another one ({why}); see what the others said. The last whole"
-      " checkpoint stays: start the same command again on every host to go on"
+    f"totojax: process {jax.process_index()} of {jax.process_count()} lost"
+    f" another one ({why}); see what the others said. The last whole"
+    " checkpoint stays: start the same command again on every host to go on"
   )
 
 
@@ -133,7 +138,8 @@ def _at_abort(line: str) -> None:
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
   _kept[:] = [*_kept, handler]
   signal_ = ctypes.CDLL(None).signal
-  signal_.restype, signal_.argtypes = ctypes.c_void_p, [
-      ctypes.c_int, ctypes.c_void_p,
-  ]  # fmt: skip
+  signal_.restype, signal_.argtypes = (
+    ctypes.c_void_p,
+    [ctypes.c_int, ctypes.c_void_p],
+  )
   signal_(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))

@@ -26,9 +26,9 @@ class DamagedLine(files.Damaged):
 
   def __init__(self, path: epath.PathLike, text: str, line: int, lines: int):
     ValueError.__init__(
-        self,
-        f"{path}, line {line} is damaged: {text[:60]!r}; remove that line, then"
-        " run the same command again",
+      self,
+      f"{path}, line {line} is damaged: {text[:60]!r}; remove that line, then"
+      " run the same command again",
     )
     self.reason = f"line {line} of {lines}"
     self.line, self.lines = line, lines
@@ -83,16 +83,16 @@ class MetricsLog:
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""
     return any(
-        row["step"] == step and row["kind"] == "eval" for row in self._rows
+      row["step"] == step and row["kind"] == "eval" for row in self._rows
     )
 
   def write(
-      self,
-      step: int,
-      kind: str,
-      values: Mapping[str, float],
-      *,
-      wall: Mapping[str, float],
+    self,
+    step: int,
+    kind: str,
+    values: Mapping[str, float],
+    *,
+    wall: Mapping[str, float],
   ) -> None:
     """One row; `wall` holds what differs between two identical runs.
 
@@ -165,13 +165,13 @@ class Clock:
     span_s = max(now - self._last, 1e-9)
     tokens_per_s = self._steps * self._tokens_per_step / span_s
     figures = {
-        "time_s": now - self._begin,
-        "tokens_per_s": tokens_per_s,
-        "data_frac": self._waited_s / span_s,
+      "time_s": now - self._begin,
+      "tokens_per_s": tokens_per_s,
+      "data_frac": self._waited_s / span_s,
     }
     if self._peak is not None and self._flops_per_token:
       figures["mfu"] = (
-          tokens_per_s * self._flops_per_token / (self._peak * self._devices)
+        tokens_per_s * self._flops_per_token / (self._peak * self._devices)
       )
     self._last, self._steps, self._waited_s = now, 0, 0.0
     return figures

@@ -47,8 +47,8 @@ class Pieces:
     note = self.read(piece)
     if note is None:
       raise ValueError(
-          f"{objects.text(self._folder)}/{_file(piece)} does not exist: this"
-          " piece was not made; run the job again, it makes what is missing"
+        f"{objects.text(self._folder)}/{_file(piece)} does not exist: this"
+        " piece was not made; run the job again, it makes what is missing"
       )
     return note
 
@@ -64,9 +64,9 @@ class Pieces:
   def damaged(self, piece: int | str, reason: object) -> files.Damaged:
     """The error for a note that is not what its job writes."""
     return files.Damaged(
-        f"{objects.text(self._folder)}/{_file(piece)}",
-        reason,
-        "; remove it, and the job makes this piece again",
+      f"{objects.text(self._folder)}/{_file(piece)}",
+      reason,
+      "; remove it, and the job makes this piece again",
     )
 
 

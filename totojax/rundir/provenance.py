@@ -24,9 +24,19 @@ import totojax
 
 # What decides numbers: every run needs the first, some use the others.
 _PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain",
-    "tensorstore", "numpy", "ml-collections", "chex", "pillow", "scipy",
-)  # fmt: skip
+  "jax",
+  "jaxlib",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "grain",
+  "tensorstore",
+  "numpy",
+  "ml-collections",
+  "chex",
+  "pillow",
+  "scipy",
+)
 _OPTIONAL = ("av", "scikit-image", "libtpu")
 _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _PATIENCE_S = 2.0  # with a program that is asked for a fact
@@ -40,22 +50,22 @@ def environment() -> dict[str, Any]:
   """
   devices = jax.devices()
   return {
-      "started": _now(),
-      "command": shlex.join(sys.orig_argv),
-      "git": git(_PACKAGE),
-      "versions": {
-          "totojax": totojax.__version__,
-          **versions(_PACKAGES),
-          **_installed(_OPTIONAL),
-      },
-      "python": platform.python_version(),
-      "machine": {
-          "system": f"{platform.system()} {platform.machine()}",
-          "cpu": processor(),
-          "cores": cores(),
-      },
-      "devices": {"kind": devices[0].device_kind, "count": len(devices)},
-      "processes": jax.process_count(),
+    "started": _now(),
+    "command": shlex.join(sys.orig_argv),
+    "git": git(_PACKAGE),
+    "versions": {
+      "totojax": totojax.__version__,
+      **versions(_PACKAGES),
+      **_installed(_OPTIONAL),
+    },
+    "python": platform.python_version(),
+    "machine": {
+      "system": f"{platform.system()} {platform.machine()}",
+      "cpu": processor(),
+      "cores": cores(),
+    },
+    "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+    "processes": jax.process_count(),
   }
 
 
@@ -92,8 +102,8 @@ def git(folder: pathlib.Path) -> dict[str, Any] | None:
   """
   if _told(["git", "ls-files", "--error-unmatch", "__init__.py"], folder):
     status = _told(
-        ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
-        folder,
+      ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
+      folder,
     )
     head, *changes = status.splitlines() or [""]
     words = head.split()
@@ -124,17 +134,21 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def _told(
-    words: Sequence[str], folder: pathlib.Path | None = None
-) -> str:
+def _told(words: Sequence[str], folder: pathlib.Path | None = None) -> str:
   """What a program prints; nothing if it fails, is missing or takes long."""
   # A hook of git names the repository that it belongs to.
   clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
   try:
     return subprocess.run(
-        words, cwd=folder, env=clean | {"GIT_OPTIONAL_LOCKS": "0"}, text=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, timeout=_PATIENCE_S, check=True,
-    ).stdout  # fmt: skip
+      words,
+      cwd=folder,
+      env=clean | {"GIT_OPTIONAL_LOCKS": "0"},
+      text=True,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      timeout=_PATIENCE_S,
+      check=True,
+    ).stdout
   except (OSError, subprocess.SubprocessError, ValueError):
     return ""

@@ -58,17 +58,17 @@ def write_bytes(path: Path, name: str, value: bytes) -> None:
     _kvstore(path).write(name, value).result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)}/{name} cannot be written: {error}. Is the disk full, or"
-        " the directory read-only?"
+      f"{text(path)}/{name} cannot be written: {error}. Is the disk full, or"
+      " the directory read-only?"
     ) from error
 
 
 def write_array(
-    path: Path,
-    values: np.ndarray,
-    *,
-    single_records: bool,
-    attributes: Mapping[str, Any],
+  path: Path,
+  values: np.ndarray,
+  *,
+  single_records: bool,
+  attributes: Mapping[str, Any],
 ) -> None:
   """Writes `values` [records, ...] as one Zarr 3 array, replacing any other.
 
@@ -86,40 +86,40 @@ def write_array(
   """
   inner = [1, *values.shape[1:]] if single_records else list(values.shape)
   checked = [
-      {"name": "bytes", "configuration": {"endian": "little"}},
-      {"name": "crc32c"},
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "crc32c"},
   ]
   sharding = {
-      "chunk_shape": inner,
-      "codecs": checked,
-      "index_codecs": checked,
-      "index_location": "end",
+    "chunk_shape": inner,
+    "codecs": checked,
+    "index_codecs": checked,
+    "index_location": "end",
   }
   spec = {
-      "driver": "zarr3",
-      "kvstore": kvstore_spec(path),
-      # A record of zeros would otherwise not be written, and then be missing.
-      "store_data_equal_to_fill_value": True,
-      "metadata": {
-          "shape": list(values.shape),
-          "data_type": values.dtype.name,
-          "chunk_grid": {
-              "name": "regular",
-              "configuration": {"chunk_shape": list(values.shape)},
-          },
-          "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-          "attributes": dict(attributes),
+    "driver": "zarr3",
+    "kvstore": kvstore_spec(path),
+    # A record of zeros would otherwise not be written, and then be missing.
+    "store_data_equal_to_fill_value": True,
+    "metadata": {
+      "shape": list(values.shape),
+      "data_type": values.dtype.name,
+      "chunk_grid": {
+        "name": "regular",
+        "configuration": {"chunk_shape": list(values.shape)},
       },
+      "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+      "attributes": dict(attributes),
+    },
   }
   try:
     array = ts.open(
-        spec, create=True, delete_existing=True, context=_context(os.getpid())
+      spec, create=True, delete_existing=True, context=_context(os.getpid())
     ).result()
     array.write(values).result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)} cannot be written: {error}. Is the disk full, or the"
-        " directory read-only?"
+      f"{text(path)} cannot be written: {error}. Is the disk full, or the"
+      " directory read-only?"
     ) from error
 
 
@@ -129,19 +129,19 @@ def open_array(path: Path) -> ts.TensorStore:
   Missing chunks raise when read: TensorStore would fill them with zeros.
   """
   spec = {
-      "driver": "zarr3",
-      "kvstore": kvstore_spec(path),
-      "fill_missing_data_reads": False,
-      # Shards never change once written, so a cached index stays right.
-      "recheck_cached_data": "open",
+    "driver": "zarr3",
+    "kvstore": kvstore_spec(path),
+    "fill_missing_data_reads": False,
+    # Shards never change once written, so a cached index stays right.
+    "recheck_cached_data": "open",
   }
   try:
     return ts.open(
-        spec, open=True, read=True, context=_context(os.getpid())
+      spec, open=True, read=True, context=_context(os.getpid())
     ).result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)} is missing or is no Zarr array: {brief(error)}"
+      f"{text(path)} is missing or is no Zarr array: {brief(error)}"
     ) from error
 
 
@@ -160,14 +160,14 @@ def finish(path: Path, future: ts.Future) -> np.ndarray:
     return future.result()
   except Exception as error:
     raise StoreError(
-        f"{text(path)} is truncated, incomplete or damaged: {brief(error)}."
-        " Restore this directory from a copy, or make the data set again"
+      f"{text(path)} is truncated, incomplete or damaged: {brief(error)}."
+      " Restore this directory from a copy, or make the data set again"
     ) from error
 
 
 def _kvstore(path: Path) -> ts.KvStore:
   return ts.KvStore.open(
-      kvstore_spec(path), context=_context(os.getpid())
+    kvstore_spec(path), context=_context(os.getpid())
   ).result()
 
 
@@ -175,11 +175,13 @@ def _kvstore(path: Path) -> ts.KvStore:
 def _context(process: int) -> ts.Context:
   """Thread pools and cache of one process; small, since hosts feed chips."""
   del process  # the key of the cache: a forked child gets pools of its own
-  return ts.Context({
+  return ts.Context(
+    {
       "cache_pool": {"total_bytes_limit": CACHE_BYTES},
       "data_copy_concurrency": {"limit": 2},
       "file_io_concurrency": {"limit": 4},
-  })
+    }
+  )
 
 
 def brief(error: Exception) -> str:

@@ -59,8 +59,8 @@ Losses = tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]
 def labelled(rows: int, row_tokens: int) -> Mapping[str, jax.ShapeDtypeStruct]:
   """`Task.batch_spec` of rows of tokens with a class each."""
   return {
-      "tokens": jax.ShapeDtypeStruct((rows, row_tokens), jnp.int32),
-      "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    "tokens": jax.ShapeDtypeStruct((rows, row_tokens), jnp.int32),
+    "label": jax.ShapeDtypeStruct((rows,), jnp.int32),
   }
 
 
@@ -88,13 +88,13 @@ class Task(Protocol):
     ...
 
   def loss(
-      self,
-      params: Tree,
-      rest: Variables,
-      batch: Batch,
-      *,
-      step: jax.Array,
-      key: jax.Array,
+    self,
+    params: Tree,
+    rest: Variables,
+    batch: Batch,
+    *,
+    step: jax.Array,
+    key: jax.Array,
   ) -> Losses:
     """Loss terms, new stats and metrics of one microbatch.
 
@@ -113,13 +113,13 @@ class Scored(Protocol):
   """A task whose logits an evaluation reads."""
 
   def outcomes(
-      self,
-      params: Tree,
-      frozen: Tree,
-      stats: Tree,
-      batch: Batch,
-      *,
-      of: Callable[[jax.Array], Any],
+    self,
+    params: Tree,
+    frozen: Tree,
+    stats: Tree,
+    batch: Batch,
+    *,
+    of: Callable[[jax.Array], Any],
   ) -> Any:
     """`of(logits [B, C])` of every head, with leading axes [L, S]."""
     ...

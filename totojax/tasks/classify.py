@@ -35,33 +35,33 @@ class Classify:
   """Probes on a frozen backbone, or on features made before."""
 
   def __init__(
-      self,
-      *,
-      head: heads.HeadConfig,
-      model: trunk.Trunk | None,
-      layers: Sequence[int],
-      width: int,
-      classes: int,
-      settings: int,
-      split: bool,
-      tokens: int = 0,
+    self,
+    *,
+    head: heads.HeadConfig,
+    model: trunk.Trunk | None,
+    layers: Sequence[int],
+    width: int,
+    classes: int,
+    settings: int,
+    split: bool,
+    tokens: int = 0,
   ):
     """Args:
-      head: what is trained.
-      model: the backbone: a batch holds `tokens`. None: it holds `features` of
-        every layer asked for.
-      layers: which H_l; heads start as their layer's number says.
-      width: of the features.
-      classes: labels are below it.
-      settings: heads of each layer; they start equal.
-      split: whether the width is split over devices, as a backbone's is; what
-        has any other width may not divide.
-      tokens: of a row of `features`; 0: they are pooled.
+    head: what is trained.
+    model: the backbone: a batch holds `tokens`. None: it holds `features` of
+      every layer asked for.
+    layers: which H_l; heads start as their layer's number says.
+    width: of the features.
+    classes: labels are below it.
+    settings: heads of each layer; they start equal.
+    split: whether the width is split over devices, as a backbone's is; what
+      has any other width may not divide.
+    tokens: of a row of `features`; 0: they are pooled.
     """
     if model is None and not tokens and head.pool != "average":
       raise ValueError(
-          f"head.pool {head.pool!r} reads every token; features that are pooled"
-          " already serve 'average' alone"
+        f"head.pool {head.pool!r} reads every token; features that are pooled"
+        " already serve 'average' alone"
       )
     if model is not None:
       taps.check_layers(layers, model.config.depth)
@@ -85,17 +85,17 @@ class Classify:
     head_axes = heads.axes(self.head, width=self.width, classes=self.classes)
     if not self.split:
       head_axes = {
-          name: PartitionSpec(*("features" for _ in spec))
-          for name, spec in head_axes.items()
+        name: PartitionSpec(*("features" for _ in spec))
+        for name, spec in head_axes.items()
       }
     params = {
-        name: PartitionSpec("layers", "settings", *spec)
-        for name, spec in head_axes.items()
+      name: PartitionSpec("layers", "settings", *spec)
+      for name, spec in head_axes.items()
     }
     stats = {"train_loss": PartitionSpec("layers", "settings")}
     stats |= {
-        name: PartitionSpec("layers", None)
-        for name in heads.init_stats(self.head, self.width)
+      name: PartitionSpec("layers", None)
+      for name in heads.init_stats(self.head, self.width)
     }
     frozen = {}
     if self.model is not None:
@@ -109,17 +109,15 @@ class Classify:
 
     def of_layer(layer):
       own = jax.random.fold_in(key, layer)
-      return heads.init(
-          self.head, own, width=self.width, classes=self.classes
-      )
+      return heads.init(self.head, own, width=self.width, classes=self.classes)
 
     params_L = jax.vmap(of_layer)(jnp.array(self.layers))
     params = jax.tree.map(
-        lambda leaf: jnp.repeat(leaf[:, None], self.settings, axis=1), params_L
+      lambda leaf: jnp.repeat(leaf[:, None], self.settings, axis=1), params_L
     )
     stats = {
-        name: jnp.repeat(leaf[None], len(self.layers), axis=0)
-        for name, leaf in heads.init_stats(self.head, self.width).items()
+      name: jnp.repeat(leaf[None], len(self.layers), axis=0)
+      for name, leaf in heads.init_stats(self.head, self.width).items()
     }
     stats["train_loss"] = jnp.zeros(lanes)
     frozen = {}
@@ -159,10 +157,10 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, stats = heads.prepare(
-          self.head, x, visual_BT, stats, training=True
+        self.head, x, visual_BT, stats, training=True
       )
       return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(
-          params_S
+        params_S
       ), stats
 
     known = {k: v for k, v in rest.stats.items() if k != "train_loss"}
@@ -173,10 +171,10 @@ class Classify:
     loss = _with_gradient(jnp.mean(loss_LS), params, grads)
     stats = {**stats, "train_loss": loss_LS / rows}
     metrics = {
-        "top1_mean": api.Weighted(jnp.mean(hits_LS), rows),
-        "diverged_frac": api.Weighted(
-            rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows
-        ),
+      "top1_mean": api.Weighted(jnp.mean(hits_LS), rows),
+      "diverged_frac": api.Weighted(
+        rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows
+      ),
     }
     return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
 
@@ -192,10 +190,10 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, _ = heads.prepare(
-          self.head, x, visual_BT, stats, training=False
+        self.head, x, visual_BT, stats, training=False
       )
       return jax.vmap(
-          lambda p: of(heads.logits(self.head, p, prepared, visual_BT))
+        lambda p: of(heads.logits(self.head, p, prepared, visual_BT))
       )(params_S)
 
     known = {k: v for k, v in stats.items() if k != "train_loss"}
@@ -213,25 +211,25 @@ class Classify:
     if "streams" in batch:
       visual_BT = sequence.is_visual(batch["tokens"])
       return jax.lax.map(
-          lambda both: of_layer(both[0], visual_BT, both[1]),
-          (batch["streams"], own),
+        lambda both: of_layer(both[0], visual_BT, both[1]),
+        (batch["streams"], own),
       )
     if self.model is None:
       x_LB = jnp.swapaxes(batch["features"], 0, 1)
       if self.tokens:  # all of them count; a layer at a time, as a backbone's
         visual_BT = jnp.ones(x_LB.shape[1:3], bool)
         return jax.lax.map(
-            lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own)
+          lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own)
         )
       return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LB, own)
     visual_BT = sequence.is_visual(batch["tokens"])
     return taps.tap_layers(
-        self.model,
-        frozen,
-        batch["tokens"],
-        tap=lambda x_BTD, mine: of_layer(x_BTD, visual_BT, mine),
-        layers=self.layers,
-        per_layer=own,
+      self.model,
+      frozen,
+      batch["tokens"],
+      tap=lambda x_BTD, mine: of_layer(x_BTD, visual_BT, mine),
+      layers=self.layers,
+      per_layer=own,
     )
 
 

@@ -26,22 +26,22 @@ class EncodeFrames:
   """Wraps a task whose batch holds `tokens`; its own batch holds `frames`."""
 
   def __init__(
-      self,
-      inner: api.Task,
-      *,
-      spec: sequence.SequenceSpec,
-      factor: int,
-      codes_of: Callable[[Any, jax.Array], jax.Array],
-      params: Any,
-      keep_frames: bool = False,
+    self,
+    inner: api.Task,
+    *,
+    spec: sequence.SequenceSpec,
+    factor: int,
+    codes_of: Callable[[Any, jax.Array], jax.Array],
+    params: Any,
+    keep_frames: bool = False,
   ):
     """Args:
-      inner: the task on tokens.
-      spec: the sequence.
-      factor: pixels of one side of a token.
-      codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
-      params: of the tokenizer.
-      keep_frames: whether the inner batch holds `frames` and `start` as well.
+    inner: the task on tokens.
+    spec: the sequence.
+    factor: pixels of one side of a token.
+    codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
+    params: of the tokenizer.
+    keep_frames: whether the inner batch holds `frames` and `start` as well.
     """
     self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
@@ -61,37 +61,35 @@ class EncodeFrames:
   def axes(self) -> api.Variables:
     axes = self.inner.axes()
     replicated = jax.tree.map(lambda _: PartitionSpec(), self._params)
-    return axes._replace(
-        frozen={"inner": axes.frozen, "tokenizer": replicated}
-    )
+    return axes._replace(frozen={"inner": axes.frozen, "tokenizer": replicated})
 
   def init(self, key: jax.Array) -> api.Variables:
     variables = self.inner.init(key)
     tokenizer = jax.tree.map(jnp.asarray, self._params)
     return variables._replace(
-        frozen={"inner": variables.frozen, "tokenizer": tokenizer}
+      frozen={"inner": variables.frozen, "tokenizer": tokenizer}
     )
 
   def tokens(self, tokenizer: Any, batch: api.Batch) -> jax.Array:
     """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
     frames_NBSS3 = jnp.swapaxes(batch["frames"], 0, 1)
     codes_NBGG = jax.lax.map(
-        lambda frames_BSS3: self._codes_of(tokenizer, frames_BSS3), frames_NBSS3
+      lambda frames_BSS3: self._codes_of(tokenizer, frames_BSS3), frames_NBSS3
     )
     rows = codes_NBGG.shape[1]
     visual = jnp.swapaxes(codes_NBGG, 0, 1).reshape(rows, -1)
     tokens_BR = jnp.concatenate(
-        [
-            batch["start"][:, None],
-            visual + sequence.SPECIALS,
-            jnp.full((rows, 1), sequence.END, jnp.int32),
-        ],
-        axis=1,
+      [
+        batch["start"][:, None],
+        visual + sequence.SPECIALS,
+        jnp.full((rows, 1), sequence.END, jnp.int32),
+      ],
+      axis=1,
     )
     length = self.spec.row_tokens
     short = max(0, length - tokens_BR.shape[1])
     tokens_BR = jnp.pad(
-        tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD
+      tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD
     )
     return tokens_BR[:, :length].astype(jnp.int32)
 
@@ -110,11 +108,11 @@ class EncodeFrames:
   ) -> api.Losses:  # fmt: skip
     tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
     return self.inner.loss(
-        params,
-        rest._replace(frozen=rest.frozen["inner"]),
-        self._inner_batch(batch, jax.lax.stop_gradient(tokens_BR)),
-        step=step,
-        key=key,
+      params,
+      rest._replace(frozen=rest.frozen["inner"]),
+      self._inner_batch(batch, jax.lax.stop_gradient(tokens_BR)),
+      step=step,
+      key=key,
     )
 
   def outcomes(
@@ -128,8 +126,8 @@ class EncodeFrames:
     """
     if not isinstance(self.inner, api.Scored):
       raise TypeError(
-          f"{type(self.inner).__name__} has no outcomes; wrap a task that"
-          " classifies"
+        f"{type(self.inner).__name__} has no outcomes; wrap a task that"
+        " classifies"
       )
     tokens_BR = self.tokens(frozen["tokenizer"], batch)
     inner = self._inner_batch(batch, tokens_BR)

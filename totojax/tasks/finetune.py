@@ -31,18 +31,18 @@ class FineTune:
   """Parameters are {"backbone": embedding and blocks, "heads": the head}."""
 
   def __init__(
-      self,
-      backbone: pretrain.Pretrain,
-      model: trunk.Trunk,
-      config: FineTuneConfig,
-      *,
-      classes: int,
+    self,
+    backbone: pretrain.Pretrain,
+    model: trunk.Trunk,
+    config: FineTuneConfig,
+    *,
+    classes: int,
   ):
     """Args:
-      backbone: the parameters, as pre-training has them.
-      model: the same with any mask; its inputs are whole clips.
-      config: the head and the drop path.
-      classes: labels are below it.
+    backbone: the parameters, as pre-training has them.
+    model: the same with any mask; its inputs are whole clips.
+    config: the head and the drop path.
+    classes: labels are below it.
     """
     self.backbone, self.model, self.config = backbone, model, config
     self.spec, self.classes = model.spec, classes
@@ -52,29 +52,29 @@ class FineTune:
 
   def axes(self) -> api.Variables:
     params = {
-        layered.BACKBONE: used(self.backbone.axes().params),
-        layered.HEADS: {
-            "norm_scale": PartitionSpec("norm"),
-            "norm_bias": PartitionSpec("norm"),
-            "linear": PartitionSpec("embed", "classes"),
-            "bias": PartitionSpec("classes"),
-        },
+      layered.BACKBONE: used(self.backbone.axes().params),
+      layered.HEADS: {
+        "norm_scale": PartitionSpec("norm"),
+        "norm_bias": PartitionSpec("norm"),
+        "linear": PartitionSpec("embed", "classes"),
+        "bias": PartitionSpec("classes"),
+      },
     }
     return api.Variables(params, {}, {"train_loss": PartitionSpec(None, None)})
 
   def init(self, key: jax.Array) -> api.Variables:
     width = self.model.config.width
     linear_DC = self.config.head_init_std * jax.random.truncated_normal(
-        jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
+      jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
     )
     params = {
-        layered.BACKBONE: used(self.backbone.init(key).params),
-        layered.HEADS: {
-            "norm_scale": jnp.ones(width),
-            "norm_bias": jnp.zeros(width),
-            "linear": linear_DC,
-            "bias": jnp.zeros(self.classes),
-        },
+      layered.BACKBONE: used(self.backbone.init(key).params),
+      layered.HEADS: {
+        "norm_scale": jnp.ones(width),
+        "norm_bias": jnp.zeros(width),
+        "linear": linear_DC,
+        "bias": jnp.zeros(self.classes),
+      },
     }
     return api.Variables(params, {}, {"train_loss": jnp.zeros((1, 1))})
 
@@ -82,22 +82,22 @@ class FineTune:
     return {"ce": jnp.float32(len(batch["label"]))}
 
   def logits(
-      self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None
+    self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None
   ) -> jax.Array:
     """float32 [B, C]; `key` draws what is dropped, None drops nothing."""
     inputs_BT, _ = sequence.split(tokens_BR)
     kept = None
     if key is not None and self.config.drop_path:
       kept = layers.kept_paths(
-          key, rows=len(inputs_BT), depth=self.model.config.depth,
-          drop=self.config.drop_path,
-      )  # fmt: skip
+        key,
+        rows=len(inputs_BT),
+        depth=self.model.config.depth,
+        drop=self.config.drop_path,
+      )
     x_BTD = taps.residual(
-        self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept
+      self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept
     )
-    pooled_BD = heads_lib.mean_over_tokens(
-        x_BTD, sequence.is_visual(inputs_BT)
-    )
+    pooled_BD = heads_lib.mean_over_tokens(x_BTD, sequence.is_visual(inputs_BT))
     head = params[layered.HEADS]
     normed_BD = heads_lib.layer_norm(pooled_BD, self.config.norm_eps)
     normed_BD = normed_BD * head["norm_scale"] + head["norm_bias"]
@@ -115,9 +115,7 @@ class FineTune:
     hits_B = jnp.argmax(logits_BC, -1) == batch["label"]
     rows = jnp.float32(len(hits_B))
     stats = {"train_loss": (total / rows)[None, None]}
-    metrics = {
-        "top1": api.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)
-    }
+    metrics = {"top1": api.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)}
     return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
 
   def outcomes(

@@ -29,13 +29,13 @@ class Joint:
   """Parameters are {"backbone": a `Trunk`'s, "heads": [layers, settings]}."""
 
   def __init__(
-      self,
-      backbone: pretrain.Pretrain,
-      *,
-      head: heads_lib.HeadConfig,
-      layers: Sequence[int],
-      classes: int,
-      settings: int,
+    self,
+    backbone: pretrain.Pretrain,
+    *,
+    head: heads_lib.HeadConfig,
+    layers: Sequence[int],
+    classes: int,
+    settings: int,
   ):
     """Args:
       backbone: next-token prediction; the inputs are whole clips.
@@ -49,16 +49,20 @@ class Joint:
     """
     if 0 in layers:
       raise ValueError(
-          f"layers are {tuple(layers)}; 0 is the embeddings, which have no head"
-          " here: name layers from 1 on, or () for all"
+        f"layers are {tuple(layers)}; 0 is the embeddings, which have no head"
+        " here: name layers from 1 on, or () for all"
       )
     self.backbone, self.model = backbone, backbone.model
     self.spec = backbone.spec
     self.heads = classify.Classify(
-        head=head, model=self.model, layers=layers,
-        width=self.model.config.width, classes=classes, settings=settings,
-        split=True,
-    )  # fmt: skip
+      head=head,
+      model=self.model,
+      layers=layers,
+      width=self.model.config.width,
+      classes=classes,
+      settings=settings,
+      split=True,
+    )
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     return api.labelled(batch, self.spec.row_tokens)
@@ -66,16 +70,16 @@ class Joint:
   def axes(self) -> api.Variables:
     heads = self.heads.axes()
     params = {
-        layered.BACKBONE: self.backbone.axes().params,
-        layered.HEADS: heads.params,
+      layered.BACKBONE: self.backbone.axes().params,
+      layered.HEADS: heads.params,
     }
     return api.Variables(params, {}, heads.stats)
 
   def init(self, key: jax.Array) -> api.Variables:
     heads = self.heads.init(key)
     params = {
-        layered.BACKBONE: self.backbone.init(key).params,
-        layered.HEADS: heads.params,
+      layered.BACKBONE: self.backbone.init(key).params,
+      layered.HEADS: heads.params,
     }
     return api.Variables(params, {}, heads.stats)
 
@@ -88,11 +92,11 @@ class Joint:
   ) -> api.Losses:  # fmt: skip
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
     nll_BT, kept = tree_lib.apply(
-        self.model,
-        params[layered.BACKBONE],
-        inputs_BT,
-        targets_BT,
-        mutable=["intermediates"],
+      self.model,
+      params[layered.BACKBONE],
+      inputs_BT,
+      targets_BT,
+      mutable=["intermediates"],
     )
     visual_BT = sequence.is_visual(targets_BT)
     nll = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
@@ -101,15 +105,15 @@ class Joint:
     if len(indices) < len(streams):
       streams = streams[indices]
     head_terms, stats, metrics = self.heads.loss(
-        params[layered.HEADS],
-        api.Variables(None, {}, rest.stats),
-        {
-            "tokens": inputs_BT,
-            "streams": jax.lax.stop_gradient(streams),
-            "label": batch["label"],
-        },
-        step=step,
-        key=key,
+      params[layered.HEADS],
+      api.Variables(None, {}, rest.stats),
+      {
+        "tokens": inputs_BT,
+        "streams": jax.lax.stop_gradient(streams),
+        "label": batch["label"],
+      },
+      step=step,
+      key=key,
     )
     return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
@@ -121,9 +125,9 @@ class Joint:
     del frozen
     inputs_BT, _ = sequence.split(batch["tokens"])
     return self.heads.outcomes(
-        params[layered.HEADS],
-        params[layered.BACKBONE],
-        stats,
-        {**batch, "tokens": inputs_BT},
-        of=of,
+      params[layered.HEADS],
+      params[layered.BACKBONE],
+      stats,
+      {**batch, "tokens": inputs_BT},
+      of=of,
     )

@@ -25,7 +25,7 @@ class MixFrames:
   """Wraps an encoding task: its frames are mixed, and `target` [B, C] made."""
 
   def __init__(
-      self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int
+    self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int
   ):
     self.inner, self.config, self.classes = inner, config, classes
 
@@ -42,7 +42,7 @@ class MixFrames:
     return self.inner.weights(batch)
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any
+    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any
   ) -> Any:
     """The inner task's: what is evaluated is not mixed."""
     return self.inner.outcomes(params, frozen, stats, batch, of=of)
@@ -53,18 +53,18 @@ class MixFrames:
   ) -> api.Losses:  # fmt: skip
     own, further = jax.random.split(key)
     frames, target_BC = mixed(
-        self.config, own, batch["frames"], batch["label"], self.classes
+      self.config, own, batch["frames"], batch["label"], self.classes
     )
     batch = {**batch, "frames": frames, "target": target_BC}
     return self.inner.loss(params, rest, batch, step=step, key=further)
 
 
 def mixed(
-    config: MixConfig,
-    key: jax.Array,
-    frames_BNSS3: jax.Array,
-    label_B: jax.Array,
-    classes: int,
+  config: MixConfig,
+  key: jax.Array,
+  frames_BNSS3: jax.Array,
+  label_B: jax.Array,
+  classes: int,
 ) -> tuple[jax.Array, jax.Array]:
   """(uint8 frames, float32 targets [B, C]) of one microbatch."""
   switch, kind, mixup, cutmix, place = jax.random.split(key, 5)

@@ -30,10 +30,10 @@ class Patches(pretrain.OfModel):
   """Mean squared error of the next patch, or nats of its token."""
 
   def __init__(
-      self,
-      model: patched.PatchTrunk,
-      config: patches.PatchesConfig,
-      parametrisation: mup.Parametrisation | None = None,
+    self,
+    model: patched.PatchTrunk,
+    config: patches.PatchesConfig,
+    parametrisation: mup.Parametrisation | None = None,
   ):
     """`parametrisation`: µP's, for a model with its scales; None: standard.
 
@@ -43,13 +43,13 @@ class Patches(pretrain.OfModel):
     """
     if model.config.prefix_tokens not in (0, 1):
       raise ValueError(
-          f"model.prefix_tokens {model.config.prefix_tokens} shows patches what"
-          " they are to predict; use 0"
+        f"model.prefix_tokens {model.config.prefix_tokens} shows patches what"
+        " they are to predict; use 0"
       )
     if model.spec.segments:
       raise ValueError(
-          "sequence.segments is for rows of tokens; set it to False, or"
-          " sequence.frames to 1: one image in a row"
+        "sequence.segments is for rows of tokens; set it to False, or"
+        " sequence.frames to 1: one image in a row"
       )
     self.config = config
     super().__init__(model, parametrisation)
@@ -62,9 +62,9 @@ class Patches(pretrain.OfModel):
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     side = self.spec.grid * self.config.side_px
     shapes = {
-        "frames": ((batch, self.spec.frames, side, side, 3), jnp.uint8),
-        "start": ((batch,), jnp.int32),
-        "source": ((batch,), jnp.int32),
+      "frames": ((batch, self.spec.frames, side, side, 3), jnp.uint8),
+      "start": ((batch,), jnp.int32),
+      "source": ((batch,), jnp.int32),
     }
     if self.model.predicts == "tokens":
       shapes["tokens"] = ((batch, self.spec.row_tokens), jnp.int32)
@@ -89,7 +89,7 @@ class Patches(pretrain.OfModel):
     return {self.term: jnp.sum(self.counted(batch), dtype=jnp.float32)}
 
   def per_target(
-      self, params: Any, batch: api.Batch
+    self, params: Any, batch: api.Batch
   ) -> tuple[jax.Array, jax.Array]:
     """float32 loss [B, T] of every target, and bool [B, T] where it counts."""
     frames_MSS3 = batch["frames"].reshape(-1, *batch["frames"].shape[2:])

@@ -23,7 +23,7 @@ class OfModel:
   """A task whose variables are a model's parameters, and nothing else."""
 
   def __init__(
-      self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None
+    self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None
   ):
     self.model, self.spec = model, model.spec
     self.rules = None
@@ -50,9 +50,7 @@ class Pretrain(OfModel):
   """Mean negative log-likelihood of visual targets, in nats per token."""
 
   def __init__(
-      self,
-      model: trunk.Trunk,
-      parametrisation: mup.Parametrisation | None = None,
+    self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None = None
   ):
     """`parametrisation`: µP's, for a model with its scales; None: standard.
 
@@ -63,17 +61,15 @@ class Pretrain(OfModel):
     prefix = model.config.prefix_tokens
     if prefix not in (0, 1):
       raise ValueError(
-          f"model.prefix_tokens {prefix} shows tokens what they are to predict;"
-          " use 0 to train on next tokens"
+        f"model.prefix_tokens {prefix} shows tokens what they are to predict;"
+        " use 0 to train on next tokens"
       )
     super().__init__(model, parametrisation)
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     return {
-        "tokens": jax.ShapeDtypeStruct(
-            (batch, self.spec.row_tokens), jnp.int32
-        ),
-        "source": jax.ShapeDtypeStruct((batch,), jnp.int32),
+      "tokens": jax.ShapeDtypeStruct((batch, self.spec.row_tokens), jnp.int32),
+      "source": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
 
   def boxed(self, key: jax.Array) -> Any:
@@ -89,7 +85,7 @@ class Pretrain(OfModel):
     return {"nll": jnp.sum(visual_BT, dtype=jnp.float32)}
 
   def nll(
-      self, params: Any, tokens_BR: jax.Array
+    self, params: Any, tokens_BR: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
@@ -99,7 +95,7 @@ class Pretrain(OfModel):
     return nll_BT, sequence.is_visual(targets_BT)
 
   def batch_nll(
-      self, params: Any, batch: api.Batch
+    self, params: Any, batch: api.Batch
   ) -> tuple[jax.Array, jax.Array]:
     """`nll` of a batch."""
     return self.nll(params, batch["tokens"])

@@ -55,12 +55,12 @@ class TokenizerTask:
   """A dVAE in training (`tasks/api.py`). Batches are {"frames": uint8}."""
 
   def __init__(
-      self,
-      *,
-      model: dvae.DvaeConfig,
-      config: TokenizerConfig,
-      size_px: int,
-      kmeans: KMeansStart | None,
+    self,
+    *,
+    model: dvae.DvaeConfig,
+    config: TokenizerConfig,
+    size_px: int,
+    kmeans: KMeansStart | None,
   ):
     """A task.
 
@@ -76,8 +76,8 @@ class TokenizerTask:
     tokenizer_api.check_sides((size_px, size_px, 3), model.factor)
     if config.needs_kmeans != (kmeans is not None):
       raise ValueError(
-          f"objective.start {config.start!r} with teacher {config.teacher}"
-          f" {'needs' if config.needs_kmeans else 'takes no'} k-means centres"
+        f"objective.start {config.start!r} with teacher {config.teacher}"
+        f" {'needs' if config.needs_kmeans else 'takes no'} k-means centres"
       )
     self.model = model
     self.config = config
@@ -89,9 +89,7 @@ class TokenizerTask:
     return {"frames": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
   def axes(self) -> api.Variables:
-    boxed = jax.eval_shape(
-        lambda: dvae.init(self.model, jax.random.key(0))
-    )
+    boxed = jax.eval_shape(lambda: dvae.init(self.model, jax.random.key(0)))
     names = {"use_V": jax.sharding.PartitionSpec(None)}
     replicated = jax.sharding.PartitionSpec(None, None)
     frozen = {"centres_VX": replicated} if self.kmeans else {}
@@ -105,10 +103,10 @@ class TokenizerTask:
       if self.config.start == "patches":
         features = dvae.features(self.model, params, self.kmeans.frames)
         w_CV, b_V = distance_layer(
-            features.reshape(-1, features.shape[-1]),
-            patches(self.kmeans.frames, self.model.factor),
-            frozen["centres_VX"],
-            std=self.config.start_logit_std,
+          features.reshape(-1, features.shape[-1]),
+          patches(self.kmeans.frames, self.model.factor),
+          frozen["centres_VX"],
+          std=self.config.start_logit_std,
         )
         params["encoder"]["output"] = {"w": w_CV[None, None], "b": b_V}
     use_V = jnp.full(self.model.vocab, 1 / self.model.vocab, jnp.float32)
@@ -118,10 +116,10 @@ class TokenizerTask:
     values = batch["frames"].size  # 3 of a pixel
     tokens = values // (3 * self.model.factor**2)
     return {
-        "reconstruction": jnp.float32(values),
-        "kl": jnp.float32(tokens),
-        "usage": jnp.float32(tokens),
-        "teacher": jnp.float32(tokens),
+      "reconstruction": jnp.float32(values),
+      "kl": jnp.float32(tokens),
+      "usage": jnp.float32(tokens),
+      "teacher": jnp.float32(tokens),
     }
 
   def loss(
@@ -149,29 +147,29 @@ class TokenizerTask:
     entropy = _entropy(jnp.mean(q_BGGV, axis=(0, 1, 2)))
     unused = jnp.log(model.vocab) - entropy
     terms = {
-        "reconstruction": api.LossTerm(error, 1.0),
-        "kl": api.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
-        "usage": api.LossTerm(tokens * unused, config.usage),
+      "reconstruction": api.LossTerm(error, 1.0),
+      "kl": api.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
+      "usage": api.LossTerm(tokens * unused, config.usage),
     }
     if self.config.teacher > 0:
       taught_BGG = nearest_patch(
-          frames_BHWC, rest.frozen["centres_VX"], model.factor
+        frames_BHWC, rest.frozen["centres_VX"], model.factor
       )
       log_q_BGG = jnp.take_along_axis(
-          log_q_BGGV, taught_BGG[..., None], axis=-1
+        log_q_BGGV, taught_BGG[..., None], axis=-1
       )[..., 0]
       terms["teacher"] = api.LossTerm(
-          -jnp.sum(log_q_BGG), self.teacher_coefficient(step)
+        -jnp.sum(log_q_BGG), self.teacher_coefficient(step)
       )
     hard_BGG = jnp.argmax(logits_BGGV, axis=-1)
     metrics, use_V = self._metrics(
-        jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats
+      jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats
     )
     values = jnp.float32(frames_BHWC.size)
     metrics |= {
-        "reconstruction": api.Weighted(error, values),
-        "kl": api.Weighted(jnp.sum(kl_BGG), tokens),
-        "tau": api.Weighted(tau, jnp.float32(1)),
+      "reconstruction": api.Weighted(error, values),
+      "kl": api.Weighted(jnp.sum(kl_BGG), tokens),
+      "tau": api.Weighted(tau, jnp.float32(1)),
     }
     return terms, {"use_V": use_V}, metrics
 
@@ -193,11 +191,11 @@ class TokenizerTask:
     return self.config.teacher * left
 
   def _metrics(
-      self,
-      params: api.Tree,
-      hard_BGG: jax.Array,
-      frames_BHWC: jax.Array,
-      stats: api.Tree,
+    self,
+    params: api.Tree,
+    hard_BGG: jax.Array,
+    frames_BHWC: jax.Array,
+    stats: api.Tree,
   ) -> tuple[dict[str, api.Weighted], jax.Array]:
     """Scores of the codes that would be stored, and the new histogram."""
     vocab = self.model.vocab
@@ -211,15 +209,15 @@ class TokenizerTask:
     used = jnp.sum(share_V > 0, dtype=jnp.float32)
     unit = jnp.float32(1)
     metrics = {
-        "psnr_db": api.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
-        "codes_used": api.Weighted(used, unit),
-        "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), unit),
+      "psnr_db": api.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
+      "codes_used": api.Weighted(used, unit),
+      "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), unit),
     }
     return metrics, use_V
 
 
 def reconstruction_loss(
-    kind: str, stats_BHWC: jax.Array, frames_BHWC: jax.Array
+  kind: str, stats_BHWC: jax.Array, frames_BHWC: jax.Array
 ) -> jax.Array:
   """Summed loss of pixel statistics [B, H, W, 6] for uint8 frames.
 
@@ -239,11 +237,11 @@ def reconstruction_loss(
 
 
 def distance_layer(
-    features_PC: jax.Array,
-    patches_PX: jax.Array,
-    centres_VX: jax.Array,
-    *,
-    std: float,
+  features_PC: jax.Array,
+  patches_PX: jax.Array,
+  centres_VX: jax.Array,
+  *,
+  std: float,
 ) -> tuple[jax.Array, jax.Array]:
   """The encoder's last layer (w [C, V], b [V]) that is nearest to k-means.
 
@@ -257,8 +255,8 @@ def distance_layer(
   gram_CC = shifted_PC.T @ shifted_PC
   ridge = _RIDGE * jnp.trace(gram_CC) / len(gram_CC)
   map_CX = jnp.linalg.solve(
-      gram_CC + ridge * jnp.eye(len(gram_CC)),
-      shifted_PC.T @ (patches_PX - mean_X),
+    gram_CC + ridge * jnp.eye(len(gram_CC)),
+    shifted_PC.T @ (patches_PX - mean_X),
   )
   w_CV = map_CX @ centres_VX.T
   norm_V = 0.5 * jnp.sum(centres_VX**2, axis=1)
@@ -274,7 +272,7 @@ def patches(frames_BHWC: jax.Array | np.ndarray, side: int) -> jax.Array:
 
 
 def nearest_patch(
-    frames_BHWC: jax.Array, centres_VX: jax.Array, side: int
+  frames_BHWC: jax.Array, centres_VX: jax.Array, side: int
 ) -> jax.Array:
   """int32 [B, G, G]: the k-means code of each patch."""
   batch, height, width, _ = frames_BHWC.shape

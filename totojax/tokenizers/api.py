@@ -61,9 +61,7 @@ class Tokenizer:
   passes: int
 
 
-def encode_clips(
-    tokenizer: Tokenizer, frames_RNHW3: np.ndarray
-) -> np.ndarray:
+def encode_clips(tokenizer: Tokenizer, frames_RNHW3: np.ndarray) -> np.ndarray:
   """uint16 codes [R, N * tokens of a frame] of uint8 clips, in raster order.
 
   Shapes: R clips of N frames.
@@ -81,13 +79,13 @@ def passes(precision: str) -> int:
   """
   if precision not in PASSES:
     raise ValueError(
-        f"precision {precision!r} is unknown; use one of {sorted(PASSES)}"
+      f"precision {precision!r} is unknown; use one of {sorted(PASSES)}"
     )
   return PASSES[precision]
 
 
 def fingerprint(
-    tensors: Mapping[str, np.ndarray], size: Mapping[str, Any]
+  tensors: Mapping[str, np.ndarray], size: Mapping[str, Any]
 ) -> str:
   """16 hex digits of the SHA-256 over size and tensors as stored."""
   digest = hashlib.sha256(json.dumps(size, sort_keys=True).encode())
@@ -103,8 +101,8 @@ def check_sides(shape: tuple[int, ...], factor: int) -> None:
   height, width = shape[-3:-1]
   if height % factor or width % factor or not height or not width:
     raise ValueError(
-        f"frames are {height} x {width} pixels; a token is {factor} pixels"
-        f" wide: resize or crop both to a multiple of {factor}"
+      f"frames are {height} x {width} pixels; a token is {factor} pixels"
+      f" wide: resize or crop both to a multiple of {factor}"
     )
 
 
@@ -112,8 +110,8 @@ def check_frames(frames: np.ndarray, factor: int) -> None:
   """Raises ValueError unless frames are uint8 [N, H, W, 3] in whole tokens."""
   if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
     raise ValueError(
-        f"frames are {frames.dtype} {frames.shape}; a tokenizer reads uint8"
-        " [frames, height, width, 3]"
+      f"frames are {frames.dtype} {frames.shape}; a tokenizer reads uint8"
+      " [frames, height, width, 3]"
     )
   check_sides(frames.shape, factor)
 
@@ -122,11 +120,11 @@ def check_codes(codes: np.ndarray, vocab: int) -> None:
   """Raises ValueError unless codes are integers [N, G, G] below `vocab`."""
   if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
     raise ValueError(
-        f"codes are {codes.dtype} {codes.shape}; give integers [frames, grid,"
-        " grid]"
+      f"codes are {codes.dtype} {codes.shape}; give integers [frames, grid,"
+      " grid]"
     )
   if codes.size and (codes.min() < 0 or codes.max() >= vocab):
     raise ValueError(
-        f"codes run from {codes.min()} to {codes.max()}; this tokenizer has"
-        f" codes 0 to {vocab - 1}. Tokens are codes + 4: subtract the specials"
+      f"codes run from {codes.min()} to {codes.max()}; this tokenizer has"
+      f" codes 0 to {vocab - 1}. Tokens are codes + 4: subtract the specials"
     )

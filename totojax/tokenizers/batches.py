@@ -38,7 +38,7 @@ class LocalDevices:
   """
 
   def __init__(
-      self, function: Callable[[Any, jax.Array], jax.Array], params: Any
+    self, function: Callable[[Any, jax.Array], jax.Array], params: Any
   ):
     self._function = function
     self._params = params
@@ -78,19 +78,16 @@ class LocalDevices:
   def _compiled(self, devices: int) -> tuple[Callable[..., jax.Array], Any]:
     """The compiled function on the first devices, and the rows' sharding."""
     mesh = jax.make_mesh(
-        (devices,),
-        ("batch",),
-        axis_types=(AxisType.Auto,),
-        devices=jax.local_devices()[:devices],
+      (devices,),
+      ("batch",),
+      axis_types=(AxisType.Auto,),
+      devices=jax.local_devices()[:devices],
     )
     replicated, rows = PartitionSpec(), PartitionSpec("batch")
     run = jax.jit(
-        jax.shard_map(
-            self._function,
-            mesh=mesh,
-            in_specs=(replicated, rows),
-            out_specs=rows,
-        )
+      jax.shard_map(
+        self._function, mesh=mesh, in_specs=(replicated, rows), out_specs=rows
+      )
     )
     params = jax.device_put(self._params, NamedSharding(mesh, replicated))
     return functools.partial(run, params), NamedSharding(mesh, rows)

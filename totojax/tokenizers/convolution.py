@@ -18,11 +18,7 @@ _CPU_CHANNELS = 128
 
 
 def convolve(
-    x_BHWC: jax.Array,
-    kernel: jax.Array,
-    *,
-    stride: int,
-    padding: tuple[int, int],
+  x_BHWC: jax.Array, kernel: jax.Array, *, stride: int, padding: tuple[int, int]
 ) -> jax.Array:
   """Convolution without bias.
 
@@ -38,22 +34,21 @@ def convolve(
   if kernel.shape[:2] == (1, 1) and stride == 1 and padding == (0, 0):
     return jnp.matmul(x_BHWC, kernel[0, 0])
   convolution = functools.partial(
-      jax.lax.conv_general_dilated,
-      window_strides=(stride, stride),
-      padding=(padding, padding),
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    jax.lax.conv_general_dilated,
+    window_strides=(stride, stride),
+    padding=(padding, padding),
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
   )
 
   def sum_of_parts(x_BHWC, kernel):
     parts = (
-        convolution(
-            x_BHWC[..., i : i + _CPU_CHANNELS],
-            kernel[:, :, i : i + _CPU_CHANNELS],
-        )
-        for i in range(0, x_BHWC.shape[-1], _CPU_CHANNELS)
+      convolution(
+        x_BHWC[..., i : i + _CPU_CHANNELS], kernel[:, :, i : i + _CPU_CHANNELS]
+      )
+      for i in range(0, x_BHWC.shape[-1], _CPU_CHANNELS)
     )
     return functools.reduce(operator.add, parts)
 
   return jax.lax.platform_dependent(
-      x_BHWC, kernel, cpu=sum_of_parts, default=convolution
+    x_BHWC, kernel, cpu=sum_of_parts, default=convolution
   )

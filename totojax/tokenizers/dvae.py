@@ -54,25 +54,23 @@ def init(config: DvaeConfig, key: jax.Array) -> Any:
   x_BHWC = jnp.zeros((1, side, side, 3), jnp.float32)
   z_BGGV = jnp.zeros((1, 1, 1, config.vocab), jnp.float32)
   return {
-      "encoder": DvaeEncoder(config).init(encoder_key, x_BHWC)["params"],
-      "decoder": DvaeDecoder(config).init(decoder_key, z_BGGV)["params"],
+    "encoder": DvaeEncoder(config).init(encoder_key, x_BHWC)["params"],
+    "decoder": DvaeDecoder(config).init(decoder_key, z_BGGV)["params"],
   }
 
 
 @functools.cache
 def shapes(config: DvaeConfig) -> Any:
   """What `init` gives, unboxed, as shapes."""
-  return nn.unbox(
-      jax.eval_shape(lambda: init(config, jax.random.key(0)))
-  )
+  return nn.unbox(jax.eval_shape(lambda: init(config, jax.random.key(0))))
 
 
 def logits(
-    config: DvaeConfig,
-    params: Any,
-    frames_BHWC: jax.Array,
-    *,
-    precision: str = api.HIGHEST,
+  config: DvaeConfig,
+  params: Any,
+  frames_BHWC: jax.Array,
+  *,
+  precision: str = api.HIGHEST,
 ) -> jax.Array:
   """Code logits [B, G, G, V] of uint8 frames.
 
@@ -86,25 +84,25 @@ def logits(
 
 
 def features(
-    config: DvaeConfig, params: Any, frames_BHWC: jax.Array | np.ndarray
+  config: DvaeConfig, params: Any, frames_BHWC: jax.Array | np.ndarray
 ) -> jax.Array:
   """What the encoder's last layer reads for uint8 frames: [B, G, G, C]."""
   x_BHWC = map_pixels(frames_BHWC)
   with jax.default_matmul_precision(api.HIGHEST):
     return tree_lib.apply(
-        DvaeEncoder(config),
-        params["encoder"],
-        x_BHWC,
-        method=DvaeEncoder.features,
+      DvaeEncoder(config),
+      params["encoder"],
+      x_BHWC,
+      method=DvaeEncoder.features,
     )
 
 
 def statistics(
-    config: DvaeConfig,
-    params: Any,
-    z_BGGV: jax.Array,
-    *,
-    precision: str = api.HIGHEST,
+  config: DvaeConfig,
+  params: Any,
+  z_BGGV: jax.Array,
+  *,
+  precision: str = api.HIGHEST,
 ) -> jax.Array:
   """Pixel statistics [B, H, W, 6] of one-hot or relaxed codes."""
   with jax.default_matmul_precision(precision):
@@ -118,7 +116,7 @@ def pixels(statistics_BHWC: jax.Array) -> jax.Array:
 
 
 def codes(
-    config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
+  config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
 ) -> jax.Array:
   """The most likely code of each token of uint8 frames: int32 [B, G, G]."""
   logits_BGGV = logits(config, params, frames_BHWC, precision=precision)
@@ -126,7 +124,7 @@ def codes(
 
 
 def draw(
-    config: DvaeConfig, params: Any, codes_BGG: jax.Array, *, precision: str
+  config: DvaeConfig, params: Any, codes_BGG: jax.Array, *, precision: str
 ) -> jax.Array:
   """The decoder's median image of codes: uint8 [B, H, W, 3]."""
   z_BGGV = jax.nn.one_hot(codes_BGG, config.vocab, dtype=jnp.float32)
@@ -147,15 +145,15 @@ def macs(config: DvaeConfig, size_px: int) -> int:
   halvings = {"input": 0, "output": config.groups - 1}
   halvings |= {f"group_{i + 1}": i for i in range(config.groups)}
   return sum(
-      leaf.size * (size_px // 2 ** halvings[part]) ** 2
-      for part, tree in shapes(config)["encoder"].items()
-      for leaf in jax.tree.leaves(tree)
-      if leaf.ndim == 4
+    leaf.size * (size_px // 2 ** halvings[part]) ** 2
+    for part, tree in shapes(config)["encoder"].items()
+    for leaf in jax.tree.leaves(tree)
+    if leaf.ndim == 4
   )
 
 
 def from_reference(
-    encoder: Mapping[str, np.ndarray], decoder: Mapping[str, np.ndarray]
+  encoder: Mapping[str, np.ndarray], decoder: Mapping[str, np.ndarray]
 ) -> tuple[Any, DvaeConfig]:
   """Parameters and size from the state dictionaries of DALL-E's modules.
 
@@ -171,34 +169,33 @@ def from_reference(
   """
   kernels = {"encoder": (7, 7), "decoder": (1, 1)}  # of their first layers
   for role, other, tensors in (
-      ("encoder", "decoder", encoder),
-      ("decoder", "encoder", decoder),
+    ("encoder", "decoder", encoder),
+    ("decoder", "encoder", decoder),
   ):
     name = "blocks.input.w"
     first = np.shape(tensors[name]) if name in tensors else ()
     if first[2:] == kernels[other]:
       raise ValueError(
-          f"what was given as the {role} is the {other}: {name} has"
-          f" shape {first}; give the {role} ({role}.pkl), which has"
-          f" {kernels[role]} there"
+        f"what was given as the {role} is the {other}: {name} has"
+        f" shape {first}; give the {role} ({role}.pkl), which has"
+        f" {kernels[role]} there"
       )
   groups = reference.highest(encoder, r"blocks\.group_([1-9])\.", 4)
   blocks = reference.highest(encoder, r".*\.block_([1-9])\.", 2)
   config = DvaeConfig(
-      vocab=reference.size(encoder, "blocks.output.conv.w", 0, 8192),
-      hidden=reference.size(encoder, "blocks.input.w", 0, 256),
-      groups=groups,
-      blocks=blocks,
-      decoder_init=reference.size(decoder, "blocks.input.w", 0, 128),
-      post_gain=(groups * blocks) ** -2,
+    vocab=reference.size(encoder, "blocks.output.conv.w", 0, 8192),
+    hidden=reference.size(encoder, "blocks.input.w", 0, 256),
+    groups=groups,
+    blocks=blocks,
+    decoder_init=reference.size(decoder, "blocks.input.w", 0, 128),
+    post_gain=(groups * blocks) ** -2,
   )
   parts, wrong = {}, []
   for name, tensors in (("encoder", encoder), ("decoder", decoder)):
     try:
       parts[name] = reference.arrange(
-          tensors, shapes(config)[name], _reference_name,
-          what=f"a dVAE {name}",
-      )  # fmt: skip
+        tensors, shapes(config)[name], _reference_name, what=f"a dVAE {name}"
+      )
     except ValueError as error:
       wrong.append(str(error))
   if wrong:

@@ -32,20 +32,18 @@ class Conv(nn.Module):
     channels = x_BHWC.shape[-1]
     std = (channels * self.side**2) ** -0.5
     w = self.param(
-        "w",
-        nn.with_logical_partitioning(
-            nn.initializers.normal(std), _KERNEL_AXES
-        ),
-        (self.side, self.side, channels, self.features),
-        jnp.float32,
-        unbox=True,
+      "w",
+      nn.with_logical_partitioning(nn.initializers.normal(std), _KERNEL_AXES),
+      (self.side, self.side, channels, self.features),
+      jnp.float32,
+      unbox=True,
     )
     b = self.param(
-        "b",
-        nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
-        (self.features,),
-        jnp.float32,
-        unbox=True,
+      "b",
+      nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
+      (self.features,),
+      jnp.float32,
+      unbox=True,
     )
     half = self.side // 2  # sides are odd
     y_BHWC = convolution.convolve(x_BHWC, w, stride=1, padding=(half, half))
@@ -93,7 +91,7 @@ class Group(nn.Module):
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     for i in range(1, self.config.blocks + 1):
       x_BHWC = Block(
-          self.features, self.sides, self.config.post_gain, name=f"block_{i}"
+        self.features, self.sides, self.config.post_gain, name=f"block_{i}"
       )(x_BHWC)
     return x_BHWC
 
@@ -107,8 +105,8 @@ class DvaeEncoder(nn.Module):
     config = self.config
     self.input = Conv(config.hidden, 7)
     self.group = [
-        Group(width, (3, 3, 3, 1), config, name=f"group_{i}")
-        for i, width in enumerate(config.widths, start=1)
+      Group(width, (3, 3, 3, 1), config, name=f"group_{i}")
+      for i, width in enumerate(config.widths, start=1)
     ]
     self.output = Conv(config.vocab, 1)
 

@@ -75,9 +75,16 @@ class Ngrams:
   def facts(self) -> dict[str, Any]:
     """All of the above as plain json."""
     names = (
-        "n", "total", "distinct", "space_coverage", "total_coverage",
-        "entropy_nats", "entropy_bits", "perplexity", "top_percent_mass",
-    )  # fmt: skip
+      "n",
+      "total",
+      "distinct",
+      "space_coverage",
+      "total_coverage",
+      "entropy_nats",
+      "entropy_bits",
+      "perplexity",
+      "top_percent_mass",
+    )
     return {name: getattr(self, name) for name in names}
 
   def curve(self) -> tuple[list[int], list[int]]:
@@ -116,13 +123,11 @@ class Table:
     """
     if not len(self.counts):
       raise ValueError(f"no {self.n}-grams were counted; give some images")
-    return Ngrams(
-        n=self.n, vocab=self.vocab, counts=np.sort(self.counts)[::-1]
-    )
+    return Ngrams(n=self.n, vocab=self.vocab, counts=np.sort(self.counts)[::-1])
 
 
 def table(
-    parts: Iterable[np.ndarray], *, vocab: int, n: int, adjacency: str
+  parts: Iterable[np.ndarray], *, vocab: int, n: int, adjacency: str
 ) -> Table:
   """Counts horizontal n-grams; none crosses from one image into the next.
 
@@ -160,8 +165,8 @@ def merged(tables: list[Table]) -> Table:
   kinds = {(t.n, t.vocab) for t in tables}
   if len(kinds) != 1:
     raise ValueError(
-        f"tables of (n, vocab) {sorted(kinds)} cannot be merged; merge those of"
-        " one n and one tokenizer"
+      f"tables of (n, vocab) {sorted(kinds)} cannot be merged; merge those of"
+      " one n and one tokenizer"
     )
   ((n, vocab),) = kinds
   if len(tables) == 1:
@@ -199,25 +204,25 @@ def check_codes(codes: np.ndarray, vocab: int, *, axes: str) -> None:
   """
   if codes.ndim != 3 or not codes.size:
     raise ValueError(
-        f"codes have shape {codes.shape}; give [{axes}], none of them empty"
+      f"codes have shape {codes.shape}; give [{axes}], none of them empty"
     )
   if not np.issubdtype(codes.dtype, np.integer):
     raise ValueError(f"codes are {codes.dtype}; they must be integers")
   if np.iinfo(codes.dtype).max < vocab - 1:
     raise ValueError(
-        f"codes are {codes.dtype}, which cannot hold {vocab} codes: they"
-        " were cut somewhere. Use uint16 or int32"
+      f"codes are {codes.dtype}, which cannot hold {vocab} codes: they"
+      " were cut somewhere. Use uint16 or int32"
     )
   low, high = int(codes.min()), int(codes.max())
   if low < 0 or high >= vocab:
     raise ValueError(
-        f"codes run from {low} to {high}; with vocab {vocab} they must be 0 to"
-        f" {vocab - 1}. Give raw codes without special tokens"
+      f"codes run from {low} to {high}; with vocab {vocab} they must be 0 to"
+      f" {vocab - 1}. Give raw codes without special tokens"
     )
 
 
 def _rows(
-    codes_MGG: np.ndarray, *, vocab: int, n: int, adjacency: str
+  codes_MGG: np.ndarray, *, vocab: int, n: int, adjacency: str
 ) -> np.ndarray:
   """Codes in rows that n-grams do not leave."""
   check_codes(codes_MGG, vocab, axes="images, rows, columns")
@@ -228,7 +233,7 @@ def _rows(
       rows = codes_MGG.reshape(-1, codes_MGG.shape[-1])
     case _:
       raise ValueError(
-          f"adjacency {adjacency!r} is unknown; use 'raster' or 'row'"
+        f"adjacency {adjacency!r} is unknown; use 'raster' or 'row'"
       )
   if rows.shape[1] < n:
     raise ValueError(f"rows of {rows.shape[1]} codes hold no {n}-gram")

@@ -56,7 +56,7 @@ def join(patches_BGGF: jax.Array, side_px: int) -> jax.Array:
   batch, high, wide, _ = patches_BGGF.shape
   split = patches_BGGF.reshape(batch, high, wide, side_px, side_px, 3)
   return split.transpose(0, 1, 3, 2, 4, 5).reshape(
-      batch, high * side_px, wide * side_px, 3
+    batch, high * side_px, wide * side_px, 3
   )
 
 
@@ -86,7 +86,7 @@ def targets(config: PatchesConfig, inputs_BGGF: jax.Array) -> Targets:
   mean_BGG1 = jnp.mean(inputs_BGGF, axis=-1, keepdims=True)
   centred_BGGF = inputs_BGGF - mean_BGG1
   variance_BGG1 = jnp.sum(centred_BGGF**2, axis=-1, keepdims=True) / (
-      inputs_BGGF.shape[-1] - 1
+    inputs_BGGF.shape[-1] - 1
   )
   scale_BGG1 = jnp.sqrt(variance_BGG1 + config.eps)
   return Targets(centred_BGGF / scale_BGG1, mean_BGG1, scale_BGG1)
@@ -123,23 +123,23 @@ def tokenizer(config: PatchesConfig) -> api.Tokenizer:
   def decode(inputs_NGGF: np.ndarray) -> np.ndarray:
     if inputs_NGGF.ndim != 4 or inputs_NGGF.shape[-1] != values:
       raise ValueError(
-          f"patches have shape {inputs_NGGF.shape}; give [frames, grid, grid,"
-          f" {values}], {config.side_px} x {config.side_px} pixels of 3 colours"
+        f"patches have shape {inputs_NGGF.shape}; give [frames, grid, grid,"
+        f" {values}], {config.side_px} x {config.side_px} pixels of 3 colours"
       )
     rows = batches.rows_of_call(0)
     return decoder(inputs_NGGF.astype(np.float32), rows=rows)
 
   settings = dataclasses.asdict(config)
   return api.Tokenizer(
-      kind="patches",
-      vocab=0,
-      factor=config.side_px,
-      fingerprint=api.fingerprint({}, {"format": _FORMAT, **settings}),
-      size=settings,
-      encode=encode,
-      decode=decode,
-      params={},
-      codes_of=codes_of,
-      macs=lambda size_px: 0,
-      passes=1,
+    kind="patches",
+    vocab=0,
+    factor=config.side_px,
+    fingerprint=api.fingerprint({}, {"format": _FORMAT, **settings}),
+    size=settings,
+    encode=encode,
+    decode=decode,
+    params={},
+    codes_of=codes_of,
+    macs=lambda size_px: 0,
+    passes=1,
   )

@@ -28,7 +28,7 @@ def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
   tables = [ngrams.unigrams(ngrams.code_counts(codes_MGG, vocab=vocab))]
   for n in (2, 3):
     tables.append(
-        ngrams.table([codes_MGG], vocab=vocab, n=n, adjacency=adjacency)
+      ngrams.table([codes_MGG], vocab=vocab, n=n, adjacency=adjacency)
     )
   rows = []
   for table in tables:
@@ -36,13 +36,13 @@ def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
     rank, count = grams.curve()
     rows.append({**grams.facts(), "rank": rank, "count": count})
   return {
-      "vocab": vocab,
-      "images": len(codes_MGG),
-      "adjacency": adjacency,
-      "codes_used": rows[0]["distinct"],
-      "entropy_nats": rows[0]["entropy_nats"],
-      "perplexity": rows[0]["perplexity"],
-      "ngrams": rows,
+    "vocab": vocab,
+    "images": len(codes_MGG),
+    "adjacency": adjacency,
+    "codes_used": rows[0]["distinct"],
+    "entropy_nats": rows[0]["entropy_nats"],
+    "perplexity": rows[0]["perplexity"],
+    "ngrams": rows,
   }
 
 
@@ -56,12 +56,12 @@ def psnr_db(original: np.ndarray, other: np.ndarray) -> float:
   for name, array in (("original", original), ("other", other)):
     if array.dtype != np.uint8:
       raise ValueError(
-          f"{name} is {array.dtype}; PSNR is of uint8 pixels, 0 to 255"
+        f"{name} is {array.dtype}; PSNR is of uint8 pixels, 0 to 255"
       )
   if original.shape != other.shape:
     raise ValueError(
-        f"shapes {original.shape} and {other.shape} differ; PSNR compares pixel"
-        " by pixel"
+      f"shapes {original.shape} and {other.shape} differ; PSNR compares pixel"
+      " by pixel"
     )
   error = original.astype(np.float64) - other
   mse = np.mean(error**2)
@@ -95,10 +95,10 @@ class KMeans:
     """uint8 frames of codes."""
     images, high, wide = codes_MGG.shape
     patches = self.codebook_CF[codes_MGG].reshape(
-        images, high, wide, self.size, self.size, 3
+      images, high, wide, self.size, self.size, 3
     )
     pixels = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
-        images, high * self.size, wide * self.size, 3
+      images, high * self.size, wide * self.size, 3
     )
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
@@ -121,7 +121,7 @@ class KMeansConfig:
 
 
 def fit_kmeans(
-    frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int
+  frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int
 ) -> KMeans:
   """Fits a codebook to training patches: k-means++, then Lloyd's algorithm.
 
@@ -142,16 +142,16 @@ def fit_kmeans(
     # A code that loses all its patches keeps its place: not worth a warning.
     warnings.filterwarnings("ignore", message="One of the clusters is empty")
     codebook_CF, _ = vq.kmeans2(
-        patches_NF,
-        _spread(patches_NF, config.codes, rng=rng),
-        iter=config.iterations,
-        minit="matrix",
+      patches_NF,
+      _spread(patches_NF, config.codes, rng=rng),
+      iter=config.iterations,
+      minit="matrix",
     )
   return KMeans(size=config.size, codebook_CF=codebook_CF.astype(np.float32))
 
 
 def _spread(
-    patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator
+  patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator
 ) -> np.ndarray:
   """k-means++ seeds [C, F]: each drawn by its squared distance to the others.
 
@@ -172,8 +172,8 @@ def _patches(frames_MHW3: np.ndarray, size: int) -> np.ndarray:
   images, height, width, channels = frames_MHW3.shape
   if height % size or width % size:
     raise ValueError(
-        f"frames of {height}x{width} pixels are not whole patches of {size};"
-        " use a size that divides both sides"
+      f"frames of {height}x{width} pixels are not whole patches of {size};"
+      " use a size that divides both sides"
     )
   high, wide = height // size, width // size
   split = frames_MHW3.reshape(images, high, size, wide, size, channels)

@@ -43,35 +43,33 @@ def init(config: VqganConfig, key: jax.Array) -> Any:
   z_BGGz = jnp.zeros((1, 1, 1, config.z), jnp.float32)
   z_BGGE = jnp.zeros((1, 1, 1, config.embed), jnp.float32)
   codebook_VE = jax.random.uniform(
-      keys[2], (config.vocab, config.embed), jnp.float32, -1.0, 1.0
+    keys[2], (config.vocab, config.embed), jnp.float32, -1.0, 1.0
   )
   boxed = nn.LogicallyPartitioned(
-      codebook_VE / config.vocab, ("conv_out", "conv_in")
+    codebook_VE / config.vocab, ("conv_out", "conv_in")
   )
   before, after = Conv(config.embed, 1, 1), Conv(config.z, 1, 1)
   return {
-      "encoder": VqganEncoder(config).init(keys[0], x_BHW3)["params"],
-      "quant_conv": before.init(keys[1], z_BGGz)["params"],
-      "quantize": {"embedding": {"weight": boxed}},
-      "post_quant_conv": after.init(keys[3], z_BGGE)["params"],
-      "decoder": VqganDecoder(config).init(keys[4], z_BGGz)["params"],
+    "encoder": VqganEncoder(config).init(keys[0], x_BHW3)["params"],
+    "quant_conv": before.init(keys[1], z_BGGz)["params"],
+    "quantize": {"embedding": {"weight": boxed}},
+    "post_quant_conv": after.init(keys[3], z_BGGE)["params"],
+    "decoder": VqganDecoder(config).init(keys[4], z_BGGz)["params"],
   }
 
 
 @functools.cache
 def shapes(config: VqganConfig) -> Any:
   """What `init` gives, unboxed, as shapes."""
-  return nn.unbox(
-      jax.eval_shape(lambda: init(config, jax.random.key(0)))
-  )
+  return nn.unbox(jax.eval_shape(lambda: init(config, jax.random.key(0))))
 
 
 def latents(
-    config: VqganConfig,
-    params: Any,
-    frames_BHWC: jax.Array,
-    *,
-    precision: str = api.HIGHEST,
+  config: VqganConfig,
+  params: Any,
+  frames_BHWC: jax.Array,
+  *,
+  precision: str = api.HIGHEST,
 ) -> jax.Array:
   """What is compared with the codebook, of uint8 frames: [B, G, G, E].
 
@@ -83,12 +81,12 @@ def latents(
   with jax.default_matmul_precision(precision):
     z_BGGz = tree_lib.apply(VqganEncoder(config), params["encoder"], x_BHW3)
     return tree_lib.apply(
-        Conv(config.embed, 1, 1), params["quant_conv"], z_BGGz
+      Conv(config.embed, 1, 1), params["quant_conv"], z_BGGz
     )
 
 
 def nearest(
-    z_BGGE: jax.Array, codebook_VE: jax.Array, *, precision: str = api.HIGHEST
+  z_BGGE: jax.Array, codebook_VE: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
   """int32 [B, G, G]: the nearest code; of equally near ones the first.
 
@@ -99,12 +97,12 @@ def nearest(
   z2_BGG1 = jnp.sum(z_BGGE**2, axis=-1, keepdims=True)
   e2_V = jnp.sum(codebook_VE**2, axis=-1)
   return jnp.argmin(z2_BGG1 + e2_V - 2 * product_BGGV, axis=-1).astype(
-      jnp.int32
+    jnp.int32
   )
 
 
 def codes(
-    config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
+  config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
 ) -> jax.Array:
   """The code of each token of uint8 frames: int32 [B, G, G]."""
   z_BGGE = latents(config, params, frames_BHWC, precision=precision)
@@ -113,24 +111,24 @@ def codes(
 
 
 def drawing(
-    config: VqganConfig,
-    params: Any,
-    codes_BGG: jax.Array,
-    *,
-    precision: str = api.HIGHEST,
+  config: VqganConfig,
+  params: Any,
+  codes_BGG: jax.Array,
+  *,
+  precision: str = api.HIGHEST,
 ) -> jax.Array:
   """The decoder's image of codes, float32 [B, H, W, 3], clipped to -1 to 1."""
   z_BGGE = params["quantize"]["embedding"]["weight"][codes_BGG]
   with jax.default_matmul_precision(precision):
     z_BGGz = tree_lib.apply(
-        Conv(config.z, 1, 1), params["post_quant_conv"], z_BGGE
+      Conv(config.z, 1, 1), params["post_quant_conv"], z_BGGE
     )
     drawn_BHW3 = tree_lib.apply(VqganDecoder(config), params["decoder"], z_BGGz)
   return jnp.clip(drawn_BHW3, -1.0, 1.0)
 
 
 def draw(
-    config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str
+  config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str
 ) -> jax.Array:
   """The decoder's image of codes: uint8 [B, H, W, 3]."""
   unit = (drawing(config, params, codes_BGG, precision=precision) + 1.0) / 2.0
@@ -163,7 +161,7 @@ def macs(config: VqganConfig, size_px: int) -> int:
 
 
 def from_reference(
-    tensors: Mapping[str, np.ndarray],
+  tensors: Mapping[str, np.ndarray],
 ) -> tuple[Any, VqganConfig]:
   """Parameters and size from the state dictionary of taming's `VQModel`.
 
@@ -189,20 +187,20 @@ def from_reference(
     name = f"encoder.down.{i}.block.0.conv1.weight"
     multipliers.append(reference.size(kept, name, 0, usual) // max(channels, 1))
   config = VqganConfig(
-      vocab=reference.size(kept, "quantize.embedding.weight", 0, 1024),
-      embed=reference.size(kept, "quantize.embedding.weight", 1, 256),
-      z=reference.size(kept, "encoder.conv_out.weight", 0, 256),
-      channels=channels,
-      multipliers=tuple(multipliers),
-      blocks=1 + reference.highest(kept, block, 1),
-      attention=tuple(
-          i
-          for i in range(levels)
-          if any(name.startswith(f"encoder.down.{i}.attn.") for name in kept)
-      ),
+    vocab=reference.size(kept, "quantize.embedding.weight", 0, 1024),
+    embed=reference.size(kept, "quantize.embedding.weight", 1, 256),
+    z=reference.size(kept, "encoder.conv_out.weight", 0, 256),
+    channels=channels,
+    multipliers=tuple(multipliers),
+    blocks=1 + reference.highest(kept, block, 1),
+    attention=tuple(
+      i
+      for i in range(levels)
+      if any(name.startswith(f"encoder.down.{i}.attn.") for name in kept)
+    ),
   )
   params = reference.arrange(
-      kept, shapes(config), _reference_name, what="a VQGAN of taming"
+    kept, shapes(config), _reference_name, what="a VQGAN of taming"
   )
   return params, config
 
@@ -211,7 +209,5 @@ def _reference_name(path: tuple[str, ...]) -> str:
   """Taming's name of a path: lists have a dot, `mid` an underscore."""
   name = ".".join(path)
   name = re.sub(r"(down|up)sample_(\d)", r"\1.\2.\1sample.conv", name)
-  name = re.sub(
-      r"(down|up)_(\d)\.(block|attn)_(\d)", r"\1.\2.\3.\4", name
-  )
+  name = re.sub(r"(down|up)_(\d)\.(block|attn)_(\d)", r"\1.\2.\3.\4", name)
   return re.sub(r"\.scale$", ".weight", name)

@@ -53,22 +53,22 @@ class VqganConfig:
     for name in ("vocab", "embed", "z", "channels", "blocks"):
       if getattr(self, name) < 1:
         raise ValueError(
-            f"vqgan.{name} is {getattr(self, name)}; it must be at least 1"
+          f"vqgan.{name} is {getattr(self, name)}; it must be at least 1"
         )
     if not self.multipliers or min(self.multipliers) < 1:
       raise ValueError(
-          f"vqgan.multipliers are {self.multipliers}; give one of at least 1"
-          " for each level"
+        f"vqgan.multipliers are {self.multipliers}; give one of at least 1"
+        " for each level"
       )
     if any(width % _NORM_GROUPS for width in self.widths):
       raise ValueError(
-          f"vqgan.channels x multipliers are {self.widths}; group"
-          f" normalisation needs multiples of {_NORM_GROUPS}"
+        f"vqgan.channels x multipliers are {self.widths}; group"
+        f" normalisation needs multiples of {_NORM_GROUPS}"
       )
     if not set(self.attention) <= set(range(len(self.multipliers))):
       raise ValueError(
-          f"vqgan.attention is {self.attention}; the levels are 0 to"
-          f" {len(self.multipliers) - 1}"
+        f"vqgan.attention is {self.attention}; the levels are 0 to"
+        f" {len(self.multipliers) - 1}"
       )
 
   @property
@@ -96,35 +96,35 @@ class Conv(nn.Module):
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     weight = self.param(
-        "weight",
-        nn.with_logical_partitioning(uniform, _KERNEL_AXES),
-        (self.side, self.side, x_BHWC.shape[-1], self.features),
-        jnp.float32,
-        unbox=True,
+      "weight",
+      nn.with_logical_partitioning(uniform, _KERNEL_AXES),
+      (self.side, self.side, x_BHWC.shape[-1], self.features),
+      jnp.float32,
+      unbox=True,
     )
     bias = self.param(
-        "bias",
-        nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
-        (self.features,),
-        jnp.float32,
-        unbox=True,
+      "bias",
+      nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
+      (self.features,),
+      jnp.float32,
+      unbox=True,
     )
     half = self.side // 2
     pad = (half, half) if self.stride == 1 else (0, half)
     y_BHWC = convolution.convolve(
-        x_BHWC, weight, stride=self.stride, padding=pad
+      x_BHWC, weight, stride=self.stride, padding=pad
     )
     return y_BHWC + bias
 
 
 # Variance as the mean of squared deviations: the fast one cancels digits.
 Norm = functools.partial(
-    nn.GroupNorm,
-    num_groups=_NORM_GROUPS,
-    epsilon=1e-6,
-    use_fast_variance=False,
-    scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
-    bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
+  nn.GroupNorm,
+  num_groups=_NORM_GROUPS,
+  epsilon=1e-6,
+  use_fast_variance=False,
+  scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
+  bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("norm",)),
 )
 
 
@@ -152,8 +152,8 @@ class Attention(nn.Module):
     batch, height, width, channels = x_BHWC.shape
     y_BHWC = Norm(name="norm")(x_BHWC)
     q_BTC, k_BSC, v_BSC = (
-        Conv(channels, 1, 1, name=name)(y_BHWC).reshape(batch, -1, channels)
-        for name in "qkv"
+      Conv(channels, 1, 1, name=name)(y_BHWC).reshape(batch, -1, channels)
+      for name in "qkv"
     )
     scores_BTS = jnp.einsum("btc,bsc->bts", q_BTC, k_BSC) * channels**-0.5
     mixed_BTC = jnp.einsum("bts,bsc->btc", nn.softmax(scores_BTS), v_BSC)
@@ -203,7 +203,7 @@ class VqganEncoder(nn.Module):
         below = config.widths[i - 1]
         x_BHWC = Conv(below, 3, 2, name=f"downsample_{i - 1}")(x_BHWC)
       x_BHWC = Level(
-          width, config.blocks, i in config.attention, name=f"down_{i}"
+        width, config.blocks, i in config.attention, name=f"down_{i}"
       )(x_BHWC)
     x_BHWC = Middle(name="mid")(x_BHWC)
     x_BHWC = nn.swish(Norm(name="norm_out")(x_BHWC))
@@ -222,7 +222,7 @@ class VqganDecoder(nn.Module):
     x_BHWC = Middle(name="mid")(x_BHWC)
     for i, width in reversed(list(enumerate(config.widths))):
       x_BHWC = Level(
-          width, config.blocks + 1, i in config.attention, name=f"up_{i}"
+        width, config.blocks + 1, i in config.attention, name=f"up_{i}"
       )(x_BHWC)
       if i:
         x_BHWC = x_BHWC.repeat(2, axis=1).repeat(2, axis=2)

@@ -39,18 +39,18 @@ Config = dvae.DvaeConfig | vqgan.VqganConfig
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
 _FORMATS = {
-    "totojax-dvae-1": dvae.DvaeConfig,
-    "totojax-vqgan-1": vqgan.VqganConfig,
+  "totojax-dvae-1": dvae.DvaeConfig,
+  "totojax-vqgan-1": vqgan.VqganConfig,
 }
 
 
 def save(
-    path: str | os.PathLike[str],
-    params: Any,
-    config: Config,
-    *,
-    card: Mapping[str, Any],
-    dtype: str,
+  path: str | os.PathLike[str],
+  params: Any,
+  config: Config,
+  *,
+  card: Mapping[str, Any],
+  dtype: str,
 ) -> str:
   """Writes a tokenizer and returns its fingerprint.
 
@@ -71,16 +71,16 @@ def save(
   _check(tensors, config, str(path))
   settings = dataclasses.asdict(config)
   metadata = {
-      "format": _format(config),
-      "config": json.dumps(settings, sort_keys=True),
-      "card": json.dumps(dict(card), sort_keys=True),
+    "format": _format(config),
+    "config": json.dumps(settings, sort_keys=True),
+    "card": json.dumps(dict(card), sort_keys=True),
   }
   files.write_bytes(path, safetensors.numpy.save(tensors, metadata))
   return api.fingerprint(tensors, settings)
 
 
 def load(
-    path: str | os.PathLike[str], *, precision: str = api.HIGHEST
+  path: str | os.PathLike[str], *, precision: str = api.HIGHEST
 ) -> api.Tokenizer:
   """The tokenizer in a file, or the packaged one for the path "shipped".
 
@@ -100,9 +100,7 @@ def load(
   return tokenizer(params, config, mark, precision=precision)
 
 
-def read(
-    path: str | os.PathLike[str],
-) -> tuple[Any, Config, str]:
+def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
   file = resolve(path)
   data = file.read_bytes()
@@ -111,13 +109,13 @@ def read(
     metadata = _metadata(io.BytesIO(data))
   except safetensors.SafetensorError as error:
     raise ValueError(
-        f"{file} is no whole safetensors file ({error}); copy or train it"
-        " again, or convert a released one with configs/official.py"
+      f"{file} is no whole safetensors file ({error}); copy or train it"
+      " again, or convert a released one with configs/official.py"
     ) from error
   if metadata.get("format") not in _FORMATS:
     raise ValueError(
-        f"{file} has format {metadata.get('format')!r}; a tokenizer file has"
-        f" one of {sorted(_FORMATS)}: write one with weights.save"
+      f"{file} has format {metadata.get('format')!r}; a tokenizer file has"
+      f" one of {sorted(_FORMATS)}: write one with weights.save"
     )
   settings = json.loads(metadata["config"])
   config = _config(_FORMATS[metadata["format"]], settings, str(file))
@@ -145,23 +143,27 @@ def resolve(path: str | os.PathLike[str]) -> epath.Path:
     files = sorted(_SHIPPED_DIR.glob("*.safetensors"))
     if len(files) != 1:
       raise FileNotFoundError(
-          f"{len(files)} tokenizer files in {_SHIPPED_DIR}; the package ships"
-          " one: reinstall it, or train one with configs/tokenizer.py"
+        f"{len(files)} tokenizer files in {_SHIPPED_DIR}; the package ships"
+        " one: reinstall it, or train one with configs/tokenizer.py"
       )
     return epath.Path(files[0])
   file = epath.Path(path)
   if not file.is_file():
     inside = sorted(str(below) for below in file.glob("*.safetensors"))
-    hint = f"it is a folder: use {inside[0]}" if inside else (
+    hint = (
+      f"it is a folder: use {inside[0]}"
+      if inside
+      else (
         "train one with configs/tokenizer.py, convert a released one with"
         f" configs/official.py, or use {SHIPPED!r}"
+      )
     )
     raise FileNotFoundError(f"no tokenizer file at {file}; {hint}")
   return file
 
 
 def tokenizer(
-    params: Any, config: Config, mark: str, *, precision: str = api.HIGHEST
+  params: Any, config: Config, mark: str, *, precision: str = api.HIGHEST
 ) -> api.Tokenizer:
   """Encoder and decoder as functions over numpy batches.
 
@@ -173,12 +175,12 @@ def tokenizer(
   """
   passes, module = api.passes(precision), _module(config)
   params = jax.tree.map(
-      lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params)
+    lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params)
   )
   codes_of = functools.partial(module.codes, config, precision=precision)
   encoder = batches.LocalDevices(codes_of, params)
   decoder = batches.LocalDevices(
-      functools.partial(module.draw, config, precision=precision), params
+    functools.partial(module.draw, config, precision=precision), params
   )
 
   def rows(tokens: int) -> int:
@@ -195,17 +197,17 @@ def tokenizer(
     return decoder(codes_NGG.astype(np.int32), rows=rows(tokens))
 
   return api.Tokenizer(
-      kind=_format(config).split("-")[1],
-      vocab=config.vocab,
-      factor=config.factor,
-      fingerprint=mark,
-      size=dataclasses.asdict(config),
-      encode=encode,
-      decode=decode,
-      params=params,
-      codes_of=codes_of,
-      macs=functools.partial(module.macs, config),
-      passes=passes,
+    kind=_format(config).split("-")[1],
+    vocab=config.vocab,
+    factor=config.factor,
+    fingerprint=mark,
+    size=dataclasses.asdict(config),
+    encode=encode,
+    decode=decode,
+    params=params,
+    codes_of=codes_of,
+    macs=functools.partial(module.macs, config),
+    passes=passes,
   )
 
 
@@ -218,52 +220,48 @@ def _format(config: Config) -> str:
   return next(f for f, kind in _FORMATS.items() if isinstance(config, kind))
 
 
-def _config(
-    kind: type[Config], size: Mapping[str, Any], path: str
-) -> Config:
+def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
   if set(size) != names:
     raise ValueError(
-        f"the config in {path} has keys {sorted(size)}; a"
-        f" {kind.__name__} has {sorted(names)}: the file is of another version,"
-        " train or convert it again"
+      f"the config in {path} has keys {sorted(size)}; a"
+      f" {kind.__name__} has {sorted(names)}: the file is of another version,"
+      " train or convert it again"
     )
   values: dict[str, Any] = {
-      name: tuple(value) if isinstance(value, list) else value
-      for name, value in size.items()
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in size.items()
   }
   return kind(**values)
 
 
 def _check(
-    tensors: Mapping[str, np.ndarray], config: Config, path: str
+  tensors: Mapping[str, np.ndarray], config: Config, path: str
 ) -> None:
   """Raises ValueError unless names, shapes and dtypes fit the config."""
   tree = _module(config).shapes(config)
   expected = {
-      ".".join(path): leaf.shape
-      for path, leaf in tree_lib.paths(tree).items()
+    ".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()
   }
   missing = sorted(set(expected) - set(tensors))
   extra = sorted(set(tensors) - set(expected))
   if missing or extra:
     raise ValueError(
-        f"{path}: missing tensors {missing}, unexpected tensors {extra}; they"
-        f" do not belong to {config}"
+      f"{path}: missing tensors {missing}, unexpected tensors {extra}; they"
+      f" do not belong to {config}"
     )
   for name, shape in expected.items():
     value = tensors[name]
     if value.shape != shape:
       raise ValueError(
-          f"{path}: tensor {name} has shape {value.shape}; {config} needs"
-          f" {shape}"
+        f"{path}: tensor {name} has shape {value.shape}; {config} needs {shape}"
       )
     if value.dtype not in (np.float32, np.float16):
       raise ValueError(
-          f"{path}: tensor {name} is {value.dtype}; use float32 or float16"
+        f"{path}: tensor {name} is {value.dtype}; use float32 or float16"
       )
     if not np.isfinite(value).all():
       raise ValueError(
-          f"{path}: tensor {name} has values that are not finite; the training"
-          " diverged or float16 overflowed"
+        f"{path}: tensor {name} has values that are not finite; the training"
+        " diverged or float16 overflowed"
       )

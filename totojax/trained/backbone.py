@@ -66,7 +66,7 @@ class Trained:
 
 
 def find(
-    model_run: str, *, patches: bool = False, what: str = "a backbone"
+  model_run: str, *, patches: bool = False, what: str = "a backbone"
 ) -> Trained:
   """The run at `model_run`.
 
@@ -80,15 +80,15 @@ def find(
   """
   if not model_run:
     raise ConfigError(
-        "config key model_run is empty; set it to the folder of a run of"
-        ' run = "pretrain"'
+      "config key model_run is empty; set it to the folder of a run of"
+      ' run = "pretrain"'
     )
   path = epath.Path(model_run)
   values = directory.read_config(path)
   if values.get("run") != "pretrain":
     raise ConfigError(
-        f'{path} is of run = "{values.get("run")}"; {what} is one of run ='
-        ' "pretrain"'
+      f'{path} is of run = "{values.get("run")}"; {what} is one of run ='
+      ' "pretrain"'
     )
   # Runs from before there was a key have its default.
   config = schema.read(Pretrain, values, fill=True)
@@ -97,17 +97,16 @@ def find(
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
     raise ConfigError(
-        f"{path} has no whole checkpoint; train first, or name another"
-        " model_run"
+      f"{path} has no whole checkpoint; train first, or name another model_run"
     )
   manifest = files.read_json(path / "manifest.json")
   return Trained(
-      path=path,
-      config=config,
-      model=parts.model(config),
-      tokenizer=manifest["tokenizer"],
-      step=step,
-      patches=config.patches.size if config.patches.inputs else None,
+    path=path,
+    config=config,
+    model=parts.model(config),
+    tokenizer=manifest["tokenizer"],
+    step=step,
+    patches=config.patches.size if config.patches.inputs else None,
   )
 
 
@@ -125,44 +124,40 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
       may be others.
     tokenizer: fingerprint of the one whose tokens it sees.
   """
-  check_codes(
-      run, vocab=model.spec.vocab, tokenizer=tokenizer, what="the data"
-  )
+  check_codes(run, vocab=model.spec.vocab, tokenizer=tokenizer, what="the data")
   theirs, ours = run.model.config, model.config
   if type(theirs) is not type(ours):
     raise ConfigError(
-        f"{run.path} is of a {type(theirs).__name__}, and this run of a"
-        f" {type(ours).__name__}; start from a run of the same architecture"
+      f"{run.path} is of a {type(theirs).__name__}, and this run of a"
+      f" {type(ours).__name__}; start from a run of the same architecture"
     )
   for field in dataclasses.fields(ours):
     found, wanted = (getattr(c, field.name) for c in (theirs, ours))
     if found != wanted and field.name not in FREE:
       raise ConfigError(
-          f"model.{field.name} is {wanted}; {run.path} was trained with"
-          f" {found}. Set model.{field.name} to {found}, or start from another"
-          " run"
+        f"model.{field.name} is {wanted}; {run.path} was trained with"
+        f" {found}. Set model.{field.name} to {found}, or start from another"
+        " run"
       )
   if run.model.scales != model.scales:
     raise ConfigError(
-        f"mup gives {model.scales}; {run.path} was trained with"
-        f" {run.model.scales}. Use that run's section mup"
+      f"mup gives {model.scales}; {run.path} was trained with"
+      f" {run.model.scales}. Use that run's section mup"
     )
 
 
-def check_codes(
-    run: Trained, *, vocab: int, tokenizer: str, what: str
-) -> None:
+def check_codes(run: Trained, *, vocab: int, tokenizer: str, what: str) -> None:
   """Raises ConfigError unless `what` has the codes of a run."""
   if vocab != run.model.spec.vocab:
     raise ConfigError(
-        f"{what} has {vocab} codes; {run.path} was trained with"
-        f" {run.model.spec.vocab}. Use that run's tokenizer"
+      f"{what} has {vocab} codes; {run.path} was trained with"
+      f" {run.model.spec.vocab}. Use that run's tokenizer"
     )
   if tokenizer != run.tokenizer:
     raise ConfigError(
-        f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
-        f" of {run.tokenizer}, and the codes mean different things. Use that"
-        " run's tokenizer"
+      f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
+      f" of {run.tokenizer}, and the codes mean different things. Use that"
+      " run's tokenizer"
     )
 
 
@@ -179,11 +174,11 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
 
 
 def open_tokens(
-    run: Trained,
-    path: str,
-    name: str,
-    *,
-    seq: sequence.SequenceSpec | None = None,
+  run: Trained,
+  path: str,
+  name: str,
+  *,
+  seq: sequence.SequenceSpec | None = None,
 ) -> store_lib.Store:
   """A store of tokens, of the tokenizer and vocabulary of the backbone.
 
@@ -198,7 +193,7 @@ def open_tokens(
   """
   if not path:
     raise ConfigError(
-        f"config key {name} is empty; set it to a store of tokens with classes"
+      f"config key {name} is empty; set it to a store of tokens with classes"
     )
   spec = run.model.spec if seq is None else seq
   whose = f"{run.path} was trained with" if seq is None else "this run has"
@@ -208,21 +203,21 @@ def open_tokens(
     raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
   if of.tokenizer != run.tokenizer:
     raise ConfigError(
-        f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
-        f" was trained on those of {run.tokenizer!r}, and the codes mean"
-        " different things. Make the store with that tokenizer"
+      f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
+      f" was trained on those of {run.tokenizer!r}, and the codes mean"
+      " different things. Make the store with that tokenizer"
     )
   for key in ("vocab", "grid"):
     found, needed = getattr(of, key), getattr(spec, key)
     if found != needed:
       raise ConfigError(
-          f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store"
-          " as that model's"
+        f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store"
+        " as that model's"
       )
   if of.kind == "video" and of.frames < spec.frames:
     raise ConfigError(
-        f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
-        f" trained on {spec.frames}. Make the store with at least that many"
+      f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
+      f" trained on {spec.frames}. Make the store with at least that many"
     )
   return store
 
@@ -241,8 +236,8 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   if run.patches is not None:
     if path:
       raise ConfigError(
-          f"{run.path} reads patches of pixels, and no tokens of {path}; name"
-          " no tokenizer"
+        f"{run.path} reads patches of pixels, and no tokens of {path}; name"
+        " no tokenizer"
       )
     return patches_lib.tokenizer(run.patches)
   beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
@@ -258,13 +253,13 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
       return found
     if path:
       raise ConfigError(
-          f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
-          f" tokens of {run.tokenizer}, and their codes mean different things"
+        f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
+        f" tokens of {run.tokenizer}, and their codes mean different things"
       )
   raise ConfigError(
-      f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
-      f" not the one in the package and not at {beside}; name its file"
-      ' (tokenizer="FILE.safetensors")'
+    f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
+    f" not the one in the package and not at {beside}; name its file"
+    ' (tokenizer="FILE.safetensors")'
   )
 
 
@@ -279,21 +274,21 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
     found = files.read_json(path)
     if found != facts:
       raise ValueError(
-          f"{workdir} was begun with {found}, and now there is {facts}; the"
-          " backbone was trained on. Use another --workdir"
+        f"{workdir} was begun with {found}, and now there is {facts}; the"
+        " backbone was trained on. Use another --workdir"
       )
   elif jax.process_index() == 0:
     files.write_json(path, facts)
 
 
 def load(
-    run: Trained,
-    model: trunk.Trunk,
-    *,
-    trained: bool,
-    depth: int,
-    layout: sharding.Layout,
-    seed: int,
+  run: Trained,
+  model: trunk.Trunk,
+  *,
+  trained: bool,
+  depth: int,
+  layout: sharding.Layout,
+  seed: int,
 ) -> tuple[trunk.Trunk, Any]:
   """(model, parameters) of the first `depth` blocks, sharded over a mesh.
 
@@ -320,9 +315,7 @@ def load(
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
 
-def read(
-    run: Trained, model: trunk.Trunk, layout: sharding.Layout
-) -> Any:
+def read(run: Trained, model: trunk.Trunk, layout: sharding.Layout) -> Any:
   """All parameters of the newest checkpoint, float32, sharded over a mesh.
 
   They do not depend on the grid, the frames, or the base of RoPE: `model` may
@@ -333,7 +326,7 @@ def read(
 
 
 def _placed(
-    run: Trained, model: trunk.Trunk, layout: sharding.Layout
+  run: Trained, model: trunk.Trunk, layout: sharding.Layout
 ) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
   """(task, shapes, shardings) of the parameters."""
   parametrisation = parts.parametrisation(run.config)
@@ -350,18 +343,16 @@ def causal(model: trunk.Trunk) -> trunk.Trunk:
   """The same parameters: which tokens see which changes none of them."""
   if not model.config.prefix_tokens:
     return model
-  return model.clone(
-      config=dataclasses.replace(model.config, prefix_tokens=0)
-  )
+  return model.clone(config=dataclasses.replace(model.config, prefix_tokens=0))
 
 
 def features(
-    model: trunk.Trunk,
-    params: Any,
-    *,
-    layers: Sequence[int],
-    pool: str,
-    layout: sharding.Layout,
+  model: trunk.Trunk,
+  params: Any,
+  *,
+  layers: Sequence[int],
+  pool: str,
+  layout: sharding.Layout,
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """This host's rows -> float32 features of the whole global batch.
 
@@ -376,11 +367,11 @@ def features(
   if pool not in POOLS:
     raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
   tapped = _tapped(
-      # Modules hash by their fields; a checker sees no hash beside their `==`.
-      model,  # pyright: ignore[reportArgumentType]
-      tuple(layers),
-      pool,
-      layout,
+    # Modules hash by their fields; a checker sees no hash beside their `==`.
+    model,  # pyright: ignore[reportArgumentType]
+    tuple(layers),
+    pool,
+    layout,
   )
 
   def of_rows(batch):
@@ -402,10 +393,10 @@ def _inputs(batch: Mapping[str, jax.Array]) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _tapped(
-    model: trunk.Trunk,
-    layers: tuple[int, ...],
-    pool: str,
-    layout: sharding.Layout,
+  model: trunk.Trunk,
+  layers: tuple[int, ...],
+  pool: str,
+  layout: sharding.Layout,
 ) -> Callable[[Any, Any], jax.Array]:
   """(params, inputs) -> features; one program for all parameters."""
 
@@ -422,9 +413,13 @@ def _tapped(
   def tapped(params, inputs):
     visual_BT = _visual(model.spec, inputs)
     x_LB = taps.tap_layers(
-        model, params, inputs, tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
-        layers=layers, per_layer=None,
-    )  # fmt: skip
+      model,
+      params,
+      inputs,
+      tap=lambda x_BTD, _: tap(x_BTD, visual_BT),
+      layers=layers,
+      per_layer=None,
+    )
     return jnp.swapaxes(x_LB, 0, 1)
 
   return tapped

@@ -58,21 +58,21 @@ def torch() -> Any:
     import torch as lib
   except ImportError as error:
     raise ImportError(
-        "PyTorch is missing; install it with: pip install 'totojax[parity]'"
+      "PyTorch is missing; install it with: pip install 'totojax[parity]'"
     ) from error
   return lib
 
 
 def of_torch(
-    forward: Callable[[Any], Sequence[Any]],
-    *,
-    size_px: int,
-    layers: Sequence[int],
-    frames: int = 1,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    device: Any = "cpu",
-    rows: int = 64,
+  forward: Callable[[Any], Sequence[Any]],
+  *,
+  size_px: int,
+  layers: Sequence[int],
+  frames: int = 1,
+  mean: Sequence[float] = MEAN,
+  std: Sequence[float] = STD,
+  device: Any = "cpu",
+  rows: int = 64,
 ) -> Encoder:
   """An encoder of images in PyTorch.
 
@@ -96,8 +96,8 @@ def of_torch(
     clips, count = clips_RNSS3.shape[:2]
     images_BSS3 = clips_RNSS3.reshape(-1, *clips_RNSS3.shape[2:])
     shift, scale = (
-        lib.tensor(v, dtype=lib.float32, device=device).reshape(3, 1, 1)
-        for v in (mean, std)
+      lib.tensor(v, dtype=lib.float32, device=device).reshape(3, 1, 1)
+      for v in (mean, std)
     )
     parts = []
     with lib.inference_mode():
@@ -121,20 +121,20 @@ def _check(outputs: list[Any], layers: tuple[int, ...], images: int) -> None:
   fits = all(len(s) in (2, 3) and s[0] == images for s in shapes)
   if len(outputs) != len(layers) or len(shapes) != 1 or not fits:
     raise ValueError(
-        f"forward gave {len(outputs)} tensors of shapes {sorted(shapes)} for"
-        f" {images} images; {len(layers)} layers need one [{images}, width] or"
-        f" [{images}, tokens, width] each"
+      f"forward gave {len(outputs)} tensors of shapes {sorted(shapes)} for"
+      f" {images} images; {len(layers)} layers need one [{images}, width] or"
+      f" [{images}, tokens, width] each"
     )
 
 
 def of_vit(
-    model: Any,
-    *,
-    pool: str = "patches",
-    frames: int = 1,
-    mean: Sequence[float] = MEAN,
-    std: Sequence[float] = STD,
-    rows: int = 64,
+  model: Any,
+  *,
+  pool: str = "patches",
+  frames: int = 1,
+  mean: Sequence[float] = MEAN,
+  std: Sequence[float] = STD,
+  rows: int = 64,
 ) -> Encoder:
   """A vision transformer of transformers: every layer, from the embeddings.
 
@@ -161,8 +161,8 @@ def of_vit(
     tokens = states[0].shape[1]
     if tokens <= patches:
       raise ValueError(
-          f"{type(model).__name__} gives {tokens} tokens for {patches} patches"
-          " and the class; it must not mask any: load it with mask_ratio=0.0"
+        f"{type(model).__name__} gives {tokens} tokens for {patches} patches"
+        " and the class; it must not mask any: load it with mask_ratio=0.0"
       )
     if pool == "class":
       return [x[:, 0] for x in states]
@@ -170,14 +170,14 @@ def of_vit(
     return states if pool == "tokens" else [x.mean(1) for x in states]
 
   return of_torch(
-      forward,
-      size_px=config.image_size,
-      layers=range(config.num_hidden_layers + 1),
-      frames=frames,
-      mean=mean,
-      std=std,
-      device=next(model.parameters()).device,
-      rows=rows,
+    forward,
+    size_px=config.image_size,
+    layers=range(config.num_hidden_layers + 1),
+    frames=frames,
+    mean=mean,
+    std=std,
+    device=next(model.parameters()).device,
+    rows=rows,
   )
 
 

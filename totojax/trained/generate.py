@@ -38,26 +38,25 @@ class Sampling:
   def __post_init__(self):
     if not self.temperature >= 0.0:
       raise ValueError(
-          f"sampling.temperature is {self.temperature}; use 0.0 (greedy) or"
-          " more"
+        f"sampling.temperature is {self.temperature}; use 0.0 (greedy) or more"
       )
     if self.top_k < 0:
       raise ValueError(f"sampling.top_k is {self.top_k}; use 0 (all) or more")
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(
-          f"sampling.top_p is {self.top_p}; it is a probability above 0.0, and"
-          " 1.0 for all tokens"
+        f"sampling.top_p is {self.top_p}; it is a probability above 0.0, and"
+        " 1.0 for all tokens"
       )
 
 
 def frames(
-    model: trunk.Trunk,
-    weights: Any,
-    context_BNP: np.ndarray,
-    *,
-    further: int,
-    sampling: Sampling,
-    rows: np.ndarray,
+  model: trunk.Trunk,
+  weights: Any,
+  context_BNP: np.ndarray,
+  *,
+  further: int,
+  sampling: Sampling,
+  rows: np.ndarray,
 ) -> np.ndarray:
   """The frames that follow, as the model goes on with a video.
 
@@ -86,56 +85,53 @@ def frames(
   tokens_BT = context_BNP.reshape(batch, -1).astype(np.int32)
   inputs_BT = np.concatenate([start_B1, tokens_BT + sequence.SPECIALS], axis=1)
   further_BT = _tokens(
-      model,
-      weights,
-      inputs_BT,
-      jax.random.key(sampling.seed),
-      np.asarray(rows, np.int32),
-      count=further * spec.frame_tokens,
-      sampling=dataclasses.replace(sampling, seed=0),  # one program for all
+    model,
+    weights,
+    inputs_BT,
+    jax.random.key(sampling.seed),
+    np.asarray(rows, np.int32),
+    count=further * spec.frame_tokens,
+    sampling=dataclasses.replace(sampling, seed=0),  # one program for all
   )
   codes = sequence.codes_of(np.asarray(further_BT))
   return codes.reshape(batch, further, spec.frame_tokens)
 
 
 def _check(
-    context_BNP: np.ndarray,
-    further: int,
-    rows: int,
-    spec: sequence.SequenceSpec,
+  context_BNP: np.ndarray, further: int, rows: int, spec: sequence.SequenceSpec
 ) -> None:
   shape = np.shape(context_BNP)
   if len(shape) != 3 or shape[2] != spec.frame_tokens or shape[0] != rows:
     raise ValueError(
-        f"context codes have shape {shape}; [{rows} rows, frames,"
-        f" {spec.frame_tokens} tokens] are needed"
+      f"context codes have shape {shape}; [{rows} rows, frames,"
+      f" {spec.frame_tokens} tokens] are needed"
     )
   window = min(spec.frames, spec.context // spec.frame_tokens)
   given = shape[1]
   if given < 1 or further < 1 or given + further > window:
     raise ValueError(
-        f"{given} frames of context and {further} further ones; the model's"
-        f" window has {window}: give at least 1 of context, and ask for 1 to"
-        f" {max(window - given, 0)}"
+      f"{given} frames of context and {further} further ones; the model's"
+      f" window has {window}: give at least 1 of context, and ask for 1 to"
+      f" {max(window - given, 0)}"
     )
   low, high = int(np.min(context_BNP)), int(np.max(context_BNP))
   if low < 0 or high >= spec.vocab:
     raise ValueError(
-        f"context codes run from {low} to {high}; the model has codes 0 to"
-        f" {spec.vocab - 1}. Were they made with another tokenizer?"
+      f"context codes run from {low} to {high}; the model has codes 0 to"
+      f" {spec.vocab - 1}. Were they made with another tokenizer?"
     )
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count", "sampling"))
 def _tokens(
-    model: trunk.Trunk,
-    weights: Any,
-    inputs_BT: jax.Array,
-    key: jax.Array,
-    rows_B: jax.Array,
-    *,
-    count: int,
-    sampling: Sampling,
+  model: trunk.Trunk,
+  weights: Any,
+  inputs_BT: jax.Array,
+  key: jax.Array,
+  rows_B: jax.Array,
+  *,
+  count: int,
+  sampling: Sampling,
 ) -> jax.Array:
   """int32 visual tokens [B, count] that follow the inputs."""
   first = inputs_BT.shape[1]
@@ -160,7 +156,7 @@ def _tokens(
 
 
 def choose(
-    logits_BV: jax.Array, keys_B: jax.Array, *, sampling: Sampling, vocab: int
+  logits_BV: jax.Array, keys_B: jax.Array, *, sampling: Sampling, vocab: int
 ) -> jax.Array:
   """int32 [B]: a visual token of each row, drawn with the row's own key."""
   if sampling.temperature == 0.0:
@@ -173,13 +169,13 @@ def visual(logits_BV: jax.Array, vocab: int) -> jax.Array:
   """The logits with special tokens and padding at -inf."""
   tokens_V = jnp.arange(logits_BV.shape[-1])
   codes_V = sequence.is_visual(tokens_V) & (
-      tokens_V < vocab + sequence.SPECIALS
+    tokens_V < vocab + sequence.SPECIALS
   )
   return jnp.where(codes_V, logits_BV, -jnp.inf)
 
 
 def candidates(
-    logits_BV: jax.Array, *, sampling: Sampling, vocab: int
+  logits_BV: jax.Array, *, sampling: Sampling, vocab: int
 ) -> jax.Array:
   """Logits over the temperature (above 0.0); what is not drawn is -inf.
 
@@ -194,9 +190,9 @@ def candidates(
     shares_BV = jax.nn.softmax(sorted_BV, axis=-1)
     before_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
     least_B1 = jnp.min(
-        jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf),
-        axis=-1,
-        keepdims=True,
+      jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf),
+      axis=-1,
+      keepdims=True,
     )
     logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
   return logits_BV

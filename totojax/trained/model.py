@@ -38,21 +38,25 @@ class Pretrained:
   """
 
   def __init__(
-      self, run: backbone.Trained, *, tokenizer: str, depth: int,
-      layout: sharding.Layout,
+    self,
+    run: backbone.Trained,
+    *,
+    tokenizer: str,
+    depth: int,
+    layout: sharding.Layout,
   ):
     """Args:
-      run: of `backbone.find`.
-      tokenizer: its file; "": found by itself (`backbone.tokenizer`).
-      depth: blocks that are loaded.
-      layout: of parameters and batches.
+    run: of `backbone.find`.
+    tokenizer: its file; "": found by itself (`backbone.tokenizer`).
+    depth: blocks that are loaded.
+    layout: of parameters and batches.
     """
     self.run, self.depth = run, depth
     self._tokenizer, self._layout = tokenizer, layout
     if tokenizer:  # a wrong one is told now
       _ = self.tokenizer
     self._model, self._params = backbone.load(
-        run, run.model, trained=True, depth=depth, layout=layout, seed=0
+      run, run.model, trained=True, depth=depth, layout=layout, seed=0
     )
     self._tapped = functools.cache(self._compiled)
 
@@ -74,13 +78,13 @@ class Pretrained:
     return self._model.spec.grid * self.tokenizer.factor
 
   def features(
-      self,
-      frames: np.ndarray,
-      *,
-      layer: int | Sequence[int],
-      pool: str = "token",
-      kind: str = "video",
-      rows: int = 8,
+    self,
+    frames: np.ndarray,
+    *,
+    layer: int | Sequence[int],
+    pool: str = "token",
+    kind: str = "video",
+    rows: int = 8,
   ) -> np.ndarray:
     """What the model makes of videos or images.
 
@@ -112,7 +116,7 @@ class Pretrained:
     self._check_amount(clips_RNHW3.shape[1])
     codes_RNP = self.codes(clips_RNHW3)
     out = self.features_of_codes(
-        codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows
+      codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows
     )
     first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
     if kind == "image" and pool != "clip":
@@ -129,8 +133,8 @@ class Pretrained:
     size = self.size_px
     if clips_RNHW3.shape[2:4] != (size, size):
       resized = [
-          augment.resize_short_side(image_HW3, size, resample=_RESAMPLE)
-          for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
+        augment.resize_short_side(image_HW3, size, resample=_RESAMPLE)
+        for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
       ]
       cut_MSS3 = augment.center_crop(np.stack(resized), size)
       clips_RNHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
@@ -142,13 +146,13 @@ class Pretrained:
     return codes.reshape(clips, frames, -1)
 
   def features_of_codes(
-      self,
-      codes_RNP: np.ndarray,
-      *,
-      layer: int | Sequence[int],
-      pool: str = "token",
-      kind: str = "video",
-      rows: int = 8,
+    self,
+    codes_RNP: np.ndarray,
+    *,
+    layer: int | Sequence[int],
+    pool: str = "token",
+    kind: str = "video",
+    rows: int = 8,
   ) -> np.ndarray:
     """`features` of codes that were made before; R and N always stay.
 
@@ -177,24 +181,24 @@ class Pretrained:
     return out_LR[0] if single else out_LR
 
   def _compiled(
-      self, frames: int, layers: tuple[int, ...], pool: str
+    self, frames: int, layers: tuple[int, ...], pool: str
   ) -> tuple[trunk.Trunk, Callable[..., np.ndarray]]:
     model = backbone.for_clips(self._model, frames=frames)
     return model, backbone.features(
-        model, self._params, layers=layers, pool=pool, layout=self._layout
+      model, self._params, layers=layers, pool=pool, layout=self._layout
     )
 
   def _check_amount(self, frames: int) -> None:
     if not 1 <= frames <= self.frames:
       raise ValueError(
-          f"clips have {frames} frames; the model of {self.run.path} was"
-          f" trained on {self.frames}: give 1 to {self.frames}, and for images"
-          ' kind="image"'
+        f"clips have {frames} frames; the model of {self.run.path} was"
+        f" trained on {self.frames}: give 1 to {self.frames}, and for images"
+        ' kind="image"'
       )
 
 
 def _token_rows(
-    codes_BNP: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
+  codes_BNP: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
 ) -> dict[str, np.ndarray]:
   """A batch of `rows` rows, the last of which are padding."""
   tokens_BT = np.full((rows, spec.context), sequence.PAD, np.int32)
@@ -204,21 +208,17 @@ def _token_rows(
 
 
 def _patch_rows(
-    patches_BNPF: np.ndarray,
-    *,
-    kind: str,
-    spec: sequence.SequenceSpec,
-    rows: int,
+  patches_BNPF: np.ndarray, *, kind: str, spec: sequence.SequenceSpec, rows: int
 ) -> dict[str, np.ndarray]:
   """The same of patches."""
   count, values = len(patches_BNPF), patches_BNPF.shape[-1]
   patches_BTF = np.zeros((rows, spec.context - 1, values), np.float32)
   patches_BTF[:count, : spec.visual_tokens] = patches_BNPF.reshape(
-      count, -1, values
+    count, -1, values
   )
   return {
-      "patches": patches_BTF,
-      "start": np.full(rows, sequence.START[kind], np.int32),
+    "patches": patches_BTF,
+    "start": np.full(rows, sequence.START[kind], np.int32),
   }
 
 
@@ -230,9 +230,9 @@ def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
   shape = frames.shape
   if frames.dtype != np.uint8 or frames.ndim not in known or shape[-1] != 3:
     raise ValueError(
-        f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
-        " width, 3], one video [frames, height, width, 3], or with"
-        ' kind="image" images [images, height, width, 3]'
+      f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
+      " width, 3], one video [frames, height, width, 3], or with"
+      ' kind="image" images [images, height, width, 3]'
     )
   if not frames.size:
     raise ValueError(f"frames are {shape}, which holds none; give at least one")
@@ -242,10 +242,7 @@ def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
 
 
 def load(
-    run: str | os.PathLike[str],
-    *,
-    tokenizer: str = "",
-    depth: int | None = None,
+  run: str | os.PathLike[str], *, tokenizer: str = "", depth: int | None = None
 ) -> Pretrained:
   """Loads a pre-trained model onto the devices of this process.
 
@@ -264,8 +261,8 @@ def load(
   # Parameters whole on every device: rows are spread, whatever their number.
   everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
   return Pretrained(
-      trained,
-      tokenizer=tokenizer,
-      depth=deepest if depth is None else depth,
-      layout=sharding.Layout(sharding.make_mesh(everywhere)),
+    trained,
+    tokenizer=tokenizer,
+    depth=deepest if depth is None else depth,
+    layout=sharding.Layout(sharding.make_mesh(everywhere)),
   )

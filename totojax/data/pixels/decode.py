@@ -29,9 +29,9 @@ Source = str | os.PathLike[str] | bytes
 # What FFmpeg calls the filters of `augment`. Its scaler widens them where an
 # image shrinks, as Pillow does, and so does not alias.
 _INTERPOLATION = {
-    "bicubic": "BICUBIC",
-    "bilinear": "BILINEAR",
-    "lanczos": "LANCZOS",
+  "bicubic": "BICUBIC",
+  "bilinear": "BILINEAR",
+  "lanczos": "LANCZOS",
 }
 
 
@@ -61,7 +61,7 @@ class Timeline:
 
 
 def read_timeline(
-    source: Source, *, start_s: float | None = None, end_s: float | None = None
+  source: Source, *, start_s: float | None = None, end_s: float | None = None
 ) -> Timeline:
   """Reads the packets' times; decodes nothing.
 
@@ -101,16 +101,16 @@ def _read_all(source: Source) -> Timeline:
   else:
     times_s = np.sort(np.array(ticks, np.float64)) * base
   return Timeline(
-      times_s=times_s,
-      gap_s=_usual_gap_s(times_s, rate),
-      counted=counted,
-      begin_s=float(times_s[0]),
-      fps=rate,
+    times_s=times_s,
+    gap_s=_usual_gap_s(times_s, rate),
+    counted=counted,
+    begin_s=float(times_s[0]),
+    fps=rate,
   )
 
 
 def _read_stretch(
-    source: Source, start_s: float | None, end_s: float | None
+  source: Source, start_s: float | None, end_s: float | None
 ) -> Timeline | None:
   """The timeline about a stretch; None where all must be read to know it."""
   container, stream = _open(source)
@@ -132,16 +132,16 @@ def _read_stretch(
     return None
   times_s = np.sort(np.array(ticks, np.float64)) * base
   return Timeline(
-      times_s=times_s,
-      gap_s=_usual_gap_s(times_s, rate),
-      counted=False,
-      begin_s=begin * base,
-      fps=rate,
+    times_s=times_s,
+    gap_s=_usual_gap_s(times_s, rate),
+    counted=False,
+    begin_s=begin * base,
+    fps=rate,
   )
 
 
 def _ticks(
-    container, stream, *, most: int | None = None, last: int | None = None
+  container, stream, *, most: int | None = None, last: int | None = None
 ) -> tuple[list, bool]:
   """Times of the packets from here on, and whether some have none.
 
@@ -166,11 +166,11 @@ def _usual_gap_s(times_s: np.ndarray, rate: float) -> float:
 
 
 def read_images(
-    source: Source,
-    wanted: Sequence[int],
-    *,
-    timeline: Timeline,
-    prepare: augment.Resize,
+  source: Source,
+  wanted: Sequence[int],
+  *,
+  timeline: Timeline,
+  prepare: augment.Resize,
 ) -> dict[int, np.ndarray]:
   """The wanted frames by number: uint8 RGB [H, W, 3], upright, resized.
 
@@ -220,8 +220,7 @@ def pyav() -> Any:
     import av  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ImportError(
-        "decoding video needs PyAV; install it with: pip install"
-        ' "totojax[data]"'
+      'decoding video needs PyAV; install it with: pip install "totojax[data]"'
     ) from error
   return av
 
@@ -254,9 +253,7 @@ def _handle(source: Source):
   return path
 
 
-def _segments(
-    wanted: np.ndarray, timeline: Timeline
-) -> list[Sequence[int]]:
+def _segments(wanted: np.ndarray, timeline: Timeline) -> list[Sequence[int]]:
   """Wanted frames, split where seeking saves decoding."""
   if timeline.counted:
     return [wanted.tolist()]
@@ -266,11 +263,11 @@ def _segments(
 
 
 def _decode(
-    source: Source,
-    wanted: Sequence[int],
-    *,
-    timeline: Timeline,
-    prepare: augment.Resize,
+  source: Source,
+  wanted: Sequence[int],
+  *,
+  timeline: Timeline,
+  prepare: augment.Resize,
 ) -> dict[int, np.ndarray]:
   """The wanted frames of one segment, by number."""
   times_s = timeline.times_s
@@ -278,28 +275,28 @@ def _decode(
   far = first_s - timeline.begin_s > SEEK_GAP_S
   if far and not timeline.counted:
     images = _decode_from(
-        source, wanted, timeline=timeline, prepare=prepare, seek_s=first_s
+      source, wanted, timeline=timeline, prepare=prepare, seek_s=first_s
     )
     if images is not None:
       return images
   # Near the start, or the seek landed too late (files without an index).
   images = _decode_from(
-      source, wanted, timeline=timeline, prepare=prepare, seek_s=None
+    source, wanted, timeline=timeline, prepare=prepare, seek_s=None
   )
   if images is None:
     raise Undecodable(
-        f"frames around {first_s:.2f} s of {times_s[-1]:.2f} s do not decode"
+      f"frames around {first_s:.2f} s of {times_s[-1]:.2f} s do not decode"
     )
   return images
 
 
 def _decode_from(
-    source: Source,
-    wanted: Sequence[int],
-    *,
-    timeline: Timeline,
-    prepare: augment.Resize,
-    seek_s: float | None,
+  source: Source,
+  wanted: Sequence[int],
+  *,
+  timeline: Timeline,
+  prepare: augment.Resize,
+  seek_s: float | None,
 ) -> dict[int, np.ndarray] | None:
   """Decodes from the key frame before `seek_s`; None if frames are missing.
 
@@ -332,9 +329,7 @@ def _decode_from(
         return images
     if place < 0 or left[0] - place > SLACK_FRAMES:
       return None
-    return images | dict.fromkeys(
-        left, _image(frame, reformatter, prepare)
-    )
+    return images | dict.fromkeys(left, _image(frame, reformatter, prepare))
 
 
 def _image(frame, reformatter, prepare: augment.Resize) -> np.ndarray:
@@ -345,11 +340,11 @@ def _image(frame, reformatter, prepare: augment.Resize) -> np.ndarray:
   """
   height, width = prepare.size(frame.height, frame.width)
   image_HW3 = reformatter.reformat(
-      frame,
-      width=width,
-      height=height,
-      format="rgb24",
-      interpolation=_INTERPOLATION[prepare.resample],
+    frame,
+    width=width,
+    height=height,
+    format="rgb24",
+    interpolation=_INTERPOLATION[prepare.resample],
   ).to_ndarray()
   # The noted rotation is counter-clockwise in degrees, as np.rot90 turns.
   turns = round(frame.rotation / 90) % 4

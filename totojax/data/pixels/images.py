@@ -35,29 +35,47 @@ from totojax.data.pixels import augment
 from totojax.data.sources import items
 
 SUFFIXES = frozenset(
-    ".avif .bmp .gif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff"
-    " .webp".split()
+  ".avif .bmp .gif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
 )
 # Others are not opened at all: some of Pillow's readers start programs.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM",
-    "TIFF", "WEBP",
-)  # fmt: skip
+  "AVIF",
+  "BMP",
+  "DIB",
+  "GIF",
+  "JPEG",
+  "JPEG2000",
+  "MPO",
+  "PNG",
+  "PPM",
+  "TIFF",
+  "WEBP",
+)
 MODES = (
-    "1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr"
-)  # fmt: skip
+  "1",
+  "CMYK",
+  "L",
+  "LA",
+  "P",
+  "PA",
+  "RGB",
+  "RGBA",
+  "RGBX",
+  "RGBa",
+  "YCbCr",
+)
 MOST_PIXELS = 89_000_000  # a small file can claim more, to fill memory
 MOST_ASPECT = 64  # sides; resizing the short one enlarges the long one with it
 BACKGROUND = (255, 255, 255)
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+  2: Image.Transpose.FLIP_LEFT_RIGHT,
+  3: Image.Transpose.ROTATE_180,
+  4: Image.Transpose.FLIP_TOP_BOTTOM,
+  5: Image.Transpose.TRANSPOSE,
+  6: Image.Transpose.ROTATE_270,
+  7: Image.Transpose.TRANSVERSE,
+  8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -66,7 +84,7 @@ class Unreadable(ValueError):
 
 
 def crops(
-    item: items.Item, data: bytes, spec: ImageSpec, *, seed: int
+  item: items.Item, data: bytes, spec: ImageSpec, *, seed: int
 ) -> np.ndarray:
   """The crops of one image, uint8 [K, R, R, 3].
 
@@ -85,10 +103,10 @@ def crops(
   height, width = image_HW3.shape[:2]
   if max(height, width) > MOST_ASPECT * min(height, width):
     raise Unreadable(
-        f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1"
+      f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1"
     )
   resized_HW3 = augment.resize_short_side(
-      image_HW3, spec.size_px, resample=spec.resample
+    image_HW3, spec.size_px, resample=spec.resample
   )
   if spec.crop == "center":
     return augment.center_crop(resized_HW3[None], spec.size_px).copy()
@@ -119,8 +137,8 @@ def read(data: bytes, *, animated: str) -> np.ndarray:
   except Image.UnidentifiedImageError as error:
     begin = data[:12]
     raise Unreadable(
-        f"no image of a known format ({', '.join(_formats())}); it begins with"
-        f" {begin!r}"
+      f"no image of a known format ({', '.join(_formats())}); it begins with"
+      f" {begin!r}"
     ) from error
   except Exception as error:  # Damaged files make Pillow raise anything.
     raise Unreadable(f"{type(error).__name__}: {error}") from error
@@ -141,8 +159,8 @@ def _pixels(image: Image.Image, animated: str) -> np.ndarray:
   several = getattr(image, "is_animated", False) and image.format != "MPO"
   if several and animated == "refuse":
     raise Unreadable(
-        f"{getattr(image, 'n_frames', 'several')} pictures in one"
-        f' {image.format} file; set animated to "first" for the first of them'
+      f"{getattr(image, 'n_frames', 'several')} pictures in one"
+      f' {image.format} file; set animated to "first" for the first of them'
     )
   image.load()
   turn = UPRIGHT.get(_orientation(image))
@@ -164,7 +182,7 @@ def _rgb(image: Image.Image) -> Image.Image:
   if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
     deep_HW = np.asarray(image).astype(np.uint32)
     return Image.fromarray(((deep_HW + 128) // 257).astype(np.uint8)).convert(
-        "RGB"
+      "RGB"
     )
   if mode in ("I", "F"):
     raise Unreadable(f"pixels of 32 bits (mode {mode}) have no known range")

@@ -24,11 +24,11 @@ Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
 
 
 def spec(
-    kind: str,
-    *,
-    clip: pixels.ClipSpec,
-    views: pixels.Views,
-    image: pixels.ImageSpec,
+  kind: str,
+  *,
+  clip: pixels.ClipSpec,
+  views: pixels.Views,
+  image: pixels.ImageSpec,
 ) -> Spec:
   """What is cut out of each item of a kind, "image" or "video"."""
   if kind == "image":
@@ -44,7 +44,7 @@ class SourceLost(OSError):
 
 
 def load(
-    item: items.Item, spec: Spec, *, seed: int
+  item: items.Item, spec: Spec, *, seed: int
 ) -> np.ndarray | items.Skipped:
   """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
 
@@ -76,7 +76,7 @@ def load(
 def _check_there(item: items.Item) -> None:
   """Raises SourceLost where the storage fails, and not what is in the file."""
   if item.record is not None or (
-      os.path.islink(item.path) and not os.path.exists(item.path)
+    os.path.islink(item.path) and not os.path.exists(item.path)
   ):
     return  # a link that leads nowhere is the item's own fault
   try:
@@ -86,9 +86,9 @@ def _check_there(item: items.Item) -> None:
     return
   except OSError as error:
     raise SourceLost(
-        f"{item.path} was listed and cannot be opened now ({error.strerror});"
-        " is the storage still there? Run the same command again once it is:"
-        " it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({error.strerror});"
+      " is the storage still there? Run the same command again once it is:"
+      " it goes on where it stopped"
     ) from error
 
 
@@ -140,6 +140,6 @@ def _bytes(item: items.Item) -> bytes:
     data = file.read(size)
   if len(data) != size:
     raise OSError(
-        f"{item.path} ends after {len(data)} of the item's {size} bytes"
+      f"{item.path} ends after {len(data)} of the item's {size} bytes"
     )
   return data

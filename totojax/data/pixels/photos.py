@@ -29,21 +29,21 @@ def load(name: str) -> np.ndarray:
     from skimage import data
   except ImportError as error:
     raise ImportError(
-        "photographs come with scikit-image; install it with: pip install"
-        ' "totojax[data]"'
+      "photographs come with scikit-image; install it with: pip install"
+      ' "totojax[data]"'
     ) from error
   images = {
-      "astronaut": data.astronaut,
-      "chelsea": data.chelsea,
-      "coffee": data.coffee,
-      "hubble_deep_field": data.hubble_deep_field,
-      "rocket": data.rocket,
+    "astronaut": data.astronaut,
+    "chelsea": data.chelsea,
+    "coffee": data.coffee,
+    "hubble_deep_field": data.hubble_deep_field,
+    "rocket": data.rocket,
   }
   return np.asarray(images[name]())[..., :3]
 
 
 def crop(
-    image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator
+  image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator
 ) -> np.ndarray:
   """A random square, flipped half of the time, as uint8 [R, R, 3]."""
   height, width, _ = image_HW3.shape
@@ -58,6 +58,6 @@ def crop(
     square = square[:, ::-1]
   size = (spec.size_px, spec.size_px)
   resized = Image.fromarray(np.ascontiguousarray(square)).resize(
-      size, Image.Resampling.BICUBIC
+    size, Image.Resampling.BICUBIC
   )
   return np.asarray(resized)

@@ -19,16 +19,17 @@ SHARE = 0.5  # of the drawn operations that are applied
 FILL = (124, 116, 104)  # ImageNet's mean colour, for what comes into view
 
 # (image, strength from 0 to 1, -1 or 1, filter) -> image
-Operation = Callable[
-    [Image.Image, float, int, Image.Resampling], Image.Image
-]
+Operation = Callable[[Image.Image, float, int, Image.Resampling], Image.Image]
 
 
 def _affine(image, matrix, resample):
   return image.transform(
-      image.size, Image.Transform.AFFINE, matrix, resample=resample,
-      fillcolor=FILL,
-  )  # fmt: skip
+    image.size,
+    Image.Transform.AFFINE,
+    matrix,
+    resample=resample,
+    fillcolor=FILL,
+  )
 
 
 def _rotate(image, strength, sign, resample):
@@ -83,32 +84,32 @@ def _enhanced(kind) -> Operation:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "auto_contrast": lambda image, *_: ImageOps.autocontrast(image),
-    "equalize": lambda image, *_: ImageOps.equalize(image),
-    "invert": lambda image, *_: ImageOps.invert(image),
-    "rotate": _rotate,
-    "posterize": _posterize,
-    "solarize": _solarize,
-    "solarize_add": _solarize_add,
-    "color": _enhanced(ImageEnhance.Color),
-    "contrast": _enhanced(ImageEnhance.Contrast),
-    "brightness": _enhanced(ImageEnhance.Brightness),
-    "sharpness": _enhanced(ImageEnhance.Sharpness),
-    "shear_x": _shear_x,
-    "shear_y": _shear_y,
-    "translate_x": _translate_x,
-    "translate_y": _translate_y,
+  "auto_contrast": lambda image, *_: ImageOps.autocontrast(image),
+  "equalize": lambda image, *_: ImageOps.equalize(image),
+  "invert": lambda image, *_: ImageOps.invert(image),
+  "rotate": _rotate,
+  "posterize": _posterize,
+  "solarize": _solarize,
+  "solarize_add": _solarize_add,
+  "color": _enhanced(ImageEnhance.Color),
+  "contrast": _enhanced(ImageEnhance.Contrast),
+  "brightness": _enhanced(ImageEnhance.Brightness),
+  "sharpness": _enhanced(ImageEnhance.Sharpness),
+  "shear_x": _shear_x,
+  "shear_y": _shear_y,
+  "translate_x": _translate_x,
+  "translate_y": _translate_y,
 }
 _NAMES = tuple(OPERATIONS)
 
 
 def apply(
-    image: Image.Image,
-    *,
-    magnitude: float,
-    std: float,
-    resample: Image.Resampling,
-    rng: np.random.Generator,
+  image: Image.Image,
+  *,
+  magnitude: float,
+  std: float,
+  resample: Image.Resampling,
+  rng: np.random.Generator,
 ) -> Image.Image:
   """One drawn operation on an RGB image, or, half of the time, the image.
 
@@ -131,7 +132,7 @@ def apply(
 
 
 _MOVES = (
-    Image.Resampling.NEAREST,
-    Image.Resampling.BILINEAR,
-    Image.Resampling.BICUBIC,
+  Image.Resampling.NEAREST,
+  Image.Resampling.BILINEAR,
+  Image.Resampling.BICUBIC,
 )

@@ -83,7 +83,7 @@ class ViewSpec(pixels.Views):
     return self.clip.crops
 
   def draw(
-      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+    self, item: items.Item, timeline: decode.Timeline, *, seed: int
   ) -> Iterator[video.Drawn]:
     """The clips of a video; windows of one span follow each other."""
     first, times_s = video.within(item, timeline)
@@ -91,7 +91,7 @@ class ViewSpec(pixels.Views):
     span = self.clip.frames * self.clip.stride_frames * _rate(timeline, times_s)
     span /= self.clip.fps
     places = functools.partial(
-        _places, span=span, count=self.clip.frames, frames=frames
+      _places, span=span, count=self.clip.frames, frames=frames
     )
     if self.mode == "train":
       for crop in range(self.clip.crops):
@@ -99,28 +99,31 @@ class ViewSpec(pixels.Views):
         start = rng.uniform(0.0, max(frames - span, 0.0))
         least, most = (self.size_px * frac for frac in self.short_frac)
         yield video.Drawn(
-            first + places(start),
-            short_px=round(rng.uniform(least, most)),
-            crop=functools.partial(
-                _random_window, size_px=self.size_px, rng=rng,
-                flip_frac=self.flip_frac,
-            ),
-        )  # fmt: skip
+          first + places(start),
+          short_px=round(rng.uniform(least, most)),
+          crop=functools.partial(
+            _random_window,
+            size_px=self.size_px,
+            rng=rng,
+            flip_frac=self.flip_frac,
+          ),
+        )
       return
     for start in starts(frames, span, self.temporal, offset=self.offset):
       for place in range(self.spatial):
         yield video.Drawn(
-            first + places(start),
-            short_px=self.size_px,
-            crop=functools.partial(
-                window, size_px=self.size_px,
-                place=place if self.spatial == 3 else 1,
-            ),
-        )  # fmt: skip
+          first + places(start),
+          short_px=self.size_px,
+          crop=functools.partial(
+            window,
+            size_px=self.size_px,
+            place=place if self.spatial == 3 else 1,
+          ),
+        )
 
 
 def starts(
-    frames: int, span: float, temporal: int, *, offset: bool
+  frames: int, span: float, temporal: int, *, offset: bool
 ) -> list[float]:
   """Where the spans of a video begin, in frames."""
   room = max(frames - span, 0.0)
@@ -133,7 +136,7 @@ def starts(
 
 
 def _places(
-    start: float, *, span: float, count: int, frames: int
+  start: float, *, span: float, count: int, frames: int
 ) -> np.ndarray:
   """int [T]: the frames of a span that begins at `start`.
 
@@ -144,9 +147,9 @@ def _places(
   step = np.float64((last - first) / np.float32(max(count - 1, 1)))
   i_T = np.arange(count)
   place_T = np.where(
-      i_T < count // 2,
-      np.float64(first) + step * i_T,
-      np.float64(last) - step * (count - 1 - i_T),
+    i_T < count // 2,
+    np.float64(first) + step * i_T,
+    np.float64(last) - step * (count - 1 - i_T),
   )
   place_T = place_T if count > 1 else np.array([np.float64(first)])
   return np.clip(place_T.astype(np.float32), 0, frames - 1).astype(np.int64)
@@ -160,9 +163,7 @@ def _rate(timeline: decode.Timeline, times_s: np.ndarray) -> float:
   return (len(times_s) - 1) / length_s if length_s else 1.0 / timeline.gap_s
 
 
-def window(
-    frames_THW3: np.ndarray, *, size_px: int, place: int
-) -> np.ndarray:
+def window(frames_THW3: np.ndarray, *, size_px: int, place: int) -> np.ndarray:
   """[T, R, R, 3]: the first (0), central (1) or last (2) along the long side.
 
   Across the short side it is central.

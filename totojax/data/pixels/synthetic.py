@@ -33,13 +33,13 @@ TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
 _TURNING = TEXTURES[:3]
 
 # Few colours, so that a vocabulary of some hundred codes can draw the scenes.
-_OBJECT_RGB = np.array([
-    (225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40),
-], np.float32)  # pyformat: disable
-_BACKGROUND_RGB = np.array([
-    [(28, 28, 34), (90, 90, 100)],
-    [(225, 220, 210), (160, 150, 135)],
-], np.float32)  # pyformat: disable
+_OBJECT_RGB = np.array(
+  [(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32
+)  # pyformat: disable
+_BACKGROUND_RGB = np.array(
+  [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]],
+  np.float32,
+)  # pyformat: disable
 _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
 
@@ -149,11 +149,11 @@ def _check_label(by: str) -> None:
 
 
 def _path(
-    rng: np.random.Generator,
-    motion: str,
-    radius_range: tuple[float, float],
-    speed_range: tuple[float, float],
-    time_N: np.ndarray,
+  rng: np.random.Generator,
+  motion: str,
+  radius_range: tuple[float, float],
+  speed_range: tuple[float, float],
+  time_N: np.ndarray,
 ) -> _Path:
   """Where an object is; every motion has the same law at any one frame."""
   x, y, angle, phase = rng.uniform(0, [1, 1, 2 * np.pi, 2 * np.pi])
@@ -201,11 +201,11 @@ def _axis(size_px: int) -> np.ndarray:
 
 
 def _draw(
-    rng: np.random.Generator,
-    image_NHW3: np.ndarray,
-    path: _Path,
-    shape: str,
-    textures: tuple[str, ...],
+  rng: np.random.Generator,
+  image_NHW3: np.ndarray,
+  path: _Path,
+  shape: str,
+  textures: tuple[str, ...],
 ) -> None:
   """Draws one object with one of the textures into the image, in place."""
   texture = textures[rng.integers(len(textures))]
@@ -269,7 +269,7 @@ def _pattern(u: np.ndarray, v: np.ndarray, texture: str) -> np.ndarray:
 
 
 def _background(
-    rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray
+  rng: np.random.Generator, config: SyntheticConfig, time_N: np.ndarray
 ) -> np.ndarray:
   """float32 [frames, size, size, 3]; periodic, so that it can move."""
   kinds = config.backgrounds or BACKGROUNDS
@@ -291,7 +291,7 @@ def _background(
 
 
 def _tone(
-    rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray
+  rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
   """0 to 1, of period 2 pi in x and y: how much of the second colour."""
   match kind:

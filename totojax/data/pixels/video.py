@@ -35,7 +35,7 @@ from totojax.data.pixels import decode
 from totojax.data.sources import items
 
 SUFFIXES = frozenset(
-    ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()
+  ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()
 )
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
 
@@ -49,7 +49,7 @@ class ClipSpec(pixels.ClipSpec):
     return self.size_px
 
   def draw(
-      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+    self, item: items.Item, timeline: decode.Timeline, *, seed: int
   ) -> Iterator[Drawn]:
     """The clips of a video.
 
@@ -84,12 +84,12 @@ class Cuts(Protocol):
   def decoded_px(self) -> int: ...
 
   def draw(
-      self, item: items.Item, timeline: decode.Timeline, *, seed: int
+    self, item: items.Item, timeline: decode.Timeline, *, seed: int
   ) -> Iterator[Drawn]: ...
 
 
 def clips(
-    item: items.Item, source: decode.Source, spec: Cuts, *, seed: int
+  item: items.Item, source: decode.Source, spec: Cuts, *, seed: int
 ) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
@@ -107,19 +107,19 @@ def clips(
     ImportError: PyAV is missing.
   """
   timeline = decode.read_timeline(
-      source, start_s=item.start_s, end_s=item.end_s
+    source, start_s=item.start_s, end_s=item.end_s
   )
   read = functools.partial(decode.read_images, source, timeline=timeline)
   return cut(item, timeline, read, spec, seed=seed)
 
 
 def cut(
-    item: items.Item,
-    timeline: decode.Timeline,
-    read: Callable[..., dict[int, np.ndarray]],
-    spec: Cuts,
-    *,
-    seed: int,
+  item: items.Item,
+  timeline: decode.Timeline,
+  read: Callable[..., dict[int, np.ndarray]],
+  spec: Cuts,
+  *,
+  seed: int,
 ) -> np.ndarray:
   """`clips` of a video that is not a file.
 
@@ -136,8 +136,8 @@ def cut(
   """
   drawn = list(spec.draw(item, timeline, seed=seed))
   images = read(
-      np.unique(np.concatenate([one.places_T for one in drawn])),
-      prepare=augment.Resize(spec.decoded_px, spec.resample),
+    np.unique(np.concatenate([one.places_T for one in drawn])),
+    prepare=augment.Resize(spec.decoded_px, spec.resample),
   )
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:
@@ -145,10 +145,10 @@ def cut(
   out = []
   for one in drawn:
     resized = {
-        place: augment.resize_short_side(
-            images[place], one.short_px, resample=spec.resample
-        )
-        for place in np.unique(one.places_T).tolist()
+      place: augment.resize_short_side(
+        images[place], one.short_px, resample=spec.resample
+      )
+      for place in np.unique(one.places_T).tolist()
     }
     frames_THW3 = np.stack([resized[place] for place in one.places_T.tolist()])
     out.append(one.crop(frames_THW3))
@@ -164,7 +164,7 @@ def duration_s(item: items.Item, source: decode.Source) -> float:
     Undecodable, ImportError: as `clips`.
   """
   timeline = decode.read_timeline(
-      source, start_s=item.start_s, end_s=item.end_s
+    source, start_s=item.start_s, end_s=item.end_s
   )
   return _length_s(within(item, timeline)[1], timeline)
 
@@ -174,7 +174,7 @@ def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
 
 
 def _draw(
-    item: items.Item, timeline: decode.Timeline, spec: ClipSpec, *, seed: int
+  item: items.Item, timeline: decode.Timeline, spec: ClipSpec, *, seed: int
 ) -> Iterator[Drawn]:
   first, times_s = within(item, timeline)
   length_s = _length_s(times_s, timeline)
@@ -182,9 +182,9 @@ def _draw(
   starts = frames - spec.span_frames + 1
   if starts < 1:
     raise decode.Undecodable(
-        f"too short: {length_s:.2f} s are {frames} frames at {spec.fps:g} a"
-        f" second; {spec.frames} frames with a stride of {spec.stride_frames}"
-        f" span {spec.span_frames}"
+      f"too short: {length_s:.2f} s are {frames} frames at {spec.fps:g} a"
+      f" second; {spec.frames} frames with a stride of {spec.stride_frames}"
+      f" span {spec.span_frames}"
     )
   stretches = 1
   if spec.sampling == "duration":
@@ -203,16 +203,16 @@ def _draw(
       # rounds its times to milliseconds: steps of a slower video stay even.
       early_T = shown_s - TIE_FRAC * timeline.gap_s
       yield Drawn(
-          places_T=first + decode.nearest(times_s, early_T),
-          short_px=spec.size_px,
-          crop=functools.partial(
-              augment.random_crop, size_px=spec.size_px, rng=rng
-          ),
+        places_T=first + decode.nearest(times_s, early_T),
+        short_px=spec.size_px,
+        crop=functools.partial(
+          augment.random_crop, size_px=spec.size_px, rng=rng
+        ),
       )
 
 
 def within(
-    item: items.Item, timeline: decode.Timeline
+  item: items.Item, timeline: decode.Timeline
 ) -> tuple[int, np.ndarray]:
   """The number of the first frame of the item's span, and the span's times.
 
@@ -227,7 +227,7 @@ def within(
   first, last = np.searchsorted(since_s, [begin_s, end_s])
   if first >= last:
     raise decode.Undecodable(
-        f"no frame between {begin_s:g} and {end_s:g} s: the last before is at"
-        f" {timeline.times_s[-1] - timeline.begin_s:.2f} s"
+      f"no frame between {begin_s:g} and {end_s:g} s: the last before is at"
+      f" {timeline.times_s[-1] - timeline.begin_s:.2f} s"
     )
   return int(first), timeline.times_s[first:last]

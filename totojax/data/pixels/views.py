@@ -47,7 +47,7 @@ class Window:
 
 
 def random_window(
-    height: int, width: int, config: ViewConfig, *, rng: np.random.Generator
+  height: int, width: int, config: ViewConfig, *, rng: np.random.Generator
 ) -> Window:
   """Of uniform area and log-uniform shape: torchvision's algorithm.
 
@@ -66,9 +66,7 @@ def random_window(
   return Window((height - h) // 2, (width - w) // 2, h, w)
 
 
-def erased(
-    image_SS3: np.ndarray, *, rng: np.random.Generator
-) -> np.ndarray:
+def erased(image_SS3: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
   """The image with a random rectangle of noise, as timm erases (mode pixel).
 
   Noise is normal with the mean and deviation of ImageNet's pixels, cut to what
@@ -86,45 +84,48 @@ def erased(
       noise = rng.standard_normal((h, w, 3), np.float32) * STD + MEAN
       out = image_SS3.copy()
       out[top : top + h, left : left + w] = np.clip(
-          np.rint(255.0 * noise), 0, 255
+        np.rint(255.0 * noise), 0, 255
       )
       return out
   return image_SS3
 
 
 def training_view(
-    image_HW3: np.ndarray,
-    size_px: int,
-    config: ViewConfig,
-    *,
-    rng: np.random.Generator,
+  image_HW3: np.ndarray,
+  size_px: int,
+  config: ViewConfig,
+  *,
+  rng: np.random.Generator,
 ) -> np.ndarray:
   """A random view, uint8 [S, S, 3]."""
   height, width = image_HW3.shape[:2]
   w = random_window(height, width, config, rng=rng)
   window = image_HW3[w.top : w.top + w.height, w.left : w.left + w.width]
   view = Image.fromarray(np.ascontiguousarray(window)).resize(
-      (size_px, size_px), augment.FILTERS[config.resample]
+    (size_px, size_px), augment.FILTERS[config.resample]
   )
   if rng.random() < config.flip:
     view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
   for _ in range(config.operations):
     view = randaugment.apply(
-        view, magnitude=config.magnitude, std=config.magnitude_std,
-        resample=augment.FILTERS[config.resample], rng=rng,
-    )  # fmt: skip
+      view,
+      magnitude=config.magnitude,
+      std=config.magnitude_std,
+      resample=augment.FILTERS[config.resample],
+      rng=rng,
+    )
   found = np.asarray(view)
   return erased(found, rng=rng) if rng.random() < config.erase else found
 
 
 def evaluation_view(
-    image_HW3: np.ndarray, size_px: int, config: ViewConfig
+  image_HW3: np.ndarray, size_px: int, config: ViewConfig
 ) -> np.ndarray:
   """The central square, uint8 [S, S, 3]."""
   resized_HW3 = augment.resize_short_side(
-      image_HW3,
-      max(round(size_px / config.center_frac), size_px),
-      resample=config.resample,
+    image_HW3,
+    max(round(size_px / config.center_frac), size_px),
+    resample=config.resample,
   )
   return augment.center_crop(resized_HW3[None], size_px)[0]
 
@@ -138,17 +139,17 @@ def records(listing: items_lib.Listing, name: str) -> labelled.Records:
   without = [item.id for item in listing.items if item.label < 0]
   if without:
     raise ValueError(
-        f"{len(without)} of {len(listing.items)} images of {name} have no"
-        f" class, the first of them {without[0]!r}; move them into class"
-        " folders"
+      f"{len(without)} of {len(listing.items)} images of {name} have no"
+      f" class, the first of them {without[0]!r}; move them into class"
+      " folders"
     )
   return labelled.Records(
-      store=None,
-      name=name,
-      records=np.arange(len(listing.items)),
-      labels=np.array([item.label for item in listing.items], np.int32),
-      ids=tuple(item.id for item in listing.items),
-      classes=listing.classes,
+    store=None,
+    name=name,
+    records=np.arange(len(listing.items)),
+    labels=np.array([item.label for item in listing.items], np.int32),
+    ids=tuple(item.id for item in listing.items),
+    classes=listing.classes,
   )
 
 
@@ -164,9 +165,7 @@ class ReadViews:
   config: ViewConfig
   seed: int
 
-  def __call__(
-      self, rows: Sequence[rows_lib.Row]
-  ) -> dict[str, np.ndarray]:
+  def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
     shape = (len(rows), 1, self.size_px, self.size_px, 3)
     frames = np.zeros(shape, np.uint8)  # rows of padding stay black
     for b, row in enumerate(rows):
@@ -196,6 +195,6 @@ def _read(item: items_lib.Item) -> np.ndarray:
     return images.read(data, animated="first")
   except (images.Unreadable, OSError) as error:
     raise ValueError(
-        f"{item.path} ({item.id}) cannot be read: {error}. Mend it, or remove"
-        " it and begin the run again"
+      f"{item.path} ({item.id}) cannot be read: {error}. Mend it, or remove"
+      " it and begin the run again"
     ) from error

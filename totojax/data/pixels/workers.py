@@ -48,12 +48,12 @@ def processes(workers: int) -> int:
 
 
 def decode(
-    items: Iterable[items_lib.Item],
-    spec: media.Spec,
-    *,
-    seed: int,
-    workers: int,
-    ahead: int,
+  items: Iterable[items_lib.Item],
+  spec: media.Spec,
+  *,
+  seed: int,
+  workers: int,
+  ahead: int,
 ) -> Generator[Decoded, None, None]:
   """Decodes items; yields them in the order given.
 
@@ -97,7 +97,7 @@ def decode(
 
 
 def _one_at_a_time(
-    items: Iterable[items_lib.Item], spec: media.Spec, seed: int
+  items: Iterable[items_lib.Item], spec: media.Spec, seed: int
 ) -> Iterator[Decoded]:
   pool = _pool(1)
   try:
@@ -114,10 +114,10 @@ def _one_at_a_time(
 
 
 def _submit(
-    pool: concurrent.futures.ProcessPoolExecutor,
-    item: items_lib.Item,
-    spec: media.Spec,
-    seed: int,
+  pool: concurrent.futures.ProcessPoolExecutor,
+  item: items_lib.Item,
+  spec: media.Spec,
+  seed: int,
 ) -> concurrent.futures.Future[Decoded]:
   """The future of an item, also where the pool is broken already."""
   try:
@@ -138,9 +138,7 @@ def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:
   # Spawned, because a process with jax's threads must not be forked.
   return concurrent.futures.ProcessPoolExecutor(
-      workers,
-      mp_context=multiprocessing.get_context("spawn"),
-      initializer=_begin,
+    workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin
   )
 
 

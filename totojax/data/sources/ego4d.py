@@ -19,7 +19,7 @@ from totojax.data.sources import spans
 
 
 def list_items(
-    root: str | os.PathLike[str], split: str, *, folder: str, ids: str = ""
+  root: str | os.PathLike[str], split: str, *, folder: str, ids: str = ""
 ) -> items.Listing:
   """All videos of Ego4D that are on disk; the others are `missing`.
 
@@ -36,14 +36,14 @@ def list_items(
   """
   if split and "{split}" not in ids:
     raise ValueError(
-        f"split is {split!r}, and ids is {ids!r}: Ego4D's splits are files of"
-        ' ids; give them as "folder/{split}.txt", or take the split ""'
+      f"split is {split!r}, and ids is {ids!r}: Ego4D's splits are files of"
+      ' ids; give them as "folder/{split}.txt", or take the split ""'
     )
   root = os.fspath(root)
   key = "clip" if folder == "clips" else "video"
   bases = [os.path.join(root, version) for version in ("", "v2", "v1")]
   top = files.first_of(
-      [os.path.join(base, folder) for base in bases], what="folder of videos"
+    [os.path.join(base, folder) for base in bases], what="folder of videos"
   )
   disk = files.by_stem(top, "video")
   if ids:
@@ -51,8 +51,11 @@ def list_items(
     return spans.listing(wanted, disk, where=top)
   # The annotations beside the folder are those of its version.
   beside = os.path.join(os.path.dirname(top), "ego4d.json")
-  annotations = [path for path in (beside, os.path.join(root, "ego4d.json"))
-                 if os.path.exists(path)]  # fmt: skip
+  annotations = [
+    path
+    for path in (beside, os.path.join(root, "ego4d.json"))
+    if os.path.exists(path)
+  ]
   uids = list(disk)
   if annotations:
     uids = _uids(annotations[0], key)
@@ -66,6 +69,6 @@ def _uids(path: str, key: str) -> list[str]:
     return [row[f"{key}_uid"] for row in values[f"{key}s"]]
   except (KeyError, TypeError) as error:
     raise ValueError(
-        f"{path} is not Ego4D's: it should hold a list {key}s of entries with"
-        f" {key}_uid"
+      f"{path} is not Ego4D's: it should hold a list {key}s of entries with"
+      f" {key}_uid"
     ) from error

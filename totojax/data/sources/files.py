@@ -51,7 +51,7 @@ def walk(root: str, endings: Collection[str]) -> Iterator[str]:
 
 
 def _walk(
-    folder: str, endings: Collection[str], above: frozenset[tuple[int, int]]
+  folder: str, endings: Collection[str], above: frozenset[tuple[int, int]]
 ) -> Iterator[str]:
   for entry in entries(folder):
     if entry.is_dir():
@@ -74,8 +74,8 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
       ordered = sorted(found, key=lambda entry: entry.name)
   except OSError as error:
     raise ValueError(
-        f"the folder {folder} cannot be read ({error.strerror}); give the"
-        " process permission to list it, or move it out of the source"
+      f"the folder {folder} cannot be read ({error.strerror}); give the"
+      " process permission to list it, or move it out of the source"
     ) from error
   return [entry for entry in ordered if not entry.name.startswith(".")]
 
@@ -145,20 +145,17 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
       names = [name.strip() for name in reader.fieldnames or ()]
       absent = [name for name in needed if name not in names]
       if absent:
-        raise ValueError(
-            f"{path} has columns {names}; {absent} are missing"
-        )
+        raise ValueError(f"{path} has columns {names}; {absent} are missing")
       reader.fieldnames = names
       rows: list[Mapping[str, str]] = [
-          {**row, "line": str(reader.line_num)} for row in reader
+        {**row, "line": str(reader.line_num)} for row in reader
       ]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   for row in rows:
     if any(row[name] is None for name in needed):
       raise ValueError(
-          f"{path}, line {row['line']}: has fewer columns than the header"
-          f" {names}"
+        f"{path}, line {row['line']}: has fewer columns than the header {names}"
       )
   return rows
 
@@ -190,14 +187,14 @@ def label(text: Any, classes: int, *, where: str) -> int:
     whole = False
   if not whole:
     raise ValueError(
-        f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
-        " a list has no line of headings"
+      f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
+      " a list has no line of headings"
     )
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(
-        f"{where}: label {value} is out of range; labels run from 0 to"
-        f" {classes - 1}, and -1 for none"
+      f"{where}: label {value} is out of range; labels run from 0 to"
+      f" {classes - 1}, and -1 for none"
     )
   return value
 
@@ -223,5 +220,5 @@ def check_classes(found: int, wanted: int, *, where: str) -> None:
   """Raises ValueError unless there are as many classes as wanted (0: any)."""
   if wanted and found != wanted:
     raise ValueError(
-        f"{where} has {found} classes; {wanted} are wanted (0 takes any number)"
+      f"{where} has {found} classes; {wanted} are wanted (0 takes any number)"
     )

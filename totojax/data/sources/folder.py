@@ -20,7 +20,7 @@ SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 
 
 def list_items(
-    root: str | os.PathLike[str], split: str, *, kind: str, class_folders: bool
+  root: str | os.PathLike[str], split: str, *, kind: str, class_folders: bool
 ) -> items.Listing:
   """All files of a kind below a folder.
 
@@ -45,27 +45,27 @@ def list_items(
       first, *rest = os.path.relpath(path, top).split(os.sep)
       if not rest:
         raise ValueError(
-            f"{path} is in no class folder; move it into one, or set"
-            " class_folders to False"
+          f"{path} is in no class folder; move it into one, or set"
+          " class_folders to False"
         )
       label = labels[first]
     found.append(items.of_file(files.below(root, path), path, label=label))
   if not found:
     raise ValueError(
-        f"{top} holds no {kind}; looked for"
-        f" {' '.join(sorted(files.suffixes(kind)))}"
+      f"{top} holds no {kind}; looked for"
+      f" {' '.join(sorted(files.suffixes(kind)))}"
     )
   names = [items.name(name) for name in classes]
   return items.listing(kind, found, classes=names, missing=(), where=top)
 
 
 def list_lines(
-    root: str | os.PathLike[str],
-    path: str,
-    *,
-    kind: str,
-    separator: str,
-    classes: int,
+  root: str | os.PathLike[str],
+  path: str,
+  *,
+  kind: str,
+  separator: str,
+  classes: int,
 ) -> items.Listing:
   """The files that a list names.
 
@@ -86,7 +86,7 @@ def list_lines(
   """
   if separator not in SEPARATORS:
     raise ValueError(
-        f"separator is {separator!r}; use one of {sorted(SEPARATORS)}"
+      f"separator is {separator!r}; use one of {sorted(SEPARATORS)}"
     )
   files.suffixes(kind)
   mark = SEPARATORS[separator]
@@ -98,8 +98,8 @@ def list_lines(
       name, cut, text = name.rpartition(mark)
       if not cut:
         raise ValueError(
-            f"{where}: {line!r} is not a path and a label with a {separator}"
-            " between them"
+          f"{where}: {line!r} is not a path and a label with a {separator}"
+          " between them"
         )
       label = files.label(text.strip(), classes, where=where)
     name = name.strip()

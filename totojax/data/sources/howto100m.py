@@ -16,7 +16,7 @@ from totojax.data.sources import spans
 
 
 def list_items(
-    root: str | os.PathLike[str], split: str, *, ids: str
+  root: str | os.PathLike[str], split: str, *, ids: str
 ) -> items.Listing:
   """All wanted videos that are on disk; the others are `missing`.
 

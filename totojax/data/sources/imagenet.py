@@ -28,11 +28,7 @@ GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 def list_items(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    classes: int,
-    val_labels: str,
+  root: str | os.PathLike[str], split: str, *, classes: int, val_labels: str
 ) -> items.Listing:
   """All images of a split.
 
@@ -55,10 +51,10 @@ def list_items(
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
   packed = [
-      entry.name
-      for entry in files.entries(top)
-      if WNID.fullmatch(entry.name.removesuffix(".tar"))
-      and entry.name.endswith(".tar")
+    entry.name
+    for entry in files.entries(top)
+    if WNID.fullmatch(entry.name.removesuffix(".tar"))
+    and entry.name.endswith(".tar")
   ]
   if packed:
     return _from_tars(root, top, packed, classes)
@@ -66,13 +62,13 @@ def list_items(
 
 
 def _from_folders(
-    root: str, top: str, folders: Sequence[str], classes: int
+  root: str, top: str, folders: Sequence[str], classes: int
 ) -> items.Listing:
   strange = [name for name in folders if not WNID.fullmatch(name)]
   if strange:
     raise ValueError(
-        f"{top} holds folders of wnids and {strange[0]!r}, which is none;"
-        " rename it or move it away"
+      f"{top} holds folders of wnids and {strange[0]!r}, which is none;"
+      " rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
   found = []
@@ -84,7 +80,7 @@ def _from_folders(
 
 
 def _from_tars(
-    root: str, top: str, packed: Sequence[str], classes: int
+  root: str, top: str, packed: Sequence[str], classes: int
 ) -> items.Listing:
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
@@ -99,21 +95,20 @@ def _from_tars(
       else:
         found.append(tars.renamed(row, name, label=label))
   return items.listing(
-      "image", found, classes=wnids, missing=missing, where=top
+    "image", found, classes=wnids, missing=missing, where=top
   )
 
 
 def _from_flat(
-    root: str, top: str, *, classes: int, val_labels: str
+  root: str, top: str, *, classes: int, val_labels: str
 ) -> items.Listing:
   paths = {
-      files.stem(path): path
-      for path in files.walk(top, files.suffixes("image"))
+    files.stem(path): path for path in files.walk(top, files.suffixes("image"))
   }
   if not paths:
     raise ValueError(
-        f"{top} holds neither folders nor tars named by wnids (n01440764), nor"
-        " images"
+      f"{top} holds neither folders nor tars named by wnids (n01440764), nor"
+      " images"
     )
   truth = val_labels or _find_truth(root, top)
   wnid_of = dict(_read_truth(truth, sorted(paths)))
@@ -125,17 +120,16 @@ def _from_flat(
     if stem not in wnid_of:
       raise ValueError(f"{truth} has no class for {path}")
     found.append(
-        items.of_file(
-            files.below(root, path), path, label=labels[wnid_of[stem]]
-        )
+      items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]])
     )
   missing = [
-      items.Skipped(items.name(stem), f"{truth} names it, but {top} has no such"
-                    " image")
-      for stem in wnid_of.keys() - paths.keys()
-  ]  # fmt: skip
+    items.Skipped(
+      items.name(stem), f"{truth} names it, but {top} has no such image"
+    )
+    for stem in wnid_of.keys() - paths.keys()
+  ]
   return items.listing(
-      "image", found, classes=wnids, missing=missing, where=top
+    "image", found, classes=wnids, missing=missing, where=top
   )
 
 
@@ -148,8 +142,8 @@ def _find_truth(root: str, top: str) -> str:
       if found:
         return found[0]
   raise ValueError(
-      f"{top} is a flat folder of images; their classes are in none of"
-      f" {', '.join(names)} in {root}; give the file as val_labels"
+    f"{top} is a flat folder of images; their classes are in none of"
+    f" {', '.join(names)} in {root}; give the file as val_labels"
   )
 
 
@@ -163,8 +157,8 @@ def _read_truth(path: str, stems: Sequence[str]) -> Iterator[tuple[str, str]]:
   lines = files.lines(path)
   if len(lines) != len(stems):
     raise ValueError(
-        f"{path} has {len(lines)} lines for {len(stems)} images, one for each"
-        " in the order of names"
+      f"{path} has {len(lines)} lines for {len(stems)} images, one for each"
+      " in the order of names"
     )
   numbers = None
   for stem, (number, line) in zip(stems, lines):
@@ -190,8 +184,8 @@ def _kit_wnids(path: str) -> dict[int, str]:
   meta = os.path.join(os.path.dirname(path), "meta.mat")
   if not os.path.exists(meta):
     raise ValueError(
-        f"{path} gives numbers of the development kit, which are not in the"
-        f" order of wnids; put the kit's meta.mat beside it ({meta})"
+      f"{path} gives numbers of the development kit, which are not in the"
+      f" order of wnids; put the kit's meta.mat beside it ({meta})"
     )
   synsets = io.loadmat(meta, squeeze_me=True)["synsets"]
   numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]

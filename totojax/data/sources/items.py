@@ -17,9 +17,10 @@ import re
 import numpy as np
 
 # Characters that end a line for somebody would break tables of ids.
-_ESCAPES = {
-    code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)
-} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)} | {
+  0x2028: "\\u2028",
+  0x2029: "\\u2029",
+}
 
 _STRETCH = re.compile(r"(/[0-9.]+-([0-9.]+|end)|_[0-9]{6}_[0-9]{6})$")
 
@@ -81,22 +82,22 @@ def whole(item: str) -> str:
 
 
 def of_file(
-    item: str,
-    path: str | os.PathLike[str],
-    *,
-    label: int = -1,
-    start_s: float | None = None,
-    end_s: float | None = None,
+  item: str,
+  path: str | os.PathLike[str],
+  *,
+  label: int = -1,
+  start_s: float | None = None,
+  end_s: float | None = None,
 ) -> Item:
   """An item that is a file, or a stretch of one."""
   return Item(
-      id=item,
-      path=os.fspath(path),
-      label=label,
-      part=None,
-      record=None,
-      start_s=start_s,
-      end_s=end_s,
+    id=item,
+    path=os.fspath(path),
+    label=label,
+    part=None,
+    record=None,
+    start_s=start_s,
+    end_s=end_s,
   )
 
 
@@ -110,12 +111,12 @@ def name(path: str) -> str:
 
 
 def listing(
-    kind: str,
-    found: Iterable[Item],
-    *,
-    classes: Sequence[str],
-    missing: Iterable[Skipped],
-    where: str,
+  kind: str,
+  found: Iterable[Item],
+  *,
+  classes: Sequence[str],
+  missing: Iterable[Skipped],
+  where: str,
 ) -> Listing:
   """A checked `Listing`, sorted by id.
 
@@ -135,20 +136,20 @@ def listing(
   if not ordered:
     told = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
     raise ValueError(
-        f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
-        f"{told}); check the path and the layout"
+      f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
+      f"{told}); check the path and the layout"
     )
   for item, after in zip(ordered, ordered[1:]):
     if item.id == after.id:
       raise ValueError(
-          f"two items of {where} are called {item.id!r}: {item.path!r} and"
-          f" {after.path!r}; rename one of them"
+        f"two items of {where} are called {item.id!r}: {item.path!r} and"
+        f" {after.path!r}; rename one of them"
       )
   for item in ordered:
     if item.label < -1 or (classes and item.label >= len(classes)):
       raise ValueError(
-          f"{item.id} of {where} has label {item.label}; labels run from 0 to"
-          f" {len(classes) - 1}, and -1 for none"
+        f"{item.id} of {where} has label {item.label}; labels run from 0 to"
+        f" {len(classes) - 1}, and -1 for none"
       )
   return Listing(kind, ordered, tuple(classes), tuple(missing))
 
@@ -163,7 +164,7 @@ def digest(items: Iterable[Item]) -> str:
 
 
 def generator(
-    item: Item, crop: int, *, stretch: int, seed: int
+  item: Item, crop: int, *, stretch: int, seed: int
 ) -> np.random.Generator:
   """What a crop of a stretch of an item is drawn with."""
   words = np.frombuffer(hashlib.sha256(item.id.encode()).digest(), "<u4")
@@ -184,7 +185,7 @@ def shuffled(items: Iterable[Item], *, seed: int) -> list[Item]:
 
 
 def split(
-    items: Sequence[Item], val_frac: float, *, seed: int
+  items: Sequence[Item], val_frac: float, *, seed: int
 ) -> dict[str, list[Item]]:
   """Training and held-out items: by a hash of the id, so files that are added
   later move no other one while the count of held-out items stays the same.
@@ -195,22 +196,21 @@ def split(
   """
   if len(items) < 2:
     raise ValueError(
-        f"{len(items)} item cannot be split into training and validation; use"
-        " at least 2"
+      f"{len(items)} item cannot be split into training and validation; use"
+      " at least 2"
     )
   videos = sorted(
-      {whole(item.id) for item in items},
-      key=lambda video: rank(video, seed=seed),
+    {whole(item.id) for item in items}, key=lambda video: rank(video, seed=seed)
   )
   if len(videos) < 2:
     raise ValueError(
-        f"all {len(items)} items are stretches of one video, which cannot be"
-        " split into training and validation; use at least 2 videos"
+      f"all {len(items)} items are stretches of one video, which cannot be"
+      " split into training and validation; use at least 2 videos"
     )
   count = min(max(1, round(val_frac * len(videos))), len(videos) - 1)
   held_out = set(videos[:count])
   in_order = sorted(items, key=lambda item: item.id)
   return {
-      "train": [i for i in in_order if whole(i.id) not in held_out],
-      "val": [i for i in in_order if whole(i.id) in held_out],
+    "train": [i for i in in_order if whole(i.id) not in held_out],
+    "val": [i for i in in_order if whole(i.id) in held_out],
   }

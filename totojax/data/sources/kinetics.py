@@ -25,12 +25,12 @@ PLAIN_NAMES = ("whole", "trimmed")
 
 
 def list_items(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    annotations: str,
-    classes: int,
-    plain_names: str,
+  root: str | os.PathLike[str],
+  split: str,
+  *,
+  annotations: str,
+  classes: int,
+  plain_names: str,
 ) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
@@ -48,24 +48,24 @@ def list_items(
   """
   if plain_names not in PLAIN_NAMES:
     raise ValueError(
-        f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}"
+      f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}"
     )
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
   top = next(filter(os.path.isdir, places), os.fspath(root))
   if top == os.fspath(root) and not annotations:
     raise ValueError(
-        f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"
-        " nobody can say which videos are in that split; give the official CSV"
-        " as kinetics.annotations, or the folder of the split"
+      f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"
+      " nobody can say which videos are in that split; give the official CSV"
+      " as kinetics.annotations, or the folder of the split"
     )
   if annotations:
     return _annotated(
-        top,
-        same,
-        annotations.replace("{split}", split),
-        classes=classes,
-        plain_names=plain_names,
+      top,
+      same,
+      annotations.replace("{split}", split),
+      classes=classes,
+      plain_names=plain_names,
     )
   names = sorted(set(map(_class_name, files.folders(top))))
   files.check_classes(len(names), classes, where=top)
@@ -80,17 +80,17 @@ def list_items(
     label = labels.get(_class_name(folder), -1)
     found[item] = items.of_file(item, path, label=label)
   return items.listing(
-      "video", found.values(), classes=names, missing=(), where=top
+    "video", found.values(), classes=names, missing=(), where=top
   )
 
 
 def _annotated(
-    top: str,
-    split: Iterable[str],
-    annotations: str,
-    *,
-    classes: int,
-    plain_names: str,
+  top: str,
+  split: Iterable[str],
+  annotations: str,
+  *,
+  classes: int,
+  plain_names: str,
 ) -> items.Listing:
   rows = files.table(annotations, ("youtube_id", "time_start", "time_end"))
   # A file of one split may say nothing of it, and one of tests nothing of
@@ -98,8 +98,8 @@ def _annotated(
   rows = [row for row in rows if (row.get("split") or "") in ("", *split)]
   if not rows:
     raise ValueError(
-        f"{annotations} has no row of the split {'/'.join(split)}; give the"
-        " CSV of this split"
+      f"{annotations} has no row of the split {'/'.join(split)}; give the"
+      " CSV of this split"
     )
   given = {_class_name(row["label"]) for row in rows if row.get("label")}
   names = sorted(given)
@@ -107,9 +107,9 @@ def _annotated(
   labels = {name: i for i, name in enumerate(names)}
   disk = files.by_stem(top, "video")
   others = {
-      match["id"]: path
-      for stem, path in disk.items()
-      if (match := TIMED.fullmatch(stem))
+    match["id"]: path
+    for stem, path in disk.items()
+    if (match := TIMED.fullmatch(stem))
   }
   found, missing = {}, {}
   for row in rows:
@@ -129,11 +129,11 @@ def _annotated(
     elif video in disk:
       whole = plain_names == "whole"
       found[item] = items.of_file(
-          item,
-          disk[video],
-          label=label,
-          start_s=start_s if whole else None,
-          end_s=end_s if whole else None,
+        item,
+        disk[video],
+        label=label,
+        start_s=start_s if whole else None,
+        end_s=end_s if whole else None,
       )
     else:
       reason = f"no {timed} below {top}"
@@ -141,9 +141,8 @@ def _annotated(
         reason += f"; {others[video]} is another stretch"
       missing[item] = items.Skipped(item, reason)
   return items.listing(
-      "video", found.values(), classes=names, missing=missing.values(),
-      where=top,
-  )  # fmt: skip
+    "video", found.values(), classes=names, missing=missing.values(), where=top
+  )
 
 
 def _class_name(name: str) -> str:

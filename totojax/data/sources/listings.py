@@ -20,10 +20,10 @@ from totojax.data.sources import tfds_source
 from totojax.data.sources import ucf101
 
 _SPLITS = {
-    "imagenet": ("train", "val"),
-    "kinetics": ("train", "val"),
-    "ssv2": ("train", "validation"),
-    "ucf101": ("train", "test"),
+  "imagenet": ("train", "val"),
+  "kinetics": ("train", "val"),
+  "ssv2": ("train", "validation"),
+  "ucf101": ("train", "test"),
 }
 
 
@@ -37,24 +37,22 @@ def of(source: Source, *, seed: int) -> dict[str, items.Listing]:
   Raises:
     ValueError: the source cannot be read, or holds nothing.
   """
-  found = {
-      split or "all": _listing(source, split) for split in source.splits
-  }
+  found = {split or "all": _listing(source, split) for split in source.splits}
   found = _one_numbering(found)
   if not source.val_frac:
     return found
   (whole,) = found.values()
   parts = items.split(whole.items, source.val_frac, seed=seed)
   return {
-      name: dataclasses.replace(
-          whole, items=part, missing=whole.missing if name == "train" else ()
-      )
-      for name, part in parts.items()
+    name: dataclasses.replace(
+      whole, items=part, missing=whole.missing if name == "train" else ()
+    )
+    for name, part in parts.items()
   }
 
 
 def _one_numbering(
-    found: Mapping[str, items.Listing],
+  found: Mapping[str, items.Listing],
 ) -> dict[str, items.Listing]:
   """The listings with labels that mean the same class in all of them.
 
@@ -72,10 +70,10 @@ def _one_numbering(
   def renumbered(one: items.Listing) -> items.Listing:
     labels = [place[name] for name in one.classes]
     moved = [
-        dataclasses.replace(item, label=labels[item.label])
-        if item.label >= 0
-        else item
-        for item in one.items
+      dataclasses.replace(item, label=labels[item.label])
+      if item.label >= 0
+      else item
+      for item in one.items
     ]
     return dataclasses.replace(one, classes=classes, items=moved)
 
@@ -88,8 +86,8 @@ def _of_plugin(source: Source, split: str) -> items.Listing:
   listing = list_items(source.root, split)
   if not isinstance(listing, items.Listing):
     raise plugins.PluginError(
-        f"{source.name} gives a {type(listing).__name__} for {source.root!r};"
-        " make an items.Listing of it with items.listing()"
+      f"{source.name} gives a {type(listing).__name__} for {source.root!r};"
+      " make an items.Listing of it with items.listing()"
     )
   return listing
 
@@ -100,16 +98,16 @@ def _listing(source: Source, split: str) -> items.Listing:
   kind, root = source.kind, source.root
   if not root and source.name != "tfds":
     raise ConfigError(
-        "source.root is empty; say where the data is with"
-        " --config.source.root=FOLDER"
+      "source.root is empty; say where the data is with"
+      " --config.source.root=FOLDER"
     )
   needs_split = source.name in ("kinetics", "ssv2", "ucf101") or (
-      source.name == "imagenet" and source.imagenet.classes
+    source.name == "imagenet" and source.imagenet.classes
   )
   if needs_split and not split:
     raise ConfigError(
-        f"source.splits is {source.splits}, and {source.name} has splits; say"
-        f" which with --config.source.splits=\"{_SPLITS[source.name]}\""
+      f"source.splits is {source.splits}, and {source.name} has splits; say"
+      f' which with --config.source.splits="{_SPLITS[source.name]}"'
     )
   more = vars(getattr(source, source.name))
   match source.name:
@@ -118,8 +116,8 @@ def _listing(source: Source, split: str) -> items.Listing:
     case "list":
       if split:
         raise ConfigError(
-            f"source.splits names {split!r}, and a list has no splits; use"
-            " ('',) and one run for each list"
+          f"source.splits names {split!r}, and a list has no splits; use"
+          " ('',) and one run for each list"
         )
       return folder.list_lines(root, kind=kind, **more)
     case "tars":

@@ -55,7 +55,7 @@ def read(path: str, column: str) -> list[Span]:
 
 
 def listing(
-    spans: Iterable[Span], disk: Mapping[str, str], *, where: str
+  spans: Iterable[Span], disk: Mapping[str, str], *, where: str
 ) -> items.Listing:
   """The spans whose videos are on disk; the others are `missing`.
 
@@ -70,12 +70,12 @@ def listing(
       item += f"/{span.start_s or 0.0:g}-{end}"
     if span.video in disk:
       found[item] = items.of_file(
-          item, disk[span.video], start_s=span.start_s, end_s=span.end_s
+        item, disk[span.video], start_s=span.start_s, end_s=span.end_s
       )
     else:
       missing[item] = items.Skipped(
-          item, f"no video {span.video} below {where}"
+        item, f"no video {span.video} below {where}"
       )
   return items.listing(
-      "video", found.values(), classes=(), missing=missing.values(), where=where
+    "video", found.values(), classes=(), missing=missing.values(), where=where
   )

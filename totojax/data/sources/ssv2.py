@@ -23,7 +23,7 @@ PREFIX = "something-something-v2-"
 
 
 def list_items(
-    root: str | os.PathLike[str], split: str, *, classes: int
+  root: str | os.PathLike[str], split: str, *, classes: int
 ) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
@@ -40,22 +40,22 @@ def list_items(
   split = "validation" if split == "val" else split
   labels_path = _annotation(root, "labels")
   labels = {
-      name: files.label(number, 0, where=f"{labels_path}, {name!r}")
-      for name, number in files.read_json(labels_path).items()
+    name: files.label(number, 0, where=f"{labels_path}, {name!r}")
+    for name, number in files.read_json(labels_path).items()
   }
   if sorted(labels.values()) != list(range(len(labels))):
     raise ValueError(
-        f"{labels_path}: its numbers are not 0 to {len(labels) - 1}"
+      f"{labels_path}: its numbers are not 0 to {len(labels) - 1}"
     )
   files.check_classes(len(labels), classes, where=labels_path)
   path = _annotation(root, split)
   top = files.first_of(
-      [
-          os.path.join(root, "20bn-" + PREFIX.removesuffix("-")),
-          os.path.join(root, "videos"),
-          root,
-      ],
-      what="folder of videos",
+    [
+      os.path.join(root, "20bn-" + PREFIX.removesuffix("-")),
+      os.path.join(root, "videos"),
+      root,
+    ],
+    what="folder of videos",
   )
   disk = files.by_stem(top, "video")
   found, missing = [], []
@@ -67,7 +67,7 @@ def list_items(
       name = row["template"].replace("[", "").replace("]", "")
       if name not in labels:
         raise ValueError(
-            f"{path}, entry {number}: {name!r} is no class of {labels_path}"
+          f"{path}, entry {number}: {name!r} is no class of {labels_path}"
         )
       label = labels[name]
     item = items.name(stem)
@@ -77,16 +77,16 @@ def list_items(
       missing.append(items.Skipped(item, f"no {stem}.webm below {top}"))
   names = sorted(labels, key=labels.__getitem__)
   return items.listing(
-      "video", found, classes=names, missing=missing, where=top
+    "video", found, classes=names, missing=missing, where=top
   )
 
 
 def _annotation(root: str, name: str) -> str:
   return files.first_of(
-      [
-          os.path.join(root, folder, file)
-          for folder in ("", "labels", "annotations")
-          for file in (f"{PREFIX}{name}.json", f"{name}.json")
-      ],
-      what=f"annotations of Something-Something v2 ({name})",
+    [
+      os.path.join(root, folder, file)
+      for folder in ("", "labels", "annotations")
+      for file in (f"{PREFIX}{name}.json", f"{name}.json")
+    ],
+    what=f"annotations of Something-Something v2 ({name})",
   )

@@ -28,12 +28,12 @@ MOST_LABEL_BYTES = 2**20
 
 
 def list_items(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    kind: str,
-    classes: int,
-    label_key: str,
+  root: str | os.PathLike[str],
+  split: str,
+  *,
+  kind: str,
+  classes: int,
+  label_key: str,
 ) -> items.Listing:
   """All samples of a kind in the tars below a folder.
 
@@ -67,18 +67,18 @@ def list_items(
 def renamed(item: items.Item, name: str, *, label: int) -> items.Item:
   """The same part of the same file under another name and class."""
   return items.Item(
-      id=name,
-      path=item.path,
-      label=label,
-      part=item.part,
-      record=None,
-      start_s=None,
-      end_s=None,
+    id=name,
+    path=item.path,
+    label=label,
+    part=item.part,
+    record=None,
+    start_s=None,
+    end_s=None,
   )
 
 
 def samples(
-    path: str, kind: str, *, label_key: str, classes: int
+  path: str, kind: str, *, label_key: str, classes: int
 ) -> Iterator[items.Item | items.Skipped]:
   """The samples of one tar, named as in it; `Skipped` for what has no media.
 
@@ -100,20 +100,20 @@ def samples(
     media = [end for end in members if end in endings]
     if len(media) != 1:
       yield items.Skipped(
-          name,
-          f"{len(media)} members are a {kind}, not one; there are"
-          f" {' '.join(sorted(members)) or 'none'}",
+        name,
+        f"{len(media)} members are a {kind}, not one; there are"
+        f" {' '.join(sorted(members)) or 'none'}",
       )
       continue
     member = members[media[0]]
     yield items.Item(
-        id=name,
-        path=path,
-        label=_label(path, key, members, key_name=label_key, classes=classes),
-        part=(member.offset_data, member.size),
-        record=None,
-        start_s=None,
-        end_s=None,
+      id=name,
+      path=path,
+      label=_label(path, key, members, key_name=label_key, classes=classes),
+      part=(member.offset_data, member.size),
+      record=None,
+      start_s=None,
+      end_s=None,
     )
   if damage is not None:
     yield items.Skipped("", f"{path} is no whole tar: {damage}")
@@ -124,14 +124,14 @@ def _tars(top: str) -> list[str]:
   packed = [path for path in packed if path.lower().endswith(COMPRESSED)]
   if packed:
     raise ValueError(
-        f"{packed[0]} is compressed, so that its parts cannot be read one by"
-        " one; unpack it to a plain .tar (videos and images do not shrink)"
+      f"{packed[0]} is compressed, so that its parts cannot be read one by"
+      " one; unpack it to a plain .tar (videos and images do not shrink)"
     )
   return list(files.walk(top, {".tar"}))
 
 
 def _read_headers(
-    archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
+  archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
 ) -> str | None:
   """Fills `groups`; returns what is wrong with the end of the archive."""
   assert archive.name is not None
@@ -160,12 +160,12 @@ def _read_headers(
 
 
 def _label(
-    path: str,
-    key: str,
-    members: dict[str, tarfile.TarInfo],
-    *,
-    key_name: str,
-    classes: int,
+  path: str,
+  key: str,
+  members: dict[str, tarfile.TarInfo],
+  *,
+  key_name: str,
+  classes: int,
 ) -> int:
   """The class that a sample's .cls or .json member gives; -1 without."""
   where = f"{path}, member {key}"

@@ -31,13 +31,13 @@ SCHEME = "tfds:"
 
 
 def list_items(
-    root: str | os.PathLike[str],
-    split: str,
-    *,
-    name: str,
-    feature: str,
-    label: str,
-    fps: float,
+  root: str | os.PathLike[str],
+  split: str,
+  *,
+  name: str,
+  feature: str,
+  label: str,
+  fps: float,
 ) -> items.Listing:
   """All records of a split.
 
@@ -59,46 +59,46 @@ def list_items(
   info = builder.info
   if split not in info.splits:
     raise ValueError(
-        f"{name} has no split {split!r}; it has {sorted(info.splits)}, whole"
+      f"{name} has no split {split!r}; it has {sorted(info.splits)}, whole"
     )
   formats = {kind.value for kind in info.available_file_formats()}
   if "array_record" not in formats:
     raise ValueError(
-        f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which"
-        " has no random access. Where TensorFlow is installed, convert it with:"
-        f" tfds convert_format --dataset_version_dir={builder.data_dir}"
-        " --out_file_format=array_record   (or prepare it with: tfds build"
-        f" {name} --file_format=array_record)"
+      f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which"
+      " has no random access. Where TensorFlow is installed, convert it with:"
+      f" tfds convert_format --dataset_version_dir={builder.data_dir}"
+      " --out_file_format=array_record   (or prepare it with: tfds build"
+      f" {name} --file_format=array_record)"
     )
   features = dict(info.features)
   feature, kind = _find_feature(name, features, feature)
   if kind == "video" and fps <= 0.0:
     raise ValueError(
-        f"fps is {fps} for {name}, whose {feature} is a video; give the frame"
-        " rate that it was stored with"
+      f"fps is {fps} for {name}, whose {feature} is a video; give the frame"
+      " rate that it was stored with"
     )
   label, classes = _find_label(name, features, label)
   address = SCHEME + urllib.parse.urlencode(
-      {
-          "folder": builder.data_dir,
-          "split": split,
-          "feature": feature,
-          "label": label,
-          "fps": fps if kind == "video" else 0.0,
-      }
+    {
+      "folder": builder.data_dir,
+      "split": split,
+      "feature": feature,
+      "label": label,
+      "fps": fps if kind == "video" else 0.0,
+    }
   )
   prefix = f"{info.full_name}/{split}"
   found = [
-      items.Item(
-          id=f"{prefix}/{record:08d}",
-          path=address,
-          label=-1,
-          part=None,
-          record=record,
-          start_s=None,
-          end_s=None,
-      )
-      for record in range(info.splits[split].num_examples)
+    items.Item(
+      id=f"{prefix}/{record:08d}",
+      path=address,
+      label=-1,
+      part=None,
+      record=record,
+      start_s=None,
+      end_s=None,
+    )
+    for record in range(info.splits[split].num_examples)
   ]
   return items.listing(kind, found, classes=classes, missing=(), where=prefix)
 
@@ -135,11 +135,11 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
     raise decode.Undecodable("the record holds no frame")
   rate = float(address["fps"])
   timeline = decode.Timeline(
-      times_s=np.arange(len(frames)) / rate,
-      gap_s=1 / rate,
-      counted=True,
-      begin_s=0.0,
-      fps=rate,
+    times_s=np.arange(len(frames)) / rate,
+    gap_s=1 / rate,
+    counted=True,
+    begin_s=0.0,
+    fps=rate,
   )
 
   def read(wanted: Sequence[int], *, prepare: augment.Resize):
@@ -151,8 +151,8 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
 def _rgb(frame_HWC: np.ndarray) -> np.ndarray:
   if frame_HWC.dtype != np.uint8 or frame_HWC.shape[2:] not in ((1,), (3,)):
     raise decode.Undecodable(
-        f"frames are {frame_HWC.dtype} {frame_HWC.shape}; needed: uint8"
-        " [height, width, 1 or 3]"
+      f"frames are {frame_HWC.dtype} {frame_HWC.shape}; needed: uint8"
+      " [height, width, 1 or 3]"
     )
   height, width = frame_HWC.shape[:2]
   return np.ascontiguousarray(np.broadcast_to(frame_HWC, (height, width, 3)))
@@ -172,7 +172,7 @@ def _record(address: str, record: int) -> dict[str, Any]:
   except (ValueError, RuntimeError, IndexError, OSError, KeyError) as error:
     fault = error
   raise images.Unreadable(
-      f"record {record} cannot be read: {type(fault).__name__}: {fault}"
+    f"record {record} cannot be read: {type(fault).__name__}: {fault}"
   ) from fault
 
 
@@ -194,34 +194,33 @@ def _builder(name: str, data_dir: str):
 
   try:
     # Found by its files: the code of a set may want TensorFlow.
-    return read_only_builder.builder_from_files(
-        name, data_dir=data_dir or None
-    )
+    return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
   except ImportError as error:
     raise ValueError(
-        f"{name} has features that TFDS cannot describe without TensorFlow"
-        f" ({error}); install tensorflow, or read the set from its own files"
+      f"{name} has features that TFDS cannot describe without TensorFlow"
+      f" ({error}); install tensorflow, or read the set from its own files"
     ) from error
   except ValueError as error:
     raise ValueError(
-        f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it"
-        f" where TensorFlow is installed: tfds build {name}"
-        " --file_format=array_record --data_dir=..."
+      f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it"
+      f" where TensorFlow is installed: tfds build {name}"
+      " --file_format=array_record --data_dir=..."
     ) from error
 
 
 def _find_feature(
-    name: str, features: dict[str, Any], wanted: str
+  name: str, features: dict[str, Any], wanted: str
 ) -> tuple[str, str]:
   """(name, "image" or "video") of what is looked at."""
-  kinds = {key: kind for key, value in features.items()
-           if (kind := _kind(value))}  # fmt: skip
+  kinds = {
+    key: kind for key, value in features.items() if (kind := _kind(value))
+  }
   if not wanted and len(kinds) == 1:
     (wanted,) = kinds
   if wanted not in kinds:
     raise ValueError(
-        f"{name} has the images and videos {sorted(kinds)} among its features"
-        f" {sorted(features)}; give one of them as feature, not {wanted!r}"
+      f"{name} has the images and videos {sorted(kinds)} among its features"
+      f" {sorted(features)}; give one of them as feature, not {wanted!r}"
     )
   return wanted, kinds[wanted]
 
@@ -238,15 +237,15 @@ def _kind(feature: Any) -> str | None:
 
 
 def _find_label(
-    name: str, features: dict[str, Any], wanted: str
+  name: str, features: dict[str, Any], wanted: str
 ) -> tuple[str, tuple[str, ...]]:
   """(name or "", class names) of the label."""
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
   kinds = {
-      key: tuple(value.names or map(str, range(value.num_classes or 0)))
-      for key, value in features.items()
-      if isinstance(value, tfds.features.ClassLabel)
+    key: tuple(value.names or map(str, range(value.num_classes or 0)))
+    for key, value in features.items()
+    if isinstance(value, tfds.features.ClassLabel)
   }
   if wanted == "none" or (not wanted and not kinds):
     return "", ()
@@ -254,7 +253,7 @@ def _find_label(
     (wanted,) = kinds
   if wanted not in kinds:
     raise ValueError(
-        f"{name} has the labels {sorted(kinds)}; give one of them as label, or"
-        f" 'none', not {wanted!r}"
+      f"{name} has the labels {sorted(kinds)}; give one of them as label, or"
+      f" 'none', not {wanted!r}"
     )
   return wanted, kinds[wanted]

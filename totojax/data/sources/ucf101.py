@@ -20,7 +20,7 @@ FOLDS = (1, 2, 3)
 
 
 def list_items(
-    root: str | os.PathLike[str], split: str, *, fold: int, classes: int
+  root: str | os.PathLike[str], split: str, *, fold: int, classes: int
 ) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
@@ -36,16 +36,16 @@ def list_items(
   """
   if split not in ("train", "test") or fold not in FOLDS:
     raise ValueError(
-        f"split {split!r}, fold {fold}: UCF101 has 'train' and 'test' of folds"
-        f" {FOLDS}"
+      f"split {split!r}, fold {fold}: UCF101 has 'train' and 'test' of folds"
+      f" {FOLDS}"
     )
   root = os.fspath(root)
   names = _class_names(_list(root, "classInd.txt"))
   files.check_classes(len(names), classes, where="classInd.txt")
   path = _list(root, f"{split}list{fold:02d}.txt")
   top = files.first_of(
-      [os.path.join(root, name) for name in ("UCF-101", "videos", "")],
-      what="folder of videos",
+    [os.path.join(root, name) for name in ("UCF-101", "videos", "")],
+    what="folder of videos",
   )
   found, missing = [], []
   for number, line in files.lines(path):
@@ -57,8 +57,8 @@ def list_items(
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(
-          f"{where}: label {rest[0]} for {name}, which is {label + 1} in"
-          " classInd.txt"
+        f"{where}: label {rest[0]} for {name}, which is {label + 1} in"
+        " classInd.txt"
       )
     item, video = items.name(file), os.path.join(top, file)
     if os.path.exists(video):
@@ -66,7 +66,7 @@ def list_items(
     else:
       missing.append(items.Skipped(item, f"{video} does not exist"))
   return items.listing(
-      "video", found, classes=names, missing=missing, where=top
+    "video", found, classes=names, missing=missing, where=top
   )
 
 
@@ -76,8 +76,7 @@ def _class_names(path: str) -> list[str]:
     index, _, name = line.strip().partition(" ")
     if index != str(len(names) + 1) or not name:
       raise ValueError(
-          f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a"
-          " class"
+        f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a class"
       )
     names.append(name)
   return names
@@ -85,6 +84,6 @@ def _class_names(path: str) -> list[str]:
 
 def _list(root: str, name: str) -> str:
   return files.first_of(
-      [os.path.join(root, folder, name) for folder in ("ucfTrainTestlist", "")],
-      what=f"list of UCF101 ({name})",
+    [os.path.join(root, folder, name) for folder in ("ucfTrainTestlist", "")],
+    what=f"list of UCF101 ({name})",
   )

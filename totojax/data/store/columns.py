@@ -15,10 +15,10 @@ from totojax.data.store import manifests
 
 
 def of(
-    manifest: manifests.Manifest,
-    values: Mapping[str, np.ndarray],
-    labels: Sequence[int] | np.ndarray | None,
-    ids: Sequence[str] | None,
+  manifest: manifests.Manifest,
+  values: Mapping[str, np.ndarray],
+  labels: Sequence[int] | np.ndarray | None,
+  ids: Sequence[str] | None,
 ) -> dict[str, np.ndarray]:
   """The arrays of some records, compared with the manifest and copied."""
   names = {field.name for field in manifest.fields}
@@ -28,23 +28,23 @@ def of(
     wanted = getattr(manifest, name)
     if (given is not None) != wanted:
       raise ValueError(
-          f"{name} are {'missing' if wanted else 'given'}; the manifest says"
-          f" {name}={wanted}"
+        f"{name} are {'missing' if wanted else 'given'}; the manifest says"
+        f" {name}={wanted}"
       )
   arrays = {}
   for field in manifest.fields:
     x = np.asarray(values[field.name])
     if x.shape[1:] != field.shape or len(x) < 1:
       raise ValueError(
-          f"{field.name} have shape {x.shape}; needed: (records,"
-          f" {', '.join(map(str, field.shape))}) with at least one record"
+        f"{field.name} have shape {x.shape}; needed: (records,"
+        f" {', '.join(map(str, field.shape))}) with at least one record"
       )
     if field.name == "codes" and x.dtype.kind in "iu":
       low, high = int(x.min()), int(x.max())
       if low < 0 or high >= manifest.vocab:
         raise ValueError(
-            f"codes run from {low} to {high}; the tokenizer has codes 0 to"
-            f" {manifest.vocab - 1}"
+          f"codes run from {low} to {high}; the tokenizer has codes 0 to"
+          f" {manifest.vocab - 1}"
         )
     elif x.dtype != np.dtype(field.dtype):
       raise ValueError(f"{field.name} are {x.dtype}; needed: {field.dtype}")
@@ -70,8 +70,8 @@ def _label_column(labels: Any, classes: int) -> np.ndarray:
     raise ValueError(f"labels are {column.dtype} {column.shape}; needed: ints")
   if column.min() < -1 or column.max() >= classes:
     raise ValueError(
-        f"labels run from {column.min()} to {column.max()}; there are"
-        f" {classes} classes, and -1 for none"
+      f"labels run from {column.min()} to {column.max()}; there are"
+      f" {classes} classes, and -1 for none"
     )
   return column.astype(np.int32)
 
@@ -98,8 +98,8 @@ MARK = np.dtype("S16")
 def marks(ids_RU: np.ndarray) -> np.ndarray:
   """MARK [R]: a hash of every id, whatever its column's width."""
   found = (
-      hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest()
-      for row in ids_RU
+    hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest()
+    for row in ids_RU
   )
   return np.frombuffer(b"".join(found), MARK)
 
@@ -115,7 +115,7 @@ def ids_sum(ids_RU: np.ndarray) -> str:
 
 
 def concatenate(
-    parts: Sequence[dict[str, np.ndarray]],
+  parts: Sequence[dict[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
   joined = {}
   for name in parts[0]:
@@ -123,21 +123,20 @@ def concatenate(
     if name == "id":
       width = max(array.shape[1] for array in arrays)
       arrays = [
-          np.pad(array, ((0, 0), (0, width - array.shape[1])))
-          for array in arrays
+        np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays
       ]
     joined[name] = np.concatenate(arrays)
   return joined
 
 
 def probe(
-    manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]
+  manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
   """First and last record of the fields; all labels and ids."""
   fields = {field.name for field in manifest.fields}
   return {
-      name: array[[0, -1]] if name in fields else array
-      for name, array in arrays.items()
+    name: array[[0, -1]] if name in fields else array
+    for name, array in arrays.items()
   }
 
 

@@ -52,7 +52,7 @@ def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
   """A file with these arrays, in one of `FORMATS`."""
   if form == "safetensors":
     return safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+      {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     )
   return files.npz(arrays, compressed=False)
 
@@ -71,16 +71,16 @@ def read(path: str) -> Features:
   where = epath.Path(path)
   if not path or not where.exists():
     raise ValueError(
-        f"there are no features at {path!r}; make them with configs/features.py"
-        " or give a .npz or .safetensors file"
+      f"there are no features at {path!r}; make them with configs/features.py"
+      " or give a .npz or .safetensors file"
     )
   classes, ids = (), ()
   if where.is_dir():
     facts_file = where / WHOLE
     if not facts_file.exists():
       raise ValueError(
-          f"{path} has no {WHOLE}: the features are not all there; run the job"
-          " that writes them to its end, and give the folder of one split"
+        f"{path} has no {WHOLE}: the features are not all there; run the job"
+        " that writes them to its end, and give the folder of one split"
       )
     facts = files.read_json(facts_file)
     parts = [_arrays(where / name) for name in facts["files"]]
@@ -105,53 +105,52 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
       return dict(file)
   except (ValueError, OSError, TypeError, safetensors.SafetensorError) as error:
     raise ValueError(
-        f"{path} is neither a whole .npz nor a whole .safetensors file"
-        f" ({error})"
+      f"{path} is neither a whole .npz nor a whole .safetensors file ({error})"
     ) from error
 
 
 def _checked(
-    path: str,
-    arrays: Mapping[str, np.ndarray],
-    ids: tuple[str, ...],
-    classes: tuple[str, ...],
+  path: str,
+  arrays: Mapping[str, np.ndarray],
+  ids: tuple[str, ...],
+  classes: tuple[str, ...],
 ) -> Features:
   layers = sorted(
-      int(name.removeprefix(_LAYER))
-      for name in arrays
-      if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
+    int(name.removeprefix(_LAYER))
+    for name in arrays
+    if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
   )
   if not layers or "label" not in arrays:
     raise ValueError(
-        f"{path} holds {sorted(arrays)}; probing needs `label` and"
-        f" `{layer_name(8)}` of a layer 8, say, or `features`"
+      f"{path} holds {sorted(arrays)}; probing needs `label` and"
+      f" `{layer_name(8)}` of a layer 8, say, or `features`"
     )
   labels = arrays["label"]
   shapes = {n: arrays[layer_name(n)].shape for n in layers}
   if any(len(shape) not in (2, 3) for shape in shapes.values()):
     raise ValueError(
-        f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
-        " [clips, tokens, width]: write them with features.pool 'clip' or"
-        " 'token'"
+      f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
+      " [clips, tokens, width]: write them with features.pool 'clip' or"
+      " 'token'"
     )
   if len(set(shapes.values())) > 1:
     raise ValueError(
-        f"the layers of {path} differ in shape: {shapes}; give each width a"
-        " file of its own"
+      f"the layers of {path} differ in shape: {shapes}; give each width a"
+      " file of its own"
     )
   counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
   if ids:
     counts["ids"] = len(ids)
   if len(set(counts.values())) > 1 or labels.ndim != 1:
     raise ValueError(
-        f"{path} holds {counts}, and labels of shape {labels.shape}; each clip"
-        " has one of each"
+      f"{path} holds {counts}, and labels of shape {labels.shape}; each clip"
+      " has one of each"
     )
   x_ML = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
   if not np.isfinite(x_ML).all():
     raise ValueError(f"{path} has features that are not finite")
   return Features(
-      path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes
+    path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes
   )
 
 
@@ -164,18 +163,16 @@ def records(features: Features, name: str) -> labelled.Records:
     ValueError: a clip has no class.
   """
   return labelled.checked(
-      labelled.Records(
-          store=None,
-          name=name,
-          records=np.arange(len(features.labels)),
-          labels=features.labels,
-          ids=features.ids
-          or tuple(
-              f"{features.path}/{i}" for i in range(len(features.labels))
-          ),
-          classes=features.classes,
-      ),
-      features.path,
+    labelled.Records(
+      store=None,
+      name=name,
+      records=np.arange(len(features.labels)),
+      labels=features.labels,
+      ids=features.ids
+      or tuple(f"{features.path}/{i}" for i in range(len(features.labels))),
+      classes=features.classes,
+    ),
+    features.path,
   )
 
 
@@ -191,8 +188,8 @@ def in_order(features: Features, data: labelled.Records) -> np.ndarray:
   count = len(data.labels)
   if len(features.labels) != count:
     raise ValueError(
-        f"{features.path} has features of {len(features.labels)} clips, and"
-        f" {data.name} has {count} records; make them of the same items"
+      f"{features.path} has features of {len(features.labels)} clips, and"
+      f" {data.name} has {count} records; make them of the same items"
     )
   order = np.arange(count)
   if features.ids:
@@ -202,23 +199,23 @@ def in_order(features: Features, data: labelled.Records) -> np.ndarray:
     if lost:
       item, view = lost[0]
       raise ValueError(
-          f"{features.path} has no features of {len(lost)} of {count} records"
-          f" of {data.name}, the first of them {item!r} (clip {view}); make"
-          " them of the same items"
+        f"{features.path} has no features of {len(lost)} of {count} records"
+        f" of {data.name}, the first of them {item!r} (clip {view}); make"
+        " them of the same items"
       )
     order = np.array([place[key] for key in keys])
   if features.classes and data.classes and features.classes != data.classes:
     raise ValueError(
-        f"{features.path} has classes {list(features.classes)[:5]} ..., and"
-        f" {data.name} {list(data.classes)[:5]} ...; make both with one list"
+      f"{features.path} has classes {list(features.classes)[:5]} ..., and"
+      f" {data.name} {list(data.classes)[:5]} ...; make both with one list"
     )
   different = np.flatnonzero(features.labels[order] != data.labels)
   if len(different):
     m = int(different[0])
     raise ValueError(
-        f"{len(different)} of {count} labels of {features.path} are not those"
-        f" of {data.name}: {data.ids[m]!r} has {features.labels[order[m]]} and"
-        f" {data.labels[m]}; make both of the same items"
+      f"{len(different)} of {count} labels of {features.path} are not those"
+      f" of {data.name}: {data.ids[m]!r} has {features.labels[order[m]]} and"
+      f" {data.labels[m]}; make both of the same items"
     )
   return features.features_ML[order]
 

@@ -44,13 +44,13 @@ class Split:
 
 
 def stores(
-    workdir: epath.Path,
-    splits: Mapping[str, Split],
-    interrupted: Callable[[int], bool],
-    *,
-    verb: str,
-    unit: str,
-    see: str = "",
+  workdir: epath.Path,
+  splits: Mapping[str, Split],
+  interrupted: Callable[[int], bool],
+  *,
+  verb: str,
+  unit: str,
+  see: str = "",
 ) -> bool:
   """Makes the stores, going on where they stopped; False when interrupted.
 
@@ -69,8 +69,8 @@ def stores(
   # All are begun before the first is filled: what the second is made of is
   # settled too, however long the first takes.
   writers = {
-      name: shards.Writer(workdir / name, split.manifest)
-      for name, split in splits.items()
+    name: shards.Writer(workdir / name, split.manifest)
+    for name, split in splits.items()
   }
   for name, split in splits.items():
     writer = writers[name]
@@ -78,7 +78,7 @@ def stores(
       continue
     begin, records = writer.cursor or 0, writer.manifest.records
     with console.tracking(
-        f"{verb} {name}", unit=unit, total=split.items, done=begin
+      f"{verb} {name}", unit=unit, total=split.items, done=begin
     ) as bar:
       for i in range(begin, split.items):
         if interrupted(i):
@@ -90,11 +90,11 @@ def stores(
         bar.advance()
     if not records:
       raise ValueError(
-          f"none of the {split.items} {name} {unit} could be used{see}"
+        f"none of the {split.items} {name} {unit} could be used{see}"
       )
     writer.close()
   certificates.certify(
-      [Store(writer.path, writer.manifest) for writer in writers.values()]
+    [Store(writer.path, writer.manifest) for writer in writers.values()]
   )
   return True
 
@@ -102,10 +102,10 @@ def stores(
 def _append(writer: shards.Writer, item: Records, *, cursor: int) -> None:
   count = len(item.clips_KNHW3)
   writer.append(
-      {"frames": item.clips_KNHW3},
-      labels=None if item.label is None else [item.label] * count,
-      ids=[item.id] * count,
-      cursor=cursor,
+    {"frames": item.clips_KNHW3},
+    labels=None if item.label is None else [item.label] * count,
+    ids=[item.id] * count,
+    cursor=cursor,
   )
 
 
@@ -113,12 +113,12 @@ def manifest(*, frames: int, size_px: int, **more: Any) -> manifests.Manifest:
   """The manifest of a store of pixels: of unlabelled videos, without `more`."""
   head = {"kind": "video", "labels": False, "classes": ()} | more
   return manifests.new(
-      fields=(manifests.frame_field(frames=frames, size_px=size_px),),
-      frames=frames,
-      size_px=size_px,
-      tokenizer="",
-      vocab=0,
-      grid=0,
-      ids=True,
-      **head,
+    fields=(manifests.frame_field(frames=frames, size_px=size_px),),
+    frames=frames,
+    size_px=size_px,
+    tokenizer="",
+    vocab=0,
+    grid=0,
+    ids=True,
+    **head,
   )

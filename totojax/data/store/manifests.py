@@ -100,31 +100,31 @@ class Manifest:
       raise ValueError(f"kind {self.kind!r} is unknown; use 'image' or 'video'")
     if self.kind == "image" and self.frames != 1:
       raise ValueError(
-          f"an image record has {self.frames} frames; it must have 1 (several"
-          " frames are a video)"
+        f"an image record has {self.frames} frames; it must have 1 (several"
+        " frames are a video)"
       )
     for name in ("frames", "size_px", "crops", "records_per_shard"):
       if getattr(self, name) < 1:
         raise ValueError(
-            f"manifest {name} is {getattr(self, name)}; it must be at least 1"
+          f"manifest {name} is {getattr(self, name)}; it must be at least 1"
         )
     names = [field.name for field in self.fields]
     if not names or len(set(names) | {"label", "id"}) != len(names) + 2:
       raise ValueError(
-          f"fields are named {names}; names must differ, and 'label' and 'id'"
-          " are taken"
+        f"fields are named {names}; names must differ, and 'label' and 'id'"
+        " are taken"
       )
     codes = [field for field in self.fields if field.name == "codes"]
     expected = (self.frames * self.grid * self.grid,)
     if codes and (codes[0].shape, codes[0].dtype) != (expected, "uint16"):
       raise ValueError(
-          f"codes are {codes[0].dtype} {codes[0].shape}; {self.frames} frames"
-          f" of a {self.grid}x{self.grid} grid need uint16 {expected}"
+        f"codes are {codes[0].dtype} {codes[0].shape}; {self.frames} frames"
+        f" of a {self.grid}x{self.grid} grid need uint16 {expected}"
       )
     if codes and not (1 <= self.vocab <= 65_536 and self.tokenizer):
       raise ValueError(
-          f"codes have vocab {self.vocab} and tokenizer {self.tokenizer!r};"
-          " they need 1 to 65536 codes and the tokenizer's fingerprint"
+        f"codes have vocab {self.vocab} and tokenizer {self.tokenizer!r};"
+        " they need 1 to 65536 codes and the tokenizer's fingerprint"
       )
 
   @property
@@ -189,8 +189,8 @@ def existing(path: objects.Path) -> Manifest:
   manifest = load(path)
   if manifest is None:
     raise objects.StoreError(
-        f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
-        " the path, or make the data set first"
+      f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
+      " the path, or make the data set first"
     )
   return manifest
 
@@ -208,9 +208,9 @@ def load(path: objects.Path) -> Manifest | None:
     return _parse(json.loads(value))
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise objects.StoreError(
-        f"{objects.text(path)}/{FILE} is damaged or no manifest"
-        f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
-        " data set again"
+      f"{objects.text(path)}/{FILE} is damaged or no manifest"
+      f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
+      " data set again"
     ) from error
 
 
@@ -219,42 +219,40 @@ def _parse(values: dict[str, Any]) -> Manifest:
   values = dict(values)
   if "devices" in values and "version" not in values:
     raise ValueError(
-        "it is the manifest of a run; the run's stores are folders in it, such"
-        " as train, val or all: name one of these"
+      "it is the manifest of a run; the run's stores are folders in it, such"
+      " as train, val or all: name one of these"
     )
   version = values.pop("version")
   if version != VERSION:
     raise ValueError(f"version {version}; this code reads version {VERSION}")
   fields = tuple(
-      Field(
-          **{**field, "shape": tuple(int(side) for side in field["shape"])}
-      )
-      for field in values.pop("fields")
+    Field(**{**field, "shape": tuple(int(side) for side in field["shape"])})
+    for field in values.pop("fields")
   )
   shards = tuple(Shard(**shard) for shard in values.pop("shards"))
   for shard in shards:
     if not isinstance(shard.records, int) or shard.records < 1:
       raise ValueError(f"shard {shard.name} has {shard.records!r} records")
   scalars = {
-      "kind": str,
-      "tokenizer": str,
-      "vocab": int,
-      "grid": int,
-      "frames": int,
-      "size_px": int,
-      "stride_frames": int,
-      "fps": float,
-      "crops": int,
-      "labels": bool,
-      "ids": bool,
-      "records_per_shard": int,
-      "info": dict,
-      "complete": bool,
+    "kind": str,
+    "tokenizer": str,
+    "vocab": int,
+    "grid": int,
+    "frames": int,
+    "size_px": int,
+    "stride_frames": int,
+    "fps": float,
+    "crops": int,
+    "labels": bool,
+    "ids": bool,
+    "records_per_shard": int,
+    "info": dict,
+    "complete": bool,
   }
   for name, expected in scalars.items():
     if type(values[name]) is not expected:
       raise ValueError(
-          f"{name} is {values[name]!r}; it must be of type {expected.__name__}"
+        f"{name} is {values[name]!r}; it must be of type {expected.__name__}"
       )
   if not math.isfinite(values["fps"]):
     raise ValueError(f"fps is {values['fps']}")

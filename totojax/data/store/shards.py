@@ -57,8 +57,8 @@ class Writer:
     """
     if manifest.shards or manifest.complete:
       raise ValueError(
-          f"the manifest for {objects.text(path)} names shards already; give"
-          " one from manifests.new"
+        f"the manifest for {objects.text(path)} names shards already; give"
+        " one from manifests.new"
       )
     self.path = objects.text(path)
     existing = manifests.load(path)
@@ -83,12 +83,12 @@ class Writer:
     return self.manifest.complete
 
   def append(
-      self,
-      values: Mapping[str, np.ndarray],
-      *,
-      labels: Sequence[int] | np.ndarray | None,
-      ids: Sequence[str] | None,
-      cursor: Any,
+    self,
+    values: Mapping[str, np.ndarray],
+    *,
+    labels: Sequence[int] | np.ndarray | None,
+    ids: Sequence[str] | None,
+    cursor: Any,
   ) -> None:
     """Adds records, and writes a shard when there are enough of them.
 
@@ -104,7 +104,7 @@ class Writer:
     """
     if self.manifest.complete:
       raise StoreError(
-          f"{self.path} is complete; remove it or write to another path"
+        f"{self.path} is complete; remove it or write to another path"
       )
     arrays = columns.of(self.manifest, values, labels, ids)
     self._pending.append(arrays)
@@ -119,7 +119,7 @@ class Writer:
       return
     if not self._pending_records and not self.manifest.shards:
       raise ValueError(
-          f"{self.path} has no record; append some before closing it"
+        f"{self.path} has no record; append some before closing it"
       )
     self._commit(complete=True)
 
@@ -128,17 +128,17 @@ class Writer:
     shards = self.manifest.shards
     if self._pending_records:
       shard = write_shard(
-          self.path,
-          self.manifest,
-          number=len(shards),
-          arrays=columns.concatenate(self._pending),
+        self.path,
+        self.manifest,
+        number=len(shards),
+        arrays=columns.concatenate(self._pending),
       )
       shards = (*shards, shard)
     manifest = dataclasses.replace(
-        self.manifest,
-        shards=shards,
-        cursor=self._pending_cursor,
-        complete=complete,
+      self.manifest,
+      shards=shards,
+      cursor=self._pending_cursor,
+      complete=complete,
     )
     manifests.save(self.path, manifest)
     self.manifest = manifest
@@ -146,11 +146,11 @@ class Writer:
 
 
 def write_shard(
-    path: objects.Path,
-    manifest: manifests.Manifest,
-    *,
-    number: int,
-    arrays: Mapping[str, np.ndarray],
+  path: objects.Path,
+  manifest: manifests.Manifest,
+  *,
+  number: int,
+  arrays: Mapping[str, np.ndarray],
 ) -> manifests.Shard:
   """Writes one shard and reads its ends back; the manifest is left as it is.
 
@@ -164,29 +164,29 @@ def write_shard(
     StoreError: when the shard cannot be written.
   """
   shard = manifests.Shard(
-      name=f"shard-{number:05d}",
-      records=len(next(iter(arrays.values()))),
-      checksum=columns.digest(arrays),
-      probe=columns.digest(columns.probe(manifest, arrays)),
-      ids=columns.ids_sum(arrays["id"]) if "id" in arrays else "",
+    name=f"shard-{number:05d}",
+    records=len(next(iter(arrays.values()))),
+    checksum=columns.digest(arrays),
+    probe=columns.digest(columns.probe(manifest, arrays)),
+    ids=columns.ids_sum(arrays["id"]) if "id" in arrays else "",
   )
   for name, array in arrays.items():
     objects.write_array(
-        f"{objects.text(path)}/{shard.name}/{name}",
-        array,
-        single_records=name not in ("label", "id"),
-        attributes=columns.attributes(shard),
+      f"{objects.text(path)}/{shard.name}/{name}",
+      array,
+      single_records=name not in ("label", "id"),
+      attributes=columns.attributes(shard),
     )
   Store(path, dataclasses.replace(manifest, shards=(shard,))).check()
   return shard
 
 
 def open_store(
-    path: objects.Path,
-    *,
-    tokenizer: str | None,
-    vocab: int | None,
-    grid: int | None,
+  path: objects.Path,
+  *,
+  tokenizer: str | None,
+  vocab: int | None,
+  grid: int | None,
 ) -> Store:
   """Opens the data set at `path` and checks every shard (`Store.check`).
 
@@ -203,16 +203,16 @@ def open_store(
   name = objects.text(path)
   if not manifest.complete:
     raise StoreError(
-        f"{name} is incomplete: {manifest.records} records so far. Start the"
-        " job that makes it again; it goes on where it stopped"
+      f"{name} is incomplete: {manifest.records} records so far. Start the"
+      " job that makes it again; it goes on where it stopped"
     )
   wanted = {"tokenizer": tokenizer, "vocab": vocab, "grid": grid}
   for key, value in wanted.items():
     actual = getattr(manifest, key)
     if value is not None and value != actual:
       raise StoreError(
-          f"{name} has {key} {actual!r}; this run needs {value!r}. Use the"
-          " tokenizer that made the data set, or make it again with yours"
+        f"{name} has {key} {actual!r}; this run needs {value!r}. Use the"
+        " tokenizer that made the data set, or make it again with yours"
       )
   store = Store(path, manifest)
   store.check()
@@ -220,23 +220,23 @@ def open_store(
 
 
 def check_same_head(
-    path: str, existing: manifests.Manifest, wanted: manifests.Manifest
+  path: str, existing: manifests.Manifest, wanted: manifests.Manifest
 ) -> None:
   """Raises StoreError unless a job with these values may go on with a store."""
   lists = [m.info.get("listing") for m in (existing, wanted)]
   if None not in lists and lists[0] != lists[1]:
     raise StoreError(
-        f"{path} was begun with {existing.info.get('items')} items, and the"
-        f" source now lists {wanted.info.get('items')}, or others: files were"
-        " added, removed or renamed. Bring them back to go on, or write to"
-        " another --workdir"
+      f"{path} was begun with {existing.info.get('items')} items, and the"
+      f" source now lists {wanted.info.get('items')}, or others: files were"
+      " added, removed or renamed. Bring them back to go on, or write to"
+      " another --workdir"
     )
   old, new = manifests.head_of(existing), manifests.head_of(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:
     key = different[0]
     raise StoreError(
-        f"{path} was begun with {key} {old[key]!r}, and this job has"
-        f" {new[key]!r} (in all: {', '.join(different)}). Use the same values"
-        " to go on, or write to another path"
+      f"{path} was begun with {key} {old[key]!r}, and this job has"
+      f" {new[key]!r} (in all: {', '.join(different)}). Use the same values"
+      " to go on, or write to another path"
     )

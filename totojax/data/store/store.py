@@ -76,8 +76,8 @@ class Store:
         future = array[place_R[where]].read()
         requests.append((int(shard), field.name, where, future))
     result = {
-        field.name: np.empty((len(indices), *field.shape), field.dtype)
-        for field in self.manifest.fields
+      field.name: np.empty((len(indices), *field.shape), field.dtype)
+      for field in self.manifest.fields
     }
     for shard, name, where, future in requests:
       result[name][where] = objects.finish(self._file(shard, name), future)
@@ -87,7 +87,7 @@ class Store:
     """int32 [R]: the class of every record, -1 for none."""
     if not self.manifest.labels:
       raise objects.StoreError(
-          f"{self.path} has no labels; make it with labels"
+        f"{self.path} has no labels; make it with labels"
       )
     shards = range(len(self.manifest.shards))
     return np.concatenate([self._column(s, "label") for s in shards])
@@ -121,8 +121,8 @@ class Store:
     shard = self.manifest.shards[index]
     ends = [0, shard.records - 1]
     arrays = {
-        field.name: self._slice(index, field.name, ends)
-        for field in self.manifest.fields
+      field.name: self._slice(index, field.name, ends)
+      for field in self.manifest.fields
     }
     self._compare(index, "probe", arrays)
 
@@ -130,13 +130,13 @@ class Store:
     """Reads every byte and compares the checksums; raises as `check` does."""
     for index in range(len(self.manifest.shards)):
       arrays = {
-          field.name: self._slice(index, field.name, slice(None))
-          for field in self.manifest.fields
+        field.name: self._slice(index, field.name, slice(None))
+        for field in self.manifest.fields
       }
       self._compare(index, "checksum", arrays)
 
   def _compare(
-      self, index: int, what: str, arrays: dict[str, np.ndarray]
+    self, index: int, what: str, arrays: dict[str, np.ndarray]
   ) -> None:
     """Compares the digest of fields, labels and ids with the manifest's."""
     if self.manifest.labels:
@@ -147,10 +147,10 @@ class Store:
     actual, expected = columns.digest(arrays), getattr(shard, what)
     if actual != expected:
       raise objects.StoreError(
-          f"{self.path}/{shard.name} holds other records than the manifest"
-          f" says ({what} {actual[:12]} instead of {expected[:12]}): it was"
-          " swapped, altered or taken from another data set. Restore it from a"
-          " copy, or make the data set again"
+        f"{self.path}/{shard.name} holds other records than the manifest"
+        f" says ({what} {actual[:12]} instead of {expected[:12]}): it was"
+        " swapped, altered or taken from another data set. Restore it from a"
+        " copy, or make the data set again"
       )
 
   def _file(self, shard: int, name: str) -> str:
@@ -160,8 +160,8 @@ class Store:
     """Shard of each record, and its place there."""
     if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
       raise IndexError(
-          f"{self.path} has records 0 to {len(self) - 1}; asked for"
-          f" {indices.min()} to {indices.max()}"
+        f"{self.path} has records 0 to {len(self) - 1}; asked for"
+        f" {indices.min()} to {indices.max()}"
       )
     shards = np.searchsorted(self._starts, indices, side="right") - 1
     return shards, indices - self._starts[shards]
@@ -187,11 +187,7 @@ class Store:
 
 
 def _check_array(
-    path: str,
-    array: Any,
-    manifest: manifests.Manifest,
-    index: int,
-    name: str,
+  path: str, array: Any, manifest: manifests.Manifest, index: int, name: str
 ) -> None:
   """Raises StoreError if an open array is not the manifest's."""
   shard = manifest.shards[index]
@@ -202,14 +198,14 @@ def _check_array(
   expected_dtype = dtypes.get(name, {"label": "int32"}.get(name, "uint8"))
   if (shape, dtype) != (expected, expected_dtype):
     raise objects.StoreError(
-        f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"
-        f" {expected}. It belongs to another data set: restore it from a copy"
+      f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"
+      f" {expected}. It belongs to another data set: restore it from a copy"
     )
   marks = objects.attributes(array)
   if marks != columns.attributes(shard):
     raise objects.StoreError(
-        f"{path} was written as shard {marks.get('shard')!r} with checksum"
-        f" {str(marks.get('checksum'))[:12]}; the manifest expects"
-        f" {shard.name!r} with {shard.checksum[:12]}. Shards were re-ordered,"
-        " or this one is from another data set: restore it from a copy"
+      f"{path} was written as shard {marks.get('shard')!r} with checksum"
+      f" {str(marks.get('checksum'))[:12]}; the manifest expects"
+      f" {shard.name!r} with {shard.checksum[:12]}. Shards were re-ordered,"
+      " or this one is from another data set: restore it from a copy"
     )

@@ -45,14 +45,14 @@ class HeldOut:
 
 
 def validation(
-    source: Source,
-    *,
-    seq: sequence.SequenceSpec,
-    rows: int,
-    batch: int,
-    host: int,
-    hosts: int,
-    factor: int = 0,
+  source: Source,
+  *,
+  seq: sequence.SequenceSpec,
+  rows: int,
+  batch: int,
+  host: int,
+  hosts: int,
+  factor: int = 0,
 ) -> HeldOut:
   """A source once, in order: the first frames of every record.
 
@@ -79,9 +79,11 @@ def validation(
   if 0 < rows < len(plans):
     plans = [plans[i * len(plans) // rows] for i in range(rows)]
   frame_targets = [
-      seq.frame_tokens * seq.frames * len(plan.draws)
-      // row_lib.records_per_row(source, seq)
-      for plan in plans
+    seq.frame_tokens
+    * seq.frames
+    * len(plan.draws)
+    // row_lib.records_per_row(source, seq)
+    for plan in plans
   ]
   padding = [row_lib.Row(0, ())] * (-len(plans) % batch)
   ds = grain.MapDataset.source([*plans, *padding])
@@ -90,15 +92,13 @@ def validation(
   if factor:
     read = row_lib.ReadClips((source,), seq, seed=0, short=True)
   return HeldOut(
-      rows=len(plans),
-      targets=sum(min(n, seq.context) for n in frame_targets),
-      batches=mixture.share(ds, batch=batch, host=host, hosts=hosts).map(read),
+    rows=len(plans),
+    targets=sum(min(n, seq.context) for n in frame_targets),
+    batches=mixture.share(ds, batch=batch, host=host, hosts=hosts).map(read),
   )
 
 
-def check_disjoint(
-    train: Sequence[Source], held_out: Sequence[Source]
-) -> None:
+def check_disjoint(train: Sequence[Source], held_out: Sequence[Source]) -> None:
   """Raises ValueError if a held-out item is in a training source, or may be.
 
   Items are compared by id over all sources, so ids must be unique over data
@@ -110,18 +110,18 @@ def check_disjoint(
   for source in (*train, *held_out):
     if not source.store.manifest.ids:
       raise ValueError(
-          f"source {source.name!r} ({source.store.path}) has no ids, so nobody"
-          " can say whether validation and training share records; make it"
-          " with ids"
+        f"source {source.name!r} ({source.store.path}) has no ids, so nobody"
+        " can say whether validation and training share records; make it"
+        " with ids"
       )
   for source, other in itertools.product(train, held_out):
     found = certificates.check(source.store, other.store)
     if found is not None:
       item, count = found
       raise ValueError(
-          f"item {item!r} is in training source {source.name!r} and in"
-          f" validation source {other.name!r} ({count} such items); make one of"
-          " them without these"
+        f"item {item!r} is in training source {source.name!r} and in"
+        f" validation source {other.name!r} ({count} such items); make one of"
+        " them without these"
       )
 
 

@@ -59,9 +59,7 @@ class Records:
     return list(views.values())
 
 
-def of_store(
-    store: store_lib.Store, name: str, *, most: int = 0
-) -> Records:
+def of_store(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
   """The records of a store: all of them, or the first `most`.
 
   Raises:
@@ -72,8 +70,8 @@ def of_store(
   for what in ("labels", "ids"):
     if not getattr(manifest, what):
       raise ValueError(
-          f"{name} ({store.path}) has no {what}; probing needs them. Make the"
-          " store from a source that has classes"
+        f"{name} ({store.path}) has no {what}; probing needs them. Make the"
+        " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
   used = np.arange(min(most or len(labels), len(labels)))
@@ -90,16 +88,16 @@ def checked(data: Records, path: str) -> Records:
   without = np.flatnonzero(data.labels < 0)
   if len(without):
     raise ValueError(
-        f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
-        f" have no class, the first of them {data.ids[without[0]]!r}; make the"
-        " store without them"
+      f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
+      f" have no class, the first of them {data.ids[without[0]]!r}; make the"
+      " store without them"
     )
   classes = {}
   for i, label in zip(data.ids, data.labels):
     if classes.setdefault(i, label) != label:
       raise ValueError(
-          f"item {i!r} of {data.name} ({path}) has class {classes[i]} and class"
-          f" {label}; an item has one class"
+        f"item {i!r} of {data.name} ({path}) has class {classes[i]} and class"
+        f" {label}; an item has one class"
       )
   return data
 
@@ -109,8 +107,8 @@ def check_apart(train: Records, validation: Records) -> None:
   shared = sorted({*train.ids} & {*validation.ids})
   if shared:
     raise ValueError(
-        f"item {shared[0]!r} is in {train.name} and in {validation.name}"
-        f" ({len(shared)} such items); make one of them without these"
+      f"item {shared[0]!r} is in {train.name} and in {validation.name}"
+      f" ({len(shared)} such items); make one of them without these"
     )
 
 
@@ -132,7 +130,7 @@ def missing(path: str) -> list[tuple[str, str]]:
 
 
 def split(
-    data: Records, *, held_frac: float, seed: int
+  data: Records, *, held_frac: float, seed: int
 ) -> tuple[Records, Records]:
   """(the rest, held-out share of every class); views stay together.
 
@@ -150,8 +148,8 @@ def split(
   inside = np.zeros(len(data.labels), bool)
   inside[held] = True
   return (
-      dataclasses.replace(data, records=data.records[~inside[data.records]]),
-      dataclasses.replace(data, records=data.records[inside[data.records]]),
+    dataclasses.replace(data, records=data.records[~inside[data.records]]),
+    dataclasses.replace(data, records=data.records[inside[data.records]]),
   )
 
 
@@ -159,9 +157,7 @@ def _draw(name: str, seed: int) -> bytes:
   return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
-def check_classes(
-    train: Records, validation: Records, *, classes: int
-) -> int:
+def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   """How many classes there are.
 
   Args:
@@ -179,40 +175,40 @@ def check_classes(
     difference = f"{len(train.classes)} and {len(validation.classes)} of them"
     if first is not None:
       difference += (
-          f"; class {first} is {train.classes[first]!r} and"
-          f" {validation.classes[first]!r}"
+        f"; class {first} is {train.classes[first]!r} and"
+        f" {validation.classes[first]!r}"
       )
     raise ValueError(
-        f"{train.name} and {validation.name} have different classes"
-        f" ({difference}); make both with the same list"
+      f"{train.name} and {validation.name} have different classes"
+      f" ({difference}); make both with the same list"
     )
   highest = 1 + max(
-      int(data.labels[data.records].max()) for data in (train, validation)
+    int(data.labels[data.records].max()) for data in (train, validation)
   )
   named = len(train.classes) or highest
   count = classes or named
   if count < highest or (train.classes and count != named):
     raise ValueError(
-        f"data.classes is {count}; the stores name {len(train.classes)} classes"
-        f" and their labels go up to {highest - 1}. Set data.classes to"
-        f" {max(named, highest)}, or to 0"
+      f"data.classes is {count}; the stores name {len(train.classes)} classes"
+      f" and their labels go up to {highest - 1}. Set data.classes to"
+      f" {max(named, highest)}, or to 0"
     )
   if count < 2:
     raise ValueError(
-        f"{train.name} has {count} class; there is nothing to tell apart. Use"
-        " data of two classes or more"
+      f"{train.name} has {count} class; there is nothing to tell apart. Use"
+      " data of two classes or more"
     )
   seen = np.bincount(train.labels[train.records], minlength=count)
   empty = np.flatnonzero(seen == 0)
   if len(empty):
     names = [
-        f"{c} ({train.classes[c]})" if train.classes else str(c)
-        for c in empty[:5]
+      f"{c} ({train.classes[c]})" if train.classes else str(c)
+      for c in empty[:5]
     ]
     raise ValueError(
-        f"{len(empty)} of {count} classes have no training record in"
-        f" {train.name}: {', '.join(names)}. Add some, or make the stores"
-        " without these classes"
+      f"{len(empty)} of {count} classes have no training record in"
+      f" {train.name}: {', '.join(names)}. Add some, or make the stores"
+      " without these classes"
     )
   return count
 
@@ -231,7 +227,7 @@ class ReadLabelled:
     arrays = dict(self.read(rows))
     arrays.pop("source", None)
     label_B = [
-        self.labels[row.draws[0].record] if row.draws else _NONE for row in rows
+      self.labels[row.draws[0].record] if row.draws else _NONE for row in rows
     ]
     return {**arrays, "label": np.array(label_B, np.int32)}
 
@@ -263,7 +259,7 @@ class ReadFeatures:
 
 
 def stream(
-    data: Records, read: Read, *, seed: int, batch: int, host: int, hosts: int
+  data: Records, read: Read, *, seed: int, batch: int, host: int, hosts: int
 ) -> grain.MapDataset:
   """Endless training batches of one host; element s is part of step s's batch.
 
@@ -273,7 +269,7 @@ def stream(
   plans = grain.MapDataset.source(_Draws(data.records)).shuffle(seed).repeat()
   plans = plans.map_with_index(_Epochs(len(data.records)))
   return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
-      ReadLabelled(read, data.labels)
+    ReadLabelled(read, data.labels)
   )
 
 
@@ -328,14 +324,14 @@ class Finite:
 
 
 def finite(
-    data: Records,
-    read: Read,
-    *,
-    batch: int,
-    ways: int,
-    by_item: bool,
-    host: int,
-    hosts: int,
+  data: Records,
+  read: Read,
+  *,
+  batch: int,
+  ways: int,
+  by_item: bool,
+  host: int,
+  hosts: int,
 ) -> Finite:
   """Every record once, with the rows of an item in one batch and on one device.
 
@@ -363,13 +359,15 @@ def finite(
     padding = [()] * (views - len(item))
     plans += [rows_lib.Row(0, draws) for draws in [*drawn, *padding]]
   shared = stream_lib.share(
-      grain.MapDataset.source(plans), batch=at_once * views, host=host,
-      hosts=hosts,
-  )  # fmt: skip
+    grain.MapDataset.source(plans),
+    batch=at_once * views,
+    host=host,
+    hosts=hosts,
+  )
   return Finite(
-      items=len(items),
-      views=views,
-      at_once=at_once,
-      first=np.array([item[0] for item in items]),
-      batches=shared.map(ReadLabelled(read, data.labels)),
+    items=len(items),
+    views=views,
+    at_once=at_once,
+    first=np.array([item[0] for item in items]),
+    batches=shared.map(ReadLabelled(read, data.labels)),
   )

@@ -46,7 +46,7 @@ class Cycle(grain.transforms.DatasetSelectionMap):
     """Raises ValueError for a cycle of more than 100,000 rows."""
     if not weights or not all(0 < w < math.inf for w in weights):
       raise ValueError(
-          f"mixture weights are {list(weights)}; each must be a positive number"
+        f"mixture weights are {list(weights)}; each must be a positive number"
       )
     # As they are written: 0.1 is a tenth, not the binary number next to it.
     exact = [fractions.Fraction(str(weight)) for weight in weights]
@@ -57,8 +57,8 @@ class Cycle(grain.transforms.DatasetSelectionMap):
     length = math.lcm(*(share.denominator for share in shares))
     if length > MAX_CYCLE:
       raise ValueError(
-          f"mixture weights {list(weights)} repeat after {length} rows; round"
-          f" them so that it is at most {MAX_CYCLE}, for example to per cents"
+        f"mixture weights {list(weights)} repeat after {length} rows; round"
+        f" them so that it is at most {MAX_CYCLE}, for example to per cents"
       )
     self._counts = np.array([int(share * length) for share in shares])
     source_K = np.empty(length, np.int64)
@@ -82,13 +82,13 @@ class Cycle(grain.transforms.DatasetSelectionMap):
 
 
 def stream(
-    sources: Sequence[Source],
-    *,
-    seq: sequence.SequenceSpec,
-    seed: int,
-    batch: int,
-    host: int,
-    hosts: int,
+  sources: Sequence[Source],
+  *,
+  seq: sequence.SequenceSpec,
+  seed: int,
+  batch: int,
+  host: int,
+  hosts: int,
 ) -> grain.MapDataset:
   """Training batches of one host; element s is its part of step s's batch.
 
@@ -121,14 +121,14 @@ def stream(
 
 
 def clips_stream(
-    sources: Sequence[Source],
-    *,
-    seq: sequence.SequenceSpec,
-    factor: int,
-    seed: int,
-    batch: int,
-    host: int,
-    hosts: int,
+  sources: Sequence[Source],
+  *,
+  seq: sequence.SequenceSpec,
+  factor: int,
+  seed: int,
+  batch: int,
+  host: int,
+  hosts: int,
 ) -> grain.MapDataset:
   """Like `stream`, for pixels that are encoded on the device.
 
@@ -149,7 +149,7 @@ def clips_stream(
 
 
 def frames_stream(
-    sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
+  sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
 ) -> grain.MapDataset:
   """Like `stream`, for pixels: one random frame of each record drawn.
 
@@ -163,15 +163,15 @@ def frames_stream(
 
 
 def share(
-    plan: grain.MapDataset, *, batch: int, host: int, hosts: int
+  plan: grain.MapDataset, *, batch: int, host: int, hosts: int
 ) -> grain.MapDataset:
   """Batches of rows (lists) of one host; see the top of the file."""
   if hosts < 1 or not 0 <= host < hosts:
     raise ValueError(f"host {host} of {hosts}; hosts count from 0")
   if batch < 1 or batch % hosts:
     raise ValueError(
-        f"batch {batch} is not divisible by {hosts} hosts; use a multiple of"
-        f" {hosts}"
+      f"batch {batch} is not divisible by {hosts} hosts; use a multiple of"
+      f" {hosts}"
     )
   # Host h has the h-th run of rows of each batch, as its devices do in the
   # batch's sharding: no row goes from host to host.
@@ -180,7 +180,7 @@ def share(
 
 
 def host_batches(
-    ds: grain.MapDataset, start_step: int, *, reading: Reading
+  ds: grain.MapDataset, start_step: int, *, reading: Reading
 ) -> Iterator[dict[str, np.ndarray]]:
   """Batches of `ds` from step `start_step` on; dropping them ends the workers.
 
@@ -193,32 +193,30 @@ def host_batches(
   if start_step < 0:
     raise ValueError(f"start_step is {start_step}; it must not be negative")
   batches = ds[start_step:].to_iter_dataset(
-      grain.ReadOptions(
-          num_threads=min(reading.prefetch, 2),
-          prefetch_buffer_size=reading.prefetch,
-      )
+    grain.ReadOptions(
+      num_threads=min(reading.prefetch, 2),
+      prefetch_buffer_size=reading.prefetch,
+    )
   )
   if reading.workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
     batches = batches.mp_prefetch(
-        grain.MultiprocessingOptions(
-            num_workers=reading.workers,
-            per_worker_buffer_size=max(reading.prefetch, 1),
-        )
+      grain.MultiprocessingOptions(
+        num_workers=reading.workers,
+        per_worker_buffer_size=max(reading.prefetch, 1),
+      )
     )
   return _closing(batches)
 
 
-def _closing(
-    batches: grain.IterDataset,
-) -> Iterator[dict[str, np.ndarray]]:
+def _closing(batches: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
   """A generator closes what it delegates to, grain's iterator does not."""
   yield from batches
 
 
 def _mix(
-    sources: Sequence[Source], *, per_row: Sequence[int], seed: int
+  sources: Sequence[Source], *, per_row: Sequence[int], seed: int
 ) -> grain.MapDataset:
   """The endless rows of all sources, as plans (`rows.Row`): nothing is read."""
   parts = []
@@ -232,15 +230,15 @@ def _mix(
     # The epoch comes from the position, since a record's window depends on it.
     draws = draws.map_with_index(functools.partial(_draw, records))
     parts.append(
-        # Endless, so the last images of an epoch share a row with the next's.
-        draws.batch(
-            per_row[index],
-            drop_remainder=True,
-            batch_fn=functools.partial(_row, index),
-        )
+      # Endless, so the last images of an epoch share a row with the next's.
+      draws.batch(
+        per_row[index],
+        drop_remainder=True,
+        batch_fn=functools.partial(_row, index),
+      )
     )
   return grain.MapDataset.select_from_datasets(
-      parts, Cycle([source.weight for source in sources])
+    parts, Cycle([source.weight for source in sources])
   )
 
 

@@ -50,9 +50,7 @@ def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
   return int(np.random.default_rng(key).integers(choices))
 
 
-def check_tokens(
-    sources: Sequence[Source], seq: sequence.SequenceSpec
-) -> None:
+def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
   """Raises ValueError unless the data sets fit the sequence and each other."""
   _check_names(sources)
   prints = {}
@@ -63,20 +61,20 @@ def check_tokens(
       actual, needed = getattr(manifest, name), getattr(seq, name)
       if actual != needed:
         raise ValueError(
-            f"source {source.name!r} ({source.store.path}) has {name} {actual};"
-            f" the sequence has {needed}. Use the tokenizer that made it"
+          f"source {source.name!r} ({source.store.path}) has {name} {actual};"
+          f" the sequence has {needed}. Use the tokenizer that made it"
         )
     if manifest.kind == "video" and manifest.frames < seq.frames:
       raise ValueError(
-          f"source {source.name!r} ({source.store.path}) has"
-          f" {manifest.frames} frames a record; a sequence has {seq.frames}."
-          " Make it with at least that many"
+        f"source {source.name!r} ({source.store.path}) has"
+        f" {manifest.frames} frames a record; a sequence has {seq.frames}."
+        " Make it with at least that many"
       )
     prints[source.name] = manifest.tokenizer
   if len(set(prints.values())) != 1:
     raise ValueError(
-        f"sources come from different tokenizers: {prints}; their codes mean"
-        " different things. Make them with one tokenizer"
+      f"sources come from different tokenizers: {prints}; their codes mean"
+      " different things. Make them with one tokenizer"
     )
 
 
@@ -90,8 +88,8 @@ def _check_field(source: Source, name: str) -> None:
   fields = [field.name for field in source.store.manifest.fields]
   if fields != [name]:
     raise ValueError(
-        f"source {source.name!r} ({source.store.path}) holds {fields}; this"
-        f" stream reads {name!r}"
+      f"source {source.name!r} ({source.store.path}) holds {fields}; this"
+      f" stream reads {name!r}"
     )
 
 
@@ -103,12 +101,12 @@ def check_frames(sources: Sequence[Source]) -> None:
   sizes = {source.name: source.store.manifest.size_px for source in sources}
   if len(set(sizes.values())) != 1:
     raise ValueError(
-        f"frames differ in size (pixels): {sizes}; make them equal"
+      f"frames differ in size (pixels): {sizes}; make them equal"
     )
 
 
 def check_clips(
-    sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int
+  sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int
 ) -> None:
   """Raises ValueError unless clips of pixels become the sequence's tokens."""
   check_frames(sources)
@@ -116,15 +114,15 @@ def check_clips(
     manifest = source.store.manifest
     if manifest.size_px != seq.grid * factor:
       raise ValueError(
-          f"source {source.name!r} ({source.store.path}) has frames of"
-          f" {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels"
-          f" need {seq.grid * factor}"
+        f"source {source.name!r} ({source.store.path}) has frames of"
+        f" {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels"
+        f" need {seq.grid * factor}"
       )
     if manifest.kind == "video" and manifest.frames < seq.frames:
       raise ValueError(
-          f"source {source.name!r} ({source.store.path}) has"
-          f" {manifest.frames} frames a record; a sequence has {seq.frames}."
-          " Make it with at least that many"
+        f"source {source.name!r} ({source.store.path}) has"
+        f" {manifest.frames} frames a record; a sequence has {seq.frames}."
+        " Make it with at least that many"
       )
 
 
@@ -134,9 +132,9 @@ def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
 
 
 def _read_draws(
-    sources: Sequence[Source],
-    rows: Sequence[Row],
-    pick: Callable[[int, Draw, Mapping[str, np.ndarray]], np.ndarray],
+  sources: Sequence[Source],
+  rows: Sequence[Row],
+  pick: Callable[[int, Draw, Mapping[str, np.ndarray]], np.ndarray],
 ) -> list[list[np.ndarray]]:
   """What `pick` takes from the records of each row, one read per source."""
   # A read has its requests in flight together: one a source, not one a record.
@@ -171,7 +169,7 @@ class ReadTokens:
     return {"tokens": tokens_BR, "source": source_B}
 
   def _window(
-      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
   ) -> np.ndarray:
     """Codes [N, P] of the record's window; one frame of an image."""
     codes_NP = record["codes"].reshape(-1, self.seq.frame_tokens)
@@ -187,7 +185,7 @@ class ReadTokens:
     row_R = sequence.build(codes_NP, kind=kind, spec=self.seq)
     if missing:
       row_R[1 + (self.seq.frames - missing) * self.seq.frame_tokens :] = (
-          sequence.PAD
+        sequence.PAD
       )
     return row_R
 
@@ -216,40 +214,40 @@ class ReadClips:
       counts = [sum(map(len, frames)) for frames in picked]
       here = {"here": np.array(counts, np.int32)}
       picked = [
-          [*frames, none[count:]] for frames, count in zip(picked, counts)
+        [*frames, none[count:]] for frames, count in zip(picked, counts)
       ]
     starts = [
-        sequence.START[self.sources[row.source].store.manifest.kind]
-        for row in rows
+      sequence.START[self.sources[row.source].store.manifest.kind]
+      for row in rows
     ]
     return {
-        "frames": np.stack([np.concatenate(frames) for frames in picked]),
-        "start": np.array(starts, np.int32),
-        **here,
-        "source": np.array([row.source for row in rows], np.int32),
+      "frames": np.stack([np.concatenate(frames) for frames in picked]),
+      "start": np.array(starts, np.int32),
+      **here,
+      "source": np.array([row.source for row in rows], np.int32),
     }
 
   def _window(
-      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
   ) -> np.ndarray:
     return _cut(
-        record["frames"], draw, source=source, seq=self.seq, seed=self.seed
+      record["frames"], draw, source=source, seq=self.seq, seed=self.seed
     )
 
 
 def _cut(
-    frames: np.ndarray,
-    draw: Draw,
-    *,
-    source: int,
-    seq: sequence.SequenceSpec,
-    seed: int,
+  frames: np.ndarray,
+  draw: Draw,
+  *,
+  source: int,
+  seq: sequence.SequenceSpec,
+  seed: int,
 ) -> np.ndarray:
   """The drawn window of a record's frames; one frame of an image."""
   # Neighbours in the store, whose stride is the clip's (section 3.4) already.
   length = min(seq.frames, len(frames))
   start = window(
-      draw, source=source, seed=seed, choices=len(frames) - length + 1
+    draw, source=source, seed=seed, choices=len(frames) - length + 1
   )
   return frames[start : start + length]
 
@@ -266,7 +264,7 @@ class ReadFrames:
     return {"frames": np.stack([frames[0] for frames in picked])}
 
   def _frame(
-      self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
+    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
   ) -> np.ndarray:
     frames = record["frames"]
     start = window(draw, source=source, seed=self.seed, choices=len(frames))

@@ -29,8 +29,8 @@ def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   head = store.manifest
   if head.size_px % side:
     raise ValueError(
-        f"pixels_side {side} does not divide the {head.size_px} pixels of"
-        f" {store.path}; use a divisor"
+      f"pixels_side {side} does not divide the {head.size_px} pixels of"
+      f" {store.path}; use a divisor"
     )
   block = head.size_px // side
   out = np.zeros((len(store), head.frames * side * side * 3), np.float32)
@@ -48,6 +48,6 @@ def same_records(tokens: labelled.Records, pixels: store_lib.Store) -> None:
   if tuple(pixels.ids()) != tokens.ids:
     where = tokens.store.path if tokens.store else tokens.name
     raise ValueError(
-        f"{pixels.path} and {where} do not hold the same items in"
-        " the same order; give the pixels that the tokens were made from"
+      f"{pixels.path} and {where} do not hold the same items in"
+      " the same order; give the pixels that the tokens were made from"
     )

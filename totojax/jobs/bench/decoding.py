@@ -31,7 +31,7 @@ class Span:
 
 
 def measure_decode(
-    settings: DecodeBench, *, how: measure.How, folder: pathlib.Path, seed: int
+  settings: DecodeBench, *, how: measure.How, folder: pathlib.Path, seed: int
 ) -> Iterator[measure.Row]:
   """Frames of the spans per second.
 
@@ -45,29 +45,35 @@ def measure_decode(
       path = folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
       render(
-          path, frames, height=height, width=width, settings=settings, seed=seed
+        path, frames, height=height, width=width, settings=settings, seed=seed
       )
       items = [
-          items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)
+        items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)
       ]
       spans = [span(item, spec, seed=seed) for item in items]
       for arrays in (True, False):
         yield _compare(
-            items, spans, spec, arrays=arrays, settings=settings, how=how,
-            seed=seed, case=f"{size}, {length_s:g} s",
-        )  # fmt: skip
+          items,
+          spans,
+          spec,
+          arrays=arrays,
+          settings=settings,
+          how=how,
+          seed=seed,
+          case=f"{size}, {length_s:g} s",
+        )
 
 
 def _compare(
-    items: Sequence[items_lib.Item],
-    spans: Sequence[Span],
-    spec: video.ClipSpec,
-    *,
-    arrays: bool,
-    settings: DecodeBench,
-    how: measure.How,
-    seed: int,
-    case: str,
+  items: Sequence[items_lib.Item],
+  spans: Sequence[Span],
+  spec: video.ClipSpec,
+  *,
+  arrays: bool,
+  settings: DecodeBench,
+  how: measure.How,
+  seed: int,
+  case: str,
 ) -> measure.Row:
   """Against a loop that makes arrays of the spans' frames, or only decodes."""
   units = float(sum(s.last - s.first + 1 for s in spans))
@@ -86,54 +92,52 @@ def _compare(
 
   kind = "RGB arrays" if arrays else "decoding alone"
   ours = measure.Side(
-      "media.load: times, decode, resize, crop", ours_run, measure.nothing
+    "media.load: times, decode, resize, crop", ours_run, measure.nothing
   )
   theirs = measure.Side(
-      "a bare PyAV loop, every frame of the span an RGB array"
-      if arrays
-      else "a bare PyAV loop that only decodes, no frame made an array",
-      theirs_run,
-      measure.nothing,
+    "a bare PyAV loop, every frame of the span an RGB array"
+    if arrays
+    else "a bare PyAV loop that only decodes, no frame made an array",
+    theirs_run,
+    measure.nothing,
   )
   measured = measure.compare(ours, theirs, how=how)
   return measure.Row(
-      row="decode",
-      case=f"{case}, against {kind}",
-      compares=(
-          "clips from a video against decoding the same span of it, one thread"
+    row="decode",
+    case=f"{case}, against {kind}",
+    compares=(
+      "clips from a video against decoding the same span of it, one thread"
+    ),
+    unit="frames of the span",
+    ours=ours.what,
+    theirs=theirs.what,
+    measured=measured,
+    # The issue is the rate of a core: CPU-seconds, not wall time.
+    goals=(
+      measure.Goal(
+        "times the loop's frames per CPU-second", measured.cpu_ratio.median, 1.0
       ),
-      unit="frames of the span",
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measured,
-      # The issue is the rate of a core: CPU-seconds, not wall time.
-      goals=(
-          measure.Goal(
-              "times the loop's frames per CPU-second",
-              measured.cpu_ratio.median,
-              1.0,
-          ),
-      )
-      if arrays
-      else (),
-      facts={
-          "clips": len(items),
-          "codec": settings.codec,
-          "frames_of_clip": spec.frames,
-          "stride_frames": spec.stride_frames,
-          "size_px": spec.size_px,
-      },
+    )
+    if arrays
+    else (),
+    facts={
+      "clips": len(items),
+      "codec": settings.codec,
+      "frames_of_clip": spec.frames,
+      "stride_frames": spec.stride_frames,
+      "size_px": spec.size_px,
+    },
   )
 
 
 def render(
-    path: pathlib.Path,
-    frames: int,
-    *,
-    height: int,
-    width: int,
-    settings: DecodeBench,
-    seed: int,
+  path: pathlib.Path,
+  frames: int,
+  *,
+  height: int,
+  width: int,
+  settings: DecodeBench,
+  seed: int,
 ) -> None:
   """Writes a video of a texture that moves, with a little noise.
 
@@ -157,9 +161,7 @@ def render(
     container.mux(stream.encode())
 
 
-def span(
-    item: items_lib.Item, spec: video.ClipSpec, *, seed: int
-) -> Span:
+def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> Span:
   """Frames that `media.load` wants of this item; nothing is decoded."""
   asked = []
 

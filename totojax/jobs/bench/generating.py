@@ -26,7 +26,7 @@ from totojax.trained import generate
 
 
 def measure_decode_tokens(
-    settings: DecodeTokensBench, *, how: measure.How, seed: int
+  settings: DecodeTokensBench, *, how: measure.How, seed: int
 ) -> Iterator[measure.Row]:
   """Tokens per second, greedy, the prompt's pass included.
 
@@ -36,38 +36,39 @@ def measure_decode_tokens(
   model = parts.model(settings.trained)
   spec = model.spec
   params = nn.unbox(
-      jax.jit(model.init)(
-          jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32)
-      )
+    jax.jit(model.init)(
+      jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32)
+    )
   )["params"]
   dtype = model.compute.dtype
   theirs = peers.llama_generate(
-      llama.required(model.config), params, vocab=spec.padded_vocab, dtype=dtype,
-      first=sequence.SPECIALS, last=sequence.SPECIALS + spec.vocab,
-  )  # fmt: skip
+    llama.required(model.config),
+    params,
+    vocab=spec.padded_vocab,
+    dtype=dtype,
+    first=sequence.SPECIALS,
+    last=sequence.SPECIALS + spec.vocab,
+  )
   weights = jax.jit(lambda params: decode.load(model, params))(params)
   del params
   codes_BNP = np.random.default_rng(seed).integers(
-      0, spec.vocab, (settings.rows, settings.context, spec.frame_tokens)
+    0, spec.vocab, (settings.rows, settings.context, spec.frame_tokens)
   )
   start_B1 = np.full((settings.rows, 1), sequence.VIDEO_START)
   inputs_BT = np.concatenate(
-      [start_B1, codes_BNP.reshape(settings.rows, -1) + sequence.SPECIALS],
-      axis=1,
+    [start_B1, codes_BNP.reshape(settings.rows, -1) + sequence.SPECIALS], axis=1
   )
   count = settings.further * spec.frame_tokens
   made = {}
 
   def ours() -> float:
     made["ours"] = generate.frames(
-        model,
-        weights,
-        codes_BNP,
-        further=settings.further,
-        sampling=generate.Sampling(
-            temperature=0.0, top_k=0, top_p=1.0, seed=0
-        ),
-        rows=np.arange(settings.rows),
+      model,
+      weights,
+      codes_BNP,
+      further=settings.further,
+      sampling=generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0),
+      rows=np.arange(settings.rows),
     ).reshape(settings.rows, count)
     return float(settings.rows * count)
 
@@ -77,51 +78,53 @@ def measure_decode_tokens(
 
   left = measure.Side("our cached decoding", ours, measure.nothing)
   right = measure.Side(
-      "PyTorch, eager, transformers' generate with its dynamic cache, with the"
-      " same weights",
-      other,
-      measure.nothing,
+    "PyTorch, eager, transformers' generate with its dynamic cache, with the"
+    " same weights",
+    other,
+    measure.nothing,
   )
   measured = measure.compare(left, right, how=how)
   of_floor = {}
   if hardware.is_accelerator():
     of_floor = floor(
-        model, weights, rows=settings.rows, first=inputs_BT.shape[1],
-        count=count, bytes_per_s=hardware.ceiling().bytes_per_s,
-        measured=measured,
-    )  # fmt: skip
-  yield measure.Row(
-      row="decode_tokens",
-      case=f"{settings.rows} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
-      compares="reading a prompt and choosing the most likely tokens after it",
-      unit="tokens",
-      ours=left.what,
-      theirs=right.what,
+      model,
+      weights,
+      rows=settings.rows,
+      first=inputs_BT.shape[1],
+      count=count,
+      bytes_per_s=hardware.ceiling().bytes_per_s,
       measured=measured,
-      goals=(
-          measure.Goal(
-              "times transformers' tokens/s", measured.ratio.median, 1.0
-          ),
-      ),
-      facts={
-          "width": model.config.width,
-          "depth": model.config.depth,
-          "tokens_equal_frac": float(np.mean(made["ours"] == made["theirs"])),
-          "threads_of_pytorch": peers.cores(),
-          **of_floor,
-      },
+    )
+  yield measure.Row(
+    row="decode_tokens",
+    case=f"{settings.rows} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
+    compares="reading a prompt and choosing the most likely tokens after it",
+    unit="tokens",
+    ours=left.what,
+    theirs=right.what,
+    measured=measured,
+    goals=(
+      measure.Goal("times transformers' tokens/s", measured.ratio.median, 1.0),
+    ),
+    facts={
+      "width": model.config.width,
+      "depth": model.config.depth,
+      "tokens_equal_frac": float(np.mean(made["ours"] == made["theirs"])),
+      "threads_of_pytorch": peers.cores(),
+      **of_floor,
+    },
   )
 
 
 def floor(
-    model: trunk.Trunk,
-    weights: Any,
-    *,
-    rows: int,
-    first: int,
-    count: int,
-    bytes_per_s: float,
-    measured: measure.Comparison,
+  model: trunk.Trunk,
+  weights: Any,
+  *,
+  rows: int,
+  first: int,
+  count: int,
+  bytes_per_s: float,
+  measured: measure.Comparison,
 ) -> dict[str, float]:
   """What it takes at least to read weights and cache once for each token.
 
@@ -144,9 +147,9 @@ def floor(
   floor_s = count * (weight_bytes + cache_bytes) / bytes_per_s
   ours_s = measure.spread([r.used.wall_s for r in measured.ours]).median
   return {
-      "measured_bytes_per_s": bytes_per_s,
-      "weight_bytes": weight_bytes,
-      "mean_cache_bytes": cache_bytes,
-      "bandwidth_floor_s": floor_s,
-      "floor_over_ours": floor_s / ours_s,
+    "measured_bytes_per_s": bytes_per_s,
+    "weight_bytes": weight_bytes,
+    "mean_cache_bytes": cache_bytes,
+    "bandwidth_floor_s": floor_s,
+    "floor_over_ours": floor_s / ours_s,
   }

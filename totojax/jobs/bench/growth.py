@@ -37,7 +37,7 @@ class _Case:
     shape, spec = self._trainer.shape, self._trainer.spec
     rows = len(self._trainer.tokens_BR)
     per_token = flops.train_flops_per_token(
-        shape, vocab=spec.vocab, context=spec.context
+      shape, vocab=spec.vocab, context=spec.context
     )
     self.parameters = flops.parameters(shape, spec.vocab + sequence.SPECIALS)
     self.context = spec.context
@@ -52,7 +52,7 @@ class _Case:
 
 
 def measure_growth(
-    settings: GrowthBench, *, how: measure.How
+  settings: GrowthBench, *, how: measure.How
 ) -> Iterator[measure.Row | measure.Skipped]:
   """Model FLOPs per second of larger steps, against those of the smallest."""
   smallest = _Case(settings.trained, 1)
@@ -71,28 +71,28 @@ def measure_growth(
       continue
     ours = measure.Side(f"train step, {name}", larger.step, measure.nothing)
     theirs = measure.Side(
-        "train step of the smallest case", smallest.step, measure.nothing
+      "train step of the smallest case", smallest.step, measure.nothing
     )
     yield measure.Row(
-        row="growth",
-        case=name,
-        compares="model FLOPs per second of the larger and the smallest step",
-        unit="GFLOP",
-        ours=ours.what,
-        theirs=theirs.what,
-        measured=measure.compare(ours, theirs, how=how),
-        goals=(),
-        facts={
-            "parameters": larger.parameters,
-            "context": larger.context,
-            "devices": devices,
-            "first_step_s": larger.first_step_s,
-            "smallest": {
-                "parameters": smallest.parameters,
-                "context": smallest.context,
-                "first_step_s": smallest.first_step_s,
-            },
+      row="growth",
+      case=name,
+      compares="model FLOPs per second of the larger and the smallest step",
+      unit="GFLOP",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measure.compare(ours, theirs, how=how),
+      goals=(),
+      facts={
+        "parameters": larger.parameters,
+        "context": larger.context,
+        "devices": devices,
+        "first_step_s": larger.first_step_s,
+        "smallest": {
+          "parameters": smallest.parameters,
+          "context": smallest.context,
+          "first_step_s": smallest.first_step_s,
         },
+      },
     )
 
 
@@ -104,9 +104,7 @@ def _cases(settings: GrowthBench) -> Iterator[tuple[str, Pretrain, int]]:
     yield f"model {name}", dataclasses.replace(small, model=model), 1
   for frames in settings.frames:
     context = frames * small.sequence.frame_tokens
-    longer = dataclasses.replace(
-        small.sequence, frames=frames, context=context
-    )
+    longer = dataclasses.replace(small.sequence, frames=frames, context=context)
     larger = dataclasses.replace(small, sequence=longer)
     yield f"{context:,} tokens", _with_batch(larger, context), 1
   for devices in settings.devices:

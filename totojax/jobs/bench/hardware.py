@@ -40,8 +40,8 @@ def is_accelerator() -> bool:
 def ceiling() -> Ceiling:
   """Measures the rates of the first device."""
   a, b = (
-      jax.random.normal(jax.random.key(i), (_SIDE, _SIDE), jnp.bfloat16)
-      for i in range(2)
+    jax.random.normal(jax.random.key(i), (_SIDE, _SIDE), jnp.bfloat16)
+    for i in range(2)
   )
   product_s = _seconds(jax.jit(jnp.matmul), a, b)
   copied = jnp.ones(_COPIED // 4, jnp.float32)
@@ -67,11 +67,11 @@ def describe() -> dict[str, Any]:
   """Processor, cores, memory, devices and versions."""
   found = provenance.environment()
   return {
-      "processor": provenance.processor(),
-      "cores": peers.cores(),
-      "memory_gib": _memory_gib(),
-      **found,
-      "versions": {**found["versions"], **provenance.versions(_PEERS)},
+    "processor": provenance.processor(),
+    "cores": peers.cores(),
+    "memory_gib": _memory_gib(),
+    **found,
+    "versions": {**found["versions"], **provenance.versions(_PEERS)},
   }
 
 
@@ -83,9 +83,9 @@ def load() -> float:
 def sentence(found: Mapping[str, Any]) -> str:
   devices = found["devices"]
   return (
-      f"{found['processor']}, {found['cores']} cores,"
-      f" {found['memory_gib']:.0f} GiB; JAX on {devices['count']} x"
-      f" {devices['kind']}"
+    f"{found['processor']}, {found['cores']} cores,"
+    f" {found['memory_gib']:.0f} GiB; JAX on {devices['count']} x"
+    f" {devices['kind']}"
   )
 
 

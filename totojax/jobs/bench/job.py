@@ -58,27 +58,25 @@ class Kind:
 
 
 ROWS: Mapping[str, Kind] = {
-    "decode": Kind(decoding.measure_decode, "decode", ("folder", "seed")),
-    "dvae_encode": Kind(encoding.measure_dvae_encode, "dvae_encode", ("seed",)),
-    "store_write": Kind(
-        storing.measure_store_write, "store", ("folder", "seed")
-    ),
-    "store_read": Kind(storing.measure_store_read, "store", ("folder", "seed")),
-    "train_step": Kind(training.measure_train_step, "train_step"),
-    "decode_tokens": Kind(
-        generating.measure_decode_tokens, "decode_tokens", ("seed",)
-    ),
-    "probe": Kind(probing.measure_probe, "probe"),
-    "sweep": Kind(sweeping.measure_sweep, "sweep"),
-    "checkpoint": Kind(saving.measure_checkpoint, "checkpoint", ("folder",)),
-    "startup": Kind(startup.measure_startup, "startup", ("folder",)),
-    "growth": Kind(growth.measure_growth, "growth"),
-    "mamba_scan": Kind(scanning.measure_mamba_scan, "mamba_scan", ("seed",)),
+  "decode": Kind(decoding.measure_decode, "decode", ("folder", "seed")),
+  "dvae_encode": Kind(encoding.measure_dvae_encode, "dvae_encode", ("seed",)),
+  "store_write": Kind(storing.measure_store_write, "store", ("folder", "seed")),
+  "store_read": Kind(storing.measure_store_read, "store", ("folder", "seed")),
+  "train_step": Kind(training.measure_train_step, "train_step"),
+  "decode_tokens": Kind(
+    generating.measure_decode_tokens, "decode_tokens", ("seed",)
+  ),
+  "probe": Kind(probing.measure_probe, "probe"),
+  "sweep": Kind(sweeping.measure_sweep, "sweep"),
+  "checkpoint": Kind(saving.measure_checkpoint, "checkpoint", ("folder",)),
+  "startup": Kind(startup.measure_startup, "startup", ("folder",)),
+  "growth": Kind(growth.measure_growth, "growth"),
+  "mamba_scan": Kind(scanning.measure_mamba_scan, "mamba_scan", ("seed",)),
 }
 
 
 def run(
-    config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Measures the rows; False when it was interrupted between two of them.
 
@@ -98,29 +96,29 @@ def run(
         results += _measured(name, config, pathlib.Path(folder))
       bar.advance(note=name)
   files.write_json(
-      workdir / FILE,
-      {
-          "hardware": found,
-          "load": {"before": before, "after": hardware.load()},
-          "rounds": config.bench.rounds,
-          "rows": [measure.as_json(result) for result in results],
-      },
+    workdir / FILE,
+    {
+      "hardware": found,
+      "load": {"before": before, "after": hardware.load()},
+      "rounds": config.bench.rounds,
+      "rows": [measure.as_json(result) for result in results],
+    },
   )
   show(results, hardware.sentence(found), rounds=config.bench.rounds)
   return True
 
 
 def _measured(
-    name: str, config: bench.BenchJob, folder: pathlib.Path
+  name: str, config: bench.BenchJob, folder: pathlib.Path
 ) -> list[Result]:
   """The cases of one row; what a missing package leaves out is named."""
   kind, results = ROWS[name], []
   given = {"folder": folder, "seed": config.seed}
   try:
     for result in kind.measure(
-        getattr(config, kind.section),
-        how=config.bench,
-        **{need: given[need] for need in kind.needs},
+      getattr(config, kind.section),
+      how=config.bench,
+      **{need: given[need] for need in kind.needs},
     ):
       results.append(result)
   except ImportError as reason:
@@ -131,11 +129,11 @@ def _measured(
 def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
   """Prints the table, and below it what each row compares."""
   table = rich_table.Table(
-      title=(
-          f"ours over theirs, median of {rounds} rounds (least to most): above"
-          f" 1, ours is faster. {where}"
-      ),
-      show_lines=True,
+    title=(
+      f"ours over theirs, median of {rounds} rounds (least to most): above"
+      f" 1, ours is faster. {where}"
+    ),
+    show_lines=True,
   )
   for column in ("row", "ratio", "per CPU-second", "ours", "theirs", "goal"):
     table.add_column(column, overflow="fold")
@@ -148,16 +146,16 @@ def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
       continue
     measured = result.measured
     table.add_row(
-        name,
-        _spread(measured.ratio),
-        _spread(measured.cpu_ratio),
-        _rate(measured.ours, result.unit),
-        _rate(measured.theirs, result.unit),
-        "\n".join(_told(goal) for goal in result.goals),
+      name,
+      _spread(measured.ratio),
+      _spread(measured.cpu_ratio),
+      _rate(measured.ours, result.unit),
+      _rate(measured.theirs, result.unit),
+      "\n".join(_told(goal) for goal in result.goals),
     )
     notes.append(
-        f"{number}. {result.row}: {result.compares}: {result.ours}; against"
-        f" {result.theirs}"
+      f"{number}. {result.row}: {result.compares}: {result.ours}; against"
+      f" {result.theirs}"
     )
   console = rich_console.Console()
   if not console.is_terminal:

@@ -148,11 +148,7 @@ def nothing() -> None:
 
 
 def compare(
-    ours: Side,
-    theirs: Side,
-    *,
-    how: How,
-    clock: Callable[[], Usage] = usage,
+  ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = usage
 ) -> Comparison:
   """Runs both sides in turns, ours first; the first turn warms up.
 
@@ -177,11 +173,11 @@ def _read(side: Side, clock: Callable[[], Usage]) -> Reading:
   if not units > 0:
     raise ValueError(f"{side.what} did {units} units of work; nothing to rate")
   return Reading(
-      units=units,
-      used=Usage(
-          max(after.wall_s - before.wall_s, LEAST_S),
-          max(after.cpu_s - before.cpu_s, LEAST_S),
-      ),
+    units=units,
+    used=Usage(
+      max(after.wall_s - before.wall_s, LEAST_S),
+      max(after.cpu_s - before.cpu_s, LEAST_S),
+    ),
   )
 
 
@@ -194,28 +190,28 @@ def as_json(row: Row | Skipped) -> dict[str, Any]:
   if isinstance(row, Skipped):
     return {"row": row.row, "case": row.case, "skipped": row.reason}
   return {
-      "row": row.row,
-      "case": row.case,
-      "compares": row.compares,
-      "unit": row.unit,
-      "ratio": dataclasses.asdict(row.measured.ratio),
-      "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
-      "ours": _side(row.ours, row.measured.ours),
-      "theirs": _side(row.theirs, row.measured.theirs),
-      "goals": [
-          {**dataclasses.asdict(goal), "met": goal.value >= goal.least}
-          for goal in row.goals
-      ],
-      "facts": dict(row.facts),
+    "row": row.row,
+    "case": row.case,
+    "compares": row.compares,
+    "unit": row.unit,
+    "ratio": dataclasses.asdict(row.measured.ratio),
+    "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
+    "ours": _side(row.ours, row.measured.ours),
+    "theirs": _side(row.theirs, row.measured.theirs),
+    "goals": [
+      {**dataclasses.asdict(goal), "met": goal.value >= goal.least}
+      for goal in row.goals
+    ],
+    "facts": dict(row.facts),
   }
 
 
 def _side(what: str, readings: Sequence[Reading]) -> dict[str, Any]:
   return {
-      "what": what,
-      "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),
-      "per_cpu_s": dataclasses.asdict(spread([r.per_cpu_s for r in readings])),
-      "units": [r.units for r in readings],
-      "wall_s": [r.used.wall_s for r in readings],
-      "cpu_s": [r.used.cpu_s for r in readings],
+    "what": what,
+    "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),
+    "per_cpu_s": dataclasses.asdict(spread([r.per_cpu_s for r in readings])),
+    "units": [r.units for r in readings],
+    "wall_s": [r.used.wall_s for r in readings],
+    "cpu_s": [r.used.cpu_s for r in readings],
   }

@@ -42,8 +42,8 @@ def _device(torch: Any) -> str:
   if jax.default_backend() == "gpu" and torch.cuda.is_available():
     return "cuda"
   raise ImportError(
-      f"JAX runs on a {jax.default_backend()} and this PyTorch does not;"
-      " install a PyTorch for it, or set JAX_PLATFORMS=cpu"
+    f"JAX runs on a {jax.default_backend()} and this PyTorch does not;"
+    " install a PyTorch for it, or set JAX_PLATFORMS=cpu"
   )
 
 
@@ -60,8 +60,7 @@ def _transformers() -> Any:
     import transformers  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ImportError(
-        "transformers is missing; install it with: pip install"
-        " 'totojax[parity]'"
+      "transformers is missing; install it with: pip install 'totojax[parity]'"
     ) from error
   return transformers
 
@@ -71,14 +70,14 @@ def _dall_e() -> Any:
     import dall_e  # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ImportError(
-        "DALL-E's modules are missing; install them with: pip install"
-        " 'totojax[parity]' and pip install --no-deps DALL-E"
+      "DALL-E's modules are missing; install them with: pip install"
+      " 'totojax[parity]' and pip install --no-deps DALL-E"
     ) from error
   return dall_e
 
 
 def dvae(
-    *, hidden: int, vocab: int, seed: int, exact: bool
+  *, hidden: int, vocab: int, seed: int, exact: bool
 ) -> tuple[Callable[[np.ndarray], np.ndarray], State, State]:
   """DALL-E's modules with random weights.
 
@@ -119,7 +118,7 @@ def dvae(
 
 
 def loader(
-    records: np.ndarray, order: Sequence[int], *, batch: int
+  records: np.ndarray, order: Sequence[int], *, batch: int
 ) -> Callable[[], Iterator[Any]]:
   """A `DataLoader` over an array, in this order, in this process.
 
@@ -132,7 +131,6 @@ def loader(
   torch = _torch()
 
   class Records(torch.utils.data.Dataset):
-
     def __len__(self):
       return len(records)
 
@@ -141,7 +139,7 @@ def loader(
       return torch.from_numpy(records[index].astype(np.int32))
 
   batches = torch.utils.data.DataLoader(
-      Records(), batch_size=batch, sampler=list(order), num_workers=0
+    Records(), batch_size=batch, sampler=list(order), num_workers=0
   )
   return lambda: iter(batches)
 
@@ -166,11 +164,11 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
   def copy(target, value):
     if tuple(target.shape) != value.shape:
       raise ValueError(
-          f"a parameter has shape {value.shape}; transformers' has"
-          f" {tuple(target.shape)}"
+        f"a parameter has shape {value.shape}; transformers' has"
+        f" {tuple(target.shape)}"
       )
     target.data = torch.tensor(
-        np.array(value, np.float32), device=target.device
+      np.array(value, np.float32), device=target.device
     )
 
   copy(body.embed_tokens.weight, params["embedding"])
@@ -187,20 +185,18 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
     for name in ("gate", "up", "down"):
       copy(getattr(layer.mlp, f"{name}_proj").weight, mlp[name][i].T)
     copy(layer.input_layernorm.weight, blocks["attention_norm"]["scale"][i])
-    copy(
-        layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i]
-    )
+    copy(layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i])
   return model
 
 
 def llama_generate(
-    shape: llama_lib.LlamaConfig,
-    params: Any,
-    *,
-    vocab: int,
-    dtype: str,
-    first: int,
-    last: int,
+  shape: llama_lib.LlamaConfig,
+  params: Any,
+  *,
+  vocab: int,
+  dtype: str,
+  first: int,
+  last: int,
 ) -> Callable[[np.ndarray, int], np.ndarray]:
   """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
 
@@ -227,14 +223,14 @@ def llama_generate(
     inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
     with torch.inference_mode():
       made = model.generate(
-          inputs,
-          attention_mask=torch.ones_like(inputs),
-          do_sample=False,
-          max_new_tokens=count,
-          min_new_tokens=count,
-          suppress_tokens=never,
-          eos_token_id=None,
-          pad_token_id=0,
+        inputs,
+        attention_mask=torch.ones_like(inputs),
+        do_sample=False,
+        max_new_tokens=count,
+        min_new_tokens=count,
+        suppress_tokens=never,
+        eos_token_id=None,
+        pad_token_id=0,
       )
     return made[:, inputs_BT.shape[1] :].cpu().numpy()
 
@@ -242,38 +238,36 @@ def llama_generate(
 
 
 def _llama(
-    shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any
+  shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any
 ) -> Any:
   transformers = _transformers()
   return transformers.LlamaForCausalLM(
-      transformers.LlamaConfig(
-          vocab_size=vocab,
-          hidden_size=shape.width,
-          intermediate_size=shape.mlp_dim,
-          num_hidden_layers=shape.depth,
-          num_attention_heads=shape.heads,
-          rms_norm_eps=shape.norm_eps,
-          initializer_range=shape.init_std,
-          rope_parameters={
-              "rope_type": "default", "rope_theta": shape.rope_base
-          },
-          tie_word_embeddings=shape.tied,
-          use_cache=use_cache,
-          attn_implementation="sdpa",
-          **more,
-      )
-  )  # fmt: skip
+    transformers.LlamaConfig(
+      vocab_size=vocab,
+      hidden_size=shape.width,
+      intermediate_size=shape.mlp_dim,
+      num_hidden_layers=shape.depth,
+      num_attention_heads=shape.heads,
+      rms_norm_eps=shape.norm_eps,
+      initializer_range=shape.init_std,
+      rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+      tie_word_embeddings=shape.tied,
+      use_cache=use_cache,
+      attn_implementation="sdpa",
+      **more,
+    )
+  )
 
 
 def llama_step(
-    shape: llama_lib.LlamaConfig,
-    optimiser: adamw.AdamWConfig,
-    *,
-    vocab: int,
-    dtype: str,
-    compiled: bool,
-    inputs_BT: np.ndarray,
-    targets_BT: np.ndarray,
+  shape: llama_lib.LlamaConfig,
+  optimiser: adamw.AdamWConfig,
+  *,
+  vocab: int,
+  dtype: str,
+  compiled: bool,
+  inputs_BT: np.ndarray,
+  targets_BT: np.ndarray,
 ) -> tuple[Callable[[], Any], int]:
   """`LlamaForCausalLM` of the same size, trained with AdamW.
 
@@ -301,29 +295,29 @@ def llama_step(
   torch.manual_seed(0)
   with torch.device(device):
     model = _llama(
-        shape,
-        vocab=vocab,
-        use_cache=False,
-        max_position_embeddings=inputs_BT.shape[1],
+      shape,
+      vocab=vocab,
+      use_cache=False,
+      max_position_embeddings=inputs_BT.shape[1],
     ).train()
   update = torch.optim.AdamW(
-      model.parameters(),
-      lr=optimiser.lr,
-      betas=(optimiser.b1, optimiser.b2),
-      eps=optimiser.eps,
-      weight_decay=optimiser.weight_decay,
-      fused=True,
+    model.parameters(),
+    lr=optimiser.lr,
+    betas=(optimiser.b1, optimiser.b2),
+    eps=optimiser.eps,
+    weight_decay=optimiser.weight_decay,
+    fused=True,
   )
   inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
   targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1).to(device)
 
   def mean_nll() -> Any:
     with torch.autocast(
-        device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
+      device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
     ):
       logits_BTV = model(input_ids=inputs).logits
     return torch.nn.functional.cross_entropy(
-        logits_BTV.reshape(-1, vocab).float(), targets
+      logits_BTV.reshape(-1, vocab).float(), targets
     )
 
   if compiled:

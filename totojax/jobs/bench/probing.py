@@ -33,7 +33,7 @@ _STEPS = 10**6  # of the schedule; few are made
 
 
 def measure_probe(
-    settings: ProbeBench, *, how: measure.How
+  settings: ProbeBench, *, how: measure.How
 ) -> Iterator[measure.Row]:
   """Rows per second of updates and of forward passes."""
   for pool in settings.pools:
@@ -42,42 +42,42 @@ def measure_probe(
 
 
 def _case(
-    settings: ProbeBench, pool: str, width: int, *, how: measure.How
+  settings: ProbeBench, pool: str, width: int, *, how: measure.How
 ) -> measure.Row:
   both = _Both(settings, pool, width)
   ours = measure.Side(
-      f"one update of {both.heads} heads, the frozen backbone's forward pass"
-      " included",
-      both.update,
-      measure.nothing,
+    f"one update of {both.heads} heads, the frozen backbone's forward pass"
+    " included",
+    both.update,
+    measure.nothing,
   )
   theirs = measure.Side(
-      "the backbone's forward pass alone", both.forward, measure.nothing
+    "the backbone's forward pass alone", both.forward, measure.nothing
   )
   measured = measure.compare(ours, theirs, how=how)
   return measure.Row(
-      row="probe",
-      case=f"{pool} pooling, width {width}",
-      compares="heads of every layer and setting against the backbone alone",
-      unit="rows",
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measured,
-      goals=(
-          measure.Goal(
-              f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)",
-              measured.ratio.median,
-              1 / MOST,
-          ),
+    row="probe",
+    case=f"{pool} pooling, width {width}",
+    compares="heads of every layer and setting against the backbone alone",
+    unit="rows",
+    ours=ours.what,
+    theirs=theirs.what,
+    measured=measured,
+    goals=(
+      measure.Goal(
+        f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)",
+        measured.ratio.median,
+        1 / MOST,
       ),
-      facts={
-          "times_a_forward_pass": 1 / measured.ratio.median,
-          "heads": both.heads,
-          "classes": settings.classes,
-          "rows": settings.rows,
-          "context": both.model.spec.context,
-          "dtype": both.model.compute.dtype,
-      },
+    ),
+    facts={
+      "times_a_forward_pass": 1 / measured.ratio.median,
+      "heads": both.heads,
+      "classes": settings.classes,
+      "rows": settings.rows,
+      "context": both.model.spec.context,
+      "dtype": both.model.compute.dtype,
+    },
   )
 
 
@@ -93,7 +93,7 @@ class _Both:
     config = settings.trained
     sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
     config = dataclasses.replace(
-        config, model=dataclasses.replace(config.model, **sizes)
+      config, model=dataclasses.replace(config.model, **sizes)
     )
     self.model = parts.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
@@ -102,31 +102,38 @@ class _Both:
     optim = settings.optim
     self.heads = (depth + 1) * len(optim.settings)
     task = classify.Classify(
-        head=head, model=self.model, layers=range(depth + 1), width=width,
-        classes=settings.classes, settings=len(optim.settings), split=True,
-    )  # fmt: skip
+      head=head,
+      model=self.model,
+      layers=range(depth + 1),
+      width=width,
+      classes=settings.classes,
+      settings=len(optim.settings),
+      split=True,
+    )
     mesh = sharding.make_mesh(
-        sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
-        jax.devices()[:1],
+      sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
+      jax.devices()[:1],
     )
     layout = sharding.Layout(mesh)
     program = parts.program(
-        config, task=task, steps=_STEPS, rows=self._rows, microbatches=1,
-        layout=layout,
-        optimiser=parts.Optimiser(
-            lars.grid(
-                optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0
-            ),
-            lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
-        ),
-    )  # fmt: skip
+      config,
+      task=task,
+      steps=_STEPS,
+      rows=self._rows,
+      microbatches=1,
+      layout=layout,
+      optimiser=parts.Optimiser(
+        lars.grid(optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0),
+        lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
+      ),
+    )
     self._step = program.step_fn
     make = jax.jit(program.make, out_shardings=program.placed)
     self._state = make(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
     records_BR = training.random_rows(
-        self.model.spec, self._rows, seed=config.seed
+      self.model.spec, self._rows, seed=config.seed
     )
     inputs_BT, _ = sequence.split(records_BR)
     labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
@@ -135,9 +142,13 @@ class _Both:
     @layout.jit
     def forward(frozen, tokens_BT):
       return taps.tap_layers(
-          self.model, frozen, tokens_BT, tap=lambda x_BTD, _: x_BTD.mean(),
-          layers=(depth,), per_layer=None,
-      )  # fmt: skip
+        self.model,
+        frozen,
+        tokens_BT,
+        tap=lambda x_BTD, _: x_BTD.mean(),
+        layers=(depth,),
+        per_layer=None,
+      )
 
     self._forward = forward
 

@@ -17,7 +17,7 @@ from totojax.jobs.bench import training
 
 
 def measure_checkpoint(
-    settings: CheckpointBench, *, how: measure.How, folder: pathlib.Path
+  settings: CheckpointBench, *, how: measure.How, folder: pathlib.Path
 ) -> Iterator[measure.Row]:
   """GB/s of saving and restoring, and steps/s while a save is going on."""
   trainer = training.Trainer(settings.trained)
@@ -59,26 +59,30 @@ def measure_checkpoint(
 
   quiet = measure.nothing
   pairs = [
-      (
-          "save", "GB",
-          "saving a train state until it is on disk",
-          measure.Side("Checkpoints.save and wait", save, quiet),
-          measure.Side("the same bytes to one file, synced", write, quiet),
+    (
+      "save",
+      "GB",
+      "saving a train state until it is on disk",
+      measure.Side("Checkpoints.save and wait", save, quiet),
+      measure.Side("the same bytes to one file, synced", write, quiet),
+    ),
+    (
+      "restore",
+      "GB",
+      "restoring a train state from the page cache to the device",
+      measure.Side("Checkpoints.restore", restore, quiet),
+      measure.Side("the same bytes from one file", read, quiet),
+    ),
+    (
+      "train steps while saving",
+      "steps",
+      "train steps from the call of save on, and without one",
+      measure.Side(
+        "steps while a save is going on", steps_while_saving, kept.wait
       ),
-      (
-          "restore", "GB",
-          "restoring a train state from the page cache to the device",
-          measure.Side("Checkpoints.restore", restore, quiet),
-          measure.Side("the same bytes from one file", read, quiet),
-      ),
-      (
-          "train steps while saving", "steps",
-          "train steps from the call of save on, and without one",
-          measure.Side("steps while a save is going on", steps_while_saving,
-                       kept.wait),
-          measure.Side("steps, nothing is being saved", steps, quiet),
-      ),
-  ]  # fmt: skip
+      measure.Side("steps, nothing is being saved", steps, quiet),
+    ),
+  ]
   for case, unit, compares, ours, theirs in pairs:
     measured = measure.compare(ours, theirs, how=how)
     facts = {"gigabytes": gigabytes}
@@ -86,15 +90,15 @@ def measure_checkpoint(
       facts["call_of_save_s"] = measure.spread(starts_s).median
       facts["steps"] = settings.steps
     yield measure.Row(
-        row="checkpoint",
-        case=case,
-        compares=compares,
-        unit=unit,
-        ours=ours.what,
-        theirs=theirs.what,
-        measured=measured,
-        goals=(),
-        facts=facts,
+      row="checkpoint",
+      case=case,
+      compares=compares,
+      unit=unit,
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=(),
+      facts=facts,
     )
   kept.close()
 

@@ -20,12 +20,12 @@ from totojax.models import mamba
 
 
 def plain_scan(
-    u_BTE: jax.Array,
-    dt_BTE: jax.Array,
-    a_ES: jax.Array,
-    b_BTS: jax.Array,
-    c_BTS: jax.Array,
-    h_BSE: jax.Array,
+  u_BTE: jax.Array,
+  dt_BTE: jax.Array,
+  a_ES: jax.Array,
+  b_BTS: jax.Array,
+  c_BTS: jax.Array,
+  h_BSE: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """`mamba.selective_scan` as it is written down; its gradient keeps all h."""
 
@@ -41,7 +41,7 @@ def plain_scan(
 
 
 def arguments(
-    settings: MambaScanBench, *, seed: int
+  settings: MambaScanBench, *, seed: int
 ) -> tuple[tuple[jax.Array, ...], jax.Array]:
   """Arguments of a scan, as in a new model, and the gradient of its outputs."""
   s, rng = settings, np.random.default_rng(seed)
@@ -51,16 +51,14 @@ def arguments(
 
   wide, narrow = (s.rows, s.tokens, s.inner), (s.rows, s.tokens, s.state)
   dt_BTE = jnp.asarray(np.exp(rng.uniform(-6.9, -2.3, wide)), jnp.float32)
-  a_ES = -jnp.broadcast_to(
-      jnp.arange(1.0, s.state + 1), (s.inner, s.state)
-  )
+  a_ES = -jnp.broadcast_to(jnp.arange(1.0, s.state + 1), (s.inner, s.state))
   start_BSE = jnp.zeros((s.rows, s.state, s.inner), jnp.float32)
   of = (normal(*wide), dt_BTE, a_ES, normal(*narrow), normal(*narrow))
   return (*of, start_BSE), normal(*wide)
 
 
 def gradients(
-    scan: Callable[..., tuple[jax.Array, jax.Array]],
+  scan: Callable[..., tuple[jax.Array, jax.Array]],
 ) -> Callable[..., Any]:
   """(arguments, gradient of the outputs) -> of every argument but the state."""
 
@@ -72,7 +70,7 @@ def gradients(
 
 
 def measure_mamba_scan(
-    settings: MambaScanBench, *, how: measure.How, seed: int
+  settings: MambaScanBench, *, how: measure.How, seed: int
 ) -> Iterator[measure.Row]:
   """Tokens per second of values and gradients, and the memory of both."""
   of, wanted_BTE = arguments(settings, seed=seed)
@@ -92,31 +90,31 @@ def measure_mamba_scan(
 
   plain = side("plain", "jax.lax.scan over all tokens", plain_scan)
   within = {
-      "steps": "token by token in each chunk, which is computed again",
-      "tree": "an associative scan in each chunk, which is computed again",
+    "steps": "token by token in each chunk, which is computed again",
+    "tree": "an associative scan in each chunk, which is computed again",
   }
   for name in settings.scans:
     scan = functools.partial(
-        mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name
+      mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name
     )
     chunked = side(name, within[name], scan)
     measured = measure.compare(chunked, plain, how=how)
     less = bytes_["plain"] / max(bytes_[name], 1)
     yield measure.Row(
-        row="mamba_scan",
-        case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
-        compares="values and gradients of the selective scan",
-        unit="tokens",
-        ours=chunked.what,
-        theirs=plain.what,
-        measured=measured,
-        goals=(measure.Goal("times less temporary memory", less, 2.0),),
-        facts={
-            **dataclasses.asdict(settings),
-            "temporary_bytes": {k: bytes_[k] for k in (name, "plain")},
-            "largest_difference": max(
-                float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
-                for a, b in zip(made[name], made["plain"])
-            ),
-        },
+      row="mamba_scan",
+      case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
+      compares="values and gradients of the selective scan",
+      unit="tokens",
+      ours=chunked.what,
+      theirs=plain.what,
+      measured=measured,
+      goals=(measure.Goal("times less temporary memory", less, 2.0),),
+      facts={
+        **dataclasses.asdict(settings),
+        "temporary_bytes": {k: bytes_[k] for k in (name, "plain")},
+        "largest_difference": max(
+          float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
+          for a, b in zip(made[name], made["plain"])
+        ),
+      },
     )

@@ -30,7 +30,7 @@ PARTS = ("imported", "initialised", "first_step", "second_step")
 
 
 def measure_startup(
-    settings: StartupBench, *, how: measure.How, folder: pathlib.Path
+  settings: StartupBench, *, how: measure.How, folder: pathlib.Path
 ) -> Iterator[measure.Row]:
   """Starts per second with and without the persistent compilation cache."""
   marks = {"with": [], "without": []}
@@ -44,66 +44,66 @@ def measure_startup(
     return run
 
   ours = measure.Side(
-      "with a filled compilation cache", start("with", True), measure.nothing
+    "with a filled compilation cache", start("with", True), measure.nothing
   )
   theirs = measure.Side(
-      "without a compilation cache", start("without", False), measure.nothing
+    "without a compilation cache", start("without", False), measure.nothing
   )
   # The turn that warms up also fills the cache.
   measured = measure.compare(ours, theirs, how=how)
   yield measure.Row(
-      row="startup",
-      case="",
-      compares=(
-          "a fresh process from its start to the end of its second train step"
-      ),
-      unit="starts",
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measured,
-      goals=(),
-      facts={
-          f"seconds_{name}_cache": seconds(found[1:])
-          for name, found in marks.items()
-      },
+    row="startup",
+    case="",
+    compares=(
+      "a fresh process from its start to the end of its second train step"
+    ),
+    unit="starts",
+    ours=ours.what,
+    theirs=theirs.what,
+    measured=measured,
+    goals=(),
+    facts={
+      f"seconds_{name}_cache": seconds(found[1:])
+      for name, found in marks.items()
+    },
   )
 
 
 def seconds(found: list[Mapping[str, float]]) -> dict[str, float]:
   """Medians over starts of the seconds that each part takes."""
   return {
-      part: statistics.median(
-          one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found
-      )
-      for i, part in enumerate(PARTS)
+    part: statistics.median(
+      one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found
+    )
+    for i, part in enumerate(PARTS)
   }
 
 
-def child(
-    config: Pretrain, cache: pathlib.Path | None
-) -> dict[str, float]:
+def child(config: Pretrain, cache: pathlib.Path | None) -> dict[str, float]:
   """Seconds since the start at which each of `PARTS` was over.
 
   Raises:
     RuntimeError: the process failed; has the end of what it said.
   """
   environment = os.environ | {
-      # Where there is a GPU, most of its memory is this process's.
-      "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-      "JAX_ENABLE_COMPILATION_CACHE": "false" if cache is None else "true",
-      "JAX_COMPILATION_CACHE_DIR": "" if cache is None else str(cache),
+    # Where there is a GPU, most of its memory is this process's.
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    "JAX_ENABLE_COMPILATION_CACHE": "false" if cache is None else "true",
+    "JAX_COMPILATION_CACHE_DIR": "" if cache is None else str(cache),
   }
   result = subprocess.run(
-      [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.time())],
-      input=json.dumps(schema.to_dict(config)), env=environment,
-      capture_output=True, text=True, check=False,
-  )  # fmt: skip
+    [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.time())],
+    input=json.dumps(schema.to_dict(config)),
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
   if result.returncode:
     raise RuntimeError(
-        "a process that should train two steps failed:"
-        f" {result.stderr[-2000:]}"
+      f"a process that should train two steps failed: {result.stderr[-2000:]}"
     )
   return json.loads(result.stdout.splitlines()[-1])
 

@@ -18,7 +18,7 @@ from totojax.jobs.bench import training
 
 
 def measure_sweep(
-    settings: SweepBench, *, how: measure.How
+  settings: SweepBench, *, how: measure.How
 ) -> Iterator[measure.Row]:
   """Updates of all runs per second of total time."""
   rates = tuple(2.0**x for x in settings.log2_lr)
@@ -49,31 +49,31 @@ def measure_sweep(
     return updates
 
   theirs = measure.Side(
-      "a run for each rate, one after the other", apart, measure.nothing
+    "a run for each rate, one after the other", apart, measure.nothing
   )
   for way in settings.together:
     case = "lanes in turn" if way == "in_turn" else "lanes at once (vmap)"
     ours = measure.Side(
-        f"{len(rates)} rates in one program, {case}",
-        lambda way=way: together(way),
-        measure.nothing,
+      f"{len(rates)} rates in one program, {case}",
+      lambda way=way: together(way),
+      measure.nothing,
     )
     measured = measure.compare(ours, theirs, how=how)
     yield measure.Row(
-        row="sweep",
-        case=case,
-        compares=(
-            "total time of short runs that differ in their learning rate alone:"
-            " building, compiling, training"
-        ),
-        unit="updates",
-        ours=ours.what,
-        theirs=theirs.what,
-        measured=measured,
-        goals=(),
-        facts={
-            "rates": list(rates),
-            "steps": settings.steps,
-            "last_loss": dict(losses),
-        },
+      row="sweep",
+      case=case,
+      compares=(
+        "total time of short runs that differ in their learning rate alone:"
+        " building, compiling, training"
+      ),
+      unit="updates",
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=(),
+      facts={
+        "rates": list(rates),
+        "steps": settings.steps,
+        "last_loss": dict(losses),
+      },
     )

@@ -42,11 +42,11 @@ class Trainer:
   """
 
   def __init__(
-      self,
-      config: Pretrain,
-      *,
-      devices: int = 1,
-      lanes: lanes_lib.Lanes | None = None,
+    self,
+    config: Pretrain,
+    *,
+    devices: int = 1,
+    lanes: lanes_lib.Lanes | None = None,
   ):
     """Builds and initialises; nothing of the step is compiled yet.
 
@@ -58,24 +58,24 @@ class Trainer:
     self.shape = parts.shape(config.model)
     self.spec = config.sequence
     mesh = sharding.make_mesh(
-        sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
-        jax.devices()[:devices],
+      sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
+      jax.devices()[:devices],
     )
     size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
     self.run = parts.run(
-        config,
-        task=task_lib.Pretrain(parts.model(config)),
-        steps=flops.steps(size.total_tokens, size.batch_tokens),
-        rows=rows,
-        microbatches=size.microbatches,
-        batches=lambda first: iter(()),  # there is but the one below
-        evals={},
-        facts={},
-        tokens_per_step=size.batch_tokens,
-        flops_per_token=0.0,
-        layout=sharding.Layout(mesh),
-        lanes=lanes,
+      config,
+      task=task_lib.Pretrain(parts.model(config)),
+      steps=flops.steps(size.total_tokens, size.batch_tokens),
+      rows=rows,
+      microbatches=size.microbatches,
+      batches=lambda first: iter(()),  # there is but the one below
+      evals={},
+      facts={},
+      tokens_per_step=size.batch_tokens,
+      flops_per_token=0.0,
+      layout=sharding.Layout(mesh),
+      lanes=lanes,
     )
     self.tokens_BR = random_rows(self.spec, rows, seed=config.seed)
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
@@ -105,20 +105,22 @@ class Trainer:
 
 
 def random_rows(
-    spec: sequence.SequenceSpec, rows: int, *, seed: int
+  spec: sequence.SequenceSpec, rows: int, *, seed: int
 ) -> np.ndarray:
   """int32 [rows, R]: videos of random codes."""
   rng = np.random.default_rng(seed)
   shape = (rows, spec.frames, spec.frame_tokens)
   codes_BNP = rng.integers(0, spec.vocab, shape)
-  return np.stack([
+  return np.stack(
+    [
       sequence.build(codes_NP, kind="video", spec=spec)
       for codes_NP in codes_BNP
-  ]).astype(np.int32)
+    ]
+  ).astype(np.int32)
 
 
 def measure_train_step(
-    settings: TrainStepBench, *, how: measure.How
+  settings: TrainStepBench, *, how: measure.How
 ) -> Iterator[measure.Row | measure.Skipped]:
   """Tokens per second of training.
 
@@ -133,24 +135,24 @@ def measure_train_step(
 
 
 def _case(
-    case: str,
-    config: Pretrain,
-    settings: TrainStepBench,
-    *,
-    how: measure.How,
-    ceiling: hardware.Ceiling | None,
+  case: str,
+  config: Pretrain,
+  settings: TrainStepBench,
+  *,
+  how: measure.How,
+  ceiling: hardware.Ceiling | None,
 ) -> measure.Row:
   trainer = Trainer(config)
   shape, spec = llama.required(trainer.shape), trainer.spec
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
   step, parameters = peers.llama_step(
-      shape,
-      config.optim,
-      vocab=spec.padded_vocab,
-      dtype=config.compute.dtype,
-      compiled=settings.peer_compiled,
-      inputs_BT=inputs_BT,
-      targets_BT=targets_BT,
+    shape,
+    config.optim,
+    vocab=spec.padded_vocab,
+    dtype=config.compute.dtype,
+    compiled=settings.peer_compiled,
+    inputs_BT=inputs_BT,
+    targets_BT=targets_BT,
   )
   losses = {}
 
@@ -164,52 +166,50 @@ def _case(
     return run
 
   ours = measure.Side(
-      "our train step", repeated("ours", trainer.dispatch), measure.nothing
+    "our train step", repeated("ours", trainer.dispatch), measure.nothing
   )
   theirs = measure.Side(
-      f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
-      " transformers' LlamaForCausalLM (fused attention and AdamW)",
-      repeated("theirs", step),
-      measure.nothing,
+    f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
+    " transformers' LlamaForCausalLM (fused attention and AdamW)",
+    repeated("theirs", step),
+    measure.nothing,
   )
   measured = measure.compare(ours, theirs, how=how)
   needed = flops.train_flops_per_token(
-      shape, vocab=spec.vocab, context=spec.context
+    shape, vocab=spec.vocab, context=spec.context
   )
   return measure.Row(
-      row="train_step",
-      case=f"{case}, {config.compute.dtype}",
-      compares=(
-          "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
-          " the same batch"
-      ),
-      unit="tokens",
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measured,
-      goals=(
-          measure.Goal(
-              "times PyTorch's tokens/s", measured.ratio.median, 1.0
-          ),
-      ),
-      facts={
-          "parameters": parameters,
-          "batch": inputs_BT.shape[0],
-          "context": inputs_BT.shape[1],
-          "width": shape.width,
-          "depth": shape.depth,
-          "threads_of_pytorch": peers.cores(),
-          "first_loss": losses,
-          "model_flops_per_token": needed,
-          **utilisation(measured, needed, ceiling),
-      },
+    row="train_step",
+    case=f"{case}, {config.compute.dtype}",
+    compares=(
+      "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
+      " the same batch"
+    ),
+    unit="tokens",
+    ours=ours.what,
+    theirs=theirs.what,
+    measured=measured,
+    goals=(
+      measure.Goal("times PyTorch's tokens/s", measured.ratio.median, 1.0),
+    ),
+    facts={
+      "parameters": parameters,
+      "batch": inputs_BT.shape[0],
+      "context": inputs_BT.shape[1],
+      "width": shape.width,
+      "depth": shape.depth,
+      "threads_of_pytorch": peers.cores(),
+      "first_loss": losses,
+      "model_flops_per_token": needed,
+      **utilisation(measured, needed, ceiling),
+    },
   )
 
 
 def utilisation(
-    measured: measure.Comparison,
-    flops_per_token: float,
-    ceiling: hardware.Ceiling | None,
+  measured: measure.Comparison,
+  flops_per_token: float,
+  ceiling: hardware.Ceiling | None,
 ) -> dict[str, Any]:
   """MFU of both sides, of the measured peak and of the vendor's."""
   if ceiling is None:

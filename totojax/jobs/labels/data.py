@@ -47,10 +47,10 @@ class Sets:
   def sentence(self) -> str:
     """How much of each there is."""
     return (
-        f"{len(self.train.records)} training records,"
-        f" {len(self.held.items())} items held out of training,"
-        f" {len(self.validation.items())} for validation, {self.classes}"
-        " classes"
+      f"{len(self.train.records)} training records,"
+      f" {len(self.held.items())} items held out of training,"
+      f" {len(self.validation.items())} for validation, {self.classes}"
+      " classes"
     )
 
 
@@ -88,10 +88,10 @@ class Setup:
 
 
 def stores(
-    run: backbone.Trained,
-    config: labels.Data,
-    *,
-    spec: sequence.SequenceSpec | None = None,
+  run: backbone.Trained,
+  config: labels.Data,
+  *,
+  spec: sequence.SequenceSpec | None = None,
 ) -> dict[str, store_lib.Store]:
   """The stores of training and validation, by `SPLITS`.
 
@@ -105,20 +105,20 @@ def stores(
       both.
   """
   opened = {
-      name: backbone.open_tokens(run, path, f"data.{name}", seq=spec)
-      for name, path in zip(SPLITS, (config.train, config.validation))
+    name: backbone.open_tokens(run, path, f"data.{name}", seq=spec)
+    for name, path in zip(SPLITS, (config.train, config.validation))
   }
   kinds = {name: store.manifest.kind for name, store in opened.items()}
   if len(set(kinds.values())) > 1:
     raise ConfigError(f"the stores are of different kinds: {kinds}")
   heldout.check_disjoint(
-      *([rows_lib.Source(name, s, 1.0)] for name, s in opened.items())
+    *([rows_lib.Source(name, s, 1.0)] for name, s in opened.items())
   )
   return opened
 
 
 def clip_frames(
-    run: backbone.Trained, store: store_lib.Store, config: labels.Data
+  run: backbone.Trained, store: store_lib.Store, config: labels.Data
 ) -> int:
   """Frames of a clip of a store: 1 for images."""
   if store.manifest.kind == "image":
@@ -127,7 +127,7 @@ def clip_frames(
 
 
 def token_reader(
-    records: labelled.Records, spec: sequence.SequenceSpec, seed: int
+  records: labelled.Records, spec: sequence.SequenceSpec, seed: int
 ) -> rows_lib.ReadTokens:
   """Reads the rows of records of a store."""
   source = rows_lib.Source(records.name, records.tokens, 1.0)
@@ -135,12 +135,12 @@ def token_reader(
 
 
 def sets(
-    train: labelled.Records,
-    validation: labelled.Records,
-    *,
-    config: labels.Data,
-    seed: int,
-    missing: Sequence[tuple[str, str]],
+  train: labelled.Records,
+  validation: labelled.Records,
+  *,
+  config: labels.Data,
+  seed: int,
+  missing: Sequence[tuple[str, str]],
 ) -> Sets:
   """Holds out what a layer is chosen on, and counts classes.
 
@@ -148,21 +148,19 @@ def sets(
     ValueError: nothing is held out where something should be, or the classes
       do not fit.
   """
-  rest, held = labelled.split(
-      train, held_frac=config.holdout_frac, seed=seed
-  )
+  rest, held = labelled.split(train, held_frac=config.holdout_frac, seed=seed)
   if config.holdout_frac and not len(held.records):
     or_none = "" if isinstance(config, labels.ProbeData) else ", or set it to 0"
     raise ConfigError(
-        f"data.holdout_frac {config.holdout_frac} of {len(rest.records)}"
-        f" training records holds none out; raise it{or_none}"
+      f"data.holdout_frac {config.holdout_frac} of {len(rest.records)}"
+      f" training records holds none out; raise it{or_none}"
     )
   classes = labelled.check_classes(rest, validation, classes=config.classes)
   return Sets(
-      all_train=train,
-      train=rest,
-      held=held,
-      validation=validation,
-      missing=tuple(missing),
-      classes=classes,
+    all_train=train,
+    train=rest,
+    held=held,
+    validation=validation,
+    missing=tuple(missing),
+    classes=classes,
   )

@@ -22,22 +22,22 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
   assert isinstance(config, labels.Finetune)
   if setup.tokenizer is None:
     raise ConfigError(
-        "data.source is 'tokens', and fine-tuning mixes and changes pixels; use"
-        " 'folder' or 'imagenet', with data.root and data.encode_with"
+      "data.source is 'tokens', and fine-tuning mixes and changes pixels; use"
+      " 'folder' or 'imagenet', with data.root and data.encode_with"
     )
   if len(config.optim.head_lr_mults) != 1:
     raise ConfigError(
-        f"optim.head_lr_mults is {config.optim.head_lr_mults}; fine-tuning has"
-        " one head: name one number"
+      f"optim.head_lr_mults is {config.optim.head_lr_mults}; fine-tuning has"
+      " one head: name one number"
     )
   classes = setup.sets.classes
   task = finetune.FineTune(
-      setup.backbone, setup.model, config.head, classes=classes
+    setup.backbone, setup.model, config.head, classes=classes
   )
   return setup_lib.training(
-      setup,
-      task,
-      wrap=lambda inner: mix.MixFrames(inner, config.mix, classes=classes),
-      used=finetune.used,
-      facts={"prefix_tokens": setup.model.config.prefix_tokens},
+    setup,
+    task,
+    wrap=lambda inner: mix.MixFrames(inner, config.mix, classes=classes),
+    used=finetune.used,
+    facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )

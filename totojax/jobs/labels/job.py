@@ -25,37 +25,45 @@ Interrupted = Callable[[int], bool]
 
 
 def joint(
-    config: labels.Joint, workdir: epath.Path, interrupted: Interrupted
+  config: labels.Joint, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Next-token training with probes of the layers; False when interrupted."""
   setup = setup_lib.prepare(config)
   layers = joint_lib.layers(setup)
   return _run(
-      setup, joint_lib.training(setup), workdir, interrupted, source="joint",
-      layers=layers,
-  )  # fmt: skip
+    setup,
+    joint_lib.training(setup),
+    workdir,
+    interrupted,
+    source="joint",
+    layers=layers,
+  )
 
 
 def finetune(
-    config: labels.Finetune, workdir: epath.Path, interrupted: Interrupted
+  config: labels.Finetune, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Trains everything to classify; False when interrupted."""
   setup = setup_lib.prepare(config)
   layers = (setup.model.config.depth,)
   return _run(
-      setup, finetune_lib.training(setup), workdir, interrupted,
-      source="finetuned", layers=layers,
-  )  # fmt: skip
+    setup,
+    finetune_lib.training(setup),
+    workdir,
+    interrupted,
+    source="finetuned",
+    layers=layers,
+  )
 
 
 def _run(
-    setup: setup_lib.Setup,
-    training: tuple[train.Run, scoring.Score],
-    workdir: epath.Path,
-    interrupted: Interrupted,
-    *,
-    source: str,
-    layers: tuple[int, ...],
+  setup: setup_lib.Setup,
+  training: tuple[train.Run, scoring.Score],
+  workdir: epath.Path,
+  interrupted: Interrupted,
+  *,
+  source: str,
+  layers: tuple[int, ...],
 ) -> bool:
   run, score = training
   console.say(_amounts(setup))
@@ -75,7 +83,7 @@ def _run(
 def _amounts(setup: setup_lib.Setup) -> str:
   spec = setup.model.spec
   return (
-      f"{setup.sets.sentence}; {setup.steps} updates of"
-      f" {setup.config.train.batch_rows} rows of {spec.frames} x {spec.grid} x"
-      f" {spec.grid} tokens, from {setup.run.path} at step {setup.run.step}"
+    f"{setup.sets.sentence}; {setup.steps} updates of"
+    f" {setup.config.train.batch_rows} rows of {spec.frames} x {spec.grid} x"
+    f" {spec.grid} tokens, from {setup.run.path} at step {setup.run.step}"
   )

@@ -29,17 +29,13 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
   head = heads.filled(setup.config.head, setup.model.config)
   settings = len(setup.config.optim.settings)
   task = joint.Joint(
-      # This run's mask, not any: next tokens are not to be seen.
-      pretrain.Pretrain(
-          setup.model, parts.parametrisation(setup.run.config)
-      ),
-      head=head,
-      layers=chosen,
-      classes=setup.sets.classes,
-      settings=settings,
+    # This run's mask, not any: next tokens are not to be seen.
+    pretrain.Pretrain(setup.model, parts.parametrisation(setup.run.config)),
+    head=head,
+    layers=chosen,
+    classes=setup.sets.classes,
+    settings=settings,
   )
   return setup_lib.training(
-      setup,
-      task,
-      facts={"heads": len(chosen) * settings, "layers": chosen},
+    setup, task, facts={"heads": len(chosen) * settings, "layers": chosen}
   )

@@ -28,17 +28,22 @@ class Heads(Protocol):
 
 
 def finite(
-    setup: data_lib.Setup,
-    records: labelled.Records,
-    read: labelled.Read,
-    *,
-    by_item: bool,
+  setup: data_lib.Setup,
+  records: labelled.Records,
+  read: labelled.Read,
+  *,
+  by_item: bool,
 ) -> labelled.Finite:
   """Batches for an evaluation; see `labelled.finite`."""
   return labelled.finite(
-      records, read, batch=setup.config.train.score_rows, ways=setup.ways,
-      by_item=by_item, host=jax.process_index(), hosts=jax.process_count(),
-  )  # fmt: skip
+    records,
+    read,
+    batch=setup.config.train.score_rows,
+    ways=setup.ways,
+    by_item=by_item,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+  )
 
 
 def outcomes(setup: data_lib.Setup, task: Heads) -> Callable[..., Any]:
@@ -46,22 +51,23 @@ def outcomes(setup: data_lib.Setup, task: Heads) -> Callable[..., Any]:
 
   def compute(params, frozen, stats, batch, views):
     return task.outcomes(
-        params, frozen, stats, batch,
-        of=lambda logits_BC: top1.outcome(
-            logits_BC, batch["label"], views=views
-        ),
-    )  # fmt: skip
+      params,
+      frozen,
+      stats,
+      batch,
+      of=lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views),
+    )
 
   compute = parts.everywhere(compute, setup.layout, static=("views",))
   return lambda state, batch, views: compute(
-      state.params, state.frozen, state.stats, batch, views=views
+    state.params, state.frozen, state.stats, batch, views=views
   )
 
 
 def scorer(
-    setup: data_lib.Setup,
-    compute: Callable[..., Any],
-    reads: Mapping[str, labelled.Read],
+  setup: data_lib.Setup,
+  compute: Callable[..., Any],
+  reads: Mapping[str, labelled.Read],
 ) -> Score:
   """(state, "validation" or "holdout") -> every head on every item of it.
 
@@ -80,21 +86,22 @@ def scorer(
   def score(state: step_lib.TrainState, name: str) -> top1.Scores:
     items = batches[name]
     return top1.evaluate(
-        lambda batch: compute(state, batch, items.views),
-        items,
-        items=items.items,
+      lambda batch: compute(state, batch, items.views), items, items=items.items
     )
 
   return score
 
 
 def training_stream(
-    setup: data_lib.Setup, read: labelled.Read
+  setup: data_lib.Setup, read: labelled.Read
 ) -> Callable[[int], Any]:
   """First step -> this host's training batches from there on."""
   dataset = labelled.stream(
-      setup.sets.train, read, seed=setup.config.seed,
-      batch=setup.config.train.batch_rows, host=jax.process_index(),
-      hosts=jax.process_count(),
-  )  # fmt: skip
+    setup.sets.train,
+    read,
+    seed=setup.config.seed,
+    batch=setup.config.train.batch_rows,
+    host=jax.process_index(),
+    hosts=jax.process_count(),
+  )
   return parts.reader(setup.config.data.reading, dataset)

@@ -14,9 +14,9 @@ from totojax.config import pretrain as pretrain_config
 
 
 def run(
-    config: pretrain_config.Pretrain | corpus_config.Tokenize,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: pretrain_config.Pretrain | corpus_config.Tokenize,
+  workdir: epath.Path,
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Of training where the config holds a model to train, else of tokenizing."""
   # Only now: one of the two needs a compiler, the other decodes.

@@ -13,10 +13,10 @@ from totojax.config.schema import ConfigError
 # The compiler looks for the machine it runs on, complains and locks it; there
 # is none. What it compiles for does not depend on these.
 _ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+  "TPU_WORKER_HOSTNAMES": "localhost",
 }
 
 
@@ -63,10 +63,10 @@ class Chip:
 # v5p was not compared with its vendor's page. Network: 6.4 Tbit/s of a pod of
 # 256 v5e (cloud.google.com/tpu/docs/v5e), 50 and 100 Gbit/s of a v5p and v6e.
 CHIPS = {
-    "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None, cores=2),
-    "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9, 3.125e9),
-    "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9, cores=2),
-    "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9, 12.5e9),
+  "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None, cores=2),
+  "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9, 3.125e9),
+  "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9, cores=2),
+  "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9, 12.5e9),
 }
 
 
@@ -87,9 +87,9 @@ class Gpu:
 
 # NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM.
 GPUS = {
-    "NVIDIA A100": Gpu(80e9 / 2**30, 2.039e12, 19.5e12),
-    "NVIDIA H100": Gpu(80e9 / 2**30, 3.35e12, 67e12),
-    "NVIDIA H200": Gpu(141e9 / 2**30, 4.8e12, 67e12),
+  "NVIDIA A100": Gpu(80e9 / 2**30, 2.039e12, 19.5e12),
+  "NVIDIA H100": Gpu(80e9 / 2**30, 3.35e12, 67e12),
+  "NVIDIA H200": Gpu(141e9 / 2**30, 4.8e12, 67e12),
 }
 
 
@@ -114,8 +114,8 @@ def chip(topology: str) -> Chip:
   family, colon, shape = topology.partition(":")
   if family not in CHIPS or not colon or not shape:
     raise ConfigError(
-        f"plan.topology is {topology!r}; use {', '.join(CHIPS)} with a shape of"
-        " chips, as v5e:16x16 or v4:4x4x8, or gpu:NVIDIA H100:8"
+      f"plan.topology is {topology!r}; use {', '.join(CHIPS)} with a shape of"
+      " chips, as v5e:16x16 or v4:4x4x8, or gpu:NVIDIA H100:8"
     )
   return CHIPS[family]
 
@@ -129,8 +129,8 @@ def devices(topology: str, *, slices: int) -> list[Any]:
   """
   if importlib.util.find_spec("libtpu") is None:
     raise ImportError(
-        "the TPU compiler is not installed; pip install 'totojax[tpu]' (it"
-        " needs no TPU)"
+      "the TPU compiler is not installed; pip install 'totojax[tpu]' (it"
+      " needs no TPU)"
     )
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
@@ -143,10 +143,10 @@ def devices(topology: str, *, slices: int) -> list[Any]:
     more["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
   try:
     return list(
-        topologies.get_topology_desc(topology, platform="tpu", **more).devices
+      topologies.get_topology_desc(topology, platform="tpu", **more).devices
     )
   except Exception as error:
     raise ValueError(
-        f"plan.topology {topology!r} with {slices} slices is refused by the"
-        f" TPU compiler: {str(error).splitlines()[0]}"
+      f"plan.topology {topology!r} with {slices} slices is refused by the"
+      f" TPU compiler: {str(error).splitlines()[0]}"
     ) from error

@@ -29,15 +29,15 @@ from totojax.rundir import provenance
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
 _USED = re.compile(
-    r"(?:Used|temporaries \() ?([\d.]+[KMGT])"
-    r"\)? (?:of|exceeds available HBM \() ?([\d.]+[KMGT])"
+  r"(?:Used|temporaries \() ?([\d.]+[KMGT])"
+  r"\)? (?:of|exceeds available HBM \() ?([\d.]+[KMGT])"
 )
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 ADVICE = (
-    "compute.remat='full' keeps least, then 'projections', then 'products'",
-    "a larger train.microbatches computes fewer rows at a time",
-    "a larger mesh.fsdp splits parameters and moments further",
-    "compute.attention='auto' keeps no tokens x tokens array on a TPU",
+  "compute.remat='full' keeps least, then 'projections', then 'products'",
+  "a larger train.microbatches computes fewer rows at a time",
+  "a larger mesh.fsdp splits parameters and moments further",
+  "compute.attention='auto' keeps no tokens x tokens array on a TPU",
 )
 
 
@@ -57,7 +57,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
     step = train_step.build(config, devices=devices, backend="tpu")
     assert step.program is not None  # which it is for devices
     lowered = step.program.step_fn.lower(
-        step.program.shapes, step.task.batch_spec(step.rows)
+      step.program.shapes, step.task.batch_spec(step.rows)
     )
     known = describe(config, step, chips_used=len(devices))
   else:
@@ -66,12 +66,12 @@ def plan(config: Pretrain) -> dict[str, Any]:
     lowered, known = served.lower(), served.facts
   traced_s = time.monotonic() - begin
   facts = {
-      "source": "TPU compiler",
-      "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
-      **known,
-      "device_kind": devices[0].device_kind,
-      "trace_s": traced_s,
-      "limits": [*estimate.LIMITS, *(() if trains else serving.LIMITS)],
+    "source": "TPU compiler",
+    "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
+    **known,
+    "device_kind": devices[0].device_kind,
+    "trace_s": traced_s,
+    "limits": [*estimate.LIMITS, *(() if trains else serving.LIMITS)],
   }
   begin = time.monotonic()
   try:
@@ -84,45 +84,49 @@ def plan(config: Pretrain) -> dict[str, Any]:
   facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
   if chip.clock_hz is None:
     facts["limits"].append(
-        f"The clock of a {chip.kind} is not published, so cycles give no time."
+      f"The clock of a {chip.kind} is not published, so cycles give no time."
     )
   try:
     program = hlo.Program(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
-    return facts | _rates(facts, chip) | {
+    return (
+      facts
+      | _rates(facts, chip)
+      | {
         "no_text": (
-            "the compiler does not write this program out, so traffic and time"
-            f" are not known: {str(error).splitlines()[0]}"
+          "the compiler does not write this program out, so traffic and time"
+          f" are not known: {str(error).splitlines()[0]}"
         )
-    }
+      }
+    )
   traffic = estimate.traffic(program, chip)
   exchanges = {
-      "collectives": traffic,
-      "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
+    "collectives": traffic,
+    "collectives_alone_s": sum(row["alone_s"] or 0.0 for row in traffic),
   }
   if trains and known["mesh"]["sequence"] > 1:
     facts["limits"].append(
-        "With tokens split over devices the attention kernel has no charge, so"
-        " no time is known."
+      "With tokens split over devices the attention kernel has no charge, so"
+      " no time is known."
     )
     return facts | exchanges | {"cycles": estimate.groups(program)}
   per_chip = facts["model_flops_per_step"] / len(devices)
   found = estimate.time(
-      program,
-      topology=planning.topology,
-      chip=chip,
-      model_flops_per_chip=per_chip,
-      what=planning.what,
+    program,
+    topology=planning.topology,
+    chip=chip,
+    model_flops_per_chip=per_chip,
+    what=planning.what,
   )
   facts |= exchanges | {
-      "cycles": dict(found.cycles),
-      "kernels": [
-          {**dataclasses.asdict(charge), "cycles": charge.cycles}
-          for charge in found.kernels
-      ],
-      "uncharged_kernels": list(found.uncharged),
-      "step_s": found.step_s,
-      "mfu_bound": found.mfu_bound,
+    "cycles": dict(found.cycles),
+    "kernels": [
+      {**dataclasses.asdict(charge), "cycles": charge.cycles}
+      for charge in found.kernels
+    ],
+    "uncharged_kernels": list(found.uncharged),
+    "step_s": found.step_s,
+    "mfu_bound": found.mfu_bound,
   }
   return facts | _rates(facts, chip)
 
@@ -156,52 +160,52 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
   room = chips.gpu(kind).hbm_gib
   if state > room:
     facts |= {
-        "fits": False,
-        "error": (
-            f"parameters, moments and gradients alone need {state:.1f} GiB of a"
-            f" {kind}'s {room:.1f}"
-        ),
-        "advice": ["a larger mesh.fsdp or mesh.tensor splits them further"],
+      "fits": False,
+      "error": (
+        f"parameters, moments and gradients alone need {state:.1f} GiB of a"
+        f" {kind}'s {room:.1f}"
+      ),
+      "advice": ["a larger mesh.fsdp or mesh.tensor splits them further"],
     }
   return facts | {
-      "source": "arithmetic",
-      "device_kind": kind,
-      "state_and_gradients_gib": state,
-      "step_s": step_s,
-      "assumed_mfu": planning.busy,
-      "limits": [
-          f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
-          " assumption, and activations are not counted in the memory."
-      ],
+    "source": "arithmetic",
+    "device_kind": kind,
+    "state_and_gradients_gib": state,
+    "step_s": step_s,
+    "assumed_mfu": planning.busy,
+    "limits": [
+      f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
+      " assumption, and activations are not counted in the memory."
+    ],
   }
 
 
 def describe(
-    config: Pretrain, step: train_step.Step, *, chips_used: int
+  config: Pretrain, step: train_step.Step, *, chips_used: int
 ) -> dict[str, Any]:
   """What is known before anything is compiled."""
   model = step.task.model
   shape, spec = model.config, model.spec
   tokens = step.rows * spec.context
   per_token = flops.train_flops_per_token(
-      shape, vocab=spec.vocab, context=spec.context
+    shape, vocab=spec.vocab, context=spec.context
   )
   facts = {
-      "what": "train",
-      "topology": config.plan.topology,
-      "slices": config.plan.slices,
-      "chips": chips_used,
-      "mesh": schema.to_dict(config.mesh),
-      "remat": model.compute.remat,
-      "attention": step.attention,
-      "dtype": model.compute.dtype,
-      "rows": step.rows,
-      "context": spec.context,
-      "microbatches": step.microbatches,
-      "tokens_per_step": tokens,
-      "total_tokens": step.total_tokens,
-      "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
-      "model_flops_per_step": per_token * tokens,
+    "what": "train",
+    "topology": config.plan.topology,
+    "slices": config.plan.slices,
+    "chips": chips_used,
+    "mesh": schema.to_dict(config.mesh),
+    "remat": model.compute.remat,
+    "attention": step.attention,
+    "dtype": model.compute.dtype,
+    "rows": step.rows,
+    "context": spec.context,
+    "microbatches": step.microbatches,
+    "tokens_per_step": tokens,
+    "total_tokens": step.total_tokens,
+    "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
+    "model_flops_per_step": per_token * tokens,
   }
   if step.program is not None and step.layout is not None:
     facts["mesh"] = dict(step.layout.mesh.shape)
@@ -211,7 +215,7 @@ def describe(
 
 
 def cost(
-    facts: Mapping[str, Any], *, price_per_chip_hour: float
+  facts: Mapping[str, Any], *, price_per_chip_hour: float
 ) -> dict[str, Any]:
   """Chip-hours and money at the estimated step time.
 
@@ -224,26 +228,26 @@ def cost(
     if per_s:
       hours = 1e6 / per_s / 3600
       return {
-          "price_per_chip_hour": price_per_chip_hour,
-          "chip_hours_of_a_million": hours,
-          "money_of_a_million": hours * price_per_chip_hour or None,
+        "price_per_chip_hour": price_per_chip_hour,
+        "chip_hours_of_a_million": hours,
+        "money_of_a_million": hours * price_per_chip_hour or None,
       }
   if not step_s or facts.get("what", "train") != "train":
     return {}
   steps = flops.steps(facts["total_tokens"], facts["tokens_per_step"])
   hours = steps * step_s / 3600
   return {
-      "tokens_per_s": facts["tokens_per_step"] / step_s,
-      "steps": steps,
-      "days": hours / 24,
-      "chip_hours": hours * facts["chips"],
-      "price_per_chip_hour": price_per_chip_hour,
-      "money": hours * facts["chips"] * price_per_chip_hour or None,
+    "tokens_per_s": facts["tokens_per_step"] / step_s,
+    "steps": steps,
+    "days": hours / 24,
+    "chip_hours": hours * facts["chips"],
+    "price_per_chip_hour": price_per_chip_hour,
+    "money": hours * facts["chips"] * price_per_chip_hour or None,
   }
 
 
 def _does_not_fit(
-    error: Exception, advice: Sequence[str] = ADVICE
+  error: Exception, advice: Sequence[str] = ADVICE
 ) -> dict[str, Any]:
   """The compiler's out-of-memory error; any other is raised again."""
   text = str(error)
@@ -253,13 +257,11 @@ def _does_not_fit(
   facts: dict[str, Any] = {"fits": False, "advice": list(advice)}
   if used:
     need, limit = (
-        float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB
-        for size in used.groups()
+      float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB
+      for size in used.groups()
     )
     facts |= {"hbm_peak_gib": need, "hbm_limit_gib": limit}
-    facts["error"] = (
-        f"needs {need:.2f} GiB of a chip's {limit:.2f} GiB of HBM"
-    )
+    facts["error"] = f"needs {need:.2f} GiB of a chip's {limit:.2f} GiB of HBM"
   else:
     facts["error"] = text.splitlines()[0]
   return facts
@@ -267,6 +269,6 @@ def _does_not_fit(
 
 def _bytes(tree: Any) -> int:
   return sum(
-      int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
+    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )

@@ -94,9 +94,11 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
   spec = media.spec(
-      "image" if settings.images else "video",
-      clip=config.clip, views=config.views, image=config.image,
-  )  # fmt: skip
+    "image" if settings.images else "video",
+    clip=config.clip,
+    views=config.views,
+    image=config.image,
+  )
   if isinstance(spec, images.ImageSpec):
     count, hours = settings.images, None
   else:
@@ -109,7 +111,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
 
 
 def of_job(
-    config: Tokenize, work: parts_lib.Work, tokenizer: api.Tokenizer
+  config: Tokenize, work: parts_lib.Work, tokenizer: api.Tokenizer
 ) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
@@ -119,10 +121,10 @@ def of_job(
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(
-          part.listing.items, settings.probed, seed=config.seed
+        part.listing.items, settings.probed, seed=config.seed
       )
     rows.append(
-        _row(part.name, count, hours, probed, work.spec, tokenizer, settings)
+      _row(part.name, count, hours, probed, work.spec, tokenizer, settings)
     )
   return rows
 
@@ -135,14 +137,14 @@ def peak_flops_per_s(settings: Planning) -> float:
   """
   if settings.chip not in flops.PEAK_FLOPS_PER_S:
     raise ConfigError(
-        f"plan.chip is {settings.chip!r}; use one of"
-        f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
+      f"plan.chip is {settings.chip!r}; use one of"
+      f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
     )
   return flops.PEAK_FLOPS_PER_S[settings.chip]
 
 
 def estimate_hours(
-    items: Sequence[items_lib.Item], probed: int, *, seed: int
+  items: Sequence[items_lib.Item], probed: int, *, seed: int
 ) -> tuple[float | None, int]:
   """(hours of all items, videos read): the mean of some, times their number.
 
@@ -166,13 +168,13 @@ def estimate_hours(
 
 
 def _row(
-    name: str,
-    count: int,
-    hours: float | None,
-    probed: int,
-    spec: media.Spec,
-    tokenizer: api.Tokenizer,
-    settings: Planning,
+  name: str,
+  count: int,
+  hours: float | None,
+  probed: int,
+  spec: media.Spec,
+  tokenizer: api.Tokenizer,
+  settings: Planning,
 ) -> Row:
   grid = spec.size_px // tokenizer.factor
   if isinstance(spec, images.ImageSpec):
@@ -190,18 +192,18 @@ def _row(
   rate = peak_flops_per_s(settings) * settings.busy
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
   return Row(
-      name=name,
-      items=count,
-      hours=hours,
-      probed=probed,
-      clips=clips,
-      frames=frames,
-      tokens=frames * grid**2,
-      store_bytes=BYTES_PER_TOKEN * frames * grid**2,
-      flops=work,
-      chip_hours=work / rate / 3600,
-      tokens_every_frame=every,
-      tokens_strided=strided,
+    name=name,
+    items=count,
+    hours=hours,
+    probed=probed,
+    clips=clips,
+    frames=frames,
+    tokens=frames * grid**2,
+    store_bytes=BYTES_PER_TOKEN * frames * grid**2,
+    flops=work,
+    chip_hours=work / rate / 3600,
+    tokens_every_frame=every,
+    tokens_strided=strided,
   )
 
 
@@ -212,22 +214,22 @@ def show(rows: Sequence[Row], workdir: epath.Path) -> None:
   for row in rows:
     table.add_column(row.name, justify="right")
   lines = (
-      ("items", lambda r: f"{r.items:,}"),
-      ("hours of video", _hours),
-      ("clips", lambda r: f"{r.clips:,}"),
-      ("frames to encode", lambda r: f"{r.frames:,}"),
-      ("tokens", lambda r: _short(r.tokens)),
-      ("bytes of codes", lambda r: _short(r.store_bytes) + "B"),
-      ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
-      ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
-      ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
-      ("tokens at this stride", lambda r: _short(r.tokens_strided)),
+    ("items", lambda r: f"{r.items:,}"),
+    ("hours of video", _hours),
+    ("clips", lambda r: f"{r.clips:,}"),
+    ("frames to encode", lambda r: f"{r.frames:,}"),
+    ("tokens", lambda r: _short(r.tokens)),
+    ("bytes of codes", lambda r: _short(r.store_bytes) + "B"),
+    ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
+    ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
+    ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
+    ("tokens at this stride", lambda r: _short(r.tokens_strided)),
   )
   for title, value in lines:
     table.add_row(title, *(value(row) for row in rows))
   rich_console.Console().print(table)
   files.write_json(
-      workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows}
+    workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows}
   )
 
 
@@ -239,7 +241,7 @@ def _hours(row: Row) -> str:
 
 
 def _short(number: float | None) -> str:
-  """"1.23 T", "45.6 M", "-" for None."""
+  """ "1.23 T", "45.6 M", "-" for None."""
   if number is None:
     return "-"
   units = ("", " k", " M", " G", " T", " P")

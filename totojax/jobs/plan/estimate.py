@@ -19,32 +19,30 @@ from totojax.jobs.plan import kernels
 
 GIB = 2**30
 LIMITS = (
-    "Cycles are the TPU compiler's estimate of each operation alone: no waits"
-    " for memory copies, gathers, scatters or the host.",
-    "Exchanges between chips count as hidden; 'exchanges alone' is what they"
-    " take one after the other on a ring at the links' nominal rate.",
-    "The attention kernel is charged its instruction bundles without stalls, or"
-    " its matrix products at 88 % of the peak if that is more; its backward"
-    " pass runs on one core of a chip that has two (v4, v5p).",
-    "Nothing here was measured on a TPU.",
+  "Cycles are the TPU compiler's estimate of each operation alone: no waits"
+  " for memory copies, gathers, scatters or the host.",
+  "Exchanges between chips count as hidden; 'exchanges alone' is what they"
+  " take one after the other on a ring at the links' nominal rate.",
+  "The attention kernel is charged its instruction bundles without stalls, or"
+  " its matrix products at 88 % of the peak if that is more; its backward"
+  " pass runs on one core of a chip that has two (v4, v5p).",
+  "Nothing here was measured on a TPU.",
 )
 
 
 def memory(stats: Any) -> dict[str, float]:
   """GiB on each chip by kind, from the compiler's `memory_analysis()`."""
   return {
-      "arguments_gib": stats.argument_size_in_bytes / GIB,
-      "outputs_gib": stats.output_size_in_bytes / GIB,
-      "aliased_gib": stats.alias_size_in_bytes / GIB,
-      "temporaries_gib": stats.temp_size_in_bytes / GIB,
-      "program_gib": stats.generated_code_size_in_bytes / GIB,
-      "peak_gib": stats.peak_memory_in_bytes / GIB,
+    "arguments_gib": stats.argument_size_in_bytes / GIB,
+    "outputs_gib": stats.output_size_in_bytes / GIB,
+    "aliased_gib": stats.alias_size_in_bytes / GIB,
+    "temporaries_gib": stats.temp_size_in_bytes / GIB,
+    "program_gib": stats.generated_code_size_in_bytes / GIB,
+    "peak_gib": stats.peak_memory_in_bytes / GIB,
   }
 
 
-def traffic(
-    program: hlo.Program, chip: chips.Chip
-) -> list[dict[str, Any]]:
+def traffic(program: hlo.Program, chip: chips.Chip) -> list[dict[str, Any]]:
   """Exchanges of a step by kind: how many, bytes, seconds alone.
 
   Those that cross from slice to slice have rows of their own, and None for
@@ -53,10 +51,16 @@ def traffic(
   rows: dict[tuple[str, str], dict[str, Any]] = {}
   for exchange in program.collectives():
     row = rows.setdefault(
-        (exchange.over, exchange.kind),
-        {"kind": exchange.kind, "over": exchange.over, "places": 0, "count": 0,
-         "payload_bytes": 0, "sent_bytes": 0.0},
-    )  # fmt: skip
+      (exchange.over, exchange.kind),
+      {
+        "kind": exchange.kind,
+        "over": exchange.over,
+        "places": 0,
+        "count": 0,
+        "payload_bytes": 0,
+        "sent_bytes": 0.0,
+      },
+    )
     row["places"] += 1
     row["count"] += exchange.times
     row["payload_bytes"] += exchange.times * exchange.payload_bytes
@@ -68,9 +72,7 @@ def traffic(
   return [rows[key] for key in sorted(rows)]
 
 
-def groups(
-    program: hlo.Program, what: str = "train"
-) -> dict[str, float]:
+def groups(program: hlo.Program, what: str = "train") -> dict[str, float]:
   """Estimated cycles of a step by what is done, most first."""
   totals: dict[str, float] = {}
   for operation in program.operations():
@@ -83,40 +85,40 @@ def groups(
 
 # First match wins; patterns are searched in "opcode kind op_name".
 _GROUPS = (
-    ("MLP products", r"kOutput.*mlp/.*dot_general"),
-    ("attention projections", r"kOutput.*(BTD,DHK|BTHK,HKD).*dot_general"),
-    ("attention without a kernel", r"kOutput.*(BNTS|BTNH|BHTS).*dot_general"),
-    ("rotary positions", r"BTHK,KJ->BTHJ|apply_rope|split|concatenate"),
-    ("head and embedding products", r"kOutput.*dot_general"),
-    ("keeping activations", r"dynamic_update"),
-    ("reading activations", r"dynamic_index|dynamic_slice"),
-    ("norms", r"norm/"),
-    ("zero fill", r"^broadcast"),
-    ("layout changes", r"^(copy|transpose|reshape) |shard_map|/squeeze"),
-    ("attention without a kernel", r"attention/|splash"),
-    ("residual sums and MLP activation", r"while/body|^fusion kLoop $"),
-    ("loss", r"jvp"),
-    ("optimiser", r""),
+  ("MLP products", r"kOutput.*mlp/.*dot_general"),
+  ("attention projections", r"kOutput.*(BTD,DHK|BTHK,HKD).*dot_general"),
+  ("attention without a kernel", r"kOutput.*(BNTS|BTNH|BHTS).*dot_general"),
+  ("rotary positions", r"BTHK,KJ->BTHJ|apply_rope|split|concatenate"),
+  ("head and embedding products", r"kOutput.*dot_general"),
+  ("keeping activations", r"dynamic_update"),
+  ("reading activations", r"dynamic_index|dynamic_slice"),
+  ("norms", r"norm/"),
+  ("zero fill", r"^broadcast"),
+  ("layout changes", r"^(copy|transpose|reshape) |shard_map|/squeeze"),
+  ("attention without a kernel", r"attention/|splash"),
+  ("residual sums and MLP activation", r"while/body|^fusion kLoop $"),
+  ("loss", r"jvp"),
+  ("optimiser", r""),
 )
 _GROUPS_OF = {
-    "train": _GROUPS,
-    "decode": (
-        ("MLP products", r"mlp/dot_general"),
-        ("attention projections", r"(BTD,DHK|BTHK,HKD).*dot_general"),
-        ("head", r"BTD,VD"),
-        ("writing the cache", r"dynamic_update"),
-        ("taking layers out of stacks", r"dynamic_index|dynamic_slice"),
-        ("rotary positions", r"BTHK,KJ|apply_rope|split|concatenate"),
-        ("norms", r"norm/"),
-        ("attention to the cache", r"attention/|BHSK"),
-        ("the rest", r""),
-    ),
-    "encode": (
-        ("first layer", r"/input"),
-        *((f"group {i}", rf"/group_{i}/") for i in range(1, 10)),
-        ("last layer and its maximum", r"/output|argmax|reduce"),
-        ("the rest", r""),
-    ),
+  "train": _GROUPS,
+  "decode": (
+    ("MLP products", r"mlp/dot_general"),
+    ("attention projections", r"(BTD,DHK|BTHK,HKD).*dot_general"),
+    ("head", r"BTD,VD"),
+    ("writing the cache", r"dynamic_update"),
+    ("taking layers out of stacks", r"dynamic_index|dynamic_slice"),
+    ("rotary positions", r"BTHK,KJ|apply_rope|split|concatenate"),
+    ("norms", r"norm/"),
+    ("attention to the cache", r"attention/|BHSK"),
+    ("the rest", r""),
+  ),
+  "encode": (
+    ("first layer", r"/input"),
+    *((f"group {i}", rf"/group_{i}/") for i in range(1, 10)),
+    ("last layer and its maximum", r"/output|argmax|reduce"),
+    ("the rest", r""),
+  ),
 }
 
 
@@ -125,7 +127,7 @@ def group(operation: hlo.Operation, what: str = "train") -> str:
   kind = re.search(r"kind=(\w+)", operation.rest)
   text = f"{operation.opcode} {kind[1] if kind else ''} {operation.op_name}"
   return next(
-      name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text)
+    name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text)
   )
 
 
@@ -149,12 +151,12 @@ class Time:
 
 
 def time(
-    program: hlo.Program,
-    *,
-    topology: str,
-    chip: chips.Chip,
-    model_flops_per_chip: float,
-    what: str = "train",
+  program: hlo.Program,
+  *,
+  topology: str,
+  chip: chips.Chip,
+  model_flops_per_chip: float,
+  what: str = "train",
 ) -> Time:
   """Time of a step and the model FLOPs that the peak would make in it."""
   cycles = groups(program, what)

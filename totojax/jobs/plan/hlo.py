@@ -26,21 +26,24 @@ _NAME = re.compile(r'op_name="([^"]*)"')
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\w*\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:calls|to_apply|body|branch_\w+)=\{?%([\w.-]+)")
 _GROUPS = (
-    re.compile(r"replica_groups=\[\d+,(?P<size>\d+)\]"),
-    re.compile(r"replica_groups=\{\{(?P<members>[\d,]+)\}"),
-    re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\] \{(?P<used>[^}]*)\}"),
+  re.compile(r"replica_groups=\[\d+,(?P<size>\d+)\]"),
+  re.compile(r"replica_groups=\{\{(?P<members>[\d,]+)\}"),
+  re.compile(r"replica_groups=mesh\[(?P<axes>[^\]]*)\] \{(?P<used>[^}]*)\}"),
 )
 # Between slices the compiler has chips send what is left of an exchange to the
 # host's network: 'rendezvous="all-reduce.41_0", target="{1,2}x{0:3}"' of two
 # slices.
 _OF_HOST = re.compile(
-    r'_xla_host_transfer_rendezvous="(?P<kind>[a-z-]+)[^"]*".*'
-    r'_xla_megascale_target="\{(?P<slices>[\d,]+)\}'
+  r'_xla_host_transfer_rendezvous="(?P<kind>[a-z-]+)[^"]*".*'
+  r'_xla_megascale_target="\{(?P<slices>[\d,]+)\}'
 )
 COLLECTIVES = (
-    "all-gather", "all-reduce", "reduce-scatter", "all-to-all",
-    "collective-permute",
-)  # fmt: skip
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+)
 LINKS, NETWORK = "links", "network"  # of a slice's chips, and between slices
 
 
@@ -102,8 +105,8 @@ def _computation(role: str, operation: Operation) -> str:
   name = re.search(rf"{role}=%([\w.-]+)", operation.rest)
   if name is None:
     raise ValueError(
-        f"the loop {operation.name} of the compiled program has no {role}; its"
-        " text is not that of an optimised HLO module"
+      f"the loop {operation.name} of the compiled program has no {role}; its"
+      " text is not that of an optimised HLO module"
     )
   return name[1]
 
@@ -129,8 +132,8 @@ class Program:
         lines.append(line)
     if not self._entry:
       raise ValueError(
-          "the compiled program has no ENTRY computation; its text is not that"
-          " of an optimised HLO module"
+        "the compiled program has no ENTRY computation; its text is not that"
+        " of an optimised HLO module"
       )
 
   def operations(self) -> Iterator[Operation]:
@@ -148,12 +151,12 @@ class Program:
           of_host = kind == "send" and _OF_HOST.search(operation.rest)
           if of_host:
             found[("send", operation.name)] = Collective(
-                kind=of_host["kind"],
-                times=operation.times,
-                group=len(of_host["slices"].split(",")),
-                payload_bytes=array_bytes(operation.shape)[0],
-                op_name=operation.op_name,
-                over=NETWORK,
+              kind=of_host["kind"],
+              times=operation.times,
+              group=len(of_host["slices"].split(",")),
+              payload_bytes=array_bytes(operation.shape)[0],
+              op_name=operation.op_name,
+              over=NETWORK,
             )
           if kind in COLLECTIVES:
             channel = re.search(r"channel_id=(\d+)", operation.rest)
@@ -172,13 +175,13 @@ class Program:
       rest = head[2][opcode.end() - 1 :]
       cycles, op_name = _CYCLES.search(rest), _NAME.search(rest)
       yield Operation(
-          name=head[1],
-          opcode=opcode[1],
-          shape=head[2][: opcode.start()],
-          rest=rest,
-          times=times,
-          cycles=int(cycles[1]) if cycles else 0,
-          op_name=op_name[1] if op_name else "",
+        name=head[1],
+        opcode=opcode[1],
+        shape=head[2][: opcode.start()],
+        rest=rest,
+        times=times,
+        cycles=int(cycles[1]) if cycles else 0,
+        op_name=op_name[1] if op_name else "",
       )
 
   def _runs(self, name: str, times: int) -> Iterator[tuple[str, int]]:
@@ -217,8 +220,8 @@ class Program:
         if name in constants:
           return constants[name]
     raise ValueError(
-        f"the trip count of the loop with condition {condition} cannot be read,"
-        " so neither cycles nor traffic of this program are known"
+      f"the trip count of the loop with condition {condition} cannot be read,"
+      " so neither cycles nor traffic of this program are known"
     )
 
 
@@ -244,11 +247,11 @@ def _collective(operation: Operation, kind: str) -> Collective:
   if kind == "reduce-scatter":
     payload *= group
   return Collective(
-      kind=kind,
-      times=operation.times,
-      group=group,
-      payload_bytes=payload,
-      op_name=operation.op_name,
+    kind=kind,
+    times=operation.times,
+    group=group,
+    payload_bytes=payload,
+    op_name=operation.op_name,
   )
 
 

@@ -31,7 +31,7 @@ from totojax.rundir import files
 
 
 def run(
-    config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Plans the config or every variant of the search; True when all are done.
 
@@ -68,13 +68,13 @@ def one(config: Pretrain) -> dict[str, Any]:
     if not planning.search:
       raise
     return {
-        "what": planning.what,
-        "batch": planning.rows,
-        "mesh": schema.to_dict(config.mesh),
-        "remat": config.compute.remat,
-        "microbatches": config.train.microbatches,
-        "fits": False,
-        "error": str(error),
+      "what": planning.what,
+      "batch": planning.rows,
+      "mesh": schema.to_dict(config.mesh),
+      "remat": config.compute.remat,
+      "microbatches": config.train.microbatches,
+      "fits": False,
+      "error": str(error),
     }
   price = planning.price_per_chip_hour
   return facts | compile_lib.cost(facts, price_per_chip_hour=price)
@@ -92,9 +92,9 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def best_of(rows: list[dict[str, Any]]) -> int | None:
   """Index of the fastest row that fits; None where none does."""
   fitting = [
-      (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
-      for i, row in enumerate(rows)
-      if row.get("fits", True)
+    (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
+    for i, row in enumerate(rows)
+    if row.get("fits", True)
   ]
   return min(fitting)[2] if fitting else None
 
@@ -151,7 +151,7 @@ def show(rows: list[dict[str, Any]]) -> None:
     for number, row in enumerate(rows):
       cells = plan_page.cells(row)
       table.add_row(
-          "best" if number == best else "", *(cells[i] for i in shown)
+        "best" if number == best else "", *(cells[i] for i in shown)
       )
   printer = rich_console.Console()
   printer.print(table)

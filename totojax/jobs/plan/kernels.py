@@ -84,7 +84,7 @@ class Charge:
 
 
 def charges(
-    program: hlo.Program, *, topology: str, chip: chips.Chip
+  program: hlo.Program, *, topology: str, chip: chips.Chip
 ) -> tuple[list[Charge], list[str]]:
   """(a charge for each attention kernel, names of kernels without one)."""
   found, unknown = [], []
@@ -100,21 +100,28 @@ def charges(
     heads, tokens, head_dim = map(int, shape.groups())
     bundles = splash_bundles(topology, tokens, head_dim)[name[1]]
     found.append(
-        _charge(name[1], bundles, operation.times, chip=chip,
-                heads=heads, tokens=tokens, head_dim=head_dim)
-    )  # fmt: skip
+      _charge(
+        name[1],
+        bundles,
+        operation.times,
+        chip=chip,
+        heads=heads,
+        tokens=tokens,
+        head_dim=head_dim,
+      )
+    )
   return found, unknown
 
 
 def _charge(
-    kernel: str,
-    bundles: Bundles,
-    times: int,
-    *,
-    chip: chips.Chip,
-    heads: int,
-    tokens: int,
-    head_dim: int,
+  kernel: str,
+  bundles: Bundles,
+  times: int,
+  *,
+  chip: chips.Chip,
+  heads: int,
+  tokens: int,
+  head_dim: int,
 ) -> Charge:
   from totojax.models import splash
 
@@ -131,21 +138,22 @@ def _charge(
     rate = chip.macs_per_cycle / chip.cores
     products = heads_of_core * blocks * macs / rate / REACHED
   return Charge(
-      kernel=kernel,
-      heads=heads,
-      times=times,
-      bundles=heads_of_core * (
-          blocks * bundles.per_block
-          + rows * bundles.per_row
-          + rows**2 * bundles.per_turn
-      ),
-      products=products,
+    kernel=kernel,
+    heads=heads,
+    times=times,
+    bundles=heads_of_core
+    * (
+      blocks * bundles.per_block
+      + rows * bundles.per_row
+      + rows**2 * bundles.per_turn
+    ),
+    products=products,
   )
 
 
 @functools.cache
 def splash_bundles(
-    topology: str, tokens: int, head_dim: int
+  topology: str, tokens: int, head_dim: int
 ) -> Mapping[str, Bundles]:
   """Bundles of the kernel's three parts, compiled in a process of its own.
 
@@ -157,19 +165,22 @@ def splash_bundles(
   """
   with tempfile.TemporaryDirectory() as folder:
     environment = dict(
-        os.environ,
-        LIBTPU_INIT_ARGS=_DUMP_FLAGS.format(folder=folder),
-        PYTHONPATH=os.pathsep.join(filter(None, sys.path)),
-        JAX_PLATFORMS="cpu",
+      os.environ,
+      LIBTPU_INIT_ARGS=_DUMP_FLAGS.format(folder=folder),
+      PYTHONPATH=os.pathsep.join(filter(None, sys.path)),
+      JAX_PLATFORMS="cpu",
     )
     done = subprocess.run(
-        [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+      [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)],
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
     if done.returncode:
       raise ValueError(
-          "the attention kernel could not be compiled alone:"
-          f" {done.stderr.strip()[-500:]}"
+        "the attention kernel could not be compiled alone:"
+        f" {done.stderr.strip()[-500:]}"
       )
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*final_bundles.txt")):
@@ -226,7 +237,7 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
   device = chips.devices(topology, slices=1)[0]
   here = jax.sharding.SingleDeviceSharding(device)
   x_NTK = jax.ShapeDtypeStruct(
-      (1, tokens, head_dim), jnp.bfloat16, sharding=here
+    (1, tokens, head_dim), jnp.bfloat16, sharding=here
   )
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):

@@ -34,13 +34,13 @@ from totojax.tokenizers import dvae
 # token would take longer than reading them.
 RULES = sharding.ShardingRules(embed=None)
 ADVICE = (
-    "a smaller plan.rows decodes or encodes less at a time",
-    "a smaller plan.cache_tokens holds shorter sequences",
-    "a larger mesh.tensor splits weights and cache over the heads",
+  "a smaller plan.rows decodes or encodes less at a time",
+  "a smaller plan.cache_tokens holds shorter sequences",
+  "a larger mesh.tensor splits weights and cache over the heads",
 )
 LIMITS = (
-    "A step reads the whole static cache, also places that hold nothing yet.",
-    "tokens/s and frames/s are those of the slower of cycles and memory.",
+  "A step reads the whole static cache, also places that hold nothing yet.",
+  "tokens/s and frames/s are those of the slower of cycles and memory.",
 )
 
 
@@ -57,9 +57,7 @@ class Step:
   lower: Callable[[], Any] | None
 
 
-def step_of(
-    config: Pretrain, *, devices: list[Any] | None
-) -> Step:
+def step_of(config: Pretrain, *, devices: list[Any] | None) -> Step:
   """What `plan.what` asks for.
 
   Args:
@@ -82,22 +80,22 @@ def step_of(
     split = config.mesh.tensor
     if split < 1 or count % split:
       raise ValueError(
-          f"mesh.tensor is {split}; it must divide the {count} GPUs"
+        f"mesh.tensor is {split}; it must divide the {count} GPUs"
       )
     ways = count // split
     facts = {"chips": count, "mesh": {"data": ways, "fsdp": 1, "tensor": split}}
   facts |= {
-      "what": planning.what,
-      "topology": planning.topology,
-      "slices": planning.slices,
-      "batch": planning.rows * ways,
+    "what": planning.what,
+    "topology": planning.topology,
+    "slices": planning.slices,
+    "batch": planning.rows * ways,
   }
   make = _decoding if planning.what == "decode" else _encoding
   return make(config, facts, layout)
 
 
 def _decoding(
-    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
+  config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
   model = parts.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
@@ -110,8 +108,8 @@ def _decoding(
   room, rows = planning.cache_tokens or spec.context, facts["batch"]
   if room > spec.context:
     raise ValueError(
-        f"plan.cache_tokens is {room:,}; the model's context is"
-        f" {spec.context:,} (sequence.context): use that or fewer, or 0"
+      f"plan.cache_tokens is {room:,}; the model's context is"
+      f" {spec.context:,} (sequence.context): use that or fewer, or 0"
     )
   task = task_lib.Pretrain(model)
 
@@ -126,15 +124,15 @@ def _decoding(
   split = facts["mesh"]["tensor"]
   ways = rows // planning.rows
   facts |= {
-      "dtype": model.compute.dtype,
-      "cache_tokens": room,
-      "parameters": flops.parameters(c, spec.vocab + sequence.SPECIALS),
-      "weight_bytes": _bytes(weights) // split,
-      "cache_bytes": _bytes(cache) // ways // split,
-      "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
-      "model_flops_per_step": (
-          2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
-      ),
+    "dtype": model.compute.dtype,
+    "cache_tokens": room,
+    "parameters": flops.parameters(c, spec.vocab + sequence.SPECIALS),
+    "weight_bytes": _bytes(weights) // split,
+    "cache_bytes": _bytes(cache) // ways // split,
+    "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
+    "model_flops_per_step": (
+      2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
+    ),
   }
   if layout is None:
     return Step(facts, None)
@@ -145,15 +143,15 @@ def _decoding(
     return decode.step(model, weights, cache, token_B, position)
 
   jitted = layout.jit(
-      step,
-      in_shardings=(
-          layout.shardings(task.axes().params, weights),
-          placed,
-          layout.by_row,
-          layout.whole,
-      ),
-      out_shardings=(layout.by_row, placed),
-      donate_argnums=1,
+    step,
+    in_shardings=(
+      layout.shardings(task.axes().params, weights),
+      placed,
+      layout.by_row,
+      layout.whole,
+    ),
+    out_shardings=(layout.by_row, placed),
+    donate_argnums=1,
   )
   token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)
   position = jax.ShapeDtypeStruct((), jnp.int32)
@@ -162,7 +160,7 @@ def _decoding(
 
 
 def _encoding(
-    config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
+  config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
   spec = config.sequence
   size = dvae.DvaeConfig(vocab=spec.vocab, **schema.to_dict(config.plan.dvae))
@@ -171,26 +169,26 @@ def _encoding(
   passes = api.PASSES[api.HIGHEST]
   macs = dvae.macs(size, size_px)
   facts |= {
-      "dtype": "float32",
-      "size_px": size_px,
-      "parameters": sum(x.size for x in jax.tree.leaves(params)),
-      "weight_bytes": _bytes(params),
-      "macs_per_frame": macs,
-      # The peak is one of bfloat16, and a float32 product is several.
-      "passes": passes,
-      "model_flops_per_step": 2 * macs * facts["batch"] * passes,
+    "dtype": "float32",
+    "size_px": size_px,
+    "parameters": sum(x.size for x in jax.tree.leaves(params)),
+    "weight_bytes": _bytes(params),
+    "macs_per_frame": macs,
+    # The peak is one of bfloat16, and a float32 product is several.
+    "passes": passes,
+    "model_flops_per_step": 2 * macs * facts["batch"] * passes,
   }
   if layout is None:
     return Step(facts, None)
   jitted = layout.jit(
-      lambda params, frames: dvae.codes(
-          size, params, frames, precision=api.HIGHEST
-      ),
-      in_shardings=(layout.whole, layout.by_row),
-      out_shardings=layout.by_row,
+    lambda params, frames: dvae.codes(
+      size, params, frames, precision=api.HIGHEST
+    ),
+    in_shardings=(layout.whole, layout.by_row),
+    out_shardings=layout.by_row,
   )
   frames = jax.ShapeDtypeStruct(
-      (facts["batch"], size_px, size_px, 3), jnp.uint8
+    (facts["batch"], size_px, size_px, 3), jnp.uint8
   )
   return Step(facts, lambda: jitted.lower(params, frames))
 
@@ -207,22 +205,22 @@ def arithmetic(step: Step, planning: Plan) -> dict[str, Any]:
   products_s = facts["model_flops_per_step"] / count / peak / planning.busy
   read_s = facts.get("read_bytes", 0) / gpu.hbm_bytes_per_s
   facts |= {
-      "source": "arithmetic",
-      "device_kind": kind,
-      "assumed_mfu": planning.busy,
-      "products_s": products_s,
-      "step_s": max(products_s, read_s),
-      "limits": [
-          f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
-          " assumption, and no memory but weights and cache is counted.",
-          *LIMITS,
-      ],
+    "source": "arithmetic",
+    "device_kind": kind,
+    "assumed_mfu": planning.busy,
+    "products_s": products_s,
+    "step_s": max(products_s, read_s),
+    "limits": [
+      f"Arithmetic only: plan.busy={planning.busy:g} of the peak is an"
+      " assumption, and no memory but weights and cache is counted.",
+      *LIMITS,
+    ],
   }
   return facts | rates(facts, hbm_bytes_per_s=gpu.hbm_bytes_per_s)
 
 
 def rates(
-    facts: Mapping[str, Any], *, hbm_bytes_per_s: float
+  facts: Mapping[str, Any], *, hbm_bytes_per_s: float
 ) -> dict[str, float]:
   """The bandwidth floor of a decode step, and tokens/s or frames/s."""
   found = {}
@@ -241,6 +239,6 @@ def rates(
 
 def _bytes(tree: Any) -> int:
   return sum(
-      math.prod(leaf.shape) * leaf.dtype.itemsize
-      for leaf in jax.tree.leaves(tree)
+    math.prod(leaf.shape) * leaf.dtype.itemsize
+    for leaf in jax.tree.leaves(tree)
   )

@@ -16,16 +16,16 @@ def check(plan: Plan) -> None:
   """Raises ConfigError where `plan.topology` is no hardware that is known."""
   if not plan.topology:
     raise ConfigError(
-        "plan.topology is empty; name the hardware, as"
-        " --config.plan.topology=v5e:16x16"
+      "plan.topology is empty; name the hardware, as"
+      " --config.plan.topology=v5e:16x16"
     )
   if not gpu(plan.topology):
     chips.chip(plan.topology)
   elif plan.search or plan.slices > 1:
     raise ConfigError(
-        f"plan.topology is {plan.topology!r}, with plan.search {plan.search}"
-        f" and plan.slices {plan.slices}; GPUs are planned by arithmetic, which"
-        " tells no variants apart and knows no slices: leave both as they are"
+      f"plan.topology is {plan.topology!r}, with plan.search {plan.search}"
+      f" and plan.slices {plan.slices}; GPUs are planned by arithmetic, which"
+      " tells no variants apart and knows no slices: leave both as they are"
     )
 
 
@@ -42,8 +42,8 @@ def gpu(topology: str) -> tuple[str, int] | None:
   if flops.peak_flops_per_s(kind) is None or not whole:
     known = [name for name in flops.PEAK_FLOPS_PER_S if "NVIDIA" in name]
     raise ConfigError(
-        f"plan.topology is {topology!r}; for GPUs it is gpu:KIND:NUMBER with"
-        f" one of {', '.join(known)}"
+      f"plan.topology is {topology!r}; for GPUs it is gpu:KIND:NUMBER with"
+      f" one of {', '.join(known)}"
     )
   return kind, int(count)
 
@@ -68,13 +68,13 @@ def variants(config: Pretrain) -> list[Pretrain]:
   if plan.what != "train":
     remats = counts = ()
   return [
-      dataclasses.replace(
-          config,
-          mesh=MeshConfig(*sizes),
-          compute=dataclasses.replace(config.compute, remat=remat),
-          train=dataclasses.replace(config.train, microbatches=count),
-      )
-      for sizes in meshes
-      for remat in remats or (config.compute.remat,)
-      for count in counts or (config.train.microbatches,)
+    dataclasses.replace(
+      config,
+      mesh=MeshConfig(*sizes),
+      compute=dataclasses.replace(config.compute, remat=remat),
+      train=dataclasses.replace(config.train, microbatches=count),
+    )
+    for sizes in meshes
+    for remat in remats or (config.compute.remat,)
+    for count in counts or (config.train.microbatches,)
   ]

@@ -37,9 +37,7 @@ class Step:
   program: assembly.Program | None
 
 
-def build(
-    config: Pretrain, *, devices: list[Any] | None, backend: str
-) -> Step:
+def build(config: Pretrain, *, devices: list[Any] | None, backend: str) -> Step:
   """The step that `pretrain.pretraining` runs, for devices that are not here.
 
   Args:
@@ -60,20 +58,20 @@ def build(
   if devices is not None:
     layout = sharding.layout(config.mesh, devices)
     made = assembly.program(
-        config,
-        task=task,
-        steps=flops.steps(size.total_tokens, rows * task.spec.context),
-        rows=rows,
-        microbatches=size.microbatches,
-        layout=layout,
-        rules=task.rules,
-    )
-  return Step(
+      config,
       task=task,
-      attention=attention,
+      steps=flops.steps(size.total_tokens, rows * task.spec.context),
       rows=rows,
       microbatches=size.microbatches,
-      total_tokens=size.total_tokens,
       layout=layout,
-      program=made,
+      rules=task.rules,
+    )
+  return Step(
+    task=task,
+    attention=attention,
+    rows=rows,
+    microbatches=size.microbatches,
+    total_tokens=size.total_tokens,
+    layout=layout,
+    program=made,
   )

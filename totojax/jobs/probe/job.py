@@ -36,9 +36,7 @@ from totojax.trained import backbone
 
 
 def run(
-    config: labels.Probe,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Trains and scores every head; False when interrupted."""
   setup = probe_setup.prepare(config)
@@ -58,11 +56,11 @@ def run(
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     heads = [
-        tables.read(unit.source, unit.layers, workdir / unit.name)
-        for unit in plan.units
+      tables.read(unit.source, unit.layers, workdir / unit.name)
+      for unit in plan.units
     ]
     depths = {
-        name: max(one.layers[-1], 1) for name, one in setup.encoders.items()
+      name: max(one.layers[-1], 1) for name, one in setup.encoders.items()
     }
     tables.write(setup, tables.joined(heads), workdir, depths=depths)
   return True
@@ -74,30 +72,30 @@ def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
     return {"encoders": outside}
   run, model = setup.trained
   return {
-      **({"encoders": outside} if outside else {}),
-      "model_run": str(run.path),
-      "step": run.step,
-      "tokenizer": run.tokenizer,
-      "frames": model.spec.frames,
-      "depth": run.model.config.depth,
+    **({"encoders": outside} if outside else {}),
+    "model_run": str(run.path),
+    "step": run.step,
+    "tokenizer": run.tokenizer,
+    "frames": model.spec.frames,
+    "depth": run.model.config.depth,
   }
 
 
 def _unit(
-    setup: probe_setup.Setup,
-    unit: probe_setup.Unit,
-    programs: dict[Any, runs.Programs],
-    folder: epath.Path,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  setup: probe_setup.Setup,
+  unit: probe_setup.Unit,
+  programs: dict[Any, runs.Programs],
+  folder: epath.Path,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Trains the heads of one unit and keeps their scores."""
   features = None
   if unit.source in setup.encoders:
     stop = unit.first + len(unit.layers)
     features = {
-        name: x_ML[:, unit.first : stop]
-        for name, x_ML in setup.encoders[unit.source].features.items()
+      name: x_ML[:, unit.first : stop]
+      for name, x_ML in setup.encoders[unit.source].features.items()
     }
   elif unit.source in probe_setup.BASELINES:
     features = _baseline(setup, unit.source)
@@ -122,8 +120,8 @@ def _baseline(setup: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
   """What the classes can be told from without a backbone: [M, 1, D]."""
   data, out = setup.config.data, {}
   for name, records, path in (
-      ("train", setup.sets.all_train, data.train_pixels),
-      ("validation", setup.sets.validation, data.validation_pixels),
+    ("train", setup.sets.all_train, data.train_pixels),
+    ("validation", setup.sets.validation, data.validation_pixels),
   ):
     if source == "histogram":
       _, model = setup.trained
@@ -137,16 +135,16 @@ def _baseline(setup: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
 
 
 def _features(
-    setup: probe_setup.Setup,
-    unit: probe_setup.Unit,
-    workdir: epath.Path,
-    interrupted: Callable[[int], bool],
+  setup: probe_setup.Setup,
+  unit: probe_setup.Unit,
+  workdir: epath.Path,
+  interrupted: Callable[[int], bool],
 ) -> dict[str, np.ndarray] | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
   if str(workdir).startswith(("gs://", "s3://")):
     raise ValueError(
-        f"{workdir} is no local folder, where features are kept; set cache"
-        ' "off", or use a local --workdir'
+      f"{workdir} is no local folder, where features are kept; set cache"
+      ' "off", or use a local --workdir'
     )
   folder = workdir / "features"
   folder.mkdir(parents=True, exist_ok=True)
@@ -157,18 +155,25 @@ def _features(
   ):  # fmt: skip
     path = folder / f"{unit.source}-{name}.npy"
     batches = scoring.finite(
-        setup, records, runs.read_tokens(setup, records), by_item=False
+      setup, records, runs.read_tokens(setup, records), by_item=False
     )
-    facts = {**_facts(setup), "source": unit.source,
-             "store": records.tokens.path, "layers": layers,
-             "seed": seed}  # fmt: skip
+    facts = {
+      **_facts(setup),
+      "source": unit.source,
+      "store": records.tokens.path,
+      "layers": layers,
+      "seed": seed,
+    }
     if pooled is None and not features_lib.is_whole(path):
       model, params = backbone.load(
-          *setup.trained, trained=unit.source == "trained",
-          depth=layers[-1], layout=setup.layout, seed=seed,
-      )  # fmt: skip
+        *setup.trained,
+        trained=unit.source == "trained",
+        depth=layers[-1],
+        layout=setup.layout,
+        seed=seed,
+      )
       pooled = backbone.features(
-          model, params, layers=layers, pool="clip", layout=setup.layout
+        model, params, layers=layers, pool="clip", layout=setup.layout
       )
     if not features_lib.make(
         path, pooled, batches, shape=(len(layers), setup.width(unit.source)),

@@ -25,13 +25,13 @@ _SAVE_EVERY = 50  # batches that a kill may cost
 
 
 def make(
-    path: epath.Path,
-    features: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None,
-    data: labelled.Finite,
-    *,
-    shape: tuple[int, int],
-    facts: Mapping[str, Any],
-    interrupted: Callable[[int], bool],
+  path: epath.Path,
+  features: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None,
+  data: labelled.Finite,
+  *,
+  shape: tuple[int, int],
+  facts: Mapping[str, Any],
+  interrupted: Callable[[int], bool],
 ) -> bool:
   """Writes the features [M, L, D] of every record, in order.
 
@@ -56,9 +56,11 @@ def make(
     return True
   assert features is not None
   out_MLD = np.lib.format.open_memmap(
-      str(path), mode="r+" if done else "w+", dtype=np.float32,
-      shape=None if done else (data.items, *shape),
-  )  # fmt: skip
+    str(path),
+    mode="r+" if done else "w+",
+    dtype=np.float32,
+    shape=None if done else (data.items, *shape),
+  )
 
   def save(rows):
     out_MLD.flush()
@@ -66,7 +68,7 @@ def make(
     pieces.Pieces(path.parent).write(path.name, note)
 
   with console.tracking(
-      f"features {path.stem}", unit="rows", total=data.items, done=done
+    f"features {path.stem}", unit="rows", total=data.items, done=done
   ) as bar:
     for start in range(done, data.items, data.at_once):
       index = start // data.at_once
@@ -104,7 +106,7 @@ def _done(path: epath.Path, facts: Mapping[str, Any]) -> int:
   if different:
     key = different[0]
     raise ValueError(
-        f"{path} holds features with {key} {note['of'].get(key)!r}; this run"
-        f" has {facts[key]!r}. Remove the file, or use another --workdir"
+      f"{path} holds features with {key} {note['of'].get(key)!r}; this run"
+      f" has {facts[key]!r}. Remove the file, or use another --workdir"
     )
   return note["done"]

@@ -49,10 +49,10 @@ def plan(setup: probe_setup.Setup) -> Plan:
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if budget is not None and fit < 1:
       raise ConfigError(
-          f"the {settings} heads of one layer of {source} take"
-          f" {_size(layer_bytes)} on a device, and {_size(budget)}"
-          " are for heads; use fewer settings (optim.lrs,"
-          " optim.weight_decays), or a mesh with more devices on fsdp"
+        f"the {settings} heads of one layer of {source} take"
+        f" {_size(layer_bytes)} on a device, and {_size(budget)}"
+        " are for heads; use fewer settings (optim.lrs,"
+        " optim.weight_decays), or a mesh with more devices on fsdp"
       )
     groups = _groups(layers, fit)
     for number, group in enumerate(groups):
@@ -61,19 +61,21 @@ def plan(setup: probe_setup.Setup) -> Plan:
       units.append(probe_setup.Unit(name, source, group, first))
     largest = max(map(len, groups))
     lines.append(
-        f"{source}: {len(layers)} layers x {settings} settings ="
-        f" {len(layers) * settings} heads of {parameters:,} parameters;"
-        f" {_size(largest * layer_bytes)} a device with gradients and"
-        f" moments ({optim.name})"
-        + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
-        + (f", over {shards} devices" if shards > 1 else "")
+      f"{source}: {len(layers)} layers x {settings} settings ="
+      f" {len(layers) * settings} heads of {parameters:,} parameters;"
+      f" {_size(largest * layer_bytes)} a device with gradients and"
+      f" moments ({optim.name})"
+      + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
+      + (f", over {shards} devices" if shards > 1 else "")
     )
-  how = "features are made once and kept" if setup.cached else (
-      "the backbone runs in every step"
+  how = (
+    "features are made once and kept"
+    if setup.cached
+    else ("the backbone runs in every step")
   )
   lines.append(
-      f"{setup.sets.sentence}; {setup.steps} updates of"
-      f" {setup.config.train.batch_rows} rows; {how}"
+    f"{setup.sets.sentence}; {setup.steps} updates of"
+    f" {setup.config.train.batch_rows} rows; {how}"
   )
   return Plan(tuple(units), tuple(lines))
 
@@ -94,9 +96,7 @@ def _budget_bytes(memory_gb: float) -> float | None:
   return _SHARE * stats["bytes_limit"] if "bytes_limit" in stats else None
 
 
-def _groups(
-    layers: tuple[int, ...], fit: int
-) -> list[tuple[int, ...]]:
+def _groups(layers: tuple[int, ...], fit: int) -> list[tuple[int, ...]]:
   """As few groups as possible, of as equal a size as possible."""
   count = -(-len(layers) // fit)
   ends = [round(i * len(layers) / count) for i in range(count + 1)]

@@ -30,11 +30,11 @@ from totojax.trained import backbone
 
 
 def read_tokens(
-    setup: probe_setup.Setup, records: labelled.Records
+  setup: probe_setup.Setup, records: labelled.Records
 ) -> labelled.ReadInputs:
   """Reads the inputs of the backbone."""
   return labelled.ReadInputs(
-      data_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
+    data_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
   )
 
 
@@ -47,10 +47,10 @@ class Programs:
 
 
 def training(
-    setup: probe_setup.Setup,
-    unit: probe_setup.Unit,
-    features: Mapping[str, np.ndarray] | None,
-    programs: dict[Any, Programs],
+  setup: probe_setup.Setup,
+  unit: probe_setup.Unit,
+  features: Mapping[str, np.ndarray] | None,
+  programs: dict[Any, Programs],
 ) -> tuple[train.Run, scoring.Score]:
   """A run for `train.fit`, and how its heads are scored afterwards.
 
@@ -65,27 +65,34 @@ def training(
   config, model, frozen = setup.config, None, None
   if features is None:
     model, frozen = backbone.load(
-        *setup.trained, trained=unit.source == "trained",
-        depth=unit.layers[-1], layout=setup.layout, seed=config.seed,
-    )  # fmt: skip
+      *setup.trained,
+      trained=unit.source == "trained",
+      depth=unit.layers[-1],
+      layout=setup.layout,
+      seed=config.seed,
+    )
     reads = {
-        "train": read_tokens(setup, setup.sets.all_train),
-        "validation": read_tokens(setup, setup.sets.validation),
+      "train": read_tokens(setup, setup.sets.all_train),
+      "validation": read_tokens(setup, setup.sets.validation),
     }
   else:
     reads = {k: labelled.ReadFeatures(v) for k, v in features.items()}
   task = classify.Classify(
-      head=setup.head_of(unit.source), model=model, layers=unit.layers,
-      width=setup.width(unit.source), classes=setup.sets.classes,
-      settings=len(config.optim.settings), tokens=setup.tokens(unit.source),
-      split=unit.source in probe_setup.MODELS,
-  )  # fmt: skip
+    head=setup.head_of(unit.source),
+    model=model,
+    layers=unit.layers,
+    width=setup.width(unit.source),
+    classes=setup.sets.classes,
+    settings=len(config.optim.settings),
+    tokens=setup.tokens(unit.source),
+    split=unit.source in probe_setup.MODELS,
+  )
   # Heads start as the numbers of their layers say.
   shape = (unit.layers, setup.width(unit.source), task.tokens, task.split)
   known = programs.get(shape) if features is not None else None
   if known is None:
     known = Programs(
-        _run(setup, unit, task, frozen), scoring.outcomes(setup, task)
+      _run(setup, unit, task, frozen), scoring.outcomes(setup, task)
     )
   if features is not None:
     programs[shape] = known
@@ -95,52 +102,49 @@ def training(
     yield from top1.summary(score(state, "validation"))
 
   run = dataclasses.replace(
-      known.run,
-      config={**schema.to_dict(config), "unit": dataclasses.asdict(unit)},
-      batches=scoring.training_stream(setup, reads["train"]),
-      evals={"validation": evaluate},
+    known.run,
+    config={**schema.to_dict(config), "unit": dataclasses.asdict(unit)},
+    batches=scoring.training_stream(setup, reads["train"]),
+    evals={"validation": evaluate},
   )
   return run, score
 
 
 def _run(
-    setup: probe_setup.Setup,
-    unit: probe_setup.Unit,
-    task: classify.Classify,
-    frozen: Any,
+  setup: probe_setup.Setup,
+  unit: probe_setup.Unit,
+  task: classify.Classify,
+  frozen: Any,
 ) -> train.Run:
   """A run without batches and evaluations."""
   config, model = setup.config, task.model
   rows = config.train.batch_rows
   warmup = setup.rate_in(config.optim.warmup_epochs)
   return parts.run(
-      config,
-      task=task,
-      steps=setup.steps,
-      rows=rows,
-      microbatches=config.train.microbatches,
-      batches=lambda first_step: (),
-      evals={},
-      facts={
-          "backbone": setup.run
-          and {"run": str(setup.run.path), "step": setup.run.step},
-          "heads": len(unit.layers) * len(config.optim.settings),
-          "parameters_of_a_head": head_parameters(setup, unit),
-      },
-      tokens_per_step=rows * (model.spec.context if model else 1),
-      flops_per_token=_flops_per_token(model),
-      layout=setup.layout,
-      frozen=frozen,
-      optimiser=parts.Optimiser(
-          lars.grid(
-              config.optim, batch_rows=rows, steps=setup.steps,
-              warmup_steps=warmup,
-          ),
-          lars.highest_rate(
-              config.optim, steps=setup.steps, warmup_steps=warmup
-          ),
+    config,
+    task=task,
+    steps=setup.steps,
+    rows=rows,
+    microbatches=config.train.microbatches,
+    batches=lambda first_step: (),
+    evals={},
+    facts={
+      "backbone": setup.run
+      and {"run": str(setup.run.path), "step": setup.run.step},
+      "heads": len(unit.layers) * len(config.optim.settings),
+      "parameters_of_a_head": head_parameters(setup, unit),
+    },
+    tokens_per_step=rows * (model.spec.context if model else 1),
+    flops_per_token=_flops_per_token(model),
+    layout=setup.layout,
+    frozen=frozen,
+    optimiser=parts.Optimiser(
+      lars.grid(
+        config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup
       ),
-  )  # fmt: skip
+      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
+    ),
+  )
 
 
 def _flops_per_token(model: trunk.Trunk | None) -> float:
@@ -148,13 +152,14 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
   if model is None:
     return 0.0
   return 2.0 * flops.forward_macs_per_token(
-      model.config, vocab=0, context=model.spec.context
+    model.config, vocab=0, context=model.spec.context
   )
 
 
 def head_parameters(setup: probe_setup.Setup, unit: probe_setup.Unit) -> int:
   shapes = heads.shapes(
-      setup.head_of(unit.source), width=setup.width(unit.source),
-      classes=setup.sets.classes,
-  )  # fmt: skip
+    setup.head_of(unit.source),
+    width=setup.width(unit.source),
+    classes=setup.sets.classes,
+  )
   return sum(int(np.prod(shape)) for shape, _ in shapes.values())

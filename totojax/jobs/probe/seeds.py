@@ -49,16 +49,14 @@ def interval(values: Sequence[float], items: int) -> Interval:
   at = (1.0 + _LEVEL) / 2.0
   spread = np.std(values, ddof=1) / np.sqrt(seeds)
   half = np.hypot(
-      stats.t.ppf(at, seeds - 1) * spread,
-      stats.norm.ppf(at) * top1.error(mean, items),
+    stats.t.ppf(at, seeds - 1) * spread,
+    stats.norm.ppf(at) * top1.error(mean, items),
   )
   return Interval(mean, float(mean - half), float(mean + half))
 
 
 def run(
-    config: labels.ProbeSeeds,
-    workdir: epath.Path,
-    interrupted: jobs.Interrupted,
+  config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Puts the tables of finished probes together."""
   del interrupted  # seconds
@@ -67,14 +65,14 @@ def run(
   for question, folders in config.probe_seeds.items():
     if len(folders) < 2:
       raise ConfigError(
-          f"probe_seeds.{question} names {len(folders)} runs; an interval over"
-          " seeds takes two or more"
+        f"probe_seeds.{question} names {len(folders)} runs; an interval over"
+        " seeds takes two or more"
       )
     probes = [_read(epath.Path(folder)) for folder in folders]
     for (_, table), folder in zip(probes, folders):
       probe = roots.read(directory.read_config(folder), fill=True)
       rows += [
-          {"question": question, "seed": probe.seed, **row} for row in table
+        {"question": question, "seed": probe.seed, **row} for row in table
       ]
     together = summary([one for one, _ in probes])
     metrics |= {f"{question}/{key}": value for key, value in together.items()}
@@ -92,14 +90,14 @@ def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """
   sources = _sources(metrics[0])
   for name, values in (
-      ("n", [one["n"] for one in metrics]),
-      ("classes", [one["classes"] for one in metrics]),
-      ("sources", [_sources(one) for one in metrics]),
+    ("n", [one["n"] for one in metrics]),
+    ("classes", [one["classes"] for one in metrics]),
+    ("sources", [_sources(one) for one in metrics]),
   ):
     if any(value != values[0] for value in values):
       raise ConfigError(
-          f"probes with {name} {values} are not of one question; name runs that"
-          " differ in their seed alone"
+        f"probes with {name} {values} are not of one question; name runs that"
+        " differ in their seed alone"
       )
   items = metrics[0]["n"]
   out = {"n": items, "classes": metrics[0]["classes"], "seeds": len(metrics)}
@@ -107,12 +105,12 @@ def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values = [one[source + _TOP1] for one in metrics]
     ends = interval(values, items)
     out |= {
-        f"{source}/top1": ends.mean,
-        f"{source}/low": ends.low,
-        f"{source}/high": ends.high,
-        f"{source}/layers": [
-            one[f"{source}/chosen_on_holdout/layer"] for one in metrics
-        ],
+      f"{source}/top1": ends.mean,
+      f"{source}/low": ends.low,
+      f"{source}/high": ends.high,
+      f"{source}/layers": [
+        one[f"{source}/chosen_on_holdout/layer"] for one in metrics
+      ],
     }
   others = [source for source in sources if source != "trained"]
   if "trained" in sources and others:
@@ -134,9 +132,9 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 def _sentence(question: str, metrics: Mapping[str, Any]) -> str:
   text = ", ".join(
-      f"{source} {100 * metrics[f'{source}/top1']:.1f}"
-      f" ({100 * metrics[f'{source}/low']:.1f} to"
-      f" {100 * metrics[f'{source}/high']:.1f})"
-      for source in _sources(metrics, "/top1")
+    f"{source} {100 * metrics[f'{source}/top1']:.1f}"
+    f" ({100 * metrics[f'{source}/low']:.1f} to"
+    f" {100 * metrics[f'{source}/high']:.1f})"
+    for source in _sources(metrics, "/top1")
   )
   return f"{question}: top-1 in %, {metrics['seeds']} seeds: {text}"

@@ -136,31 +136,34 @@ def prepare(config: labels.Probe) -> Setup:
     _check_without_model(config, files)
     records, path = _file_records(files)
   sets = data_lib.sets(
-      records["train"], records["validation"], config=config.data,
-      seed=config.seed, missing=labelled.missing(path),
-  )  # fmt: skip
+    records["train"],
+    records["validation"],
+    config=config.data,
+    seed=config.seed,
+    missing=labelled.missing(path),
+  )
   return Setup(
-      config=config,
-      run=run,
-      model=model,
-      layout=sharding.layout(config.mesh),
-      sets=sets,
-      encoders=_encoders(files, records),
-      head=head,
-      layers=layers,
-      cached=_is_cached(config.cache, head),
+    config=config,
+    run=run,
+    model=model,
+    layout=sharding.layout(config.mesh),
+    sets=sets,
+    encoders=_encoders(files, records),
+    head=head,
+    layers=layers,
+    cached=_is_cached(config.cache, head),
   )
 
 
 def _records(
-    run: backbone.Trained, config: labels.ProbeData
+  run: backbone.Trained, config: labels.ProbeData
 ) -> tuple[dict[str, labelled.Records], str]:
   """The records of both stores, and where those of validation are."""
   stores = data_lib.stores(run, config)
   most = {"train": config.train_records, "validation": 0}
   records = {
-      name: labelled.of_store(s, name, most=most[name])
-      for name, s in stores.items()
+    name: labelled.of_store(s, name, most=most[name])
+    for name, s in stores.items()
   }
   return records, stores["validation"].path
 
@@ -177,28 +180,28 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   files = {}
   for name, paths in encoders.items():
     files[name] = {
-        split: feature_files.read(path) for split, path in vars(paths).items()
+      split: feature_files.read(path) for split, path in vars(paths).items()
     }
     kinds = {
-        split: (one.layers, one.features_ML.shape[2:])
-        for split, one in files[name].items()
+      split: (one.layers, one.features_ML.shape[2:])
+      for split, one in files[name].items()
     }
     if len(set(kinds.values())) > 1:
       raise ConfigError(
-          f"the features of encoders.{name} have other layers, tokens or"
-          f" widths: {kinds}; make both with one encoder"
+        f"the features of encoders.{name} have other layers, tokens or"
+        f" widths: {kinds}; make both with one encoder"
       )
   return files
 
 
 def _encoders(
-    files: Files, records: Mapping[str, labelled.Records]
+  files: Files, records: Mapping[str, labelled.Records]
 ) -> dict[str, Encoder]:
   out = {}
   for name, both in files.items():
     ordered = {
-        split: feature_files.in_order(one, records[split])
-        for split, one in both.items()
+      split: feature_files.in_order(one, records[split])
+      for split, one in both.items()
     }
     out[name] = Encoder(both["train"].layers, ordered)
   return out
@@ -212,7 +215,7 @@ def _file_records(files: Files) -> tuple[dict[str, labelled.Records], str]:
   """
   first = next(iter(files.values()))
   records = {
-      split: feature_files.records(one, split) for split, one in first.items()
+    split: feature_files.records(one, split) for split, one in first.items()
   }
   labelled.check_apart(records["train"], records["validation"])
   return records, first["validation"].path
@@ -221,22 +224,22 @@ def _file_records(files: Files) -> tuple[dict[str, labelled.Records], str]:
 def _check_without_model(config: labels.Probe, files: Files) -> None:
   """Raises ConfigError where only a model of ours would read what is said."""
   for key, value in (
-      ("model_run", config.model_run),
-      ("layers", config.layers),
-      ("data.train", config.data.train),
-      ("data.validation", config.data.validation),
+    ("model_run", config.model_run),
+    ("layers", config.layers),
+    ("data.train", config.data.train),
+    ("data.validation", config.data.validation),
   ):
     if value:
       raise ConfigError(
-          f"{key} is {value!r} and backbones is empty, so that nothing reads"
-          ' it; name some backbones ("trained"), or empty it'
+        f"{key} is {value!r} and backbones is empty, so that nothing reads"
+        ' it; name some backbones ("trained"), or empty it'
       )
   pooled = all(f["train"].features_ML.ndim == 3 for f in files.values())
   if pooled and config.head.pool != "average":
     raise ConfigError(
-        f"head.pool is {config.head.pool!r}, which reads every token, and"
-        ' the features on disk are pooled already; use "average", or write them'
-        " with features.pool 'token'"
+      f"head.pool is {config.head.pool!r}, which reads every token, and"
+      ' the features on disk are pooled already; use "average", or write them'
+      " with features.pool 'token'"
     )
 
 
@@ -246,14 +249,14 @@ def _check_sources(config: labels.Probe) -> None:
   taken = sorted({*config.encoders} & {*MODELS, *BASELINES})
   if taken:
     raise ConfigError(
-        f"encoders.{taken[0]} has the name of a backbone of ours; use another"
+      f"encoders.{taken[0]} has the name of a backbone of ours; use another"
     )
   if not (names or config.encoders) or len(set(names)) != len(names):
     raise ConfigError(f"config key backbones is {names}; name some, each once")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):
     raise ConfigError(
-        'backbones has "pixels", which needs data.train_pixels and'
-        " data.validation_pixels: the stores that the tokens were made from"
+      'backbones has "pixels", which needs data.train_pixels and'
+      " data.validation_pixels: the stores that the tokens were made from"
     )
 
 
@@ -262,14 +265,14 @@ def _is_cached(cache: str, head: heads.HeadConfig) -> bool:
   if cache == "off" or head.pool != "average":
     if cache == "on":
       raise ConfigError(
-          'cache "on" keeps one mean of each layer; head.pool'
-          f' {head.pool!r} reads every token. Set cache "auto"'
+        'cache "on" keeps one mean of each layer; head.pool'
+        f' {head.pool!r} reads every token. Set cache "auto"'
       )
     return False
   several = jax.process_count() > 1
   if several and cache == "on":
     raise ConfigError(
-        'cache "on" is for one process, and this is one of'
-        f' {jax.process_count()}; set cache "auto"'
+      'cache "on" is for one process, and this is one of'
+      f' {jax.process_count()}; set cache "auto"'
     )
   return not several

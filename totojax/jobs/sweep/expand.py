@@ -40,8 +40,8 @@ class Point:
   def run(self) -> str:
     """Same for the points that differ only in their learning rate."""
     return (
-        f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}"
-        f"-s{self.seed}-{fingerprint(self.config, self.home)}"
+      f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}"
+      f"-s{self.seed}-{fingerprint(self.config, self.home)}"
     )
 
   @property
@@ -50,14 +50,14 @@ class Point:
 
 
 def narrow_first(
-    models: Mapping[str, studies.Sizes],
+  models: Mapping[str, studies.Sizes],
 ) -> list[tuple[str, studies.Sizes]]:
   """(name, sizes) of the models; a config's sections have no order."""
   return sorted(models.items(), key=lambda item: item[1].get("width", 0))
 
 
 def points(
-    sweep: studies.Sweep, pretrain: Pretrain, home: str
+  sweep: studies.Sweep, pretrain: Pretrain, home: str
 ) -> Iterator[Point]:
   """Every combination of the lists.
 
@@ -76,14 +76,12 @@ def points(
       for total_tokens in sweep.total_tokens:
         for seed in sweep.seeds:
           config = changed(
-              pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed
+            pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed
           )
           train = dataclasses.replace(pretrain.train, total_tokens=total_tokens)
           config = dataclasses.replace(config, train=train)
           for log2_lr in sweep.log2_lr.get(kind, ()):
-            yield Point(
-                kind, model, total_tokens, seed, log2_lr, config, home
-            )
+            yield Point(kind, model, total_tokens, seed, log2_lr, config, home)
 
 
 def _check(sweep: studies.Sweep) -> None:
@@ -93,12 +91,12 @@ def _check(sweep: studies.Sweep) -> None:
   for field, values in lists.items():
     if not values or len(set(values)) < len(values):
       raise ConfigError(
-          f"sweep.{field} is {list(values)}; name at least one, and none twice"
+        f"sweep.{field} is {list(values)}; name at least one, and none twice"
       )
 
 
 def changed(
-    pretrain: Pretrain, *, kind: str, model: studies.Sizes, lr: float, seed: int
+  pretrain: Pretrain, *, kind: str, model: studies.Sizes, lr: float, seed: int
 ) -> Pretrain:
   """A pre-training config with what a sweep changes.
 
@@ -106,11 +104,11 @@ def changed(
     ConfigError: `pretrain.model` has no such key.
   """
   return dataclasses.replace(
-      pretrain,
-      model=studies.sized(pretrain.model, model),
-      mup=dataclasses.replace(pretrain.mup, on=kind == "mup"),
-      optim=dataclasses.replace(pretrain.optim, lr=lr),
-      seed=seed,
+    pretrain,
+    model=studies.sized(pretrain.model, model),
+    mup=dataclasses.replace(pretrain.mup, on=kind == "mup"),
+    optim=dataclasses.replace(pretrain.optim, lr=lr),
+    seed=seed,
   )
 
 

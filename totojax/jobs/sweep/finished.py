@@ -43,13 +43,13 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   for name, equals, folder in found:
     if not (name and equals and folder):
       raise ConfigError(
-          f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
+        f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
       )
   names = [name for name, _, _ in found]
   if not names or len(set(names)) < len(names):
     raise ConfigError(
-        f"{key} is {tuple(runs)}; name at least one run directory and no name"
-        f" twice, as --config.{key}=\"('a1=runs/a1', 'a2=runs/a2')\""
+      f"{key} is {tuple(runs)}; name at least one run directory and no name"
+      f" twice, as --config.{key}=\"('a1=runs/a1', 'a2=runs/a2')\""
     )
   return [(name, folder) for name, _, folder in found]
 
@@ -76,21 +76,21 @@ def _read(name: str, path: str, key: str) -> Run:
     rows = folder.lines("metrics.jsonl")
   except reading.Missing as error:
     raise ValueError(
-        f"{key}: {name} is {path}, which is no run of pre-training: {error}"
+      f"{key}: {name} is {path}, which is no run of pre-training: {error}"
     ) from error
   for fact in _KEYS:
     if fact not in manifest:
       raise ValueError(
-          f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
-          ' directory of run = "pretrain"'
+        f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
+        ' directory of run = "pretrain"'
       )
   return Run(
-      name=name,
-      path=path,
-      manifest=manifest,
-      init_from=written.get("init_from", ""),
-      sequences=_sequences(written),
-      rows=rows,
+    name=name,
+    path=path,
+    manifest=manifest,
+    init_from=written.get("init_from", ""),
+    sequences=_sequences(written),
+    rows=rows,
   )
 
 
@@ -110,8 +110,8 @@ def check_comparable(runs: Sequence[Run], key: str) -> None:
   for run in runs:
     if run.init_from:
       raise ValueError(
-          f"{key}: {run.name} started from {run.init_from}, whose"
-          " compute is not counted; leave it out"
+        f"{key}: {run.name} started from {run.init_from}, whose"
+        " compute is not counted; leave it out"
       )
 
 
@@ -124,9 +124,9 @@ def _sequences(written: dict[str, Any]) -> dict[str, Any]:
   """Of a config.json, which any version may have written."""
   keys, spec = ("vocab", "grid", "frames", "context"), written["sequence"]
   return {
-      **{f"sequence.{key}": spec[key] for key in keys},
-      "the names of data.validation": sorted(written["data"]["validation"]),
-      "validation.rows": written["validation"]["rows"],
+    **{f"sequence.{key}": spec[key] for key in keys},
+    "the names of data.validation": sorted(written["data"]["validation"]),
+    "validation.rows": written["validation"]["rows"],
   }
 
 
@@ -136,6 +136,6 @@ def _check_alike(runs: Sequence[Run], key: str, of: Any) -> None:
     for what, found in of(run):
       if found != first[what]:
         raise ValueError(
-            f"{key}: {what} of {run.name} is {found}, and of {runs[0].name}"
-            f" {first[what]}: their losses cannot be compared; leave one out"
+          f"{key}: {what} of {run.name} is {found}, and of {runs[0].name}"
+          f" {first[what]}: their losses cannot be compared; leave one out"
         )

@@ -42,7 +42,7 @@ LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
 
 def run(
-    config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted
+  config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
   """Trains what is not trained yet, then writes the report.
 
@@ -52,8 +52,8 @@ def run(
   sweep = config.sweep
   if config.pretrain.data.encode_with:
     raise ConfigError(
-        "pretrain.data.encode_with would encode every batch once for each"
-        " learning rate of a sweep; tokenize first and leave it empty"
+      "pretrain.data.encode_with would encode every batch once for each"
+      " learning rate of a sweep; tokenize first and leave it empty"
     )
   # A chain holds its data beside the sweep, and may be moved.
   home = os.fspath(workdir.parent)
@@ -77,7 +77,7 @@ def run(
 
 
 def _programs(
-    points: Sequence[expand.Point], lanes: int
+  points: Sequence[expand.Point], lanes: int
 ) -> Iterable[list[expand.Point]]:
   """Points that one program trains: alike but for their learning rate."""
   for _, group in itertools.groupby(points, key=lambda point: point.run):
@@ -92,14 +92,14 @@ def _notes(workdir: epath.Path) -> pieces.Pieces:
 
 
 def _train(
-    group: Sequence[expand.Point],
-    workdir: epath.Path,
-    sweep: studies.Sweep,
-    interrupted: jobs.Interrupted,
+  group: Sequence[expand.Point],
+  workdir: epath.Path,
+  sweep: studies.Sweep,
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """The learning rates of one model, seed and length; False: interrupted."""
   in_turn = sweep.together == "in_turn" or (
-      sweep.together == "auto" and jax.default_backend() == "cpu"
+    sweep.together == "auto" and jax.default_backend() == "cpu"
   )
   rates = tuple(2.0**point.log2_lr for point in group)
   folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
@@ -126,7 +126,7 @@ def _digest(rates: Sequence[float]) -> str:
 
 
 def outcome(
-    rows: Sequence[Mapping[str, Any]], lane: int, steps: int
+  rows: Sequence[Mapping[str, Any]], lane: int, steps: int
 ) -> dict[str, Any]:
   """What metrics.jsonl says of one lane.
 
@@ -141,7 +141,7 @@ def outcome(
   found = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
   diverged_at = int(found[f"{prefix}diverged"])
   out: dict[str, Any] = dict(
-      val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
+    val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
   )
   if diverged_at:
     return out
@@ -156,7 +156,7 @@ def outcome(
 
 
 def _rows(
-    workdir: epath.Path, points: Sequence[expand.Point]
+  workdir: epath.Path, points: Sequence[expand.Point]
 ) -> list[dict[str, Any]]:
   """A row for each finished point, in the order of the sweep."""
   rows = []
@@ -165,19 +165,21 @@ def _rows(
     if found is None:
       continue
     shape = point.config.model
-    rows.append({
+    rows.append(
+      {
         "parametrisation": point.parametrisation,
         "model": point.model,
         "width": shape.width,
         "depth": shape.depth,
         "parameters": flops.parameters(
-            parts.shape(shape), point.config.sequence.vocab
+          parts.shape(shape), point.config.sequence.vocab
         ),
         "tokens": point.total_tokens,
         "seed": point.seed,
         "log2_lr": point.log2_lr,
         **found,
-    })
+      }
+    )
   return rows
 
 

@@ -36,16 +36,16 @@ def check(settings: BeamSettings) -> None:
     return
   if jax.process_count() > 1:
     raise ValueError(
-        f"beam.name is {settings.name!r} with {jax.process_count()} processes;"
-        " start a pipeline from one, without --multihost"
+      f"beam.name is {settings.name!r} with {jax.process_count()} processes;"
+      " start a pipeline from one, without --multihost"
     )
   beam = _beam()
   try:
     beam.runners.runner.create_runner(settings.name)
   except (ValueError, ImportError, AttributeError) as error:
     raise ValueError(
-        f"beam.name is {settings.name!r}, which Apache Beam does not start:"
-        f" {error}"
+      f"beam.name is {settings.name!r}, which Apache Beam does not start:"
+      f" {error}"
     ) from error
 
 
@@ -59,21 +59,21 @@ def make(part: parts_lib.Part, spec: media.Spec, config: Tokenize) -> None:
   """
   beam = _beam()
   job = _Job(
-      path=str(part.path),
-      head=part.manifest,
-      spec=spec,
-      seed=config.seed,
-      tokenizer=config.tokenizer,
+    path=str(part.path),
+    head=part.manifest,
+    spec=spec,
+    seed=config.seed,
+    tokenizer=config.tokenizer,
   )
   options = beam.options.pipeline_options.PipelineOptions(
-      list(config.beam.options)
+    list(config.beam.options)
   )
   with beam.Pipeline(runner=config.beam.name, options=options) as pipeline:
     _ = (
-        pipeline
-        | "units" >> beam.Create(part.units)
-        | "spread" >> beam.Reshuffle()
-        | "make" >> beam.ParDo(_make_unit_fn(beam, job))
+      pipeline
+      | "units" >> beam.Create(part.units)
+      | "spread" >> beam.Reshuffle()
+      | "make" >> beam.ParDo(_make_unit_fn(beam, job))
     )
 
 
@@ -91,14 +91,12 @@ class _Job:
     if units.is_made(self.path, self.head, unit.number):
       return
     units.make(
-        unit,
-        workers.decode(
-            unit.items, self.spec, seed=self.seed, workers=0, ahead=1
-        ),
-        tokenizer,
-        path=self.path,
-        head=self.head,
-        on_item=lambda found: None,
+      unit,
+      workers.decode(unit.items, self.spec, seed=self.seed, workers=0, ahead=1),
+      tokenizer,
+      path=self.path,
+      head=self.head,
+      on_item=lambda found: None,
     )
 
 
@@ -114,7 +112,7 @@ def _make_unit_fn(beam: Any, job: _Job) -> Any:
 
     def setup(self):
       self._tokenizer = self._shared.acquire(
-          lambda: weights.load(job.tokenizer), tag=job.tokenizer
+        lambda: weights.load(job.tokenizer), tag=job.tokenizer
       )
 
     def process(self, unit):
@@ -131,7 +129,7 @@ def _beam() -> Any:
     import apache_beam.utils.shared  # noqa: F401
   except ImportError as error:
     raise ImportError(
-        "a pipeline needs Apache Beam; install it with: pip install"
-        ' "totojax[beam]"'
+      "a pipeline needs Apache Beam; install it with: pip install"
+      ' "totojax[beam]"'
     ) from error
   return beam

@@ -44,7 +44,7 @@ class _Stop(Exception):
 
 
 def run(
-    config: Tokenize, workdir: epath.Path, interrupted: Interrupted
+  config: Tokenize, workdir: epath.Path, interrupted: Interrupted
 ) -> bool:
   """Tokenizes every split of the source; False when interrupted.
 
@@ -59,7 +59,7 @@ def run(
   for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
   directory.begin(
-      workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
+    workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
   )
   first = jax.process_index() == 0
   if first:
@@ -84,30 +84,30 @@ def run(
 
 
 def _make(
-    part: parts_lib.Part,
-    spec: media.Spec,
-    tokenizer: api.Tokenizer,
-    config: Tokenize,
-    interrupted: Interrupted,
+  part: parts_lib.Part,
+  spec: media.Spec,
+  tokenizer: api.Tokenizer,
+  config: Tokenize,
+  interrupted: Interrupted,
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
   mine = part.units[jax.process_index() :: jax.process_count()]
   todo = [
-      unit
-      for unit in mine
-      if not units.is_made(part.path, part.manifest, unit.number)
+    unit
+    for unit in mine
+    if not units.is_made(part.path, part.manifest, unit.number)
   ]
   total = sum(len(unit.items) for unit in mine)
   left = sum(len(unit.items) for unit in todo)
   decoded = workers.decode(
-      (item for unit in todo for item in unit.items),
-      spec,
-      seed=config.seed,
-      workers=min(workers.processes(config.amount.workers), left),
-      ahead=config.amount.ahead,
+    (item for unit in todo for item in unit.items),
+    spec,
+    seed=config.seed,
+    workers=min(workers.processes(config.amount.workers), left),
+    ahead=config.amount.ahead,
   )
   with console.tracking(
-      f"tokenizing {part.name}", unit="items", total=total, done=total - left
+    f"tokenizing {part.name}", unit="items", total=total, done=total - left
   ) as bar:
     count = _Count(bar)
 
@@ -119,12 +119,12 @@ def _make(
     try:
       for unit in todo:
         units.make(
-            unit,
-            _take(decoded, len(unit.items)),
-            tokenizer,
-            path=part.path,
-            head=part.manifest,
-            on_item=on_item,
+          unit,
+          _take(decoded, len(unit.items)),
+          tokenizer,
+          path=part.path,
+          head=part.manifest,
+          on_item=on_item,
         )
     except _Stop:
       return False
@@ -153,7 +153,7 @@ class _Count:
 
 
 def _take(
-    decoded: Iterator[workers.Decoded], count: int
+  decoded: Iterator[workers.Decoded], count: int
 ) -> Iterator[workers.Decoded]:
   for _ in range(count):
     yield next(decoded)
@@ -174,22 +174,22 @@ def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
     rows += [(part.name, row.id, row.reason) for row in skipped]
     made = manifests.existing(part.path)
     print(
-        f"{part.path}: {made.records} records of {made.frames} frames from"
-        f" {len(part.listing.items) - len(skipped)} of"
-        f" {len(part.listing.items)} items"
+      f"{part.path}: {made.records} records of {made.frames} frames from"
+      f" {len(part.listing.items) - len(skipped)} of"
+      f" {len(part.listing.items)} items"
     )
     if made.complete:
       whole.append(store_lib.Store(part.path, made))
     else:
       empty.append(part.name)
   files.write_table(
-      workdir / "quarantine.csv", rows, header=("store", "id", "reason")
+    workdir / "quarantine.csv", rows, header=("store", "id", "reason")
   )
   certificates.certify(whole)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:
     raise ValueError(
-        f"no item of {', '.join(empty)} gave a record; the reasons are in"
-        f" {workdir / 'quarantine.csv'}"
+      f"no item of {', '.join(empty)} gave a record; the reasons are in"
+      f" {workdir / 'quarantine.csv'}"
     )

@@ -62,8 +62,8 @@ class Part:
     """
     if not tokenizer.vocab:
       raise ValueError(
-          f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
-          " VQGAN"
+        f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
+        " VQGAN"
       )
     spec = self.spec
     api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
@@ -73,22 +73,22 @@ class Part:
       frames, fps = spec.frames, spec.fps
       stride_frames = spec.stride_frames
     head = manifests.new(
-        kind=self.listing.kind,
-        fields=(manifests.token_field(frames=frames, grid=grid),),
-        tokenizer=tokenizer.fingerprint,
-        vocab=tokenizer.vocab,
-        grid=grid,
-        frames=frames,
-        size_px=spec.size_px,
-        stride_frames=stride_frames,
-        fps=fps,
-        crops=spec.crops,
-        labels=bool(self.listing.classes)
-        or any(item.label >= 0 for item in self.listing.items),
-        ids=True,
-        classes=self.listing.classes,
-        records_per_shard=self.items_per_unit * spec.crops,
-        info=dict(self.info),
+      kind=self.listing.kind,
+      fields=(manifests.token_field(frames=frames, grid=grid),),
+      tokenizer=tokenizer.fingerprint,
+      vocab=tokenizer.vocab,
+      grid=grid,
+      frames=frames,
+      size_px=spec.size_px,
+      stride_frames=stride_frames,
+      fps=fps,
+      crops=spec.crops,
+      labels=bool(self.listing.classes)
+      or any(item.label >= 0 for item in self.listing.items),
+      ids=True,
+      classes=self.listing.classes,
+      records_per_shard=self.items_per_unit * spec.crops,
+      info=dict(self.info),
     )
     return dataclasses.replace(self, head=head)
 
@@ -109,31 +109,33 @@ def of(config: SourceJob, workdir: epath.Path) -> Work:
   """
   found = listings.of(config.source, seed=config.seed)
   spec = media.spec(
-      next(iter(found.values())).kind,
-      clip=config.clip, views=config.views, image=config.image,
-  )  # fmt: skip
+    next(iter(found.values())).kind,
+    clip=config.clip,
+    views=config.views,
+    image=config.image,
+  )
   unwanted = _unwanted(config.source.exclude)
   parts = []
   for name, listing in found.items():
     listing = _without(listing, unwanted)
     parts.append(
-        Part(
-            name=name,
-            path=workdir / name,
-            listing=listing,
-            items_per_unit=config.amount.items_per_shard,
-            spec=spec,
-            info={
-                "source": config.source.name,
-                "split": name,
-                "items": len(listing.items),
-                "listing": items_lib.digest(listing.items),
-                "seed": config.seed,
-                # As it comes back from the manifest's file.
-                "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
-            },
-            head=None,
-        )
+      Part(
+        name=name,
+        path=workdir / name,
+        listing=listing,
+        items_per_unit=config.amount.items_per_shard,
+        spec=spec,
+        info={
+          "source": config.source.name,
+          "split": name,
+          "items": len(listing.items),
+          "listing": items_lib.digest(listing.items),
+          "seed": config.seed,
+          # As it comes back from the manifest's file.
+          "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
+        },
+        head=None,
+      )
     )
   return Work(parts, spec)
 
@@ -141,17 +143,17 @@ def of(config: SourceJob, workdir: epath.Path) -> Work:
 def write_missing(work: Work, workdir: epath.Path) -> None:
   """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
   rows = [
-      (part.name, row.id, row.reason)
-      for part in work.parts
-      for row in part.listing.missing
+    (part.name, row.id, row.reason)
+    for part in work.parts
+    for row in part.listing.missing
   ]
   files.write_table(
-      workdir / "missing.csv", rows, header=("store", "id", "reason")
+    workdir / "missing.csv", rows, header=("store", "id", "reason")
   )
   if rows:
     print(
-        f"{len(rows)} listed items are missing or left out:"
-        f" {workdir / 'missing.csv'}"
+      f"{len(rows)} listed items are missing or left out:"
+      f" {workdir / 'missing.csv'}"
     )
 
 
@@ -173,14 +175,14 @@ def _lines(path: str) -> list[str]:
   data = objects.read_bytes(folder or ".", name)
   if data is None:
     raise ValueError(
-        f"source.exclude names {path}, which is neither a store nor a file of"
-        " ids; check the path"
+      f"source.exclude names {path}, which is neither a store nor a file of"
+      " ids; check the path"
     )
   return [line.strip() for line in data.decode().splitlines() if line.strip()]
 
 
 def _without(
-    listing: items_lib.Listing, unwanted: Mapping[str, str]
+  listing: items_lib.Listing, unwanted: Mapping[str, str]
 ) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
   unwanted_by = lambda item: unwanted.get(items_lib.whole(item.id))
@@ -188,14 +190,14 @@ def _without(
   if not out:
     return listing
   rows = [
-      items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}")
-      for item in out
+    items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}")
+    for item in out
   ]
   kept = [item for item in listing.items if not unwanted_by(item)]
   if not kept:
     raise ValueError(
-        f"source.exclude leaves none of {len(out)} items; check the lists"
+      f"source.exclude leaves none of {len(out)} items; check the lists"
     )
   return dataclasses.replace(
-      listing, items=kept, missing=(*listing.missing, *rows)
+    listing, items=kept, missing=(*listing.missing, *rows)
   )

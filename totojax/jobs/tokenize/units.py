@@ -52,22 +52,20 @@ class Note:
   skipped: tuple[items_lib.Skipped, ...]
 
 
-def cut(
-    items: Sequence[items_lib.Item], items_per_unit: int
-) -> Iterator[Unit]:
+def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
   """The units of a listing; the last one may be smaller."""
   for number, start in enumerate(range(0, len(items), items_per_unit)):
     yield Unit(number, tuple(items[start : start + items_per_unit]))
 
 
 def make(
-    unit: Unit,
-    decoded: Iterable[workers.Decoded],
-    tokenizer: api.Tokenizer,
-    *,
-    path: objects.Path,
-    head: manifests.Manifest,
-    on_item: Callable[[workers.Decoded], None],
+  unit: Unit,
+  decoded: Iterable[workers.Decoded],
+  tokenizer: api.Tokenizer,
+  *,
+  path: objects.Path,
+  head: manifests.Manifest,
+  on_item: Callable[[workers.Decoded], None],
 ) -> Note:
   """Encodes the items of a unit, writes its shard, then its note.
 
@@ -104,7 +102,7 @@ def make(
   shard = None
   if rows:
     shard = shards.write_shard(
-        path, head, number=unit.number, arrays=columns.concatenate(rows)
+      path, head, number=unit.number, arrays=columns.concatenate(rows)
     )
   note = Note(shard, tuple(skipped))
   _notes(path).write(unit.number, dataclasses.asdict(note))
@@ -112,20 +110,20 @@ def make(
 
 
 def _columns(
-    decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
-    tokenizer: api.Tokenizer,
-    head: manifests.Manifest,
+  decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
+  tokenizer: api.Tokenizer,
+  head: manifests.Manifest,
 ) -> dict[str, np.ndarray]:
   """Arrays of a shard from some decoded items and their clips."""
   clips_KTRR3 = np.concatenate([clips for _, clips in decoded])
   counts = [len(clips) for _, clips in decoded]
   return columns.of(
-      head,
-      {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
-      np.repeat([item.label for item, _ in decoded], counts)
-      if head.labels
-      else None,
-      [item.item.id for item, clips in decoded for _ in clips],
+    head,
+    {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
+    np.repeat([item.label for item, _ in decoded], counts)
+    if head.labels
+    else None,
+    [item.item.id for item, clips in decoded for _ in clips],
   )
 
 
@@ -146,8 +144,8 @@ def read_note(path: objects.Path, number: int) -> Note | None:
   try:
     shard = values["shard"]
     return Note(
-        manifests.Shard(**shard) if shard else None,
-        tuple(items_lib.Skipped(**row) for row in values["skipped"]),
+      manifests.Shard(**shard) if shard else None,
+      tuple(items_lib.Skipped(**row) for row in values["skipped"]),
     )
   except (TypeError, KeyError) as error:
     raise _notes(path).damaged(number, error) from error
@@ -170,7 +168,7 @@ def is_made(path: objects.Path, head: manifests.Manifest, number: int) -> bool:
 
 
 def finish(
-    path: objects.Path, head: manifests.Manifest, units: int
+  path: objects.Path, head: manifests.Manifest, units: int
 ) -> tuple[items_lib.Skipped, ...]:
   """Writes the manifest of the whole store; returns what was skipped.
 
@@ -183,16 +181,16 @@ def finish(
     note = read_note(path, number)
     if note is None:
       raise objects.StoreError(
-          f"unit {number} of {objects.text(path)} was not made; run the job"
-          " again, it makes what is missing"
+        f"unit {number} of {objects.text(path)} was not made; run the job"
+        " again, it makes what is missing"
       )
     notes.append(note)
   skipped = tuple(row for note in notes for row in note.skipped)
   whole = dataclasses.replace(
-      head,
-      shards=tuple(note.shard for note in notes if note.shard is not None),
-      cursor=units,
-      complete=True,
+    head,
+    shards=tuple(note.shard for note in notes if note.shard is not None),
+    cursor=units,
+    complete=True,
   )
   if whole.shards:
     Store(path, whole).check()

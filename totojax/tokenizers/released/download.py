@@ -47,11 +47,11 @@ class _RemoteFile:
 
 
 def fetch(
-    url: str,
-    path: str | os.PathLike[str],
-    *,
-    sha256: str | None,
-    interrupted: Callable[[], bool] = lambda: False,
+  url: str,
+  path: str | os.PathLike[str],
+  *,
+  sha256: str | None,
+  interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
   """Downloads a file, going on where an earlier call stopped.
 
@@ -86,14 +86,14 @@ def fetch(
       size = _size(part)
       if size <= longest:
         raise DownloadError(
-            f"{url}: {error}. Run the same command again later ({size} bytes"
-            f" are kept in {part}), or fetch it by hand and give its path"
+          f"{url}: {error}. Run the same command again later ({size} bytes"
+          f" are kept in {part}), or fetch it by hand and give its path"
         ) from None
       longest = size
     except OSError as error:
       raise DownloadError(
-          f"{part} cannot be written ({error.strerror}); free some space or"
-          " give a folder that can be written, and run the same command again"
+        f"{part} cannot be written ({error.strerror}); free some space or"
+        " give a folder that can be written, and run the same command again"
       ) from error
   if not complete:
     return False
@@ -119,13 +119,13 @@ def check_digest(path: str | os.PathLike[str], sha256: str, fix: str) -> str:
   actual = digest(path)
   if actual != sha256.lower():
     raise DownloadError(
-        f"{path} has the SHA-256 {actual}; {sha256} is expected: {fix}"
+      f"{path} has the SHA-256 {actual}; {sha256} is expected: {fix}"
     )
   return actual
 
 
 def _transfer(
-    url: str, part: pathlib.Path, interrupted: Callable[[], bool]
+  url: str, part: pathlib.Path, interrupted: Callable[[], bool]
 ) -> bool:
   """One connection; whether the part is whole, False where interrupted."""
   begin, known = _begun(part, url)
@@ -139,7 +139,7 @@ def _transfer(
       headers["If-Range"] = known.mark
   try:
     with requests.get(
-        url, headers=headers, stream=True, timeout=TIMEOUT_S
+      url, headers=headers, stream=True, timeout=TIMEOUT_S
     ) as response:
       if response.status_code in (206, 416):  # 416: it is shorter now
         if known is None or not _continues(response, begin, known):
@@ -152,12 +152,12 @@ def _transfer(
       _note(part, known)
       return _write(response, part, known.length, begin, interrupted)
   except (
-      requests.exceptions.MissingSchema,
-      requests.exceptions.InvalidSchema,
-      requests.exceptions.InvalidURL,
+    requests.exceptions.MissingSchema,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.InvalidURL,
   ) as error:
     raise DownloadError(
-        f"{url!r} is no address ({error}); it begins with https:// or http://"
+      f"{url!r} is no address ({error}); it begins with https:// or http://"
     ) from error
   except requests.RequestException as error:
     raise _Broken(f"the connection failed ({_reason(error)})") from error
@@ -171,15 +171,15 @@ def _answer(response: requests.Response, url: str) -> _RemoteFile:
   """
   if response.status_code != 200:
     raise DownloadError(
-        f"{url} answers {response.status_code} {response.reason}; check the"
-        " address, or fetch the file by hand and give its path"
+      f"{url} answers {response.status_code} {response.reason}; check the"
+      " address, or fetch the file by hand and give its path"
     )
   encoding = response.headers.get("Content-Encoding", "identity")
   length = response.headers.get("Content-Length", "")
   if not length.isdecimal() or encoding != "identity":
     raise DownloadError(
-        f"{url} does not say how long the file is, so that a cut one would not"
-        " be noticed; fetch it by hand and give its path"
+      f"{url} does not say how long the file is, so that a cut one would not"
+      " be noticed; fetch it by hand and give its path"
     )
   return _RemoteFile(url, int(length), _mark(response))
 
@@ -191,7 +191,7 @@ def _mark(response: requests.Response) -> str:
 
 
 def _continues(
-    response: requests.Response, begin: int, known: _RemoteFile
+  response: requests.Response, begin: int, known: _RemoteFile
 ) -> bool:
   """Whether the answer is the rest of the file that the part begins."""
   # The date may be left out where it was the condition of the request.
@@ -202,21 +202,21 @@ def _continues(
 
 
 def _write(
-    response: requests.Response,
-    part: pathlib.Path,
-    length: int,
-    begin: int,
-    interrupted: Callable[[], bool],
+  response: requests.Response,
+  part: pathlib.Path,
+  length: int,
+  begin: int,
+  interrupted: Callable[[], bool],
 ) -> bool:
   """Appends the body to the first `begin` bytes of the part."""
   with (
-      open(part, "ab" if begin else "wb") as file,
-      console.tracking(
-          f"fetching {part.stem}",
-          unit="MiB",
-          total=-(-length // MIB),
-          done=begin // MIB,
-      ) as bar,
+    open(part, "ab" if begin else "wb") as file,
+    console.tracking(
+      f"fetching {part.stem}",
+      unit="MiB",
+      total=-(-length // MIB),
+      done=begin // MIB,
+    ) as bar,
   ):
     written = begin
     for chunk in response.iter_content(CHUNK_BYTES):
@@ -266,8 +266,8 @@ def _check_space(part: pathlib.Path, needed_bytes: int) -> None:
   free_bytes = shutil.disk_usage(part.parent).free
   if needed_bytes > free_bytes:
     raise DownloadError(
-        f"{part.parent} has {free_bytes} bytes free; {needed_bytes} more are"
-        " needed: free some space, and run the same command again"
+      f"{part.parent} has {free_bytes} bytes free; {needed_bytes} more are"
+      " needed: free some space, and run the same command again"
     )
 
 

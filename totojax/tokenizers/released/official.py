@@ -39,54 +39,49 @@ class Kind:
 
 
 _DVAE = dvae.DvaeConfig(
-    vocab=8192,
-    hidden=256,
-    groups=4,
-    blocks=2,
-    decoder_init=128,
-    post_gain=1 / 64,
+  vocab=8192, hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
 )
 _VQGAN_1K = vqgan.VqganConfig(
-    vocab=1024,
-    embed=256,
-    z=256,
-    channels=128,
-    multipliers=(1, 1, 2, 2, 4),
-    blocks=2,
-    attention=(4,),
+  vocab=1024,
+  embed=256,
+  z=256,
+  channels=128,
+  multipliers=(1, 1, 2, 2, 4),
+  blocks=2,
+  attention=(4,),
 )
 # Addresses: github.com/openai/DALL-E, notebooks/usage.ipynb; and
 # github.com/CompVis/taming-transformers, overview of pretrained models.
 KINDS: Mapping[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "dvae",
-            ("encoder.pkl", "decoder.pkl"),
-            (
-                "https://cdn.openai.com/dall-e/encoder.pkl",
-                "https://cdn.openai.com/dall-e/decoder.pkl",
-            ),
-            _DVAE,
-        ),
-        Kind(
-            "vqgan-1k",
-            ("last.ckpt",),
-            ("https://heibox.uni-heidelberg.de/f/140747ba53464f49b476/?dl=1",),
-            _VQGAN_1K,
-        ),
-        Kind(
-            "vqgan-16k",
-            ("last.ckpt",),
-            ("https://heibox.uni-heidelberg.de/f/867b05fc8c4841768640/?dl=1",),
-            dataclasses.replace(_VQGAN_1K, vocab=16384),
-        ),
-    )
+  kind.name: kind
+  for kind in (
+    Kind(
+      "dvae",
+      ("encoder.pkl", "decoder.pkl"),
+      (
+        "https://cdn.openai.com/dall-e/encoder.pkl",
+        "https://cdn.openai.com/dall-e/decoder.pkl",
+      ),
+      _DVAE,
+    ),
+    Kind(
+      "vqgan-1k",
+      ("last.ckpt",),
+      ("https://heibox.uni-heidelberg.de/f/140747ba53464f49b476/?dl=1",),
+      _VQGAN_1K,
+    ),
+    Kind(
+      "vqgan-16k",
+      ("last.ckpt",),
+      ("https://heibox.uni-heidelberg.de/f/867b05fc8c4841768640/?dl=1",),
+      dataclasses.replace(_VQGAN_1K, vocab=16384),
+    ),
+  )
 }
 # A tensor that tells which model a file is of.
 _SIGNS = {
-    dvae.DvaeConfig: ("blocks.input.w", "DALL-E's dVAE"),
-    vqgan.VqganConfig: ("quantize.embedding.weight", "a VQGAN of taming"),
+  dvae.DvaeConfig: ("blocks.input.w", "DALL-E's dVAE"),
+  vqgan.VqganConfig: ("quantize.embedding.weight", "a VQGAN of taming"),
 }
 
 
@@ -98,18 +93,18 @@ def find(name: str) -> Kind:
   """
   if name not in KINDS:
     raise ValueError(
-        f"the official tokenizer {name!r} is unknown; use one of"
-        f" {', '.join(KINDS)}"
+      f"the official tokenizer {name!r} is unknown; use one of"
+      f" {', '.join(KINDS)}"
     )
   return KINDS[name]
 
 
 def convert(
-    kind: str | Kind,
-    files: Sequence[str | os.PathLike[str]],
-    out: str | os.PathLike[str],
-    *,
-    sha256: Sequence[str] = (),
+  kind: str | Kind,
+  files: Sequence[str | os.PathLike[str]],
+  out: str | os.PathLike[str],
+  *,
+  sha256: Sequence[str] = (),
 ) -> str:
   """Writes a tokenizer file from the released ones; returns its fingerprint.
 
@@ -131,19 +126,19 @@ def convert(
   paths = [pathlib.Path(file) for file in files]
   if len(paths) != len(kind.files):
     raise ValueError(
-        f"{len(paths)} files were given for {kind.name}; it is made of"
-        f" {len(kind.files)}: {', '.join(kind.files)}"
+      f"{len(paths)} files were given for {kind.name}; it is made of"
+      f" {len(kind.files)}: {', '.join(kind.files)}"
     )
   digests = []
   for i, path in enumerate(paths):
     if not path.is_file():
       raise FileNotFoundError(
-          f"no file at {path}; it should be {kind.files[i]} from {kind.urls[i]}"
+        f"no file at {path}; it should be {kind.files[i]} from {kind.urls[i]}"
       )
     digests.append(
-        download.check_digest(path, sha256[i], f"get it from {kind.urls[i]}")
-        if sha256
-        else download.digest(path)
+      download.check_digest(path, sha256[i], f"get it from {kind.urls[i]}")
+      if sha256
+      else download.digest(path)
     )
     print(f"{path}: SHA-256 {digests[i]}", flush=True)
   tensors = [pickles.read(path) for path in paths]
@@ -152,20 +147,20 @@ def convert(
     for state in tensors:
       _check_model(kind, state)
     build = (
-        dvae.from_reference
-        if isinstance(kind.config, dvae.DvaeConfig)
-        else vqgan.from_reference
+      dvae.from_reference
+      if isinstance(kind.config, dvae.DvaeConfig)
+      else vqgan.from_reference
     )
     params, config = build(*tensors)
     _check_size(kind, config)
   except ValueError as error:
     raise ValueError(f"{named}: {error}") from error
   card = {
-      "kind": kind.name,
-      "source": [
-          {"file": path.name, "sha256": digest}
-          for path, digest in zip(paths, digests)
-      ],
+    "kind": kind.name,
+    "source": [
+      {"file": path.name, "sha256": digest}
+      for path, digest in zip(paths, digests)
+    ],
   }
   return weights.save(out, params, config, card=card, dtype="float32")
 
@@ -175,21 +170,21 @@ def _check_model(kind: Kind, tensors: Mapping[str, np.ndarray]) -> None:
   for cls, (sign, model) in _SIGNS.items():
     if sign in tensors and not isinstance(kind.config, cls):
       raise ValueError(
-          f"this is a file of {model} (it has {sign}); {kind.name} is made of"
-          f" {', '.join(kind.files)} from {', '.join(kind.urls)}"
+        f"this is a file of {model} (it has {sign}); {kind.name} is made of"
+        f" {', '.join(kind.files)} from {', '.join(kind.urls)}"
       )
 
 
 def _check_size(
-    kind: Kind, config: dvae.DvaeConfig | vqgan.VqganConfig
+  kind: Kind, config: dvae.DvaeConfig | vqgan.VqganConfig
 ) -> None:
   if config == kind.config:
     return
   fits = [other.name for other in KINDS.values() if other.config == config]
   wrong = ", ".join(
-      f"{field} {value} instead of {getattr(kind.config, field)}"
-      for field, value in dataclasses.asdict(config).items()
-      if value != getattr(kind.config, field)
+    f"{field} {value} instead of {getattr(kind.config, field)}"
+    for field, value in dataclasses.asdict(config).items()
+    if value != getattr(kind.config, field)
   )
   fix = f"it is {fits[0]}: give that kind" if fits else "give the released file"
   raise ValueError(f"this is not {kind.name}: it has {wrong}; {fix}")

@@ -22,31 +22,84 @@ OPCODES = 1_000_000  # of a pickle; 500 tensors with Adam's moments take 59,586
 
 # Names that no checkpoint needs. Nothing of a file is run, with or without this
 # list: it is here so that an attack is called one.
-_ATTACK_MODULES = frozenset({
-    "_posixsubprocess", "bdb", "code", "codeop", "commands", "ctypes",
-    "importlib", "nt", "os", "pdb", "pip", "popen2", "posix", "pty", "pydoc",
-    "runpy", "shutil", "socket", "subprocess", "sys", "timeit", "webbrowser",
-})  # fmt: skip
+_ATTACK_MODULES = frozenset(
+  {
+    "_posixsubprocess",
+    "bdb",
+    "code",
+    "codeop",
+    "commands",
+    "ctypes",
+    "importlib",
+    "nt",
+    "os",
+    "pdb",
+    "pip",
+    "popen2",
+    "posix",
+    "pty",
+    "pydoc",
+    "runpy",
+    "shutil",
+    "socket",
+    "subprocess",
+    "sys",
+    "timeit",
+    "webbrowser",
+  }
+)
 _BUILTINS = frozenset({"builtins", "__builtin__", "io", "_io", "codecs"})
-_ATTACK_BUILTINS = frozenset({
-    "__import__", "breakpoint", "compile", "delattr", "eval", "exec",
-    "execfile", "file", "globals", "input", "locals", "open", "setattr", "vars",
-})  # fmt: skip
+_ATTACK_BUILTINS = frozenset(
+  {
+    "__import__",
+    "breakpoint",
+    "compile",
+    "delattr",
+    "eval",
+    "exec",
+    "execfile",
+    "file",
+    "globals",
+    "input",
+    "locals",
+    "open",
+    "setattr",
+    "vars",
+  }
+)
 
-_LITERALS = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT",
-    "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES",
-    "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
-})  # fmt: skip
+_LITERALS = frozenset(
+  {
+    "INT",
+    "BININT",
+    "BININT1",
+    "BININT2",
+    "LONG",
+    "LONG1",
+    "LONG4",
+    "FLOAT",
+    "BINFLOAT",
+    "STRING",
+    "BINSTRING",
+    "SHORT_BINSTRING",
+    "UNICODE",
+    "BINUNICODE",
+    "SHORT_BINUNICODE",
+    "BINUNICODE8",
+    "BINBYTES",
+    "SHORT_BINBYTES",
+    "BINBYTES8",
+    "BYTEARRAY8",
+  }
+)
 _EMPTY: Mapping[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
+  "NONE": lambda: None,
+  "NEWTRUE": lambda: True,
+  "NEWFALSE": lambda: False,
+  "EMPTY_LIST": list,
+  "EMPTY_TUPLE": tuple,
+  "EMPTY_DICT": dict,
+  "EMPTY_SET": set,
 }
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -88,16 +141,16 @@ class Machine:
   """
 
   def __init__(
-      self,
-      *,
-      calls: Mapping[str, Callable[[tuple], Any]],
-      persistent: Callable[[Any], Any],
+    self,
+    *,
+    calls: Mapping[str, Callable[[tuple], Any]],
+    persistent: Callable[[Any], Any],
   ):
     self._calls = {
-        "collections.OrderedDict": _ordered_dict,
-        "builtins.set": _set,
-        "__builtin__.set": _set,
-        **calls,
+      "collections.OrderedDict": _ordered_dict,
+      "builtins.set": _set,
+      "__builtin__.set": _set,
+      **calls,
     }
     self._persistent = persistent
 
@@ -112,8 +165,8 @@ class Machine:
       for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
         if count == OPCODES:
           raise UnsafeOrDamaged(
-              f"the pickle has more than {OPCODES} opcodes; a checkpoint of"
-              " tensors has far fewer: get the file from its publisher"
+            f"the pickle has more than {OPCODES} opcodes; a checkpoint of"
+            " tensors has far fewer: get the file from its publisher"
           )
         if opcode.name == "STOP":
           return self._pop()
@@ -122,8 +175,8 @@ class Machine:
       raise
     except (ValueError, OverflowError) as error:  # pickletools
       raise UnsafeOrDamaged(
-          f"the pickle is cut short or damaged ({shown(str(error))}); copy or"
-          " download the file again"
+        f"the pickle is cut short or damaged ({shown(str(error))}); copy or"
+        " download the file again"
       ) from None
     raise AssertionError("genops ends with STOP or raises")
 
@@ -136,15 +189,15 @@ class Machine:
       items = [self._pop() for _ in range(_TUPLES[name])]
       self._push(tuple(reversed(items)))
     elif not (
-        self._step_stack(name, argument)
-        or self._step_fill(name)
-        or self._step_object(name, argument)
+      self._step_stack(name, argument)
+      or self._step_fill(name)
+      or self._step_object(name, argument)
     ):
       # EXT1, EXT2 and EXT4 (the process's own table of objects), and buffers
       # that are not in the file.
       raise UnsafeOrDamaged(
-          f"the pickle uses the opcode {name}, which no checkpoint has; get the"
-          " file from its publisher"
+        f"the pickle uses the opcode {name}, which no checkpoint has; get the"
+        " file from its publisher"
       )
 
   def _step_stack(self, name: str, argument: Any) -> bool:
@@ -281,7 +334,7 @@ def shown(text: str) -> str:
 
 def _damaged(what: str) -> UnsafeOrDamaged:
   return UnsafeOrDamaged(
-      f"the pickle is damaged ({what}); copy or download the file again"
+    f"the pickle is damaged ({what}); copy or download the file again"
   )
 
 
@@ -289,12 +342,12 @@ def _name(module: Any, name: Any) -> Name:
   if not isinstance(module, str) or not isinstance(name, str):
     raise _damaged("a class or function has no name")
   if module.split(".")[0] in _ATTACK_MODULES or (
-      module in _BUILTINS and name in _ATTACK_BUILTINS
+    module in _BUILTINS and name in _ATTACK_BUILTINS
   ):
     raise UnsafeOrDamaged(
-        f"the pickle asks for {shown(f'{module}.{name}')}, which no checkpoint"
-        " needs: the file is an attack. Nothing of it was run; delete it, and"
-        " get the file from its publisher"
+      f"the pickle asks for {shown(f'{module}.{name}')}, which no checkpoint"
+      " needs: the file is an attack. Nothing of it was run; delete it, and"
+      " get the file from its publisher"
     )
   return Name(f"{module}.{name}")
 
@@ -311,8 +364,8 @@ def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     key = _key(key)
     if key in target:
       raise UnsafeOrDamaged(
-          f"the pickle has the key {shown(key)} twice in one dict; torch"
-          " never writes that: get the file from its publisher"
+        f"the pickle has the key {shown(key)} twice in one dict; torch"
+        " never writes that: get the file from its publisher"
       )
     target[key] = value
   return target
@@ -324,9 +377,9 @@ def _ordered_dict(arguments: tuple) -> dict[Any, Any]:
     return {}
   pairs = arguments[0]
   if (
-      len(arguments) > 1
-      or not isinstance(pairs, list)
-      or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
+    len(arguments) > 1
+    or not isinstance(pairs, list)
+    or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs)
   ):
     raise _damaged("an OrderedDict is not made of pairs")
   return _fill({}, [item for pair in pairs for item in pair])

@@ -57,8 +57,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       raise UnsafeOrDamaged(f"it is empty; {AGAIN}")
     if size > FILE_BYTES:
       raise UnsafeOrDamaged(
-          f"it has {size} bytes, more than {FILE_BYTES}; save the state dict of"
-          " the model alone, without an optimizer's"
+        f"it has {size} bytes, more than {FILE_BYTES}; save the state dict of"
+        " the model alone, without an optimizer's"
       )
     with open(path, "rb") as file:
       is_zip = file.read(4) == b"PK\x03\x04"
@@ -93,7 +93,7 @@ def _rebuild(arguments: tuple) -> _Tensor:
   """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
   if not 4 <= len(arguments) <= 7:
     raise UnsafeOrDamaged(
-        f"a tensor is made from {len(arguments)} values; {PUBLISHER}"
+      f"a tensor is made from {len(arguments)} values; {PUBLISHER}"
     )
   marks = arguments[6] if len(arguments) == 7 else None
   return _Tensor(*arguments[:4], marks=bool(marks))
@@ -107,22 +107,22 @@ def _parameter(arguments: tuple) -> Any:
 
 
 _CALLS: torch_files.Calls = {
-    "torch._utils._rebuild_tensor": _rebuild,
-    "torch._utils._rebuild_tensor_v2": _rebuild,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+  "torch._utils._rebuild_tensor": _rebuild,
+  "torch._utils._rebuild_tensor_v2": _rebuild,
+  "torch._utils._rebuild_parameter": _parameter,
+  "torch._utils._rebuild_parameter_with_state": _parameter,
 }
 
 
 def _tensors(
-    root: Any, load: Callable[[Storage], np.ndarray], size: int
+  root: Any, load: Callable[[Storage], np.ndarray], size: int
 ) -> dict[str, np.ndarray]:
   """The named tensors below `root`, checked and read."""
   tensors: dict[str, _Tensor] = {}
   for name, tensor in _named(root):
     if name in tensors:
       raise UnsafeOrDamaged(
-          f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}"
+        f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}"
       )
     if len(tensors) == NAMES:
       raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
@@ -132,13 +132,13 @@ def _tensors(
     raise UnsafeOrDamaged("it holds no tensor; give the checkpoint of a model")
   # What overlaps in the file could declare far more than it has.
   declared = max(
-      sum(tensor.nbytes for tensor in set(tensors.values())),
-      sum({t.storage.key: t.storage.nbytes for t in tensors.values()}.values()),
+    sum(tensor.nbytes for tensor in set(tensors.values())),
+    sum({t.storage.key: t.storage.nbytes for t in tensors.values()}.values()),
   )
   if declared > size:
     raise UnsafeOrDamaged(
-        f"its tensors have {declared} bytes, more than the file's {size};"
-        f" {PUBLISHER}"
+      f"its tensors have {declared} bytes, more than the file's {size};"
+      f" {PUBLISHER}"
     )
   storages: dict[str, np.ndarray] = {}
   arrays: dict[_Tensor, np.ndarray] = {}
@@ -160,30 +160,30 @@ def _named(root: Any) -> Iterator[tuple[str, Any]]:
     root = root.get("state_dict", root)
   if not isinstance(root, dict):
     raise UnsafeOrDamaged(
-        f"it holds a {type(root).__name__}; give a module, a state dict, or a"
-        ' checkpoint with one under "state_dict"'
+      f"it holds a {type(root).__name__}; give a module, a state dict, or a"
+      ' checkpoint with one under "state_dict"'
     )
   for name, value in root.items():
     yield _entry(name, "", value)
 
 
 def _module(
-    module: opcodes.Inert, prefix: str, depth: int, visits: Iterator[int]
+  module: opcodes.Inert, prefix: str, depth: int, visits: Iterator[int]
 ) -> Iterator[tuple[str, Any]]:
   """What `nn.Module.state_dict` would name, in its order."""
   if depth > DEPTH or next(visits) >= NAMES:
     raise UnsafeOrDamaged(
-        f"its modules are nested over {DEPTH} deep, or are over {NAMES};"
-        f" {PUBLISHER}"
+      f"its modules are nested over {DEPTH} deep, or are over {NAMES};"
+      f" {PUBLISHER}"
     )
   state = module.state
   if not isinstance(state, dict) or not all(
-      isinstance(state.get(part), dict)
-      for part in ("_parameters", "_buffers", "_modules")
+    isinstance(state.get(part), dict)
+    for part in ("_parameters", "_buffers", "_modules")
   ):
     raise UnsafeOrDamaged(
-        f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
-        " save the state dict of the model"
+      f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
+      " save the state dict of the model"
     )
   for name, value in state["_parameters"].items():
     if value is not None:
@@ -199,8 +199,8 @@ def _module(
       yield from _module(child, below, depth + 1, visits)
     elif child is not None:
       raise UnsafeOrDamaged(
-          f"a child of the module at {opcodes.shown(prefix)} is no module;"
-          f" {PUBLISHER}"
+        f"a child of the module at {opcodes.shown(prefix)} is no module;"
+        f" {PUBLISHER}"
       )
 
 
@@ -212,16 +212,16 @@ def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
   if isinstance(value, opcodes.Inert | opcodes.Name):
     kind = opcodes.shown(value.name)
   raise UnsafeOrDamaged(
-      f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict"
-      " of the model alone"
+    f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict"
+    " of the model alone"
   )
 
 
 def _joined(prefix: str, name: Any) -> str:
   if not isinstance(name, str) or len(prefix) + len(name) > NAME_CHARS:
     raise UnsafeOrDamaged(
-        f"a name below {opcodes.shown(prefix)} is no string, or longer than"
-        f" {NAME_CHARS} characters; {PUBLISHER}"
+      f"a name below {opcodes.shown(prefix)} is no string, or longer than"
+      f" {NAME_CHARS} characters; {PUBLISHER}"
     )
   return prefix + name
 
@@ -233,38 +233,38 @@ def _check(name: str, tensor: _Tensor) -> None:
   torch_files.check_type(storage, f"tensor {name}")
   if tensor.marks:
     raise UnsafeOrDamaged(
-        f"tensor {name} is a conjugate or negative view; save a .clone() of it"
+      f"tensor {name} is a conjugate or negative view; save a .clone() of it"
     )
   if (
-      not isinstance(storage, Storage)
-      or not _counts((first,))
-      or not _counts(shape)
-      or not _counts(strides)
-      or len(shape) != len(strides)
-      or len(shape) > DIMENSIONS
+    not isinstance(storage, Storage)
+    or not _counts((first,))
+    or not _counts(shape)
+    or not _counts(strides)
+    or len(shape) != len(strides)
+    or len(shape) > DIMENSIONS
   ):
     raise UnsafeOrDamaged(
-        f"tensor {name} is declared with offset, shape or strides that are no"
-        f" counts; {PUBLISHER}"
+      f"tensor {name} is declared with offset, shape or strides that are no"
+      f" counts; {PUBLISHER}"
     )
   values = math.prod(shape)
   last = first + sum((n - 1) * step for n, step in zip(shape, strides))
   if values > storage.count or (values and last >= storage.count):
     raise UnsafeOrDamaged(
-        f"tensor {name} of shape {shape} at {first} with strides"
-        f" {strides} does not fit its storage of {storage.count} values;"
-        f" {AGAIN}, and where it was expanded, save a .clone() of it"
+      f"tensor {name} of shape {shape} at {first} with strides"
+      f" {strides} does not fit its storage of {storage.count} values;"
+      f" {AGAIN}, and where it was expanded, save a .clone() of it"
     )
   if tensor.nbytes > TENSOR_BYTES:
     raise UnsafeOrDamaged(
-        f"tensor {name} has {tensor.nbytes} bytes; {TENSOR_BYTES} are the most"
-        f" that is read: {PUBLISHER}"
+      f"tensor {name} has {tensor.nbytes} bytes; {TENSOR_BYTES} are the most"
+      f" that is read: {PUBLISHER}"
     )
 
 
 def _counts(values: Any) -> bool:
   return isinstance(values, tuple) and all(
-      type(value) is int and 0 <= value < 2**63 for value in values
+    type(value) is int and 0 <= value < 2**63 for value in values
   )
 
 
@@ -274,16 +274,16 @@ def _array(name: str, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
   if not math.prod(tensor.shape):
     return np.zeros(tensor.shape, values.dtype)
   array = np.lib.stride_tricks.as_strided(
-      values[tensor.storage.first + tensor.first :],
-      tensor.shape,
-      [step * itemsize for step in tensor.strides],
-      writeable=False,
+    values[tensor.storage.first + tensor.first :],
+    tensor.shape,
+    [step * itemsize for step in tensor.strides],
+    writeable=False,
   )
   array = np.ascontiguousarray(array).reshape(tensor.shape)
   array.flags.writeable = False
   if array.dtype.kind not in "iub" and not np.isfinite(array).all():
     raise UnsafeOrDamaged(
-        f"tensor {name} has values that are not finite; the training diverged,"
-        f" or the file is damaged: {AGAIN}"
+      f"tensor {name} has values that are not finite; the training diverged,"
+      f" or the file is damaged: {AGAIN}"
     )
   return array

@@ -16,11 +16,11 @@ _OIHW = (3, 2, 0, 1)  # and back
 
 
 def arrange(
-    tensors: Mapping[str, np.ndarray],
-    shapes: Any,
-    name_of: Callable[[tuple[str, ...]], str],
-    *,
-    what: str,
+  tensors: Mapping[str, np.ndarray],
+  shapes: Any,
+  name_of: Callable[[tuple[str, ...]], str],
+  *,
+  what: str,
 ) -> Any:
   """Our parameter tree out of a state dictionary.
 
@@ -54,14 +54,14 @@ def arrange(
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:
     raise ValueError(
-        f"these tensors are not {what}: {'; '.join(wrong)}. Give the whole"
-        " released file"
+      f"these tensors are not {what}: {'; '.join(wrong)}. Give the whole"
+      " released file"
     )
   return traverse_util.unflatten_dict(flat)
 
 
 def size(
-    tensors: Mapping[str, np.ndarray], name: str, axis: int, otherwise: int
+  tensors: Mapping[str, np.ndarray], name: str, axis: int, otherwise: int
 ) -> int:
   """A tensor's length along an axis; `otherwise` where it does not say.
 
@@ -72,10 +72,10 @@ def size(
 
 
 def highest(
-    tensors: Mapping[str, np.ndarray], pattern: str, otherwise: int
+  tensors: Mapping[str, np.ndarray], pattern: str, otherwise: int
 ) -> int:
   """The highest number that the pattern's group has in any name."""
   numbers = [
-      int(match[1]) for name in tensors if (match := re.match(pattern, name))
+    int(match[1]) for name in tensors if (match := re.match(pattern, name))
   ]
   return max(numbers, default=otherwise)

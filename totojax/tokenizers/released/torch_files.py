@@ -28,14 +28,14 @@ Calls = Mapping[str, Callable[[tuple], Any]]
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PROTOCOL = 1001  # torch.serialization.PROTOCOL_VERSION
 _DTYPES: Mapping[str, np.dtype] = {
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "DoubleStorage": np.dtype(np.float64),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
+  "FloatStorage": np.dtype(np.float32),
+  "HalfStorage": np.dtype(np.float16),
+  "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+  "DoubleStorage": np.dtype(np.float64),
+  "LongStorage": np.dtype(np.int64),
+  "IntStorage": np.dtype(np.int32),
+  "ByteStorage": np.dtype(np.uint8),
+  "BoolStorage": np.dtype(np.bool_),
 }
 
 
@@ -70,12 +70,12 @@ class Storages:
       case ("module", container, _, _):  # legacy: a class with its source code
         return container
       case ("storage", opcodes.Name(kind), str(key), _, int(total), *rest) if (
-          0 <= total < 2**63
+        0 <= total < 2**63
       ):
         pass
       case _:
         raise UnsafeOrDamaged(
-            f"a tensor's storage is declared in an unknown way; {PUBLISHER}"
+          f"a tensor's storage is declared in an unknown way; {PUBLISHER}"
         )
     dtype = _DTYPES.get(kind.removeprefix("torch.").removeprefix("cuda."))
     if dtype is None:
@@ -83,17 +83,17 @@ class Storages:
     storage = Storage(key, dtype, total, 0, total)
     if self.declared.setdefault(key, storage) != storage:
       raise UnsafeOrDamaged(
-          f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}"
+        f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}"
       )
     match rest:
       case [] | [None]:
         return storage
       case [(_, int(first), int(count))] if (
-          0 <= first and 0 <= count and first + count <= total
+        0 <= first and 0 <= count and first + count <= total
       ):
         return dataclasses.replace(storage, first=first, count=count)
     raise UnsafeOrDamaged(
-        f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}"
+      f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}"
     )
 
 
@@ -101,8 +101,8 @@ def check_type(storage: Any, whose: str) -> None:
   """Raises UnsafeOrDamaged for a storage of a type that is not read."""
   if isinstance(storage, opcodes.Inert):
     raise UnsafeOrDamaged(
-        f"{whose} is of type {opcodes.shown(storage.name)}; supported are"
-        f" {', '.join(_DTYPES)}: save it as float32"
+      f"{whose} is of type {opcodes.shown(storage.name)}; supported are"
+      f" {', '.join(_DTYPES)}: save it as float32"
     )
 
 
@@ -117,22 +117,22 @@ class Zip:
         zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError,
     ) as error:  # fmt: skip
       raise UnsafeOrDamaged(
-          f"it is cut short or no zip archive ({error}); {AGAIN}"
+        f"it is cut short or no zip archive ({error}); {AGAIN}"
       ) from None
     self._entries: dict[str, zipfile.ZipInfo] = {}
     for entry in self._archive.infolist():
       if entry.filename in self._entries:
         raise UnsafeOrDamaged(
-            f"the archive has {opcodes.shown(entry.filename)} twice;"
-            f" {PUBLISHER}"
+          f"the archive has {opcodes.shown(entry.filename)} twice; {PUBLISHER}"
         )
       self._entries[entry.filename] = entry
-    pickled = [n for n in self._entries if n.count("/") == 1
-               and n.endswith("/data.pkl")]  # fmt: skip
+    pickled = [
+      n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")
+    ]
     if len(pickled) != 1:
       raise UnsafeOrDamaged(
-          f"the archive has {len(pickled)} entries named data.pkl; a torch file"
-          " has one: give a file that torch.save wrote"
+        f"the archive has {len(pickled)} entries named data.pkl; a torch file"
+        " has one: give a file that torch.save wrote"
       )
     self._folder = pickled[0].removesuffix("data.pkl")
     order = b"little"
@@ -149,20 +149,20 @@ class Zip:
     entry = self._entries.get(self._folder + name)
     if entry is None:
       raise UnsafeOrDamaged(
-          f"the archive lacks {opcodes.shown(name)}, which its pickle needs;"
-          f" {AGAIN}"
+        f"the archive lacks {opcodes.shown(name)}, which its pickle needs;"
+        f" {AGAIN}"
       )
     if entry.compress_type != zipfile.ZIP_STORED:
       raise UnsafeOrDamaged(
-          f"{opcodes.shown(name)} is compressed; torch stores everything as it"
-          f" is, so it could be a zip bomb: {PUBLISHER}"
+        f"{opcodes.shown(name)} is compressed; torch stores everything as it"
+        f" is, so it could be a zip bomb: {PUBLISHER}"
       )
     # The sizes are the archive's own words: believed up to the file's.
     if max(entry.file_size, entry.compress_size) > min(limit_bytes, self._size):
       raise UnsafeOrDamaged(
-          f"{opcodes.shown(name)} has {entry.file_size} bytes;"
-          f" {min(limit_bytes, self._size)} are the most that it can have:"
-          f" {PUBLISHER}"
+        f"{opcodes.shown(name)} has {entry.file_size} bytes;"
+        f" {min(limit_bytes, self._size)} are the most that it can have:"
+        f" {PUBLISHER}"
       )
     try:
       return self._archive.read(entry)
@@ -170,7 +170,7 @@ class Zip:
         zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError,
     ) as error:  # fmt: skip
       raise UnsafeOrDamaged(
-          f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}"
+        f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}"
       ) from None
 
   def storage(self, storage: Storage) -> np.ndarray:
@@ -195,14 +195,14 @@ class Legacy:
       magic = None
     if magic != _MAGIC or type(magic) is not int:
       raise UnsafeOrDamaged(
-          "it is no torch file (neither the zip nor the legacy format, or cut"
-          f" off near its start); give a file that torch.save wrote, or {AGAIN}"
+        "it is no torch file (neither the zip nor the legacy format, or cut"
+        f" off near its start); give a file that torch.save wrote, or {AGAIN}"
       )
     version = machine.run(head)
     if version != _PROTOCOL or type(version) is not int:
       raise UnsafeOrDamaged(
-          f"its legacy format is not of version {_PROTOCOL}; save it again with"
-          " torch.save"
+        f"its legacy format is not of version {_PROTOCOL}; save it again with"
+        " torch.save"
       )
     machine.run(head)  # the system's sizes: the storages do not depend on them
     self.root = machine.run(head)
@@ -212,7 +212,7 @@ class Legacy:
   def storage(self, storage: Storage) -> np.ndarray:
     if storage.key not in self._offsets:
       raise UnsafeOrDamaged(
-          f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}"
+        f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}"
       )
     self._file.seek(self._offsets[storage.key])
     data = self._file.read(storage.nbytes)
@@ -220,17 +220,16 @@ class Legacy:
 
 
 def _places(
-    file: BinaryIO, begin: int, keys: Any, declared: Mapping[str, Any]
+  file: BinaryIO, begin: int, keys: Any, declared: Mapping[str, Any]
 ) -> Iterator[tuple[str, int]]:
   """Each storage's key and the byte at which its values begin."""
   if (
-      not isinstance(keys, list)
-      or not all(isinstance(key, str) for key in keys)
-      or sorted(keys) != sorted(declared)
+    not isinstance(keys, list)
+    or not all(isinstance(key, str) for key in keys)
+    or sorted(keys) != sorted(declared)
   ):
     raise UnsafeOrDamaged(
-        "the storages at its end are not those that its pickle declares;"
-        f" {AGAIN}"
+      f"the storages at its end are not those that its pickle declares; {AGAIN}"
     )
   size = file.seek(0, io.SEEK_END)
   for key in keys:
@@ -241,8 +240,8 @@ def _places(
     begin += 8
     if count != storage.total or begin + storage.nbytes > size:
       raise UnsafeOrDamaged(
-          f"storage {opcodes.shown(key)} should have {storage.total} values;"
-          f" the file says {count} and ends {size - begin} bytes later; {AGAIN}"
+        f"storage {opcodes.shown(key)} should have {storage.total} values;"
+        f" the file says {count} and ends {size - begin} bytes later; {AGAIN}"
       )
     yield key, begin
     begin += storage.nbytes
@@ -255,14 +254,14 @@ def _native() -> bytes:
 def _values(data: bytes, storage: Storage, *, swapped: bool) -> np.ndarray:
   if len(data) != storage.nbytes:
     raise UnsafeOrDamaged(
-        f"storage {opcodes.shown(storage.key)} has {len(data)} bytes;"
-        f" {storage.total} values of {storage.dtype} have {storage.nbytes}:"
-        f" {AGAIN}"
+      f"storage {opcodes.shown(storage.key)} has {len(data)} bytes;"
+      f" {storage.total} values of {storage.dtype} have {storage.nbytes}:"
+      f" {AGAIN}"
     )
   raw = np.frombuffer(data, f"u{storage.dtype.itemsize}")
   if storage.dtype == np.bool_ and raw.size and raw.max() > 1:
     raise UnsafeOrDamaged(
-        f"storage {opcodes.shown(storage.key)} is of bools and has the value"
-        f" {raw.max()}; {AGAIN}"
+      f"storage {opcodes.shown(storage.key)} is of bools and has the value"
+      f" {raw.max()}; {AGAIN}"
     )
   return (raw.byteswap() if swapped else raw).view(storage.dtype)
