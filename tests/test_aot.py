@@ -255,7 +255,7 @@ def test_the_best_is_the_fastest_that_fits():
 def test_gpus_are_planned_with_mup_where_their_attention_is_not():
   config = recipes.paper("a1").to_dict()
   config["mup"]["on"] = True
-  found = plan.one(planned(config, topology="gpu:NVIDIA H100:8"))
+  found = plan.outcome(planned(config, topology="gpu:NVIDIA H100:8"))
   assert found["attention"] == "cudnn" and found["step_s"] > 0
 
 
@@ -270,7 +270,7 @@ def test_gpus_are_planned_with_mup_where_their_attention_is_not():
 def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
   config = recipes.paper("base").to_dict()
   with pytest.raises(ValueError, match=told):
-    plan.one(
+    plan.outcome(
       planned(config, what="decode", topology="gpu:NVIDIA H100:1", **changes)
     )
 
@@ -341,7 +341,7 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   assert found["step_s"] == pytest.approx(by_hand, rel=1e-3)
   assert found["money"] == pytest.approx(2.0 * found["chip_hours"])
   config["optim"]["mu_dtype"] = "bfloat16"
-  small = plan.one(planned(config))
+  small = plan.outcome(planned(config))
   state = "state_and_gradients_gib"
   assert small[state] / found[state] == pytest.approx(14 / 16)
   page = (tmp_path / "report.html").read_text()
@@ -351,14 +351,14 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
 def test_a_gpu_that_cannot_hold_the_state_is_told():
   config = recipes.paper("1b").to_dict()
   of = dict(topology="gpu:NVIDIA H100:2", busy=0.5)
-  split = plan.one(planned(config, **of))
+  split = plan.outcome(planned(config, **of))
   assert split.get("fits", True) and split["mesh"]["fsdp"] == 2
   mesh = config["mesh"] | {"data": -1, "fsdp": 1}
-  whole = plan.one(planned(config | {"mesh": mesh}, **of))
+  whole = plan.outcome(planned(config | {"mesh": mesh}, **of))
   state = "state_and_gradients_gib"
   assert whole[state] == pytest.approx(2 * split[state])
   config["model"] |= {"depth": 400}
-  found = plan.one(planned(config, topology="gpu:NVIDIA H100:1", busy=0.5))
+  found = plan.outcome(planned(config, topology="gpu:NVIDIA H100:1", busy=0.5))
   assert found["fits"] is False and found[state] > 4 * 80e9 / 2**30 * 0.9
   assert f"{found[state]:.1f} GiB of a NVIDIA H100's" in found["error"]
   for changes, told in (
@@ -366,7 +366,7 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
     ({"train": config["train"] | {"microbatches": 7}}, "7 microbatches"),
   ):
     with pytest.raises(ValueError, match=told):
-      plan.one(planned(config | changes, **of))
+      plan.outcome(planned(config | changes, **of))
 
 
 def test_decoding_is_bound_by_what_it_reads(tmp_path):
@@ -396,7 +396,7 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
 
 def test_encoding_is_bound_by_products():
   config = recipes.paper("base").to_dict()
-  found = plan.one(
+  found = plan.outcome(
     planned(config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5)
   )
   # DALL-E's encoder: 34.0e9 MACs a frame, in float32.
@@ -687,7 +687,7 @@ def test_only_replicas_go_between_slices():
 def golden(preset: str) -> dict:
   """Memory and traffic of a preset's own config on its topology."""
   config = _of_file(preset)
-  found = plan.one(
+  found = plan.outcome(
     planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0)
   )
   keys = (

@@ -503,11 +503,13 @@ def test_stretches_of_a_video_stay_together():
   listing = [items_lib.of_file(name, "/x") for name in names]
   for seed in range(8):
     parts = items_lib.split(listing, 0.3, seed=seed)
-    videos = [{items_lib.whole(i.id) for i in part} for part in parts.values()]
+    videos = [
+      {items_lib.video_id(i.id) for i in part} for part in parts.values()
+    ]
     assert not videos[0] & videos[1] and len(videos[1]) == 2
-  assert items_lib.whole("abc_000010_000020") == "abc"
-  assert items_lib.whole("uid/2.5-end") == "uid"
-  assert items_lib.whole("a/1-2.mp4") == "a/1-2.mp4"
+  assert items_lib.video_id("abc_000010_000020") == "abc"
+  assert items_lib.video_id("uid/2.5-end") == "uid"
+  assert items_lib.video_id("a/1-2.mp4") == "a/1-2.mp4"
 
 
 def test_units_depend_on_their_items_alone(root):

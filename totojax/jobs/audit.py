@@ -197,9 +197,9 @@ def table_4() -> Iterator[Line]:
   n = flops.parameters(large, DVAE_VOCAB)
   images = paper.IMAGENET_1K_IMAGES * paper.ABLATION_EPOCHS
   low, high, staged = paper.TABLE_4
-  one, source = n * images, "section 4.1, 400 epochs"
+  per_model, source = n * images, "section 4.1, 400 epochs"
   rows = (
-    ("dVAE/16", low, "parameters x images x epochs", one),
+    ("dVAE/16", low, "parameters x images x epochs", per_model),
     (
       "dVAE/16",
       low,
@@ -213,7 +213,7 @@ def table_4() -> Iterator[Line]:
       _forward(large, 256) * images,
     ),
     ("dVAE/16", low, "training MACs (x 3)", 3 * _forward(large, 256) * images),
-    ("dVAE/32", high, "4 x dVAE/16", 4 * one),
+    ("dVAE/32", high, "4 x dVAE/16", 4 * per_model),
     (
       "dVAE/32",
       high,
@@ -223,11 +223,11 @@ def table_4() -> Iterator[Line]:
   )
   for name, printed, what, value in rows:
     yield _line(f"Table 4, {name}, MACs", source, what, printed, value)
-  for epochs, told in ((1, "'only one epoch'"), (50, "no source")):
-    value = one + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
+  for epochs, reason in ((1, "'only one epoch'"), (50, "no source")):
+    value = per_model + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
     yield _line(
       "Table 4, dVAE/16 to 32, MACs",
-      f"section 4.1: {told}",
+      f"section 4.1: {reason}",
       f"dVAE/16 and {epochs} epochs at 32 x 32",
       staged,
       value,
@@ -290,7 +290,7 @@ def table_15() -> Iterator[Line]:
         printed,
         flops.parameters(shape, VQGAN_VOCAB),
       )
-  of = [models.PRESETS[name] for name in paper.TABLE_15]
+  presets = [models.PRESETS[name] for name in paper.TABLE_15]
   for key, (low, high) in paper.A5_RANGES.items():
     for what, printed, pick in (("least", low, min), ("most", high, max)):
       yield _line(
@@ -298,7 +298,7 @@ def table_15() -> Iterator[Line]:
         "section A.5, text",
         "of Table 15",
         printed,
-        pick(sizes[key] for sizes in of),
+        pick(sizes[key] for sizes in presets),
       )
 
 
@@ -365,7 +365,7 @@ def _print(lines: list[Line]) -> None:
     " number of which no reading does:"
   )
   for where in dict.fromkeys(line.where for line in lines):
-    of = [line for line in lines if line.where == where]
-    if all(line.verdict == "no" for line in of):
-      values = ", ".join(f"{line.value:.4g}" for line in of)
-      console.say(f"  {where}: {of[0].printed}, worked out {values}")
+    group = [line for line in lines if line.where == where]
+    if all(line.verdict == "no" for line in group):
+      values = ", ".join(f"{line.value:.4g}" for line in group)
+      console.say(f"  {where}: {group[0].printed}, worked out {values}")

@@ -70,9 +70,11 @@ def run(
     for kind, case in cases:
       if interrupted(len(rows)):
         return False
-      of = {"parametrisation": kind, "width": case.model.width}
-      found = measure(case, rows=settings.rows, updates=settings.updates)
-      rows += [of | {"update": i, **sizes} for i, sizes in enumerate(found)]
+      labels = {"parametrisation": kind, "width": case.model.width}
+      history = measure(case, rows=settings.rows, updates=settings.updates)
+      rows += [
+        labels | {"update": i, **sizes} for i, sizes in enumerate(history)
+      ]
       bar.advance()
   if jax.process_index() == 0:
     files.write_csv(workdir / "coordinates.csv", rows)
@@ -109,16 +111,16 @@ def measure(
     microbatches=1,
   )
   step_fn = jax.jit(step_fn, donate_argnums=0)
-  sizes = jax.jit(functools.partial(coordinates, task))
+  measured = jax.jit(functools.partial(coordinates, task))
   state = jax.jit(functools.partial(step_lib.init_state, task, tx))(
     jax.random.key(config.seed)
   )
   batch = random_batch(task.spec, rows, seed=config.seed)
-  found = [sizes(state.params, batch["tokens"])]
+  history = [measured(state.params, batch["tokens"])]
   for _ in range(updates):
     state, _ = step_fn(state, batch)
-    found.append(sizes(state.params, batch["tokens"]))
-  return [{k: float(v) for k, v in one.items()} for one in found]
+    history.append(measured(state.params, batch["tokens"]))
+  return [{k: float(v) for k, v in sizes.items()} for sizes in history]
 
 
 def random_batch(
@@ -154,17 +156,17 @@ def coordinates(
   blocks = kept["intermediates"]["blocks"]
   (residual_LBTD,) = blocks["residual"]
   real = task.spec.vocab + sequence.SPECIALS
-  found = {
+  quantities = {
     "residual": jnp.mean(jnp.abs(residual_LBTD[-1])),
     "logits": jnp.mean(jnp.abs(logits_BTV[..., :real])),
   }
   if "attention" not in blocks:
-    return found
+    return quantities
   (q_LBTHK,) = blocks["attention"]["query"]
   (k_LBTHK,) = blocks["attention"]["key"]
   scores_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_LBTHK[-1], k_LBTHK[-1])
   scale = task.model.scales.attention * q_LBTHK.shape[-1] ** -0.5
-  return found | {"attention": jnp.mean(jnp.abs(scores_BHTS)) * scale}
+  return quantities | {"attention": jnp.mean(jnp.abs(scores_BHTS)) * scale}
 
 
 def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -197,9 +199,9 @@ def _print(rows: list[Mapping[str, Any]]) -> None:
       values = [f"{row[q]:.4g}" for q in quantities]
       table.add_row(row["parametrisation"], str(row["width"]), *values)
   rich_console.Console().print(table)
-  for kind, found in ratios(rows).items():
-    text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in found.items())
-    kept = all(RANGE[0] <= found[q] <= RANGE[1] for q in KEPT)
+  for kind, growth in ratios(rows).items():
+    text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in growth.items())
+    kept = all(RANGE[0] <= growth[q] <= RANGE[1] for q in KEPT)
     claim = "keep their size" if kept else "do not keep their size"
     console.say(
       f"{kind}: {text} from the smallest to the largest width; {claim}"

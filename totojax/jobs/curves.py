@@ -34,7 +34,7 @@ def run(
   chosen = config.curves
   runs = finished.read(chosen.runs, "curves.runs")
   finished.check_loss(runs, "curves.runs")
-  rows = [row for one in runs for row in points(one, chosen)]
+  rows = [row for source in runs for row in points(source, chosen)]
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
   draw = curves_page.drawing(reading.Folder(workdir))
@@ -43,7 +43,9 @@ def run(
   return True
 
 
-def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
+def points(
+  source: finished.Run, chosen: studies.Curves
+) -> list[dict[str, Any]]:
   """A row for each logged loss, the mean of the last `window` of them.
 
   Raises:
@@ -51,12 +53,13 @@ def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
   """
   logged = [
     (row["step"], row["loss"])
-    for row in found.rows
+    for row in source.rows
     if row["kind"] == "train" and row.get("loss") is not None
   ]
   if not logged:
     raise ValueError(
-      f"curves.runs: {found.name}: {found.path} has logged no training loss yet"
+      f"curves.runs: {source.name}: {source.path} has logged no training loss"
+      " yet"
     )
   losses = np.array([loss for _, loss in logged])
   sums = np.concatenate([[0.0], np.cumsum(losses)])
@@ -65,12 +68,12 @@ def points(found: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
   means = (sums[ends] - sums[begins]) / (ends - begins)
   return [
     {
-      "run": found.name,
-      "parameters": found.manifest["parameters"],
+      "run": source.name,
+      "parameters": source.manifest["parameters"],
       "step": step,
-      "tokens": step * found.manifest["tokens_per_step"],
+      "tokens": step * source.manifest["tokens_per_step"],
       "loss": float(mean),
-      "printed": chosen.printed.get(found.name),
+      "printed": chosen.printed.get(source.name),
     }
     for (step, _), mean in zip(logged, means)
   ]

@@ -29,7 +29,7 @@ from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
-from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import stores
 from totojax.models import taps
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -65,15 +65,15 @@ class _Model:
 
 def _of_run(config: Features) -> _Model:
   wanted = config.features
-  found = backbone.find(config.model_run, patches=True)
-  spec, depth = found.model.spec, found.model.config.depth
+  source = backbone.find(config.model_run, patches=True)
+  spec, depth = source.model.spec, source.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
-  tokenizer = backbone.tokenizer(found, wanted.tokenizer)
+  tokenizer = backbone.tokenizer(source, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     model = pretrained.load(
-      found.path, tokenizer=wanted.tokenizer, depth=layers[-1]
+      source.path, tokenizer=wanted.tokenizer, depth=layers[-1]
     )
 
     def features(clips_RNSS3: np.ndarray) -> np.ndarray:
@@ -89,11 +89,11 @@ def _of_run(config: Features) -> _Model:
     return features
 
   return _Model(
-    name=str(found.path),
+    name=str(source.path),
     layers=layers,
     frames=spec.frames,
     size_px=spec.grid * tokenizer.factor,
-    facts={"model_run": str(found.path), "step": found.step},
+    facts={"model_run": str(source.path), "step": source.step},
     ready=ready,
   )
 
@@ -105,19 +105,19 @@ def _of_encoder(config: Features) -> _Model:
       f"model_run is {config.model_run} and features.encoder"
       f" {wanted.encoder}; features are of one of them: empty the other"
     )
-  found = encoders.load(wanted.encoder)
-  layers = tuple(wanted.layers) or found.layers
-  unknown = sorted(set(layers) - set(found.layers))
+  encoder = encoders.load(wanted.encoder)
+  layers = tuple(wanted.layers) or encoder.layers
+  unknown = sorted(set(layers) - set(encoder.layers))
   if unknown or list(layers) != sorted(set(layers)):
     raise ConfigError(
       f"features.layers is {layers}; {wanted.encoder} has layers"
-      f" {found.layers}: name some, in increasing order"
+      f" {encoder.layers}: name some, in increasing order"
     )
-  places = [found.layers.index(layer) for layer in layers]
+  places = [encoder.layers.index(layer) for layer in layers]
 
   def features(clips_RNSS3: np.ndarray) -> np.ndarray:
-    x_LR = np.asarray(found.features(clips_RNSS3))
-    expected = (len(found.layers), len(clips_RNSS3))
+    x_LR = np.asarray(encoder.features(clips_RNSS3))
+    expected = (len(encoder.layers), len(clips_RNSS3))
     kind = {3: "clip", 4: "token"}.get(x_LR.ndim)
     if kind != wanted.pool or x_LR.shape[:2] != expected:
       form = "tokens, width" if wanted.pool == "token" else "width"
@@ -133,8 +133,8 @@ def _of_encoder(config: Features) -> _Model:
   return _Model(
     name=wanted.encoder,
     layers=layers,
-    frames=found.frames,
-    size_px=found.size_px,
+    frames=encoder.frames,
+    size_px=encoder.size_px,
     facts={"encoder": wanted.encoder, "sha256": digest},
     ready=lambda kind: features,
   )
@@ -151,7 +151,7 @@ def run(
   """
   wanted = config.features
   model = _of_encoder(config) if wanted.encoder else _of_run(config)
-  work = parts_lib.of(_sized(config, model), workdir)
+  work = stores.work(_sized(config, model), workdir)
   for part in work.parts:
     media.check_installed(part.listing.items[0], part.spec)
   directory.begin(workdir, config, **model.facts)
@@ -193,7 +193,7 @@ def _sized(config: Features, model: _Model) -> Features:
 
 
 def _make(
-  part: parts_lib.Part,
+  part: stores.Part,
   compute: Callable[[np.ndarray], np.ndarray],
   layers: tuple[int, ...],
   config: Features,
@@ -242,14 +242,14 @@ class _Rows:
     self._clips: list[dict[str, Any]] = []
     self._skipped: list[dict[str, str]] = []
 
-  def add(self, found: workers.Decoded) -> None:
-    if isinstance(found.clips, items_lib.Skipped):
-      self._skipped.append(dataclasses.asdict(found.clips))
+  def add(self, item: workers.Decoded) -> None:
+    if isinstance(item.clips, items_lib.Skipped):
+      self._skipped.append(dataclasses.asdict(item.clips))
       return
-    for number, clip_NSS3 in enumerate(found.clips):
+    for number, clip_NSS3 in enumerate(item.clips):
       self._pending.append(clip_NSS3)
       self._clips.append(
-        {"id": found.item.id, "clip": number, "label": found.label}
+        {"id": item.item.id, "clip": number, "label": item.label}
       )
     if len(self._pending) >= self._wanted.rows:
       self._compute()
@@ -277,7 +277,7 @@ class _Rows:
 
 
 def _finish(
-  work: parts_lib.Work, wanted: FeatureFiles, workdir: epath.Path
+  work: stores.Work, wanted: FeatureFiles, workdir: epath.Path
 ) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
@@ -300,13 +300,13 @@ def _finish(
     if not ids:
       empty.append(part.name)
       continue
-    whole = {"classes": part.listing.classes, "files": names, "ids": ids}
-    files.write_json(part.path / feature_files.WHOLE, whole)
+    contents = {"classes": part.listing.classes, "files": names, "ids": ids}
+    files.write_json(part.path / feature_files.WHOLE, contents)
   files.write_table(workdir / "index.csv", index, header=_INDEX)
   files.write_table(
     workdir / "skipped.csv", skipped, header=("store", "id", "reason")
   )
-  parts_lib.write_missing(work, workdir)
+  stores.write_missing(work, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
   if empty:

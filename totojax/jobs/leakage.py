@@ -59,23 +59,23 @@ def run(
   ids, tokens = {}, {}
   for store in held_out:
     for record, (item, marks) in enumerate(_records(store, wanted.per)):
-      ids.setdefault(items_lib.whole(item), (store.path, record))
+      ids.setdefault(items_lib.video_id(item), (store.path, record))
       for mark in marks:
         tokens.setdefault(mark, (store.path, record, item))
-  rows, found = [], set()
+  rows, matches = [], set()
   for store in train:
     for record, (item, marks) in enumerate(_records(store, wanted.per)):
       if interrupted(record):
         return False
-      video = items_lib.whole(item)
+      video = items_lib.video_id(item)
       if video in ids:
         where, held = ids[video]
         rows.append(("id", where, held, video, store.path, record, item))
-        found.add((where, video))
+        matches.add((where, video))
       for mark in marks & tokens.keys():
         where, held, other = tokens[mark]
         rows.append((wanted.per, where, held, other, store.path, record, item))
-        found.add((where, items_lib.whole(other)))
+        matches.add((where, items_lib.video_id(other)))
   files.write_table(
     workdir / "leakage.csv",
     rows,
@@ -92,10 +92,10 @@ def run(
   for store, other in itertools.product(train, held_out):
     certificates.check(store, other)  # a start of training asks no more
   text = (
-    f"{len(found)} of {len(ids)} held-out items are also in training data"
+    f"{len(matches)} of {len(ids)} held-out items are also in training data"
     f" ({workdir / 'leakage.csv'})"
   )
-  if found and wanted.fail:
+  if matches and wanted.fail:
     raise ValueError(
       f"{text}; make the training stores again with source.exclude naming the"
       " held-out store, or set leakage.fail=False"

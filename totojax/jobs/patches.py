@@ -132,8 +132,8 @@ def pretraining(
     config: of `run = "pretrain"` with `patches.inputs`.
     lanes: several learning rates in place of the config's.
   """
-  of = task(config)
-  spec, side = of.inner.spec, of.inner.config.side_px
+  goal = task(config)
+  spec, side = goal.inner.spec, goal.inner.config.side_px
   layout = sharding.layout(config.mesh)
   size = config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
@@ -153,23 +153,23 @@ def pretraining(
     held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
   sums = parts.position_sums(
-    functools.partial(nll, of), layout, spec.frame_tokens
+    functools.partial(nll, goal), layout, spec.frame_tokens
   )
 
   def validate(state: step_lib.TrainState):
     both = (state.params, state.frozen)
     return val_loss.scalars(val_loss.evaluate(sums, both, sources))
 
-  model = of.inner.model
+  model = goal.inner.model
   rows = spec.vocab if model.predicts == "tokens" else model.values
   cost = 6 * (
     flops.forward_macs_per_token(model.config, vocab=rows, context=spec.context)
     + model.values * model.config.width
   )
-  shapes = jax.eval_shape(of.inner.init, jax.random.key(0)).params
+  shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
   return parts.run(
     config,
-    task=of.trained,
+    task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
     microbatches=size.microbatches,
@@ -179,14 +179,14 @@ def pretraining(
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
       "flops_per_token": cost,
       "sources": {s.name: len(s.store) for s in training},
-      "tokenizer": of.fingerprint,
+      "tokenizer": goal.fingerprint,
       "predicts": model.predicts,
     },
     tokens_per_step=batch * spec.context,
     flops_per_token=cost,
     layout=layout,
-    frozen=of.frozen,
-    rules=of.inner.rules,
+    frozen=goal.frozen,
+    rules=goal.inner.rules,
     lanes=lanes,
   )
 

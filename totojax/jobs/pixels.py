@@ -85,8 +85,8 @@ def decode(
   # Small folders: every video gives as many clips, however long it is.
   spec = video.ClipSpec(**vars(config.clip))
   amount = config.decoding
-  found, parts = _videos(amount, seed=config.seed)
-  media.check_installed(found[0], spec)
+  listing, parts = _videos(amount, seed=config.seed)
+  media.check_installed(listing[0], spec)
   skipped = _Skipped(workdir)
 
   def split(items: Sequence[items_lib.Item]) -> fill.Split:
@@ -109,8 +109,8 @@ def decode(
         "seed": config.seed,
         "clip": schema.to_dict(config.clip),
         "val_frac": amount.val_frac,
-        "items": len(found),
-        "listing": items_lib.digest(found),
+        "items": len(listing),
+        "listing": items_lib.digest(listing),
       },
     )
     return fill.Split(manifest, len(items), make)
@@ -139,10 +139,10 @@ def _videos(
     ConfigError: there is no such folder, or too few videos in it.
   """
   try:
-    found = folder.list_items(
+    listing = folder.list_items(
       amount.root, "", kind="video", class_folders=False
     ).items
-    return found, items_lib.split(found, amount.val_frac, seed=seed)
+    return listing, items_lib.split(listing, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
       f"config key decoding.root is {amount.root!r} (of configs/clips.py:"

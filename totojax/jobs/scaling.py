@@ -40,13 +40,13 @@ def run(
   chosen = config.scaling
   rows = read(chosen)
   rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
-  found = laws(rows, chosen)
+  summary = laws(rows, chosen)
   directory.begin(workdir, config, points=len(rows))
-  files.write_json(workdir / "laws.json", found)
+  files.write_json(workdir / "laws.json", summary)
   files.write_csv(workdir / "scaling.csv", rows)
   draw, _ = scaling_page.drawing(reading.Folder(workdir))
   plots.write(workdir / "scaling.png", draw)
-  for sentence in scaling_page.verdict(found):
+  for sentence in scaling_page.verdict(summary):
     console.say(sentence)
   console.say(f"report: {scaling_page.write_report(workdir)}")
   return True
@@ -60,32 +60,32 @@ def read(chosen: Scaling) -> list[dict[str, Any]]:
   """
   runs = finished.read(chosen.runs, "scaling.runs")
   finished.check_comparable(runs, "scaling.runs")
-  return [row for one in runs for row in points(one, chosen)]
+  return [row for source in runs for row in points(source, chosen)]
 
 
-def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
+def points(source: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
   """A row for each evaluation of a run after its warm-up.
 
   Raises:
     ValueError: the run is not finished, or has no such evaluation.
   """
-  name, manifest = of.name, of.manifest
-  evaluations = [row for row in of.rows if _is_eval(row)]
+  name, manifest = source.name, source.manifest
+  evaluations = [row for row in source.rows if _is_eval(row)]
   steps = manifest["steps"]
   if not evaluations or evaluations[-1]["step"] < steps:
     at = evaluations[-1]["step"] if evaluations else 0
     raise ValueError(
-      f"scaling.runs: {name}: {of.path} was evaluated at update {at} of"
+      f"scaling.runs: {name}: {source.path} was evaluated at update {at} of"
       f" {steps} last; run it to its end first"
     )
-  found = []
+  rows = []
   for row in evaluations:
     if row["step"] <= chosen.skip_frac * steps:
       continue
     loss, sem = _loss(row, chosen.source, name)
     tokens = row["step"] * manifest["tokens_per_step"]
     flops = tokens * manifest["flops_per_token"]
-    found.append(
+    rows.append(
       {
         "run": name,
         "parameters": manifest["parameters"],
@@ -100,7 +100,7 @@ def points(of: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
         "frontier": 0,
       }
     )
-  return found
+  return rows
 
 
 def _is_eval(row: Mapping[str, Any]) -> bool:
@@ -122,13 +122,13 @@ def _loss(
       f" {', '.join(sorted(losses))}"
     )
   names = [source] if source else sorted(losses)
-  values = [losses[one] for one in names]
+  values = [losses[key] for key in names]
   if any(value is None for value in values):
     raise ValueError(
       f"run {name} has a loss that is not finite at update {row['step']};"
       " leave it out of scaling.runs"
     )
-  errors = [row.get(f"{one}/loss_sem") or 0.0 for one in names]
+  errors = [row.get(f"{key}/loss_sem") or 0.0 for key in names]
   return float(np.mean(values)), float(np.hypot.reduce(errors) / len(names))
 
 
@@ -147,7 +147,7 @@ def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
   for i in at.tolist():
     rows[i]["frontier"] = 1
   law = scaling.fit(macs[at], loss[at], floor=False, force=chosen.force)
-  found = {
+  summary = {
     "units": {"compute": "MACs of training", "loss": "nats per token"},
     "frontier": chosen.frontier,
     "points": len(at),
@@ -161,7 +161,7 @@ def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
     )
   drawn = at if chosen.frontier == "final" else np.arange(len(rows))
   try:
-    found["b_interval_95"] = scaling.bootstrap(
+    summary["b_interval_95"] = scaling.bootstrap(
       macs[drawn],
       loss[drawn],
       [names[i] for i in drawn],
@@ -174,9 +174,9 @@ def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
   except ValueError as error:
     notes.append(f"no interval: {error}")
   try:
-    found["law_with_floor"] = dataclasses.asdict(
+    summary["law_with_floor"] = dataclasses.asdict(
       scaling.fit(macs[at], loss[at], floor=True, force=chosen.force)
     )
   except ValueError as error:
     notes.append(f"no law with an irreducible loss: {error}")
-  return found | {"notes": notes}
+  return summary | {"notes": notes}

@@ -67,13 +67,13 @@ def _tokenize(
   interrupted: Callable[[int], bool],
 ) -> bool:
   """One split, going on where it stopped; False when interrupted."""
-  of = source.manifest
-  grid = of.size_px // tokenizer.factor
+  manifest = source.manifest
+  grid = manifest.size_px // tokenizer.factor
   writer = shards.Writer(
     path,
     dataclasses.replace(
-      of,
-      fields=(manifests.token_field(frames=of.frames, grid=grid),),
+      manifest,
+      fields=(manifests.token_field(frames=manifest.frames, grid=grid),),
       tokenizer=tokenizer.fingerprint,
       vocab=tokenizer.vocab,
       grid=grid,
@@ -86,8 +86,8 @@ def _tokenize(
   if writer.complete:
     return True
   begin, total = writer.cursor or 0, len(source)
-  labels = source.labels() if of.labels else None
-  ids = source.ids() if of.ids else None
+  labels = source.labels() if manifest.labels else None
+  ids = source.ids() if manifest.ids else None
   with console.tracking(
     f"tokenizing {path.name}", unit="clips", total=total, done=begin
   ) as bar:

@@ -46,8 +46,8 @@ def run(
   """
   file = workdir / "tokenizer.safetensors"
   if config.weights != "train":
-    found = weights.load(config.weights)
-    directory.begin(workdir, config, tokenizer=found.fingerprint)
+    mark = weights.load(config.weights).fingerprint
+    directory.begin(workdir, config, tokenizer=mark)
     weights.resolve(config.weights).copy(file, overwrite=True)
     return True
   how, size = config.train, config.dvae
@@ -57,11 +57,11 @@ def run(
     return False
   params = jax.tree.map(np.asarray, jax.device_get(state.params))
   held_out = open_validation(config.data)
-  found = dict(scores(params, size, held_out, how.score_frames))
+  results = dict(scores(params, size, held_out, how.score_frames))
   least = how.least_used_frac * size.vocab
-  if found["codes_used"] < least:
+  if results["codes_used"] < least:
     raise Collapsed(
-      f"{workdir}: the tokenizer uses {found['codes_used']} of {size.vocab}"
+      f"{workdir}: the tokenizer uses {results['codes_used']} of {size.vocab}"
       f" codes; train.least_used_frac asks for {least:g}. Train longer, raise"
       " objective.usage, or use a data-dependent objective.start"
     )
@@ -73,11 +73,11 @@ def run(
       card={
         **schema.to_dict(config.card),
         "steps": run_.steps,
-        "scores": found,
+        "scores": results,
       },
       dtype=how.dtype,
     )
-  console.say(", ".join(f"{k} {v:.4g}" for k, v in found.items()))
+  console.say(", ".join(f"{k} {v:.4g}" for k, v in results.items()))
   return True
 
 

@@ -75,7 +75,7 @@ def run(
       "tokens_report.stores is empty; give name -> path of a token store"
     )
   stores = {name: _open(name, path) for name, path in settings.stores.items()}
-  made = reconstructions.plan(stores, settings.tokenizer, settings.pixels)
+  pictures = reconstructions.plan(stores, settings.tokenizer, settings.pixels)
   directory.begin(workdir, config)
   counts = token_counts.count_codes(
     stores, workdir / "counted.npz", interrupted
@@ -84,25 +84,27 @@ def run(
     return False
   by_n = [{k: ngrams.unigrams(counts_V) for k, counts_V in counts.items()}]
   for n in (2, 3):
-    found = token_counts.count_ngrams(
+    grams = token_counts.count_ngrams(
       stores,
       n=n,
       images=settings.images,
       adjacency=settings.adjacency,
       interrupted=interrupted,
     )
-    if found is None:
+    if grams is None:
       return False
-    by_n.append(found)
-  tables = {name: [found[name] for found in by_n] for name in stores}
+    by_n.append(grams)
+  tables = {name: [grams[name] for grams in by_n] for name in stores}
 
   facts = {
     "adjacency": settings.adjacency,
     "stores": _of_stores(stores, tables, settings.images),
     "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
   }
-  facts["decoder"] = made.tokenizer.fingerprint if made.tokenizer else ""
-  facts["reconstructions"], arrays = reconstructions.decode(made)
+  facts["decoder"] = (
+    pictures.tokenizer.fingerprint if pictures.tokenizer else ""
+  )
+  facts["reconstructions"], arrays = reconstructions.decode(pictures)
   files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
   files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
@@ -146,12 +148,12 @@ def _of_tokenizers(
   """The stores of each tokenizer together."""
   out = {}
   for mark, names in token_counts.by_tokenizer(stores).items():
-    of = [stores[name] for name in names]
+    group = [stores[name] for name in names]
     together = [ngrams.merged([tables[k][i] for k in names]) for i in range(3)]
-    frames = sum(len(store) * store.manifest.frames for store in of)
-    counted = sum(token_counts.images_counted(store, images) for store in of)
+    frames = sum(len(store) * store.manifest.frames for store in group)
+    counted = sum(token_counts.images_counted(store, images) for store in group)
     out[mark] = {
-      "vocab": of[0].manifest.vocab,
+      "vocab": group[0].manifest.vocab,
       "stores": names,
       "ngrams": _ngrams(together, frames, counted),
       "rare": token_counts.rare(

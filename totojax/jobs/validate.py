@@ -22,7 +22,7 @@ from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines
 from totojax.evals import val_loss
-from totojax.jobs import pretrain as build
+from totojax.jobs import pretrain
 from totojax.report import plots
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -42,11 +42,11 @@ def run(
   layout = sharding.layout(trained.mesh)
   task = task_lib.Pretrain(run.model, parts.parametrisation(trained))
   params = backbone.read(run, run.model, layout)
-  held_out = build.open_validation(trained, spec)
+  held_out = pretrain.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
-  batch = build.batch_rows(trained.train.batch_tokens, spec)
-  batches = build.validation_batches(
+  batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
+  batches = pretrain.validation_batches(
     held_out, spec=spec, rows=config.rows, batch=batch
   )
   directory.begin(workdir, config, step=run.step)
@@ -67,7 +67,7 @@ def run(
       )
     )
   metrics = {"step": run.step, **dict(val_loss.scalars(losses.items()))}
-  fit_on = build.open_sources(
+  fit_on = pretrain.open_sources(
     trained, spec, pixels=bool(trained.data.encode_with)
   )
   for name, loss in losses.items():
@@ -102,10 +102,10 @@ def _baselines(
     return {}
   if not fit.store.manifest.vocab:  # pixels, encoded in each step
     return {}
-  found = baselines.evaluate(
+  losses = baselines.evaluate(
     _codes(fit, spec), _codes(score, spec), vocab=spec.vocab
   )
-  return {f"{name}/{key}": value for key, value in found.items()}
+  return {f"{name}/{key}": value for key, value in losses.items()}
 
 
 def _codes(source: rows.Source, spec: Any) -> np.ndarray:

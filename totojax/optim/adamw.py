@@ -57,11 +57,11 @@ def decay_mask(axes: Any) -> Any:
   A bias is none, though those of attention heads have two axes.
   """
 
-  def one(name, spec):
+  def decays(name, spec):
     matrix = sum(axis in _MATRIX_AXES for axis in spec) >= 2
     return matrix and not name.endswith("bias")
 
-  return tree_lib.map_named(one, axes)
+  return tree_lib.map_named(decays, axes)
 
 
 def make(

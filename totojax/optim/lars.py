@@ -117,10 +117,10 @@ def _over_heads(
     if not leaves:  # optax asks where in the state the parameters are
       return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
 
-    def one(params, lr, decay):
+    def init_head(params, lr, decay):
       return one_head(config, lr, decay).init(params)
 
-    return GridState(zeros, over(one, 1)(params, lr_S, decay_S))
+    return GridState(zeros, over(init_head, 1)(params, lr_S, decay_S))
 
   def update(updates, state, params=None):
     count = state.count + 1
@@ -134,11 +134,11 @@ def _over_heads(
       count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps
     )
 
-    def one(grads, heads, params, lr, weight_decay):
+    def update_head(grads, heads, params, lr, weight_decay):
       tx = one_head(config, lr, weight_decay)
       return tx.update(grads, heads, params)
 
-    updates, heads = over(one, 3)(
+    updates, heads = over(update_head, 3)(
       updates, state.heads, params, rate * lr_S, decay * decay_S
     )
     return updates, GridState(count, heads)

@@ -45,7 +45,7 @@ def rules(
   """
   by_id = scales(config.layer_decay, depth)
 
-  def one(name, spec):
+  def rule(name, spec):
     part, _, inside = name.partition("/")
     if part == HEADS:
       return mup.Rule(1.0, _along("settings", spec, config.head_lr_mults), 1.0)
@@ -55,12 +55,12 @@ def rules(
       return mup.Rule(1.0, _along("layers", spec, by_id[1:-1]), 1.0)
     return mup.Rule(1.0, by_id[-1], 1.0)
 
-  found = tree_lib.map_named(one, axes)
+  tree = tree_lib.map_named(rule, axes)
   if of_backbone is None:
-    return found
+    return tree
   both = lambda a, b: mup.Rule(b.init, a.lr * b.lr, a.decay * b.decay)
-  known = {name: of_backbone[name] for name in found[BACKBONE]}
-  return {**found, BACKBONE: jax.tree.map(both, found[BACKBONE], known)}
+  known = {name: of_backbone[name] for name in tree[BACKBONE]}
+  return {**tree, BACKBONE: jax.tree.map(both, tree[BACKBONE], known)}
 
 
 def _along(axis: str, spec: PartitionSpec, values: Any) -> Any:

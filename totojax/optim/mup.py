@@ -181,15 +181,15 @@ def _growing(
   return sizes
 
 
-def start(params: Any, of: Any) -> Any:
+def start(params: Any, tree: Any) -> Any:
   """Fresh parameters of the standard parametrisation, as the rules have them.
 
   Args:
     params: as the modules initialise them.
-    of: `rules` of the same tree.
+    tree: `rules` of theirs.
   """
   return jax.tree.map(
     lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init,
-    of,
+    tree,
     params,
   )

@@ -29,19 +29,19 @@ def drawing(folder: reading.Folder) -> plots.Draw:
   def draw(axes, palette):
     colours = len(palette.series)
     for i, name in enumerate(names):
-      of = [row for row in rows if row["run"] == name]
+      run_rows = [row for row in rows if row["run"] == name]
       colour = palette.series[i % colours]
       axes.plot(
-        np.array([float(row["tokens"]) for row in of]),
-        np.array([float(row["loss"]) for row in of]),
+        np.array([float(row["tokens"]) for row in run_rows]),
+        np.array([float(row["loss"]) for row in run_rows]),
         color=colour,
         lw=1.3,
         label=name,
         ls=plots.LINES[i // colours % len(plots.LINES)],
       )
-      if of[0]["printed"]:
+      if run_rows[0]["printed"]:
         axes.axhline(
-          float(of[0]["printed"]),
+          float(run_rows[0]["printed"]),
           color=colour,
           lw=0.9,
           ls=(0, (4, 3)),

@@ -48,20 +48,20 @@ def figure(source: epath.PathLike, target: epath.PathLike) -> None:
 
 def probes(folder: reading.Folder) -> str:
   """Every probe of a chain, and what those of several seeds say together."""
-  found = {"probe": [], "probe_seeds": []}
+  by_kind = {"probe": [], "probe_seeds": []}
   for stage in run_sections.stages(folder):
     name = f"{stage}/config.json"
     job = reading.optional(lambda n=name: folder.json(n), {}).get("run")
-    if job in found:
-      found[job].append(stage)
-  out = [seeds(folder, stage) for stage in found["probe_seeds"]]
-  if len(found["probe"]) == 1:
-    out.append(layers(folder, found["probe"][0]))
+    if job in by_kind:
+      by_kind[job].append(stage)
+  out = [seeds(folder, stage) for stage in by_kind["probe_seeds"]]
+  if len(by_kind["probe"]) == 1:
+    out.append(layers(folder, by_kind["probe"][0]))
   else:
-    for one in found["probe"]:
+    for probe in by_kind["probe"]:
       not_yet = page.paragraph("This probe has not finished.", "missing")
-      shown = reading.optional(lambda s=one: layers(folder, s), not_yet)
-      out.append(page.fold(one, shown))
+      shown = reading.optional(lambda s=probe: layers(folder, s), not_yet)
+      out.append(page.fold(probe, shown))
   if not out:
     return page.paragraph("This chain has no probes.", "soft")
   return "".join(out)
@@ -165,11 +165,11 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
     )
   return {
     source: {
-      "layer": np.array(list(of)),
-      "top1": np.array([np.mean([*v.values()]) for v in of.values()]),
-      "n": np.full(len(of), float(rows[0]["n"])),
+      "layer": np.array(list(accuracies)),
+      "top1": np.array([np.mean([*v.values()]) for v in accuracies.values()]),
+      "n": np.full(len(accuracies), float(rows[0]["n"])),
     }
-    for source, of in best.items()
+    for source, accuracies in best.items()
   }
 
 
@@ -223,12 +223,12 @@ def _claim(metrics: Mapping[str, float]) -> str:
   )
   gap = 100 * (ours - others[best])
   name = NAMES.get(best, best)
-  told = f"{gap:+.1f} points against the best other: {name} (2 s.e. "
-  told += f"{200 * sem:.1f})."
+  claim = f"{gap:+.1f} points against the best other: {name} (2 s.e. "
+  claim += f"{200 * sem:.1f})."
   if abs(gap) <= 200 * sem:
-    return page.paragraph(f"No sure difference: {told}")
+    return page.paragraph(f"No sure difference: {claim}")
   word = "above" if gap > 0 else "below"
-  return page.paragraph(f"The trained backbone is {word} the rest: {told}")
+  return page.paragraph(f"The trained backbone is {word} the rest: {claim}")
 
 
 def _sources(metrics: Mapping[str, float]) -> list[str]:

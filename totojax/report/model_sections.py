@@ -17,20 +17,22 @@ def headline(folder: reading.Folder) -> str:
   metrics = folder.json("validate/metrics.json")
   out = []
   for source in verdict.sources(metrics):
-    found = verdict.judge(metrics, source)
-    kind = {True: " good", False: " bad", None: ""}[found.better]
-    out.append(f'<p class="verdict{kind}">{page.text(found.claim)}</p>')
-    out.append(page.paragraph(found.detail))
-    if len(found.losses) > 1:
+    judgement = verdict.judge(metrics, source)
+    kind = {True: " good", False: " bad", None: ""}[judgement.better]
+    out.append(f'<p class="verdict{kind}">{page.text(judgement.claim)}</p>')
+    out.append(page.paragraph(judgement.detail))
+    if len(judgement.losses) > 1:
       out.append(
         page.bars(
           [
             (name, loss, f"{loss:.3f}", name == verdict.MODEL)
-            for name, loss in found.losses.items()
+            for name, loss in judgement.losses.items()
           ]
         )
       )
-      out.append(page.paragraph(f"{found.scope}; shorter is better.", "soft"))
+      out.append(
+        page.paragraph(f"{judgement.scope}; shorter is better.", "soft")
+      )
     if rows := verdict.rows(metrics, source):
       out.append(
         page.fold(

@@ -48,18 +48,18 @@ def codes(folder: reading.Folder) -> str:
   tokens = folder.json("tokens.json")
   rows = []
   for name, vocab, grams in _sets(tokens):
-    one = grams[0]
+    unigrams = grams[0]
     rows.append(
       (
         name,
-        f"{one['total']:,}",
-        f"{one['distinct']:,} of {vocab:,}",
-        token_sections.share(one["space_coverage"]),
-        f"{one['entropy_nats']:.3f}",
+        f"{unigrams['total']:,}",
+        f"{unigrams['distinct']:,} of {vocab:,}",
+        token_sections.share(unigrams["space_coverage"]),
+        f"{unigrams['entropy_nats']:.3f}",
         f"{np.log(vocab):.3f}",
-        f"{one['entropy_bits']:.3f}",
-        f"{one['perplexity']:,.1f}",
-        f"{one['top_percent_mass']:.1%}",
+        f"{unigrams['entropy_bits']:.3f}",
+        f"{unigrams['perplexity']:,.1f}",
+        f"{unigrams['top_percent_mass']:.1%}",
       )
     )
   head = (

@@ -156,19 +156,21 @@ def by_parametrisation(
 def verdict(curves: Sequence[Curve]) -> list[str]:
   """Does the optimum stay where it is? A sentence for each parametrisation."""
   out = []
-  for (kind, tokens), of in by_parametrisation(curves).items():
+  for (kind, tokens), group in by_parametrisation(curves).items():
     name = f"{NAMES.get(kind, kind)}, {tokens:.3g} tokens a run"
-    if len({curve.width for curve in of}) < 2:
+    if len({curve.width for curve in group}) < 2:
       out.append(f"{name}: one width only, nothing to compare.")
       continue
-    octaves = drift(of)
+    octaves = drift(group)
     if octaves is None:
       reasons = "; ".join(
-        f"{curve.model}: {find(curve).why}" for curve in of if find(curve).why
+        f"{curve.model}: {find(curve).why}"
+        for curve in group
+        if find(curve).why
       )
       out.append(f"{name}: no optimum at every width ({reasons}).")
       continue
-    span = f"widths {of[0].width} to {of[-1].width}"
+    span = f"widths {group[0].width} to {group[-1].width}"
     if octaves <= KEPT_OCTAVES:
       what = "the best learning rate stays within one octave"
     elif octaves >= MOVED_OCTAVES:

@@ -151,7 +151,7 @@ def _with_floor(
     for share in (-3.0, 0.0, 2.0):
       floor = lowest / (1.0 + np.exp(-share))
       ln_a = np.log(np.mean(np.exp(y_P)) - floor)
-      found = optimize.minimize(
+      solution = optimize.minimize(
         objective,
         (ln_a, np.log(b), share),
         jac=True,
@@ -159,8 +159,8 @@ def _with_floor(
         bounds=((-30, 30), (np.log(1e-4), np.log(3.0)), (-12, 12)),
         options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-9},
       )
-      if best is None or found.fun < best.fun:
-        best = found
+      if best is None or solution.fun < best.fun:
+        best = solution
   ln_a, ln_b, share = best.x
   b = np.exp(ln_b)
   return ln_a + b * centre, b, lowest / (1.0 + np.exp(-share))
@@ -211,22 +211,24 @@ def bootstrap(
   rng = np.random.default_rng(seed)
   names_P = np.asarray(run_P)
   runs = np.unique(names_P)
-  found = []
+  exponents = []
   for _ in range(draws):
     chosen = rng.choice(runs, len(runs))
     at = np.concatenate([np.flatnonzero(names_P == run) for run in chosen])
     macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
     front = envelope(macs, loss, bins_per_decade=bins_per_decade)
     try:
-      found.append(fit(macs[front], loss[front], floor=floor, force=force).b)
+      exponents.append(
+        fit(macs[front], loss[front], floor=floor, force=force).b
+      )
     except ValueError:
       continue
-  if len(found) < draws / 2:
+  if len(exponents) < draws / 2:
     raise ValueError(
-      f"only {len(found)} of {draws} draws of {len(runs)} runs make a law;"
+      f"only {len(exponents)} of {draws} draws of {len(runs)} runs make a law;"
       " train more models"
     )
-  low, high = np.quantile(found, (0.025, 0.975))
+  low, high = np.quantile(exponents, (0.025, 0.975))
   return float(low), float(high)
 
 

@@ -31,40 +31,40 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
   return page.write(workdir, about="scaling", sections=SECTIONS)
 
 
-def verdict(found: Mapping[str, Any]) -> list[str]:
+def verdict(laws: Mapping[str, Any]) -> list[str]:
   """What the fit says, in sentences."""
-  law = found["law"]
+  law = laws["law"]
   span = ""
-  if "b_interval_95" in found:
-    low, high = found["b_interval_95"]
+  if "b_interval_95" in laws:
+    low, high = laws["b_interval_95"]
     span = f" (95 % interval over runs {low:.4f} to {high:.4f})"
-  told = [
+  sentences = [
     f"loss falls as compute^-{law['b']:.4f}{span} over"
-    f" {found['decades']:.1f} decades of compute,"
-    f" {found['points']} points of the frontier ({found['frontier']})"
+    f" {laws['decades']:.1f} decades of compute,"
+    f" {laws['points']} points of the frontier ({laws['frontier']})"
   ]
-  if "law_with_floor" in found:
-    other = found["law_with_floor"]
-    told.append(
+  if "law_with_floor" in laws:
+    other = laws["law_with_floor"]
+    sentences.append(
       f"with an irreducible loss: {other['floor']:.3f} + a"
       f" compute^-{other['b']:.4f}"
     )
-  return told + list(found.get("notes", ()))
+  return sentences + list(laws.get("notes", ()))
 
 
 def headline(folder: reading.Folder) -> str:
   """The law, beside the paper's and GPT-3's."""
-  found = folder.json("laws.json")
-  claim, *more = verdict(found)
+  laws = folder.json("laws.json")
+  claim, *more = verdict(laws)
   return (
     page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")
     + "".join(page.paragraph(line) for line in more)
     + page.facts(
       [
-        ("exponent", f"{found['law']['b']:.4f}"),
+        ("exponent", f"{laws['law']['b']:.4f}"),
         ("of the paper's law", f"{scaling.PAPER.b:.4f}"),
         ("of GPT-3's", f"{scaling.GPT_3.b:.3f}"),
-        ("of the variance explained", f"{found['law']['r2']:.3f}"),
+        ("of the variance explained", f"{laws['law']['r2']:.3f}"),
       ]
     )
   )
@@ -80,10 +80,10 @@ def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
                   *([front] if int(row["frontier"]) else [])):  # fmt: skip
       for axis, value in zip(curve, point):
         axis.append(value)
-  found = folder.json("laws.json")
-  shown = {"fit": scaling.Law(**found["law"])}
-  if "law_with_floor" in found:
-    floor = found["law_with_floor"]
+  laws = folder.json("laws.json")
+  shown = {"fit": scaling.Law(**laws["law"])}
+  if "law_with_floor" in laws:
+    floor = laws["law_with_floor"]
     shown[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
   shown["GPT-3 (text)"] = scaling.GPT_3
   arrays = {

@@ -55,10 +55,10 @@ def figures(folder: reading.Folder) -> str:
   curves = sweep_plots.read(folder.path)
   span = sweep_plots.limits(curves)
   out = []
-  for (kind, tokens), of in optimum.by_parametrisation(curves).items():
+  for (kind, tokens), group in optimum.by_parametrisation(curves).items():
     name = optimum.NAMES.get(kind, kind)
     drawn = plots.html(
-      sweep_plots.by_learning_rate(of, span),
+      sweep_plots.by_learning_rate(group, span),
       name=sweep_plots.figure_name(kind, tokens),
       label=f"Loss against learning rate, a curve for each width: {name}",
     )
@@ -77,8 +77,10 @@ def figures(folder: reading.Folder) -> str:
 def optima(folder: reading.Folder) -> str:
   """The optimum of each width."""
   rows = []
-  for of in optimum.by_parametrisation(sweep_plots.read(folder.path)).values():
-    for curve in of:
+  for group in optimum.by_parametrisation(
+    sweep_plots.read(folder.path)
+  ).values():
+    for curve in group:
       best = optimum.find(curve)
       fitted = best.why or f"{best.log2_lr:.2f}"
       span = "-" if best.why else f"{best.low:.2f} to {best.high:.2f}"

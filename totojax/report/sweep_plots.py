@@ -35,14 +35,14 @@ def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> plots.Draw:
   def draw(axes, palette):
     kinds = dict.fromkeys(row["parametrisation"] for row in rows)
     for kind, colour in zip(kinds, palette.series, strict=False):
-      of = [
+      points = [
         row
         for row in rows
         if row["parametrisation"] == kind and int(row["update"]) == last
       ]
-      of.sort(key=lambda row: float(row["width"]))
-      x = np.array([float(row["width"]) for row in of])
-      y = np.array([float(row[quantity]) for row in of])
+      points.sort(key=lambda row: float(row["width"]))
+      x = np.array([float(row["width"]) for row in points])
+      y = np.array([float(row[quantity]) for row in points])
       axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=kind)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -86,9 +86,9 @@ def figure_name(kind: str, tokens: float) -> str:
 def sweep_figures(workdir: epath.PathLike) -> None:
   """Writes a PNG for each parametrisation and length of sweep.csv."""
   curves = read(workdir)
-  for (kind, tokens), of in optimum.by_parametrisation(curves).items():
+  for (kind, tokens), group in optimum.by_parametrisation(curves).items():
     path = epath.Path(workdir) / f"{figure_name(kind, tokens)}.png"
-    plots.write(path, by_learning_rate(of, limits(curves)))
+    plots.write(path, by_learning_rate(group, limits(curves)))
 
 
 def limits(curves: Sequence[optimum.Curve]) -> tuple[float, float]:

@@ -55,16 +55,16 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   where = f"the held-out source \u201c{source}\u201d"
   scope += f" of {where}, in nats per visual token"
   losses = {MODEL: metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])}
-  found = {}
+  baselines = {}
   for key, name in NAMES.items():
     value = metrics.get(f"{source}/{key}/{which}")
     if key == "uniform":  # the same for every token
       value = metrics.get(f"{source}/uniform/loss")
     if value is not None:
-      found[key] = losses[name] = value
-  found.pop("uniform", None)
+      baselines[key] = losses[name] = value
+  baselines.pop("uniform", None)
   loss = losses[MODEL]
-  if not found:
+  if not baselines:
     return Verdict(
       claim=f"{loss:.3f} nats per visual token on held-out"
       f" \u201c{source}\u201d.",
@@ -73,8 +73,8 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
       losses=losses,
       scope=scope,
     )
-  best = min(found, key=found.__getitem__)
-  gap = found[best] - loss
+  best = min(baselines, key=baselines.__getitem__)
+  gap = baselines[best] - loss
   error = math.hypot(
     _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)
   )
@@ -88,9 +88,9 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   detail = (
     f"{'On frames 2 and later of' if later else 'On'} {where} it needs"
     f" {loss:.3f} nats per visual token; the best predictor without a network"
-    f" ({NAMES[best]}) needs {found[best]:.3f}:"
+    f" ({NAMES[best]}) needs {baselines[best]:.3f}:"
     f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
-    f" ({abs(gap) / found[best]:.0%}; standard error of the difference"
+    f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
   return Verdict(

@@ -69,17 +69,17 @@ def typed(config: Any, folder: epath.PathLike | None = None) -> Any:
   if folder is None and not isinstance(config, Mapping):
     return config
   plain = written(config)
-  found = roots.read(plain if folder is None else fill(plain, folder))
+  result = roots.read(plain if folder is None else fill(plain, folder))
   # Beside its keys, so that whoever changes a key writes what it has become.
-  object.__setattr__(found, "_written", plain)
-  return found
+  object.__setattr__(result, "_written", plain)
+  return result
 
 
 def annotated(config: Any, **more: Any) -> Any:
   """A typed config of which config.json says `more` than its keys."""
-  found = dataclasses.replace(config)
-  object.__setattr__(found, "_written", {**written(config), **more})
-  return found
+  copy = dataclasses.replace(config)
+  object.__setattr__(copy, "_written", {**written(config), **more})
+  return copy
 
 
 def written(config: Mapping[str, Any] | schema.Dataclass) -> Mapping[str, Any]:
@@ -152,20 +152,20 @@ def check_config(
 def _plugins_now(config: Any) -> dict[str, str]:
   """ "source of KEY" -> digest, of what a config names of the user's."""
   try:
-    found = schema.digests(typed(config))
+    digests = schema.digests(typed(config))
   except ValueError:  # the job says what is wrong with it
     return {}
-  return {f"source of {key}": digest for key, digest in found.items()}
+  return {f"source of {key}": digest for key, digest in digests.items()}
 
 
 def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   """The same as the run was begun, in its manifest."""
   try:
     manifest = json.loads((workdir / "manifest.json").read_text())
-    found = dict(manifest.get("plugins", {}))
+    digests = dict(manifest.get("plugins", {}))
   except (OSError, ValueError):
     return {}
-  return {f"source of {key}": digest for key, digest in found.items()}
+  return {f"source of {key}": digest for key, digest in digests.items()}
 
 
 def begin(

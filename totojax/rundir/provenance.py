@@ -77,13 +77,13 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 def _installed(packages: Iterable[str]) -> dict[str, str]:
   """The version of each package that is there."""
-  found = {}
+  versions = {}
   for name in packages:
     try:
-      found[name] = importlib.metadata.version(name)
+      versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
-  return found
+  return versions
 
 
 def _now() -> str:

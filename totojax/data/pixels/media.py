@@ -33,10 +33,10 @@ def spec(
   """What is cut out of each item of a kind, "image" or "video"."""
   if kind == "image":
     return image
-  found = video.ClipSpec(**vars(clip))
+  clip_spec = video.ClipSpec(**vars(clip))
   if views.mode:
-    return slowfast.ViewSpec(**vars(views), clip=found)
-  return found
+    return slowfast.ViewSpec(**vars(views), clip=clip_spec)
+  return clip_spec
 
 
 class SourceLost(OSError):

@@ -136,22 +136,22 @@ def cut(
   """
   drawn = list(spec.draw(item, timeline, seed=seed))
   images = read(
-    np.unique(np.concatenate([one.places_T for one in drawn])),
+    np.unique(np.concatenate([clip.places_T for clip in drawn])),
     prepare=augment.Resize(spec.decoded_px, spec.resample),
   )
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:
     raise decode.Undecodable(f"frames change shape within the video: {shapes}")
   out = []
-  for one in drawn:
+  for clip in drawn:
     resized = {
       place: augment.resize_short_side(
-        images[place], one.short_px, resample=spec.resample
+        images[place], clip.short_px, resample=spec.resample
       )
-      for place in np.unique(one.places_T).tolist()
+      for place in np.unique(clip.places_T).tolist()
     }
-    frames_THW3 = np.stack([resized[place] for place in one.places_T.tolist()])
-    out.append(one.crop(frames_THW3))
+    frames_THW3 = np.stack([resized[place] for place in clip.places_T.tolist()])
+    out.append(clip.crop(frames_THW3))
   return np.stack(out)
 
 

@@ -114,8 +114,8 @@ def training_view(
       resample=augment.FILTERS[config.resample],
       rng=rng,
     )
-  found = np.asarray(view)
-  return erased(found, rng=rng) if rng.random() < config.erase else found
+  pixels = np.asarray(view)
+  return erased(pixels, rng=rng) if rng.random() < config.erase else pixels
 
 
 def evaluation_view(

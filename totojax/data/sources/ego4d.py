@@ -59,8 +59,8 @@ def list_items(
   uids = list(disk)
   if annotations:
     uids = _uids(annotations[0], key)
-  whole = [spans.Span(uid, None, None) for uid in uids]
-  return spans.listing(whole, disk, where=top)
+  videos = [spans.Span(uid, None, None) for uid in uids]
+  return spans.listing(videos, disk, where=top)
 
 
 def _uids(path: str, key: str) -> list[str]:

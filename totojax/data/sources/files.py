@@ -70,8 +70,8 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
     ValueError: the folder cannot be read.
   """
   try:
-    with os.scandir(folder) as found:
-      ordered = sorted(found, key=lambda entry: entry.name)
+    with os.scandir(folder) as scan:
+      ordered = sorted(scan, key=lambda entry: entry.name)
   except OSError as error:
     raise ValueError(
       f"the folder {folder} cannot be read ({error.strerror}); give the"
@@ -101,10 +101,10 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   Two files of one name are the same video in two formats, as downloaders leave
   them.
   """
-  found: dict[str, str] = {}
+  paths: dict[str, str] = {}
   for path in walk(root, suffixes(kind)):
-    found.setdefault(stem(path), path)
-  return found
+    paths.setdefault(stem(path), path)
+  return paths
 
 
 def first_of(candidates: Sequence[str], *, what: str) -> str:
@@ -127,10 +127,10 @@ def lines(path: str) -> list[tuple[int, str]]:
   """
   try:
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
-      found = [(i, line.rstrip("\r\n")) for i, line in enumerate(file, 1)]
+      numbered = [(i, line.rstrip("\r\n")) for i, line in enumerate(file, 1)]
   except OSError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
-  return [(i, line) for i, line in found if line.strip()]
+  return [(i, line) for i, line in numbered if line.strip()]
 
 
 def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
@@ -182,10 +182,10 @@ def label(text: Any, classes: int, *, where: str) -> int:
   """
   try:
     value = int(text)
-    whole = not isinstance(text, float) or text == value
+    integral = not isinstance(text, float) or text == value
   except (TypeError, ValueError):
-    whole = False
-  if not whole:
+    integral = False
+  if not integral:
     raise ValueError(
       f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
       " a list has no line of headings"
@@ -216,9 +216,9 @@ def seconds(text: str, *, where: str) -> float | None:
   return value
 
 
-def check_classes(found: int, wanted: int, *, where: str) -> None:
+def check_classes(count: int, wanted: int, *, where: str) -> None:
   """Raises ValueError unless there are as many classes as wanted (0: any)."""
-  if wanted and found != wanted:
+  if wanted and count != wanted:
     raise ValueError(
-      f"{where} has {found} classes; {wanted} are wanted (0 takes any number)"
+      f"{where} has {count} classes; {wanted} are wanted (0 takes any number)"
     )

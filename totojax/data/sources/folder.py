@@ -38,7 +38,7 @@ def list_items(
   top = os.path.join(root, split) if split else root
   classes = files.folders(top) if class_folders and os.path.isdir(top) else []
   labels = {name: i for i, name in enumerate(classes)}
-  found = []
+  entries = []
   for path in files.walk(top, files.suffixes(kind)):
     label = -1
     if class_folders:
@@ -49,14 +49,14 @@ def list_items(
           " class_folders to False"
         )
       label = labels[first]
-    found.append(items.of_file(files.below(root, path), path, label=label))
-  if not found:
+    entries.append(items.of_file(files.below(root, path), path, label=label))
+  if not entries:
     raise ValueError(
       f"{top} holds no {kind}; looked for"
       f" {' '.join(sorted(files.suffixes(kind)))}"
     )
   names = [items.name(name) for name in classes]
-  return items.listing(kind, found, classes=names, missing=(), where=top)
+  return items.listing(kind, entries, classes=names, missing=(), where=top)
 
 
 def list_lines(
@@ -90,7 +90,7 @@ def list_lines(
     )
   files.suffixes(kind)
   mark = SEPARATORS[separator]
-  found, missing, seen = [], [], {}
+  entries, missing, seen = [], [], {}
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     name, label = line.strip(), -1
@@ -110,8 +110,10 @@ def list_lines(
     seen[name] = number
     item, file = items.name(name), os.path.join(os.fspath(root), name)
     if os.path.exists(file):
-      found.append(items.of_file(item, file, label=label))
+      entries.append(items.of_file(item, file, label=label))
     else:
       missing.append(items.Skipped(item, f"{file} does not exist"))
   names = [str(i) for i in range(classes)]
-  return items.listing(kind, found, classes=names, missing=missing, where=path)
+  return items.listing(
+    kind, entries, classes=names, missing=missing, where=path
+  )

@@ -71,12 +71,12 @@ def _from_folders(
       " rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
-  found = []
+  entries = []
   for label, wnid in enumerate(folders):
     folder = os.path.join(top, wnid)
     for path in files.walk(folder, files.suffixes("image")):
-      found.append(items.of_file(files.below(root, path), path, label=label))
-  return items.listing("image", found, classes=folders, missing=(), where=top)
+      entries.append(items.of_file(files.below(root, path), path, label=label))
+  return items.listing("image", entries, classes=folders, missing=(), where=top)
 
 
 def _from_tars(
@@ -84,7 +84,7 @@ def _from_tars(
 ) -> items.Listing:
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
-  found, missing = [], []
+  entries, missing = [], []
   for label, file in enumerate(packed):
     path = os.path.join(top, file)
     prefix = files.below(root, path).removesuffix(".tar")
@@ -93,9 +93,9 @@ def _from_tars(
       if isinstance(row, items.Skipped):
         missing.append(items.Skipped(name, row.reason))
       else:
-        found.append(tars.renamed(row, name, label=label))
+        entries.append(tars.renamed(row, name, label=label))
   return items.listing(
-    "image", found, classes=wnids, missing=missing, where=top
+    "image", entries, classes=wnids, missing=missing, where=top
   )
 
 
@@ -115,11 +115,11 @@ def _from_flat(
   wnids = sorted(set(wnid_of.values()))
   files.check_classes(len(wnids), classes, where=truth)
   labels = {wnid: i for i, wnid in enumerate(wnids)}
-  found = []
+  entries = []
   for stem, path in paths.items():
     if stem not in wnid_of:
       raise ValueError(f"{truth} has no class for {path}")
-    found.append(
+    entries.append(
       items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]])
     )
   missing = [
@@ -129,7 +129,7 @@ def _from_flat(
     for stem in wnid_of.keys() - paths.keys()
   ]
   return items.listing(
-    "image", found, classes=wnids, missing=missing, where=top
+    "image", entries, classes=wnids, missing=missing, where=top
   )
 
 
@@ -138,9 +138,9 @@ def _find_truth(root: str, top: str) -> str:
   beside = os.path.dirname(os.path.abspath(root))
   for folder in (root, top, beside):
     for name in names:
-      found = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
-      if found:
-        return found[0]
+      paths = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
+      if paths:
+        return paths[0]
   raise ValueError(
     f"{top} is a flat folder of images; their classes are in none of"
     f" {', '.join(names)} in {root}; give the file as val_labels"

@@ -73,7 +73,7 @@ class Listing:
   missing: tuple[Skipped, ...]
 
 
-def whole(item: str) -> str:
+def video_id(item: str) -> str:
   """The id of the video that an item is, or is a stretch of.
 
   Stretches are called <id>/<start>-<end> or <id>_<start>_<end>.
@@ -112,7 +112,7 @@ def name(path: str) -> str:
 
 def listing(
   kind: str,
-  found: Iterable[Item],
+  entries: Iterable[Item],
   *,
   classes: Sequence[str],
   missing: Iterable[Skipped],
@@ -122,7 +122,7 @@ def listing(
 
   Args:
     kind: "video" or "image".
-    found: the items, in any order.
+    entries: the items, in any order.
     classes: names by label; empty where there are none.
     missing: what cannot be had.
     where: the source, for messages.
@@ -131,13 +131,13 @@ def listing(
     ValueError: nothing was found, two items share an id, or a label is out of
       range.
   """
-  ordered = sorted(found, key=lambda item: item.id)
+  ordered = sorted(entries, key=lambda item: item.id)
   missing = sorted(missing, key=lambda row: row.id)
   if not ordered:
-    told = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
+    example = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
     raise ValueError(
       f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
-      f"{told}); check the path and the layout"
+      f"{example}); check the path and the layout"
     )
   for item, after in zip(ordered, ordered[1:]):
     if item.id == after.id:
@@ -200,7 +200,8 @@ def split(
       " at least 2"
     )
   videos = sorted(
-    {whole(item.id) for item in items}, key=lambda video: rank(video, seed=seed)
+    {video_id(item.id) for item in items},
+    key=lambda video: rank(video, seed=seed),
   )
   if len(videos) < 2:
     raise ValueError(
@@ -211,6 +212,6 @@ def split(
   held_out = set(videos[:count])
   in_order = sorted(items, key=lambda item: item.id)
   return {
-    "train": [i for i in in_order if whole(i.id) not in held_out],
-    "val": [i for i in in_order if whole(i.id) in held_out],
+    "train": [i for i in in_order if video_id(i.id) not in held_out],
+    "val": [i for i in in_order if video_id(i.id) in held_out],
   }

@@ -70,17 +70,17 @@ def list_items(
   names = sorted(set(map(_class_name, files.folders(top))))
   files.check_classes(len(names), classes, where=top)
   labels = {name: i for i, name in enumerate(names)}
-  found = {}
+  entries = {}
   for stem, path in files.by_stem(top, "video").items():
     folder = os.path.relpath(path, top).split(os.sep)[0]
     match = TIMED.fullmatch(stem)
     item = items.name(match["id"] if match else stem)
-    if item in found:  # a second stretch of one video
+    if item in entries:  # a second stretch of one video
       item = items.name(stem)
     label = labels.get(_class_name(folder), -1)
-    found[item] = items.of_file(item, path, label=label)
+    entries[item] = items.of_file(item, path, label=label)
   return items.listing(
-    "video", found.values(), classes=names, missing=(), where=top
+    "video", entries.values(), classes=names, missing=(), where=top
   )
 
 
@@ -111,7 +111,7 @@ def _annotated(
     for stem, path in disk.items()
     if (match := TIMED.fullmatch(stem))
   }
-  found, missing = {}, {}
+  entries, missing = {}, {}
   for row in rows:
     where = f"{annotations}, line {row['line']}"
     start_s = files.seconds(row["time_start"], where=where)
@@ -121,19 +121,19 @@ def _annotated(
     video = row["youtube_id"]
     timed = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
     item = items.name(video)
-    if item in found or item in missing:  # a second stretch of one video
+    if item in entries or item in missing:  # a second stretch of one video
       item = items.name(timed)
     label = labels[_class_name(row["label"])] if row.get("label") else -1
     if timed in disk:
-      found[item] = items.of_file(item, disk[timed], label=label)
+      entries[item] = items.of_file(item, disk[timed], label=label)
     elif video in disk:
-      whole = plain_names == "whole"
-      found[item] = items.of_file(
+      untrimmed = plain_names == "whole"
+      entries[item] = items.of_file(
         item,
         disk[video],
         label=label,
-        start_s=start_s if whole else None,
-        end_s=end_s if whole else None,
+        start_s=start_s if untrimmed else None,
+        end_s=end_s if untrimmed else None,
       )
     else:
       reason = f"no {timed} below {top}"
@@ -141,7 +141,11 @@ def _annotated(
         reason += f"; {others[video]} is another stretch"
       missing[item] = items.Skipped(item, reason)
   return items.listing(
-    "video", found.values(), classes=names, missing=missing.values(), where=top
+    "video",
+    entries.values(),
+    classes=names,
+    missing=missing.values(),
+    where=top,
   )
 
 

@@ -27,7 +27,7 @@ _SPLITS = {
 }
 
 
-def of(source: Source, *, seed: int) -> dict[str, items.Listing]:
+def by_store(source: Source, *, seed: int) -> dict[str, items.Listing]:
   """What each store of a job is made of, by the store's name.
 
   Args:
@@ -37,47 +37,49 @@ def of(source: Source, *, seed: int) -> dict[str, items.Listing]:
   Raises:
     ValueError: the source cannot be read, or holds nothing.
   """
-  found = {split or "all": _listing(source, split) for split in source.splits}
-  found = _one_numbering(found)
+  splits = {split or "all": _listing(source, split) for split in source.splits}
+  splits = _one_numbering(splits)
   if not source.val_frac:
-    return found
-  (whole,) = found.values()
-  parts = items.split(whole.items, source.val_frac, seed=seed)
+    return splits
+  (listing,) = splits.values()
+  parts = items.split(listing.items, source.val_frac, seed=seed)
   return {
     name: dataclasses.replace(
-      whole, items=part, missing=whole.missing if name == "train" else ()
+      listing, items=part, missing=listing.missing if name == "train" else ()
     )
     for name, part in parts.items()
   }
 
 
 def _one_numbering(
-  found: Mapping[str, items.Listing],
+  splits: Mapping[str, items.Listing],
 ) -> dict[str, items.Listing]:
   """The listings with labels that mean the same class in all of them.
 
   Raises:
     ValueError: labels are read with the records, so they cannot be changed.
   """
-  named = {k: one.classes for k, one in found.items() if one.classes}
+  named = {
+    k: listing.classes for k, listing in splits.items() if listing.classes
+  }
   if len(set(named.values())) < 2:
-    return dict(found)
-  if any(one.items[0].record is not None for one in found.values()):
+    return dict(splits)
+  if any(listing.items[0].record is not None for listing in splits.values()):
     raise ValueError(f"splits have different classes: {named}; use one of them")
   classes = tuple(sorted(set().union(*named.values())))
   place = {name: label for label, name in enumerate(classes)}
 
-  def renumbered(one: items.Listing) -> items.Listing:
-    labels = [place[name] for name in one.classes]
+  def renumbered(listing: items.Listing) -> items.Listing:
+    labels = [place[name] for name in listing.classes]
     moved = [
       dataclasses.replace(item, label=labels[item.label])
       if item.label >= 0
       else item
-      for item in one.items
+      for item in listing.items
     ]
-    return dataclasses.replace(one, classes=classes, items=moved)
+    return dataclasses.replace(listing, classes=classes, items=moved)
 
-  return {split: renumbered(one) for split, one in found.items()}
+  return {split: renumbered(listing) for split, listing in splits.items()}
 
 
 def _of_plugin(source: Source, split: str) -> items.Listing:

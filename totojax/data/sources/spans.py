@@ -62,14 +62,14 @@ def listing(
   A whole video has its own name as id, a stretch <name>/<start>-<end> in
   seconds. Spans that are listed twice count once.
   """
-  found, missing = {}, {}
+  entries, missing = {}, {}
   for span in spans:
     item = items.name(span.video)
     if span.start_s is not None or span.end_s is not None:
       end = "end" if span.end_s is None else f"{span.end_s:g}"
       item += f"/{span.start_s or 0.0:g}-{end}"
     if span.video in disk:
-      found[item] = items.of_file(
+      entries[item] = items.of_file(
         item, disk[span.video], start_s=span.start_s, end_s=span.end_s
       )
     else:
@@ -77,5 +77,5 @@ def listing(
         item, f"no video {span.video} below {where}"
       )
   return items.listing(
-    "video", found.values(), classes=(), missing=missing.values(), where=where
+    "video", entries.values(), classes=(), missing=missing.values(), where=where
   )

@@ -58,7 +58,7 @@ def list_items(
     what="folder of videos",
   )
   disk = files.by_stem(top, "video")
-  found, missing = [], []
+  entries, missing = [], []
   for number, row in enumerate(files.read_json(path), 1):
     if "id" not in row:
       raise ValueError(f"{path}, entry {number}: has no id")
@@ -72,12 +72,12 @@ def list_items(
       label = labels[name]
     item = items.name(stem)
     if stem in disk:
-      found.append(items.of_file(item, disk[stem], label=label))
+      entries.append(items.of_file(item, disk[stem], label=label))
     else:
       missing.append(items.Skipped(item, f"no {stem}.webm below {top}"))
   names = sorted(labels, key=labels.__getitem__)
   return items.listing(
-    "video", found, classes=names, missing=missing, where=top
+    "video", entries, classes=names, missing=missing, where=top
   )
 
 

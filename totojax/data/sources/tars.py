@@ -51,7 +51,7 @@ def list_items(
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
   base = os.path.dirname(root) if os.path.isfile(root) else root
-  found, missing = [], []
+  entries, missing = [], []
   for path in [top] if os.path.isfile(top) else _tars(top):
     shard = os.path.splitext(files.below(base, path))[0]
     for row in samples(path, kind, label_key=label_key, classes=classes):
@@ -59,9 +59,9 @@ def list_items(
       if isinstance(row, items.Skipped):
         missing.append(items.Skipped(name, row.reason))
       else:
-        found.append(renamed(row, name, label=row.label))
+        entries.append(renamed(row, name, label=row.label))
   names = [str(i) for i in range(classes)]
-  return items.listing(kind, found, classes=names, missing=missing, where=top)
+  return items.listing(kind, entries, classes=names, missing=missing, where=top)
 
 
 def renamed(item: items.Item, name: str, *, label: int) -> items.Item:

@@ -88,7 +88,7 @@ def list_items(
     }
   )
   prefix = f"{info.full_name}/{split}"
-  found = [
+  entries = [
     items.Item(
       id=f"{prefix}/{record:08d}",
       path=address,
@@ -100,7 +100,7 @@ def list_items(
     )
     for record in range(info.splits[split].num_examples)
   ]
-  return items.listing(kind, found, classes=classes, missing=(), where=prefix)
+  return items.listing(kind, entries, classes=classes, missing=(), where=prefix)
 
 
 def encoded(item: items.Item) -> bytes:

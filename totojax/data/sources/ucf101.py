@@ -47,7 +47,7 @@ def list_items(
     [os.path.join(root, name) for name in ("UCF-101", "videos", "")],
     what="folder of videos",
   )
-  found, missing = [], []
+  entries, missing = [], []
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     file, *rest = line.split()
@@ -62,11 +62,11 @@ def list_items(
       )
     item, video = items.name(file), os.path.join(top, file)
     if os.path.exists(video):
-      found.append(items.of_file(item, video, label=label))
+      entries.append(items.of_file(item, video, label=label))
     else:
       missing.append(items.Skipped(item, f"{video} does not exist"))
   return items.listing(
-    "video", found, classes=names, missing=missing, where=top
+    "video", entries, classes=names, missing=missing, where=top
   )
 
 

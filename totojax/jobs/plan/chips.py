@@ -99,9 +99,9 @@ def gpu(kind: str) -> Gpu:
   Raises:
     ValueError: an unknown one.
   """
-  for name, found in GPUS.items():
+  for name, card in GPUS.items():
     if kind.startswith(name):
-      return found
+      return card
   raise ValueError(f"GPU {kind!r} is unknown; use one of {', '.join(GPUS)}")
 
 

@@ -111,7 +111,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
     )
     return facts | exchanges | {"cycles": estimate.groups(program)}
   per_chip = facts["model_flops_per_step"] / len(devices)
-  found = estimate.time(
+  timing = estimate.time(
     program,
     topology=planning.topology,
     chip=chip,
@@ -119,14 +119,14 @@ def plan(config: Pretrain) -> dict[str, Any]:
     what=planning.what,
   )
   facts |= exchanges | {
-    "cycles": dict(found.cycles),
+    "cycles": dict(timing.cycles),
     "kernels": [
       {**dataclasses.asdict(charge), "cycles": charge.cycles}
-      for charge in found.kernels
+      for charge in timing.kernels
     ],
-    "uncharged_kernels": list(found.uncharged),
-    "step_s": found.step_s,
-    "mfu_bound": found.mfu_bound,
+    "uncharged_kernels": list(timing.uncharged),
+    "step_s": timing.step_s,
+    "mfu_bound": timing.mfu_bound,
   }
   return facts | _rates(facts, chip)
 

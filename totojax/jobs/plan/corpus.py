@@ -35,7 +35,7 @@ from totojax.data.pixels import images
 from totojax.data.pixels import media
 from totojax.data.pixels import video
 from totojax.data.sources import items as items_lib
-from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import stores
 from totojax.rundir import files
 from totojax.tokenizers import api
 from totojax.tokenizers import weights
@@ -84,7 +84,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted) -> bool:
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
-    rows = of_job(config, parts_lib.of(config, workdir), tokenizer)
+    rows = of_job(config, stores.work(config, workdir), tokenizer)
   workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
@@ -111,7 +111,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
 
 
 def of_job(
-  config: Tokenize, work: parts_lib.Work, tokenizer: api.Tokenizer
+  config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer
 ) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan

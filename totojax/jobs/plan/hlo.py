@@ -143,14 +143,14 @@ class Program:
 
   def collectives(self) -> list[Collective]:
     """Every exchange; one that is spread over several fusions counts once."""
-    found = {}
+    exchanges = {}
     for name, times in self._runs(self._entry, 1):
       for inner in (name, *self._fused(name)):
         for operation in self._operations(inner, times):
           kind = operation.opcode.removesuffix("-start")
           of_host = kind == "send" and _OF_HOST.search(operation.rest)
           if of_host:
-            found[("send", operation.name)] = Collective(
+            exchanges[("send", operation.name)] = Collective(
               kind=of_host["kind"],
               times=operation.times,
               group=len(of_host["slices"].split(",")),
@@ -161,8 +161,8 @@ class Program:
           if kind in COLLECTIVES:
             channel = re.search(r"channel_id=(\d+)", operation.rest)
             key = channel[1] if channel else operation.name
-            found.setdefault((kind, key), _collective(operation, kind))
-    return list(found.values())
+            exchanges.setdefault((kind, key), _collective(operation, kind))
+    return list(exchanges.values())
 
   def _operations(self, name: str, times: int) -> Iterator[Operation]:
     for line in self._lines.get(name, ()):
@@ -197,16 +197,16 @@ class Program:
 
   def _fused(self, name: str) -> set[str]:
     """Computations that the operations of one are made of."""
-    found: set[str] = set()
+    computations: set[str] = set()
     queue = [name]
     while queue:
       for operation in self._operations(queue.pop(), 1):
         if operation.opcode in ("while", "call", "conditional"):
           continue
-        new = set(_CALLED.findall(operation.rest)) - found
-        found |= new
+        new = set(_CALLED.findall(operation.rest)) - computations
+        computations |= new
         queue += new
-    return found
+    return computations
 
   def _trips(self, condition: str) -> int:
     """Of a loop that counts from 0 while `i < constant`."""
@@ -227,13 +227,13 @@ class Program:
 
 def array_bytes(shape: str) -> list[int]:
   """Of each array in the text of a shape, "(bf16[2,8]{1,0}, s32[])"."""
-  found = []
+  sizes = []
   for kind, sides in _ARRAY.findall(shape):
     digits = re.search(r"\d+", kind)
     bits = int(digits[0]) if digits else 8
     count = math.prod(int(side) for side in sides.split(",") if side)
-    found.append(count * bits // 8)
-  return found
+    sizes.append(count * bits // 8)
+  return sizes
 
 
 def _collective(operation: Operation, kind: str) -> Collective:
@@ -258,10 +258,10 @@ def _collective(operation: Operation, kind: str) -> Collective:
 def _group(rest: str) -> int:
   """Chips of one group; a permutation has pairs."""
   for pattern in _GROUPS:
-    found = pattern.search(rest)
-    if not found:
+    match = pattern.search(rest)
+    if not match:
       continue
-    parts = found.groupdict()
+    parts = match.groupdict()
     if "size" in parts:
       return int(parts["size"])
     if "members" in parts:

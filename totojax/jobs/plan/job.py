@@ -48,7 +48,7 @@ def run(
   for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
     if interrupted(number):
       return False
-    rows.append(one(variant))
+    rows.append(outcome(variant))
     files.write_json(path, result(rows))
     console.say(f"plan {number} of {len(variants)}: {headline(rows[-1])}")
   show(rows)
@@ -56,7 +56,7 @@ def run(
   return True
 
 
-def one(config: Pretrain) -> dict[str, Any]:
+def outcome(config: Pretrain) -> dict[str, Any]:
   """The row of one config; in a search, what cannot be built says why."""
   planning = config.plan
   try:

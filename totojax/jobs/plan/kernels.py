@@ -87,7 +87,7 @@ def charges(
   program: hlo.Program, *, topology: str, chip: chips.Chip
 ) -> tuple[list[Charge], list[str]]:
   """(a charge for each attention kernel, names of kernels without one)."""
-  found, unknown = [], []
+  kernels, unknown = [], []
   for operation in program.operations():
     if 'custom_call_target="tpu_custom_call"' not in operation.rest:
       continue
@@ -99,7 +99,7 @@ def charges(
       continue
     heads, tokens, head_dim = map(int, shape.groups())
     bundles = splash_bundles(topology, tokens, head_dim)[name[1]]
-    found.append(
+    kernels.append(
       _charge(
         name[1],
         bundles,
@@ -110,7 +110,7 @@ def charges(
         head_dim=head_dim,
       )
     )
-  return found, unknown
+  return kernels, unknown
 
 
 def _charge(
@@ -182,15 +182,15 @@ def splash_bundles(
         "the attention kernel could not be compiled alone:"
         f" {done.stderr.strip()[-500:]}"
       )
-    found = {}
+    bundles = {}
     for path in sorted(pathlib.Path(folder).glob("*final_bundles.txt")):
       name = _NAME.search(path.name)
       if name and "schedule-analysis" not in path.name:
-        found[name[1]] = read_bundles(path.read_text())
-  missing = sorted(set(PRODUCTS) - set(found))
+        bundles[name[1]] = read_bundles(path.read_text())
+  missing = sorted(set(PRODUCTS) - set(bundles))
   if missing:
     raise ValueError(f"the compiler dumped no instructions of {missing}")
-  return found
+  return bundles
 
 
 def read_bundles(text: str) -> Bundles:

@@ -223,18 +223,18 @@ def rates(
   facts: Mapping[str, Any], *, hbm_bytes_per_s: float
 ) -> dict[str, float]:
   """The bandwidth floor of a decode step, and tokens/s or frames/s."""
-  found = {}
+  row = {}
   floor_s = 0.0
   if "read_bytes" in facts:
     floor_s = facts["read_bytes"] / hbm_bytes_per_s
-    found = {"hbm_bytes_per_s": hbm_bytes_per_s, "floor_s": floor_s}
+    row = {"hbm_bytes_per_s": hbm_bytes_per_s, "floor_s": floor_s}
   slower_s = max(facts.get("step_s") or 0.0, floor_s)
   if slower_s:
     unit = {"decode": "tokens", "encode": "frames"}[facts["what"]]
     per_s = facts["batch"] / slower_s
-    found[f"{unit}_per_s"] = per_s
-    found[f"{unit}_per_s_of_a_chip"] = per_s / facts["chips"]
-  return found
+    row[f"{unit}_per_s"] = per_s
+    row[f"{unit}_per_s_of_a_chip"] = per_s / facts["chips"]
+  return row
 
 
 def _bytes(tree: Any) -> int:

@@ -38,8 +38,8 @@ def gpu(topology: str) -> tuple[str, int] | None:
   if not topology.startswith("gpu:"):
     return None
   _, kind, count = (topology.split(":") + ["", ""])[:3]
-  whole = count.isdigit() and int(count) > 0
-  if flops.peak_flops_per_s(kind) is None or not whole:
+  valid = count.isdigit() and int(count) > 0
+  if flops.peak_flops_per_s(kind) is None or not valid:
     known = [name for name in flops.PEAK_FLOPS_PER_S if "NVIDIA" in name]
     raise ConfigError(
       f"plan.topology is {topology!r}; for GPUs it is gpu:KIND:NUMBER with"

@@ -54,10 +54,10 @@ def build(config: Pretrain, *, devices: list[Any] | None, backend: str) -> Step:
   task = task_lib.Pretrain(model, assembly.parametrisation(config))
   size = config.train
   rows = pretrain.batch_rows(size.batch_tokens, task.spec)
-  layout = made = None
+  layout = program = None
   if devices is not None:
     layout = sharding.layout(config.mesh, devices)
-    made = assembly.program(
+    program = assembly.program(
       config,
       task=task,
       steps=flops.steps(size.total_tokens, rows * task.spec.context),
@@ -73,5 +73,5 @@ def build(config: Pretrain, *, devices: list[Any] | None, backend: str) -> Step:
     microbatches=size.microbatches,
     total_tokens=size.total_tokens,
     layout=layout,
-    program=made,
+    program=program,
   )

@@ -25,7 +25,7 @@ from totojax.data.store import shards
 from totojax.data.stream import without_backbone
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import tables
-from totojax.jobs.probe import kept as features_lib
+from totojax.jobs.probe import kept
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import runs
 from totojax.jobs.probe import setup as probe_setup
@@ -164,7 +164,7 @@ def _features(
       "layers": layers,
       "seed": seed,
     }
-    if pooled is None and not features_lib.is_whole(path):
+    if pooled is None and not kept.is_whole(path):
       model, params = backbone.load(
         *setup.trained,
         trained=unit.source == "trained",
@@ -175,11 +175,11 @@ def _features(
       pooled = backbone.features(
         model, params, layers=layers, pool="clip", layout=setup.layout
       )
-    if not features_lib.make(
+    if not kept.make(
         path, pooled, batches, shape=(len(layers), setup.width(unit.source)),
         facts=facts, interrupted=interrupted,
     ):  # fmt: skip
       return None
-    x_ML = features_lib.load(path)
+    x_ML = kept.load(path)
     out[name] = x_ML[:, unit.first : unit.first + len(unit.layers)]
   return out

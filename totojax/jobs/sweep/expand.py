@@ -85,7 +85,9 @@ def points(
 
 
 def _check(sweep: studies.Sweep) -> None:
-  lists = {f"log2_lr.{kind}": of for kind, of in sweep.log2_lr.items() if of}
+  lists = {
+    f"log2_lr.{kind}": rates for kind, rates in sweep.log2_lr.items() if rates
+  }
   for field in ("models", "seeds", "total_tokens"):
     lists[field] = getattr(sweep, field)
   for field, values in lists.items():

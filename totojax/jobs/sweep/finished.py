@@ -39,19 +39,19 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   Raises:
     ConfigError: none, another form, or a name twice; tells the config's key.
   """
-  found = [run.partition("=") for run in runs]
-  for name, equals, folder in found:
+  pairs = [run.partition("=") for run in runs]
+  for name, equals, folder in pairs:
     if not (name and equals and folder):
       raise ConfigError(
         f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
       )
-  names = [name for name, _, _ in found]
+  names = [name for name, _, _ in pairs]
   if not names or len(set(names)) < len(names):
     raise ConfigError(
       f"{key} is {tuple(runs)}; name at least one run directory and no name"
       f" twice, as --config.{key}=\"('a1=runs/a1', 'a2=runs/a2')\""
     )
-  return [(name, folder) for name, _, folder in found]
+  return [(name, folder) for name, _, folder in pairs]
 
 
 def read(runs: Sequence[str], key: str) -> list[Run]:
@@ -130,12 +130,12 @@ def _sequences(written: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _check_alike(runs: Sequence[Run], key: str, of: Any) -> None:
-  first = dict(of(runs[0]))
+def _check_alike(runs: Sequence[Run], key: str, facts: Any) -> None:
+  first = dict(facts(runs[0]))
   for run in runs[1:]:
-    for what, found in of(run):
-      if found != first[what]:
+    for what, value in facts(run):
+      if value != first[what]:
         raise ValueError(
-          f"{key}: {what} of {run.name} is {found}, and of {runs[0].name}"
+          f"{key}: {what} of {run.name} is {value}, and of {runs[0].name}"
           f" {first[what]}: their losses cannot be compared; leave one out"
         )

@@ -27,7 +27,7 @@ from totojax import lanes as lanes_lib
 from totojax import train
 from totojax.config import studies
 from totojax.config.schema import ConfigError
-from totojax.jobs import pretrain as build_pretrain
+from totojax.jobs import pretrain
 from totojax.jobs.sweep import expand
 from totojax.report import optimum
 from totojax.report import sweep_page
@@ -104,18 +104,18 @@ def _train(
   rates = tuple(2.0**point.log2_lr for point in group)
   folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
   config = group[0].config
-  run_ = build_pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
+  run_ = pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
   # The one rate of a config is none of these.
-  told = directory.annotated(config, lanes=list(rates))
-  run_ = dataclasses.replace(run_, config=told)
+  annotation = directory.annotated(config, lanes=list(rates))
+  run_ = dataclasses.replace(run_, config=annotation)
   _, finished = train.fit(run_, folder, interrupted=interrupted)
   if not finished:
     return False
   if jax.process_index() == 0:
     rows = metrics.read(folder / metrics.FILE)
     for lane, point in enumerate(group):
-      found = outcome(rows, lane, run_.steps)
-      _notes(workdir).write(point.name, {"steps": run_.steps, **found})
+      result = outcome(rows, lane, run_.steps)
+      _notes(workdir).write(point.name, {"steps": run_.steps, **result})
     # Weights of a sweep have no use, and there may be hundreds of them.
     (folder / "checkpoints").rmtree(missing_ok=True)
   return True
@@ -138,15 +138,15 @@ def outcome(
   """
   prefix = f"{lanes_lib.name(lane)}/"
   last = [r for r in rows if r["kind"] == "eval" and r["step"] == steps]
-  found = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
-  diverged_at = int(found[f"{prefix}diverged"])
+  scores = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
+  diverged_at = int(scores[f"{prefix}diverged"])
   out: dict[str, Any] = dict(
     val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
   )
   if diverged_at:
     return out
-  values = [v for k, v in found.items() if k.endswith("/loss")]
-  errors = [v for k, v in found.items() if k.endswith("/loss_sem")]
+  values = [v for k, v in scores.items() if k.endswith("/loss")]
+  errors = [v for k, v in scores.items() if k.endswith("/loss_sem")]
   out["val_loss"] = sum(values) / len(values)
   out["val_sem"] = math.hypot(*errors) / len(errors)
   losses = [r[f"{prefix}loss"] for r in rows if r["kind"] == "train"]
@@ -161,8 +161,8 @@ def _rows(
   """A row for each finished point, in the order of the sweep."""
   rows = []
   for point in points:
-    found = _notes(workdir).read(point.name)
-    if found is None:
+    note = _notes(workdir).read(point.name)
+    if note is None:
       continue
     shape = point.config.model
     rows.append(
@@ -177,7 +177,7 @@ def _rows(
         "tokens": point.total_tokens,
         "seed": point.seed,
         "log2_lr": point.log2_lr,
-        **found,
+        **note,
       }
     )
   return rows

@@ -19,7 +19,7 @@ from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media
 from totojax.data.pixels import workers
 from totojax.data.store import manifests
-from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import stores
 from totojax.jobs.tokenize import units
 from totojax.tokenizers import weights
 
@@ -49,7 +49,7 @@ def check(settings: BeamSettings) -> None:
     ) from error
 
 
-def make(part: parts_lib.Part, spec: media.Spec, config: Tokenize) -> None:
+def make(part: stores.Part, spec: media.Spec, config: Tokenize) -> None:
   """Makes the units of a store that are not made yet; waits for the end.
 
   Which ones these are is found out by the workers, who read what is there.
@@ -96,7 +96,7 @@ class _Job:
       tokenizer,
       path=self.path,
       head=self.head,
-      on_item=lambda found: None,
+      on_item=lambda item: None,
     )
 
 

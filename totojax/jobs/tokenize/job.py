@@ -28,7 +28,7 @@ from totojax.data.store import manifests
 from totojax.data.store import store as store_lib
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam
-from totojax.jobs.tokenize import stores as parts_lib
+from totojax.jobs.tokenize import stores
 from totojax.jobs.tokenize import units
 from totojax.rundir import console
 from totojax.rundir import directory
@@ -51,7 +51,7 @@ def run(
   Raises:
     ValueError: the source cannot be read or gives no record at all.
   """
-  work = parts_lib.of(config, workdir)
+  work = stores.work(config, workdir)
   tokenizer = weights.load(config.tokenizer)
   parts = [part.with_tokenizer(tokenizer) for part in work.parts]
   beam.check(config.beam)
@@ -64,7 +64,7 @@ def run(
   first = jax.process_index() == 0
   if first:
     plan.show(plan.of_job(config, work, tokenizer), workdir)
-    parts_lib.write_missing(work, workdir)
+    stores.write_missing(work, workdir)
     for part in parts:
       units.begin(part.path, part.manifest)
   _all_finished(True)  # nobody goes on before the stores are begun
@@ -84,7 +84,7 @@ def run(
 
 
 def _make(
-  part: parts_lib.Part,
+  part: stores.Part,
   spec: media.Spec,
   tokenizer: api.Tokenizer,
   config: Tokenize,
@@ -111,8 +111,8 @@ def _make(
   ) as bar:
     count = _Count(bar)
 
-    def on_item(found: workers.Decoded) -> None:
-      count.add(found)
+    def on_item(item: workers.Decoded) -> None:
+      count.add(item)
       if interrupted(bar.done):
         raise _Stop
 
@@ -140,11 +140,11 @@ class _Count:
     self._bar, self._begin = bar, time.monotonic()
     self._frames = self._skipped = 0
 
-  def add(self, found: workers.Decoded) -> None:
-    if isinstance(found.clips, items_lib.Skipped):
+  def add(self, item: workers.Decoded) -> None:
+    if isinstance(item.clips, items_lib.Skipped):
       self._skipped += 1
     else:
-      self._frames += int(np.prod(found.clips.shape[:2]))
+      self._frames += int(np.prod(item.clips.shape[:2]))
     rate = self._frames / max(time.monotonic() - self._begin, 1e-9)
     note = f"{rate:.4g} frames/s"
     if self._skipped:
@@ -166,26 +166,26 @@ def _all_finished(finished: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
 
 
-def _finish(parts: Sequence[parts_lib.Part], workdir: epath.Path) -> None:
+def _finish(parts: Sequence[stores.Part], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
-  rows, whole, empty = [], [], []
+  rows, complete, empty = [], [], []
   for part in parts:
     skipped = units.finish(part.path, part.manifest, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in skipped]
-    made = manifests.existing(part.path)
+    manifest = manifests.existing(part.path)
     print(
-      f"{part.path}: {made.records} records of {made.frames} frames from"
-      f" {len(part.listing.items) - len(skipped)} of"
+      f"{part.path}: {manifest.records} records of {manifest.frames} frames"
+      f" from {len(part.listing.items) - len(skipped)} of"
       f" {len(part.listing.items)} items"
     )
-    if made.complete:
-      whole.append(store_lib.Store(part.path, made))
+    if manifest.complete:
+      complete.append(store_lib.Store(part.path, manifest))
     else:
       empty.append(part.name)
   files.write_table(
     workdir / "quarantine.csv", rows, header=("store", "id", "reason")
   )
-  certificates.certify(whole)
+  certificates.certify(complete)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:

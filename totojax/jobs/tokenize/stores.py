@@ -101,22 +101,22 @@ class Work:
   spec: media.Spec
 
 
-def of(config: SourceJob, workdir: epath.Path) -> Work:
+def work(config: SourceJob, workdir: epath.Path) -> Work:
   """What a config asks for.
 
   Raises:
     ValueError: the source cannot be read or holds nothing.
   """
-  found = listings.of(config.source, seed=config.seed)
+  splits = listings.by_store(config.source, seed=config.seed)
   spec = media.spec(
-    next(iter(found.values())).kind,
+    next(iter(splits.values())).kind,
     clip=config.clip,
     views=config.views,
     image=config.image,
   )
   unwanted = _unwanted(config.source.exclude)
   parts = []
-  for name, listing in found.items():
+  for name, listing in splits.items():
     listing = _without(listing, unwanted)
     parts.append(
       Part(
@@ -159,15 +159,15 @@ def write_missing(work: Work, workdir: epath.Path) -> None:
 
 def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
   """Ids that must not be used, and the list or store that has them."""
-  found = {}
+  paths = {}
   for path in exclude:
     if manifests.load(path) is not None:
       store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
       ids = store.ids()
     else:
       ids = _lines(path)
-    found |= dict.fromkeys(map(items_lib.whole, ids), path)
-  return found
+    paths |= dict.fromkeys(map(items_lib.video_id, ids), path)
+  return paths
 
 
 def _lines(path: str) -> list[str]:
@@ -185,7 +185,7 @@ def _without(
   listing: items_lib.Listing, unwanted: Mapping[str, str]
 ) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
-  unwanted_by = lambda item: unwanted.get(items_lib.whole(item.id))
+  unwanted_by = lambda item: unwanted.get(items_lib.video_id(item.id))
   out = [item for item in listing.items if unwanted_by(item)]
   if not out:
     return listing

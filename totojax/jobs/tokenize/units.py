@@ -186,15 +186,15 @@ def finish(
       )
     notes.append(note)
   skipped = tuple(row for note in notes for row in note.skipped)
-  whole = dataclasses.replace(
+  complete = dataclasses.replace(
     head,
     shards=tuple(note.shard for note in notes if note.shard is not None),
     cursor=units,
     complete=True,
   )
-  if whole.shards:
-    Store(path, whole).check()
-    manifests.save(path, whole)
+  if complete.shards:
+    Store(path, complete).check()
+    manifests.save(path, complete)
   return skipped
 
 
@@ -204,9 +204,9 @@ def begin(path: objects.Path, head: manifests.Manifest) -> bool:
   Raises:
     StoreError: what is there was made of other items or with other settings.
   """
-  found = manifests.load(path)
-  if found is None:
+  existing = manifests.load(path)
+  if existing is None:
     manifests.save(path, head)
     return False
-  shards.check_same_head(objects.text(path), found, head)
-  return found.complete
+  shards.check_same_head(objects.text(path), existing, head)
+  return existing.complete
