@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import stores
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import checkpoint
 from totojax import jobs
 from totojax import step as step_lib
@@ -123,7 +123,7 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
   c = _pretraining(8, changed).to_dict()
   files.write_json(folder / "config.json", c)
   files.write_json(folder / "manifest.json", {"tokenizer": tokenizer})
-  task = pretrain.Pretrain(parts.model(roots.read(c)), None)
+  task = pretrain.Pretrain(assembly.model(roots.read(c)), None)
   state = step_lib.init_state(task, optax.identity(), jax.random.key(0))
   keep = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
   saved = checkpoint.Checkpoints(folder / "checkpoints", keep)

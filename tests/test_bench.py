@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import jobs
 from totojax.config import bench as bench_defaults
 from totojax.config import recipes
@@ -534,7 +534,7 @@ def test_utilisation_is_of_both_peaks():
 
 def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
   c = tiny()["decode_tokens"]["trained"]
-  model = parts.model(roots.read(c))
+  model = assembly.model(roots.read(c))
   weights = {"embedding": np.zeros((10, 4), np.float32)}
   reading = (measure.Reading(1.0, measure.Usage(2.0, 1.0)),)
   found = generating.floor(

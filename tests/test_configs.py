@@ -12,7 +12,7 @@ import runs
 from runs import load
 import stores
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import checkpoint
 from totojax import jobs
 from totojax import sequence
@@ -91,7 +91,7 @@ def test_pretraining_is_whole_at_full_size(path, name):
   """Every section makes its typed part, and no key is left over."""
   config = part(path, name)
   whole = roots.read(config)
-  model = parts.model(whole)
+  model = assembly.model(whole)
   assert model.spec.context == config["sequence"]["context"]
   batch, rest = divmod(config["train"]["batch_tokens"], model.spec.context)
   assert batch and not rest

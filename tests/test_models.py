@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import sequence
 from totojax import tree
@@ -614,7 +614,7 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
 )
 def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
   section = model_config.Compute()
-  found = parts.compute(section, depth=7, context=4096, backend=backend)
+  found = assembly.compute(section, depth=7, context=4096, backend=backend)
   assert (found.attention, found.remat, found.unroll) == (
     attention,
     remat,

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import jobs
 from totojax import sequence
 from totojax import tree
@@ -54,11 +54,11 @@ def config(width=WIDE, *, on=True, tied=False, **changes) -> dict:
 
 
 def parametrisation(c) -> mup.Parametrisation | None:
-  return parts.parametrisation(roots.read(c))
+  return assembly.parametrisation(roots.read(c))
 
 
 def task_of(c) -> pretrain.Pretrain:
-  return pretrain.Pretrain(parts.model(roots.read(c)), parametrisation(c))
+  return pretrain.Pretrain(assembly.model(roots.read(c)), parametrisation(c))
 
 
 def rules_of(c) -> dict[str, mup.Rule]:
@@ -277,7 +277,7 @@ def test_bad_settings_are_refused():
   without = config()
   del without["mup"]
   with pytest.raises(ConfigError, match="key mup is missing"):
-    parts.model(roots.read(without))
+    assembly.model(roots.read(without))
 
 
 def optimiser(c, lr, weight_decay, steps=8):
@@ -378,7 +378,9 @@ def test_multipliers_are_those_of_the_mup_package(theirs):
   assert standard["down"] == pytest.approx((0.1, 0.05), rel=1e-4)
   # The readout's multiplier is the one of our logits.
   scale = 1 / model.head.width_mult()
-  assert parts.model(roots.read(config())).scales.logits == pytest.approx(scale)
+  assert assembly.model(roots.read(config())).scales.logits == pytest.approx(
+    scale
+  )
 
 
 def test_updates_are_those_of_the_mup_package(theirs):
@@ -470,7 +472,7 @@ def test_at_the_base_width_nothing_changes():
 
 def test_logits_are_divided_by_the_growth():
   c = config(zero_head=False)
-  model = parts.model(roots.read(c))
+  model = assembly.model(roots.read(c))
   params = jax.jit(task_of(c).init)(jax.random.key(0)).params
   plain = dataclasses.replace(
     model, scales=dataclasses.replace(model.scales, logits=1.0)

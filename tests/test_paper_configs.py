@@ -8,7 +8,7 @@ import pytest
 import runs
 import test_configs
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import jobs
 from totojax.config import paper as paper_defaults
@@ -45,7 +45,7 @@ def test_every_row_builds(path, row):
 
 def _pretraining(config):
   if not config["patches"]["inputs"]:
-    spec = parts.model(roots.read(config)).spec
+    spec = assembly.model(roots.read(config)).spec
     assert spec.context == spec.frames * spec.frame_tokens
   optim = roots.read(config).optim
   train = config["train"]
@@ -112,7 +112,7 @@ def different(a, b, depth=2, name=""):
 def test_the_parameters_are_those_of_the_tables():
   for row in ("base", "large", "1b"):
     config = config_of(FOLDER / "table1.py", row)
-    shape = parts.model(roots.read(config.to_dict())).config
+    shape = assembly.model(roots.read(config.to_dict())).config
     count = flops.parameters(shape, 8192)
     printed = float(paper.TABLE_1[row][:-1]) * (
       1e9 if paper.TABLE_1[row][-1] == "b" else 1e6

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax.config import recipes
 from totojax.config import roots
 from totojax.models import attention
@@ -26,7 +26,7 @@ def build(backend, kind="llama", tokens=TOKENS, **compute):
   recipes.use(c, kind, "tiny")
   c.sequence.context = tokens
   c.compute.update(compute)
-  return parts.model(roots.read(c.to_dict()), backend)
+  return assembly.model(roots.read(c.to_dict()), backend)
 
 
 def equations(jaxpr):

@@ -16,7 +16,7 @@ import runs
 from scipy import optimize
 import stores
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import jobs
 from totojax.config import recipes
 from totojax.config import roots
@@ -118,7 +118,7 @@ def test_a_model_without_heads_says_so_where_heads_are_needed():
   head = roots.read(recipes.probe("", "", "").to_dict()).head
   of, c = dataclasses.replace, recipes.pretrain("tiny")
   recipes.use(c, "mamba", "tiny")
-  model = parts.shape(roots.read(c.to_dict()).model)
+  model = assembly.shape(roots.read(c.to_dict()).model)
   assert heads.filled(of(head, pool="average"), model).heads == 0
   assert heads.filled(of(head, pool="cross", heads=4), model).heads == 4
   with pytest.raises(ConfigError, match="a mamba has none; set head.heads to"):

@@ -11,7 +11,7 @@ import pytest
 import runs
 import stores
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import jobs
 from totojax import sequence
@@ -45,11 +45,11 @@ def config(kind, **compute):
 def shape(c):
   """The architecture of a config, old ones too."""
   values = c if isinstance(c, dict) else c.to_dict()
-  return parts.shape(roots.read(values, fill=True).model)
+  return assembly.shape(roots.read(values, fill=True).model)
 
 
 def build(kind, **compute):
-  return parts.model(roots.read(config(kind, **compute)))
+  return assembly.model(roots.read(config(kind, **compute)))
 
 
 @functools.cache
@@ -330,7 +330,7 @@ def test_bfloat16_keeps_in_float32_what_needs_it(kind):
 def test_table_6_parameters(kind, preset, by_hand):
   c = recipes.pretrain("large")
   recipes.use(c, kind, preset)
-  model = parts.model(roots.read(c.to_dict()))
+  model = assembly.model(roots.read(c.to_dict()))
   assert flops.parameters(model.config, 8192) == by_hand
   assert round(by_hand / 1e7) * 10 in (280, 290)
   leaves = jax.tree.leaves(

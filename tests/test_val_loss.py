@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import sequence
 from totojax import sharding
 from totojax.config import recipes
@@ -200,7 +200,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
   layout = sharding.layout(sharding.MeshConfig(2, 2, 2, 1))
-  sums = parts.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
+  sums = assembly.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.of(
     [sums(params, {"tokens": tokens, "source": source})]

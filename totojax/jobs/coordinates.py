@@ -22,7 +22,7 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import jobs
 from totojax import sequence
 from totojax import step as step_lib
@@ -63,7 +63,8 @@ def run(
     for _, sizes in expand.narrow_first(settings.models)
   ]
   for _, case in cases:
-    parts.model(case)  # a mistake in any of them is found before the first runs
+    # A mistake in any of them is found before the first runs.
+    assembly.model(case)
   directory.begin(workdir, config)
   rows = []
   with console.tracking("measuring", unit="models", total=len(cases)) as bar:
@@ -97,8 +98,8 @@ def measure(
     For each of 0, 1, ... `updates`: the residual stream after the last block,
     the logits of real tokens, and the last layer's attention logits.
   """
-  chosen = parts.parametrisation(config)
-  task = task_lib.Pretrain(parts.model(config), chosen)
+  chosen = assembly.parametrisation(config)
+  task = task_lib.Pretrain(assembly.model(config), chosen)
   tx = adamw.make(
     config.optim, axes=task.axes().params, steps=updates, rules=task.rules
   )

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import lanes as lanes_lib
 from totojax import sequence
@@ -68,9 +68,9 @@ def task(config: Pretrain, backend: str = "") -> Task:
       f"config key data.encode_with is {path!r}; with patches.targets ="
       f" {chosen.targets} it must be {wanted}"
     )
-  model = parts.model(config, backend)
+  model = assembly.model(config, backend)
   assert isinstance(model, patched.PatchTrunk)
-  inner = task_lib.Patches(model, size, parts.parametrisation(config))
+  inner = task_lib.Patches(model, size, assembly.parametrisation(config))
   if chosen.targets:
     return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
   tokenizer = weights.load(path)
@@ -152,7 +152,7 @@ def pretraining(
   sources = pretrain.validation_batches(
     held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
-  sums = parts.position_sums(
+  sums = assembly.position_sums(
     functools.partial(nll, goal), layout, spec.frame_tokens
   )
 
@@ -167,13 +167,13 @@ def pretraining(
     + model.values * model.config.width
   )
   shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
-  return parts.run(
+  return assembly.run(
     config,
     task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
     microbatches=size.microbatches,
-    batches=parts.reader(config.data.reading, dataset),
+    batches=assembly.reader(config.data.reading, dataset),
     evals={"": validate} if held_out else {},
     facts={
       "parameters": sum(leaf.size for leaf in jax.tree.leaves(shapes)),

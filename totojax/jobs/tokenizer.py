@@ -9,7 +9,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import jobs
 from totojax import sharding
 from totojax import step as step_lib
@@ -105,13 +105,13 @@ def training(config: tokens.Tokenizer) -> train.Run:
   def score(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
     return scores(state.params, size, held_out, how.score_frames)
 
-  return parts.run(
+  return assembly.run(
     config,
     task=task,
     steps=how.steps,
     rows=how.batch_frames,
     microbatches=how.microbatches,
-    batches=parts.reader(config.data.reading, dataset),
+    batches=assembly.reader(config.data.reading, dataset),
     evals={"": score} if held_out else {},
     facts={
       "parameters": dvae_parameters(size),

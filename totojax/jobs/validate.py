@@ -16,7 +16,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import sharding
 from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
@@ -40,7 +40,7 @@ def run(
   run = backbone.find(config.model_run, what="a validated run")
   source, trained, spec = run.path, run.config, run.config.sequence
   layout = sharding.layout(trained.mesh)
-  task = task_lib.Pretrain(run.model, parts.parametrisation(trained))
+  task = task_lib.Pretrain(run.model, assembly.parametrisation(trained))
   params = backbone.read(run, run.model, layout)
   held_out = pretrain.open_validation(trained, spec)
   if not held_out:
@@ -61,7 +61,7 @@ def run(
 
     losses = dict(
       val_loss.evaluate(
-        parts.position_sums(task.batch_nll, layout, spec.frame_tokens),
+        assembly.position_sums(task.batch_nll, layout, spec.frame_tokens),
         params,
         {name: counted(part) for name, part in batches.items()},
       )

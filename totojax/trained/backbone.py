@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import checkpoint
 from totojax import sequence
 from totojax import sharding
@@ -93,7 +93,7 @@ def find(
   # Runs from before there was a key have its default.
   config = schema.read(Pretrain, values, fill=True)
   if not patches:
-    parts.check_tokens(config, what)
+    assembly.check_tokens(config, what)
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
     raise ConfigError(
@@ -103,7 +103,7 @@ def find(
   return Trained(
     path=path,
     config=config,
-    model=parts.model(config),
+    model=assembly.model(config),
     tokenizer=manifest["tokenizer"],
     step=step,
     patches=config.patches.size if config.patches.inputs else None,
@@ -329,7 +329,7 @@ def _placed(
   run: Trained, model: trunk.Trunk, layout: sharding.Layout
 ) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
   """(task, shapes, shardings) of the parameters."""
-  parametrisation = parts.parametrisation(run.config)
+  parametrisation = assembly.parametrisation(run.config)
   if run.patches is not None:
     assert isinstance(model, patched.PatchTrunk)
     task = patch_task.Patches(model, run.patches, parametrisation)

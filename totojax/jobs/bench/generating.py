@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import sequence
 from totojax.config.bench import DecodeTokensBench
 from totojax.jobs.bench import hardware
@@ -33,7 +33,7 @@ def measure_decode_tokens(
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
-  model = parts.model(settings.trained)
+  model = assembly.model(settings.trained)
   spec = model.spec
   params = nn.unbox(
     jax.jit(model.init)(

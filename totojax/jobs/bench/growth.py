@@ -13,7 +13,7 @@ import time
 
 import jax
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import sequence
 from totojax.config import studies
@@ -122,7 +122,7 @@ def _missing(config: Pretrain, devices: int) -> str:
   here = len(jax.devices())
   if devices > here:
     return f"needs {devices} devices; there are {here}"
-  shape = parts.shape(config.model)
+  shape = assembly.shape(config.model)
   count = flops.parameters(shape, config.sequence.vocab)
   need = count * _BYTES_OF_PARAMETER / 2**30
   have = hardware.device_memory_gib()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import sequence
 from totojax import sharding
 from totojax.config import schema
@@ -95,7 +95,7 @@ class _Both:
     config = dataclasses.replace(
       config, model=dataclasses.replace(config.model, **sizes)
     )
-    self.model = parts.model(config)
+    self.model = assembly.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
     head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
     head = heads.filled(head, self.model.config)
@@ -115,14 +115,14 @@ class _Both:
       jax.devices()[:1],
     )
     layout = sharding.Layout(mesh)
-    program = parts.program(
+    program = assembly.program(
       config,
       task=task,
       steps=_STEPS,
       rows=self._rows,
       microbatches=1,
       layout=layout,
-      optimiser=parts.Optimiser(
+      optimiser=assembly.Optimiser(
         lars.grid(optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0),
         lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
       ),

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import checkpoint
 from totojax import flops
 from totojax import lanes as lanes_lib
@@ -55,7 +55,7 @@ class Trainer:
       devices: that share the parameters (fsdp) and the batch.
       lanes: several learning rates in place of the config's.
     """
-    self.shape = parts.shape(config.model)
+    self.shape = assembly.shape(config.model)
     self.spec = config.sequence
     mesh = sharding.make_mesh(
       sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
@@ -63,9 +63,9 @@ class Trainer:
     )
     size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
-    self.run = parts.run(
+    self.run = assembly.run(
       config,
-      task=task_lib.Pretrain(parts.model(config)),
+      task=task_lib.Pretrain(assembly.model(config)),
       steps=flops.steps(size.total_tokens, size.batch_tokens),
       rows=rows,
       microbatches=size.microbatches,

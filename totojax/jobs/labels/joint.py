@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import train
 from totojax.config import labels
 from totojax.jobs.labels import scoring
@@ -30,7 +30,7 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
   settings = len(setup.config.optim.settings)
   task = joint.Joint(
     # This run's mask, not any: next tokens are not to be seen.
-    pretrain.Pretrain(setup.model, parts.parametrisation(setup.run.config)),
+    pretrain.Pretrain(setup.model, assembly.parametrisation(setup.run.config)),
     head=head,
     layers=chosen,
     classes=setup.sets.classes,

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import jax
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import step as step_lib
 from totojax.data.stream import labelled
 from totojax.evals import top1
@@ -58,7 +58,7 @@ def outcomes(setup: data_lib.Setup, task: Heads) -> Callable[..., Any]:
       of=lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views),
     )
 
-  compute = parts.everywhere(compute, setup.layout, static=("views",))
+  compute = assembly.everywhere(compute, setup.layout, static=("views",))
   return lambda state, batch, views: compute(
     state.params, state.frozen, state.stats, batch, views=views
   )
@@ -104,4 +104,4 @@ def training_stream(
     host=jax.process_index(),
     hosts=jax.process_count(),
   )
-  return parts.reader(setup.config.data.reading, dataset)
+  return assembly.reader(setup.config.data.reading, dataset)

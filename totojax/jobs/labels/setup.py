@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import sharding
 from totojax import train
@@ -91,7 +91,7 @@ def prepare(config: labels.Joint | labels.Finetune) -> Setup:
     layout=sharding.layout(config.mesh),
     sets=sets,
     backbone=pretrain_lib.Pretrain(
-      backbone.causal(model), parts.parametrisation(run.config)
+      backbone.causal(model), assembly.parametrisation(run.config)
     ),
     tokenizer=tokenizer,
     reads=reads,
@@ -124,7 +124,7 @@ def _model(
   model = run.model.clone(config=shape, spec=spec)
   model = backbone.for_clips(model, frames=frames)
   return model.clone(
-    compute=parts.compute(
+    compute=assembly.compute(
       config.compute,
       depth=shape.depth,
       context=model.spec.context,
@@ -263,7 +263,7 @@ def training(
     return {**params, layered.BACKBONE: used(trained)}
 
   rows = config.train.batch_rows
-  built = parts.run(
+  built = assembly.run(
     config,
     task=task,
     steps=setup.steps,
@@ -291,7 +291,7 @@ def training(
   return built, score
 
 
-def _optimiser(setup: Setup, task: Any) -> parts.Optimiser:
+def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
   optim, axes = setup.config.optim, task.axes().params
   rules = layered.rules(
     optim,
@@ -306,4 +306,4 @@ def _optimiser(setup: Setup, task: Any) -> parts.Optimiser:
     schedule=setup.schedule,
     batch_rows=setup.config.train.batch_rows,
   )
-  return parts.Optimiser(tx, layered.learning_rate(setup.schedule))
+  return assembly.Optimiser(tx, layered.learning_rate(setup.schedule))

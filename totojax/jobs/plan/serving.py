@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import sequence
 from totojax import sharding
@@ -68,7 +68,7 @@ def step_of(config: Pretrain, *, devices: list[Any] | None) -> Step:
     ValueError: the mesh does not fit the devices.
   """
   planning = config.plan
-  parts.check_tokens(config, "a plan")
+  assembly.check_tokens(config, "a plan")
   if devices is not None:
     layout = sharding.layout(config.mesh, devices)
     layout = dataclasses.replace(layout, rules=RULES)
@@ -97,7 +97,7 @@ def step_of(config: Pretrain, *, devices: list[Any] | None) -> Step:
 def _decoding(
   config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
 ) -> Step:
-  model = parts.model(config, "gpu" if layout is None else "tpu")
+  model = assembly.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
   compute = dataclasses.replace(model.compute, unroll=1)
   if layout is None:  # nothing is compiled, and cuDNN is not here

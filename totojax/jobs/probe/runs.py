@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import step as step_lib
 from totojax import train
@@ -120,7 +120,7 @@ def _run(
   config, model = setup.config, task.model
   rows = config.train.batch_rows
   warmup = setup.rate_in(config.optim.warmup_epochs)
-  return parts.run(
+  return assembly.run(
     config,
     task=task,
     steps=setup.steps,
@@ -138,7 +138,7 @@ def _run(
     flops_per_token=_flops_per_token(model),
     layout=setup.layout,
     frozen=frozen,
-    optimiser=parts.Optimiser(
+    optimiser=assembly.Optimiser(
       lars.grid(
         config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup
       ),

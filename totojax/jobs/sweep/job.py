@@ -20,7 +20,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax import assembly as parts
+from totojax import assembly
 from totojax import flops
 from totojax import jobs
 from totojax import lanes as lanes_lib
@@ -59,7 +59,7 @@ def run(
   home = os.fspath(workdir.parent)
   points = list(expand.points(sweep, config.pretrain, home))
   for point in points:
-    parts.model(point.config)  # a mistake is found before the first run
+    assembly.model(point.config)  # a mistake is found before the first run
   _rows(workdir, points)  # a damaged one is noticed now
   notes = _notes(workdir)
   left = [point for point in points if notes.read(point.name) is None]
@@ -172,7 +172,7 @@ def _rows(
         "width": shape.width,
         "depth": shape.depth,
         "parameters": flops.parameters(
-          parts.shape(shape), point.config.sequence.vocab
+          assembly.shape(shape), point.config.sequence.vocab
         ),
         "tokens": point.total_tokens,
         "seed": point.seed,
