@@ -477,6 +477,7 @@ SMALL = """
 import sys
 from etils import epath
 from totojax import jobs
+from totojax.config import recipes
 config = recipes.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -534,6 +535,7 @@ SEARCHED = """
 import sys
 from etils import epath
 from totojax import jobs
+from totojax.config import recipes
 config = recipes.paper("tiny").to_dict() | {"run": "plan"}
 config["model"] |= dict(width=128, heads=2, mlp_dim=256)
 config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
@@ -589,6 +591,7 @@ SERVED = """
 import sys
 from etils import epath
 from totojax import jobs
+from totojax.config import recipes
 from totojax.jobs.plan import chips
 folder = epath.Path(sys.argv[1])
 assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
@@ -642,6 +645,7 @@ OTHERS = """
 import sys
 from etils import epath
 from totojax import jobs
+from totojax.config import recipes
 for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
   c = recipes.paper("tiny")
   recipes.use(c, kind, "tiny")
