@@ -164,8 +164,31 @@ def test_the_section_of_a_choice_follows_what_is_beside_it():
     roots.read(config | {"architecture": "rnn"})
   with pytest.raises(ConfigError, match="key model.rope_base does not exist"):
     roots.read(config | {"architecture": "gpt2"})
-  with pytest.raises(ConfigError, match="config.run is 'trian'; the jobs are"):
-    roots.read(config | {"run": "trian"})
+  for run, told in (
+    ("pretrian", "config.run is 'pretrian'; did you mean 'pretrain'"),
+    ("zzz", "config.run is 'zzz'; the jobs are audit, .*plan"),
+    (["pretrain"], "config.run is ..pretrain..; "),
+  ):
+    with pytest.raises(ConfigError, match=told):
+      roots.read(config | {"run": run})
+
+
+@pytest.mark.parametrize(
+  "key, value",
+  [
+    ("b1", 2.0),
+    ("eps", -1.0),
+    ("lr", -1.0),
+    ("warmup_steps", -1),
+    ("lr", float("nan")),
+    ("clip_norm", float("inf")),
+  ],
+)
+def test_nonsense_of_the_optimiser_is_refused_at_the_door(key, value):
+  config = schema.to_dict(pretrain.Pretrain())
+  config["optim"][key] = value
+  with pytest.raises(ConfigError, match=f"optim.{key} is {value}; it must be"):
+    roots.read(config)
 
 
 def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():

@@ -117,7 +117,7 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
   plugin = find(reference, kind)
   try:
     value = plugin.make()
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise PluginError(
       f"{reference}: {plugin.make.__name__}() fails"
       f" ({type(error).__name__}: {error})"
@@ -173,7 +173,7 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
   sys.modules[name] = module  # where dataclasses and pickle look for it
   try:
     spec.loader.exec_module(module)
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     del sys.modules[name]
     raise PluginError(
       f"{reference} cannot be imported ({type(error).__name__}: {error})"
@@ -185,7 +185,7 @@ def _of_module(name: str, reference: str) -> tuple[Any, bytes]:
   try:
     module = importlib.import_module(name)
     return module, inspect.getsource(module).encode()
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise PluginError(
       f"{reference}: module {name} cannot be imported"
       f" ({type(error).__name__}: {error}); is it on PYTHONPATH?"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import functools
+import difflib
 import importlib
 from typing import Any
 
@@ -42,16 +42,18 @@ ROOTS: Mapping[str, str] = {
 }
 
 
-@functools.cache
 def find(name: str) -> type:
   """The whole config of a job of ours, by the value of its key `run`.
 
   Raises:
     schema.ConfigError: there is no such job.
   """
-  if name not in ROOTS:
+  if not isinstance(name, str) or name not in ROOTS:
+    near = difflib.get_close_matches(str(name), ROOTS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    known = ", ".join(sorted([*ROOTS, "plan"]))
     raise schema.ConfigError(
-      f"config.run is {name!r}; the jobs are {', '.join(sorted(ROOTS))}"
+      f"config.run is {name!r}; {hint}the jobs are {known}"
     )
   module, _, cls = ROOTS[name].partition(":")
   return getattr(importlib.import_module(f"totojax.config.{module}"), cls)

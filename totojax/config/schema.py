@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from typing import Any, ClassVar, Protocol, TYPE_CHECKING, TypeVar
@@ -79,6 +80,8 @@ class Range:
       names = [repr(choice) for choice in self.choices]
       last = f" or {names[-1]}" if len(names) > 1 else names[-1]
       return None if allowed else f"use {', '.join(names[:-1])}{last}"
+    if isinstance(value, float) and not math.isfinite(value):
+      return f"it must be {' and '.join(['finite', *self.bounds])}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not any(self.bounds):
       return None

@@ -14,13 +14,13 @@ from totojax.config.schema import section
 class AdamWConfig(Section):
   """AdamW with linear warm-up and cosine decay (section 3.2)."""
 
-  lr: float = field(3e-4, "peak rate", "section 3.2")
-  warmup_steps: int = field(2000, "linear; update 1 has lr / this", "3.2")
-  end_lr_frac: float = field(0.1, "of the peak, at the end", "[gap] LVM: 3e-5")
-  b1: float = field(0.9, "decay of the first moment", "section 3.2")
-  b2: float = field(0.95, "decay of the second moment", "section 3.2")
-  eps: float = field(1e-8, "added to the second moment's root", "[gap] optax")
-  weight_decay: float = field(0.1, "times the rate, on matrices", "[gap] LLaMA")
+  lr: float = field(3e-4, "peak rate", "section 3.2", at_least=0)
+  warmup_steps: int = field(2000, "linear, from lr / this", "3.2", at_least=0)
+  end_lr_frac: float = field(0.1, "of the peak", "[gap] LVM: 3e-5", at_least=0)
+  b1: float = field(0.9, "of the first moment", "3.2", at_least=0, below=1)
+  b2: float = field(0.95, "of the second moment", "3.2", at_least=0, below=1)
+  eps: float = field(1e-8, "added to its root", "[gap] optax", at_least=0)
+  weight_decay: float = field(0.1, "on matrices", "[gap] LLaMA", at_least=0)
   clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM")
   mu_dtype: str = field(
     "float32",
