@@ -70,9 +70,11 @@ def test_facts_of_this_process():
   assert versions["numpy"] == np.__version__
   for name in ("av", "libtpu", "pillow", "scipy"):
     try:
-      assert versions[name] == importlib.metadata.version(name)
+      installed = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       assert name not in versions
+    else:
+      assert versions[name] == installed
   missing = ("numpy", "no-such-package")
   assert provenance.versions(missing) == {
     "numpy": np.__version__,
