@@ -5,6 +5,7 @@ Shapes: B batch, T context, R = T + 1 tokens of a row, V padded vocabulary.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from totojax.optim import mup
 from totojax.tasks import api
 
 
-class OfModel:
+class OfModel(abc.ABC):
   """A task whose variables are a model's parameters, and nothing else."""
 
   def __init__(
@@ -30,9 +31,9 @@ class OfModel:
     if parametrisation is not None:
       self.rules = parametrisation.rules(self.axes().params)
 
+  @abc.abstractmethod
   def boxed(self, key: jax.Array) -> Any:
     """Parameters of the model with the names of their axes."""
-    raise NotImplementedError
 
   def axes(self) -> api.Variables:
     boxed = jax.eval_shape(self.boxed, jax.random.key(0))
