@@ -24,12 +24,7 @@ EXTRAS = {
   "notebook": ["nbclient", "ipykernel"],
   "lint": ["ruff", "pyright"],
 }
-EXTRAS["test"] = [
-  "pytest",
-  "pytest-xdist",
-  *EXTRAS["data"],
-  *EXTRAS["notebook"],
-]
+EXTRAS["test"] = ["pytest", "pytest-xdist", *EXTRAS["data"], *EXTRAS["notebook"]]
 
 setuptools.setup(
   name="totojax",
@@ -61,10 +56,7 @@ setuptools.setup(
     "totojax.configs",
     "totojax.configs.paper",
   ],
-  package_dir={
-    "totojax.configs": "configs",
-    "totojax.configs.paper": "configs/paper",
-  },
+  package_dir={"totojax.configs": "configs", "totojax.configs.paper": "configs/paper"},
   package_data={"totojax": ["py.typed"], "totojax.tokenizers": ["shipped/*"]},
   install_requires=[
     "jax>=0.10",

@@ -37,9 +37,7 @@ def get_config():
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(c.stages.tokenizer, steps=600)
-  c.stages.tokenizer.data.train = {
-    "clips": recipes.source("{workdir}/clips/train", 1.0)
-  }
+  c.stages.tokenizer.data.train = {"clips": recipes.source("{workdir}/clips/train", 1.0)}
   c.stages.tokenizer.data.validation = {"clips": "{workdir}/clips/val"}
   c.data = data
   return c

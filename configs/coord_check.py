@@ -11,9 +11,7 @@ from totojax.config import recipes
 
 
 def get_config():
-  c = recipes.coord_check(
-    recipes.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0)
-  )
+  c = recipes.coord_check(recipes.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0))
   c.pretrain.sequence.update(vocab=512, grid=4, frames=4, context=64)
   c.pretrain.compute.update(dtype="float32", unroll=1)
   c.pretrain.model.tied = False

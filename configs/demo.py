@@ -29,9 +29,7 @@ def get_config():
   pretrain.every = recipes.every(log=10, evaluate=100, checkpoint=100)
 
   # Few clips and few updates: all sources in a share of the five minutes.
-  probe = recipes.small_probe(
-    "{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips"
-  )
+  probe = recipes.small_probe("{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips")
   probe.data.train_records = 256
   probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
   probe.optim.update(lrs=(3e-3, 1e-2), weight_decays=(0.1,))
@@ -40,8 +38,6 @@ def get_config():
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(c.stages.tokenizer, steps=600)
-  c.stages.tokenizer.data.train = {
-    "rendered": recipes.source("{workdir}/clips/train", 1.0)
-  }
+  c.stages.tokenizer.data.train = {"rendered": recipes.source("{workdir}/clips/train", 1.0)}
   c.stages.tokenizer.data.validation = {"rendered": "{workdir}/clips/val"}
   return c

@@ -22,13 +22,9 @@ def get_config():
   pretrain.model.update(depth=2, heads=4, tied=False)
   pretrain.mup = recipes.tuned_mup(base_width=32)
   pretrain.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  pretrain.train.update(
-    batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)
-  )
+  pretrain.train.update(batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS))
   pretrain.optim.warmup_steps = STEPS // 10
-  pretrain.data.train = {
-    "rendered": recipes.source("{workdir}/shards/train", 1.0)
-  }
+  pretrain.data.train = {"rendered": recipes.source("{workdir}/shards/train", 1.0)}
   pretrain.data.validation = {"rendered": "{workdir}/shards/val"}
   pretrain.validation.rows = 128
   pretrain.every = recipes.every(log=5, evaluate=STEPS, checkpoint=STEPS)

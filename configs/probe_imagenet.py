@@ -20,8 +20,6 @@ from totojax.config import paper as paper_defaults
 
 
 def get_config():
-  c = paper_defaults.linear_probe(
-    "", name="Table 5, average pooling", top1=53.2
-  )
+  c = paper_defaults.linear_probe("", name="Table 5, average pooling", top1=53.2)
   c.data.update(train="", validation="")
   return c

@@ -37,9 +37,7 @@ def get_config():
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(first["tokenizer"], steps=600)
-  first["tokenizer"].data.train = {
-    "rendered": recipes.source("{workdir}/clips/train", 1.0)
-  }
+  first["tokenizer"].data.train = {"rendered": recipes.source("{workdir}/clips/train", 1.0)}
   first["tokenizer"].data.validation = {"rendered": "{workdir}/clips/val"}
 
   more = {
@@ -58,9 +56,7 @@ def get_config():
       name = f"{question}_{seed}"
       more[name] = _probe(model, question, seed)
       runs[question].append("{workdir}/" + name)
-  return recipes.chain(
-    **first, **more, seeds=recipes.probe_seeds(**runs), report=report
-  )
+  return recipes.chain(**first, **more, seeds=recipes.probe_seeds(**runs), report=report)
 
 
 def _clips(label, *, train, val, seed):
@@ -82,9 +78,7 @@ def _clips(label, *, train, val, seed):
 def _pretraining(c):
   tokens = FRAMES * GRID**2
   c.sequence.update(frames=FRAMES, context=tokens)
-  c.train.update(
-    batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens)
-  )
+  c.train.update(batch_tokens=BATCH * tokens, total_tokens=float(STEPS * BATCH * tokens))
   c.model.update(depth=4, heads=4)
   c.optim.lr = 3e-3
   c.every = recipes.every(log=20, evaluate=250, checkpoint=250)

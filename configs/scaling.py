@@ -26,9 +26,7 @@ def get_config(what=""):
   if what == "runs":
     return recipes.scaling()
   if what:
-    raise ValueError(
-      f"configs/scaling.py:{what} is unknown; use runs or nothing"
-    )
+    raise ValueError(f"configs/scaling.py:{what} is unknown; use runs or nothing")
   models = recipes.sizes(*WIDTHS, depth=4, heads=4, mlp_ratio=8 / 3)
   return recipes.chain(
     clips=recipes.render(train=2000, val=128),
@@ -46,9 +44,7 @@ def trained(sizes):
   c.model.tied = False
   c.mup = recipes.tuned_mup(base_width=32)
   c.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  c.train.update(
-    batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS)
-  )
+  c.train.update(batch_tokens=BATCH * TOKENS, total_tokens=float(STEPS * BATCH * TOKENS))
   c.optim.update(lr=2.0**-6, warmup_steps=STEPS // 10)
   c.data.train = {"rendered": recipes.source("{workdir}/shards/train", 1.0)}
   c.data.validation = {"rendered": "{workdir}/shards/val"}

@@ -36,9 +36,6 @@ def get_config():
     "rendered": recipes.source("{workdir}/clips/train", 0.8),
     "photos": recipes.source("{workdir}/photos/train", 0.2),
   }
-  tokenizer.data.validation = {
-    "rendered": "{workdir}/clips/val",
-    "photos": "{workdir}/photos/val",
-  }
+  tokenizer.data.validation = {"rendered": "{workdir}/clips/val", "photos": "{workdir}/photos/val"}
   tokenizer.card.update(command=COMMAND, data=DATA)
   return recipes.chain(clips=clips, photos=photos, tokenizer=tokenizer)

@@ -15,11 +15,9 @@ from PIL import Image
 import runs
 import stores
 
-from totojax import checkpoint
-from totojax import jobs
+from totojax import checkpoint, jobs
 from totojax.config import recipes
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.tokenizers import weights
 
 CLASSES = ("across", "down", "plain")

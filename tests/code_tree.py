@@ -40,10 +40,7 @@ def shown(path: pathlib.Path) -> bool:
     return False
   if path.is_dir():
     return any(map(shown, path.iterdir()))
-  return (
-    path.suffix in (".py", ".md", ".sh", ".ipynb")
-    and path.name != "__init__.py"
-  )
+  return path.suffix in (".py", ".md", ".sh", ".ipynb") and path.name != "__init__.py"
 
 
 def lines(path: pathlib.Path, depth: int = 0) -> list[str]:

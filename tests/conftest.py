@@ -8,9 +8,7 @@ import tempfile
 
 import xla_flags
 
-os.environ["XLA_FLAGS"] = xla_flags.value(
-  8, more=os.environ.get("XLA_FLAGS", "").split()
-)
+os.environ["XLA_FLAGS"] = xla_flags.value(8, more=os.environ.get("XLA_FLAGS", "").split())
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one test compiles serves the others, xdist's workers, which inherit
 # this, and the processes that tests start.

@@ -38,9 +38,7 @@ def write(root):
   for split, records in (("train", 1500), ("val", 256)):
     shards = [{"name": "0", "records": records - 100}, {"records": 100}]
     _json(root / "clips" / split / "manifest.json", {"shards": shards})
-  (root / "clips" / "skipped.csv").write_text(
-    'path,reason\n"a, <b>.mp4",too short: 1.63 s\n'
-  )
+  (root / "clips" / "skipped.csv").write_text('path,reason\n"a, <b>.mp4",too short: 1.63 s\n')
   _tokens(root, rng)
   _training(root, rng)
   _validation(root, rng)
@@ -93,11 +91,7 @@ def _tokens(root, rng):
       "entropy_nats": 5.0,
       "perplexity": 148.4,
       "ngrams": ngrams,
-      "psnr_db": {
-        "reconstruction": 24.64,
-        "kmeans": 20.11,
-        "mean_colour": 15.2,
-      },
+      "psnr_db": {"reconstruction": 24.64, "kmeans": 20.11, "mean_colour": 15.2},
     },
   )
 
@@ -165,16 +159,12 @@ def _validation(root, rng):
   mean = np.where(frame == 0, 3.46, 1.5) + 0.4 * (col == 0)
   mean = mean + rng.normal(size=mean.shape) * 0.1
   lines = [
-    f"moving,{p},{frame[p]},{row[p]},{col[p]},{mean[p]:.6f},0.05,256"
-    for p in range(len(mean))
+    f"moving,{p},{frame[p]},{row[p]},{col[p]},{mean[p]:.6f},0.05,256" for p in range(len(mean))
   ]
   head = "source,position,frame,row,col,mean,sem,n"
   folder = root / "validate"
   (folder / "position_loss.csv").write_text("\n".join([head, *lines]) + "\n")
   for name, group in (("frame", frame), ("row", row)):
-    lines = [
-      f"moving,{g},{mean[group == g].mean():.6f},0.03,4096"
-      for g in np.unique(group)
-    ]
+    lines = [f"moving,{g},{mean[group == g].mean():.6f},0.03,4096" for g in np.unique(group)]
     text = "\n".join([f"source,{name},mean,sem,n", *lines]) + "\n"
     (folder / f"{name}_loss.csv").write_text(text)

@@ -69,28 +69,18 @@ def store(path, name: str, *, field: str, records: int | None = None) -> str:
     shape = (count, frames, side, side, 3)
     arrays = rng.integers(0, 256, shape, np.uint8)
   return surfaces.write(
-    path,
-    field=field,
-    kind=kind,
-    frames=frames,
-    arrays=arrays,
-    size_px=side,
-    vocab=VOCAB,
-    grid=GRID,
+    path, field=field, kind=kind, frames=frames, arrays=arrays, size_px=side, vocab=VOCAB, grid=GRID
   )
 
 
 def mixture(folder: pathlib.Path, field: str) -> dict[str, str]:
   """Name -> path of the sources of `MIXTURE`, in its order."""
-  return {
-    name: store(folder / field / name, name, field=field) for name in MIXTURE
-  }
+  return {name: store(folder / field / name, name, field=field) for name in MIXTURE}
 
 
 def order(
-    paths: dict[str, str], *, field: str, hosts: int = 1, seed: int = 0,
-    steps: int = STEPS,
-) -> list[str]:  # fmt: skip
+  paths: dict[str, str], *, field: str, hosts: int = 1, seed: int = 0, steps: int = STEPS
+) -> list[str]:
   """A hash of the global batch of each step."""
 
   def batch(step):
@@ -146,9 +136,7 @@ def update(folder: pathlib.Path, name: str, *more: str) -> dict[str, Any]:
     for key, (kind, count) in paths.items()
   ]
   workdir = folder / "run"
-  surfaces.do(
-    f"tests/golden_mixture.py{argument}", workdir, *data, *words, *more
-  )
+  surfaces.do(f"tests/golden_mixture.py{argument}", workdir, *data, *words, *more)
   saved = runs.checkpoint(workdir, 3)
   return {
     "metrics": runs.metrics(workdir),
@@ -216,17 +204,10 @@ def packed(configs: dict[str, dict[str, str]]) -> dict[str, Any]:
     others[name] = {}
     for prefix, section in _sections(keys).items():
       first = whole.setdefault(json.loads(section["run"]), section)
-      lines = [
-        f"{k} = {v}"
-        for k, v in section.items()
-        if k == "run" or first.get(k) != v
-      ]
+      lines = [f"{k} = {v}" for k, v in section.items() if k == "run" or first.get(k) != v]
       lines += [f"-{k}" for k in first if k not in section]
       others[name][prefix] = lines
-  lines = {
-    run: [f"{k} = {v}" for k, v in section.items()]
-    for run, section in whole.items()
-  }
+  lines = {run: [f"{k} = {v}" for k, v in section.items()] for run, section in whole.items()}
   return {"whole": lines, "others": others}
 
 
@@ -260,10 +241,7 @@ def make(name: str) -> Any:
     folder = pathlib.Path(folder)
     match name:
       case "order":
-        return {
-          field: order(mixture(folder, field), field=field)
-          for field in ("codes", "frames")
-        }
+        return {field: order(mixture(folder, field), field=field) for field in ("codes", "frames")}
       case "updates":
         return {kind: update(folder / kind, kind) for kind in UPDATES}
       case "configs":

@@ -24,9 +24,17 @@ def picture(i, height=32, width=48):
 
 
 def write(
-    path, frames, *, rate=30, codec="mpeg4", gop=12, b_frames=0,
-    pix_fmt="yuv420p", times=None, paint=picture,
-):  # fmt: skip
+  path,
+  frames,
+  *,
+  rate=30,
+  codec="mpeg4",
+  gop=12,
+  b_frames=0,
+  pix_fmt="yuv420p",
+  times=None,
+  paint=picture,
+):
   """Writes a video; `times` gives its frames other places than 0, 1, 2, ...
 
   Frame i is what `paint` makes of i: uint8 [32, 48, 3].

@@ -147,9 +147,7 @@ def two_way(package: pathlib.Path) -> list[tuple[str, str]]:
   return sorted((a, b) for a, b in pairs if a < b and (b, a) in pairs)
 
 
-def identical_runs(
-  package: pathlib.Path, size: int = RUN_LINES
-) -> list[tuple[str, str]]:
+def identical_runs(package: pathlib.Path, size: int = RUN_LINES) -> list[tuple[str, str]]:
   """Pairs of places that share at least `size` lines, each at its longest.
 
   Lines without their indentation; blank ones, comments, imports and lone
@@ -222,11 +220,7 @@ def loaded() -> list[str]:
 def _finish(words: list[str], **variables: str) -> None:
   variables |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
   subprocess.run(
-    [sys.executable, *words],
-    cwd=ROOT,
-    env=os.environ | variables,
-    check=True,
-    capture_output=True,
+    [sys.executable, *words], cwd=ROOT, env=os.environ | variables, check=True, capture_output=True
   )
 
 

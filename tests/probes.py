@@ -6,14 +6,10 @@ import numpy as np
 import optax
 import stores
 
-from totojax import assembly
-from totojax import checkpoint
-from totojax import jobs
+from totojax import assembly, checkpoint, jobs
 from totojax import step as step_lib
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.config import recipes, roots
+from totojax.data.store import manifests, shards
 from totojax.rundir import files
 from totojax.tasks import pretrain
 
@@ -28,17 +24,7 @@ def codes(labels, seed, *, per_class=stores.VOCAB // 3):
   return (within + np.asarray(labels)[:, None] * per_class).astype(np.uint16)
 
 
-def write(
-  path,
-  labels,
-  *,
-  prefix,
-  seed,
-  classes=CLASSES,
-  ids=None,
-  names=None,
-  **changed,
-):
+def write(path, labels, *, prefix, seed, classes=CLASSES, ids=None, names=None, **changed):
   """A complete labelled store; returns its path."""
   labels = np.asarray(labels)
   head = dict(
@@ -135,10 +121,7 @@ def bare_backbone(root, *, tokenizer="0123456789abcdef", **changed):
 def _pretraining(steps, changed):
   c = recipes.pretrain("tiny")
   c.sequence.update(
-    vocab=changed.get("vocab", stores.VOCAB),
-    grid=stores.GRID,
-    frames=stores.FRAMES,
-    context=16,
+    vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID, frames=stores.FRAMES, context=16
   )
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
@@ -153,13 +136,7 @@ def config(model, train, validation, /, **sections):
   c.backbones = ("trained",)
   c.data.holdout_frac = 0.25
   c.train.update(epochs=30.0, batch_rows=32, score_rows=32)
-  c.optim.update(
-    name="adamw",
-    lrs=(0.03,),
-    weight_decays=(0.0,),
-    lr_rows=0,
-    warmup_epochs=1.0,
-  )
+  c.optim.update(name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0, warmup_epochs=1.0)
   c.every = recipes.every(log=20, evaluate=1000, checkpoint=1000)
   for name, values in sections.items():
     if isinstance(values, dict):

@@ -9,8 +9,7 @@ import sys
 
 from absl import flags
 import jax
-from ml_collections import config_flags
-from ml_collections import ConfigDict
+from ml_collections import config_flags, ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
 import xla_flags
@@ -35,14 +34,7 @@ def module(path: pathlib.Path):
 
 
 def command(config: str, workdir, *more: str) -> list[str]:
-  return [
-    sys.executable,
-    "-m",
-    "totojax.main",
-    f"--config={config}",
-    f"--workdir={workdir}",
-    *more,
-  ]
+  return [sys.executable, "-m", "totojax.main", f"--config={config}", f"--workdir={workdir}", *more]
 
 
 def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
@@ -98,9 +90,7 @@ def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
   with ocp.PyTreeCheckpointer() as reader:
     found = reader.metadata(path).item_metadata.tree
     # As numpy: the devices that saved it may not be here.
-    arguments = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(found)
-    )
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(found))
     tree = reader.restore(path, restore_args=arguments)
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}

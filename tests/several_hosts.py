@@ -15,14 +15,6 @@ def get_config() -> ConfigDict:
   # Features are kept in one process only: the same way for any number of them.
   probe.backbones, probe.cache = ("trained",), "off"
   probe.train.update(epochs=4.0, batch_rows=16, score_rows=32)
-  probe.optim.update(
-    name="adamw",
-    lrs=(0.03,),
-    weight_decays=(0.0,),
-    lr_rows=0,
-    warmup_epochs=1.0,
-  )
+  probe.optim.update(name="adamw", lrs=(0.03,), weight_decays=(0.0,), lr_rows=0, warmup_epochs=1.0)
   probe.every = recipes.every(log=1, evaluate=1000, checkpoint=1000)
-  return recipes.chain(
-    pretrain=pretrain, validate=recipes.validate(MODEL), probe=probe
-  )
+  return recipes.chain(pretrain=pretrain, validate=recipes.validate(MODEL), probe=probe)

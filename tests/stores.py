@@ -4,8 +4,7 @@ import pathlib
 
 import numpy as np
 
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 
 VOCAB, GRID, FRAMES = 60, 2, 4
 
@@ -20,10 +19,15 @@ def codes(records: int, seed: int, frames: int = FRAMES) -> np.ndarray:
 
 
 def write(
-    path: pathlib.Path, *, records: int, seed: int, prefix: str,
-    tokenizer: str = "0123456789abcdef", frames: int = FRAMES,
-    vocab: int = VOCAB,
-) -> str:  # fmt: skip
+  path: pathlib.Path,
+  *,
+  records: int,
+  seed: int,
+  prefix: str,
+  tokenizer: str = "0123456789abcdef",
+  frames: int = FRAMES,
+  vocab: int = VOCAB,
+) -> str:
   """A complete store of `codes`; returns its path."""
   manifest = manifests.new(
     kind="video",
@@ -45,10 +49,7 @@ def write(
   writer = shards.Writer(path, manifest)
   for i, record in enumerate(codes(records, seed, frames)):
     writer.append(
-      {"codes": record.reshape(1, -1)},
-      labels=None,
-      ids=[f"{prefix}/{i}"],
-      cursor=i + 1,
+      {"codes": record.reshape(1, -1)}, labels=None, ids=[f"{prefix}/{i}"], cursor=i + 1
     )
   writer.close()
   return str(path)

@@ -7,12 +7,9 @@ from etils import epath
 import numpy as np
 import runs
 
-from totojax import jobs
-from totojax import sequence
-from totojax.data.store import manifests
-from totojax.data.store import shards
-from totojax.data.stream import mixture
-from totojax.data.stream import rows
+from totojax import jobs, sequence
+from totojax.data.store import manifests, shards
+from totojax.data.stream import mixture, rows
 
 
 def do(config_file: str, workdir, *words: str) -> None:
@@ -22,9 +19,16 @@ def do(config_file: str, workdir, *words: str) -> None:
 
 
 def write(
-    path, *, field: str, kind: str, frames: int, arrays: np.ndarray,
-    size_px: int, vocab: int, grid: int,
-) -> str:  # fmt: skip
+  path,
+  *,
+  field: str,
+  kind: str,
+  frames: int,
+  arrays: np.ndarray,
+  size_px: int,
+  vocab: int,
+  grid: int,
+) -> str:
   """A store of "codes" or "frames", a record for each of `arrays`."""
   if field == "codes":
     described = manifests.token_field(frames=frames, grid=grid)
@@ -57,26 +61,28 @@ def write(
 
 
 def host_batch(
-    paths: dict[str, str], weights: dict[str, float], step: int, *,
-    field: str, seed: int, batch: int, host: int, hosts: int,
-    vocab: int, grid: int, frames: int, factor: int,
-) -> dict[str, np.ndarray]:  # fmt: skip
+  paths: dict[str, str],
+  weights: dict[str, float],
+  step: int,
+  *,
+  field: str,
+  seed: int,
+  batch: int,
+  host: int,
+  hosts: int,
+  vocab: int,
+  grid: int,
+  frames: int,
+  factor: int,
+) -> dict[str, np.ndarray]:
   """What a host reads for a step, of stores of codes or of frames."""
   sources = [
-    rows.Source(
-      name,
-      shards.open_store(path, tokenizer=None, vocab=None, grid=None),
-      weights[name],
-    )
+    rows.Source(name, shards.open_store(path, tokenizer=None, vocab=None, grid=None), weights[name])
     for name, path in paths.items()
   ]
   shared = dict(seed=seed, batch=batch, host=host, hosts=hosts)
   seq = sequence.SequenceSpec(
-    vocab=vocab,
-    grid=grid,
-    frames=frames,
-    context=frames * grid**2,
-    segments=False,
+    vocab=vocab, grid=grid, frames=frames, context=frames * grid**2, segments=False
   )
   if field == "codes":
     return mixture.stream(sources, seq=seq, **shared)[step]

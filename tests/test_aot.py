@@ -19,27 +19,18 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import jobs
-from totojax import sharding
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import jobs, sharding
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.jobs.plan import chips
+from totojax.jobs.plan import chips, estimate, hlo, kernels, settings
 from totojax.jobs.plan import compile as compile_lib
-from totojax.jobs.plan import estimate
-from totojax.jobs.plan import hlo
 from totojax.jobs.plan import job as plan
-from totojax.jobs.plan import kernels
-from totojax.jobs.plan import settings
-from totojax.models import attention
-from totojax.models import layers
-from totojax.models import splash
+from totojax.models import attention, layers, splash
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PRESETS = {"1b": "v5e:16x16", "base": "v5e:8x8", "large": "v5e:8x8"}
 needs_compiler = pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None,
-  reason="the TPU compiler is not installed",
+  importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
 )
 
 PROGRAM = """HloModule jit_traced, is_scheduled=true
@@ -87,9 +78,7 @@ def test_cycles_in_a_loop_count_as_often_as_it_runs():
 
 def test_a_loop_without_a_readable_end_is_an_error():
   program = hlo.Program(
-    PROGRAM.replace(
-      "s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)"
-    )
+    PROGRAM.replace("s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)")
   )
   with pytest.raises(ValueError, match="trip count .* condition.1"):
     list(program.operations())
@@ -98,9 +87,7 @@ def test_a_loop_without_a_readable_end_is_an_error():
 
 
 def test_an_exchange_in_several_fusions_counts_once():
-  gather, reduce = sorted(
-    hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind
-  )
+  gather, reduce = sorted(hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind)
   assert (gather.kind, gather.times, gather.group) == ("all-gather", 5, 8)
   assert gather.payload_bytes == 64 * 64 * 2
   assert gather.sent_bytes == 64 * 64 * 2 * 7 / 8
@@ -156,9 +143,7 @@ LB: loop body
 
 
 def test_bundles_of_a_kernel():
-  assert kernels.read_bundles(BUNDLES) == kernels.Bundles(
-    per_block=3, per_row=2, per_turn=5
-  )
+  assert kernels.read_bundles(BUNDLES) == kernels.Bundles(per_block=3, per_row=2, per_turn=5)
   plain = BUNDLES.replace("vmatmul", "vmul")
   assert kernels.read_bundles(plain).per_block == 0
 
@@ -168,13 +153,7 @@ def test_a_kernel_is_charged_what_is_more():
 
   def charge(per_block):
     return kernels._charge(
-      "fwd",
-      kernels.Bundles(per_block, 10, 1),
-      3,
-      chip=chip,
-      heads=2,
-      tokens=2048,
-      head_dim=64,
+      "fwd", kernels.Bundles(per_block, 10, 1), 3, chip=chip, heads=2, tokens=2048, head_dim=64
     )
 
   # Blocks of 1,024: two rows, three of four blocks at or below the diagonal.
@@ -231,10 +210,7 @@ def test_a_search_has_every_combination():
       microbatches=(1, 2),
     )
   )
-  seen = {
-    (*dataclasses.astuple(v.mesh)[:3], v.compute.remat, v.train.microbatches)
-    for v in found
-  }
+  seen = {(*dataclasses.astuple(v.mesh)[:3], v.compute.remat, v.train.microbatches) for v in found}
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
   alone = planned(config, topology="v5e:2x2")
@@ -270,9 +246,7 @@ def test_gpus_are_planned_with_mup_where_their_attention_is_not():
 def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
   config = recipes.paper("base").to_dict()
   with pytest.raises(ValueError, match=told):
-    plan.outcome(
-      planned(config, what="decode", topology="gpu:NVIDIA H100:1", **changes)
-    )
+    plan.outcome(planned(config, what="decode", topology="gpu:NVIDIA H100:1", **changes))
 
 
 def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
@@ -280,17 +254,16 @@ def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
   of = dict(heads=6, tokens=4096, head_dim=64)
   bundles = kernels.Bundles(per_block=3000, per_row=100, per_turn=10)
   for kernel, bundle_ratio, product_ratio in (
-      ("fwd", 0.5, 1.0), ("dq", 1.0, 2.0), ("dkv", 1.0, 2.0),
-  ):  # fmt: skip
+    ("fwd", 0.5, 1.0),
+    ("dq", 1.0, 2.0),
+    ("dkv", 1.0, 2.0),
+  ):
     a, b = (
-      kernels._charge(kernel, bundles, 1, chip=chip, **of)
-      for chip in (chips.CHIPS["v5p"], one)
+      kernels._charge(kernel, bundles, 1, chip=chip, **of) for chip in (chips.CHIPS["v5p"], one)
     )
     assert a.bundles == pytest.approx(bundle_ratio * b.bundles)
     assert a.products == pytest.approx(product_ratio * b.products)
-  odd = kernels._charge(
-    "fwd", bundles, 1, chip=chips.CHIPS["v4"], **{**of, "heads": 5}
-  )
+  odd = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **{**of, "heads": 5})
   even = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **of)
   assert odd.bundles == even.bundles  # one core has nothing to do at the end
 
@@ -331,9 +304,7 @@ def test_an_error_of_the_compiler_becomes_readable(text):
 
 def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   config = recipes.paper("1b").to_dict() | {"run": "plan"}
-  config["plan"] |= dict(
-    topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0
-  )
+  config["plan"] |= dict(topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0)
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
   found = json.loads((tmp_path / "plan.json").read_text())
   assert found["source"] == "arithmetic" and "mfu_bound" not in found
@@ -371,9 +342,7 @@ def test_a_gpu_that_cannot_hold_the_state_is_told():
 
 def test_decoding_is_bound_by_what_it_reads(tmp_path):
   config = recipes.paper("1b").to_dict() | {"run": "plan"}
-  config["plan"] |= dict(
-    what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024
-  )
+  config["plan"] |= dict(what="decode", topology="gpu:NVIDIA H100:8", rows=4, cache_tokens=1024)
   config["mesh"] |= dict(tensor=2)
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
   found = json.loads((tmp_path / "plan.json").read_text())
@@ -396,9 +365,7 @@ def test_decoding_is_bound_by_what_it_reads(tmp_path):
 
 def test_encoding_is_bound_by_products():
   config = recipes.paper("base").to_dict()
-  found = plan.outcome(
-    planned(config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5)
-  )
+  found = plan.outcome(planned(config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5))
   # DALL-E's encoder: 34.0e9 MACs a frame, in float32.
   assert found["macs_per_frame"] == pytest.approx(34.0e9, rel=2e-3)
   per_s = 19.5e12 * 0.5 / (2 * found["macs_per_frame"])
@@ -431,21 +398,15 @@ def test_the_kernel_is_attention(head_dim, segmented):
   scale = 0.7 * head_dim**-0.5
 
   def ours(q, k, v):
-    return splash.attend(
-      q, k, v, segments_BT=segments, scale=scale, interpret=True
-    )
+    return splash.attend(q, k, v, segments_BT=segments, scale=scale, interpret=True)
 
   def plain(q, k, v, scale=scale):
-    return attention.attend(
-      q, k, v, segments_BT=segments, scale=scale, implementation="xla"
-    )
+    return attention.attend(q, k, v, segments_BT=segments, scale=scale, implementation="xla")
 
   def both(attend):
-    return jax.jit(
-      jax.value_and_grad(
-        lambda *x: jnp.sum(jnp.sin(attend(*x))), argnums=(0, 1, 2)
-      )
-    )(q, k, v)
+    return jax.jit(jax.value_and_grad(lambda *x: jnp.sum(jnp.sin(attend(*x))), argnums=(0, 1, 2)))(
+      q, k, v
+    )
 
   with jax.default_matmul_precision("highest"):
     found, expected = both(ours), both(plain)
@@ -496,11 +457,7 @@ def apart(*words):
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # it is for what runs here
   }
   done = subprocess.run(
-    [sys.executable, *words],
-    env=clean,
-    capture_output=True,
-    text=True,
-    check=False,
+    [sys.executable, *words], env=clean, capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr[-3000:]
   return done.stdout
@@ -512,11 +469,7 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
   found = json.loads((tmp_path / "plan.json").read_text())
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
-  assert {kernel["kernel"] for kernel in found["kernels"]} == {
-    "fwd",
-    "dq",
-    "dkv",
-  }
+  assert {kernel["kernel"] for kernel in found["kernels"]} == {"fwd", "dq", "dkv"}
   assert found["uncharged_kernels"] == []
   # Arguments: parameters and two moments over four chips, and the padding of
   # small arrays to tiles.
@@ -612,8 +565,7 @@ for what in ("decode", "encode"):
 def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
   apart("-c", SERVED, str(tmp_path))
   found, encoded = (
-    json.loads((tmp_path / what / "plan.json").read_text())
-    for what in ("decode", "encode")
+    json.loads((tmp_path / what / "plan.json").read_text()) for what in ("decode", "encode")
   )
   assert found["fits"] and found["batch"] == 8 and found["chips"] == 4
   # Of each chip: half of the weights and a quarter of the cache, which is
@@ -624,9 +576,7 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
   assert found["hbm"]["aliased_gib"] >= found["cache_bytes"] / 2**30
   assert found["hbm"]["temporaries_gib"] < 0.1 * found["cache_bytes"] / 2**30
   assert found["floor_s"] == found["read_bytes"] / 819e9
-  assert found["tokens_per_s"] == pytest.approx(
-    8 / max(found["step_s"], found["floor_s"])
-  )
+  assert found["tokens_per_s"] == pytest.approx(8 / max(found["step_s"], found["floor_s"]))
   assert found["cycles"]["attention to the cache"] > 0
   # Two chips add up what their heads and hidden units give, in each of two
   # layers; no weight and no cache goes between chips.
@@ -662,10 +612,7 @@ for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
 @needs_compiler
 def test_other_architectures_are_compiled_for_tpus(tmp_path):
   apart("-c", OTHERS, str(tmp_path))
-  found = {
-    path.parent.name: json.loads(path.read_text())
-    for path in tmp_path.glob("*/plan.json")
-  }
+  found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/plan.json")}
   assert len(found) == 3 and all(plan["fits"] for plan in found.values())
   kernels = {row["kernel"] for row in found["gpt2-train"]["kernels"]}
   assert kernels == {"fwd", "dq", "dkv"}
@@ -691,9 +638,7 @@ def test_only_replicas_go_between_slices():
 def golden(preset: str) -> dict:
   """Memory and traffic of a preset's own config on its topology."""
   config = _of_file(preset)
-  found = plan.outcome(
-    planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0)
-  )
+  found = plan.outcome(planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0))
   keys = (
     "topology",
     "mesh",
@@ -707,16 +652,11 @@ def golden(preset: str) -> dict:
   )
   return {key: found[key] for key in keys} | {
     "collectives": {
-      row["kind"]: {
-        "count": row["count"],
-        "payload_bytes": row["payload_bytes"],
-      }
+      row["kind"]: {"count": row["count"], "payload_bytes": row["payload_bytes"]}
       for row in found["collectives"]
     },
     "kernel_cycles": {
-      kernel: sum(
-        row["cycles"] for row in found["kernels"] if row["kernel"] == kernel
-      )
+      kernel: sum(row["cycles"] for row in found["kernels"] if row["kernel"] == kernel)
       for kernel in kernels.PRODUCTS
     },
   }

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from totojax.jobs.bench import scanning
-from totojax.models import gpt2
-from totojax.models import mamba
-from totojax.models import platform
+from totojax.models import gpt2, mamba, platform
 
 MAMBA = mamba.MambaConfig(
   width=32,
@@ -28,14 +26,7 @@ MAMBA = mamba.MambaConfig(
   tied=True,
 )
 GPT2 = gpt2.Gpt2Config(
-  width=32,
-  depth=2,
-  heads=4,
-  mlp_dim=96,
-  norm_eps=1e-5,
-  init_std=0.3,
-  tied=True,
-  position_std=0.02,
+  width=32, depth=2, heads=4, mlp_dim=96, norm_eps=1e-5, init_std=0.3, tied=True, position_std=0.02
 )
 
 
@@ -49,10 +40,7 @@ def start(block, *args):
   # Nothing that is zero or one at the start may hide a mistake.
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
-  moved = [
-    leaf + 0.1 * jax.random.normal(key, leaf.shape)
-    for leaf, key in zip(leaves, keys)
-  ]
+  moved = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
   return jax.tree.unflatten(tree, moved)
 
 
@@ -78,9 +66,7 @@ def torch_of(x):
   return torch.from_numpy(np.array(x))
 
 
-@pytest.mark.parametrize(
-  "chunk_tokens, scan", [(1, "steps"), (8, "steps"), (8, "tree")]
-)
+@pytest.mark.parametrize("chunk_tokens, scan", [(1, "steps"), (8, "steps"), (8, "tree")])
 def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
@@ -107,9 +93,7 @@ def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
     "mixer.conv1d.weight": p["conv"].T[:, None],
     "mixer.conv1d.bias": p["conv_bias"],
     "mixer.in_proj.weight": jnp.concatenate([p["input"], p["gate"]], 1).T,
-    "mixer.x_proj.weight": jnp.concatenate(
-      [p["rank"], p["state_in"], p["state_out"]], 1
-    ).T,
+    "mixer.x_proj.weight": jnp.concatenate([p["rank"], p["state_in"], p["state_out"]], 1).T,
     "mixer.dt_proj.weight": p["steps"].T,
     "mixer.dt_proj.bias": p["steps_bias"],
     "mixer.out_proj.weight": p["out"].T,
@@ -132,14 +116,8 @@ def test_mamba_goes_on_where_it_stopped(mamba_params, parts):
     y, state = run_mamba(mamba_params, x[:, begin : begin + size], state)
     found.append(y)
     begin += size
-  np.testing.assert_allclose(
-    np.concatenate(found, 1), whole, rtol=1e-4, atol=1e-5
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    state,
-    last,
-  )
+  np.testing.assert_allclose(np.concatenate(found, 1), whole, rtol=1e-4, atol=1e-5)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), state, last)
   # The control: a state that is forgotten changes what follows.
   begin = parts[0]
   forgotten, _ = run_mamba(mamba_params, x[:, begin:])
@@ -155,11 +133,7 @@ def test_chunks_change_neither_values_nor_gradients(mamba_params):
 
   one = jax.grad(loss)(mamba_params, chunk_tokens=64)
   other = jax.grad(loss)(mamba_params, chunk_tokens=4, scan="tree")
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
-    one,
-    other,
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, other)
 
 
 @pytest.mark.parametrize("scan", mamba.SCANS)
@@ -173,15 +147,11 @@ def test_chunks_bound_the_memory(scan):
   def compiled(scan):
     return jax.jit(scanning.gradients(scan)).lower(*of, wanted).compile()
 
-  chunked = compiled(
-    functools.partial(mamba.selective_scan, chunk_tokens=16, scan=scan)
-  )
+  chunked = compiled(functools.partial(mamba.selective_scan, chunk_tokens=16, scan=scan))
   plain = compiled(scanning.plain_scan)
   for found, expected in zip(chunked(*of, wanted), plain(*of, wanted)):
     assert jnp.abs(found - expected).max() < 1e-5 * jnp.abs(expected).max()
-  ours, theirs = (
-    program.memory_analysis().temp_size_in_bytes for program in (chunked, plain)
-  )
+  ours, theirs = (program.memory_analysis().temp_size_in_bytes for program in (chunked, plain))
   states = 4 * size.tokens * size.inner * size.state  # float32
   assert theirs > max(states, 2.5 * ours), (ours, theirs)
 
@@ -237,9 +207,7 @@ def test_gpt2_meets_hugging_face():
     "mlp.c_proj.weight": m["down"],
     "mlp.c_proj.bias": m["down_bias"],
   }
-  missing = theirs.load_state_dict(
-    {k: torch_of(v) for k, v in state.items()}, strict=False
-  )
+  missing = theirs.load_state_dict({k: torch_of(v) for k, v in state.items()}, strict=False)
   assert not missing.unexpected_keys
   mask = torch.triu(torch.full((21, 21), -torch.inf), 1)[None, None]
   with torch.no_grad():
@@ -255,6 +223,4 @@ def test_positions_are_fixed_sines_and_cosines():
     for i in range(4):
       angle = position / 10_000 ** (2 * i / 8)
       np.testing.assert_allclose(table[position, i], np.sin(angle), atol=1e-5)
-      np.testing.assert_allclose(
-        table[position, 4 + i], np.cos(angle), atol=1e-5
-      )
+      np.testing.assert_allclose(table[position, 4 + i], np.cos(angle), atol=1e-5)

@@ -112,14 +112,7 @@ def test_the_job_writes_and_tells(tmp_path, capsys, lines):
   assert jobs.run(recipes.audit().to_dict(), workdir, lambda step: False)
   rows = reading.Folder(workdir).records("audit.csv")
   assert len(rows) == len(lines)
-  assert list(rows[0]) == [
-    "where",
-    "source",
-    "what",
-    "printed",
-    "value",
-    "verdict",
-  ]
+  assert list(rows[0]) == ["where", "source", "what", "printed", "value", "verdict"]
   told = capsys.readouterr().out
   assert "of which no reading does" in told
   assert "Table 15, a4, parameters: 458M, worked out 3.251e+08" in told

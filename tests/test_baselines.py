@@ -10,9 +10,7 @@ def test_unigram_by_hand():
   train = np.array([[[0, 0, 1]]])  # counts 2, 1, 0 of V = 3; add one, over 6
   q = baselines.fit_unigram(train, vocab=3)
   np.testing.assert_allclose(q, [3 / 6, 2 / 6, 1 / 6])
-  score = baselines.unigram_score(
-    np.array([[[0, 2]], [[1, 1]]]), unigram_V=q, first_frame=0
-  )
+  score = baselines.unigram_score(np.array([[[0, 2]], [[1, 1]]]), unigram_V=q, first_frame=0)
   means = [np.log(2) / 2 + np.log(6) / 2, np.log(3)]
   np.testing.assert_allclose(score.mean, np.mean(means))
   np.testing.assert_allclose(score.sem, abs(means[0] - means[1]) / 2)
@@ -54,9 +52,7 @@ def test_copy_finds_the_process_and_its_entropy():
   entropy = -repeat * np.log(repeat) - (vocab - 1) * other * np.log(other)
   score = baselines.copy_score(val, model=model, first_frame=1)
   np.testing.assert_allclose(score.mean, entropy, atol=4 * score.sem)
-  unigram = baselines.unigram_score(
-    val, unigram_V=model.unigram_V, first_frame=1
-  )
+  unigram = baselines.unigram_score(val, unigram_V=model.unigram_V, first_frame=1)
   assert unigram.mean > score.mean + 0.5
 
 
@@ -93,10 +89,7 @@ def test_probabilities_sum_to_one():
     model = baselines.fit_copy(train, vocab=5, per_code=per_code)
     for previous in range(5):
       pairs = np.stack([np.full(5, previous), np.arange(5)], 1)[:, :, None]
-      nll = [
-        baselines.copy_score(p[None], model=model, first_frame=1).mean
-        for p in pairs
-      ]
+      nll = [baselines.copy_score(p[None], model=model, first_frame=1).mean for p in pairs]
       np.testing.assert_allclose(np.exp(-np.array(nll)).sum(), 1, rtol=1e-12)
 
 

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import runs
 
-from totojax import assembly
-from totojax import jobs
+from totojax import assembly, jobs
 from totojax.config import bench as bench_defaults
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import video
 from totojax.data.store import shards
-from totojax.jobs.bench import decoding
-from totojax.jobs.bench import generating
-from totojax.jobs.bench import growth
-from totojax.jobs.bench import hardware
-from totojax.jobs.bench import job
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import saving
-from totojax.jobs.bench import startup
-from totojax.jobs.bench import storing
-from totojax.jobs.bench import training
+from totojax.jobs.bench import (
+  decoding,
+  generating,
+  growth,
+  hardware,
+  job,
+  measure,
+  saving,
+  startup,
+  storing,
+  training,
+)
 
 SPREAD = {"median", "low", "high"}
 ROW_KEYS = {
@@ -80,9 +80,7 @@ def test_sides_run_in_turns_and_the_first_turn_warms_up():
   # The first of each is the warm-up: it would spoil every number below.
   ours = clock.side("a", [1000, 1, 2, 4], [1000, 2, 2, 2])
   theirs = clock.side("b", [1000, 3, 2, 2], [1000, 1, 6, 3])
-  found = measure.compare(
-    ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
-  )
+  found = measure.compare(ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock)
   assert clock.order == ["a", "a after", "b", "b after"] * 4
   assert [r.used.wall_s for r in found.ours] == [1, 2, 4]
   assert [r.per_s for r in found.theirs] == [2, 3, 3]
@@ -96,9 +94,7 @@ def test_the_ratio_is_of_rounds_and_not_of_medians():
   clock = FakeClock()
   ours = clock.side("a", [9, 1, 10, 100], [9, 1, 1, 1])
   theirs = clock.side("b", [9, 2, 20, 200], [9, 1, 1, 1])
-  found = measure.compare(
-    ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock
-  )
+  found = measure.compare(ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock)
   assert found.ratio == measure.Spread(2.0, 2.0, 2.0)
 
 
@@ -106,9 +102,7 @@ def test_units_of_the_two_sides_may_differ():
   clock = FakeClock()
   ours = clock.side("a", [1, 2], [1, 2], units=8.0)
   theirs = clock.side("b", [1, 2], [1, 1], units=2.0)
-  found = measure.compare(
-    ours, theirs, how=measure.How(rounds=1, rest_s=0.0), clock=clock
-  )
+  found = measure.compare(ours, theirs, how=measure.How(rounds=1, rest_s=0.0), clock=clock)
   assert found.ratio.median == 4.0 and found.cpu_ratio.median == 2.0
 
 
@@ -161,13 +155,9 @@ def tiny(*rows):
   c.decode.update(sizes=("64x48",), lengths_s=(2.1,), clips=2)
   c.decode.clip.size_px = 32
   c.dvae_encode.update(frames=2, size_px=16, hidden=64, vocab=512)
-  c.store.update(
-    records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4
-  )
+  c.store.update(records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4)
   parts = (c.checkpoint, c.startup, c.decode_tokens)
-  for trained in (
-      *(part.trained for part in parts), *c.train_step.trained.values()
-  ):  # fmt: skip
+  for trained in (*(part.trained for part in parts), *c.train_step.trained.values()):
     trained.model.update(recipes.PRESETS["tiny"])
     trained.sequence.update(vocab=60, grid=2, frames=4, context=16)
     trained.train.batch_tokens = 32
@@ -239,10 +229,7 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
     assert 0 <= wanted.first and wanted.last < 90
     firsts.add(wanted.first)
     for arrays in (True, False):
-      assert (
-        decoding.bare_loop(str(path), wanted, rate=settings.rate, arrays=arrays)
-        == 61
-      )
+      assert decoding.bare_loop(str(path), wanted, rate=settings.rate, arrays=arrays) == 61
   assert len(firsts) > 1  # each clip begins somewhere of its own
 
 
@@ -271,9 +258,7 @@ def test_both_sides_write_the_same_records(tmp_path):
   codes = storing._codes(settings, 0)
   storing.write_store(tmp_path / "s", codes, settings)
   storing.write_memmap(tmp_path / "m", codes, settings.batch)
-  store = shards.open_store(
-    tmp_path / "s", tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(tmp_path / "s", tokenizer=None, vocab=None, grid=None)
   np.testing.assert_array_equal(store.read(range(32))["codes"], codes)
   plain = np.fromfile(tmp_path / "m", np.uint16).reshape(codes.shape)
   np.testing.assert_array_equal(plain, codes)
@@ -375,12 +360,9 @@ def test_growth(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  "told, passed_over",
-  [("RESOURCE_EXHAUSTED: 31 GB\nmore", True), ("INTERNAL: broken", False)],
+  "told, passed_over", [("RESOURCE_EXHAUSTED: 31 GB\nmore", True), ("INTERNAL: broken", False)]
 )
-def test_a_case_that_does_not_fit_costs_no_other_its_measurement(
-  monkeypatch, told, passed_over
-):
+def test_a_case_that_does_not_fit_costs_no_other_its_measurement(monkeypatch, told, passed_over):
   class Small:
     parameters, context, first_step_s = 1, 16, 0.1
 

@@ -9,13 +9,9 @@ import numpy as np
 import pytest
 import token_sets
 
-from totojax.data.store import certificates
-from totojax.data.store import columns
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import certificates, columns, manifests, shards
 from totojax.data.store.store import Store
-from totojax.data.stream import heldout
-from totojax.data.stream import rows
+from totojax.data.stream import heldout, rows
 
 
 @pytest.fixture(name="read")
@@ -36,9 +32,7 @@ def store(path, records, **changes):
 
 
 def of_ids(path, ids, per_shard=4):
-  writer = shards.Writer(
-    path, token_sets.manifest(labels=False, records_per_shard=per_shard)
-  )
+  writer = shards.Writer(path, token_sets.manifest(labels=False, records_per_shard=per_shard))
   for i, item in enumerate(ids):
     codes = token_sets.codes(i, 1)
     writer.append({"codes": codes}, labels=None, ids=[item], cursor=i + 1)
@@ -63,9 +57,7 @@ def again(path):
 
 
 def check(train, held_out):
-  heldout.check_disjoint(
-    [rows.Source("t", train, 1.0)], [rows.Source("v", held_out, 1.0)]
-  )
+  heldout.check_disjoint([rows.Source("t", train, 1.0)], [rows.Source("v", held_out, 1.0)])
 
 
 @pytest.mark.parametrize("old", [(), (0,), (1,), (0, 1)])
@@ -99,9 +91,7 @@ def test_a_damaged_certificate_proves_nothing(tmp_path, read, text):
 
 @pytest.mark.parametrize("changed", ["train", "val"])
 @pytest.mark.parametrize("old", [False, True])
-def test_a_store_that_was_changed_is_compared_again(
-  tmp_path, read, changed, old
-):
+def test_a_store_that_was_changed_is_compared_again(tmp_path, read, changed, old):
   ids = {"train": [f"t/{i}" for i in range(9)], "val": ["v/0", "v/1"]}
   made = {k: of_ids(tmp_path / k, v) for k, v in ids.items()}
   if old:
@@ -140,9 +130,7 @@ def test_the_proof_of_one_training_store_is_of_no_other(tmp_path, read):
   assert not read
 
 
-def test_a_folder_that_cannot_be_written_is_compared_each_time(
-  tmp_path, read, monkeypatch
-):
+def test_a_folder_that_cannot_be_written_is_compared_each_time(tmp_path, read, monkeypatch):
   train, val = store(tmp_path / "train", 9), store(tmp_path / "val", 5)
 
   def refuse(path, name, value):
@@ -176,9 +164,7 @@ def test_the_digest_is_of_ids_alone_in_any_order(tmp_path):
   ids = ["a", "bb", "a", "c" * 40]
   digests = {
     of_ids(tmp_path / str(i), given, per_shard).manifest.ids_digest
-    for i, (given, per_shard) in enumerate(
-      [(ids, 4), (ids, 1), (ids[::-1], 3), (sorted(ids), 2)]
-    )
+    for i, (given, per_shard) in enumerate([(ids, 4), (ids, 1), (ids[::-1], 3), (sorted(ids), 2)])
   }
   assert len(digests) == 1
   others = [ids[:3], [*ids, "a"], ["a", "bb", "bb", ids[3]], [*ids[:3], "c"]]
@@ -210,9 +196,7 @@ def test_jobs_that_write_both_splits_leave_the_proof(tmp_path, read):
   train, val = store(tmp_path / "train", 9), store(tmp_path / "val", 5)
   no_ids = token_sets.manifest(ids=False, labels=False)
   writer = shards.Writer(tmp_path / "nameless", no_ids)
-  writer.append(
-    {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
-  )
+  writer.append({"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2)
   writer.close()
   nameless = Store(writer.path, writer.manifest)
   certificates.certify([train, val, nameless])

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from totojax.config import recipes
-from totojax.config import studies
+from totojax.config import recipes, studies
 from totojax.jobs import chain
 from totojax.rundir import directory
 
@@ -34,15 +33,7 @@ SMALL = (
   "--config.stages.pretrain.every.checkpoint_steps=4",
   "--config.stages.probe.train.epochs=2.0",
 )
-STAGES = (
-  "clips",
-  "tokenizer",
-  "shards",
-  "pretrain",
-  "validate",
-  "probe",
-  "report",
-)
+STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "probe", "report")
 
 
 def relative(workdir) -> list[str]:
@@ -78,9 +69,7 @@ def test_every_stage_left_what_it_should(whole):
   assert metrics["step"] == 20
   # The same number as the last evaluation during training: 8 of 8 rows.
   last = runs.metrics(whole / "pretrain")[-1]
-  np.testing.assert_allclose(
-    metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
-  )
+  np.testing.assert_allclose(metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5)
   lines = (whole / "validate" / "position_loss.csv").read_text().splitlines()
   assert len(lines) == 1 + 256
   mean = np.mean([float(line.split(",")[5]) for line in lines[1:]])
@@ -112,8 +101,7 @@ def test_killed_in_a_stage_ends_the_same(whole, tmp_path, until, stage):
     assert files(tmp_path / store) == files(whole / store), store
   assert runs.metrics(tmp_path / "pretrain") == runs.metrics(whole / "pretrain")
   ours, theirs = (
-    json.loads((w / "validate" / "metrics.json").read_text())
-    for w in (tmp_path, whole)
+    json.loads((w / "validate" / "metrics.json").read_text()) for w in (tmp_path, whole)
   )
   assert ours == theirs
 
@@ -134,9 +122,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   shutil.copytree(whole, moved)
   for stage in ("validate", "probe", "report"):
     shutil.rmtree(moved / stage)
-  output = runs.finish(
-    runs.start(runs.command("configs/demo.py", moved, *SMALL))
-  )
+  output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *SMALL)))
   assert "[5/7] validate" in output and "[4/7]" not in output
   assert (moved / "done.json").exists()
   for file in ("validate/metrics.json", "pretrain/metrics.jsonl"):
@@ -144,9 +130,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   # Validation reads the stores of the moved chain, not those left behind.
   shutil.rmtree(moved / "validate")
   shutil.rmtree(moved / "shards" / "val")
-  output = runs.finish(
-    runs.start(runs.command("configs/demo.py", moved, *SMALL)), code=1
-  )
+  output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *SMALL)), code=1)
   assert f"{moved}/shards/val" in output and "Traceback" not in output
 
 

@@ -12,22 +12,15 @@ import test_features
 
 from totojax import sequence
 from totojax.evals import top1
-from totojax.models import heads
-from totojax.models import taps
-from totojax.tasks import api
-from totojax.tasks import classify
+from totojax.models import heads, taps
+from totojax.tasks import api, classify
 
 CLASSES, LAYERS = 3, (0, 1, 3)
 
 
 def head(pool):
   return heads.HeadConfig(
-    pool=pool,
-    heads=2,
-    bias=True,
-    init_std=0.5,
-    norm_eps=1e-6,
-    norm_momentum=0.1,
+    pool=pool, heads=2, bias=True, init_std=0.5, norm_eps=1e-6, norm_momentum=0.1
   )
 
 
@@ -64,9 +57,7 @@ def batch(rows=8, spec=test_features.SPEC):
 def total(task, params, found, rows):
   """What `train_step` differentiates."""
   rest = api.Variables(None, found.frozen, found.stats)
-  terms, stats, metrics = task.loss(
-    params, rest, rows, step=jnp.int32(0), key=jax.random.key(0)
-  )
+  terms, stats, metrics = task.loss(params, rest, rows, step=jnp.int32(0), key=jax.random.key(0))
   weight = task.weights(rows)["ce"]
   return terms["ce"].sum / weight, (stats, metrics)
 
@@ -76,27 +67,21 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
   """Against autodiff of one layer's head on features taken out beforehand."""
   task, rows = make(pool), batch()
   found = variables(task)
-  grads, (stats, _) = jax.jit(
-    jax.grad(lambda p: total(task, p, found, rows), has_aux=True)
-  )(found.params)
+  grads, (stats, _) = jax.jit(jax.grad(lambda p: total(task, p, found, rows), has_aux=True))(
+    found.params
+  )
   visual_BT = sequence.is_visual(rows["tokens"])
   h_LBTD = test_features.stack(task.model, found.frozen, rows["tokens"], LAYERS)
   for i in range(len(LAYERS)):
     own = {k: v[i] for k, v in found.stats.items() if k != "train_loss"}
-    prepared, after = heads.prepare(
-      task.head, h_LBTD[i], visual_BT, own, training=True
-    )
+    prepared, after = heads.prepare(task.head, h_LBTD[i], visual_BT, own, training=True)
     for name in after:
-      np.testing.assert_allclose(
-        stats[name][i], after[name], rtol=1e-4, atol=1e-6
-      )
+      np.testing.assert_allclose(stats[name][i], after[name], rtol=1e-4, atol=1e-6)
     for s in range(2):
 
       def alone(params):
         logits_BC = heads.logits(task.head, params, prepared, visual_BT)
-        return optax.softmax_cross_entropy_with_integer_labels(
-          logits_BC, rows["label"]
-        ).mean()
+        return optax.softmax_cross_entropy_with_integer_labels(logits_BC, rows["label"]).mean()
 
       one = jax.tree.map(lambda x: x[i, s], found.params)
       value, expected = jax.jit(jax.value_and_grad(alone))(one)
@@ -104,11 +89,7 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
       for name in expected:
         scale = float(abs(expected[name]).max())
         np.testing.assert_allclose(
-          grads[name][i, s],
-          expected[name],
-          rtol=2e-3,
-          atol=1e-5 * scale,
-          err_msg=name,
+          grads[name][i, s], expected[name], rtol=2e-3, atol=1e-5 * scale, err_msg=name
         )
 
 
@@ -127,9 +108,7 @@ def test_the_backbone_has_no_gradient():
   def through(embedding):
     own = jax.tree.map(lambda x: x[0, 0], found.params)
     x_BTD = embedding[rows["tokens"]]
-    logits = heads.logits(
-      task.head, own, x_BTD, sequence.is_visual(rows["tokens"])
-    )
+    logits = heads.logits(task.head, own, x_BTD, sequence.is_visual(rows["tokens"]))
     return classify.cross_entropy(logits, rows["label"]).sum()
 
   assert abs(jax.grad(through)(found.frozen["embedding"])).max() > 1e-3
@@ -174,12 +153,7 @@ def memory(depth):
     stats = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     return jax.grad(
       lambda p: taps.tap_layers(
-        model,
-        rest.frozen,
-        rows["tokens"],
-        tap=tap,
-        layers=task.layers,
-        per_layer=(p, stats),
+        model, rest.frozen, rows["tokens"], tap=tap, layers=task.layers, per_layer=(p, stats)
       ).sum()
     )(params)
 
@@ -202,9 +176,7 @@ def test_a_head_that_diverges_stops_and_the_others_go_on():
   found = variables(task)
   broken = found.params["linear"].at[1, 0].set(3e38)
   params = {**found.params, "linear": broken}
-  grads, (_, metrics) = jax.grad(
-    lambda p: total(task, p, found, rows), has_aux=True
-  )(params)
+  grads, (_, metrics) = jax.grad(lambda p: total(task, p, found, rows), has_aux=True)(params)
   np.testing.assert_array_equal(grads["linear"][1, 0], 0.0)
   fine = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
   for at in ((0, 0), (0, 1), (1, 1), (2, 0)):
@@ -226,13 +198,7 @@ def test_features_made_before_give_the_same_heads():
     per_layer=None,
   )
   cached = classify.Classify(
-    head=task.head,
-    model=None,
-    layers=LAYERS,
-    width=32,
-    classes=CLASSES,
-    settings=2,
-    split=False,
+    head=task.head, model=None, layers=LAYERS, width=32, classes=CLASSES, settings=2, split=False
   )
   fresh = cached.init(jax.random.key(1))
   assert fresh.frozen == {}
@@ -267,13 +233,7 @@ def test_a_layer_starts_alike_whatever_else_is_probed():
 def test_attention_on_pooled_features_is_refused():
   with pytest.raises(ValueError, match="'attention' reads every token"):
     classify.Classify(
-      head=head("attention"),
-      model=None,
-      layers=(0,),
-      width=8,
-      classes=2,
-      settings=1,
-      split=False,
+      head=head("attention"), model=None, layers=(0,), width=8, classes=2, settings=1, split=False
     )
 
 
@@ -290,9 +250,7 @@ def test_views_are_summed_after_the_softmax():
     label = label_B[views[0]]
     assert found["rank"][i] == (score > score[label]).sum()
     assert found["named"][i] == score.argmax()
-    assert found["nll"][i] == pytest.approx(
-      -np.log(score[label] / len(views)), rel=1e-4
-    )
+    assert found["nll"][i] == pytest.approx(-np.log(score[label] / len(views)), rel=1e-4)
   # Control: the sum of logits names another class for the first item.
   assert logits_BC[:3].sum(0).argmax() == 1 and found["named"][0] == 0
 

@@ -7,18 +7,13 @@ import subprocess
 import sys
 
 import little_videos
-from little_videos import av
-from little_videos import numbers
-from little_videos import write
+from little_videos import av, numbers, write
 import numpy as np
 from PIL import Image
 import pytest
 import runs
 
-from totojax.data.pixels import augment
-from totojax.data.pixels import decode
-from totojax.data.pixels import media
-from totojax.data.pixels import video
+from totojax.data.pixels import augment, decode, media, video
 from totojax.data.sources import items
 
 SPEC = video.ClipSpec(
@@ -85,8 +80,7 @@ def test_a_clip_does_not_depend_on_the_number_of_crops(tmp_path):
   item = write(tmp_path / "a.mp4", 60)
   two, three = clips(item, SPEC), clips(item, change(crops=3))
   np.testing.assert_array_equal(
-    two.reshape(4, 2, *two.shape[1:]),
-    three.reshape(4, 3, *three.shape[1:])[:, :2],
+    two.reshape(4, 2, *two.shape[1:]), three.reshape(4, 3, *three.shape[1:])[:, :2]
   )
 
 
@@ -154,13 +148,9 @@ def test_part_of_a_file(tmp_path):
   (tmp_path / "big").write_bytes(b"x" * 1000 + data + b"y" * 500)
 
   def part(offset, size):
-    return dataclasses.replace(
-      item, path=str(tmp_path / "big"), part=(offset, size)
-    )
+    return dataclasses.replace(item, path=str(tmp_path / "big"), part=(offset, size))
 
-  np.testing.assert_array_equal(
-    clips(part(1000, len(data)), SPEC), clips(item, SPEC)
-  )
+  np.testing.assert_array_equal(clips(part(1000, len(data)), SPEC), clips(item, SPEC))
   row = media.load(part(1000, len(data) + 501), SPEC, seed=0)
   assert "ends after" in row.reason
 
@@ -181,8 +171,7 @@ def test_variable_frame_rate_follows_the_clock(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "pix_fmt",
-  ["yuv420p10le", "gray", "gray10le", "gray16le", "yuv444p16le", "bgra"],
+  "pix_fmt", ["yuv420p10le", "gray", "gray10le", "gray16le", "yuv444p16le", "bgra"]
 )
 def test_pixels_of_other_depths_and_colours(tmp_path, pix_fmt):
   item = write(tmp_path / "a.mkv", 20, codec="ffv1", pix_fmt=pix_fmt)
@@ -208,9 +197,7 @@ def test_a_header_that_claims_two_hours(tmp_path):
   assert "too short" in media.load(one, SPEC, seed=0).reason
 
 
-@pytest.mark.parametrize(
-  "name", [b"\xff\xfe.mp4", b"concat:x.mp4", b"%03d.mp4"]
-)
+@pytest.mark.parametrize("name", [b"\xff\xfe.mp4", b"concat:x.mp4", b"%03d.mp4"])
 def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
   path = os.fsdecode(name)
   written = write(tmp_path / "a.mp4", 30)
@@ -281,9 +268,7 @@ def test_frames_are_resized_without_aliasing(tmp_path, resample):
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
   resize = augment.Resize(32, resample)
-  found = decode.read_images(
-    path, [0, 1], timeline=decode.read_timeline(path), prepare=resize
-  )
+  found = decode.read_images(path, [0, 1], timeline=decode.read_timeline(path), prepare=resize)
   away = np.abs(found[0].astype(int) - resize(smooth))
   assert found[0].shape == (32, 43, 3) and away.mean() < 2 and away.max() < 12
   inner = found[1][2:-2, 2:-2]

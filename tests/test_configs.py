@@ -12,18 +12,10 @@ import runs
 from runs import load
 import stores
 
-from totojax import assembly
-from totojax import checkpoint
-from totojax import jobs
-from totojax import sequence
-from totojax import train
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.config import schema
-from totojax.config import tokens
+from totojax import assembly, checkpoint, jobs, sequence, train
+from totojax.config import recipes, roots, schema, tokens
 from totojax.config.schema import ConfigError
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.rundir import directory
 
 CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
@@ -121,9 +113,7 @@ def test_one_key_moves_all_the_stores_of_the_paper():
   assert config.data.validation.kinetics400 == "gs://b/t/kinetics400_val"
   # Section 3.3: 20 % images, 10 % Ego4D, 10 % Kinetics, 60 % HowTo100M.
   weights = {name: source.weight for name, source in config.data.train.items()}
-  assert weights == dict(
-    imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6
-  )
+  assert weights == dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
 
 
 @schema.section("knobs")
@@ -228,9 +218,7 @@ def tiny(config, data):
   if config.run == "pretrain":
     config.init_from = ""  # what a second stage begins with is not there
     config.model.update(width=16, depth=1, heads=2, mlp_dim=32)
-    config.sequence.update(
-      vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
-    )
+    config.sequence.update(vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16)
     config.compute.dtype = "float32"
     rows = 8 * config.train.microbatches
     config.train.update(batch_tokens=rows * 16, total_tokens=2 * rows * 16.0)
@@ -243,11 +231,7 @@ def tiny(config, data):
     config.weights = "train"
     config.dvae.update(vocab=16, hidden=4, groups=2, blocks=1, decoder_init=4)
     config.train.update(
-      steps=2,
-      batch_frames=8,
-      start_frames=4,
-      score_frames=8,
-      least_used_frac=0.0,
+      steps=2, batch_frames=8, start_frames=4, score_frames=8, least_used_frac=0.0
     )
     for key in config.objective:  # the schedules end with the run
       if key.endswith("_steps"):
@@ -337,11 +321,7 @@ def test_a_tokenizer_takes_two_steps(path, name, data, tmp_path):
       {"train": {"a": {"path": "p", "weight": 1.0, "wait": 1}}},
       "data.train.a.wait does not exist; did you mean data.train.a.weig",
     ),
-    (
-      "data",
-      {"train": {"a": {"path": "", "weight": 1.0}}},
-      "data.train.a.path is empty",
-    ),
+    ("data", {"train": {"a": {"path": "", "weight": 1.0}}}, "data.train.a.path is empty"),
   ],
 )
 def test_what_is_trained_on_is_checked(data, tmp_path, section, change, told):

@@ -23,9 +23,7 @@ def _scipy(x_BHWC, kernel, stride, padding):
       np.stack(
         [
           sum(
-            signal.correlate(
-              image[..., c], kernel[..., c, o].astype(np.float64), "valid"
-            )
+            signal.correlate(image[..., c], kernel[..., c, o].astype(np.float64), "valid")
             for c in range(image.shape[-1])
           )
           for o in range(kernel.shape[-1])
@@ -41,25 +39,13 @@ def _scipy(x_BHWC, kernel, stride, padding):
 @pytest.mark.parametrize("channels", [1, 3, 128, 300])
 @pytest.mark.parametrize(
   "side,stride,padding",
-  [
-    (1, 1, (0, 0)),
-    (1, 2, (0, 0)),
-    (3, 1, (1, 1)),
-    (3, 2, (0, 1)),
-    (7, 1, (3, 3)),
-  ],
+  [(1, 1, (0, 0)), (1, 2, (0, 0)), (3, 1, (1, 1)), (3, 2, (0, 1)), (7, 1, (3, 3))],
 )
 def test_it_is_the_correlation(channels, side, stride, padding):
   x, kernel = _draw(channels, side)
-  run = jax.jit(
-    lambda x, kernel: convolution.convolve(
-      x, kernel, stride=stride, padding=padding
-    )
-  )
+  run = jax.jit(lambda x, kernel: convolution.convolve(x, kernel, stride=stride, padding=padding))
   expected = _scipy(x, kernel, stride, padding)
-  np.testing.assert_allclose(
-    run(x, kernel), expected, rtol=0, atol=1e-5 * np.abs(expected).max()
-  )
+  np.testing.assert_allclose(run(x, kernel), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
   # Every channel counts: the parts leave none out.
   x[..., -1] += 1
   assert np.abs(run(x, kernel) - expected).max() > 1e-3
@@ -70,9 +56,7 @@ def test_only_cpus_sum_in_parts():
 
   def products(platform):
     traced = jax.jit(
-      lambda x, kernel: convolution.convolve(
-        x, kernel, stride=1, padding=(1, 1)
-      )
+      lambda x, kernel: convolution.convolve(x, kernel, stride=1, padding=(1, 1))
     ).trace(x, kernel)
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     return text.count("stablehlo.convolution")

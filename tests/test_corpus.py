@@ -15,12 +15,8 @@ import pytest
 import runs
 import token_sets
 
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.data.pixels import images
-from totojax.data.pixels import media
-from totojax.data.pixels import video
-from totojax.data.pixels import workers
+from totojax.config import recipes, roots
+from totojax.data.pixels import images, media, video, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import shards
 from totojax.jobs import leakage
@@ -103,9 +99,7 @@ def test_records_are_the_codes_of_each_item_in_order(root, whole):
       ids.append(item.id)
   store = opened(whole / "all")
   assert store.ids() == ids
-  np.testing.assert_array_equal(
-    store.read(range(len(store)))["codes"], np.stack(expected)
-  )
+  np.testing.assert_array_equal(store.read(range(len(store)))["codes"], np.stack(expected))
   store.verify()
   assert store.manifest.tokenizer == tokenizer.fingerprint
   assert (store.manifest.grid, store.manifest.crops) == (4, 2)
@@ -181,16 +175,10 @@ def test_beam_writes_the_same_shards(root, whole, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_a_shard_that_was_damaged_since_is_made_again(
-  root, whole, tmp_path, capsys, damage
-):
+def test_a_shard_that_was_damaged_since_is_made_again(root, whole, tmp_path, capsys, damage):
   assert not run(config(root), tmp_path, lambda done: done == 5)
   shard = tmp_path / "all" / "shard-00001" / "codes"
-  (chunk,) = (
-    path
-    for path in shard.rglob("*")
-    if path.is_file() and path.name != "zarr.json"
-  )
+  (chunk,) = (path for path in shard.rglob("*") if path.is_file() and path.name != "zarr.json")
   data = bytearray(chunk.read_bytes())
   if damage == "cut":
     del data[-9:]
@@ -211,9 +199,7 @@ def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_stops_and_loses_nothing(
-  root, whole, tmp_path, monkeypatch
-):
+def test_a_full_disk_stops_and_loses_nothing(root, whole, tmp_path, monkeypatch):
   real, calls = objects.write_array, []
 
   def write(path, *arguments, **more):
@@ -330,11 +316,7 @@ def test_held_out_items_and_labels(tmp_path):
       Image.fromarray(noise).save(tmp_path / "in" / name / f"{i}.png")
   values = config(
     tmp_path / "in",
-    **{
-      "source.kind": "image",
-      "source.val_frac": 0.25,
-      "source.folder.class_folders": True,
-    },
+    **{"source.kind": "image", "source.val_frac": 0.25, "source.folder.class_folders": True},
   )
   assert run(values, tmp_path / "run")
   train, val = (opened(tmp_path / "run" / part) for part in ("train", "val"))
@@ -358,18 +340,9 @@ class Bomb(items_lib.Item):
 @pytest.mark.slow
 def test_a_decoder_that_dies_costs_its_own_item_alone(root):
   spec = video.ClipSpec(**config(root)["clip"])
-  good = [
-    items_lib.of_file(path.name, path)
-    for path in sorted(root.glob("video *.mp4"))
-  ]
-  bomb = Bomb(
-    **dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4"))
-  )
-  found = list(
-    workers.decode(
-      [*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2
-    )
-  )
+  good = [items_lib.of_file(path.name, path) for path in sorted(root.glob("video *.mp4"))]
+  bomb = Bomb(**dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4")))
+  found = list(workers.decode([*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2))
   assert [f.item.id for f in found] == [
     *(i.id for i in good[:3]),
     "bomb",
@@ -419,26 +392,18 @@ def test_equal_tokens_under_another_name_are_found(tmp_path):
   for part, name in (("a", "x"), ("b", "y")):
     (tmp_path / part).mkdir()
     Image.fromarray(noise).save(tmp_path / part / f"{name}.png")
-    values = config(
-      tmp_path / part, **{"source.kind": "image", "image.crop": "center"}
-    )
+    values = config(tmp_path / part, **{"source.kind": "image", "image.crop": "center"})
     assert run(values, tmp_path / f"run {part}")
   stores = (tmp_path / "run a" / "all", tmp_path / "run b" / "all")
   assert _leakage(*stores, tmp_path / "out", fail=False)
   (row,) = table(tmp_path / "out" / "leakage.csv")
-  assert (row["same"], row["held_out_id"], row["train_id"]) == (
-    "record",
-    "y.png",
-    "x.png",
-  )
+  assert (row["same"], row["held_out_id"], row["train_id"]) == ("record", "y.png", "x.png")
 
 
 def test_the_plan_counts_as_table_2_of_the_paper():
   c = recipes.tokenize()
   c.plan.update(hours=92_627.0, videos=1_000_000)
-  official = dataclasses.replace(
-    weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000
-  )
+  official = dataclasses.replace(weights.load("shipped"), factor=8, macs=lambda px: 34_037_000_000)
   (row,) = plan.without_source(roots.read(c.to_dict()), official)
   np.testing.assert_allclose(row.tokens_every_frame, 2560.95e9, rtol=1e-5)
   np.testing.assert_allclose(row.tokens_strided, 640.2e9, rtol=1e-3)
@@ -463,9 +428,7 @@ def test_a_plan_of_hours_alone_cuts_them_without_gaps():
 
 def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   seconds = sum(20 + i for i in range(VIDEOS)) / 30
-  listing = [
-    items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")
-  ]
+  listing = [items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")]
   hours, probed = plan.estimate_hours(listing, 64, seed=0)
   assert probed == VIDEOS
   np.testing.assert_allclose(hours * 3600, seconds, rtol=1e-2)
@@ -503,9 +466,7 @@ def test_stretches_of_a_video_stay_together():
   listing = [items_lib.of_file(name, "/x") for name in names]
   for seed in range(8):
     parts = items_lib.split(listing, 0.3, seed=seed)
-    videos = [
-      {items_lib.video_id(i.id) for i in part} for part in parts.values()
-    ]
+    videos = [{items_lib.video_id(i.id) for i in part} for part in parts.values()]
     assert not videos[0] & videos[1] and len(videos[1]) == 2
   assert items_lib.video_id("abc_000010_000020") == "abc"
   assert items_lib.video_id("uid/2.5-end") == "uid"

@@ -13,28 +13,14 @@ import pytest
 
 from totojax import sequence
 from totojax.config import recipes
-from totojax.models import attention
-from totojax.models import decode
-from totojax.models import layers
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import trunk
+from totojax.models import attention, decode, layers, llama, platform, trunk
 from totojax.tasks import pretrain
 
-SPEC = sequence.SequenceSpec(
-  vocab=60, grid=2, frames=4, context=16, segments=False
-)
+SPEC = sequence.SequenceSpec(vocab=60, grid=2, frames=4, context=16, segments=False)
 APART = trunk.Compute(
-  dtype="float32",
-  attention="blocked",
-  remat="none",
-  unroll=2,
-  loss_chunk=0,
-  platform=platform.CPU,
+  dtype="float32", attention="blocked", remat="none", unroll=2, loss_chunk=0, platform=platform.CPU
 )
-STACKED = dataclasses.replace(
-  APART, attention="xla", unroll=1, platform=platform.GPU
-)
+STACKED = dataclasses.replace(APART, attention="xla", unroll=1, platform=platform.GPU)
 REAL = SPEC.vocab + sequence.SPECIALS
 
 
@@ -67,9 +53,7 @@ def cached(model, params, inputs, *, prompt, room, shift=0):
     first, cache = decode.prefill(model, weights, inputs[:, :prompt], room=room)
 
     def one(cache, i):
-      logits, cache = decode.step(
-        model, weights, cache, inputs[:, i], i + shift
-      )
+      logits, cache = decode.step(model, weights, cache, inputs[:, i], i + shift)
       return cache, logits
 
     _, others = jax.lax.scan(one, cache, jnp.arange(prompt, inputs.shape[1]))
@@ -98,9 +82,7 @@ def relative(found, expected):
     (STACKED, False, 5, 24, layers.Scales(attention=0.5, logits=3.0)),
   ],
 )
-def test_logits_are_those_of_the_whole_sequence(
-  compute, tied, prompt, room, scales
-):
+def test_logits_are_those_of_the_whole_sequence(compute, tied, prompt, room, scales):
   model = build(compute, tied=tied, scales=scales)
   params, inputs = init(model), tokens()
   expected = whole(model, params, inputs)[:, prompt - 1 :]

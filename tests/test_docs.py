@@ -214,9 +214,7 @@ def commands(text):
   found = []
   for line in lines:
     for part in line.split("&&"):
-      ours = re.search(
-        r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*", part
-      )
+      ours = re.search(r"(?:python -m totojax\.main|\btotojax|launch/tpu_vm\.sh) .*--.*", part)
       if ours:
         found.append(shlex.split(ours[0]))
   return found
@@ -265,16 +263,11 @@ def test_the_readme_has_its_commands():
   [
     ("```bash\ntotojax --config=configs/gone.py\n```", "does not exist"),
     (
-      "```bash\npython -m totojax.main --config=configs/base.py \\\n"
-      "  --config.optim.lrr=0.1\n```",
+      "```bash\npython -m totojax.main --config=configs/base.py \\\n  --config.optim.lrr=0.1\n```",
       "lrr",
     ),
     ("| a | `totojax --config=configs/base.py --workdr=x` | |", "no flag"),
-    (
-      "| a | `totojax --config=configs/base.py \\` | |\n"
-      "| | `--config.optm.lr=0.1` | |",
-      "optm",
-    ),
+    ("| a | `totojax --config=configs/base.py \\` | |\n| | `--config.optm.lr=0.1` | |", "optm"),
     ("`totojax --config=configs/base.py --config.seed=x`", "seed"),
     ("`totojax --config=configs/paper/table6.py:gone`", "gone"),
     ("`launch/tpu_vm.sh run --nam toto`", "--nam"),
@@ -284,10 +277,14 @@ def test_a_wrong_command_is_noticed(text, told):
   (words,) = commands(text)
   assert told in str(misunderstood(words))
   for wrong, right in (
-      ("gone.py", "base.py"), ("table6.py:gone", "table6.py:mamba"),
-      ("lrr", "lr"), ("optm", "optim"), ("workdr", "workdir"),
-      ("seed=x", "seed=1"), ("--nam ", "--name "),
-  ):  # fmt: skip
+    ("gone.py", "base.py"),
+    ("table6.py:gone", "table6.py:mamba"),
+    ("lrr", "lr"),
+    ("optm", "optim"),
+    ("workdr", "workdir"),
+    ("seed=x", "seed=1"),
+    ("--nam ", "--name "),
+  ):
     text = text.replace(wrong, right)
   (words,) = commands(text)
   assert misunderstood(words) is None
@@ -377,20 +374,14 @@ def test_python_examples_name_what_exists(path):
 def test_a_name_that_does_not_exist_is_noticed():
   code = "from totojax.tokenizers import weights\nweights.load('x')\n"
   assert unfound(code) == []
-  assert unfound(code.replace("load", "lod")) == [
-    "totojax.tokenizers.weights.lod"
-  ]
-  assert unfound("from totojax.tokenizers import wights") == [
-    "totojax.tokenizers.wights"
-  ]
+  assert unfound(code.replace("load", "lod")) == ["totojax.tokenizers.weights.lod"]
+  assert unfound("from totojax.tokenizers import wights") == ["totojax.tokenizers.wights"]
 
 
 def test_the_config_of_ones_own_is_one(tmp_path):
   """docs/data.md: it loads, and it is the reader's data that is read."""
   (code,) = [
-    code
-    for _, code in blocks(text_of(runs.ROOT / "docs" / "data.md"))
-    if "get_config" in code
+    code for _, code in blocks(text_of(runs.ROOT / "docs" / "data.md")) if "get_config" in code
   ]
   (tmp_path / "mine.py").write_text(code)
   config = runs.load(tmp_path / "mine.py")
@@ -404,9 +395,7 @@ def test_the_config_of_ones_own_is_one(tmp_path):
 
 def test_the_tree_is_up_to_date():
   page = text_of(code_tree.PAGE)
-  assert code_tree.replaced(page, code_tree.tree()) == page, (
-    "run python tests/code_tree.py --write"
-  )
+  assert code_tree.replaced(page, code_tree.tree()) == page, "run python tests/code_tree.py --write"
 
 
 def test_a_file_that_is_new_or_says_otherwise_makes_the_tree_old(tmp_path):

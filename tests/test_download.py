@@ -50,13 +50,7 @@ def test_a_whole_download(tmp_path, sha256, capfd):
 
 
 @pytest.mark.parametrize(
-  "marks",
-  [
-    dict(),
-    dict(etags=False),
-    dict(dates=False),
-    dict(etags=False, dates=False),
-  ],
+  "marks", [dict(), dict(etags=False), dict(dates=False), dict(etags=False, dates=False)]
 )
 def test_an_interrupted_download_goes_on(tmp_path, marks):
   path = tmp_path / "file"
@@ -204,9 +198,7 @@ def test_too_little_space(tmp_path, monkeypatch):
   path = tmp_path / "file"
   usage = shutil.disk_usage(tmp_path)
   free = [len(BODY) - 1]
-  monkeypatch.setattr(
-    shutil, "disk_usage", lambda _: usage._replace(free=free[0])
-  )
+  monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free[0]))
   with web.serving({"/file": BODY}) as site:
     with pytest.raises(download.DownloadError, match="free some space"):
       fetch(site, path)

@@ -14,15 +14,12 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from totojax.tokenizers import dvae
-from totojax.tokenizers import weights
+from totojax.tokenizers import dvae, weights
 
 OFFICIAL = dvae.DvaeConfig(
   vocab=8192, hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
 )
-SMALL = dvae.DvaeConfig(
-  vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
-)
+SMALL = dvae.DvaeConfig(vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -92,13 +89,9 @@ def test_encoder_and_decoder_equal_the_released_modules(n_hid, vocab):
   np.testing.assert_array_equal(logits.argmax(-1), codes.numpy())
   z_BGGV = jax.nn.one_hot(codes.numpy(), vocab)
   ours = jax.jit(dvae.statistics, static_argnums=0)(config, params, z_BGGV)
-  np.testing.assert_allclose(
-    ours, drawn, atol=1e-4 * np.abs(drawn).max(), rtol=0
-  )
+  np.testing.assert_allclose(ours, drawn, atol=1e-4 * np.abs(drawn).max(), rtol=0)
   # Kernels turned by 90 degrees, or another gain, are seen.
-  turned = jax.tree.map(
-    lambda w: w.transpose(1, 0, 2, 3) if w.ndim == 4 else w, params
-  )
+  turned = jax.tree.map(lambda w: w.transpose(1, 0, 2, 3) if w.ndim == 4 else w, params)
   wrong = encode(config, turned, frames)
   assert np.abs(wrong - expected).max() > 1e-2 * scale
   louder = dataclasses.replace(config, post_gain=1 / 32)
@@ -124,12 +117,7 @@ def _reference(config):
 
 def test_any_size_is_read_from_released_names():
   encoder, decoder = _reference(SMALL)
-  assert encoder["blocks.group_1.block_1.res_path.conv_1.w"].shape == (
-    2,
-    8,
-    3,
-    3,
-  )
+  assert encoder["blocks.group_1.block_1.res_path.conv_1.w"].shape == (2, 8, 3, 3)
   params, config = dvae.from_reference(encoder, decoder)
   assert config == dataclasses.replace(SMALL, post_gain=1 / 9)
   chex.assert_trees_all_equal(params, _params(SMALL))
@@ -143,10 +131,12 @@ def test_every_wrong_tensor_of_a_released_file_is_named():
   with pytest.raises(ValueError) as error:
     dvae.from_reference(encoder, decoder)
   for told in (
-      "a dVAE encoder", "blocks.group_2.block_1.id_path.w is missing",
-      "blocks.output.conv.b has shape (23,) where (24,) is needed",
-      "a dVAE decoder", "blocks.group_9.w is unknown",
-  ):  # fmt: skip
+    "a dVAE encoder",
+    "blocks.group_2.block_1.id_path.w is missing",
+    "blocks.output.conv.b has shape (23,) where (24,) is needed",
+    "a dVAE decoder",
+    "blocks.group_9.w is unknown",
+  ):
     assert told in str(error.value)
   with pytest.raises(ValueError, match="blocks.input.w is missing"):
     dvae.from_reference({}, {})
@@ -206,9 +196,7 @@ def test_frames_that_are_not_whole_tokens_are_refused():
 @pytest.fixture(name="saved")
 def _saved(tmp_path):
   path = tmp_path / "small.safetensors"
-  mark = weights.save(
-    path, _params(SMALL), SMALL, card={"steps": 3}, dtype="float32"
-  )
+  mark = weights.save(path, _params(SMALL), SMALL, card={"steps": 3}, dtype="float32")
   return path, mark
 
 
@@ -234,16 +222,11 @@ def test_a_saved_tokenizer_comes_back_whole(saved):
 def test_the_fingerprint_changes_with_weights_and_config_only(tmp_path, saved):
   _, mark = saved
   save = lambda params, config, **kw: weights.save(
-    tmp_path / "other.safetensors",
-    params,
-    config,
-    **({"card": {}, "dtype": "float32"} | kw),
+    tmp_path / "other.safetensors", params, config, **({"card": {}, "dtype": "float32"} | kw)
   )
   assert save(_params(SMALL), SMALL, card={"steps": 4}) == mark
   changed = _params(SMALL)
-  changed["decoder"]["output"]["b"] = (
-    changed["decoder"]["output"]["b"].at[0].add(1e-6)
-  )
+  changed["decoder"]["output"]["b"] = changed["decoder"]["output"]["b"].at[0].add(1e-6)
   louder = dataclasses.replace(SMALL, post_gain=0.5)
   marks = {
     mark,
@@ -266,22 +249,13 @@ def _edit(path, change, **metadata):
 @pytest.mark.parametrize(
   "change,message",
   [
-    (
-      lambda t: t.pop("encoder.input.w"),
-      r"missing tensors \['encoder.input.w'\]",
-    ),
-    (
-      lambda t: t.update(extra=np.zeros(2, np.float32)),
-      r"unexpected tensors \['extra'\]",
-    ),
+    (lambda t: t.pop("encoder.input.w"), r"missing tensors \['encoder.input.w'\]"),
+    (lambda t: t.update(extra=np.zeros(2, np.float32)), r"unexpected tensors \['extra'\]"),
     (
       lambda t: t.update({"decoder.output.b": np.zeros(7, np.float32)}),
       r"decoder.output.b has shape \(7,\).*\(6,\)",
     ),
-    (
-      lambda t: t.update({"decoder.output.b": np.zeros(6, np.int32)}),
-      "decoder.output.b is int32",
-    ),
+    (lambda t: t.update({"decoder.output.b": np.zeros(6, np.int32)}), "decoder.output.b is int32"),
     (
       lambda t: t.update({"decoder.output.b": np.full(6, np.nan, np.float32)}),
       "decoder.output.b has values that are not finite",
@@ -352,8 +326,4 @@ def test_half_precision_halves_the_file(tmp_path, saved):
   weights.save(path, _params(SMALL), SMALL, card={}, dtype="float16")
   assert path.stat().st_size < 0.6 * saved[0].stat().st_size
   half, whole = weights.read(path)[0], _params(SMALL)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
-    half,
-    whole,
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), half, whole)

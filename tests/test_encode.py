@@ -10,16 +10,12 @@ import pytest
 import runs
 import token_sets
 
-from totojax import sequence
-from totojax import train
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.data.store import certificates
-from totojax.data.store import shards
-from totojax.jobs import pixels
+from totojax import sequence, train
+from totojax.config import recipes, roots
+from totojax.data.store import certificates, shards
+from totojax.jobs import pixels, validate
 from totojax.jobs import pretrain as build
 from totojax.jobs import shards as pretokenize
-from totojax.jobs import validate
 from totojax.tasks import encode
 from totojax.tokenizers import weights
 
@@ -76,9 +72,7 @@ def config(data, *, encode_with, **changes):
 
 def fit(values, workdir):
   state, finished = train.fit(
-    build.pretraining(roots.read(values)),
-    epath.Path(workdir),
-    interrupted=NEVER,
+    build.pretraining(roots.read(values)), epath.Path(workdir), interrupted=NEVER
   )
   assert finished
   return state
@@ -101,22 +95,16 @@ def same(ours, theirs):
   chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_training_from_frames_is_training_from_tokens(
-  data, from_tokens, tmp_path
-):
+def test_training_from_frames_is_training_from_tokens(data, from_tokens, tmp_path):
   """The windows, rows and codes are the same, so the parameters are."""
   state = fit(config(data, encode_with="shipped", **CHANGES), tmp_path)
   same(state.params, from_tokens.params)
   # The tokenizer is no part of what is trained or saved.
   assert set(state.frozen) == {"inner", "tokenizer"}
-  chex.assert_trees_all_equal(
-    state.frozen["tokenizer"], weights.load("shipped").params
-  )
+  chex.assert_trees_all_equal(state.frozen["tokenizer"], weights.load("shipped").params)
   assert not list((tmp_path / "checkpoints").rglob("*tokenizer*"))
   # The control: other rows give other parameters.
-  other = fit(
-    config(data, encode_with="", seed=1, **CHANGES), tmp_path / "other"
-  )
+  other = fit(config(data, encode_with="", seed=1, **CHANGES), tmp_path / "other")
   with pytest.raises(AssertionError):
     same(other.params, from_tokens.params)
 
@@ -127,9 +115,7 @@ def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
   assert validate.run(values, epath.Path(tmp_path / "validate"), NEVER)
   metrics = json.loads((tmp_path / "validate" / "metrics.json").read_text())
   last = runs.metrics(tmp_path / "run")[-1]
-  np.testing.assert_allclose(
-    metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5
-  )
+  np.testing.assert_allclose(metrics["rendered/loss"], last["rendered/loss"], rtol=1e-5)
   # No tokens of training, so nothing that a baseline could be fitted on.
   assert not any("unigram" in name for name in metrics)
 
@@ -139,9 +125,9 @@ def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
 def test_rows_are_those_of_cached_codes(data, kind, context):
   spec = sequence.SequenceSpec(512, 4, 4, context, False)
   tokenizer = weights.load("shipped")
-  frames = shards.open_store(
-    data / "pixels" / "val", tokenizer=None, vocab=None, grid=None
-  ).read([0, 1, 2])["frames"][:, :4]
+  frames = shards.open_store(data / "pixels" / "val", tokenizer=None, vocab=None, grid=None).read(
+    [0, 1, 2]
+  )["frames"][:, :4]
   task = encode.EncodeFrames(
     _Inner(),
     spec=spec,
@@ -152,9 +138,7 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
     task.outcomes({}, {}, {}, {}, of=lambda logits: logits)
-  found = jax.jit(task.tokens)(
-    tokenizer.params, {"frames": frames, "start": start}
-  )
+  found = jax.jit(task.tokens)(tokenizer.params, {"frames": frames, "start": start})
   for row, clip in zip(found, frames, strict=True):
     codes = tokenizer.encode(clip).reshape(4, -1)
     expected = sequence.build(codes, kind=kind, spec=spec)
@@ -171,11 +155,7 @@ class _Inner:
     ({"sequence.vocab": 500}, "has 512 codes; sequence.vocab is 500"),
     ({"sequence.grid": 2, "sequence.context": 16}, "32 pixels.*need 16"),
     (
-      {
-        "sequence.frames": 6,
-        "sequence.context": 96,
-        "train.batch_tokens": 8 * 96,
-      },
+      {"sequence.frames": 6, "sequence.context": 96, "train.batch_tokens": 8 * 96},
       "5 frames a record",
     ),
     ({"data.tokenizer": "0" * 16}, "data.tokenizer asks for 0000"),

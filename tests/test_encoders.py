@@ -11,8 +11,7 @@ import pytest
 import test_configs
 
 from totojax import jobs
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.probe import setup as probe_setup
@@ -41,9 +40,7 @@ def vit(kind, **more):
     case "dino":
       return lib.ViTModel(lib.ViTConfig(**SHAPE), add_pooling_layer=False)
     case "dinov2":
-      config = lib.Dinov2WithRegistersConfig(
-        **SHAPE, mlp_ratio=2, num_register_tokens=2
-      )
+      config = lib.Dinov2WithRegistersConfig(**SHAPE, mlp_ratio=2, num_register_tokens=2)
       return lib.Dinov2WithRegistersModel(config)
 
 
@@ -52,9 +49,7 @@ def clips(count, frames=1):
   return rng.integers(0, 256, (count, frames, SIZE, SIZE, 3), np.uint8)
 
 
-@pytest.mark.parametrize(
-  "kind, prefix", [("mae", 1), ("dino", 1), ("dinov2", 3)]
-)
+@pytest.mark.parametrize("kind, prefix", [("mae", 1), ("dino", 1), ("dinov2", 3)])
 @pytest.mark.parametrize("pool", ["patches", "class"])
 def test_features_are_the_models_own_hidden_states(kind, prefix, pool):
   model = vit(kind)
@@ -76,9 +71,7 @@ def test_features_are_the_models_own_hidden_states(kind, prefix, pool):
       picked = tokens_NTD[:, prefix:].mean(1)
       if pool == "class":
         picked = tokens_NTD[:, 0]
-      np.testing.assert_allclose(
-        clip_SN[layer], picked.mean(0), rtol=1e-3, atol=1e-5
-      )
+      np.testing.assert_allclose(clip_SN[layer], picked.mean(0), rtol=1e-3, atol=1e-5)
   # Control: the layers differ.
   assert not np.allclose(found[1], found[2], rtol=0.01)
 
@@ -104,22 +97,14 @@ def test_a_model_that_masks_patches_is_refused():
 def test_any_module_serves_and_other_shapes_are_refused():
   torch = pytest.importorskip("torch")
   torch.manual_seed(0)
-  module = torch.nn.Sequential(
-    torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 5)
-  )
+  module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE**2, 5))
   of = encoders.of_torch(
-    lambda x: [module(x)],
-    size_px=SIZE,
-    layers=[0],
-    mean=(0, 0, 0),
-    std=(1, 1, 1),
+    lambda x: [module(x)], size_px=SIZE, layers=[0], mean=(0, 0, 0), std=(1, 1, 1)
   )
   frames = clips(4)
   pixels = (frames[:, 0] / 255.0).transpose(0, 3, 1, 2).reshape(4, -1)
   weight, bias = (p.detach().numpy() for p in module[1].parameters())
-  np.testing.assert_allclose(
-    of.features(frames)[0], pixels @ weight.T + bias, rtol=1e-4, atol=1e-5
-  )
+  np.testing.assert_allclose(of.features(frames)[0], pixels @ weight.T + bias, rtol=1e-4, atol=1e-5)
   whole = encoders.of_torch(lambda x: [x], size_px=SIZE, layers=[0])
   with pytest.raises(ValueError, match="1 layers need one .4, width. or"):
     whole.features(frames)
@@ -205,9 +190,7 @@ def ours(tmp_path_factory):
     name: probes.write(root / name, y, prefix=name, seed=i)
     for i, (name, y) in enumerate(labels.items())
   }
-  return dict(
-    root=root, labels=labels, stores=stores, model=probes.bare_backbone(root)
-  )
+  return dict(root=root, labels=labels, stores=stores, model=probes.bare_backbone(root))
 
 
 def save(ours, root, *, ids=True, change=lambda arrays: None):
@@ -268,9 +251,7 @@ def hidden(root, count, seed):
 
 @pytest.mark.slow
 def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
-  files = dict(
-    train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1)
-  )
+  files = dict(train=hidden(tmp_path, 600, 0), validation=hidden(tmp_path, 300, 1))
   scores = {}
   for pool in ("attention", "cross", "average"):
     c = probe(
@@ -334,9 +315,7 @@ def test_features_that_do_not_fit_are_refused(ours, tmp_path, change, told):
     prepare(c)
 
 
-def test_features_without_names_must_be_in_the_order_of_the_records(
-  ours, tmp_path
-):
+def test_features_without_names_must_be_in_the_order_of_the_records(ours, tmp_path):
   c = side_by_side(ours, save(ours, tmp_path, ids=False))
   with pytest.raises(ValueError, match="labels of .* are not those of train"):
     prepare(c)
@@ -353,12 +332,7 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
       feature_files.read(path)
   path = str(made / "out" / "val")
   with pytest.raises(ValueError, match="item .* is in train and in validation"):
-    prepare(
-      probe(
-        "configs/probe_encoders.py",
-        encoders={"a": dict(train=path, validation=path)},
-      )
-    )
+    prepare(probe("configs/probe_encoders.py", encoders={"a": dict(train=path, validation=path)}))
   paths = save(ours, tmp_path)
   for more, told in (
     (dict(encoders={}), "backbones is .*; name some"),
@@ -403,9 +377,7 @@ def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):
     ({}, dict(clip=dict(frames=2)), "clip.frames is 2; clips of .* have 1"),
   ],
 )
-def test_a_job_that_does_not_fit_its_encoder_is_refused(
-  made, tmp_path, features, more, told
-):
+def test_a_job_that_does_not_fit_its_encoder_is_refused(made, tmp_path, features, more, told):
   c = recipes.features("")
   c.features.update(encoder=str(made / "mean.py"), **features)
   c.source.update(root=str(made / "in"), kind="image")

@@ -21,24 +21,15 @@ import safetensors.numpy
 import stores
 
 import totojax
-from totojax import checkpoint
-from totojax import jobs
+from totojax import checkpoint, jobs
 from totojax.config import recipes
 from totojax.data.pixels import augment
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import trunk
-from totojax.tokenizers import dvae
-from totojax.tokenizers import weights
+from totojax.models import llama, platform, trunk
+from totojax.tokenizers import dvae, weights
 from totojax.trained import backbone
 
 SIZE = dvae.DvaeConfig(
-  vocab=stores.VOCAB,
-  hidden=4,
-  groups=3,
-  blocks=1,
-  decoder_init=4,
-  post_gain=0.5,
+  vocab=stores.VOCAB, hidden=4, groups=3, blocks=1, decoder_init=4, post_gain=0.5
 )
 PX = stores.GRID * 4  # of a frame
 
@@ -70,9 +61,7 @@ def residual(run, clips, *, start):
   tokens = weights.load(run.parent / "tokenizer" / "tokenizer.safetensors")
   codes = tokens.encode(clips.reshape(-1, PX, PX, 3)).reshape(len(clips), -1)
   rows = np.concatenate([np.full((len(clips), 1), start), codes + 4], axis=1)
-  model = backbone.for_clips(
-    backbone.find(str(run)).model, frames=clips.shape[1]
-  )
+  model = backbone.for_clips(backbone.find(str(run)).model, frames=clips.shape[1])
   step = checkpoint.latest_step(run / "checkpoints")
   saved = runs.checkpoint(run, step)
   blocks = {
@@ -82,9 +71,7 @@ def residual(run, clips, *, start):
   }
   table = saved["['params']['embedding']"]
   rope, segments = trunk.places(model.config, model.spec, jnp.asarray(rows))
-  block = llama.Block(
-    model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales
-  )
+  block = llama.Block(model.config, "xla", jnp.dtype("float32"), platform.GPU, model.scales)
   found = [table[rows]]
   for layer in range(model.config.depth):
     own = {}
@@ -107,9 +94,7 @@ def test_features_are_the_residual_stream_where_the_token_is(run, model):
   assert found.dtype == np.float32
   np.testing.assert_allclose(found, tokens[[0, 2]], **close)
   np.testing.assert_allclose(
-    model.features(clips, layer=1, pool="frame"),
-    tokens[1].mean((2, 3)),
-    **close,
+    model.features(clips, layer=1, pool="frame"), tokens[1].mean((2, 3)), **close
   )
   clip = model.features(clips[0], layer=1, pool="clip")
   np.testing.assert_allclose(clip, tokens[1, 0].mean((0, 1, 2)), **close)
@@ -130,12 +115,8 @@ def test_images_begin_as_images(run, model):
   images = clips[:, 0]
   found = model.features(images, layer=2, kind="image")
   assert found.shape == (2, 2, 2, 32)
-  np.testing.assert_allclose(
-    found.reshape(2, 4, -1), h_LRTD[2, :, 1:], rtol=2e-4, atol=1e-6
-  )
-  np.testing.assert_allclose(
-    model.features(images[1], layer=2), found[1], rtol=1e-5
-  )
+  np.testing.assert_allclose(found.reshape(2, 4, -1), h_LRTD[2, :, 1:], rtol=2e-4, atol=1e-6)
+  np.testing.assert_allclose(model.features(images[1], layer=2), found[1], rtol=1e-5)
   # Control: a video's start gives others.
   other = model.features(clips, layer=2)[:, 0]
   assert not np.allclose(other, found, rtol=0.01)
@@ -154,16 +135,12 @@ def test_padding_on_the_right_changes_no_feature(run, model, monkeypatch):
   monkeypatch.setattr(backbone, "for_clips", padded)
   other = totojax.load(str(run))
   for pool, x in expected.items():
-    np.testing.assert_allclose(
-      other.features(clips, layer=2, pool=pool), x, rtol=2e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(other.features(clips, layer=2, pool=pool), x, rtol=2e-4, atol=1e-6)
 
 
 def test_frames_of_another_size_are_resized_and_cut(model):
   wide = np.random.default_rng(1).integers(0, 256, (2, 16, 30, 3), np.uint8)
-  resized = np.stack(
-    [augment.resize_short_side(x, PX, resample="bicubic") for x in wide]
-  )
+  resized = np.stack([augment.resize_short_side(x, PX, resample="bicubic") for x in wide])
   cut = resized[:, :, 4:12]  # 15 wide
   assert resized.shape[2] == 15
   found = model.features(wide, layer=1)
@@ -175,9 +152,7 @@ def test_the_forward_pass_stops_at_the_deepest_layer(run):
   assert short._params["blocks"]["mlp"]["up"].shape[0] == 1
   clips = videos(1)
   np.testing.assert_allclose(
-    short.features(clips, layer=1),
-    totojax.load(str(run)).features(clips, layer=1),
-    rtol=1e-5,
+    short.features(clips, layer=1), totojax.load(str(run)).features(clips, layer=1), rtol=1e-5
   )
   with pytest.raises(ValueError, match="layer 2 does not exist: .* 1 blocks"):
     short.features(clips, layer=2)
@@ -313,9 +288,7 @@ def test_another_format_and_type(run, pictures, tmp_path):
     (dict(features=dict(layer=1)), "features.layer does not exist"),
   ],
 )
-def test_a_config_that_does_not_fit_is_refused(
-  run, pictures, tmp_path, changes, told
-):
+def test_a_config_that_does_not_fit_is_refused(run, pictures, tmp_path, changes, told):
   c = config(run, pictures)
   for name, value in changes.items():
     c[name] = {**c[name], **value} if isinstance(value, dict) else value

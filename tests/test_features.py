@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 
 from totojax import sequence
-from totojax.models import heads
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import heads, llama, platform, taps, trunk
 
-SPEC = sequence.SequenceSpec(
-  vocab=60, grid=2, frames=3, context=13, segments=False
-)
+SPEC = sequence.SequenceSpec(vocab=60, grid=2, frames=3, context=13, segments=False)
 
 
 def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
@@ -68,12 +62,7 @@ def stack(model, params, tokens_BT, layers):
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _stack(model, params, tokens_BT, layers):
   return taps.tap_layers(
-    model,
-    params,
-    tokens_BT,
-    tap=lambda x_BTD, _: x_BTD,
-    layers=layers,
-    per_layer=None,
+    model, params, tokens_BT, tap=lambda x_BTD, _: x_BTD, layers=layers, per_layer=None
   )
 
 
@@ -93,9 +82,7 @@ def test_the_last_layer_is_what_the_logits_are_made_of(small):
   normed = last / np.sqrt(np.mean(last**2, -1, keepdims=True) + 1e-6)
   logits = (normed * params["norm"]["scale"]) @ params["embedding"].T
   expected = model.apply({"params": params}, tokens_BT)
-  np.testing.assert_allclose(
-    logits[..., :64], expected[..., :64], rtol=1e-4, atol=1e-4
-  )
+  np.testing.assert_allclose(logits[..., :64], expected[..., :64], rtol=1e-4, atol=1e-4)
 
 
 def test_layers_in_between_are_those_of_a_shorter_model(small):
@@ -158,9 +145,7 @@ def test_start_end_and_padding_are_in_no_mean(small):
 
   found = means(model, tokens_BT)
   h_LBTD = np.asarray(stack(model, params, tokens_BT, range(5)))
-  np.testing.assert_allclose(
-    found, h_LBTD[:, :, 1:].mean(2), rtol=1e-4, atol=1e-6
-  )
+  np.testing.assert_allclose(found, h_LBTD[:, :, 1:].mean(2), rtol=1e-4, atol=1e-6)
   # Control: with the start in it the mean is another.
   assert not np.allclose(found, h_LBTD.mean(2), rtol=1e-3)
   spec = dataclasses.replace(SPEC, context=16)
@@ -168,9 +153,7 @@ def test_start_end_and_padding_are_in_no_mean(small):
   rows = [sequence.build(c, kind="video", spec=spec) for c in codes]
   padded_BT = jnp.asarray(np.stack(rows))[:, :-1]
   assert padded_BT[0, 13:].tolist() == [sequence.END, sequence.PAD, 0]
-  np.testing.assert_allclose(
-    means(make(spec=spec), padded_BT), found, rtol=1e-4, atol=1e-6
-  )
+  np.testing.assert_allclose(means(make(spec=spec), padded_BT), found, rtol=1e-4, atol=1e-6)
 
 
 def memory(depth, tap):

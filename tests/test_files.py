@@ -10,9 +10,7 @@ import pytest
 import runs
 
 from totojax.report import reading
-from totojax.rundir import console
-from totojax.rundir import files
-from totojax.rundir import metrics
+from totojax.rundir import console, files, metrics
 
 HEADER = ("id", "reason")
 ROWS = [["a", 'ends "here"\nand, there'], ["b\u2028c", "\n"], ["", "x"]]
@@ -58,8 +56,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path, compressed):
 
 
 @pytest.mark.parametrize(
-  "data, told",
-  [(b'{"a": ', "line 1"), (b"[1]", "no JSON object"), (b"\xff", "decode")],
+  "data, told", [(b'{"a": ', "line 1"), (b"[1]", "no JSON object"), (b"\xff", "decode")]
 )
 def test_json_that_is_no_object_is_damaged(tmp_path, data, told):
   path = tmp_path / "a.json"
@@ -179,18 +176,13 @@ def bare_writes(text):
     owner = getattr(getattr(function, "value", None), "id", "")
     writes = name in ("write_text", "write_bytes", "to_csv", "tofile")
     writes = writes and owner not in ("files", "objects")
-    writes |= name in ("savez", "savez_compressed") or (name, owner) == (
-      "save",
-      "np",
-    )
+    writes |= name in ("savez", "savez_compressed") or (name, owner) == ("save", "np")
     writes |= name in ("writer", "DictWriter") and owner == "csv"
     # open(path, "w"), or path.open("w").
     first = 1 if isinstance(function, ast.Name) else 0
     modes = node.args[first : first + 1]
     words = [mode.value for mode in modes if isinstance(mode, ast.Constant)]
-    words += [
-      getattr(k.value, "value", "") for k in node.keywords if k.arg == "mode"
-    ]
+    words += [getattr(k.value, "value", "") for k in node.keywords if k.arg == "mode"]
     writes |= name == "open" and any(
       isinstance(word, str) and set(word) & set("wax+") for word in words
     )

@@ -15,25 +15,18 @@ import test_configs
 import test_features
 
 from totojax import jobs
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.jobs.labels import finetune as build_finetune
 from totojax.jobs.labels import setup
-from totojax.models import layers
-from totojax.models import taps
-from totojax.tasks import finetune
-from totojax.tasks import mix
-from totojax.tasks import pretrain
+from totojax.models import layers, taps
+from totojax.tasks import finetune, mix, pretrain
 
 CLASSES, SIDE = 5, 8
 
 
 def config(**changes):
   return mix.MixConfig(
-    **{
-      **dict(mixup=0.8, cutmix=1.0, share=1.0, switch=0.5, smoothing=0.1),
-      **changes,
-    }
+    **{**dict(mixup=0.8, cutmix=1.0, share=1.0, switch=0.5, smoothing=0.1), **changes}
   )
 
 
@@ -114,9 +107,7 @@ def test_what_is_not_mixed_is_left_alone():
 
 
 def test_paths_are_dropped_row_by_row_and_more_with_depth():
-  kept = np.asarray(
-    layers.kept_paths(jax.random.key(0), rows=4000, depth=5, drop=0.4)
-  )
+  kept = np.asarray(layers.kept_paths(jax.random.key(0), rows=4000, depth=5, drop=0.4))
   assert kept.shape == (5, 2, 4000)
   np.testing.assert_allclose(
     np.mean(kept == 0, -1), np.linspace(0, 0.4, 5)[:, None] * [1, 1], atol=0.03
@@ -141,9 +132,7 @@ def test_a_dropped_branch_is_not_there():
   np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=1e-5, atol=1e-6)
   np.testing.assert_array_equal(found[1], params["embedding"][inputs[1]])
   # H_depth of the frozen pass, which is tested by itself.
-  frozen = taps.tap_layers(
-    model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None
-  )
+  frozen = taps.tap_layers(model, params, inputs, tap=lambda x, _: x, layers=[2], per_layer=None)
   np.testing.assert_allclose(whole, frozen[0], rtol=1e-5, atol=1e-6)
 
 
@@ -156,13 +145,9 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
   kept = layers.kept_paths(jax.random.key(1), rows=2, depth=2, drop=0.5)
 
   def grads(remat):
-    one = model.clone(
-      compute=dataclasses.replace(model.compute, remat=remat, unroll=1)
-    )
+    one = model.clone(compute=dataclasses.replace(model.compute, remat=remat, unroll=1))
     return jax.jit(
-      jax.grad(
-        lambda p: jnp.sum(jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept)))
-      )
+      jax.grad(lambda p: jnp.sum(jnp.sin(taps.residual(one, p, inputs, kept_L2B=kept))))
     )(params)
 
   plain = grads("none")
@@ -173,14 +158,9 @@ def test_gradients_do_not_depend_on_what_is_kept_for_them():
 
 def task(prefix, *, drop=0.0):
   causal = test_features.make(depth=2)
-  model = causal.clone(
-    config=dataclasses.replace(causal.config, prefix_tokens=prefix)
-  )
+  model = causal.clone(config=dataclasses.replace(causal.config, prefix_tokens=prefix))
   return finetune.FineTune(
-    pretrain.Pretrain(causal),
-    model,
-    finetune.FineTuneConfig(drop, 0.02, 1e-6),
-    classes=CLASSES,
+    pretrain.Pretrain(causal), model, finetune.FineTuneConfig(drop, 0.02, 1e-6), classes=CLASSES
   )
 
 
@@ -266,11 +246,7 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
   "sections, told",
   [
     (
-      dict(
-        data=dict(
-          source="tokens", root="", encode_with="", train="x", validation="y"
-        )
-      ),
+      dict(data=dict(source="tokens", root="", encode_with="", train="x", validation="y")),
       "x/manifest.json does no",
     ),
     (dict(optim=dict(head_lr_mults=(1.0, 2.0))), "has one head"),

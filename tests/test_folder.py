@@ -8,11 +8,8 @@ import little_videos
 from PIL import Image
 import pytest
 
-from totojax.data.pixels import images
-from totojax.data.pixels import media
-from totojax.data.sources import files
-from totojax.data.sources import folder
-from totojax.data.sources import tars
+from totojax.data.pixels import images, media
+from totojax.data.sources import files, folder, tars
 
 
 def touch(root, *names):
@@ -24,9 +21,7 @@ def touch(root, *names):
 
 
 def videos(root, split="", class_folders=False):
-  return folder.list_items(
-    root, split, kind="video", class_folders=class_folders
-  )
+  return folder.list_items(root, split, kind="video", class_folders=class_folders)
 
 
 def ids(listing):
@@ -102,15 +97,9 @@ def test_a_folder_without_permission_is_an_error(tmp_path, monkeypatch):
 
 
 def lines(root, text, separator="space", classes=3):
-  (root / "list.csv").write_bytes(
-    text if isinstance(text, bytes) else text.encode()
-  )
+  (root / "list.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
   return folder.list_lines(
-    root,
-    str(root / "list.csv"),
-    kind="video",
-    separator=separator,
-    classes=classes,
+    root, str(root / "list.csv"), kind="video", separator=separator, classes=classes
   )
 
 
@@ -120,10 +109,7 @@ def test_lists(tmp_path, separator):
   mark = folder.SEPARATORS[separator]
   text = f"c.mp4{mark}2\r\na b/ü, 視.mp4{mark}0\r\n\r\nnone.mp4{mark}1\r\n"
   listing = lines(tmp_path, "\ufeff" + text, separator)
-  assert [(item.id, item.label) for item in listing.items] == [
-    ("a b/ü, 視.mp4", 0),
-    ("c.mp4", 2),
-  ]
+  assert [(item.id, item.label) for item in listing.items] == [("a b/ü, 視.mp4", 0), ("c.mp4", 2)]
   assert listing.classes == ("0", "1", "2")
   (row,) = listing.missing
   assert row.id == "none.mp4" and "does not exist" in row.reason
@@ -170,11 +156,7 @@ def test_lists_that_cannot_be_read(tmp_path):
     lines(tmp_path, "c.mp4;1", ";")
   with pytest.raises(ValueError, match="nothing.csv cannot be read"):
     folder.list_lines(
-      tmp_path,
-      str(tmp_path / "nothing.csv"),
-      kind="video",
-      separator="space",
-      classes=0,
+      tmp_path, str(tmp_path / "nothing.csv"), kind="video", separator="space", classes=0
     )
 
 
@@ -198,9 +180,7 @@ def shard(path, *members, **how):
 
 
 def samples(root, kind="image", split="", classes=0):
-  return tars.list_items(
-    root, split, kind=kind, classes=classes, label_key="label"
-  )
+  return tars.list_items(root, split, kind=kind, classes=classes, label_key="label")
 
 
 def test_tars(tmp_path):
@@ -225,12 +205,8 @@ def test_tars(tmp_path):
     ("train/s-0001/000", -1),
   ]
   assert listing.missing == () and listing.classes == ("0", "1", "2")
-  spec = images.ImageSpec(
-    size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
-  )
-  values = [
-    media.load(item, spec, seed=0)[0, 0, 0, 0, 0] for item in listing.items
-  ]
+  spec = images.ImageSpec(size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse")
+  values = [media.load(item, spec, seed=0)[0, 0, 0, 0, 0] for item in listing.items]
   assert values == [10, 30, 20, 40]
   one = samples(tmp_path / "train" / "s-0001.tar")
   assert ids(one) == ["s-0001/000"]
@@ -305,7 +281,4 @@ def test_samples_without_one_image_are_missing(tmp_path):
 def test_the_first_of_two_formats_counts(tmp_path):
   touch(tmp_path, "b/x.webm", "a/x.mp4", "y.mkv")
   found = files.by_stem(str(tmp_path), "video")
-  assert found == {
-    "x": str(tmp_path / "a" / "x.mp4"),
-    "y": str(tmp_path / "y.mkv"),
-  }
+  assert found == {"x": str(tmp_path / "a" / "x.mp4"), "y": str(tmp_path / "y.mkv")}

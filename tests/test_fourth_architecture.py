@@ -10,19 +10,11 @@ import numpy as np
 import pytest
 import stores
 
-from totojax import assembly
-from totojax import flops
-from totojax import sequence
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import section
+from totojax import assembly, flops, sequence
+from totojax.config import recipes, roots
+from totojax.config.schema import ConfigError, field, section
 from totojax.jobs import pretrain as job
-from totojax.models import architecture
-from totojax.models import decode
-from totojax.models import layers
-from totojax.models import platform
+from totojax.models import architecture, decode, layers, platform
 from totojax.tasks import pretrain
 
 
@@ -67,9 +59,7 @@ class DecodedConfig(MeansConfig):
     return State(jnp.zeros((rows, self.width)), jnp.zeros((rows, 1)))
 
   def state_axes(self):
-    return State(
-      PartitionSpec("layers", "batch"), PartitionSpec("layers", "batch")
-    )
+    return State(PartitionSpec("layers", "batch"), PartitionSpec("layers", "batch"))
 
   def growth(self, *, base_width, base_heads, base_mlp_dim):
     wider = self.width / base_width
@@ -93,11 +83,7 @@ class Block(nn.Module):
     assert rope is None and segments_BT is None
     width = self.config.width
     w_DF = layers.parameter(
-      self,
-      "mix",
-      nn.initializers.normal(self.config.init_std),
-      (width, width),
-      ("embed", "mlp"),
+      self, "mix", nn.initializers.normal(self.config.init_std), (width, width), ("embed", "mlp")
     )
     sums_BTD = jnp.cumsum(x_BTD, axis=1)
     counts_T1 = 1.0 + jnp.arange(x_BTD.shape[1])[:, None]
@@ -167,25 +153,20 @@ def test_it_decodes_where_it_says_what_it_remembers():
     assert np.ptp(expected) > 0.1
     if unroll == 1:  # and its state can be split over devices
       axes = jax.tree.leaves(
-        decode.axes(model, cache),
-        is_leaf=lambda x: isinstance(x, PartitionSpec),
+        decode.axes(model, cache), is_leaf=lambda x: isinstance(x, PartitionSpec)
       )
       assert len(axes) == len(jax.tree.leaves(cache))
 
 
 def test_what_it_does_not_say_is_refused():
   model = assembly.model(roots.read(config("means").to_dict()))
-  weights = decode.load(
-    model, jax.jit(pretrain.Pretrain(model).init)(jax.random.key(0)).params
-  )
+  weights = decode.load(model, jax.jit(pretrain.Pretrain(model).init)(jax.random.key(0)).params)
   with pytest.raises(ValueError, match="'means' does not decode"):
     decode.prefill(model, weights, np.full((1, 3), 4), room=8)
   with pytest.raises(ValueError, match="'means' has no µP.*set mup.on to"):
     assembly.parametrisation(roots.read(config("means", on=True).to_dict()))
   # Where it says so, it grows.
-  grown = assembly.parametrisation(
-    roots.read(config("decoded", on=True, base_width=16).to_dict())
-  )
+  grown = assembly.parametrisation(roots.read(config("decoded", on=True, base_width=16).to_dict()))
   assert grown.growth == {"embed": 2.0, "mlp": 2.0}
   hidden = config("means")
   hidden.sequence.segments = True

@@ -33,9 +33,7 @@ def context(rows=3, frames=2, seed=0):
 
 def test_greedy_frames_are_those_without_a_cache(model, weights):
   given = context()
-  found = generate.frames(
-    model, weights, given, further=2, sampling=GREEDY, rows=range(3)
-  )
+  found = generate.frames(model, weights, given, further=2, sampling=GREEDY, rows=range(3))
   assert found.shape == (3, 2, 4) and found.dtype == np.int32
   # The whole sequence again for every token; what is not there yet is hidden
   # by causality.
@@ -58,12 +56,7 @@ def test_greedy_tokens_meet_hugging_face():
   params = decoding.init(model, seed=1)
   given = context(frames=1)
   found = generate.frames(
-    model,
-    decode.load(model, params),
-    given,
-    further=3,
-    sampling=GREEDY,
-    rows=range(3),
+    model, decode.load(model, params), given, further=3, sampling=GREEDY, rows=range(3)
   )
   prompt = np.insert(given.reshape(3, 4) + 4, 0, sequence.VIDEO_START, axis=1)
   reference = models.hugging_face(model.config, params, 128)
@@ -126,23 +119,14 @@ def kept_by_hand(logits, top_k, top_p, temperature):
 
 @pytest.mark.parametrize(
   "top_k, top_p, temperature",
-  [
-    (0, 1.0, 1.0),
-    (5, 1.0, 0.7),
-    (0, 0.6, 1.3),
-    (9, 0.8, 1.0),
-    (0, 1e-6, 1.0),
-    (1000, 1.0, 1.0),
-  ],
+  [(0, 1.0, 1.0), (5, 1.0, 0.7), (0, 0.6, 1.3), (9, 0.8, 1.0), (0, 1e-6, 1.0), (1000, 1.0, 1.0)],
 )
 def test_candidates_against_numpy(top_k, top_p, temperature):
   logits = np.random.default_rng(1).normal(0, 2, (4, 128)).astype(np.float32)
   logits[:, 0] = 50.0  # padding of the sequence, the likeliest of all
   logits[:, 100] = 40.0  # no token at all
   sampling = generate.Sampling(temperature, top_k, top_p, seed=0)
-  found = jax.nn.softmax(
-    generate.candidates(logits, sampling=sampling, vocab=VOCAB)
-  )
+  found = jax.nn.softmax(generate.candidates(logits, sampling=sampling, vocab=VOCAB))
   expected = [kept_by_hand(row, top_k, top_p, temperature) for row in logits]
   np.testing.assert_array_equal(np.asarray(found) > 0, np.array(expected) > 0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -172,9 +156,7 @@ def test_draws_have_the_probabilities():
 )
 def test_what_cannot_be_made_is_refused(model, given, further, told):
   with pytest.raises(ValueError, match=told):
-    generate.frames(
-      model, None, given, further=further, sampling=GREEDY, rows=range(3)
-    )
+    generate.frames(model, None, given, further=further, sampling=GREEDY, rows=range(3))
 
 
 @pytest.mark.parametrize(

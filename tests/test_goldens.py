@@ -8,9 +8,7 @@ import pytest
 @pytest.fixture(scope="module", name="stores")
 def _stores(tmp_path_factory):
   folder = tmp_path_factory.mktemp("mixture")
-  return {
-    field: goldens.mixture(folder, field) for field in ("codes", "frames")
-  }
+  return {field: goldens.mixture(folder, field) for field in ("codes", "frames")}
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 5])
@@ -49,9 +47,13 @@ def test_a_digest_sees_every_part_of_an_array():
   other = one.copy()
   other[1, 2] += 1
   for arrays in (
-      {"a": other}, {"b": one}, {"a": one.T}, {"a": one.astype(np.uint32)},
-      {"a": one.reshape(3, 2)}, {"a": one, "b": one},
-  ):  # fmt: skip
+    {"a": other},
+    {"b": one},
+    {"a": one.T},
+    {"a": one.astype(np.uint32)},
+    {"a": one.reshape(3, 2)},
+    {"a": one, "b": one},
+  ):
     assert goldens.digest(arrays) != found
 
 
@@ -74,11 +76,7 @@ def assert_close(found, golden):
     # A mean near zero is as exact as the elements are.
     size = abs(values[0]) + values[1]
     np.testing.assert_allclose(
-      found["params"][name],
-      values,
-      rtol=0,
-      atol=1e-5 * size + 1e-7,
-      err_msg=name,
+      found["params"][name], values, rtol=0, atol=1e-5 * size + 1e-7, err_msg=name
     )
 
 

@@ -48,9 +48,7 @@ def test_attention_pooling_is_aim_s_in_training_and_in_evaluation():
   y, stats = heads.prepare(c, x_BTD, whole(x_BTD), stats, training=True)
   y_BC = heads.logits(c, params, y, whole(x_BTD))
   np.testing.assert_allclose(y_BC, golden["y_train"], rtol=2e-4, atol=2e-5)
-  np.testing.assert_allclose(
-    stats["mean"], golden["bn_mean"], rtol=1e-4, atol=1e-6
-  )
+  np.testing.assert_allclose(stats["mean"], golden["bn_mean"], rtol=1e-4, atol=1e-6)
   # Of the unbiased variance: the biased one is off by 1 / 21 of the batch's.
   np.testing.assert_allclose(stats["var"], golden["bn_var"], rtol=1e-5)
 
@@ -91,9 +89,7 @@ def test_the_cross_attention_head_is_v_jepa_s():
   }
   c, x_BTD = config("cross"), jnp.asarray(golden["x"])
   shapes = heads.shapes(c, width=24, classes=10)
-  assert {k: v.shape for k, v in params.items()} == {
-    k: shape for k, (shape, _) in shapes.items()
-  }
+  assert {k: v.shape for k, v in params.items()} == {k: shape for k, (shape, _) in shapes.items()}
   prepared, _ = heads.prepare(c, x_BTD, whole(x_BTD), {}, training=True)
   y_BC = heads.logits(c, params, prepared, whole(x_BTD))
   np.testing.assert_allclose(y_BC, golden["y"], rtol=1e-4, atol=1e-5)
@@ -130,9 +126,7 @@ def test_folded_is_plain_in_value_and_gradient():
   for name in params:
     scale = float(abs(b[name]).max())
     assert scale > 1e-3, name  # or nothing is compared
-    np.testing.assert_allclose(
-      a[name], b[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name
-    )
+    np.testing.assert_allclose(a[name], b[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name)
 
 
 def test_a_query_of_zero_is_the_mean_of_the_values():
@@ -168,12 +162,8 @@ def test_the_order_of_tokens_and_what_is_no_token_change_nothing(pool):
   masked, masked_stats = run(noise, visual_BT)
   np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-6)
   for name in stats:
-    np.testing.assert_allclose(
-      masked_stats[name], stats[name], rtol=1e-5, atol=1e-7
-    )
-    np.testing.assert_allclose(
-      moved_stats[name], stats[name], rtol=1e-5, atol=1e-7
-    )
+    np.testing.assert_allclose(masked_stats[name], stats[name], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(moved_stats[name], stats[name], rtol=1e-5, atol=1e-7)
   # Control: where they count, they do change something.
   assert not np.allclose(run(noise, whole(noise))[0], expected, rtol=1e-2)
 

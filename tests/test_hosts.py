@@ -17,14 +17,9 @@ import pytest
 import runs
 import stores
 
-from totojax import checkpoint
-from totojax import jobs
-from totojax import sequence
-from totojax.data.store import shards
-from totojax.data.store import store
-from totojax.data.stream import heldout
-from totojax.data.stream import mixture
-from totojax.data.stream import rows
+from totojax import checkpoint, jobs, sequence
+from totojax.data.store import shards, store
+from totojax.data.stream import heldout, mixture, rows
 from totojax.rundir import hosts
 
 STEPS, DEVICES = 40, 4
@@ -46,8 +41,7 @@ def chain(data, tmp_path_factory):
   """workdir -> the command that trains, validates and probes in it."""
   root = tmp_path_factory.mktemp("labelled")
   train, val = (
-    probes.write(root / p, np.arange(n) % 3, prefix=p, seed=n)
-    for p, n in (("t", 48), ("v", 19))
+    probes.write(root / p, np.arange(n) % 3, prefix=p, seed=n) for p, n in (("t", 48), ("v", 19))
   )
   stages = "--config.stages"
   return lambda workdir: runs.command(
@@ -117,9 +111,7 @@ def four(data, tmp_path_factory):
 
 def differences(ours: list[dict], theirs: list[dict]) -> dict[str, float]:
   """The largest relative difference of each value of all rows."""
-  assert [(r["step"], r["kind"]) for r in ours] == [
-    (r["step"], r["kind"]) for r in theirs
-  ]
+  assert [(r["step"], r["kind"]) for r in ours] == [(r["step"], r["kind"]) for r in theirs]
   found = {}
   for row, other in zip(ours, theirs):
     assert row.keys() == other.keys()
@@ -155,24 +147,17 @@ def test_hosts_train_like_one(alone, number, request):
   shifted = [{**b, "step": a["step"]} for a, b in zip(train[1:], train)]
   assert differences(train[1:], shifted)["loss"] > 1e-2
 
-  ours, theirs = (
-    runs.checkpoint(w, STEPS) for w in (workdir, alone / "pretrain")
-  )
+  ours, theirs = (runs.checkpoint(w, STEPS) for w in (workdir, alone / "pretrain"))
   assert ours.keys() == theirs.keys()
   for name, value in theirs.items():
     assert ours[name].dtype == value.dtype, name
     size = np.sqrt(np.mean(np.square(value, dtype=np.float64)))
-    np.testing.assert_allclose(
-      ours[name], value, rtol=0, atol=1e-4 * size, err_msg=name
-    )
+    np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-4 * size, err_msg=name)
 
 
 @pytest.mark.slow
 def test_two_hosts_validate_like_one(two, alone):
-  ours, theirs = (
-    json.loads((w / "validate" / "metrics.json").read_text())
-    for w in (two, alone)
-  )
+  ours, theirs = (json.loads((w / "validate" / "metrics.json").read_text()) for w in (two, alone))
   assert ours.keys() == theirs.keys() and "moving/copy/later_loss" in ours
   assert ours["moving/n"] == 19
   for name, value in theirs.items():
@@ -184,9 +169,7 @@ def test_two_hosts_validate_like_one(two, alone):
 @pytest.mark.slow
 def test_two_hosts_probe_like_one(two, alone):
   """The global batch is normalised, and every item is scored."""
-  ours, theirs = (
-    dict(np.load(w / "probe" / "trained" / "scores.npz")) for w in (two, alone)
-  )
+  ours, theirs = (dict(np.load(w / "probe" / "trained" / "scores.npz")) for w in (two, alone))
   assert theirs["validation/nll"].shape == (3, 1, 19)
   for name, value in theirs.items():
     size = max(np.sqrt(np.mean(np.square(value, dtype=np.float64))), 1e-30)
@@ -212,18 +195,11 @@ def at_step(workdir, source, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_four_hosts_resumed_on_two_with_another_mesh(
-  data, four, alone, tmp_path
-):
+def test_four_hosts_resumed_on_two_with_another_mesh(data, four, alone, tmp_path):
   """fsdp 4 to data 2 x fsdp 2: the same batches, up to rounding."""
   at_step(tmp_path, four, 36)
   words = runs.smoke(
-    data,
-    tmp_path,
-    LONG,
-    "--config.mesh.data=2",
-    "--config.mesh.fsdp=2",
-    "--allow_changed_config",
+    data, tmp_path, LONG, "--config.mesh.data=2", "--config.mesh.fsdp=2", "--allow_changed_config"
   )
   outputs = finish(start_hosts(words, 2, DEVICES))
   assert f"resumed at step 36 of {STEPS}" in outputs[0]
@@ -277,11 +253,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
   assert f"resumed at step {stopped} of {5 * STEPS}" in output
   whole = tmp_path / "whole"
   at_step(whole, alone / "pretrain", 36)
-  runs.finish(
-    runs.start(
-      runs.smoke(data, whole, longer, "--allow_changed_config"), DEVICES
-    )
-  )
+  runs.finish(runs.start(runs.smoke(data, whole, longer, "--allow_changed_config"), DEVICES))
   ours, theirs = runs.metrics(tmp_path), runs.metrics(whole)
   assert_close(ours[:50], theirs[:50], rtol=1e-6)
   # Rounding grows over updates; the data stays the same to the last step.
@@ -306,9 +278,7 @@ def test_a_host_that_never_comes_is_an_error(data, tmp_path):
   ]
   for host, process in enumerate(waiting):
     last = runs.finish(process, code=1).splitlines()[-1]
-    assert last.startswith(
-      f"totojax: not all processes arrived: process {host} of 2 waited 1 s"
-    )
+    assert last.startswith(f"totojax: not all processes arrived: process {host} of 2 waited 1 s")
     assert "--start_timeout_s" in last
   assert not (tmp_path / "run").exists()
 
@@ -362,14 +332,10 @@ def opened(monkeypatch, read) -> list[int]:
 
 def test_each_host_opens_its_part_and_no_other(data, monkeypatch):
   """Of every training batch, and of the validation set."""
-  spec = sequence.SequenceSpec(
-    vocab=60, grid=2, frames=4, context=16, segments=False
-  )
+  spec = sequence.SequenceSpec(vocab=60, grid=2, frames=4, context=16, segments=False)
   train, val = (
     rows.Source(
-      name="moving",
-      weight=1.0,
-      store=shards.open_store(p, tokenizer=None, vocab=None, grid=None),
+      name="moving", weight=1.0, store=shards.open_store(p, tokenizer=None, vocab=None, grid=None)
     )
     for p in data
   )
@@ -377,9 +343,7 @@ def test_each_host_opens_its_part_and_no_other(data, monkeypatch):
   def batches(number, host):
     part = dict(seq=spec, batch=8, host=host, hosts=number)
     ds = mixture.stream([train], seed=0, **part)
-    return [
-      opened(monkeypatch, lambda step=step: ds[step]) for step in range(15)
-    ], opened(
+    return [opened(monkeypatch, lambda step=step: ds[step]) for step in range(15)], opened(
       monkeypatch, lambda: list(heldout.validation(val, rows=0, **part))
     )
 

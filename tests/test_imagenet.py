@@ -6,18 +6,13 @@ import numpy as np
 import pytest
 from scipy import io as scipy_io
 import test_folder
-from test_sources import labels
-from test_sources import missing
-from test_sources import touch
-from test_sources import write
+from test_sources import labels, missing, touch, write
 
 from totojax.data.sources import imagenet
 
 
 def net(root, split, classes=2, val_labels=""):
-  return imagenet.list_items(
-    root, split, classes=classes, val_labels=val_labels
-  )
+  return imagenet.list_items(root, split, classes=classes, val_labels=val_labels)
 
 
 def test_imagenet_folders(tmp_path):
@@ -59,21 +54,16 @@ def test_imagenet_flat_validation(tmp_path):
     net(tmp_path / "set", "val")
   # Kaggle's: any order, boxes behind the wnid.
   rows = [
-    f"ILSVRC2012_val_0000000{i},{WNIDS[i - 1]} 85 1 499 272 {WNIDS[i - 1]}"
-    " 3 4 5 6 "
+    f"ILSVRC2012_val_0000000{i},{WNIDS[i - 1]} 85 1 499 272 {WNIDS[i - 1]} 3 4 5 6 "
     for i in (2, 1, 3)
   ]
   solution = write(
-    tmp_path / "set" / "LOC_val_solution.csv",
-    "\n".join(["ImageId,PredictionString", *rows]),
+    tmp_path / "set" / "LOC_val_solution.csv", "\n".join(["ImageId,PredictionString", *rows])
   )
   assert flat_labels(tmp_path / "set") == [1, 0, 1]
   # TensorFlow's list of wnids.
   os.remove(solution)
-  write(
-    tmp_path / "imagenet_2012_validation_synset_labels.txt",
-    "\n".join(WNIDS) + "\n",
-  )
+  write(tmp_path / "imagenet_2012_validation_synset_labels.txt", "\n".join(WNIDS) + "\n")
   assert flat_labels(tmp_path / "set") == [1, 0, 1]
   short = write(tmp_path / "short.txt", "\n".join(WNIDS[:2]))
   with pytest.raises(ValueError, match="2 lines for 3 images"):
@@ -86,9 +76,7 @@ def test_imagenet_flat_validation(tmp_path):
 def test_imagenet_development_kit_numbers_are_not_labels(tmp_path):
   touch(tmp_path, *FLAT)
   # The kit numbers n02000000 first, though n01440764 sorts before it.
-  truth = write(
-    tmp_path / "kit" / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n1\n"
-  )
+  truth = write(tmp_path / "kit" / "ILSVRC2012_validation_ground_truth.txt", "1\n2\n1\n")
   with pytest.raises(ValueError, match="meta.mat"):
     flat_labels(tmp_path, val_labels=truth)
   synsets = np.zeros((2, 1), [("ILSVRC2012_ID", "O"), ("WNID", "O")])
@@ -101,10 +89,7 @@ def test_imagenet_development_kit_numbers_are_not_labels(tmp_path):
 def test_imagenet_image_without_a_class_and_class_without_image(tmp_path):
   touch(tmp_path, *FLAT[:2])
   head = "ImageId,PredictionString\n"
-  rows = "".join(
-    f"ILSVRC2012_val_0000000{i + 1},{wnid} 1 1 2 2\n"
-    for i, wnid in enumerate(WNIDS)
-  )
+  rows = "".join(f"ILSVRC2012_val_0000000{i + 1},{wnid} 1 1 2 2\n" for i, wnid in enumerate(WNIDS))
   path = write(tmp_path / "LOC_val_solution.csv", head + rows)
   listing = net(tmp_path, "val")
   assert missing(listing) == ["ILSVRC2012_val_00000003"]
@@ -116,8 +101,7 @@ def test_imagenet_image_without_a_class_and_class_without_image(tmp_path):
 def test_imagenet_21k_tars(tmp_path):
   for wnid, count in (("n02000000", 1), ("n01440764", 2)):
     test_folder.shard(
-      tmp_path / f"{wnid}.tar",
-      *((f"{wnid}_{i}.JPEG", test_folder.png(i)) for i in range(count)),
+      tmp_path / f"{wnid}.tar", *((f"{wnid}_{i}.JPEG", test_folder.png(i)) for i in range(count))
     )
   listing = net(tmp_path, "", classes=0)
   assert listing.classes == ("n01440764", "n02000000")

@@ -9,13 +9,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data.pixels import images
-from totojax.data.pixels import media
+from totojax.data.pixels import images, media
 from totojax.data.sources import items
 
-SPEC = images.ImageSpec(
-  size_px=8, crops=3, crop="random", resample="bicubic", animated="refuse"
-)
+SPEC = images.ImageSpec(size_px=8, crops=3, crop="random", resample="bicubic", animated="refuse")
 RNG = np.random.default_rng(0)
 PHOTO = RNG.integers(0, 256, (12, 20, 3), np.uint8)
 
@@ -41,9 +38,7 @@ def load(tmp_path, data, spec=SPEC, seed=0):
 def test_crops_are_windows_of_the_resized_image(tmp_path):
   crops = load(tmp_path, encode(PHOTO))
   assert crops.shape == (3, 1, 8, 8, 3) and crops.dtype == np.uint8
-  resized = np.asarray(
-    Image.fromarray(PHOTO).resize((13, 8), Image.Resampling.BICUBIC)
-  )
+  resized = np.asarray(Image.fromarray(PHOTO).resize((13, 8), Image.Resampling.BICUBIC))
   windows = [resized[:, left : left + 8] for left in range(6)]
   for crop in crops:
     assert any((crop[0] == window).all() for window in windows)
@@ -143,9 +138,7 @@ def test_exif_orientation(orientation):
 @pytest.mark.parametrize("fmt", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_animations_are_refused_or_give_the_first(fmt, tmp_path):
   frames = [Image.new("RGB", (20, 12), color) for color in ("red", "blue")]
-  data = encode(
-    frames[0], fmt, save_all=True, append_images=frames[1:], lossless=True
-  )
+  data = encode(frames[0], fmt, save_all=True, append_images=frames[1:], lossless=True)
   row = load(tmp_path, data)
   assert row.id == "i" and "2 pictures in one" in row.reason
   first = dataclasses.replace(SPEC, animated="first")
@@ -164,11 +157,7 @@ def png(width, height, *, bits, pixels):
   head = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
   return b"\x89PNG\r\n\x1a\n" + b"".join(
     chunk(kind, data)
-    for kind, data in (
-      (b"IHDR", head),
-      (b"IDAT", zlib.compress(pixels)),
-      (b"IEND", b""),
-    )
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(pixels)), (b"IEND", b""))
   )
 
 

@@ -68,16 +68,12 @@ def test_generator_is_of_item_crop_stretch_and_seed():
 
 
 def make(found, classes=(), missing=()):
-  return items.listing(
-    "video", found, classes=classes, missing=missing, where="here"
-  )
+  return items.listing("video", found, classes=classes, missing=missing, where="here")
 
 
 def test_listings_are_sorted_and_checked():
   listing = make(some(12)[::-1])
-  assert [item.id for item in listing.items] == sorted(
-    f"{i}.mp4" for i in range(12)
-  )
+  assert [item.id for item in listing.items] == sorted(f"{i}.mp4" for i in range(12))
   with pytest.raises(ValueError, match="two items of here .*3.mp4"):
     make([*some(5), *some(4)[3:]])
   labelled = items.of_file("a", "/a", label=2)

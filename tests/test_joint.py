@@ -18,20 +18,15 @@ import test_classify
 import test_configs
 import test_features
 
-from totojax import jobs
-from totojax import sequence
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import jobs, sequence
+from totojax.config import recipes, roots
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.labels import joint as build_joint
 from totojax.jobs.labels import setup
 from totojax.models import heads
 from totojax.optim import layered
 from totojax.rundir import files
-from totojax.tasks import api
-from totojax.tasks import classify
-from totojax.tasks import joint
-from totojax.tasks import pretrain
+from totojax.tasks import api, classify, joint, pretrain
 from totojax.tokenizers import weights
 
 LAYERS, CLASSES = (1, 3), 3
@@ -41,11 +36,7 @@ def make(pool, *, depth=3):
   backbone = pretrain.Pretrain(test_features.make(depth=depth))
   layers = [layer for layer in LAYERS if layer <= depth]
   return joint.Joint(
-    backbone,
-    head=test_classify.head(pool),
-    layers=layers,
-    classes=CLASSES,
-    settings=2,
+    backbone, head=test_classify.head(pool), layers=layers, classes=CLASSES, settings=2
   )
 
 
@@ -63,10 +54,7 @@ def variables(task):
   """Fresh ones, in which the heads of one layer differ."""
   found = task.init(jax.random.key(1))
   noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
-  params = {
-    **found.params,
-    layered.HEADS: jax.tree.map(noise, found.params[layered.HEADS]),
-  }
+  params = {**found.params, layered.HEADS: jax.tree.map(noise, found.params[layered.HEADS])}
   return found._replace(params=params)
 
 
@@ -76,11 +64,7 @@ def loss_of(task, found, rows, *names):
 
   def loss(params):
     terms, stats, _ = task.loss(
-      params,
-      api.Variables(None, {}, found.stats),
-      rows,
-      step=jnp.int32(0),
-      key=jax.random.key(0),
+      params, api.Variables(None, {}, found.stats), rows, step=jnp.int32(0), key=jax.random.key(0)
     )
     return sum(terms[n].sum / weights[n] for n in names), stats
 
@@ -105,9 +89,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
 
   @jax.jit
   def grads_of(params):
-    of = lambda *names: jax.grad(
-      loss_of(task, found, rows, *names), has_aux=True
-    )(params)
+    of = lambda *names: jax.grad(loss_of(task, found, rows, *names), has_aux=True)(params)
     return of("nll", "ce"), of("ce")[0]
 
   (both, stats), probes_alone = grads_of(found.params)
@@ -117,9 +99,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
   # Of both: what pre-training gives on these rows.
   backbone = found.params[layered.BACKBONE]
   expected = jax.jit(jax.grad(pre_training(task, rows)))(backbone)
-  for a, b in zip(
-    jax.tree.leaves(both[layered.BACKBONE]), jax.tree.leaves(expected)
-  ):
+  for a, b in zip(jax.tree.leaves(both[layered.BACKBONE]), jax.tree.leaves(expected)):
     scale = float(abs(b).max())
     assert scale > 0
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * scale)
@@ -137,12 +117,8 @@ def test_the_backbone_learns_from_the_next_token_alone():
   for name, leaf in of_heads.items():
     scale = float(abs(leaf).max())
     assert scale > 0
-    np.testing.assert_allclose(
-      both[layered.HEADS][name], leaf, rtol=1e-3, atol=1e-5 * scale
-    )
-  np.testing.assert_allclose(
-    stats["train_loss"], after["train_loss"], rtol=1e-4
-  )
+    np.testing.assert_allclose(both[layered.HEADS][name], leaf, rtol=1e-3, atol=1e-5 * scale)
+  np.testing.assert_allclose(stats["train_loss"], after["train_loss"], rtol=1e-4)
 
 
 def test_bit_for_bit_where_the_compiler_has_no_say():
@@ -150,12 +126,8 @@ def test_bit_for_bit_where_the_compiler_has_no_say():
   task, rows = make("average", depth=1), batch(rows=2)
   found = variables(task)
   with jax.disable_jit():
-    both, _ = jax.grad(loss_of(task, found, rows, "nll", "ce"), has_aux=True)(
-      found.params
-    )
-    expected = jax.grad(pre_training(task, rows))(
-      found.params[layered.BACKBONE]
-    )
+    both, _ = jax.grad(loss_of(task, found, rows, "nll", "ce"), has_aux=True)(found.params)
+    expected = jax.grad(pre_training(task, rows))(found.params[layered.BACKBONE])
   jax.tree.map(np.testing.assert_array_equal, both[layered.BACKBONE], expected)
 
 
@@ -169,9 +141,7 @@ def test_without_the_stop_heads_would_change_the_backbone():
   @jax.jit
   @jax.grad
   def through(backbone):
-    _, kept = task.model.apply(
-      {"params": backbone}, inputs, mutable=["intermediates"]
-    )
+    _, kept = task.model.apply({"params": backbone}, inputs, mutable=["intermediates"])
     x_BTD = kept["intermediates"]["blocks"]["residual"][0][0]
     pooled = heads.mean_over_tokens(x_BTD, sequence.is_visual(inputs))
     logits = heads.logits(task.heads.head, own, pooled, None)
@@ -285,9 +255,7 @@ def test_a_run_from_stores_of_tokens(data, tmp_path):
     )
   )
   gone = [(epath.Path(val).name, "v/gone", "video unavailable")]
-  files.write_table(
-    tmp_path / "quarantine.csv", gone, header=("split", "id", "reason")
-  )
+  files.write_table(tmp_path / "quarantine.csv", gone, header=("split", "id", "reason"))
   c = test_configs.load(
     runs.ROOT / "configs" / "joint_k400.py",
     f"--config.model_run={data['model']}",
@@ -337,9 +305,7 @@ def altered(data, tmp_path, *, tokenizer=None, **sections):
     (dict(sequence=dict(vocab=60)), "shipped has 512 codes; .* with 60"),
   ],
 )
-def test_another_tokenizer_or_vocabulary_is_refused(
-  data, tmp_path, change, told
-):
+def test_another_tokenizer_or_vocabulary_is_refused(data, tmp_path, change, told):
   with pytest.raises(ValueError, match=told):
     prepare(config(altered(data, tmp_path, **change)))
 
@@ -362,9 +328,7 @@ def test_a_config_that_does_not_fit_is_refused(data, sections, told):
 
 
 def test_pictures_of_training_are_not_evaluated(data):
-  whole = dict(
-    root=str(data["root"]), train="images", validation="images", val_frac=0.0
-  )
+  whole = dict(root=str(data["root"]), train="images", validation="images", val_frac=0.0)
   with pytest.raises(ValueError, match="is in data.train and in data.valid"):
     prepare(config(data, data=whole))
 
@@ -419,9 +383,7 @@ def test_pre_training_does_not_go_on_with_other_codes(data, tmp_path):
 def test_configs_are_whole_at_full_size():
   """Every section makes its typed part, and no key is left over."""
   paths = [
-    path
-    for path in test_configs.CONFIGS
-    if test_configs.load(path)["run"] in ("joint", "finetune")
+    path for path in test_configs.CONFIGS if test_configs.load(path)["run"] in ("joint", "finetune")
   ]
   assert len(paths) == 6
   for path in paths:

@@ -49,16 +49,12 @@ def test_lars_is_the_reference():
   # Axes [layers, settings]; dimensions above these tell matrices from biases.
   lift = lambda x: jnp.asarray(x)[None, None]
   params = {"w": lift(golden["p0"]), "b": lift(golden["b0"])}
-  grads = [
-    {"w": lift(w), "b": lift(b)} for w, b in zip(golden["gp"], golden["gb"])
-  ]
+  grads = [{"w": lift(w), "b": lift(b)} for w, b in zip(golden["gp"], golden["gb"])]
   tx = lars.grid(CONFIG, batch_rows=1, steps=100, warmup_steps=0)
   seen = descend(tx, params, grads)
   for i, now in enumerate(seen):
     np.testing.assert_allclose(now["w"][0, 0], golden["p"][i], rtol=1e-6)
-    np.testing.assert_allclose(
-      now["b"][0, 0], golden["b"][i], rtol=1e-5, atol=1e-7
-    )
+    np.testing.assert_allclose(now["b"][0, 0], golden["b"][i], rtol=1e-5, atol=1e-7)
   # Control: with trust ratios on biases too the bias would hardly move.
   moved = abs(golden["b"][-1] - golden["b0"]).max()
   assert moved > 100 * abs(golden["p"][-1] - golden["p0"]).max()
@@ -99,31 +95,20 @@ def test_every_head_trains_as_if_alone(name):
   together = descend(tx, params, grads)[-1]
   for layer in range(2):
     for s, lr in enumerate(config.lrs):
-      one = lambda tree: jax.tree.map(
-        lambda x: x[layer : layer + 1, s : s + 1], tree
-      )
+      one = lambda tree: jax.tree.map(lambda x: x[layer : layer + 1, s : s + 1], tree)
       alone = descend(
-        lars.grid(
-          dataclasses.replace(config, lrs=(lr,)),
-          batch_rows=1,
-          steps=10,
-          warmup_steps=2,
-        ),
+        lars.grid(dataclasses.replace(config, lrs=(lr,)), batch_rows=1, steps=10, warmup_steps=2),
         one(params),
         [one(g) for g in grads],
       )[-1]
       for key in alone:
-        np.testing.assert_allclose(
-          together[key][layer, s], alone[key][0, 0], rtol=1e-5
-        )
+        np.testing.assert_allclose(together[key][layer, s], alone[key][0, 0], rtol=1e-5)
   # Control: the settings differ.
   assert not np.allclose(together["w"][:, 0], together["w"][:, 1], rtol=1e-3)
 
 
 def test_adamw_is_optax_s_with_a_decay_that_falls():
-  config = changed(
-    name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0
-  )
+  config = changed(name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0)
   params, grads = random_tree(0, (1, 1)), [random_tree(1, (1, 1))] * 3
   tx = lars.grid(config, batch_rows=1, steps=4, warmup_steps=0)
   found = descend(tx, params, grads)[-1]
@@ -146,9 +131,7 @@ def test_the_rate_follows_the_batch():
   assert config.settings == [(0.1, 0.0), (0.1, 1.0), (0.2, 0.0), (0.2, 1.0)]
   tx = lars.grid(config, batch_rows=1024, steps=10, warmup_steps=0)
   state = tx.init(random_tree(0, (2, 4)))
-  np.testing.assert_allclose(
-    state.hyperparams["peak_lr"], [0.4, 0.4, 0.8, 0.8], rtol=1e-6
-  )
+  np.testing.assert_allclose(state.hyperparams["peak_lr"], [0.4, 0.4, 0.8, 0.8], rtol=1e-6)
   rate = lars.highest_rate(config, steps=10, warmup_steps=0)
   assert float(rate(state, 1)) == pytest.approx(0.8)
 

@@ -28,12 +28,7 @@ RUN = [
 
 def _script(*args, env=None, **kwargs):
   return subprocess.run(
-    [BASH, SCRIPT, *args],
-    capture_output=True,
-    text=True,
-    timeout=60,
-    env=env,
-    **kwargs,
+    [BASH, SCRIPT, *args], capture_output=True, text=True, timeout=60, env=env, **kwargs
   )
 
 
@@ -100,10 +95,14 @@ def test_dry_run_prints_everything_and_runs_nothing(tmp_path):
   assert all(line.startswith("+ ") for line in lines)
   create = next(line for line in lines if " create " in line)
   for words in (
-      "queued-resources create toto", "--node-id=toto", "--spot",
-      "--accelerator-type=v5litepod-256", "--zone=us-central2-b", "--project=p",
-      "--runtime-version=v2-alpha-tpuv5-lite",
-  ):  # fmt: skip
+    "queued-resources create toto",
+    "--node-id=toto",
+    "--spot",
+    "--accelerator-type=v5litepod-256",
+    "--zone=us-central2-b",
+    "--project=p",
+    "--runtime-version=v2-alpha-tpuv5-lite",
+  ):
     assert words in create
   order = [
     next(i for i, line in enumerate(lines) if words in line)
@@ -166,9 +165,11 @@ def test_an_interrupted_run_goes_on_on_the_same_tpu(tmp_path, scenario):
 def test_a_second_call_attaches_to_the_run_under_way(tmp_path):
   cloud = Cloud(tmp_path, "linger")
   with subprocess.Popen(
-      [BASH, SCRIPT, *RUN, "--poll", "1"], env=cloud.env,
-      stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-  ) as first:  # fmt: skip
+    [BASH, SCRIPT, *RUN, "--poll", "1"],
+    env=cloud.env,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  ) as first:
     while not (tmp_path / "starts").exists():
       assert first.poll() is None
       time.sleep(0.02)

@@ -10,9 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax.optim import adamw
-from totojax.optim import layered
-from totojax.optim import mup
+from totojax.optim import adamw, layered, mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "mae_schedules.json"
 AXES = {
@@ -63,19 +61,14 @@ def tree(seed):
       "blocks": {"up": draw(DEPTH, 4, 6), "norm": draw(DEPTH, 4)},
       "norm": draw(4),
     },
-    "heads": {
-      "linear": draw(DEPTH, SETTINGS, 4, 7),
-      "value_bias": draw(DEPTH, SETTINGS, 2, 2),
-    },
+    "heads": {"linear": draw(DEPTH, SETTINGS, 4, 7), "value_bias": draw(DEPTH, SETTINGS, 2, 2)},
   }
 
 
 def make(c, *, steps=100, warmup_steps=0.0, rows=1, of_backbone=None):
   schedule = layered.Schedule(steps, warmup_steps, c.end_lr_frac)
   rules = layered.rules(c, axes=AXES, depth=DEPTH, of_backbone=of_backbone)
-  tx = layered.make(
-    c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows
-  )
+  tx = layered.make(c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows)
   return tx, schedule
 
 
@@ -88,9 +81,7 @@ def test_rates_by_layer_and_by_update_are_mae_s():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
   args, per_epoch = golden["args"], 100
   tx, schedule = make(
-    config(
-      lr=args["lr"] / 4, lr_rows=256, end_lr_frac=args["min_lr"] / args["lr"]
-    ),
+    config(lr=args["lr"] / 4, lr_rows=256, end_lr_frac=args["min_lr"] / args["lr"]),
     steps=args["epochs"] * per_epoch,
     warmup_steps=float(args["warmup_epochs"] * per_epoch),
     rows=1024,
@@ -125,15 +116,11 @@ def test_an_update_is_what_it_should_be_for_every_parameter():
   close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-8)
   close(of["embedding"], expected("embedding", p["embedding"], g["embedding"]))
   for name in ("up", "norm"):
-    close(
-      of["blocks"][name],
-      expected(name, p["blocks"][name], g["blocks"][name], axis=0),
-    )
+    close(of["blocks"][name], expected(name, p["blocks"][name], g["blocks"][name], axis=0))
   close(of["norm"], -0.01 * np.sign(g["norm"]))
   for name in ("linear", "value_bias"):
     close(
-      updates["heads"][name],
-      expected(name, params["heads"][name], grads["heads"][name], axis=1),
+      updates["heads"][name], expected(name, params["heads"][name], grads["heads"][name], axis=1)
     )
 
 
@@ -149,26 +136,22 @@ def test_heads_do_not_slow_the_backbone():
   norm = optax.tree.norm(grads["backbone"])
   assert norm > 2.0
   for a, b, g in zip(
-      *(jax.tree.leaves(t) for t in (
-          first(after)["backbone"], first(with_loud)["backbone"],
-          grads["backbone"],
-      ))
-  ):  # fmt: skip
+    *(
+      jax.tree.leaves(t)
+      for t in (first(after)["backbone"], first(with_loud)["backbone"], grads["backbone"])
+    )
+  ):
     np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(a, 0.1 * g / norm, rtol=1e-5)
   np.testing.assert_allclose(
-    first(with_loud)["heads"]["linear"],
-    100.0 * grads["heads"]["linear"],
-    rtol=1e-5,
+    first(with_loud)["heads"]["linear"], 100.0 * grads["heads"]["linear"], rtol=1e-5
   )
 
 
 def test_rules_of_mup_are_multiplied():
   rule = mup.Rule(0.5, 0.25, 4.0)
   of = jax.tree.map(
-    lambda _: rule,
-    AXES["backbone"],
-    is_leaf=lambda x: isinstance(x, PartitionSpec),
+    lambda _: rule, AXES["backbone"], is_leaf=lambda x: isinstance(x, PartitionSpec)
   )
   found = layered.rules(config(), axes=AXES, depth=DEPTH, of_backbone=of)
   up = found["backbone"]["blocks"]["up"]
@@ -178,10 +161,7 @@ def test_rules_of_mup_are_multiplied():
 
 
 def test_the_final_norm_and_an_untied_output_learn_as_the_last():
-  axes = {
-    "backbone": {**AXES["backbone"], "head": PartitionSpec("vocab", "embed")},
-    "heads": {},
-  }
+  axes = {"backbone": {**AXES["backbone"], "head": PartitionSpec("vocab", "embed")}, "heads": {}}
   found = layered.rules(config(), axes=axes, depth=DEPTH)
   assert found["backbone"]["head"].lr == 1.0
   assert found["backbone"]["norm"].lr == 1.0

@@ -7,9 +7,7 @@ from etils import epath
 import jax
 import pytest
 
-from totojax.rundir import directory
-from totojax.rundir import files
-from totojax.rundir import metrics
+from totojax.rundir import directory, files, metrics
 
 CONFIG = {
   "run": "pretrain",
@@ -62,15 +60,9 @@ def test_the_same_config_is_accepted(workdir):
     ({"optim": {"lr": 0.1, "warmup_steps": 5}}, ["optim.lr: 0.0003 -> 0.1"]),
     (
       {"optim": {"lr": 3e-4}, "order": ("b", "a")},
-      [
-        "optim.warmup_steps: 5 -> '(absent)'",
-        "order: ['a', 'b'] -> ['b', 'a']",
-      ],
+      ["optim.warmup_steps: 5 -> '(absent)'", "order: ['a', 'b'] -> ['b', 'a']"],
     ),
-    (
-      {"data": {"train": {"x": {"path": "p"}}}},
-      ["data.train.x.path: '(absent)' -> 'p'"],
-    ),
+    ({"data": {"train": {"x": {"path": "p"}}}}, ["data.train.x.path: '(absent)' -> 'p'"]),
   ],
 )
 def test_another_config_is_refused_by_key(workdir, changes, lines):
@@ -124,13 +116,7 @@ def test_metrics_are_rows(workdir):
   log.close()
   assert rows(workdir) == [
     {"step": 0, "kind": "eval", "k/loss": 4.0, "wall": {"eval_s": 0.5}},
-    {
-      "step": 1,
-      "kind": "train",
-      "loss": 5.0,
-      "lr": 0.1,
-      "wall": {"time_s": 1.0},
-    },
+    {"step": 1, "kind": "train", "loss": 5.0, "lr": 0.1, "wall": {"time_s": 1.0}},
   ]
   assert log.has_eval(0) and not log.has_eval(1)
   assert list((workdir / "tensorboard").iterdir())
@@ -209,10 +195,7 @@ def test_clock(monkeypatch):
   time = Time()
   monkeypatch.setattr(metrics, "time", time)
   clock = metrics.Clock(
-    tokens_per_step=10,
-    flops_per_token=3e9,
-    devices=2,
-    device_kind="NVIDIA H100 80GB HBM3",
+    tokens_per_step=10, flops_per_token=3e9, devices=2, device_kind="NVIDIA H100 80GB HBM3"
   )
   for _ in range(4):
     clock.stepped()
@@ -221,12 +204,7 @@ def test_clock(monkeypatch):
   clock.paused(5.0)  # an evaluation
   figures = clock.read()
   assert figures == pytest.approx(
-    {
-      "time_s": 7.0,
-      "tokens_per_s": 20.0,
-      "data_frac": 0.25,
-      "mfu": 20.0 * 3e9 / (2 * 989e12),
-    }
+    {"time_s": 7.0, "tokens_per_s": 20.0, "data_frac": 0.25, "mfu": 20.0 * 3e9 / (2 * 989e12)}
   )
   # Then it starts anew, but for the time since the beginning.
   clock.stepped()

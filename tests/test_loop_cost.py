@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import test_train
 
-from totojax import sharding
-from totojax import train
+from totojax import sharding, train
 
 NEVER = lambda step: False
 

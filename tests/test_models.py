@@ -10,32 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from totojax import assembly
-from totojax import flops
-from totojax import sequence
-from totojax import tree
+from totojax import assembly, flops, sequence, tree
 from totojax.config import model as model_config
 from totojax.config import recipes
 from totojax.jobs.bench import peers
-from totojax.models import attention
-from totojax.models import blocked
-from totojax.models import layers
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import splash
-from totojax.models import trunk
+from totojax.models import attention, blocked, layers, llama, platform, splash, trunk
 from totojax.tasks import pretrain
 
-SPEC = sequence.SequenceSpec(
-  vocab=60, grid=2, frames=4, context=16, segments=False
-)
+SPEC = sequence.SequenceSpec(vocab=60, grid=2, frames=4, context=16, segments=False)
 PLAIN = trunk.Compute(
-  dtype="float32",
-  attention="blocked",
-  remat="none",
-  unroll=1,
-  loss_chunk=0,
-  platform=platform.CPU,
+  dtype="float32", attention="blocked", remat="none", unroll=1, loss_chunk=0, platform=platform.CPU
 )
 # What is for CPUs only, and what is for all: attention, and all else with it.
 BOTH = [("blocked", platform.CPU), ("xla", platform.GPU)]
@@ -100,10 +84,7 @@ def test_1b_flops_per_token():
   # 6 (22 (4 d^2 + 3 d f) + V d) + 6 L d T, by hand.
   d, f = 2048, 5504
   by_hand = 6 * (22 * (4 * d * d + 3 * d * f) + 8192 * d + 22 * d * 4096)
-  assert (
-    flops.train_flops_per_token(config("1b"), vocab=8192, context=4096)
-    == by_hand
-  )
+  assert flops.train_flops_per_token(config("1b"), vocab=8192, context=4096) == by_hand
   assert by_hand == pytest.approx(7.89e9, rel=1e-3)
 
 
@@ -138,9 +119,7 @@ def test_logits_meet_hugging_face(base, tied):
     ours = np.asarray(logits_of(model, params, inputs))
     moved = np.asarray(logits_of(other, params, inputs))[..., :real]
   scale = np.abs(theirs).max()
-  np.testing.assert_allclose(
-    ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5
-  )
+  np.testing.assert_allclose(ours[..., :real] / scale, theirs[..., :real] / scale, atol=1e-5)
   assert np.all(np.isneginf(ours[..., real:]))
   # Control: the other base gives other logits.
   assert np.abs(moved - theirs[..., :real]).max() / scale > 1e-4
@@ -205,10 +184,7 @@ def seen(length, prefix, segments_BT):
   """bool [B, T, S], place by place, as the docstring says it."""
   places = range(length)
   mask_TS = np.array(
-    [
-      [s <= t or s < prefix or prefix == attention.ALL for s in places]
-      for t in places
-    ]
+    [[s <= t or s < prefix or prefix == attention.ALL for s in places] for t in places]
   )
   if segments_BT is None:
     return np.stack([mask_TS] * 2)
@@ -219,18 +195,9 @@ def seen(length, prefix, segments_BT):
 @pytest.mark.parametrize("prefix", [0, 100, attention.ALL])
 @pytest.mark.parametrize(
   "implementation, length",
-  [
-    ("blocked", 1),
-    ("blocked", 65),
-    ("blocked", 520),
-    ("xla", 65),
-    ("xla", 200),
-    ("splash", 256),
-  ],
+  [("blocked", 1), ("blocked", 65), ("blocked", 520), ("xla", 65), ("xla", 200), ("splash", 256)],
 )
-def test_attention_is_a_softmax_over_what_is_seen(
-  implementation, length, prefix, segmented
-):
+def test_attention_is_a_softmax_over_what_is_seen(implementation, length, prefix, segmented):
   keys = jax.random.split(jax.random.key(length), 4)
   q, k, v, g = (jax.random.normal(key, (2, length, 2, 8)) for key in keys)
   segments = None
@@ -268,9 +235,7 @@ def test_attention_is_a_softmax_over_what_is_seen(
   with jax.default_matmul_precision("highest"):
     found, gradients = both(q, k, v)
   mask = seen(length, prefix, segments)
-  np.testing.assert_allclose(
-    found, by_numpy(q, k, v, mask, scale), rtol=1e-4, atol=1e-5
-  )
+  np.testing.assert_allclose(found, by_numpy(q, k, v, mask, scale), rtol=1e-4, atol=1e-5)
   expected = gradients_by_numpy(q, k, v, mask, scale, g)
   for a, b in zip(gradients, expected):
     size = max(np.abs(b).max(), 1.0)
@@ -310,14 +275,10 @@ def test_masks_of_the_model_and_what_is_refused():
     pretrain.Pretrain(build(config(prefix_tokens=6)))
   q = jnp.zeros((1, 8, 1, 4))
   with pytest.raises(ValueError, match="cudnn attention has no mask .* 6 of 8"):
-    attention.attend(
-      q, q, q, segments_BT=None, implementation="cudnn", prefix_tokens=6
-    )
+    attention.attend(q, q, q, segments_BT=None, implementation="cudnn", prefix_tokens=6)
 
 
-@pytest.mark.parametrize(
-  "length, most_kept", [(7, 4096), (200, 4096), (200, 100)]
-)
+@pytest.mark.parametrize("length, most_kept", [(7, 4096), (200, 4096), (200, 100)])
 @pytest.mark.parametrize("segmented", [False, True])
 def test_attention_gradients_agree(length, segmented, most_kept, monkeypatch):
   monkeypatch.setattr(blocked, "MOST_KEPT", most_kept)
@@ -403,9 +364,7 @@ def test_a_weights_gradient_reads_the_narrower_array_transposed():
     """Elements that are copied to be read the other way."""
     step = jax.jit(
       jax.grad(
-        lambda x, weight: jnp.sum(
-          layers.product("BTD,DF->BTF", x, weight, on_cpu=on_cpu) ** 2
-        ),
+        lambda x, weight: jnp.sum(layers.product("BTD,DF->BTF", x, weight, on_cpu=on_cpu) ** 2),
         (0, 1),
       )
     )
@@ -452,11 +411,7 @@ def test_unrolling_and_remat_change_no_parameter_and_no_value(remat, unroll):
   assert tree.differences(shapes(other), init(build())) == []
   (a, grad_a), (b, grad_b) = map(loss_and_gradient, (build(), other))
   np.testing.assert_allclose(a, b, rtol=1e-6)
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5),
-    grad_a,
-    grad_b,
-  )
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), grad_a, grad_b)
 
 
 def losses(model: trunk.Trunk):
@@ -468,9 +423,7 @@ def losses(model: trunk.Trunk):
 
   inputs = tokens()
   targets = jnp.roll(inputs, -1, axis=1)
-  lowered = jax.jit(jax.value_and_grad(loss)).lower(
-    init(model), inputs, targets
-  )
+  lowered = jax.jit(jax.value_and_grad(loss)).lower(init(model), inputs, targets)
   return lowered.compile(), (init(model), inputs, targets)
 
 
@@ -536,9 +489,7 @@ def test_token_nll_is_log_softmax():
   np.testing.assert_allclose(
     jax.jit(trunk.token_nll)(logits, targets), reference[..., 0], rtol=1e-6
   )
-  gradient = jax.jit(jax.grad(lambda x: trunk.token_nll(x, targets).sum()))(
-    logits
-  )
+  gradient = jax.jit(jax.grad(lambda x: trunk.token_nll(x, targets).sum()))(logits)
   assert np.all(np.isfinite(gradient))
 
 
@@ -566,14 +517,10 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
   x_BTD = jax.random.normal(keys[0], (2, 8, 16), jnp.bfloat16)
   w_VD = jax.random.normal(keys[1], (32, 16), jnp.bfloat16)
   g_BTV = jax.random.normal(keys[2], (2, 8, 32))
-  result, pull = jax.vjp(
-    functools.partial(layers.wide_product, "BTD,VD->BTV"), x_BTD, w_VD
-  )
+  result, pull = jax.vjp(functools.partial(layers.wide_product, "BTD,VD->BTV"), x_BTD, w_VD)
   wide = [np.asarray(a, np.float64) for a in (x_BTD, w_VD)]
   assert result.dtype == jnp.float32
-  np.testing.assert_allclose(
-    result, np.einsum("btd,vd->btv", *wide), rtol=1e-4, atol=1e-5
-  )
+  np.testing.assert_allclose(result, np.einsum("btd,vd->btv", *wide), rtol=1e-4, atol=1e-5)
   rounded = np.asarray(g_BTV.astype(jnp.bfloat16), np.float64)
   expected = (
     np.einsum("btv,vd->btd", rounded, wide[1]),
@@ -586,9 +533,7 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
 
   # What a GPU multiplies: no float32 among it, unlike in einsum's own gradient.
   def types(product):
-    jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(product, *a[:2])[1](a[2]))(
-      x_BTD, w_VD, g_BTV
-    )
+    jaxpr = jax.make_jaxpr(lambda *a: jax.vjp(product, *a[:2])[1](a[2]))(x_BTD, w_VD, g_BTV)
     return {
       str(v.aval.dtype)
       for equation in jaxpr.eqns
@@ -598,26 +543,16 @@ def test_the_gradient_of_logits_is_rounded_before_it_is_multiplied():
 
   narrow = functools.partial(layers.wide_product, "BTD,VD->BTV")
   assert types(narrow) == {"bfloat16"}
-  plain = functools.partial(
-    jnp.einsum, "BTD,VD->BTV", preferred_element_type=jnp.float32
-  )
+  plain = functools.partial(jnp.einsum, "BTD,VD->BTV", preferred_element_type=jnp.float32)
   assert "float32" in types(plain)
 
 
 @pytest.mark.parametrize(
   ("backend", "attention", "remat", "unroll"),
-  [
-    ("cpu", "blocked", "none", 7),
-    ("gpu", "cudnn", "full", 7),
-    ("tpu", "splash", "full", 1),
-  ],
+  [("cpu", "blocked", "none", 7), ("gpu", "cudnn", "full", 7), ("tpu", "splash", "full", 1)],
 )
 def test_auto_means_what_a_backend_likes(backend, attention, remat, unroll):
   section = model_config.Compute()
   found = assembly.compute(section, depth=7, context=4096, backend=backend)
-  assert (found.attention, found.remat, found.unroll) == (
-    attention,
-    remat,
-    unroll,
-  )
+  assert (found.attention, found.remat, found.unroll) == (attention, remat, unroll)
   assert found.platform.name == backend

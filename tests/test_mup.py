@@ -13,19 +13,12 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import assembly
-from totojax import jobs
-from totojax import sequence
-from totojax import tree
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import assembly, jobs, sequence, tree
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
-from totojax.models import layers
-from totojax.models import llama
-from totojax.models import platform
-from totojax.optim import adamw
-from totojax.optim import mup
+from totojax.models import layers, llama, platform
+from totojax.optim import adamw, mup
 from totojax.tasks import pretrain
 
 BASE, WIDE = 64, 256
@@ -79,12 +72,7 @@ def test_what_the_options_change():
   plain = rules_of(config(zero_query=False, zero_head=False, depth_init=False))
   chosen = rules_of(config())
   changed = {name for name in plain if plain[name] != chosen[name]}
-  assert changed == {
-    "blocks/attention/query",
-    "head",
-    "blocks/attention/out",
-    "blocks/mlp/down",
-  }
+  assert changed == {"blocks/attention/query", "head", "blocks/attention/out", "blocks/mlp/down"}
   assert chosen["head"].init == chosen["blocks/attention/query"].init == 0.0
   # Two blocks of two branches each: sqrt(4).
   assert chosen["blocks/mlp/down"].init == pytest.approx(M**-0.5 / 2)
@@ -96,9 +84,7 @@ def test_what_the_options_change():
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mamba"])
 def test_a_tuned_base_model_starts_as_it_says_at_every_width(kind):
   """0.125 is 1 / sqrt(64); four times as wide it is half of that."""
-  of = dict(
-    matrix_std=0.125, embedding_std=1.0, zero_query=False, depth_init=False
-  )
+  of = dict(matrix_std=0.125, embedding_std=1.0, zero_query=False, depth_init=False)
   for width, std in ((BASE, 0.125), (WIDE, 0.0625)):
     c = of_kind(kind, width, **of)
     began = dict(tree.named_leaves(task_of(c).init(jax.random.key(0)).params))
@@ -106,9 +92,7 @@ def test_a_tuned_base_model_starts_as_it_says_at_every_width(kind):
     name = {"llama": "mlp/up", "gpt2": "mlp/up", "mamba": "mixer/input"}[kind]
     assert began[f"blocks/{name}"].std() == pytest.approx(std, rel=0.05)
   # Without them, all start with the model's 0.02, and gains are not touched.
-  plain = dict(
-    tree.named_leaves(task_of(of_kind(kind)).init(jax.random.key(0)).params)
-  )
+  plain = dict(tree.named_leaves(task_of(of_kind(kind)).init(jax.random.key(0)).params))
   assert plain["embedding"].std() == pytest.approx(0.02, rel=0.05)
   for leaf in (name for name in began if "norm" in name):
     np.testing.assert_array_equal(began[leaf], plain[leaf])
@@ -189,9 +173,7 @@ def test_mamba_has_the_multipliers_of_the_mup_package():
   torch = pytest.importorskip("torch")
   package = pytest.importorskip("mup")
   models = [their_mamba(torch, package, w) for w in (WIDE, BASE, 2 * BASE)]
-  package.set_base_shapes(
-    models[0], models[1], delta=models[2], do_assert=False
-  )
+  package.set_base_shapes(models[0], models[1], delta=models[2], do_assert=False)
   opt = package.MuAdamW(models[0].parameters(), lr=0.1, weight_decay=0.5)
   names = {id(p): tail(name) for name, p in models[0].named_parameters()}
   wanted = {
@@ -240,9 +222,7 @@ def test_starts_and_rates_of_other_blocks_by_hand(kind):
   assert decayed == matrices | products | {"embedding"}
 
 
-@pytest.mark.parametrize(
-  "kind", ["gpt2", pytest.param("mamba", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", ["gpt2", pytest.param("mamba", marks=pytest.mark.slow)])
 def test_coordinates_of_other_blocks_keep_their_size(kind):
   def last(width, on):
     c = of_kind(kind, width=width)
@@ -294,9 +274,7 @@ def optimiser(c, lr, weight_decay, steps=8):
     clip_norm=1e9,
     mu_dtype="float32",
   )
-  return adamw.make(
-    settings, axes=task.axes().params, steps=steps, rules=task.rules
-  )
+  return adamw.make(settings, axes=task.axes().params, steps=steps, rules=task.rules)
 
 
 def read_back(c) -> dict[str, tuple[float, float]]:
@@ -316,10 +294,7 @@ def read_back(c) -> dict[str, tuple[float, float]]:
 
   plain = dict(tree.named_leaves(moved(0.0)))
   decayed = dict(tree.named_leaves(moved(0.5)))
-  return {
-    name: (float(plain[name]), float(decayed[name] - plain[name]))
-    for name in plain
-  }
+  return {name: (float(plain[name]), float(decayed[name] - plain[name])) for name in plain}
 
 
 def torch_model(torch, package, width):
@@ -347,9 +322,7 @@ def theirs():
   torch = pytest.importorskip("torch")
   package = pytest.importorskip("mup")
   models = {w: torch_model(torch, package, w) for w in (BASE, 2 * BASE, WIDE)}
-  package.set_base_shapes(
-    models[WIDE], models[BASE], delta=models[2 * BASE], do_assert=False
-  )
+  package.set_base_shapes(models[WIDE], models[BASE], delta=models[2 * BASE], do_assert=False)
   return torch, package, models[WIDE]
 
 
@@ -378,25 +351,16 @@ def test_multipliers_are_those_of_the_mup_package(theirs):
   assert standard["down"] == pytest.approx((0.1, 0.05), rel=1e-4)
   # The readout's multiplier is the one of our logits.
   scale = 1 / model.head.width_mult()
-  assert assembly.model(roots.read(config())).scales.logits == pytest.approx(
-    scale
-  )
+  assert assembly.model(roots.read(config())).scales.logits == pytest.approx(scale)
 
 
 def test_updates_are_those_of_the_mup_package(theirs):
   torch, package, model = theirs
   rng = np.random.default_rng(0)
   c = config()
-  shapes = {
-    "embedding": (64, WIDE),
-    "down": (3 * WIDE, WIDE),
-    "gate": (WIDE, 3 * WIDE),
-  }
+  shapes = {"embedding": (64, WIDE), "down": (3 * WIDE, WIDE), "gate": (WIDE, 3 * WIDE)}
   start = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
-  grads = [
-    {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
-    for _ in range(4)
-  ]
+  grads = [{k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()} for _ in range(4)]
   weights = {
     "embedding": model.embedding.weight,
     "down": model.down.weight,
@@ -408,23 +372,14 @@ def test_updates_are_those_of_the_mup_package(theirs):
 
   for name, weight in weights.items():
     weight.data = torch.tensor(turned(name, start[name]).copy())
-  opt = package.MuAdamW(
-    list(weights.values()), lr=0.01, weight_decay=0.5, betas=(0.9, 0.95)
-  )
+  opt = package.MuAdamW(list(weights.values()), lr=0.01, weight_decay=0.5, betas=(0.9, 0.95))
   for grad in grads:
     for name, weight in weights.items():
       weight.grad = torch.tensor(turned(name, grad[name]).copy())
     opt.step()
-  expected = {
-    name: turned(name, weight.detach().numpy())
-    for name, weight in weights.items()
-  }
+  expected = {name: turned(name, weight.detach().numpy()) for name, weight in weights.items()}
 
-  axes = {
-    "embedding": P("vocab", "embed"),
-    "down": P("mlp", "embed"),
-    "gate": P("embed", "mlp"),
-  }
+  axes = {"embedding": P("vocab", "embed"), "down": P("mlp", "embed"), "gate": P("embed", "mlp")}
   settings = adamw.AdamWConfig(
     lr=0.01,
     warmup_steps=0,
@@ -447,9 +402,7 @@ def test_updates_are_those_of_the_mup_package(theirs):
 
   found = ours(parametrisation(c).rules(axes))
   for name in expected:
-    np.testing.assert_allclose(
-      found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name
-    )
+    np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
   assert not np.allclose(ours(None)["down"], expected["down"], rtol=1e-2)
 
 
@@ -474,9 +427,7 @@ def test_logits_are_divided_by_the_growth():
   c = config(zero_head=False)
   model = assembly.model(roots.read(c))
   params = jax.jit(task_of(c).init)(jax.random.key(0)).params
-  plain = dataclasses.replace(
-    model, scales=dataclasses.replace(model.scales, logits=1.0)
-  )
+  plain = dataclasses.replace(model, scales=dataclasses.replace(model.scales, logits=1.0))
   inputs = jnp.arange(4, 20)[None]
   real = c["sequence"]["vocab"] + sequence.SPECIALS
   ours = model.apply({"params": params}, inputs)[..., :real]
@@ -495,11 +446,7 @@ def test_attention_scale_is_that_of_scaled_queries(implementation, where):
 
   def attend(scale):
     return llama.Attention(
-      shape,
-      implementation,
-      jnp.float32,
-      where,
-      layers.Scales(attention=scale, logits=1.0),
+      shape, implementation, jnp.float32, where, layers.Scales(attention=scale, logits=1.0)
     )
 
   variables = nn.unbox(attend(1.0).init(jax.random.key(1), x_BTD, rope, None))
@@ -519,9 +466,7 @@ def aligned_logits(width, *, scaled):
   c["model"]["depth"] = 1  # the only block sees the same at both scales
   task = task_of(c)
   if not scaled:
-    task = pretrain.Pretrain(
-      dataclasses.replace(task.model, scales=layers.STANDARD)
-    )
+    task = pretrain.Pretrain(dataclasses.replace(task.model, scales=layers.STANDARD))
   params = jax.jit(task.init)(jax.random.key(0)).params
   attention = params["blocks"]["attention"]
   w_LDHK = jax.random.normal(jax.random.key(1), attention["key"].shape)
@@ -534,9 +479,7 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
   """16 heads at every width: dimensions 4 and 64."""
 
   def ratio(scaled):
-    return aligned_logits(1024, scaled=scaled) / aligned_logits(
-      64, scaled=scaled
-    )
+    return aligned_logits(1024, scaled=scaled) / aligned_logits(64, scaled=scaled)
 
   kept = ratio(True)
   assert 0.5 < kept < 2.0
@@ -545,9 +488,7 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
 
 
 def small_check():
-  c = recipes.coord_check(
-    recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0)
-  )
+  c = recipes.coord_check(recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0))
   c.pretrain.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.pretrain.model.tied = False
   c.pretrain.mup.base_width = 32

@@ -40,9 +40,7 @@ def test_ngrams_equal_a_counter(n, adjacency, monkeypatch):
   assert got.counts.tolist() == values
   assert got.distinct == len(want) and got.total == sum(values)
   np.testing.assert_allclose(got.entropy_nats, scipy_stats.entropy(values))
-  np.testing.assert_allclose(
-    got.entropy_bits, scipy_stats.entropy(values, base=2)
-  )
+  np.testing.assert_allclose(got.entropy_bits, scipy_stats.entropy(values, base=2))
   np.testing.assert_allclose(got.space_coverage, len(want) / 11**n)
   np.testing.assert_allclose(got.total_coverage, len(want) / sum(values))
 
@@ -54,9 +52,7 @@ def test_no_ngram_crosses_from_one_image_into_the_next():
     table = ngrams.table(pieces, vocab=4, n=2, adjacency="raster")
     assert table.keys.tolist() == [0, 5, 10, 15]  # (i, i) alone
   # Control: the same codes as one image hold the pairs (i, i + 1) as well.
-  joined = ngrams.table(
-    [codes.reshape(1, 4, 4)], vocab=4, n=2, adjacency="raster"
-  )
+  joined = ngrams.table([codes.reshape(1, 4, 4)], vocab=4, n=2, adjacency="raster")
   assert joined.keys.tolist() == [0, 1, 5, 6, 10, 11, 15]
 
 
@@ -74,12 +70,8 @@ def test_unigrams_are_bincounts():
 def test_merging_adds_up():
   rng = np.random.default_rng(3)
   parts = [rng.integers(0, 20, (m, 3, 3)) for m in (5, 2, 7)]
-  tables = [
-    ngrams.table([part], vocab=20, n=2, adjacency="raster") for part in parts
-  ]
-  want = ngrams.table(
-    [np.concatenate(parts)], vocab=20, n=2, adjacency="raster"
-  )
+  tables = [ngrams.table([part], vocab=20, n=2, adjacency="raster") for part in parts]
+  want = ngrams.table([np.concatenate(parts)], vocab=20, n=2, adjacency="raster")
   got = ngrams.merged(tables)
   np.testing.assert_array_equal(got.keys, want.keys)
   np.testing.assert_array_equal(got.counts, want.counts)
@@ -124,9 +116,7 @@ def test_large_vocabulary_does_not_overflow():
 def test_uniform_codes_have_the_entropy_of_their_number():
   codes = np.random.default_rng(0).integers(0, 32, (4000, 8, 8))
   for n in (1, 2):
-    np.testing.assert_allclose(
-      _count(codes, vocab=32, n=n).entropy_nats, n * np.log(32), rtol=1e-3
-    )
+    np.testing.assert_allclose(_count(codes, vocab=32, n=n).entropy_nats, n * np.log(32), rtol=1e-3)
   skewed = np.minimum(codes, 4)  # control
   assert _count(skewed, vocab=32, n=1).entropy_nats < 0.5 * np.log(32)
 
@@ -143,9 +133,7 @@ def test_steps_are_the_whole_curve():
   grams = ngrams.Ngrams(n=1, vocab=8, counts=counts)
   count, last = grams.steps()
   assert count.tolist() == [9, 5, 1] and last.tolist() == [2, 3, 6]
-  np.testing.assert_array_equal(
-    np.repeat(count, np.diff(last, prepend=0)), counts
-  )
+  np.testing.assert_array_equal(np.repeat(count, np.diff(last, prepend=0)), counts)
   json.dumps(grams.facts())
 
 

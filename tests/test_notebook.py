@@ -27,9 +27,7 @@ def test_quickstart_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setenv(name, value)
   path = runs.ROOT / "colab" / "quickstart.ipynb"
   notebook = nbformat.read(path, as_version=4)
-  (cell,) = [
-    c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())
-  ]
+  (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
   cell.source = f"SOURCE = ''\nWORKDIR = {str(tmp_path)!r}\nOPTIONS = {SMALL!r}"
   client = nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3")
   client.execute()

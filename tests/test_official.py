@@ -12,17 +12,11 @@ import pytest
 import torch_bytes as tb
 import web
 
-from totojax.config import roots
-from totojax.config import schema
-from totojax.config import tokens
+from totojax.config import roots, schema, tokens
 from totojax.config.schema import ConfigError
 from totojax.jobs import official as official_job
-from totojax.tokenizers import dvae
-from totojax.tokenizers import vqgan
-from totojax.tokenizers import weights
-from totojax.tokenizers.released import download
-from totojax.tokenizers.released import official
-from totojax.tokenizers.released import opcodes
+from totojax.tokenizers import dvae, vqgan, weights
+from totojax.tokenizers.released import download, official, opcodes
 
 DVAE, VQGAN = official.KINDS["dvae"], official.KINDS["vqgan-1k"]
 SMALL_DVAE = dataclasses.replace(
@@ -34,13 +28,7 @@ SMALL_DVAE = dataclasses.replace(
 SMALL_VQGAN = dataclasses.replace(
   VQGAN,
   config=vqgan.VqganConfig(
-    vocab=48,
-    embed=12,
-    z=20,
-    channels=32,
-    multipliers=(1, 2, 2),
-    blocks=1,
-    attention=(1,),
+    vocab=48, embed=12, z=20, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(1,)
   ),
 )
 
@@ -50,13 +38,8 @@ def dall_e_modules(config):
   torch = pytest.importorskip("torch")
   dall_e = pytest.importorskip("dall_e", exc_type=ImportError)
   torch.manual_seed(0)
-  size = dict(
-    n_hid=config.hidden, n_blk_per_group=config.blocks, vocab_size=config.vocab
-  )
-  modules = (
-    dall_e.Encoder(**size),
-    dall_e.Decoder(n_init=config.decoder_init, **size),
-  )
+  size = dict(n_hid=config.hidden, n_blk_per_group=config.blocks, vocab_size=config.vocab)
+  modules = (dall_e.Encoder(**size), dall_e.Decoder(n_init=config.decoder_init, **size))
   for module in modules:
     for name, value in module.named_parameters():
       if name.endswith(".b"):
@@ -238,8 +221,7 @@ def small(tmp_path, monkeypatch):
     "dvae": SMALL_DVAE,
     "vqgan-1k": SMALL_VQGAN,
     "vqgan-16k": dataclasses.replace(
-      official.KINDS["vqgan-16k"],
-      config=dataclasses.replace(SMALL_VQGAN.config, vocab=96),
+      official.KINDS["vqgan-16k"], config=dataclasses.replace(SMALL_VQGAN.config, vocab=96)
     ),
   }
   for name, kind in sizes.items():
@@ -315,9 +297,7 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   attack = tb.call(tb.name("os", "system"), tb.text(f"touch '{ran}'"))
   data = tb.archive(tb.mapping(callbacks=attack, state_dict=tb.mapping()))
   (tmp_path / "hostile").write_bytes(data)
-  assert "os.system" in told(
-    "vqgan-1k", tmp_path / "hostile", error=opcodes.UnsafeOrDamaged
-  )
+  assert "os.system" in told("vqgan-1k", tmp_path / "hostile", error=opcodes.UnsafeOrDamaged)
   assert not ran.exists()
 
   message = told("vqgan-1k", ckpt, sha256=["0" * 64])

@@ -12,12 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import sequence
-from totojax import tree
+from totojax import sequence, tree
 from totojax.config import recipes
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import trunk
+from totojax.models import llama, platform, trunk
 from totojax.optim import adamw
 from totojax.tasks import pretrain
 from totojax.tokenizers import dvae
@@ -45,10 +42,7 @@ def rates(config=CONFIG, steps=STEPS):
   """The rate of update 1 to `steps`, as the schedule gives them."""
   updates = jnp.arange(1, steps + 1)
   relative = adamw.relative_rate(
-    updates,
-    warmup_steps=config.warmup_steps,
-    end_lr_frac=config.end_lr_frac,
-    steps=steps,
+    updates, warmup_steps=config.warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps
   )
   return config.lr * np.asarray(relative)
 
@@ -117,9 +111,7 @@ def test_decay_mask_of_the_model():
 
 
 def test_decay_mask_of_the_tokenizer():
-  size = dvae.DvaeConfig(
-    vocab=8, hidden=4, groups=2, blocks=1, decoder_init=4, post_gain=1.0
-  )
+  size = dvae.DvaeConfig(vocab=8, hidden=4, groups=2, blocks=1, decoder_init=4, post_gain=1.0)
   boxed = jax.eval_shape(lambda: dvae.init(size, jax.random.key(0)))
   mask = adamw.decay_mask(nn.get_partition_spec(boxed))
   kinds = {}
@@ -133,10 +125,7 @@ def problem():
   shapes = {"w": (3, 2), "scale": (2, 3)}
   params = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
   grads = [
-    {
-      k: (scale * rng.normal(size=s)).astype(np.float32)
-      for k, s in shapes.items()
-    }
+    {k: (scale * rng.normal(size=s)).astype(np.float32) for k, s in shapes.items()}
     for scale in (3.0, 1e-2, 1.0, 0.2, 10.0, 0.1)
   ]
   return params, grads
@@ -216,9 +205,7 @@ def test_rate_and_decay_live_in_the_state(name, value, field):
   params, grads = problem()
   state = fresh(CONFIG, params)
   assert set(state.hyperparams) == {"peak_lr", "weight_decay"}
-  assert float(state.hyperparams[name]) == pytest.approx(
-    getattr(CONFIG, field or name)
-  )
+  assert float(state.hyperparams[name]) == pytest.approx(getattr(CONFIG, field or name))
   state.hyperparams[name] = jnp.float32(value)
   moved = params
   for g in grads:
@@ -252,9 +239,7 @@ def test_a_warmup_as_long_as_the_run_is_refused():
 
 
 def test_runs_of_more_updates_than_an_int32_have_a_rate():
-  rate = adamw.relative_rate(
-    2**31 // 2, warmup_steps=2000, end_lr_frac=0.1, steps=2**32
-  )
+  rate = adamw.relative_rate(2**31 // 2, warmup_steps=2000, end_lr_frac=0.1, steps=2**32)
   expected = 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi / 4))
   np.testing.assert_allclose(rate, expected, rtol=1e-4)
 
@@ -266,17 +251,12 @@ def first_moments(state):
 def test_first_moments_in_bfloat16():
   config = change(mu_dtype="bfloat16")
   params, grads = problem()
-  small, wide = (
-    first_moments(fresh(config, params)),
-    first_moments(fresh(CONFIG, params)),
-  )
+  small, wide = (first_moments(fresh(config, params)), first_moments(fresh(CONFIG, params)))
   for name, leaf in small.items():
     assert (leaf.dtype, 2 * leaf.nbytes) == (jnp.bfloat16, wide[name].nbytes)
   state, _ = update(config, fresh(config, params), params, grads[0])
   dtype = lambda array: array.dtype
-  assert jax.tree.map(dtype, state) == jax.tree.map(
-    dtype, fresh(config, params)
-  )
+  assert jax.tree.map(dtype, state) == jax.tree.map(dtype, fresh(config, params))
   # One update does not know in what its moment is kept.
   once = run(config, params, grads[:1])
   assert close(once, by_hand(params, grads[:1], CONFIG))

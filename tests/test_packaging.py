@@ -93,8 +93,7 @@ def _names(requirements):
 
 def test_ci_runs_what_the_readme_says_and_what_it_leaves_out():
   readme, script = (
-    (runs.ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", ".ci/run")
+    (runs.ROOT / name).read_text(encoding="utf-8") for name in ("README.md", ".ci/run")
   )
   (block,) = re.findall(r"^```bash\n([^`]*pytest[^`]*)^```$", readme, re.M)
   *_, install, test = block.replace("\\\n", "").split("&&")

@@ -8,12 +8,9 @@ import pytest
 import runs
 import test_configs
 
-from totojax import assembly
-from totojax import flops
-from totojax import jobs
+from totojax import assembly, flops, jobs
 from totojax.config import paper as paper_defaults
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.report import paper
 
 FOLDER = runs.ROOT / "configs" / "paper"
@@ -114,9 +111,7 @@ def test_the_parameters_are_those_of_the_tables():
     config = config_of(FOLDER / "table1.py", row)
     shape = assembly.model(roots.read(config.to_dict())).config
     count = flops.parameters(shape, 8192)
-    printed = float(paper.TABLE_1[row][:-1]) * (
-      1e9 if paper.TABLE_1[row][-1] == "b" else 1e6
-    )
+    printed = float(paper.TABLE_1[row][:-1]) * (1e9 if paper.TABLE_1[row][-1] == "b" else 1e6)
     assert abs(count / printed - 1) < 0.03
   table = runs.module(FOLDER / "table15.py").ROWS
   assert table == paper.TABLE_15

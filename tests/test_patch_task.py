@@ -10,19 +10,15 @@ import pytest
 import runs
 
 import totojax
-from totojax import jobs
-from totojax import sequence
-from totojax import tree
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import jobs, sequence, tree
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import heldout
 from totojax.data.stream import rows as rows_lib
 from totojax.jobs import patches as build
 from totojax.jobs import pixels
-from totojax.models import patched
-from totojax.models import taps
+from totojax.models import patched, taps
 from totojax.tokenizers import weights
 from totojax.trained import backbone
 
@@ -59,9 +55,7 @@ def config(data=None, *, targets=True, **changes):
 
 
 def frames_of(data, count=8):
-  store = shards.open_store(
-    data / "train", tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(data / "train", tokenizer=None, vocab=None, grid=None)
   return np.asarray(store.read(list(range(count)))["frames"])
 
 
@@ -92,9 +86,7 @@ def test_the_loss_is_the_error_of_the_next_normalised_patch(data):
   loss_BT, counted_BT = jax.jit(task.per_target)(params, batch)
   assert loss_BT.shape == (8, TOKENS) and bool(counted_BT.all())
   patches = by_hand(batch["frames"])
-  inputs = patched.Inputs(
-    jnp.asarray(patches[:, :-1], jnp.float32), batch["start"]
-  )
+  inputs = patched.Inputs(jnp.asarray(patches[:, :-1], jnp.float32), batch["start"])
   found = jax.jit(task.model.apply)({"params": params}, inputs)
   assert found.shape == (8, TOKENS, VALUES) and found.dtype == jnp.float32
   centred = patches - patches.mean(-1, keepdims=True)
@@ -132,9 +124,7 @@ def test_tokens_are_those_of_the_tokenizer(data):
   tokenizer = weights.load("shipped")
   rows = jax.jit(of.trained.tokens)(tokenizer.params, batch)
   codes = [tokenizer.encode(clip).reshape(-1) for clip in batch["frames"]]
-  np.testing.assert_array_equal(
-    rows[:, 1:], np.array(codes)[:, :TOKENS] + sequence.SPECIALS
-  )
+  np.testing.assert_array_equal(rows[:, 1:], np.array(codes)[:, :TOKENS] + sequence.SPECIALS)
   params = jax.jit(of.inner.init)(jax.random.key(0)).params
   whole = {**batch, "tokens": rows}
   loss_BT, _ = jax.jit(of.inner.per_target)(params, whole)
@@ -143,9 +133,7 @@ def test_tokens_are_those_of_the_tokenizer(data):
   )
   apply = jax.jit(of.inner.model.apply)
   logits = np.asarray(apply({"params": params}, inputs))
-  picked = np.take_along_axis(
-    jax.nn.log_softmax(logits), np.asarray(rows)[:, 1:, None], -1
-  )
+  picked = np.take_along_axis(jax.nn.log_softmax(logits), np.asarray(rows)[:, 1:, None], -1)
   np.testing.assert_allclose(loss_BT, -picked[..., 0], rtol=1e-4)
   # In chunks it is the same.
   compute = dataclasses.replace(of.inner.model.compute, loss_chunk=16)
@@ -163,9 +151,7 @@ def test_larger_patches_have_the_tokens_of_smaller_frames():
   large = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
   mean = large.reshape(2, 32, 2, 32, 2, 3).mean((2, 4))
   assert np.abs(np.asarray(build.smaller(large, 2)) - mean).max() <= 0.5
-  found = build.task(
-    roots.read(config(targets=False, **{"patches.side_px": 16}))
-  )
+  found = build.task(roots.read(config(targets=False, **{"patches.side_px": 16})))
   batch = {
     "frames": large[:, None].repeat(FRAMES, 1),
     "start": np.full(2, sequence.IMAGE_START, np.int32),
@@ -185,10 +171,7 @@ def test_it_trains_validates_and_goes_on(data, tmp_path, targets):
   if targets:
     once = config(data, **{"data.validation": {}})
     assert jobs.run(once, epath.Path(tmp_path / "whole"), NEVER)
-    runs.assert_same(
-      runs.checkpoint(tmp_path / "whole", 2),
-      runs.checkpoint(tmp_path / "parts", 2),
-    )
+    runs.assert_same(runs.checkpoint(tmp_path / "whole", 2), runs.checkpoint(tmp_path / "parts", 2))
   rows = runs.metrics(tmp_path / "parts")
   evals = [row for row in rows if row["kind"] == "eval"]
   assert [row["moving/n"] for row in evals] == [5, 5]  # padding counts nothing
@@ -214,23 +197,16 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
   named = dict(tree.named_leaves(shapes))
   path = lambda name: "".join(f"['{key}']" for key in name.split("/"))
-  params = tree.map_named(
-    lambda name, _: kept["['params']" + path(name)], shapes
-  )
+  params = tree.map_named(lambda name, _: kept["['params']" + path(name)], shapes)
   assert len(named) == len(jax.tree.leaves(params))
   inputs = patched.Inputs(
-    jnp.asarray(by_hand(frames), jnp.float32),
-    np.full(5, sequence.VIDEO_START, np.int32),
+    jnp.asarray(by_hand(frames), jnp.float32), np.full(5, sequence.VIDEO_START, np.int32)
   )
   spec = dataclasses.replace(task.spec, context=TOKENS + 1)
-  _, seen = task.model.clone(spec=spec).apply(
-    {"params": params}, inputs, mutable=["intermediates"]
-  )
+  _, seen = task.model.clone(spec=spec).apply({"params": params}, inputs, mutable=["intermediates"])
   (stream_LBTD,) = seen["intermediates"]["blocks"]["residual"]
   first_BTD = stream_LBTD[0][:, 1:]
-  np.testing.assert_allclose(
-    found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5
-  )
+  np.testing.assert_allclose(found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5)
   # Means, and the control that the start and the order of patches matter.
   mean = model.features(frames, layer=1, pool="clip")
   np.testing.assert_allclose(mean, first_BTD.mean(1), rtol=1e-4, atol=1e-5)
@@ -242,14 +218,10 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
 
 def test_short_rows_of_validation_have_no_weight(data):
   source = rows_lib.Source(
-    "moving",
-    shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None),
-    1.0,
+    "moving", shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None), 1.0
   )
   task = build.task(roots.read(config())).inner
-  found = heldout.validation(
-    source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE
-  )
+  found = heldout.validation(source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE)
   (batch,) = found
   assert batch["here"].tolist() == [FRAMES] * 5 + [0] * 3
   assert batch["frames"].shape == (8, FRAMES, 32, 32, 3)
@@ -263,9 +235,7 @@ def test_layers_are_tapped_as_those_of_tokens(data):
   inputs = patched.Inputs(
     jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32), batch["start"]
   )
-  _, kept = task.model.apply(
-    {"params": params}, inputs, mutable=["intermediates"]
-  )
+  _, kept = task.model.apply({"params": params}, inputs, mutable=["intermediates"])
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   model, cut = taps.truncate(task.model, params, 1)
   assert "head" not in cut and "norm" not in cut
@@ -292,19 +262,11 @@ def test_mup_takes_patches_as_what_does_not_grow():
     ({"data.encode_with": "shipped"}, "encode_with is 'shipped'; with"),
     ({"patches.targets": False}, "encode_with is ''; with .*shipped"),
     (
-      {
-        "patches.targets": False,
-        "data.encode_with": "shipped",
-        "sequence.vocab": 60,
-      },
+      {"patches.targets": False, "data.encode_with": "shipped", "sequence.vocab": 60},
       "has 512 codes; sequence.vocab is 60",
     ),
     (
-      {
-        "patches.targets": False,
-        "data.encode_with": "shipped",
-        "patches.side_px": 12,
-      },
+      {"patches.targets": False, "data.encode_with": "shipped", "patches.side_px": 12},
       "side_px is 12; a token .* is 8 pixels wide",
     ),
   ],

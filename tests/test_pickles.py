@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import torch_bytes as tb
 
-from totojax.tokenizers.released import opcodes
-from totojax.tokenizers.released import pickles
+from totojax.tokenizers.released import opcodes, pickles
 
 ZIP = pytest.param(True, id="zip")
 LEGACY = pytest.param(False, id="legacy")
@@ -179,9 +178,7 @@ def test_a_big_endian_file(tmp_path):
   more = [("byteorder", b"big")]
   found = read(tb.archive(body, swapped, more=more), tmp_path)
   assert_tensors(found, state)
-  assert "middle" in refusal(
-    tb.archive(body, swapped, more=[("byteorder", b"middle")]), tmp_path
-  )
+  assert "middle" in refusal(tb.archive(body, swapped, more=[("byteorder", b"middle")]), tmp_path)
   more = [("byteorder", b"little")]  # control: the entry decides
   other = read(tb.archive(body, swapped, more=more), tmp_path)
   assert not np.array_equal(other["a"], found["a"])
@@ -198,15 +195,11 @@ def test_the_archives_folder_may_have_any_name(tmp_path):
 
 def test_a_legacy_view_of_a_storage(tmp_path):
   view = tb.row(tb.text("view"), tb.number(1), tb.number(2))
-  body = tb.mapping(
-    w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,))
-  )
+  body = tb.mapping(w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,)))
   found = read(tb.legacy(body), tmp_path)
   np.testing.assert_array_equal(found["w"], [-2.0, 3.0])
   view = tb.row(tb.text("view"), tb.number(3), tb.number(2))
-  body = tb.mapping(
-    w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,))
-  )
+  body = tb.mapping(w=tb.tensor(tb.storage("FloatStorage", "0", 4, view), shape=(2,)))
   assert "leaves it" in refusal(tb.legacy(body), tmp_path)
 
 
@@ -241,9 +234,7 @@ def attacks(ran):
     "eval": Calls(eval, opened),
     "exec": Calls(exec, opened),
     "import": Calls(getattr, Calls(__import__, "os"), "system"),
-    "called result": tb.call(
-      body_of(Calls(getattr, Calls(__import__, "os"), "system")), shell
-    ),
+    "called result": tb.call(body_of(Calls(getattr, Calls(__import__, "os"), "system")), shell),
     "subprocess": Calls(subprocess.call, ["touch", str(ran)]),
     "open": Calls(open, str(ran), "w"),
     "inst": b"(" + shell + b"ios\nsystem\n",
@@ -275,28 +266,16 @@ def places(gadget):
   ours = tb.tensor()
   return {
     "root": tb.archive(gadget),
-    "beside": tb.archive(
-      tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))
-    ),
+    "beside": tb.archive(tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))),
     "entry": tb.archive(tb.mapping(w=ours, x=gadget)),
     "module": tb.archive(tb.module(children=tb.mapping(a=gadget))),
     "state": tb.archive(
-      tb.mapping(
-        state_dict=tb.ORDERED
-        + b"("
-        + tb.text("w")
-        + ours
-        + b"u"
-        + gadget
-        + b"b"
-      )
+      tb.mapping(state_dict=tb.ORDERED + b"(" + tb.text("w") + ours + b"u" + gadget + b"b")
     ),
     "tensor": tb.archive(tb.mapping(w=tb.tensor(source=gadget))),
     "storage": tb.archive(tb.mapping(w=tb.tensor(source=gadget + b"Q"))),
     "legacy root": tb.legacy(gadget),
-    "legacy beside": tb.legacy(
-      tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))
-    ),
+    "legacy beside": tb.legacy(tb.mapping(callbacks=gadget, state_dict=tb.mapping(w=ours))),
     "legacy magic": tb.pickled(gadget),
   }
 
@@ -324,9 +303,7 @@ def test_nothing_that_a_file_names_is_imported(tmp_path, monkeypatch):
   """Importing alone runs a module's code."""
   (tmp_path / "trap.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
   monkeypatch.syspath_prepend(tmp_path)
-  body = tb.mapping(
-    state_dict=tb.mapping(w=tb.tensor()), other=tb.call(tb.name("trap", "f"))
-  )
+  body = tb.mapping(state_dict=tb.mapping(w=tb.tensor()), other=tb.call(tb.name("trap", "f")))
   assert list(read(tb.archive(body), tmp_path)) == ["w"]
   assert not (tmp_path / "ran").exists()
   with pytest.raises(AttributeError):
@@ -380,19 +357,10 @@ WRONG = {
   "long storage": (tb.tensor(tb.storage(count=3), shape=(3,)), "12"),
   "dtype": (tb.tensor(tb.storage("ShortStorage", count=8)), "ShortStorage"),
   "complex": (tb.tensor(tb.storage("ComplexFloatStorage")), "Complex"),
-  "two types": (
-    tb.row(tb.tensor(), tb.tensor(tb.storage("IntStorage"))),
-    "two ways",
-  ),
+  "two types": (tb.row(tb.tensor(), tb.tensor(tb.storage("IntStorage"))), "two ways"),
   "few": (tb.call(tb.name("torch._utils", "_rebuild_tensor")), "from 0"),
-  "no parameter": (
-    tb.call(tb.name("torch._utils", "_rebuild_parameter")),
-    "no tensor",
-  ),
-  "sparse": (
-    tb.call(tb.name("torch._utils", "_rebuild_sparse_tensor")),
-    "sparse",
-  ),
+  "no parameter": (tb.call(tb.name("torch._utils", "_rebuild_parameter")), "no tensor"),
+  "sparse": (tb.call(tb.name("torch._utils", "_rebuild_sparse_tensor")), "sparse"),
   "number": (tb.number(3), "int"),
 }
 
@@ -419,10 +387,7 @@ def test_a_tensor_that_is_not_in_the_file(tmp_path, what):
 )
 def test_values_that_are_not_finite(tmp_path, kind, dtype, value):
   values = np.array([1, 2, value, 4], dtype)
-  body = tb.mapping(
-    good=tb.tensor(tb.storage("IntStorage", "1")),
-    bad=tb.tensor(tb.storage(kind)),
-  )
+  body = tb.mapping(good=tb.tensor(tb.storage("IntStorage", "1")), bad=tb.tensor(tb.storage(kind)))
   ints = np.full(4, -1, np.int32).tobytes()  # NaN, if they were floats
   entries = {"0": values.tobytes(), "1": ints}
   message = refusal(tb.archive(body, entries), tmp_path)
@@ -441,9 +406,7 @@ def test_bools_are_zero_or_one(tmp_path):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_names_that_come_twice(tmp_path):
   item = tb.text("weight") + tb.tensor()
-  assert "'weight' twice" in refusal(
-    tb.archive(b"}(" + item + item + b"u"), tmp_path
-  )
+  assert "'weight' twice" in refusal(tb.archive(b"}(" + item + item + b"u"), tmp_path)
   pairs = b"](" + tb.row(item) + tb.row(item) + b"e"
   ordered = tb.call(tb.name("collections", "OrderedDict"), pairs)
   assert "'weight' twice" in refusal(tb.archive(ordered), tmp_path)
@@ -467,10 +430,7 @@ def test_compressed_and_overlapping_archives(tmp_path):
   # One stored MiB, and four hundred names in the archive for it.
   names = [str(i) for i in range(400)]
   data = tb.archive(
-    tb.mapping(
-      **{f"n{i}": tb.tensor(tb.storage(key=i, count=2**18)) for i in names}
-    ),
-    zeros,
+    tb.mapping(**{f"n{i}": tb.tensor(tb.storage(key=i, count=2**18)) for i in names}), zeros
   )
   begin = data.index(b"PK\x01\x02")
   (old,) = zipfile.ZipFile(io.BytesIO(data)).infolist()[1:]
@@ -506,18 +466,12 @@ def test_sizes_that_the_archive_claims(tmp_path):
 
 def test_aliases_may_not_multiply_a_file(tmp_path):
   """Many views of one storage, each copied: refused before memory is taken."""
-  views = {
-    f"n{i}": tb.tensor(offset=0, shape=(2, 2), strides=(i % 2, 1 + i % 2))
-    for i in range(2)
-  }
+  views = {f"n{i}": tb.tensor(offset=0, shape=(2, 2), strides=(i % 2, 1 + i % 2)) for i in range(2)}
   assert len(read(tb.archive(tb.mapping(**views)), tmp_path)) == 2
   count = 2**16
   data = {"0": bytes(4 * count)}
   same = tb.storage(count=count)
-  views = {
-    f"n{i}": tb.tensor(same, offset=i, shape=(count // 2,), strides=(1,))
-    for i in range(50)
-  }
+  views = {f"n{i}": tb.tensor(same, offset=i, shape=(count // 2,), strides=(1,)) for i in range(50)}
   message = refusal(tb.archive(tb.mapping(**views), data), tmp_path)
   assert "more than the file's" in message
   tied = {f"n{i}": tb.tensor(same, shape=(count,)) for i in range(50)}
@@ -534,8 +488,7 @@ def bombs(size: int) -> dict[str, bytes]:
     "lists in lists": tb.mapping(state_dict=nested(size)),
     "tuples as keys": b"}" + b")" + b"\x85" * size + b"Ns",
     "calls of calls": tb.name("a", "b") + b")R" * size,
-    "state of states": (tb.name("a", "b") + b")\x81") * (size // 6)
-    + b"b" * (size // 6 - 1),
+    "state of states": (tb.name("a", "b") + b")\x81") * (size // 6) + b"b" * (size // 6 - 1),
     "opcodes": b"N0" * 2 * size + b"N",
     "many marks": b"(" * 2 * size + b"N",
     "laughter": b"(NNNNNNNNNNlq\0"
@@ -558,9 +511,7 @@ def bombs(size: int) -> dict[str, bytes]:
       tb.module(
         children=b"}"
         if not i
-        else b"}("
-        + b"".join(tb.text(side) + b"h%c" % (i - 1) for side in "ab")
-        + b"u"
+        else b"}(" + b"".join(tb.text(side) + b"h%c" % (i - 1) for side in "ab") + b"u"
       )
       + b"q%c" % i
       for i in range(40)
@@ -612,9 +563,9 @@ def test_every_truncation_is_refused(tmp_path):
 def test_random_damage_is_refused_or_harmless(tmp_path, is_zip):
   """Any bytes give tensors or one kind of error, never another."""
   rng = np.random.default_rng(0)
-  plain = tb.pickled(
-    tb.mapping(state_dict=tb.module(tb.mapping(w=tb.tensor(), v=tb.tensor())))
-  )[2:-1]
+  plain = tb.pickled(tb.mapping(state_dict=tb.module(tb.mapping(w=tb.tensor(), v=tb.tensor()))))[
+    2:-1
+  ]
   outcomes = {"read": 0, "refused": 0}
   for _ in range(400):
     body = bytearray(plain)

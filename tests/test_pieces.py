@@ -13,8 +13,7 @@ import token_sets
 from totojax.data.store import shards
 from totojax.jobs.probe import kept
 from totojax.jobs.tokenize import units
-from totojax.rundir import files
-from totojax.rundir import pieces
+from totojax.rundir import files, pieces
 
 
 def test_notes_are_read_as_they_were_written(tmp_path):
@@ -65,9 +64,7 @@ def _write_for_ever(folder):
 
 
 def test_a_note_is_whole_whenever_its_job_is_killed(tmp_path):
-  process = multiprocessing.get_context("spawn").Process(
-    target=_write_for_ever, args=(tmp_path,)
-  )
+  process = multiprocessing.get_context("spawn").Process(target=_write_for_ever, args=(tmp_path,))
   process.start()
   notes, seen = pieces.Pieces(tmp_path), set()
   while len(seen) < 50:
@@ -127,12 +124,7 @@ def features_of(batch):
 
 def make(path, *, of="model", stop=None, features=features_of):
   return kept.make(
-    path,
-    features,
-    Rows,
-    shape=(1, 3),
-    facts={"source": of},
-    interrupted=lambda rows: rows == stop,
+    path, features, Rows, shape=(1, 3), facts={"source": of}, interrupted=lambda rows: rows == stop
   )
 
 

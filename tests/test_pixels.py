@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import token_sets
 
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.data.store import shards
 from totojax.jobs import pixels
 from totojax.rundir import files as rundir_files
@@ -80,9 +79,7 @@ def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
   assert [row[0] for row in rows[1:]] == ["empty.mp4", "short.mp4"]
   ids = {}
   for split in ("train", "val"):
-    store = shards.open_store(
-      workdir / split, tokenizer=None, vocab=None, grid=None
-    )
+    store = shards.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
     assert store.read([0])["frames"].shape == (1, 4, 16, 16, 3)
     ids[split] = store.ids()
   assert len(ids["train"]) + len(ids["val"]) == 2 * 5
@@ -99,9 +96,7 @@ def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
     assert pixels.decode(decoding(folder), workdir, never)
     for split in ("train", "val"):
       assert files(workdir / split) == files(whole / split), calls
-    assert (workdir / "skipped.csv").read_text() == (
-      whole / "skipped.csv"
-    ).read_text()
+    assert (workdir / "skipped.csv").read_text() == (whole / "skipped.csv").read_text()
 
 
 def test_decode_says_when_nothing_is_left(tmp_path):
@@ -117,9 +112,7 @@ def test_a_wrong_folder_names_its_key(tmp_path):
   (tmp_path / "bare").mkdir()
   for name, told in (("none", "is not a folder"), ("bare", "holds no video")):
     with pytest.raises(ValueError, match=told) as caught:
-      pixels.decode(
-        decoding(tmp_path / name), epath.Path(tmp_path / "run"), never
-      )
+      pixels.decode(decoding(tmp_path / name), epath.Path(tmp_path / "run"), never)
     assert "decoding.root" in str(caught.value)
     assert "--config.data.root" in str(caught.value)
   assert not (tmp_path / "run").exists()
@@ -169,12 +162,8 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
   assert pixels.decode(decoding(folder), workdir, never)
 
 
-@pytest.mark.parametrize(
-  "job, package", [("decode", "av"), ("photos", "skimage")]
-)
-def test_a_missing_package_leaves_no_run(
-  folder, tmp_path, monkeypatch, job, package
-):
+@pytest.mark.parametrize("job, package", [("decode", "av"), ("photos", "skimage")])
+def test_a_missing_package_leaves_no_run(folder, tmp_path, monkeypatch, job, package):
   monkeypatch.setitem(sys.modules, package, None)
   photos = roots.read(recipes.photos(train=2, val=1).to_dict())
   config = decoding(folder) if job == "decode" else photos
@@ -192,8 +181,7 @@ def test_render_labels_every_clip(tmp_path):
   assert not pixels.render(c, workdir, cut_after(7))
   assert pixels.render(c, workdir, never)
   stores = [
-    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
-    for s in ("train", "val")
+    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None) for s in ("train", "val")
   ]
   assert [len(store) for store in stores] == [12, 4]
   assert all(0 <= label < 10 for s in stores for label in s.labels())
@@ -207,8 +195,7 @@ def test_photographs_are_split_by_photograph(tmp_path):
   workdir = epath.Path(tmp_path)
   assert pixels.photos(c, workdir, never)
   train, val = (
-    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
-    for s in ("train", "val")
+    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None) for s in ("train", "val")
   )
   assert set(val.ids()) == {"photo/rocket"}
   assert len(set(train.ids())) == 4

@@ -9,12 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from totojax import assembly
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.models import attention
-from totojax.models import layers
-from totojax.models import platform
-from totojax.models import trunk
+from totojax.config import recipes, roots
+from totojax.models import attention, layers, platform, trunk
 from totojax.tasks import pretrain
 from totojax.trained import backbone
 
@@ -34,8 +30,7 @@ def equations(jaxpr):
   for equation in jaxpr.eqns:
     yield equation
     for value in jax.tree.leaves(
-      list(equation.params.values()),
-      is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns"),
+      list(equation.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")
     ):
       inner = getattr(value, "jaxpr", value)
       if hasattr(inner, "eqns"):
@@ -56,9 +51,7 @@ def without_cudnn(monkeypatch):
 
 def found(model):
   """(how often each primitive, names of what is kept) of the gradient."""
-  params = jax.eval_shape(
-    pretrain.Pretrain(model).init, jax.random.key(0)
-  ).params
+  params = jax.eval_shape(pretrain.Pretrain(model).init, jax.random.key(0)).params
   tokens_BT = jax.ShapeDtypeStruct((2, model.spec.context), jnp.int32)
 
   def loss(params, tokens_BT):
@@ -66,9 +59,7 @@ def found(model):
 
   jaxpr = jax.make_jaxpr(jax.grad(loss))(params, tokens_BT).jaxpr
   counts = collections.Counter(e.primitive.name for e in equations(jaxpr))
-  names = {
-    e.params["name"] for e in equations(jaxpr) if e.primitive.name == "name"
-  }
+  names = {e.params["name"] for e in equations(jaxpr) if e.primitive.name == "name"}
   return counts, names
 
 
@@ -120,22 +111,14 @@ def test_another_attention_on_a_cpu_changes_attention_alone():
 
 
 @pytest.mark.parametrize(
-  "backend, types",
-  [
-    ("cpu", {"bfloat16"}),
-    ("gpu", {"bfloat16"}),
-    ("tpu", {"bfloat16", "float32"}),
-  ],
+  "backend, types", [("cpu", {"bfloat16"}), ("gpu", {"bfloat16"}), ("tpu", {"bfloat16", "float32"})]
 )
 def test_what_the_gradient_of_logits_multiplies(backend, types):
   model = build(backend)
   x_BTD = jnp.zeros((1, 4, 32), jnp.bfloat16)
   head_VD = jnp.zeros((model.spec.padded_vocab, 32), jnp.bfloat16)
   logits = functools.partial(
-    trunk.logits,
-    spec=model.spec,
-    scales=layers.STANDARD,
-    platform=model.compute.platform,
+    trunk.logits, spec=model.spec, scales=layers.STANDARD, platform=model.compute.platform
   )
 
   def loss(x_BTD, head_VD):
@@ -150,9 +133,7 @@ def test_what_the_gradient_of_logits_multiplies(backend, types):
   }
 
 
-@pytest.mark.parametrize(
-  "backend, context", [("cpu", 513), ("gpu", 640), ("tpu", 640)]
-)
+@pytest.mark.parametrize("backend, context", [("cpu", 513), ("gpu", 640), ("tpu", 640)])
 def test_whole_clips_fill_lanes_but_on_a_cpu(backend, context):
   model = build(backend)
   spec = dataclasses.replace(model.spec, grid=16)

@@ -15,14 +15,11 @@ import pytest
 import runs
 import stores
 
-from totojax import jobs
-from totojax import plugins
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import jobs, plugins
+from totojax.config import recipes, roots
 from totojax.models import heads
 from totojax.rundir import directory
-from totojax.tokenizers import api
-from totojax.tokenizers import weights
+from totojax.tokenizers import api, weights
 from totojax.trained import encoders
 
 NEVER = lambda step: False
@@ -117,9 +114,7 @@ def test_a_data_set(files, tmp_path):
     pixels = np.full((32, 32, 3), 30 * i, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "images" / f"{i % 2}_{i}.png")
   c = recipes.tokenize()
-  c.source.update(
-    name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25
-  )
+  c.source.update(name=files["my_dataset"], root=str(tmp_path / "images"), val_frac=0.25)
   c.image.size_px = 32
   assert jobs.run(c.to_dict(), epath.Path(tmp_path / "tokens"), NEVER)
   manifest = json.loads((tmp_path / "tokens/train/manifest.json").read_text())
@@ -134,9 +129,7 @@ def test_a_task_and_an_evaluation(files, data, tmp_path):
   plain = smoke(data)
   assert jobs.run(plain.to_dict(), epath.Path(tmp_path / "plain"), NEVER)
   others = runs.metrics(tmp_path / "plain")
-  loss = [
-    [r["loss"] for r in some if r["kind"] == "train"] for some in (rows, others)
-  ]
+  loss = [[r["loss"] for r in some if r["kind"] == "train"] for some in (rows, others)]
   assert loss[0][0] > loss[1][0]  # a penalty is added
   (first, *_) = [r for r in rows if r["kind"] == "eval"]
   assert first["my_evaluation/embedding_norm"] > 0

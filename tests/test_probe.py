@@ -16,19 +16,15 @@ import runs
 from scipy import optimize
 import stores
 
-from totojax import assembly
-from totojax import jobs
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import assembly, jobs
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
-from totojax.data.stream import labelled
-from totojax.data.stream import without_backbone
+from totojax.data.stream import labelled, without_backbone
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import setup as build
 from totojax.models import heads
-from totojax.report import layer_sections
-from totojax.report import reading
+from totojax.report import layer_sections, reading
 from totojax.tasks import pretrain
 from totojax.trained import backbone
 
@@ -77,11 +73,7 @@ def finished(data):
     config(
       data,
       backbones=("trained", "untrained", "pixels", "histogram"),
-      data=dict(
-        train_pixels=data["train_px"],
-        validation_pixels=data["val_px"],
-        expected=33,
-      ),
+      data=dict(train_pixels=data["train_px"], validation_pixels=data["val_px"], expected=33),
       optim=dict(lrs=(0.03, 0.003)),
       train=dict(epochs=30.0),
       paper=dict(name="Table 5, average pooling", top1=53.2),
@@ -95,12 +87,7 @@ def test_what_can_be_told_apart_is(finished):
   rows = table(finished)
   assert [(r["backbone"], r["layer"], r["setting"]) for r in rows] == [
     (b, str(layer), str(s))
-    for b, layers in (
-      ("trained", 3),
-      ("untrained", 3),
-      ("pixels", 1),
-      ("histogram", 1),
-    )
+    for b, layers in (("trained", 3), ("untrained", 3), ("pixels", 1), ("histogram", 1))
     for layer in range(layers)
     for s in range(2)
   ]
@@ -134,8 +121,7 @@ def test_the_chosen_head_is_the_best_of_where_it_was_chosen(finished):
     picked = [
       r
       for r in own
-      if int(r["layer"]) == found[f"{at}/layer"]
-      and float(r["lr"]) == found[f"{at}/lr"]
+      if int(r["layer"]) == found[f"{at}/layer"] and float(r["lr"]) == found[f"{at}/lr"]
     ]
     assert float(picked[0][column]) == best
     assert float(picked[0]["top1"]) == pytest.approx(found[f"{at}/top1"])
@@ -158,9 +144,13 @@ def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
   (finished.parent / "probe").symlink_to(finished)
   text = layer_sections.layers(folder)
   for word in (
-      "token histogram, no backbone", "Table 5, average pooling", "53.2",
-      "1 of 33 validation items are missing", "<svg", "32 validation items",
-  ):  # fmt: skip
+    "token histogram, no backbone",
+    "Table 5, average pooling",
+    "53.2",
+    "1 of 33 validation items are missing",
+    "<svg",
+    "32 validation items",
+  ):
     assert word in text, word
   assert (finished / "layer_curve.png").stat().st_size > 5000
   own = (finished / "report.html").read_text()  # of the probe alone
@@ -213,9 +203,7 @@ def test_a_run_without_kept_features_is_the_same(data, plain, tmp_path):
   assert plain["validation/nll"].std() > 1e-3  # or anything would agree
 
 
-def test_sources_in_one_run_are_those_of_runs_of_their_own(
-  data, plain, tmp_path
-):
+def test_sources_in_one_run_are_those_of_runs_of_their_own(data, plain, tmp_path):
   """Trained and untrained share their programs, and nothing else."""
   short = dict(epochs=4.0)
   both = ("trained", "untrained")
@@ -231,9 +219,7 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(
   assert not np.allclose(*nll, rtol=1e-3)
   # Untrained is what such a run starts from, however its program is written.
   of = prepare(alone)
-  _, params = backbone.load(
-    of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0
-  )
+  _, params = backbone.load(of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0)
   first = pretrain.Pretrain(of.model).init(jax.random.key(0)).params
   same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
   jax.tree.map(same, params["blocks"], first["blocks"])
@@ -251,9 +237,7 @@ def test_the_first_records_can_be_all_that_is_used(data, finished, tmp_path):
   np.testing.assert_allclose(kept, np.load(whole)[:60], rtol=1e-5, atol=1e-6)
 
 
-def test_groups_of_layers_are_the_whole_and_are_told(
-  data, plain, tmp_path, capsys
-):
+def test_groups_of_layers_are_the_whole_and_are_told(data, plain, tmp_path, capsys):
   """With memory for the heads of one layer only."""
   c = config(data, train=dict(epochs=4.0), memory_gb=3e-7)
   assert run(c, tmp_path)
@@ -304,9 +288,7 @@ def test_labels_that_mean_nothing_stay_at_chance(data, tmp_path):
     probes.write(tmp_path / p, y, ids=np.arange(240) % 3, prefix=p, seed=i)
     for i, (p, y) in enumerate(zip("tv", shuffled))
   ]
-  c = probes.config(
-    data["model"], *paths, backbones=("histogram",), train=dict(epochs=10.0)
-  )
+  c = probes.config(data["model"], *paths, backbones=("histogram",), train=dict(epochs=10.0))
   assert run(c, tmp_path / "run")
   (row,) = table(tmp_path / "run")
   # 240 items: the standard error of a third is 0.03.
@@ -343,9 +325,7 @@ def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
   for i, (name, n) in enumerate((("t", 1600), ("v", 1200))):
     truth = np.arange(n) % 3
     labels.append(np.where(rng.random(n) < 0.2, (truth + 1) % 3, truth))
-    paths.append(
-      probes.write(tmp_path / name, labels[-1], ids=truth, prefix=name, seed=i)
-    )
+    paths.append(probes.write(tmp_path / name, labels[-1], ids=truth, prefix=name, seed=i))
   c = probes.config(
     data["model"],
     *paths,
@@ -362,10 +342,7 @@ def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
   ]
   inside = of.sets.train.records
   accuracy, loss = logistic(
-    kept[0][inside].astype(float),
-    labels[0][inside],
-    kept[1].astype(float),
-    labels[1],
+    kept[0][inside].astype(float), labels[0][inside], kept[1].astype(float), labels[1]
   )
   assert 0.6 < accuracy < 0.9
   assert float(row["top1"]) == pytest.approx(accuracy, abs=0.01)
@@ -412,18 +389,12 @@ def store_with(tmp_path, labels=TRAIN, **changed):
   [
     (dict(tokenizer="fedcba9876543210"), "has tokens of tokenizer 'fedcba"),
     (dict(vocab=61), "has vocab 61; .* was trained with 60"),
-    (
-      dict(labels=TRAIN - 1, ids=TRAIN),
-      "32 of 96 records of train .* have no class",
-    ),
+    (dict(labels=TRAIN - 1, ids=TRAIN), "32 of 96 records of train .* have no class"),
     (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),
     (dict(labels=TRAIN // 2), "1 of 3 classes .*: 2 .high.. Add some"),
     (dict(classes=("a", "b", "c")), "class 0 is 'a' and 'low'"),
     (dict(classes=()), "different classes .0 and 3 of them"),
-    (
-      dict(names=[f"x/{i // 2}" for i in range(96)]),
-      "item 'x/0' .* has class 0 and class 1",
-    ),
+    (dict(names=[f"x/{i // 2}" for i in range(96)]), "item 'x/0' .* has class 0 and class 1"),
     (dict(names=[f"v/{i}" for i in range(96)]), "item 'v/.*' is in train"),
   ],
 )
@@ -436,9 +407,7 @@ def test_training_data_that_does_not_fit_is_refused(data, tmp_path, make, told):
 def test_one_class_is_refused(data, tmp_path):
   one = dict(classes=("all",), labels=TRAIN * 0)
   train = store_with(tmp_path, **one)
-  val = probes.write(
-    tmp_path / "v", VAL * 0, prefix="v", seed=2, classes=("all",)
-  )
+  val = probes.write(tmp_path / "v", VAL * 0, prefix="v", seed=2, classes=("all",))
   with pytest.raises(ValueError, match="has 1 class; there is nothing to tell"):
     prepare(probes.config(data["model"], train, val))
 
@@ -496,23 +465,17 @@ def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
 
 
 def test_baselines_are_what_they_say(data):
-  store = shards.open_store(
-    data["train"], tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(data["train"], tokenizer=None, vocab=None, grid=None)
   found = without_backbone.histograms(store, stores.VOCAB)
   codes = store.read([7])["codes"][0]
   expected = np.bincount(codes, minlength=stores.VOCAB) / 16 * stores.VOCAB
   np.testing.assert_allclose(found[7], expected)
   np.testing.assert_allclose(found.mean(1), 1.0, rtol=1e-6)
-  pixels = shards.open_store(
-    data["train_px"], tokenizer=None, vocab=None, grid=None
-  )
+  pixels = shards.open_store(data["train_px"], tokenizer=None, vocab=None, grid=None)
   small = without_backbone.small_pixels(pixels, 4)
   frame = pixels.read([3])["frames"][0, 1].astype(float)
   corner = small[3].reshape(stores.FRAMES, 4, 4, 3)[1, 2, 1]
-  np.testing.assert_allclose(
-    corner, frame[8:12, 4:8].mean((0, 1)) / 255, rtol=1e-5
-  )
+  np.testing.assert_allclose(corner, frame[8:12, 4:8].mean((0, 1)) / 255, rtol=1e-5)
   with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
     without_backbone.small_pixels(pixels, 5)
   # Records that are of no store say their name.

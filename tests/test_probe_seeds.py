@@ -12,9 +12,7 @@ import pytest
 from totojax import jobs
 from totojax.config.schema import ConfigError
 from totojax.jobs.probe import seeds
-from totojax.report import layer_sections
-from totojax.report import plots
-from totojax.report import report
+from totojax.report import layer_sections, plots, report
 
 SOURCES = {"trained": 3, "untrained": 3, "pixels": 1, "histogram": 1}
 GOOD = {
@@ -38,8 +36,7 @@ def probes(root, question, top1, *, n=1000):
     for source, layers in SOURCES.items():
       best = top1[source][seed]
       lines += [
-        f"{source},{layer},{s},{best - 0.01 * (layers - 1 - layer + s):.6f},"
-        f"{n},0.5"
+        f"{source},{layer},{s},{best - 0.01 * (layers - 1 - layer + s):.6f},{n},0.5"
         for layer in range(layers)
         for s in range(2)
       ]
@@ -93,9 +90,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 def test_tables_are_joined_and_the_claim_follows_the_intervals(tmp_path):
   level = GOOD | {"untrained": (0.74, 0.76, 0.75)}
   workdir, found = together(
-    tmp_path,
-    motion=probes(tmp_path, "motion", GOOD),
-    shape=probes(tmp_path, "shape", level),
+    tmp_path, motion=probes(tmp_path, "motion", GOOD), shape=probes(tmp_path, "shape", level)
   )
   assert found["motion/pays"] is True and found["shape/pays"] is False
   assert found["motion/trained/layers"] == [2, 2, 2]
@@ -108,8 +103,7 @@ def test_tables_are_joined_and_the_claim_follows_the_intervals(tmp_path):
   own = [
     float(row["top1"])
     for row in rows
-    if (row["question"], row["seed"], row["backbone"])
-    == ("motion", "1", "trained")
+    if (row["question"], row["seed"], row["backbone"]) == ("motion", "1", "trained")
   ]
   assert max(own) == pytest.approx(0.82)
 
@@ -140,11 +134,14 @@ def test_the_report_shows_every_probe_and_all_seeds(tmp_path, monkeypatch):
   (chain / "config.json").write_text(json.dumps(config))
   text = page_of(chain, monkeypatch).text
   for words in (
-      "motion: the trained backbone is at least 76.5 %", "at most 43.7 %",
-      "top-1 on 1000 validation items of 4 classes, mean of 3 seeds",
-      "the same model, untrained", "motion_2", "always the largest class",
-      "The trained backbone is above the rest: +41.0 points",
-  ):  # fmt: skip
+    "motion: the trained backbone is at least 76.5 %",
+    "at most 43.7 %",
+    "top-1 on 1000 validation items of 4 classes, mean of 3 seeds",
+    "the same model, untrained",
+    "motion_2",
+    "always the largest class",
+    "The trained backbone is above the rest: +41.0 points",
+  ):
     assert words in text, words
   assert "has not finished" not in text
   (chain / "motion_1" / "per_layer.csv").unlink()

@@ -17,8 +17,7 @@ import pytest
 import runs
 
 import totojax
-from totojax.rundir import directory
-from totojax.rundir import provenance
+from totojax.rundir import directory, provenance
 
 
 def git(folder, *words):
@@ -29,12 +28,7 @@ def git(folder, *words):
     for key in ("NAME", "EMAIL")
   }
   return subprocess.run(
-    ["git", *words],
-    cwd=folder,
-    env=os.environ | who,
-    check=True,
-    capture_output=True,
-    text=True,
+    ["git", *words], cwd=folder, env=os.environ | who, check=True, capture_output=True, text=True
   ).stdout.strip()
 
 
@@ -129,9 +123,7 @@ def test_without_git_or_a_checkout_there_is_no_commit(checkout, monkeypatch):
   assert provenance.git(checkout) is not None
 
 
-def test_a_git_that_hangs_or_fails_costs_the_commit_alone(
-  checkout, monkeypatch
-):
+def test_a_git_that_hangs_or_fails_costs_the_commit_alone(checkout, monkeypatch):
   programs = checkout.parent.parent / "bin"
   programs.mkdir()
   real = subprocess.run(
@@ -140,9 +132,10 @@ def test_a_git_that_hangs_or_fails_costs_the_commit_alone(
   monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
   monkeypatch.setattr(provenance, "_PATIENCE_S", 0.2)
   for body, there in (
-      ("exec sleep 600", False), ("exit 3", False),
-      (f'exec {shlex.quote(real)} "$@"', True),
-  ):  # fmt: skip
+    ("exec sleep 600", False),
+    ("exit 3", False),
+    (f'exec {shlex.quote(real)} "$@"', True),
+  ):
     program = programs / "git"
     program.write_text(f"#!/bin/sh\n{body}\n")
     program.chmod(0o755)
@@ -185,18 +178,12 @@ def test_a_run_keeps_the_facts_of_its_first_start(tmp_path, monkeypatch):
   machine = {**first["machine"], "cores": 5}
   assert later.pop("starts") == [
     {"started": "2025-01-31T10:02:00+00:00", "command": "command 2"},
-    {
-      "started": "2025-01-31T10:03:00+00:00",
-      "command": "command 3",
-      "machine": machine,
-    },
+    {"started": "2025-01-31T10:03:00+00:00", "command": "command 3", "machine": machine},
   ]
   assert later == {**first, "steps": 8}
 
 
-def test_a_manifest_of_before_goes_on_and_a_damaged_one_anew(
-  tmp_path, monkeypatch
-):
+def test_a_manifest_of_before_goes_on_and_a_damaged_one_anew(tmp_path, monkeypatch):
   workdir = epath.Path(tmp_path)
   _start(monkeypatch, 1, cores=3)
   old = {"versions": {"jax": "0.9"}, "python": "3.11.0", "steps": 7}

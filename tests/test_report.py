@@ -8,10 +8,7 @@ import numpy as np
 import pages
 import pytest
 
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import report
-from totojax.report import verdict
+from totojax.report import plots, reading, report, verdict
 
 
 @pytest.fixture(scope="module", name="chain")
@@ -38,20 +35,44 @@ def _read(chain):
 def test_numbers_and_sections_appear(chain):
   page = _read(chain)
   for words in (
-      "The model beats copying the previous frame.",
-      "1.532", "2.064", "2.107", "5.029", "5.545",  # frames 2 and later
-      "1.7123 ± 0.0211", "2.4719 ± 0.0200",  # the table, all frames
-      "without a network (copy, rate by code) needs 2.064",
-      "0.532 nats less", "26%",
-      "1.34 M", "300", "614 k", "1,500", "256",  # model and data
-      "code frequencies 5.03", "copy 2.43",  # in the figure
-      "24.6 dB", "20.1 dB", "15.2 dB", "4.5 dB better",
-      "187 of 256 codes", "148.4", "2-grams", "49.00%",
-      "a, <b>.mp4", "too short: 1.63 s",
-      "3 min 16 s", "6.54 k", "1.2%",  # times
-      "1,337,216", "0.10.2", "1 x cpu", "9.12 M",
-      "train.batch_tokens", "2048",
-  ):  # fmt: skip
+    "The model beats copying the previous frame.",
+    "1.532",
+    "2.064",
+    "2.107",
+    "5.029",
+    "5.545",  # frames 2 and later
+    "1.7123 ± 0.0211",
+    "2.4719 ± 0.0200",  # the table, all frames
+    "without a network (copy, rate by code) needs 2.064",
+    "0.532 nats less",
+    "26%",
+    "1.34 M",
+    "300",
+    "614 k",
+    "1,500",
+    "256",  # model and data
+    "code frequencies 5.03",
+    "copy 2.43",  # in the figure
+    "24.6 dB",
+    "20.1 dB",
+    "15.2 dB",
+    "4.5 dB better",
+    "187 of 256 codes",
+    "148.4",
+    "2-grams",
+    "49.00%",
+    "a, <b>.mp4",
+    "too short: 1.63 s",
+    "3 min 16 s",
+    "6.54 k",
+    "1.2%",  # times
+    "1,337,216",
+    "0.10.2",
+    "1 x cpu",
+    "9.12 M",
+    "train.batch_tokens",
+    "2048",
+  ):
     assert words in page.text, words
   assert "Not shown" not in page.text
   assert page.tags.count("svg") == 2 * 3 + 2  # two sizes of three, two halves
@@ -132,9 +153,7 @@ def test_same_files_same_page(chain):
     ("clips/config.json", None, "Cross-entropy"),
   ],
 )
-def test_a_missing_or_damaged_file_costs_its_section(
-  copy, name, gone, stays, undrawn
-):
+def test_a_missing_or_damaged_file_costs_its_section(copy, name, gone, stays, undrawn):
   del undrawn
   whole = (copy / name).read_bytes()
   cut = b"\xff" if name.endswith(".csv") else whole[: len(whole) // 3]
@@ -204,10 +223,7 @@ def test_the_verdict_on_images_and_without_baselines():
   assert found.losses[verdict.MODEL] == 2.0
   alone = verdict.judge({"a/loss": 2.0, "b/loss": 3.0}, "b")
   assert alone.better is None and "3.000" in alone.claim
-  assert list(verdict.sources({"step": 1, "a/loss": 2.0, "b/loss": 1})) == [
-    "a",
-    "b",
-  ]
+  assert list(verdict.sources({"step": 1, "a/loss": 2.0, "b/loss": 1})) == ["a", "b"]
 
 
 def test_an_unknown_standard_error_is_said(copy, undrawn):
@@ -239,9 +255,7 @@ def test_figure_10_as_a_picture(chain, tmp_path):
 
 def test_figure_10_draws_the_means_of_frames(chain):
   table = reading.Folder(chain).table("validate/position_loss.csv")
-  figure = plots._render(
-    plots.by_position(table), plots.WIDE, plots.PAPER, salt=""
-  )
+  figure = plots._render(plots.by_position(table), plots.WIDE, plots.PAPER, salt="")
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES
   t = table["moving"]

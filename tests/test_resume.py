@@ -13,8 +13,7 @@ import pytest
 import runs
 import stores
 
-from totojax import checkpoint
-from totojax import train
+from totojax import checkpoint, train
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +66,7 @@ def long_whole(data, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_and_resumed_is_bit_identical(
-  data, long_whole, tmp_path, number
-):
+def test_killed_and_resumed_is_bit_identical(data, long_whole, tmp_path, number):
   words = runs.smoke(data, tmp_path, *SLOWLY)
   process = runs.start(words)
   wait_for_checkpoint(tmp_path)
@@ -84,9 +81,7 @@ def test_killed_and_resumed_is_bit_identical(
   output = runs.finish(runs.start(words))
   assert f"resumed at step {reached} of {LONG}" in output
   assert runs.metrics(tmp_path) == runs.metrics(long_whole)
-  runs.assert_same(
-    runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG)
-  )
+  runs.assert_same(runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG))
   assert (tmp_path / "done.json").exists()
   assert "done already" in runs.finish(runs.start(words))
 
@@ -110,9 +105,7 @@ def test_changed_config_is_refused_by_key(data, whole):
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
-  words = runs.smoke(
-    data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9"
-  )
+  words = runs.smoke(data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9")
   output = runs.finish(runs.start(words), code=1)
   # The first loss is of a sane state, but its update leaves none.
   assert "the param_norm of step 1 is inf" in output
@@ -207,9 +200,7 @@ def test_every_refuses_zero():
 @pytest.mark.slow
 def test_run_directory_says_what_ran(whole):
   manifest = json.loads((whole / "manifest.json").read_text())
-  assert manifest["parameters"] == 64 * 32 + 32 + 2 * (
-    4 * 32 * 32 + 3 * 32 * 64 + 2 * 32
-  )
+  assert manifest["parameters"] == 64 * 32 + 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32)
   assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
   assert manifest["devices"]["count"] == 1
   rows = runs.metrics(whole)

@@ -10,8 +10,7 @@ from etils import epath
 import pytest
 import runs
 
-from totojax.rundir import directory
-from totojax.rundir import lock
+from totojax.rundir import directory, lock
 
 HOLD = """
 import os, sys, time

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import spatial
 
-from totojax.report import plots
-from totojax.report import scaling
+from totojax.report import plots, scaling
 
 MACS = np.logspace(13, 17, 9)
 

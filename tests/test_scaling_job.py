@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from totojax import jobs
-from totojax.config import recipes
-from totojax.config import roots
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import scaling as scaling_job
 from totojax.report import scaling
@@ -19,9 +18,8 @@ STEPS, TOKENS = 100, 1024
 
 
 def made(
-    folder, name, parameters, *, last=STEPS, worse=1.3, sources=("k400",),
-    facts=(), config=(),
-):  # fmt: skip
+  folder, name, parameters, *, last=STEPS, worse=1.3, sources=("k400",), facts=(), config=()
+):
   """A run that ends on the law, and is above it before."""
   path = folder / name
   path.mkdir()
@@ -65,9 +63,7 @@ def made(
         )
       }
     )
-  (path / "metrics.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in rows)
-  )
+  (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   return f"{name}={path}"
 
 
@@ -94,9 +90,7 @@ def law_of(runs, **changes):
 SIZES = {"a1": 10**5, "a2": 10**6, "a3": 3 * 10**6, "a4": 10**7, "a5": 10**8}
 
 
-@pytest.mark.parametrize(
-  ("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)]
-)
+@pytest.mark.parametrize(("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)])
 def test_a_planted_law_is_found(tmp_path, capsys, frontier, worse):
   runs = [made(tmp_path, n, s, worse=worse) for n, s in SIZES.items()]
   workdir, found, rows = fitted(tmp_path, runs, frontier=frontier)
@@ -125,9 +119,7 @@ def test_ends_that_are_no_low_are_off_the_frontier(tmp_path):
   text = (tmp_path / "bad" / "metrics.jsonl").read_text().splitlines()
   row = json.loads(text[-1])
   row["k400/loss"] *= 2
-  (tmp_path / "bad" / "metrics.jsonl").write_text(
-    "\n".join([*text[:-1], json.dumps(row)]) + "\n"
-  )
+  (tmp_path / "bad" / "metrics.jsonl").write_text("\n".join([*text[:-1], json.dumps(row)]) + "\n")
   found, _ = law_of([*runs, bad])
   assert found["b"] == pytest.approx(LAW.b, rel=1e-6)
   found, _ = law_of([*runs, bad], frontier="final")
@@ -136,9 +128,7 @@ def test_ends_that_are_no_low_are_off_the_frontier(tmp_path):
 
 def test_a_source_or_their_mean(tmp_path):
   both = ("k400", "ego4d")
-  runs = [
-    made(tmp_path, n, s, sources=both, worse=1.0) for n, s in SIZES.items()
-  ]
+  runs = [made(tmp_path, n, s, sources=both, worse=1.0) for n, s in SIZES.items()]
   mean, rows = law_of(runs)
   assert mean["b"] == pytest.approx(LAW.b, rel=1e-6)
   assert float(rows[0]["loss_sem"]) == pytest.approx(0.01 / np.sqrt(2))
@@ -194,9 +184,7 @@ def test_few_points_are_told_of(tmp_path):
     (dict(sources=("ssv2",)), "names of data.validation of b is .'ssv2'"),
   ],
 )
-def test_runs_whose_losses_mean_other_things_make_no_law(
-  tmp_path, changes, told
-):
+def test_runs_whose_losses_mean_other_things_make_no_law(tmp_path, changes, told):
   runs = [
     made(tmp_path, "a", 10**5),
     made(tmp_path, "c", 10**6),
@@ -211,9 +199,7 @@ def test_curves_of_runs_over_tokens(tmp_path):
   runs = [made(tmp_path, name, SIZES[name]) for name in ("a1", "a2")]
   rows = [dict(step=s, kind="train", loss=float(s)) for s in (10, 20, 30, 40)]
   for name in ("a1", "a2"):
-    (tmp_path / name / "metrics.jsonl").write_text(
-      "".join(json.dumps(row) + "\n" for row in rows)
-    )
+    (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   c = recipes.curves(*runs)
   c.curves.update(window=3, printed={"a1": 3.5})
   workdir = epath.Path(tmp_path / "curves")

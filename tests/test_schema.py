@@ -10,14 +10,8 @@ import sys
 import pytest
 import runs
 
-from totojax.config import document
-from totojax.config import pretrain
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.config import schema
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import section
+from totojax.config import document, pretrain, recipes, roots, schema
+from totojax.config.schema import ConfigError, field, section
 
 
 @section("toy.inner")
@@ -192,9 +186,7 @@ def test_nonsense_of_the_optimiser_is_refused_at_the_door(key, value):
 
 
 def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
-  config = recipes.chain(
-    law=recipes.scaling("a=b"), page=recipes.report("{workdir}")
-  ).to_dict()
+  config = recipes.chain(law=recipes.scaling("a=b"), page=recipes.report("{workdir}")).to_dict()
   assert roots.read(config).stages["law"].scaling.runs == ("a=b",)
   config["stages"]["law"]["scaling"]["draws"] = 0
   with pytest.raises(ConfigError, match="^stages.law.scaling.draws is 0"):

@@ -9,9 +9,7 @@ import pytest
 from totojax import sequence
 
 # 2 frames of 2 x 2: eight visual tokens, ten with start and end.
-SMALL = sequence.SequenceSpec(
-  vocab=10, grid=2, frames=2, context=8, segments=False
-)
+SMALL = sequence.SequenceSpec(vocab=10, grid=2, frames=2, context=8, segments=False)
 CODES = np.array([[0, 1, 2, 3], [9, 8, 7, 6]], np.uint16)
 
 
@@ -46,10 +44,7 @@ def test_order_is_frames_then_rows_then_columns():
   grid, frames = 3, 2
   spec = sequence.SequenceSpec(99, grid, frames, 18, False)
   frames_NGG = np.array(
-    [
-      [[10, 11, 12], [20, 21, 22], [30, 31, 32]],
-      [[40, 41, 42], [50, 51, 52], [60, 61, 62]],
-    ]
+    [[[10, 11, 12], [20, 21, 22], [30, 31, 32]], [[40, 41, 42], [50, 51, 52], [60, 61, 62]]]
   )
   row = sequence.build(frames_NGG.reshape(2, 9), kind="video", spec=spec)
   by_hand = [1]
@@ -64,9 +59,7 @@ def test_order_is_frames_then_rows_then_columns():
 def test_every_grid(grid):
   spec = sequence.SequenceSpec(8192, grid, 2, 2 * grid * grid, False)
   codes = np.random.default_rng(grid).integers(0, 8192, (2, grid * grid))
-  inputs, targets = sequence.split(
-    sequence.build(codes, kind="video", spec=spec)[None]
-  )
+  inputs, targets = sequence.split(sequence.build(codes, kind="video", spec=spec)[None])
   assert inputs.shape == targets.shape == (1, 2 * grid * grid)
   assert sequence.codes_of(targets[0]).tolist() == codes.reshape(-1).tolist()
   assert inputs[0, 0] == 1
@@ -90,12 +83,7 @@ def test_specials_and_codes_never_collide():
   codes = np.arange(16)
   spec = sequence.SequenceSpec(16, 4, 1, 17, False)
   row = sequence.build(codes[None], kind="video", spec=spec)
-  specials = {
-    sequence.PAD,
-    sequence.VIDEO_START,
-    sequence.END,
-    sequence.IMAGE_START,
-  }
+  specials = {sequence.PAD, sequence.VIDEO_START, sequence.END, sequence.IMAGE_START}
   assert len(specials) == 4
   assert not specials & set(row[1:17].tolist())
   assert row[17] == sequence.END
@@ -135,15 +123,10 @@ def test_locate_names_the_place_of_the_target():
   grid, frames = 3, 2
   frame_p, row_p, column_p = sequence.locate(np.arange(18), grid)
   codes = np.array(
-    [
-      [100 * n + 10 * y + x for y in range(grid) for x in range(grid)]
-      for n in range(frames)
-    ]
+    [[100 * n + 10 * y + x for y in range(grid) for x in range(grid)] for n in range(frames)]
   )
   spec = sequence.SequenceSpec(200, grid, frames, 18, False)
-  _, targets = sequence.split(
-    sequence.build(codes, kind="video", spec=spec)[None]
-  )
+  _, targets = sequence.split(sequence.build(codes, kind="video", spec=spec)[None])
   told = 100 * frame_p + 10 * row_p + column_p
   assert told.tolist() == sequence.codes_of(targets[0]).tolist()
   assert sequence.locate(np.int64(4095), 16) == (15, 15, 15)

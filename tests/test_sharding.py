@@ -14,12 +14,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from totojax import sequence
-from totojax import sharding
+from totojax import sequence, sharding
 from totojax.config import recipes
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import trunk
+from totojax.models import llama, platform, trunk
 from totojax.tasks import pretrain
 
 RULES = sharding.ShardingRules()
@@ -67,9 +64,7 @@ def test_the_table_is_what_devices_hold():
   arrays = jax.device_put(
     jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), placed
   )
-  held = [
-    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)
-  ]
+  held = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(arrays)]
   told = [int(line.split()[-1]) for line in table("tiny").splitlines()]
   assert told == held
 
@@ -77,19 +72,14 @@ def test_the_table_is_what_devices_hold():
 def test_rules():
   spec = RULES.spec(P("layers", "embed", "heads", "head_dim"), name="query")
   assert spec == P(None, "fsdp", "tensor", None)
-  assert RULES.spec(P("batch", "tokens", None), name="x") == P(
-    ("data", "fsdp"), "sequence", None
-  )
+  assert RULES.spec(P("batch", "tokens", None), name="x") == P(("data", "fsdp"), "sequence", None)
   assert RULES.spec(P(), name="step") == P()
 
 
 @pytest.mark.parametrize(
   "axes, message",
   [
-    (
-      ("mlp", "heads"),
-      "w: logical axes 'mlp' and 'heads' both go to mesh axis 'tensor'",
-    ),
+    (("mlp", "heads"), "w: logical axes 'mlp' and 'heads' both go to mesh axis 'tensor'"),
     (("batch", "embed"), "'batch' and 'embed' both go to .* 'fsdp'"),
     (("width",), "w: logical axis 'width' has no rule; known are .*'mlp'"),
   ],

@@ -14,8 +14,7 @@ import pytest
 import tensorstore as ts
 import token_sets
 
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.storage import objects
 
 
@@ -36,10 +35,7 @@ def script(path, body):
   """A child process that has the tests' modules; returns its Popen."""
   head = f"import sys; sys.path[:0] = {sys.path!r}; path = {str(path)!r}\n"
   return subprocess.Popen(
-    [sys.executable, "-c", head + body],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+    [sys.executable, "-c", head + body], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
 
 
@@ -77,14 +73,7 @@ def test_pixels_and_records_of_zeros(tmp_path):
   """A record equal to the fill value is stored, not taken for missing."""
   field = manifests.frame_field(frames=2, size_px=4)
   head = token_sets.manifest(
-    fields=(field,),
-    frames=2,
-    size_px=4,
-    vocab=0,
-    grid=0,
-    tokenizer="",
-    labels=False,
-    ids=False,
+    fields=(field,), frames=2, size_px=4, vocab=0, grid=0, tokenizer="", labels=False, ids=False
   )
   writer = shards.Writer(tmp_path / "px", head)
   frames = np.zeros((5, 2, 4, 4, 3), np.uint8)
@@ -111,9 +100,7 @@ def test_resume_after_an_exception_is_byte_identical(tmp_path, stop):
   assert contents(path) == contents(whole.path)
 
 
-def test_resume_after_failure_inside_a_shard_is_byte_identical(
-  tmp_path, monkeypatch
-):
+def test_resume_after_failure_inside_a_shard_is_byte_identical(tmp_path, monkeypatch):
   """Stops before every single write of the job, one after the other."""
   whole = contents(token_sets.write(tmp_path / "whole", 20).path)
   failures, left = 0, 0
@@ -371,8 +358,7 @@ def test_a_damaged_or_missing_manifest_is_refused_by_name(tmp_path):
   unknown = json.dumps({**values, "colour": 1}).encode()
   mistyped = json.dumps({**values, "vocab": "64"}).encode()
   version = json.dumps({**values, "version": 2}).encode()
-  for damaged in (whole[: len(whole) // 2], b"", b"[]", b"\xff", unknown,
-                  mistyped, version):  # fmt: skip
+  for damaged in (whole[: len(whole) // 2], b"", b"[]", b"\xff", unknown, mistyped, version):
     file.write_bytes(damaged)
     with pytest.raises(shards.StoreError, match=f"^{file} is damaged"):
       open_any(tmp_path / "a")
@@ -383,9 +369,7 @@ def test_a_damaged_or_missing_manifest_is_refused_by_name(tmp_path):
     open_any(tmp_path / "a")
 
 
-@pytest.mark.parametrize(
-  "wanted", [{"tokenizer": "feed"}, {"vocab": 128}, {"grid": 4}]
-)
+@pytest.mark.parametrize("wanted", [{"tokenizer": "feed"}, {"vocab": 128}, {"grid": 4}])
 def test_another_tokenizer_vocabulary_or_grid_is_refused(tmp_path, wanted):
   token_sets.write(tmp_path / "a", 9)
   right = dict(tokenizer="0123456789abcdef", vocab=64, grid=2)
@@ -416,9 +400,7 @@ def test_wrong_records_are_refused_when_appended(tmp_path):
 
 
 def test_the_job_may_reuse_its_buffer(tmp_path):
-  writer = shards.Writer(
-    tmp_path / "a", token_sets.manifest(labels=False, ids=False)
-  )
+  writer = shards.Writer(tmp_path / "a", token_sets.manifest(labels=False, ids=False))
   buffer = token_sets.codes(0, 1).astype(np.uint16)
   for record in range(5):
     buffer[:] = record
@@ -446,11 +428,7 @@ def test_urls_take_the_same_path_as_folders(tmp_path):
     "path": "sets/a/",
   }
   spec = objects.kvstore_spec("s3://pod/sets/a/")
-  assert (spec["driver"], spec["bucket"], spec["path"]) == (
-    "s3",
-    "pod",
-    "sets/a/",
-  )
+  assert (spec["driver"], spec["bucket"], spec["path"]) == ("s3", "pod", "sets/a/")
   odd = tmp_path / "with space % and ü"
   assert objects.kvstore_spec(odd) == {"driver": "file", "path": f"{odd}/"}
   assert len(token_sets.write(odd, 9)) == 9
@@ -465,9 +443,7 @@ def test_an_object_store_works_like_a_disk(tmp_path):
   store = token_sets.write(path, 30)
   disk = token_sets.write(tmp_path / "a", 30)
   assert store.manifest == disk.manifest
-  np.testing.assert_array_equal(
-    store.read(range(30))["codes"], disk.read(range(30))["codes"]
-  )
+  np.testing.assert_array_equal(store.read(range(30))["codes"], disk.read(range(30))["codes"])
   store.verify()
   objects.write_bytes(path, "shard-00002/codes/c/0/0", b"")
   with pytest.raises(shards.StoreError, match="^memory://sets/a/shard-00002"):

@@ -13,15 +13,9 @@ import pytest
 import runs
 
 from totojax import jobs
-from totojax.config import pixels
-from totojax.config import recipes
-from totojax.config import roots
-from totojax.config import schema
+from totojax.config import pixels, recipes, roots, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode
-from totojax.data.pixels import media
-from totojax.data.pixels import slowfast
-from totojax.data.pixels import video
+from totojax.data.pixels import decode, media, slowfast, video
 from totojax.data.sources import items
 from totojax.data.store import shards
 from totojax.jobs.plan import corpus as plan
@@ -62,9 +56,7 @@ def drawn(of, frames, fps, *, seed=0, said=True):
 
 
 def test_views_are_the_frames_that_slowfast_shows():
-  golden = json.loads(
-    (runs.ROOT / "tests" / "golden" / "slowfast_sampling.json").read_text()
-  )
+  golden = json.loads((runs.ROOT / "tests" / "golden" / "slowfast_sampling.json").read_text())
   seen, begins = 0, set()
   for row in golden["rows"]:
     frames, temporal, fps, i, offset, start, _, expected = row
@@ -93,10 +85,7 @@ def test_there_are_as_many_views_as_asked_for(temporal, spatial):
 @pytest.mark.parametrize("height, width", [(8, 15), (15, 8), (8, 8), (8, 14)])
 def test_windows_are_the_ends_and_the_middle_of_the_long_side(height, width):
   frames = np.arange(height * width).reshape(1, height, width, 1)
-  found = [
-    slowfast.window(frames, size_px=8, place=place)[0, 0, 0, 0]
-    for place in range(3)
-  ]
+  found = [slowfast.window(frames, size_px=8, place=place)[0, 0, 0, 0] for place in range(3)]
   middle = math.ceil((max(height, width) - 8) / 2)
   far = max(height, width) - 8
   scale = width if height > width else 1
@@ -117,9 +106,7 @@ def test_a_clip_to_train_on_begins_anywhere():
   sides = np.array([one.short_px for one in found])
   assert sides.min() in (146, 147, 148) and sides.max() in (181, 182, 183)
   again = drawn(spec("train"), 300, 25.0)
-  assert [a.places_T.tolist() for a in again] == [
-    one.places_T.tolist() for one in found[:4]
-  ]
+  assert [a.places_T.tolist() for a in again] == [one.places_T.tolist() for one in found[:4]]
   assert drawn(spec("train"), 300, 25.0, seed=1)[0].places_T[0] != first[0]
 
 
@@ -132,11 +119,7 @@ def test_half_of_the_clips_are_mirrored():
     assert cut.shape == (1, 16, 16, 3)
     falls += int(cut[0, 0, 0, 0] > cut[0, 0, 1, 0])
   assert abs(falls - 100) < 4 * math.sqrt(50)
-  (still,) = drawn(
-    spec("train", clip=dataclasses.replace(clip, crops=1), flip_frac=0.0),
-    300,
-    30.0,
-  )
+  (still,) = drawn(spec("train", clip=dataclasses.replace(clip, crops=1), flip_frac=0.0), 300, 30.0)
   assert still.crop(ramp)[0, 0, 0, 0] < still.crop(ramp)[0, 0, 1, 0]
 
 
@@ -197,9 +180,7 @@ def test_another_sampling_beside_views_is_refused():
 
   def of_video():
     read = roots.read(c)
-    return media.spec(
-      "video", clip=read.clip, views=read.views, image=read.image
-    )
+    return media.spec("video", clip=read.clip, views=read.views, image=read.image)
 
   assert isinstance(of_video(), video.ClipSpec)
   c["views"]["mode"] = "test"
@@ -242,30 +223,17 @@ def store(tmp_path_factory):
   return root / "job"
 
 
-def test_a_probe_sums_the_views_and_names_what_is_missing(
-  store, tmp_path, capsys
-):
-  tokens = shards.open_store(
-    store / "all", tokenizer=None, vocab=None, grid=None
-  )
+def test_a_probe_sums_the_views_and_names_what_is_missing(store, tmp_path, capsys):
+  tokens = shards.open_store(store / "all", tokenizer=None, vocab=None, grid=None)
   assert len(tokens) == 36 and tokens.manifest.crops == 6
   mark = weights.load("shipped").fingerprint
   shape = dict(tokenizer=mark, vocab=512)
   model = probes.bare_backbone(tmp_path, **shape)
   train = probes.write(
-    tmp_path / "t",
-    np.arange(24) % 2,
-    prefix="t",
-    seed=1,
-    classes=("a", "b"),
-    **shape,
+    tmp_path / "t", np.arange(24) % 2, prefix="t", seed=1, classes=("a", "b"), **shape
   )
   c = probes.config(
-    model,
-    train,
-    str(store / "all"),
-    backbones=("histogram",),
-    train=dict(epochs=2.0, batch_rows=8),
+    model, train, str(store / "all"), backbones=("histogram",), train=dict(epochs=2.0, batch_rows=8)
   )
   assert jobs.run(c, epath.Path(tmp_path / "run"), lambda step: False)
   found = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -4,11 +4,7 @@ import json
 
 import pytest
 
-from totojax.data.sources import ego4d
-from totojax.data.sources import howto100m
-from totojax.data.sources import kinetics
-from totojax.data.sources import ssv2
-from totojax.data.sources import ucf101
+from totojax.data.sources import ego4d, howto100m, kinetics, ssv2, ucf101
 
 
 def touch(root, *names):
@@ -49,11 +45,7 @@ riding a bike,yyyyyyyyyyy,7,17,train
 
 def kin(root, split="train", annotations="", classes=0, plain_names="whole"):
   return kinetics.list_items(
-    root,
-    split,
-    annotations=annotations,
-    classes=classes,
-    plain_names=plain_names,
+    root, split, annotations=annotations, classes=classes, plain_names=plain_names
   )
 
 
@@ -97,19 +89,14 @@ def test_kinetics_by_folders(tmp_path):
   )
   listing = kin(tmp_path, "validate", classes=2)
   assert listing.classes == ("eating x", "riding a bike")
-  assert labels(listing) == {
-    "-abcdefghij": 1,
-    "ABCDEFGHIJK": 0,
-    "ABCDEFGHIJK_000001_000011": 0,
-  }
+  assert labels(listing) == {"-abcdefghij": 1, "ABCDEFGHIJK": 0, "ABCDEFGHIJK_000001_000011": 0}
   assert {item.start_s for item in listing.items} == {None}
 
 
 def test_kinetics_without_labels_and_bad_annotations(tmp_path):
   touch(tmp_path, "test/aaaaaaaaaaa_000000_000010.mp4")
   csv = write(
-    tmp_path / "test.csv",
-    "youtube_id,time_start,time_end,split\naaaaaaaaaaa,0,10,test\n",
+    tmp_path / "test.csv", "youtube_id,time_start,time_end,split\naaaaaaaaaaa,0,10,test\n"
   )
   listing = kin(tmp_path, "test", annotations=csv, classes=400)
   assert labels(listing) == {"aaaaaaaaaaa": -1} and listing.classes == ()
@@ -133,10 +120,7 @@ def test_kinetics_without_labels_and_bad_annotations(tmp_path):
 
 @pytest.mark.parametrize(
   "prefix, folder",
-  [
-    ("something-something-v2-", "20bn-something-something-v2/"),
-    ("labels/", "videos/"),
-  ],
+  [("something-something-v2-", "20bn-something-something-v2/"), ("labels/", "videos/")],
 )
 def test_ssv2(tmp_path, prefix, folder):
   classes = {"Holding something next to something": "1", "Moving down": "0"}
@@ -155,10 +139,7 @@ def test_ssv2(tmp_path, prefix, folder):
   write(tmp_path / f"{prefix}test.json", [{"id": "9"}])
   touch(tmp_path, f"{folder}78687.webm", f"{folder}9.webm")
   listing = ssv2.list_items(tmp_path, "val", classes=2)
-  assert listing.classes == (
-    "Moving down",
-    "Holding something next to something",
-  )
+  assert listing.classes == ("Moving down", "Holding something next to something")
   assert labels(listing) == {"78687": 1, "9": 0}
   assert missing(listing) == ["10"]
   assert labels(ssv2.list_items(tmp_path, "test", classes=2)) == {"9": -1}
@@ -203,15 +184,12 @@ def test_ego4d(tmp_path):
   uids = write(tmp_path / "train.txt", "u3\nu2\n")
   listing = ego4d.list_items(tmp_path, "", folder="full_scale", ids=uids)
   by_split = str(tmp_path / "{split}.txt")
-  assert listing == ego4d.list_items(
-    tmp_path, "train", folder="full_scale", ids=by_split
-  )
+  assert listing == ego4d.list_items(tmp_path, "train", folder="full_scale", ids=by_split)
   with pytest.raises(ValueError, match="split is 'train', and ids is ''"):
     ego4d.list_items(tmp_path, "train", folder="full_scale")
   assert labels(listing) == {"u3": -1} and missing(listing) == ["u2"]
   spans = write(
-    tmp_path / "spans.csv",
-    "video_uid,start_s,end_s\nu1,2.5,10\nu1,20,\nu3,,\nu2,0,1\n",
+    tmp_path / "spans.csv", "video_uid,start_s,end_s\nu1,2.5,10\nu1,20,\nu3,,\nu2,0,1\n"
   )
   listing = ego4d.list_items(tmp_path, "", folder="full_scale", ids=spans)
   assert [(i.id, i.start_s, i.end_s) for i in listing.items] == [
@@ -234,9 +212,7 @@ def test_ego4d(tmp_path):
 
 
 def test_howto100m(tmp_path):
-  touch(
-    tmp_path, "a/-0123456789.mp4", "b/c/zzzzzzzzzzz.webm", "yyyyyyyyyyy.mkv"
-  )
+  touch(tmp_path, "a/-0123456789.mp4", "b/c/zzzzzzzzzzz.webm", "yyyyyyyyyyy.mkv")
   listing = howto100m.list_items(tmp_path, "", ids="")
   assert list(labels(listing)) == ["-0123456789", "yyyyyyyyyyy", "zzzzzzzzzzz"]
   ids = write(
@@ -249,9 +225,7 @@ def test_howto100m(tmp_path):
   assert labels(listing) == {"-0123456789": -1}
   assert missing(listing) == ["nnnnnnnnnnn"] and listing.classes == ()
   plain = write(tmp_path / "ids.txt", "zzzzzzzzzzz\n")
-  assert list(labels(howto100m.list_items(tmp_path, "b", ids=plain))) == [
-    "zzzzzzzzzzz"
-  ]
+  assert list(labels(howto100m.list_items(tmp_path, "b", ids=plain))) == ["zzzzzzzzzzz"]
   with pytest.raises(ValueError, match="is empty"):
     howto100m.list_items(tmp_path, "", ids=write(tmp_path / "no.txt", ""))
 
@@ -264,18 +238,9 @@ def test_howto100m(tmp_path):
 def test_ucf101(tmp_path, lists, folder):
   where = tmp_path / lists
   write(where / "classInd.txt", "1 ApplyEyeMakeup\r\n2 YoYo\r\n")
-  write(
-    where / "trainlist02.txt",
-    "YoYo/v_YoYo_g08_c01.avi 2\r\nYoYo/v_YoYo_g09_c01.avi 2\r\n",
-  )
-  write(
-    where / "testlist02.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\r\n"
-  )
-  touch(
-    tmp_path / folder,
-    "YoYo/v_YoYo_g08_c01.avi",
-    "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi",
-  )
+  write(where / "trainlist02.txt", "YoYo/v_YoYo_g08_c01.avi 2\r\nYoYo/v_YoYo_g09_c01.avi 2\r\n")
+  write(where / "testlist02.txt", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\r\n")
+  touch(tmp_path / folder, "YoYo/v_YoYo_g08_c01.avi", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi")
   listing = ucf101.list_items(tmp_path, "train", fold=2, classes=2)
   assert listing.classes == ("ApplyEyeMakeup", "YoYo")
   assert labels(listing) == {"YoYo/v_YoYo_g08_c01.avi": 1}

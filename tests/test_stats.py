@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from totojax.tokenizers import ngrams
-from totojax.tokenizers import stats
+from totojax.tokenizers import ngrams, stats
 
 
 def test_uniform_codes_have_full_perplexity_and_one_code_has_one():
@@ -36,9 +35,7 @@ def test_a_summary_holds_the_counts_of_every_n():
 def test_psnr_by_hand():
   black = np.zeros((2, 4, 4, 3), np.uint8)
   off = black + np.uint8(5)
-  np.testing.assert_allclose(
-    stats.psnr_db(black, off), 20 * math.log10(255 / 5)
-  )
+  np.testing.assert_allclose(stats.psnr_db(black, off), 20 * math.log10(255 / 5))
   half = black.copy()
   half[0] = 5  # one perfect image: the set's error is the mean, not infinite
   np.testing.assert_allclose(

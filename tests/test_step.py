@@ -11,20 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import checkpoint
-from totojax import sequence
-from totojax import sharding
+from totojax import checkpoint, sequence, sharding, tree
 from totojax import step as step_lib
-from totojax import tree
 from totojax.config import recipes
-from totojax.models import attention
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import splash
-from totojax.models import trunk
+from totojax.models import attention, llama, platform, splash, trunk
 from totojax.optim import adamw
-from totojax.tasks import api
-from totojax.tasks import pretrain
+from totojax.tasks import api, pretrain
 
 SPEC = sequence.SequenceSpec(60, 2, 4, 16, False)
 ROWS, STEPS = 16, 20
@@ -56,26 +48,16 @@ def batch(step):
   tokens_BR[:, 0] = sequence.VIDEO_START
   for row_R, visual in zip(tokens_BR, rng.permutation(ROWS) + 1):
     row_R[1 + visual :] = sequence.PAD
-  return {
-    "tokens": tokens_BR.astype(np.int32),
-    "source": np.zeros(ROWS, np.int32),
-  }
+  return {"tokens": tokens_BR.astype(np.int32), "source": np.zeros(ROWS, np.int32)}
 
 
 def compile_step(task, tx, rate, *, sizes, microbatches, seed):
   """(shardings of the state, step function) of a task on a mesh."""
   devices = jax.devices()[: int(np.prod(sizes))]
-  layout = sharding.Layout(
-    sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices)
-  )
+  layout = sharding.Layout(sharding.make_mesh(sharding.MeshConfig(*sizes, 1), devices))
   placed, _ = step_lib.state_shardings(task, tx, layout)
   step_fn = functools.partial(
-    step_lib.train_step,
-    task=task,
-    tx=tx,
-    rate=rate,
-    seed=seed,
-    microbatches=microbatches,
+    step_lib.train_step, task=task, tx=tx, rate=rate, seed=seed, microbatches=microbatches
   )
   return placed, step_lib.jit_step(step_fn, shardings=placed, layout=layout)
 
@@ -88,9 +70,7 @@ def compiled(sizes, microbatches):
   return compile_step(
     TASK,
     TX,
-    lambda state, update: adamw.learning_rate(
-      OPTIM, state, update=update, steps=STEPS
-    ),
+    lambda state, update: adamw.learning_rate(OPTIM, state, update=update, steps=STEPS),
     sizes=sizes,
     microbatches=microbatches,
     seed=7,
@@ -259,12 +239,7 @@ def test_activations_are_constrained_to_the_mesh():
 
   tx = optax.sgd(0.1)
   placed, step_fn = compile_step(
-    Constrained(),
-    tx,
-    lambda state, update: 0.1,
-    sizes=(2, 4, 1),
-    microbatches=1,
-    seed=3,
+    Constrained(), tx, lambda state, update: 0.1, sizes=(2, 4, 1), microbatches=1, seed=3
   )
   fresh = step_lib.init_state(Toy(), tx, jax.random.key(0))
   x = np.arange(8, dtype=np.float32)
@@ -283,9 +258,7 @@ class Toy:
 
   def init(self, key):
     del key
-    return api.Variables(
-      {"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())}
-    )
+    return api.Variables({"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())})
 
   def weights(self, batch):
     return {"a": jnp.float32(batch["x"].size), "b": jnp.sum(batch["x"])}
@@ -336,10 +309,7 @@ def test_a_task_with_everything(microbatches):
     assert float(state.stats["rows"]) == 8 * (s + 1)
     assert float(state.frozen["scale"]) == 2.0
     key = jax.random.fold_in(jax.random.key(3), s)
-    expected = [
-      float(jax.random.normal(jax.random.fold_in(key, i)))
-      for i in range(microbatches)
-    ]
+    expected = [float(jax.random.normal(jax.random.fold_in(key, i))) for i in range(microbatches)]
     assert float(row["draw"]) == pytest.approx(np.mean(expected), rel=1e-5)
     draws += expected
   assert len(set(draws)) == 3 * microbatches
@@ -358,18 +328,13 @@ def test_first_moments_in_bfloat16_are_split_saved_and_checked(tmp_path):
   mu = placed.opt_state.inner_state[1].mu
   assert mu == placed.params  # moments lie with their parameters
   state = jax.jit(
-    functools.partial(step_lib.init_state, TASK, adam("bfloat16")),
-    out_shardings=placed,
+    functools.partial(step_lib.init_state, TASK, adam("bfloat16")), out_shardings=placed
   )(jax.random.key(0))
-  keeper = checkpoint.Checkpoints(
-    tmp_path, checkpoint.CheckpointConfig(keep=1, keep_every_steps=0)
-  )
+  keeper = checkpoint.Checkpoints(tmp_path, checkpoint.CheckpointConfig(keep=1, keep_every_steps=0))
   keeper.save(1, state, {})
   keeper.wait()
   back, _ = keeper.restore(shapes, placed)
-  for found, wanted in zip(
-    jax.tree.leaves(back["opt_state"]), jax.tree.leaves(state.opt_state)
-  ):
+  for found, wanted in zip(jax.tree.leaves(back["opt_state"]), jax.tree.leaves(state.opt_state)):
     assert found.dtype == wanted.dtype and found.sharding == wanted.sharding
     np.testing.assert_array_equal(found, wanted)
   # Another type is refused, not cast.
@@ -389,26 +354,20 @@ def of_split_sequences(size, chunk=0):
     )
   )
   ways = 2 if size == 4 else 1
-  mesh = sharding.make_mesh(
-    sharding.MeshConfig(1, ways, 1, size), jax.devices()[: ways * size]
-  )
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, ways, 1, size), jax.devices()[: ways * size])
   tokens_BR = np.random.default_rng(0).integers(4, 64, (4, spec.row_tokens))
 
   @jax.jit
   def both(params, tokens_BR):
     with nn.logical_axis_rules(RULES.flax_rules()):
-      return jax.value_and_grad(
-        lambda params: jnp.sum(task.nll(params, tokens_BR)[0])
-      )(params)
+      return jax.value_and_grad(lambda params: jnp.sum(task.nll(params, tokens_BR)[0]))(params)
 
   params = jax.device_get(jax.jit(task.init)(jax.random.key(0)).params)
   # Fresh queries and keys are so small that nobody would miss their order.
   blocks = params["blocks"]["attention"]
   blocks |= {name: 5 * blocks[name] for name in ("query", "key")}
   with jax.set_mesh(mesh):
-    rows = jax.device_put(
-      tokens_BR.astype(np.int32), sharding.Layout(mesh).by_row
-    )
+    rows = jax.device_put(tokens_BR.astype(np.int32), sharding.Layout(mesh).by_row)
     return jax.device_get(both(params, rows))
 
 
@@ -452,9 +411,7 @@ def test_the_kernel_knows_where_its_queries_stand(segmented):
     segments = jnp.tile(jnp.arange(512)[None] // 200, (2, 1))
 
   def both(attend):
-    mixed, pull = jax.vjp(
-      functools.partial(attend, segments_BT=segments, scale=0.4), q, k, v
-    )
+    mixed, pull = jax.vjp(functools.partial(attend, segments_BT=segments, scale=0.4), q, k, v)
     return mixed, *pull(g)
 
   plain = functools.partial(attention.attend, implementation="xla")

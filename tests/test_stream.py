@@ -9,11 +9,8 @@ import token_sets
 from token_sets import SEQ
 
 from totojax import sequence
-from totojax.data.store import manifests
-from totojax.data.store import shards
-from totojax.data.stream import heldout
-from totojax.data.stream import mixture
-from totojax.data.stream import rows
+from totojax.data.store import manifests, shards
+from totojax.data.stream import heldout, mixture, rows
 
 BATCH = 8
 PAPER = (0.2, 0.1, 0.1, 0.6)  # rows of images and of three video sets
@@ -24,13 +21,7 @@ def _sources(tmp_path_factory):
   path = tmp_path_factory.mktemp("sets")
   return [
     token_sets.source(
-      path / "images",
-      37,
-      weight=0.2,
-      kind="image",
-      frames=1,
-      stride_frames=0,
-      fps=0.0,
+      path / "images", 37, weight=0.2, kind="image", frames=1, stride_frames=0, fps=0.0
     ),
     token_sets.source(path / "short", 11, weight=0.1, frames=4),
     token_sets.source(path / "long", 23, weight=0.1, frames=9),
@@ -41,9 +32,7 @@ def _sources(tmp_path_factory):
 def global_batch(sources, step, *, hosts, seed=0, batch=BATCH):
   """The batch of a step, put together from what each host reads."""
   parts = [
-    mixture.stream(
-      sources, seq=SEQ, seed=seed, batch=batch, host=host, hosts=hosts
-    )[step]
+    mixture.stream(sources, seq=SEQ, seed=seed, batch=batch, host=host, hosts=hosts)[step]
     for host in range(hosts)
   ]
   return {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
@@ -83,14 +72,10 @@ def test_iteration_from_any_step_on_another_host_count(sources, prefetch):
   for hosts, start in itertools.product((1, 2, 4), (0, 1, 5, 9)):
     parts = []
     for host in range(hosts):
-      ds = mixture.stream(
-        sources, seq=SEQ, seed=0, batch=BATCH, host=host, hosts=hosts
-      )
+      ds = mixture.stream(sources, seq=SEQ, seed=0, batch=BATCH, host=host, hosts=hosts)
       parts.append(take(mixture.host_batches(ds, start, reading=reading), 3))
     for ahead, batches in enumerate(zip(*parts)):
-      joined = {
-        k: np.concatenate([batch[k] for batch in batches]) for k in batches[0]
-      }
+      joined = {k: np.concatenate([batch[k] for batch in batches]) for k in batches[0]}
       assert same(joined, expected[start + ahead])
 
 
@@ -118,9 +103,9 @@ def test_a_row_is_its_record(sources):
         record = token_sets.record_of(frame_P)
         first = 0 if image else frames_NP[0, 3]
         frame = 0 if image else first + n
-        written = token_sets.codes(
-          record, 1, frames=source.store.manifest.frames
-        ).reshape(-1, SEQ.frame_tokens)
+        written = token_sets.codes(record, 1, frames=source.store.manifest.frames).reshape(
+          -1, SEQ.frame_tokens
+        )
         np.testing.assert_array_equal(frame_P, written[frame])
       if not image:
         assert len({token_sets.record_of(f) for f in frames_NP}) == 1
@@ -191,9 +176,7 @@ def test_windows_differ_between_epochs_and_records(sources):
     (7, 2, 5, None, 0),  # validation
   ],
 )
-def test_the_window_of_a_draw_is_that_of_every_run_so_far(
-  seed, source, record, epoch, window
-):
+def test_the_window_of_a_draw_is_that_of_every_run_so_far(seed, source, record, epoch, window):
   """Of 100. A run that goes on with other draws is another run."""
   draw = rows.Draw(record=record, epoch=epoch)
   found = rows.window(draw, source=source, seed=seed, choices=100)
@@ -341,9 +324,7 @@ def test_pixel_stream_draws_one_frame_of_each_clip(tmp_path):
   def batch(step, hosts):
     return np.concatenate(
       [
-        mixture.frames_stream(
-          [source], seed=0, batch=20, host=host, hosts=hosts
-        )[step]["frames"]
+        mixture.frames_stream([source], seed=0, batch=20, host=host, hosts=hosts)[step]["frames"]
         for host in range(hosts)
       ]
     )
@@ -363,9 +344,7 @@ def test_validation_is_exact_and_padded(sources):
     image = source.name == "images"
     records = len(source.store)
     seen, targets = [], 0
-    held_out = heldout.validation(
-      source, seq=SEQ, rows=0, batch=8, host=0, hosts=1
-    )
+    held_out = heldout.validation(source, seq=SEQ, rows=0, batch=8, host=0, hosts=1)
     batches = list(held_out)
     assert held_out.rows == (10 if image else records)
     assert len(held_out) == len(batches) == -(-held_out.rows // 8)
@@ -383,9 +362,7 @@ def test_validation_is_exact_and_padded(sources):
 
 
 def test_a_last_row_of_few_images_is_padding_after_them(sources):
-  held_out = heldout.validation(
-    sources[0], seq=SEQ, rows=0, batch=2, host=0, hosts=1
-  )
+  held_out = heldout.validation(sources[0], seq=SEQ, rows=0, batch=2, host=0, hosts=1)
   row_R = held_out.batches[4]["tokens"][1]  # 37 = 9 x 4 + 1 images
   assert row_R[0] == sequence.IMAGE_START
   assert np.all(row_R[1:5] >= sequence.SPECIALS)
@@ -395,9 +372,7 @@ def test_a_last_row_of_few_images_is_padding_after_them(sources):
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_validation_is_the_same_on_any_number_of_hosts(sources, hosts):
   def read(host, hosts):
-    return heldout.validation(
-      sources[2], seq=SEQ, rows=0, batch=8, host=host, hosts=hosts
-    )
+    return heldout.validation(sources[2], seq=SEQ, rows=0, batch=8, host=host, hosts=hosts)
 
   one = read(0, 1)
   parts = [read(host, hosts) for host in range(hosts)]
@@ -408,38 +383,28 @@ def test_validation_is_the_same_on_any_number_of_hosts(sources, hosts):
 
 
 def test_part_of_the_validation_set_is_spread_over_it(sources):
-  held_out = heldout.validation(
-    sources[3], seq=SEQ, rows=9, batch=4, host=0, hosts=1
-  )
+  held_out = heldout.validation(sources[3], seq=SEQ, rows=9, batch=4, host=0, hosts=1)
   tokens = np.concatenate([batch["tokens"] for batch in held_out])
   records = [token_sets.record_of(frames_of(row)[0]) for row in tokens[:9]]
   assert records == list(range(0, 90, 10))
   assert np.all(tokens[9:] == sequence.PAD) and len(tokens) == 12
   assert held_out.targets == 9 * SEQ.visual_tokens
-  more = heldout.validation(
-    sources[1], seq=SEQ, rows=99, batch=4, host=0, hosts=1
-  )
+  more = heldout.validation(sources[1], seq=SEQ, rows=99, batch=4, host=0, hosts=1)
   assert more.rows == 11
 
 
 def test_shared_items_are_refused(sources, tmp_path):
   held_out = token_sets.source(tmp_path / "validation", 9)
   heldout.check_disjoint(sources, [held_out])
-  leak = rows.Source(
-    "leak", token_sets.write(tmp_path / "l", 3, prefix="main"), 1.0
-  )
+  leak = rows.Source("leak", token_sets.write(tmp_path / "l", 3, prefix="main"), 1.0)
   with pytest.raises(ValueError, match="'main/0' is in training source 'main'"):
     heldout.check_disjoint(sources, [held_out, leak])
   with pytest.raises(ValueError, match="'validation/0' is in"):
     heldout.check_disjoint([*sources, held_out], [held_out])
   head = token_sets.manifest(ids=False, labels=False)
   writer = shards.Writer(tmp_path / "n", head)
-  writer.append(
-    {"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2
-  )
+  writer.append({"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2)
   writer.close()
-  store = shards.open_store(
-    tmp_path / "n", tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(tmp_path / "n", tokenizer=None, vocab=None, grid=None)
   with pytest.raises(ValueError, match="'nameless'.* has no ids"):
     heldout.check_disjoint([rows.Source("nameless", store, 1.0)], [held_out])

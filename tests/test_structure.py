@@ -139,9 +139,7 @@ def test_a_planted_import_is_found(tmp_path, file, line, told):
 def test_a_file_may_import_its_own_folder_and_below(tmp_path):
   path = tmp_path / "totojax" / "models" / "trunk.py"
   path.parent.mkdir(parents=True)
-  path.write_text(
-    "from totojax.models import layers\nfrom totojax import sequence\n"
-  )
+  path.write_text("from totojax.models import layers\nfrom totojax import sequence\n")
   assert rank_violations(tmp_path / "totojax") == []
 
 
@@ -153,10 +151,7 @@ UNTYPED = {"Mapping[str, Any]", "dict[str, Any]", "ConfigDict"}
 
 def untyped_configs(package):
   """ "file:line" where a config that is no dataclass travels below config/."""
-  trees = {
-    str(path.relative_to(package)): ast.parse(path.read_text())
-    for path in files(package)
-  }
+  trees = {str(path.relative_to(package)): ast.parse(path.read_text()) for path in files(package)}
   trees = {
     name: tree
     for name, tree in trees.items()
@@ -527,10 +522,7 @@ print(sorted({{"jax", "tensorstore", "matplotlib"}} & set(sys.modules)))
 @pytest.mark.slow
 def test_importing_everything_does_nothing(tmp_path):
   """No backend of jax starts, no random state moves, no file appears."""
-  modules = [
-    ".".join(path.relative_to(runs.ROOT).with_suffix("").parts)
-    for path in files(PACKAGE)
-  ]
+  modules = [".".join(path.relative_to(runs.ROOT).with_suffix("").parts) for path in files(PACKAGE)]
   modules = [name.removesuffix(".__init__") for name in modules]
   before = {p for p in runs.ROOT.iterdir()}
   printed = python(f"""
@@ -557,9 +549,7 @@ print("imported", len({modules!r}))
 
 
 def main(*words, code):
-  return runs.finish(
-    runs.start([sys.executable, "-m", "totojax.main", *words]), code=code
-  )
+  return runs.finish(runs.start([sys.executable, "-m", "totojax.main", *words]), code=code)
 
 
 def test_help():
@@ -581,10 +571,7 @@ def test_help():
   "code, slow",
   [
     ("import totojax", ["numpy", "etils", "absl"]),
-    (
-      "from totojax import main",
-      ["jax", "numpy", "flax", "tensorflow", "totojax.config.pretrain"],
-    ),
+    ("from totojax import main", ["jax", "numpy", "flax", "tensorflow", "totojax.config.pretrain"]),
     ("import totojax.train", []),  # or the check would see nothing
   ],
 )
@@ -598,20 +585,15 @@ def test_what_is_imported_early_is_light(code, slow):
 @pytest.mark.parametrize(
   "word, right",
   [
-    (
-      "--config.optim.lrr=0.1",
-      "optim.lrr does not exist; did you mean optim.lr?",
-    ),
+    ("--config.optim.lrr=0.1", "optim.lrr does not exist; did you mean optim.lr?"),
     (
       "--config.data.train.moving.pth=x",
-      "data.train.moving.pth does not exist; did you mean"
-      " data.train.moving.path?",
+      "data.train.moving.pth does not exist; did you mean data.train.moving.path?",
     ),
     ("--config.optm.lr=0.1", "optm does not exist; did you mean optim?"),
     (
       "--config.every.zzz=3",
-      "every.zzz does not exist; known: every.checkpoint_steps,"
-      " every.eval_steps, every.log_steps",
+      "every.zzz does not exist; known: every.checkpoint_steps, every.eval_steps, every.log_steps",
     ),
     (
       "--config.model.width.x=3",
@@ -621,9 +603,7 @@ def test_what_is_imported_early_is_light(code, slow):
 )
 def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path, word, right):
   workdir = tmp_path / "run"
-  output = main(
-    "--config=configs/smoke.py", f"--workdir={workdir}", word, code=1
-  )
+  output = main("--config=configs/smoke.py", f"--workdir={workdir}", word, code=1)
   assert "Traceback" not in output
   told = output.strip().splitlines()[-1]
   assert told == f"totojax: config key {right}"
@@ -631,9 +611,7 @@ def test_a_misspelt_key_is_refused_with_the_nearest(tmp_path, word, right):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "words", [["--config=configs/smoke.py"], ["--config", "configs/smoke.py"]]
-)
+@pytest.mark.parametrize("words", [["--config=configs/smoke.py"], ["--config", "configs/smoke.py"]])
 def test_a_config_is_found_from_any_folder(tmp_path, words):
   process = subprocess.Popen(
     [

@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 import stores
 
-from totojax import jobs
-from totojax import lanes
-from totojax import train
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import jobs, lanes, train
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
-from totojax.jobs.sweep import expand
-from totojax.jobs.sweep import job
-from totojax.report import optimum
-from totojax.report import reading
-from totojax.report import sweep_page
-from totojax.report import sweep_plots
+from totojax.jobs.sweep import expand, job
+from totojax.report import optimum, reading, sweep_page, sweep_plots
 from totojax.rundir import directory
 
 STEPS = 4
@@ -40,9 +33,7 @@ def data(tmp_path_factory):
 def base(data):
   """One tiny model, `STEPS` updates of 8 rows."""
   c = recipes.pretrain("tiny")
-  c.sequence.update(
-    vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16
-  )
+  c.sequence.update(vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16)
   c.model.update(width=16, depth=1, heads=2, mlp_dim=32, tied=False)
   c.mup.base_width = 8
   c.compute.dtype = "float32"
@@ -98,24 +89,16 @@ def singles(data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("in_turn", [True, False])
-def test_a_lane_is_the_run_that_it_would_be_alone(
-  in_turn, singles, data, tmp_path
-):
+def test_a_lane_is_the_run_that_it_would_be_alone(in_turn, singles, data, tmp_path):
   config = base(data)
   config.mup.on = True
   state, _ = fit(config, tmp_path, lanes.Lanes(RATES, in_turn))
   for i, (params, of_steps, val) in enumerate(singles):
     name = lanes.name(i)
-    np.testing.assert_allclose(
-      losses(tmp_path, f"{name}/loss"), of_steps, rtol=1e-5
-    )
-    assert rows_of(tmp_path)[-1][f"{name}/moving/loss"] == pytest.approx(
-      val, rel=1e-5
-    )
+    np.testing.assert_allclose(losses(tmp_path, f"{name}/loss"), of_steps, rtol=1e-5)
+    assert rows_of(tmp_path)[-1][f"{name}/moving/loss"] == pytest.approx(val, rel=1e-5)
     jax.tree.map(
-      lambda lane, one: np.testing.assert_allclose(
-        lane[i], one, rtol=2e-4, atol=1e-6
-      ),
+      lambda lane, one: np.testing.assert_allclose(lane[i], one, rtol=2e-4, atol=1e-6),
       jax.device_get(state.params),
       params,
     )
@@ -123,9 +106,7 @@ def test_a_lane_is_the_run_that_it_would_be_alone(
   assert singles[0][1][-1] != pytest.approx(singles[1][1][-1], rel=1e-3)
 
 
-def test_a_diverged_lane_is_frozen_and_the_others_go_on(
-  singles, data, tmp_path
-):
+def test_a_diverged_lane_is_frozen_and_the_others_go_on(singles, data, tmp_path):
   config = base(data)
   config.mup.on = True
   config.optim.clip_norm = 1e9
@@ -183,9 +164,7 @@ def test_every_combination_is_a_point(data):
     ),
   ],
 )
-def test_a_bad_sweep_is_refused_before_anything_runs(
-  changes, told, data, tmp_path
-):
+def test_a_bad_sweep_is_refused_before_anything_runs(changes, told, data, tmp_path):
   c = sweep_of(data).to_dict()
   c["sweep"] |= changes
   workdir = epath.Path(tmp_path / "run")
@@ -268,9 +247,7 @@ def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
   assert directory.read_config(workdir)["run"] == "sweep"
 
 
-def curve(
-  best, *, bend=0.1, noise=0.0, seeds=3, width=64, kind="mup", rates=(-10, -3)
-):
+def curve(best, *, bend=0.1, noise=0.0, seeds=3, width=64, kind="mup", rates=(-10, -3)):
   """A noisy parabola around `best`, with an offset for each seed."""
   rng = np.random.default_rng(width)
   x_X = np.arange(*rates, dtype=float)
@@ -303,9 +280,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
   trials = 400
   for _ in range(trials):
     loss_P = 3 + 0.1 * (x_P + 6.1) ** 2 + 0.02 * rng.normal(size=len(x_P))
-    found = optimum.find(
-      optimum.Curve("mup", "w", 64, 1.0, x_P, loss_P, seed_P)
-    )
+    found = optimum.find(optimum.Curve("mup", "w", 64, 1.0, x_P, loss_P, seed_P))
     off = abs(found.log2_lr + 6.1)
     half = (found.high - found.low) / 2
     hits += off <= half
@@ -334,10 +309,7 @@ def test_the_verdict_says_what_happened():
   stays = [curve(-6.0, width=32), curve(-6.4, width=256)]
   (said,) = optimum.verdict(stays)
   assert "stays within one octave (0.40)" in said and "NOT" not in said
-  drifts = [
-    curve(-5.0, width=32, kind="standard"),
-    curve(-7.5, width=256, kind="standard"),
-  ]
+  drifts = [curve(-5.0, width=32, kind="standard"), curve(-7.5, width=256, kind="standard")]
   (said,) = optimum.verdict(drifts)
   assert "drifts by two octaves or more (2.50)" in said and "NOT" not in said
   # Neither shows: it says so.
@@ -350,13 +322,13 @@ def test_the_verdict_says_what_happened():
 
 
 def write_points(folder):
-  lines = [
-    "parametrisation,model,width,tokens,seed,log2_lr,val_loss,diverged_at"
-  ]
+  lines = ["parametrisation,model,width,tokens,seed,log2_lr,val_loss,diverged_at"]
   for kind, width, best in (
-      ("mup", 32, -6.0), ("mup", 64, -6.2), ("standard", 32, -5.5),
-      ("standard", 64, -7.8),
-  ):  # fmt: skip
+    ("mup", 32, -6.0),
+    ("mup", 64, -6.2),
+    ("standard", 32, -5.5),
+    ("standard", 64, -7.8),
+  ):
     of = curve(best, width=width, kind=kind, noise=0.01)
     for x, loss, seed in zip(of.x_P, of.loss_P, of.seed_P):
       loss, at = (loss, 0) if x < -4.5 else ("", 7)

@@ -57,15 +57,12 @@ def test_labels_cover_every_class_evenly():
   for by in synthetic.LABELS:
     names = synthetic.classes(by, config.moves)
     counts = np.bincount(
-      [synthetic.label(clip, by, config.moves) for clip in clips],
-      minlength=len(names),
+      [synthetic.label(clip, by, config.moves) for clip in clips], minlength=len(names)
     )
     assert len(counts) == len(names) == len(set(names))
     expected = 1000 / len(names)
     assert counts.min() > expected - 4.5 * np.sqrt(expected)
-  both = synthetic.classes("both", config.moves)[
-    synthetic.label(clips[0], "both", config.moves)
-  ]
+  both = synthetic.classes("both", config.moves)[synthetic.label(clips[0], "both", config.moves)]
   shape = synthetic.SHAPES[clips[0].shape]
   assert both == f"{shape}-{synthetic.MOTIONS[clips[0].motion]}"
 
@@ -134,9 +131,7 @@ def _path(motion: str, frames: int = 12) -> synthetic._Path:
   return synthetic._path(rng, motion, (0.2, 0.2), (0.05, 0.085), time_N)
 
 
-@pytest.mark.parametrize(
-  "motion,sign", [("clockwise", 1), ("anticlockwise", -1)]
-)
+@pytest.mark.parametrize("motion,sign", [("clockwise", 1), ("anticlockwise", -1)])
 def test_orbits_turn_as_seen_on_the_screen(motion, sign):
   path = _path(motion)
   dx_N, dy_N = np.diff(path.x_N), np.diff(path.y_N)
@@ -149,9 +144,7 @@ def test_orbits_turn_as_seen_on_the_screen(motion, sign):
 
 def test_spin_swing_and_pulse_change_one_thing_each():
   moves = lambda values: np.ptp(values) > 1e-3
-  for motion, expected in (
-      ("spin", "angle_N"), ("pulse", "radius_N"), ("still", None),
-  ):  # fmt: skip
+  for motion, expected in (("spin", "angle_N"), ("pulse", "radius_N"), ("still", None)):
     path = _path(motion)
     for field in ("x_N", "y_N", "radius_N", "angle_N"):
       assert moves(getattr(path, field)) == (field == expected), (motion, field)
@@ -187,9 +180,7 @@ def test_motion_needs_several_frames_and_shape_one():
   motion = np.array([clip.motion for clip in clips])
   shape = np.array([clip.shape for clip in clips])
   frames = np.stack([clip.frames_NHW3 for clip in clips]).astype(float)
-  one = np.concatenate(
-    [frames[:, 2].reshape(len(clips), -1), _spectrum(frames[:, 2])], axis=1
-  )
+  one = np.concatenate([frames[:, 2].reshape(len(clips), -1), _spectrum(frames[:, 2])], axis=1)
   change = _spectrum(frames[:, 2] - frames[:, 1])
   held_out = len(clips) // 3
   spread = lambda chance: 4 * np.sqrt(chance * (1 - chance) / held_out)
@@ -220,9 +211,7 @@ def test_objects_and_bars_hide_what_is_behind():
     outside = ~(rows[:, None] | columns[None])
     same = (plain == bar).all(axis=(0, 3)) & outside
     assert same.sum() > 0.6 * outside.sum()
-    hidden += not np.array_equal(
-      plain, synthetic.render(crowded, index).frames_NHW3
-    )
+    hidden += not np.array_equal(plain, synthetic.render(crowded, index).frames_NHW3)
   assert hidden > 5
 
 

@@ -7,15 +7,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data.pixels import images
-from totojax.data.pixels import media
-from totojax.data.pixels import video
-from totojax.data.sources import items
-from totojax.data.sources import tfds_source
+from totojax.data.pixels import images, media, video
+from totojax.data.sources import items, tfds_source
 
-SPEC = images.ImageSpec(
-  size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse"
-)
+SPEC = images.ImageSpec(size_px=8, crops=1, crop="center", resample="bicubic", animated="refuse")
 CLIPS = video.ClipSpec(
   frames=3,
   stride_frames=2,
@@ -71,12 +66,7 @@ def prepare(root, name, features, records, file_format="array_record"):
     "shardLengths": [str(len(records))],
     "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
   }
-  info = {
-    "name": name,
-    "version": "1.0.0",
-    "fileFormat": file_format,
-    "splits": [split],
-  }
+  info = {"name": name, "version": "1.0.0", "fileFormat": file_format, "splits": [split]}
   (folder / "dataset_info.json").write_text(json.dumps(info))
 
 
@@ -94,18 +84,13 @@ def features(**more):
 
 
 def listed(root, name="tiny", split="train", feature="", label="", fps=0.0):
-  return tfds_source.list_items(
-    root, split, name=name, feature=feature, label=label, fps=fps
-  )
+  return tfds_source.list_items(root, split, name=name, feature=feature, label=label, fps=fps)
 
 
 @pytest.fixture(name="root", scope="module")
 def _root(tmp_path_factory):
   root = tmp_path_factory.mktemp("tfds")
-  records = [
-    example(image=png(40 * i), label=(i + 1) % 3, file_name=b"f.png")
-    for i in range(5)
-  ]
+  records = [example(image=png(40 * i), label=(i + 1) % 3, file_name=b"f.png") for i in range(5)]
   records[4] = example(image=png(0)[:45], label=-1, file_name=b"cut.png")
   prepare(root, "tiny", features(), records)
   return root
@@ -114,9 +99,7 @@ def _root(tmp_path_factory):
 def test_images_and_labels(root):
   listing = listed(root)
   assert listing.kind == "image" and listing.classes == ("cat", "dog", "emu")
-  assert [item.id for item in listing.items] == [
-    f"tiny/1.0.0/train/0000000{i}" for i in range(5)
-  ]
+  assert [item.id for item in listing.items] == [f"tiny/1.0.0/train/0000000{i}" for i in range(5)]
   for i, item in enumerate(listing.items[:4]):
     crop = media.load(item, SPEC, seed=0)
     assert crop.shape == (1, 1, 8, 8, 3) and (crop == 40 * i).all()

@@ -14,10 +14,8 @@ import token_sets
 
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
-from totojax.evals import reconstructions
-from totojax.evals import token_counts
-from totojax.report import paper
-from totojax.report import reading
+from totojax.evals import reconstructions, token_counts
+from totojax.report import paper, reading
 
 FILES = (
   "tokens.json",
@@ -106,11 +104,7 @@ def test_the_two_countings_of_tokens(done):
   """12 records of 4 frames, one in 4 at 30 a second, are 6.4 seconds."""
   rows = {row["source"]: row for row in _rows(done / "sources.csv")}
   clips = rows["clips"]
-  assert (clips["records"], clips["frames"], clips["tokens"]) == (
-    "12",
-    "48",
-    "192",
-  )
+  assert (clips["records"], clips["frames"], clips["tokens"]) == ("12", "48", "192")
   np.testing.assert_allclose(float(clips["hours"]), 6.4 / 3600)
   assert int(clips["tokens_30fps"]) == 6.4 * 30 * 4 == 4 * 192
   assert rows["stills"]["hours"] == ""
@@ -148,9 +142,7 @@ def test_rare_codes():
 @pytest.mark.parametrize("images", [1, 7, 24, 48])
 def test_images_are_spread_evenly(data, images, monkeypatch):
   monkeypatch.setattr(token_counts, "READ_TOKENS", 80)  # 5 images at a time
-  store = shards.open_store(
-    data / "clips", tokenizer=None, vocab=None, grid=None
-  )
+  store = shards.open_store(data / "clips", tokenizer=None, vocab=None, grid=None)
   got = np.concatenate(list(token_counts.sampled(store, images)))
   all_M = {image.tobytes(): i for i, image in enumerate(_codes(data, "clips"))}
   places = [all_M[image.tobytes()] for image in got]
@@ -173,9 +165,7 @@ def test_fewer_images_are_counted_for_pairs_but_not_for_codes(data, tmp_path):
   assert [row["images"] for row in together] == [68, 20, 20]
 
 
-def test_a_killed_count_goes_on_and_gives_the_same(
-  data, done, tmp_path, monkeypatch
-):
+def test_a_killed_count_goes_on_and_gives_the_same(data, done, tmp_path, monkeypatch):
   monkeypatch.setattr(token_counts, "READ_TOKENS", 64)  # 4 records at a time
   workdir, config = tmp_path / "run", token_reports.config(data)
   read = []
@@ -240,9 +230,7 @@ def test_a_changed_store_is_counted_again(data, tmp_path):
     ({"stores": {"a": "nowhere"}}, "nowhere/manifest.json does not exist"),
   ],
 )
-def test_mistakes_are_said_before_anything_is_written(
-  data, tmp_path, changes, message
-):
+def test_mistakes_are_said_before_anything_is_written(data, tmp_path, changes, message):
   with pytest.raises(ValueError, match=message):
     token_reports.run(token_reports.config(data, **changes), tmp_path / "run")
   assert not (tmp_path / "run").exists()
@@ -268,32 +256,22 @@ def _decoder(monkeypatch):
     grey = codes_NGG.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     return np.repeat(grey[..., None], 3, axis=-1)
 
-  made = types.SimpleNamespace(
-    vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode
-  )
+  made = types.SimpleNamespace(vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode)
   monkeypatch.setattr(reconstructions.weights, "load", lambda path: made)
 
 
 def test_reconstructions_and_psnr(data, tmp_path, decoder):
   del decoder
-  config = token_reports.config(
-    data, tokenizer="some file", pixels={"clips": str(data / "pixels")}
-  )
+  config = token_reports.config(data, tokenizer="some file", pixels={"clips": str(data / "pixels")})
   assert token_reports.run(config, tmp_path / "run")
   facts = json.loads((tmp_path / "run" / "tokens.json").read_text())
   assert facts["decoder"] == token_reports.MINE
   assert list(facts["reconstructions"]) == ["clips", "more"]  # not stills
   arrays = reading.Folder(tmp_path / "run").arrays("samples.npz")
-  assert sorted(arrays) == [
-    "clips/original",
-    "clips/reconstruction",
-    "more/reconstruction",
-  ]
+  assert sorted(arrays) == ["clips/original", "clips/reconstruction", "more/reconstruction"]
   # Originals of record r are grey r; codes of its third frame are 0, r, 0, 2.
   record_R = np.arange(token_reports.ROOM)
-  codes = np.stack(
-    [0 * record_R, record_R, 0 * record_R, 0 * record_R + 2], axis=1
-  )
+  codes = np.stack([0 * record_R, record_R, 0 * record_R, 0 * record_R + 2], axis=1)
   mse = ((codes - record_R[:, None]) ** 2.0).mean()
   np.testing.assert_allclose(
     facts["reconstructions"]["clips"]["psnr_db"], 10 * math.log10(255**2 / mse)
@@ -316,28 +294,20 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
 def test_pixels_of_something_else(data, tmp_path, decoder, changes, message):
   del decoder
   token_reports.pixels(tmp_path / "px", **changes)
-  config = token_reports.config(
-    data, tokenizer="some file", pixels={"clips": str(tmp_path / "px")}
-  )
+  config = token_reports.config(data, tokenizer="some file", pixels={"clips": str(tmp_path / "px")})
   with pytest.raises(ValueError, match=message):
     token_reports.run(config, tmp_path / "run")
 
 
 def test_a_tokenizer_that_made_no_store(data, tmp_path, decoder):
   del decoder
-  config = token_reports.config(
-    data, tokenizer="x", stores={"stills": str(data / "stills")}
-  )
+  config = token_reports.config(data, tokenizer="x", stores={"stills": str(data / "stills")})
   mine, other = token_reports.MINE, token_reports.OTHER
   with pytest.raises(ValueError, match=f"{mine}.*made by {other}"):
     token_reports.run(config, tmp_path / "run")
-  config = token_reports.config(
-    data, tokenizer="x", pixels={"stills": str(data / "pixels")}
-  )
+  config = token_reports.config(data, tokenizer="x", pixels={"stills": str(data / "pixels")})
   with pytest.raises(ValueError, match=f"did not make .{other}"):
     token_reports.run(config, tmp_path / "run")
-  config = token_reports.config(
-    data, tokenizer="x", pixels={"clips": str(data / "more")}
-  )
+  config = token_reports.config(data, tokenizer="x", pixels={"clips": str(data / "more")})
   with pytest.raises(ValueError, match="is a token store"):
     token_reports.run(config, tmp_path / "run")

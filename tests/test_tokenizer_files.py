@@ -11,23 +11,11 @@ import pytest
 import safetensors
 
 from totojax.data.pixels import synthetic
-from totojax.tokenizers import api
-from totojax.tokenizers import batches
-from totojax.tokenizers import dvae
-from totojax.tokenizers import vqgan
-from totojax.tokenizers import weights
+from totojax.tokenizers import api, batches, dvae, vqgan, weights
 
-DVAE = dvae.DvaeConfig(
-  vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
-)
+DVAE = dvae.DvaeConfig(vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25)
 VQGAN = vqgan.VqganConfig(
-  vocab=40,
-  embed=8,
-  z=12,
-  channels=32,
-  multipliers=(1, 1),
-  blocks=1,
-  attention=(1,),
+  vocab=40, embed=8, z=12, channels=32, multipliers=(1, 1), blocks=1, attention=(1,)
 )
 KINDS = pytest.mark.parametrize("config", [DVAE, VQGAN], ids=["dvae", "vqgan"])
 
@@ -55,9 +43,7 @@ def _frames(count, height, width):
   shape = (count, height, width, 3)
   noise = rng.integers(0, 256, shape, dtype=np.uint8)
   # From dark to light, so that frames differ in more than noise.
-  return (noise * np.linspace(0.1, 1, count)[:, None, None, None]).astype(
-    np.uint8
-  )
+  return (noise * np.linspace(0.1, 1, count)[:, None, None, None]).astype(np.uint8)
 
 
 @KINDS
@@ -89,9 +75,7 @@ def test_the_shipped_fingerprint_has_not_changed():
 
 
 @KINDS
-def test_codes_do_not_depend_on_devices_or_on_how_many_frames(
-  monkeypatch, config
-):
+def test_codes_do_not_depend_on_devices_or_on_how_many_frames(monkeypatch, config):
   assert len(jax.local_devices()) == 8
   monkeypatch.setattr(batches, "_MOST_ROWS", 4)
   frames = _frames(45, 16, 8)  # eight devices, then a part, padded
@@ -204,9 +188,7 @@ def _program(tokenizer, frames, *, branches):
 def test_every_product_has_the_highest_precision_unless_asked(config):
   frames = _frames(1, 16, 16)
   for precision, passes in (("highest", 6), ("high", 3), ("default", 1)):
-    tokenizer = weights.tokenizer(
-      _params(config), config, "mark", precision=precision
-    )
+    tokenizer = weights.tokenizer(_params(config), config, "mark", precision=precision)
     assert tokenizer.passes == passes
     wanted = jax.lax.Precision(precision)
     products = _program(tokenizer, frames, branches=slice(None))

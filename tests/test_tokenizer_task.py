@@ -11,14 +11,11 @@ import optax
 import pytest
 
 from totojax.data.pixels import synthetic
-from totojax.tasks import api
-from totojax.tasks import tokenizer
+from totojax.tasks import api, tokenizer
 from totojax.tokenizers import dvae
 from totojax.tokenizers import stats as stats_lib
 
-MODEL = dvae.DvaeConfig(
-  vocab=32, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25
-)
+MODEL = dvae.DvaeConfig(vocab=32, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25)
 PUBLISHED = tokenizer.TokenizerConfig(
   loss="logit_laplace",
   kl=6.6,
@@ -67,9 +64,7 @@ def _frames():
 @functools.cache
 def _kmeans():
   codebook = stats_lib.fit_kmeans(
-    _frames(),
-    stats_lib.KMeansConfig(codes=32, size=4, patches=1000, iterations=10),
-    seed=0,
+    _frames(), stats_lib.KMeansConfig(codes=32, size=4, patches=1000, iterations=10), seed=0
   ).codebook_CF
   return tokenizer.KMeansStart(frames=_frames(), centres_VX=codebook / 255.0)
 
@@ -77,10 +72,7 @@ def _kmeans():
 @functools.cache
 def _task(config):
   return tokenizer.TokenizerTask(
-    model=MODEL,
-    config=config,
-    size_px=8,
-    kmeans=_kmeans() if config.needs_kmeans else None,
+    model=MODEL, config=config, size_px=8, kmeans=_kmeans() if config.needs_kmeans else None
   )
 
 
@@ -152,9 +144,9 @@ def test_logit_laplace_is_a_density(mu, log_b):
   x = (np.arange(400_000) + 0.5) / 400_000
   frames = jnp.asarray(dvae.unmap_pixels(x) * 255)[:, None]
   stats = jnp.stack([mu + 0 * frames, log_b + 0 * frames], -1)
-  surprise = jax.vmap(
-    lambda s, f: tokenizer.reconstruction_loss("logit_laplace", s, f)
-  )(stats.reshape(-1, 1, 2), frames)
+  surprise = jax.vmap(lambda s, f: tokenizer.reconstruction_loss("logit_laplace", s, f))(
+    stats.reshape(-1, 1, 2), frames
+  )
   density = np.exp(-np.asarray(surprise, np.float64))
   np.testing.assert_allclose(density.mean(), 1.0, rtol=1e-3)
   # Its median is sigmoid(mu), which is what the decoder draws.
@@ -172,9 +164,7 @@ def test_l2_counts_pixels_in_units_of_the_full_range():
   np.testing.assert_allclose(total, 0.25 + 0.25 + 0.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "sure,nats", [([], 0.0), ([0, 1, 2, 3], np.log(8)), ([3], np.log(32))]
-)
+@pytest.mark.parametrize("sure,nats", [([], 0.0), ([0, 1, 2, 3], np.log(8)), ([3], np.log(32))])
 def test_kl_and_usage_of_known_distributions(sure, nats):
   variables = _init(PUBLISHED)
   params = jax.tree.map(lambda x: x, variables.params)
@@ -182,14 +172,10 @@ def test_kl_and_usage_of_known_distributions(sure, nats):
   bias = np.zeros(32, np.float32)
   bias[sure] = 50.0
   params["encoder"]["output"] = {"w": 0 * last["w"], "b": bias}
-  terms, _, metrics = _loss(
-    PUBLISHED, variables._replace(params=params), _frames()[:8]
-  )
+  terms, _, metrics = _loss(PUBLISHED, variables._replace(params=params), _frames()[:8])
   tokens = 8 * 4
   for name in ("kl", "usage"):
-    np.testing.assert_allclose(
-      terms[name].sum, tokens * nats, rtol=1e-4, atol=1e-3
-    )
+    np.testing.assert_allclose(terms[name].sum, tokens * nats, rtol=1e-4, atol=1e-3)
   np.testing.assert_allclose(_mean(metrics["kl"]), nats, rtol=1e-4, atol=1e-4)
 
 
@@ -205,8 +191,7 @@ def test_sure_codes_are_drawn_as_they_are_scored():
 
 def test_noise_depends_on_the_key():
   first, second, again = (
-    _loss(SHORT, _init(SHORT), _frames()[:1], seed=seed)[0]
-    for seed in (0, 1, 0)
+    _loss(SHORT, _init(SHORT), _frames()[:1], seed=seed)[0] for seed in (0, 1, 0)
   )
   name = "reconstruction"
   assert first[name].sum != second[name].sum
@@ -217,8 +202,7 @@ def test_microbatches_add_up():
   variables = _init(SURE)
   whole = _loss(SURE, variables, _frames()[:8], step=100)[0]
   halves = [
-    _loss(SURE, variables, _frames()[part], step=100)[0]
-    for part in (slice(0, 4), slice(4, 8))
+    _loss(SURE, variables, _frames()[part], step=100)[0] for part in (slice(0, 4), slice(4, 8))
   ]
   for name in ("reconstruction", "kl", "teacher"):
     total = sum(terms[name].sum for terms in halves)
@@ -233,9 +217,7 @@ def test_unused_codes_have_a_finite_gradient():
   @jax.jit
   @jax.grad
   def gradient(params):
-    terms, _, _ = _loss(
-      config, variables._replace(params=params), _frames()[:8]
-    )
+    terms, _, _ = _loss(config, variables._replace(params=params), _frames()[:8])
     return sum(term.coefficient * term.sum for term in terms.values())
 
   _, _, metrics = _loss(config, variables, _frames()[:8])

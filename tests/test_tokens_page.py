@@ -5,9 +5,7 @@ import pages
 import pytest
 import token_reports
 
-from totojax.report import ngram_sections
-from totojax.report import plots
-from totojax.report import tokens_page
+from totojax.report import ngram_sections, plots, tokens_page
 
 
 @pytest.fixture(scope="module", name="data")
@@ -26,14 +24,23 @@ def _done(data, tmp_path_factory):
 def test_the_page_says_what_was_counted(done):
   page = pages.Page((done / "report.html").read_text())
   for words in (
-      "352 tokens in 3 stores.",  # 48 + 20 + 20 frames of 4
-      "clips + more", "192", "768",
-      "read off the figure", "about 450", "about 8,000", "2.37 M",
-      "not printed in the paper",
-      "41.3 G", "10.3 G", "92,627", "60%",  # Table 2, and at its stride
-      "no tokenizer was given",
-      "codes are never used", "-sum p ln p",
-  ):  # fmt: skip
+    "352 tokens in 3 stores.",  # 48 + 20 + 20 frames of 4
+    "clips + more",
+    "192",
+    "768",
+    "read off the figure",
+    "about 450",
+    "about 8,000",
+    "2.37 M",
+    "not printed in the paper",
+    "41.3 G",
+    "10.3 G",
+    "92,627",
+    "60%",  # Table 2, and at its stride
+    "no tokenizer was given",
+    "codes are never used",
+    "-sum p ln p",
+  ):
     assert words in page.text, words
   assert "Not shown" not in page.text
   assert page.tags.count("svg") == 2 + 1 + 1
@@ -80,9 +87,7 @@ def test_curves_are_shares_and_thin():
 
 def test_more_stores_than_colours_are_told_apart():
   curves = {f"store {i}": ([1, 2], [0.5, 0.1]) for i in range(9)}
-  figure = plots._render(
-    plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER, salt=""
-  )
+  figure = plots._render(plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER, salt="")
   looks = {
     (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
     for line in figure.axes[0].lines

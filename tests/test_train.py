@@ -16,10 +16,8 @@ import pytest
 import runs
 from tensorboardX.proto import event_pb2
 
-from totojax import checkpoint
-from totojax import sharding
+from totojax import checkpoint, sharding, train
 from totojax import step as step_lib
-from totojax import train
 from totojax.optim import adamw
 from totojax.rundir import metrics
 from totojax.tasks import api
@@ -94,9 +92,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
     shapes=shapes,
     shardings=placed,
     steps=STEPS,
-    every=train.Every(
-      **(dict(log_steps=1, eval_steps=3, checkpoint_steps=2) | every)
-    ),
+    every=train.Every(**(dict(log_steps=1, eval_steps=3, checkpoint_steps=2) | every)),
     evals={"line": evaluate} if evals else {},
     checkpoint=checkpoint.CheckpointConfig(keep=2, keep_every_steps=0),
     meta={},
@@ -109,9 +105,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
 
 
 def fit(run, workdir, stop_at=None):
-  return train.fit(
-    run, epath.Path(workdir), interrupted=lambda step: step == stop_at
-  )
+  return train.fit(run, epath.Path(workdir), interrupted=lambda step: step == stop_at)
 
 
 def steps_of(workdir, kind):
@@ -119,11 +113,7 @@ def steps_of(workdir, kind):
 
 
 def row_of(workdir, step, kind="train"):
-  (row,) = [
-    row
-    for row in runs.metrics(workdir)
-    if (row["step"], row["kind"]) == (step, kind)
-  ]
+  (row,) = [row for row in runs.metrics(workdir) if (row["step"], row["kind"]) == (step, kind)]
   return row
 
 
@@ -191,9 +181,7 @@ def test_a_folder_may_be_relative(whole, tmp_path, monkeypatch):
   assert not finished
   _, finished = fit(make(), "runs/line")
   assert finished
-  runs.assert_same(
-    runs.checkpoint(tmp_path / "runs/line", 8), runs.checkpoint(whole, 8)
-  )
+  runs.assert_same(runs.checkpoint(tmp_path / "runs/line", 8), runs.checkpoint(whole, 8))
 
 
 def test_stopped_at_the_last_step_the_evaluation_is_owed(whole, tmp_path):
@@ -284,9 +272,7 @@ def shown(workdir, tag, *, purge=True):
       if purge and event.session_log.status == event_pb2.SessionLog.START:
         points = [point for point in points if point[0] < event.step]
       points += [
-        (event.step, value.simple_value)
-        for value in event.summary.value
-        if value.tag == tag
+        (event.step, value.simple_value) for value in event.summary.value if value.tag == tag
       ]
   return points
 
@@ -353,9 +339,7 @@ def test_rates_leave_out_evaluations_and_saves(tmp_path, monkeypatch):
     time.now_s += 100.0
     yield "w", 0.0
 
-  run = dataclasses.replace(
-    real, step_fn=step_fn, batches=batches, evals={"line": evaluate}
-  )
+  run = dataclasses.replace(real, step_fn=step_fn, batches=batches, evals={"line": evaluate})
   _, finished = fit(run, tmp_path)
   assert finished
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

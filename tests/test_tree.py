@@ -13,22 +13,12 @@ AXES = {"blocks": {"out": P("layers", "embed"), "norm": P()}, "head": P("v")}
 
 def test_names_follow_the_path():
   names = tree.named_leaves({"b": {"c": 1, "a": 2}, "a": [3, (4, 5)]})
-  assert names == [
-    ("a/0", 3),
-    ("a/1/0", 4),
-    ("a/1/1", 5),
-    ("b/a", 2),
-    ("b/c", 1),
-  ]
+  assert names == [("a/0", 3), ("a/1/0", 4), ("a/1/1", 5), ("b/a", 2), ("b/c", 1)]
 
 
 def test_partition_specs_are_leaves():
   named = dict(tree.named_leaves(AXES))
-  assert named == {
-    "blocks/norm": P(),
-    "blocks/out": P("layers", "embed"),
-    "head": P("v"),
-  }
+  assert named == {"blocks/norm": P(), "blocks/out": P("layers", "embed"), "head": P("v")}
 
 
 def test_map_named_gives_name_and_leaves():

@@ -11,23 +11,13 @@ import pytest
 import runs
 import stores
 
-from totojax import assembly
-from totojax import flops
-from totojax import jobs
-from totojax import sequence
-from totojax import sharding
-from totojax import tree
-from totojax.config import recipes
-from totojax.config import roots
+from totojax import assembly, flops, jobs, sequence, sharding, tree
+from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
-from totojax.models import decode
-from totojax.models import gpt2
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import decode, gpt2, taps, trunk
 from totojax.tasks import pretrain
-from totojax.trained import backbone
-from totojax.trained import generate
+from totojax.trained import backbone, generate
 
 KINDS = ["gpt2", "mamba"]
 
@@ -60,9 +50,7 @@ def init(kind):
   flat, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(flat))
   moved = [
-    4.0 * leaf * (leaf.ndim > 2)
-    + leaf
-    + 0.1 * jax.random.normal(key, leaf.shape)
+    4.0 * leaf * (leaf.ndim > 2) + leaf + 0.1 * jax.random.normal(key, leaf.shape)
     for leaf, key in zip(flat, keys)
   ]
   return jax.tree.unflatten(structure, moved)
@@ -110,9 +98,7 @@ def their_gpt2(transformers, params):
   angle = np.arange(16)[:, None] / 10_000 ** (2 * i[None] / 32)
   state = {
     "wte.weight": params["embedding"],
-    "wpe.weight": 0.02
-    * np.sqrt(2)
-    * np.concatenate([np.sin(angle), np.cos(angle)], 1),
+    "wpe.weight": 0.02 * np.sqrt(2) * np.concatenate([np.sin(angle), np.cos(angle)], 1),
     "ln_f.weight": params["norm"]["scale"],
     "ln_f.bias": params["norm"]["bias"],
   }
@@ -125,12 +111,8 @@ def their_gpt2(transformers, params):
       "ln_1.bias": p["attention_norm"]["bias"],
       "ln_2.weight": p["mlp_norm"]["scale"],
       "ln_2.bias": p["mlp_norm"]["bias"],
-      "attn.c_attn.weight": np.concatenate(
-        [a[k].reshape(32, 32) for k in names], 1
-      ),
-      "attn.c_attn.bias": np.concatenate(
-        [a[f"{k}_bias"].reshape(32) for k in names]
-      ),
+      "attn.c_attn.weight": np.concatenate([a[k].reshape(32, 32) for k in names], 1),
+      "attn.c_attn.bias": np.concatenate([a[f"{k}_bias"].reshape(32) for k in names]),
       "attn.c_proj.weight": a["out"].reshape(32, 32),
       "attn.c_proj.bias": a["out_bias"],
       "mlp.c_fc.weight": m["up"],
@@ -160,10 +142,7 @@ def their_mamba(transformers, params):
       pad_token_id=0,
     )
   )
-  state = {
-    "embeddings.weight": params["embedding"],
-    "norm_f.weight": params["norm"]["scale"],
-  }
+  state = {"embeddings.weight": params["embedding"], "norm_f.weight": params["norm"]["scale"]}
   for at in range(2):
     p = layer(params, at)
     m = p["mixer"]
@@ -220,9 +199,7 @@ def test_logits_token_by_token_are_those_of_the_whole(kind, unroll, prompt):
       cache = jax.tree.map(jnp.zeros_like, cache)
 
     def one(cache, i):
-      logits, cache = decode.step(
-        model, weights, cache, inputs[:, i], i + shift
-      )
+      logits, cache = decode.step(model, weights, cache, inputs[:, i], i + shift)
       return cache, logits
 
     _, others = jax.lax.scan(one, cache, jnp.arange(prompt, 16))
@@ -243,12 +220,7 @@ def test_frames_are_the_most_likely_tokens(kind):
   codes = np.asarray(tokens())[:, 4:8].reshape(2, 1, 4) - sequence.SPECIALS
   greedy = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   made = generate.frames(
-    model,
-    decode.load(model, params),
-    codes,
-    further=2,
-    sampling=greedy,
-    rows=np.arange(2),
+    model, decode.load(model, params), codes, further=2, sampling=greedy, rows=np.arange(2)
   )
   row = np.concatenate([codes, made], 1).reshape(2, -1) + sequence.SPECIALS
   inputs = np.concatenate([np.full((2, 1), sequence.VIDEO_START), row], 1)
@@ -263,18 +235,14 @@ def test_layers_are_tapped_and_cut(kind):
   _, kept = model.apply({"params": params}, inputs, mutable=["intermediates"])
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   keep = lambda x_BTD, _: x_BTD
-  tapped = taps.tap_layers(
-    model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None
-  )
+  tapped = taps.tap_layers(model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None)
   assert relative(tapped[1:], stream_LBTD) < 1e-6
   x_BTD = params["embedding"][inputs]
   if kind == "gpt2":
     x_BTD += 0.02 * np.sqrt(2) * gpt2.positions(jnp.arange(16), 32)
   assert relative(tapped[0], x_BTD) < 1e-6
   half, kept = taps.truncate(model, params, 1)
-  (last,) = taps.tap_layers(
-    half, kept, inputs, tap=keep, layers=[1], per_layer=None
-  )
+  (last,) = taps.tap_layers(half, kept, inputs, tap=keep, layers=[1], per_layer=None)
   assert relative(last, stream_LBTD[0]) < 1e-6
 
 
@@ -300,9 +268,7 @@ def test_what_is_kept_and_chunked_changes_no_gradient(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_keeps_in_float32_what_needs_it(kind):
   model = build(kind)
-  model = model.clone(
-    compute=dataclasses.replace(model.compute, dtype="bfloat16")
-  )
+  model = model.clone(compute=dataclasses.replace(model.compute, dtype="bfloat16"))
   names = model.config.wide
   assert "scale" in names
   cast = trunk.cast(model.config, init(kind), "bfloat16")
@@ -333,9 +299,7 @@ def test_table_6_parameters(kind, preset, by_hand):
   model = assembly.model(roots.read(c.to_dict()))
   assert flops.parameters(model.config, 8192) == by_hand
   assert round(by_hand / 1e7) * 10 in (280, 290)
-  leaves = jax.tree.leaves(
-    jax.eval_shape(pretrain.Pretrain(model).init, jax.random.key(0)).params
-  )
+  leaves = jax.tree.leaves(jax.eval_shape(pretrain.Pretrain(model).init, jax.random.key(0)).params)
   rows = model.spec.padded_vocab
   assert flops.parameters(model.config, rows) == sum(x.size for x in leaves)
 
@@ -409,12 +373,8 @@ def test_mamba_trains_goes_on_and_is_used(data, tmp_path):
   run = backbone.find(str(workdir))
   assert run.model.config == shape(c)
   layout = sharding.layout(roots.read(c).mesh)
-  model, params = backbone.load(
-    run, run.model, trained=True, depth=1, layout=layout, seed=0
-  )
-  means = backbone.features(
-    model, params, layers=[0, 1], pool="clip", layout=layout
-  )
+  model, params = backbone.load(run, run.model, trained=True, depth=1, layout=layout, seed=0)
+  means = backbone.features(model, params, layers=[0, 1], pool="clip", layout=layout)
   rows = np.tile(np.asarray(tokens()), (4, 1))
   assert means({"tokens": rows}).shape == (8, 2, 32)
   # And it is validated.

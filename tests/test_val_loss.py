@@ -8,14 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from totojax import assembly
-from totojax import sequence
-from totojax import sharding
+from totojax import assembly, sequence, sharding
 from totojax.config import recipes
 from totojax.evals import val_loss
-from totojax.models import llama
-from totojax.models import platform
-from totojax.models import trunk
+from totojax.models import llama, platform, trunk
 from totojax.tasks import pretrain
 
 SPEC = sequence.SequenceSpec(60, 2, 3, 12, False)  # 3 frames of 2 x 2
@@ -132,9 +128,7 @@ def copying(params, batch):
 def test_a_copy_task_by_hand(tmp_path):
   still = np.tile(np.arange(4), (3, 1))
   moving = still + [[0, 0, 0, 0], [0, 0, 0, 9], [0, 0, 9, 9]]
-  rows = [
-    sequence.build(codes, kind="video", spec=SPEC) for codes in (still, moving)
-  ]
+  rows = [sequence.build(codes, kind="video", spec=SPEC) for codes in (still, moving)]
   padding = np.zeros_like(rows[0])
   batches = [{"tokens": np.stack([row, padding])} for row in rows]
   sources = {"both": batches, "still": batches[:1]}
@@ -202,9 +196,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   layout = sharding.layout(sharding.MeshConfig(2, 2, 2, 1))
   sums = assembly.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
-  loss = val_loss.PositionLoss.of(
-    [sums(params, {"tokens": tokens, "source": source})]
-  )
+  loss = val_loss.PositionLoss.of([sums(params, {"tokens": tokens, "source": source})])
 
   apply = jax.jit(lambda inputs: model.apply({"params": params}, inputs))
   logits = np.asarray(apply(tokens[:6, :-1]), np.float64)[..., :64]

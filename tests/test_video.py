@@ -9,11 +9,8 @@ import little_videos
 import numpy as np
 import pytest
 
-from totojax.data.pixels import decode
-from totojax.data.pixels import media
-from totojax.data.pixels import video
-from totojax.data.sources import folder
-from totojax.data.sources import items
+from totojax.data.pixels import decode, media, video
+from totojax.data.sources import folder, items
 
 av = pytest.importorskip("av")
 
@@ -142,9 +139,7 @@ def test_a_seek_that_lands_too_late_starts_over(tmp_path, monkeypatch):
 
 
 def test_files_without_times_are_counted(tmp_path):
-  item = little_videos.write(
-    tmp_path / "a.mpg", 60, codec="libx264", b_frames=2
-  )
+  item = little_videos.write(tmp_path / "a.mpg", 60, codec="libx264", b_frames=2)
   assert decode.read_timeline(item.path).counted
   numbers = little_videos.numbers(_clips(item, _wide(SPEC), seed=0))
   assert (np.diff(numbers, axis=1) == 4).all()
@@ -197,9 +192,7 @@ def test_exactly_long_enough(tmp_path):
   assert _clips(item, SPEC, seed=0).shape[1] == 4
   row = media.load(little_videos.write(tmp_path / "b.mp4", 12), SPEC, seed=0)
   assert row == items.Skipped(
-    "b.mp4",
-    "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride"
-    " of 4 span 13",
+    "b.mp4", "too short: 0.40 s are 12 frames at 30 a second; 4 frames with a stride of 4 span 13"
   )
 
 

@@ -8,12 +8,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from totojax.data.pixels import augment
-from totojax.data.pixels import randaugment
-from totojax.data.pixels import views
+from totojax.data.pixels import augment, randaugment, views
 from totojax.data.sources import folder
-from totojax.data.stream import labelled
-from totojax.data.stream import rows
+from totojax.data.stream import labelled, rows
 
 BICUBIC = Image.Resampling.BICUBIC
 
@@ -39,10 +36,7 @@ def config(**changes):
 
 def test_windows_have_uniform_areas_and_even_shapes():
   rng = np.random.default_rng(0)
-  found = [
-    views.random_window(300, 400, config(least_area=0.1), rng=rng)
-    for _ in range(2000)
-  ]
+  found = [views.random_window(300, 400, config(least_area=0.1), rng=rng) for _ in range(2000)]
   h, w = np.array([(f.height, f.width) for f in found]).T
   top, left = np.array([(f.top, f.left) for f in found]).T
   assert (top >= 0).all() and (top + h <= 300).all()
@@ -60,12 +54,8 @@ def test_windows_have_uniform_areas_and_even_shapes():
 def test_a_window_that_never_fits_is_the_largest_central_one():
   rng = np.random.default_rng(0)
   whole = config(least_area=1.0)
-  assert views.random_window(30, 300, whole, rng=rng) == views.Window(
-    0, 130, 30, 40
-  )
-  assert views.random_window(300, 30, whole, rng=rng) == views.Window(
-    130, 0, 40, 30
-  )
+  assert views.random_window(30, 300, whole, rng=rng) == views.Window(0, 130, 30, 40)
+  assert views.random_window(300, 30, whole, rng=rng) == views.Window(130, 0, 40, 30)
 
 
 def noise(seed=0, size=(24, 36)):
@@ -82,40 +72,26 @@ def operation(name, strength, sign=1):
 def test_operations_on_colours_are_what_they_say():
   x = noise().astype(int)
   np.testing.assert_array_equal(operation("invert", 0.9), 255 - x)
-  np.testing.assert_array_equal(
-    operation("solarize", 0.9), np.where(x < 256 - 230, x, 255 - x)
-  )
-  np.testing.assert_array_equal(
-    operation("solarize_add", 0.9), np.where(x < 128, x + 99, x)
-  )
+  np.testing.assert_array_equal(operation("solarize", 0.9), np.where(x < 256 - 230, x, 255 - x))
+  np.testing.assert_array_equal(operation("solarize_add", 0.9), np.where(x < 128, x + 99, x))
   np.testing.assert_array_equal(operation("posterize", 0.5), x & 0b11000000)
   np.testing.assert_array_equal(operation("posterize", 1.0), 0 * x)
-  np.testing.assert_allclose(
-    operation("brightness", 0.5), np.minimum(x * 1.45, 255), atol=1
-  )
+  np.testing.assert_allclose(operation("brightness", 0.5), np.minimum(x * 1.45, 255), atol=1)
   np.testing.assert_allclose(operation("brightness", 0.5, -1), x * 0.55, atol=1)
   grey = x @ np.array([0.299, 0.587, 0.114])
-  np.testing.assert_allclose(
-    operation("color", 1.0, -1), 0.1 * x + 0.9 * grey[..., None], atol=2
-  )
+  np.testing.assert_allclose(operation("color", 1.0, -1), 0.1 * x + 0.9 * grey[..., None], atol=2)
   contrast = operation("contrast", 0.5, -1)
-  np.testing.assert_allclose(
-    contrast, 0.55 * x + 0.45 * round(grey.mean()), atol=2
-  )
+  np.testing.assert_allclose(contrast, 0.55 * x + 0.45 * round(grey.mean()), atol=2)
   low, high = x.min((0, 1)), x.max((0, 1))
   np.testing.assert_allclose(
     operation("auto_contrast", 0.9), (x - low) * 255 / (high - low), atol=1
   )
   dark = (noise(size=(200, 200)).astype(float) ** 2 / 255).astype(np.uint8)
-  flat = randaugment.OPERATIONS["equalize"](
-    Image.fromarray(dark), 0.9, 1, BICUBIC
-  )
+  flat = randaugment.OPERATIONS["equalize"](Image.fromarray(dark), 0.9, 1, BICUBIC)
   levels = np.percentile(np.asarray(flat), [25, 50, 75])
   assert abs(levels - [64, 128, 191]).max() < 5 and np.median(dark) < 80
   # Whatever the strength is, there is some left.
-  assert (
-    operation("sharpness", 0.9).std() > operation("sharpness", 0.9, -1).std()
-  )
+  assert operation("sharpness", 0.9).std() > operation("sharpness", 0.9, -1).std()
 
 
 def test_operations_that_move_pixels_do_so_and_fill_with_grey():
@@ -135,9 +111,7 @@ def test_operations_that_move_pixels_do_so_and_fill_with_grey():
   wide[:, 30] = 255
   for name, image in (("shear_x", wide), ("shear_y", wide.transpose(1, 0, 2))):
     image = Image.fromarray(np.ascontiguousarray(image))
-    got = np.asarray(
-      randaugment.OPERATIONS[name](image, 1.0, 1, BICUBIC)
-    ).astype(int)
+    got = np.asarray(randaugment.OPERATIONS[name](image, 1.0, 1, BICUBIC)).astype(int)
     got = got[..., 0] if name == "shear_x" else got[..., 0].T
     peak = got[:, 5:].argmax(1) + 5
     np.testing.assert_allclose(30 - peak, 0.3 * np.arange(20), atol=1)
@@ -155,9 +129,7 @@ def test_half_of_the_operations_are_applied_and_all_are_drawn(monkeypatch):
     return change
 
   strengths = []
-  monkeypatch.setattr(
-    randaugment, "OPERATIONS", {n: spy(n) for n in randaugment.OPERATIONS}
-  )
+  monkeypatch.setattr(randaugment, "OPERATIONS", {n: spy(n) for n in randaugment.OPERATIONS})
   rng = np.random.default_rng(0)
   image = Image.fromarray(noise())
   for _ in range(3000):
@@ -210,9 +182,7 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
   assert not frames[4].any()
   image = np.asarray(Image.open(listing.items[0].path).convert("RGB"))
   small = augment.resize_short_side(image, 18, resample="bicubic")
-  np.testing.assert_array_equal(
-    frames[3, 0], augment.center_crop(small[None], 16)[0]
-  )
+  np.testing.assert_array_equal(frames[3, 0], augment.center_crop(small[None], 16)[0])
   other = views.ReadViews(listing.items, 16, read.config, 1)([plan[0]])
   assert (other["frames"][0] != frames[0]).any()
 
@@ -220,18 +190,13 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
 def test_a_file_that_is_damaged_is_named(listing, tmp_path):
   bad = tmp_path / "bad.png"
   bad.write_bytes(b"no image")
-  read = views.ReadViews(
-    [folder.items.of_file("c/bad.png", bad, label=0)], 16, config(), 0
-  )
+  read = views.ReadViews([folder.items.of_file("c/bad.png", bad, label=0)], 16, config(), 0)
   with pytest.raises(ValueError, match="bad.png .c/bad.png. cannot be read"):
     read([rows.Row(0, (rows.Draw(0, None),))])
   images = [folder.items.of_file("x.png", "x.png")]
   with pytest.raises(ValueError, match="1 of 1 images of train have no class"):
     views.records(
-      folder.items.listing(
-        "image", images, classes=(), missing=(), where="here"
-      ),
-      "train",
+      folder.items.listing("image", images, classes=(), missing=(), where="here"), "train"
     )
   whole = views.records(listing, "train")
   rest, held = labelled.split(whole, held_frac=0.34, seed=0)

@@ -14,22 +14,10 @@ from totojax.tokenizers import vqgan
 from totojax.tokenizers.vqgan_modules import VqganConfig
 
 OFFICIAL = VqganConfig(
-  vocab=1024,
-  embed=256,
-  z=256,
-  channels=128,
-  multipliers=(1, 1, 2, 2, 4),
-  blocks=2,
-  attention=(4,),
+  vocab=1024, embed=256, z=256, channels=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention=(4,)
 )
 SMALL = VqganConfig(
-  vocab=48,
-  embed=12,
-  z=20,
-  channels=32,
-  multipliers=(1, 2, 2),
-  blocks=1,
-  attention=(1,),
+  vocab=48, embed=12, z=20, channels=32, multipliers=(1, 2, 2), blocks=1, attention=(1,)
 )
 
 
@@ -40,9 +28,7 @@ def _frames(count, side, seed=0):
 
 @functools.cache
 def _parameters(config):
-  return nn.unbox(
-    jax.jit(vqgan.init, static_argnums=0)(config, jax.random.key(0))
-  )
+  return nn.unbox(jax.jit(vqgan.init, static_argnums=0)(config, jax.random.key(0)))
 
 
 def _taming(config, resolution):
@@ -76,8 +62,7 @@ def _taming(config, resolution):
 
 
 @pytest.mark.parametrize(
-  "config,side",
-  [(SMALL, 32), pytest.param(OFFICIAL, 128, marks=pytest.mark.slow)],
+  "config,side", [(SMALL, 32), pytest.param(OFFICIAL, 128, marks=pytest.mark.slow)]
 )
 def test_latents_codes_and_images_equal_the_released_modules(config, side):
   # Attention sits by the configured resolution, twice that of the frames.
@@ -163,9 +148,7 @@ def _reference(config):
       else:
         words.append({"scale": "weight"}.get(word, word))
     value = np.asarray(value)
-    tensors[".".join(words)] = (
-      value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-    )
+    tensors[".".join(words)] = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
   return tensors
 
 

@@ -5,8 +5,7 @@ import numpy as np
 import token_sets
 
 from totojax.config import roots
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.jobs import tokens_report
 
 MINE, OTHER = "0123456789abcdef", "feedbeeffeedbeef"
@@ -30,10 +29,7 @@ def pixels(path, *, records=ROOM, prefix="clips", frames=4, size_px=16):
   values = np.zeros((records, *field.shape), np.uint8)
   values += np.arange(records, dtype=np.uint8)[:, None, None, None, None]
   writer.append(
-    {"frames": values},
-    labels=None,
-    ids=[f"{prefix}/{i}" for i in range(records)],
-    cursor=records,
+    {"frames": values}, labels=None, ids=[f"{prefix}/{i}" for i in range(records)], cursor=records
   )
   writer.close()
 

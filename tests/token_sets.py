@@ -6,15 +6,11 @@ import pathlib
 import numpy as np
 
 from totojax import sequence
-from totojax.data.store import certificates
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import certificates, manifests, shards
 from totojax.data.stream import rows
 
 VOCAB, GRID, FRAMES = 64, 2, 4
-SEQ = sequence.SequenceSpec(
-  vocab=VOCAB, grid=GRID, frames=FRAMES, context=16, segments=False
-)
+SEQ = sequence.SequenceSpec(vocab=VOCAB, grid=GRID, frames=FRAMES, context=16, segments=False)
 
 
 def manifest(**changes):

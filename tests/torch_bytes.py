@@ -36,15 +36,7 @@ ORDERED = call(name("collections", "OrderedDict"))
 
 def storage(kind="FloatStorage", key="0", count=4, *more):
   return (
-    row(
-      text("storage"),
-      name("torch", kind),
-      text(key),
-      text("cpu"),
-      number(count),
-      *more,
-    )
-    + b"Q"
+    row(text("storage"), name("torch", kind), text(key), text("cpu"), number(count), *more) + b"Q"
   )
 
 
@@ -63,11 +55,7 @@ def tensor(source=None, offset=0, shape=(4,), strides=(1,)):
 def module(parameters=b"}", children=b"}", buffers=b"}", cls="Linear"):
   """An object with the state of an `nn.Module`."""
   made = name("torch.nn", cls) + b")\x81"
-  return (
-    made
-    + mapping(_parameters=parameters, _buffers=buffers, _modules=children)
-    + b"b"
-  )
+  return made + mapping(_parameters=parameters, _buffers=buffers, _modules=children) + b"b"
 
 
 def pickled(body):

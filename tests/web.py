@@ -84,9 +84,7 @@ def serving(files, **behaviour):
   server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
   server.site = site
   site.url = f"http://127.0.0.1:{server.server_address[1]}"
-  thread = threading.Thread(
-    target=server.serve_forever, args=(0.01,), daemon=True
-  )
+  thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
   thread.start()
   try:
     yield site

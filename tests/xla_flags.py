@@ -13,10 +13,7 @@ import sys
 
 # Tests compile far more than they compute: with both of these they take half
 # the time. The second is unknown to jaxlib 0.12, which is slow without it.
-_FAST = (
-  "--xla_backend_optimization_level=0",
-  "--xla_cpu_use_fusion_emitters=false",
-)
+_FAST = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
 _READ = "import jaxlib.xla_client as xla; xla.CompileOptions()"
 
 
@@ -37,9 +34,7 @@ def known(flags: tuple[str, ...]) -> tuple[str, ...]:
   if not tried.returncode:
     return flags
   unknown = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", tried.stderr)
-  left = tuple(
-    flag for flag in flags if unknown and flag not in unknown[1].split()
-  )
+  left = tuple(flag for flag in flags if unknown and flag not in unknown[1].split())
   if not unknown or left == flags:
     raise RuntimeError(f"XLA does not read {flags}: {tried.stderr}")
   return left

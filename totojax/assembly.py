@@ -11,10 +11,8 @@ from typing import Any, Protocol, TYPE_CHECKING
 import jax
 import optax
 
-from totojax import checkpoint
-from totojax import sharding
+from totojax import checkpoint, sharding, train
 from totojax import step as step_lib
-from totojax import train
 from totojax.config import model as model_config
 from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
@@ -22,12 +20,8 @@ from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib
-from totojax.models import layers
-from totojax.models import platform
-from totojax.models import splash
-from totojax.models import trunk
-from totojax.optim import adamw
-from totojax.optim import mup
+from totojax.models import layers, platform, splash, trunk
+from totojax.optim import adamw, mup
 from totojax.rundir import metrics
 from totojax.tasks import api
 
@@ -125,9 +119,7 @@ def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
     )
 
 
-def parametrisation(
-  config: pretrain_config.Pretrain,
-) -> mup.Parametrisation | None:
+def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
   chosen = config.mup
   if not chosen.on:
@@ -135,9 +127,7 @@ def parametrisation(
   # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
-    base_width=chosen.base_width,
-    base_heads=chosen.base_heads,
-    base_mlp_dim=chosen.base_mlp_dim,
+    base_width=chosen.base_width, base_heads=chosen.base_heads, base_mlp_dim=chosen.base_mlp_dim
   )
   return mup.parametrise(
     chosen,
@@ -161,14 +151,10 @@ class Optimiser:
   rate: Callable[[Any, jax.Array], jax.Array]
 
 
-def _adamw(
-  chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any
-) -> Optimiser:
+def _adamw(chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any) -> Optimiser:
   return Optimiser(
     adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
-    lambda opt_state, update: adamw.learning_rate(
-      chosen, opt_state, update=update, steps=steps
-    ),
+    lambda opt_state, update: adamw.learning_rate(chosen, opt_state, update=update, steps=steps),
   )
 
 
@@ -301,8 +287,7 @@ def run(
       return whole_state(key)
     # Put there as they are: as constants they would be in the program.
     bare = jax.jit(
-      lambda key: make(key).replace(frozen={}),
-      out_shardings=placed.replace(frozen={}),
+      lambda key: make(key).replace(frozen={}), out_shardings=placed.replace(frozen={})
     )
     return bare(key).replace(frozen=jax.device_put(frozen, placed.frozen))
 
@@ -338,16 +323,11 @@ def run(
 
 def reader(reading: mixture.Reading, dataset: Any) -> Callable[[int], Any]:
   """First step -> iterator of host batches, read ahead."""
-  return lambda first_step: mixture.host_batches(
-    dataset, first_step, reading=reading
-  )
+  return lambda first_step: mixture.host_batches(dataset, first_step, reading=reading)
 
 
 def everywhere(
-  function: Callable[..., Any],
-  layout: sharding.Layout,
-  *,
-  static: tuple[str, ...] = (),
+  function: Callable[..., Any], layout: sharding.Layout, *, static: tuple[str, ...] = ()
 ) -> Callable[..., Any]:
   """`function(*args, batch)` as one program: an evaluation of rows.
 

@@ -53,9 +53,7 @@ class Checkpoints:
     """The newest step that is whole, or None."""
     return latest_step(self.directory)
 
-  def save(
-    self, step: int, state: step_lib.TrainState, meta: dict[str, Any]
-  ) -> None:
+  def save(self, step: int, state: step_lib.TrainState, meta: dict[str, Any]) -> None:
     """Starts writing `state` in the background; frozen arrays are left out.
 
     Raises:
@@ -65,8 +63,7 @@ class Checkpoints:
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_written(state)),
-          meta=ocp.args.JsonSave(meta),
+          state=ocp.args.StandardSave(_written(state)), meta=ocp.args.JsonSave(meta)
         ),
         force=True,  # when to save is the loop's to say, not the manager's
       )
@@ -101,9 +98,7 @@ class Checkpoints:
     step = self.latest()
     assert step is not None, "ask latest() first"
     wanted = jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=where
-      ),
+      lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
       _written(shapes),
       _written(shardings),
     )
@@ -164,13 +159,9 @@ def read_params(
   directory = _absolute(directory)
   step = latest_step(directory)
   if step is None:
-    raise CheckpointError(
-      f"{directory}: no whole checkpoint; train first, or name the right run"
-    )
+    raise CheckpointError(f"{directory}: no whole checkpoint; train first, or name the right run")
   wanted = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=where
-    ),
+    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
     shapes,
     shardings,
   )
@@ -211,9 +202,7 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
     flat_found = {k: v for k, v in flat_found.items() if k in flat_wanted}
   lines = tree_lib.differences(flat_found, flat_wanted)
   if lines:
-    raise CheckpointError(
-      f"{path} does not fit this config:\n  " + "\n  ".join(lines)
-    )
+    raise CheckpointError(f"{path} does not fit this config:\n  " + "\n  ".join(lines))
   arguments = ocp.args.PyTreeRestore(
     item=wanted,
     restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),

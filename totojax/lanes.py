@@ -16,8 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from totojax import step as step_lib
 
@@ -58,9 +57,7 @@ def init(
 
   def stacked(key):
     # One start for all: what differs between lanes is their rate alone.
-    state = jax.tree.map(
-      lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), make(key)
-    )
+    state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape)), make(key))
     old = state.opt_state.hyperparams
     rates = jnp.asarray(lanes.peak_lr, old["peak_lr"].dtype)
     return state.replace(
@@ -86,13 +83,10 @@ def state(
   # The lanes' axis is on no axis of the mesh: all devices work on every lane,
   # and the number of lanes has nothing to divide.
   stacked = jax.tree.map(
-    lambda where: NamedSharding(where.mesh, PartitionSpec(None, *where.spec)),
-    placed,
+    lambda where: NamedSharding(where.mesh, PartitionSpec(None, *where.spec)), placed
   )
   replicated = NamedSharding(placed.step.mesh, PartitionSpec())
-  stacked = stacked.replace(
-    stats={"own": stacked.stats, "diverged": replicated}
-  )
+  stacked = stacked.replace(stats={"own": stacked.stats, "diverged": replicated})
   return stacked, jax.eval_shape(make, jax.random.key(0))
 
 
@@ -135,9 +129,7 @@ def _lane_step(
   keep = finite & (diverged == 0)
   # All of the state goes back: a NaN in a moment would reach later updates.
   after = jax.tree.map(functools.partial(jnp.where, keep), after, before)
-  diverged = jnp.where(
-    (diverged == 0) & ~finite, before.step + 1, diverged
-  ).astype(jnp.int32)
+  diverged = jnp.where((diverged == 0) & ~finite, before.step + 1, diverged).astype(jnp.int32)
   stats = {"own": after.stats, "diverged": diverged}
   return after.replace(stats=stats), row
 

@@ -19,9 +19,7 @@ import time
 import traceback
 from typing import Any
 
-from absl import app
-from absl import flags
-from absl import logging
+from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
@@ -32,27 +30,19 @@ from totojax.rundir import console
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "The config file, as configs/demo.py; --config.section.key=value sets one"
-  " of its keys.",
+  "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
-  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for"
-  " configs/NAME.py.",
+  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
-  "allow_changed_config",
-  False,
-  "Go on in a workdir that was made with another config.",
+  "allow_changed_config", False, "Go on in a workdir that was made with another config."
 )
-_TRACEBACK = flags.DEFINE_bool(
-  "traceback", False, "Show where in the code an error was found."
-)
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was found.")
 _LIST = flags.DEFINE_bool(
-  "list",
-  False,
-  "Print every key of the config, with its value, meaning and unit, and end.",
+  "list", False, "Print every key of the config, with its value, meaning and unit, and end."
 )
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
@@ -63,9 +53,7 @@ _MULTIHOST = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string(
   "coordinator", None, "Address host:port of process 0, with --multihost."
 )
-_PROCESSES = flags.DEFINE_integer(
-  "processes", None, "Number of processes, with --coordinator."
-)
+_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
 _PROCESS = flags.DEFINE_integer(
   "process", None, "Number of this process, from 0, with --coordinator."
 )
@@ -167,8 +155,7 @@ def _main(argv: list[str]) -> None:
 
 def _print_keys(config: dict[str, Any]) -> None:
   """What `--list` prints; a key that is wrong is one line."""
-  from totojax.config import document
-  from totojax.config import roots
+  from totojax.config import document, roots
 
   try:
     print(document.listing(roots.read(config)), flush=True)

@@ -34,16 +34,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-KINDS = (
-  "architecture",
-  "tokenizer",
-  "encoder",
-  "dataset",
-  "head",
-  "task",
-  "evaluation",
-  "job",
-)
+KINDS = ("architecture", "tokenizer", "encoder", "dataset", "head", "task", "evaluation", "job")
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FILE = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
 
@@ -119,8 +110,7 @@ def load(reference: str, kind: str, contract: type[T]) -> T:
     value = plugin.make()
   except (Exception, SystemExit) as error:
     raise PluginError(
-      f"{reference}: {plugin.make.__name__}() fails"
-      f" ({type(error).__name__}: {error})"
+      f"{reference}: {plugin.make.__name__}() fails ({type(error).__name__}: {error})"
     ) from error
   if (lacking := _lacking(value, contract)) is not None:
     raise _other(plugin, value, kind, contract.__name__ + lacking)
@@ -162,8 +152,7 @@ def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
     source = path.read_bytes()
   except OSError as error:
     raise PluginError(
-      f"{reference} cannot be read ({error.strerror}); give the path of a"
-      " Python file"
+      f"{reference} cannot be read ({error.strerror}); give the path of a Python file"
     ) from error
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"

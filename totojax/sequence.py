@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax.config.model import SequenceSpec
-from totojax.config.model import SPECIALS
+from totojax.config.model import SequenceSpec, SPECIALS
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 
@@ -84,9 +83,7 @@ def is_visual(tokens: jax.Array) -> jax.Array:
 def codes_of(tokens: np.ndarray) -> np.ndarray:
   """Visual codes of visual tokens, any shape; specials raise ValueError."""
   if np.any(tokens < SPECIALS):
-    raise ValueError(
-      "special tokens (ids 0 to 3) have no code; cut them off first"
-    )
+    raise ValueError("special tokens (ids 0 to 3) have no code; cut them off first")
   return tokens - SPECIALS
 
 
@@ -103,9 +100,7 @@ def segment_ids(inputs_BT: jax.Array, spec: SequenceSpec) -> jax.Array:
   return jnp.where(inputs_BT == PAD, -1, segments_BT).astype(jnp.int32)
 
 
-def locate(
-  position: np.ndarray | np.integer, grid: int
-) -> tuple[np.ndarray | np.integer, ...]:
+def locate(position: np.ndarray | np.integer, grid: int) -> tuple[np.ndarray | np.integer, ...]:
   """(frame, row, column) of target position p, which predicts x_{p+1}."""
   frame, place = np.divmod(position, grid * grid)
   row, column = np.divmod(place, grid)

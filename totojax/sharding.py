@@ -14,11 +14,7 @@ from typing import Any, Generic, TypeVar
 from flax import linen as nn
 import jax
 from jax.experimental import mesh_utils
-from jax.sharding import AbstractMesh
-from jax.sharding import AxisType
-from jax.sharding import Mesh
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from totojax import tree as tree_lib
@@ -98,8 +94,7 @@ def filled(config: MeshConfig, devices: int) -> list[int]:
   sizes = [getattr(config, axis) for axis in AXES]
   if sizes.count(-1) > 1 or any(size == 0 or size < -1 for size in sizes):
     raise ValueError(
-      f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one of them"
-      " may be -1"
+      f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one of them may be -1"
     )
   if -1 in sizes:
     given = -int(np.prod(sizes))
@@ -129,9 +124,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   if slices > 1:
     return _over_slices(sizes, slices, devices)
   # Linen's scan needs Auto axes; jax.make_mesh would make them Explicit.
-  return jax.make_mesh(
-    tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-  )
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def layout(config: MeshConfig, devices: list[Any] | None = None) -> Layout:
@@ -217,8 +210,7 @@ class Layout:
     """Global arrays of this host's rows, copied while the host goes on."""
     by_row = self.by_row
     return {
-      name: jax.make_array_from_process_local_data(by_row, rows)
-      for name, rows in batch.items()
+      name: jax.make_array_from_process_local_data(by_row, rows) for name, rows in batch.items()
     }
 
   def jit(self, function: Callable[..., T], **options: Any) -> Jitted[T]:
@@ -270,9 +262,7 @@ class Jitted(Generic[T]):
       return self._jitted.lower(*args, **more)
 
 
-def check_batch(
-  rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh
-) -> None:
+def check_batch(rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh) -> None:
   """Raises ValueError unless the rows divide over devices and microbatches.
 
   Nor may two hosts hold the same rows, as each reads its own part of a batch.

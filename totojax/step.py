@@ -39,9 +39,7 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
 
 
-def init_state(
-  task: api.Task, tx: optax.GradientTransformation, key: jax.Array
-) -> TrainState:
+def init_state(task: api.Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
   """A fresh state; jit it with `state_shardings` to make it in place."""
   variables = task.init(key)
   return TrainState(
@@ -61,9 +59,7 @@ def state_shardings(
   Moments lie with their parameters, so that an update moves nothing between
   devices; what is of no parameter (counts, rates) is on every device.
   """
-  shapes = jax.eval_shape(
-    functools.partial(init_state, task, tx), jax.random.key(0)
-  )
+  shapes = jax.eval_shape(functools.partial(init_state, task, tx), jax.random.key(0))
   axes = task.axes()
   params = layout.shardings(axes.params, shapes.params)
   opt_state = optax.tree_map_params(
@@ -141,17 +137,13 @@ def train_step(
   grad_of = jax.grad(loss_of, has_aux=True)
   if microbatches == 1:
     # Without a scan, whose zeros and sums would be for nothing.
-    grads, (stats, losses, metrics) = grad_of(
-      state.params, state.stats, batch, 0
-    )
+    grads, (stats, losses, metrics) = grad_of(state.params, state.stats, batch, 0)
   else:
 
     def accumulate(carry, part):
       stats, sums = carry
       index, rows = part
-      grads, (stats, losses, metrics) = grad_of(
-        state.params, stats, rows, index
-      )
+      grads, (stats, losses, metrics) = grad_of(state.params, stats, rows, index)
       # Sums are enough: each term is over the weight of the whole batch.
       sums = jax.tree.map(jnp.add, sums, (grads, losses, metrics))
       return (stats, sums), None
@@ -159,9 +151,7 @@ def train_step(
     parts = (jnp.arange(microbatches), _microbatch(batch, microbatches))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     # The sums start from zeros of these shapes; nothing is computed for them.
-    shape = jax.eval_shape(
-      lambda: grad_of(state.params, state.stats, first[1], first[0])
-    )
+    shape = jax.eval_shape(lambda: grad_of(state.params, state.stats, first[1], first[0]))
     grads, (_, losses, metrics) = jax.tree.map(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
     )
@@ -173,9 +163,7 @@ def train_step(
 
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  new_state = state.replace(
-    step=state.step + 1, params=params, stats=stats, opt_state=opt_state
-  )
+  new_state = state.replace(step=state.step + 1, params=params, stats=stats, opt_state=opt_state)
   row = {
     **losses,
     **{name: value.sum / value.weight for name, value in metrics.items()},

@@ -22,10 +22,7 @@ from totojax import sharding
 from totojax import step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import errors
-from totojax.rundir import metrics
+from totojax.rundir import console, directory, errors, metrics
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
@@ -91,9 +88,7 @@ def fit(
   """
   # All that the config asks for is built by now; a mistake left no folder.
   directory.begin(workdir, run.config, **run.facts)
-  checkpoints = checkpoint_lib.Checkpoints(
-    workdir / "checkpoints", run.checkpoint
-  )
+  checkpoints = checkpoint_lib.Checkpoints(workdir / "checkpoints", run.checkpoint)
   # The order of a start: a checkpoint of this run, else the run that
   # `init_from` names, else fresh. A fresh state is made even to resume: it has
   # what no checkpoint holds, the frozen arrays and the config's own numbers.
@@ -109,13 +104,7 @@ def fit(
   bar = console.Progress("training", unit="steps", total=run.steps, done=start)
   try:
     state, finished = _loop(
-      run,
-      state,
-      start,
-      log=log,
-      bar=bar,
-      checkpoints=checkpoints,
-      interrupted=interrupted,
+      run, state, start, log=log, bar=bar, checkpoints=checkpoints, interrupted=interrupted
     )
     checkpoints.close()
   finally:
@@ -138,9 +127,7 @@ def _restored(
   """
   restored, _ = checkpoints.restore(run.shapes, run.shardings)
   opt_state = restored["opt_state"]._replace(hyperparams=hyperparams)
-  return step_lib.TrainState(
-    **{**restored, "opt_state": opt_state}, frozen=frozen
-  )
+  return step_lib.TrainState(**{**restored, "opt_state": opt_state}, frozen=frozen)
 
 
 def _loop(

@@ -46,16 +46,11 @@ def apply(module: nn.Module, params: Tree, *inputs: Any, **options: Any) -> Any:
 def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
   """`fn(name, leaf, *leaves of rest)` over a tree with PartitionSpec leaves."""
   return jax.tree_util.tree_map_with_path(
-    lambda path, *leaves: fn(name_of(path), *leaves),
-    tree,
-    *rest,
-    is_leaf=_is_spec,
+    lambda path, *leaves: fn(name_of(path), *leaves), tree, *rest, is_leaf=_is_spec
   )
 
 
-def first_match(
-  rules: Iterable[tuple[str, Any]], names: list[str]
-) -> list[Any]:
+def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]:
   """The value of the first rule whose pattern matches each whole name.
 
   Raises:
@@ -97,8 +92,5 @@ def differences(found: Tree, expected: Tree) -> list[str]:
   for name in expected_by_name.keys() & found_by_name.keys():
     a, b = found_by_name[name], expected_by_name[name]
     if a.shape != b.shape or a.dtype != b.dtype:
-      lines.append(
-        f"{name}: {a.dtype}{list(a.shape)} where {b.dtype}{list(b.shape)} is"
-        " needed"
-      )
+      lines.append(f"{name}: {a.dtype}{list(a.shape)} where {b.dtype}{list(b.shape)} is needed")
   return sorted(lines)

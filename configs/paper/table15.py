@@ -15,14 +15,7 @@ from totojax.config import paper as paper_defaults
 from totojax.config import recipes
 
 # Parameters, as printed.
-ROWS = {
-  "a1": "14.8M",
-  "a2": "77.2M",
-  "a3": "215M",
-  "a4": "458M",
-  "a5": "1.2B",
-  "a6": "1.9B",
-}
+ROWS = {"a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B", "a6": "1.9B"}
 
 
 def get_config(row="a1"):

@@ -15,7 +15,5 @@ STORES = ("imagenet", "kinetics600", "ego4d", "howto100m")
 
 def get_config():
   c = recipes.tokens_report()
-  c.tokens_report.stores = {
-    name: f"{paper_defaults.ROOT}/{name}" for name in STORES
-  }
+  c.tokens_report.stores = {name: f"{paper_defaults.ROOT}/{name}" for name in STORES}
   return c

@@ -30,16 +30,10 @@ def get_config(row="dvae16"):
   if row.startswith("patch"):
     return of_patches(tokenizer, name=f"Table 3, {row}", top1=top1)
   probe = paper_defaults.linear_probe(
-    "{workdir}/pretrain",
-    name=f"Table 3, {row}",
-    top1=top1,
-    tokenizer=tokenizer,
-    grid=grid,
+    "{workdir}/pretrain", name=f"Table 3, {row}", top1=top1, tokenizer=tokenizer, grid=grid
   )
   probe.layers = (paper_defaults.NINTH,)
-  return recipes.chain(
-    pretrain=paper_defaults.ablation(tokenizer, grid), probe=probe
-  )
+  return recipes.chain(pretrain=paper_defaults.ablation(tokenizer, grid), probe=probe)
 
 
 def of_patches(tokenizer, *, name, top1):
@@ -52,9 +46,7 @@ def of_patches(tokenizer, *, name, top1):
   c.data.validation = {"imagenet": f"{PIXELS}/val"}
   features = recipes.features("{workdir}/pretrain")
   features.features.layers = (paper_defaults.NINTH,)
-  features.source.update(
-    name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image"
-  )
+  features.source.update(name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image")
   probe = paper_defaults.linear_probe("", name=name, top1=top1)
   probe.backbones = ()
   probe.data.update(train="", validation="")

@@ -30,9 +30,7 @@ def get_config(row="16to32_rope"):
   c.model.rope_base = rope_base
   if row.startswith("16to32"):
     c.init_from = "table4-16/pretrain"
-    c.train.total_tokens = float(
-      SECOND_EPOCHS * paper_defaults.IMAGES * grid**2
-    )
+    c.train.total_tokens = float(SECOND_EPOCHS * paper_defaults.IMAGES * grid**2)
     c.optim.lr = 3e-5  # [gap] a tenth of the first stage's
   return recipes.chain(
     pretrain=c,

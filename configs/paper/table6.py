@@ -25,7 +25,5 @@ def get_config(row="llama"):
   recipes.use(c, architecture, preset)
   return recipes.chain(
     pretrain=c,
-    probe=paper_defaults.linear_probe(
-      "{workdir}/pretrain", name=f"Table 6, {row}", top1=top1
-    ),
+    probe=paper_defaults.linear_probe("{workdir}/pretrain", name=f"Table 6, {row}", top1=top1),
   )

@@ -11,10 +11,8 @@ import re
 import sys
 from typing import Any
 
-from absl import app
-from absl import flags
-from ml_collections import config_flags
-from ml_collections import ConfigDict
+from absl import app, flags
+from ml_collections import config_flags, ConfigDict
 
 from totojax.config import schema
 
@@ -94,8 +92,7 @@ def wrong_argument(argv: list[str]) -> str | None:
     reason = error.__cause__ or error.__context__
     if isinstance(reason, TypeError):
       return (
-        f"{file.removeprefix('--config=')} takes no argument, and"
-        f" {argument!r} follows its colon"
+        f"{file.removeprefix('--config=')} takes no argument, and {argument!r} follows its colon"
       )
     if isinstance(reason, ValueError):  # whose text is a whole traceback
       return str(reason).strip().splitlines()[-1].removeprefix("ValueError: ")
@@ -134,8 +131,7 @@ def _misspelt(config: ConfigDict | None, key: str) -> str | None:
     name = word.partition("[")[0]  # the rest is a place in a tuple
     if not isinstance(found, ConfigDict):
       return (
-        f"config key {key} does not exist; {above.rstrip('.')} is {found!r},"
-        " with no keys below it"
+        f"config key {key} does not exist; {above.rstrip('.')} is {found!r}, with no keys below it"
       )
     if name not in found:
       return str(schema.unknown(above + name, [above + k for k in found]))

@@ -10,19 +10,11 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels
+from totojax.config import labels, pixels, schema, studies, training
 from totojax.config import model as models
-from totojax.config import pixels
-from totojax.config import schema
-from totojax.config import studies
-from totojax.config import training
 from totojax.config.model import PRESETS
-from totojax.config.pretrain import Amount
-from totojax.config.pretrain import Pretrain
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.pretrain import Amount, Pretrain
+from totojax.config.schema import ConfigError, field, Section, section
 
 ROWS = (
   "decode",
@@ -79,9 +71,7 @@ class How(Section):
       to rest: they would slow the other side.
   """
 
-  rounds: int = field(
-    5, "readings of each side, after one that warms up", at_least=1
-  )
+  rounds: int = field(5, "readings of each side, after one that warms up", at_least=1)
   rest_s: float = field(0.2, "pause before each reading", at_least=0.0)
 
 
@@ -117,9 +107,7 @@ class DvaeEncodeBench(Section):
   size_px: int = field(128, "side of a frame", "section 3.4", at_least=1)
   hidden: int = field(256, "width of the dVAE", "Ramesh et al.", at_least=1)
   vocab: int = field(8192, "its codes", "section 3.4", at_least=1)
-  precision: str = field(
-    "highest", "of products", choices=("default", "high", "highest")
-  )
+  precision: str = field("highest", "of products", choices=("default", "high", "highest"))
 
 
 @section("store")
@@ -165,18 +153,14 @@ class ProbeBench(Section):
   """What is probed: every layer of four, 20 settings each."""
 
   pools: tuple[str, ...] = field(
-    ("average", "attention"),
-    "a case each",
-    choices=("average", "attention", "cross"),
+    ("average", "attention"), "a case each", choices=("average", "attention", "cross")
   )
   widths: tuple[int, ...] = field((384, 768), "a case each; heads of 64")
   classes: int = field(1000, "of every head", at_least=1)
   rows: int = field(128, "of a batch", at_least=1)
   head: labels.PooledHead = field(labels.PooledHead(), "but for its pool")
   optim: labels.GridConfig = field(
-    labels.GridConfig(
-      lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)
-    ),
+    labels.GridConfig(lrs=(0.01, 0.03, 0.1, 0.3, 1.0), weight_decays=(0.0, 1e-4, 1e-3, 1e-2)),
     "settings that train together",
   )
   trained: Pretrain = field(_four_layers(frames=1), "but for its width")
@@ -189,9 +173,7 @@ class SweepBench(Section):
   log2_lr: tuple[float, ...] = field((-9.0, -8.0, -7.0, -6.0), "a lane each")
   steps: int = field(50, "of each run", at_least=1)
   together: tuple[str, ...] = field(
-    ("at_once", "in_turn"),
-    "a case each; vmap, or lanes in turn",
-    choices=("at_once", "in_turn"),
+    ("at_once", "in_turn"), "a case each; vmap, or lanes in turn", choices=("at_once", "in_turn")
   )
   # One of configs/mup_sweep.py.
   trained: Pretrain = field(
@@ -240,17 +222,14 @@ class GrowthBench(Section):
   """
 
   trained: Pretrain = field(
-    _trained("base", 1, _frames(4), width=256, depth=10, heads=4, mlp_dim=768),
-    "the smallest case",
+    _trained("base", 1, _frames(4), width=256, depth=10, heads=4, mlp_dim=768), "the smallest case"
   )
   models: Mapping[str, studies.Sizes] = field(
     {name: PRESETS[name] for name in ("base", "large", "1b")},
     "name -> sizes, in place of the smallest's",
   )
   frames: tuple[int, ...] = field((16, 64), "of longer sequences", at_least=1)
-  devices: tuple[int, ...] = field(
-    (2, 4, 8), "that share parameters and as many rows", at_least=1
-  )
+  devices: tuple[int, ...] = field((2, 4, 8), "that share parameters and as many rows", at_least=1)
 
   def __post_init__(self):
     for name, sizes in self.models.items():
@@ -266,9 +245,7 @@ class MambaScanBench(Section):
   inner: int = field(2048, "channels", "Table 6", at_least=1)
   state: int = field(16, "of each channel", "[gap] mamba_ssm", at_least=1)
   chunk_tokens: int = field(64, "as model.chunk_tokens", at_least=1)
-  scans: tuple[str, ...] = field(
-    ("steps", "tree"), "a case each", choices=("steps", "tree")
-  )
+  scans: tuple[str, ...] = field(("steps", "tree"), "a case each", choices=("steps", "tree"))
 
 
 @section("")
@@ -282,9 +259,7 @@ class BenchJob(Section):
   dvae_encode: DvaeEncodeBench = field(DvaeEncodeBench(), "row dvae_encode")
   store: StoreBench = field(StoreBench(), "rows store_write and store_read")
   train_step: TrainStepBench = field(TrainStepBench(), "row train_step")
-  decode_tokens: DecodeTokensBench = field(
-    DecodeTokensBench(), "row decode_tokens"
-  )
+  decode_tokens: DecodeTokensBench = field(DecodeTokensBench(), "row decode_tokens")
   probe: ProbeBench = field(ProbeBench(), "row probe")
   sweep: SweepBench = field(SweepBench(), "row sweep")
   checkpoint: CheckpointBench = field(CheckpointBench(), "row checkpoint")
@@ -307,8 +282,7 @@ def bench_accelerator() -> ConfigDict:
         steps=8,
         peer_compiled=True,
         trained={
-          name: _one_gpu(name, rows)
-          for name, rows in (("base", 16), ("large", 8), ("1b", 4))
+          name: _one_gpu(name, rows) for name, rows in (("base", 16), ("large", 8), ("1b", 4))
         },
       ),
       decode_tokens=DecodeTokensBench(rows=8, trained=_one_gpu("1b", 1)),
@@ -319,6 +293,4 @@ def bench_accelerator() -> ConfigDict:
 
 def _one_gpu(preset: str, rows: int) -> Pretrain:
   """A step of one of Table 1's models that fills one GPU."""
-  return _trained(
-    preset, rows, models.SequenceSpec(), dtype="bfloat16", remat="none"
-  )
+  return _trained(preset, rows, models.SequenceSpec(), dtype="bfloat16", remat="none")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from totojax.config import pixels
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 
 @section("source.folder")
@@ -22,9 +19,7 @@ class Lines(Section):
 
   path: str = field("", "of the list")
   separator: str = field(
-    "space",
-    "before the label; none: there is none",
-    choices=("space", "comma", "tab", "none"),
+    "space", "before the label; none: there is none", choices=("space", "comma", "tab", "none")
   )
   classes: int = field(0, "labels are below it; 0: any", at_least=0)
 
@@ -121,14 +116,9 @@ class Source(Section):
   """
 
   name: str = field(
-    "folder",
-    "a section below, or a file of yours",
-    choices=SOURCES,
-    plugin="dataset",
+    "folder", "a section below, or a file of yours", choices=SOURCES, plugin="dataset"
   )
-  kind: str = field(
-    "video", "of folder, list and tars", choices=("video", "image")
-  )
+  kind: str = field("video", "of folder, list and tars", choices=("video", "image"))
   root: str = field("", "folder of the data")
   splits: tuple[str, ...] = field(("",), "of the source; '': all of it")
   val_frac: float = field(0.0, "of the items, held out", at_least=0, below=1)
@@ -146,9 +136,7 @@ class Source(Section):
 
   def __post_init__(self):
     if not self.splits or len(set(self.splits)) != len(self.splits):
-      raise ConfigError(
-        f"source.splits is {self.splits}; name each wanted split once"
-      )
+      raise ConfigError(f"source.splits is {self.splits}; name each wanted split once")
     if self.val_frac and len(self.splits) != 1:
       raise ConfigError(
         f"source.val_frac is {self.val_frac} with splits {self.splits};"
@@ -242,15 +230,9 @@ class FeatureFiles(Section):
   encoder: str = field("", "of yours; '': model_run's", plugin="encoder")
   tokenizer: str = field("", "its file; '': of the run, chain or package")
   layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all")
-  pool: str = field(
-    "clip", "means over each", choices=("token", "frame", "clip")
-  )
-  format: str = field(
-    "safetensors", "of the files", choices=("safetensors", "npz")
-  )
-  dtype: str = field(
-    "float32", "of what is stored", choices=("float32", "float16")
-  )
+  pool: str = field("clip", "means over each", choices=("token", "frame", "clip"))
+  format: str = field("safetensors", "of the files", choices=("safetensors", "npz"))
+  dtype: str = field("float32", "of what is stored", choices=("float32", "float16"))
   rows: int = field(8, "clips of a forward pass", at_least=1)
 
   def __post_init__(self):

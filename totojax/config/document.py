@@ -12,8 +12,7 @@ import types
 import typing
 from typing import Any
 
-from totojax.config import roots
-from totojax.config import schema
+from totojax.config import roots, schema
 
 _HEAD = """# Config keys
 

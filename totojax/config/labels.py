@@ -12,10 +12,7 @@ from typing import Any
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
 BASELINES = ("pixels", "histogram")  # what takes no model
@@ -37,11 +34,7 @@ class Data(Section):
     0, "items to validate; 0: those there and missing", at_least=0, unit="items"
   )
   holdout_frac: float = field(
-    0.0,
-    "of each class, not trained on, to choose a layer; 0.0: none",
-    "[gap]",
-    at_least=0,
-    below=1,
+    0.0, "of each class, not trained on, to choose a layer; 0.0: none", "[gap]", at_least=0, below=1
   )
   frames: int = field(0, "of a clip; 0: as the model was trained", at_least=0)
   reading: training.Reading = field(training.Reading(), "how batches are read")
@@ -52,17 +45,11 @@ class ProbeData(Data):
   """What is probed on: a layer is always chosen without the validation set."""
 
   holdout_frac: float = field(
-    0.1,
-    "of each class, not trained on, to choose a layer",
-    "[gap]",
-    above=0,
-    below=1,
+    0.1, "of each class, not trained on, to choose a layer", "[gap]", above=0, below=1
   )
   train_pixels: str = field("", "what `train` was made from, for `pixels`")
   validation_pixels: str = field("", "the same of `validation`")
-  pixels_side: int = field(
-    8, "of a frame, for `pixels`", at_least=1, unit="pixels"
-  )
+  pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
   train_records: int = field(0, "the first so many; 0: all", at_least=0)
 
 
@@ -79,10 +66,7 @@ class TrainData(Data):
   grid: int = field(32, "0: as the model was trained", "4.2", unit="tokens")
   classes: int = field(1000, "0: as many as the data say", at_least=0)
   expected: int = field(
-    50_000,
-    "items to validate; 0: those there and missing",
-    at_least=0,
-    unit="items",
+    50_000, "items to validate; 0: those there and missing", at_least=0, unit="items"
   )
   reading: training.Reading = field(
     training.Reading(workers=8, prefetch=4), "processes decode photographs"
@@ -126,9 +110,7 @@ class PooledHead(Section):
 class HeadConfig(PooledHead):
   """A head; with the width and the classes it fixes every parameter."""
 
-  pool: str = field(
-    "average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head"
-  )
+  pool: str = field("average", "of tokens", "3.5, Table 16", choices=POOLS, plugin="head")
 
 
 @section("head")
@@ -136,11 +118,7 @@ class FineTuneConfig(Section):
   """The head of fine-tuning, and how the blocks are trained."""
 
   drop_path: float = field(
-    0.1,
-    "rows that skip the last block's branches",
-    "[gap] MAE",
-    at_least=0,
-    below=1,
+    0.1, "rows that skip the last block's branches", "[gap] MAE", at_least=0, below=1
   )
   head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE")
   norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE")
@@ -184,8 +162,7 @@ class GridConfig(Section):
     for name in ("lrs", "weight_decays"):
       if not getattr(self, name):
         raise ConfigError(
-          f"optim.{name} is (); name one or more numbers that are not"
-          " negative, as (0.1, 0.3)"
+          f"optim.{name} is (); name one or more numbers that are not negative, as (0.1, 0.3)"
         )
 
   @property
@@ -216,11 +193,7 @@ class LayeredConfig(Section):
   warmup_epochs: float = field(5.0, "linear from 0", "[gap] MAE")
   end_lr_frac: float = field(LAST_RATE / 6e-5, "of the peak", "[gap] MAE")
   layer_decay: float = field(
-    0.9,
-    "a layer's rate / the next one's",
-    "4.2; tuned: [gap] MAE",
-    above=0,
-    at_most=1,
+    0.9, "a layer's rate / the next one's", "4.2; tuned: [gap] MAE", above=0, at_most=1
   )
   head_lr_mults: tuple[float, ...] = field(
     (1.0,), "rates of heads over lr, each of its own heads", above=0
@@ -230,15 +203,12 @@ class LayeredConfig(Section):
   eps: float = field(1e-8, "added to the second moment's root", "[gap] optax")
   weight_decay: float = field(0.05, "times the rate, on matrices", "[gap] MAE")
   clip_norm: float = field(1.0, "of the backbone; 0.0: none", "[gap] LLaMA")
-  mu_dtype: str = field(
-    "float32", "of the first moment", choices=("float32", "bfloat16")
-  )
+  mu_dtype: str = field("float32", "of the first moment", choices=("float32", "bfloat16"))
 
   def __post_init__(self):
     if not self.head_lr_mults:
       raise ConfigError(
-        "optim.head_lr_mults is (); name one or more numbers above 0, as"
-        " (1.0, 10.0)"
+        "optim.head_lr_mults is (); name one or more numbers above 0, as (1.0, 10.0)"
       )
 
   @property
@@ -251,9 +221,7 @@ class LayeredConfig(Section):
     return self.lr * batch_rows / self.lr_rows if self.lr_rows else self.lr
 
 
-def layered(
-  *, batch_rows: int, lr: float, lr_rows: int, **more: Any
-) -> LayeredConfig:
+def layered(*, batch_rows: int, lr: float, lr_rows: int, **more: Any) -> LayeredConfig:
   """AdamW by layers that ends with MAE's last rate."""
   rates = LayeredConfig(lr=lr, lr_rows=lr_rows, **more)
   peak = rates.peak_lr(batch_rows)
@@ -264,45 +232,22 @@ def layered(
 class ViewConfig(Section):
   """What is seen of an image: MAE's views, without RandAugment and erasing."""
 
-  least_area: float = field(
-    0.08, "of a training window", "[gap] MAE", at_least=0, at_most=1
-  )
-  widest: float = field(
-    4 / 3, "ratio of its sides", "[gap] MAE", at_least=1, at_most=100
-  )
-  flip: float = field(
-    0.5, "share of training views", "[gap] MAE", at_least=0, at_most=1
-  )
+  least_area: float = field(0.08, "of a training window", "[gap] MAE", at_least=0, at_most=1)
+  widest: float = field(4 / 3, "ratio of its sides", "[gap] MAE", at_least=1, at_most=100)
+  flip: float = field(0.5, "share of training views", "[gap] MAE", at_least=0, at_most=1)
   resample: str = field(
-    "bicubic",
-    "filter of the resizing",
-    "[gap] MAE",
-    choices=("bicubic", "bilinear", "lanczos"),
+    "bicubic", "filter of the resizing", "[gap] MAE", choices=("bicubic", "bilinear", "lanczos")
   )
   operations: int = field(
-    0,
-    "RandAugment's, of a training view",
-    "tuned: [gap] MAE",
-    at_least=0,
-    at_most=100,
+    0, "RandAugment's, of a training view", "tuned: [gap] MAE", at_least=0, at_most=100
   )
-  magnitude: float = field(
-    9.0, "of the operations", "[gap] MAE", at_least=0, at_most=10
-  )
+  magnitude: float = field(9.0, "of the operations", "[gap] MAE", at_least=0, at_most=10)
   magnitude_std: float = field(0.5, "of each one's magnitude", "[gap] MAE")
   erase: float = field(
-    0.0,
-    "training views that lose a rectangle",
-    "tuned: [gap] MAE",
-    at_least=0,
-    at_most=1,
+    0.0, "training views that lose a rectangle", "tuned: [gap] MAE", at_least=0, at_most=1
   )
   center_frac: float = field(
-    0.875,
-    "of the short side that is evaluated",
-    "[gap] MAE",
-    at_least=0.01,
-    at_most=1,
+    0.875, "of the short side that is evaluated", "[gap] MAE", at_least=0.01, at_most=1
   )
 
 
@@ -312,15 +257,9 @@ class MixConfig(Section):
 
   mixup: float = field(0.8, "alpha; 0.0: none", "[gap] MAE", at_least=0)
   cutmix: float = field(1.0, "alpha; 0.0: none", "[gap] MAE", at_least=0)
-  share: float = field(
-    1.0, "microbatches that are mixed", "[gap] MAE", at_least=0, at_most=1
-  )
-  switch: float = field(
-    0.5, "of these, with cutmix", "[gap] MAE", at_least=0, at_most=1
-  )
-  smoothing: float = field(
-    0.1, "goes evenly to all classes", "[gap] MAE", at_least=0, at_most=1
-  )
+  share: float = field(1.0, "microbatches that are mixed", "[gap] MAE", at_least=0, at_most=1)
+  switch: float = field(0.5, "of these, with cutmix", "[gap] MAE", at_least=0, at_most=1)
+  smoothing: float = field(0.1, "goes evenly to all classes", "[gap] MAE", at_least=0, at_most=1)
 
 
 @section("model")
@@ -351,9 +290,7 @@ class Labels(Section):
   paper: Paper = field(Paper(), "a number beside ours")
   mesh: training.MeshConfig = field(training.MeshConfig(), "devices")
   every: training.Every = field(training.Every(), "how often")
-  checkpoint: training.CheckpointConfig = field(
-    training.CheckpointConfig(), "which stay"
-  )
+  checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
 
 
 @section("")
@@ -369,18 +306,12 @@ class Probe(Labels):
   encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
   layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all")
   cache: str = field(
-    "auto",
-    "features are made once; auto: for average pooling",
-    choices=("auto", "on", "off"),
+    "auto", "features are made once; auto: for average pooling", choices=("auto", "on", "off")
   )
-  memory_gb: float = field(
-    0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0
-  )
+  memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")
   head: HeadConfig = field(HeadConfig(), "of every layer and setting")
-  train: Epochs = field(
-    Epochs(batch_rows=16_384), "how long: batch_rows 16,384", "[gap] MAE"
-  )
+  train: Epochs = field(Epochs(batch_rows=16_384), "how long: batch_rows 16,384", "[gap] MAE")
   optim: GridConfig = field(GridConfig(), "the optimiser of each head")
   every: training.Every = field(
     training.Every(log_steps=100, eval_steps=1000, checkpoint_steps=1000),
@@ -405,9 +336,7 @@ class Joint(Tuning):
 
   run: str = field("joint", "the job")
   layers: tuple[int, ...] = field((), "H_1 to H_L; (): all")
-  data: TrainData = field(
-    TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]"
-  )
+  data: TrainData = field(TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]")
   head: HeadConfig = field(
     HeadConfig(pool="attention", init_std=0.02),
     "of each layer: pool 'attention', init_std 0.02",
@@ -430,18 +359,9 @@ class Finetune(Tuning):
   )
   head: FineTuneConfig = field(FineTuneConfig(), "on the last layer")
   mix: MixConfig = field(MixConfig(), "how rows are mixed")
-  train: Epochs = field(
-    Epochs(epochs=100.0), "how long: epochs 100.0", "[gap] MAE"
-  )
+  train: Epochs = field(Epochs(epochs=100.0), "how long: epochs 100.0", "[gap] MAE")
   optim: LayeredConfig = field(
-    layered(
-      batch_rows=1024,
-      lr=5e-4,
-      lr_rows=256,
-      layer_decay=0.65,
-      b2=0.999,
-      clip_norm=0.0,
-    ),
+    layered(batch_rows=1024, lr=5e-4, lr_rows=256, layer_decay=0.65, b2=0.999, clip_norm=0.0),
     "the optimiser: lr 5e-4 for 256 rows, so that the last is 1e-6 too;"
     " layer_decay 0.65, b2 0.999, clip_norm 0.0",
     "[gap] MAE",

@@ -9,10 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from totojax import plugins
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
 VOCAB_MULTIPLE = 128  # lanes of a TPU register: the vocabulary axis is padded
@@ -42,10 +39,7 @@ GPT2_PRESETS = {
   "280m": dict(width=1024, depth=22, heads=16, mlp_dim=4096),
   "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
 }
-MAMBA_PRESETS = {
-  "290m": dict(width=1024, depth=42),
-  "tiny": dict(width=32, depth=2),
-}
+MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, depth=2)}
 
 
 @section("sequence")
@@ -55,16 +49,13 @@ class SequenceSpec(Section):
   vocab: int = field(8192, "codes of the tokenizer", "section 3.4")
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
-  context: int = field(
-    4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens"
-  )
+  context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")
   segments: bool = field(False, "images are hidden from each other", "3.4: no")
 
   def __post_init__(self):
     if not 1 <= self.vocab <= 65_536:
       raise ConfigError(
-        f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use"
-        " 1 to 65536"
+        f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use 1 to 65536"
       )
 
   @property
@@ -216,10 +207,7 @@ class Compute(Section):
   """
 
   dtype: str = field(
-    "bfloat16",
-    "of activations and products",
-    "[gap] LVM",
-    choices=("bfloat16", "float32"),
+    "bfloat16", "of activations and products", "[gap] LVM", choices=("bfloat16", "float32")
   )
   attention: str = field("auto", "one of `attention.IMPLEMENTATIONS`, or auto")
   remat: str = field(
@@ -233,8 +221,7 @@ class Compute(Section):
   def __post_init__(self):
     if self.loss_chunk < 0:
       raise ConfigError(
-        f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or"
-        " 0 for all at once"
+        f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or 0 for all at once"
       )
 
 

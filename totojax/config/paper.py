@@ -29,10 +29,7 @@ def chosen(rows: Mapping[str, Row], name: str, file: str) -> Row:
     ValueError: there is no such row; tells which there are.
   """
   if name not in rows:
-    raise ValueError(
-      f"configs/paper/{file}.py:{name} is unknown; its rows are"
-      f" {', '.join(rows)}"
-    )
+    raise ValueError(f"configs/paper/{file}.py:{name} is unknown; its rows are {', '.join(rows)}")
   return rows[name]
 
 
@@ -50,20 +47,13 @@ def ablation(tokenizer: str = "dvae", grid: int = 16) -> ConfigDict:
   tokens = grid**2
   c.sequence.update(vocab=VOCAB[tokenizer], grid=grid, frames=1, context=tokens)
   c.train.total_tokens = float(EPOCHS * IMAGES * tokens)
-  c.data.train = {
-    "imagenet": recipes.source(store(tokenizer, grid, "train"), 1.0)
-  }
+  c.data.train = {"imagenet": recipes.source(store(tokenizer, grid, "train"), 1.0)}
   c.data.validation = {"imagenet": store(tokenizer, grid, "val")}
   return c
 
 
 def linear_probe(
-  model_run: str,
-  *,
-  name: str,
-  top1: float,
-  tokenizer: str = "dvae",
-  grid: int = 16,
+  model_run: str, *, name: str, top1: float, tokenizer: str = "dvae", grid: int = 16
 ) -> ConfigDict:
   """MAE's linear probe of every layer on ImageNet-1k.
 
@@ -74,9 +64,7 @@ def linear_probe(
     tokenizer: of the model.
     grid: tokens per side.
   """
-  c = recipes.probe(
-    model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val")
-  )
+  c = recipes.probe(model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val"))
   c.backbones = ("trained",)
   c.data.update(classes=1000, expected=50_000, holdout_frac=0.01)
   c.paper.update(name=name, top1=top1)
@@ -91,9 +79,7 @@ def attention_probe(c: ConfigDict) -> ConfigDict:
 
 def kinetics_probe(model_run: str, *, name: str, top1: float) -> ConfigDict:
   """Cross-attention and an MLP on every layer (Table 16), 10 x 3 views."""
-  c = recipes.probe(
-    model_run, f"{ROOT}/k400-dvae-16/train", f"{ROOT}/k400-dvae-16/val"
-  )
+  c = recipes.probe(model_run, f"{ROOT}/k400-dvae-16/train", f"{ROOT}/k400-dvae-16/val")
   c.backbones = ("trained",)
   c.data.update(classes=400, holdout_frac=0.02)
   c.head.update(pool="cross", init_std=0.02)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 MOTIONS = (
   "still",
@@ -31,19 +28,11 @@ class Scene(Section):
   frames: int = field(16, "of a clip", at_least=1)
   size_px: int = field(32, "side of the square frames", at_least=8)
   objects: int = field(2, "at most, the labelled one included", at_least=1)
-  occluder_frac: float = field(
-    0.3, "clips with a bar in front", at_least=0, at_most=1
-  )
-  pan_frac: float = field(
-    0.25, "clips whose background moves", at_least=0, at_most=1
-  )
+  occluder_frac: float = field(0.3, "clips with a bar in front", at_least=0, at_most=1)
+  pan_frac: float = field(0.25, "clips whose background moves", at_least=0, at_most=1)
   motions: tuple[str, ...] = field((), "of objects; (): all", choices=MOTIONS)
-  backgrounds: tuple[str, ...] = field(
-    (), "behind the objects; (): all", choices=BACKGROUNDS
-  )
-  radius: tuple[float, float] = field(
-    (0.22, 0.30), "of the large object, least and greatest"
-  )
+  backgrounds: tuple[str, ...] = field((), "behind the objects; (): all", choices=BACKGROUNDS)
+  radius: tuple[float, float] = field((0.22, 0.30), "of the large object, least and greatest")
   speed: tuple[float, float] = field(
     (0.05, 0.085), "of what moves straight, a frame: least and greatest"
   )
@@ -128,32 +117,22 @@ class Views(Section):
   """
 
   mode: str = field(
-    "",
-    "clip.crops random ones, or views, or as `clip`",
-    choices=("train", "test", ""),
+    "", "clip.crops random ones, or views, or as `clip`", choices=("train", "test", "")
   )
   temporal: int = field(10, "test: spans of a video", "SlowFast", at_least=1)
-  spatial: int = field(
-    3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3)
-  )
+  spatial: int = field(3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3))
   offset: bool = field(False, "test: the last span ends with the video")
   short_frac: tuple[float, float] = field(
     (8 / 7, 10 / 7),
     "train: the short side is drawn, in sizes of the clip",
     "SlowFast: 256 to 320 for 224",
   )
-  flip_frac: float = field(
-    0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1
-  )
+  flip_frac: float = field(0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1)
 
   def __post_init__(self):
-    if (
-      len(self.short_frac) != 2
-      or not 1 <= self.short_frac[0] <= (self.short_frac[1])
-    ):
+    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (self.short_frac[1]):
       raise ConfigError(
-        f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on,"
-        " the smaller first"
+        f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on, the smaller first"
       )
 
 
@@ -163,16 +142,9 @@ class ImageSpec(Section):
 
   size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
   crops: int = field(1, "windows of one image", "[gap]", above=0)
-  crop: str = field(
-    "random",
-    "where",
-    "[gap] 3.4 says it of videos",
-    choices=("random", "center"),
-  )
+  crop: str = field("random", "where", "[gap] 3.4 says it of videos", choices=("random", "center"))
   resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
-  animated: str = field(
-    "refuse", "of several pictures in a file", choices=("refuse", "first")
-  )
+  animated: str = field("refuse", "of several pictures in a file", choices=("refuse", "first"))
 
   def __post_init__(self):
     if self.crop == "center" and self.crops != 1:

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 
 @section("train")
@@ -26,9 +23,7 @@ class Data(Section):
   """What is trained and evaluated on."""
 
   tokenizer: str = field("", "fingerprint of all stores; '': any, equal")
-  encode_with: str = field(
-    "", "tokenizer file: `train` are pixels", plugin="tokenizer"
-  )
+  encode_with: str = field("", "tokenizer file: `train` are pixels", plugin="tokenizer")
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
   reading: training.Reading = field(training.Reading(), "how batches are read")
@@ -61,20 +56,14 @@ class DvaeSize(Section):
 class Plan(Section):
   """What `run = "plan"` of a pre-training config compiles for."""
 
-  what: str = field(
-    "train", "the step that is planned", choices=("train", "decode", "encode")
-  )
+  what: str = field("train", "the step that is planned", choices=("train", "decode", "encode"))
   rows: int = field(8, "of decode, encode: of a device", at_least=1)
   cache_tokens: int = field(0, "of decode; 0: the context", at_least=0)
   dvae: DvaeSize = field(DvaeSize(), "what encodes")
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
   slices: int = field(1, "of this topology each", at_least=1)
-  price_per_chip_hour: float = field(
-    0.0, "any currency; 0.0: none", at_least=0.0
-  )
-  busy: float = field(
-    0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0
-  )
+  price_per_chip_hour: float = field(0.0, "any currency; 0.0: none", at_least=0.0)
+  busy: float = field(0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0)
   search: bool = field(False, "every combination of the three lists")
   meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
   remats: tuple[str, ...] = field(
@@ -99,12 +88,8 @@ class Pretrain(Section):
   seed: int = field(0, "of parameters and data")
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
-  architecture: str = field(
-    "llama", "whose keys `model` has", plugin="architecture"
-  )
-  model: models.Model = field(
-    models.Llama(), "its sizes", choose=models.model_kind
-  )
+  architecture: str = field("llama", "whose keys `model` has", plugin="architecture")
+  model: models.Model = field(models.Llama(), "its sizes", choose=models.model_kind)
   patches: models.Patches = field(models.Patches(), "Table 3's patches")
   mup: models.MupConfig = field(models.MupConfig(), "µP")
   compute: models.Compute = field(models.Compute(), "how it is computed")
@@ -114,13 +99,9 @@ class Pretrain(Section):
   data: Data = field(Data(), "on what")
   validation: Validation = field(Validation(), "during training")
   every: training.Every = field(training.Every(), "how often")
-  checkpoint: training.CheckpointConfig = field(
-    training.CheckpointConfig(), "which stay"
-  )
+  checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
   plan: Plan = field(Plan(), "what `run = plan` is for")
-  task: str | None = field(
-    None, "what is trained, of yours", plugin="task", optional=True
-  )
+  task: str | None = field(None, "what is trained, of yours", plugin="task", optional=True)
   evaluations: tuple[str, ...] | None = field(
     None, "more of yours during training", plugin="evaluation", optional=True
   )

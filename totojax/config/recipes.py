@@ -12,9 +12,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from totojax.config import model as models
-from totojax.config import roots
-from totojax.config import schema
-from totojax.config import training
+from totojax.config import roots, schema, training
 from totojax.config.model import PRESETS as PRESETS
 
 
@@ -51,11 +49,7 @@ def tuned_mup(base_width: int) -> ConfigDict:
   defaults wider models learnt hardly better there (see docs/results.md).
   """
   tuned = models.MupConfig(
-    on=True,
-    base_width=base_width,
-    matrix_std=base_width**-0.5,
-    embedding_std=1.0,
-    output=8.0,
+    on=True, base_width=base_width, matrix_std=base_width**-0.5, embedding_std=1.0, output=8.0
   )
   return schema.to_config(tuned)
 
@@ -91,9 +85,7 @@ def paper(preset: str) -> ConfigDict:
   c.data.root = "data"
   root = c.data.get_ref("root")
   mixture = dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
-  c.data.train = {
-    name: source(root + f"/{name}", weight) for name, weight in mixture.items()
-  }
+  c.data.train = {name: source(root + f"/{name}", weight) for name, weight in mixture.items()}
   c.data.validation = {"kinetics400": root + "/kinetics400_val"}
   return c
 
@@ -140,18 +132,10 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
     teacher_steps=steps * 3 // 4,
   )
   c.train.update(
-    steps=steps,
-    batch_frames=32,
-    start_frames=2500,
-    score_frames=512,
-    least_used_frac=0.5,
+    steps=steps, batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5
   )
   c.optim.update(
-    lr=3e-3,
-    warmup_steps=min(50, steps // 10),
-    end_lr_frac=0.02,
-    b2=0.99,
-    clip_norm=1.0,
+    lr=3e-3, warmup_steps=min(50, steps // 10), end_lr_frac=0.02, b2=0.99, clip_norm=1.0
   )
   c.every = every(50, 500, 250)
 
@@ -192,9 +176,7 @@ def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
   """Models of one depth by name, for a sweep over widths."""
   return ConfigDict(
     {
-      f"w{width}": dict(
-        width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio)
-      )
+      f"w{width}": dict(width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio))
       for width in widths
     }
   )
@@ -284,18 +266,10 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   """
   c = probe(model_run, f"{shards}/train", f"{shards}/val")
   c.backbones = ("trained", "untrained", "pixels", "histogram")
-  c.data.update(
-    train_pixels=f"{clips}/train",
-    validation_pixels=f"{clips}/val",
-    holdout_frac=0.2,
-  )
+  c.data.update(train_pixels=f"{clips}/train", validation_pixels=f"{clips}/val", holdout_frac=0.2)
   c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
   c.optim.update(
-    name="adamw",
-    lrs=(1e-3, 3e-3, 1e-2),
-    weight_decays=(0.01, 0.3),
-    lr_rows=0,
-    warmup_epochs=1.0,
+    name="adamw", lrs=(1e-3, 3e-3, 1e-2), weight_decays=(0.01, 0.3), lr_rows=0, warmup_epochs=1.0
   )
   c.every = every(100, 1000, 1000)
   return c
@@ -337,9 +311,7 @@ def videos_to_report(
   tokens = 16 * grid**2
   model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
   model_run.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  model_run.train.update(
-    batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens)
-  )
+  model_run.train.update(batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens))
   model_run.optim.warmup_steps = steps // 10
   model_run.data.train = {name: source("{workdir}/shards/train", 1.0)}
   model_run.data.validation = {name: "{workdir}/shards/val"}
@@ -347,9 +319,7 @@ def videos_to_report(
   return chain(
     clips=clips,
     tokenizer=chosen,
-    shards=shards(
-      "{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"
-    ),
+    shards=shards("{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"),
     pretrain=model_run,
     validate=validate("{workdir}/pretrain"),
     report=report("{workdir}"),

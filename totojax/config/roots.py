@@ -52,9 +52,7 @@ def find(name: str) -> type:
     near = difflib.get_close_matches(str(name), ROOTS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(sorted([*ROOTS, "plan"]))
-    raise schema.ConfigError(
-      f"config.run is {name!r}; {hint}the jobs are {known}"
-    )
+    raise schema.ConfigError(f"config.run is {name!r}; {hint}the jobs are {known}")
   module, _, cls = ROOTS[name].partition(":")
   return getattr(importlib.import_module(f"totojax.config.{module}"), cls)
 
@@ -69,9 +67,7 @@ def config(name: str, **keys: Any) -> ConfigDict:
   return schema.to_config(find(name)(**keys))
 
 
-def read(
-  values: Mapping[str, Any], path: str = "", *, fill: bool = False
-) -> Any:
+def read(values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> Any:
   """The typed config of the job that `values["run"]` names.
 
   Raises:
@@ -105,8 +101,7 @@ def _root_of_plan(values: Mapping[str, Any]) -> type:
   told = "a plan is of pre-training or of tokenizing; this config"
   if "model_run" in values:
     raise schema.ConfigError(
-      f"{told} starts from model_run. Plan a pre-training config of its model"
-      " and grid"
+      f"{told} starts from model_run. Plan a pre-training config of its model and grid"
     )
   if {"model", "optim"} <= set(values):
     return find("pretrain")

@@ -157,9 +157,7 @@ def field(
   allowed = Range(at_least, above, at_most, below, tuple(choices))
   meta = Meta(doc, source, allowed, unit, optional, choose, plugin)
   if isinstance(default, dict):
-    return dataclasses.field(
-      default_factory=lambda: dict(default), metadata={"key": meta}
-    )
+    return dataclasses.field(default_factory=lambda: dict(default), metadata={"key": meta})
   return dataclasses.field(default=default, metadata={"key": meta})
 
 
@@ -225,9 +223,7 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
       raise ConfigError(f"{path} is {value!r}; {told}")
 
 
-def read(
-  cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False
-) -> T:
+def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> T:
   """The section that `values` describes, with every key checked.
 
   Args:
@@ -281,9 +277,7 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
     if isinstance(value, kind):
       return value
     if not isinstance(value, Mapping):
-      raise ConfigError(
-        f"config key {path} is {value!r}; it must be a section with keys"
-      )
+      raise ConfigError(f"config key {path} is {value!r}; it must be a section with keys")
     return read(kind, value, path, fill=fill)
   outer, inner = typing.get_origin(kind), typing.get_args(kind)
   if outer in (types.UnionType, typing.Union):
@@ -295,42 +289,31 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
     return _tuple(inner, value, path, fill=fill)
   if outer is not None and issubclass(outer, Mapping):
     if not isinstance(value, Mapping):
-      raise ConfigError(
-        f"config key {path} is {value!r}; it must be a section with names"
-      )
+      raise ConfigError(f"config key {path} is {value!r}; it must be a section with names")
     return {
-      name: _value(inner[1], one, _join(path, name), fill=fill)
-      for name, one in value.items()
+      name: _value(inner[1], one, _join(path, name), fill=fill) for name, one in value.items()
     }
   if kind is float and type(value) is int:
     return float(value)
   if kind in _PLAIN and type(value) is not kind:
     raise ConfigError(
-      f"config key {path} is {value!r} ({type(value).__name__}); it must be"
-      f" {kind.__name__}"
+      f"config key {path} is {value!r} ({type(value).__name__}); it must be {kind.__name__}"
     )
   return value
 
 
-def _tuple(
-  inner: tuple[Any, ...], value: Any, path: str, *, fill: bool
-) -> tuple[Any, ...]:
+def _tuple(inner: tuple[Any, ...], value: Any, path: str, *, fill: bool) -> tuple[Any, ...]:
   """A tuple of one kind and any length, or of the kinds given."""
   if not isinstance(value, tuple | list):
-    raise ConfigError(
-      f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)"
-    )
+    raise ConfigError(f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)")
   if inner and inner[-1] is not Ellipsis:
     if len(value) != len(inner):
-      raise ConfigError(
-        f"config key {path} is {value!r}; it must have {len(inner)} parts"
-      )
+      raise ConfigError(f"config key {path} is {value!r}; it must have {len(inner)} parts")
     kinds = inner
   else:
     kinds = (inner[0] if inner else Any,) * len(value)
   return tuple(
-    _value(kind, one, f"{path}[{i}]", fill=fill)
-    for i, (kind, one) in enumerate(zip(kinds, value))
+    _value(kind, one, f"{path}[{i}]", fill=fill) for i, (kind, one) in enumerate(zip(kinds, value))
   )
 
 
@@ -430,11 +413,7 @@ def _sections(value: Any, path: str) -> dict[str, Any]:
   if dataclasses.is_dataclass(value):
     return {path: value}
   if isinstance(value, Mapping):
-    return {
-      _join(path, name): one
-      for name, one in value.items()
-      if dataclasses.is_dataclass(one)
-    }
+    return {_join(path, name): one for name, one in value.items() if dataclasses.is_dataclass(one)}
   return {}
 
 

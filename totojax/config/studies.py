@@ -9,10 +9,7 @@ from typing import Any
 from totojax.config import model as models
 from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 PARAMETRISATIONS = ("mup", "standard")
 OCTAVES = tuple(float(x) for x in range(-12, -2))
@@ -20,9 +17,7 @@ OCTAVES = tuple(float(x) for x in range(-12, -2))
 Sizes = Mapping[str, Any]
 
 
-def sized(
-  model: models.Model, sizes: Sizes, path: str = "model"
-) -> models.Model:
+def sized(model: models.Model, sizes: Sizes, path: str = "model") -> models.Model:
   """A model with other sizes.
 
   Args:
@@ -40,8 +35,7 @@ def check_parametrisations(names: Sequence[str]) -> None:
   """Raises ConfigError for none, or another than `PARAMETRISATIONS`."""
   if not names or not set(names) <= set(PARAMETRISATIONS):
     raise ConfigError(
-      f"parametrisations are {list(names)}; use"
-      f" {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
+      f"parametrisations are {list(names)}; use {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
     )
 
 
@@ -65,9 +59,7 @@ class CoordCheck(Section):
   """What is compared."""
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
-  parametrisations: tuple[str, ...] = field(
-    PARAMETRISATIONS, "each with every model"
-  )
+  parametrisations: tuple[str, ...] = field(PARAMETRISATIONS, "each with every model")
   rows: int = field(4, "of random tokens, in each update", at_least=1)
   updates: int = field(4, "of each model", at_least=1)
   log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best")
@@ -104,9 +96,7 @@ class Sweep(Section):
   total_tokens: tuple[float, ...] = field((1e12,), "of each run")
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
-    "auto",
-    "vmap: at_once; in_turn; auto: in turn on CPUs",
-    choices=("auto", "at_once", "in_turn"),
+    "auto", "vmap: at_once; in_turn; auto: in turn on CPUs", choices=("auto", "at_once", "in_turn")
   )
 
   def __post_init__(self):
@@ -119,9 +109,7 @@ class SweepJob(Section):
 
   run: str = field("sweep", "the job")
   sweep: Sweep = field(Sweep(), "what differs")
-  pretrain: pretrain_config.Pretrain = field(
-    pretrain_config.Pretrain(), "what all runs share"
-  )
+  pretrain: pretrain_config.Pretrain = field(pretrain_config.Pretrain(), "what all runs share")
 
   def __post_init__(self):
     for name, sizes in self.sweep.models.items():
@@ -140,12 +128,8 @@ class Scaling(Section):
 
   runs: tuple[str, ...] = field((), '"NAME=FOLDER" of pre-training')
   source: str = field("", "of the evaluation; '': the mean over all")
-  skip_frac: float = field(
-    0.1, "of each run: its warm-up, left out", at_least=0.0, below=1.0
-  )
-  frontier: str = field(
-    "envelope", "what the law is of", choices=("envelope", "final")
-  )
+  skip_frac: float = field(0.1, "of each run: its warm-up, left out", at_least=0.0, below=1.0)
+  frontier: str = field("envelope", "what the law is of", choices=("envelope", "final"))
   bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
   draws: int = field(1000, "of runs, for the interval", at_least=1)
   seed: int = field(0, "of the draws")

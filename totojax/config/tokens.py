@@ -6,10 +6,7 @@ from collections.abc import Mapping
 import re
 
 from totojax.config import training
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 
 @section("dvae")
@@ -54,12 +51,7 @@ class TokenizerConfig(Section):
       update, in nats.
   """
 
-  loss: str = field(
-    "logit_laplace",
-    "l2: squared pixels",
-    "A.3",
-    choices=("logit_laplace", "l2"),
-  )
+  loss: str = field("logit_laplace", "l2: squared pixels", "A.3", choices=("logit_laplace", "l2"))
   kl: float = field(6.6, "final weight of the KL divergence", "A.2")
   kl_steps: int = field(5000, "until it has risen from 0", "A.2", at_least=1)
   tau_start: float = field(1.0, "temperature, at first", "A.2", above=0)
@@ -67,10 +59,7 @@ class TokenizerConfig(Section):
   tau_steps: int = field(150_000, "of the cosine between", "A.2", at_least=1)
   usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off")
   start: str = field(
-    "random",
-    "of the encoder's last layer",
-    "patches: ours",
-    choices=("random", "patches"),
+    "random", "of the encoder's last layer", "patches: ours", choices=("random", "patches")
   )
   start_logit_std: float = field(10.0, "of a start of patches", above=0)
   teacher: float = field(0.0, "weight of the k-means codes", "ours: off")
@@ -124,12 +113,7 @@ class Tokenizer(Section):
   train: TokenizerAmount = field(TokenizerAmount(), "how long")
   optim: training.AdamWConfig = field(
     training.AdamWConfig(
-      lr=1e-4,
-      warmup_steps=0,
-      end_lr_frac=0.0125,
-      b2=0.999,
-      weight_decay=1e-4,
-      clip_norm=1e9,
+      lr=1e-4, warmup_steps=0, end_lr_frac=0.0125, b2=0.999, weight_decay=1e-4, clip_norm=1e9
     ),
     "the optimiser",
     "A.2, without clipping",
@@ -139,9 +123,7 @@ class Tokenizer(Section):
   every: training.Every = field(
     training.Every(eval_steps=10_000, checkpoint_steps=5000), "how often"
   )
-  checkpoint: training.CheckpointConfig = field(
-    training.CheckpointConfig(), "which stay"
-  )
+  checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
   card: Card = field(Card(), "of the file")
 
 
@@ -150,9 +132,7 @@ class Tokenizing(Section):
   """What is tokenized and how."""
 
   pixels: str = field("", "folder of the pixel stores train and val")
-  tokenizer: str = field(
-    "shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer"
-  )
+  tokenizer: str = field("shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer")
   records: int = field(32, "clips that are encoded at a time", at_least=1)
   records_per_shard: int = field(512, "clips of a shard", at_least=1)
   report_frames: int = field(512, "held out, for PSNR", at_least=1)
@@ -183,12 +163,8 @@ class ReportStores(Section):
   stores: Mapping[str, str] = field({}, "name -> folder of a token store")
   tokenizer: str = field("", 'that shows images: a file, "shipped"; "": none')
   pixels: Mapping[str, str] = field({}, "name -> folder of their pixels")
-  images: int = field(
-    10_000, "of each store, for 2- and 3-grams; 0: all", "A.6", at_least=0
-  )
-  adjacency: str = field(
-    "raster", "of tokens in n-grams", "[gap]", choices=("raster", "row")
-  )
+  images: int = field(10_000, "of each store, for 2- and 3-grams; 0: all", "A.6", at_least=0)
+  adjacency: str = field("raster", "of tokens in n-grams", "[gap]", choices=("raster", "row"))
 
   def __post_init__(self):
     extra = sorted(set(self.pixels) - set(self.stores))
@@ -225,14 +201,11 @@ class OfficialWeights(Section):
   def __post_init__(self):
     if self.files and self.urls:
       raise ConfigError(
-        "official.files and official.urls are both set; keep the one that the"
-        " weights are read from"
+        "official.files and official.urls are both set; keep the one that the weights are read from"
       )
     for word in self.sha256:
       if not re.fullmatch("[0-9a-fA-F]{64}", word):
-        raise ConfigError(
-          f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits"
-        )
+        raise ConfigError(f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits")
 
 
 @section("")
@@ -249,9 +222,7 @@ class Comparison(Section):
 
   train: tuple[str, ...] = field((), "stores that are trained on")
   validation: tuple[str, ...] = field((), "stores that are held out")
-  per: str = field(
-    "record", "what must not be equal", choices=("record", "frame")
-  )
+  per: str = field("record", "what must not be equal", choices=("record", "frame"))
   fail: bool = field(True, "an overlap is an error")
 
 

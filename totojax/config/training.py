@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from totojax.config.schema import ConfigError
-from totojax.config.schema import field
-from totojax.config.schema import Section
-from totojax.config.schema import section
+from totojax.config.schema import ConfigError, field, Section, section
 
 
 @section("optim")
@@ -67,8 +64,7 @@ class Reading(Section):
   def __post_init__(self):
     if self.workers < 0 or self.prefetch < 0:
       raise ConfigError(
-        f"workers {self.workers} and prefetch {self.prefetch} must not be"
-        " negative; use 0 for none"
+        f"workers {self.workers} and prefetch {self.prefetch} must not be negative; use 0 for none"
       )
 
 
@@ -88,14 +84,10 @@ def shares(train: Mapping[str, Share], *, example: str) -> Mapping[str, Share]:
       one has no path.
   """
   if not train:
-    raise ConfigError(
-      "config key data.train is empty; name at least one store, as"
-      f" {example} does"
-    )
+    raise ConfigError(f"config key data.train is empty; name at least one store, as {example} does")
   for name, share in train.items():
     if not share.path:
       raise ConfigError(
-        f"config key data.train.{name}.path is empty; set it to the folder of"
-        " a store"
+        f"config key data.train.{name}.path is empty; set it to the folder of a store"
       )
   return train

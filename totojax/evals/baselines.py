@@ -82,9 +82,7 @@ def fit_copy(codes_MNP: np.ndarray, *, vocab: int, per_code: bool) -> CopyModel:
   unigram_V = fit_unigram(codes_MNP, vocab=vocab)
   previous, repeated = _pairs(codes_MNP)
   pairs_V = np.bincount(previous, minlength=vocab).astype(np.float64)
-  repeats_V = np.bincount(previous, weights=repeated, minlength=vocab).astype(
-    np.float64
-  )
+  repeats_V = np.bincount(previous, weights=repeated, minlength=vocab).astype(np.float64)
   if per_code:
     rate = (repeats_V.sum() + 1.0) / (pairs_V.sum() + 2.0)
     rate_V = (repeats_V + RATE_PRIOR * rate) / (pairs_V + RATE_PRIOR)
@@ -97,18 +95,14 @@ def fit_copy(codes_MNP: np.ndarray, *, vocab: int, per_code: bool) -> CopyModel:
   return CopyModel(unigram_V=unigram_V, lam_V=lam_V)
 
 
-def unigram_score(
-  codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int
-) -> Score:
+def unigram_score(codes_MNP: np.ndarray, *, unigram_V: np.ndarray, first_frame: int) -> Score:
   """Loss of the unigram predictor on frames `first_frame` (from 0) and on."""
   ngrams.check_codes(codes_MNP, len(unigram_V), axes=AXES)
   nll_MNP = -np.log(unigram_V)[codes_MNP[:, first_frame:]]
   return _score(nll_MNP)
 
 
-def copy_score(
-  codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int
-) -> Score:
+def copy_score(codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int) -> Score:
   """Loss of the copying predictor on frames `first_frame` (from 0) and on.
 
   With first_frame = 0 the first frame is scored by the unigram.
@@ -123,9 +117,7 @@ def copy_score(
   return _score(nll_MNP[:, first_frame:])
 
 
-def evaluate(
-  train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int
-) -> dict[str, float]:
+def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -> dict[str, float]:
   """All baselines, fitted on training codes and scored on validation codes.
 
   Returns:
@@ -141,9 +133,7 @@ def evaluate(
     score = unigram_score(validation_MNP, unigram_V=unigram_V, first_frame=0)
     return out | {"unigram/loss": score.mean, "unigram/loss_sem": score.sem}
   for name, first in frames.items():
-    score = unigram_score(
-      validation_MNP, unigram_V=unigram_V, first_frame=first
-    )
+    score = unigram_score(validation_MNP, unigram_V=unigram_V, first_frame=first)
     out[f"unigram/{name}"] = score.mean
     out[f"unigram/{name}_sem"] = score.sem
   for baseline, per_code in (("copy", False), ("copy_per_code", True)):
@@ -169,9 +159,7 @@ def _pairs(codes_MNP: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   return previous_MNP.reshape(-1), repeated_MNP.reshape(-1)
 
 
-def _shared_lam(
-  unigram_V: np.ndarray, *, pairs_V: np.ndarray, repeats_V: np.ndarray
-) -> float:
+def _shared_lam(unigram_V: np.ndarray, *, pairs_V: np.ndarray, repeats_V: np.ndarray) -> float:
   """The lam in [0, (n + 1) / (n + 2)] of highest likelihood, by bisection."""
   pairs = pairs_V.sum()
   misses = pairs - repeats_V.sum()
@@ -202,9 +190,4 @@ def _score(nll_MNP: np.ndarray) -> Score:
   sem = float("nan")
   if len(mean_M) > 1:
     sem = float(mean_M.std(ddof=1) / np.sqrt(len(mean_M)))
-  return Score(
-    mean=float(mean_M.mean()),
-    sem=sem,
-    sequences=len(mean_M),
-    tokens=nll_MNP.size,
-  )
+  return Score(mean=float(mean_M.mean()), sem=sem, sequences=len(mean_M), tokens=nll_MNP.size)

@@ -14,9 +14,7 @@ import numpy as np
 
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
-from totojax.tokenizers import api
-from totojax.tokenizers import stats
-from totojax.tokenizers import weights
+from totojax.tokenizers import api, stats, weights
 
 SHOWN = 8  # images of a store
 MEASURED = 64  # images that PSNR is over, where there are originals
@@ -37,11 +35,7 @@ class Plan:
   originals: Mapping[str, store_lib.Store]
 
 
-def plan(
-  stores: Mapping[str, store_lib.Store],
-  tokenizer: str,
-  pixels: Mapping[str, str],
-) -> Plan:
+def plan(stores: Mapping[str, store_lib.Store], tokenizer: str, pixels: Mapping[str, str]) -> Plan:
   """Loads the tokenizer and opens the originals.
 
   Args:
@@ -57,9 +51,7 @@ def plan(
     return Plan(None, {}, {})
   loaded = weights.load(tokenizer)
   mine = {
-    name: store
-    for name, store in stores.items()
-    if store.manifest.tokenizer == loaded.fingerprint
+    name: store for name, store in stores.items() if store.manifest.tokenizer == loaded.fingerprint
   }
   if not mine:
     made_by = sorted({s.manifest.tokenizer for s in stores.values()})
@@ -80,9 +72,7 @@ def plan(
   return Plan(loaded, mine, originals)
 
 
-def decode(
-  plan_: Plan,
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+def decode(plan_: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
   """Decodes images of every store of the plan.
 
   Returns:
@@ -114,9 +104,7 @@ def decode(
   return facts, arrays
 
 
-def _originals(
-  name: str, path: str, tokens: store_lib.Store
-) -> store_lib.Store:
+def _originals(name: str, path: str, tokens: store_lib.Store) -> store_lib.Store:
   """The pixel store at `path`, if its records are those of `tokens`."""
   pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   if pixels.manifest.tokenizer:

@@ -18,8 +18,7 @@ from etils import epath
 import numpy as np
 
 from totojax.data.store import store as store_lib
-from totojax.rundir import console
-from totojax.rundir import files
+from totojax.rundir import console, files
 from totojax.tokenizers import ngrams
 
 Interrupted = Callable[[int], bool]
@@ -46,16 +45,7 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
     seconds = frames * head.stride_frames / head.fps
     hours = seconds / 3600
     tokens_30fps = round(seconds * PAPER_FPS * frame_tokens)
-  kept = (
-    "kind",
-    "tokenizer",
-    "vocab",
-    "grid",
-    "size_px",
-    "stride_frames",
-    "fps",
-    "crops",
-  )
+  kept = ("kind", "tokenizer", "vocab", "grid", "size_px", "stride_frames", "fps", "crops")
   return {
     "path": store.path,
     **{name: getattr(head, name) for name in kept},
@@ -115,9 +105,7 @@ def count_codes(
   total = sum(map(len, stores.values()))
   done = sum(records for records, _ in progress.values())
   saved_s = time.monotonic()
-  with console.tracking(
-    "counting codes", unit="records", total=total, done=done
-  ) as bar:
+  with console.tracking("counting codes", unit="records", total=total, done=done) as bar:
     for name, store in stores.items():
       head = store.manifest
       begin, counts_V = progress[name]
@@ -140,12 +128,7 @@ def count_codes(
 
 
 def count_ngrams(
-  stores: Stores,
-  *,
-  n: int,
-  images: int,
-  adjacency: str,
-  interrupted: Interrupted,
+  stores: Stores, *, n: int, images: int, adjacency: str, interrupted: Interrupted
 ) -> dict[str, ngrams.Table] | None:
   """n-grams of some images of each store, evenly over its frames.
 
@@ -172,16 +155,11 @@ def count_ngrams(
       yield codes_MGG
       bar.advance(len(codes_MGG))
 
-  with console.tracking(
-    f"counting {n}-grams", unit="images", total=total
-  ) as bar:
+  with console.tracking(f"counting {n}-grams", unit="images", total=total) as bar:
     for name, store in stores.items():
       parts = sampled(store, images_counted(store, images))
       tables[name] = ngrams.table(
-        until_interrupted(parts, bar),
-        vocab=store.manifest.vocab,
-        n=n,
-        adjacency=adjacency,
+        until_interrupted(parts, bar), vocab=store.manifest.vocab, n=n, adjacency=adjacency
       )
       if stopped:
         return None
@@ -208,9 +186,7 @@ def _mark(store: store_lib.Store) -> str:
   return " ".join(shard.checksum for shard in store.manifest.shards)
 
 
-def _load(
-  path: epath.Path, stores: Stores
-) -> dict[str, tuple[int, np.ndarray]]:
+def _load(path: epath.Path, stores: Stores) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
   arrays = files.read_npz(path) if path.exists() else {}
   progress = {}
@@ -221,11 +197,7 @@ def _load(
   return progress
 
 
-def _save(
-  path: epath.Path,
-  stores: Stores,
-  progress: Mapping[str, tuple[int, np.ndarray]],
-) -> None:
+def _save(path: epath.Path, stores: Stores, progress: Mapping[str, tuple[int, np.ndarray]]) -> None:
   arrays = {}
   for name, (done, counts_V) in progress.items():
     arrays[f"{name}/mark"] = np.array(_mark(stores[name]))

@@ -95,13 +95,9 @@ def evaluate(
     ValueError: the batches hold fewer.
   """
   parts = [
-    {name: np.asarray(value) for name, value in outcomes(batch).items()}
-    for batch in batches
+    {name: np.asarray(value) for name, value in outcomes(batch).items()} for batch in batches
   ]
-  columns = {
-    name: np.concatenate([part[name] for part in parts], axis=-1)
-    for name in parts[0]
-  }
+  columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
   count = columns["rank"].shape[-1]
   if count < items:
     raise ValueError(

@@ -26,9 +26,7 @@ from totojax.rundir import files
 Sums = Mapping[str, jax.Array]
 
 
-def batch_sums(
-  nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int
-) -> Sums:
+def batch_sums(nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int) -> Sums:
   """What one batch adds, of visual targets only.
 
   Sums over its rows at every position, and sums over each frame of every row,
@@ -158,9 +156,7 @@ def evaluate(
     yield name, PositionLoss.of(sums(params, batch) for batch in batches)
 
 
-def scalars(
-  losses: Iterable[tuple[str, PositionLoss]],
-) -> Iterator[tuple[str, float]]:
+def scalars(losses: Iterable[tuple[str, PositionLoss]]) -> Iterator[tuple[str, float]]:
   """(name, value) pairs for the log: loss, standard error and n a source."""
   for name, loss in losses:
     mean, sem = loss.mean()
@@ -170,9 +166,7 @@ def scalars(
 
 
 def write_tables(
-  workdir: epath.Path,
-  losses: Mapping[str, PositionLoss],
-  spec: sequence.SequenceSpec,
+  workdir: epath.Path, losses: Mapping[str, PositionLoss], spec: sequence.SequenceSpec
 ) -> None:
   """Writes a CSV per position (Figure 10), one per frame and one per row."""
   for kind in ("position", "frame", "row"):
@@ -184,11 +178,7 @@ def write_tables(
       group = {"position": position_T, "frame": frame_T, "row": row_T}[kind]
       for place, mean, sem, n in loss.groups(group):
         where = sequence.locate(np.int64(place), spec.grid) if places else ()
-        rows.append(
-          [name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n]
-        )
+        rows.append([name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n])
     files.write_table(
-      workdir / f"{kind}_loss.csv",
-      rows,
-      header=["source", kind, *places, "mean", "sem", "n"],
+      workdir / f"{kind}_loss.csv", rows, header=["source", kind, *places, "mean", "sem", "n"]
     )

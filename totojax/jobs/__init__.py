@@ -77,9 +77,7 @@ JOBS: Mapping[str, Job] = {
   "scaling": Job("scaling:run"),
   "curves": Job("curves:run"),
   # PyTorch is measured beside JAX and needs its part of a GPU's memory.
-  "bench": Job(
-    "bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-  ),
+  "bench": Job("bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
   "report": Job("report:run"),
   # Its stages are jobs too, and say themselves what several processes do.
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
@@ -97,9 +95,7 @@ def find(name: str) -> Job:
   if plugins.is_reference(name):
     return Job(name)
   if name not in JOBS:
-    raise ValueError(
-      f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}"
-    )
+    raise ValueError(f"config.run is {name!r}; the jobs are {', '.join(sorted(JOBS))}")
   return JOBS[name]
 
 

@@ -17,19 +17,12 @@ import jax
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax import flops
-from totojax import jobs
+from totojax import flops, jobs
 from totojax.config import model as models
-from totojax.config import schema
-from totojax.config import studies
-from totojax.models import gpt2
-from totojax.models import llama
-from totojax.models import mamba
-from totojax.report import paper
-from totojax.report import scaling
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.config import schema, studies
+from totojax.models import gpt2, llama, mamba
+from totojax.report import paper, scaling
+from totojax.rundir import console, directory, files
 
 DVAE_VOCAB, VQGAN_VOCAB = 8192, 16384
 TOKENS_OF_FRAME = 256
@@ -58,9 +51,7 @@ class Line:
   verdict: str
 
 
-def run(
-  config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prints and writes the audit."""
   del interrupted  # well below a second
   directory.begin(workdir, config)
@@ -76,9 +67,7 @@ def audit() -> list[Line]:
   return [*table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()]
 
 
-def _line(
-  where: str, source: str, what: str, printed: str, value: float
-) -> Line:
+def _line(where: str, source: str, what: str, printed: str, value: float) -> Line:
   return Line(where, source, what, printed, value, agreement(printed, value))
 
 
@@ -110,9 +99,7 @@ def _parsed(printed: str) -> tuple[float, float, float]:
   return float(digits), unit, 10.0**zeros
 
 
-def _shape(
-  preset: str, mlp_dim: float | None = None, tied: bool = True
-) -> llama.LlamaConfig:
+def _shape(preset: str, mlp_dim: float | None = None, tied: bool = True) -> llama.LlamaConfig:
   """A preset with another MLP, of any real number of hidden units."""
   sizes: dict[str, Any] = dict(models.PRESETS[preset])
   if mlp_dim is not None:
@@ -152,11 +139,7 @@ def table_2() -> Iterator[Line]:
       what = f"{row.hours:,.0f} h at 30 frames/s x 256"
       hours += row.hours
     yield _line(
-      f"Table 2, {row.name}, tokens",
-      "section 3.3",
-      what,
-      paper.TABLE_2_TOKENS[row.name],
-      value,
+      f"Table 2, {row.name}, tokens", "section 3.3", what, paper.TABLE_2_TOKENS[row.name], value
     )
     tokens += value
     if row.hours is not None:
@@ -168,11 +151,7 @@ def table_2() -> Iterator[Line]:
         value / paper.STRIDE_FRAMES,
       )
   yield _line(
-    "text, all tokens",
-    "section 3.3: 'about 2.5 trillion'",
-    "sum of Table 2",
-    "2.5T",
-    tokens,
+    "text, all tokens", "section 3.3: 'about 2.5 trillion'", "sum of Table 2", "2.5T", tokens
   )
   yield Line(
     "text, hours of video",
@@ -206,20 +185,10 @@ def table_4() -> Iterator[Line]:
       "the same, untied head",
       flops.parameters(_shape("large", tied=False), DVAE_VOCAB) * images,
     ),
-    (
-      "dVAE/16",
-      low,
-      "forward MACs of all 256 tokens",
-      _forward(large, 256) * images,
-    ),
+    ("dVAE/16", low, "forward MACs of all 256 tokens", _forward(large, 256) * images),
     ("dVAE/16", low, "training MACs (x 3)", 3 * _forward(large, 256) * images),
     ("dVAE/32", high, "4 x dVAE/16", 4 * per_model),
-    (
-      "dVAE/32",
-      high,
-      "forward MACs of all 1,024 tokens",
-      _forward(large, 1024) * images,
-    ),
+    ("dVAE/32", high, "forward MACs of all 1,024 tokens", _forward(large, 1024) * images),
   )
   for name, printed, what, value in rows:
     yield _line(f"Table 4, {name}, MACs", source, what, printed, value)
@@ -266,9 +235,7 @@ def table_6() -> Iterator[Line]:
 
 
 def _forward(shape: llama.LlamaConfig, tokens: int) -> float:
-  per_token = flops.forward_macs_per_token(
-    shape, vocab=DVAE_VOCAB, context=tokens
-  )
+  per_token = flops.forward_macs_per_token(shape, vocab=DVAE_VOCAB, context=tokens)
   return per_token * tokens
 
 
@@ -313,9 +280,7 @@ def law() -> Iterator[Line]:
       read,
       a * (at / unit) ** -b,
     )
-  yield _read(
-    "the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b
-  )
+  yield _read("the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b)
   sequences = {}
   for name, compute in paper.FIGURE_9_FIRST.items():
     d = models.PRESETS[name]["width"]
@@ -327,8 +292,7 @@ def law() -> Iterator[Line]:
   for name, value in sequences.items():
     yield _read(
       f"Figure 9, {name}, first point",
-      "over one token's MACs (MLP 8/3 d, 16,384 codes): sequences,"
-      " all models alike",
+      "over one token's MACs (MLP 8/3 d, 16,384 codes): sequences, all models alike",
       mean,
       value,
     )
@@ -337,9 +301,7 @@ def law() -> Iterator[Line]:
 def _read(where: str, what: str, read: float, value: float) -> Line:
   """A line whose printed side was read off a figure, to a per cent."""
   verdict = "reads" if abs(value / read - 1) < 0.01 else "no"
-  return Line(
-    where, "section 4.9, Figure 9", what, f"{read:.4g}", value, verdict
-  )
+  return Line(where, "section 4.9, Figure 9", what, f"{read:.4g}", value, verdict)
 
 
 def _print(lines: list[Line]) -> None:

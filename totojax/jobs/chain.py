@@ -17,13 +17,10 @@ from etils import epath
 
 from totojax import jobs
 from totojax.config import studies
-from totojax.rundir import console
-from totojax.rundir import directory
+from totojax.rundir import console, directory
 
 
-def run(
-  config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Runs what is left of the chain; False when interrupted.
 
   Raises:
@@ -46,9 +43,7 @@ def run(
   return True
 
 
-def check(
-  workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool
-) -> epath.Path:
+def check(workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool) -> epath.Path:
   """The chain's folder, if the stages that began were made with this config.
 
   A stage that has not begun may change: a mistake in it can be mended. One that
@@ -91,7 +86,6 @@ def _order(order: Sequence[str], stages: Mapping[str, Any]) -> list[str]:
   unknown = sorted(set(order) - set(stages))
   if unknown or not order or len(set(order)) < len(order):
     raise ValueError(
-      f"order names {order}, and stages has {sorted(stages)}; name some of"
-      " these, each once"
+      f"order names {order}, and stages has {sorted(stages)}; name some of these, each once"
     )
   return order

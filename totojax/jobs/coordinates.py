@@ -22,18 +22,14 @@ import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax import assembly
-from totojax import jobs
-from totojax import sequence
+from totojax import assembly, jobs, sequence
 from totojax import step as step_lib
 from totojax.config import studies
 from totojax.config.pretrain import Pretrain
 from totojax.jobs.sweep import expand
 from totojax.optim import adamw
 from totojax.report import sweep_plots
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
 QUANTITIES = ("residual", "logits", "attention")
@@ -41,22 +37,14 @@ KEPT = ("residual", "logits")  # attention may shrink: q k is a mean under µP
 RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
-def run(
-  config: studies.CoordCheckJob,
-  workdir: epath.Path,
-  interrupted: jobs.Interrupted,
-) -> bool:
+def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Measures every model; False when interrupted."""
   settings = config.coord_check
   cases = [
     (
       kind,
       expand.changed(
-        config.pretrain,
-        kind=kind,
-        model=sizes,
-        lr=2.0**settings.log2_lr,
-        seed=config.pretrain.seed,
+        config.pretrain, kind=kind, model=sizes, lr=2.0**settings.log2_lr, seed=config.pretrain.seed
       ),
     )
     for kind in settings.parametrisations
@@ -73,9 +61,7 @@ def run(
         return False
       labels = {"parametrisation": kind, "width": case.model.width}
       history = measure(case, rows=settings.rows, updates=settings.updates)
-      rows += [
-        labels | {"update": i, **sizes} for i, sizes in enumerate(history)
-      ]
+      rows += [labels | {"update": i, **sizes} for i, sizes in enumerate(history)]
       bar.advance()
   if jax.process_index() == 0:
     files.write_csv(workdir / "coordinates.csv", rows)
@@ -84,9 +70,7 @@ def run(
   return True
 
 
-def measure(
-  config: Pretrain, *, rows: int, updates: int
-) -> list[dict[str, float]]:
+def measure(config: Pretrain, *, rows: int, updates: int) -> list[dict[str, float]]:
   """Mean absolute coordinates before the first update and after each.
 
   Args:
@@ -100,9 +84,7 @@ def measure(
   """
   chosen = assembly.parametrisation(config)
   task = task_lib.Pretrain(assembly.model(config), chosen)
-  tx = adamw.make(
-    config.optim, axes=task.axes().params, steps=updates, rules=task.rules
-  )
+  tx = adamw.make(config.optim, axes=task.axes().params, steps=updates, rules=task.rules)
   step_fn = functools.partial(
     step_lib.train_step,
     task=task,
@@ -113,9 +95,7 @@ def measure(
   )
   step_fn = jax.jit(step_fn, donate_argnums=0)
   measured = jax.jit(functools.partial(coordinates, task))
-  state = jax.jit(functools.partial(step_lib.init_state, task, tx))(
-    jax.random.key(config.seed)
-  )
+  state = jax.jit(functools.partial(step_lib.init_state, task, tx))(jax.random.key(config.seed))
   batch = random_batch(task.spec, rows, seed=config.seed)
   history = [measured(state.params, batch["tokens"])]
   for _ in range(updates):
@@ -124,9 +104,7 @@ def measure(
   return [{k: float(v) for k, v in sizes.items()} for sizes in history]
 
 
-def random_batch(
-  spec: sequence.SequenceSpec, rows: int, *, seed: int
-) -> dict[str, jax.Array]:
+def random_batch(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> dict[str, jax.Array]:
   """`rows` videos of random codes."""
   rng = np.random.default_rng(seed)
   shape = (rows, spec.frames, spec.frame_tokens)
@@ -134,22 +112,15 @@ def random_batch(
     sequence.build(codes_NP, kind="video", spec=spec)
     for codes_NP in rng.integers(0, spec.vocab, shape)
   ]
-  return {
-    "tokens": jnp.asarray(np.stack(tokens_BR)),
-    "source": jnp.zeros(rows, jnp.int32),
-  }
+  return {"tokens": jnp.asarray(np.stack(tokens_BR)), "source": jnp.zeros(rows, jnp.int32)}
 
 
-def _sown(
-  model: nn.Module, params: Any, inputs_BT: jax.Array
-) -> tuple[jax.Array, Any]:
+def _sown(model: nn.Module, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any]:
   """What the model gives, and what it sows on the way."""
   return model.apply({"params": params}, inputs_BT, mutable=["intermediates"])
 
 
-def coordinates(
-  task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array
-) -> dict[str, jax.Array]:
+def coordinates(task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array) -> dict[str, jax.Array]:
   """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
   logits_BTV, kept = _sown(task.model, params, inputs_BT)
@@ -178,11 +149,7 @@ def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
   last = max(row["update"] for row in rows)
   out = {}
   for kind in dict.fromkeys(row["parametrisation"] for row in rows):
-    ends = [
-      row
-      for row in rows
-      if row["parametrisation"] == kind and row["update"] == last
-    ]
+    ends = [row for row in rows if row["parametrisation"] == kind and row["update"] == last]
     small = min(ends, key=lambda row: row["width"])
     large = max(ends, key=lambda row: row["width"])
     out[kind] = {q: large[q] / small[q] for q in QUANTITIES if q in large}
@@ -204,6 +171,4 @@ def _print(rows: list[Mapping[str, Any]]) -> None:
     text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in growth.items())
     kept = all(RANGE[0] <= growth[q] <= RANGE[1] for q in KEPT)
     claim = "keep their size" if kept else "do not keep their size"
-    console.say(
-      f"{kind}: {text} from the smallest to the largest width; {claim}"
-    )
+    console.say(f"{kind}: {text} from the smallest to the largest width; {claim}")

@@ -14,17 +14,11 @@ import numpy as np
 from totojax import jobs
 from totojax.config import studies
 from totojax.jobs.sweep import finished
-from totojax.report import curves_page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.report import curves_page, plots, reading
+from totojax.rundir import console, directory, files
 
 
-def run(
-  config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Reads and draws.
 
   Raises:
@@ -43,9 +37,7 @@ def run(
   return True
 
 
-def points(
-  source: finished.Run, chosen: studies.Curves
-) -> list[dict[str, Any]]:
+def points(source: finished.Run, chosen: studies.Curves) -> list[dict[str, Any]]:
   """A row for each logged loss, the mean of the last `window` of them.
 
   Raises:
@@ -57,10 +49,7 @@ def points(
     if row["kind"] == "train" and row.get("loss") is not None
   ]
   if not logged:
-    raise ValueError(
-      f"curves.runs: {source.name}: {source.path} has logged no training loss"
-      " yet"
-    )
+    raise ValueError(f"curves.runs: {source.name}: {source.path} has logged no training loss yet")
   losses = np.array([loss for _, loss in logged])
   sums = np.concatenate([[0.0], np.cumsum(losses)])
   ends = np.arange(1, len(losses) + 1)

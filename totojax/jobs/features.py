@@ -22,21 +22,15 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.config.corpus import FeatureFiles
-from totojax.config.corpus import Features
+from totojax.config.corpus import FeatureFiles, Features
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import media
-from totojax.data.pixels import workers
+from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
-from totojax.rundir import pieces
-from totojax.trained import backbone
-from totojax.trained import encoders
+from totojax.rundir import console, directory, files, pieces
+from totojax.trained import backbone, encoders
 from totojax.trained import model as pretrained
 
 _INDEX = ("store", "file", "row", "id", "clip", "label")
@@ -72,9 +66,7 @@ def _of_run(config: Features) -> _Model:
   tokenizer = backbone.tokenizer(source, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    model = pretrained.load(
-      source.path, tokenizer=wanted.tokenizer, depth=layers[-1]
-    )
+    model = pretrained.load(source.path, tokenizer=wanted.tokenizer, depth=layers[-1])
 
     def features(clips_RNSS3: np.ndarray) -> np.ndarray:
       image = kind == "image"
@@ -140,9 +132,7 @@ def _of_encoder(config: Features) -> _Model:
   )
 
 
-def run(
-  config: Features, workdir: epath.Path, interrupted: Callable[[int], bool]
-) -> bool:
+def run(config: Features, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
   """Writes the features of every item; False when interrupted.
 
   Raises:
@@ -203,9 +193,7 @@ def _make(
   part.path.mkdir(parents=True, exist_ok=True)
   notes = pieces.Pieces(part.path)
   todo = [u for u in part.units if notes.read(u.number) is None]
-  total, left = (
-    sum(len(unit.items) for unit in some) for some in (part.units, todo)
-  )
+  total, left = (sum(len(unit.items) for unit in some) for some in (part.units, todo))
   decoded = workers.decode(
     (item for unit in todo for item in unit.items),
     part.spec,
@@ -234,9 +222,8 @@ class _Rows:
   """The clips of a unit: features as soon as a forward pass is full."""
 
   def __init__(
-      self, compute: Callable[[np.ndarray], np.ndarray],
-      layers: tuple[int, ...], wanted: FeatureFiles,
-  ):  # fmt: skip
+    self, compute: Callable[[np.ndarray], np.ndarray], layers: tuple[int, ...], wanted: FeatureFiles
+  ):
     self._features, self._layers, self._wanted = compute, layers, wanted
     self._pending, self._made = [], []
     self._clips: list[dict[str, Any]] = []
@@ -248,9 +235,7 @@ class _Rows:
       return
     for number, clip_NSS3 in enumerate(item.clips):
       self._pending.append(clip_NSS3)
-      self._clips.append(
-        {"id": item.item.id, "clip": number, "label": item.label}
-      )
+      self._clips.append({"id": item.item.id, "clip": number, "label": item.label})
     if len(self._pending) >= self._wanted.rows:
       self._compute()
 
@@ -276,9 +261,7 @@ class _Rows:
     self._pending.clear()
 
 
-def _finish(
-  work: stores.Work, wanted: FeatureFiles, workdir: epath.Path
-) -> None:
+def _finish(work: stores.Work, wanted: FeatureFiles, workdir: epath.Path) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in work.parts:
@@ -293,19 +276,14 @@ def _finish(
         index.append((*where, clip["id"], clip["clip"], clip["label"]))
       ids += [clip["id"] for clip in note["clips"]]
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
-    print(
-      f"{part.path}: features of {len(ids)} clips from"
-      f" {len(part.listing.items)} items"
-    )
+    print(f"{part.path}: features of {len(ids)} clips from {len(part.listing.items)} items")
     if not ids:
       empty.append(part.name)
       continue
     contents = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, contents)
   files.write_table(workdir / "index.csv", index, header=_INDEX)
-  files.write_table(
-    workdir / "skipped.csv", skipped, header=("store", "id", "reason")
-  )
+  files.write_table(workdir / "skipped.csv", skipped, header=("store", "id", "reason"))
   stores.write_missing(work, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")

@@ -21,20 +21,15 @@ import numpy as np
 
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates
-from totojax.data.store import shards
+from totojax.data.store import certificates, shards
 from totojax.data.store import store as store_lib
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 
 READ_RECORDS = 256  # at a time
 
 
 def run(
-  config: tokens_config.Leakage,
-  workdir: epath.Path,
-  interrupted: Callable[[int], bool],
+  config: tokens_config.Leakage, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Writes `leakage.csv`; False when interrupted.
 
@@ -114,15 +109,11 @@ def _open(path: str) -> store_lib.Store:
   return store
 
 
-def _records(
-  store: store_lib.Store, per: str
-) -> Iterator[tuple[str, set[bytes]]]:
+def _records(store: store_lib.Store, per: str) -> Iterator[tuple[str, set[bytes]]]:
   """(id, hashes of its tokens) of every record."""
   manifest, ids = store.manifest, store.ids()
   parts = manifest.frames if per == "frame" else 1
-  with console.tracking(
-    f"reading {store.path}", unit="records", total=len(store)
-  ) as bar:
+  with console.tracking(f"reading {store.path}", unit="records", total=len(store)) as bar:
     for start in range(0, len(store), READ_RECORDS):
       stop = min(start + READ_RECORDS, len(store))
       codes_RP = store.read(np.arange(start, stop))["codes"]

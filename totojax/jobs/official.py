@@ -14,10 +14,8 @@ from etils import epath
 
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
-from totojax.rundir import directory
-from totojax.rundir import lock
-from totojax.tokenizers.released import download
-from totojax.tokenizers.released import official
+from totojax.rundir import directory, lock
+from totojax.tokenizers.released import download, official
 
 
 def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
@@ -32,11 +30,7 @@ def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
       )
 
 
-def run(
-  config: tokens.Official,
-  workdir: epath.Path,
-  interrupted: Callable[[int], bool],
-) -> bool:
+def run(config: tokens.Official, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
   """Downloads what is not given, and converts it; False when interrupted."""
   settings = config.official
   kind = official.find(settings.kind)

@@ -15,25 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly
-from totojax import flops
+from totojax import assembly, flops, sequence, sharding, train
 from totojax import lanes as lanes_lib
-from totojax import sequence
-from totojax import sharding
 from totojax import step as step_lib
-from totojax import train
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.stream import heldout
-from totojax.data.stream import mixture
+from totojax.data.stream import heldout, mixture
 from totojax.evals import val_loss
 from totojax.jobs import pretrain
 from totojax.models import patched
 from totojax.tasks import encode
 from totojax.tasks import patches as task_lib
 from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import patches
-from totojax.tokenizers import weights
+from totojax.tokenizers import patches, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +86,7 @@ def task(config: Pretrain, backend: str = "") -> Task:
   return Task(inner, trained, tokenizer.fingerprint, frozen)
 
 
-def _check(
-  tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int
-) -> None:
+def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
   if tokenizer.vocab != spec.vocab:
     raise ConfigError(
       f"the tokenizer of data.encode_with has {tokenizer.vocab} codes;"
@@ -116,16 +108,12 @@ def smaller(frames_BSS3: jax.Array, times: int) -> jax.Array:
   if times == 1:
     return frames_BSS3
   batch, high, wide, _ = frames_BSS3.shape
-  split = frames_BSS3.reshape(
-    batch, high // times, times, wide // times, times, 3
-  )
+  split = frames_BSS3.reshape(batch, high // times, times, wide // times, times, 3)
   mean = jnp.mean(split.astype(jnp.float32), axis=(2, 4))
   return jnp.rint(mean).astype(jnp.uint8)
 
 
-def pretraining(
-  config: Pretrain, lanes: lanes_lib.Lanes | None = None
-) -> train.Run:
+def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train.Run:
   """Everything that `train.fit` needs.
 
   Args:
@@ -152,9 +140,7 @@ def pretraining(
   sources = pretrain.validation_batches(
     held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
-  sums = assembly.position_sums(
-    functools.partial(nll, goal), layout, spec.frame_tokens
-  )
+  sums = assembly.position_sums(functools.partial(nll, goal), layout, spec.frame_tokens)
 
   def validate(state: step_lib.TrainState):
     both = (state.params, state.frozen)
@@ -191,9 +177,7 @@ def pretraining(
   )
 
 
-def nll(
-  task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]
-) -> tuple[jax.Array, jax.Array]:
+def nll(task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:

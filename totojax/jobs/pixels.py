@@ -16,22 +16,17 @@ import numpy as np
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import media
+from totojax.data.pixels import media, synthetic, video
 from totojax.data.pixels import photos as photo_lib
-from totojax.data.pixels import synthetic
-from totojax.data.pixels import video
 from totojax.data.sources import folder
 from totojax.data.sources import items as items_lib
 from totojax.data.store import fill
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import directory, files
 
 Interrupted = Callable[[int], bool]
 
 
-def render(
-  config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def render(config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Renders labelled clips; False when interrupted."""
   scene = synthetic.SyntheticConfig(**vars(config.scene), seed=config.seed)
   amount = config.amount
@@ -54,26 +49,16 @@ def render(
       labels=True,
       classes=synthetic.classes(amount.label, scene.moves),
       records_per_shard=amount.records_per_shard,
-      info={
-        "scene": {"seed": config.seed, **schema.to_dict(config.scene)},
-        "first": first,
-      },
+      info={"scene": {"seed": config.seed, **schema.to_dict(config.scene)}, "first": first},
     )
     return fill.Split(manifest, count, make)
 
-  splits = {
-    "train": split(0, amount.train),
-    "val": split(amount.train, amount.val),
-  }
+  splits = {"train": split(0, amount.train), "val": split(amount.train, amount.val)}
   directory.begin(workdir, config)
-  return fill.stores(
-    workdir, splits, interrupted, verb="rendering", unit="clips"
-  )
+  return fill.stores(workdir, splits, interrupted, verb="rendering", unit="clips")
 
 
-def decode(
-  config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def decode(config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
   Videos that give no clip are listed in `skipped.csv`, with the reason.
@@ -139,9 +124,7 @@ def _videos(
     ConfigError: there is no such folder, or too few videos in it.
   """
   try:
-    listing = folder.list_items(
-      amount.root, "", kind="video", class_folders=False
-    ).items
+    listing = folder.list_items(amount.root, "", kind="video", class_folders=False).items
     return listing, items_lib.split(listing, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
@@ -150,9 +133,7 @@ def _videos(
     ) from error
 
 
-def photos(
-  config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def photos(config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Cuts squares out of a few photographs; False when interrupted."""
   spec, amount = config.crop, config.amount
 
@@ -164,9 +145,7 @@ def photos(
       rng = np.random.default_rng([config.seed, i])
       square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
       return fill.Records(
-        id=f"photo/{names[which]}",
-        label=None,
-        clips_KNHW3=square_HW3[None, None],
+        id=f"photo/{names[which]}", label=None, clips_KNHW3=square_HW3[None, None]
       )
 
     manifest = fill.manifest(
@@ -186,9 +165,7 @@ def photos(
     "val": split(photo_lib.HELD_OUT, amount.val),
   }
   directory.begin(workdir, config)
-  return fill.stores(
-    workdir, splits, interrupted, verb="cutting", unit="squares"
-  )
+  return fill.stores(workdir, splits, interrupted, verb="cutting", unit="squares")
 
 
 class _Skipped:
@@ -203,9 +180,7 @@ class _Skipped:
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())
-    files.write_table(
-      self.path, sorted(self._reasons.items()), header=("path", "reason")
-    )
+    files.write_table(self.path, sorted(self._reasons.items()), header=("path", "reason"))
 
   def report(self) -> None:
     if self._reasons:

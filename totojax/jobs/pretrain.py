@@ -8,20 +8,12 @@ from typing import Any, TYPE_CHECKING
 from etils import epath
 import jax
 
-from totojax import assembly
-from totojax import flops
-from totojax import jobs
-from totojax import plugins
-from totojax import sequence
-from totojax import sharding
+from totojax import assembly, flops, jobs, plugins, sequence, sharding, train
 from totojax import step as step_lib
-from totojax import train
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
-from totojax.data.store import store
-from totojax.data.stream import heldout
-from totojax.data.stream import mixture
+from totojax.data.store import shards, store
+from totojax.data.stream import heldout, mixture
 from totojax.data.stream import rows as rows_lib
 from totojax.evals import val_loss
 from totojax.tasks import pretrain as task_lib
@@ -31,9 +23,7 @@ if TYPE_CHECKING:
   from totojax.tokenizers import api as tokenizer_api
 
 
-def run(
-  config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prediction of the next token, or of the next patch."""
   if not config.patches.inputs:
     made = pretraining(config)
@@ -45,9 +35,7 @@ def run(
   return finished
 
 
-def pretraining(
-  config: Pretrain, lanes: lanes_lib.Lanes | None = None
-) -> train.Run:
+def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train.Run:
   """Everything that `train.fit` needs for next-token prediction.
 
   Args:
@@ -72,11 +60,7 @@ def pretraining(
   # Before anything is compiled: a leak makes every evaluation worthless.
   heldout.check_disjoint(training, held_out)
   of_stream: dict[str, Any] = dict(
-    seq=spec,
-    seed=config.seed,
-    batch=batch,
-    host=jax.process_index(),
-    hosts=jax.process_count(),
+    seq=spec, seed=config.seed, batch=batch, host=jax.process_index(), hosts=jax.process_count()
   )
   trained, frozen = task, None
   if encoder is None:
@@ -88,28 +72,18 @@ def pretraining(
     dataset = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
     fingerprint = encoder.fingerprint
     trained = encode.EncodeFrames(
-      task,
-      spec=spec,
-      factor=encoder.factor,
-      codes_of=encoder.codes_of,
-      params=encoder.params,
+      task, spec=spec, factor=encoder.factor, codes_of=encoder.codes_of, params=encoder.params
     )
     # As arrays of the state: as constants of the program they would be
     # compiled into it.
     frozen = {"inner": {}, "tokenizer": encoder.params}
-  start, began = _start(
-    config, task, tokenizer=fingerprint, lanes=lanes, layout=layout
-  )
+  start, began = _start(config, task, tokenizer=fingerprint, lanes=lanes, layout=layout)
   shape = task.model.config
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.
-  cost = flops.train_flops_per_token(
-    shape, vocab=spec.vocab, context=spec.context
-  )
+  cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
   # The inner task: what is held out is tokens already.
   sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
-  sources = validation_batches(
-    held_out, spec=spec, rows=config.validation.rows, batch=batch
-  )
+  sources = validation_batches(held_out, spec=spec, rows=config.validation.rows, batch=batch)
 
   def validate(state: step_lib.TrainState):
     return val_loss.scalars(val_loss.evaluate(sums, state.params, sources))
@@ -122,10 +96,7 @@ def pretraining(
     rows=batch,
     microbatches=size.microbatches,
     batches=assembly.reader(config.data.reading, dataset),
-    evals={
-      **({"": validate} if held_out else {}),
-      **_evaluations(config, task),
-    },
+    evals={**({"": validate} if held_out else {}), **_evaluations(config, task)},
     facts={
       "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
       "parameters_without_specials": flops.parameters(shape, spec.vocab),
@@ -153,9 +124,7 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
   return make(assembly.model(config), assembly.parametrisation(config))
 
 
-def _evaluations(
-  config: Pretrain, task: task_lib.Pretrain
-) -> dict[str, train.Eval]:
+def _evaluations(config: Pretrain, task: task_lib.Pretrain) -> dict[str, train.Eval]:
   """The user's evaluations, by the names of their files."""
   evals = {}
   for reference in config.evaluations or ():
@@ -185,8 +154,7 @@ def _start(
     return None, {}
   if lanes is not None:
     raise ConfigError(
-      "init_from is set, and runs that share a program start afresh; sweep"
-      " without it"
+      "init_from is set, and runs that share a program start afresh; sweep without it"
     )
   from totojax.trained import backbone
 
@@ -198,9 +166,7 @@ def _start(
   return lambda _: backbone.read(found, task.model, layout), facts
 
 
-def _encoder(
-  config: Pretrain, spec: sequence.SequenceSpec
-) -> tokenizer_api.Tokenizer | None:
+def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> tokenizer_api.Tokenizer | None:
   """The tokenizer that runs on the device, if one does.
 
   Raises:
@@ -220,8 +186,7 @@ def _encoder(
   wanted = config.data.tokenizer
   if wanted and wanted != found.fingerprint:
     raise ConfigError(
-      f"data.encode_with {path} is tokenizer {found.fingerprint};"
-      f" data.tokenizer asks for {wanted}"
+      f"data.encode_with {path} is tokenizer {found.fingerprint}; data.tokenizer asks for {wanted}"
     )
   return found
 
@@ -277,9 +242,7 @@ def open_validation(
   # All weigh the same: each is evaluated by itself, whole or its first rows.
   needed = None if pixels else spec
   return [
-    rows_lib.Source(
-      name=name, store=_open(config, path, needed, name), weight=1.0
-    )
+    rows_lib.Source(name=name, store=_open(config, path, needed, name), weight=1.0)
     for name, path in config.data.validation.items()
   ]
 
@@ -290,8 +253,7 @@ def _open(
   """A store of tokens that fit the sequence, or any store for None."""
   if not path:
     raise ConfigError(
-      f"the store {name!r} has no path; set it to a folder that the shards"
-      " stage wrote"
+      f"the store {name!r} has no path; set it to a folder that the shards stage wrote"
     )
   # Said by the manifest: no record is read before the first batch.
   return shards.open_store(

@@ -7,13 +7,10 @@ from etils import epath
 from totojax import jobs
 from totojax.config import studies
 from totojax.report import report
-from totojax.rundir import console
-from totojax.rundir import directory
+from totojax.rundir import console, directory
 
 
-def run(
-  config: studies.Report, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.Report, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Writes report.html and loss.png."""
   del interrupted  # seconds
   directory.begin(workdir, config)

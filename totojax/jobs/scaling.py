@@ -18,18 +18,11 @@ from totojax import jobs
 from totojax.config import studies
 from totojax.config.studies import Scaling
 from totojax.jobs.sweep import finished
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import scaling
-from totojax.report import scaling_page
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.report import plots, reading, scaling, scaling_page
+from totojax.rundir import console, directory, files
 
 
-def run(
-  config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Reads, fits, draws.
 
   Raises:
@@ -107,19 +100,12 @@ def _is_eval(row: Mapping[str, Any]) -> bool:
   return row["kind"] == "eval" and any(key.endswith("/loss") for key in row)
 
 
-def _loss(
-  row: Mapping[str, Any], source: str, name: str
-) -> tuple[float, float]:
+def _loss(row: Mapping[str, Any], source: str, name: str) -> tuple[float, float]:
   """(mean loss over sources, its standard error) of an evaluation."""
-  losses = {
-    key.removesuffix("/loss"): value
-    for key, value in row.items()
-    if key.endswith("/loss")
-  }
+  losses = {key.removesuffix("/loss"): value for key, value in row.items() if key.endswith("/loss")}
   if source and source not in losses:
     raise ValueError(
-      f"scaling.source is {source!r}; run {name} was evaluated on"
-      f" {', '.join(sorted(losses))}"
+      f"scaling.source is {source!r}; run {name} was evaluated on {', '.join(sorted(losses))}"
     )
   names = [source] if source else sorted(losses)
   values = [losses[key] for key in names]
@@ -156,9 +142,7 @@ def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
   }
   notes = []
   if len(at) < scaling.LEAST_POINTS + 1:
-    notes.append(
-      f"{len(at)} points: any line, and more so any curve, goes through them"
-    )
+    notes.append(f"{len(at)} points: any line, and more so any curve, goes through them")
   drawn = at if chosen.frontier == "final" else np.arange(len(rows))
   try:
     summary["b_interval_95"] = scaling.bootstrap(

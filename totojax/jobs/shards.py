@@ -16,25 +16,17 @@ from etils import epath
 import numpy as np
 
 from totojax.config import tokens as tokens_config
-from totojax.data.store import certificates
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import certificates, manifests, shards
 from totojax.data.store import store as store_lib
 from totojax.data.stream import frames as frames_lib
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
-from totojax.tokenizers import api
-from totojax.tokenizers import stats
-from totojax.tokenizers import weights
+from totojax.rundir import console, directory, files
+from totojax.tokenizers import api, stats, weights
 
 SPLITS = ("train", "val")
 
 
 def run(
-  config: tokens_config.Shards,
-  workdir: epath.Path,
-  interrupted: Callable[[int], bool],
+  config: tokens_config.Shards, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Tokenizes both splits; False when interrupted."""
   settings = config.tokenizing
@@ -45,16 +37,12 @@ def run(
     )
     for split in SPLITS
   }
-  directory.begin(
-    workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
-  )
+  directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
   for split, source in pixels.items():
     if not _tokenize(source, workdir / split, tokenizer, settings, interrupted):
       return False
   paths = [workdir / split for split in SPLITS]
-  certificates.certify(
-    [store_lib.Store(path, manifests.existing(path)) for path in paths]
-  )
+  certificates.certify([store_lib.Store(path, manifests.existing(path)) for path in paths])
   _describe(workdir, tokenizer, settings, pixels, seed=config.seed)
   return True
 
@@ -88,9 +76,7 @@ def _tokenize(
   begin, total = writer.cursor or 0, len(source)
   labels = source.labels() if manifest.labels else None
   ids = source.ids() if manifest.ids else None
-  with console.tracking(
-    f"tokenizing {path.name}", unit="clips", total=total, done=begin
-  ) as bar:
+  with console.tracking(f"tokenizing {path.name}", unit="clips", total=total, done=begin) as bar:
     for start in range(begin, total, settings.records):
       if interrupted(start):
         return False
@@ -121,10 +107,7 @@ def _describe(
   kmeans = stats.fit_kmeans(
     frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
     stats.KMeansConfig(
-      codes=tokenizer.vocab,
-      size=tokenizer.factor,
-      patches=settings.kmeans_patches,
-      iterations=20,
+      codes=tokenizer.vocab, size=tokenizer.factor, patches=settings.kmeans_patches, iterations=20
     ),
     seed=seed,
   )
@@ -136,16 +119,11 @@ def _describe(
   }
   shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
   files.write_npz(
-    workdir / "samples.npz",
-    {k: v[shown] for k, v in images.items()},
-    compressed=True,
+    workdir / "samples.npz", {k: v[shown] for k, v in images.items()}, compressed=True
   )
 
   tokens = shards.open_store(
-    workdir / "train",
-    tokenizer=tokenizer.fingerprint,
-    vocab=tokenizer.vocab,
-    grid=None,
+    workdir / "train", tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None
   )
   grid = tokens.manifest.grid
   records = min(len(tokens), 4096)

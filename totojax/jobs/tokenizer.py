@@ -9,25 +9,17 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly
-from totojax import jobs
-from totojax import sharding
+from totojax import assembly, jobs, sharding, train
 from totojax import step as step_lib
-from totojax import train
-from totojax.config import schema
-from totojax.config import tokens
+from totojax.config import schema, tokens
 from totojax.config import training as training_config
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib
-from totojax.data.stream import mixture
-from totojax.data.stream import rows
-from totojax.rundir import console
-from totojax.rundir import directory
+from totojax.data.stream import mixture, rows
+from totojax.rundir import console, directory
 from totojax.tasks import tokenizer as task_lib
-from totojax.tokenizers import dvae
-from totojax.tokenizers import stats
-from totojax.tokenizers import weights
+from totojax.tokenizers import dvae, stats, weights
 
 _KMEANS_PATCHES = 40_000
 
@@ -36,9 +28,7 @@ class Collapsed(ValueError):
   """A trained tokenizer that uses too few of its codes."""
 
 
-def run(
-  config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Leaves `tokenizer.safetensors`: copied from `weights`, or trained.
 
   Raises:
@@ -70,11 +60,7 @@ def run(
       file,
       params,
       size,
-      card={
-        **schema.to_dict(config.card),
-        "steps": run_.steps,
-        "scores": results,
-      },
+      card={**schema.to_dict(config.card), "steps": run_.steps, "scores": results},
       dtype=how.dtype,
     )
   console.say(", ".join(f"{k} {v:.4g}" for k, v in results.items()))
@@ -113,19 +99,14 @@ def training(config: tokens.Tokenizer) -> train.Run:
     microbatches=how.microbatches,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": score} if held_out else {},
-    facts={
-      "parameters": dvae_parameters(size),
-      "sources": {s.name: len(s.store) for s in sources},
-    },
+    facts={"parameters": dvae_parameters(size), "sources": {s.name: len(s.store) for s in sources}},
     tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
     flops_per_token=0.0,
     layout=layout,
   )
 
 
-def _kmeans(
-  config: tokens.Tokenizer, sources: list[rows.Source]
-) -> task_lib.KMeansStart:
+def _kmeans(config: tokens.Tokenizer, sources: list[rows.Source]) -> task_lib.KMeansStart:
   """Frames and patch centres of a start that depends on data.
 
   Every host looks at the same frames, so that all start alike.
@@ -136,9 +117,7 @@ def _kmeans(
   )[0]["frames"]
   fitted = stats.fit_kmeans(
     frames,
-    stats.KMeansConfig(
-      codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20
-    ),
+    stats.KMeansConfig(codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20),
     seed=config.seed,
   )
   if len(fitted.codebook_CF) < size.vocab:
@@ -146,9 +125,7 @@ def _kmeans(
       f"train.start_frames {len(frames)} have {len(fitted.codebook_CF)}"
       f" distinct patches for {size.vocab} codes; use more frames"
     )
-  return task_lib.KMeansStart(
-    frames, fitted.codebook_CF.astype(np.float32) / 255.0
-  )
+  return task_lib.KMeansStart(frames, fitted.codebook_CF.astype(np.float32) / 255.0)
 
 
 def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
@@ -161,9 +138,7 @@ def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
   return [
     rows.Source(
       name=name,
-      store=shards.open_store(
-        share.path, tokenizer=None, vocab=None, grid=None
-      ),
+      store=shards.open_store(share.path, tokenizer=None, vocab=None, grid=None),
       weight=share.weight,
     )
     for name, share in shares.items()

@@ -21,13 +21,9 @@ import numpy as np
 from totojax.config import tokens as tokens_config
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
-from totojax.evals import reconstructions
-from totojax.evals import token_counts
-from totojax.report import paper
-from totojax.report import tokens_page
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.evals import reconstructions, token_counts
+from totojax.report import paper, tokens_page
+from totojax.rundir import console, directory, files
 from totojax.tokenizers import ngrams
 
 Tables = Mapping[str, Sequence[ngrams.Table]]  # for n = 1, 2, 3, by store
@@ -57,9 +53,7 @@ NGRAM_COLUMNS = (
 
 
 def run(
-  config: tokens_config.TokensReport,
-  workdir: epath.Path,
-  interrupted: Callable[[int], bool],
+  config: tokens_config.TokensReport, workdir: epath.Path, interrupted: Callable[[int], bool]
 ) -> bool:
   """Counts, decodes and writes the report; False when interrupted.
 
@@ -71,25 +65,17 @@ def run(
   """
   settings = config.tokens_report
   if not settings.stores:
-    raise ValueError(
-      "tokens_report.stores is empty; give name -> path of a token store"
-    )
+    raise ValueError("tokens_report.stores is empty; give name -> path of a token store")
   stores = {name: _open(name, path) for name, path in settings.stores.items()}
   pictures = reconstructions.plan(stores, settings.tokenizer, settings.pixels)
   directory.begin(workdir, config)
-  counts = token_counts.count_codes(
-    stores, workdir / "counted.npz", interrupted
-  )
+  counts = token_counts.count_codes(stores, workdir / "counted.npz", interrupted)
   if counts is None:
     return False
   by_n = [{k: ngrams.unigrams(counts_V) for k, counts_V in counts.items()}]
   for n in (2, 3):
     grams = token_counts.count_ngrams(
-      stores,
-      n=n,
-      images=settings.images,
-      adjacency=settings.adjacency,
-      interrupted=interrupted,
+      stores, n=n, images=settings.images, adjacency=settings.adjacency, interrupted=interrupted
     )
     if grams is None:
       return False
@@ -101,9 +87,7 @@ def run(
     "stores": _of_stores(stores, tables, settings.images),
     "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
   }
-  facts["decoder"] = (
-    pictures.tokenizer.fingerprint if pictures.tokenizer else ""
-  )
+  facts["decoder"] = pictures.tokenizer.fingerprint if pictures.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(pictures)
   files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
@@ -127,9 +111,7 @@ def _open(name: str, path: str) -> store_lib.Store:
   return store
 
 
-def _of_stores(
-  stores: token_counts.Stores, tables: Tables, images: int
-) -> dict[str, Any]:
+def _of_stores(stores: token_counts.Stores, tables: Tables, images: int) -> dict[str, Any]:
   facts = {name: token_counts.describe(s) for name, s in stores.items()}
   tokens = sum(fact["tokens"] for fact in facts.values())
   for name, fact in facts.items():
@@ -140,10 +122,7 @@ def _of_stores(
 
 
 def _of_tokenizers(
-  stores: token_counts.Stores,
-  tables: Tables,
-  images: int,
-  counts: Mapping[str, np.ndarray],
+  stores: token_counts.Stores, tables: Tables, images: int, counts: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
   """The stores of each tokenizer together."""
   out = {}
@@ -156,16 +135,12 @@ def _of_tokenizers(
       "vocab": group[0].manifest.vocab,
       "stores": names,
       "ngrams": _ngrams(together, frames, counted),
-      "rare": token_counts.rare(
-        np.sum([counts[name] for name in names], axis=0)
-      ),
+      "rare": token_counts.rare(np.sum([counts[name] for name in names], axis=0)),
     }
   return out
 
 
-def _ngrams(
-  tables: Sequence[ngrams.Table], frames: int, counted: int
-) -> list[dict[str, Any]]:
+def _ngrams(tables: Sequence[ngrams.Table], frames: int, counted: int) -> list[dict[str, Any]]:
   """Facts for n = 1 (all frames), 2 and 3 (the images counted)."""
   return [
     {"images": images, **table.ngrams().facts()}
@@ -179,8 +154,7 @@ def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
   Table 2's tokens are under `tokens_30fps`, the way that they were counted.
   """
   rows = [
-    {"origin": "counted", "source": name}
-    | {column: fact[column] for column in SOURCE_COLUMNS}
+    {"origin": "counted", "source": name} | {column: fact[column] for column in SOURCE_COLUMNS}
     for name, fact in facts["stores"].items()
   ]
   blank = dict.fromkeys(SOURCE_COLUMNS, "")
@@ -188,11 +162,7 @@ def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows.append(
       {"origin": "paper, Table 2", "source": row.name}
       | blank
-      | {
-        "records": row.instances,
-        "tokens_30fps": row.tokens,
-        "hours": row.hours,
-      }
+      | {"records": row.instances, "tokens_30fps": row.tokens, "hours": row.hours}
     )
   return rows
 
@@ -223,11 +193,5 @@ def rank_rows(tables: Tables) -> Iterable[dict[str, Any]]:
       count_S, last_S = table.ngrams().steps()
       first = 1
       for count, last in zip(count_S.tolist(), last_S.tolist(), strict=True):
-        yield {
-          "source": name,
-          "n": table.n,
-          "first_rank": first,
-          "last_rank": last,
-          "count": count,
-        }
+        yield {"source": name, "n": table.n, "first_rank": first, "last_rank": last, "count": count}
         first = last + 1

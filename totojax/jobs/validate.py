@@ -16,26 +16,20 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly
-from totojax import sharding
+from totojax import assembly, sharding
 from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
-from totojax.evals import baselines
-from totojax.evals import val_loss
+from totojax.evals import baselines, val_loss
 from totojax.jobs import pretrain
 from totojax.report import plots
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
 
 MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
 
 
-def run(
-  config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool]
-) -> bool:
+def run(config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
   """Evaluates the newest checkpoint of `config.model_run`."""
   run = backbone.find(config.model_run, what="a validated run")
   source, trained, spec = run.path, run.config, run.config.sequence
@@ -46,9 +40,7 @@ def run(
   if not held_out:
     raise ValueError(f"{source} names no validation data; nothing to evaluate")
   batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
-  batches = pretrain.validation_batches(
-    held_out, spec=spec, rows=config.rows, batch=batch
-  )
+  batches = pretrain.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
   directory.begin(workdir, config, step=run.step)
 
   total = sum(len(part) for part in batches.values())
@@ -67,17 +59,13 @@ def run(
       )
     )
   metrics = {"step": run.step, **dict(val_loss.scalars(losses.items()))}
-  fit_on = pretrain.open_sources(
-    trained, spec, pixels=bool(trained.data.encode_with)
-  )
+  fit_on = pretrain.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
   for name, loss in losses.items():
     metrics |= _later(name, loss)
     metrics |= _baselines(name, fit_on, held_out, spec)
   if jax.process_index() == 0:
     val_loss.write_tables(workdir, losses, spec)
-    plots.position_figure(
-      workdir / "position_loss.csv", workdir / "position_loss.png"
-    )
+    plots.position_figure(workdir / "position_loss.csv", workdir / "position_loss.png")
     files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
     console.say(_sentence(name, metrics))
@@ -102,9 +90,7 @@ def _baselines(
     return {}
   if not fit.store.manifest.vocab:  # pixels, encoded in each step
     return {}
-  losses = baselines.evaluate(
-    _codes(fit, spec), _codes(score, spec), vocab=spec.vocab
-  )
+  losses = baselines.evaluate(_codes(fit, spec), _codes(score, spec), vocab=spec.vocab)
   return {f"{name}/{key}": value for key, value in losses.items()}
 
 

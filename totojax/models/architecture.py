@@ -79,9 +79,7 @@ class Architecture(abc.ABC):
     del positions_T
     return x_BTD
 
-  def angles(
-    self, positions_T: jax.Array
-  ) -> tuple[jax.Array, jax.Array] | None:
+  def angles(self, positions_T: jax.Array) -> tuple[jax.Array, jax.Array] | None:
     """`layers.rope_table` of positions; None where nothing is rotated."""
     del positions_T
     return None
@@ -107,9 +105,7 @@ class Architecture(abc.ABC):
       ValueError: it has no heads.
     """
     del rows, room
-    raise ValueError(
-      f"architecture {self.kind!r} says nothing of its keys (`cache_shape`)"
-    )
+    raise ValueError(f"architecture {self.kind!r} says nothing of its keys (`cache_shape`)")
 
   def state_axes(self) -> Any:
     """Logical axes of `empty_state`, stacked over layers, as PartitionSpecs."""
@@ -155,9 +151,7 @@ class Architecture(abc.ABC):
     block = self.matrices + self.last_mixing_macs(context)
     return self.depth * block + vocab * self.width
 
-  def growth(
-    self, *, base_width: int, base_heads: int, base_mlp_dim: int
-  ) -> dict[str, float]:
+  def growth(self, *, base_width: int, base_heads: int, base_mlp_dim: int) -> dict[str, float]:
     """How often a base model's size each axis has that grows with the width.
 
     Args:
@@ -205,9 +199,7 @@ class Transformer(Architecture):
   def last_mixing_macs(self, context: int) -> int:
     return 2 * self.mixing_macs(context)
 
-  def growth(
-    self, *, base_width: int, base_heads: int, base_mlp_dim: int
-  ) -> dict[str, float]:
+  def growth(self, *, base_width: int, base_heads: int, base_mlp_dim: int) -> dict[str, float]:
     base_heads = base_heads or self.heads
     base_mlp = base_mlp_dim or self.mlp_dim * base_width / self.width
     wider = self.width / base_width

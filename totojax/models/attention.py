@@ -12,8 +12,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from totojax.models import blocked
-from totojax.models import splash
+from totojax.models import blocked, splash
 
 IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
 # They want queries that are scaled, and name what they read and give themselves
@@ -98,9 +97,7 @@ def attend(
     prefix = 0
   axis, _ = splash.tokens_split(tokens)
   if axis is not None and implementation in ("blocked", "xla"):
-    return _over_devices(
-      q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix, axis=axis
-    )
+    return _over_devices(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix, axis=axis)
   match implementation:
     case "cudnn" if axis is not None:
       raise ValueError(
@@ -111,12 +108,7 @@ def attend(
       return blocked.attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix)
     case "splash":
       return splash.attend(
-        q_BTHK,
-        k_BSHK,
-        v_BSHK,
-        segments_BT=segments_BT,
-        scale=scale,
-        prefix=prefix,
+        q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale, prefix=prefix
       )
     case "xla" | "cudnn":
       if implementation == "cudnn" and 0 < prefix < tokens:
@@ -143,8 +135,7 @@ def attend(
       )
     case _:
       raise ValueError(
-        f"attention {implementation!r} is unknown; use one of"
-        f" {', '.join(IMPLEMENTATIONS)}"
+        f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
       )
 
 
@@ -199,16 +190,13 @@ def attend_to_cache(
       preferred_element_type=wide,
     )
   else:  # the other way round, XLA for CPUs would transpose the keys
-    logits_BHTS = jnp.einsum(
-      "BHSK,BHK->BHS", keys_BHSK, q_B1HK[:, 0], preferred_element_type=wide
-    )[:, :, None]
+    logits_BHTS = jnp.einsum("BHSK,BHK->BHS", keys_BHSK, q_B1HK[:, 0], preferred_element_type=wide)[
+      :, :, None
+    ]
   seen_B11S = seen_BS[:, None, None]
   logits_BHTS = jnp.where(seen_B11S, logits_BHTS * scale, -jnp.inf)
   own_BH11 = (
-    scale
-    * jnp.einsum("BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide)[
-      ..., None
-    ]
+    scale * jnp.einsum("BTHK,BTHK->BHT", q_B1HK, k_B1HK, preferred_element_type=wide)[..., None]
   )
   top_BHT1 = jnp.maximum(jnp.max(logits_BHTS, axis=-1, keepdims=True), own_BH11)
   weights_BHTS = jnp.exp(logits_BHTS - top_BHT1)
@@ -265,16 +253,9 @@ def _over_devices(
 
 
 def _dense(
-  q_BTHK: jax.Array,
-  k_BSHK: jax.Array,
-  v_BSHK: jax.Array,
-  seen_BHTS: jax.Array,
-  *,
-  scale: float,
+  q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, seen_BHTS: jax.Array, *, scale: float
 ) -> jax.Array:
-  logits_BHTS = jnp.einsum(
-    "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
-  )
+  logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
   logits_BHTS = jnp.where(seen_BHTS, logits_BHTS * scale, -jnp.inf)
   weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(q_BTHK.dtype)
   return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)

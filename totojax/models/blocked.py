@@ -57,15 +57,10 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
   mixed, sums = [], []
   for i in range(len(tiles)):
     keys = _keys(tiles, i, prefix)
-    logits = [
-      _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT))
-      for j in keys
-    ]
+    logits = [_logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT)) for j in keys]
     tops = [jnp.max(logits_BHSN, axis=-2) for logits_BHSN in logits]
     top_BHN = functools.reduce(jnp.maximum, tops)
-    weights = [
-      jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits
-    ]
+    weights = [jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits]
     total_BHN = functools.reduce(
       jnp.add, [jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights]
     )
@@ -94,9 +89,7 @@ def _backward(scale, prefix, kept, gradient_BTHK):
   v_BHSK = _inner(v_BTHK, tiles)
   gradient_BHKN = _last(gradient_BTHK, tiles)
   gradient_BHNK = _inner(gradient_BTHK, tiles)
-  shared_BTH = jnp.sum(
-    gradient_BTHK.astype(jnp.float32) * mixed_BTHK.astype(jnp.float32), -1
-  )
+  shared_BTH = jnp.sum(gradient_BTHK.astype(jnp.float32) * mixed_BTHK.astype(jnp.float32), -1)
   shared_BHN = [_cut(shared_BTH.swapaxes(1, 2), tile, 2) for tile in tiles]
   count = len(tiles)
   dq_BHKN: list[jax.Array | float] = [0.0] * count
@@ -104,14 +97,10 @@ def _backward(scale, prefix, kept, gradient_BTHK):
   dv_BHSK: list[jax.Array | float] = [0.0] * count
   for i in range(count):
     for j in _keys(tiles, i, prefix):
-      logits_BHSN = _logits(
-        q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT)
-      )
+      logits_BHSN = _logits(q_BHKN[i], k_BHSK[j], _seen(tiles, i, j, prefix, segments_BT))
       weights_BHSN = jnp.exp(logits_BHSN - sums_BHN[i][..., None, :])
       dweights_BHSN = _product(v_BHSK[j], gradient_BHKN[i])
-      dlogits_BHSN = weights_BHSN * (
-        dweights_BHSN - shared_BHN[i][..., None, :]
-      )
+      dlogits_BHSN = weights_BHSN * (dweights_BHSN - shared_BHN[i][..., None, :])
       dlogits_BHSN = dlogits_BHSN.astype(dtype)
       dq_BHKN[i] += _product(k_BHKS[j], dlogits_BHSN)
       dk_BHSK[j] += _product(dlogits_BHSN, q_BHNK[i])
@@ -132,9 +121,7 @@ _Tile = tuple[int, int]  # first token and the one after the last
 
 def _tiles(tokens: int) -> list[_Tile]:
   size = max(MIN_TILE, -(-tokens // MAX_TILES))
-  return [
-    (start, min(start + size, tokens)) for start in range(0, tokens, size)
-  ]
+  return [(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def _cut(x: jax.Array, tile: _Tile, axis: int) -> jax.Array:
@@ -157,11 +144,7 @@ def _keys(tiles: Sequence[_Tile], i: int, prefix: int) -> list[int]:
 
 
 def _seen(
-  tiles: Sequence[_Tile],
-  i: int,
-  j: int,
-  prefix: int,
-  segments_BT: jax.Array | None,
+  tiles: Sequence[_Tile], i: int, j: int, prefix: int, segments_BT: jax.Array | None
 ) -> jax.Array | None:
   """bool [B or 1, 1, S, N]: which keys of tile j tile i sees; None: all."""
   seen = None

@@ -19,10 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
-from totojax.models import attention
+from totojax.models import attention, splash, trunk
 from totojax.models import platform as platform_lib
-from totojax.models import splash
-from totojax.models import trunk
 
 # A step of one token has little to gain from what a platform does for many, but
 # for its product with the cache.
@@ -66,8 +64,7 @@ def load(model: trunk.Trunk, params: Any) -> Any:
   if model.compute.unroll == 1:
     return weights
   blocks = tuple(
-    jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"])
-    for i in range(model.config.depth)
+    jax.tree.map(lambda leaf, i=i: leaf[i], weights["blocks"]) for i in range(model.config.depth)
   )
   return {**weights, "blocks": blocks}
 
@@ -92,9 +89,7 @@ def empty(model: trunk.Trunk, *, rows: int, room: int) -> Cache | State:
   if model.compute.unroll == 1:
     keys, values = (jnp.zeros((c.depth, *shape), dtype) for _ in range(2))
     return Cache(keys, values, tokens_BS)
-  keys, values = (
-    tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2)
-  )
+  keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(c.depth)) for _ in range(2))
   return Cache(keys, values, tokens_BS)
 
 
@@ -157,18 +152,12 @@ def prefill(
 
     return mix
 
-  logits_BV, kept = _through(
-    model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None
-  )
+  logits_BV, kept = _through(model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None)
   return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
 
 
 def step(
-  model: trunk.Trunk,
-  weights: Any,
-  cache: Cache | State,
-  token_B: jax.Array,
-  position: jax.Array,
+  model: trunk.Trunk, weights: Any, cache: Cache | State, token_B: jax.Array, position: jax.Array
 ) -> tuple[jax.Array, Cache | State]:
   """Reads one token of each row.
 
@@ -280,9 +269,7 @@ def _through(
   else:
     x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
   norm = c.norm()
-  x_B1D = jnp.asarray(
-    norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]), model.compute.dtype
-  )
+  x_B1D = jnp.asarray(norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]), model.compute.dtype)
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
     x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
@@ -294,9 +281,7 @@ def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
   """The cache with these tokens from a position on, if it holds tokens."""
   if cache.tokens_BS is None:
     return cache
-  tokens_BS = jax.lax.dynamic_update_slice_in_dim(
-    cache.tokens_BS, inputs_BT, position, axis=1
-  )
+  tokens_BS = jax.lax.dynamic_update_slice_in_dim(cache.tokens_BS, inputs_BT, position, axis=1)
   return cache._replace(tokens_BS=tokens_BS)
 
 
@@ -305,9 +290,7 @@ def _written(cache: Cache, kept: tuple[Any, Any], position: Any) -> Cache:
 
   def put(old, new):
     new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
-    return jax.lax.dynamic_update_slice_in_dim(
-      old, new, position, axis=old.ndim - 2
-    )
+    return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=old.ndim - 2)
 
   keys, values = jax.tree.map(put, (cache.keys, cache.values), kept)
   return cache._replace(keys=keys, values=values)

@@ -18,9 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
 from totojax.config import model as model_config
-from totojax.models import architecture
-from totojax.models import attention
-from totojax.models import layers
+from totojax.models import architecture, attention, layers
 
 
 class Gpt2Config(model_config.Gpt2, architecture.Transformer):
@@ -102,17 +100,13 @@ class Attention(layers.Part):
     inward = (c.width, c.heads, c.head_dim), ("embed", "heads", "head_dim")
     outward = (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed")
     is_kernel = self.implementation in attention.KERNELS
-    product = functools.partial(
-      layers.product, on_cpu=self.platform.cpu_products
-    )
+    product = functools.partial(layers.product, on_cpu=self.platform.cpu_products)
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
       w_DHK = layers.gathered(w_DHK, inward[1])
       # "bias" for the head dimension: with it, it would count as a matrix.
-      b_HK = layers.parameter(
-        self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias")
-      )
+      b_HK = layers.parameter(self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias"))
       x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
       x_BTHK += b_HK.astype(self.dtype)
       # The kernel names what it reads and gives.

@@ -60,9 +60,7 @@ class Pool(Protocol):
     """
     ...
 
-  def pool(
-    self, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
-  ) -> jax.Array:
+  def pool(self, params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
     """[B, D] of normalised features, of the positions that are visual."""
     ...
 
@@ -105,8 +103,7 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
     return found | _users(config.pool).shapes(width)
   if config.heads < 1 or width % config.heads:
     raise ValueError(
-      f"head.heads {config.heads} does not divide the width of {width}; use"
-      " a divisor"
+      f"head.heads {config.heads} does not divide the width of {width}; use a divisor"
     )
   split = (config.heads, width // config.heads), ("heads", "head_dim")
   matrix = (width, *split[0]), ("embed", *split[1])
@@ -129,17 +126,13 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   return found
 
 
-def axes(
-  config: HeadConfig, *, width: int, classes: int
-) -> dict[str, PartitionSpec]:
+def axes(config: HeadConfig, *, width: int, classes: int) -> dict[str, PartitionSpec]:
   """Logical axes of one head's parameters."""
   found = shapes(config, width=width, classes=classes)
   return {name: PartitionSpec(*logical) for name, (_, logical) in found.items()}
 
 
-def init(
-  config: HeadConfig, key: jax.Array, *, width: int, classes: int
-) -> dict[str, jax.Array]:
+def init(config: HeadConfig, key: jax.Array, *, width: int, classes: int) -> dict[str, jax.Array]:
   """Fresh parameters of one head, float32."""
   params = {}
   for name, (shape, _) in shapes(config, width=width, classes=classes).items():
@@ -167,21 +160,13 @@ def mean_over_tokens(x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   """float32 mean [B, D] over visual tokens; 0 where a row has none."""
   weight_BT = visual_BT.astype(jnp.float32)
   sum_BD = jnp.einsum(
-    "BTD,BT->BD",
-    x_BTD.astype(jnp.float32),
-    weight_BT,
-    precision=jax.lax.Precision.HIGHEST,
+    "BTD,BT->BD", x_BTD.astype(jnp.float32), weight_BT, precision=jax.lax.Precision.HIGHEST
   )
   return sum_BD / jnp.maximum(weight_BT.sum(1, keepdims=True), 1.0)
 
 
 def prepare(
-  config: HeadConfig,
-  x: jax.Array,
-  visual_BT: jax.Array | None,
-  stats: Stats,
-  *,
-  training: bool,
+  config: HeadConfig, x: jax.Array, visual_BT: jax.Array | None, stats: Stats, *, training: bool
 ) -> tuple[jax.Array, Stats]:
   """What all heads of a layer share, and the statistics after this batch.
 
@@ -198,9 +183,7 @@ def prepare(
     if x.ndim == 3:
       assert visual_BT is not None
       x = mean_over_tokens(x, visual_BT)
-    return _batch_norm(
-      config, x.astype(jnp.float32), jnp.ones(len(x)), stats, training=training
-    )
+    return _batch_norm(config, x.astype(jnp.float32), jnp.ones(len(x)), stats, training=training)
   x = x.astype(jnp.float32)
   if config.pool == "cross":
     return layer_norm(x), stats
@@ -210,12 +193,7 @@ def prepare(
 
 
 def _batch_norm(
-  config: HeadConfig,
-  x: jax.Array,
-  weight: jax.Array,
-  stats: Stats,
-  *,
-  training: bool,
+  config: HeadConfig, x: jax.Array, weight: jax.Array, stats: Stats, *, training: bool
 ) -> tuple[jax.Array, Stats]:
   """PyTorch's: a batch is divided by the root of its biased variance, and the
   running variance, which evaluation uses, averages unbiased ones."""
@@ -240,10 +218,7 @@ def layer_norm(x: jax.Array, eps: float = LAYER_NORM_EPS) -> jax.Array:
 
 
 def logits(
-  config: HeadConfig,
-  params: Params,
-  prepared: jax.Array,
-  visual_BT: jax.Array | None,
+  config: HeadConfig, params: Params, prepared: jax.Array, visual_BT: jax.Array | None
 ) -> jax.Array:
   """Logits [B, C] of one head, on what `prepare` gave."""
   if config.pool == "average":
@@ -257,9 +232,7 @@ def logits(
   return logits_BC + params["bias"] if "bias" in params else logits_BC
 
 
-def _pooled(
-  pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array
-) -> jax.Array:
+def _pooled(pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   """Means [B, D] of the features of a row, as the head weighs them."""
   match pool:
     case "attention":
@@ -305,8 +278,4 @@ def _cross(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
   y_BD = p["query"] + mixed_BD
   normed_BD = p["mlp_norm_scale"] * layer_norm(y_BD) + p["mlp_norm_bias"]
   hidden_BF = normed_BD @ p["up"] + p["up_bias"]
-  return (
-    y_BD
-    + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"]
-    + (p["down_bias"])
-  )
+  return y_BD + jax.nn.gelu(hidden_BF, approximate=False) @ p["down"] + (p["down_bias"])

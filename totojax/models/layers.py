@@ -58,33 +58,18 @@ class Part(nn.Module):
   @nn.nowrap
   def part(self, kind: type[Part], name: str) -> Part:
     """A part of this one, which knows the same."""
-    return kind(
-      self.config,
-      self.implementation,
-      self.dtype,
-      self.platform,
-      self.scales,
-      name=name,
-    )
+    return kind(self.config, self.implementation, self.dtype, self.platform, self.scales, name=name)
 
 
 def parameter(
-  module: nn.Module,
-  name: str,
-  init: Initializer,
-  shape: tuple[int, ...],
-  axes: tuple[str, ...],
+  module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
 ) -> jax.Array:
   """A float32 parameter; its logical axes are written here and only here."""
-  box = module.param(
-    name, nn.with_logical_partitioning(init, axes), shape, jnp.float32
-  )
+  box = module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
   return box  # pyright: ignore[reportReturnType]  # flax has taken it out
 
 
-def product(
-  equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool
-) -> jax.Array:
+def product(equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool) -> jax.Array:
   """`jnp.einsum` of activations and a weight, both of one dtype.
 
   Args:
@@ -112,9 +97,7 @@ def product(
       first, second = second, first
     summed = set(left) & set(out)
     natural = "".join(a for a in first[0] + second[0] if a not in summed)
-    dweight = jnp.einsum(
-      f"{first[0]},{second[0]}->{natural}", first[1], second[1]
-    )
+    dweight = jnp.einsum(f"{first[0]},{second[0]}->{natural}", first[1], second[1])
     # Or XLA takes the turn of the result into the product, with the operands
     # swapped.
     dweight = jax.lax.optimization_barrier(dweight)
@@ -173,18 +156,14 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    scale_D = parameter(
-      self, "scale", nn.initializers.ones, (x_BTD.shape[-1],), ("norm",)
-    )
+    scale_D = parameter(self, "scale", nn.initializers.ones, (x_BTD.shape[-1],), ("norm",))
     wide_BTD = x_BTD.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(wide_BTD), axis=-1, keepdims=True)
     normed_BTD = wide_BTD * jax.lax.rsqrt(mean_square + self.eps)
     return normed_BTD.astype(x_BTD.dtype) * scale_D.astype(x_BTD.dtype)
 
 
-def rope_table(
-  positions_T: jax.Array, head_dim: int, base: float
-) -> tuple[jax.Array, jax.Array]:
+def rope_table(positions_T: jax.Array, head_dim: int, base: float) -> tuple[jax.Array, jax.Array]:
   """cos and sin [T, K / 2] in float32 of the angles p * base^(-2j / K).
 
   Su et al., 2021 (arXiv 2104.09864); positions are raster positions in the
@@ -197,12 +176,7 @@ def rope_table(
 
 
 def apply_rope(
-  x_BTHK: jax.Array,
-  cos_Tk: jax.Array,
-  sin_Tk: jax.Array,
-  *,
-  by_product: bool,
-  scale: float = 1.0,
+  x_BTHK: jax.Array, cos_Tk: jax.Array, sin_Tk: jax.Array, *, by_product: bool, scale: float = 1.0
 ) -> jax.Array:
   """Rotates pairs (j, j + K/2), the half-split layout of Hugging Face.
 
@@ -218,9 +192,7 @@ def apply_rope(
     return _rope_by_product(x_BTHK, cos_Tk, sin_Tk, scale=scale)
   first, second = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
   cos, sin = cos_Tk[None, :, None, :], sin_Tk[None, :, None, :]
-  rotated = jnp.concatenate(
-    [first * cos - second * sin, second * cos + first * sin], axis=-1
-  )
+  rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
   return (rotated * scale).astype(x_BTHK.dtype)
 
 
@@ -245,9 +217,7 @@ def _rope_by_product(x_BTHK, cos_Tk, sin_Tk, *, scale):
   return (rotated_BTHK * scale).astype(x_BTHK.dtype)
 
 
-def kept_paths(
-  key: jax.Array, *, rows: int, depth: int, drop: float
-) -> jax.Array:
+def kept_paths(key: jax.Array, *, rows: int, depth: int, drop: float) -> jax.Array:
   """float32 [depth, 2, rows]: 0 where a row skips a branch of a block.
 
   Stochastic depth (Huang et al., 2016) of each row, as timm has it: the share

@@ -14,9 +14,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from totojax.config import model as model_config
-from totojax.models import architecture
-from totojax.models import attention
-from totojax.models import layers
+from totojax.models import architecture, attention, layers
 
 
 class LlamaConfig(model_config.Llama, architecture.Transformer):
@@ -71,9 +69,7 @@ class Attention(layers.Part):
   config: LlamaConfig
 
   @nn.compact
-  def __call__(
-    self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None
-  ):
+  def __call__(self, x_BTD, rope, segments_BT, mix: attention.Mix | None = None):
     c = self.config
     init = nn.initializers.normal(c.init_std)
     # `heads` are over tensor: each device has some whole, so that attention
@@ -83,9 +79,7 @@ class Attention(layers.Part):
 
     is_kernel = self.implementation in attention.KERNELS
     by_product = self.platform.rope_by_product
-    product = functools.partial(
-      layers.product, on_cpu=self.platform.cpu_products
-    )
+    product = functools.partial(layers.product, on_cpu=self.platform.cpu_products)
 
     def project(name):
       w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
@@ -96,9 +90,7 @@ class Attention(layers.Part):
     scale = self.scales.attention * c.head_dim**-0.5
     # The kernel wants queries that are scaled; rotating does it on the way.
     folded = scale if is_kernel else 1.0
-    q_BTHK = layers.apply_rope(
-      project("query"), *rope, by_product=by_product, scale=folded
-    )
+    q_BTHK = layers.apply_rope(project("query"), *rope, by_product=by_product, scale=folded)
     k_BTHK = layers.apply_rope(project("key"), *rope, by_product=by_product)
     v_BTHK = project("value")
     # Kept only where the caller asks for "intermediates".

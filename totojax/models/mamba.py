@@ -28,8 +28,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax.config import model as model_config
-from totojax.models import architecture
-from totojax.models import layers
+from totojax.models import architecture, layers
 
 SCANS = ("steps", "tree")
 
@@ -43,9 +42,7 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
   """
 
   kind: ClassVar[str] = "mamba"
-  wide: ClassVar[frozenset[str]] = frozenset(
-    {"log_a", "steps_bias", "skip", "scale"}
-  )
+  wide: ClassVar[frozenset[str]] = frozenset({"log_a", "steps_bias", "skip", "scale"})
   starts_smaller: ClassVar[bool] = True
   prefix_tokens: ClassVar[int] = 0  # always causal
 
@@ -92,9 +89,7 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
     del context
     return 4 * self.inner * self.state
 
-  def growth(
-    self, *, base_width: int, base_heads: int, base_mlp_dim: int
-  ) -> dict[str, float]:
+  def growth(self, *, base_width: int, base_heads: int, base_mlp_dim: int) -> dict[str, float]:
     """The base model has the same states; of attention nothing counts."""
     del base_heads, base_mlp_dim
     base = dataclasses.replace(self, width=base_width)
@@ -167,20 +162,14 @@ def selective_scan(
       return h_BSE, jnp.swapaxes(y_NBE, 0, 1)
     decay_BNSE = jnp.exp(dt_BNE[:, :, None] * a_SE)
     input_BNSE = (dt_BNE * u_BNE)[:, :, None] * b_BNS[..., None]
-    kept_BNSE, added_BNSE = jax.lax.associative_scan(
-      _compose, (decay_BNSE, input_BNSE), axis=1
-    )
+    kept_BNSE, added_BNSE = jax.lax.associative_scan(_compose, (decay_BNSE, input_BNSE), axis=1)
     h_BNSE = kept_BNSE * h_BSE[:, None] + added_BNSE
     y_BNE = jnp.sum(h_BNSE * c_BNS[..., None], axis=2)
     return h_BNSE[:, -1], y_BNE
 
   a_SE = a_ES.T
-  last_BSE, y_MBNE = jax.lax.scan(
-    one, h_BSE, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS)))
-  )
-  y_BTE = jnp.moveaxis(y_MBNE, 0, 1).reshape(
-    u_BTE.shape[0], -1, u_BTE.shape[-1]
-  )
+  last_BSE, y_MBNE = jax.lax.scan(one, h_BSE, tuple(map(chunks, (u_BTE, dt_BTE, b_BTS, c_BTS))))
+  y_BTE = jnp.moveaxis(y_MBNE, 0, 1).reshape(u_BTE.shape[0], -1, u_BTE.shape[-1])
   return y_BTE[:, :tokens], last_BSE
 
 
@@ -225,9 +214,7 @@ class Mixer(nn.Module):
     x_BTE = checkpoint_name(x_BTE, "projection")
     gate_BTE = checkpoint_name(gate_BTE, "projection")
 
-    seen_BJE = jnp.concatenate(
-      [state.inputs_BKE.astype(self.dtype), x_BTE], axis=1
-    )
+    seen_BJE = jnp.concatenate([state.inputs_BKE.astype(self.dtype), x_BTE], axis=1)
     u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
     # Three parameters, as ranks grow with the width and states do not.
     of_state = (inner, c.state), ("mlp", "state")
@@ -242,14 +229,10 @@ class Mixer(nn.Module):
     steps_BTR, b_BTS, c_BTS = jnp.split(
       product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
     )
-    steps_RE = matrix(
-      "steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5)
-    )
+    steps_RE = matrix("steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5))
     bias_E = weight("steps_bias", (inner,), ("mlp",), _step_bias)
     wide = lambda x: x.astype(jnp.float32)
-    dt_BTE = jax.nn.softplus(
-      wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E
-    )
+    dt_BTE = jax.nn.softplus(wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E)
     log_a_ES = weight("log_a", (inner, c.state), ("mlp", "norm"), _log_a)
     y_BTE, h_BSE = selective_scan(
       wide(u_BTE),
@@ -273,15 +256,11 @@ class Mixer(nn.Module):
     """silu of a causal convolution of each channel; J = K - 1 + T."""
     c = self.config
     start = _uniform(c.conv**-0.5)  # as torch's Conv1d
-    w_KE = layers.parameter(
-      self, "conv", start, (c.conv, c.inner), ("norm", "mlp")
-    ).astype(self.dtype)
-    bias_E = layers.parameter(
-      self, "conv_bias", start, (c.inner,), ("mlp",)
-    ).astype(self.dtype)
-    mixed_BTE = sum(
-      seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv)
+    w_KE = layers.parameter(self, "conv", start, (c.conv, c.inner), ("norm", "mlp")).astype(
+      self.dtype
     )
+    bias_E = layers.parameter(self, "conv_bias", start, (c.inner,), ("mlp",)).astype(self.dtype)
+    mixed_BTE = sum(seen_BJE[:, k : k + tokens] * w_KE[k] for k in range(c.conv))
     return jax.nn.silu(mixed_BTE + bias_E)
 
 
@@ -292,11 +271,7 @@ class Block(layers.Part):
 
   @nn.compact
   def __call__(
-    self,
-    x_BTD: jax.Array,
-    rope: None,
-    segments_BT: None,
-    state: State | None = None,
+    self, x_BTD: jax.Array, rope: None, segments_BT: None, state: State | None = None
   ) -> tuple[jax.Array, State | None]:
     """The residual stream, and the state where one was given.
 
@@ -313,9 +288,9 @@ class Block(layers.Part):
     goes_on = state is not None
     if not goes_on:
       state = empty_state(c, x_BTD.shape[0])
-    mixed_BTD, state = Mixer(
-      c, self.dtype, self.platform.cpu_products, name="mixer"
-    )(normed_BTD.astype(self.dtype), state)
+    mixed_BTD, state = Mixer(c, self.dtype, self.platform.cpu_products, name="mixer")(
+      normed_BTD.astype(self.dtype), state
+    )
     x_BTD = checkpoint_name(x_BTD + mixed_BTD, "residual")
     self.sow("intermediates", "residual", x_BTD)
     x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
@@ -348,9 +323,7 @@ def _uniform(limit: float) -> layers.Initializer:
 def _log_a(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
   """log(1), ..., log(S) for every channel (S4D-real)."""
   del key
-  return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1)), shape).astype(
-    dtype
-  )
+  return jnp.broadcast_to(jnp.log(jnp.arange(1, shape[-1] + 1)), shape).astype(dtype)
 
 
 def _step_bias(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax import sequence
-from totojax.models import layers
-from totojax.models import trunk
+from totojax.models import layers, trunk
 
 PREDICTS = ("patches", "tokens")
 
@@ -47,9 +46,7 @@ class PatchTrunk(trunk.Trunk):
   predicts: str = "patches"
 
   @nn.compact
-  def __call__(
-    self, inputs: Inputs, targets: jax.Array | None = None
-  ) -> jax.Array:
+  def __call__(self, inputs: Inputs, targets: jax.Array | None = None) -> jax.Array:
     """float32 patches [B, T, F], or logits [B, T, V], of what follows.
 
     Args:
@@ -90,10 +87,7 @@ class PatchTrunk(trunk.Trunk):
       self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
     )
     found_BTF = jnp.einsum(
-      "BTD,FD->BTF",
-      x_BTD,
-      layers.gathered(head_FD, narrow),
-      preferred_element_type=jnp.float32,
+      "BTD,FD->BTF", x_BTD, layers.gathered(head_FD, narrow), preferred_element_type=jnp.float32
     )
     found_BTF = self.scales.logits * found_BTF + bias_F
     if targets is None:
@@ -107,9 +101,7 @@ class PatchTrunk(trunk.Trunk):
     """See `trunk.Trunk.entry`."""
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
     x_BTD = jnp.einsum(
-      "BTF,FD->BTD",
-      inputs.patches_BTF.astype(dtype),
-      params["patches"].astype(dtype),
+      "BTF,FD->BTD", inputs.patches_BTF.astype(dtype), params["patches"].astype(dtype)
     ) + params["patches_bias"].astype(dtype)
     start_B1D = params["start"][inputs.start_B][:, None].astype(dtype)
     x_BTD = jnp.concatenate([start_B1D, x_BTD], axis=1)

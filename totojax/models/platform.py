@@ -41,11 +41,7 @@ class Platform:
 CPU = Platform("cpu", cpu_products=True, lanes=1)
 GPU = Platform("gpu")
 TPU = Platform(
-  "tpu",
-  rounded_logits=False,
-  rope_by_product=True,
-  embedding_by_product=True,
-  repeated_query=True,
+  "tpu", rounded_logits=False, rope_by_product=True, embedding_by_product=True, repeated_query=True
 )
 _PLATFORMS = {platform.name: platform for platform in (CPU, GPU, TPU)}
 

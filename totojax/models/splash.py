@@ -13,8 +13,7 @@ from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
 # All were chosen with the TPU compiler (`jobs/plan/`): smaller blocks skip more
@@ -75,9 +74,7 @@ def attend(
       q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
     if one is None:
       heads = _heads_of(q_BTHK.shape, segments_BT)
-      one = kernel(
-        heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret
-      )
+      one = kernel(heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret)
     return _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one)
 
   mesh = jax.sharding.get_abstract_mesh()
@@ -101,9 +98,7 @@ def attend(
       parts=parts,
       interpret=interpret,
     )
-    place = one.manual_sharding_spec(
-      NamedSharding(mesh, PartitionSpec(None, axis))
-    )
+    place = one.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis)))
   return jax.shard_map(
     local,
     mesh=mesh,
@@ -135,8 +130,7 @@ def tokens_split(tokens: int) -> tuple[str | None, int]:
   parts = mesh.shape[axis]
   if tokens % parts:
     raise ValueError(
-      f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size"
-      " that divides them"
+      f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size that divides them"
     )
   return axis, parts
 

@@ -87,11 +87,7 @@ def tap_layers(
 
 
 def residual(
-  model: trunk.Trunk,
-  params: Any,
-  inputs_BT: jax.Array,
-  *,
-  kept_L2B: jax.Array | None = None,
+  model: trunk.Trunk, params: Any, inputs_BT: jax.Array, *, kept_L2B: jax.Array | None = None
 ) -> jax.Array:
   """H_depth [B, T, D], through which the backbone can be trained.
 
@@ -106,9 +102,7 @@ def residual(
 
   def body(x_BTD, both):
     block_params, kept_2B = both
-    x_BTD, _ = block.apply(
-      {"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B
-    )
+    x_BTD, _ = block.apply({"params": block_params}, x_BTD, rope, segments_BT, None, kept_2B)
     return x_BTD, None
 
   if model.compute.remat != "none":
@@ -123,9 +117,7 @@ def residual(
   return x_BTD
 
 
-def truncate(
-  model: trunk.Trunk, params: Any, depth: int
-) -> tuple[trunk.Trunk, Any]:
+def truncate(model: trunk.Trunk, params: Any, depth: int) -> tuple[trunk.Trunk, Any]:
   """The model up to H_depth: its first blocks, no final norm and no head.
 
   Half the depth is half the memory and half the computation.
@@ -133,9 +125,7 @@ def truncate(
   check_layers([depth], model.config.depth)
   shorter = model.clone(
     config=dataclasses.replace(model.config, depth=depth),
-    compute=dataclasses.replace(
-      model.compute, unroll=max(1, min(model.compute.unroll, depth))
-    ),
+    compute=dataclasses.replace(model.compute, unroll=max(1, min(model.compute.unroll, depth))),
   )
   kept = {k: v for k, v in params.items() if not k.startswith(_LAST)}
   return shorter, kept | {"blocks": _cut(params["blocks"], 0, depth)}
@@ -146,8 +136,7 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
   layers = list(layers)
   if not layers or layers != sorted(set(layers)) or layers[0] < 0:
     raise ValueError(
-      f"layers are {layers}; name at least one, in increasing order from 0"
-      " (the embeddings)"
+      f"layers are {layers}; name at least one, in increasing order from 0 (the embeddings)"
     )
   if layers[-1] > depth:
     raise ValueError(

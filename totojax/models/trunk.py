@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from totojax import sequence
 from totojax import tree as tree_lib
 from totojax.config import model as model_config
-from totojax.models import architecture
-from totojax.models import layers
+from totojax.models import architecture, layers
 from totojax.models import platform as platform_lib
 
 # Policy -> what the backward pass finds kept of each block beside its input.
@@ -49,9 +48,7 @@ class Trunk(nn.Module):
   scales: layers.Scales = layers.STANDARD
 
   @nn.compact
-  def __call__(
-    self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None
-  ) -> jax.Array:
+  def __call__(self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None) -> jax.Array:
     """float32 logits [B, T, V] of the next token; padding rows are -inf.
 
     Args:
@@ -85,9 +82,7 @@ class Trunk(nn.Module):
     return self._nll_in_chunks(x_BTD, head_VD, targets_BT)
 
   @nn.nowrap
-  def entry(
-    self, params: Any, inputs_BT: jax.Array
-  ) -> tuple[jax.Array, Any, jax.Array | None]:
+  def entry(self, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any, jax.Array | None]:
     """What the first block is called with.
 
     Args:
@@ -103,11 +98,7 @@ class Trunk(nn.Module):
 
   def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
     return logits(
-      x_BTD,
-      head_VD,
-      spec=self.spec,
-      scales=self.scales,
-      platform=self.compute.platform,
+      x_BTD, head_VD, spec=self.spec, scales=self.scales, platform=self.compute.platform
     )
 
   def _nll_in_chunks(
@@ -138,9 +129,7 @@ class Trunk(nn.Module):
       parts = x_BT.reshape(x_BT.shape[0], size, tokens // size, *x_BT.shape[2:])
       return jnp.moveaxis(parts, 2, 0)
 
-    nll_NBS = jax.lax.map(
-      lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT))
-    )
+    nll_NBS = jax.lax.map(lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT)))
     return jnp.moveaxis(nll_NBS, 0, 2).reshape(targets_BT.shape)
 
   def _blocks(self, dtype: Any) -> nn.Module:
@@ -162,12 +151,7 @@ class Trunk(nn.Module):
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
     return scanned(
-      self.config,
-      self.compute.attention,
-      dtype,
-      self.compute.platform,
-      self.scales,
-      name="blocks",
+      self.config, self.compute.attention, dtype, self.compute.platform, self.scales, name="blocks"
     )
 
 
@@ -196,9 +180,7 @@ def logits(
   elif platform.rounded_logits and x_BTD.dtype == jnp.bfloat16:
     logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
-    logits_BTV = jnp.einsum(
-      "BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32
-    )
+    logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32)
   # Without µP no product is in the program, and none in its gradient.
   if scales.logits != 1.0:
     logits_BTV *= scales.logits
@@ -214,9 +196,7 @@ def recomputed(compute: Compute) -> dict[str, Any]:
   unrolled it can, so there the barrier against it is needed.
   """
   return {
-    "policy": jax.checkpoint_policies.save_only_these_names(
-      *REMAT[compute.remat]
-    ),
+    "policy": jax.checkpoint_policies.save_only_these_names(*REMAT[compute.remat]),
     "prevent_cse": compute.unroll > 1,
   }
 
@@ -238,10 +218,7 @@ def cast(config: architecture.Architecture, params: Any, dtype: Any) -> Any:
 
 
 def _embedded(
-  config: architecture.Architecture,
-  embedding_VD: jax.Array,
-  inputs_BT: jax.Array,
-  compute: Compute,
+  config: architecture.Architecture, embedding_VD: jax.Array, inputs_BT: jax.Array, compute: Compute
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
   if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
@@ -259,9 +236,7 @@ def _embedded(
 
 
 def places(
-  config: architecture.Architecture,
-  spec: sequence.SequenceSpec,
-  inputs_BT: jax.Array,
+  config: architecture.Architecture, spec: sequence.SequenceSpec, inputs_BT: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array | None]:
   """Rotary angles, and segments where images are hidden from each other."""
   # Raster positions in the whole sequence: packed images are counted through.

@@ -97,10 +97,7 @@ def make(
     if schedule is not None:
       return schedule(count + 1)
     return relative_rate(
-      count + 1,
-      warmup_steps=config.warmup_steps,
-      end_lr_frac=config.end_lr_frac,
-      steps=steps,
+      count + 1, warmup_steps=config.warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps
     )
 
   def decayed(weight_decay):
@@ -121,9 +118,7 @@ def make(
       optax.scale_by_learning_rate(peak_lr),
     )
 
-  return optax.inject_hyperparams(build)(
-    peak_lr=config.lr, weight_decay=config.weight_decay
-  )
+  return optax.inject_hyperparams(build)(peak_lr=config.lr, weight_decay=config.weight_decay)
 
 
 def _adam(config: AdamWConfig) -> optax.GradientTransformation:
@@ -132,9 +127,7 @@ def _adam(config: AdamWConfig) -> optax.GradientTransformation:
   optax multiplies a bfloat16 moment by b1 in bfloat16, where 0.9 is 0.8984 and
   a constant gradient's moment ends 1.5 % short.
   """
-  adam = optax.scale_by_adam(
-    b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype
-  )
+  adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, mu_dtype=config.mu_dtype)
 
   def update(updates, state, params=None):
     mu = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), state.mu)
@@ -144,11 +137,7 @@ def _adam(config: AdamWConfig) -> optax.GradientTransformation:
 
 
 def _by_rule(
-  weight_decay: jax.Array,
-  rule: mup.Rule,
-  is_decayed: bool,
-  update: jax.Array,
-  param: jax.Array,
+  weight_decay: jax.Array, rule: mup.Rule, is_decayed: bool, update: jax.Array, param: jax.Array
 ) -> jax.Array:
   if is_decayed:
     update = update + weight_decay * rule.decay * param
@@ -160,8 +149,5 @@ def learning_rate(
 ) -> jax.Array:
   """The rate that update number `update` uses, from the optimiser's state."""
   return opt_state.hyperparams["peak_lr"] * relative_rate(
-    update,
-    warmup_steps=config.warmup_steps,
-    end_lr_frac=config.end_lr_frac,
-    steps=steps,
+    update, warmup_steps=config.warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps
   )

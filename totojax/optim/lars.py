@@ -27,10 +27,7 @@ def mae_rate(
   rate 0 where there is a warm-up.
   """
   return adamw.relative_rate(
-    jnp.asarray(update) - 1,
-    warmup_steps=warmup_steps,
-    end_lr_frac=end_lr_frac,
-    steps=steps,
+    jnp.asarray(update) - 1, warmup_steps=warmup_steps, end_lr_frac=end_lr_frac, steps=steps
   )
 
 
@@ -44,9 +41,7 @@ def one_head(
   if config.name == "lars":
     parts += [
       optax.add_decayed_weights(weight_decay, mask=_matrices),
-      optax.masked(
-        optax.scale_by_trust_ratio(trust_coefficient=config.trust), _matrices
-      ),
+      optax.masked(optax.scale_by_trust_ratio(trust_coefficient=config.trust), _matrices),
       optax.trace(decay=config.momentum),
     ]
   else:
@@ -88,23 +83,15 @@ def grid(
   decay_S = [decay for _, decay in config.settings]
 
   def build(peak_lr, weight_decay):
-    return _over_heads(
-      config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps
-    )
+    return _over_heads(config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps)
 
   return optax.inject_hyperparams(build)(
-    peak_lr=jnp.array(lr_S, jnp.float32),
-    weight_decay=jnp.array(decay_S, jnp.float32),
+    peak_lr=jnp.array(lr_S, jnp.float32), weight_decay=jnp.array(decay_S, jnp.float32)
   )
 
 
 def _over_heads(
-  config: GridConfig,
-  lr_S: jax.Array,
-  decay_S: jax.Array,
-  *,
-  steps: int,
-  warmup_steps: float,
+  config: GridConfig, lr_S: jax.Array, decay_S: jax.Array, *, steps: int, warmup_steps: float
 ) -> optax.GradientTransformation:
   # The outer map is over layers, which share the settings.
   over = lambda fn, n: jax.vmap(  # noqa: E731
@@ -124,15 +111,8 @@ def _over_heads(
 
   def update(updates, state, params=None):
     count = state.count + 1
-    rate = mae_rate(
-      count,
-      warmup_steps=warmup_steps,
-      end_lr_frac=config.end_lr_frac,
-      steps=steps,
-    )
-    decay = mae_rate(
-      count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps
-    )
+    rate = mae_rate(count, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps)
+    decay = mae_rate(count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps)
 
     def update_head(grads, heads, params, lr, weight_decay):
       tx = one_head(config, lr, weight_decay)
@@ -153,10 +133,7 @@ def highest_rate(
 
   def rate(opt_state, update):
     return jnp.max(opt_state.hyperparams["peak_lr"]) * mae_rate(
-      update,
-      warmup_steps=warmup_steps,
-      end_lr_frac=config.end_lr_frac,
-      steps=steps,
+      update, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps
     )
 
   return rate

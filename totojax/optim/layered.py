@@ -20,9 +20,7 @@ import optax
 
 from totojax import tree as tree_lib
 from totojax.config.labels import LayeredConfig
-from totojax.optim import adamw
-from totojax.optim import lars
-from totojax.optim import mup
+from totojax.optim import adamw, lars, mup
 
 BACKBONE, HEADS = "backbone", "heads"  # the two parts of the parameters
 
@@ -32,9 +30,7 @@ def scales(layer_decay: float, depth: int) -> np.ndarray:
   return layer_decay ** np.arange(depth + 1, -1, -1.0)
 
 
-def rules(
-  config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None
-) -> Any:
+def rules(config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None) -> Any:
   """A `mup.Rule` for every parameter of {"backbone": .., "heads": ..}.
 
   Args:
@@ -83,20 +79,12 @@ class Schedule:
   def __call__(self, update: jax.Array) -> jax.Array:
     """Rate of update 1, 2, ... over the peak, as MAE has it."""
     return lars.mae_rate(
-      update,
-      warmup_steps=self.warmup_steps,
-      end_lr_frac=self.end_lr_frac,
-      steps=self.steps,
+      update, warmup_steps=self.warmup_steps, end_lr_frac=self.end_lr_frac, steps=self.steps
     )
 
 
 def make(
-  config: LayeredConfig,
-  *,
-  axes: Any,
-  rules: Any,
-  schedule: Schedule,
-  batch_rows: int,
+  config: LayeredConfig, *, axes: Any, rules: Any, schedule: Schedule, batch_rows: int
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state.
 
@@ -144,6 +132,4 @@ def _clip_backbone(norm: float) -> optax.GradientTransformation:
 
 def learning_rate(schedule: Schedule) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the rate of the last layer, for the log."""
-  return lambda opt_state, update: (
-    opt_state.hyperparams["peak_lr"] * schedule(update)
-  )
+  return lambda opt_state, update: opt_state.hyperparams["peak_lr"] * schedule(update)

@@ -152,9 +152,7 @@ def parametrise(
   return Parametrisation(config, growth, depth, init_std)
 
 
-def _growing(
-  name: str, spec: PartitionSpec, growth: Mapping[str, float]
-) -> list[float]:
+def _growing(name: str, spec: PartitionSpec, growth: Mapping[str, float]) -> list[float]:
   """Growth of a parameter's dimensions that grow: inputs first, then outputs.
 
   Heads and head dimension, side by side, are one dimension of the product.
@@ -189,7 +187,5 @@ def start(params: Any, tree: Any) -> Any:
     tree: `rules` of theirs.
   """
   return jax.tree.map(
-    lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init,
-    tree,
-    params,
+    lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init, tree, params
   )

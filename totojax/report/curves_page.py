@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from etils import epath
 import numpy as np
 
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
+from totojax.report import page, plots, reading
 from totojax.rundir import console
 
 
@@ -40,13 +38,7 @@ def drawing(folder: reading.Folder) -> plots.Draw:
         ls=plots.LINES[i // colours % len(plots.LINES)],
       )
       if run_rows[0]["printed"]:
-        axes.axhline(
-          float(run_rows[0]["printed"]),
-          color=colour,
-          lw=0.9,
-          ls=(0, (4, 3)),
-          alpha=0.7,
-        )
+        axes.axhline(float(run_rows[0]["printed"]), color=colour, lw=0.9, ls=(0, (4, 3)), alpha=0.7)
     axes.set_xlabel("training tokens")
     axes.set_ylabel("training loss (nats per token)")
     axes.set_xlim(left=0)
@@ -58,9 +50,7 @@ def drawing(folder: reading.Folder) -> plots.Draw:
 
 def figure(folder: reading.Folder) -> str:
   """Figure 2."""
-  drawn = plots.html(
-    drawing(folder), name="curves", label="Training loss over tokens"
-  )
+  drawn = plots.html(drawing(folder), name="curves", label="Training loss over tokens")
   return page.figure(
     drawn,
     "Training loss as it was logged. Dashed: where the paper's curve of the"

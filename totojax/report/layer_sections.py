@@ -9,10 +9,7 @@ from etils import epath
 from matplotlib import ticker
 import numpy as np
 
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import run_sections
+from totojax.report import page, plots, reading, run_sections
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -29,9 +26,7 @@ HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` of one probe into its folder; returns its path."""
   return page.write(
-    workdir,
-    about="probe",
-    sections=[("What each layer knows", lambda folder: layers(folder, "."))],
+    workdir, about="probe", sections=[("What each layer knows", lambda folder: layers(folder, "."))]
   )
 
 
@@ -71,9 +66,7 @@ def layers(folder: reading.Folder, stage: str = "probe") -> str:
   """Probes of every layer, beside what needs no training or no backbone."""
   table = folder.table(f"{stage}/per_layer.csv", by="backbone")
   metrics = folder.json(f"{stage}/metrics.json")
-  svg = plots.html(
-    by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer"
-  )
+  svg = plots.html(by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer")
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
     f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
@@ -84,9 +77,7 @@ def layers(folder: reading.Folder, stage: str = "probe") -> str:
   out = [_claim(metrics), page.figure(svg, caption)]
   if n != expected:
     out.append(
-      page.paragraph(
-        f"{expected - n} of {expected} validation items are missing.", "missing"
-      )
+      page.paragraph(f"{expected - n} of {expected} validation items are missing.", "missing")
     )
   out.append(page.table(_HEAD, _rows(metrics)))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
@@ -160,9 +151,7 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
   for row in rows:
     layers_ = best.setdefault(row["backbone"], {})
     of_seed = layers_.setdefault(int(row["layer"]), {})
-    of_seed[row["seed"]] = max(
-      of_seed.get(row["seed"], 0.0), float(row["top1"])
-    )
+    of_seed[row["seed"]] = max(of_seed.get(row["seed"], 0.0), float(row["top1"]))
   return {
     source: {
       "layer": np.array(list(accuracies)),
@@ -217,10 +206,7 @@ def _claim(metrics: Mapping[str, float]) -> str:
   if ours is None or not others:
     return ""
   best = max(others, key=others.__getitem__)
-  sem = np.hypot(
-    metrics[f"trained/{HOLDOUT}/top1_sem"],
-    metrics[f"{best}/{HOLDOUT}/top1_sem"],
-  )
+  sem = np.hypot(metrics[f"trained/{HOLDOUT}/top1_sem"], metrics[f"{best}/{HOLDOUT}/top1_sem"])
   gap = 100 * (ours - others[best])
   name = NAMES.get(best, best)
   claim = f"{gap:+.1f} points against the best other: {name} (2 s.e. "
@@ -248,9 +234,7 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
       best = np.array([t["top1"][t["layer"] == l].max() for l in layers])  # noqa: E741
       name = NAMES.get(source, source)
       if len(layers) == 1:
-        axes.axhline(
-          100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name
-        )
+        axes.axhline(100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name)
         continue
       bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
       axes.errorbar(

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import verdict
+from totojax.report import page, plots, reading, verdict
 
 BARS = "Bars: two standard errors, with tokens taken as independent."
 
@@ -30,16 +27,12 @@ def headline(folder: reading.Folder) -> str:
           ]
         )
       )
-      out.append(
-        page.paragraph(f"{judgement.scope}; shorter is better.", "soft")
-      )
+      out.append(page.paragraph(f"{judgement.scope}; shorter is better.", "soft"))
     if rows := verdict.rows(metrics, source):
       out.append(
         page.fold(
           "All losses, with standard errors over sequences",
-          page.table(
-            ("nats per visual token", "all frames", "frames 2 and later"), rows
-          ),
+          page.table(("nats per visual token", "all frames", "frames 2 and later"), rows),
         )
       )
   return "".join(out) or page.paragraph(
@@ -80,10 +73,7 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
   for source in list(verdict.sources(metrics))[:1]:
     levels = verdict.levels(metrics, source)
   draw = plots.learning(
-    train=train,
-    evals=arrays,
-    levels=levels,
-    xlabel="training tokens" if batch else "updates",
+    train=train, evals=arrays, levels=levels, xlabel="training tokens" if batch else "updates"
   )
   caption = "Cross-entropy on training batches and on held-out sequences"
   if levels:
@@ -96,21 +86,15 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
 def position_loss(folder: reading.Folder) -> str:
   """The paper's Figure 10."""
   table = folder.table("validate/position_loss.csv")
-  svg = plots.html(
-    plots.by_position(table), name="position", label="Loss by position"
-  )
+  svg = plots.html(plots.by_position(table), name="position", label="Loss by position")
   lines = []
   for source, t in table.items():
     first = t["frame"] == 0
     if first.all():
       continue
-    means = [
-      np.average(t["mean"][part], weights=t["n"][part])
-      for part in (first, ~first)
-    ]
+    means = [np.average(t["mean"][part], weights=t["n"][part]) for part in (first, ~first)]
     lines.append(
-      f"{source}: {means[0]:.2f} nats per token on the first frame,"
-      f" {means[1]:.2f} on later ones."
+      f"{source}: {means[0]:.2f} nats per token on the first frame, {means[1]:.2f} on later ones."
     )
   caption = (
     "Mean loss at each place of the sequence; thick lines are the means of"

@@ -11,11 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.report import page
-from totojax.report import paper
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import token_sections
+from totojax.report import page, paper, plots, reading, token_sections
 from totojax.rundir import console
 
 FIGURES = {1: "Figure 3", 2: "Figure 12", 3: "Figure 13"}  # the paper's
@@ -27,16 +23,12 @@ def by_rank(table: Mapping[str, plots.Table], n: int) -> plots.Draw:
   return plots.by_rank(curves(table, n), ylabel=f"share of all {n}-grams")
 
 
-def curves(
-  table: Mapping[str, plots.Table], n: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def curves(table: Mapping[str, plots.Table], n: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """(rank, share of all occurrences) by store, evenly in log rank."""
   out = {}
   for name, columns in table.items():
     of_n = columns["n"] == n
-    first, last, count = (
-      columns[key][of_n] for key in ("first_rank", "last_rank", "count")
-    )
+    first, last, count = (columns[key][of_n] for key in ("first_rank", "last_rank", "count"))
     rank = np.unique(np.rint(np.geomspace(1, last[-1], CURVE_POINTS)))
     total = (count * (last - first + 1)).sum()
     out[name] = (rank, count[np.searchsorted(last, rank)] / total)
@@ -74,12 +66,7 @@ def codes(folder: reading.Folder) -> str:
     "held by the top 1 %",
   )
   read_off = [
-    (
-      row.name,
-      f"{row.vocab:,}",
-      f"about {row.used:,.0f}",
-      f"about {row.used / row.vocab:.0%}",
-    )
+    (row.name, f"{row.vocab:,}", f"about {row.used:,.0f}", f"about {row.used / row.vocab:.0%}")
     for row in paper.CODES
   ]
   return (
@@ -87,12 +74,8 @@ def codes(folder: reading.Folder) -> str:
     + _figure(folder, 1)
     + _rare(tokens)
     + "<h3>The paper's Figure 3</h3>"
-    + page.table(
-      ("read off the figure", "codes", "codes used", "share"), read_off
-    )
-    + page.paragraph(
-      "On the ImageNet validation set; not printed in the paper.", "soft"
-    )
+    + page.table(("read off the figure", "codes", "codes used", "share"), read_off)
+    + page.paragraph("On the ImageNet validation set; not printed in the paper.", "soft")
   )
 
 
@@ -132,20 +115,16 @@ def pairs(folder: reading.Folder) -> str:
     for row in grams[1:]
   ]
   head = ("", "images", *token_sections.NGRAM_HEAD, "entropy (nats)")
-  order = {
-    "raster": "in raster order, from the end of a row into the next",
-    "row": "within a row",
-  }[tokens["adjacency"]]
+  order = {"raster": "in raster order, from the end of a row into the next", "row": "within a row"}[
+    tokens["adjacency"]
+  ]
   note = (
     f"Neighbouring codes {order}, never from one image into another; a frame"
     " of a video is one image. How many are distinct grows with the images"
     " counted, and frames of one video repeat each other: compare only sets"
     " of equally many images."
   )
-  read_off = [
-    (row.name, f"{row.vocab:,}", console.short(row.bigrams))
-    for row in paper.CODES
-  ]
+  read_off = [(row.name, f"{row.vocab:,}", console.short(row.bigrams)) for row in paper.CODES]
   figures = _figure(folder, 2, half=True) + _figure(folder, 3, half=True)
   return (
     page.table(head, rows)
@@ -162,14 +141,9 @@ def pairs(folder: reading.Folder) -> str:
   )
 
 
-def _sets(
-  tokens: Mapping[str, Any],
-) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
+def _sets(tokens: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
   """(name, codes, n-grams) of each store, then of stores together."""
-  sets = [
-    (name, fact["vocab"], fact["ngrams"])
-    for name, fact in tokens["stores"].items()
-  ]
+  sets = [(name, fact["vocab"], fact["ngrams"]) for name, fact in tokens["stores"].items()]
   sets += [
     (" + ".join(fact["stores"]), fact["vocab"], fact["ngrams"])
     for fact in tokens["tokenizers"].values()

@@ -80,8 +80,7 @@ def find(curve: Curve) -> Optimum:
   x_X, mean_X = curve.means()
   if not np.isfinite(mean_X).any():
     raise ValueError(
-      f"every run of {curve.model} ({curve.parametrisation}) diverged; add"
-      " lower learning rates"
+      f"every run of {curve.model} ({curve.parametrisation}) diverged; add lower learning rates"
     )
   grid = float(x_X[np.nanargmin(mean_X)])
   finite_X = x_X[np.isfinite(mean_X)]
@@ -96,9 +95,7 @@ def find(curve: Curve) -> Optimum:
     return none("fewer than three learning rates near the best one converged")
   seeds, which_P = np.unique(curve.seed_P[near_P], return_inverse=True)
   dx_P, loss_P = curve.x_P[near_P] - grid, curve.loss_P[near_P]
-  design = np.column_stack(
-    [np.eye(len(seeds))[which_P], dx_P, dx_P**2]
-  )  # an offset a seed
+  design = np.column_stack([np.eye(len(seeds))[which_P], dx_P, dx_P**2])  # an offset a seed
   fit, *_ = np.linalg.lstsq(design, loss_P, rcond=None)
   slope, bend = fit[-2], fit[-1]
   if bend <= 0:
@@ -143,9 +140,7 @@ def table(curves: Sequence[Curve]) -> list[dict[str, Any]]:
   ]
 
 
-def by_parametrisation(
-  curves: Sequence[Curve],
-) -> Mapping[tuple[str, float], list[Curve]]:
+def by_parametrisation(curves: Sequence[Curve]) -> Mapping[tuple[str, float], list[Curve]]:
   """Curves of one parametrisation and length, narrow ones first."""
   out = {}
   for curve in sorted(curves, key=lambda curve: curve.width):
@@ -163,11 +158,7 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
       continue
     octaves = drift(group)
     if octaves is None:
-      reasons = "; ".join(
-        f"{curve.model}: {find(curve).why}"
-        for curve in group
-        if find(curve).why
-      )
+      reasons = "; ".join(f"{curve.model}: {find(curve).why}" for curve in group if find(curve).why)
       out.append(f"{name}: no optimum at every width ({reasons}).")
       continue
     span = f"widths {group[0].width} to {group[-1].width}"

@@ -121,9 +121,7 @@ def page(title: str, sections: Iterable[str]) -> str:
   )
 
 
-def section(
-  title: str, make: Callable[[reading.Folder], str], folder: reading.Folder
-) -> str:
+def section(title: str, make: Callable[[reading.Folder], str], folder: reading.Folder) -> str:
   """A section with its title, or with the reason why there is none."""
   try:
     body = make(folder)
@@ -132,9 +130,7 @@ def section(
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     # The files are there, but not as this version writes them.
     reason = f"{type(error).__name__}: {error}"
-    body = paragraph(
-      f"Not shown: its files have another format ({reason}).", "missing"
-    )
+    body = paragraph(f"Not shown: its files have another format ({reason}).", "missing")
   head = f"<h2>{text(title)}</h2>" if title else ""
   return f"<section>{head}{body}</section>"
 
@@ -219,9 +215,7 @@ def figure(content: str, caption: str) -> str:
   return f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
 
 
-def table(
-  head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1
-) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
   """A table in a box that scrolls; columns after `words` hold numbers."""
 
   def cells(tag, values):
@@ -233,17 +227,13 @@ def table(
 
   header = f"<thead>{cells('th', head)}</thead>" if head else ""
   body = "".join(cells("td", row) for row in rows)
-  return (
-    '<div class="scroll" tabindex="0"><table>'
-    f"{header}<tbody>{body}</tbody></table></div>"
-  )
+  return f'<div class="scroll" tabindex="0"><table>{header}<tbody>{body}</tbody></table></div>'
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:
   """Big values over small names."""
   items = "".join(
-    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
-    for name, value in pairs
+    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>" for name, value in pairs
   )
   return f'<ul class="facts">{items}</ul>'
 

@@ -75,24 +75,11 @@ TABLE_2_TOKENS = {
 }
 TABLE_4 = ("1.42e17", "5.68e17", "2.13e17")
 TABLE_6 = {"gpt2": "280m", "mamba": "290m"}  # parameters
-TABLE_15 = {
-  "a1": "14.8M",
-  "a2": "77.2M",
-  "a3": "215M",
-  "a4": "458M",
-  "a5": "1.2B",
-  "a6": "1.9B",
-}
+TABLE_15 = {"a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B", "a6": "1.9B"}
 A5_RANGES = {"width": ("64", "1536"), "depth": ("12", "48")}  # in the text
 ABLATION_EPOCHS = 400  # section 4
 IMAGENET_1K_IMAGES = 1_281_167  # Russakovsky et al., 2015: training images
 # Read off Figure 9, on its axis: compute at each model's first point, and the
 # loss of the dashed line at one compute.
-FIGURE_9_FIRST = {
-  "a1": 2.571e13,
-  "a2": 1.082e14,
-  "a3": 2.826e14,
-  "a4": 5.772e14,
-  "a6": 2.272e15,
-}
+FIGURE_9_FIRST = {"a1": 2.571e13, "a2": 1.082e14, "a3": 2.826e14, "a4": 5.772e14, "a6": 2.272e15}
 LAW_READ_OFF = (1e16, 3.06)

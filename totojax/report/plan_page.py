@@ -10,8 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from totojax.report import page
-from totojax.report import reading
+from totojax.report import page, reading
 from totojax.rundir import console
 
 COLUMNS = (
@@ -113,9 +112,9 @@ def headline(folder: reading.Folder) -> str:
   plan = folder.json("plan.json")
   where = f"{plan.get('chips', '?')} chips of {plan.get('topology', '?')}"
   if not plan.get("fits", True):
-    return page.paragraph(
-      f"Does not fit {where}: {plan['error']}.", "verdict"
-    ) + page.table(("what to change",), [(a,) for a in plan.get("advice", ())])
+    return page.paragraph(f"Does not fit {where}: {plan['error']}.", "verdict") + page.table(
+      ("what to change",), [(a,) for a in plan.get("advice", ())]
+    )
   claim = _claim(plan, where)
   pairs = [("parameters", console.short(plan["parameters"]))]
   if "hbm_peak_gib" in plan:
@@ -133,11 +132,7 @@ def headline(folder: reading.Folder) -> str:
     pairs.append(("money", f"{plan['money']:,.0f}"))
   compiler = f" ({plan['compiler']})" if "compiler" in plan else ""
   source = f"Source: {plan['source']}{compiler}. Nothing was measured."
-  return (
-    page.paragraph(claim + ".", "verdict")
-    + page.facts(pairs)
-    + page.paragraph(source, "soft")
-  )
+  return page.paragraph(claim + ".", "verdict") + page.facts(pairs) + page.paragraph(source, "soft")
 
 
 def _claim(plan: Mapping[str, Any], where: str) -> str:
@@ -160,8 +155,7 @@ def compared(folder: reading.Folder) -> str:
   """Every variant that was compiled."""
   plan = folder.json("plan.json")
   rows = [
-    (("best" if i == plan["best"] else ""), *cells(row))
-    for i, row in enumerate(plan["rows"])
+    (("best" if i == plan["best"] else ""), *cells(row)) for i, row in enumerate(plan["rows"])
   ]
   return page.table(("", *columns(plan)), rows, words=3)
 
@@ -226,14 +220,7 @@ def traffic(folder: reading.Folder) -> str:
     )
     for row in plan.get("collectives", ())
   ]
-  head = (
-    "in a step",
-    "over",
-    "count",
-    "GB of arrays",
-    "GB sent by a chip",
-    "ms alone",
-  )
+  head = ("in a step", "over", "count", "GB of arrays", "GB sent by a chip", "ms alone")
   return page.table(head, rows)
 
 

@@ -21,8 +21,7 @@ from matplotlib import ticker
 import numpy as np
 
 from totojax.report import reading
-from totojax.rundir import console
-from totojax.rundir import files
+from totojax.rundir import console, files
 
 if TYPE_CHECKING:
   from matplotlib.typing import RcKeyType
@@ -41,16 +40,10 @@ class Palette:
   series: tuple[str, ...]
 
 
-PAPER = Palette(
-  ink="#22262a",
-  faint="#d9d6d0",
-  series=("#1f6f8b", "#c26a2d", "#5b7f3a", "#85539b"),
-)
+PAPER = Palette(ink="#22262a", faint="#d9d6d0", series=("#1f6f8b", "#c26a2d", "#5b7f3a", "#85539b"))
 # Colours that stand for CSS variables in the SVG text; nothing is drawn so.
 _MARKS = Palette(
-  ink="#010101",
-  faint="#020202",
-  series=("#030303", "#040404", "#050505", "#060606"),
+  ink="#010101", faint="#020202", series=("#030303", "#040404", "#050505", "#060606")
 )
 _VARIABLES = dict(
   zip(
@@ -78,10 +71,7 @@ def html(draw: Draw, *, name: str, label: str, half: bool = False) -> str:
     return _svg(draw, HALF, name=name, label=label)
   wide = _svg(draw, WIDE, name=f"{name}-wide", label=label)
   narrow = _svg(draw, NARROW, name=f"{name}-narrow", label=label)
-  return (
-    f'<div class="wide-only">{wide}</div>'
-    f'<div class="narrow-only">{narrow}</div>'
-  )
+  return f'<div class="wide-only">{wide}</div><div class="narrow-only">{narrow}</div>'
 
 
 def write(path: epath.PathLike, draw: Draw) -> None:
@@ -176,12 +166,8 @@ def learning(
 
   def draw(axes, palette):
     axes.plot(*train, color=palette.ink, alpha=0.35, lw=1.0, label="training")
-    for (name, (x, y)), colour in zip(
-      evals.items(), palette.series, strict=False
-    ):
-      axes.plot(
-        x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}"
-      )
+    for (name, (x, y)), colour in zip(evals.items(), palette.series, strict=False):
+      axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}")
     for name, level in levels.items():
       axes.axhline(level, color=palette.ink, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
       axes.annotate(
@@ -221,9 +207,7 @@ def rank_frequency(ngrams: list[Mapping]) -> Draw:
   return by_rank(curves, ylabel="occurrences")
 
 
-def by_rank(
-  curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str
-) -> Draw:
+def by_rank(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str) -> Draw:
   """(rank, value) by the name of the curve, both axes logarithmic."""
 
   def draw(axes, palette):
@@ -281,20 +265,13 @@ def _render(
   return figure
 
 
-def _svg(
-  draw: Draw, size: tuple[float, float], *, name: str, label: str
-) -> str:
+def _svg(draw: Draw, size: tuple[float, float], *, name: str, label: str) -> str:
   """SVG text that can stand in a page with others."""
   buffer = io.StringIO()
-  style: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": f"totojax-{name}",
-  }
+  style: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"totojax-{name}"}
   figure = _render(draw, size, _MARKS, salt=name)
   with matplotlib.rc_context(style):
-    figure.savefig(
-      buffer, format="svg", transparent=True, metadata={"Date": None}
-    )
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
   text = buffer.getvalue()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)

@@ -13,8 +13,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.rundir import files
-from totojax.rundir import metrics
+from totojax.rundir import files, metrics
 
 
 class Missing(Exception):
@@ -40,9 +39,7 @@ class Folder:
       raise Missing(f"{name} is empty")
     return rows
 
-  def table(
-    self, name: str, by: str = "source"
-  ) -> dict[str, dict[str, np.ndarray]]:
+  def table(self, name: str, by: str = "source") -> dict[str, dict[str, np.ndarray]]:
     """Columns of a CSV by its column `by`, the other columns as floats."""
 
     def read(path):
@@ -84,8 +81,7 @@ class Folder:
       return read(path)
     except metrics.DamagedLine as error:
       raise Missing(
-        f"{name} is damaged in line {error.line} of {error.lines}: remove or"
-        " mend that line"
+        f"{name} is damaged in line {error.line} of {error.lines}: remove or mend that line"
       ) from error
     except files.Damaged as error:
       raise Missing(f"{name} cannot be read: {error.reason}") from error

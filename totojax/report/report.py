@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 from etils import epath
 
-from totojax.report import layer_sections
-from totojax.report import model_sections
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import run_sections
-from totojax.report import token_sections
+from totojax.report import (
+  layer_sections,
+  model_sections,
+  page,
+  plots,
+  reading,
+  run_sections,
+  token_sections,
+)
 from totojax.rundir import files
 
 
@@ -35,9 +37,7 @@ def write_report(chain: epath.PathLike, workdir: epath.PathLike) -> epath.Path:
   """
   workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  return page.write(
-    workdir, about="totojax report", sections=SECTIONS, run=chain
-  )
+  return page.write(workdir, about="totojax report", sections=SECTIONS, run=chain)
 
 
 def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.report import page
-from totojax.report import reading
+from totojax.report import page, reading
 from totojax.rundir import console
 
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
@@ -52,9 +51,7 @@ def timings(folder: reading.Folder) -> str:
       seconds[stage] = done["seconds"]
   if not seconds:
     raise reading.Missing("no stage has a done.json; none has finished")
-  out = [
-    page.bars([(k, v, console.duration(v), False) for k, v in seconds.items()])
-  ]
+  out = [page.bars([(k, v, console.duration(v), False) for k, v in seconds.items()])]
   rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
   figures = []
   for key, name, form in (

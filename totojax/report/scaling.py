@@ -53,12 +53,7 @@ GPT_3 = Law(2.57, 0.048, 0.0, PF_DAY_FLOPS / 2, np.nan)
 
 
 def fit(
-  macs_P: np.ndarray,
-  loss_P: np.ndarray,
-  *,
-  floor: bool,
-  unit: float = 1.0,
-  force: bool = False,
+  macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, unit: float = 1.0, force: bool = False
 ) -> Law:
   """The power law through points of a frontier.
 
@@ -92,13 +87,10 @@ def fit(
   return Law(float(np.exp(ln_a)), float(b), float(least), unit, float(r2))
 
 
-def _check(
-  macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool
-) -> None:
+def _check(macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool) -> None:
   if macs_P.shape != loss_P.shape or macs_P.ndim != 1:
     raise ValueError(
-      f"compute {macs_P.shape} and loss {loss_P.shape} must be one value each"
-      " a point"
+      f"compute {macs_P.shape} and loss {loss_P.shape} must be one value each a point"
     )
   if not (np.all(macs_P > 0) and np.all(loss_P > 0)):
     raise ValueError("compute and loss must be positive: they have logarithms")
@@ -106,8 +98,7 @@ def _check(
   decades = np.log10(macs_P.max() / macs_P.min()) if len(macs_P) else 0.0
   if len(macs_P) < 2 or decades == 0.0:
     raise ValueError(
-      f"{len(macs_P)} points over {decades:.2g} decades of compute make no"
-      " line; train more models"
+      f"{len(macs_P)} points over {decades:.2g} decades of compute make no line; train more models"
     )
   if not force and (len(macs_P) < least or decades < LEAST_DECADES):
     raise ValueError(
@@ -117,9 +108,7 @@ def _check(
     )
 
 
-def _with_floor(
-  x_P: np.ndarray, y_P: np.ndarray, lowest: float
-) -> tuple[float, float, float]:
+def _with_floor(x_P: np.ndarray, y_P: np.ndarray, lowest: float) -> tuple[float, float, float]:
   """(ln a, b, floor) of the least Huber loss; floor is below every loss."""
   from scipy import optimize  # slow to import
 
@@ -166,9 +155,7 @@ def _with_floor(
   return ln_a + b * centre, b, lowest / (1.0 + np.exp(-share))
 
 
-def envelope(
-  macs_P: np.ndarray, loss_P: np.ndarray, *, bins_per_decade: int
-) -> np.ndarray:
+def envelope(macs_P: np.ndarray, loss_P: np.ndarray, *, bins_per_decade: int) -> np.ndarray:
   """Indices of the frontier: the lowest loss of each bin, if it is a new low.
 
   Bins are equal in log compute. Points are of any number of runs; leave those
@@ -218,15 +205,12 @@ def bootstrap(
     macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
     front = envelope(macs, loss, bins_per_decade=bins_per_decade)
     try:
-      exponents.append(
-        fit(macs[front], loss[front], floor=floor, force=force).b
-      )
+      exponents.append(fit(macs[front], loss[front], floor=floor, force=force).b)
     except ValueError:
       continue
   if len(exponents) < draws / 2:
     raise ValueError(
-      f"only {len(exponents)} of {draws} draws of {len(runs)} runs make a law;"
-      " train more models"
+      f"only {len(exponents)} of {draws} draws of {len(runs)} runs make a law; train more models"
     )
   low, high = np.quantile(exponents, (0.025, 0.975))
   return float(low), float(high)
@@ -259,18 +243,13 @@ def by_compute(
     axes.plot(*frontier, ls="", marker="o", ms=3.5, color=palette.ink)
     ends = [macs for macs, _ in runs.values()]
     ends = np.geomspace(min(x.min() for x in ends), max(x.max() for x in ends))
-    for (name, law), style in zip(
-      laws.items(), ("--", ":", "-."), strict=False
-    ):
-      axes.plot(
-        ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name
-      )
+    for (name, law), style in zip(laws.items(), ("--", ":", "-."), strict=False):
+      axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("training compute (MACs)")
     axes.set_ylabel("nats per visual token")
-    for written in (axes.yaxis.set_major_formatter,
-                    axes.yaxis.set_minor_formatter):  # fmt: skip
+    for written in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
       written(ticker.StrMethodFormatter("{x:g}"))
     axes.legend(
       frameon=False,

@@ -11,10 +11,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import scaling
+from totojax.report import page, plots, reading, scaling
 from totojax.rundir import console
 
 PAPER = (
@@ -46,8 +43,7 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
   if "law_with_floor" in laws:
     other = laws["law_with_floor"]
     sentences.append(
-      f"with an irreducible loss: {other['floor']:.3f} + a"
-      f" compute^-{other['b']:.4f}"
+      f"with an irreducible loss: {other['floor']:.3f} + a compute^-{other['b']:.4f}"
     )
   return sentences + list(laws.get("notes", ()))
 
@@ -76,8 +72,10 @@ def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
   front: tuple[list[float], list[float]] = [], []
   for row in folder.records("scaling.csv"):
     point = float(row["macs"]), float(row["loss"])
-    for curve in (runs.setdefault(row["run"], ([], [])),
-                  *([front] if int(row["frontier"]) else [])):  # fmt: skip
+    for curve in (
+      runs.setdefault(row["run"], ([], [])),
+      *([front] if int(row["frontier"]) else []),
+    ):
       for axis, value in zip(curve, point):
         axis.append(value)
   laws = folder.json("laws.json")
@@ -86,10 +84,7 @@ def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
     floor = laws["law_with_floor"]
     shown[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
   shown["GPT-3 (text)"] = scaling.GPT_3
-  arrays = {
-    name: (np.array(macs), np.array(loss))
-    for name, (macs, loss) in runs.items()
-  }
+  arrays = {name: (np.array(macs), np.array(loss)) for name, (macs, loss) in runs.items()}
   frontier = np.array(front[0]), np.array(front[1])
   return scaling.by_compute(arrays, shown, frontier), len(runs)
 
@@ -97,9 +92,7 @@ def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
 def figure(folder: reading.Folder) -> str:
   """Figure 9."""
   draw, runs = drawing(folder)
-  drawn = plots.html(
-    draw, name="scaling", label="Loss against compute, a curve for each run"
-  )
+  drawn = plots.html(draw, name="scaling", label="Loss against compute, a curve for each run")
   return page.figure(
     drawn,
     f"{runs} runs, evaluated as they train; dots are the frontier, the dashed"
@@ -122,15 +115,7 @@ def runs(folder: reading.Folder) -> str:
     for row in folder.records("scaling.csv")
     if int(row["last"])
   ]
-  head = (
-    "run",
-    "parameters",
-    "tokens",
-    "MACs of training",
-    "PF-days",
-    "loss",
-    "standard error",
-  )
+  head = ("run", "parameters", "tokens", "MACs of training", "PF-days", "loss", "standard error")
   return page.table(head, rows)
 
 

@@ -9,11 +9,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from totojax.report import optimum
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
-from totojax.report import sweep_plots
+from totojax.report import optimum, page, plots, reading, sweep_plots
 from totojax.rundir import console
 
 PAPER = (
@@ -34,20 +30,10 @@ def headline(folder: reading.Folder) -> str:
   runs = sum(len(curve.x_P) for curve in curves)
   facts = [
     ("runs", f"{runs:,}"),
-    (
-      "tokens in all",
-      console.short(sum(curve.tokens * len(curve.x_P) for curve in curves)),
-    ),
-    (
-      "diverged",
-      str(
-        sum(int(row["diverged_at"]) > 0 for row in folder.records("sweep.csv"))
-      ),
-    ),
+    ("tokens in all", console.short(sum(curve.tokens * len(curve.x_P) for curve in curves))),
+    ("diverged", str(sum(int(row["diverged_at"]) > 0 for row in folder.records("sweep.csv")))),
   ]
-  return "".join(
-    page.paragraph(claim, "verdict") for claim in claims
-  ) + page.facts(facts)
+  return "".join(page.paragraph(claim, "verdict") for claim in claims) + page.facts(facts)
 
 
 def figures(folder: reading.Folder) -> str:
@@ -77,9 +63,7 @@ def figures(folder: reading.Folder) -> str:
 def optima(folder: reading.Folder) -> str:
   """The optimum of each width."""
   rows = []
-  for group in optimum.by_parametrisation(
-    sweep_plots.read(folder.path)
-  ).values():
+  for group in optimum.by_parametrisation(sweep_plots.read(folder.path)).values():
     for curve in group:
       best = optimum.find(curve)
       fitted = best.why or f"{best.log2_lr:.2f}"
@@ -113,9 +97,7 @@ def optima(folder: reading.Folder) -> str:
 def everything(folder: reading.Folder) -> str:
   """Every run of sweep.csv."""
   records = folder.records("sweep.csv")
-  table = page.table(
-    tuple(records[0]), [tuple(row.values()) for row in records], words=2
-  )
+  table = page.table(tuple(records[0]), [tuple(row.values()) for row in records], words=2)
   return page.fold(f"All {len(records):,} runs", table)
 
 

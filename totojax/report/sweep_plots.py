@@ -8,9 +8,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.report import optimum
-from totojax.report import plots
-from totojax.report import reading
+from totojax.report import optimum, plots, reading
 
 
 def coordinates_figure(workdir: epath.PathLike) -> None:
@@ -36,9 +34,7 @@ def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> plots.Draw:
     kinds = dict.fromkeys(row["parametrisation"] for row in rows)
     for kind, colour in zip(kinds, palette.series, strict=False):
       points = [
-        row
-        for row in rows
-        if row["parametrisation"] == kind and int(row["update"]) == last
+        row for row in rows if row["parametrisation"] == kind and int(row["update"]) == last
       ]
       points.sort(key=lambda row: float(row["width"]))
       x = np.array([float(row["width"]) for row in points])
@@ -61,12 +57,7 @@ def read(workdir: epath.PathLike) -> list[optimum.Curve]:
   """
   groups = {}
   for row in reading.Folder(workdir).records("sweep.csv"):
-    key = (
-      row["parametrisation"],
-      row["model"],
-      int(row["width"]),
-      float(row["tokens"]),
-    )
+    key = (row["parametrisation"], row["model"], int(row["width"]), float(row["tokens"]))
     groups.setdefault(key, []).append(row)
   return [
     optimum.Curve(
@@ -100,9 +91,7 @@ def limits(curves: Sequence[optimum.Curve]) -> tuple[float, float]:
   return low - 0.1 * (high - low), high + 0.6 * (high - low)
 
 
-def by_learning_rate(
-  curves: Sequence[optimum.Curve], span: tuple[float, float]
-) -> plots.Draw:
+def by_learning_rate(curves: Sequence[optimum.Curve], span: tuple[float, float]) -> plots.Draw:
   """Figure 11: loss over log2 of the learning rate, a curve a width.
 
   Every run is a dot, lines join means over seeds, a star with a bar is the
@@ -122,16 +111,12 @@ def by_learning_rate(
         ls=plots.LINES[i // colours % len(plots.LINES)],
         **look,
       )
-      axes.plot(
-        curve.x_P, curve.loss_P, ls="", marker=".", ms=4, alpha=0.5, **look
-      )
+      axes.plot(curve.x_P, curve.loss_P, ls="", marker=".", ms=4, alpha=0.5, **look)
       best = optimum.find(curve)
       if best.log2_lr is not None:
         axes.plot(best.log2_lr, best.loss, marker="*", ms=9, **look)
         if best.high is not None and np.isfinite(best.high):
-          axes.plot(
-            [best.low, best.high], [best.loss] * 2, lw=3, alpha=0.4, **look
-          )
+          axes.plot([best.low, best.high], [best.loss] * 2, lw=3, alpha=0.4, **look)
     axes.set_ylim(*span)
     axes.set_xlabel("log2 of the peak learning rate")
     axes.set_ylabel("nats per visual token")

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from totojax.report import page
-from totojax.report import plots
-from totojax.report import reading
+from totojax.report import page, plots, reading
 
-METHODS = {
-  "reconstruction": "tokenizer",
-  "kmeans": "k-means patches",
-  "mean_colour": "mean colour",
-}
+METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
 
 NGRAM_HEAD = (
   "seen",
@@ -63,19 +57,13 @@ def codes(folder: reading.Folder) -> str:
   )
   rows = [(f"{row['n']}-grams", *ngram_cells(row)) for row in tokens["ngrams"]]
   svg = plots.html(
-    plots.rank_frequency(tokens["ngrams"]),
-    name="ngrams",
-    label="Occurrences of n-grams by rank",
+    plots.rank_frequency(tokens["ngrams"]), name="ngrams", label="Occurrences of n-grams by rank"
   )
   caption = (
     f"Rank and frequency of n-grams in {tokens['adjacency']} order within a"
     " frame, both axes logarithmic."
   )
-  return (
-    page.paragraph(sentence)
-    + page.table(("", *NGRAM_HEAD), rows)
-    + page.figure(svg, caption)
-  )
+  return page.paragraph(sentence) + page.table(("", *NGRAM_HEAD), rows) + page.figure(svg, caption)
 
 
 def ngram_cells(row: Mapping[str, Any]) -> tuple[str, ...]:

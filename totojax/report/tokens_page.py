@@ -11,11 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from totojax.report import ngram_sections
-from totojax.report import page
-from totojax.report import paper
-from totojax.report import plots
-from totojax.report import reading
+from totojax.report import ngram_sections, page, paper, plots, reading
 from totojax.rundir import console
 
 
@@ -142,9 +138,7 @@ def decoded(folder: reading.Folder) -> str:
   """Reconstructions, with originals and PSNR where there are any."""
   tokens = folder.json("tokens.json")
   if not tokens["decoder"]:
-    return page.paragraph(
-      "Nothing was decoded: no tokenizer was given.", "soft"
-    )
+    return page.paragraph("Nothing was decoded: no tokenizer was given.", "soft")
   arrays = folder.arrays("samples.npz")
   out = []
   for name in tokens["stores"]:

@@ -66,8 +66,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   loss = losses[MODEL]
   if not baselines:
     return Verdict(
-      claim=f"{loss:.3f} nats per visual token on held-out"
-      f" \u201c{source}\u201d.",
+      claim=f"{loss:.3f} nats per visual token on held-out \u201c{source}\u201d.",
       detail="There is no baseline to compare with.",
       better=None,
       losses=losses,
@@ -75,9 +74,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
     )
   best = min(baselines, key=baselines.__getitem__)
   gap = baselines[best] - loss
-  error = math.hypot(
-    _error(metrics, source, which), _error(metrics, f"{source}/{best}", which)
-  )
+  error = math.hypot(_error(metrics, source, which), _error(metrics, f"{source}/{best}", which))
   better = None if abs(gap) <= 2 * error else gap > 0
   against = "copying the previous frame" if later else "code frequencies"
   claim = {
@@ -93,9 +90,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
     f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
-  return Verdict(
-    claim=claim, detail=detail, better=better, losses=losses, scope=scope
-  )
+  return Verdict(claim=claim, detail=detail, better=better, losses=losses, scope=scope)
 
 
 def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:

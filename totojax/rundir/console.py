@@ -39,9 +39,7 @@ class Progress:
         rich_progress.TimeRemainingColumn(),
         console=rich_console.Console(stderr=True),
       )
-      self._task = self._live.add_task(
-        what, total=total, completed=done, note=""
-      )
+      self._task = self._live.add_task(what, total=total, completed=done, note="")
       self._live.start()
 
   def advance(self, units: int = 1, *, note: str | None = None) -> None:
@@ -59,9 +57,7 @@ class Progress:
 
   def _plain(self, text: str) -> None:
     print(
-      f"{self._what}: {self.done}/{self._total} {self._unit}, {text}",
-      file=sys.stderr,
-      flush=True,
+      f"{self._what}: {self.done}/{self._total} {self._unit}, {text}", file=sys.stderr, flush=True
     )
 
   def close(self) -> None:
@@ -73,9 +69,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def tracking(
-  what: str, *, unit: str, total: int, done: int = 0
-) -> Iterator[Progress]:
+def tracking(what: str, *, unit: str, total: int, done: int = 0) -> Iterator[Progress]:
   """`with tracking("rendering", unit="clips", total=100) as bar: ...`."""
   bar = Progress(what, unit=unit, total=total, done=done)
   try:

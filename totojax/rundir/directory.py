@@ -15,19 +15,13 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax.config import roots
-from totojax.config import schema
-from totojax.rundir import files
-from totojax.rundir import lock
-from totojax.rundir import provenance
+from totojax.config import roots, schema
+from totojax.rundir import files, lock, provenance
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
 WORKDIR = "{workdir}"
-_ADVICE = (
-  "Use another --workdir, or pass --allow_changed_config to go on with the"
-  " new values"
-)
+_ADVICE = "Use another --workdir, or pass --allow_changed_config to go on with the new values"
 
 
 class ConfigChanged(ValueError):
@@ -99,18 +93,12 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not path.exists():
-    raise FileNotFoundError(
-      f"{workdir} is not a run directory (no config.json)"
-    )
+    raise FileNotFoundError(f"{workdir} is not a run directory (no config.json)")
   return fill(files.read_json(path), workdir.parent)
 
 
 def check_config(
-  workdir: epath.PathLike,
-  config: Any,
-  *,
-  allow_change: bool,
-  advice: str = _ADVICE,
+  workdir: epath.PathLike, config: Any, *, allow_change: bool, advice: str = _ADVICE
 ) -> epath.Path:
   """The run directory, if it is new or was made with this config.
 
@@ -142,9 +130,7 @@ def check_config(
   ]
   if lines:
     raise ConfigChanged(
-      f"{workdir} was made with another config:\n  "
-      + "\n  ".join(lines)
-      + f"\n{advice}"
+      f"{workdir} was made with another config:\n  " + "\n  ".join(lines) + f"\n{advice}"
     )
   return workdir
 
@@ -168,11 +154,7 @@ def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   return {f"source of {key}": digest for key, digest in digests.items()}
 
 
-def begin(
-  workdir: epath.Path,
-  config: Mapping[str, Any] | schema.Dataclass,
-  **facts: Any,
-) -> None:
+def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **facts: Any) -> None:
   """Writes config.json and manifest.json: from here on the folder is a run.
 
   Called once everything that the config asks for could be built, so that a
@@ -227,9 +209,7 @@ def is_done(workdir: epath.PathLike, config: Any = None) -> bool:
   return (epath.Path(workdir) / "done.json").exists()
 
 
-def check(
-  workdir: epath.PathLike, config: Any, *, allow_change: bool
-) -> epath.Path:
+def check(workdir: epath.PathLike, config: Any, *, allow_change: bool) -> epath.Path:
   """`check_config` of a job that is to be run, or was.
 
   A finished run would not be run again, so that it keeps its config, whatever
@@ -240,16 +220,13 @@ def check(
   """
   finished = allow_change and is_done(workdir)
   try:
-    return check_config(
-      workdir, config, allow_change=allow_change and not finished
-    )
+    return check_config(workdir, config, allow_change=allow_change and not finished)
   except ConfigChanged as error:
     if not finished:
       raise
     lines = str(error).removesuffix("\n" + _ADVICE)
     raise ConfigChanged(
-      f"{lines}\nIt is finished and is not run again: use another --workdir,"
-      " or remove it"
+      f"{lines}\nIt is finished and is not run again: use another --workdir, or remove it"
     ) from error
 
 

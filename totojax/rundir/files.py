@@ -127,9 +127,7 @@ def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
       raise ValueError("it has no header")
     for number, row in enumerate(rows):
       if len(row) != len(rows[0]):
-        raise ValueError(
-          f"row {number} has {len(row)} cells and the header {len(rows[0])}"
-        )
+        raise ValueError(f"row {number} has {len(row)} cells and the header {len(rows[0])}")
   except (ValueError, csv.Error) as error:
     advice = "; mend it or remove it, then run the same command again"
     raise Damaged(path, error, advice) from error
@@ -145,10 +143,7 @@ def npz(arrays: Mapping[str, np.ndarray], *, compressed: bool) -> bytes:
 
 
 def write_npz(
-  path: epath.PathLike,
-  arrays: Mapping[str, np.ndarray],
-  *,
-  compressed: bool = False,
+  path: epath.PathLike, arrays: Mapping[str, np.ndarray], *, compressed: bool = False
 ) -> None:
   """Replaces an .npz file in one step."""
   write_bytes(path, npz(arrays, compressed=compressed))

@@ -17,26 +17,14 @@ from typing import NoReturn
 import jax
 
 # Words of jax's errors, which have no types of their own.
-_LOSS = (
-  "Gloo",
-  "NCCL",
-  "UNAVAILABLE",
-  "DEADLINE_EXCEEDED",
-  "CoordinationService",
-)
+_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService")
 # What a library calls from SIGABRT must not be collected.
 _kept = []
 
 
-def check(
-  coordinator: str | None, processes: int | None, process: int | None
-) -> None:
+def check(coordinator: str | None, processes: int | None, process: int | None) -> None:
   """Raises ValueError unless the flags describe a process, or none does."""
-  given = {
-    "--coordinator": coordinator,
-    "--processes": processes,
-    "--process": process,
-  }
+  given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < len(given):
     raise ValueError(
@@ -48,8 +36,7 @@ def check(
     return
   if not 0 <= process < processes:
     raise ValueError(
-      f"--process is {process} of --processes {processes}; it is a number"
-      f" from 0 to {processes - 1}"
+      f"--process is {process} of --processes {processes}; it is a number from 0 to {processes - 1}"
     )
 
 
@@ -138,8 +125,5 @@ def _at_abort(line: str) -> None:
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
   _kept[:] = [*_kept, handler]
   signal_ = ctypes.CDLL(None).signal
-  signal_.restype, signal_.argtypes = (
-    ctypes.c_void_p,
-    [ctypes.c_int, ctypes.c_void_p],
-  )
+  signal_.restype, signal_.argtypes = (ctypes.c_void_p, [ctypes.c_int, ctypes.c_void_p])
   signal_(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))

@@ -34,9 +34,7 @@ def take(folder: str | os.PathLike[str]) -> None:
   name = os.fspath(folder)
   if "://" in name:
     return
-  descriptor = os.open(
-    os.path.join(name, FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-  )
+  descriptor = os.open(os.path.join(name, FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   status = os.fstat(descriptor)
   file = (status.st_dev, status.st_ino)
   if file in _held:
@@ -48,8 +46,7 @@ def take(folder: str | os.PathLike[str]) -> None:
     owner = _owner(descriptor)
     os.close(descriptor)
     raise InUse(
-      f"{name} is in use by {owner}; wait until it ends, stop it, or use"
-      " another --workdir"
+      f"{name} is in use by {owner}; wait until it ends, stop it, or use another --workdir"
     ) from None
   except OSError:  # a file system without locks
     os.close(descriptor)

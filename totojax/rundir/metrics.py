@@ -82,17 +82,10 @@ class MetricsLog:
 
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""
-    return any(
-      row["step"] == step and row["kind"] == "eval" for row in self._rows
-    )
+    return any(row["step"] == step and row["kind"] == "eval" for row in self._rows)
 
   def write(
-    self,
-    step: int,
-    kind: str,
-    values: Mapping[str, float],
-    *,
-    wall: Mapping[str, float],
+    self, step: int, kind: str, values: Mapping[str, float], *, wall: Mapping[str, float]
   ) -> None:
     """One row; `wall` holds what differs between two identical runs.
 
@@ -139,9 +132,8 @@ class Clock:
   """Wall-clock figures between two log rows: rate, MFU, waiting for data."""
 
   def __init__(
-      self, *, tokens_per_step: int, flops_per_token: float, devices: int,
-      device_kind: str,
-  ):  # fmt: skip
+    self, *, tokens_per_step: int, flops_per_token: float, devices: int, device_kind: str
+  ):
     self._tokens_per_step = tokens_per_step
     self._flops_per_token = flops_per_token
     self._peak = flops.peak_flops_per_s(device_kind)
@@ -170,8 +162,6 @@ class Clock:
       "data_frac": self._waited_s / span_s,
     }
     if self._peak is not None and self._flops_per_token:
-      figures["mfu"] = (
-        tokens_per_s * self._flops_per_token / (self._peak * self._devices)
-      )
+      figures["mfu"] = tokens_per_s * self._flops_per_token / (self._peak * self._devices)
     self._last, self._steps, self._waited_s = now, 0, 0.0
     return figures

@@ -53,11 +53,7 @@ def environment() -> dict[str, Any]:
     "started": _now(),
     "command": shlex.join(sys.orig_argv),
     "git": git(_PACKAGE),
-    "versions": {
-      "totojax": totojax.__version__,
-      **versions(_PACKAGES),
-      **_installed(_OPTIONAL),
-    },
+    "versions": {"totojax": totojax.__version__, **versions(_PACKAGES), **_installed(_OPTIONAL)},
     "python": platform.python_version(),
     "machine": {
       "system": f"{platform.system()} {platform.machine()}",
@@ -101,10 +97,7 @@ def git(folder: pathlib.Path) -> dict[str, Any] | None:
   error nor a wait: git gets 2 seconds.
   """
   if _told(["git", "ls-files", "--error-unmatch", "__init__.py"], folder):
-    status = _told(
-      ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"],
-      folder,
-    )
+    status = _told(["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"], folder)
     head, *changes = status.splitlines() or [""]
     words = head.split()
     if words[:2] == ["#", "branch.oid"] and words[2] != "(initial)":

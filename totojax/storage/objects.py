@@ -64,11 +64,7 @@ def write_bytes(path: Path, name: str, value: bytes) -> None:
 
 
 def write_array(
-  path: Path,
-  values: np.ndarray,
-  *,
-  single_records: bool,
-  attributes: Mapping[str, Any],
+  path: Path, values: np.ndarray, *, single_records: bool, attributes: Mapping[str, Any]
 ) -> None:
   """Writes `values` [records, ...] as one Zarr 3 array, replacing any other.
 
@@ -85,10 +81,7 @@ def write_array(
     StoreError: when the storage refuses, with the path.
   """
   inner = [1, *values.shape[1:]] if single_records else list(values.shape)
-  checked = [
-    {"name": "bytes", "configuration": {"endian": "little"}},
-    {"name": "crc32c"},
-  ]
+  checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
   sharding = {
     "chunk_shape": inner,
     "codecs": checked,
@@ -103,23 +96,17 @@ def write_array(
     "metadata": {
       "shape": list(values.shape),
       "data_type": values.dtype.name,
-      "chunk_grid": {
-        "name": "regular",
-        "configuration": {"chunk_shape": list(values.shape)},
-      },
+      "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(values.shape)}},
       "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
       "attributes": dict(attributes),
     },
   }
   try:
-    array = ts.open(
-      spec, create=True, delete_existing=True, context=_context(os.getpid())
-    ).result()
+    array = ts.open(spec, create=True, delete_existing=True, context=_context(os.getpid())).result()
     array.write(values).result()
   except Exception as error:
     raise StoreError(
-      f"{text(path)} cannot be written: {error}. Is the disk full, or the"
-      " directory read-only?"
+      f"{text(path)} cannot be written: {error}. Is the disk full, or the directory read-only?"
     ) from error
 
 
@@ -136,13 +123,9 @@ def open_array(path: Path) -> ts.TensorStore:
     "recheck_cached_data": "open",
   }
   try:
-    return ts.open(
-      spec, open=True, read=True, context=_context(os.getpid())
-    ).result()
+    return ts.open(spec, open=True, read=True, context=_context(os.getpid())).result()
   except Exception as error:
-    raise StoreError(
-      f"{text(path)} is missing or is no Zarr array: {brief(error)}"
-    ) from error
+    raise StoreError(f"{text(path)} is missing or is no Zarr array: {brief(error)}") from error
 
 
 def attributes(array: ts.TensorStore) -> dict[str, Any]:
@@ -166,9 +149,7 @@ def finish(path: Path, future: ts.Future) -> np.ndarray:
 
 
 def _kvstore(path: Path) -> ts.KvStore:
-  return ts.KvStore.open(
-    kvstore_spec(path), context=_context(os.getpid())
-  ).result()
+  return ts.KvStore.open(kvstore_spec(path), context=_context(os.getpid())).result()
 
 
 @functools.lru_cache(maxsize=1)

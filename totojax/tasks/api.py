@@ -88,13 +88,7 @@ class Task(Protocol):
     ...
 
   def loss(
-    self,
-    params: Tree,
-    rest: Variables,
-    batch: Batch,
-    *,
-    step: jax.Array,
-    key: jax.Array,
+    self, params: Tree, rest: Variables, batch: Batch, *, step: jax.Array, key: jax.Array
   ) -> Losses:
     """Loss terms, new stats and metrics of one microbatch.
 
@@ -113,13 +107,7 @@ class Scored(Protocol):
   """A task whose logits an evaluation reads."""
 
   def outcomes(
-    self,
-    params: Tree,
-    frozen: Tree,
-    stats: Tree,
-    batch: Batch,
-    *,
-    of: Callable[[jax.Array], Any],
+    self, params: Tree, frozen: Tree, stats: Tree, batch: Batch, *, of: Callable[[jax.Array], Any]
   ) -> Any:
     """`of(logits [B, C])` of every head, with leading axes [L, S]."""
     ...

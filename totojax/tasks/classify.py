@@ -25,9 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
-from totojax.models import heads
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import heads, taps, trunk
 from totojax.tasks import api
 
 
@@ -85,17 +83,12 @@ class Classify:
     head_axes = heads.axes(self.head, width=self.width, classes=self.classes)
     if not self.split:
       head_axes = {
-        name: PartitionSpec(*("features" for _ in spec))
-        for name, spec in head_axes.items()
+        name: PartitionSpec(*("features" for _ in spec)) for name, spec in head_axes.items()
       }
-    params = {
-      name: PartitionSpec("layers", "settings", *spec)
-      for name, spec in head_axes.items()
-    }
+    params = {name: PartitionSpec("layers", "settings", *spec) for name, spec in head_axes.items()}
     stats = {"train_loss": PartitionSpec("layers", "settings")}
     stats |= {
-      name: PartitionSpec("layers", None)
-      for name in heads.init_stats(self.head, self.width)
+      name: PartitionSpec("layers", None) for name in heads.init_stats(self.head, self.width)
     }
     frozen = {}
     if self.model is not None:
@@ -112,9 +105,7 @@ class Classify:
       return heads.init(self.head, own, width=self.width, classes=self.classes)
 
     params_L = jax.vmap(of_layer)(jnp.array(self.layers))
-    params = jax.tree.map(
-      lambda leaf: jnp.repeat(leaf[:, None], self.settings, axis=1), params_L
-    )
+    params = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], self.settings, axis=1), params_L)
     stats = {
       name: jnp.repeat(leaf[None], len(self.layers), axis=0)
       for name, leaf in heads.init_stats(self.head, self.width).items()
@@ -133,9 +124,8 @@ class Classify:
     return {"ce": jnp.float32(len(batch["label"]))}
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     label_B = batch["label"]
 
@@ -156,12 +146,8 @@ class Classify:
 
     def of_layer(x, visual_BT, own):
       params_S, stats = own
-      prepared, stats = heads.prepare(
-        self.head, x, visual_BT, stats, training=True
-      )
-      return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(
-        params_S
-      ), stats
+      prepared, stats = heads.prepare(self.head, x, visual_BT, stats, training=True)
+      return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(params_S), stats
 
     known = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     own = jax.lax.stop_gradient((params, known))
@@ -172,16 +158,13 @@ class Classify:
     stats = {**stats, "train_loss": loss_LS / rows}
     metrics = {
       "top1_mean": api.Weighted(jnp.mean(hits_LS), rows),
-      "diverged_frac": api.Weighted(
-        rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows
-      ),
+      "diverged_frac": api.Weighted(rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows),
     }
     return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
-      of: Callable[[jax.Array], Any],
-  ) -> Any:  # fmt: skip
+    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
+  ) -> Any:
     """`of(logits [B, C])` of every head, with leading axes [L, S].
 
     Statistics are the running ones, so a row's logits depend on no other row.
@@ -189,20 +172,15 @@ class Classify:
 
     def of_layer(x, visual_BT, own):
       params_S, stats = own
-      prepared, _ = heads.prepare(
-        self.head, x, visual_BT, stats, training=False
-      )
-      return jax.vmap(
-        lambda p: of(heads.logits(self.head, p, prepared, visual_BT))
-      )(params_S)
+      prepared, _ = heads.prepare(self.head, x, visual_BT, stats, training=False)
+      return jax.vmap(lambda p: of(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
 
     known = {k: v for k, v in stats.items() if k != "train_loss"}
     return self._at_layers(frozen, batch, of_layer, (params, known))
 
   def _at_layers(
-      self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any],
-      own: Any,
-  ) -> Any:  # fmt: skip
+    self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any], own: Any
+  ) -> Any:
     """`of_layer(features, visual, own part)` at each layer, stacked.
 
     A batch may hold `streams` [L, B, T, D] beside its tokens, where somebody
@@ -211,16 +189,13 @@ class Classify:
     if "streams" in batch:
       visual_BT = sequence.is_visual(batch["tokens"])
       return jax.lax.map(
-        lambda both: of_layer(both[0], visual_BT, both[1]),
-        (batch["streams"], own),
+        lambda both: of_layer(both[0], visual_BT, both[1]), (batch["streams"], own)
       )
     if self.model is None:
       x_LB = jnp.swapaxes(batch["features"], 0, 1)
       if self.tokens:  # all of them count; a layer at a time, as a backbone's
         visual_BT = jnp.ones(x_LB.shape[1:3], bool)
-        return jax.lax.map(
-          lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own)
-        )
+        return jax.lax.map(lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own))
       return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LB, own)
     visual_BT = sequence.is_visual(batch["tokens"])
     return taps.tap_layers(

@@ -66,9 +66,7 @@ class EncodeFrames:
   def init(self, key: jax.Array) -> api.Variables:
     variables = self.inner.init(key)
     tokenizer = jax.tree.map(jnp.asarray, self._params)
-    return variables._replace(
-      frozen={"inner": variables.frozen, "tokenizer": tokenizer}
-    )
+    return variables._replace(frozen={"inner": variables.frozen, "tokenizer": tokenizer})
 
   def tokens(self, tokenizer: Any, batch: api.Batch) -> jax.Array:
     """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
@@ -88,9 +86,7 @@ class EncodeFrames:
     )
     length = self.spec.row_tokens
     short = max(0, length - tokens_BR.shape[1])
-    tokens_BR = jnp.pad(
-      tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD
-    )
+    tokens_BR = jnp.pad(tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD)
     return tokens_BR[:, :length].astype(jnp.int32)
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
@@ -103,9 +99,8 @@ class EncodeFrames:
     return self.inner.weights(self._inner_batch(batch, tokens_BR))
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
     return self.inner.loss(
       params,
@@ -116,19 +111,15 @@ class EncodeFrames:
     )
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
-      of: Callable[[jax.Array], Any],
-  ) -> Any:  # fmt: skip
+    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
+  ) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
       TypeError: the inner task has no logits of classes.
     """
     if not isinstance(self.inner, api.Scored):
-      raise TypeError(
-        f"{type(self.inner).__name__} has no outcomes; wrap a task that"
-        " classifies"
-      )
+      raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
     tokens_BR = self.tokens(frozen["tokenizer"], batch)
     inner = self._inner_batch(batch, tokens_BR)
     return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)

@@ -19,24 +19,16 @@ from jax.sharding import PartitionSpec
 from totojax import sequence
 from totojax.config.labels import FineTuneConfig
 from totojax.models import heads as heads_lib
-from totojax.models import layers
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import layers, taps, trunk
 from totojax.optim import layered
-from totojax.tasks import api
-from totojax.tasks import pretrain
+from totojax.tasks import api, pretrain
 
 
 class FineTune:
   """Parameters are {"backbone": embedding and blocks, "heads": the head}."""
 
   def __init__(
-    self,
-    backbone: pretrain.Pretrain,
-    model: trunk.Trunk,
-    config: FineTuneConfig,
-    *,
-    classes: int,
+    self, backbone: pretrain.Pretrain, model: trunk.Trunk, config: FineTuneConfig, *, classes: int
   ):
     """Args:
     backbone: the parameters, as pre-training has them.
@@ -81,22 +73,15 @@ class FineTune:
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return {"ce": jnp.float32(len(batch["label"]))}
 
-  def logits(
-    self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None
-  ) -> jax.Array:
+  def logits(self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None) -> jax.Array:
     """float32 [B, C]; `key` draws what is dropped, None drops nothing."""
     inputs_BT, _ = sequence.split(tokens_BR)
     kept = None
     if key is not None and self.config.drop_path:
       kept = layers.kept_paths(
-        key,
-        rows=len(inputs_BT),
-        depth=self.model.config.depth,
-        drop=self.config.drop_path,
+        key, rows=len(inputs_BT), depth=self.model.config.depth, drop=self.config.drop_path
       )
-    x_BTD = taps.residual(
-      self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept
-    )
+    x_BTD = taps.residual(self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept)
     pooled_BD = heads_lib.mean_over_tokens(x_BTD, sequence.is_visual(inputs_BT))
     head = params[layered.HEADS]
     normed_BD = heads_lib.layer_norm(pooled_BD, self.config.norm_eps)
@@ -104,9 +89,8 @@ class FineTune:
     return normed_BD @ head["linear"] + head["bias"]
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     """Cross-entropy with `target` [B, C], which sums to 1 over classes."""
     del step, rest
     logits_BC = self.logits(params, batch["tokens"], key=key)
@@ -119,9 +103,8 @@ class FineTune:
     return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
-      of: Callable[[jax.Array], Any],
-  ) -> Any:  # fmt: skip
+    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
+  ) -> Any:
     """As `Classify.outcomes`, of the one head."""
     del frozen, stats
     outcome = of(self.logits(params, batch["tokens"], key=None))

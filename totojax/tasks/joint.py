@@ -20,9 +20,7 @@ from totojax import sequence
 from totojax import tree as tree_lib
 from totojax.models import heads as heads_lib
 from totojax.optim import layered
-from totojax.tasks import api
-from totojax.tasks import classify
-from totojax.tasks import pretrain
+from totojax.tasks import api, classify, pretrain
 
 
 class Joint:
@@ -69,34 +67,23 @@ class Joint:
 
   def axes(self) -> api.Variables:
     heads = self.heads.axes()
-    params = {
-      layered.BACKBONE: self.backbone.axes().params,
-      layered.HEADS: heads.params,
-    }
+    params = {layered.BACKBONE: self.backbone.axes().params, layered.HEADS: heads.params}
     return api.Variables(params, {}, heads.stats)
 
   def init(self, key: jax.Array) -> api.Variables:
     heads = self.heads.init(key)
-    params = {
-      layered.BACKBONE: self.backbone.init(key).params,
-      layered.HEADS: heads.params,
-    }
+    params = {layered.BACKBONE: self.backbone.init(key).params, layered.HEADS: heads.params}
     return api.Variables(params, {}, heads.stats)
 
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return {**self.backbone.weights(batch), **self.heads.weights(batch)}
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
     nll_BT, kept = tree_lib.apply(
-      self.model,
-      params[layered.BACKBONE],
-      inputs_BT,
-      targets_BT,
-      mutable=["intermediates"],
+      self.model, params[layered.BACKBONE], inputs_BT, targets_BT, mutable=["intermediates"]
     )
     visual_BT = sequence.is_visual(targets_BT)
     nll = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
@@ -107,27 +94,18 @@ class Joint:
     head_terms, stats, metrics = self.heads.loss(
       params[layered.HEADS],
       api.Variables(None, {}, rest.stats),
-      {
-        "tokens": inputs_BT,
-        "streams": jax.lax.stop_gradient(streams),
-        "label": batch["label"],
-      },
+      {"tokens": inputs_BT, "streams": jax.lax.stop_gradient(streams), "label": batch["label"]},
       step=step,
       key=key,
     )
     return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *,
-      of: Callable[[jax.Array], Any],
-  ) -> Any:  # fmt: skip
+    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
+  ) -> Any:
     """`Classify.outcomes` on the backbone as it is now."""
     del frozen
     inputs_BT, _ = sequence.split(batch["tokens"])
     return self.heads.outcomes(
-      params[layered.HEADS],
-      params[layered.BACKBONE],
-      stats,
-      {**batch, "tokens": inputs_BT},
-      of=of,
+      params[layered.HEADS], params[layered.BACKBONE], stats, {**batch, "tokens": inputs_BT}, of=of
     )

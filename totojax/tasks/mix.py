@@ -17,16 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from totojax.config.labels import MixConfig
-from totojax.tasks import api
-from totojax.tasks import encode
+from totojax.tasks import api, encode
 
 
 class MixFrames:
   """Wraps an encoding task: its frames are mixed, and `target` [B, C] made."""
 
-  def __init__(
-    self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int
-  ):
+  def __init__(self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int):
     self.inner, self.config, self.classes = inner, config, classes
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
@@ -41,30 +38,21 @@ class MixFrames:
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return self.inner.weights(batch)
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any
-  ) -> Any:
+  def outcomes(self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any) -> Any:
     """The inner task's: what is evaluated is not mixed."""
     return self.inner.outcomes(params, frozen, stats, batch, of=of)
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     own, further = jax.random.split(key)
-    frames, target_BC = mixed(
-      self.config, own, batch["frames"], batch["label"], self.classes
-    )
+    frames, target_BC = mixed(self.config, own, batch["frames"], batch["label"], self.classes)
     batch = {**batch, "frames": frames, "target": target_BC}
     return self.inner.loss(params, rest, batch, step=step, key=further)
 
 
 def mixed(
-  config: MixConfig,
-  key: jax.Array,
-  frames_BNSS3: jax.Array,
-  label_B: jax.Array,
-  classes: int,
+  config: MixConfig, key: jax.Array, frames_BNSS3: jax.Array, label_B: jax.Array, classes: int
 ) -> tuple[jax.Array, jax.Array]:
   """(uint8 frames, float32 targets [B, C]) of one microbatch."""
   switch, kind, mixup, cutmix, place = jax.random.split(key, 5)

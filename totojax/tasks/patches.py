@@ -21,8 +21,7 @@ from totojax import sequence
 from totojax import tree as tree_lib
 from totojax.models import patched
 from totojax.optim import mup
-from totojax.tasks import api
-from totojax.tasks import pretrain
+from totojax.tasks import api, pretrain
 from totojax.tokenizers import patches
 
 
@@ -88,9 +87,7 @@ class Patches(pretrain.OfModel):
   def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
     return {self.term: jnp.sum(self.counted(batch), dtype=jnp.float32)}
 
-  def per_target(
-    self, params: Any, batch: api.Batch
-  ) -> tuple[jax.Array, jax.Array]:
+  def per_target(self, params: Any, batch: api.Batch) -> tuple[jax.Array, jax.Array]:
     """float32 loss [B, T] of every target, and bool [B, T] where it counts."""
     frames_MSS3 = batch["frames"].reshape(-1, *batch["frames"].shape[2:])
     cut_MGGF = patches.inputs(self.config, frames_MSS3)
@@ -112,9 +109,8 @@ class Patches(pretrain.OfModel):
     return jnp.pad(all_BPF, ((0, 0), (0, short), (0, 0)))[:, :context]
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     loss_BT, counted_BT = self.per_target(params, batch)
     total = jnp.sum(jnp.where(counted_BT, loss_BT, 0.0))

@@ -23,9 +23,7 @@ from totojax.tasks import api
 class OfModel(abc.ABC):
   """A task whose variables are a model's parameters, and nothing else."""
 
-  def __init__(
-    self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None
-  ):
+  def __init__(self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None):
     self.model, self.spec = model, model.spec
     self.rules = None
     if parametrisation is not None:
@@ -50,9 +48,7 @@ class OfModel(abc.ABC):
 class Pretrain(OfModel):
   """Mean negative log-likelihood of visual targets, in nats per token."""
 
-  def __init__(
-    self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None = None
-  ):
+  def __init__(self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None = None):
     """`parametrisation`: µP's, for a model with its scales; None: standard.
 
     Raises:
@@ -85,9 +81,7 @@ class Pretrain(OfModel):
     visual_BT = sequence.is_visual(targets_BT)
     return {"nll": jnp.sum(visual_BT, dtype=jnp.float32)}
 
-  def nll(
-    self, params: Any, tokens_BR: jax.Array
-  ) -> tuple[jax.Array, jax.Array]:
+  def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, jax.Array]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
     inputs_BT, targets_BT = sequence.split(tokens_BR)
     # The model gets the targets too: with `compute.loss_chunk` the logits of
@@ -95,16 +89,13 @@ class Pretrain(OfModel):
     nll_BT = tree_lib.apply(self.model, params, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
-  def batch_nll(
-    self, params: Any, batch: api.Batch
-  ) -> tuple[jax.Array, jax.Array]:
+  def batch_nll(self, params: Any, batch: api.Batch) -> tuple[jax.Array, jax.Array]:
     """`nll` of a batch."""
     return self.nll(params, batch["tokens"])
 
   def loss(
-      self, params: Any, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
+  ) -> api.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     nll_BT, visual_BT = self.nll(params, batch["tokens"])
     # Selected, not multiplied: a loss of padding that is infinite stays out.

@@ -123,9 +123,14 @@ class TokenizerTask:
     }
 
   def loss(
-      self, params: api.Tree, rest: api.Variables, batch: api.Batch, *,
-      step: jax.Array, key: jax.Array,
-  ) -> api.Losses:  # fmt: skip
+    self,
+    params: api.Tree,
+    rest: api.Variables,
+    batch: api.Batch,
+    *,
+    step: jax.Array,
+    key: jax.Array,
+  ) -> api.Losses:
     """The three terms; `usage` is taken over each microbatch by itself.
 
     The entropy of a mean is no sum over rows, so `usage` is the one term that
@@ -152,19 +157,11 @@ class TokenizerTask:
       "usage": api.LossTerm(tokens * unused, config.usage),
     }
     if self.config.teacher > 0:
-      taught_BGG = nearest_patch(
-        frames_BHWC, rest.frozen["centres_VX"], model.factor
-      )
-      log_q_BGG = jnp.take_along_axis(
-        log_q_BGGV, taught_BGG[..., None], axis=-1
-      )[..., 0]
-      terms["teacher"] = api.LossTerm(
-        -jnp.sum(log_q_BGG), self.teacher_coefficient(step)
-      )
+      taught_BGG = nearest_patch(frames_BHWC, rest.frozen["centres_VX"], model.factor)
+      log_q_BGG = jnp.take_along_axis(log_q_BGGV, taught_BGG[..., None], axis=-1)[..., 0]
+      terms["teacher"] = api.LossTerm(-jnp.sum(log_q_BGG), self.teacher_coefficient(step))
     hard_BGG = jnp.argmax(logits_BGGV, axis=-1)
-    metrics, use_V = self._metrics(
-      jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats
-    )
+    metrics, use_V = self._metrics(jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats)
     values = jnp.float32(frames_BHWC.size)
     metrics |= {
       "reconstruction": api.Weighted(error, values),
@@ -191,11 +188,7 @@ class TokenizerTask:
     return self.config.teacher * left
 
   def _metrics(
-    self,
-    params: api.Tree,
-    hard_BGG: jax.Array,
-    frames_BHWC: jax.Array,
-    stats: api.Tree,
+    self, params: api.Tree, hard_BGG: jax.Array, frames_BHWC: jax.Array, stats: api.Tree
   ) -> tuple[dict[str, api.Weighted], jax.Array]:
     """Scores of the codes that would be stored, and the new histogram."""
     vocab = self.model.vocab
@@ -216,9 +209,7 @@ class TokenizerTask:
     return metrics, use_V
 
 
-def reconstruction_loss(
-  kind: str, stats_BHWC: jax.Array, frames_BHWC: jax.Array
-) -> jax.Array:
+def reconstruction_loss(kind: str, stats_BHWC: jax.Array, frames_BHWC: jax.Array) -> jax.Array:
   """Summed loss of pixel statistics [B, H, W, 6] for uint8 frames.
 
   "logit_laplace" is the negative log-density of the mapped pixels x under a
@@ -237,11 +228,7 @@ def reconstruction_loss(
 
 
 def distance_layer(
-  features_PC: jax.Array,
-  patches_PX: jax.Array,
-  centres_VX: jax.Array,
-  *,
-  std: float,
+  features_PC: jax.Array, patches_PX: jax.Array, centres_VX: jax.Array, *, std: float
 ) -> tuple[jax.Array, jax.Array]:
   """The encoder's last layer (w [C, V], b [V]) that is nearest to k-means.
 
@@ -255,8 +242,7 @@ def distance_layer(
   gram_CC = shifted_PC.T @ shifted_PC
   ridge = _RIDGE * jnp.trace(gram_CC) / len(gram_CC)
   map_CX = jnp.linalg.solve(
-    gram_CC + ridge * jnp.eye(len(gram_CC)),
-    shifted_PC.T @ (patches_PX - mean_X),
+    gram_CC + ridge * jnp.eye(len(gram_CC)), shifted_PC.T @ (patches_PX - mean_X)
   )
   w_CV = map_CX @ centres_VX.T
   norm_V = 0.5 * jnp.sum(centres_VX**2, axis=1)
@@ -271,9 +257,7 @@ def patches(frames_BHWC: jax.Array | np.ndarray, side: int) -> jax.Array:
   return patches_lib.cut(unit, side).reshape(-1, side * side * 3)
 
 
-def nearest_patch(
-  frames_BHWC: jax.Array, centres_VX: jax.Array, side: int
-) -> jax.Array:
+def nearest_patch(frames_BHWC: jax.Array, centres_VX: jax.Array, side: int) -> jax.Array:
   """int32 [B, G, G]: the k-means code of each patch."""
   batch, height, width, _ = frames_BHWC.shape
   score_PV = patches(frames_BHWC, side) @ centres_VX.T

@@ -78,15 +78,11 @@ def passes(precision: str) -> int:
     ValueError: on another name.
   """
   if precision not in PASSES:
-    raise ValueError(
-      f"precision {precision!r} is unknown; use one of {sorted(PASSES)}"
-    )
+    raise ValueError(f"precision {precision!r} is unknown; use one of {sorted(PASSES)}")
   return PASSES[precision]
 
 
-def fingerprint(
-  tensors: Mapping[str, np.ndarray], size: Mapping[str, Any]
-) -> str:
+def fingerprint(tensors: Mapping[str, np.ndarray], size: Mapping[str, Any]) -> str:
   """16 hex digits of the SHA-256 over size and tensors as stored."""
   digest = hashlib.sha256(json.dumps(size, sort_keys=True).encode())
   for name in sorted(tensors):
@@ -119,10 +115,7 @@ def check_frames(frames: np.ndarray, factor: int) -> None:
 def check_codes(codes: np.ndarray, vocab: int) -> None:
   """Raises ValueError unless codes are integers [N, G, G] below `vocab`."""
   if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
-    raise ValueError(
-      f"codes are {codes.dtype} {codes.shape}; give integers [frames, grid,"
-      " grid]"
-    )
+    raise ValueError(f"codes are {codes.dtype} {codes.shape}; give integers [frames, grid, grid]")
   if codes.size and (codes.min() < 0 or codes.max() >= vocab):
     raise ValueError(
       f"codes run from {codes.min()} to {codes.max()}; this tokenizer has"

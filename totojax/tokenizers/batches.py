@@ -11,9 +11,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import AxisType
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 # What one device computes in one call, at most: 8 frames of 128 pixels for the
@@ -37,9 +35,7 @@ class LocalDevices:
   No device is touched before the first call.
   """
 
-  def __init__(
-    self, function: Callable[[Any, jax.Array], jax.Array], params: Any
-  ):
+  def __init__(self, function: Callable[[Any, jax.Array], jax.Array], params: Any):
     self._function = function
     self._params = params
     self._program = functools.cache(self._compiled)
@@ -78,16 +74,11 @@ class LocalDevices:
   def _compiled(self, devices: int) -> tuple[Callable[..., jax.Array], Any]:
     """The compiled function on the first devices, and the rows' sharding."""
     mesh = jax.make_mesh(
-      (devices,),
-      ("batch",),
-      axis_types=(AxisType.Auto,),
-      devices=jax.local_devices()[:devices],
+      (devices,), ("batch",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:devices]
     )
     replicated, rows = PartitionSpec(), PartitionSpec("batch")
     run = jax.jit(
-      jax.shard_map(
-        self._function, mesh=mesh, in_specs=(replicated, rows), out_specs=rows
-      )
+      jax.shard_map(self._function, mesh=mesh, in_specs=(replicated, rows), out_specs=rows)
     )
     params = jax.device_put(self._params, NamedSharding(mesh, replicated))
     return functools.partial(run, params), NamedSharding(mesh, rows)

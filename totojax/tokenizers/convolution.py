@@ -42,13 +42,9 @@ def convolve(
 
   def sum_of_parts(x_BHWC, kernel):
     parts = (
-      convolution(
-        x_BHWC[..., i : i + _CPU_CHANNELS], kernel[:, :, i : i + _CPU_CHANNELS]
-      )
+      convolution(x_BHWC[..., i : i + _CPU_CHANNELS], kernel[:, :, i : i + _CPU_CHANNELS])
       for i in range(0, x_BHWC.shape[-1], _CPU_CHANNELS)
     )
     return functools.reduce(operator.add, parts)
 
-  return jax.lax.platform_dependent(
-    x_BHWC, kernel, cpu=sum_of_parts, default=convolution
-  )
+  return jax.lax.platform_dependent(x_BHWC, kernel, cpu=sum_of_parts, default=convolution)

@@ -28,9 +28,7 @@ import numpy as np
 
 from totojax import tree as tree_lib
 from totojax.tokenizers import api
-from totojax.tokenizers.dvae_modules import DvaeConfig
-from totojax.tokenizers.dvae_modules import DvaeDecoder
-from totojax.tokenizers.dvae_modules import DvaeEncoder
+from totojax.tokenizers.dvae_modules import DvaeConfig, DvaeDecoder, DvaeEncoder
 from totojax.tokenizers.released import reference
 
 LAPLACE_EPS = 0.1  # keeps pixels off the ends of the logit-Laplace's support
@@ -66,11 +64,7 @@ def shapes(config: DvaeConfig) -> Any:
 
 
 def logits(
-  config: DvaeConfig,
-  params: Any,
-  frames_BHWC: jax.Array,
-  *,
-  precision: str = api.HIGHEST,
+  config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
   """Code logits [B, G, G, V] of uint8 frames.
 
@@ -83,26 +77,17 @@ def logits(
     return tree_lib.apply(DvaeEncoder(config), params["encoder"], x_BHWC)
 
 
-def features(
-  config: DvaeConfig, params: Any, frames_BHWC: jax.Array | np.ndarray
-) -> jax.Array:
+def features(config: DvaeConfig, params: Any, frames_BHWC: jax.Array | np.ndarray) -> jax.Array:
   """What the encoder's last layer reads for uint8 frames: [B, G, G, C]."""
   x_BHWC = map_pixels(frames_BHWC)
   with jax.default_matmul_precision(api.HIGHEST):
     return tree_lib.apply(
-      DvaeEncoder(config),
-      params["encoder"],
-      x_BHWC,
-      method=DvaeEncoder.features,
+      DvaeEncoder(config), params["encoder"], x_BHWC, method=DvaeEncoder.features
     )
 
 
 def statistics(
-  config: DvaeConfig,
-  params: Any,
-  z_BGGV: jax.Array,
-  *,
-  precision: str = api.HIGHEST,
+  config: DvaeConfig, params: Any, z_BGGV: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
   """Pixel statistics [B, H, W, 6] of one-hot or relaxed codes."""
   with jax.default_matmul_precision(precision):
@@ -115,17 +100,13 @@ def pixels(statistics_BHWC: jax.Array) -> jax.Array:
   return jnp.clip(unmap_pixels(location), 0.0, 1.0)
 
 
-def codes(
-  config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
-) -> jax.Array:
+def codes(config: DvaeConfig, params: Any, frames_BHWC: jax.Array, *, precision: str) -> jax.Array:
   """The most likely code of each token of uint8 frames: int32 [B, G, G]."""
   logits_BGGV = logits(config, params, frames_BHWC, precision=precision)
   return jnp.argmax(logits_BGGV, axis=-1).astype(jnp.int32)
 
 
-def draw(
-  config: DvaeConfig, params: Any, codes_BGG: jax.Array, *, precision: str
-) -> jax.Array:
+def draw(config: DvaeConfig, params: Any, codes_BGG: jax.Array, *, precision: str) -> jax.Array:
   """The decoder's median image of codes: uint8 [B, H, W, 3]."""
   z_BGGV = jax.nn.one_hot(codes_BGG, config.vocab, dtype=jnp.float32)
   drawn_BHWC = statistics(config, params, z_BGGV, precision=precision)
@@ -168,10 +149,7 @@ def from_reference(
       shape; or that one module was given for the other.
   """
   kernels = {"encoder": (7, 7), "decoder": (1, 1)}  # of their first layers
-  for role, other, tensors in (
-    ("encoder", "decoder", encoder),
-    ("decoder", "encoder", decoder),
-  ):
+  for role, other, tensors in (("encoder", "decoder", encoder), ("decoder", "encoder", decoder)):
     name = "blocks.input.w"
     first = np.shape(tensors[name]) if name in tensors else ()
     if first[2:] == kernels[other]:

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from totojax.config.tokens import DvaeConfig
-from totojax.tokenizers import api
-from totojax.tokenizers import convolution
+from totojax.tokenizers import api, convolution
 
 _KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
 _BIAS_AXES = ("conv_out",)
@@ -90,9 +89,7 @@ class Group(nn.Module):
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     for i in range(1, self.config.blocks + 1):
-      x_BHWC = Block(
-        self.features, self.sides, self.config.post_gain, name=f"block_{i}"
-      )(x_BHWC)
+      x_BHWC = Block(self.features, self.sides, self.config.post_gain, name=f"block_{i}")(x_BHWC)
     return x_BHWC
 
 

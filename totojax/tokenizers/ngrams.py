@@ -126,9 +126,7 @@ class Table:
     return Ngrams(n=self.n, vocab=self.vocab, counts=np.sort(self.counts)[::-1])
 
 
-def table(
-  parts: Iterable[np.ndarray], *, vocab: int, n: int, adjacency: str
-) -> Table:
+def table(parts: Iterable[np.ndarray], *, vocab: int, n: int, adjacency: str) -> Table:
   """Counts horizontal n-grams; none crosses from one image into the next.
 
   Tables of the pieces are merged when they are about equally long, as runs of
@@ -203,9 +201,7 @@ def check_codes(codes: np.ndarray, vocab: int, *, axes: str) -> None:
     axes: what the axes are, for the error.
   """
   if codes.ndim != 3 or not codes.size:
-    raise ValueError(
-      f"codes have shape {codes.shape}; give [{axes}], none of them empty"
-    )
+    raise ValueError(f"codes have shape {codes.shape}; give [{axes}], none of them empty")
   if not np.issubdtype(codes.dtype, np.integer):
     raise ValueError(f"codes are {codes.dtype}; they must be integers")
   if np.iinfo(codes.dtype).max < vocab - 1:
@@ -221,9 +217,7 @@ def check_codes(codes: np.ndarray, vocab: int, *, axes: str) -> None:
     )
 
 
-def _rows(
-  codes_MGG: np.ndarray, *, vocab: int, n: int, adjacency: str
-) -> np.ndarray:
+def _rows(codes_MGG: np.ndarray, *, vocab: int, n: int, adjacency: str) -> np.ndarray:
   """Codes in rows that n-grams do not leave."""
   check_codes(codes_MGG, vocab, axes="images, rows, columns")
   match adjacency:
@@ -232,9 +226,7 @@ def _rows(
     case "row":
       rows = codes_MGG.reshape(-1, codes_MGG.shape[-1])
     case _:
-      raise ValueError(
-        f"adjacency {adjacency!r} is unknown; use 'raster' or 'row'"
-      )
+      raise ValueError(f"adjacency {adjacency!r} is unknown; use 'raster' or 'row'")
   if rows.shape[1] < n:
     raise ValueError(f"rows of {rows.shape[1]} codes hold no {n}-gram")
   return rows

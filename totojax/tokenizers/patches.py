@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax.config.model import PatchesConfig
-from totojax.tokenizers import api
-from totojax.tokenizers import batches
+from totojax.tokenizers import api, batches
 
 _FORMAT = "totojax-patches-1"
 
@@ -55,9 +54,7 @@ def join(patches_BGGF: jax.Array, side_px: int) -> jax.Array:
   """Frames [B, H, W, 3] of patches: the inverse of `cut`."""
   batch, high, wide, _ = patches_BGGF.shape
   split = patches_BGGF.reshape(batch, high, wide, side_px, side_px, 3)
-  return split.transpose(0, 1, 3, 2, 4, 5).reshape(
-    batch, high * side_px, wide * side_px, 3
-  )
+  return split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, high * side_px, wide * side_px, 3)
 
 
 def inputs(config: PatchesConfig, frames_BHW3: jax.Array) -> jax.Array:
@@ -85,9 +82,7 @@ def targets(config: PatchesConfig, inputs_BGGF: jax.Array) -> Targets:
   """
   mean_BGG1 = jnp.mean(inputs_BGGF, axis=-1, keepdims=True)
   centred_BGGF = inputs_BGGF - mean_BGG1
-  variance_BGG1 = jnp.sum(centred_BGGF**2, axis=-1, keepdims=True) / (
-    inputs_BGGF.shape[-1] - 1
-  )
+  variance_BGG1 = jnp.sum(centred_BGGF**2, axis=-1, keepdims=True) / (inputs_BGGF.shape[-1] - 1)
   scale_BGG1 = jnp.sqrt(variance_BGG1 + config.eps)
   return Targets(centred_BGGF / scale_BGG1, mean_BGG1, scale_BGG1)
 

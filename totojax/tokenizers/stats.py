@@ -27,9 +27,7 @@ def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
   """
   tables = [ngrams.unigrams(ngrams.code_counts(codes_MGG, vocab=vocab))]
   for n in (2, 3):
-    tables.append(
-      ngrams.table([codes_MGG], vocab=vocab, n=n, adjacency=adjacency)
-    )
+    tables.append(ngrams.table([codes_MGG], vocab=vocab, n=n, adjacency=adjacency))
   rows = []
   for table in tables:
     grams = table.ngrams()
@@ -55,13 +53,10 @@ def psnr_db(original: np.ndarray, other: np.ndarray) -> float:
   """
   for name, array in (("original", original), ("other", other)):
     if array.dtype != np.uint8:
-      raise ValueError(
-        f"{name} is {array.dtype}; PSNR is of uint8 pixels, 0 to 255"
-      )
+      raise ValueError(f"{name} is {array.dtype}; PSNR is of uint8 pixels, 0 to 255")
   if original.shape != other.shape:
     raise ValueError(
-      f"shapes {original.shape} and {other.shape} differ; PSNR compares pixel"
-      " by pixel"
+      f"shapes {original.shape} and {other.shape} differ; PSNR compares pixel by pixel"
     )
   error = original.astype(np.float64) - other
   mse = np.mean(error**2)
@@ -94,9 +89,7 @@ class KMeans:
   def decode(self, codes_MGG: np.ndarray) -> np.ndarray:
     """uint8 frames of codes."""
     images, high, wide = codes_MGG.shape
-    patches = self.codebook_CF[codes_MGG].reshape(
-      images, high, wide, self.size, self.size, 3
-    )
+    patches = self.codebook_CF[codes_MGG].reshape(images, high, wide, self.size, self.size, 3)
     pixels = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
       images, high * self.size, wide * self.size, 3
     )
@@ -120,9 +113,7 @@ class KMeansConfig:
   iterations: int
 
 
-def fit_kmeans(
-  frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int
-) -> KMeans:
+def fit_kmeans(frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int) -> KMeans:
   """Fits a codebook to training patches: k-means++, then Lloyd's algorithm.
 
   A training set with no more distinct patches than codes is its own codebook.
@@ -142,17 +133,12 @@ def fit_kmeans(
     # A code that loses all its patches keeps its place: not worth a warning.
     warnings.filterwarnings("ignore", message="One of the clusters is empty")
     codebook_CF, _ = vq.kmeans2(
-      patches_NF,
-      _spread(patches_NF, config.codes, rng=rng),
-      iter=config.iterations,
-      minit="matrix",
+      patches_NF, _spread(patches_NF, config.codes, rng=rng), iter=config.iterations, minit="matrix"
     )
   return KMeans(size=config.size, codebook_CF=codebook_CF.astype(np.float32))
 
 
-def _spread(
-  patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator
-) -> np.ndarray:
+def _spread(patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator) -> np.ndarray:
   """k-means++ seeds [C, F]: each drawn by its squared distance to the others.
 
   scipy's own recomputes all distances for every seed: minutes for 256 codes.

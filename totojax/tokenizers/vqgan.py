@@ -25,10 +25,7 @@ import numpy as np
 from totojax import tree as tree_lib
 from totojax.tokenizers import api
 from totojax.tokenizers.released import reference
-from totojax.tokenizers.vqgan_modules import Conv
-from totojax.tokenizers.vqgan_modules import VqganConfig
-from totojax.tokenizers.vqgan_modules import VqganDecoder
-from totojax.tokenizers.vqgan_modules import VqganEncoder
+from totojax.tokenizers.vqgan_modules import Conv, VqganConfig, VqganDecoder, VqganEncoder
 
 
 def init(config: VqganConfig, key: jax.Array) -> Any:
@@ -42,12 +39,8 @@ def init(config: VqganConfig, key: jax.Array) -> Any:
   x_BHW3 = jnp.zeros((1, side, side, 3), jnp.float32)
   z_BGGz = jnp.zeros((1, 1, 1, config.z), jnp.float32)
   z_BGGE = jnp.zeros((1, 1, 1, config.embed), jnp.float32)
-  codebook_VE = jax.random.uniform(
-    keys[2], (config.vocab, config.embed), jnp.float32, -1.0, 1.0
-  )
-  boxed = nn.LogicallyPartitioned(
-    codebook_VE / config.vocab, ("conv_out", "conv_in")
-  )
+  codebook_VE = jax.random.uniform(keys[2], (config.vocab, config.embed), jnp.float32, -1.0, 1.0)
+  boxed = nn.LogicallyPartitioned(codebook_VE / config.vocab, ("conv_out", "conv_in"))
   before, after = Conv(config.embed, 1, 1), Conv(config.z, 1, 1)
   return {
     "encoder": VqganEncoder(config).init(keys[0], x_BHW3)["params"],
@@ -65,11 +58,7 @@ def shapes(config: VqganConfig) -> Any:
 
 
 def latents(
-  config: VqganConfig,
-  params: Any,
-  frames_BHWC: jax.Array,
-  *,
-  precision: str = api.HIGHEST,
+  config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
   """What is compared with the codebook, of uint8 frames: [B, G, G, E].
 
@@ -80,9 +69,7 @@ def latents(
   x_BHW3 = 2.0 * (frames_BHWC.astype(jnp.float32) / 255.0) - 1.0
   with jax.default_matmul_precision(precision):
     z_BGGz = tree_lib.apply(VqganEncoder(config), params["encoder"], x_BHW3)
-    return tree_lib.apply(
-      Conv(config.embed, 1, 1), params["quant_conv"], z_BGGz
-    )
+    return tree_lib.apply(Conv(config.embed, 1, 1), params["quant_conv"], z_BGGz)
 
 
 def nearest(
@@ -96,14 +83,10 @@ def nearest(
     product_BGGV = jnp.einsum("bghe,ve->bghv", z_BGGE, codebook_VE)
   z2_BGG1 = jnp.sum(z_BGGE**2, axis=-1, keepdims=True)
   e2_V = jnp.sum(codebook_VE**2, axis=-1)
-  return jnp.argmin(z2_BGG1 + e2_V - 2 * product_BGGV, axis=-1).astype(
-    jnp.int32
-  )
+  return jnp.argmin(z2_BGG1 + e2_V - 2 * product_BGGV, axis=-1).astype(jnp.int32)
 
 
-def codes(
-  config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision: str
-) -> jax.Array:
+def codes(config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision: str) -> jax.Array:
   """The code of each token of uint8 frames: int32 [B, G, G]."""
   z_BGGE = latents(config, params, frames_BHWC, precision=precision)
   codebook_VE = params["quantize"]["embedding"]["weight"]
@@ -111,25 +94,17 @@ def codes(
 
 
 def drawing(
-  config: VqganConfig,
-  params: Any,
-  codes_BGG: jax.Array,
-  *,
-  precision: str = api.HIGHEST,
+  config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
   """The decoder's image of codes, float32 [B, H, W, 3], clipped to -1 to 1."""
   z_BGGE = params["quantize"]["embedding"]["weight"][codes_BGG]
   with jax.default_matmul_precision(precision):
-    z_BGGz = tree_lib.apply(
-      Conv(config.z, 1, 1), params["post_quant_conv"], z_BGGE
-    )
+    z_BGGz = tree_lib.apply(Conv(config.z, 1, 1), params["post_quant_conv"], z_BGGE)
     drawn_BHW3 = tree_lib.apply(VqganDecoder(config), params["decoder"], z_BGGz)
   return jnp.clip(drawn_BHW3, -1.0, 1.0)
 
 
-def draw(
-  config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str
-) -> jax.Array:
+def draw(config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str) -> jax.Array:
   """The decoder's image of codes: uint8 [B, H, W, 3]."""
   unit = (drawing(config, params, codes_BGG, precision=precision) + 1.0) / 2.0
   return jnp.rint(unit * 255.0).astype(jnp.uint8)
@@ -160,9 +135,7 @@ def macs(config: VqganConfig, size_px: int) -> int:
   return total + tokens * config.embed * (config.z + config.vocab)
 
 
-def from_reference(
-  tensors: Mapping[str, np.ndarray],
-) -> tuple[Any, VqganConfig]:
+def from_reference(tensors: Mapping[str, np.ndarray]) -> tuple[Any, VqganConfig]:
   """Parameters and size from the state dictionary of taming's `VQModel`.
 
   Args:
@@ -194,14 +167,10 @@ def from_reference(
     multipliers=tuple(multipliers),
     blocks=1 + reference.highest(kept, block, 1),
     attention=tuple(
-      i
-      for i in range(levels)
-      if any(name.startswith(f"encoder.down.{i}.attn.") for name in kept)
+      i for i in range(levels) if any(name.startswith(f"encoder.down.{i}.attn.") for name in kept)
     ),
   )
-  params = reference.arrange(
-    kept, shapes(config), _reference_name, what="a VQGAN of taming"
-  )
+  params = reference.arrange(kept, shapes(config), _reference_name, what="a VQGAN of taming")
   return params, config
 
 

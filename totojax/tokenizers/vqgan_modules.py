@@ -16,8 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from totojax.tokenizers import api
-from totojax.tokenizers import convolution
+from totojax.tokenizers import api, convolution
 
 _NORM_GROUPS = 32
 _KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
@@ -52,13 +51,10 @@ class VqganConfig:
   def __post_init__(self):
     for name in ("vocab", "embed", "z", "channels", "blocks"):
       if getattr(self, name) < 1:
-        raise ValueError(
-          f"vqgan.{name} is {getattr(self, name)}; it must be at least 1"
-        )
+        raise ValueError(f"vqgan.{name} is {getattr(self, name)}; it must be at least 1")
     if not self.multipliers or min(self.multipliers) < 1:
       raise ValueError(
-        f"vqgan.multipliers are {self.multipliers}; give one of at least 1"
-        " for each level"
+        f"vqgan.multipliers are {self.multipliers}; give one of at least 1 for each level"
       )
     if any(width % _NORM_GROUPS for width in self.widths):
       raise ValueError(
@@ -67,8 +63,7 @@ class VqganConfig:
       )
     if not set(self.attention) <= set(range(len(self.multipliers))):
       raise ValueError(
-        f"vqgan.attention is {self.attention}; the levels are 0 to"
-        f" {len(self.multipliers) - 1}"
+        f"vqgan.attention is {self.attention}; the levels are 0 to {len(self.multipliers) - 1}"
       )
 
   @property
@@ -111,9 +106,7 @@ class Conv(nn.Module):
     )
     half = self.side // 2
     pad = (half, half) if self.stride == 1 else (0, half)
-    y_BHWC = convolution.convolve(
-      x_BHWC, weight, stride=self.stride, padding=pad
-    )
+    y_BHWC = convolution.convolve(x_BHWC, weight, stride=self.stride, padding=pad)
     return y_BHWC + bias
 
 
@@ -152,8 +145,7 @@ class Attention(nn.Module):
     batch, height, width, channels = x_BHWC.shape
     y_BHWC = Norm(name="norm")(x_BHWC)
     q_BTC, k_BSC, v_BSC = (
-      Conv(channels, 1, 1, name=name)(y_BHWC).reshape(batch, -1, channels)
-      for name in "qkv"
+      Conv(channels, 1, 1, name=name)(y_BHWC).reshape(batch, -1, channels) for name in "qkv"
     )
     scores_BTS = jnp.einsum("btc,bsc->bts", q_BTC, k_BSC) * channels**-0.5
     mixed_BTC = jnp.einsum("bts,bsc->btc", nn.softmax(scores_BTS), v_BSC)
@@ -202,9 +194,7 @@ class VqganEncoder(nn.Module):
       if i:
         below = config.widths[i - 1]
         x_BHWC = Conv(below, 3, 2, name=f"downsample_{i - 1}")(x_BHWC)
-      x_BHWC = Level(
-        width, config.blocks, i in config.attention, name=f"down_{i}"
-      )(x_BHWC)
+      x_BHWC = Level(width, config.blocks, i in config.attention, name=f"down_{i}")(x_BHWC)
     x_BHWC = Middle(name="mid")(x_BHWC)
     x_BHWC = nn.swish(Norm(name="norm_out")(x_BHWC))
     return Conv(config.z, 3, 1, name="conv_out")(x_BHWC)
@@ -221,9 +211,7 @@ class VqganDecoder(nn.Module):
     x_BHWC = Conv(config.widths[-1], 3, 1, name="conv_in")(x_BHWC)
     x_BHWC = Middle(name="mid")(x_BHWC)
     for i, width in reversed(list(enumerate(config.widths))):
-      x_BHWC = Level(
-        width, config.blocks + 1, i in config.attention, name=f"up_{i}"
-      )(x_BHWC)
+      x_BHWC = Level(width, config.blocks + 1, i in config.attention, name=f"up_{i}")(x_BHWC)
       if i:
         x_BHWC = x_BHWC.repeat(2, axis=1).repeat(2, axis=2)
         x_BHWC = Conv(width, 3, 1, name=f"upsample_{i}")(x_BHWC)

@@ -29,28 +29,17 @@ import safetensors.numpy
 from totojax import plugins
 from totojax import tree as tree_lib
 from totojax.rundir import files
-from totojax.tokenizers import api
-from totojax.tokenizers import batches
-from totojax.tokenizers import dvae
-from totojax.tokenizers import vqgan
+from totojax.tokenizers import api, batches, dvae, vqgan
 
 Config = dvae.DvaeConfig | vqgan.VqganConfig
 
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
-_FORMATS = {
-  "totojax-dvae-1": dvae.DvaeConfig,
-  "totojax-vqgan-1": vqgan.VqganConfig,
-}
+_FORMATS = {"totojax-dvae-1": dvae.DvaeConfig, "totojax-vqgan-1": vqgan.VqganConfig}
 
 
 def save(
-  path: str | os.PathLike[str],
-  params: Any,
-  config: Config,
-  *,
-  card: Mapping[str, Any],
-  dtype: str,
+  path: str | os.PathLike[str], params: Any, config: Config, *, card: Mapping[str, Any], dtype: str
 ) -> str:
   """Writes a tokenizer and returns its fingerprint.
 
@@ -79,9 +68,7 @@ def save(
   return api.fingerprint(tensors, settings)
 
 
-def load(
-  path: str | os.PathLike[str], *, precision: str = api.HIGHEST
-) -> api.Tokenizer:
+def load(path: str | os.PathLike[str], *, precision: str = api.HIGHEST) -> api.Tokenizer:
   """The tokenizer in a file, or the packaged one for the path "shipped".
 
   Args:
@@ -174,9 +161,7 @@ def tokenizer(
     precision: of the products on an accelerator.
   """
   passes, module = api.passes(precision), _module(config)
-  params = jax.tree.map(
-    lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params)
-  )
+  params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params))
   codes_of = functools.partial(module.codes, config, precision=precision)
   encoder = batches.LocalDevices(codes_of, params)
   decoder = batches.LocalDevices(
@@ -229,20 +214,15 @@ def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
       " train or convert it again"
     )
   values: dict[str, Any] = {
-    name: tuple(value) if isinstance(value, list) else value
-    for name, value in size.items()
+    name: tuple(value) if isinstance(value, list) else value for name, value in size.items()
   }
   return kind(**values)
 
 
-def _check(
-  tensors: Mapping[str, np.ndarray], config: Config, path: str
-) -> None:
+def _check(tensors: Mapping[str, np.ndarray], config: Config, path: str) -> None:
   """Raises ValueError unless names, shapes and dtypes fit the config."""
   tree = _module(config).shapes(config)
-  expected = {
-    ".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()
-  }
+  expected = {".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()}
   missing = sorted(set(expected) - set(tensors))
   extra = sorted(set(tensors) - set(expected))
   if missing or extra:
@@ -253,13 +233,9 @@ def _check(
   for name, shape in expected.items():
     value = tensors[name]
     if value.shape != shape:
-      raise ValueError(
-        f"{path}: tensor {name} has shape {value.shape}; {config} needs {shape}"
-      )
+      raise ValueError(f"{path}: tensor {name} has shape {value.shape}; {config} needs {shape}")
     if value.dtype not in (np.float32, np.float16):
-      raise ValueError(
-        f"{path}: tensor {name} is {value.dtype}; use float32 or float16"
-      )
+      raise ValueError(f"{path}: tensor {name} is {value.dtype}; use float32 or float16")
     if not np.isfinite(value).all():
       raise ValueError(
         f"{path}: tensor {name} has values that are not finite; the training"

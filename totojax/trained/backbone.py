@@ -20,26 +20,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly
-from totojax import checkpoint
-from totojax import sequence
-from totojax import sharding
+from totojax import assembly, checkpoint, sequence, sharding
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
-from totojax.models import heads
-from totojax.models import patched
-from totojax.models import taps
-from totojax.models import trunk
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.models import heads, patched, taps, trunk
+from totojax.rundir import directory, files
 from totojax.tasks import patches as patch_task
 from totojax.tasks import pretrain as task_lib
-from totojax.tokenizers import api
+from totojax.tokenizers import api, weights
 from totojax.tokenizers import patches as patches_lib
-from totojax.tokenizers import weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
 
@@ -65,9 +57,7 @@ class Trained:
   patches: patches_lib.PatchesConfig | None
 
 
-def find(
-  model_run: str, *, patches: bool = False, what: str = "a backbone"
-) -> Trained:
+def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> Trained:
   """The run at `model_run`.
 
   Args:
@@ -80,15 +70,13 @@ def find(
   """
   if not model_run:
     raise ConfigError(
-      "config key model_run is empty; set it to the folder of a run of"
-      ' run = "pretrain"'
+      'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
     )
   path = epath.Path(model_run)
   values = directory.read_config(path)
   if values.get("run") != "pretrain":
     raise ConfigError(
-      f'{path} is of run = "{values.get("run")}"; {what} is one of run ='
-      ' "pretrain"'
+      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
     )
   # Runs from before there was a key have its default.
   config = schema.read(Pretrain, values, fill=True)
@@ -96,9 +84,7 @@ def find(
     assembly.check_tokens(config, what)
   step = checkpoint.latest_step(path / "checkpoints")
   if step is None:
-    raise ConfigError(
-      f"{path} has no whole checkpoint; train first, or name another model_run"
-    )
+    raise ConfigError(f"{path} has no whole checkpoint; train first, or name another model_run")
   manifest = files.read_json(path / "manifest.json")
   return Trained(
     path=path,
@@ -174,11 +160,7 @@ def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
 
 
 def open_tokens(
-  run: Trained,
-  path: str,
-  name: str,
-  *,
-  seq: sequence.SequenceSpec | None = None,
+  run: Trained, path: str, name: str, *, seq: sequence.SequenceSpec | None = None
 ) -> store_lib.Store:
   """A store of tokens, of the tokenizer and vocabulary of the backbone.
 
@@ -192,9 +174,7 @@ def open_tokens(
     ValueError: it is of others, or its clips are too short.
   """
   if not path:
-    raise ConfigError(
-      f"config key {name} is empty; set it to a store of tokens with classes"
-    )
+    raise ConfigError(f"config key {name} is empty; set it to a store of tokens with classes")
   spec = run.model.spec if seq is None else seq
   whose = f"{run.path} was trained with" if seq is None else "this run has"
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
@@ -211,8 +191,7 @@ def open_tokens(
     found, needed = getattr(of, key), getattr(spec, key)
     if found != needed:
       raise ConfigError(
-        f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store"
-        " as that model's"
+        f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store as that model's"
       )
   if of.kind == "video" and of.frames < spec.frames:
     raise ConfigError(
@@ -236,8 +215,7 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   if run.patches is not None:
     if path:
       raise ConfigError(
-        f"{run.path} reads patches of pixels, and no tokens of {path}; name"
-        " no tokenizer"
+        f"{run.path} reads patches of pixels, and no tokens of {path}; name no tokenizer"
       )
     return patches_lib.tokenizer(run.patches)
   beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
@@ -282,13 +260,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
 
 
 def load(
-  run: Trained,
-  model: trunk.Trunk,
-  *,
-  trained: bool,
-  depth: int,
-  layout: sharding.Layout,
-  seed: int,
+  run: Trained, model: trunk.Trunk, *, trained: bool, depth: int, layout: sharding.Layout, seed: int
 ) -> tuple[trunk.Trunk, Any]:
   """(model, parameters) of the first `depth` blocks, sharded over a mesh.
 
@@ -347,12 +319,7 @@ def causal(model: trunk.Trunk) -> trunk.Trunk:
 
 
 def features(
-  model: trunk.Trunk,
-  params: Any,
-  *,
-  layers: Sequence[int],
-  pool: str,
-  layout: sharding.Layout,
+  model: trunk.Trunk, params: Any, *, layers: Sequence[int], pool: str, layout: sharding.Layout
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """This host's rows -> float32 features of the whole global batch.
 
@@ -393,10 +360,7 @@ def _inputs(batch: Mapping[str, jax.Array]) -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _tapped(
-  model: trunk.Trunk,
-  layers: tuple[int, ...],
-  pool: str,
-  layout: sharding.Layout,
+  model: trunk.Trunk, layers: tuple[int, ...], pool: str, layout: sharding.Layout
 ) -> Callable[[Any, Any], jax.Array]:
   """(params, inputs) -> features; one program for all parameters."""
 

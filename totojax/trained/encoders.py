@@ -96,8 +96,7 @@ def of_torch(
     clips, count = clips_RNSS3.shape[:2]
     images_BSS3 = clips_RNSS3.reshape(-1, *clips_RNSS3.shape[2:])
     shift, scale = (
-      lib.tensor(v, dtype=lib.float32, device=device).reshape(3, 1, 1)
-      for v in (mean, std)
+      lib.tensor(v, dtype=lib.float32, device=device).reshape(3, 1, 1) for v in (mean, std)
     )
     parts = []
     with lib.inference_mode():

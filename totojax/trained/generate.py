@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax import sequence
-from totojax.models import decode
-from totojax.models import trunk
+from totojax.models import decode, trunk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,15 +36,12 @@ class Sampling:
 
   def __post_init__(self):
     if not self.temperature >= 0.0:
-      raise ValueError(
-        f"sampling.temperature is {self.temperature}; use 0.0 (greedy) or more"
-      )
+      raise ValueError(f"sampling.temperature is {self.temperature}; use 0.0 (greedy) or more")
     if self.top_k < 0:
       raise ValueError(f"sampling.top_k is {self.top_k}; use 0 (all) or more")
     if not 0.0 < self.top_p <= 1.0:
       raise ValueError(
-        f"sampling.top_p is {self.top_p}; it is a probability above 0.0, and"
-        " 1.0 for all tokens"
+        f"sampling.top_p is {self.top_p}; it is a probability above 0.0, and 1.0 for all tokens"
       )
 
 
@@ -97,9 +93,7 @@ def frames(
   return codes.reshape(batch, further, spec.frame_tokens)
 
 
-def _check(
-  context_BNP: np.ndarray, further: int, rows: int, spec: sequence.SequenceSpec
-) -> None:
+def _check(context_BNP: np.ndarray, further: int, rows: int, spec: sequence.SequenceSpec) -> None:
   shape = np.shape(context_BNP)
   if len(shape) != 3 or shape[2] != spec.frame_tokens or shape[0] != rows:
     raise ValueError(
@@ -155,9 +149,7 @@ def _tokens(
   return jnp.concatenate([tokens_TB.T, last_B[:, None]], axis=1)
 
 
-def choose(
-  logits_BV: jax.Array, keys_B: jax.Array, *, sampling: Sampling, vocab: int
-) -> jax.Array:
+def choose(logits_BV: jax.Array, keys_B: jax.Array, *, sampling: Sampling, vocab: int) -> jax.Array:
   """int32 [B]: a visual token of each row, drawn with the row's own key."""
   if sampling.temperature == 0.0:
     return jnp.argmax(visual(logits_BV, vocab), axis=-1).astype(jnp.int32)
@@ -168,15 +160,11 @@ def choose(
 def visual(logits_BV: jax.Array, vocab: int) -> jax.Array:
   """The logits with special tokens and padding at -inf."""
   tokens_V = jnp.arange(logits_BV.shape[-1])
-  codes_V = sequence.is_visual(tokens_V) & (
-    tokens_V < vocab + sequence.SPECIALS
-  )
+  codes_V = sequence.is_visual(tokens_V) & (tokens_V < vocab + sequence.SPECIALS)
   return jnp.where(codes_V, logits_BV, -jnp.inf)
 
 
-def candidates(
-  logits_BV: jax.Array, *, sampling: Sampling, vocab: int
-) -> jax.Array:
+def candidates(logits_BV: jax.Array, *, sampling: Sampling, vocab: int) -> jax.Array:
   """Logits over the temperature (above 0.0); what is not drawn is -inf.
 
   Tokens as likely as the last one that is kept are kept too.
@@ -190,9 +178,7 @@ def candidates(
     shares_BV = jax.nn.softmax(sorted_BV, axis=-1)
     before_BV = jnp.cumsum(shares_BV, axis=-1) - shares_BV
     least_B1 = jnp.min(
-      jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf),
-      axis=-1,
-      keepdims=True,
+      jnp.where(before_BV < sampling.top_p, sorted_BV, jnp.inf), axis=-1, keepdims=True
     )
     logits_BV = jnp.where(logits_BV >= least_B1, logits_BV, -jnp.inf)
   return logits_BV

@@ -15,11 +15,9 @@ import os
 
 import numpy as np
 
-from totojax import sequence
-from totojax import sharding
+from totojax import sequence, sharding
 from totojax.data.pixels import augment
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import taps, trunk
 from totojax.tokenizers import api
 from totojax.trained import backbone
 
@@ -37,14 +35,7 @@ class Pretrained:
     size_px: side of the frames that the model sees.
   """
 
-  def __init__(
-    self,
-    run: backbone.Trained,
-    *,
-    tokenizer: str,
-    depth: int,
-    layout: sharding.Layout,
-  ):
+  def __init__(self, run: backbone.Trained, *, tokenizer: str, depth: int, layout: sharding.Layout):
     """Args:
     run: of `backbone.find`.
     tokenizer: its file; "": found by itself (`backbone.tokenizer`).
@@ -115,9 +106,7 @@ class Pretrained:
     clips_RNHW3 = _clips(frames, kind)
     self._check_amount(clips_RNHW3.shape[1])
     codes_RNP = self.codes(clips_RNHW3)
-    out = self.features_of_codes(
-      codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows
-    )
+    out = self.features_of_codes(codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows)
     first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
     if kind == "image" and pool != "clip":
       out = np.squeeze(out, axis=first + 1)
@@ -213,13 +202,8 @@ def _patch_rows(
   """The same of patches."""
   count, values = len(patches_BNPF), patches_BNPF.shape[-1]
   patches_BTF = np.zeros((rows, spec.context - 1, values), np.float32)
-  patches_BTF[:count, : spec.visual_tokens] = patches_BNPF.reshape(
-    count, -1, values
-  )
-  return {
-    "patches": patches_BTF,
-    "start": np.full(rows, sequence.START[kind], np.int32),
-  }
+  patches_BTF[:count, : spec.visual_tokens] = patches_BNPF.reshape(count, -1, values)
+  return {"patches": patches_BTF, "start": np.full(rows, sequence.START[kind], np.int32)}
 
 
 def _clips(frames: np.ndarray, kind: str) -> np.ndarray:

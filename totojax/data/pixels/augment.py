@@ -36,18 +36,13 @@ class Resize:
   def size(self, height: int, width: int) -> tuple[int, int]:
     """The new (height, width); the long side keeps the ratio, rounded."""
     short = min(height, width)
-    return (
-      round(height * self.size_px / short),
-      round(width * self.size_px / short),
-    )
+    return (round(height * self.size_px / short), round(width * self.size_px / short))
 
   def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
     return resize_short_side(image_HW3, self.size_px, resample=self.resample)
 
 
-def resize_short_side(
-  image_HW3: np.ndarray, size_px: int, *, resample: str
-) -> np.ndarray:
+def resize_short_side(image_HW3: np.ndarray, size_px: int, *, resample: str) -> np.ndarray:
   """Scales an RGB image so that its short side has `size_px` pixels.
 
   Args:
@@ -59,26 +54,19 @@ def resize_short_side(
     ValueError: on an unknown filter or anything but uint8 RGB.
   """
   if resample not in FILTERS:
-    raise ValueError(
-      f"resample {resample!r} is unknown; use one of {sorted(FILTERS)}"
-    )
+    raise ValueError(f"resample {resample!r} is unknown; use one of {sorted(FILTERS)}")
   if image_HW3.dtype != np.uint8 or image_HW3.shape[2:] != (3,):
     raise ValueError(
-      f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8"
-      " [height, width, 3]"
+      f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8 [height, width, 3]"
     )
   if min(image_HW3.shape[:2]) == size_px:
     return image_HW3
   height, width = Resize(size_px, resample).size(*image_HW3.shape[:2])
-  resized = Image.fromarray(image_HW3).resize(
-    (width, height), FILTERS[resample]
-  )
+  resized = Image.fromarray(image_HW3).resize((width, height), FILTERS[resample])
   return np.asarray(resized)
 
 
-def random_crop(
-  frames_NHW3: np.ndarray, size_px: int, *, rng: np.random.Generator
-) -> np.ndarray:
+def random_crop(frames_NHW3: np.ndarray, size_px: int, *, rng: np.random.Generator) -> np.ndarray:
   """The same random window of all frames: [N, size_px, size_px, 3], a view."""
   height, width = _room(frames_NHW3, size_px)
   top = int(rng.integers(0, height + 1))
@@ -98,7 +86,6 @@ def _room(frames_NHW3: np.ndarray, size_px: int) -> tuple[int, int]:
   height, width = frames_NHW3.shape[1:3]
   if min(height, width) < size_px:
     raise ValueError(
-      f"frames of {height}x{width} pixels hold no crop of {size_px}; resize"
-      " the short side first"
+      f"frames of {height}x{width} pixels hold no crop of {size_px}; resize the short side first"
     )
   return height - size_px, width - size_px

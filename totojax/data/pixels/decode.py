@@ -28,11 +28,7 @@ SLACK_FRAMES = 2  # frames a decoder may drop next to one that stands in
 Source = str | os.PathLike[str] | bytes
 # What FFmpeg calls the filters of `augment`. Its scaler widens them where an
 # image shrinks, as Pillow does, and so does not alias.
-_INTERPOLATION = {
-  "bicubic": "BICUBIC",
-  "bilinear": "BILINEAR",
-  "lanczos": "LANCZOS",
-}
+_INTERPOLATION = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "lanczos": "LANCZOS"}
 
 
 class Undecodable(ValueError):
@@ -109,9 +105,7 @@ def _read_all(source: Source) -> Timeline:
   )
 
 
-def _read_stretch(
-  source: Source, start_s: float | None, end_s: float | None
-) -> Timeline | None:
+def _read_stretch(source: Source, start_s: float | None, end_s: float | None) -> Timeline | None:
   """The timeline about a stretch; None where all must be read to know it."""
   container, stream = _open(source)
   with container:
@@ -166,11 +160,7 @@ def _usual_gap_s(times_s: np.ndarray, rate: float) -> float:
 
 
 def read_images(
-  source: Source,
-  wanted: Sequence[int],
-  *,
-  timeline: Timeline,
-  prepare: augment.Resize,
+  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
 ) -> dict[int, np.ndarray]:
   """The wanted frames by number: uint8 RGB [H, W, 3], upright, resized.
 
@@ -204,9 +194,7 @@ def _readable():
     yield
   except Undecodable:
     raise
-  except (
-      av.FFmpegError, OSError, ValueError, ArithmeticError, EOFError
-  ) as error:  # fmt: skip
+  except (av.FFmpegError, OSError, ValueError, ArithmeticError, EOFError) as error:
     raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
@@ -263,30 +251,20 @@ def _segments(wanted: np.ndarray, timeline: Timeline) -> list[Sequence[int]]:
 
 
 def _decode(
-  source: Source,
-  wanted: Sequence[int],
-  *,
-  timeline: Timeline,
-  prepare: augment.Resize,
+  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
 ) -> dict[int, np.ndarray]:
   """The wanted frames of one segment, by number."""
   times_s = timeline.times_s
   first_s = times_s[wanted[0]]
   far = first_s - timeline.begin_s > SEEK_GAP_S
   if far and not timeline.counted:
-    images = _decode_from(
-      source, wanted, timeline=timeline, prepare=prepare, seek_s=first_s
-    )
+    images = _decode_from(source, wanted, timeline=timeline, prepare=prepare, seek_s=first_s)
     if images is not None:
       return images
   # Near the start, or the seek landed too late (files without an index).
-  images = _decode_from(
-    source, wanted, timeline=timeline, prepare=prepare, seek_s=None
-  )
+  images = _decode_from(source, wanted, timeline=timeline, prepare=prepare, seek_s=None)
   if images is None:
-    raise Undecodable(
-      f"frames around {first_s:.2f} s of {times_s[-1]:.2f} s do not decode"
-    )
+    raise Undecodable(f"frames around {first_s:.2f} s of {times_s[-1]:.2f} s do not decode")
   return images
 
 

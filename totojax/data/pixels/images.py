@@ -34,36 +34,10 @@ from totojax.config.pixels import ImageSpec
 from totojax.data.pixels import augment
 from totojax.data.sources import items
 
-SUFFIXES = frozenset(
-  ".avif .bmp .gif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split()
-)
+SUFFIXES = frozenset(".avif .bmp .gif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp".split())
 # Others are not opened at all: some of Pillow's readers start programs.
-FORMATS = (
-  "AVIF",
-  "BMP",
-  "DIB",
-  "GIF",
-  "JPEG",
-  "JPEG2000",
-  "MPO",
-  "PNG",
-  "PPM",
-  "TIFF",
-  "WEBP",
-)
-MODES = (
-  "1",
-  "CMYK",
-  "L",
-  "LA",
-  "P",
-  "PA",
-  "RGB",
-  "RGBA",
-  "RGBX",
-  "RGBa",
-  "YCbCr",
-)
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+MODES = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "YCbCr")
 MOST_PIXELS = 89_000_000  # a small file can claim more, to fill memory
 MOST_ASPECT = 64  # sides; resizing the short one enlarges the long one with it
 BACKGROUND = (255, 255, 255)
@@ -83,9 +57,7 @@ class Unreadable(ValueError):
   """A file gives no image; the message is the reason, for people to read."""
 
 
-def crops(
-  item: items.Item, data: bytes, spec: ImageSpec, *, seed: int
-) -> np.ndarray:
+def crops(item: items.Item, data: bytes, spec: ImageSpec, *, seed: int) -> np.ndarray:
   """The crops of one image, uint8 [K, R, R, 3].
 
   Windows are drawn independently; they follow from seed, item and crop.
@@ -102,12 +74,8 @@ def crops(
   image_HW3 = read(data, animated=spec.animated)
   height, width = image_HW3.shape[:2]
   if max(height, width) > MOST_ASPECT * min(height, width):
-    raise Unreadable(
-      f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1"
-    )
-  resized_HW3 = augment.resize_short_side(
-    image_HW3, spec.size_px, resample=spec.resample
-  )
+    raise Unreadable(f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1")
+  resized_HW3 = augment.resize_short_side(image_HW3, spec.size_px, resample=spec.resample)
   if spec.crop == "center":
     return augment.center_crop(resized_HW3[None], spec.size_px).copy()
   out = []
@@ -137,8 +105,7 @@ def read(data: bytes, *, animated: str) -> np.ndarray:
   except Image.UnidentifiedImageError as error:
     begin = data[:12]
     raise Unreadable(
-      f"no image of a known format ({', '.join(_formats())}); it begins with"
-      f" {begin!r}"
+      f"no image of a known format ({', '.join(_formats())}); it begins with {begin!r}"
     ) from error
   except Exception as error:  # Damaged files make Pillow raise anything.
     raise Unreadable(f"{type(error).__name__}: {error}") from error
@@ -181,9 +148,7 @@ def _rgb(image: Image.Image) -> Image.Image:
   mode = image.mode
   if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
     deep_HW = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((deep_HW + 128) // 257).astype(np.uint8)).convert(
-      "RGB"
-    )
+    return Image.fromarray(((deep_HW + 128) // 257).astype(np.uint8)).convert("RGB")
   if mode in ("I", "F"):
     raise Unreadable(f"pixels of 32 bits (mode {mode}) have no known range")
   if mode not in MODES:

@@ -12,24 +12,14 @@ import os
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import decode
-from totojax.data.pixels import images
-from totojax.data.pixels import slowfast
-from totojax.data.pixels import video
-from totojax.data.sources import items
-from totojax.data.sources import tfds_source
+from totojax.data.pixels import decode, images, slowfast, video
+from totojax.data.sources import items, tfds_source
 
 MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
 Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
 
 
-def spec(
-  kind: str,
-  *,
-  clip: pixels.ClipSpec,
-  views: pixels.Views,
-  image: pixels.ImageSpec,
-) -> Spec:
+def spec(kind: str, *, clip: pixels.ClipSpec, views: pixels.Views, image: pixels.ImageSpec) -> Spec:
   """What is cut out of each item of a kind, "image" or "video"."""
   if kind == "image":
     return image
@@ -43,9 +33,7 @@ class SourceLost(OSError):
   """A listed file that is gone, or storage that fails."""
 
 
-def load(
-  item: items.Item, spec: Spec, *, seed: int
-) -> np.ndarray | items.Skipped:
+def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipped:
   """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
 
   K is `spec.crops`, and more for a video that is sampled by its duration.
@@ -75,9 +63,7 @@ def load(
 
 def _check_there(item: items.Item) -> None:
   """Raises SourceLost where the storage fails, and not what is in the file."""
-  if item.record is not None or (
-    os.path.islink(item.path) and not os.path.exists(item.path)
-  ):
+  if item.record is not None or (os.path.islink(item.path) and not os.path.exists(item.path)):
     return  # a link that leads nowhere is the item's own fault
   try:
     with open(item.path, "rb") as file:
@@ -139,7 +125,5 @@ def _bytes(item: items.Item) -> bytes:
     file.seek(offset)
     data = file.read(size)
   if len(data) != size:
-    raise OSError(
-      f"{item.path} ends after {len(data)} of the item's {size} bytes"
-    )
+    raise OSError(f"{item.path} ends after {len(data)} of the item's {size} bytes")
   return data

@@ -29,8 +29,7 @@ def load(name: str) -> np.ndarray:
     from skimage import data
   except ImportError as error:
     raise ImportError(
-      "photographs come with scikit-image; install it with: pip install"
-      ' "totojax[data]"'
+      'photographs come with scikit-image; install it with: pip install "totojax[data]"'
     ) from error
   images = {
     "astronaut": data.astronaut,
@@ -42,9 +41,7 @@ def load(name: str) -> np.ndarray:
   return np.asarray(images[name]())[..., :3]
 
 
-def crop(
-  image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator
-) -> np.ndarray:
+def crop(image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator) -> np.ndarray:
   """A random square, flipped half of the time, as uint8 [R, R, 3]."""
   height, width, _ = image_HW3.shape
   most = min(spec.most_px, height, width)
@@ -57,7 +54,5 @@ def crop(
   if rng.random() < 0.5:
     square = square[:, ::-1]
   size = (spec.size_px, spec.size_px)
-  resized = Image.fromarray(np.ascontiguousarray(square)).resize(
-    size, Image.Resampling.BICUBIC
-  )
+  resized = Image.fromarray(np.ascontiguousarray(square)).resize(size, Image.Resampling.BICUBIC)
   return np.asarray(resized)

@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image
-from PIL import ImageEnhance
-from PIL import ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 MOST = 10.0  # of a magnitude
 SHARE = 0.5  # of the drawn operations that are applied
@@ -24,11 +22,7 @@ Operation = Callable[[Image.Image, float, int, Image.Resampling], Image.Image]
 
 def _affine(image, matrix, resample):
   return image.transform(
-    image.size,
-    Image.Transform.AFFINE,
-    matrix,
-    resample=resample,
-    fillcolor=FILL,
+    image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL
   )
 
 
@@ -131,8 +125,4 @@ def apply(
   return operation(image, strength, sign, resample)
 
 
-_MOVES = (
-  Image.Resampling.NEAREST,
-  Image.Resampling.BILINEAR,
-  Image.Resampling.BICUBIC,
-)
+_MOVES = (Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)

@@ -27,9 +27,7 @@ import math
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import augment
-from totojax.data.pixels import decode
-from totojax.data.pixels import video
+from totojax.data.pixels import augment, decode, video
 from totojax.data.sources import items
 
 
@@ -90,9 +88,7 @@ class ViewSpec(pixels.Views):
     frames = len(times_s)
     span = self.clip.frames * self.clip.stride_frames * _rate(timeline, times_s)
     span /= self.clip.fps
-    places = functools.partial(
-      _places, span=span, count=self.clip.frames, frames=frames
-    )
+    places = functools.partial(_places, span=span, count=self.clip.frames, frames=frames)
     if self.mode == "train":
       for crop in range(self.clip.crops):
         rng = items.generator(item, crop, stretch=0, seed=seed)
@@ -102,10 +98,7 @@ class ViewSpec(pixels.Views):
           first + places(start),
           short_px=round(rng.uniform(least, most)),
           crop=functools.partial(
-            _random_window,
-            size_px=self.size_px,
-            rng=rng,
-            flip_frac=self.flip_frac,
+            _random_window, size_px=self.size_px, rng=rng, flip_frac=self.flip_frac
           ),
         )
       return
@@ -115,16 +108,12 @@ class ViewSpec(pixels.Views):
           first + places(start),
           short_px=self.size_px,
           crop=functools.partial(
-            window,
-            size_px=self.size_px,
-            place=place if self.spatial == 3 else 1,
+            window, size_px=self.size_px, place=place if self.spatial == 3 else 1
           ),
         )
 
 
-def starts(
-  frames: int, span: float, temporal: int, *, offset: bool
-) -> list[float]:
+def starts(frames: int, span: float, temporal: int, *, offset: bool) -> list[float]:
   """Where the spans of a video begin, in frames."""
   room = max(frames - span, 0.0)
   if not offset:
@@ -135,9 +124,7 @@ def starts(
   return [float(i * step) for i in range(temporal)]
 
 
-def _places(
-  start: float, *, span: float, count: int, frames: int
-) -> np.ndarray:
+def _places(start: float, *, span: float, count: int, frames: int) -> np.ndarray:
   """int [T]: the frames of a span that begins at `start`.
 
   Rounding down makes a frame of the last bit: these are PyTorch's float32
@@ -147,9 +134,7 @@ def _places(
   step = np.float64((last - first) / np.float32(max(count - 1, 1)))
   i_T = np.arange(count)
   place_T = np.where(
-    i_T < count // 2,
-    np.float64(first) + step * i_T,
-    np.float64(last) - step * (count - 1 - i_T),
+    i_T < count // 2, np.float64(first) + step * i_T, np.float64(last) - step * (count - 1 - i_T)
   )
   place_T = place_T if count > 1 else np.array([np.float64(first)])
   return np.clip(place_T.astype(np.float32), 0, frames - 1).astype(np.int64)
@@ -180,8 +165,7 @@ def window(frames_THW3: np.ndarray, *, size_px: int, place: int) -> np.ndarray:
 
 
 def _random_window(
-    frames_THW3: np.ndarray, *, size_px: int, rng: np.random.Generator,
-    flip_frac: float,
-) -> np.ndarray:  # fmt: skip
+  frames_THW3: np.ndarray, *, size_px: int, rng: np.random.Generator, flip_frac: float
+) -> np.ndarray:
   cut_TRR3 = augment.random_crop(frames_THW3, size_px, rng=rng)
   return cut_TRR3[:, :, ::-1] if rng.random() < flip_frac else cut_TRR3

@@ -20,10 +20,7 @@ import dataclasses
 
 import numpy as np
 
-from totojax.config.pixels import BACKGROUNDS
-from totojax.config.pixels import LABELS
-from totojax.config.pixels import MOTIONS
-from totojax.config.pixels import Scene
+from totojax.config.pixels import BACKGROUNDS, LABELS, MOTIONS, Scene
 
 SHAPES = ("disc", "square", "triangle", "ring", "cross")
 TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
@@ -37,8 +34,7 @@ _OBJECT_RGB = np.array(
   [(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32
 )  # pyformat: disable
 _BACKGROUND_RGB = np.array(
-  [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]],
-  np.float32,
+  [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]], np.float32
 )  # pyformat: disable
 _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
@@ -290,9 +286,7 @@ def _background(
   return pair_23[0] + mix_NHW1 * (pair_23[1] - pair_23[0])
 
 
-def _tone(
-  rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
+def _tone(rng: np.random.Generator, kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
   """0 to 1, of period 2 pi in x and y: how much of the second colour."""
   match kind:
     case "plain":

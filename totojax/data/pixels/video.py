@@ -30,13 +30,10 @@ from typing import Protocol
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import augment
-from totojax.data.pixels import decode
+from totojax.data.pixels import augment, decode
 from totojax.data.sources import items
 
-SUFFIXES = frozenset(
-  ".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split()
-)
+SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
 
 
@@ -48,9 +45,7 @@ class ClipSpec(pixels.ClipSpec):
     """Short side of the frames as they are decoded."""
     return self.size_px
 
-  def draw(
-    self, item: items.Item, timeline: decode.Timeline, *, seed: int
-  ) -> Iterator[Drawn]:
+  def draw(self, item: items.Item, timeline: decode.Timeline, *, seed: int) -> Iterator[Drawn]:
     """The clips of a video.
 
     Raises:
@@ -83,14 +78,10 @@ class Cuts(Protocol):
   @property
   def decoded_px(self) -> int: ...
 
-  def draw(
-    self, item: items.Item, timeline: decode.Timeline, *, seed: int
-  ) -> Iterator[Drawn]: ...
+  def draw(self, item: items.Item, timeline: decode.Timeline, *, seed: int) -> Iterator[Drawn]: ...
 
 
-def clips(
-  item: items.Item, source: decode.Source, spec: Cuts, *, seed: int
-) -> np.ndarray:
+def clips(item: items.Item, source: decode.Source, spec: Cuts, *, seed: int) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
   A rotation noted in the file is applied.
@@ -106,9 +97,7 @@ def clips(
       shorter than a clip.
     ImportError: PyAV is missing.
   """
-  timeline = decode.read_timeline(
-    source, start_s=item.start_s, end_s=item.end_s
-  )
+  timeline = decode.read_timeline(source, start_s=item.start_s, end_s=item.end_s)
   read = functools.partial(decode.read_images, source, timeline=timeline)
   return cut(item, timeline, read, spec, seed=seed)
 
@@ -145,9 +134,7 @@ def cut(
   out = []
   for clip in drawn:
     resized = {
-      place: augment.resize_short_side(
-        images[place], clip.short_px, resample=spec.resample
-      )
+      place: augment.resize_short_side(images[place], clip.short_px, resample=spec.resample)
       for place in np.unique(clip.places_T).tolist()
     }
     frames_THW3 = np.stack([resized[place] for place in clip.places_T.tolist()])
@@ -163,9 +150,7 @@ def duration_s(item: items.Item, source: decode.Source) -> float:
   Raises:
     Undecodable, ImportError: as `clips`.
   """
-  timeline = decode.read_timeline(
-    source, start_s=item.start_s, end_s=item.end_s
-  )
+  timeline = decode.read_timeline(source, start_s=item.start_s, end_s=item.end_s)
   return _length_s(within(item, timeline)[1], timeline)
 
 
@@ -205,15 +190,11 @@ def _draw(
       yield Drawn(
         places_T=first + decode.nearest(times_s, early_T),
         short_px=spec.size_px,
-        crop=functools.partial(
-          augment.random_crop, size_px=spec.size_px, rng=rng
-        ),
+        crop=functools.partial(augment.random_crop, size_px=spec.size_px, rng=rng),
       )
 
 
-def within(
-  item: items.Item, timeline: decode.Timeline
-) -> tuple[int, np.ndarray]:
+def within(item: items.Item, timeline: decode.Timeline) -> tuple[int, np.ndarray]:
   """The number of the first frame of the item's span, and the span's times.
 
   Seconds count from the first frame of the file. A span that reaches past the

@@ -21,9 +21,7 @@ from PIL import Image
 
 from totojax import sequence
 from totojax.config.labels import ViewConfig
-from totojax.data.pixels import augment
-from totojax.data.pixels import images
-from totojax.data.pixels import randaugment
+from totojax.data.pixels import augment, images, randaugment
 from totojax.data.sources import items as items_lib
 from totojax.data.stream import labelled
 from totojax.data.stream import rows as rows_lib
@@ -83,19 +81,13 @@ def erased(image_SS3: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
       left = int(rng.integers(width - w + 1))
       noise = rng.standard_normal((h, w, 3), np.float32) * STD + MEAN
       out = image_SS3.copy()
-      out[top : top + h, left : left + w] = np.clip(
-        np.rint(255.0 * noise), 0, 255
-      )
+      out[top : top + h, left : left + w] = np.clip(np.rint(255.0 * noise), 0, 255)
       return out
   return image_SS3
 
 
 def training_view(
-  image_HW3: np.ndarray,
-  size_px: int,
-  config: ViewConfig,
-  *,
-  rng: np.random.Generator,
+  image_HW3: np.ndarray, size_px: int, config: ViewConfig, *, rng: np.random.Generator
 ) -> np.ndarray:
   """A random view, uint8 [S, S, 3]."""
   height, width = image_HW3.shape[:2]
@@ -118,14 +110,10 @@ def training_view(
   return erased(pixels, rng=rng) if rng.random() < config.erase else pixels
 
 
-def evaluation_view(
-  image_HW3: np.ndarray, size_px: int, config: ViewConfig
-) -> np.ndarray:
+def evaluation_view(image_HW3: np.ndarray, size_px: int, config: ViewConfig) -> np.ndarray:
   """The central square, uint8 [S, S, 3]."""
   resized_HW3 = augment.resize_short_side(
-    image_HW3,
-    max(round(size_px / config.center_frac), size_px),
-    resample=config.resample,
+    image_HW3, max(round(size_px / config.center_frac), size_px), resample=config.resample
   )
   return augment.center_crop(resized_HW3[None], size_px)[0]
 

@@ -48,12 +48,7 @@ def processes(workers: int) -> int:
 
 
 def decode(
-  items: Iterable[items_lib.Item],
-  spec: media.Spec,
-  *,
-  seed: int,
-  workers: int,
-  ahead: int,
+  items: Iterable[items_lib.Item], spec: media.Spec, *, seed: int, workers: int, ahead: int
 ) -> Generator[Decoded, None, None]:
   """Decodes items; yields them in the order given.
 
@@ -114,10 +109,7 @@ def _one_at_a_time(
 
 
 def _submit(
-  pool: concurrent.futures.ProcessPoolExecutor,
-  item: items_lib.Item,
-  spec: media.Spec,
-  seed: int,
+  pool: concurrent.futures.ProcessPoolExecutor, item: items_lib.Item, spec: media.Spec, seed: int
 ) -> concurrent.futures.Future[Decoded]:
   """The future of an item, also where the pool is broken already."""
   try:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import os
 
-from totojax.data.sources import files
-from totojax.data.sources import items
-from totojax.data.sources import spans
+from totojax.data.sources import files, items, spans
 
 
 def list_items(
@@ -42,9 +40,7 @@ def list_items(
   root = os.fspath(root)
   key = "clip" if folder == "clips" else "video"
   bases = [os.path.join(root, version) for version in ("", "v2", "v1")]
-  top = files.first_of(
-    [os.path.join(base, folder) for base in bases], what="folder of videos"
-  )
+  top = files.first_of([os.path.join(base, folder) for base in bases], what="folder of videos")
   disk = files.by_stem(top, "video")
   if ids:
     wanted = spans.read(ids.replace("{split}", split), f"{key}_uid")
@@ -52,9 +48,7 @@ def list_items(
   # The annotations beside the folder are those of its version.
   beside = os.path.join(os.path.dirname(top), "ego4d.json")
   annotations = [
-    path
-    for path in (beside, os.path.join(root, "ego4d.json"))
-    if os.path.exists(path)
+    path for path in (beside, os.path.join(root, "ego4d.json")) if os.path.exists(path)
   ]
   uids = list(disk)
   if annotations:
@@ -69,6 +63,5 @@ def _uids(path: str, key: str) -> list[str]:
     return [row[f"{key}_uid"] for row in values[f"{key}s"]]
   except (KeyError, TypeError) as error:
     raise ValueError(
-      f"{path} is not Ego4D's: it should hold a list {key}s of entries with"
-      f" {key}_uid"
+      f"{path} is not Ego4D's: it should hold a list {key}s of entries with {key}_uid"
     ) from error

@@ -8,8 +8,7 @@ import json
 import os
 from typing import Any
 
-from totojax.data.pixels import images
-from totojax.data.pixels import video
+from totojax.data.pixels import images, video
 from totojax.data.sources import items
 from totojax.data.store import columns
 
@@ -147,16 +146,12 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
       if absent:
         raise ValueError(f"{path} has columns {names}; {absent} are missing")
       reader.fieldnames = names
-      rows: list[Mapping[str, str]] = [
-        {**row, "line": str(reader.line_num)} for row in reader
-      ]
+      rows: list[Mapping[str, str]] = [{**row, "line": str(reader.line_num)} for row in reader]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   for row in rows:
     if any(row[name] is None for name in needed):
-      raise ValueError(
-        f"{path}, line {row['line']}: has fewer columns than the header {names}"
-      )
+      raise ValueError(f"{path}, line {row['line']}: has fewer columns than the header {names}")
   return rows
 
 
@@ -193,8 +188,7 @@ def label(text: Any, classes: int, *, where: str) -> int:
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(
-      f"{where}: label {value} is out of range; labels run from 0 to"
-      f" {classes - 1}, and -1 for none"
+      f"{where}: label {value} is out of range; labels run from 0 to {classes - 1}, and -1 for none"
     )
   return value
 
@@ -219,6 +213,4 @@ def seconds(text: str, *, where: str) -> float | None:
 def check_classes(count: int, wanted: int, *, where: str) -> None:
   """Raises ValueError unless there are as many classes as wanted (0: any)."""
   if wanted and count != wanted:
-    raise ValueError(
-      f"{where} has {count} classes; {wanted} are wanted (0 takes any number)"
-    )
+    raise ValueError(f"{where} has {count} classes; {wanted} are wanted (0 takes any number)")

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 
@@ -45,27 +44,18 @@ def list_items(
       first, *rest = os.path.relpath(path, top).split(os.sep)
       if not rest:
         raise ValueError(
-          f"{path} is in no class folder; move it into one, or set"
-          " class_folders to False"
+          f"{path} is in no class folder; move it into one, or set class_folders to False"
         )
       label = labels[first]
     entries.append(items.of_file(files.below(root, path), path, label=label))
   if not entries:
-    raise ValueError(
-      f"{top} holds no {kind}; looked for"
-      f" {' '.join(sorted(files.suffixes(kind)))}"
-    )
+    raise ValueError(f"{top} holds no {kind}; looked for {' '.join(sorted(files.suffixes(kind)))}")
   names = [items.name(name) for name in classes]
   return items.listing(kind, entries, classes=names, missing=(), where=top)
 
 
 def list_lines(
-  root: str | os.PathLike[str],
-  path: str,
-  *,
-  kind: str,
-  separator: str,
-  classes: int,
+  root: str | os.PathLike[str], path: str, *, kind: str, separator: str, classes: int
 ) -> items.Listing:
   """The files that a list names.
 
@@ -85,9 +75,7 @@ def list_lines(
       is not an integer or out of range, and a path that was there before.
   """
   if separator not in SEPARATORS:
-    raise ValueError(
-      f"separator is {separator!r}; use one of {sorted(SEPARATORS)}"
-    )
+    raise ValueError(f"separator is {separator!r}; use one of {sorted(SEPARATORS)}")
   files.suffixes(kind)
   mark = SEPARATORS[separator]
   entries, missing, seen = [], [], {}
@@ -98,8 +86,7 @@ def list_lines(
       name, cut, text = name.rpartition(mark)
       if not cut:
         raise ValueError(
-          f"{where}: {line!r} is not a path and a label with a {separator}"
-          " between them"
+          f"{where}: {line!r} is not a path and a label with a {separator} between them"
         )
       label = files.label(text.strip(), classes, where=where)
     name = name.strip()
@@ -114,6 +101,4 @@ def list_lines(
     else:
       missing.append(items.Skipped(item, f"{file} does not exist"))
   names = [str(i) for i in range(classes)]
-  return items.listing(
-    kind, entries, classes=names, missing=missing, where=path
-  )
+  return items.listing(kind, entries, classes=names, missing=missing, where=path)

@@ -10,14 +10,10 @@ from __future__ import annotations
 
 import os
 
-from totojax.data.sources import files
-from totojax.data.sources import items
-from totojax.data.sources import spans
+from totojax.data.sources import files, items, spans
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, ids: str
-) -> items.Listing:
+def list_items(root: str | os.PathLike[str], split: str, *, ids: str) -> items.Listing:
   """All wanted videos that are on disk; the others are `missing`.
 
   Args:

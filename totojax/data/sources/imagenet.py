@@ -19,9 +19,7 @@ import glob
 import os
 import re
 
-from totojax.data.sources import files
-from totojax.data.sources import items
-from totojax.data.sources import tars
+from totojax.data.sources import files, items, tars
 
 WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -53,22 +51,18 @@ def list_items(
   packed = [
     entry.name
     for entry in files.entries(top)
-    if WNID.fullmatch(entry.name.removesuffix(".tar"))
-    and entry.name.endswith(".tar")
+    if WNID.fullmatch(entry.name.removesuffix(".tar")) and entry.name.endswith(".tar")
   ]
   if packed:
     return _from_tars(root, top, packed, classes)
   return _from_flat(root, top, classes=classes, val_labels=val_labels)
 
 
-def _from_folders(
-  root: str, top: str, folders: Sequence[str], classes: int
-) -> items.Listing:
+def _from_folders(root: str, top: str, folders: Sequence[str], classes: int) -> items.Listing:
   strange = [name for name in folders if not WNID.fullmatch(name)]
   if strange:
     raise ValueError(
-      f"{top} holds folders of wnids and {strange[0]!r}, which is none;"
-      " rename it or move it away"
+      f"{top} holds folders of wnids and {strange[0]!r}, which is none; rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
   entries = []
@@ -79,9 +73,7 @@ def _from_folders(
   return items.listing("image", entries, classes=folders, missing=(), where=top)
 
 
-def _from_tars(
-  root: str, top: str, packed: Sequence[str], classes: int
-) -> items.Listing:
+def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> items.Listing:
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
   entries, missing = [], []
@@ -94,22 +86,13 @@ def _from_tars(
         missing.append(items.Skipped(name, row.reason))
       else:
         entries.append(tars.renamed(row, name, label=label))
-  return items.listing(
-    "image", entries, classes=wnids, missing=missing, where=top
-  )
+  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
 
 
-def _from_flat(
-  root: str, top: str, *, classes: int, val_labels: str
-) -> items.Listing:
-  paths = {
-    files.stem(path): path for path in files.walk(top, files.suffixes("image"))
-  }
+def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.Listing:
+  paths = {files.stem(path): path for path in files.walk(top, files.suffixes("image"))}
   if not paths:
-    raise ValueError(
-      f"{top} holds neither folders nor tars named by wnids (n01440764), nor"
-      " images"
-    )
+    raise ValueError(f"{top} holds neither folders nor tars named by wnids (n01440764), nor images")
   truth = val_labels or _find_truth(root, top)
   wnid_of = dict(_read_truth(truth, sorted(paths)))
   wnids = sorted(set(wnid_of.values()))
@@ -119,18 +102,12 @@ def _from_flat(
   for stem, path in paths.items():
     if stem not in wnid_of:
       raise ValueError(f"{truth} has no class for {path}")
-    entries.append(
-      items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]])
-    )
+    entries.append(items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]]))
   missing = [
-    items.Skipped(
-      items.name(stem), f"{truth} names it, but {top} has no such image"
-    )
+    items.Skipped(items.name(stem), f"{truth} names it, but {top} has no such image")
     for stem in wnid_of.keys() - paths.keys()
   ]
-  return items.listing(
-    "image", entries, classes=wnids, missing=missing, where=top
-  )
+  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
 
 
 def _find_truth(root: str, top: str) -> str:
@@ -157,8 +134,7 @@ def _read_truth(path: str, stems: Sequence[str]) -> Iterator[tuple[str, str]]:
   lines = files.lines(path)
   if len(lines) != len(stems):
     raise ValueError(
-      f"{path} has {len(lines)} lines for {len(stems)} images, one for each"
-      " in the order of names"
+      f"{path} has {len(lines)} lines for {len(stems)} images, one for each in the order of names"
     )
   numbers = None
   for stem, (number, line) in zip(stems, lines):

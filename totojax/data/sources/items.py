@@ -91,13 +91,7 @@ def of_file(
 ) -> Item:
   """An item that is a file, or a stretch of one."""
   return Item(
-    id=item,
-    path=os.fspath(path),
-    label=label,
-    part=None,
-    record=None,
-    start_s=start_s,
-    end_s=end_s,
+    id=item, path=os.fspath(path), label=label, part=None, record=None, start_s=start_s, end_s=end_s
   )
 
 
@@ -163,9 +157,7 @@ def digest(items: Iterable[Item]) -> str:
   return state.hexdigest()
 
 
-def generator(
-  item: Item, crop: int, *, stretch: int, seed: int
-) -> np.random.Generator:
+def generator(item: Item, crop: int, *, stretch: int, seed: int) -> np.random.Generator:
   """What a crop of a stretch of an item is drawn with."""
   words = np.frombuffer(hashlib.sha256(item.id.encode()).digest(), "<u4")
   return np.random.default_rng([seed, crop | stretch << 32, *words.tolist()])
@@ -184,9 +176,7 @@ def shuffled(items: Iterable[Item], *, seed: int) -> list[Item]:
   return sorted(items, key=lambda item: rank(item.id, seed=seed))
 
 
-def split(
-  items: Sequence[Item], val_frac: float, *, seed: int
-) -> dict[str, list[Item]]:
+def split(items: Sequence[Item], val_frac: float, *, seed: int) -> dict[str, list[Item]]:
   """Training and held-out items: by a hash of the id, so files that are added
   later move no other one while the count of held-out items stays the same.
   Stretches of one video are never divided.
@@ -196,13 +186,9 @@ def split(
   """
   if len(items) < 2:
     raise ValueError(
-      f"{len(items)} item cannot be split into training and validation; use"
-      " at least 2"
+      f"{len(items)} item cannot be split into training and validation; use at least 2"
     )
-  videos = sorted(
-    {video_id(item.id) for item in items},
-    key=lambda video: rank(video, seed=seed),
-  )
+  videos = sorted({video_id(item.id) for item in items}, key=lambda video: rank(video, seed=seed))
   if len(videos) < 2:
     raise ValueError(
       f"all {len(items)} items are stretches of one video, which cannot be"

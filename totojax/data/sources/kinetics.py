@@ -16,8 +16,7 @@ from collections.abc import Iterable
 import os
 import re
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")
@@ -25,12 +24,7 @@ PLAIN_NAMES = ("whole", "trimmed")
 
 
 def list_items(
-  root: str | os.PathLike[str],
-  split: str,
-  *,
-  annotations: str,
-  classes: int,
-  plain_names: str,
+  root: str | os.PathLike[str], split: str, *, annotations: str, classes: int, plain_names: str
 ) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
@@ -47,9 +41,7 @@ def list_items(
     ValueError: no video, another number of classes, or a damaged CSV.
   """
   if plain_names not in PLAIN_NAMES:
-    raise ValueError(
-      f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}"
-    )
+    raise ValueError(f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}")
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
   top = next(filter(os.path.isdir, places), os.fspath(root))
@@ -61,11 +53,7 @@ def list_items(
     )
   if annotations:
     return _annotated(
-      top,
-      same,
-      annotations.replace("{split}", split),
-      classes=classes,
-      plain_names=plain_names,
+      top, same, annotations.replace("{split}", split), classes=classes, plain_names=plain_names
     )
   names = sorted(set(map(_class_name, files.folders(top))))
   files.check_classes(len(names), classes, where=top)
@@ -79,18 +67,11 @@ def list_items(
       item = items.name(stem)
     label = labels.get(_class_name(folder), -1)
     entries[item] = items.of_file(item, path, label=label)
-  return items.listing(
-    "video", entries.values(), classes=names, missing=(), where=top
-  )
+  return items.listing("video", entries.values(), classes=names, missing=(), where=top)
 
 
 def _annotated(
-  top: str,
-  split: Iterable[str],
-  annotations: str,
-  *,
-  classes: int,
-  plain_names: str,
+  top: str, split: Iterable[str], annotations: str, *, classes: int, plain_names: str
 ) -> items.Listing:
   rows = files.table(annotations, ("youtube_id", "time_start", "time_end"))
   # A file of one split may say nothing of it, and one of tests nothing of
@@ -98,19 +79,14 @@ def _annotated(
   rows = [row for row in rows if (row.get("split") or "") in ("", *split)]
   if not rows:
     raise ValueError(
-      f"{annotations} has no row of the split {'/'.join(split)}; give the"
-      " CSV of this split"
+      f"{annotations} has no row of the split {'/'.join(split)}; give the CSV of this split"
     )
   given = {_class_name(row["label"]) for row in rows if row.get("label")}
   names = sorted(given)
   files.check_classes(len(names), classes if names else 0, where=annotations)
   labels = {name: i for i, name in enumerate(names)}
   disk = files.by_stem(top, "video")
-  others = {
-    match["id"]: path
-    for stem, path in disk.items()
-    if (match := TIMED.fullmatch(stem))
-  }
+  others = {match["id"]: path for stem, path in disk.items() if (match := TIMED.fullmatch(stem))}
   entries, missing = {}, {}
   for row in rows:
     where = f"{annotations}, line {row['line']}"
@@ -141,11 +117,7 @@ def _annotated(
         reason += f"; {others[video]} is another stretch"
       missing[item] = items.Skipped(item, reason)
   return items.listing(
-    "video",
-    entries.values(),
-    classes=names,
-    missing=missing.values(),
-    where=top,
+    "video", entries.values(), classes=names, missing=missing.values(), where=top
   )
 
 

@@ -8,16 +8,18 @@ import dataclasses
 from totojax import plugins
 from totojax.config.corpus import Source
 from totojax.config.schema import ConfigError
-from totojax.data.sources import ego4d
-from totojax.data.sources import folder
-from totojax.data.sources import howto100m
-from totojax.data.sources import imagenet
-from totojax.data.sources import items
-from totojax.data.sources import kinetics
-from totojax.data.sources import ssv2
-from totojax.data.sources import tars
-from totojax.data.sources import tfds_source
-from totojax.data.sources import ucf101
+from totojax.data.sources import (
+  ego4d,
+  folder,
+  howto100m,
+  imagenet,
+  items,
+  kinetics,
+  ssv2,
+  tars,
+  tfds_source,
+  ucf101,
+)
 
 _SPLITS = {
   "imagenet": ("train", "val"),
@@ -51,17 +53,13 @@ def by_store(source: Source, *, seed: int) -> dict[str, items.Listing]:
   }
 
 
-def _one_numbering(
-  splits: Mapping[str, items.Listing],
-) -> dict[str, items.Listing]:
+def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listing]:
   """The listings with labels that mean the same class in all of them.
 
   Raises:
     ValueError: labels are read with the records, so they cannot be changed.
   """
-  named = {
-    k: listing.classes for k, listing in splits.items() if listing.classes
-  }
+  named = {k: listing.classes for k, listing in splits.items() if listing.classes}
   if len(set(named.values())) < 2:
     return dict(splits)
   if any(listing.items[0].record is not None for listing in splits.values()):
@@ -72,9 +70,7 @@ def _one_numbering(
   def renumbered(listing: items.Listing) -> items.Listing:
     labels = [place[name] for name in listing.classes]
     moved = [
-      dataclasses.replace(item, label=labels[item.label])
-      if item.label >= 0
-      else item
+      dataclasses.replace(item, label=labels[item.label]) if item.label >= 0 else item
       for item in listing.items
     ]
     return dataclasses.replace(listing, classes=classes, items=moved)
@@ -100,8 +96,7 @@ def _listing(source: Source, split: str) -> items.Listing:
   kind, root = source.kind, source.root
   if not root and source.name != "tfds":
     raise ConfigError(
-      "source.root is empty; say where the data is with"
-      " --config.source.root=FOLDER"
+      "source.root is empty; say where the data is with --config.source.root=FOLDER"
     )
   needs_split = source.name in ("kinetics", "ssv2", "ucf101") or (
     source.name == "imagenet" and source.imagenet.classes

@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping
 import csv
 import dataclasses
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,9 +53,7 @@ def read(path: str, column: str) -> list[Span]:
   return [Span(line.strip(), None, None) for _, line in lines]
 
 
-def listing(
-  spans: Iterable[Span], disk: Mapping[str, str], *, where: str
-) -> items.Listing:
+def listing(spans: Iterable[Span], disk: Mapping[str, str], *, where: str) -> items.Listing:
   """The spans whose videos are on disk; the others are `missing`.
 
   A whole video has its own name as id, a stretch <name>/<start>-<end> in
@@ -69,13 +66,7 @@ def listing(
       end = "end" if span.end_s is None else f"{span.end_s:g}"
       item += f"/{span.start_s or 0.0:g}-{end}"
     if span.video in disk:
-      entries[item] = items.of_file(
-        item, disk[span.video], start_s=span.start_s, end_s=span.end_s
-      )
+      entries[item] = items.of_file(item, disk[span.video], start_s=span.start_s, end_s=span.end_s)
     else:
-      missing[item] = items.Skipped(
-        item, f"no video {span.video} below {where}"
-      )
-  return items.listing(
-    "video", entries.values(), classes=(), missing=missing.values(), where=where
-  )
+      missing[item] = items.Skipped(item, f"no video {span.video} below {where}")
+  return items.listing("video", entries.values(), classes=(), missing=missing.values(), where=where)

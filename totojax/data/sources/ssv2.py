@@ -16,15 +16,12 @@ from __future__ import annotations
 
 import os
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 PREFIX = "something-something-v2-"
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, classes: int
-) -> items.Listing:
+def list_items(root: str | os.PathLike[str], split: str, *, classes: int) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
   Args:
@@ -44,17 +41,11 @@ def list_items(
     for name, number in files.read_json(labels_path).items()
   }
   if sorted(labels.values()) != list(range(len(labels))):
-    raise ValueError(
-      f"{labels_path}: its numbers are not 0 to {len(labels) - 1}"
-    )
+    raise ValueError(f"{labels_path}: its numbers are not 0 to {len(labels) - 1}")
   files.check_classes(len(labels), classes, where=labels_path)
   path = _annotation(root, split)
   top = files.first_of(
-    [
-      os.path.join(root, "20bn-" + PREFIX.removesuffix("-")),
-      os.path.join(root, "videos"),
-      root,
-    ],
+    [os.path.join(root, "20bn-" + PREFIX.removesuffix("-")), os.path.join(root, "videos"), root],
     what="folder of videos",
   )
   disk = files.by_stem(top, "video")
@@ -66,9 +57,7 @@ def list_items(
     if row.get("template"):
       name = row["template"].replace("[", "").replace("]", "")
       if name not in labels:
-        raise ValueError(
-          f"{path}, entry {number}: {name!r} is no class of {labels_path}"
-        )
+        raise ValueError(f"{path}, entry {number}: {name!r} is no class of {labels_path}")
       label = labels[name]
     item = items.name(stem)
     if stem in disk:
@@ -76,9 +65,7 @@ def list_items(
     else:
       missing.append(items.Skipped(item, f"no {stem}.webm below {top}"))
   names = sorted(labels, key=labels.__getitem__)
-  return items.listing(
-    "video", entries, classes=names, missing=missing, where=top
-  )
+  return items.listing("video", entries, classes=names, missing=missing, where=top)
 
 
 def _annotation(root: str, name: str) -> str:

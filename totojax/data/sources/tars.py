@@ -20,20 +20,14 @@ import os
 import tarfile
 from typing import Any
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MOST_LABEL_BYTES = 2**20
 
 
 def list_items(
-  root: str | os.PathLike[str],
-  split: str,
-  *,
-  kind: str,
-  classes: int,
-  label_key: str,
+  root: str | os.PathLike[str], split: str, *, kind: str, classes: int, label_key: str
 ) -> items.Listing:
   """All samples of a kind in the tars below a folder.
 
@@ -67,13 +61,7 @@ def list_items(
 def renamed(item: items.Item, name: str, *, label: int) -> items.Item:
   """The same part of the same file under another name and class."""
   return items.Item(
-    id=name,
-    path=item.path,
-    label=label,
-    part=item.part,
-    record=None,
-    start_s=None,
-    end_s=None,
+    id=name, path=item.path, label=label, part=item.part, record=None, start_s=None, end_s=None
   )
 
 
@@ -160,12 +148,7 @@ def _read_headers(
 
 
 def _label(
-  path: str,
-  key: str,
-  members: dict[str, tarfile.TarInfo],
-  *,
-  key_name: str,
-  classes: int,
+  path: str, key: str, members: dict[str, tarfile.TarInfo], *, key_name: str, classes: int
 ) -> int:
   """The class that a sample's .cls or .json member gives; -1 without."""
   where = f"{path}, member {key}"

@@ -21,23 +21,14 @@ import urllib.parse
 
 import numpy as np
 
-from totojax.data.pixels import augment
-from totojax.data.pixels import decode
-from totojax.data.pixels import images
-from totojax.data.pixels import video
+from totojax.data.pixels import augment, decode, images, video
 from totojax.data.sources import items
 
 SCHEME = "tfds:"
 
 
 def list_items(
-  root: str | os.PathLike[str],
-  split: str,
-  *,
-  name: str,
-  feature: str,
-  label: str,
-  fps: float,
+  root: str | os.PathLike[str], split: str, *, name: str, feature: str, label: str, fps: float
 ) -> items.Listing:
   """All records of a split.
 
@@ -58,9 +49,7 @@ def list_items(
   builder = _builder(name, os.fspath(root))
   info = builder.info
   if split not in info.splits:
-    raise ValueError(
-      f"{name} has no split {split!r}; it has {sorted(info.splits)}, whole"
-    )
+    raise ValueError(f"{name} has no split {split!r}; it has {sorted(info.splits)}, whole")
   formats = {kind.value for kind in info.available_file_formats()}
   if "array_record" not in formats:
     raise ValueError(
@@ -135,11 +124,7 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
     raise decode.Undecodable("the record holds no frame")
   rate = float(address["fps"])
   timeline = decode.Timeline(
-    times_s=np.arange(len(frames)) / rate,
-    gap_s=1 / rate,
-    counted=True,
-    begin_s=0.0,
-    fps=rate,
+    times_s=np.arange(len(frames)) / rate, gap_s=1 / rate, counted=True, begin_s=0.0, fps=rate
   )
 
   def read(wanted: Sequence[int], *, prepare: augment.Resize):
@@ -151,8 +136,7 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
 def _rgb(frame_HWC: np.ndarray) -> np.ndarray:
   if frame_HWC.dtype != np.uint8 or frame_HWC.shape[2:] not in ((1,), (3,)):
     raise decode.Undecodable(
-      f"frames are {frame_HWC.dtype} {frame_HWC.shape}; needed: uint8"
-      " [height, width, 1 or 3]"
+      f"frames are {frame_HWC.dtype} {frame_HWC.shape}; needed: uint8 [height, width, 1 or 3]"
     )
   height, width = frame_HWC.shape[:2]
   return np.ascontiguousarray(np.broadcast_to(frame_HWC, (height, width, 3)))
@@ -208,13 +192,9 @@ def _builder(name: str, data_dir: str):
     ) from error
 
 
-def _find_feature(
-  name: str, features: dict[str, Any], wanted: str
-) -> tuple[str, str]:
+def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:
   """(name, "image" or "video") of what is looked at."""
-  kinds = {
-    key: kind for key, value in features.items() if (kind := _kind(value))
-  }
+  kinds = {key: kind for key, value in features.items() if (kind := _kind(value))}
   if not wanted and len(kinds) == 1:
     (wanted,) = kinds
   if wanted not in kinds:
@@ -236,9 +216,7 @@ def _kind(feature: Any) -> str | None:
   return None
 
 
-def _find_label(
-  name: str, features: dict[str, Any], wanted: str
-) -> tuple[str, tuple[str, ...]]:
+def _find_label(name: str, features: dict[str, Any], wanted: str) -> tuple[str, tuple[str, ...]]:
   """(name or "", class names) of the label."""
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
@@ -253,7 +231,6 @@ def _find_label(
     (wanted,) = kinds
   if wanted not in kinds:
     raise ValueError(
-      f"{name} has the labels {sorted(kinds)}; give one of them as label, or"
-      f" 'none', not {wanted!r}"
+      f"{name} has the labels {sorted(kinds)}; give one of them as label, or 'none', not {wanted!r}"
     )
   return wanted, kinds[wanted]

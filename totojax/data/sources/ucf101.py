@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 
-from totojax.data.sources import files
-from totojax.data.sources import items
+from totojax.data.sources import files, items
 
 FOLDS = (1, 2, 3)
 
@@ -36,16 +35,14 @@ def list_items(
   """
   if split not in ("train", "test") or fold not in FOLDS:
     raise ValueError(
-      f"split {split!r}, fold {fold}: UCF101 has 'train' and 'test' of folds"
-      f" {FOLDS}"
+      f"split {split!r}, fold {fold}: UCF101 has 'train' and 'test' of folds {FOLDS}"
     )
   root = os.fspath(root)
   names = _class_names(_list(root, "classInd.txt"))
   files.check_classes(len(names), classes, where="classInd.txt")
   path = _list(root, f"{split}list{fold:02d}.txt")
   top = files.first_of(
-    [os.path.join(root, name) for name in ("UCF-101", "videos", "")],
-    what="folder of videos",
+    [os.path.join(root, name) for name in ("UCF-101", "videos", "")], what="folder of videos"
   )
   entries, missing = [], []
   for number, line in files.lines(path):
@@ -56,18 +53,13 @@ def list_items(
       raise ValueError(f"{where}: {name!r} is no class of classInd.txt")
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
-      raise ValueError(
-        f"{where}: label {rest[0]} for {name}, which is {label + 1} in"
-        " classInd.txt"
-      )
+      raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
     item, video = items.name(file), os.path.join(top, file)
     if os.path.exists(video):
       entries.append(items.of_file(item, video, label=label))
     else:
       missing.append(items.Skipped(item, f"{video} does not exist"))
-  return items.listing(
-    "video", entries, classes=names, missing=missing, where=top
-  )
+  return items.listing("video", entries, classes=names, missing=missing, where=top)
 
 
 def _class_names(path: str) -> list[str]:
@@ -75,9 +67,7 @@ def _class_names(path: str) -> list[str]:
   for number, line in files.lines(path):
     index, _, name = line.strip().partition(" ")
     if index != str(len(names) + 1) or not name:
-      raise ValueError(
-        f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a class"
-      )
+      raise ValueError(f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a class")
     names.append(name)
   return names
 

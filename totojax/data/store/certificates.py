@@ -74,10 +74,7 @@ def write(train: Store, held_out: Store) -> None:
   again the next time.
   """
   known = _known(held_out) | {train.manifest.ids_digest}
-  value = {
-    "ids": held_out.manifest.ids_digest,
-    "shares_nothing_with": sorted(known),
-  }
+  value = {"ids": held_out.manifest.ids_digest, "shares_nothing_with": sorted(known)}
   data = (json.dumps(value, indent=1) + "\n").encode()
   try:
     objects.write_bytes(held_out.path, FILE, data)
@@ -97,9 +94,7 @@ def shared(one: Store, other: Store) -> tuple[str, int] | None:
   # Of equal marks (crops of one item) only the first is ever found.
   found_M = np.zeros(len(marks_M), bool)
   with console.tracking(
-    f"comparing the ids of {one.path} and {other.path}",
-    unit="records",
-    total=len(large),
+    f"comparing the ids of {one.path} and {other.path}", unit="records", total=len(large)
   ) as bar:
     for marks_R in _marks(large):
       place_R = _places(marks_M, marks_R)
@@ -110,9 +105,7 @@ def shared(one: Store, other: Store) -> tuple[str, int] | None:
   names = (
     item
     for ids_RU in small.id_columns()
-    for item, place in zip(
-      columns.texts(ids_RU), _places(marks_M, columns.marks(ids_RU))
-    )
+    for item, place in zip(columns.texts(ids_RU), _places(marks_M, columns.marks(ids_RU)))
     if found_M[place]
   )
   return min(names), int(found_M.sum())

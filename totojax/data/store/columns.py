@@ -28,8 +28,7 @@ def of(
     wanted = getattr(manifest, name)
     if (given is not None) != wanted:
       raise ValueError(
-        f"{name} are {'missing' if wanted else 'given'}; the manifest says"
-        f" {name}={wanted}"
+        f"{name} are {'missing' if wanted else 'given'}; the manifest says {name}={wanted}"
       )
   arrays = {}
   for field in manifest.fields:
@@ -43,8 +42,7 @@ def of(
       low, high = int(x.min()), int(x.max())
       if low < 0 or high >= manifest.vocab:
         raise ValueError(
-          f"codes run from {low} to {high}; the tokenizer has codes 0 to"
-          f" {manifest.vocab - 1}"
+          f"codes run from {low} to {high}; the tokenizer has codes 0 to {manifest.vocab - 1}"
         )
     elif x.dtype != np.dtype(field.dtype):
       raise ValueError(f"{field.name} are {x.dtype}; needed: {field.dtype}")
@@ -97,10 +95,7 @@ MARK = np.dtype("S16")
 
 def marks(ids_RU: np.ndarray) -> np.ndarray:
   """MARK [R]: a hash of every id, whatever its column's width."""
-  found = (
-    hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest()
-    for row in ids_RU
-  )
+  found = (hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest() for row in ids_RU)
   return np.frombuffer(b"".join(found), MARK)
 
 
@@ -114,30 +109,21 @@ def ids_sum(ids_RU: np.ndarray) -> str:
   return f"{total % 2**128:032x}"
 
 
-def concatenate(
-  parts: Sequence[dict[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
+def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   joined = {}
   for name in parts[0]:
     arrays = [part[name] for part in parts]
     if name == "id":
       width = max(array.shape[1] for array in arrays)
-      arrays = [
-        np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays
-      ]
+      arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
     joined[name] = np.concatenate(arrays)
   return joined
 
 
-def probe(
-  manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def probe(manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """First and last record of the fields; all labels and ids."""
   fields = {field.name for field in manifest.fields}
-  return {
-    name: array[[0, -1]] if name in fields else array
-    for name, array in arrays.items()
-  }
+  return {name: array[[0, -1]] if name in fields else array for name, array in arrays.items()}
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:

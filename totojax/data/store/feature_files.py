@@ -51,9 +51,7 @@ class Features:
 def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
   """A file with these arrays, in one of `FORMATS`."""
   if form == "safetensors":
-    return safetensors.numpy.save(
-      {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-    )
+    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
   return files.npz(arrays, compressed=False)
 
 
@@ -110,10 +108,7 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
 
 
 def _checked(
-  path: str,
-  arrays: Mapping[str, np.ndarray],
-  ids: tuple[str, ...],
-  classes: tuple[str, ...],
+  path: str, arrays: Mapping[str, np.ndarray], ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> Features:
   layers = sorted(
     int(name.removeprefix(_LAYER))
@@ -135,23 +130,19 @@ def _checked(
     )
   if len(set(shapes.values())) > 1:
     raise ValueError(
-      f"the layers of {path} differ in shape: {shapes}; give each width a"
-      " file of its own"
+      f"the layers of {path} differ in shape: {shapes}; give each width a file of its own"
     )
   counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
   if ids:
     counts["ids"] = len(ids)
   if len(set(counts.values())) > 1 or labels.ndim != 1:
     raise ValueError(
-      f"{path} holds {counts}, and labels of shape {labels.shape}; each clip"
-      " has one of each"
+      f"{path} holds {counts}, and labels of shape {labels.shape}; each clip has one of each"
     )
   x_ML = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
   if not np.isfinite(x_ML).all():
     raise ValueError(f"{path} has features that are not finite")
-  return Features(
-    path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes
-  )
+  return Features(path, tuple(layers), x_ML, labels.astype(np.int32), ids, classes)
 
 
 def records(features: Features, name: str) -> labelled.Records:
@@ -168,8 +159,7 @@ def records(features: Features, name: str) -> labelled.Records:
       name=name,
       records=np.arange(len(features.labels)),
       labels=features.labels,
-      ids=features.ids
-      or tuple(f"{features.path}/{i}" for i in range(len(features.labels))),
+      ids=features.ids or tuple(f"{features.path}/{i}" for i in range(len(features.labels))),
       classes=features.classes,
     ),
     features.path,

@@ -12,9 +12,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.data.store import certificates
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import certificates, manifests, shards
 from totojax.data.store.store import Store
 from totojax.rundir import console
 
@@ -68,18 +66,13 @@ def stores(
   """
   # All are begun before the first is filled: what the second is made of is
   # settled too, however long the first takes.
-  writers = {
-    name: shards.Writer(workdir / name, split.manifest)
-    for name, split in splits.items()
-  }
+  writers = {name: shards.Writer(workdir / name, split.manifest) for name, split in splits.items()}
   for name, split in splits.items():
     writer = writers[name]
     if writer.complete:
       continue
     begin, records = writer.cursor or 0, writer.manifest.records
-    with console.tracking(
-      f"{verb} {name}", unit=unit, total=split.items, done=begin
-    ) as bar:
+    with console.tracking(f"{verb} {name}", unit=unit, total=split.items, done=begin) as bar:
       for i in range(begin, split.items):
         if interrupted(i):
           return False
@@ -89,13 +82,9 @@ def stores(
           records += len(item.clips_KNHW3)
         bar.advance()
     if not records:
-      raise ValueError(
-        f"none of the {split.items} {name} {unit} could be used{see}"
-      )
+      raise ValueError(f"none of the {split.items} {name} {unit} could be used{see}")
     writer.close()
-  certificates.certify(
-    [Store(writer.path, writer.manifest) for writer in writers.values()]
-  )
+  certificates.certify([Store(writer.path, writer.manifest) for writer in writers.values()])
   return True
 
 

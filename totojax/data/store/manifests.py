@@ -100,19 +100,15 @@ class Manifest:
       raise ValueError(f"kind {self.kind!r} is unknown; use 'image' or 'video'")
     if self.kind == "image" and self.frames != 1:
       raise ValueError(
-        f"an image record has {self.frames} frames; it must have 1 (several"
-        " frames are a video)"
+        f"an image record has {self.frames} frames; it must have 1 (several frames are a video)"
       )
     for name in ("frames", "size_px", "crops", "records_per_shard"):
       if getattr(self, name) < 1:
-        raise ValueError(
-          f"manifest {name} is {getattr(self, name)}; it must be at least 1"
-        )
+        raise ValueError(f"manifest {name} is {getattr(self, name)}; it must be at least 1")
     names = [field.name for field in self.fields]
     if not names or len(set(names) | {"label", "id"}) != len(names) + 2:
       raise ValueError(
-        f"fields are named {names}; names must differ, and 'label' and 'id'"
-        " are taken"
+        f"fields are named {names}; names must differ, and 'label' and 'id' are taken"
       )
     codes = [field for field in self.fields if field.name == "codes"]
     expected = (self.frames * self.grid * self.grid,)
@@ -251,9 +247,7 @@ def _parse(values: dict[str, Any]) -> Manifest:
   }
   for name, expected in scalars.items():
     if type(values[name]) is not expected:
-      raise ValueError(
-        f"{name} is {values[name]!r}; it must be of type {expected.__name__}"
-      )
+      raise ValueError(f"{name} is {values[name]!r}; it must be of type {expected.__name__}")
   if not math.isfinite(values["fps"]):
     raise ValueError(f"fps is {values['fps']}")
   classes = tuple(str(name) for name in values.pop("classes"))

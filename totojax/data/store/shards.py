@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import columns
-from totojax.data.store import manifests
+from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
 from totojax.storage import objects
 
@@ -57,8 +56,7 @@ class Writer:
     """
     if manifest.shards or manifest.complete:
       raise ValueError(
-        f"the manifest for {objects.text(path)} names shards already; give"
-        " one from manifests.new"
+        f"the manifest for {objects.text(path)} names shards already; give one from manifests.new"
       )
     self.path = objects.text(path)
     existing = manifests.load(path)
@@ -103,9 +101,7 @@ class Writer:
       StoreError: when the shard cannot be written.
     """
     if self.manifest.complete:
-      raise StoreError(
-        f"{self.path} is complete; remove it or write to another path"
-      )
+      raise StoreError(f"{self.path} is complete; remove it or write to another path")
     arrays = columns.of(self.manifest, values, labels, ids)
     self._pending.append(arrays)
     self._pending_records += len(next(iter(arrays.values())))
@@ -118,9 +114,7 @@ class Writer:
     if self.manifest.complete:
       return
     if not self._pending_records and not self.manifest.shards:
-      raise ValueError(
-        f"{self.path} has no record; append some before closing it"
-      )
+      raise ValueError(f"{self.path} has no record; append some before closing it")
     self._commit(complete=True)
 
   def _commit(self, *, complete: bool) -> None:
@@ -128,17 +122,11 @@ class Writer:
     shards = self.manifest.shards
     if self._pending_records:
       shard = write_shard(
-        self.path,
-        self.manifest,
-        number=len(shards),
-        arrays=columns.concatenate(self._pending),
+        self.path, self.manifest, number=len(shards), arrays=columns.concatenate(self._pending)
       )
       shards = (*shards, shard)
     manifest = dataclasses.replace(
-      self.manifest,
-      shards=shards,
-      cursor=self._pending_cursor,
-      complete=complete,
+      self.manifest, shards=shards, cursor=self._pending_cursor, complete=complete
     )
     manifests.save(self.path, manifest)
     self.manifest = manifest
@@ -146,11 +134,7 @@ class Writer:
 
 
 def write_shard(
-  path: objects.Path,
-  manifest: manifests.Manifest,
-  *,
-  number: int,
-  arrays: Mapping[str, np.ndarray],
+  path: objects.Path, manifest: manifests.Manifest, *, number: int, arrays: Mapping[str, np.ndarray]
 ) -> manifests.Shard:
   """Writes one shard and reads its ends back; the manifest is left as it is.
 
@@ -182,11 +166,7 @@ def write_shard(
 
 
 def open_store(
-  path: objects.Path,
-  *,
-  tokenizer: str | None,
-  vocab: int | None,
-  grid: int | None,
+  path: objects.Path, *, tokenizer: str | None, vocab: int | None, grid: int | None
 ) -> Store:
   """Opens the data set at `path` and checks every shard (`Store.check`).
 
@@ -219,9 +199,7 @@ def open_store(
   return store
 
 
-def check_same_head(
-  path: str, existing: manifests.Manifest, wanted: manifests.Manifest
-) -> None:
+def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.Manifest) -> None:
   """Raises StoreError unless a job with these values may go on with a store."""
   lists = [m.info.get("listing") for m in (existing, wanted)]
   if None not in lists and lists[0] != lists[1]:

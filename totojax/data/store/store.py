@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import columns
-from totojax.data.store import manifests
+from totojax.data.store import columns, manifests
 from totojax.storage import objects
 
 CHECK_THREADS = 16  # shards probed at once on opening
@@ -86,9 +85,7 @@ class Store:
   def labels(self) -> np.ndarray:
     """int32 [R]: the class of every record, -1 for none."""
     if not self.manifest.labels:
-      raise objects.StoreError(
-        f"{self.path} has no labels; make it with labels"
-      )
+      raise objects.StoreError(f"{self.path} has no labels; make it with labels")
     shards = range(len(self.manifest.shards))
     return np.concatenate([self._column(s, "label") for s in shards])
 
@@ -120,24 +117,18 @@ class Store:
     """`check` for one shard."""
     shard = self.manifest.shards[index]
     ends = [0, shard.records - 1]
-    arrays = {
-      field.name: self._slice(index, field.name, ends)
-      for field in self.manifest.fields
-    }
+    arrays = {field.name: self._slice(index, field.name, ends) for field in self.manifest.fields}
     self._compare(index, "probe", arrays)
 
   def verify(self) -> None:
     """Reads every byte and compares the checksums; raises as `check` does."""
     for index in range(len(self.manifest.shards)):
       arrays = {
-        field.name: self._slice(index, field.name, slice(None))
-        for field in self.manifest.fields
+        field.name: self._slice(index, field.name, slice(None)) for field in self.manifest.fields
       }
       self._compare(index, "checksum", arrays)
 
-  def _compare(
-    self, index: int, what: str, arrays: dict[str, np.ndarray]
-  ) -> None:
+  def _compare(self, index: int, what: str, arrays: dict[str, np.ndarray]) -> None:
     """Compares the digest of fields, labels and ids with the manifest's."""
     if self.manifest.labels:
       arrays["label"] = self._column(index, "label")

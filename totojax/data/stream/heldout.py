@@ -79,10 +79,7 @@ def validation(
   if 0 < rows < len(plans):
     plans = [plans[i * len(plans) // rows] for i in range(rows)]
   frame_targets = [
-    seq.frame_tokens
-    * seq.frames
-    * len(plan.draws)
-    // row_lib.records_per_row(source, seq)
+    seq.frame_tokens * seq.frames * len(plan.draws) // row_lib.records_per_row(source, seq)
     for plan in plans
   ]
   padding = [row_lib.Row(0, ())] * (-len(plans) % batch)

@@ -129,9 +129,7 @@ def missing(path: str) -> list[tuple[str, str]]:
   return pairs
 
 
-def split(
-  data: Records, *, held_frac: float, seed: int
-) -> tuple[Records, Records]:
+def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Records]:
   """(the rest, held-out share of every class); views stay together.
 
   Which items are held out follows from their names. A class of one item stays
@@ -174,17 +172,12 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
     first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     difference = f"{len(train.classes)} and {len(validation.classes)} of them"
     if first is not None:
-      difference += (
-        f"; class {first} is {train.classes[first]!r} and"
-        f" {validation.classes[first]!r}"
-      )
+      difference += f"; class {first} is {train.classes[first]!r} and {validation.classes[first]!r}"
     raise ValueError(
       f"{train.name} and {validation.name} have different classes"
       f" ({difference}); make both with the same list"
     )
-  highest = 1 + max(
-    int(data.labels[data.records].max()) for data in (train, validation)
-  )
+  highest = 1 + max(int(data.labels[data.records].max()) for data in (train, validation))
   named = len(train.classes) or highest
   count = classes or named
   if count < highest or (train.classes and count != named):
@@ -201,10 +194,7 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   seen = np.bincount(train.labels[train.records], minlength=count)
   empty = np.flatnonzero(seen == 0)
   if len(empty):
-    names = [
-      f"{c} ({train.classes[c]})" if train.classes else str(c)
-      for c in empty[:5]
-    ]
+    names = [f"{c} ({train.classes[c]})" if train.classes else str(c) for c in empty[:5]]
     raise ValueError(
       f"{len(empty)} of {count} classes have no training record in"
       f" {train.name}: {', '.join(names)}. Add some, or make the stores"
@@ -226,9 +216,7 @@ class ReadLabelled:
   def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
     arrays = dict(self.read(rows))
     arrays.pop("source", None)
-    label_B = [
-      self.labels[row.draws[0].record] if row.draws else _NONE for row in rows
-    ]
+    label_B = [self.labels[row.draws[0].record] if row.draws else _NONE for row in rows]
     return {**arrays, "label": np.array(label_B, np.int32)}
 
 
@@ -324,14 +312,7 @@ class Finite:
 
 
 def finite(
-  data: Records,
-  read: Read,
-  *,
-  batch: int,
-  ways: int,
-  by_item: bool,
-  host: int,
-  hosts: int,
+  data: Records, read: Read, *, batch: int, ways: int, by_item: bool, host: int, hosts: int
 ) -> Finite:
   """Every record once, with the rows of an item in one batch and on one device.
 
@@ -359,10 +340,7 @@ def finite(
     padding = [()] * (views - len(item))
     plans += [rows_lib.Row(0, draws) for draws in [*drawn, *padding]]
   shared = stream_lib.share(
-    grain.MapDataset.source(plans),
-    batch=at_once * views,
-    host=host,
-    hosts=hosts,
+    grain.MapDataset.source(plans), batch=at_once * views, host=host, hosts=hosts
   )
   return Finite(
     items=len(items),

@@ -45,9 +45,7 @@ class Cycle(grain.transforms.DatasetSelectionMap):
   def __init__(self, weights: Sequence[float]):
     """Raises ValueError for a cycle of more than 100,000 rows."""
     if not weights or not all(0 < w < math.inf for w in weights):
-      raise ValueError(
-        f"mixture weights are {list(weights)}; each must be a positive number"
-      )
+      raise ValueError(f"mixture weights are {list(weights)}; each must be a positive number")
     # As they are written: 0.1 is a tenth, not the binary number next to it.
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     total = sum(exact)
@@ -162,17 +160,12 @@ def frames_stream(
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
-def share(
-  plan: grain.MapDataset, *, batch: int, host: int, hosts: int
-) -> grain.MapDataset:
+def share(plan: grain.MapDataset, *, batch: int, host: int, hosts: int) -> grain.MapDataset:
   """Batches of rows (lists) of one host; see the top of the file."""
   if hosts < 1 or not 0 <= host < hosts:
     raise ValueError(f"host {host} of {hosts}; hosts count from 0")
   if batch < 1 or batch % hosts:
-    raise ValueError(
-      f"batch {batch} is not divisible by {hosts} hosts; use a multiple of"
-      f" {hosts}"
-    )
+    raise ValueError(f"batch {batch} is not divisible by {hosts} hosts; use a multiple of {hosts}")
   # Host h has the h-th run of rows of each batch, as its devices do in the
   # batch's sharding: no row goes from host to host.
   parts = plan.batch(batch // hosts, drop_remainder=True, batch_fn=list)
@@ -193,18 +186,14 @@ def host_batches(
   if start_step < 0:
     raise ValueError(f"start_step is {start_step}; it must not be negative")
   batches = ds[start_step:].to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=min(reading.prefetch, 2),
-      prefetch_buffer_size=reading.prefetch,
-    )
+    grain.ReadOptions(num_threads=min(reading.prefetch, 2), prefetch_buffer_size=reading.prefetch)
   )
   if reading.workers:
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # grain hands them to its workers
     batches = batches.mp_prefetch(
       grain.MultiprocessingOptions(
-        num_workers=reading.workers,
-        per_worker_buffer_size=max(reading.prefetch, 1),
+        num_workers=reading.workers, per_worker_buffer_size=max(reading.prefetch, 1)
       )
     )
   return _closing(batches)
@@ -215,9 +204,7 @@ def _closing(batches: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
   yield from batches
 
 
-def _mix(
-  sources: Sequence[Source], *, per_row: Sequence[int], seed: int
-) -> grain.MapDataset:
+def _mix(sources: Sequence[Source], *, per_row: Sequence[int], seed: int) -> grain.MapDataset:
   """The endless rows of all sources, as plans (`rows.Row`): nothing is read."""
   parts = []
   for index, source in enumerate(sources):
@@ -231,15 +218,9 @@ def _mix(
     draws = draws.map_with_index(functools.partial(_draw, records))
     parts.append(
       # Endless, so the last images of an epoch share a row with the next's.
-      draws.batch(
-        per_row[index],
-        drop_remainder=True,
-        batch_fn=functools.partial(_row, index),
-      )
+      draws.batch(per_row[index], drop_remainder=True, batch_fn=functools.partial(_row, index))
     )
-  return grain.MapDataset.select_from_datasets(
-    parts, Cycle([source.weight for source in sources])
-  )
+  return grain.MapDataset.select_from_datasets(parts, Cycle([source.weight for source in sources]))
 
 
 def _draw(records: int, position: int, record: int) -> rows.Draw:

@@ -88,8 +88,7 @@ def _check_field(source: Source, name: str) -> None:
   fields = [field.name for field in source.store.manifest.fields]
   if fields != [name]:
     raise ValueError(
-      f"source {source.name!r} ({source.store.path}) holds {fields}; this"
-      f" stream reads {name!r}"
+      f"source {source.name!r} ({source.store.path}) holds {fields}; this stream reads {name!r}"
     )
 
 
@@ -100,14 +99,10 @@ def check_frames(sources: Sequence[Source]) -> None:
     _check_field(source, "frames")
   sizes = {source.name: source.store.manifest.size_px for source in sources}
   if len(set(sizes.values())) != 1:
-    raise ValueError(
-      f"frames differ in size (pixels): {sizes}; make them equal"
-    )
+    raise ValueError(f"frames differ in size (pixels): {sizes}; make them equal")
 
 
-def check_clips(
-  sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int
-) -> None:
+def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int) -> None:
   """Raises ValueError unless clips of pixels become the sequence's tokens."""
   check_frames(sources)
   for source in sources:
@@ -168,9 +163,7 @@ class ReadTokens:
     source_B = np.array([row.source for row in rows], np.int32)
     return {"tokens": tokens_BR, "source": source_B}
 
-  def _window(
-    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
-  ) -> np.ndarray:
+  def _window(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
     """Codes [N, P] of the record's window; one frame of an image."""
     codes_NP = record["codes"].reshape(-1, self.seq.frame_tokens)
     return _cut(codes_NP, draw, source=source, seq=self.seq, seed=self.seed)
@@ -184,9 +177,7 @@ class ReadTokens:
       codes_NP = np.pad(codes_NP, ((0, missing), (0, 0)))
     row_R = sequence.build(codes_NP, kind=kind, spec=self.seq)
     if missing:
-      row_R[1 + (self.seq.frames - missing) * self.seq.frame_tokens :] = (
-        sequence.PAD
-      )
+      row_R[1 + (self.seq.frames - missing) * self.seq.frame_tokens :] = sequence.PAD
     return row_R
 
 
@@ -213,13 +204,8 @@ class ReadClips:
       none = np.zeros((self.seq.frames, size, size, 3), np.uint8)
       counts = [sum(map(len, frames)) for frames in picked]
       here = {"here": np.array(counts, np.int32)}
-      picked = [
-        [*frames, none[count:]] for frames, count in zip(picked, counts)
-      ]
-    starts = [
-      sequence.START[self.sources[row.source].store.manifest.kind]
-      for row in rows
-    ]
+      picked = [[*frames, none[count:]] for frames, count in zip(picked, counts)]
+    starts = [sequence.START[self.sources[row.source].store.manifest.kind] for row in rows]
     return {
       "frames": np.stack([np.concatenate(frames) for frames in picked]),
       "start": np.array(starts, np.int32),
@@ -227,28 +213,17 @@ class ReadClips:
       "source": np.array([row.source for row in rows], np.int32),
     }
 
-  def _window(
-    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
-  ) -> np.ndarray:
-    return _cut(
-      record["frames"], draw, source=source, seq=self.seq, seed=self.seed
-    )
+  def _window(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
+    return _cut(record["frames"], draw, source=source, seq=self.seq, seed=self.seed)
 
 
 def _cut(
-  frames: np.ndarray,
-  draw: Draw,
-  *,
-  source: int,
-  seq: sequence.SequenceSpec,
-  seed: int,
+  frames: np.ndarray, draw: Draw, *, source: int, seq: sequence.SequenceSpec, seed: int
 ) -> np.ndarray:
   """The drawn window of a record's frames; one frame of an image."""
   # Neighbours in the store, whose stride is the clip's (section 3.4) already.
   length = min(seq.frames, len(frames))
-  start = window(
-    draw, source=source, seed=seed, choices=len(frames) - length + 1
-  )
+  start = window(draw, source=source, seed=seed, choices=len(frames) - length + 1)
   return frames[start : start + length]
 
 
@@ -263,9 +238,7 @@ class ReadFrames:
     picked = _read_draws(self.sources, rows, self._frame)
     return {"frames": np.stack([frames[0] for frames in picked])}
 
-  def _frame(
-    self, source: int, draw: Draw, record: Mapping[str, np.ndarray]
-  ) -> np.ndarray:
+  def _frame(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
     frames = record["frames"]
     start = window(draw, source=source, seed=self.seed, choices=len(frames))
     return frames[start]

@@ -29,8 +29,7 @@ def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   head = store.manifest
   if head.size_px % side:
     raise ValueError(
-      f"pixels_side {side} does not divide the {head.size_px} pixels of"
-      f" {store.path}; use a divisor"
+      f"pixels_side {side} does not divide the {head.size_px} pixels of {store.path}; use a divisor"
     )
   block = head.size_px // side
   out = np.zeros((len(store), head.frames * side * side * 3), np.float32)

@@ -13,9 +13,7 @@ import pathlib
 import numpy as np
 
 from totojax.config.bench import DecodeBench
-from totojax.data.pixels import decode
-from totojax.data.pixels import media
-from totojax.data.pixels import video
+from totojax.data.pixels import decode, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.bench import measure
 
@@ -44,12 +42,8 @@ def measure_decode(
     for length_s in settings.lengths_s:
       path = folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
-      render(
-        path, frames, height=height, width=width, settings=settings, seed=seed
-      )
-      items = [
-        items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)
-      ]
+      render(path, frames, height=height, width=width, settings=settings, seed=seed)
+      items = [items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)]
       spans = [span(item, spec, seed=seed) for item in items]
       for arrays in (True, False):
         yield _compare(
@@ -91,9 +85,7 @@ def _compare(
     return units
 
   kind = "RGB arrays" if arrays else "decoding alone"
-  ours = measure.Side(
-    "media.load: times, decode, resize, crop", ours_run, measure.nothing
-  )
+  ours = measure.Side("media.load: times, decode, resize, crop", ours_run, measure.nothing)
   theirs = measure.Side(
     "a bare PyAV loop, every frame of the span an RGB array"
     if arrays
@@ -105,19 +97,13 @@ def _compare(
   return measure.Row(
     row="decode",
     case=f"{case}, against {kind}",
-    compares=(
-      "clips from a video against decoding the same span of it, one thread"
-    ),
+    compares=("clips from a video against decoding the same span of it, one thread"),
     unit="frames of the span",
     ours=ours.what,
     theirs=theirs.what,
     measured=measured,
     # The issue is the rate of a core: CPU-seconds, not wall time.
-    goals=(
-      measure.Goal(
-        "times the loop's frames per CPU-second", measured.cpu_ratio.median, 1.0
-      ),
-    )
+    goals=(measure.Goal("times the loop's frames per CPU-second", measured.cpu_ratio.median, 1.0),)
     if arrays
     else (),
     facts={
@@ -131,13 +117,7 @@ def _compare(
 
 
 def render(
-  path: pathlib.Path,
-  frames: int,
-  *,
-  height: int,
-  width: int,
-  settings: DecodeBench,
-  seed: int,
+  path: pathlib.Path, frames: int, *, height: int, width: int, settings: DecodeBench, seed: int
 ) -> None:
   """Writes a video of a texture that moves, with a little noise.
 

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from totojax.config.bench import DvaeEncodeBench
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import peers
-from totojax.tokenizers import api
-from totojax.tokenizers import dvae
-from totojax.tokenizers import weights
+from totojax.jobs.bench import measure, peers
+from totojax.tokenizers import api, dvae, weights
 
 
 def measure_dvae_encode(
@@ -26,19 +23,12 @@ def measure_dvae_encode(
     ImportError: PyTorch or DALL-E is missing.
   """
   encode, encoder, decoder = peers.dvae(
-    hidden=settings.hidden,
-    vocab=settings.vocab,
-    seed=seed,
-    exact=settings.precision == api.HIGHEST,
+    hidden=settings.hidden, vocab=settings.vocab, seed=seed, exact=settings.precision == api.HIGHEST
   )
   params, config = dvae.from_reference(encoder, decoder)
-  tokenizer = weights.tokenizer(
-    params, config, "benchmark", precision=settings.precision
-  )
+  tokenizer = weights.tokenizer(params, config, "benchmark", precision=settings.precision)
   shape = (settings.frames, settings.size_px, settings.size_px, 3)
-  frames_NHW3 = np.random.default_rng(seed).integers(
-    0, 256, shape, dtype=np.uint8
-  )
+  frames_NHW3 = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
   codes = {}
 
   def run(name, function):
@@ -65,9 +55,7 @@ def measure_dvae_encode(
     ours=ours.what,
     theirs=theirs.what,
     measured=measured,
-    goals=(
-      measure.Goal("times PyTorch's frames/s", measured.ratio.median, 1.0),
-    ),
+    goals=(measure.Goal("times PyTorch's frames/s", measured.ratio.median, 1.0),),
     facts={
       "macs_per_frame": tokenizer.macs(settings.size_px),
       "hidden": settings.hidden,

@@ -13,15 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly
-from totojax import sequence
+from totojax import assembly, sequence
 from totojax.config.bench import DecodeTokensBench
-from totojax.jobs.bench import hardware
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import peers
-from totojax.models import decode
-from totojax.models import llama
-from totojax.models import trunk
+from totojax.jobs.bench import hardware, measure, peers
+from totojax.models import decode, llama, trunk
 from totojax.trained import generate
 
 
@@ -36,9 +31,7 @@ def measure_decode_tokens(
   model = assembly.model(settings.trained)
   spec = model.spec
   params = nn.unbox(
-    jax.jit(model.init)(
-      jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32)
-    )
+    jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32))
   )["params"]
   dtype = model.compute.dtype
   theirs = peers.llama_generate(
@@ -78,8 +71,7 @@ def measure_decode_tokens(
 
   left = measure.Side("our cached decoding", ours, measure.nothing)
   right = measure.Side(
-    "PyTorch, eager, transformers' generate with its dynamic cache, with the"
-    " same weights",
+    "PyTorch, eager, transformers' generate with its dynamic cache, with the same weights",
     other,
     measure.nothing,
   )
@@ -103,9 +95,7 @@ def measure_decode_tokens(
     ours=left.what,
     theirs=right.what,
     measured=measured,
-    goals=(
-      measure.Goal("times transformers' tokens/s", measured.ratio.median, 1.0),
-    ),
+    goals=(measure.Goal("times transformers' tokens/s", measured.ratio.median, 1.0),),
     facts={
       "width": model.config.width,
       "depth": model.config.depth,

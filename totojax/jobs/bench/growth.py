@@ -13,15 +13,11 @@ import time
 
 import jax
 
-from totojax import assembly
-from totojax import flops
-from totojax import sequence
+from totojax import assembly, flops, sequence
 from totojax.config import studies
 from totojax.config.bench import GrowthBench
 from totojax.config.pretrain import Pretrain
-from totojax.jobs.bench import hardware
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import training
+from totojax.jobs.bench import hardware, measure, training
 
 # Bytes of a parameter while it is trained in float32: itself, two moments, its
 # gradient, and room for copies and activations. With 1.13e9 parameters the
@@ -36,9 +32,7 @@ class _Case:
     self._trainer = training.Trainer(config, devices=devices)
     shape, spec = self._trainer.shape, self._trainer.spec
     rows = len(self._trainer.tokens_BR)
-    per_token = flops.train_flops_per_token(
-      shape, vocab=spec.vocab, context=spec.context
-    )
+    per_token = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
     self.parameters = flops.parameters(shape, spec.vocab + sequence.SPECIALS)
     self.context = spec.context
     self.gigaflops = per_token * rows * spec.context / 1e9
@@ -70,9 +64,7 @@ def measure_growth(
       yield measure.Skipped("growth", name, told)
       continue
     ours = measure.Side(f"train step, {name}", larger.step, measure.nothing)
-    theirs = measure.Side(
-      "train step of the smallest case", smallest.step, measure.nothing
-    )
+    theirs = measure.Side("train step of the smallest case", smallest.step, measure.nothing)
     yield measure.Row(
       row="growth",
       case=name,

@@ -39,10 +39,7 @@ def is_accelerator() -> bool:
 
 def ceiling() -> Ceiling:
   """Measures the rates of the first device."""
-  a, b = (
-    jax.random.normal(jax.random.key(i), (_SIDE, _SIDE), jnp.bfloat16)
-    for i in range(2)
-  )
+  a, b = (jax.random.normal(jax.random.key(i), (_SIDE, _SIDE), jnp.bfloat16) for i in range(2))
   product_s = _seconds(jax.jit(jnp.matmul), a, b)
   copied = jnp.ones(_COPIED // 4, jnp.float32)
   copy_s = _seconds(jax.jit(lambda x: x + 1.0), copied)

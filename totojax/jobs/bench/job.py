@@ -19,22 +19,22 @@ from rich import table as rich_table
 
 from totojax import jobs
 from totojax.config import bench
-from totojax.jobs.bench import decoding
-from totojax.jobs.bench import encoding
-from totojax.jobs.bench import generating
-from totojax.jobs.bench import growth
-from totojax.jobs.bench import hardware
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import probing
-from totojax.jobs.bench import saving
-from totojax.jobs.bench import scanning
-from totojax.jobs.bench import startup
-from totojax.jobs.bench import storing
-from totojax.jobs.bench import sweeping
-from totojax.jobs.bench import training
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.jobs.bench import (
+  decoding,
+  encoding,
+  generating,
+  growth,
+  hardware,
+  measure,
+  probing,
+  saving,
+  scanning,
+  startup,
+  storing,
+  sweeping,
+  training,
+)
+from totojax.rundir import console, directory, files
 
 FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
@@ -63,9 +63,7 @@ ROWS: Mapping[str, Kind] = {
   "store_write": Kind(storing.measure_store_write, "store", ("folder", "seed")),
   "store_read": Kind(storing.measure_store_read, "store", ("folder", "seed")),
   "train_step": Kind(training.measure_train_step, "train_step"),
-  "decode_tokens": Kind(
-    generating.measure_decode_tokens, "decode_tokens", ("seed",)
-  ),
+  "decode_tokens": Kind(generating.measure_decode_tokens, "decode_tokens", ("seed",)),
   "probe": Kind(probing.measure_probe, "probe"),
   "sweep": Kind(sweeping.measure_sweep, "sweep"),
   "checkpoint": Kind(saving.measure_checkpoint, "checkpoint", ("folder",)),
@@ -75,9 +73,7 @@ ROWS: Mapping[str, Kind] = {
 }
 
 
-def run(
-  config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Measures the rows; False when it was interrupted between two of them.
 
   Begins anew each time: halves of a table would come from different hours.
@@ -108,17 +104,13 @@ def run(
   return True
 
 
-def _measured(
-  name: str, config: bench.BenchJob, folder: pathlib.Path
-) -> list[Result]:
+def _measured(name: str, config: bench.BenchJob, folder: pathlib.Path) -> list[Result]:
   """The cases of one row; what a missing package leaves out is named."""
   kind, results = ROWS[name], []
   given = {"folder": folder, "seed": config.seed}
   try:
     for result in kind.measure(
-      getattr(config, kind.section),
-      how=config.bench,
-      **{need: given[need] for need in kind.needs},
+      getattr(config, kind.section), how=config.bench, **{need: given[need] for need in kind.needs}
     ):
       results.append(result)
   except ImportError as reason:
@@ -154,8 +146,7 @@ def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
       "\n".join(_told(goal) for goal in result.goals),
     )
     notes.append(
-      f"{number}. {result.row}: {result.compares}: {result.ours}; against"
-      f" {result.theirs}"
+      f"{number}. {result.row}: {result.compares}: {result.ours}; against {result.theirs}"
     )
   console = rich_console.Console()
   if not console.is_terminal:

@@ -175,8 +175,7 @@ def _read(side: Side, clock: Callable[[], Usage]) -> Reading:
   return Reading(
     units=units,
     used=Usage(
-      max(after.wall_s - before.wall_s, LEAST_S),
-      max(after.cpu_s - before.cpu_s, LEAST_S),
+      max(after.wall_s - before.wall_s, LEAST_S), max(after.cpu_s - before.cpu_s, LEAST_S)
     ),
   )
 
@@ -198,10 +197,7 @@ def as_json(row: Row | Skipped) -> dict[str, Any]:
     "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
     "ours": _side(row.ours, row.measured.ours),
     "theirs": _side(row.theirs, row.measured.theirs),
-    "goals": [
-      {**dataclasses.asdict(goal), "met": goal.value >= goal.least}
-      for goal in row.goals
-    ],
+    "goals": [{**dataclasses.asdict(goal), "met": goal.value >= goal.least} for goal in row.goals],
     "facts": dict(row.facts),
   }
 

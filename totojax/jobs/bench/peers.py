@@ -117,9 +117,7 @@ def dvae(
   return encode, *states
 
 
-def loader(
-  records: np.ndarray, order: Sequence[int], *, batch: int
-) -> Callable[[], Iterator[Any]]:
+def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable[[], Iterator[Any]]:
   """A `DataLoader` over an array, in this order, in this process.
 
   Returns:
@@ -164,12 +162,9 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
   def copy(target, value):
     if tuple(target.shape) != value.shape:
       raise ValueError(
-        f"a parameter has shape {value.shape}; transformers' has"
-        f" {tuple(target.shape)}"
+        f"a parameter has shape {value.shape}; transformers' has {tuple(target.shape)}"
       )
-    target.data = torch.tensor(
-      np.array(value, np.float32), device=target.device
-    )
+    target.data = torch.tensor(np.array(value, np.float32), device=target.device)
 
   copy(body.embed_tokens.weight, params["embedding"])
   copy(body.norm.weight, params["norm"]["scale"])
@@ -190,13 +185,7 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
 
 
 def llama_generate(
-  shape: llama_lib.LlamaConfig,
-  params: Any,
-  *,
-  vocab: int,
-  dtype: str,
-  first: int,
-  last: int,
+  shape: llama_lib.LlamaConfig, params: Any, *, vocab: int, dtype: str, first: int, last: int
 ) -> Callable[[np.ndarray, int], np.ndarray]:
   """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
 
@@ -237,9 +226,7 @@ def llama_generate(
   return run
 
 
-def _llama(
-  shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any
-) -> Any:
+def _llama(shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any) -> Any:
   transformers = _transformers()
   return transformers.LlamaForCausalLM(
     transformers.LlamaConfig(
@@ -295,10 +282,7 @@ def llama_step(
   torch.manual_seed(0)
   with torch.device(device):
     model = _llama(
-      shape,
-      vocab=vocab,
-      use_cache=False,
-      max_position_embeddings=inputs_BT.shape[1],
+      shape, vocab=vocab, use_cache=False, max_position_embeddings=inputs_BT.shape[1]
     ).train()
   update = torch.optim.AdamW(
     model.parameters(),
@@ -312,13 +296,9 @@ def llama_step(
   targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1).to(device)
 
   def mean_nll() -> Any:
-    with torch.autocast(
-      device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
-    ):
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
       logits_BTV = model(input_ids=inputs).logits
-    return torch.nn.functional.cross_entropy(
-      logits_BTV.reshape(-1, vocab).float(), targets
-    )
+    return torch.nn.functional.cross_entropy(logits_BTV.reshape(-1, vocab).float(), targets)
 
   if compiled:
     mean_nll = torch.compile(mean_nll)

@@ -16,15 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly
-from totojax import sequence
-from totojax import sharding
+from totojax import assembly, sequence, sharding
 from totojax.config import schema
 from totojax.config.bench import ProbeBench
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import training
-from totojax.models import heads
-from totojax.models import taps
+from totojax.jobs.bench import measure, training
+from totojax.models import heads, taps
 from totojax.optim import lars
 from totojax.tasks import classify
 
@@ -32,28 +28,21 @@ MOST = 1.3  # times a forward pass, that all heads together may take
 _STEPS = 10**6  # of the schedule; few are made
 
 
-def measure_probe(
-  settings: ProbeBench, *, how: measure.How
-) -> Iterator[measure.Row]:
+def measure_probe(settings: ProbeBench, *, how: measure.How) -> Iterator[measure.Row]:
   """Rows per second of updates and of forward passes."""
   for pool in settings.pools:
     for width in settings.widths:
       yield _case(settings, pool, width, how=how)
 
 
-def _case(
-  settings: ProbeBench, pool: str, width: int, *, how: measure.How
-) -> measure.Row:
+def _case(settings: ProbeBench, pool: str, width: int, *, how: measure.How) -> measure.Row:
   both = _Both(settings, pool, width)
   ours = measure.Side(
-    f"one update of {both.heads} heads, the frozen backbone's forward pass"
-    " included",
+    f"one update of {both.heads} heads, the frozen backbone's forward pass included",
     both.update,
     measure.nothing,
   )
-  theirs = measure.Side(
-    "the backbone's forward pass alone", both.forward, measure.nothing
-  )
+  theirs = measure.Side("the backbone's forward pass alone", both.forward, measure.nothing)
   measured = measure.compare(ours, theirs, how=how)
   return measure.Row(
     row="probe",
@@ -92,9 +81,7 @@ class _Both:
   def __init__(self, settings: ProbeBench, pool: str, width: int):
     config = settings.trained
     sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
-    config = dataclasses.replace(
-      config, model=dataclasses.replace(config.model, **sizes)
-    )
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
     self.model = assembly.model(config)
     depth, self._rows = self.model.config.depth, settings.rows
     head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
@@ -111,8 +98,7 @@ class _Both:
       split=True,
     )
     mesh = sharding.make_mesh(
-      sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1),
-      jax.devices()[:1],
+      sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1), jax.devices()[:1]
     )
     layout = sharding.Layout(mesh)
     program = assembly.program(
@@ -132,9 +118,7 @@ class _Both:
     self._state = make(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
-    records_BR = training.random_rows(
-      self.model.spec, self._rows, seed=config.seed
-    )
+    records_BR = training.random_rows(self.model.spec, self._rows, seed=config.seed)
     inputs_BT, _ = sequence.split(records_BR)
     labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
     self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})

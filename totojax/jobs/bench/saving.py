@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from totojax.config.bench import CheckpointBench
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import training
+from totojax.jobs.bench import measure, training
 
 
 def measure_checkpoint(
@@ -77,9 +76,7 @@ def measure_checkpoint(
       "train steps while saving",
       "steps",
       "train steps from the call of save on, and without one",
-      measure.Side(
-        "steps while a save is going on", steps_while_saving, kept.wait
-      ),
+      measure.Side("steps while a save is going on", steps_while_saving, kept.wait),
       measure.Side("steps, nothing is being saved", steps, quiet),
     ),
   ]

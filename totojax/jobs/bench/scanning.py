@@ -40,9 +40,7 @@ def plain_scan(
   return jnp.swapaxes(y_TBE, 0, 1), h_BSE
 
 
-def arguments(
-  settings: MambaScanBench, *, seed: int
-) -> tuple[tuple[jax.Array, ...], jax.Array]:
+def arguments(settings: MambaScanBench, *, seed: int) -> tuple[tuple[jax.Array, ...], jax.Array]:
   """Arguments of a scan, as in a new model, and the gradient of its outputs."""
   s, rng = settings, np.random.default_rng(seed)
 
@@ -57,9 +55,7 @@ def arguments(
   return (*of, start_BSE), normal(*wide)
 
 
-def gradients(
-  scan: Callable[..., tuple[jax.Array, jax.Array]],
-) -> Callable[..., Any]:
+def gradients(scan: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[..., Any]:
   """(arguments, gradient of the outputs) -> of every argument but the state."""
 
   def loss(u_BTE, dt_BTE, a_ES, b_BTS, c_BTS, h_BSE, wanted_BTE):
@@ -94,9 +90,7 @@ def measure_mamba_scan(
     "tree": "an associative scan in each chunk, which is computed again",
   }
   for name in settings.scans:
-    scan = functools.partial(
-      mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name
-    )
+    scan = functools.partial(mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name)
     chunked = side(name, within[name], scan)
     measured = measure.compare(chunked, plain, how=how)
     less = bytes_["plain"] / max(bytes_[name], 1)

@@ -19,12 +19,10 @@ import subprocess
 import sys
 import time
 
-from totojax.config import roots
-from totojax.config import schema
+from totojax.config import roots, schema
 from totojax.config.bench import StartupBench
 from totojax.config.pretrain import Pretrain
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import training
+from totojax.jobs.bench import measure, training
 
 PARTS = ("imported", "initialised", "first_step", "second_step")
 
@@ -43,38 +41,27 @@ def measure_startup(
 
     return run
 
-  ours = measure.Side(
-    "with a filled compilation cache", start("with", True), measure.nothing
-  )
-  theirs = measure.Side(
-    "without a compilation cache", start("without", False), measure.nothing
-  )
+  ours = measure.Side("with a filled compilation cache", start("with", True), measure.nothing)
+  theirs = measure.Side("without a compilation cache", start("without", False), measure.nothing)
   # The turn that warms up also fills the cache.
   measured = measure.compare(ours, theirs, how=how)
   yield measure.Row(
     row="startup",
     case="",
-    compares=(
-      "a fresh process from its start to the end of its second train step"
-    ),
+    compares=("a fresh process from its start to the end of its second train step"),
     unit="starts",
     ours=ours.what,
     theirs=theirs.what,
     measured=measured,
     goals=(),
-    facts={
-      f"seconds_{name}_cache": seconds(found[1:])
-      for name, found in marks.items()
-    },
+    facts={f"seconds_{name}_cache": seconds(found[1:]) for name, found in marks.items()},
   )
 
 
 def seconds(found: list[Mapping[str, float]]) -> dict[str, float]:
   """Medians over starts of the seconds that each part takes."""
   return {
-    part: statistics.median(
-      one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found
-    )
+    part: statistics.median(one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found)
     for i, part in enumerate(PARTS)
   }
 
@@ -102,9 +89,7 @@ def child(config: Pretrain, cache: pathlib.Path | None) -> dict[str, float]:
     check=False,
   )
   if result.returncode:
-    raise RuntimeError(
-      f"a process that should train two steps failed: {result.stderr[-2000:]}"
-    )
+    raise RuntimeError(f"a process that should train two steps failed: {result.stderr[-2000:]}")
   return json.loads(result.stdout.splitlines()[-1])
 
 

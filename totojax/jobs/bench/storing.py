@@ -13,12 +13,10 @@ import numpy as np
 
 from totojax import sequence
 from totojax.config.bench import StoreBench
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.data.stream import mixture
 from totojax.data.stream import rows as rows_lib
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import peers
+from totojax.jobs.bench import measure, peers
 
 # A host of a v5e-256 pod (32 hosts of 8 chips) at half of the peak reads 24
 # sequences of 4,096 tokens a second for the 1b model.
@@ -44,13 +42,9 @@ def measure_store_write(
     return float(len(codes_MT))
 
   ours = measure.Side(
-    "shards.Writer: checksums, manifest, read back, ids",
-    to_store,
-    lambda: shutil.rmtree(store),
+    "shards.Writer: checksums, manifest, read back, ids", to_store, lambda: shutil.rmtree(store)
   )
-  theirs = measure.Side(
-    "numpy memmap, flushed to the disk at the end", to_memmap, plain.unlink
-  )
+  theirs = measure.Side("numpy memmap, flushed to the disk at the end", to_memmap, plain.unlink)
   measured = measure.compare(ours, theirs, how=how)
   yield _row(
     "store_write",
@@ -70,12 +64,8 @@ def measure_store_read(
   codes_MT = _codes(settings, seed)
   write_store(folder / "store", codes_MT, settings)
   write_memmap(folder / "store.u16", codes_MT, settings.batch)
-  store = shards.open_store(
-    folder / "store", tokenizer=None, vocab=None, grid=None
-  )
-  memmap_MT = np.memmap(
-    folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape
-  )
+  store = shards.open_store(folder / "store", tokenizer=None, vocab=None, grid=None)
+  memmap_MT = np.memmap(folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
   order = np.random.default_rng(seed + 1).integers(
     0, len(codes_MT), (settings.reads, settings.batch)
   )
@@ -86,8 +76,7 @@ def measure_store_read(
     [lambda some=some: len(store.read(some)["codes"]) for some in order],
   )
   one_by_one = _side(
-    "Store[i], one record at a time",
-    [lambda i=i: len(store[i]["codes"][:1]) for i in singles],
+    "Store[i], one record at a time", [lambda i=i: len(store[i]["codes"][:1]) for i in singles]
   )
   plain = _side(
     "numpy memmap, a copied batch at a time",
@@ -113,9 +102,7 @@ def measure_store_read(
       settings,
     )
   try:
-    begin = peers.loader(
-      memmap_MT, order.reshape(-1).tolist(), batch=settings.batch
-    )
+    begin = peers.loader(memmap_MT, order.reshape(-1).tolist(), batch=settings.batch)
   except ImportError as reason:
     yield measure.Skipped("store_read", "against DataLoader", str(reason))
     return
@@ -139,11 +126,7 @@ def measure_store_read(
 def _stream(store, settings: StoreBench, seed: int) -> measure.Side:
   """Batches as training gets them: mixed, cut, made into sequences."""
   seq = sequence.SequenceSpec(
-    vocab=_VOCAB,
-    grid=_GRID,
-    frames=settings.frames,
-    context=settings.tokens,
-    segments=False,
+    vocab=_VOCAB, grid=_GRID, frames=settings.frames, context=settings.tokens, segments=False
   )
   dataset = mixture.stream(
     [rows_lib.Source(name="all", store=store, weight=1.0)],
@@ -153,27 +136,20 @@ def _stream(store, settings: StoreBench, seed: int) -> measure.Side:
     host=0,
     hosts=1,
   )
-  batches = mixture.host_batches(
-    dataset, 0, reading=mixture.Reading(workers=0, prefetch=2)
-  )
+  batches = mixture.host_batches(dataset, 0, reading=mixture.Reading(workers=0, prefetch=2))
 
   def run() -> float:
-    return float(
-      sum(len(next(batches)["tokens"]) for _ in range(settings.reads))
-    )
+    return float(sum(len(next(batches)["tokens"]) for _ in range(settings.reads)))
 
   return measure.Side(
-    "the training stream: mixed, cut, made into int32 sequences, two batches"
-    " ahead",
+    "the training stream: mixed, cut, made into int32 sequences, two batches ahead",
     run,
     measure.nothing,
   )
 
 
 def _side(what: str, reads: list[Callable[[], int]]) -> measure.Side:
-  return measure.Side(
-    what, lambda: float(sum(read() for read in reads)), measure.nothing
-  )
+  return measure.Side(what, lambda: float(sum(read() for read in reads)), measure.nothing)
 
 
 def _row(
@@ -196,8 +172,7 @@ def _row(
     measured=measured,
     goals=(
       measure.Goal(
-        f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256"
-        " pod needs",
+        f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256 pod needs",
         rate / NEEDED_PER_S,
         HEADROOM,
       ),
@@ -217,9 +192,7 @@ def _codes(settings: StoreBench, seed: int) -> np.ndarray:
   )
 
 
-def write_store(
-  path: pathlib.Path, codes_MT: np.ndarray, settings: StoreBench
-) -> None:
+def write_store(path: pathlib.Path, codes_MT: np.ndarray, settings: StoreBench) -> None:
   """A complete store of these records."""
   writer = shards.Writer(
     path,
@@ -244,9 +217,7 @@ def write_store(
   for start in range(0, len(codes_MT), settings.batch):
     part_BT = codes_MT[start : start + settings.batch]
     ids = [f"record/{start + i}" for i in range(len(part_BT))]
-    writer.append(
-      {"codes": part_BT}, labels=None, ids=ids, cursor=start + len(part_BT)
-    )
+    writer.append({"codes": part_BT}, labels=None, ids=ids, cursor=start + len(part_BT))
   writer.close()
 
 

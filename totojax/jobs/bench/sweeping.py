@@ -13,13 +13,10 @@ import jax
 
 from totojax import lanes as lanes_lib
 from totojax.config.bench import SweepBench
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import training
+from totojax.jobs.bench import measure, training
 
 
-def measure_sweep(
-  settings: SweepBench, *, how: measure.How
-) -> Iterator[measure.Row]:
+def measure_sweep(settings: SweepBench, *, how: measure.How) -> Iterator[measure.Row]:
   """Updates of all runs per second of total time."""
   rates = tuple(2.0**x for x in settings.log2_lr)
   updates = float(len(rates) * settings.steps)
@@ -48,15 +45,11 @@ def measure_sweep(
     losses["apart"] = found
     return updates
 
-  theirs = measure.Side(
-    "a run for each rate, one after the other", apart, measure.nothing
-  )
+  theirs = measure.Side("a run for each rate, one after the other", apart, measure.nothing)
   for way in settings.together:
     case = "lanes in turn" if way == "in_turn" else "lanes at once (vmap)"
     ours = measure.Side(
-      f"{len(rates)} rates in one program, {case}",
-      lambda way=way: together(way),
-      measure.nothing,
+      f"{len(rates)} rates in one program, {case}", lambda way=way: together(way), measure.nothing
     )
     measured = measure.compare(ours, theirs, how=how)
     yield measure.Row(
@@ -71,9 +64,5 @@ def measure_sweep(
       theirs=theirs.what,
       measured=measured,
       goals=(),
-      facts={
-        "rates": list(rates),
-        "steps": settings.steps,
-        "last_loss": dict(losses),
-      },
+      facts={"rates": list(rates), "steps": settings.steps, "last_loss": dict(losses)},
     )

@@ -14,18 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from totojax import assembly
-from totojax import checkpoint
-from totojax import flops
+from totojax import assembly, checkpoint, flops, sequence, sharding
 from totojax import lanes as lanes_lib
-from totojax import sequence
-from totojax import sharding
 from totojax.config.bench import TrainStepBench
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
-from totojax.jobs.bench import hardware
-from totojax.jobs.bench import measure
-from totojax.jobs.bench import peers
+from totojax.jobs.bench import hardware, measure, peers
 from totojax.models import llama
 from totojax.tasks import pretrain as task_lib
 
@@ -41,13 +35,7 @@ class Trainer:
     spec: of its sequences.
   """
 
-  def __init__(
-    self,
-    config: Pretrain,
-    *,
-    devices: int = 1,
-    lanes: lanes_lib.Lanes | None = None,
-  ):
+  def __init__(self, config: Pretrain, *, devices: int = 1, lanes: lanes_lib.Lanes | None = None):
     """Builds and initialises; nothing of the step is compiled yet.
 
     Args:
@@ -58,8 +46,7 @@ class Trainer:
     self.shape = assembly.shape(config.model)
     self.spec = config.sequence
     mesh = sharding.make_mesh(
-      sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1),
-      jax.devices()[:devices],
+      sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1), jax.devices()[:devices]
     )
     size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
@@ -104,18 +91,13 @@ class Trainer:
     return checkpoint.Checkpoints(directory, self.run.checkpoint)
 
 
-def random_rows(
-  spec: sequence.SequenceSpec, rows: int, *, seed: int
-) -> np.ndarray:
+def random_rows(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> np.ndarray:
   """int32 [rows, R]: videos of random codes."""
   rng = np.random.default_rng(seed)
   shape = (rows, spec.frames, spec.frame_tokens)
   codes_BNP = rng.integers(0, spec.vocab, shape)
   return np.stack(
-    [
-      sequence.build(codes_NP, kind="video", spec=spec)
-      for codes_NP in codes_BNP
-    ]
+    [sequence.build(codes_NP, kind="video", spec=spec) for codes_NP in codes_BNP]
   ).astype(np.int32)
 
 
@@ -165,9 +147,7 @@ def _case(
 
     return run
 
-  ours = measure.Side(
-    "our train step", repeated("ours", trainer.dispatch), measure.nothing
-  )
+  ours = measure.Side("our train step", repeated("ours", trainer.dispatch), measure.nothing)
   theirs = measure.Side(
     f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
     " transformers' LlamaForCausalLM (fused attention and AdamW)",
@@ -175,23 +155,18 @@ def _case(
     measure.nothing,
   )
   measured = measure.compare(ours, theirs, how=how)
-  needed = flops.train_flops_per_token(
-    shape, vocab=spec.vocab, context=spec.context
-  )
+  needed = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
   return measure.Row(
     row="train_step",
     case=f"{case}, {config.compute.dtype}",
     compares=(
-      "one update (forward, backward, clipping, AdamW) of the same LLaMA on"
-      " the same batch"
+      "one update (forward, backward, clipping, AdamW) of the same LLaMA on the same batch"
     ),
     unit="tokens",
     ours=ours.what,
     theirs=theirs.what,
     measured=measured,
-    goals=(
-      measure.Goal("times PyTorch's tokens/s", measured.ratio.median, 1.0),
-    ),
+    goals=(measure.Goal("times PyTorch's tokens/s", measured.ratio.median, 1.0),),
     facts={
       "parameters": parameters,
       "batch": inputs_BT.shape[0],
@@ -207,9 +182,7 @@ def _case(
 
 
 def utilisation(
-  measured: measure.Comparison,
-  flops_per_token: float,
-  ceiling: hardware.Ceiling | None,
+  measured: measure.Comparison, flops_per_token: float, ceiling: hardware.Ceiling | None
 ) -> dict[str, Any]:
   """MFU of both sides, of the measured peak and of the vendor's."""
   if ceiling is None:

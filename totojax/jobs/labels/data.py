@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 import dataclasses
 
-from totojax import sequence
-from totojax import sharding
+from totojax import sequence, sharding
 from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.data.store import store as store_lib
-from totojax.data.stream import heldout
-from totojax.data.stream import labelled
+from totojax.data.stream import heldout, labelled
 from totojax.data.stream import rows as rows_lib
 from totojax.models import trunk
 from totojax.trained import backbone
@@ -88,10 +86,7 @@ class Setup:
 
 
 def stores(
-  run: backbone.Trained,
-  config: labels.Data,
-  *,
-  spec: sequence.SequenceSpec | None = None,
+  run: backbone.Trained, config: labels.Data, *, spec: sequence.SequenceSpec | None = None
 ) -> dict[str, store_lib.Store]:
   """The stores of training and validation, by `SPLITS`.
 
@@ -111,15 +106,11 @@ def stores(
   kinds = {name: store.manifest.kind for name, store in opened.items()}
   if len(set(kinds.values())) > 1:
     raise ConfigError(f"the stores are of different kinds: {kinds}")
-  heldout.check_disjoint(
-    *([rows_lib.Source(name, s, 1.0)] for name, s in opened.items())
-  )
+  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in opened.items()))
   return opened
 
 
-def clip_frames(
-  run: backbone.Trained, store: store_lib.Store, config: labels.Data
-) -> int:
+def clip_frames(run: backbone.Trained, store: store_lib.Store, config: labels.Data) -> int:
   """Frames of a clip of a store: 1 for images."""
   if store.manifest.kind == "image":
     return 1

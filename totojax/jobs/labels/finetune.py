@@ -7,8 +7,7 @@ from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import setup as setup_lib
-from totojax.tasks import finetune
-from totojax.tasks import mix
+from totojax.tasks import finetune, mix
 
 
 def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
@@ -31,9 +30,7 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
       " one head: name one number"
     )
   classes = setup.sets.classes
-  task = finetune.FineTune(
-    setup.backbone, setup.model, config.head, classes=classes
-  )
+  task = finetune.FineTune(setup.backbone, setup.model, config.head, classes=classes)
   return setup_lib.training(
     setup,
     task,

@@ -16,43 +16,26 @@ from totojax import train
 from totojax.config import labels
 from totojax.jobs.labels import finetune as finetune_lib
 from totojax.jobs.labels import joint as joint_lib
-from totojax.jobs.labels import scoring
+from totojax.jobs.labels import scoring, tables
 from totojax.jobs.labels import setup as setup_lib
-from totojax.jobs.labels import tables
 from totojax.rundir import console
 
 Interrupted = Callable[[int], bool]
 
 
-def joint(
-  config: labels.Joint, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def joint(config: labels.Joint, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Next-token training with probes of the layers; False when interrupted."""
   setup = setup_lib.prepare(config)
   layers = joint_lib.layers(setup)
-  return _run(
-    setup,
-    joint_lib.training(setup),
-    workdir,
-    interrupted,
-    source="joint",
-    layers=layers,
-  )
+  return _run(setup, joint_lib.training(setup), workdir, interrupted, source="joint", layers=layers)
 
 
-def finetune(
-  config: labels.Finetune, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def finetune(config: labels.Finetune, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Trains everything to classify; False when interrupted."""
   setup = setup_lib.prepare(config)
   layers = (setup.model.config.depth,)
   return _run(
-    setup,
-    finetune_lib.training(setup),
-    workdir,
-    interrupted,
-    source="finetuned",
-    layers=layers,
+    setup, finetune_lib.training(setup), workdir, interrupted, source="finetuned", layers=layers
   )
 
 

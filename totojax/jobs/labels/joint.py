@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from totojax import assembly
-from totojax import train
+from totojax import assembly, train
 from totojax.config import labels
 from totojax.jobs.labels import scoring
 from totojax.jobs.labels import setup as setup_lib
-from totojax.models import heads
-from totojax.models import taps
-from totojax.tasks import joint
-from totojax.tasks import pretrain
+from totojax.models import heads, taps
+from totojax.tasks import joint, pretrain
 
 
 def layers(setup: setup_lib.Setup) -> tuple[int, ...]:
@@ -36,6 +33,4 @@ def training(setup: setup_lib.Setup) -> tuple[train.Run, scoring.Score]:
     classes=setup.sets.classes,
     settings=settings,
   )
-  return setup_lib.training(
-    setup, task, facts={"heads": len(chosen) * settings, "layers": chosen}
-  )
+  return setup_lib.training(setup, task, facts={"heads": len(chosen) * settings, "layers": chosen})

@@ -21,18 +21,13 @@ class Heads(Protocol):
   """A task whose heads can be scored."""
 
   def outcomes(
-      self, params: Any, frozen: Any, stats: Any, batch: Any, *,
-      of: Callable[[jax.Array], Any],
-  ) -> Any:  # fmt: skip
+    self, params: Any, frozen: Any, stats: Any, batch: Any, *, of: Callable[[jax.Array], Any]
+  ) -> Any:
     """`of(logits [B, C])` of every head, with leading axes [L, S]."""
 
 
 def finite(
-  setup: data_lib.Setup,
-  records: labelled.Records,
-  read: labelled.Read,
-  *,
-  by_item: bool,
+  setup: data_lib.Setup, records: labelled.Records, read: labelled.Read, *, by_item: bool
 ) -> labelled.Finite:
   """Batches for an evaluation; see `labelled.finite`."""
   return labelled.finite(
@@ -65,9 +60,7 @@ def outcomes(setup: data_lib.Setup, task: Heads) -> Callable[..., Any]:
 
 
 def scorer(
-  setup: data_lib.Setup,
-  compute: Callable[..., Any],
-  reads: Mapping[str, labelled.Read],
+  setup: data_lib.Setup, compute: Callable[..., Any], reads: Mapping[str, labelled.Read]
 ) -> Score:
   """(state, "validation" or "holdout") -> every head on every item of it.
 
@@ -85,16 +78,12 @@ def scorer(
 
   def score(state: step_lib.TrainState, name: str) -> top1.Scores:
     items = batches[name]
-    return top1.evaluate(
-      lambda batch: compute(state, batch, items.views), items, items=items.items
-    )
+    return top1.evaluate(lambda batch: compute(state, batch, items.views), items, items=items.items)
 
   return score
 
 
-def training_stream(
-  setup: data_lib.Setup, read: labelled.Read
-) -> Callable[[int], Any]:
+def training_stream(setup: data_lib.Setup, read: labelled.Read) -> Callable[[int], Any]:
   """First step -> this host's training batches from there on."""
   dataset = labelled.stream(
     setup.sets.train,

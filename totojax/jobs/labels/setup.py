@@ -12,15 +12,11 @@ from typing import Any
 
 import jax
 
-from totojax import assembly
-from totojax import flops
-from totojax import sharding
-from totojax import train
+from totojax import assembly, flops, sharding, train
 from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import views
-from totojax.data.sources import folder
-from totojax.data.sources import imagenet
+from totojax.data.sources import folder, imagenet
 from totojax.data.sources import items as items_lib
 from totojax.data.stream import labelled
 from totojax.evals import top1
@@ -90,9 +86,7 @@ def prepare(config: labels.Joint | labels.Finetune) -> Setup:
     model=model,
     layout=sharding.layout(config.mesh),
     sets=sets,
-    backbone=pretrain_lib.Pretrain(
-      backbone.causal(model), assembly.parametrisation(run.config)
-    ),
+    backbone=pretrain_lib.Pretrain(backbone.causal(model), assembly.parametrisation(run.config)),
     tokenizer=tokenizer,
     reads=reads,
   )
@@ -105,30 +99,19 @@ def encoder(run: backbone.Trained, path: str) -> tokenizer_api.Tokenizer:
     ConfigError: it has other codes, or another number of them.
   """
   tokenizer = weights.load(path)
-  backbone.check_codes(
-    run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path
-  )
+  backbone.check_codes(run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path)
   return tokenizer
 
 
-def _model(
-  run: backbone.Trained, config: labels.Tuning, *, frames: int
-) -> trunk.Trunk:
+def _model(run: backbone.Trained, config: labels.Tuning, *, frames: int) -> trunk.Trunk:
   """The run's model with this run's grid, frames, base, mask and compute."""
-  shape = dataclasses.replace(
-    run.model.config, **dataclasses.asdict(config.model)
-  )
-  spec = dataclasses.replace(
-    run.model.spec, grid=config.data.grid or run.model.spec.grid
-  )
+  shape = dataclasses.replace(run.model.config, **dataclasses.asdict(config.model))
+  spec = dataclasses.replace(run.model.spec, grid=config.data.grid or run.model.spec.grid)
   model = run.model.clone(config=shape, spec=spec)
   model = backbone.for_clips(model, frames=frames)
   return model.clone(
     compute=assembly.compute(
-      config.compute,
-      depth=shape.depth,
-      context=model.spec.context,
-      backend=jax.default_backend(),
+      config.compute, depth=shape.depth, context=model.spec.context, backend=jax.default_backend()
     )
   )
 
@@ -138,9 +121,7 @@ def _tokens(
 ) -> tuple[trunk.Trunk, data_lib.Sets, Reads]:
   """From stores of tokens."""
   data, spec = config.data, run.model.spec
-  spec = dataclasses.replace(
-    spec, grid=data.grid or spec.grid, frames=data.frames or spec.frames
-  )
+  spec = dataclasses.replace(spec, grid=data.grid or spec.grid, frames=data.frames or spec.frames)
   stores = data_lib.stores(run, data, spec=spec)
   frames = data_lib.clip_frames(run, stores["train"], data)
   model = _model(run, config, frames=frames)
@@ -153,8 +134,7 @@ def _tokens(
     missing=labelled.missing(stores["validation"].path),
   )
   reads = {
-    name: data_lib.token_reader(one, model.spec, config.seed)
-    for name, one in records.items()
+    name: data_lib.token_reader(one, model.spec, config.seed) for name, one in records.items()
   }
   return model, sets, reads
 
@@ -193,16 +173,12 @@ def _files(
   return sets, reads
 
 
-def _listings(
-  data: labels.TrainData, seed: int
-) -> dict[str, items_lib.Listing]:
+def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]:
   """The images of training and validation."""
 
   def listing(split):
     if data.source == "imagenet":
-      return imagenet.list_items(
-        data.root, split, classes=data.classes, val_labels=""
-      )
+      return imagenet.list_items(data.root, split, classes=data.classes, val_labels="")
     return folder.list_items(data.root, split, kind="image", class_folders=True)
 
   everything = listing(data.train)
@@ -254,9 +230,7 @@ def training(
     )
     frozen = {"inner": {}, "tokenizer": setup.tokenizer.params}
   score = scoring.scorer(setup, scoring.outcomes(setup, task), setup.reads)
-  cost = flops.train_flops_per_token(
-    setup.model.config, vocab=spec.vocab, context=spec.context
-  )
+  cost = flops.train_flops_per_token(setup.model.config, vocab=spec.vocab, context=spec.context)
 
   def start(params):
     trained = backbone.read(run, setup.model, layout=setup.layout)
@@ -270,9 +244,7 @@ def training(
     rows=rows,
     microbatches=config.train.microbatches,
     batches=scoring.training_stream(setup, setup.reads["train"]),
-    evals={
-      "validation": lambda state: top1.summary(score(state, "validation"))
-    },
+    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
     facts={
       "backbone": {"run": str(run.path), "step": run.step},
       "tokenizer": run.tokenizer,
@@ -294,16 +266,9 @@ def training(
 def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
   optim, axes = setup.config.optim, task.axes().params
   rules = layered.rules(
-    optim,
-    axes=axes,
-    depth=setup.model.config.depth,
-    of_backbone=setup.backbone.rules,
+    optim, axes=axes, depth=setup.model.config.depth, of_backbone=setup.backbone.rules
   )
   tx = layered.make(
-    optim,
-    axes=axes,
-    rules=rules,
-    schedule=setup.schedule,
-    batch_rows=setup.config.train.batch_rows,
+    optim, axes=axes, rules=rules, schedule=setup.schedule, batch_rows=setup.config.train.batch_rows
   )
   return assembly.Optimiser(tx, layered.learning_rate(setup.schedule))

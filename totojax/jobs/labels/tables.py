@@ -16,8 +16,7 @@ from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import data as data_lib
 from totojax.report import layer_sections
-from totojax.rundir import console
-from totojax.rundir import files
+from totojax.rundir import console, files
 
 COLUMNS = (
   "backbone",
@@ -72,10 +71,7 @@ def read(source: str, layers: tuple[int, ...], folder: epath.Path) -> Heads:
   arrays = files.read_npz(folder / "scores.npz")
   scores = {
     name: top1.Scores(
-      **{
-        field.name: arrays[f"{name}/{field.name}"]
-        for field in dataclasses.fields(top1.Scores)
-      }
+      **{field.name: arrays[f"{name}/{field.name}"] for field in dataclasses.fields(top1.Scores)}
     )
     for name in SPLITS
   }
@@ -127,15 +123,11 @@ def write(
   n = heads[0].scores["validation"].items
   expected = setup.config.data.expected or n + len(sets.missing)
   rows = (
-    row
-    for one in heads
-    for row in _rows(setup, one, expected, (depths or {}).get(one.source))
+    row for one in heads for row in _rows(setup, one, expected, (depths or {}).get(one.source))
   )
   files.write_table(workdir / "per_layer.csv", rows, header=COLUMNS)
   files.write_table(
-    workdir / "predictions.csv",
-    _predictions(sets.validation, heads),
-    header=_PREDICTIONS,
+    workdir / "predictions.csv", _predictions(sets.validation, heads), header=_PREDICTIONS
   )
   counts = np.bincount(sets.validation.labels[sets.validation.records])
   metrics = {
@@ -150,9 +142,7 @@ def write(
       metrics[f"{one.source}/{key}"] = value
   if paper.name:
     metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
-  metrics["notes"] = [
-    note for one in heads for note in _edge(settings, one, metrics)
-  ]
+  metrics["notes"] = [note for one in heads for note in _edge(settings, one, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
   for one in heads:
@@ -172,8 +162,7 @@ def _missing(items: tuple[tuple[str, str], ...], workdir: epath.Path) -> None:
     names = ", ".join(item for item, _ in items[:3])
     more = ", ..." if len(items) > 3 else ""
     console.say(
-      f"{len(items)} validation items are missing: {names}{more}; see"
-      f" {workdir / 'missing.csv'}"
+      f"{len(items)} validation items are missing: {names}{more}; see {workdir / 'missing.csv'}"
     )
 
 
@@ -183,9 +172,7 @@ def _edge(
   """What is said where the best rate is the first or the last of the grid."""
   rates = sorted({lr for lr, _ in settings})
   best = metrics[f"{one.source}/chosen_on_{_chooser(one.scores)}/lr"]
-  for rate, end, further in (
-      (rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger"),
-  ):  # fmt: skip
+  for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
     if len(rates) > 1 and best == rate:
       yield (
         f"{one.source}: its best rate, {rate:g}, is the {end} of optim.lrs; a"
@@ -200,11 +187,7 @@ def _rows(
   if depth is None:
     assert setup.run is not None  # features alone tell their depth
     depth = setup.run.model.config.depth
-  values = {
-    "top1": validation.top(1),
-    "top5": validation.top(5),
-    "nll": validation.loss(),
-  }
+  values = {"top1": validation.top(1), "top5": validation.top(5), "nll": validation.loss()}
   if holdout is not None:
     values["holdout"] = holdout.top(1)
   for i, layer in enumerate(one.layers):
@@ -228,9 +211,7 @@ def _rows(
       )
 
 
-def _chosen(
-  settings: list[tuple[float, float]], one: Heads
-) -> dict[str, float]:
+def _chosen(settings: list[tuple[float, float]], one: Heads) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
   validation = one.scores["validation"]
   out = {}
@@ -256,9 +237,7 @@ def _best(one: Heads, name: str) -> tuple[int, int]:
   return top1.best(one.scores[name].top(1), one.scores[name].loss())
 
 
-def _predictions(
-  data: labelled.Records, heads: list[Heads]
-) -> Iterator[tuple[Any, ...]]:
+def _predictions(data: labelled.Records, heads: list[Heads]) -> Iterator[tuple[Any, ...]]:
   """What the heads chosen on the hold-out say of every validation item.
 
   Without a hold-out there is one head, or they are chosen on what they say it

@@ -129,8 +129,7 @@ def devices(topology: str, *, slices: int) -> list[Any]:
   """
   if importlib.util.find_spec("libtpu") is None:
     raise ImportError(
-      "the TPU compiler is not installed; pip install 'totojax[tpu]' (it"
-      " needs no TPU)"
+      "the TPU compiler is not installed; pip install 'totojax[tpu]' (it needs no TPU)"
     )
   for name, value in _ENVIRONMENT.items():
     os.environ.setdefault(name, value)
@@ -142,9 +141,7 @@ def devices(topology: str, *, slices: int) -> list[Any]:
   if not set(topology.partition(":")[2]) - set("1x"):
     more["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
   try:
-    return list(
-      topologies.get_topology_desc(topology, platform="tpu", **more).devices
-    )
+    return list(topologies.get_topology_desc(topology, platform="tpu", **more).devices)
   except Exception as error:
     raise ValueError(
       f"plan.topology {topology!r} with {slices} slices is refused by the"

@@ -13,17 +13,10 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 import numpy as np
 
-from totojax import flops
-from totojax import sequence
-from totojax import sharding
+from totojax import flops, sequence, sharding
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
-from totojax.jobs.plan import chips
-from totojax.jobs.plan import estimate
-from totojax.jobs.plan import hlo
-from totojax.jobs.plan import serving
-from totojax.jobs.plan import settings
-from totojax.jobs.plan import train_step
+from totojax.jobs.plan import chips, estimate, hlo, serving, settings, train_step
 from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
@@ -56,9 +49,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   if trains:
     step = train_step.build(config, devices=devices, backend="tpu")
     assert step.program is not None  # which it is for devices
-    lowered = step.program.step_fn.lower(
-      step.program.shapes, step.task.batch_spec(step.rows)
-    )
+    lowered = step.program.step_fn.lower(step.program.shapes, step.task.batch_spec(step.rows))
     known = describe(config, step, chips_used=len(devices))
   else:
     served = serving.step_of(config, devices=devices)
@@ -83,9 +74,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   hbm = estimate.memory(compiled.memory_analysis())
   facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
   if chip.clock_hz is None:
-    facts["limits"].append(
-      f"The clock of a {chip.kind} is not published, so cycles give no time."
-    )
+    facts["limits"].append(f"The clock of a {chip.kind} is not published, so cycles give no time.")
   try:
     program = hlo.Program(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
@@ -106,8 +95,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   }
   if trains and known["mesh"]["sequence"] > 1:
     facts["limits"].append(
-      "With tokens split over devices the attention kernel has no charge, so"
-      " no time is known."
+      "With tokens split over devices the attention kernel has no charge, so no time is known."
     )
     return facts | exchanges | {"cycles": estimate.groups(program)}
   per_chip = facts["model_flops_per_step"] / len(devices)
@@ -121,8 +109,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   facts |= exchanges | {
     "cycles": dict(timing.cycles),
     "kernels": [
-      {**dataclasses.asdict(charge), "cycles": charge.cycles}
-      for charge in timing.kernels
+      {**dataclasses.asdict(charge), "cycles": charge.cycles} for charge in timing.kernels
     ],
     "uncharged_kernels": list(timing.uncharged),
     "step_s": timing.step_s,
@@ -162,8 +149,7 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
     facts |= {
       "fits": False,
       "error": (
-        f"parameters, moments and gradients alone need {state:.1f} GiB of a"
-        f" {kind}'s {room:.1f}"
+        f"parameters, moments and gradients alone need {state:.1f} GiB of a {kind}'s {room:.1f}"
       ),
       "advice": ["a larger mesh.fsdp or mesh.tensor splits them further"],
     }
@@ -180,16 +166,12 @@ def arithmetic(config: Pretrain) -> dict[str, Any]:
   }
 
 
-def describe(
-  config: Pretrain, step: train_step.Step, *, chips_used: int
-) -> dict[str, Any]:
+def describe(config: Pretrain, step: train_step.Step, *, chips_used: int) -> dict[str, Any]:
   """What is known before anything is compiled."""
   model = step.task.model
   shape, spec = model.config, model.spec
   tokens = step.rows * spec.context
-  per_token = flops.train_flops_per_token(
-    shape, vocab=spec.vocab, context=spec.context
-  )
+  per_token = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
   facts = {
     "what": "train",
     "topology": config.plan.topology,
@@ -214,9 +196,7 @@ def describe(
   return facts
 
 
-def cost(
-  facts: Mapping[str, Any], *, price_per_chip_hour: float
-) -> dict[str, Any]:
+def cost(facts: Mapping[str, Any], *, price_per_chip_hour: float) -> dict[str, Any]:
   """Chip-hours and money at the estimated step time.
 
   Of the whole run where it trains, with tokens/s and days; of a million tokens
@@ -246,9 +226,7 @@ def cost(
   }
 
 
-def _does_not_fit(
-  error: Exception, advice: Sequence[str] = ADVICE
-) -> dict[str, Any]:
+def _does_not_fit(error: Exception, advice: Sequence[str] = ADVICE) -> dict[str, Any]:
   """The compiler's out-of-memory error; any other is raised again."""
   text = str(error)
   used = _USED.search(text)
@@ -256,10 +234,7 @@ def _does_not_fit(
     raise error
   facts: dict[str, Any] = {"fits": False, "advice": list(advice)}
   if used:
-    need, limit = (
-      float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB
-      for size in used.groups()
-    )
+    need, limit = (float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB for size in used.groups())
     facts |= {"hbm_peak_gib": need, "hbm_limit_gib": limit}
     facts["error"] = f"needs {need:.2f} GiB of a chip's {limit:.2f} GiB of HBM"
   else:
@@ -268,7 +243,4 @@ def _does_not_fit(
 
 
 def _bytes(tree: Any) -> int:
-  return sum(
-    int(np.prod(leaf.shape)) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
-  )
+  return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

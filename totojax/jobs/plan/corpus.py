@@ -27,18 +27,13 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from totojax import flops
-from totojax.config.corpus import Planning
-from totojax.config.corpus import Tokenize
+from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode
-from totojax.data.pixels import images
-from totojax.data.pixels import media
-from totojax.data.pixels import video
+from totojax.data.pixels import decode, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
 from totojax.rundir import files
-from totojax.tokenizers import api
-from totojax.tokenizers import weights
+from totojax.tokenizers import api, weights
 
 BYTES_PER_TOKEN = 2
 SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
@@ -110,9 +105,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
-def of_job(
-  config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer
-) -> list[Row]:
+def of_job(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
@@ -120,12 +113,8 @@ def of_job(
     count = len(part.listing.items)
     hours, probed = None, 0
     if part.listing.kind == "video":
-      hours, probed = estimate_hours(
-        part.listing.items, settings.probed, seed=config.seed
-      )
-    rows.append(
-      _row(part.name, count, hours, probed, work.spec, tokenizer, settings)
-    )
+      hours, probed = estimate_hours(part.listing.items, settings.probed, seed=config.seed)
+    rows.append(_row(part.name, count, hours, probed, work.spec, tokenizer, settings))
   return rows
 
 
@@ -137,8 +126,7 @@ def peak_flops_per_s(settings: Planning) -> float:
   """
   if settings.chip not in flops.PEAK_FLOPS_PER_S:
     raise ConfigError(
-      f"plan.chip is {settings.chip!r}; use one of"
-      f" {', '.join(flops.PEAK_FLOPS_PER_S)}"
+      f"plan.chip is {settings.chip!r}; use one of {', '.join(flops.PEAK_FLOPS_PER_S)}"
     )
   return flops.PEAK_FLOPS_PER_S[settings.chip]
 
@@ -228,9 +216,7 @@ def show(rows: Sequence[Row], workdir: epath.Path) -> None:
   for title, value in lines:
     table.add_row(title, *(value(row) for row in rows))
   rich_console.Console().print(table)
-  files.write_json(
-    workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows}
-  )
+  files.write_json(workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows})
 
 
 def _hours(row: Row) -> str:

@@ -13,9 +13,7 @@ import dataclasses
 import re
 from typing import Any
 
-from totojax.jobs.plan import chips
-from totojax.jobs.plan import hlo
-from totojax.jobs.plan import kernels
+from totojax.jobs.plan import chips, hlo, kernels
 
 GIB = 2**30
 LIMITS = (
@@ -126,9 +124,7 @@ def group(operation: hlo.Operation, what: str = "train") -> str:
   """What an operation does, by where in the model it comes from."""
   kind = re.search(r"kind=(\w+)", operation.rest)
   text = f"{operation.opcode} {kind[1] if kind else ''} {operation.op_name}"
-  return next(
-    name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text)
-  )
+  return next(name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,13 +37,7 @@ _OF_HOST = re.compile(
   r'_xla_host_transfer_rendezvous="(?P<kind>[a-z-]+)[^"]*".*'
   r'_xla_megascale_target="\{(?P<slices>[\d,]+)\}'
 )
-COLLECTIVES = (
-  "all-gather",
-  "all-reduce",
-  "reduce-scatter",
-  "all-to-all",
-  "collective-permute",
-)
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 LINKS, NETWORK = "links", "network"  # of a slice's chips, and between slices
 
 
@@ -247,11 +241,7 @@ def _collective(operation: Operation, kind: str) -> Collective:
   if kind == "reduce-scatter":
     payload *= group
   return Collective(
-    kind=kind,
-    times=operation.times,
-    group=group,
-    payload_bytes=payload,
-    op_name=operation.op_name,
+    kind=kind, times=operation.times, group=group, payload_bytes=payload, op_name=operation.op_name
   )
 
 

@@ -25,14 +25,10 @@ from totojax.config.pretrain import Pretrain
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import settings
 from totojax.report import plan_page
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 
 
-def run(
-  config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Plans the config or every variant of the search; True when all are done.
 
   A variant that was compiled before an interruption is not compiled again.
@@ -150,9 +146,7 @@ def show(rows: list[dict[str, Any]]) -> None:
       table.add_column(head, justify="right")
     for number, row in enumerate(rows):
       cells = plan_page.cells(row)
-      table.add_row(
-        "best" if number == best else "", *(cells[i] for i in shown)
-      )
+      table.add_row("best" if number == best else "", *(cells[i] for i in shown))
   printer = rich_console.Console()
   printer.print(table)
   for line in first.get("limits", ()):

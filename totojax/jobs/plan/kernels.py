@@ -32,8 +32,7 @@ import subprocess
 import sys
 import tempfile
 
-from totojax.jobs.plan import chips
-from totojax.jobs.plan import hlo
+from totojax.jobs.plan import chips, hlo
 
 REACHED = 0.88  # of the peak, by a large matrix product
 # Kernel -> products of a block of queries with a block of keys.
@@ -101,13 +100,7 @@ def charges(
     bundles = splash_bundles(topology, tokens, head_dim)[name[1]]
     kernels.append(
       _charge(
-        name[1],
-        bundles,
-        operation.times,
-        chip=chip,
-        heads=heads,
-        tokens=tokens,
-        head_dim=head_dim,
+        name[1], bundles, operation.times, chip=chip, heads=heads, tokens=tokens, head_dim=head_dim
       )
     )
   return kernels, unknown
@@ -142,19 +135,13 @@ def _charge(
     heads=heads,
     times=times,
     bundles=heads_of_core
-    * (
-      blocks * bundles.per_block
-      + rows * bundles.per_row
-      + rows**2 * bundles.per_turn
-    ),
+    * (blocks * bundles.per_block + rows * bundles.per_row + rows**2 * bundles.per_turn),
     products=products,
   )
 
 
 @functools.cache
-def splash_bundles(
-  topology: str, tokens: int, head_dim: int
-) -> Mapping[str, Bundles]:
+def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bundles]:
   """Bundles of the kernel's three parts, compiled in a process of its own.
 
   The compiler reads the flags of its dump when it is loaded, which in this
@@ -179,8 +166,7 @@ def splash_bundles(
     )
     if done.returncode:
       raise ValueError(
-        "the attention kernel could not be compiled alone:"
-        f" {done.stderr.strip()[-500:]}"
+        f"the attention kernel could not be compiled alone: {done.stderr.strip()[-500:]}"
       )
     bundles = {}
     for path in sorted(pathlib.Path(folder).glob("*final_bundles.txt")):
@@ -236,9 +222,7 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
 
   device = chips.devices(topology, slices=1)[0]
   here = jax.sharding.SingleDeviceSharding(device)
-  x_NTK = jax.ShapeDtypeStruct(
-    (1, tokens, head_dim), jnp.bfloat16, sharding=here
-  )
+  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=here)
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):
     one_head = splash.kernel(1, tokens, head_dim)

@@ -16,19 +16,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly
-from totojax import flops
-from totojax import sequence
-from totojax import sharding
+from totojax import assembly, flops, sequence, sharding
 from totojax.config import schema
-from totojax.config.pretrain import Plan
-from totojax.config.pretrain import Pretrain
-from totojax.jobs.plan import chips
-from totojax.jobs.plan import settings
+from totojax.config.pretrain import Plan, Pretrain
+from totojax.jobs.plan import chips, settings
 from totojax.models import decode
 from totojax.tasks import pretrain as task_lib
-from totojax.tokenizers import api
-from totojax.tokenizers import dvae
+from totojax.tokenizers import api, dvae
 
 # Every data-parallel device has the whole model: gathering weights for each
 # token would take longer than reading them.
@@ -79,9 +73,7 @@ def step_of(config: Pretrain, *, devices: list[Any] | None) -> Step:
     _, count = settings.gpus(planning.topology)
     split = config.mesh.tensor
     if split < 1 or count % split:
-      raise ValueError(
-        f"mesh.tensor is {split}; it must divide the {count} GPUs"
-      )
+      raise ValueError(f"mesh.tensor is {split}; it must divide the {count} GPUs")
     ways = count // split
     facts = {"chips": count, "mesh": {"data": ways, "fsdp": 1, "tensor": split}}
   facts |= {
@@ -94,9 +86,7 @@ def step_of(config: Pretrain, *, devices: list[Any] | None) -> Step:
   return make(config, facts, layout)
 
 
-def _decoding(
-  config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
-) -> Step:
+def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None) -> Step:
   model = assembly.model(config, "gpu" if layout is None else "tpu")
   # A scan, as the weights are split by the axes of their stacks.
   compute = dataclasses.replace(model.compute, unroll=1)
@@ -130,9 +120,7 @@ def _decoding(
     "weight_bytes": _bytes(weights) // split,
     "cache_bytes": _bytes(cache) // ways // split,
     "read_bytes": _bytes(read) // split + _bytes(cache) // ways // split,
-    "model_flops_per_step": (
-      2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)
-    ),
+    "model_flops_per_step": (2 * rows * c.decode_macs_per_token(vocab=spec.vocab, context=room)),
   }
   if layout is None:
     return Step(facts, None)
@@ -159,9 +147,7 @@ def _decoding(
   return Step(facts, lambda: jitted.lower(*shapes))
 
 
-def _encoding(
-  config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None
-) -> Step:
+def _encoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None) -> Step:
   spec = config.sequence
   size = dvae.DvaeConfig(vocab=spec.vocab, **schema.to_dict(config.plan.dvae))
   size_px = spec.grid * size.factor
@@ -181,15 +167,11 @@ def _encoding(
   if layout is None:
     return Step(facts, None)
   jitted = layout.jit(
-    lambda params, frames: dvae.codes(
-      size, params, frames, precision=api.HIGHEST
-    ),
+    lambda params, frames: dvae.codes(size, params, frames, precision=api.HIGHEST),
     in_shardings=(layout.whole, layout.by_row),
     out_shardings=layout.by_row,
   )
-  frames = jax.ShapeDtypeStruct(
-    (facts["batch"], size_px, size_px, 3), jnp.uint8
-  )
+  frames = jax.ShapeDtypeStruct((facts["batch"], size_px, size_px, 3), jnp.uint8)
   return Step(facts, lambda: jitted.lower(params, frames))
 
 
@@ -219,9 +201,7 @@ def arithmetic(step: Step, planning: Plan) -> dict[str, Any]:
   return facts | rates(facts, hbm_bytes_per_s=gpu.hbm_bytes_per_s)
 
 
-def rates(
-  facts: Mapping[str, Any], *, hbm_bytes_per_s: float
-) -> dict[str, float]:
+def rates(facts: Mapping[str, Any], *, hbm_bytes_per_s: float) -> dict[str, float]:
   """The bandwidth floor of a decode step, and tokens/s or frames/s."""
   row = {}
   floor_s = 0.0
@@ -238,7 +218,4 @@ def rates(
 
 
 def _bytes(tree: Any) -> int:
-  return sum(
-    math.prod(leaf.shape) * leaf.dtype.itemsize
-    for leaf in jax.tree.leaves(tree)
-  )
+  return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from totojax import flops
-from totojax.config.pretrain import Plan
-from totojax.config.pretrain import Pretrain
+from totojax.config.pretrain import Plan, Pretrain
 from totojax.config.schema import ConfigError
 from totojax.config.training import MeshConfig
 from totojax.jobs.plan import chips
@@ -16,8 +15,7 @@ def check(plan: Plan) -> None:
   """Raises ConfigError where `plan.topology` is no hardware that is known."""
   if not plan.topology:
     raise ConfigError(
-      "plan.topology is empty; name the hardware, as"
-      " --config.plan.topology=v5e:16x16"
+      "plan.topology is empty; name the hardware, as --config.plan.topology=v5e:16x16"
     )
   if not gpu(plan.topology):
     chips.chip(plan.topology)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from totojax import assembly
-from totojax import flops
-from totojax import sharding
+from totojax import assembly, flops, sharding
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.tasks import pretrain as task_lib

@@ -23,21 +23,15 @@ from totojax import train
 from totojax.config import labels
 from totojax.data.store import shards
 from totojax.data.stream import without_backbone
-from totojax.jobs.labels import scoring
-from totojax.jobs.labels import tables
-from totojax.jobs.probe import kept
+from totojax.jobs.labels import scoring, tables
+from totojax.jobs.probe import kept, runs
 from totojax.jobs.probe import memory as probe_plan
-from totojax.jobs.probe import runs
 from totojax.jobs.probe import setup as probe_setup
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 from totojax.trained import backbone
 
 
-def run(
-  config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], bool]
-) -> bool:
+def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
   """Trains and scores every head; False when interrupted."""
   setup = probe_setup.prepare(config)
   plan, facts = probe_plan.plan(setup), _facts(setup)
@@ -55,13 +49,8 @@ def run(
       return False
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
-    heads = [
-      tables.read(unit.source, unit.layers, workdir / unit.name)
-      for unit in plan.units
-    ]
-    depths = {
-      name: max(one.layers[-1], 1) for name, one in setup.encoders.items()
-    }
+    heads = [tables.read(unit.source, unit.layers, workdir / unit.name) for unit in plan.units]
+    depths = {name: max(one.layers[-1], 1) for name, one in setup.encoders.items()}
     tables.write(setup, tables.joined(heads), workdir, depths=depths)
   return True
 
@@ -150,13 +139,9 @@ def _features(
   folder.mkdir(parents=True, exist_ok=True)
   layers, seed = setup.layers, setup.config.seed
   out, pooled = {}, None
-  for name, records in (
-      ("train", setup.sets.all_train), ("validation", setup.sets.validation),
-  ):  # fmt: skip
+  for name, records in (("train", setup.sets.all_train), ("validation", setup.sets.validation)):
     path = folder / f"{unit.source}-{name}.npy"
-    batches = scoring.finite(
-      setup, records, runs.read_tokens(setup, records), by_item=False
-    )
+    batches = scoring.finite(setup, records, runs.read_tokens(setup, records), by_item=False)
     facts = {
       **_facts(setup),
       "source": unit.source,
@@ -172,13 +157,15 @@ def _features(
         layout=setup.layout,
         seed=seed,
       )
-      pooled = backbone.features(
-        model, params, layers=layers, pool="clip", layout=setup.layout
-      )
+      pooled = backbone.features(model, params, layers=layers, pool="clip", layout=setup.layout)
     if not kept.make(
-        path, pooled, batches, shape=(len(layers), setup.width(unit.source)),
-        facts=facts, interrupted=interrupted,
-    ):  # fmt: skip
+      path,
+      pooled,
+      batches,
+      shape=(len(layers), setup.width(unit.source)),
+      facts=facts,
+      interrupted=interrupted,
+    ):
       return None
     x_ML = kept.load(path)
     out[name] = x_ML[:, unit.first : unit.first + len(unit.layers)]

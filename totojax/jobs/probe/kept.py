@@ -18,8 +18,7 @@ from etils import epath
 import numpy as np
 
 from totojax.data.stream import labelled
-from totojax.rundir import console
-from totojax.rundir import pieces
+from totojax.rundir import console, pieces
 
 _SAVE_EVERY = 50  # batches that a kill may cost
 
@@ -67,9 +66,7 @@ def make(
     note = {"of": facts, "done": rows}
     pieces.Pieces(path.parent).write(path.name, note)
 
-  with console.tracking(
-    f"features {path.stem}", unit="rows", total=data.items, done=done
-  ) as bar:
+  with console.tracking(f"features {path.stem}", unit="rows", total=data.items, done=done) as bar:
     for start in range(done, data.items, data.at_once):
       index = start // data.at_once
       stop = min(start + data.at_once, data.items)

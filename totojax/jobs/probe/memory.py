@@ -68,14 +68,9 @@ def plan(setup: probe_setup.Setup) -> Plan:
       + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
       + (f", over {shards} devices" if shards > 1 else "")
     )
-  how = (
-    "features are made once and kept"
-    if setup.cached
-    else ("the backbone runs in every step")
-  )
+  how = "features are made once and kept" if setup.cached else ("the backbone runs in every step")
   lines.append(
-    f"{setup.sets.sentence}; {setup.steps} updates of"
-    f" {setup.config.train.batch_rows} rows; {how}"
+    f"{setup.sets.sentence}; {setup.steps} updates of {setup.config.train.batch_rows} rows; {how}"
   )
   return Plan(tuple(units), tuple(lines))
 

@@ -12,26 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from totojax import assembly
-from totojax import flops
+from totojax import assembly, flops, train
 from totojax import step as step_lib
-from totojax import train
 from totojax.config import schema
 from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import data as data_lib
 from totojax.jobs.labels import scoring
 from totojax.jobs.probe import setup as probe_setup
-from totojax.models import heads
-from totojax.models import trunk
+from totojax.models import heads, trunk
 from totojax.optim import lars
 from totojax.tasks import classify
 from totojax.trained import backbone
 
 
-def read_tokens(
-  setup: probe_setup.Setup, records: labelled.Records
-) -> labelled.ReadInputs:
+def read_tokens(setup: probe_setup.Setup, records: labelled.Records) -> labelled.ReadInputs:
   """Reads the inputs of the backbone."""
   return labelled.ReadInputs(
     data_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
@@ -91,9 +86,7 @@ def training(
   shape = (unit.layers, setup.width(unit.source), task.tokens, task.split)
   known = programs.get(shape) if features is not None else None
   if known is None:
-    known = Programs(
-      _run(setup, unit, task, frozen), scoring.outcomes(setup, task)
-    )
+    known = Programs(_run(setup, unit, task, frozen), scoring.outcomes(setup, task))
   if features is not None:
     programs[shape] = known
   score = scoring.scorer(setup, known.outcomes, reads)
@@ -111,10 +104,7 @@ def training(
 
 
 def _run(
-  setup: probe_setup.Setup,
-  unit: probe_setup.Unit,
-  task: classify.Classify,
-  frozen: Any,
+  setup: probe_setup.Setup, unit: probe_setup.Unit, task: classify.Classify, frozen: Any
 ) -> train.Run:
   """A run without batches and evaluations."""
   config, model = setup.config, task.model
@@ -129,8 +119,7 @@ def _run(
     batches=lambda first_step: (),
     evals={},
     facts={
-      "backbone": setup.run
-      and {"run": str(setup.run.path), "step": setup.run.step},
+      "backbone": setup.run and {"run": str(setup.run.path), "step": setup.run.step},
       "heads": len(unit.layers) * len(config.optim.settings),
       "parameters_of_a_head": head_parameters(setup, unit),
     },
@@ -139,9 +128,7 @@ def _run(
     layout=setup.layout,
     frozen=frozen,
     optimiser=assembly.Optimiser(
-      lars.grid(
-        config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup
-      ),
+      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
       lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
     ),
   )
@@ -151,15 +138,11 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
   """Of the forward pass; heads are not counted."""
   if model is None:
     return 0.0
-  return 2.0 * flops.forward_macs_per_token(
-    model.config, vocab=0, context=model.spec.context
-  )
+  return 2.0 * flops.forward_macs_per_token(model.config, vocab=0, context=model.spec.context)
 
 
 def head_parameters(setup: probe_setup.Setup, unit: probe_setup.Unit) -> int:
   shapes = heads.shapes(
-    setup.head_of(unit.source),
-    width=setup.width(unit.source),
-    classes=setup.sets.classes,
+    setup.head_of(unit.source), width=setup.width(unit.source), classes=setup.sets.classes
   )
   return sum(int(np.prod(shape)) for shape, _ in shapes.values())

@@ -19,13 +19,10 @@ from etils import epath
 import numpy as np
 
 from totojax import jobs
-from totojax.config import labels
-from totojax.config import roots
+from totojax.config import labels, roots
 from totojax.config.schema import ConfigError
 from totojax.evals import top1
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
+from totojax.rundir import console, directory, files
 
 _LEVEL = 0.95
 _TOP1 = "/chosen_on_holdout/top1"
@@ -48,16 +45,11 @@ def interval(values: Sequence[float], items: int) -> Interval:
   mean = float(np.mean(values))
   at = (1.0 + _LEVEL) / 2.0
   spread = np.std(values, ddof=1) / np.sqrt(seeds)
-  half = np.hypot(
-    stats.t.ppf(at, seeds - 1) * spread,
-    stats.norm.ppf(at) * top1.error(mean, items),
-  )
+  half = np.hypot(stats.t.ppf(at, seeds - 1) * spread, stats.norm.ppf(at) * top1.error(mean, items))
   return Interval(mean, float(mean - half), float(mean + half))
 
 
-def run(
-  config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Puts the tables of finished probes together."""
   del interrupted  # seconds
   directory.begin(workdir, config)
@@ -71,9 +63,7 @@ def run(
     probes = [_read(epath.Path(folder)) for folder in folders]
     for (_, table), folder in zip(probes, folders):
       probe = roots.read(directory.read_config(folder), fill=True)
-      rows += [
-        {"question": question, "seed": probe.seed, **row} for row in table
-      ]
+      rows += [{"question": question, "seed": probe.seed, **row} for row in table]
     together = summary([one for one, _ in probes])
     metrics |= {f"{question}/{key}": value for key, value in together.items()}
     console.say(_sentence(question, together))
@@ -108,9 +98,7 @@ def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
       f"{source}/top1": ends.mean,
       f"{source}/low": ends.low,
       f"{source}/high": ends.high,
-      f"{source}/layers": [
-        one[f"{source}/chosen_on_holdout/layer"] for one in metrics
-      ],
+      f"{source}/layers": [one[f"{source}/chosen_on_holdout/layer"] for one in metrics],
     }
   others = [source for source in sources if source != "trained"]
   if "trained" in sources and others:

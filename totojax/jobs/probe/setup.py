@@ -14,9 +14,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.labels import data as data_lib
-from totojax.models import heads
-from totojax.models import taps
-from totojax.models import trunk
+from totojax.models import heads, taps, trunk
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
@@ -161,10 +159,7 @@ def _records(
   """The records of both stores, and where those of validation are."""
   stores = data_lib.stores(run, config)
   most = {"train": config.train_records, "validation": 0}
-  records = {
-    name: labelled.of_store(s, name, most=most[name])
-    for name, s in stores.items()
-  }
+  records = {name: labelled.of_store(s, name, most=most[name]) for name, s in stores.items()}
   return records, stores["validation"].path
 
 
@@ -179,13 +174,8 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   """
   files = {}
   for name, paths in encoders.items():
-    files[name] = {
-      split: feature_files.read(path) for split, path in vars(paths).items()
-    }
-    kinds = {
-      split: (one.layers, one.features_ML.shape[2:])
-      for split, one in files[name].items()
-    }
+    files[name] = {split: feature_files.read(path) for split, path in vars(paths).items()}
+    kinds = {split: (one.layers, one.features_ML.shape[2:]) for split, one in files[name].items()}
     if len(set(kinds.values())) > 1:
       raise ConfigError(
         f"the features of encoders.{name} have other layers, tokens or"
@@ -194,15 +184,10 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   return files
 
 
-def _encoders(
-  files: Files, records: Mapping[str, labelled.Records]
-) -> dict[str, Encoder]:
+def _encoders(files: Files, records: Mapping[str, labelled.Records]) -> dict[str, Encoder]:
   out = {}
   for name, both in files.items():
-    ordered = {
-      split: feature_files.in_order(one, records[split])
-      for split, one in both.items()
-    }
+    ordered = {split: feature_files.in_order(one, records[split]) for split, one in both.items()}
     out[name] = Encoder(both["train"].layers, ordered)
   return out
 
@@ -214,9 +199,7 @@ def _file_records(files: Files) -> tuple[dict[str, labelled.Records], str]:
     ValueError: an item is in both.
   """
   first = next(iter(files.values()))
-  records = {
-    split: feature_files.records(one, split) for split, one in first.items()
-  }
+  records = {split: feature_files.records(one, split) for split, one in first.items()}
   labelled.check_apart(records["train"], records["validation"])
   return records, first["validation"].path
 
@@ -248,9 +231,7 @@ def _check_sources(config: labels.Probe) -> None:
   names, data = config.backbones, config.data
   taken = sorted({*config.encoders} & {*MODELS, *BASELINES})
   if taken:
-    raise ConfigError(
-      f"encoders.{taken[0]} has the name of a backbone of ours; use another"
-    )
+    raise ConfigError(f"encoders.{taken[0]} has the name of a backbone of ours; use another")
   if not (names or config.encoders) or len(set(names)) != len(names):
     raise ConfigError(f"config key backbones is {names}; name some, each once")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):
@@ -272,7 +253,6 @@ def _is_cached(cache: str, head: heads.HeadConfig) -> bool:
   several = jax.process_count() > 1
   if several and cache == "on":
     raise ConfigError(
-      'cache "on" is for one process, and this is one of'
-      f' {jax.process_count()}; set cache "auto"'
+      f'cache "on" is for one process, and this is one of {jax.process_count()}; set cache "auto"'
     )
   return not several

@@ -7,8 +7,7 @@ import dataclasses
 import hashlib
 import json
 
-from totojax.config import schema
-from totojax.config import studies
+from totojax.config import schema, studies
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 
@@ -49,16 +48,12 @@ class Point:
     return f"{self.run}-lr{self.log2_lr:g}"
 
 
-def narrow_first(
-  models: Mapping[str, studies.Sizes],
-) -> list[tuple[str, studies.Sizes]]:
+def narrow_first(models: Mapping[str, studies.Sizes]) -> list[tuple[str, studies.Sizes]]:
   """(name, sizes) of the models; a config's sections have no order."""
   return sorted(models.items(), key=lambda item: item[1].get("width", 0))
 
 
-def points(
-  sweep: studies.Sweep, pretrain: Pretrain, home: str
-) -> Iterator[Point]:
+def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Point]:
   """Every combination of the lists.
 
   Args:
@@ -75,9 +70,7 @@ def points(
     for model, sizes in narrow_first(sweep.models):
       for total_tokens in sweep.total_tokens:
         for seed in sweep.seeds:
-          config = changed(
-            pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed
-          )
+          config = changed(pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed)
           train = dataclasses.replace(pretrain.train, total_tokens=total_tokens)
           config = dataclasses.replace(config, train=train)
           for log2_lr in sweep.log2_lr.get(kind, ()):
@@ -85,16 +78,12 @@ def points(
 
 
 def _check(sweep: studies.Sweep) -> None:
-  lists = {
-    f"log2_lr.{kind}": rates for kind, rates in sweep.log2_lr.items() if rates
-  }
+  lists = {f"log2_lr.{kind}": rates for kind, rates in sweep.log2_lr.items() if rates}
   for field in ("models", "seeds", "total_tokens"):
     lists[field] = getattr(sweep, field)
   for field, values in lists.items():
     if not values or len(set(values)) < len(values):
-      raise ConfigError(
-        f"sweep.{field} is {list(values)}; name at least one, and none twice"
-      )
+      raise ConfigError(f"sweep.{field} is {list(values)}; name at least one, and none twice")
 
 
 def changed(

@@ -42,9 +42,7 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   pairs = [run.partition("=") for run in runs]
   for name, equals, folder in pairs:
     if not (name and equals and folder):
-      raise ConfigError(
-        f"{key} has {name + equals + folder!r}; write NAME=FOLDER"
-      )
+      raise ConfigError(f"{key} has {name + equals + folder!r}; write NAME=FOLDER")
   names = [name for name, _, _ in pairs]
   if not names or len(set(names)) < len(names):
     raise ConfigError(

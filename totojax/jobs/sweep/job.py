@@ -20,30 +20,19 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax import assembly
-from totojax import flops
-from totojax import jobs
+from totojax import assembly, flops, jobs, train
 from totojax import lanes as lanes_lib
-from totojax import train
 from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain
 from totojax.jobs.sweep import expand
-from totojax.report import optimum
-from totojax.report import sweep_page
-from totojax.report import sweep_plots
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
-from totojax.rundir import metrics
-from totojax.rundir import pieces
+from totojax.report import optimum, sweep_page, sweep_plots
+from totojax.rundir import console, directory, files, metrics, pieces
 
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
 
-def run(
-  config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> bool:
+def run(config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Trains what is not trained yet, then writes the report.
 
   Raises:
@@ -76,9 +65,7 @@ def run(
   return True
 
 
-def _programs(
-  points: Sequence[expand.Point], lanes: int
-) -> Iterable[list[expand.Point]]:
+def _programs(points: Sequence[expand.Point], lanes: int) -> Iterable[list[expand.Point]]:
   """Points that one program trains: alike but for their learning rate."""
   for _, group in itertools.groupby(points, key=lambda point: point.run):
     members = list(group)
@@ -125,9 +112,7 @@ def _digest(rates: Sequence[float]) -> str:
   return hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
 
 
-def outcome(
-  rows: Sequence[Mapping[str, Any]], lane: int, steps: int
-) -> dict[str, Any]:
+def outcome(rows: Sequence[Mapping[str, Any]], lane: int, steps: int) -> dict[str, Any]:
   """What metrics.jsonl says of one lane.
 
   Returns:
@@ -140,9 +125,7 @@ def outcome(
   last = [r for r in rows if r["kind"] == "eval" and r["step"] == steps]
   scores = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
   diverged_at = int(scores[f"{prefix}diverged"])
-  out: dict[str, Any] = dict(
-    val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at
-  )
+  out: dict[str, Any] = dict(val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at)
   if diverged_at:
     return out
   values = [v for k, v in scores.items() if k.endswith("/loss")]
@@ -155,9 +138,7 @@ def outcome(
   return out
 
 
-def _rows(
-  workdir: epath.Path, points: Sequence[expand.Point]
-) -> list[dict[str, Any]]:
+def _rows(workdir: epath.Path, points: Sequence[expand.Point]) -> list[dict[str, Any]]:
   """A row for each finished point, in the order of the sweep."""
   rows = []
   for point in points:
@@ -171,9 +152,7 @@ def _rows(
         "model": point.model,
         "width": shape.width,
         "depth": shape.depth,
-        "parameters": flops.parameters(
-          assembly.shape(shape), point.config.sequence.vocab
-        ),
+        "parameters": flops.parameters(assembly.shape(shape), point.config.sequence.vocab),
         "tokens": point.total_tokens,
         "seed": point.seed,
         "log2_lr": point.log2_lr,

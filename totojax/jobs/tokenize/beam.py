@@ -14,13 +14,10 @@ from typing import Any
 
 import jax
 
-from totojax.config.corpus import BeamSettings
-from totojax.config.corpus import Tokenize
-from totojax.data.pixels import media
-from totojax.data.pixels import workers
+from totojax.config.corpus import BeamSettings, Tokenize
+from totojax.data.pixels import media, workers
 from totojax.data.store import manifests
-from totojax.jobs.tokenize import stores
-from totojax.jobs.tokenize import units
+from totojax.jobs.tokenize import stores, units
 from totojax.tokenizers import weights
 
 
@@ -44,8 +41,7 @@ def check(settings: BeamSettings) -> None:
     beam.runners.runner.create_runner(settings.name)
   except (ValueError, ImportError, AttributeError) as error:
     raise ValueError(
-      f"beam.name is {settings.name!r}, which Apache Beam does not start:"
-      f" {error}"
+      f"beam.name is {settings.name!r}, which Apache Beam does not start: {error}"
     ) from error
 
 
@@ -59,15 +55,9 @@ def make(part: stores.Part, spec: media.Spec, config: Tokenize) -> None:
   """
   beam = _beam()
   job = _Job(
-    path=str(part.path),
-    head=part.manifest,
-    spec=spec,
-    seed=config.seed,
-    tokenizer=config.tokenizer,
+    path=str(part.path), head=part.manifest, spec=spec, seed=config.seed, tokenizer=config.tokenizer
   )
-  options = beam.options.pipeline_options.PipelineOptions(
-    list(config.beam.options)
-  )
+  options = beam.options.pipeline_options.PipelineOptions(list(config.beam.options))
   with beam.Pipeline(runner=config.beam.name, options=options) as pipeline:
     _ = (
       pipeline
@@ -111,9 +101,7 @@ def _make_unit_fn(beam: Any, job: _Job) -> Any:
       self._tokenizer = None
 
     def setup(self):
-      self._tokenizer = self._shared.acquire(
-        lambda: weights.load(job.tokenizer), tag=job.tokenizer
-      )
+      self._tokenizer = self._shared.acquire(lambda: weights.load(job.tokenizer), tag=job.tokenizer)
 
     def process(self, unit):
       job.make(unit, self._tokenizer)
@@ -129,7 +117,6 @@ def _beam() -> Any:
     import apache_beam.utils.shared  # noqa: F401
   except ImportError as error:
     raise ImportError(
-      "a pipeline needs Apache Beam; install it with: pip install"
-      ' "totojax[beam]"'
+      'a pipeline needs Apache Beam; install it with: pip install "totojax[beam]"'
     ) from error
   return beam

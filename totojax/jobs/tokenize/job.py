@@ -20,21 +20,14 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from totojax.config.corpus import Tokenize
-from totojax.data.pixels import media
-from totojax.data.pixels import workers
+from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates
-from totojax.data.store import manifests
+from totojax.data.store import certificates, manifests
 from totojax.data.store import store as store_lib
 from totojax.jobs.plan import corpus as plan
-from totojax.jobs.tokenize import beam
-from totojax.jobs.tokenize import stores
-from totojax.jobs.tokenize import units
-from totojax.rundir import console
-from totojax.rundir import directory
-from totojax.rundir import files
-from totojax.tokenizers import api
-from totojax.tokenizers import weights
+from totojax.jobs.tokenize import beam, stores, units
+from totojax.rundir import console, directory, files
+from totojax.tokenizers import api, weights
 
 Interrupted = Callable[[int], bool]
 
@@ -43,9 +36,7 @@ class _Stop(Exception):
   """The unit that is being made is given up."""
 
 
-def run(
-  config: Tokenize, workdir: epath.Path, interrupted: Interrupted
-) -> bool:
+def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool:
   """Tokenizes every split of the source; False when interrupted.
 
   Raises:
@@ -58,9 +49,7 @@ def run(
   plan.peak_flops_per_s(config.plan)
   for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
-  directory.begin(
-    workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab
-  )
+  directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
   first = jax.process_index() == 0
   if first:
     plan.show(plan.of_job(config, work, tokenizer), workdir)
@@ -92,11 +81,7 @@ def _make(
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
   mine = part.units[jax.process_index() :: jax.process_count()]
-  todo = [
-    unit
-    for unit in mine
-    if not units.is_made(part.path, part.manifest, unit.number)
-  ]
+  todo = [unit for unit in mine if not units.is_made(part.path, part.manifest, unit.number)]
   total = sum(len(unit.items) for unit in mine)
   left = sum(len(unit.items) for unit in todo)
   decoded = workers.decode(
@@ -152,9 +137,7 @@ class _Count:
     self._bar.advance(note=note)
 
 
-def _take(
-  decoded: Iterator[workers.Decoded], count: int
-) -> Iterator[workers.Decoded]:
+def _take(decoded: Iterator[workers.Decoded], count: int) -> Iterator[workers.Decoded]:
   for _ in range(count):
     yield next(decoded)
 
@@ -182,9 +165,7 @@ def _finish(parts: Sequence[stores.Part], workdir: epath.Path) -> None:
       complete.append(store_lib.Store(part.path, manifest))
     else:
       empty.append(part.name)
-  files.write_table(
-    workdir / "quarantine.csv", rows, header=("store", "id", "reason")
-  )
+  files.write_table(workdir / "quarantine.csv", rows, header=("store", "id", "reason"))
   certificates.certify(complete)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")

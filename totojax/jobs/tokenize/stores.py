@@ -10,12 +10,10 @@ from typing import Any
 from etils import epath
 
 from totojax.config.corpus import SourceJob
-from totojax.data.pixels import images
-from totojax.data.pixels import media
+from totojax.data.pixels import images, media
 from totojax.data.sources import items as items_lib
 from totojax.data.sources import listings
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import units
 from totojax.rundir import files
 from totojax.storage import objects
@@ -61,10 +59,7 @@ class Part:
       ValueError: the tokenizer has no codes, or frames are no whole tokens.
     """
     if not tokenizer.vocab:
-      raise ValueError(
-        f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a"
-        " VQGAN"
-      )
+      raise ValueError(f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a VQGAN")
     spec = self.spec
     api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
     grid = spec.size_px // tokenizer.factor
@@ -83,8 +78,7 @@ class Part:
       stride_frames=stride_frames,
       fps=fps,
       crops=spec.crops,
-      labels=bool(self.listing.classes)
-      or any(item.label >= 0 for item in self.listing.items),
+      labels=bool(self.listing.classes) or any(item.label >= 0 for item in self.listing.items),
       ids=True,
       classes=self.listing.classes,
       records_per_shard=self.items_per_unit * spec.crops,
@@ -109,10 +103,7 @@ def work(config: SourceJob, workdir: epath.Path) -> Work:
   """
   splits = listings.by_store(config.source, seed=config.seed)
   spec = media.spec(
-    next(iter(splits.values())).kind,
-    clip=config.clip,
-    views=config.views,
-    image=config.image,
+    next(iter(splits.values())).kind, clip=config.clip, views=config.views, image=config.image
   )
   unwanted = _unwanted(config.source.exclude)
   parts = []
@@ -142,19 +133,10 @@ def work(config: SourceJob, workdir: epath.Path) -> Work:
 
 def write_missing(work: Work, workdir: epath.Path) -> None:
   """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
-  rows = [
-    (part.name, row.id, row.reason)
-    for part in work.parts
-    for row in part.listing.missing
-  ]
-  files.write_table(
-    workdir / "missing.csv", rows, header=("store", "id", "reason")
-  )
+  rows = [(part.name, row.id, row.reason) for part in work.parts for row in part.listing.missing]
+  files.write_table(workdir / "missing.csv", rows, header=("store", "id", "reason"))
   if rows:
-    print(
-      f"{len(rows)} listed items are missing or left out:"
-      f" {workdir / 'missing.csv'}"
-    )
+    print(f"{len(rows)} listed items are missing or left out: {workdir / 'missing.csv'}")
 
 
 def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
@@ -175,29 +157,21 @@ def _lines(path: str) -> list[str]:
   data = objects.read_bytes(folder or ".", name)
   if data is None:
     raise ValueError(
-      f"source.exclude names {path}, which is neither a store nor a file of"
-      " ids; check the path"
+      f"source.exclude names {path}, which is neither a store nor a file of ids; check the path"
     )
   return [line.strip() for line in data.decode().splitlines() if line.strip()]
 
 
-def _without(
-  listing: items_lib.Listing, unwanted: Mapping[str, str]
-) -> items_lib.Listing:
+def _without(listing: items_lib.Listing, unwanted: Mapping[str, str]) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
   unwanted_by = lambda item: unwanted.get(items_lib.video_id(item.id))
   out = [item for item in listing.items if unwanted_by(item)]
   if not out:
     return listing
   rows = [
-    items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}")
-    for item in out
+    items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}") for item in out
   ]
   kept = [item for item in listing.items if not unwanted_by(item)]
   if not kept:
-    raise ValueError(
-      f"source.exclude leaves none of {len(out)} items; check the lists"
-    )
-  return dataclasses.replace(
-    listing, items=kept, missing=(*listing.missing, *rows)
-  )
+    raise ValueError(f"source.exclude leaves none of {len(out)} items; check the lists")
+  return dataclasses.replace(listing, items=kept, missing=(*listing.missing, *rows))

@@ -20,9 +20,7 @@ import numpy as np
 
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import columns
-from totojax.data.store import manifests
-from totojax.data.store import shards
+from totojax.data.store import columns, manifests, shards
 from totojax.data.store.store import Store
 from totojax.rundir import pieces
 from totojax.storage import objects
@@ -101,9 +99,7 @@ def make(
   encode()
   shard = None
   if rows:
-    shard = shards.write_shard(
-      path, head, number=unit.number, arrays=columns.concatenate(rows)
-    )
+    shard = shards.write_shard(path, head, number=unit.number, arrays=columns.concatenate(rows))
   note = Note(shard, tuple(skipped))
   _notes(path).write(unit.number, dataclasses.asdict(note))
   return note
@@ -120,9 +116,7 @@ def _columns(
   return columns.of(
     head,
     {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
-    np.repeat([item.label for item, _ in decoded], counts)
-    if head.labels
-    else None,
+    np.repeat([item.label for item, _ in decoded], counts) if head.labels else None,
     [item.item.id for item, clips in decoded for _ in clips],
   )
 

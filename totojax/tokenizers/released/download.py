@@ -118,15 +118,11 @@ def check_digest(path: str | os.PathLike[str], sha256: str, fix: str) -> str:
   """The digest of a file; raises DownloadError unless it is `sha256`."""
   actual = digest(path)
   if actual != sha256.lower():
-    raise DownloadError(
-      f"{path} has the SHA-256 {actual}; {sha256} is expected: {fix}"
-    )
+    raise DownloadError(f"{path} has the SHA-256 {actual}; {sha256} is expected: {fix}")
   return actual
 
 
-def _transfer(
-  url: str, part: pathlib.Path, interrupted: Callable[[], bool]
-) -> bool:
+def _transfer(url: str, part: pathlib.Path, interrupted: Callable[[], bool]) -> bool:
   """One connection; whether the part is whole, False where interrupted."""
   begin, known = _begun(part, url)
   if known and begin == known.length:
@@ -138,9 +134,7 @@ def _transfer(
     if known.mark:
       headers["If-Range"] = known.mark
   try:
-    with requests.get(
-      url, headers=headers, stream=True, timeout=TIMEOUT_S
-    ) as response:
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
       if response.status_code in (206, 416):  # 416: it is shorter now
         if known is None or not _continues(response, begin, known):
           _forget(part)  # of another file: fetched from its start next time
@@ -190,9 +184,7 @@ def _mark(response: requests.Response) -> str:
   return strong or response.headers.get("Last-Modified", "")
 
 
-def _continues(
-  response: requests.Response, begin: int, known: _RemoteFile
-) -> bool:
+def _continues(response: requests.Response, begin: int, known: _RemoteFile) -> bool:
   """Whether the answer is the rest of the file that the part begins."""
   # The date may be left out where it was the condition of the request.
   if _mark(response) not in ("", known.mark):
@@ -212,10 +204,7 @@ def _write(
   with (
     open(part, "ab" if begin else "wb") as file,
     console.tracking(
-      f"fetching {part.stem}",
-      unit="MiB",
-      total=-(-length // MIB),
-      done=begin // MIB,
+      f"fetching {part.stem}", unit="MiB", total=-(-length // MIB), done=begin // MIB
     ) as bar,
   ):
     written = begin

@@ -14,11 +14,8 @@ import pathlib
 
 import numpy as np
 
-from totojax.tokenizers import dvae
-from totojax.tokenizers import vqgan
-from totojax.tokenizers import weights
-from totojax.tokenizers.released import download
-from totojax.tokenizers.released import pickles
+from totojax.tokenizers import dvae, vqgan, weights
+from totojax.tokenizers.released import download, pickles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +39,7 @@ _DVAE = dvae.DvaeConfig(
   vocab=8192, hidden=256, groups=4, blocks=2, decoder_init=128, post_gain=1 / 64
 )
 _VQGAN_1K = vqgan.VqganConfig(
-  vocab=1024,
-  embed=256,
-  z=256,
-  channels=128,
-  multipliers=(1, 1, 2, 2, 4),
-  blocks=2,
-  attention=(4,),
+  vocab=1024, embed=256, z=256, channels=128, multipliers=(1, 1, 2, 2, 4), blocks=2, attention=(4,)
 )
 # Addresses: github.com/openai/DALL-E, notebooks/usage.ipynb; and
 # github.com/CompVis/taming-transformers, overview of pretrained models.
@@ -58,10 +49,7 @@ KINDS: Mapping[str, Kind] = {
     Kind(
       "dvae",
       ("encoder.pkl", "decoder.pkl"),
-      (
-        "https://cdn.openai.com/dall-e/encoder.pkl",
-        "https://cdn.openai.com/dall-e/decoder.pkl",
-      ),
+      ("https://cdn.openai.com/dall-e/encoder.pkl", "https://cdn.openai.com/dall-e/decoder.pkl"),
       _DVAE,
     ),
     Kind(
@@ -92,10 +80,7 @@ def find(name: str) -> Kind:
     ValueError: there is none.
   """
   if name not in KINDS:
-    raise ValueError(
-      f"the official tokenizer {name!r} is unknown; use one of"
-      f" {', '.join(KINDS)}"
-    )
+    raise ValueError(f"the official tokenizer {name!r} is unknown; use one of {', '.join(KINDS)}")
   return KINDS[name]
 
 
@@ -147,9 +132,7 @@ def convert(
     for state in tensors:
       _check_model(kind, state)
     build = (
-      dvae.from_reference
-      if isinstance(kind.config, dvae.DvaeConfig)
-      else vqgan.from_reference
+      dvae.from_reference if isinstance(kind.config, dvae.DvaeConfig) else vqgan.from_reference
     )
     params, config = build(*tensors)
     _check_size(kind, config)
@@ -157,10 +140,7 @@ def convert(
     raise ValueError(f"{named}: {error}") from error
   card = {
     "kind": kind.name,
-    "source": [
-      {"file": path.name, "sha256": digest}
-      for path, digest in zip(paths, digests)
-    ],
+    "source": [{"file": path.name, "sha256": digest} for path, digest in zip(paths, digests)],
   }
   return weights.save(out, params, config, card=card, dtype="float32")
 
@@ -175,9 +155,7 @@ def _check_model(kind: Kind, tensors: Mapping[str, np.ndarray]) -> None:
       )
 
 
-def _check_size(
-  kind: Kind, config: dvae.DvaeConfig | vqgan.VqganConfig
-) -> None:
+def _check_size(kind: Kind, config: dvae.DvaeConfig | vqgan.VqganConfig) -> None:
   if config == kind.config:
     return
   fits = [other.name for other in KINDS.values() if other.config == config]

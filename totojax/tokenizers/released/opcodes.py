@@ -141,10 +141,7 @@ class Machine:
   """
 
   def __init__(
-    self,
-    *,
-    calls: Mapping[str, Callable[[tuple], Any]],
-    persistent: Callable[[Any], Any],
+    self, *, calls: Mapping[str, Callable[[tuple], Any]], persistent: Callable[[Any], Any]
   ):
     self._calls = {
       "collections.OrderedDict": _ordered_dict,
@@ -175,8 +172,7 @@ class Machine:
       raise
     except (ValueError, OverflowError) as error:  # pickletools
       raise UnsafeOrDamaged(
-        f"the pickle is cut short or damaged ({shown(str(error))}); copy or"
-        " download the file again"
+        f"the pickle is cut short or damaged ({shown(str(error))}); copy or download the file again"
       ) from None
     raise AssertionError("genops ends with STOP or raises")
 
@@ -189,9 +185,7 @@ class Machine:
       items = [self._pop() for _ in range(_TUPLES[name])]
       self._push(tuple(reversed(items)))
     elif not (
-      self._step_stack(name, argument)
-      or self._step_fill(name)
-      or self._step_object(name, argument)
+      self._step_stack(name, argument) or self._step_fill(name) or self._step_object(name, argument)
     ):
       # EXT1, EXT2 and EXT4 (the process's own table of objects), and buffers
       # that are not in the file.
@@ -333,17 +327,13 @@ def shown(text: str) -> str:
 
 
 def _damaged(what: str) -> UnsafeOrDamaged:
-  return UnsafeOrDamaged(
-    f"the pickle is damaged ({what}); copy or download the file again"
-  )
+  return UnsafeOrDamaged(f"the pickle is damaged ({what}); copy or download the file again")
 
 
 def _name(module: Any, name: Any) -> Name:
   if not isinstance(module, str) or not isinstance(name, str):
     raise _damaged("a class or function has no name")
-  if module.split(".")[0] in _ATTACK_MODULES or (
-    module in _BUILTINS and name in _ATTACK_BUILTINS
-  ):
+  if module.split(".")[0] in _ATTACK_MODULES or (module in _BUILTINS and name in _ATTACK_BUILTINS):
     raise UnsafeOrDamaged(
       f"the pickle asks for {shown(f'{module}.{name}')}, which no checkpoint"
       " needs: the file is an attack. Nothing of it was run; delete it, and"

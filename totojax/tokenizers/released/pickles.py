@@ -18,12 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from totojax.tokenizers.released import opcodes
-from totojax.tokenizers.released import torch_files
+from totojax.tokenizers.released import opcodes, torch_files
 from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
-from totojax.tokenizers.released.torch_files import AGAIN
-from totojax.tokenizers.released.torch_files import PUBLISHER
-from totojax.tokenizers.released.torch_files import Storage
+from totojax.tokenizers.released.torch_files import AGAIN, PUBLISHER, Storage
 
 FILE_BYTES = 4 * 2**30
 TENSOR_BYTES = 2**30
@@ -92,9 +89,7 @@ class _Tensor:
 def _rebuild(arguments: tuple) -> _Tensor:
   """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
   if not 4 <= len(arguments) <= 7:
-    raise UnsafeOrDamaged(
-      f"a tensor is made from {len(arguments)} values; {PUBLISHER}"
-    )
+    raise UnsafeOrDamaged(f"a tensor is made from {len(arguments)} values; {PUBLISHER}")
   marks = arguments[6] if len(arguments) == 7 else None
   return _Tensor(*arguments[:4], marks=bool(marks))
 
@@ -114,16 +109,12 @@ _CALLS: torch_files.Calls = {
 }
 
 
-def _tensors(
-  root: Any, load: Callable[[Storage], np.ndarray], size: int
-) -> dict[str, np.ndarray]:
+def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dict[str, np.ndarray]:
   """The named tensors below `root`, checked and read."""
   tensors: dict[str, _Tensor] = {}
   for name, tensor in _named(root):
     if name in tensors:
-      raise UnsafeOrDamaged(
-        f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}"
-      )
+      raise UnsafeOrDamaged(f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}")
     if len(tensors) == NAMES:
       raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
     _check(opcodes.shown(name), tensor)
@@ -137,8 +128,7 @@ def _tensors(
   )
   if declared > size:
     raise UnsafeOrDamaged(
-      f"its tensors have {declared} bytes, more than the file's {size};"
-      f" {PUBLISHER}"
+      f"its tensors have {declared} bytes, more than the file's {size}; {PUBLISHER}"
     )
   storages: dict[str, np.ndarray] = {}
   arrays: dict[_Tensor, np.ndarray] = {}
@@ -173,13 +163,11 @@ def _module(
   """What `nn.Module.state_dict` would name, in its order."""
   if depth > DEPTH or next(visits) >= NAMES:
     raise UnsafeOrDamaged(
-      f"its modules are nested over {DEPTH} deep, or are over {NAMES};"
-      f" {PUBLISHER}"
+      f"its modules are nested over {DEPTH} deep, or are over {NAMES}; {PUBLISHER}"
     )
   state = module.state
   if not isinstance(state, dict) or not all(
-    isinstance(state.get(part), dict)
-    for part in ("_parameters", "_buffers", "_modules")
+    isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
   ):
     raise UnsafeOrDamaged(
       f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
@@ -199,8 +187,7 @@ def _module(
       yield from _module(child, below, depth + 1, visits)
     elif child is not None:
       raise UnsafeOrDamaged(
-        f"a child of the module at {opcodes.shown(prefix)} is no module;"
-        f" {PUBLISHER}"
+        f"a child of the module at {opcodes.shown(prefix)} is no module; {PUBLISHER}"
       )
 
 
@@ -212,8 +199,7 @@ def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
   if isinstance(value, opcodes.Inert | opcodes.Name):
     kind = opcodes.shown(value.name)
   raise UnsafeOrDamaged(
-    f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict"
-    " of the model alone"
+    f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict of the model alone"
   )
 
 
@@ -232,9 +218,7 @@ def _check(name: str, tensor: _Tensor) -> None:
   shape, strides = tensor.shape, tensor.strides
   torch_files.check_type(storage, f"tensor {name}")
   if tensor.marks:
-    raise UnsafeOrDamaged(
-      f"tensor {name} is a conjugate or negative view; save a .clone() of it"
-    )
+    raise UnsafeOrDamaged(f"tensor {name} is a conjugate or negative view; save a .clone() of it")
   if (
     not isinstance(storage, Storage)
     or not _counts((first,))
@@ -244,8 +228,7 @@ def _check(name: str, tensor: _Tensor) -> None:
     or len(shape) > DIMENSIONS
   ):
     raise UnsafeOrDamaged(
-      f"tensor {name} is declared with offset, shape or strides that are no"
-      f" counts; {PUBLISHER}"
+      f"tensor {name} is declared with offset, shape or strides that are no counts; {PUBLISHER}"
     )
   values = math.prod(shape)
   last = first + sum((n - 1) * step for n, step in zip(shape, strides))

@@ -54,15 +54,12 @@ def arrange(
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:
     raise ValueError(
-      f"these tensors are not {what}: {'; '.join(wrong)}. Give the whole"
-      " released file"
+      f"these tensors are not {what}: {'; '.join(wrong)}. Give the whole released file"
     )
   return traverse_util.unflatten_dict(flat)
 
 
-def size(
-  tensors: Mapping[str, np.ndarray], name: str, axis: int, otherwise: int
-) -> int:
+def size(tensors: Mapping[str, np.ndarray], name: str, axis: int, otherwise: int) -> int:
   """A tensor's length along an axis; `otherwise` where it does not say.
 
   `arrange` names what is wrong with such a tensor.
@@ -71,11 +68,7 @@ def size(
   return shape[axis] if axis < len(shape) else otherwise
 
 
-def highest(
-  tensors: Mapping[str, np.ndarray], pattern: str, otherwise: int
-) -> int:
+def highest(tensors: Mapping[str, np.ndarray], pattern: str, otherwise: int) -> int:
   """The highest number that the pattern's group has in any name."""
-  numbers = [
-    int(match[1]) for name in tensors if (match := re.match(pattern, name))
-  ]
+  numbers = [int(match[1]) for name in tensors if (match := re.match(pattern, name))]
   return max(numbers, default=otherwise)

@@ -69,32 +69,22 @@ class Storages:
     match pid:
       case ("module", container, _, _):  # legacy: a class with its source code
         return container
-      case ("storage", opcodes.Name(kind), str(key), _, int(total), *rest) if (
-        0 <= total < 2**63
-      ):
+      case ("storage", opcodes.Name(kind), str(key), _, int(total), *rest) if 0 <= total < 2**63:
         pass
       case _:
-        raise UnsafeOrDamaged(
-          f"a tensor's storage is declared in an unknown way; {PUBLISHER}"
-        )
+        raise UnsafeOrDamaged(f"a tensor's storage is declared in an unknown way; {PUBLISHER}")
     dtype = _DTYPES.get(kind.removeprefix("torch.").removeprefix("cuda."))
     if dtype is None:
       return self.declared.setdefault(key, opcodes.Inert(kind))
     storage = Storage(key, dtype, total, 0, total)
     if self.declared.setdefault(key, storage) != storage:
-      raise UnsafeOrDamaged(
-        f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}"
-      )
+      raise UnsafeOrDamaged(f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}")
     match rest:
       case [] | [None]:
         return storage
-      case [(_, int(first), int(count))] if (
-        0 <= first and 0 <= count and first + count <= total
-      ):
+      case [(_, int(first), int(count))] if 0 <= first and 0 <= count and first + count <= total:
         return dataclasses.replace(storage, first=first, count=count)
-    raise UnsafeOrDamaged(
-      f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}"
-    )
+    raise UnsafeOrDamaged(f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}")
 
 
 def check_type(storage: Any, whose: str) -> None:
@@ -113,22 +103,14 @@ class Zip:
     self._size = file.seek(0, io.SEEK_END)
     try:
       self._archive = zipfile.ZipFile(file)
-    except (
-        zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError,
-    ) as error:  # fmt: skip
-      raise UnsafeOrDamaged(
-        f"it is cut short or no zip archive ({error}); {AGAIN}"
-      ) from None
+    except (zipfile.BadZipFile, ValueError, OverflowError, NotImplementedError) as error:
+      raise UnsafeOrDamaged(f"it is cut short or no zip archive ({error}); {AGAIN}") from None
     self._entries: dict[str, zipfile.ZipInfo] = {}
     for entry in self._archive.infolist():
       if entry.filename in self._entries:
-        raise UnsafeOrDamaged(
-          f"the archive has {opcodes.shown(entry.filename)} twice; {PUBLISHER}"
-        )
+        raise UnsafeOrDamaged(f"the archive has {opcodes.shown(entry.filename)} twice; {PUBLISHER}")
       self._entries[entry.filename] = entry
-    pickled = [
-      n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")
-    ]
+    pickled = [n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")]
     if len(pickled) != 1:
       raise UnsafeOrDamaged(
         f"the archive has {len(pickled)} entries named data.pkl; a torch file"
@@ -149,8 +131,7 @@ class Zip:
     entry = self._entries.get(self._folder + name)
     if entry is None:
       raise UnsafeOrDamaged(
-        f"the archive lacks {opcodes.shown(name)}, which its pickle needs;"
-        f" {AGAIN}"
+        f"the archive lacks {opcodes.shown(name)}, which its pickle needs; {AGAIN}"
       )
     if entry.compress_type != zipfile.ZIP_STORED:
       raise UnsafeOrDamaged(
@@ -166,12 +147,8 @@ class Zip:
       )
     try:
       return self._archive.read(entry)
-    except (
-        zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError,
-    ) as error:  # fmt: skip
-      raise UnsafeOrDamaged(
-        f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}"
-      ) from None
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
+      raise UnsafeOrDamaged(f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}") from None
 
   def storage(self, storage: Storage) -> np.ndarray:
     data = self._entry(f"data/{storage.key}", limit_bytes=storage.nbytes)
@@ -201,8 +178,7 @@ class Legacy:
     version = machine.run(head)
     if version != _PROTOCOL or type(version) is not int:
       raise UnsafeOrDamaged(
-        f"its legacy format is not of version {_PROTOCOL}; save it again with"
-        " torch.save"
+        f"its legacy format is not of version {_PROTOCOL}; save it again with torch.save"
       )
     machine.run(head)  # the system's sizes: the storages do not depend on them
     self.root = machine.run(head)
@@ -211,9 +187,7 @@ class Legacy:
 
   def storage(self, storage: Storage) -> np.ndarray:
     if storage.key not in self._offsets:
-      raise UnsafeOrDamaged(
-        f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}"
-      )
+      raise UnsafeOrDamaged(f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}")
     self._file.seek(self._offsets[storage.key])
     data = self._file.read(storage.nbytes)
     return _values(data, storage, swapped=_native() != b"little")
@@ -261,7 +235,6 @@ def _values(data: bytes, storage: Storage, *, swapped: bool) -> np.ndarray:
   raw = np.frombuffer(data, f"u{storage.dtype.itemsize}")
   if storage.dtype == np.bool_ and raw.size and raw.max() > 1:
     raise UnsafeOrDamaged(
-      f"storage {opcodes.shown(storage.key)} is of bools and has the value"
-      f" {raw.max()}; {AGAIN}"
+      f"storage {opcodes.shown(storage.key)} is of bools and has the value {raw.max()}; {AGAIN}"
     )
   return (raw.byteswap() if swapped else raw).view(storage.dtype)
