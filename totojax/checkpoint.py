@@ -269,6 +269,8 @@ def _waiting(
   finally:
     over.set()
     watcher.join()
+  if _tries_again() > before:
+    patience.over()
 
 
 def _tries_again() -> int:
@@ -277,7 +279,7 @@ def _tries_again() -> int:
   return sum(value["value"] for metric in found for value in metric["values"])
 
 
-def _away(path: epath.Path, verb: str, error: Exception) -> outages.StorageAway:
+def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
   return outages.StorageAway(
     f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
     " last whole checkpoint stays. Run the same command again once it does"
