@@ -445,6 +445,6 @@ def test_an_object_store_works_like_a_disk(tmp_path):
   assert store.manifest == disk.manifest
   np.testing.assert_array_equal(store.read(range(30))["codes"], disk.read(range(30))["codes"])
   store.verify()
-  objects.write_bytes(path, "shard-00002/codes/c/0/0", b"")
+  objects.write(f"{path}/shard-00002/codes/c/0/0", b"")
   with pytest.raises(shards.StoreError, match="^memory://sets/a/shard-00002"):
     open_any(path)
