@@ -157,6 +157,7 @@ WRITERS = {
   "rundir/lock.py",
   "rundir/metrics.py",
   "storage/objects.py",
+  "storage/paths.py",
   "tokenizers/released/download.py",
   "jobs/bench/saving.py",
 }
