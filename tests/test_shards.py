@@ -104,7 +104,7 @@ def test_resume_after_failure_inside_a_shard_is_byte_identical(tmp_path, monkeyp
   """Stops before every single write of the job, one after the other."""
   whole = contents(token_sets.write(tmp_path / "whole", 20).path)
   failures, left = 0, 0
-  names = ("write_array", "write_bytes")
+  names = ("write_array", "write")
   real = {name: getattr(objects, name) for name in names}
 
   def failing(name):
