@@ -36,8 +36,24 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   """
   name = text(path)
   if "://" in name:
-    return ts.KvStore.Spec(name + "/").to_json()
+    return {**ts.KvStore.Spec(name + "/").to_json(), **_s3(name)}
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
+
+
+def _s3(url: str) -> dict[str, Any]:
+  """What the usual variables say of an s3:// URL: its server and region.
+
+  AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
+  other clients read them; TensorStore reads its credentials alone.
+  """
+  if not url.startswith("s3://"):
+    return {}
+  names = {
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+  }
+  found = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
+  return {key: value for key, value in found.items() if value}
 
 
 def read_bytes(path: Path, name: str) -> bytes | None:
