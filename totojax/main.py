@@ -118,7 +118,7 @@ def _main(argv: list[str]) -> None:
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax.rundir import hosts
+  from totojax.rundir import errors, hosts
 
   if not _MULTIHOST.value:
     _work(interrupted)
@@ -147,7 +147,7 @@ def _main(argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]))
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), errors.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:
