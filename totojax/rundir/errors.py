@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class RunError(RuntimeError):
   """A run that cannot go on; the message says why and what to do."""
+
+
+class InUse(ValueError):
+  """A run directory in which another process is at work."""
