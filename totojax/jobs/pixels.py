@@ -175,7 +175,7 @@ class _Skipped:
 
   def __init__(self, workdir: epath.Path):
     self.path = workdir / self._FILE
-    there = self.path.exists()
+    there = files.exists(self.path)
     self._reasons = dict(files.read_table(self.path) if there else ())
 
   def add(self, row: items_lib.Skipped) -> None:

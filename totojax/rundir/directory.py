@@ -92,7 +92,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   """
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
-  if not path.exists():
+  if not files.exists(path):
     raise FileNotFoundError(f"{workdir} is not a run directory (no config.json)")
   return fill(files.read_json(path), workdir.parent)
 
@@ -112,7 +112,7 @@ def check_config(
     ConfigChanged: it was made with another config; names the keys that differ.
   """
   workdir = epath.Path(workdir)
-  if allow_change or not (workdir / "config.json").exists():
+  if allow_change or not files.exists(workdir / "config.json"):
     return workdir
   try:
     old = flat(read_config(workdir))
@@ -147,8 +147,7 @@ def _plugins_now(config: Any) -> dict[str, str]:
 def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   """The same as the run was begun, in its manifest."""
   try:
-    manifest = json.loads((workdir / "manifest.json").read_text())
-    digests = dict(manifest.get("plugins", {}))
+    digests = dict(files.read_json(workdir / "manifest.json").get("plugins", {}))
   except (OSError, ValueError):
     return {}
   return {f"source of {key}": digest for key, digest in digests.items()}
@@ -171,7 +170,7 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
   """
   if jax.process_index() == 0:
     try:
-      workdir.mkdir(parents=True, exist_ok=True)
+      files.make_folder(workdir)
       lock.take(workdir)
     except OSError as error:
       raise ValueError(
@@ -189,8 +188,8 @@ def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
   """What manifest.json is to hold from this start on."""
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
-    old = dict(json.loads(path.read_text())) if path.exists() else {}
-  except (ValueError, TypeError):  # damaged, which is no reason not to begin
+    old = files.read_json(path)
+  except (FileNotFoundError, files.Damaged):  # no reason not to begin
     old = {}
   if not old:
     return {**now, **facts}
@@ -206,7 +205,7 @@ def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def is_done(workdir: epath.PathLike, config: Any = None) -> bool:
   """Whether the job of this directory is finished, whatever its config."""
   del config
-  return (epath.Path(workdir) / "done.json").exists()
+  return files.exists(epath.Path(workdir) / "done.json")
 
 
 def check(workdir: epath.PathLike, config: Any, *, allow_change: bool) -> epath.Path:

@@ -173,7 +173,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 def save(path: objects.Path, manifest: Manifest) -> None:
   """Replaces the manifest of the data set at `path` as a whole."""
   value = json.dumps(to_json(manifest), indent=1, sort_keys=True) + "\n"
-  objects.write_bytes(path, FILE, value.encode())
+  objects.write(f"{objects.text(path)}/{FILE}", value.encode())
 
 
 def existing(path: objects.Path) -> Manifest:
@@ -197,7 +197,7 @@ def load(path: objects.Path) -> Manifest | None:
   Raises:
     StoreError: when it is damaged or of another version, with its path.
   """
-  value = objects.read_bytes(path, FILE)
+  value = objects.read(f"{objects.text(path)}/{FILE}")
   if value is None:
     return None
   try:
