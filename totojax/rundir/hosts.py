@@ -7,14 +7,21 @@ started again on every host, goes on from the last whole checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import ctypes
 import faulthandler
 import os
 import signal
 import sys
+import time
 from typing import NoReturn
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from totojax.rundir import errors, lock
+from totojax.storage import outages
 
 from totojax.rundir import errors
 
@@ -22,6 +29,7 @@ from totojax.rundir import errors
 _LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService")
 # What a library calls from SIGABRT must not be collected.
 _kept = []
+_MESSAGE_BYTES = 8192
 
 
 def check(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -89,6 +97,37 @@ def join(
   _at_abort(lost(f"it ended, or was silent for {silence_timeout_s} s") + "\n")
 
 
+def first(action: Callable[[], object]) -> None:
+  """Process 0 does something, and where it fails all processes end alike.
+
+  The others wait for it. What is theirs to say would otherwise be that one of
+  them was lost.
+
+  Raises:
+    Exception: what `action` raises, in process 0.
+    errors.RunError, outages.StorageAway: in the others, with the same message.
+  """
+  if jax.process_count() == 1:
+    action()
+    return
+  error, message = None, b""
+  if jax.process_index() == 0:
+    try:
+      action()
+    except Exception as caught:
+      error, kind = caught, b"away " if outages.is_away(caught) else b"error "
+      message = (kind + str(caught).encode())[:_MESSAGE_BYTES]
+  padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+  message = multihost_utils.broadcast_one_to_all(padded).tobytes().rstrip(b"\0")
+  if error is not None:
+    # The others would take the end of this process for its loss: they go first.
+    time.sleep(1.0)
+    raise error
+  kind, _, text = message.decode(errors="ignore").partition(" ")
+  if kind:
+    raise (outages.StorageAway if kind == "away" else errors.RunError)(text)
+
+
 def lost(why: str) -> str:
   """The line that a process ends with when it misses another."""
   return (
@@ -109,6 +148,7 @@ def leave(message: str, status: int = 1) -> NoReturn:
   They would never come: they wait for this one in a collective, until they
   see that it is gone.
   """
+  lock.release_all()  # what is done at an exit is not done at this one
   sys.stdout.flush()
   print(message, file=sys.stderr, flush=True)
   os._exit(status)
