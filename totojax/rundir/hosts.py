@@ -23,8 +23,6 @@ import numpy as np
 from totojax.rundir import errors, lock
 from totojax.storage import outages
 
-from totojax.rundir import errors
-
 # Words of jax's errors, which have no types of their own.
 _LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService")
 # What a library calls from SIGABRT must not be collected.
