@@ -92,6 +92,7 @@ class Request:
   """One line of the log: seconds since the proxy's start, bytes of bodies."""
 
   line: str
+  account: str  # the header Authorization, "": anonymous
   seconds: float
   status: int | None  # None: no whole answer was given
   sent_bytes: int
@@ -220,7 +221,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
   def _log(self, line, status, body, answer):
     proxy = self.server.proxy
     seconds = time.monotonic() - proxy.begun
-    proxy.log.append(Request(line, seconds, status, len(body), len(answer)))
+    proxy.log.append(
+      Request(line, self.headers.get("Authorization", ""), seconds, status, len(body), len(answer))
+    )
 
   do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do_PATCH = _serve  # noqa: N815
 

@@ -22,7 +22,7 @@ from totojax import sharding
 from totojax import step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, errors, metrics
+from totojax.rundir import console, directory, errors, lock, metrics
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
@@ -159,6 +159,7 @@ def _loop(
 
   def settle(step, metrics):
     """Reads a step's metrics: they must be finite; writes its row."""
+    lock.check()
     # One transfer for all of them.
     fetched = jax.device_get(dict(metrics))
     values = {name: float(value) for name, value in fetched.items()}
@@ -216,6 +217,7 @@ def _loop(
       evaluate(step)
     if save:
       begin = time.monotonic()
+      lock.confirm()  # another run's checkpoints are not to be touched
       checkpoints.save(step, state, {"step": step, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:

@@ -9,3 +9,7 @@ RESTART = 75
 
 class RunError(RuntimeError):
   """A run that cannot go on; the message says why and what to do."""
+
+
+class InUse(ValueError):
+  """A run directory in which another process is at work."""
