@@ -24,6 +24,7 @@ import test_hosts
 from totojax import checkpoint
 from totojax import step as step_lib
 from totojax.config.training import CheckpointConfig
+from totojax.rundir import lease, lock
 from totojax.storage import objects, outages
 
 MARK = "commit_success.txt"
@@ -120,7 +121,6 @@ def test_steps_are_kept_restored_and_deleted_anywhere(place):
   if place.proxy:
     assert ocp.path.step.is_path_finalized(keeper.directory / "20")
     assert not [line for line in place.proxy.lines() if re.search(r"/b/bucket(\?|$)", line)]
-    assert not place.proxy.lines("moveTo|rewriteTo")
 
 
 def test_the_newest_step_of_another_process_is_seen(place):
@@ -229,6 +229,23 @@ def test_a_step_that_goes_while_it_is_read_is_left_for_the_next(bucket):
       save(bucket.url, 8, keep=1)
       hold.release()
       assert reading.result()[1] == {"step": 8}
+
+
+def test_a_step_of_a_run_that_was_taken_over_gets_no_mark(bucket, monkeypatch):
+  """It may be half another process's by then."""
+  lost = lease.Lost("taken over")
+  save(bucket.url, 4)
+
+  def confirm():
+    raise lost
+
+  monkeypatch.setattr(lock, "confirm", confirm)
+  keeper = opened(bucket.url)
+  keeper.save(8, state(8), {"step": 8})
+  with pytest.raises(lease.Lost, match="^taken over$"):
+    keeper.wait()
+  keeper.close()
+  assert steps_in(bucket) == {4: True, 8: False}
 
 
 @pytest.fixture
