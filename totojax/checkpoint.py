@@ -32,6 +32,7 @@ from totojax import tree as tree_lib
 from totojax.config.training import CheckpointConfig
 from totojax.rundir import console, errors, files, hosts, lock
 from totojax.storage import objects, outages
+from totojax.storage import paths as paths  # from here on orbax reads and writes so
 
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
