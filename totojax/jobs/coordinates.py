@@ -28,7 +28,7 @@ from totojax.config import studies
 from totojax.config.pretrain import Pretrain
 from totojax.jobs.sweep import expand
 from totojax.optim import adamw
-from totojax.report import sweep_plots
+from totojax.report import plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
@@ -65,7 +65,8 @@ def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.In
       bar.advance()
   if jax.process_index() == 0:
     files.write_csv(workdir / "coordinates.csv", rows)
-    sweep_plots.coordinates_figure(workdir)
+    for quantity in (q for q in QUANTITIES if q in rows[0]):  # Mamba has no attention
+      plots.write(workdir / f"coordinates_{quantity}.png", plots.by_width(rows, quantity))
     _print(rows)
   return True
 
