@@ -190,14 +190,12 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
 def test_a_file_that_is_damaged_is_named(listing, tmp_path):
   bad = tmp_path / "bad.png"
   bad.write_bytes(b"no image")
-  read = views.ReadViews([folder.items.of_file("c/bad.png", bad, label=0)], 16, config(), 0)
+  read = views.ReadViews([folder.items.Item("c/bad.png", bad, label=0)], 16, config(), 0)
   with pytest.raises(ValueError, match="bad.png .c/bad.png. cannot be read"):
     read([rows.Row(0, (rows.Draw(0, None),))])
-  images = [folder.items.of_file("x.png", "x.png")]
+  images = [folder.items.Item("x.png", "x.png")]
   with pytest.raises(ValueError, match="1 of 1 images of train have no class"):
-    views.records(
-      folder.items.listing("image", images, classes=(), missing=(), where="here"), "train"
-    )
+    views.records(folder.items.listing("image", images, where="here"), "train")
   whole = views.records(listing, "train")
   rest, held = labelled.split(whole, held_frac=0.34, seed=0)
   assert np.bincount(held.labels[held.records]).tolist() == [1, 1, 1]

@@ -106,6 +106,13 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   return paths
 
 
+def existing(item: str, path: str, *, label: int) -> items.Item | items.Skipped:
+  """The item of a file that a list names."""
+  if os.path.exists(path):
+    return items.Item(item, path, label=label)
+  return items.Skipped(item, f"{path} does not exist")
+
+
 def first_of(candidates: Sequence[str], *, what: str) -> str:
   """The first path that exists.
 

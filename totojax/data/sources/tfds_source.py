@@ -77,19 +77,11 @@ def list_items(
     }
   )
   prefix = f"{info.full_name}/{split}"
-  entries = [
-    items.Item(
-      id=f"{prefix}/{record:08d}",
-      path=address,
-      label=-1,
-      part=None,
-      record=record,
-      start_s=None,
-      end_s=None,
-    )
+  entries = (
+    items.Item(f"{prefix}/{record:08d}", address, record=record)
     for record in range(info.splits[split].num_examples)
-  ]
-  return items.listing(kind, entries, classes=classes, missing=(), where=prefix)
+  )
+  return items.listing(kind, entries, classes=classes, where=prefix)
 
 
 def encoded(item: items.Item) -> bytes:
