@@ -184,14 +184,13 @@ def label(text: Any, classes: int, *, where: str) -> int:
   """
   try:
     value = int(text)
-    integral = not isinstance(text, float) or text == value
+    if value != text and isinstance(text, float):
+      raise ValueError
   except (TypeError, ValueError):
-    integral = False
-  if not integral:
     raise ValueError(
       f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
       " a list has no line of headings"
-    )
+    ) from None
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(

@@ -49,11 +49,7 @@ def list_items(
   folders = files.folders(top)
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
-  packed = [
-    entry.name
-    for entry in files.entries(top)
-    if WNID.fullmatch(entry.name.removesuffix(".tar")) and entry.name.endswith(".tar")
-  ]
+  packed = [e.name for e in files.entries(top) if re.fullmatch(WNID.pattern + r"\.tar", e.name)]
   if packed:
     return _from_tars(root, top, packed, classes)
   return _from_flat(root, top, classes=classes, val_labels=val_labels)
@@ -66,11 +62,11 @@ def _from_folders(root: str, top: str, folders: Sequence[str], classes: int) -> 
       f"{top} holds folders of wnids and {strange[0]!r}, which is none; rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
-  entries = []
-  for label, wnid in enumerate(folders):
-    folder = os.path.join(top, wnid)
-    for path in files.walk(folder, files.suffixes("image")):
-      entries.append(items.Item(files.below(root, path), path, label=label))
+  entries = [
+    items.Item(files.below(root, path), path, label=label)
+    for label, wnid in enumerate(folders)
+    for path in files.walk(os.path.join(top, wnid), files.suffixes("image"))
+  ]
   return items.listing("image", entries, classes=folders, where=top)
 
 

@@ -69,7 +69,7 @@ def samples(
   try:
     with tarfile.open(path, "r:") as archive:
       damage = _read_headers(archive, groups)
-  except (tarfile.TarError, OSError, EOFError) as error:
+  except (tarfile.TarError, OSError, EOFError) as error:  # what was read before it counts
     damage = f"{type(error).__name__}: {error}"
   endings = files.suffixes(kind)
   for key, members in groups.items():
@@ -106,22 +106,19 @@ def _read_headers(
   """Fills `groups`; returns what is wrong with the end of the archive."""
   assert archive.name is not None
   size = os.path.getsize(archive.name)
-  try:
-    for member in archive:
-      # A million headers are not needed twice; the stub has no `members`.
-      archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
-      if not member.isreg() or member.sparse is not None:
-        continue
-      if member.offset_data + member.size > size:
-        return f"{member.name} is cut off"
-      folder, _, base = member.name.rpartition("/")
-      if base.startswith("."):
-        continue
-      stem, dot, ending = base.partition(".")
-      key = f"{folder}/{stem}" if folder else stem
-      groups.setdefault(key, {})[(dot + ending).lower()] = member
-  except (tarfile.TarError, OSError, EOFError) as error:
-    return f"{type(error).__name__}: {error}"
+  for member in archive:
+    # A million headers are not needed twice; the stub has no `members`.
+    archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
+    if not member.isreg() or member.sparse is not None:
+      continue
+    if member.offset_data + member.size > size:
+      return f"{member.name} is cut off"
+    folder, _, base = member.name.rpartition("/")
+    if base.startswith("."):
+      continue
+    stem, dot, ending = base.partition(".")
+    key = f"{folder}/{stem}" if folder else stem
+    groups.setdefault(key, {})[(dot + ending).lower()] = member
   archive.fileobj.seek(archive.offset)
   if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     # Python ends an archive at any header that it cannot read.
