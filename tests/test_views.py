@@ -181,7 +181,7 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
     assert (frames[a] != frames[b]).any(), (a, b)
   assert not frames[4].any()
   image = np.asarray(Image.open(listing.items[0].path).convert("RGB"))
-  small = augment.resize_short_side(image, 18, resample="bicubic")
+  small = augment.Resize(18, "bicubic")(image)
   np.testing.assert_array_equal(frames[3, 0], augment.center_crop(small[None], 16)[0])
   other = views.ReadViews(listing.items, 16, read.config, 1)([plan[0]])
   assert (other["frames"][0] != frames[0]).any()
