@@ -43,7 +43,7 @@ def measure_decode(
       path = folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
       render(path, frames, height=height, width=width, settings=settings, seed=seed)
-      items = [items_lib.Item(f"clip {i}", path) for i in range(settings.clips)]
+      items = [items_lib.Item(f"clip {i}", str(path)) for i in range(settings.clips)]
       spans = [span(item, spec, seed=seed) for item in items]
       for arrays in (True, False):
         yield _compare(
