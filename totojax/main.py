@@ -118,7 +118,7 @@ def _main(argv: list[str]) -> None:
   try:
     storage.check_run(_WORKDIR.value or "")
     outages.set_patience(_STORAGE_TIMEOUT.value)
-  except (ValueError, ImportError) as error:
+  except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
   job = jobs.JOBS.get(_CONFIG.value.get("run"))
