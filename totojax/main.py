@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from totojax import jobs
+from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
 
@@ -33,9 +33,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for configs/NAME.py.",
+  "workdir", None, "Where the run lives: a folder or gs://. Default: runs/NAME for configs/NAME.py."
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -110,13 +108,17 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+  try:
+    storage.check_run(_WORKDIR.value or "")
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
   job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax.rundir import hosts
+  from totojax.rundir import errors, hosts
 
   if not _MULTIHOST.value:
     _work(interrupted)
@@ -145,7 +147,7 @@ def _main(argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]))
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), errors.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:

@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 import jax
 
+from totojax import storage
 from totojax.config import roots, schema
 from totojax.rundir import files, hosts, lock, provenance
 
@@ -89,7 +90,9 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such run.
     files.Damaged: config.json is damaged.
+    ValueError, ImportError: no run can be read from there.
   """
+  storage.check_run(workdir)
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not files.exists(path):

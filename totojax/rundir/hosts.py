@@ -1,8 +1,8 @@
 """Several processes of one run: they find each other, and miss a lost one.
 
 All of them compute each step together, so none can go on without the others:
-whoever misses one says so and ends. The same command, started again on every
-host, goes on from the last whole checkpoint.
+whoever misses one says so and ends with `errors.RESTART`. The same command,
+started again on every host, goes on from the last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ def join(
 ) -> None:
   """Waits for the other processes; from then on each knows if one is lost.
 
-  A process that misses another writes one line to stderr and ends with code 1:
-  jax gives up in a thread of its own, by abort(), while the main thread may
-  wait for a collective for ever. What jax says first stays above that line.
+  A process that misses another writes one line to stderr and ends with code
+  `errors.RESTART`: jax gives up in a thread of its own, by abort(), while the
+  main thread may wait for a collective for ever. What jax says first stays
+  above that line.
 
   Args:
     coordinator: host:port of process 0; None where the cluster tells.
@@ -139,7 +140,7 @@ def is_loss(error: Exception) -> bool:
   return any(word in str(error) for word in _LOSS)
 
 
-def leave(message: str) -> NoReturn:
+def leave(message: str, status: int = 1) -> NoReturn:
   """Ends this process with a message, at once: the others are not waited for.
 
   They would never come: they wait for this one in a collective, until they
@@ -148,11 +149,11 @@ def leave(message: str) -> NoReturn:
   lock.release_all()  # what is done at an exit is not done at this one
   sys.stdout.flush()
   print(message, file=sys.stderr, flush=True)
-  os._exit(1)
+  os._exit(status)
 
 
 def _at_abort(line: str) -> None:
-  """Makes abort() write a line and end with code 1, whatever thread calls it.
+  """Makes abort() write a line and end the process, whatever thread calls it.
 
   Python's own handlers run in the main thread, which never gets there.
   """
@@ -160,7 +161,7 @@ def _at_abort(line: str) -> None:
   def end(number):
     del number
     os.write(2, line.encode())
-    os._exit(1)
+    os._exit(errors.RESTART)
 
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
   _kept[:] = [*_kept, handler]

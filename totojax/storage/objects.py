@@ -47,26 +47,26 @@ def is_url(path: Path) -> bool:
 def kvstore_spec(path: Path) -> dict[str, Any]:
   """TensorStore's description of the directory `path`.
 
-  A local path, or one in a bucket, may hold characters that a URL may not; URLs
-  of other kinds are parsed by TensorStore itself (s3:// is driver s3).
+  A local path, or a name in a bucket, may hold characters that a URL may not;
+  URLs of other kinds are parsed by TensorStore itself.
   """
   name = text(path)
-  if name.startswith("gs://"):
-    bucket, _, below = name.removeprefix("gs://").partition("/")
-    return {"driver": "gcs", "bucket": bucket, "path": below and below + "/"}
+  scheme, _, rest = name.partition("://")
+  if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
+    bucket, _, below = rest.partition("/")
+    spec = {"driver": driver, "bucket": bucket, "path": below and below + "/"}
+    return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
-    return {**ts.KvStore.Spec(name + "/").to_json(), **_s3(name)}
+    return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
 
 
-def _s3(url: str) -> dict[str, Any]:
-  """What the usual variables say of an s3:// URL: its server and region.
+def _s3() -> dict[str, Any]:
+  """What the usual variables say of s3:// URLs: their server and region.
 
   AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
   other clients read them; TensorStore reads its credentials alone.
   """
-  if not url.startswith("s3://"):
-    return {}
   names = {
     "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),

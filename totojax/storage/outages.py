@@ -100,8 +100,8 @@ def retried(name: str, call: Callable[[], T], *, limit_s: float | None = None) -
   return _repeated(name, lambda _: call(), limit_s)
 
 
-def _repeated(name: str, call: Callable[[_Patience], T], limit_s: float | None) -> T:
-  patience = _Patience(name, patience_s() if limit_s is None else limit_s)
+def _repeated(name: str, call: Callable[[Patience], T], limit_s: float | None) -> T:
+  patience = Patience(name, patience_s() if limit_s is None else limit_s)
   while True:
     try:
       value = call(patience)
@@ -114,7 +114,7 @@ def _repeated(name: str, call: Callable[[_Patience], T], limit_s: float | None) 
       return value
 
 
-class _Patience:
+class Patience:
   """One wait for storage: pauses between tries, lines, and its end."""
 
   # Bucket -> when its last line was written, by any thread of this process.
