@@ -59,7 +59,11 @@ setuptools.setup(
     "totojax.configs.paper",
   ],
   package_dir={"totojax.configs": "configs", "totojax.configs.paper": "configs/paper"},
-  package_data={"totojax": ["py.typed"], "totojax.tokenizers": ["shipped/*"]},
+  package_data={
+    "totojax": ["py.typed"],
+    "totojax.report": ["page.css"],
+    "totojax.tokenizers": ["shipped/*"],
+  },
   install_requires=[
     "jax>=0.10",
     "flax>=0.12",

@@ -57,7 +57,7 @@ def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
   words = [sys.executable, "-c"]
-  ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax import storage")
+  ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax.storage import paths")
   assert child([*words, ours], tmp_path)[0].splitlines()[-1] == "1 ['a']"
   # Negative control: what etils would do.
   said, _ = child([*words, TENSORFLOW.format(url=bucket / "a", ours="")], tmp_path, code=1)

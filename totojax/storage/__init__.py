@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from totojax.storage import paths as paths  # before any `epath.Path` of a URL
-
 
 def check_run(run: str | os.PathLike[str]) -> None:
   """Refuses a run directory that could not be written or read; asks no server.
@@ -20,3 +18,5 @@ def check_run(run: str | os.PathLike[str]) -> None:
       f"{os.fspath(run)} can be no run directory, which is a local folder or gs://;"
       " s3:// is for data alone: read stores from there, and copy a finished run there yourself"
     )
+  if mark:
+    from totojax.storage import paths  # noqa: F401  before any `epath.Path` of the run
