@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import functools
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,16 @@ from totojax.storage.outages import brief as brief
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
 _RETRIES = {"max_retries": 3, "initial_delay": "250ms", "max_delay": "1s"}
-_UNWRITTEN = "cannot be written: {cause}. Is the disk full, or the directory read-only?"
+# What is done to a file -> what is said where it fails, and the right it takes.
+_FAILURES = {
+  "read": "cannot be read: {cause}",
+  "written": "cannot be written: {cause}. Is the disk full, or the directory read-only?",
+  "listed": "cannot be listed: {cause}",
+  "deleted": "cannot be deleted: {cause}",
+}
+_RIGHTS = {"read": "get", "written": "create", "listed": "list", "deleted": "delete"}
+# Google's refusals begin with the account.
+_ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) access")
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
@@ -96,7 +106,7 @@ def write(path: Path, value: bytes, *, limit_s: float | None = None) -> None:
       `outages.patience_s`.
   """
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, value), _UNWRITTEN, limit_s=limit_s)
+  _ask(path, lambda: folder.write(name, value), "written", limit_s=limit_s)
 
 
 def exists(path: Path) -> bool:
@@ -110,7 +120,7 @@ def exists(path: Path) -> bool:
 def delete(path: Path) -> None:
   """Deletes a file, if there is one."""
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, None), "cannot be deleted: {cause}")
+  _ask(path, lambda: folder.write(name, None), "deleted")
 
 
 def keys(folder: Path, prefix: str = "") -> list[str]:
@@ -121,7 +131,7 @@ def keys(folder: Path, prefix: str = "") -> list[str]:
     prefix: what the names begin with.
   """
   kvstore = _kvstore(folder)
-  names = _ask(folder, lambda: kvstore.list(_range(prefix)), "cannot be listed: {cause}")
+  names = _ask(folder, lambda: kvstore.list(_range(prefix)), "listed")
   if not names and is_url(folder):
     # TensorStore takes a refused listing (403, 401) for an empty one.
     exists(f"{text(folder)}/{prefix or '.listed'}")
@@ -137,7 +147,7 @@ def children(folder: Path) -> list[str]:
 def delete_folder(folder: Path) -> None:
   """Deletes all files below a folder."""
   kvstore = _kvstore(folder)
-  _ask(folder, lambda: kvstore.delete_range(_range("")), "cannot be deleted: {cause}")
+  _ask(folder, lambda: kvstore.delete_range(_range("")), "deleted")
 
 
 def read_version(path: Path, *, limit_s: float | None = None) -> tuple[bytes | None, bytes]:
@@ -164,7 +174,7 @@ def write_version(
   """
   folder, name = _split(path)
   stamp = _ask(
-    path, lambda: folder.write(name, value, if_equal=version), _UNWRITTEN, limit_s=limit_s
+    path, lambda: folder.write(name, value, if_equal=version), "written", limit_s=limit_s
   )
   if stamp.generation:
     return stamp.generation
@@ -214,9 +224,9 @@ def write_array(
   }
   context = _context(os.getpid())
   array = _ask(
-    path, lambda: ts.open(spec, create=True, delete_existing=True, context=context), _UNWRITTEN
+    path, lambda: ts.open(spec, create=True, delete_existing=True, context=context), "written"
   )
-  _ask(path, lambda: array.write(values), _UNWRITTEN)
+  _ask(path, lambda: array.write(values), "written")
 
 
 def open_array(path: Path) -> ts.TensorStore:
@@ -234,7 +244,7 @@ def open_array(path: Path) -> ts.TensorStore:
   return _ask(
     path,
     lambda: ts.open(spec, open=True, read=True, context=_context(os.getpid())),
-    "is missing or is no Zarr array: {cause}",
+    failure="is missing or is no Zarr array: {cause}",
   )
 
 
@@ -258,16 +268,17 @@ def finish(path: Path, future: ts.Future, again: Callable[[], ts.Future]) -> np.
   return _ask(
     path,
     lambda: next(asked, None) or again(),
-    "is truncated, incomplete or damaged: {cause}. Restore this directory from a copy, or make"
-    " the data set again",
+    failure="is truncated, incomplete or damaged: {cause}. Restore this directory from a copy, or"
+    " make the data set again",
   )
 
 
 def _ask(
   path: Path,
   ask: Callable[[], ts.Future],
-  failure: str = "cannot be read: {cause}",
+  action: str = "read",
   *,
+  failure: str = "",
   limit_s: float | None = None,
 ) -> Any:
   """What a request gives; on an object store after more tries, if need be.
@@ -275,7 +286,8 @@ def _ask(
   Args:
     path: what it is about.
     ask: makes it.
-    failure: what is said of `path` where it fails for good.
+    action: what is done there, of `_FAILURES`.
+    failure: in place of what those say.
     limit_s: as `write` has it.
   """
   try:
@@ -285,21 +297,64 @@ def _ask(
   except outages.StorageAway:
     raise
   except Exception as error:
-    what = _refusal(path, error) or failure.format(cause=brief(error))
+    failure = failure or _FAILURES[action]
+    what = refusal(path, action, error) or failure.format(cause=brief(error))
     raise StoreError(f"{text(path)} {what}") from error
 
 
-def _refusal(path: Path, error: Exception) -> str | None:
-  """What is said where a bucket says no; None where it says other things."""
+def refusal(path: Path, action: str, error: BaseException) -> str | None:
+  """What is said of `path` where a bucket says no, with what mends it.
+
+  Args:
+    path: what was asked for.
+    action: what was to be done, of `_FAILURES`.
+    error: of TensorStore.
+
+  Returns:
+    The words after the path; None where the error is another.
+  """
+  code, words = outages.status(error), str(error)
   bucket = "/".join(text(path).split("/")[:3])
-  code = outages.status(error)
-  if code == 403:
+  login = "gcloud auth application-default login"
+  if not bucket.startswith("gs://"):
+    no = {403: "is not allowed to this account", 404: f"is in no bucket: there is no {bucket}"}
+    return f"{no[code]} ({brief(error)}); mend the path, or its rights" if code in no else None
+  if code == 404:
     return (
-      f"is not allowed to this account ({brief(error)}); give it the role Storage Object User on"
-      f" {bucket}, or mend the path"
+      f"is in no bucket: there is no {bucket}; mend the path, or make it in the region of the TPU:"
+      f" gcloud storage buckets create {bucket} --location=REGION"
     )
+  if "requester pays" in words:
+    return (
+      "is in a bucket that lets its readers pay; use another, or turn that off:"
+      f" gcloud storage buckets update {bucket} --no-requester-pays"
+    )
+  if "invalid_grant" in words or (code == 401 and "Anonymous" not in words):
+    return f"cannot be {action}: the login has expired or was withdrawn; renew it: {login}"
+  if code == 401:
+    return (
+      f"cannot be {action} without a login: {login}, or name a key file in"
+      " GOOGLE_APPLICATION_CREDENTIALS, or make the TPU VM with a --service-account"
+    )
+  if code == 403 and re.search("scope", words, re.IGNORECASE):
+    return (
+      f"may not be {action} by this machine, whatever its account may, for its access scopes; make"
+      " the TPU VM with --scopes=cloud-platform"
+    )
+  return _forbidden(bucket, action, error) if code == 403 else None
+
+
+def _forbidden(bucket: str, action: str, error: BaseException) -> str:
+  """The words for a right that is lacking, and the command that gives it."""
+  account, reason = "", f"{brief(error)}; it takes storage.objects.{_RIGHTS[action]}"
+  if found := _ACCOUNT.search(str(error)):
+    account, right = found.groups()
+    reason = f"{right} is lacking"
+  kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
   return (
-    f"is in no bucket: there is no {bucket}; make it, or mend the path" if code == 404 else None
+    f"may not be {action} by {account or 'this account'} ({reason}): gcloud storage buckets"
+    f" add-iam-policy-binding {bucket} --member={kind}:{account or 'ACCOUNT'}"
+    " --role=roles/storage.objectUser"
   )
 
 

@@ -170,6 +170,8 @@ class Patience:
 def is_passing(error: BaseException) -> bool:
   """Whether the same request may succeed later: outages, not refusals."""
   if (code := status(error)) is not None:
+    if code == 401 and "Anonymous" in str(error):  # without a login there is none to renew
+      return False
     return code in _PASSING or code >= 500
   # (Of a lost process, jax says the same words in errors of other types.)
   if isinstance(error, _BROKEN) or (isinstance(error, ValueError) and _WORDS.search(str(error))):
