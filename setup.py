@@ -59,7 +59,11 @@ setuptools.setup(
     "totojax.configs.paper",
   ],
   package_dir={"totojax.configs": "configs", "totojax.configs.paper": "configs/paper"},
-  package_data={"totojax": ["py.typed"], "totojax.tokenizers": ["shipped/*"]},
+  package_data={
+    "totojax": ["py.typed"],
+    "totojax.report": ["page.css"],
+    "totojax.tokenizers": ["shipped/*"],
+  },
   install_requires=[
     "jax>=0.10",
     "flax>=0.12",
@@ -71,11 +75,6 @@ setuptools.setup(
     "chex",
     "absl-py",
     "etils[epath]>=1.10",
-    # Runs on gs://: no extra, since every command of the docs takes gs:// and
-    # `totojax.load` does in any notebook. 65 MB on 1,050 (29 packages), and
-    # imported, in a quarter of a second, where a gs:// path is used alone.
-    # Stores need no client but TensorStore, on s3:// either.
-    "gcsfs",
     "matplotlib",
     "ml-dtypes",
     "numpy",
@@ -85,6 +84,7 @@ setuptools.setup(
     "safetensors",
     "scipy",
     "tensorboardX",
+    # All of gs:// and s3://; no client of theirs is needed beside it.
     "tensorstore",
   ],
   extras_require=EXTRAS,

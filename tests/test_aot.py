@@ -22,7 +22,7 @@ import runs
 from totojax import jobs, sharding
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.jobs.plan import chips, estimate, hlo, kernels, settings
+from totojax.jobs.plan import chips, estimate, hlo, kernels, settings, steps
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import job as plan
 from totojax.models import attention, layers, splash
@@ -293,13 +293,13 @@ def test_money_follows_from_the_step():
 )
 def test_an_error_of_the_compiler_becomes_readable(text):
   error = RuntimeError(f"RESOURCE_EXHAUSTED: {text}")
-  found = compile_lib._does_not_fit(error)
+  found = compile_lib._does_not_fit(error, steps.ADVICE)
   assert found["fits"] is False
   assert found["hbm_peak_gib"] == pytest.approx(16.58)
   assert found["error"] == "needs 16.58 GiB of a chip's 15.75 GiB of HBM"
   assert any("remat" in line for line in found["advice"])
   with pytest.raises(RuntimeError, match="another"):
-    compile_lib._does_not_fit(RuntimeError("INTERNAL: another"))
+    compile_lib._does_not_fit(RuntimeError("INTERNAL: another"), ())
 
 
 def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):

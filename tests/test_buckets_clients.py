@@ -1,4 +1,4 @@
-"""Clients of object stores: what is missing, and whose credentials they take."""
+"""The client of object stores: there is one, whose credentials are the usual ones."""
 
 import http.server
 import json
@@ -15,16 +15,6 @@ import runs
 
 from totojax.rundir import directory
 from totojax.storage import objects
-
-# As sitecustomize.py in a folder of PYTHONPATH: a child that lacks packages.
-BLOCKED = """
-import sys
-class Blocker:
-  def find_spec(self, name, path=None, target=None):
-    if name in {names!r}:
-      raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Blocker())
-"""
 
 
 def child(words, *paths, code=0, **environment):
@@ -44,23 +34,6 @@ def child(words, *paths, code=0, **environment):
   return done.stdout, time.monotonic() - begun
 
 
-def test_a_missing_client_is_one_line_at_once(tmp_path):
-  (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names={"gcsfs"}))
-  words = runs.command("configs/smoke.py", "gs://bucket/run")
-  said, seconds = child(words, tmp_path, code=1)
-  assert said.splitlines() == [
-    "totojax: gs://bucket/run needs gcsfs, which cannot be imported (No module named 'gcsfs'):"
-    " pip install gcsfs"
-  ]
-  assert seconds < 10  # jax, and whatever compiles, would come after
-  load = [sys.executable, "-c", "import totojax; totojax.load('gs://bucket/run')"]
-  said, _ = child(load, tmp_path, code=1)
-  assert said.splitlines()[-1].startswith("ImportError: gs://bucket/run needs gcsfs")
-  # Negative control: it is asked for where it is needed alone.
-  said, _ = child([*runs.command("configs/smoke.py", tmp_path / "run"), "--list"], tmp_path)
-  assert "optim.lr" in said
-
-
 @pytest.mark.parametrize("workdir", ["s3://bucket/run", "https://bucket/run", "file:///run"])
 def test_a_work_directory_that_no_client_reaches(workdir):
   said, seconds = child(runs.command("configs/smoke.py", workdir), code=1)
@@ -73,8 +46,7 @@ def test_a_work_directory_that_no_client_reaches(workdir):
 
 TENSORFLOW = """
 from etils import epath
-from totojax import storage
-storage.check_run({url!r})
+{ours}
 path = epath.Path({url!r})
 path.write_text("1")
 print(path.read_text(), [p.name for p in path.parent.iterdir()])
@@ -84,19 +56,15 @@ print(path.read_text(), [p.name for p in path.parent.iterdir()])
 def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
-  words = [sys.executable, "-c", TENSORFLOW.format(url=bucket / "a")]
-  assert child(words, tmp_path)[0].splitlines()[-1] == "1 ['a']"
-  # Negative control, and the way of those who want it.
-  said, _ = child(words, tmp_path, code=1, EPATH_USE_TF="1")
+  words = [sys.executable, "-c"]
+  ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax.storage import paths")
+  assert child([*words, ours], tmp_path)[0].splitlines()[-1] == "1 ['a']"
+  # Negative control: what etils would do.
+  said, _ = child([*words, TENSORFLOW.format(url=bucket / "a", ours="")], tmp_path, code=1)
   assert "TensorFlow is imported" in said
 
 
-EPATH = """
-import sys
-from etils import epath
-assert epath.Path(sys.argv[1] + "/a").read_text() == "1"
-"""
-TENSORSTORE = """
+READ = """
 import sys
 import tensorstore as ts
 from totojax.storage import objects
@@ -112,7 +80,7 @@ def _account(bucket, tmp_path, monkeypatch):
 
   The fixture is script, environment -> (Authorization headers, what was said).
   """
-  objects.write_bytes(bucket.url, "a", b"1")
+  objects.write(bucket / "a", b"1")
   for name in ("GOOGLE_AUTH_TOKEN_FOR_TESTING", "NO_GCE_CHECK"):
     monkeypatch.delenv(name)
   nobody = {
@@ -121,8 +89,6 @@ def _account(bucket, tmp_path, monkeypatch):
     "GCE_METADATA_ROOT": "127.0.0.1:9",
     "GCE_METADATA_IP": "127.0.0.1:9",
     "NO_GCE_CHECK": "true",
-    # gcsfs would ask Google for the bucket's kind, with some patience.
-    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",
     "https_proxy": "http://127.0.0.1:9",  # nothing of a test leaves the machine
   }
 
@@ -169,16 +135,16 @@ def _machine():
     server.shutdown()
 
 
-def test_both_clients_are_anonymous_without_credentials(account):
-  assert account(EPATH)[0] == account(TENSORSTORE)[0] == {""}
+def test_it_is_anonymous_without_credentials(account):
+  assert account(READ)[0] == {""}
 
 
-def test_both_clients_take_the_account_of_the_machine(account, machine):
+def test_it_takes_the_account_of_the_machine(account, machine):
   there = {"NO_GCE_CHECK": "", "GCE_METADATA_ROOT": machine, "GCE_METADATA_IP": machine}
-  assert account(EPATH, **there)[0] == account(TENSORSTORE, **there)[0] == {"Bearer of-the-vm"}
+  assert account(READ, **there)[0] == {"Bearer of-the-vm"}
 
 
-def test_both_clients_take_a_key_file(account, machine, tmp_path):
+def test_it_takes_a_key_file(account, machine, tmp_path):
   key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
   kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
   pem = key.private_bytes(*kinds, serialization.NoEncryption()).decode()
@@ -187,11 +153,10 @@ def test_both_clients_take_a_key_file(account, machine, tmp_path):
   file = tmp_path / "key.json"
   file.write_text(json.dumps(words))
   mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
-  assert account(EPATH, **mine)[0] == {"Bearer of-the-vm"}
   # TensorStore asks Google for the token, wherever `token_uri` points to.
-  found, said = account(TENSORSTORE, code=1, **mine)
+  found, said = account(READ, code=1, **mine)
   assert found == set() and "ServiceAccount" in said and "googleapis.com" in said
-  # Of somebody else's rights neither could both make use: the file is named.
+  # Of somebody else's rights it can make no use: the file is named.
   file.write_text(json.dumps({"type": "impersonated_service_account"}))
-  found, said = account(TENSORSTORE, code=1, **mine)
+  found, said = account(READ, code=1, **mine)
   assert found == set() and f"JSON credentials file: {file}" in said

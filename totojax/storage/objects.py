@@ -140,10 +140,10 @@ def delete_folder(folder: Path) -> None:
   _ask(folder, lambda: kvstore.delete_range(_range("")), "cannot be deleted: {cause}")
 
 
-def read_version(path: Path) -> tuple[bytes | None, bytes]:
+def read_version(path: Path, *, limit_s: float | None = None) -> tuple[bytes | None, bytes]:
   """(bytes of a file or None, its version) for `write_version`."""
   folder, name = _split(path)
-  result = _ask(path, lambda: folder.read(name))
+  result = _ask(path, lambda: folder.read(name), limit_s=limit_s)
   return (result.value if result.state == "value" else None), result.stamp.generation
 
 
@@ -170,7 +170,7 @@ def write_version(
     return stamp.generation
   # It has another version: also at the second try of a request that was
   # carried out and whose answer got lost.
-  found, now = read_version(path)
+  found, now = read_version(path, limit_s=limit_s)
   return now if found == value else None
 
 

@@ -20,19 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import math
 
 from etils import epath
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax import flops
+from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
-from totojax.rundir import files
+from totojax.rundir import console, files
 from totojax.tokenizers import api, weights
 
 BYTES_PER_TOKEN = 2
@@ -72,14 +71,14 @@ class Row:
   tokens_strided: float | None
 
 
-def run(config: Tokenize, workdir: epath.Path, interrupted) -> bool:
+def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prints the plan, and writes it to `plan.json`."""
   del interrupted  # seconds
   tokenizer = weights.load(config.tokenizer)
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
-    rows = of_job(config, stores.work(config, workdir), tokenizer)
+    rows = with_source(config, stores.work(config, workdir), tokenizer)
   workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
@@ -88,12 +87,8 @@ def run(config: Tokenize, workdir: epath.Path, interrupted) -> bool:
 def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
-  spec = media.spec(
-    "image" if settings.images else "video",
-    clip=config.clip,
-    views=config.views,
-    image=config.image,
-  )
+  kind = "image" if settings.images else "video"
+  spec = media.spec(kind, clip=config.clip, views=config.views, image=config.image)
   if isinstance(spec, images.ImageSpec):
     count, hours = settings.images, None
   else:
@@ -105,7 +100,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
-def of_job(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
+def with_source(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
@@ -206,8 +201,8 @@ def show(rows: Sequence[Row], workdir: epath.Path) -> None:
     ("hours of video", _hours),
     ("clips", lambda r: f"{r.clips:,}"),
     ("frames to encode", lambda r: f"{r.frames:,}"),
-    ("tokens", lambda r: _short(r.tokens)),
-    ("bytes of codes", lambda r: _short(r.store_bytes) + "B"),
+    ("tokens", lambda r: console.short(r.tokens)),
+    ("bytes of codes", lambda r: console.short(r.store_bytes) + "B"),
     ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
     ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
     ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
@@ -222,15 +217,9 @@ def show(rows: Sequence[Row], workdir: epath.Path) -> None:
 def _hours(row: Row) -> str:
   if row.hours is None:
     return "-"
-  about = f" (from {row.probed})" if 0 < row.probed < row.items else ""
-  return f"{row.hours:,.4g}{about}"
+  sampled = f" (from {row.probed})" if 0 < row.probed < row.items else ""
+  return f"{row.hours:,.4g}{sampled}"
 
 
 def _short(number: float | None) -> str:
-  """ "1.23 T", "45.6 M", "-" for None."""
-  if number is None:
-    return "-"
-  units = ("", " k", " M", " G", " T", " P")
-  power = int(math.log10(number)) // 3 if number >= 1 else 0
-  power = min(power, len(units) - 1)
-  return f"{number / 1000**power:.4g}{units[power]}"
+  return "-" if number is None else console.short(number)

@@ -52,7 +52,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool
   directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
   first = jax.process_index() == 0
   if first:
-    plan.show(plan.of_job(config, work, tokenizer), workdir)
+    plan.show(plan.with_source(config, work, tokenizer), workdir)
     stores.write_missing(work, workdir)
     for part in parts:
       units.begin(part.path, part.manifest)
