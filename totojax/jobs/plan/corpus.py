@@ -78,7 +78,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
-    rows = with_source(config, stores.work(config, workdir), tokenizer)
+    rows = with_source(config, stores.parts(config, workdir), tokenizer)
   workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
@@ -100,16 +100,18 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
-def with_source(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
+def with_source(
+  config: Tokenize, parts: Sequence[stores.Part], tokenizer: api.Tokenizer
+) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
-  for part in work.parts:
+  for part in parts:
     count = len(part.listing.items)
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(part.listing.items, settings.probed, seed=config.seed)
-    rows.append(_row(part.name, count, hours, probed, work.spec, tokenizer, settings))
+    rows.append(_row(part.name, count, hours, probed, part.spec, tokenizer, settings))
   return rows
 
 
