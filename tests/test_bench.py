@@ -224,7 +224,7 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
   decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
   firsts = set()
   for i in range(6):
-    item = decoding.items_lib.of_file(str(i), path)
+    item = decoding.items_lib.Item(str(i), path)
     wanted = decoding.span(item, spec, seed=0)
     assert wanted.last - wanted.first == spec.span_frames - 1
     assert 0 <= wanted.first and wanted.last < 90

@@ -23,9 +23,10 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from totojax import jobs
+from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
+from totojax.storage import outages
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -33,9 +34,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for configs/NAME.py.",
+  "workdir", None, "Where the run lives: a folder or gs://. Default: runs/NAME for configs/NAME.py."
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -68,6 +67,12 @@ _START_TIMEOUT = flags.DEFINE_integer(
   "start_timeout_s",
   300,
   "Seconds that processes wait for each other at the start, with --multihost.",
+)
+_STORAGE_TIMEOUT = flags.DEFINE_float(
+  "storage_timeout_s",
+  outages.PATIENCE_S,
+  "Seconds that a run waits for storage that does not answer. Then it ends with"
+  " exit status 75: the same command may succeed later.",
 )
 
 
@@ -110,13 +115,18 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+  try:
+    storage.check_run(_WORKDIR.value or "")
+    outages.set_patience(_STORAGE_TIMEOUT.value)
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
   job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax.rundir import hosts
+  from totojax.rundir import errors, hosts
 
   if not _MULTIHOST.value:
     _work(interrupted)
@@ -145,7 +155,7 @@ def _main(argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]))
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), errors.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:
@@ -167,7 +177,7 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory
+  from totojax.rundir import directory, errors, hosts
 
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, _ = path.partition(":")
@@ -189,12 +199,19 @@ def _work(interrupted: Interrupt) -> None:
       directory.mark_done(workdir, time.monotonic() - begin)
     else:
       console.say(f"{workdir}: stopped; run the same command again to go on")
-  except jobs.ERRORS as error:
-    if _TRACEBACK.value:
+  except Exception as error:
+    away = outages.is_away(error)
+    mendable = isinstance(error, jobs.ERRORS) or outages.is_library(error)
+    if not away and (_TRACEBACK.value or not mendable):
       raise
+    if _TRACEBACK.value:
+      traceback.print_exc()
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
-    sys.exit(f"totojax: {error}\n(--traceback shows where this was found)")
+    line = f"totojax: {error}\n(--traceback shows where this was found)"
+    if away:  # at once: requests that still wait would hold this process
+      hosts.leave(line, errors.RESTART)
+    sys.exit(line)
 
 
 def _show_help_of_this_file() -> None:

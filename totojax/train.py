@@ -22,7 +22,7 @@ from totojax import sharding
 from totojax import step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, errors, metrics
+from totojax.rundir import console, directory, errors, lock, metrics
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
@@ -106,6 +106,7 @@ def fit(
     state, finished = _loop(
       run, state, start, log=log, bar=bar, checkpoints=checkpoints, interrupted=interrupted
     )
+    log.flush()
     checkpoints.close()
   finally:
     bar.close()
@@ -159,6 +160,7 @@ def _loop(
 
   def settle(step, metrics):
     """Reads a step's metrics: they must be finite; writes its row."""
+    lock.check()
     # One transfer for all of them.
     fetched = jax.device_get(dict(metrics))
     values = {name: float(value) for name, value in fetched.items()}
@@ -216,6 +218,8 @@ def _loop(
       evaluate(step)
     if save:
       begin = time.monotonic()
+      lock.confirm()  # another run's checkpoints are not to be touched
+      log.flush()  # nor is one to count whose rows could still be lost
       checkpoints.save(step, state, {"step": step, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:

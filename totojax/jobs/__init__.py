@@ -113,7 +113,8 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
   # Only now: the table is read before jax may start.
   import jax
 
-  from totojax.rundir import directory
+  from totojax.rundir import console, directory, hosts
+  from totojax.storage import door
 
   name = roots.job(config)
   job = find(name)
@@ -124,6 +125,8 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
       f" {jax.process_count()}; run it without --multihost. Jobs for several"
       f" processes: {', '.join(shared)}"
     )
+  # Before anything is built or read.
+  hosts.first(lambda: door.check(workdir, say=console.say))
   config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.load(name, "job", tuple)

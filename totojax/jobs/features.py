@@ -190,7 +190,7 @@ def _make(
   interrupted: Callable[[int], bool],
 ) -> bool:
   """Makes the files of a split that are not there; False when interrupted."""
-  part.path.mkdir(parents=True, exist_ok=True)
+  files.make_folder(part.path)
   notes = pieces.Pieces(part.path)
   todo = [u for u in part.units if notes.read(u.number) is None]
   with part.decoding("features", part.units, todo, config) as (items, bar):

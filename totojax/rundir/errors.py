@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+# Exit status of a process that another start may help: it lost another one, or
+# its storage stays away. EX_TEMPFAIL of sysexits.h, which launchers know.
+RESTART = 75
+
 
 class RunError(RuntimeError):
   """A run that cannot go on; the message says why and what to do."""
+
+
+class InUse(ValueError):
+  """A run directory in which another process is at work."""

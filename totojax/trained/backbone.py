@@ -222,8 +222,7 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
   tried = [path]
   if not path:
     encode_with = run.config.data.encode_with
-    files = filter(None, (encode_with, os.fspath(beside)))
-    there = [file for file in files if epath.Path(file).is_file()]
+    there = [file for file in (encode_with, os.fspath(beside)) if file and files.exists(file)]
     tried = [*there, weights.SHIPPED]
   for file in tried:
     found = weights.load(file)
@@ -248,7 +247,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   """
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
-  if path.exists():
+  if files.exists(path):
     found = files.read_json(path)
     if found != facts:
       raise ValueError(

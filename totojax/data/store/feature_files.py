@@ -67,35 +67,34 @@ def read(path: str) -> Features:
       clip, or labels, names and features are not as many.
   """
   where = epath.Path(path)
-  if not path or not where.exists():
-    raise ValueError(
-      f"there are no features at {path!r}; make them with configs/features.py"
-      " or give a .npz or .safetensors file"
-    )
   classes, ids = (), ()
-  if where.is_dir():
-    facts_file = where / WHOLE
-    if not facts_file.exists():
-      raise ValueError(
-        f"{path} has no {WHOLE}: the features are not all there; run the job"
-        " that writes them to its end, and give the folder of one split"
-      )
-    facts = files.read_json(facts_file)
+  if path and files.exists(where / WHOLE):
+    facts = files.read_json(where / WHOLE)
     parts = [_arrays(where / name) for name in facts["files"]]
     names = sorted(parts[0])
     arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
     classes, ids = tuple(facts["classes"]), tuple(facts["ids"])
-  else:
+  elif path and files.exists(where):
     arrays = _arrays(where)
     if "id" in arrays:
       ids = tuple(map(str, arrays.pop("id")))
     if "features" in arrays:
       arrays[layer_name(0)] = arrays.pop("features")
+  elif path and files.children(where):
+    raise ValueError(
+      f"{path} has no {WHOLE}: the features are not all there; run the job"
+      " that writes them to its end, and give the folder of one split"
+    )
+  else:
+    raise ValueError(
+      f"there are no features at {path!r}; make them with configs/features.py"
+      " or give a .npz or .safetensors file"
+    )
   return _checked(path, arrays, ids, classes)
 
 
 def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  data = path.read_bytes()
+  data = files.read_bytes(path)
   try:
     if path.suffix == ".safetensors":
       return safetensors.numpy.load(data)
@@ -110,11 +109,8 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def _checked(
   path: str, arrays: Mapping[str, np.ndarray], ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> Features:
-  layers = sorted(
-    int(name.removeprefix(_LAYER))
-    for name in arrays
-    if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
-  )
+  numbers = (name.removeprefix(_LAYER) for name in arrays if name.startswith(_LAYER))
+  layers = sorted(int(number) for number in numbers if number.isdigit())
   if not layers or "label" not in arrays:
     raise ValueError(
       f"{path} holds {sorted(arrays)}; probing needs `label` and"
@@ -132,9 +128,9 @@ def _checked(
     raise ValueError(
       f"the layers of {path} differ in shape: {shapes}; give each width a file of its own"
     )
-  counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
-  if ids:
-    counts["ids"] = len(ids)
+  counts = {"features": shapes[layers[0]][0], "labels": len(labels)} | (
+    {"ids": len(ids)} if ids else {}
+  )
   if len(set(counts.values())) > 1 or labels.ndim != 1:
     raise ValueError(
       f"{path} holds {counts}, and labels of shape {labels.shape}; each clip has one of each"

@@ -41,7 +41,7 @@ def rows(settings: DecodeBench, bench: measure.Bench) -> Iterator[measure.Row]:
       path = bench.folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
       render(path, frames, height=height, width=width, settings=settings, seed=bench.seed)
-      items = [items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)]
+      items = [items_lib.Item(f"clip {i}", str(path)) for i in range(settings.clips)]
       for arrays in (True, False):
         yield _row(items, spec, f"{size}, {length_s:g} s", settings, bench, arrays=arrays)
 

@@ -181,8 +181,7 @@ def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
 
 
 def _lines(path: str) -> list[str]:
-  folder, _, name = objects.text(path).rpartition("/")
-  data = objects.read_bytes(folder or ".", name)
+  data = objects.read(path)
   if data is None:
     raise ValueError(
       f"source.exclude names {path}, which is neither a store nor a file of ids; check the path"
