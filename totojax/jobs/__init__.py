@@ -60,7 +60,7 @@ JOBS: Mapping[str, Job] = {
   "tokenizer": Job("tokenizer:run", shared=True),
   "shards": Job("shards:run"),
   "tokenize": Job("tokenize.job:run", shared=True),
-  "plan": Job("plan:run", kept=False),
+  "plan": Job("plan.job:run", kept=False),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),
   "tokens_report": Job("tokens_report:run"),
