@@ -255,13 +255,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         raise _Torn
       if rule.status:
         message = rule.message or f"injected {rule.status}"
+        if message[0] == "<":  # of S3
+          return rule.status, [("Content-Type", "application/xml")], message.encode(), None
         error = {"error": {"code": rule.status, "message": message}}
         head = [("Content-Type", "application/json")]
         return rule.status, head, json.dumps(error).encode(), None
       if rule.cut_bytes is not None and cut is None:
         cut = rule.cut_bytes
     with proxy.writes if self.command != "GET" else contextlib.nullcontext():
-      return *(self._unmet(body) or self._moved() or self._ask(self.command, self.path, body)), cut
+      return *(self._unmet(body) or self._ask(self.command, self.path, body)), cut
 
   def _ask(self, method, path, body=b""):
     """(status, headers, body) of the server."""
@@ -298,18 +300,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       return None
     error = {"error": {"code": 412, "message": "conditionNotMet"}}
     return 412, [("Content-Type", "application/json")], json.dumps(error).encode()
-
-  def _moved(self):
-    """GCS's `moveTo`, which its emulator lacks: a copy and a deletion."""
-    source, _, target = self.path.split("?")[0].partition("/moveTo/o/")
-    if not target:
-      return None
-    bucket = source.split("/b/")[1].split("/o/")[0]
-    status, head, answer = self._ask("POST", f"{source}/rewriteTo/b/{bucket}/o/{target}")
-    if status == 200:
-      self._ask("DELETE", source)
-      answer = json.dumps(json.loads(answer)["resource"]).encode()
-    return status, head, answer
 
   def _answer(self, status, headers, body, cut):
     with contextlib.suppress(ConnectionError):  # the client was killed

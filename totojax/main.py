@@ -110,7 +110,7 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
   try:
     storage.check_run(_WORKDIR.value or "")
-  except (ValueError, ImportError) as error:
+  except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
   job = jobs.JOBS.get(_CONFIG.value.get("run"))

@@ -53,16 +53,23 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   name = text(path)
   scheme, _, rest = name.partition("://")
   if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
-    bucket, _, below = rest.partition("/")
-    spec = {"driver": driver, "bucket": bucket, "path": below and below + "/"}
+    first, _, below = rest.partition("/")
+    if not first:
+      raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
+    spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
     return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
 
 
+def bucket(path: Path) -> str:
+  """Of a URL in an object store, the URL of its bucket."""
+  return "/".join(text(path).split("/")[:3])
+
+
 def _s3() -> dict[str, Any]:
-  """What the usual variables say of s3:// URLs: their server and region.
+  """What the usual variables say of s3:// URLs: server, region and account.
 
   AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
   other clients read them; TensorStore reads its credentials alone.
@@ -72,7 +79,16 @@ def _s3() -> dict[str, Any]:
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
   }
   found = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
-  return {key: value for key, value in found.items() if value}
+  spec: dict[str, Any] = {key: value for key, value in found.items() if value}
+  if not spec.get("endpoint", "http").startswith("http"):
+    raise StoreError(
+      f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
+    )
+  if os.environ.get("AWS_ACCESS_KEY_ID"):
+    # TensorStore would come to this too, but tell of each file in ~/.aws that
+    # is not there, five lines for each open array.
+    spec["aws_credentials"] = {"type": "environment"}
+  return spec
 
 
 def read(path: Path) -> bytes | None:
@@ -291,15 +307,17 @@ def _ask(
 
 def _refusal(path: Path, error: Exception) -> str | None:
   """What is said where a bucket says no; None where it says other things."""
-  bucket = "/".join(text(path).split("/")[:3])
-  code = outages.status(error)
-  if code == 403:
-    return (
-      f"is not allowed to this account ({brief(error)}); give it the role Storage Object User on"
-      f" {bucket}, or mend the path"
-    )
+  code, amazon = outages.status(error), text(path).startswith("s3://")
+  if code == 404:
+    return f"is in no bucket: there is no {bucket(path)}; make it, or mend the path"
+  if code == 301 and amazon:
+    return f"is in another region ({brief(error)}); set AWS_REGION to that of {bucket(path)}"
+  if code != 403:
+    return None
+  rights = "s3:GetObject, PutObject, DeleteObject and ListBucket"
   return (
-    f"is in no bucket: there is no {bucket}; make it, or mend the path" if code == 404 else None
+    f"is not allowed to this account ({brief(error)}); give it"
+    f" {rights if amazon else 'the role Storage Object User'} on {bucket(path)}, or mend the path"
   )
 
 
@@ -316,7 +334,11 @@ def _range(prefix: str) -> ts.KvStore.KeyRange:
 
 
 def _kvstore(path: Path) -> ts.KvStore:
-  return ts.KvStore.open(kvstore_spec(path), context=_context(os.getpid())).result()
+  spec = kvstore_spec(path)
+  try:  # asks no server
+    return ts.KvStore.open(spec, context=_context(os.getpid())).result()
+  except ValueError as error:
+    raise StoreError(f"{text(path)} is no place for data: {brief(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)
