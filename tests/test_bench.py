@@ -4,6 +4,7 @@ import builtins
 import itertools
 import json
 import math
+import pathlib
 
 from etils import epath
 import jax
@@ -69,7 +70,7 @@ class FakeClock:
       self.order.append(f"{name} after")
       self._spend(100.0, 100.0)  # must not be in the reading
 
-    return measure.Side(name, run, after)
+    return measure.Side(name, run, after=after)
 
   def _spend(self, wall_s, cpu_s):
     self.now = measure.Usage(self.now.wall_s + wall_s, self.now.cpu_s + cpu_s)
@@ -117,7 +118,7 @@ def test_the_real_clock_counts_wall_and_cpu_time():
 
 
 def test_what_cannot_be_rated_is_refused():
-  idle = measure.Side("idle", lambda: 0.0, measure.nothing)
+  idle = measure.Side("idle", lambda: 0.0)
   how = measure.How(rounds=1, rest_s=0.0)
   with pytest.raises(ValueError, match="idle did 0.0 units of work"):
     measure.compare(idle, idle, how=how)
@@ -223,7 +224,7 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
   decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
   firsts = set()
   for i in range(6):
-    item = decoding.items_lib.of_file(str(i), path)
+    item = decoding.items_lib.Item(str(i), path)
     wanted = decoding.span(item, spec, seed=0)
     assert wanted.last - wanted.first == spec.span_frames - 1
     assert 0 <= wanted.first and wanted.last < 90
@@ -377,7 +378,8 @@ def test_a_case_that_does_not_fit_costs_no_other_its_measurement(monkeypatch, to
   config = tiny("growth")
   config["growth"] |= {"models": {}, "devices": (2,)}
   settings = roots.read(config).growth
-  cases = growth.measure_growth(settings, how=measure.How(rounds=1, rest_s=0))
+  how = measure.How(rounds=1, rest_s=0)
+  cases = growth.rows(settings, measure.Bench("growth", how, 0, pathlib.Path()))
   if not passed_over:
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
       next(cases)

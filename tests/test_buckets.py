@@ -9,6 +9,7 @@ import urllib.parse
 import urllib.request
 
 import buckets
+from etils import epath
 import numpy as np
 import pytest
 import runs
@@ -26,6 +27,17 @@ def test_a_store_is_written_and_verified_anywhere(data_place):
   assert store.ids()[7] == "item/7"
   # It is where it should be, and nowhere else.
   assert data_place.proxy is None or len(data_place.proxy.lines("PUT|POST")) > 4
+
+
+def test_a_path_and_storage_see_the_same_files(place):
+  objects.write(place / "a b/é", b"1")
+  epath.Path(place / "c").mkdir()
+  epath.Path(place / "c/d").write_text("2")
+  assert epath.Path(place / "a b/é").read_text() == "1"
+  assert objects.read(place / "c/d") == b"2"
+  epath.Path(place / "c/d").replace(place / "c/e f")
+  found = {name: data for name, data in place.objects().items() if data}
+  assert found == {"a b/é": b"1", "c/e f": b"2"}
 
 
 def test_places_are_apart(bucket, s3_bucket):

@@ -5,7 +5,7 @@ proxy tears that request and all after it, and the bucket is left as a SIGKILL
 there leaves it. Two runs at the end are killed for real.
 """
 
-import collections
+from concurrent import futures
 import dataclasses
 import multiprocessing
 import os
@@ -17,11 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import runs
+import stores
+import test_hosts
 
 from totojax import checkpoint
 from totojax import step as step_lib
 from totojax.config.training import CheckpointConfig
-from totojax.storage import objects
+from totojax.rundir import lease, lock
+from totojax.storage import objects, outages
 
 MARK = "commit_success.txt"
 
@@ -117,7 +121,6 @@ def test_steps_are_kept_restored_and_deleted_anywhere(place):
   if place.proxy:
     assert ocp.path.step.is_path_finalized(keeper.directory / "20")
     assert not [line for line in place.proxy.lines() if re.search(r"/b/bucket(\?|$)", line)]
-    assert not place.proxy.lines("moveTo|rewriteTo")
 
 
 def test_the_newest_step_of_another_process_is_seen(place):
@@ -189,29 +192,225 @@ def test_killed_in_a_deletion(bucket):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arrives", [False, True])
-def test_killed_at_each_request_that_changes_a_step(bucket, arrives):
-  """Of a save and of the deletion after it; the mark alone makes a step whole."""
+def test_killed_before_each_request_that_changes_a_step(bucket):
+  """Of a save and of the deletion after it: of each kind that there is."""
   save(bucket.url, 4, 8)
   first = len(bucket.proxy.log)
   save(bucket.url, 12)
-  counts = collections.Counter(map(kind, bucket.proxy.lines("(POST|DELETE) .*/(12|4)/", first)))
-  assert len(counts) > 20
-  for pattern, count in counts.items():
-    for skip in {0, count - 1}:
-      place = dataclasses.replace(bucket, url=f"{bucket.url}-{time.monotonic_ns():x}")
-      save(place.url, 4, 8)
-      killed(place, pattern, 12, skip=skip, arrives=arrives)
-      marked = "/12/commit_success" in pattern and arrives
-      newest = 12 if marked or pattern.startswith("DELETE") else 8
-      assert checkpoint.latest_step(place.url) == newest, (pattern, skip)
-      keeper = opened(place.url)
-      check(keeper, newest)
-      keeper.close()
-      assert False not in steps_in(place).values(), (pattern, skip)
+  lines = bucket.proxy.lines("(POST|DELETE) .*/(12|4)/", first)
+  kinds = dict.fromkeys(map(kind, lines))
+  assert len(kinds) > 20
+  for pattern in kinds:
+    place = dataclasses.replace(bucket, url=f"{bucket.url}-{time.monotonic_ns():x}")
+    save(place.url, 4, 8)
+    killed(place, pattern, 12)
+    newest = 12 if pattern.startswith("DELETE") else 8
+    assert checkpoint.latest_step(place.url) == newest, pattern
+    keeper = opened(place.url)
+    check(keeper, newest)
+    keeper.close()
+    assert False not in steps_in(place).values(), pattern
 
 
 def kind(line: str) -> str:
   """A pattern of all requests that do the same with a file of a step."""
-  method, name = line.split()[0], re.search(r"(/(12|4)/[^&?]*)", line)[1]
+  method, *_ = line.split()
+  (name,) = re.findall(r"/(?:12|4)/[^&?]*", line)
   return f"{method} .*" + re.sub(r"[0-9a-f]{32}", "[0-9a-f]{32}", name)
+
+
+def test_a_step_that_goes_while_it_is_read_is_left_for_the_next(bucket):
+  """The run that writes goes on, and says so to nobody."""
+  save(bucket.url, 4, keep=1)
+  with bucket.proxy.holding("GET .*/4/meta/metadata") as hold:
+    with futures.ThreadPoolExecutor() as pool:
+      reading = pool.submit(checkpoint.read_params, bucket.url, SHAPES.params, PLACED.params)
+      assert hold.arrived.wait(10)
+      save(bucket.url, 8, keep=1)
+      hold.release()
+      assert reading.result()[1] == {"step": 8}
+
+
+def test_a_step_of_a_run_that_was_taken_over_gets_no_mark(bucket, monkeypatch):
+  """It may be half another process's by then."""
+  lost = lease.Lost("taken over")
+  save(bucket.url, 4)
+
+  def confirm():
+    raise lost
+
+  monkeypatch.setattr(lock, "confirm", confirm)
+  keeper = opened(bucket.url)
+  keeper.save(8, state(8), {"step": 8})
+  with pytest.raises(lease.Lost, match="^taken over$"):
+    keeper.wait()
+  keeper.close()
+  assert steps_in(bucket) == {4: True, 8: False}
+
+
+@pytest.fixture
+def soon(monkeypatch):
+  """What is said after 30 s is said after 0.2 s, and patience is at an end at once."""
+  monkeypatch.setattr(outages, "LINE_AFTER_S", 0.2)
+  monkeypatch.setattr(outages.Patience, "_lines", {})
+  monkeypatch.setenv("TOTOJAX_STORAGE_TIMEOUT_S", "0")
+
+
+def test_training_goes_on_while_a_save_waits_for_storage(bucket, soon, monkeypatch, capfd):
+  """And the next save waits for it; of both something is said."""
+  monkeypatch.setenv("TOTOJAX_STORAGE_TIMEOUT_S", "60")
+  keeper = opened(bucket.url)
+  with bucket.proxy.rule("POST .*/4/state/ocdbt.process_0/d/", status=503) as away:
+    begun = time.monotonic()
+    keeper.save(4, state(4), {"step": 4})
+    assert time.monotonic() - begun < 1
+    time.sleep(1)
+    assert away.hits and checkpoint.latest_step(bucket.url) is None
+  keeper.wait()
+  check(keeper, 4)
+  with bucket.proxy.rule("POST .*/8/state/ocdbt.process_0/d/", delay_s=0.5, times=1):
+    keeper.save(8, state(8), {"step": 8})
+    keeper.close()
+  check(keeper, 8)
+  told = capfd.readouterr().err
+  assert re.search(rf"waiting for {bucket.url}/4: \d requests had no answer, and are", told)
+  assert f"waiting for {bucket.url}/8: it is still being written" in told
+
+
+@pytest.mark.parametrize(
+  "pattern, fault",
+  [
+    ("POST .*/8/state/ocdbt.process_0/d/", {"status": 401}),
+    pytest.param("POST .*/8/commit_success", {"status": 503}, marks=pytest.mark.slow),
+    pytest.param("POST .*/8/state/d/", {"reset": True}, marks=pytest.mark.slow),
+    pytest.param("POST .*/8/_CHECK", {"reset": True}, marks=pytest.mark.slow),
+  ],
+)
+def test_storage_that_stays_away_ends_the_run(bucket, soon, pattern, fault):
+  save(bucket.url, 4)
+  keeper = opened(bucket.url)
+  with bucket.proxy.rule(pattern, **fault):
+    keeper.save(8, state(8), {"step": 8})
+    with pytest.raises(outages.StorageAway, match="/8 could not be written.*same command again"):
+      keeper.wait()
+  keeper.close()
+  goes_on(bucket, 4)
+
+
+@pytest.mark.parametrize(
+  "pattern",
+  ["GET .*/4/state/.*/d/", pytest.param("GET .*/4/meta/metadata", marks=pytest.mark.slow)],
+)
+def test_storage_that_stays_away_is_no_damage(bucket, soon, pattern):
+  save(bucket.url, 4)
+  keeper = opened(bucket.url)
+  with bucket.proxy.rule(pattern, status=503):
+    with pytest.raises(outages.StorageAway, match="/4 could not be read, since storage does not"):
+      keeper.restore(SHAPES, PLACED)
+    with pytest.raises(outages.StorageAway):
+      checkpoint.read_params(bucket.url, SHAPES.params, PLACED.params)
+  keeper.close()
+
+
+@pytest.mark.parametrize(
+  "fault", [{"status": 403}, pytest.param({"status": 503}, marks=pytest.mark.slow)]
+)
+def test_a_deletion_that_fails_is_said_once_and_ends_nothing(bucket, soon, fault, capsys):
+  with bucket.proxy.rule("DELETE", **fault):
+    save(bucket.url, 4, 8, 12, keep=1)
+  assert steps_in(bucket) == {4: True, 8: True, 12: True}
+  assert capsys.readouterr().out.count("is older than checkpoint.keep wants, and stays") == 1
+  save(bucket.url, 16, keep=1)
+  assert steps_in(bucket) == {16: True}
+
+
+def test_who_may_not_write_is_told_so(bucket, soon):
+  keeper = opened(bucket.url)
+  with bucket.proxy.rule("POST .*/4/state/", status=403):
+    keeper.save(4, state(4), {})
+    with pytest.raises(checkpoint.CheckpointError, match="step 4 could not be written .*403"):
+      keeper.wait()
+  keeper.close()
+
+
+@pytest.mark.parametrize(
+  "name, how",
+  [
+    ("meta/metadata", "gone"),
+    ("state/ocdbt.process_0/d/", "gone"),
+    pytest.param("state/ocdbt.process_0/d/", "cut", marks=pytest.mark.slow),
+    pytest.param("state/_METADATA", "gone", marks=pytest.mark.slow),
+    pytest.param("state/manifest.ocdbt", "cut", marks=pytest.mark.slow),
+    pytest.param("meta/metadata", "cut", marks=pytest.mark.slow),
+  ],
+)
+def test_damage_is_told_in_a_line_and_older_steps_stay(place, name, how):
+  """A chunk, the list of the arrays, or what is known of the run."""
+  save(place.url, 4, 8)
+  # The largest of several, which has values and not only names.
+  sizes = {file: len(data) for file, data in place.objects().items() if f"8/{name}" in file}
+  file = max(sizes, key=sizes.__getitem__)
+  path = f"{place.url}/{file}"
+  if how == "gone":
+    objects.delete(path)
+  else:
+    objects.write(path, place.objects()[file][: sizes[file] // 2])
+  with pytest.raises(checkpoint.CheckpointError) as told:
+    checkpoint.read_params(place.url, SHAPES.params, PLACED.params)
+  # It may be of a run that goes on.
+  assert "remove" not in str(told.value) and "wait until the run has saved" in str(told.value)
+  keeper = opened(place.url)
+  with pytest.raises(checkpoint.CheckpointError) as told:
+    keeper.restore(SHAPES, PLACED)
+  keeper.close()
+  message = str(told.value)
+  assert message.startswith(f"{place.url}/8 ") and "\n" not in message
+  assert "remove this folder to go on from step 4, which is whole" in message
+  assert len(message) < len(place.url) * 2 + 300
+  keeper.directory.joinpath("8").rmtree()
+  keeper = opened(place.url)
+  check(keeper, 4)
+  keeper.close()
+
+
+def tried_twice(start, workdir, proxy, pattern) -> list[str]:
+  """Processes of one run, killed at a request, and what the next ones print."""
+  with proxy.holding(pattern) as hold:
+    processes = start(workdir)
+    while not hold.arrived.wait(0.05):
+      assert all(process.poll() is None for process in processes), processes[0].stdout.read()
+    for process in processes:
+      process.kill()
+    for process in processes:
+      runs.finish(process, code=-9)
+  return [runs.finish(process) for process in start(workdir)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "hosts, pattern, resumed",
+  [
+    (1, "POST .*/12/state/ocdbt.process_0/d/", 8),
+    (2, "POST .*/12/state/ocdbt.process_1/manifest", 8),
+  ],
+)
+def test_a_run_killed_in_a_save_ends_like_one_that_is_not(
+  bucket, tmp_path, hosts, pattern, resumed
+):
+  """Of one process or two, all of which are killed: the same bits and rows."""
+  data = (
+    stores.write(tmp_path / "train", records=96, seed=0, prefix="t"),
+    stores.write(tmp_path / "val", records=16, seed=1, prefix="v"),
+  )
+
+  def start(workdir):
+    return test_hosts.start_hosts(runs.smoke(data, workdir), hosts, hosts)
+
+  for process in start(tmp_path / "run"):
+    runs.finish(process)
+  first, *_ = tried_twice(start, bucket / "run", bucket.proxy, pattern)
+  assert f"{bucket.url}/run/checkpoints/12: was never written to its end" in first
+  assert f"resumed at step {resumed} of 20" in first
+  assert runs.metrics(bucket / "run") == runs.metrics(tmp_path / "run")
+  runs.assert_same(runs.checkpoint(bucket / "run", 20), runs.checkpoint(tmp_path / "run", 20))
+  assert sorted(checkpoint.whole_steps(bucket / "run/checkpoints")) == [16, 20]

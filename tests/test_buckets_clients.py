@@ -52,27 +52,54 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-@pytest.mark.slow
-def test_a_run_in_a_bucket_needs_no_other_client(bucket, tmp_path):
-  """Nor does an installed TensorFlow, which etils would prefer, change it."""
-  others = {"gcsfs", "fsspec", "s3fs", "boto3", "botocore", "google.cloud", "google.auth"}
-  (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=others))
+def path(*folders):
+  """PYTHONPATH with `folders` before the project."""
+  return os.pathsep.join([*map(str, folders), str(runs.ROOT)])
+
+
+TENSORFLOW = """
+from etils import epath
+{ours}
+path = epath.Path({url!r})
+path.write_text("1")
+print(path.read_text(), [p.name for p in path.parent.iterdir()])
+"""
+
+
+def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
-  path = os.pathsep.join([str(tmp_path), str(runs.ROOT)])
+  words, there = [sys.executable, "-c"], path(tmp_path)
+  ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax import storage")
+  assert child([*words, ours], PYTHONPATH=there)[0].splitlines()[-1] == "1 ['a']"
+  # Negative control: what etils would do.
+  alone = TENSORFLOW.format(url=bucket / "a", ours="")
+  assert "TensorFlow is imported" in child([*words, alone], PYTHONPATH=there, code=1)[0]
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_needs_no_other_client(bucket, tmp_path):
+  others = {
+    "gcsfs",
+    "fsspec",
+    "s3fs",
+    "boto3",
+    "botocore",
+    "google.cloud",
+    "google.auth",
+    "google.api_core",
+  }
+  (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=others))
   sets = (("train", 400, 1), ("val", 80, 2))
   pair = tuple(
     stores.write(bucket / name, records=records, seed=seed, prefix=name)
     for name, records, seed in sets
   )
-  child(runs.smoke(pair, bucket / "run"), PYTHONPATH=path)
+  child(runs.smoke(pair, bucket / "run"), PYTHONPATH=path(tmp_path))
   assert {"run/done.json", "run/checkpoints/20/commit_success.txt"} <= set(bucket.objects())
-  # Negative control: what is blocked is what etils itself would take.
-  etils = f"from etils import epath; epath.Path({bucket / 'a'!r}).write_text('1')"
-  said, _ = child([sys.executable, "-c", etils], PYTHONPATH=path, code=1, EPATH_USE_TF="0")
-  assert "fsspec should be installed" in said
-  said, _ = child([sys.executable, "-c", etils], PYTHONPATH=path, code=1)
-  assert "TensorFlow is imported" in said
+  # Negative control: what is blocked is what etils would take.
+  alone = [sys.executable, "-c", TENSORFLOW.format(url=bucket / "a", ours="")]
+  assert "fsspec should be installed" in child(alone, PYTHONPATH=path(tmp_path), code=1)[0]
 
 
 TENSORSTORE = """

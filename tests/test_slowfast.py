@@ -32,7 +32,7 @@ CLIP = video.ClipSpec(
   every_s=1.0,
   most_stretches=1,
 )
-ITEM = items.of_file("a.mp4", "a.mp4")
+ITEM = items.Item("a.mp4", "a.mp4")
 
 
 def spec(mode, *, clip=CLIP, **changed):

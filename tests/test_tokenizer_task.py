@@ -57,7 +57,7 @@ def _frames():
     radius=(0.22, 0.3),
     speed=(0.05, 0.085),
   )
-  clips = synthetic.clips(config, 0, 64)
+  clips = [synthetic.render(config, i) for i in range(64)]
   return np.concatenate([clip.frames_NHW3 for clip in clips])
 
 

@@ -181,7 +181,7 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
     assert (frames[a] != frames[b]).any(), (a, b)
   assert not frames[4].any()
   image = np.asarray(Image.open(listing.items[0].path).convert("RGB"))
-  small = augment.resize_short_side(image, 18, resample="bicubic")
+  small = augment.Resize(18, "bicubic")(image)
   np.testing.assert_array_equal(frames[3, 0], augment.center_crop(small[None], 16)[0])
   other = views.ReadViews(listing.items, 16, read.config, 1)([plan[0]])
   assert (other["frames"][0] != frames[0]).any()
@@ -190,14 +190,12 @@ def test_rows_follow_from_seed_record_and_epoch(listing):
 def test_a_file_that_is_damaged_is_named(listing, tmp_path):
   bad = tmp_path / "bad.png"
   bad.write_bytes(b"no image")
-  read = views.ReadViews([folder.items.of_file("c/bad.png", bad, label=0)], 16, config(), 0)
+  read = views.ReadViews([folder.items.Item("c/bad.png", bad, label=0)], 16, config(), 0)
   with pytest.raises(ValueError, match="bad.png .c/bad.png. cannot be read"):
     read([rows.Row(0, (rows.Draw(0, None),))])
-  images = [folder.items.of_file("x.png", "x.png")]
+  images = [folder.items.Item("x.png", "x.png")]
   with pytest.raises(ValueError, match="1 of 1 images of train have no class"):
-    views.records(
-      folder.items.listing("image", images, classes=(), missing=(), where="here"), "train"
-    )
+    views.records(folder.items.listing("image", images, where="here"), "train")
   whole = views.records(listing, "train")
   rest, held = labelled.split(whole, held_frac=0.34, seed=0)
   assert np.bincount(held.labels[held.records]).tolist() == [1, 1, 1]

@@ -23,7 +23,6 @@ from typing import Any
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import tensorstore as ts
@@ -31,9 +30,8 @@ import tensorstore as ts
 from totojax import step as step_lib
 from totojax import tree as tree_lib
 from totojax.config.training import CheckpointConfig
-from totojax.rundir import console, errors, files
+from totojax.rundir import console, errors, files, hosts, lock
 from totojax.storage import objects, outages
-from totojax.storage import paths as paths  # from here on orbax reads and writes so
 
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
@@ -52,13 +50,19 @@ class Checkpoints:
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
     self.directory = _absolute(directory)
     self._keep, self._every = config.keep, config.keep_every_steps
-    _set_aside(self.directory)
+    # One process does it and all wait, or another may still see a half step.
+    hosts.first(lambda: _set_aside(self.directory))
     self._steps = whole_steps(self.directory)
     _be_patient()
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(),
-      async_options=ocp.options.AsyncOptions(timeout_secs=_SAVE_S + int(outages.patience_s())),
+      async_options=ocp.options.AsyncOptions(
+        timeout_secs=_SAVE_S + int(outages.patience_s()),
+        # Before the mark: where another process has taken the run over by now,
+        # the step may be half of its own.
+        post_finalization_callback=lock.confirm,
+      ),
     )
     self._background = concurrent.futures.ThreadPoolExecutor(2, "checkpoint")
     self._saving: concurrent.futures.Future[None] | None = None
@@ -137,6 +141,8 @@ class Checkpoints:
     try:
       with _waiting(self.directory / str(step), "written", lambda: self._awaited):
         self._writer.wait_until_finished()
+    except errors.RunError:  # of the lease, which is lost
+      raise
     except Exception as error:
       raise self._unwritable(step, error) from error
     self._steps.append(step)
@@ -150,6 +156,7 @@ class Checkpoints:
         continue
       try:
         if jax.process_index() == 0:
+          lock.confirm()
           _delete(self.directory / str(step))
         self._steps.remove(step)
       except (OSError, ValueError, outages.StorageAway) as error:
@@ -206,19 +213,16 @@ def _set_aside(directory: epath.Path) -> None:
   deleted: nothing can be restored from what was written of them, and to copy it
   would take as long as to write it, and be paid for, for ever.
   """
-  # One process does it and all wait, or another may still see a half step.
-  if jax.process_index() == 0:
-    for step, whole in _found(directory).items():
-      path = directory / str(step)
-      if whole or (objects.is_url(path) and files.exists(path / _MARKS[0])):
-        continue
-      if objects.is_url(path):
-        console.say(f"{path}: was never written to its end, and is deleted")
-        files.remove(path)
-      else:
-        path.rename(directory / f"{path.name}.incomplete-{time.time_ns()}")
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("checkpoints set aside")
+  for step, whole in _found(directory).items():
+    path = directory / str(step)
+    # A listing that was cut short is no reason to delete a step.
+    if whole or (objects.is_url(path) and files.exists(path / _MARKS[0])):
+      continue
+    if objects.is_url(path):
+      console.say(f"{path}: was never written to its end, and is deleted")
+      files.remove(path)
+    else:
+      path.rename(directory / f"{path.name}.incomplete-{time.time_ns()}")
 
 
 def _delete(path: epath.Path) -> None:
@@ -269,6 +273,8 @@ def _waiting(
   finally:
     over.set()
     watcher.join()
+  if _tries_again() > before:
+    patience.over()
 
 
 def _tries_again() -> int:
@@ -277,7 +283,7 @@ def _tries_again() -> int:
   return sum(value["value"] for metric in found for value in metric["values"])
 
 
-def _away(path: epath.Path, verb: str, error: Exception) -> outages.StorageAway:
+def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
   return outages.StorageAway(
     f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
     " last whole checkpoint stays. Run the same command again once it does"

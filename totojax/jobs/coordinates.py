@@ -18,7 +18,6 @@ from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -26,9 +25,10 @@ from totojax import assembly, jobs, sequence
 from totojax import step as step_lib
 from totojax.config import studies
 from totojax.config.pretrain import Pretrain
+from totojax.jobs.bench import training
 from totojax.jobs.sweep import expand
 from totojax.optim import adamw
-from totojax.report import sweep_plots
+from totojax.report import plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
@@ -65,7 +65,8 @@ def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.In
       bar.advance()
   if jax.process_index() == 0:
     files.write_csv(workdir / "coordinates.csv", rows)
-    sweep_plots.coordinates_figure(workdir)
+    for quantity in (q for q in QUANTITIES if q in rows[0]):  # Mamba has no attention
+      plots.write(workdir / f"coordinates_{quantity}.png", plots.by_width(rows, quantity))
     _print(rows)
   return True
 
@@ -96,23 +97,13 @@ def measure(config: Pretrain, *, rows: int, updates: int) -> list[dict[str, floa
   step_fn = jax.jit(step_fn, donate_argnums=0)
   measured = jax.jit(functools.partial(coordinates, task))
   state = jax.jit(functools.partial(step_lib.init_state, task, tx))(jax.random.key(config.seed))
-  batch = random_batch(task.spec, rows, seed=config.seed)
-  history = [measured(state.params, batch["tokens"])]
+  tokens_BR = jnp.asarray(training.random_rows(task.spec, rows, seed=config.seed))
+  batch = {"tokens": tokens_BR, "source": jnp.zeros(rows, jnp.int32)}
+  history = [measured(state.params, tokens_BR)]
   for _ in range(updates):
     state, _ = step_fn(state, batch)
-    history.append(measured(state.params, batch["tokens"]))
+    history.append(measured(state.params, tokens_BR))
   return [{k: float(v) for k, v in sizes.items()} for sizes in history]
-
-
-def random_batch(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> dict[str, jax.Array]:
-  """`rows` videos of random codes."""
-  rng = np.random.default_rng(seed)
-  shape = (rows, spec.frames, spec.frame_tokens)
-  tokens_BR = [
-    sequence.build(codes_NP, kind="video", spec=spec)
-    for codes_NP in rng.integers(0, spec.vocab, shape)
-  ]
-  return {"tokens": jnp.asarray(np.stack(tokens_BR)), "source": jnp.zeros(rows, jnp.int32)}
 
 
 def _sown(model: nn.Module, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any]:

@@ -31,8 +31,7 @@ def run(config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interr
   rows = [row for source in runs for row in points(source, chosen)]
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
-  draw = curves_page.drawing(reading.Folder(workdir))
-  plots.write(workdir / "curves.png", draw)
+  plots.write(workdir / "curves.png", curves_page.drawing(reading.Folder(workdir)))
   console.say(f"report: {curves_page.write_report(workdir)}")
   return True
 

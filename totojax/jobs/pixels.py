@@ -34,7 +34,7 @@ def render(config: pixels_config.Render, workdir: epath.Path, interrupted: Inter
   def split(first: int, count: int) -> fill.Split:
     def make(i):
       clip = synthetic.render(scene, first + i)
-      return fill.Records(
+      return fill.Clips(
         id=f"rendered/{scene.seed}/{first + i}",
         label=synthetic.label(clip, amount.label, scene.moves),
         clips_KNHW3=clip.frames_NHW3[None],
@@ -80,7 +80,7 @@ def decode(config: pixels_config.Decode, workdir: epath.Path, interrupted: Inter
       if isinstance(clips, items_lib.Skipped):
         skipped.add(clips)
         return None
-      return fill.Records(id=items[i].id, label=None, clips_KNHW3=clips)
+      return fill.Clips(id=items[i].id, label=None, clips_KNHW3=clips)
 
     manifest = fill.manifest(
       frames=spec.frames,
@@ -144,9 +144,7 @@ def photos(config: pixels_config.Photos, workdir: epath.Path, interrupted: Inter
       which = i % len(names)
       rng = np.random.default_rng([config.seed, i])
       square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
-      return fill.Records(
-        id=f"photo/{names[which]}", label=None, clips_KNHW3=square_HW3[None, None]
-      )
+      return fill.Clips(id=f"photo/{names[which]}", label=None, clips_KNHW3=square_HW3[None, None])
 
     manifest = fill.manifest(
       kind="image",

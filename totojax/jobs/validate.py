@@ -65,7 +65,7 @@ def run(config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool
     metrics |= _baselines(name, fit_on, held_out, spec)
   if jax.process_index() == 0:
     val_loss.write_tables(workdir, losses, spec)
-    plots.position_figure(workdir / "position_loss.csv", workdir / "position_loss.png")
+    plots.position_figure(workdir)
     files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
     console.say(_sentence(name, metrics))

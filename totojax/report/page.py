@@ -8,17 +8,21 @@ a box of its own.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 import html
 import io
+import string
+from typing import Any
 
 from etils import epath
 import numpy as np
 from PIL import Image
 
 from totojax.report import reading
-from totojax.rundir import files
+from totojax.rundir import console, files
 
+Section = tuple[str, Callable[[reading.Folder], str]]  # title, and what fills it
+Column = tuple[str, str]  # head, and template of the cells
 STYLE = """
 :root {
   color-scheme: light dark;
@@ -121,18 +125,17 @@ def page(title: str, sections: Iterable[str]) -> str:
   )
 
 
-def section(title: str, make: Callable[[reading.Folder], str], folder: reading.Folder) -> str:
+def section(title: str, body: Callable[[reading.Folder], str], folder: reading.Folder) -> str:
   """A section with its title, or with the reason why there is none."""
   try:
-    body = make(folder)
+    content = body(folder)
   except reading.Missing as reason:
-    body = paragraph(f"Not shown: {reason}.", "missing")
+    content = missing(reason)
   except (KeyError, TypeError, ValueError, AttributeError) as error:
     # The files are there, but not as this version writes them.
-    reason = f"{type(error).__name__}: {error}"
-    body = paragraph(f"Not shown: its files have another format ({reason}).", "missing")
+    content = missing(f"its files have another format ({type(error).__name__}: {error})")
   head = f"<h2>{text(title)}</h2>" if title else ""
-  return f"<section>{head}{body}</section>"
+  return f"<section>{head}{content}</section>"
 
 
 def text(value: object) -> str:
@@ -144,22 +147,24 @@ def write(
   workdir: epath.PathLike,
   *,
   about: str,
-  sections: Sequence[tuple[str, Callable[[reading.Folder], str]]],
+  sections: Sequence[Section],
   run: epath.PathLike | None = None,
 ) -> epath.Path:
   """Writes `report.html` about a run directory; returns its path.
 
+  A section whose file is missing says which; the others are not affected.
+
   Args:
     workdir: where the page is written.
     about: what the page is, in its title.
-    sections: as `section` takes them, in order. What the run's manifest says
+    sections: title and function of each, in order. What the run's manifest says
       of its provenance stands below them.
     run: the run directory, where it is not `workdir`.
   """
   folder = reading.Folder(workdir if run is None else run)
   name = folder.path.name
   parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
-  parts += [section(title, make, folder) for title, make in sections]
+  parts += [section(title, body, folder) for title, body in sections]
   if (folder.path / "manifest.json").exists():
     parts.append(f"<footer>{section('', provenance, folder)}</footer>")
   path = epath.Path(workdir) / "report.html"
@@ -174,30 +179,26 @@ def provenance(folder: reading.Folder) -> str:
   """
   manifest = folder.json("manifest.json")
   versions = dict(manifest.get("versions", {}))
-  devices, machine = manifest.get("devices"), manifest.get("machine")
-  git, later = manifest.get("git"), manifest.get("starts", ())
   code = [f"totojax {versions.pop('totojax', 'of an unknown version')}"]
-  if git:
+  if git := manifest.get("git"):
     changed = "" if git["clean"] else " with changes that were not committed"
     code.append(f"commit {git['commit'][:12]}{changed}")
-  when = []
   if "started" in manifest:
-    when.append(f"begun {_minute(manifest['started'])}")
-  if later:
+    code.append(f"begun {_minute(manifest['started'])}")
+  if later := manifest.get("starts"):
     last = _minute(later[-1]["started"])
-    when.append(f"started {len(later) + 1} times, the last time {last}")
-  where = []
-  if machine:
-    where += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
-  if devices:
-    where.append(f"{devices['count']} x {devices['kind']}")
+    code.append(f"started {len(later) + 1} times, the last time {last}")
+  hardware = []
+  if machine := manifest.get("machine"):
+    hardware += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
+  if devices := manifest.get("devices"):
+    hardware.append(f"{devices['count']} x {devices['kind']}")
   if "python" in manifest:
     versions = {"Python": manifest["python"], **versions}
-  used = [f"{name} {version}" for name, version in versions.items()]
-  lines = [" · ".join(part) for part in (code + when, where, used) if part]
+  packages = [f"{name} {version}" for name, version in versions.items()]
   command = manifest.get("command")
   shown = f"<p><code>{text(command)}</code></p>" if command else ""
-  return shown + "".join(map(paragraph, lines))
+  return shown + "".join(paragraph(" · ".join(x)) for x in (code, hardware, packages) if x)
 
 
 def _minute(iso: str) -> str:
@@ -205,14 +206,24 @@ def _minute(iso: str) -> str:
   return f"{iso[:16].replace('T', ' ')} UTC"
 
 
-def paragraph(value: str, kind: str = "") -> str:
+def paragraph(value: object, kind: str = "") -> str:
   """A paragraph of plain text; `kind` is a class of the style sheet."""
   opening = f'<p class="{kind}">' if kind else "<p>"
   return f"{opening}{text(value)}</p>"
 
 
+def missing(reason: object) -> str:
+  """What stands in the place of a part that cannot be shown."""
+  return paragraph(f"Not shown: {reason}.", "missing")
+
+
 def figure(content: str, caption: str) -> str:
   return f"<figure>{content}<figcaption>{text(caption)}</figcaption></figure>"
+
+
+def pair(figures: str) -> str:
+  """Two figures side by side, where the window is wide enough."""
+  return f'<div class="pair">{figures}</div>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int = 1) -> str:
@@ -230,21 +241,91 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, words: int =
   return f'<div class="scroll" tabindex="0"><table>{header}<tbody>{body}</tbody></table></div>'
 
 
-def facts(pairs: Iterable[tuple[str, str]]) -> str:
-  """Big values over small names."""
+def records(columns: Sequence[Column], rows: Iterable[Mapping[str, Any]], *, words: int = 1) -> str:
+  """A table of rows with keys.
+
+  Args:
+    columns: head, and `filled` template of the cells below it.
+    rows: of the table; a value that is missing is a dash.
+    words: columns that hold no numbers.
+  """
+  head = [head for head, _ in columns]
+  return table(head, [cells(columns, row) for row in rows], words=words)
+
+
+def cells(columns: Sequence[Column], row: Mapping[str, Any]) -> list[str]:
+  """What `records` shows of a row."""
+  return [filled(template, row) or "-" for _, template in columns]
+
+
+def filled(template: str, row: Mapping[str, Any]) -> str | None:
+  """A template of `str.format` with the values of a row.
+
+  Numbers may be text, as a CSV has them. Beside Python's formats there are
+  those of `FORMATS`: "{tokens:short}".
+
+  Returns:
+    None where a value is None or empty.
+
+  Raises:
+    KeyError: the row has no such key.
+  """
+  try:
+    return _Filled().vformat(template, (), row)
+  except _Empty:
+    return None
+
+
+class _Empty(Exception):
+  """A value of a template is missing."""
+
+
+class _Filled(string.Formatter):
+  """Formats what `filled` takes."""
+
+  def format_field(self, value: Any, format_spec: str) -> str:
+    if value is None or value == "":
+      raise _Empty
+    if format_spec and isinstance(value, str):
+      value = float(value)
+    if format_spec in FORMATS:
+      return FORMATS[format_spec](value)
+    return super().format_field(value, format_spec)
+
+
+def share(value: float) -> str:
+  """12.34%, or 1.2e-05 where that would be 0.00%."""
+  return f"{value:.2%}" if value >= 1e-4 else f"{value:.1e}"
+
+
+FORMATS: Mapping[str, Callable[[float], str]] = {
+  "short": console.short,
+  "duration": console.duration,
+  "share": share,
+  "hours": lambda hours: f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}",
+  "ms": lambda seconds: f"{1e3 * seconds:.3g}",
+  "percent": lambda part: f"{100 * part:.1f}",  # under a head that says so
+}
+
+
+def facts(pairs: Mapping[str, str | None]) -> str:
+  """Big values over small names; None is left out."""
   items = "".join(
-    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>" for name, value in pairs
+    f"<li><b>{text(value)}</b><span>{text(name)}</span></li>"
+    for name, value in pairs.items()
+    if value is not None
   )
   return f'<ul class="facts">{items}</ul>'
 
 
-def bars(rows: Sequence[tuple[str, float, str, bool]]) -> str:
-  """Horizontal bars from zero: (name, length, written value, highlighted)."""
-  longest = max(length for _, length, _, _ in rows) or 1.0
+def bars(rows: Iterable[tuple[str, float, str]], *, highlighted: Container[str] = ()) -> str:
+  """Horizontal bars from zero: (name, length, written value)."""
+  rows = list(rows)
+  longest = max(length for _, length, _ in rows) or 1.0
   out = []
-  for name, length, value, mine in rows:
+  for name, length, value in rows:
     out.append(
-      f'<div class="row{" mine" if mine else ""}">'
+      f'<div class="row{" mine" if name in highlighted else ""}">'
       f'<span class="name">{text(name)}</span>'
       '<div class="track"><div class="fill"'
       f' style="width: {100 * length / longest:.1f}%"></div></div>'
@@ -261,12 +342,12 @@ def images(rows: Iterable[tuple[str, str, np.ndarray]]) -> str:
   """Rows of images that scroll together: (name, note, uint8 [M, H, W, 3])."""
   out = []
   for name, note, pixels_MHW3 in rows:
-    cells = "".join(
+    shown = "".join(
       f'<td><img alt="{text(name)}, image {i}" src="{_data(image)}"></td>'
       for i, image in enumerate(pixels_MHW3, 1)
     )
     head = f'<th scope="row">{text(name)}<span>{text(note)}</span></th>'
-    out.append(f"<tr>{head}{cells}</tr>")
+    out.append(f"<tr>{head}{shown}</tr>")
   return (
     '<div class="scroll" tabindex="0"><table class="images"><tbody>'
     f"{''.join(out)}</tbody></table></div>"

@@ -19,7 +19,6 @@ from etils import epath
 import numpy as np
 
 from totojax.storage import objects
-from totojax.storage import paths as paths  # here on, epath.Path("gs://") is one of them
 
 
 class Damaged(ValueError):

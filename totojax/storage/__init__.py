@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from totojax.storage import paths as paths  # before any `epath.Path` of a URL
+
 
 def check_run(run: str | os.PathLike[str]) -> None:
   """Refuses a run directory that no run could be in; asks no server.

@@ -22,6 +22,11 @@ from totojax.storage import objects
 class ObjectPath(type(epath.Path("gs://bucket"))):
   """A path in an object store, where a folder is there once something is in it."""
 
+  @property
+  def _backend(self) -> Any:
+    # Of what is not below; etils would ask for gcsfs.
+    raise NotImplementedError(f"{self}: this cannot be asked of an object store")
+
   def exists(self) -> bool:
     return objects.exists(self) or self.is_dir()
 

@@ -223,8 +223,7 @@ def _check(tensors: Mapping[str, np.ndarray], config: Config, path: str) -> None
   """Raises ValueError unless names, shapes and dtypes fit the config."""
   tree = _module(config).shapes(config)
   expected = {".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()}
-  missing = sorted(set(expected) - set(tensors))
-  extra = sorted(set(tensors) - set(expected))
+  missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
   if missing or extra:
     raise ValueError(
       f"{path}: missing tensors {missing}, unexpected tensors {extra}; they"

@@ -96,13 +96,7 @@ def _read_all(source: Source) -> Timeline:
     times_s = np.arange(len(ticks)) / rate
   else:
     times_s = np.sort(np.array(ticks, np.float64)) * base
-  return Timeline(
-    times_s=times_s,
-    gap_s=_usual_gap_s(times_s, rate),
-    counted=counted,
-    begin_s=float(times_s[0]),
-    fps=rate,
-  )
+  return _timeline(times_s, rate, counted=counted, begin_s=float(times_s[0]))
 
 
 def _read_stretch(source: Source, start_s: float | None, end_s: float | None) -> Timeline | None:
@@ -125,13 +119,7 @@ def _read_stretch(source: Source, start_s: float | None, end_s: float | None) ->
   if counted or not ticks or min(ticks) > target:
     return None
   times_s = np.sort(np.array(ticks, np.float64)) * base
-  return Timeline(
-    times_s=times_s,
-    gap_s=_usual_gap_s(times_s, rate),
-    counted=False,
-    begin_s=begin * base,
-    fps=rate,
-  )
+  return _timeline(times_s, rate, counted=False, begin_s=begin * base)
 
 
 def _ticks(
@@ -154,9 +142,10 @@ def _ticks(
   return ticks, counted
 
 
-def _usual_gap_s(times_s: np.ndarray, rate: float) -> float:
+def _timeline(times_s: np.ndarray, rate: float, *, counted: bool, begin_s: float) -> Timeline:
   gaps_s = np.diff(times_s)
-  return float(np.median(gaps_s)) if len(gaps_s) else 1 / (rate or 30.0)
+  gap_s = float(np.median(gaps_s)) if len(gaps_s) else 1 / (rate or 30.0)
+  return Timeline(times_s, gap_s, counted, begin_s, fps=rate)
 
 
 def read_images(

@@ -52,7 +52,7 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
   """
   try:
     if isinstance(spec, images.ImageSpec):
-      return images.crops(item, _bytes(item), spec, seed=seed)[:, None]
+      return images.crops(item, stored(item), spec, seed=seed)[:, None]
     if item.record is not None:
       return tfds_source.clips(item, spec, seed=seed)
     return video.clips(item, _source(item), spec, seed=seed)
@@ -107,11 +107,15 @@ def duration_s(item: items.Item) -> float:
 
 
 def _source(item: items.Item) -> decode.Source:
-  return item.path if item.part is None else _bytes(item)
+  return item.path if item.part is None else stored(item)
 
 
-def _bytes(item: items.Item) -> bytes:
-  """The item's file as it is stored."""
+def stored(item: items.Item) -> bytes:
+  """The bytes of an item's file.
+
+  Raises:
+    Unreadable, OSError: they cannot be read, or are too many.
+  """
   if item.record is not None:
     return tfds_source.encoded(item)
   if item.part is None:

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import math
+import operator
 
 import numpy as np
 
@@ -41,29 +42,16 @@ class ViewSpec(pixels.Views):
 
   clip: video.ClipSpec
 
-  @property
-  def frames(self) -> int:
-    return self.clip.frames
-
-  @property
-  def stride_frames(self) -> int:
-    return self.clip.stride_frames
-
-  @property
-  def fps(self) -> float:
-    return self.clip.fps
-
-  @property
-  def size_px(self) -> int:
-    return self.clip.size_px
+  # What is asked of a spec of either kind, and is the clip's.
+  frames = property(operator.attrgetter("clip.frames"))
+  stride_frames = property(operator.attrgetter("clip.stride_frames"))
+  fps = property(operator.attrgetter("clip.fps"))
+  size_px = property(operator.attrgetter("clip.size_px"))
+  sampling = property(operator.attrgetter("clip.sampling"))
 
   @property
   def resample(self) -> str:
     return self.clip.resample
-
-  @property
-  def sampling(self) -> str:
-    return self.clip.sampling
 
   @property
   def decoded_px(self) -> int:

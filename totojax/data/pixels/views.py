@@ -21,7 +21,7 @@ from PIL import Image
 
 from totojax import sequence
 from totojax.config.labels import ViewConfig
-from totojax.data.pixels import augment, images, randaugment
+from totojax.data.pixels import augment, images, media, randaugment
 from totojax.data.sources import items as items_lib
 from totojax.data.stream import labelled
 from totojax.data.stream import rows as rows_lib
@@ -112,9 +112,8 @@ def training_view(
 
 def evaluation_view(image_HW3: np.ndarray, size_px: int, config: ViewConfig) -> np.ndarray:
   """The central square, uint8 [S, S, 3]."""
-  resized_HW3 = augment.resize_short_side(
-    image_HW3, max(round(size_px / config.center_frac), size_px), resample=config.resample
-  )
+  short_px = max(round(size_px / config.center_frac), size_px)
+  resized_HW3 = augment.Resize(short_px, config.resample)(image_HW3)
   return augment.center_crop(resized_HW3[None], size_px)[0]
 
 
@@ -174,13 +173,7 @@ class ReadViews:
 def _read(item: items_lib.Item) -> np.ndarray:
   """Raises ValueError naming the file: nothing else would notice it gone."""
   try:
-    with open(item.path, "rb") as file:
-      if item.part is None:
-        data = file.read()
-      else:
-        file.seek(item.part[0])
-        data = file.read(item.part[1])
-    return images.read(data, animated="first")
+    return images.read(media.stored(item), animated="first")
   except (images.Unreadable, OSError) as error:
     raise ValueError(
       f"{item.path} ({item.id}) cannot be read: {error}. Mend it, or remove"

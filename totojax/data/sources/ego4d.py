@@ -53,7 +53,7 @@ def list_items(
   uids = list(disk)
   if annotations:
     uids = _uids(annotations[0], key)
-  videos = [spans.Span(uid, None, None) for uid in uids]
+  videos = [spans.Span(uid) for uid in uids]
   return spans.listing(videos, disk, where=top)
 
 

@@ -106,6 +106,13 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   return paths
 
 
+def existing(item: str, path: str, *, label: int) -> items.Item | items.Skipped:
+  """The item of a file that a list names."""
+  if os.path.exists(path):
+    return items.Item(item, path, label=label)
+  return items.Skipped(item, f"{path} does not exist")
+
+
 def first_of(candidates: Sequence[str], *, what: str) -> str:
   """The first path that exists.
 
@@ -177,14 +184,13 @@ def label(text: Any, classes: int, *, where: str) -> int:
   """
   try:
     value = int(text)
-    integral = not isinstance(text, float) or text == value
+    if value != text and isinstance(text, float):
+      raise ValueError
   except (TypeError, ValueError):
-    integral = False
-  if not integral:
     raise ValueError(
       f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
       " a list has no line of headings"
-    )
+    ) from None
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(

@@ -47,11 +47,10 @@ def list_items(
           f"{path} is in no class folder; move it into one, or set class_folders to False"
         )
       label = labels[first]
-    entries.append(items.of_file(files.below(root, path), path, label=label))
+    entries.append(items.Item(files.below(root, path), path, label=label))
   if not entries:
     raise ValueError(f"{top} holds no {kind}; looked for {' '.join(sorted(files.suffixes(kind)))}")
-  names = [items.name(name) for name in classes]
-  return items.listing(kind, entries, classes=names, missing=(), where=top)
+  return items.listing(kind, entries, classes=[items.name(name) for name in classes], where=top)
 
 
 def list_lines(
@@ -78,7 +77,7 @@ def list_lines(
     raise ValueError(f"separator is {separator!r}; use one of {sorted(SEPARATORS)}")
   files.suffixes(kind)
   mark = SEPARATORS[separator]
-  entries, missing, seen = [], [], {}
+  rows, seen = [], {}
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     name, label = line.strip(), -1
@@ -96,9 +95,5 @@ def list_lines(
       raise ValueError(f"{where}: {name!r} was on line {seen[name]} already")
     seen[name] = number
     item, file = items.name(name), os.path.join(os.fspath(root), name)
-    if os.path.exists(file):
-      entries.append(items.of_file(item, file, label=label))
-    else:
-      missing.append(items.Skipped(item, f"{file} does not exist"))
-  names = [str(i) for i in range(classes)]
-  return items.listing(kind, entries, classes=names, missing=missing, where=path)
+    rows.append(files.existing(item, file, label=label))
+  return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=path)

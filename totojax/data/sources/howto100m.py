@@ -26,7 +26,5 @@ def list_items(root: str | os.PathLike[str], split: str, *, ids: str) -> items.L
   """
   top = os.path.join(os.fspath(root), split)
   disk = files.by_stem(top, "video")
-  wanted = [spans.Span(name, None, None) for name in disk]
-  if ids:
-    wanted = spans.read(ids, "video_id")
+  wanted = spans.read(ids, "video_id") if ids else map(spans.Span, disk)
   return spans.listing(wanted, disk, where=top)

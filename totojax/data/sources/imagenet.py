@@ -15,6 +15,7 @@ another order; they are never used as labels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+import dataclasses
 import glob
 import os
 import re
@@ -48,11 +49,7 @@ def list_items(
   folders = files.folders(top)
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
-  packed = [
-    entry.name
-    for entry in files.entries(top)
-    if WNID.fullmatch(entry.name.removesuffix(".tar")) and entry.name.endswith(".tar")
-  ]
+  packed = [e.name for e in files.entries(top) if re.fullmatch(WNID.pattern + r"\.tar", e.name)]
   if packed:
     return _from_tars(root, top, packed, classes)
   return _from_flat(root, top, classes=classes, val_labels=val_labels)
@@ -65,28 +62,25 @@ def _from_folders(root: str, top: str, folders: Sequence[str], classes: int) -> 
       f"{top} holds folders of wnids and {strange[0]!r}, which is none; rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
-  entries = []
-  for label, wnid in enumerate(folders):
-    folder = os.path.join(top, wnid)
-    for path in files.walk(folder, files.suffixes("image")):
-      entries.append(items.of_file(files.below(root, path), path, label=label))
-  return items.listing("image", entries, classes=folders, missing=(), where=top)
+  entries = [
+    items.Item(files.below(root, path), path, label=label)
+    for label, wnid in enumerate(folders)
+    for path in files.walk(os.path.join(top, wnid), files.suffixes("image"))
+  ]
+  return items.listing("image", entries, classes=folders, where=top)
 
 
 def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> items.Listing:
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
-  entries, missing = [], []
+  rows = []
   for label, file in enumerate(packed):
     path = os.path.join(top, file)
     prefix = files.below(root, path).removesuffix(".tar")
     for row in tars.samples(path, "image", label_key="", classes=0):
-      name = f"{prefix}/{row.id}" if row.id else prefix
-      if isinstance(row, items.Skipped):
-        missing.append(items.Skipped(name, row.reason))
-      else:
-        entries.append(tars.renamed(row, name, label=label))
-  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
+      row = dataclasses.replace(row, id=f"{prefix}/{row.id}" if row.id else prefix)
+      rows.append(dataclasses.replace(row, label=label) if isinstance(row, items.Item) else row)
+  return items.listing("image", rows, classes=wnids, where=top)
 
 
 def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.Listing:
@@ -94,20 +88,20 @@ def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.L
   if not paths:
     raise ValueError(f"{top} holds neither folders nor tars named by wnids (n01440764), nor images")
   truth = val_labels or _find_truth(root, top)
-  wnid_of = dict(_read_truth(truth, sorted(paths)))
-  wnids = sorted(set(wnid_of.values()))
+  wnids_by_stem = dict(_read_truth(truth, sorted(paths)))
+  wnids = sorted(set(wnids_by_stem.values()))
   files.check_classes(len(wnids), classes, where=truth)
   labels = {wnid: i for i, wnid in enumerate(wnids)}
-  entries = []
+  rows: list[items.Item | items.Skipped] = []
   for stem, path in paths.items():
-    if stem not in wnid_of:
+    if stem not in wnids_by_stem:
       raise ValueError(f"{truth} has no class for {path}")
-    entries.append(items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]]))
-  missing = [
+    rows.append(items.Item(files.below(root, path), path, label=labels[wnids_by_stem[stem]]))
+  rows += [
     items.Skipped(items.name(stem), f"{truth} names it, but {top} has no such image")
-    for stem in wnid_of.keys() - paths.keys()
+    for stem in wnids_by_stem.keys() - paths.keys()
   ]
-  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
+  return items.listing("image", rows, classes=wnids, where=top)
 
 
 def _find_truth(root: str, top: str) -> str:

@@ -18,8 +18,8 @@ class Span:
   """A stretch of a video in seconds; None: from the start, to the end."""
 
   video: str
-  start_s: float | None
-  end_s: float | None
+  start_s: float | None = None
+  end_s: float | None = None
 
 
 def read_csv(path: str, column: str) -> list[Span]:
@@ -50,7 +50,7 @@ def read(path: str, column: str) -> list[Span]:
     raise ValueError(f"{path} is empty; it should hold ids")
   if column in (name.strip() for name in next(csv.reader([lines[0][1]]))):
     return read_csv(path, column)
-  return [Span(line.strip(), None, None) for _, line in lines]
+  return [Span(line.strip()) for _, line in lines]
 
 
 def listing(spans: Iterable[Span], disk: Mapping[str, str], *, where: str) -> items.Listing:
@@ -59,14 +59,14 @@ def listing(spans: Iterable[Span], disk: Mapping[str, str], *, where: str) -> it
   A whole video has its own name as id, a stretch <name>/<start>-<end> in
   seconds. Spans that are listed twice count once.
   """
-  entries, missing = {}, {}
+  rows = {}
   for span in spans:
     item = items.name(span.video)
     if span.start_s is not None or span.end_s is not None:
       end = "end" if span.end_s is None else f"{span.end_s:g}"
       item += f"/{span.start_s or 0.0:g}-{end}"
     if span.video in disk:
-      entries[item] = items.of_file(item, disk[span.video], start_s=span.start_s, end_s=span.end_s)
+      rows[item] = items.Item(item, disk[span.video], start_s=span.start_s, end_s=span.end_s)
     else:
-      missing[item] = items.Skipped(item, f"no video {span.video} below {where}")
-  return items.listing("video", entries.values(), classes=(), missing=missing.values(), where=where)
+      rows[item] = items.Skipped(item, f"no video {span.video} below {where}")
+  return items.listing("video", rows.values(), where=where)

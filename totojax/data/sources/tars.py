@@ -15,6 +15,7 @@ tar that ends early gives its whole members, and a row in `missing`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import dataclasses
 import json
 import os
 import tarfile
@@ -45,24 +46,12 @@ def list_items(
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
   base = os.path.dirname(root) if os.path.isfile(root) else root
-  entries, missing = [], []
+  rows = []
   for path in [top] if os.path.isfile(top) else _tars(top):
     shard = os.path.splitext(files.below(base, path))[0]
     for row in samples(path, kind, label_key=label_key, classes=classes):
-      name = f"{shard}/{row.id}" if row.id else shard
-      if isinstance(row, items.Skipped):
-        missing.append(items.Skipped(name, row.reason))
-      else:
-        entries.append(renamed(row, name, label=row.label))
-  names = [str(i) for i in range(classes)]
-  return items.listing(kind, entries, classes=names, missing=missing, where=top)
-
-
-def renamed(item: items.Item, name: str, *, label: int) -> items.Item:
-  """The same part of the same file under another name and class."""
-  return items.Item(
-    id=name, path=item.path, label=label, part=item.part, record=None, start_s=None, end_s=None
-  )
+      rows.append(dataclasses.replace(row, id=f"{shard}/{row.id}" if row.id else shard))
+  return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=top)
 
 
 def samples(
@@ -80,7 +69,7 @@ def samples(
   try:
     with tarfile.open(path, "r:") as archive:
       damage = _read_headers(archive, groups)
-  except (tarfile.TarError, OSError, EOFError) as error:
+  except (tarfile.TarError, OSError, EOFError) as error:  # what was read before it counts
     damage = f"{type(error).__name__}: {error}"
   endings = files.suffixes(kind)
   for key, members in groups.items():
@@ -94,15 +83,8 @@ def samples(
       )
       continue
     member = members[media[0]]
-    yield items.Item(
-      id=name,
-      path=path,
-      label=_label(path, key, members, key_name=label_key, classes=classes),
-      part=(member.offset_data, member.size),
-      record=None,
-      start_s=None,
-      end_s=None,
-    )
+    label = _label(path, key, members, key_name=label_key, classes=classes)
+    yield items.Item(name, path, label=label, part=(member.offset_data, member.size))
   if damage is not None:
     yield items.Skipped("", f"{path} is no whole tar: {damage}")
 
@@ -124,22 +106,19 @@ def _read_headers(
   """Fills `groups`; returns what is wrong with the end of the archive."""
   assert archive.name is not None
   size = os.path.getsize(archive.name)
-  try:
-    for member in archive:
-      # A million headers are not needed twice; the stub has no `members`.
-      archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
-      if not member.isreg() or member.sparse is not None:
-        continue
-      if member.offset_data + member.size > size:
-        return f"{member.name} is cut off"
-      folder, _, base = member.name.rpartition("/")
-      if base.startswith("."):
-        continue
-      stem, dot, ending = base.partition(".")
-      key = f"{folder}/{stem}" if folder else stem
-      groups.setdefault(key, {})[(dot + ending).lower()] = member
-  except (tarfile.TarError, OSError, EOFError) as error:
-    return f"{type(error).__name__}: {error}"
+  for member in archive:
+    # A million headers are not needed twice; the stub has no `members`.
+    archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
+    if not member.isreg() or member.sparse is not None:
+      continue
+    if member.offset_data + member.size > size:
+      return f"{member.name} is cut off"
+    folder, _, base = member.name.rpartition("/")
+    if base.startswith("."):
+      continue
+    stem, dot, ending = base.partition(".")
+    key = f"{folder}/{stem}" if folder else stem
+    groups.setdefault(key, {})[(dot + ending).lower()] = member
   archive.fileobj.seek(archive.offset)
   if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     # Python ends an archive at any header that it cannot read.

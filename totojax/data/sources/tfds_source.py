@@ -67,29 +67,16 @@ def list_items(
       " rate that it was stored with"
     )
   label, classes = _find_label(name, features, label)
+  fps = fps if kind == "video" else 0.0
   address = SCHEME + urllib.parse.urlencode(
-    {
-      "folder": builder.data_dir,
-      "split": split,
-      "feature": feature,
-      "label": label,
-      "fps": fps if kind == "video" else 0.0,
-    }
+    dict(folder=builder.data_dir, split=split, feature=feature, label=label, fps=fps)
   )
   prefix = f"{info.full_name}/{split}"
-  entries = [
-    items.Item(
-      id=f"{prefix}/{record:08d}",
-      path=address,
-      label=-1,
-      part=None,
-      record=record,
-      start_s=None,
-      end_s=None,
-    )
+  entries = (
+    items.Item(f"{prefix}/{record:08d}", address, record=record)
     for record in range(info.splits[split].num_examples)
-  ]
-  return items.listing(kind, entries, classes=classes, missing=(), where=prefix)
+  )
+  return items.listing(kind, entries, classes=classes, where=prefix)
 
 
 def encoded(item: items.Item) -> bytes:
@@ -150,14 +137,13 @@ def _parse(address: str) -> dict[str, str]:
 # Images are read for their pixels and then for their label.
 @functools.lru_cache(maxsize=2)
 def _record(address: str, record: int) -> dict[str, Any]:
-  source, fault = _open(address), None
+  source = _open(address)
   try:
     return source[record]
   except (ValueError, RuntimeError, IndexError, OSError, KeyError) as error:
-    fault = error
-  raise images.Unreadable(
-    f"record {record} cannot be read: {type(fault).__name__}: {fault}"
-  ) from fault
+    raise images.Unreadable(
+      f"record {record} cannot be read: {type(error).__name__}: {error}"
+    ) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -194,7 +180,13 @@ def _builder(name: str, data_dir: str):
 
 def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:
   """(name, "image" or "video") of what is looked at."""
-  kinds = {key: kind for key, value in features.items() if (kind := _kind(value))}
+  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+
+  kinds = {}
+  for key, value in features.items():
+    is_sequence = isinstance(value, tfds.features.Sequence)  # so is Video
+    if isinstance(value.feature if is_sequence else value, tfds.features.Image):
+      kinds[key] = "video" if is_sequence else "image"
   if not wanted and len(kinds) == 1:
     (wanted,) = kinds
   if wanted not in kinds:
@@ -203,17 +195,6 @@ def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str
       f" {sorted(features)}; give one of them as feature, not {wanted!r}"
     )
   return wanted, kinds[wanted]
-
-
-def _kind(feature: Any) -> str | None:
-  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
-
-  if isinstance(feature, tfds.features.Image):
-    return "image"
-  if isinstance(feature, tfds.features.Sequence):  # so is Video
-    if isinstance(feature.feature, tfds.features.Image):
-      return "video"
-  return None
 
 
 def _find_label(name: str, features: dict[str, Any], wanted: str) -> tuple[str, tuple[str, ...]]:

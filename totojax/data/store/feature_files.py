@@ -109,11 +109,8 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def _checked(
   path: str, arrays: Mapping[str, np.ndarray], ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> Features:
-  layers = sorted(
-    int(name.removeprefix(_LAYER))
-    for name in arrays
-    if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
-  )
+  numbers = (name.removeprefix(_LAYER) for name in arrays if name.startswith(_LAYER))
+  layers = sorted(int(number) for number in numbers if number.isdigit())
   if not layers or "label" not in arrays:
     raise ValueError(
       f"{path} holds {sorted(arrays)}; probing needs `label` and"
@@ -131,9 +128,9 @@ def _checked(
     raise ValueError(
       f"the layers of {path} differ in shape: {shapes}; give each width a file of its own"
     )
-  counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
-  if ids:
-    counts["ids"] = len(ids)
+  counts = {"features": shapes[layers[0]][0], "labels": len(labels)} | (
+    {"ids": len(ids)} if ids else {}
+  )
   if len(set(counts.values())) > 1 or labels.ndim != 1:
     raise ValueError(
       f"{path} holds {counts}, and labels of shape {labels.shape}; each clip has one of each"

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import typing
 from typing import Any
 
 from totojax.storage import objects
@@ -152,17 +153,15 @@ def frame_field(*, frames: int, size_px: int) -> Field:
   return Field("frames", (frames, size_px, size_px, 3), "uint8")
 
 
-def new(**head: Any) -> Manifest:
+def new(**values: Any) -> Manifest:
   """A manifest without shards, for `shards.Writer`: all values to `info`."""
-  return Manifest(**head, shards=(), cursor=None, complete=False)
+  return Manifest(**values, shards=(), cursor=None, complete=False)
 
 
-def head_of(manifest: Manifest) -> dict[str, Any]:
+def head(manifest: Manifest) -> dict[str, Any]:
   """The values that a job decides before its first record, as JSON."""
-  values = to_json(manifest)
-  for name in ("shards", "cursor", "complete"):
-    del values[name]
-  return values
+  progress = ("shards", "cursor", "complete")
+  return {name: value for name, value in to_json(manifest).items() if name not in progress}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -231,24 +230,9 @@ def _parse(values: dict[str, Any]) -> Manifest:
   for shard in shards:
     if not isinstance(shard.records, int) or shard.records < 1:
       raise ValueError(f"shard {shard.name} has {shard.records!r} records")
-  scalars = {
-    "kind": str,
-    "tokenizer": str,
-    "vocab": int,
-    "grid": int,
-    "frames": int,
-    "size_px": int,
-    "stride_frames": int,
-    "fps": float,
-    "crops": int,
-    "labels": bool,
-    "ids": bool,
-    "records_per_shard": int,
-    "info": dict,
-    "complete": bool,
-  }
-  for name, expected in scalars.items():
-    if type(values[name]) is not expected:
+  for name, hint in typing.get_type_hints(Manifest).items():
+    expected = typing.get_origin(hint) or hint
+    if expected not in (tuple, Any) and type(values[name]) is not expected:
       raise ValueError(f"{name} is {values[name]!r}; it must be of type {expected.__name__}")
   if not math.isfinite(values["fps"]):
     raise ValueError(f"fps is {values['fps']}")

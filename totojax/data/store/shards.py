@@ -102,7 +102,7 @@ class Writer:
     """
     if self.manifest.complete:
       raise StoreError(f"{self.path} is complete; remove it or write to another path")
-    arrays = columns.of(self.manifest, values, labels, ids)
+    arrays = columns.checked(self.manifest, values, labels, ids)
     self._pending.append(arrays)
     self._pending_records += len(next(iter(arrays.values())))
     self._pending_cursor = cursor
@@ -142,7 +142,7 @@ def write_shard(
     path: directory or URL of the data set.
     manifest: what its records are.
     number: of the shard; one that is there is replaced.
-    arrays: from `columns.of`, at least one record.
+    arrays: from `columns.checked`, at least one record.
 
   Raises:
     StoreError: when the shard cannot be written.
@@ -209,7 +209,7 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       " added, removed or renamed. Bring them back to go on, or write to"
       " another --workdir"
     )
-  old, new = manifests.head_of(existing), manifests.head_of(wanted)
+  old, new = manifests.head(existing), manifests.head(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:
     key = different[0]

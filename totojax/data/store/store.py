@@ -114,26 +114,20 @@ class Store:
 
   def check_shard(self, index: int) -> None:
     """`check` for one shard."""
-    shard = self.manifest.shards[index]
-    ends = [0, shard.records - 1]
-    arrays = {field.name: self._slice(index, field.name, ends) for field in self.manifest.fields}
-    self._compare(index, "probe", arrays)
+    self._compare(index, "probe", [0, self.manifest.shards[index].records - 1])
 
   def verify(self) -> None:
     """Reads every byte and compares the checksums; raises as `check` does."""
     for index in range(len(self.manifest.shards)):
-      arrays = {
-        field.name: self._slice(index, field.name, slice(None)) for field in self.manifest.fields
-      }
-      self._compare(index, "checksum", arrays)
+      self._compare(index, "checksum", slice(None))
 
-  def _compare(self, index: int, what: str, arrays: dict[str, np.ndarray]) -> None:
-    """Compares the digest of fields, labels and ids with the manifest's."""
-    if self.manifest.labels:
-      arrays["label"] = self._column(index, "label")
-    if self.manifest.ids:
-      arrays["id"] = self._column(index, "id")
-    shard = self.manifest.shards[index]
+  def _compare(self, index: int, what: str, places: Any) -> None:
+    """Compares the digest of some records, labels and ids with the manifest's."""
+    m, shard = self.manifest, self.manifest.shards[index]
+    arrays = {field.name: self._slice(index, field.name, places) for field in m.fields}
+    for name, there in (("label", m.labels), ("id", m.ids)):
+      if there:
+        arrays[name] = self._column(index, name)
     actual, expected = columns.digest(arrays), getattr(shard, what)
     if actual != expected:
       raise objects.StoreError(
@@ -181,11 +175,11 @@ def _check_array(
 ) -> None:
   """Raises StoreError if an open array is not the manifest's."""
   shard = manifest.shards[index]
-  shapes = {field.name: field.shape for field in manifest.fields}
-  dtypes = {field.name: field.dtype for field in manifest.fields}
   shape, dtype = tuple(array.shape), array.dtype.name
-  expected = (shard.records, *shapes.get(name, shape[1:]))
-  expected_dtype = dtypes.get(name, {"label": "int32"}.get(name, "uint8"))
+  columns_ = {"label": ((), "int32"), "id": (shape[1:], "uint8")}
+  fields = {field.name: (field.shape, field.dtype) for field in manifest.fields}
+  record, expected_dtype = (columns_ | fields)[name]
+  expected = (shard.records, *record)
   if (shape, dtype) != (expected, expected_dtype):
     raise objects.StoreError(
       f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"

@@ -24,14 +24,10 @@ from totojax.trained import encoders
 State = Mapping[str, np.ndarray]
 
 
-def cores() -> int:
-  """Cores that this process may use: the threads of both sides."""
-  return provenance.cores()
-
-
 def _torch() -> Any:
+  """PyTorch, with as many threads as JAX has."""
   torch = encoders.torch()
-  torch.set_num_threads(cores())
+  torch.set_num_threads(provenance.cores())
   return torch
 
 
@@ -57,7 +53,7 @@ def free() -> None:
 
 def _transformers() -> Any:
   try:
-    import transformers  # pylint: disable=g-import-not-at-top
+    import transformers
   except ImportError as error:
     raise ImportError(
       "transformers is missing; install it with: pip install 'totojax[parity]'"
@@ -67,7 +63,7 @@ def _transformers() -> Any:
 
 def _dall_e() -> Any:
   try:
-    import dall_e  # pylint: disable=g-import-not-at-top
+    import dall_e
   except ImportError as error:
     raise ImportError(
       "DALL-E's modules are missing; install them with: pip install"
@@ -211,7 +207,7 @@ def llama_generate(
   def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
     inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
     with torch.inference_mode():
-      made = model.generate(
+      tokens = model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
         do_sample=False,
@@ -221,7 +217,7 @@ def llama_generate(
         eos_token_id=None,
         pad_token_id=0,
       )
-    return made[:, inputs_BT.shape[1] :].cpu().numpy()
+    return tokens[:, inputs_BT.shape[1] :].cpu().numpy()
 
   return run
 

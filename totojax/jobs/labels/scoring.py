@@ -28,7 +28,7 @@ class Heads(Protocol):
 
 def finite(
   setup: data_lib.Setup, records: labelled.Records, read: labelled.Read, *, by_item: bool
-) -> labelled.Finite:
+) -> labelled.ItemBatches:
   """Batches for an evaluation; see `labelled.finite`."""
   return labelled.finite(
     records,

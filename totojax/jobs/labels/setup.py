@@ -125,7 +125,7 @@ def _tokens(
   stores = data_lib.stores(run, data, spec=spec)
   frames = data_lib.clip_frames(run, stores["train"], data)
   model = _model(run, config, frames=frames)
-  records = {name: labelled.of_store(s, name) for name, s in stores.items()}
+  records = {name: labelled.records(s, name) for name, s in stores.items()}
   sets = data_lib.sets(
     records["train"],
     records["validation"],

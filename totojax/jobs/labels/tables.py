@@ -144,7 +144,7 @@ def write(
     metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
   metrics["notes"] = [note for one in heads for note in _edge(settings, one, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
-  layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
+  layer_sections.figure(workdir)
   for one in heads:
     console.say(_sentence(one, metrics))
   for note in metrics["notes"]:

@@ -26,7 +26,7 @@ _SAVE_EVERY = 50  # batches that a kill may cost
 def make(
   path: epath.Path,
   features: Callable[[Mapping[str, np.ndarray]], np.ndarray] | None,
-  data: labelled.Finite,
+  data: labelled.ItemBatches,
   *,
   shape: tuple[int, int],
   facts: Mapping[str, Any],

@@ -159,7 +159,7 @@ def _records(
   """The records of both stores, and where those of validation are."""
   stores = data_lib.stores(run, config)
   most = {"train": config.train_records, "validation": 0}
-  records = {name: labelled.of_store(s, name, most=most[name]) for name, s in stores.items()}
+  records = {name: labelled.records(s, name, most=most[name]) for name, s in stores.items()}
   return records, stores["validation"].path
 
 

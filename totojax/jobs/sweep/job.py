@@ -26,7 +26,7 @@ from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain
 from totojax.jobs.sweep import expand
-from totojax.report import optimum, sweep_page, sweep_plots
+from totojax.report import optimum, reading, sweep_page
 from totojax.rundir import console, directory, files, metrics, pieces
 
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
@@ -165,9 +165,9 @@ def _rows(workdir: epath.Path, points: Sequence[expand.Point]) -> list[dict[str,
 def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
   rows = _rows(workdir, points)
   files.write_csv(workdir / "sweep.csv", rows)
-  curves = sweep_plots.read(workdir)
+  curves = sweep_page.read(reading.Folder(workdir))
   files.write_csv(workdir / "optima.csv", optimum.table(curves))
-  sweep_plots.sweep_figures(workdir)
+  sweep_page.write_figures(workdir)
   console.say(f"report: {sweep_page.write_report(workdir)}")
   for sentence in optimum.verdict(curves):
     console.say(sentence)

@@ -113,7 +113,7 @@ def _columns(
   """Arrays of a shard from some decoded items and their clips."""
   clips_KTRR3 = np.concatenate([clips for _, clips in decoded])
   counts = [len(clips) for _, clips in decoded]
-  return columns.of(
+  return columns.checked(
     head,
     {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
     np.repeat([item.label for item, _ in decoded], counts) if head.labels else None,

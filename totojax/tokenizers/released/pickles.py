@@ -1,6 +1,6 @@
 """Tensors of a file that PyTorch saved, without PyTorch and running nothing.
 
-`torch_files` finds the pickle and the storages, `opcodes` reads the pickle, and
+`torch_files` finds the pickle and the storages, `unpickler` reads the pickle, and
 this file makes arrays of what it declares, after checking it. Names are those
 of the state dict, whether the file holds a module, a state dict, or a Lightning
 checkpoint.
@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from totojax.tokenizers.released import opcodes, torch_files
-from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
-from totojax.tokenizers.released.torch_files import AGAIN, PUBLISHER, Storage
+from totojax.tokenizers.released import torch_files
+from totojax.tokenizers.released.torch_files import Storage
+from totojax.tokenizers.released.unpickler import AGAIN, Inert, PUBLISHER, shown, UnsafeOrDamaged
 
 FILE_BYTES = 4 * 2**30
 TENSOR_BYTES = 2**30
@@ -61,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       is_zip = file.read(4) == b"PK\x03\x04"
       file.seek(0)
       layout = torch_files.Zip if is_zip else torch_files.Legacy
-      opened = layout(file, _CALLS)
+      opened = layout(file, _MAKERS)
       return _tensors(opened.root, opened.storage, size)
   except UnsafeOrDamaged as error:
     raise UnsafeOrDamaged(f"{path}: {error}") from None
@@ -101,7 +101,7 @@ def _parameter(arguments: tuple) -> Any:
   return arguments[0]
 
 
-_CALLS: torch_files.Calls = {
+_MAKERS: torch_files.Makers = {
   "torch._utils._rebuild_tensor": _rebuild,
   "torch._utils._rebuild_tensor_v2": _rebuild,
   "torch._utils._rebuild_parameter": _parameter,
@@ -114,10 +114,10 @@ def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dic
   tensors: dict[str, _Tensor] = {}
   for name, tensor in _named(root):
     if name in tensors:
-      raise UnsafeOrDamaged(f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}")
+      raise UnsafeOrDamaged(f"it has two tensors named {shown(name)}; {PUBLISHER}")
     if len(tensors) == NAMES:
       raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
-    _check(opcodes.shown(name), tensor)
+    _check(shown(name), tensor)
     tensors[name] = tensor
   if not tensors:
     raise UnsafeOrDamaged("it holds no tensor; give the checkpoint of a model")
@@ -137,13 +137,13 @@ def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dic
       key = tensor.storage.key
       if key not in storages:
         storages[key] = load(tensor.storage)
-      arrays[tensor] = _array(opcodes.shown(name), tensor, storages[key])
+      arrays[tensor] = _array(shown(name), tensor, storages[key])
   return {name: arrays[tensor] for name, tensor in tensors.items()}
 
 
 def _named(root: Any) -> Iterator[tuple[str, Any]]:
   """State-dict names and tensors of a module, state dict or checkpoint."""
-  if isinstance(root, opcodes.Inert):
+  if isinstance(root, Inert):
     yield from _module(root, "", 0, itertools.count())
     return
   if isinstance(root, dict):
@@ -158,7 +158,7 @@ def _named(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _module(
-  module: opcodes.Inert, prefix: str, depth: int, visits: Iterator[int]
+  module: Inert, prefix: str, depth: int, visits: Iterator[int]
 ) -> Iterator[tuple[str, Any]]:
   """What `nn.Module.state_dict` would name, in its order."""
   if depth > DEPTH or next(visits) >= NAMES:
@@ -170,8 +170,7 @@ def _module(
     isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
   ):
     raise UnsafeOrDamaged(
-      f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
-      " save the state dict of the model"
+      f"{shown(module.name)} at {shown(prefix)} is no module; save the state dict of the model"
     )
   for name, value in state["_parameters"].items():
     if value is not None:
@@ -182,13 +181,11 @@ def _module(
     if value is not None and name not in hidden:
       yield _entry(name, prefix, value)
   for name, child in state["_modules"].items():
-    if isinstance(child, opcodes.Inert):
+    if isinstance(child, Inert):
       below = _joined(prefix, name) + "."
       yield from _module(child, below, depth + 1, visits)
     elif child is not None:
-      raise UnsafeOrDamaged(
-        f"a child of the module at {opcodes.shown(prefix)} is no module; {PUBLISHER}"
-      )
+      raise UnsafeOrDamaged(f"a child of the module at {shown(prefix)} is no module; {PUBLISHER}")
 
 
 def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
@@ -196,17 +193,17 @@ def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
   if isinstance(value, _Tensor):
     return path, value
   kind = type(value).__name__
-  if isinstance(value, opcodes.Inert | opcodes.Name):
-    kind = opcodes.shown(value.name)
+  if isinstance(value, Inert):
+    kind = shown(value.name)
   raise UnsafeOrDamaged(
-    f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict of the model alone"
+    f"{shown(path)} is {kind}, no dense tensor; save the state dict of the model alone"
   )
 
 
 def _joined(prefix: str, name: Any) -> str:
   if not isinstance(name, str) or len(prefix) + len(name) > NAME_CHARS:
     raise UnsafeOrDamaged(
-      f"a name below {opcodes.shown(prefix)} is no string, or longer than"
+      f"a name below {shown(prefix)} is no string, or longer than"
       f" {NAME_CHARS} characters; {PUBLISHER}"
     )
   return prefix + name

@@ -7,8 +7,9 @@ is compared with its size before memory is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import dataclasses
+import functools
 import io
 from typing import Any, BinaryIO
 import zipfile
@@ -16,14 +17,11 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from totojax.tokenizers.released import opcodes
-from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
+from totojax.tokenizers.released import unpickler
+from totojax.tokenizers.released.unpickler import AGAIN, Inert, PUBLISHER, shown, UnsafeOrDamaged
 
 PICKLE_BYTES = 2**26  # without the storages
-AGAIN = "copy or download the file again"
-PUBLISHER = "get the file from its publisher"
-
-Calls = Mapping[str, Callable[[tuple], Any]]
+Makers = Mapping[str, unpickler.Maker]
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER
 _PROTOCOL = 1001  # torch.serialization.PROTOCOL_VERSION
@@ -59,7 +57,7 @@ class Storages:
   """Resolves persistent ids, and keeps what they declare."""
 
   def __init__(self):
-    self.declared: dict[str, Storage | opcodes.Inert] = {}
+    self.declared: dict[str, Storage | Inert] = {}
 
   def resolve(self, pid: Any) -> Any:
     """The storage of ("storage", type, key, device, count[, view]).
@@ -69,29 +67,29 @@ class Storages:
     match pid:
       case ("module", container, _, _):  # legacy: a class with its source code
         return container
-      case ("storage", opcodes.Name(kind), str(key), _, int(total), *rest) if 0 <= total < 2**63:
+      case ("storage", Inert(name=kind), str(key), _, int(total), *rest) if 0 <= total < 2**63:
         pass
       case _:
         raise UnsafeOrDamaged(f"a tensor's storage is declared in an unknown way; {PUBLISHER}")
     dtype = _DTYPES.get(kind.removeprefix("torch.").removeprefix("cuda."))
     if dtype is None:
-      return self.declared.setdefault(key, opcodes.Inert(kind))
+      return self.declared.setdefault(key, Inert(kind))
     storage = Storage(key, dtype, total, 0, total)
     if self.declared.setdefault(key, storage) != storage:
-      raise UnsafeOrDamaged(f"storage {opcodes.shown(key)} is declared in two ways; {PUBLISHER}")
+      raise UnsafeOrDamaged(f"storage {shown(key)} is declared in two ways; {PUBLISHER}")
     match rest:
       case [] | [None]:
         return storage
       case [(_, int(first), int(count))] if 0 <= first and 0 <= count and first + count <= total:
         return dataclasses.replace(storage, first=first, count=count)
-    raise UnsafeOrDamaged(f"a view of storage {opcodes.shown(key)} leaves it; {PUBLISHER}")
+    raise UnsafeOrDamaged(f"a view of storage {shown(key)} leaves it; {PUBLISHER}")
 
 
 def check_type(storage: Any, whose: str) -> None:
   """Raises UnsafeOrDamaged for a storage of a type that is not read."""
-  if isinstance(storage, opcodes.Inert):
+  if isinstance(storage, Inert):
     raise UnsafeOrDamaged(
-      f"{whose} is of type {opcodes.shown(storage.name)}; supported are"
+      f"{whose} is of type {shown(storage.name)}; supported are"
       f" {', '.join(_DTYPES)}: save it as float32"
     )
 
@@ -99,7 +97,7 @@ def check_type(storage: Any, whose: str) -> None:
 class Zip:
   """An archive of data.pkl and data/N, under one folder of any name."""
 
-  def __init__(self, file: BinaryIO, calls: Calls):
+  def __init__(self, file: BinaryIO, makers: Makers):
     self._size = file.seek(0, io.SEEK_END)
     try:
       self._archive = zipfile.ZipFile(file)
@@ -108,47 +106,44 @@ class Zip:
     self._entries: dict[str, zipfile.ZipInfo] = {}
     for entry in self._archive.infolist():
       if entry.filename in self._entries:
-        raise UnsafeOrDamaged(f"the archive has {opcodes.shown(entry.filename)} twice; {PUBLISHER}")
+        raise UnsafeOrDamaged(f"the archive has {shown(entry.filename)} twice; {PUBLISHER}")
       self._entries[entry.filename] = entry
-    pickled = [n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")]
-    if len(pickled) != 1:
+    roots = [n for n in self._entries if n.count("/") == 1 and n.endswith("/data.pkl")]
+    if len(roots) != 1:
       raise UnsafeOrDamaged(
-        f"the archive has {len(pickled)} entries named data.pkl; a torch file"
+        f"the archive has {len(roots)} entries named data.pkl; a torch file"
         " has one: give a file that torch.save wrote"
       )
-    self._folder = pickled[0].removesuffix("data.pkl")
+    self._folder = roots[0].removesuffix("data.pkl")
     order = b"little"
     if self._folder + "byteorder" in self._entries:
       order = self._entry("byteorder", limit_bytes=16)
     if order not in (b"little", b"big"):
       raise UnsafeOrDamaged(f"its byteorder is {order!r}; {PUBLISHER}")
     self._swapped = order != _native()
-    machine = opcodes.Machine(calls=calls, persistent=Storages().resolve)
-    pickle = io.BytesIO(self._entry("data.pkl", limit_bytes=PICKLE_BYTES))
-    self.root = machine.run(pickle)
+    pickled = io.BytesIO(self._entry("data.pkl", limit_bytes=PICKLE_BYTES))
+    self.root = unpickler.load(pickled, makers=makers, storage=Storages().resolve)
 
   def _entry(self, name: str, *, limit_bytes: int) -> bytes:
     entry = self._entries.get(self._folder + name)
     if entry is None:
-      raise UnsafeOrDamaged(
-        f"the archive lacks {opcodes.shown(name)}, which its pickle needs; {AGAIN}"
-      )
+      raise UnsafeOrDamaged(f"the archive lacks {shown(name)}, which its pickle needs; {AGAIN}")
     if entry.compress_type != zipfile.ZIP_STORED:
       raise UnsafeOrDamaged(
-        f"{opcodes.shown(name)} is compressed; torch stores everything as it"
+        f"{shown(name)} is compressed; torch stores everything as it"
         f" is, so it could be a zip bomb: {PUBLISHER}"
       )
     # The sizes are the archive's own words: believed up to the file's.
     if max(entry.file_size, entry.compress_size) > min(limit_bytes, self._size):
       raise UnsafeOrDamaged(
-        f"{opcodes.shown(name)} has {entry.file_size} bytes;"
+        f"{shown(name)} has {entry.file_size} bytes;"
         f" {min(limit_bytes, self._size)} are the most that it can have:"
         f" {PUBLISHER}"
       )
     try:
       return self._archive.read(entry)
     except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError) as error:
-      raise UnsafeOrDamaged(f"{opcodes.shown(name)} cannot be read ({error}); {AGAIN}") from None
+      raise UnsafeOrDamaged(f"{shown(name)} cannot be read ({error}); {AGAIN}") from None
 
   def storage(self, storage: Storage) -> np.ndarray:
     data = self._entry(f"data/{storage.key}", limit_bytes=storage.nbytes)
@@ -161,13 +156,13 @@ class Legacy:
   Storages are little-endian on every machine, each behind its count.
   """
 
-  def __init__(self, file: BinaryIO, calls: Calls):
+  def __init__(self, file: BinaryIO, makers: Makers):
     self._file = file
     head = io.BytesIO(file.read(PICKLE_BYTES))
     storages = Storages()
-    machine = opcodes.Machine(calls=calls, persistent=storages.resolve)
+    load = functools.partial(unpickler.load, head, makers=makers, storage=storages.resolve)
     try:
-      magic = machine.run(head)
+      magic = load()
     except UnsafeOrDamaged:
       magic = None
     if magic != _MAGIC or type(magic) is not int:
@@ -175,19 +170,19 @@ class Legacy:
         "it is no torch file (neither the zip nor the legacy format, or cut"
         f" off near its start); give a file that torch.save wrote, or {AGAIN}"
       )
-    version = machine.run(head)
+    version = load()
     if version != _PROTOCOL or type(version) is not int:
       raise UnsafeOrDamaged(
         f"its legacy format is not of version {_PROTOCOL}; save it again with torch.save"
       )
-    machine.run(head)  # the system's sizes: the storages do not depend on them
-    self.root = machine.run(head)
-    keys = machine.run(head)
+    load()  # the system's sizes: the storages do not depend on them
+    self.root = load()
+    keys = load()
     self._offsets = dict(_places(file, head.tell(), keys, storages.declared))
 
   def storage(self, storage: Storage) -> np.ndarray:
     if storage.key not in self._offsets:
-      raise UnsafeOrDamaged(f"storage {opcodes.shown(storage.key)} is not in the file; {AGAIN}")
+      raise UnsafeOrDamaged(f"storage {shown(storage.key)} is not in the file; {AGAIN}")
     self._file.seek(self._offsets[storage.key])
     data = self._file.read(storage.nbytes)
     return _values(data, storage, swapped=_native() != b"little")
@@ -208,13 +203,13 @@ def _places(
   size = file.seek(0, io.SEEK_END)
   for key in keys:
     storage = declared[key]
-    check_type(storage, f"storage {opcodes.shown(key)}")
+    check_type(storage, f"storage {shown(key)}")
     file.seek(begin)
     count = int.from_bytes(file.read(8), "little", signed=True)
     begin += 8
     if count != storage.total or begin + storage.nbytes > size:
       raise UnsafeOrDamaged(
-        f"storage {opcodes.shown(key)} should have {storage.total} values;"
+        f"storage {shown(key)} should have {storage.total} values;"
         f" the file says {count} and ends {size - begin} bytes later; {AGAIN}"
       )
     yield key, begin
@@ -228,13 +223,13 @@ def _native() -> bytes:
 def _values(data: bytes, storage: Storage, *, swapped: bool) -> np.ndarray:
   if len(data) != storage.nbytes:
     raise UnsafeOrDamaged(
-      f"storage {opcodes.shown(storage.key)} has {len(data)} bytes;"
+      f"storage {shown(storage.key)} has {len(data)} bytes;"
       f" {storage.total} values of {storage.dtype} have {storage.nbytes}:"
       f" {AGAIN}"
     )
   raw = np.frombuffer(data, f"u{storage.dtype.itemsize}")
   if storage.dtype == np.bool_ and raw.size and raw.max() > 1:
     raise UnsafeOrDamaged(
-      f"storage {opcodes.shown(storage.key)} is of bools and has the value {raw.max()}; {AGAIN}"
+      f"storage {shown(storage.key)} is of bools and has the value {raw.max()}; {AGAIN}"
     )
   return (raw.byteswap() if swapped else raw).view(storage.dtype)
