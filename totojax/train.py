@@ -106,6 +106,7 @@ def fit(
     state, finished = _loop(
       run, state, start, log=log, bar=bar, checkpoints=checkpoints, interrupted=interrupted
     )
+    log.flush()
     checkpoints.close()
   finally:
     bar.close()
@@ -218,6 +219,7 @@ def _loop(
     if save:
       begin = time.monotonic()
       lock.confirm()  # another run's checkpoints are not to be touched
+      log.flush()  # nor is one to count whose rows could still be lost
       checkpoints.save(step, state, {"step": step, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:

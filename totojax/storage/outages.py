@@ -3,8 +3,8 @@
 Object stores answer 503 or 429, break connections, and are away for minutes.
 Whatever asks one goes through `answer` or `retried`: an error that will pass is
 followed by another try, later and later; whoever watches the run reads after
-30 s what it waits for; once patience is at its end the run ends with exit code
-75, which says that the same command may well succeed later.
+30 s what it waits for; once patience is at its end the run ends, with an exit
+status that says that the same command may well succeed later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h
 PATIENCE_S = 900.0
 LINE_AFTER_S = 30.0  # of waiting, for the first line
 LINE_EVERY_S = 300.0
@@ -172,8 +171,11 @@ class Patience:
 def is_passing(error: BaseException) -> bool:
   """Whether the same request may succeed later: outages, not refusals."""
   if (code := status(error)) is not None:
+    if code == 401 and "Anonymous" in str(error):  # without a login there is none to renew
+      return False
     return code in _PASSING or code >= 500
-  if isinstance(error, _BROKEN) or _WORDS.search(str(error)):
+  # (Of a lost process, jax says the same words in errors of other types.)
+  if isinstance(error, _BROKEN) or (isinstance(error, ValueError) and _WORDS.search(str(error))):
     return True
   return is_library(error) and any(_NAMES.search(base.__name__) for base in type(error).__mro__)
 
