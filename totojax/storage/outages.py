@@ -35,7 +35,8 @@ _WORDS = re.compile(
   r"|\[curl_code='\d+'\]"
 )
 _APPENDED = re.compile(
-  r" \[(tensorstore_spec|http_response_|curl_code|source locations)| See full TensorStore details"
+  r" \[(tensorstore_spec|x-amzn-requestid|http_response_|curl_code|source locations)"
+  r"| See full TensorStore details"
 )
 _BROKEN = ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, TimeoutError
 # Libraries whose errors are no OSError, by the name of a class or its base.
