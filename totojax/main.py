@@ -114,7 +114,8 @@ def _main(argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+    # Orbax tells a story at each save, and pages of an error that is told here.
+    logging.set_verbosity(logging.ERROR if _TRACEBACK.value else logging.FATAL)
   try:
     storage.check_run(_WORKDIR.value or "")
     outages.set_patience(_STORAGE_TIMEOUT.value)

@@ -21,12 +21,13 @@ from totojax.storage.outages import brief as brief
 
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
-_RETRIES = {"max_retries": 3, "initial_delay": "250ms", "max_delay": "1s"}
-_UNWRITTEN = "cannot be written: {cause}. Is the disk full, or the directory read-only?"
+_RETRIES = {"max_retries": 2, "initial_delay": "250ms", "max_delay": "1s"}
+_UNWRITTEN = "cannot be written: {cause}{disk}"
+_DISK = ". Is the disk full, or the directory read-only?"
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
@@ -285,7 +286,9 @@ def _ask(
   except outages.StorageAway:
     raise
   except Exception as error:
-    what = _refusal(path, error) or failure.format(cause=brief(error))
+    what = _refusal(path, error) or failure.format(
+      cause=brief(error), disk="" if is_url(path) else _DISK
+    )
     raise StoreError(f"{text(path)} {what}") from error
 
 
@@ -299,7 +302,9 @@ def _refusal(path: Path, error: Exception) -> str | None:
       f" {bucket}, or mend the path"
     )
   return (
-    f"is in no bucket: there is no {bucket}; make it, or mend the path" if code == 404 else None
+    f"cannot be written: there is no bucket {bucket}; make it, or mend the path"
+    if code == 404
+    else None
   )
 
 
