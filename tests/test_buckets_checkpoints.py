@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
+from orbax.checkpoint._src.serialization import tensorstore_utils
 import pytest
 import runs
 import stores
@@ -254,6 +256,17 @@ def soon(monkeypatch):
   monkeypatch.setattr(outages, "LINE_AFTER_S", 0.2)
   monkeypatch.setattr(outages.Patience, "_lines", {})
   monkeypatch.setenv("TOTOJAX_STORAGE_TIMEOUT_S", "0")
+
+
+def test_orbax_waits_as_long_as_all_else(tmp_path, monkeypatch):
+  """Its own names are set: another orbax may have others."""
+  for seconds, tries in ((0, 1), (31, 7), (900, 62)):
+    monkeypatch.setenv("TOTOJAX_STORAGE_TIMEOUT_S", str(seconds))
+    opened(tmp_path).close()
+    for ocdbt in (True, False):
+      spec = tensorstore_utils.get_ts_context(use_ocdbt=ocdbt)["gcs_request_retries"].to_json()
+      assert spec["max_retries"] == tries
+    assert multihost.coordination_timeout() == 1200 + seconds
 
 
 def test_training_goes_on_while_a_save_waits_for_storage(bucket, soon, monkeypatch, capfd):

@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import time
 from etils import epath
 import pytest
 import runs
+import stores
 
 from totojax.rundir import directory, errors, files, lease, lock
 from totojax.storage import objects
@@ -274,3 +276,53 @@ def test_files_of_a_run_that_was_taken_over_are_left_alone(bucket):
   assert bucket.objects()["a.txt"] == b"ours"
   lock.release(bucket.url)
   other.release()
+
+
+# The program, which renews its leases more often than in earnest.
+PROGRAM = """
+import functools
+from totojax import main
+from totojax.rundir import lease
+lease.Lease = functools.partial(lease.Lease, renew_s=0.1)
+main.run()
+"""
+
+
+@pytest.mark.slow
+def test_runs_give_a_directory_back_and_end_when_it_is_taken(bucket, tmp_path):
+  pair = tuple(
+    stores.write(tmp_path / name, records=records, seed=seed, prefix=name)
+    for name, records, seed in (("train", 400, 1), ("val", 80, 2))
+  )
+  workdir = bucket / "run"
+  words = runs.smoke(pair, workdir, "--config.train.total_tokens=1e9")
+  words = [words[0], "-c", PROGRAM, *words[3:]]
+
+  def until(pattern):
+    seen = len(bucket.proxy.log)
+    while not bucket.proxy.lines(pattern, since=seen):
+      assert process.poll() is None, runs.finish(process)
+      time.sleep(0.05)
+
+  process = runs.start(words)
+  until("POST .*commit_success")
+  second = runs.start(words)
+  last = runs.finish(second, code=1).splitlines()[-2]
+  assert last.startswith(f"totojax: {workdir} is in use by process {process.pid} on ")
+  process.send_signal(signal.SIGTERM)
+  assert "stopped at step" in runs.finish(process)
+  assert "run/.lease" not in bucket.objects()
+
+  process = runs.start(words)
+  until("POST .*commit_success")
+  theirs = json.dumps({**dataclasses.asdict(C), "renewed": time.time()}).encode()
+  objects.write(f"{workdir}/{lease.FILE}", theirs)
+  output = runs.finish(process, code=1)
+  assert output.splitlines()[-2].startswith(f"totojax: {workdir} was taken over by process")
+  assert sum(line.startswith("totojax: ") for line in output.splitlines()) == 1
+  found = bucket.objects()
+  assert found["run/.lease"] == theirs and "run/done.json" not in found
+  # What comes after that is the other's.
+  seen = len(bucket.proxy.log)
+  time.sleep(0.5)
+  assert not bucket.proxy.lines("POST|DELETE", since=seen)

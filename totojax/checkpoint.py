@@ -24,6 +24,7 @@ from typing import Any
 from etils import epath
 import jax
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import tensorstore as ts
 
@@ -53,12 +54,11 @@ class Checkpoints:
     # One process does it and all wait, or another may still see a half step.
     hosts.first(lambda: _set_aside(self.directory))
     self._steps = whole_steps(self.directory)
-    _be_patient()
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(),
       async_options=ocp.options.AsyncOptions(
-        timeout_secs=_SAVE_S + int(outages.patience_s()),
+        timeout_secs=_be_patient(),
         # Before the mark: where another process has taken the run over by now,
         # the step may be half of its own.
         post_finalization_callback=lock.confirm,
@@ -203,7 +203,11 @@ def _found(directory: epath.PathLike) -> dict[int, bool]:
 def _absolute(directory: epath.PathLike) -> epath.Path:
   """Orbax takes no other: it says so, but only after the first save."""
   name = os.fspath(directory)
-  return epath.Path(name if "://" in name else os.path.abspath(name))
+  if not objects.is_url(name):
+    return epath.Path(os.path.abspath(name))
+  from totojax.storage import paths  # noqa: F401  orbax reads and writes so from here on
+
+  return epath.Path(name)
 
 
 def _set_aside(directory: epath.Path) -> None:
@@ -232,10 +236,14 @@ def _delete(path: epath.Path) -> None:
   files.remove(path)
 
 
-def _be_patient() -> None:
-  """Has orbax's requests for arrays made again as long as all others.
+def _be_patient() -> int:
+  """Has orbax wait for storage as long as all else does.
 
-  It gives TensorStore a context of its own, and no way to say what is in it.
+  It gives TensorStore a context of its own, and hosts that wait for the first
+  one five minutes, with no way to ask for other ones.
+
+  Returns:
+    Seconds that a save may take in all.
   """
   tries, left_s, pause_s = 1, outages.patience_s(), 0.5
   while left_s > 0:
@@ -243,6 +251,9 @@ def _be_patient() -> None:
   retries = {"max_retries": tries, "initial_delay": "500ms", "max_delay": "16s"}
   for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
     getattr(tensorstore_utils, name, {})["gcs_request_retries"] = retries
+  seconds = _SAVE_S + int(outages.patience_s())
+  multihost._DEFAULT_BARRIER_TIMEOUT = seconds
+  return seconds
 
 
 @contextlib.contextmanager

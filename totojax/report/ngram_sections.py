@@ -38,8 +38,8 @@ def codes(folder: reading.Folder) -> str:
   """1-grams: which codes are used, and how evenly."""
   tokens = folder.json("tokens.json")
   rows = [
-    {"name": name, "vocab": vocab, "most_nats": np.log(vocab), **grams[0]}
-    for name, vocab, grams in _sets(tokens)
+    {"name": name, "most_nats": np.log(fact["vocab"]), **fact, **fact["ngrams"][0]}
+    for name, _, fact in sets(tokens)
   ]
   columns = (
     ("", "{name}"),
@@ -89,7 +89,7 @@ def _rare(tokens: Mapping[str, Any]) -> str:
 def pairs(folder: reading.Folder) -> str:
   """2- and 3-grams, and the paper's Figure 12."""
   tokens = folder.json("tokens.json")
-  rows = [{"name": name, **row} for name, _, grams in _sets(tokens) for row in grams[1:]]
+  rows = [{"name": name, **row} for name, _, fact in sets(tokens) for row in fact["ngrams"][1:]]
   columns = (
     ("", "{name}, {n}-grams"),
     ("images", "{images:,}"),
@@ -125,12 +125,15 @@ def pairs(folder: reading.Folder) -> str:
   )
 
 
-def _sets(tokens: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
-  """(name, codes, n-grams) of each store, then of stores together."""
-  stores = list(tokens["stores"].items())
-  together = (fact for fact in tokens["tokenizers"].values() if len(fact["stores"]) > 1)
-  stores += [(" + ".join(fact["stores"]), fact) for fact in together]
-  return [(name, fact["vocab"], fact["ngrams"]) for name, fact in stores]
+def sets(tokens: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+  """(name, tokenizer, facts) of each store, then of stores together."""
+  stores = [(name, fact["tokenizer"], fact) for name, fact in tokens["stores"].items()]
+  together = [
+    (" + ".join(fact["stores"]), mark, fact)
+    for mark, fact in tokens["tokenizers"].items()
+    if len(fact["stores"]) > 1
+  ]
+  return stores + together
 
 
 def _figure(folder: reading.Folder, n: int, *, half: bool = False) -> str:

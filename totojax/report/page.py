@@ -11,6 +11,7 @@ import base64
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 import html
 import io
+import pathlib
 import string
 from typing import Any
 
@@ -23,95 +24,7 @@ from totojax.rundir import console, files
 
 Section = tuple[str, Callable[[reading.Folder], str]]  # title, and what fills it
 Column = tuple[str, str]  # head, and template of the cells
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --paper: #fbfaf7; --card: #ffffff; --ink: #23272b; --soft: #666b70;
-  --line: #e3e0d9; --s1: #1f6f8b; --s2: #c26a2d; --s3: #5b7f3a; --s4: #85539b;
-  --good: #2f7d4f; --bad: #b3452f;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #15181b; --card: #1d2125; --ink: #e4e2dd; --soft: #a0a3a6;
-    --line: #343a40; --s1: #62b4d0; --s2: #e39a63; --s3: #9cc276; --s4: #c397d6;
-    --good: #74c493; --bad: #e78a75;
-  }
-}
-* { box-sizing: border-box; }
-body {
-  margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  overflow-wrap: break-word;
-}
-main { max-width: 62rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0 0 .5rem; }
-h2 { font-size: 1.2rem; margin: 3rem 0 .25rem; }
-h3 { font-size: .95rem; margin: 1.5rem 0 .25rem; }
-p { margin: .4rem 0; max-width: 44rem; }
-.soft, figcaption { color: var(--soft); font-size: .9rem; }
-.verdict { font-size: 1.75rem; line-height: 1.25; font-weight: 650;
-  margin: 0 0 .5rem; max-width: none; letter-spacing: -.01em; }
-.good { color: var(--good); } .bad { color: var(--bad); }
-.missing { border-left: 3px solid var(--line); padding: .3rem .8rem;
-  color: var(--soft); }
-figure { margin: 1rem 0; padding: 1rem; background: var(--card);
-  border: 1px solid var(--line); border-radius: 10px; }
-figcaption { margin-top: .5rem; max-width: 44rem; }
-svg { display: block; width: 100%; height: auto; }
-svg text { font-family: inherit !important; }
-.narrow-only { display: none; }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-.pair figure { margin: 0; min-width: 0; }
-.scroll { overflow-x: auto; max-width: 100%; }
-table { border-collapse: collapse; font-size: .92rem;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: left;
-  border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { font-weight: 600; color: var(--soft); }
-.number { text-align: right; }
-.facts { display: flex; flex-wrap: wrap; gap: .4rem 2.2rem; margin: 1.2rem 0 0;
-  padding: 0; list-style: none; }
-.facts li { display: flex; flex-direction: column; }
-.facts b { font-size: 1.15rem; font-variant-numeric: tabular-nums; }
-.facts span { color: var(--soft); font-size: .85rem; }
-.bars { display: grid; grid-template-columns: max-content 1fr max-content;
-  gap: .45rem .9rem; align-items: center; margin: 1.2rem 0 .4rem; }
-.bars .track { background: var(--line); border-radius: 4px; height: .9rem; }
-.bars .fill { height: 100%; border-radius: 4px; background: var(--soft);
-  opacity: .6; }
-.bars .mine .fill { background: var(--s1); opacity: 1; }
-.bars .name { white-space: nowrap; }
-.bars .value { font-variant-numeric: tabular-nums; text-align: right; }
-.bars .row { display: contents; } .bars .mine .name, .bars .mine .value
-  { font-weight: 650; color: var(--s1); }
-.images td { padding: 0 .35rem .35rem 0; border: 0; }
-.images th { position: sticky; left: 0; background: var(--card);
-  vertical-align: middle; padding-right: 1rem; border: 0; }
-.images th span { display: block; font-weight: 400; }
-.images img { display: block; width: 88px; height: 88px; border-radius: 3px;
-  image-rendering: pixelated; }
-details { border-bottom: 1px solid var(--line); }
-summary { cursor: pointer; padding: .5rem 0; }
-details .scroll { margin: 0 0 1rem; }
-code { font-size: .9em; }
-footer { margin-top: 3rem; padding-top: 1rem; font-size: .85rem;
-  border-top: 1px solid var(--line); color: var(--soft); }
-footer p { max-width: none; }
-@media (max-width: 40rem) {
-  main { padding: 1.5rem 1rem 3rem; }
-  .verdict { font-size: 1.4rem; }
-  .wide-only { display: none; } .narrow-only { display: block; }
-  .pair { grid-template-columns: 1fr; }
-  figure { padding: .75rem; }
-  .bars { grid-template-columns: 1fr max-content; gap: .1rem .9rem; }
-  .bars .track { grid-column: 1 / -1; grid-row: auto; order: 3;
-    margin-bottom: .6rem; }
-  .bars .row { display: grid; grid-column: 1 / -1;
-    grid-template-columns: 1fr max-content; gap: .1rem .9rem; }
-  .images img { width: 64px; height: 64px; }
-  .facts { display: grid; grid-template-columns: 1fr 1fr; }
-}
-"""
+STYLE = pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -120,7 +33,7 @@ def page(title: str, sections: Iterable[str]) -> str:
   return (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+    f"<title>{text(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n"
     f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
   )
 

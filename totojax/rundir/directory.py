@@ -17,7 +17,7 @@ import jax
 
 from totojax import storage
 from totojax.config import roots, schema
-from totojax.rundir import files, lock, provenance
+from totojax.rundir import files, hosts, lock, provenance
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
@@ -90,7 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such run.
     files.Damaged: config.json is damaged.
-    ValueError, ImportError: no run can be read from there.
+    ValueError: no run can be there.
   """
   storage.check_run(workdir)
   workdir = epath.Path(workdir)
@@ -161,7 +161,8 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
 
   Called once everything that the config asks for could be built, so that a
   mistake in it leaves no run behind that refuses the correction. Until this
-  process ends, no other may begin in the folder.
+  process ends, or `mark_done`, no other may begin in the folder. All processes
+  of the run call it, and one that may not begin ends them all.
 
   The manifest of a run that is started again keeps `provenance.environment` of
   its first start; each later one is a row of "starts", with what was otherwise
@@ -171,20 +172,25 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
     InUse: another process is at work in it.
     ValueError: it cannot be written.
   """
-  if jax.process_index() == 0:
-    try:
-      files.make_folder(workdir)
-      lock.take(workdir)
-    except OSError as error:
-      raise ValueError(
-        f"the run directory {workdir} cannot be made ({error.strerror}); give"
-        " --workdir a folder that can be written"
-      ) from error
-    files.write_json(workdir / "config.json", written(config))
-    if dataclasses.is_dataclass(config):
-      if plugins := schema.digests(config):
-        facts["plugins"] = plugins
-    files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
+  hosts.first(lambda: _begin(workdir, config, facts))
+
+
+def _begin(
+  workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, facts: dict[str, Any]
+) -> None:
+  try:
+    files.make_folder(workdir)
+    lock.take(workdir)
+  except OSError as error:
+    raise ValueError(
+      f"the run directory {workdir} cannot be made ({error.strerror}); give"
+      " --workdir a folder that can be written"
+    ) from error
+  files.write_json(workdir / "config.json", written(config))
+  if dataclasses.is_dataclass(config):
+    if plugins := schema.digests(config):
+      facts["plugins"] = plugins
+  files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
 
 
 def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,3 +242,4 @@ def mark_done(workdir: epath.PathLike, seconds: float) -> None:
   """Says that the job of this directory is finished; it is not run again."""
   if jax.process_index() == 0:
     files.write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
+    lock.release(workdir)

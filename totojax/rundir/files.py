@@ -18,6 +18,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from totojax.rundir import lock
 from totojax.storage import objects
 
 
@@ -77,8 +78,13 @@ def read_bytes(path: epath.PathLike) -> bytes:
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
-  """Replaces a file in one step; its folder must be there."""
+  """Replaces a file in one step; its folder must be there.
+
+  Raises:
+    lease.Lost: another process has taken over what this one is at work in.
+  """
   if objects.is_url(path):
+    lock.confirm()
     objects.write(path, data)
     return
   path = epath.Path(path)

@@ -14,6 +14,7 @@ compared: time is that of the watching process, and of the server.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -33,6 +34,7 @@ FILE = ".lease"
 RENEW_S = 30.0
 STALE_S = 300.0
 _POLL_S = 5.0
+_RELEASE_S = 5.0
 _AGREE_S = 60.0  # by which a server's clock may differ from a host's
 
 
@@ -156,6 +158,7 @@ class Lease:
     self._renew_s, self._stale_s, self._say = renew_s, stale_s, say
     self._lock = threading.Lock()  # one renewal at a time
     self._over = threading.Event()
+    self._thread = threading.Thread(target=self._renewing, name=self._path, daemon=True)
     self._version = objects.ABSENT
     self._sure_s = 0.0  # until when it was surely ours, by `_now`
     self._lost = ""
@@ -194,7 +197,7 @@ class Lease:
           f" {console.duration(max(left_s, 0.0))}"
         )
       time.sleep(max(min(_POLL_S, self._renew_s / 4, free_s - _now()), 0.0))
-    threading.Thread(target=self._renewing, name=self._path, daemon=True).start()
+    self._thread.start()
 
   def check(self) -> None:
     """Costs nothing; raises Lost where another process has taken the lease."""
@@ -229,15 +232,8 @@ class Lease:
   def release(self) -> None:
     """Gives the lease back; one that cannot be given back becomes stale."""
     self._over.set()
-    if not self._lock.acquire(timeout=5.0):
-      return  # a renewal hangs: storage is away
-    try:
-      if not self._lost:
-        objects.write_version(self._path, None, self._version, limit_s=0.0)
-    except (objects.StoreError, outages.StorageAway):
-      pass
-    finally:
-      self._lock.release()
+    if self._thread.is_alive():
+      self._thread.join(_RELEASE_S)  # storage may be away
 
   def _renewing(self) -> None:
     pause_s = self._renew_s
@@ -247,6 +243,10 @@ class Lease:
         pause_s = self._renew_s
       except (objects.StoreError, outages.StorageAway):
         pause_s = min(_POLL_S, self._renew_s)  # soon again: it is not lost yet
+    with self._lock, contextlib.suppress(objects.StoreError, outages.StorageAway):
+      # In this thread, as none can be started while Python ends.
+      if not self._lost:
+        objects.write_version(self._path, None, self._version, limit_s=0.0)
 
   def _put(self, version: bytes, *, limit_s: float | None = None) -> bool:
     """Writes the lease in the place of a version; False: it is another one."""

@@ -35,7 +35,8 @@ _WORDS = re.compile(
   r"|\[curl_code='\d+'\]"
 )
 _APPENDED = re.compile(
-  r" \[(tensorstore_spec|http_response_|curl_code|source locations)| See full TensorStore details"
+  r" \[(tensorstore_spec|x-amzn-requestid|http_response_|curl_code|source locations)"
+  r"| See full TensorStore details"
 )
 _BROKEN = ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, TimeoutError
 # Libraries whose errors are no OSError, by the name of a class or its base.
@@ -172,6 +173,8 @@ class Patience:
 def is_passing(error: BaseException) -> bool:
   """Whether the same request may succeed later: outages, not refusals."""
   if (code := status(error)) is not None:
+    if code == 401 and "Anonymous" in str(error):  # without a login there is none to renew
+      return False
     return code in _PASSING or code >= 500
   # (Of a lost process, jax says the same words in errors of other types.)
   if isinstance(error, _BROKEN) or (isinstance(error, ValueError) and _WORDS.search(str(error))):

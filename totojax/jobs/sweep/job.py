@@ -27,7 +27,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain
 from totojax.jobs.sweep import expand
 from totojax.report import optimum, reading, sweep_page
-from totojax.rundir import console, directory, files, metrics, pieces
+from totojax.rundir import console, directory, files, lock, metrics, pieces
 
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
@@ -105,6 +105,7 @@ def _train(
       _notes(workdir).write(point.name, {"steps": run_.steps, **result})
     # Weights of a sweep have no use, and there may be hundreds of them.
     files.remove(folder / "checkpoints")
+    lock.release(folder)
   return True
 
 
