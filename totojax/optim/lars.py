@@ -100,8 +100,7 @@ def _over_heads(
 
   def init(params):
     zeros = jnp.zeros((), jnp.int32)
-    leaves = jax.tree.leaves(params)
-    if not leaves:  # optax asks where in the state the parameters are
+    if not jax.tree.leaves(params):  # optax asks where in the state the parameters are
       return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
 
     def init_head(params, lr, decay):
