@@ -15,8 +15,6 @@ appearance is below `copy` on frames 2 and later.
 Shapes: M sequences, N frames, P tokens of a frame, V codes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

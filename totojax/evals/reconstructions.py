@@ -3,8 +3,6 @@
 Shapes: M images, N frames, H and W pixels, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math

@@ -8,11 +8,9 @@ Shapes: B rows of a batch, M rows in all, T target positions, N frames, G grid
 side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import chex
 from etils import epath
@@ -70,7 +68,7 @@ class PositionLoss:
   count_MN: np.ndarray
 
   @classmethod
-  def total(cls, parts: Iterable[Sums]) -> PositionLoss:
+  def total(cls, parts: Iterable[Sums]) -> Self:
     """Adds up the batches of a source; rows of padding count nothing.
 
     Raises:

@@ -1,7 +1,5 @@
 """AdamW as the paper uses it: schedule, clipping, decay by axis names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 from typing import Any

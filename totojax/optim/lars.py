@@ -5,8 +5,6 @@ and weight decay act on arrays of two dimensions or more, and the rate is
 applied after the momentum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

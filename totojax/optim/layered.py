@@ -7,8 +7,6 @@ the final norm, an untied output and the heads L + 1; a parameter of id n
 learns at decay^(L + 1 - n) of the rate. A tied embedding counts as embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 from typing import Any
