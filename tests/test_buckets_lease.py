@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_a_holder_that_renews_is_alive(bucket, leases):
   ):
     taken(second)
   (line,) = said
-  assert "host-b" in line and "at most 30.0 s" in line
+  assert re.search("held by .* on host-b.* at most (30|29).* s$", line)
   assert stored(bucket)["token"] == "b"
   assert set(bucket.objects()) == {lease.FILE}  # what the clock was asked with is gone
   first.check()
@@ -243,7 +244,7 @@ def test_leases_are_given_back_at_the_end_of_a_process(bucket, end):
     text=True,
   )
   with child:
-    assert child.stdout.readline() == "held\n"
+    assert child.stdout and child.stdout.readline() == "held\n"
     assert bucket.objects().keys() == {lease.FILE, f"stage/{lease.FILE}"}
     child.communicate()
   assert child.returncode == 1 and bucket.objects() == {}
