@@ -22,7 +22,7 @@ import runs
 from totojax import jobs, sharding
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.jobs.plan import chips, estimate, hlo, kernels, settings, steps
+from totojax.jobs.plan import chips, estimate, hlo, kernels, steps
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import job as plan
 from totojax.models import attention, layers, splash
@@ -169,9 +169,9 @@ def test_a_kernel_is_charged_what_is_more():
 
 def planned(config, **changes):
   """A pre-training config and what its plan is for."""
-  plan = config["plan"] | changes
-  found = roots.read(config | {"run": "plan", "plan": plan})
-  settings.check(found.plan)
+  section = config["plan"] | changes
+  found = roots.read(config | {"run": "plan", "plan": section})
+  plan.check(found.plan)
   return found
 
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_planned(changes, told):
 
 def test_a_search_has_every_combination():
   config = recipes.paper("tiny").to_dict()
-  found = settings.variants(
+  found = plan.variants(
     planned(
       config,
       topology="v5e:2x2",
@@ -214,7 +214,7 @@ def test_a_search_has_every_combination():
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
   alone = planned(config, topology="v5e:2x2")
-  assert settings.variants(alone) == [alone]
+  assert plan.variants(alone) == [alone]
 
 
 def test_the_best_is_the_fastest_that_fits():
@@ -376,9 +376,9 @@ def test_encoding_is_bound_by_products():
 def test_only_a_train_step_has_remat_policies_to_search():
   config = recipes.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
-  found = settings.variants(planned(config, what="decode", **both))
+  found = plan.variants(planned(config, what="decode", **both))
   assert len(found) == 2
-  assert len(settings.variants(planned(config, **both))) == 8
+  assert len(plan.variants(planned(config, **both))) == 8
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):

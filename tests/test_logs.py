@@ -7,7 +7,7 @@ from etils import epath
 import jax
 import pytest
 
-from totojax.rundir import directory, files, metrics
+from totojax.rundir import directory, files, lock, metrics
 
 CONFIG = {
   "run": "pretrain",
@@ -23,9 +23,10 @@ def rows(workdir):
 
 
 @pytest.fixture
-def workdir(tmp_path):
-  directory.begin(epath.Path(tmp_path), CONFIG, steps=7)
-  return epath.Path(tmp_path)
+def workdir(place):
+  directory.begin(epath.Path(place.url), CONFIG, steps=7)
+  yield epath.Path(place.url)
+  lock.release(place.url)
 
 
 def test_flat():
@@ -94,8 +95,8 @@ def test_a_json_file_is_replaced_whole(workdir):
   assert not [p.name for p in workdir.iterdir() if p.name.endswith(".part")]
 
 
-def test_a_write_that_dies_half_way_leaves_the_old_file(workdir, monkeypatch):
-  path = workdir / "value.json"
+def test_a_write_that_dies_half_way_leaves_the_old_file(tmp_path, monkeypatch):
+  path = epath.Path(tmp_path / "value.json")
   files.write_json(path, {"a": 1})
 
   def die(self, data):

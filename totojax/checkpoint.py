@@ -33,7 +33,6 @@ from totojax import tree as tree_lib
 from totojax.config.training import CheckpointConfig
 from totojax.rundir import console, errors, files, hosts, lock
 from totojax.storage import objects, outages
-from totojax.storage import paths as paths  # from here on orbax reads and writes so
 
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
@@ -204,7 +203,11 @@ def _found(directory: epath.PathLike) -> dict[int, bool]:
 def _absolute(directory: epath.PathLike) -> epath.Path:
   """Orbax takes no other: it says so, but only after the first save."""
   name = os.fspath(directory)
-  return epath.Path(name if "://" in name else os.path.abspath(name))
+  if not objects.is_url(name):
+    return epath.Path(os.path.abspath(name))
+  from totojax.storage import paths  # noqa: F401  orbax reads and writes so from here on
+
+  return epath.Path(name)
 
 
 def _set_aside(directory: epath.Path) -> None:

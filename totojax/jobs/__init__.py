@@ -60,7 +60,7 @@ JOBS: Mapping[str, Job] = {
   "tokenizer": Job("tokenizer:run", shared=True),
   "shards": Job("shards:run"),
   "tokenize": Job("tokenize.job:run", shared=True),
-  "plan": Job("plan:run", kept=False),
+  "plan": Job("plan.job:run", kept=False),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),
   "tokens_report": Job("tokens_report:run"),
@@ -114,7 +114,7 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
   import jax
 
   from totojax.rundir import console, directory, hosts
-  from totojax.storage import door
+  from totojax.storage import objects
 
   name = roots.job(config)
   job = find(name)
@@ -125,8 +125,10 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
       f" {jax.process_count()}; run it without --multihost. Jobs for several"
       f" processes: {', '.join(shared)}"
     )
-  # Before anything is built or read.
-  hosts.first(lambda: door.check(workdir, say=console.say))
+  if objects.is_url(workdir):  # before anything is built or read
+    from totojax.storage import door
+
+    hosts.first(lambda: door.check(workdir, say=console.say))
   config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.load(name, "job", tuple)

@@ -14,7 +14,7 @@ Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
 from typing import Any
@@ -29,7 +29,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
-from totojax.rundir import console, directory, files, pieces
+from totojax.rundir import directory, files, pieces
 from totojax.trained import backbone, encoders
 from totojax.trained import model as pretrained
 
@@ -57,7 +57,7 @@ class _Model:
   ready: Callable[[str], Callable[[np.ndarray], np.ndarray]]
 
 
-def _of_run(config: Features) -> _Model:
+def _from_run(config: Features) -> _Model:
   wanted = config.features
   source = backbone.find(config.model_run, patches=True)
   spec, depth = source.model.spec, source.model.config.depth
@@ -90,7 +90,7 @@ def _of_run(config: Features) -> _Model:
   )
 
 
-def _of_encoder(config: Features) -> _Model:
+def _from_encoder(config: Features) -> _Model:
   wanted = config.features
   if config.model_run:
     raise ConfigError(
@@ -140,18 +140,18 @@ def run(config: Features, workdir: epath.Path, interrupted: Callable[[int], bool
       split gives a clip.
   """
   wanted = config.features
-  model = _of_encoder(config) if wanted.encoder else _of_run(config)
-  work = stores.work(_sized(config, model), workdir)
-  for part in work.parts:
+  model = _from_encoder(config) if wanted.encoder else _from_run(config)
+  parts = stores.parts(_sized(config, model), workdir)
+  for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
   directory.begin(workdir, config, **model.facts)
-  listing = {part.name: part.info["listing"] for part in work.parts}
+  listing = {part.name: part.info["listing"] for part in parts}
   backbone.check_same({**model.facts, "listing": listing}, workdir)
-  compute = model.ready(work.parts[0].listing.kind)
-  for part in work.parts:
+  compute = model.ready(parts[0].listing.kind)
+  for part in parts:
     if not _make(part, compute, model.layers, config, interrupted):
       return False
-  _finish(work, wanted, workdir)
+  _finish(parts, wanted, workdir)
   return True
 
 
@@ -193,28 +193,15 @@ def _make(
   files.make_folder(part.path)
   notes = pieces.Pieces(part.path)
   todo = [u for u in part.units if notes.read(u.number) is None]
-  total, left = (sum(len(unit.items) for unit in some) for some in (part.units, todo))
-  decoded = workers.decode(
-    (item for unit in todo for item in unit.items),
-    part.spec,
-    seed=config.seed,
-    workers=min(workers.processes(config.amount.workers), left),
-    ahead=config.amount.ahead,
-  )
-  with console.tracking(
-    f"features {part.name}", unit="items", total=total, done=total - left
-  ) as bar:
-    try:
-      for unit in todo:
-        rows = _Rows(compute, layers, config.features)
-        for _ in unit.items:
-          rows.add(next(decoded))
-          bar.advance()
-          if interrupted(bar.done):
-            return False
-        rows.write(part.path, unit.number)
-    finally:
-      decoded.close()
+  with part.decoding("features", part.units, todo, config) as (items, bar):
+    for unit in todo:
+      rows = _Rows(compute, layers, config.features)
+      for item in items(unit):
+        rows.add(item)
+        bar.advance()
+        if interrupted(bar.done):
+          return False
+      rows.write(part.path, unit.number)
   return True
 
 
@@ -261,10 +248,10 @@ class _Rows:
     self._pending.clear()
 
 
-def _finish(work: stores.Work, wanted: FeatureFiles, workdir: epath.Path) -> None:
+def _finish(parts: Sequence[stores.Part], wanted: FeatureFiles, workdir: epath.Path) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
-  for part in work.parts:
+  for part in parts:
     ids, names = [], []
     for unit in part.units:
       note = pieces.Pieces(part.path).require(unit.number)
@@ -284,7 +271,7 @@ def _finish(work: stores.Work, wanted: FeatureFiles, workdir: epath.Path) -> Non
     files.write_json(part.path / feature_files.WHOLE, contents)
   files.write_table(workdir / "index.csv", index, header=_INDEX)
   files.write_table(workdir / "skipped.csv", skipped, header=("store", "id", "reason"))
-  stores.write_missing(work, workdir)
+  stores.write_missing(parts, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
   if empty:

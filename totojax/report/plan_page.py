@@ -74,26 +74,26 @@ def columns(row: Mapping[str, Any]) -> list[str]:
 
 def cells(row: Mapping[str, Any]) -> list[str]:
   """A row of the comparison, as `columns`."""
-  facts = _facts(row)
-  facts["mesh"] = "x".join(map(str, row["mesh"].values()))
-  facts["fits"] = {True: "yes", False: "no", None: "?"}[row.get("fits")]
-  facts["step_ms"] = 1e3 * row["step_s"] if row.get("step_s") else None
-  return page.cells(_COLUMNS[row.get("what", "train")], facts)
+  known = facts(row)
+  known["mesh"] = "x".join(map(str, row["mesh"].values()))
+  known["fits"] = {True: "yes", False: "no", None: "?"}[row.get("fits")]
+  known["step_ms"] = 1e3 * row["step_s"] if row.get("step_s") else None
+  return page.cells(_COLUMNS[row.get("what", "train")], known)
 
 
-def _facts(plan: Mapping[str, Any]) -> dict[str, Any]:
+def facts(plan: Mapping[str, Any]) -> dict[str, Any]:
   """A plan in which what is not known is None."""
   return collections.defaultdict(lambda: None, plan)
 
 
 def headline(folder: reading.Folder) -> str:
   """Whether it fits and how long it takes, in one sentence."""
-  plan = _facts(folder.json("plan.json"))
+  plan = facts(folder.json("plan.json"))
   place = f"{plan['chips'] or '?'} chips of {plan['topology'] or '?'}"
   if plan["fits"] is False:
     advice = page.table(("what to change",), [(line,) for line in plan["advice"] or ()])
     return page.paragraph(f"Does not fit {place}: {plan['error']}.", "verdict") + advice
-  facts = {
+  shown = {
     "parameters": "{parameters:short}",
     "GiB of HBM at the peak": "{hbm_peak_gib:.2f}",
     "a step": "{step_s:ms} ms",
@@ -107,7 +107,7 @@ def headline(folder: reading.Folder) -> str:
   source = f"Source: {plan['source']}{compiler}. Nothing was measured."
   return (
     page.paragraph(f"{_claim(plan, place)}.", "verdict")
-    + page.facts({name: page.filled(template, plan) for name, template in facts.items()})
+    + page.facts({name: page.filled(template, plan) for name, template in shown.items()})
     + page.paragraph(source, "soft")
   )
 

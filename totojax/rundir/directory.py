@@ -90,7 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such run.
     files.Damaged: config.json is damaged.
-    ValueError, ImportError: no run can be read from there.
+    ValueError: no run can be there.
   """
   storage.check_run(workdir)
   workdir = epath.Path(workdir)

@@ -12,9 +12,13 @@ import fcntl
 import json
 import os
 import socket
+from typing import TYPE_CHECKING
 
-from totojax.rundir import errors, lease
+from totojax.rundir import errors
 from totojax.storage import objects
+
+if TYPE_CHECKING:
+  from totojax.rundir import lease
 
 FILE = ".lock"
 InUse = errors.InUse
@@ -42,6 +46,8 @@ def take(folder: str | os.PathLike[str]) -> None:
   name = objects.text(folder)
   if objects.is_url(name):
     if name not in _leases:
+      from totojax.rundir import lease  # a local run needs none
+
       new = lease.Lease(name)
       new.take()
       _leases[name] = new

@@ -6,14 +6,14 @@ import os
 
 
 def check_run(run: str | os.PathLike[str]) -> None:
-  """Refuses a run directory that could not be written or read; asks no server.
+  """Refuses a run directory that no run could be in; asks no server.
 
   Raises:
     ValueError: it is a URL, and not gs://.
   """
   scheme, mark, _ = os.fspath(run).partition("://")
   if mark and scheme != "gs":
-    # Checkpoints are orbax's, which takes "s3:/" for a local folder's name.
+    # Orbax makes "s3:/bucket" of s3://bucket, and takes it for a local folder.
     raise ValueError(
       f"{os.fspath(run)} can be no run directory, which is a local folder or gs://;"
       " s3:// is for data alone: read stores from there, and copy a finished run there yourself"

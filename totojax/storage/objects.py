@@ -22,13 +22,19 @@ from totojax.storage.outages import brief as brief
 
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
-_RETRIES = {"max_retries": 3, "initial_delay": "250ms", "max_delay": "1s"}
+_RETRIES = {"max_retries": 2, "initial_delay": "250ms", "max_delay": "1s"}
 # What is done to a file -> what is said where it fails, and the right it takes.
 _FAILURES = {
   "read": "cannot be read: {cause}",
-  "written": "cannot be written: {cause}. Is the disk full, or the directory read-only?",
+  "written": "cannot be written: {cause}",
   "listed": "cannot be listed: {cause}",
   "deleted": "cannot be deleted: {cause}",
+}
+_AMAZONS_RIGHTS = {
+  "read": "GetObject",
+  "written": "PutObject",
+  "listed": "ListBucket",
+  "deleted": "DeleteObject",
 }
 _RIGHTS = {"read": "get", "written": "create", "listed": "list", "deleted": "delete"}
 # Google's refusals begin with the account.
@@ -36,7 +42,7 @@ _ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) acces
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
@@ -63,16 +69,23 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   name = text(path)
   scheme, _, rest = name.partition("://")
   if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
-    bucket, _, below = rest.partition("/")
-    spec = {"driver": driver, "bucket": bucket, "path": below and below + "/"}
+    first, _, below = rest.partition("/")
+    if not first:
+      raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
+    spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
     return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
 
 
+def bucket(path: Path) -> str:
+  """Of a URL in an object store, the URL of its bucket."""
+  return "/".join(text(path).split("/")[:3])
+
+
 def _s3() -> dict[str, Any]:
-  """What the usual variables say of s3:// URLs: their server and region.
+  """What the usual variables say of s3:// URLs: server, region and account.
 
   AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
   other clients read them; TensorStore reads its credentials alone.
@@ -82,7 +95,16 @@ def _s3() -> dict[str, Any]:
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
   }
   found = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
-  return {key: value for key, value in found.items() if value}
+  spec: dict[str, Any] = {key: value for key, value in found.items() if value}
+  if not spec.get("endpoint", "http").startswith("http"):
+    raise StoreError(
+      f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
+    )
+  if os.environ.get("AWS_ACCESS_KEY_ID"):
+    # TensorStore would come to this too, but tell of each file in ~/.aws that
+    # is not there, five lines for each open array.
+    spec["aws_credentials"] = {"type": "environment"}
+  return spec
 
 
 def read(path: Path) -> bytes | None:
@@ -299,6 +321,8 @@ def _ask(
   except Exception as error:
     failure = failure or _FAILURES[action]
     what = refusal(path, action, error) or failure.format(cause=brief(error))
+    if action == "written" and not is_url(path):
+      what += ". Is the disk full, or the directory read-only?"
     raise StoreError(f"{text(path)} {what}") from error
 
 
@@ -314,20 +338,25 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
     The words after the path; None where the error is another.
   """
   code, words = outages.status(error), str(error)
-  bucket = "/".join(text(path).split("/")[:3])
+  there = bucket(path)
   login = "gcloud auth application-default login"
-  if not bucket.startswith("gs://"):
-    no = {403: "is not allowed to this account", 404: f"is in no bucket: there is no {bucket}"}
-    return f"{no[code]} ({brief(error)}); mend the path, or its rights" if code in no else None
+  if not there.startswith("gs://"):
+    told = {
+      301: f"is in another region ({brief(error)}); set AWS_REGION to that of {there}",
+      403: f"may not be {action} by this account ({brief(error)}); it takes"
+      f" s3:{_AMAZONS_RIGHTS[action]} on {there}",
+      404: f"is in no bucket: there is no {there}; make it, or mend the path",
+    }
+    return told.get(code or 0)
   if code == 404:
     return (
-      f"is in no bucket: there is no {bucket}; mend the path, or make it in the region of the TPU:"
-      f" gcloud storage buckets create {bucket} --location=REGION"
+      f"is in no bucket: there is no {there}; mend the path, or make it in the region of the TPU:"
+      f" gcloud storage buckets create {there} --location=REGION"
     )
   if "requester pays" in words:
     return (
       "is in a bucket that lets its readers pay; use another, or turn that off:"
-      f" gcloud storage buckets update {bucket} --no-requester-pays"
+      f" gcloud storage buckets update {there} --no-requester-pays"
     )
   if "invalid_grant" in words or (code == 401 and "Anonymous" not in words):
     return f"cannot be {action}: the login has expired or was withdrawn; renew it: {login}"
@@ -341,10 +370,10 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
       f"may not be {action} by this machine, whatever its account may, for its access scopes; make"
       " the TPU VM with --scopes=cloud-platform"
     )
-  return _forbidden(bucket, action, error) if code == 403 else None
+  return _forbidden(there, action, error) if code == 403 else None
 
 
-def _forbidden(bucket: str, action: str, error: BaseException) -> str:
+def _forbidden(there: str, action: str, error: BaseException) -> str:
   """The words for a right that is lacking, and the command that gives it."""
   account, reason = "", f"{brief(error)}; it takes storage.objects.{_RIGHTS[action]}"
   if found := _ACCOUNT.search(str(error)):
@@ -353,7 +382,7 @@ def _forbidden(bucket: str, action: str, error: BaseException) -> str:
   kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
   return (
     f"may not be {action} by {account or 'this account'} ({reason}): gcloud storage buckets"
-    f" add-iam-policy-binding {bucket} --member={kind}:{account or 'ACCOUNT'}"
+    f" add-iam-policy-binding {there} --member={kind}:{account or 'ACCOUNT'}"
     " --role=roles/storage.objectUser"
   )
 
@@ -371,7 +400,11 @@ def _range(prefix: str) -> ts.KvStore.KeyRange:
 
 
 def _kvstore(path: Path) -> ts.KvStore:
-  return ts.KvStore.open(kvstore_spec(path), context=_context(os.getpid())).result()
+  spec = kvstore_spec(path)
+  try:  # asks no server
+    return ts.KvStore.open(spec, context=_context(os.getpid())).result()
+  except ValueError as error:
+    raise StoreError(f"{text(path)} is no place for data: {brief(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from totojax import flops
 from totojax.config.pretrain import Pretrain
-from totojax.jobs.plan import chips, estimate, hlo, settings, steps
+from totojax.jobs.plan import chips, estimate, hlo, steps
 from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
@@ -83,11 +83,9 @@ def plan(config: Pretrain) -> dict[str, Any]:
   return facts | rates(facts, hbm_bytes_per_s=chip.hbm_bytes_per_s)
 
 
-def arithmetic(config: Pretrain) -> dict[str, Any]:
+def arithmetic(config: Pretrain, kind: str, count: int, gpu: chips.Gpu) -> dict[str, Any]:
   """The same for GPUs, for which there is no compiler: FLOPs and bytes only."""
-  planning = config.plan
-  kind, count = settings.gpus(planning.topology)
-  gpu, peak = chips.gpu(kind), flops.peak_flops_per_s(kind)
+  planning, peak = config.plan, flops.peak_flops_per_s(kind)
   facts = {"source": "arithmetic", **steps.build(config, devices=None).facts}
   facts |= {"device_kind": kind, "assumed_mfu": planning.busy}
   if facts["what"] == "encode":

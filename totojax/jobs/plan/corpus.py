@@ -31,7 +31,8 @@ from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
-from totojax.rundir import console, files
+from totojax.report import page
+from totojax.rundir import files
 from totojax.tokenizers import api, weights
 
 BYTES_PER_TOKEN = 2
@@ -78,7 +79,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
-    rows = with_source(config, stores.work(config, workdir), tokenizer)
+    rows = with_source(config, stores.parts(config, workdir), tokenizer)
   workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
@@ -100,16 +101,18 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
-def with_source(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
+def with_source(
+  config: Tokenize, parts: Sequence[stores.Part], tokenizer: api.Tokenizer
+) -> list[Row]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
-  for part in work.parts:
+  for part in parts:
     count = len(part.listing.items)
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(part.listing.items, settings.probed, seed=config.seed)
-    rows.append(_row(part.name, count, hours, probed, work.spec, tokenizer, settings))
+    rows.append(_row(part.name, count, hours, probed, part.spec, tokenizer, settings))
   return rows
 
 
@@ -190,36 +193,34 @@ def _row(
   )
 
 
+_LINES = (
+  ("items", "{items:,}"),
+  ("hours of video", "{written_hours}"),
+  ("clips", "{clips:,}"),
+  ("frames to encode", "{frames:,}"),
+  ("tokens", "{tokens:short}"),
+  ("bytes of codes", "{store_bytes:short}B"),
+  ("encoder FLOPs, all passes", "{flops:.3g}"),
+  ("chip-hours, assumed", "{chip_hours:.3g}"),
+  ("tokens at every frame", "{tokens_every_frame:short}"),
+  ("tokens at this stride", "{tokens_strided:short}"),
+)
+
+
 def show(rows: Sequence[Row], workdir: epath.Path) -> None:
   """Prints the table, and writes it to `plan.json`."""
-  table = rich_table.Table(title="plan")
-  table.add_column("", justify="left")
+  table = rich_table.Table("", title="plan")
   for row in rows:
     table.add_column(row.name, justify="right")
-  lines = (
-    ("items", lambda r: f"{r.items:,}"),
-    ("hours of video", _hours),
-    ("clips", lambda r: f"{r.clips:,}"),
-    ("frames to encode", lambda r: f"{r.frames:,}"),
-    ("tokens", lambda r: console.short(r.tokens)),
-    ("bytes of codes", lambda r: console.short(r.store_bytes) + "B"),
-    ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
-    ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
-    ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
-    ("tokens at this stride", lambda r: _short(r.tokens_strided)),
-  )
-  for title, value in lines:
-    table.add_row(title, *(value(row) for row in rows))
+  cells = [page.cells(_LINES, {**vars(row), "written_hours": _hours(row)}) for row in rows]
+  for (title, _), *values in zip(_LINES, *cells):
+    table.add_row(title, *values)
   rich_console.Console().print(table)
-  files.write_json(workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows})
+  files.write_json(workdir / "plan.json", {row.name: vars(row) for row in rows})
 
 
-def _hours(row: Row) -> str:
+def _hours(row: Row) -> str | None:
   if row.hours is None:
-    return "-"
+    return None
   sampled = f" (from {row.probed})" if 0 < row.probed < row.items else ""
   return f"{row.hours:,.4g}{sampled}"
-
-
-def _short(number: float | None) -> str:
-  return "-" if number is None else console.short(number)

@@ -22,7 +22,7 @@ from totojax import assembly, flops, sequence, sharding
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
-from totojax.jobs.plan import settings
+from totojax.jobs.plan import chips
 from totojax.models import decode, trunk
 from totojax.tasks import pretrain as task_lib
 from totojax.tokenizers import api, dvae
@@ -72,9 +72,10 @@ def build(config: Pretrain, *, devices: list[Any] | None) -> Step:
   """
   planning = config.plan
   assembly.check_tokens(config, "a plan")
-  chips = len(devices) if devices is not None else settings.gpus(planning.topology)[1]
+  gpus = chips.gpus(planning.topology)
+  count = gpus[1] if gpus else len(devices or ())
   facts = {"what": planning.what, "topology": planning.topology, "slices": planning.slices}
-  facts["chips"] = chips
+  facts["chips"] = count
   layout = None if devices is None else sharding.layout(config.mesh, devices)
   if planning.what == "train":
     return _training(config, facts, layout)
@@ -83,9 +84,9 @@ def build(config: Pretrain, *, devices: list[Any] | None) -> Step:
     ways, mesh = layout.ways, dict(layout.mesh.shape)
   else:
     split = config.mesh.tensor
-    if split < 1 or chips % split:
-      raise ValueError(f"mesh.tensor is {split}; it must divide the {chips} GPUs")
-    ways = chips // split
+    if split < 1 or count % split:
+      raise ValueError(f"mesh.tensor is {split}; it must divide the {count} GPUs")
+    ways = count // split
     mesh = {"data": ways, "fsdp": 1, "tensor": split}
   facts |= {"mesh": mesh, "batch": planning.rows * ways}
   serving = _decoding if planning.what == "decode" else _encoding
