@@ -194,7 +194,7 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory, errors, hosts
+  from totojax.rundir import directory, errors, hosts, lease
 
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, _ = path.partition(":")
@@ -226,8 +226,9 @@ def _work(interrupted: Interrupt) -> None:
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
     line = f"totojax: {error}\n(--traceback shows where this was found)"
-    if away:  # at once: requests that still wait would hold this process
-      hosts.leave(line, errors.RESTART)
+    # At once: a save that still waits, or may not go on, would hold this process.
+    if away or isinstance(error, lease.Lost):
+      hosts.leave(line, errors.RESTART if away else 1)
     sys.exit(line)
 
 
