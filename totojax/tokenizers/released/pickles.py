@@ -177,9 +177,8 @@ def _check(name: str, tensor: Tensor) -> None:
   last = first + sum((n - 1) * step for n, step in zip(shape, strides))
   if values > storage.count or (values and last >= storage.count):
     raise UnsafeOrDamaged(
-      f"tensor {name} of shape {shape} at {first} with strides"
-      f" {strides} does not fit its storage of {storage.count} values;"
-      f" {AGAIN}, and where it was expanded, save a .clone() of it"
+      f"tensor {name} of shape {shape} at {first} with strides {strides} does not fit its storage"
+      f" of {storage.count} values; {AGAIN}, and where it was expanded, save a .clone() of it"
     )
   if tensor.nbytes > TENSOR_BYTES:
     raise UnsafeOrDamaged(
