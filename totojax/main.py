@@ -102,6 +102,23 @@ class Interrupt:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def _quieten_orbax() -> None:
+  """Orbax tells a story at each save, and pages of one that fails.
+
+  `checkpoint` has a line for it, with which the run ends.
+  """
+  logging.set_verbosity(logging.ERROR)
+  logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+  hook = sys.unraisablehook
+
+  def told(found):
+    # What TensorStore still had to say to an orbax that did not wait.
+    if "Event loop is closed" not in str(found.exc_value):
+      hook(found)
+
+  sys.unraisablehook = told
+
+
 def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
@@ -114,8 +131,7 @@ def _main(argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    # Orbax tells a story at each save, and pages of an error that is told here.
-    logging.set_verbosity(logging.ERROR if _TRACEBACK.value else logging.FATAL)
+    _quieten_orbax()
   try:
     storage.check_run(_WORKDIR.value or "")
     outages.set_patience(_STORAGE_TIMEOUT.value)

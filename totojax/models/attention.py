@@ -3,8 +3,6 @@
 Shapes: B batch, T queries, S keys, H heads, K head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

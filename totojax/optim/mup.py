@@ -24,8 +24,6 @@ maps to its states). The output head does not grow either, but is a vector: its
 logits are divided instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math

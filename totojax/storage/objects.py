@@ -20,7 +20,7 @@ import numpy as np
 from totojax.storage import outages
 from totojax.storage.outages import brief as brief
 
-with epy.lazy_imports():  # --help and reports of local runs need none
+with epy.lazy_imports():  # a report of a local run needs none of it
   import tensorstore as ts
 
 Path = str | os.PathLike[str]

@@ -14,8 +14,6 @@ Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
 C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 from typing import Any

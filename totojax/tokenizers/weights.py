@@ -6,8 +6,6 @@ strict: a missing, extra or wrongly shaped tensor is an error that names it.
 Values may be stored in float16 to halve the file; they are used in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools

@@ -5,8 +5,6 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

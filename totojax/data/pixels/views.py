@@ -10,8 +10,6 @@ Pixels stay in 0 to 255: a tokenizer wants no normalised ones.
 Shapes: B rows, H and W of an image, S pixels of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import math

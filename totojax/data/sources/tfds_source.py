@@ -11,8 +11,6 @@ with the pixels (`label`). Features of type Video need TensorFlow even to be
 described; sequences of images do not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import os

@@ -8,8 +8,6 @@ and in a .npz perhaps `id` [M].
 Shapes: M clips, L layers, T tokens, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import io

@@ -5,8 +5,6 @@ manifest names a shard only once the shard is whole, and is replaced as a whole,
 so whatever it says is true at any moment of a job.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

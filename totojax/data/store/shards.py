@@ -12,8 +12,6 @@ noticed when read; and a missing chunk raises instead of reading as zeros.
 Shapes: R records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any

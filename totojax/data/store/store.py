@@ -3,8 +3,6 @@
 Shapes: R records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import os

@@ -3,8 +3,6 @@
 Shapes: B rows of a host, R tokens of a row (context + 1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import itertools

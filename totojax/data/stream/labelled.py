@@ -6,8 +6,6 @@ is read may be tokens or features that were made before.
 Shapes: M records, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools

@@ -6,8 +6,6 @@ of the state dict, whether the file holds a module, a state dict, or a Lightning
 checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import itertools

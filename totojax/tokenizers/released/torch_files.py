@@ -5,8 +5,6 @@ several pickles and then one storage after the other. What a file says of itself
 is compared with its size before memory is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
