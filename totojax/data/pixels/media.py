@@ -70,9 +70,8 @@ def _check_there(item: items.Item) -> None:
     return
   except OSError as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now ({error.strerror});"
-      " is the storage still there? Run the same command again once it is:"
-      " it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({error.strerror}); is the storage still"
+      " there? Run the same command again once it is: it goes on where it stopped"
     ) from error
 
 
