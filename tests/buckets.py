@@ -148,9 +148,6 @@ def bucket(gcs_proxy, monkeypatch):
   environment = {
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
-    # Of Google's own libraries, which a run is free to meet.
-    "STORAGE_EMULATOR_HOST": gcs_proxy.url,
-    "NO_GCE_CHECK": "true",
   }
   yield from _place("gs", gcs_proxy, environment, monkeypatch)
 
@@ -171,12 +168,12 @@ def s3_bucket(s3_proxy, monkeypatch):
 def _place(scheme, proxy, environment, monkeypatch):
   proxy.rules.clear()
   proxy.log.clear()
-  family = {"gs": ("GOOGLE_", "TENSORSTORE_GCS", "STORAGE_"), "s3": ("AWS_",)}[scheme]
+  family = {"gs": ("GOOGLE_", "TENSORSTORE_GCS"), "s3": ("AWS_",)}[scheme]
   for name in [name for name in os.environ if name.startswith(family)]:
     monkeypatch.delenv(name)  # the user's own
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  yield Place(f"{scheme}://{BUCKET}/{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
+  yield Place(f"{scheme}://{BUCKET}/test-{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
 
 
 @pytest.fixture
