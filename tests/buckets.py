@@ -148,6 +148,7 @@ def bucket(gcs_proxy, monkeypatch):
   environment = {
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
+    "STORAGE_EMULATOR_HOST": gcs_proxy.url,  # for Google's own programs
   }
   yield from _place("gs", gcs_proxy, environment, monkeypatch)
 
@@ -168,7 +169,7 @@ def s3_bucket(s3_proxy, monkeypatch):
 def _place(scheme, proxy, environment, monkeypatch):
   proxy.rules.clear()
   proxy.log.clear()
-  family = {"gs": ("GOOGLE_", "TENSORSTORE_GCS"), "s3": ("AWS_",)}[scheme]
+  family = {"gs": ("GOOGLE_", "TENSORSTORE_GCS", "STORAGE_"), "s3": ("AWS_",)}[scheme]
   for name in [name for name in os.environ if name.startswith(family)]:
     monkeypatch.delenv(name)  # the user's own
   for name, value in environment.items():

@@ -105,6 +105,23 @@ class Interrupt:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def _quieten_orbax() -> None:
+  """Orbax tells a story at each save, and pages of one that fails.
+
+  `checkpoint` has a line for it, with which the run ends.
+  """
+  logging.set_verbosity(logging.ERROR)
+  logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+  hook = sys.unraisablehook
+
+  def told(found):
+    # What TensorStore still had to say to an orbax that did not wait.
+    if "Event loop is closed" not in str(found.exc_value):
+      hook(found)
+
+  sys.unraisablehook = told
+
+
 def _main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
@@ -117,7 +134,7 @@ def _main(argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+    _quieten_orbax()
   job = jobs.JOBS.get(_CONFIG.value.get("run"))
   try:
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
@@ -180,7 +197,7 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory, errors, hosts
+  from totojax.rundir import directory, errors, hosts, lease
 
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, _ = path.partition(":")
@@ -212,8 +229,9 @@ def _work(interrupted: Interrupt) -> None:
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
     line = f"totojax: {error}\n(--traceback shows where this was found)"
-    if away:  # at once: requests that still wait would hold this process
-      hosts.leave(line, errors.RESTART)
+    # At once: a save that still waits, or may not go on, would hold this process.
+    if away or isinstance(error, lease.Lost):
+      hosts.leave(line, errors.RESTART if away else 1)
     sys.exit(line)
 
 

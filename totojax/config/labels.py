@@ -306,7 +306,9 @@ class Probe(Labels):
   encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
   layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all")
   cache: str = field(
-    "auto", "features are made once; auto: for average pooling", choices=("auto", "on", "off")
+    "auto",
+    "features are made once; auto: for average pooling, with room",
+    choices=("auto", "on", "off"),
   )
   memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")

@@ -3,8 +3,6 @@
 Shapes: B batch, T queries, S keys, H heads, K head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -113,9 +111,8 @@ def attend(
     case "xla" | "cudnn":
       if implementation == "cudnn" and 0 < prefix < tokens:
         raise ValueError(
-          f"cudnn attention has no mask for a prefix of {prefix} of {tokens}"
-          " tokens; set compute.attention='xla', or model.prefix_tokens=0"
-          f" (causal) or {ALL} (full)"
+          f"cudnn attention has no mask for a prefix of {prefix} of {tokens} tokens; set"
+          f" compute.attention='xla', or model.prefix_tokens=0 (causal) or {ALL} (full)"
         )
       mask = None
       if segments_BT is not None:

@@ -8,8 +8,6 @@ Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
 room for, D width, H heads, K head dim, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 import functools

@@ -6,8 +6,6 @@ ablation names; they are added to the embeddings once (`positions`).
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, ClassVar
 

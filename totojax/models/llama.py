@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, ClassVar
 

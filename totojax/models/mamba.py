@@ -14,8 +14,6 @@ Shapes: B batch, T tokens, D width, E inner width, S state, R rank of the steps,
 K width of the convolution, M chunks, N tokens of a chunk.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -32,6 +30,18 @@ from totojax.config import model as model_config
 from totojax.models import architecture, layers
 
 SCANS = ("steps", "tree")
+
+
+class State(NamedTuple):
+  """What a block remembers of the tokens before.
+
+  Attributes:
+    inputs_BKE: the last K - 1 inputs of the convolution.
+    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
+  """
+
+  inputs_BKE: jax.Array
+  h_BSE: jax.Array
 
 
 class MambaConfig(model_config.Mamba, architecture.Architecture):
@@ -103,18 +113,6 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
       "mlp": self.inner / base.inner,
       "rank": self.rank / base.rank,
     }
-
-
-class State(NamedTuple):
-  """What a block remembers of the tokens before.
-
-  Attributes:
-    inputs_BKE: the last K - 1 inputs of the convolution.
-    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
-  """
-
-  inputs_BKE: jax.Array
-  h_BSE: jax.Array
 
 
 def selective_scan(

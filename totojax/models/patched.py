@@ -7,8 +7,6 @@ place of the head.
 Shapes: B batch, T tokens, D width, F values of a patch, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from flax import linen as nn

@@ -7,8 +7,6 @@ The kernel skips blocks that no query sees and keeps no T x T array. It wants
 is copied to make a batch of one.
 """
 
-from __future__ import annotations
-
 from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name

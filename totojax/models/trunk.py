@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, V padded vocabulary, K head dim.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

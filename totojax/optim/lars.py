@@ -5,8 +5,6 @@ and weight decay act on arrays of two dimensions or more, and the rate is
 applied after the momentum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -100,8 +98,7 @@ def _over_heads(
 
   def init(params):
     zeros = jnp.zeros((), jnp.int32)
-    leaves = jax.tree.leaves(params)
-    if not leaves:  # optax asks where in the state the parameters are
+    if not jax.tree.leaves(params):  # optax asks where in the state the parameters are
       return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
 
     def init_head(params, lr, decay):

@@ -7,8 +7,6 @@ the final norm, an untied output and the heads L + 1; a parameter of id n
 learns at decay^(L + 1 - n) of the rate. A tied embedding counts as embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 from typing import Any
@@ -30,14 +28,14 @@ def scales(layer_decay: float, depth: int) -> np.ndarray:
   return layer_decay ** np.arange(depth + 1, -1, -1.0)
 
 
-def rules(config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None) -> Any:
+def rules(config: LayeredConfig, *, axes: Any, depth: int, backbone_rules: Any = None) -> Any:
   """A `mup.Rule` for every parameter of {"backbone": .., "heads": ..}.
 
   Args:
     config: the decay, and the rates of heads.
     axes: PartitionSpecs of logical names, the tree of the parameters.
     depth: blocks of the backbone.
-    of_backbone: µP's rules of the backbone, which are multiplied; None: none.
+    backbone_rules: µP's rules of the backbone, which are multiplied; None: none.
   """
   by_id = scales(config.layer_decay, depth)
 
@@ -52,11 +50,11 @@ def rules(config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = No
     return mup.Rule(1.0, by_id[-1], 1.0)
 
   tree = tree_lib.map_named(rule, axes)
-  if of_backbone is None:
+  if backbone_rules is None:
     return tree
-  both = lambda a, b: mup.Rule(b.init, a.lr * b.lr, a.decay * b.decay)
-  known = {name: of_backbone[name] for name in tree[BACKBONE]}
-  return {**tree, BACKBONE: jax.tree.map(both, tree[BACKBONE], known)}
+  product = lambda a, b: mup.Rule(b.init, a.lr * b.lr, a.decay * b.decay)
+  widths = {name: backbone_rules[name] for name in tree[BACKBONE]}
+  return {**tree, BACKBONE: jax.tree.map(product, tree[BACKBONE], widths)}
 
 
 def _along(axis: str, spec: PartitionSpec, values: Any) -> Any:
@@ -96,24 +94,13 @@ def make(
       f"optim.warmup_epochs are {schedule.warmup_steps:g} updates, not below"
       f" the run's {schedule.steps}; shorten the warm-up or train longer"
     )
+  names = ("end_lr_frac", "b1", "b2", "eps", "weight_decay", "clip_norm", "mu_dtype")
   plain = adamw.AdamWConfig(
-    lr=config.peak_lr(batch_rows),
-    warmup_steps=0,
-    end_lr_frac=config.end_lr_frac,
-    b1=config.b1,
-    b2=config.b2,
-    eps=config.eps,
-    weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
-    mu_dtype=config.mu_dtype,
+    lr=config.peak_lr(batch_rows), warmup_steps=0, **{name: getattr(config, name) for name in names}
   )
+  clip = _clip_backbone(config.clip_norm)
   return adamw.make(
-    plain,
-    axes=axes,
-    steps=schedule.steps,
-    rules=rules,
-    schedule=schedule,
-    clip=_clip_backbone(config.clip_norm),
+    plain, axes=axes, steps=schedule.steps, rules=rules, schedule=schedule, clip=clip
   )
 
 

@@ -105,11 +105,13 @@ def first(action: Callable[[], object]) -> None:
     Exception: what `action` raises, in process 0.
     errors.RunError, outages.StorageAway: in the others, with the same message.
   """
+  here = jax.process_index() == 0
   if jax.process_count() == 1:
-    action()
+    if here:
+      action()
     return
   error, message = None, b""
-  if jax.process_index() == 0:
+  if here:
     try:
       action()
     except Exception as caught:

@@ -14,15 +14,18 @@ import os
 import re
 from typing import Any
 
+from etils import epy
 import numpy as np
-import tensorstore as ts
 
 from totojax.storage import outages
 from totojax.storage.outages import brief as brief
 
+with epy.lazy_imports():  # a report of a local run needs none of it
+  import tensorstore as ts
+
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
-_RETRIES = {"max_retries": 3, "initial_delay": "250ms", "max_delay": "1s"}
+_RETRIES = {"max_retries": 2, "initial_delay": "250ms", "max_delay": "1s"}
 # What is done to a file -> what is said where it fails, and the right it takes.
 _FAILURES = {
   "read": "cannot be read: {cause}",
@@ -42,7 +45,7 @@ _ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) acces
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 

@@ -90,7 +90,7 @@ def answer(name: str, ask: Callable[[], _Future], *, limit_s: float | None = Non
       except TimeoutError:
         if future.done():  # it is the request's own
           raise
-        patience.remind("no answer yet")
+        patience.remind(patience.why)
 
   return _repeated(name, wait, limit_s)
 
@@ -125,6 +125,7 @@ class Patience:
     self._name, self._limit_s = name, limit_s
     self._bucket = "/".join(name.split("/")[:3])
     self._begin_s, self._pause_s = time.monotonic(), _PAUSES_S[0]
+    self.why = "no answer yet"
 
   def until_line_s(self) -> float:
     """Seconds until `remind` may have something to say."""
@@ -153,7 +154,8 @@ class Patience:
         " stays: run the same command again once storage answers"
         " (--storage_timeout_s says how long a run waits)"
       ) from error
-    self.remind(brief(error))
+    self.why = brief(error)
+    self.remind(self.why)
     # Not all hosts of a pod at the same moment.
     time.sleep(min(self._pause_s * random.uniform(0.5, 1.0), left_s))
     self._pause_s = min(2 * self._pause_s, _PAUSES_S[1])

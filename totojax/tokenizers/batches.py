@@ -4,8 +4,6 @@ Every device runs the same program on the same number of rows, however many
 devices and rows there are, so that a row's result depends on itself alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 from typing import Any

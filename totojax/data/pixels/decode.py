@@ -7,8 +7,6 @@ to the last wanted one and keeps the wanted ones alone, resized, as it finds
 them: memory does not grow with the video's length. Pixels are taken as square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import contextlib
 import dataclasses

@@ -5,8 +5,6 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -72,9 +70,8 @@ def _check_there(item: items.Item) -> None:
     return
   except OSError as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now ({error.strerror});"
-      " is the storage still there? Run the same command again once it is:"
-      " it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({error.strerror}); is the storage still"
+      " there? Run the same command again once it is: it goes on where it stopped"
     ) from error
 
 

@@ -13,8 +13,6 @@ pixels, which gives anti-aliasing for the price of one sample a pixel.
 Shapes: N frames, H height, W width (H = W = size_px).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 

@@ -10,8 +10,6 @@ Pixels stay in 0 to 255: a tokenizer wants no normalised ones.
 Shapes: B rows, H and W of an image, S pixels of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -126,9 +124,8 @@ def records(listing: items_lib.Listing, name: str) -> labelled.Records:
   without = [item.id for item in listing.items if item.label < 0]
   if without:
     raise ValueError(
-      f"{len(without)} of {len(listing.items)} images of {name} have no"
-      f" class, the first of them {without[0]!r}; move them into class"
-      " folders"
+      f"{len(without)} of {len(listing.items)} images of {name} have no class, the first of them"
+      f" {without[0]!r}; move them into class folders"
     )
   return labelled.Records(
     store=None,

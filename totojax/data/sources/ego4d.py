@@ -9,8 +9,6 @@ Without ego4d.json, and without a file of ids, all videos of the folder are
 taken. There are no classes, and no splits but those that files of ids make.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items, spans

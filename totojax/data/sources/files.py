@@ -1,7 +1,5 @@
 """Files of a source on disk: folders at any depth, and text that lists them."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 import csv
 import json

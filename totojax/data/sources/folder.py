@@ -9,8 +9,6 @@ Layouts
 Ids are paths below the root, so that those of two splits differ.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items

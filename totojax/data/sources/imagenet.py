@@ -12,8 +12,6 @@ Labels count the sorted wnids from 0. The development kit's own numbers are in
 another order; they are never used as labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 import glob

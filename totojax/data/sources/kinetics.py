@@ -10,8 +10,6 @@ the folders are the classes. "val", "validate" and "validation" are one split.
 Ids are YouTube's, so that the sets can be compared with each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import os
 import re

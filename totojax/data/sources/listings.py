@@ -1,7 +1,5 @@
 """The items of any source, as the section `source` of a config names it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 

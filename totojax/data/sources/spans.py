@@ -4,8 +4,6 @@ What Ego4D and HowTo100M have in common: a folder of <id>.<ending>, a list of
 ids that may be longer than what was downloaded, and perhaps stretches of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import csv
 import dataclasses

@@ -12,8 +12,6 @@ Nothing is unpacked: items are places in the archives, read from the headers. A
 tar that ends early gives its whole members, and a row in `missing`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import json

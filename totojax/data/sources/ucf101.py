@@ -9,8 +9,6 @@ Layout, lists in <root> or <root>/ucfTrainTestlist
 Labels count the classes of classInd.txt from 0; the lists count from 1.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items

@@ -5,8 +5,6 @@ manifest names a shard only once the shard is whole, and is replaced as a whole,
 so whatever it says is true at any moment of a job.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -205,9 +203,8 @@ def load(path: objects.Path) -> Manifest | None:
     return _parse(json.loads(value))
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} is damaged or no manifest"
-      f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
-      " data set again"
+      f"{objects.text(path)}/{FILE} is damaged or no manifest ({len(value)} bytes): {error}."
+      " Restore it from a copy, or make the data set again"
     ) from error
 
 

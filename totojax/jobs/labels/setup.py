@@ -266,7 +266,7 @@ def training(
 def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
   optim, axes = setup.config.optim, task.axes().params
   rules = layered.rules(
-    optim, axes=axes, depth=setup.model.config.depth, of_backbone=setup.backbone.rules
+    optim, axes=axes, depth=setup.model.config.depth, backbone_rules=setup.backbone.rules
   )
   tx = layered.make(
     optim, axes=axes, rules=rules, schedule=setup.schedule, batch_rows=setup.config.train.batch_rows

@@ -12,6 +12,7 @@ Shapes: M records, L layers, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 import time
 from typing import Any
 
@@ -33,7 +34,7 @@ from totojax.trained import backbone
 
 def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
   """Trains and scores every head; False when interrupted."""
-  setup = probe_setup.prepare(config)
+  setup = _placed(probe_setup.prepare(config), workdir)
   plan, facts = probe_plan.plan(setup), _facts(setup)
   directory.begin(workdir, config, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
@@ -52,7 +53,29 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], 
     heads = [tables.read(unit.source, unit.layers, workdir / unit.name) for unit in plan.units]
     depths = {name: max(one.layers[-1], 1) for name, one in setup.encoders.items()}
     tables.write(setup, tables.joined(heads), workdir, depths=depths)
+    kept.remove(workdir)
   return True
+
+
+def _placed(setup: probe_setup.Setup, workdir: epath.Path) -> probe_setup.Setup:
+  """The setup, without kept features where a disk has no room for them.
+
+  Raises:
+    ValueError: it has none, and `cache` is "on".
+  """
+  if not setup.cached:
+    return setup
+  folder = kept.place(workdir)
+  rows = len(setup.sets.all_train.records) + len(setup.sets.validation.records)
+  sources = [name for name in setup.config.backbones if name in probe_setup.MODELS]
+  needed = sum(4 * rows * len(setup.layers) * setup.width(name) for name in sources)
+  if needed <= (room := kept.room_bytes(folder)):
+    return setup
+  words = f"features take {needed / 1e9:.3g} GB and {folder} has room for {room / 1e9:.3g}"
+  if setup.config.cache == "on":
+    raise ValueError(f'{words}; make room there, or set cache "auto"')
+  console.say(f"{words}: they are not kept")
+  return dataclasses.replace(setup, cached=False)
 
 
 def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
@@ -130,12 +153,7 @@ def _features(
   interrupted: Callable[[int], bool],
 ) -> dict[str, np.ndarray] | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
-  if str(workdir).startswith(("gs://", "s3://")):
-    raise ValueError(
-      f"{workdir} is no local folder, where features are kept; set cache"
-      ' "off", or use a local --workdir'
-    )
-  folder = workdir / "features"
+  folder = kept.place(workdir)
   folder.mkdir(parents=True, exist_ok=True)
   layers, seed = setup.layers, setup.config.seed
   out, pooled = {}, None
