@@ -34,7 +34,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where the run lives: a folder or gs://. Default: runs/NAME for configs/NAME.py."
+  "workdir",
+  None,
+  "Where the run lives: a folder or gs://, and s3:// where it makes data alone."
+  " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -132,13 +135,13 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     _quieten_orbax()
+  job = jobs.JOBS.get(_CONFIG.value.get("run"))
   try:
-    storage.check_run(_WORKDIR.value or "")
+    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
-  job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
