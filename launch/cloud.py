@@ -43,6 +43,7 @@ _MEANINGS = (
   ("quota", r"quota|\blimit: *[0-9]|IN_USE_ADDRESSES"),
   ("absent", r"NOT_FOUND|was not found|not found: 404"),
   ("exists", r"ALREADY_EXISTS"),
+  ("busy", r"FAILED_PRECONDITION"),
   (
     "refused",
     r"PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|billing|does not have permission"

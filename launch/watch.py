@@ -184,16 +184,19 @@ class Run:
           refusals = self.refused(str(failure), refusals)
 
   def refused(self, why: str, refusals: int) -> int:
-    """Google makes no TPU: waits, where that may help; one refusal more.
+    """Google makes or deletes no TPU: waits, where that may help; one refusal more.
 
-    Capacity comes back. A quota that sufficed before is used up by the TPU that
-    was just lost, for a while; any other one a person must raise.
+    What is changing is not deleted yet. Capacity comes back. A quota that
+    sufficed before is used up by the TPU that was just lost, for a while; any
+    other one a person must raise.
     """
     kind = meaning(why)
     never = not self.had or re.search(r"\blimit: *0\b", why, re.IGNORECASE)
     if kind in ("refused", "absent") or (kind == "quota" and never):
       raise GiveUp(f"Google makes no TPU: {why}; docs/tpu.md says what a project needs")
-    if kind == "capacity":
+    if kind == "busy" and refusals < PATIENT:
+      self.pause()
+    elif kind == "capacity":
       polls = min(2**refusals, LONGEST)
       say(f"no TPU yet: {why}; asked again in {polls * self.poll_s:g} s")
       self.pause(polls)
@@ -272,6 +275,7 @@ class Run:
       self.pause()
       answers = self.tell(state, "look", supposed="0")
       words = set(answers.words.values())
+      seen = None
       try:
         seen = self.bucket.listing("done.json")
         self.tries.see(seen)
@@ -288,7 +292,8 @@ class Run:
         alone += 1  # the others will notice, or may be heard soon
         whole = not answers.missing and "running" not in words
         if whole or alone >= ALONE or self.lost():
-          return self.judge(answers, state)
+          done = self.finished() if seen is None else "done.json" in seen
+          return "" if done else self.judge(answers, state)
       else:
         if why := self.lost():
           return why
@@ -297,13 +302,11 @@ class Run:
           return f"{answers} in {silent} looks"
 
   def judge(self, answers: Answers, state: State) -> str:
-    """What a run that has ended was: '' finished, else why it goes on.
+    """Why a run that has ended too early goes on.
 
     Raises:
       GiveUp: it was stopped, or has failed by itself without any progress.
     """
-    if self.finished():
-      return ""
     words = set(answers.words.values())
     if "stopped" in words:
       raise GiveUp("the run was stopped (tpu_vm.sh stop); the same command goes on")

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# On a worker: cloud.py calls this by ssh. Each call answers with one line,
-# "totojax HOST WORD": without it, nobody has heard the worker.
+# On a worker: installs, starts, looks after and stops a run; called by ssh.
+#
+# Each call answers with one line, "totojax HOST WORD": without it, nobody has
+# heard the worker.
 #
 #   install             what the archive in totojax.new holds becomes totojax/
 #   start WORKDIR FLAG  starts the run, detached: a lost connection is no end

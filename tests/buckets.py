@@ -148,9 +148,7 @@ def bucket(gcs_proxy, monkeypatch):
   environment = {
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
-    # Of Google's own libraries, which a run is free to meet.
-    "STORAGE_EMULATOR_HOST": gcs_proxy.url,
-    "NO_GCE_CHECK": "true",
+    "STORAGE_EMULATOR_HOST": gcs_proxy.url,  # for Google's own programs
   }
   yield from _place("gs", gcs_proxy, environment, monkeypatch)
 
@@ -176,7 +174,7 @@ def _place(scheme, proxy, environment, monkeypatch):
     monkeypatch.delenv(name)  # the user's own
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  yield Place(f"{scheme}://{BUCKET}/{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
+  yield Place(f"{scheme}://{BUCKET}/test-{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Google:
     commands: (worker, command) of each ssh.
     plays: what the run does at each start, in bash; the last one repeats. "done"
       writes done.json.
-    refusals: (word, answer) for the next request whose line contains the word.
+    refusals: (pattern, answer) for the next request whose line it is found in.
     totojax: whether the workers' Python is a real one; `real`: their gcloud.
   """
 
@@ -92,7 +92,8 @@ class Google:
     self.queue, self.nodes = None, {}
     self.plans = collections.defaultdict(list)
     self.calls, self.starts = collections.Counter(), collections.Counter()
-    self.commands, self.plays, self.refusals = [], ["done"], []
+    self.commands, self.refusals = [], []
+    self.plays = ["totojax" if totojax else "done"]
     self.lock, self.thaw = threading.RLock(), threading.Event()
     for folder in ("bin", "tools", "home", "config"):
       (root / folder).mkdir()
@@ -206,8 +207,8 @@ class Google:
 
   def answer(self, method, path, query, body):
     """(status, JSON) of a request to the API."""
-    for i, (word, reply) in enumerate(self.refusals):
-      if word in f"{method} {path}":
+    for i, (pattern, reply) in enumerate(self.refusals):
+      if re.search(pattern, f"{method} {path}"):
         del self.refusals[i]
         return reply
     if path.startswith("/compute/"):

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 
+from etils import epath
 import pytest
 import runs
 import stores
 
-from totojax.rundir import directory
+import totojax
+from totojax import storage
 from totojax.storage import objects
 
 
@@ -39,7 +41,7 @@ def test_a_work_directory_that_no_client_reaches(workdir):
   assert said.startswith(f"totojax: {workdir} can be no run directory")
   assert "s3:// is for data alone" in said and seconds < 10
   with pytest.raises(ValueError, match=f"^{workdir} can be no run directory"):
-    directory.read_config(workdir)  # nor could a run be read there
+    totojax.load(workdir)  # nor could a run be read there
 
 
 BLOCKED = """
@@ -70,7 +72,13 @@ def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
   words, there = [sys.executable, "-c"], path(tmp_path)
+<<<<<<< HEAD
+  ours = TENSORFLOW.format(
+    url=bucket / "a", ours="import totojax.storage as s; s.check_run('gs://b')"
+  )
+=======
   ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax.storage import paths")
+>>>>>>> main
   assert child([*words, ours], PYTHONPATH=there)[0].splitlines()[-1] == "1 ['a']"
   # Negative control: what etils would do.
   alone = TENSORFLOW.format(url=bucket / "a", ours="")
@@ -78,16 +86,19 @@ def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_needs_no_other_client(bucket, tmp_path):
+def test_a_run_in_a_bucket_is_the_local_run_and_needs_no_other_client(bucket, tmp_path):
   others = set("gcsfs fsspec s3fs boto3 botocore google.cloud google.auth".split())
   (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=others))
-  sets = (("train", 400, 1), ("val", 80, 2))
-  pair = tuple(
-    stores.write(bucket / name, records=records, seed=seed, prefix=name)
-    for name, records, seed in sets
-  )
-  child(runs.smoke(pair, bucket / "run"), PYTHONPATH=path(tmp_path))
-  assert {"run/done.json", "run/checkpoints/20/commit_success.txt"} <= set(bucket.objects())
+  for folder, there in ((str(tmp_path), path()), (bucket.url, path(tmp_path))):
+    pair = (
+      stores.write(f"{folder}/train", records=400, seed=1, prefix="train"),
+      stores.write(f"{folder}/val", records=80, seed=2, prefix="val"),
+    )
+    child(runs.smoke(pair, f"{folder}/run"), PYTHONPATH=there)
+  storage.check_run(bucket.url)  # for the paths below
+  assert (epath.Path(bucket.url) / "run/done.json").exists()
+  assert runs.metrics(bucket / "run") == runs.metrics(tmp_path / "run")
+  runs.assert_same(runs.checkpoint(bucket / "run", 20), runs.checkpoint(tmp_path / "run", 20))
   # Negative control: what is blocked is what etils would take.
   alone = [sys.executable, "-c", TENSORFLOW.format(url=bucket / "a", ours="")]
   assert "fsspec should be installed" in child(alone, PYTHONPATH=path(tmp_path), code=1)[0]
@@ -96,6 +107,7 @@ def test_a_run_in_a_bucket_needs_no_other_client(bucket, tmp_path):
 TENSORSTORE = """
 import sys
 import tensorstore as ts
+from totojax import storage
 from totojax.storage import objects
 once = ts.Context({"gcs_request_retries": {"max_retries": 1}})
 kvstore = ts.KvStore.open(objects.kvstore_spec(sys.argv[1]), context=once).result()

@@ -106,7 +106,7 @@ def test_a_login_that_was_withdrawn():
   error = ValueError(
     "Bad Request [http_response_code='400'] [http_response_body='{\"error\": \"invalid_grant\"}']"
   )
-  assert "login has expired" in objects.refusal("gs://bucket/run", "read", error)
+  assert "login has expired" in str(objects.refusal("gs://bucket/run", "read", error))
 
 
 def test_a_bucket_that_does_not_exist(bucket):

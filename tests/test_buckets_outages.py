@@ -67,8 +67,8 @@ def test_faults_that_pass_change_no_result(bucket, capfd):
 @pytest.mark.parametrize(
   "status, words",
   [
-    (403, "is not allowed to this account .*Storage Object User on gs://bucket"),
-    (404, "cannot be written: there is no bucket gs://bucket; make it"),
+    (403, "may not be written by this account .*gs://bucket .*--role=roles/storage.objectUser"),
+    (404, "is in no bucket: there is no gs://bucket; mend the path"),
     (400, "cannot be written: injected 400$"),
   ],
 )
@@ -76,7 +76,7 @@ def test_refusals_are_told_at_once(bucket, status, words):
   with bucket.proxy.rule("POST .*/a", status=status) as rule:
     with pytest.raises(objects.StoreError, match=f"^{bucket / 'a'} {words}") as caught:
       objects.write(bucket / "a", b"")
-  assert rule.hits == 1 and "\n" not in str(caught.value) and len(str(caught.value)) < 200
+  assert rule.hits == 1 and "\n" not in str(caught.value) and len(str(caught.value)) < 300
   assert not outages.is_away(caught.value)
 
 
@@ -118,7 +118,8 @@ def test_a_line_says_what_is_waited_for(bucket, monkeypatch, capfd):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
       assert list(pool.map(objects.read, [bucket / f"a{i}" for i in range(4)])) == [None] * 4
   first, last = [line for line in capfd.readouterr().err.splitlines() if "totojax:" in line]
-  assert re.fullmatch(rf"totojax: waiting for {bucket.url}/a\d: injected 503 \([01] s\)", first)
+  why = "(injected 503|no answer yet)"  # it depends on who is faster
+  assert re.fullmatch(rf"totojax: waiting for {bucket.url}/a\d: {why} \(\d s\)", first)
   assert re.fullmatch(r"totojax: gs://bucket answers again, after [123] s", last)
 
 
@@ -130,7 +131,7 @@ def test_a_silent_server_is_waited_for_aloud(bucket, monkeypatch, capfd):
   assert f"waiting for {bucket / 'a'}: no answer yet (0 s)" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("limit_s", [0.0, 1.5])
+@pytest.mark.parametrize("limit_s", [0.0, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_patience_ends(bucket, limit_s):
   outages.set_patience(limit_s)
   begin = time.monotonic()

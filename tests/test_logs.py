@@ -5,9 +5,10 @@ import math
 
 from etils import epath
 import jax
+import numpy as np
 import pytest
 
-from totojax.rundir import directory, files, lock, metrics
+from totojax.rundir import directory, files, hosts, lock, metrics
 
 CONFIG = {
   "run": "pretrain",
@@ -172,6 +173,9 @@ def test_what_json_has_no_number_for_is_null(workdir):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  # Process 0 says that all went well.
+  monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", np.zeros_like)
   workdir = epath.Path(tmp_path)
   directory.begin(workdir, CONFIG)
   log = metrics.MetricsLog(workdir, restored_step=0)

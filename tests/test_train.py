@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 import struct
+import time
 import weakref
 
 from etils import epath
@@ -275,6 +277,27 @@ def shown(workdir, tag, *, purge=True):
         (event.step, value.simple_value) for value in event.summary.value if value.tag == tag
       ]
   return points
+
+
+def test_an_error_comes_after_the_save_that_had_begun(tmp_path, monkeypatch):
+  """At the end of Python its threads could not go on, and would be waited for."""
+  saved, finish = [], checkpoint.Checkpoints._finish
+
+  def slow(self, step):
+    time.sleep(0.5)
+    finish(self, step)
+    saved.append(step)
+
+  def batches(start):
+    yield from itertools.islice(whole(start), 5)
+    raise ValueError("no more")
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "_finish", slow)
+  run = make(evals=False, checkpoint_steps=4)
+  whole = run.batches
+  with pytest.raises(ValueError, match="no more"):
+    fit(dataclasses.replace(run, batches=batches), tmp_path)
+  assert saved == [4]
 
 
 def test_tensorboard_takes_back_what_came_after_the_restored_step(tmp_path):

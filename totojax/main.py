@@ -34,7 +34,10 @@ _CONFIG = config_flags.DEFINE_config_file(
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where the run lives: a folder or gs://. Default: runs/NAME for configs/NAME.py."
+  "workdir",
+  None,
+  "Where the run lives: a folder or gs://, and s3:// where it makes data alone."
+  " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -132,13 +135,13 @@ def _main(argv: list[str]) -> None:
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     _quieten_orbax()
+  job = jobs.JOBS.get(_CONFIG.value.get("run"))
   try:
-    storage.check_run(_WORKDIR.value or "")
+    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
-  job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
@@ -194,7 +197,7 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory, errors, hosts
+  from totojax.rundir import directory, errors, hosts, lease
 
   path = config_flags.get_config_filename(flags.FLAGS["config"])
   file, _, _ = path.partition(":")
@@ -226,8 +229,9 @@ def _work(interrupted: Interrupt) -> None:
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
     line = f"totojax: {error}\n(--traceback shows where this was found)"
-    if away:  # at once: requests that still wait would hold this process
-      hosts.leave(line, errors.RESTART)
+    # At once: a save that still waits, or may not go on, would hold this process.
+    if away or isinstance(error, lease.Lost):
+      hosts.leave(line, errors.RESTART if away else 1)
     sys.exit(line)
 
 

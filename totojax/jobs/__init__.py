@@ -34,6 +34,8 @@ class Job:
     shared: whether several processes do it together; else each would do it all.
     kept: whether it leaves a run directory; a plan, say, changes nothing and is
       made as often as one likes.
+    data: whether it leaves data alone, which may be on s3://; what else a run
+      leaves are checkpoints, say, which may not.
     checks: module that has `check` and `is_done` of the job's run directory, in
       place of those of `rundir.directory`.
     environment: variables that must be set before jax starts.
@@ -42,6 +44,7 @@ class Job:
   run: str
   shared: bool = False
   kept: bool = True
+  data: bool = False
   checks: str = "totojax.rundir.directory"
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -54,12 +57,12 @@ class Job:
 
 
 JOBS: Mapping[str, Job] = {
-  "render": Job("pixels:render"),
-  "decode": Job("pixels:decode"),
-  "photos": Job("pixels:photos"),
+  "render": Job("pixels:render", data=True),
+  "decode": Job("pixels:decode", data=True),
+  "photos": Job("pixels:photos", data=True),
   "tokenizer": Job("tokenizer:run", shared=True),
-  "shards": Job("shards:run"),
-  "tokenize": Job("tokenize.job:run", shared=True),
+  "shards": Job("shards:run", data=True),
+  "tokenize": Job("tokenize.job:run", shared=True, data=True),
   "plan": Job("plan.job:run", kept=False),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),

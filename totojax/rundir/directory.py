@@ -15,7 +15,6 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax import storage
 from totojax.config import roots, schema
 from totojax.rundir import files, hosts, lock, provenance
 
@@ -90,9 +89,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such run.
     files.Damaged: config.json is damaged.
-    ValueError: no run can be there.
   """
-  storage.check_run(workdir)
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not files.exists(path):

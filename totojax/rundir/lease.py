@@ -7,8 +7,9 @@ want it one gets it. Its holder renews it every half a minute, in a thread.
 Whoever finds it held looks whether the holder lives. On the same host that is
 known at once. Of another host, such as one that was preempted, only time tells:
 a lease that is renewed while it is watched is of a live process, and one that
-was not renewed for five minutes is free. The clocks of two hosts are never
-compared: time is that of the watching process, and of the server.
+was not renewed for five minutes, nor while it was watched, is free. The clocks
+of two hosts are never compared: time is that of the watching process, and of
+the server.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ class Lease:
       objects.StoreError, outages.StorageAway: the store refuses or is away.
     """
     watched, free_s = None, 0.0
+    poll_s = min(_POLL_S, self._renew_s / 4)
     while True:
       found = self._read()
       alive = found.holder.alive() if found.holder else None
@@ -190,13 +192,14 @@ class Lease:
           " --workdir"
         )
       if watched is None:
-        left_s = self._stale_s - self._age_s(found)
+        # After an outage of all storage the living have not renewed theirs yet.
+        left_s = max(self._stale_s - self._age_s(found), self._renew_s + poll_s)
         watched, free_s = found, _now() + left_s
         self._say(
           f"{self._folder} is held by {found}; waiting for a sign of life of it, at most"
-          f" {console.duration(max(left_s, 0.0))}"
+          f" {console.duration(left_s)}"
         )
-      time.sleep(max(min(_POLL_S, self._renew_s / 4, free_s - _now()), 0.0))
+      time.sleep(max(min(poll_s, free_s - _now()), 0.0))
     self._thread.start()
 
   def check(self) -> None:

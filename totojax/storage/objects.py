@@ -14,11 +14,14 @@ import os
 import re
 from typing import Any
 
+from etils import epy
 import numpy as np
-import tensorstore as ts
 
 from totojax.storage import outages
 from totojax.storage.outages import brief as brief
+
+with epy.lazy_imports():  # a report of a local run needs none of it
+  import tensorstore as ts
 
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records

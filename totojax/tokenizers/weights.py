@@ -207,9 +207,8 @@ def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
   if set(size) != names:
     raise ValueError(
-      f"the config in {path} has keys {sorted(size)}; a"
-      f" {kind.__name__} has {sorted(names)}: the file is of another version,"
-      " train or convert it again"
+      f"the config in {path} has keys {sorted(size)}; a {kind.__name__} has {sorted(names)}: the"
+      " file is of another version, train or convert it again"
     )
   values: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value for name, value in size.items()

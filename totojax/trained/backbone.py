@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly, checkpoint, sequence, sharding
+from totojax import assembly, checkpoint, sequence, sharding, storage
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -72,6 +72,7 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     raise ConfigError(
       'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
     )
+  storage.check_run(model_run)
   path = epath.Path(model_run)
   values = directory.read_config(path)
   if values.get("run") != "pretrain":

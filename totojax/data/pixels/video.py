@@ -70,9 +70,8 @@ class ClipSpec(pixels.ClipSpec):
     starts = frames - self.span_frames + 1
     if starts < 1:
       raise decode.Undecodable(
-        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a"
-        f" second; {self.frames} frames with a stride of {self.stride_frames}"
-        f" span {self.span_frames}"
+        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a second; {self.frames}"
+        f" frames with a stride of {self.stride_frames} span {self.span_frames}"
       )
     stretches = 1
     if self.sampling == "duration":

@@ -203,9 +203,8 @@ def load(path: objects.Path) -> Manifest | None:
     return _parse(json.loads(value))
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} is damaged or no manifest"
-      f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
-      " data set again"
+      f"{objects.text(path)}/{FILE} is damaged or no manifest ({len(value)} bytes): {error}."
+      " Restore it from a copy, or make the data set again"
     ) from error
 
 
