@@ -38,7 +38,7 @@ def run(config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interru
   if config.weights != "train":
     mark = weights.load(config.weights).fingerprint
     directory.begin(workdir, config, tokenizer=mark)
-    weights.resolve(config.weights).copy(file, overwrite=True)
+    files.write_bytes(file, weights.resolve(config.weights).read_bytes())
     return True
   how, size = config.train, config.dvae
   run_ = training(config)
