@@ -91,8 +91,6 @@ CHILD = """
 import json, sys
 from totojax.storage import paths
 from etils import epath
-from totojax.storage import objects
-objects.kvstore_spec("s3://a")  # loads TensorStore, which is no other client
 print(json.dumps([type(epath.Path("gs://a")).__name__, sorted(sys.modules)]))
 """
 

@@ -17,7 +17,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib
 from totojax.data.stream import mixture, rows
-from totojax.rundir import console, directory
+from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
 from totojax.tokenizers import dvae, stats, weights
 
