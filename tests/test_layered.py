@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax.optim import adamw, layered, mup
+from totojax.optim import adamw, lars, layered, mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "mae_schedules.json"
 AXES = {
@@ -66,7 +66,7 @@ def tree(seed):
 
 
 def make(c, *, steps=100, warmup_steps=0.0, rows=1, backbone_rules=None):
-  schedule = layered.Schedule(steps, warmup_steps, c.end_lr_frac)
+  schedule = lars.Schedule(steps, warmup_steps, c.end_lr_frac)
   rules = layered.rules(c, axes=AXES, depth=DEPTH, backbone_rules=backbone_rules)
   tx = layered.make(c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows)
   return tx, schedule

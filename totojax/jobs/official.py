@@ -6,12 +6,12 @@ had to be downloaded is in `downloads` beside it, and may be deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import hashlib
 import pathlib
 
 from etils import epath
 
+from totojax import jobs
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
 from totojax.rundir import directory, files, lock
@@ -21,16 +21,16 @@ from totojax.tokenizers.released import download, official
 def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
   """Raises ConfigError unless there is one of each list for every file."""
   for name in ("files", "urls", "sha256"):
-    given = getattr(settings, name)
-    if given and len(given) != len(kind.files):
+    entries = getattr(settings, name)
+    if entries and len(entries) != len(kind.files):
       raise ConfigError(
-        f"official.{name} has {len(given)} entries; {kind.name} is made of"
+        f"official.{name} has {len(entries)} entries; {kind.name} is made of"
         f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
         " each, or none"
       )
 
 
-def run(config: tokens.Official, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
+def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Downloads what is not given, and converts it; False when interrupted."""
   settings = config.official
   kind = official.find(settings.kind)

@@ -53,32 +53,28 @@ def task(config: Pretrain, backend: str = "") -> Task:
   Raises:
     ConfigError: the tokenizer does not fit, or is missing, or too many.
   """
-  chosen, spec = config.patches, config.sequence
-  size = chosen.size
-  path = config.data.encode_with
-  if chosen.targets == bool(path):
-    wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
+  spec, size, path = config.sequence, config.patches.size, config.data.encode_with
+  from_pixels = config.patches.targets
+  if from_pixels == bool(path):
+    form = '""' if from_pixels else "a tokenizer file, or 'shipped'"
     raise ConfigError(
       f"config key data.encode_with is {path!r}; with patches.targets ="
-      f" {chosen.targets} it must be {wanted}"
+      f" {from_pixels} it must be {form}"
     )
   model = assembly.model(config, backend)
   assert isinstance(model, patched.PatchTrunk)
   inner = task_lib.Patches(model, size, assembly.parametrisation(config))
-  if chosen.targets:
+  if from_pixels:
     return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
   tokenizer = weights.load(path)
   _check(tokenizer, spec, size.side_px)
   times = size.side_px // tokenizer.factor
 
-  def codes_of(params, frames_BSS3):
-    return tokenizer.codes_of(params, smaller(frames_BSS3, times))
-
   trained = encode.EncodeFrames(
     inner,
     spec=spec,
     factor=size.side_px,
-    codes_of=codes_of,
+    codes_of=lambda params, frames_BSS3: tokenizer.codes_of(params, smaller(frames_BSS3, times)),
     params=tokenizer.params,
     keep_frames=True,
   )
@@ -122,8 +118,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   """
   goal = task(config)
   spec, side = goal.inner.spec, goal.inner.config.side_px
-  layout = sharding.layout(config.mesh)
-  size = config.train
+  layout, size = sharding.layout(config.mesh), config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
   training = pretrain.open_sources(config, spec, pixels=True)
   held_out = pretrain.open_validation(config, spec, pixels=True)

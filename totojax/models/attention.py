@@ -89,7 +89,11 @@ def attend(
   if scale is None:
     scale = float(q_BTHK.shape[-1] ** -0.5)
   tokens = q_BTHK.shape[1]
-  check_prefix(prefix_tokens)
+  if prefix_tokens < ALL:
+    raise ValueError(
+      f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention, {ALL} for full"
+      " attention, or a number of tokens"
+    )
   prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
   if prefix == 1:  # which every query sees already
     prefix = 0
@@ -134,15 +138,6 @@ def attend(
       raise ValueError(
         f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
       )
-
-
-def check_prefix(prefix_tokens: int) -> None:
-  """Raises ValueError unless the number is one that `attend` takes."""
-  if prefix_tokens < ALL:
-    raise ValueError(
-      f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
-      f" {ALL} for full attention, or a number of tokens"
-    )
 
 
 def attend_to_cache(

@@ -8,7 +8,6 @@ learns at decay^(L + 1 - n) of the rate. A tied embedding counts as embedding.
 """
 
 from collections.abc import Callable
-import dataclasses
 from typing import Any
 
 import jax
@@ -66,34 +65,10 @@ def _along(axis: str, spec: PartitionSpec, values: Any) -> Any:
   return np.asarray(values, np.float32).reshape(shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """When the rate is what; `steps` updates, the first of them at the start."""
-
-  steps: int
-  warmup_steps: float
-  end_lr_frac: float
-
-  def __call__(self, update: jax.Array) -> jax.Array:
-    """Rate of update 1, 2, ... over the peak, as MAE has it."""
-    return lars.mae_rate(
-      update, warmup_steps=self.warmup_steps, end_lr_frac=self.end_lr_frac, steps=self.steps
-    )
-
-
 def make(
-  config: LayeredConfig, *, axes: Any, rules: Any, schedule: Schedule, batch_rows: int
+  config: LayeredConfig, *, axes: Any, rules: Any, schedule: lars.Schedule, batch_rows: int
 ) -> optax.GradientTransformationExtraArgs:
-  """The optimiser; `peak_lr` and `weight_decay` live in its state.
-
-  Raises:
-    ValueError: a warm-up that is not shorter than the run.
-  """
-  if schedule.warmup_steps >= schedule.steps:
-    raise ValueError(
-      f"optim.warmup_epochs are {schedule.warmup_steps:g} updates, not below"
-      f" the run's {schedule.steps}; shorten the warm-up or train longer"
-    )
+  """The optimiser; `peak_lr` and `weight_decay` live in its state."""
   names = ("end_lr_frac", "b1", "b2", "eps", "weight_decay", "clip_norm", "mu_dtype")
   plain = adamw.AdamWConfig(
     lr=config.peak_lr(batch_rows), warmup_steps=0, **{name: getattr(config, name) for name in names}
@@ -117,6 +92,6 @@ def _clip_backbone(norm: float) -> optax.GradientTransformation:
   return optax.stateless(update)
 
 
-def learning_rate(schedule: Schedule) -> Callable[[Any, jax.Array], jax.Array]:
+def learning_rate(schedule: lars.Schedule) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the rate of the last layer, for the log."""
   return lambda opt_state, update: opt_state.hyperparams["peak_lr"] * schedule(update)

@@ -55,13 +55,8 @@ PAPER = Palette(ink="#22262a", faint="#d9d6d0", series=("#1f6f8b", "#c26a2d", "#
 _MARKS = Palette(
   ink="#010101", faint="#020202", series=("#030303", "#040404", "#050505", "#060606")
 )
-_VARIABLES = dict(
-  zip(
-    (_MARKS.ink, _MARKS.faint, *_MARKS.series),
-    ("--ink", "--line", "--s1", "--s2", "--s3", "--s4"),
-    strict=True,
-  )
-)
+_NAMES = ("--ink", "--line", "--s1", "--s2", "--s3", "--s4")
+_VARIABLES = dict(zip((_MARKS.ink, _MARKS.faint, *_MARKS.series), _NAMES, strict=True))
 WIDE, NARROW = (7.6, 3.1), (3.75, 2.9)  # inches; on a page, the proportions
 HALF = (3.75, 2.7)
 
@@ -88,9 +83,7 @@ def figure(draw: Draw, caption: str, *, name: str, label: str, half: bool = Fals
 
 def write(path: epath.PathLike, draw: Draw) -> None:
   """Writes a drawing as a PNG."""
-  buffer = io.BytesIO()
-  _render(draw, WIDE, PAPER, salt="").savefig(buffer, format="png", dpi=DPI)
-  files.write_bytes(path, buffer.getvalue())
+  files.write_bytes(path, _saved(draw, WIDE, PAPER, salt="", format="png", dpi=DPI))
 
 
 def position_figure(workdir: epath.Path) -> None:
@@ -242,9 +235,11 @@ def short_ticks() -> ticker.Formatter:
   return ticker.FuncFormatter(lambda value, _: console.short(value))
 
 
-def _style(palette: Palette, salt: str) -> dict[RcKeyType, Any]:
-  """Settings of Matplotlib that a figure is drawn, and saved, with."""
-  return {
+def _saved(
+  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str, **options: Any
+) -> bytes:
+  """A file of a drawing; `options` are those of `Figure.savefig`."""
+  style: dict[RcKeyType, Any] = {
     "font.size": 9.0,
     "legend.frameon": False,
     "legend.labelcolor": palette.ink,
@@ -252,32 +247,30 @@ def _style(palette: Palette, salt: str) -> dict[RcKeyType, Any]:
     "svg.hashsalt": f"totojax-{salt}",
     "path.simplify_threshold": 0.3,
   }
+  buffer = io.BytesIO()
+  with matplotlib.rc_context(style):  # some ticks are made only while it is saved
+    _render(draw, size, palette).savefig(buffer, **options)
+  return buffer.getvalue()
 
 
-def _render(
-  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str
-) -> mpl_figure.Figure:
-  with matplotlib.rc_context(_style(palette, salt)):
-    canvas = mpl_figure.Figure(figsize=size, layout="constrained")
-    axes = canvas.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(palette.faint)
-    axes.tick_params(colors=palette.ink, length=0, which="both")
-    axes.xaxis.label.set_color(palette.ink)
-    axes.yaxis.label.set_color(palette.ink)
-    axes.grid(axis="y", color=palette.faint, lw=0.6)
-    axes.set_axisbelow(True)
-    draw(axes, palette)
+def _render(draw: Draw, size: tuple[float, float], palette: Palette) -> mpl_figure.Figure:
+  canvas = mpl_figure.Figure(figsize=size, layout="constrained")
+  axes = canvas.add_subplot()
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set_color(palette.faint)
+  axes.tick_params(colors=palette.ink, length=0, which="both")
+  axes.xaxis.label.set_color(palette.ink)
+  axes.yaxis.label.set_color(palette.ink)
+  axes.grid(axis="y", color=palette.faint, lw=0.6)
+  axes.set_axisbelow(True)
+  draw(axes, palette)
   return canvas
 
 
 def _svg(draw: Draw, size: tuple[float, float], *, name: str, label: str) -> str:
   """SVG text that can stand in a page with others."""
-  buffer = io.StringIO()
-  canvas = _render(draw, size, _MARKS, salt=name)
-  with matplotlib.rc_context(_style(_MARKS, name)):
-    canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-  text = buffer.getvalue()
+  options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+  text = _saved(draw, size, _MARKS, salt=name, **options).decode()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
   text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure

@@ -197,9 +197,9 @@ def bootstrap(
   runs = np.unique(names_P)
   exponents = []
   for _ in range(draws):
-    chosen = rng.choice(runs, len(runs))
-    at = np.concatenate([np.flatnonzero(names_P == run) for run in chosen])
-    macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
+    sample = rng.choice(runs, len(runs))
+    points = np.concatenate([np.flatnonzero(names_P == run) for run in sample])
+    macs, loss = np.asarray(macs_P)[points], np.asarray(loss_P)[points]
     front = envelope(macs, loss, bins_per_decade=bins_per_decade)
     try:
       exponents.append(fit(macs[front], loss[front], floor=floor, force=force).b)

@@ -88,7 +88,7 @@ def checked(data: Records, path: str) -> Records:
   if len(without):
     raise ValueError(
       f"{len(without)} of {len(data.labels)} records of {data.name} ({path}) have no class, the"
-      f" first of them {data.ids[without[0]]!r}; make the store without them"
+      f" first of them {data.ids[without[0]]!r}; leave them out, or give each a class"
     )
   classes = {}
   for i, label in zip(data.ids, data.labels):

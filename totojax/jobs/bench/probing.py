@@ -69,16 +69,14 @@ class _Both:
   """
 
   def __init__(self, settings: ProbeBench, pool: str, width: int):
-    config = settings.trained
-    sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config, sizes = settings.trained, dict(width=width, heads=width // 64, mlp_dim=4 * width)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
     self.model = assembly.model(config)
     depth, rows, optim = self.model.config.depth, settings.rows, settings.optim
     head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
-    head = heads.filled(head, self.model.config)
     self.heads = (depth + 1) * len(optim.settings)
     task = classify.Classify(
-      head=head,
+      head=heads.filled(head, self.model.config),
       model=self.model,
       layers=range(depth + 1),
       width=width,
@@ -104,20 +102,16 @@ class _Both:
     self._state = init(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
-    records_BR = training.random_rows(self.model.spec, rows, seed=config.seed)
-    inputs_BT, _ = sequence.split(records_BR)
+    tokens_BR = training.random_rows(self.model.spec, rows, seed=config.seed)
+    inputs_BT, _ = sequence.split(tokens_BR)
     labels_B = np.arange(rows, dtype=np.int32) % settings.classes
     self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})
 
     @layout.jit
     def forward(frozen, tokens_BT):
+      mean = lambda x_BTD, _: x_BTD.mean()
       return taps.tap_layers(
-        self.model,
-        frozen,
-        tokens_BT,
-        tap=lambda x_BTD, _: x_BTD.mean(),
-        layers=(depth,),
-        per_layer=None,
+        self.model, frozen, tokens_BT, tap=mean, layers=(depth,), per_layer=None
       )
 
     self._forward = forward

@@ -23,7 +23,7 @@ from totojax.evals import top1
 from totojax.jobs.labels import data as data_lib
 from totojax.jobs.labels import scoring
 from totojax.models import trunk
-from totojax.optim import layered
+from totojax.optim import lars, layered
 from totojax.tasks import encode
 from totojax.tasks import pretrain as pretrain_lib
 from totojax.tokenizers import api as tokenizer_api
@@ -51,9 +51,9 @@ class Setup(data_lib.Setup):
   reads: Reads
 
   @property
-  def schedule(self) -> layered.Schedule:
+  def schedule(self) -> lars.Schedule:
     optim = self.config.optim
-    return layered.Schedule(
+    return lars.Schedule(
       steps=self.steps,
       warmup_steps=self.rate_in(optim.warmup_epochs),
       end_lr_frac=optim.end_lr_frac,

@@ -136,18 +136,15 @@ def estimate_hours(
 
   Items with a stretch need no reading. Packets are read, nothing is decoded.
   """
-  chosen = items_lib.shuffled(items, seed=seed)[:probed]
   seconds = []
-  for item in chosen:
+  for item in items_lib.shuffled(items, seed=seed)[:probed]:
     if item.start_s is not None and item.end_s is not None:
       seconds.append(item.end_s - item.start_s)
-      continue
-    if item.record is not None:
-      continue
-    try:
-      seconds.append(media.duration_s(item))
-    except (decode.Undecodable, OSError):
-      seconds.append(0.0)  # will be skipped, and is so counted
+    elif item.record is None:
+      try:
+        seconds.append(media.duration_s(item))
+      except (decode.Undecodable, OSError):
+        seconds.append(0.0)  # will be skipped, and is so counted
   if not seconds:
     return None, 0
   return sum(seconds) / len(seconds) * len(items) / 3600, len(seconds)
@@ -162,10 +159,9 @@ def _row(
   tokenizer: api.Tokenizer,
   settings: Planning,
 ) -> Row:
-  grid = spec.size_px // tokenizer.factor
+  grid, every, strided = spec.size_px // tokenizer.factor, None, None
   if isinstance(spec, images.ImageSpec):
     clips = frames = count * spec.crops
-    every = strided = None
   else:
     stretches = 1.0
     if isinstance(spec, video.ClipSpec) and spec.sampling == "duration":
@@ -173,8 +169,9 @@ def _row(
       stretches = min(max(1.0, mean_s // spec.every_s), spec.most_stretches)
     clips = round(count * stretches) * spec.crops
     frames = clips * spec.frames
-    every = None if hours is None else hours * 3600 * SOURCE_FPS * grid**2
-    strided = None if every is None else every / spec.stride_frames
+    if hours is not None:
+      every = hours * 3600 * SOURCE_FPS * grid**2
+      strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
   return Row(
