@@ -168,7 +168,7 @@ def model_kind(values: Mapping[str, Any]) -> type:
   """
   name = values.get("architecture", "llama")
   if plugins.is_reference(name):
-    return plugins.load(name, "architecture", type)
+    return plugins.load(name, "architecture", type, lambda cls: hasattr(cls, "SECTION"))
   if name not in MODELS:
     *others, last = map(repr, MODELS)
     raise ConfigError(

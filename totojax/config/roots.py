@@ -92,8 +92,7 @@ def root(values: Mapping[str, Any]) -> type:
   if name == "plan":
     return _root_of_plan(values)
   if plugins.is_reference(name):
-    keys, _ = plugins.load(name, "job", tuple)
-    return keys
+    return plugins.job(name)[0]
   return find(name)
 
 

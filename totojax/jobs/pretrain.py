@@ -16,6 +16,7 @@ from totojax.data.store import shards, store
 from totojax.data.stream import heldout, mixture
 from totojax.data.stream import rows as rows_lib
 from totojax.evals import val_loss
+from totojax.tasks import api
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -118,19 +119,20 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
   """The task of the paper, or the user's on the same tokens."""
-  make = task_lib.Pretrain  # Eq. 1 and 2
-  if config.task is not None:
-    make = plugins.function(config.task, "task")
-  return make(assembly.model(config), assembly.parametrisation(config))
+  model, parametrisation = assembly.model(config), assembly.parametrisation(config)
+  if config.task is None:
+    return task_lib.Pretrain(model, parametrisation)  # Eq. 1 and 2
+  task = plugins.function(config.task, "task", task_lib.Pretrain)(model, parametrisation)
+  api.check(task, config.task)
+  return task
 
 
 def _evaluations(config: Pretrain, task: task_lib.Pretrain) -> dict[str, train.Eval]:
   """The user's evaluations, by the names of their files."""
-  evals = {}
-  for reference in config.evaluations or ():
-    make = plugins.function(reference, "evaluation")
-    evals[plugins.stem(reference)] = make(task, config)
-  return evals
+  return {
+    plugins.stem(reference): plugins.evaluation(reference, task, config)
+    for reference in config.evaluations or ()
+  }
 
 
 def _start(

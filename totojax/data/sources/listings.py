@@ -78,21 +78,9 @@ def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listi
   return {split: renumbered(listing) for split, listing in splits.items()}
 
 
-def _of_plugin(source: Source, split: str) -> items.Listing:
-  """What a user's function of (root, split) lists."""
-  list_items = plugins.function(source.name, "dataset")
-  listing = list_items(source.root, split)
-  if not isinstance(listing, items.Listing):
-    raise plugins.PluginError(
-      f"{source.name} gives a {type(listing).__name__} for {source.root!r};"
-      " make an items.Listing of it with items.listing()"
-    )
-  return listing
-
-
 def _listing(source: Source, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
-    return _of_plugin(source, split)
+    return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
   kind, root = source.kind, source.root
   if not root and source.name != "tfds":
     raise ConfigError(
