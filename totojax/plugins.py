@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import itertools
@@ -74,7 +75,7 @@ class Plugin:
     """An error for what it gives, or what calling that gives ("(state)")."""
     name = self.make.__name__
     return PluginError(
-      f"{self.reference}: {name}(){call} gives {_short(value)}{lacking};"
+      f"{self.reference}: {name}(){call} gives {short(value)}{lacking};"
       f" {name}() must give {KINDS[self.kind]} (docs/contributing.md)"
     )
 
@@ -236,7 +237,7 @@ def _place(error: BaseException, file: str) -> str:
   return f"{file}, line {lines[-1]}" if lines else file
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
   """A value and its type, for one line."""
   text = repr(value).partition("\n")[0]
   return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
@@ -266,13 +267,11 @@ def run_file(path: str) -> types.ModuleType:
     raise PluginError(f"{path} does not exist; give the path of a Python file")
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-  spec = importlib.util.spec_from_file_location(name, path)
-  if spec is None or spec.loader is None:
-    raise PluginError(f"{path} is no Python file; its name must end in .py")
-  module = importlib.util.module_from_spec(spec)
+  loader = importlib.machinery.SourceFileLoader(name, os.path.abspath(path))
+  module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
   sys.modules[name] = module  # where dataclasses and pickle look for it
   with users(path, "it cannot be imported"):
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
   return module
 
 

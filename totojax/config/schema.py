@@ -271,6 +271,23 @@ def _types(cls: type) -> dict[str, Any]:
   return typing.get_type_hints(cls)
 
 
+def kind_of(cls: Any, name: str, *, optional: bool = False) -> Any:
+  """The type of a key below a section or a mapping of names, without None.
+
+  None where there is no such key, or none that a config may lack (`optional`).
+  """
+  kind = None
+  if dataclasses.is_dataclass(cls):
+    kind = _types(cls).get(name)
+    field = cls.__dataclass_fields__.get(name)
+    if optional and not (field and field.metadata["key"].optional):
+      return None
+  elif typing.get_origin(cls) is Mapping and not optional:
+    kind = typing.get_args(cls)[1]
+  kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+  return kinds[0] if isinstance(kind, types.UnionType) and len(kinds) == 1 else kind
+
+
 def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   """`value` as its annotation says; raises ConfigError where it cannot be."""
   if isinstance(kind, type) and dataclasses.is_dataclass(kind):
