@@ -64,6 +64,8 @@ class Range:
     at_most: the greatest.
     below: a number that it must be less than.
     choices: all that are allowed; (): any.
+    some: whether a tuple must not be empty.
+    once: whether a tuple may have nothing twice.
   """
 
   at_least: float | None = None
@@ -71,9 +73,15 @@ class Range:
   at_most: float | None = None
   below: float | None = None
   choices: tuple[Any, ...] = ()
+  some: bool = False
+  once: bool = False
 
   def broken(self, value: Any) -> str | None:
-    """What `value` must be and is not, or None."""
+    """What `value`, or one of a tuple, must be and is not; None: all is well."""
+    if isinstance(value, tuple):
+      if (self.some and not value) or (self.once and len({*value}) < len(value)):
+        return "name one or more" if not self.once else "name some, each once"
+      return next(filter(None, map(self.broken, value)), None)
     if self.choices:
       allowed = value in self.choices
       # 'a', 'b' or 'c'
@@ -106,9 +114,9 @@ class Range:
     return [f"{word} {n:g}" for word, n in words.items() if n is not None]
 
   def __str__(self) -> str:
-    if self.choices:
-      return ", ".join(map(repr, self.choices))
-    return ", ".join(self.bounds)
+    words = [*map(repr, self.choices)] if self.choices else self.bounds
+    amounts = [word for word, holds in (("some", self.some), ("each once", self.once)) if holds]
+    return ", ".join([*words, *amounts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,28 +142,14 @@ class Meta:
   plugin: str = ""
 
 
-def field(
-  default: Any,
-  doc: str,
-  source: str = "",
-  *,
-  at_least: float | None = None,
-  above: float | None = None,
-  at_most: float | None = None,
-  below: float | None = None,
-  choices: tuple[Any, ...] = (),
-  unit: str = "",
-  optional: bool = False,
-  choose: Choose | None = None,
-  plugin: str = "",
-) -> Any:
-  """A key of a `section`; see `Meta` and `Range` for the arguments.
+def field(default: Any, doc: str, source: str = "", **more: Any) -> Any:
+  """A key of a `section`; `more` are attributes of `Range` and `Meta`.
 
   `default` may be a mapping, of which every instance gets the same, or an
   instance of another section.
   """
-  allowed = Range(at_least, above, at_most, below, tuple(choices))
-  meta = Meta(doc, source, allowed, unit, optional, choose, plugin)
+  allowed = {key: more.pop(key) for key in Range.__dataclass_fields__ if key in more}
+  meta = Meta(doc, source, Range(**allowed), **more)
   if isinstance(default, dict):
     return dataclasses.field(default_factory=lambda: dict(default), metadata={"key": meta})
   return dataclasses.field(default=default, metadata={"key": meta})
@@ -212,15 +206,14 @@ def section(name: str) -> Callable[[Class], Class]:
 
 
 def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
-  """Raises ConfigError for a number, or one of a tuple, out of range."""
+  """Raises ConfigError for a value that is out of range; says what the key is."""
   meta = f.metadata.get("key")
   if meta is None or (meta.optional and value is None):
     return
-  for one in value if isinstance(value, tuple) else (value,):
-    if meta.plugin and plugins.is_reference(one):
-      continue
-    if told := meta.range.broken(one):
-      raise ConfigError(f"{path} is {value!r}; {told}")
+  if meta.plugin and plugins.is_reference(value):
+    return
+  if told := meta.range.broken(value):
+    raise ConfigError(f"{path} is {value!r}; {told} ({meta.doc})")
 
 
 def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
@@ -31,14 +31,6 @@ def sized(model: models.Model, sizes: Sizes, path: str = "model") -> models.Mode
   return schema.read(type(model), {**schema.to_dict(model), **sizes}, path)
 
 
-def check_parametrisations(names: Sequence[str]) -> None:
-  """Raises ConfigError for none, or another than `PARAMETRISATIONS`."""
-  if not names or not set(names) <= set(PARAMETRISATIONS):
-    raise ConfigError(
-      f"parametrisations are {list(names)}; use {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
-    )
-
-
 def _same_rate() -> pretrain_config.Pretrain:
   """Of a tiny model, with the peak rate in each update."""
   base = pretrain_config.Pretrain()
@@ -59,13 +51,12 @@ class CoordCheck(Section):
   """What is compared."""
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
-  parametrisations: tuple[str, ...] = field(PARAMETRISATIONS, "each with every model")
+  parametrisations: tuple[str, ...] = field(
+    PARAMETRISATIONS, "each with every model", choices=PARAMETRISATIONS, some=True, once=True
+  )
   rows: int = field(4, "of random tokens, in each update", at_least=1)
   updates: int = field(4, "of each model", at_least=1)
-  log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best")
-
-  def __post_init__(self):
-    check_parametrisations(self.parametrisations)
+  log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best", at_least=-60, at_most=60)
 
 
 @section("")
@@ -92,15 +83,19 @@ class Sweep(Section):
   log2_lr: Mapping[str, tuple[float, ...]] = field(
     dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
-  seeds: tuple[int, ...] = field((0, 1, 2), "of parameters and data")
-  total_tokens: tuple[float, ...] = field((1e12,), "of each run")
+  seeds: tuple[int, ...] = field(
+    (0, 1, 2), "of parameters and data", at_least=0, some=True, once=True
+  )
+  total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
     "auto", "vmap: at_once; in_turn; auto: in turn on CPUs", choices=("auto", "at_once", "in_turn")
   )
 
   def __post_init__(self):
-    check_parametrisations([kind for kind, of in self.log2_lr.items() if of])
+    kinds = [kind for kind, rates in self.log2_lr.items() if rates]
+    if not kinds or not set(kinds) <= set(PARAMETRISATIONS):
+      raise ConfigError(f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard', or both")
 
 
 @section("")
@@ -132,7 +127,7 @@ class Scaling(Section):
   frontier: str = field("envelope", "what the law is of", choices=("envelope", "final"))
   bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
   draws: int = field(1000, "of runs, for the interval", at_least=1)
-  seed: int = field(0, "of the draws")
+  seed: int = field(0, "of the draws", at_least=0)
   force: bool = field(False, "fit fewer than 3 points, or less than a decade")
 
 

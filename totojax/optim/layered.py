@@ -104,7 +104,6 @@ def make(
     b2=config.b2,
     eps=config.eps,
     weight_decay=config.weight_decay,
-    clip_norm=config.clip_norm,
     mu_dtype=config.mu_dtype,
   )
   return adamw.make(

@@ -232,8 +232,8 @@ def _check_sources(config: labels.Probe) -> None:
   taken = sorted({*config.encoders} & {*MODELS, *BASELINES})
   if taken:
     raise ConfigError(f"encoders.{taken[0]} has the name of a backbone of ours; use another")
-  if not (names or config.encoders) or len(set(names)) != len(names):
-    raise ConfigError(f"config key backbones is {names}; name some, each once")
+  if not (names or config.encoders):
+    raise ConfigError("config key backbones is (); name some, or encoders")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):
     raise ConfigError(
       'backbones has "pixels", which needs data.train_pixels and'
