@@ -8,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 
+from absl import logging
 from etils import epath
 from flax import linen as nn
 import jax
@@ -100,6 +101,18 @@ def test_features_are_the_residual_stream_where_the_token_is(run, model):
   np.testing.assert_allclose(clip, tokens[1, 0].mean((0, 1, 2)), **close)
   # Control: one place further on is another feature.
   assert not np.allclose(found[1, 0, 0, 0, 0], tokens[2, 0, 0, 0, 1], rtol=0.01)
+
+
+def test_loading_says_nothing_of_orbax_s_files(run, caplog):
+  level = logging.get_verbosity()
+  logging.set_verbosity(logging.WARNING)
+  try:
+    totojax.load(str(run))
+    assert not caplog.records and logging.get_verbosity() == logging.WARNING
+    logging.warning("seen")  # or the check above would see nothing
+  finally:
+    logging.set_verbosity(level)
+  assert [record.message for record in caplog.records] == ["seen"]
 
 
 def test_fewer_frames_are_a_shorter_sequence(model):

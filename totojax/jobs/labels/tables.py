@@ -142,7 +142,7 @@ def write(
       metrics[f"{one.source}/{key}"] = value
   if paper.name:
     metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
-  metrics["notes"] = [note for one in heads for note in _edge(settings, one, metrics)]
+  metrics["notes"] = [note for one in heads for note in _notes(settings, one, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
   for one in heads:
@@ -166,12 +166,19 @@ def _missing(items: tuple[tuple[str, str], ...], workdir: epath.Path) -> None:
     )
 
 
-def _edge(
+def _notes(
   settings: list[tuple[float, float]], one: Heads, metrics: Mapping[str, Any]
 ) -> Iterator[str]:
-  """What is said where the best rate is the first or the last of the grid."""
+  """What is said where a head knows nothing, or its rate is an end of the grid."""
+  chosen = f"{one.source}/chosen_on_{_chooser(one.scores)}"
+  top, majority = metrics[f"{chosen}/top1"], metrics["majority_top1"]
+  if top < majority:
+    yield (
+      f"{one.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
+      " naming the largest class"
+    )
   rates = sorted({lr for lr, _ in settings})
-  best = metrics[f"{one.source}/chosen_on_{_chooser(one.scores)}/lr"]
+  best = metrics[f"{chosen}/lr"]
   for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
     if len(rates) > 1 and best == rate:
       yield (
