@@ -128,13 +128,7 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   frames = shards.open_store(data / "pixels" / "val", tokenizer=None, vocab=None, grid=None).read(
     [0, 1, 2]
   )["frames"][:, :4]
-  task = encode.EncodeFrames(
-    _Inner(),
-    spec=spec,
-    factor=tokenizer.factor,
-    codes_of=tokenizer.codes_of,
-    params=tokenizer.params,
-  )
+  task = encode.EncodeFrames(_Inner(), tokenizer, spec=spec)
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
     task.outcomes({}, {}, {}, {}, of=lambda logits: logits)

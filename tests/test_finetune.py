@@ -16,8 +16,7 @@ import test_features
 
 from totojax import jobs
 from totojax.config import recipes, roots
-from totojax.jobs.labels import finetune as build_finetune
-from totojax.jobs.labels import setup
+from totojax.jobs.labels import job
 from totojax.models import layers, taps
 from totojax.tasks import finetune, mix, pretrain
 
@@ -264,4 +263,4 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   c = classed.small(recipes.finetune(data["model"]), data["images"], **sections)
   with pytest.raises(ValueError, match=told):
-    build_finetune.training(setup.prepare(roots.read(c)))
+    job.finetune_training(job.prepare(roots.read(c)))

@@ -19,6 +19,7 @@ import stores
 from totojax import jobs, plugins
 from totojax.config import corpus, model, recipes, roots
 from totojax.data.sources import listings
+from totojax.jobs.labels import setup
 from totojax.models import heads
 from totojax.rundir import directory
 from totojax.tasks import pretrain
@@ -247,6 +248,29 @@ def test_what_does_not_keep_its_contract_is_one_error(tmp_path, kind, body, told
   with pytest.raises(plugins.PluginError, match=told) as error:
     use[kind](str(path))
   assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    (("x_BTD, visual_BT):", "x_BTD):"), r"head.py: the head fails at .* \(TypeError: "),
+    (("max(axis=1)", "max()"), r"pool\(\) gives \[4\] of features \[2, 3, 4\]; it must give"),
+    (("seen_BTD.max(axis=1)", "seen_BTD"), r"pool\(\) gives \[2, 3, 4\] of .* must give \[2, 4\]"),
+    (("(width,), (", "(width + 1,), ("), r"line \d+: the head fails at features \[2, 3, 4\]"),
+    (('{"scale": ((width,), ("norm",))}', "5"), "the head fails at .*TypeError"),
+  ],
+)
+def test_a_head_is_tried_before_anything_is_trained(files, change, told):
+  path = epath.Path(files["my_head"])
+  config = heads.HeadConfig(pool=str(path))
+  setup.check_head(config, width=4, classes=2)
+  setup.check_head(heads.HeadConfig(pool="cross"), width=4, classes=2)  # no user's
+  assert change[0] in path.read_text()
+  path.write_text(path.read_text().replace(*change))
+  plugins.find.cache_clear()
+  heads._users.cache_clear()
+  with pytest.raises(plugins.PluginError, match=told):
+    setup.check_head(config, width=4, classes=2)
 
 
 def test_a_number_that_comes_to_be_none_ends_no_run(tmp_path):

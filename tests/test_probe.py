@@ -172,10 +172,10 @@ def test_a_best_rate_at_the_end_of_the_grid_is_told(finished):
 
 @pytest.mark.parametrize("top, below", [(0.3, True), (0.34, False)])
 def test_a_head_below_the_largest_class_is_told(top, below):
-  one = tables.Heads("joint", (0,), np.zeros((1, 1)), {"validation": None})
+  one = tables.Heads("joint", (0,), 1, np.zeros((1, 1)), {"validation": None})
   chosen = {"top1": top, "lr": 0.1}
   metrics = {f"joint/chosen_on_validation/{k}": v for k, v in chosen.items()}
-  notes = list(tables._notes([(0.1, 0.0)], one, metrics | {"majority_top1": 1 / 3}))
+  notes = list(tables._notes(one, [(0.1, 0.0)], metrics | {"majority_top1": 1 / 3}))
   told = ["joint: top-1 30.0 % is below the 33.3 % of always naming the largest class"]
   assert notes == told * below
 

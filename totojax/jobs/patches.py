@@ -74,16 +74,9 @@ def task(config: Pretrain, backend: str = "") -> Task:
   def codes_of(params, frames_BSS3):
     return tokenizer.codes_of(params, smaller(frames_BSS3, times))
 
-  trained = encode.EncodeFrames(
-    inner,
-    spec=spec,
-    factor=size.side_px,
-    codes_of=codes_of,
-    params=tokenizer.params,
-    keep_frames=True,
-  )
-  frozen = {"inner": {}, "tokenizer": tokenizer.params}
-  return Task(inner, trained, tokenizer.fingerprint, frozen)
+  of_patches = dataclasses.replace(tokenizer, factor=size.side_px, codes_of=codes_of)
+  trained = encode.EncodeFrames(inner, of_patches, spec=spec, keep_frames=True)
+  return Task(inner, trained, tokenizer.fingerprint, trained.frozen)
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:

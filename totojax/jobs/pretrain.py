@@ -72,12 +72,8 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
 
     dataset = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
     fingerprint = encoder.fingerprint
-    trained = encode.EncodeFrames(
-      task, spec=spec, factor=encoder.factor, codes_of=encoder.codes_of, params=encoder.params
-    )
-    # As arrays of the state: as constants of the program they would be
-    # compiled into it.
-    frozen = {"inner": {}, "tokenizer": encoder.params}
+    trained = encode.EncodeFrames(task, encoder, spec=spec)
+    frozen = trained.frozen
   start, began = _start(config, task, tokenizer=fingerprint, lanes=lanes, layout=layout)
   shape = task.model.config
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.

@@ -20,6 +20,7 @@ import numpy as np
 
 from totojax import sequence
 from totojax.tasks import api
+from totojax.tokenizers import api as tokenizer_api
 
 
 class EncodeFrames:
@@ -28,26 +29,26 @@ class EncodeFrames:
   def __init__(
     self,
     inner: api.Task,
+    tokenizer: tokenizer_api.Tokenizer,
     *,
     spec: sequence.SequenceSpec,
-    factor: int,
-    codes_of: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
     keep_frames: bool = False,
   ):
     """Args:
     inner: the task on tokens.
+    tokenizer: what encodes.
     spec: the sequence.
-    factor: pixels of one side of a token.
-    codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
-    params: of the tokenizer.
     keep_frames: whether the inner batch holds `frames` and `start` as well.
     """
     self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
-    self._size_px = spec.grid * factor
-    self._codes_of = codes_of
-    self._params = params
+    self._size_px = spec.grid * tokenizer.factor
+    self._codes_of, self._params = tokenizer.codes_of, tokenizer.params
+
+  @property
+  def frozen(self) -> api.Tree:
+    """For `assembly.run`: as constants of the program they would be compiled in."""
+    return {"inner": {}, "tokenizer": self._params}
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = dict(self.inner.batch_spec(batch))

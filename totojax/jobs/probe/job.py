@@ -23,7 +23,7 @@ from totojax import train
 from totojax.config import labels
 from totojax.data.store import shards
 from totojax.data.stream import without_backbone
-from totojax.jobs.labels import scoring, tables
+from totojax.jobs.labels import tables
 from totojax.jobs.probe import kept, runs
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import setup as probe_setup
@@ -49,14 +49,21 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], 
       return False
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
-    heads = [tables.read(unit.source, unit.layers, workdir / unit.name) for unit in plan.units]
-    depths = {name: max(one.layers[-1], 1) for name, one in setup.encoders.items()}
-    tables.write(setup, tables.joined(heads), workdir, depths=depths)
+    heads = [
+      tables.read(
+        name,
+        source.layers,
+        source.depth,
+        [workdir / unit.name for unit in plan.units if unit.source == name],
+      )
+      for name, source in setup.sources.items()
+    ]
+    tables.write(setup, heads, workdir)
   return True
 
 
 def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
-  outside = {name: list(e.layers) for name, e in setup.encoders.items()}
+  outside = {name: list(s.layers) for name, s in setup.sources.items() if s.features is not None}
   if setup.run is None:
     return {"encoders": outside}
   run, model = setup.trained
@@ -79,14 +86,11 @@ def _unit(
   interrupted: Callable[[int], bool],
 ) -> bool:
   """Trains the heads of one unit and keeps their scores."""
-  features = None
-  if unit.source in setup.encoders:
+  source, features = setup.sources[unit.source], None
+  if source.features is not None:
     stop = unit.first + len(unit.layers)
-    features = {
-      name: x_ML[:, unit.first : stop]
-      for name, x_ML in setup.encoders[unit.source].features.items()
-    }
-  elif unit.source in probe_setup.BASELINES:
+    features = {name: x_ML[:, unit.first : stop] for name, x_ML in source.features.items()}
+  elif not source.model:
     features = _baseline(setup, unit.source)
   elif setup.cached:
     features = _features(setup, unit, workdir, interrupted)
@@ -137,11 +141,12 @@ def _features(
     )
   folder = workdir / "features"
   folder.mkdir(parents=True, exist_ok=True)
-  layers, seed = setup.layers, setup.config.seed
+  source, seed = setup.sources[unit.source], setup.config.seed
+  layers = source.layers
   out, pooled = {}, None
   for name, records in (("train", setup.sets.all_train), ("validation", setup.sets.validation)):
     path = folder / f"{unit.source}-{name}.npy"
-    batches = scoring.finite(setup, records, runs.read_tokens(setup, records), by_item=False)
+    batches = setup.finite(records, runs.read_tokens(setup, records), by_item=False)
     facts = {
       **_facts(setup),
       "source": unit.source,
@@ -159,12 +164,7 @@ def _features(
       )
       pooled = backbone.features(model, params, layers=layers, pool="clip", layout=setup.layout)
     if not kept.make(
-      path,
-      pooled,
-      batches,
-      shape=(len(layers), setup.width(unit.source)),
-      facts=facts,
-      interrupted=interrupted,
+      path, pooled, batches, shape=(len(layers), source.width), facts=facts, interrupted=interrupted
     ):
       return None
     x_ML = kept.load(path)

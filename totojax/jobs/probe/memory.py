@@ -38,13 +38,11 @@ def plan(setup: probe_setup.Setup) -> Plan:
   budget = _budget_bytes(setup.config.memory_gb)
   settings = len(optim.settings)
   units, lines = [], []
-  for source in setup.sources:
-    layers = setup.layers_of(source)
-    unit = probe_setup.Unit(source, source, layers, 0)
-    parameters = probe.head_parameters(setup, unit)
+  for source, one in setup.sources.items():
+    layers = one.layers
+    parameters = probe.head_parameters(one, setup.sets.classes)
     arrays = 2 + optim.moments  # parameters, gradients, moments
-    split = source in probe_setup.MODELS
-    shards = setup.layout.mesh.shape["fsdp"] if split else 1
+    shards = setup.layout.mesh.shape["fsdp"] if one.model else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if budget is not None and fit < 1:

@@ -6,19 +6,17 @@ run of its own in a folder of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
 
 import numpy as np
 
 from totojax import assembly, flops, train
-from totojax import step as step_lib
 from totojax.config import schema
 from totojax.data.stream import labelled
 from totojax.evals import top1
-from totojax.jobs.labels import data as data_lib
-from totojax.jobs.labels import scoring
+from totojax.jobs.labels import setup as setup_lib
 from totojax.jobs.probe import setup as probe_setup
 from totojax.models import heads, trunk
 from totojax.optim import lars
@@ -29,7 +27,7 @@ from totojax.trained import backbone
 def read_tokens(setup: probe_setup.Setup, records: labelled.Records) -> labelled.ReadInputs:
   """Reads the inputs of the backbone."""
   return labelled.ReadInputs(
-    data_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
+    setup_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
   )
 
 
@@ -46,7 +44,7 @@ def training(
   unit: probe_setup.Unit,
   features: Mapping[str, np.ndarray] | None,
   programs: dict[Any, Programs],
-) -> tuple[train.Run, scoring.Score]:
+) -> tuple[train.Run, setup_lib.Score]:
   """A run for `train.fit`, and how its heads are scored afterwards.
 
   Args:
@@ -57,7 +55,7 @@ def training(
     programs: of units before this one, which it uses and adds to: on features
       of one shape all sources have the same.
   """
-  config, model, frozen = setup.config, None, None
+  config, source, model, frozen = setup.config, setup.sources[unit.source], None, None
   if features is None:
     model, frozen = backbone.load(
       *setup.trained,
@@ -66,39 +64,33 @@ def training(
       layout=setup.layout,
       seed=config.seed,
     )
-    reads = {
-      "train": read_tokens(setup, setup.sets.all_train),
-      "validation": read_tokens(setup, setup.sets.validation),
-    }
+    sets = {"train": setup.sets.all_train, "validation": setup.sets.validation}
+    reads = {name: read_tokens(setup, records) for name, records in sets.items()}
   else:
-    reads = {k: labelled.ReadFeatures(v) for k, v in features.items()}
+    reads = {name: labelled.ReadFeatures(x_ML) for name, x_ML in features.items()}
   task = classify.Classify(
-    head=setup.head_of(unit.source),
+    head=source.head,
     model=model,
     layers=unit.layers,
-    width=setup.width(unit.source),
+    width=source.width,
     classes=setup.sets.classes,
     settings=len(config.optim.settings),
-    tokens=setup.tokens(unit.source),
-    split=unit.source in probe_setup.MODELS,
+    tokens=source.tokens,
+    split=source.model,
   )
   # Heads start as the numbers of their layers say.
-  shape = (unit.layers, setup.width(unit.source), task.tokens, task.split)
+  shape = (unit.layers, source.width, source.tokens, source.model)
   known = programs.get(shape) if features is not None else None
   if known is None:
-    known = Programs(_run(setup, unit, task, frozen), scoring.outcomes(setup, task))
+    known = Programs(_run(setup, unit, task, frozen), setup.outcomes(task))
   if features is not None:
     programs[shape] = known
-  score = scoring.scorer(setup, known.outcomes, reads)
-
-  def evaluate(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
-    yield from top1.summary(score(state, "validation"))
-
+  score = setup.scorer(known.outcomes, reads)
   run = dataclasses.replace(
     known.run,
     config={**schema.to_dict(config), "unit": dataclasses.asdict(unit)},
-    batches=scoring.training_stream(setup, reads["train"]),
-    evals={"validation": evaluate},
+    batches=setup.stream(reads["train"]),
+    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
   )
   return run, score
 
@@ -121,7 +113,7 @@ def _run(
     facts={
       "backbone": setup.run and {"run": str(setup.run.path), "step": setup.run.step},
       "heads": len(unit.layers) * len(config.optim.settings),
-      "parameters_of_a_head": head_parameters(setup, unit),
+      "parameters_of_a_head": head_parameters(setup.sources[unit.source], task.classes),
     },
     tokens_per_step=rows * (model.spec.context if model else 1),
     flops_per_token=_flops_per_token(model),
@@ -141,8 +133,6 @@ def _flops_per_token(model: trunk.Trunk | None) -> float:
   return 2.0 * flops.forward_macs_per_token(model.config, vocab=0, context=model.spec.context)
 
 
-def head_parameters(setup: probe_setup.Setup, unit: probe_setup.Unit) -> int:
-  shapes = heads.shapes(
-    setup.head_of(unit.source), width=setup.width(unit.source), classes=setup.sets.classes
-  )
+def head_parameters(source: probe_setup.Source, classes: int) -> int:
+  shapes = heads.shapes(source.head, width=source.width, classes=classes)
   return sum(int(np.prod(shape)) for shape, _ in shapes.values())
