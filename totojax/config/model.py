@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from totojax import plugins
+from totojax.config import schema
 from totojax.config.schema import ConfigError, field, Section, section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
@@ -161,11 +162,9 @@ def model_kind(values: Mapping[str, Any]) -> type:
   if plugins.is_reference(name):
     return plugins.load(name, "architecture", type, lambda cls: hasattr(cls, "SECTION"))
   if name not in MODELS:
-    *others, last = map(repr, MODELS)
     raise ConfigError(
-      f"config key architecture is {name!r}; use {', '.join(others)} or"
-      f" {last}, with the keys of `recipes.use` in section model, or a file"
-      " of yours (docs/contributing.md)"
+      f"config key architecture is {name!r}; use {schema.either(map(repr, MODELS))}, with the"
+      " keys of `recipes.use` in section model, or a file of yours (docs/contributing.md)"
     )
   return MODELS[name]
 

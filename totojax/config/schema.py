@@ -15,11 +15,12 @@ A flag takes a value's type from its default: write floats as 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
 import math
+import operator
 import types
 import typing
 from typing import Any, ClassVar, Protocol, TYPE_CHECKING, TypeVar
@@ -49,9 +50,17 @@ _UNITS = {
   "side": "cells",
 }
 
+_BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
+
 
 class ConfigError(ValueError):
   """A config key that is missing, unknown, mistyped or out of range."""
+
+
+def either(words: Iterable[str]) -> str:
+  """ "a, b or c"."""
+  *others, last = words
+  return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,35 +92,21 @@ class Range:
         return "name one or more" if not self.once else "name some, each once"
       return next(filter(None, map(self.broken, value)), None)
     if self.choices:
-      allowed = value in self.choices
-      # 'a', 'b' or 'c'
-      names = [repr(choice) for choice in self.choices]
-      last = f" or {names[-1]}" if len(names) > 1 else names[-1]
-      return None if allowed else f"use {', '.join(names[:-1])}{last}"
-    if isinstance(value, float) and not math.isfinite(value):
-      return f"it must be {' and '.join(['finite', *self.bounds])}"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not any(self.bounds):
+      return None if value in self.choices else f"use {either(map(repr, self.choices))}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
       return None
-    # Not the opposite of each: NaN is never in range.
-    inside = (
-      (self.at_least is None or value >= self.at_least)
-      and (self.above is None or value > self.above)
-      and (self.at_most is None or value <= self.at_most)
-      and (self.below is None or value < self.below)
-    )
-    return None if inside else f"it must be {' and '.join(self.bounds)}"
+    if not math.isfinite(value):
+      return f"it must be {' and '.join(['finite', *self.bounds])}"
+    limits = {name: getattr(self, name) for name in _BOUNDS}
+    if all(n is None or _BOUNDS[name](value, n) for name, n in limits.items()):
+      return None
+    return f"it must be {' and '.join(self.bounds)}"
 
   @property
   def bounds(self) -> list[str]:
     """In words: ["at least 1", "below 2"]."""
-    words = {
-      "at least": self.at_least,
-      "above": self.above,
-      "at most": self.at_most,
-      "below": self.below,
-    }
-    return [f"{word} {n:g}" for word, n in words.items() if n is not None]
+    limits = {name.replace("_", " "): getattr(self, name) for name in _BOUNDS}
+    return [f"{word} {n:g}" for word, n in limits.items() if n is not None]
 
   def __str__(self) -> str:
     words = [*map(repr, self.choices)] if self.choices else self.bounds

@@ -146,12 +146,18 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     + model.values * model.config.width
   )
   shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
-  return assembly.run(
+  program = assembly.program(
     config,
     task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
     microbatches=size.microbatches,
+    layout=layout,
+    rules=goal.inner.rules,
+    lanes=lanes,
+  )
+  return assembly.run(
+    program,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": validate} if held_out else {},
     facts={
@@ -163,10 +169,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     },
     tokens_per_step=batch * spec.context,
     flops_per_token=cost,
-    layout=layout,
     frozen=goal.frozen,
-    rules=goal.inner.rules,
-    lanes=lanes,
   )
 
 

@@ -298,12 +298,17 @@ def _training(
     return {**params, layered.BACKBONE: used(trained)}
 
   rows = config.train.batch_rows
-  built = assembly.run(
+  program = assembly.program(
     config,
     task=task,
     steps=setup.steps,
     rows=rows,
     microbatches=config.train.microbatches,
+    layout=setup.layout,
+    optimiser=_optimiser(setup, task),
+  )
+  built = assembly.run(
+    program,
     batches=setup.stream(setup.reads["train"]),
     evals={"validation": lambda state: top1.summary(score(state, "validation"))},
     facts={
@@ -316,9 +321,7 @@ def _training(
     },
     tokens_per_step=rows * spec.context,
     flops_per_token=cost,
-    layout=setup.layout,
     frozen=frozen,
-    optimiser=_optimiser(setup, task),
     start=start,
   )
   return built, score

@@ -102,12 +102,20 @@ def _run(
   config, model = setup.config, task.model
   rows = config.train.batch_rows
   warmup = setup.rate_in(config.optim.warmup_epochs)
-  return assembly.run(
+  program = assembly.program(
     config,
     task=task,
     steps=setup.steps,
     rows=rows,
     microbatches=config.train.microbatches,
+    layout=setup.layout,
+    optimiser=assembly.Optimiser(
+      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
+      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
+    ),
+  )
+  return assembly.run(
+    program,
     batches=lambda first_step: (),
     evals={},
     facts={
@@ -117,12 +125,7 @@ def _run(
     },
     tokens_per_step=rows * (model.spec.context if model else 1),
     flops_per_token=_flops_per_token(model),
-    layout=setup.layout,
     frozen=frozen,
-    optimiser=assembly.Optimiser(
-      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
-      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
-    ),
   )
 
 
