@@ -63,7 +63,7 @@ def _of_run(config: Features) -> _Model:
   spec, depth = source.model.spec, source.model.config.depth
   layers = tuple(wanted.layers) or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
-  tokenizer = backbone.tokenizer(source, wanted.tokenizer)
+  tokenizer = backbone.find_tokenizer(source, wanted.tokenizer)
 
   def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     model = pretrained.load(source.path, tokenizer=wanted.tokenizer, depth=layers[-1])

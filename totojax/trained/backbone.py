@@ -46,7 +46,6 @@ class Trained:
     model: as it was trained.
     tokenizer: fingerprint of the tokenizer that made its tokens.
     step: of the newest checkpoint.
-    patches: what it reads in place of tokens, or None.
   """
 
   path: epath.Path
@@ -54,7 +53,11 @@ class Trained:
   model: trunk.Trunk
   tokenizer: str
   step: int
-  patches: patches_lib.PatchesConfig | None
+
+  @property
+  def patches(self) -> patches_lib.PatchesConfig | None:
+    """What it reads in place of tokens, if it does."""
+    return self.config.patches.size if self.config.patches.inputs else None
 
 
 def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> Trained:
@@ -92,7 +95,6 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     model=assembly.model(config),
     tokenizer=manifest["tokenizer"],
     step=step,
-    patches=config.patches.size if config.patches.inputs else None,
   )
 
 
@@ -134,16 +136,15 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
 
 def check_codes(run: Trained, *, vocab: int, tokenizer: str, what: str) -> None:
   """Raises ConfigError unless `what` has the codes of a run."""
+  advice = "Use that run's tokenizer"
   if vocab != run.model.spec.vocab:
     raise ConfigError(
-      f"{what} has {vocab} codes; {run.path} was trained with"
-      f" {run.model.spec.vocab}. Use that run's tokenizer"
+      f"{what} has {vocab} codes; {run.path} was trained with {run.model.spec.vocab}. {advice}"
     )
   if tokenizer != run.tokenizer:
     raise ConfigError(
-      f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
-      f" of {run.tokenizer}, and the codes mean different things. Use that"
-      " run's tokenizer"
+      f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens of {run.tokenizer},"
+      f" and the codes mean different things. {advice}"
     )
 
 
@@ -178,30 +179,23 @@ def open_tokens(
   spec = run.model.spec if seq is None else seq
   whose = f"{run.path} was trained with" if seq is None else "this run has"
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-  of = store.manifest
-  if not of.vocab:
-    raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
-  if of.tokenizer != run.tokenizer:
+  made, where = store.manifest, f"the store {path} ({name})"
+  if not made.vocab:
+    raise ConfigError(f"{where} holds pixels; give a store of tokens")
+  check_codes(run, vocab=made.vocab, tokenizer=made.tokenizer, what=where)
+  if made.grid != spec.grid:
     raise ConfigError(
-      f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
-      f" was trained on those of {run.tokenizer!r}, and the codes mean"
-      " different things. Make the store with that tokenizer"
+      f"{where} has grid {made.grid}; {whose} {spec.grid}. Make the store as that model's"
     )
-  for key in ("vocab", "grid"):
-    found, needed = getattr(of, key), getattr(spec, key)
-    if found != needed:
-      raise ConfigError(
-        f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store as that model's"
-      )
-  if of.kind == "video" and of.frames < spec.frames:
+  if made.kind == "video" and made.frames < spec.frames:
     raise ConfigError(
-      f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
+      f"{where} has clips of {made.frames} frames; {run.path} was"
       f" trained on {spec.frames}. Make the store with at least that many"
     )
   return store
 
 
-def tokenizer(run: Trained, path: str) -> api.Tokenizer:
+def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
   """The tokenizer that made the tokens, or patches, that a run reads.
 
   Args:
@@ -218,22 +212,16 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
         f"{run.path} reads patches of pixels, and no tokens of {path}; name no tokenizer"
       )
     return patches_lib.tokenizer(run.patches)
-  beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
-  tried = [path]
-  if not path:
-    encode_with = run.config.data.encode_with
-    files = filter(None, (encode_with, os.fspath(beside)))
-    there = [file for file in files if epath.Path(file).is_file()]
-    tried = [*there, weights.SHIPPED]
-  for file in tried:
-    found = weights.load(file)
-    if found.fingerprint == run.tokenizer:
-      return found
-    if path:
-      raise ConfigError(
-        f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
-        f" tokens of {run.tokenizer}, and their codes mean different things"
-      )
+  if path:
+    named = weights.load(path)
+    check_codes(run, vocab=named.vocab, tokenizer=named.fingerprint, what=path)
+    return named
+  beside = os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
+  files = [file for file in (run.config.data.encode_with, beside) if file]
+  for file in (*(one for one in files if epath.Path(one).is_file()), weights.SHIPPED):
+    tokenizer = weights.load(file)
+    if tokenizer.fingerprint == run.tokenizer:
+      return tokenizer
   raise ConfigError(
     f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
     f" not the one in the package and not at {beside}; name its file"

@@ -39,7 +39,7 @@ class Pretrained:
   def __init__(self, run: backbone.Trained, *, tokenizer: str, depth: int, layout: sharding.Layout):
     """Args:
     run: of `backbone.find`.
-    tokenizer: its file; "": found by itself (`backbone.tokenizer`).
+    tokenizer: its file; "": found by itself (`backbone.find_tokenizer`).
     depth: blocks that are loaded.
     layout: of parameters and batches.
     """
@@ -61,7 +61,7 @@ class Pretrained:
   @functools.cached_property
   def tokenizer(self) -> api.Tokenizer:
     """What made the model's tokens, or its patches; read when first needed."""
-    return backbone.tokenizer(self.run, self._tokenizer)
+    return backbone.find_tokenizer(self.run, self._tokenizer)
 
   @property
   def width(self) -> int:
