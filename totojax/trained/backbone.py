@@ -76,13 +76,7 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
       'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
     )
   path = epath.Path(model_run)
-  values = directory.read_config(path)
-  if values.get("run") != "pretrain":
-    raise ConfigError(
-      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
-    )
-  # Runs from before there was a key have its default.
-  config = schema.read(Pretrain, values, fill=True)
+  config = read_config(path, what)
   if not patches:
     assembly.check_tokens(config, what)
   step = checkpoint.latest_step(path / "checkpoints")
@@ -96,6 +90,22 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     tokenizer=manifest["tokenizer"],
     step=step,
   )
+
+
+def read_config(path: epath.PathLike, what: str) -> Pretrain:
+  """What a run of pre-training was made with; `what` it is wanted for.
+
+  Raises:
+    FileNotFoundError: there is no run.
+    ConfigError: it is of another job.
+  """
+  values = directory.read_config(path)
+  if values.get("run") != "pretrain":
+    raise ConfigError(
+      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
+    )
+  # Runs from before there was a key have its default.
+  return schema.read(Pretrain, values, fill=True)
 
 
 # What a run may have other than the one that it starts from: no parameter
