@@ -69,7 +69,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.
   cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
   # The inner task: what is held out is tokens already.
-  sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
+  sums = assembly.position_sums(task.per_target, layout, spec.frame_tokens)
   held_out = validation_batches(
     inputs.held_out, spec=spec, rows=config.validation.rows, batch=batch
   )

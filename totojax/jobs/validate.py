@@ -53,7 +53,7 @@ def run(config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool
 
     losses = dict(
       val_loss.evaluate(
-        assembly.position_sums(task.batch_nll, layout, spec.frame_tokens),
+        assembly.position_sums(task.per_target, layout, spec.frame_tokens),
         params,
         {name: counted(part) for name, part in batches.items()},
       )

@@ -54,6 +54,7 @@ class Weighted(NamedTuple):
   weight: jax.Array
 
 
+Score = Callable[[jax.Array], Any]  # of a head's logits [B, C]
 # Loss terms by name, new stats, and metrics by name.
 Losses = tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]
 
@@ -147,8 +148,6 @@ def _named(values: Any, kind: type[LossTerm | Weighted]) -> bool:
 class Scored(Protocol):
   """A task whose logits an evaluation reads."""
 
-  def outcomes(
-    self, params: Tree, frozen: Tree, stats: Tree, batch: Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
-    """`of(logits [B, C])` of every head, with leading axes [L, S]."""
+  def outcomes(self, variables: Variables, batch: Batch, *, score: Score) -> Any:
+    """`score` of every head's logits, with leading axes [L, S]."""
     ...

@@ -10,7 +10,7 @@ Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -111,9 +111,7 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
@@ -121,9 +119,9 @@ class EncodeFrames:
     """
     if not isinstance(self.inner, api.Scored):
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
-    tokens_BR = self.tokens(frozen["tokenizer"], batch)
-    inner = self._inner_batch(batch, tokens_BR)
-    return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)
+    frozen = variables.frozen
+    inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
+    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, score=score)
 
   def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}

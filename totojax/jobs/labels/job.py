@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
@@ -262,7 +263,7 @@ def finetune_training(setup: Setup) -> Training:
   return _training(
     setup,
     finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
-    wrap=lambda inner: mix.MixFrames(inner, config.mix, classes=classes),
+    encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
     used=finetune_lib.used,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
@@ -272,7 +273,7 @@ def _training(
   setup: Setup,
   task: Any,
   *,
-  wrap: Callable[[encode.EncodeFrames], Any] = lambda task: task,
+  encoder: Callable[..., encode.EncodeFrames] = encode.EncodeFrames,
   used: Callable[[Any], Any] = lambda params: params,
   facts: Mapping[str, Any],
 ) -> Training:
@@ -281,15 +282,15 @@ def _training(
   Args:
     setup: from `prepare`.
     task: on tokens; its parameters are {"backbone": .., "heads": ..}.
-    wrap: what is done to the task on frames, where frames are read.
+    encoder: what makes a task on frames of it, where frames are read.
     used: what the task takes of a backbone's parameters.
     facts: for manifest.json.
   """
   config, run, spec, tokenizer = setup.config, setup.run, setup.model.spec, setup.tokenizer
   frozen = None
   if tokenizer is not None:
-    encoding = encode.EncodeFrames(task, tokenizer, spec=spec)
-    task, frozen = wrap(encoding), encoding.frozen
+    task = encoder(task, tokenizer, spec=spec)
+    frozen = task.frozen
   score = setup.scorer(setup.outcomes(task), setup.reads)
   cost = flops.train_flops_per_token(setup.model.config, vocab=spec.vocab, context=spec.context)
 

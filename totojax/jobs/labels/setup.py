@@ -116,13 +116,8 @@ class Setup:
     """(state, this host's rows, views=) -> what all heads say of a batch."""
 
     def compute(params, frozen, stats, batch, views):
-      return task.outcomes(
-        params,
-        frozen,
-        stats,
-        batch,
-        of=lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views),
-      )
+      score = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
+      return task.outcomes(api.Variables(params, frozen, stats), batch, score=score)
 
     compute = assembly.everywhere(compute, self.layout, static=("views",))
     return lambda state, batch, views: compute(
