@@ -17,7 +17,8 @@ import runs
 import stores
 
 from totojax import jobs, plugins
-from totojax.config import corpus, model, recipes, roots
+from totojax.config import corpus, model, recipes, roots, schema
+from totojax.config import pretrain as pretrain_config
 from totojax.data.sources import listings
 from totojax.jobs.labels import setup
 from totojax.models import heads
@@ -167,6 +168,21 @@ def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
   plugins.find.cache_clear()
   with pytest.raises(plugins.PluginError, match="my_task.py does not exist"):
     directory.check(workdir, c, allow_change=False)
+
+
+def test_every_source_of_a_key_counts(files):
+  config = pretrain_config.Pretrain(
+    task=files["my_task"], evaluations=(files["my_evaluation"], files["my_head"] + ":head")
+  )
+  first = schema.digests(config)
+  assert list(first) == ["task", "evaluations"] and first["task"] not in first["evaluations"]
+  for name in ("my_evaluation", "my_head"):
+    path = epath.Path(files[name])
+    path.write_text(path.read_text() + "\n# another\n")
+    plugins.find.cache_clear()
+    again = schema.digests(config)
+    assert again["evaluations"] != first["evaluations"] and again["task"] == first["task"]
+    first = again
 
 
 @pytest.mark.parametrize(

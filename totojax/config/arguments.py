@@ -139,36 +139,29 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
   Raises:
     ConfigError: there is no such key, or its value is of another type.
   """
-  *above, last = key.split(".")
-  section, path = config, ""
-  for name in above:
+  *sections, last = key.split(".")
+  section, cls, path = config, None, ""
+  for name in sections:
+    # A stage of a chain is a whole config by itself.
+    cls = schema.kind_of(roots.root(section) if "run" in section else cls, name)
     if name not in section:
-      if not isinstance(kind := _lacked(config, path + name), type):
-        raise schema.unknown(path + name, [path + known for known in section])
+      if not isinstance(cls, type):
+        raise schema.unknown(path + name, [path + other for other in section])
       with section.unlocked():
-        section[name] = schema.to_config(kind())
+        section[name] = schema.to_config(cls())
     section, path = section[name], f"{path}{name}."
     if not isinstance(section, ConfigDict):
       raise ConfigError(
         f"config key {key} does not exist; {path[:-1]} is {section!r}, with no keys below it"
       )
   default = section.get(last)
-  kind = _lacked(config, key) if default is None else type(default)
-  if kind is None and last not in section:
-    raise schema.unknown(key, [path + known for known in section])
+  kind = type(default)
+  if default is None:  # one that a config may lack
+    kind = schema.kind_of(roots.root(section) if "run" in section else cls, last, optional=True)
+    if kind is None:
+      raise schema.unknown(key, [path + other for other in section])
   with section.unlocked():
     section[last] = _value(kind, default, texts, key)
-
-
-def _lacked(config: ConfigDict, key: str) -> Any:
-  """The type of a key that a config may lack; None where there is none such."""
-  section, cls = config, None
-  *above, last = key.split(".")
-  for name in above:
-    cls = roots.root(section) if "run" in section else cls
-    section, cls = section.get(name, {}), schema.kind_of(cls, name)
-  cls = roots.root(section) if "run" in section else cls
-  return schema.kind_of(cls, last, optional=True)
 
 
 def _value(kind: Any, default: Any, texts: Sequence[str | None], key: str) -> Any:

@@ -91,18 +91,7 @@ class Ucf101(Section):
   classes: int = field(101, "0: any", at_least=0)
 
 
-SOURCES = (
-  "folder",
-  "list",
-  "tars",
-  "tfds",
-  "imagenet",
-  "kinetics",
-  "ssv2",
-  "ego4d",
-  "howto100m",
-  "ucf101",
-)
+SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m ucf101".split())
 
 
 @section("source")
@@ -258,11 +247,10 @@ class ModelImage(pixels.ImageSpec):
   crop: str = field("center", "where", choices=("random", "center"))
 
 
-@section("")
+@section("", run="features")
 class Features(SourceJob):
   """`run = "features"`: features of a pre-trained model, as files."""
 
-  run: str = field("features", "the job")
   clip: ModelClip = field(ModelClip(), "out of videos")
   image: ModelImage = field(ModelImage(), "out of images")
   model_run: str = field("", 'run directory of `run = "pretrain"`')

@@ -12,7 +12,7 @@ from typing import Any
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
 BASELINES = ("pixels", "histogram")  # what takes no model
@@ -282,11 +282,10 @@ class Labels(Section):
   checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
 
 
-@section("")
+@section("", run="probe")
 class Probe(Labels):
   """`run = "probe"`: MAE's linear probe on every layer (section 3.5)."""
 
-  run: str = field("probe", "the job")
   backbones: tuple[str, ...] = field(
     ("trained", "untrained", "histogram"),
     "what is probed; (): encoders",
@@ -320,11 +319,10 @@ class Tuning(Labels):
   optim: LayeredConfig = field(LayeredConfig(), "the optimiser")
 
 
-@section("")
+@section("", run="joint")
 class Joint(Tuning):
   """`run = "joint"`: next-token loss, and probes of the layers (Table 7)."""
 
-  run: str = field("joint", "the job")
   layers: tuple[int, ...] = field((), "H_1 to H_L; (): all", at_least=0)
   data: TrainData = field(TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]")
   head: HeadConfig = field(
@@ -334,11 +332,10 @@ class Joint(Tuning):
   )
 
 
-@section("")
+@section("", run="finetune")
 class Finetune(Tuning):
   """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2)."""
 
-  run: str = field("finetune", "the job")
   model: ModelConfig = field(
     ModelConfig(prefix_tokens=-1), "full attention: prefix_tokens -1", "A.2"
   )
@@ -358,11 +355,10 @@ class Finetune(Tuning):
   )
 
 
-@section("")
-class ProbeSeeds(Section):
+@section("", run="probe_seeds")
+class ProbeSeeds(Job):
   """`run = "probe_seeds"`: what probes of several seeds say together."""
 
-  run: str = field("probe_seeds", "the job")
   probe_seeds: Mapping[str, tuple[str, ...]] = field(
     {}, "question -> run directories, one for each seed"
   )

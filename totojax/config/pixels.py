@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
-MOTIONS = (
-  "still",
-  "right",
-  "left",
-  "up",
-  "down",
-  "clockwise",
-  "anticlockwise",
-  "swing",
-  "spin",
-  "pulse",
-)
+MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
 RESAMPLES = ("bicubic", "bilinear", "lanczos")
@@ -61,11 +50,10 @@ class RenderAmount(Section):
   records_per_shard: int = field(256, "clips of a shard", at_least=1)
 
 
-@section("")
-class Render(Section):
+@section("", run="render")
+class Render(Job):
   """`run = "render"`: labelled clips of moving textured objects."""
 
-  run: str = field("render", "the job")
   seed: int = field(0, "of everything drawn", at_least=0)
   scene: Scene = field(Scene(), "what is rendered")
   amount: RenderAmount = field(RenderAmount(), "how much")
@@ -162,11 +150,10 @@ class Decoding(Section):
   records_per_shard: int = field(256, "clips of a shard", at_least=1)
 
 
-@section("")
-class Decode(Section):
+@section("", run="decode")
+class Decode(Job):
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
 
-  run: str = field("decode", "the job")
   seed: int = field(0, "of everything drawn", at_least=0)
   clip: Clip = field(Clip(), "what is cut out of a video")
   decoding: Decoding = field(Decoding(), "which videos")
@@ -198,11 +185,10 @@ class PhotosAmount(Section):
   records_per_shard: int = field(1024, "squares of a shard", at_least=1)
 
 
-@section("")
-class Photos(Section):
+@section("", run="photos")
+class Photos(Job):
   """`run = "photos"`: squares out of a few public-domain photographs."""
 
-  run: str = field("photos", "the job")
   seed: int = field(0, "of everything drawn", at_least=0)
   crop: CropSpec = field(CropSpec(), "which squares")
   amount: PhotosAmount = field(PhotosAmount(), "how many")

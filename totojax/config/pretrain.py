@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 
 @section("train")
@@ -69,11 +69,10 @@ class Plan(Section):
         )
 
 
-@section("")
-class Pretrain(Section):
+@section("", run="pretrain")
+class Pretrain(Job):
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
 
-  run: str = field("pretrain", "the job")
   seed: int = field(0, "of parameters and data", at_least=0)
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
@@ -104,10 +103,9 @@ class Pretrain(Section):
       )
 
 
-@section("")
-class Validate(Section):
+@section("", run="validate")
+class Validate(Job):
   """`run = "validate"`: loss of a pre-trained model by position."""
 
-  run: str = field("validate", "the job")
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   rows: int = field(0, "sequences of each source; 0: all", at_least=0)

@@ -33,23 +33,10 @@ Choose = Callable[[Mapping[str, Any]], type]
 
 _PLAIN = (bool, int, float, str)
 _UNITS = {
-  "s": "seconds",
-  "steps": "updates",
-  "tokens": "tokens",
-  "px": "pixels",
-  "frac": "share",
-  "bytes": "bytes",
-  "gb": "GB",
-  "rows": "rows",
-  "frames": "frames",
-  "records": "records",
-  "epochs": "epochs",
-  "hours": "hours",
-  "fps": "frames/s",
-  "std": "standard deviation",
-  "side": "cells",
+  **{word: word for word in "tokens bytes rows frames records epochs hours".split()},
+  **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
+  **dict(std="standard deviation", side="cells"),
 }
-
 _BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
 
 
@@ -173,15 +160,26 @@ class Section:
     def __init__(self, *args: Any, **values: Any) -> None: ...
 
 
-def section(name: str) -> Callable[[Class], Class]:
+class Job(Section):
+  """Base of whole configs, which `section` gives the key `run`."""
+
+  if TYPE_CHECKING:
+    run: str
+
+
+def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
   """Makes a class of `field`s a frozen dataclass whose ranges are checked.
 
   Args:
     name: where its keys usually stand in a config, for errors; "" for a whole
       config. What `read` finds wrong is named where it stands.
+    run: of a whole config, the job that it is of.
   """
 
   def decorate(cls: Class) -> Class:
+    if run:
+      cls.__annotations__ = {"run": "str", **cls.__dict__.get("__annotations__", {})}
+      cls.run = field(run, "the job")
     own = cls.__dict__.get("__post_init__")
 
     def __post_init__(self):
@@ -226,28 +224,22 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
       another type than its annotation (an int serves as a float), or out of
       range; or keys contradict each other.
   """
-  fields = {f.name: f for f in dataclasses.fields(cls)}
+  fields, types_, given = {f.name: f for f in dataclasses.fields(cls)}, _types(cls), {}
   for key in values:
     if key not in fields:
       raise unknown(_join(path, key), [_join(path, name) for name in fields])
-  types_ = _types(cls)
-  found = {}
   for name, f in fields.items():
-    meta: Meta = f.metadata["key"]
-    at = _join(path, name)
-    if name not in values:
-      if not fill and not meta.optional:
-        raise ConfigError(f"config key {at} is missing; set it")
-      if meta.choose is not None:  # its kind depends on what is beside it
-        found[name] = read(meta.choose(values), {}, at, fill=True)
-      continue
-    kind = types_[name]
-    if meta.choose is not None:
-      kind = meta.choose(values)
-    found[name] = _value(kind, values[name], at, fill=fill)
-    _check_range(f, found[name], at)
+    meta, key = f.metadata["key"], _join(path, name)
+    if name in values:
+      kind = meta.choose(values) if meta.choose else types_[name]
+      given[name] = _value(kind, values[name], key, fill=fill)
+      _check_range(f, given[name], key)
+    elif not fill and not meta.optional:
+      raise ConfigError(f"config key {key} is missing; set it")
+    elif meta.choose:  # its kind depends on what is beside it
+      given[name] = read(meta.choose(values), {}, key, fill=True)
   try:
-    return cls(**found)
+    return cls(**given)
   except ConfigError:
     raise
   except ValueError as error:
@@ -259,42 +251,55 @@ def _types(cls: type) -> dict[str, Any]:
   return typing.get_type_hints(cls)
 
 
+def _without_none(kind: Any) -> Any:
+  """A type that is not None, of one that may be."""
+  if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+    return kind
+  kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+  return kinds[0] if len(kinds) == 1 else kind
+
+
 def kind_of(cls: Any, name: str, *, optional: bool = False) -> Any:
   """The type of a key below a section or a mapping of names, without None.
 
   None where there is no such key, or none that a config may lack (`optional`).
   """
-  kind = None
   if dataclasses.is_dataclass(cls):
-    kind = _types(cls).get(name)
     field = cls.__dataclass_fields__.get(name)
-    if optional and not (field and field.metadata["key"].optional):
+    if field is None or (optional and not field.metadata["key"].optional):
       return None
-  elif typing.get_origin(cls) is Mapping and not optional:
-    kind = typing.get_args(cls)[1]
-  kinds = [one for one in typing.get_args(kind) if one is not type(None)]
-  return kinds[0] if isinstance(kind, types.UnionType) and len(kinds) == 1 else kind
+    return _without_none(_types(cls)[name])
+  if typing.get_origin(cls) is Mapping and not optional:
+    return typing.get_args(cls)[1]
+  return None
 
 
 def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   """`value` as its annotation says; raises ConfigError where it cannot be."""
+
+  def wrong(wanted: str) -> ConfigError:
+    return ConfigError(f"config key {path} is {value!r}; it must be {wanted}")
+
   if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     if isinstance(value, kind):
       return value
     if not isinstance(value, Mapping):
-      raise ConfigError(f"config key {path} is {value!r}; it must be a section with keys")
+      raise wrong("a section with keys")
     return read(kind, value, path, fill=fill)
   outer, inner = typing.get_origin(kind), typing.get_args(kind)
   if outer in (types.UnionType, typing.Union):
-    if value is None:
-      return None
-    (kind,) = [one for one in inner if one is not type(None)]
-    return _value(kind, value, path, fill=fill)
+    return None if value is None else _value(_without_none(kind), value, path, fill=fill)
   if outer is tuple:
-    return _tuple(inner, value, path, fill=fill)
+    if not isinstance(value, tuple | list):
+      raise wrong(f"a tuple, as ({value!r},)")
+    kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+    if len(value) != len(kinds):
+      raise ConfigError(f"config key {path} is {value!r}; it must have {len(kinds)} parts")
+    parts = enumerate(zip(kinds, value))
+    return tuple(_value(part, one, f"{path}[{i}]", fill=fill) for i, (part, one) in parts)
   if outer is not None and issubclass(outer, Mapping):
     if not isinstance(value, Mapping):
-      raise ConfigError(f"config key {path} is {value!r}; it must be a section with names")
+      raise wrong("a section with names")
     return {
       name: _value(inner[1], one, _join(path, name), fill=fill) for name, one in value.items()
     }
@@ -307,32 +312,14 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   return value
 
 
-def _tuple(inner: tuple[Any, ...], value: Any, path: str, *, fill: bool) -> tuple[Any, ...]:
-  """A tuple of one kind and any length, or of the kinds given."""
-  if not isinstance(value, tuple | list):
-    raise ConfigError(f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)")
-  if inner and inner[-1] is not Ellipsis:
-    if len(value) != len(inner):
-      raise ConfigError(f"config key {path} is {value!r}; it must have {len(inner)} parts")
-    kinds = inner
-  else:
-    kinds = (inner[0] if inner else Any,) * len(value)
-  return tuple(
-    _value(kind, one, f"{path}[{i}]", fill=fill) for i, (kind, one) in enumerate(zip(kinds, value))
-  )
-
-
 def unknown(key: str, known: list[str]) -> ConfigError:
   """An error for a key that does not exist, with the nearest that does.
 
   Last words are compared: what stands before them is the same in all.
   """
   words = {name.rpartition(".")[2]: name for name in known}
-  word = key.rpartition(".")[2]
-  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-  hint = f"known: {', '.join(known)}"
-  if near:
-    hint = f"did you mean {words[near[0]]}?"
+  near = difflib.get_close_matches(key.rpartition(".")[2], words, n=1, cutoff=0.5)
+  hint = f"did you mean {words[near[0]]}?" if near else f"known: {', '.join(known)}"
   return ConfigError(f"config key {key} does not exist; {hint}")
 
 
@@ -385,17 +372,17 @@ class Key:
 def keys(values: Any, path: str = "") -> Iterator[Key]:
   """Every key of a section, in order, those of its sections after it."""
   for f in dataclasses.fields(values):
-    value, at = getattr(values, f.name), _join(path, f.name)
-    meta: Meta = f.metadata["key"]
+    value, key, meta = getattr(values, f.name), _join(path, f.name), f.metadata["key"]
     if meta.optional and value is None:
       continue
-    below = _sections(value, at)
-    if below:
-      for one_path, one in below.items():
-        yield from keys(one, one_path)
-      continue
-    kind = _types(type(values))[f.name]
-    yield Key(at, value, describe(kind), meta)
+    named = value.items() if isinstance(value, Mapping) else ()
+    sections = {_join(key, name): one for name, one in named if dataclasses.is_dataclass(one)}
+    if dataclasses.is_dataclass(value):
+      sections = {key: value}
+    for section_path, one in sections.items():
+      yield from keys(one, section_path)
+    if not sections:
+      yield Key(key, value, describe(_types(type(values))[f.name]), meta)
 
 
 def digests(values: Any) -> dict[str, str]:
@@ -404,26 +391,18 @@ def digests(values: Any) -> dict[str, str]:
   Raises:
     plugins.PluginError: there is no such file or module.
   """
-  return {
-    key.path: plugins.find(one, key.meta.plugin).digest
-    for key in keys(values)
-    if key.meta.plugin
-    for one in (key.value if isinstance(key.value, tuple) else (key.value,))
-    if plugins.is_reference(one)
-  }
-
-
-def _sections(value: Any, path: str) -> dict[str, Any]:
-  """Path -> section, where a value is one or has some by name."""
-  if dataclasses.is_dataclass(value):
-    return {path: value}
-  if isinstance(value, Mapping):
-    return {_join(path, name): one for name, one in value.items() if dataclasses.is_dataclass(one)}
-  return {}
+  sources = {}
+  for key in keys(values):
+    many = key.value if isinstance(key.value, tuple) else (key.value,)
+    names = [one for one in many if key.meta.plugin and plugins.is_reference(one)]
+    if names:
+      sources[key.path] = "-".join(plugins.find(one, key.meta.plugin).digest for one in names)
+  return sources
 
 
 def describe(kind: Any) -> str:
   """A type in words: "int", "float, any number of them", "section"."""
+  kind = _without_none(kind)
   if kind in _PLAIN:
     return kind.__name__
   if dataclasses.is_dataclass(kind):

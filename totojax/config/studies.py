@@ -9,7 +9,7 @@ from typing import Any
 from totojax.config import model as models
 from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 PARAMETRISATIONS = ("mup", "standard")
 OCTAVES = tuple(float(x) for x in range(-12, -2))
@@ -39,11 +39,9 @@ def _same_rate() -> pretrain_config.Pretrain:
   return dataclasses.replace(base, model=tiny, optim=optim)
 
 
-@section("")
-class Audit(Section):
+@section("", run="audit")
+class Audit(Job):
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-
-  run: str = field("audit", "the job")
 
 
 @section("coord_check")
@@ -59,14 +57,13 @@ class CoordCheck(Section):
   log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best", at_least=-60, at_most=60)
 
 
-@section("")
-class CoordCheckJob(Section):
+@section("", run="coord_check")
+class CoordCheckJob(Job):
   """`run = "coord_check"`: do activations keep their size over the width?
 
   Of `pretrain`, the sections sequence, model, mup, compute and optim count.
   """
 
-  run: str = field("coord_check", "the job")
   coord_check: CoordCheck = field(CoordCheck(), "what is compared")
   pretrain: pretrain_config.Pretrain = field(_same_rate(), "what all share")
 
@@ -98,11 +95,10 @@ class Sweep(Section):
       raise ConfigError(f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard', or both")
 
 
-@section("")
-class SweepJob(Section):
+@section("", run="sweep")
+class SweepJob(Job):
   """`run = "sweep"`: every combination of the lists, and their optima."""
 
-  run: str = field("sweep", "the job")
   sweep: Sweep = field(Sweep(), "what differs")
   pretrain: pretrain_config.Pretrain = field(pretrain_config.Pretrain(), "what all runs share")
 
@@ -131,11 +127,10 @@ class Scaling(Section):
   force: bool = field(False, "fit fewer than 3 points, or less than a decade")
 
 
-@section("")
-class ScalingJob(Section):
+@section("", run="scaling")
+class ScalingJob(Job):
   """`run = "scaling"`: the law of finished runs (Figure 9)."""
 
-  run: str = field("scaling", "the job")
   scaling: Scaling = field(Scaling(), "what is read and fitted")
 
 
@@ -148,19 +143,17 @@ class Curves(Section):
   printed: Mapping[str, float] = field({}, "name -> the paper's last loss")
 
 
-@section("")
-class CurvesJob(Section):
+@section("", run="curves")
+class CurvesJob(Job):
   """`run = "curves"`: losses of several runs over tokens (Figure 2)."""
 
-  run: str = field("curves", "the job")
   curves: Curves = field(Curves(), "what is drawn")
 
 
-@section("")
-class Report(Section):
+@section("", run="report")
+class Report(Job):
   """`run = "report"`: one page about a chain."""
 
-  run: str = field("report", "the job")
   chain: str = field("", "its folder")
 
 
@@ -171,14 +164,13 @@ class Folder(Section):
   root: str = field("", "folder of the user's data")
 
 
-@section("")
-class Chain(Section):
+@section("", run="chain")
+class Chain(Job):
   """`run = "chain"`: stages, each a run of its own, one after the other.
 
   `roots.read` types the stages, each by its own key `run`.
   """
 
-  run: str = field("chain", "the job")
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
   data: Folder | None = field(None, "what stages share", optional=True)

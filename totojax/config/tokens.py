@@ -7,7 +7,7 @@ import re
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 
 @section("dvae")
@@ -90,11 +90,10 @@ class Card(Section):
   data: str = field("", "that it was trained on")
 
 
-@section("")
-class Tokenizer(Section):
+@section("", run="tokenizer")
+class Tokenizer(Job):
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
 
-  run: str = field("tokenizer", "the job")
   seed: int = field(0, "of parameters and data", at_least=0)
   weights: str = field("train", 'or a tokenizer file, or "shipped"')
   dvae: DvaeConfig = field(DvaeConfig(), "its size")
@@ -129,11 +128,10 @@ class Tokenizing(Section):
   kmeans_patches: int = field(20_000, "of these", at_least=1, unit="patches")
 
 
-@section("")
-class Shards(Section):
+@section("", run="shards")
+class Shards(Job):
   """`run = "shards"`: stores of pixels to stores of tokens."""
 
-  run: str = field("shards", "the job")
   seed: int = field(0, "of the k-means baseline", at_least=0)
   tokenizing: Tokenizing = field(Tokenizing(), "what and how")
 
@@ -170,11 +168,10 @@ class ReportStores(Section):
       )
 
 
-@section("")
-class TokensReport(Section):
+@section("", run="tokens_report")
+class TokensReport(Job):
   """`run = "tokens_report"`: what is in stores of tokens."""
 
-  run: str = field("tokens_report", "the job")
   tokens_report: ReportStores = field(ReportStores(), "of which stores")
 
 
@@ -197,11 +194,10 @@ class OfficialWeights(Section):
         raise ConfigError(f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits")
 
 
-@section("")
-class Official(Section):
+@section("", run="official")
+class Official(Job):
   """`run = "official"`: released tokenizers, as files of ours."""
 
-  run: str = field("official", "the job")
   official: OfficialWeights = field(OfficialWeights(), "which")
 
 
@@ -215,9 +211,8 @@ class Comparison(Section):
   fail: bool = field(True, "an overlap is an error")
 
 
-@section("")
-class Leakage(Section):
+@section("", run="leakage")
+class Leakage(Job):
   """`run = "leakage"`: is anything held out also trained on?"""
 
-  run: str = field("leakage", "the job")
   leakage: Comparison = field(Comparison(), "what is compared")
