@@ -24,7 +24,7 @@ from totojax import assembly, checkpoint, sequence, sharding
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
@@ -187,19 +187,13 @@ def open_tokens(
   if not path:
     raise ConfigError(f"config key {name} is empty; set it to a store of tokens with classes")
   spec = run.model.spec if seq is None else seq
-  whose = f"{run.path} was trained with" if seq is None else "this run has"
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-  made, where = store.manifest, f"the store {path} ({name})"
-  if not made.vocab:
-    raise ConfigError(f"{where} holds pixels; give a store of tokens")
-  check_codes(run, vocab=made.vocab, tokenizer=made.tokenizer, what=where)
-  if made.grid != spec.grid:
+  manifest = manifests.existing(path)
+  if not manifest.vocab:
+    raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
+  store = shards.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  if manifest.kind == "video" and manifest.frames < spec.frames:
     raise ConfigError(
-      f"{where} has grid {made.grid}; {whose} {spec.grid}. Make the store as that model's"
-    )
-  if made.kind == "video" and made.frames < spec.frames:
-    raise ConfigError(
-      f"{where} has clips of {made.frames} frames; {run.path} was"
+      f"{path} ({name}) has clips of {manifest.frames} frames; {run.path} was"
       f" trained on {spec.frames}. Make the store with at least that many"
     )
   return store
@@ -278,9 +272,11 @@ def load(
   else:
     # In a scan: the same numbers from a program that compiles sooner.
     compute = dataclasses.replace(model.compute, unroll=1)
-    task, _, placed = _placed(run, model.clone(compute=compute), layout)
-    make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
-    params = make(jax.random.key(seed))
+    task = _task(run, model.clone(compute=compute))
+    _, shardings = _places(task, layout)
+    params = jax.jit(lambda key: task.init(key).params, out_shardings=shardings)(
+      jax.random.key(seed)
+    )
   model, params = taps.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
@@ -291,22 +287,23 @@ def read(run: Trained, model: trunk.Trunk, layout: sharding.Layout) -> Any:
   They do not depend on the grid, the frames, or the base of RoPE: `model` may
   have other ones than `run.model`.
   """
-  _, shapes, placed = _placed(run, model, layout)
-  return checkpoint.read_params(run.path / "checkpoints", shapes, placed)[0]
+  places = _places(_task(run, model), layout)
+  return checkpoint.read_params(run.path / "checkpoints", *places)[0]
 
 
-def _placed(
-  run: Trained, model: trunk.Trunk, layout: sharding.Layout
-) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
-  """(task, shapes, shardings) of the parameters."""
+def _task(run: Trained, model: trunk.Trunk) -> task_lib.OfModel:
+  """What the parameters are of."""
   parametrisation = assembly.parametrisation(run.config)
-  if run.patches is not None:
-    assert isinstance(model, patched.PatchTrunk)
-    task = patch_task.Patches(model, run.patches, parametrisation)
-  else:
-    task = task_lib.Pretrain(causal(model), parametrisation)
+  if run.patches is None:
+    return task_lib.Pretrain(causal(model), parametrisation)
+  assert isinstance(model, patched.PatchTrunk)
+  return patch_task.Patches(model, run.patches, parametrisation)
+
+
+def _places(task: task_lib.OfModel, layout: sharding.Layout) -> tuple[Any, Any]:
+  """(shapes, shardings) of the parameters."""
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  return task, shapes, layout.shardings(task.axes().params, shapes)
+  return shapes, layout.shardings(task.axes().params, shapes)
 
 
 def causal(model: trunk.Trunk) -> trunk.Trunk:
