@@ -123,20 +123,15 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if not _MULTIHOST.value:
     _work(values, interrupted)
     return
+  peers = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
   try:
-    hosts.check(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    hosts.check(*peers)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # An error of one process must end the others too: none of them leaves by
   # the usual door, where jax makes each wait for all.
   try:
-    hosts.join(
-      _COORDINATOR.value,
-      _PROCESSES.value,
-      _PROCESS.value,
-      start_timeout_s=_START_TIMEOUT.value,
-      silence_timeout_s=_HOST_TIMEOUT.value,
-    )
+    hosts.join(*peers, start_timeout_s=_START_TIMEOUT.value, silence_timeout_s=_HOST_TIMEOUT.value)
     _work(values, interrupted)
   except SystemExit as error:  # a line was made of the error already
     if not error.code:

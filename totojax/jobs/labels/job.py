@@ -163,8 +163,8 @@ def _tokens(
   sets, frames = setup_lib.of_stores(run, data, seed=config.seed, spec=spec)
   model = _model(run, config, frames=frames)
   reads = {
-    one.name: setup_lib.token_reader(one, model.spec, config.seed)
-    for one in (sets.all_train, sets.validation)
+    name: setup_lib.token_reader(records, model.spec, config.seed)
+    for name, records in sets.splits.items()
   }
   return model, sets, reads
 

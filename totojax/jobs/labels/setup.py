@@ -50,6 +50,11 @@ class Sets:
   classes: int
 
   @property
+  def splits(self) -> dict[str, labelled.Records]:
+    """What is read of each, as `Reads`."""
+    return {"train": self.all_train, "validation": self.validation}
+
+  @property
   def sentence(self) -> str:
     """How much of each there is."""
     return (

@@ -13,7 +13,6 @@ import dataclasses
 import jax
 
 from totojax.config.schema import ConfigError
-from totojax.jobs.probe import runs as probe
 from totojax.jobs.probe import setup as probe_setup
 
 _SHARE = 0.6  # of a device's memory for heads; the rest is for activations
@@ -26,6 +25,10 @@ class Plan:
 
   units: tuple[probe_setup.Unit, ...]
   lines: tuple[str, ...]
+
+  def of_source(self, source: str) -> list[probe_setup.Unit]:
+    """The units of a source."""
+    return [unit for unit in self.units if unit.source == source]
 
 
 def plan(setup: probe_setup.Setup) -> Plan:
@@ -40,7 +43,7 @@ def plan(setup: probe_setup.Setup) -> Plan:
   units, lines = [], []
   for source, one in setup.sources.items():
     layers = one.layers
-    parameters = probe.head_parameters(one, setup.sets.classes)
+    parameters = one.parameters(setup.sets.classes)
     arrays = 2 + optim.moments  # parameters, gradients, moments
     shards = setup.layout.mesh.shape["fsdp"] if one.model else 1
     layer_bytes = 4 * arrays * settings * parameters / shards

@@ -43,6 +43,11 @@ class Source:
   features: Mapping[str, np.ndarray] | None = None
   model: bool = False
 
+  def parameters(self, classes: int) -> int:
+    """Of one head."""
+    shapes = heads.shapes(self.head, width=self.width, classes=classes)
+    return sum(int(np.prod(shape)) for shape, _ in shapes.values())
+
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
@@ -59,6 +64,11 @@ class Unit:
   source: str
   layers: tuple[int, ...]
   first: int
+
+  @property
+  def part(self) -> slice:
+    """Its layers among all."""
+    return slice(self.first, self.first + len(self.layers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +168,7 @@ def _encoder(
   both: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
 ) -> Source:
   """The features of an encoder in the order of the records."""
-  records = {"train": sets.all_train, "validation": sets.validation}
-  features = {split: feature_files.in_order(one, records[split]) for split, one in both.items()}
+  features = {s: feature_files.in_order(both[s], records) for s, records in sets.splits.items()}
   shape, layers = features["train"].shape, both["train"].layers
   tokens = shape[2] if len(shape) == 4 else 0
   if not tokens:
