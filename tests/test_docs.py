@@ -1,6 +1,7 @@
 """The docs: links lead somewhere, commands are understood, the tree is new."""
 
 import ast
+import dataclasses
 import importlib
 import re
 import shlex
@@ -9,12 +10,14 @@ import shutil
 from absl import flags
 import cloud
 import code_tree
+import numpy as np
 import pytest
 import runs
 import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
-from totojax.config import arguments
+from totojax.config import arguments, roots
+from totojax.data.store import shards
 
 README = runs.ROOT / "README.md"
 PAGES = [
@@ -315,7 +318,9 @@ def _known():
 
   for path in (runs.ROOT / "configs").rglob("*.py"):
     walk(runs.load(path), "")
-  return found
+  # And what a config may lack.
+  roots_ = map(roots.find, roots.ROOTS)
+  return found | {field.name for root in roots_ for field in dataclasses.fields(root)}
 
 
 def unknown(text, known):
@@ -427,3 +432,14 @@ def test_every_file_of_ours_says_what_it_is():
     if not code_tree.sentence(path)
   ]
   assert silent == []
+
+
+def test_codes_made_elsewhere_become_a_store_as_the_docs_say(tmp_path, monkeypatch):
+  page = text_of(runs.ROOT / "docs" / "data.md")
+  (code,) = [block for _, block in blocks(page) if "shards.Writer" in block]
+  codes = np.random.default_rng(0).integers(0, 8192, (3, 16 * 256)).astype(np.uint16)
+  monkeypatch.chdir(tmp_path)
+  np.save("codes.npy", codes)
+  exec(code, {})  # noqa: S102
+  store = shards.open_store("TOKENS/train", tokenizer="00000000000000aa", vocab=8192, grid=16)
+  np.testing.assert_array_equal(store.read(range(3))["codes"].reshape(3, -1), codes)

@@ -21,8 +21,7 @@ import test_features
 from totojax import jobs, sequence
 from totojax.config import recipes, roots
 from totojax.jobs import pretrain as build_pretrain
-from totojax.jobs.labels import joint as build_joint
-from totojax.jobs.labels import setup
+from totojax.jobs.labels import job
 from totojax.models import heads
 from totojax.optim import layered
 from totojax.rundir import files
@@ -174,7 +173,7 @@ def config(data, /, **sections):
 
 
 def prepare(config):
-  return setup.prepare(roots.read(config))
+  return job.prepare(roots.read(config))
 
 
 def test_its_grid_and_base_are_others_than_the_model_s(data):
@@ -324,7 +323,7 @@ def test_another_tokenizer_or_vocabulary_is_refused(data, tmp_path, change, told
 )
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   with pytest.raises((ValueError, FileNotFoundError), match=told):
-    build_joint.training(prepare(config(data, **sections)))
+    job.joint_training(prepare(config(data, **sections)))
 
 
 def test_pictures_of_training_are_not_evaluated(data):

@@ -11,6 +11,7 @@ Ctrl-C save first. Configs that ship with the package are found by name.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import signal
@@ -21,14 +22,14 @@ from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
 from totojax.storage import outages
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   "config",
   None,
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
@@ -122,20 +123,21 @@ def _quieten_orbax() -> None:
   sys.unraisablehook = told
 
 
-def _main(argv: list[str]) -> None:
+def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
-  if _CONFIG.value is None:
+  if config is None:
     raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  values = config.to_dict()
   # Before jax and the signals: listing keys needs no device.
   if _LIST.value:
-    _print_keys(_CONFIG.value.to_dict())
+    _print_keys(values)
     return
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
     _quieten_orbax()
-  job = jobs.JOBS.get(_CONFIG.value.get("run"))
+  job = jobs.JOBS.get(str(values.get("run")))
   try:
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
@@ -149,23 +151,18 @@ def _main(argv: list[str]) -> None:
   from totojax.rundir import errors, hosts
 
   if not _MULTIHOST.value:
-    _work(interrupted)
+    _work(values, interrupted)
     return
+  peers = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
   try:
-    hosts.check(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    hosts.check(*peers)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # An error of one process must end the others too: none of them leaves by
   # the usual door, where jax makes each wait for all.
   try:
-    hosts.join(
-      _COORDINATOR.value,
-      _PROCESSES.value,
-      _PROCESS.value,
-      start_timeout_s=_START_TIMEOUT.value,
-      silence_timeout_s=_HOST_TIMEOUT.value,
-    )
-    _work(interrupted)
+    hosts.join(*peers, start_timeout_s=_START_TIMEOUT.value, silence_timeout_s=_HOST_TIMEOUT.value)
+    _work(values, interrupted)
   except SystemExit as error:  # a line was made of the error already
     if not error.code:
       raise
@@ -195,17 +192,16 @@ def _print_keys(config: dict[str, Any]) -> None:
     sys.exit(f"totojax: {error}")
 
 
-def _work(interrupted: Interrupt) -> None:
+def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax.rundir import directory, errors, hosts, lease
 
-  path = config_flags.get_config_filename(flags.FLAGS["config"])
-  file, _, _ = path.partition(":")
+  file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
   begin = time.monotonic()
   try:
     # From here on there is no untyped config.
-    config = directory.typed(_CONFIG.value.to_dict())
+    config = directory.typed(values)
     job = jobs.find(config.run)
     # A plan leaves no run behind, so there is nothing to check or to finish.
     if not job.kept:
@@ -250,12 +246,13 @@ def run() -> None:
   if __name__ != "__main__":
     _show_help_of_this_file()
   try:
-    # In place: the flags of the config's keys are read from there.
-    sys.argv[:] = arguments.with_config_path(sys.argv)
-  except FileNotFoundError as error:
+    config, words = arguments.read(sys.argv)
+  except (ValueError, OSError) as error:
+    if "--traceback" in sys.argv:
+      raise
     sys.exit(f"totojax: {error}")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  app.run(_main, flags_parser=arguments.parse)
+  app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
 
 
 if __name__ == "__main__":

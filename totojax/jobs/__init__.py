@@ -134,7 +134,7 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
     hosts.first(lambda: door.check(workdir, say=console.say))
   config = directory.typed(config)
   if plugins.is_reference(name):
-    _, function = plugins.load(name, "job", tuple)
+    _, function = plugins.job(name)
   else:
     module, _, function = job.run.partition(":")
     module = importlib.import_module(f"totojax.jobs.{module}")

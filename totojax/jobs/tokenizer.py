@@ -87,18 +87,21 @@ def training(config: tokens.Tokenizer) -> train.Run:
   def score(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
     return scores(state.params, size, held_out, how.score_frames)
 
-  return assembly.run(
+  program = assembly.program(
     config,
     task=task,
     steps=how.steps,
     rows=how.batch_frames,
     microbatches=how.microbatches,
+    layout=layout,
+  )
+  return assembly.run(
+    program,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": score} if held_out else {},
     facts={"parameters": dvae_parameters(size), "sources": {s.name: len(s.store) for s in sources}},
     tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
     flops_per_token=0.0,
-    layout=layout,
   )
 
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
+from totojax import plugins
+
 Batch = Mapping[str, jax.Array]
 Tree = Any  # a pytree of arrays, or of PartitionSpecs where axes are meant
 
@@ -52,6 +54,7 @@ class Weighted(NamedTuple):
   weight: jax.Array
 
 
+Score = Callable[[jax.Array], Any]  # of a head's logits [B, C]
 # Loss terms by name, new stats, and metrics by name.
 Losses = tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]
 
@@ -102,12 +105,49 @@ class Task(Protocol):
     ...
 
 
+def check(task: Task, file: str) -> None:
+  """Traces the loss of a user's task once, before anything is compiled.
+
+  Raises:
+    plugins.PluginError: it fails, or gives something else than a task gives;
+      names the `file`.
+  """
+  name, seen = type(task).__name__, {}
+
+  def trace(key: jax.Array, batch: Batch) -> None:
+    params, frozen, stats = task.init(key)
+    seen.update(stats=stats, weights=dict(task.weights(batch)))
+    rest = Variables(None, frozen, stats)
+    seen["losses"] = task.loss(params, rest, batch, step=jnp.int32(0), key=key)
+
+  with plugins.users(file, f"{name} fails"):
+    jax.eval_shape(trace, jax.random.key(0), task.batch_spec(1))
+  losses, names = seen["losses"], {*seen["weights"]}
+  if not isinstance(losses, tuple) or len(losses) != 3:
+    wanted = "(loss terms, stats, metrics)"
+  elif not _named(losses[0], LossTerm) or {*losses[0]} != names:
+    wanted = f"first a LossTerm of a scalar for each name of weights(): {sorted(names)}"
+  elif jax.tree.structure(losses[1]) != jax.tree.structure(seen["stats"]):
+    wanted = "second stats like those of init()"
+  elif not _named(losses[2], Weighted):
+    wanted = "third metrics by name, each a Weighted of a scalar"
+  else:
+    return
+  raise plugins.PluginError(
+    f"{file}: {name}.loss() gives {losses!r}; it must give {wanted} (totojax/tasks/api.py)"
+  )
+
+
+def _named(values: Any, kind: type[LossTerm | Weighted]) -> bool:
+  return isinstance(values, Mapping) and all(
+    isinstance(value, kind) and jnp.shape(value.sum) == () for value in values.values()
+  )
+
+
 @runtime_checkable
 class Scored(Protocol):
   """A task whose logits an evaluation reads."""
 
-  def outcomes(
-    self, params: Tree, frozen: Tree, stats: Tree, batch: Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
-    """`of(logits [B, C])` of every head, with leading axes [L, S]."""
+  def outcomes(self, variables: Variables, batch: Batch, *, score: Score) -> Any:
+    """`score` of every head's logits, with leading axes [L, S]."""
     ...

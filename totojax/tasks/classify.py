@@ -149,8 +149,8 @@ class Classify:
       prepared, stats = heads.prepare(self.head, x, visual_BT, stats, training=True)
       return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(params_S), stats
 
-    known = {k: v for k, v in rest.stats.items() if k != "train_loss"}
-    own = jax.lax.stop_gradient((params, known))
+    running = {k: v for k, v in rest.stats.items() if k != "train_loss"}
+    own = jax.lax.stop_gradient((params, running))
     heads_LS, stats = self._at_layers(rest.frozen, batch, of_layer, own)
     (loss_LS, hits_LS, grads), fine_LS = heads_LS
     rows = jnp.float32(len(label_B))
@@ -162,10 +162,8 @@ class Classify:
     }
     return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
-    """`of(logits [B, C])` of every head, with leading axes [L, S].
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
+    """`score` of every head's logits, with leading axes [L, S].
 
     Statistics are the running ones, so a row's logits depend on no other row.
     """
@@ -173,10 +171,10 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, _ = heads.prepare(self.head, x, visual_BT, stats, training=False)
-      return jax.vmap(lambda p: of(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
+      return jax.vmap(lambda p: score(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
 
-    known = {k: v for k, v in stats.items() if k != "train_loss"}
-    return self._at_layers(frozen, batch, of_layer, (params, known))
+    running = {k: v for k, v in variables.stats.items() if k != "train_loss"}
+    return self._at_layers(variables.frozen, batch, of_layer, (variables.params, running))
 
   def _at_layers(
     self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any], own: Any

@@ -10,7 +10,7 @@ Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import numpy as np
 
 from totojax import sequence
 from totojax.tasks import api
+from totojax.tokenizers import api as tokenizer_api
 
 
 class EncodeFrames:
@@ -28,26 +29,26 @@ class EncodeFrames:
   def __init__(
     self,
     inner: api.Task,
+    tokenizer: tokenizer_api.Tokenizer,
     *,
     spec: sequence.SequenceSpec,
-    factor: int,
-    codes_of: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
     keep_frames: bool = False,
   ):
     """Args:
     inner: the task on tokens.
+    tokenizer: what encodes.
     spec: the sequence.
-    factor: pixels of one side of a token.
-    codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
-    params: of the tokenizer.
     keep_frames: whether the inner batch holds `frames` and `start` as well.
     """
     self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
-    self._size_px = spec.grid * factor
-    self._codes_of = codes_of
-    self._params = params
+    self._size_px = spec.grid * tokenizer.factor
+    self._codes_of, self._params = tokenizer.codes_of, tokenizer.params
+
+  @property
+  def frozen(self) -> api.Tree:
+    """For `assembly.run`: as constants of the program they would be compiled in."""
+    return {"inner": {}, "tokenizer": self._params}
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = dict(self.inner.batch_spec(batch))
@@ -110,9 +111,7 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
@@ -120,9 +119,9 @@ class EncodeFrames:
     """
     if not isinstance(self.inner, api.Scored):
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
-    tokens_BR = self.tokens(frozen["tokenizer"], batch)
-    inner = self._inner_batch(batch, tokens_BR)
-    return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)
+    frozen = variables.frozen
+    inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
+    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, score=score)
 
   def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}

@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, D width, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -102,12 +102,9 @@ class FineTune:
     metrics = {"top1": api.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)}
     return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
     """As `Classify.outcomes`, of the one head."""
-    del frozen, stats
-    outcome = of(self.logits(params, batch["tokens"], key=None))
+    outcome = score(self.logits(variables.params, batch["tokens"], key=None))
     return jax.tree.map(lambda leaf: leaf[None, None], outcome)
 
 

@@ -9,7 +9,7 @@ Shapes: B batch, T tokens of the inputs, L layers asked for, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,12 +100,9 @@ class Joint:
     )
     return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
     """`Classify.outcomes` on the backbone as it is now."""
-    del frozen
+    params, _, stats = variables
     inputs_BT, _ = sequence.split(batch["tokens"])
-    return self.heads.outcomes(
-      params[layered.HEADS], params[layered.BACKBONE], stats, {**batch, "tokens": inputs_BT}, of=of
-    )
+    own = api.Variables(params[layered.HEADS], params[layered.BACKBONE], stats)
+    return self.heads.outcomes(own, {**batch, "tokens": inputs_BT}, score=score)

@@ -48,19 +48,22 @@ class Trainer:
     self.spec = config.sequence
     size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
-    self.run = assembly.run(
+    program = assembly.program(
       config,
       task=task_lib.Pretrain(assembly.model(config)),
       steps=flops.steps(size.total_tokens, size.batch_tokens),
       rows=rows,
       microbatches=size.microbatches,
+      layout=layout(devices),
+      lanes=lanes,
+    )
+    self.run = assembly.run(
+      program,
       batches=lambda first: iter(()),  # there is but the one below
       evals={},
       facts={},
       tokens_per_step=size.batch_tokens,
       flops_per_token=0.0,
-      layout=layout(devices),
-      lanes=lanes,
     )
     self.tokens_BR = random_rows(self.spec, rows, seed=config.seed)
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
