@@ -72,13 +72,7 @@ def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
   words, there = [sys.executable, "-c"], path(tmp_path)
-<<<<<<< HEAD
-  ours = TENSORFLOW.format(
-    url=bucket / "a", ours="import totojax.storage as s; s.check_run('gs://b')"
-  )
-=======
   ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax.storage import paths")
->>>>>>> main
   assert child([*words, ours], PYTHONPATH=there)[0].splitlines()[-1] == "1 ['a']"
   # Negative control: what etils would do.
   alone = TENSORFLOW.format(url=bucket / "a", ours="")

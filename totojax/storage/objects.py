@@ -119,6 +119,20 @@ def read(path: Path) -> bytes | None:
   return read_version(path)[0]
 
 
+def read_part(path: Path, begin: int, end: int) -> bytes | None:
+  """Bytes `begin` to `end` of a file, those there are; None: there is no file."""
+  folder, name = _split(path)
+  for part in (slice(begin, end), slice(begin, None)):
+    try:
+      found = _ask(path, lambda part=part: folder.read(name, byte_range=part))
+      return found.value if found.state == "value" else None
+    except StoreError as error:
+      # It ends before; nobody says where.
+      if not str(error.__cause__).startswith("OUT_OF_RANGE"):
+        raise
+  return b""
+
+
 def write(path: Path, value: bytes, *, limit_s: float | None = None) -> None:
   """Replaces a file as a whole: readers see the old one or the new one.
 
