@@ -217,8 +217,7 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
       console.say(f"{workdir}: stopped; run the same command again to go on")
   except Exception as error:
     away = outages.is_away(error)
-    mendable = isinstance(error, jobs.ERRORS) or outages.is_library(error)
-    if not away and (_TRACEBACK.value or not mendable):
+    if not away and (_TRACEBACK.value or not isinstance(error, jobs.ERRORS)):
       raise
     if _TRACEBACK.value:
       traceback.print_exc()

@@ -39,9 +39,6 @@ _APPENDED = re.compile(
   r"| See full TensorStore details"
 )
 _BROKEN = ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, TimeoutError
-# Libraries whose errors are no OSError, by the name of a class or its base.
-_LIBRARIES = ("gcsfs", "aiohttp", "requests", "urllib3", "google", "botocore", "s3fs")
-_NAMES = re.compile(r"Connection|Connect|Disconnected|Timeout|Transport|ServerError|Payload")
 
 
 class StorageAway(RuntimeError):
@@ -177,25 +174,14 @@ def is_passing(error: BaseException) -> bool:
       return False
     return code in _PASSING or code >= 500
   # (Of a lost process, jax says the same words in errors of other types.)
-  if isinstance(error, _BROKEN) or (isinstance(error, ValueError) and _WORDS.search(str(error))):
-    return True
-  return is_library(error) and any(_NAMES.search(base.__name__) for base in type(error).__mro__)
+  words = isinstance(error, ValueError) and _WORDS.search(str(error))
+  return bool(words) or isinstance(error, _BROKEN)
 
 
 def status(error: BaseException) -> int | None:
-  """The HTTP status that an error of any of the libraries is of, or None."""
-  if found := _CODE.search(str(error)):
-    return int(found[1])
-  code = getattr(error, "code", None) or getattr(error, "status", None)
-  try:
-    return int(code) if is_library(error) and code is not None else None
-  except (TypeError, ValueError):
-    return None
-
-
-def is_library(error: BaseException) -> bool:
-  """Whether an error is one of storage that a client library has for itself."""
-  return any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__)
+  """The HTTP status that an error of TensorStore is of, or None."""
+  found = _CODE.search(str(error))
+  return int(found[1]) if found else None
 
 
 def is_away(error: BaseException) -> bool:
@@ -217,6 +203,7 @@ def brief(error: BaseException) -> str:
   line = (str(error).splitlines() or [type(error).__name__])[0]
   line = _APPENDED.split(line)[0]
   line = re.sub(r"^ABORTED: |All \d+ retry attempts failed: ", "", line).rstrip(".")
+  line = line.partition("CURL error ")[2] or line
   code = status(error)
   return line if code is None or str(code) in line else f"{code} {line}".rstrip()
 
