@@ -10,24 +10,13 @@ import numpy as np
 from PIL import Image
 import pytest
 import runs
+import test_chain
 
 from totojax import jobs
 from totojax.rundir import directory, files
 from totojax.storage import objects
 
 DOCUMENT = runs.ROOT / "docs/running.md"
-DEMO = (
-  "clips.amount.train=96",
-  "clips.amount.val=16",
-  "shards.tokenizing.kmeans_frames=256",
-  "pretrain.train.total_tokens=20480.0",
-  "pretrain.train.batch_tokens=1024",
-  "pretrain.optim.warmup_steps=2",
-  "pretrain.every.checkpoint_steps=10",
-  "probe.data.train_records=64",
-  "probe.train.epochs=1.0",
-  "probe.train.batch_rows=32",
-)
 LABELLED = (
   "--config.model_run={demo}/pretrain",
   "--config.data.encode_with=shipped",
@@ -82,8 +71,7 @@ def place(gcs_proxy):
 @pytest.fixture(scope="module")
 def demo(place):
   """The demo's chain, shrunk, and no key of it changed for the bucket."""
-  words = [f"--config.stages.{word}" for word in DEMO]
-  runs.finish(runs.start(runs.command("configs/demo.py", place / "demo", *words)))
+  runs.finish(runs.start(runs.command("configs/demo.py", place / "demo", *test_chain.SMALL)))
   rng = np.random.default_rng(0)
   for name in (f"{label}/{i}.png" for label in "ab" for i in range(12)):
     file = io.BytesIO()
