@@ -62,7 +62,7 @@ start() {
 }
 
 session() { # The run, in a session of its own.
-  local main keeper status
+  local main keeper
   echo "$$ $(cat /proc/sys/kernel/random/boot_id)" >totojax.session
   trap : TERM # at a shutdown: this shell has to see how the run ends
   ulimit -n "$(ulimit -H -n)"
@@ -76,11 +76,9 @@ session() { # The run, in a session of its own.
   echo $main >totojax.part && mv totojax.part totojax.pid
   while sleep 600; do copy_log; done & # it may be lost without a warning
   keeper=$!
-  while kill -0 $main 2>/dev/null; do
-    wait $main
-    status=$?
-  done
-  echo "$status" >totojax.part && mv totojax.part totojax.exit
+  while kill -0 $main 2>/dev/null; do wait $main; done # which a signal ends
+  wait $main
+  echo $? >totojax.part && mv totojax.part totojax.exit
   kill $keeper
   copy_log
 }

@@ -70,24 +70,24 @@ ENTRY %main.2 (a: f32[16]) -> f32[16] {
 
 
 def test_cycles_in_a_loop_count_as_often_as_it_runs():
-  program = hlo.Program(PROGRAM)
+  program = hlo.Module(PROGRAM)
   assert estimate.groups(program) == {"MLP products": 500, "optimiser": 30}
-  longer = hlo.Program(PROGRAM.replace("constant(5)", "constant(7)"))
+  longer = hlo.Module(PROGRAM.replace("constant(5)", "constant(7)"))
   assert estimate.groups(longer)["MLP products"] == 700
 
 
 def test_a_loop_without_a_readable_end_is_an_error():
-  program = hlo.Program(
+  program = hlo.Module(
     PROGRAM.replace("s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)")
   )
   with pytest.raises(ValueError, match="trip count .* condition.1"):
     list(program.operations())
   with pytest.raises(ValueError, match="no ENTRY"):
-    hlo.Program("nothing")
+    hlo.Module("nothing")
 
 
 def test_an_exchange_in_several_fusions_counts_once():
-  gather, reduce = sorted(hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind)
+  gather, reduce = sorted(hlo.Module(PROGRAM).collectives(), key=lambda found: found.kind)
   assert (gather.kind, gather.times, gather.group) == ("all-gather", 5, 8)
   assert gather.payload_bytes == 64 * 64 * 2
   assert gather.sent_bytes == 64 * 64 * 2 * 7 / 8
@@ -95,7 +95,7 @@ def test_an_exchange_in_several_fusions_counts_once():
   assert reduce.sent_bytes == 2 * 64 * 3 / 4
   # Control: another channel is another exchange.
   two = PROGRAM.replace("channel_id=7", "channel_id=9", 1)
-  assert len(hlo.Program(two).collectives()) == 3
+  assert len(hlo.Module(two).collectives()) == 3
 
 
 BETWEEN_SLICES = """ENTRY %main.2 (a: f32[16]) -> f32[16] {
@@ -108,7 +108,7 @@ BETWEEN_SLICES = """ENTRY %main.2 (a: f32[16]) -> f32[16] {
 
 
 def test_what_goes_between_slices_is_told_apart():
-  program = hlo.Program(BETWEEN_SLICES)
+  program = hlo.Module(BETWEEN_SLICES)
   links, network = estimate.traffic(program, chips.CHIPS["v5e"])
   assert (links["over"], network["over"]) == ("links", "network")
   assert links["sent_bytes"] == 2 * 64 / 2
@@ -223,9 +223,9 @@ def test_the_best_is_the_fastest_that_fits():
     {"fits": False},
     {"fits": True, "step_s": 1.0, "hbm_peak_gib": 9.0},
   ]
-  assert plan.best_of(rows) == 2
-  assert plan.best_of(rows[:2]) == 0
-  assert plan.best_of([{"fits": False}]) is None
+  assert plan.fastest(rows) == 2
+  assert plan.fastest(rows[:2]) == 0
+  assert plan.fastest([{"fits": False}]) is None
 
 
 def test_gpus_are_planned_with_mup_where_their_attention_is_not():

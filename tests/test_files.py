@@ -110,12 +110,12 @@ def test_all_readers_of_a_log_forgive_its_cut_end_alone(tmp_path):
   for end in ("", '{"step": 3, "ki', "\xff"):
     path.write_text(rows + end)
     assert [row["step"] for row in metrics.read(path)] == [1, 2]
-    assert len(reading.Folder(tmp_path).lines(metrics.FILE)) == 2
+    assert len(reading.RunFolder(tmp_path).lines(metrics.FILE)) == 2
   path.write_text('{"step": 1, "ki\n' + rows)
   with pytest.raises(metrics.DamagedLine, match="line 1 is damaged"):
     metrics.read(path)
   with pytest.raises(reading.Missing, match="damaged in line 1 of 3"):
-    reading.Folder(tmp_path).lines(metrics.FILE)
+    reading.RunFolder(tmp_path).lines(metrics.FILE)
 
 
 @pytest.mark.parametrize(

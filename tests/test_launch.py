@@ -5,6 +5,8 @@ machine. Without gcloud on PATH those tests are skipped.
 """
 
 import ast
+import contextlib
+import json
 import os
 import pathlib
 import re
@@ -12,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -670,6 +673,133 @@ def test_shellcheck():
   assert len(scripts) == 2 and out.returncode == 0, out.stdout
 
 
+def session(*words):
+  return tpu_vm.Session(tpu_vm.parse([*words]))
+
+
+@pytest.fixture
+def no_gcloud(tmp_path, monkeypatch):
+  """A gcloud that fails; the folder that temporary files are in."""
+  (tmp_path / "bin").mkdir()
+  program = tmp_path / "bin" / "gcloud"
+  program.write_text("#!/bin/sh\necho 'ERROR: INTERNAL' >&2\nexit 1\n")
+  program.chmod(0o755)
+  monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "bin"))
+  return program.parent
+
+
+def test_a_copy_that_fails_leaves_nothing(no_gcloud):
+  with pytest.raises(Failure, match="INTERNAL"):
+    session(*RUN).archive()
+  assert [path.name for path in no_gcloud.iterdir()] == ["gcloud"]
+
+
+@pytest.mark.parametrize("ends", [None, GiveUp("the run has failed")])
+@pytest.mark.parametrize("more, calls", [([], []), (["--delete-when-done"], ["delete"])])
+def test_the_tpu_is_deleted_however_it_ended_or_kept(
+  no_gcloud, monkeypatch, capsys, ends, more, calls
+):
+  done = []
+  monkeypatch.setattr(cloud.Tpu, "delete", lambda self: done.append("delete"))
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", "not there"))
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
+  one = session(*RUN, "--no-plan", *more)
+
+  def keep_going():
+    if ends:
+      raise ends
+
+  one.task.keep_going = keep_going
+  with pytest.raises(GiveUp, match="is not finished") if ends else contextlib.nullcontext():
+    one.run()
+  assert done == calls
+  assert ("is kept and costs" in capsys.readouterr().err) == (not calls)
+
+
+def test_a_finished_run_costs_nothing(no_gcloud, monkeypatch, capsys):
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {"done.json": {}})
+  session(*RUN).run()
+  assert capsys.readouterr().err == "tpu_vm: finished already: gs://bucket/toto\n"
+
+
+# --- Before a TPU is made ----------------------------------------------------
+
+GCLOUD = cloud.Gcloud(None, False, 1.0)
+
+
+def planner(monkeypatch, keys, told):
+  """A planner that says this; the flags that it is given."""
+  given = []
+
+  def totojax(gcloud, *words, quiet=False):
+    given.append(words)
+    if "--list" in words:
+      return keys
+    (folder,) = (w.partition("=")[2] for w in words if w.startswith("--workdir="))
+    path = pathlib.Path(folder, "plan")
+    path.mkdir()
+    (path / "plan.json").write_text(json.dumps(told))
+    return ""
+
+  monkeypatch.setattr(prepare, "totojax", totojax)
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: True)
+  return given
+
+
+def test_a_run_that_does_not_fit_makes_no_tpu(monkeypatch):
+  told = {"best": None, "error": "needs 20 GiB of a chip's 16 GiB of HBM"}
+  given = planner(monkeypatch, "plan.topology = ''", told)
+  with pytest.raises(GiveUp, match="does not fit on 1 x v4-8: needs 20 GiB .*--no-plan"):
+    prepare.plan(GCLOUD, "configs/1b.py", "v4-8", 1, ["--config.seed=1"])
+  assert "--config.seed=1" in given[1] and "--config.plan.topology=v4:2x2x1" in given[1]
+
+
+def test_several_slices_have_the_planners_mesh(monkeypatch):
+  mesh = {"data": 4, "fsdp": 4, "tensor": 1, "sequence": 1}
+  given = planner(monkeypatch, "plan.topology = ''", {"best": 1, "mesh": mesh})
+  flags = prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 2, [])
+  assert flags == [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+  assert "--config.plan.slices=2" in given[1]
+  # Who names one has it, and one slice has the config's.
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 2, ["--config.mesh.data=2"]) == []
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 1, []) == []
+
+
+def test_a_plan_of_tokens_says_hours(monkeypatch, capsys):
+  told = {"train": {"chip_hours": 6.0}, "val": {"chip_hours": 2.0}}
+  planner(monkeypatch, "plan.probed = 64", told)
+  assert prepare.plan(GCLOUD, "configs/tokenize.py", "v5litepod-16", 1, []) == []
+  assert "about 0.5 hours of encoding on 1 x v5litepod-16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "keys, kind, told",
+  [
+    ("run = finetune", "v4-8", "has no plan"),
+    ("plan.topology = ''", "v2-8", "no topology of v2-8"),
+  ],
+)
+def test_what_cannot_be_planned_says_so_and_goes_on(monkeypatch, capsys, keys, kind, told):
+  planner(monkeypatch, keys, {})
+  assert prepare.plan(GCLOUD, "configs/1b.py", kind, 2, []) == ["--config.mesh.data=2"]
+  assert told in capsys.readouterr().err
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v4-8", 1, []) == []
+  assert "this Python has no jax" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_planner_is_asked_for_real(monkeypatch, capfd):
+  pytest.importorskip("libtpu")
+  monkeypatch.delenv("XLA_FLAGS")  # of the tests' CPU
+  words = ["plan", "--type", "v5litepod-4", "--node-count", "2", "--config", "configs/smoke.py"]
+  assert tpu_vm.main(words) == 0
+  out = capfd.readouterr()
+  assert re.search(r"the planner's mesh: --config.mesh.data=\d --config.mesh.fsdp=\d", out.err)
+  assert "v5e:2x2" in out.out
+
+
 # --- A worker ----------------------------------------------------------------
 
 
@@ -966,10 +1096,12 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   out = g(*words, "--delete-when-done", "--", *flags, timeout=900)
   assert out.returncode == 0, out.stderr
   print(out.stderr)
-  assert g.calls["create"] == g.calls["delete"] == 4 and not g.refusals
+  assert g.calls["create"] == 4 and not g.refusals
+  assert g.queue is None and not g.nodes
   assert g.starts == {"toto-w-0": 3, "toto-w-1": 3}
   for words in ("node PREEMPTED", "Quota limit", "toto-w-0: 75; toto-w-1: absent"):
     assert words in out.stderr
   whole = tmp_path / "whole"
   test_hosts.finish(test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4))
-  assert runs.metrics(g.bucket / "run") == runs.metrics(whole)
+  (tmp_path / "metrics.jsonl").write_bytes(g.bucket.objects()["run/metrics.jsonl"])
+  assert runs.metrics(tmp_path) == runs.metrics(whole)

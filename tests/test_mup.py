@@ -500,7 +500,7 @@ def small_check():
 def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
   workdir = epath.Path(tmp_path / "run")
   assert jobs.run(small_check(), workdir, lambda step: False)
-  folder = reading.Folder(workdir)
+  folder = reading.RunFolder(workdir)
   rows = [
     {k: v if k == "parametrisation" else float(v) for k, v in row.items()}
     for row in folder.records("coordinates.csv")

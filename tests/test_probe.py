@@ -140,7 +140,7 @@ def test_predictions_are_those_that_were_counted(finished):
 
 
 def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
-  folder = reading.Folder(finished.parent)
+  folder = reading.RunFolder(finished.parent)
   (finished.parent / "probe").symlink_to(finished)
   text = layer_sections.layers(folder)
   for word in (

@@ -254,7 +254,7 @@ def test_figure_10_as_a_picture(copy, tmp_path):
 
 
 def test_figure_10_draws_the_means_of_frames(chain):
-  table = reading.Folder(chain).table("validate/position_loss.csv")
+  table = reading.RunFolder(chain).table("validate/position_loss.csv")
   figure = plots._render(plots.by_position(table), plots.WIDE, plots.PAPER)
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES

@@ -156,7 +156,7 @@ def test_the_figure(tmp_path):
   rows = [dict(zip(("run", "macs", "loss", "frontier"), point)) for point in points]
   files.write_csv(tmp_path / "scaling.csv", rows)
   files.write_json(tmp_path / "laws.json", {"law": dataclasses.asdict(law)})
-  draw = scaling_page.drawing(reading.Folder(tmp_path))
+  draw = scaling_page.drawing(reading.RunFolder(tmp_path))
   svg = plots.figure(draw, "", name="scaling", label="loss over compute")
   for word in ("a0", "a3", "fit", "GPT-3 (text)", "training compute (MACs)"):
     assert word in svg, word

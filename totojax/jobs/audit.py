@@ -223,13 +223,13 @@ def table_15() -> Iterator[Line]:
 def law() -> Iterator[Line]:
   """What the unit of C in the printed law can be."""
   a, b = scaling.PAPER.a, scaling.PAPER.b
-  at, read = paper.LAW_READ_OFF
+  macs, loss = paper.LAW_READ_OFF
   for unit, name in ((1.0, "axis units"), (1e6, "1e6 of the axis")):
     yield _read(
-      f"Figure 9, dashed line at {at:g}",
+      f"Figure 9, dashed line at {macs:g}",
       f"{a} C^-{b} with C in {name}",
-      read,
-      a * (at / unit) ** -b,
+      loss,
+      a * (macs / unit) ** -b,
     )
   yield _read("the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b)
   sequences = {}
@@ -249,10 +249,10 @@ def law() -> Iterator[Line]:
     )
 
 
-def _read(where: str, what: str, read: float, value: float) -> Line:
+def _read(where: str, what: str, loss: float, value: float) -> Line:
   """A line whose printed side was read off a figure, to a per cent."""
-  verdict = "reads" if abs(value / read - 1) < 0.01 else "no"
-  return Line(where, "section 4.9, Figure 9", what, f"{read:.4g}", value, verdict)
+  verdict = "reads" if abs(value / loss - 1) < 0.01 else "no"
+  return Line(where, "section 4.9, Figure 9", what, f"{loss:.4g}", value, verdict)
 
 
 def _print(lines: list[Line]) -> None:

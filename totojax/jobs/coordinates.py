@@ -33,7 +33,7 @@ from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
 QUANTITIES = ("residual", "logits", "attention")
-KEPT = ("residual", "logits")  # attention may shrink: q k is a mean under µP
+STEADY = ("residual", "logits")  # attention may shrink: q k is a mean under µP
 RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
@@ -107,9 +107,9 @@ def _sown(model: nn.Module, params: Any, inputs_BT: jax.Array) -> tuple[jax.Arra
 def coordinates(task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array) -> dict[str, jax.Array]:
   """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
-  logits_BTV, kept = _sown(task.model, params, inputs_BT)
+  logits_BTV, sown = _sown(task.model, params, inputs_BT)
   # Layers are stacked in front; a sown value is a tuple of one.
-  blocks = kept["intermediates"]["blocks"]
+  blocks = sown["intermediates"]["blocks"]
   (residual_LBTD,) = blocks["residual"]
   real = task.spec.vocab + sequence.SPECIALS
   quantities = {
@@ -157,6 +157,6 @@ def _print(rows: list[Mapping[str, Any]]) -> None:
   rich_console.Console().print(table)
   for kind, growth in ratios(rows).items():
     text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in growth.items())
-    keeps = all(RANGE[0] <= growth[q] <= RANGE[1] for q in KEPT)
+    keeps = all(RANGE[0] <= growth[q] <= RANGE[1] for q in STEADY)
     claim = "keep their size" if keeps else "do not keep their size"
     console.say(f"{kind}: {text} from the smallest to the largest width; {claim}")

@@ -175,7 +175,7 @@ def _sized(config: Features, model: _Model) -> Features:
 
 
 def _make(
-  part: stores.Part,
+  part: stores.CorpusStore,
   compute: Compute,
   layers: tuple[int, ...],
   config: Features,
@@ -236,7 +236,9 @@ class _Rows:
     self._pending.clear()
 
 
-def _finish(parts: Sequence[stores.Part], settings: FeatureFiles, workdir: epath.Path) -> None:
+def _finish(
+  parts: Sequence[stores.CorpusStore], settings: FeatureFiles, workdir: epath.Path
+) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
   for part in parts:

@@ -31,7 +31,7 @@ from totojax.tokenizers import patches, weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class PatchTask:
   """What is trained, and what goes with it.
 
   Attributes:
@@ -47,7 +47,7 @@ class Task:
   frozen: Any
 
 
-def task(config: Pretrain, backend: str = "") -> Task:
+def task(config: Pretrain, backend: str = "") -> PatchTask:
   """The task of a config with `patches.inputs`.
 
   Raises:
@@ -65,7 +65,7 @@ def task(config: Pretrain, backend: str = "") -> Task:
   assert isinstance(model, patched.PatchTrunk)
   inner = task_lib.Patches(model, size, assembly.parametrisation(config))
   if from_pixels:
-    return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
+    return PatchTask(inner, inner, patches.tokenizer(size).fingerprint, None)
   tokenizer = weights.load(path)
   _check(tokenizer, spec, size.side_px)
   times = size.side_px // tokenizer.factor
@@ -79,7 +79,7 @@ def task(config: Pretrain, backend: str = "") -> Task:
     keep_frames=True,
   )
   frozen = {"inner": {}, "tokenizer": tokenizer.params}
-  return Task(inner, trained, tokenizer.fingerprint, frozen)
+  return PatchTask(inner, trained, tokenizer.fingerprint, frozen)
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
@@ -172,7 +172,9 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   )
 
 
-def nll(task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+def nll(
+  task: PatchTask, both: tuple[Any, Any], batch: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:

@@ -141,10 +141,10 @@ def photos(
     images = [photo_lib.load(name) for name in names]
 
     def make(i):
-      which = i % len(names)
+      photo = i % len(names)
       rng = np.random.default_rng([config.seed, i])
-      square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
-      return fill.Clips(id=f"photo/{names[which]}", label=None, clips_KNHW3=square_HW3[None, None])
+      square_HW3 = photo_lib.crop(images[photo], spec, rng=rng)
+      return fill.Clips(id=f"photo/{names[photo]}", label=None, clips_KNHW3=square_HW3[None, None])
 
     manifest = fill.manifest(
       kind="image",
@@ -173,8 +173,8 @@ class _Skipped:
 
   def __init__(self, workdir: epath.Path):
     self.path = workdir / self._FILE
-    there = files.exists(self.path)
-    self._reasons = dict(files.read_table(self.path) if there else ())
+    exists = files.exists(self.path)
+    self._reasons = dict(files.read_table(self.path) if exists else ())
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())

@@ -37,7 +37,7 @@ def run(config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Inter
   directory.begin(workdir, config, points=len(rows))
   files.write_json(workdir / "laws.json", summary)
   files.write_csv(workdir / "scaling.csv", rows)
-  plots.write(workdir / "scaling.png", scaling_page.drawing(reading.Folder(workdir)))
+  plots.write(workdir / "scaling.png", scaling_page.drawing(reading.RunFolder(workdir)))
   for sentence in scaling_page.verdict(summary):
     console.say(sentence)
   console.say(f"report: {scaling_page.write_report(workdir)}")

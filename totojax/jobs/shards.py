@@ -114,8 +114,8 @@ def _describe(
     "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
     "mean_colour": stats.mean_colour(original_MHW3),
   }
-  few = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
-  samples = {name: pixels[few] for name, pixels in {"original": original_MHW3, **copies}.items()}
+  sample = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
+  samples = {name: pixels[sample] for name, pixels in {"original": original_MHW3, **copies}.items()}
   files.write_npz(workdir / "samples.npz", samples, compressed=True)
   tokens = shards.open_store(
     workdir / "train", tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None

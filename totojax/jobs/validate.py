@@ -98,10 +98,10 @@ def _codes(source: rows.Source, spec: Any) -> np.ndarray:
 
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:
-  at = lambda key: f"{metrics[f'{name}/{key}']:.4f}"
-  text = f"{name}: {at('loss')} +- {at('loss_sem')} nats per visual token"
+  value = lambda key: f"{metrics[f'{name}/{key}']:.4f}"
+  text = f"{name}: {value('loss')} +- {value('loss_sem')} nats per visual token"
   if f"{name}/unigram/loss" in metrics:
-    text += f" (unigram {at('unigram/loss')})"
+    text += f" (unigram {value('unigram/loss')})"
   if f"{name}/copy/later_loss" in metrics:
-    text += f"; frames 2 and later {at('later_loss')} (copy {at('copy/later_loss')})"
+    text += f"; frames 2 and later {value('later_loss')} (copy {value('copy/later_loss')})"
   return text

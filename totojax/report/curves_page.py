@@ -12,7 +12,7 @@ import numpy as np
 from totojax.report import page, plots, reading
 
 
-def drawing(folder: reading.Folder) -> plots.Draw:
+def drawing(folder: reading.RunFolder) -> plots.Draw:
   """Loss over tokens, a curve a run; the paper's ends are dashed."""
   table = folder.table("curves.csv", by="run")
   plain = plots.lines(
@@ -34,7 +34,7 @@ def drawing(folder: reading.Folder) -> plots.Draw:
   return draw
 
 
-def figure(folder: reading.Folder) -> str:
+def figure(folder: reading.RunFolder) -> str:
   """Figure 2."""
   caption = (
     "Training loss as it was logged. Dashed: where the paper's curve of the"
@@ -44,7 +44,7 @@ def figure(folder: reading.Folder) -> str:
   return plots.figure(drawing(folder), caption, name="curves", label=label)
 
 
-def ends(folder: reading.Folder) -> str:
+def ends(folder: reading.RunFolder) -> str:
   """Where each run is."""
   last = {row["run"]: row for row in folder.records("curves.csv")}
   columns = (

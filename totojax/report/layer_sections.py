@@ -36,11 +36,11 @@ def figure(workdir: epath.Path) -> None:
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  table = reading.Folder(workdir).table("per_layer.csv", by="backbone")
+  table = reading.RunFolder(workdir).table("per_layer.csv", by="backbone")
   plots.write(workdir / "layer_curve.png", by_layer(table))
 
 
-def probes(folder: reading.Folder) -> str:
+def probes(folder: reading.RunFolder) -> str:
   """Every probe of a chain, and what those of several seeds say together."""
   by_kind = {"probe": [], "probe_seeds": []}
   for stage in run_sections.stages(folder):
@@ -57,7 +57,7 @@ def probes(folder: reading.Folder) -> str:
   return "".join(out) or page.paragraph("This chain has no probes.", "soft")
 
 
-def layers(folder: reading.Folder, stage: str = "probe") -> str:
+def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
   """Probes of every layer, beside what needs no training or no backbone."""
   table = folder.table(f"{stage}/per_layer.csv", by="backbone")
   metrics = folder.json(f"{stage}/metrics.json")
@@ -76,36 +76,36 @@ def layers(folder: reading.Folder, stage: str = "probe") -> str:
     out.append(page.paragraph(absent, "missing"))
   out.append(page.table([head for head, _ in _COLUMNS], _rows(metrics)))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
-  seen = (
+  note = (
     "A layer chosen on the validation set, as the paper does it, has seen"
     " the answers; the hold-out is of the training set."
   )
-  return "".join([*out, page.paragraph(seen, "soft")])
+  return "".join([*out, page.paragraph(note, "soft")])
 
 
-def seeds(folder: reading.Folder, stage: str) -> str:
+def seeds(folder: reading.RunFolder, stage: str) -> str:
   """Several seeds: a curve and a table of each question."""
   metrics = folder.json(f"{stage}/metrics.json")
   rows = folder.records(f"{stage}/per_layer.csv")
   out = []
   for question in dict.fromkeys(row["question"] for row in rows):
-    at = _below(metrics, question)
-    own = [row for row in rows if row["question"] == question]
-    names = list(dict.fromkeys(row["backbone"] for row in own))
-    highest = max(at[f"{n}/high"] for n in names if n != "trained")
+    facts = _below(metrics, question)
+    question_rows = [row for row in rows if row["question"] == question]
+    names = list(dict.fromkeys(row["backbone"] for row in question_rows))
+    highest = max(facts[f"{n}/high"] for n in names if n != "trained")
     claim = (
-      f"the trained backbone is at least {100 * at['trained/low']:.1f} %, the"
+      f"the trained backbone is at least {100 * facts['trained/low']:.1f} %, the"
       f" best of the others at most {100 * highest:.1f} %."
-      if at["pays"]
+      if facts["pays"]
       else "no sure gain from pre-training; intervals overlap."
     )
     caption = (
-      f"{question}: top-1 on {at['n']} validation items of {at['classes']}"
-      f" classes, mean of {at['seeds']} seeds, of the best setting of each"
+      f"{question}: top-1 on {facts['n']} validation items of {facts['classes']}"
+      f" classes, mean of {facts['seeds']} seeds, of the best setting of each"
       " layer; dashed, without layers."
     )
-    draw, label = by_layer(_over_seeds(own)), f"Probe accuracy by layer: {question}"
-    results = [{"name": NAMES.get(n, n), **_below(at, n)} for n in names]
+    draw, label = by_layer(_over_seeds(question_rows)), f"Probe accuracy by layer: {question}"
+    results = [{"name": NAMES.get(n, n), **_below(facts, n)} for n in names]
     for result in results:
       result["layers"] = ", ".join(map(str, result["layers"]))
     out.append(page.paragraph(f"{question}: {claim}"))

@@ -9,7 +9,7 @@ from totojax.report import page, plots, reading, verdict
 BARS = "Bars: two standard errors, with tokens taken as independent."
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """Whether the model beats the baselines, by how much, and each loss."""
   metrics = folder.json("validate/metrics.json")
   out = []
@@ -28,13 +28,13 @@ def headline(folder: reading.Folder) -> str:
   return "".join(out) or page.missing("validate/metrics.json names no source")
 
 
-def loss_curves(folder: reading.Folder) -> str:
+def loss_curves(folder: reading.RunFolder) -> str:
   """Training and validation loss against tokens, with what is to be beaten."""
   draw, caption = learning(folder)
   return plots.figure(draw, caption + ".", name="loss", label=caption)
 
 
-def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
+def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
   """The figure of `loss_curves`, and what it shows.
 
   Raises:
@@ -47,8 +47,8 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
   for row in rows:
     for key, value in row.items():
       name = "train" if row["kind"] == "train" else key.removesuffix("/loss")
-      wanted = key == "loss" if name == "train" else key.endswith("/loss")
-      if wanted and value is not None:
+      is_loss = key == "loss" if name == "train" else key.endswith("/loss")
+      if is_loss and value is not None:
         x, y = series.setdefault(name, ([], []))
         x.append(row["step"] * (batch or 1))
         y.append(value)
@@ -70,7 +70,7 @@ def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
   return draw, caption
 
 
-def position_loss(folder: reading.Folder) -> str:
+def position_loss(folder: reading.RunFolder) -> str:
   """The paper's Figure 10."""
   table = folder.table("validate/position_loss.csv")
   lines = []
@@ -92,7 +92,7 @@ def position_loss(folder: reading.Folder) -> str:
   )
 
 
-def group_loss(folder: reading.Folder) -> str:
+def group_loss(folder: reading.RunFolder) -> str:
   """Loss by frame and by row of the grid, side by side."""
   captions = {"frame": "By frame.", "row": "By row of the token grid, over all frames."}
   out = []

@@ -34,7 +34,7 @@ def curves(table: Mapping[str, plots.Table], n: int) -> dict[str, tuple[np.ndarr
   return out
 
 
-def codes(folder: reading.Folder) -> str:
+def codes(folder: reading.RunFolder) -> str:
   """1-grams: which codes are used, and how evenly."""
   tokens = folder.json("tokens.json")
   rows = [
@@ -86,7 +86,7 @@ def _rare(tokens: Mapping[str, Any]) -> str:
   return "".join(out)
 
 
-def pairs(folder: reading.Folder) -> str:
+def pairs(folder: reading.RunFolder) -> str:
   """2- and 3-grams, and the paper's Figure 12."""
   tokens = folder.json("tokens.json")
   rows = [{"name": name, **row} for name, _, fact in sets(tokens) for row in fact["ngrams"][1:]]
@@ -136,7 +136,7 @@ def sets(tokens: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
   return stores + together
 
 
-def _figure(folder: reading.Folder, n: int, *, half: bool = False) -> str:
+def _figure(folder: reading.RunFolder, n: int, *, half: bool = False) -> str:
   draw = by_rank(folder.table("rank_frequency.csv"), n)
   label = f"Share of occurrences of {n}-grams by rank, for each store"
   caption = (

@@ -22,7 +22,7 @@ from PIL import Image
 from totojax.report import reading
 from totojax.rundir import console, files
 
-Section = tuple[str, Callable[[reading.Folder], str]]  # title, and what fills it
+Section = tuple[str, Callable[[reading.RunFolder], str]]  # title, and what fills it
 Column = tuple[str, str]  # head, and template of the cells
 STYLE = pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
@@ -38,7 +38,7 @@ def page(title: str, sections: Iterable[str]) -> str:
   )
 
 
-def section(title: str, body: Callable[[reading.Folder], str], folder: reading.Folder) -> str:
+def section(title: str, body: Callable[[reading.RunFolder], str], folder: reading.RunFolder) -> str:
   """A section with its title, or with the reason why there is none."""
   try:
     content = body(folder)
@@ -74,7 +74,7 @@ def write(
       of its provenance stands below them.
     run: the run directory, where it is not `workdir`.
   """
-  folder = reading.Folder(workdir if run is None else run)
+  folder = reading.RunFolder(workdir if run is None else run)
   name = folder.path.name
   parts = [f"<h1>{text(name)} &middot; totojax</h1>"]
   parts += [section(title, body, folder) for title, body in sections]
@@ -85,7 +85,7 @@ def write(
   return path
 
 
-def provenance(folder: reading.Folder) -> str:
+def provenance(folder: reading.RunFolder) -> str:
   """When the run began, by which command, with what code, on what machine.
 
   A manifest of an earlier version says less.

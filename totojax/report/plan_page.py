@@ -74,11 +74,11 @@ def columns(row: Mapping[str, Any]) -> list[str]:
 
 def cells(row: Mapping[str, Any]) -> list[str]:
   """A row of the comparison, as `columns`."""
-  known = facts(row)
-  known["mesh"] = "x".join(map(str, row["mesh"].values()))
-  known["fits"] = {True: "yes", False: "no", None: "?"}[row.get("fits")]
-  known["step_ms"] = 1e3 * row["step_s"] if row.get("step_s") else None
-  return page.cells(_COLUMNS[row.get("what", "train")], known)
+  values = facts(row)
+  values["mesh"] = "x".join(map(str, row["mesh"].values()))
+  values["fits"] = {True: "yes", False: "no", None: "?"}[row.get("fits")]
+  values["step_ms"] = 1e3 * row["step_s"] if row.get("step_s") else None
+  return page.cells(_COLUMNS[row.get("what", "train")], values)
 
 
 def facts(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def facts(plan: Mapping[str, Any]) -> dict[str, Any]:
   return collections.defaultdict(lambda: None, plan)
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """Whether it fits and how long it takes, in one sentence."""
   plan = facts(folder.json("plan.json"))
   place = f"{plan['chips'] or '?'} chips of {plan['topology'] or '?'}"
   if plan["fits"] is False:
     advice = page.table(("what to change",), [(line,) for line in plan["advice"] or ()])
     return page.paragraph(f"Does not fit {place}: {plan['error']}.", "verdict") + advice
-  shown = {
+  templates = {
     "parameters": "{parameters:short}",
     "GiB of HBM at the peak": "{hbm_peak_gib:.2f}",
     "a step": "{step_s:ms} ms",
@@ -107,7 +107,7 @@ def headline(folder: reading.Folder) -> str:
   source = f"Source: {plan['source']}{compiler}. Nothing was measured."
   return (
     page.paragraph(f"{_claim(plan, place)}.", "verdict")
-    + page.facts({name: page.filled(template, plan) for name, template in shown.items()})
+    + page.facts({name: page.filled(template, plan) for name, template in templates.items()})
     + page.paragraph(source, "soft")
   )
 
@@ -123,14 +123,14 @@ def _claim(plan: Mapping[str, Any], place: str) -> str:
   return f"{console.short(plan['total_tokens'])} tokens on {place}{days or ''}"
 
 
-def compared(folder: reading.Folder) -> str:
+def compared(folder: reading.RunFolder) -> str:
   """Every variant that was compiled."""
   plan = folder.json("plan.json")
   rows = [["best" if i == plan["best"] else "", *cells(r)] for i, r in enumerate(plan["rows"])]
   return page.table(("", *columns(plan)), rows, words=3)
 
 
-def memory(folder: reading.Folder) -> str:
+def memory(folder: reading.RunFolder) -> str:
   """HBM of one chip by kind, and the state."""
   plan = folder.json("plan.json")
   if "hbm" not in plan:
@@ -154,7 +154,7 @@ def memory(folder: reading.Folder) -> str:
   return page.table(("on each chip", "GiB"), rows)
 
 
-def cycles(folder: reading.Folder) -> str:
+def cycles(folder: reading.RunFolder) -> str:
   """Where the estimated time goes."""
   plan = folder.json("plan.json")
   if "cycles" not in plan:
@@ -173,7 +173,7 @@ def cycles(folder: reading.Folder) -> str:
   return page.bars(bars, highlighted=kernels) + page.paragraph(sentence, "soft")
 
 
-def traffic(folder: reading.Folder) -> str:
+def traffic(folder: reading.RunFolder) -> str:
   """Exchanges between chips."""
   columns = (
     ("in a step", "{kind}"),
@@ -190,7 +190,7 @@ def traffic(folder: reading.Folder) -> str:
   return page.records(columns, rows)
 
 
-def limits(folder: reading.Folder) -> str:
+def limits(folder: reading.RunFolder) -> str:
   """What the numbers leave out."""
   return "".join(map(page.paragraph, folder.json("plan.json").get("limits", ())))
 

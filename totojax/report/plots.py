@@ -92,7 +92,7 @@ def position_figure(workdir: epath.Path) -> None:
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  table = reading.Folder(workdir).table("position_loss.csv")
+  table = reading.RunFolder(workdir).table("position_loss.csv")
   write(workdir / "position_loss.png", by_position(table))
 
 

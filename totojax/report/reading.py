@@ -20,7 +20,7 @@ class Missing(Exception):
   """A file that a section needs is missing or damaged; says which and how."""
 
 
-class Folder:
+class RunFolder:
   """A folder of run directories, read by path below it.
 
   Every method raises `Missing` for a file that is not there or not readable.

@@ -43,7 +43,7 @@ def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
   Nothing is written where the chain has not trained.
   """
   try:
-    draw, _ = model_sections.learning(reading.Folder(chain))
+    draw, _ = model_sections.learning(reading.RunFolder(chain))
   except reading.Missing:
     return
   plots.write(epath.Path(workdir) / "loss.png", draw)

@@ -13,7 +13,7 @@ from totojax.rundir import console
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
 
 
-def in_short(folder: reading.Folder) -> str:
+def in_short(folder: reading.RunFolder) -> str:
   """What was trained on what, for how long."""
   manifest = reading.optional({}, folder.json, "pretrain/manifest.json")
   size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
@@ -35,7 +35,7 @@ def in_short(folder: reading.Folder) -> str:
   return page.facts(out)
 
 
-def timings(folder: reading.Folder) -> str:
+def timings(folder: reading.RunFolder) -> str:
   """Seconds of each stage, and how fast training was."""
   seconds = _seconds(folder)
   if not seconds:
@@ -54,13 +54,13 @@ def timings(folder: reading.Folder) -> str:
   return bars + (page.facts(figures) if any(figures.values()) else "")
 
 
-def _seconds(folder: reading.Folder) -> dict[str, float]:
+def _seconds(folder: reading.RunFolder) -> dict[str, float]:
   """What each stage that has finished took."""
   done = {s: reading.optional(None, folder.json, f"{s}/done.json") for s in stages(folder)}
   return {stage: note["seconds"] for stage, note in done.items() if note is not None}
 
 
-def environment(folder: reading.Folder) -> str:
+def environment(folder: reading.RunFolder) -> str:
   """Model size, devices, versions."""
   manifest = folder.json("pretrain/manifest.json")
   lines = {
@@ -73,7 +73,7 @@ def environment(folder: reading.Folder) -> str:
   return page.table((), [*rows, *manifest.get("versions", {}).items()], words=2)
 
 
-def settings(folder: reading.Folder) -> str:
+def settings(folder: reading.RunFolder) -> str:
   """The resolved config of every stage."""
   out = []
   for stage in stages(folder):
@@ -87,7 +87,7 @@ def settings(folder: reading.Folder) -> str:
   return "".join(out)
 
 
-def stages(folder: reading.Folder) -> list[str]:
+def stages(folder: reading.RunFolder) -> list[str]:
   """Names of the stages in the order of the chain, but for the report."""
   order = reading.optional({}, folder.json, "config.json").get("order", STAGES)
   return [stage for stage in order if stage != "report"]

@@ -111,12 +111,12 @@ def _with_floor(x_P: np.ndarray, y_P: np.ndarray, lowest: float) -> tuple[float,
 
   centre = x_P.mean()  # or a and b would be one long valley
 
-  def objective(at):
+  def objective(parameters):
     """The loss and its gradient.
 
     In units of HUBER^2, so that the optimiser's tolerances mean something.
     """
-    (ln_a, ln_b, share), moved_P = at, x_P - centre
+    (ln_a, ln_b, share), moved_P = parameters, x_P - centre
     b, part = np.exp(ln_b), 1.0 / (1.0 + np.exp(-share))
     floor, above_P = lowest * part, np.exp(ln_a - b * moved_P)
     off_P = np.log(floor + above_P) - y_P

@@ -36,14 +36,14 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
     f" {laws['points']} points of the frontier ({laws['frontier']})"
   ]
   if "law_with_floor" in laws:
-    other = laws["law_with_floor"]
+    floor_law = laws["law_with_floor"]
     sentences.append(
-      f"with an irreducible loss: {other['floor']:.3f} + a compute^-{other['b']:.4f}"
+      f"with an irreducible loss: {floor_law['floor']:.3f} + a compute^-{floor_law['b']:.4f}"
     )
   return sentences + list(laws.get("notes", ()))
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """The law, beside the paper's and GPT-3's."""
   laws = folder.json("laws.json")
   claim, *more = verdict(laws)
@@ -57,16 +57,16 @@ def headline(folder: reading.Folder) -> str:
   return "".join([*out, *map(page.paragraph, more), page.facts(facts)])
 
 
-def drawing(folder: reading.Folder) -> plots.Draw:
+def drawing(folder: reading.RunFolder) -> plots.Draw:
   """Figure 9: loss over training MACs, a curve a run; laws are dashed."""
   runs = folder.table("scaling.csv", by="run")
   laws = folder.json("laws.json")
-  shown = {"fit": scaling.Law(**laws["law"])}
+  curves = {"fit": scaling.Law(**laws["law"])}
   if "law_with_floor" in laws:
     floor = laws["law_with_floor"]
-    shown[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
-  shown["GPT-3 (text)"] = scaling.GPT_3
-  macs, loss, fitted = (
+    curves[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
+  curves["GPT-3 (text)"] = scaling.GPT_3
+  macs, loss, frontier = (
     np.concatenate([t[key] for t in runs.values()]) for key in ("macs", "loss", "frontier")
   )
   ends = np.geomspace(macs.min(), macs.max())
@@ -74,9 +74,9 @@ def drawing(folder: reading.Folder) -> plots.Draw:
   def draw(axes, palette):
     for (name, t), look in zip(runs.items(), palette.looks()):
       axes.plot(t["macs"], t["loss"], lw=1.2, label=name, **look)
-    front = fitted == 1
+    front = frontier == 1
     axes.plot(macs[front], loss[front], ls="", marker="o", ms=3.5, color=palette.ink)
-    for (name, law), style in zip(shown.items(), ("--", ":", "-."), strict=False):
+    for (name, law), style in zip(curves.items(), ("--", ":", "-."), strict=False):
       axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name)
     axes.set(xscale="log", yscale="log")
     axes.set(xlabel="training compute (MACs)", ylabel="nats per visual token")
@@ -87,18 +87,18 @@ def drawing(folder: reading.Folder) -> plots.Draw:
   return draw
 
 
-def figure(folder: reading.Folder) -> str:
+def figure(folder: reading.RunFolder) -> str:
   """Figure 9."""
   caption = (
     f"{len(folder.table('scaling.csv', by='run'))} runs, evaluated as they train;"
     " dots are the frontier, the dashed line is its power law."
   )
   label = "Loss against compute, a curve for each run"
-  drawn = plots.figure(drawing(folder), caption, name="scaling", label=label)
-  return drawn + page.paragraph(PAPER, "soft")
+  figure_9 = plots.figure(drawing(folder), caption, name="scaling", label=label)
+  return figure_9 + page.paragraph(PAPER, "soft")
 
 
-def ends(folder: reading.Folder) -> str:
+def ends(folder: reading.RunFolder) -> str:
   """Where each run ended."""
   columns = (
     ("run", "{run}"),

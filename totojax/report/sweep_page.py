@@ -21,7 +21,7 @@ PAPER = (
 )
 
 
-def read(folder: reading.Folder) -> list[optimum.Curve]:
+def read(folder: reading.RunFolder) -> list[optimum.Curve]:
   """The curves of sweep.csv.
 
   Raises:
@@ -42,7 +42,7 @@ def read(folder: reading.Folder) -> list[optimum.Curve]:
   ]
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """What became of the optimum, and how much was trained."""
   curves, rows = read(folder), folder.records("sweep.csv")
   facts = {
@@ -54,7 +54,7 @@ def headline(folder: reading.Folder) -> str:
   return "".join(claims) + page.facts(facts)
 
 
-def drawings(folder: reading.Folder) -> dict[tuple[str, float], plots.Draw]:
+def drawings(folder: reading.RunFolder) -> dict[tuple[str, float], plots.Draw]:
   """Figure 11 of each parametrisation and length."""
   curves = read(folder)
   span = limits(curves)
@@ -64,11 +64,11 @@ def drawings(folder: reading.Folder) -> dict[tuple[str, float], plots.Draw]:
 
 def write_figures(workdir: epath.Path) -> None:
   """Writes a PNG for each parametrisation and length of sweep.csv."""
-  for (kind, tokens), draw in drawings(reading.Folder(workdir)).items():
+  for (kind, tokens), draw in drawings(reading.RunFolder(workdir)).items():
     plots.write(workdir / f"sweep_{kind}_{tokens:.4g}.png", draw)
 
 
-def figures(folder: reading.Folder) -> str:
+def figures(folder: reading.RunFolder) -> str:
   """Figure 11 for each parametrisation."""
   out = []
   for (kind, tokens), draw in drawings(folder).items():
@@ -116,7 +116,7 @@ def by_learning_rate(curves: Sequence[optimum.Curve], span: tuple[float, float])
   return draw
 
 
-def optima(folder: reading.Folder) -> str:
+def optima(folder: reading.RunFolder) -> str:
   """The optimum of each width."""
   rows = []
   for group in optimum.by_parametrisation(read(folder)).values():
@@ -137,7 +137,7 @@ def optima(folder: reading.Folder) -> str:
   return page.records(columns, rows, words=2)
 
 
-def everything(folder: reading.Folder) -> str:
+def everything(folder: reading.RunFolder) -> str:
   """Every run of sweep.csv."""
   records = folder.records("sweep.csv")
   table = page.table(tuple(records[0]), [tuple(row.values()) for row in records], words=2)

@@ -16,7 +16,7 @@ NGRAM_COLUMNS = (
 )
 
 
-def reconstructions(folder: reading.Folder) -> str:
+def reconstructions(folder: reading.RunFolder) -> str:
   """Frames, what the tokenizer keeps of them, and two baselines."""
   arrays = folder.arrays("shards/samples.npz")
   tokens = reading.optional(None, folder.json, "shards/tokens.json")
@@ -43,7 +43,7 @@ def reconstructions(folder: reading.Folder) -> str:
   return out
 
 
-def codes(folder: reading.Folder) -> str:
+def codes(folder: reading.RunFolder) -> str:
   """How the codes are used: the paper's Figures 3, 12 and 13."""
   tokens = folder.json("shards/tokens.json")
   sentence = (
@@ -68,7 +68,7 @@ def codes(folder: reading.Folder) -> str:
   )
 
 
-def skipped(folder: reading.Folder) -> str:
+def skipped(folder: reading.RunFolder) -> str:
   """Videos that could not be used; rendered clips have none."""
   rows = reading.optional([], folder.rows, "clips/skipped.csv")
   if not rows:

@@ -19,14 +19,14 @@ def write_figures(workdir: epath.PathLike) -> None:
   Raises:
     reading.Missing: rank_frequency.csv is missing or damaged.
   """
-  folder = reading.Folder(workdir)
+  folder = reading.RunFolder(workdir)
   table = folder.table("rank_frequency.csv")
   for n in ngram_sections.FIGURES:
     path = folder.path / f"rank_frequency_{n}.png"
     plots.write(path, ngram_sections.by_rank(table, n))
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """How much there is, in one sentence and a few numbers."""
   tokens = folder.json("tokens.json")
   stores = list(tokens["stores"].values())
@@ -48,7 +48,7 @@ def headline(folder: reading.Folder) -> str:
   return page.paragraph(claim, "verdict") + page.facts(facts)
 
 
-def sources(folder: reading.Folder) -> str:
+def sources(folder: reading.RunFolder) -> str:
   """Counts by store, and the paper's Table 2."""
   stores = folder.json("tokens.json")["stores"]
   rows = [
@@ -104,7 +104,7 @@ def _table_2() -> str:
   return page.records(columns, rows) + page.paragraph(note, "soft")
 
 
-def decoded(folder: reading.Folder) -> str:
+def decoded(folder: reading.RunFolder) -> str:
   """Reconstructions, with originals and PSNR where there are any."""
   tokens = folder.json("tokens.json")
   if not tokens["decoder"]:
@@ -127,7 +127,7 @@ def decoded(folder: reading.Folder) -> str:
   return "".join(out)
 
 
-def meaning(folder: reading.Folder) -> str:
+def meaning(folder: reading.RunFolder) -> str:
   """What each number is."""
   del folder
   return page.table(("", ""), MEANINGS, words=2)

@@ -21,14 +21,14 @@ _TILE = 16  # pixels of the texture's blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class FrameRange:
   """First and last frame of the video that a clip wants."""
 
   first: int
   last: int
 
 
-def rows(settings: DecodeBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: DecodeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Frames of the spans per second.
 
   Raises:
@@ -38,12 +38,12 @@ def rows(settings: DecodeBench, bench: measure.Bench) -> Iterator[measure.Row]:
   for size in settings.sizes:
     width, height = map(int, size.split("x"))
     for length_s in settings.lengths_s:
-      path = bench.folder / f"{size}-{length_s:g}.mp4"
+      path = harness.folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
-      render(path, frames, height=height, width=width, settings=settings, seed=bench.seed)
+      render(path, frames, height=height, width=width, settings=settings, seed=harness.seed)
       items = [items_lib.Item(f"clip {i}", str(path)) for i in range(settings.clips)]
       for arrays in (True, False):
-        yield _row(items, spec, f"{size}, {length_s:g} s", settings, bench, arrays=arrays)
+        yield _row(items, spec, f"{size}, {length_s:g} s", settings, harness, arrays=arrays)
 
 
 def _row(
@@ -51,17 +51,17 @@ def _row(
   spec: video.ClipSpec,
   case: str,
   settings: DecodeBench,
-  bench: measure.Bench,
+  harness: measure.Harness,
   *,
   arrays: bool,
-) -> measure.Row:
+) -> measure.Measurement:
   """Against a loop that makes arrays of the spans' frames, or only decodes."""
-  spans = [span(item, spec, seed=bench.seed) for item in items]
+  spans = [span(item, spec, seed=harness.seed) for item in items]
   units = sum(s.last - s.first + 1 for s in spans)
 
   def clips() -> None:
     for item in items:
-      loaded = media.load(item, spec, seed=bench.seed)
+      loaded = media.load(item, spec, seed=harness.seed)
       if isinstance(loaded, items_lib.Skipped):
         raise ValueError(f"{item.path} gives no clip: {loaded.reason}")
 
@@ -73,12 +73,12 @@ def _row(
   if arrays:
     kind, what = "RGB arrays", "every frame of the span an RGB array"
 
-  def goals(measured: measure.Comparison) -> list[measure.Goal]:
+  def goals(measured: measure.Rounds) -> list[measure.Goal]:
     # What is asked is the rate of a core: CPU-seconds, not wall time.
     name, rate = "times the loop's frames per CPU-second", measured.cpu_ratio.median
     return [measure.Goal(name, rate, 1.0)] if arrays else []
 
-  return bench.compare(
+  return harness.compare(
     measure.Side("media.load: times, decode, resize, crop", clips, units),
     measure.Side(f"a bare PyAV loop{',' if arrays else ''} {what}", bare, units),
     case=f"{case}, against {kind}",
@@ -120,21 +120,21 @@ def render(
     container.mux(stream.encode())
 
 
-def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> Span:
+def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> FrameRange:
   """Frames that `media.load` wants of this item; nothing is decoded."""
   numbers = []
 
-  def read(wanted, *, prepare):
+  def read(frames, *, prepare):
     del prepare
-    numbers.extend(int(number) for number in wanted)
+    numbers.extend(map(int, frames))
     blank = np.zeros((spec.size_px, spec.size_px, 3), np.uint8)
     return dict.fromkeys(numbers, blank)
 
   video.cut(item, decode.read_timeline(item.path), read, spec, seed=seed)
-  return Span(min(numbers), max(numbers))
+  return FrameRange(min(numbers), max(numbers))
 
 
-def bare_loop(path: str, wanted: Span, *, rate: int, arrays: bool) -> int:
+def bare_loop(path: str, clip_span: FrameRange, *, rate: int, arrays: bool) -> int:
   """Decodes up to the last wanted frame as a plain script would.
 
   Begins at the key frame before the first one where that is far from the
@@ -143,18 +143,18 @@ def bare_loop(path: str, wanted: Span, *, rate: int, arrays: bool) -> int:
   Returns:
     The wanted frames that were decoded.
   """
-  seen = 0
+  count = 0
   with decode.pyav().open(path) as container:
     stream = container.streams.video[0]
-    first_s = wanted.first / rate
+    first_s = clip_span.first / rate
     if first_s > decode.SEEK_GAP_S:
       container.seek(int(first_s / stream.time_base), stream=stream)
     for frame in container.decode(stream):
       number = round(frame.time * rate)
-      if number >= wanted.first:
-        seen += 1
+      if number >= clip_span.first:
+        count += 1
         if arrays:
           frame.to_ndarray(format="rgb24")
-      if number >= wanted.last:
+      if number >= clip_span.last:
         break
-  return seen
+  return count

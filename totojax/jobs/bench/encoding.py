@@ -15,7 +15,7 @@ from totojax.rundir import provenance
 from totojax.tokenizers import api, dvae, weights
 
 
-def rows(settings: DvaeEncodeBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: DvaeEncodeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Frames per second, from uint8 pixels to codes, both in numpy.
 
   Raises:
@@ -23,12 +23,12 @@ def rows(settings: DvaeEncodeBench, bench: measure.Bench) -> Iterator[measure.Ro
   """
   hidden, vocab, precision = settings.hidden, settings.vocab, settings.precision
   exact = precision == api.HIGHEST
-  encode, encoder, decoder = peers.dvae(hidden=hidden, vocab=vocab, seed=bench.seed, exact=exact)
+  encode, encoder, decoder = peers.dvae(hidden=hidden, vocab=vocab, seed=harness.seed, exact=exact)
   params, config = dvae.from_reference(encoder, decoder)
   tokenizer = weights.tokenizer(params, config, "benchmark", precision=precision)
   shape = (settings.frames, settings.size_px, settings.size_px, 3)
-  frames_NHW3 = np.random.default_rng(bench.seed).integers(0, 256, shape, dtype=np.uint8)
-  yield bench.compare(
+  frames_NHW3 = np.random.default_rng(harness.seed).integers(0, 256, shape, dtype=np.uint8)
+  yield harness.compare(
     measure.Side(
       f"our dVAE's encode, float32, precision {precision}",
       lambda: tokenizer.encode(frames_NHW3),

@@ -21,7 +21,7 @@ from totojax.rundir import provenance
 from totojax.trained import generate
 
 
-def rows(settings: DecodeTokensBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: DecodeTokensBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second, greedy, the prompt's pass included.
 
   Raises:
@@ -29,7 +29,7 @@ def rows(settings: DecodeTokensBench, bench: measure.Bench) -> Iterator[measure.
   """
   model = assembly.model(settings.trained)
   spec, batch, dtype = model.spec, settings.rows, model.compute.dtype
-  key, empty_1T = jax.random.key(bench.seed), jnp.zeros((1, spec.context), jnp.int32)
+  key, empty_1T = jax.random.key(harness.seed), jnp.zeros((1, spec.context), jnp.int32)
   params = nn.unbox(jax.jit(model.init)(key, empty_1T))["params"]
   peer = peers.llama_generate(
     llama.required(model.config),
@@ -42,7 +42,7 @@ def rows(settings: DecodeTokensBench, bench: measure.Bench) -> Iterator[measure.
   weights = jax.jit(lambda params: decode.load(model, params))(params)
   del params
   shape = (batch, settings.context, spec.frame_tokens)
-  codes_BNP = np.random.default_rng(bench.seed).integers(0, spec.vocab, shape)
+  codes_BNP = np.random.default_rng(harness.seed).integers(0, spec.vocab, shape)
   start_B1 = np.full((batch, 1), sequence.VIDEO_START)
   tokens_BT = codes_BNP.reshape(batch, -1) + sequence.SPECIALS
   inputs_BT = np.concatenate([start_B1, tokens_BT], axis=1)
@@ -50,7 +50,7 @@ def rows(settings: DecodeTokensBench, bench: measure.Bench) -> Iterator[measure.
   sampling = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   options = {"further": settings.further, "sampling": sampling, "rows": np.arange(batch)}
 
-  def facts(measured: measure.Comparison) -> dict[str, Any]:
+  def facts(measured: measure.Rounds) -> dict[str, Any]:
     (codes, tokens), limit = measured.first, {}
     if hardware.is_accelerator():
       limit = floor(
@@ -72,7 +72,7 @@ def rows(settings: DecodeTokensBench, bench: measure.Bench) -> Iterator[measure.
       **limit,
     }
 
-  yield bench.compare(
+  yield harness.compare(
     measure.Side(
       "our cached decoding",
       lambda: generate.frames(model, weights, codes_BNP, **options),
@@ -99,7 +99,7 @@ def floor(
   first: int,
   count: int,
   bytes_per_s: float,
-  measured: measure.Comparison,
+  measured: measure.Rounds,
 ) -> dict[str, float]:
   """What it takes at least to read weights and cache once for each token.
 

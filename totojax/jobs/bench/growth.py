@@ -45,23 +45,23 @@ class _Case:
     return self.gigaflops
 
 
-def rows(settings: GrowthBench, bench: measure.Bench) -> Iterator[measure.Result]:
+def rows(settings: GrowthBench, harness: measure.Harness) -> Iterator[measure.Result]:
   """Model FLOPs per second of larger steps, against those of the smallest."""
   smallest = _Case(settings.trained, 1)
   theirs = measure.Side("train step of the smallest case", smallest.step)
   for name, config, devices in _cases(settings):
     if reason := _missing(config, devices):
-      yield bench.skipped(name, reason)
+      yield harness.skipped(name, reason)
       continue
     try:
       larger = _Case(config, devices)
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      yield bench.skipped(name, str(error).splitlines()[0])
+      yield harness.skipped(name, str(error).splitlines()[0])
       continue
     facts = {**_facts(larger), "devices": devices, "smallest": _facts(smallest)}
-    yield bench.compare(
+    yield harness.compare(
       measure.Side(f"train step, {name}", larger.step),
       theirs,
       case=name,
@@ -97,9 +97,9 @@ def _with_batch(config: Pretrain, batch_tokens: int) -> Pretrain:
 
 def _missing(config: Pretrain, devices: int) -> str:
   """Why a case cannot be measured here; "" if it can."""
-  here = len(jax.devices())
-  if devices > here:
-    return f"needs {devices} devices; there are {here}"
+  available = len(jax.devices())
+  if devices > available:
+    return f"needs {devices} devices; there are {available}"
   shape = assembly.shape(config.model)
   count = flops.parameters(shape, config.sequence.vocab)
   need = count * _BYTES_OF_PARAMETER / 2**30

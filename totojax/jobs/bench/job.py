@@ -40,7 +40,7 @@ FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 
 # Row -> (its section of the config, what it is measured with) -> its cases.
-ROWS: Mapping[str, Callable[[Any, measure.Bench], Iterator[measure.Result]]] = {
+ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] = {
   "decode": decoding.rows,
   "dvae_encode": encoding.rows,
   "store_write": storing.rows_written,
@@ -91,12 +91,12 @@ def _measured(name: str, config: bench.BenchJob) -> list[measure.Result]:
   """The cases of one row; what a missing package leaves out is named."""
   section, results = getattr(config, SECTIONS.get(name, name)), []
   with tempfile.TemporaryDirectory(prefix="totojax-bench-") as folder:
-    row = measure.Bench(name, config.bench, config.seed, pathlib.Path(folder))
+    harness = measure.Harness(name, config.bench, config.seed, pathlib.Path(folder))
     try:
-      for result in ROWS[name](section, row):
+      for result in ROWS[name](section, harness):
         results.append(result)
     except ImportError as reason:
-      results.append(row.skipped("", reason))
+      results.append(harness.skipped("", reason))
   return results
 
 
@@ -114,7 +114,7 @@ def show(results: Sequence[measure.Result], machine: str, *, rounds: int) -> Non
   notes = []
   for number, result in enumerate(results, 1):
     name, title = f"{number}. {result.row}\n{result.case}".strip(), f"{number}. {result.row}:"
-    if isinstance(result, measure.Skipped):
+    if isinstance(result, measure.Unmeasured):
       table.add_row(name, "skipped", "", "", "", "")
       notes.append(f"{title} skipped: {result.reason}")
       continue
@@ -143,7 +143,7 @@ def _spread(values: measure.Spread) -> str:
   return f"{values.median:.3g}\n({values.low:.3g} to {values.high:.3g})"
 
 
-def _rate(readings: Sequence[measure.Reading], unit: str) -> str:
+def _rate(readings: Sequence[measure.Timing], unit: str) -> str:
   rate = measure.spread([r.per_s for r in readings]).median
   wall_s = measure.spread([r.used.wall_s for r in readings]).median
   cpu_s = measure.spread([r.used.cpu_s for r in readings]).median

@@ -51,7 +51,7 @@ class Usage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Timing:
   """One run of one side."""
 
   units: float
@@ -76,7 +76,7 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class Rounds:
   """Readings of both sides, round by round.
 
   Attributes:
@@ -85,8 +85,8 @@ class Comparison:
     first: what came of the turns that warmed up, ours and theirs.
   """
 
-  ours: tuple[Reading, ...]
-  theirs: tuple[Reading, ...]
+  ours: tuple[Timing, ...]
+  theirs: tuple[Timing, ...]
   first: tuple[Any, ...] = ()
 
   @property
@@ -114,7 +114,7 @@ class Goal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Measurement:
   """One line of the table.
 
   Attributes:
@@ -135,13 +135,13 @@ class Row:
   unit: str
   ours: str
   theirs: str
-  measured: Comparison
+  measured: Rounds
   goals: tuple[Goal, ...]
   facts: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Skipped:
+class Unmeasured:
   """A row, or a case of one, that was not measured, and why."""
 
   row: str
@@ -149,11 +149,11 @@ class Skipped:
   reason: str
 
 
-Result = Row | Skipped
+Result = Measurement | Unmeasured
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
+class Harness:
   """What a row is measured with.
 
   Attributes:
@@ -176,12 +176,12 @@ class Bench:
     case: str,
     compares: str,
     unit: str,
-    goals: Callable[[Comparison], Sequence[Goal]] = lambda measured: (),
-    facts: Callable[[Comparison], Mapping[str, Any]] = lambda measured: {},
-  ) -> Row:
+    goals: Callable[[Rounds], Sequence[Goal]] = lambda measured: (),
+    facts: Callable[[Rounds], Mapping[str, Any]] = lambda measured: {},
+  ) -> Measurement:
     """Measures one case; `goals` and `facts` are of what was measured."""
     measured = compare(ours, theirs, how=self.how)
-    return Row(
+    return Measurement(
       row=self.row,
       case=case,
       compares=compares,
@@ -193,11 +193,11 @@ class Bench:
       facts=facts(measured),
     )
 
-  def skipped(self, case: str, reason: object) -> Skipped:
-    return Skipped(self.row, case, str(reason))
+  def skipped(self, case: str, reason: object) -> Unmeasured:
+    return Unmeasured(self.row, case, str(reason))
 
 
-def level(what: str) -> Callable[[Comparison], Sequence[Goal]]:
+def level(what: str) -> Callable[[Rounds], Sequence[Goal]]:
   """The goal to be as fast: `what` says in which unit."""
   return lambda measured: [Goal(what, measured.ratio.median, 1.0)]
 
@@ -211,9 +211,7 @@ def usage() -> Usage:
   return Usage(time.perf_counter(), cpu_s)
 
 
-def compare(
-  ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = usage
-) -> Comparison:
+def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = usage) -> Rounds:
   """Runs both sides in turns, ours first; the first turn warms up.
 
   Raises:
@@ -228,10 +226,10 @@ def compare(
         own.append(reading)
       else:
         first.append(outcome)
-  return Comparison(tuple(our_readings), tuple(their_readings), tuple(first))
+  return Rounds(tuple(our_readings), tuple(their_readings), tuple(first))
 
 
-def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Reading, Any]:
+def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Timing, Any]:
   before = clock()
   outcome = side.run()
   after = clock()
@@ -240,7 +238,7 @@ def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Reading, Any]:
   if not units > 0:
     raise ValueError(f"{side.what} did {units} units of work; nothing to rate")
   wall_s, cpu_s = after.wall_s - before.wall_s, after.cpu_s - before.cpu_s
-  return Reading(units, Usage(max(wall_s, LEAST_S), max(cpu_s, LEAST_S))), outcome
+  return Timing(units, Usage(max(wall_s, LEAST_S), max(cpu_s, LEAST_S))), outcome
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -249,7 +247,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 def as_json(row: Result) -> dict[str, Any]:
   """Plain values; a row that was skipped has the key `skipped`."""
-  if isinstance(row, Skipped):
+  if isinstance(row, Unmeasured):
     return {"row": row.row, "case": row.case, "skipped": row.reason}
   return {
     "row": row.row,
@@ -265,7 +263,7 @@ def as_json(row: Result) -> dict[str, Any]:
   }
 
 
-def _side(what: str, readings: Sequence[Reading]) -> dict[str, Any]:
+def _side(what: str, readings: Sequence[Timing]) -> dict[str, Any]:
   return {
     "what": what,
     "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),

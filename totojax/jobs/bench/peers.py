@@ -124,7 +124,7 @@ def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable
   """
   torch = _torch()
 
-  class Records(torch.utils.data.Dataset):
+  class RecordSet(torch.utils.data.Dataset):
     def __len__(self):
       return len(records)
 
@@ -133,7 +133,7 @@ def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable
       return torch.from_numpy(records[index].astype(np.int32))
 
   batches = torch.utils.data.DataLoader(
-    Records(), batch_size=batch, sampler=list(order), num_workers=0
+    RecordSet(), batch_size=batch, sampler=list(order), num_workers=0
   )
   return lambda: iter(batches)
 

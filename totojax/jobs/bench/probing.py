@@ -28,17 +28,19 @@ MOST = 1.3  # times a forward pass, that all heads together may take
 _STEPS = 10**6  # of the schedule; few are made
 
 
-def rows(settings: ProbeBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: ProbeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Rows per second of updates and of forward passes."""
   for pool in settings.pools:
     for width in settings.widths:
-      yield _row(settings, pool, width, bench)
+      yield _row(settings, pool, width, harness)
 
 
-def _row(settings: ProbeBench, pool: str, width: int, bench: measure.Bench) -> measure.Row:
+def _row(
+  settings: ProbeBench, pool: str, width: int, harness: measure.Harness
+) -> measure.Measurement:
   both = _Both(settings, pool, width)
   name = f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)"
-  return bench.compare(
+  return harness.compare(
     measure.Side(
       f"one update of {both.heads} heads, the frozen backbone's forward pass included",
       both.update,

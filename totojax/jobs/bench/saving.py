@@ -16,21 +16,21 @@ from totojax.config.bench import CheckpointBench
 from totojax.jobs.bench import measure, training
 
 
-def rows(settings: CheckpointBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """GB/s of saving and restoring, and steps/s while a save is going on."""
   trainer = training.Trainer(settings.trained)
   trainer.step()
-  kept = trainer.checkpoints(bench.folder / "checkpoints")
-  plain = bench.folder / "state.bytes"
+  checkpoints = trainer.checkpoints(harness.folder / "checkpoints")
+  plain = harness.folder / "state.bytes"
   gigabytes = sum(x.nbytes for x in _arrays(trainer.state)) / 1e9
   numbers = itertools.count(1)  # a checkpoint of each number is saved once
   starts_s = []
 
   def save() -> None:
-    kept.save(next(numbers), trainer.state, {})
+    checkpoints.save(next(numbers), trainer.state, {})
 
   def restore() -> None:
-    jax.block_until_ready(kept.restore(trainer.run.shapes, trainer.run.shardings)[0])
+    jax.block_until_ready(checkpoints.restore(trainer.run.shapes, trainer.run.shardings)[0])
 
   def read() -> None:
     jax.block_until_ready(read_plain(plain, trainer.state))
@@ -46,8 +46,8 @@ def rows(settings: CheckpointBench, bench: measure.Bench) -> Iterator[measure.Ro
       trainer.step()
 
   facts = {"gigabytes": gigabytes}
-  yield bench.compare(
-    measure.Side("Checkpoints.save and wait", lambda: (save(), kept.wait()), gigabytes),
+  yield harness.compare(
+    measure.Side("Checkpoints.save and wait", lambda: (save(), checkpoints.wait()), gigabytes),
     measure.Side(
       "the same bytes to one file, synced", lambda: write_plain(plain, trainer.state), gigabytes
     ),
@@ -56,7 +56,7 @@ def rows(settings: CheckpointBench, bench: measure.Bench) -> Iterator[measure.Ro
     unit="GB",
     facts=lambda measured: facts,
   )
-  yield bench.compare(
+  yield harness.compare(
     measure.Side("Checkpoints.restore", restore, gigabytes),
     measure.Side("the same bytes from one file", read, gigabytes),
     case="restore",
@@ -64,9 +64,9 @@ def rows(settings: CheckpointBench, bench: measure.Bench) -> Iterator[measure.Ro
     unit="GB",
     facts=lambda measured: facts,
   )
-  yield bench.compare(
+  yield harness.compare(
     measure.Side(
-      "steps while a save is going on", steps_while_saving, settings.steps, after=kept.wait
+      "steps while a save is going on", steps_while_saving, settings.steps, after=checkpoints.wait
     ),
     measure.Side("steps, nothing is being saved", steps, settings.steps),
     case="train steps while saving",
@@ -78,7 +78,7 @@ def rows(settings: CheckpointBench, bench: measure.Bench) -> Iterator[measure.Ro
       "steps": settings.steps,
     },
   )
-  kept.close()
+  checkpoints.close()
 
 
 def _arrays(state: Any) -> list[jax.Array]:
@@ -94,11 +94,11 @@ def write_plain(path: pathlib.Path, state: Any) -> None:
     os.fsync(file.fileno())
 
 
-def read_plain(path: pathlib.Path, like: Any) -> list[jax.Array]:
+def read_plain(path: pathlib.Path, state: Any) -> list[jax.Array]:
   """What `write_plain` wrote, on the devices of `like`."""
   arrays = []
   with open(path, "rb") as file:
-    for leaf in _arrays(like):
+    for leaf in _arrays(state):
       array = np.fromfile(file, leaf.dtype, leaf.size).reshape(leaf.shape)
       arrays.append(jax.device_put(array, leaf.sharding))
   return arrays

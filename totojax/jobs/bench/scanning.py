@@ -67,9 +67,9 @@ def gradients(scan: Scan) -> Callable[..., Any]:
   return jax.grad(loss, argnums=tuple(range(5)))
 
 
-def rows(settings: MambaScanBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: MambaScanBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second of values and gradients, and the memory of both."""
-  inputs, wanted_BTE = arguments(settings, seed=bench.seed)
+  inputs, wanted_BTE = arguments(settings, seed=harness.seed)
 
   def side(what: str, scan: Scan) -> tuple[measure.Side, int]:
     """The scan, and the bytes that it needs on the way."""
@@ -79,7 +79,7 @@ def rows(settings: MambaScanBench, bench: measure.Bench) -> Iterator[measure.Row
     run = lambda: jax.block_until_ready(program(*inputs, wanted_BTE))
     return measure.Side(what, run, settings.rows * settings.tokens), memory.temp_size_in_bytes
 
-  def facts(measured: measure.Comparison, temporary_bytes: dict[str, int]) -> dict[str, Any]:
+  def facts(measured: measure.Rounds, temporary_bytes: dict[str, int]) -> dict[str, Any]:
     pairs = zip(*measured.first)
     errors = [float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs]
     return {
@@ -96,13 +96,13 @@ def rows(settings: MambaScanBench, bench: measure.Bench) -> Iterator[measure.Row
   for name in settings.scans:
     scan = functools.partial(mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name)
     chunked, bytes_ = side(within[name], scan)
-    less = measure.Goal("times less temporary memory", plain_bytes / max(bytes_, 1), 2.0)
-    yield bench.compare(
+    goal = measure.Goal("times less temporary memory", plain_bytes / max(bytes_, 1), 2.0)
+    yield harness.compare(
       chunked,
       plain,
       case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
       compares="values and gradients of the selective scan",
       unit="tokens",
-      goals=lambda measured, less=less: [less],
+      goals=lambda measured, goal=goal: [goal],
       facts=functools.partial(facts, temporary_bytes={name: bytes_, "plain": plain_bytes}),
     )

@@ -27,16 +27,16 @@ from totojax.jobs.bench import measure, training
 PARTS = ("imported", "initialised", "first_step", "second_step")
 
 
-def rows(settings: StartupBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: StartupBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Starts per second with and without the persistent compilation cache."""
   marks = {"with": [], "without": []}
 
   def start(name: str, cache: pathlib.Path | None) -> Callable[[], None]:
     return lambda: marks[name].append(child(settings.trained, cache))
 
-  yield bench.compare(
+  yield harness.compare(
     # The turn that warms up also fills the cache.
-    measure.Side("with a filled compilation cache", start("with", bench.folder / "compiled"), 1),
+    measure.Side("with a filled compilation cache", start("with", harness.folder / "compiled"), 1),
     measure.Side("without a compilation cache", start("without", None), 1),
     case="",
     compares="a fresh process from its start to the end of its second train step",

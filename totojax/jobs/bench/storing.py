@@ -27,12 +27,12 @@ _GRID = 16
 _VOCAB = 8192
 
 
-def rows_written(settings: StoreBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows_written(settings: StoreBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Records per second onto the disk."""
-  codes_MT = _codes(settings, bench.seed)
-  store, plain = bench.folder / "written", bench.folder / "written.u16"
+  codes_MT = _codes(settings, harness.seed)
+  store, plain = harness.folder / "written", harness.folder / "written.u16"
   yield _row(
-    bench,
+    harness,
     settings,
     measure.Side(
       "shards.Writer: checksums, manifest, read back, ids",
@@ -51,35 +51,37 @@ def rows_written(settings: StoreBench, bench: measure.Bench) -> Iterator[measure
   )
 
 
-def rows_read(settings: StoreBench, bench: measure.Bench) -> Iterator[measure.Result]:
+def rows_read(settings: StoreBench, harness: measure.Harness) -> Iterator[measure.Result]:
   """Records per second in random order, from files in the page cache."""
-  codes_MT = _codes(settings, bench.seed)
-  write_store(bench.folder / "store", codes_MT, settings)
-  write_memmap(bench.folder / "store.u16", codes_MT, settings.batch)
-  store = shards.open_store(bench.folder / "store", tokenizer=None, vocab=None, grid=None)
-  memmap_MT = np.memmap(bench.folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
-  rng = np.random.default_rng(bench.seed + 1)
+  codes_MT = _codes(settings, harness.seed)
+  write_store(harness.folder / "store", codes_MT, settings)
+  write_memmap(harness.folder / "store.u16", codes_MT, settings.batch)
+  store = shards.open_store(harness.folder / "store", tokenizer=None, vocab=None, grid=None)
+  memmap_MT = np.memmap(harness.folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
+  rng = np.random.default_rng(harness.seed + 1)
   order = rng.integers(0, len(codes_MT), (settings.reads, settings.batch))
   singles = order.reshape(-1)[: settings.singles].tolist()
   # Each gives how many records it read.
   batches = measure.Side(
-    "Store.read, a batch at a time", lambda: sum(len(store.read(some)["codes"]) for some in order)
+    "Store.read, a batch at a time",
+    lambda: sum(len(store.read(records)["codes"]) for records in order),
   )
   one_by_one = measure.Side(
     "Store[i], one record at a time", lambda: sum(len(store[i]["codes"][:1]) for i in singles)
   )
-  stream = _stream(store, settings, bench.seed)
+  stream = _stream(store, settings, harness.seed)
   plain = measure.Side(
-    "numpy memmap, a copied batch at a time", lambda: sum(len(memmap_MT[some]) for some in order)
+    "numpy memmap, a copied batch at a time",
+    lambda: sum(len(memmap_MT[records]) for records in order),
   )
   plain_one_by_one = measure.Side(
     "numpy memmap, one copied record at a time",
     lambda: sum(len(np.array(memmap_MT[i])[:1]) for i in singles),
   )
 
-  def row(ours: measure.Side, theirs: measure.Side, case: str) -> measure.Row:
+  def row(ours: measure.Side, theirs: measure.Side, case: str) -> measure.Measurement:
     compares = "reading records in random order"
-    return _row(bench, settings, ours, theirs, case=case, compares=compares)
+    return _row(harness, settings, ours, theirs, case=case, compares=compares)
 
   yield row(batches, plain, "batches, against memmap")
   yield row(one_by_one, plain_one_by_one, "single records, against memmap")
@@ -87,7 +89,7 @@ def rows_read(settings: StoreBench, bench: measure.Bench) -> Iterator[measure.Re
   try:
     begin = peers.loader(memmap_MT, order.reshape(-1).tolist(), batch=settings.batch)
   except ImportError as reason:
-    yield bench.skipped("against DataLoader", reason)
+    yield harness.skipped("against DataLoader", reason)
     return
   loader = measure.Side(
     "torch DataLoader over the memmap, no workers", lambda: sum(len(records) for records in begin())
@@ -111,20 +113,20 @@ def _stream(store: Store, settings: StoreBench, seed: int) -> measure.Side:
 
 
 def _row(
-  bench: measure.Bench,
+  harness: measure.Harness,
   settings: StoreBench,
   ours: measure.Side,
   theirs: measure.Side,
   *,
   case: str,
   compares: str,
-) -> measure.Row:
-  def goals(measured: measure.Comparison) -> list[measure.Goal]:
+) -> measure.Measurement:
+  def goals(measured: measure.Rounds) -> list[measure.Goal]:
     rate = measure.spread([reading.per_s for reading in measured.ours]).median
     what = f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256 pod needs"
     return [measure.Goal(what, rate / NEEDED_PER_S, HEADROOM)]
 
-  return bench.compare(
+  return harness.compare(
     ours,
     theirs,
     case=case,

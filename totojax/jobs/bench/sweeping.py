@@ -18,7 +18,7 @@ from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import measure, training
 
 
-def rows(settings: SweepBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: SweepBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Updates of all runs per second of total time."""
   rates = tuple(2.0**x for x in settings.log2_lr)
   updates = len(rates) * settings.steps
@@ -44,7 +44,7 @@ def rows(settings: SweepBench, bench: measure.Bench) -> Iterator[measure.Row]:
   for way in settings.together:
     case = "lanes in turn" if way == "in_turn" else "lanes at once (vmap)"
     what = f"{len(rates)} rates in one program, {case}"
-    yield bench.compare(
+    yield harness.compare(
       measure.Side(what, functools.partial(together, way), updates),
       theirs,
       case=case,

@@ -103,7 +103,7 @@ def random_rows(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> np.ndar
   return np.stack(videos).astype(np.int32)
 
 
-def rows(settings: TrainStepBench, bench: measure.Bench) -> Iterator[measure.Row]:
+def rows(settings: TrainStepBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second of training.
 
   Raises:
@@ -112,7 +112,7 @@ def rows(settings: TrainStepBench, bench: measure.Bench) -> Iterator[measure.Row
   ceiling = hardware.ceiling() if hardware.is_accelerator() else None
   for case, config in settings.trained.items():
     # The arrays of a case go before those of the next one come.
-    yield _row(case, config, settings, bench, ceiling)
+    yield _row(case, config, settings, harness, ceiling)
     peers.free()
 
 
@@ -120,9 +120,9 @@ def _row(
   case: str,
   config: Pretrain,
   settings: TrainStepBench,
-  bench: measure.Bench,
+  harness: measure.Harness,
   ceiling: hardware.Ceiling | None,
-) -> measure.Row:
+) -> measure.Measurement:
   trainer = Trainer(config)
   shape, spec = llama.required(trainer.shape), trainer.spec
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
@@ -148,7 +148,7 @@ def _row(
 
     return run
 
-  return bench.compare(
+  return harness.compare(
     measure.Side("our train step", repeated(trainer.dispatch), tokens),
     measure.Side(
       f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
@@ -175,7 +175,7 @@ def _row(
 
 
 def utilisation(
-  measured: measure.Comparison, flops_per_token: float, ceiling: hardware.Ceiling | None
+  measured: measure.Rounds, flops_per_token: float, ceiling: hardware.Ceiling | None
 ) -> dict[str, Any]:
   """MFU of both sides, of the measured peak and of the vendor's."""
   if ceiling is None:

@@ -140,13 +140,13 @@ def devices(topology: str, *, slices: int) -> list[Any]:
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
 
-  more: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+  options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
   if topology.startswith("v4"):
-    more["chip_config_name"] = "megacore"  # or each chip is two devices
+    options["chip_config_name"] = "megacore"  # or each chip is two devices
   if not set(topology.partition(":")[2]) - set("1x"):
-    more["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
+    options["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
   try:
-    return list(topologies.get_topology_desc(topology, platform="tpu", **more).devices)
+    return list(topologies.get_topology_desc(topology, platform="tpu", **options).devices)
   except Exception as error:
     raise ValueError(
       f"plan.topology {topology!r} with {slices} slices is refused by the"

@@ -17,7 +17,7 @@ from totojax.rundir import provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
-_USED = re.compile(
+_NEED = re.compile(
   r"(?:Used|temporaries \() ?([\d.]+[KMGT])"
   r"\)? (?:of|exceeds available HBM \() ?([\d.]+[KMGT])"
 )
@@ -58,7 +58,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
   if chip.clock_hz is None:
     facts["limits"].append(f"The clock of a {chip.kind} is not published, so cycles give no time.")
   try:
-    program = hlo.Program(compiled.as_text())
+    program = hlo.Module(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
     facts["no_text"] = (
       "the compiler does not write this program out, so traffic and time"
@@ -175,12 +175,12 @@ def cost(facts: Mapping[str, Any], *, price_per_chip_hour: float) -> dict[str, A
 def _does_not_fit(error: Exception, advice: Sequence[str]) -> dict[str, Any]:
   """The compiler's out-of-memory error; any other is raised again."""
   text = str(error)
-  used = _USED.search(text)
-  if "RESOURCE_EXHAUSTED" not in text and used is None:
+  match = _NEED.search(text)
+  if "RESOURCE_EXHAUSTED" not in text and match is None:
     raise error
   facts: dict[str, Any] = {"fits": False, "advice": list(advice)}
-  if used:
-    need, limit = (float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB for size in used.groups())
+  if match:
+    need, limit = (float(size[:-1]) * _UNITS[size[-1]] / estimate.GIB for size in match.groups())
     facts |= {"hbm_peak_gib": need, "hbm_limit_gib": limit}
     facts["error"] = f"needs {need:.2f} GiB of a chip's {limit:.2f} GiB of HBM"
   else:

@@ -40,7 +40,7 @@ SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class StorePlan:
   """The plan of one store.
 
   Attributes:
@@ -85,7 +85,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   return True
 
 
-def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
+def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[StorePlan]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
   kind = "image" if settings.images else "video"
@@ -102,8 +102,8 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
 
 
 def with_source(
-  config: Tokenize, parts: Sequence[stores.Part], tokenizer: api.Tokenizer
-) -> list[Row]:
+  config: Tokenize, parts: Sequence[stores.CorpusStore], tokenizer: api.Tokenizer
+) -> list[StorePlan]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
@@ -158,7 +158,7 @@ def _row(
   spec: media.Spec,
   tokenizer: api.Tokenizer,
   settings: Planning,
-) -> Row:
+) -> StorePlan:
   grid, every, strided = spec.size_px // tokenizer.factor, None, None
   if isinstance(spec, images.ImageSpec):
     clips = frames = count * spec.crops
@@ -174,7 +174,7 @@ def _row(
       strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
-  return Row(
+  return StorePlan(
     name=name,
     items=count,
     hours=hours,
@@ -204,7 +204,7 @@ _LINES = (
 )
 
 
-def show(rows: Sequence[Row], workdir: epath.Path) -> None:
+def show(rows: Sequence[StorePlan], workdir: epath.Path) -> None:
   """Prints the table, and writes it to `plan.json`."""
   table = rich_table.Table("", title="plan")
   for row in rows:
@@ -216,7 +216,7 @@ def show(rows: Sequence[Row], workdir: epath.Path) -> None:
   files.write_json(workdir / "plan.json", {row.name: vars(row) for row in rows})
 
 
-def _hours(row: Row) -> str | None:
+def _hours(row: StorePlan) -> str | None:
   if row.hours is None:
     return None
   sampled = f" (from {row.probed})" if 0 < row.probed < row.items else ""

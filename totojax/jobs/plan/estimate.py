@@ -38,7 +38,7 @@ def memory(stats: Any) -> dict[str, float]:
   }
 
 
-def traffic(program: hlo.Program, chip: chips.Chip) -> list[dict[str, Any]]:
+def traffic(program: hlo.Module, chip: chips.Chip) -> list[dict[str, Any]]:
   """Exchanges of a step by kind: how many, bytes, seconds alone.
 
   Those that cross from slice to slice have rows of their own, and None for
@@ -60,7 +60,7 @@ def traffic(program: hlo.Program, chip: chips.Chip) -> list[dict[str, Any]]:
   return [rows[key] for key in sorted(rows)]
 
 
-def groups(program: hlo.Program, what: str = "train") -> dict[str, float]:
+def groups(program: hlo.Module, what: str = "train") -> dict[str, float]:
   """Estimated cycles of a step by what is done, most first."""
   totals: dict[str, float] = {}
   for operation in program.operations():
@@ -118,7 +118,7 @@ def group(operation: hlo.Operation, what: str = "train") -> str:
 
 
 def time(
-  program: hlo.Program,
+  program: hlo.Module,
   *,
   topology: str,
   chip: chips.Chip,

@@ -105,7 +105,7 @@ def _computation(role: str, operation: Operation) -> str:
   return name[1]
 
 
-class Program:
+class Module:
   """The text of a compiled program, cut into computations.
 
   Raises:
@@ -235,8 +235,8 @@ def array_bytes(shape: str) -> list[int]:
 def _collective(operation: Operation, kind: str) -> Collective:
   group, arrays = _group(operation.rest), array_bytes(operation.shape)
   # (operands, results, ...): what is gathered is the largest of them.
-  begun = operation.opcode.endswith("-start") and kind != "all-reduce"
-  payload = max(arrays) if begun else sum(arrays)
+  starts = operation.opcode.endswith("-start") and kind != "all-reduce"
+  payload = max(arrays) if starts else sum(arrays)
   if kind == "reduce-scatter":
     payload *= group
   return Collective(kind, operation.times, group, payload, operation.op_name)
@@ -254,6 +254,6 @@ def _group(rest: str) -> int:
     if "members" in parts:
       return len(parts["members"].split(","))
     sizes = dict(re.findall(r"'([\w.-]+)'=(\d+)", parts["axes"]))
-    used = re.findall(r"'([\w.-]+)'", parts["used"])
-    return math.prod(int(sizes[axis]) for axis in used)
+    split = re.findall(r"'([\w.-]+)'", parts["used"])
+    return math.prod(int(sizes[axis]) for axis in split)
   return 2

@@ -129,11 +129,11 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
   Where nothing fits, the first row's keys, and None for `best`.
   """
-  best = best_of(rows)
+  best = fastest(rows)
   return {**rows[best or 0], "best": best, "rows": rows}
 
 
-def best_of(rows: list[dict[str, Any]]) -> int | None:
+def fastest(rows: list[dict[str, Any]]) -> int | None:
   """Index of the fastest row that fits; None where none does."""
   fitting = [
     (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
@@ -160,8 +160,8 @@ def headline(row: Mapping[str, Any]) -> str:
   if row.get("what", "train") != "train":
     sure = "about" if row.get("source") == "arithmetic" else "at most"
     parts += [f"{sure} {{{unit}_per_s:,.0f}} {unit}/s" for unit in ("tokens", "frames")]
-  written = [page.filled(part, plan_page.facts(row)) for part in parts]
-  return f"{what}: {', '.join(filter(None, written))}"
+  sentences = [page.filled(part, plan_page.facts(row)) for part in parts]
+  return f"{what}: {', '.join(filter(None, sentences))}"
 
 
 def flags(row: Mapping[str, Any]) -> str:
@@ -175,7 +175,7 @@ def flags(row: Mapping[str, Any]) -> str:
 
 def show(rows: list[dict[str, Any]]) -> None:
   """Prints one row as a list, several as a table, the best marked."""
-  best = best_of(rows)
+  best = fastest(rows)
   first = rows[best or 0]
   title = f"plan, {first.get('source', 'nothing compiled')}"
   heads = plan_page.columns(first)

@@ -83,7 +83,7 @@ class Charge:
 
 
 def charges(
-  program: hlo.Program, *, topology: str, chip: chips.Chip
+  program: hlo.Module, *, topology: str, chip: chips.Chip
 ) -> tuple[list[Charge], list[str]]:
   """(a charge for each attention kernel, names of kernels without one)."""
   kernels, unknown = [], []
@@ -198,8 +198,8 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
   from totojax.models import splash
 
   device = chips.devices(topology, slices=1)[0]
-  here = jax.sharding.SingleDeviceSharding(device)
-  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=here)
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=sharding)
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):
     one_head = splash.kernel(1, tokens, head_dim)

@@ -175,16 +175,16 @@ def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
   }
   if layout is None:
     return Step(facts, None)
-  placed = layout.shardings(decode.axes(model, cache), cache)
-  split_weights = layout.shardings(task.axes().params, weights)
+  cache_shardings = layout.shardings(decode.axes(model, cache), cache)
+  weight_shardings = layout.shardings(task.axes().params, weights)
 
   def step(weights, cache, token_B, position):
     return decode.step(model, weights, cache, token_B, position)
 
   jitted = layout.jit(
     step,
-    in_shardings=(split_weights, placed, layout.by_row, layout.whole),
-    out_shardings=(layout.by_row, placed),
+    in_shardings=(weight_shardings, cache_shardings, layout.by_row, layout.whole),
+    out_shardings=(layout.by_row, cache_shardings),
     donate_argnums=1,
   )
   token_B = jax.ShapeDtypeStruct((rows,), jnp.int32)

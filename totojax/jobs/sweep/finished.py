@@ -67,7 +67,7 @@ def _read(name: str, path: str, key: str) -> Run:
   Raises:
     ValueError: it is missing or no run of pre-training.
   """
-  folder = reading.Folder(path)
+  folder = reading.RunFolder(path)
   try:
     manifest = folder.json("manifest.json")
     written = folder.json("config.json")

@@ -166,7 +166,7 @@ def _rows(workdir: epath.Path, points: Sequence[expand.Point]) -> list[dict[str,
 def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
   rows = _rows(workdir, points)
   files.write_csv(workdir / "sweep.csv", rows)
-  curves = sweep_page.read(reading.Folder(workdir))
+  curves = sweep_page.read(reading.RunFolder(workdir))
   files.write_csv(workdir / "optima.csv", optimum.table(curves))
   sweep_page.write_figures(workdir)
   console.say(f"report: {sweep_page.write_report(workdir)}")

@@ -45,7 +45,7 @@ def check(settings: BeamSettings) -> None:
     ) from error
 
 
-def make(part: stores.Part, config: Tokenize) -> None:
+def make(part: stores.CorpusStore, config: Tokenize) -> None:
   """Makes the units of a store that are not made yet; waits for the end.
 
   Which ones these are is found out by the workers, who read what is there.
@@ -84,7 +84,7 @@ class _Job:
       tokenizer,
       path=self.path,
       head=self.head,
-      on_item=lambda item: None,
+      progress=lambda item: None,
     )
 
 

@@ -71,7 +71,10 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
 
 
 def _make(
-  part: stores.Part, tokenizer: api.Tokenizer, config: Tokenize, interrupted: jobs.Interrupted
+  part: stores.CorpusStore,
+  tokenizer: api.Tokenizer,
+  config: Tokenize,
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
   mine = part.units[jax.process_index() :: jax.process_count()]
@@ -79,7 +82,7 @@ def _make(
   with part.decoding("tokenizing", mine, todo, config) as (items, bar):
     count = _Count(bar)
 
-    def on_item(item: workers.Decoded) -> None:
+    def progress(item: workers.Decoded) -> None:
       count.add(item)
       if interrupted(bar.done):
         raise _Stop
@@ -87,7 +90,7 @@ def _make(
     try:
       for unit in todo:
         units.make(
-          unit, items(unit), tokenizer, path=part.path, head=part.manifest, on_item=on_item
+          unit, items(unit), tokenizer, path=part.path, head=part.manifest, progress=progress
         )
     except _Stop:
       return False
@@ -120,7 +123,7 @@ def _all_finished(finished: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
 
 
-def _finish(parts: Sequence[stores.Part], workdir: epath.Path) -> None:
+def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
   rows, complete, empty = [], [], []
   for part in parts:

@@ -22,7 +22,7 @@ from totojax.tokenizers import api
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class CorpusStore:
   """One store of the job.
 
   Attributes:
@@ -88,7 +88,7 @@ class Part:
       finally:
         decoded.close()
 
-  def with_tokenizer(self, tokenizer: api.Tokenizer) -> Part:
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> CorpusStore:
     """This part, with its manifest.
 
     Raises:
@@ -123,7 +123,7 @@ class Part:
     return dataclasses.replace(self, head=head)
 
 
-def parts(config: SourceJob, workdir: epath.Path) -> list[Part]:
+def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
   """The stores that a config asks for; all cut the same out of an item.
 
   Raises:
@@ -138,7 +138,7 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[Part]:
   for name, listing in splits.items():
     listing = _without(listing, unwanted)
     stores.append(
-      Part(
+      CorpusStore(
         name=name,
         path=workdir / name,
         listing=listing,
@@ -159,7 +159,7 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[Part]:
   return stores
 
 
-def write_missing(stores: Sequence[Part], workdir: epath.Path) -> None:
+def write_missing(stores: Sequence[CorpusStore], workdir: epath.Path) -> None:
   """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
   rows = [(part.name, row.id, row.reason) for part in stores for row in part.listing.missing]
   files.write_table(workdir / "missing.csv", rows, header=("store", "id", "reason"))
@@ -191,14 +191,12 @@ def _lines(path: str) -> list[str]:
 
 def _without(listing: items_lib.Listing, unwanted: Mapping[str, str]) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
-  unwanted_by = lambda item: unwanted.get(items_lib.video_id(item.id))
-  out = [item for item in listing.items if unwanted_by(item)]
-  if not out:
-    return listing
-  rows = [
-    items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}") for item in out
-  ]
-  kept = [item for item in listing.items if not unwanted_by(item)]
-  if not kept:
-    raise ValueError(f"source.exclude leaves none of {len(out)} items; check the lists")
-  return dataclasses.replace(listing, items=kept, missing=(*listing.missing, *rows))
+  rows, rest = [], []
+  for item in listing.items:
+    if path := unwanted.get(items_lib.video_id(item.id)):
+      rows.append(items_lib.Skipped(item.id, f"left out: it is also in {path}"))
+    else:
+      rest.append(item)
+  if rows and not rest:
+    raise ValueError(f"source.exclude leaves none of {len(rows)} items; check the lists")
+  return dataclasses.replace(listing, items=rest, missing=(*listing.missing, *rows))
