@@ -145,6 +145,10 @@ def s3_proxy():
 @pytest.fixture
 def bucket(gcs_proxy, monkeypatch):
   """A folder of gs://bucket, with all rules of the proxy and its log empty."""
+  yield from gcs_place(gcs_proxy, monkeypatch)
+
+
+def gcs_place(gcs_proxy: proxies.Proxy, monkeypatch: pytest.MonkeyPatch):
   environment = {
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
