@@ -23,10 +23,10 @@ import runs
 import stores
 import test_hosts
 
-from totojax import checkpoint
+from totojax import checkpoint, rundir
 from totojax import step as step_lib
 from totojax.config.training import CheckpointConfig
-from totojax.rundir import lease, lock
+from totojax.rundir import lock
 from totojax.storage import objects, outages
 
 MARK = "commit_success.txt"
@@ -235,7 +235,7 @@ def test_a_step_that_goes_while_it_is_read_is_left_for_the_next(bucket):
 
 def test_a_step_of_a_run_that_was_taken_over_gets_no_mark(bucket, monkeypatch):
   """It may be half another process's by then."""
-  lost = lease.Lost("taken over")
+  lost = rundir.Lost("taken over")
   save(bucket.url, 4)
 
   def confirm():
@@ -244,7 +244,7 @@ def test_a_step_of_a_run_that_was_taken_over_gets_no_mark(bucket, monkeypatch):
   monkeypatch.setattr(lock, "confirm", confirm)
   keeper = opened(bucket.url)
   keeper.save(8, state(8), {"step": 8})
-  with pytest.raises(lease.Lost, match="^taken over$"):
+  with pytest.raises(rundir.Lost, match="^taken over$"):
     keeper.wait()
   keeper.close()
   assert steps_in(bucket) == {4: True, 8: False}

@@ -16,7 +16,8 @@ import pytest
 import runs
 import stores
 
-from totojax.rundir import directory, errors, files, lease, lock
+from totojax import rundir
+from totojax.rundir import directory, files, lease, lock
 from totojax.storage import objects
 
 HERE = lease.this_process()
@@ -57,7 +58,7 @@ def test_a_holder_that_renews_is_alive(bucket, leases):
   first.take()
   second, said = leases(C, renew_s=0.1, stale_s=30.0)
   with pytest.raises(
-    errors.InUse, match=f"in use by process {B.pid} on host-b, since 20.*--workdir"
+    rundir.InUse, match=f"in use by process {B.pid} on host-b, since 20.*--workdir"
   ):
     taken(second)
   (line,) = said
@@ -90,7 +91,7 @@ def test_a_stale_lease_is_watched_for_a_renewal_all_the_same(bucket, leases):
   second, said = leases(C, renew_s=0.5, stale_s=0.1)
   soon = threading.Timer(0.2, first.renew)
   soon.start()
-  with pytest.raises(errors.InUse, match="host-b"):
+  with pytest.raises(rundir.InUse, match="host-b"):
     second.take()
   soon.join()
   assert stored(bucket)["token"] == "b" and "at most 0.6 s" in said[0]
@@ -118,7 +119,7 @@ def test_the_dead_on_this_host_are_known_at_once(bucket, leases):
     second.release()
   alive, _ = leases(HERE, stale_s=300.0)
   alive.take()
-  with pytest.raises(errors.InUse, match=f"process {os.getpid()} on "):
+  with pytest.raises(rundir.InUse, match=f"process {os.getpid()} on "):
     taken(leases(B, stale_s=300.0)[0])
 
 
@@ -136,12 +137,12 @@ def test_a_lost_lease_is_noticed_and_not_given_back(bucket, leases):
   second, _ = leases(C, renew_s=0.05, stale_s=0.1)
   second.take()
   first.check()  # nothing has been asked yet
-  with pytest.raises(lease.Lost) as caught:
+  with pytest.raises(rundir.Lost) as caught:
     first.confirm()
   line = str(caught.value)
   assert f"taken over by process {C.pid} on host-c" in line and bucket.url in line
   assert "\n" not in line
-  with pytest.raises(lease.Lost):
+  with pytest.raises(rundir.Lost):
     first.check()
   first.release()
   assert stored(bucket)["token"] == "c"
@@ -210,7 +211,7 @@ def race(leases, count: int) -> int:
   def wins(one):
     try:
       one.take()
-    except errors.InUse:
+    except rundir.InUse:
       return False
     return True
 
@@ -286,9 +287,9 @@ def test_files_of_a_run_that_was_taken_over_are_left_alone(bucket):
   objects.delete(f"{bucket.url}/{lease.FILE}")
   other.take()
   held.renew()
-  with pytest.raises(lease.Lost, match="host-c"):
+  with pytest.raises(rundir.Lost, match="host-c"):
     files.write_text(folder / "a.txt", "theirs")
-  with pytest.raises(lease.Lost):
+  with pytest.raises(rundir.Lost):
     lock.check()
   assert bucket.objects()["a.txt"] == b"ours"
   lock.release(bucket.url)

@@ -15,9 +15,9 @@ import runs
 import stores
 import token_sets
 
+from totojax import rundir
 from totojax.data.store import shards
 from totojax.data.stream import mixture, rows
-from totojax.rundir import errors
 from totojax.storage import objects, outages
 
 PASSING = {
@@ -167,9 +167,9 @@ def test_what_passes_and_what_does_not():
   ]
   assert [e for e in passing if not outages.is_passing(e)] == []
   assert [e for e in final if outages.is_passing(e)] == []
-  told = errors.RunError("not saved")
+  told = rundir.RunError("not saved")
   told.__cause__ = passing[0]
-  assert outages.is_away(told) and not outages.is_away(errors.RunError("not finite"))
+  assert outages.is_away(told) and not outages.is_away(rundir.RunError("not finite"))
 
 
 @pytest.mark.parametrize("patience_s, for_s", [(60.0, 1.0), (0.5, 60.0)])
@@ -220,7 +220,7 @@ def test_a_run_whose_storage_stays_away_is_started_again(bucket, tmp_path):
     assert process.poll() is None, runs.finish(process)
     time.sleep(0.01)
   with bucket.proxy.away():
-    output = runs.finish(process, code=errors.RESTART)
+    output = runs.finish(process, code=rundir.RESTART)
   assert "Traceback" not in output
   assert len(re.findall("^totojax: .* did not answer", output, re.MULTILINE)) == 1
   with bucket.proxy.rule("POST .*/tensorboard/", status=403) as rule:

@@ -470,9 +470,9 @@ def test_no_capacity_is_waited_for_without_an_end():
 
 
 def test_statuses_that_are_the_runs_own():
-  from totojax.rundir import errors
+  from totojax import rundir
 
-  assert watch.RESTART == errors.RESTART
+  assert watch.RESTART == rundir.RESTART
   own = [word for word in ("0", "1", "2", "75", "137", "143", "running") if watch.own_failure(word)]
   assert own == ["1", "2"]
 

@@ -18,11 +18,10 @@ import pytest
 import runs
 from tensorboardX.proto import event_pb2
 
-from totojax import checkpoint, sharding, train
+from totojax import checkpoint, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.optim import adamw
 from totojax.rundir import metrics
-from totojax.tasks import api
 
 STEPS, POISON = 8, -1.0
 
@@ -34,11 +33,11 @@ class Line:
     return {"x": jax.ShapeDtypeStruct((batch, 3), jnp.float32)}
 
   def axes(self):
-    return api.Variables({"w": P(None)}, {"shift": P()}, {})
+    return tasks.Variables({"w": P(None)}, {"shift": P()}, {})
 
   def init(self, key):
     w = jax.random.normal(key, (3,))
-    return api.Variables({"w": w}, {"shift": jnp.float32(0.5)}, {})
+    return tasks.Variables({"w": w}, {"shift": jnp.float32(0.5)}, {})
 
   def weights(self, batch):
     return {"square": jnp.float32(len(batch["x"]))}
@@ -50,7 +49,7 @@ class Line:
     total = jnp.sum(error**2)
     poisoned = jnp.all(batch["x"] == POISON)
     total += jnp.where(poisoned, nan_gradient, 0.0)
-    return {"square": api.LossTerm(total, 1.0)}, rest.stats, {}
+    return {"square": tasks.LossTerm(total, 1.0)}, rest.stats, {}
 
 
 def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):

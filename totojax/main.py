@@ -148,7 +148,8 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax.rundir import errors, hosts
+  from totojax import rundir
+  from totojax.rundir import hosts
 
   if not _MULTIHOST.value:
     _work(values, interrupted)
@@ -172,7 +173,7 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]), errors.RESTART)
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), rundir.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:
@@ -194,7 +195,8 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory, errors, hosts, lease
+  from totojax import rundir
+  from totojax.rundir import directory, hosts
 
   file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
@@ -225,8 +227,8 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
     sys.unraisablehook = lambda unraisable: None
     line = f"totojax: {error}\n(--traceback shows where this was found)"
     # At once: a save that still waits, or may not go on, would hold this process.
-    if away or isinstance(error, lease.Lost):
-      hosts.leave(line, errors.RESTART if away else 1)
+    if away or isinstance(error, rundir.Lost):
+      hosts.leave(line, rundir.RESTART if away else 1)
     sys.exit(line)
 
 

@@ -13,9 +13,8 @@ import dataclasses
 import importlib
 from typing import Any, TYPE_CHECKING
 
-from totojax import plugins
+from totojax import plugins, rundir
 from totojax.config import roots
-from totojax.rundir import errors
 
 if TYPE_CHECKING:
   from etils import epath
@@ -86,7 +85,7 @@ JOBS: Mapping[str, Job] = {
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }
 # What users can mend; `main` prints it as one line.
-ERRORS = (ValueError, ImportError, OSError, errors.RunError)
+ERRORS = (ValueError, ImportError, OSError, rundir.RunError)
 
 
 def find(name: str) -> Job:

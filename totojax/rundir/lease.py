@@ -28,7 +28,8 @@ import time
 from typing import Any
 import uuid
 
-from totojax.rundir import console, errors
+from totojax import rundir
+from totojax.rundir import console
 from totojax.storage import objects, outages
 
 FILE = ".lease"
@@ -37,10 +38,6 @@ STALE_S = 300.0
 _POLL_S = 5.0
 _RELEASE_S = 5.0
 _AGREE_S = 60.0  # by which a server's clock may differ from a host's
-
-
-class Lost(errors.RunError):
-  """A work directory that another process has taken over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +169,7 @@ class Lease:
     otherwise have to guess when to try again.
 
     Raises:
-      errors.InUse: a live process has it.
+      rundir.InUse: a live process has it.
       objects.StoreError, outages.StorageAway: the store refuses or is away.
     """
     watched, free_s = None, 0.0
@@ -187,7 +184,7 @@ class Lease:
         continue  # another was faster
       # Renewed, or taken by another, while it was watched.
       if alive or (watched is not None and not waits):
-        raise errors.InUse(
+        raise rundir.InUse(
           f"{self._folder} is in use by {found}; wait until it ends, stop it, or use another"
           " --workdir"
         )
@@ -205,7 +202,7 @@ class Lease:
   def check(self) -> None:
     """Costs nothing; raises Lost where another process has taken the lease."""
     if self._lost:
-      raise Lost(self._lost)
+      raise rundir.Lost(self._lost)
 
   def confirm(self) -> None:
     """As `check`, before something is written that must not be another's.
