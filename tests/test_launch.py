@@ -986,6 +986,7 @@ def day(google, command="run", *more, poll="0"):
 
 
 @with_gcloud
+@pytest.mark.slow
 def test_a_queue_that_fails_says_why_and_is_not_left(google):
   """The quota of a new project: Google's reason, and nothing that uses it up."""
   g = google()
