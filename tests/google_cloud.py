@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 
@@ -357,6 +358,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     if path.startswith("/ssh/"):
       status, out = google.ssh(path.rpartition("/")[2], body.decode())
       reply = 200, {"status": status, "out": out}
+    elif path == "/alive":
+      reply = 200, {}
     elif path.startswith("/play/"):
       reply = 200, google.play(path.rpartition("/")[2])
     else:
@@ -382,6 +385,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def _ask(path, data=None):
   with urllib.request.urlopen(os.environ["GOOGLE_PLAYED"] + path, data) as answer:
     return json.loads(answer.read())
+
+
+def _guard():
+  """This session, which is detached, ends with the test that it is part of."""
+  guarded = os.getpid()
+  if os.fork():
+    return
+  while os.getppid() == guarded:
+    time.sleep(1)
+    try:
+      _ask("/alive")
+    except OSError:
+      os.killpg(0, signal.SIGKILL)
+  os._exit(0)
 
 
 def _upload(emulator, name, data):
@@ -425,6 +442,7 @@ def _gcloud(words):
 
 def _python(words):
   """A run on a TPU, which is in use while it lives."""
+  _guard()
   print(f"totojax: {' '.join(words)}", flush=True)
   lock = pathlib.Path(os.environ["TOTOJAX_TPU_LOCK"])
   if lock.exists():
@@ -439,6 +457,7 @@ def _python(words):
 
 def _host(words):
   """A host of a pod, which metadata would tell who it is."""
+  _guard()
   worker = pathlib.Path(os.environ["TOTOJAX_WORKER"]).name
   port, number = _ask(f"/play/{worker}")["port"], worker.rpartition("-")[2]
   words += [f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={number}"]
