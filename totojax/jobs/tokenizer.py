@@ -117,7 +117,10 @@ def _kmeans(config: tokens.Tokenizer, sources: list[rows.Source]) -> task_lib.KM
   )[0]["frames"]
   fitted = stats.fit_kmeans(
     frames,
-    stats.KMeansConfig(codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20),
+    codes=size.vocab,
+    size=size.factor,
+    most_patches=_KMEANS_PATCHES,
+    iterations=20,
     seed=config.seed,
   )
   if len(fitted.codebook_CF) < size.vocab:

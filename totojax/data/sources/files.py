@@ -104,7 +104,7 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   return paths
 
 
-def existing(item: str, path: str, *, label: int) -> items.Item | items.Skipped:
+def existing(item: str, path: str, *, label: int) -> items.Entry:
   """The item of a file that a list names."""
   if os.path.exists(path):
     return items.Item(item, path, label=label)

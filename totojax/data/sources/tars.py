@@ -20,13 +20,15 @@ import tarfile
 from typing import Any
 
 from totojax.data.sources import files, items
+from totojax.storage import objects
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MOST_LABEL_BYTES = 2**20
+Members = dict[str, tarfile.TarInfo]  # of one sample, by ending
 
 
 def list_items(
-  root: str | os.PathLike[str], split: str, *, kind: str, classes: int, label_key: str
+  root: objects.Path, split: str, *, kind: str, classes: int, label_key: str
 ) -> items.Listing:
   """All samples of a kind in the tars below a folder.
 
@@ -52,9 +54,7 @@ def list_items(
   return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=top)
 
 
-def samples(
-  path: str, kind: str, *, label_key: str, classes: int
-) -> Iterator[items.Item | items.Skipped]:
+def samples(path: str, kind: str, *, label_key: str, classes: int) -> Iterator[items.Entry]:
   """The samples of one tar, named as in it; `Skipped` for what has no media.
 
   A tar that ends early gives a `Skipped` without a name at the end.
@@ -62,7 +62,7 @@ def samples(
   Raises:
     ValueError: a label that is not an integer or out of range.
   """
-  groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+  groups: dict[str, Members] = {}
   damage = None
   try:
     with tarfile.open(path, "r:") as archive:
@@ -98,9 +98,7 @@ def _tars(top: str) -> list[str]:
   return list(files.walk(top, {".tar"}))
 
 
-def _read_headers(
-  archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
-) -> str | None:
+def _read_headers(archive: tarfile.TarFile, groups: dict[str, Members]) -> str | None:
   """Fills `groups`; returns what is wrong with the end of the archive."""
   assert archive.name is not None
   size = os.path.getsize(archive.name)
@@ -124,9 +122,7 @@ def _read_headers(
   return None
 
 
-def _label(
-  path: str, key: str, members: dict[str, tarfile.TarInfo], *, key_name: str, classes: int
-) -> int:
+def _label(path: str, key: str, members: Members, *, key_name: str, classes: int) -> int:
   """The class that a sample's .cls or .json member gives; -1 without."""
   where = f"{path}, member {key}"
   if ".cls" in members:
