@@ -194,7 +194,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   for row, code in zip(tokens, codes):
     row[:] = sequence.build(code, kind="video", spec=SPEC)
   layout = sharding.layout(sharding.MeshConfig(2, 2, 2, 1))
-  sums = assembly.position_sums(task.batch_nll, layout, SPEC.frame_tokens)
+  sums = assembly.position_sums(task.per_target, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
   loss = val_loss.PositionLoss.total([sums(params, {"tokens": tokens, "source": source})])
 

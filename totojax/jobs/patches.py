@@ -31,7 +31,7 @@ from totojax.tokenizers import patches, weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class PatchTask:
   """What is trained, and what goes with it.
 
   Attributes:
@@ -47,43 +47,35 @@ class Task:
   frozen: Any
 
 
-def task(config: Pretrain, backend: str = "") -> Task:
+def task(config: Pretrain, backend: str = "") -> PatchTask:
   """The task of a config with `patches.inputs`.
 
   Raises:
     ConfigError: the tokenizer does not fit, or is missing, or too many.
   """
-  chosen, spec = config.patches, config.sequence
-  size = chosen.size
-  path = config.data.encode_with
-  if chosen.targets == bool(path):
-    wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
+  spec, size, path = config.sequence, config.patches.size, config.data.encode_with
+  from_pixels = config.patches.targets
+  if from_pixels == bool(path):
+    form = '""' if from_pixels else "a tokenizer file, or 'shipped'"
     raise ConfigError(
       f"config key data.encode_with is {path!r}; with patches.targets ="
-      f" {chosen.targets} it must be {wanted}"
+      f" {from_pixels} it must be {form}"
     )
   model = assembly.model(config, backend)
   assert isinstance(model, patched.PatchTrunk)
   inner = task_lib.Patches(model, size, assembly.parametrisation(config))
-  if chosen.targets:
-    return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
+  if from_pixels:
+    return PatchTask(inner, inner, patches.tokenizer(size).fingerprint, None)
   tokenizer = weights.load(path)
   _check(tokenizer, spec, size.side_px)
   times = size.side_px // tokenizer.factor
 
-  def codes_of(params, frames_BSS3):
+  def codes(params, frames_BSS3):
     return tokenizer.codes_of(params, smaller(frames_BSS3, times))
 
-  trained = encode.EncodeFrames(
-    inner,
-    spec=spec,
-    factor=size.side_px,
-    codes_of=codes_of,
-    params=tokenizer.params,
-    keep_frames=True,
-  )
-  frozen = {"inner": {}, "tokenizer": tokenizer.params}
-  return Task(inner, trained, tokenizer.fingerprint, frozen)
+  encoder = dataclasses.replace(tokenizer, factor=size.side_px, codes_of=codes)
+  trained = encode.EncodeFrames(inner, encoder, spec=spec, keep_frames=True)
+  return PatchTask(inner, trained, tokenizer.fingerprint, trained.frozen)
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
@@ -122,8 +114,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   """
   goal = task(config)
   spec, side = goal.inner.spec, goal.inner.config.side_px
-  layout = sharding.layout(config.mesh)
-  size = config.train
+  layout, size = sharding.layout(config.mesh), config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
   training = pretrain.open_sources(config, spec, pixels=True)
   held_out = pretrain.open_validation(config, spec, pixels=True)
@@ -153,12 +144,18 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     + model.values * model.config.width
   )
   shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
-  return assembly.run(
+  program = assembly.program(
     config,
     task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
     microbatches=size.microbatches,
+    layout=layout,
+    rules=goal.inner.rules,
+    lanes=lanes,
+  )
+  return assembly.run(
+    program,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": validate} if held_out else {},
     facts={
@@ -170,14 +167,13 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     },
     tokens_per_step=batch * spec.context,
     flops_per_token=cost,
-    layout=layout,
     frozen=goal.frozen,
-    rules=goal.inner.rules,
-    lanes=lanes,
   )
 
 
-def nll(task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+def nll(
+  task: PatchTask, both: tuple[Any, Any], batch: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:

@@ -69,7 +69,7 @@ def make(
   config: LayeredConfig, *, axes: Any, rules: Any, schedule: lars.Schedule, batch_rows: int
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser; `peak_lr` and `weight_decay` live in its state."""
-  names = ("end_lr_frac", "b1", "b2", "eps", "weight_decay", "clip_norm", "mu_dtype")
+  names = ("end_lr_frac", "b1", "b2", "eps", "weight_decay", "mu_dtype")
   plain = adamw.AdamWConfig(
     lr=config.peak_lr(batch_rows), warmup_steps=0, **{name: getattr(config, name) for name in names}
   )

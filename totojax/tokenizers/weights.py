@@ -88,7 +88,7 @@ def load(path: str | os.PathLike[str], *, precision: str = api.HIGHEST) -> api.T
 def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
   file = resolve(path)
-  data = file.read_bytes()
+  data = files.read_bytes(file)
   try:
     tensors = safetensors.numpy.load(data)
     metadata = _metadata(io.BytesIO(data))
@@ -112,8 +112,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
 
 def card(path: str | os.PathLike[str]) -> dict[str, Any]:
   """How the tokenizer in a file was made: command, data, scores."""
-  with resolve(path).open("rb") as file:
-    return json.loads(_metadata(file).get("card", "{}"))
+  file = io.BytesIO(files.read_bytes(resolve(path)))
+  return json.loads(_metadata(file).get("card", "{}"))
 
 
 def _metadata(file: IO[bytes]) -> dict[str, str]:
@@ -125,19 +125,19 @@ def _metadata(file: IO[bytes]) -> dict[str, str]:
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
   """The file that a path means; "shipped" is the one in the package."""
   if str(path) == SHIPPED:
-    files = sorted(_SHIPPED_DIR.glob("*.safetensors"))
-    if len(files) != 1:
+    shipped = sorted(_SHIPPED_DIR.glob("*.safetensors"))
+    if len(shipped) != 1:
       raise FileNotFoundError(
-        f"{len(files)} tokenizer files in {_SHIPPED_DIR}; the package ships"
+        f"{len(shipped)} tokenizer files in {_SHIPPED_DIR}; the package ships"
         " one: reinstall it, or train one with configs/tokenizer.py"
       )
-    return epath.Path(files[0])
+    return epath.Path(shipped[0])
   file = epath.Path(path)
-  if not file.is_file():
+  if not files.exists(file):
     hint = (
       "train one with configs/tokenizer.py, convert a released one with configs/official.py, or"
     )
-    if inside := sorted(map(str, file.glob("*.safetensors"))):
+    if inside := [str(f) for f in files.children(file) if f.suffix == ".safetensors"]:
       hint = "it is a folder:"
     raise FileNotFoundError(f"no tokenizer file at {file}; {hint} use {[*inside, SHIPPED][0]!r}")
   return file

@@ -12,7 +12,7 @@ taken. There are no classes, and no splits but those that files of ids make.
 import os
 
 from totojax.data.sources import files, items, spans
-from totojax.storage import objects
+from totojax.storage import objects, reading
 
 
 def list_items(root: objects.Path, split: str, *, folder: str, ids: str = "") -> items.Listing:
@@ -44,7 +44,7 @@ def list_items(root: objects.Path, split: str, *, folder: str, ids: str = "") ->
     return spans.listing(wanted, disk, where=top)
   # The annotations beside the folder are those of its version.
   beside = os.path.join(os.path.dirname(top), "ego4d.json")
-  tables = filter(os.path.exists, (beside, os.path.join(root, "ego4d.json")))
+  tables = filter(reading.exists, (beside, os.path.join(root, "ego4d.json")))
   annotations = next(tables, None)
   uids = _uids(annotations, key) if annotations else disk
   return spans.listing(map(spans.Span, uids), disk, where=top)

@@ -15,7 +15,7 @@ import os
 import re
 
 from totojax.data.sources import files, items
-from totojax.storage import objects
+from totojax.storage import objects, reading
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")
@@ -43,7 +43,7 @@ def list_items(
     raise ValueError(f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}")
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
-  top = next(filter(os.path.isdir, places), os.fspath(root))
+  top = next(filter(reading.is_folder, places), os.fspath(root))
   if top == os.fspath(root) and not annotations:
     raise ValueError(
       f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"

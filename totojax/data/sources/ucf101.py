@@ -51,8 +51,8 @@ def list_items(root: objects.Path, split: str, *, fold: int, classes: int) -> it
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
-    rows.append(files.existing(items.name(file), os.path.join(top, file), label=label))
-  return items.listing("video", rows, classes=names, where=top)
+    rows.append(items.Item(items.name(file), os.path.join(top, file), label=label))
+  return items.listing("video", files.existing(rows), classes=names, where=top)
 
 
 def _class_names(path: str) -> list[str]:

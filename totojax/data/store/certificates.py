@@ -75,7 +75,7 @@ def write(train: Store, held_out: Store) -> None:
   value = {"ids": held_out.manifest.ids_digest, "shares_nothing_with": sorted(known)}
   data = (json.dumps(value, indent=1) + "\n").encode()
   try:
-    objects.write_bytes(held_out.path, FILE, data)
+    objects.write(f"{held_out.path}/{FILE}", data)
   except objects.StoreError:
     pass
 
@@ -125,7 +125,7 @@ def _known(store: Store) -> set[str]:
   A certificate of other ids says nothing of these, and neither does a damaged
   one: it is written anew.
   """
-  data = objects.read_bytes(store.path, FILE)
+  data = objects.read(f"{store.path}/{FILE}")
   try:
     value: Any = json.loads(data or b"{}")
     if value.get("ids") != store.manifest.ids_digest:

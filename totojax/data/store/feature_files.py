@@ -67,35 +67,34 @@ def read(path: str) -> Features:
       clip, or labels, names and features are not as many.
   """
   where = epath.Path(path)
-  if not path or not where.exists():
-    raise ValueError(
-      f"there are no features at {path!r}; make them with configs/features.py"
-      " or give a .npz or .safetensors file"
-    )
   classes, ids = (), ()
-  if where.is_dir():
-    facts_file = where / WHOLE
-    if not facts_file.exists():
-      raise ValueError(
-        f"{path} has no {WHOLE}: the features are not all there; run the job"
-        " that writes them to its end, and give the folder of one split"
-      )
-    facts = files.read_json(facts_file)
+  if path and files.exists(where / WHOLE):
+    facts = files.read_json(where / WHOLE)
     parts = [_arrays(where / name) for name in facts["files"]]
     names = sorted(parts[0])
     arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
     classes, ids = tuple(facts["classes"]), tuple(facts["ids"])
-  else:
+  elif path and files.exists(where):
     arrays = _arrays(where)
     if "id" in arrays:
       ids = tuple(map(str, arrays.pop("id")))
     if "features" in arrays:
       arrays[layer_name(0)] = arrays.pop("features")
+  elif path and files.children(where):
+    raise ValueError(
+      f"{path} has no {WHOLE}: the features are not all there; run the job"
+      " that writes them to its end, and give the folder of one split"
+    )
+  else:
+    raise ValueError(
+      f"there are no features at {path!r}; make them with configs/features.py"
+      " or give a .npz or .safetensors file"
+    )
   return _checked(path, arrays, ids, classes)
 
 
 def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  data = path.read_bytes()
+  data = files.read_bytes(path)
   try:
     if path.suffix == ".safetensors":
       return safetensors.numpy.load(data)

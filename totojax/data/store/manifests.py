@@ -168,7 +168,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 def save(path: objects.Path, manifest: Manifest) -> None:
   """Replaces the manifest of the data set at `path` as a whole."""
   value = json.dumps(to_json(manifest), indent=1, sort_keys=True) + "\n"
-  objects.write_bytes(path, FILE, value.encode())
+  objects.write(f"{objects.text(path)}/{FILE}", value.encode())
 
 
 def existing(path: objects.Path) -> Manifest:
@@ -179,8 +179,10 @@ def existing(path: objects.Path) -> Manifest:
   """
   manifest = load(path)
   if manifest is None:
+    # A bucket that is not there says the same of each file.
+    no_bucket = f", or there is no {objects.bucket(path)}" if objects.is_url(path) else ""
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
+      f"{objects.text(path)}/{FILE} does not exist: no data set there{no_bucket}. Check"
       " the path, or make the data set first"
     )
   return manifest
@@ -192,7 +194,7 @@ def load(path: objects.Path) -> Manifest | None:
   Raises:
     StoreError: when it is damaged or of another version, with its path.
   """
-  value = objects.read_bytes(path, FILE)
+  value = objects.read(f"{objects.text(path)}/{FILE}")
   if value is None:
     return None
   try:

@@ -69,13 +69,12 @@ class Store:
     for shard in np.unique(shard_R):
       where = np.flatnonzero(shard_R == shard)
       for field in self.manifest.fields:
-        array = self._array(int(shard), field.name)
-        future = array[place_R[where]].read()
-        requests.append((int(shard), field.name, where, future))
+        ask = self._array(int(shard), field.name)[place_R[where]].read
+        requests.append((int(shard), field.name, where, ask(), ask))
     fields = self.manifest.fields
     result = {f.name: np.empty((len(indices), *f.shape), f.dtype) for f in fields}
-    for shard, name, where, future in requests:
-      result[name][where] = objects.finish(self._file(shard, name), future)
+    for shard, name, where, future, again in requests:
+      result[name][where] = objects.finish(self._file(shard, name), future, again)
     return result
 
   def labels(self) -> np.ndarray:
@@ -150,8 +149,8 @@ class Store:
     return self._slice(shard, name, slice(None))
 
   def _slice(self, shard: int, name: str, places: Any) -> np.ndarray:
-    array = self._array(shard, name)
-    return objects.finish(self._file(shard, name), array[places].read())
+    ask = self._array(shard, name)[places].read
+    return objects.finish(self._file(shard, name), ask(), ask)
 
   def _array(self, shard: int, name: str) -> Any:
     """The open array of one column, opened and compared on first use."""

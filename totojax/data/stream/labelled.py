@@ -119,7 +119,7 @@ def missing(path: str) -> list[tuple[str, str]]:
   folder, _, name = path.rstrip("/").rpartition("/")
   pairs = []
   for table in ("missing.csv", "quarantine.csv", "skipped.csv"):
-    data = objects.read_bytes(folder or ".", table)
+    data = objects.read(f"{folder or '.'}/{table}")
     if data is not None:
       _, *rows = files.parse_table(f"{folder or '.'}/{table}", data)
       # Others may write such a table too.
