@@ -92,10 +92,14 @@ class Gcloud:
       raise GiveUp(f"{failure}; docs/tpu.md says what a project needs")
     raise failure
 
+  def words(self, *words: str) -> list[str]:
+    """The whole command."""
+    project = [] if self.project is None else [f"--project={self.project}"]
+    return ["gcloud", *words, *project, "--quiet"]
+
   def run(self, words: Sequence[str], supposed: str, *, looks: bool) -> tuple[int, str, str]:
     """(status, output, errors); one that hangs is ended with all its children."""
-    project = [] if self.project is None else [f"--project={self.project}"]
-    words = ["gcloud", *words, *project, "--quiet"]
+    words = self.words(*words)
     if self.dry_run or not looks:
       show(words)
     if self.dry_run:
@@ -315,8 +319,9 @@ class Tpu:
       return out, str(Failure(errors)) if status else ""
 
     places = [(n, b) for n, count in zip(self.nodes, workers) for b in batches(count)]
+    several = len(places) > 1 and not self.gcloud.dry_run
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      heard = list(pool.map(hear, places))
+      heard = list((pool.map if several else map)(hear, places))
     text = "\n".join(out for out, _ in heard)
     words = dict(re.findall(r"^totojax (\S+) (.+?)\s*$", text, re.MULTILINE))
     errors = [error for _, error in heard if error]

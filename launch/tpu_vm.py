@@ -260,6 +260,8 @@ class Session:
 
   def stop(self) -> None:
     state = self.task.patiently(self.tpu.state)
+    if state.word != "ready":
+      raise GiveUp(f"no run is there: {state.why}")
     say(str(self.task.tell(state, "stop", supposed="running", looks=False)))
 
   def status(self) -> None:
@@ -278,7 +280,7 @@ class Session:
     if self.options.node_count > 1:  # they are counted through
       each = self.task.patiently(self.tpu.state).workers[0]
       node, worker = self.tpu.nodes[worker // each], worker % each
-    words = ["gcloud", *self.tpu.ssh(node, str(worker), "tail -n 100 -F totojax.log")]
+    words = self.gcloud.words(*self.tpu.ssh(node, str(worker), "tail -n 100 -F totojax.log"))
     cloud.show(words)
     if not self.options.dry_run:
       os.execvp(words[0], words)

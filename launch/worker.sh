@@ -38,7 +38,7 @@ install() {
     rm -rf totojax && mv totojax.new totojax \
       && { command -v uv || curl -LsSf https://astral.sh/uv/install.sh | sh; } \
       && uv venv -q --clear --python 3.12 totojax-env \
-      && uv pip install -q --python totojax-env/bin/python -e './totojax[tpu]'
+      && uv pip install -q --python totojax-env/bin/python -e './totojax[tpu,data]'
   } >install.log 2>&1; then
     say installed
   else

@@ -48,10 +48,9 @@ CAPACITY = (
 
 @dataclasses.dataclass
 class Worker:
-  """One machine: its folder, and how it answers ssh."""
+  """One machine: its folder."""
 
   home: pathlib.Path
-  mood: str = "well"  # or "frozen"
 
   @property
   def name(self):
@@ -79,7 +78,6 @@ class Google:
     plans: what befalls it after the next calls of a kind, once all workers have
       answered: create, delete, install, start, look, stop, end. None: nothing.
     calls: how many of each kind there were.
-    commands: (worker, command) of each ssh.
     plays: what the run does at each start, in bash; the last one repeats. "done"
       writes done.json.
     refusals: (pattern, answer) for the next request whose line it is found in.
@@ -92,9 +90,9 @@ class Google:
     self.queue, self.nodes = None, {}
     self.plans = collections.defaultdict(list)
     self.calls, self.starts = collections.Counter(), collections.Counter()
-    self.commands, self.refusals = [], []
+    self.refusals = []
     self.plays = ["totojax" if totojax else "done"]
-    self.lock, self.thaw = threading.RLock(), threading.Event()
+    self.lock, self.over = threading.RLock(), threading.Event()
     for folder in ("bin", "tools", "home", "config"):
       (root / folder).mkdir()
     (root / "token").write_text("made-up")
@@ -139,7 +137,7 @@ class Google:
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **how}
     return subprocess.Popen(script, env=self.env, text=True, **pipes)
 
-  def __call__(self, *words, timeout=240):
+  def __call__(self, *words, timeout=900):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with self.popen(*words, **pipes) as process:
       try:
@@ -150,7 +148,7 @@ class Google:
     return subprocess.CompletedProcess(words, process.returncode, out, errors)
 
   def close(self):
-    self.thaw.set()
+    self.over.set()
     self.server.shutdown()
     self.server.server_close()
     for worker in self.workers():
@@ -308,13 +306,8 @@ class Google:
       return 255, ""
     worker = node["workers"][node["ips"].index(ip)]
     kind = re.search(r"bash \S+worker\.sh (\w+)", command)[1]
-    self.commands.append((worker.name, command))
     if kind == "start":
       self.starts[worker.name] += 1
-    if worker.mood == "frozen":  # once
-      worker.mood = "well"
-      self.thaw.wait()
-      return 255, ""
     status, out = 255, ""
     if worker.home.exists():
       status, out = self.run(worker, command)

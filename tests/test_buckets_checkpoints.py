@@ -280,12 +280,12 @@ def test_training_goes_on_while_a_save_waits_for_storage(bucket, soon, monkeypat
     time.sleep(1)
     assert away.hits and checkpoint.latest_step(bucket.url) is None
   keeper.wait()
-  check(keeper, 4)
+  assert checkpoint.latest_step(bucket.url) == 4
   with bucket.proxy.rule("POST .*/8/state/ocdbt.process_0/d/", delay_s=1.5, times=1):
     keeper.save(8, state(8), {"step": 8})
     keeper.close()
-  check(keeper, 8)
   told = capfd.readouterr().err
+  check(keeper, 8)
   assert re.search(rf"waiting for {bucket.url}/4: \d requests had no answer, and are", told)
   assert f"waiting for {bucket.url}/8: it is still being written" in told
 

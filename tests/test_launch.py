@@ -685,6 +685,7 @@ def no_gcloud(tmp_path, monkeypatch):
   program.write_text("#!/bin/sh\necho 'ERROR: INTERNAL' >&2\nexit 1\n")
   program.chmod(0o755)
   monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+  monkeypatch.setattr(cloud, "prepare_key", lambda: None)  # in the user's home
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "bin"))
   return program.parent
 
@@ -715,6 +716,27 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
     one.run()
   assert done == calls
   assert ("is kept and costs" in capsys.readouterr().err) == (not calls)
+
+
+def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
+  """And what was heard until then counts; a frozen host never answers."""
+  (no_gcloud / "gcloud").write_text(
+    "#!/bin/sh\necho totojax a 0\nsleep 60 &\necho $! > $0.pid\nwait\n"
+  )
+  quick = cloud.Gcloud(None, False, 1.0)
+  begun = time.monotonic()
+  answers = cloud.Tpu(quick, "toto", "z").tell("look", (2,), "0")
+  assert time.monotonic() - begun < 30
+  assert answers == Answers({"a": "0"}, 1, "no answer in 1 s")
+  with pytest.raises(Failure, match="no answer in 1 s"):
+    quick.call("describe", supposed="")
+  for _ in range(100):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int((no_gcloud / "gcloud.pid").read_text()), 0)
+      time.sleep(0.05)
+      continue
+    return
+  raise AssertionError("a child is left")
 
 
 def test_a_finished_run_costs_nothing(no_gcloud, monkeypatch, capsys):
@@ -986,6 +1008,7 @@ def day(google, command="run", *more, poll="0"):
 
 
 @with_gcloud
+@pytest.mark.slow
 def test_a_queue_that_fails_says_why_and_is_not_left(google):
   """The quota of a new project: Google's reason, and nothing that uses it up."""
   g = google()
@@ -999,7 +1022,7 @@ def test_a_queue_that_fails_says_why_and_is_not_left(google):
 @with_gcloud
 @pytest.mark.slow
 def test_who_attaches_starts_nothing(google):
-  """A laptop is closed; at the next look nobody answers; then all is well.
+  """A laptop is closed; the next look hears nobody; then all is well.
 
   Here the workers have the real gcloud as well, to fetch and to leave logs.
   """
@@ -1017,11 +1040,10 @@ def test_who_attaches_starts_nothing(google):
       assert first.poll() is None
       time.sleep(0.1)
     first.kill()
-  for worker in g.workers():
-    worker.mood = "frozen"
-  out = g(*day(g, "run", "--timeout", "20", "--delete-when-done"))
+  g.refusals = [("/compute/", google_cloud.error(412, "FAILED_PRECONDITION", "not now"))]
+  out = g(*day(g, "run", "--delete-when-done"))
   assert out.returncode == 0, out.stderr
-  assert "toto is running already" in out.stderr
+  assert "toto is running already" in out.stderr and not g.refusals
   assert g.starts == {"toto-w-0": 1, "toto-w-1": 1} and g.calls["install"] == 2
   assert g.queue is None and not g.nodes
   logs = {name: data for name, data in g.bucket.objects().items() if name.endswith(".log")}
@@ -1086,14 +1108,14 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   def befall():
     for step, action in saved.items():
       while not g.bucket.proxy.lines(f"POST .*checkpoints/{step}/commit_success"):
-        if g.thaw.wait(0.05):
+        if g.over.wait(0.05):
           return
       action()
 
   threading.Thread(target=befall, daemon=True).start()
-  words = day(g, "run", poll="2")
+  words = day(g, "run", poll="1")
   words[words.index("configs/1b.py")] = "configs/smoke.py"
-  out = g(*words, "--delete-when-done", "--", *flags, timeout=900)
+  out = g(*words, "--delete-when-done", "--", *flags)
   assert out.returncode == 0, out.stderr
   print(out.stderr)
   assert g.calls["create"] == 4 and not g.refusals

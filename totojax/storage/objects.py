@@ -12,15 +12,14 @@ from collections.abc import Callable, Mapping
 import functools
 import os
 import re
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
-from etils import epy
 import numpy as np
 
 from totojax.storage import outages
 from totojax.storage.outages import brief as brief
 
-with epy.lazy_imports():  # a report of a local run needs none of it
+if TYPE_CHECKING:  # imported by what reads or writes: a report needs none of it
   import tensorstore as ts
 
 Path = str | os.PathLike[str]
@@ -69,6 +68,8 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   A local path, or a name in a bucket, may hold characters that a URL may not;
   URLs of other kinds are parsed by TensorStore itself.
   """
+  import tensorstore as ts
+
   name = text(path)
   scheme, _, rest = name.partition("://")
   if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
@@ -240,6 +241,8 @@ def write_array(
   Raises:
     StoreError: when the storage refuses, with the path.
   """
+  import tensorstore as ts
+
   inner = [1, *values.shape[1:]] if single_records else list(values.shape)
   checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
   sharding = {
@@ -273,6 +276,8 @@ def open_array(path: Path) -> ts.TensorStore:
 
   Missing chunks raise when read: TensorStore would fill them with zeros.
   """
+  import tensorstore as ts
+
   spec = {
     "driver": "zarr3",
     "kvstore": kvstore_spec(path),
@@ -412,11 +417,15 @@ def _split(path: Path) -> tuple[ts.KvStore, str]:
 
 def _range(prefix: str) -> ts.KvStore.KeyRange:
   """The names that begin with `prefix`."""
+  import tensorstore as ts
+
   begin = prefix.encode()
   return ts.KvStore.KeyRange(begin, begin[:-1] + bytes([begin[-1] + 1]) if begin else b"")
 
 
 def _kvstore(path: Path) -> ts.KvStore:
+  import tensorstore as ts
+
   spec = kvstore_spec(path)
   try:  # asks no server
     return ts.KvStore.open(spec, context=_context(os.getpid())).result()
@@ -427,6 +436,8 @@ def _kvstore(path: Path) -> ts.KvStore:
 @functools.lru_cache(maxsize=1)
 def _context(process: int) -> ts.Context:
   """Thread pools and cache of one process; small, since hosts feed chips."""
+  import tensorstore as ts
+
   del process  # the key of the cache: a forked child gets pools of its own
   return ts.Context(
     {
