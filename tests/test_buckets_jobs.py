@@ -54,11 +54,6 @@ COMMANDS = {
   "joint": ("configs/joint_imagenet.py", *LABELLED, "--config.data.holdout_frac=0.3"),
   "finetune": ("configs/finetune_imagenet.py", *LABELLED),
   "curves": ("configs/paper/figure2.py", "--config.curves.runs=('one={demo}/pretrain',)"),
-  "scaling": (
-    "configs/scaling.py:runs",
-    "--config.scaling.runs=('a={demo}/pretrain','b={demo}/pretrain','c={demo}/pretrain')",
-    "--config.scaling.force=True",
-  ),
 }
 
 
@@ -84,7 +79,7 @@ def demo(place):
 def test_the_demo_runs_to_its_end(demo):
   stages = directory.read_config(demo)["order"]
   assert len(stages) == 7 and all(directory.is_done(f"{demo}/{name}") for name in stages)
-  assert b"<svg" in files.read_bytes(epath.Path(demo) / "report.html")
+  assert b"<svg" in files.read_bytes(epath.Path(demo) / "report" / "report.html")
 
 
 @pytest.mark.slow
