@@ -70,23 +70,23 @@ def _textured(seed, count):
 def test_kmeans_recovers_tiles_and_beats_mean_colour():
   train, _ = _textured(0, 60)
   val, codes = _textured(1, 10)
-  config = stats.KMeansConfig(codes=12, size=4, patches=5000, iterations=20)
-  model = stats.fit_kmeans(train, config, seed=0)
+  config = dict(codes=12, size=4, most_patches=5000, iterations=20)
+  model = stats.fit_kmeans(train, **config, seed=0)
   out = model.decode(model.encode(val))
   assert stats.psnr_db(val, out) > 35
   assert stats.psnr_db(val, out) > stats.psnr_db(val, stats.mean_colour(val))
   found = model.encode(val)
   pairs = set(zip(codes.flat, found.flat, strict=True))
   assert len(pairs) == 12  # one code a tile
-  again = stats.fit_kmeans(train, config, seed=0)
+  again = stats.fit_kmeans(train, **config, seed=0)
   np.testing.assert_array_equal(model.codebook_CF, again.codebook_CF)
 
 
 def test_kmeans_with_fewer_patches_than_codes_is_exact():
   frames = np.zeros((2, 8, 8, 3), np.uint8)
   frames[1, :4] = 90
-  config = stats.KMeansConfig(codes=16, size=4, patches=100, iterations=3)
-  model = stats.fit_kmeans(frames, config, seed=0)
+  config = dict(codes=16, size=4, most_patches=100, iterations=3)
+  model = stats.fit_kmeans(frames, **config, seed=0)
   np.testing.assert_array_equal(model.decode(model.encode(frames)), frames)
   with pytest.raises(ValueError, match="multiple of 4"):
     model.encode(frames[:, :7])

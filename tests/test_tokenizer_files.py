@@ -114,11 +114,11 @@ def test_rows_are_spread_over_all_devices_and_the_rest_padded(monkeypatch):
   assert mesh_sizes == {1, 8}
   with pytest.raises(ValueError, match="0 frames"):
     function(x[:0], rows=2)
-  assert batches.rows_of_call(0) == 64
-  assert batches.rows_of_call(34_000_000_000) == 2
+  assert batches.call_rows(0) == 64
+  assert batches.call_rows(34_000_000_000) == 2
   monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-  assert batches.rows_of_call(34_000_000_000) == 8
-  assert batches.rows_of_call(2**50) == 1
+  assert batches.call_rows(34_000_000_000) == 8
+  assert batches.call_rows(2**50) == 1
 
 
 @KINDS

@@ -65,7 +65,7 @@ def _frames():
 @functools.cache
 def _kmeans():
   codebook = stats_lib.fit_kmeans(
-    _frames(), stats_lib.KMeansConfig(codes=32, size=4, patches=1000, iterations=10), seed=0
+    _frames(), codes=32, size=4, most_patches=1000, iterations=10, seed=0
   ).codebook_CF
   return tokenizer.KMeansStart(frames=_frames(), centres_VX=codebook / 255.0)
 

@@ -92,9 +92,7 @@ def evaluate(
   Raises:
     ValueError: the batches hold fewer.
   """
-  parts = [
-    {name: np.asarray(value) for name, value in outcomes(batch).items()} for batch in batches
-  ]
+  parts = [{k: np.asarray(v) for k, v in outcomes(batch).items()} for batch in batches]
   columns = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
   count = columns["rank"].shape[-1]
   if count < items:

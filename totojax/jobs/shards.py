@@ -104,9 +104,10 @@ def _describe(
   original_MHW3 = frames_lib.some_frames(pixels["val"], settings.report_frames)
   kmeans = stats.fit_kmeans(
     frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
-    stats.KMeansConfig(
-      codes=tokenizer.vocab, size=tokenizer.factor, patches=settings.kmeans_patches, iterations=20
-    ),
+    codes=tokenizer.vocab,
+    size=tokenizer.factor,
+    most_patches=settings.kmeans_patches,
+    iterations=20,
     seed=seed,
   )
   copies = {

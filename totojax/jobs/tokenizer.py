@@ -114,10 +114,15 @@ def _kmeans(config: tokens.Tokenizer, sources: list[rows.Source]) -> task_lib.KM
   frames = mixture.frames_stream(
     sources, seed=config.seed, batch=config.train.start_frames, host=0, hosts=1
   )[0]["frames"]
-  settings = stats.KMeansConfig(
-    codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20
+  kmeans = stats.fit_kmeans(
+    frames,
+    codes=size.vocab,
+    size=size.factor,
+    most_patches=_KMEANS_PATCHES,
+    iterations=20,
+    seed=config.seed,
   )
-  codebook_CF = stats.fit_kmeans(frames, settings, seed=config.seed).codebook_CF
+  codebook_CF = kmeans.codebook_CF
   if len(codebook_CF) < size.vocab:
     raise ConfigError(
       f"train.start_frames {len(frames)} have {len(codebook_CF)}"

@@ -135,9 +135,7 @@ def attend(
         implementation=implementation,
       )
     case _:
-      raise ValueError(
-        f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
-      )
+      raise ValueError(f"attention {implementation!r} is unknown; use one of {IMPLEMENTATIONS}")
 
 
 def attend_to_cache(

@@ -59,9 +59,7 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
     tops = [jnp.max(logits_BHSN, axis=-2) for logits_BHSN in logits]
     top_BHN = functools.reduce(jnp.maximum, tops)
     weights = [jnp.exp(logits_BHSN - top_BHN[..., None, :]) for logits_BHSN in logits]
-    total_BHN = functools.reduce(
-      jnp.add, [jnp.sum(weights_BHSN, axis=-2) for weights_BHSN in weights]
-    )
+    total_BHN = functools.reduce(jnp.add, [jnp.sum(w_BHSN, axis=-2) for w_BHSN in weights])
     mixed_BHKN = sum(
       _product(v_BHKS[j], weights_BHSN.astype(v_BTHK.dtype))
       for j, weights_BHSN in zip(keys, weights)

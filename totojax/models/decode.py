@@ -144,9 +144,7 @@ def prefill(
   def mix(q_BTHK, k_BTHK, v_BTHK, scale):
     return attend(q_BTHK, k_BTHK, v_BTHK, scale=scale), (k_BTHK, v_BTHK)
 
-  logits_BV, kept = _through(
-    model, weights, inputs_BT, jnp.arange(tokens), rope, lambda _: mix, None
-  )
+  logits_BV, kept = _through(model, weights, inputs_BT, jnp.arange(tokens), rope, lambda _: mix)
   return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
 
 
@@ -222,7 +220,7 @@ def _through(
   positions_T: jax.Array,
   rope: tuple[jax.Array, jax.Array] | None,
   layer_mix: Callable[[Any], attention.Mix | State],
-  past: tuple[Any, ...] | None,
+  past: tuple[Any, ...] | None = None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 

@@ -92,42 +92,37 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   Raises:
     ValueError: the heads do not divide the width.
   """
-  found: Shapes = {"linear": ((width, classes), ("embed", "classes"))}
+  tree: Shapes = {"linear": ((width, classes), ("embed", "classes"))}
   if config.bias:
-    found["bias"] = ((classes,), ("classes",))
+    tree["bias"] = ((classes,), ("classes",))
   if config.pool == "average":
-    return found
+    return tree
   if plugins.is_reference(config.pool):
-    return found | _users(config.pool).shapes(width)
+    return tree | _users(config.pool).shapes(width)
   if config.heads < 1 or width % config.heads:
     raise ValueError(
       f"head.heads {config.heads} does not divide the width of {width}; use a divisor"
     )
   split = (config.heads, width // config.heads), ("heads", "head_dim")
   matrix = (width, *split[0]), ("embed", *split[1])
-  found |= {"key": matrix, "value": matrix, "query": ((width,), ("norm",))}
+  tree |= {"key": matrix, "value": matrix, "query": ((width,), ("norm",))}
   if config.pool == "cross":
     hidden = MLP_RATIO * width
-    found |= {
-      "project": matrix,
-      "project_bias": split,
-      "value_bias": split,
-      "norm_scale": ((width,), ("norm",)),
-      "mlp_norm_scale": ((width,), ("norm",)),
-      "mlp_norm_bias": ((width,), ("norm",)),
+    vectors = ("norm_scale", "norm_bias", "mlp_norm_scale", "mlp_norm_bias", "down_bias")
+    tree |= {"project": matrix, "project_bias": split, "value_bias": split}
+    tree |= {
       "up": ((width, hidden), ("embed", "mlp")),
       "up_bias": ((hidden,), ("mlp",)),
       "down": ((hidden, width), ("mlp", "embed")),
-      "down_bias": ((width,), ("norm",)),
-      "norm_bias": ((width,), ("norm",)),
+      **dict.fromkeys(vectors, ((width,), ("norm",))),
     }
-  return found
+  return tree
 
 
 def axes(config: HeadConfig, *, width: int, classes: int) -> dict[str, PartitionSpec]:
   """Logical axes of one head's parameters."""
-  found = shapes(config, width=width, classes=classes)
-  return {name: PartitionSpec(*logical) for name, (_, logical) in found.items()}
+  tree = shapes(config, width=width, classes=classes)
+  return {name: PartitionSpec(*logical) for name, (_, logical) in tree.items()}
 
 
 def init(config: HeadConfig, key: jax.Array, *, width: int, classes: int) -> dict[str, jax.Array]:

@@ -216,13 +216,9 @@ class Mixer(nn.Module):
     seen_BJE = jnp.concatenate([state.inputs_BKE.astype(self.dtype), x_BTE], axis=1)
     u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
     # Three parameters, as ranks grow with the width and states do not.
-    columns = {
-      "rank": (rank, "rank"),
-      "state_in": (c.state, "state"),
-      "state_out": (c.state, "state"),
-    }
+    sizes = {"rank": rank, "state_in": c.state, "state_out": c.state}
     maps_EX = jnp.concatenate(
-      [matrix(name, (inner, size), ("mlp", axis)) for name, (size, axis) in columns.items()], axis=1
+      [matrix(k, (inner, size), ("mlp", k.partition("_")[0])) for k, size in sizes.items()], axis=1
     )
     steps_BTR, b_BTS, c_BTS = jnp.split(
       product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
@@ -231,17 +227,9 @@ class Mixer(nn.Module):
     bias_E = layers.parameter(self, "steps_bias", _step_bias, (inner,), ("mlp",))
     wide = lambda x: x.astype(jnp.float32)
     dt_BTE = jax.nn.softplus(wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E)
-    log_a_ES = layers.parameter(self, "log_a", _log_a, (inner, c.state), ("mlp", "norm"))
-    y_BTE, h_BSE = selective_scan(
-      wide(u_BTE),
-      dt_BTE,
-      -jnp.exp(log_a_ES),
-      wide(b_BTS),
-      wide(c_BTS),
-      state.h_BSE,
-      chunk_tokens=c.chunk_tokens,
-      scan=c.scan,
-    )
+    a_ES = -jnp.exp(layers.parameter(self, "log_a", _log_a, (inner, c.state), ("mlp", "norm")))
+    scan = functools.partial(selective_scan, chunk_tokens=c.chunk_tokens, scan=c.scan)
+    y_BTE, h_BSE = scan(wide(u_BTE), dt_BTE, a_ES, wide(b_BTS), wide(c_BTS), state.h_BSE)
     skip_E = layers.parameter(self, "skip", nn.initializers.ones, (inner,), ("mlp",))
     y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
     y_BTE = checkpoint_name(y_BTE, "attention")  # what stands in its place

@@ -54,7 +54,7 @@ class PatchTrunk(trunk.Trunk):
         of a patch, or `trunk.token_nll`.
     """
     c, dtype = self.config, jnp.dtype(self.compute.dtype)
-    init = nn.initializers.normal(c.init_std)
+    init, zeros = nn.initializers.normal(c.init_std), nn.initializers.zeros
 
     def matrix(name, rows, axes):
       return layers.parameter(self, name, init, (rows, c.width), axes)
@@ -64,9 +64,7 @@ class PatchTrunk(trunk.Trunk):
     entry = {
       "start": matrix("start", sequence.SPECIALS, narrow),
       "patches": matrix("patches", self.values, narrow),
-      "patches_bias": layers.parameter(
-        self, "patches_bias", nn.initializers.zeros, (c.width,), ("norm",)
-      ),
+      "patches_bias": layers.parameter(self, "patches_bias", zeros, (c.width,), ("norm",)),
     }
     x_BTD, rope, segments_BT = self.entry(entry, inputs)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
@@ -74,11 +72,9 @@ class PatchTrunk(trunk.Trunk):
     if self.predicts == "tokens":
       shape, axes = (self.spec.padded_vocab, c.width), ("vocab", "embed")
       head_VD = layers.matrix(self, "head", init, shape, axes, dtype)
-      return self._predicted(x_BTD, head_VD, targets)
+      return self._output(x_BTD, head_VD, targets)
     head_FD = layers.matrix(self, "head", init, (self.values, c.width), narrow, dtype)
-    bias_F = layers.parameter(
-      self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
-    )
+    bias_F = layers.parameter(self, "head_bias", zeros, (self.values,), ("features",))
     out_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, head_FD, preferred_element_type=jnp.float32)
     out_BTF = self.scales.logits * out_BTF + bias_F
     return out_BTF if targets is None else jnp.mean(jnp.square(out_BTF - targets), axis=-1)

@@ -156,13 +156,7 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
 
 
 def kernel(
-  heads: int,
-  tokens: int,
-  head_dim: int,
-  *,
-  prefix: int = 0,
-  parts: int = 1,
-  interpret: bool = False,
+  heads: int, tokens: int, dim: int, *, prefix: int = 0, parts: int = 1, interpret: bool = False
 ):
   """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale.
 
@@ -173,7 +167,7 @@ def kernel(
   # An array whose last axis is shorter than the lanes is padded to them, so
   # small heads are read with the tokens last.
   layouts = library.QKVLayout
-  layout = layouts.SEQ_MINOR if head_dim < LANES else layouts.HEAD_DIM_MINOR
+  layout = layouts.SEQ_MINOR if dim < LANES else layouts.HEAD_DIM_MINOR
   forward = block(tokens // parts, FORWARD_BLOCK)
   backward = block(tokens // parts, BACKWARD_BLOCK)
   return library.make_splash_mha(

@@ -4,6 +4,7 @@ Shapes: B batch, T tokens, D width, V padded vocabulary, K head dim.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -62,8 +63,7 @@ class Trunk(nn.Module):
     init = nn.initializers.normal(c.init_std)
     table = (self.spec.padded_vocab, c.width), ("vocab", "embed")
     embedding_VD = layers.parameter(self, "embedding", init, *table)
-    x_BTD = _embedded(c, embedding_VD, inputs_BT, self.compute)
-    rope, segments_BT = places(c, self.spec, inputs_BT)
+    x_BTD, rope, segments_BT = self.entry({"embedding": embedding_VD}, inputs_BT)
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
     x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
 
@@ -73,7 +73,7 @@ class Trunk(nn.Module):
       head_VD = layers.parameter(self, "head", init, *table)
     # `embed` is split over fsdp where parameters lie, whole where used.
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
-    return self._predicted(x_BTD, head_VD, targets_BT)
+    return self._output(x_BTD, head_VD, targets_BT)
 
   @nn.nowrap
   def entry(self, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any, jax.Array | None]:
@@ -90,12 +90,7 @@ class Trunk(nn.Module):
     x_BTD = _embedded(self.config, params["embedding"], inputs_BT, self.compute)
     return x_BTD, rope, segments_BT
 
-  def _logits(self, x_BTD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    return logits(
-      x_BTD, head_VD, spec=self.spec, scales=self.scales, platform=self.compute.platform
-    )
-
-  def _predicted(
+  def _output(
     self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array | None
   ) -> jax.Array:
     """Logits, or with targets `token_nll` [B, T].
@@ -105,11 +100,14 @@ class Trunk(nn.Module):
     never exist. Every n-th token makes a chunk, so that a split over tokens
     stays as it is.
     """
+    project = functools.partial(
+      logits, spec=self.spec, scales=self.scales, platform=self.compute.platform
+    )
     if targets_BT is None:
-      return self._logits(x_BTD, head_VD)
+      return project(x_BTD, head_VD)
     size, tokens = self.compute.loss_chunk, x_BTD.shape[1]
     if not size:
-      return token_nll(self._logits(x_BTD, head_VD), targets_BT)
+      return token_nll(project(x_BTD, head_VD), targets_BT)
     if tokens % size:
       raise ValueError(
         f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
@@ -120,8 +118,7 @@ class Trunk(nn.Module):
 
     @jax.checkpoint
     def nll(wide_VD, x_BSD, targets_BS):
-      logits_BSV = self._logits(x_BSD, wide_VD.astype(head_VD.dtype))
-      return token_nll(logits_BSV, targets_BS)
+      return token_nll(project(x_BSD, wide_VD.astype(head_VD.dtype)), targets_BS)
 
     # [B, T] -> [chunks, B, size]; token t goes to chunk t mod chunks.
     def cut(x_BT):

@@ -183,6 +183,4 @@ def start(params: Any, tree: Any) -> Any:
     params: as the modules initialise them.
     tree: `rules` of theirs.
   """
-  return jax.tree.map(
-    lambda rule, leaf: leaf if rule.init == 1.0 else leaf * rule.init, tree, params
-  )
+  return jax.tree.map(lambda rule, x: x if rule.init == 1.0 else x * rule.init, tree, params)

@@ -16,14 +16,14 @@ import numpy as np
 # dVAE of DALL-E, which fills a chip and bounds the memory. On a CPU 2 of them,
 # whose activations stay nearer to the cores.
 _CALL_MACS = 2**38
-_CALL_MACS_OF_CPU = 2**36
+_CPU_CALL_MACS = 2**36
 _MOST_ROWS = 64
 
 
-def rows_of_call(macs_per_row: int) -> int:
+def call_rows(macs_per_row: int) -> int:
   """Rows that one device takes at a time."""
   on_cpu = jax.default_backend() == "cpu"
-  most_macs = _CALL_MACS_OF_CPU if on_cpu else _CALL_MACS
+  most_macs = _CPU_CALL_MACS if on_cpu else _CALL_MACS
   return max(1, min(_MOST_ROWS, most_macs // max(1, macs_per_row)))
 
 

@@ -98,22 +98,14 @@ def restore(targets_: Targets) -> jax.Array:
 
 def tokenizer(config: PatchesConfig) -> api.Tokenizer:
   """`inputs` and `pixels` behind the interface of the tokenizers."""
-
-  def codes_of(params: None, frames_BHW3: jax.Array) -> jax.Array:
-    del params  # none
-    return inputs(config, frames_BHW3)
-
-  def frames_of(params: None, inputs_BGGF: jax.Array) -> jax.Array:
-    del params
-    return pixels(config, inputs_BGGF)
-
+  codes_of = lambda _, frames_BHW3: inputs(config, frames_BHW3)
   encoder = batches.LocalDevices(codes_of, {})
-  decoder = batches.LocalDevices(frames_of, {})
+  decoder = batches.LocalDevices(lambda _, inputs_BGGF: pixels(config, inputs_BGGF), {})
   values = 3 * config.side_px**2
 
   def encode(frames_NHW3: np.ndarray) -> np.ndarray:
     api.check_frames(frames_NHW3, config.side_px)
-    return encoder(frames_NHW3, rows=batches.rows_of_call(0))
+    return encoder(frames_NHW3, rows=batches.call_rows(0))
 
   def decode(inputs_NGGF: np.ndarray) -> np.ndarray:
     if inputs_NGGF.ndim != 4 or inputs_NGGF.shape[-1] != values:
@@ -121,8 +113,7 @@ def tokenizer(config: PatchesConfig) -> api.Tokenizer:
         f"patches have shape {inputs_NGGF.shape}; give [frames, grid, grid,"
         f" {values}], {config.side_px} x {config.side_px} pixels of 3 colours"
       )
-    rows = batches.rows_of_call(0)
-    return decoder(inputs_NGGF.astype(np.float32), rows=rows)
+    return decoder(inputs_NGGF.astype(np.float32), rows=batches.call_rows(0))
 
   settings = dataclasses.asdict(config)
   return api.Tokenizer(

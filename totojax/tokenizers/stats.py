@@ -53,9 +53,7 @@ def psnr_db(original: np.ndarray, other: np.ndarray) -> float:
     if array.dtype != np.uint8:
       raise ValueError(f"{name} is {array.dtype}; PSNR is of uint8 pixels, 0 to 255")
   if original.shape != other.shape:
-    raise ValueError(
-      f"shapes {original.shape} and {other.shape} differ; PSNR compares pixel by pixel"
-    )
+    raise ValueError(f"shapes {original.shape} and {other.shape} differ; PSNR compares pixels")
   error = original.astype(np.float64) - other
   mse = np.mean(error**2)
   return float(10 * np.log10(255.0**2 / mse)) if mse else float("inf")
@@ -89,45 +87,37 @@ class KMeans:
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
-@dataclasses.dataclass(frozen=True)
-class KMeansConfig:
-  """How the patch codebook is fitted.
-
-  Attributes:
-    codes: as many as the tokenizer has, for a fair comparison.
-    size: pixels of a patch side: the tokenizer's factor.
-    patches: at most this many training patches, drawn without replacement.
-    iterations: rounds of Lloyd's algorithm.
-  """
-
-  codes: int
-  size: int
-  patches: int
-  iterations: int
-
-
-def fit_kmeans(frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int) -> KMeans:
+def fit_kmeans(
+  frames_MHW3: np.ndarray, *, codes: int, size: int, most_patches: int, iterations: int, seed: int
+) -> KMeans:
   """Fits a codebook to training patches: k-means++, then Lloyd's algorithm.
 
   A training set with no more distinct patches than codes is its own codebook.
+
+  Args:
+    frames_MHW3: uint8 pixels to train on.
+    codes: as many as the tokenizer has, for a fair comparison.
+    size: pixels of a patch side: the tokenizer's factor.
+    most_patches: of the training set, drawn without replacement.
+    iterations: rounds of Lloyd's algorithm.
+    seed: of all that is drawn.
   """
   from scipy.cluster import vq  # slow to import
 
   rng = np.random.default_rng(seed)
-  patches_NF = _patches(frames_MHW3, config.size).reshape(-1, 3 * config.size**2)
-  if len(patches_NF) > config.patches:
-    chosen = rng.choice(len(patches_NF), config.patches, replace=False)
+  patches_NF = _patches(frames_MHW3, size).reshape(-1, 3 * size**2)
+  if len(patches_NF) > most_patches:
+    chosen = rng.choice(len(patches_NF), most_patches, replace=False)
     patches_NF = patches_NF[np.sort(chosen)]
   distinct = np.unique(patches_NF, axis=0)
-  if len(distinct) <= config.codes:
-    return KMeans(size=config.size, codebook_CF=distinct)
+  if len(distinct) <= codes:
+    return KMeans(size=size, codebook_CF=distinct)
   with warnings.catch_warnings():
     # A code that loses all its patches keeps its place: not worth a warning.
     warnings.filterwarnings("ignore", message="One of the clusters is empty")
-    codebook_CF, _ = vq.kmeans2(
-      patches_NF, _spread(patches_NF, config.codes, rng=rng), iter=config.iterations, minit="matrix"
-    )
-  return KMeans(size=config.size, codebook_CF=codebook_CF.astype(np.float32))
+    start_CF = _spread(patches_NF, codes, rng=rng)
+    codebook_CF, _ = vq.kmeans2(patches_NF, start_CF, iter=iterations, minit="matrix")
+  return KMeans(size=size, codebook_CF=codebook_CF.astype(np.float32))
 
 
 def _spread(patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator) -> np.ndarray:

@@ -151,18 +151,17 @@ def from_reference(tensors: Mapping[str, np.ndarray]) -> tuple[Any, VqganConfig]
   levels = 1 + reference.highest(kept, down, 4)
   block = r"encoder\.down\.[0-9]\.block\.([0-9])\."
   channels = reference.size(kept, "encoder.conv_in.weight", 0, 128)
-  released = (1, 1, 2, 2, 4)
-  multipliers = []
-  for i in range(levels):
-    usual = channels * released[min(i, 4)]
-    name = f"encoder.down.{i}.block.0.conv1.weight"
-    multipliers.append(reference.size(kept, name, 0, usual) // max(channels, 1))
+  released = [channels * multiplier for multiplier in (1, 1, 2, 2, 4)]
+  widths = [
+    reference.size(kept, f"encoder.down.{i}.block.0.conv1.weight", 0, released[min(i, 4)])
+    for i in range(levels)
+  ]
   config = VqganConfig(
     vocab=reference.size(kept, "quantize.embedding.weight", 0, 1024),
     embed=reference.size(kept, "quantize.embedding.weight", 1, 256),
     z=reference.size(kept, "encoder.conv_out.weight", 0, 256),
     channels=channels,
-    multipliers=tuple(multipliers),
+    multipliers=tuple(width // max(channels, 1) for width in widths),
     blocks=1 + reference.highest(kept, block, 1),
     attention=tuple(
       i for i in range(levels) if any(name.startswith(f"encoder.down.{i}.attn.") for name in kept)

@@ -134,16 +134,12 @@ def resolve(path: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(shipped[0])
   file = epath.Path(path)
   if not files.exists(file):
-    inside = [str(below) for below in files.children(file) if below.suffix == ".safetensors"]
     hint = (
-      f"it is a folder: use {inside[0]}"
-      if inside
-      else (
-        "train one with configs/tokenizer.py, convert a released one with"
-        f" configs/official.py, or use {SHIPPED!r}"
-      )
+      "train one with configs/tokenizer.py, convert a released one with configs/official.py, or"
     )
-    raise FileNotFoundError(f"no tokenizer file at {file}; {hint}")
+    if inside := [str(f) for f in files.children(file) if f.suffix == ".safetensors"]:
+      hint = "it is a folder:"
+    raise FileNotFoundError(f"no tokenizer file at {file}; {hint} use {[*inside, SHIPPED][0]!r}")
   return file
 
 
@@ -167,7 +163,7 @@ def tokenizer(
   )
 
   def rows(tokens: int) -> int:
-    return batches.rows_of_call(tokens * module.macs(config, config.factor))
+    return batches.call_rows(tokens * module.macs(config, config.factor))
 
   def encode(frames_NHWC: np.ndarray) -> np.ndarray:
     api.check_frames(frames_NHWC, config.factor)

@@ -142,8 +142,7 @@ class ReadViews:
     shape = (len(rows), 1, self.size_px, self.size_px, 3)
     frames = np.zeros(shape, np.uint8)  # rows of padding stay black
     for b, row in enumerate(rows):
-      if row.draws:
-        (draw,) = row.draws
+      for draw in row.draws:  # one, or none
         frames[b, 0] = self._view(draw)
     start = np.full(len(rows), sequence.IMAGE_START, np.int32)
     return {"frames": frames, "start": start}

@@ -83,15 +83,13 @@ def decode(
         _stop(pool)
         suspects = [item for item, _ in waiting]
         waiting.clear()
-        yield from _one_at_a_time(suspects, spec, seed)
+        yield from _alone(suspects, spec, seed)
         pool = _pool(workers)
   finally:
     _stop(pool)
 
 
-def _one_at_a_time(
-  items: Iterable[items_lib.Item], spec: media.Spec, seed: int
-) -> Iterator[Decoded]:
+def _alone(items: Iterable[items_lib.Item], spec: media.Spec, seed: int) -> Iterator[Decoded]:
   pool = _pool(1)
   try:
     for item in items:

@@ -12,12 +12,10 @@ taken. There are no classes, and no splits but those that files of ids make.
 import os
 
 from totojax.data.sources import files, items, spans
-from totojax.storage import reading
+from totojax.storage import objects, reading
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, folder: str, ids: str = ""
-) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, folder: str, ids: str = "") -> items.Listing:
   """All videos of Ego4D that are on disk; the others are `missing`.
 
   Args:
@@ -46,14 +44,10 @@ def list_items(
     return spans.listing(wanted, disk, where=top)
   # The annotations beside the folder are those of its version.
   beside = os.path.join(os.path.dirname(top), "ego4d.json")
-  annotations = [
-    path for path in (beside, os.path.join(root, "ego4d.json")) if reading.exists(path)
-  ]
-  uids = list(disk)
-  if annotations:
-    uids = _uids(annotations[0], key)
-  videos = [spans.Span(uid) for uid in uids]
-  return spans.listing(videos, disk, where=top)
+  tables = filter(reading.exists, (beside, os.path.join(root, "ego4d.json")))
+  annotations = next(tables, None)
+  uids = _uids(annotations, key) if annotations else disk
+  return spans.listing(map(spans.Span, uids), disk, where=top)
 
 
 def _uids(path: str, key: str) -> list[str]:

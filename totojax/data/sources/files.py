@@ -135,7 +135,7 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   return paths
 
 
-def existing(listed: Sequence[items.Item]) -> list[items.Item | items.Skipped]:
+def existing(listed: Sequence[items.Item]) -> list[items.Entry]:
   """The items of files that a list names; `Skipped` where there is no file."""
   paths = [item.path for item in listed]
   remote = any(map(objects.is_url, paths))

@@ -12,14 +12,12 @@ Ids are paths below the root, so that those of two splits differ.
 import os
 
 from totojax.data.sources import files, items
-from totojax.storage import reading
+from totojax.storage import objects, reading
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, kind: str, class_folders: bool
-) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, kind: str, class_folders: bool) -> items.Listing:
   """All files of a kind below a folder.
 
   Args:
@@ -42,9 +40,7 @@ def list_items(
     if class_folders:
       first, *rest = os.path.relpath(path, top).split(os.sep)
       if not rest:
-        raise ValueError(
-          f"{path} is in no class folder; move it into one, or set class_folders to False"
-        )
+        raise ValueError(f"{path} is in no class folder; move it, or set class_folders to False")
       label = labels[first]
     entries.append(items.Item(files.below(root, path), path, label=label))
   if not entries:
@@ -53,7 +49,7 @@ def list_items(
 
 
 def list_lines(
-  root: str | os.PathLike[str], path: str, *, kind: str, separator: str, classes: int
+  root: objects.Path, path: str, *, kind: str, separator: str, classes: int
 ) -> items.Listing:
   """The files that a list names.
 
@@ -83,9 +79,7 @@ def list_lines(
     if mark is not None:
       name, cut, text = name.rpartition(mark)
       if not cut:
-        raise ValueError(
-          f"{where}: {line!r} is not a path and a label with a {separator} between them"
-        )
+        raise ValueError(f"{where}: {line!r} is not a path and a label with a {separator} between")
       label = files.label(text.strip(), classes, where=where)
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV quotes commas

@@ -9,9 +9,10 @@ Its categories are not labels: a video has several.
 import os
 
 from totojax.data.sources import files, items, spans
+from totojax.storage import objects
 
 
-def list_items(root: str | os.PathLike[str], split: str, *, ids: str) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, ids: str) -> items.Listing:
   """All wanted videos that are on disk; the others are `missing`.
 
   Args:

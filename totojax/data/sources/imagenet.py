@@ -26,9 +26,7 @@ WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, classes: int, val_labels: str
-) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, classes: int, val_labels: str) -> items.Listing:
   """All images of a split.
 
   Args:
@@ -93,7 +91,7 @@ def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.L
   wnids = sorted(set(wnids_by_stem.values()))
   files.check_classes(len(wnids), classes, where=truth)
   labels = {wnid: i for i, wnid in enumerate(wnids)}
-  rows: list[items.Item | items.Skipped] = []
+  rows: list[items.Entry] = []
   for stem, path in paths.items():
     if stem not in wnids_by_stem:
       raise ValueError(f"{truth} has no class for {path}")

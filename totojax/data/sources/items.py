@@ -15,10 +15,8 @@ import re
 import numpy as np
 
 # Characters that end a line for somebody would break tables of ids.
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)} | {
-  0x2028: "\\u2028",
-  0x2029: "\\u2029",
-}
+_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)}
+_ESCAPES |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 _STRETCH = re.compile(r"(/[0-9.]+-([0-9.]+|end)|_[0-9]{6}_[0-9]{6})$")
 
@@ -57,6 +55,9 @@ class Skipped:
   reason: str
 
 
+Entry = Item | Skipped
+
+
 @dataclasses.dataclass(frozen=True)
 class Listing:
   """What a source holds.
@@ -92,13 +93,13 @@ def name(path: str) -> str:
 
 
 def listing(
-  kind: str, rows: Iterable[Item | Skipped], *, classes: Sequence[str] = (), where: str
+  kind: str, entries: Iterable[Entry], *, classes: Sequence[str] = (), where: str
 ) -> Listing:
   """A checked `Listing`, sorted by id.
 
   Args:
     kind: "video" or "image".
-    rows: the items, and what is missing of the source, in any order.
+    entries: the items, and what is missing of the source, in any order.
     classes: names by label; empty where there are none.
     where: the source, for messages.
 
@@ -106,11 +107,11 @@ def listing(
     ValueError: nothing was found, two items share an id, or a label is out of
       range.
   """
-  rows = sorted(rows, key=lambda row: row.id)
-  missing = tuple(row for row in rows if isinstance(row, Skipped))
-  ordered = [row for row in rows if isinstance(row, Item)]
+  entries = sorted(entries, key=lambda entry: entry.id)
+  missing = tuple(entry for entry in entries if isinstance(entry, Skipped))
+  ordered = [entry for entry in entries if isinstance(entry, Item)]
   if not ordered:
-    example = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
+    example = "".join(f"; {entry.id}: {entry.reason}" for entry in missing[:1])
     raise ValueError(
       f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
       f"{example}); check the path and the layout"
@@ -134,8 +135,8 @@ def digest(items: Iterable[Item]) -> str:
   """sha256 over ids, labels and stretches: what a job's records come from."""
   state = hashlib.sha256()
   for item in items:
-    words = [item.id, item.label, item.start_s, item.end_s, item.record]
-    state.update(json.dumps(words).encode())
+    facts = [item.id, item.label, item.start_s, item.end_s, item.record]
+    state.update(json.dumps(facts).encode())
   return state.hexdigest()
 
 
@@ -167,9 +168,7 @@ def split(items: Sequence[Item], val_frac: float, *, seed: int) -> dict[str, lis
     ValueError: fewer than two items.
   """
   if len(items) < 2:
-    raise ValueError(
-      f"{len(items)} item cannot be split into training and validation; use at least 2"
-    )
+    raise ValueError(f"{len(items)} item cannot be split into train and val; use at least 2")
   videos = sorted({video_id(item.id) for item in items}, key=lambda video: rank(video, seed=seed))
   if len(videos) < 2:
     raise ValueError(

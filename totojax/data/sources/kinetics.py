@@ -15,7 +15,7 @@ import os
 import re
 
 from totojax.data.sources import files, items
-from totojax.storage import reading
+from totojax.storage import objects, reading
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")
@@ -23,7 +23,7 @@ PLAIN_NAMES = ("whole", "trimmed")
 
 
 def list_items(
-  root: str | os.PathLike[str], split: str, *, annotations: str, classes: int, plain_names: str
+  root: objects.Path, split: str, *, annotations: str, classes: int, plain_names: str
 ) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
@@ -77,9 +77,7 @@ def _annotated(
   # classes.
   rows = [row for row in rows if (row.get("split") or "") in ("", *split)]
   if not rows:
-    raise ValueError(
-      f"{annotations} has no row of the split {'/'.join(split)}; give the CSV of this split"
-    )
+    raise ValueError(f"{annotations} has no row of the split {'/'.join(split)}; give its CSV")
   names = sorted({_class_name(row["label"]) for row in rows if row.get("label")})
   files.check_classes(len(names), classes if names else 0, where=annotations)
   labels = {name: i for i, name in enumerate(names)}

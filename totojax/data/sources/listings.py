@@ -92,9 +92,7 @@ def _listing(source: Source, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
     return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
   if not source.root and source.name != "tfds":
-    raise ConfigError(
-      "source.root is empty; say where the data is with --config.source.root=FOLDER"
-    )
+    raise ConfigError("source.root is empty; say where the data is: --config.source.root=FOLDER")
   needs_split = source.name in ("kinetics", "ssv2", "ucf101") or (
     source.name == "imagenet" and source.imagenet.classes
   )

@@ -15,11 +15,12 @@ something".
 import os
 
 from totojax.data.sources import files, items
+from totojax.storage import objects
 
 PREFIX = "something-something-v2-"
 
 
-def list_items(root: str | os.PathLike[str], split: str, *, classes: int) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, classes: int) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
   Args:

@@ -38,7 +38,7 @@ class _Sample:
 
 
 def list_items(
-  root: str | os.PathLike[str], split: str, *, kind: str, classes: int, label_key: str
+  root: objects.Path, split: str, *, kind: str, classes: int, label_key: str
 ) -> items.Listing:
   """All samples of a kind in the tars below a folder.
 
@@ -67,7 +67,7 @@ def list_items(
 
 def each_samples(
   paths: Sequence[str], kind: str, *, label_key: str, classes: int
-) -> Iterable[Iterable[items.Item | items.Skipped]]:
+) -> Iterable[Iterable[items.Entry]]:
   """`samples` of each tar; several at once of those in a bucket."""
   read = functools.partial(samples, kind=kind, label_key=label_key, classes=classes)
   if any(map(objects.is_url, paths)):
@@ -75,9 +75,7 @@ def each_samples(
   return map(read, paths)
 
 
-def samples(
-  path: str, kind: str, *, label_key: str, classes: int
-) -> Iterator[items.Item | items.Skipped]:
+def samples(path: str, kind: str, *, label_key: str, classes: int) -> Iterator[items.Entry]:
   """The samples of one tar, named as in it; `Skipped` for what has no media.
 
   A tar that ends early gives a `Skipped` without a name at the end.

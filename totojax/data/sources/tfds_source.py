@@ -21,12 +21,13 @@ import numpy as np
 
 from totojax.data.pixels import augment, decode, images, video
 from totojax.data.sources import items
+from totojax.storage import objects
 
 SCHEME = "tfds:"
 
 
 def list_items(
-  root: str | os.PathLike[str], split: str, *, name: str, feature: str, label: str, fps: float
+  root: objects.Path, split: str, *, name: str, feature: str, label: str, fps: float
 ) -> items.Listing:
   """All records of a split.
 

@@ -12,13 +12,12 @@ Labels count the classes of classInd.txt from 0; the lists count from 1.
 import os
 
 from totojax.data.sources import files, items
+from totojax.storage import objects
 
 FOLDS = (1, 2, 3)
 
 
-def list_items(
-  root: str | os.PathLike[str], split: str, *, fold: int, classes: int
-) -> items.Listing:
+def list_items(root: objects.Path, split: str, *, fold: int, classes: int) -> items.Listing:
   """All videos of a split that are on disk; the others are `missing`.
 
   Args:

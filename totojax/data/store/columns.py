@@ -25,9 +25,7 @@ def checked(
   for name, given in (("labels", labels), ("ids", ids)):
     wanted = getattr(manifest, name)
     if (given is not None) != wanted:
-      raise ValueError(
-        f"{name} are {'missing' if wanted else 'given'}; the manifest says {name}={wanted}"
-      )
+      raise ValueError(f"{name} are {'missing' if wanted else 'given'}; the manifest says {wanted}")
   arrays = {}
   for field in manifest.fields:
     x = np.asarray(values[field.name])

@@ -8,9 +8,11 @@ and in a .npz perhaps `id` [M].
 Shapes: M clips, L layers, T tokens, D width.
 """
 
+import collections
 from collections.abc import Mapping
 import dataclasses
 import io
+import itertools
 
 from etils import epath
 import numpy as np
@@ -122,9 +124,7 @@ def _checked(
       " width]: write them with features.pool 'clip' or 'token'"
     )
   if len(set(shapes.values())) > 1:
-    raise ValueError(
-      f"the layers of {path} differ in shape: {shapes}; give each width a file of its own"
-    )
+    raise ValueError(f"the layers of {path} differ: {shapes}; give each width its own file")
   counts = {"features": shapes[layers[0]][0], "labels": len(labels)} | (
     {"ids": len(ids)} if ids else {}
   )
@@ -204,8 +204,5 @@ def in_order(features: Features, data: labelled.Records) -> np.ndarray:
 
 def _keys(ids: tuple[str, ...]) -> list[tuple[str, int]]:
   """Each id with the number of its view."""
-  seen, keys = {}, []
-  for item in ids:
-    seen[item] = seen.get(item, -1) + 1
-    keys.append((item, seen[item]))
-  return keys
+  views = collections.defaultdict(itertools.count)
+  return [(item, next(views[item])) for item in ids]

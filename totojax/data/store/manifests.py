@@ -106,9 +106,7 @@ class Manifest:
         raise ValueError(f"manifest {name} is {getattr(self, name)}; it must be at least 1")
     names = [field.name for field in self.fields]
     if not names or len(set(names) | {"label", "id"}) != len(names) + 2:
-      raise ValueError(
-        f"fields are named {names}; names must differ, and 'label' and 'id' are taken"
-      )
+      raise ValueError(f"fields are named {names}; they must differ, 'label' and 'id' are taken")
     codes = [field for field in self.fields if field.name == "codes"]
     expected = (self.frames * self.grid * self.grid,)
     if codes and (codes[0].shape, codes[0].dtype) != (expected, "uint16"):

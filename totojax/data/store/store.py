@@ -71,10 +71,8 @@ class Store:
       for field in self.manifest.fields:
         ask = self._array(int(shard), field.name)[place_R[where]].read
         requests.append((int(shard), field.name, where, ask(), ask))
-    result = {
-      field.name: np.empty((len(indices), *field.shape), field.dtype)
-      for field in self.manifest.fields
-    }
+    fields = self.manifest.fields
+    result = {f.name: np.empty((len(indices), *f.shape), f.dtype) for f in fields}
     for shard, name, where, future, again in requests:
       result[name][where] = objects.finish(self._file(shard, name), future, again)
     return result
@@ -160,23 +158,18 @@ class Store:
       self._arrays, self._process = {}, os.getpid()
     key = (shard, name)
     if key not in self._arrays:
-      path = self._file(shard, name)
-      array = objects.open_array(path)
-      _check_array(path, array, self.manifest, shard, name)
+      array = objects.open_array(self._file(shard, name))
+      _check_array(self._file(shard, name), array, self.manifest, shard, name)
       self._arrays[key] = array
     return self._arrays[key]
 
 
-def _check_array(
-  path: str, array: Any, manifest: manifests.Manifest, index: int, name: str
-) -> None:
+def _check_array(path: str, array: Any, m: manifests.Manifest, index: int, name: str) -> None:
   """Raises StoreError if an open array is not the manifest's."""
-  shard = manifest.shards[index]
-  shape, dtype = tuple(array.shape), array.dtype.name
-  columns_ = {"label": ((), "int32"), "id": (shape[1:], "uint8")}
-  fields = {field.name: (field.shape, field.dtype) for field in manifest.fields}
-  record, expected_dtype = (columns_ | fields)[name]
-  expected = (shard.records, *record)
+  shard, shape, dtype = m.shards[index], tuple(array.shape), array.dtype.name
+  records = {field.name: (field.shape, field.dtype) for field in m.fields}
+  records |= {"label": ((), "int32"), "id": (shape[1:], "uint8")}
+  expected, expected_dtype = (shard.records, *records[name][0]), records[name][1]
   if (shape, dtype) != (expected, expected_dtype):
     raise objects.StoreError(
       f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"

@@ -111,7 +111,7 @@ def stream(
   # Mixed, then shared: hosts that each mixed a shard of the records would make
   # another run of another number of hosts. Read last: up to here all is
   # arithmetic, and a resumed run skips its first steps at no cost.
-  mixed = _mix(sources, per_row=_packed(sources, seq), seed=seed)
+  mixed = _mix(sources, per_row=[rows.records_per_row(s, seq) for s in sources], seed=seed)
   read = rows.ReadTokens(tuple(sources), seq, seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
@@ -138,7 +138,7 @@ def clips_stream(
     ValueError: as `stream`; `factor` is the tokenizer's pixels a token.
   """
   rows.check_clips(sources, seq, factor=factor)
-  mixed = _mix(sources, per_row=_packed(sources, seq), seed=seed)
+  mixed = _mix(sources, per_row=[rows.records_per_row(s, seq) for s in sources], seed=seed)
   read = rows.ReadClips(tuple(sources), seq, seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
@@ -155,10 +155,6 @@ def frames_stream(
   mixed = _mix(sources, per_row=[1] * len(sources), seed=seed)
   read = rows.ReadFrames(tuple(sources), seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
-
-
-def _packed(sources: Sequence[Source], seq: sequence.SequenceSpec) -> list[int]:
-  return [rows.records_per_row(source, seq) for source in sources]
 
 
 @dataclasses.dataclass(frozen=True)

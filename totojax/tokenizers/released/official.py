@@ -115,9 +115,7 @@ def convert(
   digests = []
   for i, path in enumerate(paths):
     if not path.is_file():
-      raise FileNotFoundError(
-        f"no file at {path}; it should be {kind.files[i]} from {kind.urls[i]}"
-      )
+      raise FileNotFoundError(f"no file at {path}; give {kind.files[i]} from {kind.urls[i]}")
     digests.append(
       download.check_digest(path, sha256[i], f"get it from {kind.urls[i]}")
       if sha256
@@ -129,10 +127,8 @@ def convert(
   try:
     for state in tensors:
       _check_model(kind, state)
-    build = (
-      dvae.from_reference if isinstance(kind.config, dvae.DvaeConfig) else vqgan.from_reference
-    )
-    params, config = build(*tensors)
+    module = dvae if isinstance(kind.config, dvae.DvaeConfig) else vqgan
+    params, config = module.from_reference(*tensors)
     _check_size(kind, config)
   except ValueError as error:
     raise ValueError(f"{named}: {error}") from error

@@ -110,9 +110,7 @@ def _module(
 ) -> Iterator[tuple[str, Any]]:
   """What `nn.Module.state_dict` would name, in its order."""
   if depth > DEPTH or next(visits) >= NAMES:
-    raise UnsafeOrDamaged(
-      f"its modules are nested over {DEPTH} deep, or are over {NAMES}; {PUBLISHER}"
-    )
+    raise UnsafeOrDamaged(f"its modules are over {DEPTH} deep, or over {NAMES}; {PUBLISHER}")
   state = module.state
   if not isinstance(state, dict) or not all(
     isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
@@ -188,9 +186,7 @@ def _check(name: str, tensor: Tensor) -> None:
 
 
 def _counts(values: Any) -> bool:
-  return isinstance(values, tuple) and all(
-    type(value) is int and 0 <= value < 2**63 for value in values
-  )
+  return isinstance(values, tuple) and all(type(n) is int and 0 <= n < 2**63 for n in values)
 
 
 def _array(name: str, tensor: Tensor, values: np.ndarray) -> np.ndarray:

@@ -51,9 +51,7 @@ def arrange(
     flat[path] = np.ascontiguousarray(value, np.float32)
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:
-    raise ValueError(
-      f"these tensors are not {what}: {'; '.join(wrong)}. Give the whole released file"
-    )
+    raise ValueError(f"this is not {what}: {'; '.join(wrong)}. Give the whole released file")
   return traverse_util.unflatten_dict(flat)
 
 

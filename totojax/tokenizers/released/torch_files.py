@@ -233,9 +233,7 @@ class Legacy(_Layout):
       or not all(isinstance(key, str) for key in keys)
       or sorted(keys) != sorted(self._declared)
     ):
-      raise UnsafeOrDamaged(
-        f"the storages at its end are not those that its pickle declares; {AGAIN}"
-      )
+      raise UnsafeOrDamaged(f"the storages at its end are not those its pickle declares; {AGAIN}")
     places = {}
     for key in keys:
       storage: Any = self._declared[key]
