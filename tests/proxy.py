@@ -255,6 +255,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         raise _Torn
       if rule.status:
         message = rule.message or f"injected {rule.status}"
+        if message[0] == "<":  # of S3
+          return rule.status, [("Content-Type", "application/xml")], message.encode(), None
         error = {"error": {"code": rule.status, "message": message}}
         head = [("Content-Type", "application/json")]
         return rule.status, head, json.dumps(error).encode(), None

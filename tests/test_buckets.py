@@ -12,8 +12,6 @@ import buckets
 from etils import epath
 import numpy as np
 import pytest
-import runs
-import stores
 import tensorstore as ts
 import token_sets
 
@@ -162,6 +160,24 @@ def test_generations_are_conditions(bucket):
   assert bucket.objects() == {}
 
 
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_of_two_writers_of_a_version_one_writes(bucket, s3_bucket, scheme):
+  """The server compares, not the client: also while a write is under way."""
+  place, written = {"gs": bucket, "s3": s3_bucket}[scheme], []
+
+  def write():
+    written.append(objects.write_version(place / "a", b"1", objects.ABSENT))
+
+  with place.proxy.holding("PUT|POST", times=1) as hold:
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert hold.arrived.wait(9)
+    assert objects.write_version(place / "a", b"2", objects.ABSENT)
+    hold.release()
+    thread.join()
+  assert written == [None] and objects.read(place / "a") == b"2"
+
+
 CHILD = """
 import sys
 from totojax.storage import objects
@@ -188,18 +204,3 @@ def test_a_package_that_lacks_is_named(monkeypatch):
   monkeypatch.setenv("TOTOJAX_ALL_TESTS", "1")
   with pytest.raises(pytest.fail.Exception, match="nothing_such lacks"):
     buckets.need("json", "nothing_such")
-
-
-@pytest.mark.slow
-def test_a_run_in_a_bucket_is_the_local_run(bucket, tmp_path):
-  pairs = [
-    tuple(
-      stores.write(f"{folder}/{name}", records=records, seed=seed, prefix=name)
-      for name, records, seed in (("train", 400, 1), ("val", 80, 2))
-    )
-    for folder in (tmp_path, bucket.url)
-  ]
-  for pair, workdir in zip(pairs, (tmp_path / "run", bucket / "run")):
-    runs.finish(runs.start(runs.smoke(pair, workdir)))
-  assert runs.metrics(bucket / "run") == runs.metrics(tmp_path / "run")
-  runs.assert_same(runs.checkpoint(bucket / "run", 20), runs.checkpoint(tmp_path / "run", 20))

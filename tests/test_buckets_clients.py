@@ -1,4 +1,4 @@
-"""The client of object stores: there is one, whose credentials are the usual ones."""
+"""The client of object stores: the only one, and whose account it takes."""
 
 import http.server
 import json
@@ -8,22 +8,22 @@ import sys
 import threading
 import time
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
+from etils import epath
 import pytest
 import runs
+import stores
 
-from totojax.rundir import directory
+import totojax
+from totojax import storage
 from totojax.storage import objects
 
 
-def child(words, *paths, code=0, **environment):
-  """(what a child printed, its seconds); `paths` go first on its PYTHONPATH."""
-  path = os.pathsep.join([*map(str, paths), str(runs.ROOT)])
+def child(words, *, code=0, **environment):
+  """(what a child printed, its seconds)."""
   begun = time.monotonic()
   done = subprocess.run(
     words,
-    env={**runs.environment(), "PYTHONPATH": path, **environment},
+    env={**runs.environment(), **environment},
     cwd=runs.ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
@@ -41,7 +41,22 @@ def test_a_work_directory_that_no_client_reaches(workdir):
   assert said.startswith(f"totojax: {workdir} can be no run directory")
   assert "s3:// is for data alone" in said and seconds < 10
   with pytest.raises(ValueError, match=f"^{workdir} can be no run directory"):
-    directory.read_config(workdir)  # nor could a run be read there
+    totojax.load(workdir)  # nor could a run be read there
+
+
+BLOCKED = """
+import sys
+class Blocker:
+  def find_spec(self, name, path=None, target=None):
+    if name in {names!r}:
+      raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def path(*folders):
+  """PYTHONPATH with `folders` before the project."""
+  return os.pathsep.join([*map(str, folders), str(runs.ROOT)])
 
 
 TENSORFLOW = """
@@ -56,17 +71,37 @@ print(path.read_text(), [p.name for p in path.parent.iterdir()])
 def test_an_installed_tensorflow_changes_nothing(bucket, tmp_path):
   (tmp_path / "tensorflow").mkdir()
   (tmp_path / "tensorflow/__init__.py").write_text("raise OSError('TensorFlow is imported')")
-  words = [sys.executable, "-c"]
+  words, there = [sys.executable, "-c"], path(tmp_path)
   ours = TENSORFLOW.format(url=bucket / "a", ours="from totojax.storage import paths")
-  assert child([*words, ours], tmp_path)[0].splitlines()[-1] == "1 ['a']"
+  assert child([*words, ours], PYTHONPATH=there)[0].splitlines()[-1] == "1 ['a']"
   # Negative control: what etils would do.
-  said, _ = child([*words, TENSORFLOW.format(url=bucket / "a", ours="")], tmp_path, code=1)
-  assert "TensorFlow is imported" in said
+  alone = TENSORFLOW.format(url=bucket / "a", ours="")
+  assert "TensorFlow is imported" in child([*words, alone], PYTHONPATH=there, code=1)[0]
 
 
-READ = """
+@pytest.mark.slow
+def test_a_run_in_a_bucket_is_the_local_run_and_needs_no_other_client(bucket, tmp_path):
+  others = set("gcsfs fsspec s3fs boto3 botocore google.cloud google.auth".split())
+  (tmp_path / "sitecustomize.py").write_text(BLOCKED.format(names=others))
+  for folder, there in ((str(tmp_path), path()), (bucket.url, path(tmp_path))):
+    pair = (
+      stores.write(f"{folder}/train", records=400, seed=1, prefix="train"),
+      stores.write(f"{folder}/val", records=80, seed=2, prefix="val"),
+    )
+    child(runs.smoke(pair, f"{folder}/run"), PYTHONPATH=there)
+  storage.check_run(bucket.url)  # for the paths below
+  assert (epath.Path(bucket.url) / "run/done.json").exists()
+  assert runs.metrics(bucket / "run") == runs.metrics(tmp_path / "run")
+  runs.assert_same(runs.checkpoint(bucket / "run", 20), runs.checkpoint(tmp_path / "run", 20))
+  # Negative control: what is blocked is what etils would take.
+  alone = [sys.executable, "-c", TENSORFLOW.format(url=bucket / "a", ours="")]
+  assert "fsspec should be installed" in child(alone, PYTHONPATH=path(tmp_path), code=1)[0]
+
+
+TENSORSTORE = """
 import sys
 import tensorstore as ts
+from totojax import storage
 from totojax.storage import objects
 once = ts.Context({"gcs_request_retries": {"max_retries": 1}})
 kvstore = ts.KvStore.open(objects.kvstore_spec(sys.argv[1]), context=once).result()
@@ -78,23 +113,20 @@ assert kvstore.read("a").result().value == b"1"
 def _account(bucket, tmp_path, monkeypatch):
   """Reads in a child that has no credentials but those of the environment.
 
-  The fixture is script, environment -> (Authorization headers, what was said).
+  The fixture is environment -> (Authorization headers, what was said).
   """
   objects.write(bucket / "a", b"1")
-  for name in ("GOOGLE_AUTH_TOKEN_FOR_TESTING", "NO_GCE_CHECK"):
-    monkeypatch.delenv(name)
+  monkeypatch.delenv("GOOGLE_AUTH_TOKEN_FOR_TESTING")
   nobody = {
     "HOME": str(tmp_path),
     "CLOUDSDK_CONFIG": str(tmp_path / "none"),
     "GCE_METADATA_ROOT": "127.0.0.1:9",
-    "GCE_METADATA_IP": "127.0.0.1:9",
-    "NO_GCE_CHECK": "true",
     "https_proxy": "http://127.0.0.1:9",  # nothing of a test leaves the machine
   }
 
-  def read(script, *, code=0, **environment):
+  def read(*, code=0, **environment):
     first = len(bucket.proxy.log)
-    words = [sys.executable, "-c", script, bucket.url]
+    words = [sys.executable, "-c", TENSORSTORE, bucket.url]
     said, _ = child(words, code=code, **{**nobody, **environment})
     return {request.account for request in bucket.proxy.log[first:]}, said
 
@@ -106,7 +138,6 @@ class _Machine(http.server.BaseHTTPRequestHandler):
 
   def do_GET(self):  # noqa: N802
     path, _, query = self.path.partition("?")
-    self.rfile.read(int(self.headers.get("Content-Length", 0)))
     account = {"email": "vm@project", "scopes": ["https://www.googleapis.com/auth/cloud-platform"]}
     token = {"access_token": "of-the-vm", "expires_in": 3000, "token_type": "Bearer"}
     if path.endswith("/token"):
@@ -121,8 +152,6 @@ class _Machine(http.server.BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(answer.encode())
 
-  do_POST = do_GET  # noqa: N815  of a key file's `token_uri`
-
   def log_message(self, *_):
     pass
 
@@ -135,28 +164,23 @@ def _machine():
     server.shutdown()
 
 
-def test_it_is_anonymous_without_credentials(account):
-  assert account(READ)[0] == {""}
+def test_nobody_reads_public_buckets(account):
+  assert account()[0] == {""}
 
 
-def test_it_takes_the_account_of_the_machine(account, machine):
-  there = {"NO_GCE_CHECK": "", "GCE_METADATA_ROOT": machine, "GCE_METADATA_IP": machine}
-  assert account(READ, **there)[0] == {"Bearer of-the-vm"}
+def test_the_account_of_the_machine(account, machine):
+  assert account(GCE_METADATA_ROOT=machine)[0] == {"Bearer of-the-vm"}
 
 
-def test_it_takes_a_key_file(account, machine, tmp_path):
-  key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-  kinds = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-  pem = key.private_bytes(*kinds, serialization.NoEncryption()).decode()
-  words = {"type": "service_account", "private_key": pem, "client_email": "me@project"}
-  words |= {"private_key_id": "1", "client_id": "2", "token_uri": f"http://{machine}/token"}
+def test_the_account_of_a_key_file(account, tmp_path):
   file = tmp_path / "key.json"
-  file.write_text(json.dumps(words))
+  words = {"type": "authorized_user", "client_id": "a", "client_secret": "b"}
+  file.write_text(json.dumps({**words, "refresh_token": "c"}))
   mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
-  # TensorStore asks Google for the token, wherever `token_uri` points to.
-  found, said = account(READ, code=1, **mine)
-  assert found == set() and "ServiceAccount" in said and "googleapis.com" in said
-  # Of somebody else's rights it can make no use: the file is named.
+  # Google would give the token for it, but is not asked here.
+  found, said = account(code=1, **mine)
+  assert found == set() and str(file) in said and "googleapis.com" in said
+  # One of a kind that TensorStore does not take is named.
   file.write_text(json.dumps({"type": "impersonated_service_account"}))
-  found, said = account(READ, code=1, **mine)
+  found, said = account(code=1, **mine)
   assert found == set() and f"JSON credentials file: {file}" in said

@@ -91,13 +91,15 @@ CHILD = """
 import json, sys
 from totojax.storage import paths
 from etils import epath
-print(json.dumps([type(epath.Path("gs://a")).__name__, sorted(sys.modules)]))
+path = epath.Path(sys.argv[1])
+assert not path.exists()
+print(json.dumps([type(path).__name__, sorted(sys.modules)]))
 """
 
 
-def test_no_other_client_is_loaded():
+def test_no_other_client_is_loaded(bucket):
   """Nor looked for: TensorFlow, where it is installed, is one of them."""
-  words = [sys.executable, "-c", CHILD]
+  words = [sys.executable, "-c", CHILD, bucket / "a"]
   done = subprocess.run(words, env=runs.environment(), capture_output=True, text=True, check=True)
   name, modules = json.loads(done.stdout)
   assert name == "ObjectPath"

@@ -1,18 +1,23 @@
 """The docs: links lead somewhere, commands are understood, the tree is new."""
 
 import ast
+import dataclasses
 import importlib
 import re
 import shlex
 import shutil
 
 from absl import flags
+import cloud
 import code_tree
+import numpy as np
 import pytest
 import runs
+import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
-from totojax.config import arguments
+from totojax.config import arguments, roots
+from totojax.data.store import shards
 
 README = runs.ROOT / "README.md"
 PAGES = [
@@ -223,10 +228,11 @@ def commands(text):
 def misunderstood(words):
   """Why a command is not understood, or None."""
   if words[0] == "launch/tpu_vm.sh":
-    script = text_of(runs.ROOT / words[0])
-    own = words[: words.index("--")] if "--" in words else words
-    options = re.findall(r"^  (--[\w-]+) ", script, re.M)
-    return [w for w in own if w[:2] == "--" and w not in options] or None
+    try:
+      tpu_vm.parse([*words[1:2], "--dry-run", *words[2:]])
+    except cloud.GiveUp as error:
+      return str(error)
+    return None
   of_config = [w for w in words if w.startswith("--config")]
   others = [w for w in words if w[:2] == "--" and w not in of_config]
   for word in others:
@@ -270,7 +276,7 @@ def test_the_readme_has_its_commands():
     ("| a | `totojax --config=configs/base.py \\` | |\n| | `--config.optm.lr=0.1` | |", "optm"),
     ("`totojax --config=configs/base.py --config.seed=x`", "seed"),
     ("`totojax --config=configs/paper/table6.py:gone`", "gone"),
-    ("`launch/tpu_vm.sh run --nam toto`", "--nam"),
+    ("`launch/tpu_vm.sh stop --zone z --nam toto`", "--nam"),
   ],
 )
 def test_a_wrong_command_is_noticed(text, told):
@@ -312,7 +318,9 @@ def _known():
 
   for path in (runs.ROOT / "configs").rglob("*.py"):
     walk(runs.load(path), "")
-  return found
+  # And what a config may lack.
+  roots_ = map(roots.find, roots.ROOTS)
+  return found | {field.name for root in roots_ for field in dataclasses.fields(root)}
 
 
 def unknown(text, known):
@@ -424,3 +432,14 @@ def test_every_file_of_ours_says_what_it_is():
     if not code_tree.sentence(path)
   ]
   assert silent == []
+
+
+def test_codes_made_elsewhere_become_a_store_as_the_docs_say(tmp_path, monkeypatch):
+  page = text_of(runs.ROOT / "docs" / "data.md")
+  (code,) = [block for _, block in blocks(page) if "shards.Writer" in block]
+  codes = np.random.default_rng(0).integers(0, 8192, (3, 16 * 256)).astype(np.uint16)
+  monkeypatch.chdir(tmp_path)
+  np.save("codes.npy", codes)
+  exec(code, {})  # noqa: S102
+  store = shards.open_store("TOKENS/train", tokenizer="00000000000000aa", vocab=8192, grid=16)
+  np.testing.assert_array_equal(store.read(range(3))["codes"].reshape(3, -1), codes)

@@ -10,7 +10,7 @@ import pytest
 import runs
 import token_sets
 
-from totojax import sequence, train
+from totojax import sequence, tasks, train
 from totojax.config import recipes, roots
 from totojax.data.store import certificates, shards
 from totojax.jobs import pixels, validate
@@ -128,16 +128,10 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   frames = shards.open_store(data / "pixels" / "val", tokenizer=None, vocab=None, grid=None).read(
     [0, 1, 2]
   )["frames"][:, :4]
-  task = encode.EncodeFrames(
-    _Inner(),
-    spec=spec,
-    factor=tokenizer.factor,
-    codes_of=tokenizer.codes_of,
-    params=tokenizer.params,
-  )
+  task = encode.EncodeFrames(_Inner(), tokenizer, spec=spec)
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
-    task.outcomes({}, {}, {}, {}, of=lambda logits: logits)
+    task.outcomes(tasks.Variables({}, {}, {}), {}, score=lambda logits: logits)
   found = jax.jit(task.tokens)(tokenizer.params, {"frames": frames, "start": start})
   for row, clip in zip(found, frames, strict=True):
     codes = tokenizer.encode(clip).reshape(4, -1)

@@ -230,8 +230,8 @@ def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
   assert set(found) == {"histogram", "theirs"}
   assert float(found["theirs"]["top1"]) == 1.0
   assert found["theirs"]["layer"] == "4" and found["theirs"]["n"] == "24"
-  of = prepare(c)
-  x_ML = of.encoders["theirs"].features["validation"]
+  setup = prepare(c)
+  x_ML = setup.sources["theirs"].features["validation"]
   expected = np.eye(3)[ours["labels"]["validation"]]
   np.testing.assert_array_equal(x_ML[:, 0], expected)
 
@@ -260,7 +260,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
       head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
     )
     c["train"]["epochs"] = 15.0
-    assert prepare(c).encoders["theirs"].tokens == 6
+    assert prepare(c).sources["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
     (row,) = rows_of(tmp_path / pool)
     scores[pool] = float(row["top1"])
@@ -354,9 +354,9 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
 @pytest.mark.parametrize(
   "text, told",
   [
-    (None, "mine.py cannot be read .*; give the path of a Python file"),
+    (None, "mine.py does not exist; give the path of a Python file"),
     ("x = 1", "must define encoder.., which gives the .* no function"),
-    ("encoder = lambda: 3", "gives int; the contract of .* is Encoder"),
+    ("encoder = lambda: 3", "gives 3 .int.; .* must give a trained.encoders.Encoder"),
   ],
 )
 def test_a_file_that_makes_no_encoder_is_refused(tmp_path, text, told):

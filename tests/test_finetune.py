@@ -14,10 +14,9 @@ import runs
 import test_configs
 import test_features
 
-from totojax import jobs
+from totojax import jobs, tasks
 from totojax.config import recipes, roots
-from totojax.jobs.labels import finetune as build_finetune
-from totojax.jobs.labels import setup
+from totojax.jobs.labels import job
 from totojax.models import layers, taps
 from totojax.tasks import finetune, mix, pretrain
 
@@ -177,7 +176,7 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
     found[prefix] = np.asarray(logits(params))
   evaluated, dropped = jax.jit(
     lambda p: (
-      one.outcomes(p, {}, {}, {"tokens": row}, of=lambda x: x),
+      one.outcomes(tasks.Variables(p, {}, {}), {"tokens": row}, score=lambda x: x),
       one.logits(p, row, key=jax.random.key(1)),
     )
   )(params)
@@ -264,4 +263,4 @@ def test_stripes_are_told_apart_and_a_stopped_run_is_the_same(data):
 def test_a_config_that_does_not_fit_is_refused(data, sections, told):
   c = classed.small(recipes.finetune(data["model"]), data["images"], **sections)
   with pytest.raises(ValueError, match=told):
-    build_finetune.training(setup.prepare(roots.read(c)))
+    job.finetune_training(job.prepare(roots.read(c)))

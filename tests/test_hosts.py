@@ -18,10 +18,10 @@ import pytest
 import runs
 import stores
 
-from totojax import checkpoint, jobs, sequence
+from totojax import checkpoint, jobs, rundir, sequence
 from totojax.data.store import shards, store
 from totojax.data.stream import heldout, mixture, rows
-from totojax.rundir import errors, hosts, lock
+from totojax.rundir import hosts, lock
 
 STEPS, DEVICES = 40, 4
 LONG = f"--config.train.total_tokens={STEPS * 128.0}"
@@ -231,7 +231,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
   second.kill()
   runs.finish(second, code=-signal.SIGKILL)
   done = runs.metrics(tmp_path)[-1]["step"]
-  output = runs.finish(first, code=errors.RESTART)
+  output = runs.finish(first, code=rundir.RESTART)
   # It waits in the next exchange: it does not go on without the other.
   assert runs.metrics(tmp_path)[-1]["step"] <= done + 2
   last = output.splitlines()[-1]
@@ -278,7 +278,7 @@ def test_a_host_that_never_comes_is_an_error(data, tmp_path):
     for host in range(2)
   ]
   for host, process in enumerate(waiting):
-    last = runs.finish(process, code=errors.RESTART).splitlines()[-1]
+    last = runs.finish(process, code=rundir.RESTART).splitlines()[-1]
     assert last.startswith(f"totojax: not all processes arrived: process {host} of 2 waited 1 s")
     assert "--start_timeout_s" in last
   assert not (tmp_path / "run").exists()

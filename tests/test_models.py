@@ -269,7 +269,9 @@ def test_masks_of_the_model_and_what_is_refused():
     return int(np.sum(gradient > 0))
 
   assert [reached(p) for p in (0, 6, attention.ALL)] == [4, 6, SPEC.context]
-  with pytest.raises(ValueError, match="prefix_tokens is -2; use 0 for causal"):
+  with pytest.raises(
+    ValueError, match="prefix_tokens is -2; it must be at least -1 .*0: causal, -1: full"
+  ):
     config(prefix_tokens=-2)
   with pytest.raises(ValueError, match="shows tokens what they are to predict"):
     pretrain.Pretrain(build(config(prefix_tokens=6)))

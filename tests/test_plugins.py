@@ -5,6 +5,7 @@ stands there, and used as a config would.
 """
 
 import json
+import os
 import re
 import textwrap
 
@@ -16,9 +17,13 @@ import runs
 import stores
 
 from totojax import jobs, plugins
-from totojax.config import recipes, roots
+from totojax.config import corpus, model, recipes, roots, schema
+from totojax.config import pretrain as pretrain_config
+from totojax.data.sources import listings
+from totojax.jobs.labels import setup
 from totojax.models import heads
 from totojax.rundir import directory
+from totojax.tasks import pretrain
 from totojax.tokenizers import api, weights
 from totojax.trained import encoders
 
@@ -159,6 +164,25 @@ def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
   with pytest.raises(directory.ConfigChanged, match="source of task: "):
     directory.check(workdir, c, allow_change=False)
   directory.check(workdir, c, allow_change=True)
+  path.unlink()  # is told as that, and not as another source
+  plugins.find.cache_clear()
+  with pytest.raises(plugins.PluginError, match="my_task.py does not exist"):
+    directory.check(workdir, c, allow_change=False)
+
+
+def test_every_source_of_a_key_counts(files):
+  config = pretrain_config.Pretrain(
+    task=files["my_task"], evaluations=(files["my_evaluation"], files["my_head"] + ":head")
+  )
+  first = schema.digests(config)
+  assert list(first) == ["task", "evaluations"] and first["task"] not in first["evaluations"]
+  for name in ("my_evaluation", "my_head"):
+    path = epath.Path(files[name])
+    path.write_text(path.read_text() + "\n# another\n")
+    plugins.find.cache_clear()
+    again = schema.digests(config)
+    assert again["evaluations"] != first["evaluations"] and again["task"] == first["task"]
+    first = again
 
 
 @pytest.mark.parametrize(
@@ -167,15 +191,138 @@ def test_the_source_is_part_of_a_runs_identity(files, data, tmp_path):
     ("x = 1\ndef other(): pass", "must define task.*; it defines other"),
     ("import nothing_there", r"cannot be imported \(ModuleNotFoundError"),
     ("def task(: pass", r"cannot be imported \(SyntaxError"),
-    ("def task(): raise KeyError(3)", r"task\(\) fails \(KeyError: 3\)"),
-    ("def task(): return 3", r"task\(\) gives int; the contract of .* is"),
+    ("x = 1\ndef task(): raise KeyError(3)", r"wrong.py, line 2: task\(\) fails \(KeyError: 3\)"),
+    (
+      "def task(): return 3",
+      r"task\(\) gives 3 \(int\); task\(\) must give a function \(model, µP",
+    ),
   ],
 )
 def test_what_is_wrong_with_a_file_is_one_error(tmp_path, code, told):
   path = tmp_path / "wrong.py"
   path.write_text(code)
+  with pytest.raises(plugins.PluginError, match=told) as error:
+    plugins.function(str(path), "task", pretrain.Pretrain)
+  assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+# Of each kind: the body of its function, and what is said of what it gives.
+WRONG = [
+  ("job", "return (1,)", r"job\(\) gives \(1,\) \(tuple\); job\(\) must give \(a `schema.section`"),
+  ("job", "return int, print", r"job\(\) must give"),
+  ("architecture", "return int", r"gives <class 'int'> \(type\); architecture\(\) must give"),
+  ("tokenizer", "return 5", r"gives 5 .int.; tokenizer\(\) must give a tokenizers.api.Tokenizer"),
+  ("encoder", "return 5", r"encoder\(\) must give a trained.encoders.Encoder"),
+  (
+    "dataset",
+    "return lambda root, split: 5",
+    r"dataset\(\)\(...\) gives 5 .int.; dataset\(\) must give",
+  ),
+  (
+    "dataset",
+    "return lambda root: 5",
+    r"dataset.py: dataset\(\)\(...\) fails \(TypeError: .*2 were",
+  ),
+  ("head", "return 5", r"without pool, shapes; head\(\) must give an object with shapes"),
+  ("task", "return lambda model, mup: 5", r"task\(\)\(...\) gives 5 .int.; task\(\) must"),
+  (
+    "evaluation",
+    "return lambda task, config: 5",
+    r"gives 5 .int.; evaluation\(\) must give a function",
+  ),
+  ("evaluation", "return lambda *_: lambda state: 1 / 0", "line 2: the evaluation fails .ZeroDiv"),
+  *(
+    ("evaluation", f"return lambda *_: lambda state: {given}", rf"\(...\)\(state\) gives {told}")
+    for given, told in (
+      ("5", "5 .int."),
+      ("'loss'", "'loss' .str."),
+      ("{'loss': 1.0}", "{'loss': 1.0} .dict."),
+      ("[('loss', '3')]", r"\('loss', '3'\) .tuple."),
+      ("[('loss', 3, 4)]", r"\('loss', 3, 4\) .tuple."),
+      ("[(1, 3.0)]", r"\(1, 3.0\) .tuple."),
+      ("[('loss', float('nan'))]", r"\('loss', nan\) .tuple."),
+      ("[('loss', [1.0, 2.0])]", r"\('loss', \[1.0, 2.0\]\) .tuple."),
+    )
+  ),
+]
+
+
+@pytest.mark.parametrize("kind, body, told", WRONG)
+def test_what_does_not_keep_its_contract_is_one_error(tmp_path, kind, body, told):
+  path = tmp_path / f"{kind}.py"
+  path.write_text(f"def {kind}():\n  {body}\n")
+  use = {
+    "job": lambda name: roots.read({"run": name}),
+    "architecture": lambda name: model.model_kind({"architecture": name}),
+    "tokenizer": weights.load,
+    "encoder": encoders.load,
+    "dataset": lambda name: listings.by_store(corpus.Source(name=name), seed=0),
+    "head": lambda name: heads.shapes(heads.HeadConfig(pool=name), width=4, classes=2),
+    "task": lambda name: plugins.function(name, "task", pretrain.Pretrain)(None, None),
+    "evaluation": lambda name: plugins.evaluation(name, None, None)(None),
+  }
+  with pytest.raises(plugins.PluginError, match=told) as error:
+    use[kind](str(path))
+  assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    (("x_BTD, visual_BT):", "x_BTD):"), r"head.py: the head fails at .* \(TypeError: "),
+    (("max(axis=1)", "max()"), r"pool\(\) gives \[4\] of features \[2, 3, 4\]; it must give"),
+    (("seen_BTD.max(axis=1)", "seen_BTD"), r"pool\(\) gives \[2, 3, 4\] of .* must give \[2, 4\]"),
+    (("(width,), (", "(width + 1,), ("), r"line \d+: the head fails at features \[2, 3, 4\]"),
+    (('{"scale": ((width,), ("norm",))}', "5"), "the head fails at .*TypeError"),
+  ],
+)
+def test_a_head_is_tried_before_anything_is_trained(files, change, told):
+  path = epath.Path(files["my_head"])
+  config = heads.HeadConfig(pool=str(path))
+  setup.check_head(config, width=4, classes=2)
+  setup.check_head(heads.HeadConfig(pool="cross"), width=4, classes=2)  # no user's
+  assert change[0] in path.read_text()
+  path.write_text(path.read_text().replace(*change))
+  plugins.find.cache_clear()
+  heads._users.cache_clear()
   with pytest.raises(plugins.PluginError, match=told):
-    plugins.function(str(path), "task")
+    setup.check_head(config, width=4, classes=2)
+
+
+def test_a_number_that_comes_to_be_none_ends_no_run(tmp_path):
+  path = tmp_path / "score.py"
+  path.write_text("def evaluation():\n  return lambda *_: lambda state: [('x', state)]\n")
+  evaluate = plugins.evaluation(str(path), None, None)
+  assert evaluate(np.float32(2.0)) == [("x", 2.0)]
+  assert np.isnan(evaluate(float("nan"))[0][1])
+
+
+def test_a_job_says_whether_it_is_finished(files, tmp_path):
+  path = epath.Path(files["my_job"])
+  path.write_text(path.read_text().replace("return True", "return None"))
+  with pytest.raises(plugins.PluginError, match=r"my_job.py: job\(\).* gives None .* -> bool"):
+    jobs.run({"run": os.fspath(path), "times": 3}, epath.Path(tmp_path / "run"), NEVER)
+
+
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    (("size}, stats", "size}, 5"), "it must give second stats like"),
+    (('"size": size}, stats', '"nll": size}, stats'), r"of weights\(\): \['nll', 'size'\]"),
+    (("stats, metrics\n", "stats, metrics, 5\n"), r"must give \(loss terms, stats, metrics\)"),
+    (("stats, metrics\n", 'stats, {"x": 3.0}\n'), "third metrics by name"),
+    (("tasks.LossTerm(jnp.sum(", "tasks.LossTerm(abs("), "first a LossTerm of a scalar"),
+    (("jnp.sum(params", "jnp.sum(parms"), r"line \d+: Penalised fails \(NameError: "),
+  ],
+)
+def test_a_task_is_tried_before_anything_is_compiled(files, data, tmp_path, change, told):
+  path = epath.Path(files["my_task"])
+  assert change[0] in path.read_text()
+  path.write_text(path.read_text().replace(*change))
+  with pytest.raises(plugins.PluginError, match=told) as error:
+    jobs.run(smoke(data, task=str(path)).to_dict(), epath.Path(tmp_path / "run"), NEVER)
+  assert "my_task.py" in str(error.value)
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_function_or_module_may_be_named(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import labelled, without_backbone
+from totojax.jobs.labels import tables
 from totojax.jobs.probe import memory as probe_plan
 from totojax.jobs.probe import setup as build
 from totojax.models import heads
@@ -166,6 +167,17 @@ def test_a_best_rate_at_the_end_of_the_grid_is_told(finished):
     best = found[f"{source}/chosen_on_holdout/lr"]
     ends = best in (rates[0], rates[-1]) and len(rates) > 1
     assert (f"{source}: its best rate, {best:g}, is the" in told) == ends
+  assert "the largest class" not in told  # of heads that learnt
+
+
+@pytest.mark.parametrize("top, below", [(0.3, True), (0.34, False)])
+def test_a_head_below_the_largest_class_is_told(top, below):
+  one = tables.Heads("joint", (0,), 1, np.zeros((1, 1)), {"validation": None})
+  chosen = {"top1": top, "lr": 0.1}
+  metrics = {f"joint/chosen_on_validation/{k}": v for k, v in chosen.items()}
+  notes = list(tables._notes(one, [(0.1, 0.0)], metrics | {"majority_top1": 1 / 3}))
+  told = ["joint: top-1 30.0 % is below the 33.3 % of always naming the largest class"]
+  assert notes == told * below
 
 
 def test_it_is_not_done_twice(finished, data):
@@ -387,8 +399,8 @@ def store_with(tmp_path, labels=TRAIN, **changed):
 @pytest.mark.parametrize(
   "make, told",
   [
-    (dict(tokenizer="fedcba9876543210"), "has tokens of tokenizer 'fedcba"),
-    (dict(vocab=61), "has vocab 61; .* was trained with 60"),
+    (dict(tokenizer="fedcba9876543210"), "has tokenizer 'fedcba.*; this run needs '0123"),
+    (dict(vocab=61), "has vocab 61; this run needs 60"),
     (dict(labels=TRAIN - 1, ids=TRAIN), "32 of 96 records of train .* have no class"),
     (dict(labels=TRAIN * 0), "2 of 3 classes have no training record in"),
     (dict(labels=TRAIN // 2), "1 of 3 classes .*: 2 .high.. Add some"),

@@ -38,6 +38,7 @@ def made(
   (path / "config.json").write_text(
     json.dumps(
       dict(
+        run="pretrain",
         sequence=dict(vocab=512, grid=4, frames=4, context=64),
         init_from="",
         data=dict(validation={source: "/val" for source in sources}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -182,6 +183,61 @@ def test_nonsense_of_the_optimiser_is_refused_at_the_door(key, value):
   config = schema.to_dict(pretrain.Pretrain())
   config["optim"][key] = value
   with pytest.raises(ConfigError, match=f"optim.{key} is {value}; it must be"):
+    roots.read(config)
+
+
+@pytest.mark.parametrize(
+  "run, key, value",
+  [
+    ("pretrain", "seed", -1),
+    ("pretrain", "sequence.vocab", 65_537),
+    ("pretrain", "model.init_std", -0.02),
+    ("pretrain", "model.norm_eps", -1e-6),
+    ("pretrain", "model.rope_base", 0.0),
+    ("pretrain", "model.prefix_tokens", -2),
+    ("pretrain", "mup.output", 0.0),
+    ("pretrain", "mesh.tensor", -2),
+    ("pretrain", "compute.unroll", -1),
+    ("pretrain", "compute.loss_chunk", -1),
+    ("pretrain", "optim.clip_norm", 0.0),
+    ("pretrain", "train.total_tokens", -1.0),
+    ("pretrain", "data.reading.workers", -1),
+    ("pretrain", "plan.dvae.groups", 0),
+    ("pretrain", "plan.dvae.post_gain", -1.0),
+    ("pretrain", "plan.meshes", ((1, -2, 1),)),
+    ("probe", "head.init_std", -0.1),
+    ("probe", "head.norm_momentum", 1.5),
+    ("probe", "train.epochs", 0.0),
+    ("probe", "optim.momentum", 1.0),
+    ("probe", "optim.trust", 0.0),
+    ("probe", "optim.lrs", ()),
+    ("probe", "layers", (-1,)),
+    ("probe", "backbones", ("trained", "trained")),
+    ("probe", "paper.top1", 101.0),
+    ("finetune", "view.magnitude_std", -0.5),
+    ("finetune", "head.head_init_std", -1.0),
+    ("finetune", "optim.b2", 1.0),
+    ("joint", "model.rope_base", -1.0),
+    ("joint", "data.grid", -1),
+    ("tokenizer", "objective.kl", -1.0),
+    ("tokenizer", "train.least_used_frac", 1.5),
+    ("tokenizer", "dvae.hidden", 0),
+    ("render", "scene.radius", (0.1, 0.6)),
+    ("tokenize", "source.splits", ("a", "a")),
+    ("tokenize", "source.tfds.fps", 0.0),
+    ("coord_check", "coord_check.log2_lr", 100.0),
+    ("sweep", "sweep.seeds", (0, -1)),
+  ],
+)
+def test_what_no_run_can_have_is_refused_at_the_door(run, key, value):
+  config = roots.config(run).to_dict()
+  *above, last = key.split(".")
+  section = config
+  for name in above:
+    section = section[name]
+  assert roots.read(config) is not None and last in section
+  section[last] = value
+  with pytest.raises(ConfigError, match=rf"^{key} is {re.escape(repr(value))}; (it must|name) "):
     roots.read(config)
 
 

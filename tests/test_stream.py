@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_refused(sources, tmp_path):
     mixture.stream([sources[0], sources[0]], **spec)
   with pytest.raises(ValueError, match="reads 'frames'"):
     mixture.frames_stream(sources, seed=0, batch=2, host=0, hosts=1)
-  with pytest.raises(ValueError, match="must not be negative"):
+  with pytest.raises(ValueError, match="workers is -1; it must be at least 0"):
     mixture.Reading(workers=-1, prefetch=0)
 
 

@@ -152,12 +152,12 @@ def test_every_combination_is_a_point(data):
 @pytest.mark.parametrize(
   "changes, told",
   [
-    (dict(seeds=()), r"sweep.seeds is \[\]"),
-    (dict(seeds=(1, 1)), "none twice"),
+    (dict(seeds=()), r"sweep.seeds is \(\); name some, each once"),
+    (dict(seeds=(1, 1)), r"sweep.seeds is \(1, 1\); name some, each once"),
     (dict(lanes=-1), "sweep.lanes is -1"),
     (dict(together="both"), "sweep.together is 'both'"),
-    (dict(log2_lr=dict(mup=(), standard=())), "parametrisations are"),
-    (dict(log2_lr=dict(sp=(1.0,))), "parametrisations are"),
+    (dict(log2_lr=dict(mup=(), standard=())), r"log2_lr has rates for \[\]; use 'mup' or"),
+    (dict(log2_lr=dict(sp=(1.0,))), r"log2_lr has rates for \['sp'\]; use 'mup' or"),
     (
       dict(models={"x": {"depht": 1}}),
       r"models.x.depht does not exist; did you mean sweep.models.x.depth",

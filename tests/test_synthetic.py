@@ -226,7 +226,7 @@ def test_objects_and_bars_hide_what_is_behind():
     ({"objects": 0}, "objects is 0"),
     ({"pan_frac": 1.5}, "pan_frac is 1.5"),
     ({"motions": ("hop",)}, r"motions is \('hop',\); use 'still'"),
-    ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the least"),
+    ({"speed": (0.2, 0.1)}, "speed is .0.2, 0.1.; give the smaller first"),
   ],
 )
 def test_bad_settings_are_refused_by_name(changes, message):

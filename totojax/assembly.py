@@ -11,7 +11,7 @@ from typing import Any, Protocol, TYPE_CHECKING
 import jax
 import optax
 
-from totojax import checkpoint, sharding, train
+from totojax import checkpoint, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.config import model as model_config
 from totojax.config import pretrain as pretrain_config
@@ -23,7 +23,6 @@ from totojax.models import architecture as architecture_lib
 from totojax.models import layers, platform, splash, trunk
 from totojax.optim import adamw, mup
 from totojax.rundir import metrics
-from totojax.tasks import api
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
@@ -151,34 +150,53 @@ class Optimiser:
   rate: Callable[[Any, jax.Array], jax.Array]
 
 
-def _adamw(chosen: adamw.AdamWConfig, task: api.Task, steps: int, rules: Any) -> Optimiser:
-  return Optimiser(
-    adamw.make(chosen, axes=task.axes().params, steps=steps, rules=rules),
-    lambda opt_state, update: adamw.learning_rate(chosen, opt_state, update=update, steps=steps),
-  )
-
-
 @dataclasses.dataclass(frozen=True)
 class Program:
   """The train step of a config, ready to be compiled.
 
   Attributes:
+    config: of a job that trains.
+    task: what is trained.
+    steps: updates.
+    layout: of the state and the batches.
+    lanes: several learning rates in place of the config's.
     step_fn: of `step.jit_step`.
     make: key -> state.
     shapes: of the state.
     placed: its shardings.
   """
 
+  config: Trains
+  task: tasks.Task
+  steps: int
+  layout: sharding.Layout
+  lanes: lanes_lib.Lanes | None
   step_fn: Callable[..., Any]
   make: Callable[[jax.Array], step_lib.TrainState]
   shapes: step_lib.TrainState
   placed: step_lib.TrainState
 
+  def init(self, frozen: Any, start: Callable[[Any], Any] | None) -> step_lib.TrainState:
+    """A fresh state on the devices; see `run`."""
+    key = jax.random.key(self.config.seed)
+    # Made in place, each device its part: a model may fit no device as a whole.
+    if frozen is None:
+      state = jax.jit(self.make, out_shardings=self.placed)(key)
+    else:
+      # Put there as they are: as constants they would be in the program.
+      bare = jax.jit(
+        lambda key: self.make(key).replace(frozen={}), out_shardings=self.placed.replace(frozen={})
+      )
+      state = bare(key).replace(frozen=jax.device_put(frozen, self.placed.frozen))
+    # Another run's parameters take the place of fresh ones; step and moments
+    # are this run's.
+    return state if start is None else state.replace(params=start(state.params))
+
 
 def program(
   config: Trains,
   *,
-  task: api.Task,
+  task: tasks.Task,
   steps: int,
   rows: int,
   microbatches: int,
@@ -187,11 +205,27 @@ def program(
   lanes: lanes_lib.Lanes | None = None,
   optimiser: Optimiser | None = None,
 ) -> Program:
-  """Joins a task, an optimiser and a layout into a train step; see `run`."""
+  """Joins a task, an optimiser and a layout into a train step.
+
+  Args:
+    config: of a job that trains.
+    task: what is trained.
+    steps: updates.
+    rows: of the global batch.
+    microbatches: parts of a batch.
+    layout: of the state and the batches.
+    rules: µP's, a `mup.Rule` for every parameter.
+    lanes: several learning rates in place of the config's.
+    optimiser: in place of the config's AdamW.
+  """
   # Before anything is traced: the mesh must divide every microbatch.
   sharding.check_batch(rows, microbatches=microbatches, mesh=layout.mesh)
   if optimiser is None:
-    optimiser = _adamw(config.optim, task, steps, rules)
+    rate = functools.partial(adamw.learning_rate, config.optim, steps=steps)
+    optimiser = Optimiser(
+      adamw.make(config.optim, axes=task.axes().params, steps=steps, rules=rules),
+      lambda opt_state, update: rate(opt_state, update=update),
+    )
   tx = optimiser.tx
   placed, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
@@ -211,112 +245,60 @@ def program(
     make = lanes_lib.init(make, lanes)
     placed, shapes = lanes_lib.state(placed, make)
   step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
-  return Program(step_fn=step_fn, make=make, shapes=shapes, placed=placed)
+  return Program(config, task, steps, layout, lanes, step_fn, make, shapes, placed)
 
 
 def run(
-  config: Trains,
+  built: Program,
   *,
-  task: api.Task,
-  steps: int,
-  rows: int,
-  microbatches: int,
   batches: Callable[[int], Any],
   evals: Mapping[str, train.Eval],
   facts: Mapping[str, Any],
   tokens_per_step: int,
   flops_per_token: float,
-  layout: sharding.Layout,
   frozen: Any = None,
-  rules: Any = None,
-  lanes: lanes_lib.Lanes | None = None,
-  optimiser: Optimiser | None = None,
   start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
-  """Joins a task, an optimiser and a layout into what `train.fit` needs.
+  """Adds to a train step what `train.fit` needs beside it.
 
   Args:
-    config: of a job that trains.
-    task: what is trained.
-    steps: updates.
-    rows: of the global batch.
-    microbatches: parts of a batch.
+    built: what is trained.
     batches: first step -> this host's batches from there on.
     evals: name -> evaluation.
     facts: for manifest.json.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
-    layout: of the state and the batches.
     frozen: host arrays that take the place of the task's own frozen arrays,
-      where these are too large to be constants of a compiled program.
-    rules: µP's, a `mup.Rule` for every parameter.
-    lanes: several learning rates in place of the config's.
-    optimiser: in place of the config's AdamW.
+      where these are too large to be constants of a compiled built.
     start: fresh parameters -> those that the run starts from, where another
       run's are among them.
   """
-  made = program(
-    config,
-    task=task,
-    steps=steps,
-    rows=rows,
-    microbatches=microbatches,
-    layout=layout,
-    rules=rules,
-    lanes=lanes,
-    optimiser=optimiser,
-  )
-  make, placed = made.make, made.placed
-  if lanes is not None:
+  config, steps = built.config, built.steps
+  if built.lanes is not None:
     from totojax import lanes as lanes_lib
 
-    evals = lanes_lib.evals(evals, lanes)
-
-  # Made in place, each device its part: a model may fit no device as a whole.
-  whole_state = jax.jit(make, out_shardings=placed)
-
-  def init():
-    # Another run's parameters take the place of fresh ones; step and moments
-    # are this run's.
-    state = fresh()
-    return state if start is None else state.replace(params=start(state.params))
-
-  def fresh():
-    key = jax.random.key(config.seed)
-    if frozen is None:
-      return whole_state(key)
-    # Put there as they are: as constants they would be in the program.
-    bare = jax.jit(
-      lambda key: make(key).replace(frozen={}), out_shardings=placed.replace(frozen={})
-    )
-    return bare(key).replace(frozen=jax.device_put(frozen, placed.frozen))
-
-  device = jax.devices()[0].device_kind
+    evals = lanes_lib.evals(evals, built.lanes)
+  mesh = dict(built.layout.mesh.shape)
   return train.Run(
-    init=init,
-    step_fn=made.step_fn,
+    init=lambda: built.init(frozen, start),
+    step_fn=built.step_fn,
     batches=batches,
-    layout=layout,
-    shapes=made.shapes,
-    shardings=placed,
+    layout=built.layout,
+    shapes=built.shapes,
+    shardings=built.placed,
     steps=steps,
     every=config.every,
     evals=evals,
     checkpoint=config.checkpoint,
-    meta={"task": type(task).__name__},
+    meta={"task": type(built.task).__name__},
     config=config,
-    facts={
-      "mesh": dict(layout.mesh.shape),
-      "steps": steps,
-      "tokens_per_step": tokens_per_step,
-      **facts,
-    },
+    facts={"mesh": mesh, "steps": steps, "tokens_per_step": tokens_per_step, **facts},
     # Made as the loop begins: building and restoring are not in its rate.
     clock=lambda: metrics.Clock(
       tokens_per_step=tokens_per_step,
       flops_per_token=flops_per_token,
       devices=len(jax.devices()),
-      device_kind=device,
+      device_kind=jax.devices()[0].device_kind,
     ),
   )
 

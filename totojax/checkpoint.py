@@ -28,12 +28,12 @@ from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import tensorstore as ts
 
+from totojax import rundir
 from totojax import step as step_lib
 from totojax import tree as tree_lib
 from totojax.config.training import CheckpointConfig
-from totojax.rundir import console, errors, files, hosts, lock
+from totojax.rundir import console, files, hosts, lock
 from totojax.storage import objects, outages
-from totojax.storage import paths as paths  # from here on orbax reads and writes so
 
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
@@ -42,7 +42,7 @@ _READS = 5  # of steps that a run which goes on deletes meanwhile
 _SAVE_S = 1200  # that orbax gives a save, besides what storage may be away
 
 
-class CheckpointError(errors.RunError):
+class CheckpointError(rundir.RunError):
   """A checkpoint that cannot be written, read, or used; names the path."""
 
 
@@ -142,7 +142,7 @@ class Checkpoints:
     try:
       with _waiting(self.directory / str(step), "written", lambda: self._awaited):
         self._writer.wait_until_finished()
-    except errors.RunError:  # of the lease, which is lost
+    except rundir.RunError:  # of the lease, which is lost
       raise
     except Exception as error:
       raise self._unwritable(step, error) from error
@@ -204,7 +204,11 @@ def _found(directory: epath.PathLike) -> dict[int, bool]:
 def _absolute(directory: epath.PathLike) -> epath.Path:
   """Orbax takes no other: it says so, but only after the first save."""
   name = os.fspath(directory)
-  return epath.Path(name if "://" in name else os.path.abspath(name))
+  if not objects.is_url(name):
+    return epath.Path(os.path.abspath(name))
+  from totojax.storage import paths  # noqa: F401  orbax reads and writes so from here on
+
+  return epath.Path(name)
 
 
 def _set_aside(directory: epath.Path) -> None:

@@ -11,6 +11,7 @@ Ctrl-C save first. Configs that ship with the package are found by name.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import signal
@@ -21,20 +22,23 @@ from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
 from totojax.storage import outages
 
-_CONFIG = config_flags.DEFINE_config_file(
+_CONFIG = flags.DEFINE_string(
   "config",
   None,
   "The config file, as configs/demo.py; --config.section.key=value sets one of its keys.",
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where the run lives: a folder or gs://. Default: runs/NAME for configs/NAME.py."
+  "workdir",
+  None,
+  "Where the run lives: a folder or gs://, and s3:// where it makes data alone."
+  " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -102,50 +106,64 @@ class Interrupt:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def _main(argv: list[str]) -> None:
+def _quieten_orbax() -> None:
+  """Orbax tells a story at each save, and pages of one that fails.
+
+  `checkpoint` has a line for it, with which the run ends.
+  """
+  logging.set_verbosity(logging.ERROR)
+  logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+  hook = sys.unraisablehook
+
+  def told(found):
+    # What TensorStore still had to say to an orbax that did not wait.
+    if "Event loop is closed" not in str(found.exc_value):
+      hook(found)
+
+  sys.unraisablehook = told
+
+
+def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
-  if _CONFIG.value is None:
+  if config is None:
     raise app.UsageError("--config is missing; try --config=configs/demo.py")
+  values = config.to_dict()
   # Before jax and the signals: listing keys needs no device.
   if _LIST.value:
-    _print_keys(_CONFIG.value.to_dict())
+    _print_keys(values)
     return
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
+    _quieten_orbax()
+  job = jobs.JOBS.get(str(values.get("run")))
   try:
-    storage.check_run(_WORKDIR.value or "")
+    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # What jax reads once, as it starts; what the user has set stays.
-  job = jobs.JOBS.get(_CONFIG.value.get("run"))
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
-  from totojax.rundir import errors, hosts
+  from totojax import rundir
+  from totojax.rundir import hosts
 
   if not _MULTIHOST.value:
-    _work(interrupted)
+    _work(values, interrupted)
     return
+  peers = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
   try:
-    hosts.check(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    hosts.check(*peers)
   except ValueError as error:
     sys.exit(f"totojax: {error}")
   # An error of one process must end the others too: none of them leaves by
   # the usual door, where jax makes each wait for all.
   try:
-    hosts.join(
-      _COORDINATOR.value,
-      _PROCESSES.value,
-      _PROCESS.value,
-      start_timeout_s=_START_TIMEOUT.value,
-      silence_timeout_s=_HOST_TIMEOUT.value,
-    )
-    _work(interrupted)
+    hosts.join(*peers, start_timeout_s=_START_TIMEOUT.value, silence_timeout_s=_HOST_TIMEOUT.value)
+    _work(values, interrupted)
   except SystemExit as error:  # a line was made of the error already
     if not error.code:
       raise
@@ -155,7 +173,7 @@ def _main(argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]), errors.RESTART)
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), rundir.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:
@@ -175,17 +193,17 @@ def _print_keys(config: dict[str, Any]) -> None:
     sys.exit(f"totojax: {error}")
 
 
-def _work(interrupted: Interrupt) -> None:
+def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory, errors, hosts
+  from totojax import rundir
+  from totojax.rundir import directory, hosts
 
-  path = config_flags.get_config_filename(flags.FLAGS["config"])
-  file, _, _ = path.partition(":")
+  file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
   begin = time.monotonic()
   try:
     # From here on there is no untyped config.
-    config = directory.typed(_CONFIG.value.to_dict())
+    config = directory.typed(values)
     job = jobs.find(config.run)
     # A plan leaves no run behind, so there is nothing to check or to finish.
     if not job.kept:
@@ -201,16 +219,16 @@ def _work(interrupted: Interrupt) -> None:
       console.say(f"{workdir}: stopped; run the same command again to go on")
   except Exception as error:
     away = outages.is_away(error)
-    mendable = isinstance(error, jobs.ERRORS) or outages.is_library(error)
-    if not away and (_TRACEBACK.value or not mendable):
+    if not away and (_TRACEBACK.value or not isinstance(error, jobs.ERRORS)):
       raise
     if _TRACEBACK.value:
       traceback.print_exc()
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
     line = f"totojax: {error}\n(--traceback shows where this was found)"
-    if away:  # at once: requests that still wait would hold this process
-      hosts.leave(line, errors.RESTART)
+    # At once: a save that still waits, or may not go on, would hold this process.
+    if away or isinstance(error, rundir.Lost):
+      hosts.leave(line, rundir.RESTART if away else 1)
     sys.exit(line)
 
 
@@ -229,12 +247,13 @@ def run() -> None:
   if __name__ != "__main__":
     _show_help_of_this_file()
   try:
-    # In place: the flags of the config's keys are read from there.
-    sys.argv[:] = arguments.with_config_path(sys.argv)
-  except FileNotFoundError as error:
+    config, words = arguments.read(sys.argv)
+  except (ValueError, OSError) as error:
+    if "--traceback" in sys.argv:
+      raise
     sys.exit(f"totojax: {error}")
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-  app.run(_main, flags_parser=arguments.parse)
+  app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
 
 
 if __name__ == "__main__":

@@ -2,39 +2,49 @@
 
 A config names it where it names one of ours: "my_head.py", or
 "my_package.heads:deep". The function of that name, or of its kind's name
-("head"), is called without arguments and returns the object, which must be what
-the kind's contract says. docs/contributing.md shows one of each kind.
+("head"), is called without arguments and returns what `KINDS` says of the kind.
+docs/contributing.md shows one of each.
 
-  architecture  a class of `models.architecture.Architecture`, with its keys
-  tokenizer     `tokenizers.api.Tokenizer`
-  encoder       `trained.encoders.Encoder`
-  dataset       (root, split) -> `data.sources.items.Listing`
-  head          `models.heads`: features of a layer to class logits
-  task          (model, µP or None) -> a `tasks.pretrain.Pretrain`
-  evaluation    (task, config) -> (state -> pairs of name and value)
-  job           (a `config.schema.section` of keys, a function as `jobs.Run`)
-
-The digest of the source is part of a run's identity, like its config.
+Whatever is wrong with it is one line that names the file and, where there is
+one, the line in it. The digest of the source is part of a run's identity, like
+its config.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
+import itertools
+import math
 import os
 import pathlib
 import re
 import sys
+import traceback
+import types
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-KINDS = ("architecture", "tokenizer", "encoder", "dataset", "head", "task", "evaluation", "job")
+# Kind -> the contract of what its function returns.
+KINDS: Mapping[str, str] = {
+  "architecture": "a `schema.section` of keys that is a models.architecture.Architecture",
+  "tokenizer": "a tokenizers.api.Tokenizer",
+  "encoder": "a trained.encoders.Encoder",
+  "dataset": "a function (root, split) -> data.sources.items.Listing",
+  "head": "an object with shapes(width) and pool(params, x_BTD, visual_BT) -> [B, D]",
+  "task": "a function (model, µP or None) -> tasks.pretrain.Pretrain",
+  "evaluation": "a function (task, config) -> function (state) -> pairs (name, finite number)",
+  "job": "(a `schema.section` of keys, a function (config, workdir, interrupted) -> bool)",
+}
+_FUNCTION: Any = Callable  # which to checkers is no class
 _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FILE = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
 
@@ -49,13 +59,25 @@ class Plugin:
 
   Attributes:
     reference: as the config names it.
+    kind: one of `KINDS`.
     make: the function; called without arguments.
+    file: that it is in.
     digest: of its source.
   """
 
   reference: str
+  kind: str
   make: Callable[[], Any]
+  file: str
   digest: str
+
+  def wrong(self, value: Any, *, call: str = "", lacking: str = "") -> PluginError:
+    """An error for what it gives, or what calling that gives ("(state)")."""
+    name = self.make.__name__
+    return PluginError(
+      f"{self.reference}: {name}(){call} gives {short(value)}{lacking};"
+      f" {name}() must give {KINDS[self.kind]} (docs/contributing.md)"
+    )
 
 
 def is_reference(text: Any) -> bool:
@@ -85,52 +107,140 @@ def find(reference: str, kind: str) -> Plugin:
       imported; says why.
   """
   if file := _FILE.fullmatch(reference):
-    module, source = _of_file(pathlib.Path(file[1]), reference)
-    name = file[2] or kind
+    path, name = file[1], file[2] or kind
+    module = run_file(path)
+    source = pathlib.Path(path).read_bytes()
   else:
     path, _, name = reference.partition(":")
-    module, source = _of_module(path, reference)
-  make = getattr(module, name, None)
-  if not callable(make):
-    raise PluginError(
-      f"{reference} must define {name}(), which gives the {kind}"
-      f" (docs/contributing.md); it defines {_functions(module)}"
-    )
-  return Plugin(reference, make, hashlib.sha256(source).hexdigest()[:16])
+    with users(reference, f"module {path} cannot be imported: is it on PYTHONPATH?"):
+      module = importlib.import_module(path)
+      path, source = inspect.getfile(module), inspect.getsource(module).encode()
+  make = function_of(module, reference, name, f"gives the {kind} (docs/contributing.md)")
+  return Plugin(reference, kind, make, path, hashlib.sha256(source).hexdigest()[:16])
 
 
-def load(reference: str, kind: str, contract: type[T]) -> T:
+def load(
+  reference: str, kind: str, contract: type[T], fits: Callable[[T], bool] = lambda value: True
+) -> T:
   """What the user's function returns.
+
+  Args:
+    reference: as for `find`.
+    kind: the same.
+    contract: the class, or protocol, that it must be of.
+    fits: what else must hold of it.
 
   Raises:
     PluginError: it fails, or returns something else.
   """
   plugin = find(reference, kind)
-  try:
+  with users(plugin.file, f"{plugin.make.__name__}() fails"):
     value = plugin.make()
-  except (Exception, SystemExit) as error:
-    raise PluginError(
-      f"{reference}: {plugin.make.__name__}() fails ({type(error).__name__}: {error})"
-    ) from error
-  if (lacking := _lacking(value, contract)) is not None:
-    raise _other(plugin, value, kind, contract.__name__ + lacking)
+  lacking = _lacking(value, contract)
+  if lacking is not None or not fits(value):
+    raise plugin.wrong(value, lacking=lacking or "")
   return value
 
 
-def function(reference: str, kind: str) -> Callable[..., Any]:
-  """The same, of kinds that are functions: data sets, tasks, evaluations."""
-  value = load(reference, kind, object)
-  if not callable(value):
-    plugin = find(reference, kind)
-    raise _other(plugin, value, kind, "a function")
-  return value
+def function(reference: str, kind: str, contract: type[T]) -> Callable[..., T]:
+  """The same, of kinds that are functions of something to a `contract`.
+
+  What the function raises, or gives in place of one, is a PluginError too.
+  """
+  plugin, value = find(reference, kind), load(reference, kind, _FUNCTION)
+
+  def call(*args: Any) -> T:
+    with users(plugin.file, f"{plugin.make.__name__}()(...) fails"):
+      result = value(*args)
+    if (lacking := _lacking(result, contract)) is not None:
+      raise plugin.wrong(result, call="(...)", lacking=lacking)
+    return result
+
+  return call
 
 
-def _other(plugin: Plugin, value: Any, kind: str, contract: str) -> PluginError:
-  return PluginError(
-    f"{plugin.reference}: {plugin.make.__name__}() gives"
-    f" {type(value).__name__}; the contract of {kind!r} is {contract}"
+def job(reference: str) -> tuple[type, Callable[..., bool]]:
+  """The section of a user's job, and its function."""
+  keys, run = load(
+    reference, "job", tuple, lambda v: len(v) == 2 and hasattr(v[0], "SECTION") and callable(v[1])
   )
+
+  def checked(*args: Any) -> bool:
+    finished = run(*args)
+    if not isinstance(finished, bool):  # None would read as an interruption
+      raise find(reference, "job").wrong(finished, call="[1](...)")
+    return finished
+
+  return keys, checked
+
+
+def evaluation(reference: str, *args: Any) -> Callable[[Any], list[tuple[str, float]]]:
+  """State -> (name, value) pairs of a user's evaluation of (task, config).
+
+  It raises PluginError for anything else. A number that is not finite is an
+  error the first time, before training; later it must not end a run, and is
+  logged as none.
+  """
+  plugin = find(reference, "evaluation")
+  evaluate = function(reference, "evaluation", _FUNCTION)(*args)
+  calls = itertools.count()
+
+  def pairs(state: Any) -> list[tuple[str, float]]:
+    with users(plugin.file, "the evaluation fails"):
+      results = evaluate(state)
+      if isinstance(results, Iterable) and not isinstance(results, str | Mapping):
+        results = list(results)
+    if not isinstance(results, list):
+      raise plugin.wrong(results, call="(...)(state)")
+    scores, first = list(map(_score, results)), not next(calls)
+    for given, score in zip(results, scores):
+      if score is None or (first and not math.isfinite(score[1])):
+        raise plugin.wrong(given, call="(...)(state)")
+    return [score for score in scores if score is not None]
+
+  return pairs
+
+
+def _score(pair: Any) -> tuple[str, float] | None:
+  """(name, value) with a value of numpy or jax as a float; None: it is none."""
+  try:
+    name, value = pair
+    return (name, float(value)) if isinstance(name, str) and not isinstance(value, str) else None
+  except (TypeError, ValueError):
+    return None
+
+
+@contextlib.contextmanager
+def users(file: str, what: str) -> Iterator[None]:
+  """Makes one line of what code of the user's raises inside.
+
+  Args:
+    file: of that code.
+    what: fails, in words.
+
+  Raises:
+    PluginError: in place of what was raised, which is its cause.
+  """
+  try:
+    yield
+  except (Exception, SystemExit) as error:
+    text = error.msg if isinstance(error, SyntaxError) else str(error).strip().partition("\n")[0]
+    raise PluginError(f"{_place(error, file)}: {what} ({type(error).__name__}: {text})") from error
+
+
+def _place(error: BaseException, file: str) -> str:
+  """ "mine.py, line 3", where the error came up in a file."""
+  frames, whole = traceback.extract_tb(error.__traceback__), os.path.abspath(file)
+  lines = [frame.lineno for frame in frames if frame.filename == whole]
+  if isinstance(error, SyntaxError) and error.filename == whole:
+    lines.append(error.lineno)
+  return f"{file}, line {lines[-1]}" if lines else file
+
+
+def short(value: Any) -> str:
+  """A value and its type, for one line."""
+  text = repr(value).partition("\n")[0]
+  return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
 
 
 def _lacking(value: Any, contract: type) -> str | None:
@@ -144,47 +254,41 @@ def _lacking(value: Any, contract: type) -> str | None:
     if not name.startswith("_") and getattr(base, "_is_protocol", False)
   ]
   missing = sorted(name for name in asked if not hasattr(value, name))
-  return f" with {', '.join(missing)}" if missing else None
+  return f" without {', '.join(missing)}" if missing else None
 
 
-def _of_file(path: pathlib.Path, reference: str) -> tuple[Any, bytes]:
-  try:
-    source = path.read_bytes()
-  except OSError as error:
-    raise PluginError(
-      f"{reference} cannot be read ({error.strerror}); give the path of a Python file"
-    ) from error
+def run_file(path: str) -> types.ModuleType:
+  """The module of a Python file of the user's, run now.
+
+  Raises:
+    PluginError: it cannot be read or run; says why, and in which line.
+  """
+  if not os.path.isfile(path):
+    raise PluginError(f"{path} does not exist; give the path of a Python file")
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-  spec = importlib.util.spec_from_file_location(name, path)
-  assert spec is not None and spec.loader is not None  # of a name in .py
-  module = importlib.util.module_from_spec(spec)
+  loader = importlib.machinery.SourceFileLoader(name, os.path.abspath(path))
+  module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
   sys.modules[name] = module  # where dataclasses and pickle look for it
-  try:
-    spec.loader.exec_module(module)
-  except (Exception, SystemExit) as error:
-    del sys.modules[name]
-    raise PluginError(
-      f"{reference} cannot be imported ({type(error).__name__}: {error})"
-    ) from error
-  return module, source
+  with users(path, "it cannot be imported"):
+    loader.exec_module(module)
+  return module
 
 
-def _of_module(name: str, reference: str) -> tuple[Any, bytes]:
-  try:
-    module = importlib.import_module(name)
-    return module, inspect.getsource(module).encode()
-  except (Exception, SystemExit) as error:
-    raise PluginError(
-      f"{reference}: module {name} cannot be imported"
-      f" ({type(error).__name__}: {error}); is it on PYTHONPATH?"
-    ) from error
+def function_of(module: types.ModuleType, file: str, name: str, why: str) -> Callable[..., Any]:
+  """A function that a user's file must define.
 
-
-def _functions(module: Any) -> str:
+  Raises:
+    PluginError: it does not; says `why` it must, and what it defines.
+  """
+  value = getattr(module, name, None)
+  if callable(value):
+    return value
   names = [
-    name
-    for name, value in vars(module).items()
-    if inspect.isfunction(value) and value.__module__ == module.__name__
+    key
+    for key, one in vars(module).items()
+    if inspect.isfunction(one) and one.__module__ == module.__name__
   ]
-  return ", ".join(names) or "no function"
+  raise PluginError(
+    f"{file} must define {name}(), which {why}; it defines {', '.join(names) or 'no function'}"
+  )

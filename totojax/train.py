@@ -9,6 +9,7 @@ before its checkpoint, so that a restored run never owes one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,17 +19,18 @@ import jax
 import numpy as np
 
 from totojax import checkpoint as checkpoint_lib
-from totojax import sharding
+from totojax import rundir, sharding
 from totojax import step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, errors, lock, metrics
+from totojax.rundir import console, directory, lock, metrics
+from totojax.storage import outages
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
 
 
-class NotFinite(errors.RunError):
+class NotFinite(rundir.RunError):
   """The loss of a step, or a parameter after it, is NaN or infinite."""
 
 
@@ -108,6 +110,13 @@ def fit(
     )
     log.flush()
     checkpoints.close()
+  except Exception as error:
+    # A save that has begun is to end: Python would stop its threads, and then
+    # wait for them. (Not where storage is away, or the run is another's.)
+    if not isinstance(error, rundir.Lost) and not outages.is_away(error):
+      with contextlib.suppress(Exception):
+        checkpoints.wait()
+    raise
   finally:
     bar.close()
     log.close()

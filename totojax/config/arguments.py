@@ -1,139 +1,205 @@
 """--config=FILE and --config.KEY=VALUE: what is wrong with them is one line.
 
-The library that reads these flags answers a misspelt key or a file that is not
-there with a traceback.
+A value has the type of the key's default; of a key that a config may lack, and
+lacks, that of its declaration. A tuple is written as in Python, "('a', 'b')";
+without brackets it is one item, and a flag that is repeated adds another.
 """
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Sequence
+import dataclasses
+import inspect
 import pathlib
 import re
 import sys
+import typing
 from typing import Any
 
-from absl import app, flags
-from ml_collections import config_flags, ConfigDict
+from absl import flags
+from ml_collections import ConfigDict
 
-from totojax.config import schema
+from totojax import plugins
+from totojax.config import roots, schema
+from totojax.config.schema import ConfigError
+
+_WORD = re.compile(r"--?(no)?config(?:\.([^=]+))?(?:=(.*))?", re.DOTALL)
+_HELP = {"--help", "-help", "-?", "--helpshort", "--helpfull"}
+_BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+
+
+def read(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
+  """The config of a command, or None, and its words without --config.KEY.
+
+  Raises:
+    FileNotFoundError: there is no such config; lists what ships.
+    ValueError: the file gives no config, or a key or value is wrong.
+  """
+  words = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+  if _HELP & {*words}:
+    return None, words
+  path, changes, rest = None, {}, []
+  while words:
+    word = words.pop(0)
+    match = _WORD.fullmatch(word)
+    if match is None or word == "--":
+      rest.append(word)
+      continue
+    key, text = match[2], "False" if match[1] else match[3]
+    # As absl: a value may follow as a word of its own.
+    if text is None and words and not re.match(r"-\D", words[0]):
+      text = words.pop(0)
+    if key is None:
+      path = config_path(text or "")
+    else:
+      changes.setdefault(key, []).append(text)
+  if path is None:
+    return None, rest
+  config = load(path)
+  # A section as a whole before the keys below it.
+  for key in sorted(changes, key=lambda key: key.count(".")):
+    change(config, key, changes[key])
+  return config, [*rest, f"--config={path}"]
+
+
+def parse(words: list[str]) -> list[str]:
+  """Parses all other flags; a mistake is one line."""
+  try:
+    return flags.FLAGS(words)
+  except flags.Error as error:
+    sys.exit(f"totojax: {error}; --help lists the flags")
+  except SystemExit:  # absl leaves --help as if it were a mistake
+    sys.exit(0)
 
 
 def config_path(name: str) -> str:
-  """The file that `--config=name` means: here, or shipped with the package.
+  """The file that `--config=NAME` means: here, or shipped with the package.
 
   What follows a colon is the argument of the file's `get_config`, and stays.
 
   Raises:
     FileNotFoundError: neither is there; lists what ships.
   """
-  if pathlib.Path(name).is_file():
+  file, colon, argument = name.partition(":")
+  if pathlib.Path(name).is_file() or pathlib.Path(file).is_file():
     return name
-  name, colon, argument = name.partition(":")
-  return _config_file(name) + colon + argument
-
-
-def _config_file(name: str) -> str:
-  if pathlib.Path(name).is_file():
-    return name
-  if not name:
+  if not file:
     raise FileNotFoundError("--config names no file; try configs/demo.py")
   package = pathlib.Path(__file__).resolve().parent.parent
   for root in (package / "configs", package.parent / "configs"):
     if root.is_dir():
-      inside = re.sub(r"^(\./)?configs/", "", name)
-      if (root / inside).is_file():
-        return str(root / inside)
-      names = sorted(str(p.relative_to(root)) for p in root.rglob("*.py"))
+      inside = root / re.sub(r"^(\./)?configs/", "", file)
+      if inside.is_file():
+        return f"{inside}{colon}{argument}"
+      names = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
       raise FileNotFoundError(
-        f"config {name!r} does not exist; shipped with the package:"
-        f" {', '.join('configs/' + n for n in names)}"
+        f"config {file!r} does not exist; shipped with the package:"
+        f" {', '.join('configs/' + name for name in names)}"
       )
-  raise FileNotFoundError(f"config {name!r} does not exist; check the path")
+  raise FileNotFoundError(f"config {file!r} does not exist; check the path")
 
 
-def with_config_path(argv: list[str]) -> list[str]:
-  """`argv` with `--config=PATH`, of `config_path`, for any way to say it.
+def load(path: str) -> ConfigDict:
+  """What `get_config()` of FILE returns, or `get_config(ARGUMENT)` of FILE:ARGUMENT.
 
   Raises:
-    FileNotFoundError: there is no such file; lists what ships.
+    ValueError: the file cannot be run, or gives no config; names the line.
   """
-  words, i = list(argv), 0
-  while i < len(words):
-    flag, equals, name = words[i].partition("=")
-    if flag in ("--config", "-config"):
-      if not equals and words[i + 1 : i + 2] and words[i + 1][:1] != "-":
-        name = words.pop(i + 1)
-      words[i] = f"--config={config_path(name)}"
-    i += 1
-  return words
-
-
-def parse(argv: list[str]) -> list[str]:
-  """Parses the flags; what users can mend is one line, not a traceback."""
-  if told := wrong_argument(argv):
-    sys.exit(f"totojax: {told}")
+  file, colon, argument = path.partition(":")
+  given = [argument] if colon else []
+  get_config = plugins.function_of(
+    plugins.run_file(file), file, "get_config", "returns the config (docs/running.md#a-config)"
+  )
   try:
-    return app.parse_flags_with_usage(argv)
-  except SystemExit as leave:
-    # absl leaves --help as if it were a mistake.
-    sys.exit(0 if {"--help", "-help", "-?"} & set(argv) else leave.code)
-  except (AttributeError, KeyError, TypeError) as error:
-    sys.exit(f"totojax: {_unknown_key(argv) or f'a flag is wrong: {error}'}")
+    inspect.signature(get_config).bind(*given)
+  except TypeError as error:
+    told = f"takes no argument, and {argument!r} follows its colon"
+    if not colon:
+      told = f"takes an argument; give it as --config={file}:ARGUMENT"
+    raise ConfigError(f"{file} {told}") from error
+  with plugins.users(file, "get_config() fails"):
+    config = get_config(*given)
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(
+      f"{file}: get_config() returns {plugins.short(config)}; it must return a ConfigDict, as"
+      " those of totojax.config.recipes"
+    )
+  return config.lock()
 
 
-def wrong_argument(argv: list[str]) -> str | None:
-  """What is wrong with the argument in --config=FILE:ARGUMENT, if anything."""
-  files = [word for word in argv if word.startswith("--config=")]
-  file, colon, argument = files[-1].partition(":") if files else ("", "", "")
-  if not colon:
-    return None
-  try:
-    _load(files[-1], argv[0])
-  except flags.IllegalFlagValueError as error:
-    reason = error.__cause__ or error.__context__
-    if isinstance(reason, TypeError):
-      return (
-        f"{file.removeprefix('--config=')} takes no argument, and {argument!r} follows its colon"
-      )
-    if isinstance(reason, ValueError):  # whose text is a whole traceback
-      return str(reason).strip().splitlines()[-1].removeprefix("ValueError: ")
-  return None
+def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
+  """Sets a key to what its flags say.
 
+  Args:
+    config: is changed.
+    key: with dots.
+    texts: of each flag in order; the last one counts, but for tuples.
 
-def _load(word: str, program: str) -> ConfigDict:
-  """The config of --config=FILE, without the flags that change it."""
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[])
-  values([program, word])
-  return values.config
-
-
-def _unknown_key(argv: list[str]) -> str | None:
-  """What is wrong with the first --config.KEY that the config does not have.
-
-  The library that reads these flags names the last word of the key alone.
+  Raises:
+    ConfigError: there is no such key, or its value is of another type.
   """
-  files = [word for word in argv if word.startswith("--config=")]
-  if not files:
-    return None
-  config = _load(files[-1], argv[0])
-  for word in argv:
-    key = re.match(r"--?(?:no)?config\.([^=]+)", word)
-    if key and (told := _misspelt(config, key[1])):
-      return told
-  return None
-
-
-def _misspelt(config: ConfigDict | None, key: str) -> str | None:
-  """Why `config` has no `key`, or None where it has one."""
-  found: Any = config
-  above = ""
-  for word in key.split("."):
-    name = word.partition("[")[0]  # the rest is a place in a tuple
-    if not isinstance(found, ConfigDict):
-      return (
-        f"config key {key} does not exist; {above.rstrip('.')} is {found!r}, with no keys below it"
+  *sections, last = key.split(".")
+  section, cls, path = config, None, ""
+  for name in sections:
+    # A stage of a chain is a whole config by itself.
+    cls = schema.kind_of(roots.root(section) if "run" in section else cls, name)
+    if name not in section:
+      if not isinstance(cls, type):
+        raise schema.unknown(path + name, [path + other for other in section])
+      with section.unlocked():
+        section[name] = schema.to_config(cls())
+    section, path = section[name], f"{path}{name}."
+    if not isinstance(section, ConfigDict):
+      raise ConfigError(
+        f"config key {key} does not exist; {path[:-1]} is {section!r}, with no keys below it"
       )
-    if name not in found:
-      return str(schema.unknown(above + name, [above + k for k in found]))
-    found, above = found[name], f"{above}{name}."
-  return None
+  default = section.get(last)
+  kind = type(default)
+  if default is None:  # one that a config may lack
+    kind = schema.kind_of(roots.root(section) if "run" in section else cls, last, optional=True)
+    if kind is None:
+      raise schema.unknown(key, [path + other for other in section])
+  with section.unlocked():
+    section[last] = _value(kind, default, texts, key)
+
+
+def _value(kind: Any, default: Any, texts: Sequence[str | None], key: str) -> Any:
+  """The value that flags give a key of some type."""
+  text, kind = texts[-1], typing.get_origin(kind) or kind
+  if dataclasses.is_dataclass(kind):
+    kind = ConfigDict
+  wanted = {
+    tuple: f"a tuple of numbers, or of words in quotes, as {default or ('a', 'b')}",
+    ConfigDict: "a section, as {'key': 1.0}",
+  }.get(kind, getattr(kind, "__name__", "a value"))
+  if text is None:
+    if kind is bool:
+      return True
+    raise ConfigError(f"config key {key} has no value; it must be {wanted}")
+  try:
+    match kind():
+      case bool():
+        return _BOOLS[text.lower()]
+      case int():
+        return int(text, 0)
+      case tuple() | list():
+        return kind(item for one in texts for item in _items(one))
+      case ConfigDict():
+        return ConfigDict(dict(ast.literal_eval(text)))
+      case _:
+        return kind(text)
+  except (KeyError, SyntaxError, TypeError, ValueError) as error:
+    raise ConfigError(f"config key {key} is {text!r}; it must be {wanted}") from error
+
+
+def _items(text: str | None) -> tuple[Any, ...]:
+  """Those of a flag of a tuple: one, if it is no Python."""
+  text = text or ""
+  try:
+    value = ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    if re.search(r"^[(\[]|[,\s]", text):
+      raise
+    return (text,)
+  return tuple(value) if isinstance(value, tuple | list | set) else (value,)

@@ -39,7 +39,7 @@ class Tfds(Section):
   name: str = field("", '"ucf101", "moving_mnist:1.0.0"')
   feature: str = field("", "of pixels; '': the only image or video")
   label: str = field("", "its class; '': the only one, if there is one")
-  fps: float = field(30.0, "of videos, which TFDS does not store")
+  fps: float = field(30.0, "of videos, which TFDS does not store", above=0)
 
 
 @section("source.imagenet")
@@ -91,18 +91,7 @@ class Ucf101(Section):
   classes: int = field(101, "0: any", at_least=0)
 
 
-SOURCES = (
-  "folder",
-  "list",
-  "tars",
-  "tfds",
-  "imagenet",
-  "kinetics",
-  "ssv2",
-  "ego4d",
-  "howto100m",
-  "ucf101",
-)
+SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m ucf101".split())
 
 
 @section("source")
@@ -120,7 +109,7 @@ class Source(Section):
   )
   kind: str = field("video", "of folder, list and tars", choices=("video", "image"))
   root: str = field("", "folder of the data")
-  splits: tuple[str, ...] = field(("",), "of the source; '': all of it")
+  splits: tuple[str, ...] = field(("",), "of the source; '': all of it", some=True, once=True)
   val_frac: float = field(0.0, "of the items, held out", at_least=0, below=1)
   exclude: tuple[str, ...] = field((), "files of ids, or stores: left out")
   folder: Folder = field(Folder(), "files")
@@ -135,8 +124,6 @@ class Source(Section):
   ucf101: Ucf101 = field(Ucf101(), "UCF101")
 
   def __post_init__(self):
-    if not self.splits or len(set(self.splits)) != len(self.splits):
-      raise ConfigError(f"source.splits is {self.splits}; name each wanted split once")
     if self.val_frac and len(self.splits) != 1:
       raise ConfigError(
         f"source.val_frac is {self.val_frac} with splits {self.splits};"
@@ -158,7 +145,7 @@ class SourceJob(Section):
   """What jobs over a source have in common."""
 
   run: str = field("", "the job")
-  seed: int = field(0, "of everything drawn")
+  seed: int = field(0, "of everything drawn", at_least=0)
   source: Source = field(Source(), "of what")
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")
@@ -229,7 +216,7 @@ class FeatureFiles(Section):
 
   encoder: str = field("", "of yours; '': model_run's", plugin="encoder")
   tokenizer: str = field("", "its file; '': of the run, chain or package")
-  layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all")
+  layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all", at_least=0)
   pool: str = field("clip", "means over each", choices=("token", "frame", "clip"))
   format: str = field("safetensors", "of the files", choices=("safetensors", "npz"))
   dtype: str = field("float32", "of what is stored", choices=("float32", "float16"))
@@ -260,11 +247,10 @@ class ModelImage(pixels.ImageSpec):
   crop: str = field("center", "where", choices=("random", "center"))
 
 
-@section("")
+@section("", run="features")
 class Features(SourceJob):
   """`run = "features"`: features of a pre-trained model, as files."""
 
-  run: str = field("features", "the job")
   clip: ModelClip = field(ModelClip(), "out of videos")
   image: ModelImage = field(ModelImage(), "out of images")
   model_run: str = field("", 'run directory of `run = "pretrain"`')

@@ -12,7 +12,7 @@ from typing import Any
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
 BASELINES = ("pixels", "histogram")  # what takes no model
@@ -63,7 +63,7 @@ class TrainData(Data):
   validation: str = field("val", "the same, held out; '': val_frac of train")
   val_frac: float = field(0.0, "of the items of `train`", at_least=0, below=1)
   encode_with: str = field("", "the model's tokenizer file, or 'shipped'")
-  grid: int = field(32, "0: as the model was trained", "4.2", unit="tokens")
+  grid: int = field(32, "0: as the model was trained", "4.2", at_least=0, unit="tokens")
   classes: int = field(1000, "0: as many as the data say", at_least=0)
   expected: int = field(
     50_000, "items to validate; 0: those there and missing", at_least=0, unit="items"
@@ -101,9 +101,9 @@ class PooledHead(Section):
 
   heads: int = field(0, "of attention; 0: the model's", "[gap]", at_least=0)
   bias: bool = field(True, "of the linear layer")
-  init_std: float = field(0.01, "of matrices and queries", "[gap] MAE; AIM .02")
-  norm_eps: float = field(1e-6, "of BatchNorm, without gain and bias", "[gap]")
-  norm_momentum: float = field(0.1, "of the newest batch", "[gap] PyTorch")
+  init_std: float = field(0.01, "of matrices and queries", "[gap] MAE; AIM .02", at_least=0)
+  norm_eps: float = field(1e-6, "of BatchNorm, without gain and bias", "[gap]", at_least=0)
+  norm_momentum: float = field(0.1, "of the newest batch", "[gap] PyTorch", at_least=0, at_most=1)
 
 
 @section("head")
@@ -120,15 +120,15 @@ class FineTuneConfig(Section):
   drop_path: float = field(
     0.1, "rows that skip the last block's branches", "[gap] MAE", at_least=0, below=1
   )
-  head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE")
-  norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE")
+  head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE", at_least=0)
+  norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE", at_least=0)
 
 
 @section("train")
 class Epochs(Section):
   """How long heads, or models with heads, are trained."""
 
-  epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE")
+  epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE", above=0)
   batch_rows: int = field(1024, "of an update", "[gap] MAE", at_least=1)
   # BatchNorm, mixup and cutmix see one of them at a time.
   microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
@@ -143,27 +143,20 @@ class GridConfig(Section):
   """
 
   name: str = field("lars", "the optimiser", "[gap] MAE", choices=OPTIMISERS)
-  lrs: tuple[float, ...] = field((0.1,), "peak rates", "[gap] MAE", at_least=0)
+  lrs: tuple[float, ...] = field((0.1,), "peak rates", "[gap] MAE", at_least=0, some=True)
   weight_decays: tuple[float, ...] = field(
-    (0.0,), "times the rate and the parameter", "[gap] MAE", at_least=0
+    (0.0,), "times the rate and the parameter", "[gap] MAE", at_least=0, some=True
   )
   lr_rows: int = field(256, "that lrs are for; 0: any", "[gap] MAE", at_least=0)
-  warmup_epochs: float = field(10.0, "linear from 0", "[gap] MAE")
-  end_lr_frac: float = field(0.0, "of the peak, at the end", "[gap] MAE")
-  end_decay_frac: float = field(1.0, "of the weight decay; 1.0: constant")
-  momentum: float = field(0.9, "of LARS", "[gap] MAE")
-  trust: float = field(0.001, "of LARS: largest update / size", "[gap] MAE")
-  b1: float = field(0.9, "of AdamW: decay of the first moment")
-  b2: float = field(0.999, "of AdamW: decay of the second moment")
-  eps: float = field(1e-8, "of AdamW: added to the second moment's root")
-  clip_norm: float = field(0.0, "of each head's gradient; 0.0: none")
-
-  def __post_init__(self):
-    for name in ("lrs", "weight_decays"):
-      if not getattr(self, name):
-        raise ConfigError(
-          f"optim.{name} is (); name one or more numbers that are not negative, as (0.1, 0.3)"
-        )
+  warmup_epochs: float = field(10.0, "linear from 0", "[gap] MAE", at_least=0)
+  end_lr_frac: float = field(0.0, "of the peak, at the end", "[gap] MAE", at_least=0)
+  end_decay_frac: float = field(1.0, "of the weight decay; 1.0: constant", at_least=0)
+  momentum: float = field(0.9, "of LARS", "[gap] MAE", at_least=0, below=1)
+  trust: float = field(0.001, "of LARS: largest update / size", "[gap] MAE", above=0)
+  b1: float = field(0.9, "of AdamW: decay of the first moment", at_least=0, below=1)
+  b2: float = field(0.999, "of AdamW: decay of the second moment", at_least=0, below=1)
+  eps: float = field(1e-8, "of AdamW: added to the second moment's root", at_least=0)
+  clip_norm: float = field(0.0, "of each head's gradient; 0.0: none", at_least=0)
 
   @property
   def settings(self) -> list[tuple[float, float]]:
@@ -188,28 +181,24 @@ class LayeredConfig(Section):
   slow the backbone.
   """
 
-  lr: float = field(6e-5, "of the last layer, at most", "4.2; tuned: [gap] MAE")
+  lr: float = field(6e-5, "of the last layer, at most", "4.2; tuned: [gap] MAE", above=0)
   lr_rows: int = field(0, "that lr is for; 0: any", "tuned: MAE", at_least=0)
-  warmup_epochs: float = field(5.0, "linear from 0", "[gap] MAE")
-  end_lr_frac: float = field(LAST_RATE / 6e-5, "of the peak", "[gap] MAE")
+  warmup_epochs: float = field(5.0, "linear from 0", "[gap] MAE", at_least=0)
+  end_lr_frac: float = field(LAST_RATE / 6e-5, "of the peak", "[gap] MAE", at_least=0)
   layer_decay: float = field(
     0.9, "a layer's rate / the next one's", "4.2; tuned: [gap] MAE", above=0, at_most=1
   )
   head_lr_mults: tuple[float, ...] = field(
-    (1.0,), "rates of heads over lr, each of its own heads", above=0
+    (1.0,), "rates of heads over lr, each of its own heads", above=0, some=True
   )
-  b1: float = field(0.9, "decay of the first moment", "section 3.2")
-  b2: float = field(0.95, "decay of the second moment", "3.2; tuned: [gap] MAE")
-  eps: float = field(1e-8, "added to the second moment's root", "[gap] optax")
-  weight_decay: float = field(0.05, "times the rate, on matrices", "[gap] MAE")
-  clip_norm: float = field(1.0, "of the backbone; 0.0: none", "[gap] LLaMA")
+  b1: float = field(0.9, "decay of the first moment", "section 3.2", at_least=0, below=1)
+  b2: float = field(
+    0.95, "decay of the second moment", "3.2; tuned: [gap] MAE", at_least=0, below=1
+  )
+  eps: float = field(1e-8, "added to the second moment's root", "[gap] optax", at_least=0)
+  weight_decay: float = field(0.05, "times the rate, on matrices", "[gap] MAE", at_least=0)
+  clip_norm: float = field(1.0, "of the backbone; 0.0: none", "[gap] LLaMA", at_least=0)
   mu_dtype: str = field("float32", "of the first moment", choices=("float32", "bfloat16"))
-
-  def __post_init__(self):
-    if not self.head_lr_mults:
-      raise ConfigError(
-        "optim.head_lr_mults is (); name one or more numbers above 0, as (1.0, 10.0)"
-      )
 
   @property
   def settings(self) -> list[tuple[float, float]]:
@@ -242,7 +231,7 @@ class ViewConfig(Section):
     0, "RandAugment's, of a training view", "tuned: [gap] MAE", at_least=0, at_most=100
   )
   magnitude: float = field(9.0, "of the operations", "[gap] MAE", at_least=0, at_most=10)
-  magnitude_std: float = field(0.5, "of each one's magnitude", "[gap] MAE")
+  magnitude_std: float = field(0.5, "of each one's magnitude", "[gap] MAE", at_least=0)
   erase: float = field(
     0.0, "training views that lose a rectangle", "tuned: [gap] MAE", at_least=0, at_most=1
   )
@@ -266,8 +255,8 @@ class MixConfig(Section):
 class ModelConfig(Section):
   """What is not as the model was trained."""
 
-  rope_base: float = field(50_000.0, "trained at 10,000", "section 4.2")
-  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "A.2")
+  rope_base: float = field(50_000.0, "trained at 10,000", "section 4.2", above=0)
+  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "A.2", at_least=-1)
 
 
 @section("paper")
@@ -275,7 +264,7 @@ class Paper(Section):
   """The number of the paper that this setting is to be compared with."""
 
   name: str = field("", "where it is printed; '': none")
-  top1: float = field(0.0, "the number", unit="per cent")
+  top1: float = field(0.0, "the number", at_least=0, at_most=100, unit="per cent")
 
 
 @section("")
@@ -283,7 +272,7 @@ class Labels(Section):
   """What all jobs that need labels have."""
 
   run: str = field("", "the job")
-  seed: int = field(0, "of parameters and data")
+  seed: int = field(0, "of parameters and data", at_least=0)
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   data: Data = field(Data(), "on what")
   train: Epochs = field(Epochs(), "how long")
@@ -293,20 +282,22 @@ class Labels(Section):
   checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
 
 
-@section("")
+@section("", run="probe")
 class Probe(Labels):
   """`run = "probe"`: MAE's linear probe on every layer (section 3.5)."""
 
-  run: str = field("probe", "the job")
   backbones: tuple[str, ...] = field(
     ("trained", "untrained", "histogram"),
     "what is probed; (): encoders",
+    once=True,
     choices=(*BACKBONES, *BASELINES),
   )
   encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
-  layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all")
+  layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all", at_least=0)
   cache: str = field(
-    "auto", "features are made once; auto: for average pooling", choices=("auto", "on", "off")
+    "auto",
+    "features are made once; auto: for average pooling, with room",
+    choices=("auto", "on", "off"),
   )
   memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")
@@ -330,12 +321,11 @@ class Tuning(Labels):
   optim: LayeredConfig = field(LayeredConfig(), "the optimiser")
 
 
-@section("")
+@section("", run="joint")
 class Joint(Tuning):
   """`run = "joint"`: next-token loss, and probes of the layers (Table 7)."""
 
-  run: str = field("joint", "the job")
-  layers: tuple[int, ...] = field((), "H_1 to H_L; (): all")
+  layers: tuple[int, ...] = field((), "H_1 to H_L; (): all", at_least=0)
   data: TrainData = field(TrainData(holdout_frac=0.01), "on what: holdout_frac 0.01", "[gap]")
   head: HeadConfig = field(
     HeadConfig(pool="attention", init_std=0.02),
@@ -344,11 +334,10 @@ class Joint(Tuning):
   )
 
 
-@section("")
+@section("", run="finetune")
 class Finetune(Tuning):
   """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2)."""
 
-  run: str = field("finetune", "the job")
   model: ModelConfig = field(
     ModelConfig(prefix_tokens=-1), "full attention: prefix_tokens -1", "A.2"
   )
@@ -368,11 +357,10 @@ class Finetune(Tuning):
   )
 
 
-@section("")
-class ProbeSeeds(Section):
+@section("", run="probe_seeds")
+class ProbeSeeds(Job):
   """`run = "probe_seeds"`: what probes of several seeds say together."""
 
-  run: str = field("probe_seeds", "the job")
   probe_seeds: Mapping[str, tuple[str, ...]] = field(
     {}, "question -> run directories, one for each seed"
   )

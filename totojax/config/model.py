@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from totojax import plugins
+from totojax.config import schema
 from totojax.config.schema import ConfigError, field, Section, section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
@@ -46,17 +47,13 @@ MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, dept
 class SequenceSpec(Section):
   """What one sequence holds; see `totojax.sequence`."""
 
-  vocab: int = field(8192, "codes of the tokenizer", "section 3.4")
+  vocab: int = field(
+    8192, "codes of the tokenizer: uint16", "section 3.4", at_least=1, at_most=65_536
+  )
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")
   segments: bool = field(False, "images are hidden from each other", "3.4: no")
-
-  def __post_init__(self):
-    if not 1 <= self.vocab <= 65_536:
-      raise ConfigError(
-        f"sequence.vocab is {self.vocab}; codes are stored as uint16, so use 1 to 65536"
-      )
 
   @property
   def frame_tokens(self) -> int:
@@ -88,18 +85,13 @@ class Llama(Section):
   depth: int = field(12, "blocks", "Table 1", at_least=0)
   heads: int = field(12, "of attention", "Table 1", at_least=1)
   mlp_dim: int = field(3072, "hidden units", "[gap] see PRESETS", at_least=1)
-  rope_base: float = field(10_000.0, "of rotary angles", "Table 4 has 50,000")
-  norm_eps: float = field(1e-6, "of RMSNorm", "[gap] LVM")
-  init_std: float = field(0.02, "of matrices at the start", "[gap] LVM")
+  rope_base: float = field(10_000.0, "of rotary angles", "Table 4 has 50,000", above=0)
+  norm_eps: float = field(1e-6, "of RMSNorm", "[gap] LVM", at_least=0)
+  init_std: float = field(0.02, "of matrices at the start", "[gap] LVM", at_least=0)
   tied: bool = field(True, "the head is the embedding", "[gap] Table 4's FLOPs")
-  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "Eq. 1")
+  prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "Eq. 1", at_least=-1)
 
   def __post_init__(self):
-    if self.prefix_tokens < -1:
-      raise ConfigError(
-        f"model.prefix_tokens is {self.prefix_tokens}; use 0 for causal"
-        " attention, -1 for full attention, or a number of tokens"
-      )
     if self.width % self.heads or (self.width // self.heads) % 2:
       raise ConfigError(
         f"model.width {self.width} over model.heads {self.heads} must give an"
@@ -118,11 +110,11 @@ class Gpt2(Section):
   depth: int = field(22, "blocks", "[gap] gives 280m, tied", at_least=0)
   heads: int = field(16, "of attention", "[gap] as large", at_least=1)
   mlp_dim: int = field(4096, "hidden units", "[gap] GPT-2", at_least=1)
-  norm_eps: float = field(1e-5, "of LayerNorm", "[gap] GPT-2")
-  init_std: float = field(0.02, "of matrices at the start", "[gap] GPT-2")
+  norm_eps: float = field(1e-5, "of LayerNorm", "[gap] GPT-2", at_least=0)
+  init_std: float = field(0.02, "of matrices at the start", "[gap] GPT-2", at_least=0)
   tied: bool = field(True, "the head is the embedding", "[gap] GPT-2")
   # As large as sines are (0.7), they drown the tokens.
-  position_std: float = field(0.02, "of sines and cosines", "[gap] GPT-2's own")
+  position_std: float = field(0.02, "of sines and cosines", "[gap] GPT-2's own", at_least=0)
 
   def __post_init__(self):
     if self.width % self.heads or self.width % 2:
@@ -144,11 +136,11 @@ class Mamba(Section):
   expand: int = field(2, "inner width / width", "[gap] mamba_ssm", at_least=1)
   state: int = field(16, "of an inner channel", "[gap] mamba_ssm", at_least=1)
   conv: int = field(4, "tokens of a convolution", "[gap] mamba_ssm", at_least=1)
-  step_rank: int = field(0, "of step sizes; 0: width / 16", "[gap] mamba_ssm")
+  step_rank: int = field(0, "of step sizes; 0: width / 16", "[gap] mamba_ssm", at_least=0)
   chunk_tokens: int = field(64, "whose states exist at a time", at_least=1)
   scan: str = field("steps", "within a chunk", choices=("steps", "tree"))
-  norm_eps: float = field(1e-5, "of RMSNorm", "[gap] mamba_ssm")
-  init_std: float = field(0.02, "of matrices at the start", "[gap] as LLaMA's")
+  norm_eps: float = field(1e-5, "of RMSNorm", "[gap] mamba_ssm", at_least=0)
+  init_std: float = field(0.02, "of matrices at the start", "[gap] as LLaMA's", at_least=0)
   tied: bool = field(True, "the head is the embedding", "[gap] mamba_ssm")
 
 
@@ -168,13 +160,11 @@ def model_kind(values: Mapping[str, Any]) -> type:
   """
   name = values.get("architecture", "llama")
   if plugins.is_reference(name):
-    return plugins.load(name, "architecture", type)
+    return plugins.load(name, "architecture", type, lambda cls: hasattr(cls, "SECTION"))
   if name not in MODELS:
-    *others, last = map(repr, MODELS)
     raise ConfigError(
-      f"config key architecture is {name!r}; use {', '.join(others)} or"
-      f" {last}, with the keys of `recipes.use` in section model, or a file"
-      " of yours (docs/contributing.md)"
+      f"config key architecture is {name!r}; use {schema.either(map(repr, MODELS))}, with the"
+      " keys of `recipes.use` in section model, or a file of yours (docs/contributing.md)"
     )
   return MODELS[name]
 
@@ -192,7 +182,7 @@ class MupConfig(Section):
   depth_init: bool = field(True, "stream / sqrt(2 depth)", "[gap] GPT-2")
   matrix_std: float = field(0.0, "of the base; 0: model.init_std", at_least=0)
   embedding_std: float = field(0.0, "the same, embeddings", at_least=0)
-  output: float = field(1.0, "times the logits")
+  output: float = field(1.0, "times the logits", above=0)
 
 
 @section("compute")
@@ -215,14 +205,8 @@ class Compute(Section):
     "what is computed twice; auto: none on CPUs, full elsewhere",
     choices=("auto", "none", "full", "projections", "products"),
   )
-  unroll: int = field(0, "layers in line; 0: a scan on TPUs, else all")
-  loss_chunk: int = field(0, "logits at a time; 0: all", unit="tokens")
-
-  def __post_init__(self):
-    if self.loss_chunk < 0:
-      raise ConfigError(
-        f"compute.loss_chunk is {self.loss_chunk}; use a number of tokens, or 0 for all at once"
-      )
+  unroll: int = field(0, "layers in line; 0: a scan on TPUs, else all", at_least=0)
+  loss_chunk: int = field(0, "logits at a time; 0: all", at_least=0, unit="tokens")
 
 
 @section("patches")
@@ -249,4 +233,22 @@ class Patches(PatchesConfig):
       raise ConfigError(
         "patches.targets is True and patches.inputs False; patches are"
         " predicted from patches: set both"
+      )
+
+
+@section("dvae")
+class DvaeSize(Section):
+  """A dVAE of DALL-E's kind without its vocabulary, which may be a sequence's."""
+
+  hidden: int = field(256, "channels; doubles every group", "Ramesh et al.", at_least=4)
+  groups: int = field(4, "of layers, half the resolution each", "the same", at_least=1)
+  blocks: int = field(2, "of a group, residual", "the same", at_least=1)
+  decoder_init: int = field(128, "channels of the decoder's start", "the same", at_least=1)
+  post_gain: float = field(1 / 64, "of a branch", "1 / (groups * blocks) ** 2", at_least=0)
+
+  def __post_init__(self):
+    if self.hidden % 4:
+      raise ConfigError(
+        f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
+        " wide, so use a multiple of 4"
       )

@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
-MOTIONS = (
-  "still",
-  "right",
-  "left",
-  "up",
-  "down",
-  "clockwise",
-  "anticlockwise",
-  "swing",
-  "spin",
-  "pulse",
-)
+MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
 RESAMPLES = ("bicubic", "bilinear", "lanczos")
@@ -32,19 +21,18 @@ class Scene(Section):
   pan_frac: float = field(0.25, "clips whose background moves", at_least=0, at_most=1)
   motions: tuple[str, ...] = field((), "of objects; (): all", choices=MOTIONS)
   backgrounds: tuple[str, ...] = field((), "behind the objects; (): all", choices=BACKGROUNDS)
-  radius: tuple[float, float] = field((0.22, 0.30), "of the large object, least and greatest")
+  radius: tuple[float, float] = field(
+    (0.22, 0.30), "of the large object, least and greatest", above=0, at_most=0.5
+  )
   speed: tuple[float, float] = field(
-    (0.05, 0.085), "of what moves straight, a frame: least and greatest"
+    (0.05, 0.085), "of what moves straight, a frame: least and greatest", above=0, at_most=0.5
   )
 
   def __post_init__(self):
     for name in ("radius", "speed"):
-      found = getattr(self, name)
-      if len(found) != 2 or not 0.0 < found[0] <= found[1] <= 0.5:
-        raise ConfigError(
-          f"scene.{name} is {found}; give the least and the greatest, in"
-          " frame sides, above 0 and at most 0.5"
-        )
+      least, greatest = getattr(self, name)
+      if least > greatest:
+        raise ConfigError(f"scene.{name} is {(least, greatest)}; give the smaller first")
 
   @property
   def moves(self) -> tuple[str, ...]:
@@ -62,12 +50,11 @@ class RenderAmount(Section):
   records_per_shard: int = field(256, "clips of a shard", at_least=1)
 
 
-@section("")
-class Render(Section):
+@section("", run="render")
+class Render(Job):
   """`run = "render"`: labelled clips of moving textured objects."""
 
-  run: str = field("render", "the job")
-  seed: int = field(0, "of everything drawn")
+  seed: int = field(0, "of everything drawn", at_least=0)
   scene: Scene = field(Scene(), "what is rendered")
   amount: RenderAmount = field(RenderAmount(), "how much")
 
@@ -126,14 +113,14 @@ class Views(Section):
     (8 / 7, 10 / 7),
     "train: the short side is drawn, in sizes of the clip",
     "SlowFast: 256 to 320 for 224",
+    at_least=1,
   )
   flip_frac: float = field(0.5, "train: clips that are mirrored", "SlowFast", at_least=0, at_most=1)
 
   def __post_init__(self):
-    if len(self.short_frac) != 2 or not 1 <= self.short_frac[0] <= (self.short_frac[1]):
-      raise ConfigError(
-        f"views.short_frac is {self.short_frac}; give two sizes from 1.0 on, the smaller first"
-      )
+    least, greatest = self.short_frac
+    if least > greatest:
+      raise ConfigError(f"views.short_frac is {self.short_frac}; give the smaller size first")
 
 
 @section("image")
@@ -163,12 +150,11 @@ class Decoding(Section):
   records_per_shard: int = field(256, "clips of a shard", at_least=1)
 
 
-@section("")
-class Decode(Section):
+@section("", run="decode")
+class Decode(Job):
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
 
-  run: str = field("decode", "the job")
-  seed: int = field(0, "of everything drawn")
+  seed: int = field(0, "of everything drawn", at_least=0)
   clip: Clip = field(Clip(), "what is cut out of a video")
   decoding: Decoding = field(Decoding(), "which videos")
 
@@ -178,8 +164,8 @@ class CropSpec(Section):
   """Which squares are cut out of a photograph."""
 
   size_px: int = field(32, "side after resizing", at_least=1)
-  least_px: int = field(48, "smallest side, of the photograph")
-  most_px: int = field(400, "largest side, of the photograph")
+  least_px: int = field(48, "smallest side, of the photograph", at_least=1)
+  most_px: int = field(400, "largest side, of the photograph", at_least=1)
 
   def __post_init__(self):
     if not self.size_px <= self.least_px <= self.most_px:
@@ -199,11 +185,10 @@ class PhotosAmount(Section):
   records_per_shard: int = field(1024, "squares of a shard", at_least=1)
 
 
-@section("")
-class Photos(Section):
+@section("", run="photos")
+class Photos(Job):
   """`run = "photos"`: squares out of a few public-domain photographs."""
 
-  run: str = field("photos", "the job")
-  seed: int = field(0, "of everything drawn")
+  seed: int = field(0, "of everything drawn", at_least=0)
   crop: CropSpec = field(CropSpec(), "which squares")
   amount: PhotosAmount = field(PhotosAmount(), "how many")

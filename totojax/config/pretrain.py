@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 
 @section("train")
@@ -14,7 +14,7 @@ class Amount(Section):
   """How long a model is trained."""
 
   batch_tokens: int = field(2**20, "inputs of an update", "3.2", at_least=1)
-  total_tokens: float = field(1e12, "inputs of the run", "section 3.3")
+  total_tokens: float = field(1e12, "inputs of the run", "section 3.3", above=0)
   microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
 
 
@@ -41,17 +41,6 @@ class Validation(Section):
   rows: int = field(1024, "sequences of each; 0: all", at_least=0)
 
 
-@section("plan.dvae")
-class DvaeSize(Section):
-  """A dVAE of DALL-E's kind without its vocabulary, which is the sequence's."""
-
-  hidden: int = field(256, "channels", "Ramesh et al.", at_least=1)
-  groups: int = field(4, "of layers, a halving after each but the last")
-  blocks: int = field(2, "of each group", at_least=1)
-  decoder_init: int = field(128, "channels of the decoder's start", at_least=1)
-  post_gain: float = field(1 / 64, "of a residual branch, at the start")
-
-
 @section("plan")
 class Plan(Section):
   """What `run = "plan"` of a pre-training config compiles for."""
@@ -59,17 +48,17 @@ class Plan(Section):
   what: str = field("train", "the step that is planned", choices=("train", "decode", "encode"))
   rows: int = field(8, "of decode, encode: of a device", at_least=1)
   cache_tokens: int = field(0, "of decode; 0: the context", at_least=0)
-  dvae: DvaeSize = field(DvaeSize(), "what encodes")
+  dvae: models.DvaeSize = field(models.DvaeSize(), "what encodes")
   topology: str = field("", '"v5e:16x16", "v4:4x4x8", "gpu:NVIDIA H100:8"')
   slices: int = field(1, "of this topology each", at_least=1)
   price_per_chip_hour: float = field(0.0, "any currency; 0.0: none", at_least=0.0)
   busy: float = field(0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0)
   search: bool = field(False, "every combination of the three lists")
-  meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`")
+  meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`", at_least=-1)
   remats: tuple[str, ...] = field(
     ("none", "full", "projections", "products"), "policies; (): the config's"
   )
-  microbatches: tuple[int, ...] = field((), "(): train.microbatches")
+  microbatches: tuple[int, ...] = field((), "(): train.microbatches", at_least=1)
 
   def __post_init__(self):
     for mesh in self.meshes:
@@ -80,12 +69,11 @@ class Plan(Section):
         )
 
 
-@section("")
-class Pretrain(Section):
+@section("", run="pretrain")
+class Pretrain(Job):
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
 
-  run: str = field("pretrain", "the job")
-  seed: int = field(0, "of parameters and data")
+  seed: int = field(0, "of parameters and data", at_least=0)
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
   architecture: str = field("llama", "whose keys `model` has", plugin="architecture")
@@ -115,10 +103,9 @@ class Pretrain(Section):
       )
 
 
-@section("")
-class Validate(Section):
+@section("", run="validate")
+class Validate(Job):
   """`run = "validate"`: loss of a pre-trained model by position."""
 
-  run: str = field("validate", "the job")
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   rows: int = field(0, "sequences of each source; 0: all", at_least=0)

@@ -9,6 +9,9 @@ A flag takes a value's type from its default: write floats as 1.0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+import functools
+
 from ml_collections import ConfigDict
 
 from totojax.config import model as models
@@ -16,24 +19,15 @@ from totojax.config import roots, schema, training
 from totojax.config.model import PRESETS as PRESETS
 
 
-def model(preset: str) -> ConfigDict:
-  """LLaMA of one of `PRESETS`."""
-  return _sizes("llama", preset)
-
-
-def gpt2(preset: str) -> ConfigDict:
-  """GPT-2 with sines and cosines for places (Table 6), for `model`."""
-  return _sizes("gpt2", preset)
-
-
-def mamba(preset: str) -> ConfigDict:
-  """Mamba (S6; Table 6), for `model`."""
-  return _sizes("mamba", preset)
-
-
 def _sizes(architecture: str, preset: str) -> ConfigDict:
   sizes = models.SIZES[architecture][preset]
   return schema.to_config(models.MODELS[architecture](**sizes))
+
+
+# Name of a preset -> section `model`.
+model = functools.partial(_sizes, "llama")  # one of PRESETS
+gpt2 = functools.partial(_sizes, "gpt2")  # with sines and cosines for places (Table 6)
+mamba = functools.partial(_sizes, "mamba")  # S6 (Table 6)
 
 
 def use(c: ConfigDict, architecture: str, preset: str) -> None:
@@ -52,6 +46,25 @@ def tuned_mup(base_width: int) -> ConfigDict:
     on=True, base_width=base_width, matrix_std=base_width**-0.5, embedding_std=1.0, output=8.0
   )
   return schema.to_config(tuned)
+
+
+def _job(name: str, *keys: str) -> Callable[..., ConfigDict]:
+  """A job with its defaults but for some keys: values of these -> its config."""
+  return lambda *values: roots.config(name, **dict(zip(keys, values, strict=True)))
+
+
+tokenizer = _job("tokenizer")  # a dVAE as DALL-E trained it (Ramesh et al., A.2)
+tokenize = _job("tokenize")  # any images or videos to tokens; and what it would cost
+tokens_report = _job("tokens_report")  # what is in stores of tokens
+official = _job("official")  # released tokenizers, as files of ours
+leakage = _job("leakage")  # is anything held out also trained on?
+audit = _job("audit")  # the paper's counts and compute, worked out again
+# Each of a run directory of `run = "pretrain"`.
+validate = _job("validate", "model_run")  # loss by position
+features = _job("features", "model_run")  # features as files
+joint = _job("joint", "model_run")  # next-token loss, and probes of the layers (Table 7)
+finetune = _job("finetune", "model_run")  # MAE's recipe for ViT-B (Table 13, A.2)
+report = _job("report", "chain")  # one page about a chain, of its folder
 
 
 def optim() -> ConfigDict:
@@ -111,11 +124,6 @@ def photos(train: int, val: int) -> ConfigDict:
   return c
 
 
-def tokenizer() -> ConfigDict:
-  """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
-  return roots.config("tokenizer")
-
-
 def small_dvae(c: ConfigDict, steps: int) -> None:
   """Turns `tokenizer()` into one that a CPU trains in minutes.
 
@@ -147,31 +155,6 @@ def shards(pixels: str, weights: str) -> ConfigDict:
   return c
 
 
-def tokenize() -> ConfigDict:
-  """`run = "tokenize"` and "plan": any images or videos to tokens."""
-  return roots.config("tokenize")
-
-
-def tokens_report() -> ConfigDict:
-  """`run = "tokens_report"`: what is in stores of tokens."""
-  return roots.config("tokens_report")
-
-
-def official() -> ConfigDict:
-  """`run = "official"`: released tokenizers, as files of ours."""
-  return roots.config("official")
-
-
-def leakage() -> ConfigDict:
-  """`run = "leakage"`: is anything held out also trained on?"""
-  return roots.config("leakage")
-
-
-def validate(model_run: str) -> ConfigDict:
-  """`run = "validate"`: loss of a pre-trained model by position."""
-  return roots.config("validate", model_run=model_run)
-
-
 def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
   """Models of one depth by name, for a sweep over widths."""
   return ConfigDict(
@@ -180,11 +163,6 @@ def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
       for width in widths
     }
   )
-
-
-def audit() -> ConfigDict:
-  """`run = "audit"`: the paper's counts and compute, worked out again."""
-  return roots.config("audit")
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
@@ -247,15 +225,6 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   return c
 
 
-def features(model_run: str) -> ConfigDict:
-  """`run = "features"`: features of a pre-trained model, as files.
-
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-  """
-  return roots.config("features", model_run=model_run)
-
-
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   """`probe` of a small model on rendered clips, with everything beside it.
 
@@ -279,11 +248,6 @@ def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
   folders = {name: tuple(paths) for name, paths in runs.items()}
   return roots.config("probe_seeds", probe_seeds=folders)
-
-
-def report(chain: str) -> ConfigDict:
-  """`run = "report"`: one page about a chain."""
-  return roots.config("report", chain=chain)
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
@@ -326,17 +290,8 @@ def videos_to_report(
   )
 
 
-def joint(model_run: str) -> ConfigDict:
-  """`run = "joint"`: next-token loss, and probes of the layers (Table 7).
-
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-  """
-  return roots.config("joint", model_run=model_run)
-
-
 def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
-  """The same on clips of 16 x 16 tokens of Kinetics-400 (section 4.3).
+  """`joint` on clips of 16 x 16 tokens of Kinetics-400 (section 4.3).
 
   Args:
     model_run: run directory of `run = "pretrain"`.
@@ -355,12 +310,3 @@ def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
   c.data.reading.update(workers=0, prefetch=2)  # tokens need no processes
   c.train.update(batch_rows=256, score_rows=256)
   return c
-
-
-def finetune(model_run: str) -> ConfigDict:
-  """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2).
-
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-  """
-  return roots.config("finetune", model_run=model_run)

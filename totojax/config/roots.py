@@ -71,14 +71,25 @@ def read(values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> An
   """The typed config of the job that `values["run"]` names.
 
   Raises:
-    schema.ConfigError: as `schema.read`, or there is no such job.
+    schema.ConfigError: as `schema.read`, there is no such job, or a stage of a
+      chain is no config.
   """
-  if values.get("run") == "chain":
-    stages = {
-      name: read(stage, f"{path}.stages.{name}".lstrip("."), fill=fill)
-      for name, stage in values.get("stages", {}).items()
-    }
-    values = {**values, "stages": stages}
+  if not isinstance(values, Mapping):
+    raise schema.ConfigError(
+      f"config key {path} is {values!r}; it must be a whole config of a job, as those of"
+      " totojax.config.recipes"
+    )
+  if "run" not in values:
+    raise schema.ConfigError(
+      f"config key {f'{path}.run'.lstrip('.')} is missing; it says which job this is: one of"
+      f" {', '.join(sorted(ROOTS))}"
+    )
+  stages, order = values.get("stages"), values.get("order", ())
+  if values["run"] == "chain" and isinstance(stages, Mapping):
+    # In the order in which they are run, which a ConfigDict does not keep.
+    names = dict.fromkeys((*(name for name in order if name in stages), *stages))
+    typed = {n: read(stages[n], f"{path}.stages.{n}".lstrip("."), fill=fill) for n in names}
+    values = {**values, "stages": typed}
   return schema.read(root(values), values, path, fill=fill)
 
 
@@ -92,8 +103,7 @@ def root(values: Mapping[str, Any]) -> type:
   if name == "plan":
     return _root_of_plan(values)
   if plugins.is_reference(name):
-    keys, _ = plugins.load(name, "job", tuple)
-    return keys
+    return plugins.job(name)[0]
   return find(name)
 
 

@@ -15,11 +15,12 @@ A flag takes a value's type from its default: write floats as 1.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
 import math
+import operator
 import types
 import typing
 from typing import Any, ClassVar, Protocol, TYPE_CHECKING, TypeVar
@@ -32,26 +33,21 @@ Choose = Callable[[Mapping[str, Any]], type]
 
 _PLAIN = (bool, int, float, str)
 _UNITS = {
-  "s": "seconds",
-  "steps": "updates",
-  "tokens": "tokens",
-  "px": "pixels",
-  "frac": "share",
-  "bytes": "bytes",
-  "gb": "GB",
-  "rows": "rows",
-  "frames": "frames",
-  "records": "records",
-  "epochs": "epochs",
-  "hours": "hours",
-  "fps": "frames/s",
-  "std": "standard deviation",
-  "side": "cells",
+  **{word: word for word in "tokens bytes rows frames records epochs hours".split()},
+  **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
+  **dict(std="standard deviation", side="cells"),
 }
+_BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
 
 
 class ConfigError(ValueError):
   """A config key that is missing, unknown, mistyped or out of range."""
+
+
+def either(words: Iterable[str]) -> str:
+  """ "a, b or c"."""
+  *others, last = words
+  return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +60,8 @@ class Range:
     at_most: the greatest.
     below: a number that it must be less than.
     choices: all that are allowed; (): any.
+    some: whether a tuple must not be empty.
+    once: whether a tuple may have nothing twice.
   """
 
   at_least: float | None = None
@@ -71,44 +69,36 @@ class Range:
   at_most: float | None = None
   below: float | None = None
   choices: tuple[Any, ...] = ()
+  some: bool = False
+  once: bool = False
 
   def broken(self, value: Any) -> str | None:
-    """What `value` must be and is not, or None."""
+    """What `value`, or one of a tuple, must be and is not; None: all is well."""
+    if isinstance(value, tuple):
+      if (self.some and not value) or (self.once and len({*value}) < len(value)):
+        return "name one or more" if not self.once else "name some, each once"
+      return next(filter(None, map(self.broken, value)), None)
     if self.choices:
-      allowed = value in self.choices
-      # 'a', 'b' or 'c'
-      names = [repr(choice) for choice in self.choices]
-      last = f" or {names[-1]}" if len(names) > 1 else names[-1]
-      return None if allowed else f"use {', '.join(names[:-1])}{last}"
-    if isinstance(value, float) and not math.isfinite(value):
-      return f"it must be {' and '.join(['finite', *self.bounds])}"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not any(self.bounds):
+      return None if value in self.choices else f"use {either(map(repr, self.choices))}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
       return None
-    # Not the opposite of each: NaN is never in range.
-    inside = (
-      (self.at_least is None or value >= self.at_least)
-      and (self.above is None or value > self.above)
-      and (self.at_most is None or value <= self.at_most)
-      and (self.below is None or value < self.below)
-    )
-    return None if inside else f"it must be {' and '.join(self.bounds)}"
+    if not math.isfinite(value):
+      return f"it must be {' and '.join(['finite', *self.bounds])}"
+    limits = {name: getattr(self, name) for name in _BOUNDS}
+    if all(n is None or _BOUNDS[name](value, n) for name, n in limits.items()):
+      return None
+    return f"it must be {' and '.join(self.bounds)}"
 
   @property
   def bounds(self) -> list[str]:
     """In words: ["at least 1", "below 2"]."""
-    words = {
-      "at least": self.at_least,
-      "above": self.above,
-      "at most": self.at_most,
-      "below": self.below,
-    }
-    return [f"{word} {n:g}" for word, n in words.items() if n is not None]
+    limits = {name.replace("_", " "): getattr(self, name) for name in _BOUNDS}
+    return [f"{word} {n:g}" for word, n in limits.items() if n is not None]
 
   def __str__(self) -> str:
-    if self.choices:
-      return ", ".join(map(repr, self.choices))
-    return ", ".join(self.bounds)
+    words = [*map(repr, self.choices)] if self.choices else self.bounds
+    amounts = [word for word, holds in (("some", self.some), ("each once", self.once)) if holds]
+    return ", ".join([*words, *amounts])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,28 +124,14 @@ class Meta:
   plugin: str = ""
 
 
-def field(
-  default: Any,
-  doc: str,
-  source: str = "",
-  *,
-  at_least: float | None = None,
-  above: float | None = None,
-  at_most: float | None = None,
-  below: float | None = None,
-  choices: tuple[Any, ...] = (),
-  unit: str = "",
-  optional: bool = False,
-  choose: Choose | None = None,
-  plugin: str = "",
-) -> Any:
-  """A key of a `section`; see `Meta` and `Range` for the arguments.
+def field(default: Any, doc: str, source: str = "", **more: Any) -> Any:
+  """A key of a `section`; `more` are attributes of `Range` and `Meta`.
 
   `default` may be a mapping, of which every instance gets the same, or an
   instance of another section.
   """
-  allowed = Range(at_least, above, at_most, below, tuple(choices))
-  meta = Meta(doc, source, allowed, unit, optional, choose, plugin)
+  allowed = {key: more.pop(key) for key in Range.__dataclass_fields__ if key in more}
+  meta = Meta(doc, source, Range(**allowed), **more)
   if isinstance(default, dict):
     return dataclasses.field(default_factory=lambda: dict(default), metadata={"key": meta})
   return dataclasses.field(default=default, metadata={"key": meta})
@@ -184,15 +160,26 @@ class Section:
     def __init__(self, *args: Any, **values: Any) -> None: ...
 
 
-def section(name: str) -> Callable[[Class], Class]:
+class Job(Section):
+  """Base of whole configs, which `section` gives the key `run`."""
+
+  if TYPE_CHECKING:
+    run: str
+
+
+def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
   """Makes a class of `field`s a frozen dataclass whose ranges are checked.
 
   Args:
     name: where its keys usually stand in a config, for errors; "" for a whole
       config. What `read` finds wrong is named where it stands.
+    run: of a whole config, the job that it is of.
   """
 
   def decorate(cls: Class) -> Class:
+    if run:
+      cls.__annotations__ = {"run": "str", **cls.__dict__.get("__annotations__", {})}
+      cls.run = field(run, "the job")
     own = cls.__dict__.get("__post_init__")
 
     def __post_init__(self):
@@ -212,15 +199,14 @@ def section(name: str) -> Callable[[Class], Class]:
 
 
 def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
-  """Raises ConfigError for a number, or one of a tuple, out of range."""
+  """Raises ConfigError for a value that is out of range; says what the key is."""
   meta = f.metadata.get("key")
   if meta is None or (meta.optional and value is None):
     return
-  for one in value if isinstance(value, tuple) else (value,):
-    if meta.plugin and plugins.is_reference(one):
-      continue
-    if told := meta.range.broken(one):
-      raise ConfigError(f"{path} is {value!r}; {told}")
+  if meta.plugin and plugins.is_reference(value):
+    return
+  if told := meta.range.broken(value):
+    raise ConfigError(f"{path} is {value!r}; {told} ({meta.doc})")
 
 
 def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> T:
@@ -238,28 +224,22 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
       another type than its annotation (an int serves as a float), or out of
       range; or keys contradict each other.
   """
-  fields = {f.name: f for f in dataclasses.fields(cls)}
+  fields, types_, given = {f.name: f for f in dataclasses.fields(cls)}, _types(cls), {}
   for key in values:
     if key not in fields:
       raise unknown(_join(path, key), [_join(path, name) for name in fields])
-  types_ = _types(cls)
-  found = {}
   for name, f in fields.items():
-    meta: Meta = f.metadata["key"]
-    at = _join(path, name)
-    if name not in values:
-      if not fill and not meta.optional:
-        raise ConfigError(f"config key {at} is missing; set it")
-      if meta.choose is not None:  # its kind depends on what is beside it
-        found[name] = read(meta.choose(values), {}, at, fill=True)
-      continue
-    kind = types_[name]
-    if meta.choose is not None:
-      kind = meta.choose(values)
-    found[name] = _value(kind, values[name], at, fill=fill)
-    _check_range(f, found[name], at)
+    meta, key = f.metadata["key"], _join(path, name)
+    if name in values:
+      kind = meta.choose(values) if meta.choose else types_[name]
+      given[name] = _value(kind, values[name], key, fill=fill)
+      _check_range(f, given[name], key)
+    elif not fill and not meta.optional:
+      raise ConfigError(f"config key {key} is missing; set it")
+    elif meta.choose:  # its kind depends on what is beside it
+      given[name] = read(meta.choose(values), {}, key, fill=True)
   try:
-    return cls(**found)
+    return cls(**given)
   except ConfigError:
     raise
   except ValueError as error:
@@ -271,25 +251,55 @@ def _types(cls: type) -> dict[str, Any]:
   return typing.get_type_hints(cls)
 
 
+def _without_none(kind: Any) -> Any:
+  """A type that is not None, of one that may be."""
+  if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+    return kind
+  kinds = [one for one in typing.get_args(kind) if one is not type(None)]
+  return kinds[0] if len(kinds) == 1 else kind
+
+
+def kind_of(cls: Any, name: str, *, optional: bool = False) -> Any:
+  """The type of a key below a section or a mapping of names, without None.
+
+  None where there is no such key, or none that a config may lack (`optional`).
+  """
+  if dataclasses.is_dataclass(cls):
+    field = cls.__dataclass_fields__.get(name)
+    if field is None or (optional and not field.metadata["key"].optional):
+      return None
+    return _without_none(_types(cls)[name])
+  if typing.get_origin(cls) is Mapping and not optional:
+    return typing.get_args(cls)[1]
+  return None
+
+
 def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   """`value` as its annotation says; raises ConfigError where it cannot be."""
+
+  def wrong(wanted: str) -> ConfigError:
+    return ConfigError(f"config key {path} is {value!r}; it must be {wanted}")
+
   if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     if isinstance(value, kind):
       return value
     if not isinstance(value, Mapping):
-      raise ConfigError(f"config key {path} is {value!r}; it must be a section with keys")
+      raise wrong("a section with keys")
     return read(kind, value, path, fill=fill)
   outer, inner = typing.get_origin(kind), typing.get_args(kind)
   if outer in (types.UnionType, typing.Union):
-    if value is None:
-      return None
-    (kind,) = [one for one in inner if one is not type(None)]
-    return _value(kind, value, path, fill=fill)
+    return None if value is None else _value(_without_none(kind), value, path, fill=fill)
   if outer is tuple:
-    return _tuple(inner, value, path, fill=fill)
+    if not isinstance(value, tuple | list):
+      raise wrong(f"a tuple, as ({value!r},)")
+    kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+    if len(value) != len(kinds):
+      raise ConfigError(f"config key {path} is {value!r}; it must have {len(kinds)} parts")
+    parts = enumerate(zip(kinds, value))
+    return tuple(_value(part, one, f"{path}[{i}]", fill=fill) for i, (part, one) in parts)
   if outer is not None and issubclass(outer, Mapping):
     if not isinstance(value, Mapping):
-      raise ConfigError(f"config key {path} is {value!r}; it must be a section with names")
+      raise wrong("a section with names")
     return {
       name: _value(inner[1], one, _join(path, name), fill=fill) for name, one in value.items()
     }
@@ -302,32 +312,14 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   return value
 
 
-def _tuple(inner: tuple[Any, ...], value: Any, path: str, *, fill: bool) -> tuple[Any, ...]:
-  """A tuple of one kind and any length, or of the kinds given."""
-  if not isinstance(value, tuple | list):
-    raise ConfigError(f"config key {path} is {value!r}; it must be a tuple, as ({value!r},)")
-  if inner and inner[-1] is not Ellipsis:
-    if len(value) != len(inner):
-      raise ConfigError(f"config key {path} is {value!r}; it must have {len(inner)} parts")
-    kinds = inner
-  else:
-    kinds = (inner[0] if inner else Any,) * len(value)
-  return tuple(
-    _value(kind, one, f"{path}[{i}]", fill=fill) for i, (kind, one) in enumerate(zip(kinds, value))
-  )
-
-
 def unknown(key: str, known: list[str]) -> ConfigError:
   """An error for a key that does not exist, with the nearest that does.
 
   Last words are compared: what stands before them is the same in all.
   """
   words = {name.rpartition(".")[2]: name for name in known}
-  word = key.rpartition(".")[2]
-  near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-  hint = f"known: {', '.join(known)}"
-  if near:
-    hint = f"did you mean {words[near[0]]}?"
+  near = difflib.get_close_matches(key.rpartition(".")[2], words, n=1, cutoff=0.5)
+  hint = f"did you mean {words[near[0]]}?" if near else f"known: {', '.join(known)}"
   return ConfigError(f"config key {key} does not exist; {hint}")
 
 
@@ -380,17 +372,17 @@ class Key:
 def keys(values: Any, path: str = "") -> Iterator[Key]:
   """Every key of a section, in order, those of its sections after it."""
   for f in dataclasses.fields(values):
-    value, at = getattr(values, f.name), _join(path, f.name)
-    meta: Meta = f.metadata["key"]
+    value, key, meta = getattr(values, f.name), _join(path, f.name), f.metadata["key"]
     if meta.optional and value is None:
       continue
-    below = _sections(value, at)
-    if below:
-      for one_path, one in below.items():
-        yield from keys(one, one_path)
-      continue
-    kind = _types(type(values))[f.name]
-    yield Key(at, value, describe(kind), meta)
+    named = value.items() if isinstance(value, Mapping) else ()
+    sections = {_join(key, name): one for name, one in named if dataclasses.is_dataclass(one)}
+    if dataclasses.is_dataclass(value):
+      sections = {key: value}
+    for section_path, one in sections.items():
+      yield from keys(one, section_path)
+    if not sections:
+      yield Key(key, value, describe(_types(type(values))[f.name]), meta)
 
 
 def digests(values: Any) -> dict[str, str]:
@@ -399,26 +391,18 @@ def digests(values: Any) -> dict[str, str]:
   Raises:
     plugins.PluginError: there is no such file or module.
   """
-  return {
-    key.path: plugins.find(one, key.meta.plugin).digest
-    for key in keys(values)
-    if key.meta.plugin
-    for one in (key.value if isinstance(key.value, tuple) else (key.value,))
-    if plugins.is_reference(one)
-  }
-
-
-def _sections(value: Any, path: str) -> dict[str, Any]:
-  """Path -> section, where a value is one or has some by name."""
-  if dataclasses.is_dataclass(value):
-    return {path: value}
-  if isinstance(value, Mapping):
-    return {_join(path, name): one for name, one in value.items() if dataclasses.is_dataclass(one)}
-  return {}
+  sources = {}
+  for key in keys(values):
+    many = key.value if isinstance(key.value, tuple) else (key.value,)
+    names = [one for one in many if key.meta.plugin and plugins.is_reference(one)]
+    if names:
+      sources[key.path] = "-".join(plugins.find(one, key.meta.plugin).digest for one in names)
+  return sources
 
 
 def describe(kind: Any) -> str:
   """A type in words: "int", "float, any number of them", "section"."""
+  kind = _without_none(kind)
   if kind in _PLAIN:
     return kind.__name__
   if dataclasses.is_dataclass(kind):

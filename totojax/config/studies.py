@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
 from totojax.config import model as models
 from totojax.config import pretrain as pretrain_config
 from totojax.config import schema
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 PARAMETRISATIONS = ("mup", "standard")
 OCTAVES = tuple(float(x) for x in range(-12, -2))
@@ -31,14 +31,6 @@ def sized(model: models.Model, sizes: Sizes, path: str = "model") -> models.Mode
   return schema.read(type(model), {**schema.to_dict(model), **sizes}, path)
 
 
-def check_parametrisations(names: Sequence[str]) -> None:
-  """Raises ConfigError for none, or another than `PARAMETRISATIONS`."""
-  if not names or not set(names) <= set(PARAMETRISATIONS):
-    raise ConfigError(
-      f"parametrisations are {list(names)}; use {' or '.join(map(repr, PARAMETRISATIONS))}, or both"
-    )
-
-
 def _same_rate() -> pretrain_config.Pretrain:
   """Of a tiny model, with the peak rate in each update."""
   base = pretrain_config.Pretrain()
@@ -47,11 +39,9 @@ def _same_rate() -> pretrain_config.Pretrain:
   return dataclasses.replace(base, model=tiny, optim=optim)
 
 
-@section("")
-class Audit(Section):
+@section("", run="audit")
+class Audit(Job):
   """`run = "audit"`: the paper's counts and compute, worked out again."""
-
-  run: str = field("audit", "the job")
 
 
 @section("coord_check")
@@ -59,23 +49,21 @@ class CoordCheck(Section):
   """What is compared."""
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
-  parametrisations: tuple[str, ...] = field(PARAMETRISATIONS, "each with every model")
+  parametrisations: tuple[str, ...] = field(
+    PARAMETRISATIONS, "each with every model", choices=PARAMETRISATIONS, some=True, once=True
+  )
   rows: int = field(4, "of random tokens, in each update", at_least=1)
   updates: int = field(4, "of each model", at_least=1)
-  log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best")
-
-  def __post_init__(self):
-    check_parametrisations(self.parametrisations)
+  log2_lr: float = field(-7.0, "of the peak rate", "Figure 11's best", at_least=-60, at_most=60)
 
 
-@section("")
-class CoordCheckJob(Section):
+@section("", run="coord_check")
+class CoordCheckJob(Job):
   """`run = "coord_check"`: do activations keep their size over the width?
 
   Of `pretrain`, the sections sequence, model, mup, compute and optim count.
   """
 
-  run: str = field("coord_check", "the job")
   coord_check: CoordCheck = field(CoordCheck(), "what is compared")
   pretrain: pretrain_config.Pretrain = field(_same_rate(), "what all share")
 
@@ -92,22 +80,25 @@ class Sweep(Section):
   log2_lr: Mapping[str, tuple[float, ...]] = field(
     dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
-  seeds: tuple[int, ...] = field((0, 1, 2), "of parameters and data")
-  total_tokens: tuple[float, ...] = field((1e12,), "of each run")
+  seeds: tuple[int, ...] = field(
+    (0, 1, 2), "of parameters and data", at_least=0, some=True, once=True
+  )
+  total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
     "auto", "vmap: at_once; in_turn; auto: in turn on CPUs", choices=("auto", "at_once", "in_turn")
   )
 
   def __post_init__(self):
-    check_parametrisations([kind for kind, of in self.log2_lr.items() if of])
+    kinds = [kind for kind, rates in self.log2_lr.items() if rates]
+    if not kinds or not set(kinds) <= set(PARAMETRISATIONS):
+      raise ConfigError(f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard', or both")
 
 
-@section("")
-class SweepJob(Section):
+@section("", run="sweep")
+class SweepJob(Job):
   """`run = "sweep"`: every combination of the lists, and their optima."""
 
-  run: str = field("sweep", "the job")
   sweep: Sweep = field(Sweep(), "what differs")
   pretrain: pretrain_config.Pretrain = field(pretrain_config.Pretrain(), "what all runs share")
 
@@ -132,15 +123,14 @@ class Scaling(Section):
   frontier: str = field("envelope", "what the law is of", choices=("envelope", "final"))
   bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
   draws: int = field(1000, "of runs, for the interval", at_least=1)
-  seed: int = field(0, "of the draws")
+  seed: int = field(0, "of the draws", at_least=0)
   force: bool = field(False, "fit fewer than 3 points, or less than a decade")
 
 
-@section("")
-class ScalingJob(Section):
+@section("", run="scaling")
+class ScalingJob(Job):
   """`run = "scaling"`: the law of finished runs (Figure 9)."""
 
-  run: str = field("scaling", "the job")
   scaling: Scaling = field(Scaling(), "what is read and fitted")
 
 
@@ -153,19 +143,17 @@ class Curves(Section):
   printed: Mapping[str, float] = field({}, "name -> the paper's last loss")
 
 
-@section("")
-class CurvesJob(Section):
+@section("", run="curves")
+class CurvesJob(Job):
   """`run = "curves"`: losses of several runs over tokens (Figure 2)."""
 
-  run: str = field("curves", "the job")
   curves: Curves = field(Curves(), "what is drawn")
 
 
-@section("")
-class Report(Section):
+@section("", run="report")
+class Report(Job):
   """`run = "report"`: one page about a chain."""
 
-  run: str = field("report", "the job")
   chain: str = field("", "its folder")
 
 
@@ -176,14 +164,13 @@ class Folder(Section):
   root: str = field("", "folder of the user's data")
 
 
-@section("")
-class Chain(Section):
+@section("", run="chain")
+class Chain(Job):
   """`run = "chain"`: stages, each a run of its own, one after the other.
 
   `roots.read` types the stages, each by its own key `run`.
   """
 
-  run: str = field("chain", "the job")
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
   data: Folder | None = field(None, "what stages share", optional=True)

@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 import re
 
+from totojax.config import model as models
 from totojax.config import training
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section
 
 
 @section("dvae")
-class DvaeConfig(Section):
+class DvaeConfig(models.DvaeSize):
   """Size of the encoder and the decoder of a dVAE (Ramesh et al., A.1)."""
 
   vocab: int = field(8192, "codes", "section 3.4", at_least=1)
-  hidden: int = field(256, "channels; doubles every group", "Ramesh et al.")
-  groups: int = field(4, "half the resolution each", "the same", at_least=1)
-  blocks: int = field(2, "of a group, residual", "the same", at_least=1)
-  decoder_init: int = field(128, "width of a code", "the same", at_least=1)
-  post_gain: float = field(1 / 64, "of a branch", "1 / (groups * blocks) ** 2")
-
-  def __post_init__(self):
-    if self.hidden < 4 or self.hidden % 4:
-      raise ConfigError(
-        f"dvae.hidden is {self.hidden}; residual branches are a quarter as"
-        " wide, so use a multiple of 4"
-      )
 
   @property
   def factor(self) -> int:
@@ -52,17 +41,17 @@ class TokenizerConfig(Section):
   """
 
   loss: str = field("logit_laplace", "l2: squared pixels", "A.3", choices=("logit_laplace", "l2"))
-  kl: float = field(6.6, "final weight of the KL divergence", "A.2")
+  kl: float = field(6.6, "final weight of the KL divergence", "A.2", at_least=0)
   kl_steps: int = field(5000, "until it has risen from 0", "A.2", at_least=1)
   tau_start: float = field(1.0, "temperature, at first", "A.2", above=0)
   tau_end: float = field(1 / 16, "and after tau_steps", "A.2", above=0)
   tau_steps: int = field(150_000, "of the cosine between", "A.2", at_least=1)
-  usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off")
+  usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off", at_least=0)
   start: str = field(
     "random", "of the encoder's last layer", "patches: ours", choices=("random", "patches")
   )
   start_logit_std: float = field(10.0, "of a start of patches", above=0)
-  teacher: float = field(0.0, "weight of the k-means codes", "ours: off")
+  teacher: float = field(0.0, "weight of the k-means codes", "ours: off", at_least=0)
   teacher_steps: int = field(1, "until it has fallen to 0", at_least=1)
 
   @property
@@ -78,9 +67,9 @@ class TokenizerAmount(Section):
   steps: int = field(3_000_000, "updates", "A.2", at_least=1)
   batch_frames: int = field(512, "of an update", "A.2", at_least=1)
   microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
-  start_frames: int = field(256, "that a start of patches, or a teacher, sees")
+  start_frames: int = field(256, "that a start of patches, or a teacher, sees", at_least=1)
   score_frames: int = field(512, "held out, of each source", at_least=1)
-  least_used_frac: float = field(0.0, "of the codes, at the end; 0.0: any")
+  least_used_frac: float = field(0.0, "of the codes, at the end; 0.0: any", at_least=0, at_most=1)
   dtype: str = field("float32", "of the file", choices=("float32", "float16"))
 
 
@@ -101,12 +90,11 @@ class Card(Section):
   data: str = field("", "that it was trained on")
 
 
-@section("")
-class Tokenizer(Section):
+@section("", run="tokenizer")
+class Tokenizer(Job):
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
 
-  run: str = field("tokenizer", "the job")
-  seed: int = field(0, "of parameters and data")
+  seed: int = field(0, "of parameters and data", at_least=0)
   weights: str = field("train", 'or a tokenizer file, or "shipped"')
   dvae: DvaeConfig = field(DvaeConfig(), "its size")
   objective: TokenizerConfig = field(TokenizerConfig(), "its losses")
@@ -140,12 +128,11 @@ class Tokenizing(Section):
   kmeans_patches: int = field(20_000, "of these", at_least=1, unit="patches")
 
 
-@section("")
-class Shards(Section):
+@section("", run="shards")
+class Shards(Job):
   """`run = "shards"`: stores of pixels to stores of tokens."""
 
-  run: str = field("shards", "the job")
-  seed: int = field(0, "of the k-means baseline")
+  seed: int = field(0, "of the k-means baseline", at_least=0)
   tokenizing: Tokenizing = field(Tokenizing(), "what and how")
 
 
@@ -181,11 +168,10 @@ class ReportStores(Section):
       )
 
 
-@section("")
-class TokensReport(Section):
+@section("", run="tokens_report")
+class TokensReport(Job):
   """`run = "tokens_report"`: what is in stores of tokens."""
 
-  run: str = field("tokens_report", "the job")
   tokens_report: ReportStores = field(ReportStores(), "of which stores")
 
 
@@ -208,11 +194,10 @@ class OfficialWeights(Section):
         raise ConfigError(f"official.sha256 has {word!r}; a SHA-256 has 64 hex digits")
 
 
-@section("")
-class Official(Section):
+@section("", run="official")
+class Official(Job):
   """`run = "official"`: released tokenizers, as files of ours."""
 
-  run: str = field("official", "the job")
   official: OfficialWeights = field(OfficialWeights(), "which")
 
 
@@ -226,9 +211,8 @@ class Comparison(Section):
   fail: bool = field(True, "an overlap is an error")
 
 
-@section("")
-class Leakage(Section):
+@section("", run="leakage")
+class Leakage(Job):
   """`run = "leakage"`: is anything held out also trained on?"""
 
-  run: str = field("leakage", "the job")
   leakage: Comparison = field(Comparison(), "what is compared")

@@ -18,7 +18,7 @@ class AdamWConfig(Section):
   b2: float = field(0.95, "of the second moment", "3.2", at_least=0, below=1)
   eps: float = field(1e-8, "added to its root", "[gap] optax", at_least=0)
   weight_decay: float = field(0.1, "on matrices", "[gap] LLaMA", at_least=0)
-  clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM")
+  clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM", above=0)
   mu_dtype: str = field(
     "float32",
     "of the first moment; bfloat16 takes a sixth off the state",
@@ -30,10 +30,10 @@ class AdamWConfig(Section):
 class MeshConfig(Section):
   """Devices per axis; one of them may be -1, "what is left"."""
 
-  data: int = field(1, "replicas: other rows, whole parameters")
-  fsdp: int = field(-1, "rows and parameters are split over these (ZeRO-3)")
-  tensor: int = field(1, "heads, mlp and vocabulary are split over these")
-  sequence: int = field(1, "tokens of a sequence are split over these")
+  data: int = field(1, "replicas: other rows, whole parameters", at_least=-1)
+  fsdp: int = field(-1, "rows and parameters are split over these (ZeRO-3)", at_least=-1)
+  tensor: int = field(1, "heads, mlp and vocabulary are split over these", at_least=-1)
+  sequence: int = field(1, "tokens of a sequence are split over these", at_least=-1)
 
 
 @section("every")
@@ -58,14 +58,8 @@ class Reading(Section):
   """How batches are made ahead of their use; changes no batch."""
 
   # Threads are enough by far for tokens, and processes take seconds to start.
-  workers: int = field(0, "processes; 0: threads of this one")
-  prefetch: int = field(2, "batches ahead, of each worker; 0: none")
-
-  def __post_init__(self):
-    if self.workers < 0 or self.prefetch < 0:
-      raise ConfigError(
-        f"workers {self.workers} and prefetch {self.prefetch} must not be negative; use 0 for none"
-      )
+  workers: int = field(0, "processes; 0: threads of this one", at_least=0)
+  prefetch: int = field(2, "batches ahead, of each worker; 0: none", at_least=0)
 
 
 @section("data.train.NAME")

@@ -8,8 +8,6 @@ Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
 V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import time
 from typing import Any

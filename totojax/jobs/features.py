@@ -65,7 +65,7 @@ def _from_run(config: Features) -> _Model:
   spec, depth = source.model.spec, source.model.config.depth
   layers = tuple(settings.layers) or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
-  tokenizer = backbone.tokenizer(source, settings.tokenizer)
+  tokenizer = backbone.find_tokenizer(source, settings.tokenizer)
 
   def ready(kind: str) -> Compute:
     model = pretrained.load(source.path, tokenizer=settings.tokenizer, depth=layers[-1])

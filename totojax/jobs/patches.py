@@ -70,16 +70,12 @@ def task(config: Pretrain, backend: str = "") -> PatchTask:
   _check(tokenizer, spec, size.side_px)
   times = size.side_px // tokenizer.factor
 
-  trained = encode.EncodeFrames(
-    inner,
-    spec=spec,
-    factor=size.side_px,
-    codes_of=lambda params, frames_BSS3: tokenizer.codes_of(params, smaller(frames_BSS3, times)),
-    params=tokenizer.params,
-    keep_frames=True,
-  )
-  frozen = {"inner": {}, "tokenizer": tokenizer.params}
-  return PatchTask(inner, trained, tokenizer.fingerprint, frozen)
+  def codes(params, frames_BSS3):
+    return tokenizer.codes_of(params, smaller(frames_BSS3, times))
+
+  encoder = dataclasses.replace(tokenizer, factor=size.side_px, codes_of=codes)
+  trained = encode.EncodeFrames(inner, encoder, spec=spec, keep_frames=True)
+  return PatchTask(inner, trained, tokenizer.fingerprint, trained.frozen)
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
@@ -148,12 +144,18 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     + model.values * model.config.width
   )
   shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
-  return assembly.run(
+  program = assembly.program(
     config,
     task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
     microbatches=size.microbatches,
+    layout=layout,
+    rules=goal.inner.rules,
+    lanes=lanes,
+  )
+  return assembly.run(
+    program,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": validate} if held_out else {},
     facts={
@@ -165,10 +167,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     },
     tokens_per_step=batch * spec.context,
     flops_per_token=cost,
-    layout=layout,
     frozen=goal.frozen,
-    rules=goal.inner.rules,
-    lanes=lanes,
   )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any, TYPE_CHECKING
 
 from etils import epath
 import jax
 
-from totojax import assembly, flops, jobs, plugins, sequence, sharding, train
+from totojax import assembly, flops, jobs, plugins, sequence, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -46,10 +47,79 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     ValueError: something does not fit, such as a run to start from.
   """
   assembly.check_tokens(config, "this job")
-  spec, size = config.sequence, config.train
-  layout = sharding.layout(config.mesh)
+  spec, layout = config.sequence, sharding.layout(config.mesh)
   task = _task(config)
-  batch = batch_rows(size.batch_tokens, spec)
+  batch = batch_rows(config.train.batch_tokens, spec)
+  tokens_per_step = batch * spec.context
+  inputs = _inputs(config, task, batch)
+  start, began = _start(config, task, tokenizer=inputs.tokenizer, lanes=lanes, layout=layout)
+  # Inputs, padding of images included: every update costs the same.
+  program = assembly.program(
+    config,
+    task=inputs.task,
+    steps=flops.steps(config.train.total_tokens, tokens_per_step),
+    rows=batch,
+    microbatches=config.train.microbatches,
+    layout=layout,
+    rules=task.rules,
+    lanes=lanes,
+  )
+  shape = task.model.config
+  # Of the codes alone: specials, and the padding of the vocabulary, are ours.
+  cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
+  # The inner task: what is held out is tokens already.
+  sums = assembly.position_sums(task.per_target, layout, spec.frame_tokens)
+  held_out = validation_batches(
+    inputs.held_out, spec=spec, rows=config.validation.rows, batch=batch
+  )
+
+  def validate(state: step_lib.TrainState):
+    return val_loss.scalars(val_loss.evaluate(sums, state.params, held_out))
+
+  return assembly.run(
+    program,
+    batches=assembly.reader(config.data.reading, inputs.stream),
+    evals={**({"": validate} if held_out else {}), **_evaluations(config, task)},
+    facts={
+      "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
+      "parameters_without_specials": flops.parameters(shape, spec.vocab),
+      "flops_per_token": cost,
+      "sources": inputs.records,
+      "tokenizer": inputs.tokenizer,
+      "encoded": "before" if inputs.frozen is None else "on the device",
+      **began,
+    },
+    tokens_per_step=tokens_per_step,
+    flops_per_token=cost,
+    frozen=inputs.frozen,
+    start=start,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+  """What is read, and the task on it.
+
+  Attributes:
+    task: on tokens, or on pixels that it encodes itself.
+    stream: this host's batches.
+    records: of each source.
+    held_out: stores of tokens.
+    tokenizer: fingerprint of the one that makes, or made, the tokens.
+    frozen: its parameters, where it runs in the step.
+  """
+
+  task: tasks.Task
+  stream: Any
+  records: Mapping[str, int]
+  held_out: list[rows_lib.Source]
+  tokenizer: str
+  frozen: Any
+
+
+def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
+  """Opens the stores and compares them; nothing is compiled yet."""
+  spec = config.sequence
   encoder = _encoder(config, spec)
   training = open_sources(config, spec, pixels=encoder is not None)
   # Tokens even where training encodes pixels: the same ones at every
@@ -62,75 +132,34 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   of_stream: dict[str, Any] = dict(
     seq=spec, seed=config.seed, batch=batch, host=jax.process_index(), hosts=jax.process_count()
   )
-  trained, frozen = task, None
+  records = {source.name: len(source.store) for source in training}
   if encoder is None:
-    dataset = mixture.stream(training, **of_stream)
-    fingerprint = training[0].store.manifest.tokenizer
-  else:
-    from totojax.tasks import encode
+    tokenizer = training[0].store.manifest.tokenizer
+    stream = mixture.stream(training, **of_stream)
+    return _Inputs(task, stream, records, held_out, tokenizer, None)
+  from totojax.tasks import encode
 
-    dataset = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
-    fingerprint = encoder.fingerprint
-    trained = encode.EncodeFrames(
-      task, spec=spec, factor=encoder.factor, codes_of=encoder.codes_of, params=encoder.params
-    )
-    # As arrays of the state: as constants of the program they would be
-    # compiled into it.
-    frozen = {"inner": {}, "tokenizer": encoder.params}
-  start, began = _start(config, task, tokenizer=fingerprint, lanes=lanes, layout=layout)
-  shape = task.model.config
-  # Of the codes alone: specials, and the padding of the vocabulary, are ours.
-  cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
-  # The inner task: what is held out is tokens already.
-  sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
-  sources = validation_batches(held_out, spec=spec, rows=config.validation.rows, batch=batch)
-
-  def validate(state: step_lib.TrainState):
-    return val_loss.scalars(val_loss.evaluate(sums, state.params, sources))
-
-  return assembly.run(
-    config,
-    task=trained,
-    # Inputs, padding of images included: every update costs the same.
-    steps=flops.steps(size.total_tokens, batch * spec.context),
-    rows=batch,
-    microbatches=size.microbatches,
-    batches=assembly.reader(config.data.reading, dataset),
-    evals={**({"": validate} if held_out else {}), **_evaluations(config, task)},
-    facts={
-      "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
-      "parameters_without_specials": flops.parameters(shape, spec.vocab),
-      "flops_per_token": cost,
-      "sources": {s.name: len(s.store) for s in training},
-      "tokenizer": fingerprint,
-      "encoded": "on the device" if encoder else "before",
-      **began,
-    },
-    tokens_per_step=batch * spec.context,
-    flops_per_token=cost,
-    layout=layout,
-    frozen=frozen,
-    rules=task.rules,
-    lanes=lanes,
-    start=start,
-  )
+  stream = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
+  encoding = encode.EncodeFrames(task, encoder, spec=spec)
+  return _Inputs(encoding, stream, records, held_out, encoder.fingerprint, encoding.frozen)
 
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
   """The task of the paper, or the user's on the same tokens."""
-  make = task_lib.Pretrain  # Eq. 1 and 2
-  if config.task is not None:
-    make = plugins.function(config.task, "task")
-  return make(assembly.model(config), assembly.parametrisation(config))
+  model, parametrisation = assembly.model(config), assembly.parametrisation(config)
+  if config.task is None:
+    return task_lib.Pretrain(model, parametrisation)  # Eq. 1 and 2
+  task = plugins.function(config.task, "task", task_lib.Pretrain)(model, parametrisation)
+  tasks.check(task, config.task)
+  return task
 
 
 def _evaluations(config: Pretrain, task: task_lib.Pretrain) -> dict[str, train.Eval]:
   """The user's evaluations, by the names of their files."""
-  evals = {}
-  for reference in config.evaluations or ():
-    make = plugins.function(reference, "evaluation")
-    evals[plugins.stem(reference)] = make(task, config)
-  return evals
+  return {
+    plugins.stem(reference): plugins.evaluation(reference, task, config)
+    for reference in config.evaluations or ()
+  }
 
 
 def _start(

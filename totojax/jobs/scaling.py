@@ -51,7 +51,7 @@ def read(settings: Scaling) -> list[dict[str, Any]]:
     ValueError: as `points`, or the losses of two cannot be compared.
   """
   runs = finished.read(settings.runs, "scaling.runs")
-  finished.check_comparable(runs, "scaling.runs")
+  finished.check_alike(runs, "scaling.runs", compute=True)
   return [row for source in runs for row in points(source, settings)]
 
 

@@ -17,7 +17,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib
 from totojax.data.stream import mixture, rows
-from totojax.rundir import console, directory
+from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
 from totojax.tokenizers import dvae, stats, weights
 
@@ -38,7 +38,7 @@ def run(config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interru
   if config.weights != "train":
     mark = weights.load(config.weights).fingerprint
     directory.begin(workdir, config, tokenizer=mark)
-    weights.resolve(config.weights).copy(file, overwrite=True)
+    files.write_bytes(file, weights.resolve(config.weights).read_bytes())
     return True
   how, size = config.train, config.dvae
   run_ = training(config)
@@ -87,18 +87,21 @@ def training(config: tokens.Tokenizer) -> train.Run:
   def score(state: step_lib.TrainState) -> Iterator[tuple[str, float]]:
     return scores(state.params, size, held_out, how.score_frames)
 
-  return assembly.run(
+  program = assembly.program(
     config,
     task=task,
     steps=how.steps,
     rows=how.batch_frames,
     microbatches=how.microbatches,
+    layout=layout,
+  )
+  return assembly.run(
+    program,
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": score} if held_out else {},
     facts={"parameters": dvae_parameters(size), "sources": {s.name: len(s.store) for s in sources}},
     tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
     flops_per_token=0.0,
-    layout=layout,
   )
 
 

@@ -51,7 +51,7 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
         yield local_rows
         bar.advance()
 
-    sums = assembly.position_sums(task.batch_nll, layout, spec.frame_tokens)
+    sums = assembly.position_sums(task.per_target, layout, spec.frame_tokens)
     parts = {name: tracked(part) for name, part in batches.items()}
     losses = dict(val_loss.evaluate(sums, params, parts))
   metrics = {"step": source.step, **dict(val_loss.scalars(losses.items()))}

@@ -15,7 +15,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax import storage
+from totojax import plugins
 from totojax.config import roots, schema
 from totojax.rundir import files, hosts, lock, provenance
 
@@ -90,9 +90,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   Raises:
     FileNotFoundError: there is no such run.
     files.Damaged: config.json is damaged.
-    ValueError, ImportError: no run can be read from there.
   """
-  storage.check_run(workdir)
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not files.exists(path):
@@ -113,6 +111,7 @@ def check_config(
 
   Raises:
     ConfigChanged: it was made with another config; names the keys that differ.
+    PluginError: what it names of the user's cannot be read.
   """
   workdir = epath.Path(workdir)
   if allow_change or not files.exists(workdir / "config.json"):
@@ -141,10 +140,12 @@ def check_config(
 def _plugins_now(config: Any) -> dict[str, str]:
   """ "source of KEY" -> digest, of what a config names of the user's."""
   try:
-    digests = schema.digests(typed(config))
+    config = typed(config)
+  except plugins.PluginError:  # a file that is gone is told as that
+    raise
   except ValueError:  # the job says what is wrong with it
     return {}
-  return {f"source of {key}": digest for key, digest in digests.items()}
+  return {f"source of {key}": digest for key, digest in schema.digests(config).items()}
 
 
 def _plugins_then(workdir: epath.Path) -> dict[str, str]:
@@ -188,8 +189,8 @@ def _begin(
     ) from error
   files.write_json(workdir / "config.json", written(config))
   if dataclasses.is_dataclass(config):
-    if plugins := schema.digests(config):
-      facts["plugins"] = plugins
+    if digests := schema.digests(config):
+      facts["plugins"] = digests
   files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
 
 

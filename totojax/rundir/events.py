@@ -60,11 +60,13 @@ class Events:
     self._rows.put(None)
     self._thread.join(CLOSE_S)
     if self._thread.is_alive():
-      self._warn(f"no answer for {CLOSE_S:.0f} s")
+      self._warn("storage is away")
 
   def _work(self) -> None:
     try:
       self._write()
+    except outages.StorageAway:
+      self._warn("storage is away")
     except Exception as error:
       self._warn(outages.brief(error))
 
@@ -75,12 +77,23 @@ class Events:
       with contextlib.suppress(queue.Empty):
         row = self._rows.get(timeout=max(due_s - time.monotonic(), 0))
         if row is None:
-          return board.close()
+          return self._end(board)
         board.add(*row)
       if time.monotonic() >= due_s:
         with contextlib.suppress(outages.StorageAway):  # the next flush has it all
           board.flush()
         due_s = time.monotonic() + EVERY_S
+
+  def _end(self, board: _Files) -> None:
+    """Closes the files; tries again for half of what the run waits for it."""
+    last_s = time.monotonic() + CLOSE_S / 2
+    while True:
+      try:
+        return board.close()
+      except outages.StorageAway:
+        if time.monotonic() > last_s:
+          raise
+        time.sleep(0.5)
 
   def _warn(self, why: str) -> None:
     if not self._over:

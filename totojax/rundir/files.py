@@ -81,7 +81,7 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
   """Replaces a file in one step; its folder must be there.
 
   Raises:
-    lease.Lost: another process has taken over what this one is at work in.
+    rundir.Lost: another process has taken over what this one is at work in.
   """
   if objects.is_url(path):
     lock.confirm()

@@ -1,7 +1,7 @@
 """Several processes of one run: they find each other, and miss a lost one.
 
 All of them compute each step together, so none can go on without the others:
-whoever misses one says so and ends with `errors.RESTART`. The same command,
+whoever misses one says so and ends with `rundir.RESTART`. The same command,
 started again on every host, goes on from the last whole checkpoint.
 """
 
@@ -20,7 +20,8 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from totojax.rundir import errors, lock
+from totojax import rundir
+from totojax.rundir import lock
 from totojax.storage import outages
 
 # Words of jax's errors, which have no types of their own.
@@ -59,7 +60,7 @@ def join(
   """Waits for the other processes; from then on each knows if one is lost.
 
   A process that misses another writes one line to stderr and ends with code
-  `errors.RESTART`: jax gives up in a thread of its own, by abort(), while the
+  `rundir.RESTART`: jax gives up in a thread of its own, by abort(), while the
   main thread may wait for a collective for ever. What jax says first stays
   above that line.
 
@@ -103,13 +104,15 @@ def first(action: Callable[[], object]) -> None:
 
   Raises:
     Exception: what `action` raises, in process 0.
-    errors.RunError, outages.StorageAway: in the others, with the same message.
+    rundir.RunError, outages.StorageAway: in the others, with the same message.
   """
+  here = jax.process_index() == 0
   if jax.process_count() == 1:
-    action()
+    if here:
+      action()
     return
   error, message = None, b""
-  if jax.process_index() == 0:
+  if here:
     try:
       action()
     except Exception as caught:
@@ -123,7 +126,7 @@ def first(action: Callable[[], object]) -> None:
     raise error
   kind, _, text = message.decode(errors="ignore").partition(" ")
   if kind:
-    raise (outages.StorageAway if kind == "away" else errors.RunError)(text)
+    raise (outages.StorageAway if kind == "away" else rundir.RunError)(text)
 
 
 def lost(why: str) -> str:
@@ -161,7 +164,7 @@ def _at_abort(line: str) -> None:
   def end(number):
     del number
     os.write(2, line.encode())
-    os._exit(errors.RESTART)
+    os._exit(rundir.RESTART)
 
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
   _kept[:] = [*_kept, handler]

@@ -7,13 +7,15 @@ want it one gets it. Its holder renews it every half a minute, in a thread.
 Whoever finds it held looks whether the holder lives. On the same host that is
 known at once. Of another host, such as one that was preempted, only time tells:
 a lease that is renewed while it is watched is of a live process, and one that
-was not renewed for five minutes is free. The clocks of two hosts are never
-compared: time is that of the watching process, and of the server.
+was not renewed for five minutes, nor while it was watched, is free. The clocks
+of two hosts are never compared: time is that of the watching process, and of
+the server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -26,18 +28,16 @@ import time
 from typing import Any
 import uuid
 
-from totojax.rundir import console, errors
+from totojax import rundir
+from totojax.rundir import console
 from totojax.storage import objects, outages
 
 FILE = ".lease"
 RENEW_S = 30.0
 STALE_S = 300.0
 _POLL_S = 5.0
+_RELEASE_S = 5.0
 _AGREE_S = 60.0  # by which a server's clock may differ from a host's
-
-
-class Lost(errors.RunError):
-  """A work directory that another process has taken over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +156,7 @@ class Lease:
     self._renew_s, self._stale_s, self._say = renew_s, stale_s, say
     self._lock = threading.Lock()  # one renewal at a time
     self._over = threading.Event()
+    self._thread = threading.Thread(target=self._renewing, name=self._path, daemon=True)
     self._version = objects.ABSENT
     self._sure_s = 0.0  # until when it was surely ours, by `_now`
     self._lost = ""
@@ -168,10 +169,11 @@ class Lease:
     otherwise have to guess when to try again.
 
     Raises:
-      errors.InUse: a live process has it.
+      rundir.InUse: a live process has it.
       objects.StoreError, outages.StorageAway: the store refuses or is away.
     """
     watched, free_s = None, 0.0
+    poll_s = min(_POLL_S, self._renew_s / 4)
     while True:
       found = self._read()
       alive = found.holder.alive() if found.holder else None
@@ -182,24 +184,25 @@ class Lease:
         continue  # another was faster
       # Renewed, or taken by another, while it was watched.
       if alive or (watched is not None and not waits):
-        raise errors.InUse(
+        raise rundir.InUse(
           f"{self._folder} is in use by {found}; wait until it ends, stop it, or use another"
           " --workdir"
         )
       if watched is None:
-        left_s = self._stale_s - self._age_s(found)
+        # After an outage of all storage the living have not renewed theirs yet.
+        left_s = max(self._stale_s - self._age_s(found), self._renew_s + poll_s)
         watched, free_s = found, _now() + left_s
         self._say(
           f"{self._folder} is held by {found}; waiting for a sign of life of it, at most"
-          f" {console.duration(max(left_s, 0.0))}"
+          f" {console.duration(left_s)}"
         )
-      time.sleep(max(min(_POLL_S, self._renew_s / 4, free_s - _now()), 0.0))
-    threading.Thread(target=self._renewing, name=self._path, daemon=True).start()
+      time.sleep(max(min(poll_s, free_s - _now()), 0.0))
+    self._thread.start()
 
   def check(self) -> None:
     """Costs nothing; raises Lost where another process has taken the lease."""
     if self._lost:
-      raise Lost(self._lost)
+      raise rundir.Lost(self._lost)
 
   def confirm(self) -> None:
     """As `check`, before something is written that must not be another's.
@@ -229,15 +232,8 @@ class Lease:
   def release(self) -> None:
     """Gives the lease back; one that cannot be given back becomes stale."""
     self._over.set()
-    if not self._lock.acquire(timeout=5.0):
-      return  # a renewal hangs: storage is away
-    try:
-      if not self._lost:
-        objects.write_version(self._path, None, self._version, limit_s=0.0)
-    except (objects.StoreError, outages.StorageAway):
-      pass
-    finally:
-      self._lock.release()
+    if self._thread.is_alive():
+      self._thread.join(_RELEASE_S)  # storage may be away
 
   def _renewing(self) -> None:
     pause_s = self._renew_s
@@ -247,6 +243,10 @@ class Lease:
         pause_s = self._renew_s
       except (objects.StoreError, outages.StorageAway):
         pause_s = min(_POLL_S, self._renew_s)  # soon again: it is not lost yet
+    with self._lock, contextlib.suppress(objects.StoreError, outages.StorageAway):
+      # In this thread, as none can be started while Python ends.
+      if not self._lost:
+        objects.write_version(self._path, None, self._version, limit_s=0.0)
 
   def _put(self, version: bytes, *, limit_s: float | None = None) -> bool:
     """Writes the lease in the place of a version; False: it is another one."""

@@ -12,12 +12,16 @@ import fcntl
 import json
 import os
 import socket
+from typing import TYPE_CHECKING
 
-from totojax.rundir import errors, lease
+from totojax import rundir
 from totojax.storage import objects
 
+if TYPE_CHECKING:
+  from totojax.rundir import lease
+
 FILE = ".lock"
-InUse = errors.InUse
+InUse = rundir.InUse
 
 # (device, inode) of each lock of this process -> its open descriptor.
 _held: dict[tuple[int, int], int] = {}
@@ -42,6 +46,8 @@ def take(folder: str | os.PathLike[str]) -> None:
   name = objects.text(folder)
   if objects.is_url(name):
     if name not in _leases:
+      from totojax.rundir import lease  # a local run needs none
+
       new = lease.Lease(name)
       new.take()
       _leases[name] = new
@@ -70,7 +76,7 @@ def take(folder: str | os.PathLike[str]) -> None:
 
 
 def check() -> None:
-  """Costs nothing; raises lease.Lost where another process has taken a lease."""
+  """Costs nothing; raises rundir.Lost where another process has taken a lease."""
   for one in list(_leases.values()):
     one.check()
 

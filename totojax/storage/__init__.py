@@ -5,18 +5,25 @@ from __future__ import annotations
 import os
 
 
-def check_run(run: str | os.PathLike[str]) -> None:
-  """Refuses a run directory that could not be written or read; asks no server.
+def check_run(run: str | os.PathLike[str], *, data: bool = False) -> None:
+  """Refuses a run directory that no run could be in; asks no server.
+
+  From here on `epath.Path` of a URL is one of `paths`.
+
+  Args:
+    run: the directory.
+    data: whether it is of a job that leaves data alone, which may be on s3://.
 
   Raises:
     ValueError: it is a URL, and not gs://.
   """
   scheme, mark, _ = os.fspath(run).partition("://")
-  if mark and scheme != "gs":
-    # Checkpoints are orbax's, which takes "s3:/" for a local folder's name.
+  if mark and scheme != "gs" and not (data and scheme == "s3"):
+    # Orbax makes "s3:/bucket" of s3://bucket, and takes it for a local folder.
     raise ValueError(
       f"{os.fspath(run)} can be no run directory, which is a local folder or gs://;"
-      " s3:// is for data alone: read stores from there, and copy a finished run there yourself"
+      " s3:// is for data alone, which is made there and read from there"
     )
   if mark:
-    from totojax.storage import paths  # noqa: F401  before any `epath.Path` of the run
+    # Before any `epath.Path` of the run; without one, --help stays light.
+    from totojax.storage import paths  # noqa: F401

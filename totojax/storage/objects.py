@@ -11,22 +11,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import functools
 import os
-from typing import Any
+import re
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
-import tensorstore as ts
 
 from totojax.storage import outages
 from totojax.storage.outages import brief as brief
 
+if TYPE_CHECKING:  # imported by what reads or writes: a report needs none of it
+  import tensorstore as ts
+
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
-_RETRIES = {"max_retries": 3, "initial_delay": "250ms", "max_delay": "1s"}
-_UNWRITTEN = "cannot be written: {cause}. Is the disk full, or the directory read-only?"
+_RETRIES = {"max_retries": 2, "initial_delay": "250ms", "max_delay": "1s"}
+# What is done to a file -> what is said where it fails, and the right it takes.
+_FAILURES = {
+  "read": "cannot be read: {cause}",
+  "written": "cannot be written: {cause}",
+  "listed": "cannot be listed: {cause}",
+  "deleted": "cannot be deleted: {cause}",
+}
+_AMAZONS_RIGHTS = {
+  "read": "GetObject",
+  "written": "PutObject",
+  "listed": "ListBucket",
+  "deleted": "DeleteObject",
+}
+_RIGHTS = {"read": "get", "written": "create", "listed": "list", "deleted": "delete"}
+# Google's refusals begin with the account.
+_ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) access")
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
-os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "60")
+os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", "30")
 os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
@@ -50,19 +68,28 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   A local path, or a name in a bucket, may hold characters that a URL may not;
   URLs of other kinds are parsed by TensorStore itself.
   """
+  import tensorstore as ts
+
   name = text(path)
   scheme, _, rest = name.partition("://")
   if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
-    bucket, _, below = rest.partition("/")
-    spec = {"driver": driver, "bucket": bucket, "path": below and below + "/"}
+    first, _, below = rest.partition("/")
+    if not first:
+      raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
+    spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
     return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
 
 
+def bucket(path: Path) -> str:
+  """Of a URL in an object store, the URL of its bucket."""
+  return "/".join(text(path).split("/")[:3])
+
+
 def _s3() -> dict[str, Any]:
-  """What the usual variables say of s3:// URLs: their server and region.
+  """What the usual variables say of s3:// URLs: server, region and account.
 
   AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
   other clients read them; TensorStore reads its credentials alone.
@@ -72,7 +99,16 @@ def _s3() -> dict[str, Any]:
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
   }
   found = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
-  return {key: value for key, value in found.items() if value}
+  spec: dict[str, Any] = {key: value for key, value in found.items() if value}
+  if not spec.get("endpoint", "http").startswith("http"):
+    raise StoreError(
+      f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
+    )
+  if os.environ.get("AWS_ACCESS_KEY_ID"):
+    # TensorStore would come to this too, but tell of each file in ~/.aws that
+    # is not there, five lines for each open array.
+    spec["aws_credentials"] = {"type": "environment"}
+  return spec
 
 
 def read(path: Path) -> bytes | None:
@@ -82,6 +118,20 @@ def read(path: Path) -> bytes | None:
   `outages.StorageAway` when it does not answer.
   """
   return read_version(path)[0]
+
+
+def read_part(path: Path, begin: int, end: int) -> bytes | None:
+  """Bytes `begin` to `end` of a file, those there are; None: there is no file."""
+  folder, name = _split(path)
+  for part in (slice(begin, end), slice(begin, None)):
+    try:
+      found = _ask(path, lambda part=part: folder.read(name, byte_range=part))
+      return found.value if found.state == "value" else None
+    except StoreError as error:
+      # It ends before; nobody says where.
+      if not str(error.__cause__).startswith("OUT_OF_RANGE"):
+        raise
+  return b""
 
 
 def write(path: Path, value: bytes, *, limit_s: float | None = None) -> None:
@@ -96,7 +146,7 @@ def write(path: Path, value: bytes, *, limit_s: float | None = None) -> None:
       `outages.patience_s`.
   """
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, value), _UNWRITTEN, limit_s=limit_s)
+  _ask(path, lambda: folder.write(name, value), "written", limit_s=limit_s)
 
 
 def exists(path: Path) -> bool:
@@ -110,7 +160,7 @@ def exists(path: Path) -> bool:
 def delete(path: Path) -> None:
   """Deletes a file, if there is one."""
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, None), "cannot be deleted: {cause}")
+  _ask(path, lambda: folder.write(name, None), "deleted")
 
 
 def keys(folder: Path, prefix: str = "") -> list[str]:
@@ -121,7 +171,7 @@ def keys(folder: Path, prefix: str = "") -> list[str]:
     prefix: what the names begin with.
   """
   kvstore = _kvstore(folder)
-  names = _ask(folder, lambda: kvstore.list(_range(prefix)), "cannot be listed: {cause}")
+  names = _ask(folder, lambda: kvstore.list(_range(prefix)), "listed")
   if not names and is_url(folder):
     # TensorStore takes a refused listing (403, 401) for an empty one.
     exists(f"{text(folder)}/{prefix or '.listed'}")
@@ -137,7 +187,7 @@ def children(folder: Path) -> list[str]:
 def delete_folder(folder: Path) -> None:
   """Deletes all files below a folder."""
   kvstore = _kvstore(folder)
-  _ask(folder, lambda: kvstore.delete_range(_range("")), "cannot be deleted: {cause}")
+  _ask(folder, lambda: kvstore.delete_range(_range("")), "deleted")
 
 
 def read_version(path: Path, *, limit_s: float | None = None) -> tuple[bytes | None, bytes]:
@@ -164,7 +214,7 @@ def write_version(
   """
   folder, name = _split(path)
   stamp = _ask(
-    path, lambda: folder.write(name, value, if_equal=version), _UNWRITTEN, limit_s=limit_s
+    path, lambda: folder.write(name, value, if_equal=version), "written", limit_s=limit_s
   )
   if stamp.generation:
     return stamp.generation
@@ -191,6 +241,8 @@ def write_array(
   Raises:
     StoreError: when the storage refuses, with the path.
   """
+  import tensorstore as ts
+
   inner = [1, *values.shape[1:]] if single_records else list(values.shape)
   checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
   sharding = {
@@ -214,9 +266,9 @@ def write_array(
   }
   context = _context(os.getpid())
   array = _ask(
-    path, lambda: ts.open(spec, create=True, delete_existing=True, context=context), _UNWRITTEN
+    path, lambda: ts.open(spec, create=True, delete_existing=True, context=context), "written"
   )
-  _ask(path, lambda: array.write(values), _UNWRITTEN)
+  _ask(path, lambda: array.write(values), "written")
 
 
 def open_array(path: Path) -> ts.TensorStore:
@@ -224,6 +276,8 @@ def open_array(path: Path) -> ts.TensorStore:
 
   Missing chunks raise when read: TensorStore would fill them with zeros.
   """
+  import tensorstore as ts
+
   spec = {
     "driver": "zarr3",
     "kvstore": kvstore_spec(path),
@@ -234,7 +288,7 @@ def open_array(path: Path) -> ts.TensorStore:
   return _ask(
     path,
     lambda: ts.open(spec, open=True, read=True, context=_context(os.getpid())),
-    "is missing or is no Zarr array: {cause}",
+    failure="is missing or is no Zarr array: {cause}",
   )
 
 
@@ -258,16 +312,17 @@ def finish(path: Path, future: ts.Future, again: Callable[[], ts.Future]) -> np.
   return _ask(
     path,
     lambda: next(asked, None) or again(),
-    "is truncated, incomplete or damaged: {cause}. Restore this directory from a copy, or make"
-    " the data set again",
+    failure="is truncated, incomplete or damaged: {cause}. Restore this directory from a copy, or"
+    " make the data set again",
   )
 
 
 def _ask(
   path: Path,
   ask: Callable[[], ts.Future],
-  failure: str = "cannot be read: {cause}",
+  action: str = "read",
   *,
+  failure: str = "",
   limit_s: float | None = None,
 ) -> Any:
   """What a request gives; on an object store after more tries, if need be.
@@ -275,7 +330,8 @@ def _ask(
   Args:
     path: what it is about.
     ask: makes it.
-    failure: what is said of `path` where it fails for good.
+    action: what is done there, of `_FAILURES`.
+    failure: in place of what those say.
     limit_s: as `write` has it.
   """
   try:
@@ -285,21 +341,71 @@ def _ask(
   except outages.StorageAway:
     raise
   except Exception as error:
-    what = _refusal(path, error) or failure.format(cause=brief(error))
+    failure = failure or _FAILURES[action]
+    what = refusal(path, action, error) or failure.format(cause=brief(error))
+    if action == "written" and not is_url(path):
+      what += ". Is the disk full, or the directory read-only?"
     raise StoreError(f"{text(path)} {what}") from error
 
 
-def _refusal(path: Path, error: Exception) -> str | None:
-  """What is said where a bucket says no; None where it says other things."""
-  bucket = "/".join(text(path).split("/")[:3])
-  code = outages.status(error)
-  if code == 403:
+def refusal(path: Path, action: str, error: BaseException) -> str | None:
+  """What is said of `path` where a bucket says no, with what mends it.
+
+  Args:
+    path: what was asked for.
+    action: what was to be done, of `_FAILURES`.
+    error: of TensorStore.
+
+  Returns:
+    The words after the path; None where the error is another.
+  """
+  code, words = outages.status(error), str(error)
+  there = bucket(path)
+  login = "gcloud auth application-default login"
+  if not there.startswith("gs://"):
+    told = {
+      301: f"is in another region ({brief(error)}); set AWS_REGION to that of {there}",
+      403: f"may not be {action} by this account ({brief(error)}); it takes"
+      f" s3:{_AMAZONS_RIGHTS[action]} on {there}",
+      404: f"is in no bucket: there is no {there}; make it, or mend the path",
+    }
+    return told.get(code or 0)
+  if code == 404:
     return (
-      f"is not allowed to this account ({brief(error)}); give it the role Storage Object User on"
-      f" {bucket}, or mend the path"
+      f"is in no bucket: there is no {there}; mend the path, or make it in the region of the TPU:"
+      f" gcloud storage buckets create {there} --location=REGION"
     )
+  if "requester pays" in words:
+    return (
+      "is in a bucket that lets its readers pay; use another, or turn that off:"
+      f" gcloud storage buckets update {there} --no-requester-pays"
+    )
+  if "invalid_grant" in words or (code == 401 and "Anonymous" not in words):
+    return f"cannot be {action}: the login has expired or was withdrawn; renew it: {login}"
+  if code == 401:
+    return (
+      f"cannot be {action} without a login: {login}, or name a key file in"
+      " GOOGLE_APPLICATION_CREDENTIALS, or make the TPU VM with a --service-account"
+    )
+  if code == 403 and re.search("scope", words, re.IGNORECASE):
+    return (
+      f"may not be {action} by this machine, whatever its account may, for its access scopes; make"
+      " the TPU VM with --scopes=cloud-platform"
+    )
+  return _forbidden(there, action, error) if code == 403 else None
+
+
+def _forbidden(there: str, action: str, error: BaseException) -> str:
+  """The words for a right that is lacking, and the command that gives it."""
+  account, reason = "", f"{brief(error)}; it takes storage.objects.{_RIGHTS[action]}"
+  if found := _ACCOUNT.search(str(error)):
+    account, right = found.groups()
+    reason = f"{right} is lacking"
+  kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
   return (
-    f"is in no bucket: there is no {bucket}; make it, or mend the path" if code == 404 else None
+    f"may not be {action} by {account or 'this account'} ({reason}): gcloud storage buckets"
+    f" add-iam-policy-binding {there} --member={kind}:{account or 'ACCOUNT'}"
+    " --role=roles/storage.objectUser"
   )
 
 
@@ -311,17 +417,27 @@ def _split(path: Path) -> tuple[ts.KvStore, str]:
 
 def _range(prefix: str) -> ts.KvStore.KeyRange:
   """The names that begin with `prefix`."""
+  import tensorstore as ts
+
   begin = prefix.encode()
   return ts.KvStore.KeyRange(begin, begin[:-1] + bytes([begin[-1] + 1]) if begin else b"")
 
 
 def _kvstore(path: Path) -> ts.KvStore:
-  return ts.KvStore.open(kvstore_spec(path), context=_context(os.getpid())).result()
+  import tensorstore as ts
+
+  spec = kvstore_spec(path)
+  try:  # asks no server
+    return ts.KvStore.open(spec, context=_context(os.getpid())).result()
+  except ValueError as error:
+    raise StoreError(f"{text(path)} is no place for data: {brief(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)
 def _context(process: int) -> ts.Context:
   """Thread pools and cache of one process; small, since hosts feed chips."""
+  import tensorstore as ts
+
   del process  # the key of the cache: a forked child gets pools of its own
   return ts.Context(
     {

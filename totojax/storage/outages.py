@@ -35,12 +35,10 @@ _WORDS = re.compile(
   r"|\[curl_code='\d+'\]"
 )
 _APPENDED = re.compile(
-  r" \[(tensorstore_spec|http_response_|curl_code|source locations)| See full TensorStore details"
+  r" \[(tensorstore_spec|x-amzn-requestid|http_response_|curl_code|source locations)"
+  r"| See full TensorStore details"
 )
 _BROKEN = ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, TimeoutError
-# Libraries whose errors are no OSError, by the name of a class or its base.
-_LIBRARIES = ("gcsfs", "aiohttp", "requests", "urllib3", "google", "botocore", "s3fs")
-_NAMES = re.compile(r"Connection|Connect|Disconnected|Timeout|Transport|ServerError|Payload")
 
 
 class StorageAway(RuntimeError):
@@ -89,7 +87,7 @@ def answer(name: str, ask: Callable[[], _Future], *, limit_s: float | None = Non
       except TimeoutError:
         if future.done():  # it is the request's own
           raise
-        patience.remind("no answer yet")
+        patience.remind(patience.why)
 
   return _repeated(name, wait, limit_s)
 
@@ -124,6 +122,7 @@ class Patience:
     self._name, self._limit_s = name, limit_s
     self._bucket = "/".join(name.split("/")[:3])
     self._begin_s, self._pause_s = time.monotonic(), _PAUSES_S[0]
+    self.why = "no answer yet"
 
   def until_line_s(self) -> float:
     """Seconds until `remind` may have something to say."""
@@ -152,7 +151,8 @@ class Patience:
         " stays: run the same command again once storage answers"
         " (--storage_timeout_s says how long a run waits)"
       ) from error
-    self.remind(brief(error))
+    self.why = brief(error)
+    self.remind(self.why)
     # Not all hosts of a pod at the same moment.
     time.sleep(min(self._pause_s * random.uniform(0.5, 1.0), left_s))
     self._pause_s = min(2 * self._pause_s, _PAUSES_S[1])
@@ -170,27 +170,18 @@ class Patience:
 def is_passing(error: BaseException) -> bool:
   """Whether the same request may succeed later: outages, not refusals."""
   if (code := status(error)) is not None:
+    if code == 401 and "Anonymous" in str(error):  # without a login there is none to renew
+      return False
     return code in _PASSING or code >= 500
   # (Of a lost process, jax says the same words in errors of other types.)
-  if isinstance(error, _BROKEN) or (isinstance(error, ValueError) and _WORDS.search(str(error))):
-    return True
-  return is_library(error) and any(_NAMES.search(base.__name__) for base in type(error).__mro__)
+  words = isinstance(error, ValueError) and _WORDS.search(str(error))
+  return bool(words) or isinstance(error, _BROKEN)
 
 
 def status(error: BaseException) -> int | None:
-  """The HTTP status that an error of any of the libraries is of, or None."""
-  if found := _CODE.search(str(error)):
-    return int(found[1])
-  code = getattr(error, "code", None) or getattr(error, "status", None)
-  try:
-    return int(code) if is_library(error) and code is not None else None
-  except (TypeError, ValueError):
-    return None
-
-
-def is_library(error: BaseException) -> bool:
-  """Whether an error is one of storage that a client library has for itself."""
-  return any(base.__module__.split(".")[0] in _LIBRARIES for base in type(error).__mro__)
+  """The HTTP status that an error of TensorStore is of, or None."""
+  found = _CODE.search(str(error))
+  return int(found[1]) if found else None
 
 
 def is_away(error: BaseException) -> bool:
@@ -212,6 +203,7 @@ def brief(error: BaseException) -> str:
   line = (str(error).splitlines() or [type(error).__name__])[0]
   line = _APPENDED.split(line)[0]
   line = re.sub(r"^ABORTED: |All \d+ retry attempts failed: ", "", line).rstrip(".")
+  line = line.partition("CURL error ")[2] or line
   code = status(error)
   return line if code is None or str(code) in line else f"{code} {line}".rstrip()
 

@@ -10,7 +10,7 @@ Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from totojax import sequence
-from totojax.tasks import api
+from totojax import sequence, tasks
+from totojax.tokenizers import api as tokenizer_api
 
 
 class EncodeFrames:
@@ -27,27 +27,27 @@ class EncodeFrames:
 
   def __init__(
     self,
-    inner: api.Task,
+    inner: tasks.Task,
+    tokenizer: tokenizer_api.Tokenizer,
     *,
     spec: sequence.SequenceSpec,
-    factor: int,
-    codes_of: Callable[[Any, jax.Array], jax.Array],
-    params: Any,
     keep_frames: bool = False,
   ):
     """Args:
     inner: the task on tokens.
+    tokenizer: what encodes.
     spec: the sequence.
-    factor: pixels of one side of a token.
-    codes_of: (params, uint8 [B, S, S, 3]) -> int32 codes [B, G, G].
-    params: of the tokenizer.
     keep_frames: whether the inner batch holds `frames` and `start` as well.
     """
     self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
-    self._size_px = spec.grid * factor
-    self._codes_of = codes_of
-    self._params = params
+    self._size_px = spec.grid * tokenizer.factor
+    self._codes_of, self._params = tokenizer.codes_of, tokenizer.params
+
+  @property
+  def frozen(self) -> tasks.Tree:
+    """For `assembly.run`: as constants of the program they would be compiled in."""
+    return {"inner": {}, "tokenizer": self._params}
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = dict(self.inner.batch_spec(batch))
@@ -58,17 +58,17 @@ class EncodeFrames:
     spec["start"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return spec
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     axes = self.inner.axes()
     replicated = jax.tree.map(lambda _: PartitionSpec(), self._params)
     return axes._replace(frozen={"inner": axes.frozen, "tokenizer": replicated})
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     variables = self.inner.init(key)
     tokenizer = jax.tree.map(jnp.asarray, self._params)
     return variables._replace(frozen={"inner": variables.frozen, "tokenizer": tokenizer})
 
-  def tokens(self, tokenizer: Any, batch: api.Batch) -> jax.Array:
+  def tokens(self, tokenizer: Any, batch: tasks.Batch) -> jax.Array:
     """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
     frames_NBSS3 = jnp.swapaxes(batch["frames"], 0, 1)
     codes_NBGG = jax.lax.map(
@@ -89,7 +89,7 @@ class EncodeFrames:
     tokens_BR = jnp.pad(tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD)
     return tokens_BR[:, :length].astype(jnp.int32)
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     # Which tokens are visual is known without encoding.
     row_R = np.full(self.spec.row_tokens, sequence.PAD, np.int32)
     row_R[: self.spec.visual_tokens + 1] = sequence.SPECIALS
@@ -99,8 +99,8 @@ class EncodeFrames:
     return self.inner.weights(self._inner_batch(batch, tokens_BR))
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
     return self.inner.loss(
       params,
@@ -110,20 +110,18 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(
-    self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Callable[[jax.Array], Any]
-  ) -> Any:
+  def outcomes(self, variables: tasks.Variables, batch: tasks.Batch, *, score: tasks.Score) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
       TypeError: the inner task has no logits of classes.
     """
-    if not isinstance(self.inner, api.Scored):
+    if not isinstance(self.inner, tasks.Scored):
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
-    tokens_BR = self.tokens(frozen["tokenizer"], batch)
-    inner = self._inner_batch(batch, tokens_BR)
-    return self.inner.outcomes(params, frozen["inner"], stats, inner, of=of)
+    frozen = variables.frozen
+    inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
+    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, score=score)
 
-  def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
+  def _inner_batch(self, batch: tasks.Batch, tokens_BR: jax.Array) -> tasks.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}
     return {**rest, "tokens": tokens_BR}

@@ -10,45 +10,39 @@ Shapes: B rows, N frames, S pixels of a side, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from totojax import sequence, tasks
 from totojax.config.labels import MixConfig
-from totojax.tasks import api, encode
+from totojax.tasks import encode
+from totojax.tokenizers import api as tokenizer_api
 
 
-class MixFrames:
-  """Wraps an encoding task: its frames are mixed, and `target` [B, C] made."""
+class MixFrames(encode.EncodeFrames):
+  """Frames are mixed and encoded, and `target` [B, C] made; in training alone."""
 
-  def __init__(self, inner: encode.EncodeFrames, config: MixConfig, *, classes: int):
-    self.inner, self.config, self.classes = inner, config, classes
-
-  def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    return self.inner.batch_spec(batch)
-
-  def axes(self) -> api.Variables:
-    return self.inner.axes()
-
-  def init(self, key: jax.Array) -> api.Variables:
-    return self.inner.init(key)
-
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
-    return self.inner.weights(batch)
-
-  def outcomes(self, params: Any, frozen: Any, stats: Any, batch: api.Batch, *, of: Any) -> Any:
-    """The inner task's: what is evaluated is not mixed."""
-    return self.inner.outcomes(params, frozen, stats, batch, of=of)
+  def __init__(
+    self,
+    inner: tasks.Task,
+    tokenizer: tokenizer_api.Tokenizer,
+    *,
+    spec: sequence.SequenceSpec,
+    config: MixConfig,
+    classes: int,
+  ):
+    super().__init__(inner, tokenizer, spec=spec)
+    self.config, self.classes = config, classes
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     own, further = jax.random.split(key)
     frames, target_BC = mixed(self.config, own, batch["frames"], batch["label"], self.classes)
     batch = {**batch, "frames": frames, "target": target_BC}
-    return self.inner.loss(params, rest, batch, step=step, key=further)
+    return super().loss(params, rest, batch, step=step, key=further)
 
 
 def mixed(

@@ -3,8 +3,6 @@
 Shapes: B images, H height, W width, C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 import operator

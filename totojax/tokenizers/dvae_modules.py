@@ -7,8 +7,6 @@ Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
 C channels.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 

@@ -7,8 +7,6 @@ Shapes: M images (or frames of videos), G grid side, V codes, K distinct
 n-grams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import dataclasses
 from typing import Any

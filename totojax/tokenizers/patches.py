@@ -7,8 +7,6 @@ Shapes: B and N frames, H height, W width, G grid side (H or W over the side of
 a patch), F values of a patch (3 side ** 2), in the order row, column, colour.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple, TypeVar
 

@@ -7,8 +7,6 @@ Shapes: M images, H and W height and width, G grid side, C codes of k-means,
 F features of a patch (size x size x 3).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 

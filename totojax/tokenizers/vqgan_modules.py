@@ -7,8 +7,6 @@ of their products to the caller.
 Shapes: B images, H height, W width, C channels, T and S positions of an image.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -6,8 +6,6 @@ strict: a missing, extra or wrongly shaped tensor is an error that names it.
 Values may be stored in float16 to halve the file; they are used in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -209,9 +207,8 @@ def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
   if set(size) != names:
     raise ValueError(
-      f"the config in {path} has keys {sorted(size)}; a"
-      f" {kind.__name__} has {sorted(names)}: the file is of another version,"
-      " train or convert it again"
+      f"the config in {path} has keys {sorted(size)}; a {kind.__name__} has {sorted(names)}: the"
+      " file is of another version, train or convert it again"
     )
   values: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value for name, value in size.items()

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly, checkpoint, sequence, sharding
+from totojax import assembly, checkpoint, sequence, sharding, storage
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.data.store import store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
@@ -46,7 +46,6 @@ class Trained:
     model: as it was trained.
     tokenizer: fingerprint of the tokenizer that made its tokens.
     step: of the newest checkpoint.
-    patches: what it reads in place of tokens, or None.
   """
 
   path: epath.Path
@@ -54,7 +53,11 @@ class Trained:
   model: trunk.Trunk
   tokenizer: str
   step: int
-  patches: patches_lib.PatchesConfig | None
+
+  @property
+  def patches(self) -> patches_lib.PatchesConfig | None:
+    """What it reads in place of tokens, if it does."""
+    return self.config.patches.size if self.config.patches.inputs else None
 
 
 def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> Trained:
@@ -72,14 +75,9 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     raise ConfigError(
       'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
     )
+  storage.check_run(model_run)
   path = epath.Path(model_run)
-  values = directory.read_config(path)
-  if values.get("run") != "pretrain":
-    raise ConfigError(
-      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
-    )
-  # Runs from before there was a key have its default.
-  config = schema.read(Pretrain, values, fill=True)
+  config = read_config(path, what)
   if not patches:
     assembly.check_tokens(config, what)
   step = checkpoint.latest_step(path / "checkpoints")
@@ -92,8 +90,23 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     model=assembly.model(config),
     tokenizer=manifest["tokenizer"],
     step=step,
-    patches=config.patches.size if config.patches.inputs else None,
   )
+
+
+def read_config(path: epath.PathLike, what: str) -> Pretrain:
+  """What a run of pre-training was made with; `what` it is wanted for.
+
+  Raises:
+    FileNotFoundError: there is no run.
+    ConfigError: it is of another job.
+  """
+  values = directory.read_config(path)
+  if values.get("run") != "pretrain":
+    raise ConfigError(
+      f'{path} is of run = "{values.get("run")}"; {what} is one of run = "pretrain"'
+    )
+  # Runs from before there was a key have its default.
+  return schema.read(Pretrain, values, fill=True)
 
 
 # What a run may have other than the one that it starts from: no parameter
@@ -134,16 +147,15 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
 
 def check_codes(run: Trained, *, vocab: int, tokenizer: str, what: str) -> None:
   """Raises ConfigError unless `what` has the codes of a run."""
+  advice = "Use that run's tokenizer"
   if vocab != run.model.spec.vocab:
     raise ConfigError(
-      f"{what} has {vocab} codes; {run.path} was trained with"
-      f" {run.model.spec.vocab}. Use that run's tokenizer"
+      f"{what} has {vocab} codes; {run.path} was trained with {run.model.spec.vocab}. {advice}"
     )
   if tokenizer != run.tokenizer:
     raise ConfigError(
-      f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens"
-      f" of {run.tokenizer}, and the codes mean different things. Use that"
-      " run's tokenizer"
+      f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens of {run.tokenizer},"
+      f" and the codes mean different things. {advice}"
     )
 
 
@@ -176,32 +188,19 @@ def open_tokens(
   if not path:
     raise ConfigError(f"config key {name} is empty; set it to a store of tokens with classes")
   spec = run.model.spec if seq is None else seq
-  whose = f"{run.path} was trained with" if seq is None else "this run has"
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-  of = store.manifest
-  if not of.vocab:
+  manifest = manifests.existing(path)
+  if not manifest.vocab:
     raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
-  if of.tokenizer != run.tokenizer:
+  store = shards.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  if manifest.kind == "video" and manifest.frames < spec.frames:
     raise ConfigError(
-      f"{path} ({name}) has tokens of tokenizer {of.tokenizer!r}; {run.path}"
-      f" was trained on those of {run.tokenizer!r}, and the codes mean"
-      " different things. Make the store with that tokenizer"
-    )
-  for key in ("vocab", "grid"):
-    found, needed = getattr(of, key), getattr(spec, key)
-    if found != needed:
-      raise ConfigError(
-        f"{path} ({name}) has {key} {found}; {whose} {needed}. Make the store as that model's"
-      )
-  if of.kind == "video" and of.frames < spec.frames:
-    raise ConfigError(
-      f"{path} ({name}) has clips of {of.frames} frames; {run.path} was"
+      f"{path} ({name}) has clips of {manifest.frames} frames; {run.path} was"
       f" trained on {spec.frames}. Make the store with at least that many"
     )
   return store
 
 
-def tokenizer(run: Trained, path: str) -> api.Tokenizer:
+def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
   """The tokenizer that made the tokens, or patches, that a run reads.
 
   Args:
@@ -218,21 +217,16 @@ def tokenizer(run: Trained, path: str) -> api.Tokenizer:
         f"{run.path} reads patches of pixels, and no tokens of {path}; name no tokenizer"
       )
     return patches_lib.tokenizer(run.patches)
-  beside = run.path.parent / "tokenizer" / "tokenizer.safetensors"
-  tried = [path]
-  if not path:
-    encode_with = run.config.data.encode_with
-    there = [file for file in (encode_with, os.fspath(beside)) if file and files.exists(file)]
-    tried = [*there, weights.SHIPPED]
-  for file in tried:
-    found = weights.load(file)
-    if found.fingerprint == run.tokenizer:
-      return found
-    if path:
-      raise ConfigError(
-        f"{path} is tokenizer {found.fingerprint}; {run.path} was trained on"
-        f" tokens of {run.tokenizer}, and their codes mean different things"
-      )
+  if path:
+    named = weights.load(path)
+    check_codes(run, vocab=named.vocab, tokenizer=named.fingerprint, what=path)
+    return named
+  beside = os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
+  there = [file for file in (run.config.data.encode_with, beside) if file and files.exists(file)]
+  for file in (*there, weights.SHIPPED):
+    tokenizer = weights.load(file)
+    if tokenizer.fingerprint == run.tokenizer:
+      return tokenizer
   raise ConfigError(
     f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
     f" not the one in the package and not at {beside}; name its file"
@@ -279,9 +273,11 @@ def load(
   else:
     # In a scan: the same numbers from a program that compiles sooner.
     compute = dataclasses.replace(model.compute, unroll=1)
-    task, _, placed = _placed(run, model.clone(compute=compute), layout)
-    make = jax.jit(lambda key: task.init(key).params, out_shardings=placed)
-    params = make(jax.random.key(seed))
+    task = _task(run, model.clone(compute=compute))
+    _, shardings = _places(task, layout)
+    params = jax.jit(lambda key: task.init(key).params, out_shardings=shardings)(
+      jax.random.key(seed)
+    )
   model, params = taps.truncate(model, params, depth)
   return model, trunk.cast(model.config, params, model.compute.dtype)
 
@@ -292,22 +288,23 @@ def read(run: Trained, model: trunk.Trunk, layout: sharding.Layout) -> Any:
   They do not depend on the grid, the frames, or the base of RoPE: `model` may
   have other ones than `run.model`.
   """
-  _, shapes, placed = _placed(run, model, layout)
-  return checkpoint.read_params(run.path / "checkpoints", shapes, placed)[0]
+  places = _places(_task(run, model), layout)
+  return checkpoint.read_params(run.path / "checkpoints", *places)[0]
 
 
-def _placed(
-  run: Trained, model: trunk.Trunk, layout: sharding.Layout
-) -> tuple[task_lib.Pretrain | patch_task.Patches, Any, Any]:
-  """(task, shapes, shardings) of the parameters."""
+def _task(run: Trained, model: trunk.Trunk) -> task_lib.OfModel:
+  """What the parameters are of."""
   parametrisation = assembly.parametrisation(run.config)
-  if run.patches is not None:
-    assert isinstance(model, patched.PatchTrunk)
-    task = patch_task.Patches(model, run.patches, parametrisation)
-  else:
-    task = task_lib.Pretrain(causal(model), parametrisation)
+  if run.patches is None:
+    return task_lib.Pretrain(causal(model), parametrisation)
+  assert isinstance(model, patched.PatchTrunk)
+  return patch_task.Patches(model, run.patches, parametrisation)
+
+
+def _places(task: task_lib.OfModel, layout: sharding.Layout) -> tuple[Any, Any]:
+  """(shapes, shardings) of the parameters."""
   shapes = jax.eval_shape(task.init, jax.random.key(0)).params
-  return task, shapes, layout.shardings(task.axes().params, shapes)
+  return shapes, layout.shardings(task.axes().params, shapes)
 
 
 def causal(model: trunk.Trunk) -> trunk.Trunk:

@@ -14,35 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from totojax import sequence
+from totojax.config.schema import field, Section, section
 from totojax.models import decode, trunk
 
 
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How a token is chosen, in this order.
+@section("sampling")
+class Sampling(Section):
+  """How a token is chosen, in this order."""
 
-  Attributes:
-    temperature: logits are divided by it; 0.0 takes the most likely token.
-    top_k: only this many of the most likely tokens; 0: all.
-    top_p: only the fewest most likely tokens that together have this
-      probability (Holtzman et al., arXiv 1904.09751); 1.0: all.
-    seed: of the draws.
-  """
-
-  temperature: float
-  top_k: int
-  top_p: float
-  seed: int
-
-  def __post_init__(self):
-    if not self.temperature >= 0.0:
-      raise ValueError(f"sampling.temperature is {self.temperature}; use 0.0 (greedy) or more")
-    if self.top_k < 0:
-      raise ValueError(f"sampling.top_k is {self.top_k}; use 0 (all) or more")
-    if not 0.0 < self.top_p <= 1.0:
-      raise ValueError(
-        f"sampling.top_p is {self.top_p}; it is a probability above 0.0, and 1.0 for all tokens"
-      )
+  temperature: float = field(1.0, "of logits; 0.0: the most likely token (greedy)", at_least=0)
+  top_k: int = field(0, "only so many of the most likely tokens; 0: all", at_least=0)
+  # Holtzman et al., arXiv 1904.09751.
+  top_p: float = field(
+    1.0, "only the fewest that together have this probability; 1.0: all", above=0, at_most=1
+  )
+  seed: int = field(0, "of the draws", at_least=0)
 
 
 def frames(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import functools
 import os
 
+from absl import logging
 import numpy as np
 
 from totojax import sequence, sharding
@@ -38,7 +39,7 @@ class Pretrained:
   def __init__(self, run: backbone.Trained, *, tokenizer: str, depth: int, layout: sharding.Layout):
     """Args:
     run: of `backbone.find`.
-    tokenizer: its file; "": found by itself (`backbone.tokenizer`).
+    tokenizer: its file; "": found by itself (`backbone.find_tokenizer`).
     depth: blocks that are loaded.
     layout: of parameters and batches.
     """
@@ -46,15 +47,21 @@ class Pretrained:
     self._tokenizer, self._layout = tokenizer, layout
     if tokenizer:  # a wrong one is told now
       _ = self.tokenizer
-    self._model, self._params = backbone.load(
-      run, run.model, trained=True, depth=depth, layout=layout, seed=0
-    )
+    # A checkpoint's own note is a folder higher than where orbax looks for it.
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+      self._model, self._params = backbone.load(
+        run, run.model, trained=True, depth=depth, layout=layout, seed=0
+      )
+    finally:
+      logging.set_verbosity(level)
     self._tapped = functools.cache(self._compiled)
 
   @functools.cached_property
   def tokenizer(self) -> api.Tokenizer:
     """What made the model's tokens, or its patches; read when first needed."""
-    return backbone.tokenizer(self.run, self._tokenizer)
+    return backbone.find_tokenizer(self.run, self._tokenizer)
 
   @property
   def width(self) -> int:

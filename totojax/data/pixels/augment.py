@@ -7,8 +7,6 @@ both resize with antialiasing, which Pillow's filters always do.
 Shapes: H and W height and width, N frames of one video, R the crop's side.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -22,8 +22,6 @@ An image that cannot be read raises `Unreadable`, with the reason.
 Shapes: K crops, R pixels of a side, H and W of the image.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 

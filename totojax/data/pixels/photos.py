@@ -8,8 +8,6 @@ colours and textures look like.
 Shapes: R pixels of a side.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

@@ -5,8 +5,6 @@ it, which MAE fine-tunes with: fifteen operations, all of them stronger with the
 magnitude, each applied half of the time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

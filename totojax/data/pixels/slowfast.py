@@ -17,8 +17,6 @@ Source: facebookresearch/SlowFast, datasets/decoder.py and transform.py
 Shapes: F frames of a video, T frames of a clip, R pixels of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import functools

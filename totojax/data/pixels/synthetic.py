@@ -13,8 +13,6 @@ pixels, which gives anti-aliasing for the price of one sample a pixel.
 Shapes: N frames, H height, W width (H = W = size_px).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 
@@ -30,12 +28,10 @@ TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
 _TURNING = TEXTURES[:3]
 
 # Few colours, so that a vocabulary of some hundred codes can draw the scenes.
-_OBJECT_RGB = np.array(
-  [(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32
-)  # pyformat: disable
+_OBJECT_RGB = np.array([(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32)
 _BACKGROUND_RGB = np.array(
   [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]], np.float32
-)  # pyformat: disable
+)
 _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
 

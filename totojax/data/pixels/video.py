@@ -20,8 +20,6 @@ Shapes: K crops of all stretches, T frames of a clip, R pixels of a side, H and
 W of a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
@@ -35,6 +33,21 @@ from totojax.data.sources import items
 
 SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """One clip of a video, before it is decoded.
+
+  Attributes:
+    places_T: numbers of its frames.
+    short_px: its short side after resizing; at most that of decoding.
+    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
+  """
+
+  places_T: np.ndarray
+  short_px: int
+  crop: Callable[[np.ndarray], np.ndarray]
 
 
 class ClipSpec(pixels.ClipSpec):
@@ -57,9 +70,8 @@ class ClipSpec(pixels.ClipSpec):
     starts = frames - self.span_frames + 1
     if starts < 1:
       raise decode.Undecodable(
-        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a"
-        f" second; {self.frames} frames with a stride of {self.stride_frames}"
-        f" span {self.span_frames}"
+        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a second; {self.frames}"
+        f" frames with a stride of {self.stride_frames} span {self.span_frames}"
       )
     stretches = 1
     if self.sampling == "duration":
@@ -82,21 +94,6 @@ class ClipSpec(pixels.ClipSpec):
           short_px=self.size_px,
           crop=functools.partial(augment.random_crop, size_px=self.size_px, rng=rng),
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-  """One clip of a video, before it is decoded.
-
-  Attributes:
-    places_T: numbers of its frames.
-    short_px: its short side after resizing; at most that of decoding.
-    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
-  """
-
-  places_T: np.ndarray
-  short_px: int
-  crop: Callable[[np.ndarray], np.ndarray]
 
 
 class Cuts(Protocol):

@@ -9,11 +9,10 @@ Layouts
 Ids are paths below the root, so that those of two splits differ.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items
+from totojax.storage import reading
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 
@@ -35,7 +34,7 @@ def list_items(
   """
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
-  classes = files.folders(top) if class_folders and os.path.isdir(top) else []
+  classes = files.folders(top) if class_folders and reading.is_folder(top) else []
   labels = {name: i for i, name in enumerate(classes)}
   entries = []
   for path in files.walk(top, files.suffixes(kind)):
@@ -62,7 +61,7 @@ def list_lines(
   name of the list is the id. Files that do not exist are `missing`.
 
   Args:
-    root: folder that relative paths start at.
+    root: folder that relative paths start at; a path may be a URL of its own.
     path: the list.
     kind: "video" or "image".
     separator: between path and label: "space", "comma", "tab", or "none" for
@@ -94,6 +93,8 @@ def list_lines(
     if name in seen:
       raise ValueError(f"{where}: {name!r} was on line {seen[name]} already")
     seen[name] = number
-    item, file = items.name(name), os.path.join(os.fspath(root), name)
-    rows.append(files.existing(item, file, label=label))
-  return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=path)
+    path_there = reading.join(os.fspath(root), name)
+    rows.append(items.Item(items.name(name), path_there, label=label))
+  return items.listing(
+    kind, files.existing(rows), classes=[str(i) for i in range(classes)], where=path
+  )

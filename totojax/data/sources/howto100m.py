@@ -6,8 +6,6 @@ text file with an id per line; a CSV may have start_s and end_s for stretches.
 Its categories are not labels: a video has several.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items, spans

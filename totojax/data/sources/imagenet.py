@@ -12,15 +12,15 @@ Labels count the sorted wnids from 0. The development kit's own numbers are in
 another order; they are never used as labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
-import glob
+import fnmatch
+import io
 import os
 import re
 
 from totojax.data.sources import files, items, tars
+from totojax.storage import objects, reading
 
 WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -44,12 +44,12 @@ def list_items(
   """
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
-  if not os.path.isdir(top):
+  if not reading.is_folder(top):
     raise ValueError(f"{top} is not a folder; it should hold ImageNet's images")
   folders = files.folders(top)
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
-  packed = [e.name for e in files.entries(top) if re.fullmatch(WNID.pattern + r"\.tar", e.name)]
+  packed = [name for name in files.names(top) if re.fullmatch(WNID.pattern + r"\.tar", name)]
   if packed:
     return _from_tars(root, top, packed, classes)
   return _from_flat(root, top, classes=classes, val_labels=val_labels)
@@ -74,10 +74,11 @@ def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> item
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
   rows = []
-  for label, file in enumerate(packed):
-    path = os.path.join(top, file)
+  paths = [os.path.join(top, file) for file in packed]
+  found = tars.each_samples(paths, "image", label_key="", classes=0)
+  for label, (path, rows_there) in enumerate(zip(paths, found)):
     prefix = files.below(root, path).removesuffix(".tar")
-    for row in tars.samples(path, "image", label_key="", classes=0):
+    for row in rows_there:
       row = dataclasses.replace(row, id=f"{prefix}/{row.id}" if row.id else prefix)
       rows.append(dataclasses.replace(row, label=label) if isinstance(row, items.Item) else row)
   return items.listing("image", rows, classes=wnids, where=top)
@@ -106,12 +107,12 @@ def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.L
 
 def _find_truth(root: str, top: str) -> str:
   names = ("LOC_val_solution.csv", "*synset_labels.txt", GROUND_TRUTH)
-  beside = os.path.dirname(os.path.abspath(root))
+  beside = os.path.dirname(root if objects.is_url(root) else os.path.abspath(root))
   for folder in (root, top, beside):
+    there = files.names(folder) if reading.is_folder(folder) else []
     for name in names:
-      paths = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
-      if paths:
-        return paths[0]
+      if found := fnmatch.filter(there, name):
+        return os.path.join(folder, found[0])
   raise ValueError(
     f"{top} is a flat folder of images; their classes are in none of"
     f" {', '.join(names)} in {root}; give the file as val_labels"
@@ -149,14 +150,14 @@ def _wnid(text: str, where: str) -> str:
 
 def _kit_wnids(path: str) -> dict[int, str]:
   """wnid by number of the development kit, from meta.mat."""
-  from scipy import io  # pylint: disable=g-import-not-at-top; slow to import
+  from scipy import io as scipy_io  # pylint: disable=g-import-not-at-top; slow to import
 
   meta = os.path.join(os.path.dirname(path), "meta.mat")
-  if not os.path.exists(meta):
+  if not reading.exists(meta):
     raise ValueError(
       f"{path} gives numbers of the development kit, which are not in the"
       f" order of wnids; put the kit's meta.mat beside it ({meta})"
     )
-  synsets = io.loadmat(meta, squeeze_me=True)["synsets"]
+  synsets = scipy_io.loadmat(io.BytesIO(reading.load(meta)), squeeze_me=True)["synsets"]
   numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]
   return {int(number): str(wnid) for number, wnid in zip(numbers, wnids)}

@@ -5,8 +5,6 @@ it follows from that name. Ids are plain UTF-8 on one line, whatever the files
 are called: `name` writes what is not as an escape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib

@@ -10,13 +10,12 @@ the folders are the classes. "val", "validate" and "validation" are one split.
 Ids are YouTube's, so that the sets can be compared with each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import os
 import re
 
 from totojax.data.sources import files, items
+from totojax.storage import reading
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")
@@ -44,7 +43,7 @@ def list_items(
     raise ValueError(f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}")
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
-  top = next(filter(os.path.isdir, places), os.fspath(root))
+  top = next(filter(reading.is_folder, places), os.fspath(root))
   if top == os.fspath(root) and not annotations:
     raise ValueError(
       f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"

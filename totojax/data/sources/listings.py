@@ -1,7 +1,5 @@
 """The items of any source, as the section `source` of a config names it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 
@@ -92,7 +90,7 @@ def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listi
 
 def _listing(source: Source, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
-    return _plugged_in(source, split)
+    return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
   if not source.root and source.name != "tfds":
     raise ConfigError(
       "source.root is empty; say where the data is with --config.source.root=FOLDER"
@@ -116,14 +114,3 @@ def _listing(source: Source, split: str) -> items.Listing:
       )
     return folder.list_lines(source.root, **more)
   return _MODULES[source.name].list_items(source.root, split, **more)
-
-
-def _plugged_in(source: Source, split: str) -> items.Listing:
-  """What a user's function of (root, split) lists."""
-  listing = plugins.function(source.name, "dataset")(source.root, split)
-  if not isinstance(listing, items.Listing):
-    raise plugins.PluginError(
-      f"{source.name} gives a {type(listing).__name__} for {source.root!r};"
-      " make an items.Listing of it with items.listing()"
-    )
-  return listing

@@ -4,8 +4,6 @@ What Ego4D and HowTo100M have in common: a folder of <id>.<ending>, a list of
 ids that may be longer than what was downloaded, and perhaps stretches of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import csv
 import dataclasses
@@ -22,12 +20,19 @@ class Span:
   end_s: float | None = None
 
 
-def read_csv(path: str, column: str) -> list[Span]:
-  """Spans of a CSV with a header; `start_s` and `end_s` are optional columns.
+def read(path: str, column: str) -> list[Span]:
+  """Spans of a CSV that has the column, or of a text file with an id per line.
+
+  In a CSV `start_s` and `end_s` are optional columns.
 
   Raises:
-    ValueError: no such column, or times that are none.
+    ValueError: an empty file, or times that are none.
   """
+  lines = files.lines(path)
+  if not lines:
+    raise ValueError(f"{path} is empty; it should hold ids")
+  if column not in (name.strip() for name in next(csv.reader([lines[0][1]]))):
+    return [Span(line.strip()) for _, line in lines]
   spans = []
   for row in files.table(path, (column,)):
     where = f"{path}, line {row['line']}"
@@ -37,20 +42,6 @@ def read_csv(path: str, column: str) -> list[Span]:
       raise ValueError(f"{where}: the span from {start_s} to {end_s} is empty")
     spans.append(Span(row[column].strip(), start_s, end_s))
   return spans
-
-
-def read(path: str, column: str) -> list[Span]:
-  """Spans of a CSV that has the column, or of a text file with an id per line.
-
-  Raises:
-    ValueError: an empty file, or as `read_csv`.
-  """
-  lines = files.lines(path)
-  if not lines:
-    raise ValueError(f"{path} is empty; it should hold ids")
-  if column in (name.strip() for name in next(csv.reader([lines[0][1]]))):
-    return read_csv(path, column)
-  return [Span(line.strip()) for _, line in lines]
 
 
 def listing(spans: Iterable[Span], disk: Mapping[str, str], *, where: str) -> items.Listing:

@@ -12,8 +12,6 @@ A template is the class's name once its brackets are taken away:
 something".
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items

@@ -11,8 +11,6 @@ with the pixels (`label`). Features of type Video need TensorFlow even to be
 described; sequences of images do not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import os
@@ -53,11 +51,10 @@ def list_items(
   formats = {kind.value for kind in info.available_file_formats()}
   if "array_record" not in formats:
     raise ValueError(
-      f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which"
-      " has no random access. Where TensorFlow is installed, convert it with:"
-      f" tfds convert_format --dataset_version_dir={builder.data_dir}"
-      " --out_file_format=array_record   (or prepare it with: tfds build"
-      f" {name} --file_format=array_record)"
+      f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which has no random access."
+      " Where TensorFlow is installed, convert it with: tfds convert_format"
+      f" --dataset_version_dir={builder.data_dir} --out_file_format=array_record   (or prepare it"
+      f" with: tfds build {name} --file_format=array_record)"
     )
   features = dict(info.features)
   feature, kind = _find_feature(name, features, feature)
@@ -172,9 +169,8 @@ def _builder(name: str, data_dir: str):
     ) from error
   except ValueError as error:
     raise ValueError(
-      f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it"
-      f" where TensorFlow is installed: tfds build {name}"
-      " --file_format=array_record --data_dir=..."
+      f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it where TensorFlow is"
+      f" installed: tfds build {name} --file_format=array_record --data_dir=..."
     ) from error
 
 

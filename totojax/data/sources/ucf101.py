@@ -9,8 +9,6 @@ Layout, lists in <root> or <root>/ucfTrainTestlist
 Labels count the classes of classInd.txt from 0; the lists count from 1.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items
@@ -54,8 +52,8 @@ def list_items(
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
-    rows.append(files.existing(items.name(file), os.path.join(top, file), label=label))
-  return items.listing("video", rows, classes=names, where=top)
+    rows.append(items.Item(items.name(file), os.path.join(top, file), label=label))
+  return items.listing("video", files.existing(rows), classes=names, where=top)
 
 
 def _class_names(path: str) -> list[str]:

@@ -14,8 +14,6 @@ may be removed at any time.
 Shapes: R records of a shard, M records of the smaller data set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import itertools
 import json

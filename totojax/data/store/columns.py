@@ -3,8 +3,6 @@
 Shapes: R records, U bytes of the longest id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import hashlib
 from typing import Any

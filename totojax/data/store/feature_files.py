@@ -8,8 +8,6 @@ and in a .npz perhaps `id` [M].
 Shapes: M clips, L layers, T tokens, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import io
@@ -120,9 +118,8 @@ def _checked(
   shapes = {n: arrays[layer_name(n)].shape for n in layers}
   if any(len(shape) not in (2, 3) for shape in shapes.values()):
     raise ValueError(
-      f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
-      " [clips, tokens, width]: write them with features.pool 'clip' or"
-      " 'token'"
+      f"features of {path} have shapes {shapes}; [clips, width] is needed, or [clips, tokens,"
+      " width]: write them with features.pool 'clip' or 'token'"
     )
   if len(set(shapes.values())) > 1:
     raise ValueError(
@@ -185,9 +182,8 @@ def in_order(features: Features, data: labelled.Records) -> np.ndarray:
     if lost:
       item, view = lost[0]
       raise ValueError(
-        f"{features.path} has no features of {len(lost)} of {count} records"
-        f" of {data.name}, the first of them {item!r} (clip {view}); make"
-        " them of the same items"
+        f"{features.path} has no features of {len(lost)} of {count} records of {data.name}, the"
+        f" first of them {item!r} (clip {view}); make them of the same items"
       )
     order = np.array([place[key] for key in keys])
   if features.classes and data.classes and features.classes != data.classes:

@@ -3,8 +3,6 @@
 Shapes: K records of an item, N frames, H and W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any

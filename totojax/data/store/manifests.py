@@ -5,8 +5,6 @@ manifest names a shard only once the shard is whole, and is replaced as a whole,
 so whatever it says is true at any moment of a job.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -183,8 +181,10 @@ def existing(path: objects.Path) -> Manifest:
   """
   manifest = load(path)
   if manifest is None:
+    # A bucket that is not there says the same of each file.
+    no_bucket = f", or there is no {objects.bucket(path)}" if objects.is_url(path) else ""
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
+      f"{objects.text(path)}/{FILE} does not exist: no data set there{no_bucket}. Check"
       " the path, or make the data set first"
     )
   return manifest
@@ -203,9 +203,8 @@ def load(path: objects.Path) -> Manifest | None:
     return _parse(json.loads(value))
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} is damaged or no manifest"
-      f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
-      " data set again"
+      f"{objects.text(path)}/{FILE} is damaged or no manifest ({len(value)} bytes): {error}."
+      " Restore it from a copy, or make the data set again"
     ) from error
 
 

@@ -3,8 +3,6 @@
 Shapes: R records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import os
@@ -131,10 +129,9 @@ class Store:
     actual, expected = columns.digest(arrays), getattr(shard, what)
     if actual != expected:
       raise objects.StoreError(
-        f"{self.path}/{shard.name} holds other records than the manifest"
-        f" says ({what} {actual[:12]} instead of {expected[:12]}): it was"
-        " swapped, altered or taken from another data set. Restore it from a"
-        " copy, or make the data set again"
+        f"{self.path}/{shard.name} holds other records than the manifest says ({what} {actual[:12]}"
+        f" instead of {expected[:12]}): it was swapped, altered or taken from another data set."
+        " Restore it from a copy, or make the data set again"
       )
 
   def _file(self, shard: int, name: str) -> str:

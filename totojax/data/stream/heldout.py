@@ -3,8 +3,6 @@
 Shapes: B rows of a host, R tokens of a row (context + 1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import itertools
@@ -106,7 +104,6 @@ def check_disjoint(train: Sequence[Source], held_out: Sequence[Source]) -> None:
     if overlap is not None:
       item, count = overlap
       raise ValueError(
-        f"item {item!r} is in training source {source.name!r} and in"
-        f" validation source {other.name!r} ({count} such items); make one of"
-        " them without these"
+        f"item {item!r} is in training source {source.name!r} and in validation source"
+        f" {other.name!r} ({count} such items); make one of them without these"
       )

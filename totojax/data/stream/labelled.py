@@ -6,8 +6,6 @@ is read may be tokens or features that were made before.
 Shapes: M records, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 import functools
@@ -89,9 +87,8 @@ def checked(data: Records, path: str) -> Records:
   without = np.flatnonzero(data.labels < 0)
   if len(without):
     raise ValueError(
-      f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
-      f" have no class, the first of them {data.ids[without[0]]!r}; make the"
-      " store without them"
+      f"{len(without)} of {len(data.labels)} records of {data.name} ({path}) have no class, the"
+      f" first of them {data.ids[without[0]]!r}; leave them out, or give each a class"
     )
   classes = {}
   for i, label in zip(data.ids, data.labels):
@@ -183,9 +180,8 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   count = classes or named
   if count < highest or (train.classes and count != named):
     raise ValueError(
-      f"data.classes is {count}; the stores name {len(train.classes)} classes"
-      f" and their labels go up to {highest - 1}. Set data.classes to"
-      f" {max(named, highest)}, or to 0"
+      f"data.classes is {count}; the stores name {len(train.classes)} classes and their labels go"
+      f" up to {highest - 1}. Set data.classes to {max(named, highest)}, or to 0"
     )
   if count < 2:
     raise ValueError(
@@ -197,9 +193,8 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   if len(empty):
     names = [f"{c} ({train.classes[c]})" if train.classes else str(c) for c in empty[:5]]
     raise ValueError(
-      f"{len(empty)} of {count} classes have no training record in"
-      f" {train.name}: {', '.join(names)}. Add some, or make the stores"
-      " without these classes"
+      f"{len(empty)} of {count} classes have no training record in {train.name}:"
+      f" {', '.join(names)}. Add some, or make the stores without these classes"
     )
   return count
 

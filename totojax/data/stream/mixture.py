@@ -13,8 +13,6 @@ over the global batch.
 Shapes: K rows of a cycle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 import fractions

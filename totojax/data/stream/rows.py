@@ -4,8 +4,6 @@ Shapes: B rows of a batch, R tokens of a row (context + 1), N frames,
 P tokens of a frame.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses

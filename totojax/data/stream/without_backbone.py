@@ -3,8 +3,6 @@
 Shapes: M records, T tokens of a record, N frames.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from totojax.data.store import store as store_lib

@@ -47,7 +47,7 @@ def _row(
   # An update gives its state's arrays away.
   frozen = jax.tree.map(jnp.copy, trainer.state.frozen)
 
-  @trainer.layout.jit
+  @trainer.program.layout.jit
   def forward(frozen, tokens_BT):
     mean = lambda x_BTD, _: x_BTD.mean()
     return taps.tap_layers(model, frozen, tokens_BT, tap=mean, layers=layers[-1:], per_layer=None)

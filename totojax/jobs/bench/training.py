@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from totojax import assembly, flops, sequence, sharding
+from totojax import assembly, flops, sequence, sharding, tasks
 from totojax import lanes as lanes_lib
 from totojax.config.bench import TrainStepBench
 from totojax.config.pretrain import Pretrain
@@ -22,7 +22,6 @@ from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware, measure, peers
 from totojax.models import llama
 from totojax.rundir import provenance
-from totojax.tasks import api
 from totojax.tasks import pretrain as task_lib
 
 
@@ -39,7 +38,7 @@ class Trainer:
     self,
     config: assembly.Trains,
     *,
-    task: api.Task,
+    task: tasks.Task,
     steps: int,
     batch: Mapping[str, np.ndarray],
     microbatches: int = 1,
@@ -60,20 +59,18 @@ class Trainer:
       **more: as `assembly.program` takes it.
     """
     mesh = sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1)
-    self.layout = sharding.layout(mesh, jax.devices()[:devices])
     self.program = assembly.program(
       config,
       task=task,
       steps=steps,
       rows=len(batch["tokens"]),
       microbatches=microbatches,
-      layout=self.layout,
+      layout=sharding.layout(mesh, jax.devices()[:devices]),
       lanes=lanes,
       **more,
     )
-    self.batch = self.layout.place(batch)
-    init = jax.jit(self.program.make, out_shardings=self.program.placed)
-    self.state = init(jax.random.key(config.seed))
+    self.batch = self.program.layout.place(batch)
+    self.state = self.program.init(None, None)
     self._losses = ["loss"]
     if lanes is not None:
       self._losses = [f"{lanes_lib.name(lane)}/loss" for lane in range(len(lanes.peak_lr))]

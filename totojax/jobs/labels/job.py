@@ -1,72 +1,344 @@
 """`run = "joint"` and `run = "finetune"`: a backbone that is trained on labels.
 
-Writes what `run = "probe"` writes: `per_layer.csv`, `metrics.json`,
-`predictions.csv` and `layer_curve.png`.
+Both start from a pre-trained run, whose grid, frames, base of RoPE and mask may
+be others: no parameter depends on them. Both write what `run = "probe"` writes:
+`per_layer.csv`, `metrics.json`, `predictions.csv` and `layer_curve.png`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
+import functools
+from typing import Any
 
 from etils import epath
 import jax
 import numpy as np
 
-from totojax import train
+from totojax import assembly, flops, jobs, sharding, train
 from totojax.config import labels
-from totojax.jobs.labels import finetune as finetune_lib
-from totojax.jobs.labels import joint as joint_lib
-from totojax.jobs.labels import scoring, tables
+from totojax.config.schema import ConfigError
+from totojax.data.pixels import views
+from totojax.data.sources import folder, imagenet
+from totojax.data.sources import items as items_lib
+from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
+from totojax.jobs.labels import tables
+from totojax.models import heads, taps, trunk
+from totojax.optim import lars, layered
 from totojax.rundir import console
+from totojax.tasks import encode, mix, pretrain
+from totojax.tasks import finetune as finetune_lib
+from totojax.tasks import joint as joint_lib
+from totojax.tokenizers import api as tokenizer_api
+from totojax.tokenizers import weights
+from totojax.trained import backbone
 
-Interrupted = Callable[[int], bool]
+Training = tuple[train.Run, setup_lib.Score]
 
 
-def joint(config: labels.Joint, workdir: epath.Path, interrupted: Interrupted) -> bool:
+@dataclasses.dataclass(frozen=True)
+class Setup(setup_lib.Setup):
+  """And what trains a backbone on.
+
+  Attributes:
+    backbone: its parameters, as pre-training has them.
+    tokenizer: of files of images; None: tokens are read.
+    reads: how records are read.
+  """
+
+  config: labels.Joint | labels.Finetune
+  run: backbone.Trained
+  model: trunk.Trunk  # as the backbone, with the mask of this run
+  backbone: pretrain.Pretrain
+  tokenizer: tokenizer_api.Tokenizer | None
+  reads: setup_lib.Reads
+
+
+def joint(config: labels.Joint, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Next-token training with probes of the layers; False when interrupted."""
-  setup = setup_lib.prepare(config)
-  layers = joint_lib.layers(setup)
-  return _run(setup, joint_lib.training(setup), workdir, interrupted, source="joint", layers=layers)
+  setup = prepare(config)
+  return _run(setup, joint_training(setup), workdir, interrupted, "joint", _layers(setup))
 
 
-def finetune(config: labels.Finetune, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def finetune(config: labels.Finetune, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Trains everything to classify; False when interrupted."""
-  setup = setup_lib.prepare(config)
+  setup = prepare(config)
   layers = (setup.model.config.depth,)
-  return _run(
-    setup, finetune_lib.training(setup), workdir, interrupted, source="finetuned", layers=layers
-  )
+  return _run(setup, finetune_training(setup), workdir, interrupted, "finetuned", layers)
 
 
 def _run(
-  setup: setup_lib.Setup,
-  training: tuple[train.Run, scoring.Score],
+  setup: Setup,
+  training: Training,
   workdir: epath.Path,
-  interrupted: Interrupted,
-  *,
+  interrupted: jobs.Interrupted,
   source: str,
   layers: tuple[int, ...],
 ) -> bool:
+  """Trains and scores the heads of `layers`, which tables call `source`."""
   run, score = training
-  console.say(_amounts(setup))
-  state, finished = train.fit(run, workdir, interrupted=interrupted)
-  if not finished:
-    return False
-  held = len(setup.sets.held.records)
-  splits = tables.SPLITS if held else tables.SPLITS[:1]
-  scores = {name: score(state, name) for name in splits}
-  losses = np.asarray(state.stats["train_loss"])
-  if jax.process_index() == 0:
-    heads = tables.Heads(source, layers, losses, scores)
-    tables.write(setup, [heads], workdir)
-  return True
-
-
-def _amounts(setup: setup_lib.Setup) -> str:
   spec = setup.model.spec
-  return (
+  console.say(
     f"{setup.sets.sentence}; {setup.steps} updates of"
     f" {setup.config.train.batch_rows} rows of {spec.frames} x {spec.grid} x"
     f" {spec.grid} tokens, from {setup.run.path} at step {setup.run.step}"
   )
+  state, finished = train.fit(run, workdir, interrupted=interrupted)
+  if not finished:
+    return False
+  splits = tables.SPLITS if len(setup.sets.held.records) else tables.SPLITS[:1]
+  scores = {name: score(state, name) for name in splits}
+  losses = np.asarray(state.stats["train_loss"])
+  if jax.process_index() == 0:
+    depth = setup.model.config.depth
+    tables.write(setup, [tables.Heads(source, layers, depth, losses, scores)], workdir)
+  return True
+
+
+def prepare(config: labels.Joint | labels.Finetune) -> Setup:
+  """Opens what the config names; loads no parameters.
+
+  Raises:
+    ValueError: whatever does not fit, before anything is computed.
+  """
+  run, tokenizer = backbone.find(config.model_run), None
+  if not run.model.config.fine_tunes:
+    raise ConfigError(
+      f"{run.path} is of a {type(run.model.config).__name__}; joint training"
+      " and fine-tuning are for LLaMA"
+    )
+  if config.data.source == "tokens":
+    model, sets, reads = _tokens(run, config)
+  else:
+    tokenizer = _encoder(run, config.data)
+    model = _model(run, config, frames=1)
+    sets, reads = _files(config, model, tokenizer)
+  return Setup(
+    config=config,
+    run=run,
+    model=model,
+    layout=sharding.layout(config.mesh),
+    sets=sets,
+    backbone=pretrain.Pretrain(backbone.causal(model), assembly.parametrisation(run.config)),
+    tokenizer=tokenizer,
+    reads=reads,
+  )
+
+
+def _encoder(run: backbone.Trained, data: labels.TrainData) -> tokenizer_api.Tokenizer:
+  """The tokenizer of the files, which must be the one of the run."""
+  if not (data.encode_with and data.root):
+    raise ConfigError(
+      f"data.source {data.source!r} needs data.root, the folder of the"
+      " images, and data.encode_with, the file of the tokenizer that the"
+      " model was trained with (or 'shipped')"
+    )
+  tokenizer = weights.load(data.encode_with)
+  backbone.check_codes(
+    run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=data.encode_with
+  )
+  return tokenizer
+
+
+def _model(run: backbone.Trained, config: labels.Tuning, *, frames: int) -> trunk.Trunk:
+  """The run's model with this run's grid, frames, base, mask and compute."""
+  shape = dataclasses.replace(run.model.config, **dataclasses.asdict(config.model))
+  spec = dataclasses.replace(run.model.spec, grid=config.data.grid or run.model.spec.grid)
+  model = backbone.for_clips(run.model.clone(config=shape, spec=spec), frames=frames)
+  return model.clone(
+    compute=assembly.compute(
+      config.compute, depth=shape.depth, context=model.spec.context, backend=jax.default_backend()
+    )
+  )
+
+
+def _tokens(
+  run: backbone.Trained, config: labels.Tuning
+) -> tuple[trunk.Trunk, setup_lib.Sets, setup_lib.Reads]:
+  """From stores of tokens."""
+  data, spec = config.data, run.model.spec
+  spec = dataclasses.replace(spec, grid=data.grid or spec.grid, frames=data.frames or spec.frames)
+  sets, frames = setup_lib.open_sets(run, data, seed=config.seed, spec=spec)
+  model = _model(run, config, frames=frames)
+  reads = {
+    name: setup_lib.token_reader(records, model.spec, config.seed)
+    for name, records in sets.splits.items()
+  }
+  return model, sets, reads
+
+
+def _files(
+  config: labels.Tuning, model: trunk.Trunk, tokenizer: tokenizer_api.Tokenizer
+) -> tuple[setup_lib.Sets, setup_lib.Reads]:
+  """From files of images, which are encoded in each step."""
+  listings = _listings(config.data, config.seed)
+  sets = setup_lib.hold_out(
+    *(views.records(one, name) for name, one in listings.items()),
+    data=config.data,
+    seed=config.seed,
+    missing=[(one.id, one.reason) for one in listings["validation"].missing],
+  )
+  size_px = model.spec.grid * tokenizer.factor
+  reads = {
+    name: views.ReadViews(items=one.items, size_px=size_px, config=config.view, seed=config.seed)
+    for name, one in listings.items()
+  }
+  return sets, reads
+
+
+def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]:
+  """The images of training and validation, in this order."""
+
+  def listing(split):
+    if data.source == "imagenet":
+      return imagenet.list_items(data.root, split, classes=data.classes, val_labels="")
+    return folder.list_items(data.root, split, kind="image", class_folders=True)
+
+  everything = listing(data.train)
+  if data.validation:
+    held_out = listing(data.validation)
+    ids = {item.id for item in everything.items}
+    shared = [item.id for item in held_out.items if item.id in ids]
+    if shared:
+      raise ConfigError(
+        f"image {shared[0]!r} is in data.train and in data.validation"
+        f" ({len(shared)} such images); name folders that share none"
+      )
+    return {"train": everything, "validation": held_out}
+  split = items_lib.split(everything.items, data.val_frac, seed=seed)
+  return {
+    "train": dataclasses.replace(everything, items=split["train"]),
+    "validation": dataclasses.replace(everything, items=split["val"]),
+  }
+
+
+def _layers(setup: Setup) -> tuple[int, ...]:
+  """The layers with heads; all but the embeddings where none are named."""
+  assert isinstance(setup.config, labels.Joint)
+  depth = setup.model.config.depth
+  layers = setup.config.layers or tuple(range(1, depth + 1))
+  taps.check_layers(layers, depth)
+  return layers
+
+
+def joint_training(setup: Setup) -> Training:
+  """A run of next-token training with probes beside it (Table 7), and their scores."""
+  config, layers, classes = setup.config, _layers(setup), setup.sets.classes
+  assert isinstance(config, labels.Joint)
+  head = heads.filled(config.head, setup.model.config)
+  setup_lib.check_head(head, width=setup.model.config.width, classes=classes)
+  settings = len(config.optim.settings)
+  task = joint_lib.Joint(
+    # This run's mask, not any: next tokens are not to be seen.
+    pretrain.Pretrain(setup.model, assembly.parametrisation(setup.run.config)),
+    head=head,
+    layers=layers,
+    classes=classes,
+    settings=settings,
+  )
+  return _training(setup, task, facts={"heads": len(layers) * settings, "layers": layers})
+
+
+def finetune_training(setup: Setup) -> Training:
+  """A run in which everything is trained to classify (Table 13, A.2), and its scores.
+
+  Raises:
+    ConfigError: tokens are read, which cannot be mixed, or several rates are
+      asked for, which one backbone cannot have.
+  """
+  config, classes = setup.config, setup.sets.classes
+  assert isinstance(config, labels.Finetune)
+  if setup.tokenizer is None:
+    raise ConfigError(
+      "data.source is 'tokens', and fine-tuning mixes and changes pixels; use"
+      " 'folder' or 'imagenet', with data.root and data.encode_with"
+    )
+  if len(config.optim.head_lr_mults) != 1:
+    raise ConfigError(
+      f"optim.head_lr_mults is {config.optim.head_lr_mults}; fine-tuning has"
+      " one head: name one number"
+    )
+  return _training(
+    setup,
+    finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
+    encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
+    used=finetune_lib.used,
+    facts={"prefix_tokens": setup.model.config.prefix_tokens},
+  )
+
+
+def _training(
+  setup: Setup,
+  task: Any,
+  *,
+  encoder: Callable[..., encode.EncodeFrames] = encode.EncodeFrames,
+  used: Callable[[Any], Any] = lambda params: params,
+  facts: Mapping[str, Any],
+) -> Training:
+  """A run for `train.fit`, and how its heads are scored.
+
+  Args:
+    setup: from `prepare`.
+    task: on tokens; its parameters are {"backbone": .., "heads": ..}.
+    encoder: what makes a task on frames of it, where frames are read.
+    used: what the task takes of a backbone's parameters.
+    facts: for manifest.json.
+  """
+  config, run, spec, tokenizer = setup.config, setup.run, setup.model.spec, setup.tokenizer
+  frozen = None
+  if tokenizer is not None:
+    task = encoder(task, tokenizer, spec=spec)
+    frozen = task.frozen
+  score = setup.scorer(setup.outcomes(task), setup.reads)
+  cost = flops.train_flops_per_token(setup.model.config, vocab=spec.vocab, context=spec.context)
+
+  def start(params):
+    trained = backbone.read(run, setup.model, layout=setup.layout)
+    return {**params, layered.BACKBONE: used(trained)}
+
+  rows = config.train.batch_rows
+  program = assembly.program(
+    config,
+    task=task,
+    steps=setup.steps,
+    rows=rows,
+    microbatches=config.train.microbatches,
+    layout=setup.layout,
+    optimiser=_optimiser(setup, task),
+  )
+  built = assembly.run(
+    program,
+    batches=setup.stream(setup.reads["train"]),
+    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
+    facts={
+      "backbone": {"run": str(run.path), "step": run.step},
+      "tokenizer": run.tokenizer,
+      "encoded": "on the device" if tokenizer else "before",
+      "records": len(setup.sets.train.records),
+      "flops_per_token": cost,
+      **facts,
+    },
+    tokens_per_step=rows * spec.context,
+    flops_per_token=cost,
+    frozen=frozen,
+    start=start,
+  )
+  return built, score
+
+
+def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
+  optim, axes = setup.config.optim, task.axes().params
+  schedule = lars.Schedule(
+    steps=setup.steps,
+    warmup_steps=setup.rate_in(optim.warmup_epochs),
+    end_lr_frac=optim.end_lr_frac,
+  )
+  rules = layered.rules(
+    optim, axes=axes, depth=setup.model.config.depth, backbone_rules=setup.backbone.rules
+  )
+  tx = layered.make(
+    optim, axes=axes, rules=rules, schedule=schedule, batch_rows=setup.config.train.batch_rows
+  )
+  return assembly.Optimiser(tx, layered.learning_rate(schedule))

@@ -1,274 +1,242 @@
-"""`run = "joint"` and `run = "finetune"`: data and model opened, the run built.
+"""What probes, joint training and fine-tuning share: a run, labelled data, scores.
 
-Both start from a pre-trained run, whose grid, frames, base of RoPE and mask may
-be others: no parameter depends on them.
+Data are stores of tokens, files of images, or features on disk; all become
+records with classes, of which some are held out of training by class. Every
+head is scored on every item, in one pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from totojax import assembly, flops, sharding, train
+from totojax import assembly, plugins, sequence, sharding, tasks
+from totojax import step as step_lib
 from totojax.config import labels
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import views
-from totojax.data.sources import folder, imagenet
-from totojax.data.sources import items as items_lib
-from totojax.data.stream import labelled
+from totojax.data.stream import heldout, labelled
+from totojax.data.stream import rows as rows_lib
 from totojax.evals import top1
-from totojax.jobs.labels import data as data_lib
-from totojax.jobs.labels import scoring
-from totojax.models import trunk
-from totojax.optim import layered
-from totojax.tasks import encode
-from totojax.tasks import pretrain as pretrain_lib
-from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import weights
+from totojax.models import heads, trunk
 from totojax.trained import backbone
 
+Score = Callable[[step_lib.TrainState, str], top1.Scores]
 Reads = Mapping[str, labelled.Read]  # of "train" and "validation"
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup(data_lib.Setup):
-  """And what trains a backbone on.
+class Sets:
+  """The records of a job on labels.
 
   Attributes:
-    backbone: its parameters, as pre-training has them.
-    tokenizer: of files of images; None: tokens are read.
-    reads: how records are read.
+    all_train: of training, with the hold-out.
+    train: what is trained on.
+    held: what is held out of training, to choose a layer on.
+    validation: what is evaluated.
+    missing: (id, reason) of validation items.
+    classes: how many there are.
   """
 
-  config: labels.Joint | labels.Finetune
-  run: backbone.Trained
-  model: trunk.Trunk  # as the backbone, with the mask of this run
-  backbone: pretrain_lib.Pretrain
-  tokenizer: tokenizer_api.Tokenizer | None
-  reads: Reads
+  all_train: labelled.Records
+  train: labelled.Records
+  held: labelled.Records
+  validation: labelled.Records
+  missing: Sequence[tuple[str, str]]
+  classes: int
 
   @property
-  def schedule(self) -> layered.Schedule:
-    optim = self.config.optim
-    return layered.Schedule(
-      steps=self.steps,
-      warmup_steps=self.rate_in(optim.warmup_epochs),
-      end_lr_frac=optim.end_lr_frac,
+  def splits(self) -> dict[str, labelled.Records]:
+    """What is read of each, as `Reads`."""
+    return {"train": self.all_train, "validation": self.validation}
+
+  @property
+  def sentence(self) -> str:
+    """How much of each there is."""
+    return (
+      f"{len(self.train.records)} training records,"
+      f" {len(self.held.items())} items held out of training,"
+      f" {len(self.validation.items())} for validation, {self.classes}"
+      " classes"
     )
 
 
-def prepare(config: labels.Joint | labels.Finetune) -> Setup:
-  """Opens what the config names; loads no parameters.
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """A job on labels with its run and data opened and checked.
 
-  Raises:
-    ValueError: whatever does not fit, before anything is computed.
+  Attributes:
+    config: of the job.
+    run: the backbone's; None: features on disk alone are probed.
+    model: the backbone with this job's inputs.
+    layout: where it is computed.
+    sets: the records.
   """
-  run = backbone.find(config.model_run)
-  if not run.model.config.fine_tunes:
-    raise ConfigError(
-      f"{run.path} is of a {type(run.model.config).__name__}; joint training"
-      " and fine-tuning are for LLaMA"
+
+  config: labels.Probe | labels.Joint | labels.Finetune
+  run: backbone.Trained | None
+  model: trunk.Trunk | None
+  layout: sharding.Layout
+  sets: Sets
+
+  def rate_in(self, epochs: float) -> float:
+    """Updates in so many epochs."""
+    return epochs * len(self.sets.train.records) / self.config.train.batch_rows
+
+  @property
+  def steps(self) -> int:
+    return max(round(self.rate_in(self.config.train.epochs)), 1)
+
+  def stream(self, read: labelled.Read) -> Callable[[int], Any]:
+    """First step -> this host's training batches from there on."""
+    dataset = labelled.stream(
+      self.sets.train,
+      read,
+      seed=self.config.seed,
+      batch=self.config.train.batch_rows,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
     )
-  tokenizer = None
-  if config.data.source == "tokens":
-    model, sets, reads = _tokens(run, config)
-  else:
-    _check_files(config.data)
-    tokenizer = encoder(run, config.data.encode_with)
-    model = _model(run, config, frames=1)
-    sets, reads = _files(config, model, tokenizer)
-  return Setup(
-    config=config,
-    run=run,
-    model=model,
-    layout=sharding.layout(config.mesh),
-    sets=sets,
-    backbone=pretrain_lib.Pretrain(backbone.causal(model), assembly.parametrisation(run.config)),
-    tokenizer=tokenizer,
-    reads=reads,
-  )
+    return assembly.reader(self.config.data.reading, dataset)
 
-
-def encoder(run: backbone.Trained, path: str) -> tokenizer_api.Tokenizer:
-  """The tokenizer at `path`, which must be the one of the run.
-
-  Raises:
-    ConfigError: it has other codes, or another number of them.
-  """
-  tokenizer = weights.load(path)
-  backbone.check_codes(run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path)
-  return tokenizer
-
-
-def _model(run: backbone.Trained, config: labels.Tuning, *, frames: int) -> trunk.Trunk:
-  """The run's model with this run's grid, frames, base, mask and compute."""
-  shape = dataclasses.replace(run.model.config, **dataclasses.asdict(config.model))
-  spec = dataclasses.replace(run.model.spec, grid=config.data.grid or run.model.spec.grid)
-  model = run.model.clone(config=shape, spec=spec)
-  model = backbone.for_clips(model, frames=frames)
-  return model.clone(
-    compute=assembly.compute(
-      config.compute, depth=shape.depth, context=model.spec.context, backend=jax.default_backend()
-    )
-  )
-
-
-def _tokens(
-  run: backbone.Trained, config: labels.Tuning
-) -> tuple[trunk.Trunk, data_lib.Sets, Reads]:
-  """From stores of tokens."""
-  data, spec = config.data, run.model.spec
-  spec = dataclasses.replace(spec, grid=data.grid or spec.grid, frames=data.frames or spec.frames)
-  stores = data_lib.stores(run, data, spec=spec)
-  frames = data_lib.clip_frames(run, stores["train"], data)
-  model = _model(run, config, frames=frames)
-  records = {name: labelled.records(s, name) for name, s in stores.items()}
-  sets = data_lib.sets(
-    records["train"],
-    records["validation"],
-    config=data,
-    seed=config.seed,
-    missing=labelled.missing(stores["validation"].path),
-  )
-  reads = {
-    name: data_lib.token_reader(one, model.spec, config.seed) for name, one in records.items()
-  }
-  return model, sets, reads
-
-
-def _check_files(data: labels.TrainData) -> None:
-  if not (data.encode_with and data.root):
-    raise ConfigError(
-      f"data.source {data.source!r} needs data.root, the folder of the"
-      " images, and data.encode_with, the file of the tokenizer that the"
-      " model was trained with (or 'shipped')"
+  def finite(
+    self, records: labelled.Records, read: labelled.Read, *, by_item: bool
+  ) -> labelled.ItemBatches:
+    """Batches for an evaluation; see `labelled.finite`."""
+    return labelled.finite(
+      records,
+      read,
+      batch=self.config.train.score_rows,
+      ways=self.layout.ways,
+      by_item=by_item,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
     )
 
+  def outcomes(self, task: tasks.Scored) -> Callable[..., Any]:
+    """(state, this host's rows, views=) -> what all heads say of a batch."""
 
-def _files(
-  config: labels.Tuning, model: trunk.Trunk, tokenizer: tokenizer_api.Tokenizer
-) -> tuple[data_lib.Sets, Reads]:
-  """From files of images, which are encoded in each step."""
-  listings = _listings(config.data, config.seed)
-  records = {name: views.records(one, name) for name, one in listings.items()}
-  sets = data_lib.sets(
-    records["train"],
-    records["validation"],
-    config=config.data,
-    seed=config.seed,
-    missing=[(one.id, one.reason) for one in listings["validation"].missing],
-  )
-  reads = {
-    name: views.ReadViews(
-      items=one.items,
-      size_px=model.spec.grid * tokenizer.factor,
-      config=config.view,
-      seed=config.seed,
+    def compute(params, frozen, stats, batch, views):
+      score = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
+      return task.outcomes(tasks.Variables(params, frozen, stats), batch, score=score)
+
+    compute = assembly.everywhere(compute, self.layout, static=("views",))
+    return lambda state, batch, views: compute(
+      state.params, state.frozen, state.stats, batch, views=views
     )
-    for name, one in listings.items()
-  }
-  return sets, reads
 
+  def scorer(self, outcomes: Callable[..., Any], reads: Reads) -> Score:
+    """(state, "validation" or "holdout") -> every head on every item of it.
 
-def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]:
-  """The images of training and validation."""
+    There is no "holdout" where nothing is held out.
 
-  def listing(split):
-    if data.source == "imagenet":
-      return imagenet.list_items(data.root, split, classes=data.classes, val_labels="")
-    return folder.list_items(data.root, split, kind="image", class_folders=True)
+    Args:
+      outcomes: of the method.
+      reads: how records are read.
+    """
+    sets = self.sets
+    batches = {"validation": self.finite(sets.validation, reads["validation"], by_item=True)}
+    if len(sets.held.records):
+      batches["holdout"] = self.finite(sets.held, reads["train"], by_item=True)
 
-  everything = listing(data.train)
-  if data.validation:
-    held_out = listing(data.validation)
-    ids = {item.id for item in everything.items}
-    shared = [item.id for item in held_out.items if item.id in ids]
-    if shared:
-      raise ConfigError(
-        f"image {shared[0]!r} is in data.train and in data.validation"
-        f" ({len(shared)} such images); name folders that share none"
+    def score(state: step_lib.TrainState, name: str) -> top1.Scores:
+      items = batches[name]
+      return top1.evaluate(
+        lambda batch: outcomes(state, batch, items.views), items, items=items.items
       )
-    return {"train": everything, "validation": held_out}
-  split = items_lib.split(everything.items, data.val_frac, seed=seed)
-  return {
-    "train": dataclasses.replace(everything, items=split["train"]),
-    "validation": dataclasses.replace(everything, items=split["val"]),
-  }
+
+    return score
 
 
-def training(
-  setup: Setup,
-  task: Any,
+def open_sets(
+  run: backbone.Trained,
+  data: labels.Data,
   *,
-  wrap: Callable[[encode.EncodeFrames], Any] = lambda task: task,
-  used: Callable[[Any], Any] = lambda params: params,
-  facts: Mapping[str, Any],
-) -> tuple[train.Run, scoring.Score]:
-  """A run for `train.fit`, and how its heads are scored.
+  seed: int,
+  spec: sequence.SequenceSpec | None = None,
+  most: int = 0,
+) -> tuple[Sets, int]:
+  """The records of two stores of tokens, and the frames of a clip.
 
   Args:
-    setup: from `prepare`.
-    task: on tokens; its parameters are {"backbone": .., "heads": ..}.
-    wrap: what is done to the task on frames, where frames are read.
-    used: what the task takes of a backbone's parameters.
-    facts: for manifest.json.
+    run: the backbone, whose tokens they must hold.
+    data: which stores.
+    seed: of what is held out.
+    spec: the sequence, where it is not the one of the run.
+    most: training records that are used; 0: all.
+
+  Raises:
+    ValueError: a store does not fit, they are of different kinds, or an item is
+      in both.
   """
-  config, run, spec = setup.config, setup.run, setup.model.spec
-  frozen = None
-  if setup.tokenizer is not None:
-    task = wrap(
-      encode.EncodeFrames(
-        task,
-        spec=spec,
-        factor=setup.tokenizer.factor,
-        codes_of=setup.tokenizer.codes_of,
-        params=setup.tokenizer.params,
-      )
+  opened = {
+    name: backbone.open_tokens(run, path, f"data.{name}", seq=spec)
+    for name, path in (("train", data.train), ("validation", data.validation))
+  }
+  kinds = {name: store.manifest.kind for name, store in opened.items()}
+  if len(set(kinds.values())) > 1:
+    raise ConfigError(f"the stores are of different kinds: {kinds}")
+  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in opened.items()))
+  sets = hold_out(
+    labelled.records(opened["train"], "train", most=most),
+    labelled.records(opened["validation"], "validation"),
+    data=data,
+    seed=seed,
+    missing=labelled.missing(opened["validation"].path),
+  )
+  return sets, 1 if kinds["train"] == "image" else data.frames or run.model.spec.frames
+
+
+def hold_out(
+  train: labelled.Records,
+  validation: labelled.Records,
+  *,
+  data: labels.Data,
+  seed: int,
+  missing: Sequence[tuple[str, str]],
+) -> Sets:
+  """Holds out what a layer is chosen on, and counts classes.
+
+  Raises:
+    ValueError: nothing is held out where something should be, or the classes
+      do not fit.
+  """
+  rest, held = labelled.split(train, held_frac=data.holdout_frac, seed=seed)
+  if data.holdout_frac and not len(held.records):
+    or_none = "" if isinstance(data, labels.ProbeData) else ", or set it to 0"
+    raise ConfigError(
+      f"data.holdout_frac {data.holdout_frac} of {len(rest.records)}"
+      f" training records holds none out; raise it{or_none}"
     )
-    frozen = {"inner": {}, "tokenizer": setup.tokenizer.params}
-  score = scoring.scorer(setup, scoring.outcomes(setup, task), setup.reads)
-  cost = flops.train_flops_per_token(setup.model.config, vocab=spec.vocab, context=spec.context)
-
-  def start(params):
-    trained = backbone.read(run, setup.model, layout=setup.layout)
-    return {**params, layered.BACKBONE: used(trained)}
-
-  rows = config.train.batch_rows
-  built = assembly.run(
-    config,
-    task=task,
-    steps=setup.steps,
-    rows=rows,
-    microbatches=config.train.microbatches,
-    batches=scoring.training_stream(setup, setup.reads["train"]),
-    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
-    facts={
-      "backbone": {"run": str(run.path), "step": run.step},
-      "tokenizer": run.tokenizer,
-      "encoded": "on the device" if setup.tokenizer else "before",
-      "records": len(setup.sets.train.records),
-      "flops_per_token": cost,
-      **facts,
-    },
-    tokens_per_step=rows * spec.context,
-    flops_per_token=cost,
-    layout=setup.layout,
-    frozen=frozen,
-    optimiser=_optimiser(setup, task),
-    start=start,
-  )
-  return built, score
+  classes = labelled.check_classes(rest, validation, classes=data.classes)
+  return Sets(train, rest, held, validation, missing, classes)
 
 
-def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
-  optim, axes = setup.config.optim, task.axes().params
-  rules = layered.rules(
-    optim, axes=axes, depth=setup.model.config.depth, of_backbone=setup.backbone.rules
-  )
-  tx = layered.make(
-    optim, axes=axes, rules=rules, schedule=setup.schedule, batch_rows=setup.config.train.batch_rows
-  )
-  return assembly.Optimiser(tx, layered.learning_rate(setup.schedule))
+def token_reader(
+  records: labelled.Records, spec: sequence.SequenceSpec, seed: int
+) -> rows_lib.ReadTokens:
+  """Reads the rows of records of a store."""
+  return rows_lib.ReadTokens((rows_lib.Source(records.name, records.tokens, 1.0),), spec, seed)
+
+
+def check_head(head: heads.HeadConfig, *, width: int, classes: int) -> None:
+  """Raises PluginError where a user's head does not pool to [B, D]."""
+  if not plugins.is_reference(head.pool):
+    return
+
+  def logits(x_BTD, visual_BT):
+    heads.axes(head, width=width, classes=classes)
+    params = heads.init(head, jax.random.key(0), width=width, classes=classes)
+    return heads.logits(head, params, x_BTD, visual_BT)
+
+  shapes = jnp.zeros((2, 3, width)), jnp.ones((2, 3), bool)
+  with plugins.users(head.pool, f"the head fails at features {[2, 3, width]}"):
+    logits_BC = jax.eval_shape(logits, *shapes)
+  if logits_BC.shape != (2, classes):
+    pooled = [*logits_BC.shape[:-1], width]
+    raise plugins.PluginError(
+      f"{head.pool}: pool() gives {pooled} of features {[2, 3, width]}; it must give [2, {width}]"
+    )

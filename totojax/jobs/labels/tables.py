@@ -5,7 +5,7 @@ Shapes: M items, L layers, S settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -14,38 +14,10 @@ import numpy as np
 
 from totojax.data.stream import labelled
 from totojax.evals import top1
-from totojax.jobs.labels import data as data_lib
+from totojax.jobs.labels import setup as setup_lib
 from totojax.report import layer_sections
 from totojax.rundir import console, files
 
-COLUMNS = (
-  "backbone",
-  "layer",
-  "depth_frac",
-  "setting",
-  "lr",
-  "weight_decay",
-  "top1",
-  "top5",
-  "nll",
-  "n",
-  "n_expected",
-  "holdout_top1",
-  "holdout_n",
-  "train_loss",
-)
-_PREDICTIONS = (
-  "backbone",
-  "layer",
-  "setting",
-  "id",
-  "label",
-  "predicted",
-  "label_name",
-  "predicted_name",
-  "confidence",
-  "rank",
-)
 SPLITS = ("validation", "holdout")
 
 
@@ -56,79 +28,50 @@ class Heads:
   Attributes:
     source: its name.
     layers: [L].
+    depth: the last layer that there is.
     train_loss: of the last batch, [L, S].
-    scores: by "validation" and "holdout".
+    scores: by "validation" and, where something is held out, "holdout".
   """
 
   source: str
   layers: tuple[int, ...]
+  depth: int
   train_loss: np.ndarray
   scores: Mapping[str, top1.Scores]
 
+  @property
+  def chooser(self) -> str:
+    """What the layer is chosen on."""
+    return "holdout" if "holdout" in self.scores else "validation"
 
-def read(source: str, layers: tuple[int, ...], folder: epath.Path) -> Heads:
-  """The scores of heads of some layers that were left in a folder."""
-  arrays = files.read_npz(folder / "scores.npz")
+  def best(self, split: str) -> tuple[int, int]:
+    """(index of the layer, setting) of the head that is best on a split."""
+    return top1.best(self.scores[split].top(1), self.scores[split].loss())
+
+
+def read(source: str, layers: tuple[int, ...], depth: int, folders: Sequence[epath.Path]) -> Heads:
+  """The heads whose layers were trained in groups, each left in a folder."""
+  parts = [files.read_npz(folder / "scores.npz") for folder in folders]
+  arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
   scores = {
-    name: top1.Scores(
-      **{field.name: arrays[f"{name}/{field.name}"] for field in dataclasses.fields(top1.Scores)}
+    split: top1.Scores(
+      **{field.name: arrays[f"{split}/{field.name}"] for field in dataclasses.fields(top1.Scores)}
     )
-    for name in SPLITS
+    for split in SPLITS
   }
-  return Heads(source, layers, arrays["train_loss"], scores)
+  return Heads(source, layers, depth, arrays["train_loss"], scores)
 
 
-def joined(parts: list[Heads]) -> list[Heads]:
-  """One for each source: groups of layers are put together."""
-  out = {}
-  for part in parts:
-    if part.source not in out:
-      out[part.source] = part
-      continue
-    before = out[part.source]
-    scores = {
-      name: top1.Scores(
-        **{
-          key: np.concatenate([value, getattr(part.scores[name], key)])
-          for key, value in vars(before.scores[name]).items()
-        }
-      )
-      for name in SPLITS
-    }
-    out[part.source] = Heads(
-      part.source,
-      before.layers + part.layers,
-      np.concatenate([before.train_loss, part.train_loss]),
-      scores,
-    )
-  return list(out.values())
-
-
-def write(
-  setup: data_lib.Setup,
-  heads: list[Heads],
-  workdir: epath.Path,
-  *,
-  depths: Mapping[str, int] | None = None,
-) -> None:
-  """Writes the tables, the metrics and the figure of a finished job.
-
-  Args:
-    setup: of the job.
-    heads: of every source.
-    workdir: where they go.
-    depths: last layers of sources that are no model of ours.
-  """
-  sets, paper = setup.sets, setup.config.paper
+def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -> None:
+  """Writes the tables, the metrics and the figure of a finished job."""
+  sets, config, settings = setup.sets, setup.config, setup.config.optim.settings
   n = heads[0].scores["validation"].items
-  expected = setup.config.data.expected or n + len(sets.missing)
-  rows = (
-    row for one in heads for row in _rows(setup, one, expected, (depths or {}).get(one.source))
-  )
-  files.write_table(workdir / "per_layer.csv", rows, header=COLUMNS)
-  files.write_table(
-    workdir / "predictions.csv", _predictions(sets.validation, heads), header=_PREDICTIONS
-  )
+  expected = config.data.expected or n + len(sets.missing)
+  rows = (row for one in heads for row in _rows(one, settings, expected))
+  files.write_csv(workdir / "per_layer.csv", rows)
+  rows = (row for one in heads for row in _predictions(one, sets.validation))
+  files.write_csv(workdir / "predictions.csv", rows)
+  files.write_table(workdir / "missing.csv", sets.missing, header=("id", "reason"))
   counts = np.bincount(sets.validation.labels[sets.validation.records])
   metrics = {
     "n": n,
@@ -136,42 +79,38 @@ def write(
     "classes": sets.classes,
     "majority_top1": float(counts.max() / counts.sum()),
   }
-  settings = setup.config.optim.settings
   for one in heads:
-    for key, value in _chosen(settings, one).items():
-      metrics[f"{one.source}/{key}"] = value
-  if paper.name:
-    metrics |= {"paper/name": paper.name, "paper/top1": paper.top1 / 100.0}
-  metrics["notes"] = [note for one in heads for note in _edge(settings, one, metrics)]
+    metrics |= {f"{one.source}/{key}": value for key, value in _chosen(one, settings).items()}
+  if config.paper.name:
+    metrics |= {"paper/name": config.paper.name, "paper/top1": config.paper.top1 / 100.0}
+  metrics["notes"] = [note for one in heads for note in _notes(one, settings, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir)
-  for one in heads:
-    console.say(_sentence(one, metrics))
-  for note in metrics["notes"]:
-    console.say(note)
+  for line in (*(_sentence(one, metrics) for one in heads), *metrics["notes"]):
+    console.say(line)
   if n != expected:
     console.say(f"{n} of {expected} validation items were there")
-  _missing(sets.missing, workdir)
+  if sets.missing:
+    names = ", ".join(item for item, _ in sets.missing[:3])
+    more = ", ..." if len(sets.missing) > 3 else ""
+    where = workdir / "missing.csv"
+    console.say(f"{len(sets.missing)} validation items are missing: {names}{more}; see {where}")
   console.say(f"report: {layer_sections.write_report(workdir)}")
 
 
-def _missing(items: tuple[tuple[str, str], ...], workdir: epath.Path) -> None:
-  """Writes and names the validation items that are not there."""
-  files.write_table(workdir / "missing.csv", items, header=("id", "reason"))
-  if items:
-    names = ", ".join(item for item, _ in items[:3])
-    more = ", ..." if len(items) > 3 else ""
-    console.say(
-      f"{len(items)} validation items are missing: {names}{more}; see {workdir / 'missing.csv'}"
-    )
-
-
-def _edge(
-  settings: list[tuple[float, float]], one: Heads, metrics: Mapping[str, Any]
+def _notes(
+  one: Heads, settings: Sequence[tuple[float, float]], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
-  """What is said where the best rate is the first or the last of the grid."""
+  """What is said where a head knows nothing, or its rate is an end of the grid."""
+  chosen = f"{one.source}/chosen_on_{one.chooser}"
+  top, majority = metrics[f"{chosen}/top1"], metrics["majority_top1"]
+  if top < majority:
+    yield (
+      f"{one.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
+      " naming the largest class"
+    )
   rates = sorted({lr for lr, _ in settings})
-  best = metrics[f"{one.source}/chosen_on_{_chooser(one.scores)}/lr"]
+  best = metrics[f"{chosen}/lr"]
   for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
     if len(rates) > 1 and best == rate:
       yield (
@@ -181,91 +120,76 @@ def _edge(
 
 
 def _rows(
-  setup: data_lib.Setup, one: Heads, expected: int, depth: int | None
-) -> Iterator[tuple[Any, ...]]:
+  one: Heads, settings: Sequence[tuple[float, float]], expected: int
+) -> Iterator[dict[str, Any]]:
+  """A row of per_layer.csv for each head."""
   validation, holdout = one.scores["validation"], one.scores.get("holdout")
-  if depth is None:
-    assert setup.run is not None  # features alone tell their depth
-    depth = setup.run.model.config.depth
-  values = {"top1": validation.top(1), "top5": validation.top(5), "nll": validation.loss()}
-  if holdout is not None:
-    values["holdout"] = holdout.top(1)
+  top_1, top_5, nll = validation.top(1), validation.top(5), validation.loss()
+  held = np.full_like(top_1, np.nan) if holdout is None else holdout.top(1)
   for i, layer in enumerate(one.layers):
-    for s, (lr, decay) in enumerate(setup.config.optim.settings):
-      at = {key: f"{value[i, s]:.6f}" for key, value in values.items()}
-      yield (
-        one.source,
-        layer,
-        f"{layer / depth:.4f}",
-        s,
-        lr,
-        decay,
-        at["top1"],
-        at["top5"],
-        at["nll"],
-        validation.items,
-        expected,
-        at.get("holdout", "nan"),
-        holdout.items if holdout is not None else 0,
-        f"{one.train_loss[i, s]:.6f}",
-      )
+    for s, (lr, decay) in enumerate(settings):
+      yield {
+        "backbone": one.source,
+        "layer": layer,
+        "depth_frac": f"{layer / one.depth:.4f}",
+        "setting": s,
+        "lr": lr,
+        "weight_decay": decay,
+        "top1": f"{top_1[i, s]:.6f}",
+        "top5": f"{top_5[i, s]:.6f}",
+        "nll": f"{nll[i, s]:.6f}",
+        "n": validation.items,
+        "n_expected": expected,
+        "holdout_top1": f"{held[i, s]:.6f}",
+        "holdout_n": holdout.items if holdout is not None else 0,
+        "train_loss": f"{one.train_loss[i, s]:.6f}",
+      }
 
 
-def _chosen(settings: list[tuple[float, float]], one: Heads) -> dict[str, float]:
+def _chosen(one: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
-  validation = one.scores["validation"]
-  out = {}
-  for name in one.scores:
-    i, s = _best(one, name)
+  validation, out = one.scores["validation"], {}
+  for split in one.scores:
+    i, s = one.best(split)
     top = float(validation.top(1)[i, s])
-    out |= {
-      f"chosen_on_{name}/top1": top,
-      f"chosen_on_{name}/top1_sem": top1.error(top, validation.items),
-      f"chosen_on_{name}/top5": float(validation.top(5)[i, s]),
-      f"chosen_on_{name}/layer": one.layers[i],
-      f"chosen_on_{name}/lr": settings[s][0],
-      f"chosen_on_{name}/weight_decay": settings[s][1],
+    values = {
+      "top1": top,
+      "top1_sem": top1.error(top, validation.items),
+      "top5": float(validation.top(5)[i, s]),
+      "layer": one.layers[i],
+      "lr": settings[s][0],
+      "weight_decay": settings[s][1],
     }
+    out |= {f"chosen_on_{split}/{key}": value for key, value in values.items()}
   return out
 
 
-def _chooser(scores: Mapping[str, Any]) -> str:
-  return "holdout" if "holdout" in scores else "validation"
+def _predictions(one: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]:
+  """What the head chosen on the hold-out says of every validation item.
 
-
-def _best(one: Heads, name: str) -> tuple[int, int]:
-  return top1.best(one.scores[name].top(1), one.scores[name].loss())
-
-
-def _predictions(data: labelled.Records, heads: list[Heads]) -> Iterator[tuple[Any, ...]]:
-  """What the heads chosen on the hold-out say of every validation item.
-
-  Without a hold-out there is one head, or they are chosen on what they say it
-  of.
+  Without a hold-out there is one head, or it is chosen on what it says it of.
   """
-  items = data.items()
-  for one in heads:
-    i, s = _best(one, _chooser(one.scores))
-    scores = one.scores["validation"]
-    for m, item in enumerate(items):
-      label, named = int(data.labels[item[0]]), int(scores.named[i, s, m])
-      names = [data.classes[c] if data.classes else c for c in (label, named)]
-      yield (
-        one.source,
-        one.layers[i],
-        s,
-        data.ids[item[0]],
-        label,
-        named,
-        *names,
-        f"{scores.confidence[i, s, m]:.6f}",
-        int(scores.rank[i, s, m]),
-      )
+  i, s = one.best(one.chooser)
+  scores = one.scores["validation"]
+  for m, (record, *_) in enumerate(data.items()):
+    label, named = int(data.labels[record]), int(scores.named[i, s, m])
+    yield {
+      "backbone": one.source,
+      "layer": one.layers[i],
+      "setting": s,
+      "id": data.ids[record],
+      "label": label,
+      "predicted": named,
+      "label_name": data.classes[label] if data.classes else label,
+      "predicted_name": data.classes[named] if data.classes else named,
+      "confidence": f"{scores.confidence[i, s, m]:.6f}",
+      "rank": int(scores.rank[i, s, m]),
+    }
 
 
 def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:
-  at = lambda key: metrics[f"{one.source}/chosen_on_{key}"]  # noqa: E731
-  if _chooser(one.scores) == "validation":
+  at = lambda key: metrics[f"{one.source}/chosen_on_{key}"]
+  if one.chooser == "validation":
     return (
       f"{one.source}: top-1 {100 * at('validation/top1'):.1f} +-"
       f" {100 * at('validation/top1_sem'):.1f} %, top-5"

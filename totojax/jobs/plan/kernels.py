@@ -115,7 +115,7 @@ def _charge(
   from totojax.models import splash
 
   most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
-  block = splash.block_of(tokens, most)
+  block = splash.block(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
   lanes = -(-head_dim // splash.LANES) * splash.LANES

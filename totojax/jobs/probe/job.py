@@ -3,15 +3,18 @@
 Writes `per_layer.csv` (one row for each head), `metrics.json` (the best layer
 chosen on the validation set, as the paper does, and on a hold-out of the
 training set), `predictions.csv` (of the heads chosen on the hold-out) and
-`layer_curve.png` (Figures 4, 8 and 14). Every backbone has a folder of its own
-and is not trained again.
+`layer_curve.png` (Figures 4, 8 and 14).
 
-Shapes: M records, L layers, D width.
+Every backbone, and where memory asks for it every group of layers, is a unit: a
+run of its own in a folder of its own, which is not trained again.
+
+Shapes: M records, L layers, T tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import dataclasses
 import time
 from typing import Any
 
@@ -19,22 +22,36 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import train
-from totojax.config import labels
+from totojax import assembly, flops, jobs, train
+from totojax.config import labels, schema
 from totojax.data.store import shards
-from totojax.data.stream import without_backbone
-from totojax.jobs.labels import scoring, tables
-from totojax.jobs.probe import kept, runs
-from totojax.jobs.probe import memory as probe_plan
+from totojax.data.stream import labelled, without_backbone
+from totojax.evals import top1
+from totojax.jobs.labels import setup as setup_lib
+from totojax.jobs.labels import tables
+from totojax.jobs.probe import kept, memory
 from totojax.jobs.probe import setup as probe_setup
+from totojax.models import trunk
+from totojax.optim import lars
 from totojax.rundir import console, directory, files
+from totojax.tasks import classify
 from totojax.trained import backbone
 
+Features = Mapping[str, np.ndarray]  # "train" and "validation" -> of every record
 
-def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+  """What is compiled for heads on features of one shape."""
+
+  run: train.Run
+  outcomes: Callable[..., Any]
+
+
+def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Trains and scores every head; False when interrupted."""
-  setup = probe_setup.prepare(config)
-  plan, facts = probe_plan.plan(setup), _facts(setup)
+  setup = _placed(probe_setup.prepare(config), workdir)
+  plan, facts = memory.plan(setup), _facts(setup)
   directory.begin(workdir, config, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
     console.say(line)
@@ -45,23 +62,47 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: Callable[[int], 
     if directory.is_done(folder):
       continue
     begin = time.monotonic()
-    if not _unit(setup, unit, programs, folder, workdir, interrupted):
+    if not _train(setup, unit, programs, workdir, interrupted):
       return False
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
-    heads = [tables.read(unit.source, unit.layers, workdir / unit.name) for unit in plan.units]
-    depths = {name: max(one.layers[-1], 1) for name, one in setup.encoders.items()}
-    tables.write(setup, tables.joined(heads), workdir, depths=depths)
+    heads = [
+      tables.read(name, one.layers, one.depth, [workdir / unit.name for unit in plan.parts(name)])
+      for name, one in setup.sources.items()
+    ]
+    tables.write(setup, heads, workdir)
+    kept.remove(workdir)
   return True
 
 
+def _placed(setup: probe_setup.Setup, workdir: epath.Path) -> probe_setup.Setup:
+  """The setup, without kept features where a disk has no room for them.
+
+  Raises:
+    ValueError: it has none, and `cache` is "on".
+  """
+  if not setup.cached:
+    return setup
+  folder = kept.place(workdir)
+  rows = sum(len(records.records) for records in setup.sets.splits.values())
+  models = [source for source in setup.sources.values() if source.model]
+  needed = sum(4 * rows * len(source.layers) * source.width for source in models)
+  if needed <= (room := kept.room_bytes(folder)):
+    return setup
+  words = f"features take {needed / 1e9:.3g} GB and {folder} has room for {room / 1e9:.3g}"
+  if setup.config.cache == "on":
+    raise ValueError(f'{words}; make room there, or set cache "auto"')
+  console.say(f"{words}: they are not kept")
+  return dataclasses.replace(setup, cached=False)
+
+
 def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
-  outside = {name: list(e.layers) for name, e in setup.encoders.items()}
+  encoders = {name: list(s.layers) for name, s in setup.sources.items() if s.features is not None}
   if setup.run is None:
-    return {"encoders": outside}
+    return {"encoders": encoders}
   run, model = setup.trained
   return {
-    **({"encoders": outside} if outside else {}),
+    **({"encoders": encoders} if encoders else {}),
     "model_run": str(run.path),
     "step": run.step,
     "tokenizer": run.tokenizer,
@@ -70,103 +111,179 @@ def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
   }
 
 
-def _unit(
+def _train(
   setup: probe_setup.Setup,
   unit: probe_setup.Unit,
-  programs: dict[Any, runs.Programs],
-  folder: epath.Path,
+  programs: dict[Any, Programs],
   workdir: epath.Path,
-  interrupted: Callable[[int], bool],
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Trains the heads of one unit and keeps their scores."""
-  features = None
-  if unit.source in setup.encoders:
-    stop = unit.first + len(unit.layers)
-    features = {
-      name: x_ML[:, unit.first : stop]
-      for name, x_ML in setup.encoders[unit.source].features.items()
-    }
-  elif unit.source in probe_setup.BASELINES:
+  source, features = setup.sources[unit.source], None
+  if source.features is not None:
+    features = source.features
+  elif not source.model:
     features = _baseline(setup, unit.source)
   elif setup.cached:
-    features = _features(setup, unit, workdir, interrupted)
+    features = _cached(setup, unit.source, workdir, interrupted)
     if features is None:
       return False
-  training, score = runs.training(setup, unit, features, programs)
-  state, finished = train.fit(training, folder, interrupted=interrupted)
+  if features is not None:
+    features = {name: x_ML[:, unit.part] for name, x_ML in features.items()}
+  training, score = _training(setup, unit, features, programs)
+  state, finished = train.fit(training, workdir / unit.name, interrupted=interrupted)
   if not finished:
     return False
   arrays = {"train_loss": np.asarray(state.stats["train_loss"])}
-  for name in tables.SPLITS:
-    for key, value in vars(score(state, name)).items():
-      arrays[f"{name}/{key}"] = value
+  for split in tables.SPLITS:
+    arrays |= {f"{split}/{key}": value for key, value in vars(score(state, split)).items()}
   if jax.process_index() == 0:
-    files.write_npz(folder / "scores.npz", arrays)
+    files.write_npz(workdir / unit.name / "scores.npz", arrays)
   return True
 
 
-def _baseline(setup: probe_setup.Setup, source: str) -> dict[str, np.ndarray]:
+def _baseline(setup: probe_setup.Setup, source: str) -> Features:
   """What the classes can be told from without a backbone: [M, 1, D]."""
-  data, out = setup.config.data, {}
-  for name, records, path in (
-    ("train", setup.sets.all_train, data.train_pixels),
-    ("validation", setup.sets.validation, data.validation_pixels),
-  ):
+  data, features = setup.config.data, {}
+  for name, records in setup.sets.splits.items():
     if source == "histogram":
-      _, model = setup.trained
-      x_MD = without_backbone.histograms(records.tokens, model.spec.vocab)
+      x_MD = without_backbone.histograms(records.tokens, setup.trained[1].spec.vocab)
     else:
+      path = {"train": data.train_pixels, "validation": data.validation_pixels}[name]
       pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
       without_backbone.same_records(records, pixels)
       x_MD = without_backbone.small_pixels(pixels, data.pixels_side)
-    out[name] = x_MD[:, None]
-  return out
+    features[name] = x_MD[:, None]
+  return features
 
 
-def _features(
-  setup: probe_setup.Setup,
-  unit: probe_setup.Unit,
-  workdir: epath.Path,
-  interrupted: Callable[[int], bool],
-) -> dict[str, np.ndarray] | None:
+def _load(setup: probe_setup.Setup, source: str, depth: int) -> tuple[trunk.Trunk, Any]:
+  """The first blocks of the trained or untrained backbone."""
+  return backbone.load(
+    *setup.trained,
+    trained=source == "trained",
+    depth=depth,
+    layout=setup.layout,
+    seed=setup.config.seed,
+  )
+
+
+def _cached(
+  setup: probe_setup.Setup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> Features | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
-  if str(workdir).startswith(("gs://", "s3://")):
-    raise ValueError(
-      f"{workdir} is no local folder, where features are kept; set cache"
-      ' "off", or use a local --workdir'
-    )
-  folder = workdir / "features"
+  folder = kept.place(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  layers, seed = setup.layers, setup.config.seed
-  out, pooled = {}, None
-  for name, records in (("train", setup.sets.all_train), ("validation", setup.sets.validation)):
-    path = folder / f"{unit.source}-{name}.npy"
-    batches = scoring.finite(setup, records, runs.read_tokens(setup, records), by_item=False)
+  layers, width = setup.sources[source].layers, setup.sources[source].width
+  features, pooled = {}, None
+  for name, records in setup.sets.splits.items():
+    path = folder / f"{source}-{name}.npy"
+    batches = setup.finite(records, _reader(setup, records), by_item=False)
     facts = {
       **_facts(setup),
-      "source": unit.source,
+      "source": source,
       "store": records.tokens.path,
       "layers": layers,
-      "seed": seed,
+      "seed": setup.config.seed,
     }
     if pooled is None and not kept.is_whole(path):
-      model, params = backbone.load(
-        *setup.trained,
-        trained=unit.source == "trained",
-        depth=layers[-1],
-        layout=setup.layout,
-        seed=seed,
-      )
+      model, params = _load(setup, source, layers[-1])
       pooled = backbone.features(model, params, layers=layers, pool="clip", layout=setup.layout)
-    if not kept.make(
-      path,
-      pooled,
-      batches,
-      shape=(len(layers), setup.width(unit.source)),
-      facts=facts,
-      interrupted=interrupted,
-    ):
+    shape = (len(layers), width)
+    if not kept.make(path, pooled, batches, shape=shape, facts=facts, interrupted=interrupted):
       return None
-    x_ML = kept.load(path)
-    out[name] = x_ML[:, unit.first : unit.first + len(unit.layers)]
-  return out
+    features[name] = kept.load(path)
+  return features
+
+
+def _reader(setup: probe_setup.Setup, records: labelled.Records) -> labelled.ReadInputs:
+  """Reads the inputs of the backbone."""
+  return labelled.ReadInputs(
+    setup_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
+  )
+
+
+def _training(
+  setup: probe_setup.Setup,
+  unit: probe_setup.Unit,
+  features: Features | None,
+  programs: dict[Any, Programs],
+) -> tuple[train.Run, setup_lib.Score]:
+  """A run for `train.fit`, and how its heads are scored afterwards.
+
+  Args:
+    setup: from `probe_setup.prepare`.
+    unit: what is trained.
+    features: of its layers: [M, L, D], or of tokens [M, L, T, D]; None: the
+      backbone runs in every step.
+    programs: of units before this one, which it uses and adds to: on features
+      of one shape all sources have the same.
+  """
+  config, source, model, frozen = setup.config, setup.sources[unit.source], None, None
+  if features is None:
+    model, frozen = _load(setup, unit.source, unit.layers[-1])
+    reads = {name: _reader(setup, records) for name, records in setup.sets.splits.items()}
+  else:
+    reads = {name: labelled.ReadFeatures(x_ML) for name, x_ML in features.items()}
+  task = classify.Classify(
+    head=source.head,
+    model=model,
+    layers=unit.layers,
+    width=source.width,
+    classes=setup.sets.classes,
+    settings=len(config.optim.settings),
+    tokens=source.tokens,
+    split=source.model,
+  )
+  # Heads start as the numbers of their layers say.
+  shape = (unit.layers, source.width, source.tokens, source.model)
+  program = programs.get(shape) if features is not None else None
+  if program is None:
+    program = Programs(_run(setup, unit, task, frozen), setup.outcomes(task))
+  if features is not None:  # a backbone is not held on to
+    programs[shape] = program
+  score = setup.scorer(program.outcomes, reads)
+  run = dataclasses.replace(
+    program.run,
+    config={**schema.to_dict(config), "unit": dataclasses.asdict(unit)},
+    batches=setup.stream(reads["train"]),
+    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
+  )
+  return run, score
+
+
+def _run(
+  setup: probe_setup.Setup, unit: probe_setup.Unit, task: classify.Classify, frozen: Any
+) -> train.Run:
+  """A run without batches and evaluations."""
+  config, model = setup.config, task.model
+  rows, context, cost = config.train.batch_rows, 1, 0.0
+  if model is not None:  # its forward pass; heads are not counted
+    context = model.spec.context
+    cost = 2.0 * flops.forward_macs_per_token(model.config, vocab=0, context=context)
+  warmup = setup.rate_in(config.optim.warmup_epochs)
+  program = assembly.program(
+    config,
+    task=task,
+    steps=setup.steps,
+    rows=rows,
+    microbatches=config.train.microbatches,
+    layout=setup.layout,
+    optimiser=assembly.Optimiser(
+      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
+      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
+    ),
+  )
+  return assembly.run(
+    program,
+    batches=lambda first_step: (),
+    evals={},
+    facts={
+      "backbone": setup.run and {"run": str(setup.run.path), "step": setup.run.step},
+      "heads": len(unit.layers) * len(config.optim.settings),
+      "parameters_of_a_head": setup.sources[unit.source].parameters(task.classes),
+    },
+    tokens_per_step=rows * context,
+    flops_per_token=cost,
+    frozen=frozen,
+  )

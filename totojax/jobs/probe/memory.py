@@ -13,7 +13,6 @@ import dataclasses
 import jax
 
 from totojax.config.schema import ConfigError
-from totojax.jobs.probe import runs as probe
 from totojax.jobs.probe import setup as probe_setup
 
 _SHARE = 0.6  # of a device's memory for heads; the rest is for activations
@@ -27,6 +26,10 @@ class Plan:
   units: tuple[probe_setup.Unit, ...]
   lines: tuple[str, ...]
 
+  def parts(self, source: str) -> list[probe_setup.Unit]:
+    """The units of a source."""
+    return [unit for unit in self.units if unit.source == source]
+
 
 def plan(setup: probe_setup.Setup) -> Plan:
   """Groups of layers whose heads fit on a device.
@@ -38,13 +41,11 @@ def plan(setup: probe_setup.Setup) -> Plan:
   budget = _budget_bytes(setup.config.memory_gb)
   settings = len(optim.settings)
   units, lines = [], []
-  for source in setup.sources:
-    layers = setup.layers_of(source)
-    unit = probe_setup.Unit(source, source, layers, 0)
-    parameters = probe.head_parameters(setup, unit)
+  for source, one in setup.sources.items():
+    layers = one.layers
+    parameters = one.parameters(setup.sets.classes)
     arrays = 2 + optim.moments  # parameters, gradients, moments
-    split = source in probe_setup.MODELS
-    shards = setup.layout.mesh.shape["fsdp"] if split else 1
+    shards = setup.layout.mesh.shape["fsdp"] if one.model else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if budget is not None and fit < 1:

@@ -13,7 +13,7 @@ from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.data.store import feature_files
 from totojax.data.stream import labelled
-from totojax.jobs.labels import data as data_lib
+from totojax.jobs.labels import setup as setup_lib
 from totojax.models import heads, taps, trunk
 from totojax.trained import backbone
 
@@ -21,22 +21,32 @@ MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
-  """An encoder's features in the order of the records.
+class Source:
+  """What is probed: a backbone, a baseline, or somebody else's encoder.
 
   Attributes:
-    layers: increasing.
-    features: "train" and "validation" -> [M, L, D], or of tokens [M, L, T, D].
+    layers: of the backbone or encoder, increasing; (0,) for a baseline.
+    depth: the last layer that there is.
+    width: of its features.
+    head: of each layer; a linear layer alone for what is pooled already.
+    tokens: of a clip in an encoder's features; 0 where they are pooled already.
+    features: an encoder's, in the order of the records: "train" and
+      "validation" -> [M, L, D], or of tokens [M, L, T, D].
+    model: whether a model of ours makes them.
   """
 
   layers: tuple[int, ...]
-  features: Mapping[str, np.ndarray]
+  depth: int
+  width: int
+  head: heads.HeadConfig
+  tokens: int = 0
+  features: Mapping[str, np.ndarray] | None = None
+  model: bool = False
 
-  @property
-  def tokens(self) -> int:
-    """Of a clip; 0 where they are pooled already."""
-    shape = self.features["train"].shape
-    return shape[2] if len(shape) == 4 else 0
+  def parameters(self, classes: int) -> int:
+    """Of one head."""
+    shapes = heads.shapes(self.head, width=self.width, classes=classes)
+    return sum(int(np.prod(shape)) for shape, _ in shapes.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +65,23 @@ class Unit:
   layers: tuple[int, ...]
   first: int
 
+  @property
+  def part(self) -> slice:
+    """Its layers among all."""
+    return slice(self.first, self.first + len(self.layers))
+
 
 @dataclasses.dataclass(frozen=True)
-class Setup(data_lib.Setup):
+class Setup(setup_lib.Setup):
   """And what is probed.
 
   Attributes:
-    encoders: other people's, by name.
-    head: with its number of attention heads.
-    layers: of the backbone.
+    sources: by name, in order.
     cached: whether features are made once and kept.
   """
 
   config: labels.Probe
-  encoders: Mapping[str, Encoder]
-  head: heads.HeadConfig
-  layers: tuple[int, ...]
+  sources: Mapping[str, Source]
   cached: bool
 
   @property
@@ -78,38 +89,6 @@ class Setup(data_lib.Setup):
     """The run and its model, of a config that asks for a backbone."""
     assert self.run is not None and self.model is not None
     return self.run, self.model
-
-  def width(self, source: str) -> int:
-    """Of the features of a backbone, encoder or baseline."""
-    if source in self.encoders:
-      return self.encoders[source].features["train"].shape[-1]
-    if source == "histogram":
-      return self.trained[1].spec.vocab
-    if source == "pixels":
-      frames = self.sets.all_train.tokens.manifest.frames
-      return frames * self.config.data.pixels_side**2 * 3
-    return self.trained[1].config.width
-
-  @property
-  def sources(self) -> tuple[str, ...]:
-    """All that is probed, in order."""
-    return (*self.config.backbones, *self.encoders)
-
-  def layers_of(self, source: str) -> tuple[int, ...]:
-    if source in self.encoders:
-      return self.encoders[source].layers
-    return self.layers if source in MODELS else (0,)
-
-  def head_of(self, source: str) -> heads.HeadConfig:
-    """What is pooled already takes a linear layer alone."""
-    if source in MODELS or self.tokens(source):
-      return self.head
-    return dataclasses.replace(self.head, pool="average")
-
-  def tokens(self, source: str) -> int:
-    """Of a clip in an encoder's features; 0 where they are pooled already."""
-    encoder = self.encoders.get(source)
-    return encoder.tokens if encoder else 0
 
 
 def prepare(config: labels.Probe) -> Setup:
@@ -120,47 +99,48 @@ def prepare(config: labels.Probe) -> Setup:
   """
   files = _encoder_files(config.encoders)
   _check_sources(config)
-  run, model, layers, head = None, None, (), config.head
+  run, model, sources, head = None, None, {}, config.head
   if config.backbones:
     run = backbone.find(config.model_run)
-    records, path = _records(run, config.data)
-    frames = data_lib.clip_frames(run, records["train"].tokens, config.data)
+    sets, frames = setup_lib.open_sets(
+      run, config.data, seed=config.seed, most=config.data.train_records
+    )
     model = backbone.for_clips(run.model, frames=frames)
     head = heads.filled(head, run.model.config)
-    depth = run.model.config.depth
-    layers = config.layers or tuple(range(depth + 1))
-    taps.check_layers(layers, depth)
+    sources = _backbones(config, model, head, sets)
   else:
     _check_without_model(config, files)
-    records, path = _file_records(files)
-  sets = data_lib.sets(
-    records["train"],
-    records["validation"],
-    config=config.data,
-    seed=config.seed,
-    missing=labelled.missing(path),
-  )
+    sets = _sets(config, files)
+  sources |= {name: _encoder(both, head, sets) for name, both in files.items()}
+  for source in sources.values():
+    setup_lib.check_head(source.head, width=source.width, classes=sets.classes)
   return Setup(
     config=config,
     run=run,
     model=model,
     layout=sharding.layout(config.mesh),
     sets=sets,
-    encoders=_encoders(files, records),
-    head=head,
-    layers=layers,
+    sources=sources,
     cached=_is_cached(config.cache, head),
   )
 
 
-def _records(
-  run: backbone.Trained, config: labels.ProbeData
-) -> tuple[dict[str, labelled.Records], str]:
-  """The records of both stores, and where those of validation are."""
-  stores = data_lib.stores(run, config)
-  most = {"train": config.train_records, "validation": 0}
-  records = {name: labelled.records(s, name, most=most[name]) for name, s in stores.items()}
-  return records, stores["validation"].path
+def _backbones(
+  config: labels.Probe, model: trunk.Trunk, head: heads.HeadConfig, sets: setup_lib.Sets
+) -> dict[str, Source]:
+  """Models and baselines by name; baselines are pooled."""
+  depth, side = model.config.depth, config.data.pixels_side
+  layers = config.layers or tuple(range(depth + 1))
+  taps.check_layers(layers, depth)
+  plain = dataclasses.replace(head, pool="average")
+  frames = sets.all_train.tokens.manifest.frames
+  ours = Source(layers, depth, model.config.width, head, model=True)
+  sources = {
+    **dict.fromkeys(MODELS, ours),
+    "pixels": Source((0,), depth, frames * side**2 * 3, plain),
+    "histogram": Source((0,), depth, model.spec.vocab, plain),
+  }
+  return {name: sources[name] for name in config.backbones}
 
 
 Files = Mapping[str, Mapping[str, feature_files.Features]]
@@ -184,24 +164,29 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   return files
 
 
-def _encoders(files: Files, records: Mapping[str, labelled.Records]) -> dict[str, Encoder]:
-  out = {}
-  for name, both in files.items():
-    ordered = {split: feature_files.in_order(one, records[split]) for split, one in both.items()}
-    out[name] = Encoder(both["train"].layers, ordered)
-  return out
+def _encoder(
+  both: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
+) -> Source:
+  """The features of an encoder in the order of the records."""
+  features = {s: feature_files.in_order(both[s], records) for s, records in sets.splits.items()}
+  shape, layers = features["train"].shape, both["train"].layers
+  tokens = shape[2] if len(shape) == 4 else 0
+  if not tokens:
+    head = dataclasses.replace(head, pool="average")
+  return Source(layers, max(layers[-1], 1), shape[-1], head, tokens, features)
 
 
-def _file_records(files: Files) -> tuple[dict[str, labelled.Records], str]:
-  """Records as the first encoder has them, and where its validation is.
+def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
+  """Records as the first encoder has them.
 
   Raises:
     ValueError: an item is in both.
   """
   first = next(iter(files.values()))
-  records = {split: feature_files.records(one, split) for split, one in first.items()}
-  labelled.check_apart(records["train"], records["validation"])
-  return records, first["validation"].path
+  train, validation = (feature_files.records(first[s], s) for s in ("train", "validation"))
+  labelled.check_apart(train, validation)
+  missing = labelled.missing(first["validation"].path)
+  return setup_lib.hold_out(train, validation, data=config.data, seed=config.seed, missing=missing)
 
 
 def _check_without_model(config: labels.Probe, files: Files) -> None:
@@ -232,8 +217,8 @@ def _check_sources(config: labels.Probe) -> None:
   taken = sorted({*config.encoders} & {*MODELS, *BASELINES})
   if taken:
     raise ConfigError(f"encoders.{taken[0]} has the name of a backbone of ours; use another")
-  if not (names or config.encoders) or len(set(names)) != len(names):
-    raise ConfigError(f"config key backbones is {names}; name some, each once")
+  if not (names or config.encoders):
+    raise ConfigError("config key backbones is (); name some, or encoders")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):
     raise ConfigError(
       'backbones has "pixels", which needs data.train_pixels and'

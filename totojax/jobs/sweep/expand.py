@@ -78,12 +78,11 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
 
 
 def _check(sweep: studies.Sweep) -> None:
-  lists = {f"log2_lr.{kind}": rates for kind, rates in sweep.log2_lr.items() if rates}
-  for field in ("models", "seeds", "total_tokens"):
-    lists[field] = getattr(sweep, field)
-  for field, values in lists.items():
-    if not values or len(set(values)) < len(values):
-      raise ConfigError(f"sweep.{field} is {list(values)}; name at least one, and none twice")
+  if not sweep.models:
+    raise ConfigError("sweep.models is empty; name at least one")
+  for kind, rates in sweep.log2_lr.items():
+    if len(set(rates)) < len(rates):
+      raise ConfigError(f"sweep.log2_lr.{kind} is {list(rates)}; name none twice")
 
 
 def changed(

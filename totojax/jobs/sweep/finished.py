@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
 
+from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.report import reading
+from totojax.trained import backbone
 
-_KEYS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
+_FACTS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,16 +22,14 @@ class Run:
     name: of the config that reads it.
     path: the folder.
     manifest: of the run.
-    init_from: the run that it started from, or "".
-    sequences: what its losses are of, by the names of the config's keys.
+    config: as it was made.
     rows: of metrics.jsonl.
   """
 
   name: str
   path: str
   manifest: dict[str, Any]
-  init_from: str
-  sequences: dict[str, Any]
+  config: Pretrain
   rows: list[dict[str, Any]]
 
 
@@ -62,78 +62,52 @@ def read(runs: Sequence[str], key: str) -> list[Run]:
 
 
 def _read(name: str, path: str, key: str) -> Run:
-  """Reads a run.
-
-  Raises:
-    ValueError: it is missing or no run of pre-training.
-  """
   folder = reading.RunFolder(path)
   try:
-    manifest = folder.json("manifest.json")
-    written = folder.json("config.json")
-    rows = folder.lines("metrics.jsonl")
-  except reading.Missing as error:
+    manifest, rows = folder.json("manifest.json"), folder.lines("metrics.jsonl")
+    config = backbone.read_config(path, "what is read here")
+  except (reading.Missing, OSError, ValueError) as error:
     raise ValueError(
       f"{key}: {name} is {path}, which is no run of pre-training: {error}"
     ) from error
-  for fact in _KEYS:
-    if fact not in manifest:
-      raise ValueError(
-        f"{key}: {name}: {path}/manifest.json has no {fact}; name a run"
-        ' directory of run = "pretrain"'
-      )
-  return Run(
-    name=name,
-    path=path,
-    manifest=manifest,
-    init_from=written.get("init_from", ""),
-    sequences=_sequences(written),
-    rows=rows,
-  )
+  lacking = [fact for fact in _FACTS if fact not in manifest]
+  if lacking:
+    raise ValueError(
+      f"{key}: {name}: {path}/manifest.json has no {lacking[0]}; name a run"
+      ' directory of run = "pretrain"'
+    )
+  return Run(name, path, manifest, config, rows)
 
 
-def check_loss(runs: Sequence[Run], key: str) -> None:
-  """Raises ValueError where losses are of other tokens, or of pixels."""
-  _check_alike(runs, key, _codes)
+def check_alike(runs: Sequence[Run], key: str, *, compute: bool) -> None:
+  """Raises ValueError where losses of two runs cannot be compared.
 
-
-def check_comparable(runs: Sequence[Run], key: str) -> None:
-  """Raises ValueError where a loss at a compute means another thing.
-
-  Other sequences or other held-out data have another loss, and what a run
-  started from has cost compute that is not its own.
+  They are of other tokens, or of pixels. Where they are compared at a
+  `compute`, other sequences or other held-out data have another loss too, and
+  what a run started from has cost compute that is not its own.
   """
-  _check_alike(runs, key, _codes)
-  _check_alike(runs, key, lambda run: run.sequences.items())
-  for run in runs:
-    if run.init_from:
-      raise ValueError(
-        f"{key}: {run.name} started from {run.init_from}, whose"
-        " compute is not counted; leave it out"
-      )
-
-
-def _codes(run: Run) -> Iterator[tuple[str, Any]]:
-  yield "tokenizer", run.manifest.get("tokenizer")
-  yield "what is predicted", run.manifest.get("predicts", "tokens")
-
-
-def _sequences(written: dict[str, Any]) -> dict[str, Any]:
-  """Of a config.json, which any version may have written."""
-  keys, spec = ("vocab", "grid", "frames", "context"), written["sequence"]
-  return {
-    **{f"sequence.{key}": spec[key] for key in keys},
-    "the names of data.validation": sorted(written["data"]["validation"]),
-    "validation.rows": written["validation"]["rows"],
-  }
-
-
-def _check_alike(runs: Sequence[Run], key: str, facts: Any) -> None:
-  first = dict(facts(runs[0]))
+  first = dict(_facts(runs[0], compute))
   for run in runs[1:]:
-    for what, value in facts(run):
+    for what, value in _facts(run, compute):
       if value != first[what]:
         raise ValueError(
           f"{key}: {what} of {run.name} is {value}, and of {runs[0].name}"
           f" {first[what]}: their losses cannot be compared; leave one out"
         )
+  for run in runs:
+    if compute and run.config.init_from:
+      raise ValueError(
+        f"{key}: {run.name} started from {run.config.init_from}, whose"
+        " compute is not counted; leave it out"
+      )
+
+
+def _facts(run: Run, compute: bool) -> Iterator[tuple[str, Any]]:
+  """What must be the same, in words, and what it is."""
+  yield "tokenizer", run.manifest.get("tokenizer")
+  yield "what is predicted", run.manifest.get("predicts", "tokens")
+  if compute:
+    for name in ("vocab", "grid", "frames", "context"):
+      yield f"sequence.{name}", getattr(run.config.sequence, name)
+    yield "the names of data.validation", sorted(run.config.data.validation)
+    yield "validation.rows", run.config.validation.rows

@@ -5,8 +5,6 @@ beginning of (address, length, ETag or date), so that a file that changed on the
 server is begun again instead of glued to the rest of the old one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 import hashlib

@@ -11,8 +11,6 @@ memory for whatever memo index a file names. Nothing of the file's but strings
 is hashed: the hash of tuples in tuples recurses in C, without a bound.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
