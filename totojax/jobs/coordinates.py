@@ -22,12 +22,10 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 from totojax import assembly, jobs, sequence
-from totojax import step as step_lib
 from totojax.config import studies
 from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import training
 from totojax.jobs.sweep import expand
-from totojax.optim import adamw
 from totojax.report import plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
@@ -78,24 +76,13 @@ def measure(config: Pretrain, *, rows: int, updates: int) -> list[dict[str, floa
     the logits of real tokens, and the last layer's attention logits.
   """
   task = task_lib.Pretrain(assembly.model(config), assembly.parametrisation(config))
-  tx = adamw.make(config.optim, axes=task.axes().params, steps=updates, rules=task.rules)
-  step_fn = functools.partial(
-    step_lib.train_step,
-    task=task,
-    tx=tx,
-    rate=lambda opt_state, update: opt_state.hyperparams["peak_lr"],
-    seed=config.seed,
-    microbatches=1,
-  )
-  step_fn = jax.jit(step_fn, donate_argnums=0)
+  batch = training.random_batch(task.spec, rows, seed=config.seed)
+  trainer = training.Trainer(config, task=task, steps=updates, batch=batch, rules=task.rules)
   measured = jax.jit(functools.partial(coordinates, task))
-  state = jax.jit(functools.partial(step_lib.init_state, task, tx))(jax.random.key(config.seed))
-  tokens_BR = jnp.asarray(training.random_rows(task.spec, rows, seed=config.seed))
-  batch = {"tokens": tokens_BR, "source": jnp.zeros(rows, jnp.int32)}
-  history = [measured(state.params, tokens_BR)]
+  history = [measured(trainer.state.params, trainer.batch["tokens"])]
   for _ in range(updates):
-    state, _ = step_fn(state, batch)
-    history.append(measured(state.params, tokens_BR))
+    trainer.step()
+    history.append(measured(trainer.state.params, trainer.batch["tokens"]))
   return [{k: float(v) for k, v in sizes.items()} for sizes in history]
 
 

@@ -6,7 +6,6 @@ Shapes: H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import dataclasses
 import fractions
 import pathlib
 
@@ -18,14 +17,6 @@ from totojax.data.sources import items as items_lib
 from totojax.jobs.bench import measure
 
 _TILE = 16  # pixels of the texture's blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class FrameRange:
-  """First and last frame of the video that a clip wants."""
-
-  first: int
-  last: int
 
 
 def rows(settings: DecodeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
@@ -57,7 +48,7 @@ def _row(
 ) -> measure.Measurement:
   """Against a loop that makes arrays of the spans' frames, or only decodes."""
   spans = [span(item, spec, seed=harness.seed) for item in items]
-  units = sum(s.last - s.first + 1 for s in spans)
+  units = sum(map(len, spans))
 
   def clips() -> None:
     for item in items:
@@ -120,8 +111,8 @@ def render(
     container.mux(stream.encode())
 
 
-def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> FrameRange:
-  """Frames that `media.load` wants of this item; nothing is decoded."""
+def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> range:
+  """From the first frame that `media.load` reads to the last; decodes nothing."""
   numbers = []
 
   def read(frames, *, prepare):
@@ -131,30 +122,30 @@ def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> FrameRange
     return dict.fromkeys(numbers, blank)
 
   video.cut(item, decode.read_timeline(item.path), read, spec, seed=seed)
-  return FrameRange(min(numbers), max(numbers))
+  return range(min(numbers), max(numbers) + 1)
 
 
-def bare_loop(path: str, clip_span: FrameRange, *, rate: int, arrays: bool) -> int:
-  """Decodes up to the last wanted frame as a plain script would.
+def bare_loop(path: str, frames: range, *, rate: int, arrays: bool) -> int:
+  """Decodes up to the last of some frames as a plain script would.
 
   Begins at the key frame before the first one where that is far from the
   start, as `media.load` does.
 
   Returns:
-    The wanted frames that were decoded.
+    Those of the frames that were decoded.
   """
   count = 0
   with decode.pyav().open(path) as container:
     stream = container.streams.video[0]
-    first_s = clip_span.first / rate
+    first_s = frames.start / rate
     if first_s > decode.SEEK_GAP_S:
       container.seek(int(first_s / stream.time_base), stream=stream)
     for frame in container.decode(stream):
       number = round(frame.time * rate)
-      if number >= clip_span.first:
+      if number >= frames.start:
         count += 1
         if arrays:
           frame.to_ndarray(format="rgb24")
-      if number >= clip_span.last:
+      if number >= frames.stop - 1:
         break
   return count

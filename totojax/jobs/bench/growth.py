@@ -29,13 +29,12 @@ class _Case:
   """A train step and the FLOPs that it needs."""
 
   def __init__(self, config: Pretrain, devices: int):
-    self._trainer = training.Trainer(config, devices=devices)
-    shape, spec = self._trainer.shape, self._trainer.spec
-    rows = len(self._trainer.tokens_BR)
+    self._trainer = training.trainer(config, devices=devices)
+    shape, spec = assembly.shape(config.model), config.sequence
     per_token = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
     self.parameters = flops.parameters(shape, spec.vocab + sequence.SPECIALS)
     self.context = spec.context
-    self.gigaflops = per_token * rows * spec.context / 1e9
+    self.gigaflops = per_token * config.train.batch_tokens / 1e9
     begin = time.perf_counter()
     self._trainer.step()
     self.first_step_s = time.perf_counter() - begin

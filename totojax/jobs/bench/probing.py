@@ -19,8 +19,9 @@ import numpy as np
 from totojax import assembly, sequence
 from totojax.config import schema
 from totojax.config.bench import ProbeBench
+from totojax.config.pretrain import Pretrain
 from totojax.jobs.bench import measure, training
-from totojax.models import heads, taps
+from totojax.models import heads, taps, trunk
 from totojax.optim import lars
 from totojax.tasks import classify
 
@@ -38,91 +39,72 @@ def rows(settings: ProbeBench, harness: measure.Harness) -> Iterator[measure.Mea
 def _row(
   settings: ProbeBench, pool: str, width: int, harness: measure.Harness
 ) -> measure.Measurement:
-  both = _Both(settings, pool, width)
+  config, sizes = settings.trained, dict(width=width, heads=width // 64, mlp_dim=4 * width)
+  config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
+  model = assembly.model(config)
+  layers = range(model.config.depth + 1)
+  trainer = _trainer(settings, config, model, pool=pool, layers=layers)
+  # An update gives its state's arrays away.
+  frozen = jax.tree.map(jnp.copy, trainer.state.frozen)
+
+  @trainer.program.layout.jit
+  def forward(frozen, tokens_BT):
+    mean = lambda x_BTD, _: x_BTD.mean()
+    return taps.tap_layers(model, frozen, tokens_BT, tap=mean, layers=layers[-1:], per_layer=None)
+
+  heads_count = len(layers) * len(settings.optim.settings)
   name = f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)"
   return harness.compare(
     measure.Side(
-      f"one update of {both.heads} heads, the frozen backbone's forward pass included",
-      both.update,
+      f"one update of {heads_count} heads, the frozen backbone's forward pass included",
+      trainer.step,
       settings.rows,
     ),
-    measure.Side("the backbone's forward pass alone", both.forward, settings.rows),
+    measure.Side(
+      "the backbone's forward pass alone",
+      lambda: jax.block_until_ready(forward(frozen, trainer.batch["tokens"])),
+      settings.rows,
+    ),
     case=f"{pool} pooling, width {width}",
     compares="heads of every layer and setting against the backbone alone",
     unit="rows",
     goals=lambda measured: [measure.Goal(name, measured.ratio.median, 1 / MOST)],
     facts=lambda measured: {
       "times_a_forward_pass": 1 / measured.ratio.median,
-      "heads": both.heads,
+      "heads": heads_count,
       "classes": settings.classes,
       "rows": settings.rows,
-      "context": both.model.spec.context,
-      "dtype": both.model.compute.dtype,
+      "context": model.spec.context,
+      "dtype": model.compute.dtype,
     },
   )
 
 
-class _Both:
-  """Heads in training, and their backbone alone, on one random batch.
-
-  Attributes:
-    model: the backbone.
-    heads: of all layers and settings.
-  """
-
-  def __init__(self, settings: ProbeBench, pool: str, width: int):
-    config, sizes = settings.trained, dict(width=width, heads=width // 64, mlp_dim=4 * width)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
-    self.model = assembly.model(config)
-    depth, rows, optim = self.model.config.depth, settings.rows, settings.optim
-    head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
-    self.heads = (depth + 1) * len(optim.settings)
-    task = classify.Classify(
-      head=heads.filled(head, self.model.config),
-      model=self.model,
-      layers=range(depth + 1),
-      width=width,
-      classes=settings.classes,
-      settings=len(optim.settings),
-      split=True,
-    )
-    layout = training.layout(1)
-    program = assembly.program(
-      config,
-      task=task,
-      steps=_STEPS,
-      rows=rows,
-      microbatches=1,
-      layout=layout,
-      optimiser=assembly.Optimiser(
-        lars.grid(optim, batch_rows=rows, steps=_STEPS, warmup_steps=0),
-        lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
-      ),
-    )
-    self._step = program.step_fn
-    init = jax.jit(program.make, out_shardings=program.placed)
-    self._state = init(jax.random.key(config.seed))
-    # An update gives its state's arrays away.
-    self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
-    tokens_BR = training.random_rows(self.model.spec, rows, seed=config.seed)
-    inputs_BT, _ = sequence.split(tokens_BR)
-    labels_B = np.arange(rows, dtype=np.int32) % settings.classes
-    self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})
-
-    @layout.jit
-    def forward(frozen, tokens_BT):
-      mean = lambda x_BTD, _: x_BTD.mean()
-      return taps.tap_layers(
-        self.model, frozen, tokens_BT, tap=mean, layers=(depth,), per_layer=None
-      )
-
-    self._forward = forward
-
-  def update(self) -> None:
-    """One update of all heads."""
-    self._state, metrics = self._step(self._state, self._batch)
-    float(metrics["loss"])  # waits
-
-  def forward(self) -> None:
-    """One forward pass to the last layer."""
-    jax.block_until_ready(self._forward(self._frozen, self._batch["tokens"]))
+def _trainer(
+  settings: ProbeBench, config: Pretrain, model: trunk.Trunk, *, pool: str, layers: range
+) -> training.Trainer:
+  """Heads of some layers and all settings, on one random batch."""
+  rows, optim = settings.rows, settings.optim
+  head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
+  task = classify.Classify(
+    head=heads.filled(head, model.config),
+    model=model,
+    layers=layers,
+    width=model.config.width,
+    classes=settings.classes,
+    settings=len(optim.settings),
+    split=True,
+  )
+  tokens_BR = training.random_batch(model.spec, rows, seed=config.seed)["tokens"]
+  inputs_BT, _ = sequence.split(tokens_BR)
+  labels_B = np.arange(rows, dtype=np.int32) % settings.classes
+  return training.Trainer(
+    config,
+    task=task,
+    steps=_STEPS,
+    batch={"tokens": inputs_BT, "label": labels_B},
+    optimiser=assembly.Optimiser(
+      lars.grid(optim, batch_rows=rows, steps=_STEPS, warmup_steps=0),
+      lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
+    ),
+  )

@@ -12,15 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from totojax import checkpoint
 from totojax.config.bench import CheckpointBench
 from totojax.jobs.bench import measure, training
 
 
 def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """GB/s of saving and restoring, and steps/s while a save is going on."""
-  trainer = training.Trainer(settings.trained)
+  trainer = training.trainer(settings.trained)
   trainer.step()
-  checkpoints = trainer.checkpoints(harness.folder / "checkpoints")
+  checkpoints = checkpoint.Checkpoints(harness.folder / "checkpoints", settings.trained.checkpoint)
   plain = harness.folder / "state.bytes"
   gigabytes = sum(x.nbytes for x in _arrays(trainer.state)) / 1e9
   numbers = itertools.count(1)  # a checkpoint of each number is saved once
@@ -30,7 +31,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     checkpoints.save(next(numbers), trainer.state, {})
 
   def restore() -> None:
-    jax.block_until_ready(checkpoints.restore(trainer.run.shapes, trainer.run.shardings)[0])
+    jax.block_until_ready(checkpoints.restore(trainer.program.shapes, trainer.program.placed)[0])
 
   def read() -> None:
     jax.block_until_ready(read_plain(plain, trainer.state))

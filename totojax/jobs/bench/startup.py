@@ -84,7 +84,7 @@ def child(config: Pretrain, cache: pathlib.Path | None) -> dict[str, float]:
 
 def _main(began: float) -> None:
   marks = [time.time() - began]  # everything was imported above
-  trainer = training.Trainer(roots.read(json.load(sys.stdin)))
+  trainer = training.trainer(roots.read(json.load(sys.stdin)))
   marks.append(time.time() - began)
   for _ in range(2):
     trainer.step()

@@ -25,7 +25,7 @@ def rows(settings: SweepBench, harness: measure.Harness) -> Iterator[measure.Mea
   losses = {}
 
   def trained(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> list[float]:
-    trainer = training.Trainer(config, lanes=lanes)
+    trainer = training.trainer(config, lanes=lanes)
     for _ in range(settings.steps):
       trainer.dispatch()
     jax.block_until_ready(trainer.state)

@@ -8,13 +8,13 @@ Shapes: B rows, T context, R = T + 1 tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from totojax import assembly, checkpoint, flops, sequence, sharding
+from totojax import assembly, flops, sequence, sharding, tasks
 from totojax import lanes as lanes_lib
 from totojax.config.bench import TrainStepBench
 from totojax.config.pretrain import Pretrain
@@ -26,56 +26,58 @@ from totojax.tasks import pretrain as task_lib
 
 
 class Trainer:
-  """The train step of a config on one random batch.
+  """A train step, on one batch.
 
   Attributes:
-    shape: of the model.
-    run: as `train.fit` gets it.
+    program: the step.
     state: after the updates so far.
-    tokens_BR: int32, the batch.
-    spec: of its sequences.
+    batch: on the devices.
   """
 
-  def __init__(self, config: Pretrain, *, devices: int = 1, lanes: lanes_lib.Lanes | None = None):
+  def __init__(
+    self,
+    config: assembly.Trains,
+    *,
+    task: tasks.Task,
+    steps: int,
+    batch: Mapping[str, np.ndarray],
+    microbatches: int = 1,
+    devices: int = 1,
+    lanes: lanes_lib.Lanes | None = None,
+    **more: Any,
+  ):
     """Builds and initialises; nothing of the step is compiled yet.
 
     Args:
-      config: of `run = "pretrain"`.
+      config: of a job that trains.
+      task: what is trained.
+      steps: of the schedule.
+      batch: of all updates.
+      microbatches: parts of it.
       devices: that share the parameters (fsdp) and the batch.
       lanes: several learning rates in place of the config's.
+      **more: as `assembly.program` takes it.
     """
-    self.shape = assembly.shape(config.model)
-    self.spec = config.sequence
-    size = config.train
-    rows = pretrain.batch_rows(size.batch_tokens, self.spec)
-    program = assembly.program(
+    mesh = sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1)
+    self.program = assembly.program(
       config,
-      task=task_lib.Pretrain(assembly.model(config)),
-      steps=flops.steps(size.total_tokens, size.batch_tokens),
-      rows=rows,
-      microbatches=size.microbatches,
-      layout=layout(devices),
+      task=task,
+      steps=steps,
+      rows=len(batch["tokens"]),
+      microbatches=microbatches,
+      layout=sharding.layout(mesh, jax.devices()[:devices]),
       lanes=lanes,
+      **more,
     )
-    self.run = assembly.run(
-      program,
-      batches=lambda first: iter(()),  # there is but the one below
-      evals={},
-      facts={},
-      tokens_per_step=size.batch_tokens,
-      flops_per_token=0.0,
-    )
-    self.tokens_BR = random_rows(self.spec, rows, seed=config.seed)
-    batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
-    self._batch = self.run.layout.place(batch)
-    self.state = self.run.init()
+    self.batch = self.program.layout.place(batch)
+    self.state = self.program.init(None, None)
     self._losses = ["loss"]
     if lanes is not None:
       self._losses = [f"{lanes_lib.name(lane)}/loss" for lane in range(len(lanes.peak_lr))]
 
   def dispatch(self) -> jax.Array:
     """Begins one update and returns its loss, for which nobody waits yet."""
-    self.state, self._metrics = self.run.step_fn(self.state, self._batch)
+    self.state, self._metrics = self.program.step_fn(self.state, self.batch)
     return self._metrics["loss"]
 
   def losses(self) -> list[float]:
@@ -88,22 +90,28 @@ class Trainer:
     jax.block_until_ready(self.state)
     return float(loss)
 
-  def checkpoints(self, directory: Any) -> checkpoint.Checkpoints:
-    return checkpoint.Checkpoints(directory, self.run.checkpoint)
+
+def trainer(config: Pretrain, *, devices: int = 1, lanes: lanes_lib.Lanes | None = None) -> Trainer:
+  """The train step of a config on one batch of random videos."""
+  size = config.train
+  rows = pretrain.batch_rows(size.batch_tokens, config.sequence)
+  return Trainer(
+    config,
+    task=task_lib.Pretrain(assembly.model(config)),
+    steps=flops.steps(size.total_tokens, size.batch_tokens),
+    batch=random_batch(config.sequence, rows, seed=config.seed),
+    microbatches=size.microbatches,
+    devices=devices,
+    lanes=lanes,
+  )
 
 
-def layout(devices: int) -> sharding.Layout:
-  """The first devices, over which parameters and rows are split."""
-  mesh = sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1)
-  return sharding.layout(mesh, jax.devices()[:devices])
-
-
-def random_rows(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> np.ndarray:
-  """int32 [rows, R]: videos of random codes."""
+def random_batch(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> dict[str, np.ndarray]:
+  """Videos of random codes: "tokens", int32 [rows, R], and their "source"."""
   rng = np.random.default_rng(seed)
   codes_BNP = rng.integers(0, spec.vocab, (rows, spec.frames, spec.frame_tokens))
   videos = [sequence.build(codes_NP, kind="video", spec=spec) for codes_NP in codes_BNP]
-  return np.stack(videos).astype(np.int32)
+  return {"tokens": np.stack(videos).astype(np.int32), "source": np.zeros(rows, np.int32)}
 
 
 def rows(settings: TrainStepBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
@@ -126,9 +134,9 @@ def _row(
   harness: measure.Harness,
   ceiling: hardware.Ceiling | None,
 ) -> measure.Measurement:
-  trainer = Trainer(config)
-  shape, spec = llama.required(trainer.shape), trainer.spec
-  inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
+  ours, spec = trainer(config), config.sequence
+  shape = llama.required(assembly.shape(config.model))
+  inputs_BT, targets_BT = sequence.split(np.asarray(ours.batch["tokens"]))
   step, parameters = peers.llama_step(
     shape,
     config.optim,
@@ -152,7 +160,7 @@ def _row(
     return run
 
   return harness.compare(
-    measure.Side("our train step", repeated(trainer.dispatch), tokens),
+    measure.Side("our train step", repeated(ours.dispatch), tokens),
     measure.Side(
       f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
       " transformers' LlamaForCausalLM (fused attention and AdamW)",

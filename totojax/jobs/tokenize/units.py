@@ -13,8 +13,9 @@ Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -126,15 +127,12 @@ def _notes(path: objects.Path) -> pieces.Pieces:
   return pieces.Pieces(objects.text(path) + ".units")
 
 
-def read_note(path: objects.Path, number: int) -> Note | None:
-  """What a unit gave, or None where it was not made.
+def _note(path: objects.Path, number: int, values: Mapping[str, Any]) -> Note:
+  """What the note of a unit says.
 
   Raises:
-    Damaged: the note is damaged.
+    Damaged: it says something else.
   """
-  values = _notes(path).read(number)
-  if values is None:
-    return None
   try:
     shard = values["shard"]
     return Note(
@@ -149,12 +147,17 @@ def is_made(path: objects.Path, head: manifests.Manifest, number: int) -> bool:
   """Whether a unit's note is there, and every byte of its shard as it says.
 
   A shard that was damaged since is to be made again, and this says so.
+
+  Raises:
+    Damaged: the note is damaged.
   """
-  note = read_note(path, number)
-  if note is None or note.shard is None:
-    return note is not None
+  values = _notes(path).read(number)
+  if values is None:
+    return False
+  shard = _note(path, number, values).shard
   try:
-    Store(path, dataclasses.replace(head, shards=(note.shard,))).verify()
+    if shard is not None:
+      Store(path, dataclasses.replace(head, shards=(shard,))).verify()
   except objects.StoreError as error:
     print(f"shard {number} is made again: {error}")
     return False
@@ -167,33 +170,19 @@ def finish(
   """Writes the manifest of the whole store; returns what was skipped.
 
   Raises:
-    StoreError: a unit was not made.
-    ValueError: no item gave anything.
+    ValueError: a unit was not made, or no item gave anything.
   """
-  notes = []
-  for number in range(units):
-    note = read_note(path, number)
-    if note is None:
-      raise objects.StoreError(
-        f"unit {number} of {objects.text(path)} was not made; run the job"
-        " again, it makes what is missing"
-      )
-    notes.append(note)
-  skipped = tuple(row for note in notes for row in note.skipped)
-  complete = dataclasses.replace(
-    head,
-    shards=tuple(note.shard for note in notes if note.shard is not None),
-    cursor=units,
-    complete=True,
-  )
-  if complete.shards:
+  notes = [_note(path, number, _notes(path).require(number)) for number in range(units)]
+  written = tuple(note.shard for note in notes if note.shard is not None)
+  complete = dataclasses.replace(head, shards=written, cursor=units, complete=True)
+  if written:
     Store(path, complete).check()
     manifests.save(path, complete)
-  return skipped
+  return tuple(row for note in notes for row in note.skipped)
 
 
-def begin(path: objects.Path, head: manifests.Manifest) -> bool:
-  """Starts a store, or goes on with it; True if it is complete already.
+def begin(path: objects.Path, head: manifests.Manifest) -> None:
+  """Starts a store, or goes on with it.
 
   Raises:
     StoreError: what is there was made of other items or with other settings.
@@ -201,6 +190,5 @@ def begin(path: objects.Path, head: manifests.Manifest) -> bool:
   existing = manifests.load(path)
   if existing is None:
     manifests.save(path, head)
-    return False
-  shards.check_same_head(objects.text(path), existing, head)
-  return existing.complete
+  else:
+    shards.check_same_head(objects.text(path), existing, head)
