@@ -56,9 +56,7 @@ class Kinetics(Section):
 
   annotations: str = field("", 'the CSV, with "{split}"; "": what is there')
   classes: int = field(400, "or 600, 700", at_least=0)
-  plain_names: str = field(
-    "whole", "files without times in their names", choices=("whole", "trimmed")
-  )
+  plain_names: str = field("whole", "files whose names have no times", choices=("whole", "trimmed"))
 
 
 @section("source.ssv2")
@@ -104,9 +102,7 @@ class Source(Section):
       there are train and val.
   """
 
-  name: str = field(
-    "folder", "a section below, or a file of yours", choices=SOURCES, plugin="dataset"
-  )
+  name: str = field("folder", "a section below, or your file", choices=SOURCES, plugin="dataset")
   kind: str = field("video", "of folder, list and tars", choices=("video", "image"))
   root: str = field("", "folder of the data")
   splits: tuple[str, ...] = field(("",), "of the source; '': all of it", some=True, once=True)

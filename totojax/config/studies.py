@@ -80,9 +80,7 @@ class Sweep(Section):
   log2_lr: Mapping[str, tuple[float, ...]] = field(
     dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
-  seeds: tuple[int, ...] = field(
-    (0, 1, 2), "of parameters and data", at_least=0, some=True, once=True
-  )
+  seeds: tuple[int, ...] = field((0, 1, 2), "of weights and data", at_least=0, some=True, once=True)
   total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(

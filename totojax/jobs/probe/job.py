@@ -67,7 +67,9 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     heads = [
-      tables.read(name, source.layers, source.depth, [workdir / u.name for u in plan.of_source(name)])
+      tables.read(
+        name, source.layers, source.depth, [workdir / u.name for u in plan.of_source(name)]
+      )
       for name, source in setup.sources.items()
     ]
     tables.write(setup, heads, workdir)
