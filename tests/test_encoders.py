@@ -231,7 +231,7 @@ def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
   assert float(found["theirs"]["top1"]) == 1.0
   assert found["theirs"]["layer"] == "4" and found["theirs"]["n"] == "24"
   setup = prepare(c)
-  x_ML = setup.sources["theirs"].features["validation"]
+  x_ML = setup.subjects["theirs"].features["validation"]
   expected = np.eye(3)[ours["labels"]["validation"]]
   np.testing.assert_array_equal(x_ML[:, 0], expected)
 

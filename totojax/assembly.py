@@ -46,22 +46,22 @@ def compute(
 ) -> trunk.Compute:
   """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
   # What is fastest there, of what gives the same numbers beyond rounding.
-  chosen = schema.to_dict(section)
+  keys = schema.to_dict(section)
   if section.attention == "auto":
-    chosen["attention"] = "blocked" if backend == "cpu" else "xla"
+    keys["attention"] = "blocked" if backend == "cpu" else "xla"
     if backend == "tpu" and splash.fits(context):
-      chosen["attention"] = "splash"
+      keys["attention"] = "splash"
     if backend == "gpu" and section.dtype == "bfloat16":
-      chosen["attention"] = "cudnn"  # which has no float32
+      keys["attention"] = "cudnn"  # which has no float32
   # A chip's memory is what limits its batch; a host's is not.
   if section.remat == "auto":
-    chosen["remat"] = "none" if backend == "cpu" else "full"
+    keys["remat"] = "none" if backend == "cpu" else "full"
   if section.unroll == 0:
     # XLA for CPU does not optimise across the iterations of a scan, and a GPU
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
-    chosen["unroll"] = 1 if backend == "tpu" else depth
-  return trunk.Compute(**chosen, platform=platform.find(backend))
+    keys["unroll"] = 1 if backend == "tpu" else depth
+  return trunk.Compute(**keys, platform=platform.find(backend))
 
 
 def shape(section: model_config.Model) -> architecture_lib.Architecture:
@@ -85,9 +85,9 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
   """
   architecture = shape(config.model)
   scales = layers.STANDARD
-  chosen = parametrisation(config)
-  if chosen is not None:
-    scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
+  rule = parametrisation(config)
+  if rule is not None:
+    scales = layers.Scales(attention=rule.attention, logits=rule.logits)
   make = trunk.Trunk
   if config.patches.inputs:
     from totojax.models import patched  # Table 3 alone reads patches
@@ -121,16 +121,16 @@ def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
 
 def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
-  chosen = config.mup
-  if not chosen.on:
+  section = config.mup
+  if not section.on:
     return None
   # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
-    base_width=chosen.base_width, base_heads=chosen.base_heads, base_mlp_dim=chosen.base_mlp_dim
+    base_width=section.base_width, base_heads=section.base_heads, base_mlp_dim=section.base_mlp_dim
   )
   return mup.parametrise(
-    chosen,
+    section,
     growth,
     depth=architecture.depth,
     init_std=architecture.init_std,

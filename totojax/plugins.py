@@ -193,9 +193,9 @@ def evaluation(reference: str, *args: Any) -> Callable[[Any], list[tuple[str, fl
     if not isinstance(results, list):
       raise plugin.wrong(results, call="(...)(state)")
     scores, first = list(map(_score, results)), not next(calls)
-    for given, score in zip(results, scores):
+    for pair, score in zip(results, scores):
       if score is None or (first and not math.isfinite(score[1])):
-        raise plugin.wrong(given, call="(...)(state)")
+        raise plugin.wrong(pair, call="(...)(state)")
     return [score for score in scores if score is not None]
 
   return pairs
@@ -247,13 +247,13 @@ def _lacking(value: Any, contract: type) -> str | None:
   """What `value` has not that `contract` asks for; None where it is one."""
   if not getattr(contract, "_is_protocol", False):
     return None if isinstance(value, contract) else ""
-  asked = [
+  names = [
     name
     for base in contract.__mro__
     for name in {*vars(base), *vars(base).get("__annotations__", {})}
     if not name.startswith("_") and getattr(base, "_is_protocol", False)
   ]
-  missing = sorted(name for name in asked if not hasattr(value, name))
+  missing = sorted(name for name in names if not hasattr(value, name))
   return f" without {', '.join(missing)}" if missing else None
 
 

@@ -128,7 +128,7 @@ class Source(Section):
 
 
 @section("amount")
-class Amount(Section):
+class Work(Section):
   """How the work is cut."""
 
   items_per_shard: int = field(256, "all an interruption costs", at_least=1)
@@ -146,7 +146,7 @@ class SourceJob(Section):
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")
   image: pixels.ImageSpec = field(pixels.ImageSpec(), "out of images")
-  amount: Amount = field(Amount(), "how the work is cut")
+  amount: Work = field(Work(), "how the work is cut")
 
   def __post_init__(self):
     if self.views.mode and self.clip.sampling != "uniform":

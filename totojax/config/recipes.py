@@ -244,8 +244,8 @@ def videos_to_report(
     batch: sequences of an update.
     steps: updates.
   """
-  chosen = tokenizer()
-  chosen.weights = "shipped"
+  encoder = tokenizer()
+  encoder.weights = "shipped"
   model_run = pretrain("mini")
   tokens = 16 * grid**2
   model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
@@ -257,7 +257,7 @@ def videos_to_report(
   model_run.validation.rows = 64
   return chain(
     clips=clips,
-    tokenizer=chosen,
+    tokenizer=encoder,
     shards=shards("{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"),
     pretrain=model_run,
     validate=validate("{workdir}/pretrain"),

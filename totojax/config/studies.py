@@ -156,7 +156,7 @@ class Report(Job):
 
 
 @section("data")
-class Folder(Section):
+class ChainData(Section):
   """What stages of a chain share."""
 
   root: str = field("", "folder of the user's data")
@@ -171,4 +171,4 @@ class Chain(Job):
 
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
-  data: Folder | None = field(None, "what stages share", optional=True)
+  data: ChainData | None = field(None, "what stages share", optional=True)

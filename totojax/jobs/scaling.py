@@ -56,7 +56,7 @@ def read(chosen: Scaling) -> list[dict[str, Any]]:
   return [row for source in runs for row in points(source, chosen)]
 
 
-def points(source: finished.Run, chosen: Scaling) -> list[dict[str, Any]]:
+def points(source: finished.PastRun, chosen: Scaling) -> list[dict[str, Any]]:
   """A row for each evaluation of a run after its warm-up.
 
   Raises:

@@ -111,7 +111,7 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(self, variables: api.Variables, batch: api.Batch, *, score: api.Score) -> Any:
+  def outcomes(self, variables: api.Variables, batch: api.Batch, *, measure: api.Measure) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
@@ -121,7 +121,7 @@ class EncodeFrames:
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
     frozen = variables.frozen
     inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
-    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, score=score)
+    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, measure=measure)
 
   def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}

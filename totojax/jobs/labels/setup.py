@@ -121,8 +121,8 @@ class Setup:
     """(state, this host's rows, views=) -> what all heads say of a batch."""
 
     def compute(params, frozen, stats, batch, views):
-      score = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
-      return task.outcomes(api.Variables(params, frozen, stats), batch, score=score)
+      measure = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
+      return task.outcomes(api.Variables(params, frozen, stats), batch, measure=measure)
 
     compute = assembly.everywhere(compute, self.layout, static=("views",))
     return lambda state, batch, views: compute(
@@ -173,20 +173,20 @@ def of_stores(
     ValueError: a store does not fit, they are of different kinds, or an item is
       in both.
   """
-  opened = {
+  stores = {
     name: backbone.open_tokens(run, path, f"data.{name}", seq=spec)
     for name, path in (("train", data.train), ("validation", data.validation))
   }
-  kinds = {name: store.manifest.kind for name, store in opened.items()}
+  kinds = {name: store.manifest.kind for name, store in stores.items()}
   if len(set(kinds.values())) > 1:
     raise ConfigError(f"the stores are of different kinds: {kinds}")
-  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in opened.items()))
+  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in stores.items()))
   sets = hold_out(
-    labelled.of_store(opened["train"], "train", most=most),
-    labelled.of_store(opened["validation"], "validation"),
+    labelled.of_store(stores["train"], "train", most=most),
+    labelled.of_store(stores["validation"], "validation"),
     data=data,
     seed=seed,
-    missing=labelled.missing(opened["validation"].path),
+    missing=labelled.missing(stores["validation"].path),
   )
   return sets, 1 if kinds["train"] == "image" else data.frames or run.model.spec.frames
 
