@@ -227,9 +227,7 @@ def probe_seeds(**runs: list[str]) -> ConfigDict:
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  c = roots.config("chain", order=tuple(stages))
-  c.stages = stages
-  return c
+  return roots.config("chain", order=tuple(stages), stages=stages)
 
 
 def videos_to_report(

@@ -172,3 +172,10 @@ class Chain(Job):
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
   data: ChainData | None = field(None, "what stages share", optional=True)
+
+  def __post_init__(self):
+    order = list(self.order)
+    if not order or set(order) - set(self.stages) or len(set(order)) < len(order):
+      raise ConfigError(
+        f"order names {order}, and stages has {sorted(self.stages)}; name some of these, each once"
+      )

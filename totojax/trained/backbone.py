@@ -337,20 +337,14 @@ def features(
   )
 
   def of_rows(batch):
-    inputs = {k: v for k, v in batch.items() if k in _READ}
-    return np.asarray(program(params, _inputs(layout.place(inputs))))
+    names = ("patches", "start") if "patches" in batch else ("tokens",)
+    arrays = layout.place({name: batch[name] for name in names})
+    inputs = arrays.get("tokens")
+    if inputs is None:
+      inputs = patched.Inputs(arrays["patches"], arrays["start"])
+    return np.asarray(program(params, inputs))
 
   return of_rows
-
-
-_READ = ("tokens", "patches", "start")  # of a batch, by a backbone
-
-
-def _inputs(batch: Mapping[str, jax.Array]) -> Any:
-  """What the model's `entry` takes, of a batch of tokens or patches."""
-  if "patches" in batch:
-    return patched.Inputs(batch["patches"], batch["start"])
-  return batch["tokens"]
 
 
 @functools.lru_cache(maxsize=4)
