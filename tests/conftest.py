@@ -19,6 +19,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 from absl import flags  # noqa: E402
+from buckets import bucket, data_place, gcs_proxy, local, place, s3_bucket, s3_proxy  # noqa: E402, F401
 
 # grain's worker processes read absl flags, which pytest does not parse.
 flags.FLAGS(sys.argv[:1])

@@ -53,7 +53,7 @@ def write(
       frame.time_base = fractions.Fraction(1, rate)
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
-  return items.of_file(path.name, path)
+  return items.Item(path.name, path)
 
 
 def numbers(clips_KTRR3):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 from absl import flags
+from etils import epath
 import jax
 from ml_collections import config_flags, ConfigDict
 import numpy as np
@@ -77,7 +78,7 @@ def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:
 
 def metrics(workdir) -> list[dict]:
   """Rows of metrics.jsonl without what differs between identical runs."""
-  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  lines = (epath.Path(workdir) / "metrics.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   for row in rows:
     del row["wall"]
@@ -86,7 +87,7 @@ def metrics(workdir) -> list[dict]:
 
 def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
   """Every array of a checkpoint by name."""
-  path = pathlib.Path(workdir) / "checkpoints" / str(step) / "state"
+  path = epath.Path(workdir) / "checkpoints" / str(step) / "state"
   with ocp.PyTreeCheckpointer() as reader:
     found = reader.metadata(path).item_metadata.tree
     # As numpy: the devices that saved it may not be here.

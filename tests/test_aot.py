@@ -22,7 +22,7 @@ import runs
 from totojax import jobs, sharding
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.jobs.plan import chips, estimate, hlo, kernels, settings
+from totojax.jobs.plan import chips, estimate, hlo, kernels, steps
 from totojax.jobs.plan import compile as compile_lib
 from totojax.jobs.plan import job as plan
 from totojax.models import attention, layers, splash
@@ -70,24 +70,24 @@ ENTRY %main.2 (a: f32[16]) -> f32[16] {
 
 
 def test_cycles_in_a_loop_count_as_often_as_it_runs():
-  program = hlo.Program(PROGRAM)
+  program = hlo.Module(PROGRAM)
   assert estimate.groups(program) == {"MLP products": 500, "optimiser": 30}
-  longer = hlo.Program(PROGRAM.replace("constant(5)", "constant(7)"))
+  longer = hlo.Module(PROGRAM.replace("constant(5)", "constant(7)"))
   assert estimate.groups(longer)["MLP products"] == 700
 
 
 def test_a_loop_without_a_readable_end_is_an_error():
-  program = hlo.Program(
+  program = hlo.Module(
     PROGRAM.replace("s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)")
   )
   with pytest.raises(ValueError, match="trip count .* condition.1"):
     list(program.operations())
   with pytest.raises(ValueError, match="no ENTRY"):
-    hlo.Program("nothing")
+    hlo.Module("nothing")
 
 
 def test_an_exchange_in_several_fusions_counts_once():
-  gather, reduce = sorted(hlo.Program(PROGRAM).collectives(), key=lambda found: found.kind)
+  gather, reduce = sorted(hlo.Module(PROGRAM).collectives(), key=lambda found: found.kind)
   assert (gather.kind, gather.times, gather.group) == ("all-gather", 5, 8)
   assert gather.payload_bytes == 64 * 64 * 2
   assert gather.sent_bytes == 64 * 64 * 2 * 7 / 8
@@ -95,7 +95,7 @@ def test_an_exchange_in_several_fusions_counts_once():
   assert reduce.sent_bytes == 2 * 64 * 3 / 4
   # Control: another channel is another exchange.
   two = PROGRAM.replace("channel_id=7", "channel_id=9", 1)
-  assert len(hlo.Program(two).collectives()) == 3
+  assert len(hlo.Module(two).collectives()) == 3
 
 
 BETWEEN_SLICES = """ENTRY %main.2 (a: f32[16]) -> f32[16] {
@@ -108,7 +108,7 @@ BETWEEN_SLICES = """ENTRY %main.2 (a: f32[16]) -> f32[16] {
 
 
 def test_what_goes_between_slices_is_told_apart():
-  program = hlo.Program(BETWEEN_SLICES)
+  program = hlo.Module(BETWEEN_SLICES)
   links, network = estimate.traffic(program, chips.CHIPS["v5e"])
   assert (links["over"], network["over"]) == ("links", "network")
   assert links["sent_bytes"] == 2 * 64 / 2
@@ -169,9 +169,9 @@ def test_a_kernel_is_charged_what_is_more():
 
 def planned(config, **changes):
   """A pre-training config and what its plan is for."""
-  plan = config["plan"] | changes
-  found = roots.read(config | {"run": "plan", "plan": plan})
-  settings.check(found.plan)
+  section = config["plan"] | changes
+  found = roots.read(config | {"run": "plan", "plan": section})
+  plan.check(found.plan)
   return found
 
 
@@ -200,7 +200,7 @@ def test_what_cannot_be_planned(changes, told):
 
 def test_a_search_has_every_combination():
   config = recipes.paper("tiny").to_dict()
-  found = settings.variants(
+  found = plan.variants(
     planned(
       config,
       topology="v5e:2x2",
@@ -214,7 +214,7 @@ def test_a_search_has_every_combination():
   assert len(found) == len(seen) == 8
   assert (2, 2, 1, "none", 2) in seen
   alone = planned(config, topology="v5e:2x2")
-  assert settings.variants(alone) == [alone]
+  assert plan.variants(alone) == [alone]
 
 
 def test_the_best_is_the_fastest_that_fits():
@@ -223,9 +223,9 @@ def test_the_best_is_the_fastest_that_fits():
     {"fits": False},
     {"fits": True, "step_s": 1.0, "hbm_peak_gib": 9.0},
   ]
-  assert plan.best_of(rows) == 2
-  assert plan.best_of(rows[:2]) == 0
-  assert plan.best_of([{"fits": False}]) is None
+  assert plan.fastest(rows) == 2
+  assert plan.fastest(rows[:2]) == 0
+  assert plan.fastest([{"fits": False}]) is None
 
 
 def test_gpus_are_planned_with_mup_where_their_attention_is_not():
@@ -293,13 +293,13 @@ def test_money_follows_from_the_step():
 )
 def test_an_error_of_the_compiler_becomes_readable(text):
   error = RuntimeError(f"RESOURCE_EXHAUSTED: {text}")
-  found = compile_lib._does_not_fit(error)
+  found = compile_lib._does_not_fit(error, steps.ADVICE)
   assert found["fits"] is False
   assert found["hbm_peak_gib"] == pytest.approx(16.58)
   assert found["error"] == "needs 16.58 GiB of a chip's 15.75 GiB of HBM"
   assert any("remat" in line for line in found["advice"])
   with pytest.raises(RuntimeError, match="another"):
-    compile_lib._does_not_fit(RuntimeError("INTERNAL: another"))
+    compile_lib._does_not_fit(RuntimeError("INTERNAL: another"), ())
 
 
 def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
@@ -376,9 +376,9 @@ def test_encoding_is_bound_by_products():
 def test_only_a_train_step_has_remat_policies_to_search():
   config = recipes.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
-  found = settings.variants(planned(config, what="decode", **both))
+  found = plan.variants(planned(config, what="decode", **both))
   assert len(found) == 2
-  assert len(settings.variants(planned(config, **both))) == 8
+  assert len(plan.variants(planned(config, **both))) == 8
 
 
 def test_a_tokenizing_config_still_plans_tokens(tmp_path):

@@ -57,7 +57,7 @@ def mamba_params():
 
 def run_mamba(params, x, state=None, **changes):
   if state is None:
-    state = mamba.empty_state(MAMBA, len(x))
+    state = MAMBA.empty_state(len(x))
   block = mamba_block(**changes)
   return jax.jit(block.apply)({"params": params}, x, None, None, state)
 

@@ -110,7 +110,7 @@ def test_the_laws_unit(lines):
 def test_the_job_writes_and_tells(tmp_path, capsys, lines):
   workdir = epath.Path(tmp_path / "run")
   assert jobs.run(recipes.audit().to_dict(), workdir, lambda step: False)
-  rows = reading.Folder(workdir).records("audit.csv")
+  rows = reading.RunFolder(workdir).records("audit.csv")
   assert len(rows) == len(lines)
   assert list(rows[0]) == ["where", "source", "what", "printed", "value", "verdict"]
   told = capsys.readouterr().out

@@ -4,6 +4,7 @@ import builtins
 import itertools
 import json
 import math
+import pathlib
 
 from etils import epath
 import jax
@@ -69,7 +70,7 @@ class FakeClock:
       self.order.append(f"{name} after")
       self._spend(100.0, 100.0)  # must not be in the reading
 
-    return measure.Side(name, run, after)
+    return measure.Side(name, run, after=after)
 
   def _spend(self, wall_s, cpu_s):
     self.now = measure.Usage(self.now.wall_s + wall_s, self.now.cpu_s + cpu_s)
@@ -117,7 +118,7 @@ def test_the_real_clock_counts_wall_and_cpu_time():
 
 
 def test_what_cannot_be_rated_is_refused():
-  idle = measure.Side("idle", lambda: 0.0, measure.nothing)
+  idle = measure.Side("idle", lambda: 0.0)
   how = measure.How(rounds=1, rest_s=0.0)
   with pytest.raises(ValueError, match="idle did 0.0 units of work"):
     measure.compare(idle, idle, how=how)
@@ -127,15 +128,15 @@ def test_what_cannot_be_rated_is_refused():
 
 def test_a_row_as_json_has_goals_that_are_met_or_missed():
   used = measure.Usage(2.0, 4.0)
-  reading = measure.Reading(6.0, used)
-  row = measure.Row(
+  reading = measure.Timing(6.0, used)
+  row = measure.Measurement(
     "r",
     "c",
     "words",
     "frames",
     "us",
     "them",
-    measure.Comparison((reading,), (reading,)),
+    measure.Rounds((reading,), (reading,)),
     (measure.Goal("a", 1.0, 1.0), measure.Goal("b", 0.9, 1.0)),
     {"size": 3},
   )
@@ -144,7 +145,7 @@ def test_a_row_as_json_has_goals_that_are_met_or_missed():
   assert [goal["met"] for goal in value["goals"]] == [True, False]
   assert value["ours"]["per_s"] == dict(median=3.0, low=3.0, high=3.0)
   assert value["ours"]["per_cpu_s"]["median"] == 1.5
-  skipped = measure.as_json(measure.Skipped("r", "c", "no torch"))
+  skipped = measure.as_json(measure.Unmeasured("r", "c", "no torch"))
   assert skipped == {"row": "r", "case": "c", "skipped": "no torch"}
 
 
@@ -223,7 +224,7 @@ def test_the_bare_loop_decodes_the_very_span(tmp_path):
   decoding.render(path, 90, height=48, width=64, settings=settings, seed=0)
   firsts = set()
   for i in range(6):
-    item = decoding.items_lib.of_file(str(i), path)
+    item = decoding.items_lib.Item(str(i), path)
     wanted = decoding.span(item, spec, seed=0)
     assert wanted.last - wanted.first == spec.span_frames - 1
     assert 0 <= wanted.first and wanted.last < 90
@@ -377,7 +378,8 @@ def test_a_case_that_does_not_fit_costs_no_other_its_measurement(monkeypatch, to
   config = tiny("growth")
   config["growth"] |= {"models": {}, "devices": (2,)}
   settings = roots.read(config).growth
-  cases = growth.measure_growth(settings, how=measure.How(rounds=1, rest_s=0))
+  how = measure.How(rounds=1, rest_s=0)
+  cases = growth.rows(settings, measure.Harness("growth", how, 0, pathlib.Path()))
   if not passed_over:
     with pytest.raises(jax.errors.JaxRuntimeError, match="broken"):
       next(cases)
@@ -504,9 +506,9 @@ def test_all_rows_are_measured_by_default():
 
 
 def test_utilisation_is_of_both_peaks():
-  readings = (measure.Reading(1e6, measure.Usage(2.0, 1.0)),)  # 5e5 tokens/s
-  slower = (measure.Reading(1e6, measure.Usage(4.0, 1.0)),)
-  both = measure.Comparison(readings, slower)
+  readings = (measure.Timing(1e6, measure.Usage(2.0, 1.0)),)  # 5e5 tokens/s
+  slower = (measure.Timing(1e6, measure.Usage(4.0, 1.0)),)
+  both = measure.Rounds(readings, slower)
   found = training.utilisation(both, 1e9, hardware.Ceiling(8e14, 4e12))
   assert found["mfu_of_measured_peak_ours"] == pytest.approx(5e14 / 8e14)
   assert found["mfu_of_measured_peak_theirs"] == pytest.approx(2.5e14 / 8e14)
@@ -518,7 +520,7 @@ def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
   c = tiny()["decode_tokens"]["trained"]
   model = assembly.model(roots.read(c))
   weights = {"embedding": np.zeros((10, 4), np.float32)}
-  reading = (measure.Reading(1.0, measure.Usage(2.0, 1.0)),)
+  reading = (measure.Timing(1.0, measure.Usage(2.0, 1.0)),)
   found = generating.floor(
     model,
     weights,
@@ -526,7 +528,7 @@ def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
     first=5,
     count=4,
     bytes_per_s=1e6,
-    measured=measure.Comparison(reading, reading),
+    measured=measure.Rounds(reading, reading),
   )
   shape = model.config
   # Before the four tokens the cache holds 5, 6, 7 and 8 of them.

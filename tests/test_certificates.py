@@ -133,10 +133,10 @@ def test_the_proof_of_one_training_store_is_of_no_other(tmp_path, read):
 def test_a_folder_that_cannot_be_written_is_compared_each_time(tmp_path, read, monkeypatch):
   train, val = store(tmp_path / "train", 9), store(tmp_path / "val", 5)
 
-  def refuse(path, name, value):
-    raise certificates.objects.StoreError(f"{path}/{name}: read-only")
+  def refuse(path, value):
+    raise certificates.objects.StoreError(f"{path}: read-only")
 
-  monkeypatch.setattr(certificates.objects, "write_bytes", refuse)
+  monkeypatch.setattr(certificates.objects, "write", refuse)
   for _ in range(2):
     read.clear()
     check(train, val)

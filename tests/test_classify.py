@@ -10,10 +10,10 @@ import optax
 import pytest
 import test_features
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax.evals import top1
 from totojax.models import heads, taps
-from totojax.tasks import api, classify
+from totojax.tasks import classify
 
 CLASSES, LAYERS = 3, (0, 1, 3)
 
@@ -56,7 +56,7 @@ def batch(rows=8, spec=test_features.SPEC):
 
 def total(task, params, found, rows):
   """What `train_step` differentiates."""
-  rest = api.Variables(None, found.frozen, found.stats)
+  rest = tasks.Variables(None, found.frozen, found.stats)
   terms, stats, metrics = task.loss(params, rest, rows, step=jnp.int32(0), key=jax.random.key(0))
   weight = task.weights(rows)["ce"]
   return terms["ce"].sum / weight, (stats, metrics)
@@ -134,7 +134,7 @@ def memory(depth):
   }
 
   def ours(params, rest, rows):
-    found = api.Variables(None, rest.frozen, rest.stats)
+    found = tasks.Variables(None, rest.frozen, rest.stats)
     return jax.grad(lambda p: total(task, p, found, rows)[0])(params)
 
   def by_autodiff(params, rest, rows):

@@ -90,7 +90,7 @@ def test_spans(tmp_path, name):
   spec = change(sampling="uniform", crops=60)
 
   def span(start_s, end_s):
-    item = items.of_file("x", whole.path, start_s=start_s, end_s=end_s)
+    item = items.Item("x", whole.path, start_s=start_s, end_s=end_s)
     return media.load(item, spec, seed=0)
 
   got = numbers(span(1.0, 1.5))
@@ -189,7 +189,7 @@ def test_a_header_that_claims_two_hours(tmp_path):
   place = data.index(b"\x44\x89\x88") + 3  # Matroska's Duration, in ms
   data[place : place + 8] = struct.pack(">d", 7200e3)
   (tmp_path / "long.mkv").write_bytes(data)
-  claims = items.of_file("a.mkv", tmp_path / "long.mkv")
+  claims = items.Item("a.mkv", tmp_path / "long.mkv")
   with little_videos.av.open(claims.path) as container:
     assert container.duration > 7000e6  # the header is believed elsewhere
   np.testing.assert_array_equal(clips(claims, SPEC), clips(item, SPEC))
@@ -203,7 +203,7 @@ def test_names_that_a_decoder_could_misread(tmp_path, name, monkeypatch):
   written = write(tmp_path / "a.mp4", 30)
   os.rename(written.path, os.path.join(tmp_path, path))
   monkeypatch.chdir(tmp_path)
-  assert len(clips(items.of_file("x", path), SPEC)) == 4
+  assert len(clips(items.Item("x", path), SPEC)) == 4
 
 
 def test_spec_refuses_nonsense():
@@ -246,7 +246,7 @@ def test_damaged_bytes_never_raise(tmp_path):
       for place in rng.integers(0, len(hurt), 20):
         hurt[place] = rng.integers(256)
       (tmp_path / name).write_bytes(hurt)
-      result = media.load(items.of_file("x", tmp_path / name), SPEC, seed=0)
+      result = media.load(items.Item("x", tmp_path / name), SPEC, seed=0)
       kinds.append(type(result))
   assert set(kinds) == {np.ndarray, items.Skipped}
 

@@ -91,7 +91,7 @@ def test_records_are_the_codes_of_each_item_in_order(root, whole):
   tokenizer = weights.load("shipped")
   expected, ids = [], []
   for path in sorted(root.glob("video *.mp4")):
-    item = items_lib.of_file(path.name, path)
+    item = items_lib.Item(path.name, path)
     clips = media.load(item, spec, seed=0)
     for clip in clips:  # a frame at a time: batching must not matter
       codes = [tokenizer.encode(frame[None])[0] for frame in clip]
@@ -340,8 +340,8 @@ class Bomb(items_lib.Item):
 @pytest.mark.slow
 def test_a_decoder_that_dies_costs_its_own_item_alone(root):
   spec = video.ClipSpec(**config(root)["clip"])
-  good = [items_lib.of_file(path.name, path) for path in sorted(root.glob("video *.mp4"))]
-  bomb = Bomb(**dataclasses.asdict(items_lib.of_file("bomb", root / "bomb.mp4")))
+  good = [items_lib.Item(path.name, path) for path in sorted(root.glob("video *.mp4"))]
+  bomb = Bomb(**dataclasses.asdict(items_lib.Item("bomb", root / "bomb.mp4")))
   found = list(workers.decode([*good[:3], bomb, *good[3:]], spec, seed=0, workers=2, ahead=2))
   assert [f.item.id for f in found] == [
     *(i.id for i in good[:3]),
@@ -428,7 +428,7 @@ def test_a_plan_of_hours_alone_cuts_them_without_gaps():
 
 def test_the_plan_reads_the_length_of_the_videos(root, tmp_path):
   seconds = sum(20 + i for i in range(VIDEOS)) / 30
-  listing = [items_lib.of_file(path.name, path) for path in root.glob("video *.mp4")]
+  listing = [items_lib.Item(path.name, path) for path in root.glob("video *.mp4")]
   hours, probed = plan.estimate_hours(listing, 64, seed=0)
   assert probed == VIDEOS
   np.testing.assert_allclose(hours * 3600, seconds, rtol=1e-2)
@@ -463,7 +463,7 @@ def test_a_plan_is_no_run(root, tmp_path):
 
 def test_stretches_of_a_video_stay_together():
   names = [f"v{v}/{s}-{s + 10}" for v in range(6) for s in (0, 10, 20)]
-  listing = [items_lib.of_file(name, "/x") for name in names]
+  listing = [items_lib.Item(name, "/x") for name in names]
   for seed in range(8):
     parts = items_lib.split(listing, 0.3, seed=seed)
     videos = [{items_lib.video_id(i.id) for i in part} for part in parts.values()]
@@ -474,7 +474,7 @@ def test_stretches_of_a_video_stay_together():
 
 
 def test_units_depend_on_their_items_alone(root):
-  item = items_lib.of_file("a", "/a")
+  item = items_lib.Item("a", "/a")
   longer = [dataclasses.replace(item, id=str(i)) for i in range(7)]
   found = [[i.id for i in u.items] for u in units.cut(longer, 3)]
   assert found == [["0", "1", "2"], ["3", "4", "5"], ["6"]]

@@ -8,10 +8,12 @@ import shlex
 import shutil
 
 from absl import flags
+import cloud
 import code_tree
 import numpy as np
 import pytest
 import runs
+import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
 from totojax.config import arguments, roots
@@ -226,10 +228,11 @@ def commands(text):
 def misunderstood(words):
   """Why a command is not understood, or None."""
   if words[0] == "launch/tpu_vm.sh":
-    script = text_of(runs.ROOT / words[0])
-    own = words[: words.index("--")] if "--" in words else words
-    options = re.findall(r"^  (--[\w-]+) ", script, re.M)
-    return [w for w in own if w[:2] == "--" and w not in options] or None
+    try:
+      tpu_vm.parse([*words[1:2], "--dry-run", *words[2:]])
+    except cloud.GiveUp as error:
+      return str(error)
+    return None
   of_config = [w for w in words if w.startswith("--config")]
   others = [w for w in words if w[:2] == "--" and w not in of_config]
   for word in others:
@@ -273,7 +276,7 @@ def test_the_readme_has_its_commands():
     ("| a | `totojax --config=configs/base.py \\` | |\n| | `--config.optm.lr=0.1` | |", "optm"),
     ("`totojax --config=configs/base.py --config.seed=x`", "seed"),
     ("`totojax --config=configs/paper/table6.py:gone`", "gone"),
-    ("`launch/tpu_vm.sh run --nam toto`", "--nam"),
+    ("`launch/tpu_vm.sh stop --zone z --nam toto`", "--nam"),
   ],
 )
 def test_a_wrong_command_is_noticed(text, told):

@@ -10,13 +10,13 @@ import pytest
 import runs
 import token_sets
 
-from totojax import sequence, train
+from totojax import sequence, tasks, train
 from totojax.config import recipes, roots
 from totojax.data.store import certificates, shards
 from totojax.jobs import pixels, validate
 from totojax.jobs import pretrain as build
 from totojax.jobs import shards as pretokenize
-from totojax.tasks import api, encode
+from totojax.tasks import encode
 from totojax.tokenizers import weights
 
 NEVER = lambda done: False
@@ -131,7 +131,7 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   task = encode.EncodeFrames(_Inner(), tokenizer, spec=spec)
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
-    task.outcomes(api.Variables({}, {}, {}), {}, measure=lambda logits: logits)
+    task.outcomes(tasks.Variables({}, {}, {}), {}, measure=lambda logits: logits)
   found = jax.jit(task.tokens)(tokenizer.params, {"frames": frames, "start": start})
   for row, clip in zip(found, frames, strict=True):
     codes = tokenizer.encode(clip).reshape(4, -1)

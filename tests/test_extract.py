@@ -153,7 +153,7 @@ def test_padding_on_the_right_changes_no_feature(run, model, monkeypatch):
 
 def test_frames_of_another_size_are_resized_and_cut(model):
   wide = np.random.default_rng(1).integers(0, 256, (2, 16, 30, 3), np.uint8)
-  resized = np.stack([augment.resize_short_side(x, PX, resample="bicubic") for x in wide])
+  resized = np.stack([augment.Resize(PX, "bicubic")(x) for x in wide])
   cut = resized[:, :, 4:12]  # 15 wide
   assert resized.shape[2] == 15
   found = model.features(wide, layer=1)

@@ -1,10 +1,8 @@
 """Result files: whole, read as they were written, and written in one place."""
 
 import ast
-import io
 
 from etils import epath
-from etils.epath import testing as epath_testing
 import numpy as np
 import pytest
 import runs
@@ -77,34 +75,33 @@ def test_json_that_is_no_object_is_damaged(tmp_path, data, told):
     (files.write_npz, {"a": np.zeros(2)}),
   ],
 )
-def test_an_object_store_gets_one_put(write, value, tmp_path):
-  puts = {}
-
-  class Put(io.BytesIO):
-    def __init__(self, name):
-      super().__init__()
-      self.name = name
-
-    def close(self):
-      puts.setdefault(self.name, []).append(self.getvalue())
-      super().close()
-
-  def put(backend_open, path, mode):
-    del backend_open
-    assert "w" in mode
-    return Put(path)
-
-  def refuse(*args, **kwargs):
-    raise AssertionError("half of an object is never to be seen")
-
-  with epath_testing.mock_epath(open=put, replace=refuse, rename=refuse):
-    write(epath.Path("gs://bucket/run/file"), value)
-  assert list(puts) == ["gs://bucket/run/file"]
-  (data,) = puts["gs://bucket/run/file"]
+def test_an_object_store_gets_one_put(write, value, bucket, tmp_path):
+  write(epath.Path(bucket / "file"), value)
+  (request,) = bucket.proxy.lines()
+  assert request.startswith("POST /upload/")
   # A local one is the same, and left alone by what is beside it for a moment.
   write(tmp_path / "file", value)
-  assert (tmp_path / "file").read_bytes() == data
+  assert bucket.objects() == {"file": (tmp_path / "file").read_bytes()}
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_are_alike_in_a_folder_and_in_a_bucket(place):
+  folder = epath.Path(place / "run #1%20")
+  assert files.children(folder) == [] and not files.exists(folder / "b")
+  files.make_folder(folder / "a/deep")
+  for name in ("b", "a/deep/c", "ab", "empty"):
+    files.write_bytes(folder / name, name.encode() * (name != "empty"))
+  assert files.children(folder) == [folder / name for name in ("a", "ab", "b", "empty")]
+  assert files.exists(folder / "b") and files.exists(folder / "empty")
+  assert not files.exists(folder / "a") and not files.exists(folder / "a/dee")
+  assert files.read_bytes(folder / "a/deep/c") == b"a/deep/c"
+  assert files.read_bytes(folder / "empty") == b""
+  with pytest.raises(FileNotFoundError, match="run #1%20/none"):
+    files.read_bytes(folder / "none")
+  for name in ("a", "b", "b", "none"):
+    files.remove(folder / name)
+  assert files.children(folder) == [folder / "ab", folder / "empty"]
+  assert sorted(place.objects()) == ["run #1%20/ab", "run #1%20/empty"]
 
 
 def test_all_readers_of_a_log_forgive_its_cut_end_alone(tmp_path):
@@ -113,12 +110,12 @@ def test_all_readers_of_a_log_forgive_its_cut_end_alone(tmp_path):
   for end in ("", '{"step": 3, "ki', "\xff"):
     path.write_text(rows + end)
     assert [row["step"] for row in metrics.read(path)] == [1, 2]
-    assert len(reading.Folder(tmp_path).lines(metrics.FILE)) == 2
+    assert len(reading.RunFolder(tmp_path).lines(metrics.FILE)) == 2
   path.write_text('{"step": 1, "ki\n' + rows)
   with pytest.raises(metrics.DamagedLine, match="line 1 is damaged"):
     metrics.read(path)
   with pytest.raises(reading.Missing, match="damaged in line 1 of 3"):
-    reading.Folder(tmp_path).lines(metrics.FILE)
+    reading.RunFolder(tmp_path).lines(metrics.FILE)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +157,7 @@ WRITERS = {
   "rundir/lock.py",
   "rundir/metrics.py",
   "storage/objects.py",
+  "storage/paths.py",
   "tokenizers/released/download.py",
   "jobs/bench/saving.py",
 }

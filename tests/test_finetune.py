@@ -14,11 +14,11 @@ import runs
 import test_configs
 import test_features
 
-from totojax import jobs
+from totojax import jobs, tasks
 from totojax.config import recipes, roots
 from totojax.jobs.labels import job
 from totojax.models import layers, taps
-from totojax.tasks import api, finetune, mix, pretrain
+from totojax.tasks import finetune, mix, pretrain
 
 CLASSES, SIDE = 5, 8
 
@@ -176,7 +176,7 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
     found[prefix] = np.asarray(logits(params))
   evaluated, dropped = jax.jit(
     lambda p: (
-      one.outcomes(api.Variables(p, {}, {}), {"tokens": row}, measure=lambda x: x),
+      one.outcomes(tasks.Variables(p, {}, {}), {"tokens": row}, measure=lambda x: x),
       one.logits(p, row, key=jax.random.key(1)),
     )
   )(params)

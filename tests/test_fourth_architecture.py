@@ -185,7 +185,7 @@ def test_what_is_no_architecture_is_refused():
   for name, told in (
     ("means", "is 'means'; use 'llama', 'gpt2' or 'mamba'"),
     (f"{__name__}:nothing", "must define nothing.., which gives the archi"),
-    ("nowhere.py", "nowhere.py cannot be read"),
+    ("nowhere.py", "nowhere.py does not exist; give the path"),
   ):
     c.architecture = name
     with pytest.raises(ValueError, match=told):

@@ -6,6 +6,7 @@ and which part of a batch each reads.
 
 import csv
 import json
+import os
 import shutil
 import signal
 import socket
@@ -17,10 +18,10 @@ import pytest
 import runs
 import stores
 
-from totojax import checkpoint, jobs, sequence
+from totojax import checkpoint, jobs, rundir, sequence
 from totojax.data.store import shards, store
 from totojax.data.stream import heldout, mixture, rows
-from totojax.rundir import hosts
+from totojax.rundir import hosts, lock
 
 STEPS, DEVICES = 40, 4
 LONG = f"--config.train.total_tokens={STEPS * 128.0}"
@@ -230,7 +231,7 @@ def test_a_lost_host_ends_the_other_and_the_run_goes_on(data, alone, tmp_path):
   second.kill()
   runs.finish(second, code=-signal.SIGKILL)
   done = runs.metrics(tmp_path)[-1]["step"]
-  output = runs.finish(first, code=1)
+  output = runs.finish(first, code=rundir.RESTART)
   # It waits in the next exchange: it does not go on without the other.
   assert runs.metrics(tmp_path)[-1]["step"] <= done + 2
   last = output.splitlines()[-1]
@@ -277,10 +278,20 @@ def test_a_host_that_never_comes_is_an_error(data, tmp_path):
     for host in range(2)
   ]
   for host, process in enumerate(waiting):
-    last = runs.finish(process, code=1).splitlines()[-1]
+    last = runs.finish(process, code=rundir.RESTART).splitlines()[-1]
     assert last.startswith(f"totojax: not all processes arrived: process {host} of 2 waited 1 s")
     assert "--start_timeout_s" in last
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_the_first_host_is_refused_ends_all_with_its_line(data, place):
+  lock.take(place.url)
+  processes = start_hosts(runs.smoke(data, place.url), 2, 2)
+  last = [runs.finish(process, code=1).splitlines()[-2:] for process in processes]
+  assert last[0] == last[1]
+  assert last[0][0].startswith(f"totojax: {place.url} is in use by process {os.getpid()} on ")
+  lock.release(place.url)
 
 
 def test_time_outs_are_those_that_were_given(monkeypatch):

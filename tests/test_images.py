@@ -32,7 +32,7 @@ def read(data):
 def load(tmp_path, data, spec=SPEC, seed=0):
   path = tmp_path / "an image.png"
   path.write_bytes(data)
-  return media.load(items.of_file("i", path), spec, seed=seed)
+  return media.load(items.Item("i", path), spec, seed=seed)
 
 
 def test_crops_are_windows_of_the_resized_image(tmp_path):
@@ -231,9 +231,9 @@ def test_a_missing_file_stops_and_a_dead_link_is_a_row(tmp_path):
   """A file that was listed and is gone says nothing about the item."""
   gone = tmp_path / "none.png"
   with pytest.raises(media.SourceLost, match="none.png was listed"):
-    media.load(items.of_file("i", gone), SPEC, seed=0)
+    media.load(items.Item("i", gone), SPEC, seed=0)
   (tmp_path / "link.png").symlink_to(gone)
-  row = media.load(items.of_file("i", tmp_path / "link.png"), SPEC, seed=0)
+  row = media.load(items.Item("i", tmp_path / "link.png"), SPEC, seed=0)
   assert "No such file" in row.reason
 
 

@@ -10,7 +10,7 @@ from totojax.data.sources import items
 
 
 def some(count):
-  return [items.of_file(f"{i}.mp4", f"/x/{i}.mp4") for i in range(count)]
+  return [items.Item(f"{i}.mp4", f"/x/{i}.mp4") for i in range(count)]
 
 
 def test_split_is_by_item_and_stable():
@@ -21,7 +21,7 @@ def test_split_is_by_item_and_stable():
   assert parts == items.split(some(20)[::-1], 0.25, seed=0)
   assert parts != items.split(some(20), 0.25, seed=1)
   # A new item changes the side of at most one other.
-  more = [*some(20), items.of_file("new.mp4", "/x/new.mp4")]
+  more = [*some(20), items.Item("new.mp4", "/x/new.mp4")]
   val = {item.id for item in items.split(more, 0.25, seed=0)["val"]}
   assert len(val ^ ids["val"]) <= 2
   with pytest.raises(ValueError, match="at least 2"):
@@ -68,7 +68,7 @@ def test_generator_is_of_item_crop_stretch_and_seed():
 
 
 def make(found, classes=(), missing=()):
-  return items.listing("video", found, classes=classes, missing=missing, where="here")
+  return items.listing("video", [*found, *missing], classes=classes, where="here")
 
 
 def test_listings_are_sorted_and_checked():
@@ -76,11 +76,11 @@ def test_listings_are_sorted_and_checked():
   assert [item.id for item in listing.items] == sorted(f"{i}.mp4" for i in range(12))
   with pytest.raises(ValueError, match="two items of here .*3.mp4"):
     make([*some(5), *some(4)[3:]])
-  labelled = items.of_file("a", "/a", label=2)
+  labelled = items.Item("a", "/a", label=2)
   assert make([labelled], classes=["x", "y", "z"]).items == [labelled]
   with pytest.raises(ValueError, match="label 2; labels run from 0 to 1"):
     make([labelled], classes=["x", "y"])
   with pytest.raises(ValueError, match="label -2"):
-    make([items.of_file("a", "/a", label=-2)])
+    make([items.Item("a", "/a", label=-2)])
   with pytest.raises(ValueError, match="holds no video.*1 are.*b: gone"):
     make([], missing=[items.Skipped("b", "gone")])

@@ -18,14 +18,14 @@ import test_classify
 import test_configs
 import test_features
 
-from totojax import jobs, sequence
+from totojax import jobs, sequence, tasks
 from totojax.config import recipes, roots
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.labels import job
 from totojax.models import heads
 from totojax.optim import layered
 from totojax.rundir import files
-from totojax.tasks import api, classify, joint, pretrain
+from totojax.tasks import classify, joint, pretrain
 from totojax.tokenizers import weights
 
 LAYERS, CLASSES = (1, 3), 3
@@ -63,7 +63,7 @@ def loss_of(task, found, rows, *names):
 
   def loss(params):
     terms, stats, _ = task.loss(
-      params, api.Variables(None, {}, found.stats), rows, step=jnp.int32(0), key=jax.random.key(0)
+      params, tasks.Variables(None, {}, found.stats), rows, step=jnp.int32(0), key=jax.random.key(0)
     )
     return sum(terms[n].sum / weights[n] for n in names), stats
 
@@ -75,7 +75,7 @@ def pre_training(task, rows):
   weights = task.backbone.weights(rows)
 
   def loss(backbone):
-    none = api.Variables(None, {}, {})
+    none = tasks.Variables(None, {}, {})
     terms, _, _ = task.backbone.loss(backbone, none, rows, step=None, key=None)
     return terms["nll"].sum / weights["nll"]
 
@@ -108,7 +108,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
   of_heads, (after, _) = jax.jit(
     jax.grad(
       lambda p: test_classify.total(
-        task.heads, p, api.Variables(None, frozen, found.stats), inputs
+        task.heads, p, tasks.Variables(None, frozen, found.stats), inputs
       ),
       has_aux=True,
     )

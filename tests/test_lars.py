@@ -64,12 +64,12 @@ def test_the_schedule_is_mae_s():
   golden = json.loads((GOLDEN / "mae_schedules.json").read_text())
   args, per_epoch = golden["args"], 100
   for epoch, lr in golden["lr"]:
-    rate = lars.mae_rate(
-      epoch * per_epoch + 1,  # the first update is made at epoch 0
+    schedule = lars.Schedule(
       warmup_steps=args["warmup_epochs"] * per_epoch,
       end_lr_frac=args["min_lr"] / args["lr"],
       steps=args["epochs"] * per_epoch,
     )
+    rate = schedule(epoch * per_epoch + 1)  # the first update is made at epoch 0
     assert args["lr"] * float(rate) == pytest.approx(lr, rel=1e-5, abs=1e-12)
 
 

@@ -1,218 +1,566 @@
-"""launch/tpu_vm.sh: what a dry run prints, and runs with a made-up gcloud."""
+"""launch/: what it decides, what it prints, and days of the real gcloud.
 
+`google_cloud` plays Google's side on the loopback; no request leaves the
+machine. Without gcloud on PATH those tests are skipped.
+"""
+
+import ast
+import contextlib
 import json
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
+import cloud
+from cloud import Answers, Failure, GiveUp, State
+import google_cloud
+import prepare
 import pytest
+import runs
+import stores
+import test_hosts
+import tpu_vm
+import watch
+import xla_flags
 
-ROOT = pathlib.Path(__file__).parents[1]
-SCRIPT = ROOT / "launch" / "tpu_vm.sh"
-BASH = shutil.which("bash")
-TPU = ["--name", "toto", "--zone", "us-central2-b"]
-RUN = [
-  "run",
-  *TPU,
-  "--type",
-  "v5litepod-256",
-  "--config",
-  "configs/1b.py",
-  "--workdir",
-  "gs://bucket/toto-1b",
-]
+LAUNCH = runs.ROOT / "launch"
+SCRIPT = LAUNCH / "tpu_vm.sh"
+TPU = ["--name", "toto", "--zone", "us-west4-a"]
+TYPE = ["--type", "v5litepod-8"]
+RUN = ["run", *TPU, *TYPE, "--config", "configs/1b.py", "--workdir", "gs://bucket/toto"]
+
+with_gcloud = pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
 
 
-def _script(*args, env=None, **kwargs):
+# --- What Google says --------------------------------------------------------
+
+
+def node(state="READY", health="HEALTHY", ends=2):
+  return {
+    "state": state,
+    "health": health,
+    "networkEndpoints": [{"ipAddress": f"10.0.0.{i}"} for i in range(ends)],
+  }
+
+
+def queue(state, message=None):
+  error = {"failedData": {"error": {"code": 8, "message": message}}} if message else {}
+  return {"state": {"state": state, **error}}
+
+
+ACTIVE = queue("ACTIVE")
+
+
+@pytest.mark.parametrize(
+  "queued, nodes, word",
+  [
+    (None, [None], "none"),
+    (queue("WAITING_FOR_RESOURCES"), [None], "queued"),
+    (queue("PROVISIONING"), [None], "changing"),
+    # Not deleted before Google is through with it.
+    (queue("SUSPENDING"), [node()], "changing"),
+    (queue("SUSPENDED"), [node("PREEMPTED")], "lost"),
+    (queue("DELETING"), [None], "changing"),
+    (queue("FAILED", "no"), [None], "failed"),
+    # Active, which says little.
+    (ACTIVE, [node()], "ready"),
+    (ACTIVE, [node("PREEMPTED")], "lost"),
+    (ACTIVE, [node("TERMINATED")], "lost"),
+    (ACTIVE, [None], "gone"),
+    (ACTIVE, [node("STOPPED")], "stopped"),
+    (ACTIVE, [node("REPAIRING", "UNHEALTHY_MAINTENANCE")], "changing"),
+    (ACTIVE, [node("READY", "UNHEALTHY_MAINTENANCE")], "changing"),
+    (ACTIVE, [node("READY", "TIMEOUT")], "ready"),  # the workers are asked
+    (ACTIVE, [node("HIDDEN")], "changing"),
+    (ACTIVE, [node("UNKNOWN")], "changing"),
+    (ACTIVE, [node(ends=0)], "changing"),
+    (ACTIVE, [{"state": "READY", "networkEndpoints": [{"port": 8470}]}], "changing"),
+    # Several slices are as well as the worst of them.
+    (ACTIVE, [node(), node("PREEMPTED")], "lost"),
+    (ACTIVE, [node(), node("CREATING")], "changing"),
+    (ACTIVE, [node(), None], "gone"),
+  ],
+)
+def test_states_of_queue_and_nodes_together(queued, nodes, word):
+  state = cloud.state_of(queued, nodes)
+  assert state.word == word
+  assert state.workers == (tuple(2 for _ in nodes) if word == "ready" else ())
+
+
+def test_a_tpu_without_a_queue():
+  assert cloud.state_of(None, [None], direct=True).word == "none"
+  assert cloud.state_of(None, [node("PREEMPTED")], direct=True).word == "lost"
+  assert cloud.state_of(None, [node()], direct=True) == State("ready", "node READY", (2,))
+
+
+def test_states_are_those_of_the_api():
+  """Each state that gcloud knows is one that this test names, or waits."""
+  sdk = pathlib.Path(shutil.which("gcloud") or "").resolve().parents[1]
+  path = sdk / "lib/googlecloudsdk/generated_clients/apis/tpu/v2/tpu_v2_messages.py"
+  if not path.exists():
+    pytest.skip("gcloud's sources are not there")
+  text = path.read_text()
+  found = {"QueuedResourceState": set(), "Node": set()}
+  for name in found:
+    part = text.split(f"\nclass {name}(")[1].split("\nclass ")[0]
+    part = part.split("class StateValueValuesEnum")[1].split('"""')[2]
+    found[name] = set(re.findall(r"^    ([A-Z_]+) = \d+$", part.split("\n\n")[0], re.M))
+  assert {"ACTIVE", "SUSPENDED", "FAILED"} | cloud._QUEUED <= found["QueuedResourceState"]
+  assert {"READY", "PREEMPTED", "TERMINATED", "STOPPED"} <= found["Node"]
+
+
+@pytest.mark.parametrize(
+  "text, meaning",
+  [
+    ("NOT_FOUND: Resource 'projects/p/locations/z/nodes/n' was not found", "absent"),
+    ("ERROR: (gcloud.storage.objects.list) gs://b not found: 404.", "absent"),
+    ("ALREADY_EXISTS: Resource 'x' already exists", "exists"),
+    ("FAILED_PRECONDITION: DeleteQueuedResource is not supported when state is X", "busy"),
+    (google_cloud.CAPACITY, "capacity"),
+    ("RESOURCE_EXHAUSTED: " + google_cloud.QUOTA.format(16), "quota"),
+    ("Quota 'IN_USE_ADDRESSES' exceeded.  Limit: 8.0 in region us-west4.", "quota"),
+    ("Quota exceeded for 'Read requests' and limit 'Read requests per minute'", "passing"),
+    ("PERMISSION_DENIED: Permission 'tpu.nodes.create' denied on 'projects/p'", "refused"),
+    ("UNAUTHENTICATED: Request had invalid authentication credentials", "refused"),
+    ("This API method requires billing to be enabled", "refused"),
+    ("HTTPError 403: x@y does not have storage.objects.list access", "refused"),
+    ("Cloud TPU API has not been used in project 1 before or it is disabled", "refused"),
+    ("Constraint constraints/compute.vmExternalIpAccess violated for p", "refused"),
+    ("INVALID_ARGUMENT: Accelerator type v5litepod-256 is not available", "refused"),
+    ("unrecognized arguments: --best-effort (did you mean '--quiet'?)", "refused"),
+    ("('invalid_grant: Bad Request') Please run: gcloud auth login", "refused"),
+    # A laptop that is offline is no refusal.
+    ("There was a problem refreshing your current auth tokens: Failed to resolve", "passing"),
+    ("UNAVAILABLE: The service is currently unavailable.", "passing"),
+    ('This TPU has terminal state "PREEMPTED", so it cannot be used anymore.', "passing"),
+    ("", "passing"),
+  ],
+)
+def test_what_google_means(text, meaning):
+  assert Failure(text).meaning == cloud.meaning(text) == meaning
+
+
+def test_an_error_is_told_without_what_is_around_it():
+  text = "WARNING: x\nERROR: (gcloud.a) NOT_FOUND: y\nTo search the help, run\n"
+  assert str(Failure(text)) == "ERROR: (gcloud.a) NOT_FOUND: y"
+  assert str(Failure("one\ntwo\n\n")) == "two"
+
+
+def test_workers_are_asked_in_batches():
+  assert cloud.batches(1) == cloud.batches(64) == ["all"]
+  assert cloud.batches(130) == ["0-63", "64-127", "128-129"]
+  assert cloud.batches(65) == ["0-63", "64"]  # gcloud refuses 64-64
+
+
+def test_answers_are_those_of_all_workers():
+  answers = Answers({"a": "75", "b": "1", "c": "75"}, 1, "no route")
+  assert str(answers) == "a, c: 75; b: 1; 1 not heard (no route)"
+  assert not Answers({"a": "running"}, 1).all("running")
+  assert not Answers({"a": "running", "b": "0"}, 0).all("running")
+  assert Answers({"a": "running", "b": "running"}, 0).all("running")
+
+
+@pytest.mark.parametrize(
+  "kind, chips, topology",
+  [
+    ("v5litepod-256", 256, "v5e:16x16"),
+    ("v5litepod-8", 8, "v5e:2x4"),
+    ("v5litepod-1", 1, "v5e:1x1"),
+    ("v6e-32", 32, "v6e:4x8"),
+    ("v4-8", 4, "v4:2x2x1"),
+    ("v4-16", 8, "v4:2x2x2"),
+    ("v4-512", 256, "v4:4x8x8"),
+    ("v5p-128", 64, "v5p:4x4x4"),
+    ("v5p-96", 48, None),
+    ("v2-8", 4, None),
+  ],
+)
+def test_topologies_by_type(kind, chips, topology):
+  assert prepare.chips(kind) == chips
+  assert prepare.topology(kind) == topology
+
+
+def test_types_without_tpu_vms_say_where_they_are_made():
+  for kind in ("tpu7x-128", "v7x-128", "tpu8-8"):
+    with pytest.raises(GiveUp, match="GKE or Compute Engine"):
+      cloud.runtime(kind)
+  with pytest.raises(GiveUp, match="give --runtime"):
+    cloud.runtime("x9-8")
+  assert cloud.runtime("v6e-8") == "v2-alpha-tpuv6e"
+
+
+# --- What follows from it ----------------------------------------------------
+
+
+class Play:
+  """A TPU and a bucket by the book: what each look sees, in order.
+
+  The last of a list repeats. A failure in a list is raised.
+  """
+
+  name = "toto"
+  gcloud = cloud.Gcloud(None, False, 1.0)
+  url = "gs://bucket/toto"
+
+  def __init__(self, states, looks, listings=({},)):
+    self.states, self.looks, self.listings = list(states), list(looks), list(listings)
+    self.done, self.polls, self.failures = [], 0, {}
+
+  @staticmethod
+  def _next(items):
+    item = items.pop(0) if len(items) > 1 else items[0]
+    if isinstance(item, Exception):
+      raise item
+    return item
+
+  def state(self, supposed="ready"):
+    word = self._next(self.states)
+    return word if isinstance(word, State) else State(word, f"node {word}", (2,))
+
+  def listing(self, *supposed):
+    found = self._next(self.listings)
+    return {name: {"generation": g} for name, g in found.items()}
+
+  def tell(self, command, workers, supposed, *, looks=True):
+    kind = re.search(r"bash \S+worker\.sh (\w+)", command)[1]
+    if kind == "look":
+      words = dict(zip("ab", self._next(self.looks)))
+      heard = {host: word for host, word in words.items() if word}
+      return Answers(heard, 2 - len(heard), "no answer")
+    self.do(kind)
+    return Answers(dict.fromkeys("ab", supposed), 0)
+
+  def do(self, kind):
+    self.done.append(kind)
+    if self.failures.get(kind):
+      raise self.failures[kind].pop(0)
+
+  def create(self):
+    self.do("create")
+
+  def delete(self):
+    self.do("delete")
+
+  def run(self, **more):
+    task = watch.Run(
+      self, self, create=self.create, archive=lambda: "gs://a", poll_s=0.0, limit=3, stall=99
+    )
+    for name, value in more.items():
+      setattr(task, name, value)
+    task.show_log = lambda host: self.done.append(f"log of {host}")
+
+    def pause(polls=1):
+      self.polls += polls
+      assert self.polls < 500, "it waits for ever"
+
+    task.pause = task.tries.pause = pause
+    task.tries.see(())
+    task.keep_going()
+    return task
+
+
+UP, GONE, OVER = ("running", "running"), ("absent", "absent"), ("0", "0")
+DONE = {"done.json": 1}
+START = ["install", "start"]
+
+
+def test_a_good_day():
+  play = Play(["none", "queued", "changing", "ready"], [GONE, UP, OVER], [{}, DONE])
+  play.run()
+  assert play.done == ["create", *START]
+
+
+def test_a_node_that_is_lost_while_its_queue_is_active_is_made_anew():
+  play = Play(
+    ["ready", "lost", "lost", "none", "ready"], [GONE, UP, ("", ""), GONE, OVER], [{}, {}, DONE]
+  )
+  play.run()
+  assert play.done == [*START, "delete", "create", *START]
+
+
+def test_a_node_that_google_does_not_know_yet_is_not_deleted():
+  play = Play(["none", "gone", "gone", "ready"], [GONE, OVER], [DONE])
+  play.run()
+  assert play.done == ["create", *START]
+  play = Play(["gone", "gone", "gone", "none", "ready"], [GONE, OVER], [DONE])
+  play.run()
+  assert play.done == ["delete", "create", *START]
+
+
+@pytest.mark.parametrize("kind", ["create", "delete", "install", "start"])
+def test_any_step_may_fail(kind):
+  play = Play(["lost", "none", "ready"], [GONE, OVER], [DONE])
+  if kind == "delete":
+    play.states.insert(0, "lost")
+  if kind == "create":
+    play.states.insert(1, "none")
+  if kind in START:
+    play.looks.insert(0, GONE)
+  play.failures[kind] = [Failure("INTERNAL: of Google")]
+  play.run()
+  assert play.done.count(kind) == 2
+  for other in {"create", "delete", "start"} - {kind}:
+    assert play.done.count(other) == 1
+
+
+def test_a_lost_worker_is_a_restart():
+  """The one was rebooted, the other misses it."""
+  play = Play(["ready"], [GONE, UP, ("absent", "75"), ("absent", "75"), OVER], [{}, {}, DONE])
+  play.run()
+  assert play.done == [*START, *START]
+
+
+def test_a_run_that_left_at_sigterm_is_started_again():
+  """With 0, while Google still says that all is well; or it is lost by then."""
+  play = Play(["ready"], [GONE, UP, OVER, OVER, OVER], [{}, {}, DONE])
+  play.run()
+  assert play.done == [*START, *START]
+  play = Play(["ready", "lost", "lost", "none", "ready"], [GONE, OVER, GONE, OVER], [{}, DONE])
+  play.run()
+  assert play.done == [*START, "delete", "create", *START]
+
+
+def test_the_runs_own_failure_ends_it_with_its_log():
+  play = Play(["ready"], [GONE, ("1", "75")])
+  with pytest.raises(GiveUp, match=r"failed without a new checkpoint \(a: 1; b: 75\)"):
+    play.run()
+  assert play.done == [*START, "log of a"]
+
+
+def test_a_failure_that_was_the_tpus_is_found_out():
+  """What workers of a lost TPU end with is not to be believed at once."""
+  play = Play(
+    ["ready", "ready", "ready", "lost", "lost", "none", "ready"],
+    [GONE, ("1", "1"), GONE, OVER],
+    [{}, DONE],
+  )
+  play.run()
+  assert play.done == [*START, "log of a", "delete", "create", *START]
+
+
+def step(number):
+  return {f"checkpoints/{number}/commit_success.txt": 1}
+
+
+def test_a_failure_after_a_new_checkpoint_is_tried_once_more():
+  play = Play(["ready"], [GONE, ("1", "1"), GONE, ("1", "1")], [step(4)])
+  with pytest.raises(GiveUp, match="without a new checkpoint"):
+    play.run()
+  assert play.done == [*START, "log of a", *START, "log of a"]
+
+
+def test_failures_in_a_row_are_too_many_and_a_checkpoint_starts_anew():
+  crash = [GONE, ("75", "75")]
+  with pytest.raises(GiveUp, match="3 failures in a row .* left before its end .*75"):
+    Play(["ready"], crash * 9).run()
+  play = Play(["ready"], [*crash * 4, GONE, OVER], [{}, {}, step(4), {}, DONE])
+  play.run()
+  assert play.done.count("start") == 5
+  # What is no progress: a log, a lease, rows of metrics.
+  other = [{f"launch/{i}.log": i, "lease": i, "metrics.jsonl": i} for i in range(50)]
+  with pytest.raises(GiveUp, match="3 failures in a row"):
+    Play(["ready"], crash * 9, other).run()
+
+
+def test_not_to_be_heard_is_not_to_be_absent():
+  """Nothing is started unless all workers have said that nothing runs."""
+  play = Play(["ready"], [("", ""), ("absent", ""), UP, OVER], [DONE])
+  play.run()
+  assert play.done == []
+  play = Play(["ready"], [("absent", "")])
+  with pytest.raises(GiveUp, match=r"b?.*1 not heard \(no answer\) in 20 looks"):
+    play.run()
+  assert play.done == []
+
+
+def test_a_run_under_way_is_watched():
+  for looks in ([UP, UP, OVER], [("running", ""), UP, OVER]):
+    play = Play(["ready"], looks, [{}, DONE])
+    play.run()
+    assert play.done == []
+
+
+def test_hours_of_silence_end_where_nothing_grows():
+  """A laptop that is offline for an hour; then Google is heard and nobody else."""
+  away = [Failure("Failed to resolve")] * 40
+  play = Play([*away, "ready"], [UP, *[("", "")] * 50, UP, OVER], [*away, {}, DONE])
+  play.run()
+  assert play.done == []
+  with pytest.raises(GiveUp, match="Google did not answer 60 times: Failed to resolve"):
+    Play([Failure("Failed to resolve")], [UP]).run()
+
+
+def test_a_refusal_ends_it_at_once():
+  with pytest.raises(GiveUp, match="PERMISSION_DENIED"):
+    Play([GiveUp("PERMISSION_DENIED")], [UP]).run()
+
+
+def test_workers_that_go_on_alone_are_ended():
+  """The main process of one is gone, and the other hangs all the same."""
+  play = Play(["ready"], [GONE, UP, *[("137", "running")] * 5, OVER, OVER], [*[{}] * 6, DONE])
+  play.run()
+  assert play.done == [*START, "end", *START]
+
+
+def test_a_run_that_hangs_is_ended_and_started():
+  lease = [{"metrics.jsonl": 7, "lease": i} for i in range(11)]
+  play = Play(["ready"], [UP, *[UP] * 11, GONE, OVER], [*lease, DONE])
+  play.run(stall=10)
+  assert play.done == ["end", *START]
+  # Control: one that writes goes on.
+  rows = [{"metrics.jsonl": i} for i in range(11)]
+  play = Play(["ready"], [UP, *[UP] * 11, OVER], [*rows, DONE])
+  play.run(stall=10)
+  assert play.done == []
+
+
+def test_what_a_person_stopped_is_left_alone():
+  with pytest.raises(GiveUp, match="somebody stopped it"):
+    Play(["stopped"], [GONE]).run()
+  play = Play(["ready"], [GONE, UP, ("stopped", "stopped")])
+  with pytest.raises(GiveUp, match="was stopped"):
+    play.run()
+  assert play.done == START
+
+
+@pytest.mark.parametrize(
+  "message, had, ends",
+  [
+    (google_cloud.CAPACITY, False, False),
+    (google_cloud.QUOTA.format(16), False, True),
+    # The TPU that was just lost uses it up for a while.
+    (google_cloud.QUOTA.format(16), True, False),
+    (google_cloud.QUOTA.format(0), True, True),
+    ("billing is not enabled", True, True),
+    ("PERMISSION_DENIED: service account", True, True),
+    ("something else", False, False),
+  ],
+)
+@pytest.mark.parametrize("queued", [True, False])
+def test_refusals_end_it_or_wait(message, had, ends, queued):
+  failed = State("failed", message)
+  play = Play([failed, "none", "ready"] if queued else ["none", "ready"], [GONE, OVER], [DONE])
+  if not queued:
+    kind = GiveUp if cloud.meaning(message) == "refused" else Failure
+    play.states.insert(0, "none")
+    play.failures["create"] = [kind(message)]
+  if ends:
+    with pytest.raises(GiveUp, match=re.escape(message)):
+      play.run(had=had)
+  else:
+    play.run(had=had)
+    assert play.polls >= 1 and play.done[-1] == "start"
+  if queued:
+    assert play.done[0] == "delete"  # it would use up quota
+
+
+def test_no_capacity_is_waited_for_without_an_end():
+  play = Play([*["none"] * 21, "ready"], [GONE, OVER], [DONE])
+  play.failures["create"] = [Failure(google_cloud.CAPACITY)] * 20
+  play.run()
+  assert play.done == ["create"] * 21 + START
+  assert 200 < play.polls < 300  # at last a quarter of an hour between two
+
+
+def test_statuses_that_are_the_runs_own():
+  from totojax import rundir
+
+  assert watch.RESTART == rundir.RESTART
+  own = [word for word in ("0", "1", "2", "75", "137", "143", "running") if watch.own_failure(word)]
+  assert own == ["1", "2"]
+
+
+# --- What is asked of it -----------------------------------------------------
+
+
+def script(*words, env=None):
   return subprocess.run(
-    [BASH, SCRIPT, *args], capture_output=True, text=True, timeout=60, env=env, **kwargs
+    [shutil.which("bash"), SCRIPT, *words], capture_output=True, text=True, timeout=60, env=env
   )
 
 
-class Cloud:
-  """A folder that a fake gcloud keeps its state in."""
-
-  def __init__(self, root, scenario):
-    self.root = root
-    for folder in ("bin", "bucket", "tmp"):
-      (root / folder).mkdir()
-    program = root / "bin" / "gcloud"
-    fake = ROOT / "tests" / "fake_gcloud.py"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{fake}" "$@"\n')
-    program.chmod(0o755)
-    (root / "scenario").write_text(scenario)
-
-    self.env = {
-      **os.environ,
-      "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
-      "FAKE_ROOT": str(root),
-      "TMPDIR": str(root / "tmp"),
-    }
-
-  def __call__(self, *args):
-    return _script(*args, env=self.env)
-
-  @property
-  def verbs(self):
-    """Verbs of the calls, without those that only look."""
-    out = []
-    for line in (self.root / "calls").read_text().splitlines():
-      words = json.loads(line)
-      if words[0] == "storage":
-        continue
-      command = "".join(w for w in words if w.startswith("--command="))
-      if "nohup" in command:
-        out.append("start")
-      elif "uv venv" in command:
-        out.append("install")
-      elif "tail" in command:
-        out.append("tail")
-      elif words[3] not in ("describe", "ssh"):
-        out.append(words[3])
-    return out
-
-  @property
-  def starts(self):
-    return (self.root / "starts").read_text().splitlines()
-
-
-def test_dry_run_prints_everything_and_runs_nothing(tmp_path):
-  out = _script(
-    *RUN,
-    "--spot",
-    "--project",
-    "p",
-    "--dry-run",
-    "--",
-    "--config.optim.lr=1e-4",
-    env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+def test_a_dry_run_prints_everything_runs_nothing_and_says_so(tmp_path):
+  env = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+  more = ["--create-flag", "--internal-ips", "--create-flag=--labels=a=b"]
+  more.append("--ssh-flag=--internal-ip")
+  out = script(
+    *RUN, "--spot", "--project", "p", *more, "--dry-run", "--", "--config.optim.lr=1e-4", env=env
   )
   assert out.returncode == 0, out.stderr
+  assert out.stderr.splitlines()[-1] == "tpu_vm: this was a dry run: nothing was done"
   lines = out.stdout.splitlines()
   assert all(line.startswith("+ ") for line in lines)
-  create = next(line for line in lines if " create " in line)
-  for words in (
-    "queued-resources create toto",
-    "--node-id=toto",
-    "--spot",
-    "--accelerator-type=v5litepod-256",
-    "--zone=us-central2-b",
-    "--project=p",
-    "--runtime-version=v2-alpha-tpuv5-lite",
-  ):
-    assert words in create
   order = [
     next(i for i, line in enumerate(lines) if words in line)
     for words in (
-      " create ",
-      " scp ",
-      "uv pip install",
-      "totojax.main --multihost",
-      "cat totojax.exit",
-      "storage ls gs://bucket/toto-1b/done.json",
+      "--config.run=plan",
+      "queued-resources create toto",
+      "worker.sh look",
+      "storage cp",
+      "worker.sh install",
+      "worker.sh start",
+      "sleep 60",
+      "storage objects list gs://bucket/toto/**".replace("gs", "'gs").replace("**", "**'"),
     )
   ]
-  assert order == sorted(order)
-  start = lines[order[3]]
-  assert "--worker=all" in start and "--config.optim.lr=1e-4" in start
-  assert not list(tmp_path.glob("*.tar.gz"))
+  assert order[:-1] == sorted(order[:-1])
+  assert "--config.plan.topology=v5e:2x4" in lines[order[0]]
+  create, start = shlex.split(lines[order[1]]), lines[order[5]]
+  for word in (
+    "--node-id=toto",
+    "--spot",
+    "--accelerator-type=v5litepod-8",
+    "--zone=us-west4-a",
+    "--project=p",
+    "--runtime-version=v2-alpha-tpuv5-lite",
+    "--internal-ips",
+    "--labels=a=b",
+  ):
+    assert word in create
+  for words in (
+    "--worker=all",
+    "--internal-ip ",
+    "--ssh-flag=-oConnectTimeout=15",
+    "--ssh-flag=-oServerAliveInterval=15",
+    "--multihost --config=configs/1b.py --workdir=gs://bucket/toto --config.optim.lr=1e-4",
+  ):
+    assert words in start
+  assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_needs_no_gcloud(tmp_path):
-  for tool in ("mktemp", "rm", "cat", "grep", "tail", "dirname"):
-    (tmp_path / tool).symlink_to(shutil.which(tool))
-  env = {"PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-  assert _script(*RUN, "--dry-run", env=env).returncode == 0
-  out = _script(*RUN, env=env)
-  assert out.returncode == 1 and "gcloud is not installed" in out.stderr
-
-
-def test_a_run_to_the_end(tmp_path):
-  cloud = Cloud(tmp_path, "done")
-  out = cloud(*RUN, "--poll", "0", "--", "--config.note=a 'b c")
-  assert out.returncode == 0, out.stderr
-  assert cloud.verbs == ["create", "scp", "install", "start"]
-  assert cloud.starts == [
-    "-m totojax.main --multihost --config=totojax/configs/1b.py"
-    " --workdir=gs://bucket/toto-1b --config.note=a 'b c"
+def test_several_slices_have_replicas_between_them():
+  out = script(*RUN, "--node-count", "2", "--dry-run")
+  lines = out.stdout.splitlines()
+  assert any("--node-count=2" in line and "--node-id" not in line for line in lines)
+  (plan,) = (line for line in lines if "--config.run=plan" in line)
+  assert "--config.plan.slices=2" in plan and "((2, 8, 1), (4, 4, 1), (8, 2, 1))" in plan
+  starts = [line for line in lines if "worker.sh start" in line]
+  assert [("ssh toto-0" in line, "ssh toto-1" in line) for line in starts] == [
+    (True, False),
+    (False, True),
   ]
-  assert "finished" in out.stderr and "delete it with" in out.stderr
-  assert not list((tmp_path / "tmp").glob("*.tar.gz"))
+  assert all("--config.mesh.data=2" in line for line in starts)
+  # Whoever names a mesh has it.
+  out = script(*RUN, "--node-count", "2", "--dry-run", "--", "--config.mesh.data=4")
+  assert "mesh.data=2" not in out.stdout and "plan.search" not in out.stdout
 
 
-def test_a_preempted_tpu_is_made_anew_and_the_run_goes_on(tmp_path):
-  cloud = Cloud(tmp_path, "preempt done")
-  out = cloud(*RUN, "--spot", "--poll", "0", "--delete-when-done")
-  assert out.returncode == 0, out.stderr
-  once = ["create", "scp", "install", "start"]
-  assert cloud.verbs == [*once, "delete", *once, "delete"]
-  assert len(cloud.starts) == 2 and len(set(cloud.starts)) == 1
-  assert "preempted" in out.stderr
-  assert not (tmp_path / "state").exists()
-
-
-@pytest.mark.parametrize("scenario", ["leave done", "vanish done"])
-def test_an_interrupted_run_goes_on_on_the_same_tpu(tmp_path, scenario):
-  cloud = Cloud(tmp_path, scenario)
-  out = cloud(*RUN, "--poll", "0")
-  assert out.returncode == 0, out.stderr
-  assert cloud.verbs.count("create") == 1 and len(cloud.starts) == 2
-
-
-def test_a_second_call_attaches_to_the_run_under_way(tmp_path):
-  cloud = Cloud(tmp_path, "linger")
-  with subprocess.Popen(
-    [BASH, SCRIPT, *RUN, "--poll", "1"],
-    env=cloud.env,
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.DEVNULL,
-  ) as first:
-    while not (tmp_path / "starts").exists():
-      assert first.poll() is None
-      time.sleep(0.02)
-    first.kill()  # the laptop is closed
-  out = cloud(*RUN, "--poll", "0")
-  assert out.returncode == 0, out.stderr
-  assert "toto is running already" in out.stderr
-  assert len(cloud.starts) == 1 and cloud.verbs.count("create") == 1
-
-
-def test_a_failed_run_is_not_repeated(tmp_path):
-  cloud = Cloud(tmp_path, "fail")
-  out = cloud(*RUN, "--poll", "0")
-  assert out.returncode == 1
-  assert "the run has failed; toto is kept" in out.stderr
-  assert "something is wrong" in out.stdout  # the end of its log
-  assert len(cloud.starts) == 1 and "delete" not in cloud.verbs
-
-
-def test_a_run_that_never_finishes_is_given_up(tmp_path):
-  cloud = Cloud(tmp_path, "leave")
-  out = cloud(*RUN, "--poll", "0")
-  assert out.returncode == 1 and "ended five times" in out.stderr
-  assert len(cloud.starts) == 5
-
-
-def test_create_waits_and_delete_deletes_without_a_queue(tmp_path):
-  cloud = Cloud(tmp_path, "done")
-  out = cloud("create", *TPU, "--type", "v4-8", "--direct", "--poll", "0")
-  assert out.returncode == 0, out.stderr
-  assert "tpu-vm create toto --accelerator-type=v4-8" in out.stdout
-  assert "--version=tpu-ubuntu2204-base" in out.stdout
-  assert "TPU: ready" in cloud("status", *TPU, "--direct").stdout
-  assert cloud("delete", *TPU, "--direct").returncode == 0
-  assert cloud("status", *TPU, "--direct").stdout == "TPU: none\n"
-
-
-def test_an_unknown_state_is_an_error_and_creates_nothing(tmp_path):
-  cloud = Cloud(tmp_path, "done")
-  (tmp_path / "state").write_text("DENIED")
-  out = cloud(*RUN, "--poll", "0")
-  assert out.returncode == 1
-  assert "PERMISSION_DENIED" in out.stderr and "create" not in cloud.verbs
+def test_other_commands_dry():
+  out = script("create", *TPU, "--type", "v4-8", "--direct", "--dry-run")
+  assert "tpu-vm create toto --version=tpu-ubuntu2204-base --accelerator-type=v4-8" in out.stdout
+  out = script("delete", *TPU, "--dry-run")
+  assert "queued-resources delete toto --force" in out.stdout
+  out = script("logs", *TPU, "--worker", "3", "--dry-run")
+  assert "--worker=3" in out.stdout and "tail -n 100 -F totojax.log" in out.stdout
+  out = script("logs", *TPU, "--dry-run", "--ssh-flag=--tunnel-through-iap")
+  assert "gcloud alpha compute tpus tpu-vm ssh" in out.stdout
 
 
 @pytest.mark.parametrize(
@@ -221,27 +569,561 @@ def test_an_unknown_state_is_an_error_and_creates_nothing(tmp_path):
     (["run", *TPU], "run needs --type --config --workdir"),
     (["create", "--type", "v4-8"], "create needs --name --zone"),
     ([*RUN, "--workdir", "/data"], "--workdir is /data; it must be gs://"),
+    ([*RUN, "--workdir", "gs://bucket"], "it must be gs://BUCKET/FOLDER"),
     (["fly", *TPU], "fly is not a command"),
-    ([*RUN, "again"], "again is one command too many"),
-    ([*RUN, "--config.optim.lr=1"], "flags of totojax go after --"),
-    ([*RUN, "--poll"], "--poll needs a value"),
-    ([*RUN, "--poll", "often"], "give whole seconds"),
-    ([*RUN, "--type", "x9-8", "--dry-run"], "no runtime is known"),
+    ([*RUN, "again"], "unrecognized arguments: again"),
+    ([*RUN, "--config.optim.lr=1"], "unrecognized arguments: --config.optim.lr=1"),
+    ([*RUN, "--poll"], "--poll: expected one argument"),
+    ([*RUN, "--poll", "often"], "--poll: invalid float value"),
+    ([*RUN, "--tries", "0"], "--tries is 0; it is at least 1"),
+    ([*RUN, "--type", "v5litepod"], "it is GENERATION-NUMBER"),
+    ([*RUN, "--type", "x9-8"], "no runtime is known"),
+    ([*RUN, "--type", "tpu7x-128"], "has no TPU VMs"),
+    ([*RUN, "--config", "configs/gone.py"], "must be a file below"),
+    ([*RUN, "--node-count", "2", "--direct"], "leave --direct out"),
+    (["copy", "--source", str(LAUNCH), "--workdir", "gs://b/c"], "no store"),
   ],
 )
-def test_mistakes_are_named(args, words, tmp_path):
-  out = Cloud(tmp_path, "done")(*args)
-  assert out.returncode != 0 and words in out.stderr
-  assert not (tmp_path / "calls").exists()
+def test_mistakes_are_one_line(args, words, capsys):
+  assert tpu_vm.main([*args, "--dry-run"]) == 1
+  out = capsys.readouterr()
+  (line,) = out.err.splitlines()
+  assert line.startswith("tpu_vm: ") and words in line and not out.out
 
 
-def test_help():
-  out = _script("--help")
+def test_help_and_what_is_missing(tmp_path):
+  out = script("--help")
   assert out.returncode == 0 and "--delete-when-done" in out.stdout
-  assert _script().returncode == 2
+  assert script().returncode == 2
+  for tool in ("bash", "dirname", "python3"):
+    (tmp_path / tool).symlink_to(shutil.which(tool))
+  env = {"PATH": str(tmp_path)}
+  assert "gcloud is not installed" in script(*RUN, env=env).stderr
+  (tmp_path / "python3").unlink()
+  assert "no Python of 3.9 or newer" in script(*RUN, env=env).stderr
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="no shellcheck")
+def test_it_needs_python_39_alone():
+  for path in LAUNCH.glob("*.py"):
+    tree = ast.parse(path.read_text(), feature_version=(3, 9))
+    for item in ast.walk(tree):
+      names = [a.name for a in item.names] if isinstance(item, ast.Import) else []
+      names += [item.module] if isinstance(item, ast.ImportFrom) else []
+      for name in names:
+        top = name.partition(".")[0]
+        assert top in sys.stdlib_module_names or (LAUNCH / f"{top}.py").exists(), name
+
+
+def zones(text):
+  """Generation -> zones that have it, by the table of docs/tpu.md."""
+  rows = re.findall(r"^\| `(\w+)-N` \|.*\| (`[a-z].*?) \|$", text, re.M)
+  return {kind: set(re.findall(r"`([\w-]+)`", names)) for kind, names in rows}
+
+
+def examples(text):
+  text = text.replace("\\\n", " ")
+  return re.findall(r"--zone[ =]([a-z]+-[\w-]+) --type[ =](\w+)-\d+", text)
+
+
+def test_examples_name_zones_that_have_the_type():
+  table = zones((runs.ROOT / "docs" / "tpu.md").read_text())
+  assert table["v4"] == {"us-central2-b"} and set(table) == set(prepare._FAMILIES)
+  for zone, kinds in google_cloud.TYPES.items():
+    assert all(zone in table[kind] for kind in kinds)
+  found = []
+  for path in ("README.md", "docs/tpu.md", "docs/data.md", "launch/tpu_vm.py"):
+    found += examples((runs.ROOT / path).read_text())
+  assert len(found) >= 3
+  for zone, kind in found:
+    assert zone in table[kind], (zone, kind)
+  # Control: v5e is not where v4 is.
+  assert examples("--zone us-central2-b --type v5litepod-256") == [("us-central2-b", "v5litepod")]
+  assert "us-central2-b" not in table["v5litepod"]
+
+
+def test_the_project_is_packed_without_what_no_worker_needs(tmp_path):
+  digests = {tpu_vm.pack(str(tmp_path / name)) for name in ("a", "b")}
+  assert len(digests) == 1
+  out = subprocess.run(["tar", "-tzf", tmp_path / "a"], capture_output=True, text=True, check=True)
+  names = set(out.stdout.splitlines())
+  assert {"./setup.py", "./configs/1b.py", "./launch/worker.sh", "./totojax/main.py"} <= names
+  assert not [name for name in names if "/.git" in name or "__pycache__" in name]
+
+
+def test_copying_stores_says_bytes_and_hours_first(tmp_path, capsys):
+  stores.write(tmp_path / "store", records=8, seed=0, prefix="t")
+  files = [path for path in tmp_path.rglob("*") if path.is_file()]
+  size = sum(path.stat().st_size for path in files)
+  words = ["copy", "--source", str(tmp_path), "--workdir", "gs://b/tokens", "--mbit", "1"]
+  assert tpu_vm.main([*words, "--dry-run"]) == 0
+  out = capsys.readouterr()
+  assert f"1 stores, {len(files)} files" in out.err
+  assert f"{size / 1e9:.3g} GB: {size * 8 / 1e6 / 3600:.3g} hours at 1 Mbit/s" in out.err
+  assert f"storage rsync --recursive {tmp_path} gs://b/tokens" in out.out
+
+
 def test_shellcheck():
-  out = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
-  assert out.returncode == 0, out.stdout
+  shellcheck = shutil.which("shellcheck", path=os.path.dirname(sys.executable)) or shutil.which(
+    "shellcheck"
+  )
+  if shellcheck is None:
+    pytest.skip("shellcheck is not there (extra 'lint')")
+  scripts = sorted(LAUNCH.glob("*.sh"))
+  out = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+  assert len(scripts) == 2 and out.returncode == 0, out.stdout
+
+
+def session(*words):
+  return tpu_vm.Session(tpu_vm.parse([*words]))
+
+
+@pytest.fixture
+def no_gcloud(tmp_path, monkeypatch):
+  """A gcloud that fails; the folder that temporary files are in."""
+  (tmp_path / "bin").mkdir()
+  program = tmp_path / "bin" / "gcloud"
+  program.write_text("#!/bin/sh\necho 'ERROR: INTERNAL' >&2\nexit 1\n")
+  program.chmod(0o755)
+  monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+  monkeypatch.setattr(cloud, "prepare_key", lambda: None)  # in the user's home
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "bin"))
+  return program.parent
+
+
+def test_a_copy_that_fails_leaves_nothing(no_gcloud):
+  with pytest.raises(Failure, match="INTERNAL"):
+    session(*RUN).archive()
+  assert [path.name for path in no_gcloud.iterdir()] == ["gcloud"]
+
+
+@pytest.mark.parametrize("ends", [None, GiveUp("the run has failed")])
+@pytest.mark.parametrize("more, calls", [([], []), (["--delete-when-done"], ["delete"])])
+def test_the_tpu_is_deleted_however_it_ended_or_kept(
+  no_gcloud, monkeypatch, capsys, ends, more, calls
+):
+  done = []
+  monkeypatch.setattr(cloud.Tpu, "delete", lambda self: done.append("delete"))
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", "not there"))
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
+  one = session(*RUN, "--no-plan", *more)
+
+  def keep_going():
+    if ends:
+      raise ends
+
+  one.task.keep_going = keep_going
+  with pytest.raises(GiveUp, match="is not finished") if ends else contextlib.nullcontext():
+    one.run()
+  assert done == calls
+  assert ("is kept and costs" in capsys.readouterr().err) == (not calls)
+
+
+def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
+  """And what was heard until then counts; a frozen host never answers."""
+  (no_gcloud / "gcloud").write_text(
+    "#!/bin/sh\necho totojax a 0\nsleep 60 &\necho $! > $0.pid\nwait\n"
+  )
+  quick = cloud.Gcloud(None, False, 1.0)
+  begun = time.monotonic()
+  answers = cloud.Tpu(quick, "toto", "z").tell("look", (2,), "0")
+  assert time.monotonic() - begun < 30
+  assert answers == Answers({"a": "0"}, 1, "no answer in 1 s")
+  with pytest.raises(Failure, match="no answer in 1 s"):
+    quick.call("describe", supposed="")
+  for _ in range(100):
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(int((no_gcloud / "gcloud.pid").read_text()), 0)
+      time.sleep(0.05)
+      continue
+    return
+  raise AssertionError("a child is left")
+
+
+def test_a_finished_run_costs_nothing(no_gcloud, monkeypatch, capsys):
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {"done.json": {}})
+  session(*RUN).run()
+  assert capsys.readouterr().err == "tpu_vm: finished already: gs://bucket/toto\n"
+
+
+# --- Before a TPU is made ----------------------------------------------------
+
+GCLOUD = cloud.Gcloud(None, False, 1.0)
+
+
+def planner(monkeypatch, keys, told):
+  """A planner that says this; the flags that it is given."""
+  given = []
+
+  def totojax(gcloud, *words, quiet=False):
+    given.append(words)
+    if "--list" in words:
+      return keys
+    (folder,) = (w.partition("=")[2] for w in words if w.startswith("--workdir="))
+    path = pathlib.Path(folder, "plan")
+    path.mkdir()
+    (path / "plan.json").write_text(json.dumps(told))
+    return ""
+
+  monkeypatch.setattr(prepare, "totojax", totojax)
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: True)
+  return given
+
+
+def test_a_run_that_does_not_fit_makes_no_tpu(monkeypatch):
+  told = {"best": None, "error": "needs 20 GiB of a chip's 16 GiB of HBM"}
+  given = planner(monkeypatch, "plan.topology = ''", told)
+  with pytest.raises(GiveUp, match="does not fit on 1 x v4-8: needs 20 GiB .*--no-plan"):
+    prepare.plan(GCLOUD, "configs/1b.py", "v4-8", 1, ["--config.seed=1"])
+  assert "--config.seed=1" in given[1] and "--config.plan.topology=v4:2x2x1" in given[1]
+
+
+def test_several_slices_have_the_planners_mesh(monkeypatch):
+  mesh = {"data": 4, "fsdp": 4, "tensor": 1, "sequence": 1}
+  given = planner(monkeypatch, "plan.topology = ''", {"best": 1, "mesh": mesh})
+  flags = prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 2, [])
+  assert flags == [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
+  assert "--config.plan.slices=2" in given[1]
+  # Who names one has it, and one slice has the config's.
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 2, ["--config.mesh.data=2"]) == []
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v5litepod-8", 1, []) == []
+
+
+def test_a_plan_of_tokens_says_hours(monkeypatch, capsys):
+  told = {"train": {"chip_hours": 6.0}, "val": {"chip_hours": 2.0}}
+  planner(monkeypatch, "plan.probed = 64", told)
+  assert prepare.plan(GCLOUD, "configs/tokenize.py", "v5litepod-16", 1, []) == []
+  assert "about 0.5 hours of encoding on 1 x v5litepod-16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "keys, kind, told",
+  [
+    ("run = finetune", "v4-8", "has no plan"),
+    ("plan.topology = ''", "v2-8", "no topology of v2-8"),
+  ],
+)
+def test_what_cannot_be_planned_says_so_and_goes_on(monkeypatch, capsys, keys, kind, told):
+  planner(monkeypatch, keys, {})
+  assert prepare.plan(GCLOUD, "configs/1b.py", kind, 2, []) == ["--config.mesh.data=2"]
+  assert told in capsys.readouterr().err
+  monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: None)
+  assert prepare.plan(GCLOUD, "configs/1b.py", "v4-8", 1, []) == []
+  assert "this Python has no jax" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_planner_is_asked_for_real(monkeypatch, capfd):
+  pytest.importorskip("libtpu")
+  monkeypatch.delenv("XLA_FLAGS")  # of the tests' CPU
+  words = ["plan", "--type", "v5litepod-4", "--node-count", "2", "--config", "configs/smoke.py"]
+  assert tpu_vm.main(words) == 0
+  out = capfd.readouterr()
+  assert re.search(r"the planner's mesh: --config.mesh.data=\d --config.mesh.fsdp=\d", out.err)
+  assert "v5e:2x2" in out.out
+
+
+# --- A worker ----------------------------------------------------------------
+
+
+class Machine:
+  """A worker's home, in which worker.sh is called as by ssh."""
+
+  def __init__(self, home, run):
+    self.home = home
+    (home / "totojax" / "launch").mkdir(parents=True)
+    shutil.copy(LAUNCH / "worker.sh", home / "totojax" / "launch")
+    self.tool("totojax-env/bin/python", run)
+    self.tool("tools/hostname", "echo host")
+    self.tool("tools/gcloud", "cat > copied")
+    self.env = {
+      **os.environ,
+      "HOME": str(home),
+      "PATH": f"{home / 'tools'}:{os.environ['PATH']}",
+      "TOTOJAX_TPU_LOCK": str(home / "lockfile"),
+    }
+
+  def tool(self, name, text):
+    path = self.home / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+  def __call__(self, *words):
+    words = ["bash", "totojax/launch/worker.sh", *words]
+    where = {"cwd": self.home, "env": self.env, "timeout": 60}
+    out = subprocess.run(words, capture_output=True, text=True, **where)
+    assert out.stdout.startswith("totojax host "), out
+    return out.stdout.removeprefix("totojax host ").strip()
+
+  def until(self, done):
+    for _ in range(400):
+      if done():
+        return
+      time.sleep(0.02)
+    raise AssertionError(self.text("totojax.log"))
+
+  def text(self, name):
+    path = self.home / name
+    return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def machine(tmp_path):
+  made = []
+
+  def make(run):
+    made.append(Machine(tmp_path, run))
+    return made[0]
+
+  yield make
+  for one in made:
+    one("end")
+
+
+def test_a_run_on_a_worker(machine):
+  worker = machine('echo "in $(basename "$PWD"): $*"; [ -e go ] || { touch go; exit 3; }')
+  assert worker("look") == "absent"
+  assert worker("start", "gs://b/r", "--config=a 'b") == "started"
+  worker.until(lambda: worker("look") == "3")
+  # From the clone's folder, with its flags as they are; the log outlives it.
+  line = "in totojax: -m totojax.main --config=a 'b"
+  assert worker.text("totojax.log").splitlines()[1:] == [line]
+  worker.until(lambda: line in worker.text("copied"))
+  assert worker("start", "gs://b/r", "--config=a 'b") == "started"
+  worker.until(lambda: worker("look") == "0")
+  assert worker.text("totojax.log").splitlines()[1::2] == [line, line]
+
+
+def test_no_run_is_started_or_installed_over(machine):
+  worker = machine("sleep 60 & wait")
+  assert worker("start", "gs://b/r") == "started"
+  assert worker("look") == "running"
+  number = worker.text("totojax.pid")
+  assert worker("start", "gs://b/r") == "running"
+  (worker.home / "totojax.new").mkdir()
+  assert worker("install") == "running"
+  assert (worker.home / "totojax.new").exists() and worker.text("totojax.pid") == number
+
+
+def test_stop_asks_the_main_process_alone(machine):
+  """What decodes for it goes on until it has saved."""
+  worker = machine(
+    "trap 'sleep 0.3; kill -0 $!; echo reader $? >> said; kill -9 $!; exit 0' TERM\n"
+    "(trap 'exit 1' TERM; touch up; sleep 60 & wait) &\nwhile true; do sleep 0.05; done"
+  )
+  assert worker("start", "gs://b/r") == "started"
+  worker.until(lambda: (worker.home / "totojax" / "up").exists())
+  assert worker("stop") == "running"
+  worker.until(lambda: worker("look") != "running")
+  assert worker.text("totojax/said") == "reader 0\n"
+  assert worker("look") == "stopped"
+  # A start forgets it.
+  assert worker("start", "gs://b/r") == "started" and worker("look") == "running"
+
+
+def test_what_is_left_of_a_run_is_ended_before_a_start(machine):
+  """A process that outlives its main one, and libtpu's lock of a killed one."""
+  worker = machine("sleep 61 & echo $! > child; echo busy > ~/lockfile; sleep 60; true")
+  assert worker("start", "gs://b/r") == "started"
+  worker.until(lambda: worker.text("totojax/child"))
+  child = int(worker.text("totojax/child"))
+  os.kill(int(worker.text("totojax.pid")), 9)
+  worker.until(lambda: worker("look") == "137")
+  os.kill(child, 0)  # it is there
+  assert worker.text("lockfile") == "busy\n"
+  worker.tool("totojax-env/bin/python", "[ -e ~/lockfile ] || sleep 60; true")
+  assert worker("start", "gs://b/r") == "started"
+  with pytest.raises(ProcessLookupError):
+    os.kill(child, 0)
+  time.sleep(0.2)
+  assert worker("look") == "running"
+
+
+def test_numbers_of_before_a_reboot_are_nobodys(machine):
+  worker = machine("exit 0")
+  with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+    (worker.home / "totojax.session").write_text(f"{other.pid} another-boot\n")
+    (worker.home / "totojax.pid").write_text(f"{other.pid}\n")
+    assert worker("look") == "absent"
+    assert worker("end") == "ended"
+    assert other.poll() is None
+    # Control: of this boot it would be ended.
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
+    (worker.home / "totojax.session").write_text(f"{other.pid} {boot}")
+    threading.Thread(target=other.wait).start()  # or it would stay, a zombie
+    assert worker("end") == "ended"
+    assert other.wait(5) == -9
+
+
+def test_an_installation_that_fails_says_why(machine):
+  worker = machine("exit 0")
+  shutil.copytree(worker.home / "totojax", worker.home / "totojax.new")
+  worker.tool("tools/uv", "echo 'No space left' >&2; exit 1")
+  assert worker("install") == "failed: No space left"
+
+
+@pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="no ssh-agent")
+def test_an_agent_that_holds_other_keys_gets_gclouds(tmp_path, monkeypatch):
+  """Without it gcloud does not even look for its key with several workers."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  started = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True)
+  found = dict(re.findall(r"(SSH_\w+)=([^;]+);", started.stdout))
+  try:
+    monkeypatch.setenv("SSH_AUTH_SOCK", found["SSH_AUTH_SOCK"])
+    other = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")]
+    subprocess.run(other, check=True)
+    subprocess.run(["ssh-add", "-q", str(tmp_path / "other")], check=True)
+    for _ in range(2):  # once made, then there
+      cloud.prepare_key.cache_clear()
+      cloud.prepare_key()
+      keys = subprocess.run(["ssh-add", "-L"], capture_output=True, text=True).stdout.splitlines()
+      own = (tmp_path / ".ssh" / "google_compute_engine.pub").read_text().split()[1]
+      assert len(keys) == 2 and sum(own in key for key in keys) == 1
+  finally:
+    os.kill(int(found["SSH_AGENT_PID"]), 15)
+    cloud.prepare_key.cache_clear()
+
+
+# --- Days of the real gcloud -------------------------------------------------
+
+
+@pytest.fixture
+def google(bucket, tmp_path):
+  """Google's side; the work directory of `day` is in a bucket of its own."""
+  made = []
+
+  def make(**how):
+    made.append(google_cloud.Google(tmp_path, bucket, **how))
+    return made[0]
+
+  yield make
+  for one in made:
+    one.close()
+
+
+def day(google, command="run", *more, poll="0"):
+  """The words of a command, with everything that `run` needs."""
+  words = [command, *TPU, *TYPE, "--spot", "--config", "configs/1b.py", "--no-plan"]
+  return [*words, "--workdir", google.bucket / "run", "--poll", poll, *more]
+
+
+@with_gcloud
+@pytest.mark.slow
+def test_a_queue_that_fails_says_why_and_is_not_left(google):
+  """The quota of a new project: Google's reason, and nothing that uses it up."""
+  g = google()
+  g.plans["create"] = [lambda: g.fail(google_cloud.QUOTA.format(0))]
+  out = g(*day(g, "create"))
+  assert out.returncode == 1
+  assert out.stderr.splitlines()[-1].startswith("tpu_vm: Google makes no TPU: Quota limit 'TPUV5s")
+  assert g.queue is None and g.calls["create"] == g.calls["delete"] == 1
+
+
+@with_gcloud
+@pytest.mark.slow
+def test_who_attaches_starts_nothing(google):
+  """A laptop is closed; the next look hears nobody; then all is well.
+
+  Here the workers have the real gcloud as well, to fetch and to leave logs.
+  """
+  g = google(real=True)
+  g.plays = ["until [ -e go ]; do sleep 0.1; done; exit 0"]
+
+  def finish():
+    g.put("done.json", b"{}")
+    for worker in g.workers():
+      (worker.home / "totojax" / "go").touch()
+
+  g.plans["look"] = [None, finish]
+  with g.popen(*day(g, "run", "--", "--config.note=a 'b c")) as first:
+    while g.calls["start"] < 2:
+      assert first.poll() is None
+      time.sleep(0.1)
+    first.kill()
+  g.refusals = [("/compute/", google_cloud.error(412, "FAILED_PRECONDITION", "not now"))]
+  out = g(*day(g, "run", "--delete-when-done"))
+  assert out.returncode == 0, out.stderr
+  assert "toto is running already" in out.stderr and not g.refusals
+  assert g.starts == {"toto-w-0": 1, "toto-w-1": 1} and g.calls["install"] == 2
+  assert g.queue is None and not g.nodes
+  logs = {name: data for name, data in g.bucket.objects().items() if name.endswith(".log")}
+  assert set(logs) == {"run/launch/toto-w-0.log", "run/launch/toto-w-1.log"}
+  assert all(b"--multihost" in log and b"--config.note=a 'b c" in log for log in logs.values())
+
+
+@with_gcloud
+@pytest.mark.slow
+def test_slices_and_tpus_without_a_queue(google):
+  g = google(workers=1)
+  g.refusals = [("GET /v2", google_cloud.error(503, "UNAVAILABLE", "later"))]
+  out = g(*day(g, "create", "--node-count", "2", "--create-flag=--labels=a=b"))
+  assert out.returncode == 0, out.stderr
+  assert list(g.nodes) == ["toto-0", "toto-1"]
+  assert all(node["spec"]["labels"] == {"a": "b"} for node in g.nodes.values())
+  assert all(node["spec"]["spot"] for node in g.nodes.values())
+  out = g(*day(g, "status", "--node-count", "2"))
+  assert out.stdout.splitlines() == [
+    "TPU: ready (node READY)",
+    "run: toto-0-w-0, toto-1-w-0: absent",
+    "last written: -, last checkpoint: -",
+  ]
+  g.queue = None
+  g.nodes.clear()
+  g.refusals = [("POST", google_cloud.error(429, "RESOURCE_EXHAUSTED", google_cloud.CAPACITY))]
+  out = g(*day(g, "create", "--direct"))
+  assert out.returncode == 0 and "no TPU yet: ERROR" in out.stderr, out.stderr
+  assert list(g.nodes) == ["toto"] and g.queue is None
+  assert g(*day(g, "delete", "--direct")).returncode == 0 and not g.nodes
+
+
+@with_gcloud
+@pytest.mark.slow
+def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
+  """Three preemptions, a quota that is used up for a while, and a lost worker.
+
+  Two hosts train in a bucket; the TPU is lost before the installation, before
+  the start, and while it trains. What is left is the unbroken run's.
+  """
+  monkeypatch.setenv("XLA_FLAGS", xla_flags.value(2))
+  folder = tmp_path / "stores"
+  data = (
+    stores.write(folder / "train", records=96, seed=0, prefix="t"),
+    stores.write(folder / "val", records=19, seed=1, prefix="v"),
+  )
+  long = f"--config.train.total_tokens={28 * 128.0}"
+  flags = [*runs.smoke(data, "", long)[5:], "--host_timeout_s=10"]
+  g = google(totojax=True)
+
+  def quota():
+    g.preempt()
+    text = google_cloud.QUOTA.format(16)
+    g.refusals.append(
+      ("POST .*/queuedResources", google_cloud.error(429, "RESOURCE_EXHAUSTED", text))
+    )
+
+  g.plans["look"] = [g.preempt]
+  g.plans["install"] = [quota]
+  saved = {8: lambda: g.workers()[1].reboot(), 16: g.preempt}
+
+  def befall():
+    for step, action in saved.items():
+      while not g.bucket.proxy.lines(f"POST .*checkpoints/{step}/commit_success"):
+        if g.over.wait(0.05):
+          return
+      action()
+
+  threading.Thread(target=befall, daemon=True).start()
+  words = day(g, "run", poll="1")
+  words[words.index("configs/1b.py")] = "configs/smoke.py"
+  out = g(*words, "--delete-when-done", "--", *flags)
+  assert out.returncode == 0, out.stderr
+  print(out.stderr)
+  assert g.calls["create"] == 4 and not g.refusals
+  assert g.queue is None and not g.nodes
+  assert g.starts == {"toto-w-0": 3, "toto-w-1": 3}
+  for words in ("node PREEMPTED", "Quota limit", "toto-w-0: 75; toto-w-1: absent"):
+    assert words in out.stderr
+  whole = tmp_path / "whole"
+  test_hosts.finish(test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4))
+  (tmp_path / "metrics.jsonl").write_bytes(g.bucket.objects()["run/metrics.jsonl"])
+  assert runs.metrics(tmp_path) == runs.metrics(whole)

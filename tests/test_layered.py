@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax.optim import adamw, layered, mup
+from totojax.optim import adamw, lars, layered, mup
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "mae_schedules.json"
 AXES = {
@@ -65,9 +65,9 @@ def tree(seed):
   }
 
 
-def make(c, *, steps=100, warmup_steps=0.0, rows=1, of_backbone=None):
-  schedule = layered.Schedule(steps, warmup_steps, c.end_lr_frac)
-  rules = layered.rules(c, axes=AXES, depth=DEPTH, of_backbone=of_backbone)
+def make(c, *, steps=100, warmup_steps=0.0, rows=1, backbone_rules=None):
+  schedule = lars.Schedule(steps, warmup_steps, c.end_lr_frac)
+  rules = layered.rules(c, axes=AXES, depth=DEPTH, backbone_rules=backbone_rules)
   tx = layered.make(c, axes=AXES, rules=rules, schedule=schedule, batch_rows=rows)
   return tx, schedule
 
@@ -153,7 +153,7 @@ def test_rules_of_mup_are_multiplied():
   of = jax.tree.map(
     lambda _: rule, AXES["backbone"], is_leaf=lambda x: isinstance(x, PartitionSpec)
   )
-  found = layered.rules(config(), axes=AXES, depth=DEPTH, of_backbone=of)
+  found = layered.rules(config(), axes=AXES, depth=DEPTH, backbone_rules=of)
   up = found["backbone"]["blocks"]["up"]
   np.testing.assert_allclose(up.lr.ravel(), 0.25 * np.array([0.125, 0.25, 0.5]))
   assert up.init == 0.5 and up.decay == 4.0

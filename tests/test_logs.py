@@ -5,9 +5,10 @@ import math
 
 from etils import epath
 import jax
+import numpy as np
 import pytest
 
-from totojax.rundir import directory, files, metrics
+from totojax.rundir import directory, files, hosts, lock, metrics
 
 CONFIG = {
   "run": "pretrain",
@@ -23,9 +24,10 @@ def rows(workdir):
 
 
 @pytest.fixture
-def workdir(tmp_path):
-  directory.begin(epath.Path(tmp_path), CONFIG, steps=7)
-  return epath.Path(tmp_path)
+def workdir(place):
+  directory.begin(epath.Path(place.url), CONFIG, steps=7)
+  yield epath.Path(place.url)
+  lock.release(place.url)
 
 
 def test_flat():
@@ -94,8 +96,8 @@ def test_a_json_file_is_replaced_whole(workdir):
   assert not [p.name for p in workdir.iterdir() if p.name.endswith(".part")]
 
 
-def test_a_write_that_dies_half_way_leaves_the_old_file(workdir, monkeypatch):
-  path = workdir / "value.json"
+def test_a_write_that_dies_half_way_leaves_the_old_file(tmp_path, monkeypatch):
+  path = epath.Path(tmp_path / "value.json")
   files.write_json(path, {"a": 1})
 
   def die(self, data):
@@ -171,6 +173,9 @@ def test_what_json_has_no_number_for_is_null(workdir):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  # Process 0 says that all went well.
+  monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", np.zeros_like)
   workdir = epath.Path(tmp_path)
   directory.begin(workdir, CONFIG)
   log = metrics.MetricsLog(workdir, restored_step=0)

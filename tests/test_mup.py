@@ -19,6 +19,7 @@ from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers, llama, platform
 from totojax.optim import adamw, mup
+from totojax.report import reading
 from totojax.tasks import pretrain
 
 BASE, WIDE = 64, 256
@@ -499,7 +500,7 @@ def small_check():
 def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
   workdir = epath.Path(tmp_path / "run")
   assert jobs.run(small_check(), workdir, lambda step: False)
-  folder = coordinates.sweep_plots.reading.Folder(workdir)
+  folder = reading.RunFolder(workdir)
   rows = [
     {k: v if k == "parametrisation" else float(v) for k, v in row.items()}
     for row in folder.records("coordinates.csv")

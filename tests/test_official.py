@@ -16,7 +16,7 @@ from totojax.config import roots, schema, tokens
 from totojax.config.schema import ConfigError
 from totojax.jobs import official as official_job
 from totojax.tokenizers import dvae, vqgan, weights
-from totojax.tokenizers.released import download, official, opcodes
+from totojax.tokenizers.released import download, official, unpickler
 
 DVAE, VQGAN = official.KINDS["dvae"], official.KINDS["vqgan-1k"]
 SMALL_DVAE = dataclasses.replace(
@@ -297,7 +297,7 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
   attack = tb.call(tb.name("os", "system"), tb.text(f"touch '{ran}'"))
   data = tb.archive(tb.mapping(callbacks=attack, state_dict=tb.mapping()))
   (tmp_path / "hostile").write_bytes(data)
-  assert "os.system" in told("vqgan-1k", tmp_path / "hostile", error=opcodes.UnsafeOrDamaged)
+  assert "os.system" in told("vqgan-1k", tmp_path / "hostile", error=unpickler.UnsafeOrDamaged)
   assert not ran.exists()
 
   message = told("vqgan-1k", ckpt, sha256=["0" * 64])

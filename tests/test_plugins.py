@@ -311,7 +311,7 @@ def test_a_job_says_whether_it_is_finished(files, tmp_path):
     (('"size": size}, stats', '"nll": size}, stats'), r"of weights\(\): \['nll', 'size'\]"),
     (("stats, metrics\n", "stats, metrics, 5\n"), r"must give \(loss terms, stats, metrics\)"),
     (("stats, metrics\n", 'stats, {"x": 3.0}\n'), "third metrics by name"),
-    (("api.LossTerm(jnp.sum(", "api.LossTerm(abs("), "first a LossTerm of a scalar"),
+    (("tasks.LossTerm(jnp.sum(", "tasks.LossTerm(abs("), "first a LossTerm of a scalar"),
     (("jnp.sum(params", "jnp.sum(parms"), r"line \d+: Penalised fails \(NameError: "),
   ],
 )

@@ -141,7 +141,7 @@ def test_predictions_are_those_that_were_counted(finished):
 
 
 def test_the_report_shows_the_curve_and_what_to_compare_with(finished):
-  folder = reading.Folder(finished.parent)
+  folder = reading.RunFolder(finished.parent)
   (finished.parent / "probe").symlink_to(finished)
   text = layer_sections.layers(folder)
   for word in (
@@ -380,7 +380,7 @@ def test_the_holdout_is_of_every_class_and_keeps_views_together(tmp_path):
   names = [f"t/{i // 2}" for i in range(68)]
   path = probes.write(tmp_path / "s", labels, prefix="", seed=0, names=names)
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-  whole = labelled.of_store(store, "train")
+  whole = labelled.records(store, "train")
   rest, held = labelled.split(whole, held_frac=0.25, seed=0)
   assert np.bincount(labels[held.records]).tolist() == [10, 4, 2]
   together = np.sort(np.concatenate([rest.records, held.records]))
@@ -491,7 +491,7 @@ def test_baselines_are_what_they_say(data):
   with pytest.raises(ValueError, match="pixels_side 5 does not divide the 16"):
     without_backbone.small_pixels(pixels, 5)
   # Records that are of no store say their name.
-  records = labelled.of_store(store, "clips")
+  records = labelled.records(store, "clips")
   without_backbone.same_records(records, pixels)
   others = dataclasses.replace(records, store=None, ids=records.ids[::-1])
   with pytest.raises(ValueError, match="and clips do not hold the same items"):

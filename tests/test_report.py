@@ -245,17 +245,17 @@ def test_a_diverged_run_can_be_shown(copy):
   assert "Cross-entropy" in _read(copy).text
 
 
-def test_figure_10_as_a_picture(chain, tmp_path):
-  target = tmp_path / "position_loss.png"
-  plots.position_figure(chain / "validate" / "position_loss.csv", target)
-  assert target.read_bytes().startswith(b"\x89PNG")
-  with pytest.raises(reading.Missing, match="none.csv is missing"):
-    plots.position_figure(tmp_path / "none.csv", target)
+def test_figure_10_as_a_picture(copy, tmp_path):
+  plots.position_figure(copy / "validate")
+  picture = (copy / "validate" / "position_loss.png").read_bytes()
+  assert picture.startswith(b"\x89PNG")
+  with pytest.raises(reading.Missing, match="position_loss.csv is missing"):
+    plots.position_figure(tmp_path)
 
 
 def test_figure_10_draws_the_means_of_frames(chain):
-  table = reading.Folder(chain).table("validate/position_loss.csv")
-  figure = plots._render(plots.by_position(table), plots.WIDE, plots.PAPER, salt="")
+  table = reading.RunFolder(chain).table("validate/position_loss.csv")
+  figure = plots._render(plots.by_position(table), plots.WIDE, plots.PAPER)
   thick = [line for line in figure.axes[0].lines if line.get_lw() == 2]
   assert len(thick) == fake_chain.FRAMES
   t = table["moving"]

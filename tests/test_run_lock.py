@@ -1,5 +1,6 @@
 """Two processes are never at work in one run directory."""
 
+import fcntl
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ from etils import epath
 import pytest
 import runs
 
-from totojax.rundir import directory, lock
+from totojax.rundir import directory, lease, lock
 
 HOLD = """
 import os, sys, time
@@ -28,13 +29,13 @@ time.sleep(60)
 
 
 @pytest.fixture
-def hold(tmp_path):
+def hold(place):
   """Starts a process that takes the lock; gives it, and the number it says."""
   started, said = [], []
 
   def start(*words):
     process = subprocess.Popen(
-      [sys.executable, "-c", HOLD, str(tmp_path), *words],
+      [sys.executable, "-c", HOLD, place.url, *words],
       env=runs.environment(),
       cwd=runs.ROOT,
       text=True,
@@ -54,34 +55,41 @@ def hold(tmp_path):
       os.kill(number, signal.SIGKILL)
     except ProcessLookupError:
       pass
+  lock.release(place.url)
 
 
-def test_another_process_is_kept_out_and_told_who_is_in(hold, tmp_path):
+def kept(place) -> dict:
+  """What says whose a folder is."""
+  (name,) = place.objects().keys() & {lock.FILE, lease.FILE}
+  return json.loads(place.objects()[name])
+
+
+def test_another_process_is_kept_out_and_told_who_is_in(hold, place):
   process, number = hold()
   with pytest.raises(lock.InUse) as caught:
-    directory.begin(epath.Path(tmp_path), {"run": "x"})
-  assert str(tmp_path) in str(caught.value)
+    directory.begin(epath.Path(place.url), {"run": "x"})
+  assert place.url in str(caught.value)
   assert f"process {number} on {os.uname().nodename}" in str(caught.value)
   assert "--workdir" in str(caught.value)
   # Nothing was written, and what says whose it is was left alone.
-  assert [path.name for path in tmp_path.iterdir()] == [lock.FILE]
-  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == number
+  assert len(place.objects()) == 1 and kept(place)["pid"] == number
 
   process.send_signal(signal.SIGKILL)
   process.wait()
-  directory.begin(epath.Path(tmp_path), {"run": "x"})  # the dead hold nothing
-  assert (tmp_path / "config.json").exists()
-  assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == (os.getpid())
+  # The dead hold nothing, and are not waited for.
+  directory.begin(epath.Path(place.url), {"run": "x"})
+  assert "config.json" in place.objects()
+  assert kept(place)["pid"] == os.getpid()
 
 
-def test_a_worker_that_outlives_its_parent_holds_nothing(hold, tmp_path):
+def test_a_worker_that_outlives_its_parent_holds_nothing(hold, place):
   process, child = hold("fork")
   with pytest.raises(lock.InUse):
-    lock.take(tmp_path)
+    lock.take(place.url)
   process.send_signal(signal.SIGKILL)
   process.wait()
   os.kill(child, 0)  # it is still there
-  lock.take(tmp_path)
+  lock.take(place.url)
 
 
 def test_the_same_process_begins_again(tmp_path):
@@ -93,16 +101,14 @@ def test_the_same_process_begins_again(tmp_path):
   assert str(os.getpid()) in (tmp_path / lock.FILE).read_text()
 
 
-def test_an_owner_that_is_not_known(hold, tmp_path):
-  hold()
-  (tmp_path / lock.FILE).write_text("")
-  with pytest.raises(lock.InUse, match="in use by another process"):
-    lock.take(tmp_path)
+def test_an_owner_that_is_not_known(tmp_path):
+  with open(tmp_path / lock.FILE, "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # of another descriptor: as another process
+    with pytest.raises(lock.InUse, match="in use by another process"):
+      lock.take(tmp_path)
 
 
-def test_object_stores_and_file_systems_without_locks(tmp_path, monkeypatch):
-  lock.take("gs://bucket/run")
-
+def test_file_systems_without_locks(tmp_path, monkeypatch):
   def none(*_):
     raise OSError(95, "Operation not supported")
 

@@ -1,10 +1,13 @@
 """Power laws: known ones recovered, numpy's fit, frontiers by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import spatial
 
-from totojax.report import plots, scaling
+from totojax.report import plots, reading, scaling, scaling_page
+from totojax.rundir import files
 
 MACS = np.logspace(13, 17, 9)
 
@@ -144,16 +147,18 @@ def test_the_papers_law_in_true_macs():
   assert scaling.GPT_3(1000 * one_pf_day) == pytest.approx(2.57 * 1e3**-0.048)
 
 
-def test_the_figure():
+def test_the_figure(tmp_path):
   macs, loss, names = runs()
   front = scaling.envelope(macs, loss, bins_per_decade=4)
   law = scaling.fit(macs[front], loss[front], floor=False)
-  draw = scaling.by_compute(
-    {n: (macs[names == n], loss[names == n]) for n in np.unique(names)},
-    {"fit": law, "GPT-3 (text)": scaling.GPT_3},
-    (macs[front], loss[front]),
-  )
-  svg = plots.html(draw, name="scaling", label="loss over compute")
+  fitted = np.isin(np.arange(len(macs)), front).astype(int)
+  points = zip(names, macs, loss, fitted, strict=True)
+  rows = [dict(zip(("run", "macs", "loss", "frontier"), point)) for point in points]
+  files.write_csv(tmp_path / "scaling.csv", rows)
+  files.write_json(tmp_path / "laws.json", {"law": dataclasses.asdict(law)})
+  draw = scaling_page.drawing(reading.RunFolder(tmp_path))
+  svg = plots.figure(draw, "", name="scaling", label="loss over compute")
   for word in ("a0", "a3", "fit", "GPT-3 (text)", "training compute (MACs)"):
     assert word in svg, word
-  assert plots.png(draw).startswith(b"\x89PNG")
+  plots.write(tmp_path / "scaling.png", draw)
+  assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")

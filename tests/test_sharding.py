@@ -140,7 +140,7 @@ def test_a_mesh_fills_what_is_left(given, found):
   [
     ((-1, -1, 1), "sizes are positive, and one of them may be -1"),
     ((0, 8, 1), "'data': 0.*sizes are positive"),
-    ((1, -2, 1), "'fsdp': -2.*sizes are positive"),
+    ((1, -2, 1), "mesh.fsdp is -2; it must be at least -1"),
     ((1, 4, 1), "needs 4 devices; there are 8. Set one axis to -1"),
     ((1, 16, 1), "needs 16 devices; there are 8"),
     ((-1, 3, 1), "'data': -1, 'fsdp': 3.*8 devices are no multiple of 3"),

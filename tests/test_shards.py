@@ -104,7 +104,7 @@ def test_resume_after_failure_inside_a_shard_is_byte_identical(tmp_path, monkeyp
   """Stops before every single write of the job, one after the other."""
   whole = contents(token_sets.write(tmp_path / "whole", 20).path)
   failures, left = 0, 0
-  names = ("write_array", "write_bytes")
+  names = ("write_array", "write")
   real = {name: getattr(objects, name) for name in names}
 
   def failing(name):
@@ -445,6 +445,6 @@ def test_an_object_store_works_like_a_disk(tmp_path):
   assert store.manifest == disk.manifest
   np.testing.assert_array_equal(store.read(range(30))["codes"], disk.read(range(30))["codes"])
   store.verify()
-  objects.write_bytes(path, "shard-00002/codes/c/0/0", b"")
+  objects.write(f"{path}/shard-00002/codes/c/0/0", b"")
   with pytest.raises(shards.StoreError, match="^memory://sets/a/shard-00002"):
     open_any(path)

@@ -32,7 +32,7 @@ CLIP = video.ClipSpec(
   every_s=1.0,
   most_stretches=1,
 )
-ITEM = items.of_file("a.mp4", "a.mp4")
+ITEM = items.Item("a.mp4", "a.mp4")
 
 
 def spec(mode, *, clip=CLIP, **changed):
@@ -165,7 +165,7 @@ def test_every_view_of_a_video_is_decoded_once(tmp_path, monkeypatch):
     (dict(mode="val"), "views.mode is 'val'; use 'train'"),
     (dict(temporal=0), "views.temporal is 0"),
     (dict(spatial=2), "views.spatial is 2; use 1 or 3"),
-    (dict(short_frac=(0.5, 1.0)), "views.short_frac is .0.5, 1.0.; give"),
+    (dict(short_frac=(0.5, 1.0)), "views.short_frac is .0.5, 1.0.; it must be at least 1"),
     (dict(flip_frac=1.5), "views.flip_frac is 1.5"),
     (dict(view=3), "views.view does not exist"),
   ],

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import checkpoint, sequence, sharding, tree
+from totojax import checkpoint, sequence, sharding, tasks, tree
 from totojax import step as step_lib
 from totojax.config import recipes
 from totojax.models import attention, llama, platform, splash, trunk
 from totojax.optim import adamw
-from totojax.tasks import api, pretrain
+from totojax.tasks import pretrain
 
 SPEC = sequence.SequenceSpec(60, 2, 4, 16, False)
 ROWS, STEPS = 16, 20
@@ -234,7 +234,7 @@ def test_activations_are_constrained_to_the_mesh():
           x, callback=lambda found, name=name: seen.update({name: found})
         )
       terms, *more = super().loss(params, rest, batch, step=step, key=key)
-      term = api.LossTerm(terms["a"].sum + jnp.sum(jnp.sin(split_BX)), 1.0)
+      term = tasks.LossTerm(terms["a"].sum + jnp.sum(jnp.sin(split_BX)), 1.0)
       return {**terms, "a": term}, *more
 
   tx = optax.sgd(0.1)
@@ -254,11 +254,11 @@ class Toy:
     return {"x": jax.ShapeDtypeStruct((batch,), jnp.float32)}
 
   def axes(self):
-    return api.Variables({"w": P(None)}, {"scale": P()}, {"rows": P()})
+    return tasks.Variables({"w": P(None)}, {"scale": P()}, {"rows": P()})
 
   def init(self, key):
     del key
-    return api.Variables({"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())})
+    return tasks.Variables({"w": jnp.ones(1)}, {"scale": jnp.float32(2.0)}, {"rows": jnp.zeros(())})
 
   def weights(self, batch):
     return {"a": jnp.float32(batch["x"].size), "b": jnp.sum(batch["x"])}
@@ -267,14 +267,14 @@ class Toy:
     assert rest.params is None
     x = batch["x"]
     terms = {
-      "a": api.LossTerm(rest.frozen["scale"] * params["w"][0] * x.sum(), 1.0),
-      "b": api.LossTerm(params["w"][0] ** 2 * x.sum(), step + 0.5),
+      "a": tasks.LossTerm(rest.frozen["scale"] * params["w"][0] * x.sum(), 1.0),
+      "b": tasks.LossTerm(params["w"][0] ** 2 * x.sum(), step + 0.5),
     }
     one = jnp.float32(1)
     metrics = {
-      "x": api.Weighted(x.sum(), jnp.float32(x.size)),
-      "draw": api.Weighted(jax.random.normal(key), one),
-      "step_seen": api.Weighted(step.astype(jnp.float32), one),
+      "x": tasks.Weighted(x.sum(), jnp.float32(x.size)),
+      "draw": tasks.Weighted(jax.random.normal(key), one),
+      "step_seen": tasks.Weighted(step.astype(jnp.float32), one),
     }
     return terms, {"rows": rest.stats["rows"] + x.size}, metrics
 

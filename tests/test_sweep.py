@@ -14,7 +14,7 @@ from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand, job
-from totojax.report import optimum, reading, sweep_page, sweep_plots
+from totojax.report import optimum, reading, sweep_page
 from totojax.rundir import directory
 
 STEPS = 4
@@ -238,7 +238,7 @@ def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
   config["sweep"]["log2_lr"]["mup"] += (-7.0,)
   assert jobs.run(config, workdir, lambda step: False)
   assert len(trained) == 2
-  rows = reading.Folder(workdir).records("sweep.csv")
+  rows = reading.RunFolder(workdir).records("sweep.csv")
   assert len(rows) == 6
   assert {row["log2_lr"] for row in rows} == {"-9.0", "-7.0", "-6.0"}
   html = (workdir / "report.html").read_text()
@@ -338,7 +338,7 @@ def write_points(folder):
 
 def test_the_page_shows_every_run_and_the_optima(tmp_path):
   write_points(tmp_path)
-  sweep_plots.sweep_figures(tmp_path)
+  sweep_page.write_figures(tmp_path)
   html = sweep_page.write_report(tmp_path).read_text()
   assert "Not shown" not in html
   assert html.count("<svg") == 4  # two figures, wide and narrow
@@ -346,9 +346,9 @@ def test_the_page_shows_every_run_and_the_optima(tmp_path):
   assert "All 84 runs" in html and "µP" in html
   assert len(list(tmp_path.glob("sweep_*.png"))) == 2
   # Diverged runs are missing points, not zeros.
-  curves = sweep_plots.read(tmp_path)
+  curves = sweep_page.read(reading.RunFolder(tmp_path))
   assert all(np.isnan(c.loss_P[c.x_P > -4.5]).all() for c in curves)
-  assert all(math.isfinite(x) for x in sweep_plots.limits(curves))
+  assert all(math.isfinite(x) for x in sweep_page.limits(curves))
 
 
 def test_a_page_without_its_csv_says_so(tmp_path):

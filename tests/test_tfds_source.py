@@ -110,7 +110,7 @@ def test_images_and_labels(root):
   assert listed(root, fps=30.0) == listing  # of videos only
   unlabelled = listed(root, label="none")
   assert unlabelled.classes == () and media.label(unlabelled.items[0]) == -1
-  assert media.label(items.of_file("a", "/a", label=7)) == 7
+  assert media.label(items.Item("a", "/a", label=7)) == 7
 
 
 def test_sets_that_are_not_there_or_not_so(root):

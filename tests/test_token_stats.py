@@ -267,7 +267,7 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
   facts = json.loads((tmp_path / "run" / "tokens.json").read_text())
   assert facts["decoder"] == token_reports.MINE
   assert list(facts["reconstructions"]) == ["clips", "more"]  # not stills
-  arrays = reading.Folder(tmp_path / "run").arrays("samples.npz")
+  arrays = reading.RunFolder(tmp_path / "run").arrays("samples.npz")
   assert sorted(arrays) == ["clips/original", "clips/reconstruction", "more/reconstruction"]
   # Originals of record r are grey r; codes of its third frame are 0, r, 0, 2.
   record_R = np.arange(token_reports.ROOM)

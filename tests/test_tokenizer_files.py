@@ -140,7 +140,7 @@ def test_the_shipped_tokenizer_inside_a_larger_jit():
     radius=(0.22, 0.3),
     speed=(0.05, 0.085),
   )
-  clips = synthetic.clips(scenes, 0, 3)
+  clips = [synthetic.render(scenes, i) for i in range(3)]
   frames = np.concatenate([clip.frames_NHW3 for clip in clips])
   frames = np.concatenate([frames, _frames(4, 32, 32)])
   _same_inside_a_jit(weights.load("shipped"), frames)

@@ -10,8 +10,9 @@ import numpy as np
 import optax
 import pytest
 
+from totojax import tasks
 from totojax.data.pixels import synthetic
-from totojax.tasks import api, tokenizer
+from totojax.tasks import tokenizer
 from totojax.tokenizers import dvae
 from totojax.tokenizers import stats as stats_lib
 
@@ -57,7 +58,7 @@ def _frames():
     radius=(0.22, 0.3),
     speed=(0.05, 0.085),
   )
-  clips = synthetic.clips(config, 0, 64)
+  clips = [synthetic.render(config, i) for i in range(64)]
   return np.concatenate([clip.frames_NHW3 for clip in clips])
 
 
@@ -293,7 +294,7 @@ def _train(config, steps):
   @jax.jit
   def update(params, stats, opt, batch, step):
     def total(params):
-      rest = api.Variables(None, variables.frozen, stats)
+      rest = tasks.Variables(None, variables.frozen, stats)
       key = jax.random.fold_in(jax.random.key(1), step)
       terms, new, _ = task.loss(params, rest, batch, step=step, key=key)
       weights = task.weights(batch)

@@ -87,7 +87,7 @@ def test_curves_are_shares_and_thin():
 
 def test_more_stores_than_colours_are_told_apart():
   curves = {f"store {i}": ([1, 2], [0.5, 0.1]) for i in range(9)}
-  figure = plots._render(plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER, salt="")
+  figure = plots._render(plots.by_rank(curves, ylabel=""), plots.WIDE, plots.PAPER)
   looks = {
     (line.get_color(), str(line.get_linestyle()), str(line._dash_pattern))
     for line in figure.axes[0].lines

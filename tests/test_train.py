@@ -2,9 +2,11 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import shutil
 import struct
+import time
 import weakref
 
 from etils import epath
@@ -16,11 +18,10 @@ import pytest
 import runs
 from tensorboardX.proto import event_pb2
 
-from totojax import checkpoint, sharding, train
+from totojax import checkpoint, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.optim import adamw
 from totojax.rundir import metrics
-from totojax.tasks import api
 
 STEPS, POISON = 8, -1.0
 
@@ -32,11 +33,11 @@ class Line:
     return {"x": jax.ShapeDtypeStruct((batch, 3), jnp.float32)}
 
   def axes(self):
-    return api.Variables({"w": P(None)}, {"shift": P()}, {})
+    return tasks.Variables({"w": P(None)}, {"shift": P()}, {})
 
   def init(self, key):
     w = jax.random.normal(key, (3,))
-    return api.Variables({"w": w}, {"shift": jnp.float32(0.5)}, {})
+    return tasks.Variables({"w": w}, {"shift": jnp.float32(0.5)}, {})
 
   def weights(self, batch):
     return {"square": jnp.float32(len(batch["x"]))}
@@ -48,7 +49,7 @@ class Line:
     total = jnp.sum(error**2)
     poisoned = jnp.all(batch["x"] == POISON)
     total += jnp.where(poisoned, nan_gradient, 0.0)
-    return {"square": api.LossTerm(total, 1.0)}, rest.stats, {}
+    return {"square": tasks.LossTerm(total, 1.0)}, rest.stats, {}
 
 
 def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
@@ -275,6 +276,27 @@ def shown(workdir, tag, *, purge=True):
         (event.step, value.simple_value) for value in event.summary.value if value.tag == tag
       ]
   return points
+
+
+def test_an_error_comes_after_the_save_that_had_begun(tmp_path, monkeypatch):
+  """At the end of Python its threads could not go on, and would be waited for."""
+  saved, finish = [], checkpoint.Checkpoints._finish
+
+  def slow(self, step):
+    time.sleep(0.5)
+    finish(self, step)
+    saved.append(step)
+
+  def batches(start):
+    yield from itertools.islice(whole(start), 5)
+    raise ValueError("no more")
+
+  monkeypatch.setattr(checkpoint.Checkpoints, "_finish", slow)
+  run = make(evals=False, checkpoint_steps=4)
+  whole = run.batches
+  with pytest.raises(ValueError, match="no more"):
+    fit(dataclasses.replace(run, batches=batches), tmp_path)
+  assert saved == [4]
 
 
 def test_tensorboard_takes_back_what_came_after_the_restored_step(tmp_path):

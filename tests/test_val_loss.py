@@ -52,7 +52,7 @@ def test_a_mask_that_would_be_broadcast_is_refused():
 
 
 def test_against_plain_numpy():
-  loss = val_loss.PositionLoss.of(in_batches(4))
+  loss = val_loss.PositionLoss.total(in_batches(4))
   nll_BT, visual_BT = problem()
   assert loss.rows == ROWS - 1
   assert loss.count_T.tolist() == visual_BT.sum(0).tolist()
@@ -78,7 +78,7 @@ def test_against_plain_numpy():
 
 
 def test_by_position_against_plain_numpy():
-  loss = val_loss.PositionLoss.of(in_batches(3))
+  loss = val_loss.PositionLoss.total(in_batches(3))
   nll_BT, visual_BT = problem()
   frame_T = np.arange(T) // 4
   for groups in (np.arange(T), frame_T):
@@ -95,8 +95,8 @@ def test_by_position_against_plain_numpy():
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11, 16])
 def test_batch_size_changes_nothing(size):
-  loss = val_loss.PositionLoss.of(in_batches(size))
-  whole = val_loss.PositionLoss.of(in_batches(4))
+  loss = val_loss.PositionLoss.total(in_batches(size))
+  whole = val_loss.PositionLoss.total(in_batches(4))
   assert loss.mean() == pytest.approx(whole.mean(), rel=1e-5)
   np.testing.assert_allclose(loss.sum_MN, whole.sum_MN, rtol=1e-6)
   np.testing.assert_allclose(loss.sum_T, whole.sum_T, rtol=1e-6)
@@ -106,13 +106,13 @@ def test_batch_size_changes_nothing(size):
 
 def test_one_row_has_no_standard_error():
   one = np.ones((1, T), np.float32)
-  assert val_loss.PositionLoss.of([sums_of(one, one > 0)]).mean() == (1.0, 0.0)
+  assert val_loss.PositionLoss.total([sums_of(one, one > 0)]).mean() == (1.0, 0.0)
 
 
 def test_nothing_to_count_is_refused():
   nothing = sums_of(np.ones((2, T)), np.zeros((2, T), bool))
   with pytest.raises(ValueError, match="no validation row has a visual token"):
-    val_loss.PositionLoss.of([nothing])
+    val_loss.PositionLoss.total([nothing])
 
 
 def copying(params, batch):
@@ -196,7 +196,7 @@ def test_on_eight_devices_it_is_the_models_log_probability():
   layout = sharding.layout(sharding.MeshConfig(2, 2, 2, 1))
   sums = assembly.position_sums(task.per_target, layout, SPEC.frame_tokens)
   source = np.zeros(8, np.int32)
-  loss = val_loss.PositionLoss.of([sums(params, {"tokens": tokens, "source": source})])
+  loss = val_loss.PositionLoss.total([sums(params, {"tokens": tokens, "source": source})])
 
   apply = jax.jit(lambda inputs: model.apply({"params": params}, inputs))
   logits = np.asarray(apply(tokens[:6, :-1]), np.float64)[..., :64]

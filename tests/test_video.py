@@ -170,7 +170,7 @@ def test_rotation_noted_in_the_file_is_applied(tmp_path):
   matrix = data.index(b"tkhd") + 4 + 40
   turn = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30], ">i4")
   data[matrix : matrix + 36] = turn.tobytes()  # a quarter turn clockwise
-  turned = items.of_file("a.mp4", tmp_path / "turned.mp4")
+  turned = items.Item("a.mp4", tmp_path / "turned.mp4")
   (tmp_path / "turned.mp4").write_bytes(data)
   spec = dataclasses.replace(SPEC, frames=1, crops=1, size_px=32)
   left = _clips(plain, spec, seed=0)[0, 0].astype(int)
@@ -237,7 +237,7 @@ def test_bad_files_are_rows_and_never_fatal(tmp_path):
   assert "no video stream" in rows["audio.mp4"].reason
   # A file that was listed and is gone says nothing about what was in it.
   with pytest.raises(media.SourceLost):
-    media.load(items.of_file("gone.mp4", tmp_path / "gone.mp4"), SPEC, seed=0)
+    media.load(items.Item("gone.mp4", tmp_path / "gone.mp4"), SPEC, seed=0)
 
 
 def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
@@ -246,7 +246,7 @@ def test_truncated_video_gives_what_is_there_or_says_so(tmp_path):
   for share in (0.2, 0.5, 0.9):
     path = tmp_path / f"cut{share}.mkv"
     path.write_bytes(whole[: int(len(whole) * share)])
-    result = media.load(items.of_file("a", path), _wide(SPEC), seed=0)
+    result = media.load(items.Item("a", path), _wide(SPEC), seed=0)
     if isinstance(result, np.ndarray):
       numbers = little_videos.numbers(result)
       assert (np.diff(numbers, axis=1) == 4).all()
@@ -302,13 +302,13 @@ def _coloured(i):
 def test_every_version_of_pyav_decodes_the_same_pixels(name):
   """The same bytes of a video are the same tokens, whatever reads them."""
   path = GOLDEN / f"video_{name}"
-  clips = _clips(items.of_file(name, path), SPEC, seed=0)
+  clips = _clips(items.Item(name, path), SPEC, seed=0)
   golden = np.load(GOLDEN / "video_clips.npz")[name]
   # FFmpeg turns YUV into RGB by other instructions on other processors.
   levels = 0 if platform.machine() == "x86_64" else 2
   np.testing.assert_allclose(clips.astype(int), golden, rtol=0, atol=levels)
   # Other frames, or the same ones in grey, are further away than that.
-  other = _clips(items.of_file(name, path), SPEC, seed=1)
+  other = _clips(items.Item(name, path), SPEC, seed=1)
   grey = clips.mean(axis=-1, keepdims=True)
   assert np.abs(other.astype(int) - golden).max() > 20
   assert np.abs(grey - golden).max() > 20
@@ -319,5 +319,5 @@ if __name__ == "__main__":
   for file, codec in CODECS.items():
     of = GOLDEN / f"video_{file}"
     little_videos.write(of, 30, codec=codec, b_frames=2, paint=_coloured)
-    made[file] = _clips(items.of_file(file, of), SPEC, seed=0)
+    made[file] = _clips(items.Item(file, of), SPEC, seed=0)
   np.savez_compressed(GOLDEN / "video_clips.npz", **made)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TYPE_CHECKING
 import jax
 import optax
 
-from totojax import checkpoint, sharding, train
+from totojax import checkpoint, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.config import model as model_config
 from totojax.config import pretrain as pretrain_config
@@ -23,7 +23,6 @@ from totojax.models import architecture as architecture_lib
 from totojax.models import layers, platform, splash, trunk
 from totojax.optim import adamw, mup
 from totojax.rundir import metrics
-from totojax.tasks import api
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
@@ -168,7 +167,7 @@ class Program:
   """
 
   config: Trains
-  task: api.Task
+  task: tasks.Task
   steps: int
   layout: sharding.Layout
   lanes: lanes_lib.Lanes | None
@@ -197,7 +196,7 @@ class Program:
 def program(
   config: Trains,
   *,
-  task: api.Task,
+  task: tasks.Task,
   steps: int,
   rows: int,
   microbatches: int,

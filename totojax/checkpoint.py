@@ -1,89 +1,113 @@
 """Checkpoints: asynchronous, sharded, whole or not there at all (orbax).
 
-A step's folder gets its number only when everything in it is written. What is
+A step counts when the file is there that orbax writes last. It is the first to
+go when a step is deleted, so half of one is never taken for whole. What is
 restored is compared first with what is expected, name by name, because orbax
 casts another dtype in silence.
+
+Orbax's `CheckpointManager` is not used: on gs:// it asks for the bucket's
+metadata, which those who may write objects need not be allowed to read, and it
+deletes the files of a step in any order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+import concurrent.futures
+import contextlib
 import json
 import os
+import threading
 import time
 from typing import Any
 
 from etils import epath
 import jax
-from jax.experimental import multihost_utils
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.multihost import multihost
+from orbax.checkpoint._src.serialization import tensorstore_utils
+import tensorstore as ts
 
+from totojax import rundir
 from totojax import step as step_lib
 from totojax import tree as tree_lib
 from totojax.config.training import CheckpointConfig
-from totojax.rundir import errors
-from totojax.storage import objects
+from totojax.rundir import console, files, hosts, lock
+from totojax.storage import objects, outages
 
-_COMMITTED = "_CHECKPOINT_METADATA"  # orbax writes it when a step is whole
+# Locally a step's folder gets its number when all is in it, and the older ones
+# have the second alone; in an object store there is no such renaming.
+_MARKS = ocp.path.atomicity.COMMIT_SUCCESS_FILE, "_CHECKPOINT_METADATA"
+_READS = 5  # of steps that a run which goes on deletes meanwhile
+_SAVE_S = 1200  # that orbax gives a save, besides what storage may be away
 
 
-class CheckpointError(errors.RunError):
+class CheckpointError(rundir.RunError):
   """A checkpoint that cannot be written, read, or used; names the path."""
 
 
 class Checkpoints:
-  """The checkpoints of one run directory."""
+  """The checkpoints of one run directory, for the run that writes it."""
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
     self.directory = _absolute(directory)
-    # Before the manager lists what is there.
-    _set_aside(self.directory)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=config.keep,
-        # 0 is ours for none.
-        keep_period=config.keep_every_steps or None,
-        # The device computes on while the host writes; `wait` says so.
-        enable_async_checkpointing=True,
-        create=True,
+    self._keep, self._every = config.keep, config.keep_every_steps
+    # One process does it and all wait, or another may still see a half step.
+    hosts.first(lambda: _set_aside(self.directory))
+    self._steps = whole_steps(self.directory)
+    # The device computes on while the host writes; `wait` says so.
+    self._writer = ocp.AsyncCheckpointer(
+      ocp.CompositeCheckpointHandler(),
+      async_options=ocp.options.AsyncOptions(
+        timeout_secs=_be_patient(),
+        # Before the mark: where another process has taken the run over by now,
+        # the step may be half of its own.
+        post_finalization_callback=lock.confirm,
       ),
     )
+    self._background = concurrent.futures.ThreadPoolExecutor(2, "checkpoint")
+    self._saving: concurrent.futures.Future[None] | None = None
+    self._deleting: concurrent.futures.Future[None] | None = None
+    self._awaited = self._told = False
 
   def latest(self) -> int | None:
     """The newest step that is whole, or None."""
-    return latest_step(self.directory)
+    return max(self._steps, default=None)
 
   def save(self, step: int, state: step_lib.TrainState, meta: dict[str, Any]) -> None:
     """Starts writing `state` in the background; frozen arrays are left out.
 
     Raises:
       CheckpointError: the disk is full, say, now or in the save before.
+      outages.StorageAway: of the save before.
     """
+    self.wait()
+    if self._steps and step <= self._steps[-1]:
+      raise CheckpointError(
+        f"{self.directory}: step {step} was not saved, because a checkpoint"
+        f" of it or of a later step ({self._steps}) is there;"
+        " use another --workdir or remove it"
+      )
     try:
-      saved = self._manager.save(
-        step,
+      self._writer.save(
+        self.directory / str(step),
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(_written(state)), meta=ocp.args.JsonSave(meta)
         ),
-        force=True,  # when to save is the loop's to say, not the manager's
       )
     except Exception as error:
       raise self._unwritable(step, error) from error
-    # orbax says no in silence, and the run would go on unsaved.
-    if not saved:
-      raise CheckpointError(
-        f"{self.directory}: step {step} was not saved, because a checkpoint"
-        f" of it or of a later step ({self._manager.all_steps()}) is there;"
-        " use another --workdir or remove it"
-      )
+    self._saving = self._background.submit(self._finish, step)
 
   def wait(self) -> None:
-    """Returns when everything is on disk; raises CheckpointError if not."""
+    """Returns when everything is on disk; raises as `save` does if not."""
+    saving, self._saving = self._saving, None
+    self._awaited = True
     try:
-      self._manager.wait_until_finished()
-      self._manager.check_for_errors()
-    except Exception as error:
-      raise self._unwritable(None, error) from error
+      if saving is not None:
+        saving.result()
+    finally:
+      self._awaited = False
 
   def restore(
     self, shapes: step_lib.TrainState, shardings: step_lib.TrainState
@@ -95,57 +119,188 @@ class Checkpoints:
     """
     # Placed as it is read: no host ever has the whole of a sharded array, and
     # the mesh may be another than the one that saved.
-    step = self.latest()
-    assert step is not None, "ask latest() first"
+    *older, step = self._steps
     wanted = jax.tree.map(
       lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
       _written(shapes),
       _written(shardings),
     )
-    return _read(self.directory / str(step), wanted, partial=False)
+    # Nobody else writes here: what is wrong with it stays wrong.
+    where = f"to go on from step {older[-1]}, which is whole" if older else "to begin again"
+    return _read(
+      self.directory / str(step), wanted, partial=False, advice=f"remove this folder {where}"
+    )
 
   def close(self) -> None:
-    """Waits for what is being written, then lets go of the folder."""
+    """Waits for what is being written or deleted, then lets go of the folder."""
     self.wait()
-    self._manager.close()
+    self._background.shutdown()
+    self._writer.close()
 
-  def _unwritable(self, step: int | None, error: Exception) -> CheckpointError:
-    of = "" if step is None else f" of step {step}"
+  def _finish(self, step: int) -> None:
+    """In the background: waits for the files of `step`, then has old steps deleted."""
+    try:
+      with _waiting(self.directory / str(step), "written", lambda: self._awaited):
+        self._writer.wait_until_finished()
+    except rundir.RunError:  # of the lease, which is lost
+      raise
+    except Exception as error:
+      raise self._unwritable(step, error) from error
+    self._steps.append(step)
+    # The next save need not wait for that.
+    if self._deleting is None or self._deleting.done():
+      self._deleting = self._background.submit(self._delete_old)
+
+  def _delete_old(self) -> None:
+    for step in self._steps[: -self._keep]:
+      if self._every and step % self._every == 0:
+        continue
+      try:
+        if jax.process_index() == 0:
+          lock.confirm()
+          _delete(self.directory / str(step))
+        self._steps.remove(step)
+      except (OSError, ValueError, outages.StorageAway) as error:
+        # No reason to end a run; it is tried again after the next save.
+        if not self._told:
+          console.say(
+            f"{self.directory / str(step)} is older than checkpoint.keep wants, and stays"
+            f" ({outages.brief(error)})"
+          )
+        self._told = True
+
+  def _unwritable(self, step: int, error: Exception) -> Exception:
+    if outages.is_away(error):
+      return _away(self.directory / str(step), "written", error)
     return CheckpointError(
-      f"{self.directory}: the checkpoint{of} could not be written"
-      f" ({objects.brief(error)}); the last whole one stays. Free the disk or"
+      f"{self.directory}: the checkpoint of step {step} could not be written"
+      f" ({outages.brief(error)}); the last whole one stays. Free the disk or"
       " mend the path, then run the same command again"
     )
 
 
 def latest_step(directory: epath.PathLike) -> int | None:
   """The newest whole step under `directory`; half-written ones do not count."""
-  directory = epath.Path(directory)
-  if not directory.exists():
-    return None
-  steps = [
-    int(path.name)
-    for path in directory.iterdir()
-    if path.name.isdigit() and (path / _COMMITTED).exists()
-  ]
-  return max(steps, default=None)
+  return max(whole_steps(directory), default=None)
+
+
+def whole_steps(directory: epath.PathLike) -> list[int]:
+  """The steps under `directory` that can be restored, in order."""
+  return [step for step, whole in _found(directory).items() if whole]
+
+
+def _found(directory: epath.PathLike) -> dict[int, bool]:
+  """step -> whether it is whole, as it is now, for all that have a folder."""
+  if objects.is_url(directory):
+    names = [name.split("/") for name in objects.keys(directory)]
+    steps = {int(step): False for step, *_ in names if step.isdecimal()}
+    whole = {int(step): True for step, *rest in names if rest == [_MARKS[0]]}
+    return dict(sorted({**steps, **whole}.items()))
+  folders = [path for path in files.children(directory) if path.name.isdecimal()]
+  found = {int(path.name): (path / _MARKS[1]).exists() for path in folders}
+  return dict(sorted(found.items()))
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
   """Orbax takes no other: it says so, but only after the first save."""
   name = os.fspath(directory)
-  return epath.Path(name if "://" in name else os.path.abspath(name))
+  if not objects.is_url(name):
+    return epath.Path(os.path.abspath(name))
+  from totojax.storage import paths  # noqa: F401  orbax reads and writes so from here on
+
+  return epath.Path(name)
 
 
 def _set_aside(directory: epath.Path) -> None:
-  """Renames step folders that are not whole, which orbax would stumble over."""
-  # One process renames and all wait, or another may still see a half step.
-  if jax.process_index() == 0 and directory.exists():
-    for path in directory.iterdir():
-      if path.name.isdigit() and not (path / _COMMITTED).exists():
-        path.rename(directory / f"{path.name}.incomplete-{time.time_ns()}")
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("checkpoints set aside")
+  """Clears away step folders that are not whole, which orbax would stumble over.
+
+  Local ones are renamed. Those of an object store, which cannot rename, are
+  deleted: nothing can be restored from what was written of them, and to copy it
+  would take as long as to write it, and be paid for, for ever.
+  """
+  for step, whole in _found(directory).items():
+    path = directory / str(step)
+    # A listing that was cut short is no reason to delete a step.
+    if whole or (objects.is_url(path) and files.exists(path / _MARKS[0])):
+      continue
+    if objects.is_url(path):
+      console.say(f"{path}: was never written to its end, and is deleted")
+      files.remove(path)
+    else:
+      path.rename(directory / f"{path.name}.incomplete-{time.time_ns()}")
+
+
+def _delete(path: epath.Path) -> None:
+  """Deletes a step, its marks before all else."""
+  for mark in _MARKS:
+    files.remove(path / mark)
+  files.remove(path)
+
+
+def _be_patient() -> int:
+  """Has orbax wait for storage as long as all else does.
+
+  It gives TensorStore a context of its own, and hosts that wait for the first
+  one five minutes, with no way to ask for other ones.
+
+  Returns:
+    Seconds that a save may take in all.
+  """
+  tries, left_s, pause_s = 1, outages.patience_s(), 0.5
+  while left_s > 0:
+    tries, left_s, pause_s = tries + 1, left_s - pause_s, min(2 * pause_s, 16)
+  retries = {"max_retries": tries, "initial_delay": "500ms", "max_delay": "16s"}
+  for name in ("_BASE_TS_CONTEXT", "_DEFAULT_OCDBT_TS_CONTEXT"):
+    getattr(tensorstore_utils, name, {})["gcs_request_retries"] = retries
+  seconds = _SAVE_S + int(outages.patience_s())
+  multihost._DEFAULT_BARRIER_TIMEOUT = seconds
+  return seconds
+
+
+@contextlib.contextmanager
+def _waiting(
+  path: epath.Path, verb: str, awaited: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
+  """While the block runs, says now and then what takes so long, if anybody waits.
+
+  Args:
+    path: what is read or written.
+    verb: which of the two, "read" or "written".
+    awaited: whether the run stands still meanwhile.
+  """
+  over, before = threading.Event(), _tries_again()
+  patience = outages.Patience(os.fspath(path), outages.patience_s())
+
+  def watch():
+    while not over.wait(patience.until_line_s()):
+      if again := _tries_again() - before:
+        patience.remind(f"{again} requests had no answer, and are made again")
+      elif awaited():
+        patience.remind(f"it is still being {verb}")
+
+  watcher = threading.Thread(target=watch, daemon=True)
+  watcher.start()
+  try:
+    yield
+  finally:
+    over.set()
+    watcher.join()
+  if _tries_again() > before:
+    patience.over()
+
+
+def _tries_again() -> int:
+  """How many requests TensorStore has made again in this process."""
+  found = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/gcs/retries")
+  return sum(value["value"] for metric in found for value in metric["values"])
+
+
+def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
+  return outages.StorageAway(
+    f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
+    " last whole checkpoint stays. Run the same command again once it does"
+    " (--storage_timeout_s says how long a run waits)"
+  )
 
 
 def read_params(
@@ -157,16 +312,28 @@ def read_params(
     CheckpointError: there is none, it is damaged, or it does not fit.
   """
   directory = _absolute(directory)
-  step = latest_step(directory)
-  if step is None:
-    raise CheckpointError(f"{directory}: no whole checkpoint; train first, or name the right run")
+  _be_patient()
   wanted = jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
     shapes,
     shardings,
   )
-  tree, meta = _read(directory / str(step), {"params": wanted}, partial=True)
-  return tree["params"], meta
+  for _ in range(_READS):
+    step = latest_step(directory)
+    if step is None:
+      raise CheckpointError(f"{directory}: no whole checkpoint; train first, or name the right run")
+    try:
+      # The run may go on, so nothing is said of removing anything.
+      advice = "restore it from a copy, or wait until the run has saved another"
+      tree, meta = _read(directory / str(step), {"params": wanted}, partial=True, advice=advice)
+      return tree["params"], meta
+    except CheckpointError:
+      if step in whole_steps(directory):
+        raise
+  raise CheckpointError(
+    f"{directory}: its run deletes each checkpoint before it can be read; keep more of them"
+    " (checkpoint.keep), or wait until it has ended"
+  )
 
 
 def _written(state: step_lib.TrainState) -> dict[str, Any]:
@@ -180,20 +347,27 @@ def _written(state: step_lib.TrainState) -> dict[str, Any]:
   }
 
 
-def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
+def _read(path: epath.Path, wanted: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
   """Restores `wanted` and the meta data of one step's folder."""
+  with _waiting(path, "read"):
+    try:
+      return _read_now(path, wanted, partial=partial, advice=advice)
+    except CheckpointError as error:
+      if error.__cause__ is not None and outages.is_away(error.__cause__):
+        raise _away(path, "read", error.__cause__) from error
+      raise
+
+
+def _read_now(path: epath.Path, wanted: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
   try:
-    meta = json.loads((path / "meta" / "metadata").read_text())
+    meta = json.loads(files.read_bytes(path / "meta" / "metadata"))
     with ocp.PyTreeCheckpointer() as reader:
       listed = reader.metadata(path / "state").item_metadata
     if listed is None:
       raise ValueError("the list of its arrays cannot be read")
     found = listed.tree
   except Exception as error:
-    raise CheckpointError(
-      f"{path} is damaged ({_cause(error)}); remove this folder to go on from"
-      " the checkpoint before it"
-    ) from error
+    raise CheckpointError(f"{path} is damaged ({_cause(error)}); {advice}") from error
   # Compared before anything is read: a config that does not fit is told by the
   # names and shapes of its leaves, and costs no restore.
   flat_found = dict(tree_lib.named_leaves(found))
@@ -212,12 +386,9 @@ def _read(path: epath.Path, wanted: Any, *, partial: bool) -> tuple[Any, Any]:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       return reader.restore(path / "state", args=arguments), meta
   except Exception as error:
-    raise CheckpointError(
-      f"{path} cannot be read ({_cause(error)}); remove this folder to go on"
-      " from the checkpoint before it"
-    ) from error
+    raise CheckpointError(f"{path} cannot be read ({_cause(error)}); {advice}") from error
 
 
 def _cause(error: Exception) -> str:
   """One line of an error that can be pages; --traceback shows all of it."""
-  return f"{type(error).__name__}: {objects.brief(error)}"
+  return f"{type(error).__name__}: {outages.brief(error)}"

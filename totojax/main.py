@@ -24,9 +24,10 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from totojax import jobs
+from totojax import jobs, storage
 from totojax.config import arguments
 from totojax.rundir import console
+from totojax.storage import outages
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -36,7 +37,8 @@ _CONFIG = flags.DEFINE_string(
 _WORKDIR = flags.DEFINE_string(
   "workdir",
   None,
-  "Where the run lives: a folder, gs:// or s3://. Default: runs/NAME for configs/NAME.py.",
+  "Where the run lives: a folder or gs://, and s3:// where it makes data alone."
+  " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
@@ -70,6 +72,12 @@ _START_TIMEOUT = flags.DEFINE_integer(
   300,
   "Seconds that processes wait for each other at the start, with --multihost.",
 )
+_STORAGE_TIMEOUT = flags.DEFINE_float(
+  "storage_timeout_s",
+  outages.PATIENCE_S,
+  "Seconds that a run waits for storage that does not answer. Then it ends with"
+  " exit status 75: the same command may succeed later.",
+)
 
 
 class Interrupt:
@@ -98,6 +106,23 @@ class Interrupt:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
+def _quieten_orbax() -> None:
+  """Orbax tells a story at each save, and pages of one that fails.
+
+  `checkpoint` has a line for it, with which the run ends.
+  """
+  logging.set_verbosity(logging.ERROR)
+  logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+  hook = sys.unraisablehook
+
+  def told(found):
+    # What TensorStore still had to say to an orbax that did not wait.
+    if "Event loop is closed" not in str(found.exc_value):
+      hook(found)
+
+  sys.unraisablehook = told
+
+
 def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
@@ -111,13 +136,19 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.ERROR)  # orbax tells a story at each save
-  # What jax reads once, as it starts; what the user has set stays.
+    _quieten_orbax()
   job = jobs.JOBS.get(str(values.get("run")))
+  try:
+    storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
+    outages.set_patience(_STORAGE_TIMEOUT.value)
+  except ValueError as error:
+    sys.exit(f"totojax: {error}")
+  # What jax reads once, as it starts; what the user has set stays.
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
   import jax  # only now: the signals are ours
 
+  from totojax import rundir
   from totojax.rundir import hosts
 
   if not _MULTIHOST.value:
@@ -142,7 +173,7 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
       traceback.print_exc()
     # That another process is gone shows first as a failed collective.
     if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]))
+      hosts.leave(hosts.lost(str(error).partition("\n")[0]), rundir.RESTART)
     traceback.print_exc()
     hosts.leave("totojax: this process ends, and with it the run")
   except Exception as error:
@@ -164,7 +195,8 @@ def _print_keys(config: dict[str, Any]) -> None:
 
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
-  from totojax.rundir import directory
+  from totojax import rundir
+  from totojax.rundir import directory, hosts
 
   file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
@@ -185,12 +217,19 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
       directory.mark_done(workdir, time.monotonic() - begin)
     else:
       console.say(f"{workdir}: stopped; run the same command again to go on")
-  except jobs.ERRORS as error:
-    if _TRACEBACK.value:
+  except Exception as error:
+    away = outages.is_away(error)
+    if not away and (_TRACEBACK.value or not isinstance(error, jobs.ERRORS)):
       raise
+    if _TRACEBACK.value:
+      traceback.print_exc()
     # What libraries left half done must not talk after the message.
     sys.unraisablehook = lambda unraisable: None
-    sys.exit(f"totojax: {error}\n(--traceback shows where this was found)")
+    line = f"totojax: {error}\n(--traceback shows where this was found)"
+    # At once: a save that still waits, or may not go on, would hold this process.
+    if away or isinstance(error, rundir.Lost):
+      hosts.leave(line, rundir.RESTART if away else 1)
+    sys.exit(line)
 
 
 def _show_help_of_this_file() -> None:

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from totojax import sharding
-from totojax.tasks import api
+from totojax import sharding, tasks
 
 Metrics = Mapping[str, jax.Array]
 
@@ -39,7 +38,7 @@ class TrainState(struct.PyTreeNode):
   opt_state: Any
 
 
-def init_state(task: api.Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
+def init_state(task: tasks.Task, tx: optax.GradientTransformation, key: jax.Array) -> TrainState:
   """A fresh state; jit it with `state_shardings` to make it in place."""
   variables = task.init(key)
   return TrainState(
@@ -52,7 +51,7 @@ def init_state(task: api.Task, tx: optax.GradientTransformation, key: jax.Array)
 
 
 def state_shardings(
-  task: api.Task, tx: optax.GradientTransformation, layout: sharding.Layout
+  task: tasks.Task, tx: optax.GradientTransformation, layout: sharding.Layout
 ) -> tuple[TrainState, TrainState]:
   """(shardings, shapes) of the state.
 
@@ -79,7 +78,7 @@ def state_shardings(
   return placed, shapes
 
 
-def _microbatch(batch: api.Batch, count: int) -> api.Batch:
+def _microbatch(batch: tasks.Batch, count: int) -> tasks.Batch:
   """[B, ...] -> [count, B / count, ...], every device keeping its own rows."""
 
   # Every count-th row makes a part. Devices hold runs of rows: parts made of
@@ -93,9 +92,9 @@ def _microbatch(batch: api.Batch, count: int) -> api.Batch:
 
 def train_step(
   state: TrainState,
-  batch: api.Batch,
+  batch: tasks.Batch,
   *,
-  task: api.Task,
+  task: tasks.Task,
   tx: optax.GradientTransformation,
   rate: Callable[[Any, jax.Array], jax.Array],
   seed: int,
@@ -126,7 +125,7 @@ def train_step(
 
   def loss_of(params, stats, rows, index):
     # Frozen arrays come in beside the parameters: no gradient, no moments.
-    rest = api.Variables(None, state.frozen, stats)
+    rest = tasks.Variables(None, state.frozen, stats)
     terms, stats, metrics = task.loss(
       params, rest, rows, step=state.step, key=jax.random.fold_in(key, index)
     )
@@ -177,7 +176,7 @@ def train_step(
 
 
 def jit_step(
-  step_fn: Callable[[TrainState, api.Batch], tuple[TrainState, Metrics]],
+  step_fn: Callable[[TrainState, tasks.Batch], tuple[TrainState, Metrics]],
   *,
   shardings: TrainState,
   layout: sharding.Layout,

@@ -9,6 +9,7 @@ before its checkpoint, so that a restored run never owes one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+import contextlib
 import dataclasses
 import math
 import time
@@ -18,17 +19,18 @@ import jax
 import numpy as np
 
 from totojax import checkpoint as checkpoint_lib
-from totojax import sharding
+from totojax import rundir, sharding
 from totojax import step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, errors, metrics
+from totojax.rundir import console, directory, lock, metrics
+from totojax.storage import outages
 
 HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
 
 
-class NotFinite(errors.RunError):
+class NotFinite(rundir.RunError):
   """The loss of a step, or a parameter after it, is NaN or infinite."""
 
 
@@ -106,7 +108,15 @@ def fit(
     state, finished = _loop(
       run, state, start, log=log, bar=bar, checkpoints=checkpoints, interrupted=interrupted
     )
+    log.flush()
     checkpoints.close()
+  except Exception as error:
+    # A save that has begun is to end: Python would stop its threads, and then
+    # wait for them. (Not where storage is away, or the run is another's.)
+    if not isinstance(error, rundir.Lost) and not outages.is_away(error):
+      with contextlib.suppress(Exception):
+        checkpoints.wait()
+    raise
   finally:
     bar.close()
     log.close()
@@ -159,6 +169,7 @@ def _loop(
 
   def settle(step, metrics):
     """Reads a step's metrics: they must be finite; writes its row."""
+    lock.check()
     # One transfer for all of them.
     fetched = jax.device_get(dict(metrics))
     values = {name: float(value) for name, value in fetched.items()}
@@ -216,6 +227,8 @@ def _loop(
       evaluate(step)
     if save:
       begin = time.monotonic()
+      lock.confirm()  # another run's checkpoints are not to be touched
+      log.flush()  # nor is one to count whose rows could still be lost
       checkpoints.save(step, state, {"step": step, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:

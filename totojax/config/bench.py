@@ -31,6 +31,7 @@ ROWS = (
   "mamba_scan",
 )
 TOKENS_OF_FRAME = 256
+_TINY_CLIPS = models.SequenceSpec(vocab=512, grid=4, frames=4, context=64)
 
 
 def _trained(
@@ -57,9 +58,8 @@ def _frames(frames: int) -> models.SequenceSpec:
 
 def _four_layers(*, frames: int, rows: int = 1) -> Pretrain:
   """Base with 4 layers in float32, for measurements on a CPU."""
-  found = _trained("base", rows, _frames(frames), depth=4)
-  kept = training.CheckpointConfig(keep=1)
-  return dataclasses.replace(found, checkpoint=kept)
+  trained = _trained("base", rows, _frames(frames), depth=4)
+  return dataclasses.replace(trained, checkpoint=training.CheckpointConfig(keep=1))
 
 
 @section("bench")
@@ -177,16 +177,7 @@ class SweepBench(Section):
   )
   # One of configs/mup_sweep.py.
   trained: Pretrain = field(
-    _trained(
-      "tiny",
-      8,
-      models.SequenceSpec(vocab=512, grid=4, frames=4, context=64),
-      width=128,
-      depth=2,
-      heads=4,
-      mlp_dim=256,
-    ),
-    "but for its rate",
+    _trained("tiny", 8, _TINY_CLIPS, width=128, depth=2, heads=4, mlp_dim=256), "but for its rate"
   )
 
   def __post_init__(self):
@@ -275,16 +266,11 @@ def bench() -> ConfigDict:
 
 def bench_accelerator() -> ConfigDict:
   """What a GPU does, with the paper's models in bfloat16."""
+  trained = {name: _one_gpu(name, rows) for name, rows in (("base", 16), ("large", 8), ("1b", 4))}
   return schema.to_config(
     BenchJob(
       bench=Bench(rows=("train_step", "decode_tokens", "dvae_encode")),
-      train_step=TrainStepBench(
-        steps=8,
-        peer_compiled=True,
-        trained={
-          name: _one_gpu(name, rows) for name, rows in (("base", 16), ("large", 8), ("1b", 4))
-        },
-      ),
+      train_step=TrainStepBench(steps=8, peer_compiled=True, trained=trained),
       decode_tokens=DecodeTokensBench(rows=8, trained=_one_gpu("1b", 1)),
       dvae_encode=DvaeEncodeBench(frames=64),
     )

@@ -276,7 +276,9 @@ class Probe(Labels):
   )
   encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
   layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all", at_least=0)
-  cache: str = field("auto", "make features once; auto: for means", choices=("auto", "on", "off"))
+  cache: str = field(
+    "auto", "make features once; auto: for means, with room", choices=("auto", "on", "off")
+  )
   memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")
   head: HeadConfig = field(HeadConfig(), "of every layer and setting")

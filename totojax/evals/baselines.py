@@ -15,9 +15,8 @@ appearance is below `copy` on frames 2 and later.
 Shapes: M sequences, N frames, P tokens of a frame, V codes.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -126,24 +125,23 @@ def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -
     baselines `unigram`, `copy` (one lam) and `copy_per_code`; `copy/lam`; and
     `uniform/loss` = ln V. Video of a single frame has no later loss.
   """
-  frames = {"loss": 0, "later_loss": 1}
-  unigram_V = fit_unigram(train_MNP, vocab=vocab)
   out = {"uniform/loss": float(np.log(vocab))}
-  if train_MNP.shape[1] < 2 or validation_MNP.shape[1] < 2:
-    score = unigram_score(validation_MNP, unigram_V=unigram_V, first_frame=0)
-    return out | {"unigram/loss": score.mean, "unigram/loss_sem": score.sem}
-  for name, first in frames.items():
-    score = unigram_score(validation_MNP, unigram_V=unigram_V, first_frame=first)
-    out[f"unigram/{name}"] = score.mean
-    out[f"unigram/{name}_sem"] = score.sem
-  for baseline, per_code in (("copy", False), ("copy_per_code", True)):
-    model = fit_copy(train_MNP, vocab=vocab, per_code=per_code)
-    for name, first in frames.items():
-      score = copy_score(validation_MNP, model=model, first_frame=first)
-      out[f"{baseline}/{name}"] = score.mean
-      out[f"{baseline}/{name}_sem"] = score.sem
-    if not per_code:
-      out["copy/lam"] = float(model.lam_V[0])
+  is_video = min(train_MNP.shape[1], validation_MNP.shape[1]) > 1
+
+  def add(baseline, score_from):
+    for name, first in {"loss": 0, "later_loss": 1}.items():
+      if is_video or not first:
+        score = score_from(validation_MNP, first_frame=first)
+        out[f"{baseline}/{name}"], out[f"{baseline}/{name}_sem"] = score.mean, score.sem
+
+  unigram_V = fit_unigram(train_MNP, vocab=vocab)
+  add("unigram", functools.partial(unigram_score, unigram_V=unigram_V))
+  if is_video:
+    model = fit_copy(train_MNP, vocab=vocab, per_code=False)
+    add("copy", functools.partial(copy_score, model=model))
+    out["copy/lam"] = float(model.lam_V[0])
+    model = fit_copy(train_MNP, vocab=vocab, per_code=True)
+    add("copy_per_code", functools.partial(copy_score, model=model))
   return out
 
 
@@ -187,7 +185,6 @@ def _score(nll_MNP: np.ndarray) -> Score:
     )
   # Every sequence has the same number of tokens: the mean of means is exact.
   mean_M = nll_MNP.reshape(len(nll_MNP), -1).mean(axis=1)
-  sem = float("nan")
-  if len(mean_M) > 1:
-    sem = float(mean_M.std(ddof=1) / np.sqrt(len(mean_M)))
-  return Score(mean=float(mean_M.mean()), sem=sem, sequences=len(mean_M), tokens=nll_MNP.size)
+  n = len(mean_M)
+  sem = float(mean_M.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+  return Score(mean=float(mean_M.mean()), sem=sem, sequences=n, tokens=nll_MNP.size)

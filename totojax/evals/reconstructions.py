@@ -3,8 +3,6 @@
 Shapes: M images, N frames, H and W pixels, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math
@@ -50,26 +48,23 @@ def plan(stores: Mapping[str, store_lib.Store], tokenizer: str, pixels: Mapping[
   if not tokenizer:
     return Plan(None, {}, {})
   loaded = weights.load(tokenizer)
-  mine = {
-    name: store for name, store in stores.items() if store.manifest.tokenizer == loaded.fingerprint
-  }
-  if not mine:
-    made_by = sorted({s.manifest.tokenizer for s in stores.values()})
+  tokenizers = {name: store.manifest.tokenizer for name, store in stores.items()}
+  matching = {name: stores[name] for name, mark in tokenizers.items() if mark == loaded.fingerprint}
+  if not matching:
     raise ValueError(
-      f"tokenizer {tokenizer} has fingerprint {loaded.fingerprint}, and the"
-      f" stores were made by {', '.join(made_by)}; give the tokenizer that"
-      ' made one of them, or "" for no reconstructions'
+      f"tokenizer {tokenizer} has fingerprint {loaded.fingerprint}, and the stores were made by"
+      f" {', '.join(sorted(set(tokenizers.values())))}; give the tokenizer that made one of them,"
+      ' or "" for no reconstructions'
     )
   originals = {}
   for name, path in pixels.items():
-    if name not in mine:
+    if name not in matching:
       raise ValueError(
-        f"pixels are given for {name}, which tokenizer {loaded.fingerprint}"
-        f" did not make ({stores[name].manifest.tokenizer} did), so there is"
-        " nothing to compare; leave them out"
+        f"pixels are given for {name}, which tokenizer {loaded.fingerprint} did not make"
+        f" ({tokenizers[name]} did), so there is nothing to compare; leave them out"
       )
-    originals[name] = _originals(name, path, mine[name])
-  return Plan(loaded, mine, originals)
+    originals[name] = _originals(name, path, matching[name])
+  return Plan(loaded, matching, originals)
 
 
 def decode(plan_: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
@@ -112,23 +107,17 @@ def _originals(name: str, path: str, tokens: store_lib.Store) -> store_lib.Store
       f"pixels of {name}: {path} is a token store; give the pixel store that"
       " the codes were made from"
     )
-  compared: list[tuple[str, Any, Any]] = [
-    ("records", len(pixels), len(tokens)),
-    ("frames", pixels.manifest.frames, tokens.manifest.frames),
-    ("size_px", pixels.manifest.size_px, tokens.manifest.size_px),
+  facts: list[dict[str, Any]] = [
+    {"records": len(s), "frames": s.manifest.frames, "size_px": s.manifest.size_px}
+    for s in (pixels, tokens)
   ]
   if pixels.manifest.ids and tokens.manifest.ids:
-    compared.append(("ids", _ends(pixels), _ends(tokens)))
-  for what, pixel_value, token_value in compared:
-    if pixel_value != token_value:
+    for fact, store in zip(facts, (pixels, tokens)):
+      fact["ids"] = (store[0]["id"], store[len(store) - 1]["id"])
+  for what, value in facts[0].items():
+    if value != facts[1][what]:
       raise ValueError(
-        f"pixels of {name}: {path} has {what} {pixel_value!r}, and the token"
-        f" store {token_value!r}; give the pixel store that the codes were"
-        " made from"
+        f"pixels of {name}: {path} has {what} {value!r}, and the token store {facts[1][what]!r};"
+        " give the pixel store that the codes were made from"
       )
   return pixels
-
-
-def _ends(store: store_lib.Store) -> tuple[str, ...]:
-  """Ids of the first and last record."""
-  return (store[0]["id"], store[len(store) - 1]["id"])

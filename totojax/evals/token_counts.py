@@ -8,8 +8,6 @@ Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
 V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import time
 from typing import Any
@@ -188,7 +186,7 @@ def _mark(store: store_lib.Store) -> str:
 
 def _load(path: epath.Path, stores: Stores) -> dict[str, tuple[int, np.ndarray]]:
   """(records counted, counts [V]); from zero for a store that has changed."""
-  arrays = files.read_npz(path) if path.exists() else {}
+  arrays = files.read_npz(path) if files.exists(path) else {}
   progress = {}
   for name, store in stores.items():
     progress[name] = (0, np.zeros(store.manifest.vocab, np.int64))

@@ -8,8 +8,6 @@ Shapes: B rows, V views of an item, I items of a batch, C classes, L layers,
 S settings, M items in all.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 from typing import Any

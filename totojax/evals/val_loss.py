@@ -8,11 +8,9 @@ Shapes: B rows of a batch, M rows in all, T target positions, N frames, G grid
 side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import chex
 from etils import epath
@@ -70,30 +68,21 @@ class PositionLoss:
   count_MN: np.ndarray
 
   @classmethod
-  def of(cls, parts: Iterable[Sums]) -> PositionLoss:
+  def total(cls, parts: Iterable[Sums]) -> Self:
     """Adds up the batches of a source; rows of padding count nothing.
 
     Raises:
       ValueError: there is no visual token in any of them.
     """
-    totals, sums, counts = None, [], []
+    totals, frames = np.zeros(()), []
     for part in parts:
       part = {k: np.asarray(v, np.float64) for k, v in part.items()}
-      at_T = np.stack([part["sum_T"], part["square_T"], part["count_T"]])
-      totals = at_T if totals is None else totals + at_T
+      totals = totals + np.stack([part["sum_T"], part["square_T"], part["count_T"]])
       real = part["count_BN"].sum(1) > 0
-      sums.append(part["sum_BN"][real])
-      counts.append(part["count_BN"][real])
-    if totals is None or not any(len(count) for count in counts):
+      frames.append((part["sum_BN"][real], part["count_BN"][real]))
+    if not any(len(count) for _, count in frames):
       raise ValueError("no validation row has a visual token; add data")
-    sum_T, square_T, count_T = totals
-    return cls(
-      sum_T=sum_T,
-      square_T=square_T,
-      count_T=count_T,
-      sum_MN=np.concatenate(sums),
-      count_MN=np.concatenate(counts),
-    )
+    return cls(*totals, *map(np.concatenate, zip(*frames)))
 
   @property
   def rows(self) -> int:
@@ -153,7 +142,7 @@ def evaluate(
     sources: finite batches of each source.
   """
   for name, batches in sources.items():
-    yield name, PositionLoss.of(sums(params, batch) for batch in batches)
+    yield name, PositionLoss.total(sums(params, batch) for batch in batches)
 
 
 def scalars(losses: Iterable[tuple[str, PositionLoss]]) -> Iterator[tuple[str, float]]:

@@ -13,9 +13,8 @@ import dataclasses
 import importlib
 from typing import Any, TYPE_CHECKING
 
-from totojax import plugins
+from totojax import plugins, rundir
 from totojax.config import roots
-from totojax.rundir import errors
 
 if TYPE_CHECKING:
   from etils import epath
@@ -34,6 +33,8 @@ class Job:
     shared: whether several processes do it together; else each would do it all.
     kept: whether it leaves a run directory; a plan, say, changes nothing and is
       made as often as one likes.
+    data: whether it leaves data alone, which may be on s3://; what else a run
+      leaves are checkpoints, say, which may not.
     checks: module that has `check` and `is_done` of the job's run directory, in
       place of those of `rundir.directory`.
     environment: variables that must be set before jax starts.
@@ -42,6 +43,7 @@ class Job:
   run: str
   shared: bool = False
   kept: bool = True
+  data: bool = False
   checks: str = "totojax.rundir.directory"
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -54,13 +56,13 @@ class Job:
 
 
 JOBS: Mapping[str, Job] = {
-  "render": Job("pixels:render"),
-  "decode": Job("pixels:decode"),
-  "photos": Job("pixels:photos"),
+  "render": Job("pixels:render", data=True),
+  "decode": Job("pixels:decode", data=True),
+  "photos": Job("pixels:photos", data=True),
   "tokenizer": Job("tokenizer:run", shared=True),
-  "shards": Job("shards:run"),
-  "tokenize": Job("tokenize.job:run", shared=True),
-  "plan": Job("plan:run", kept=False),
+  "shards": Job("shards:run", data=True),
+  "tokenize": Job("tokenize.job:run", shared=True, data=True),
+  "plan": Job("plan.job:run", kept=False),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),
   "tokens_report": Job("tokens_report:run"),
@@ -83,7 +85,7 @@ JOBS: Mapping[str, Job] = {
   "chain": Job("chain:run", shared=True, checks="totojax.jobs.chain"),
 }
 # What users can mend; `main` prints it as one line.
-ERRORS = (ValueError, ImportError, OSError, errors.RunError)
+ERRORS = (ValueError, ImportError, OSError, rundir.RunError)
 
 
 def find(name: str) -> Job:
@@ -113,7 +115,8 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
   # Only now: the table is read before jax may start.
   import jax
 
-  from totojax.rundir import directory
+  from totojax.rundir import console, directory, hosts
+  from totojax.storage import objects
 
   name = roots.job(config)
   job = find(name)
@@ -124,6 +127,10 @@ def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
       f" {jax.process_count()}; run it without --multihost. Jobs for several"
       f" processes: {', '.join(shared)}"
     )
+  if objects.is_url(workdir):  # before anything is built or read
+    from totojax.storage import door
+
+    hosts.first(lambda: door.check(workdir, say=console.say))
   config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.job(name)

@@ -7,13 +7,12 @@ itself, the row says so. Leaves `audit.csv`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import dataclasses
 import re
 from typing import Any
 
 from etils import epath
-import jax
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -56,9 +55,8 @@ def run(config: studies.Audit, workdir: epath.Path, interrupted: jobs.Interrupte
   del interrupted  # well below a second
   directory.begin(workdir, config)
   lines = audit()
-  if jax.process_index() == 0:
-    files.write_csv(workdir / "audit.csv", map(dataclasses.asdict, lines))
-    _print(lines)
+  files.write_csv(workdir / "audit.csv", map(vars, lines))
+  _print(lines)
   return True
 
 
@@ -67,8 +65,10 @@ def audit() -> list[Line]:
   return [*table_1(), *table_2(), *table_4(), *table_6(), *table_15(), *law()]
 
 
-def _line(where: str, source: str, what: str, printed: str, value: float) -> Line:
-  return Line(where, source, what, printed, value, agreement(printed, value))
+def _lines(where: str, source: str, printed: str, readings: Mapping[str, float]) -> Iterator[Line]:
+  """One printed number and what it is under each reading."""
+  for what, value in readings.items():
+    yield Line(where, source, what, printed, value, agreement(printed, value))
 
 
 def agreement(printed: str, value: float) -> str:
@@ -107,30 +107,28 @@ def _shape(preset: str, mlp_dim: float | None = None, tied: bool = True) -> llam
   return llama.LlamaConfig(**sizes, tied=tied)
 
 
+def _parameters(preset: str, mlp_dim: float | None = None, tied: bool = True) -> float:
+  return flops.parameters(_shape(preset, mlp_dim, tied), DVAE_VOCAB)
+
+
 def table_1() -> Iterator[Line]:
   """Parameters: which MLP size each of the three must have."""
   for name, printed in paper.TABLE_1.items():
     d = models.PRESETS[name]["width"]
     readings = {
-      "our preset, tied head": _shape(name),
-      "our preset, untied head": _shape(name, tied=False),
-      "MLP of 4 d, tied": _shape(name, 4 * d),
-      "MLP of 8/3 d, tied": _shape(name, 8 * d / 3),
+      "our preset, tied head": _parameters(name),
+      "our preset, untied head": _parameters(name, tied=False),
+      "MLP of 4 d, tied": _parameters(name, 4 * d),
+      "MLP of 8/3 d, tied": _parameters(name, 8 * d / 3),
     }
-    for what, shape in readings.items():
-      yield _line(
-        f"Table 1, {name}, parameters",
-        "section 3.2",
-        what,
-        printed,
-        flops.parameters(shape, DVAE_VOCAB),
-      )
+    yield from _lines(f"Table 1, {name}, parameters", "section 3.2", printed, readings)
 
 
 def table_2() -> Iterator[Line]:
   """Tokens from hours at 30 frames a second, and the sums in the text."""
   tokens = hours = 0.0
   for row in paper.SOURCES:
+    where, printed = f"Table 2, {row.name}, tokens", paper.TABLE_2_TOKENS[row.name]
     if row.hours is None:
       value = row.instances * TOKENS_OF_FRAME
       what = f"{row.instances:,} images x 256"
@@ -138,147 +136,100 @@ def table_2() -> Iterator[Line]:
       value = row.hours * 3600 * 30 * TOKENS_OF_FRAME
       what = f"{row.hours:,.0f} h at 30 frames/s x 256"
       hours += row.hours
-    yield _line(
-      f"Table 2, {row.name}, tokens", "section 3.3", what, paper.TABLE_2_TOKENS[row.name], value
-    )
+    yield from _lines(where, "section 3.3", printed, {what: value})
     tokens += value
     if row.hours is not None:
-      yield _line(
-        f"Table 2, {row.name}, tokens",
-        "section 3.4: every 4th frame",
-        "of the frames that a sequence can use",
-        paper.TABLE_2_TOKENS[row.name],
-        value / paper.STRIDE_FRAMES,
-      )
-  yield _line(
-    "text, all tokens", "section 3.3: 'about 2.5 trillion'", "sum of Table 2", "2.5T", tokens
-  )
-  yield Line(
-    "text, hours of video",
-    "section 3.3: 'over 100,000 hours'",
-    "sum of Table 2",
-    "100,000",
-    hours,
-    "rounds" if hours > 1e5 else "no",
-  )
-  yield _line(
-    "Table 2, ImageNet, instances",
-    "section 4: 'ImageNet-1k dataset'",
-    "training images of ImageNet-1k",
-    "13.9M",
-    paper.IMAGENET_1K_IMAGES,
-  )
+      strided = {"of the frames that a sequence can use": value / paper.STRIDE_FRAMES}
+      yield from _lines(where, "section 3.4: every 4th frame", printed, strided)
+  source = "section 3.3: 'about 2.5 trillion'"
+  yield from _lines("text, all tokens", source, "2.5T", {"sum of Table 2": tokens})
+  verdict = "rounds" if hours > 1e5 else "no"
+  source = "section 3.3: 'over 100,000 hours'"
+  yield Line("text, hours of video", source, "sum of Table 2", "100,000", hours, verdict)
+  images = {"training images of ImageNet-1k": paper.IMAGENET_1K_IMAGES}
+  source = "section 4: 'ImageNet-1k dataset'"
+  yield from _lines("Table 2, ImageNet, instances", source, "13.9M", images)
 
 
 def table_4() -> Iterator[Line]:
   """The compute column: parameters x images, whatever it is called."""
-  large = _shape("large")
-  n = flops.parameters(large, DVAE_VOCAB)
-  images = paper.IMAGENET_1K_IMAGES * paper.ABLATION_EPOCHS
+  n, images = _parameters("large"), paper.IMAGENET_1K_IMAGES * paper.ABLATION_EPOCHS
   low, high, staged = paper.TABLE_4
-  per_model, source = n * images, "section 4.1, 400 epochs"
-  rows = (
-    ("dVAE/16", low, "parameters x images x epochs", per_model),
-    (
-      "dVAE/16",
-      low,
-      "the same, untied head",
-      flops.parameters(_shape("large", tied=False), DVAE_VOCAB) * images,
-    ),
-    ("dVAE/16", low, "forward MACs of all 256 tokens", _forward(large, 256) * images),
-    ("dVAE/16", low, "training MACs (x 3)", 3 * _forward(large, 256) * images),
-    ("dVAE/32", high, "4 x dVAE/16", 4 * per_model),
-    ("dVAE/32", high, "forward MACs of all 1,024 tokens", _forward(large, 1024) * images),
-  )
-  for name, printed, what, value in rows:
-    yield _line(f"Table 4, {name}, MACs", source, what, printed, value)
+  source = "section 4.1, 400 epochs"
+  readings = {
+    "parameters x images x epochs": n * images,
+    "the same, untied head": _parameters("large", tied=False) * images,
+    "forward MACs of all 256 tokens": _forward(256) * images,
+    "training MACs (x 3)": 3 * _forward(256) * images,
+  }
+  yield from _lines("Table 4, dVAE/16, MACs", source, low, readings)
+  readings = {
+    "4 x dVAE/16": 4 * n * images,
+    "forward MACs of all 1,024 tokens": _forward(1024) * images,
+  }
+  yield from _lines("Table 4, dVAE/32, MACs", source, high, readings)
   for epochs, reason in ((1, "'only one epoch'"), (50, "no source")):
-    value = per_model + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
-    yield _line(
-      "Table 4, dVAE/16 to 32, MACs",
-      f"section 4.1: {reason}",
-      f"dVAE/16 and {epochs} epochs at 32 x 32",
-      staged,
-      value,
-    )
+    value = n * images + 4 * n * paper.IMAGENET_1K_IMAGES * epochs
+    readings = {f"dVAE/16 and {epochs} epochs at 32 x 32": value}
+    yield from _lines("Table 4, dVAE/16 to 32, MACs", f"section 4.1: {reason}", staged, readings)
+
+
+def _forward(tokens: int) -> float:
+  """MACs of Toto-large."""
+  shape = _shape("large")
+  return flops.forward_macs_per_token(shape, vocab=DVAE_VOCAB, context=tokens) * tokens
 
 
 def table_6() -> Iterator[Line]:
   """Parameters of GPT-2 and Mamba, whose depths are not printed."""
-  source = "section 4.1; 1,024 wide as large"
-  gpt2_preset = models.GPT2_PRESETS["280m"]
+  source, preset = "section 4.1; 1,024 wide as large", models.GPT2_PRESETS["280m"]
   readings = {
-    f"our preset, {gpt2_preset['depth']} layers": {},
+    f"our preset, {preset['depth']} layers": {},
     "16 layers, as large": {"depth": 16},
     "16 layers, MLP of 6 d": {"depth": 16, "mlp_dim": 6 * 1024},
   }
+  values = {}
   for what, changes in readings.items():
-    section = schema.to_dict(models.Gpt2(**gpt2_preset | changes))
-    yield _line(
-      "Table 6, GPT2, parameters",
-      source,
-      what,
-      paper.TABLE_6["gpt2"],
-      flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB),
-    )
-  ours = models.MAMBA_PRESETS["290m"]["depth"]
+    section = schema.to_dict(models.Gpt2(**preset | changes))
+    values[what] = flops.parameters(gpt2.Gpt2Config(**section), DVAE_VOCAB)
+  yield from _lines("Table 6, GPT2, parameters", source, paper.TABLE_6["gpt2"], values)
+  ours, values = models.MAMBA_PRESETS["290m"]["depth"], {}
   for depth in (ours, ours - 1, ours + 1, 48):
     what = f"{depth} layers" if depth != ours else f"our preset, {ours} layers"
     section = schema.to_dict(models.Mamba(depth=depth))
-    yield _line(
-      "Table 6, Mamba, parameters",
-      source,
-      what,
-      paper.TABLE_6["mamba"],
-      flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB),
-    )
-
-
-def _forward(shape: llama.LlamaConfig, tokens: int) -> float:
-  per_token = flops.forward_macs_per_token(shape, vocab=DVAE_VOCAB, context=tokens)
-  return per_token * tokens
+    values[what] = flops.parameters(mamba.MambaConfig(**section), DVAE_VOCAB)
+  yield from _lines("Table 6, Mamba, parameters", source, paper.TABLE_6["mamba"], values)
 
 
 def table_15() -> Iterator[Line]:
   """Parameters of a1 to a6, under the two usual MLPs."""
   for name, printed in paper.TABLE_15.items():
     d = models.PRESETS[name]["width"]
-    readings = {
+    shapes = {
       "our preset (8/3 d rounded up to 128), tied": _shape(name),
       "the same, untied": _shape(name, tied=False),
       "MLP of 4 d, tied": _shape(name, 4 * d),
       "MLP of 4 d, untied": _shape(name, 4 * d, tied=False),
     }
-    for what, shape in readings.items():
-      yield _line(
-        f"Table 15, {name}, parameters",
-        "section A.5",
-        what,
-        printed,
-        flops.parameters(shape, VQGAN_VOCAB),
-      )
+    values = {what: flops.parameters(shape, VQGAN_VOCAB) for what, shape in shapes.items()}
+    yield from _lines(f"Table 15, {name}, parameters", "section A.5", printed, values)
   presets = [models.PRESETS[name] for name in paper.TABLE_15]
   for key, (low, high) in paper.A5_RANGES.items():
     for what, printed, pick in (("least", low, min), ("most", high, max)):
-      yield _line(
-        f"section A.5, {what} {key}",
-        "section A.5, text",
-        "of Table 15",
-        printed,
-        pick(sizes[key] for sizes in presets),
-      )
+      value = {"of Table 15": pick(sizes[key] for sizes in presets)}
+      yield from _lines(f"section A.5, {what} {key}", "section A.5, text", printed, value)
 
 
 def law() -> Iterator[Line]:
   """What the unit of C in the printed law can be."""
   a, b = scaling.PAPER.a, scaling.PAPER.b
-  at, read = paper.LAW_READ_OFF
+  macs, loss = paper.LAW_READ_OFF
   for unit, name in ((1.0, "axis units"), (1e6, "1e6 of the axis")):
     yield _read(
-      f"Figure 9, dashed line at {at:g}",
+      f"Figure 9, dashed line at {macs:g}",
       f"{a} C^-{b} with C in {name}",
-      read,
-      a * (at / unit) ** -b,
+      loss,
+      a * (macs / unit) ** -b,
     )
   yield _read("the law's prefactor", "with C in the axis's own unit", a, a * 1e6**b)
   sequences = {}
@@ -298,28 +249,19 @@ def law() -> Iterator[Line]:
     )
 
 
-def _read(where: str, what: str, read: float, value: float) -> Line:
+def _read(where: str, what: str, loss: float, value: float) -> Line:
   """A line whose printed side was read off a figure, to a per cent."""
-  verdict = "reads" if abs(value / read - 1) < 0.01 else "no"
-  return Line(where, "section 4.9, Figure 9", what, f"{read:.4g}", value, verdict)
+  verdict = "reads" if abs(value / loss - 1) < 0.01 else "no"
+  return Line(where, "section 4.9, Figure 9", what, f"{loss:.4g}", value, verdict)
 
 
 def _print(lines: list[Line]) -> None:
-  table = rich_table.Table(title="the paper, worked out again")
-  for head in ("where", "source", "reading", "printed", "worked out", ""):
-    right = head in ("printed", "worked out")
-    table.add_column(head, justify="right" if right else "left")
+  table = rich_table.Table("where", "source", "reading", title="the paper, worked out again")
+  for head in ("printed", "worked out", ""):
+    table.add_column(head, justify="right" if head else "left")
   for line in lines:
-    style = "bold" if line.verdict == "no" else ""
-    table.add_row(
-      line.where,
-      line.source,
-      line.what,
-      line.printed,
-      f"{line.value:.4g}",
-      line.verdict,
-      style=style,
-    )
+    cells = dataclasses.astuple(dataclasses.replace(line, value=f"{line.value:.4g}"))
+    table.add_row(*cells, style="bold" if line.verdict == "no" else "")
   rich_console.Console().print(table)
   wrong = [line for line in lines if line.verdict == "no"]
   console.say(

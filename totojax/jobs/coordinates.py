@@ -18,7 +18,6 @@ from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from rich import console as rich_console
 from rich import table as rich_table
 
@@ -26,27 +25,23 @@ from totojax import assembly, jobs, sequence
 from totojax import step as step_lib
 from totojax.config import studies
 from totojax.config.pretrain import Pretrain
+from totojax.jobs.bench import training
 from totojax.jobs.sweep import expand
 from totojax.optim import adamw
-from totojax.report import sweep_plots
+from totojax.report import plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 
 QUANTITIES = ("residual", "logits", "attention")
-KEPT = ("residual", "logits")  # attention may shrink: q k is a mean under µP
+STEADY = ("residual", "logits")  # attention may shrink: q k is a mean under µP
 RANGE = (0.5, 2.0)  # largest over smallest width, after the last update
 
 
 def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Measures every model; False when interrupted."""
-  settings = config.coord_check
+  settings, base = config.coord_check, config.pretrain
   cases = [
-    (
-      kind,
-      expand.changed(
-        config.pretrain, kind=kind, model=sizes, lr=2.0**settings.log2_lr, seed=config.pretrain.seed
-      ),
-    )
+    (kind, expand.changed(base, kind=kind, model=sizes, lr=2.0**settings.log2_lr, seed=base.seed))
     for kind in settings.parametrisations
     for _, sizes in expand.narrow_first(settings.models)
   ]
@@ -63,10 +58,10 @@ def run(config: studies.CoordCheckJob, workdir: epath.Path, interrupted: jobs.In
       history = measure(case, rows=settings.rows, updates=settings.updates)
       rows += [labels | {"update": i, **sizes} for i, sizes in enumerate(history)]
       bar.advance()
-  if jax.process_index() == 0:
-    files.write_csv(workdir / "coordinates.csv", rows)
-    sweep_plots.coordinates_figure(workdir)
-    _print(rows)
+  files.write_csv(workdir / "coordinates.csv", rows)
+  for quantity in (q for q in QUANTITIES if q in rows[0]):  # Mamba has no attention
+    plots.write(workdir / f"coordinates_{quantity}.png", plots.by_width(rows, quantity))
+  _print(rows)
   return True
 
 
@@ -82,8 +77,7 @@ def measure(config: Pretrain, *, rows: int, updates: int) -> list[dict[str, floa
     For each of 0, 1, ... `updates`: the residual stream after the last block,
     the logits of real tokens, and the last layer's attention logits.
   """
-  chosen = assembly.parametrisation(config)
-  task = task_lib.Pretrain(assembly.model(config), chosen)
+  task = task_lib.Pretrain(assembly.model(config), assembly.parametrisation(config))
   tx = adamw.make(config.optim, axes=task.axes().params, steps=updates, rules=task.rules)
   step_fn = functools.partial(
     step_lib.train_step,
@@ -96,23 +90,13 @@ def measure(config: Pretrain, *, rows: int, updates: int) -> list[dict[str, floa
   step_fn = jax.jit(step_fn, donate_argnums=0)
   measured = jax.jit(functools.partial(coordinates, task))
   state = jax.jit(functools.partial(step_lib.init_state, task, tx))(jax.random.key(config.seed))
-  batch = random_batch(task.spec, rows, seed=config.seed)
-  history = [measured(state.params, batch["tokens"])]
+  tokens_BR = jnp.asarray(training.random_rows(task.spec, rows, seed=config.seed))
+  batch = {"tokens": tokens_BR, "source": jnp.zeros(rows, jnp.int32)}
+  history = [measured(state.params, tokens_BR)]
   for _ in range(updates):
     state, _ = step_fn(state, batch)
-    history.append(measured(state.params, batch["tokens"]))
+    history.append(measured(state.params, tokens_BR))
   return [{k: float(v) for k, v in sizes.items()} for sizes in history]
-
-
-def random_batch(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> dict[str, jax.Array]:
-  """`rows` videos of random codes."""
-  rng = np.random.default_rng(seed)
-  shape = (rows, spec.frames, spec.frame_tokens)
-  tokens_BR = [
-    sequence.build(codes_NP, kind="video", spec=spec)
-    for codes_NP in rng.integers(0, spec.vocab, shape)
-  ]
-  return {"tokens": jnp.asarray(np.stack(tokens_BR)), "source": jnp.zeros(rows, jnp.int32)}
 
 
 def _sown(model: nn.Module, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any]:
@@ -123,9 +107,9 @@ def _sown(model: nn.Module, params: Any, inputs_BT: jax.Array) -> tuple[jax.Arra
 def coordinates(task: task_lib.Pretrain, params: Any, tokens_BR: jax.Array) -> dict[str, jax.Array]:
   """Mean absolute `QUANTITIES` of one forward pass; Mamba has no attention."""
   inputs_BT, _ = sequence.split(tokens_BR)
-  logits_BTV, kept = _sown(task.model, params, inputs_BT)
+  logits_BTV, sown = _sown(task.model, params, inputs_BT)
   # Layers are stacked in front; a sown value is a tuple of one.
-  blocks = kept["intermediates"]["blocks"]
+  blocks = sown["intermediates"]["blocks"]
   (residual_LBTD,) = blocks["residual"]
   real = task.spec.vocab + sequence.SPECIALS
   quantities = {
@@ -146,29 +130,33 @@ def ratios(rows: list[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
   After the last update.
   """
-  last = max(row["update"] for row in rows)
   out = {}
-  for kind in dict.fromkeys(row["parametrisation"] for row in rows):
-    ends = [row for row in rows if row["parametrisation"] == kind and row["update"] == last]
-    small = min(ends, key=lambda row: row["width"])
-    large = max(ends, key=lambda row: row["width"])
-    out[kind] = {q: large[q] / small[q] for q in QUANTITIES if q in large}
-  return out
+  for row in sorted(_last(rows), key=lambda row: row["width"]):
+    out.setdefault(row["parametrisation"], []).append(row)
+  return {
+    kind: {q: own[-1][q] / own[0][q] for q in QUANTITIES if q in own[0]}
+    for kind, own in out.items()
+  }
+
+
+def _last(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+  """Those after the last update."""
+  last = max(row["update"] for row in rows)
+  return [row for row in rows if row["update"] == last]
 
 
 def _print(rows: list[Mapping[str, Any]]) -> None:
-  last = max(row["update"] for row in rows)
-  table = rich_table.Table(title=f"mean |x| after {last} updates")
+  rows = _last(rows)
   quantities = [q for q in QUANTITIES if q in rows[0]]
-  for head in ("", "width", *quantities):
-    table.add_column(head, justify="right" if head else "left")
+  table = rich_table.Table("", title=f"mean |x| after {rows[0]['update']} updates")
+  for head in ("width", *quantities):
+    table.add_column(head, justify="right")
   for row in rows:
-    if row["update"] == last:
-      values = [f"{row[q]:.4g}" for q in quantities]
-      table.add_row(row["parametrisation"], str(row["width"]), *values)
+    values = [f"{row[q]:.4g}" for q in quantities]
+    table.add_row(row["parametrisation"], str(row["width"]), *values)
   rich_console.Console().print(table)
   for kind, growth in ratios(rows).items():
     text = ", ".join(f"{q} x {ratio:.3g}" for q, ratio in growth.items())
-    kept = all(RANGE[0] <= growth[q] <= RANGE[1] for q in KEPT)
-    claim = "keep their size" if kept else "do not keep their size"
+    keeps = all(RANGE[0] <= growth[q] <= RANGE[1] for q in STEADY)
+    claim = "keep their size" if keeps else "do not keep their size"
     console.say(f"{kind}: {text} from the smallest to the largest width; {claim}")

@@ -25,19 +25,18 @@ def run(config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interr
     ValueError: a run is missing or has no training losses.
   """
   del interrupted  # seconds
-  chosen = config.curves
-  runs = finished.read(chosen.runs, "curves.runs")
+  settings = config.curves
+  runs = finished.read(settings.runs, "curves.runs")
   finished.check_alike(runs, "curves.runs", compute=False)
-  rows = [row for source in runs for row in points(source, chosen)]
+  rows = [row for source in runs for row in points(source, settings)]
   directory.begin(workdir, config, points=len(rows))
   files.write_csv(workdir / "curves.csv", rows)
-  draw = curves_page.drawing(reading.Folder(workdir))
-  plots.write(workdir / "curves.png", draw)
+  plots.write(workdir / "curves.png", curves_page.drawing(reading.RunFolder(workdir)))
   console.say(f"report: {curves_page.write_report(workdir)}")
   return True
 
 
-def points(source: finished.PastRun, chosen: studies.Curves) -> list[dict[str, Any]]:
+def points(source: finished.PastRun, settings: studies.Curves) -> list[dict[str, Any]]:
   """A row for each logged loss, the mean of the last `window` of them.
 
   Raises:
@@ -53,7 +52,7 @@ def points(source: finished.PastRun, chosen: studies.Curves) -> list[dict[str, A
   losses = np.array([loss for _, loss in logged])
   sums = np.concatenate([[0.0], np.cumsum(losses)])
   ends = np.arange(1, len(losses) + 1)
-  begins = np.maximum(ends - chosen.window, 0)
+  begins = np.maximum(ends - settings.window, 0)
   means = (sums[ends] - sums[begins]) / (ends - begins)
   return [
     {
@@ -62,7 +61,7 @@ def points(source: finished.PastRun, chosen: studies.Curves) -> list[dict[str, A
       "step": step,
       "tokens": step * source.manifest["tokens_per_step"],
       "loss": float(mean),
-      "printed": chosen.printed.get(source.name),
+      "printed": settings.printed.get(source.name),
     }
     for (step, _), mean in zip(logged, means)
   ]

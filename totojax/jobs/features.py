@@ -14,7 +14,7 @@ Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from totojax import jobs
 from totojax.config.corpus import FeatureFiles, Features
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import media, workers
@@ -29,11 +30,12 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
-from totojax.rundir import console, directory, files, pieces
+from totojax.rundir import directory, files, pieces
 from totojax.trained import backbone, encoders
 from totojax.trained import model as pretrained
 
-_INDEX = ("store", "file", "row", "id", "clip", "label")
+Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
+_CLIP = ("id", "clip", "label")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class _Model:
     frames: of a clip, at most.
     size_px: side of the frames.
     facts: what other features would differ in.
-    ready: kind of the items -> (clips [R, N, S, S, 3] -> [L, R, ...]).
+    ready: kind of the items -> what computes features of their clips.
   """
 
   name: str
@@ -54,31 +56,23 @@ class _Model:
   frames: int
   size_px: int
   facts: Mapping[str, Any]
-  ready: Callable[[str], Callable[[np.ndarray], np.ndarray]]
+  ready: Callable[[str], Compute]
 
 
-def _of_run(config: Features) -> _Model:
-  wanted = config.features
+def _from_run(config: Features) -> _Model:
+  settings = config.features
   source = backbone.find(config.model_run, patches=True)
   spec, depth = source.model.spec, source.model.config.depth
-  layers = tuple(wanted.layers) or tuple(range(depth + 1))
+  layers = tuple(settings.layers) or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
-  tokenizer = backbone.find_tokenizer(source, wanted.tokenizer)
+  tokenizer = backbone.find_tokenizer(source, settings.tokenizer)
 
-  def ready(kind: str) -> Callable[[np.ndarray], np.ndarray]:
-    model = pretrained.load(source.path, tokenizer=wanted.tokenizer, depth=layers[-1])
-
-    def features(clips_RNSS3: np.ndarray) -> np.ndarray:
-      image = kind == "image"
-      return model.features(
-        clips_RNSS3[:, 0] if image else clips_RNSS3,
-        layer=layers,
-        pool=wanted.pool,
-        kind=kind,
-        rows=wanted.rows,
-      )
-
-    return features
+  def ready(kind: str) -> Compute:
+    model = pretrained.load(source.path, tokenizer=settings.tokenizer, depth=layers[-1])
+    options = {"layer": layers, "pool": settings.pool, "kind": kind, "rows": settings.rows}
+    if kind == "image":
+      return lambda clips_RNSS3: model.features(clips_RNSS3[:, 0], **options)
+    return lambda clips_RNSS3: model.features(clips_RNSS3, **options)
 
   return _Model(
     name=str(source.path),
@@ -90,19 +84,19 @@ def _of_run(config: Features) -> _Model:
   )
 
 
-def _of_encoder(config: Features) -> _Model:
-  wanted = config.features
+def _from_encoder(config: Features) -> _Model:
+  settings, path = config.features, config.features.encoder
   if config.model_run:
     raise ConfigError(
-      f"model_run is {config.model_run} and features.encoder"
-      f" {wanted.encoder}; features are of one of them: empty the other"
+      f"model_run is {config.model_run} and features.encoder {path};"
+      " features are of one of them: empty the other"
     )
-  encoder = encoders.load(wanted.encoder)
-  layers = tuple(wanted.layers) or encoder.layers
+  encoder = encoders.load(path)
+  layers = tuple(settings.layers) or encoder.layers
   unknown = sorted(set(layers) - set(encoder.layers))
   if unknown or list(layers) != sorted(set(layers)):
     raise ConfigError(
-      f"features.layers is {layers}; {wanted.encoder} has layers"
+      f"features.layers is {layers}; {path} has layers"
       f" {encoder.layers}: name some, in increasing order"
     )
   places = [encoder.layers.index(layer) for layer in layers]
@@ -111,47 +105,45 @@ def _of_encoder(config: Features) -> _Model:
     x_LR = np.asarray(encoder.features(clips_RNSS3))
     expected = (len(encoder.layers), len(clips_RNSS3))
     kind = {3: "clip", 4: "token"}.get(x_LR.ndim)
-    if kind != wanted.pool or x_LR.shape[:2] != expected:
-      form = "tokens, width" if wanted.pool == "token" else "width"
+    if kind != settings.pool or x_LR.shape[:2] != expected:
+      form = "tokens, width" if settings.pool == "token" else "width"
       raise ValueError(
-        f"{wanted.encoder} gave features of shape {x_LR.shape}; for"
-        f" {len(clips_RNSS3)} clips and features.pool {wanted.pool!r} they"
+        f"{path} gave features of shape {x_LR.shape}; for"
+        f" {len(clips_RNSS3)} clips and features.pool {settings.pool!r} they"
         f" are [{expected[0]} layers, {expected[1]}, {form}]"
       )
     return x_LR[places]
 
-  with open(wanted.encoder, "rb") as file:
-    digest = hashlib.sha256(file.read()).hexdigest()
+  digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
   return _Model(
-    name=wanted.encoder,
+    name=path,
     layers=layers,
     frames=encoder.frames,
     size_px=encoder.size_px,
-    facts={"encoder": wanted.encoder, "sha256": digest},
+    facts={"encoder": path, "sha256": digest},
     ready=lambda kind: features,
   )
 
 
-def run(config: Features, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
+def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Writes the features of every item; False when interrupted.
 
   Raises:
     ValueError: the run, a layer or the source does not fit, or no item of a
       split gives a clip.
   """
-  wanted = config.features
-  model = _of_encoder(config) if wanted.encoder else _of_run(config)
-  work = stores.work(_sized(config, model), workdir)
-  for part in work.parts:
+  model = _from_encoder(config) if config.features.encoder else _from_run(config)
+  parts = stores.parts(_sized(config, model), workdir)
+  for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
   directory.begin(workdir, config, **model.facts)
-  listing = {part.name: part.info["listing"] for part in work.parts}
+  listing = {part.name: part.info["listing"] for part in parts}
   backbone.check_same({**model.facts, "listing": listing}, workdir)
-  compute = model.ready(work.parts[0].listing.kind)
-  for part in work.parts:
+  compute = model.ready(parts[0].listing.kind)
+  for part in parts:
     if not _make(part, compute, model.layers, config, interrupted):
       return False
-  _finish(work, wanted, workdir)
+  _finish(parts, config.features, workdir)
   return True
 
 
@@ -183,49 +175,34 @@ def _sized(config: Features, model: _Model) -> Features:
 
 
 def _make(
-  part: stores.Part,
-  compute: Callable[[np.ndarray], np.ndarray],
+  part: stores.CorpusStore,
+  compute: Compute,
   layers: tuple[int, ...],
   config: Features,
-  interrupted: Callable[[int], bool],
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Makes the files of a split that are not there; False when interrupted."""
-  part.path.mkdir(parents=True, exist_ok=True)
+  files.make_folder(part.path)
   notes = pieces.Pieces(part.path)
   todo = [u for u in part.units if notes.read(u.number) is None]
-  total, left = (sum(len(unit.items) for unit in some) for some in (part.units, todo))
-  decoded = workers.decode(
-    (item for unit in todo for item in unit.items),
-    part.spec,
-    seed=config.seed,
-    workers=min(workers.processes(config.amount.workers), left),
-    ahead=config.amount.ahead,
-  )
-  with console.tracking(
-    f"features {part.name}", unit="items", total=total, done=total - left
-  ) as bar:
-    try:
-      for unit in todo:
-        rows = _Rows(compute, layers, config.features)
-        for _ in unit.items:
-          rows.add(next(decoded))
-          bar.advance()
-          if interrupted(bar.done):
-            return False
-        rows.write(part.path, unit.number)
-    finally:
-      decoded.close()
+  with part.decoding("features", part.units, todo, config) as (items, bar):
+    for unit in todo:
+      rows = _Rows(compute, layers, config.features)
+      for item in items(unit):
+        rows.add(item)
+        bar.advance()
+        if interrupted(bar.done):
+          return False
+      rows.write(part.path, unit.number)
   return True
 
 
 class _Rows:
   """The clips of a unit: features as soon as a forward pass is full."""
 
-  def __init__(
-    self, compute: Callable[[np.ndarray], np.ndarray], layers: tuple[int, ...], wanted: FeatureFiles
-  ):
-    self._features, self._layers, self._wanted = compute, layers, wanted
-    self._pending, self._made = [], []
+  def __init__(self, compute: Compute, layers: tuple[int, ...], settings: FeatureFiles):
+    self._features, self._layers, self._settings = compute, layers, settings
+    self._pending, self._computed = [], []
     self._clips: list[dict[str, Any]] = []
     self._skipped: list[dict[str, str]] = []
 
@@ -236,45 +213,44 @@ class _Rows:
     for number, clip_NSS3 in enumerate(item.clips):
       self._pending.append(clip_NSS3)
       self._clips.append({"id": item.item.id, "clip": number, "label": item.label})
-    if len(self._pending) >= self._wanted.rows:
+    if len(self._pending) >= self._settings.rows:
       self._compute()
 
   def write(self, folder: epath.Path, unit: int) -> None:
     """The file of all that was added, then its note."""
     if self._pending:
       self._compute()
-    if self._made:
-      whole_LR = np.concatenate(self._made, axis=1)
-      names = map(feature_files.layer_name, self._layers)
-      arrays = dict(zip(names, whole_LR))
-      labels = [clip["label"] for clip in self._clips]
-      arrays["label"] = np.array(labels, np.int32)
-      data = feature_files.to_bytes(arrays, self._wanted.format)
-      name = f"{unit:05d}.{self._wanted.format}"
+    if self._computed:
+      whole_LR = np.concatenate(self._computed, axis=1)
+      arrays = dict(zip(map(feature_files.layer_name, self._layers), whole_LR))
+      arrays["label"] = np.array([clip["label"] for clip in self._clips], np.int32)
+      data = feature_files.to_bytes(arrays, self._settings.format)
+      name = f"{unit:05d}.{self._settings.format}"
       files.write_bytes(folder / name, data)
     note = {"clips": self._clips, "skipped": self._skipped}
     pieces.Pieces(folder).write(unit, note)
 
   def _compute(self) -> None:
     features_LR = self._features(np.stack(self._pending))
-    self._made.append(features_LR.astype(self._wanted.dtype))
+    self._computed.append(features_LR.astype(self._settings.dtype))
     self._pending.clear()
 
 
-def _finish(work: stores.Work, wanted: FeatureFiles, workdir: epath.Path) -> None:
+def _finish(
+  parts: Sequence[stores.CorpusStore], settings: FeatureFiles, workdir: epath.Path
+) -> None:
   """The tables, and what a user wants to know of them."""
   index, skipped, empty = [], [], []
-  for part in work.parts:
+  for part in parts:
     ids, names = [], []
     for unit in part.units:
       note = pieces.Pieces(part.path).require(unit.number)
-      file = f"{part.name}/{unit.number:05d}.{wanted.format}"
+      name = f"{unit.number:05d}.{settings.format}"
       if note["clips"]:
-        names.append(f"{unit.number:05d}.{wanted.format}")
+        names.append(name)
       for row, clip in enumerate(note["clips"]):
-        where = part.name, file, row
-        index.append((*where, clip["id"], clip["clip"], clip["label"]))
-      ids += [clip["id"] for clip in note["clips"]]
+        index.append((part.name, f"{part.name}/{name}", row, *(clip[key] for key in _CLIP)))
+        ids.append(clip["id"])
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
     print(f"{part.path}: features of {len(ids)} clips from {len(part.listing.items)} items")
     if not ids:
@@ -282,9 +258,9 @@ def _finish(work: stores.Work, wanted: FeatureFiles, workdir: epath.Path) -> Non
       continue
     contents = {"classes": part.listing.classes, "files": names, "ids": ids}
     files.write_json(part.path / feature_files.WHOLE, contents)
-  files.write_table(workdir / "index.csv", index, header=_INDEX)
+  files.write_table(workdir / "index.csv", index, header=("store", "file", "row", *_CLIP))
   files.write_table(workdir / "skipped.csv", skipped, header=("store", "id", "reason"))
-  stores.write_missing(work, workdir)
+  stores.write_missing(parts, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")
   if empty:

@@ -12,13 +12,14 @@ Shapes: R records, T frames, G grid side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import hashlib
 import itertools
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
 from totojax.data.store import certificates, shards
@@ -26,23 +27,22 @@ from totojax.data.store import store as store_lib
 from totojax.rundir import console, directory, files
 
 READ_RECORDS = 256  # at a time
+_HEADER = "same,held_out,held_out_record,held_out_id,train,train_record,train_id".split(",")
 
 
-def run(
-  config: tokens_config.Leakage, workdir: epath.Path, interrupted: Callable[[int], bool]
-) -> bool:
+def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Writes `leakage.csv`; False when interrupted.
 
   Raises:
     ValueError: no store is named, or something of a held-out store is in a
       training store and `leakage.fail` asks for an error.
   """
-  wanted = config.leakage
+  settings = config.leakage
   for name in ("train", "validation"):
-    if not getattr(wanted, name):
+    if not getattr(settings, name):
       raise ValueError(f"leakage.{name} names no store; name at least one")
-  train = [_open(path) for path in wanted.train]
-  held_out = [_open(path) for path in wanted.validation]
+  train = [_open(path) for path in settings.train]
+  held_out = [_open(path) for path in settings.validation]
   for store in (*train, *held_out):
     if store.manifest.tokenizer != train[0].manifest.tokenizer:
       raise ValueError(
@@ -53,44 +53,30 @@ def run(
   directory.begin(workdir, config)
   ids, tokens = {}, {}
   for store in held_out:
-    for record, (item, marks) in enumerate(_records(store, wanted.per)):
-      ids.setdefault(items_lib.video_id(item), (store.path, record))
+    for record, (item, marks) in enumerate(_records(store, settings.per)):
+      video = items_lib.video_id(item)
+      ids.setdefault(video, (store.path, record, video, video))
       for mark in marks:
-        tokens.setdefault(mark, (store.path, record, item))
+        tokens.setdefault(mark, (store.path, record, item, video))
   rows, matches = [], set()
   for store in train:
-    for record, (item, marks) in enumerate(_records(store, wanted.per)):
+    for record, (item, marks) in enumerate(_records(store, settings.per)):
       if interrupted(record):
         return False
       video = items_lib.video_id(item)
-      if video in ids:
-        where, held = ids[video]
-        rows.append(("id", where, held, video, store.path, record, item))
-        matches.add((where, video))
-      for mark in marks & tokens.keys():
-        where, held, other = tokens[mark]
-        rows.append((wanted.per, where, held, other, store.path, record, item))
-        matches.add((where, items_lib.video_id(other)))
-  files.write_table(
-    workdir / "leakage.csv",
-    rows,
-    header=(
-      "same",
-      "held_out",
-      "held_out_record",
-      "held_out_id",
-      "train",
-      "train_record",
-      "train_id",
-    ),
-  )
+      same = [("id", *ids[video])] if video in ids else []
+      same += [(settings.per, *tokens[mark]) for mark in marks & tokens.keys()]
+      for kind, path, held_record, held_item, held_video in same:
+        rows.append((kind, path, held_record, held_item, store.path, record, item))
+        matches.add((path, held_video))
+  files.write_table(workdir / "leakage.csv", rows, header=_HEADER)
   for store, other in itertools.product(train, held_out):
     certificates.check(store, other)  # a start of training asks no more
   text = (
     f"{len(matches)} of {len(ids)} held-out items are also in training data"
     f" ({workdir / 'leakage.csv'})"
   )
-  if matches and wanted.fail:
+  if matches and settings.fail:
     raise ValueError(
       f"{text}; make the training stores again with source.exclude naming the"
       " held-out store, or set leakage.fail=False"
@@ -118,11 +104,6 @@ def _records(store: store_lib.Store, per: str) -> Iterator[tuple[str, set[bytes]
       stop = min(start + READ_RECORDS, len(store))
       codes_RP = store.read(np.arange(start, stop))["codes"]
       for item, codes_P in zip(ids[start:stop], codes_RP, strict=True):
-        yield (
-          item,
-          {
-            hashlib.blake2b(part.tobytes(), digest_size=16).digest()
-            for part in np.split(codes_P, parts)
-          },
-        )
+        pieces = (part.tobytes() for part in np.split(codes_P, parts))
+        yield item, {hashlib.blake2b(piece, digest_size=16).digest() for piece in pieces}
       bar.advance(stop - start)

@@ -6,61 +6,61 @@ had to be downloaded is in `downloads` beside it, and may be deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import hashlib
 import pathlib
 
 from etils import epath
 
+from totojax import jobs
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
-from totojax.rundir import directory, lock
+from totojax.rundir import directory, files, lock
 from totojax.tokenizers.released import download, official
 
 
 def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
   """Raises ConfigError unless there is one of each list for every file."""
   for name in ("files", "urls", "sha256"):
-    given = getattr(settings, name)
-    if given and len(given) != len(kind.files):
+    entries = getattr(settings, name)
+    if entries and len(entries) != len(kind.files):
       raise ConfigError(
-        f"official.{name} has {len(given)} entries; {kind.name} is made of"
+        f"official.{name} has {len(entries)} entries; {kind.name} is made of"
         f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
         " each, or none"
       )
 
 
-def run(config: tokens.Official, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
+def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Downloads what is not given, and converts it; False when interrupted."""
   settings = config.official
   kind = official.find(settings.kind)
   _check_count(settings, kind)
-  workdir.mkdir(parents=True, exist_ok=True)
+  files.make_folder(workdir)
   lock.take(workdir)
-  files = [pathlib.Path(file) for file in settings.files]
-  if not files:
+  parts = [pathlib.Path(file) for file in settings.files]
+  if not parts:
     folder = pathlib.Path(workdir) / "downloads"
     folder.mkdir(exist_ok=True)
     for i, url in enumerate(settings.urls or kind.urls):
       # Two addresses never share a file, nor the part of one.
       mark = hashlib.sha256(url.encode()).hexdigest()[:8]
-      files.append(folder / f"{mark}-{kind.files[i]}")
+      parts.append(folder / f"{mark}-{kind.files[i]}")
       if not download.fetch(
         url,
-        files[i],
+        parts[i],
         sha256=settings.sha256[i] if settings.sha256 else None,
         interrupted=lambda: interrupted(0),
       ):
         return False
   try:
     fingerprint = official.convert(
-      kind, files, workdir / "tokenizer.safetensors", sha256=settings.sha256
+      kind, parts, workdir / "tokenizer.safetensors", sha256=settings.sha256
     )
   except ValueError as error:
     if settings.files:
       raise
     raise ValueError(
-      f"{error}\nWhat was downloaded stays in {files[0].parent}; delete it to"
+      f"{error}\nWhat was downloaded stays in {parts[0].parent}; delete it to"
       " fetch it again, or give other addresses as official.urls"
     ) from error
   # Only now is it a run: wrong files can be replaced by others in its config.

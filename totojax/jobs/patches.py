@@ -31,7 +31,7 @@ from totojax.tokenizers import patches, weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class PatchTask:
   """What is trained, and what goes with it.
 
   Attributes:
@@ -47,36 +47,35 @@ class Task:
   frozen: Any
 
 
-def task(config: Pretrain, backend: str = "") -> Task:
+def task(config: Pretrain, backend: str = "") -> PatchTask:
   """The task of a config with `patches.inputs`.
 
   Raises:
     ConfigError: the tokenizer does not fit, or is missing, or too many.
   """
-  chosen, spec = config.patches, config.sequence
-  size = chosen.size
-  path = config.data.encode_with
-  if chosen.targets == bool(path):
-    wanted = '""' if chosen.targets else "a tokenizer file, or 'shipped'"
+  spec, size, path = config.sequence, config.patches.size, config.data.encode_with
+  from_pixels = config.patches.targets
+  if from_pixels == bool(path):
+    form = '""' if from_pixels else "a tokenizer file, or 'shipped'"
     raise ConfigError(
       f"config key data.encode_with is {path!r}; with patches.targets ="
-      f" {chosen.targets} it must be {wanted}"
+      f" {from_pixels} it must be {form}"
     )
   model = assembly.model(config, backend)
   assert isinstance(model, patched.PatchTrunk)
   inner = task_lib.Patches(model, size, assembly.parametrisation(config))
-  if chosen.targets:
-    return Task(inner, inner, patches.tokenizer(size).fingerprint, None)
+  if from_pixels:
+    return PatchTask(inner, inner, patches.tokenizer(size).fingerprint, None)
   tokenizer = weights.load(path)
   _check(tokenizer, spec, size.side_px)
   times = size.side_px // tokenizer.factor
 
-  def codes_of(params, frames_BSS3):
+  def codes(params, frames_BSS3):
     return tokenizer.codes_of(params, smaller(frames_BSS3, times))
 
-  of_patches = dataclasses.replace(tokenizer, factor=size.side_px, codes_of=codes_of)
-  trained = encode.EncodeFrames(inner, of_patches, spec=spec, keep_frames=True)
-  return Task(inner, trained, tokenizer.fingerprint, trained.frozen)
+  encoder = dataclasses.replace(tokenizer, factor=size.side_px, codes_of=codes)
+  trained = encode.EncodeFrames(inner, encoder, spec=spec, keep_frames=True)
+  return PatchTask(inner, trained, tokenizer.fingerprint, trained.frozen)
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
@@ -115,8 +114,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   """
   goal = task(config)
   spec, side = goal.inner.spec, goal.inner.config.side_px
-  layout = sharding.layout(config.mesh)
-  size = config.train
+  layout, size = sharding.layout(config.mesh), config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
   training = pretrain.open_sources(config, spec, pixels=True)
   held_out = pretrain.open_validation(config, spec, pixels=True)
@@ -173,7 +171,9 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   )
 
 
-def nll(task: Task, both: tuple[Any, Any], batch: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+def nll(
+  task: PatchTask, both: tuple[Any, Any], batch: Mapping[str, Any]
+) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:

@@ -8,11 +8,12 @@ Shapes: K crops of a video, N frames, H and W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
 from totojax.config import pixels as pixels_config
 from totojax.config import schema
 from totojax.config.schema import ConfigError
@@ -23,10 +24,10 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import fill
 from totojax.rundir import directory, files
 
-Interrupted = Callable[[int], bool]
 
-
-def render(config: pixels_config.Render, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def render(
+  config: pixels_config.Render, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> bool:
   """Renders labelled clips; False when interrupted."""
   scene = synthetic.SyntheticConfig(**vars(config.scene), seed=config.seed)
   amount = config.amount
@@ -34,7 +35,7 @@ def render(config: pixels_config.Render, workdir: epath.Path, interrupted: Inter
   def split(first: int, count: int) -> fill.Split:
     def make(i):
       clip = synthetic.render(scene, first + i)
-      return fill.Records(
+      return fill.Clips(
         id=f"rendered/{scene.seed}/{first + i}",
         label=synthetic.label(clip, amount.label, scene.moves),
         clips_KNHW3=clip.frames_NHW3[None],
@@ -58,7 +59,9 @@ def render(config: pixels_config.Render, workdir: epath.Path, interrupted: Inter
   return fill.stores(workdir, splits, interrupted, verb="rendering", unit="clips")
 
 
-def decode(config: pixels_config.Decode, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def decode(
+  config: pixels_config.Decode, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
   Videos that give no clip are listed in `skipped.csv`, with the reason.
@@ -80,7 +83,7 @@ def decode(config: pixels_config.Decode, workdir: epath.Path, interrupted: Inter
       if isinstance(clips, items_lib.Skipped):
         skipped.add(clips)
         return None
-      return fill.Records(id=items[i].id, label=None, clips_KNHW3=clips)
+      return fill.Clips(id=items[i].id, label=None, clips_KNHW3=clips)
 
     manifest = fill.manifest(
       frames=spec.frames,
@@ -102,14 +105,9 @@ def decode(config: pixels_config.Decode, workdir: epath.Path, interrupted: Inter
 
   splits = {name: split(items) for name, items in parts.items()}
   directory.begin(workdir, config)
-  finished = fill.stores(
-    workdir,
-    splits,
-    interrupted,
-    verb="decoding",
-    unit="videos",
-    see=f" of {amount.root}; the reasons are in {skipped.path}",
-  )
+  see = f" of {amount.root}; the reasons are in {skipped.path}"
+  names = {"verb": "decoding", "unit": "videos", "see": see}
+  finished = fill.stores(workdir, splits, interrupted, **names)
   if finished:
     skipped.report()
   return finished
@@ -133,7 +131,9 @@ def _videos(
     ) from error
 
 
-def photos(config: pixels_config.Photos, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def photos(
+  config: pixels_config.Photos, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> bool:
   """Cuts squares out of a few photographs; False when interrupted."""
   spec, amount = config.crop, config.amount
 
@@ -141,12 +141,10 @@ def photos(config: pixels_config.Photos, workdir: epath.Path, interrupted: Inter
     images = [photo_lib.load(name) for name in names]
 
     def make(i):
-      which = i % len(names)
+      photo = i % len(names)
       rng = np.random.default_rng([config.seed, i])
-      square_HW3 = photo_lib.crop(images[which], spec, rng=rng)
-      return fill.Records(
-        id=f"photo/{names[which]}", label=None, clips_KNHW3=square_HW3[None, None]
-      )
+      square_HW3 = photo_lib.crop(images[photo], spec, rng=rng)
+      return fill.Clips(id=f"photo/{names[photo]}", label=None, clips_KNHW3=square_HW3[None, None])
 
     manifest = fill.manifest(
       kind="image",
@@ -175,8 +173,8 @@ class _Skipped:
 
   def __init__(self, workdir: epath.Path):
     self.path = workdir / self._FILE
-    there = self.path.exists()
-    self._reasons = dict(files.read_table(self.path) if there else ())
+    exists = files.exists(self.path)
+    self._reasons = dict(files.read_table(self.path) if exists else ())
 
   def add(self, row: items_lib.Skipped) -> None:
     self._reasons[row.id] = " ".join(row.reason.split())

@@ -9,7 +9,7 @@ from typing import Any, TYPE_CHECKING
 from etils import epath
 import jax
 
-from totojax import assembly, flops, jobs, plugins, sequence, sharding, train
+from totojax import assembly, flops, jobs, plugins, sequence, sharding, tasks, train
 from totojax import step as step_lib
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -17,7 +17,6 @@ from totojax.data.store import shards, store
 from totojax.data.stream import heldout, mixture
 from totojax.data.stream import rows as rows_lib
 from totojax.evals import val_loss
-from totojax.tasks import api
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ class _Inputs:
     frozen: its parameters, where it runs in the step.
   """
 
-  task: api.Task
+  task: tasks.Task
   stream: Any
   records: Mapping[str, int]
   held_out: list[rows_lib.Source]
@@ -151,7 +150,7 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
   if config.task is None:
     return task_lib.Pretrain(model, parametrisation)  # Eq. 1 and 2
   task = plugins.function(config.task, "task", task_lib.Pretrain)(model, parametrisation)
-  api.check(task, config.task)
+  tasks.check(task, config.task)
   return task
 
 

@@ -30,33 +30,32 @@ def run(config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Inter
       points make no law.
   """
   del interrupted  # seconds
-  chosen = config.scaling
-  rows = read(chosen)
+  settings = config.scaling
+  rows = read(settings)
   rows.sort(key=lambda row: (row["parameters"], row["run"], row["step"]))
-  summary = laws(rows, chosen)
+  summary = laws(rows, settings)
   directory.begin(workdir, config, points=len(rows))
   files.write_json(workdir / "laws.json", summary)
   files.write_csv(workdir / "scaling.csv", rows)
-  draw, _ = scaling_page.drawing(reading.Folder(workdir))
-  plots.write(workdir / "scaling.png", draw)
+  plots.write(workdir / "scaling.png", scaling_page.drawing(reading.RunFolder(workdir)))
   for sentence in scaling_page.verdict(summary):
     console.say(sentence)
   console.say(f"report: {scaling_page.write_report(workdir)}")
   return True
 
 
-def read(chosen: Scaling) -> list[dict[str, Any]]:
+def read(settings: Scaling) -> list[dict[str, Any]]:
   """`points` of all runs.
 
   Raises:
     ValueError: as `points`, or the losses of two cannot be compared.
   """
-  runs = finished.read(chosen.runs, "scaling.runs")
+  runs = finished.read(settings.runs, "scaling.runs")
   finished.check_alike(runs, "scaling.runs", compute=True)
-  return [row for source in runs for row in points(source, chosen)]
+  return [row for source in runs for row in points(source, settings)]
 
 
-def points(source: finished.PastRun, chosen: Scaling) -> list[dict[str, Any]]:
+def points(source: finished.PastRun, settings: Scaling) -> list[dict[str, Any]]:
   """A row for each evaluation of a run after its warm-up.
 
   Raises:
@@ -65,17 +64,17 @@ def points(source: finished.PastRun, chosen: Scaling) -> list[dict[str, Any]]:
   name, manifest = source.name, source.manifest
   evaluations = [row for row in source.rows if _is_eval(row)]
   steps = manifest["steps"]
-  if not evaluations or evaluations[-1]["step"] < steps:
-    at = evaluations[-1]["step"] if evaluations else 0
+  last = evaluations[-1]["step"] if evaluations else 0
+  if last < steps:
     raise ValueError(
-      f"scaling.runs: {name}: {source.path} was evaluated at update {at} of"
+      f"scaling.runs: {name}: {source.path} was evaluated at update {last} of"
       f" {steps} last; run it to its end first"
     )
   rows = []
   for row in evaluations:
-    if row["step"] <= chosen.skip_frac * steps:
+    if row["step"] <= settings.skip_frac * steps:
       continue
-    loss, sem = _loss(row, chosen.source, name)
+    loss, sem = _loss(row, settings.source, name)
     tokens = row["step"] * manifest["tokens_per_step"]
     flops = tokens * manifest["flops_per_token"]
     rows.append(
@@ -118,49 +117,48 @@ def _loss(row: Mapping[str, Any], source: str, name: str) -> tuple[float, float]
   return float(np.mean(values)), float(np.hypot.reduce(errors) / len(names))
 
 
-def laws(rows: Sequence[dict[str, Any]], chosen: Scaling) -> dict[str, Any]:
+def laws(rows: Sequence[dict[str, Any]], settings: Scaling) -> dict[str, Any]:
   """Marks the frontier in the rows and fits it, as `laws.json` holds it.
 
   Raises:
     ValueError: the points make no law.
   """
   macs, loss = (np.array([row[k] for row in rows]) for k in ("macs", "loss"))
-  names = [row["run"] for row in rows]
-  last = np.array([bool(row["last"]) for row in rows])
-  at = np.flatnonzero(last)
-  if chosen.frontier == "envelope":
-    at = scaling.envelope(macs, loss, bins_per_decade=chosen.bins_per_decade)
-  for i in at.tolist():
+  frontier = np.flatnonzero([row["last"] for row in rows])
+  points, force = frontier, settings.force  # that the interval is drawn of
+  if settings.frontier == "envelope":
+    frontier = scaling.envelope(macs, loss, bins_per_decade=settings.bins_per_decade)
+    points = np.arange(len(rows))
+  for i in frontier.tolist():
     rows[i]["frontier"] = 1
-  law = scaling.fit(macs[at], loss[at], floor=False, force=chosen.force)
+  front_macs, front_loss = macs[frontier], loss[frontier]
+  law = scaling.fit(front_macs, front_loss, floor=False, force=force)
   summary = {
     "units": {"compute": "MACs of training", "loss": "nats per token"},
-    "frontier": chosen.frontier,
-    "points": len(at),
-    "decades": float(np.log10(macs[at].max() / macs[at].min())),
+    "frontier": settings.frontier,
+    "points": len(frontier),
+    "decades": float(np.log10(front_macs.max() / front_macs.min())),
     "law": dataclasses.asdict(law),
   }
   notes = []
-  if len(at) < scaling.LEAST_POINTS + 1:
-    notes.append(f"{len(at)} points: any line, and more so any curve, goes through them")
-  drawn = at if chosen.frontier == "final" else np.arange(len(rows))
+  if len(frontier) < scaling.LEAST_POINTS + 1:
+    notes.append(f"{len(frontier)} points: any line, and more so any curve, goes through them")
   try:
     summary["b_interval_95"] = scaling.bootstrap(
-      macs[drawn],
-      loss[drawn],
-      [names[i] for i in drawn],
-      bins_per_decade=chosen.bins_per_decade,
+      macs[points],
+      loss[points],
+      [rows[i]["run"] for i in points.tolist()],
+      bins_per_decade=settings.bins_per_decade,
       floor=False,
-      draws=chosen.draws,
-      seed=chosen.seed,
-      force=chosen.force,
+      draws=settings.draws,
+      seed=settings.seed,
+      force=force,
     )
   except ValueError as error:
     notes.append(f"no interval: {error}")
   try:
-    summary["law_with_floor"] = dataclasses.asdict(
-      scaling.fit(macs[at], loss[at], floor=True, force=chosen.force)
-    )
+    law = scaling.fit(front_macs, front_loss, floor=True, force=force)
+    summary["law_with_floor"] = dataclasses.asdict(law)
   except ValueError as error:
     notes.append(f"no law with an irreducible loss: {error}")
   return summary | {"notes": notes}

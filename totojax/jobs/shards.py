@@ -9,12 +9,13 @@ Shapes: R records, N frames, H and W pixels, P tokens of a frame, G grid side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 
 from etils import epath
 import numpy as np
 
+from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.store import certificates, manifests, shards
 from totojax.data.store import store as store_lib
@@ -25,16 +26,13 @@ from totojax.tokenizers import api, stats, weights
 SPLITS = ("train", "val")
 
 
-def run(
-  config: tokens_config.Shards, workdir: epath.Path, interrupted: Callable[[int], bool]
-) -> bool:
+def run(config: tokens_config.Shards, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Tokenizes both splits; False when interrupted."""
   settings = config.tokenizing
   tokenizer = weights.load(settings.tokenizer)
+  folder = epath.Path(settings.pixels)
   pixels = {
-    split: shards.open_store(
-      epath.Path(settings.pixels) / split, tokenizer=None, vocab=None, grid=None
-    )
+    split: shards.open_store(folder / split, tokenizer=None, vocab=None, grid=None)
     for split in SPLITS
   }
   directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
@@ -52,7 +50,7 @@ def _tokenize(
   path: epath.Path,
   tokenizer: api.Tokenizer,
   settings: tokens_config.Tokenizing,
-  interrupted: Callable[[int], bool],
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """One split, going on where it stopped; False when interrupted."""
   manifest = source.manifest
@@ -111,17 +109,14 @@ def _describe(
     ),
     seed=seed,
   )
-  images = {
-    "original": original_MHW3,
+  copies = {
     "reconstruction": tokenizer.decode(tokenizer.encode(original_MHW3)),
     "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
     "mean_colour": stats.mean_colour(original_MHW3),
   }
-  shown = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
-  files.write_npz(
-    workdir / "samples.npz", {k: v[shown] for k, v in images.items()}, compressed=True
-  )
-
+  sample = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
+  samples = {name: pixels[sample] for name, pixels in {"original": original_MHW3, **copies}.items()}
+  files.write_npz(workdir / "samples.npz", samples, compressed=True)
   tokens = shards.open_store(
     workdir / "train", tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None
   )
@@ -129,9 +124,5 @@ def _describe(
   records = min(len(tokens), 4096)
   codes = tokens.read(np.arange(records))["codes"].reshape(-1, grid, grid)
   facts = stats.summary(codes, vocab=tokenizer.vocab, adjacency="raster")
-  facts["psnr_db"] = {
-    name: stats.psnr_db(original_MHW3, other)
-    for name, other in images.items()
-    if name != "original"
-  }
+  facts["psnr_db"] = {name: stats.psnr_db(original_MHW3, copy) for name, copy in copies.items()}
   files.write_json(workdir / "tokens.json", facts)

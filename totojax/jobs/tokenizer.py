@@ -17,7 +17,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import frames as frames_lib
 from totojax.data.stream import mixture, rows
-from totojax.rundir import console, directory
+from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
 from totojax.tokenizers import dvae, stats, weights
 
@@ -38,7 +38,7 @@ def run(config: tokens.Tokenizer, workdir: epath.Path, interrupted: jobs.Interru
   if config.weights != "train":
     mark = weights.load(config.weights).fingerprint
     directory.begin(workdir, config, tokenizer=mark)
-    weights.resolve(config.weights).copy(file, overwrite=True)
+    files.write_bytes(file, weights.resolve(config.weights).read_bytes())
     return True
   how, size = config.train, config.dvae
   run_ = training(config)
@@ -73,12 +73,8 @@ def training(config: tokens.Tokenizer) -> train.Run:
   how, size, objective = config.train, config.dvae, config.objective
   sources = open_sources(config.data)
   size_px = sources[0].store.manifest.size_px
-  task = task_lib.TokenizerTask(
-    model=size,
-    config=objective,
-    size_px=size_px,
-    kmeans=_kmeans(config, sources) if objective.needs_kmeans else None,
-  )
+  kmeans = _kmeans(config, sources) if objective.needs_kmeans else None
+  task = task_lib.TokenizerTask(model=size, config=objective, size_px=size_px, kmeans=kmeans)
   dataset = mixture.frames_stream(
     sources,
     seed=config.seed,
@@ -118,17 +114,16 @@ def _kmeans(config: tokens.Tokenizer, sources: list[rows.Source]) -> task_lib.KM
   frames = mixture.frames_stream(
     sources, seed=config.seed, batch=config.train.start_frames, host=0, hosts=1
   )[0]["frames"]
-  fitted = stats.fit_kmeans(
-    frames,
-    stats.KMeansConfig(codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20),
-    seed=config.seed,
+  settings = stats.KMeansConfig(
+    codes=size.vocab, size=size.factor, patches=_KMEANS_PATCHES, iterations=20
   )
-  if len(fitted.codebook_CF) < size.vocab:
+  codebook_CF = stats.fit_kmeans(frames, settings, seed=config.seed).codebook_CF
+  if len(codebook_CF) < size.vocab:
     raise ConfigError(
-      f"train.start_frames {len(frames)} have {len(fitted.codebook_CF)}"
+      f"train.start_frames {len(frames)} have {len(codebook_CF)}"
       f" distinct patches for {size.vocab} codes; use more frames"
     )
-  return task_lib.KMeansStart(frames, fitted.codebook_CF.astype(np.float32) / 255.0)
+  return task_lib.KMeansStart(frames, codebook_CF.astype(np.float32) / 255.0)
 
 
 def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:

@@ -22,7 +22,7 @@ from totojax.config import tokens as tokens_config
 from totojax.data.store import shards
 from totojax.data.store import store as store_lib
 from totojax.evals import reconstructions, token_counts
-from totojax.report import paper, tokens_page
+from totojax.report import ngram_sections, paper, tokens_page
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import ngrams
 
@@ -37,18 +37,6 @@ SOURCE_COLUMNS = (
   "hours",
   "share",
   "tokenizer",
-)
-NGRAM_COLUMNS = (
-  "n",
-  "images",
-  "total",
-  "distinct",
-  "space_coverage",
-  "total_coverage",
-  "entropy_nats",
-  "entropy_bits",
-  "perplexity",
-  "top_percent_mass",
 )
 
 
@@ -84,8 +72,8 @@ def run(
 
   facts = {
     "adjacency": settings.adjacency,
-    "stores": _of_stores(stores, tables, settings.images),
-    "tokenizers": _of_tokenizers(stores, tables, settings.images, counts),
+    "stores": _by_store(stores, tables, settings.images),
+    "tokenizers": _by_tokenizer(stores, tables, settings.images, counts),
   }
   facts["decoder"] = pictures.tokenizer.fingerprint if pictures.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(pictures)
@@ -111,7 +99,7 @@ def _open(name: str, path: str) -> store_lib.Store:
   return store
 
 
-def _of_stores(stores: token_counts.Stores, tables: Tables, images: int) -> dict[str, Any]:
+def _by_store(stores: token_counts.Stores, tables: Tables, images: int) -> dict[str, Any]:
   facts = {name: token_counts.describe(s) for name, s in stores.items()}
   tokens = sum(fact["tokens"] for fact in facts.values())
   for name, fact in facts.items():
@@ -121,7 +109,7 @@ def _of_stores(stores: token_counts.Stores, tables: Tables, images: int) -> dict
   return facts
 
 
-def _of_tokenizers(
+def _by_tokenizer(
   stores: token_counts.Stores, tables: Tables, images: int, counts: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
   """The stores of each tokenizer together."""
@@ -154,42 +142,29 @@ def source_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
   Table 2's tokens are under `tokens_30fps`, the way that they were counted.
   """
   rows = [
-    {"origin": "counted", "source": name} | {column: fact[column] for column in SOURCE_COLUMNS}
+    {"origin": "counted", "source": name, **{column: fact[column] for column in SOURCE_COLUMNS}}
     for name, fact in facts["stores"].items()
   ]
-  blank = dict.fromkeys(SOURCE_COLUMNS, "")
   for row in paper.SOURCES:
-    rows.append(
-      {"origin": "paper, Table 2", "source": row.name}
-      | blank
-      | {"records": row.instances, "tokens_30fps": row.tokens, "hours": row.hours}
-    )
+    names = {"origin": "paper, Table 2", "source": row.name}
+    counts = {"records": row.instances, "tokens_30fps": row.tokens, "hours": row.hours}
+    rows.append({**names, **counts})
   return rows
 
 
 def ngram_rows(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
   """A row for each n and store, then for each tokenizer of several stores."""
-  sets = [
-    (name, fact["tokenizer"], fact["vocab"], fact["ngrams"])
-    for name, fact in facts["stores"].items()
-  ]
-  sets += [
-    (" + ".join(fact["stores"]), mark, fact["vocab"], fact["ngrams"])
-    for mark, fact in facts["tokenizers"].items()
-    if len(fact["stores"]) > 1
-  ]
   return [
-    {"source": name, "tokenizer": mark, "vocab": vocab}
-    | {column: row[column] for column in NGRAM_COLUMNS}
-    for name, mark, vocab, rows in sets
-    for row in rows
+    {"source": name, "tokenizer": mark, "vocab": fact["vocab"], "n": row["n"], **row}
+    for name, mark, fact in ngram_sections.sets(facts)
+    for row in fact["ngrams"]
   ]
 
 
 def rank_rows(tables: Tables) -> Iterable[dict[str, Any]]:
   """The whole rank-frequency curves: ranks with the same count are one row."""
-  for name, of_store in tables.items():
-    for table in of_store:
+  for name, by_n in tables.items():
+    for table in by_n:
       count_S, last_S = table.ngrams().steps()
       first = 1
       for count, last in zip(count_S.tolist(), last_S.tolist(), strict=True):

@@ -9,14 +9,14 @@ Shapes: M records, N frames, P tokens of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly, sharding
+from totojax import assembly, jobs, sharding
 from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines, val_loss
@@ -29,43 +29,39 @@ from totojax.trained import backbone
 MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
 
 
-def run(config: Validate, workdir: epath.Path, interrupted: Callable[[int], bool]) -> bool:
+def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Evaluates the newest checkpoint of `config.model_run`."""
-  run = backbone.find(config.model_run, what="a validated run")
-  source, trained, spec = run.path, run.config, run.config.sequence
+  source = backbone.find(config.model_run, what="a validated run")
+  trained, spec = source.config, source.config.sequence
   layout = sharding.layout(trained.mesh)
-  task = task_lib.Pretrain(run.model, assembly.parametrisation(trained))
-  params = backbone.read(run, run.model, layout)
+  task = task_lib.Pretrain(source.model, assembly.parametrisation(trained))
+  params = backbone.read(source, source.model, layout)
   held_out = pretrain.open_validation(trained, spec)
   if not held_out:
-    raise ValueError(f"{source} names no validation data; nothing to evaluate")
+    raise ValueError(f"{source.path} names no validation data; nothing to evaluate")
   batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
   batches = pretrain.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
-  directory.begin(workdir, config, step=run.step)
+  directory.begin(workdir, config, step=source.step)
 
   total = sum(len(part) for part in batches.values())
   with console.tracking("validating", unit="batches", total=total) as bar:
 
-    def counted(part):
-      for rows_of_host in part:
-        yield rows_of_host
+    def tracked(part):
+      for local_rows in part:
+        yield local_rows
         bar.advance()
 
-    losses = dict(
-      val_loss.evaluate(
-        assembly.position_sums(task.per_target, layout, spec.frame_tokens),
-        params,
-        {name: counted(part) for name, part in batches.items()},
-      )
-    )
-  metrics = {"step": run.step, **dict(val_loss.scalars(losses.items()))}
-  fit_on = pretrain.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
+    sums = assembly.position_sums(task.per_target, layout, spec.frame_tokens)
+    parts = {name: tracked(part) for name, part in batches.items()}
+    losses = dict(val_loss.evaluate(sums, params, parts))
+  metrics = {"step": source.step, **dict(val_loss.scalars(losses.items()))}
+  training = pretrain.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
   for name, loss in losses.items():
     metrics |= _later(name, loss)
-    metrics |= _baselines(name, fit_on, held_out, spec)
+    metrics |= _baselines(name, training, held_out, spec)
   if jax.process_index() == 0:
     val_loss.write_tables(workdir, losses, spec)
-    plots.position_figure(workdir / "position_loss.csv", workdir / "position_loss.png")
+    plots.position_figure(workdir)
     files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
     console.say(_sentence(name, metrics))
@@ -86,9 +82,8 @@ def _baselines(
   """Fitted on the training source of the same name: of tokens of videos."""
   fit = {s.name: s for s in training}.get(name)
   score = {s.name: s for s in held_out}[name]
-  if fit is None or fit.store.manifest.kind != "video":
-    return {}
-  if not fit.store.manifest.vocab:  # pixels, encoded in each step
+  # A store without codes is of pixels, encoded in each step.
+  if fit is None or fit.store.manifest.kind != "video" or not fit.store.manifest.vocab:
     return {}
   losses = baselines.evaluate(_codes(fit, spec), _codes(score, spec), vocab=spec.vocab)
   return {f"{name}/{key}": value for key, value in losses.items()}
@@ -97,22 +92,16 @@ def _baselines(
 def _codes(source: rows.Source, spec: Any) -> np.ndarray:
   """Codes [M, N, P] of a sequence's frames, evenly from all records."""
   records = min(len(source.store), MOST_RECORDS)
-  chosen = np.linspace(0, len(source.store) - 1, records).astype(int)
-  codes = source.store.read(chosen)["codes"]
-  codes_MNP = codes.reshape(records, -1, spec.frame_tokens)
+  places = np.linspace(0, len(source.store) - 1, records).astype(int)
+  codes_MNP = source.store.read(places)["codes"].reshape(records, -1, spec.frame_tokens)
   return codes_MNP[:, : spec.frames].astype(np.int64)
 
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:
-  text = (
-    f"{name}: {metrics[f'{name}/loss']:.4f}"
-    f" +- {metrics[f'{name}/loss_sem']:.4f} nats per visual token"
-  )
+  value = lambda key: f"{metrics[f'{name}/{key}']:.4f}"
+  text = f"{name}: {value('loss')} +- {value('loss_sem')} nats per visual token"
   if f"{name}/unigram/loss" in metrics:
-    text += f" (unigram {metrics[f'{name}/unigram/loss']:.4f})"
+    text += f" (unigram {value('unigram/loss')})"
   if f"{name}/copy/later_loss" in metrics:
-    text += (
-      f"; frames 2 and later {metrics[f'{name}/later_loss']:.4f} (copy"
-      f" {metrics[f'{name}/copy/later_loss']:.4f})"
-    )
+    text += f"; frames 2 and later {value('later_loss')} (copy {value('copy/later_loss')})"
   return text

@@ -3,8 +3,6 @@
 Shapes: B batch, T queries, S keys, H heads, K head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -91,7 +89,11 @@ def attend(
   if scale is None:
     scale = float(q_BTHK.shape[-1] ** -0.5)
   tokens = q_BTHK.shape[1]
-  check_prefix(prefix_tokens)
+  if prefix_tokens < ALL:
+    raise ValueError(
+      f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention, {ALL} for full"
+      " attention, or a number of tokens"
+    )
   prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
   if prefix == 1:  # which every query sees already
     prefix = 0
@@ -113,9 +115,8 @@ def attend(
     case "xla" | "cudnn":
       if implementation == "cudnn" and 0 < prefix < tokens:
         raise ValueError(
-          f"cudnn attention has no mask for a prefix of {prefix} of {tokens}"
-          " tokens; set compute.attention='xla', or model.prefix_tokens=0"
-          f" (causal) or {ALL} (full)"
+          f"cudnn attention has no mask for a prefix of {prefix} of {tokens} tokens; set"
+          f" compute.attention='xla', or model.prefix_tokens=0 (causal) or {ALL} (full)"
         )
       mask = None
       if segments_BT is not None:
@@ -137,15 +138,6 @@ def attend(
       raise ValueError(
         f"attention {implementation!r} is unknown; use one of {', '.join(IMPLEMENTATIONS)}"
       )
-
-
-def check_prefix(prefix_tokens: int) -> None:
-  """Raises ValueError unless the number is one that `attend` takes."""
-  if prefix_tokens < ALL:
-    raise ValueError(
-      f"model.prefix_tokens is {prefix_tokens}; use 0 for causal attention,"
-      f" {ALL} for full attention, or a number of tokens"
-    )
 
 
 def attend_to_cache(
@@ -237,25 +229,18 @@ def _over_devices(
     seen = _seen(rows, jnp.arange(k_BSHK.shape[1]), prefix)[None, None]
     if segments_BT is not None:
       seen = seen & (segments_BT[:, :, None] == segments_BS[:, None])[:, None]
-    return _dense(q_BTHK, k_BSHK, v_BSHK, seen, scale=scale)
+    logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
+    weights_BHTS = jax.nn.softmax(jnp.where(seen, logits_BHTS * scale, -jnp.inf), axis=-1)
+    return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS.astype(q_BTHK.dtype), v_BSHK)
 
   queries = splash.mesh_axes("batch", "tokens", "heads", "head_dim")
   keys = splash.mesh_axes("batch", None, "heads", "head_dim")
-  of_queries = splash.mesh_axes("batch", "tokens")
-  of_keys = splash.mesh_axes("batch", None)
+  query_segments = splash.mesh_axes("batch", "tokens")
+  key_segments = splash.mesh_axes("batch", None)
   return jax.shard_map(
     local,
     mesh=jax.sharding.get_abstract_mesh(),
-    in_specs=(queries, keys, keys, of_queries, of_keys),
+    in_specs=(queries, keys, keys, query_segments, key_segments),
     out_specs=queries,
     check_vma=False,
   )(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BT)
-
-
-def _dense(
-  q_BTHK: jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, seen_BHTS: jax.Array, *, scale: float
-) -> jax.Array:
-  logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-  logits_BHTS = jnp.where(seen_BHTS, logits_BHTS * scale, -jnp.inf)
-  weights_BHTS = jax.nn.softmax(logits_BHTS, axis=-1).astype(q_BTHK.dtype)
-  return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS, v_BSHK)

@@ -9,8 +9,6 @@ product reads its operands as they lie, and only the thin arrays (queries, keys,
 values) are ever transposed, each of their parts once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 

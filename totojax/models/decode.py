@@ -8,10 +8,9 @@ Shapes: L layers, B batch, T tokens of a prompt, S tokens that the cache has
 room for, D width, H heads, K head dim, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -138,21 +137,16 @@ def prefill(
     model = _computed(model, attention="xla")
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
 
-  def mix_of(_):
-    def mix(q_BTHK, k_BTHK, v_BTHK, scale):
-      mixed_BTHK = attention.attend(
-        q_BTHK,
-        k_BTHK,
-        v_BTHK,
-        segments_BT=segments_BT,
-        implementation=model.compute.attention,
-        scale=scale,
-      )
-      return mixed_BTHK, (k_BTHK, v_BTHK)
+  attend = functools.partial(
+    attention.attend, segments_BT=segments_BT, implementation=model.compute.attention
+  )
 
-    return mix
+  def mix(q_BTHK, k_BTHK, v_BTHK, scale):
+    return attend(q_BTHK, k_BTHK, v_BTHK, scale=scale), (k_BTHK, v_BTHK)
 
-  logits_BV, kept = _through(model, weights, inputs_BT, jnp.arange(tokens), rope, mix_of, None)
+  logits_BV, kept = _through(
+    model, weights, inputs_BT, jnp.arange(tokens), rope, lambda _: mix, None
+  )
   return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
 
 
@@ -187,25 +181,17 @@ def step(
     own_B1 = jax.lax.dynamic_slice_in_dim(segments_BS, position, 1, axis=1)
     seen_BS = seen_BS & (segments_BS == own_B1)
 
-  def mix_of(past):
-    def mix(q_B1HK, k_B1HK, v_B1HK, scale):
-      mixed_B1HK = attention.attend_to_cache(
-        q_B1HK,
-        k_B1HK,
-        v_B1HK,
-        keys_BHSK=past[0],
-        values_BHSK=past[1],
-        seen_BS=seen_BS,
-        scale=scale,
-        by_product=model.compute.platform.repeated_query,
-      )
-      return mixed_B1HK, (k_B1HK, v_B1HK)
+  attend = functools.partial(
+    attention.attend_to_cache, seen_BS=seen_BS, by_product=model.compute.platform.repeated_query
+  )
 
-    return mix
+  def layer_mix(past):
+    cached = {"keys_BHSK": past[0], "values_BHSK": past[1]}
+    return lambda q, k, v, scale: (attend(q, k, v, **cached, scale=scale), (k, v))
 
   plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
   logits_BV, kept = _through(
-    plain, weights, inputs_B1, place_1, rope, mix_of, (cache.keys, cache.values)
+    plain, weights, inputs_B1, place_1, rope, layer_mix, (cache.keys, cache.values)
   )
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
@@ -219,16 +205,9 @@ def _recurrent(
   model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: State
 ) -> tuple[jax.Array, State]:
   """Logits [B, V] of the last input, and the states after it."""
-  logits_BV, after = _through(
-    model,
-    weights,
-    inputs_BT,
-    jnp.arange(inputs_BT.shape[1]),
-    None,
-    lambda past: type(before)(*past),
-    before,
-  )
-  return logits_BV, type(before)(*after)
+  positions_T, state = jnp.arange(inputs_BT.shape[1]), type(before)._make
+  logits_BV, after = _through(model, weights, inputs_BT, positions_T, None, state, before)
+  return logits_BV, state(after)
 
 
 def _computed(model: trunk.Trunk, **changes: Any) -> trunk.Trunk:
@@ -242,28 +221,27 @@ def _through(
   inputs_BT: jax.Array,
   positions_T: jax.Array,
   rope: tuple[jax.Array, jax.Array] | None,
-  mix_of: Callable[[Any], attention.Mix | State],
+  layer_mix: Callable[[Any], attention.Mix | State],
   past: tuple[Any, ...] | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
   """Logits [B, V] of the last input, and keys and values of all layers.
 
   These are [B, T, H, K], stacked or as tuples, as the weights are; or they are
-  the parts of states. `mix_of` gets a layer's part of `past`.
+  the parts of states. `layer_mix` gets a layer's part of `past`.
   """
   c = model.config
   block = trunk.block(model)
 
   def layer(x_BTD, both) -> Any:
     own, past = both
-    return block.apply({"params": own}, x_BTD, rope, None, mix_of(past))
+    return block.apply({"params": own}, x_BTD, rope, None, layer_mix(past))
 
   x_BTD = weights["embedding"][inputs_BT]
   x_BTD = c.placed_input(x_BTD, positions_T)
   if isinstance(weights["blocks"], tuple):
     pairs = []
     for i, own in enumerate(weights["blocks"]):
-      of_layer = past and tuple(part[i] for part in past)
-      x_BTD, pair = layer(x_BTD, (own, of_layer))
+      x_BTD, pair = layer(x_BTD, (own, past and tuple(part[i] for part in past)))
       pairs.append(pair)
     kept = tuple(zip(*pairs))
   else:

@@ -6,8 +6,6 @@ ablation names; they are added to the embeddings once (`positions`).
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, ClassVar
 
@@ -103,8 +101,7 @@ class Attention(layers.Part):
     product = functools.partial(layers.product, on_cpu=self.platform.cpu_products)
 
     def project(name):
-      w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
-      w_DHK = layers.gathered(w_DHK, inward[1])
+      w_DHK = layers.matrix(self, name, init, *inward, self.dtype)
       # "bias" for the head dimension: with it, it would count as a matrix.
       b_HK = layers.parameter(self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias"))
       x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
@@ -124,8 +121,7 @@ class Attention(layers.Part):
       implementation=self.implementation,
       scale=scale,
     )
-    w_HKD = layers.parameter(self, "out", _residual(c), *outward)
-    w_HKD = layers.gathered(w_HKD.astype(self.dtype), outward[1])
+    w_HKD = layers.matrix(self, "out", _residual(c), *outward, self.dtype)
     b_D = layers.parameter(self, "out_bias", zeros, (c.width,), ("norm",))
     out_BTD = product("BTHK,HKD->BTD", mixed_BTHK, w_HKD)
     return out_BTD + b_D.astype(self.dtype), kept
@@ -145,13 +141,9 @@ class Mlp(nn.Module):
     inward = (c.width, c.mlp_dim), ("embed", "mlp")
     outward = (c.mlp_dim, c.width), ("mlp", "embed")
 
-    def matrix(name, start, shape, axes):
-      weight = layers.parameter(self, name, start, shape, axes)
-      return layers.gathered(weight.astype(self.dtype), axes)
-
-    up_DF = matrix("up", init, *inward)
+    up_DF = layers.matrix(self, "up", init, *inward, self.dtype)
     up_F = layers.parameter(self, "up_bias", zeros, (c.mlp_dim,), ("mlp",))
-    down_FD = matrix("down", _residual(c), *outward)
+    down_FD = layers.matrix(self, "down", _residual(c), *outward, self.dtype)
     down_D = layers.parameter(self, "down_bias", zeros, (c.width,), ("norm",))
     product = functools.partial(layers.product, on_cpu=self.on_cpu)
     up_BTF = product("BTD,DF->BTF", x_BTD, up_DF) + up_F.astype(self.dtype)

@@ -20,8 +20,6 @@ pooled. Per head and token that is 2 D H multiplications in place of 2 D^2.
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools

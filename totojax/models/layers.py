@@ -69,6 +69,18 @@ def parameter(
   return box  # pyright: ignore[reportReturnType]  # flax has taken it out
 
 
+def matrix(
+  module: nn.Module,
+  name: str,
+  init: Initializer,
+  shape: tuple[int, ...],
+  axes: tuple[str, ...],
+  dtype: Any,
+) -> jax.Array:
+  """A `parameter` as it is multiplied: in the dtype of compute, `gathered`."""
+  return gathered(parameter(module, name, init, shape, axes).astype(dtype), axes)
+
+
 def product(equation: str, x: jax.Array, weight: jax.Array, *, on_cpu: bool) -> jax.Array:
   """`jnp.einsum` of activations and a weight, both of one dtype.
 
@@ -244,12 +256,8 @@ class SwiGLU(nn.Module):
     inward = (width, self.mlp_dim), ("embed", "mlp")
     outward = (self.mlp_dim, width), ("mlp", "embed")
 
-    def matrix(name, shape, axes):
-      weight = parameter(self, name, init, shape, axes).astype(self.dtype)
-      return gathered(weight, axes)
-
-    gate_DF, up_DF = matrix("gate", *inward), matrix("up", *inward)
-    down_FD = matrix("down", *outward)
+    gate_DF, up_DF = (matrix(self, name, init, *inward, self.dtype) for name in ("gate", "up"))
+    down_FD = matrix(self, "down", init, *outward, self.dtype)
     inner = functools.partial(product, "BTD,DF->BTF", on_cpu=self.on_cpu)
     outer = functools.partial(product, "BTF,FD->BTD", on_cpu=self.on_cpu)
     gate_BTF = checkpoint_name(inner(x_BTD, gate_DF), "mlp")

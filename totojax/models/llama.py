@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, ClassVar
 
@@ -82,8 +80,7 @@ class Attention(layers.Part):
     product = functools.partial(layers.product, on_cpu=self.platform.cpu_products)
 
     def project(name):
-      w_DHK = layers.parameter(self, name, init, *inward).astype(self.dtype)
-      w_DHK = layers.gathered(w_DHK, inward[1])
+      w_DHK = layers.matrix(self, name, init, *inward, self.dtype)
       return product("BTD,DHK->BTHK", x_BTD, w_DHK)
 
     # Under µP `scales` make it sqrt(K of the base) / K.
@@ -97,9 +94,9 @@ class Attention(layers.Part):
     self.sow("intermediates", "query", q_BTHK / folded)
     self.sow("intermediates", "key", k_BTHK)
     if not is_kernel:  # which names what it reads and gives
-      q_BTHK = checkpoint_name(q_BTHK, "projection")
-      k_BTHK = checkpoint_name(k_BTHK, "projection")
-      v_BTHK = checkpoint_name(v_BTHK, "projection")
+      q_BTHK, k_BTHK, v_BTHK = (
+        checkpoint_name(x_BTHK, "projection") for x_BTHK in (q_BTHK, k_BTHK, v_BTHK)
+      )
     mixed_BTHK, kept = attention.mix_values(
       (q_BTHK, k_BTHK, v_BTHK),
       mix,
@@ -108,8 +105,7 @@ class Attention(layers.Part):
       scale=scale / folded,
       prefix_tokens=c.prefix_tokens,
     )
-    w_HKD = layers.parameter(self, "out", init, *outward).astype(self.dtype)
-    w_HKD = layers.gathered(w_HKD, outward[1])
+    w_HKD = layers.matrix(self, "out", init, *outward, self.dtype)
     return product("BTHK,HKD->BTD", mixed_BTHK, w_HKD), kept
 
 

@@ -14,9 +14,8 @@ Shapes: B batch, T tokens, D width, E inner width, S state, R rank of the steps,
 K width of the convolution, M chunks, N tokens of a chunk.
 """
 
-from __future__ import annotations
-
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, NamedTuple
 
@@ -31,6 +30,18 @@ from totojax.config import model as model_config
 from totojax.models import architecture, layers
 
 SCANS = ("steps", "tree")
+
+
+class State(NamedTuple):
+  """What a block remembers of the tokens before.
+
+  Attributes:
+    inputs_BKE: the last K - 1 inputs of the convolution.
+    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
+  """
+
+  inputs_BKE: jax.Array
+  h_BSE: jax.Array
 
 
 class MambaConfig(model_config.Mamba, architecture.Architecture):
@@ -66,7 +77,11 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
     return x_BTD.astype(jnp.float32)
 
   def empty_state(self, rows: int) -> State:
-    return empty_state(self, rows)
+    """Before the first token."""
+    return State(
+      jnp.zeros((rows, self.conv - 1, self.inner), jnp.float32),
+      jnp.zeros((rows, self.state, self.inner), jnp.float32),
+    )
 
   def state_axes(self) -> State:
     inputs = PartitionSpec("layers", "batch", None, "mlp")
@@ -98,18 +113,6 @@ class MambaConfig(model_config.Mamba, architecture.Architecture):
       "mlp": self.inner / base.inner,
       "rank": self.rank / base.rank,
     }
-
-
-class State(NamedTuple):
-  """What a block remembers of the tokens before.
-
-  Attributes:
-    inputs_BKE: the last K - 1 inputs of the convolution.
-    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
-  """
-
-  inputs_BKE: jax.Array
-  h_BSE: jax.Array
 
 
 def selective_scan(
@@ -198,42 +201,37 @@ class Mixer(nn.Module):
     inner, rank = c.inner, c.rank
     init = nn.initializers.normal(c.init_std)
 
-    def weight(name, shape, axes, start: layers.Initializer = init):
-      return layers.parameter(self, name, start, shape, axes)
-
     def matrix(name, shape, axes, start: layers.Initializer = init):
-      found = weight(name, shape, axes, start).astype(self.dtype)
-      return layers.gathered(found, axes)
+      return layers.matrix(self, name, start, shape, axes, self.dtype)
 
-    def product(equation, x, w):
-      return layers.product(equation, x, w, on_cpu=self.on_cpu)
-
-    into = (c.width, inner), ("embed", "mlp")
-    x_BTE = product("BTD,DE->BTE", x_BTD, matrix("input", *into))
-    gate_BTE = product("BTD,DE->BTE", x_BTD, matrix("gate", *into))
-    x_BTE = checkpoint_name(x_BTE, "projection")
-    gate_BTE = checkpoint_name(gate_BTE, "projection")
+    product = functools.partial(layers.product, on_cpu=self.on_cpu)
+    x_BTE, gate_BTE = (
+      checkpoint_name(
+        product("BTD,DE->BTE", x_BTD, matrix(name, (c.width, inner), ("embed", "mlp"))),
+        "projection",
+      )
+      for name in ("input", "gate")
+    )
 
     seen_BJE = jnp.concatenate([state.inputs_BKE.astype(self.dtype), x_BTE], axis=1)
     u_BTE = self._convolve(seen_BJE, x_BTE.shape[1])
     # Three parameters, as ranks grow with the width and states do not.
-    of_state = (inner, c.state), ("mlp", "state")
+    columns = {
+      "rank": (rank, "rank"),
+      "state_in": (c.state, "state"),
+      "state_out": (c.state, "state"),
+    }
     maps_EX = jnp.concatenate(
-      [
-        matrix("rank", (inner, rank), ("mlp", "rank")),
-        matrix("state_in", *of_state),
-        matrix("state_out", *of_state),
-      ],
-      axis=1,
+      [matrix(name, (inner, size), ("mlp", axis)) for name, (size, axis) in columns.items()], axis=1
     )
     steps_BTR, b_BTS, c_BTS = jnp.split(
       product("BTE,EX->BTX", u_BTE, maps_EX), [rank, rank + c.state], axis=-1
     )
     steps_RE = matrix("steps", (rank, inner), ("rank", "mlp"), _uniform(rank**-0.5))
-    bias_E = weight("steps_bias", (inner,), ("mlp",), _step_bias)
+    bias_E = layers.parameter(self, "steps_bias", _step_bias, (inner,), ("mlp",))
     wide = lambda x: x.astype(jnp.float32)
     dt_BTE = jax.nn.softplus(wide(product("BTR,RE->BTE", steps_BTR, steps_RE)) + bias_E)
-    log_a_ES = weight("log_a", (inner, c.state), ("mlp", "norm"), _log_a)
+    log_a_ES = layers.parameter(self, "log_a", _log_a, (inner, c.state), ("mlp", "norm"))
     y_BTE, h_BSE = selective_scan(
       wide(u_BTE),
       dt_BTE,
@@ -244,7 +242,7 @@ class Mixer(nn.Module):
       chunk_tokens=c.chunk_tokens,
       scan=c.scan,
     )
-    skip_E = weight("skip", (inner,), ("mlp",), nn.initializers.ones)
+    skip_E = layers.parameter(self, "skip", nn.initializers.ones, (inner,), ("mlp",))
     y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
     y_BTE = checkpoint_name(y_BTE, "attention")  # what stands in its place
     out_ED = matrix("out", (inner, c.width), ("mlp", "embed"), _residual(c))
@@ -287,7 +285,7 @@ class Block(layers.Part):
     normed_BTD = layers.RMSNorm(c.norm_eps, name="norm")(x_BTD)
     goes_on = state is not None
     if not goes_on:
-      state = empty_state(c, x_BTD.shape[0])
+      state = c.empty_state(x_BTD.shape[0])
     mixed_BTD, state = Mixer(c, self.dtype, self.platform.cpu_products, name="mixer")(
       normed_BTD.astype(self.dtype), state
     )
@@ -295,14 +293,6 @@ class Block(layers.Part):
     self.sow("intermediates", "residual", x_BTD)
     x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
     return x_BTD, state if goes_on else None
-
-
-def empty_state(config: MambaConfig, batch: int) -> State:
-  """Before the first token."""
-  return State(
-    jnp.zeros((batch, config.conv - 1, config.inner), jnp.float32),
-    jnp.zeros((batch, config.state, config.inner), jnp.float32),
-  )
 
 
 def _residual(config: MambaConfig) -> layers.Initializer:

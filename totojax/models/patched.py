@@ -7,8 +7,6 @@ place of the head.
 Shapes: B batch, T tokens, D width, F values of a patch, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from flax import linen as nn
@@ -74,25 +72,16 @@ class PatchTrunk(trunk.Trunk):
     x_BTD, _ = self._blocks(dtype)(x_BTD, rope, segments_BT)
     x_BTD = c.norm(name="norm")(x_BTD).astype(dtype)
     if self.predicts == "tokens":
-      axes = ("vocab", "embed")
-      head_VD = matrix("head", self.spec.padded_vocab, axes)
-      head_VD = layers.gathered(head_VD.astype(dtype), axes)
-      if targets is None:
-        return self._logits(x_BTD, head_VD)
-      if not self.compute.loss_chunk:
-        return trunk.token_nll(self._logits(x_BTD, head_VD), targets)
-      return self._nll_in_chunks(x_BTD, head_VD, targets)
-    head_FD = matrix("head", self.values, narrow).astype(dtype)
+      shape, axes = (self.spec.padded_vocab, c.width), ("vocab", "embed")
+      head_VD = layers.matrix(self, "head", init, shape, axes, dtype)
+      return self._predicted(x_BTD, head_VD, targets)
+    head_FD = layers.matrix(self, "head", init, (self.values, c.width), narrow, dtype)
     bias_F = layers.parameter(
       self, "head_bias", nn.initializers.zeros, (self.values,), ("features",)
     )
-    found_BTF = jnp.einsum(
-      "BTD,FD->BTF", x_BTD, layers.gathered(head_FD, narrow), preferred_element_type=jnp.float32
-    )
-    found_BTF = self.scales.logits * found_BTF + bias_F
-    if targets is None:
-      return found_BTF
-    return jnp.mean(jnp.square(found_BTF - targets), axis=-1)
+    out_BTF = jnp.einsum("BTD,FD->BTF", x_BTD, head_FD, preferred_element_type=jnp.float32)
+    out_BTF = self.scales.logits * out_BTF + bias_F
+    return out_BTF if targets is None else jnp.mean(jnp.square(out_BTF - targets), axis=-1)
 
   @nn.nowrap
   def entry(

@@ -5,8 +5,6 @@ whatever computes attention (`attention.IMPLEMENTATIONS`), which is chosen apart
 from them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 

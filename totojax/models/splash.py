@@ -7,8 +7,6 @@ The kernel skips blocks that no query sees and keeps no T x T array. It wants
 is copied to make a batch of one.
 """
 
-from __future__ import annotations
-
 from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
@@ -63,9 +61,9 @@ def attend(
   tokens = q_BTHK.shape[1]
   axis, parts = tokens_split(tokens)
   if not fits(tokens // parts):
-    of = "" if parts == 1 else f" of the {tokens} on each device"
+    share = "" if parts == 1 else f" of the {tokens} on each device"
     raise ValueError(
-      f"{tokens // parts} tokens{of} are not a multiple of {LANES}, which TPU"
+      f"{tokens // parts} tokens{share} are not a multiple of {LANES}, which TPU"
       " attention needs; pad them, or set compute.attention='xla'"
     )
 
@@ -73,7 +71,7 @@ def attend(
     if scale != 1.0:
       q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
     if one is None:
-      heads = _heads_of(q_BTHK.shape, segments_BT)
+      heads = _heads(q_BTHK.shape, segments_BT)
       one = kernel(heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret)
     return _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one)
 
@@ -82,27 +80,22 @@ def attend(
     return local(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, None)
   # A kernel is opaque to the partitioner, so the split is said by hand.
   queries = mesh_axes("batch", "tokens", "heads", "head_dim")
-  of_queries = mesh_axes("batch", "tokens")
-  keys, of_keys, one, place = queries, of_queries, None, PartitionSpec()
+  query_segments = mesh_axes("batch", "tokens")
+  keys, key_segments, one, place = queries, query_segments, None, PartitionSpec()
   if parts > 1:
     # Every device has its own queries and all keys. What its queries see of
     # them lies in the kernel's tables, which are split as the queries are.
     keys = mesh_axes("batch", None, "heads", "head_dim")
-    of_keys = mesh_axes("batch", None)
+    key_segments = mesh_axes("batch", None)
     shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
     one = kernel(
-      _heads_of(shape, segments_BT),
-      tokens,
-      shape[-1],
-      prefix=prefix,
-      parts=parts,
-      interpret=interpret,
+      _heads(shape, segments_BT), tokens, shape[-1], prefix=prefix, parts=parts, interpret=interpret
     )
     place = one.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis)))
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(queries, keys, keys, of_queries, of_keys, place),
+    in_specs=(queries, keys, keys, query_segments, key_segments, place),
     out_specs=queries,
     check_vma=False,
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
@@ -122,9 +115,7 @@ def tokens_split(tokens: int) -> tuple[str | None, int]:
     ValueError: the parts do not divide the tokens.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  axis = None
-  if not mesh.empty:
-    axis = mesh_axes("tokens")[0]
+  axis = None if mesh.empty else mesh_axes("tokens")[0]
   if axis is None or mesh.shape[axis] == 1:
     return None, 1
   parts = mesh.shape[axis]
@@ -135,7 +126,7 @@ def tokens_split(tokens: int) -> tuple[str | None, int]:
   return axis, parts
 
 
-def _heads_of(shape: tuple[int, ...], segments_BT: jax.Array | None) -> int:
+def _heads(shape: tuple[int, ...], segments_BT: jax.Array | None) -> int:
   """Heads of one call of the kernel: rows are heads too, without segments."""
   batch, _, heads, _ = shape
   return batch * heads if segments_BT is None else heads
@@ -181,11 +172,10 @@ def kernel(
 
   # An array whose last axis is shorter than the lanes is padded to them, so
   # small heads are read with the tokens last.
-  layout = library.QKVLayout.HEAD_DIM_MINOR
-  if head_dim < LANES:
-    layout = library.QKVLayout.SEQ_MINOR
-  forward = block_of(tokens // parts, FORWARD_BLOCK)
-  backward = block_of(tokens // parts, BACKWARD_BLOCK)
+  layouts = library.QKVLayout
+  layout = layouts.SEQ_MINOR if head_dim < LANES else layouts.HEAD_DIM_MINOR
+  forward = block(tokens // parts, FORWARD_BLOCK)
+  backward = block(tokens // parts, BACKWARD_BLOCK)
   return library.make_splash_mha(
     library.MultiHeadMask([_mask(tokens, prefix)] * heads),
     block_sizes=library.BlockSizes(
@@ -221,9 +211,9 @@ def _mask(tokens: int, prefix: int):
   return library.NumpyMask(seen)
 
 
-def block_of(tokens: int, most: int) -> int:
+def block(tokens: int, most: int) -> int:
   """The largest block up to `most` that divides the tokens."""
-  block = min(most, tokens)
-  while tokens % block:
-    block -= LANES
-  return block
+  size = min(most, tokens)
+  while tokens % size:
+    size -= LANES
+  return size

@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, L layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, V padded vocabulary, K head dim.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -75,11 +73,7 @@ class Trunk(nn.Module):
       head_VD = layers.parameter(self, "head", init, *table)
     # `embed` is split over fsdp where parameters lie, whole where used.
     head_VD = layers.gathered(head_VD.astype(dtype), table[1])
-    if targets_BT is None:
-      return self._logits(x_BTD, head_VD)
-    if not self.compute.loss_chunk:
-      return token_nll(self._logits(x_BTD, head_VD), targets_BT)
-    return self._nll_in_chunks(x_BTD, head_VD, targets_BT)
+    return self._predicted(x_BTD, head_VD, targets_BT)
 
   @nn.nowrap
   def entry(self, params: Any, inputs_BT: jax.Array) -> tuple[jax.Array, Any, jax.Array | None]:
@@ -101,16 +95,21 @@ class Trunk(nn.Module):
       x_BTD, head_VD, spec=self.spec, scales=self.scales, platform=self.compute.platform
     )
 
-  def _nll_in_chunks(
-    self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array
+  def _predicted(
+    self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array | None
   ) -> jax.Array:
-    """`token_nll` [B, T], of a few tokens of each sequence after the others.
+    """Logits, or with targets `token_nll` [B, T].
 
-    The backward pass computes a chunk's logits again, so that those of all
-    tokens never exist. Every n-th token makes a chunk, so that a split over
-    tokens stays as it is.
+    With `loss_chunk`, of a few tokens of each sequence after the others: the
+    backward pass computes a chunk's logits again, so that those of all tokens
+    never exist. Every n-th token makes a chunk, so that a split over tokens
+    stays as it is.
     """
+    if targets_BT is None:
+      return self._logits(x_BTD, head_VD)
     size, tokens = self.compute.loss_chunk, x_BTD.shape[1]
+    if not size:
+      return token_nll(self._logits(x_BTD, head_VD), targets_BT)
     if tokens % size:
       raise ValueError(
         f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
@@ -241,10 +240,7 @@ def places(
   """Rotary angles, and segments where images are hidden from each other."""
   # Raster positions in the whole sequence: packed images are counted through.
   rope = config.angles(jnp.arange(inputs_BT.shape[1]))
-  segments_BT = None
-  if spec.segments:
-    segments_BT = sequence.segment_ids(inputs_BT, spec)
-  return rope, segments_BT
+  return rope, sequence.segment_ids(inputs_BT, spec) if spec.segments else None
 
 
 def token_nll(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
@@ -253,7 +249,6 @@ def token_nll(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
   The target's logit is picked by comparing with an iota, whose gradient is
   elementwise; a gather's would be a scatter into float32 [B, T, V].
   """
-  vocab = logits_BTV.shape[-1]
-  hit_BTV = targets_BT[..., None] == jnp.arange(vocab)
+  hit_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
   picked_BT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0.0), axis=-1)
   return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT

@@ -1,7 +1,5 @@
 """AdamW as the paper uses it: schedule, clipping, decay by axis names."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 from typing import Any
@@ -16,22 +14,9 @@ from totojax.optim import mup
 
 # Axes that make a matrix a projection or an embedding. Once layers are stacked
 # a norm's scale is two-dimensional, so dimensions alone say nothing.
-_MATRIX_AXES = frozenset(
-  {
-    "embed",
-    "heads",
-    "head_dim",
-    "mlp",
-    "vocab",
-    "rank",
-    "state",
-    "conv_height",
-    "conv_width",
-    "conv_in",
-    "conv_out",
-    "classes",
-  }
-)
+_MATRIX_AXES = frozenset("embed heads head_dim mlp vocab rank state classes".split()) | {
+  f"conv_{side}" for side in ("height", "width", "in", "out")
+}
 
 
 def relative_rate(

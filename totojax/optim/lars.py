@@ -5,9 +5,8 @@ and weight decay act on arrays of two dimensions or more, and the rate is
 applied after the momentum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +17,31 @@ from totojax.config.labels import GridConfig
 from totojax.optim import adamw
 
 
-def mae_rate(
-  update: jax.Array, *, warmup_steps: float, end_lr_frac: float, steps: int
-) -> jax.Array:
-  """Rate of update 1, 2, ... over the peak, as MAE's `lr_sched.py` has it.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+  """MAE's, of `lr_sched.py`: a warm-up and half a cosine over `steps` updates.
 
   The rate of an update is that of the epochs before it, so that the first has
   rate 0 where there is a warm-up.
+
+  Raises:
+    ValueError: a warm-up that is not shorter than the run.
   """
-  return adamw.relative_rate(
-    jnp.asarray(update) - 1, warmup_steps=warmup_steps, end_lr_frac=end_lr_frac, steps=steps
-  )
+
+  steps: int
+  warmup_steps: float
+  end_lr_frac: float
+
+  def __post_init__(self):
+    if self.warmup_steps >= self.steps:
+      raise ValueError(
+        f"optim.warmup_epochs are {self.warmup_steps:g} updates, not below the run's {self.steps};"
+        " shorten the warm-up or train longer"
+      )
+
+  def __call__(self, update: jax.Array | int) -> jax.Array:
+    """Rate of update 1, 2, ... over the peak."""
+    return adamw.relative_rate(jnp.asarray(update) - 1, **vars(self))
 
 
 def one_head(
@@ -74,16 +87,12 @@ def grid(
   Raises:
     ValueError: a warm-up that is not shorter than the run.
   """
-  if warmup_steps >= steps:
-    raise ValueError(
-      f"optim.warmup_epochs are {warmup_steps:g} updates, not below the run's"
-      f" {steps}; shorten the warm-up or train longer"
-    )
+  rate = Schedule(steps, warmup_steps, config.end_lr_frac)
   lr_S = [config.peak_lr(lr, batch_rows) for lr, _ in config.settings]
   decay_S = [decay for _, decay in config.settings]
 
   def build(peak_lr, weight_decay):
-    return _over_heads(config, peak_lr, weight_decay, steps=steps, warmup_steps=warmup_steps)
+    return _over_heads(config, rate, peak_lr, weight_decay)
 
   return optax.inject_hyperparams(build)(
     peak_lr=jnp.array(lr_S, jnp.float32), weight_decay=jnp.array(decay_S, jnp.float32)
@@ -91,35 +100,32 @@ def grid(
 
 
 def _over_heads(
-  config: GridConfig, lr_S: jax.Array, decay_S: jax.Array, *, steps: int, warmup_steps: float
+  config: GridConfig, rate: Schedule, lr_S: jax.Array, decay_S: jax.Array
 ) -> optax.GradientTransformation:
+  decay = Schedule(rate.steps, 0, config.end_decay_frac)
   # The outer map is over layers, which share the settings.
-  over = lambda fn, n: jax.vmap(  # noqa: E731
+  map_heads = lambda fn, n: jax.vmap(
     jax.vmap(fn, in_axes=(0,) * n + (0, 0)), in_axes=(0,) * n + (None, None)
   )
 
   def init(params):
     zeros = jnp.zeros((), jnp.int32)
-    leaves = jax.tree.leaves(params)
-    if not leaves:  # optax asks where in the state the parameters are
+    if not jax.tree.leaves(params):  # optax asks where in the state the parameters are
       return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
 
     def init_head(params, lr, decay):
       return one_head(config, lr, decay).init(params)
 
-    return GridState(zeros, over(init_head, 1)(params, lr_S, decay_S))
+    return GridState(zeros, map_heads(init_head, 1)(params, lr_S, decay_S))
 
   def update(updates, state, params=None):
     count = state.count + 1
-    rate = mae_rate(count, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps)
-    decay = mae_rate(count, warmup_steps=0, end_lr_frac=config.end_decay_frac, steps=steps)
 
     def update_head(grads, heads, params, lr, weight_decay):
-      tx = one_head(config, lr, weight_decay)
-      return tx.update(grads, heads, params)
+      return one_head(config, lr, weight_decay).update(grads, heads, params)
 
-    updates, heads = over(update_head, 3)(
-      updates, state.heads, params, rate * lr_S, decay * decay_S
+    updates, heads = map_heads(update_head, 3)(
+      updates, state.heads, params, rate(count) * lr_S, decay(count) * decay_S
     )
     return updates, GridState(count, heads)
 
@@ -130,10 +136,5 @@ def highest_rate(
   config: GridConfig, *, steps: int, warmup_steps: float
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the largest rate that update used, for the log."""
-
-  def rate(opt_state, update):
-    return jnp.max(opt_state.hyperparams["peak_lr"]) * mae_rate(
-      update, warmup_steps=warmup_steps, end_lr_frac=config.end_lr_frac, steps=steps
-    )
-
-  return rate
+  rate = Schedule(steps, warmup_steps, config.end_lr_frac)
+  return lambda opt_state, update: jnp.max(opt_state.hyperparams["peak_lr"]) * rate(update)

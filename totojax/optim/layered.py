@@ -7,10 +7,7 @@ the final norm, an untied output and the heads L + 1; a parameter of id n
 learns at decay^(L + 1 - n) of the rate. A tied embedding counts as embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-import dataclasses
 from typing import Any
 
 import jax
@@ -30,14 +27,14 @@ def scales(layer_decay: float, depth: int) -> np.ndarray:
   return layer_decay ** np.arange(depth + 1, -1, -1.0)
 
 
-def rules(config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = None) -> Any:
+def rules(config: LayeredConfig, *, axes: Any, depth: int, backbone_rules: Any = None) -> Any:
   """A `mup.Rule` for every parameter of {"backbone": .., "heads": ..}.
 
   Args:
     config: the decay, and the rates of heads.
     axes: PartitionSpecs of logical names, the tree of the parameters.
     depth: blocks of the backbone.
-    of_backbone: µP's rules of the backbone, which are multiplied; None: none.
+    backbone_rules: µP's rules of the backbone, which are multiplied; None: none.
   """
   by_id = scales(config.layer_decay, depth)
 
@@ -52,11 +49,11 @@ def rules(config: LayeredConfig, *, axes: Any, depth: int, of_backbone: Any = No
     return mup.Rule(1.0, by_id[-1], 1.0)
 
   tree = tree_lib.map_named(rule, axes)
-  if of_backbone is None:
+  if backbone_rules is None:
     return tree
-  both = lambda a, b: mup.Rule(b.init, a.lr * b.lr, a.decay * b.decay)
-  known = {name: of_backbone[name] for name in tree[BACKBONE]}
-  return {**tree, BACKBONE: jax.tree.map(both, tree[BACKBONE], known)}
+  product = lambda a, b: mup.Rule(b.init, a.lr * b.lr, a.decay * b.decay)
+  widths = {name: backbone_rules[name] for name in tree[BACKBONE]}
+  return {**tree, BACKBONE: jax.tree.map(product, tree[BACKBONE], widths)}
 
 
 def _along(axis: str, spec: PartitionSpec, values: Any) -> Any:
@@ -68,51 +65,17 @@ def _along(axis: str, spec: PartitionSpec, values: Any) -> Any:
   return np.asarray(values, np.float32).reshape(shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-  """When the rate is what; `steps` updates, the first of them at the start."""
-
-  steps: int
-  warmup_steps: float
-  end_lr_frac: float
-
-  def __call__(self, update: jax.Array) -> jax.Array:
-    """Rate of update 1, 2, ... over the peak, as MAE has it."""
-    return lars.mae_rate(
-      update, warmup_steps=self.warmup_steps, end_lr_frac=self.end_lr_frac, steps=self.steps
-    )
-
-
 def make(
-  config: LayeredConfig, *, axes: Any, rules: Any, schedule: Schedule, batch_rows: int
+  config: LayeredConfig, *, axes: Any, rules: Any, schedule: lars.Schedule, batch_rows: int
 ) -> optax.GradientTransformationExtraArgs:
-  """The optimiser; `peak_lr` and `weight_decay` live in its state.
-
-  Raises:
-    ValueError: a warm-up that is not shorter than the run.
-  """
-  if schedule.warmup_steps >= schedule.steps:
-    raise ValueError(
-      f"optim.warmup_epochs are {schedule.warmup_steps:g} updates, not below"
-      f" the run's {schedule.steps}; shorten the warm-up or train longer"
-    )
+  """The optimiser; `peak_lr` and `weight_decay` live in its state."""
+  names = ("end_lr_frac", "b1", "b2", "eps", "weight_decay", "mu_dtype")
   plain = adamw.AdamWConfig(
-    lr=config.peak_lr(batch_rows),
-    warmup_steps=0,
-    end_lr_frac=config.end_lr_frac,
-    b1=config.b1,
-    b2=config.b2,
-    eps=config.eps,
-    weight_decay=config.weight_decay,
-    mu_dtype=config.mu_dtype,
+    lr=config.peak_lr(batch_rows), warmup_steps=0, **{name: getattr(config, name) for name in names}
   )
+  clip = _clip_backbone(config.clip_norm)
   return adamw.make(
-    plain,
-    axes=axes,
-    steps=schedule.steps,
-    rules=rules,
-    schedule=schedule,
-    clip=_clip_backbone(config.clip_norm),
+    plain, axes=axes, steps=schedule.steps, rules=rules, schedule=schedule, clip=clip
   )
 
 
@@ -129,6 +92,6 @@ def _clip_backbone(norm: float) -> optax.GradientTransformation:
   return optax.stateless(update)
 
 
-def learning_rate(schedule: Schedule) -> Callable[[Any, jax.Array], jax.Array]:
+def learning_rate(schedule: lars.Schedule) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the rate of the last layer, for the log."""
   return lambda opt_state, update: opt_state.hyperparams["peak_lr"] * schedule(update)

@@ -24,8 +24,6 @@ maps to its states). The output head does not grow either, but is a vector: its
 logits are divided instead.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import math
@@ -166,9 +164,8 @@ def _growing(name: str, spec: PartitionSpec, growth: Mapping[str, float]) -> lis
         sizes.append(growth[axis])
     elif axis is not None and axis not in _FIXED:
       raise ValueError(
-        f"{name}: µP does not know whether axis {axis!r} grows with the"
-        f" width; known are {sorted([*growth, *_FIXED])}. Give its"
-        " growth, or add it to the fixed axes"
+        f"{name}: µP does not know whether axis {axis!r} grows with the width; known are"
+        f" {sorted([*growth, *_FIXED])}. Give its growth, or add it to the fixed axes"
       )
     before = axis
   if len(sizes) > 2:

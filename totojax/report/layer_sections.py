@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import itertools
+from typing import Any
 
 from etils import epath
 from matplotlib import ticker
@@ -20,53 +21,46 @@ NAMES = {
   "pixels": "small pixels, no backbone",
   "histogram": "token histogram, no backbone",
 }
-HOLDOUT, VALIDATION = "chosen_on_holdout", "chosen_on_validation"
+HOLDOUT = "chosen_on_holdout"
 
 
 def write_report(workdir: epath.PathLike) -> epath.Path:
   """Writes `report.html` of one probe into its folder; returns its path."""
-  return page.write(
-    workdir, about="probe", sections=[("What each layer knows", lambda folder: layers(folder, "."))]
-  )
+  sections = [("What each layer knows", lambda folder: layers(folder, "."))]
+  return page.write(workdir, about="probe", sections=sections)
 
 
-def figure(source: epath.PathLike, target: epath.PathLike) -> None:
-  """Writes the layer curve (Figures 4, 8 and 14) from per_layer.csv as a PNG.
+def figure(workdir: epath.Path) -> None:
+  """Writes layer_curve.png (Figures 4, 8 and 14) beside per_layer.csv.
 
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  source = epath.Path(source)
-  table = reading.Folder(source.parent).table(source.name, by="backbone")
-  plots.write(target, by_layer(table))
+  table = reading.RunFolder(workdir).table("per_layer.csv", by="backbone")
+  plots.write(workdir / "layer_curve.png", by_layer(table))
 
 
-def probes(folder: reading.Folder) -> str:
+def probes(folder: reading.RunFolder) -> str:
   """Every probe of a chain, and what those of several seeds say together."""
   by_kind = {"probe": [], "probe_seeds": []}
   for stage in run_sections.stages(folder):
-    name = f"{stage}/config.json"
-    job = reading.optional(lambda n=name: folder.json(n), {}).get("run")
+    job = reading.optional({}, folder.json, f"{stage}/config.json").get("run")
     if job in by_kind:
       by_kind[job].append(stage)
   out = [seeds(folder, stage) for stage in by_kind["probe_seeds"]]
   if len(by_kind["probe"]) == 1:
     out.append(layers(folder, by_kind["probe"][0]))
   else:
-    for probe in by_kind["probe"]:
-      not_yet = page.paragraph("This probe has not finished.", "missing")
-      shown = reading.optional(lambda s=probe: layers(folder, s), not_yet)
-      out.append(page.fold(probe, shown))
-  if not out:
-    return page.paragraph("This chain has no probes.", "soft")
-  return "".join(out)
+    not_yet = page.paragraph("This probe has not finished.", "missing")
+    for stage in by_kind["probe"]:
+      out.append(page.fold(stage, reading.optional(not_yet, layers, folder, stage)))
+  return "".join(out) or page.paragraph("This chain has no probes.", "soft")
 
 
-def layers(folder: reading.Folder, stage: str = "probe") -> str:
+def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
   """Probes of every layer, beside what needs no training or no backbone."""
   table = folder.table(f"{stage}/per_layer.csv", by="backbone")
   metrics = folder.json(f"{stage}/metrics.json")
-  svg = plots.html(by_layer(table), name=f"layers-{stage}", label="Probe accuracy by layer")
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
     f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
@@ -74,84 +68,74 @@ def layers(folder: reading.Folder, stage: str = "probe") -> str:
     " errors; dashed, without layers. Layer 0 is the embeddings. Figures 4, 8"
     " and 14 of the paper."
   )
-  out = [_claim(metrics), page.figure(svg, caption)]
+  label = "Probe accuracy by layer"
+  out = [_claim(metrics)]
+  out.append(plots.figure(by_layer(table), caption, name=f"layers-{stage}", label=label))
   if n != expected:
-    out.append(
-      page.paragraph(f"{expected - n} of {expected} validation items are missing.", "missing")
-    )
-  out.append(page.table(_HEAD, _rows(metrics)))
+    absent = f"{expected - n} of {expected} validation items are missing."
+    out.append(page.paragraph(absent, "missing"))
+  out.append(page.table([head for head, _ in _COLUMNS], _rows(metrics)))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
-  out.append(
-    page.paragraph(
-      "A layer chosen on the validation set, as the paper does it, has seen"
-      " the answers; the hold-out is of the training set.",
-      "soft",
-    )
+  note = (
+    "A layer chosen on the validation set, as the paper does it, has seen"
+    " the answers; the hold-out is of the training set."
   )
-  return "".join(out)
+  return "".join([*out, page.paragraph(note, "soft")])
 
 
-def seeds(folder: reading.Folder, stage: str) -> str:
+def seeds(folder: reading.RunFolder, stage: str) -> str:
   """Several seeds: a curve and a table of each question."""
   metrics = folder.json(f"{stage}/metrics.json")
   rows = folder.records(f"{stage}/per_layer.csv")
-  questions = dict.fromkeys(row["question"] for row in rows)
   out = []
-  for question in questions:
-    at = lambda key, q=question: metrics[f"{q}/{key}"]  # noqa: E731
-    own = [row for row in rows if row["question"] == question]
-    names = list(dict.fromkeys(row["backbone"] for row in own))
-    svg = plots.html(
-      by_layer(_over_seeds(own)),
-      name=f"seeds-{question}",
-      label=f"Probe accuracy by layer: {question}",
+  for question in dict.fromkeys(row["question"] for row in rows):
+    facts = _below(metrics, question)
+    question_rows = [row for row in rows if row["question"] == question]
+    names = list(dict.fromkeys(row["backbone"] for row in question_rows))
+    highest = max(facts[f"{n}/high"] for n in names if n != "trained")
+    claim = (
+      f"the trained backbone is at least {100 * facts['trained/low']:.1f} %, the"
+      f" best of the others at most {100 * highest:.1f} %."
+      if facts["pays"]
+      else "no sure gain from pre-training; intervals overlap."
     )
-    highest = max(at(f"{n}/high") for n in names if n != "trained")
-    out.append(
-      page.paragraph(
-        f"{question}: the trained backbone is at least"
-        f" {100 * at('trained/low'):.1f} %, the best of the others at most"
-        f" {100 * highest:.1f} %."
-        if at("pays")
-        else f"{question}: no sure gain from pre-training; intervals overlap."
-      )
+    caption = (
+      f"{question}: top-1 on {facts['n']} validation items of {facts['classes']}"
+      f" classes, mean of {facts['seeds']} seeds, of the best setting of each"
+      " layer; dashed, without layers."
     )
-    out.append(
-      page.figure(
-        svg,
-        (
-          f"{question}: top-1 on {at('n')} validation items of {at('classes')}"
-          f" classes, mean of {at('seeds')} seeds, of the best setting of each"
-          " layer; dashed, without layers."
-        ),
-      )
-    )
-    out.append(
-      page.table(
-        ("top-1, %", "layer chosen on a hold-out", "95 % from", "to", "layers"),
-        [
-          (
-            NAMES.get(n, n),
-            *(f"{100 * at(f'{n}/{k}'):.1f}" for k in _ENDS),
-            ", ".join(map(str, at(f"{n}/layers"))),
-          )
-          for n in names
-        ],
-      )
-    )
+    draw, label = by_layer(_over_seeds(question_rows)), f"Probe accuracy by layer: {question}"
+    results = [{"name": NAMES.get(n, n), **_below(facts, n)} for n in names]
+    for result in results:
+      result["layers"] = ", ".join(map(str, result["layers"]))
+    out.append(page.paragraph(f"{question}: {claim}"))
+    out.append(plots.figure(draw, caption, name=f"seeds-{question}", label=label))
+    out.append(page.records(_SEED_COLUMNS, results))
   return "".join(out)
 
 
-_ENDS = ("top1", "low", "high")
+def _below(metrics: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """The values whose keys begin with "name/", without that."""
+  start = f"{name}/"
+  return {k.removeprefix(start): v for k, v in metrics.items() if k.startswith(start)}
+
+
+_SEED_COLUMNS = (
+  ("top-1, %", "{name}"),
+  ("layer chosen on a hold-out", "{top1:percent}"),
+  ("95 % from", "{low:percent}"),
+  ("to", "{high:percent}"),
+  ("layers", "{layers}"),
+)
 
 
 def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
   """Of each source the mean over seeds of each layer's best top-1."""
   best = {}
   for row in rows:
-    layers_ = best.setdefault(row["backbone"], {})
-    of_seed = layers_.setdefault(int(row["layer"]), {})
-    of_seed[row["seed"]] = max(of_seed.get(row["seed"], 0.0), float(row["top1"]))
+    by_layer = best.setdefault(row["backbone"], {})
+    by_seed = by_layer.setdefault(int(row["layer"]), {})
+    by_seed[row["seed"]] = max(by_seed.get(row["seed"], 0.0), float(row["top1"]))
   return {
     source: {
       "layer": np.array(list(accuracies)),
@@ -162,54 +146,39 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
   }
 
 
-_HEAD = (
-  "top-1, %",
-  "layer chosen on a hold-out",
-  "standard error",
-  "its layer",
-  "chosen on validation",
-  "its layer",
+_COLUMNS = (
+  ("top-1, %", "{name}"),
+  ("layer chosen on a hold-out", "{chosen_on_holdout/top1:percent}"),
+  ("standard error", "{chosen_on_holdout/top1_sem:percent}"),
+  ("its layer", "{chosen_on_holdout/layer}"),
+  ("chosen on validation", "{chosen_on_validation/top1:percent}"),
+  ("its layer", "{chosen_on_validation/layer}"),
 )
 
 
-def _rows(metrics: Mapping[str, float]) -> list[tuple[str, ...]]:
-  rows = []
-  for source in _sources(metrics):
-    at = lambda key: metrics[f"{source}/{key}"]  # noqa: E731
-    rows.append(
-      (
-        NAMES.get(source, source),
-        f"{100 * at(f'{HOLDOUT}/top1'):.1f}",
-        f"{100 * at(f'{HOLDOUT}/top1_sem'):.1f}",
-        str(at(f"{HOLDOUT}/layer")),
-        f"{100 * at(f'{VALIDATION}/top1'):.1f}",
-        str(at(f"{VALIDATION}/layer")),
-      )
-    )
-  none = ("",) * 3
+def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
+  rows = [
+    page.cells(_COLUMNS, {"name": NAMES.get(source, source), **_below(metrics, source)})
+    for source in _sources(metrics)
+  ]
   majority = f"{100 * metrics['majority_top1']:.1f}"
-  rows.append(("always the largest class", majority, *none, ""))
+  rows.append(["always the largest class", majority, "", "", "", ""])
   if "paper/top1" in metrics:
     value = f"{100 * metrics['paper/top1']:.1f}"
-    rows.append((f"paper, {metrics['paper/name']}", *none, value, ""))
+    rows.append([f"paper, {metrics['paper/name']}", "", "", "", value, ""])
   return rows
 
 
-def _claim(metrics: Mapping[str, float]) -> str:
+def _claim(metrics: Mapping[str, Any]) -> str:
   """Is the trained backbone above the others, beyond two standard errors?"""
-  ours = metrics.get(f"trained/{HOLDOUT}/top1")
-  others = {
-    source: metrics[f"{source}/{HOLDOUT}/top1"]
-    for source in _sources(metrics)
-    if source != "trained"
-  }
-  if ours is None or not others:
+  top1 = {source: metrics[f"{source}/{HOLDOUT}/top1"] for source in _sources(metrics)}
+  ours = top1.pop("trained", None)
+  if ours is None or not top1:
     return ""
-  best = max(others, key=others.__getitem__)
-  sem = np.hypot(metrics[f"trained/{HOLDOUT}/top1_sem"], metrics[f"{best}/{HOLDOUT}/top1_sem"])
-  gap = 100 * (ours - others[best])
-  name = NAMES.get(best, best)
-  claim = f"{gap:+.1f} points against the best other: {name} (2 s.e. "
+  best = max(top1, key=top1.__getitem__)
+  sem = np.hypot(*(metrics[f"{source}/{HOLDOUT}/top1_sem"] for source in ("trained", best)))
+  gap = 100 * (ours - top1[best])
+  claim = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (2 s.e. "
   claim += f"{200 * sem:.1f})."
   if abs(gap) <= 200 * sem:
     return page.paragraph(f"No sure difference: {claim}")
@@ -217,7 +186,7 @@ def _claim(metrics: Mapping[str, float]) -> str:
   return page.paragraph(f"The trained backbone is {word} the rest: {claim}")
 
 
-def _sources(metrics: Mapping[str, float]) -> list[str]:
+def _sources(metrics: Mapping[str, Any]) -> list[str]:
   end = f"/{HOLDOUT}/top1"
   return [key.removesuffix(end) for key in metrics if key.endswith(end)]
 
@@ -226,39 +195,18 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
   """Best top-1 of each layer, with two standard errors; levels dashed."""
 
   def draw(axes, palette):
-    colours = itertools.cycle(palette.series)
     markers = itertools.cycle("osD^")
-    for (source, t), colour in zip(table.items(), colours):
-      marker = next(markers)
+    for (source, t), look, marker in zip(table.items(), palette.looks(), markers):
       layers = np.unique(t["layer"])
-      best = np.array([t["top1"][t["layer"] == l].max() for l in layers])  # noqa: E741
-      name = NAMES.get(source, source)
+      best = np.array([t["top1"][t["layer"] == layer].max() for layer in layers])
+      look["label"] = NAMES.get(source, source)
       if len(layers) == 1:
-        axes.axhline(100 * best[0], color=colour, lw=1.2, ls=(0, (4, 3)), label=name)
+        axes.axhline(100 * best[0], lw=1.2, **(look | {"ls": plots.LEVEL}))
         continue
       bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
-      axes.errorbar(
-        layers,
-        100 * best,
-        yerr=bar,
-        color=colour,
-        lw=1.4,
-        marker=marker,
-        ms=3.5,
-        capsize=0,
-        label=name,
-      )
-    axes.set_xlabel("layer (0: embeddings)")
-    axes.set_ylabel("top-1, %")
-    axes.set_ylim(bottom=0)
+      plots.points(axes, (layers, 100 * best), bar, lw=1.4, **(look | {"marker": marker}))
+    axes.set(xlabel="layer (0: embeddings)", ylabel="top-1, %", ylim=(0, None))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
-    axes.legend(
-      frameon=False,
-      labelcolor=palette.ink,
-      fontsize=8,
-      loc="lower center",
-      bbox_to_anchor=(0.5, 1.0),
-      ncols=2,
-    )
+    axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
   return draw

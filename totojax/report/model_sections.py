@@ -9,7 +9,7 @@ from totojax.report import page, plots, reading, verdict
 BARS = "Bars: two standard errors, with tokens taken as independent."
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """Whether the model beats the baselines, by how much, and each loss."""
   metrics = folder.json("validate/metrics.json")
   out = []
@@ -19,74 +19,60 @@ def headline(folder: reading.Folder) -> str:
     out.append(f'<p class="verdict{kind}">{page.text(judgement.claim)}</p>')
     out.append(page.paragraph(judgement.detail))
     if len(judgement.losses) > 1:
-      out.append(
-        page.bars(
-          [
-            (name, loss, f"{loss:.3f}", name == verdict.MODEL)
-            for name, loss in judgement.losses.items()
-          ]
-        )
-      )
+      bars = ((name, loss, f"{loss:.3f}") for name, loss in judgement.losses.items())
+      out.append(page.bars(bars, highlighted=(verdict.MODEL,)))
       out.append(page.paragraph(f"{judgement.scope}; shorter is better.", "soft"))
     if rows := verdict.rows(metrics, source):
-      out.append(
-        page.fold(
-          "All losses, with standard errors over sequences",
-          page.table(("nats per visual token", "all frames", "frames 2 and later"), rows),
-        )
-      )
-  return "".join(out) or page.paragraph(
-    "Not shown: validate/metrics.json names no source.", "missing"
-  )
+      table = page.table(("nats per visual token", "all frames", "frames 2 and later"), rows)
+      out.append(page.fold("All losses, with standard errors over sequences", table))
+  return "".join(out) or page.missing("validate/metrics.json names no source")
 
 
-def loss_curves(folder: reading.Folder) -> str:
+def loss_curves(folder: reading.RunFolder) -> str:
   """Training and validation loss against tokens, with what is to be beaten."""
   draw, caption = learning(folder)
-  svg = plots.html(draw, name="loss", label=caption)
-  return page.figure(svg, caption + ".")
+  return plots.figure(draw, caption + ".", name="loss", label=caption)
 
 
-def learning(folder: reading.Folder) -> tuple[plots.Draw, str]:
+def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
   """The figure of `loss_curves`, and what it shows.
 
   Raises:
     reading.Missing: there is no log of the training.
   """
   rows = folder.lines("pretrain/metrics.jsonl")
-  batch = reading.optional(
-    lambda: folder.json("pretrain/config.json")["train"]["batch_tokens"], None
-  )
+  size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
+  batch = size.get("batch_tokens")
   series = {"train": ([], [])}
   for row in rows:
     for key, value in row.items():
       name = "train" if row["kind"] == "train" else key.removesuffix("/loss")
-      wanted = key == "loss" if name == "train" else key.endswith("/loss")
-      if wanted and value is not None:
+      is_loss = key == "loss" if name == "train" else key.endswith("/loss")
+      if is_loss and value is not None:
         x, y = series.setdefault(name, ([], []))
         x.append(row["step"] * (batch or 1))
         y.append(value)
   arrays = {k: (np.array(x), np.array(y)) for k, (x, y) in series.items()}
-  train = arrays.pop("train")
-  metrics = reading.optional(lambda: folder.json("validate/metrics.json"), {})
-  levels = {}
-  for source in list(verdict.sources(metrics))[:1]:
-    levels = verdict.levels(metrics, source)
+  metrics = reading.optional({}, folder.json, "validate/metrics.json")
+  sources = list(verdict.sources(metrics))
+  levels = verdict.levels(metrics, sources[0]) if sources else {}
   draw = plots.learning(
-    train=train, evals=arrays, levels=levels, xlabel="training tokens" if batch else "updates"
+    train=arrays.pop("train"),
+    evals=arrays,
+    levels=levels,
+    xlabel="training tokens" if batch else "updates",
   )
   caption = "Cross-entropy on training batches and on held-out sequences"
   if levels:
     caption += "; dashed, predictors that need no network, on held-out data"
-  if metrics and len(list(verdict.sources(metrics))) > 1:
-    caption += f" of {list(verdict.sources(metrics))[0]}"
+  if len(sources) > 1:
+    caption += f" of {sources[0]}"
   return draw, caption
 
 
-def position_loss(folder: reading.Folder) -> str:
+def position_loss(folder: reading.RunFolder) -> str:
   """The paper's Figure 10."""
   table = folder.table("validate/position_loss.csv")
-  svg = plots.html(plots.by_position(table), name="position", label="Loss by position")
   lines = []
   for source, t in table.items():
     first = t["frame"] == 0
@@ -101,22 +87,21 @@ def position_loss(folder: reading.Folder) -> str:
     " frames. Figure 10 of the paper: the first frame is the hardest, later"
     " frames repeat much of it."
   )
-  return "".join(map(page.paragraph, lines)) + page.figure(svg, caption)
+  return "".join(map(page.paragraph, lines)) + plots.figure(
+    plots.by_position(table), caption, name="position", label="Loss by position"
+  )
 
 
-def group_loss(folder: reading.Folder) -> str:
+def group_loss(folder: reading.RunFolder) -> str:
   """Loss by frame and by row of the grid, side by side."""
+  captions = {"frame": "By frame.", "row": "By row of the token grid, over all frames."}
   out = []
-  for group, caption in (
-    ("frame", "By frame."),
-    ("row", "By row of the token grid, over all frames."),
-  ):
+  for group, caption in captions.items():
     try:
-      table = folder.table(f"validate/{group}_loss.csv")
+      draw = plots.by_group(folder.table(f"validate/{group}_loss.csv"), group)
     except reading.Missing as reason:
-      out.append(page.paragraph(f"Not shown: {reason}.", "missing"))
+      out.append(page.missing(reason))
       continue
-    draw = plots.by_group(table, group=group, xlabel=group)
-    svg = plots.html(draw, name=group, label=f"Loss by {group}", half=True)
-    out.append(page.figure(svg, f"{caption} {BARS}"))
-  return f'<div class="pair">{"".join(out)}</div>'
+    caption = f"{caption} {BARS}"
+    out.append(plots.figure(draw, caption, name=group, label=f"Loss by {group}", half=True))
+  return page.pair("".join(out))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from totojax.report import page, paper, plots, reading, token_sections
-from totojax.rundir import console
 
 FIGURES = {1: "Figure 3", 2: "Figure 12", 3: "Figure 13"}  # the paper's
 CURVE_POINTS = 160
@@ -27,54 +26,45 @@ def curves(table: Mapping[str, plots.Table], n: int) -> dict[str, tuple[np.ndarr
   """(rank, share of all occurrences) by store, evenly in log rank."""
   out = {}
   for name, columns in table.items():
-    of_n = columns["n"] == n
-    first, last, count = (columns[key][of_n] for key in ("first_rank", "last_rank", "count"))
+    rows = columns["n"] == n
+    first, last, count = (columns[key][rows] for key in ("first_rank", "last_rank", "count"))
     rank = np.unique(np.rint(np.geomspace(1, last[-1], CURVE_POINTS)))
     total = (count * (last - first + 1)).sum()
     out[name] = (rank, count[np.searchsorted(last, rank)] / total)
   return out
 
 
-def codes(folder: reading.Folder) -> str:
+def codes(folder: reading.RunFolder) -> str:
   """1-grams: which codes are used, and how evenly."""
   tokens = folder.json("tokens.json")
-  rows = []
-  for name, vocab, grams in _sets(tokens):
-    unigrams = grams[0]
-    rows.append(
-      (
-        name,
-        f"{unigrams['total']:,}",
-        f"{unigrams['distinct']:,} of {vocab:,}",
-        token_sections.share(unigrams["space_coverage"]),
-        f"{unigrams['entropy_nats']:.3f}",
-        f"{np.log(vocab):.3f}",
-        f"{unigrams['entropy_bits']:.3f}",
-        f"{unigrams['perplexity']:,.1f}",
-        f"{unigrams['top_percent_mass']:.1%}",
-      )
-    )
-  head = (
-    "",
-    "tokens",
-    "codes used",
-    "share",
-    "entropy (nats)",
-    "at most",
-    "(bits)",
-    "perplexity",
-    "held by the top 1 %",
-  )
-  read_off = [
-    (row.name, f"{row.vocab:,}", f"about {row.used:,.0f}", f"about {row.used / row.vocab:.0%}")
-    for row in paper.CODES
+  rows = [
+    {"name": name, "most_nats": np.log(fact["vocab"]), **fact, **fact["ngrams"][0]}
+    for name, _, fact in sets(tokens)
   ]
+  columns = (
+    ("", "{name}"),
+    ("tokens", "{total:,}"),
+    ("codes used", "{distinct:,} of {vocab:,}"),
+    ("share", "{space_coverage:share}"),
+    ("entropy (nats)", "{entropy_nats:.3f}"),
+    ("at most", "{most_nats:.3f}"),
+    ("(bits)", "{entropy_bits:.3f}"),
+    ("perplexity", "{perplexity:,.1f}"),
+    ("held by the top 1 %", "{top_percent_mass:.1%}"),
+  )
+  read_off = [{**vars(row), "share": row.used / row.vocab} for row in paper.CODES]
+  columns_read_off = (
+    ("read off the figure", "{name}"),
+    ("codes", "{vocab:,}"),
+    ("codes used", "about {used:,}"),
+    ("share", "about {share:.0%}"),
+  )
   return (
-    page.table(head, rows)
+    page.records(columns, rows)
     + _figure(folder, 1)
     + _rare(tokens)
     + "<h3>The paper's Figure 3</h3>"
-    + page.table(("read off the figure", "codes", "codes used", "share"), read_off)
+    + page.records(columns_read_off, read_off)
     + page.paragraph("On the ImageNet validation set; not printed in the paper.", "soft")
   )
 
@@ -84,37 +74,28 @@ def _rare(tokens: Mapping[str, Any]) -> str:
   out = []
   for mark, fact in tokens["tokenizers"].items():
     rare = fact["rare"]
-    names = " + ".join(fact["stores"])
     line = f"{rare['never']:,} of {fact['vocab']:,} codes are never used"
     if rare["never"]:
       shown = ", ".join(map(str, rare["never_first"]))
       more = rare["never"] > len(rare["never_first"])
       line += f" ({'the first: ' if more else ''}{shown})"
     least = ", ".join(f"{code} ({count:,})" for code, count in rare["rarest"])
-    out.append(
-      page.fold(
-        f"Rarely used codes of {names}",
-        page.paragraph(f"Tokenizer {mark}: {line}.")
-        + page.paragraph(f"Least used otherwise: {least} (times)."),
-      )
-    )
+    content = page.paragraph(f"Tokenizer {mark}: {line}.")
+    content += page.paragraph(f"Least used otherwise: {least} (times).")
+    out.append(page.fold(f"Rarely used codes of {' + '.join(fact['stores'])}", content))
   return "".join(out)
 
 
-def pairs(folder: reading.Folder) -> str:
+def pairs(folder: reading.RunFolder) -> str:
   """2- and 3-grams, and the paper's Figure 12."""
   tokens = folder.json("tokens.json")
-  rows = [
-    (
-      f"{name}, {row['n']}-grams",
-      f"{row['images']:,}",
-      *token_sections.ngram_cells(row),
-      f"{row['entropy_nats']:.3f}",
-    )
-    for name, _, grams in _sets(tokens)
-    for row in grams[1:]
-  ]
-  head = ("", "images", *token_sections.NGRAM_HEAD, "entropy (nats)")
+  rows = [{"name": name, **row} for name, _, fact in sets(tokens) for row in fact["ngrams"][1:]]
+  columns = (
+    ("", "{name}, {n}-grams"),
+    ("images", "{images:,}"),
+    *token_sections.NGRAM_COLUMNS,
+    ("entropy (nats)", "{entropy_nats:.3f}"),
+  )
   order = {"raster": "in raster order, from the end of a row into the next", "row": "within a row"}[
     tokens["adjacency"]
   ]
@@ -124,14 +105,17 @@ def pairs(folder: reading.Folder) -> str:
     " counted, and frames of one video repeat each other: compare only sets"
     " of equally many images."
   )
-  read_off = [(row.name, f"{row.vocab:,}", console.short(row.bigrams)) for row in paper.CODES]
-  figures = _figure(folder, 2, half=True) + _figure(folder, 3, half=True)
+  columns_read_off = (
+    ("read off the figure", "{name}"),
+    ("codes", "{vocab:,}"),
+    ("distinct 2-grams", "{bigrams:short}"),
+  )
   return (
-    page.table(head, rows)
+    page.records(columns, rows)
     + page.paragraph(note, "soft")
-    + f'<div class="pair">{figures}</div>'
+    + page.pair(_figure(folder, 2, half=True) + _figure(folder, 3, half=True))
     + "<h3>The paper's Figure 12</h3>"
-    + page.table(("read off the figure", "codes", "distinct 2-grams"), read_off)
+    + page.records(columns_read_off, map(vars, paper.CODES))
     + page.paragraph(
       f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed"
       " in the paper. Of 3-grams (Figure 13) it says that all three"
@@ -141,27 +125,22 @@ def pairs(folder: reading.Folder) -> str:
   )
 
 
-def _sets(tokens: Mapping[str, Any]) -> list[tuple[str, int, list[Mapping[str, Any]]]]:
-  """(name, codes, n-grams) of each store, then of stores together."""
-  sets = [(name, fact["vocab"], fact["ngrams"]) for name, fact in tokens["stores"].items()]
-  sets += [
-    (" + ".join(fact["stores"]), fact["vocab"], fact["ngrams"])
-    for fact in tokens["tokenizers"].values()
+def sets(tokens: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+  """(name, tokenizer, facts) of each store, then of stores together."""
+  stores = [(name, fact["tokenizer"], fact) for name, fact in tokens["stores"].items()]
+  together = [
+    (" + ".join(fact["stores"]), mark, fact)
+    for mark, fact in tokens["tokenizers"].items()
     if len(fact["stores"]) > 1
   ]
-  return sets
+  return stores + together
 
 
-def _figure(folder: reading.Folder, n: int, *, half: bool = False) -> str:
-  table = folder.table("rank_frequency.csv")
-  svg = plots.html(
-    by_rank(table, n),
-    name=f"rank-{n}",
-    label=f"Share of occurrences of {n}-grams by rank, for each store",
-    half=half,
-  )
+def _figure(folder: reading.RunFolder, n: int, *, half: bool = False) -> str:
+  draw = by_rank(folder.table("rank_frequency.csv"), n)
+  label = f"Share of occurrences of {n}-grams by rank, for each store"
   caption = (
     f"Rank and frequency of {n}-grams, both axes logarithmic. The paper's"
     f" {FIGURES[n]} shows this for its tokenizers."
   )
-  return page.figure(svg, caption)
+  return plots.figure(draw, caption, name=f"rank-{n}", label=label, half=half)

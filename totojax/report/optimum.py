@@ -111,9 +111,9 @@ def find(curve: Curve) -> Optimum:
     gradient = np.array([-1 / (2 * bend), slope / (2 * bend**2)])
     error = np.sqrt(gradient @ covariance @ gradient)
     half = float(stats.t.ppf(0.975, free) * error)
-  at = float(grid + shift)
+  lowest = float(grid + shift)
   loss = float(fit[:-2].mean() - slope**2 / (4 * bend))
-  return Optimum(grid, at, at - half, at + half, loss, "")
+  return Optimum(grid, lowest, lowest - half, lowest + half, loss, "")
 
 
 def drift(curves: Sequence[Curve]) -> float | None:
@@ -161,18 +161,14 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
       reasons = "; ".join(f"{curve.model}: {find(curve).why}" for curve in group if find(curve).why)
       out.append(f"{name}: no optimum at every width ({reasons}).")
       continue
-    span = f"widths {group[0].width} to {group[-1].width}"
+    what, expected = "moves by between one and two octaves", False
     if octaves <= KEPT_OCTAVES:
-      what = "the best learning rate stays within one octave"
+      what, expected = "stays within one octave", kind == "mup"
     elif octaves >= MOVED_OCTAVES:
-      what = "the best learning rate drifts by two octaves or more"
-    else:
-      what = "the best learning rate moves by between one and two octaves"
-    expected = (kind == "mup" and octaves <= KEPT_OCTAVES) or (
-      kind == "standard" and octaves >= MOVED_OCTAVES
-    )
+      what, expected = "drifts by two octaves or more", kind == "standard"
+    span = f"widths {group[0].width} to {group[-1].width}"
     note = "as expected" if expected else "NOT as expected"
-    out.append(f"{name}: {what} ({octaves:.2f}) over {span}, {note}.")
+    out.append(f"{name}: the best learning rate {what} ({octaves:.2f}) over {span}, {note}.")
   return out
 
 

@@ -11,7 +11,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class DataSet:
   """A row of Table 2.
 
   Attributes:
@@ -32,10 +32,10 @@ class Source:
 
 
 SOURCES = (
-  Source("ImageNet", 13_900_000, 3_600_000_000, None, 0.20),
-  Source("Kinetics-600", 530_000, 41_300_000_000, 1496.0, 0.10),
-  Source("Ego4D", 52_100, 103_000_000_000, 3750.0, 0.10),
-  Source("HowTo100m", 1_172_000, 2_560_000_000_000, 92627.0, 0.60),
+  DataSet("ImageNet", 13_900_000, 3_600_000_000, None, 0.20),
+  DataSet("Kinetics-600", 530_000, 41_300_000_000, 1496.0, 0.10),
+  DataSet("Ego4D", 52_100, 103_000_000_000, 3750.0, 0.10),
+  DataSet("HowTo100m", 1_172_000, 2_560_000_000_000, 92627.0, 0.60),
 )
 STRIDE_FRAMES = 4  # section 3.4
 

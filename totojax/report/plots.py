@@ -1,15 +1,17 @@
 """Figures of a run, drawn with Matplotlib.
 
-A drawing is a function (axes, palette). `html` renders it twice as inline SVG,
-for wide and for narrow screens, in colours that are CSS variables of the page,
-so that a figure follows the page into dark mode; `png` renders it for paper.
+A drawing is a function (axes, palette). `figure` renders it twice as inline
+SVG, for wide and for narrow screens, in colours that are CSS variables of the
+page, so that a figure follows the page into dark mode; `png` renders it for
+paper.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import io
+import itertools
 import re
 from typing import Any, TYPE_CHECKING
 
@@ -19,16 +21,19 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
+from numpy import typing as npt
 
-from totojax.report import reading
+from totojax.report import page, reading
 from totojax.rundir import console, files
 
 if TYPE_CHECKING:
   from matplotlib.typing import RcKeyType
 
 Table = Mapping[str, np.ndarray]
+Curves = Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]  # (x, y) by name
 DPI = 160
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # when the colours are used up
+LEVEL = (0, (4, 3))  # dashes of a horizontal line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,61 +44,56 @@ class Palette:
   faint: str
   series: tuple[str, ...]
 
+  def looks(self) -> Iterator[dict[str, Any]]:
+    """Colour and line of one series after the other, without an end."""
+    for line, colour in itertools.cycle(itertools.product(LINES, self.series)):
+      yield {"color": colour, "ls": line}
+
 
 PAPER = Palette(ink="#22262a", faint="#d9d6d0", series=("#1f6f8b", "#c26a2d", "#5b7f3a", "#85539b"))
 # Colours that stand for CSS variables in the SVG text; nothing is drawn so.
 _MARKS = Palette(
   ink="#010101", faint="#020202", series=("#030303", "#040404", "#050505", "#060606")
 )
-_VARIABLES = dict(
-  zip(
-    (_MARKS.ink, _MARKS.faint, *_MARKS.series),
-    ("--ink", "--line", "--s1", "--s2", "--s3", "--s4"),
-    strict=True,
-  )
-)
+_NAMES = ("--ink", "--line", "--s1", "--s2", "--s3", "--s4")
+_VARIABLES = dict(zip((_MARKS.ink, _MARKS.faint, *_MARKS.series), _NAMES, strict=True))
 WIDE, NARROW = (7.6, 3.1), (3.75, 2.9)  # inches; on a page, the proportions
 HALF = (3.75, 2.7)
 
 Draw = Callable[[mpl_axes.Axes, Palette], None]
 
 
-def html(draw: Draw, *, name: str, label: str, half: bool = False) -> str:
-  """Inline SVG of a drawing, with `label` for those who cannot see it.
+def figure(draw: Draw, caption: str, *, name: str, label: str, half: bool = False) -> str:
+  """A drawing in a page, as inline SVG, over its caption.
 
   Args:
     draw: draws into axes.
+    caption: what stands below.
     name: unlike that of any other figure of the page.
-    label: what the figure shows, in one sentence.
+    label: what it shows, in one sentence, for those who cannot see it.
     half: made to stand beside another figure.
   """
   if half:
-    return _svg(draw, HALF, name=name, label=label)
+    return page.figure(_svg(draw, HALF, name=name, label=label), caption)
   wide = _svg(draw, WIDE, name=f"{name}-wide", label=label)
   narrow = _svg(draw, NARROW, name=f"{name}-narrow", label=label)
-  return f'<div class="wide-only">{wide}</div><div class="narrow-only">{narrow}</div>'
+  both = f'<div class="wide-only">{wide}</div><div class="narrow-only">{narrow}</div>'
+  return page.figure(both, caption)
 
 
 def write(path: epath.PathLike, draw: Draw) -> None:
   """Writes a drawing as a PNG."""
-  files.write_bytes(path, png(draw))
+  files.write_bytes(path, _saved(draw, WIDE, PAPER, salt="", format="png", dpi=DPI))
 
 
-def png(draw: Draw) -> bytes:
-  buffer = io.BytesIO()
-  _render(draw, WIDE, PAPER, salt="").savefig(buffer, format="png", dpi=DPI)
-  return buffer.getvalue()
-
-
-def position_figure(source: epath.PathLike, target: epath.PathLike) -> None:
-  """Writes Figure 10 (loss by position) as a PNG from position_loss.csv.
+def position_figure(workdir: epath.Path) -> None:
+  """Writes Figure 10 (loss by position) as a PNG beside position_loss.csv.
 
   Raises:
     reading.Missing: the CSV is missing, empty or damaged.
   """
-  source = epath.Path(source)
-  table = reading.Folder(source.parent).table(source.name)
-  write(target, by_position(table))
+  table = reading.RunFolder(workdir).table("position_loss.csv")
+  write(workdir / "position_loss.png", by_position(table))
 
 
 def by_position(table: Mapping[str, Table]) -> Draw:
@@ -101,60 +101,47 @@ def by_position(table: Mapping[str, Table]) -> Draw:
 
   def draw(axes, palette):
     frames = np.concatenate([t["frame"] for t in table.values()])
-    for (name, t), colour in zip(table.items(), palette.series, strict=False):
-      axes.plot(t["position"], t["mean"], color=colour, lw=0.7, alpha=0.55)
+    for (name, t), look in zip(table.items(), palette.looks()):
+      axes.plot(t["position"], t["mean"], lw=0.7, alpha=0.55, **look)
       for frame in np.unique(t["frame"]):
         inside = t["frame"] == frame
         mean = np.average(t["mean"][inside], weights=t["n"][inside])
         ends = t["position"][inside][[0, -1]] + [-0.5, 0.5]
-        axes.plot(ends, [mean, mean], color=colour, lw=2, label=name)
+        axes.plot(ends, [mean, mean], lw=2, label=name, **look)
         name = None  # one entry in the legend
     first = next(iter(table.values()))
     starts = first["position"][np.flatnonzero(np.diff(first["frame"])) + 1]
     if len(np.unique(frames)) <= 64:
       for start in starts:
         axes.axvline(start - 0.5, color=palette.faint, lw=0.6, zorder=0)
-    axes.set_xlabel("position in the sequence (tokens)")
-    axes.set_ylabel("nats per token")
+    axes.set(xlabel="position in the sequence (tokens)", ylabel="nats per token", ylim=(0, None))
     axes.margins(x=0.01)
-    axes.set_ylim(bottom=0)
-    _legend(axes, table, palette)
+    if len(table) > 1:
+      axes.legend()
 
   return draw
 
 
-def by_group(table: Mapping[str, Table], *, group: str, xlabel: str) -> Draw:
+def by_group(table: Mapping[str, Table], group: str) -> Draw:
   """Mean loss with two standard errors by frame or by row, counted from 1."""
 
   def draw(axes, palette):
-    for (name, t), colour in zip(table.items(), palette.series, strict=False):
-      axes.errorbar(
-        t[group] + 1,
-        t["mean"],
-        yerr=2 * t["sem"],
-        color=colour,
-        lw=1.2,
-        marker="o",
-        ms=3.5,
-        capsize=0,
-        label=name,
-      )
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("nats per token")
+    for (name, t), look in zip(table.items(), palette.looks()):
+      points(axes, (t[group] + 1, t["mean"]), 2 * t["sem"], lw=1.2, label=name, **look)
+    axes.set(xlabel=group, ylabel="nats per token", ylim=(0, None))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
-    axes.set_ylim(bottom=0)
-    _legend(axes, table, palette)
+    if len(table) > 1:
+      axes.legend()
 
   return draw
 
 
-def learning(
-  *,
-  train: tuple[np.ndarray, np.ndarray],
-  evals: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  levels: Mapping[str, float],
-  xlabel: str,
-) -> Draw:
+def points(axes, curve: tuple[np.ndarray, np.ndarray], half: np.ndarray, **look: Any) -> None:
+  """A curve whose points have bars of `half` a length up and down."""
+  axes.errorbar(*curve, yerr=half, **({"marker": "o", "ms": 3.5, "capsize": 0} | look))
+
+
+def learning(*, train: Any, evals: Curves, levels: Mapping[str, float], xlabel: str) -> Draw:
   """Training loss, validation loss by source, and levels to beat.
 
   Args:
@@ -166,10 +153,10 @@ def learning(
 
   def draw(axes, palette):
     axes.plot(*train, color=palette.ink, alpha=0.35, lw=1.0, label="training")
-    for (name, (x, y)), colour in zip(evals.items(), palette.series, strict=False):
-      axes.plot(x, y, color=colour, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}")
+    for (name, curve), look in zip(evals.items(), palette.looks()):
+      axes.plot(*curve, marker="o", ms=3.5, lw=1.4, label=f"held-out {name}", **look)
     for name, level in levels.items():
-      axes.axhline(level, color=palette.ink, lw=0.9, ls=(0, (4, 3)), alpha=0.6)
+      axes.axhline(level, color=palette.ink, lw=0.9, ls=LEVEL, alpha=0.6)
       axes.annotate(
         f"{name} {level:.2f}",
         (1, level),
@@ -181,53 +168,64 @@ def learning(
         color=palette.ink,
         fontsize=8,
       )
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel("nats per visual token")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
+    axes.set(xlabel=xlabel, ylabel="nats per visual token", ylim=(0, None), xlim=(0, None))
     axes.xaxis.set_major_formatter(short_ticks())
     # Under the axes: nothing in the plot is covered, on a phone neither.
-    axes.legend(
-      loc="upper left",
-      bbox_to_anchor=(-0.02, 1.14),
-      ncols=3,
-      frameon=False,
-      labelcolor=palette.ink,
-      handlelength=1.4,
-      columnspacing=1.2,
-      borderpad=0,
-    )
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.02, 1.14), "ncols": 3}
+    axes.legend(handlelength=1.4, columnspacing=1.2, borderpad=0, **place)
 
   return draw
 
 
-def rank_frequency(ngrams: list[Mapping]) -> Draw:
-  """Counts of 1-, 2- and 3-grams by rank, both axes logarithmic."""
-  curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in ngrams}
-  return by_rank(curves, ylabel="occurrences")
+def lines(curves: Curves, *, look: Mapping[str, Any], **axes_settings: Any) -> Draw:
+  """A line for each curve.
 
-
-def by_rank(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, ylabel: str) -> Draw:
-  """(rank, value) by the name of the curve, both axes logarithmic."""
+  Args:
+    curves: by the name that the legend gives them.
+    look: of all lines.
+    **axes_settings: as `Axes.set` takes them.
+  """
 
   def draw(axes, palette):
-    colours = len(palette.series)
-    for i, (name, (rank, value)) in enumerate(curves.items()):
-      axes.loglog(
-        rank,
-        value,
-        color=palette.series[i % colours],
-        lw=1.6,
-        label=name,
-        ls=LINES[i // colours % len(LINES)],
-        marker="o" if len(rank) == 1 else None,
-      )
-    axes.set_xlabel("rank")
-    axes.set_ylabel(ylabel)
+    for (name, curve), own in zip(curves.items(), palette.looks()):
+      axes.plot(*curve, label=name, **(own | look))
+    axes.set(**axes_settings)
+    axes.legend()
+
+  return draw
+
+
+def by_rank(curves: Curves, *, ylabel: str) -> Draw:
+  """(rank, value) by the name of the curve, both axes logarithmic."""
+  plain = lines(curves, look={"lw": 1.6}, xscale="log", yscale="log", xlabel="rank", ylabel=ylabel)
+
+  def draw(axes, palette):
+    plain(axes, palette)
+    for line in axes.lines:
+      if len(line.get_xdata()) == 1:
+        line.set_marker("o")
     for axis in (axes.xaxis, axes.yaxis):
       axis.set_major_formatter(short_ticks())
       axis.set_minor_formatter(ticker.NullFormatter())
-    axes.legend(frameon=False, labelcolor=palette.ink)
+
+  return draw
+
+
+def by_width(rows: Sequence[Mapping[str, Any]], quantity: str) -> Draw:
+  """Mean |x| over the width, after the last update, by parametrisation."""
+  last = max(row["update"] for row in rows)
+  ends = sorted((row for row in rows if row["update"] == last), key=lambda row: row["width"])
+  curves = {}
+  for kind in dict.fromkeys(row["parametrisation"] for row in rows):
+    own = [row for row in ends if row["parametrisation"] == kind]
+    curves[kind] = [row["width"] for row in own], [row[quantity] for row in own]
+  look = {"marker": "o", "ms": 3.5, "lw": 1.4}
+  ylabel = f"mean |{quantity}|, {last} updates"
+  plain = lines(curves, look=look, yscale="log", xlabel="width", ylabel=ylabel)
+
+  def draw(axes, palette):
+    plain(axes, palette)
+    axes.set_xscale("log", base=2)
 
   return draw
 
@@ -237,47 +235,46 @@ def short_ticks() -> ticker.Formatter:
   return ticker.FuncFormatter(lambda value, _: console.short(value))
 
 
-def _legend(axes, table: Mapping[str, Table], palette: Palette) -> None:
-  if len(table) > 1:
-    axes.legend(frameon=False, labelcolor=palette.ink)
-
-
-def _render(
-  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str
-) -> mpl_figure.Figure:
+def _saved(
+  draw: Draw, size: tuple[float, float], palette: Palette, *, salt: str, **options: Any
+) -> bytes:
+  """A file of a drawing; `options` are those of `Figure.savefig`."""
   style: dict[RcKeyType, Any] = {
     "font.size": 9.0,
+    "legend.frameon": False,
+    "legend.labelcolor": palette.ink,
     "svg.fonttype": "none",
     "svg.hashsalt": f"totojax-{salt}",
     "path.simplify_threshold": 0.3,
   }
-  with matplotlib.rc_context(style):
-    figure = mpl_figure.Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(palette.faint)
-    axes.tick_params(colors=palette.ink, length=0, which="both")
-    axes.xaxis.label.set_color(palette.ink)
-    axes.yaxis.label.set_color(palette.ink)
-    axes.grid(axis="y", color=palette.faint, lw=0.6)
-    axes.set_axisbelow(True)
-    draw(axes, palette)
-  return figure
+  buffer = io.BytesIO()
+  with matplotlib.rc_context(style):  # some ticks are made only while it is saved
+    _render(draw, size, palette).savefig(buffer, **options)
+  return buffer.getvalue()
+
+
+def _render(draw: Draw, size: tuple[float, float], palette: Palette) -> mpl_figure.Figure:
+  canvas = mpl_figure.Figure(figsize=size, layout="constrained")
+  axes = canvas.add_subplot()
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.spines[["left", "bottom"]].set_color(palette.faint)
+  axes.tick_params(colors=palette.ink, length=0, which="both")
+  axes.xaxis.label.set_color(palette.ink)
+  axes.yaxis.label.set_color(palette.ink)
+  axes.grid(axis="y", color=palette.faint, lw=0.6)
+  axes.set_axisbelow(True)
+  draw(axes, palette)
+  return canvas
 
 
 def _svg(draw: Draw, size: tuple[float, float], *, name: str, label: str) -> str:
   """SVG text that can stand in a page with others."""
-  buffer = io.StringIO()
-  style: dict[RcKeyType, Any] = {"svg.fonttype": "none", "svg.hashsalt": f"totojax-{name}"}
-  figure = _render(draw, size, _MARKS, salt=name)
-  with matplotlib.rc_context(style):
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-  text = buffer.getvalue()
+  options = {"format": "svg", "transparent": True, "metadata": {"Date": None}}
+  text = _saved(draw, size, _MARKS, salt=name, **options).decode()
   text = text[text.index("<svg") :]
   text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
   text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure
   text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
   for mark, variable in _VARIABLES.items():
     text = text.replace(mark, f"var({variable})")
-  safe = label.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-  return text.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+  return text.replace("<svg", f'<svg role="img" aria-label="{page.text(label)}"', 1)

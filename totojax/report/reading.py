@@ -20,7 +20,7 @@ class Missing(Exception):
   """A file that a section needs is missing or damaged; says which and how."""
 
 
-class Folder:
+class RunFolder:
   """A folder of run directories, read by path below it.
 
   Every method raises `Missing` for a file that is not there or not readable.
@@ -34,29 +34,23 @@ class Folder:
 
   def lines(self, name: str) -> list[dict[str, Any]]:
     """Rows of a metrics.jsonl; a last line cut in the middle is left out."""
-    rows = self._read(name, metrics.read)
-    if not rows:
-      raise Missing(f"{name} is empty")
-    return rows
+    return self._some(name, metrics.read)
 
   def table(self, name: str, by: str = "source") -> dict[str, dict[str, np.ndarray]]:
-    """Columns of a CSV by its column `by`, the other columns as floats."""
+    """Columns of a CSV by its column `by`, the others as floats; empty: NaN."""
 
     def read(path):
-      sources = {}
+      groups = {}
       for row in files.read_csv(path):
-        columns = sources.setdefault(row.pop(by), {})
+        columns = groups.setdefault(row.pop(by), {})
         for key, value in row.items():
-          columns.setdefault(key, []).append(float(value))
+          columns.setdefault(key, []).append(float(value or "nan"))
       return {
-        source: {key: np.array(values) for key, values in columns.items()}
-        for source, columns in sources.items()
+        group: {key: np.array(values) for key, values in columns.items()}
+        for group, columns in groups.items()
       }
 
-    sources = self._read(name, read)
-    if not sources:
-      raise Missing(f"{name} is empty")
-    return sources
+    return self._some(name, read)
 
   def rows(self, name: str) -> list[list[str]]:
     """Rows of a CSV below its header, as text."""
@@ -64,14 +58,17 @@ class Folder:
 
   def records(self, name: str) -> list[dict[str, str]]:
     """Rows of a CSV by its header, as text; at least one."""
-    rows = self._read(name, files.read_csv)
-    if not rows:
-      raise Missing(f"{name} is empty")
-    return rows
+    return self._some(name, files.read_csv)
 
   def arrays(self, name: str) -> dict[str, np.ndarray]:
     """Arrays of an .npz file."""
     return self._read(name, files.read_npz)
+
+  def _some(self, name: str, read: Callable[[epath.Path], Any]) -> Any:
+    value = self._read(name, read)
+    if not value:
+      raise Missing(f"{name} is empty")
+    return value
 
   def _read(self, name: str, read: Callable[[epath.Path], Any]) -> Any:
     path = self.path / name
@@ -89,9 +86,9 @@ class Folder:
       raise Missing(f"{name} cannot be read: {error}") from error
 
 
-def optional(read: Callable[[], Any], otherwise: Any) -> Any:
+def optional(otherwise: Any, read: Callable[..., Any], *arguments: Any) -> Any:
   """What `read` gives, or `otherwise` where its file is missing."""
   try:
-    return read()
+    return read(*arguments)
   except Missing:
     return otherwise

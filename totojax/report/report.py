@@ -8,8 +8,6 @@ function in SECTIONS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from etils import epath
 
 from totojax.report import (
@@ -21,7 +19,6 @@ from totojax.report import (
   run_sections,
   token_sections,
 )
-from totojax.rundir import files
 
 
 def write_report(chain: epath.PathLike, workdir: epath.PathLike) -> epath.Path:
@@ -46,13 +43,13 @@ def write_figure(chain: epath.PathLike, workdir: epath.PathLike) -> None:
   Nothing is written where the chain has not trained.
   """
   try:
-    draw, _ = model_sections.learning(reading.Folder(chain))
+    draw, _ = model_sections.learning(reading.RunFolder(chain))
   except reading.Missing:
     return
-  files.write_bytes(epath.Path(workdir) / "loss.png", plots.png(draw))
+  plots.write(epath.Path(workdir) / "loss.png", draw)
 
 
-SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
+SECTIONS: tuple[page.Section, ...] = (
   ("", model_sections.headline),
   ("", run_sections.in_short),
   ("Learning", model_sections.loss_curves),

@@ -13,97 +13,83 @@ from totojax.rundir import console
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
 
 
-def in_short(folder: reading.Folder) -> str:
+def in_short(folder: reading.RunFolder) -> str:
   """What was trained on what, for how long."""
-  out = []
-  manifest = reading.optional(lambda: folder.json("pretrain/manifest.json"), {})
-  written = reading.optional(lambda: folder.json("pretrain/config.json"), {})
-  if "parameters" in manifest:
-    out.append(("parameters", console.short(manifest["parameters"])))
-  rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
-  if rows:
-    steps = max(row["step"] for row in rows)
-    out.append(("updates", f"{steps:,}"))
-    if batch := written.get("train", {}).get("batch_tokens"):
-      out.append(("training tokens", console.short(steps * batch)))
+  manifest = reading.optional({}, folder.json, "pretrain/manifest.json")
+  size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
+  rows = reading.optional([], folder.lines, "pretrain/metrics.jsonl")
+  steps = max((row["step"] for row in rows), default=0)
+  tokens = steps * size.get("batch_tokens", 0)
+  out = {
+    "parameters": page.filled("{parameters:short}", {"parameters": None} | manifest),
+    "updates": f"{steps:,}" if rows else None,
+    "training tokens": console.short(tokens) if tokens else None,
+  }
   for split, what in (("train", "training clips"), ("val", "held-out clips")):
-    name = f"clips/{split}/manifest.json"
-    store = reading.optional(lambda n=name: folder.json(n), {})
-    if store:
-      out.append((what, f"{sum(s['records'] for s in store['shards']):,}"))
-  seconds = [
-    reading.optional(lambda s=s: folder.json(f"{s}/done.json")["seconds"], 0.0)
-    for s in stages(folder)
-  ]
-  if any(seconds):
-    out.append(("altogether", console.duration(sum(seconds))))
-  if not out:
+    store = reading.optional({}, folder.json, f"clips/{split}/manifest.json")
+    out[what] = f"{sum(s['records'] for s in store['shards']):,}" if store else None
+  if seconds := _seconds(folder):
+    out["altogether"] = console.duration(sum(seconds.values()))
+  if not any(out.values()):
     raise reading.Missing("pretrain/manifest.json is missing")
   return page.facts(out)
 
 
-def timings(folder: reading.Folder) -> str:
+def timings(folder: reading.RunFolder) -> str:
   """Seconds of each stage, and how fast training was."""
-  seconds = {}
-  for stage in stages(folder):
-    done = reading.optional(lambda s=stage: folder.json(f"{s}/done.json"), None)
-    if done is not None:
-      seconds[stage] = done["seconds"]
+  seconds = _seconds(folder)
   if not seconds:
     raise reading.Missing("no stage has a done.json; none has finished")
-  out = [page.bars([(k, v, console.duration(v), False) for k, v in seconds.items()])]
-  rows = reading.optional(lambda: folder.lines("pretrain/metrics.jsonl"), [])
-  figures = []
-  for key, name, form in (
-    ("tokens_per_s", "training tokens per second", console.short),
-    ("mfu", "of the device's peak (MFU)", "{:.1%}".format),
-    ("data_frac", "of the time spent waiting for data", "{:.1%}".format),
-  ):
+  rows = reading.optional([], folder.lines, "pretrain/metrics.jsonl")
+  medians = {}
+  for key in ("tokens_per_s", "mfu", "data_frac"):
     values = [row["wall"][key] for row in rows if row.get("wall", {}).get(key)]
-    if values:
-      figures.append((name, form(float(np.median(values)))))
-  if figures:
-    out.append(page.facts(figures))
-  return "".join(out)
+    medians[key] = float(np.median(values)) if values else None
+  figures = {
+    "training tokens per second": page.filled("{tokens_per_s:short}", medians),
+    "of the device's peak (MFU)": page.filled("{mfu:.1%}", medians),
+    "of the time spent waiting for data": page.filled("{data_frac:.1%}", medians),
+  }
+  bars = page.bars((stage, s, console.duration(s)) for stage, s in seconds.items())
+  return bars + (page.facts(figures) if any(figures.values()) else "")
 
 
-def environment(folder: reading.Folder) -> str:
+def _seconds(folder: reading.RunFolder) -> dict[str, float]:
+  """What each stage that has finished took."""
+  done = {s: reading.optional(None, folder.json, f"{s}/done.json") for s in stages(folder)}
+  return {stage: note["seconds"] for stage, note in done.items() if note is not None}
+
+
+def environment(folder: reading.RunFolder) -> str:
   """Model size, devices, versions."""
   manifest = folder.json("pretrain/manifest.json")
-  rows = []
-  if "parameters" in manifest:
-    rows.append(("parameters", f"{manifest['parameters']:,}"))
-  if "flops_per_token" in manifest:
-    cost = console.short(manifest["flops_per_token"])
-    rows.append(("training FLOPs per token", cost))
-  devices = manifest.get("devices", {})
-  if devices:
-    rows.append(("devices", f"{devices['count']} x {devices['kind']}"))
-  for key in ("processes", "mesh", "tokenizer", "python"):
-    if key in manifest:
-      rows.append((key, _plain(manifest[key])))
-  rows += list(manifest.get("versions", {}).items())
-  return page.table((), rows, words=2)
+  lines = {
+    "parameters": ("parameters", "{:,}".format),
+    "flops_per_token": ("training FLOPs per token", console.short),
+    "devices": ("devices", lambda devices: f"{devices['count']} x {devices['kind']}"),
+    **{key: (key, _plain) for key in ("processes", "mesh", "tokenizer", "python")},
+  }
+  rows = [(name, form(manifest[key])) for key, (name, form) in lines.items() if key in manifest]
+  return page.table((), [*rows, *manifest.get("versions", {}).items()], words=2)
 
 
-def settings(folder: reading.Folder) -> str:
+def settings(folder: reading.RunFolder) -> str:
   """The resolved config of every stage."""
   out = []
   for stage in stages(folder):
     try:
       config = folder.json(f"{stage}/config.json")
     except reading.Missing as reason:
-      out.append(page.paragraph(f"Not shown: {reason}.", "missing"))
+      out.append(page.missing(reason))
       continue
     rows = [(key, _plain(value)) for key, value in flat(config)]
     out.append(page.fold(stage, page.table((), rows, words=2)))
   return "".join(out)
 
 
-def stages(folder: reading.Folder) -> list[str]:
+def stages(folder: reading.RunFolder) -> list[str]:
   """Names of the stages in the order of the chain, but for the report."""
-  written = reading.optional(lambda: folder.json("config.json"), {})
-  order = written.get("order", STAGES)
+  order = reading.optional({}, folder.json, "config.json").get("order", STAGES)
   return [stage for stage in order if stage != "report"]
 
 

@@ -9,13 +9,10 @@ Shapes: P points.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
 
-from matplotlib import ticker
 import numpy as np
-
-from totojax.report import plots
 
 PF_DAY_FLOPS = 1e15 * 86_400
 LEAST_POINTS, LEAST_DECADES = 3, 1.0
@@ -114,12 +111,12 @@ def _with_floor(x_P: np.ndarray, y_P: np.ndarray, lowest: float) -> tuple[float,
 
   centre = x_P.mean()  # or a and b would be one long valley
 
-  def objective(at):
+  def objective(parameters):
     """The loss and its gradient.
 
     In units of HUBER^2, so that the optimiser's tolerances mean something.
     """
-    (ln_a, ln_b, share), moved_P = at, x_P - centre
+    (ln_a, ln_b, share), moved_P = parameters, x_P - centre
     b, part = np.exp(ln_b), 1.0 / (1.0 + np.exp(-share))
     floor, above_P = lowest * part, np.exp(ln_a - b * moved_P)
     off_P = np.log(floor + above_P) - y_P
@@ -200,9 +197,9 @@ def bootstrap(
   runs = np.unique(names_P)
   exponents = []
   for _ in range(draws):
-    chosen = rng.choice(runs, len(runs))
-    at = np.concatenate([np.flatnonzero(names_P == run) for run in chosen])
-    macs, loss = np.asarray(macs_P)[at], np.asarray(loss_P)[at]
+    sample = rng.choice(runs, len(runs))
+    points = np.concatenate([np.flatnonzero(names_P == run) for run in sample])
+    macs, loss = np.asarray(macs_P)[points], np.asarray(loss_P)[points]
     front = envelope(macs, loss, bins_per_decade=bins_per_decade)
     try:
       exponents.append(fit(macs[front], loss[front], floor=floor, force=force).b)
@@ -214,49 +211,3 @@ def bootstrap(
     )
   low, high = np.quantile(exponents, (0.025, 0.975))
   return float(low), float(high)
-
-
-def by_compute(
-  runs: Mapping[str, tuple[np.ndarray, np.ndarray]],
-  laws: Mapping[str, Law],
-  frontier: tuple[np.ndarray, np.ndarray],
-) -> plots.Draw:
-  """Figure 9: loss over training MACs, a curve a run; laws are dashed.
-
-  Args:
-    runs: (MACs, loss) by the run's name.
-    laws: by the name that the legend gives them, GPT-3's among them.
-    frontier: (MACs, loss) that were fitted.
-  """
-
-  def draw(axes, palette):
-    colours = len(palette.series)
-    for i, (name, (macs, loss)) in enumerate(runs.items()):
-      axes.plot(
-        macs,
-        loss,
-        color=palette.series[i % colours],
-        lw=1.2,
-        label=name,
-        ls=plots.LINES[i // colours % len(plots.LINES)],
-      )
-    axes.plot(*frontier, ls="", marker="o", ms=3.5, color=palette.ink)
-    ends = [macs for macs, _ in runs.values()]
-    ends = np.geomspace(min(x.min() for x in ends), max(x.max() for x in ends))
-    for (name, law), style in zip(laws.items(), ("--", ":", "-."), strict=False):
-      axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("training compute (MACs)")
-    axes.set_ylabel("nats per visual token")
-    for written in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-      written(ticker.StrMethodFormatter("{x:g}"))
-    axes.legend(
-      frameon=False,
-      labelcolor=palette.ink,
-      fontsize=8,
-      loc="center left",
-      bbox_to_anchor=(1.0, 0.5),
-    )
-
-  return draw

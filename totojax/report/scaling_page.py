@@ -5,14 +5,14 @@ Reads the run directory alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+import functools
 from typing import Any
 
-from etils import epath
+from matplotlib import ticker
 import numpy as np
 
 from totojax.report import page, plots, reading, scaling
-from totojax.rundir import console
 
 PAPER = (
   "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C:"
@@ -21,11 +21,6 @@ PAPER = (
   " only. GPT-3's (Brown et al., 2020) is of text, in nats per token of"
   " another vocabulary: its slope can be compared, its height cannot."
 )
-
-
-def write_report(workdir: epath.PathLike) -> epath.Path:
-  """Writes `report.html` into the directory of a fit and returns its path."""
-  return page.write(workdir, about="scaling", sections=SECTIONS)
 
 
 def verdict(laws: Mapping[str, Any]) -> list[str]:
@@ -41,86 +36,86 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
     f" {laws['points']} points of the frontier ({laws['frontier']})"
   ]
   if "law_with_floor" in laws:
-    other = laws["law_with_floor"]
+    floor_law = laws["law_with_floor"]
     sentences.append(
-      f"with an irreducible loss: {other['floor']:.3f} + a compute^-{other['b']:.4f}"
+      f"with an irreducible loss: {floor_law['floor']:.3f} + a compute^-{floor_law['b']:.4f}"
     )
   return sentences + list(laws.get("notes", ()))
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """The law, beside the paper's and GPT-3's."""
   laws = folder.json("laws.json")
   claim, *more = verdict(laws)
-  return (
-    page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")
-    + "".join(page.paragraph(line) for line in more)
-    + page.facts(
-      [
-        ("exponent", f"{laws['law']['b']:.4f}"),
-        ("of the paper's law", f"{scaling.PAPER.b:.4f}"),
-        ("of GPT-3's", f"{scaling.GPT_3.b:.3f}"),
-        ("of the variance explained", f"{laws['law']['r2']:.3f}"),
-      ]
-    )
-  )
+  facts = {
+    "exponent": f"{laws['law']['b']:.4f}",
+    "of the paper's law": f"{scaling.PAPER.b:.4f}",
+    "of GPT-3's": f"{scaling.GPT_3.b:.3f}",
+    "of the variance explained": f"{laws['law']['r2']:.3f}",
+  }
+  out = [page.paragraph(claim[0].upper() + claim[1:] + ".", "verdict")]
+  return "".join([*out, *map(page.paragraph, more), page.facts(facts)])
 
 
-def drawing(folder: reading.Folder) -> tuple[plots.Draw, int]:
-  """Figure 9 of a finished fit, and the number of its runs."""
-  runs: dict[str, tuple[list[float], list[float]]] = {}
-  front: tuple[list[float], list[float]] = [], []
-  for row in folder.records("scaling.csv"):
-    point = float(row["macs"]), float(row["loss"])
-    for curve in (
-      runs.setdefault(row["run"], ([], [])),
-      *([front] if int(row["frontier"]) else []),
-    ):
-      for axis, value in zip(curve, point):
-        axis.append(value)
+def drawing(folder: reading.RunFolder) -> plots.Draw:
+  """Figure 9: loss over training MACs, a curve a run; laws are dashed."""
+  runs = folder.table("scaling.csv", by="run")
   laws = folder.json("laws.json")
-  shown = {"fit": scaling.Law(**laws["law"])}
+  curves = {"fit": scaling.Law(**laws["law"])}
   if "law_with_floor" in laws:
     floor = laws["law_with_floor"]
-    shown[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
-  shown["GPT-3 (text)"] = scaling.GPT_3
-  arrays = {name: (np.array(macs), np.array(loss)) for name, (macs, loss) in runs.items()}
-  frontier = np.array(front[0]), np.array(front[1])
-  return scaling.by_compute(arrays, shown, frontier), len(runs)
+    curves[f"fit with a floor of {floor['floor']:.2f}"] = scaling.Law(**floor)
+  curves["GPT-3 (text)"] = scaling.GPT_3
+  macs, loss, frontier = (
+    np.concatenate([t[key] for t in runs.values()]) for key in ("macs", "loss", "frontier")
+  )
+  ends = np.geomspace(macs.min(), macs.max())
+
+  def draw(axes, palette):
+    for (name, t), look in zip(runs.items(), palette.looks()):
+      axes.plot(t["macs"], t["loss"], lw=1.2, label=name, **look)
+    front = frontier == 1
+    axes.plot(macs[front], loss[front], ls="", marker="o", ms=3.5, color=palette.ink)
+    for (name, law), style in zip(curves.items(), ("--", ":", "-."), strict=False):
+      axes.plot(ends, law(ends), color=palette.ink, lw=1.0, ls=style, label=name)
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="training compute (MACs)", ylabel="nats per visual token")
+    for written in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+      written(ticker.StrMethodFormatter("{x:g}"))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+  return draw
 
 
-def figure(folder: reading.Folder) -> str:
+def figure(folder: reading.RunFolder) -> str:
   """Figure 9."""
-  draw, runs = drawing(folder)
-  drawn = plots.html(draw, name="scaling", label="Loss against compute, a curve for each run")
-  return page.figure(
-    drawn,
-    f"{runs} runs, evaluated as they train; dots are the frontier, the dashed"
-    " line is its power law.",
-  ) + page.paragraph(PAPER, "soft")
+  caption = (
+    f"{len(folder.table('scaling.csv', by='run'))} runs, evaluated as they train;"
+    " dots are the frontier, the dashed line is its power law."
+  )
+  label = "Loss against compute, a curve for each run"
+  figure_9 = plots.figure(drawing(folder), caption, name="scaling", label=label)
+  return figure_9 + page.paragraph(PAPER, "soft")
 
 
-def runs(folder: reading.Folder) -> str:
+def ends(folder: reading.RunFolder) -> str:
   """Where each run ended."""
-  rows = [
-    (
-      row["run"],
-      console.short(float(row["parameters"])),
-      console.short(float(row["tokens"])),
-      f"{float(row['macs']):.3g}",
-      f"{float(row['pf_days']):.3g}",
-      f"{float(row['loss']):.4f}",
-      f"{float(row['loss_sem']):.4f}",
-    )
-    for row in folder.records("scaling.csv")
-    if int(row["last"])
-  ]
-  head = ("run", "parameters", "tokens", "MACs of training", "PF-days", "loss", "standard error")
-  return page.table(head, rows)
+  columns = (
+    ("run", "{run}"),
+    ("parameters", "{parameters:short}"),
+    ("tokens", "{tokens:short}"),
+    ("MACs of training", "{macs:.3g}"),
+    ("PF-days", "{pf_days:.3g}"),
+    ("loss", "{loss:.4f}"),
+    ("standard error", "{loss_sem:.4f}"),
+  )
+  rows = [row for row in folder.records("scaling.csv") if int(row["last"])]
+  return page.records(columns, rows)
 
 
-SECTIONS: Sequence = (
+SECTIONS: tuple[page.Section, ...] = (
   ("", headline),
   ("Loss against compute", figure),
-  ("Where each run ended", runs),
+  ("Where each run ended", ends),
 )
+write_report = functools.partial(page.write, about="scaling", sections=SECTIONS)

@@ -6,21 +6,11 @@ marked as the paper's: they are of other images and other tokenizers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
 
 from etils import epath
 
 from totojax.report import ngram_sections, page, paper, plots, reading
-from totojax.rundir import console
-
-
-def write_report(workdir: epath.PathLike) -> epath.Path:
-  """Writes `report.html` into a run directory and returns its path.
-
-  A part whose file is missing says which; the others are not affected.
-  """
-  return page.write(workdir, about="tokens", sections=SECTIONS)
 
 
 def write_figures(workdir: epath.PathLike) -> None:
@@ -29,62 +19,52 @@ def write_figures(workdir: epath.PathLike) -> None:
   Raises:
     reading.Missing: rank_frequency.csv is missing or damaged.
   """
-  folder = reading.Folder(workdir)
+  folder = reading.RunFolder(workdir)
   table = folder.table("rank_frequency.csv")
   for n in ngram_sections.FIGURES:
     path = folder.path / f"rank_frequency_{n}.png"
     plots.write(path, ngram_sections.by_rank(table, n))
 
 
-def headline(folder: reading.Folder) -> str:
+def headline(folder: reading.RunFolder) -> str:
   """How much there is, in one sentence and a few numbers."""
   tokens = folder.json("tokens.json")
-  stores = tokens["stores"].values()
+  stores = list(tokens["stores"].values())
+  total: dict[str, float | None] = {
+    key: sum(fact[key] for fact in stores) for key in ("tokens", "records", "frames")
+  }
   hours = [fact["hours"] for fact in stores if fact["hours"] is not None]
-  claim = (
-    f"{console.short(sum(fact['tokens'] for fact in stores))} tokens in"
-    f" {_number(len(stores), 'store')}."
-  )
-  facts = [
-    ("records", f"{sum(fact['records'] for fact in stores):,}"),
-    ("frames", console.short(sum(fact["frames"] for fact in stores))),
-    ("hours of video", _hours(sum(hours)) if hours else "none"),
-    ("tokenizers", str(len(tokens["tokenizers"]))),
-  ]
+  total |= {"hours": sum(hours) if hours else None, "tokenizers": len(tokens["tokenizers"])}
+  facts = {
+    "records": page.filled("{records:,}", total),
+    "frames": page.filled("{frames:short}", total),
+    "hours of video": page.filled("{hours:hours}", total) or "none",
+    "tokenizers": page.filled("{tokenizers}", total),
+  }
   if len(tokens["tokenizers"]) == 1:
     (fact,) = tokens["tokenizers"].values()
-    used = fact["ngrams"][0]["distinct"]
-    facts.append(("codes used", f"{used:,} of {fact['vocab']:,}"))
+    facts["codes used"] = f"{fact['ngrams'][0]['distinct']:,} of {fact['vocab']:,}"
+  claim = f"{page.filled('{tokens:short}', total)} tokens in {_number(len(stores), 'store')}."
   return page.paragraph(claim, "verdict") + page.facts(facts)
 
 
-def sources(folder: reading.Folder) -> str:
+def sources(folder: reading.RunFolder) -> str:
   """Counts by store, and the paper's Table 2."""
   stores = folder.json("tokens.json")["stores"]
   rows = [
-    (
-      name,
-      fact["kind"],
-      f"{fact['records']:,}",
-      f"{fact['frames']:,}",
-      console.short(fact["tokens"]),
-      f"{fact['share']:.1%}",
-      "-" if fact["hours"] is None else _hours(fact["hours"]),
-      console.short(fact["tokens_30fps"]),
-      _step(fact),
-    )
+    {"name": name, **fact, "step": None if fact["hours"] is None else fact["stride_frames"]}
     for name, fact in stores.items()
   ]
-  head = (
-    "store",
-    "kind",
-    "records",
-    "frames",
-    "tokens",
-    "share",
-    "hours",
-    "tokens at 30 fps",
-    "one frame in",
+  columns = (
+    ("store", "{name}"),
+    ("kind", "{kind}"),
+    ("records", "{records:,}"),
+    ("frames", "{frames:,}"),
+    ("tokens", "{tokens:short}"),
+    ("share", "{share:.1%}"),
+    ("hours", "{hours:hours}"),
+    ("tokens at 30 fps", "{tokens_30fps:short}"),
+    ("one frame in", "{step} at {fps:g} fps"),
   )
   note = (
     "Hours are frames x stride / frame rate as the stores' manifests have"
@@ -93,7 +73,7 @@ def sources(folder: reading.Folder) -> str:
     " frames a second would give: the paper's Table 2 counts in this way."
   )
   return (
-    page.table(head, rows, words=2)
+    page.records(columns, rows, words=2)
     + page.paragraph(note, "soft")
     + "<h3>The paper's Table 2</h3>"
     + _table_2()
@@ -105,25 +85,15 @@ def _table_2() -> str:
   rows = []
   for row in paper.SOURCES:
     step = 1 if row.hours is None else paper.STRIDE_FRAMES
-    rows.append(
-      (
-        row.name,
-        console.short(row.instances),
-        "-" if row.hours is None else _hours(row.hours),
-        console.short(row.tokens),
-        f"{row.tokens / total:.1%}",
-        console.short(row.tokens / step),
-        f"{row.mix:.0%}",
-      )
-    )
-  head = (
-    "from the paper",
-    "instances",
-    "hours",
-    "tokens at 30 fps",
-    "share",
-    "tokens at its stride",
-    "of a mini-batch",
+    rows.append({**vars(row), "share": row.tokens / total, "strided": row.tokens / step})
+  columns = (
+    ("from the paper", "{name}"),
+    ("instances", "{instances:short}"),
+    ("hours", "{hours:hours}"),
+    ("tokens at 30 fps", "{tokens:short}"),
+    ("share", "{share:.1%}"),
+    ("tokens at its stride", "{strided:short}"),
+    ("of a mini-batch", "{mix:.0%}"),
   )
   note = (
     "Instances, hours and tokens are printed in the paper; its tokens agree"
@@ -131,53 +101,36 @@ def _table_2() -> str:
     f" frame in {paper.STRIDE_FRAMES}) are worked out here from these. The"
     " last column is section 3.3's."
   )
-  return page.table(head, rows) + page.paragraph(note, "soft")
+  return page.records(columns, rows) + page.paragraph(note, "soft")
 
 
-def decoded(folder: reading.Folder) -> str:
+def decoded(folder: reading.RunFolder) -> str:
   """Reconstructions, with originals and PSNR where there are any."""
   tokens = folder.json("tokens.json")
   if not tokens["decoder"]:
     return page.paragraph("Nothing was decoded: no tokenizer was given.", "soft")
   arrays = folder.arrays("samples.npz")
   out = []
-  for name in tokens["stores"]:
+  for name, store in tokens["stores"].items():
     if name not in tokens["reconstructions"]:
-      out.append(
-        page.paragraph(
-          f"{name} was not decoded: its codes are of another tokenizer"
-          f" ({tokens['stores'][name]['tokenizer']}).",
-          "soft",
-        )
-      )
+      why = f"its codes are of another tokenizer ({store['tokenizer']})"
+      out.append(page.paragraph(f"{name} was not decoded: {why}.", "soft"))
       continue
     fact = tokens["reconstructions"][name]
     rows, caption = [], f"{name}: decoded from the codes in the store."
     if f"{name}/original" in arrays:
       rows.append(("original", "", arrays[f"{name}/original"]))
-      caption += " PSNR is over "
-      caption += f"{_number(fact['images'], 'image')}, evenly from the store."
-    psnr_db = fact["psnr_db"]
-    note = "" if psnr_db is None else f"{psnr_db:.1f} dB"
+      caption += f" PSNR is over {_number(fact['images'], 'image')}, evenly from the store."
+    note = page.filled("{psnr_db:.1f} dB", fact) or ""
     rows.append(("from codes", note, arrays[f"{name}/reconstruction"]))
     out.append(page.figure(page.images(rows), caption))
   return "".join(out)
 
 
-def meaning(folder: reading.Folder) -> str:
+def meaning(folder: reading.RunFolder) -> str:
   """What each number is."""
   del folder
   return page.table(("", ""), MEANINGS, words=2)
-
-
-def _hours(hours: float) -> str:
-  return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
-
-
-def _step(fact: Mapping[str, Any]) -> str:
-  if fact["hours"] is None:
-    return "-"
-  return f"{fact['stride_frames']} at {fact['fps']:g} fps"
 
 
 def _number(count: int, noun: str) -> str:
@@ -197,7 +150,7 @@ MEANINGS = (
   ("PSNR", "20 log10(255 / root mean squared error), over all pixels"),
 )
 
-SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
+SECTIONS: tuple[page.Section, ...] = (
   ("", headline),
   ("What there is", sources),
   ("How the codes are used", ngram_sections.codes),
@@ -205,3 +158,4 @@ SECTIONS: tuple[tuple[str, Callable[[reading.Folder], str]], ...] = (
   ("What the codes keep", decoded),
   ("What the numbers mean", meaning),
 )
+write_report = functools.partial(page.write, about="tokens", sections=SECTIONS)

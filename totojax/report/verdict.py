@@ -51,56 +51,43 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   """The verdict on one source; without baselines it only says the loss."""
   later = f"{source}/copy/later_loss" in metrics
   which = "later_loss" if later else "loss"
-  scope = "Frames 2 and later" if later else "All tokens"
-  where = f"the held-out source \u201c{source}\u201d"
-  scope += f" of {where}, in nats per visual token"
-  losses = {MODEL: metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])}
-  baselines = {}
+  place = f"the held-out source \u201c{source}\u201d"
+  scope = f"{'Frames 2 and later' if later else 'All tokens'} of {place}, in nats per visual token"
+  loss = metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])
+  losses, baselines = {MODEL: loss}, {}
   for key, name in NAMES.items():
-    value = metrics.get(f"{source}/{key}/{which}")
-    if key == "uniform":  # the same for every token
-      value = metrics.get(f"{source}/uniform/loss")
+    # Uniform is the same for every token, and no baseline.
+    value = metrics.get(f"{source}/{key}/{'loss' if key == 'uniform' else which}")
     if value is not None:
-      baselines[key] = losses[name] = value
-  baselines.pop("uniform", None)
-  loss = losses[MODEL]
+      losses[name] = value
+      if key != "uniform":
+        baselines[key] = value
   if not baselines:
-    return Verdict(
-      claim=f"{loss:.3f} nats per visual token on held-out \u201c{source}\u201d.",
-      detail="There is no baseline to compare with.",
-      better=None,
-      losses=losses,
-      scope=scope,
-    )
+    claim = f"{loss:.3f} nats per visual token on held-out \u201c{source}\u201d."
+    return Verdict(claim, "There is no baseline to compare with.", None, losses, scope)
   best = min(baselines, key=baselines.__getitem__)
   gap = baselines[best] - loss
   error = math.hypot(_error(metrics, source, which), _error(metrics, f"{source}/{best}", which))
   better = None if abs(gap) <= 2 * error else gap > 0
+  verb = {True: "beats", False: "does not beat", None: "is about level with"}[better]
   against = "copying the previous frame" if later else "code frequencies"
-  claim = {
-    True: f"The model beats {against}.",
-    False: f"The model does not beat {against}.",
-    None: f"The model is about level with {against}.",
-  }[better]
   detail = (
-    f"{'On frames 2 and later of' if later else 'On'} {where} it needs"
+    f"{'On frames 2 and later of' if later else 'On'} {place} it needs"
     f" {loss:.3f} nats per visual token; the best predictor without a network"
     f" ({NAMES[best]}) needs {baselines[best]:.3f}:"
     f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
     f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
-  return Verdict(claim=claim, detail=detail, better=better, losses=losses, scope=scope)
+  return Verdict(f"The model {verb} {against}.", detail, better, losses, scope)
 
 
 def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
   """(predictor, loss on all frames, on later frames) with standard errors."""
+  prefixes = {source: MODEL} | {f"{source}/{key}": name for key, name in NAMES.items()}
   out = []
-  for prefix, name in (
-    (source, MODEL),
-    *((f"{source}/{key}", name) for key, name in NAMES.items()),
-  ):
-    cells = [_cell(metrics, prefix, w) for w in ("loss", "later_loss")]
+  for prefix, name in prefixes.items():
+    cells = [_cell(metrics, f"{prefix}/{which}") for which in ("loss", "later_loss")]
     if any(cells):
       out.append((name, *cells))
   return out if len(out) > 1 else []
@@ -108,16 +95,12 @@ def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
 
 def levels(metrics: Mapping[str, float], source: str) -> dict[str, float]:
   """Losses over all frames to draw beside the curves, without near doubles."""
-  best_copy = [
-    metrics[key]
-    for name in ("copy", "copy_per_code")
-    if (key := f"{source}/{name}/loss") in metrics
-  ]
+  names = {"unigram": "code frequencies", "copy": "copy", "copy_per_code": "copy"}
   out = {}
-  if f"{source}/unigram/loss" in metrics:
-    out["code frequencies"] = metrics[f"{source}/unigram/loss"]
-  if best_copy:
-    out["copy"] = min(best_copy)
+  for key, name in names.items():
+    value = metrics.get(f"{source}/{key}/loss")
+    if value is not None:
+      out[name] = min(value, out.get(name, value))
   return out
 
 
@@ -130,10 +113,9 @@ def _error(metrics: Mapping[str, float], prefix: str, which: str) -> float:
   return 0.0
 
 
-def _cell(metrics: Mapping[str, float], prefix: str, which: str) -> str:
-  value = metrics.get(f"{prefix}/{which}")
+def _cell(metrics: Mapping[str, float], key: str) -> str:
+  value, sem = metrics.get(key), metrics.get(f"{key}_sem")
   if value is None:
     return ""
-  sem = metrics.get(f"{prefix}/{which}_sem")
   known = sem is not None and math.isfinite(sem)
   return f"{value:.4f} ± {sem:.4f}" if known else f"{value:.4f}"

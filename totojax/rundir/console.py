@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import math
+import os
 import sys
 import time
+from typing import TextIO
 
 from rich import console as rich_console
 from rich import progress as rich_progress
@@ -56,9 +58,7 @@ class Progress:
       self._plain(f"{text}, {duration(left_s)} left")
 
   def _plain(self, text: str) -> None:
-    print(
-      f"{self._what}: {self.done}/{self._total} {self._unit}, {text}", file=sys.stderr, flush=True
-    )
+    _print(f"{self._what}: {self.done}/{self._total} {self._unit}, {text}", sys.stderr)
 
   def close(self) -> None:
     """Ends the line and says what was done and how long it took."""
@@ -107,4 +107,17 @@ def say(text: str) -> None:
   import jax  # only now: a report needs none of it
 
   if jax.process_index() == 0:
-    print(text, flush=True)
+    _print(text, sys.stdout)
+
+
+def warn(text: str) -> None:
+  """One line of what is wrong, and does not stop the run."""
+  _print(f"totojax: {text}", sys.stderr)
+
+
+def _print(text: str, file: TextIO) -> None:
+  try:
+    print(text, file=file, flush=True)
+  except OSError:  # whoever read it has gone, or its disk is full
+    with contextlib.suppress(OSError, ValueError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -17,7 +17,7 @@ import jax
 
 from totojax import plugins
 from totojax.config import roots, schema
-from totojax.rundir import files, lock, provenance
+from totojax.rundir import files, hosts, lock, provenance
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
@@ -93,7 +93,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   """
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
-  if not path.exists():
+  if not files.exists(path):
     raise FileNotFoundError(f"{workdir} is not a run directory (no config.json)")
   return fill(files.read_json(path), workdir.parent)
 
@@ -114,7 +114,7 @@ def check_config(
     PluginError: what it names of the user's cannot be read.
   """
   workdir = epath.Path(workdir)
-  if allow_change or not (workdir / "config.json").exists():
+  if allow_change or not files.exists(workdir / "config.json"):
     return workdir
   try:
     old = flat(read_config(workdir))
@@ -151,8 +151,7 @@ def _plugins_now(config: Any) -> dict[str, str]:
 def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   """The same as the run was begun, in its manifest."""
   try:
-    manifest = json.loads((workdir / "manifest.json").read_text())
-    digests = dict(manifest.get("plugins", {}))
+    digests = dict(files.read_json(workdir / "manifest.json").get("plugins", {}))
   except (OSError, ValueError):
     return {}
   return {f"source of {key}": digest for key, digest in digests.items()}
@@ -163,7 +162,8 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
 
   Called once everything that the config asks for could be built, so that a
   mistake in it leaves no run behind that refuses the correction. Until this
-  process ends, no other may begin in the folder.
+  process ends, or `mark_done`, no other may begin in the folder. All processes
+  of the run call it, and one that may not begin ends them all.
 
   The manifest of a run that is started again keeps `provenance.environment` of
   its first start; each later one is a row of "starts", with what was otherwise
@@ -173,28 +173,33 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
     InUse: another process is at work in it.
     ValueError: it cannot be written.
   """
-  if jax.process_index() == 0:
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      lock.take(workdir)
-    except OSError as error:
-      raise ValueError(
-        f"the run directory {workdir} cannot be made ({error.strerror}); give"
-        " --workdir a folder that can be written"
-      ) from error
-    files.write_json(workdir / "config.json", written(config))
-    if dataclasses.is_dataclass(config):
-      if digests := schema.digests(config):
-        facts["plugins"] = digests
-    files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
+  hosts.first(lambda: _begin(workdir, config, facts))
+
+
+def _begin(
+  workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, facts: dict[str, Any]
+) -> None:
+  try:
+    files.make_folder(workdir)
+    lock.take(workdir)
+  except OSError as error:
+    raise ValueError(
+      f"the run directory {workdir} cannot be made ({error.strerror}); give"
+      " --workdir a folder that can be written"
+    ) from error
+  files.write_json(workdir / "config.json", written(config))
+  if dataclasses.is_dataclass(config):
+    if digests := schema.digests(config):
+      facts["plugins"] = digests
+  files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
 
 
 def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
   """What manifest.json is to hold from this start on."""
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
-    old = dict(json.loads(path.read_text())) if path.exists() else {}
-  except (ValueError, TypeError):  # damaged, which is no reason not to begin
+    old = files.read_json(path)
+  except (FileNotFoundError, files.Damaged):  # no reason not to begin
     old = {}
   if not old:
     return {**now, **facts}
@@ -210,7 +215,7 @@ def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def is_done(workdir: epath.PathLike, config: Any = None) -> bool:
   """Whether the job of this directory is finished, whatever its config."""
   del config
-  return (epath.Path(workdir) / "done.json").exists()
+  return files.exists(epath.Path(workdir) / "done.json")
 
 
 def check(workdir: epath.PathLike, config: Any, *, allow_change: bool) -> epath.Path:
@@ -238,3 +243,4 @@ def mark_done(workdir: epath.PathLike, seconds: float) -> None:
   """Says that the job of this directory is finished; it is not run again."""
   if jax.process_index() == 0:
     files.write_json(epath.Path(workdir) / "done.json", {"seconds": seconds})
+    lock.release(workdir)

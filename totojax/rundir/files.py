@@ -1,7 +1,8 @@
-"""Files of a run directory: text, JSON, tables and arrays, always whole.
+"""Files of a run directory, a local folder or a URL: always whole.
 
-The only writers and readers of these. A local file is written beside and
-renamed, an object store gets one put, so that half of one is never read.
+The only writers and readers of text, JSON, tables and arrays. A local file is
+written beside and renamed, an object store gets one put, so that half of one is
+never read; what is asked of an object store goes through `storage`.
 `metrics.jsonl`, which grows by lines, is `metrics`' own.
 """
 
@@ -17,6 +18,9 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from totojax.rundir import lock
+from totojax.storage import objects
+
 
 class Damaged(ValueError):
   """A file that is there and is not what it should be.
@@ -30,12 +34,60 @@ class Damaged(ValueError):
     self.reason = str(reason)
 
 
-def write_bytes(path: epath.PathLike, data: bytes) -> None:
-  """Replaces a file in one step; its folder must be there."""
-  path = epath.Path(path)
-  if "://" in os.fspath(path):
-    path.write_bytes(data)
+def exists(path: epath.PathLike) -> bool:
+  """Whether there is such a file. (Folders of a URL are but parts of names.)"""
+  return objects.exists(path) if objects.is_url(path) else epath.Path(path).is_file()
+
+
+def children(folder: epath.PathLike) -> list[epath.Path]:
+  """What is in a folder, by name: as it is now; [] where it does not exist."""
+  folder = epath.Path(folder)
+  if objects.is_url(folder):
+    return [folder / name.rstrip("/") for name in objects.children(folder)]
+  return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def make_folder(folder: epath.PathLike) -> None:
+  """Makes a folder, and those that it is in; a URL needs none."""
+  if not objects.is_url(folder):
+    epath.Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def remove(path: epath.PathLike) -> None:
+  """Removes a file, or a folder with all that is in it, if it is there."""
+  if objects.is_url(path):
+    objects.delete_folder(path)
+    objects.delete(path)
     return
+  path = epath.Path(path)
+  path.rmtree() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def read_bytes(path: epath.PathLike) -> bytes:
+  """The bytes of a file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  if not objects.is_url(path):
+    return epath.Path(path).read_bytes()
+  data = objects.read(path)
+  if data is None:
+    raise FileNotFoundError(f"there is no {os.fspath(path)}")
+  return data
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+  """Replaces a file in one step; its folder must be there.
+
+  Raises:
+    rundir.Lost: another process has taken over what this one is at work in.
+  """
+  if objects.is_url(path):
+    lock.confirm()
+    objects.write(path, data)
+    return
+  path = epath.Path(path)
   beside = path.parent / f".{path.name}.part"
   beside.write_bytes(data)
   beside.replace(path)
@@ -58,7 +110,7 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
     FileNotFoundError: there is no such file.
     Damaged: it is no JSON, or holds no object.
   """
-  data = epath.Path(path).read_bytes()
+  data = read_bytes(path)
   try:
     value = json.loads(data)
   except ValueError as error:
@@ -100,13 +152,13 @@ def read_csv(path: epath.PathLike) -> list[dict[str, str]]:
     FileNotFoundError: there is no such file.
     Damaged: as `parse_table` raises.
   """
-  header, *rows = parse_table(path, epath.Path(path).read_bytes())
+  header, *rows = parse_table(path, read_bytes(path))
   return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def read_table(path: epath.PathLike) -> list[list[str]]:
   """Rows of a CSV below its header, as text; raises as `read_csv` does."""
-  return parse_table(path, epath.Path(path).read_bytes())[1:]
+  return parse_table(path, read_bytes(path))[1:]
 
 
 def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
@@ -156,7 +208,7 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     FileNotFoundError: there is no such file.
     Damaged: it is no whole .npz of plain arrays.
   """
-  data = epath.Path(path).read_bytes()
+  data = read_bytes(path)
   try:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
       return {name: file[name] for name in file.files}

@@ -1,25 +1,34 @@
 """Several processes of one run: they find each other, and miss a lost one.
 
 All of them compute each step together, so none can go on without the others:
-whoever misses one says so and ends. The same command, started again on every
-host, goes on from the last whole checkpoint.
+whoever misses one says so and ends with `rundir.RESTART`. The same command,
+started again on every host, goes on from the last whole checkpoint.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import ctypes
 import faulthandler
 import os
 import signal
 import sys
+import time
 from typing import NoReturn
 
 import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from totojax import rundir
+from totojax.rundir import lock
+from totojax.storage import outages
 
 # Words of jax's errors, which have no types of their own.
 _LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "CoordinationService")
 # What a library calls from SIGABRT must not be collected.
 _kept = []
+_MESSAGE_BYTES = 8192
 
 
 def check(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -50,9 +59,10 @@ def join(
 ) -> None:
   """Waits for the other processes; from then on each knows if one is lost.
 
-  A process that misses another writes one line to stderr and ends with code 1:
-  jax gives up in a thread of its own, by abort(), while the main thread may
-  wait for a collective for ever. What jax says first stays above that line.
+  A process that misses another writes one line to stderr and ends with code
+  `rundir.RESTART`: jax gives up in a thread of its own, by abort(), while the
+  main thread may wait for a collective for ever. What jax says first stays
+  above that line.
 
   Args:
     coordinator: host:port of process 0; None where the cluster tells.
@@ -86,6 +96,39 @@ def join(
   _at_abort(lost(f"it ended, or was silent for {silence_timeout_s} s") + "\n")
 
 
+def first(action: Callable[[], object]) -> None:
+  """Process 0 does something, and where it fails all processes end alike.
+
+  The others wait for it. What is theirs to say would otherwise be that one of
+  them was lost.
+
+  Raises:
+    Exception: what `action` raises, in process 0.
+    rundir.RunError, outages.StorageAway: in the others, with the same message.
+  """
+  here = jax.process_index() == 0
+  if jax.process_count() == 1:
+    if here:
+      action()
+    return
+  error, message = None, b""
+  if here:
+    try:
+      action()
+    except Exception as caught:
+      error, kind = caught, b"away " if outages.is_away(caught) else b"error "
+      message = (kind + str(caught).encode())[:_MESSAGE_BYTES]
+  padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+  message = multihost_utils.broadcast_one_to_all(padded).tobytes().rstrip(b"\0")
+  if error is not None:
+    # The others would take the end of this process for its loss: they go first.
+    time.sleep(1.0)
+    raise error
+  kind, _, text = message.decode(errors="ignore").partition(" ")
+  if kind:
+    raise (outages.StorageAway if kind == "away" else rundir.RunError)(text)
+
+
 def lost(why: str) -> str:
   """The line that a process ends with when it misses another."""
   return (
@@ -100,19 +143,20 @@ def is_loss(error: Exception) -> bool:
   return any(word in str(error) for word in _LOSS)
 
 
-def leave(message: str) -> NoReturn:
+def leave(message: str, status: int = 1) -> NoReturn:
   """Ends this process with a message, at once: the others are not waited for.
 
   They would never come: they wait for this one in a collective, until they
   see that it is gone.
   """
+  lock.release_all()  # what is done at an exit is not done at this one
   sys.stdout.flush()
   print(message, file=sys.stderr, flush=True)
-  os._exit(1)
+  os._exit(status)
 
 
 def _at_abort(line: str) -> None:
-  """Makes abort() write a line and end with code 1, whatever thread calls it.
+  """Makes abort() write a line and end the process, whatever thread calls it.
 
   Python's own handlers run in the main thread, which never gets there.
   """
@@ -120,7 +164,7 @@ def _at_abort(line: str) -> None:
   def end(number):
     del number
     os.write(2, line.encode())
-    os._exit(1)
+    os._exit(rundir.RESTART)
 
   handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(end)
   _kept[:] = [*_kept, handler]

@@ -1,38 +1,56 @@
 """One process at a time in a run directory.
 
-The lock is the kernel's, on a file in the directory: it is held until the
-process ends, however it ends, and a file that is left behind locks nothing.
+In a local folder the lock is the kernel's, on a file: it is held until the
+process ends, however it ends, and a file that is left behind locks nothing. In
+an object store it is a `lease`, which is given back at the end.
 """
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import json
 import os
 import socket
+from typing import TYPE_CHECKING
+
+from totojax import rundir
+from totojax.storage import objects
+
+if TYPE_CHECKING:
+  from totojax.rundir import lease
 
 FILE = ".lock"
+InUse = rundir.InUse
 
 # (device, inode) of each lock of this process -> its open descriptor.
 _held: dict[tuple[int, int], int] = {}
-
-
-class InUse(ValueError):
-  """A run directory in which another process is at work."""
+# URL -> the lease of this process on it.
+_leases: dict[str, lease.Lease] = {}
 
 
 def take(folder: str | os.PathLike[str]) -> None:
-  """Keeps other processes out of an existing folder until this one ends.
+  """Keeps other processes out of a folder until this one ends.
 
-  A process may take a lock again. Object stores, and file systems without
-  locks, are not guarded.
+  That of a URL may be given back before, by `release`. A process may take a
+  lock again. File systems without locks are not guarded.
+
+  Args:
+    folder: a URL, or a local folder that exists.
 
   Raises:
     InUse: another process holds it; names the process where it is known.
     OSError: the folder cannot be written.
+    objects.StoreError, outages.StorageAway: the store refuses or is away.
   """
-  name = os.fspath(folder)
-  if "://" in name:
+  name = objects.text(folder)
+  if objects.is_url(name):
+    if name not in _leases:
+      from totojax.rundir import lease  # a local run needs none
+
+      new = lease.Lease(name)
+      new.take()
+      _leases[name] = new
     return
   descriptor = os.open(os.path.join(name, FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
   status = os.fstat(descriptor)
@@ -54,9 +72,31 @@ def take(folder: str | os.PathLike[str]) -> None:
   words = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
   os.ftruncate(descriptor, 0)
   os.pwrite(descriptor, words.encode(), 0)
-  if not _held:
-    os.register_at_fork(after_in_child=_leave_to_parent)
   _held[file] = descriptor
+
+
+def check() -> None:
+  """Costs nothing; raises rundir.Lost where another process has taken a lease."""
+  for one in list(_leases.values()):
+    one.check()
+
+
+def confirm() -> None:
+  """`check` before a write; may ask the store, as `lease.Lease.confirm` does."""
+  for one in list(_leases.values()):
+    one.confirm()
+
+
+def release(folder: str | os.PathLike[str]) -> None:
+  """Gives the lease of a URL back, whose work is done, if there is one."""
+  if one := _leases.pop(objects.text(folder), None):
+    one.release()
+
+
+def release_all() -> None:
+  """Gives all leases back, at the end of the process."""
+  while _leases:
+    _leases.popitem()[1].release()
 
 
 def _owner(descriptor: int) -> str:
@@ -69,6 +109,11 @@ def _owner(descriptor: int) -> str:
 
 def _leave_to_parent() -> None:
   """A worker process that outlives its parent must not hold the lock on."""
+  _leases.clear()  # their threads are the parent's
   while _held:
     _, descriptor = _held.popitem()
     os.close(descriptor)
+
+
+atexit.register(release_all)
+os.register_at_fork(after_in_child=_leave_to_parent)

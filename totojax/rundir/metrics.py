@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import concurrent.futures
+import contextlib
 import json
-import sys
+import re
+import threading
 import time
 from typing import Any
 
 from etils import epath
 
 from totojax import flops
-from totojax.rundir import files
+from totojax.rundir import events, files, lock
+from totojax.storage import objects
 
 FILE = "metrics.jsonl"
+_LATER = r"{}\.\d+\.jsonl"  # the other files of a log, in an object store
+SEGMENT_BYTES = 2**19
+WRITE_EVERY_S = 10.0
+CLOSE_S = 10.0  # that the end of a run waits for rows at most
+_READERS = 16
 
 
 class DamagedLine(files.Damaged):
@@ -41,15 +50,52 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
     FileNotFoundError: there is no such file.
     DamagedLine: another line is no row.
   """
+  return [row for _, rows in _segments(epath.Path(path)) for row in rows]
+
+
+def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any]]]]:
+  """Each file of a log and its rows, in order; raises as `read` does.
+
+  metrics.jsonl and, of a run in an object store, metrics.0001.jsonl and so on.
+  """
+  if objects.is_url(path):
+    names = objects.keys(path.parent, f"{path.stem}.")
+  else:
+    names = [below.name for below in files.children(path.parent)]
+  later = [name for name in names if re.fullmatch(_LATER.format(path.stem), name)]
+  paths = [path, *(path.parent / name for name in sorted(later, key=_number))]
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    for each, data in zip(paths, pool.map(_read, paths), strict=True):
+      if data is None and each == path:
+        raise FileNotFoundError(f"there is no {path}")
+      if data is None:  # cut off by the run, which goes on from before it
+        return
+      yield each, _rows(each, data, last=each == paths[-1])
+
+
+def _number(name: str) -> int:
+  """Which file of a log one is: 0 of metrics.jsonl, 1 of metrics.0001.jsonl."""
+  number = name.split(".")[-2]
+  return int(number) if number.isdecimal() else 0
+
+
+def _read(path: epath.Path) -> bytes | None:
+  try:
+    return files.read_bytes(path)
+  except FileNotFoundError:
+    return None
+
+
+def _rows(path: epath.Path, data: bytes, *, last: bool) -> list[dict[str, Any]]:
+  """The rows of one file; `last`: whether its end may be cut."""
   rows = []
-  data = epath.Path(path).read_bytes()
   lines = data.decode(errors="replace").splitlines()
   for number, line in enumerate(lines, start=1):
     try:
       row = json.loads(line)
       row["step"]  # every row has one
     except (json.JSONDecodeError, TypeError, KeyError) as error:
-      if number == len(lines):
+      if last and number == len(lines):
         break
       raise DamagedLine(path, line, number, len(lines)) from error
     rows.append(row)
@@ -62,66 +108,150 @@ class MetricsLog:
   def __init__(self, workdir: epath.Path, *, restored_step: int):
     import jax  # only now: a report reads logs and needs none of it
 
-    self._path = workdir / FILE
-    self._local = not str(workdir).startswith(("gs://", "s3://"))
-    self._rows = self._read(restored_step)
-    self._board = None  # of a process that writes nothing
+    path = workdir / FILE
+    last, rows, later = path, [], []
+    self._evaluated: set[int] = set()
+    for each, found in _segments(path) if files.exists(path) else ():
+      kept = [row for row in found if row["step"] <= restored_step]
+      self._evaluated |= {row["step"] for row in kept if row["kind"] == "eval"}
+      if kept:
+        last, rows, later = each, kept, []
+      elif each != path:
+        later.append(each)
+    self._file, self._events = None, None  # of a process that writes nothing
     if jax.process_index() == 0:
-      self._rewrite()
-      self._board = _board(workdir / "tensorboard", restored_step + 1)
-
-  def _read(self, last_step: int) -> list[dict[str, Any]]:
-    """Rows up to `last_step`; raises as `read` does."""
-    if not self._path.exists():
-      return []
-    return [row for row in read(self._path) if row["step"] <= last_step]
-
-  def _rewrite(self) -> None:
-    lines = (json.dumps(row) + "\n" for row in self._rows)
-    files.write_text(self._path, "".join(lines))
+      # The last first: whenever this is stopped, what is left is a beginning.
+      for each in reversed(later):
+        files.remove(each)
+      kind = _Segments if objects.is_url(workdir) else _Appended
+      self._file = kind(last, "".join(map(_line, rows)))
+      self._events = events.Events(workdir / "tensorboard", purge_step=restored_step + 1)
 
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""
-    return any(row["step"] == step and row["kind"] == "eval" for row in self._rows)
+    return step in self._evaluated
 
   def write(
     self, step: int, kind: str, values: Mapping[str, float], *, wall: Mapping[str, float]
   ) -> None:
     """One row; `wall` holds what differs between two identical runs.
 
-    A value that JSON has no number for (NaN, infinity) is written as null.
+    A value that JSON has no number for (NaN, infinity) is written as null. In
+    an object store a thread writes it; what it could not write is raised here,
+    at the next row.
     """
-    row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}
-    self._rows.append(row)
-    if self._board is None:
+    if kind == "eval":
+      self._evaluated.add(step)
+    if self._file is None or self._events is None:
       return
-    if self._local:
-      with open(self._path, "a") as file:
-        file.write(json.dumps(row) + "\n")
-    else:  # an object store cannot append
-      self._rewrite()
-    for name, value in {**values, **wall}.items():
-      self._board.add_scalar(f"{kind}/{name}", value, step)
+    row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}
+    self._file.write(_line(row))
+    self._events.write(step, {f"{kind}/{name}": v for name, v in {**values, **wall}.items()})
+
+  def flush(self) -> None:
+    """Returns when all rows are written; raises as the storage does if not."""
+    if self._file is not None:
+      self._file.flush()
 
   def close(self) -> None:
-    if self._board is not None:
-      self._board.close()
+    """Ends it within seconds, whatever the storage does; `flush` before."""
+    if self._file is not None and self._events is not None:
+      self._file.close()
+      self._events.close()
 
 
-def _board(folder: epath.Path, purge_step: int) -> Any:
-  """A writer of TensorBoard events."""
-  # tensorboardX loads PyTorch where it is installed, which takes longer than
-  # everything else that a run imports, and needs it for nothing here.
-  hidden = "torch" not in sys.modules
-  if hidden:
-    # As the language reference says; its stub has no None here.
-    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
-  try:
-    from tensorboardX import SummaryWriter
-  finally:
-    if hidden:
-      del sys.modules["torch"]
-  return SummaryWriter(str(folder), purge_step=purge_step)
+class _Appended:
+  """A local file of rows, which grows by lines."""
+
+  def __init__(self, path: epath.Path, text: str):
+    self._path = path
+    files.write_text(path, text)
+
+  def write(self, line: str) -> None:
+    with open(self._path, "a") as file:
+      file.write(line)
+
+  def flush(self) -> None:
+    pass
+
+  close = flush
+
+
+class _Segments:
+  """Rows in an object store, which cannot append: the last file is put anew.
+
+  A thread does it, every few seconds; once a file is of some size, the next one
+  begins. So rows cost the loop no request, and however many they are, the store
+  gets 50 KB/s at most.
+  """
+
+  def __init__(self, path: epath.Path, text: str):
+    self._path, self._data = path, bytearray(text.encode())
+    files.write_text(path, text)
+    self._lines: list[str] = []  # not written yet
+    self._hurry = self._writing = False
+    self._error: Exception | None = None
+    self._change = threading.Condition()
+    threading.Thread(target=self._work, name="metrics", daemon=True).start()
+
+  def write(self, line: str) -> None:
+    with self._change:
+      self._check()
+      self._lines.append(line)
+      self._change.notify_all()
+
+  def flush(self, timeout_s: float | None = None) -> None:
+    """Waits until all is written, or so long; raises what the thread has met."""
+    with self._change:
+      self._hurry = True
+      self._change.notify_all()
+      self._change.wait_for(lambda: self._error or not (self._lines or self._writing), timeout_s)
+      self._check()
+
+  def close(self) -> None:
+    with contextlib.suppress(Exception):  # an error is on its way already
+      self.flush(CLOSE_S)
+
+  def _check(self) -> None:
+    if self._error is not None:
+      raise self._error
+
+  def _work(self) -> None:
+    due_s = 0.0
+    while True:
+      with self._change:
+        while not self._lines or not (self._hurry or time.monotonic() >= due_s):
+          self._change.wait(max(due_s - time.monotonic(), 0.0) if self._lines else None)
+        lines, self._lines, self._writing = self._lines, [], True
+      try:
+        self._put(lines)
+        due_s = time.monotonic() + WRITE_EVERY_S
+      except Exception as error:
+        self._error = error
+      with self._change:
+        self._writing, self._hurry = False, self._hurry and bool(self._lines)
+        self._change.notify_all()
+        if self._error is not None:
+          return
+
+  def _put(self, lines: list[str]) -> None:
+    lock.confirm()
+    changed = False
+    for line in lines:
+      if len(self._data) >= SEGMENT_BYTES:
+        if changed:
+          files.write_bytes(self._path, bytes(self._data))
+        stem, suffix = FILE.split(".")
+        number = _number(self._path.name) + 1
+        self._path = self._path.parent / f"{stem}.{number:04d}.{suffix}"
+        self._data.clear()
+      self._data += line.encode()
+      changed = True
+    files.write_bytes(self._path, bytes(self._data))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  return json.dumps(row) + "\n"
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

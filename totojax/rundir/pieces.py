@@ -20,7 +20,7 @@ class Pieces:
   """The notes in a folder (a path or a URL), which is made if need be."""
 
   def __init__(self, folder: objects.Path):
-    self._folder = folder
+    self._folder = objects.text(folder)
 
   def read(self, piece: int | str) -> dict[str, Any] | None:
     """The note of a piece, or None where it was not made.
@@ -31,7 +31,7 @@ class Pieces:
     Raises:
       Damaged: the note is no JSON object.
     """
-    data = objects.read_bytes(self._folder, _file(piece))
+    data = objects.read(self._file(piece))
     if data is None:
       return None
     try:
@@ -47,7 +47,7 @@ class Pieces:
     note = self.read(piece)
     if note is None:
       raise ValueError(
-        f"{objects.text(self._folder)}/{_file(piece)} does not exist: this"
+        f"{self._file(piece)} does not exist: this"
         " piece was not made; run the job again, it makes what is missing"
       )
     return note
@@ -59,16 +59,13 @@ class Pieces:
     rename each other's half.
     """
     data = (json.dumps(note, indent=2) + "\n").encode()
-    objects.write_bytes(self._folder, _file(piece), data)
+    objects.write(self._file(piece), data)
 
   def damaged(self, piece: int | str, reason: object) -> files.Damaged:
     """The error for a note that is not what its job writes."""
-    return files.Damaged(
-      f"{objects.text(self._folder)}/{_file(piece)}",
-      reason,
-      "; remove it, and the job makes this piece again",
-    )
+    advice = "; remove it, and the job makes this piece again"
+    return files.Damaged(self._file(piece), reason, advice)
 
-
-def _file(piece: int | str) -> str:
-  return f"{piece:05d}.json" if isinstance(piece, int) else f"{piece}.json"
+  def _file(self, piece: int | str) -> str:
+    name = f"{piece:05d}" if isinstance(piece, int) else piece
+    return f"{self._folder}/{name}.json"

@@ -24,9 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax.models import heads, taps, trunk
-from totojax.tasks import api
 
 
 class Classify:
@@ -79,7 +78,7 @@ class Classify:
       spec["tokens"] = jax.ShapeDtypeStruct(shape, jnp.int32)
     return spec
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     head_axes = heads.axes(self.head, width=self.width, classes=self.classes)
     if not self.split:
       head_axes = {
@@ -95,9 +94,9 @@ class Classify:
       boxed = functools.partial(_boxed, self.model)
       axes = nn.get_partition_spec(jax.eval_shape(boxed, jax.random.key(0)))
       frozen = {name: axes[name] for name in ("embedding", "blocks")}
-    return api.Variables(params, frozen, stats)
+    return tasks.Variables(params, frozen, stats)
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     lanes = len(self.layers), self.settings
 
     def of_layer(layer):
@@ -118,14 +117,14 @@ class Classify:
       frozen = {name: fresh[name] for name in ("embedding", "blocks")}
       dtype = jnp.dtype(self.model.compute.dtype)
       frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
-    return api.Variables(params, frozen, stats)
+    return tasks.Variables(params, frozen, stats)
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     return {"ce": jnp.float32(len(batch["label"]))}
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     label_B = batch["label"]
 
@@ -157,12 +156,14 @@ class Classify:
     loss = _with_gradient(jnp.mean(loss_LS), params, grads)
     stats = {**stats, "train_loss": loss_LS / rows}
     metrics = {
-      "top1_mean": api.Weighted(jnp.mean(hits_LS), rows),
-      "diverged_frac": api.Weighted(rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows),
+      "top1_mean": tasks.Weighted(jnp.mean(hits_LS), rows),
+      "diverged_frac": tasks.Weighted(rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows),
     }
-    return {"ce": api.LossTerm(loss, 1.0)}, stats, metrics
+    return {"ce": tasks.LossTerm(loss, 1.0)}, stats, metrics
 
-  def outcomes(self, variables: api.Variables, batch: api.Batch, *, measure: api.Measure) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """`measure` of every head's logits, with leading axes [L, S].
 
     Statistics are the running ones, so a row's logits depend on no other row.
@@ -177,7 +178,7 @@ class Classify:
     return self._at_layers(variables.frozen, batch, of_layer, (variables.params, running))
 
   def _at_layers(
-    self, frozen: Any, batch: api.Batch, of_layer: Callable[..., Any], own: Any
+    self, frozen: Any, batch: tasks.Batch, of_layer: Callable[..., Any], own: Any
   ) -> Any:
     """`of_layer(features, visual, own part)` at each layer, stacked.
 

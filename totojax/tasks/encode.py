@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from totojax import sequence
-from totojax.tasks import api
+from totojax import sequence, tasks
 from totojax.tokenizers import api as tokenizer_api
 
 
@@ -28,7 +27,7 @@ class EncodeFrames:
 
   def __init__(
     self,
-    inner: api.Task,
+    inner: tasks.Task,
     tokenizer: tokenizer_api.Tokenizer,
     *,
     spec: sequence.SequenceSpec,
@@ -46,7 +45,7 @@ class EncodeFrames:
     self._codes_of, self._params = tokenizer.codes_of, tokenizer.params
 
   @property
-  def frozen(self) -> api.Tree:
+  def frozen(self) -> tasks.Tree:
     """For `assembly.run`: as constants of the program they would be compiled in."""
     return {"inner": {}, "tokenizer": self._params}
 
@@ -59,17 +58,17 @@ class EncodeFrames:
     spec["start"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return spec
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     axes = self.inner.axes()
     replicated = jax.tree.map(lambda _: PartitionSpec(), self._params)
     return axes._replace(frozen={"inner": axes.frozen, "tokenizer": replicated})
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     variables = self.inner.init(key)
     tokenizer = jax.tree.map(jnp.asarray, self._params)
     return variables._replace(frozen={"inner": variables.frozen, "tokenizer": tokenizer})
 
-  def tokens(self, tokenizer: Any, batch: api.Batch) -> jax.Array:
+  def tokens(self, tokenizer: Any, batch: tasks.Batch) -> jax.Array:
     """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
     frames_NBSS3 = jnp.swapaxes(batch["frames"], 0, 1)
     codes_NBGG = jax.lax.map(
@@ -90,7 +89,7 @@ class EncodeFrames:
     tokens_BR = jnp.pad(tokens_BR, ((0, 0), (0, short)), constant_values=sequence.PAD)
     return tokens_BR[:, :length].astype(jnp.int32)
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     # Which tokens are visual is known without encoding.
     row_R = np.full(self.spec.row_tokens, sequence.PAD, np.int32)
     row_R[: self.spec.visual_tokens + 1] = sequence.SPECIALS
@@ -100,8 +99,8 @@ class EncodeFrames:
     return self.inner.weights(self._inner_batch(batch, tokens_BR))
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     tokens_BR = self.tokens(rest.frozen["tokenizer"], batch)
     return self.inner.loss(
       params,
@@ -111,18 +110,20 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(self, variables: api.Variables, batch: api.Batch, *, measure: api.Measure) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
       TypeError: the inner task has no logits of classes.
     """
-    if not isinstance(self.inner, api.Scored):
+    if not isinstance(self.inner, tasks.Scored):
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
     frozen = variables.frozen
     inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
     return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, measure=measure)
 
-  def _inner_batch(self, batch: api.Batch, tokens_BR: jax.Array) -> api.Batch:
+  def _inner_batch(self, batch: tasks.Batch, tokens_BR: jax.Array) -> tasks.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}
     return {**rest, "tokens": tokens_BR}

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax.config.labels import FineTuneConfig
 from totojax.models import heads as heads_lib
 from totojax.models import layers, taps, trunk
 from totojax.optim import layered
-from totojax.tasks import api, pretrain
+from totojax.tasks import pretrain
 
 
 class FineTune:
@@ -40,9 +40,9 @@ class FineTune:
     self.spec, self.classes = model.spec, classes
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    return api.labelled(batch, self.spec.row_tokens)
+    return tasks.labelled(batch, self.spec.row_tokens)
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     params = {
       layered.BACKBONE: used(self.backbone.axes().params),
       layered.HEADS: {
@@ -52,9 +52,9 @@ class FineTune:
         "bias": PartitionSpec("classes"),
       },
     }
-    return api.Variables(params, {}, {"train_loss": PartitionSpec(None, None)})
+    return tasks.Variables(params, {}, {"train_loss": PartitionSpec(None, None)})
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     width = self.model.config.width
     linear_DC = self.config.head_init_std * jax.random.truncated_normal(
       jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
@@ -68,9 +68,9 @@ class FineTune:
         "bias": jnp.zeros(self.classes),
       },
     }
-    return api.Variables(params, {}, {"train_loss": jnp.zeros((1, 1))})
+    return tasks.Variables(params, {}, {"train_loss": jnp.zeros((1, 1))})
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     return {"ce": jnp.float32(len(batch["label"]))}
 
   def logits(self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None) -> jax.Array:
@@ -89,8 +89,8 @@ class FineTune:
     return normed_BD @ head["linear"] + head["bias"]
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     """Cross-entropy with `target` [B, C], which sums to 1 over classes."""
     del step, rest
     logits_BC = self.logits(params, batch["tokens"], key=key)
@@ -99,10 +99,12 @@ class FineTune:
     hits_B = jnp.argmax(logits_BC, -1) == batch["label"]
     rows = jnp.float32(len(hits_B))
     stats = {"train_loss": (total / rows)[None, None]}
-    metrics = {"top1": api.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)}
-    return {"ce": api.LossTerm(total, 1.0)}, stats, metrics
+    metrics = {"top1": tasks.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)}
+    return {"ce": tasks.LossTerm(total, 1.0)}, stats, metrics
 
-  def outcomes(self, variables: api.Variables, batch: api.Batch, *, measure: api.Measure) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """As `Classify.outcomes`, of the one head."""
     outcome = measure(self.logits(variables.params, batch["tokens"], key=None))
     return jax.tree.map(lambda leaf: leaf[None, None], outcome)

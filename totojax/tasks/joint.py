@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax import tree as tree_lib
 from totojax.models import heads as heads_lib
 from totojax.optim import layered
-from totojax.tasks import api, classify, pretrain
+from totojax.tasks import classify, pretrain
 
 
 class Joint:
@@ -63,24 +63,24 @@ class Joint:
     )
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
-    return api.labelled(batch, self.spec.row_tokens)
+    return tasks.labelled(batch, self.spec.row_tokens)
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     heads = self.heads.axes()
     params = {layered.BACKBONE: self.backbone.axes().params, layered.HEADS: heads.params}
-    return api.Variables(params, {}, heads.stats)
+    return tasks.Variables(params, {}, heads.stats)
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     heads = self.heads.init(key)
     params = {layered.BACKBONE: self.backbone.init(key).params, layered.HEADS: heads.params}
-    return api.Variables(params, {}, heads.stats)
+    return tasks.Variables(params, {}, heads.stats)
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     return {**self.backbone.weights(batch), **self.heads.weights(batch)}
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
     nll_BT, variables = tree_lib.apply(
       self.model, params[layered.BACKBONE], inputs_BT, targets_BT, mutable=["intermediates"]
@@ -93,16 +93,18 @@ class Joint:
       streams = streams[indices]
     head_terms, stats, metrics = self.heads.loss(
       params[layered.HEADS],
-      api.Variables(None, {}, rest.stats),
+      tasks.Variables(None, {}, rest.stats),
       {"tokens": inputs_BT, "streams": jax.lax.stop_gradient(streams), "label": batch["label"]},
       step=step,
       key=key,
     )
-    return {"nll": api.LossTerm(nll, 1.0), **head_terms}, stats, metrics
+    return {"nll": tasks.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
-  def outcomes(self, variables: api.Variables, batch: api.Batch, *, measure: api.Measure) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """`Classify.outcomes` on the backbone as it is now."""
     params, _, stats = variables
     inputs_BT, _ = sequence.split(batch["tokens"])
-    own = api.Variables(params[layered.HEADS], params[layered.BACKBONE], stats)
+    own = tasks.Variables(params[layered.HEADS], params[layered.BACKBONE], stats)
     return self.heads.outcomes(own, {**batch, "tokens": inputs_BT}, measure=measure)

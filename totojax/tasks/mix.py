@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax.config.labels import MixConfig
-from totojax.tasks import api, encode
+from totojax.tasks import encode
 from totojax.tokenizers import api as tokenizer_api
 
 
@@ -26,7 +26,7 @@ class MixFrames(encode.EncodeFrames):
 
   def __init__(
     self,
-    inner: api.Task,
+    inner: tasks.Task,
     tokenizer: tokenizer_api.Tokenizer,
     *,
     spec: sequence.SequenceSpec,
@@ -37,8 +37,8 @@ class MixFrames(encode.EncodeFrames):
     self.config, self.classes = config, classes
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     own, further = jax.random.split(key)
     frames, target_BC = mixed(self.config, own, batch["frames"], batch["label"], self.classes)
     batch = {**batch, "frames": frames, "target": target_BC}

@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax import tree as tree_lib
 from totojax.models import patched
 from totojax.optim import mup
-from totojax.tasks import api, pretrain
+from totojax.tasks import pretrain
 from totojax.tokenizers import patches
 
 
@@ -70,7 +70,7 @@ class Patches(pretrain.OfModel):
     none = patched.Inputs(jnp.zeros(shape), jnp.zeros(1, jnp.int32))
     return self.model.init(key, none)["params"]
 
-  def counted(self, batch: api.Batch) -> jax.Array:
+  def counted(self, batch: tasks.Batch) -> jax.Array:
     """bool [B, T]: the rows whose next token is a patch of a real frame.
 
     All frames are real but where a batch says how many are ("here").
@@ -80,7 +80,7 @@ class Patches(pretrain.OfModel):
     places_T = jnp.arange(self.spec.context)
     return places_T[None] < here_B[:, None] * self.spec.frame_tokens
 
-  def per_target(self, params: Any, batch: api.Batch) -> tuple[jax.Array, jax.Array]:
+  def per_target(self, params: Any, batch: tasks.Batch) -> tuple[jax.Array, jax.Array]:
     frames_MSS3 = batch["frames"].reshape(-1, *batch["frames"].shape[2:])
     cut_MGGF = patches.inputs(self.config, frames_MSS3)
     next_BTF = self._row(cut_MGGF, batch)
@@ -93,7 +93,7 @@ class Patches(pretrain.OfModel):
     loss_BT = tree_lib.apply(self.model, params, inputs, targets)
     return loss_BT, self.counted(batch)
 
-  def _row(self, patches_MGGF: jax.Array, batch: api.Batch) -> jax.Array:
+  def _row(self, patches_MGGF: jax.Array, batch: tasks.Batch) -> jax.Array:
     """The first T patches [B, T, F] of each row, in raster order."""
     rows, context = batch["frames"].shape[0], self.spec.context
     all_BPF = patches_MGGF.reshape(rows, -1, patches_MGGF.shape[-1])

@@ -13,11 +13,10 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence
+from totojax import sequence, tasks
 from totojax import tree as tree_lib
 from totojax.models import trunk
 from totojax.optim import mup
-from totojax.tasks import api
 
 
 class OfModel(abc.ABC):
@@ -39,38 +38,38 @@ class OfModel(abc.ABC):
   def boxed(self, key: jax.Array) -> Any:
     """Parameters of the model with the names of their axes."""
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     boxed = jax.eval_shape(self.boxed, jax.random.key(0))
-    return api.Variables(nn.get_partition_spec(boxed), {}, {})
+    return tasks.Variables(nn.get_partition_spec(boxed), {}, {})
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     params = nn.unbox(self.boxed(key))
     # µP (Figure 11) is the same draw, scaled.
     if self.rules is not None:
       params = mup.start(params, self.rules)
-    return api.Variables(params, {}, {})
+    return tasks.Variables(params, {}, {})
 
   @abc.abstractmethod
-  def counted(self, batch: api.Batch) -> jax.Array:
+  def counted(self, batch: tasks.Batch) -> jax.Array:
     """bool [B, T]: the targets that count in the loss."""
 
   @abc.abstractmethod
-  def per_target(self, params: Any, batch: api.Batch) -> tuple[jax.Array, jax.Array]:
+  def per_target(self, params: Any, batch: tasks.Batch) -> tuple[jax.Array, jax.Array]:
     """float32 loss [B, T] of every target, and bool [B, T] where it counts."""
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     # The mean of Eq. 2 is over targets, not rows: rows that images do not fill
     # count for what they hold.
     return {self.term: jnp.sum(self.counted(batch), dtype=jnp.float32)}
 
   def loss(
-    self, params: Any, rest: api.Variables, batch: api.Batch, *, step: jax.Array, key: jax.Array
-  ) -> api.Losses:
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     loss_BT, counted_BT = self.per_target(params, batch)
     # Selected, not multiplied: a loss of padding that is infinite stays out.
     total = jnp.sum(jnp.where(counted_BT, loss_BT, 0.0))
-    return {self.term: api.LossTerm(total, 1.0)}, rest.stats, {}
+    return {self.term: tasks.LossTerm(total, 1.0)}, rest.stats, {}
 
 
 class Pretrain(OfModel):
@@ -102,7 +101,7 @@ class Pretrain(OfModel):
     inputs_BT = jnp.zeros((1, self.spec.context), jnp.int32)
     return self.model.init(key, inputs_BT)["params"]
 
-  def counted(self, batch: api.Batch) -> jax.Array:
+  def counted(self, batch: tasks.Batch) -> jax.Array:
     # Start and end are no targets, nor is padding.
     return sequence.is_visual(sequence.split(batch["tokens"])[1])
 
@@ -114,5 +113,5 @@ class Pretrain(OfModel):
     nll_BT = tree_lib.apply(self.model, params, inputs_BT, targets_BT)
     return nll_BT, sequence.is_visual(targets_BT)
 
-  def per_target(self, params: Any, batch: api.Batch) -> tuple[jax.Array, jax.Array]:
+  def per_target(self, params: Any, batch: tasks.Batch) -> tuple[jax.Array, jax.Array]:
     return self.nll(params, batch["tokens"])

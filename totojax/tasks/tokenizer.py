@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from totojax import tasks
 from totojax.config.tokens import TokenizerConfig
-from totojax.tasks import api
 from totojax.tokenizers import api as tokenizer_api
 from totojax.tokenizers import dvae
 from totojax.tokenizers import patches as patches_lib
@@ -52,7 +52,7 @@ class KMeansStart:
 
 
 class TokenizerTask:
-  """A dVAE in training (`tasks/api.py`). Batches are {"frames": uint8}."""
+  """A dVAE in training (`tasks/tasks.py`). Batches are {"frames": uint8}."""
 
   def __init__(
     self,
@@ -88,14 +88,14 @@ class TokenizerTask:
     shape = (batch, self.size_px, self.size_px, 3)
     return {"frames": jax.ShapeDtypeStruct(shape, jnp.uint8)}
 
-  def axes(self) -> api.Variables:
+  def axes(self) -> tasks.Variables:
     boxed = jax.eval_shape(lambda: dvae.init(self.model, jax.random.key(0)))
     names = {"use_V": jax.sharding.PartitionSpec(None)}
     replicated = jax.sharding.PartitionSpec(None, None)
     frozen = {"centres_VX": replicated} if self.kmeans else {}
-    return api.Variables(nn.get_partition_spec(boxed), frozen, names)
+    return tasks.Variables(nn.get_partition_spec(boxed), frozen, names)
 
-  def init(self, key: jax.Array) -> api.Variables:
+  def init(self, key: jax.Array) -> tasks.Variables:
     params = nn.unbox(dvae.init(self.model, key))
     frozen = {}
     if self.kmeans:  # given wherever `start` is "patches"
@@ -110,9 +110,9 @@ class TokenizerTask:
         )
         params["encoder"]["output"] = {"w": w_CV[None, None], "b": b_V}
     use_V = jnp.full(self.model.vocab, 1 / self.model.vocab, jnp.float32)
-    return api.Variables(params, frozen, {"use_V": use_V})
+    return tasks.Variables(params, frozen, {"use_V": use_V})
 
-  def weights(self, batch: api.Batch) -> Mapping[str, jax.Array]:
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
     values = batch["frames"].size  # 3 of a pixel
     tokens = values // (3 * self.model.factor**2)
     return {
@@ -124,13 +124,13 @@ class TokenizerTask:
 
   def loss(
     self,
-    params: api.Tree,
-    rest: api.Variables,
-    batch: api.Batch,
+    params: tasks.Tree,
+    rest: tasks.Variables,
+    batch: tasks.Batch,
     *,
     step: jax.Array,
     key: jax.Array,
-  ) -> api.Losses:
+  ) -> tasks.Losses:
     """The three terms; `usage` is taken over each microbatch by itself.
 
     The entropy of a mean is no sum over rows, so `usage` is the one term that
@@ -152,21 +152,21 @@ class TokenizerTask:
     entropy = _entropy(jnp.mean(q_BGGV, axis=(0, 1, 2)))
     unused = jnp.log(model.vocab) - entropy
     terms = {
-      "reconstruction": api.LossTerm(error, 1.0),
-      "kl": api.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
-      "usage": api.LossTerm(tokens * unused, config.usage),
+      "reconstruction": tasks.LossTerm(error, 1.0),
+      "kl": tasks.LossTerm(jnp.sum(kl_BGG), self.kl_coefficient(step)),
+      "usage": tasks.LossTerm(tokens * unused, config.usage),
     }
     if self.config.teacher > 0:
       taught_BGG = nearest_patch(frames_BHWC, rest.frozen["centres_VX"], model.factor)
       log_q_BGG = jnp.take_along_axis(log_q_BGGV, taught_BGG[..., None], axis=-1)[..., 0]
-      terms["teacher"] = api.LossTerm(-jnp.sum(log_q_BGG), self.teacher_coefficient(step))
+      terms["teacher"] = tasks.LossTerm(-jnp.sum(log_q_BGG), self.teacher_coefficient(step))
     hard_BGG = jnp.argmax(logits_BGGV, axis=-1)
     metrics, use_V = self._metrics(jax.lax.stop_gradient(params), hard_BGG, frames_BHWC, rest.stats)
     values = jnp.float32(frames_BHWC.size)
     metrics |= {
-      "reconstruction": api.Weighted(error, values),
-      "kl": api.Weighted(jnp.sum(kl_BGG), tokens),
-      "tau": api.Weighted(tau, jnp.float32(1)),
+      "reconstruction": tasks.Weighted(error, values),
+      "kl": tasks.Weighted(jnp.sum(kl_BGG), tokens),
+      "tau": tasks.Weighted(tau, jnp.float32(1)),
     }
     return terms, {"use_V": use_V}, metrics
 
@@ -188,8 +188,8 @@ class TokenizerTask:
     return self.config.teacher * share
 
   def _metrics(
-    self, params: api.Tree, hard_BGG: jax.Array, frames_BHWC: jax.Array, stats: api.Tree
-  ) -> tuple[dict[str, api.Weighted], jax.Array]:
+    self, params: tasks.Tree, hard_BGG: jax.Array, frames_BHWC: jax.Array, stats: tasks.Tree
+  ) -> tuple[dict[str, tasks.Weighted], jax.Array]:
     """Scores of the codes that would be stored, and the new histogram."""
     vocab = self.model.vocab
     share_V = jnp.bincount(hard_BGG.reshape(-1), length=vocab) / hard_BGG.size
@@ -202,9 +202,9 @@ class TokenizerTask:
     active = jnp.sum(share_V > 0, dtype=jnp.float32)
     unit = jnp.float32(1)
     metrics = {
-      "psnr_db": api.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
-      "codes_used": api.Weighted(active, unit),
-      "perplexity": api.Weighted(jnp.exp(_entropy(use_V)), unit),
+      "psnr_db": tasks.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
+      "codes_used": tasks.Weighted(active, unit),
+      "perplexity": tasks.Weighted(jnp.exp(_entropy(use_V)), unit),
     }
     return metrics, use_V
 

@@ -4,8 +4,6 @@ Shapes: N and B frames, H height, W width, G grid side (a frame's sides may
 differ), F values of a continuous token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib

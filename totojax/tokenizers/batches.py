@@ -4,8 +4,6 @@ Every device runs the same program on the same number of rows, however many
 devices and rows there are, so that a row's result depends on itself alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 from typing import Any
@@ -55,6 +53,7 @@ class LocalDevices:
     devices = len(jax.local_devices())
     parts, start = [], 0
     running: list[tuple[jax.Array, int]] = []  # with their rows that count
+    fetch = lambda result, rows: np.asarray(result)[:rows]
     while start < total:
       left = total - start
       batch = rows * (1 if left <= rows else devices)
@@ -66,9 +65,9 @@ class LocalDevices:
       running.append((run(jax.device_put(part, place)), min(batch, left)))
       # The call before is fetched while this one runs.
       if len(running) > 1:
-        parts.append(_fetch(*running.pop(0)))
+        parts.append(fetch(*running.pop(0)))
       start += batch
-    parts += [_fetch(*call) for call in running]
+    parts += [fetch(*call) for call in running]
     return np.concatenate(parts)
 
   def _compiled(self, devices: int) -> tuple[Callable[..., jax.Array], Any]:
@@ -82,7 +81,3 @@ class LocalDevices:
     )
     params = jax.device_put(self._params, NamedSharding(mesh, replicated))
     return functools.partial(run, params), NamedSharding(mesh, rows)
-
-
-def _fetch(result: jax.Array, rows: int) -> np.ndarray:
-  return np.asarray(result)[:rows]

@@ -3,11 +3,11 @@
 Shapes: B images, H height, W width, C channels.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 import functools
 import operator
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +15,30 @@ import jax.numpy as jnp
 # of 2,048 channels went 1.5 to 1.7 times as fast in parts of 128 to 512 (on a
 # Sapphire Rapids Xeon), and 128 was the best for DALL-E's whole encoder.
 _CPU_CHANNELS = 128
+
+
+def parameters(
+  module: nn.Module,
+  names: tuple[str, str],
+  shape: tuple[int, int, int, int],
+  start: Callable[..., jax.Array],
+) -> tuple[jax.Array, jax.Array]:
+  """Kernel and bias of a module, float32, by the names that they have in it.
+
+  Args:
+    module: the layer.
+    names: of kernel and bias.
+    shape: of the kernel: height, width, channels in, channels out.
+    start: initialiser of the kernel; the bias starts at 0.
+  """
+  axes = ("conv_height", "conv_width", "conv_in", "conv_out")
+  kernel, bias = (
+    module.param(
+      name, nn.with_logical_partitioning(init, axes[i:]), shape[i:], jnp.float32, unbox=True
+    )
+    for name, init, i in zip(names, (start, nn.initializers.zeros), (0, 3))
+  )
+  return kernel, bias
 
 
 def convolve(

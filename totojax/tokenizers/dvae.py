@@ -14,8 +14,6 @@ Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
 C channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 from typing import Any
@@ -154,9 +152,8 @@ def from_reference(
     first = np.shape(tensors[name]) if name in tensors else ()
     if first[2:] == kernels[other]:
       raise ValueError(
-        f"what was given as the {role} is the {other}: {name} has"
-        f" shape {first}; give the {role} ({role}.pkl), which has"
-        f" {kernels[role]} there"
+        f"what was given as the {role} is the {other}: {name} has shape {first}; give the {role}"
+        f" ({role}.pkl), which has {kernels[role]} there"
       )
   groups = reference.highest(encoder, r"blocks\.group_([1-9])\.", 4)
   blocks = reference.highest(encoder, r".*\.block_([1-9])\.", 2)

@@ -7,17 +7,11 @@ Shapes: B images, H height, W width, G grid side (H or W over factor), V codes,
 C channels.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from totojax.config.tokens import DvaeConfig
 from totojax.tokenizers import api, convolution
-
-_KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
-_BIAS_AXES = ("conv_out",)
 
 
 class Conv(nn.Module):
@@ -30,20 +24,8 @@ class Conv(nn.Module):
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     channels = x_BHWC.shape[-1]
     std = (channels * self.side**2) ** -0.5
-    w = self.param(
-      "w",
-      nn.with_logical_partitioning(nn.initializers.normal(std), _KERNEL_AXES),
-      (self.side, self.side, channels, self.features),
-      jnp.float32,
-      unbox=True,
-    )
-    b = self.param(
-      "b",
-      nn.with_logical_partitioning(nn.initializers.zeros, _BIAS_AXES),
-      (self.features,),
-      jnp.float32,
-      unbox=True,
-    )
+    shape = (self.side, self.side, channels, self.features)
+    w, b = convolution.parameters(self, ("w", "b"), shape, nn.initializers.normal(std))
     half = self.side // 2  # sides are odd
     y_BHWC = convolution.convolve(x_BHWC, w, stride=1, padding=(half, half))
     return y_BHWC + b

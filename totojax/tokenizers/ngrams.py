@@ -7,8 +7,6 @@ Shapes: M images (or frames of videos), G grid side, V codes, K distinct
 n-grams.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import dataclasses
 from typing import Any
@@ -74,18 +72,8 @@ class Ngrams:
 
   def facts(self) -> dict[str, Any]:
     """All of the above as plain json."""
-    names = (
-      "n",
-      "total",
-      "distinct",
-      "space_coverage",
-      "total_coverage",
-      "entropy_nats",
-      "entropy_bits",
-      "perplexity",
-      "top_percent_mass",
-    )
-    return {name: getattr(self, name) for name in names}
+    names = "n total distinct space_coverage total_coverage entropy_nats entropy_bits perplexity"
+    return {name: getattr(self, name) for name in (*names.split(), "top_percent_mass")}
 
   def curve(self) -> tuple[list[int], list[int]]:
     """(rank from 1, count) at up to CURVE_POINTS ranks: the log-log plot."""

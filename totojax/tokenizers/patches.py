@@ -7,10 +7,8 @@ Shapes: B and N frames, H height, W width, G grid side (H or W over the side of
 a patch), F values of a patch (3 side ** 2), in the order row, column, colour.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import chex
 import jax
@@ -19,6 +17,8 @@ import numpy as np
 
 from totojax.config.model import PatchesConfig
 from totojax.tokenizers import api, batches
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
 
 _FORMAT = "totojax-patches-1"
 
@@ -37,7 +37,7 @@ class Targets(NamedTuple):
   scale_BGG1: jax.Array
 
 
-def cut(frames_BHW3: jax.Array, side_px: int) -> jax.Array:
+def cut(frames_BHW3: Array, side_px: int) -> Array:
   """Patches [B, G, G, F] of frames, of their dtype.
 
   Raises:
@@ -50,7 +50,7 @@ def cut(frames_BHW3: jax.Array, side_px: int) -> jax.Array:
   return split.transpose(0, 1, 3, 2, 4, 5).reshape(batch, high, wide, -1)
 
 
-def join(patches_BGGF: jax.Array, side_px: int) -> jax.Array:
+def join(patches_BGGF: Array, side_px: int) -> Array:
   """Frames [B, H, W, 3] of patches: the inverse of `cut`."""
   batch, high, wide, _ = patches_BGGF.shape
   split = patches_BGGF.reshape(batch, high, wide, side_px, side_px, 3)

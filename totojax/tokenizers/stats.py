@@ -7,14 +7,12 @@ Shapes: M images, H and W height and width, G grid side, C codes of k-means,
 F features of a patch (size x size x 3).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import warnings
 
 import numpy as np
 
-from totojax.tokenizers import ngrams
+from totojax.tokenizers import ngrams, patches
 
 
 def summary(codes_MGG: np.ndarray, *, vocab: int, adjacency: str) -> dict:
@@ -81,18 +79,13 @@ class KMeans:
     """Nearest code of each patch, int32 [M, H / size, W / size]."""
     from scipy.cluster import vq  # slow to import
 
-    patches = _patches(frames_MHW3, self.size)
-    grid = patches.shape[:3]
-    codes, _ = vq.vq(patches.reshape(-1, patches.shape[-1]), self.codebook_CF)
-    return codes.reshape(grid)
+    patches_MGGF = _patches(frames_MHW3, self.size)
+    codes, _ = vq.vq(patches_MGGF.reshape(-1, patches_MGGF.shape[-1]), self.codebook_CF)
+    return codes.reshape(patches_MGGF.shape[:3])
 
   def decode(self, codes_MGG: np.ndarray) -> np.ndarray:
     """uint8 frames of codes."""
-    images, high, wide = codes_MGG.shape
-    patches = self.codebook_CF[codes_MGG].reshape(images, high, wide, self.size, self.size, 3)
-    pixels = patches.transpose(0, 1, 3, 2, 4, 5).reshape(
-      images, high * self.size, wide * self.size, 3
-    )
+    pixels = patches.join(self.codebook_CF[codes_MGG], self.size)
     return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
 
@@ -121,8 +114,7 @@ def fit_kmeans(frames_MHW3: np.ndarray, config: KMeansConfig, *, seed: int) -> K
   from scipy.cluster import vq  # slow to import
 
   rng = np.random.default_rng(seed)
-  patches_NF = _patches(frames_MHW3, config.size)
-  patches_NF = patches_NF.reshape(-1, patches_NF.shape[-1])
+  patches_NF = _patches(frames_MHW3, config.size).reshape(-1, 3 * config.size**2)
   if len(patches_NF) > config.patches:
     chosen = rng.choice(len(patches_NF), config.patches, replace=False)
     patches_NF = patches_NF[np.sort(chosen)]
@@ -146,8 +138,7 @@ def _spread(patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator) -> 
   seeds_CF = np.empty((codes, patches_NF.shape[1]), np.float32)
   nearest_N = np.ones(len(patches_NF))
   for c in range(codes):
-    drawn = rng.choice(len(patches_NF), p=nearest_N / nearest_N.sum())
-    seeds_CF[c] = patches_NF[drawn]
+    seeds_CF[c] = patches_NF[rng.choice(len(patches_NF), p=nearest_N / nearest_N.sum())]
     distance_N = ((patches_NF - seeds_CF[c]) ** 2).sum(axis=1, dtype=np.float64)
     nearest_N = distance_N if c == 0 else np.minimum(nearest_N, distance_N)
   return seeds_CF
@@ -155,13 +146,4 @@ def _spread(patches_NF: np.ndarray, codes: int, *, rng: np.random.Generator) -> 
 
 def _patches(frames_MHW3: np.ndarray, size: int) -> np.ndarray:
   """float32 [M, H / size, W / size, size * size * 3]."""
-  images, height, width, channels = frames_MHW3.shape
-  if height % size or width % size:
-    raise ValueError(
-      f"frames of {height}x{width} pixels are not whole patches of {size};"
-      " use a size that divides both sides"
-    )
-  high, wide = height // size, width // size
-  split = frames_MHW3.reshape(images, high, size, wide, size, channels)
-  split = split.transpose(0, 1, 3, 2, 4, 5)
-  return split.reshape(images, high, wide, -1).astype(np.float32)
+  return np.asarray(patches.cut(frames_MHW3, size), np.float32)

@@ -9,8 +9,6 @@ Shapes: B images, H height, W width, G grid side (H or W over factor), E
 dimension of a code, V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 import re

@@ -7,8 +7,6 @@ of their products to the caller.
 Shapes: B images, H height, W width, C channels, T and S positions of an image.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 
@@ -19,7 +17,6 @@ import jax.numpy as jnp
 from totojax.tokenizers import api, convolution
 
 _NORM_GROUPS = 32
-_KERNEL_AXES = ("conv_height", "conv_width", "conv_in", "conv_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,20 +87,8 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    weight = self.param(
-      "weight",
-      nn.with_logical_partitioning(uniform, _KERNEL_AXES),
-      (self.side, self.side, x_BHWC.shape[-1], self.features),
-      jnp.float32,
-      unbox=True,
-    )
-    bias = self.param(
-      "bias",
-      nn.with_logical_partitioning(nn.initializers.zeros, ("conv_out",)),
-      (self.features,),
-      jnp.float32,
-      unbox=True,
-    )
+    shape = (self.side, self.side, x_BHWC.shape[-1], self.features)
+    weight, bias = convolution.parameters(self, ("weight", "bias"), shape, uniform)
     half = self.side // 2
     pad = (half, half) if self.stride == 1 else (0, half)
     y_BHWC = convolution.convolve(x_BHWC, weight, stride=self.stride, padding=pad)

@@ -6,8 +6,6 @@ strict: a missing, extra or wrongly shaped tensor is an error that names it.
 Values may be stored in float16 to halve the file; they are used in float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -90,7 +88,7 @@ def load(path: str | os.PathLike[str], *, precision: str = api.HIGHEST) -> api.T
 def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
   """Parameters (float32), config and fingerprint of a tokenizer file."""
   file = resolve(path)
-  data = file.read_bytes()
+  data = files.read_bytes(file)
   try:
     tensors = safetensors.numpy.load(data)
     metadata = _metadata(io.BytesIO(data))
@@ -114,8 +112,8 @@ def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
 
 def card(path: str | os.PathLike[str]) -> dict[str, Any]:
   """How the tokenizer in a file was made: command, data, scores."""
-  with resolve(path).open("rb") as file:
-    return json.loads(_metadata(file).get("card", "{}"))
+  file = io.BytesIO(files.read_bytes(resolve(path)))
+  return json.loads(_metadata(file).get("card", "{}"))
 
 
 def _metadata(file: IO[bytes]) -> dict[str, str]:
@@ -127,16 +125,16 @@ def _metadata(file: IO[bytes]) -> dict[str, str]:
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
   """The file that a path means; "shipped" is the one in the package."""
   if str(path) == SHIPPED:
-    files = sorted(_SHIPPED_DIR.glob("*.safetensors"))
-    if len(files) != 1:
+    shipped = sorted(_SHIPPED_DIR.glob("*.safetensors"))
+    if len(shipped) != 1:
       raise FileNotFoundError(
-        f"{len(files)} tokenizer files in {_SHIPPED_DIR}; the package ships"
+        f"{len(shipped)} tokenizer files in {_SHIPPED_DIR}; the package ships"
         " one: reinstall it, or train one with configs/tokenizer.py"
       )
-    return epath.Path(files[0])
+    return epath.Path(shipped[0])
   file = epath.Path(path)
-  if not file.is_file():
-    inside = sorted(str(below) for below in file.glob("*.safetensors"))
+  if not files.exists(file):
+    inside = [str(below) for below in files.children(file) if below.suffix == ".safetensors"]
     hint = (
       f"it is a folder: use {inside[0]}"
       if inside
@@ -209,9 +207,8 @@ def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
   if set(size) != names:
     raise ValueError(
-      f"the config in {path} has keys {sorted(size)}; a"
-      f" {kind.__name__} has {sorted(names)}: the file is of another version,"
-      " train or convert it again"
+      f"the config in {path} has keys {sorted(size)}; a {kind.__name__} has {sorted(names)}: the"
+      " file is of another version, train or convert it again"
     )
   values: dict[str, Any] = {
     name: tuple(value) if isinstance(value, list) else value for name, value in size.items()
@@ -223,8 +220,7 @@ def _check(tensors: Mapping[str, np.ndarray], config: Config, path: str) -> None
   """Raises ValueError unless names, shapes and dtypes fit the config."""
   tree = _module(config).shapes(config)
   expected = {".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()}
-  missing = sorted(set(expected) - set(tensors))
-  extra = sorted(set(tensors) - set(expected))
+  missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
   if missing or extra:
     raise ValueError(
       f"{path}: missing tensors {missing}, unexpected tensors {extra}; they"

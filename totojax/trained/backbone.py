@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly, checkpoint, sequence, sharding
+from totojax import assembly, checkpoint, sequence, sharding, storage
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
@@ -75,6 +75,7 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     raise ConfigError(
       'config key model_run is empty; set it to the folder of a run of run = "pretrain"'
     )
+  storage.check_run(model_run)
   path = epath.Path(model_run)
   config = read_config(path, what)
   if not patches:
@@ -221,8 +222,8 @@ def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
     check_codes(run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path)
     return tokenizer
   beside = os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
-  files = [file for file in (run.config.data.encode_with, beside) if file]
-  for file in (*(one for one in files if epath.Path(one).is_file()), weights.SHIPPED):
+  there = [file for file in (run.config.data.encode_with, beside) if file and files.exists(file)]
+  for file in (*there, weights.SHIPPED):
     tokenizer = weights.load(file)
     if tokenizer.fingerprint == run.tokenizer:
       return tokenizer
@@ -240,7 +241,7 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   """
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
-  if path.exists():
+  if files.exists(path):
     first = files.read_json(path)
     if first != facts:
       raise ValueError(

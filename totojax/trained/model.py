@@ -129,7 +129,7 @@ class Pretrained:
     size = self.size_px
     if clips_RNHW3.shape[2:4] != (size, size):
       images = [
-        augment.resize_short_side(image_HW3, size, resample=_RESAMPLE)
+        augment.Resize(size, _RESAMPLE)(image_HW3)
         for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
       ]
       cut_MSS3 = augment.center_crop(np.stack(images), size)

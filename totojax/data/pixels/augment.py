@@ -7,8 +7,6 @@ both resize with antialiasing, which Pillow's filters always do.
 Shapes: H and W height and width, N frames of one video, R the crop's side.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -23,10 +21,10 @@ FILTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-  """Scaling of an image so that its short side has `size_px` pixels.
+  """Scaling of an RGB image so that its short side has `size_px` pixels.
 
   Attributes:
-    size_px: the new short side.
+    size_px: the new short side; the long side keeps the ratio, rounded.
     resample: one of `FILTERS`, with antialiasing.
   """
 
@@ -34,36 +32,27 @@ class Resize:
   resample: str
 
   def size(self, height: int, width: int) -> tuple[int, int]:
-    """The new (height, width); the long side keeps the ratio, rounded."""
+    """The new (height, width)."""
     short = min(height, width)
     return (round(height * self.size_px / short), round(width * self.size_px / short))
 
   def __call__(self, image_HW3: np.ndarray) -> np.ndarray:
-    return resize_short_side(image_HW3, self.size_px, resample=self.resample)
+    """The scaled image, uint8 [height, width, 3].
 
-
-def resize_short_side(image_HW3: np.ndarray, size_px: int, *, resample: str) -> np.ndarray:
-  """Scales an RGB image so that its short side has `size_px` pixels.
-
-  Args:
-    image_HW3: uint8 pixels.
-    size_px: the new short side; the long side keeps the ratio, rounded.
-    resample: "bicubic", "bilinear" or "lanczos", with antialiasing.
-
-  Raises:
-    ValueError: on an unknown filter or anything but uint8 RGB.
-  """
-  if resample not in FILTERS:
-    raise ValueError(f"resample {resample!r} is unknown; use one of {sorted(FILTERS)}")
-  if image_HW3.dtype != np.uint8 or image_HW3.shape[2:] != (3,):
-    raise ValueError(
-      f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8 [height, width, 3]"
-    )
-  if min(image_HW3.shape[:2]) == size_px:
-    return image_HW3
-  height, width = Resize(size_px, resample).size(*image_HW3.shape[:2])
-  resized = Image.fromarray(image_HW3).resize((width, height), FILTERS[resample])
-  return np.asarray(resized)
+    Raises:
+      ValueError: on an unknown filter or anything but uint8 RGB.
+    """
+    if self.resample not in FILTERS:
+      raise ValueError(f"resample {self.resample!r} is unknown; use one of {sorted(FILTERS)}")
+    if image_HW3.dtype != np.uint8 or image_HW3.shape[2:] != (3,):
+      raise ValueError(
+        f"image is {image_HW3.dtype} {image_HW3.shape}; it must be uint8 [height, width, 3]"
+      )
+    if min(image_HW3.shape[:2]) == self.size_px:
+      return image_HW3
+    height, width = self.size(*image_HW3.shape[:2])
+    image = Image.fromarray(image_HW3)
+    return np.asarray(image.resize((width, height), FILTERS[self.resample]))
 
 
 def random_crop(frames_NHW3: np.ndarray, size_px: int, *, rng: np.random.Generator) -> np.ndarray:

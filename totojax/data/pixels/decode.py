@@ -1,13 +1,11 @@
 """Frames of a video by their number, through PyAV (the `data` extra).
 
-A video is a file by its path, or the bytes of one.
+A video is a file by its path or URL, or the bytes of one.
 `read_timeline` reads when each frame is shown, from the packets and without
 decoding; `read_images` decodes from the key frame before the first wanted frame
 to the last wanted one and keeps the wanted ones alone, resized, as it finds
 them: memory does not grow with the video's length. Pixels are taken as square.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 import contextlib
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from totojax.data.pixels import augment
+from totojax.storage import objects, reading
 
 SEEK_GAP_S = 10.0  # shorter gaps are decoded through: a seek costs as much
 HEAD_PACKETS = 64  # among them is the first frame that is shown
@@ -72,13 +71,19 @@ def read_timeline(
     ImportError: PyAV is missing.
   """
   with _readable():
-    size = len(source) if isinstance(source, bytes) else os.path.getsize(source)
-    if not size:
+    if not _has_bytes(source):
       raise Undecodable("the file is empty (0 bytes)")
     timeline = None
     if start_s is not None or end_s is not None:
       timeline = _read_stretch(source, start_s, end_s)
     return _read_all(source) if timeline is None else timeline
+
+
+def _has_bytes(source: Source) -> bool:
+  if isinstance(source, bytes):
+    return bool(source)
+  with reading.open_file(os.fspath(source)) as file:
+    return bool(file.read(1))
 
 
 def _read_all(source: Source) -> Timeline:
@@ -96,13 +101,7 @@ def _read_all(source: Source) -> Timeline:
     times_s = np.arange(len(ticks)) / rate
   else:
     times_s = np.sort(np.array(ticks, np.float64)) * base
-  return Timeline(
-    times_s=times_s,
-    gap_s=_usual_gap_s(times_s, rate),
-    counted=counted,
-    begin_s=float(times_s[0]),
-    fps=rate,
-  )
+  return _timeline(times_s, rate, counted=counted, begin_s=float(times_s[0]))
 
 
 def _read_stretch(source: Source, start_s: float | None, end_s: float | None) -> Timeline | None:
@@ -125,13 +124,7 @@ def _read_stretch(source: Source, start_s: float | None, end_s: float | None) ->
   if counted or not ticks or min(ticks) > target:
     return None
   times_s = np.sort(np.array(ticks, np.float64)) * base
-  return Timeline(
-    times_s=times_s,
-    gap_s=_usual_gap_s(times_s, rate),
-    counted=False,
-    begin_s=begin * base,
-    fps=rate,
-  )
+  return _timeline(times_s, rate, counted=False, begin_s=begin * base)
 
 
 def _ticks(
@@ -154,9 +147,10 @@ def _ticks(
   return ticks, counted
 
 
-def _usual_gap_s(times_s: np.ndarray, rate: float) -> float:
+def _timeline(times_s: np.ndarray, rate: float, *, counted: bool, begin_s: float) -> Timeline:
   gaps_s = np.diff(times_s)
-  return float(np.median(gaps_s)) if len(gaps_s) else 1 / (rate or 30.0)
+  gap_s = float(np.median(gaps_s)) if len(gaps_s) else 1 / (rate or 30.0)
+  return Timeline(times_s, gap_s, counted, begin_s, fps=rate)
 
 
 def read_images(
@@ -233,6 +227,8 @@ def _handle(source: Source):
   """What PyAV opens: a path, or a file for what it cannot name."""
   if isinstance(source, bytes):
     return io.BytesIO(source)
+  if objects.is_url(source):
+    return reading.open_file(os.fspath(source))
   path = os.path.abspath(source)  # "a:b.mp4" alone would be a protocol
   try:
     path.encode()

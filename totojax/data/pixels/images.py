@@ -22,8 +22,6 @@ An image that cannot be read raises `Unreadable`, with the reason.
 Shapes: K crops, R pixels of a side, H and W of the image.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 
@@ -75,14 +73,13 @@ def crops(item: items.Item, data: bytes, spec: ImageSpec, *, seed: int) -> np.nd
   height, width = image_HW3.shape[:2]
   if max(height, width) > MOST_ASPECT * min(height, width):
     raise Unreadable(f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1")
-  resized_HW3 = augment.resize_short_side(image_HW3, spec.size_px, resample=spec.resample)
+  resized_HW3 = augment.Resize(spec.size_px, spec.resample)(image_HW3)
   if spec.crop == "center":
     return augment.center_crop(resized_HW3[None], spec.size_px).copy()
-  out = []
-  for crop in range(spec.crops):
-    rng = items.generator(item, crop, stretch=0, seed=seed)
-    out.append(augment.random_crop(resized_HW3[None], spec.size_px, rng=rng)[0])
-  return np.stack(out)
+  draws = [items.generator(item, crop, stretch=0, seed=seed) for crop in range(spec.crops)]
+  return np.concatenate(
+    [augment.random_crop(resized_HW3[None], spec.size_px, rng=rng) for rng in draws]
+  )
 
 
 def read(data: bytes, *, animated: str) -> np.ndarray:

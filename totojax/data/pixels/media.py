@@ -5,8 +5,6 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np
@@ -14,8 +12,9 @@ import numpy as np
 from totojax.config import pixels
 from totojax.data.pixels import decode, images, slowfast, video
 from totojax.data.sources import items, tfds_source
+from totojax.storage import objects, reading
 
-MOST_BYTES = 2**28  # of an image file; photographs have a hundredth
+MOST_BYTES = 2**28  # of a file in memory; photographs have a hundredth
 Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
 
 
@@ -52,11 +51,11 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
   """
   try:
     if isinstance(spec, images.ImageSpec):
-      return images.crops(item, _bytes(item), spec, seed=seed)[:, None]
+      return images.crops(item, stored(item), spec, seed=seed)[:, None]
     if item.record is not None:
       return tfds_source.clips(item, spec, seed=seed)
     return video.clips(item, _source(item), spec, seed=seed)
-  except (decode.Undecodable, images.Unreadable, OSError) as reason:
+  except (decode.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
     _check_there(item)
     return items.Skipped(item.id, str(reason))
 
@@ -66,15 +65,15 @@ def _check_there(item: items.Item) -> None:
   if item.record is not None or (os.path.islink(item.path) and not os.path.exists(item.path)):
     return  # a link that leads nowhere is the item's own fault
   try:
-    with open(item.path, "rb") as file:
+    with reading.open_file(item.path) as file:
       file.read(1)
   except PermissionError:
     return
-  except OSError as error:
+  except (OSError, objects.StoreError) as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now ({error.strerror});"
-      " is the storage still there? Run the same command again once it is:"
-      " it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now"
+      f" ({getattr(error, 'strerror', error)}); is the storage still there? Run the same command"
+      " again once it is: it goes on where it stopped"
     ) from error
 
 
@@ -107,23 +106,45 @@ def duration_s(item: items.Item) -> float:
 
 
 def _source(item: items.Item) -> decode.Source:
-  return item.path if item.part is None else _bytes(item)
+  """What a video is read from.
+
+  Those in a bucket are sought in, forth and back, and decoded twice: all but
+  the largest are fetched as a whole.
+  """
+  if item.part is not None:
+    return stored(item)
+  if objects.is_url(item.path) and not objects.read_part(item.path, MOST_BYTES, MOST_BYTES + 1):
+    return reading.load(item.path)
+  return item.path
 
 
-def _bytes(item: items.Item) -> bytes:
-  """The item's file as it is stored."""
+def stored(item: items.Item) -> bytes:
+  """The bytes of an item's file.
+
+  Raises:
+    Unreadable, OSError: they cannot be read, or are too many.
+  """
   if item.record is not None:
     return tfds_source.encoded(item)
   if item.part is None:
-    with open(item.path, "rb") as file:
-      size = os.fstat(file.fileno()).st_size
-      if size > MOST_BYTES:
-        raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
-      return file.read()
+    return _whole(item.path)
   offset, size = item.part
-  with open(item.path, "rb") as file:
-    file.seek(offset)
-    data = file.read(size)
+  if objects.is_url(item.path):
+    data = objects.read_part(item.path, offset, offset + size) or b""
+  else:
+    with open(item.path, "rb") as file:
+      file.seek(offset)
+      data = file.read(size)
   if len(data) != size:
     raise OSError(f"{item.path} ends after {len(data)} of the item's {size} bytes")
   return data
+
+
+def _whole(path: str) -> bytes:
+  if objects.is_url(path):
+    return reading.load(path)
+  with open(path, "rb") as file:
+    size = os.fstat(file.fileno()).st_size
+    if size > MOST_BYTES:
+      raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
+    return file.read()

@@ -8,8 +8,6 @@ colours and textures look like.
 Shapes: R pixels of a side.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 
@@ -20,7 +18,7 @@ HELD_OUT = ("rocket",)
 
 
 def load(name: str) -> np.ndarray:
-  """uint8 [height, width, 3].
+  """One of `TRAIN` and `HELD_OUT`, uint8 [height, width, 3].
 
   Raises:
     ImportError: scikit-image is missing.
@@ -31,14 +29,7 @@ def load(name: str) -> np.ndarray:
     raise ImportError(
       'photographs come with scikit-image; install it with: pip install "totojax[data]"'
     ) from error
-  images = {
-    "astronaut": data.astronaut,
-    "chelsea": data.chelsea,
-    "coffee": data.coffee,
-    "hubble_deep_field": data.hubble_deep_field,
-    "rocket": data.rocket,
-  }
-  return np.asarray(images[name]())[..., :3]
+  return np.asarray(getattr(data, name)())[..., :3]
 
 
 def crop(image_HW3: np.ndarray, spec: CropSpec, *, rng: np.random.Generator) -> np.ndarray:

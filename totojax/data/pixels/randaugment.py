@@ -5,8 +5,6 @@ it, which MAE fine-tunes with: fifteen operations, all of them stronger with the
 magnitude, each applied half of the time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np
@@ -20,32 +18,18 @@ FILL = (124, 116, 104)  # ImageNet's mean colour, for what comes into view
 Operation = Callable[[Image.Image, float, int, Image.Resampling], Image.Image]
 
 
-def _affine(image, matrix, resample):
-  return image.transform(
-    image.size, Image.Transform.AFFINE, matrix, resample=resample, fillcolor=FILL
-  )
+def _affine(matrix: Callable[[float, Image.Image], tuple[float, ...]]) -> Operation:
+  """Moves pixels by a matrix of (signed strength, image)."""
+
+  def change(image, strength, sign, resample):
+    method, values = Image.Transform.AFFINE, matrix(sign * strength, image)
+    return image.transform(image.size, method, values, resample=resample, fillcolor=FILL)
+
+  return change
 
 
 def _rotate(image, strength, sign, resample):
   return image.rotate(sign * 30.0 * strength, resample, fillcolor=FILL)
-
-
-def _shear_x(image, strength, sign, resample):
-  return _affine(image, (1, sign * 0.3 * strength, 0, 0, 1, 0), resample)
-
-
-def _shear_y(image, strength, sign, resample):
-  return _affine(image, (1, 0, 0, sign * 0.3 * strength, 1, 0), resample)
-
-
-def _translate_x(image, strength, sign, resample):
-  pixels = sign * 0.45 * strength * image.width
-  return _affine(image, (1, 0, pixels, 0, 1, 0), resample)
-
-
-def _translate_y(image, strength, sign, resample):
-  pixels = sign * 0.45 * strength * image.height
-  return _affine(image, (1, 0, 0, 0, 1, pixels), resample)
 
 
 def _posterize(image, strength, sign, resample):
@@ -89,10 +73,10 @@ OPERATIONS: dict[str, Operation] = {
   "contrast": _enhanced(ImageEnhance.Contrast),
   "brightness": _enhanced(ImageEnhance.Brightness),
   "sharpness": _enhanced(ImageEnhance.Sharpness),
-  "shear_x": _shear_x,
-  "shear_y": _shear_y,
-  "translate_x": _translate_x,
-  "translate_y": _translate_y,
+  "shear_x": _affine(lambda strength, _: (1, 0.3 * strength, 0, 0, 1, 0)),
+  "shear_y": _affine(lambda strength, _: (1, 0, 0, 0.3 * strength, 1, 0)),
+  "translate_x": _affine(lambda strength, image: (1, 0, 0.45 * strength * image.width, 0, 1, 0)),
+  "translate_y": _affine(lambda strength, image: (1, 0, 0, 0, 1, 0.45 * strength * image.height)),
 }
 _NAMES = tuple(OPERATIONS)
 

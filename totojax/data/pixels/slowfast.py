@@ -17,12 +17,11 @@ Source: facebookresearch/SlowFast, datasets/decoder.py and transform.py
 Shapes: F frames of a video, T frames of a clip, R pixels of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import functools
 import math
+import operator
 
 import numpy as np
 
@@ -41,29 +40,16 @@ class ViewSpec(pixels.Views):
 
   clip: video.ClipSpec
 
-  @property
-  def frames(self) -> int:
-    return self.clip.frames
-
-  @property
-  def stride_frames(self) -> int:
-    return self.clip.stride_frames
-
-  @property
-  def fps(self) -> float:
-    return self.clip.fps
-
-  @property
-  def size_px(self) -> int:
-    return self.clip.size_px
+  # What is asked of a spec of either kind, and is the clip's.
+  frames = property(operator.attrgetter("clip.frames"))
+  stride_frames = property(operator.attrgetter("clip.stride_frames"))
+  fps = property(operator.attrgetter("clip.fps"))
+  size_px = property(operator.attrgetter("clip.size_px"))
+  sampling = property(operator.attrgetter("clip.sampling"))
 
   @property
   def resample(self) -> str:
     return self.clip.resample
-
-  @property
-  def sampling(self) -> str:
-    return self.clip.sampling
 
   @property
   def decoded_px(self) -> int:

@@ -13,9 +13,7 @@ pixels, which gives anti-aliasing for the price of one sample a pixel.
 Shapes: N frames, H height, W width (H = W = size_px).
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 
 import numpy as np
@@ -30,12 +28,10 @@ TEXTURES = ("halves", "quarters", "stripes", "core", "plain")
 _TURNING = TEXTURES[:3]
 
 # Few colours, so that a vocabulary of some hundred codes can draw the scenes.
-_OBJECT_RGB = np.array(
-  [(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32
-)  # pyformat: disable
+_OBJECT_RGB = np.array([(225, 40, 40), (40, 170, 60), (50, 80, 225), (240, 205, 40)], np.float32)
 _BACKGROUND_RGB = np.array(
   [[(28, 28, 34), (90, 90, 100)], [(225, 220, 210), (160, 150, 135)]], np.float32
-)  # pyformat: disable
+)
 _OCCLUDER_RGB = np.array((245, 245, 245), np.float32)
 _SHADE = 0.55  # the darker of an object's two tones
 
@@ -84,7 +80,8 @@ class _Path:
 
 def classes(by: str, motions: Sequence[str]) -> tuple[str, ...]:
   """Class names for labels by "motion", "shape" or "both" (shape-motion)."""
-  _check_label(by)
+  if by not in LABELS:
+    raise ValueError(f"label {by!r} is unknown; use one of {LABELS}")
   if by == "motion":
     return tuple(motions)
   if by == "shape":
@@ -94,19 +91,9 @@ def classes(by: str, motions: Sequence[str]) -> tuple[str, ...]:
 
 def label(clip: Clip, by: str, motions: Sequence[str]) -> int:
   """Index of the clip's class in `classes(by, motions)`."""
-  _check_label(by)
-  if by == "shape":
-    return clip.shape
-  motion = motions.index(MOTIONS[clip.motion])
-  if by == "motion":
-    return motion
-  return clip.shape * len(motions) + motion
-
-
-def clips(config: SyntheticConfig, start: int, count: int) -> Iterator[Clip]:
-  """Clips `start` to `start + count - 1`, in order."""
-  for index in range(start, start + count):
-    yield render(config, index)
+  shape, motion = SHAPES[clip.shape], MOTIONS[clip.motion]
+  name = {"shape": shape, "motion": motion}.get(by, f"{shape}-{motion}")
+  return classes(by, motions).index(name)
 
 
 def render(config: SyntheticConfig, index: int) -> Clip:
@@ -137,11 +124,6 @@ def render(config: SyntheticConfig, index: int) -> Clip:
     _occlude(rng, image_NHW3)
   frames_NHW3 = np.clip(np.rint(image_NHW3), 0, 255).astype(np.uint8)
   return Clip(frames_NHW3, shape, MOTIONS.index(motion))
-
-
-def _check_label(by: str) -> None:
-  if by not in LABELS:
-    raise ValueError(f"label {by!r} is unknown; use one of {LABELS}")
 
 
 def _path(

@@ -20,8 +20,6 @@ Shapes: K crops of all stretches, T frames of a clip, R pixels of a side, H and
 W of a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
@@ -35,6 +33,21 @@ from totojax.data.sources import items
 
 SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
 TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+  """One clip of a video, before it is decoded.
+
+  Attributes:
+    places_T: numbers of its frames.
+    short_px: its short side after resizing; at most that of decoding.
+    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
+  """
+
+  places_T: np.ndarray
+  short_px: int
+  crop: Callable[[np.ndarray], np.ndarray]
 
 
 class ClipSpec(pixels.ClipSpec):
@@ -51,22 +64,36 @@ class ClipSpec(pixels.ClipSpec):
     Raises:
       Undecodable: it is shorter than one.
     """
-    return _draw(item, timeline, self, seed=seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-  """One clip of a video, before it is decoded.
-
-  Attributes:
-    places_T: numbers of its frames.
-    short_px: its short side after resizing; at most that of decoding.
-    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
-  """
-
-  places_T: np.ndarray
-  short_px: int
-  crop: Callable[[np.ndarray], np.ndarray]
+    first, times_s = within(item, timeline)
+    length_s = _length_s(times_s, timeline)
+    frames = max(1, round(length_s * self.fps))
+    starts = frames - self.span_frames + 1
+    if starts < 1:
+      raise decode.Undecodable(
+        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a second; {self.frames}"
+        f" frames with a stride of {self.stride_frames} span {self.span_frames}"
+      )
+    stretches = 1
+    if self.sampling == "duration":
+      wanted = min(round(length_s / self.every_s), self.most_stretches)
+      stretches = min(max(1, wanted), starts)
+    # Each stretch holds its share of the starts: none is left out or counted
+    # twice, and clips of neighbours may overlap at the border.
+    edges = [starts * i // stretches for i in range(stretches + 1)]
+    for stretch in range(stretches):
+      for crop in range(self.crops):
+        rng = items.generator(item, crop, stretch=stretch, seed=seed)
+        start = rng.integers(edges[stretch], edges[stretch + 1])
+        shown_T = start + self.stride_frames * np.arange(self.frames)
+        shown_s = times_s[0] + shown_T / self.fps
+        # Halfway between two frames the earlier is taken, also where a container
+        # rounds its times to milliseconds: steps of a slower video stay even.
+        early_T = shown_s - TIE_FRAC * timeline.gap_s
+        yield Drawn(
+          places_T=first + decode.nearest(times_s, early_T),
+          short_px=self.size_px,
+          crop=functools.partial(augment.random_crop, size_px=self.size_px, rng=rng),
+        )
 
 
 class Cuts(Protocol):
@@ -133,10 +160,8 @@ def cut(
     raise decode.Undecodable(f"frames change shape within the video: {shapes}")
   out = []
   for clip in drawn:
-    resized = {
-      place: augment.resize_short_side(images[place], clip.short_px, resample=spec.resample)
-      for place in np.unique(clip.places_T).tolist()
-    }
+    resize = augment.Resize(clip.short_px, spec.resample)
+    resized = {place: resize(images[place]) for place in np.unique(clip.places_T).tolist()}
     frames_THW3 = np.stack([resized[place] for place in clip.places_T.tolist()])
     out.append(clip.crop(frames_THW3))
   return np.stack(out)
@@ -156,42 +181,6 @@ def duration_s(item: items.Item, source: decode.Source) -> float:
 
 def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
   return float(times_s[-1] - times_s[0] + timeline.gap_s)
-
-
-def _draw(
-  item: items.Item, timeline: decode.Timeline, spec: ClipSpec, *, seed: int
-) -> Iterator[Drawn]:
-  first, times_s = within(item, timeline)
-  length_s = _length_s(times_s, timeline)
-  frames = max(1, round(length_s * spec.fps))
-  starts = frames - spec.span_frames + 1
-  if starts < 1:
-    raise decode.Undecodable(
-      f"too short: {length_s:.2f} s are {frames} frames at {spec.fps:g} a"
-      f" second; {spec.frames} frames with a stride of {spec.stride_frames}"
-      f" span {spec.span_frames}"
-    )
-  stretches = 1
-  if spec.sampling == "duration":
-    wanted = min(round(length_s / spec.every_s), spec.most_stretches)
-    stretches = min(max(1, wanted), starts)
-  # Each stretch holds its share of the starts: none is left out or counted
-  # twice, and clips of neighbours may overlap at the border.
-  edges = [starts * i // stretches for i in range(stretches + 1)]
-  for stretch in range(stretches):
-    for crop in range(spec.crops):
-      rng = items.generator(item, crop, stretch=stretch, seed=seed)
-      start = rng.integers(edges[stretch], edges[stretch + 1])
-      shown_T = start + spec.stride_frames * np.arange(spec.frames)
-      shown_s = times_s[0] + shown_T / spec.fps
-      # Halfway between two frames the earlier is taken, also where a container
-      # rounds its times to milliseconds: steps of a slower video stay even.
-      early_T = shown_s - TIE_FRAC * timeline.gap_s
-      yield Drawn(
-        places_T=first + decode.nearest(times_s, early_T),
-        short_px=spec.size_px,
-        crop=functools.partial(augment.random_crop, size_px=spec.size_px, rng=rng),
-      )
 
 
 def within(item: items.Item, timeline: decode.Timeline) -> tuple[int, np.ndarray]:

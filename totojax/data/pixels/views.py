@@ -10,8 +10,6 @@ Pixels stay in 0 to 255: a tokenizer wants no normalised ones.
 Shapes: B rows, H and W of an image, S pixels of a side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 import math
@@ -21,7 +19,7 @@ from PIL import Image
 
 from totojax import sequence
 from totojax.config.labels import ViewConfig
-from totojax.data.pixels import augment, images, randaugment
+from totojax.data.pixels import augment, images, media, randaugment
 from totojax.data.sources import items as items_lib
 from totojax.data.stream import labelled
 from totojax.data.stream import rows as rows_lib
@@ -34,23 +32,16 @@ MEAN = np.array((0.485, 0.456, 0.406), np.float32)
 STD = np.array((0.229, 0.224, 0.225), np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-  """Part of an image, in pixels."""
-
-  top: int
-  left: int
-  height: int
-  width: int
-
-
 def random_window(
-  height: int, width: int, config: ViewConfig, *, rng: np.random.Generator
-) -> Window:
-  """Of uniform area and log-uniform shape: torchvision's algorithm.
+  shape: tuple[int, ...], config: ViewConfig, *, rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+  """(top, left, height, width) of uniform area and log-uniform shape.
+
+  Torchvision's algorithm.
 
   After `TRIES` that do not fit, the largest central window of allowed shape.
   """
+  height, width = shape[:2]
   spread = math.log(config.widest)
   for _ in range(TRIES):
     area = rng.uniform(config.least_area, 1.0) * height * width
@@ -58,10 +49,10 @@ def random_window(
     w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
     if 0 < w <= width and 0 < h <= height:
       top = int(rng.integers(height - h + 1))
-      return Window(top, int(rng.integers(width - w + 1)), h, w)
+      return top, int(rng.integers(width - w + 1)), h, w
   w = min(width, round(height * config.widest))
   h = min(height, round(width * config.widest))
-  return Window((height - h) // 2, (width - w) // 2, h, w)
+  return (height - h) // 2, (width - w) // 2, h, w
 
 
 def erased(image_SS3: np.ndarray, *, rng: np.random.Generator) -> np.ndarray:
@@ -90,9 +81,8 @@ def training_view(
   image_HW3: np.ndarray, size_px: int, config: ViewConfig, *, rng: np.random.Generator
 ) -> np.ndarray:
   """A random view, uint8 [S, S, 3]."""
-  height, width = image_HW3.shape[:2]
-  w = random_window(height, width, config, rng=rng)
-  window = image_HW3[w.top : w.top + w.height, w.left : w.left + w.width]
+  top, left, height, width = random_window(image_HW3.shape, config, rng=rng)
+  window = image_HW3[top : top + height, left : left + width]
   view = Image.fromarray(np.ascontiguousarray(window)).resize(
     (size_px, size_px), augment.FILTERS[config.resample]
   )
@@ -112,9 +102,8 @@ def training_view(
 
 def evaluation_view(image_HW3: np.ndarray, size_px: int, config: ViewConfig) -> np.ndarray:
   """The central square, uint8 [S, S, 3]."""
-  resized_HW3 = augment.resize_short_side(
-    image_HW3, max(round(size_px / config.center_frac), size_px), resample=config.resample
-  )
+  short_px = max(round(size_px / config.center_frac), size_px)
+  resized_HW3 = augment.Resize(short_px, config.resample)(image_HW3)
   return augment.center_crop(resized_HW3[None], size_px)[0]
 
 
@@ -124,20 +113,16 @@ def records(listing: items_lib.Listing, name: str) -> labelled.Records:
   Raises:
     ValueError: an image has no class.
   """
-  without = [item.id for item in listing.items if item.label < 0]
-  if without:
-    raise ValueError(
-      f"{len(without)} of {len(listing.items)} images of {name} have no"
-      f" class, the first of them {without[0]!r}; move them into class"
-      " folders"
-    )
-  return labelled.Records(
-    store=None,
-    name=name,
-    records=np.arange(len(listing.items)),
-    labels=np.array([item.label for item in listing.items], np.int32),
-    ids=tuple(item.id for item in listing.items),
-    classes=listing.classes,
+  return labelled.checked(
+    labelled.Records(
+      store=None,
+      name=name,
+      records=np.arange(len(listing.items)),
+      labels=np.array([item.label for item in listing.items], np.int32),
+      ids=tuple(item.id for item in listing.items),
+      classes=listing.classes,
+    ),
+    "image files",
   )
 
 
@@ -174,13 +159,7 @@ class ReadViews:
 def _read(item: items_lib.Item) -> np.ndarray:
   """Raises ValueError naming the file: nothing else would notice it gone."""
   try:
-    with open(item.path, "rb") as file:
-      if item.part is None:
-        data = file.read()
-      else:
-        file.seek(item.part[0])
-        data = file.read(item.part[1])
-    return images.read(data, animated="first")
+    return images.read(media.stored(item), animated="first")
   except (images.Unreadable, OSError) as error:
     raise ValueError(
       f"{item.path} ({item.id}) cannot be read: {error}. Mend it, or remove"

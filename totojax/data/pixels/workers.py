@@ -8,8 +8,6 @@ when it is killed.
 Shapes: K clips or crops, T frames, R pixels of a side.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Generator, Iterable, Iterator
 import concurrent.futures

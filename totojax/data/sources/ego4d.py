@@ -9,11 +9,10 @@ Without ego4d.json, and without a file of ids, all videos of the folder are
 taken. There are no classes, and no splits but those that files of ids make.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items, spans
+from totojax.storage import reading
 
 
 def list_items(
@@ -48,12 +47,12 @@ def list_items(
   # The annotations beside the folder are those of its version.
   beside = os.path.join(os.path.dirname(top), "ego4d.json")
   annotations = [
-    path for path in (beside, os.path.join(root, "ego4d.json")) if os.path.exists(path)
+    path for path in (beside, os.path.join(root, "ego4d.json")) if reading.exists(path)
   ]
   uids = list(disk)
   if annotations:
     uids = _uids(annotations[0], key)
-  videos = [spans.Span(uid, None, None) for uid in uids]
+  videos = [spans.Span(uid) for uid in uids]
   return spans.listing(videos, disk, where=top)
 
 

@@ -1,6 +1,7 @@
-"""Files of a source on disk: folders at any depth, and text that lists them."""
+"""Files of a source: folders at any depth, and text that lists them.
 
-from __future__ import annotations
+They are on disk or in a bucket (gs://, s3://), where folders are names alone.
+"""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 import csv
@@ -11,6 +12,7 @@ from typing import Any
 from totojax.data.pixels import images, video
 from totojax.data.sources import items
 from totojax.data.store import columns
+from totojax.storage import objects, reading
 
 SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
 
@@ -44,6 +46,9 @@ def walk(root: str, endings: Collection[str]) -> Iterator[str]:
     ValueError: no such folder, or one that may not be read: nothing is left out
       without a word.
   """
+  if objects.is_url(root):
+    yield from _objects(root, endings)
+    return
   if not os.path.isdir(root):
     raise ValueError(f"{root} is not a folder; give the folder of the files")
   yield from _walk(root, endings, frozenset([_identity(root)]))
@@ -60,6 +65,17 @@ def _walk(
     elif suffix(entry.name) in endings:
       if entry.is_file() or not os.path.exists(entry.path):
         yield entry.path
+
+
+def _objects(root: str, endings: Collection[str]) -> Iterator[str]:
+  names = objects.keys(root)
+  if not names:
+    raise ValueError(f"{root} is not a folder with something in it; give the folder of the files")
+  # A folder is what its names begin with; "a/" is an object that consoles make.
+  parts = sorted(name.split("/") for name in names)
+  for below_root in parts:
+    if suffix(below_root[-1]) in endings and not any(p.startswith(".") for p in below_root):
+      yield f"{objects.text(root)}/{'/'.join(below_root)}"
 
 
 def entries(folder: str) -> list[os.DirEntry[str]]:
@@ -86,7 +102,20 @@ def _identity(folder: str) -> tuple[int, int]:
 
 def folders(folder: str) -> list[str]:
   """Names of the folders in a folder, sorted."""
+  if objects.is_url(folder):
+    return [name[:-1] for name in _children(folder) if name.endswith("/")]
   return [entry.name for entry in entries(folder) if entry.is_dir()]
+
+
+def names(folder: str) -> list[str]:
+  """Names of the files and folders in a folder, sorted, without hidden ones."""
+  if objects.is_url(folder):
+    return [name.rstrip("/") for name in _children(folder)]
+  return [entry.name for entry in entries(folder)]
+
+
+def _children(folder: str) -> list[str]:
+  return [name for name in objects.children(folder) if not name.startswith(".")]
 
 
 def below(root: str, path: str) -> str:
@@ -106,6 +135,17 @@ def by_stem(root: str, kind: str) -> dict[str, str]:
   return paths
 
 
+def existing(listed: Sequence[items.Item]) -> list[items.Item | items.Skipped]:
+  """The items of files that a list names; `Skipped` where there is no file."""
+  paths = [item.path for item in listed]
+  remote = any(map(objects.is_url, paths))
+  there = reading.each(reading.exists, paths) if remote else map(os.path.exists, paths)
+  return [
+    item if found else items.Skipped(item.id, f"{item.path} does not exist")
+    for item, found in zip(listed, there)
+  ]
+
+
 def first_of(candidates: Sequence[str], *, what: str) -> str:
   """The first path that exists.
 
@@ -113,7 +153,7 @@ def first_of(candidates: Sequence[str], *, what: str) -> str:
     ValueError: none does; `what` says what was looked for.
   """
   for path in candidates:
-    if os.path.exists(path):
+    if reading.exists(path):
       return path
   raise ValueError(f"no {what}; looked for {', '.join(candidates)}")
 
@@ -125,7 +165,7 @@ def lines(path: str) -> list[tuple[int, str]]:
     ValueError: the file cannot be read, or is no UTF-8.
   """
   try:
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    with reading.open_text(path, "utf-8-sig", errors="surrogateescape") as file:
       numbered = [(i, line.rstrip("\r\n")) for i, line in enumerate(file, 1)]
   except OSError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
@@ -139,7 +179,7 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
     ValueError: the file cannot be read, or lacks a column.
   """
   try:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with reading.open_text(path, "utf-8-sig", newline="") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
       names = [name.strip() for name in reader.fieldnames or ()]
       absent = [name for name in needed if name not in names]
@@ -158,8 +198,7 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
 def read_json(path: str) -> Any:
   """Raises ValueError, with the path, for what cannot be read."""
   try:
-    with open(path, encoding="utf-8") as file:
-      return json.load(file)
+    return json.loads(reading.load(path))
   except (OSError, ValueError) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -177,14 +216,13 @@ def label(text: Any, classes: int, *, where: str) -> int:
   """
   try:
     value = int(text)
-    integral = not isinstance(text, float) or text == value
+    if value != text and isinstance(text, float):
+      raise ValueError
   except (TypeError, ValueError):
-    integral = False
-  if not integral:
     raise ValueError(
       f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
       " a list has no line of headings"
-    )
+    ) from None
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(

@@ -9,11 +9,10 @@ Layouts
 Ids are paths below the root, so that those of two splits differ.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items
+from totojax.storage import reading
 
 SEPARATORS = {"space": " ", "comma": ",", "tab": "\t", "none": None}
 
@@ -35,7 +34,7 @@ def list_items(
   """
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
-  classes = files.folders(top) if class_folders and os.path.isdir(top) else []
+  classes = files.folders(top) if class_folders and reading.is_folder(top) else []
   labels = {name: i for i, name in enumerate(classes)}
   entries = []
   for path in files.walk(top, files.suffixes(kind)):
@@ -47,11 +46,10 @@ def list_items(
           f"{path} is in no class folder; move it into one, or set class_folders to False"
         )
       label = labels[first]
-    entries.append(items.of_file(files.below(root, path), path, label=label))
+    entries.append(items.Item(files.below(root, path), path, label=label))
   if not entries:
     raise ValueError(f"{top} holds no {kind}; looked for {' '.join(sorted(files.suffixes(kind)))}")
-  names = [items.name(name) for name in classes]
-  return items.listing(kind, entries, classes=names, missing=(), where=top)
+  return items.listing(kind, entries, classes=[items.name(name) for name in classes], where=top)
 
 
 def list_lines(
@@ -63,7 +61,7 @@ def list_lines(
   name of the list is the id. Files that do not exist are `missing`.
 
   Args:
-    root: folder that relative paths start at.
+    root: folder that relative paths start at; a path may be a URL of its own.
     path: the list.
     kind: "video" or "image".
     separator: between path and label: "space", "comma", "tab", or "none" for
@@ -78,7 +76,7 @@ def list_lines(
     raise ValueError(f"separator is {separator!r}; use one of {sorted(SEPARATORS)}")
   files.suffixes(kind)
   mark = SEPARATORS[separator]
-  entries, missing, seen = [], [], {}
+  rows, seen = [], {}
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     name, label = line.strip(), -1
@@ -95,10 +93,8 @@ def list_lines(
     if name in seen:
       raise ValueError(f"{where}: {name!r} was on line {seen[name]} already")
     seen[name] = number
-    item, file = items.name(name), os.path.join(os.fspath(root), name)
-    if os.path.exists(file):
-      entries.append(items.of_file(item, file, label=label))
-    else:
-      missing.append(items.Skipped(item, f"{file} does not exist"))
-  names = [str(i) for i in range(classes)]
-  return items.listing(kind, entries, classes=names, missing=missing, where=path)
+    path_there = reading.join(os.fspath(root), name)
+    rows.append(items.Item(items.name(name), path_there, label=label))
+  return items.listing(
+    kind, files.existing(rows), classes=[str(i) for i in range(classes)], where=path
+  )

@@ -6,8 +6,6 @@ text file with an id per line; a CSV may have start_s and end_s for stretches.
 Its categories are not labels: a video has several.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items, spans
@@ -26,7 +24,5 @@ def list_items(root: str | os.PathLike[str], split: str, *, ids: str) -> items.L
   """
   top = os.path.join(os.fspath(root), split)
   disk = files.by_stem(top, "video")
-  wanted = [spans.Span(name, None, None) for name in disk]
-  if ids:
-    wanted = spans.read(ids, "video_id")
+  wanted = spans.read(ids, "video_id") if ids else map(spans.Span, disk)
   return spans.listing(wanted, disk, where=top)

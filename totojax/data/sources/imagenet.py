@@ -12,14 +12,15 @@ Labels count the sorted wnids from 0. The development kit's own numbers are in
 another order; they are never used as labels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-import glob
+import dataclasses
+import fnmatch
+import io
 import os
 import re
 
 from totojax.data.sources import files, items, tars
+from totojax.storage import objects, reading
 
 WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -43,16 +44,12 @@ def list_items(
   """
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
-  if not os.path.isdir(top):
+  if not reading.is_folder(top):
     raise ValueError(f"{top} is not a folder; it should hold ImageNet's images")
   folders = files.folders(top)
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
-  packed = [
-    entry.name
-    for entry in files.entries(top)
-    if WNID.fullmatch(entry.name.removesuffix(".tar")) and entry.name.endswith(".tar")
-  ]
+  packed = [name for name in files.names(top) if re.fullmatch(WNID.pattern + r"\.tar", name)]
   if packed:
     return _from_tars(root, top, packed, classes)
   return _from_flat(root, top, classes=classes, val_labels=val_labels)
@@ -65,28 +62,26 @@ def _from_folders(root: str, top: str, folders: Sequence[str], classes: int) -> 
       f"{top} holds folders of wnids and {strange[0]!r}, which is none; rename it or move it away"
     )
   files.check_classes(len(folders), classes, where=top)
-  entries = []
-  for label, wnid in enumerate(folders):
-    folder = os.path.join(top, wnid)
-    for path in files.walk(folder, files.suffixes("image")):
-      entries.append(items.of_file(files.below(root, path), path, label=label))
-  return items.listing("image", entries, classes=folders, missing=(), where=top)
+  entries = [
+    items.Item(files.below(root, path), path, label=label)
+    for label, wnid in enumerate(folders)
+    for path in files.walk(os.path.join(top, wnid), files.suffixes("image"))
+  ]
+  return items.listing("image", entries, classes=folders, where=top)
 
 
 def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> items.Listing:
   files.check_classes(len(packed), classes, where=top)
   wnids = [name.removesuffix(".tar") for name in packed]
-  entries, missing = [], []
-  for label, file in enumerate(packed):
-    path = os.path.join(top, file)
+  rows = []
+  paths = [os.path.join(top, file) for file in packed]
+  found = tars.each_samples(paths, "image", label_key="", classes=0)
+  for label, (path, rows_there) in enumerate(zip(paths, found)):
     prefix = files.below(root, path).removesuffix(".tar")
-    for row in tars.samples(path, "image", label_key="", classes=0):
-      name = f"{prefix}/{row.id}" if row.id else prefix
-      if isinstance(row, items.Skipped):
-        missing.append(items.Skipped(name, row.reason))
-      else:
-        entries.append(tars.renamed(row, name, label=label))
-  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
+    for row in rows_there:
+      row = dataclasses.replace(row, id=f"{prefix}/{row.id}" if row.id else prefix)
+      rows.append(dataclasses.replace(row, label=label) if isinstance(row, items.Item) else row)
+  return items.listing("image", rows, classes=wnids, where=top)
 
 
 def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.Listing:
@@ -94,30 +89,30 @@ def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.L
   if not paths:
     raise ValueError(f"{top} holds neither folders nor tars named by wnids (n01440764), nor images")
   truth = val_labels or _find_truth(root, top)
-  wnid_of = dict(_read_truth(truth, sorted(paths)))
-  wnids = sorted(set(wnid_of.values()))
+  wnids_by_stem = dict(_read_truth(truth, sorted(paths)))
+  wnids = sorted(set(wnids_by_stem.values()))
   files.check_classes(len(wnids), classes, where=truth)
   labels = {wnid: i for i, wnid in enumerate(wnids)}
-  entries = []
+  rows: list[items.Item | items.Skipped] = []
   for stem, path in paths.items():
-    if stem not in wnid_of:
+    if stem not in wnids_by_stem:
       raise ValueError(f"{truth} has no class for {path}")
-    entries.append(items.of_file(files.below(root, path), path, label=labels[wnid_of[stem]]))
-  missing = [
+    rows.append(items.Item(files.below(root, path), path, label=labels[wnids_by_stem[stem]]))
+  rows += [
     items.Skipped(items.name(stem), f"{truth} names it, but {top} has no such image")
-    for stem in wnid_of.keys() - paths.keys()
+    for stem in wnids_by_stem.keys() - paths.keys()
   ]
-  return items.listing("image", entries, classes=wnids, missing=missing, where=top)
+  return items.listing("image", rows, classes=wnids, where=top)
 
 
 def _find_truth(root: str, top: str) -> str:
   names = ("LOC_val_solution.csv", "*synset_labels.txt", GROUND_TRUTH)
-  beside = os.path.dirname(os.path.abspath(root))
+  beside = os.path.dirname(root if objects.is_url(root) else os.path.abspath(root))
   for folder in (root, top, beside):
+    there = files.names(folder) if reading.is_folder(folder) else []
     for name in names:
-      paths = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
-      if paths:
-        return paths[0]
+      if found := fnmatch.filter(there, name):
+        return os.path.join(folder, found[0])
   raise ValueError(
     f"{top} is a flat folder of images; their classes are in none of"
     f" {', '.join(names)} in {root}; give the file as val_labels"
@@ -155,14 +150,14 @@ def _wnid(text: str, where: str) -> str:
 
 def _kit_wnids(path: str) -> dict[int, str]:
   """wnid by number of the development kit, from meta.mat."""
-  from scipy import io  # pylint: disable=g-import-not-at-top; slow to import
+  from scipy import io as scipy_io  # pylint: disable=g-import-not-at-top; slow to import
 
   meta = os.path.join(os.path.dirname(path), "meta.mat")
-  if not os.path.exists(meta):
+  if not reading.exists(meta):
     raise ValueError(
       f"{path} gives numbers of the development kit, which are not in the"
       f" order of wnids; put the kit's meta.mat beside it ({meta})"
     )
-  synsets = io.loadmat(meta, squeeze_me=True)["synsets"]
+  synsets = scipy_io.loadmat(io.BytesIO(reading.load(meta)), squeeze_me=True)["synsets"]
   numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]
   return {int(number): str(wnid) for number, wnid in zip(numbers, wnids)}

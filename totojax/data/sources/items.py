@@ -5,8 +5,6 @@ it follows from that name. Ids are plain UTF-8 on one line, whatever the files
 are called: `name` writes what is not as an escape.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 import dataclasses
 import hashlib
@@ -41,11 +39,14 @@ class Item:
 
   id: str
   path: str
-  label: int
-  part: tuple[int, int] | None
-  record: int | None
-  start_s: float | None
-  end_s: float | None
+  label: int = -1
+  part: tuple[int, int] | None = None
+  record: int | None = None
+  start_s: float | None = None
+  end_s: float | None = None
+
+  def __post_init__(self):
+    object.__setattr__(self, "path", os.fspath(self.path))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +82,6 @@ def video_id(item: str) -> str:
   return _STRETCH.sub("", item)
 
 
-def of_file(
-  item: str,
-  path: str | os.PathLike[str],
-  *,
-  label: int = -1,
-  start_s: float | None = None,
-  end_s: float | None = None,
-) -> Item:
-  """An item that is a file, or a stretch of one."""
-  return Item(
-    id=item, path=os.fspath(path), label=label, part=None, record=None, start_s=start_s, end_s=end_s
-  )
-
-
 def name(path: str) -> str:
   """The id of a file: its path with slashes, as one line of UTF-8.
 
@@ -105,28 +92,23 @@ def name(path: str) -> str:
 
 
 def listing(
-  kind: str,
-  entries: Iterable[Item],
-  *,
-  classes: Sequence[str],
-  missing: Iterable[Skipped],
-  where: str,
+  kind: str, rows: Iterable[Item | Skipped], *, classes: Sequence[str] = (), where: str
 ) -> Listing:
   """A checked `Listing`, sorted by id.
 
   Args:
     kind: "video" or "image".
-    entries: the items, in any order.
+    rows: the items, and what is missing of the source, in any order.
     classes: names by label; empty where there are none.
-    missing: what cannot be had.
     where: the source, for messages.
 
   Raises:
     ValueError: nothing was found, two items share an id, or a label is out of
       range.
   """
-  ordered = sorted(entries, key=lambda item: item.id)
-  missing = sorted(missing, key=lambda row: row.id)
+  rows = sorted(rows, key=lambda row: row.id)
+  missing = tuple(row for row in rows if isinstance(row, Skipped))
+  ordered = [row for row in rows if isinstance(row, Item)]
   if not ordered:
     example = "".join(f"; {row.id}: {row.reason}" for row in missing[:1])
     raise ValueError(
@@ -145,7 +127,7 @@ def listing(
         f"{item.id} of {where} has label {item.label}; labels run from 0 to"
         f" {len(classes) - 1}, and -1 for none"
       )
-  return Listing(kind, ordered, tuple(classes), tuple(missing))
+  return Listing(kind, ordered, tuple(classes), missing)
 
 
 def digest(items: Iterable[Item]) -> str:

@@ -10,13 +10,12 @@ the folders are the classes. "val", "validate" and "validation" are one split.
 Ids are YouTube's, so that the sets can be compared with each other.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import os
 import re
 
 from totojax.data.sources import files, items
+from totojax.storage import reading
 
 NAMES = {"val": ("val", "validate", "validation")}
 TIMED = re.compile(r"(?P<id>.+)_(?P<start>\d{6})_(?P<end>\d{6})")
@@ -44,7 +43,7 @@ def list_items(
     raise ValueError(f"plain_names is {plain_names!r}; use one of {PLAIN_NAMES}")
   same = next((names for names in NAMES.values() if split in names), (split,))
   places = [os.path.join(os.fspath(root), name) for name in (split, *same)]
-  top = next(filter(os.path.isdir, places), os.fspath(root))
+  top = next(filter(reading.is_folder, places), os.fspath(root))
   if top == os.fspath(root) and not annotations:
     raise ValueError(
       f"{root} has no folder {' or '.join(dict.fromkeys((split, *same)))}, so"
@@ -66,8 +65,8 @@ def list_items(
     if item in entries:  # a second stretch of one video
       item = items.name(stem)
     label = labels.get(_class_name(folder), -1)
-    entries[item] = items.of_file(item, path, label=label)
-  return items.listing("video", entries.values(), classes=names, missing=(), where=top)
+    entries[item] = items.Item(item, path, label=label)
+  return items.listing("video", entries.values(), classes=names, where=top)
 
 
 def _annotated(
@@ -81,13 +80,12 @@ def _annotated(
     raise ValueError(
       f"{annotations} has no row of the split {'/'.join(split)}; give the CSV of this split"
     )
-  given = {_class_name(row["label"]) for row in rows if row.get("label")}
-  names = sorted(given)
+  names = sorted({_class_name(row["label"]) for row in rows if row.get("label")})
   files.check_classes(len(names), classes if names else 0, where=annotations)
   labels = {name: i for i, name in enumerate(names)}
   disk = files.by_stem(top, "video")
   others = {match["id"]: path for stem, path in disk.items() if (match := TIMED.fullmatch(stem))}
-  entries, missing = {}, {}
+  listed = {}
   for row in rows:
     where = f"{annotations}, line {row['line']}"
     start_s = files.seconds(row["time_start"], where=where)
@@ -97,28 +95,20 @@ def _annotated(
     video = row["youtube_id"]
     timed = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
     item = items.name(video)
-    if item in entries or item in missing:  # a second stretch of one video
+    if item in listed:  # a second stretch of one video
       item = items.name(timed)
     label = labels[_class_name(row["label"])] if row.get("label") else -1
     if timed in disk:
-      entries[item] = items.of_file(item, disk[timed], label=label)
+      listed[item] = items.Item(item, disk[timed], label=label)
     elif video in disk:
-      untrimmed = plain_names == "whole"
-      entries[item] = items.of_file(
-        item,
-        disk[video],
-        label=label,
-        start_s=start_s if untrimmed else None,
-        end_s=end_s if untrimmed else None,
-      )
+      begin_s, stop_s = (start_s, end_s) if plain_names == "whole" else (None, None)
+      listed[item] = items.Item(item, disk[video], label=label, start_s=begin_s, end_s=stop_s)
     else:
       reason = f"no {timed} below {top}"
       if video in others:
         reason += f"; {others[video]} is another stretch"
-      missing[item] = items.Skipped(item, reason)
-  return items.listing(
-    "video", entries.values(), classes=names, missing=missing.values(), where=top
-  )
+      listed[item] = items.Skipped(item, reason)
+  return items.listing("video", listed.values(), classes=names, where=top)
 
 
 def _class_name(name: str) -> str:

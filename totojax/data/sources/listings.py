@@ -1,7 +1,5 @@
 """The items of any source, as the section `source` of a config names it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 
@@ -21,6 +19,18 @@ from totojax.data.sources import (
   ucf101,
 )
 
+_MODULES = {
+  "ego4d": ego4d,
+  "folder": folder,
+  "howto100m": howto100m,
+  "imagenet": imagenet,
+  "kinetics": kinetics,
+  "ssv2": ssv2,
+  "tars": tars,
+  "tfds": tfds_source,
+  "ucf101": ucf101,
+}
+_OF_ANY_KIND = frozenset({"folder", "list", "tars"})  # which say what they hold
 _SPLITS = {
   "imagenet": ("train", "val"),
   "kinetics": ("train", "val"),
@@ -81,8 +91,7 @@ def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listi
 def _listing(source: Source, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
     return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
-  kind, root = source.kind, source.root
-  if not root and source.name != "tfds":
+  if not source.root and source.name != "tfds":
     raise ConfigError(
       "source.root is empty; say where the data is with --config.source.root=FOLDER"
     )
@@ -94,32 +103,14 @@ def _listing(source: Source, split: str) -> items.Listing:
       f"source.splits is {source.splits}, and {source.name} has splits; say"
       f' which with --config.source.splits="{_SPLITS[source.name]}"'
     )
-  more = vars(getattr(source, source.name))
-  match source.name:
-    case "folder":
-      return folder.list_items(root, split, kind=kind, **more)
-    case "list":
-      if split:
-        raise ConfigError(
-          f"source.splits names {split!r}, and a list has no splits; use"
-          " ('',) and one run for each list"
-        )
-      return folder.list_lines(root, kind=kind, **more)
-    case "tars":
-      return tars.list_items(root, split, kind=kind, **more)
-    case "tfds":
-      return tfds_source.list_items(root, split, **more)
-    case "imagenet":
-      return imagenet.list_items(root, split, **more)
-    case "kinetics":
-      return kinetics.list_items(root, split, **more)
-    case "ssv2":
-      return ssv2.list_items(root, split, **more)
-    case "ego4d":
-      return ego4d.list_items(root, split, **more)
-    case "howto100m":
-      return howto100m.list_items(root, split, **more)
-    case "ucf101":
-      return ucf101.list_items(root, split, **more)
-    case _:
-      raise AssertionError(source.name)
+  more = dict(vars(getattr(source, source.name)))
+  if source.name in _OF_ANY_KIND:
+    more["kind"] = source.kind
+  if source.name == "list":
+    if split:
+      raise ConfigError(
+        f"source.splits names {split!r}, and a list has no splits; use ('',) and one run for each"
+        " list"
+      )
+    return folder.list_lines(source.root, **more)
+  return _MODULES[source.name].list_items(source.root, split, **more)

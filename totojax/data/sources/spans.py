@@ -4,8 +4,6 @@ What Ego4D and HowTo100M have in common: a folder of <id>.<ending>, a list of
 ids that may be longer than what was downloaded, and perhaps stretches of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 import csv
 import dataclasses
@@ -18,16 +16,23 @@ class Span:
   """A stretch of a video in seconds; None: from the start, to the end."""
 
   video: str
-  start_s: float | None
-  end_s: float | None
+  start_s: float | None = None
+  end_s: float | None = None
 
 
-def read_csv(path: str, column: str) -> list[Span]:
-  """Spans of a CSV with a header; `start_s` and `end_s` are optional columns.
+def read(path: str, column: str) -> list[Span]:
+  """Spans of a CSV that has the column, or of a text file with an id per line.
+
+  In a CSV `start_s` and `end_s` are optional columns.
 
   Raises:
-    ValueError: no such column, or times that are none.
+    ValueError: an empty file, or times that are none.
   """
+  lines = files.lines(path)
+  if not lines:
+    raise ValueError(f"{path} is empty; it should hold ids")
+  if column not in (name.strip() for name in next(csv.reader([lines[0][1]]))):
+    return [Span(line.strip()) for _, line in lines]
   spans = []
   for row in files.table(path, (column,)):
     where = f"{path}, line {row['line']}"
@@ -39,34 +44,20 @@ def read_csv(path: str, column: str) -> list[Span]:
   return spans
 
 
-def read(path: str, column: str) -> list[Span]:
-  """Spans of a CSV that has the column, or of a text file with an id per line.
-
-  Raises:
-    ValueError: an empty file, or as `read_csv`.
-  """
-  lines = files.lines(path)
-  if not lines:
-    raise ValueError(f"{path} is empty; it should hold ids")
-  if column in (name.strip() for name in next(csv.reader([lines[0][1]]))):
-    return read_csv(path, column)
-  return [Span(line.strip(), None, None) for _, line in lines]
-
-
 def listing(spans: Iterable[Span], disk: Mapping[str, str], *, where: str) -> items.Listing:
   """The spans whose videos are on disk; the others are `missing`.
 
   A whole video has its own name as id, a stretch <name>/<start>-<end> in
   seconds. Spans that are listed twice count once.
   """
-  entries, missing = {}, {}
+  rows = {}
   for span in spans:
     item = items.name(span.video)
     if span.start_s is not None or span.end_s is not None:
       end = "end" if span.end_s is None else f"{span.end_s:g}"
       item += f"/{span.start_s or 0.0:g}-{end}"
     if span.video in disk:
-      entries[item] = items.of_file(item, disk[span.video], start_s=span.start_s, end_s=span.end_s)
+      rows[item] = items.Item(item, disk[span.video], start_s=span.start_s, end_s=span.end_s)
     else:
-      missing[item] = items.Skipped(item, f"no video {span.video} below {where}")
-  return items.listing("video", entries.values(), classes=(), missing=missing.values(), where=where)
+      rows[item] = items.Skipped(item, f"no video {span.video} below {where}")
+  return items.listing("video", rows.values(), where=where)

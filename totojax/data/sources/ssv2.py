@@ -12,8 +12,6 @@ A template is the class's name once its brackets are taken away:
 something".
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items
@@ -49,7 +47,7 @@ def list_items(root: str | os.PathLike[str], split: str, *, classes: int) -> ite
     what="folder of videos",
   )
   disk = files.by_stem(top, "video")
-  entries, missing = [], []
+  rows = []
   for number, row in enumerate(files.read_json(path), 1):
     if "id" not in row:
       raise ValueError(f"{path}, entry {number}: has no id")
@@ -61,11 +59,11 @@ def list_items(root: str | os.PathLike[str], split: str, *, classes: int) -> ite
       label = labels[name]
     item = items.name(stem)
     if stem in disk:
-      entries.append(items.of_file(item, disk[stem], label=label))
+      rows.append(items.Item(item, disk[stem], label=label))
     else:
-      missing.append(items.Skipped(item, f"no {stem}.webm below {top}"))
+      rows.append(items.Skipped(item, f"no {stem}.webm below {top}"))
   names = sorted(labels, key=labels.__getitem__)
-  return items.listing("video", entries, classes=names, missing=missing, where=top)
+  return items.listing("video", rows, classes=names, where=top)
 
 
 def _annotation(root: str, name: str) -> str:

@@ -12,18 +12,29 @@ Nothing is unpacked: items are places in the archives, read from the headers. A
 tar that ends early gives its whole members, and a row in `missing`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+import functools
+import io
 import json
 import os
 import tarfile
 from typing import Any
 
 from totojax.data.sources import files, items
+from totojax.storage import objects, reading
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+LABELS = (".cls", ".json")
 MOST_LABEL_BYTES = 2**20
+
+
+@dataclasses.dataclass
+class _Sample:
+  """Members of one name, by ending: all, and what is in those of `LABELS`."""
+
+  members: dict[str, tarfile.TarInfo] = dataclasses.field(default_factory=dict)
+  labels: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 def list_items(
@@ -44,25 +55,24 @@ def list_items(
   """
   root = os.fspath(root)
   top = os.path.join(root, split) if split else root
-  base = os.path.dirname(root) if os.path.isfile(root) else root
-  entries, missing = [], []
-  for path in [top] if os.path.isfile(top) else _tars(top):
+  base = os.path.dirname(root) if _is_file(root) else root
+  rows = []
+  paths = [top] if _is_file(top) else _tars(top)
+  for path, found in zip(paths, each_samples(paths, kind, label_key=label_key, classes=classes)):
     shard = os.path.splitext(files.below(base, path))[0]
-    for row in samples(path, kind, label_key=label_key, classes=classes):
-      name = f"{shard}/{row.id}" if row.id else shard
-      if isinstance(row, items.Skipped):
-        missing.append(items.Skipped(name, row.reason))
-      else:
-        entries.append(renamed(row, name, label=row.label))
-  names = [str(i) for i in range(classes)]
-  return items.listing(kind, entries, classes=names, missing=missing, where=top)
+    for row in found:
+      rows.append(dataclasses.replace(row, id=f"{shard}/{row.id}" if row.id else shard))
+  return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=top)
 
 
-def renamed(item: items.Item, name: str, *, label: int) -> items.Item:
-  """The same part of the same file under another name and class."""
-  return items.Item(
-    id=name, path=item.path, label=label, part=item.part, record=None, start_s=None, end_s=None
-  )
+def each_samples(
+  paths: Sequence[str], kind: str, *, label_key: str, classes: int
+) -> Iterable[Iterable[items.Item | items.Skipped]]:
+  """`samples` of each tar; several at once of those in a bucket."""
+  read = functools.partial(samples, kind=kind, label_key=label_key, classes=classes)
+  if any(map(objects.is_url, paths)):
+    return reading.each(lambda path: list(read(path)), paths)
+  return map(read, paths)
 
 
 def samples(
@@ -75,16 +85,16 @@ def samples(
   Raises:
     ValueError: a label that is not an integer or out of range.
   """
-  groups: dict[str, dict[str, tarfile.TarInfo]] = {}
+  groups: dict[str, _Sample] = {}
   damage = None
   try:
-    with tarfile.open(path, "r:") as archive:
-      damage = _read_headers(archive, groups)
-  except (tarfile.TarError, OSError, EOFError) as error:
+    with reading.open_file(path) as file, tarfile.open(path, "r:", fileobj=file) as archive:
+      damage = _read_headers(archive, groups, file)
+  except (tarfile.TarError, OSError, EOFError) as error:  # what was read before it counts
     damage = f"{type(error).__name__}: {error}"
   endings = files.suffixes(kind)
-  for key, members in groups.items():
-    name = items.name(key)
+  for key, sample in groups.items():
+    name, members = items.name(key), sample.members
     media = [end for end in members if end in endings]
     if len(media) != 1:
       yield items.Skipped(
@@ -94,15 +104,8 @@ def samples(
       )
       continue
     member = members[media[0]]
-    yield items.Item(
-      id=name,
-      path=path,
-      label=_label(path, key, members, key_name=label_key, classes=classes),
-      part=(member.offset_data, member.size),
-      record=None,
-      start_s=None,
-      end_s=None,
-    )
+    label = _label(path, key, sample.labels, key_name=label_key, classes=classes)
+    yield items.Item(name, path, label=label, part=(member.offset_data, member.size))
   if damage is not None:
     yield items.Skipped("", f"{path} is no whole tar: {damage}")
 
@@ -119,45 +122,43 @@ def _tars(top: str) -> list[str]:
 
 
 def _read_headers(
-  archive: tarfile.TarFile, groups: dict[str, dict[str, tarfile.TarInfo]]
+  archive: tarfile.TarFile, groups: dict[str, _Sample], file: io.BufferedReader | reading.ObjectFile
 ) -> str | None:
   """Fills `groups`; returns what is wrong with the end of the archive."""
-  assert archive.name is not None
-  size = os.path.getsize(archive.name)
-  try:
-    for member in archive:
-      # A million headers are not needed twice; the stub has no `members`.
-      archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
-      if not member.isreg() or member.sparse is not None:
-        continue
-      if member.offset_data + member.size > size:
-        return f"{member.name} is cut off"
-      folder, _, base = member.name.rpartition("/")
-      if base.startswith("."):
-        continue
-      stem, dot, ending = base.partition(".")
-      key = f"{folder}/{stem}" if folder else stem
-      groups.setdefault(key, {})[(dot + ending).lower()] = member
-  except (tarfile.TarError, OSError, EOFError) as error:
-    return f"{type(error).__name__}: {error}"
-  archive.fileobj.seek(archive.offset)
-  if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+  size = file.seek(0, io.SEEK_END)
+  for member in archive:
+    # A million headers are not needed twice; the stub has no `members`.
+    archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
+    if not member.isreg() or member.sparse is not None:
+      continue
+    if member.offset_data + member.size > size:
+      return f"{member.name} is cut off"
+    folder, _, base = member.name.rpartition("/")
+    if base.startswith("."):
+      continue
+    stem, dot, ending = base.partition(".")
+    key = f"{folder}/{stem}" if folder else stem
+    sample, ending = groups.setdefault(key, _Sample()), (dot + ending).lower()
+    sample.members[ending] = member
+    if ending in LABELS:  # now, since a bucket is read from front to back
+      file.seek(member.offset_data)
+      sample.labels[ending] = file.read(min(member.size, MOST_LABEL_BYTES))
+  file.seek(archive.offset)
+  if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     # Python ends an archive at any header that it cannot read.
     return f"no end mark after byte {archive.offset} of {size}"
   return None
 
 
-def _label(
-  path: str, key: str, members: dict[str, tarfile.TarInfo], *, key_name: str, classes: int
-) -> int:
+def _label(path: str, key: str, labels: dict[str, bytes], *, key_name: str, classes: int) -> int:
   """The class that a sample's .cls or .json member gives; -1 without."""
   where = f"{path}, member {key}"
-  if ".cls" in members:
-    text = _content(path, members[".cls"]).decode("utf-8", "replace").strip()
+  if ".cls" in labels:
+    text = labels[".cls"].decode("utf-8", "replace").strip()
     return files.label(text, classes, where=f"{where}.cls")
-  if ".json" in members:
+  if ".json" in labels:
     try:
-      values: Any = json.loads(_content(path, members[".json"]))
+      values: Any = json.loads(labels[".json"])
     except ValueError as error:
       raise ValueError(f"{where}.json is no JSON: {error}") from error
     if isinstance(values, dict) and values.get(key_name) is not None:
@@ -165,7 +166,5 @@ def _label(
   return -1
 
 
-def _content(path: str, member: tarfile.TarInfo) -> bytes:
-  with open(path, "rb") as file:
-    file.seek(member.offset_data)
-    return file.read(min(member.size, MOST_LABEL_BYTES))
+def _is_file(path: str) -> bool:
+  return objects.exists(path) if objects.is_url(path) else os.path.isfile(path)

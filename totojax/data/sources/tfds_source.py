@@ -11,8 +11,6 @@ with the pixels (`label`). Features of type Video need TensorFlow even to be
 described; sequences of images do not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import os
@@ -53,11 +51,10 @@ def list_items(
   formats = {kind.value for kind in info.available_file_formats()}
   if "array_record" not in formats:
     raise ValueError(
-      f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which"
-      " has no random access. Where TensorFlow is installed, convert it with:"
-      f" tfds convert_format --dataset_version_dir={builder.data_dir}"
-      " --out_file_format=array_record   (or prepare it with: tfds build"
-      f" {name} --file_format=array_record)"
+      f"{builder.data_dir} is prepared as {'/'.join(sorted(formats))}, which has no random access."
+      " Where TensorFlow is installed, convert it with: tfds convert_format"
+      f" --dataset_version_dir={builder.data_dir} --out_file_format=array_record   (or prepare it"
+      f" with: tfds build {name} --file_format=array_record)"
     )
   features = dict(info.features)
   feature, kind = _find_feature(name, features, feature)
@@ -67,29 +64,16 @@ def list_items(
       " rate that it was stored with"
     )
   label, classes = _find_label(name, features, label)
+  fps = fps if kind == "video" else 0.0
   address = SCHEME + urllib.parse.urlencode(
-    {
-      "folder": builder.data_dir,
-      "split": split,
-      "feature": feature,
-      "label": label,
-      "fps": fps if kind == "video" else 0.0,
-    }
+    dict(folder=builder.data_dir, split=split, feature=feature, label=label, fps=fps)
   )
   prefix = f"{info.full_name}/{split}"
-  entries = [
-    items.Item(
-      id=f"{prefix}/{record:08d}",
-      path=address,
-      label=-1,
-      part=None,
-      record=record,
-      start_s=None,
-      end_s=None,
-    )
+  entries = (
+    items.Item(f"{prefix}/{record:08d}", address, record=record)
     for record in range(info.splits[split].num_examples)
-  ]
-  return items.listing(kind, entries, classes=classes, missing=(), where=prefix)
+  )
+  return items.listing(kind, entries, classes=classes, where=prefix)
 
 
 def encoded(item: items.Item) -> bytes:
@@ -150,14 +134,13 @@ def _parse(address: str) -> dict[str, str]:
 # Images are read for their pixels and then for their label.
 @functools.lru_cache(maxsize=2)
 def _record(address: str, record: int) -> dict[str, Any]:
-  source, fault = _open(address), None
+  source = _open(address)
   try:
     return source[record]
   except (ValueError, RuntimeError, IndexError, OSError, KeyError) as error:
-    fault = error
-  raise images.Unreadable(
-    f"record {record} cannot be read: {type(fault).__name__}: {fault}"
-  ) from fault
+    raise images.Unreadable(
+      f"record {record} cannot be read: {type(error).__name__}: {error}"
+    ) from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -186,15 +169,20 @@ def _builder(name: str, data_dir: str):
     ) from error
   except ValueError as error:
     raise ValueError(
-      f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it"
-      f" where TensorFlow is installed: tfds build {name}"
-      " --file_format=array_record --data_dir=..."
+      f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it where TensorFlow is"
+      f" installed: tfds build {name} --file_format=array_record --data_dir=..."
     ) from error
 
 
 def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:
   """(name, "image" or "video") of what is looked at."""
-  kinds = {key: kind for key, value in features.items() if (kind := _kind(value))}
+  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
+
+  kinds = {}
+  for key, value in features.items():
+    is_sequence = isinstance(value, tfds.features.Sequence)  # so is Video
+    if isinstance(value.feature if is_sequence else value, tfds.features.Image):
+      kinds[key] = "video" if is_sequence else "image"
   if not wanted and len(kinds) == 1:
     (wanted,) = kinds
   if wanted not in kinds:
@@ -203,17 +191,6 @@ def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str
       f" {sorted(features)}; give one of them as feature, not {wanted!r}"
     )
   return wanted, kinds[wanted]
-
-
-def _kind(feature: Any) -> str | None:
-  import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
-
-  if isinstance(feature, tfds.features.Image):
-    return "image"
-  if isinstance(feature, tfds.features.Sequence):  # so is Video
-    if isinstance(feature.feature, tfds.features.Image):
-      return "video"
-  return None
 
 
 def _find_label(name: str, features: dict[str, Any], wanted: str) -> tuple[str, tuple[str, ...]]:

@@ -9,8 +9,6 @@ Layout, lists in <root> or <root>/ucfTrainTestlist
 Labels count the classes of classInd.txt from 0; the lists count from 1.
 """
 
-from __future__ import annotations
-
 import os
 
 from totojax.data.sources import files, items
@@ -44,7 +42,7 @@ def list_items(
   top = files.first_of(
     [os.path.join(root, name) for name in ("UCF-101", "videos", "")], what="folder of videos"
   )
-  entries, missing = [], []
+  rows = []
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     file, *rest = line.split()
@@ -54,12 +52,8 @@ def list_items(
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
-    item, video = items.name(file), os.path.join(top, file)
-    if os.path.exists(video):
-      entries.append(items.of_file(item, video, label=label))
-    else:
-      missing.append(items.Skipped(item, f"{video} does not exist"))
-  return items.listing("video", entries, classes=names, missing=missing, where=top)
+    rows.append(items.Item(items.name(file), os.path.join(top, file), label=label))
+  return items.listing("video", files.existing(rows), classes=names, where=top)
 
 
 def _class_names(path: str) -> list[str]:

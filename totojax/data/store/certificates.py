@@ -14,8 +14,6 @@ may be removed at any time.
 Shapes: R records of a shard, M records of the smaller data set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import itertools
 import json
@@ -46,10 +44,10 @@ def check(train: Store, held_out: Store) -> tuple[str, int] | None:
   """
   if train.manifest.ids_digest in _known(held_out):
     return None
-  found = shared(train, held_out)
-  if found is None:
+  overlap = shared(train, held_out)
+  if overlap is None:
     write(train, held_out)
-  return found
+  return overlap
 
 
 def certify(stores: Sequence[Store]) -> None:
@@ -77,7 +75,7 @@ def write(train: Store, held_out: Store) -> None:
   value = {"ids": held_out.manifest.ids_digest, "shares_nothing_with": sorted(known)}
   data = (json.dumps(value, indent=1) + "\n").encode()
   try:
-    objects.write_bytes(held_out.path, FILE, data)
+    objects.write(f"{held_out.path}/{FILE}", data)
   except objects.StoreError:
     pass
 
@@ -91,24 +89,24 @@ def shared(one: Store, other: Store) -> tuple[str, int] | None:
     marks_M[end : end + len(marks_R)] = marks_R
     end += len(marks_R)
   marks_M.sort()
-  # Of equal marks (crops of one item) only the first is ever found.
-  found_M = np.zeros(len(marks_M), bool)
+  # Of equal marks (crops of one item) only the first is ever hit.
+  hit_M = np.zeros(len(marks_M), bool)
   with console.tracking(
     f"comparing the ids of {one.path} and {other.path}", unit="records", total=len(large)
   ) as bar:
     for marks_R in _marks(large):
       place_R = _places(marks_M, marks_R)
-      found_M[place_R[place_R >= 0]] = True
+      hit_M[place_R[place_R >= 0]] = True
       bar.advance(len(marks_R))
-  if not found_M.any():
+  if not hit_M.any():
     return None
   names = (
     item
     for ids_RU in small.id_columns()
     for item, place in zip(columns.texts(ids_RU), _places(marks_M, columns.marks(ids_RU)))
-    if found_M[place]
+    if hit_M[place]
   )
-  return min(names), int(found_M.sum())
+  return min(names), int(hit_M.sum())
 
 
 def _marks(store: Store) -> Iterator[np.ndarray]:
@@ -117,9 +115,8 @@ def _marks(store: Store) -> Iterator[np.ndarray]:
 
 def _places(marks_M: np.ndarray, marks_R: np.ndarray) -> np.ndarray:
   """int64 [R]: where each mark stands first in sorted marks, -1: nowhere."""
-  place_R = np.searchsorted(marks_M, marks_R)
-  at_R = np.minimum(place_R, len(marks_M) - 1)
-  return np.where(marks_M[at_R] == marks_R, at_R, -1)
+  place_R = np.minimum(np.searchsorted(marks_M, marks_R), len(marks_M) - 1)
+  return np.where(marks_M[place_R] == marks_R, place_R, -1)
 
 
 def _known(store: Store) -> set[str]:
@@ -128,7 +125,7 @@ def _known(store: Store) -> set[str]:
   A certificate of other ids says nothing of these, and neither does a damaged
   one: it is written anew.
   """
-  data = objects.read_bytes(store.path, FILE)
+  data = objects.read(f"{store.path}/{FILE}")
   try:
     value: Any = json.loads(data or b"{}")
     if value.get("ids") != store.manifest.ids_digest:

@@ -3,8 +3,6 @@
 Shapes: R records, U bytes of the longest id.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import hashlib
 from typing import Any
@@ -14,7 +12,7 @@ import numpy as np
 from totojax.data.store import manifests
 
 
-def of(
+def checked(
   manifest: manifests.Manifest,
   values: Mapping[str, np.ndarray],
   labels: Sequence[int] | np.ndarray | None,
@@ -95,17 +93,13 @@ MARK = np.dtype("S16")
 
 def marks(ids_RU: np.ndarray) -> np.ndarray:
   """MARK [R]: a hash of every id, whatever its column's width."""
-  found = (hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest() for row in ids_RU)
-  return np.frombuffer(b"".join(found), MARK)
+  hashes = (hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest() for row in ids_RU)
+  return np.frombuffer(b"".join(hashes), MARK)
 
 
 def ids_sum(ids_RU: np.ndarray) -> str:
   """The sum of the marks, as 32 hex digits: the same in any order."""
-  words_R4 = marks(ids_RU).view(">u4").reshape(-1, 4)
-  high, *rest = words_R4.sum(0, dtype=np.uint64).tolist()
-  total = high
-  for word in rest:
-    total = (total << 32) + word
+  total = sum(int.from_bytes(mark, "big") for mark in marks(ids_RU).view("V16").tolist())
   return f"{total % 2**128:032x}"
 
 

@@ -8,8 +8,6 @@ and in a .npz perhaps `id` [M].
 Shapes: M clips, L layers, T tokens, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import io
@@ -67,35 +65,34 @@ def read(path: str) -> Features:
       clip, or labels, names and features are not as many.
   """
   where = epath.Path(path)
-  if not path or not where.exists():
-    raise ValueError(
-      f"there are no features at {path!r}; make them with configs/features.py"
-      " or give a .npz or .safetensors file"
-    )
   classes, ids = (), ()
-  if where.is_dir():
-    facts_file = where / WHOLE
-    if not facts_file.exists():
-      raise ValueError(
-        f"{path} has no {WHOLE}: the features are not all there; run the job"
-        " that writes them to its end, and give the folder of one split"
-      )
-    facts = files.read_json(facts_file)
+  if path and files.exists(where / WHOLE):
+    facts = files.read_json(where / WHOLE)
     parts = [_arrays(where / name) for name in facts["files"]]
     names = sorted(parts[0])
     arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
     classes, ids = tuple(facts["classes"]), tuple(facts["ids"])
-  else:
+  elif path and files.exists(where):
     arrays = _arrays(where)
     if "id" in arrays:
       ids = tuple(map(str, arrays.pop("id")))
     if "features" in arrays:
       arrays[layer_name(0)] = arrays.pop("features")
+  elif path and files.children(where):
+    raise ValueError(
+      f"{path} has no {WHOLE}: the features are not all there; run the job"
+      " that writes them to its end, and give the folder of one split"
+    )
+  else:
+    raise ValueError(
+      f"there are no features at {path!r}; make them with configs/features.py"
+      " or give a .npz or .safetensors file"
+    )
   return _checked(path, arrays, ids, classes)
 
 
 def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  data = path.read_bytes()
+  data = files.read_bytes(path)
   try:
     if path.suffix == ".safetensors":
       return safetensors.numpy.load(data)
@@ -110,11 +107,8 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def _checked(
   path: str, arrays: Mapping[str, np.ndarray], ids: tuple[str, ...], classes: tuple[str, ...]
 ) -> Features:
-  layers = sorted(
-    int(name.removeprefix(_LAYER))
-    for name in arrays
-    if name.startswith(_LAYER) and name.removeprefix(_LAYER).isdigit()
-  )
+  numbers = (name.removeprefix(_LAYER) for name in arrays if name.startswith(_LAYER))
+  layers = sorted(int(number) for number in numbers if number.isdigit())
   if not layers or "label" not in arrays:
     raise ValueError(
       f"{path} holds {sorted(arrays)}; probing needs `label` and"
@@ -124,17 +118,16 @@ def _checked(
   shapes = {n: arrays[layer_name(n)].shape for n in layers}
   if any(len(shape) not in (2, 3) for shape in shapes.values()):
     raise ValueError(
-      f"features of {path} have shapes {shapes}; [clips, width] is needed, or"
-      " [clips, tokens, width]: write them with features.pool 'clip' or"
-      " 'token'"
+      f"features of {path} have shapes {shapes}; [clips, width] is needed, or [clips, tokens,"
+      " width]: write them with features.pool 'clip' or 'token'"
     )
   if len(set(shapes.values())) > 1:
     raise ValueError(
       f"the layers of {path} differ in shape: {shapes}; give each width a file of its own"
     )
-  counts = {"features": shapes[layers[0]][0], "labels": len(labels)}
-  if ids:
-    counts["ids"] = len(ids)
+  counts = {"features": shapes[layers[0]][0], "labels": len(labels)} | (
+    {"ids": len(ids)} if ids else {}
+  )
   if len(set(counts.values())) > 1 or labels.ndim != 1:
     raise ValueError(
       f"{path} holds {counts}, and labels of shape {labels.shape}; each clip has one of each"
@@ -189,9 +182,8 @@ def in_order(features: Features, data: labelled.Records) -> np.ndarray:
     if lost:
       item, view = lost[0]
       raise ValueError(
-        f"{features.path} has no features of {len(lost)} of {count} records"
-        f" of {data.name}, the first of them {item!r} (clip {view}); make"
-        " them of the same items"
+        f"{features.path} has no features of {len(lost)} of {count} records of {data.name}, the"
+        f" first of them {item!r} (clip {view}); make them of the same items"
       )
     order = np.array([place[key] for key in keys])
   if features.classes and data.classes and features.classes != data.classes:

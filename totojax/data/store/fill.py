@@ -3,8 +3,6 @@
 Shapes: K records of an item, N frames, H and W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any
@@ -18,7 +16,7 @@ from totojax.rundir import console
 
 
 @dataclasses.dataclass(frozen=True)
-class Records:
+class Clips:
   """What one item gives: K records of one id, and of one label or none."""
 
   id: str
@@ -38,7 +36,7 @@ class Split:
 
   manifest: manifests.Manifest
   items: int
-  make: Callable[[int], Records | None]
+  make: Callable[[int], Clips | None]
 
 
 def stores(
@@ -78,8 +76,14 @@ def stores(
           return False
         item = split.make(i)
         if item is not None:
-          _append(writer, item, cursor=i + 1)
-          records += len(item.clips_KNHW3)
+          count = len(item.clips_KNHW3)
+          writer.append(
+            {"frames": item.clips_KNHW3},
+            labels=None if item.label is None else [item.label] * count,
+            ids=[item.id] * count,
+            cursor=i + 1,
+          )
+          records += count
         bar.advance()
     if not records:
       raise ValueError(f"none of the {split.items} {name} {unit} could be used{see}")
@@ -88,26 +92,12 @@ def stores(
   return True
 
 
-def _append(writer: shards.Writer, item: Records, *, cursor: int) -> None:
-  count = len(item.clips_KNHW3)
-  writer.append(
-    {"frames": item.clips_KNHW3},
-    labels=None if item.label is None else [item.label] * count,
-    ids=[item.id] * count,
-    cursor=cursor,
-  )
-
-
 def manifest(*, frames: int, size_px: int, **more: Any) -> manifests.Manifest:
   """The manifest of a store of pixels: of unlabelled videos, without `more`."""
-  head = {"kind": "video", "labels": False, "classes": ()} | more
+  values = dict(kind="video", labels=False, classes=(), tokenizer="", vocab=0, grid=0, ids=True)
   return manifests.new(
     fields=(manifests.frame_field(frames=frames, size_px=size_px),),
     frames=frames,
     size_px=size_px,
-    tokenizer="",
-    vocab=0,
-    grid=0,
-    ids=True,
-    **head,
+    **(values | more),
   )

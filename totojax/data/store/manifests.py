@@ -5,12 +5,11 @@ manifest names a shard only once the shard is whole, and is replaced as a whole,
 so whatever it says is true at any moment of a job.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
 import math
+import typing
 from typing import Any
 
 from totojax.storage import objects
@@ -152,17 +151,15 @@ def frame_field(*, frames: int, size_px: int) -> Field:
   return Field("frames", (frames, size_px, size_px, 3), "uint8")
 
 
-def new(**head: Any) -> Manifest:
+def new(**values: Any) -> Manifest:
   """A manifest without shards, for `shards.Writer`: all values to `info`."""
-  return Manifest(**head, shards=(), cursor=None, complete=False)
+  return Manifest(**values, shards=(), cursor=None, complete=False)
 
 
-def head_of(manifest: Manifest) -> dict[str, Any]:
+def head(manifest: Manifest) -> dict[str, Any]:
   """The values that a job decides before its first record, as JSON."""
-  values = to_json(manifest)
-  for name in ("shards", "cursor", "complete"):
-    del values[name]
-  return values
+  progress = ("shards", "cursor", "complete")
+  return {name: value for name, value in to_json(manifest).items() if name not in progress}
 
 
 def to_json(manifest: Manifest) -> dict[str, Any]:
@@ -173,7 +170,7 @@ def to_json(manifest: Manifest) -> dict[str, Any]:
 def save(path: objects.Path, manifest: Manifest) -> None:
   """Replaces the manifest of the data set at `path` as a whole."""
   value = json.dumps(to_json(manifest), indent=1, sort_keys=True) + "\n"
-  objects.write_bytes(path, FILE, value.encode())
+  objects.write(f"{objects.text(path)}/{FILE}", value.encode())
 
 
 def existing(path: objects.Path) -> Manifest:
@@ -184,8 +181,10 @@ def existing(path: objects.Path) -> Manifest:
   """
   manifest = load(path)
   if manifest is None:
+    # A bucket that is not there says the same of each file.
+    no_bucket = f", or there is no {objects.bucket(path)}" if objects.is_url(path) else ""
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} does not exist: no data set there. Check"
+      f"{objects.text(path)}/{FILE} does not exist: no data set there{no_bucket}. Check"
       " the path, or make the data set first"
     )
   return manifest
@@ -197,16 +196,15 @@ def load(path: objects.Path) -> Manifest | None:
   Raises:
     StoreError: when it is damaged or of another version, with its path.
   """
-  value = objects.read_bytes(path, FILE)
+  value = objects.read(f"{objects.text(path)}/{FILE}")
   if value is None:
     return None
   try:
     return _parse(json.loads(value))
   except (ValueError, TypeError, KeyError, AttributeError) as error:
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} is damaged or no manifest"
-      f" ({len(value)} bytes): {error}. Restore it from a copy, or make the"
-      " data set again"
+      f"{objects.text(path)}/{FILE} is damaged or no manifest ({len(value)} bytes): {error}."
+      " Restore it from a copy, or make the data set again"
     ) from error
 
 
@@ -229,24 +227,9 @@ def _parse(values: dict[str, Any]) -> Manifest:
   for shard in shards:
     if not isinstance(shard.records, int) or shard.records < 1:
       raise ValueError(f"shard {shard.name} has {shard.records!r} records")
-  scalars = {
-    "kind": str,
-    "tokenizer": str,
-    "vocab": int,
-    "grid": int,
-    "frames": int,
-    "size_px": int,
-    "stride_frames": int,
-    "fps": float,
-    "crops": int,
-    "labels": bool,
-    "ids": bool,
-    "records_per_shard": int,
-    "info": dict,
-    "complete": bool,
-  }
-  for name, expected in scalars.items():
-    if type(values[name]) is not expected:
+  for name, hint in typing.get_type_hints(Manifest).items():
+    expected = typing.get_origin(hint) or hint
+    if expected not in (tuple, Any) and type(values[name]) is not expected:
       raise ValueError(f"{name} is {values[name]!r}; it must be of type {expected.__name__}")
   if not math.isfinite(values["fps"]):
     raise ValueError(f"fps is {values['fps']}")

@@ -12,8 +12,6 @@ noticed when read; and a missing chunk raises instead of reading as zeros.
 Shapes: R records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -102,7 +100,7 @@ class Writer:
     """
     if self.manifest.complete:
       raise StoreError(f"{self.path} is complete; remove it or write to another path")
-    arrays = columns.of(self.manifest, values, labels, ids)
+    arrays = columns.checked(self.manifest, values, labels, ids)
     self._pending.append(arrays)
     self._pending_records += len(next(iter(arrays.values())))
     self._pending_cursor = cursor
@@ -142,7 +140,7 @@ def write_shard(
     path: directory or URL of the data set.
     manifest: what its records are.
     number: of the shard; one that is there is replaced.
-    arrays: from `columns.of`, at least one record.
+    arrays: from `columns.checked`, at least one record.
 
   Raises:
     StoreError: when the shard cannot be written.
@@ -204,17 +202,15 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
   lists = [m.info.get("listing") for m in (existing, wanted)]
   if None not in lists and lists[0] != lists[1]:
     raise StoreError(
-      f"{path} was begun with {existing.info.get('items')} items, and the"
-      f" source now lists {wanted.info.get('items')}, or others: files were"
-      " added, removed or renamed. Bring them back to go on, or write to"
-      " another --workdir"
+      f"{path} was begun with {existing.info.get('items')} items, and the source now lists"
+      f" {wanted.info.get('items')}, or others: files were added, removed or renamed. Bring them"
+      " back to go on, or write to another --workdir"
     )
-  old, new = manifests.head_of(existing), manifests.head_of(wanted)
+  old, new = manifests.head(existing), manifests.head(wanted)
   different = [key for key in new if old[key] != new[key]]
   if different:
     key = different[0]
     raise StoreError(
-      f"{path} was begun with {key} {old[key]!r}, and this job has"
-      f" {new[key]!r} (in all: {', '.join(different)}). Use the same values"
-      " to go on, or write to another path"
+      f"{path} was begun with {key} {old[key]!r}, and this job has {new[key]!r} (in all:"
+      f" {', '.join(different)}). Use the same values to go on, or write to another path"
     )

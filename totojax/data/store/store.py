@@ -3,8 +3,6 @@
 Shapes: R records.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import concurrent.futures
 import os
@@ -71,15 +69,14 @@ class Store:
     for shard in np.unique(shard_R):
       where = np.flatnonzero(shard_R == shard)
       for field in self.manifest.fields:
-        array = self._array(int(shard), field.name)
-        future = array[place_R[where]].read()
-        requests.append((int(shard), field.name, where, future))
+        ask = self._array(int(shard), field.name)[place_R[where]].read
+        requests.append((int(shard), field.name, where, ask(), ask))
     result = {
       field.name: np.empty((len(indices), *field.shape), field.dtype)
       for field in self.manifest.fields
     }
-    for shard, name, where, future in requests:
-      result[name][where] = objects.finish(self._file(shard, name), future)
+    for shard, name, where, future, again in requests:
+      result[name][where] = objects.finish(self._file(shard, name), future, again)
     return result
 
   def labels(self) -> np.ndarray:
@@ -115,33 +112,26 @@ class Store:
 
   def check_shard(self, index: int) -> None:
     """`check` for one shard."""
-    shard = self.manifest.shards[index]
-    ends = [0, shard.records - 1]
-    arrays = {field.name: self._slice(index, field.name, ends) for field in self.manifest.fields}
-    self._compare(index, "probe", arrays)
+    self._compare(index, "probe", [0, self.manifest.shards[index].records - 1])
 
   def verify(self) -> None:
     """Reads every byte and compares the checksums; raises as `check` does."""
     for index in range(len(self.manifest.shards)):
-      arrays = {
-        field.name: self._slice(index, field.name, slice(None)) for field in self.manifest.fields
-      }
-      self._compare(index, "checksum", arrays)
+      self._compare(index, "checksum", slice(None))
 
-  def _compare(self, index: int, what: str, arrays: dict[str, np.ndarray]) -> None:
-    """Compares the digest of fields, labels and ids with the manifest's."""
-    if self.manifest.labels:
-      arrays["label"] = self._column(index, "label")
-    if self.manifest.ids:
-      arrays["id"] = self._column(index, "id")
-    shard = self.manifest.shards[index]
+  def _compare(self, index: int, what: str, places: Any) -> None:
+    """Compares the digest of some records, labels and ids with the manifest's."""
+    m, shard = self.manifest, self.manifest.shards[index]
+    arrays = {field.name: self._slice(index, field.name, places) for field in m.fields}
+    for name, there in (("label", m.labels), ("id", m.ids)):
+      if there:
+        arrays[name] = self._column(index, name)
     actual, expected = columns.digest(arrays), getattr(shard, what)
     if actual != expected:
       raise objects.StoreError(
-        f"{self.path}/{shard.name} holds other records than the manifest"
-        f" says ({what} {actual[:12]} instead of {expected[:12]}): it was"
-        " swapped, altered or taken from another data set. Restore it from a"
-        " copy, or make the data set again"
+        f"{self.path}/{shard.name} holds other records than the manifest says ({what} {actual[:12]}"
+        f" instead of {expected[:12]}): it was swapped, altered or taken from another data set."
+        " Restore it from a copy, or make the data set again"
       )
 
   def _file(self, shard: int, name: str) -> str:
@@ -161,8 +151,8 @@ class Store:
     return self._slice(shard, name, slice(None))
 
   def _slice(self, shard: int, name: str, places: Any) -> np.ndarray:
-    array = self._array(shard, name)
-    return objects.finish(self._file(shard, name), array[places].read())
+    ask = self._array(shard, name)[places].read
+    return objects.finish(self._file(shard, name), ask(), ask)
 
   def _array(self, shard: int, name: str) -> Any:
     """The open array of one column, opened and compared on first use."""
@@ -182,11 +172,11 @@ def _check_array(
 ) -> None:
   """Raises StoreError if an open array is not the manifest's."""
   shard = manifest.shards[index]
-  shapes = {field.name: field.shape for field in manifest.fields}
-  dtypes = {field.name: field.dtype for field in manifest.fields}
   shape, dtype = tuple(array.shape), array.dtype.name
-  expected = (shard.records, *shapes.get(name, shape[1:]))
-  expected_dtype = dtypes.get(name, {"label": "int32"}.get(name, "uint8"))
+  columns_ = {"label": ((), "int32"), "id": (shape[1:], "uint8")}
+  fields = {field.name: (field.shape, field.dtype) for field in manifest.fields}
+  record, expected_dtype = (columns_ | fields)[name]
+  expected = (shard.records, *record)
   if (shape, dtype) != (expected, expected_dtype):
     raise objects.StoreError(
       f"{path} is {dtype} {shape}; the manifest says {expected_dtype}"

@@ -3,8 +3,6 @@
 Shapes: M frames, H and W pixels.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from totojax.data.store.store import Store

@@ -3,14 +3,11 @@
 Shapes: B rows of a host, R tokens of a row (context + 1).
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 import dataclasses
 import itertools
 
 import grain
-import numpy as np
 
 from totojax import sequence
 from totojax.data.store import certificates
@@ -20,28 +17,18 @@ from totojax.data.stream.rows import Source
 
 
 @dataclasses.dataclass(frozen=True)
-class HeldOut:
+class HeldOut(mixture.Finite):
   """The batches of one source on one host; iterates over them.
 
   Attributes:
-    rows: real rows in all, over all hosts; any others are padding at the end.
-    targets: visual targets in all: what the weights must add up to.
     batches: {"tokens": int32 [B, R], "source": int32 [B]} by index, or of
       `rows.ReadClips`; every host has the same number of them.
+    rows: real rows in all, over all hosts; any others are padding at the end.
+    targets: visual targets in all: what the weights must add up to.
   """
 
   rows: int
   targets: int
-  batches: grain.MapDataset
-
-  def __len__(self) -> int:
-    return len(self.batches)
-
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    for i in range(len(self)):
-      batch = self.batches[i]
-      assert batch is not None, "only a filter leaves elements out"
-      yield batch
 
 
 def validation(
@@ -75,13 +62,15 @@ def validation(
     row_lib.check_clips([source], seq, factor=factor)
   else:
     row_lib.check_tokens([source], seq)
-  plans = _plans(len(source.store), row_lib.records_per_row(source, seq))
+  records, per_row = len(source.store), row_lib.records_per_row(source, seq)
+  # Every record once, in order; the last row may hold fewer.
+  plans = [
+    row_lib.Row(0, tuple(row_lib.Draw(i, None) for i in range(n, min(n + per_row, records))))
+    for n in range(0, records, per_row)
+  ]
   if 0 < rows < len(plans):
     plans = [plans[i * len(plans) // rows] for i in range(rows)]
-  frame_targets = [
-    seq.frame_tokens * seq.frames * len(plan.draws) // row_lib.records_per_row(source, seq)
-    for plan in plans
-  ]
+  targets = [seq.frame_tokens * seq.frames * len(plan.draws) // per_row for plan in plans]
   padding = [row_lib.Row(0, ())] * (-len(plans) % batch)
   ds = grain.MapDataset.source([*plans, *padding])
   # No window is drawn here, so the seed decides nothing.
@@ -90,7 +79,7 @@ def validation(
     read = row_lib.ReadClips((source,), seq, seed=0, short=True)
   return HeldOut(
     rows=len(plans),
-    targets=sum(min(n, seq.context) for n in frame_targets),
+    targets=sum(min(n, seq.context) for n in targets),
     batches=mixture.share(ds, batch=batch, host=host, hosts=hosts).map(read),
   )
 
@@ -107,26 +96,14 @@ def check_disjoint(train: Sequence[Source], held_out: Sequence[Source]) -> None:
   for source in (*train, *held_out):
     if not source.store.manifest.ids:
       raise ValueError(
-        f"source {source.name!r} ({source.store.path}) has no ids, so nobody"
-        " can say whether validation and training share records; make it"
-        " with ids"
+        f"{source} has no ids, so nobody can say whether validation and training share records;"
+        " make it with ids"
       )
   for source, other in itertools.product(train, held_out):
-    found = certificates.check(source.store, other.store)
-    if found is not None:
-      item, count = found
+    overlap = certificates.check(source.store, other.store)
+    if overlap is not None:
+      item, count = overlap
       raise ValueError(
-        f"item {item!r} is in training source {source.name!r} and in"
-        f" validation source {other.name!r} ({count} such items); make one of"
-        " them without these"
+        f"item {item!r} is in training source {source.name!r} and in validation source"
+        f" {other.name!r} ({count} such items); make one of them without these"
       )
-
-
-def _plans(records: int, per_row: int) -> list[row_lib.Row]:
-  """Every record once, in order; the last row may hold fewer."""
-  rows = []
-  for first in range(0, records, per_row):
-    wanted = range(first, min(first + per_row, records))
-    draws = tuple(row_lib.Draw(record, None) for record in wanted)
-    rows.append(row_lib.Row(0, draws))
-  return rows

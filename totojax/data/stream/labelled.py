@@ -6,10 +6,9 @@ is read may be tokens or features that were made before.
 Shapes: M records, L layers, D width.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import hashlib
 
 import grain
@@ -59,7 +58,7 @@ class Records:
     return list(views.values())
 
 
-def of_store(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
+def records(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
   """The records of a store: all of them, or the first `most`.
 
   Raises:
@@ -88,9 +87,8 @@ def checked(data: Records, path: str) -> Records:
   without = np.flatnonzero(data.labels < 0)
   if len(without):
     raise ValueError(
-      f"{len(without)} of {len(data.labels)} records of {data.name} ({path})"
-      f" have no class, the first of them {data.ids[without[0]]!r}; make the"
-      " store without them"
+      f"{len(without)} of {len(data.labels)} records of {data.name} ({path}) have no class, the"
+      f" first of them {data.ids[without[0]]!r}; leave them out, or give each a class"
     )
   classes = {}
   for i, label in zip(data.ids, data.labels):
@@ -121,7 +119,7 @@ def missing(path: str) -> list[tuple[str, str]]:
   folder, _, name = path.rstrip("/").rpartition("/")
   pairs = []
   for table in ("missing.csv", "quarantine.csv", "skipped.csv"):
-    data = objects.read_bytes(folder or ".", table)
+    data = objects.read(f"{folder or '.'}/{table}")
     if data is not None:
       _, *rows = files.parse_table(f"{folder or '.'}/{table}", data)
       # Others may write such a table too.
@@ -138,9 +136,13 @@ def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Recor
   by_class = {}
   for item in data.items():
     by_class.setdefault(int(data.labels[item[0]]), []).append(item)
+
+  def draw(item):
+    return hashlib.sha256(f"{seed} {data.ids[item[0]]}".encode()).digest()
+
   held = []
   for items in by_class.values():
-    items = sorted(items, key=lambda item: _draw(data.ids[item[0]], seed))
+    items = sorted(items, key=draw)
     count = min(round(held_frac * len(items)), len(items) - 1)
     held += [record for item in items[:count] for record in item]
   inside = np.zeros(len(data.labels), bool)
@@ -149,10 +151,6 @@ def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Recor
     dataclasses.replace(data, records=data.records[~inside[data.records]]),
     dataclasses.replace(data, records=data.records[inside[data.records]]),
   )
-
-
-def _draw(name: str, seed: int) -> bytes:
-  return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 
 def check_classes(train: Records, validation: Records, *, classes: int) -> int:
@@ -182,9 +180,8 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   count = classes or named
   if count < highest or (train.classes and count != named):
     raise ValueError(
-      f"data.classes is {count}; the stores name {len(train.classes)} classes"
-      f" and their labels go up to {highest - 1}. Set data.classes to"
-      f" {max(named, highest)}, or to 0"
+      f"data.classes is {count}; the stores name {len(train.classes)} classes and their labels go"
+      f" up to {highest - 1}. Set data.classes to {max(named, highest)}, or to 0"
     )
   if count < 2:
     raise ValueError(
@@ -196,9 +193,8 @@ def check_classes(train: Records, validation: Records, *, classes: int) -> int:
   if len(empty):
     names = [f"{c} ({train.classes[c]})" if train.classes else str(c) for c in empty[:5]]
     raise ValueError(
-      f"{len(empty)} of {count} classes have no training record in"
-      f" {train.name}: {', '.join(names)}. Add some, or make the stores"
-      " without these classes"
+      f"{len(empty)} of {count} classes have no training record in {train.name}:"
+      f" {', '.join(names)}. Add some, or make the stores without these classes"
     )
   return count
 
@@ -254,66 +250,38 @@ def stream(
   As `stream.stream`: every record once an epoch, in an order of its own, the
   same global batch for any number of hosts.
   """
-  plans = grain.MapDataset.source(_Draws(data.records)).shuffle(seed).repeat()
-  plans = plans.map_with_index(_Epochs(len(data.records)))
+  plans = grain.MapDataset.source(data.records).shuffle(seed).repeat()
+  plans = plans.map_with_index(functools.partial(_row, len(data.records)))
   return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
     ReadLabelled(read, data.labels)
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Draws:
-  """Random access to records, for grain."""
-
-  records: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.records)
-
-  def __getitem__(self, index: int) -> int:
-    return int(self.records[index])
+def _row(records: int, position: int, record: np.integer) -> rows_lib.Row:
+  return rows_lib.Row(0, (rows_lib.Draw(int(record), position // records),))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Epochs:
-  records: int
-
-  def __call__(self, position: int, record: int) -> rows_lib.Row:
-    epoch = position // self.records
-    return rows_lib.Row(0, (rows_lib.Draw(record, epoch),))
-
-
-@dataclasses.dataclass(frozen=True)
-class Finite:
+class ItemBatches(stream_lib.Finite):
   """Every item once, in order; the batches of one host.
 
   Attributes:
+    batches: as `stream` gives them; the same number on every host.
     items: real ones; any others are padding at the end.
     views: rows of an item; those that one lacks are padding.
     at_once: items of a global batch.
     first: the first record of each item.
-    batches: as `stream` gives them; the same number on every host.
   """
 
   items: int
   views: int
   at_once: int
   first: np.ndarray
-  batches: grain.MapDataset
-
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-    for i in range(len(self)):
-      batch = self.batches[i]
-      assert batch is not None, "only a filter leaves elements out"
-      yield batch
-
-  def __len__(self) -> int:
-    return len(self.batches)
 
 
 def finite(
   data: Records, read: Read, *, batch: int, ways: int, by_item: bool, host: int, hosts: int
-) -> Finite:
+) -> ItemBatches:
   """Every record once, with the rows of an item in one batch and on one device.
 
   Args:
@@ -325,10 +293,7 @@ def finite(
       record is an item.
     host, hosts: which host this is, of how many.
   """
-  if by_item:
-    items = data.items()
-  else:
-    items = [[int(record)] for record in data.records]
+  items = data.items() if by_item else [[int(record)] for record in data.records]
   if not items:
     raise ValueError(f"{data.name} has no record to evaluate")
   views = max(map(len, items))
@@ -336,13 +301,12 @@ def finite(
   empty = [[]] * (-len(items) % at_once)
   plans = []
   for item in [*items, *empty]:
-    drawn = [(rows_lib.Draw(record, None),) for record in item]
-    padding = [()] * (views - len(item))
-    plans += [rows_lib.Row(0, draws) for draws in [*drawn, *padding]]
+    plans += [rows_lib.Row(0, (rows_lib.Draw(record, None),)) for record in item]
+    plans += [rows_lib.Row(0, ())] * (views - len(item))
   shared = stream_lib.share(
     grain.MapDataset.source(plans), batch=at_once * views, host=host, hosts=hosts
   )
-  return Finite(
+  return ItemBatches(
     items=len(items),
     views=views,
     at_once=at_once,

@@ -13,9 +13,8 @@ over the global batch.
 Shapes: K rows of a cycle.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
+import dataclasses
 import fractions
 import functools
 import math
@@ -109,12 +108,11 @@ def stream(
   """
   # Now, in the process that was started: a worker would fail on its first read.
   rows.check_tokens(sources, seq)
-  read = rows.ReadTokens(tuple(sources), seq, seed)
-  per_row = [rows.records_per_row(source, seq) for source in sources]
   # Mixed, then shared: hosts that each mixed a shard of the records would make
   # another run of another number of hosts. Read last: up to here all is
   # arithmetic, and a resumed run skips its first steps at no cost.
-  mixed = _mix(sources, per_row=per_row, seed=seed)
+  mixed = _mix(sources, per_row=_packed(sources, seq), seed=seed)
+  read = rows.ReadTokens(tuple(sources), seq, seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
@@ -140,9 +138,8 @@ def clips_stream(
     ValueError: as `stream`; `factor` is the tokenizer's pixels a token.
   """
   rows.check_clips(sources, seq, factor=factor)
+  mixed = _mix(sources, per_row=_packed(sources, seq), seed=seed)
   read = rows.ReadClips(tuple(sources), seq, seed)
-  per_row = [rows.records_per_row(source, seq) for source in sources]
-  mixed = _mix(sources, per_row=per_row, seed=seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
@@ -155,9 +152,29 @@ def frames_stream(
     Endless random access to {"frames": uint8 [batch / hosts, H, W, 3]}.
   """
   rows.check_frames(sources)
-  read = rows.ReadFrames(tuple(sources), seed)
   mixed = _mix(sources, per_row=[1] * len(sources), seed=seed)
+  read = rows.ReadFrames(tuple(sources), seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
+
+
+def _packed(sources: Sequence[Source], seq: sequence.SequenceSpec) -> list[int]:
+  return [rows.records_per_row(source, seq) for source in sources]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finite:
+  """The batches of a host, once: by index, or one after the other."""
+
+  batches: grain.MapDataset
+
+  def __len__(self) -> int:
+    return len(self.batches)
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    for i in range(len(self)):
+      batch = self.batches[i]
+      assert batch is not None, "only a filter leaves elements out"
+      yield batch
 
 
 def share(plan: grain.MapDataset, *, batch: int, host: int, hosts: int) -> grain.MapDataset:

@@ -4,8 +4,6 @@ Shapes: B rows of a batch, R tokens of a row (context + 1), N frames,
 P tokens of a frame.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -23,6 +21,9 @@ class Source:
   name: str
   store: Store
   weight: float
+
+  def __str__(self) -> str:
+    return f"source {self.name!r} ({self.store.path})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +62,9 @@ def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
       actual, needed = getattr(manifest, name), getattr(seq, name)
       if actual != needed:
         raise ValueError(
-          f"source {source.name!r} ({source.store.path}) has {name} {actual};"
-          f" the sequence has {needed}. Use the tokenizer that made it"
+          f"{source} has {name} {actual}; the sequence has {needed}. Use the tokenizer that made it"
         )
-    if manifest.kind == "video" and manifest.frames < seq.frames:
-      raise ValueError(
-        f"source {source.name!r} ({source.store.path}) has"
-        f" {manifest.frames} frames a record; a sequence has {seq.frames}."
-        " Make it with at least that many"
-      )
+    _check_length(source, seq)
     prints[source.name] = manifest.tokenizer
   if len(set(prints.values())) != 1:
     raise ValueError(
@@ -87,8 +82,15 @@ def _check_names(sources: Sequence[Source]) -> None:
 def _check_field(source: Source, name: str) -> None:
   fields = [field.name for field in source.store.manifest.fields]
   if fields != [name]:
+    raise ValueError(f"{source} holds {fields}; this stream reads {name!r}")
+
+
+def _check_length(source: Source, seq: sequence.SequenceSpec) -> None:
+  manifest = source.store.manifest
+  if manifest.kind == "video" and manifest.frames < seq.frames:
     raise ValueError(
-      f"source {source.name!r} ({source.store.path}) holds {fields}; this stream reads {name!r}"
+      f"{source} has {manifest.frames} frames a record; a sequence has {seq.frames}. Make it with"
+      " at least that many"
     )
 
 
@@ -106,19 +108,13 @@ def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor
   """Raises ValueError unless clips of pixels become the sequence's tokens."""
   check_frames(sources)
   for source in sources:
-    manifest = source.store.manifest
-    if manifest.size_px != seq.grid * factor:
+    size_px = source.store.manifest.size_px
+    if size_px != seq.grid * factor:
       raise ValueError(
-        f"source {source.name!r} ({source.store.path}) has frames of"
-        f" {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels"
-        f" need {seq.grid * factor}"
+        f"{source} has frames of {size_px} pixels; {seq.grid} tokens of {factor} pixels need"
+        f" {seq.grid * factor}"
       )
-    if manifest.kind == "video" and manifest.frames < seq.frames:
-      raise ValueError(
-        f"source {source.name!r} ({source.store.path}) has"
-        f" {manifest.frames} frames a record; a sequence has {seq.frames}."
-        " Make it with at least that many"
-      )
+    _check_length(source, seq)
 
 
 def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
@@ -155,8 +151,7 @@ class ReadTokens:
 
   def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     picked = _read_draws(self.sources, rows, self._window)
-    shape = (len(rows), self.seq.row_tokens)
-    tokens_BR = np.full(shape, sequence.PAD, np.int32)
+    tokens_BR = np.full((len(rows), self.seq.row_tokens), sequence.PAD, np.int32)
     for b, (row, frames) in enumerate(zip(rows, picked)):
       if frames:  # a row without is padding of validation, and stays PAD
         tokens_BR[b] = self._tokens(row.source, np.concatenate(frames))
@@ -240,5 +235,4 @@ class ReadFrames:
 
   def _frame(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
     frames = record["frames"]
-    start = window(draw, source=source, seed=self.seed, choices=len(frames))
-    return frames[start]
+    return frames[window(draw, source=source, seed=self.seed, choices=len(frames))]

@@ -3,8 +3,6 @@
 Shapes: M records, T tokens of a record, N frames.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from totojax.data.store import store as store_lib
@@ -36,9 +34,8 @@ def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   for start in range(0, len(store), 128):
     stop = min(start + 128, len(store))
     frames = store.read(range(start, stop))["frames"].astype(np.float32)
-    shape = (stop - start, head.frames, side, block, side, block, 3)
-    cut = frames.reshape(shape)
-    out[start:stop] = cut.mean((3, 5)).reshape(stop - start, -1) / 255.0
+    blocks = frames.reshape(stop - start, head.frames, side, block, side, block, 3)
+    out[start:stop] = blocks.mean((3, 5)).reshape(stop - start, -1) / 255.0
   return out
 
 

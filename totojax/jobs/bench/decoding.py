@@ -21,16 +21,14 @@ _TILE = 16  # pixels of the texture's blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class Span:
+class FrameRange:
   """First and last frame of the video that a clip wants."""
 
   first: int
   last: int
 
 
-def measure_decode(
-  settings: DecodeBench, *, how: measure.How, folder: pathlib.Path, seed: int
-) -> Iterator[measure.Row]:
+def rows(settings: DecodeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Frames of the spans per second.
 
   Raises:
@@ -40,73 +38,54 @@ def measure_decode(
   for size in settings.sizes:
     width, height = map(int, size.split("x"))
     for length_s in settings.lengths_s:
-      path = folder / f"{size}-{length_s:g}.mp4"
+      path = harness.folder / f"{size}-{length_s:g}.mp4"
       frames = round(length_s * settings.rate)
-      render(path, frames, height=height, width=width, settings=settings, seed=seed)
-      items = [items_lib.of_file(f"clip {i}", path) for i in range(settings.clips)]
-      spans = [span(item, spec, seed=seed) for item in items]
+      render(path, frames, height=height, width=width, settings=settings, seed=harness.seed)
+      items = [items_lib.Item(f"clip {i}", str(path)) for i in range(settings.clips)]
       for arrays in (True, False):
-        yield _compare(
-          items,
-          spans,
-          spec,
-          arrays=arrays,
-          settings=settings,
-          how=how,
-          seed=seed,
-          case=f"{size}, {length_s:g} s",
-        )
+        yield _row(items, spec, f"{size}, {length_s:g} s", settings, harness, arrays=arrays)
 
 
-def _compare(
+def _row(
   items: Sequence[items_lib.Item],
-  spans: Sequence[Span],
   spec: video.ClipSpec,
+  case: str,
+  settings: DecodeBench,
+  harness: measure.Harness,
   *,
   arrays: bool,
-  settings: DecodeBench,
-  how: measure.How,
-  seed: int,
-  case: str,
-) -> measure.Row:
+) -> measure.Measurement:
   """Against a loop that makes arrays of the spans' frames, or only decodes."""
-  units = float(sum(s.last - s.first + 1 for s in spans))
+  spans = [span(item, spec, seed=harness.seed) for item in items]
+  units = sum(s.last - s.first + 1 for s in spans)
 
-  def ours_run() -> float:
+  def clips() -> None:
     for item in items:
-      clips = media.load(item, spec, seed=seed)
-      if isinstance(clips, items_lib.Skipped):
-        raise ValueError(f"{item.path} gives no clip: {clips.reason}")
-    return units
+      loaded = media.load(item, spec, seed=harness.seed)
+      if isinstance(loaded, items_lib.Skipped):
+        raise ValueError(f"{item.path} gives no clip: {loaded.reason}")
 
-  def theirs_run() -> float:
+  def bare() -> None:
     for item, one in zip(items, spans):
       bare_loop(item.path, one, rate=settings.rate, arrays=arrays)
-    return units
 
-  kind = "RGB arrays" if arrays else "decoding alone"
-  ours = measure.Side("media.load: times, decode, resize, crop", ours_run, measure.nothing)
-  theirs = measure.Side(
-    "a bare PyAV loop, every frame of the span an RGB array"
-    if arrays
-    else "a bare PyAV loop that only decodes, no frame made an array",
-    theirs_run,
-    measure.nothing,
-  )
-  measured = measure.compare(ours, theirs, how=how)
-  return measure.Row(
-    row="decode",
+  kind, what = "decoding alone", "that only decodes, no frame made an array"
+  if arrays:
+    kind, what = "RGB arrays", "every frame of the span an RGB array"
+
+  def goals(measured: measure.Rounds) -> list[measure.Goal]:
+    # What is asked is the rate of a core: CPU-seconds, not wall time.
+    name, rate = "times the loop's frames per CPU-second", measured.cpu_ratio.median
+    return [measure.Goal(name, rate, 1.0)] if arrays else []
+
+  return harness.compare(
+    measure.Side("media.load: times, decode, resize, crop", clips, units),
+    measure.Side(f"a bare PyAV loop{',' if arrays else ''} {what}", bare, units),
     case=f"{case}, against {kind}",
-    compares=("clips from a video against decoding the same span of it, one thread"),
+    compares="clips from a video against decoding the same span of it, one thread",
     unit="frames of the span",
-    ours=ours.what,
-    theirs=theirs.what,
-    measured=measured,
-    # The issue is the rate of a core: CPU-seconds, not wall time.
-    goals=(measure.Goal("times the loop's frames per CPU-second", measured.cpu_ratio.median, 1.0),)
-    if arrays
-    else (),
-    facts={
+    goals=goals,
+    facts=lambda measured: {
       "clips": len(items),
       "codec": settings.codec,
       "frames_of_clip": spec.frames,
@@ -141,21 +120,21 @@ def render(
     container.mux(stream.encode())
 
 
-def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> Span:
+def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> FrameRange:
   """Frames that `media.load` wants of this item; nothing is decoded."""
-  asked = []
+  numbers = []
 
-  def read(wanted, *, prepare):
+  def read(frames, *, prepare):
     del prepare
-    asked.extend(int(number) for number in wanted)
+    numbers.extend(map(int, frames))
     blank = np.zeros((spec.size_px, spec.size_px, 3), np.uint8)
-    return dict.fromkeys(asked, blank)
+    return dict.fromkeys(numbers, blank)
 
   video.cut(item, decode.read_timeline(item.path), read, spec, seed=seed)
-  return Span(min(asked), max(asked))
+  return FrameRange(min(numbers), max(numbers))
 
 
-def bare_loop(path: str, wanted: Span, *, rate: int, arrays: bool) -> int:
+def bare_loop(path: str, clip_span: FrameRange, *, rate: int, arrays: bool) -> int:
   """Decodes up to the last wanted frame as a plain script would.
 
   Begins at the key frame before the first one where that is far from the
@@ -164,18 +143,18 @@ def bare_loop(path: str, wanted: Span, *, rate: int, arrays: bool) -> int:
   Returns:
     The wanted frames that were decoded.
   """
-  seen = 0
+  count = 0
   with decode.pyav().open(path) as container:
     stream = container.streams.video[0]
-    first_s = wanted.first / rate
+    first_s = clip_span.first / rate
     if first_s > decode.SEEK_GAP_S:
       container.seek(int(first_s / stream.time_base), stream=stream)
     for frame in container.decode(stream):
       number = round(frame.time * rate)
-      if number >= wanted.first:
-        seen += 1
+      if number >= clip_span.first:
+        count += 1
         if arrays:
           frame.to_ndarray(format="rgb24")
-      if number >= wanted.last:
+      if number >= clip_span.last:
         break
-  return seen
+  return count

@@ -17,24 +17,21 @@ from totojax import assembly, sequence
 from totojax.config.bench import DecodeTokensBench
 from totojax.jobs.bench import hardware, measure, peers
 from totojax.models import decode, llama, trunk
+from totojax.rundir import provenance
 from totojax.trained import generate
 
 
-def measure_decode_tokens(
-  settings: DecodeTokensBench, *, how: measure.How, seed: int
-) -> Iterator[measure.Row]:
+def rows(settings: DecodeTokensBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second, greedy, the prompt's pass included.
 
   Raises:
     ImportError: PyTorch or transformers is missing.
   """
   model = assembly.model(settings.trained)
-  spec = model.spec
-  params = nn.unbox(
-    jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, spec.context), jnp.int32))
-  )["params"]
-  dtype = model.compute.dtype
-  theirs = peers.llama_generate(
+  spec, batch, dtype = model.spec, settings.rows, model.compute.dtype
+  key, empty_1T = jax.random.key(harness.seed), jnp.zeros((1, spec.context), jnp.int32)
+  params = nn.unbox(jax.jit(model.init)(key, empty_1T))["params"]
+  peer = peers.llama_generate(
     llama.required(model.config),
     params,
     vocab=spec.padded_vocab,
@@ -44,65 +41,53 @@ def measure_decode_tokens(
   )
   weights = jax.jit(lambda params: decode.load(model, params))(params)
   del params
-  codes_BNP = np.random.default_rng(seed).integers(
-    0, spec.vocab, (settings.rows, settings.context, spec.frame_tokens)
-  )
-  start_B1 = np.full((settings.rows, 1), sequence.VIDEO_START)
-  inputs_BT = np.concatenate(
-    [start_B1, codes_BNP.reshape(settings.rows, -1) + sequence.SPECIALS], axis=1
-  )
+  shape = (batch, settings.context, spec.frame_tokens)
+  codes_BNP = np.random.default_rng(harness.seed).integers(0, spec.vocab, shape)
+  start_B1 = np.full((batch, 1), sequence.VIDEO_START)
+  tokens_BT = codes_BNP.reshape(batch, -1) + sequence.SPECIALS
+  inputs_BT = np.concatenate([start_B1, tokens_BT], axis=1)
   count = settings.further * spec.frame_tokens
-  made = {}
+  sampling = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
+  options = {"further": settings.further, "sampling": sampling, "rows": np.arange(batch)}
 
-  def ours() -> float:
-    made["ours"] = generate.frames(
-      model,
-      weights,
-      codes_BNP,
-      further=settings.further,
-      sampling=generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0),
-      rows=np.arange(settings.rows),
-    ).reshape(settings.rows, count)
-    return float(settings.rows * count)
-
-  def other() -> float:
-    made["theirs"] = theirs(inputs_BT, count) - sequence.SPECIALS
-    return float(settings.rows * count)
-
-  left = measure.Side("our cached decoding", ours, measure.nothing)
-  right = measure.Side(
-    "PyTorch, eager, transformers' generate with its dynamic cache, with the same weights",
-    other,
-    measure.nothing,
-  )
-  measured = measure.compare(left, right, how=how)
-  of_floor = {}
-  if hardware.is_accelerator():
-    of_floor = floor(
-      model,
-      weights,
-      rows=settings.rows,
-      first=inputs_BT.shape[1],
-      count=count,
-      bytes_per_s=hardware.ceiling().bytes_per_s,
-      measured=measured,
-    )
-  yield measure.Row(
-    row="decode_tokens",
-    case=f"{settings.rows} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
-    compares="reading a prompt and choosing the most likely tokens after it",
-    unit="tokens",
-    ours=left.what,
-    theirs=right.what,
-    measured=measured,
-    goals=(measure.Goal("times transformers' tokens/s", measured.ratio.median, 1.0),),
-    facts={
+  def facts(measured: measure.Rounds) -> dict[str, Any]:
+    (codes, tokens), limit = measured.first, {}
+    if hardware.is_accelerator():
+      limit = floor(
+        model,
+        weights,
+        rows=batch,
+        first=inputs_BT.shape[1],
+        count=count,
+        bytes_per_s=hardware.ceiling().bytes_per_s,
+        measured=measured,
+      )
+    return {
       "width": model.config.width,
       "depth": model.config.depth,
-      "tokens_equal_frac": float(np.mean(made["ours"] == made["theirs"])),
-      "threads_of_pytorch": peers.cores(),
-      **of_floor,
-    },
+      "tokens_equal_frac": float(
+        np.mean(codes.reshape(batch, count) + sequence.SPECIALS == tokens)
+      ),
+      "threads_of_pytorch": provenance.cores(),
+      **limit,
+    }
+
+  yield harness.compare(
+    measure.Side(
+      "our cached decoding",
+      lambda: generate.frames(model, weights, codes_BNP, **options),
+      batch * count,
+    ),
+    measure.Side(
+      "PyTorch, eager, transformers' generate with its dynamic cache, with the same weights",
+      lambda: peer(inputs_BT, count),
+      batch * count,
+    ),
+    case=f"{batch} x {inputs_BT.shape[1]} + {count} tokens, {dtype}",
+    compares="reading a prompt and choosing the most likely tokens after it",
+    unit="tokens",
+    goals=measure.level("times transformers' tokens/s"),
+    facts=facts,
   )
 
 
@@ -114,7 +99,7 @@ def floor(
   first: int,
   count: int,
   bytes_per_s: float,
-  measured: measure.Comparison,
+  measured: measure.Rounds,
 ) -> dict[str, float]:
   """What it takes at least to read weights and cache once for each token.
 
@@ -123,7 +108,7 @@ def floor(
     weights: of `decode.load`.
     rows: sequences at a time.
     first: tokens of the prompt.
-    count: tokens that are made after it.
+    count: tokens that follow it.
     bytes_per_s: of the device's memory.
     measured: the row's readings.
   """

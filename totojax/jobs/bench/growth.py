@@ -45,55 +45,41 @@ class _Case:
     return self.gigaflops
 
 
-def measure_growth(
-  settings: GrowthBench, *, how: measure.How
-) -> Iterator[measure.Row | measure.Skipped]:
+def rows(settings: GrowthBench, harness: measure.Harness) -> Iterator[measure.Result]:
   """Model FLOPs per second of larger steps, against those of the smallest."""
   smallest = _Case(settings.trained, 1)
-  for name, changed, devices in _cases(settings):
-    missing = _missing(changed, devices)
-    if missing:
-      yield measure.Skipped("growth", name, missing)
+  theirs = measure.Side("train step of the smallest case", smallest.step)
+  for name, config, devices in _cases(settings):
+    if reason := _missing(config, devices):
+      yield harness.skipped(name, reason)
       continue
     try:
-      larger = _Case(changed, devices)
+      larger = _Case(config, devices)
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      told = str(error).splitlines()[0]
-      yield measure.Skipped("growth", name, told)
+      yield harness.skipped(name, str(error).splitlines()[0])
       continue
-    ours = measure.Side(f"train step, {name}", larger.step, measure.nothing)
-    theirs = measure.Side("train step of the smallest case", smallest.step, measure.nothing)
-    yield measure.Row(
-      row="growth",
+    facts = {**_facts(larger), "devices": devices, "smallest": _facts(smallest)}
+    yield harness.compare(
+      measure.Side(f"train step, {name}", larger.step),
+      theirs,
       case=name,
       compares="model FLOPs per second of the larger and the smallest step",
       unit="GFLOP",
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measure.compare(ours, theirs, how=how),
-      goals=(),
-      facts={
-        "parameters": larger.parameters,
-        "context": larger.context,
-        "devices": devices,
-        "first_step_s": larger.first_step_s,
-        "smallest": {
-          "parameters": smallest.parameters,
-          "context": smallest.context,
-          "first_step_s": smallest.first_step_s,
-        },
-      },
+      facts=lambda measured, facts=facts: facts,
     )
+
+
+def _facts(case: _Case) -> dict[str, float]:
+  return {key: getattr(case, key) for key in ("parameters", "context", "first_step_s")}
 
 
 def _cases(settings: GrowthBench) -> Iterator[tuple[str, Pretrain, int]]:
   """(name, config, devices) of every larger case."""
   small = settings.trained
   for name, sizes in settings.models.items():
-    model = studies.sized(small.model, sizes)
-    yield f"model {name}", dataclasses.replace(small, model=model), 1
+    yield f"model {name}", dataclasses.replace(small, model=studies.sized(small.model, sizes)), 1
   for frames in settings.frames:
     context = frames * small.sequence.frame_tokens
     longer = dataclasses.replace(small.sequence, frames=frames, context=context)
@@ -111,9 +97,9 @@ def _with_batch(config: Pretrain, batch_tokens: int) -> Pretrain:
 
 def _missing(config: Pretrain, devices: int) -> str:
   """Why a case cannot be measured here; "" if it can."""
-  here = len(jax.devices())
-  if devices > here:
-    return f"needs {devices} devices; there are {here}"
+  available = len(jax.devices())
+  if devices > available:
+    return f"needs {devices} devices; there are {available}"
   shape = assembly.shape(config.model)
   count = flops.parameters(shape, config.sequence.vocab)
   need = count * _BYTES_OF_PARAMETER / 2**30

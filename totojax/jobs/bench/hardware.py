@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax.jobs.bench import peers
 from totojax.rundir import provenance
 
 _PEERS = ("torch", "transformers", "DALL-E", "av")
@@ -62,13 +61,13 @@ def _seconds(function: Callable[..., jax.Array], *arrays: jax.Array) -> float:
 
 def describe() -> dict[str, Any]:
   """Processor, cores, memory, devices and versions."""
-  found = provenance.environment()
+  environment = provenance.environment()
   return {
     "processor": provenance.processor(),
-    "cores": peers.cores(),
+    "cores": provenance.cores(),
     "memory_gib": _memory_gib(),
-    **found,
-    "versions": {**found["versions"], **provenance.versions(_PEERS)},
+    **environment,
+    "versions": {**environment["versions"], **provenance.versions(_PEERS)},
   }
 
 
@@ -77,13 +76,11 @@ def load() -> float:
   return os.getloadavg()[0]
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-  devices = found["devices"]
+def sentence(machine: Mapping[str, Any]) -> str:
+  """What `describe` gives, in words."""
   return (
-    f"{found['processor']}, {found['cores']} cores,"
-    f" {found['memory_gib']:.0f} GiB; JAX on {devices['count']} x"
-    f" {devices['kind']}"
-  )
+    "{processor}, {cores} cores, {memory_gib:.0f} GiB; JAX on {devices[count]} x {devices[kind]}"
+  ).format_map(machine)
 
 
 def device_memory_gib() -> float:

@@ -9,9 +9,9 @@ reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-import dataclasses
 import pathlib
 import tempfile
+from typing import Any
 
 from etils import epath
 from rich import console as rich_console
@@ -39,38 +39,22 @@ from totojax.rundir import console, directory, files
 FILE = "bench.json"
 FILE_COLUMNS = 140  # of the table where there is no terminal
 
-Result = measure.Row | measure.Skipped
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-  """How a row is measured.
-
-  Attributes:
-    measure: (section, how=, what it needs) -> the row's cases.
-    section: of the config.
-    needs: what else it is given: "folder" to write in, "seed".
-  """
-
-  measure: Callable[..., Iterator[Result]]
-  section: str
-  needs: tuple[str, ...] = ()
-
-
-ROWS: Mapping[str, Kind] = {
-  "decode": Kind(decoding.measure_decode, "decode", ("folder", "seed")),
-  "dvae_encode": Kind(encoding.measure_dvae_encode, "dvae_encode", ("seed",)),
-  "store_write": Kind(storing.measure_store_write, "store", ("folder", "seed")),
-  "store_read": Kind(storing.measure_store_read, "store", ("folder", "seed")),
-  "train_step": Kind(training.measure_train_step, "train_step"),
-  "decode_tokens": Kind(generating.measure_decode_tokens, "decode_tokens", ("seed",)),
-  "probe": Kind(probing.measure_probe, "probe"),
-  "sweep": Kind(sweeping.measure_sweep, "sweep"),
-  "checkpoint": Kind(saving.measure_checkpoint, "checkpoint", ("folder",)),
-  "startup": Kind(startup.measure_startup, "startup", ("folder",)),
-  "growth": Kind(growth.measure_growth, "growth"),
-  "mamba_scan": Kind(scanning.measure_mamba_scan, "mamba_scan", ("seed",)),
+# Row -> (its section of the config, what it is measured with) -> its cases.
+ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] = {
+  "decode": decoding.rows,
+  "dvae_encode": encoding.rows,
+  "store_write": storing.rows_written,
+  "store_read": storing.rows_read,
+  "train_step": training.rows,
+  "decode_tokens": generating.rows,
+  "probe": probing.rows,
+  "sweep": sweeping.rows,
+  "checkpoint": saving.rows,
+  "startup": startup.rows,
+  "growth": growth.rows,
+  "mamba_scan": scanning.rows,
 }
+SECTIONS = {"store_write": "store", "store_read": "store"}  # others have their row's name
 
 
 def run(config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -83,47 +67,45 @@ def run(config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupt
   """
   names = config.bench.rows or tuple(ROWS)
   directory.begin(workdir, config)
-  found, results, before = hardware.describe(), [], hardware.load()
+  machine, results, before = hardware.describe(), [], hardware.load()
   with console.tracking("measuring", unit="rows", total=len(names)) as bar:
     for number, name in enumerate(names):
       if interrupted(number):
         return False
-      with tempfile.TemporaryDirectory(prefix="totojax-bench-") as folder:
-        results += _measured(name, config, pathlib.Path(folder))
+      results += _measured(name, config)
       bar.advance(note=name)
   files.write_json(
     workdir / FILE,
     {
-      "hardware": found,
+      "hardware": machine,
       "load": {"before": before, "after": hardware.load()},
       "rounds": config.bench.rounds,
       "rows": [measure.as_json(result) for result in results],
     },
   )
-  show(results, hardware.sentence(found), rounds=config.bench.rounds)
+  show(results, hardware.sentence(machine), rounds=config.bench.rounds)
   return True
 
 
-def _measured(name: str, config: bench.BenchJob, folder: pathlib.Path) -> list[Result]:
+def _measured(name: str, config: bench.BenchJob) -> list[measure.Result]:
   """The cases of one row; what a missing package leaves out is named."""
-  kind, results = ROWS[name], []
-  given = {"folder": folder, "seed": config.seed}
-  try:
-    for result in kind.measure(
-      getattr(config, kind.section), how=config.bench, **{need: given[need] for need in kind.needs}
-    ):
-      results.append(result)
-  except ImportError as reason:
-    results.append(measure.Skipped(name, "", str(reason)))
+  section, results = getattr(config, SECTIONS.get(name, name)), []
+  with tempfile.TemporaryDirectory(prefix="totojax-bench-") as folder:
+    harness = measure.Harness(name, config.bench, config.seed, pathlib.Path(folder))
+    try:
+      for result in ROWS[name](section, harness):
+        results.append(result)
+    except ImportError as reason:
+      results.append(harness.skipped("", reason))
   return results
 
 
-def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
+def show(results: Sequence[measure.Result], machine: str, *, rounds: int) -> None:
   """Prints the table, and below it what each row compares."""
   table = rich_table.Table(
     title=(
       f"ours over theirs, median of {rounds} rounds (least to most): above"
-      f" 1, ours is faster. {where}"
+      f" 1, ours is faster. {machine}"
     ),
     show_lines=True,
   )
@@ -131,10 +113,10 @@ def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
     table.add_column(column, overflow="fold")
   notes = []
   for number, result in enumerate(results, 1):
-    name = f"{number}. {result.row}\n{result.case}".strip()
-    if isinstance(result, measure.Skipped):
+    name, title = f"{number}. {result.row}\n{result.case}".strip(), f"{number}. {result.row}:"
+    if isinstance(result, measure.Unmeasured):
       table.add_row(name, "skipped", "", "", "", "")
-      notes.append(f"{number}. {result.row}: skipped: {result.reason}")
+      notes.append(f"{title} skipped: {result.reason}")
       continue
     measured = result.measured
     table.add_row(
@@ -143,29 +125,25 @@ def show(results: Sequence[Result], where: str, *, rounds: int) -> None:
       _spread(measured.cpu_ratio),
       _rate(measured.ours, result.unit),
       _rate(measured.theirs, result.unit),
-      "\n".join(_told(goal) for goal in result.goals),
+      "\n".join(
+        f"{'met' if goal.met else 'missed'}: {goal.value:.3g} {goal.what}; at least {goal.least:g}"
+        for goal in result.goals
+      ),
     )
-    notes.append(
-      f"{number}. {result.row}: {result.compares}: {result.ours}; against {result.theirs}"
-    )
-  console = rich_console.Console()
-  if not console.is_terminal:
-    console = rich_console.Console(width=FILE_COLUMNS)
-  console.print(table)
+    notes.append(f"{title} {result.compares}: {result.ours}; against {result.theirs}")
+  printer = rich_console.Console()
+  if not printer.is_terminal:
+    printer = rich_console.Console(width=FILE_COLUMNS)
+  printer.print(table)
   for note in notes:
-    console.print(note, markup=False, highlight=False)
-
-
-def _told(goal: measure.Goal) -> str:
-  met = "met" if goal.value >= goal.least else "missed"
-  return f"{met}: {goal.value:.3g} {goal.what}; at least {goal.least:g}"
+    printer.print(note, markup=False, highlight=False)
 
 
 def _spread(values: measure.Spread) -> str:
   return f"{values.median:.3g}\n({values.low:.3g} to {values.high:.3g})"
 
 
-def _rate(readings: Sequence[measure.Reading], unit: str) -> str:
+def _rate(readings: Sequence[measure.Timing], unit: str) -> str:
   rate = measure.spread([r.per_s for r in readings]).median
   wall_s = measure.spread([r.used.wall_s for r in readings]).median
   cpu_s = measure.spread([r.used.cpu_s for r in readings]).median

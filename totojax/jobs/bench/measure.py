@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import pathlib
 import resource
 import statistics
 import time
@@ -20,19 +21,25 @@ from totojax.config.bench import How
 LEAST_S = 1e-6  # resolution of the clocks: nothing takes no time
 
 
+def nothing() -> None:
+  """A `Side.after` with nothing to clean up."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Side:
   """One of the two.
 
   Attributes:
     what: it is, in words.
-    run: does the work and returns how many units of it.
+    run: does the work and returns what came of it.
+    units: of work; None: it is their number that `run` returns.
     after: cleans up, outside of the time.
   """
 
   what: str
-  run: Callable[[], float]
-  after: Callable[[], None]
+  run: Callable[[], Any]
+  units: float | None = None
+  after: Callable[[], None] = nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +51,7 @@ class Usage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class Timing:
   """One run of one side."""
 
   units: float
@@ -69,24 +76,28 @@ class Spread:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
-  """Readings of both sides, round by round."""
+class Rounds:
+  """Readings of both sides, round by round.
 
-  ours: tuple[Reading, ...]
-  theirs: tuple[Reading, ...]
+  Attributes:
+    ours: of our side.
+    theirs: of the other.
+    first: what came of the turns that warmed up, ours and theirs.
+  """
+
+  ours: tuple[Timing, ...]
+  theirs: tuple[Timing, ...]
+  first: tuple[Any, ...] = ()
 
   @property
   def ratio(self) -> Spread:
     """Our units per second over theirs: above 1, ours is faster."""
-    return spread([a.per_s / b.per_s for a, b in self._rounds()])
+    return spread([a.per_s / b.per_s for a, b in zip(self.ours, self.theirs)])
 
   @property
   def cpu_ratio(self) -> Spread:
     """The same per CPU-second: above 1, ours does with less."""
-    return spread([a.per_cpu_s / b.per_cpu_s for a, b in self._rounds()])
-
-  def _rounds(self) -> list[tuple[Reading, Reading]]:
-    return list(zip(self.ours, self.theirs))
+    return spread([a.per_cpu_s / b.per_cpu_s for a, b in zip(self.ours, self.theirs)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +108,13 @@ class Goal:
   value: float
   least: float
 
+  @property
+  def met(self) -> bool:
+    return self.value >= self.least
+
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class Measurement:
   """One line of the table.
 
   Attributes:
@@ -120,18 +135,71 @@ class Row:
   unit: str
   ours: str
   theirs: str
-  measured: Comparison
+  measured: Rounds
   goals: tuple[Goal, ...]
   facts: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Skipped:
+class Unmeasured:
   """A row, or a case of one, that was not measured, and why."""
 
   row: str
   case: str
   reason: str
+
+
+Result = Measurement | Unmeasured
+
+
+@dataclasses.dataclass(frozen=True)
+class Harness:
+  """What a row is measured with.
+
+  Attributes:
+    row: its kind.
+    how: everything is measured.
+    seed: of random batches.
+    folder: to write in; empty, and removed after the row.
+  """
+
+  row: str
+  how: How
+  seed: int
+  folder: pathlib.Path
+
+  def compare(
+    self,
+    ours: Side,
+    theirs: Side,
+    *,
+    case: str,
+    compares: str,
+    unit: str,
+    goals: Callable[[Rounds], Sequence[Goal]] = lambda measured: (),
+    facts: Callable[[Rounds], Mapping[str, Any]] = lambda measured: {},
+  ) -> Measurement:
+    """Measures one case; `goals` and `facts` are of what was measured."""
+    measured = compare(ours, theirs, how=self.how)
+    return Measurement(
+      row=self.row,
+      case=case,
+      compares=compares,
+      unit=unit,
+      ours=ours.what,
+      theirs=theirs.what,
+      measured=measured,
+      goals=tuple(goals(measured)),
+      facts=facts(measured),
+    )
+
+  def skipped(self, case: str, reason: object) -> Unmeasured:
+    return Unmeasured(self.row, case, str(reason))
+
+
+def level(what: str) -> Callable[[Rounds], Sequence[Goal]]:
+  """The goal to be as fast: `what` says in which unit."""
+  return lambda measured: [Goal(what, measured.ratio.median, 1.0)]
 
 
 def usage() -> Usage:
@@ -143,50 +211,43 @@ def usage() -> Usage:
   return Usage(time.perf_counter(), cpu_s)
 
 
-def nothing() -> None:
-  """A `Side.after` with nothing to clean up."""
-
-
-def compare(
-  ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = usage
-) -> Comparison:
+def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = usage) -> Rounds:
   """Runs both sides in turns, ours first; the first turn warms up.
 
   Raises:
     ValueError: a side did no work.
   """
-  found = {ours: [], theirs: []}
+  first, our_readings, their_readings = [], [], []
   for turn in range(how.rounds + 1):
-    for side in (ours, theirs):
+    for side, own in ((ours, our_readings), (theirs, their_readings)):
       time.sleep(how.rest_s)
-      reading = _read(side, clock)
+      reading, outcome = _read(side, clock)
       if turn:
-        found[side].append(reading)
-  return Comparison(tuple(found[ours]), tuple(found[theirs]))
+        own.append(reading)
+      else:
+        first.append(outcome)
+  return Rounds(tuple(our_readings), tuple(their_readings), tuple(first))
 
 
-def _read(side: Side, clock: Callable[[], Usage]) -> Reading:
+def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Timing, Any]:
   before = clock()
-  units = side.run()
+  outcome = side.run()
   after = clock()
   side.after()
+  units = float(outcome if side.units is None else side.units)
   if not units > 0:
     raise ValueError(f"{side.what} did {units} units of work; nothing to rate")
-  return Reading(
-    units=units,
-    used=Usage(
-      max(after.wall_s - before.wall_s, LEAST_S), max(after.cpu_s - before.cpu_s, LEAST_S)
-    ),
-  )
+  wall_s, cpu_s = after.wall_s - before.wall_s, after.cpu_s - before.cpu_s
+  return Timing(units, Usage(max(wall_s, LEAST_S), max(cpu_s, LEAST_S))), outcome
 
 
 def spread(values: Sequence[float]) -> Spread:
   return Spread(statistics.median(values), min(values), max(values))
 
 
-def as_json(row: Row | Skipped) -> dict[str, Any]:
+def as_json(row: Result) -> dict[str, Any]:
   """Plain values; a row that was skipped has the key `skipped`."""
-  if isinstance(row, Skipped):
+  if isinstance(row, Unmeasured):
     return {"row": row.row, "case": row.case, "skipped": row.reason}
   return {
     "row": row.row,
@@ -197,12 +258,12 @@ def as_json(row: Row | Skipped) -> dict[str, Any]:
     "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
     "ours": _side(row.ours, row.measured.ours),
     "theirs": _side(row.theirs, row.measured.theirs),
-    "goals": [{**dataclasses.asdict(goal), "met": goal.value >= goal.least} for goal in row.goals],
+    "goals": [{**dataclasses.asdict(goal), "met": goal.met} for goal in row.goals],
     "facts": dict(row.facts),
   }
 
 
-def _side(what: str, readings: Sequence[Reading]) -> dict[str, Any]:
+def _side(what: str, readings: Sequence[Timing]) -> dict[str, Any]:
   return {
     "what": what,
     "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),

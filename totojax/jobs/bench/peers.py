@@ -24,14 +24,10 @@ from totojax.trained import encoders
 State = Mapping[str, np.ndarray]
 
 
-def cores() -> int:
-  """Cores that this process may use: the threads of both sides."""
-  return provenance.cores()
-
-
 def _torch() -> Any:
+  """PyTorch, with as many threads as JAX has."""
   torch = encoders.torch()
-  torch.set_num_threads(cores())
+  torch.set_num_threads(provenance.cores())
   return torch
 
 
@@ -57,7 +53,7 @@ def free() -> None:
 
 def _transformers() -> Any:
   try:
-    import transformers  # pylint: disable=g-import-not-at-top
+    import transformers
   except ImportError as error:
     raise ImportError(
       "transformers is missing; install it with: pip install 'totojax[parity]'"
@@ -67,7 +63,7 @@ def _transformers() -> Any:
 
 def _dall_e() -> Any:
   try:
-    import dall_e  # pylint: disable=g-import-not-at-top
+    import dall_e
   except ImportError as error:
     raise ImportError(
       "DALL-E's modules are missing; install them with: pip install"
@@ -128,7 +124,7 @@ def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable
   """
   torch = _torch()
 
-  class Records(torch.utils.data.Dataset):
+  class RecordSet(torch.utils.data.Dataset):
     def __len__(self):
       return len(records)
 
@@ -137,7 +133,7 @@ def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable
       return torch.from_numpy(records[index].astype(np.int32))
 
   batches = torch.utils.data.DataLoader(
-    Records(), batch_size=batch, sampler=list(order), num_workers=0
+    RecordSet(), batch_size=batch, sampler=list(order), num_workers=0
   )
   return lambda: iter(batches)
 
@@ -155,9 +151,8 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
     ValueError: a parameter of another shape.
   """
   torch = _torch()
-  with torch.device(_device(torch)):  # where weights are drawn quickly
-    model = _llama(shape, vocab=vocab, use_cache=True).eval()
-  d, body = shape.width, model.model
+  model = _llama(torch, shape, vocab=vocab, use_cache=True).eval()
+  d, body, blocks = shape.width, model.model, jax.device_get(params["blocks"])
 
   def copy(target, value):
     if tuple(target.shape) != value.shape:
@@ -169,19 +164,36 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
   copy(body.embed_tokens.weight, params["embedding"])
   copy(body.norm.weight, params["norm"]["scale"])
   copy(model.lm_head.weight, params["embedding" if shape.tied else "head"])
-  blocks = jax.device_get(params["blocks"])
+  attention, mlp = blocks["attention"], blocks["mlp"]
   for i, layer in enumerate(body.layers):
-    attention, mlp = blocks["attention"], blocks["mlp"]
-    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v")):
+    for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")):
       target = getattr(layer.self_attn, f"{theirs}_proj").weight
       copy(target, np.asarray(attention[ours][i]).reshape(d, d).T)
-    out_DD = np.asarray(attention["out"][i]).reshape(d, d)
-    copy(layer.self_attn.o_proj.weight, out_DD.T)
     for name in ("gate", "up", "down"):
       copy(getattr(layer.mlp, f"{name}_proj").weight, mlp[name][i].T)
     copy(layer.input_layernorm.weight, blocks["attention_norm"]["scale"][i])
     copy(layer.post_attention_layernorm.weight, blocks["mlp_norm"]["scale"][i])
   return model
+
+
+def _llama(torch: Any, shape: llama_lib.LlamaConfig, *, vocab: int, **more: Any) -> Any:
+  """A model with random weights, drawn where that is quick."""
+  transformers = _transformers()
+  config = transformers.LlamaConfig(
+    vocab_size=vocab,
+    hidden_size=shape.width,
+    intermediate_size=shape.mlp_dim,
+    num_hidden_layers=shape.depth,
+    num_attention_heads=shape.heads,
+    rms_norm_eps=shape.norm_eps,
+    initializer_range=shape.init_std,
+    rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+    tie_word_embeddings=shape.tied,
+    attn_implementation="sdpa",
+    **more,
+  )
+  with torch.device(_device(torch)):
+    return transformers.LlamaForCausalLM(config)
 
 
 def llama_generate(
@@ -190,18 +202,15 @@ def llama_generate(
   """Greedy `generate` of `llama`, of tokens from `first` to `last` - 1 alone.
 
   Args:
-    shape: the architecture.
-    params: of `models.trunk.Trunk`, without boxes.
-    vocab: rows of the embedding.
+    shape: as `llama` takes it; raises as that does.
+    params: likewise.
+    vocab: likewise.
     dtype: of weights and products, "float32" or "bfloat16".
     first: token that may be chosen.
     last: token after the last that may be.
 
   Returns:
     (inputs [B, T], count) -> the tokens that follow, int64 [B, count].
-
-  Raises:
-    ImportError: PyTorch or transformers is missing.
   """
   torch = _torch()
   device = _device(torch)
@@ -211,7 +220,7 @@ def llama_generate(
   def run(inputs_BT: np.ndarray, count: int) -> np.ndarray:
     inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
     with torch.inference_mode():
-      made = model.generate(
+      tokens = model.generate(
         inputs,
         attention_mask=torch.ones_like(inputs),
         do_sample=False,
@@ -221,29 +230,9 @@ def llama_generate(
         eos_token_id=None,
         pad_token_id=0,
       )
-    return made[:, inputs_BT.shape[1] :].cpu().numpy()
+    return tokens[:, inputs_BT.shape[1] :].cpu().numpy()
 
   return run
-
-
-def _llama(shape: llama_lib.LlamaConfig, *, vocab: int, use_cache: bool, **more: Any) -> Any:
-  transformers = _transformers()
-  return transformers.LlamaForCausalLM(
-    transformers.LlamaConfig(
-      vocab_size=vocab,
-      hidden_size=shape.width,
-      intermediate_size=shape.mlp_dim,
-      num_hidden_layers=shape.depth,
-      num_attention_heads=shape.heads,
-      rms_norm_eps=shape.norm_eps,
-      initializer_range=shape.init_std,
-      rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
-      tie_word_embeddings=shape.tied,
-      use_cache=use_cache,
-      attn_implementation="sdpa",
-      **more,
-    )
-  )
 
 
 def llama_step(
@@ -280,10 +269,8 @@ def llama_step(
   torch = _torch()
   device = _device(torch)
   torch.manual_seed(0)
-  with torch.device(device):
-    model = _llama(
-      shape, vocab=vocab, use_cache=False, max_position_embeddings=inputs_BT.shape[1]
-    ).train()
+  sizes = {"use_cache": False, "max_position_embeddings": inputs_BT.shape[1]}
+  model = _llama(torch, shape, vocab=vocab, **sizes).train()
   update = torch.optim.AdamW(
     model.parameters(),
     lr=optimiser.lr,
@@ -292,20 +279,21 @@ def llama_step(
     weight_decay=optimiser.weight_decay,
     fused=True,
   )
-  inputs = torch.from_numpy(inputs_BT.astype(np.int64)).to(device)
-  targets = torch.from_numpy(targets_BT.astype(np.int64)).reshape(-1).to(device)
+  inputs, targets = (
+    torch.from_numpy(x_BT.astype(np.int64)).to(device) for x_BT in (inputs_BT, targets_BT)
+  )
 
   def mean_nll() -> Any:
     with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
       logits_BTV = model(input_ids=inputs).logits
-    return torch.nn.functional.cross_entropy(logits_BTV.reshape(-1, vocab).float(), targets)
+    logits = logits_BTV.reshape(-1, vocab).float()
+    return torch.nn.functional.cross_entropy(logits, targets.reshape(-1))
 
-  if compiled:
-    mean_nll = torch.compile(mean_nll)
+  loss_fn = torch.compile(mean_nll) if compiled else mean_nll
 
   def step() -> Any:
     update.zero_grad(set_to_none=True)
-    loss = mean_nll()
+    loss = loss_fn()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), optimiser.clip_norm)
     update.step()

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly, sequence, sharding
+from totojax import assembly, sequence
 from totojax.config import schema
 from totojax.config.bench import ProbeBench
 from totojax.jobs.bench import measure, training
@@ -28,38 +28,30 @@ MOST = 1.3  # times a forward pass, that all heads together may take
 _STEPS = 10**6  # of the schedule; few are made
 
 
-def measure_probe(settings: ProbeBench, *, how: measure.How) -> Iterator[measure.Row]:
+def rows(settings: ProbeBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Rows per second of updates and of forward passes."""
   for pool in settings.pools:
     for width in settings.widths:
-      yield _case(settings, pool, width, how=how)
+      yield _row(settings, pool, width, harness)
 
 
-def _case(settings: ProbeBench, pool: str, width: int, *, how: measure.How) -> measure.Row:
+def _row(
+  settings: ProbeBench, pool: str, width: int, harness: measure.Harness
+) -> measure.Measurement:
   both = _Both(settings, pool, width)
-  ours = measure.Side(
-    f"one update of {both.heads} heads, the frozen backbone's forward pass included",
-    both.update,
-    measure.nothing,
-  )
-  theirs = measure.Side("the backbone's forward pass alone", both.forward, measure.nothing)
-  measured = measure.compare(ours, theirs, how=how)
-  return measure.Row(
-    row="probe",
+  name = f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)"
+  return harness.compare(
+    measure.Side(
+      f"one update of {both.heads} heads, the frozen backbone's forward pass included",
+      both.update,
+      settings.rows,
+    ),
+    measure.Side("the backbone's forward pass alone", both.forward, settings.rows),
     case=f"{pool} pooling, width {width}",
     compares="heads of every layer and setting against the backbone alone",
     unit="rows",
-    ours=ours.what,
-    theirs=theirs.what,
-    measured=measured,
-    goals=(
-      measure.Goal(
-        f"of a forward pass's rate (1/{MOST:g}: {MOST:g} times its cost)",
-        measured.ratio.median,
-        1 / MOST,
-      ),
-    ),
-    facts={
+    goals=lambda measured: [measure.Goal(name, measured.ratio.median, 1 / MOST)],
+    facts=lambda measured: {
       "times_a_forward_pass": 1 / measured.ratio.median,
       "heads": both.heads,
       "classes": settings.classes,
@@ -79,17 +71,14 @@ class _Both:
   """
 
   def __init__(self, settings: ProbeBench, pool: str, width: int):
-    config = settings.trained
-    sizes = dict(width=width, heads=width // 64, mlp_dim=4 * width)
+    config, sizes = settings.trained, dict(width=width, heads=width // 64, mlp_dim=4 * width)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, **sizes))
     self.model = assembly.model(config)
-    depth, self._rows = self.model.config.depth, settings.rows
+    depth, rows, optim = self.model.config.depth, settings.rows, settings.optim
     head = heads.HeadConfig(pool=pool, **schema.to_dict(settings.head))
-    head = heads.filled(head, self.model.config)
-    optim = settings.optim
     self.heads = (depth + 1) * len(optim.settings)
     task = classify.Classify(
-      head=head,
+      head=heads.filled(head, self.model.config),
       model=self.model,
       layers=range(depth + 1),
       width=width,
@@ -97,53 +86,43 @@ class _Both:
       settings=len(optim.settings),
       split=True,
     )
-    mesh = sharding.make_mesh(
-      sharding.MeshConfig(data=1, fsdp=1, tensor=1, sequence=1), jax.devices()[:1]
-    )
-    layout = sharding.Layout(mesh)
+    layout = training.layout(1)
     program = assembly.program(
       config,
       task=task,
       steps=_STEPS,
-      rows=self._rows,
+      rows=rows,
       microbatches=1,
       layout=layout,
       optimiser=assembly.Optimiser(
-        lars.grid(optim, batch_rows=self._rows, steps=_STEPS, warmup_steps=0),
+        lars.grid(optim, batch_rows=rows, steps=_STEPS, warmup_steps=0),
         lars.highest_rate(optim, steps=_STEPS, warmup_steps=0),
       ),
     )
     self._step = program.step_fn
-    make = jax.jit(program.make, out_shardings=program.placed)
-    self._state = make(jax.random.key(config.seed))
+    init = jax.jit(program.make, out_shardings=program.placed)
+    self._state = init(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)
-    records_BR = training.random_rows(self.model.spec, self._rows, seed=config.seed)
-    inputs_BT, _ = sequence.split(records_BR)
-    labels_B = np.arange(self._rows, dtype=np.int32) % settings.classes
+    tokens_BR = training.random_rows(self.model.spec, rows, seed=config.seed)
+    inputs_BT, _ = sequence.split(tokens_BR)
+    labels_B = np.arange(rows, dtype=np.int32) % settings.classes
     self._batch = layout.place({"tokens": inputs_BT, "label": labels_B})
 
     @layout.jit
     def forward(frozen, tokens_BT):
+      mean = lambda x_BTD, _: x_BTD.mean()
       return taps.tap_layers(
-        self.model,
-        frozen,
-        tokens_BT,
-        tap=lambda x_BTD, _: x_BTD.mean(),
-        layers=(depth,),
-        per_layer=None,
+        self.model, frozen, tokens_BT, tap=mean, layers=(depth,), per_layer=None
       )
 
     self._forward = forward
 
-  def update(self) -> float:
-    """One update of all heads; returns its rows."""
+  def update(self) -> None:
+    """One update of all heads."""
     self._state, metrics = self._step(self._state, self._batch)
     float(metrics["loss"])  # waits
-    return float(self._rows)
 
-  def forward(self) -> float:
-    """One forward pass to the last layer; returns its rows."""
-    found = self._forward(self._frozen, self._batch["tokens"])
-    jax.block_until_ready(found)
-    return float(self._rows)
+  def forward(self) -> None:
+    """One forward pass to the last layer."""
+    jax.block_until_ready(self._forward(self._frozen, self._batch["tokens"]))

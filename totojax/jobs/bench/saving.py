@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import itertools
 import os
 import pathlib
 import time
@@ -15,89 +16,69 @@ from totojax.config.bench import CheckpointBench
 from totojax.jobs.bench import measure, training
 
 
-def measure_checkpoint(
-  settings: CheckpointBench, *, how: measure.How, folder: pathlib.Path
-) -> Iterator[measure.Row]:
+def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """GB/s of saving and restoring, and steps/s while a save is going on."""
   trainer = training.Trainer(settings.trained)
   trainer.step()
-  kept = trainer.checkpoints(folder / "checkpoints")
-  plain = folder / "state.bytes"
+  checkpoints = trainer.checkpoints(harness.folder / "checkpoints")
+  plain = harness.folder / "state.bytes"
   gigabytes = sum(x.nbytes for x in _arrays(trainer.state)) / 1e9
-  saves = iter(range(1, 10**9))  # a checkpoint of each number is made once
+  numbers = itertools.count(1)  # a checkpoint of each number is saved once
   starts_s = []
 
-  def save() -> float:
-    kept.save(next(saves), trainer.state, {})
-    kept.wait()
-    return gigabytes
+  def save() -> None:
+    checkpoints.save(next(numbers), trainer.state, {})
 
-  def write() -> float:
-    write_plain(plain, trainer.state)
-    return gigabytes
+  def restore() -> None:
+    jax.block_until_ready(checkpoints.restore(trainer.run.shapes, trainer.run.shardings)[0])
 
-  def restore() -> float:
-    state, _ = kept.restore(trainer.run.shapes, trainer.run.shardings)
-    jax.block_until_ready(state)
-    return gigabytes
-
-  def read() -> float:
+  def read() -> None:
     jax.block_until_ready(read_plain(plain, trainer.state))
-    return gigabytes
 
-  def steps_while_saving() -> float:
+  def steps_while_saving() -> None:
     begin = time.perf_counter()
-    kept.save(next(saves), trainer.state, {})
+    save()
     starts_s.append(time.perf_counter() - begin)
-    return steps()
+    steps()
 
-  def steps() -> float:
+  def steps() -> None:
     for _ in range(settings.steps):
       trainer.step()
-    return float(settings.steps)
 
-  quiet = measure.nothing
-  pairs = [
-    (
-      "save",
-      "GB",
-      "saving a train state until it is on disk",
-      measure.Side("Checkpoints.save and wait", save, quiet),
-      measure.Side("the same bytes to one file, synced", write, quiet),
+  facts = {"gigabytes": gigabytes}
+  yield harness.compare(
+    measure.Side("Checkpoints.save and wait", lambda: (save(), checkpoints.wait()), gigabytes),
+    measure.Side(
+      "the same bytes to one file, synced", lambda: write_plain(plain, trainer.state), gigabytes
     ),
-    (
-      "restore",
-      "GB",
-      "restoring a train state from the page cache to the device",
-      measure.Side("Checkpoints.restore", restore, quiet),
-      measure.Side("the same bytes from one file", read, quiet),
+    case="save",
+    compares="saving a train state until it is on disk",
+    unit="GB",
+    facts=lambda measured: facts,
+  )
+  yield harness.compare(
+    measure.Side("Checkpoints.restore", restore, gigabytes),
+    measure.Side("the same bytes from one file", read, gigabytes),
+    case="restore",
+    compares="restoring a train state from the page cache to the device",
+    unit="GB",
+    facts=lambda measured: facts,
+  )
+  yield harness.compare(
+    measure.Side(
+      "steps while a save is going on", steps_while_saving, settings.steps, after=checkpoints.wait
     ),
-    (
-      "train steps while saving",
-      "steps",
-      "train steps from the call of save on, and without one",
-      measure.Side("steps while a save is going on", steps_while_saving, kept.wait),
-      measure.Side("steps, nothing is being saved", steps, quiet),
-    ),
-  ]
-  for case, unit, compares, ours, theirs in pairs:
-    measured = measure.compare(ours, theirs, how=how)
-    facts = {"gigabytes": gigabytes}
-    if case == "train steps while saving":
-      facts["call_of_save_s"] = measure.spread(starts_s).median
-      facts["steps"] = settings.steps
-    yield measure.Row(
-      row="checkpoint",
-      case=case,
-      compares=compares,
-      unit=unit,
-      ours=ours.what,
-      theirs=theirs.what,
-      measured=measured,
-      goals=(),
-      facts=facts,
-    )
-  kept.close()
+    measure.Side("steps, nothing is being saved", steps, settings.steps),
+    case="train steps while saving",
+    compares="train steps from the call of save on, and without one",
+    unit="steps",
+    facts=lambda measured: {
+      **facts,
+      "call_of_save_s": measure.spread(starts_s).median,
+      "steps": settings.steps,
+    },
+  )
+  checkpoints.close()
 
 
 def _arrays(state: Any) -> list[jax.Array]:
@@ -113,11 +94,11 @@ def write_plain(path: pathlib.Path, state: Any) -> None:
     os.fsync(file.fileno())
 
 
-def read_plain(path: pathlib.Path, like: Any) -> list[jax.Array]:
+def read_plain(path: pathlib.Path, state: Any) -> list[jax.Array]:
   """What `write_plain` wrote, on the devices of `like`."""
   arrays = []
   with open(path, "rb") as file:
-    for leaf in _arrays(like):
-      found = np.fromfile(file, leaf.dtype, leaf.size).reshape(leaf.shape)
-      arrays.append(jax.device_put(found, leaf.sharding))
+    for leaf in _arrays(state):
+      array = np.fromfile(file, leaf.dtype, leaf.size).reshape(leaf.shape)
+      arrays.append(jax.device_put(array, leaf.sharding))
   return arrays

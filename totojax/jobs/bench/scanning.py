@@ -18,6 +18,8 @@ from totojax.config.bench import MambaScanBench
 from totojax.jobs.bench import measure
 from totojax.models import mamba
 
+Scan = Callable[..., tuple[jax.Array, jax.Array]]
+
 
 def plain_scan(
   u_BTE: jax.Array,
@@ -51,11 +53,11 @@ def arguments(settings: MambaScanBench, *, seed: int) -> tuple[tuple[jax.Array, 
   dt_BTE = jnp.asarray(np.exp(rng.uniform(-6.9, -2.3, wide)), jnp.float32)
   a_ES = -jnp.broadcast_to(jnp.arange(1.0, s.state + 1), (s.inner, s.state))
   start_BSE = jnp.zeros((s.rows, s.state, s.inner), jnp.float32)
-  of = (normal(*wide), dt_BTE, a_ES, normal(*narrow), normal(*narrow))
-  return (*of, start_BSE), normal(*wide)
+  u_BTE, b_BTS, c_BTS = normal(*wide), normal(*narrow), normal(*narrow)
+  return (u_BTE, dt_BTE, a_ES, b_BTS, c_BTS, start_BSE), normal(*wide)
 
 
-def gradients(scan: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[..., Any]:
+def gradients(scan: Scan) -> Callable[..., Any]:
   """(arguments, gradient of the outputs) -> of every argument but the state."""
 
   def loss(u_BTE, dt_BTE, a_ES, b_BTS, c_BTS, h_BSE, wanted_BTE):
@@ -65,50 +67,42 @@ def gradients(scan: Callable[..., tuple[jax.Array, jax.Array]]) -> Callable[...,
   return jax.grad(loss, argnums=tuple(range(5)))
 
 
-def measure_mamba_scan(
-  settings: MambaScanBench, *, how: measure.How, seed: int
-) -> Iterator[measure.Row]:
+def rows(settings: MambaScanBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second of values and gradients, and the memory of both."""
-  of, wanted_BTE = arguments(settings, seed=seed)
-  made, bytes_ = {}, {}
+  inputs, wanted_BTE = arguments(settings, seed=harness.seed)
 
-  def side(name, what, scan):
-    program = jax.jit(gradients(scan)).lower(*of, wanted_BTE).compile()
+  def side(what: str, scan: Scan) -> tuple[measure.Side, int]:
+    """The scan, and the bytes that it needs on the way."""
+    program = jax.jit(gradients(scan)).lower(*inputs, wanted_BTE).compile()
     memory = program.memory_analysis()
     assert memory is not None  # CPU, GPU and TPU tell it
-    bytes_[name] = memory.temp_size_in_bytes
+    run = lambda: jax.block_until_ready(program(*inputs, wanted_BTE))
+    return measure.Side(what, run, settings.rows * settings.tokens), memory.temp_size_in_bytes
 
-    def run() -> float:
-      made[name] = jax.block_until_ready(program(*of, wanted_BTE))
-      return float(settings.rows * settings.tokens)
+  def facts(measured: measure.Rounds, temporary_bytes: dict[str, int]) -> dict[str, Any]:
+    pairs = zip(*measured.first)
+    errors = [float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs]
+    return {
+      **dataclasses.asdict(settings),
+      "temporary_bytes": temporary_bytes,
+      "largest_difference": max(errors),
+    }
 
-    return measure.Side(what, run, measure.nothing)
-
-  plain = side("plain", "jax.lax.scan over all tokens", plain_scan)
+  plain, plain_bytes = side("jax.lax.scan over all tokens", plain_scan)
   within = {
     "steps": "token by token in each chunk, which is computed again",
     "tree": "an associative scan in each chunk, which is computed again",
   }
   for name in settings.scans:
     scan = functools.partial(mamba.selective_scan, chunk_tokens=settings.chunk_tokens, scan=name)
-    chunked = side(name, within[name], scan)
-    measured = measure.compare(chunked, plain, how=how)
-    less = bytes_["plain"] / max(bytes_[name], 1)
-    yield measure.Row(
-      row="mamba_scan",
+    chunked, bytes_ = side(within[name], scan)
+    goal = measure.Goal("times less temporary memory", plain_bytes / max(bytes_, 1), 2.0)
+    yield harness.compare(
+      chunked,
+      plain,
       case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
       compares="values and gradients of the selective scan",
       unit="tokens",
-      ours=chunked.what,
-      theirs=plain.what,
-      measured=measured,
-      goals=(measure.Goal("times less temporary memory", less, 2.0),),
-      facts={
-        **dataclasses.asdict(settings),
-        "temporary_bytes": {k: bytes_[k] for k in (name, "plain")},
-        "largest_difference": max(
-          float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b)))
-          for a, b in zip(made[name], made["plain"])
-        ),
-      },
+      goals=lambda measured, goal=goal: [goal],
+      facts=functools.partial(facts, temporary_bytes={name: bytes_, "plain": plain_bytes}),
     )

@@ -27,41 +27,30 @@ from totojax.jobs.bench import measure, training
 PARTS = ("imported", "initialised", "first_step", "second_step")
 
 
-def measure_startup(
-  settings: StartupBench, *, how: measure.How, folder: pathlib.Path
-) -> Iterator[measure.Row]:
+def rows(settings: StartupBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Starts per second with and without the persistent compilation cache."""
   marks = {"with": [], "without": []}
 
-  def start(name: str, cache: bool) -> Callable[[], float]:
-    def run() -> float:
-      found = child(settings.trained, folder / "compiled" if cache else None)
-      marks[name].append(found)
-      return 1.0
+  def start(name: str, cache: pathlib.Path | None) -> Callable[[], None]:
+    return lambda: marks[name].append(child(settings.trained, cache))
 
-    return run
-
-  ours = measure.Side("with a filled compilation cache", start("with", True), measure.nothing)
-  theirs = measure.Side("without a compilation cache", start("without", False), measure.nothing)
-  # The turn that warms up also fills the cache.
-  measured = measure.compare(ours, theirs, how=how)
-  yield measure.Row(
-    row="startup",
+  yield harness.compare(
+    # The turn that warms up also fills the cache.
+    measure.Side("with a filled compilation cache", start("with", harness.folder / "compiled"), 1),
+    measure.Side("without a compilation cache", start("without", None), 1),
     case="",
-    compares=("a fresh process from its start to the end of its second train step"),
+    compares="a fresh process from its start to the end of its second train step",
     unit="starts",
-    ours=ours.what,
-    theirs=theirs.what,
-    measured=measured,
-    goals=(),
-    facts={f"seconds_{name}_cache": seconds(found[1:]) for name, found in marks.items()},
+    facts=lambda measured: {
+      f"seconds_{name}_cache": seconds(starts[1:]) for name, starts in marks.items()
+    },
   )
 
 
-def seconds(found: list[Mapping[str, float]]) -> dict[str, float]:
+def seconds(starts: list[Mapping[str, float]]) -> dict[str, float]:
   """Medians over starts of the seconds that each part takes."""
   return {
-    part: statistics.median(one[part] - (one[PARTS[i - 1]] if i else 0.0) for one in found)
+    part: statistics.median(start[part] - (start[PARTS[i - 1]] if i else 0.0) for start in starts)
     for i, part in enumerate(PARTS)
   }
 

@@ -5,7 +5,7 @@ Shapes: M records, B records of a batch, T tokens of a record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import pathlib
 import shutil
 
@@ -14,6 +14,7 @@ import numpy as np
 from totojax import sequence
 from totojax.config.bench import StoreBench
 from totojax.data.store import manifests, shards
+from totojax.data.store.store import Store
 from totojax.data.stream import mixture
 from totojax.data.stream import rows as rows_lib
 from totojax.jobs.bench import measure, peers
@@ -26,158 +27,113 @@ _GRID = 16
 _VOCAB = 8192
 
 
-def measure_store_write(
-  settings: StoreBench, *, how: measure.How, folder: pathlib.Path, seed: int
-) -> Iterator[measure.Row]:
+def rows_written(settings: StoreBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Records per second onto the disk."""
-  codes_MT = _codes(settings, seed)
-  store, plain = folder / "written", folder / "written.u16"
-
-  def to_store() -> float:
-    write_store(store, codes_MT, settings)
-    return float(len(codes_MT))
-
-  def to_memmap() -> float:
-    write_memmap(plain, codes_MT, settings.batch)
-    return float(len(codes_MT))
-
-  ours = measure.Side(
-    "shards.Writer: checksums, manifest, read back, ids", to_store, lambda: shutil.rmtree(store)
-  )
-  theirs = measure.Side("numpy memmap, flushed to the disk at the end", to_memmap, plain.unlink)
-  measured = measure.compare(ours, theirs, how=how)
+  codes_MT = _codes(settings, harness.seed)
+  store, plain = harness.folder / "written", harness.folder / "written.u16"
   yield _row(
-    "store_write",
-    "",
-    "writing records, in batches, until they are on disk",
-    ours,
-    theirs,
-    measured,
+    harness,
     settings,
+    measure.Side(
+      "shards.Writer: checksums, manifest, read back, ids",
+      lambda: write_store(store, codes_MT, settings),
+      settings.records,
+      after=lambda: shutil.rmtree(store),
+    ),
+    measure.Side(
+      "numpy memmap, flushed to the disk at the end",
+      lambda: write_memmap(plain, codes_MT, settings.batch),
+      settings.records,
+      after=plain.unlink,
+    ),
+    case="",
+    compares="writing records, in batches, until they are on disk",
   )
 
 
-def measure_store_read(
-  settings: StoreBench, *, how: measure.How, folder: pathlib.Path, seed: int
-) -> Iterator[measure.Row | measure.Skipped]:
+def rows_read(settings: StoreBench, harness: measure.Harness) -> Iterator[measure.Result]:
   """Records per second in random order, from files in the page cache."""
-  codes_MT = _codes(settings, seed)
-  write_store(folder / "store", codes_MT, settings)
-  write_memmap(folder / "store.u16", codes_MT, settings.batch)
-  store = shards.open_store(folder / "store", tokenizer=None, vocab=None, grid=None)
-  memmap_MT = np.memmap(folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
-  order = np.random.default_rng(seed + 1).integers(
-    0, len(codes_MT), (settings.reads, settings.batch)
-  )
+  codes_MT = _codes(settings, harness.seed)
+  write_store(harness.folder / "store", codes_MT, settings)
+  write_memmap(harness.folder / "store.u16", codes_MT, settings.batch)
+  store = shards.open_store(harness.folder / "store", tokenizer=None, vocab=None, grid=None)
+  memmap_MT = np.memmap(harness.folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
+  rng = np.random.default_rng(harness.seed + 1)
+  order = rng.integers(0, len(codes_MT), (settings.reads, settings.batch))
   singles = order.reshape(-1)[: settings.singles].tolist()
-
-  batches = _side(
+  # Each gives how many records it read.
+  batches = measure.Side(
     "Store.read, a batch at a time",
-    [lambda some=some: len(store.read(some)["codes"]) for some in order],
+    lambda: sum(len(store.read(records)["codes"]) for records in order),
   )
-  one_by_one = _side(
-    "Store[i], one record at a time", [lambda i=i: len(store[i]["codes"][:1]) for i in singles]
+  one_by_one = measure.Side(
+    "Store[i], one record at a time", lambda: sum(len(store[i]["codes"][:1]) for i in singles)
   )
-  plain = _side(
+  stream = _stream(store, settings, harness.seed)
+  plain = measure.Side(
     "numpy memmap, a copied batch at a time",
-    [lambda some=some: len(memmap_MT[some]) for some in order],
+    lambda: sum(len(memmap_MT[records]) for records in order),
   )
-  plain_one_by_one = _side(
+  plain_one_by_one = measure.Side(
     "numpy memmap, one copied record at a time",
-    [lambda i=i: len(np.array(memmap_MT[i])[:1]) for i in singles],
+    lambda: sum(len(np.array(memmap_MT[i])[:1]) for i in singles),
   )
-  pairs = [
-    ("batches", batches, plain),
-    ("single records", one_by_one, plain_one_by_one),
-    ("the training stream", _stream(store, settings, seed), plain),
-  ]
-  for case, ours, theirs in pairs:
-    yield _row(
-      "store_read",
-      f"{case}, against memmap",
-      "reading records in random order",
-      ours,
-      theirs,
-      measure.compare(ours, theirs, how=how),
-      settings,
-    )
+
+  def row(ours: measure.Side, theirs: measure.Side, case: str) -> measure.Measurement:
+    compares = "reading records in random order"
+    return _row(harness, settings, ours, theirs, case=case, compares=compares)
+
+  yield row(batches, plain, "batches, against memmap")
+  yield row(one_by_one, plain_one_by_one, "single records, against memmap")
+  yield row(stream, plain, "the training stream, against memmap")
   try:
     begin = peers.loader(memmap_MT, order.reshape(-1).tolist(), batch=settings.batch)
   except ImportError as reason:
-    yield measure.Skipped("store_read", "against DataLoader", str(reason))
+    yield harness.skipped("against DataLoader", reason)
     return
   loader = measure.Side(
-    "torch DataLoader over the memmap, no workers",
-    lambda: float(sum(len(rows) for rows in begin())),
-    measure.nothing,
+    "torch DataLoader over the memmap, no workers", lambda: sum(len(records) for records in begin())
   )
-  for case, ours, _ in (pairs[0], pairs[2]):
-    yield _row(
-      "store_read",
-      f"{case}, against DataLoader",
-      "reading records in random order",
-      ours,
-      loader,
-      measure.compare(ours, loader, how=how),
-      settings,
-    )
+  yield row(batches, loader, "batches, against DataLoader")
+  yield row(stream, loader, "the training stream, against DataLoader")
 
 
-def _stream(store, settings: StoreBench, seed: int) -> measure.Side:
+def _stream(store: Store, settings: StoreBench, seed: int) -> measure.Side:
   """Batches as training gets them: mixed, cut, made into sequences."""
   seq = sequence.SequenceSpec(
     vocab=_VOCAB, grid=_GRID, frames=settings.frames, context=settings.tokens, segments=False
   )
-  dataset = mixture.stream(
-    [rows_lib.Source(name="all", store=store, weight=1.0)],
-    seq=seq,
-    seed=seed,
-    batch=settings.batch,
-    host=0,
-    hosts=1,
-  )
+  source = rows_lib.Source(name="all", store=store, weight=1.0)
+  dataset = mixture.stream([source], seq=seq, seed=seed, batch=settings.batch, host=0, hosts=1)
   batches = mixture.host_batches(dataset, 0, reading=mixture.Reading(workers=0, prefetch=2))
-
-  def run() -> float:
-    return float(sum(len(next(batches)["tokens"]) for _ in range(settings.reads)))
-
   return measure.Side(
     "the training stream: mixed, cut, made into int32 sequences, two batches ahead",
-    run,
-    measure.nothing,
+    lambda: sum(len(next(batches)["tokens"]) for _ in range(settings.reads)),
   )
-
-
-def _side(what: str, reads: list[Callable[[], int]]) -> measure.Side:
-  return measure.Side(what, lambda: float(sum(read() for read in reads)), measure.nothing)
 
 
 def _row(
-  row: str,
-  case: str,
-  compares: str,
+  harness: measure.Harness,
+  settings: StoreBench,
   ours: measure.Side,
   theirs: measure.Side,
-  measured: measure.Comparison,
-  settings: StoreBench,
-) -> measure.Row:
-  rate = measure.spread([reading.per_s for reading in measured.ours]).median
-  return measure.Row(
-    row=row,
+  *,
+  case: str,
+  compares: str,
+) -> measure.Measurement:
+  def goals(measured: measure.Rounds) -> list[measure.Goal]:
+    rate = measure.spread([reading.per_s for reading in measured.ours]).median
+    what = f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256 pod needs"
+    return [measure.Goal(what, rate / NEEDED_PER_S, HEADROOM)]
+
+  return harness.compare(
+    ours,
+    theirs,
     case=case,
     compares=compares,
     unit="records",
-    ours=ours.what,
-    theirs=theirs.what,
-    measured=measured,
-    goals=(
-      measure.Goal(
-        f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256 pod needs",
-        rate / NEEDED_PER_S,
-        HEADROOM,
-      ),
-    ),
-    facts={
+    goals=goals,
+    facts=lambda measured: {
       "records": settings.records,
       "tokens_per_record": settings.tokens,
       "batch": settings.batch,
@@ -187,9 +143,8 @@ def _row(
 
 
 def _codes(settings: StoreBench, seed: int) -> np.ndarray:
-  return np.random.default_rng(seed).integers(
-    0, _VOCAB, (settings.records, settings.tokens), dtype=np.uint16
-  )
+  shape = (settings.records, settings.tokens)
+  return np.random.default_rng(seed).integers(0, _VOCAB, shape, dtype=np.uint16)
 
 
 def write_store(path: pathlib.Path, codes_MT: np.ndarray, settings: StoreBench) -> None:

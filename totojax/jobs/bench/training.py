@@ -21,6 +21,7 @@ from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware, measure, peers
 from totojax.models import llama
+from totojax.rundir import provenance
 from totojax.tasks import pretrain as task_lib
 
 
@@ -45,9 +46,6 @@ class Trainer:
     """
     self.shape = assembly.shape(config.model)
     self.spec = config.sequence
-    mesh = sharding.make_mesh(
-      sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1), jax.devices()[:devices]
-    )
     size = config.train
     rows = pretrain.batch_rows(size.batch_tokens, self.spec)
     program = assembly.program(
@@ -56,7 +54,7 @@ class Trainer:
       steps=flops.steps(size.total_tokens, size.batch_tokens),
       rows=rows,
       microbatches=size.microbatches,
-      layout=sharding.Layout(mesh),
+      layout=layout(devices),
       lanes=lanes,
     )
     self.run = assembly.run(
@@ -71,18 +69,18 @@ class Trainer:
     batch = {"tokens": self.tokens_BR, "source": np.zeros(rows, np.int32)}
     self._batch = self.run.layout.place(batch)
     self.state = self.run.init()
+    self._losses = ["loss"]
+    if lanes is not None:
+      self._losses = [f"{lanes_lib.name(lane)}/loss" for lane in range(len(lanes.peak_lr))]
 
   def dispatch(self) -> jax.Array:
     """Begins one update and returns its loss, for which nobody waits yet."""
     self.state, self._metrics = self.run.step_fn(self.state, self._batch)
     return self._metrics["loss"]
 
-  def losses(self, lanes: int) -> list[float]:
+  def losses(self) -> list[float]:
     """Of the newest update, before it: of each lane, or of the only run."""
-    if lanes == 1:
-      return [float(self._metrics["loss"])]
-    names = map(lanes_lib.name, range(lanes))
-    return [float(self._metrics[f"{name}/loss"]) for name in names]
+    return [float(self._metrics[name]) for name in self._losses]
 
   def step(self) -> float:
     """Makes one update, waits for it, and returns its loss."""
@@ -94,19 +92,21 @@ class Trainer:
     return checkpoint.Checkpoints(directory, self.run.checkpoint)
 
 
+def layout(devices: int) -> sharding.Layout:
+  """The first devices, over which parameters and rows are split."""
+  mesh = sharding.MeshConfig(data=1, fsdp=devices, tensor=1, sequence=1)
+  return sharding.layout(mesh, jax.devices()[:devices])
+
+
 def random_rows(spec: sequence.SequenceSpec, rows: int, *, seed: int) -> np.ndarray:
   """int32 [rows, R]: videos of random codes."""
   rng = np.random.default_rng(seed)
-  shape = (rows, spec.frames, spec.frame_tokens)
-  codes_BNP = rng.integers(0, spec.vocab, shape)
-  return np.stack(
-    [sequence.build(codes_NP, kind="video", spec=spec) for codes_NP in codes_BNP]
-  ).astype(np.int32)
+  codes_BNP = rng.integers(0, spec.vocab, (rows, spec.frames, spec.frame_tokens))
+  videos = [sequence.build(codes_NP, kind="video", spec=spec) for codes_NP in codes_BNP]
+  return np.stack(videos).astype(np.int32)
 
 
-def measure_train_step(
-  settings: TrainStepBench, *, how: measure.How
-) -> Iterator[measure.Row | measure.Skipped]:
+def rows(settings: TrainStepBench, harness: measure.Harness) -> Iterator[measure.Measurement]:
   """Tokens per second of training.
 
   Raises:
@@ -115,18 +115,17 @@ def measure_train_step(
   ceiling = hardware.ceiling() if hardware.is_accelerator() else None
   for case, config in settings.trained.items():
     # The arrays of a case go before those of the next one come.
-    yield _case(case, config, settings, how=how, ceiling=ceiling)
+    yield _row(case, config, settings, harness, ceiling)
     peers.free()
 
 
-def _case(
+def _row(
   case: str,
   config: Pretrain,
   settings: TrainStepBench,
-  *,
-  how: measure.How,
+  harness: measure.Harness,
   ceiling: hardware.Ceiling | None,
-) -> measure.Row:
+) -> measure.Measurement:
   trainer = Trainer(config)
   shape, spec = llama.required(trainer.shape), trainer.spec
   inputs_BT, targets_BT = sequence.split(trainer.tokens_BR)
@@ -139,64 +138,57 @@ def _case(
     inputs_BT=inputs_BT,
     targets_BT=targets_BT,
   )
-  losses = {}
+  tokens = settings.steps * inputs_BT.size
+  cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
 
-  def repeated(name: str, begin: Callable[[], Any]) -> Callable[[], float]:
+  def repeated(begin: Callable[[], Any]) -> Callable[[], float]:
+    """Makes some updates and returns the loss of the first."""
+
     def run() -> float:
-      begun = [begin() for _ in range(settings.steps)]
-      float(begun[-1])  # waits
-      losses.setdefault(name, float(begun[0]))
-      return float(settings.steps * inputs_BT.size)
+      losses = [begin() for _ in range(settings.steps)]
+      float(losses[-1])  # waits
+      return float(losses[0])
 
     return run
 
-  ours = measure.Side("our train step", repeated("ours", trainer.dispatch), measure.nothing)
-  theirs = measure.Side(
-    f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
-    " transformers' LlamaForCausalLM (fused attention and AdamW)",
-    repeated("theirs", step),
-    measure.nothing,
-  )
-  measured = measure.compare(ours, theirs, how=how)
-  needed = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
-  return measure.Row(
-    row="train_step",
-    case=f"{case}, {config.compute.dtype}",
-    compares=(
-      "one update (forward, backward, clipping, AdamW) of the same LLaMA on the same batch"
+  return harness.compare(
+    measure.Side("our train step", repeated(trainer.dispatch), tokens),
+    measure.Side(
+      f"PyTorch, {'compiled' if settings.peer_compiled else 'eager'}, with"
+      " transformers' LlamaForCausalLM (fused attention and AdamW)",
+      repeated(step),
+      tokens,
     ),
+    case=f"{case}, {config.compute.dtype}",
+    compares="one update (forward, backward, clipping, AdamW) of the same LLaMA on the same batch",
     unit="tokens",
-    ours=ours.what,
-    theirs=theirs.what,
-    measured=measured,
-    goals=(measure.Goal("times PyTorch's tokens/s", measured.ratio.median, 1.0),),
-    facts={
+    goals=measure.level("times PyTorch's tokens/s"),
+    facts=lambda measured: {
       "parameters": parameters,
       "batch": inputs_BT.shape[0],
       "context": inputs_BT.shape[1],
       "width": shape.width,
       "depth": shape.depth,
-      "threads_of_pytorch": peers.cores(),
-      "first_loss": losses,
-      "model_flops_per_token": needed,
-      **utilisation(measured, needed, ceiling),
+      "threads_of_pytorch": provenance.cores(),
+      "first_loss": dict(zip(("ours", "theirs"), measured.first)),
+      "model_flops_per_token": cost,
+      **utilisation(measured, cost, ceiling),
     },
   )
 
 
 def utilisation(
-  measured: measure.Comparison, flops_per_token: float, ceiling: hardware.Ceiling | None
+  measured: measure.Rounds, flops_per_token: float, ceiling: hardware.Ceiling | None
 ) -> dict[str, Any]:
   """MFU of both sides, of the measured peak and of the vendor's."""
   if ceiling is None:
     return {}
-  found = {"measured_peak_flops_per_s": ceiling.flops_per_s}
+  facts = {"measured_peak_flops_per_s": ceiling.flops_per_s}
   vendor = flops.peak_flops_per_s(jax.devices()[0].device_kind)
-  sides = {"ours": measured.ours, "theirs": measured.theirs}
-  for name, readings in sides.items():
-    rate = measure.spread([r.per_s for r in readings]).median
-    done = rate * flops_per_token
-    found[f"mfu_of_measured_peak_{name}"] = done / ceiling.flops_per_s
+  for name in ("ours", "theirs"):
+    rate = measure.spread([r.per_s for r in getattr(measured, name)]).median
+    flops_per_s = rate * flops_per_token
+    facts[f"mfu_of_measured_peak_{name}"] = flops_per_s / ceiling.flops_per_s
     if vendor:
-      found[f"mfu_{name}"] = done / vendor
-  return found
+      facts[f"mfu_{name}"] = flops_per_s / vendor
+  return facts

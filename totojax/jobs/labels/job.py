@@ -26,7 +26,7 @@ from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
 from totojax.jobs.labels import tables
 from totojax.models import heads, taps, trunk
-from totojax.optim import layered
+from totojax.optim import lars, layered
 from totojax.rundir import console
 from totojax.tasks import encode, mix, pretrain
 from totojax.tasks import finetune as finetune_lib
@@ -160,7 +160,7 @@ def _tokens(
   """From stores of tokens."""
   data, spec = config.data, run.model.spec
   spec = dataclasses.replace(spec, grid=data.grid or spec.grid, frames=data.frames or spec.frames)
-  sets, frames = setup_lib.of_stores(run, data, seed=config.seed, spec=spec)
+  sets, frames = setup_lib.open_sets(run, data, seed=config.seed, spec=spec)
   model = _model(run, config, frames=frames)
   reads = {
     name: setup_lib.token_reader(records, model.spec, config.seed)
@@ -330,13 +330,13 @@ def _training(
 
 def _optimiser(setup: TuningSetup, task: Any) -> assembly.Optimiser:
   optim, axes = setup.config.optim, task.axes().params
-  schedule = layered.Schedule(
+  schedule = lars.Schedule(
     steps=setup.steps,
     warmup_steps=setup.rate_in(optim.warmup_epochs),
     end_lr_frac=optim.end_lr_frac,
   )
   rules = layered.rules(
-    optim, axes=axes, depth=setup.model.config.depth, of_backbone=setup.backbone.rules
+    optim, axes=axes, depth=setup.model.config.depth, backbone_rules=setup.backbone.rules
   )
   tx = layered.make(
     optim, axes=axes, rules=rules, schedule=schedule, batch_rows=setup.config.train.batch_rows

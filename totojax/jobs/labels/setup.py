@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly, plugins, sequence, sharding
+from totojax import assembly, plugins, sequence, sharding, tasks
 from totojax import step as step_lib
 from totojax.config import labels
 from totojax.config.schema import ConfigError
@@ -22,7 +22,6 @@ from totojax.data.stream import heldout, labelled
 from totojax.data.stream import rows as rows_lib
 from totojax.evals import top1
 from totojax.models import heads, trunk
-from totojax.tasks import api
 from totojax.trained import backbone
 
 Score = Callable[[step_lib.TrainState, str], top1.Scores]
@@ -105,7 +104,7 @@ class Setup:
 
   def finite(
     self, records: labelled.Records, read: labelled.Read, *, by_item: bool
-  ) -> labelled.Finite:
+  ) -> labelled.ItemBatches:
     """Batches for an evaluation; see `labelled.finite`."""
     return labelled.finite(
       records,
@@ -117,12 +116,12 @@ class Setup:
       hosts=jax.process_count(),
     )
 
-  def outcomes(self, task: api.Scored) -> Callable[..., Any]:
+  def outcomes(self, task: tasks.Scored) -> Callable[..., Any]:
     """(state, this host's rows, views=) -> what all heads say of a batch."""
 
     def compute(params, frozen, stats, batch, views):
       measure = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
-      return task.outcomes(api.Variables(params, frozen, stats), batch, measure=measure)
+      return task.outcomes(tasks.Variables(params, frozen, stats), batch, measure=measure)
 
     compute = assembly.everywhere(compute, self.layout, static=("views",))
     return lambda state, batch, views: compute(
@@ -152,7 +151,7 @@ class Setup:
     return score
 
 
-def of_stores(
+def open_sets(
   run: backbone.Trained,
   data: labels.Data,
   *,
@@ -182,8 +181,8 @@ def of_stores(
     raise ConfigError(f"the stores are of different kinds: {kinds}")
   heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in stores.items()))
   sets = hold_out(
-    labelled.of_store(stores["train"], "train", most=most),
-    labelled.of_store(stores["validation"], "validation"),
+    labelled.records(stores["train"], "train", most=most),
+    labelled.records(stores["validation"], "validation"),
     data=data,
     seed=seed,
     missing=labelled.missing(stores["validation"].path),

@@ -85,7 +85,7 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
     metrics |= {"paper/name": config.paper.name, "paper/top1": config.paper.top1 / 100.0}
   metrics["notes"] = [note for one in heads for note in _notes(one, settings, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
-  layer_sections.figure(workdir / "per_layer.csv", workdir / "layer_curve.png")
+  layer_sections.figure(workdir)
   for line in (*(_sentence(one, metrics) for one in heads), *metrics["notes"]):
     console.say(line)
   if n != expected:

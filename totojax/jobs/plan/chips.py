@@ -93,16 +93,21 @@ GPUS = {
 }
 
 
-def gpu(kind: str) -> Gpu:
-  """The GPU whose name begins a device kind.
+def gpus(topology: str) -> tuple[str, int, Gpu] | None:
+  """(kind, number, card) of "gpu:NVIDIA H100:8", or None for a TPU.
 
   Raises:
-    ValueError: an unknown one.
+    ConfigError: an unknown kind, or no number.
   """
-  for name, card in GPUS.items():
-    if kind.startswith(name):
-      return card
-  raise ValueError(f"GPU {kind!r} is unknown; use one of {', '.join(GPUS)}")
+  if not topology.startswith("gpu:"):
+    return None
+  _, kind, count = (topology.split(":") + ["", ""])[:3]
+  card = next((card for name, card in GPUS.items() if kind.startswith(name)), None)
+  if card is None or not count.isdigit() or int(count) < 1:
+    raise ConfigError(
+      f"plan.topology is {topology!r}; for GPUs it is gpu:KIND:NUMBER with one of {', '.join(GPUS)}"
+    )
+  return kind, int(count), card
 
 
 def chip(topology: str) -> Chip:
@@ -135,13 +140,13 @@ def devices(topology: str, *, slices: int) -> list[Any]:
     os.environ.setdefault(name, value)
   from jax.experimental import topologies
 
-  more: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
+  options: dict[str, Any] = {} if slices == 1 else {"num_slices": slices}
   if topology.startswith("v4"):
-    more["chip_config_name"] = "megacore"  # or each chip is two devices
+    options["chip_config_name"] = "megacore"  # or each chip is two devices
   if not set(topology.partition(":")[2]) - set("1x"):
-    more["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
+    options["chips_per_host_bounds"] = (1, 1, 1)  # of one chip, not of four
   try:
-    return list(topologies.get_topology_desc(topology, platform="tpu", **more).devices)
+    return list(topologies.get_topology_desc(topology, platform="tpu", **options).devices)
   except Exception as error:
     raise ValueError(
       f"plan.topology {topology!r} with {slices} slices is refused by the"

@@ -20,18 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
-import math
 
 from etils import epath
 from rich import console as rich_console
 from rich import table as rich_table
 
-from totojax import flops
+from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
+from totojax.report import page
 from totojax.rundir import files
 from totojax.tokenizers import api, weights
 
@@ -40,7 +40,7 @@ SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class StorePlan:
   """The plan of one store.
 
   Attributes:
@@ -72,28 +72,24 @@ class Row:
   tokens_strided: float | None
 
 
-def run(config: Tokenize, workdir: epath.Path, interrupted) -> bool:
+def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prints the plan, and writes it to `plan.json`."""
   del interrupted  # seconds
   tokenizer = weights.load(config.tokenizer)
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
-    rows = of_job(config, stores.work(config, workdir), tokenizer)
+    rows = with_source(config, stores.parts(config, workdir), tokenizer)
   workdir.mkdir(parents=True, exist_ok=True)
   show(rows, workdir)
   return True
 
 
-def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
+def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[StorePlan]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
-  spec = media.spec(
-    "image" if settings.images else "video",
-    clip=config.clip,
-    views=config.views,
-    image=config.image,
-  )
+  kind = "image" if settings.images else "video"
+  spec = media.spec(kind, clip=config.clip, views=config.views, image=config.image)
   if isinstance(spec, images.ImageSpec):
     count, hours = settings.images, None
   else:
@@ -105,16 +101,18 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[Row]:
   return [_row(name, count, hours, 0, spec, tokenizer, settings)]
 
 
-def of_job(config: Tokenize, work: stores.Work, tokenizer: api.Tokenizer) -> list[Row]:
+def with_source(
+  config: Tokenize, parts: Sequence[stores.CorpusStore], tokenizer: api.Tokenizer
+) -> list[StorePlan]:
   """The plan of a job's stores; reads the length of some videos."""
   settings = config.plan
   rows = []
-  for part in work.parts:
+  for part in parts:
     count = len(part.listing.items)
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(part.listing.items, settings.probed, seed=config.seed)
-    rows.append(_row(part.name, count, hours, probed, work.spec, tokenizer, settings))
+    rows.append(_row(part.name, count, hours, probed, part.spec, tokenizer, settings))
   return rows
 
 
@@ -138,18 +136,15 @@ def estimate_hours(
 
   Items with a stretch need no reading. Packets are read, nothing is decoded.
   """
-  chosen = items_lib.shuffled(items, seed=seed)[:probed]
   seconds = []
-  for item in chosen:
+  for item in items_lib.shuffled(items, seed=seed)[:probed]:
     if item.start_s is not None and item.end_s is not None:
       seconds.append(item.end_s - item.start_s)
-      continue
-    if item.record is not None:
-      continue
-    try:
-      seconds.append(media.duration_s(item))
-    except (decode.Undecodable, OSError):
-      seconds.append(0.0)  # will be skipped, and is so counted
+    elif item.record is None:
+      try:
+        seconds.append(media.duration_s(item))
+      except (decode.Undecodable, OSError):
+        seconds.append(0.0)  # will be skipped, and is so counted
   if not seconds:
     return None, 0
   return sum(seconds) / len(seconds) * len(items) / 3600, len(seconds)
@@ -163,11 +158,10 @@ def _row(
   spec: media.Spec,
   tokenizer: api.Tokenizer,
   settings: Planning,
-) -> Row:
-  grid = spec.size_px // tokenizer.factor
+) -> StorePlan:
+  grid, every, strided = spec.size_px // tokenizer.factor, None, None
   if isinstance(spec, images.ImageSpec):
     clips = frames = count * spec.crops
-    every = strided = None
   else:
     stretches = 1.0
     if isinstance(spec, video.ClipSpec) and spec.sampling == "duration":
@@ -175,11 +169,12 @@ def _row(
       stretches = min(max(1.0, mean_s // spec.every_s), spec.most_stretches)
     clips = round(count * stretches) * spec.crops
     frames = clips * spec.frames
-    every = None if hours is None else hours * 3600 * SOURCE_FPS * grid**2
-    strided = None if every is None else every / spec.stride_frames
+    if hours is not None:
+      every = hours * 3600 * SOURCE_FPS * grid**2
+      strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
-  return Row(
+  return StorePlan(
     name=name,
     items=count,
     hours=hours,
@@ -195,42 +190,34 @@ def _row(
   )
 
 
-def show(rows: Sequence[Row], workdir: epath.Path) -> None:
+_LINES = (
+  ("items", "{items:,}"),
+  ("hours of video", "{written_hours}"),
+  ("clips", "{clips:,}"),
+  ("frames to encode", "{frames:,}"),
+  ("tokens", "{tokens:short}"),
+  ("bytes of codes", "{store_bytes:short}B"),
+  ("encoder FLOPs, all passes", "{flops:.3g}"),
+  ("chip-hours, assumed", "{chip_hours:.3g}"),
+  ("tokens at every frame", "{tokens_every_frame:short}"),
+  ("tokens at this stride", "{tokens_strided:short}"),
+)
+
+
+def show(rows: Sequence[StorePlan], workdir: epath.Path) -> None:
   """Prints the table, and writes it to `plan.json`."""
-  table = rich_table.Table(title="plan")
-  table.add_column("", justify="left")
+  table = rich_table.Table("", title="plan")
   for row in rows:
     table.add_column(row.name, justify="right")
-  lines = (
-    ("items", lambda r: f"{r.items:,}"),
-    ("hours of video", _hours),
-    ("clips", lambda r: f"{r.clips:,}"),
-    ("frames to encode", lambda r: f"{r.frames:,}"),
-    ("tokens", lambda r: _short(r.tokens)),
-    ("bytes of codes", lambda r: _short(r.store_bytes) + "B"),
-    ("encoder FLOPs, all passes", lambda r: f"{r.flops:.3g}"),
-    ("chip-hours, assumed", lambda r: f"{r.chip_hours:.3g}"),
-    ("tokens at every frame", lambda r: _short(r.tokens_every_frame)),
-    ("tokens at this stride", lambda r: _short(r.tokens_strided)),
-  )
-  for title, value in lines:
-    table.add_row(title, *(value(row) for row in rows))
+  cells = [page.cells(_LINES, {**vars(row), "written_hours": _hours(row)}) for row in rows]
+  for (title, _), *values in zip(_LINES, *cells):
+    table.add_row(title, *values)
   rich_console.Console().print(table)
-  files.write_json(workdir / "plan.json", {r.name: dataclasses.asdict(r) for r in rows})
+  files.write_json(workdir / "plan.json", {row.name: vars(row) for row in rows})
 
 
-def _hours(row: Row) -> str:
+def _hours(row: StorePlan) -> str | None:
   if row.hours is None:
-    return "-"
-  about = f" (from {row.probed})" if 0 < row.probed < row.items else ""
-  return f"{row.hours:,.4g}{about}"
-
-
-def _short(number: float | None) -> str:
-  """ "1.23 T", "45.6 M", "-" for None."""
-  if number is None:
-    return "-"
-  units = ("", " k", " M", " G", " T", " P")
-  power = int(math.log10(number)) // 3 if number >= 1 else 0
-  power = min(power, len(units) - 1)
-  return f"{number / 1000**power:.4g}{units[power]}"
+    return None
+  sampled = f" (from {row.probed})" if 0 < row.probed < row.items else ""
+  return f"{row.hours:,.4g}{sampled}"

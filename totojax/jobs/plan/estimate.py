@@ -8,8 +8,6 @@ gives in that time: what the step cannot do better than, not what it will do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-import dataclasses
 import re
 from typing import Any
 
@@ -40,25 +38,17 @@ def memory(stats: Any) -> dict[str, float]:
   }
 
 
-def traffic(program: hlo.Program, chip: chips.Chip) -> list[dict[str, Any]]:
+def traffic(program: hlo.Module, chip: chips.Chip) -> list[dict[str, Any]]:
   """Exchanges of a step by kind: how many, bytes, seconds alone.
 
   Those that cross from slice to slice have rows of their own, and None for
   seconds where the network's rate is not known.
   """
   rows: dict[tuple[str, str], dict[str, Any]] = {}
+  none = {"places": 0, "count": 0, "payload_bytes": 0, "sent_bytes": 0.0}
   for exchange in program.collectives():
-    row = rows.setdefault(
-      (exchange.over, exchange.kind),
-      {
-        "kind": exchange.kind,
-        "over": exchange.over,
-        "places": 0,
-        "count": 0,
-        "payload_bytes": 0,
-        "sent_bytes": 0.0,
-      },
-    )
+    key = exchange.over, exchange.kind
+    row = rows.setdefault(key, {"kind": exchange.kind, "over": exchange.over, **none})
     row["places"] += 1
     row["count"] += exchange.times
     row["payload_bytes"] += exchange.times * exchange.payload_bytes
@@ -70,7 +60,7 @@ def traffic(program: hlo.Program, chip: chips.Chip) -> list[dict[str, Any]]:
   return [rows[key] for key in sorted(rows)]
 
 
-def groups(program: hlo.Program, what: str = "train") -> dict[str, float]:
+def groups(program: hlo.Module, what: str = "train") -> dict[str, float]:
   """Estimated cycles of a step by what is done, most first."""
   totals: dict[str, float] = {}
   for operation in program.operations():
@@ -127,34 +117,22 @@ def group(operation: hlo.Operation, what: str = "train") -> str:
   return next(name for name, pattern in _GROUPS_OF[what] if re.search(pattern, text))
 
 
-@dataclasses.dataclass(frozen=True)
-class Time:
-  """What one step takes, by the compiler.
-
-  Attributes:
-    cycles: group -> cycles of a step, without kernels.
-    kernels: charge of each kernel.
-    uncharged: kernels of unknown cost, which count as nothing.
-    step_s: estimated, with exchanges hidden; None without a clock.
-    mfu_bound: of the peak, as a share; None without a clock.
-  """
-
-  cycles: Mapping[str, float]
-  kernels: Sequence[kernels.Charge]
-  uncharged: Sequence[str]
-  step_s: float | None
-  mfu_bound: float | None
-
-
 def time(
-  program: hlo.Program,
+  program: hlo.Module,
   *,
   topology: str,
   chip: chips.Chip,
   model_flops_per_chip: float,
   what: str = "train",
-) -> Time:
-  """Time of a step and the model FLOPs that the peak would make in it."""
+) -> dict[str, Any]:
+  """What one step takes, by the compiler, as plain values.
+
+  Returns:
+    `cycles` by group, without kernels; `kernels`, the charge of each;
+    `uncharged_kernels`, whose cost is not known and counts as nothing; `step_s`
+    with exchanges hidden, and `mfu_bound`, the share of the peak that the
+    model's FLOPs are in it: both None without a clock.
+  """
   cycles = groups(program, what)
   charged, uncharged = kernels.charges(program, topology=topology, chip=chip)
   total = sum(cycles.values()) + sum(charge.cycles for charge in charged)
@@ -162,4 +140,10 @@ def time(
   if chip.clock_hz:
     step_s = total / chip.clock_hz
     mfu = model_flops_per_chip / chip.peak_flops_per_s / step_s
-  return Time(cycles, charged, uncharged, step_s, mfu)
+  return {
+    "cycles": cycles,
+    "kernels": [{**vars(charge), "cycles": charge.cycles} for charge in charged],
+    "uncharged_kernels": uncharged,
+    "step_s": step_s,
+    "mfu_bound": mfu,
+  }

@@ -33,7 +33,7 @@ _GROUPS = (
 # Between slices the compiler has chips send what is left of an exchange to the
 # host's network: 'rendezvous="all-reduce.41_0", target="{1,2}x{0:3}"' of two
 # slices.
-_OF_HOST = re.compile(
+_BETWEEN_HOSTS = re.compile(
   r'_xla_host_transfer_rendezvous="(?P<kind>[a-z-]+)[^"]*".*'
   r'_xla_megascale_target="\{(?P<slices>[\d,]+)\}'
 )
@@ -105,7 +105,7 @@ def _computation(role: str, operation: Operation) -> str:
   return name[1]
 
 
-class Program:
+class Module:
   """The text of a compiled program, cut into computations.
 
   Raises:
@@ -138,33 +138,35 @@ class Program:
   def collectives(self) -> list[Collective]:
     """Every exchange; one that is spread over several fusions counts once."""
     exchanges = {}
+    for operation in self._inner_operations():
+      kind = operation.opcode.removesuffix("-start")
+      sent = kind == "send" and _BETWEEN_HOSTS.search(operation.rest)
+      if sent:
+        exchanges[("send", operation.name)] = Collective(
+          kind=sent["kind"],
+          times=operation.times,
+          group=len(sent["slices"].split(",")),
+          payload_bytes=array_bytes(operation.shape)[0],
+          op_name=operation.op_name,
+          over=NETWORK,
+        )
+      if kind in COLLECTIVES:
+        channel = re.search(r"channel_id=(\d+)", operation.rest)
+        key = channel[1] if channel else operation.name
+        exchanges.setdefault((kind, key), _collective(operation, kind))
+    return list(exchanges.values())
+
+  def _inner_operations(self) -> Iterator[Operation]:
+    """Every operation that runs, and those that they are fused of."""
     for name, times in self._runs(self._entry, 1):
       for inner in (name, *self._fused(name)):
-        for operation in self._operations(inner, times):
-          kind = operation.opcode.removesuffix("-start")
-          of_host = kind == "send" and _OF_HOST.search(operation.rest)
-          if of_host:
-            exchanges[("send", operation.name)] = Collective(
-              kind=of_host["kind"],
-              times=operation.times,
-              group=len(of_host["slices"].split(",")),
-              payload_bytes=array_bytes(operation.shape)[0],
-              op_name=operation.op_name,
-              over=NETWORK,
-            )
-          if kind in COLLECTIVES:
-            channel = re.search(r"channel_id=(\d+)", operation.rest)
-            key = channel[1] if channel else operation.name
-            exchanges.setdefault((kind, key), _collective(operation, kind))
-    return list(exchanges.values())
+        yield from self._operations(inner, times)
 
   def _operations(self, name: str, times: int) -> Iterator[Operation]:
     for line in self._lines.get(name, ()):
       head = _LINE.match(line)
-      if head is None:
-        continue
-      opcode = _OPCODE.search(head[2])
-      if opcode is None:
+      opcode = head and _OPCODE.search(head[2])
+      if not head or not opcode:
         continue
       rest = head[2][opcode.end() - 1 :]
       cycles, op_name = _CYCLES.search(rest), _NAME.search(rest)
@@ -204,12 +206,12 @@ class Program:
 
   def _trips(self, condition: str) -> int:
     """Of a loop that counts from 0 while `i < constant`."""
-    constants = {}
-    for operation in self._operations(condition, 1):
+    constants, operations = {}, list(self._operations(condition, 1))
+    for operation in operations:
       value = re.match(r"\((\d+)\)", operation.rest)
       if operation.opcode == "constant" and value:
         constants[operation.name] = int(value[1])
-    for operation in self._operations(condition, 1):
+    for operation in operations:
       for name in re.findall(r"%([\w.-]+)", operation.rest):
         if name in constants:
           return constants[name]
@@ -231,18 +233,13 @@ def array_bytes(shape: str) -> list[int]:
 
 
 def _collective(operation: Operation, kind: str) -> Collective:
-  group = _group(operation.rest)
-  arrays = array_bytes(operation.shape)
-  if operation.opcode.endswith("-start") and kind != "all-reduce":
-    # (operands, results, ...): what is gathered is the largest of them.
-    payload = max(arrays)
-  else:
-    payload = sum(arrays)
+  group, arrays = _group(operation.rest), array_bytes(operation.shape)
+  # (operands, results, ...): what is gathered is the largest of them.
+  starts = operation.opcode.endswith("-start") and kind != "all-reduce"
+  payload = max(arrays) if starts else sum(arrays)
   if kind == "reduce-scatter":
     payload *= group
-  return Collective(
-    kind=kind, times=operation.times, group=group, payload_bytes=payload, op_name=operation.op_name
-  )
+  return Collective(kind, operation.times, group, payload, operation.op_name)
 
 
 def _group(rest: str) -> int:
@@ -257,6 +254,6 @@ def _group(rest: str) -> int:
     if "members" in parts:
       return len(parts["members"].split(","))
     sizes = dict(re.findall(r"'([\w.-]+)'=(\d+)", parts["axes"]))
-    used = re.findall(r"'([\w.-]+)'", parts["used"])
-    return math.prod(int(sizes[axis]) for axis in used)
+    split = re.findall(r"'([\w.-]+)'", parts["used"])
+    return math.prod(int(sizes[axis]) for axis in split)
   return 2

@@ -1,4 +1,4 @@
-"""`run = "plan"` of a pre-training config: what it costs, before it is paid.
+"""`run = "plan"`: what a pre-training config costs, before it is paid.
 
   python -m totojax.main --config=configs/1b.py --config.run=plan \
     --config.plan.topology=v5e:16x16 --workdir=runs/plan
@@ -11,6 +11,7 @@ of each row of a batch, `encode` the tokenizer on a batch of frames.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -21,45 +22,92 @@ from rich import table as rich_table
 
 from totojax import jobs
 from totojax.config import schema
-from totojax.config.pretrain import Pretrain
+from totojax.config.corpus import Tokenize
+from totojax.config.pretrain import Plan, Pretrain
+from totojax.config.schema import ConfigError
+from totojax.config.training import MeshConfig
+from totojax.jobs.plan import chips
 from totojax.jobs.plan import compile as compile_lib
-from totojax.jobs.plan import settings
-from totojax.report import plan_page
+from totojax.report import page, plan_page
 from totojax.rundir import console, directory, files
 
 
-def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
+def run(config: Pretrain | Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Plans the config or every variant of the search; True when all are done.
 
-  A variant that was compiled before an interruption is not compiled again.
+  A variant that was compiled before an interruption is not compiled again. A
+  config that holds no model to train is one of tokenizing.
   """
-  settings.check(config.plan)
+  if isinstance(config, Tokenize):
+    from totojax.jobs.plan import corpus  # which decodes, and compiles nothing
+
+    return corpus.run(config, workdir, interrupted)
+  check(config.plan)
   # A compiler for TPUs is no TPU. jax adds its options while it is imported.
   if not jax.config.jax_platforms:  # pyright: ignore[reportAttributeAccessIssue]
     jax.config.update("jax_platforms", "cpu")
   directory.begin(workdir, config)
   path = workdir / "plan.json"
   rows = files.read_json(path)["rows"] if path.exists() else []
-  variants = settings.variants(config)
-  for number, variant in enumerate(variants[len(rows) :], len(rows) + 1):
+  cases = variants(config)
+  for number, case in enumerate(cases[len(rows) :], len(rows) + 1):
     if interrupted(number):
       return False
-    rows.append(outcome(variant))
+    rows.append(outcome(case))
     files.write_json(path, result(rows))
-    console.say(f"plan {number} of {len(variants)}: {headline(rows[-1])}")
+    console.say(f"plan {number} of {len(cases)}: {headline(rows[-1])}")
   show(rows)
   console.say(f"report: {plan_page.write_report(workdir)}")
   return True
+
+
+def check(plan: Plan) -> None:
+  """Raises ConfigError where `plan.topology` is no hardware that is known."""
+  if not plan.topology:
+    raise ConfigError(
+      "plan.topology is empty; name the hardware, as --config.plan.topology=v5e:16x16"
+    )
+  if not chips.gpus(plan.topology):
+    chips.chip(plan.topology)
+  elif plan.search or plan.slices > 1:
+    raise ConfigError(
+      f"plan.topology is {plan.topology!r}, with plan.search {plan.search}"
+      f" and plan.slices {plan.slices}; GPUs are planned by arithmetic, which"
+      " tells no variants apart and knows no slices: leave both as they are"
+    )
+
+
+def variants(config: Pretrain) -> list[Pretrain]:
+  """The config itself, or each combination of its plan's lists.
+
+  Only a train step has remat policies and microbatches.
+  """
+  plan = config.plan
+  if not plan.search:
+    return [config]
+  meshes = plan.meshes or (dataclasses.astuple(config.mesh),)
+  remats, counts = plan.remats, plan.microbatches
+  if plan.what != "train":
+    remats = counts = ()
+  return [
+    dataclasses.replace(
+      config,
+      mesh=MeshConfig(*sizes),
+      compute=dataclasses.replace(config.compute, remat=remat),
+      train=dataclasses.replace(config.train, microbatches=count),
+    )
+    for sizes in meshes
+    for remat in remats or (config.compute.remat,)
+    for count in counts or (config.train.microbatches,)
+  ]
 
 
 def outcome(config: Pretrain) -> dict[str, Any]:
   """The row of one config; in a search, what cannot be built says why."""
   planning = config.plan
   try:
-    if settings.gpu(planning.topology):
-      facts = compile_lib.arithmetic(config)
-    else:
-      facts = compile_lib.plan(config)
+    gpus = chips.gpus(planning.topology)
+    facts = compile_lib.arithmetic(config, *gpus) if gpus else compile_lib.plan(config)
   except ValueError as error:
     if not planning.search:
       raise
@@ -81,11 +129,11 @@ def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
   Where nothing fits, the first row's keys, and None for `best`.
   """
-  best = best_of(rows)
+  best = fastest(rows)
   return {**rows[best or 0], "best": best, "rows": rows}
 
 
-def best_of(rows: list[dict[str, Any]]) -> int | None:
+def fastest(rows: list[dict[str, Any]]) -> int | None:
   """Index of the fastest row that fits; None where none does."""
   fitting = [
     (row.get("step_s") or float("inf"), row.get("hbm_peak_gib", 0.0), i)
@@ -104,19 +152,16 @@ def headline(row: Mapping[str, Any]) -> str:
     what += f", {row['what']} {row['batch']} rows"
   if not row.get("fits", True):
     return f"{what}: does not fit: {row['error']}"
-  parts = []
-  if "hbm_peak_gib" in row:
-    parts.append(f"peak {row['hbm_peak_gib']:.2f} GiB")
-  if row.get("step_s"):
-    parts.append(f"{1e3 * row['step_s']:.3g} ms a step")
-  if row.get("mfu_bound"):
-    parts.append(f"at most {row['mfu_bound']:.1%} of the peak")
-  for key in ("tokens_per_s", "frames_per_s"):
-    if row.get("what", "train") != "train" and key in row:
-      unit = key.removesuffix("_per_s")
-      sure = "about" if row.get("source") == "arithmetic" else "at most"
-      parts.append(f"{sure} {row[key]:,.0f} {unit}/s")
-  return f"{what}: {', '.join(parts)}"
+  parts = [
+    "peak {hbm_peak_gib:.2f} GiB",
+    "{step_s:ms} ms a step",
+    "at most {mfu_bound:.1%} of the peak",
+  ]
+  if row.get("what", "train") != "train":
+    sure = "about" if row.get("source") == "arithmetic" else "at most"
+    parts += [f"{sure} {{{unit}_per_s:,.0f}} {unit}/s" for unit in ("tokens", "frames")]
+  sentences = [page.filled(part, plan_page.facts(row)) for part in parts]
+  return f"{what}: {', '.join(filter(None, sentences))}"
 
 
 def flags(row: Mapping[str, Any]) -> str:
@@ -130,7 +175,7 @@ def flags(row: Mapping[str, Any]) -> str:
 
 def show(rows: list[dict[str, Any]]) -> None:
   """Prints one row as a list, several as a table, the best marked."""
-  best = best_of(rows)
+  best = fastest(rows)
   first = rows[best or 0]
   title = f"plan, {first.get('source', 'nothing compiled')}"
   heads = plan_page.columns(first)

@@ -83,7 +83,7 @@ class Charge:
 
 
 def charges(
-  program: hlo.Program, *, topology: str, chip: chips.Chip
+  program: hlo.Module, *, topology: str, chip: chips.Chip
 ) -> tuple[list[Charge], list[str]]:
   """(a charge for each attention kernel, names of kernels without one)."""
   kernels, unknown = [], []
@@ -96,13 +96,9 @@ def charges(
     if not name or not shape:
       unknown.append(operation.name)
       continue
-    heads, tokens, head_dim = map(int, shape.groups())
-    bundles = splash_bundles(topology, tokens, head_dim)[name[1]]
-    kernels.append(
-      _charge(
-        name[1], bundles, operation.times, chip=chip, heads=heads, tokens=tokens, head_dim=head_dim
-      )
-    )
+    sizes = dict(zip(("heads", "tokens", "head_dim"), map(int, shape.groups())))
+    bundles = splash_bundles(topology, sizes["tokens"], sizes["head_dim"])[name[1]]
+    kernels.append(_charge(name[1], bundles, operation.times, chip=chip, **sizes))
   return kernels, unknown
 
 
@@ -119,25 +115,18 @@ def _charge(
   from totojax.models import splash
 
   most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
-  block = splash.block_of(tokens, most)
+  block = splash.block(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
   lanes = -(-head_dim // splash.LANES) * splash.LANES
   macs = PRODUCTS[kernel] * block**2 * lanes
-  cores = chip.cores if kernel in PARALLEL else 1
-  heads_of_core = -(-heads // cores)
+  core_heads = -(-heads // (chip.cores if kernel in PARALLEL else 1))
   products = 0.0  # where cycles give no time
   if chip.macs_per_cycle is not None:
     rate = chip.macs_per_cycle / chip.cores
-    products = heads_of_core * blocks * macs / rate / REACHED
-  return Charge(
-    kernel=kernel,
-    heads=heads,
-    times=times,
-    bundles=heads_of_core
-    * (blocks * bundles.per_block + rows * bundles.per_row + rows**2 * bundles.per_turn),
-    products=products,
-  )
+    products = core_heads * blocks * macs / rate / REACHED
+  turns = blocks * bundles.per_block + rows * bundles.per_row + rows**2 * bundles.per_turn
+  return Charge(kernel, heads, times, core_heads * turns, products)
 
 
 @functools.cache
@@ -151,23 +140,16 @@ def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bu
     ValueError: the process failed, or dumped something else.
   """
   with tempfile.TemporaryDirectory() as folder:
-    environment = dict(
-      os.environ,
-      LIBTPU_INIT_ARGS=_DUMP_FLAGS.format(folder=folder),
-      PYTHONPATH=os.pathsep.join(filter(None, sys.path)),
-      JAX_PLATFORMS="cpu",
-    )
-    done = subprocess.run(
-      [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)],
-      env=environment,
-      capture_output=True,
-      text=True,
-      check=False,
-    )
-    if done.returncode:
-      raise ValueError(
-        f"the attention kernel could not be compiled alone: {done.stderr.strip()[-500:]}"
-      )
+    environment = os.environ | {
+      "LIBTPU_INIT_ARGS": _DUMP_FLAGS.format(folder=folder),
+      "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+      "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+      reason = process.stderr.strip()[-500:]
+      raise ValueError(f"the attention kernel could not be compiled alone: {reason}")
     bundles = {}
     for path in sorted(pathlib.Path(folder).glob("*final_bundles.txt")):
       name = _NAME.search(path.name)
@@ -181,15 +163,10 @@ def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bu
 
 def read_bundles(text: str) -> Bundles:
   """Counts the bundles in a dump of final instructions."""
-  per_block = per_row = per_turn = 0
+  counts = dict.fromkeys(("per_block", "per_row", "per_turn"), 0)
   for bundles, conditional, products in _segments(text):
-    if products:
-      per_block += bundles
-    elif conditional:
-      per_row += bundles
-    else:
-      per_turn += bundles
-  return Bundles(per_block, per_row, per_turn)
+    counts["per_block" if products else "per_row" if conditional else "per_turn"] += bundles
+  return Bundles(**counts)
 
 
 def _segments(text: str) -> Iterator[tuple[int, bool, bool]]:
@@ -221,8 +198,8 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
   from totojax.models import splash
 
   device = chips.devices(topology, slices=1)[0]
-  here = jax.sharding.SingleDeviceSharding(device)
-  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=here)
+  sharding = jax.sharding.SingleDeviceSharding(device)
+  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=sharding)
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):
     one_head = splash.kernel(1, tokens, head_dim)

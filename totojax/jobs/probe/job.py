@@ -50,7 +50,7 @@ class Programs:
 
 def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Trains and scores every head; False when interrupted."""
-  setup = probe_setup.prepare(config)
+  setup = _placed(probe_setup.prepare(config), workdir)
   plan, facts = memory.plan(setup), _facts(setup)
   directory.begin(workdir, config, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
@@ -67,13 +67,33 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     heads = [
-      tables.read(
-        name, subject.layers, subject.depth, [workdir / g.name for g in plan.of_source(name)]
-      )
+      tables.read(name, subject.layers, subject.depth, [workdir / g.name for g in plan.parts(name)])
       for name, subject in setup.subjects.items()
     ]
     tables.write(setup, heads, workdir)
+    kept.remove(workdir)
   return True
+
+
+def _placed(setup: probe_setup.ProbeSetup, workdir: epath.Path) -> probe_setup.ProbeSetup:
+  """The setup, without kept features where a disk has no room for them.
+
+  Raises:
+    ValueError: it has none, and `cache` is "on".
+  """
+  if not setup.cached:
+    return setup
+  folder = kept.place(workdir)
+  rows = sum(len(records.records) for records in setup.sets.splits.values())
+  models = [subject for subject in setup.subjects.values() if subject.model]
+  needed = sum(4 * rows * len(subject.layers) * subject.width for subject in models)
+  if needed <= (room := kept.room_bytes(folder)):
+    return setup
+  words = f"features take {needed / 1e9:.3g} GB and {folder} has room for {room / 1e9:.3g}"
+  if setup.config.cache == "on":
+    raise ValueError(f'{words}; make room there, or set cache "auto"')
+  console.say(f"{words}: they are not kept")
+  return dataclasses.replace(setup, cached=False)
 
 
 def _facts(setup: probe_setup.ProbeSetup) -> dict[str, Any]:
@@ -152,12 +172,7 @@ def _cached(
   setup: probe_setup.ProbeSetup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> Arrays | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
-  if str(workdir).startswith(("gs://", "s3://")):
-    raise ValueError(
-      f"{workdir} is no local folder, where features are kept; set cache"
-      ' "off", or use a local --workdir'
-    )
-  folder = workdir / "features"
+  folder = kept.place(workdir)
   folder.mkdir(parents=True, exist_ok=True)
   layers, width = setup.subjects[source].layers, setup.subjects[source].width
   features, pooled = {}, None

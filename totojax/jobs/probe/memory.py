@@ -26,7 +26,7 @@ class Plan:
   groups: tuple[probe_setup.HeadGroup, ...]
   lines: tuple[str, ...]
 
-  def of_source(self, source: str) -> list[probe_setup.HeadGroup]:
+  def parts(self, source: str) -> list[probe_setup.HeadGroup]:
     return [group for group in self.groups if group.source == source]
 
 

@@ -102,7 +102,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   run, model, subjects, head = None, None, {}, config.head
   if config.backbones:
     run = backbone.find(config.model_run)
-    sets, frames = setup_lib.of_stores(
+    sets, frames = setup_lib.open_sets(
       run, config.data, seed=config.seed, most=config.data.train_records
     )
     model = backbone.for_clips(run.model, frames=frames)

@@ -62,7 +62,7 @@ def read(runs: Sequence[str], key: str) -> list[PastRun]:
 
 
 def _read(name: str, path: str, key: str) -> PastRun:
-  folder = reading.Folder(path)
+  folder = reading.RunFolder(path)
   try:
     manifest, rows = folder.json("manifest.json"), folder.lines("metrics.jsonl")
     config = backbone.read_config(path, "what is read here")

@@ -26,8 +26,8 @@ from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain
 from totojax.jobs.sweep import expand
-from totojax.report import optimum, sweep_page, sweep_plots
-from totojax.rundir import console, directory, files, metrics, pieces
+from totojax.report import optimum, reading, sweep_page
+from totojax.rundir import console, directory, files, lock, metrics, pieces
 
 LAST_FRAC = 0.1  # of the training rows, for the training loss of a point
 
@@ -104,7 +104,8 @@ def _train(
       result = outcome(rows, lane, run_.steps)
       _notes(workdir).write(point.name, {"steps": run_.steps, **result})
     # Weights of a sweep have no use, and there may be hundreds of them.
-    (folder / "checkpoints").rmtree(missing_ok=True)
+    files.remove(folder / "checkpoints")
+    lock.release(folder)
   return True
 
 
@@ -165,9 +166,9 @@ def _rows(workdir: epath.Path, points: Sequence[expand.Point]) -> list[dict[str,
 def _report(workdir: epath.Path, points: Sequence[expand.Point]) -> None:
   rows = _rows(workdir, points)
   files.write_csv(workdir / "sweep.csv", rows)
-  curves = sweep_plots.read(workdir)
+  curves = sweep_page.read(reading.RunFolder(workdir))
   files.write_csv(workdir / "optima.csv", optimum.table(curves))
-  sweep_plots.sweep_figures(workdir)
+  sweep_page.write_figures(workdir)
   console.say(f"report: {sweep_page.write_report(workdir)}")
   for sentence in optimum.verdict(curves):
     console.say(sentence)

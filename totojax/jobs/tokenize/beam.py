@@ -45,7 +45,7 @@ def check(settings: BeamSettings) -> None:
     ) from error
 
 
-def make(part: stores.Part, spec: media.Spec, config: Tokenize) -> None:
+def make(part: stores.CorpusStore, config: Tokenize) -> None:
   """Makes the units of a store that are not made yet; waits for the end.
 
   Which ones these are is found out by the workers, who read what is there.
@@ -54,9 +54,7 @@ def make(part: stores.Part, spec: media.Spec, config: Tokenize) -> None:
     RuntimeError: the pipeline failed.
   """
   beam = _beam()
-  job = _Job(
-    path=str(part.path), head=part.manifest, spec=spec, seed=config.seed, tokenizer=config.tokenizer
-  )
+  job = _Job(str(part.path), part.manifest, part.spec, config.seed, config.tokenizer)
   options = beam.options.pipeline_options.PipelineOptions(list(config.beam.options))
   with beam.Pipeline(runner=config.beam.name, options=options) as pipeline:
     _ = (
@@ -86,7 +84,7 @@ class _Job:
       tokenizer,
       path=self.path,
       head=self.head,
-      on_item=lambda item: None,
+      progress=lambda item: None,
     )
 
 

@@ -11,7 +11,7 @@ on disk, or left out on purpose).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 import time
 
 from etils import epath
@@ -19,6 +19,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+from totojax import jobs
 from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
@@ -29,22 +30,19 @@ from totojax.jobs.tokenize import beam, stores, units
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import api, weights
 
-Interrupted = Callable[[int], bool]
-
 
 class _Stop(Exception):
   """The unit that is being made is given up."""
 
 
-def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Tokenizes every split of the source; False when interrupted.
 
   Raises:
     ValueError: the source cannot be read or gives no record at all.
   """
-  work = stores.work(config, workdir)
   tokenizer = weights.load(config.tokenizer)
-  parts = [part.with_tokenizer(tokenizer) for part in work.parts]
+  parts = [part.with_tokenizer(tokenizer) for part in stores.parts(config, workdir)]
   beam.check(config.beam)
   plan.peak_flops_per_s(config.plan)
   for part in parts:
@@ -52,8 +50,8 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool
   directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
   first = jax.process_index() == 0
   if first:
-    plan.show(plan.of_job(config, work, tokenizer), workdir)
-    stores.write_missing(work, workdir)
+    plan.show(plan.with_source(config, parts, tokenizer), workdir)
+    stores.write_missing(parts, workdir)
     for part in parts:
       units.begin(part.path, part.manifest)
   _all_finished(True)  # nobody goes on before the stores are begun
@@ -61,10 +59,10 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool
     if manifests.existing(part.path).complete:
       continue
     if config.beam.name:
-      beam.make(part, work.spec, config)
+      beam.make(part, config)
       finished = True
     else:
-      finished = _make(part, work.spec, tokenizer, config, interrupted)
+      finished = _make(part, tokenizer, config, interrupted)
     if not _all_finished(finished):
       return False
   if first:
@@ -73,30 +71,18 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: Interrupted) -> bool
 
 
 def _make(
-  part: stores.Part,
-  spec: media.Spec,
+  part: stores.CorpusStore,
   tokenizer: api.Tokenizer,
   config: Tokenize,
-  interrupted: Interrupted,
+  interrupted: jobs.Interrupted,
 ) -> bool:
   """Makes this host's units of a store; False when interrupted."""
   mine = part.units[jax.process_index() :: jax.process_count()]
   todo = [unit for unit in mine if not units.is_made(part.path, part.manifest, unit.number)]
-  total = sum(len(unit.items) for unit in mine)
-  left = sum(len(unit.items) for unit in todo)
-  decoded = workers.decode(
-    (item for unit in todo for item in unit.items),
-    spec,
-    seed=config.seed,
-    workers=min(workers.processes(config.amount.workers), left),
-    ahead=config.amount.ahead,
-  )
-  with console.tracking(
-    f"tokenizing {part.name}", unit="items", total=total, done=total - left
-  ) as bar:
+  with part.decoding("tokenizing", mine, todo, config) as (items, bar):
     count = _Count(bar)
 
-    def on_item(item: workers.Decoded) -> None:
+    def progress(item: workers.Decoded) -> None:
       count.add(item)
       if interrupted(bar.done):
         raise _Stop
@@ -104,17 +90,10 @@ def _make(
     try:
       for unit in todo:
         units.make(
-          unit,
-          _take(decoded, len(unit.items)),
-          tokenizer,
-          path=part.path,
-          head=part.manifest,
-          on_item=on_item,
+          unit, items(unit), tokenizer, path=part.path, head=part.manifest, progress=progress
         )
     except _Stop:
       return False
-    finally:
-      decoded.close()
   return True
 
 
@@ -137,11 +116,6 @@ class _Count:
     self._bar.advance(note=note)
 
 
-def _take(decoded: Iterator[workers.Decoded], count: int) -> Iterator[workers.Decoded]:
-  for _ in range(count):
-    yield next(decoded)
-
-
 def _all_finished(finished: bool) -> bool:
   """Whether every host has finished; waits for the slowest."""
   if jax.process_count() == 1:
@@ -149,17 +123,17 @@ def _all_finished(finished: bool) -> bool:
   return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
 
 
-def _finish(parts: Sequence[stores.Part], workdir: epath.Path) -> None:
+def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
   rows, complete, empty = [], [], []
   for part in parts:
     skipped = units.finish(part.path, part.manifest, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in skipped]
     manifest = manifests.existing(part.path)
+    items = len(part.listing.items)
     print(
       f"{part.path}: {manifest.records} records of {manifest.frames} frames"
-      f" from {len(part.listing.items) - len(skipped)} of"
-      f" {len(part.listing.items)} items"
+      f" from {items - len(skipped)} of {items} items"
     )
     if manifest.complete:
       complete.append(store_lib.Store(part.path, manifest))

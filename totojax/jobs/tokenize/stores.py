@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -10,18 +11,18 @@ from typing import Any
 from etils import epath
 
 from totojax.config.corpus import SourceJob
-from totojax.data.pixels import images, media
+from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.sources import listings
 from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import units
-from totojax.rundir import files
+from totojax.rundir import console, files
 from totojax.storage import objects
 from totojax.tokenizers import api
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class CorpusStore:
   """One store of the job.
 
   Attributes:
@@ -52,7 +53,42 @@ class Part:
   def units(self) -> list[units.Unit]:
     return list(units.cut(self.listing.items, self.items_per_unit))
 
-  def with_tokenizer(self, tokenizer: api.Tokenizer) -> Part:
+  @contextlib.contextmanager
+  def decoding(
+    self, verb: str, units_: Sequence[units.Unit], todo: Sequence[units.Unit], config: SourceJob
+  ) -> Iterator[tuple[Callable[[units.Unit], Iterator[workers.Decoded]], console.Progress]]:
+    """Workers that decode units one after the other, and a progress line.
+
+    Args:
+      verb: of the progress line.
+      units_: that this process makes.
+      todo: those of them that are not made yet.
+      config: of the job.
+
+    Yields:
+      A function that gives the items of the next unit, and the line.
+    """
+    total, left = (sum(len(unit.items) for unit in some) for some in (units_, todo))
+    decoded = workers.decode(
+      (item for unit in todo for item in unit.items),
+      self.spec,
+      seed=config.seed,
+      workers=min(workers.processes(config.amount.workers), left),
+      ahead=config.amount.ahead,
+    )
+
+    def items(unit: units.Unit) -> Iterator[workers.Decoded]:
+      for _ in unit.items:
+        yield next(decoded)
+
+    done, name = total - left, f"{verb} {self.name}"
+    with console.tracking(name, unit="items", total=total, done=done) as bar:
+      try:
+        yield items, bar
+      finally:
+        decoded.close()
+
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> CorpusStore:
     """This part, with its manifest.
 
     Raises:
@@ -87,16 +123,8 @@ class Part:
     return dataclasses.replace(self, head=head)
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """All stores of a job, and what is cut out of each item."""
-
-  parts: Sequence[Part]
-  spec: media.Spec
-
-
-def work(config: SourceJob, workdir: epath.Path) -> Work:
-  """What a config asks for.
+def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
+  """The stores that a config asks for; all cut the same out of an item.
 
   Raises:
     ValueError: the source cannot be read or holds nothing.
@@ -106,11 +134,11 @@ def work(config: SourceJob, workdir: epath.Path) -> Work:
     next(iter(splits.values())).kind, clip=config.clip, views=config.views, image=config.image
   )
   unwanted = _unwanted(config.source.exclude)
-  parts = []
+  stores = []
   for name, listing in splits.items():
     listing = _without(listing, unwanted)
-    parts.append(
-      Part(
+    stores.append(
+      CorpusStore(
         name=name,
         path=workdir / name,
         listing=listing,
@@ -128,12 +156,12 @@ def work(config: SourceJob, workdir: epath.Path) -> Work:
         head=None,
       )
     )
-  return Work(parts, spec)
+  return stores
 
 
-def write_missing(work: Work, workdir: epath.Path) -> None:
+def write_missing(stores: Sequence[CorpusStore], workdir: epath.Path) -> None:
   """`missing.csv`: what is listed but cannot be had, or left out on purpose."""
-  rows = [(part.name, row.id, row.reason) for part in work.parts for row in part.listing.missing]
+  rows = [(part.name, row.id, row.reason) for part in stores for row in part.listing.missing]
   files.write_table(workdir / "missing.csv", rows, header=("store", "id", "reason"))
   if rows:
     print(f"{len(rows)} listed items are missing or left out: {workdir / 'missing.csv'}")
@@ -153,8 +181,7 @@ def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
 
 
 def _lines(path: str) -> list[str]:
-  folder, _, name = objects.text(path).rpartition("/")
-  data = objects.read_bytes(folder or ".", name)
+  data = objects.read(path)
   if data is None:
     raise ValueError(
       f"source.exclude names {path}, which is neither a store nor a file of ids; check the path"
@@ -164,14 +191,12 @@ def _lines(path: str) -> list[str]:
 
 def _without(listing: items_lib.Listing, unwanted: Mapping[str, str]) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
-  unwanted_by = lambda item: unwanted.get(items_lib.video_id(item.id))
-  out = [item for item in listing.items if unwanted_by(item)]
-  if not out:
-    return listing
-  rows = [
-    items_lib.Skipped(item.id, f"left out: it is also in {unwanted_by(item)}") for item in out
-  ]
-  kept = [item for item in listing.items if not unwanted_by(item)]
-  if not kept:
-    raise ValueError(f"source.exclude leaves none of {len(out)} items; check the lists")
-  return dataclasses.replace(listing, items=kept, missing=(*listing.missing, *rows))
+  rows, rest = [], []
+  for item in listing.items:
+    if path := unwanted.get(items_lib.video_id(item.id)):
+      rows.append(items_lib.Skipped(item.id, f"left out: it is also in {path}"))
+    else:
+      rest.append(item)
+  if rows and not rest:
+    raise ValueError(f"source.exclude leaves none of {len(rows)} items; check the lists")
+  return dataclasses.replace(listing, items=rest, missing=(*listing.missing, *rows))

@@ -63,7 +63,7 @@ def make(
   *,
   path: objects.Path,
   head: manifests.Manifest,
-  on_item: Callable[[workers.Decoded], None],
+  progress: Callable[[workers.Decoded], None],
 ) -> Note:
   """Encodes the items of a unit, writes its shard, then its note.
 
@@ -73,7 +73,7 @@ def make(
     tokenizer: what makes codes of frames.
     path: of the store.
     head: the store's manifest, without shards.
-    on_item: called when an item is encoded or skipped: progress. May raise to
+    progress: called when an item is encoded or skipped. May raise to
       stop; the unit is then not made.
   """
   rows, skipped = [], []
@@ -83,14 +83,14 @@ def make(
     if pending:
       rows.append(_columns(pending, tokenizer, head))
     for item, _ in pending:
-      on_item(item)
+      progress(item)
     pending.clear()
 
   for item in decoded:
     clips = item.clips
     if isinstance(clips, items_lib.Skipped):
       skipped.append(clips)
-      on_item(item)
+      progress(item)
     else:
       pending.append((item, clips))
       frames = sum(clips.shape[0] * clips.shape[1] for _, clips in pending)
@@ -113,7 +113,7 @@ def _columns(
   """Arrays of a shard from some decoded items and their clips."""
   clips_KTRR3 = np.concatenate([clips for _, clips in decoded])
   counts = [len(clips) for _, clips in decoded]
-  return columns.of(
+  return columns.checked(
     head,
     {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
     np.repeat([item.label for item, _ in decoded], counts) if head.labels else None,

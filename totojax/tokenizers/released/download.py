@@ -5,8 +5,6 @@ beginning of (address, length, ETag or date), so that a file that changed on the
 server is begun again instead of glued to the rest of the old one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 import hashlib
@@ -46,6 +44,33 @@ class _RemoteFile:
   mark: str
 
 
+class _Part:
+  """The bytes of a file that came so far, and the note of which file it is."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path.with_name(path.name + ".part")
+    self._note = path.with_name(path.name + ".part.json")
+
+  @property
+  def size(self) -> int:
+    return self.path.stat().st_size if self.path.exists() else 0
+
+  def known(self, url: str) -> _RemoteFile | None:
+    """What the bytes are the beginning of; None where they are to be dropped."""
+    try:
+      known = _RemoteFile(**json.loads(self._note.read_text()))
+    except (OSError, ValueError, TypeError):
+      return None
+    return known if known.url == url and 0 < self.size <= known.length else None
+
+  def note(self, known: _RemoteFile) -> None:
+    self._note.write_text(json.dumps(dataclasses.asdict(known)))
+
+  def forget(self) -> None:
+    self.path.unlink(missing_ok=True)
+    self._note.unlink(missing_ok=True)
+
+
 def fetch(
   url: str,
   path: str | os.PathLike[str],
@@ -76,35 +101,32 @@ def fetch(
     if sha256 is not None:
       check_digest(path, sha256, f"delete it, and it is fetched from {url}")
     return True
-  part = path.with_name(path.name + ".part")
-  longest = -1
+  part, longest = _Part(path), -1
   while True:
     try:
-      complete = _transfer(url, part, interrupted)
+      if not _transfer(url, part, interrupted):
+        return False
       break
     except _Broken as error:
-      size = _size(part)
-      if size <= longest:
+      if part.size <= longest:
         raise DownloadError(
-          f"{url}: {error}. Run the same command again later ({size} bytes"
-          f" are kept in {part}), or fetch it by hand and give its path"
+          f"{url}: {error}. Run the same command again later ({part.size} bytes are kept in"
+          f" {part.path}), or fetch it by hand and give its path"
         ) from None
-      longest = size
+      longest = part.size
     except OSError as error:
       raise DownloadError(
-        f"{part} cannot be written ({error.strerror}); free some space or"
-        " give a folder that can be written, and run the same command again"
+        f"{part.path} cannot be written ({error.strerror}); free some space or give a folder that"
+        " can be written, and run the same command again"
       ) from error
-  if not complete:
-    return False
   if sha256 is not None:
     try:
-      check_digest(part, sha256, f"{url} has another file now; it was deleted")
+      check_digest(part.path, sha256, f"{url} has another file now; it was deleted")
     except DownloadError:
-      _forget(part)
+      part.forget()
       raise
-  os.replace(part, path)
-  _forget(part)
+  os.replace(part.path, path)
+  part.forget()
   return True
 
 
@@ -122,9 +144,10 @@ def check_digest(path: str | os.PathLike[str], sha256: str, fix: str) -> str:
   return actual
 
 
-def _transfer(url: str, part: pathlib.Path, interrupted: Callable[[], bool]) -> bool:
+def _transfer(url: str, part: _Part, interrupted: Callable[[], bool]) -> bool:
   """One connection; whether the part is whole, False where interrupted."""
-  begin, known = _begun(part, url)
+  known = part.known(url)
+  begin = part.size if known else 0
   if known and begin == known.length:
     return True
   # Compressed on its way, the length would say nothing.
@@ -137,24 +160,29 @@ def _transfer(url: str, part: pathlib.Path, interrupted: Callable[[], bool]) -> 
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as response:
       if response.status_code in (206, 416):  # 416: it is shorter now
         if known is None or not _continues(response, begin, known):
-          _forget(part)  # of another file: fetched from its start next time
+          part.forget()  # of another file: fetched from its start next time
           raise _Broken("the server sends another part than the one asked for")
       else:
         begin, known = 0, _answer(response, url)
-        _forget(part)  # before the note: never old bytes under a new one
-      _check_space(part, known.length - begin)
-      _note(part, known)
-      return _write(response, part, known.length, begin, interrupted)
-  except (
-    requests.exceptions.MissingSchema,
-    requests.exceptions.InvalidSchema,
-    requests.exceptions.InvalidURL,
-  ) as error:
-    raise DownloadError(
-      f"{url!r} is no address ({error}); it begins with https:// or http://"
-    ) from error
+        part.forget()  # before the note: never old bytes under a new one
+      free_bytes = shutil.disk_usage(part.path.parent).free
+      if known.length - begin > free_bytes:
+        raise DownloadError(
+          f"{part.path.parent} has {free_bytes} bytes free; {known.length - begin} more are"
+          " needed: free some space, and run the same command again"
+        )
+      part.note(known)
+      return _write(response, part.path, known.length, begin, interrupted)
   except requests.RequestException as error:
-    raise _Broken(f"the connection failed ({_reason(error)})") from error
+    if isinstance(error, ValueError):  # as those of an address are
+      raise DownloadError(
+        f"{url!r} is no address ({error}); it begins with https:// or http://"
+      ) from error
+    cause: BaseException = error
+    while cause.__context__ is not None:  # the innermost says it in a few words
+      cause = cause.__context__
+    reason = f"{type(cause).__name__}: {cause}"[:200]
+    raise _Broken(f"the connection failed ({reason})") from error
 
 
 def _answer(response: requests.Response, url: str) -> _RemoteFile:
@@ -211,57 +239,11 @@ def _write(
     for chunk in response.iter_content(CHUNK_BYTES):
       file.write(chunk)
       written += len(chunk)
-      bar.advance(written // MIB - bar.done)
+      bar.advance(-(-written // MIB) - bar.done)
       if interrupted() and written < length:
         return False
-    bar.advance(-(-written // MIB) - bar.done)
     file.flush()
     os.fsync(file.fileno())
   if written != length:
     raise _Broken(f"it ended after {written} of {length} bytes")
   return True
-
-
-def _begun(part: pathlib.Path, url: str) -> tuple[int, _RemoteFile | None]:
-  """(bytes of the part that can be built on, what they are of) or (0, None)."""
-  try:
-    known = _RemoteFile(**json.loads(_note_path(part).read_text()))
-  except (OSError, ValueError, TypeError):
-    return 0, None
-  size = _size(part)
-  if known.url != url or not 0 < size <= known.length:
-    return 0, None
-  return size, known
-
-
-def _note(part: pathlib.Path, source: _RemoteFile) -> None:
-  _note_path(part).write_text(json.dumps(dataclasses.asdict(source)))
-
-
-def _note_path(part: pathlib.Path) -> pathlib.Path:
-  return part.with_name(part.name + ".json")
-
-
-def _forget(part: pathlib.Path) -> None:
-  part.unlink(missing_ok=True)
-  _note_path(part).unlink(missing_ok=True)
-
-
-def _size(part: pathlib.Path) -> int:
-  return part.stat().st_size if part.exists() else 0
-
-
-def _check_space(part: pathlib.Path, needed_bytes: int) -> None:
-  free_bytes = shutil.disk_usage(part.parent).free
-  if needed_bytes > free_bytes:
-    raise DownloadError(
-      f"{part.parent} has {free_bytes} bytes free; {needed_bytes} more are"
-      " needed: free some space, and run the same command again"
-    )
-
-
-def _reason(error: BaseException) -> str:
-  """The innermost cause, which says what happened in a few words."""
-  while error.__context__ is not None:
-    error = error.__context__
-  return f"{type(error).__name__}: {error}"[:200]

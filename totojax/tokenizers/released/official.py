@@ -5,8 +5,6 @@ as a tokenizer file of ours, whose card has the SHA-256 of what was read: the
 publishers print none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 import os

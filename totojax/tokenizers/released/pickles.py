@@ -1,15 +1,12 @@
 """Tensors of a file that PyTorch saved, without PyTorch and running nothing.
 
-`torch_files` finds the pickle and the storages, `opcodes` reads the pickle, and
+`torch_files` finds the pickle and the storages, `unpickler` reads the pickle, and
 this file makes arrays of what it declares, after checking it. Names are those
 of the state dict, whether the file holds a module, a state dict, or a Lightning
 checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-import dataclasses
 import itertools
 import math
 import os
@@ -18,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from totojax.tokenizers.released import opcodes, torch_files
-from totojax.tokenizers.released.opcodes import UnsafeOrDamaged
-from totojax.tokenizers.released.torch_files import AGAIN, PUBLISHER, Storage
+from totojax.tokenizers.released import torch_files
+from totojax.tokenizers.released.torch_files import Storage, Tensor
+from totojax.tokenizers.released.unpickler import AGAIN, Inert, PUBLISHER, shown, UnsafeOrDamaged
 
 FILE_BYTES = 4 * 2**30
 TENSOR_BYTES = 2**30
@@ -59,91 +56,42 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       )
     with open(path, "rb") as file:
       is_zip = file.read(4) == b"PK\x03\x04"
-      file.seek(0)
-      layout = torch_files.Zip if is_zip else torch_files.Legacy
-      opened = layout(file, _CALLS)
-      return _tensors(opened.root, opened.storage, size)
+      layout = torch_files.Zip(file) if is_zip else torch_files.Legacy(file)
+      return _tensors(layout.root, layout.storage, size)
   except UnsafeOrDamaged as error:
     raise UnsafeOrDamaged(f"{path}: {error}") from None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-  """A view of a storage, as the file declares it: to be checked.
-
-  Attributes:
-    marks: whether it has a conjugate or negative bit.
-  """
-
-  storage: Any
-  first: Any
-  shape: Any
-  strides: Any
-  marks: bool
-
-  @property
-  def nbytes(self) -> int:
-    return math.prod(self.shape) * self.storage.dtype.itemsize
-
-
-def _rebuild(arguments: tuple) -> _Tensor:
-  """torch._utils._rebuild_tensor and _rebuild_tensor_v2."""
-  if not 4 <= len(arguments) <= 7:
-    raise UnsafeOrDamaged(f"a tensor is made from {len(arguments)} values; {PUBLISHER}")
-  marks = arguments[6] if len(arguments) == 7 else None
-  return _Tensor(*arguments[:4], marks=bool(marks))
-
-
-def _parameter(arguments: tuple) -> Any:
-  """torch._utils._rebuild_parameter, with and without state: the tensor."""
-  if not arguments:
-    raise UnsafeOrDamaged(f"a parameter is made from no tensor; {PUBLISHER}")
-  return arguments[0]
-
-
-_CALLS: torch_files.Calls = {
-  "torch._utils._rebuild_tensor": _rebuild,
-  "torch._utils._rebuild_tensor_v2": _rebuild,
-  "torch._utils._rebuild_parameter": _parameter,
-  "torch._utils._rebuild_parameter_with_state": _parameter,
-}
-
-
 def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dict[str, np.ndarray]:
   """The named tensors below `root`, checked and read."""
-  tensors: dict[str, _Tensor] = {}
+  tensors: dict[str, Tensor] = {}
   for name, tensor in _named(root):
     if name in tensors:
-      raise UnsafeOrDamaged(f"it has two tensors named {opcodes.shown(name)}; {PUBLISHER}")
+      raise UnsafeOrDamaged(f"it has two tensors named {shown(name)}; {PUBLISHER}")
     if len(tensors) == NAMES:
       raise UnsafeOrDamaged(f"it has over {NAMES} tensors; {PUBLISHER}")
-    _check(opcodes.shown(name), tensor)
+    _check(shown(name), tensor)
     tensors[name] = tensor
   if not tensors:
     raise UnsafeOrDamaged("it holds no tensor; give the checkpoint of a model")
   # What overlaps in the file could declare far more than it has.
-  declared = max(
-    sum(tensor.nbytes for tensor in set(tensors.values())),
-    sum({t.storage.key: t.storage.nbytes for t in tensors.values()}.values()),
-  )
+  used = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+  declared = max(sum(t.nbytes for t in set(tensors.values())), sum(s.nbytes for s in used.values()))
   if declared > size:
     raise UnsafeOrDamaged(
       f"its tensors have {declared} bytes, more than the file's {size}; {PUBLISHER}"
     )
-  storages: dict[str, np.ndarray] = {}
-  arrays: dict[_Tensor, np.ndarray] = {}
+  storages = {key: load(storage) for key, storage in used.items()}
+  arrays: dict[Tensor, np.ndarray] = {}
   for name, tensor in tensors.items():
     if tensor not in arrays:
-      key = tensor.storage.key
-      if key not in storages:
-        storages[key] = load(tensor.storage)
-      arrays[tensor] = _array(opcodes.shown(name), tensor, storages[key])
+      arrays[tensor] = _array(shown(name), tensor, storages[tensor.storage.key])
   return {name: arrays[tensor] for name, tensor in tensors.items()}
 
 
 def _named(root: Any) -> Iterator[tuple[str, Any]]:
   """State-dict names and tensors of a module, state dict or checkpoint."""
-  if isinstance(root, opcodes.Inert):
+  if isinstance(root, Inert):
     yield from _module(root, "", 0, itertools.count())
     return
   if isinstance(root, dict):
@@ -158,7 +106,7 @@ def _named(root: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _module(
-  module: opcodes.Inert, prefix: str, depth: int, visits: Iterator[int]
+  module: Inert, prefix: str, depth: int, visits: Iterator[int]
 ) -> Iterator[tuple[str, Any]]:
   """What `nn.Module.state_dict` would name, in its order."""
   if depth > DEPTH or next(visits) >= NAMES:
@@ -170,49 +118,44 @@ def _module(
     isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
   ):
     raise UnsafeOrDamaged(
-      f"{opcodes.shown(module.name)} at {opcodes.shown(prefix)} is no module;"
-      " save the state dict of the model"
+      f"{shown(module.name)} at {shown(prefix)} is no module; save the state dict of the model"
     )
-  for name, value in state["_parameters"].items():
-    if value is not None:
-      yield _entry(name, prefix, value)
   hidden = state.get("_non_persistent_buffers_set")
   hidden = hidden if isinstance(hidden, set) else set()
-  for name, value in state["_buffers"].items():
-    if value is not None and name not in hidden:
+  buffers = ((name, value) for name, value in state["_buffers"].items() if name not in hidden)
+  for name, value in itertools.chain(state["_parameters"].items(), buffers):
+    if value is not None:
       yield _entry(name, prefix, value)
   for name, child in state["_modules"].items():
-    if isinstance(child, opcodes.Inert):
+    if isinstance(child, Inert):
       below = _joined(prefix, name) + "."
       yield from _module(child, below, depth + 1, visits)
     elif child is not None:
-      raise UnsafeOrDamaged(
-        f"a child of the module at {opcodes.shown(prefix)} is no module; {PUBLISHER}"
-      )
+      raise UnsafeOrDamaged(f"a child of the module at {shown(prefix)} is no module; {PUBLISHER}")
 
 
-def _entry(name: Any, prefix: str, value: Any) -> tuple[str, _Tensor]:
+def _entry(name: Any, prefix: str, value: Any) -> tuple[str, Tensor]:
   path = _joined(prefix, name)
-  if isinstance(value, _Tensor):
+  if isinstance(value, Tensor):
     return path, value
   kind = type(value).__name__
-  if isinstance(value, opcodes.Inert | opcodes.Name):
-    kind = opcodes.shown(value.name)
+  if isinstance(value, Inert):
+    kind = shown(value.name)
   raise UnsafeOrDamaged(
-    f"{opcodes.shown(path)} is {kind}, no dense tensor; save the state dict of the model alone"
+    f"{shown(path)} is {kind}, no dense tensor; save the state dict of the model alone"
   )
 
 
 def _joined(prefix: str, name: Any) -> str:
   if not isinstance(name, str) or len(prefix) + len(name) > NAME_CHARS:
     raise UnsafeOrDamaged(
-      f"a name below {opcodes.shown(prefix)} is no string, or longer than"
+      f"a name below {shown(prefix)} is no string, or longer than"
       f" {NAME_CHARS} characters; {PUBLISHER}"
     )
   return prefix + name
 
 
-def _check(name: str, tensor: _Tensor) -> None:
+def _check(name: str, tensor: Tensor) -> None:
   """Raises UnsafeOrDamaged unless the view lies inside its storage."""
   storage, first = tensor.storage, tensor.first
   shape, strides = tensor.shape, tensor.strides
@@ -234,9 +177,8 @@ def _check(name: str, tensor: _Tensor) -> None:
   last = first + sum((n - 1) * step for n, step in zip(shape, strides))
   if values > storage.count or (values and last >= storage.count):
     raise UnsafeOrDamaged(
-      f"tensor {name} of shape {shape} at {first} with strides"
-      f" {strides} does not fit its storage of {storage.count} values;"
-      f" {AGAIN}, and where it was expanded, save a .clone() of it"
+      f"tensor {name} of shape {shape} at {first} with strides {strides} does not fit its storage"
+      f" of {storage.count} values; {AGAIN}, and where it was expanded, save a .clone() of it"
     )
   if tensor.nbytes > TENSOR_BYTES:
     raise UnsafeOrDamaged(
@@ -251,7 +193,7 @@ def _counts(values: Any) -> bool:
   )
 
 
-def _array(name: str, tensor: _Tensor, values: np.ndarray) -> np.ndarray:
+def _array(name: str, tensor: Tensor, values: np.ndarray) -> np.ndarray:
   """The view of `values` that a checked tensor declares."""
   itemsize = values.dtype.itemsize
   if not math.prod(tensor.shape):

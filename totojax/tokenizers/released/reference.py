@@ -1,7 +1,5 @@
 """From the tensors of a released PyTorch module to our parameters, strictly."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import re
 from typing import Any

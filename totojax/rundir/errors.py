@@ -1,7 +1,0 @@
-"""Errors of a run that its user can mend: `main` prints them as one line."""
-
-from __future__ import annotations
-
-
-class RunError(RuntimeError):
-  """A run that cannot go on; the message says why and what to do."""
