@@ -298,18 +298,8 @@ def _training(
     trained = backbone.read(run, setup.model, layout=setup.layout)
     return {**params, layered.BACKBONE: used(trained)}
 
-  rows = config.train.batch_rows
-  program = assembly.program(
-    config,
-    task=task,
-    steps=setup.steps,
-    rows=rows,
-    microbatches=config.train.microbatches,
-    layout=setup.layout,
-    optimiser=_optimiser(setup, task),
-  )
   built = assembly.run(
-    program,
+    setup.program(task, _optimiser(setup, task)),
     batches=setup.stream(setup.reads["train"]),
     evals={"validation": lambda state: top1.summary(score(state, "validation"))},
     facts={
@@ -320,7 +310,7 @@ def _training(
       "flops_per_token": cost,
       **facts,
     },
-    tokens_per_step=rows * spec.context,
+    tokens_per_step=config.train.batch_rows * spec.context,
     flops_per_token=cost,
     frozen=frozen,
     start=start,

@@ -102,6 +102,18 @@ class Setup:
     )
     return assembly.reader(self.config.data.reading, dataset)
 
+  def program(self, task: tasks.Task, optimiser: assembly.Optimiser) -> assembly.Program:
+    """The train step of this job."""
+    return assembly.program(
+      self.config,
+      task=task,
+      steps=self.steps,
+      rows=self.config.train.batch_rows,
+      microbatches=self.config.train.microbatches,
+      layout=self.layout,
+      optimiser=optimiser,
+    )
+
   def finite(
     self, records: labelled.Records, read: labelled.Read, *, by_item: bool
   ) -> labelled.ItemBatches:

@@ -262,20 +262,12 @@ def _run(
     context = model.spec.context
     cost = 2.0 * flops.forward_macs_per_token(model.config, vocab=0, context=context)
   warmup = setup.rate_in(config.optim.warmup_epochs)
-  program = assembly.program(
-    config,
-    task=task,
-    steps=setup.steps,
-    rows=rows,
-    microbatches=config.train.microbatches,
-    layout=setup.layout,
-    optimiser=assembly.Optimiser(
-      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
-      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
-    ),
+  optimiser = assembly.Optimiser(
+    lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
+    lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
   )
   return assembly.run(
-    program,
+    setup.program(task, optimiser),
     batches=lambda first_step: (),
     evals={},
     facts={
