@@ -163,7 +163,7 @@ class Program:
     step_fn: of `step.jit_step`.
     make: key -> state.
     shapes: of the state.
-    placed: its shardings.
+    shardings: its shardings.
   """
 
   config: Trains
@@ -174,20 +174,21 @@ class Program:
   step_fn: Callable[..., Any]
   make: Callable[[jax.Array], step_lib.TrainState]
   shapes: step_lib.TrainState
-  placed: step_lib.TrainState
+  shardings: step_lib.TrainState
 
   def init(self, frozen: Any, start: Callable[[Any], Any] | None) -> step_lib.TrainState:
     """A fresh state on the devices; see `run`."""
     key = jax.random.key(self.config.seed)
     # Made in place, each device its part: a model may fit no device as a whole.
     if frozen is None:
-      state = jax.jit(self.make, out_shardings=self.placed)(key)
+      state = jax.jit(self.make, out_shardings=self.shardings)(key)
     else:
       # Put there as they are: as constants they would be in the program.
       bare = jax.jit(
-        lambda key: self.make(key).replace(frozen={}), out_shardings=self.placed.replace(frozen={})
+        lambda key: self.make(key).replace(frozen={}),
+        out_shardings=self.shardings.replace(frozen={}),
       )
-      state = bare(key).replace(frozen=jax.device_put(frozen, self.placed.frozen))
+      state = bare(key).replace(frozen=jax.device_put(frozen, self.shardings.frozen))
     # Another run's parameters take the place of fresh ones; step and moments
     # are this run's.
     return state if start is None else state.replace(params=start(state.params))
@@ -227,7 +228,7 @@ def program(
       lambda opt_state, update: rate(opt_state, update=update),
     )
   tx = optimiser.tx
-  placed, shapes = step_lib.state_shardings(task, tx, layout)
+  shardings, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
     step_lib.train_step,
     task=task,
@@ -243,9 +244,9 @@ def program(
 
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
-    placed, shapes = lanes_lib.state(placed, make)
-  step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
-  return Program(config, task, steps, layout, lanes, step_fn, make, shapes, placed)
+    shardings, shapes = lanes_lib.state(shardings, make)
+  step_fn = step_lib.jit_step(one_step, shardings=shardings, layout=layout)
+  return Program(config, task, steps, layout, lanes, step_fn, make, shapes, shardings)
 
 
 def run(
@@ -269,7 +270,7 @@ def run(
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
     frozen: host arrays that take the place of the task's own frozen arrays,
-      where these are too large to be constants of a compiled built.
+      where these are too large to be constants of a compiled program.
     start: fresh parameters -> those that the run starts from, where another
       run's are among them.
   """
@@ -285,7 +286,7 @@ def run(
     batches=batches,
     layout=built.layout,
     shapes=built.shapes,
-    shardings=built.placed,
+    shardings=built.shardings,
     steps=steps,
     every=config.every,
     evals=evals,

@@ -44,7 +44,7 @@ class FineTune:
 
   def axes(self) -> tasks.Variables:
     params = {
-      layered.BACKBONE: used(self.backbone.axes().params),
+      layered.BACKBONE: trunk_params(self.backbone.axes().params),
       layered.HEADS: {
         "norm_scale": PartitionSpec("norm"),
         "norm_bias": PartitionSpec("norm"),
@@ -60,7 +60,7 @@ class FineTune:
       jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
     )
     params = {
-      layered.BACKBONE: used(self.backbone.init(key).params),
+      layered.BACKBONE: trunk_params(self.backbone.init(key).params),
       layered.HEADS: {
         "norm_scale": jnp.ones(width),
         "norm_bias": jnp.zeros(width),
@@ -110,6 +110,6 @@ class FineTune:
     return jax.tree.map(lambda leaf: leaf[None, None], outcome)
 
 
-def used(backbone: Any) -> Any:
+def trunk_params(backbone: Any) -> Any:
   """What fine-tuning needs of a `Trunk`'s parameters."""
   return {name: backbone[name] for name in ("embedding", "blocks")}

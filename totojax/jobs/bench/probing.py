@@ -100,7 +100,7 @@ class _Both:
       ),
     )
     self._step = program.step_fn
-    init = jax.jit(program.make, out_shardings=program.placed)
+    init = jax.jit(program.make, out_shardings=program.shardings)
     self._state = init(jax.random.key(config.seed))
     # An update gives its state's arrays away.
     self._frozen = jax.tree.map(jnp.copy, self._state.frozen)

@@ -264,7 +264,7 @@ def finetune_training(setup: TuningSetup) -> Training:
     setup,
     finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
     encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
-    used=finetune_lib.used,
+    used=finetune_lib.trunk_params,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
 
