@@ -260,7 +260,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
       head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
     )
     c["train"]["epochs"] = 15.0
-    assert prepare(c).encoders["theirs"].tokens == 6
+    assert prepare(c).subjects["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
     (row,) = rows_of(tmp_path / pool)
     scores[pool] = float(row["top1"])
