@@ -1,12 +1,13 @@
 """What a run asks of its bucket: requests, bytes, and their price.
 
-  python launch/bucket_bill.py --prices prices.json --hosts 64 --saves 95 \
-    --rows 9500 --tokens 1e12 --context 4096 --parameters 1.1e9 --days 4
+  python launch/bucket_bill.py --prices prices.json --saves 95 \
+    --rows 9500 --tokens 1e12 --context 4096 --parameters 1.1e9 --days 4 \
+    --save_a A --save_b B
 
 `prices.json` is yours, from your provider's list, in one currency:
 {"class_a_per_1000": A, "class_b_per_1000": B, "gib_month": S, "gib_out": O}.
-Class A writes and lists, class B reads; deleting is free. How many requests a
-save takes was counted (docs/results.md, "A day on a slow bucket").
+Class A writes and lists, class B reads; deleting is free. The requests of a
+save of all hosts are yours to count; tests/test_pod_day.py prints them of two.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import dataclasses
 import json
 import pathlib
 
-# (class A, class B) of a save: of the run, and of each of its hosts.
-SAVE, SAVE_PER_HOST = (20.0, 20.0), (20.0, 20.0)
 # How often they are written at most, in seconds.
 ROWS_S, EVENTS_S, LEASE_S = 10.0, 60.0, 30.0
 _GIB, _DAY_S = 2.0**30, 86_400.0
@@ -35,7 +34,6 @@ class Line:
 
 def lines(
   *,
-  hosts: int,
   saves: int,
   rows: int,
   tokens: float,
@@ -43,11 +41,12 @@ def lines(
   parameters: float,
   days: float,
   token_bytes: int,
+  save_a: float,
+  save_b: float,
 ) -> list[Line]:
   """What a run of so many days asks for.
 
   Args:
-    hosts: that read and write.
     saves: checkpoints that are written: parameters and two moments, float32.
     rows: of metrics.jsonl, about 280 bytes each.
     tokens: that are read, in records of `context`, each a request of its own
@@ -56,12 +55,13 @@ def lines(
     parameters: of the model.
     days: the run takes.
     token_bytes: of a token in a store.
+    save_a: requests of class A of a save, of all hosts.
+    save_b: of class B.
   """
-  a, b = (one + hosts * each for one, each in zip(SAVE, SAVE_PER_HOST))
   seconds = days * _DAY_S
   return [
     Line("tokens", 0, tokens / context, tokens * token_bytes),
-    Line("checkpoints", saves * a, saves * b, saves * parameters * 12),
+    Line("checkpoints", saves * save_a, saves * save_b, saves * parameters * 12),
     Line("metrics", min(rows, seconds / ROWS_S), 0, rows * 280.0),
     Line("TensorBoard", seconds / EVENTS_S, 0, 0),
     Line("lease", seconds / LEASE_S, 0, 0),
@@ -73,7 +73,6 @@ def main(words: list[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--prices", type=pathlib.Path, help="a JSON file; without, no money is told")
-  parser.add_argument("--hosts", type=int, default=64)
   parser.add_argument("--saves", type=int, default=95)
   parser.add_argument("--kept", type=int, default=2, help="checkpoints that stay")
   parser.add_argument("--rows", type=int, default=9500)
@@ -82,6 +81,8 @@ def main(words: list[str] | None = None) -> None:
   parser.add_argument("--parameters", type=float, default=1.1e9)
   parser.add_argument("--days", type=float, default=1.0)
   parser.add_argument("--token_bytes", type=int, default=2, help="of a token in a store")
+  parser.add_argument("--save_a", type=float, required=True, help="class A requests of a save")
+  parser.add_argument("--save_b", type=float, required=True, help="class B requests of a save")
   given = vars(parser.parse_args(words))
   prices, kept = given.pop("prices"), given.pop("kept")
   price = json.loads(prices.read_text()) if prices else None

@@ -31,13 +31,25 @@ def test_a_record_of_tokens_is_one_request(bucket):
   assert requests([3, 4]) == 1
 
 
-def test_the_bill_of_a_run(tmp_path, capsys, monkeypatch):
+def test_the_bill_of_a_run(tmp_path, capsys):
   prices = {"class_a_per_1000": 5.0, "class_b_per_1000": 0.5, "gib_month": 0.25, "gib_out": 1.0}
   (tmp_path / "prices.json").write_text(json.dumps(prices))
   words = ["--prices", str(tmp_path / "prices.json"), "--tokens", str(2.0**31), "--context", "1024"]
-  monkeypatch.setattr(bucket_bill, "SAVE", (10, 20))
-  monkeypatch.setattr(bucket_bill, "SAVE_PER_HOST", (1, 2))
-  bucket_bill.main([*words, "--hosts", "4", "--saves", "100", "--parameters", "0", "--rows", "50"])
+  bucket_bill.main(
+    [
+      *words,
+      "--save_a",
+      "14",
+      "--save_b",
+      "28",
+      "--saves",
+      "100",
+      "--parameters",
+      "0",
+      "--rows",
+      "50",
+    ]
+  )
   printed = capsys.readouterr().out
   table = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line}
   # 2 ** 31 tokens in records of 1,024 are 2 ** 21 requests, and 4 GiB.
