@@ -139,3 +139,26 @@ def small(c, images, **sections):
     else:
       c[name] = values
   return c.to_dict()
+
+
+def words(data, *more: str) -> tuple[str, ...]:
+  """Flags of a run on the pictures, as the docstrings of its configs have them, in small."""
+  return (
+    f"--config.model_run={data['model']}",
+    f"--config.data.root={data['images']}",
+    "--config.data.source=folder",
+    "--config.data.train=",
+    "--config.data.validation=",
+    "--config.data.val_frac=0.25",
+    "--config.data.classes=0",
+    "--config.data.expected=0",
+    "--config.data.encode_with=shipped",
+    "--config.data.grid=4",
+    "--config.data.reading.workers=0",
+    "--config.compute.dtype=float32",
+    "--config.train.epochs=10.0",
+    "--config.train.batch_rows=16",
+    "--config.train.score_rows=16",
+    "--config.view.least_area=0.5",
+    *more,
+  )

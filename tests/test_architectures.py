@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
 from totojax.jobs.bench import scanning
 from totojax.models import gpt2, mamba, platform
@@ -85,19 +86,7 @@ def test_mamba_meets_hugging_face(mamba_params, chunk_tokens, scan):
     ),
     layer_idx=0,
   ).eval()
-  p = mamba_params["mixer"]
-  theirs = {
-    "norm.weight": mamba_params["norm"]["scale"],
-    "mixer.A_log": p["log_a"],
-    "mixer.D": p["skip"],
-    "mixer.conv1d.weight": p["conv"].T[:, None],
-    "mixer.conv1d.bias": p["conv_bias"],
-    "mixer.in_proj.weight": jnp.concatenate([p["input"], p["gate"]], 1).T,
-    "mixer.x_proj.weight": jnp.concatenate([p["rank"], p["state_in"], p["state_out"]], 1).T,
-    "mixer.dt_proj.weight": p["steps"].T,
-    "mixer.dt_proj.bias": p["steps_bias"],
-    "mixer.out_proj.weight": p["out"].T,
-  }
+  theirs = references.mamba_block(mamba_params)
   block.load_state_dict({k: torch_of(v) for k, v in theirs.items()})
   x = inputs()
   with torch.no_grad():
@@ -190,23 +179,7 @@ def test_gpt2_meets_hugging_face():
     ),
     layer_idx=0,
   ).eval()
-  a, m = params["attention"], params["mlp"]
-  fused = [a[k].reshape(32, 32) for k in ("query", "key", "value")]
-  biases = [a[f"{k}_bias"].reshape(32) for k in ("query", "key", "value")]
-  state = {
-    "ln_1.weight": params["attention_norm"]["scale"],
-    "ln_1.bias": params["attention_norm"]["bias"],
-    "ln_2.weight": params["mlp_norm"]["scale"],
-    "ln_2.bias": params["mlp_norm"]["bias"],
-    "attn.c_attn.weight": jnp.concatenate(fused, 1),
-    "attn.c_attn.bias": jnp.concatenate(biases),
-    "attn.c_proj.weight": a["out"].reshape(32, 32),
-    "attn.c_proj.bias": a["out_bias"],
-    "mlp.c_fc.weight": m["up"],
-    "mlp.c_fc.bias": m["up_bias"],
-    "mlp.c_proj.weight": m["down"],
-    "mlp.c_proj.bias": m["down_bias"],
-  }
+  state = references.gpt2_block(params)
   missing = theirs.load_state_dict({k: torch_of(v) for k, v in state.items()}, strict=False)
   assert not missing.unexpected_keys
   mask = torch.triu(torch.full((21, 21), -torch.inf), 1)[None, None]

@@ -131,7 +131,7 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
   task = encode.EncodeFrames(_Inner(), tokenizer, spec=spec)
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):
-    task.outcomes(tasks.Variables({}, {}, {}), {}, score=lambda logits: logits)
+    task.outcomes(tasks.Variables({}, {}, {}), {}, measure=lambda logits: logits)
   found = jax.jit(task.tokens)(tokenizer.params, {"frames": frames, "start": start})
   for row, clip in zip(found, frames, strict=True):
     codes = tokenizer.encode(clip).reshape(4, -1)

@@ -231,7 +231,7 @@ def test_encoders_stand_beside_ours_on_the_same_items(ours, tmp_path):
   assert float(found["theirs"]["top1"]) == 1.0
   assert found["theirs"]["layer"] == "4" and found["theirs"]["n"] == "24"
   setup = prepare(c)
-  x_ML = setup.sources["theirs"].features["validation"]
+  x_ML = setup.subjects["theirs"].features["validation"]
   expected = np.eye(3)[ours["labels"]["validation"]]
   np.testing.assert_array_equal(x_ML[:, 0], expected)
 
@@ -260,7 +260,7 @@ def test_heads_with_attention_read_the_tokens_of_an_encoder(tmp_path):
       head=dict(recipes.probe("", "", "").head, pool=pool, heads=1),
     )
     c["train"]["epochs"] = 15.0
-    assert prepare(c).sources["theirs"].tokens == 6
+    assert prepare(c).subjects["theirs"].tokens == 6
     assert jobs.run(c, epath.Path(tmp_path / pool), lambda step: False)
     (row,) = rows_of(tmp_path / pool)
     scores[pool] = float(row["top1"])

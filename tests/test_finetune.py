@@ -176,7 +176,7 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
     found[prefix] = np.asarray(logits(params))
   evaluated, dropped = jax.jit(
     lambda p: (
-      one.outcomes(tasks.Variables(p, {}, {}), {"tokens": row}, score=lambda x: x),
+      one.outcomes(tasks.Variables(p, {}, {}), {"tokens": row}, measure=lambda x: x),
       one.logits(p, row, key=jax.random.key(1)),
     )
   )(params)
@@ -193,22 +193,8 @@ def _data():
 
 def words(data):
   """As the docstring of the config has it, in small."""
-  return (
-    f"--config.model_run={data['model']}",
-    f"--config.data.root={data['images']}",
-    "--config.data.source=folder",
-    "--config.data.train=",
-    "--config.data.validation=",
-    "--config.data.val_frac=0.25",
-    "--config.data.classes=0",
-    "--config.data.expected=0",
-    "--config.data.encode_with=shipped",
-    "--config.data.grid=4",
-    "--config.data.reading.workers=0",
-    "--config.compute.dtype=float32",
-    "--config.train.epochs=10.0",
-    "--config.train.batch_rows=16",
-    "--config.train.score_rows=16",
+  return classed.words(
+    data,
     "--config.optim.lr=6e-3",
     "--config.optim.lr_rows=0",
     "--config.optim.layer_decay=0.9",
@@ -217,7 +203,6 @@ def words(data):
     "--config.mix.share=0.3",
     "--config.view.operations=1",
     "--config.view.magnitude=3.0",
-    "--config.view.least_area=0.5",
     "--config.optim.warmup_epochs=2.0",
     "--config.head.head_init_std=0.02",
     "--config.every.log_steps=10",

@@ -186,28 +186,13 @@ def test_its_grid_and_base_are_others_than_the_model_s(data):
 
 def test_a_run_from_files_learns_and_a_stopped_one_is_the_same(data):
   path = runs.ROOT / "configs" / "joint_imagenet.py"
-  words = (
-    f"--config.model_run={data['model']}",
-    f"--config.data.root={data['images']}",
-    "--config.data.source=folder",
-    "--config.data.train=",
-    "--config.data.validation=",
-    "--config.data.val_frac=0.25",
-    "--config.data.classes=0",
-    "--config.data.expected=0",
-    "--config.data.encode_with=shipped",
-    "--config.data.grid=4",
-    "--config.data.reading.workers=0",
+  words = classed.words(
+    data,
     "--config.data.holdout_frac=0.2",
-    "--config.compute.dtype=float32",
-    "--config.train.epochs=10.0",
-    "--config.train.batch_rows=16",
-    "--config.train.score_rows=16",
     "--config.optim.lr=3e-3",
     "--config.optim.head_lr_mults=(1.0, 10.0)",
     "--config.head.pool=average",
     "--config.head.norm_momentum=0.5",
-    "--config.view.least_area=0.5",
     "--config.optim.warmup_epochs=1.0",
     "--config.every.log_steps=1",
     "--config.every.checkpoint_steps=1",

@@ -223,7 +223,7 @@ WRONG = [
     "return lambda root: 5",
     r"dataset.py: dataset\(\)\(...\) fails \(TypeError: .*2 were",
   ),
-  ("head", "return 5", r"without pool, shapes; head\(\) must give an object with shapes"),
+  ("head", "return 5", r"gives 5 .int.; head\(\) must give an object with shapes"),
   ("task", "return lambda model, mup: 5", r"task\(\)\(...\) gives 5 .int.; task\(\) must"),
   (
     "evaluation",

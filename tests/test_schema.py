@@ -248,6 +248,11 @@ def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
   with pytest.raises(ConfigError, match="^stages.law.scaling.draws is 0"):
     roots.read(config)
   del config["stages"]["law"]
+  with pytest.raises(
+    ConfigError, match=r"order names \['law', 'page'\], and stages has \['page'\]"
+  ):
+    roots.read(config)
+  config["order"] = ("page",)
   assert roots.read(config).stages["page"].chain == "{workdir}"
   config["stages"]["page"]["chian"] = ""
   with pytest.raises(ConfigError, match="mean stages.page.chain?"):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 import runs
 import stores
 
@@ -102,24 +103,8 @@ def their_gpt2(transformers, params):
     "ln_f.weight": params["norm"]["scale"],
     "ln_f.bias": params["norm"]["bias"],
   }
-  names = ("query", "key", "value")
   for at in range(2):
-    p = layer(params, at)
-    a, m = p["attention"], p["mlp"]
-    own = {
-      "ln_1.weight": p["attention_norm"]["scale"],
-      "ln_1.bias": p["attention_norm"]["bias"],
-      "ln_2.weight": p["mlp_norm"]["scale"],
-      "ln_2.bias": p["mlp_norm"]["bias"],
-      "attn.c_attn.weight": np.concatenate([a[k].reshape(32, 32) for k in names], 1),
-      "attn.c_attn.bias": np.concatenate([a[f"{k}_bias"].reshape(32) for k in names]),
-      "attn.c_proj.weight": a["out"].reshape(32, 32),
-      "attn.c_proj.bias": a["out_bias"],
-      "mlp.c_fc.weight": m["up"],
-      "mlp.c_fc.bias": m["up_bias"],
-      "mlp.c_proj.weight": m["down"],
-      "mlp.c_proj.bias": m["down_bias"],
-    }
+    own = references.gpt2_block(layer(params, at))
     state |= {f"h.{at}.{k}": v for k, v in own.items()}
   return model, {f"transformer.{k}": v for k, v in state.items()}
 
@@ -144,21 +129,7 @@ def their_mamba(transformers, params):
   )
   state = {"embeddings.weight": params["embedding"], "norm_f.weight": params["norm"]["scale"]}
   for at in range(2):
-    p = layer(params, at)
-    m = p["mixer"]
-    maps = [m["rank"], m["state_in"], m["state_out"]]
-    own = {
-      "norm.weight": p["norm"]["scale"],
-      "mixer.A_log": m["log_a"],
-      "mixer.D": m["skip"],
-      "mixer.conv1d.weight": m["conv"].T[:, None],
-      "mixer.conv1d.bias": m["conv_bias"],
-      "mixer.in_proj.weight": np.concatenate([m["input"], m["gate"]], 1).T,
-      "mixer.x_proj.weight": np.concatenate(maps, 1).T,
-      "mixer.dt_proj.weight": m["steps"].T,
-      "mixer.dt_proj.bias": m["steps_bias"],
-      "mixer.out_proj.weight": m["out"].T,
-    }
+    own = references.mamba_block(layer(params, at))
     state |= {f"layers.{at}.{k}": v for k, v in own.items()}
   return model, {f"backbone.{k}": v for k, v in state.items()}
 

@@ -45,22 +45,22 @@ def compute(
 ) -> trunk.Compute:
   """Fills in what "auto" and 0 mean on a backend: "cpu", "gpu" or "tpu"."""
   # What is fastest there, of what gives the same numbers beyond rounding.
-  chosen = schema.to_dict(section)
+  keys = schema.to_dict(section)
   if section.attention == "auto":
-    chosen["attention"] = "blocked" if backend == "cpu" else "xla"
+    keys["attention"] = "blocked" if backend == "cpu" else "xla"
     if backend == "tpu" and splash.fits(context):
-      chosen["attention"] = "splash"
+      keys["attention"] = "splash"
     if backend == "gpu" and section.dtype == "bfloat16":
-      chosen["attention"] = "cudnn"  # which has no float32
+      keys["attention"] = "cudnn"  # which has no float32
   # A chip's memory is what limits its batch; a host's is not.
   if section.remat == "auto":
-    chosen["remat"] = "none" if backend == "cpu" else "full"
+    keys["remat"] = "none" if backend == "cpu" else "full"
   if section.unroll == 0:
     # XLA for CPU does not optimise across the iterations of a scan, and a GPU
     # copies what a scan stacks: base took 150 ms in line and 185 with one, on
     # an H200. A TPU's compiler keeps up, and compiles a scan sooner.
-    chosen["unroll"] = 1 if backend == "tpu" else depth
-  return trunk.Compute(**chosen, platform=platform.find(backend))
+    keys["unroll"] = 1 if backend == "tpu" else depth
+  return trunk.Compute(**keys, platform=platform.find(backend))
 
 
 def shape(section: model_config.Model) -> architecture_lib.Architecture:
@@ -84,9 +84,9 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
   """
   architecture = shape(config.model)
   scales = layers.STANDARD
-  chosen = parametrisation(config)
-  if chosen is not None:
-    scales = layers.Scales(attention=chosen.attention, logits=chosen.logits)
+  rule = parametrisation(config)
+  if rule is not None:
+    scales = layers.Scales(attention=rule.attention, logits=rule.logits)
   make = trunk.Trunk
   if config.patches.inputs:
     from totojax.models import patched  # Table 3 alone reads patches
@@ -120,16 +120,16 @@ def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
 
 def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | None:
   """µP for this model, or None for the standard parametrisation."""
-  chosen = config.mup
-  if not chosen.on:
+  section = config.mup
+  if not section.on:
     return None
   # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
-    base_width=chosen.base_width, base_heads=chosen.base_heads, base_mlp_dim=chosen.base_mlp_dim
+    base_width=section.base_width, base_heads=section.base_heads, base_mlp_dim=section.base_mlp_dim
   )
   return mup.parametrise(
-    chosen,
+    section,
     growth,
     depth=architecture.depth,
     init_std=architecture.init_std,
@@ -163,7 +163,7 @@ class Program:
     step_fn: of `step.jit_step`.
     make: key -> state.
     shapes: of the state.
-    placed: its shardings.
+    shardings: its shardings.
   """
 
   config: Trains
@@ -174,20 +174,21 @@ class Program:
   step_fn: Callable[..., Any]
   make: Callable[[jax.Array], step_lib.TrainState]
   shapes: step_lib.TrainState
-  placed: step_lib.TrainState
+  shardings: step_lib.TrainState
 
   def init(self, frozen: Any, start: Callable[[Any], Any] | None) -> step_lib.TrainState:
     """A fresh state on the devices; see `run`."""
     key = jax.random.key(self.config.seed)
     # Made in place, each device its part: a model may fit no device as a whole.
     if frozen is None:
-      state = jax.jit(self.make, out_shardings=self.placed)(key)
+      state = jax.jit(self.make, out_shardings=self.shardings)(key)
     else:
       # Put there as they are: as constants they would be in the program.
       bare = jax.jit(
-        lambda key: self.make(key).replace(frozen={}), out_shardings=self.placed.replace(frozen={})
+        lambda key: self.make(key).replace(frozen={}),
+        out_shardings=self.shardings.replace(frozen={}),
       )
-      state = bare(key).replace(frozen=jax.device_put(frozen, self.placed.frozen))
+      state = bare(key).replace(frozen=jax.device_put(frozen, self.shardings.frozen))
     # Another run's parameters take the place of fresh ones; step and moments
     # are this run's.
     return state if start is None else state.replace(params=start(state.params))
@@ -227,7 +228,7 @@ def program(
       lambda opt_state, update: rate(opt_state, update=update),
     )
   tx = optimiser.tx
-  placed, shapes = step_lib.state_shardings(task, tx, layout)
+  shardings, shapes = step_lib.state_shardings(task, tx, layout)
   one_step = functools.partial(
     step_lib.train_step,
     task=task,
@@ -243,9 +244,9 @@ def program(
 
     one_step = lanes_lib.step(one_step, lanes)
     make = lanes_lib.init(make, lanes)
-    placed, shapes = lanes_lib.state(placed, make)
-  step_fn = step_lib.jit_step(one_step, shardings=placed, layout=layout)
-  return Program(config, task, steps, layout, lanes, step_fn, make, shapes, placed)
+    shardings, shapes = lanes_lib.state(shardings, make)
+  step_fn = step_lib.jit_step(one_step, shardings=shardings, layout=layout)
+  return Program(config, task, steps, layout, lanes, step_fn, make, shapes, shardings)
 
 
 def run(
@@ -269,7 +270,7 @@ def run(
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
     frozen: host arrays that take the place of the task's own frozen arrays,
-      where these are too large to be constants of a compiled built.
+      where these are too large to be constants of a compiled program.
     start: fresh parameters -> those that the run starts from, where another
       run's are among them.
   """
@@ -285,7 +286,7 @@ def run(
     batches=batches,
     layout=built.layout,
     shapes=built.shapes,
-    shardings=built.placed,
+    shardings=built.shardings,
     steps=steps,
     every=config.every,
     evals=evals,

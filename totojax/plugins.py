@@ -71,11 +71,11 @@ class Plugin:
   file: str
   digest: str
 
-  def wrong(self, value: Any, *, call: str = "", lacking: str = "") -> PluginError:
+  def wrong(self, value: Any, *, call: str = "") -> PluginError:
     """An error for what it gives, or what calling that gives ("(state)")."""
     name = self.make.__name__
     return PluginError(
-      f"{self.reference}: {name}(){call} gives {short(value)}{lacking};"
+      f"{self.reference}: {name}(){call} gives {short(value)};"
       f" {name}() must give {KINDS[self.kind]} (docs/contributing.md)"
     )
 
@@ -127,7 +127,7 @@ def load(
   Args:
     reference: as for `find`.
     kind: the same.
-    contract: the class, or protocol, that it must be of.
+    contract: the class that it must be of.
     fits: what else must hold of it.
 
   Raises:
@@ -136,9 +136,8 @@ def load(
   plugin = find(reference, kind)
   with users(plugin.file, f"{plugin.make.__name__}() fails"):
     value = plugin.make()
-  lacking = _lacking(value, contract)
-  if lacking is not None or not fits(value):
-    raise plugin.wrong(value, lacking=lacking or "")
+  if not isinstance(value, contract) or not fits(value):
+    raise plugin.wrong(value)
   return value
 
 
@@ -152,8 +151,8 @@ def function(reference: str, kind: str, contract: type[T]) -> Callable[..., T]:
   def call(*args: Any) -> T:
     with users(plugin.file, f"{plugin.make.__name__}()(...) fails"):
       result = value(*args)
-    if (lacking := _lacking(result, contract)) is not None:
-      raise plugin.wrong(result, call="(...)", lacking=lacking)
+    if not isinstance(result, contract):
+      raise plugin.wrong(result, call="(...)")
     return result
 
   return call
@@ -193,9 +192,9 @@ def evaluation(reference: str, *args: Any) -> Callable[[Any], list[tuple[str, fl
     if not isinstance(results, list):
       raise plugin.wrong(results, call="(...)(state)")
     scores, first = list(map(_score, results)), not next(calls)
-    for given, score in zip(results, scores):
+    for pair, score in zip(results, scores):
       if score is None or (first and not math.isfinite(score[1])):
-        raise plugin.wrong(given, call="(...)(state)")
+        raise plugin.wrong(pair, call="(...)(state)")
     return [score for score in scores if score is not None]
 
   return pairs
@@ -241,20 +240,6 @@ def short(value: Any) -> str:
   """A value and its type, for one line."""
   text = repr(value).partition("\n")[0]
   return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
-
-
-def _lacking(value: Any, contract: type) -> str | None:
-  """What `value` has not that `contract` asks for; None where it is one."""
-  if not getattr(contract, "_is_protocol", False):
-    return None if isinstance(value, contract) else ""
-  asked = [
-    name
-    for base in contract.__mro__
-    for name in {*vars(base), *vars(base).get("__annotations__", {})}
-    if not name.startswith("_") and getattr(base, "_is_protocol", False)
-  ]
-  missing = sorted(name for name in asked if not hasattr(value, name))
-  return f" without {', '.join(missing)}" if missing else None
 
 
 def run_file(path: str) -> types.ModuleType:

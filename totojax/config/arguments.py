@@ -89,9 +89,9 @@ def config_path(name: str) -> str:
   package = pathlib.Path(__file__).resolve().parent.parent
   for root in (package / "configs", package.parent / "configs"):
     if root.is_dir():
-      inside = root / re.sub(r"^(\./)?configs/", "", file)
-      if inside.is_file():
-        return f"{inside}{colon}{argument}"
+      shipped = root / re.sub(r"^(\./)?configs/", "", file)
+      if shipped.is_file():
+        return f"{shipped}{colon}{argument}"
       names = sorted(str(path.relative_to(root)) for path in root.rglob("*.py"))
       raise FileNotFoundError(
         f"config {file!r} does not exist; shipped with the package:"
@@ -107,19 +107,19 @@ def load(path: str) -> ConfigDict:
     ValueError: the file cannot be run, or gives no config; names the line.
   """
   file, colon, argument = path.partition(":")
-  given = [argument] if colon else []
+  values = [argument] if colon else []
   get_config = plugins.function_of(
     plugins.run_file(file), file, "get_config", "returns the config (docs/running.md#a-config)"
   )
   try:
-    inspect.signature(get_config).bind(*given)
+    inspect.signature(get_config).bind(*values)
   except TypeError as error:
-    told = f"takes no argument, and {argument!r} follows its colon"
+    reason = f"takes no argument, and {argument!r} follows its colon"
     if not colon:
-      told = f"takes an argument; give it as --config={file}:ARGUMENT"
-    raise ConfigError(f"{file} {told}") from error
+      reason = f"takes an argument; give it as --config={file}:ARGUMENT"
+    raise ConfigError(f"{file} {reason}") from error
   with plugins.users(file, "get_config() fails"):
-    config = get_config(*given)
+    config = get_config(*values)
   if not isinstance(config, ConfigDict):
     raise ConfigError(
       f"{file}: get_config() returns {plugins.short(config)}; it must return a ConfigDict, as"
@@ -169,14 +169,14 @@ def _value(kind: Any, default: Any, texts: Sequence[str | None], key: str) -> An
   text, kind = texts[-1], typing.get_origin(kind) or kind
   if dataclasses.is_dataclass(kind):
     kind = ConfigDict
-  wanted = {
+  words = {
     tuple: f"a tuple of numbers, or of words in quotes, as {default or ('a', 'b')}",
     ConfigDict: "a section, as {'key': 1.0}",
   }.get(kind, getattr(kind, "__name__", "a value"))
   if text is None:
     if kind is bool:
       return True
-    raise ConfigError(f"config key {key} has no value; it must be {wanted}")
+    raise ConfigError(f"config key {key} has no value; it must be {words}")
   try:
     match kind():
       case bool():
@@ -190,7 +190,7 @@ def _value(kind: Any, default: Any, texts: Sequence[str | None], key: str) -> An
       case _:
         return kind(text)
   except (KeyError, SyntaxError, TypeError, ValueError) as error:
-    raise ConfigError(f"config key {key} is {text!r}; it must be {wanted}") from error
+    raise ConfigError(f"config key {key} is {text!r}; it must be {words}") from error
 
 
 def _items(text: str | None) -> tuple[Any, ...]:

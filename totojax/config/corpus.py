@@ -56,9 +56,7 @@ class Kinetics(Section):
 
   annotations: str = field("", 'the CSV, with "{split}"; "": what is there')
   classes: int = field(400, "or 600, 700", at_least=0)
-  plain_names: str = field(
-    "whole", "files without times in their names", choices=("whole", "trimmed")
-  )
+  plain_names: str = field("whole", "files whose names have no times", choices=("whole", "trimmed"))
 
 
 @section("source.ssv2")
@@ -104,9 +102,7 @@ class Source(Section):
       there are train and val.
   """
 
-  name: str = field(
-    "folder", "a section below, or a file of yours", choices=SOURCES, plugin="dataset"
-  )
+  name: str = field("folder", "a section below, or your file", choices=SOURCES, plugin="dataset")
   kind: str = field("video", "of folder, list and tars", choices=("video", "image"))
   root: str = field("", "folder of the data")
   splits: tuple[str, ...] = field(("",), "of the source; '': all of it", some=True, once=True)
@@ -132,7 +128,7 @@ class Source(Section):
 
 
 @section("amount")
-class Amount(Section):
+class Work(Section):
   """How the work is cut."""
 
   items_per_shard: int = field(256, "all an interruption costs", at_least=1)
@@ -150,7 +146,7 @@ class SourceJob(Section):
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")
   image: pixels.ImageSpec = field(pixels.ImageSpec(), "out of images")
-  amount: Amount = field(Amount(), "how the work is cut")
+  amount: Work = field(Work(), "how the work is cut")
 
   def __post_init__(self):
     if self.views.mode and self.clip.sampling != "uniform":

@@ -30,12 +30,12 @@ def listing(config: Any) -> str:
   lines = []
   for key in schema.keys(config):
     value = f"{key.path} = {key.value!r}"
-    told = "; ".join(filter(None, _told(key)))
-    lines.append(f"{value:<44}  # {told}")
+    words = "; ".join(filter(None, _words(key)))
+    lines.append(f"{value:<44}  # {words}")
   return "\n".join(lines)
 
 
-def _told(key: schema.Key) -> Iterator[str]:
+def _words(key: schema.Key) -> Iterator[str]:
   yield key.meta.doc
   yield key.unit and f"in {key.unit}"
   yield str(key.meta.range)
@@ -44,16 +44,16 @@ def _told(key: schema.Key) -> Iterator[str]:
 
 def page() -> str:
   """docs/config.md."""
-  out, sections = [_HEAD], {}
+  lines, sections = [_HEAD], {}
   for name in roots.ROOTS:
     root = roots.find(name)
-    out += [f'## `run = "{name}"`', "", _first(root), "", *_table(root), ""]
+    lines += [f'## `run = "{name}"`', "", _first(root), "", *_table(root), ""]
     _collect(root, sections)
-  out += ["# Sections", ""]
+  lines += ["# Sections", ""]
   for section in sections:
-    out += [f"## {_title(section)}", "", _first(section), "", *_table(section)]
-    out.append("")
-  return "\n".join(out).rstrip() + "\n"
+    lines += [f"## {_title(section)}", "", _first(section), "", *_table(section)]
+    lines.append("")
+  return "\n".join(lines).rstrip() + "\n"
 
 
 def _first(cls: type) -> str:
@@ -68,8 +68,8 @@ def _title(section: type) -> str:
 
 def _anchor(section: type) -> str:
   """As GitHub makes it of a heading."""
-  kept = re.sub(r"[^\w\- ]", "", _title(section).lower())
-  return kept.replace(" ", "-")
+  letters = re.sub(r"[^\w\- ]", "", _title(section).lower())
+  return letters.replace(" ", "-")
 
 
 def _classes(kind: Any) -> list[type]:
@@ -83,14 +83,14 @@ def _is_root(section: type) -> bool:
   return section in map(roots.find, roots.ROOTS)
 
 
-def _collect(cls: type, into: dict[type, None]) -> None:
+def _collect(cls: type, classes: dict[type, None]) -> None:
   """The sections below one, each before those that are below it."""
   hints = typing.get_type_hints(cls)
   for f in dataclasses.fields(cls):
     for section in _classes(hints[f.name]):
-      if section not in into and not _is_root(section):
-        into[section] = None
-        _collect(section, into)
+      if section not in classes and not _is_root(section):
+        classes[section] = None
+        _collect(section, classes)
 
 
 def _table(cls: type) -> list[str]:
@@ -100,10 +100,10 @@ def _table(cls: type) -> list[str]:
   for f in dataclasses.fields(cls):
     meta = f.metadata["key"]
     sections = [c for c in _classes(hints[f.name]) if hasattr(c, "SECTION")]
-    named = [c for c in sections if not _is_root(c)]
+    parts = [c for c in sections if not _is_root(c)]
     kind = schema.describe(hints[f.name])
-    if named:
-      links = [f"[{c.__name__}](#{_anchor(c)})" for c in named]
+    if parts:
+      links = [f"[{c.__name__}](#{_anchor(c)})" for c in parts]
       many = isinstance(hints[f.name], types.GenericAlias) or (
         typing.get_origin(hints[f.name]) not in (None, types.UnionType)
       )

@@ -30,11 +30,9 @@ class Data(Section):
   validation: str = field("", "the same, held out")
   classes: int = field(0, "0: as many as the data say", at_least=0)
   # Missing: what the job that made a store, or the files' listing, calls so.
-  expected: int = field(
-    0, "items to validate; 0: those there and missing", at_least=0, unit="items"
-  )
+  expected: int = field(0, "to validate; 0: those there and missing", at_least=0, unit="items")
   holdout_frac: float = field(
-    0.0, "of each class, not trained on, to choose a layer; 0.0: none", "[gap]", at_least=0, below=1
+    0.0, "of each class, to choose a layer; 0.0: none", "[gap]", at_least=0, below=1
   )
   frames: int = field(0, "of a clip; 0: as the model was trained", at_least=0)
   reading: training.Reading = field(training.Reading(), "how batches are read")
@@ -44,9 +42,7 @@ class Data(Section):
 class ProbeData(Data):
   """What is probed on: a layer is always chosen without the validation set."""
 
-  holdout_frac: float = field(
-    0.1, "of each class, not trained on, to choose a layer", "[gap]", above=0, below=1
-  )
+  holdout_frac: float = field(0.1, "of each class, to choose a layer", "[gap]", above=0, below=1)
   train_pixels: str = field("", "what `train` was made from, for `pixels`")
   validation_pixels: str = field("", "the same of `validation`")
   pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
@@ -65,12 +61,8 @@ class TrainData(Data):
   encode_with: str = field("", "the model's tokenizer file, or 'shipped'")
   grid: int = field(32, "0: as the model was trained", "4.2", at_least=0, unit="tokens")
   classes: int = field(1000, "0: as many as the data say", at_least=0)
-  expected: int = field(
-    50_000, "items to validate; 0: those there and missing", at_least=0, unit="items"
-  )
-  reading: training.Reading = field(
-    training.Reading(workers=8, prefetch=4), "processes decode photographs"
-  )
+  expected: int = field(50_000, "to validate; 0: those there and missing", at_least=0, unit="items")
+  reading: training.Reading = field(training.Reading(workers=8, prefetch=4), "for photographs")
 
   def __post_init__(self):
     if self.source == "tokens":
@@ -117,9 +109,7 @@ class HeadConfig(PooledHead):
 class FineTuneConfig(Section):
   """The head of fine-tuning, and how the blocks are trained."""
 
-  drop_path: float = field(
-    0.1, "rows that skip the last block's branches", "[gap] MAE", at_least=0, below=1
-  )
+  drop_path: float = field(0.1, "rows that skip last branches", "[gap] MAE", at_least=0, below=1)
   head_init_std: float = field(2e-5, "of the linear layer", "[gap] MAE", at_least=0)
   norm_eps: float = field(1e-6, "of the head's LayerNorm", "[gap] MAE", at_least=0)
 
@@ -192,13 +182,11 @@ class LayeredConfig(Section):
     (1.0,), "rates of heads over lr, each of its own heads", above=0, some=True
   )
   b1: float = field(0.9, "decay of the first moment", "section 3.2", at_least=0, below=1)
-  b2: float = field(
-    0.95, "decay of the second moment", "3.2; tuned: [gap] MAE", at_least=0, below=1
-  )
+  b2: float = field(0.95, "decay of second moment", "3.2; tuned: [gap] MAE", at_least=0, below=1)
   eps: float = field(1e-8, "added to the second moment's root", "[gap] optax", at_least=0)
   weight_decay: float = field(0.05, "times the rate, on matrices", "[gap] MAE", at_least=0)
   clip_norm: float = field(1.0, "of the backbone; 0.0: none", "[gap] LLaMA", at_least=0)
-  mu_dtype: str = field("float32", "of the first moment", choices=("float32", "bfloat16"))
+  mu_dtype: str = field("float32", "of the first moment", choices=training.DTYPES)
 
   @property
   def settings(self) -> list[tuple[float, float]]:
@@ -227,17 +215,11 @@ class ViewConfig(Section):
   resample: str = field(
     "bicubic", "filter of the resizing", "[gap] MAE", choices=("bicubic", "bilinear", "lanczos")
   )
-  operations: int = field(
-    0, "RandAugment's, of a training view", "tuned: [gap] MAE", at_least=0, at_most=100
-  )
+  operations: int = field(0, "of RandAugment, a view", "tuned: [gap] MAE", at_least=0, at_most=100)
   magnitude: float = field(9.0, "of the operations", "[gap] MAE", at_least=0, at_most=10)
   magnitude_std: float = field(0.5, "of each one's magnitude", "[gap] MAE", at_least=0)
-  erase: float = field(
-    0.0, "training views that lose a rectangle", "tuned: [gap] MAE", at_least=0, at_most=1
-  )
-  center_frac: float = field(
-    0.875, "of the short side that is evaluated", "[gap] MAE", at_least=0.01, at_most=1
-  )
+  erase: float = field(0.0, "views losing a rectangle", "tuned: [gap] MAE", at_least=0, at_most=1)
+  center_frac: float = field(0.875, "of the side evaluated", "[gap] MAE", at_least=0.01, at_most=1)
 
 
 @section("mix")
@@ -295,9 +277,7 @@ class Probe(Labels):
   encoders: Mapping[str, EncoderFiles] = field({}, "name -> features on disk")
   layers: tuple[int, ...] = field((), "H_0, embeddings, to H_L; (): all", at_least=0)
   cache: str = field(
-    "auto",
-    "features are made once; auto: for average pooling, with room",
-    choices=("auto", "on", "off"),
+    "auto", "make features once; auto: for means, with room", choices=("auto", "on", "off")
   )
   memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")
@@ -338,9 +318,7 @@ class Joint(Tuning):
 class Finetune(Tuning):
   """`run = "finetune"`: MAE's recipe for ViT-B (Table 13, A.2)."""
 
-  model: ModelConfig = field(
-    ModelConfig(prefix_tokens=-1), "full attention: prefix_tokens -1", "A.2"
-  )
+  model: ModelConfig = field(ModelConfig(prefix_tokens=-1), "full: prefix_tokens -1", "A.2")
   view: ViewConfig = field(
     ViewConfig(operations=2, erase=0.25),
     "what is seen of an image: operations 2, erase 0.25",
@@ -361,6 +339,4 @@ class Finetune(Tuning):
 class ProbeSeeds(Job):
   """`run = "probe_seeds"`: what probes of several seeds say together."""
 
-  probe_seeds: Mapping[str, tuple[str, ...]] = field(
-    {}, "question -> run directories, one for each seed"
-  )
+  probe_seeds: Mapping[str, tuple[str, ...]] = field({}, "question -> runs, one for each seed")

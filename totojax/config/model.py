@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from totojax import plugins
-from totojax.config import schema
+from totojax.config import schema, training
 from totojax.config.schema import ConfigError, field, Section, section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
@@ -47,9 +47,7 @@ MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, dept
 class SequenceSpec(Section):
   """What one sequence holds; see `totojax.sequence`."""
 
-  vocab: int = field(
-    8192, "codes of the tokenizer: uint16", "section 3.4", at_least=1, at_most=65_536
-  )
+  vocab: int = field(8192, "codes, of 16 bits", "section 3.4", at_least=1, at_most=65_536)
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")
@@ -197,7 +195,7 @@ class Compute(Section):
   """
 
   dtype: str = field(
-    "bfloat16", "of activations and products", "[gap] LVM", choices=("bfloat16", "float32")
+    "bfloat16", "of activations and products", "[gap] LVM", choices=training.DTYPES
   )
   attention: str = field("auto", "one of `attention.IMPLEMENTATIONS`, or auto")
   remat: str = field(

@@ -103,9 +103,7 @@ class Views(Section):
       into `temporal` parts and begin with each.
   """
 
-  mode: str = field(
-    "", "clip.crops random ones, or views, or as `clip`", choices=("train", "test", "")
-  )
+  mode: str = field("", "clip.crops random, views, or as `clip`", choices=("train", "test", ""))
   temporal: int = field(10, "test: spans of a video", "SlowFast", at_least=1)
   spatial: int = field(3, "test: along the long side; 1: central", "SlowFast", choices=(1, 3))
   offset: bool = field(False, "test: the last span ends with the video")

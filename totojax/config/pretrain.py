@@ -55,9 +55,7 @@ class Plan(Section):
   busy: float = field(0.4, "share of the peak that GPUs reach: assumed", above=0.0, at_most=1.0)
   search: bool = field(False, "every combination of the three lists")
   meshes: tuple[tuple[int, ...], ...] = field((), "sizes of `mesh`; (): `mesh`", at_least=-1)
-  remats: tuple[str, ...] = field(
-    ("none", "full", "projections", "products"), "policies; (): the config's"
-  )
+  remats: tuple[str, ...] = field(("none", "full", "projections", "products"), "(): the config's")
   microbatches: tuple[int, ...] = field((), "(): train.microbatches", at_least=1)
 
   def __post_init__(self):

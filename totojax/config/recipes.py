@@ -131,14 +131,8 @@ def small_dvae(c: ConfigDict, steps: int) -> None:
   a few codes in so few updates.
   """
   c.dvae.update(vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25)
-  c.objective.update(
-    loss="l2",
-    kl=0.0,
-    tau_steps=steps * 3 // 5,
-    start="patches",
-    teacher=0.01,
-    teacher_steps=steps * 3 // 4,
-  )
+  c.objective.update(loss="l2", kl=0.0, tau_steps=steps * 3 // 5)
+  c.objective.update(start="patches", teacher=0.01, teacher_steps=steps * 3 // 4)
   c.train.update(
     steps=steps, batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5
   )
@@ -157,19 +151,15 @@ def shards(pixels: str, weights: str) -> ConfigDict:
 
 def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
   """Models of one depth by name, for a sweep over widths."""
-  return ConfigDict(
-    {
-      f"w{width}": dict(width=width, depth=depth, heads=heads, mlp_dim=int(width * mlp_ratio))
-      for width in widths
-    }
-  )
+  shape = dict(depth=depth, heads=heads)
+  models = {f"w{w}": dict(width=w, mlp_dim=int(w * mlp_ratio), **shape) for w in widths}
+  return ConfigDict(models)
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:
   """`run = "coord_check"`: do activations keep their size over the width?
 
-  Args:
-    models: name -> sizes, in place of pretrain.model's.
+  `models`: name -> sizes, in place of pretrain.model's.
   """
   c = roots.config("coord_check")
   c.coord_check.models = models
@@ -179,9 +169,7 @@ def coord_check(models: ConfigDict) -> ConfigDict:
 def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
   """`run = "sweep"`: every combination of the lists, and their optima.
 
-  Args:
-    pretrain: what all runs share.
-    models: name -> sizes, in place of pretrain.model's.
+  `models`: name -> sizes, in place of those of `pretrain`, which all runs share.
   """
   c = roots.config("sweep")
   c.pretrain = pretrain
@@ -191,22 +179,14 @@ def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
 
 
 def scaling(*runs: str) -> ConfigDict:
-  """`run = "scaling"`: the law of finished runs (Figure 9).
-
-  Args:
-    *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
-  """
+  """`run = "scaling"`: the law (Figure 9) of runs of pre-training, "NAME=FOLDER" each."""
   c = roots.config("scaling")
   c.scaling.runs = runs
   return c
 
 
 def curves(*runs: str) -> ConfigDict:
-  """`run = "curves"`: training losses of several runs over tokens (Figure 2).
-
-  Args:
-    *runs: "NAME=FOLDER" each, run directories of `run = "pretrain"`.
-  """
+  """`run = "curves"`: training losses (Figure 2) of the same, over tokens."""
   c = roots.config("curves")
   c.curves.runs = runs
   return c
@@ -215,10 +195,7 @@ def curves(*runs: str) -> ConfigDict:
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   """`run = "probe"`: MAE's linear probe on every layer (section 3.5).
 
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-    train: store of tokens with classes.
-    validation: the same, held out.
+  Of a run directory of pre-training, on two stores of tokens with classes.
   """
   c = roots.config("probe", model_run=model_run)
   c.data.update(train=train, validation=validation)
@@ -228,10 +205,8 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
 def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   """`probe` of a small model on rendered clips, with everything beside it.
 
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-    shards: folder of the stores of tokens `train` and `val`.
-    clips: folder of the stores of pixels that they were made from.
+  `shards` holds the stores of tokens `train` and `val`, `clips` those of pixels
+  that they were made from.
   """
   c = probe(model_run, f"{shards}/train", f"{shards}/val")
   c.backbones = ("trained", "untrained", "pixels", "histogram")
@@ -252,9 +227,7 @@ def probe_seeds(**runs: list[str]) -> ConfigDict:
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
-  c = roots.config("chain", order=tuple(stages))
-  c.stages = stages
-  return c
+  return roots.config("chain", order=tuple(stages), stages=stages)
 
 
 def videos_to_report(
@@ -269,8 +242,8 @@ def videos_to_report(
     batch: sequences of an update.
     steps: updates.
   """
-  chosen = tokenizer()
-  chosen.weights = "shipped"
+  encoder = tokenizer()
+  encoder.weights = "shipped"
   model_run = pretrain("mini")
   tokens = 16 * grid**2
   model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
@@ -282,7 +255,7 @@ def videos_to_report(
   model_run.validation.rows = 64
   return chain(
     clips=clips,
-    tokenizer=chosen,
+    tokenizer=encoder,
     shards=shards("{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"),
     pretrain=model_run,
     validate=validate("{workdir}/pretrain"),
@@ -293,20 +266,12 @@ def videos_to_report(
 def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
   """`joint` on clips of 16 x 16 tokens of Kinetics-400 (section 4.3).
 
-  Args:
-    model_run: run directory of `run = "pretrain"`.
-    stores: folder with the stores train and val of tokens.
+  `stores` is the folder of the stores of tokens `train` and `val`.
   """
   c = joint(model_run)
   c.model.rope_base = 10_000.0  # that of the model
-  c.data.update(
-    source="tokens",
-    train=f"{stores}/train",
-    validation=f"{stores}/val",
-    grid=0,
-    classes=400,
-    expected=0,
-  )
+  c.data.update(source="tokens", train=f"{stores}/train", validation=f"{stores}/val")
+  c.data.update(grid=0, classes=400, expected=0)
   c.data.reading.update(workers=0, prefetch=2)  # tokens need no processes
   c.train.update(batch_rows=256, score_rows=256)
   return c

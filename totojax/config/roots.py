@@ -88,8 +88,8 @@ def read(values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> An
   if values["run"] == "chain" and isinstance(stages, Mapping):
     # In the order in which they are run, which a ConfigDict does not keep.
     names = dict.fromkeys((*(name for name in order if name in stages), *stages))
-    typed = {n: read(stages[n], f"{path}.stages.{n}".lstrip("."), fill=fill) for n in names}
-    values = {**values, "stages": typed}
+    configs = {n: read(stages[n], f"{path}.stages.{n}".lstrip("."), fill=fill) for n in names}
+    values = {**values, "stages": configs}
   return schema.read(root(values), values, path, fill=fill)
 
 
@@ -108,16 +108,16 @@ def root(values: Mapping[str, Any]) -> type:
 
 
 def _root_of_plan(values: Mapping[str, Any]) -> type:
-  told = "a plan is of pre-training or of tokenizing; this config"
+  reason = "a plan is of pre-training or of tokenizing; this config"
   if "model_run" in values:
     raise schema.ConfigError(
-      f"{told} starts from model_run. Plan a pre-training config of its model and grid"
+      f"{reason} starts from model_run. Plan a pre-training config of its model and grid"
     )
   if {"model", "optim"} <= set(values):
     return find("pretrain")
   if "source" in values:
     return find("tokenize")
   raise schema.ConfigError(
-    f"{told} has neither a model nor a source. Plan configs/1b.py or"
+    f"{reason} has neither a model nor a source. Plan configs/1b.py or"
     " configs/tokenize.py, with your changes"
   )

@@ -130,8 +130,8 @@ def field(default: Any, doc: str, source: str = "", **more: Any) -> Any:
   `default` may be a mapping, of which every instance gets the same, or an
   instance of another section.
   """
-  allowed = {key: more.pop(key) for key in Range.__dataclass_fields__ if key in more}
-  meta = Meta(doc, source, Range(**allowed), **more)
+  limits = {key: more.pop(key) for key in Range.__dataclass_fields__ if key in more}
+  meta = Meta(doc, source, Range(**limits), **more)
   if isinstance(default, dict):
     return dataclasses.field(default_factory=lambda: dict(default), metadata={"key": meta})
   return dataclasses.field(default=default, metadata={"key": meta})
@@ -205,8 +205,8 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
     return
   if meta.plugin and plugins.is_reference(value):
     return
-  if told := meta.range.broken(value):
-    raise ConfigError(f"{path} is {value!r}; {told} ({meta.doc})")
+  if reason := meta.range.broken(value):
+    raise ConfigError(f"{path} is {value!r}; {reason} ({meta.doc})")
 
 
 def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> T:
@@ -224,7 +224,7 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
       another type than its annotation (an int serves as a float), or out of
       range; or keys contradict each other.
   """
-  fields, types_, given = {f.name: f for f in dataclasses.fields(cls)}, _types(cls), {}
+  fields, types_, parts = {f.name: f for f in dataclasses.fields(cls)}, _types(cls), {}
   for key in values:
     if key not in fields:
       raise unknown(_join(path, key), [_join(path, name) for name in fields])
@@ -232,14 +232,14 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
     meta, key = f.metadata["key"], _join(path, name)
     if name in values:
       kind = meta.choose(values) if meta.choose else types_[name]
-      given[name] = _value(kind, values[name], key, fill=fill)
-      _check_range(f, given[name], key)
+      parts[name] = _value(kind, values[name], key, fill=fill)
+      _check_range(f, parts[name], key)
     elif not fill and not meta.optional:
       raise ConfigError(f"config key {key} is missing; set it")
     elif meta.choose:  # its kind depends on what is beside it
-      given[name] = read(meta.choose(values), {}, key, fill=True)
+      parts[name] = read(meta.choose(values), {}, key, fill=True)
   try:
-    return cls(**given)
+    return cls(**parts)
   except ConfigError:
     raise
   except ValueError as error:
@@ -375,8 +375,8 @@ def keys(values: Any, path: str = "") -> Iterator[Key]:
     value, key, meta = getattr(values, f.name), _join(path, f.name), f.metadata["key"]
     if meta.optional and value is None:
       continue
-    named = value.items() if isinstance(value, Mapping) else ()
-    sections = {_join(key, name): one for name, one in named if dataclasses.is_dataclass(one)}
+    items = value.items() if isinstance(value, Mapping) else ()
+    sections = {_join(key, name): one for name, one in items if dataclasses.is_dataclass(one)}
     if dataclasses.is_dataclass(value):
       sections = {key: value}
     for section_path, one in sections.items():

@@ -80,9 +80,7 @@ class Sweep(Section):
   log2_lr: Mapping[str, tuple[float, ...]] = field(
     dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
-  seeds: tuple[int, ...] = field(
-    (0, 1, 2), "of parameters and data", at_least=0, some=True, once=True
-  )
+  seeds: tuple[int, ...] = field((0, 1, 2), "of weights and data", at_least=0, some=True, once=True)
   total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
@@ -158,7 +156,7 @@ class Report(Job):
 
 
 @section("data")
-class Folder(Section):
+class ChainData(Section):
   """What stages of a chain share."""
 
   root: str = field("", "folder of the user's data")
@@ -173,4 +171,11 @@ class Chain(Job):
 
   order: tuple[str, ...] = field((), "names of stages, as they are run")
   stages: Mapping[str, Any] = field({}, "name -> whole config of a job")
-  data: Folder | None = field(None, "what stages share", optional=True)
+  data: ChainData | None = field(None, "what stages share", optional=True)
+
+  def __post_init__(self):
+    order = list(self.order)
+    if not order or set(order) - set(self.stages) or len(set(order)) < len(order):
+      raise ConfigError(
+        f"order names {order}, and stages has {sorted(self.stages)}; name some of these, each once"
+      )

@@ -47,9 +47,7 @@ class TokenizerConfig(Section):
   tau_end: float = field(1 / 16, "and after tau_steps", "A.2", above=0)
   tau_steps: int = field(150_000, "of the cosine between", "A.2", at_least=1)
   usage: float = field(0.0, "weight of log V - H(mean q), nats", "ours: off", at_least=0)
-  start: str = field(
-    "random", "of the encoder's last layer", "patches: ours", choices=("random", "patches")
-  )
+  start: str = field("random", "of the last layer", "patches: ours", choices=("random", "patches"))
   start_logit_std: float = field(10.0, "of a start of patches", above=0)
   teacher: float = field(0.0, "weight of the k-means codes", "ours: off", at_least=0)
   teacher_steps: int = field(1, "until it has fallen to 0", at_least=1)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from totojax.config.schema import ConfigError, field, Section, section
 
+DTYPES = ("float32", "bfloat16")
+
 
 @section("optim")
 class AdamWConfig(Section):
@@ -19,11 +21,7 @@ class AdamWConfig(Section):
   eps: float = field(1e-8, "added to its root", "[gap] optax", at_least=0)
   weight_decay: float = field(0.1, "on matrices", "[gap] LLaMA", at_least=0)
   clip_norm: float = field(1.0, "of the whole gradient", "[gap] LLaMA, LVM", above=0)
-  mu_dtype: str = field(
-    "float32",
-    "of the first moment; bfloat16 takes a sixth off the state",
-    choices=("float32", "bfloat16"),
-  )
+  mu_dtype: str = field("float32", "of the first moment; bfloat16: 1/6 less state", choices=DTYPES)
 
 
 @section("mesh")

@@ -9,9 +9,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 import time
-from typing import Any
 
 from etils import epath
 
@@ -21,25 +19,21 @@ from totojax.rundir import console, directory
 
 
 def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
-  """Runs what is left of the chain; False when interrupted.
-
-  Raises:
-    ValueError: `order` names what `stages` has not.
-  """
-  order = _order(config.order, config.stages)
+  """Runs what is left of the chain; False when interrupted."""
   directory.begin(workdir, config)
-  for number, name in enumerate(order, 1):
+  for number, name in enumerate(config.order, 1):
     folder = workdir / name
     if directory.is_done(folder):
       continue
-    console.say(f"[{number}/{len(order)}] {name}")
+    place = f"[{number}/{len(config.order)}] {name}"
+    console.say(place)
     begin = time.monotonic()
     stage = directory.typed(config.stages[name], workdir)
     if not jobs.run(stage, folder, interrupted):
       return False
     seconds = time.monotonic() - begin
     directory.mark_done(folder, seconds)
-    console.say(f"[{number}/{len(order)}] {name}: {console.duration(seconds)}")
+    console.say(f"{place}: {console.duration(seconds)}")
   return True
 
 
@@ -51,27 +45,20 @@ def check(workdir: epath.PathLike, config: studies.Chain, *, allow_change: bool)
 
   Raises:
     ConfigChanged: names the keys that differ.
-    ValueError: `order` names what `stages` has not.
   """
   workdir = epath.Path(workdir)
-  order = _order(config.order, config.stages)
-  for number, name in enumerate(order):
+  for number, name in enumerate(config.order):
     folder, stage = workdir / name, config.stages[name]
     if not directory.is_done(folder):
       directory.check_config(folder, stage, allow_change=allow_change)
       continue
-    later = order[number + 1 :]
-    directory.check_config(
-      folder,
-      stage,
-      allow_change=False,
-      advice=(
-        "This stage is finished. Set the keys back, use another --workdir,"
-        f" or remove {folder}"
-        + (f" and beside it {', '.join(later)}" if later else "")
-        + ", to make it again"
-      ),
+    later = config.order[number + 1 :]
+    advice = (
+      f"This stage is finished. Set the keys back, use another --workdir, or remove {folder}"
+      + (f" and beside it {', '.join(later)}" if later else "")
+      + ", to make it again"
     )
+    directory.check_config(folder, stage, allow_change=False, advice=advice)
   return workdir
 
 
@@ -79,13 +66,3 @@ def is_done(workdir: epath.Path, config: studies.Chain) -> bool:
   """Whether the chain is finished, and none of its stages was removed since."""
   folders = [workdir, *(workdir / name for name in config.order)]
   return all(directory.is_done(folder) for folder in folders)
-
-
-def _order(order: Sequence[str], stages: Mapping[str, Any]) -> list[str]:
-  order = list(order)
-  unknown = sorted(set(order) - set(stages))
-  if unknown or not order or len(set(order)) < len(order):
-    raise ValueError(
-      f"order names {order}, and stages has {sorted(stages)}; name some of these, each once"
-    )
-  return order

@@ -36,7 +36,7 @@ def run(config: studies.CurvesJob, workdir: epath.Path, interrupted: jobs.Interr
   return True
 
 
-def points(source: finished.Run, settings: studies.Curves) -> list[dict[str, Any]]:
+def points(source: finished.PastRun, settings: studies.Curves) -> list[dict[str, Any]]:
   """A row for each logged loss, the mean of the last `window` of them.
 
   Raises:

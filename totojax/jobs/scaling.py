@@ -55,7 +55,7 @@ def read(settings: Scaling) -> list[dict[str, Any]]:
   return [row for source in runs for row in points(source, settings)]
 
 
-def points(source: finished.Run, settings: Scaling) -> list[dict[str, Any]]:
+def points(source: finished.PastRun, settings: Scaling) -> list[dict[str, Any]]:
   """A row for each evaluation of a run after its warm-up.
 
   Raises:

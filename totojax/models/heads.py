@@ -24,7 +24,7 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 import zlib
 
 from flax.linen import spmd
@@ -48,6 +48,7 @@ Stats = Mapping[str, jax.Array]
 Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]
 
 
+@runtime_checkable
 class Pool(Protocol):
   """What a user's head does before the linear layer, which is ours."""
 

@@ -54,7 +54,7 @@ class Weighted(NamedTuple):
   weight: jax.Array
 
 
-Score = Callable[[jax.Array], Any]  # of a head's logits [B, C]
+Measure = Callable[[jax.Array], Any]  # of a head's logits [B, C]
 # Loss terms by name, new stats, and metrics by name.
 Losses = tuple[Mapping[str, LossTerm], Tree, Mapping[str, Weighted]]
 
@@ -112,29 +112,29 @@ def check(task: Task, file: str) -> None:
     plugins.PluginError: it fails, or gives something else than a task gives;
       names the `file`.
   """
-  name, seen = type(task).__name__, {}
+  name, results = type(task).__name__, {}
 
   def trace(key: jax.Array, batch: Batch) -> None:
     params, frozen, stats = task.init(key)
-    seen.update(stats=stats, weights=dict(task.weights(batch)))
+    results.update(stats=stats, weights=dict(task.weights(batch)))
     rest = Variables(None, frozen, stats)
-    seen["losses"] = task.loss(params, rest, batch, step=jnp.int32(0), key=key)
+    results["losses"] = task.loss(params, rest, batch, step=jnp.int32(0), key=key)
 
   with plugins.users(file, f"{name} fails"):
     jax.eval_shape(trace, jax.random.key(0), task.batch_spec(1))
-  losses, names = seen["losses"], {*seen["weights"]}
+  losses, names = results["losses"], {*results["weights"]}
   if not isinstance(losses, tuple) or len(losses) != 3:
-    wanted = "(loss terms, stats, metrics)"
+    contract = "(loss terms, stats, metrics)"
   elif not _named(losses[0], LossTerm) or {*losses[0]} != names:
-    wanted = f"first a LossTerm of a scalar for each name of weights(): {sorted(names)}"
-  elif jax.tree.structure(losses[1]) != jax.tree.structure(seen["stats"]):
-    wanted = "second stats like those of init()"
+    contract = f"first a LossTerm of a scalar for each name of weights(): {sorted(names)}"
+  elif jax.tree.structure(losses[1]) != jax.tree.structure(results["stats"]):
+    contract = "second stats like those of init()"
   elif not _named(losses[2], Weighted):
-    wanted = "third metrics by name, each a Weighted of a scalar"
+    contract = "third metrics by name, each a Weighted of a scalar"
   else:
     return
   raise plugins.PluginError(
-    f"{file}: {name}.loss() gives {losses!r}; it must give {wanted} (totojax/tasks/__init__.py)"
+    f"{file}: {name}.loss() gives {losses!r}; it must give {contract} (totojax/tasks/__init__.py)"
   )
 
 
@@ -148,6 +148,6 @@ def _named(values: Any, kind: type[LossTerm | Weighted]) -> bool:
 class Scored(Protocol):
   """A task whose logits an evaluation reads."""
 
-  def outcomes(self, variables: Variables, batch: Batch, *, score: Score) -> Any:
-    """`score` of every head's logits, with leading axes [L, S]."""
+  def outcomes(self, variables: Variables, batch: Batch, *, measure: Measure) -> Any:
+    """`measure` of every head's logits, with leading axes [L, S]."""
     ...

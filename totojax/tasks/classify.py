@@ -161,8 +161,10 @@ class Classify:
     }
     return {"ce": tasks.LossTerm(loss, 1.0)}, stats, metrics
 
-  def outcomes(self, variables: tasks.Variables, batch: tasks.Batch, *, score: tasks.Score) -> Any:
-    """`score` of every head's logits, with leading axes [L, S].
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
+    """`measure` of every head's logits, with leading axes [L, S].
 
     Statistics are the running ones, so a row's logits depend on no other row.
     """
@@ -170,7 +172,7 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, _ = heads.prepare(self.head, x, visual_BT, stats, training=False)
-      return jax.vmap(lambda p: score(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
+      return jax.vmap(lambda p: measure(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
 
     running = {k: v for k, v in variables.stats.items() if k != "train_loss"}
     return self._at_layers(variables.frozen, batch, of_layer, (variables.params, running))

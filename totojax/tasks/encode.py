@@ -110,7 +110,9 @@ class EncodeFrames:
       key=key,
     )
 
-  def outcomes(self, variables: tasks.Variables, batch: tasks.Batch, *, score: tasks.Score) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """What the inner task's `outcomes` gives on the frames' tokens.
 
     Raises:
@@ -120,7 +122,7 @@ class EncodeFrames:
       raise TypeError(f"{type(self.inner).__name__} has no outcomes; wrap a task that classifies")
     frozen = variables.frozen
     inner = self._inner_batch(batch, self.tokens(frozen["tokenizer"], batch))
-    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, score=score)
+    return self.inner.outcomes(variables._replace(frozen=frozen["inner"]), inner, measure=measure)
 
   def _inner_batch(self, batch: tasks.Batch, tokens_BR: jax.Array) -> tasks.Batch:
     rest = {k: v for k, v in batch.items() if k not in self._dropped}

@@ -44,7 +44,7 @@ class FineTune:
 
   def axes(self) -> tasks.Variables:
     params = {
-      layered.BACKBONE: used(self.backbone.axes().params),
+      layered.BACKBONE: trunk_params(self.backbone.axes().params),
       layered.HEADS: {
         "norm_scale": PartitionSpec("norm"),
         "norm_bias": PartitionSpec("norm"),
@@ -60,7 +60,7 @@ class FineTune:
       jax.random.fold_in(key, 1), -2.0, 2.0, (width, self.classes)
     )
     params = {
-      layered.BACKBONE: used(self.backbone.init(key).params),
+      layered.BACKBONE: trunk_params(self.backbone.init(key).params),
       layered.HEADS: {
         "norm_scale": jnp.ones(width),
         "norm_bias": jnp.zeros(width),
@@ -76,12 +76,12 @@ class FineTune:
   def logits(self, params: Any, tokens_BR: jax.Array, *, key: jax.Array | None) -> jax.Array:
     """float32 [B, C]; `key` draws what is dropped, None drops nothing."""
     inputs_BT, _ = sequence.split(tokens_BR)
-    kept = None
+    paths = None
     if key is not None and self.config.drop_path:
-      kept = layers.kept_paths(
+      paths = layers.kept_paths(
         key, rows=len(inputs_BT), depth=self.model.config.depth, drop=self.config.drop_path
       )
-    x_BTD = taps.residual(self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=kept)
+    x_BTD = taps.residual(self.model, params[layered.BACKBONE], inputs_BT, kept_L2B=paths)
     pooled_BD = heads_lib.mean_over_tokens(x_BTD, sequence.is_visual(inputs_BT))
     head = params[layered.HEADS]
     normed_BD = heads_lib.layer_norm(pooled_BD, self.config.norm_eps)
@@ -102,12 +102,14 @@ class FineTune:
     metrics = {"top1": tasks.Weighted(jnp.sum(hits_B.astype(jnp.float32)), rows)}
     return {"ce": tasks.LossTerm(total, 1.0)}, stats, metrics
 
-  def outcomes(self, variables: tasks.Variables, batch: tasks.Batch, *, score: tasks.Score) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """As `Classify.outcomes`, of the one head."""
-    outcome = score(self.logits(variables.params, batch["tokens"], key=None))
+    outcome = measure(self.logits(variables.params, batch["tokens"], key=None))
     return jax.tree.map(lambda leaf: leaf[None, None], outcome)
 
 
-def used(backbone: Any) -> Any:
+def trunk_params(backbone: Any) -> Any:
   """What fine-tuning needs of a `Trunk`'s parameters."""
   return {name: backbone[name] for name in ("embedding", "blocks")}

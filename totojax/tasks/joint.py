@@ -82,12 +82,12 @@ class Joint:
     self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
   ) -> tasks.Losses:
     inputs_BT, targets_BT = sequence.split(batch["tokens"])
-    nll_BT, kept = tree_lib.apply(
+    nll_BT, variables = tree_lib.apply(
       self.model, params[layered.BACKBONE], inputs_BT, targets_BT, mutable=["intermediates"]
     )
     visual_BT = sequence.is_visual(targets_BT)
     nll = jnp.sum(jnp.where(visual_BT, nll_BT, 0.0))
-    (streams,) = kept["intermediates"]["blocks"]["residual"]
+    (streams,) = variables["intermediates"]["blocks"]["residual"]
     indices = np.array(self.heads.layers) - 1
     if len(indices) < len(streams):
       streams = streams[indices]
@@ -100,9 +100,11 @@ class Joint:
     )
     return {"nll": tasks.LossTerm(nll, 1.0), **head_terms}, stats, metrics
 
-  def outcomes(self, variables: tasks.Variables, batch: tasks.Batch, *, score: tasks.Score) -> Any:
+  def outcomes(
+    self, variables: tasks.Variables, batch: tasks.Batch, *, measure: tasks.Measure
+  ) -> Any:
     """`Classify.outcomes` on the backbone as it is now."""
     params, _, stats = variables
     inputs_BT, _ = sequence.split(batch["tokens"])
     own = tasks.Variables(params[layered.HEADS], params[layered.BACKBONE], stats)
-    return self.heads.outcomes(own, {**batch, "tokens": inputs_BT}, score=score)
+    return self.heads.outcomes(own, {**batch, "tokens": inputs_BT}, measure=measure)

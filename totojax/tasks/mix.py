@@ -55,8 +55,8 @@ def mixed(
     share = jax.random.beta(mixup, config.mixup, config.mixup)
   if config.cutmix:
     side = frames_BNSS3.shape[-2]
-    wanted = jax.random.beta(cutmix, config.cutmix, config.cutmix)
-    box_SS = box(place, side, wanted)
+    share_drawn = jax.random.beta(cutmix, config.cutmix, config.cutmix)
+    box_SS = box(place, side, share_drawn)
     is_box = jax.random.uniform(kind) < (config.switch if config.mixup else 1)
     # Cut by the border, a box is smaller than was wanted.
     share = jnp.where(is_box, 1.0 - jnp.mean(box_SS.astype(jnp.float32)), share)

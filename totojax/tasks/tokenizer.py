@@ -173,8 +173,8 @@ class TokenizerTask:
   def temperature(self, step: jax.Array) -> jax.Array:
     """Cosine from `tau_start` to `tau_end`, then constant."""
     config = self.config
-    done = jnp.clip(step / config.tau_steps, 0.0, 1.0)
-    rest = 0.5 * (1 + jnp.cos(jnp.pi * done))
+    progress = jnp.clip(step / config.tau_steps, 0.0, 1.0)
+    rest = 0.5 * (1 + jnp.cos(jnp.pi * progress))
     return config.tau_end + (config.tau_start - config.tau_end) * rest
 
   def kl_coefficient(self, step: jax.Array) -> jax.Array:
@@ -184,8 +184,8 @@ class TokenizerTask:
 
   def teacher_coefficient(self, step: jax.Array) -> jax.Array:
     """Weight of the teacher at an update, falling linearly to 0."""
-    left = jnp.clip(1 - step / self.config.teacher_steps, 0.0, 1.0)
-    return self.config.teacher * left
+    share = jnp.clip(1 - step / self.config.teacher_steps, 0.0, 1.0)
+    return self.config.teacher * share
 
   def _metrics(
     self, params: tasks.Tree, hard_BGG: jax.Array, frames_BHWC: jax.Array, stats: tasks.Tree
@@ -199,11 +199,11 @@ class TokenizerTask:
     colours = dvae.pixels(dvae.statistics(self.model, params, z_bGGV))
     error = (colours - frames_BHWC[::_SCORED] / 255.0) ** 2
     psnr_b = -10 * jnp.log10(jnp.mean(error, axis=(1, 2, 3)) + _LEAST_MSE)
-    used = jnp.sum(share_V > 0, dtype=jnp.float32)
+    active = jnp.sum(share_V > 0, dtype=jnp.float32)
     unit = jnp.float32(1)
     metrics = {
       "psnr_db": tasks.Weighted(jnp.sum(psnr_b), jnp.float32(psnr_b.size)),
-      "codes_used": tasks.Weighted(used, unit),
+      "codes_used": tasks.Weighted(active, unit),
       "perplexity": tasks.Weighted(jnp.exp(_entropy(use_V)), unit),
     }
     return metrics, use_V

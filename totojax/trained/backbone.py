@@ -131,11 +131,11 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
       f" {type(ours).__name__}; start from a run of the same architecture"
     )
   for field in dataclasses.fields(ours):
-    found, wanted = (getattr(c, field.name) for c in (theirs, ours))
-    if found != wanted and field.name not in FREE:
+    theirs_value, ours_value = (getattr(c, field.name) for c in (theirs, ours))
+    if theirs_value != ours_value and field.name not in FREE:
       raise ConfigError(
-        f"model.{field.name} is {wanted}; {run.path} was trained with"
-        f" {found}. Set model.{field.name} to {found}, or start from another"
+        f"model.{field.name} is {ours_value}; {run.path} was trained with"
+        f" {theirs_value}. Set model.{field.name} to {theirs_value}, or start from another"
         " run"
       )
   if run.model.scales != model.scales:
@@ -218,9 +218,9 @@ def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
       )
     return patches_lib.tokenizer(run.patches)
   if path:
-    named = weights.load(path)
-    check_codes(run, vocab=named.vocab, tokenizer=named.fingerprint, what=path)
-    return named
+    tokenizer = weights.load(path)
+    check_codes(run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path)
+    return tokenizer
   beside = os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
   there = [file for file in (run.config.data.encode_with, beside) if file and files.exists(file)]
   for file in (*there, weights.SHIPPED):
@@ -242,10 +242,10 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   path = workdir / "backbone.json"
   facts = json.loads(json.dumps(facts))
   if files.exists(path):
-    found = files.read_json(path)
-    if found != facts:
+    first = files.read_json(path)
+    if first != facts:
       raise ValueError(
-        f"{workdir} was begun with {found}, and now there is {facts}; the"
+        f"{workdir} was begun with {first}, and now there is {facts}; the"
         " backbone was trained on. Use another --workdir"
       )
   elif jax.process_index() == 0:
@@ -329,7 +329,7 @@ def features(
   """
   if pool not in POOLS:
     raise ValueError(f"pool is {pool!r}; use one of {', '.join(POOLS)}")
-  tapped = _tapped(
+  program = _program(
     # Modules hash by their fields; a checker sees no hash beside their `==`.
     model,  # pyright: ignore[reportArgumentType]
     tuple(layers),
@@ -338,24 +338,18 @@ def features(
   )
 
   def of_rows(batch):
-    read = {k: v for k, v in batch.items() if k in _READ}
-    return np.asarray(tapped(params, _inputs(layout.place(read))))
+    names = ("patches", "start") if "patches" in batch else ("tokens",)
+    arrays = layout.place({name: batch[name] for name in names})
+    inputs = arrays.get("tokens")
+    if inputs is None:
+      inputs = patched.Inputs(arrays["patches"], arrays["start"])
+    return np.asarray(program(params, inputs))
 
   return of_rows
 
 
-_READ = ("tokens", "patches", "start")  # of a batch, by a backbone
-
-
-def _inputs(batch: Mapping[str, jax.Array]) -> Any:
-  """What the model's `entry` takes, of a batch of tokens or patches."""
-  if "patches" in batch:
-    return patched.Inputs(batch["patches"], batch["start"])
-  return batch["tokens"]
-
-
 @functools.lru_cache(maxsize=4)
-def _tapped(
+def _program(
   model: trunk.Trunk, layers: tuple[int, ...], pool: str, layout: sharding.Layout
 ) -> Callable[[Any, Any], jax.Array]:
   """(params, inputs) -> features; one program for all parameters."""

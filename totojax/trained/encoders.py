@@ -126,15 +126,7 @@ def _check(outputs: list[Any], layers: tuple[int, ...], images: int) -> None:
     )
 
 
-def of_vit(
-  model: Any,
-  *,
-  pool: str = "patches",
-  frames: int = 1,
-  mean: Sequence[float] = MEAN,
-  std: Sequence[float] = STD,
-  rows: int = 64,
-) -> Encoder:
+def of_vit(model: Any, *, pool: str = "patches", **more: Any) -> Encoder:
   """A vision transformer of transformers: every layer, from the embeddings.
 
   Args:
@@ -143,9 +135,7 @@ def of_vit(
       MAE's must not mask: `mask_ratio=0.0`.
     pool: "patches": the mean over their tokens; "class": the first token;
       "tokens": those of all patches, not pooled.
-    frames: of a clip.
-    mean, std: of the channels of pixels from 0 to 1, as it was trained.
-    rows: images of a call.
+    more: `frames`, `mean`, `std` (as it was trained) and `rows` of `of_torch`.
 
   Raises:
     ValueError: another pool.
@@ -172,11 +162,8 @@ def of_vit(
     forward,
     size_px=config.image_size,
     layers=range(config.num_hidden_layers + 1),
-    frames=frames,
-    mean=mean,
-    std=std,
     device=next(model.parameters()).device,
-    rows=rows,
+    **more,
   )
 
 

@@ -62,7 +62,7 @@ def frames(
   """
   spec = model.spec
   _check(context_BNP, further, len(rows), spec)
-  batch, given = context_BNP.shape[:2]
+  batch, context = context_BNP.shape[:2]
   start_B1 = np.full((batch, 1), sequence.VIDEO_START, np.int32)
   tokens_BT = context_BNP.reshape(batch, -1).astype(np.int32)
   inputs_BT = np.concatenate([start_B1, tokens_BT + sequence.SPECIALS], axis=1)
@@ -87,12 +87,12 @@ def _check(context_BNP: np.ndarray, further: int, rows: int, spec: sequence.Sequ
       f" {spec.frame_tokens} tokens] are needed"
     )
   window = min(spec.frames, spec.context // spec.frame_tokens)
-  given = shape[1]
-  if given < 1 or further < 1 or given + further > window:
+  context = shape[1]
+  if context < 1 or further < 1 or context + further > window:
     raise ValueError(
-      f"{given} frames of context and {further} further ones; the model's"
+      f"{context} frames of context and {further} further ones; the model's"
       f" window has {window}: give at least 1 of context, and ask for 1 to"
-      f" {max(window - given, 0)}"
+      f" {max(window - context, 0)}"
     )
   low, high = int(np.min(context_BNP)), int(np.max(context_BNP))
   if low < 0 or high >= spec.vocab:

@@ -113,12 +113,12 @@ class Pretrained:
     clips_RNHW3 = _clips(frames, kind)
     self._check_amount(clips_RNHW3.shape[1])
     codes_RNP = self.codes(clips_RNHW3)
-    out = self.features_of_codes(codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows)
+    features = self.features_of_codes(codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows)
     first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
     if kind == "image" and pool != "clip":
-      out = np.squeeze(out, axis=first + 1)
+      features = np.squeeze(features, axis=first + 1)
     single = frames.ndim == (3 if kind == "image" else 4)
-    return np.squeeze(out, axis=first) if single else out
+    return np.squeeze(features, axis=first) if single else features
 
   def codes(self, clips_RNHW3: np.ndarray) -> np.ndarray:
     """Codes [R, N, P] of clips of any size, in raster order.
@@ -128,11 +128,11 @@ class Pretrained:
     clips, frames = clips_RNHW3.shape[:2]
     size = self.size_px
     if clips_RNHW3.shape[2:4] != (size, size):
-      resized = [
+      images = [
         augment.Resize(size, _RESAMPLE)(image_HW3)
         for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
       ]
-      cut_MSS3 = augment.center_crop(np.stack(resized), size)
+      cut_MSS3 = augment.center_crop(np.stack(images), size)
       clips_RNHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
     if self.run.patches is not None:
       frames_MSS3 = clips_RNHW3.reshape(-1, size, size, 3)
@@ -161,7 +161,7 @@ class Pretrained:
     if not len(codes_RNP):
       raise ValueError("0 clips were given; features need at least one")
     self._check_amount(codes_RNP.shape[1])
-    model, tapped = self._tapped(codes_RNP.shape[1], layers, pool)
+    model, program = self._tapped(codes_RNP.shape[1], layers, pool)
     ways = self._layout.mesh.shape["data"]
     rows = -(-rows // ways) * ways  # what is missing is padding
     parts = []
@@ -169,7 +169,7 @@ class Pretrained:
       part_BNP = codes_RNP[start : start + rows]
       build = _patch_rows if self.run.patches is not None else _token_rows
       batch = build(part_BNP, kind=kind, spec=model.spec, rows=rows)
-      parts.append(tapped(batch)[: len(part_BNP)])
+      parts.append(program(batch)[: len(part_BNP)])
     out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
     if pool == "token":
       grid = model.spec.grid
@@ -217,9 +217,9 @@ def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
   """uint8 [R, N, H, W, 3] of whatever `features` takes."""
   if kind not in sequence.START:
     raise ValueError(f"kind {kind!r} is unknown; use 'video' or 'image'")
-  known = (3, 4) if kind == "image" else (4, 5)
+  ranks = (3, 4) if kind == "image" else (4, 5)
   shape = frames.shape
-  if frames.dtype != np.uint8 or frames.ndim not in known or shape[-1] != 3:
+  if frames.dtype != np.uint8 or frames.ndim not in ranks or shape[-1] != 3:
     raise ValueError(
       f"frames are {frames.dtype} {shape}; give uint8 [clips, frames, height,"
       " width, 3], one video [frames, height, width, 3], or with"
@@ -247,12 +247,12 @@ def load(
     ValueError: it is no such run, it has no checkpoint, or fewer blocks.
     FileNotFoundError: there is no run.
   """
-  trained = backbone.find(os.fspath(run), patches=True)
-  deepest = trained.model.config.depth
+  source = backbone.find(os.fspath(run), patches=True)
+  deepest = source.model.config.depth
   # Parameters whole on every device: rows are spread, whatever their number.
   everywhere = sharding.MeshConfig(data=-1, fsdp=1, tensor=1, sequence=1)
   return Pretrained(
-    trained,
+    source,
     tokenizer=tokenizer,
     depth=deepest if depth is None else depth,
     layout=sharding.Layout(sharding.make_mesh(everywhere)),

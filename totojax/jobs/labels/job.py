@@ -39,7 +39,7 @@ Training = tuple[train.Run, setup_lib.Score]
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup(setup_lib.Setup):
+class TuningSetup(setup_lib.Setup):
   """And what trains a backbone on.
 
   Attributes:
@@ -70,7 +70,7 @@ def finetune(config: labels.Finetune, workdir: epath.Path, interrupted: jobs.Int
 
 
 def _run(
-  setup: Setup,
+  setup: TuningSetup,
   training: Training,
   workdir: epath.Path,
   interrupted: jobs.Interrupted,
@@ -97,7 +97,7 @@ def _run(
   return True
 
 
-def prepare(config: labels.Joint | labels.Finetune) -> Setup:
+def prepare(config: labels.Joint | labels.Finetune) -> TuningSetup:
   """Opens what the config names; loads no parameters.
 
   Raises:
@@ -115,7 +115,7 @@ def prepare(config: labels.Joint | labels.Finetune) -> Setup:
     tokenizer = _encoder(run, config.data)
     model = _model(run, config, frames=1)
     sets, reads = _files(config, model, tokenizer)
-  return Setup(
+  return TuningSetup(
     config=config,
     run=run,
     model=model,
@@ -200,11 +200,11 @@ def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]
   if data.validation:
     held_out = listing(data.validation)
     ids = {item.id for item in everything.items}
-    shared = [item.id for item in held_out.items if item.id in ids]
-    if shared:
+    both = [item.id for item in held_out.items if item.id in ids]
+    if both:
       raise ConfigError(
-        f"image {shared[0]!r} is in data.train and in data.validation"
-        f" ({len(shared)} such images); name folders that share none"
+        f"image {both[0]!r} is in data.train and in data.validation"
+        f" ({len(both)} such images); name folders that share none"
       )
     return {"train": everything, "validation": held_out}
   split = items_lib.split(everything.items, data.val_frac, seed=seed)
@@ -214,7 +214,7 @@ def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]
   }
 
 
-def _layers(setup: Setup) -> tuple[int, ...]:
+def _layers(setup: TuningSetup) -> tuple[int, ...]:
   """The layers with heads; all but the embeddings where none are named."""
   assert isinstance(setup.config, labels.Joint)
   depth = setup.model.config.depth
@@ -223,7 +223,7 @@ def _layers(setup: Setup) -> tuple[int, ...]:
   return layers
 
 
-def joint_training(setup: Setup) -> Training:
+def joint_training(setup: TuningSetup) -> Training:
   """A run of next-token training with probes beside it (Table 7), and their scores."""
   config, layers, classes = setup.config, _layers(setup), setup.sets.classes
   assert isinstance(config, labels.Joint)
@@ -241,7 +241,7 @@ def joint_training(setup: Setup) -> Training:
   return _training(setup, task, facts={"heads": len(layers) * settings, "layers": layers})
 
 
-def finetune_training(setup: Setup) -> Training:
+def finetune_training(setup: TuningSetup) -> Training:
   """A run in which everything is trained to classify (Table 13, A.2), and its scores.
 
   Raises:
@@ -264,13 +264,13 @@ def finetune_training(setup: Setup) -> Training:
     setup,
     finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
     encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
-    used=finetune_lib.used,
+    used=finetune_lib.trunk_params,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
 
 
 def _training(
-  setup: Setup,
+  setup: TuningSetup,
   task: Any,
   *,
   encoder: Callable[..., encode.EncodeFrames] = encode.EncodeFrames,
@@ -298,18 +298,8 @@ def _training(
     trained = backbone.read(run, setup.model, layout=setup.layout)
     return {**params, layered.BACKBONE: used(trained)}
 
-  rows = config.train.batch_rows
-  program = assembly.program(
-    config,
-    task=task,
-    steps=setup.steps,
-    rows=rows,
-    microbatches=config.train.microbatches,
-    layout=setup.layout,
-    optimiser=_optimiser(setup, task),
-  )
   built = assembly.run(
-    program,
+    setup.program(task, _optimiser(setup, task)),
     batches=setup.stream(setup.reads["train"]),
     evals={"validation": lambda state: top1.summary(score(state, "validation"))},
     facts={
@@ -320,7 +310,7 @@ def _training(
       "flops_per_token": cost,
       **facts,
     },
-    tokens_per_step=rows * spec.context,
+    tokens_per_step=config.train.batch_rows * spec.context,
     flops_per_token=cost,
     frozen=frozen,
     start=start,
@@ -328,7 +318,7 @@ def _training(
   return built, score
 
 
-def _optimiser(setup: Setup, task: Any) -> assembly.Optimiser:
+def _optimiser(setup: TuningSetup, task: Any) -> assembly.Optimiser:
   optim, axes = setup.config.optim, task.axes().params
   schedule = lars.Schedule(
     steps=setup.steps,

@@ -102,6 +102,18 @@ class Setup:
     )
     return assembly.reader(self.config.data.reading, dataset)
 
+  def program(self, task: tasks.Task, optimiser: assembly.Optimiser) -> assembly.Program:
+    """The train step of this job."""
+    return assembly.program(
+      self.config,
+      task=task,
+      steps=self.steps,
+      rows=self.config.train.batch_rows,
+      microbatches=self.config.train.microbatches,
+      layout=self.layout,
+      optimiser=optimiser,
+    )
+
   def finite(
     self, records: labelled.Records, read: labelled.Read, *, by_item: bool
   ) -> labelled.ItemBatches:
@@ -120,8 +132,8 @@ class Setup:
     """(state, this host's rows, views=) -> what all heads say of a batch."""
 
     def compute(params, frozen, stats, batch, views):
-      score = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
-      return task.outcomes(tasks.Variables(params, frozen, stats), batch, score=score)
+      measure = lambda logits_BC: top1.outcome(logits_BC, batch["label"], views=views)
+      return task.outcomes(tasks.Variables(params, frozen, stats), batch, measure=measure)
 
     compute = assembly.everywhere(compute, self.layout, static=("views",))
     return lambda state, batch, views: compute(
@@ -172,20 +184,20 @@ def open_sets(
     ValueError: a store does not fit, they are of different kinds, or an item is
       in both.
   """
-  opened = {
+  stores = {
     name: backbone.open_tokens(run, path, f"data.{name}", seq=spec)
     for name, path in (("train", data.train), ("validation", data.validation))
   }
-  kinds = {name: store.manifest.kind for name, store in opened.items()}
+  kinds = {name: store.manifest.kind for name, store in stores.items()}
   if len(set(kinds.values())) > 1:
     raise ConfigError(f"the stores are of different kinds: {kinds}")
-  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in opened.items()))
+  heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in stores.items()))
   sets = hold_out(
-    labelled.records(opened["train"], "train", most=most),
-    labelled.records(opened["validation"], "validation"),
+    labelled.records(stores["train"], "train", most=most),
+    labelled.records(stores["validation"], "validation"),
     data=data,
     seed=seed,
-    missing=labelled.missing(opened["validation"].path),
+    missing=labelled.missing(stores["validation"].path),
   )
   return sets, 1 if kinds["train"] == "image" else data.frames or run.model.spec.frames
 

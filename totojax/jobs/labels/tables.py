@@ -102,15 +102,15 @@ def _notes(
   one: Heads, settings: Sequence[tuple[float, float]], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
   """What is said where a head knows nothing, or its rate is an end of the grid."""
-  chosen = f"{one.source}/chosen_on_{one.chooser}"
-  top, majority = metrics[f"{chosen}/top1"], metrics["majority_top1"]
+  prefix = f"{one.source}/chosen_on_{one.chooser}"
+  top, majority = metrics[f"{prefix}/top1"], metrics["majority_top1"]
   if top < majority:
     yield (
       f"{one.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
       " naming the largest class"
     )
   rates = sorted({lr for lr, _ in settings})
-  best = metrics[f"{chosen}/lr"]
+  best = metrics[f"{prefix}/lr"]
   for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
     if len(rates) > 1 and best == rate:
       yield (
@@ -125,7 +125,7 @@ def _rows(
   """A row of per_layer.csv for each head."""
   validation, holdout = one.scores["validation"], one.scores.get("holdout")
   top_1, top_5, nll = validation.top(1), validation.top(5), validation.loss()
-  held = np.full_like(top_1, np.nan) if holdout is None else holdout.top(1)
+  holdout_top = np.full_like(top_1, np.nan) if holdout is None else holdout.top(1)
   for i, layer in enumerate(one.layers):
     for s, (lr, decay) in enumerate(settings):
       yield {
@@ -140,7 +140,7 @@ def _rows(
         "nll": f"{nll[i, s]:.6f}",
         "n": validation.items,
         "n_expected": expected,
-        "holdout_top1": f"{held[i, s]:.6f}",
+        "holdout_top1": f"{holdout_top[i, s]:.6f}",
         "holdout_n": holdout.items if holdout is not None else 0,
         "train_loss": f"{one.train_loss[i, s]:.6f}",
       }
@@ -148,7 +148,7 @@ def _rows(
 
 def _chosen(one: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
-  validation, out = one.scores["validation"], {}
+  validation, metrics = one.scores["validation"], {}
   for split in one.scores:
     i, s = one.best(split)
     top = float(validation.top(1)[i, s])
@@ -160,8 +160,8 @@ def _chosen(one: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, fl
       "lr": settings[s][0],
       "weight_decay": settings[s][1],
     }
-    out |= {f"chosen_on_{split}/{key}": value for key, value in values.items()}
-  return out
+    metrics |= {f"chosen_on_{split}/{key}": value for key, value in values.items()}
+  return metrics
 
 
 def _predictions(one: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]:
@@ -172,32 +172,32 @@ def _predictions(one: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]
   i, s = one.best(one.chooser)
   scores = one.scores["validation"]
   for m, (record, *_) in enumerate(data.items()):
-    label, named = int(data.labels[record]), int(scores.named[i, s, m])
+    label, guess = int(data.labels[record]), int(scores.named[i, s, m])
     yield {
       "backbone": one.source,
       "layer": one.layers[i],
       "setting": s,
       "id": data.ids[record],
       "label": label,
-      "predicted": named,
+      "predicted": guess,
       "label_name": data.classes[label] if data.classes else label,
-      "predicted_name": data.classes[named] if data.classes else named,
+      "predicted_name": data.classes[guess] if data.classes else guess,
       "confidence": f"{scores.confidence[i, s, m]:.6f}",
       "rank": int(scores.rank[i, s, m]),
     }
 
 
 def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:
-  at = lambda key: metrics[f"{one.source}/chosen_on_{key}"]
+  score = lambda key: metrics[f"{one.source}/chosen_on_{key}"]
   if one.chooser == "validation":
     return (
-      f"{one.source}: top-1 {100 * at('validation/top1'):.1f} +-"
-      f" {100 * at('validation/top1_sem'):.1f} %, top-5"
-      f" {100 * at('validation/top5'):.1f} %"
+      f"{one.source}: top-1 {100 * score('validation/top1'):.1f} +-"
+      f" {100 * score('validation/top1_sem'):.1f} %, top-5"
+      f" {100 * score('validation/top5'):.1f} %"
     )
   return (
-    f"{one.source}: top-1 {100 * at('holdout/top1'):.1f} +-"
-    f" {100 * at('holdout/top1_sem'):.1f} % at layer {at('holdout/layer')},"
-    f" chosen on the hold-out; {100 * at('validation/top1'):.1f} % at layer"
-    f" {at('validation/layer')}, chosen on the validation set"
+    f"{one.source}: top-1 {100 * score('holdout/top1'):.1f} +-"
+    f" {100 * score('holdout/top1_sem'):.1f} % at layer {score('holdout/layer')},"
+    f" chosen on the hold-out; {100 * score('validation/top1'):.1f} % at layer"
+    f" {score('validation/layer')}, chosen on the validation set"
   )

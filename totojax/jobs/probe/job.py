@@ -5,8 +5,8 @@ chosen on the validation set, as the paper does, and on a hold-out of the
 training set), `predictions.csv` (of the heads chosen on the hold-out) and
 `layer_curve.png` (Figures 4, 8 and 14).
 
-Every backbone, and where memory asks for it every group of layers, is a unit: a
-run of its own in a folder of its own, which is not trained again.
+The heads of every subject, and where memory asks for it of some of its layers,
+are a group: a run of its own in a folder of its own, which is not trained again.
 
 Shapes: M records, L layers, T tokens, D width.
 """
@@ -37,7 +37,7 @@ from totojax.rundir import console, directory, files
 from totojax.tasks import classify
 from totojax.trained import backbone
 
-Features = Mapping[str, np.ndarray]  # "train" and "validation" -> of every record
+Arrays = Mapping[str, np.ndarray]  # "train" and "validation" -> of every record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,25 +57,25 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     console.say(line)
   backbone.check_same(facts, workdir)
   programs = {}
-  for unit in plan.units:
-    folder = workdir / unit.name
+  for group in plan.groups:
+    folder = workdir / group.name
     if directory.is_done(folder):
       continue
     begin = time.monotonic()
-    if not _train(setup, unit, programs, workdir, interrupted):
+    if not _train(setup, group, programs, workdir, interrupted):
       return False
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     heads = [
-      tables.read(name, one.layers, one.depth, [workdir / unit.name for unit in plan.parts(name)])
-      for name, one in setup.sources.items()
+      tables.read(name, subject.layers, subject.depth, [workdir / g.name for g in plan.parts(name)])
+      for name, subject in setup.subjects.items()
     ]
     tables.write(setup, heads, workdir)
     kept.remove(workdir)
   return True
 
 
-def _placed(setup: probe_setup.Setup, workdir: epath.Path) -> probe_setup.Setup:
+def _placed(setup: probe_setup.ProbeSetup, workdir: epath.Path) -> probe_setup.ProbeSetup:
   """The setup, without kept features where a disk has no room for them.
 
   Raises:
@@ -85,8 +85,8 @@ def _placed(setup: probe_setup.Setup, workdir: epath.Path) -> probe_setup.Setup:
     return setup
   folder = kept.place(workdir)
   rows = sum(len(records.records) for records in setup.sets.splits.values())
-  models = [source for source in setup.sources.values() if source.model]
-  needed = sum(4 * rows * len(source.layers) * source.width for source in models)
+  models = [subject for subject in setup.subjects.values() if subject.model]
+  needed = sum(4 * rows * len(subject.layers) * subject.width for subject in models)
   if needed <= (room := kept.room_bytes(folder)):
     return setup
   words = f"features take {needed / 1e9:.3g} GB and {folder} has room for {room / 1e9:.3g}"
@@ -96,8 +96,8 @@ def _placed(setup: probe_setup.Setup, workdir: epath.Path) -> probe_setup.Setup:
   return dataclasses.replace(setup, cached=False)
 
 
-def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
-  encoders = {name: list(s.layers) for name, s in setup.sources.items() if s.features is not None}
+def _facts(setup: probe_setup.ProbeSetup) -> dict[str, Any]:
+  encoders = {name: list(s.layers) for name, s in setup.subjects.items() if s.features is not None}
   if setup.run is None:
     return {"encoders": encoders}
   run, model = setup.trained
@@ -112,37 +112,37 @@ def _facts(setup: probe_setup.Setup) -> dict[str, Any]:
 
 
 def _train(
-  setup: probe_setup.Setup,
-  unit: probe_setup.Unit,
+  setup: probe_setup.ProbeSetup,
+  group: probe_setup.HeadGroup,
   programs: dict[Any, Programs],
   workdir: epath.Path,
   interrupted: jobs.Interrupted,
 ) -> bool:
-  """Trains the heads of one unit and keeps their scores."""
-  source, features = setup.sources[unit.source], None
-  if source.features is not None:
-    features = source.features
-  elif not source.model:
-    features = _baseline(setup, unit.source)
+  """Trains the heads of one group and keeps their scores."""
+  subject, features = setup.subjects[group.source], None
+  if subject.features is not None:
+    features = subject.features
+  elif not subject.model:
+    features = _baseline(setup, group.source)
   elif setup.cached:
-    features = _cached(setup, unit.source, workdir, interrupted)
+    features = _cached(setup, group.source, workdir, interrupted)
     if features is None:
       return False
   if features is not None:
-    features = {name: x_ML[:, unit.part] for name, x_ML in features.items()}
-  training, score = _training(setup, unit, features, programs)
-  state, finished = train.fit(training, workdir / unit.name, interrupted=interrupted)
+    features = {name: x_ML[:, group.part] for name, x_ML in features.items()}
+  training, score = _training(setup, group, features, programs)
+  state, finished = train.fit(training, workdir / group.name, interrupted=interrupted)
   if not finished:
     return False
   arrays = {"train_loss": np.asarray(state.stats["train_loss"])}
   for split in tables.SPLITS:
     arrays |= {f"{split}/{key}": value for key, value in vars(score(state, split)).items()}
   if jax.process_index() == 0:
-    files.write_npz(workdir / unit.name / "scores.npz", arrays)
+    files.write_npz(workdir / group.name / "scores.npz", arrays)
   return True
 
 
-def _baseline(setup: probe_setup.Setup, source: str) -> Features:
+def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
   """What the classes can be told from without a backbone: [M, 1, D]."""
   data, features = setup.config.data, {}
   for name, records in setup.sets.splits.items():
@@ -157,7 +157,7 @@ def _baseline(setup: probe_setup.Setup, source: str) -> Features:
   return features
 
 
-def _load(setup: probe_setup.Setup, source: str, depth: int) -> tuple[trunk.Trunk, Any]:
+def _load(setup: probe_setup.ProbeSetup, source: str, depth: int) -> tuple[trunk.Trunk, Any]:
   """The first blocks of the trained or untrained backbone."""
   return backbone.load(
     *setup.trained,
@@ -169,12 +169,12 @@ def _load(setup: probe_setup.Setup, source: str, depth: int) -> tuple[trunk.Trun
 
 
 def _cached(
-  setup: probe_setup.Setup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
-) -> Features | None:
+  setup: probe_setup.ProbeSetup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
+) -> Arrays | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
   folder = kept.place(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  layers, width = setup.sources[source].layers, setup.sources[source].width
+  layers, width = setup.subjects[source].layers, setup.subjects[source].width
   features, pooled = {}, None
   for name, records in setup.sets.splits.items():
     path = folder / f"{source}-{name}.npy"
@@ -196,7 +196,7 @@ def _cached(
   return features
 
 
-def _reader(setup: probe_setup.Setup, records: labelled.Records) -> labelled.ReadInputs:
+def _reader(setup: probe_setup.ProbeSetup, records: labelled.Records) -> labelled.ReadInputs:
   """Reads the inputs of the backbone."""
   return labelled.ReadInputs(
     setup_lib.token_reader(records, setup.trained[1].spec, setup.config.seed)
@@ -204,48 +204,48 @@ def _reader(setup: probe_setup.Setup, records: labelled.Records) -> labelled.Rea
 
 
 def _training(
-  setup: probe_setup.Setup,
-  unit: probe_setup.Unit,
-  features: Features | None,
+  setup: probe_setup.ProbeSetup,
+  group: probe_setup.HeadGroup,
+  features: Arrays | None,
   programs: dict[Any, Programs],
 ) -> tuple[train.Run, setup_lib.Score]:
   """A run for `train.fit`, and how its heads are scored afterwards.
 
   Args:
     setup: from `probe_setup.prepare`.
-    unit: what is trained.
+    group: what is trained.
     features: of its layers: [M, L, D], or of tokens [M, L, T, D]; None: the
       backbone runs in every step.
-    programs: of units before this one, which it uses and adds to: on features
+    programs: of groups before this one, which it uses and adds to: on features
       of one shape all sources have the same.
   """
-  config, source, model, frozen = setup.config, setup.sources[unit.source], None, None
+  config, subject, model, frozen = setup.config, setup.subjects[group.source], None, None
   if features is None:
-    model, frozen = _load(setup, unit.source, unit.layers[-1])
+    model, frozen = _load(setup, group.source, group.layers[-1])
     reads = {name: _reader(setup, records) for name, records in setup.sets.splits.items()}
   else:
     reads = {name: labelled.ReadFeatures(x_ML) for name, x_ML in features.items()}
   task = classify.Classify(
-    head=source.head,
+    head=subject.head,
     model=model,
-    layers=unit.layers,
-    width=source.width,
+    layers=group.layers,
+    width=subject.width,
     classes=setup.sets.classes,
     settings=len(config.optim.settings),
-    tokens=source.tokens,
-    split=source.model,
+    tokens=subject.tokens,
+    split=subject.model,
   )
   # Heads start as the numbers of their layers say.
-  shape = (unit.layers, source.width, source.tokens, source.model)
+  shape = (group.layers, subject.width, subject.tokens, subject.model)
   program = programs.get(shape) if features is not None else None
   if program is None:
-    program = Programs(_run(setup, unit, task, frozen), setup.outcomes(task))
+    program = Programs(_run(setup, group, task, frozen), setup.outcomes(task))
   if features is not None:  # a backbone is not held on to
     programs[shape] = program
   score = setup.scorer(program.outcomes, reads)
   run = dataclasses.replace(
     program.run,
-    config={**schema.to_dict(config), "unit": dataclasses.asdict(unit)},
+    config={**schema.to_dict(config), "unit": dataclasses.asdict(group)},
     batches=setup.stream(reads["train"]),
     evals={"validation": lambda state: top1.summary(score(state, "validation"))},
   )
@@ -253,7 +253,7 @@ def _training(
 
 
 def _run(
-  setup: probe_setup.Setup, unit: probe_setup.Unit, task: classify.Classify, frozen: Any
+  setup: probe_setup.ProbeSetup, group: probe_setup.HeadGroup, task: classify.Classify, frozen: Any
 ) -> train.Run:
   """A run without batches and evaluations."""
   config, model = setup.config, task.model
@@ -262,26 +262,18 @@ def _run(
     context = model.spec.context
     cost = 2.0 * flops.forward_macs_per_token(model.config, vocab=0, context=context)
   warmup = setup.rate_in(config.optim.warmup_epochs)
-  program = assembly.program(
-    config,
-    task=task,
-    steps=setup.steps,
-    rows=rows,
-    microbatches=config.train.microbatches,
-    layout=setup.layout,
-    optimiser=assembly.Optimiser(
-      lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
-      lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
-    ),
+  optimiser = assembly.Optimiser(
+    lars.grid(config.optim, batch_rows=rows, steps=setup.steps, warmup_steps=warmup),
+    lars.highest_rate(config.optim, steps=setup.steps, warmup_steps=warmup),
   )
   return assembly.run(
-    program,
+    setup.program(task, optimiser),
     batches=lambda first_step: (),
     evals={},
     facts={
       "backbone": setup.run and {"run": str(setup.run.path), "step": setup.run.step},
-      "heads": len(unit.layers) * len(config.optim.settings),
-      "parameters_of_a_head": setup.sources[unit.source].parameters(task.classes),
+      "heads": len(group.layers) * len(config.optim.settings),
+      "parameters_of_a_head": setup.subjects[group.source].parameters(task.classes),
     },
     tokens_per_step=rows * context,
     flops_per_token=cost,

@@ -83,7 +83,7 @@ def make(
   """
   facts = {**facts, "rows": data.items, "shape": shape}
   facts = json.loads(json.dumps(facts))
-  done = _done(path, facts)
+  done = _rows_kept(path, facts)
   if done >= data.items:
     return True
   assert features is not None
@@ -128,7 +128,7 @@ def _note(path: epath.Path) -> dict[str, Any] | None:
   return pieces.Pieces(path.parent).read(path.name) if path.exists() else None
 
 
-def _done(path: epath.Path, facts: Mapping[str, Any]) -> int:
+def _rows_kept(path: epath.Path, facts: Mapping[str, Any]) -> int:
   note = _note(path)
   if note is None:
     return 0

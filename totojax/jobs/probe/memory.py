@@ -21,17 +21,16 @@ _GB = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Units in order, and the lines that say why they are these."""
+  """What trains together, in order, and the lines that say why they are these."""
 
-  units: tuple[probe_setup.Unit, ...]
+  groups: tuple[probe_setup.HeadGroup, ...]
   lines: tuple[str, ...]
 
-  def parts(self, source: str) -> list[probe_setup.Unit]:
-    """The units of a source."""
-    return [unit for unit in self.units if unit.source == source]
+  def parts(self, source: str) -> list[probe_setup.HeadGroup]:
+    return [group for group in self.groups if group.source == source]
 
 
-def plan(setup: probe_setup.Setup) -> Plan:
+def plan(setup: probe_setup.ProbeSetup) -> Plan:
   """Groups of layers whose heads fit on a device.
 
   Raises:
@@ -40,12 +39,12 @@ def plan(setup: probe_setup.Setup) -> Plan:
   optim = setup.config.optim
   budget = _budget_bytes(setup.config.memory_gb)
   settings = len(optim.settings)
-  units, lines = [], []
-  for source, one in setup.sources.items():
-    layers = one.layers
-    parameters = one.parameters(setup.sets.classes)
+  groups, lines = [], []
+  for source, subject in setup.subjects.items():
+    layers = subject.layers
+    parameters = subject.parameters(setup.sets.classes)
     arrays = 2 + optim.moments  # parameters, gradients, moments
-    shards = setup.layout.mesh.shape["fsdp"] if one.model else 1
+    shards = setup.layout.mesh.shape["fsdp"] if subject.model else 1
     layer_bytes = 4 * arrays * settings * parameters / shards
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if budget is not None and fit < 1:
@@ -55,25 +54,24 @@ def plan(setup: probe_setup.Setup) -> Plan:
         " are for heads; use fewer settings (optim.lrs,"
         " optim.weight_decays), or a mesh with more devices on fsdp"
       )
-    groups = _groups(layers, fit)
-    for number, group in enumerate(groups):
-      name = source if len(groups) == 1 else f"{source}-{number}"
-      first = layers.index(group[0])
-      units.append(probe_setup.Unit(name, source, group, first))
-    largest = max(map(len, groups))
+    parts = _parts(layers, fit)
+    for number, part in enumerate(parts):
+      name = source if len(parts) == 1 else f"{source}-{number}"
+      groups.append(probe_setup.HeadGroup(name, source, part, layers.index(part[0])))
+    largest = max(map(len, parts))
     lines.append(
       f"{source}: {len(layers)} layers x {settings} settings ="
       f" {len(layers) * settings} heads of {parameters:,} parameters;"
       f" {_size(largest * layer_bytes)} a device with gradients and"
       f" moments ({optim.name})"
-      + (f", in {len(groups)} groups of layers" if len(groups) > 1 else "")
+      + (f", in {len(parts)} groups of layers" if len(parts) > 1 else "")
       + (f", over {shards} devices" if shards > 1 else "")
     )
   how = "features are made once and kept" if setup.cached else ("the backbone runs in every step")
   lines.append(
     f"{setup.sets.sentence}; {setup.steps} updates of {setup.config.train.batch_rows} rows; {how}"
   )
-  return Plan(tuple(units), tuple(lines))
+  return Plan(tuple(groups), tuple(lines))
 
 
 def _size(count: float) -> str:
@@ -92,7 +90,7 @@ def _budget_bytes(memory_gb: float) -> float | None:
   return _SHARE * stats["bytes_limit"] if "bytes_limit" in stats else None
 
 
-def _groups(layers: tuple[int, ...], fit: int) -> list[tuple[int, ...]]:
+def _parts(layers: tuple[int, ...], fit: int) -> list[tuple[int, ...]]:
   """As few groups as possible, of as equal a size as possible."""
   count = -(-len(layers) // fit)
   ends = [round(i * len(layers) / count) for i in range(count + 1)]

@@ -43,9 +43,11 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
   seeds = len(values)
   mean = float(np.mean(values))
-  at = (1.0 + _LEVEL) / 2.0
+  level = (1.0 + _LEVEL) / 2.0
   spread = np.std(values, ddof=1) / np.sqrt(seeds)
-  half = np.hypot(stats.t.ppf(at, seeds - 1) * spread, stats.norm.ppf(at) * top1.error(mean, items))
+  half = np.hypot(
+    stats.t.ppf(level, seeds - 1) * spread, stats.norm.ppf(level) * top1.error(mean, items)
+  )
   return Interval(mean, float(mean - half), float(mean + half))
 
 
@@ -64,9 +66,9 @@ def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interr
     for (_, table), folder in zip(probes, folders):
       probe = roots.read(directory.read_config(folder), fill=True)
       rows += [{"question": question, "seed": probe.seed, **row} for row in table]
-    together = summary([one for one, _ in probes])
-    metrics |= {f"{question}/{key}": value for key, value in together.items()}
-    console.say(_sentence(question, together))
+    row = summary([one for one, _ in probes])
+    metrics |= {f"{question}/{key}": value for key, value in row.items()}
+    console.say(_sentence(question, row))
   files.write_csv(workdir / "per_layer.csv", rows)
   files.write_json(workdir / "metrics.json", metrics)
   return True
@@ -90,11 +92,11 @@ def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         " differ in their seed alone"
       )
   items = metrics[0]["n"]
-  out = {"n": items, "classes": metrics[0]["classes"], "seeds": len(metrics)}
+  row = {"n": items, "classes": metrics[0]["classes"], "seeds": len(metrics)}
   for source in sources:
     values = [one[source + _TOP1] for one in metrics]
     ends = interval(values, items)
-    out |= {
+    row |= {
       f"{source}/top1": ends.mean,
       f"{source}/low": ends.low,
       f"{source}/high": ends.high,
@@ -102,9 +104,9 @@ def summary(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
   others = [source for source in sources if source != "trained"]
   if "trained" in sources and others:
-    highest = max(out[f"{source}/high"] for source in others)
-    out["pays"] = out["trained/low"] > highest
-  return out
+    highest = max(row[f"{source}/high"] for source in others)
+    row["pays"] = row["trained/low"] > highest
+  return row
 
 
 def _sources(metrics: Mapping[str, Any], end: str = _TOP1) -> list[str]:

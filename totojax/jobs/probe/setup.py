@@ -21,7 +21,7 @@ MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class Subject:
   """What is probed: a backbone, a baseline, or somebody else's encoder.
 
   Attributes:
@@ -50,7 +50,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
+class HeadGroup:
   """Heads that are trained together.
 
   Attributes:
@@ -72,16 +72,16 @@ class Unit:
 
 
 @dataclasses.dataclass(frozen=True)
-class Setup(setup_lib.Setup):
+class ProbeSetup(setup_lib.Setup):
   """And what is probed.
 
   Attributes:
-    sources: by name, in order.
+    subjects: by name, in order.
     cached: whether features are made once and kept.
   """
 
   config: labels.Probe
-  sources: Mapping[str, Source]
+  subjects: Mapping[str, Subject]
   cached: bool
 
   @property
@@ -91,15 +91,15 @@ class Setup(setup_lib.Setup):
     return self.run, self.model
 
 
-def prepare(config: labels.Probe) -> Setup:
+def prepare(config: labels.Probe) -> ProbeSetup:
   """Opens what the config names; loads no model.
 
   Raises:
     ValueError: whatever does not fit, before anything is computed.
   """
   files = _encoder_files(config.encoders)
-  _check_sources(config)
-  run, model, sources, head = None, None, {}, config.head
+  _check_subjects(config)
+  run, model, subjects, head = None, None, {}, config.head
   if config.backbones:
     run = backbone.find(config.model_run)
     sets, frames = setup_lib.open_sets(
@@ -107,40 +107,40 @@ def prepare(config: labels.Probe) -> Setup:
     )
     model = backbone.for_clips(run.model, frames=frames)
     head = heads.filled(head, run.model.config)
-    sources = _backbones(config, model, head, sets)
+    subjects = _backbones(config, model, head, sets)
   else:
     _check_without_model(config, files)
     sets = _sets(config, files)
-  sources |= {name: _encoder(both, head, sets) for name, both in files.items()}
-  for source in sources.values():
-    setup_lib.check_head(source.head, width=source.width, classes=sets.classes)
-  return Setup(
+  subjects |= {name: _encoder(both, head, sets) for name, both in files.items()}
+  for subject in subjects.values():
+    setup_lib.check_head(subject.head, width=subject.width, classes=sets.classes)
+  return ProbeSetup(
     config=config,
     run=run,
     model=model,
     layout=sharding.layout(config.mesh),
     sets=sets,
-    sources=sources,
+    subjects=subjects,
     cached=_is_cached(config.cache, head),
   )
 
 
 def _backbones(
   config: labels.Probe, model: trunk.Trunk, head: heads.HeadConfig, sets: setup_lib.Sets
-) -> dict[str, Source]:
+) -> dict[str, Subject]:
   """Models and baselines by name; baselines are pooled."""
   depth, side = model.config.depth, config.data.pixels_side
   layers = config.layers or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
   plain = dataclasses.replace(head, pool="average")
   frames = sets.all_train.tokens.manifest.frames
-  ours = Source(layers, depth, model.config.width, head, model=True)
-  sources = {
+  ours = Subject(layers, depth, model.config.width, head, model=True)
+  subjects = {
     **dict.fromkeys(MODELS, ours),
-    "pixels": Source((0,), depth, frames * side**2 * 3, plain),
-    "histogram": Source((0,), depth, model.spec.vocab, plain),
+    "pixels": Subject((0,), depth, frames * side**2 * 3, plain),
+    "histogram": Subject((0,), depth, model.spec.vocab, plain),
   }
-  return {name: sources[name] for name in config.backbones}
+  return {name: subjects[name] for name in config.backbones}
 
 
 Files = Mapping[str, Mapping[str, feature_files.Features]]
@@ -166,14 +166,14 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
 
 def _encoder(
   both: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
-) -> Source:
+) -> Subject:
   """The features of an encoder in the order of the records."""
   features = {s: feature_files.in_order(both[s], records) for s, records in sets.splits.items()}
   shape, layers = features["train"].shape, both["train"].layers
   tokens = shape[2] if len(shape) == 4 else 0
   if not tokens:
     head = dataclasses.replace(head, pool="average")
-  return Source(layers, max(layers[-1], 1), shape[-1], head, tokens, features)
+  return Subject(layers, max(layers[-1], 1), shape[-1], head, tokens, features)
 
 
 def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
@@ -211,12 +211,12 @@ def _check_without_model(config: labels.Probe, files: Files) -> None:
     )
 
 
-def _check_sources(config: labels.Probe) -> None:
+def _check_subjects(config: labels.Probe) -> None:
   """Raises ConfigError unless there is something to probe, each once."""
   names, data = config.backbones, config.data
-  taken = sorted({*config.encoders} & {*MODELS, *BASELINES})
-  if taken:
-    raise ConfigError(f"encoders.{taken[0]} has the name of a backbone of ours; use another")
+  clashes = sorted({*config.encoders} & {*MODELS, *BASELINES})
+  if clashes:
+    raise ConfigError(f"encoders.{clashes[0]} has the name of a backbone of ours; use another")
   if not (names or config.encoders):
     raise ConfigError("config key backbones is (); name some, or encoders")
   if "pixels" in names and not (data.train_pixels and data.validation_pixels):

@@ -65,7 +65,11 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
     ConfigError: a list is empty or has something twice, or a model has a key
       that `pretrain.model` has not.
   """
-  _check(sweep)
+  if not sweep.models:
+    raise ConfigError("sweep.models is empty; name at least one")
+  for kind, rates in sweep.log2_lr.items():
+    if len(set(rates)) < len(rates):
+      raise ConfigError(f"sweep.log2_lr.{kind} is {list(rates)}; name none twice")
   for kind in studies.PARAMETRISATIONS:
     for model, sizes in narrow_first(sweep.models):
       for total_tokens in sweep.total_tokens:
@@ -75,14 +79,6 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
           config = dataclasses.replace(config, train=train)
           for log2_lr in sweep.log2_lr.get(kind, ()):
             yield Point(kind, model, total_tokens, seed, log2_lr, config, home)
-
-
-def _check(sweep: studies.Sweep) -> None:
-  if not sweep.models:
-    raise ConfigError("sweep.models is empty; name at least one")
-  for kind, rates in sweep.log2_lr.items():
-    if len(set(rates)) < len(rates):
-      raise ConfigError(f"sweep.log2_lr.{kind} is {list(rates)}; name none twice")
 
 
 def changed(
@@ -107,9 +103,9 @@ def fingerprint(config: Pretrain, home: str) -> str:
 
   Paths below `home` count as they lie in it.
   """
-  without = schema.to_dict(config)
-  del without["optim"]["lr"]
-  text = json.dumps(without, sort_keys=True)
+  keys = schema.to_dict(config)
+  del keys["optim"]["lr"]
+  text = json.dumps(keys, sort_keys=True)
   if home.strip("/."):
     text = text.replace(json.dumps(f"{home}/")[:-1], '"{home}/')
   return hashlib.sha256(text.encode()).hexdigest()[:8]

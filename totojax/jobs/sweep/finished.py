@@ -1,4 +1,4 @@
-"""Run directories of pre-training, by the names that a config gives them."""
+"""PastRun directories of pre-training, by the names that a config gives them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FACTS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class PastRun:
   """What a run directory says.
 
   Attributes:
@@ -52,7 +52,7 @@ def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   return [(name, folder) for name, _, folder in pairs]
 
 
-def read(runs: Sequence[str], key: str) -> list[Run]:
+def read(runs: Sequence[str], key: str) -> list[PastRun]:
   """Reads the run of each "NAME=FOLDER".
 
   Raises:
@@ -61,7 +61,7 @@ def read(runs: Sequence[str], key: str) -> list[Run]:
   return [_read(name, path, key) for name, path in folders(runs, key)]
 
 
-def _read(name: str, path: str, key: str) -> Run:
+def _read(name: str, path: str, key: str) -> PastRun:
   folder = reading.RunFolder(path)
   try:
     manifest, rows = folder.json("manifest.json"), folder.lines("metrics.jsonl")
@@ -76,10 +76,10 @@ def _read(name: str, path: str, key: str) -> Run:
       f"{key}: {name}: {path}/manifest.json has no {lacking[0]}; name a run"
       ' directory of run = "pretrain"'
     )
-  return Run(name, path, manifest, config, rows)
+  return PastRun(name, path, manifest, config, rows)
 
 
-def check_alike(runs: Sequence[Run], key: str, *, compute: bool) -> None:
+def check_alike(runs: Sequence[PastRun], key: str, *, compute: bool) -> None:
   """Raises ValueError where losses of two runs cannot be compared.
 
   They are of other tokens, or of pixels. Where they are compared at a
@@ -102,7 +102,7 @@ def check_alike(runs: Sequence[Run], key: str, *, compute: bool) -> None:
       )
 
 
-def _facts(run: Run, compute: bool) -> Iterator[tuple[str, Any]]:
+def _facts(run: PastRun, compute: bool) -> Iterator[tuple[str, Any]]:
   """What must be the same, in words, and what it is."""
   yield "tokenizer", run.manifest.get("tokenizer")
   yield "what is predicted", run.manifest.get("predicts", "tokens")

@@ -51,8 +51,8 @@ def run(config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interru
     assembly.model(point.config)  # a mistake is found before the first run
   _rows(workdir, points)  # a damaged one is noticed now
   notes = _notes(workdir)
-  left = [point for point in points if notes.read(point.name) is None]
-  groups = list(_programs(left, sweep.lanes))
+  points_left = [point for point in points if notes.read(point.name) is None]
+  groups = list(_programs(points_left, sweep.lanes))
   directory.begin(workdir, config, points=len(points))
   for number, group in enumerate(groups, 1):
     console.say(f"{group[0].run}: {len(group)} rates, {number}/{len(groups)}")
@@ -126,17 +126,17 @@ def outcome(rows: Sequence[Mapping[str, Any]], lane: int, steps: int) -> dict[st
   last = [r for r in rows if r["kind"] == "eval" and r["step"] == steps]
   scores = {k: v for k, v in last[-1].items() if k.startswith(prefix)}
   diverged_at = int(scores[f"{prefix}diverged"])
-  out: dict[str, Any] = dict(val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at)
+  row: dict[str, Any] = dict(val_loss=None, val_sem=None, train_loss=None, diverged_at=diverged_at)
   if diverged_at:
-    return out
+    return row
   values = [v for k, v in scores.items() if k.endswith("/loss")]
   errors = [v for k, v in scores.items() if k.endswith("/loss_sem")]
-  out["val_loss"] = sum(values) / len(values)
-  out["val_sem"] = math.hypot(*errors) / len(errors)
+  row["val_loss"] = sum(values) / len(values)
+  row["val_sem"] = math.hypot(*errors) / len(errors)
   losses = [r[f"{prefix}loss"] for r in rows if r["kind"] == "train"]
   recent = losses[-max(1, round(LAST_FRAC * len(losses))) :]
-  out["train_loss"] = sum(recent) / len(recent)
-  return out
+  row["train_loss"] = sum(recent) / len(recent)
+  return row
 
 
 def _rows(workdir: epath.Path, points: Sequence[expand.Point]) -> list[dict[str, Any]]:
