@@ -31,7 +31,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     checkpoints.save(next(numbers), trainer.state, {})
 
   def restore() -> None:
-    jax.block_until_ready(checkpoints.restore(trainer.program.shapes, trainer.program.placed)[0])
+    jax.block_until_ready(checkpoints.restore(trainer.program.shapes, trainer.program.shardings)[0])
 
   def read() -> None:
     jax.block_until_ready(read_plain(plain, trainer.state))
