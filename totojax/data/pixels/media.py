@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import decode, images, slowfast, video
+from totojax.data.pixels import containers, images, slowfast, video
 from totojax.data.sources import items, tfds_source
 from totojax.storage import objects, reading
 
@@ -55,7 +55,7 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
     if item.record is not None:
       return tfds_source.clips(item, spec, seed=seed)
     return video.clips(item, _source(item), spec, seed=seed)
-  except (decode.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
+  except (containers.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
     _check_there(item)
     return items.Skipped(item.id, str(reason))
 
@@ -80,7 +80,7 @@ def _check_there(item: items.Item) -> None:
 def check_installed(item: items.Item, spec: Spec) -> None:
   """Raises ImportError where `load` would: before a job begins, not in it."""
   if not isinstance(spec, images.ImageSpec) and item.record is None:
-    decode.pyav()
+    containers.pyav()
 
 
 def label(item: items.Item) -> int:
@@ -105,7 +105,7 @@ def duration_s(item: items.Item) -> float:
   return video.duration_s(item, _source(item))
 
 
-def _source(item: items.Item) -> decode.Source:
+def _source(item: items.Item) -> containers.Source:
   """What a video is read from.
 
   Those in a bucket are sought in, forth and back, and decoded twice: all but

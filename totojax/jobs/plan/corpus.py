@@ -28,7 +28,7 @@ from rich import table as rich_table
 from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode, images, media, video
+from totojax.data.pixels import containers, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
 from totojax.report import page
@@ -143,7 +143,7 @@ def estimate_hours(
     elif item.record is None:
       try:
         seconds.append(media.duration_s(item))
-      except (decode.Undecodable, OSError):
+      except (containers.Undecodable, OSError):
         seconds.append(0.0)  # will be skipped, and is so counted
   if not seconds:
     return None, 0
