@@ -43,6 +43,11 @@ _WORKDIR = flags.DEFINE_string(
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
 )
+_OTHER_VERSIONS = flags.DEFINE_bool(
+  "allow_other_versions",
+  False,
+  "Go on with data that was begun under other versions of PyAV, FFmpeg or Pillow.",
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was found.")
 _LIST = flags.DEFINE_bool(
   "list", False, "Print every key of the config, with its value, meaning and unit, and end."
@@ -196,7 +201,9 @@ def _print_keys(config: dict[str, Any]) -> None:
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax import rundir
-  from totojax.rundir import directory, hosts
+  from totojax.rundir import directory, hosts, provenance
+
+  provenance.allow_other_versions(_OTHER_VERSIONS.value)
 
   file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")

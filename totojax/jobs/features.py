@@ -30,7 +30,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
-from totojax.rundir import directory, files, pieces
+from totojax.rundir import directory, files, pieces, provenance
 from totojax.trained import backbone, encoders
 from totojax.trained import model as pretrained
 
@@ -139,12 +139,21 @@ def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   directory.begin(workdir, config, **model.facts)
   listing = {part.name: part.info["listing"] for part in parts}
   backbone.check_same({**model.facts, "listing": listing}, workdir)
+  _check_versions(workdir, [media.versions(part.listing.items[0], part.spec) for part in parts[:1]])
   compute = model.ready(parts[0].listing.kind)
   for part in parts:
     if not _make(part, compute, model.layers, config, interrupted):
       return False
   _finish(parts, config.features, workdir)
   return True
+
+
+def _check_versions(workdir: epath.Path, here: list[dict[str, str]]) -> None:
+  """Raises ValueError where files would be decoded otherwise than before."""
+  path = workdir / "decoders.json"
+  before = files.read_json(path)["versions"] if files.exists(path) else here
+  provenance.check_versions(str(workdir), before, here)
+  files.write_json(path, {"versions": before + [each for each in here if each not in before]})
 
 
 def _sized(config: Features, model: _Model) -> Features:

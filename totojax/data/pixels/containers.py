@@ -8,6 +8,7 @@ from typing import Any
 
 from totojax.storage import objects, reading
 
+_LIBRARIES = ("libavformat", "libavcodec", "libswscale")
 Source = str | os.PathLike[str] | bytes
 
 
@@ -28,6 +29,17 @@ def pyav() -> Any:
       'decoding video needs PyAV; install it with: pip install "totojax[data]"'
     ) from error
   return av
+
+
+def versions() -> dict[str, str]:
+  """What decides a decoded picture: of PyAV, and of FFmpeg inside it.
+
+  Raises:
+    ImportError: PyAV is missing.
+  """
+  av = pyav()
+  libraries = {name: ".".join(map(str, av.library_versions[name])) for name in _LIBRARIES}
+  return {"PyAV": av.__version__, **libraries}
 
 
 @contextlib.contextmanager

@@ -5,9 +5,11 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
+import collections
 import os
 
 import numpy as np
+import PIL
 
 from totojax.config import pixels
 from totojax.data.pixels import containers, images, slowfast, video
@@ -32,7 +34,9 @@ class SourceLost(OSError):
   """A listed file that is gone, or storage that fails."""
 
 
-def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipped:
+def load(
+  item: items.Item, spec: Spec, *, seed: int, tally: collections.Counter | None = None
+) -> np.ndarray | items.Skipped:
   """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
 
   K is `spec.crops`, and more for a video that is sampled by its duration.
@@ -43,6 +47,7 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
     item: what is read.
     spec: what is cut out; an `ImageSpec` makes it an image, any other a video.
     seed: of everything drawn; with the item's id it decides the result.
+    tally: as `decode.read_images` takes it.
 
   Raises:
     ImportError: a package that reads this kind is missing.
@@ -54,7 +59,7 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
       return images.crops(item, stored(item), spec, seed=seed)[:, None]
     if item.record is not None:
       return tfds_source.clips(item, spec, seed=seed)
-    return video.clips(item, _source(item), spec, seed=seed)
+    return video.clips(item, _source(item), spec, seed=seed, tally=tally)
   except (containers.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
     _check_there(item)
     return items.Skipped(item.id, str(reason))
@@ -81,6 +86,17 @@ def check_installed(item: items.Item, spec: Spec) -> None:
   """Raises ImportError where `load` would: before a job begins, not in it."""
   if not isinstance(spec, images.ImageSpec) and item.record is None:
     containers.pyav()
+
+
+def versions(item: items.Item, spec: Spec) -> dict[str, str]:
+  """Of the packages that decide an item's pixels; others may give others.
+
+  Raises:
+    ImportError: one is missing.
+  """
+  if isinstance(spec, images.ImageSpec) or item.record is not None:
+    return {"Pillow": PIL.__version__}
+  return {"Pillow": PIL.__version__, **containers.versions()}
 
 
 def label(item: items.Item) -> int:

@@ -17,6 +17,7 @@ from totojax.storage import objects
 FILE = "manifest.json"
 VERSION = 1
 KINDS = ("image", "video")
+DECODERS = "decoders"  # of `info`: versions of what decoded the items, all there were
 
 
 @dataclasses.dataclass(frozen=True)

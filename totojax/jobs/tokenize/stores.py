@@ -118,7 +118,7 @@ class CorpusStore:
       ids=True,
       classes=self.listing.classes,
       records_per_shard=self.items_per_unit * spec.crops,
-      info=dict(self.info),
+      info={**self.info, manifests.DECODERS: [media.versions(self.listing.items[0], spec)]},
     )
     return dataclasses.replace(self, head=head)
 
