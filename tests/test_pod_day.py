@@ -94,9 +94,8 @@ def preempted(words, how, *, hosts: int, after_s: float, victim: int) -> list[Ho
 
 def seconds(host: Host) -> float:
   """That it trained."""
-  words = next(
-    re.search(r"training: .*took (.*)", line) for _, line in host.lines if "took" in line
-  )
+  words = re.search(r"training: .*took (.*)", host.text())
+  assert words, host.text()
   units = {"s": 1, "min": 60}
   return sum(float(n) * units[unit] for n, unit in re.findall(r"([\d.]+) (s|min)", words[1]))
 
