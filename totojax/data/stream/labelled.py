@@ -250,7 +250,8 @@ def stream(
   As `stream.stream`: every record once an epoch, in an order of its own, the
   same global batch for any number of hosts.
   """
-  plans = grain.MapDataset.source(data.records).shuffle(seed).repeat()
+  order = rows_lib.order(source=0, seed=seed)
+  plans = grain.MapDataset.source(data.records).shuffle(order).repeat()
   plans = plans.map_with_index(functools.partial(_row, len(data.records)))
   return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
     ReadLabelled(read, data.labels)

@@ -222,10 +222,8 @@ def _mix(sources: Sequence[Source], *, per_row: Sequence[int], seed: int) -> gra
   parts = []
   for index, source in enumerate(sources):
     records = len(source.store)
-    # Sources of equal length would otherwise be visited in the same order.
-    order = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    # shuffle before repeat: the other way round samples with replacement. Each
-    # epoch has an order of its own (its number is added to the seed).
+    order = rows.order(source=index, seed=seed)
+    # shuffle before repeat: the other way round samples with replacement.
     draws = grain.MapDataset.range(records).shuffle(order).repeat()
     # The epoch comes from the position, since a record's window depends on it.
     draws = draws.map_with_index(functools.partial(_draw, records))
