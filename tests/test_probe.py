@@ -76,7 +76,7 @@ def finished(data):
       backbones=("trained", "untrained", "pixels", "histogram"),
       data=dict(train_pixels=data["train_px"], validation_pixels=data["val_px"], expected=33),
       optim=dict(lrs=(0.03, 0.003)),
-      train=dict(epochs=30.0),
+      train=dict(epochs=60.0),
       paper=dict(name="Table 5, average pooling", top1=53.2),
     ),
     workdir,
