@@ -1,7 +1,5 @@
 """From a typed config to what is trained: model, optimiser, program, run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -170,7 +168,7 @@ class Program:
   task: tasks.Task
   steps: int
   layout: sharding.Layout
-  lanes: lanes_lib.Lanes | None
+  lanes: "lanes_lib.Lanes | None"
   step_fn: Callable[..., Any]
   make: Callable[[jax.Array], step_lib.TrainState]
   shapes: step_lib.TrainState
@@ -203,7 +201,7 @@ def program(
   microbatches: int,
   layout: sharding.Layout,
   rules: Any = None,
-  lanes: lanes_lib.Lanes | None = None,
+  lanes: "lanes_lib.Lanes | None" = None,
   optimiser: Optimiser | None = None,
 ) -> Program:
   """Joins a task, an optimiser and a layout into a train step.

@@ -10,8 +10,6 @@ metadata, which those who may write objects need not be allowed to read, and it
 deletes the files of a step in any order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib

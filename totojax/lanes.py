@@ -7,8 +7,6 @@ longer finite is frozen as it was before that step, and the step is kept; the
 others go on. A lane is the run that it would be alone, to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools

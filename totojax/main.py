@@ -9,8 +9,6 @@ lives. The same command again goes on where the last one stopped; SIGTERM and
 Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import pathlib

@@ -10,8 +10,6 @@ one, the line in it. The digest of the source is part of a run's identity, like
 its config.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses

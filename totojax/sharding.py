@@ -4,8 +4,6 @@ A parameter names its logical axes where it is created (`models/`). This file
 alone says which of them are split over which axis of the mesh.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -127,7 +125,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def layout(config: MeshConfig, devices: list[Any] | None = None) -> Layout:
+def layout(config: MeshConfig, devices: list[Any] | None = None) -> "Layout":
   """Over `devices`; None: over all that are here.
 
   Raises:
@@ -213,7 +211,7 @@ class Layout:
       name: jax.make_array_from_process_local_data(by_row, rows) for name, rows in batch.items()
     }
 
-  def jit(self, function: Callable[..., T], **options: Any) -> Jitted[T]:
+  def jit(self, function: Callable[..., T], **options: Any) -> "Jitted[T]":
     """`jax.jit`, traced and called with the mesh and the rules set.
 
     Args:

@@ -6,8 +6,6 @@ step are known to be finite before it is saved; evaluations of a step come
 before its checkpoint, so that a restored run never owes one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """Pytrees of parameters: names of leaves, rules for them, what modules give."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """Config keys of jobs that read images or videos of any source."""
 
-from __future__ import annotations
-
 from totojax.config import pixels
 from totojax.config.schema import ConfigError, field, Section, section
 

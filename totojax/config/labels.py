@@ -4,8 +4,6 @@
 "tuned" is where the default of fine-tuning is from, if it is another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 from typing import Any

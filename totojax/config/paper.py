@@ -4,8 +4,6 @@
 argument `root`; `configs/paper/README.md` says what is in each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 

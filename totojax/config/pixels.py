@@ -1,7 +1,5 @@
 """Config keys of pixels: what is rendered, and cut out of videos and images."""
 
-from __future__ import annotations
-
 from totojax.config.schema import ConfigError, field, Job, Section, section
 
 MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())

@@ -1,7 +1,5 @@
 """Config keys of pre-training and its validation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from totojax.config import model as models

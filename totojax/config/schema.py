@@ -13,12 +13,11 @@ names that the user chooses to one of them.
 A flag takes a value's type from its default: write floats as 1.0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import operator
 import types
@@ -178,7 +177,7 @@ def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
 
   def decorate(cls: Class) -> Class:
     if run:
-      cls.__annotations__ = {"run": "str", **cls.__dict__.get("__annotations__", {})}
+      cls.__annotations__ = {"run": "str", **inspect.get_annotations(cls)}
       cls.run = field(run, "the job")
     own = cls.__dict__.get("__post_init__")
 

@@ -1,7 +1,5 @@
 """Config keys of tokens: tokenizers, and what is made of pixels with them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import re
 

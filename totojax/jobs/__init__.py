@@ -6,8 +6,6 @@ imported when it is run, so that a run loads what it needs and no more. Its
 config is the typed one, of `config.roots`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
@@ -47,11 +45,11 @@ class Job:
   checks: str = "totojax.rundir.directory"
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def check(self, workdir: epath.PathLike, config: Any, **more: Any) -> Any:
+  def check(self, workdir: "epath.PathLike", config: Any, **more: Any) -> Any:
     """The run directory, if it is new or was made with this config."""
     return importlib.import_module(self.checks).check(workdir, config, **more)
 
-  def is_done(self, workdir: epath.Path, config: Any) -> bool:
+  def is_done(self, workdir: "epath.Path", config: Any) -> bool:
     return importlib.import_module(self.checks).is_done(workdir, config)
 
 
@@ -101,7 +99,7 @@ def find(name: str) -> Job:
   return JOBS[name]
 
 
-def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   """Runs the job that `config.run` names.
 
   Args:

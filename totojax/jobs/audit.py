@@ -5,8 +5,6 @@ of the scaling law, beside what is printed; where the paper disagrees with
 itself, the row says so. Leaves `audit.csv`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import re

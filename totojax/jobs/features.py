@@ -12,8 +12,6 @@ none.
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib

@@ -10,8 +10,6 @@ certificate of that, so that training need not compare them again.
 Shapes: R records, T frames, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import hashlib
 import itertools

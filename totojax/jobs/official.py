@@ -4,8 +4,6 @@ Leaves `tokenizer.safetensors` in the run directory, as training one does. What
 had to be downloaded is in `downloads` beside it, and may be deleted.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pathlib
 

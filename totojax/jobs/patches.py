@@ -5,8 +5,6 @@ patch is predicted, else its token of `data.encode_with`, which is made on the
 device in each step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, TYPE_CHECKING
@@ -36,7 +34,7 @@ def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   return finished
 
 
-def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train.Run:
+def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> train.Run:
   """Everything that `train.fit` needs for next-token prediction.
 
   Args:
@@ -167,7 +165,7 @@ def _start(
   task: task_lib.Pretrain,
   *,
   tokenizer: str,
-  lanes: lanes_lib.Lanes | None,
+  lanes: "lanes_lib.Lanes | None",
   layout: sharding.Layout,
 ) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
   """How parameters begin, and what the manifest says of it (Table 4's stage 2).
@@ -195,7 +193,7 @@ def _start(
   return lambda _: backbone.read(found, task.model, layout), facts
 
 
-def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> tokenizer_api.Tokenizer | None:
+def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.Tokenizer | None":
   """The tokenizer that runs on the device, if one does.
 
   Raises:
@@ -233,7 +231,7 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
 
 
 def _check_same_tokenizer(
-  encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
+  encoder: "tokenizer_api.Tokenizer", held_out: list[rows_lib.Source]
 ) -> None:
   # Shapes would fit: the loss would be of codes that mean something else.
   for source in held_out:

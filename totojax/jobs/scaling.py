@@ -5,8 +5,6 @@ Leaves `scaling.csv` (compute in MACs, FLOPs and PF-days of training),
 `laws.json`, the paper's Figure 9 as `scaling.png`, and `report.html`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any

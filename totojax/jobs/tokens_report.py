@@ -10,8 +10,6 @@ what is counted together are the stores of one tokenizer.
 Shapes: V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ that another is a file with a config and its block, and its keys in
 Shapes: B batch, T tokens, D width.
 """
 
-from __future__ import annotations
-
 import abc
 from typing import Any, ClassVar, TYPE_CHECKING
 
@@ -57,7 +55,7 @@ class Architecture(abc.ABC):
   # What is computed.
 
   @abc.abstractmethod
-  def block(self) -> type[nn.Module]:
+  def block(self) -> "type[nn.Module]":
     """The class of a block: of (config, attention, dtype, platform, scales).
 
     It is called with (residual stream, rotary angles, segments) and, while
@@ -66,10 +64,10 @@ class Architecture(abc.ABC):
     """
 
   @abc.abstractmethod
-  def norm(self, name: str | None = None) -> nn.Module:
+  def norm(self, name: str | None = None) -> "nn.Module":
     """The norm before the head; `name` where it is made inside of a module."""
 
-  def placed_input(self, x_BTD: jax.Array, positions_T: jax.Array) -> jax.Array:
+  def placed_input(self, x_BTD: "jax.Array", positions_T: "jax.Array") -> "jax.Array":
     """The residual stream before the first block, of embeddings.
 
     Args:
@@ -79,7 +77,7 @@ class Architecture(abc.ABC):
     del positions_T
     return x_BTD
 
-  def angles(self, positions_T: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+  def angles(self, positions_T: "jax.Array") -> "tuple[jax.Array, jax.Array] | None":
     """`layers.rope_table` of positions; None where nothing is rotated."""
     del positions_T
     return None

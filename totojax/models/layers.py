@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 import functools
@@ -56,7 +54,7 @@ class Part(nn.Module):
   scales: Scales = STANDARD
 
   @nn.nowrap
-  def part(self, kind: type[Part], name: str) -> Part:
+  def part(self, kind: "type[Part]", name: str) -> "Part":
     """A part of this one, which knows the same."""
     return kind(self.config, self.implementation, self.dtype, self.platform, self.scales, name=name)
 

@@ -1,7 +1,5 @@
 """Sections of a report about probes: accuracy by layer, and what was chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any

@@ -1,7 +1,5 @@
 """Sections of a report about the model: the verdict and the losses."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from totojax.report import page, plots, reading, verdict

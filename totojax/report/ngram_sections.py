@@ -4,8 +4,6 @@ What the paper's Figures 3, 12 and 13 show; its own numbers stand in tables of
 their own, since they are of other images and other tokenizers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

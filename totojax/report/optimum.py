@@ -8,8 +8,6 @@ the delta method's, from the residuals, with Student's t.
 Shapes: P points, S seeds, X learning rates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any

@@ -5,8 +5,6 @@ Videos" (arXiv 2501.05453). What is read off a figure is not printed there, and
 is only as exact as a figure can be read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 

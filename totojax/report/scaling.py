@@ -7,8 +7,6 @@ own, which a prefactor is worth nothing without.
 Shapes: P points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 

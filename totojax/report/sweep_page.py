@@ -3,8 +3,6 @@
 Reads the run directory alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import math

@@ -1,7 +1,5 @@
 """Sections of a report about the data and the tokenizer."""
 
-from __future__ import annotations
-
 from totojax.report import page, plots, reading
 
 METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}

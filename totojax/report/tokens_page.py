@@ -4,8 +4,6 @@ Reads the run directory alone. The paper's numbers stand in tables of their own,
 marked as the paper's: they are of other images and other tokenizers.
 """
 
-from __future__ import annotations
-
 import functools
 
 from etils import epath

@@ -5,8 +5,6 @@ frame is possible; on images to all tokens. A difference counts when it is above
 two standard errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math

@@ -4,8 +4,6 @@ The loop (`train.py`) and the step (`step.py`) know nothing else of a task. A
 task holds no state: variables go in and come out as plain pytrees.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 

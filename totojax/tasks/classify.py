@@ -12,8 +12,6 @@ trained alone. The loss that is logged is the mean over heads.
 Shapes: B rows, T tokens, L layers asked for, S settings, D width, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any

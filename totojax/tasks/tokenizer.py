@@ -16,8 +16,6 @@ Shapes: B images, H height, W width, G grid side, V codes, C channels, P tokens
 of the whole batch, X values of a patch (3 factor ** 2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 

@@ -6,8 +6,6 @@ Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
 D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools

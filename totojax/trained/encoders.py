@@ -15,8 +15,6 @@ Shapes: R clips, N frames of a clip, B images, S pixels of a side, T tokens,
 L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B videos, N frames, P tokens of a frame, T tokens, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: N frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

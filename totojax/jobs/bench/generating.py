@@ -3,8 +3,6 @@
 Shapes: B rows, N frames, P tokens of a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a benchmark ran on, in words and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import os

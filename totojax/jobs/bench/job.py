@@ -6,8 +6,6 @@ process, and is a ratio with its spread; absolute rates stand beside it. Leaves
 reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
 import tempfile

@@ -6,8 +6,6 @@ medians. CPU-seconds stand beside wall time: they tell a side that is quicker
 from one that only uses more cores, and they mind other programs less.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib

@@ -7,8 +7,6 @@ heads' share falls as the backbone grows.
 Shapes: B rows, T tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 

@@ -1,7 +1,5 @@
 """Row `checkpoint`: saving and restoring, and what training feels of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import itertools
 import os

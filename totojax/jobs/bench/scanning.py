@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, E inner width, S states.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools

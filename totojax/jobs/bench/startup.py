@@ -8,8 +8,6 @@ reads a config of `run = "pretrain"` as JSON, takes two steps and prints the
 seconds since TIME at which each part was over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import json
 import os

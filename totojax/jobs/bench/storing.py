@@ -3,8 +3,6 @@
 Shapes: M records, B records of a batch, T tokens of a record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import pathlib
 import shutil

@@ -4,8 +4,6 @@ Total time from nothing: building, compiling and all updates, since a short run
 is mostly compiled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import functools

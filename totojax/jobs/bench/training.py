@@ -6,8 +6,6 @@ unit's measured peak that each reaches stands beside them.
 Shapes: B rows, T context, R = T + 1 tokens of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

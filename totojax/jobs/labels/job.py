@@ -5,8 +5,6 @@ be others: no parameter depends on them. Both write what `run = "probe"` writes:
 `per_layer.csv`, `metrics.json`, `predictions.csv` and `layer_curve.png`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools

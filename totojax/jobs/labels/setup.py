@@ -5,8 +5,6 @@ records with classes, of which some are held out of training by class. Every
 head is scored on every item, in one pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any

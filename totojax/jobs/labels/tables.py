@@ -3,8 +3,6 @@
 Shapes: M items, L layers, S settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any

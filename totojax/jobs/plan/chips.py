@@ -1,7 +1,5 @@
 """TPU chips and topologies that are not here."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os

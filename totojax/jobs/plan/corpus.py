@@ -16,8 +16,6 @@ tokenizer's precision (6 for HIGHEST). `busy`, the share of the peak that the
 encoder reaches, is an assumption of the config and not a measurement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 

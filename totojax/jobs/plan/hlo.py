@@ -11,8 +11,6 @@ collectives (see `Collective`), and gathers, scatters and waits for copies,
 which are taken as nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import math

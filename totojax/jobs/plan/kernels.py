@@ -20,8 +20,6 @@ that the kernel calls parallel: the heads of "fwd", none of "dq" and "dkv",
 which run on one core.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools

@@ -7,8 +7,6 @@ the memory's bandwidth they give the least time of a step.
 Shapes: B rows, L layers, H heads, S places of the cache, K head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import math

@@ -6,8 +6,6 @@ together do not fit, they are trained in groups, each with its own pass of the
 backbone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

@@ -9,8 +9,6 @@ An interval has two parts, which add as squares: the spread over seeds, by
 Student's t, and that of a sample of so many items, which all seeds share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any

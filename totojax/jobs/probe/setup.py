@@ -1,7 +1,5 @@
 """`run = "probe"`: its backbones, encoders and data opened and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 

@@ -1,7 +1,5 @@
 """What a sweep consists of: from lists to the configs of single runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """PastRun directories of pre-training, by the names that a config gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any

@@ -7,8 +7,6 @@ group goes on from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's
 Figure 11 for each parametrisation, and `report.html`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib

@@ -1,7 +1,5 @@
 """The stores of a corpus job: what each is made of, and its manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -15,7 +13,7 @@ from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.sources import listings
 from totojax.data.store import manifests, shards
-from totojax.jobs.tokenize import units
+from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
 from totojax.storage import objects
 from totojax.tokenizers import api
@@ -50,13 +48,17 @@ class CorpusStore:
     return self.head
 
   @property
-  def units(self) -> list[units.Unit]:
-    return list(units.cut(self.listing.items, self.items_per_unit))
+  def units(self) -> list[units_lib.Unit]:
+    return list(units_lib.cut(self.listing.items, self.items_per_unit))
 
   @contextlib.contextmanager
   def decoding(
-    self, verb: str, units_: Sequence[units.Unit], todo: Sequence[units.Unit], config: SourceJob
-  ) -> Iterator[tuple[Callable[[units.Unit], Iterator[workers.Decoded]], console.Progress]]:
+    self,
+    verb: str,
+    units_: Sequence[units_lib.Unit],
+    todo: Sequence[units_lib.Unit],
+    config: SourceJob,
+  ) -> Iterator[tuple[Callable[[units_lib.Unit], Iterator[workers.Decoded]], console.Progress]]:
     """Workers that decode units one after the other, and a progress line.
 
     Args:
@@ -77,7 +79,7 @@ class CorpusStore:
       ahead=config.amount.ahead,
     )
 
-    def items(unit: units.Unit) -> Iterator[workers.Decoded]:
+    def items(unit: units_lib.Unit) -> Iterator[workers.Decoded]:
       for _ in unit.items:
         yield next(decoded)
 
@@ -88,7 +90,7 @@ class CorpusStore:
       finally:
         decoded.close()
 
-  def with_tokenizer(self, tokenizer: api.Tokenizer) -> CorpusStore:
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> "CorpusStore":
     """This part, with its manifest.
 
     Raises:

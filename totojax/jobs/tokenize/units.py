@@ -11,8 +11,6 @@ data set comes out the same, byte for byte. What a unit gave is noted last
 Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
