@@ -82,9 +82,8 @@ class Checkpoints:
     self.wait()
     if self._steps and step <= self._steps[-1]:
       raise CheckpointError(
-        f"{self.directory}: step {step} was not saved, because a checkpoint"
-        f" of it or of a later step ({self._steps}) is there;"
-        " use another --workdir or remove it"
+        f"{self.directory}: step {step} was not saved, because a checkpoint of it or of a later"
+        f" step ({self._steps}) is there; use another --workdir or remove it"
       )
     try:
       self._writer.save(

@@ -61,9 +61,8 @@ _PROCESS = flags.DEFINE_integer(
 _HOST_TIMEOUT = flags.DEFINE_integer(
   "host_timeout_s",
   100,
-  "Seconds of silence after which a process is taken for lost, with"
-  " --multihost: all others then end with an error. One whose connection"
-  " breaks is missed at once.",
+  "Seconds of silence after which a process is taken for lost, with --multihost: all others then"
+  " end with an error. One whose connection breaks is missed at once.",
 )
 _START_TIMEOUT = flags.DEFINE_integer(
   "start_timeout_s",

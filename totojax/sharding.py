@@ -149,15 +149,10 @@ def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A mesh and the rules: what lies where, and functions of what lies there.
+  """A mesh and the rules: what lies where, and functions of what lies there."""
 
-  Attributes:
-    mesh: the devices.
-    rules: the table.
-  """
-
-  mesh: Mesh
-  rules: ShardingRules = ShardingRules()
+  mesh: Mesh  # the devices
+  rules: ShardingRules = ShardingRules()  # the table
 
   @property
   def whole(self) -> NamedSharding:
@@ -192,9 +187,8 @@ class Layout:
         parts = self._parts(target)
         if size % parts:
           raise ValueError(
-            f"{name} {list(leaf.shape)}: {size} is not divisible by the"
-            f" {parts} devices of mesh axis {target!r}; use a mesh that"
-            " divides it"
+            f"{name} {list(leaf.shape)}: {size} is not divisible by the {parts} devices of mesh"
+            f" axis {target!r}; use a mesh that divides it"
           )
       return NamedSharding(self.mesh, spec)
 
@@ -269,9 +263,8 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh) -> N
   unit = int(np.lcm(ways * microbatches, jax.process_count()))
   if rows % unit:
     raise ValueError(
-      f"a batch of {rows} rows is not divisible by {microbatches}"
-      f" microbatches x {ways} data-parallel devices on"
-      f" {jax.process_count()} processes; use a multiple of {unit}"
+      f"a batch of {rows} rows is not divisible by {microbatches} microbatches x {ways}"
+      f" data-parallel devices on {jax.process_count()} processes; use a multiple of {unit}"
     )
   if jax.process_count() == 1 or isinstance(mesh, AbstractMesh):
     return
@@ -280,7 +273,6 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh) -> N
     if len(hosts) > 1:
       raise ValueError(
         f"mesh axis 'tensor' of {mesh.shape['tensor']} (times 'sequence' of"
-        f" {mesh.shape['sequence']}) goes over processes {hosts}, which read"
-        " different rows; make mesh.tensor and mesh.sequence small enough for"
-        " the devices of one process"
+        f" {mesh.shape['sequence']}) goes over processes {hosts}, which read different rows; make"
+        " mesh.tensor and mesh.sequence small enough for the devices of one process"
       )

@@ -219,9 +219,8 @@ class FeatureFiles(Section):
   def __post_init__(self):
     if self.encoder and (self.pool == "frame" or self.tokenizer):
       raise ConfigError(
-        f"features.encoder is {self.encoder!r}, which knows no frames and"
-        " reads pixels; set features.pool to 'clip' (or 'token') and"
-        " features.tokenizer to ''"
+        f"features.encoder is {self.encoder!r}, which knows no frames and reads pixels; set"
+        " features.pool to 'clip' (or 'token') and features.tokenizer to ''"
       )
 
 

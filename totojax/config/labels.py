@@ -71,9 +71,8 @@ class TrainData(Data):
         )
     elif bool(self.validation) == bool(self.val_frac):
       raise ConfigError(
-        f"data.validation is {self.validation!r} and data.val_frac"
-        f" {self.val_frac}; name a folder that is held out, or a share of"
-        " data.train, and not both"
+        f"data.validation is {self.validation!r} and data.val_frac {self.val_frac}; name a folder"
+        " that is held out, or a share of data.train, and not both"
       )
 
 

@@ -166,9 +166,8 @@ class CropSpec(Section):
   def __post_init__(self):
     if not self.size_px <= self.least_px <= self.most_px:
       raise ConfigError(
-        f"crops of {self.least_px} to {self.most_px} pixels for frames of"
-        f" {self.size_px}: sides must grow in that order, so that nothing is"
-        " enlarged"
+        f"crops of {self.least_px} to {self.most_px} pixels for frames of {self.size_px}: sides"
+        " must grow in that order, so that nothing is enlarged"
       )
 
 

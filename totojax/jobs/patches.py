@@ -30,19 +30,12 @@ from totojax.tokenizers import patches, weights
 
 @dataclasses.dataclass(frozen=True)
 class PatchTask:
-  """What is trained, and what goes with it.
+  """What is trained, and what goes with it."""
 
-  Attributes:
-    inner: on patches, with tokens in its batch where it predicts these.
-    trained: the same, from batches of pixels alone.
-    fingerprint: of the tokenizer, or of the patches.
-    frozen: host arrays of the trained task, or None.
-  """
-
-  inner: task_lib.Patches
-  trained: task_lib.Patches | encode.EncodeFrames
-  fingerprint: str
-  frozen: Any
+  inner: task_lib.Patches  # on patches, with tokens in its batch where it predicts these
+  trained: task_lib.Patches | encode.EncodeFrames  # the same, from batches of pixels alone
+  fingerprint: str  # of the tokenizer, or of the patches
+  frozen: Any  # host arrays of the trained task, or None
 
 
 def task(config: Pretrain, backend: str = "") -> PatchTask:
@@ -84,9 +77,8 @@ def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side
     )
   if side % tokenizer.factor:
     raise ConfigError(
-      f"patches.side_px is {side}; a token of data.encode_with is"
-      f" {tokenizer.factor} pixels wide: use that, or a multiple of it, so"
-      " that each patch has one token"
+      f"patches.side_px is {side}; a token of data.encode_with is {tokenizer.factor} pixels wide:"
+      " use that, or a multiple of it, so that each patch has one token"
     )
 
 

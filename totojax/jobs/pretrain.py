@@ -96,23 +96,14 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-  """What is read, and the task on it.
+  """What is read, and the task on it."""
 
-  Attributes:
-    task: on tokens, or on pixels that it encodes itself.
-    stream: this host's batches.
-    records: of each source.
-    held_out: stores of tokens.
-    tokenizer: fingerprint of the one that makes, or made, the tokens.
-    frozen: its parameters, where it runs in the step.
-  """
-
-  task: tasks.Task
-  stream: Any
-  records: Mapping[str, int]
-  held_out: list[rows_lib.Source]
-  tokenizer: str
-  frozen: Any
+  task: tasks.Task  # on tokens, or on pixels that it encodes itself
+  stream: Any  # this host's batches
+  records: Mapping[str, int]  # of each source
+  held_out: list[rows_lib.Source]  # stores of tokens
+  tokenizer: str  # fingerprint of the one that makes, or made, the tokens
+  frozen: Any  # its parameters, where it runs in the step
 
 
 def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
@@ -238,9 +229,8 @@ def _check_same_tokenizer(
     found = source.store.manifest.tokenizer
     if found != encoder.fingerprint:
       raise ConfigError(
-        f"validation store {source.name!r} has tokens of {found}, and"
-        f" data.encode_with is {encoder.fingerprint}; make it with the same"
-        " tokenizer"
+        f"validation store {source.name!r} has tokens of {found}, and data.encode_with is"
+        f" {encoder.fingerprint}; make it with the same tokenizer"
       )
 
 

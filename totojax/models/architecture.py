@@ -168,17 +168,12 @@ class Architecture(abc.ABC):
 
 
 class Transformer(Architecture):
-  """Attention of H heads and an MLP of F hidden units.
-
-  Attributes:
-    heads: attention heads (H); head dim K = D / H.
-    mlp_dim: hidden units (F).
-  """
+  """Attention of H heads and an MLP of F hidden units."""
 
   segments: ClassVar[bool] = True
 
-  heads: int
-  mlp_dim: int
+  heads: int  # attention heads (H); head dim K = D / H
+  mlp_dim: int  # hidden units (F)
 
   @property
   def head_dim(self) -> int:

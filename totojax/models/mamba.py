@@ -33,15 +33,10 @@ SCANS = ("steps", "tree")
 
 
 class State(NamedTuple):
-  """What a block remembers of the tokens before.
+  """What a block remembers of the tokens before."""
 
-  Attributes:
-    inputs_BKE: the last K - 1 inputs of the convolution.
-    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
-  """
-
-  inputs_BKE: jax.Array
-  h_BSE: jax.Array
+  inputs_BKE: jax.Array  # the last K - 1 inputs of the convolution
+  h_BSE: jax.Array  # the state; channels come last, where a TPU computes 128 at a time
 
 
 class MambaConfig(model_config.Mamba, architecture.Architecture):

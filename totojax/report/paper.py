@@ -40,19 +40,12 @@ STRIDE_FRAMES = 4  # section 3.4
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-  """A tokenizer in Figures 3 and 12, read off these.
+  """A tokenizer in Figures 3 and 12, read off these."""
 
-  Attributes:
-    name: as in the figures.
-    vocab: its codes.
-    used: of these on the ImageNet validation set (Figure 3).
-    bigrams: distinct 2-grams on 10,000 of its images (Figure 12).
-  """
-
-  name: str
-  vocab: int
-  used: int
-  bigrams: int
+  name: str  # as in the figures
+  vocab: int  # its codes
+  used: int  # of these on the ImageNet validation set (Figure 3)
+  bigrams: int  # distinct 2-grams on 10,000 of its images (Figure 12)
 
 
 CODES = (

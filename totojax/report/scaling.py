@@ -97,9 +97,8 @@ def _check(macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool) 
     )
   if not force and (len(macs_P) < least or decades < LEAST_DECADES):
     raise ValueError(
-      f"{len(macs_P)} points over {decades:.2f} decades of compute; a law"
-      f" needs {least} points over {LEAST_DECADES:g}. Train more models, or"
-      " force it"
+      f"{len(macs_P)} points over {decades:.2f} decades of compute; a law needs {least} points over"
+      f" {LEAST_DECADES:g}. Train more models, or force it"
     )
 
 

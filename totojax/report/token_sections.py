@@ -45,9 +45,8 @@ def codes(folder: reading.RunFolder) -> str:
   """How the codes are used: the paper's Figures 3, 12 and 13."""
   tokens = folder.json("shards/tokens.json")
   sentence = (
-    "{codes_used:,} of {vocab:,} codes are used; their perplexity is"
-    " {perplexity:,.1f} ({entropy_nats:.2f} nats), counted over {images:,}"
-    " training frames."
+    "{codes_used:,} of {vocab:,} codes are used; their perplexity is {perplexity:,.1f}"
+    " ({entropy_nats:.2f} nats), counted over {images:,} training frames."
   ).format_map(tokens)
   curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in tokens["ngrams"]}
   caption = (

@@ -94,10 +94,9 @@ def _table_2() -> str:
     ("of a mini-batch", "{mix:.0%}"),
   )
   note = (
-    "Instances, hours and tokens are printed in the paper; its tokens agree"
-    " with hours x 3,600 x 30 x 256. Share and tokens at its stride (one"
-    f" frame in {paper.STRIDE_FRAMES}) are worked out here from these. The"
-    " last column is section 3.3's."
+    "Instances, hours and tokens are printed in the paper; its tokens agree with hours x 3,600 x 30"
+    f" x 256. Share and tokens at its stride (one frame in {paper.STRIDE_FRAMES}) are worked out"
+    " here from these. The last column is section 3.3's."
   )
   return page.records(columns, rows) + page.paragraph(note, "soft")
 

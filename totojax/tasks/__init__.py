@@ -17,17 +17,11 @@ Tree = Any  # a pytree of arrays, or of PartitionSpecs where axes are meant
 
 
 class Variables(NamedTuple):
-  """All arrays of a task.
+  """All arrays of a task."""
 
-  Attributes:
-    params: trained by gradient, with optimiser moments.
-    frozen: no gradient and no moments; a checkpoint names where they came from.
-    stats: changed by the forward pass (BatchNorm averages, codebook use).
-  """
-
-  params: Tree
-  frozen: Tree
-  stats: Tree
+  params: Tree  # trained by gradient, with optimiser moments
+  frozen: Tree  # no gradient and no moments; a checkpoint names where they came from
+  stats: Tree  # changed by the forward pass (BatchNorm averages, codebook use)
 
 
 class LossTerm(NamedTuple):

@@ -71,9 +71,8 @@ def _check_there(item: items.Item) -> None:
     return
   except (OSError, objects.StoreError) as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now"
-      f" ({getattr(error, 'strerror', error)}); is the storage still there? Run the same command"
-      " again once it is: it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({getattr(error, 'strerror', error)}); is"
+      " the storage still there? Run the same command again once it is: it goes on where it stopped"
     ) from error
 
 

@@ -27,17 +27,11 @@ from totojax.data.sources import items as items_lib
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An item and its pixels.
+  """An item and its pixels."""
 
-  Attributes:
-    item: what was decoded.
-    clips: uint8 [K, T, R, R, 3], or why there are none.
-    label: its class, -1 for none; sets of TFDS know it only now.
-  """
-
-  item: items_lib.Item
-  clips: np.ndarray | items_lib.Skipped
-  label: int
+  item: items_lib.Item  # what was decoded
+  clips: np.ndarray | items_lib.Skipped  # uint8 [K, T, R, R, 3], or why there are none
+  label: int  # its class, -1 for none; sets of TFDS know it only now
 
 
 def processes(workers: int) -> int:

@@ -60,19 +60,12 @@ Entry = Item | Skipped
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """What a source holds.
+  """What a source holds."""
 
-  Attributes:
-    kind: "video" or "image".
-    items: sorted by id.
-    classes: names by label; empty where there are no classes.
-    missing: what is in the annotations or archives but cannot be had.
-  """
-
-  kind: str
-  items: Sequence[Item]
-  classes: tuple[str, ...]
-  missing: tuple[Skipped, ...]
+  kind: str  # "video" or "image"
+  items: Sequence[Item]  # sorted by id
+  classes: tuple[str, ...]  # names by label; empty where there are no classes
+  missing: tuple[Skipped, ...]  # what is in the annotations or archives but cannot be had
 
 
 def video_id(item: str) -> str:

@@ -25,19 +25,12 @@ def nothing() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """One of the two.
+  """One of the two."""
 
-  Attributes:
-    what: it is, in words.
-    run: does the work and returns what came of it.
-    units: of work; None: it is their number that `run` returns.
-    after: cleans up, outside of the time.
-  """
-
-  what: str
-  run: Callable[[], Any]
-  units: float | None = None
-  after: Callable[[], None] = nothing
+  what: str  # it is, in words
+  run: Callable[[], Any]  # does the work and returns what came of it
+  units: float | None = None  # of work; None: it is their number that `run` returns
+  after: Callable[[], None] = nothing  # cleans up, outside of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +68,11 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-  """Readings of both sides, round by round.
+  """Readings of both sides, round by round."""
 
-  Attributes:
-    ours: of our side.
-    theirs: of the other.
-    first: what came of the turns that warmed up, ours and theirs.
-  """
-
-  ours: tuple[Timing, ...]
-  theirs: tuple[Timing, ...]
-  first: tuple[Any, ...] = ()
+  ours: tuple[Timing, ...]  # of our side
+  theirs: tuple[Timing, ...]  # of the other
+  first: tuple[Any, ...] = ()  # what came of the turns that warmed up, ours and theirs
 
   @property
   def ratio(self) -> Spread:
@@ -113,29 +100,17 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """One line of the table.
+  """One line of the table."""
 
-  Attributes:
-    row: its kind, one of the job's rows.
-    case: which of its cases; "" where there is one.
-    compares: what is compared, in words.
-    unit: of work.
-    ours: what our side is.
-    theirs: what the other side is.
-    measured: the readings.
-    goals: what is asked of it; may be empty.
-    facts: sizes and whatever else explains the numbers, as plain values.
-  """
-
-  row: str
-  case: str
-  compares: str
-  unit: str
-  ours: str
-  theirs: str
-  measured: Rounds
-  goals: tuple[Goal, ...]
-  facts: Mapping[str, Any]
+  row: str  # its kind, one of the job's rows
+  case: str  # which of its cases; "" where there is one
+  compares: str  # what is compared, in words
+  unit: str  # of work
+  ours: str  # what our side is
+  theirs: str  # what the other side is
+  measured: Rounds  # the readings
+  goals: tuple[Goal, ...]  # what is asked of it; may be empty
+  facts: Mapping[str, Any]  # sizes and whatever else explains the numbers, as plain values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,19 +127,12 @@ Result = Measurement | Unmeasured
 
 @dataclasses.dataclass(frozen=True)
 class Harness:
-  """What a row is measured with.
+  """What a row is measured with."""
 
-  Attributes:
-    row: its kind.
-    how: everything is measured.
-    seed: of random batches.
-    folder: to write in; empty, and removed after the row.
-  """
-
-  row: str
-  how: How
-  seed: int
-  folder: pathlib.Path
+  row: str  # its kind
+  how: How  # everything is measured
+  seed: int  # of random batches
+  folder: pathlib.Path  # to write in; empty, and removed after the row
 
   def compare(
     self,

@@ -38,20 +38,14 @@ Training = tuple[train.Run, setup_lib.Score]
 
 @dataclasses.dataclass(frozen=True)
 class TuningSetup(setup_lib.Setup):
-  """And what trains a backbone on.
-
-  Attributes:
-    backbone: its parameters, as pre-training has them.
-    tokenizer: of files of images; None: tokens are read.
-    reads: how records are read.
-  """
+  """And what trains a backbone on."""
 
   config: labels.Joint | labels.Finetune
   run: backbone.Trained
   model: trunk.Trunk  # as the backbone, with the mask of this run
-  backbone: pretrain.Pretrain
-  tokenizer: tokenizer_api.Tokenizer | None
-  reads: setup_lib.Reads
+  backbone: pretrain.Pretrain  # its parameters, as pre-training has them
+  tokenizer: tokenizer_api.Tokenizer | None  # of files of images; None: tokens are read
+  reads: setup_lib.Reads  # how records are read
 
 
 def joint(config: labels.Joint, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -129,9 +123,8 @@ def _encoder(run: backbone.Trained, data: labels.TrainData) -> tokenizer_api.Tok
   """The tokenizer of the files, which must be the one of the run."""
   if not (data.encode_with and data.root):
     raise ConfigError(
-      f"data.source {data.source!r} needs data.root, the folder of the"
-      " images, and data.encode_with, the file of the tokenizer that the"
-      " model was trained with (or 'shipped')"
+      f"data.source {data.source!r} needs data.root, the folder of the images, and"
+      " data.encode_with, the file of the tokenizer that the model was trained with (or 'shipped')"
     )
   tokenizer = weights.load(data.encode_with)
   backbone.check_codes(

@@ -21,21 +21,13 @@ SPLITS = ("validation", "holdout")
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-  """All heads of one backbone or baseline.
+  """All heads of one backbone or baseline."""
 
-  Attributes:
-    source: its name.
-    layers: [L].
-    depth: the last layer that there is.
-    train_loss: of the last batch, [L, S].
-    scores: by "validation" and, where something is held out, "holdout".
-  """
-
-  source: str
-  layers: tuple[int, ...]
-  depth: int
-  train_loss: np.ndarray
-  scores: Mapping[str, top1.Scores]
+  source: str  # its name
+  layers: tuple[int, ...]  # [L]
+  depth: int  # the last layer that there is
+  train_loss: np.ndarray  # of the last batch, [L, S]
+  scores: Mapping[str, top1.Scores]  # by "validation" and, where something is held out, "holdout"
 
   @property
   def chooser(self) -> str:
@@ -190,8 +182,7 @@ def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:
   if one.chooser == "validation":
     return (
       f"{one.source}: top-1 {100 * score('validation/top1'):.1f} +-"
-      f" {100 * score('validation/top1_sem'):.1f} %, top-5"
-      f" {100 * score('validation/top5'):.1f} %"
+      f" {100 * score('validation/top1_sem'):.1f} %, top-5 {100 * score('validation/top5'):.1f} %"
     )
   return (
     f"{one.source}: top-1 {100 * score('holdout/top1'):.1f} +-"

@@ -70,17 +70,11 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-  """One kind of GPU, for arithmetic.
+  """One kind of GPU, for arithmetic."""
 
-  Attributes:
-    hbm_gib: its memory, nominal.
-    hbm_bytes_per_s: of its memory, nominal.
-    float32_flops_per_s: peak without tensor cores.
-  """
-
-  hbm_gib: float
-  hbm_bytes_per_s: float
-  float32_flops_per_s: float
+  hbm_gib: float  # its memory, nominal
+  hbm_bytes_per_s: float  # of its memory, nominal
+  float32_flops_per_s: float  # peak without tensor cores
 
 
 # NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM.

@@ -41,25 +41,15 @@ LINKS, NETWORK = "links", "network"  # of a slice's chips, and between slices
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """One line of a computation.
+  """One line of a computation."""
 
-  Attributes:
-    name: its own.
-    opcode: "fusion", "custom-call", ...
-    shape: of the result, as text.
-    rest: operands and attributes, as text.
-    times: how often it runs in one step.
-    cycles: of one run, as the compiler estimates them; 0 where it does not.
-    op_name: where in the traced program it comes from.
-  """
-
-  name: str
-  opcode: str
-  shape: str
-  rest: str
-  times: int
-  cycles: int
-  op_name: str
+  name: str  # its own
+  opcode: str  # "fusion", "custom-call", ..
+  shape: str  # of the result, as text
+  rest: str  # operands and attributes, as text
+  times: int  # how often it runs in one step
+  cycles: int  # of one run, as the compiler estimates them; 0 where it does not
+  op_name: str  # where in the traced program it comes from
 
 
 @dataclasses.dataclass(frozen=True)

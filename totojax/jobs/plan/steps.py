@@ -47,15 +47,10 @@ SERVING_LIMITS = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A step of a config, without its data.
+  """A step of a config, without its data."""
 
-  Attributes:
-    facts: what is known before anything is compiled, as plain values.
-    lower: traces it for its mesh; None where nothing is to be compiled.
-  """
-
-  facts: Mapping[str, Any]
-  lower: Callable[[], Any] | None
+  facts: Mapping[str, Any]  # what is known before anything is compiled, as plain values
+  lower: Callable[[], Any] | None  # traces it for its mesh; None where nothing is to be compiled
 
 
 def build(config: Pretrain, *, devices: list[Any] | None) -> Step:

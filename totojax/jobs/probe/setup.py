@@ -49,19 +49,12 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class HeadGroup:
-  """Heads that are trained together.
+  """Heads that are trained together."""
 
-  Attributes:
-    name: of its folder.
-    source: "trained", "untrained", "pixels", "histogram" or an encoder's name.
-    layers: of the backbone or encoder; (0,) for a baseline.
-    first: where these layers begin among all that are asked for.
-  """
-
-  name: str
-  source: str
-  layers: tuple[int, ...]
-  first: int
+  name: str  # of its folder
+  source: str  # "trained", "untrained", "pixels", "histogram" or an encoder's name
+  layers: tuple[int, ...]  # of the backbone or encoder; (0,) for a baseline
+  first: int  # where these layers begin among all that are asked for
 
   @property
   def part(self) -> slice:
@@ -71,16 +64,11 @@ class HeadGroup:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSetup(setup_lib.Setup):
-  """And what is probed.
-
-  Attributes:
-    subjects: by name, in order.
-    cached: whether features are made once and kept.
-  """
+  """And what is probed."""
 
   config: labels.Probe
-  subjects: Mapping[str, Subject]
-  cached: bool
+  subjects: Mapping[str, Subject]  # by name, in order
+  cached: bool  # whether features are made once and kept
 
   @property
   def trained(self) -> tuple[backbone.Trained, trunk.Trunk]:

@@ -36,10 +36,7 @@ class Point:
   @property
   def run(self) -> str:
     """Same for the points that differ only in their learning rate."""
-    return (
-      f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}"
-      f"-s{self.seed}-{fingerprint(self.config, self.home)}"
-    )
+    return f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}-s{self.seed}-{fingerprint(self.config, self.home)}"
 
   @property
   def name(self) -> str:

@@ -21,25 +21,15 @@ from totojax.tokenizers import api
 
 @dataclasses.dataclass(frozen=True)
 class CorpusStore:
-  """One store of the job.
+  """One store of the job."""
 
-  Attributes:
-    name: of the store.
-    path: where it is.
-    listing: what it is made of.
-    items_per_unit: items of one shard.
-    spec: what is cut out of an item.
-    info: how it is made, for its manifest.
-    head: its manifest, without shards; None until the tokenizer is known.
-  """
-
-  name: str
-  path: epath.Path
-  listing: items_lib.Listing
-  items_per_unit: int
-  spec: media.Spec
-  info: Mapping[str, Any]
-  head: manifests.Manifest | None
+  name: str  # of the store
+  path: epath.Path  # where it is
+  listing: items_lib.Listing  # what it is made of
+  items_per_unit: int  # items of one shard
+  spec: media.Spec  # what is cut out of an item
+  info: Mapping[str, Any]  # how it is made, for its manifest
+  head: manifests.Manifest | None  # its manifest, without shards; None until the tokenizer is known
 
   @property
   def manifest(self) -> manifests.Manifest:

@@ -38,15 +38,10 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-  """What a unit gave.
+  """What a unit gave."""
 
-  Attributes:
-    shard: the shard, or None where no item gave anything.
-    skipped: items that gave nothing, and why.
-  """
-
-  shard: manifests.Shard | None
-  skipped: tuple[items_lib.Skipped, ...]
+  shard: manifests.Shard | None  # the shard, or None where no item gave anything
+  skipped: tuple[items_lib.Skipped, ...]  # items that gave nothing, and why
 
 
 def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
