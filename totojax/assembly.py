@@ -126,13 +126,9 @@ def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | N
   growth = architecture.growth(
     base_width=section.base_width, base_heads=section.base_heads, base_mlp_dim=section.base_mlp_dim
   )
-  return mup.parametrise(
-    section,
-    growth,
-    depth=architecture.depth,
-    init_std=architecture.init_std,
-    starts_smaller=architecture.starts_smaller,
-  )
+  if architecture.starts_smaller:  # its blocks do `depth_init` by themselves
+    section = dataclasses.replace(section, depth_init=False)
+  return mup.Parametrisation(section, growth, architecture.depth, architecture.init_std)
 
 
 @dataclasses.dataclass(frozen=True)

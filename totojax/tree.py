@@ -1,7 +1,6 @@
-"""Pytrees of parameters: names of leaves, rules for them, what modules give."""
+"""Pytrees of parameters: names of leaves, what modules give."""
 
-from collections.abc import Callable, Iterable
-import re
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -46,33 +45,6 @@ def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
   return jax.tree_util.tree_map_with_path(
     lambda path, *leaves: fn(name_of(path), *leaves), tree, *rest, is_leaf=_is_spec
   )
-
-
-def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]:
-  """The value of the first rule whose pattern matches each whole name.
-
-  Raises:
-    ValueError: a name that no rule covers, or a rule that matches no name: a
-      rule that does nothing is a mistake in the rule.
-  """
-  rules = list(rules)
-  used = set()
-  values = []
-  for name in names:
-    for i, (pattern, value) in enumerate(rules):
-      if re.fullmatch(pattern, name):
-        used.add(i)
-        values.append(value)
-        break
-    else:
-      raise ValueError(
-        f"parameter {name!r} matches none of the rules"
-        f" {[pattern for pattern, _ in rules]}; add one for it"
-      )
-  idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
-  if idle:
-    raise ValueError(f"rules {idle} match no parameter of {names}; remove them")
-  return values
 
 
 def differences(found: Tree, expected: Tree) -> list[str]:

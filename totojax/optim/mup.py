@@ -115,28 +115,6 @@ class Parametrisation:
     return std / self.init_std if std else 1.0
 
 
-def parametrise(
-  config: MupConfig,
-  growth: Mapping[str, float],
-  *,
-  depth: int,
-  init_std: float,
-  starts_smaller: bool,
-) -> Parametrisation:
-  """µP for a model; the base model has the same depth.
-
-  Args:
-    config: the choices.
-    growth: how often the base model's size each growing axis has.
-    depth: blocks.
-    init_std: with which the modules start matrices and embeddings.
-    starts_smaller: whether the blocks do `depth_init` by themselves.
-  """
-  if starts_smaller:
-    config = dataclasses.replace(config, depth_init=False)
-  return Parametrisation(config, growth, depth, init_std)
-
-
 def _growing(name: str, spec: PartitionSpec, growth: Mapping[str, float]) -> list[float]:
   """Growth of a parameter's dimensions that grow: inputs first, then outputs.
 

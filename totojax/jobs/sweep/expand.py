@@ -36,7 +36,8 @@ class Point:
   @property
   def run(self) -> str:
     """Same for the points that differ only in their learning rate."""
-    return f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}-s{self.seed}-{fingerprint(self.config, self.home)}"
+    digest = fingerprint(self.config, self.home)
+    return f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}-s{self.seed}-{digest}"
 
   @property
   def name(self) -> str:

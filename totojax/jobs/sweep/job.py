@@ -87,7 +87,8 @@ def _train(
     sweep.together == "auto" and jax.default_backend() == "cpu"
   )
   rates = tuple(2.0**point.log2_lr for point in group)
-  folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
+  digest = hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
+  folder = workdir / "runs" / f"{group[0].run}-{digest}"
   config = group[0].config
   run_ = pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
   # The one rate of a config is none of these.
@@ -105,10 +106,6 @@ def _train(
     files.remove(folder / "checkpoints")
     lock.release(folder)
   return True
-
-
-def _digest(rates: Sequence[float]) -> str:
-  return hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
 
 
 def outcome(rows: Sequence[Mapping[str, Any]], lane: int, steps: int) -> dict[str, Any]:

@@ -173,11 +173,6 @@ class _Safe(_Unpickler):
       )
     return Inert(full, self._makers.get(full))
 
-  def _instantiate(self, klass: Any, args: Any) -> None:
-    if not isinstance(klass, Inert) or not isinstance(args, list | tuple):
-      raise TypeError(f"a {type(klass).__name__} is called with a {type(args).__name__}")
-    self.append(klass.maker(tuple(args)) if klass.maker else Inert(klass.name))
-
   def _collection(self, kind: Callable[[Any], Any], arguments: tuple[Any, ...]) -> Any:
     """A set or dict of another's items; a memo could multiply those."""
     (items,) = arguments or ((),)
@@ -188,7 +183,9 @@ class _Safe(_Unpickler):
 
   def load_reduce(self) -> None:
     args, klass = self.stack.pop(), self.stack.pop()
-    self._instantiate(klass, args)
+    if not isinstance(klass, Inert) or not isinstance(args, list | tuple):
+      raise TypeError(f"a {type(klass).__name__} is called with a {type(args).__name__}")
+    self.append(klass.maker(tuple(args)) if klass.maker else Inert(klass.name))
 
   def load_newobj_ex(self) -> None:
     self.stack.pop()  # arguments by name
