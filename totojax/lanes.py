@@ -24,15 +24,11 @@ Step = Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-  """The runs that go side by side.
+  """The runs that go side by side."""
 
-  Attributes:
-    peak_lr: peak learning rate of each.
-    in_turn: whether the program computes one lane after the other, which is
-      faster on a CPU, rather than all at once.
-  """
-
-  peak_lr: tuple[float, ...]
+  peak_lr: tuple[float, ...]  # peak learning rate of each
+  # Whether the program computes one lane after the other, which is faster on a
+  # CPU, rather than all at once.
   in_turn: bool
 
 

@@ -23,26 +23,22 @@ Run = Callable[[Any, "epath.Path", Interrupted], bool]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One line of the table.
+  """One line of the table."""
 
-  Attributes:
-    run: "module:function" below this package; the function does what is left of
-      the job, and returns False if it was interrupted before its end.
-    shared: whether several processes do it together; else each would do it all.
-    kept: whether it leaves a run directory; a plan, say, changes nothing and is
-      made as often as one likes.
-    data: whether it leaves data alone, which may be on s3://; what else a run
-      leaves are checkpoints, say, which may not.
-    checks: module that has `check` and `is_done` of the job's run directory, in
-      place of those of `rundir.directory`.
-    environment: variables that must be set before jax starts.
-  """
-
+  # "module:function" below this package; the function does what is left of the
+  # job, and returns False if it was interrupted before its end.
   run: str
-  shared: bool = False
+  shared: bool = False  # whether several processes do it together; else each would do it all
+  # Whether it leaves a run directory; a plan, say, changes nothing and is made
+  # as often as one likes.
   kept: bool = True
+  # Whether it leaves data alone, which may be on s3://; what else a run leaves
+  # are checkpoints, say, which may not.
   data: bool = False
+  # Module that has `check` and `is_done` of the job's run directory, in place
+  # of those of `rundir.directory`.
   checks: str = "totojax.rundir.directory"
+  # Variables that must be set before jax starts.
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def check(self, workdir: "epath.PathLike", config: Any, **more: Any) -> Any:

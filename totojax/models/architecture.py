@@ -19,38 +19,27 @@ class Architecture(abc.ABC):
   """The architecture; together with the vocabulary it fixes every parameter.
 
   A frozen dataclass whose fields are the keys of the config's section `model`.
-
-  Attributes:
-    kind: its name, for errors.
-    wide: parameters that are used in float32 whatever the dtype of compute, by
-      the last part of their names.
-    segments: whether images can be hidden from each other.
-    fine_tunes: whether a trained one may go on with another base of its
-      positions, another mask and dropped paths (`llama.Block`).
-    starts_smaller: whether its blocks start what writes to the residual stream
-      smaller by themselves, with depth.
-    width: of the residual stream (D).
-    depth: blocks (L).
-    norm_eps: epsilon of the norms.
-    init_std: standard deviation of matrices at the start.
-    tied: whether the output head is the embedding, transposed.
-    prefix_tokens: first tokens that every token sees, whatever its place; 0:
-      causal.
   """
 
   __dataclass_fields__: ClassVar[dict[str, Any]]
-  kind: ClassVar[str]
+  kind: ClassVar[str]  # its name, for errors
+  # Parameters that are used in float32 whatever the dtype of compute, by the
+  # last part of their names.
   wide: ClassVar[frozenset[str]] = frozenset()
-  segments: ClassVar[bool] = False
+  segments: ClassVar[bool] = False  # whether images can be hidden from each other
+  # Whether a trained one may go on with another base of its positions, another
+  # mask and dropped paths (`llama.Block`).
   fine_tunes: ClassVar[bool] = False
+  # Whether its blocks start what writes to the residual stream smaller by
+  # themselves, with depth.
   starts_smaller: ClassVar[bool] = False
 
-  width: int
-  depth: int
-  norm_eps: float
-  init_std: float
-  tied: bool
-  prefix_tokens: int
+  width: int  # of the residual stream (D)
+  depth: int  # blocks (L)
+  norm_eps: float  # epsilon of the norms
+  init_std: float  # standard deviation of matrices at the start
+  tied: bool  # whether the output head is the embedding, transposed
+  prefix_tokens: int  # first tokens that every token sees, whatever its place; 0: causal
 
   # What is computed.
 

@@ -27,18 +27,14 @@ _ONE_TOKEN = platform_lib.Platform("one token")
 
 
 class Cache(NamedTuple):
-  """Keys and values of the tokens so far, in the dtype of compute.
+  """Keys and values of the tokens so far, in the dtype of compute."""
 
-  Attributes:
-    keys: rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where
-      the weights are a tuple of layers too.
-    values: the same.
-    tokens_BS: int32, what stands where, for a model whose images are hidden
-      from each other; else None.
-  """
-
+  # Rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where the
+  # weights are a tuple of layers too.
   keys: Any
-  values: Any
+  values: Any  # the same
+  # int32, what stands where, for a model whose images are hidden from each
+  # other; else None.
   tokens_BS: jax.Array | None
 
 

@@ -10,23 +10,16 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """A row of Table 2.
+  """A row of Table 2."""
 
-  Attributes:
-    name: as printed.
-    instances: images or videos.
-    tokens: as printed, which is 256 for each image and each frame at 30 frames
-      a second: hours x 3,600 x 30 x 256 gives the printed values. Of these a
-      sequence draws every 4th frame.
-    hours: None for images.
-    mix: share of a mini-batch (section 3.3).
-  """
-
-  name: str
-  instances: int
+  name: str  # as printed
+  instances: int  # images or videos
+  # As printed, which is 256 for each image and each frame at 30 frames a
+  # second: hours x 3,600 x 30 x 256 gives the printed values. Of these a
+  # sequence draws every 4th frame.
   tokens: int
-  hours: float | None
-  mix: float
+  hours: float | None  # None for images
+  mix: float  # share of a mini-batch (section 3.3)
 
 
 SOURCES = (

@@ -36,23 +36,16 @@ class Undecodable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Timeline:
-  """When each frame is shown.
+  """When each frame is shown."""
 
-  Attributes:
-    times_s: sorted times of all frames, or of those about a stretch.
-    gap_s: usual time from one frame to the next.
-    counted: whether the container's times cannot be trusted frame by frame, so
-      that decoded frames are counted from the start. AVI stores no presentation
-      times, and what decoders report for its B-frames can be out of order.
-    begin_s: time of the file's first frame.
-    fps: frames a second that the file's header says; 0.0: it says nothing.
-  """
-
-  times_s: np.ndarray
-  gap_s: float
+  times_s: np.ndarray  # sorted times of all frames, or of those about a stretch
+  gap_s: float  # usual time from one frame to the next
+  # Whether the container's times cannot be trusted frame by frame, so that
+  # decoded frames are counted from the start. AVI stores no presentation times,
+  # and what decoders report for its B-frames can be out of order.
   counted: bool
-  begin_s: float
-  fps: float
+  begin_s: float  # time of the file's first frame
+  fps: float  # frames a second that the file's header says; 0.0: it says nothing
 
 
 def read_timeline(

@@ -37,16 +37,11 @@ TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-  """One clip of a video, before it is decoded.
+  """One clip of a video, before it is decoded."""
 
-  Attributes:
-    places_T: numbers of its frames.
-    short_px: its short side after resizing; at most that of decoding.
-    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
-  """
-
-  places_T: np.ndarray
-  short_px: int
+  places_T: np.ndarray  # numbers of its frames
+  short_px: int  # its short side after resizing; at most that of decoding
+  # Frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
   crop: Callable[[np.ndarray], np.ndarray]
 
 

@@ -25,24 +25,16 @@ _NONE = -1  # the label of a row that is padding
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """Some records of a labelled store.
+  """Some records of a labelled store."""
 
-  Attributes:
-    store: where they are; None: in image files (`views.records`), or features
-      alone are known of them.
-    name: of the store, for errors.
-    records: their numbers, increasing.
-    labels: int32, of every record of the store.
-    ids: of every record of the store; views of one item share theirs.
-    classes: names by label; may be empty.
-  """
-
+  # Where they are; None: in image files (`views.records`), or features alone
+  # are known of them.
   store: store_lib.Store | None
-  name: str
-  records: np.ndarray
-  labels: np.ndarray
-  ids: tuple[str, ...]
-  classes: tuple[str, ...]
+  name: str  # of the store, for errors
+  records: np.ndarray  # their numbers, increasing
+  labels: np.ndarray  # int32, of every record of the store
+  ids: tuple[str, ...]  # of every record of the store; views of one item share theirs
+  classes: tuple[str, ...]  # names by label; may be empty
 
   @property
   def tokens(self) -> store_lib.Store:

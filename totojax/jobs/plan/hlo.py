@@ -54,24 +54,16 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One exchange between chips.
+  """One exchange between chips."""
 
-  Attributes:
-    kind: one of `COLLECTIVES`.
-    times: how often it runs in one step.
-    group: chips that take part in one exchange.
-    payload_bytes: of one run: the whole array that is gathered, reduced,
-      scattered or exchanged by a group.
-    op_name: where in the traced program it comes from.
-    over: `LINKS` of a slice, or the `NETWORK` between slices.
-  """
-
-  kind: str
-  times: int
-  group: int
+  kind: str  # one of `COLLECTIVES`
+  times: int  # how often it runs in one step
+  group: int  # chips that take part in one exchange
+  # Of one run: the whole array that is gathered, reduced, scattered or
+  # exchanged by a group.
   payload_bytes: int
-  op_name: str
-  over: str = LINKS
+  op_name: str  # where in the traced program it comes from
+  over: str = LINKS  # `LINKS` of a slice, or the `NETWORK` between slices
 
   @property
   def sent_bytes(self) -> float:

@@ -20,26 +20,17 @@ MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What is probed: a backbone, a baseline, or somebody else's encoder.
+  """What is probed: a backbone, a baseline, or somebody else's encoder."""
 
-  Attributes:
-    layers: of the backbone or encoder, increasing; (0,) for a baseline.
-    depth: the last layer that there is.
-    width: of its features.
-    head: of each layer; a linear layer alone for what is pooled already.
-    tokens: of a clip in an encoder's features; 0 where they are pooled already.
-    features: an encoder's, in the order of the records: "train" and
-      "validation" -> [M, L, D], or of tokens [M, L, T, D].
-    model: whether a model of ours makes them.
-  """
-
-  layers: tuple[int, ...]
-  depth: int
-  width: int
-  head: heads.HeadConfig
-  tokens: int = 0
+  layers: tuple[int, ...]  # of the backbone or encoder, increasing; (0,) for a baseline
+  depth: int  # the last layer that there is
+  width: int  # of its features
+  head: heads.HeadConfig  # of each layer; a linear layer alone for what is pooled already
+  tokens: int = 0  # of a clip in an encoder's features; 0 where they are pooled already
+  # An encoder's, in the order of the records: "train" and "validation" -> [M,
+  # L, D], or of tokens [M, L, T, D].
   features: Mapping[str, np.ndarray] | None = None
-  model: bool = False
+  model: bool = False  # whether a model of ours makes them
 
   def parameters(self, classes: int) -> int:
     """Of one head."""

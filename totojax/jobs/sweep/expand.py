@@ -12,25 +12,16 @@ from totojax.config.schema import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One run of a sweep.
+  """One run of a sweep."""
 
-  Attributes:
-    parametrisation: "mup" or "standard".
-    model: its name in the sweep.
-    total_tokens: of its training.
-    seed: of parameters and data.
-    log2_lr: of the peak learning rate.
-    config: of `run = "pretrain"`, but for the learning rate.
-    home: a folder whose own path does not count in names, so that it may be
-      moved with all that is in it.
-  """
-
-  parametrisation: str
-  model: str
-  total_tokens: float
-  seed: int
-  log2_lr: float
-  config: Pretrain
+  parametrisation: str  # "mup" or "standard"
+  model: str  # its name in the sweep
+  total_tokens: float  # of its training
+  seed: int  # of parameters and data
+  log2_lr: float  # of the peak learning rate
+  config: Pretrain  # of `run = "pretrain"`, but for the learning rate
+  # A folder whose own path does not count in names, so that it may be moved
+  # with all that is in it.
   home: str
 
   @property

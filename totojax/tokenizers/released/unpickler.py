@@ -51,18 +51,13 @@ class UnsafeOrDamaged(ValueError):
 
 @dataclasses.dataclass(eq=False)
 class Inert:
-  """A class or function of the file, or what the file wanted made by its call.
+  """A class or function of the file, or what the file wanted made by its call."""
 
-  Attributes:
-    name: of the class or function, which was not looked up.
-    maker: our function that is called in its place, with the tuple of
-      arguments; None: a call gives another `Inert` of this name.
-    state: of a BUILD: the attributes of a pickled object.
-  """
-
-  name: str
+  name: str  # of the class or function, which was not looked up
+  # Our function that is called in its place, with the tuple of arguments; None:
+  # a call gives another `Inert` of this name.
   maker: Maker | None = None
-  state: Any = None
+  state: Any = None  # of a BUILD: the attributes of a pickled object
 
   def append(self, _: Any) -> None:
     """Of a subclass of list or dict, the items are of no use."""
