@@ -116,16 +116,16 @@ def _lane_step(
 ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
   """One lane's update, undone if it leaves something that is not finite."""
   diverged = state.stats["diverged"]
-  before = state.replace(stats=state.stats["own"])
-  after, row = step_fn(before, batch)
+  old = state.replace(stats=state.stats["own"])
+  new, row = step_fn(old, batch)
   # The parameters too: a finite loss may have had an infinite gradient.
   finite = jnp.isfinite(row["loss"]) & jnp.isfinite(row["param_norm"])
   keep = finite & (diverged == 0)
   # All of the state goes back: a NaN in a moment would reach later updates.
-  after = jax.tree.map(functools.partial(jnp.where, keep), after, before)
-  diverged = jnp.where((diverged == 0) & ~finite, before.step + 1, diverged).astype(jnp.int32)
-  stats = {"own": after.stats, "diverged": diverged}
-  return after.replace(stats=stats), row
+  new = jax.tree.map(functools.partial(jnp.where, keep), new, old)
+  diverged = jnp.where((diverged == 0) & ~finite, old.step + 1, diverged).astype(jnp.int32)
+  stats = {"own": new.stats, "diverged": diverged}
+  return new.replace(stats=stats), row
 
 
 def evals(named: Mapping[str, Eval], lanes: Lanes) -> dict[str, Eval]:

@@ -112,12 +112,12 @@ def _quieten_orbax() -> None:
   logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
   hook = sys.unraisablehook
 
-  def told(found):
+  def filtered(unraisable):
     # What TensorStore still had to say to an orbax that did not wait.
-    if "Event loop is closed" not in str(found.exc_value):
-      hook(found)
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      hook(unraisable)
 
-  sys.unraisablehook = told
+  sys.unraisablehook = filtered
 
 
 def _main(config: ConfigDict | None, argv: list[str]) -> None:

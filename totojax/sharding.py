@@ -54,7 +54,7 @@ class ShardingRules:
         axis (XLA would refuse it later and less clearly).
     """
     table = dataclasses.asdict(self)
-    mesh_axes, taken = [], {}
+    mesh_axes, owners = [], {}
     for axis in logical:
       if axis is not None and axis not in table:
         raise ValueError(
@@ -63,12 +63,12 @@ class ShardingRules:
         )
       target = None if axis is None else table[axis]
       for mesh_axis in _names(target):
-        if mesh_axis in taken:
+        if mesh_axis in owners:
           raise ValueError(
-            f"{name}: logical axes {taken[mesh_axis]!r} and {axis!r} both go"
+            f"{name}: logical axes {owners[mesh_axis]!r} and {axis!r} both go"
             f" to mesh axis {mesh_axis!r}; change one of the two rules"
           )
-        taken[mesh_axis] = axis
+        owners[mesh_axis] = axis
       mesh_axes.append(target)
     return PartitionSpec(*mesh_axes)
 

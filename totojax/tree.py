@@ -47,20 +47,20 @@ def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
   )
 
 
-def differences(found: Tree, expected: Tree) -> list[str]:
+def differences(actual: Tree, expected: Tree) -> list[str]:
   """What differs between two trees of arrays: names, shapes, dtypes.
 
   Empty when they agree. Values are not looked at.
   """
-  found_by_name = dict(named_leaves(found))
+  actual_by_name = dict(named_leaves(actual))
   expected_by_name = dict(named_leaves(expected))
   lines = []
-  for name in expected_by_name.keys() - found_by_name.keys():
+  for name in expected_by_name.keys() - actual_by_name.keys():
     lines.append(f"{name}: missing")
-  for name in found_by_name.keys() - expected_by_name.keys():
+  for name in actual_by_name.keys() - expected_by_name.keys():
     lines.append(f"{name}: not expected")
-  for name in expected_by_name.keys() & found_by_name.keys():
-    a, b = found_by_name[name], expected_by_name[name]
+  for name in expected_by_name.keys() & actual_by_name.keys():
+    a, b = actual_by_name[name], expected_by_name[name]
     if a.shape != b.shape or a.dtype != b.dtype:
       lines.append(f"{name}: {a.dtype}{list(a.shape)} where {b.dtype}{list(b.shape)} is needed")
   return sorted(lines)

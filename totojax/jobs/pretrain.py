@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prediction of the next token, or of the next patch."""
   if not config.patches.inputs:
-    made = pretraining(config)
+    training = pretraining(config)
   else:
     from totojax.jobs import patches  # Table 3 alone reads patches
 
-    made = patches.pretraining(config)
-  _, finished = train.fit(made, workdir, interrupted=interrupted)
+    training = patches.pretraining(config)
+  _, finished = train.fit(training, workdir, interrupted=interrupted)
   return finished
 
 
@@ -177,11 +177,11 @@ def _start(
   from totojax.trained import backbone
 
   # Checked here, before anything is compiled; read when the state is made.
-  found = backbone.find(config.init_from)
-  backbone.check_start(found, task.model, tokenizer=tokenizer)
-  facts = {"init_from": {"run": str(found.path), "step": found.step}}
+  source_run = backbone.find(config.init_from)
+  backbone.check_start(source_run, task.model, tokenizer=tokenizer)
+  facts = {"init_from": {"run": str(source_run.path), "step": source_run.step}}
   # Parameters alone: moments, step and schedule are this run's.
-  return lambda _: backbone.read(found, task.model, layout), facts
+  return lambda _: backbone.read(source_run, task.model, layout), facts
 
 
 def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.Tokenizer | None":
@@ -195,18 +195,19 @@ def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.To
     return None
   from totojax.tokenizers import weights
 
-  found = weights.load(path)
-  if found.vocab != spec.vocab:
+  tokenizer = weights.load(path)
+  if tokenizer.vocab != spec.vocab:
     raise ConfigError(
-      f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
+      f"data.encode_with {path} has {tokenizer.vocab} codes; sequence.vocab is"
       f" {spec.vocab}: make them equal"
     )
-  wanted = config.data.tokenizer
-  if wanted and wanted != found.fingerprint:
+  expected = config.data.tokenizer
+  if expected and expected != tokenizer.fingerprint:
     raise ConfigError(
-      f"data.encode_with {path} is tokenizer {found.fingerprint}; data.tokenizer asks for {wanted}"
+      f"data.encode_with {path} is tokenizer {tokenizer.fingerprint}; data.tokenizer asks for"
+      f" {expected}"
     )
-  return found
+  return tokenizer
 
 
 def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
@@ -226,10 +227,10 @@ def _check_same_tokenizer(
 ) -> None:
   # Shapes would fit: the loss would be of codes that mean something else.
   for source in held_out:
-    found = source.store.manifest.tokenizer
-    if found != encoder.fingerprint:
+    fingerprint = source.store.manifest.tokenizer
+    if fingerprint != encoder.fingerprint:
       raise ConfigError(
-        f"validation store {source.name!r} has tokens of {found}, and data.encode_with is"
+        f"validation store {source.name!r} has tokens of {fingerprint}, and data.encode_with is"
         f" {encoder.fingerprint}; make it with the same tokenizer"
       )
 

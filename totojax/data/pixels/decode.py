@@ -24,7 +24,7 @@ HEAD_PACKETS = 64  # among them is the first frame that is shown
 STRETCH_SLACK_S = 2.0  # read on either side of a stretch
 SLACK_FRAMES = 2  # frames a decoder may drop next to one that stands in
 
-Source = str | os.PathLike[str] | bytes
+VideoInput = str | os.PathLike[str] | bytes
 # What FFmpeg calls the filters of `augment`. Its scaler widens them where an
 # image shrinks, as Pillow does, and so does not alias.
 _INTERPOLATION = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "lanczos": "LANCZOS"}
@@ -49,7 +49,7 @@ class Timeline:
 
 
 def read_timeline(
-  source: Source, *, start_s: float | None = None, end_s: float | None = None
+  source: VideoInput, *, start_s: float | None = None, end_s: float | None = None
 ) -> Timeline:
   """Reads the packets' times; decodes nothing.
 
@@ -72,14 +72,14 @@ def read_timeline(
     return _read_all(source) if timeline is None else timeline
 
 
-def _has_bytes(source: Source) -> bool:
+def _has_bytes(source: VideoInput) -> bool:
   if isinstance(source, bytes):
     return bool(source)
   with reading.open_file(os.fspath(source)) as file:
     return bool(file.read(1))
 
 
-def _read_all(source: Source) -> Timeline:
+def _read_all(source: VideoInput) -> Timeline:
   container, stream = _open(source)
   with container:
     ticks, counted = _ticks(container, stream)
@@ -97,7 +97,9 @@ def _read_all(source: Source) -> Timeline:
   return _timeline(times_s, rate, counted=counted, begin_s=float(times_s[0]))
 
 
-def _read_stretch(source: Source, start_s: float | None, end_s: float | None) -> Timeline | None:
+def _read_stretch(
+  source: VideoInput, start_s: float | None, end_s: float | None
+) -> Timeline | None:
   """The timeline about a stretch; None where all must be read to know it."""
   container, stream = _open(source)
   with container:
@@ -147,7 +149,7 @@ def _timeline(times_s: np.ndarray, rate: float, *, counted: bool, begin_s: float
 
 
 def read_images(
-  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
+  source: VideoInput, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
 ) -> dict[int, np.ndarray]:
   """The wanted frames by number: uint8 RGB [H, W, 3], upright, resized.
 
@@ -200,7 +202,7 @@ def pyav() -> Any:
   return av
 
 
-def _open(source: Source):
+def _open(source: VideoInput):
   """The container, and its video stream (cover art of audio is none)."""
   av = pyav()
   # Titles in old encodings must not make a file unreadable. PyAV 19 has no such
@@ -216,7 +218,7 @@ def _open(source: Source):
   raise Undecodable("no video stream in the file")
 
 
-def _handle(source: Source):
+def _handle(source: VideoInput):
   """What PyAV opens: a path, or a file for what it cannot name."""
   if isinstance(source, bytes):
     return io.BytesIO(source)
@@ -240,7 +242,7 @@ def _segments(wanted: np.ndarray, timeline: Timeline) -> list[Sequence[int]]:
 
 
 def _decode(
-  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
+  source: VideoInput, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
 ) -> dict[int, np.ndarray]:
   """The wanted frames of one segment, by number."""
   times_s = timeline.times_s
@@ -258,7 +260,7 @@ def _decode(
 
 
 def _decode_from(
-  source: Source,
+  source: VideoInput,
   wanted: Sequence[int],
   *,
   timeline: Timeline,

@@ -104,7 +104,7 @@ def duration_s(item: items.Item) -> float:
   return video.duration_s(item, _source(item))
 
 
-def _source(item: items.Item) -> decode.Source:
+def _source(item: items.Item) -> decode.VideoInput:
   """What a video is read from.
 
   Those in a bucket are sought in, forth and back, and decoded twice: all but

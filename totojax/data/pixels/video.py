@@ -103,7 +103,7 @@ class Cuts(Protocol):
   def draw(self, item: items.Item, timeline: decode.Timeline, *, seed: int) -> Iterator[Drawn]: ...
 
 
-def clips(item: items.Item, source: decode.Source, spec: Cuts, *, seed: int) -> np.ndarray:
+def clips(item: items.Item, source: decode.VideoInput, spec: Cuts, *, seed: int) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
   A rotation noted in the file is applied.
@@ -162,7 +162,7 @@ def cut(
   return np.stack(out)
 
 
-def duration_s(item: items.Item, source: decode.Source) -> float:
+def duration_s(item: items.Item, source: decode.VideoInput) -> float:
   """Seconds of a video, or of its span, by the times of its frames.
 
   What a file's header says is not asked: it may be wrong.

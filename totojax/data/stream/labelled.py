@@ -65,8 +65,8 @@ def records(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
         " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
-  used = np.arange(min(most or len(labels), len(labels)))
-  data = Records(store, name, used, labels, ids, manifest.classes)
+  numbers = np.arange(min(most or len(labels), len(labels)))
+  data = Records(store, name, numbers, labels, ids, manifest.classes)
   return checked(data, store.path)
 
 
@@ -132,13 +132,13 @@ def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Recor
   def draw(item):
     return hashlib.sha256(f"{seed} {data.ids[item[0]]}".encode()).digest()
 
-  held = []
+  holdout = []
   for items in by_class.values():
     items = sorted(items, key=draw)
     count = min(round(held_frac * len(items)), len(items) - 1)
-    held += [record for item in items[:count] for record in item]
+    holdout += [record for item in items[:count] for record in item]
   inside = np.zeros(len(data.labels), bool)
-  inside[held] = True
+  inside[holdout] = True
   return (
     dataclasses.replace(data, records=data.records[~inside[data.records]]),
     dataclasses.replace(data, records=data.records[inside[data.records]]),

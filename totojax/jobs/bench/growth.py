@@ -64,7 +64,7 @@ def rows(settings: GrowthBench, harness: measure.Harness) -> Iterator[measure.Re
       case=name,
       compares="model FLOPs per second of the larger and the smallest step",
       unit="GFLOP",
-      facts=lambda measured, facts=facts: facts,
+      facts=lambda rounds, facts=facts: facts,
     )
 
 

@@ -46,15 +46,15 @@ class Timing:
   """One run of one side."""
 
   units: float
-  used: Usage
+  usage: Usage
 
   @property
   def per_s(self) -> float:
-    return self.units / self.used.wall_s
+    return self.units / self.usage.wall_s
 
   @property
   def per_cpu_s(self) -> float:
-    return self.units / self.used.cpu_s
+    return self.units / self.usage.cpu_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Rounds:
 
   ours: tuple[Timing, ...]  # of our side
   theirs: tuple[Timing, ...]  # of the other
-  first: tuple[Any, ...] = ()  # what came of the turns that warmed up, ours and theirs
+  warmup: tuple[Any, ...] = ()  # what came of the turns that warmed up, ours and theirs
 
   @property
   def ratio(self) -> Spread:
@@ -108,7 +108,7 @@ class Measurement:
   unit: str  # of work
   ours: str  # what our side is
   theirs: str  # what the other side is
-  measured: Rounds  # the readings
+  rounds: Rounds  # the readings
   goals: tuple[Goal, ...]  # what is asked of it; may be empty
   facts: Mapping[str, Any]  # sizes and whatever else explains the numbers, as plain values
 
@@ -142,11 +142,11 @@ class Harness:
     case: str,
     compares: str,
     unit: str,
-    goals: Callable[[Rounds], Sequence[Goal]] = lambda measured: (),
-    facts: Callable[[Rounds], Mapping[str, Any]] = lambda measured: {},
+    goals: Callable[[Rounds], Sequence[Goal]] = lambda rounds: (),
+    facts: Callable[[Rounds], Mapping[str, Any]] = lambda rounds: {},
   ) -> Measurement:
     """Measures one case; `goals` and `facts` are of what was measured."""
-    measured = compare(ours, theirs, how=self.how)
+    rounds = compare(ours, theirs, how=self.how)
     return Measurement(
       row=self.row,
       case=case,
@@ -154,9 +154,9 @@ class Harness:
       unit=unit,
       ours=ours.what,
       theirs=theirs.what,
-      measured=measured,
-      goals=tuple(goals(measured)),
-      facts=facts(measured),
+      rounds=rounds,
+      goals=tuple(goals(rounds)),
+      facts=facts(rounds),
     )
 
   def skipped(self, case: str, reason: object) -> Unmeasured:
@@ -165,15 +165,15 @@ class Harness:
 
 def level(what: str) -> Callable[[Rounds], Sequence[Goal]]:
   """The goal to be as fast: `what` says in which unit."""
-  return lambda measured: [Goal(what, measured.ratio.median, 1.0)]
+  return lambda rounds: [Goal(what, rounds.ratio.median, 1.0)]
 
 
 def usage() -> Usage:
   """Wall time, and CPU time of this process and of children that ended."""
   cpu_s = 0.0
   for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-    used = resource.getrusage(who)
-    cpu_s += used.ru_utime + used.ru_stime
+    usage = resource.getrusage(who)
+    cpu_s += usage.ru_utime + usage.ru_stime
   return Usage(time.perf_counter(), cpu_s)
 
 
@@ -183,7 +183,7 @@ def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = 
   Raises:
     ValueError: a side did no work.
   """
-  first, our_readings, their_readings = [], [], []
+  warmup, our_readings, their_readings = [], [], []
   for turn in range(how.rounds + 1):
     for side, own in ((ours, our_readings), (theirs, their_readings)):
       time.sleep(how.rest_s)
@@ -191,8 +191,8 @@ def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = 
       if turn:
         own.append(reading)
       else:
-        first.append(outcome)
-  return Rounds(tuple(our_readings), tuple(their_readings), tuple(first))
+        warmup.append(outcome)
+  return Rounds(tuple(our_readings), tuple(their_readings), tuple(warmup))
 
 
 def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Timing, Any]:
@@ -220,10 +220,10 @@ def as_json(row: Result) -> dict[str, Any]:
     "case": row.case,
     "compares": row.compares,
     "unit": row.unit,
-    "ratio": dataclasses.asdict(row.measured.ratio),
-    "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
-    "ours": _side(row.ours, row.measured.ours),
-    "theirs": _side(row.theirs, row.measured.theirs),
+    "ratio": dataclasses.asdict(row.rounds.ratio),
+    "cpu_ratio": dataclasses.asdict(row.rounds.cpu_ratio),
+    "ours": _side(row.ours, row.rounds.ours),
+    "theirs": _side(row.theirs, row.rounds.theirs),
     "goals": [{**dataclasses.asdict(goal), "met": goal.met} for goal in row.goals],
     "facts": dict(row.facts),
   }
@@ -235,6 +235,6 @@ def _side(what: str, readings: Sequence[Timing]) -> dict[str, Any]:
     "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),
     "per_cpu_s": dataclasses.asdict(spread([r.per_cpu_s for r in readings])),
     "units": [r.units for r in readings],
-    "wall_s": [r.used.wall_s for r in readings],
-    "cpu_s": [r.used.cpu_s for r in readings],
+    "wall_s": [r.usage.wall_s for r in readings],
+    "cpu_s": [r.usage.cpu_s for r in readings],
   }

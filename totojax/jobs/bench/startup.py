@@ -39,7 +39,7 @@ def rows(settings: StartupBench, harness: measure.Harness) -> Iterator[measure.M
     case="",
     compares="a fresh process from its start to the end of its second train step",
     unit="starts",
-    facts=lambda measured: {
+    facts=lambda rounds: {
       f"seconds_{name}_cache": seconds(starts[1:]) for name, starts in marks.items()
     },
   )

@@ -51,7 +51,7 @@ def rows(settings: SweepBench, harness: measure.Harness) -> Iterator[measure.Mea
         " building, compiling, training"
       ),
       unit="updates",
-      facts=lambda measured: {
+      facts=lambda rounds: {
         "rates": list(rates),
         "steps": settings.steps,
         "last_loss": dict(losses),

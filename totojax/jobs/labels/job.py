@@ -80,7 +80,7 @@ def _run(
   state, finished = train.fit(run, workdir, interrupted=interrupted)
   if not finished:
     return False
-  splits = tables.SPLITS if len(setup.sets.held.records) else tables.SPLITS[:1]
+  splits = tables.SPLITS if len(setup.sets.holdout.records) else tables.SPLITS[:1]
   scores = {name: score(state, name) for name in splits}
   losses = np.asarray(state.stats["train_loss"])
   if jax.process_index() == 0:

@@ -32,7 +32,7 @@ class Sets:
 
   all_train: labelled.Records  # of training, with the hold-out
   train: labelled.Records  # what is trained on
-  held: labelled.Records  # what is held out of training, to choose a layer on
+  holdout: labelled.Records  # what is held out of training, to choose a layer on
   validation: labelled.Records  # what is evaluated
   missing: Sequence[tuple[str, str]]  # (id, reason) of validation items
   classes: int  # how many there are
@@ -46,7 +46,7 @@ class Sets:
   def sentence(self) -> str:
     """How much of each there is."""
     return (
-      f"{len(self.train.records)} training records, {len(self.held.items())} items held out of"
+      f"{len(self.train.records)} training records, {len(self.holdout.items())} items held out of"
       f" training, {len(self.validation.items())} for validation, {self.classes} classes"
     )
 
@@ -130,8 +130,8 @@ class Setup:
     """
     sets = self.sets
     batches = {"validation": self.finite(sets.validation, reads["validation"], by_item=True)}
-    if len(sets.held.records):
-      batches["holdout"] = self.finite(sets.held, reads["train"], by_item=True)
+    if len(sets.holdout.records):
+      batches["holdout"] = self.finite(sets.holdout, reads["train"], by_item=True)
 
     def score(state: step_lib.TrainState, name: str) -> top1.Scores:
       items = batches[name]
@@ -195,15 +195,15 @@ def hold_out(
     ValueError: nothing is held out where something should be, or the classes
       do not fit.
   """
-  rest, held = labelled.split(train, held_frac=data.holdout_frac, seed=seed)
-  if data.holdout_frac and not len(held.records):
+  rest, holdout = labelled.split(train, held_frac=data.holdout_frac, seed=seed)
+  if data.holdout_frac and not len(holdout.records):
     or_none = "" if isinstance(data, labels.ProbeData) else ", or set it to 0"
     raise ConfigError(
       f"data.holdout_frac {data.holdout_frac} of {len(rest.records)}"
       f" training records holds none out; raise it{or_none}"
     )
   classes = labelled.check_classes(rest, validation, classes=data.classes)
-  return Sets(train, rest, held, validation, missing, classes)
+  return Sets(train, rest, holdout, validation, missing, classes)
 
 
 def token_reader(
