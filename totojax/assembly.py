@@ -186,14 +186,10 @@ def program(
   """Joins a task, an optimiser and a layout into a train step.
 
   Args:
-    config: of a job that trains.
-    task: what is trained.
-    steps: updates.
+    config, task, steps, layout, lanes: as `Program` has them.
     rows: of the global batch.
     microbatches: parts of a batch.
-    layout: of the state and the batches.
     rules: µP's, a `mup.Rule` for every parameter.
-    lanes: several learning rates in place of the config's.
     optimiser: in place of the config's AdamW.
   """
   # Before anything is traced: the mesh must divide every microbatch.

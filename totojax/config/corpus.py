@@ -91,7 +91,7 @@ SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m uc
 
 
 @section("source")
-class Source(Section):
+class SourceConfig(Section):
   """Where items come from; the section called `name` says more.
 
   Attributes:
@@ -140,7 +140,7 @@ class SourceJob(Section):
 
   run: str = field("", "the job")
   seed: int = field(0, "of everything drawn", at_least=0)
-  source: Source = field(Source(), "of what")
+  source: SourceConfig = field(SourceConfig(), "of what")
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")
   image: pixels.ImageSpec = field(pixels.ImageSpec(), "out of images")

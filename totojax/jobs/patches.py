@@ -124,8 +124,8 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   sums = assembly.position_sums(functools.partial(nll, goal), layout, spec.frame_tokens)
 
   def validate(state: step_lib.TrainState):
-    both = (state.params, state.frozen)
-    return val_loss.scalars(val_loss.evaluate(sums, both, sources))
+    arrays = (state.params, state.frozen)
+    return val_loss.scalars(val_loss.evaluate(sums, arrays, sources))
 
   model = goal.inner.model
   rows = spec.vocab if model.predicts == "tokens" else model.values
@@ -162,16 +162,16 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
 
 
 def nll(
-  task: PatchTask, both: tuple[Any, Any], batch: Mapping[str, Any]
+  task: PatchTask, arrays: tuple[Any, Any], batch: Mapping[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:
     task: what is evaluated.
-    both: its parameters and frozen arrays.
+    arrays: its parameters and frozen arrays.
     batch: of pixels; tokens are made of it where these are predicted.
   """
-  params, frozen = both
+  params, frozen = arrays
   if isinstance(task.trained, encode.EncodeFrames):
     tokens_BR = task.trained.tokens(frozen["tokenizer"], batch)
     batch = {**batch, "tokens": tokens_BR}

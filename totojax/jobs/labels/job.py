@@ -166,15 +166,17 @@ def _files(
   """From files of images, which are encoded in each step."""
   listings = _listings(config.data, config.seed)
   sets = setup_lib.hold_out(
-    *(views.records(one, name) for name, one in listings.items()),
+    *(views.records(listing, name) for name, listing in listings.items()),
     data=config.data,
     seed=config.seed,
-    missing=[(one.id, one.reason) for one in listings["validation"].missing],
+    missing=[(item.id, item.reason) for item in listings["validation"].missing],
   )
   size_px = model.spec.grid * tokenizer.factor
   reads = {
-    name: views.ReadViews(items=one.items, size_px=size_px, config=config.view, seed=config.seed)
-    for name, one in listings.items()
+    name: views.ReadViews(
+      items=listing.items, size_px=size_px, config=config.view, seed=config.seed
+    )
+    for name, listing in listings.items()
   }
   return sets, reads
 
@@ -191,11 +193,11 @@ def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]
   if data.validation:
     held_out = listing(data.validation)
     ids = {item.id for item in everything.items}
-    both = [item.id for item in held_out.items if item.id in ids]
-    if both:
+    shared = [item.id for item in held_out.items if item.id in ids]
+    if shared:
       raise ConfigError(
-        f"image {both[0]!r} is in data.train and in data.validation"
-        f" ({len(both)} such images); name folders that share none"
+        f"image {shared[0]!r} is in data.train and in data.validation"
+        f" ({len(shared)} such images); name folders that share none"
       )
     return {"train": everything, "validation": held_out}
   split = items_lib.split(everything.items, data.val_frac, seed=seed)
@@ -255,7 +257,7 @@ def finetune_training(setup: TuningSetup) -> Training:
     setup,
     finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
     encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
-    used=finetune_lib.trunk_params,
+    select=finetune_lib.trunk_params,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
 
@@ -265,7 +267,7 @@ def _training(
   task: Any,
   *,
   encoder: Callable[..., encode.EncodeFrames] = encode.EncodeFrames,
-  used: Callable[[Any], Any] = lambda params: params,
+  select: Callable[[Any], Any] = lambda params: params,
   facts: Mapping[str, Any],
 ) -> Training:
   """A run for `train.fit`, and how its heads are scored.
@@ -274,7 +276,7 @@ def _training(
     setup: from `prepare`.
     task: on tokens; its parameters are {"backbone": .., "heads": ..}.
     encoder: what makes a task on frames of it, where frames are read.
-    used: what the task takes of a backbone's parameters.
+    select: what the task takes of a backbone's parameters.
     facts: for manifest.json.
   """
   config, run, spec, tokenizer = setup.config, setup.run, setup.model.spec, setup.tokenizer
@@ -287,7 +289,7 @@ def _training(
 
   def start(params):
     trained = backbone.read(run, setup.model, layout=setup.layout)
-    return {**params, layered.BACKBONE: used(trained)}
+    return {**params, layered.BACKBONE: select(trained)}
 
   built = assembly.run(
     setup.program(task, _optimiser(setup, task)),

@@ -88,7 +88,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   else:
     _check_without_model(config, files)
     sets = _sets(config, files)
-  subjects |= {name: _encoder(both, head, sets) for name, both in files.items()}
+  subjects |= {name: _encoder(splits, head, sets) for name, splits in files.items()}
   for subject in subjects.values():
     setup_lib.check_head(subject.head, width=subject.width, classes=sets.classes)
   return ProbeSetup(
@@ -142,11 +142,11 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
 
 
 def _encoder(
-  both: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
+  splits: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
 ) -> Subject:
   """The features of an encoder in the order of the records."""
-  features = {s: feature_files.in_order(both[s], records) for s, records in sets.splits.items()}
-  shape, layers = features["train"].shape, both["train"].layers
+  features = {s: feature_files.in_order(splits[s], records) for s, records in sets.splits.items()}
+  shape, layers = features["train"].shape, splits["train"].layers
   tokens = shape[2] if len(shape) == 4 else 0
   if not tokens:
     head = dataclasses.replace(head, pool="average")
