@@ -9,8 +9,6 @@ lives. The same command again goes on where the last one stopped; SIGTERM and
 Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import pathlib
@@ -68,9 +66,8 @@ _PROCESS = flags.DEFINE_integer(
 _HOST_TIMEOUT = flags.DEFINE_integer(
   "host_timeout_s",
   100,
-  "Seconds of silence after which a process is taken for lost, with"
-  " --multihost: all others then end with an error. One whose connection"
-  " breaks is missed at once.",
+  "Seconds of silence after which a process is taken for lost, with --multihost: all others then"
+  " end with an error. One whose connection breaks is missed at once.",
 )
 _START_TIMEOUT = flags.DEFINE_integer(
   "start_timeout_s",
@@ -120,12 +117,12 @@ def _quieten_orbax() -> None:
   logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
   hook = sys.unraisablehook
 
-  def told(found):
+  def filtered(unraisable):
     # What TensorStore still had to say to an orbax that did not wait.
-    if "Event loop is closed" not in str(found.exc_value):
-      hook(found)
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      hook(unraisable)
 
-  sys.unraisablehook = told
+  sys.unraisablehook = filtered
 
 
 def _main(config: ConfigDict | None, argv: list[str]) -> None:

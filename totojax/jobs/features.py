@@ -12,8 +12,6 @@ none.
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
@@ -40,23 +38,14 @@ _CLIP = ("id", "clip", "label")
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-  """What features are of.
+  """What features are of."""
 
-  Attributes:
-    name: for errors.
-    layers: that are written.
-    frames: of a clip, at most.
-    size_px: side of the frames.
-    facts: what other features would differ in.
-    ready: kind of the items -> what computes features of their clips.
-  """
-
-  name: str
-  layers: tuple[int, ...]
-  frames: int
-  size_px: int
-  facts: Mapping[str, Any]
-  ready: Callable[[str], Compute]
+  name: str  # for errors
+  layers: tuple[int, ...]  # that are written
+  frames: int  # of a clip, at most
+  size_px: int  # side of the frames
+  facts: Mapping[str, Any]  # what other features would differ in
+  ready: Callable[[str], Compute]  # kind of the items -> what computes features of their clips
 
 
 def _from_run(config: Features) -> _Model:
@@ -108,9 +97,8 @@ def _from_encoder(config: Features) -> _Model:
     if kind != settings.pool or x_LR.shape[:2] != expected:
       form = "tokens, width" if settings.pool == "token" else "width"
       raise ValueError(
-        f"{path} gave features of shape {x_LR.shape}; for"
-        f" {len(clips_RNSS3)} clips and features.pool {settings.pool!r} they"
-        f" are [{expected[0]} layers, {expected[1]}, {form}]"
+        f"{path} gave features of shape {x_LR.shape}; for {len(clips_RNSS3)} clips and"
+        f" features.pool {settings.pool!r} they are [{expected[0]} layers, {expected[1]}, {form}]"
       )
     return x_LR[places]
 

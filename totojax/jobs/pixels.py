@@ -6,8 +6,6 @@ the id of the item they come from. An item is in one of the two, never in both.
 Shapes: K crops of a video, N frames, H and W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from etils import epath

@@ -9,7 +9,7 @@ from typing import Any
 from totojax.storage import objects, reading
 
 _LIBRARIES = ("libavformat", "libavcodec", "libswscale")
-Source = str | os.PathLike[str] | bytes
+VideoInput = str | os.PathLike[str] | bytes
 
 
 class Undecodable(ValueError):
@@ -54,7 +54,7 @@ def readable() -> Iterator[None]:
     raise Undecodable(f"{type(error).__name__}: {error}") from error
 
 
-def has_bytes(source: Source) -> bool:
+def has_bytes(source: VideoInput) -> bool:
   """Whether there is anything in the file."""
   if isinstance(source, bytes):
     return bool(source)
@@ -62,7 +62,7 @@ def has_bytes(source: Source) -> bool:
     return bool(file.read(1))
 
 
-def open_video(source: Source, *, untrimmed: bool = False) -> tuple[Any, Any]:
+def open_video(source: VideoInput, *, untrimmed: bool = False) -> tuple[Any, Any]:
   """The container, and its video stream (cover art of audio is none).
 
   Args:
@@ -85,7 +85,7 @@ def open_video(source: Source, *, untrimmed: bool = False) -> tuple[Any, Any]:
   raise Undecodable("no video stream in the file")
 
 
-def _handle(source: Source):
+def _handle(source: VideoInput):
   """What PyAV opens: a path, or a file for what it cannot name."""
   if isinstance(source, bytes):
     return io.BytesIO(source)

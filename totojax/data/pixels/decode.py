@@ -41,7 +41,7 @@ class Disordered(containers.Undecodable):
 
 
 def read_images(
-  source: containers.Source,
+  source: containers.VideoInput,
   wanted: Sequence[int],
   *,
   timeline: Timeline,
@@ -87,7 +87,7 @@ def _segments(wanted: np.ndarray, timeline: Timeline) -> list[list[int]]:
 
 
 def _segment(
-  source: containers.Source, wanted: list[int], *, timeline: Timeline, prepare: augment.Resize
+  source: containers.VideoInput, wanted: list[int], *, timeline: Timeline, prepare: augment.Resize
 ) -> tuple[dict[int, np.ndarray], int]:
   """The wanted frames of one segment, and how many seeks were in vain."""
   first_s = timeline.times_s[wanted[0]]
@@ -119,7 +119,7 @@ class _Shown(NamedTuple):
 
 
 def _decode_from(
-  source: containers.Source,
+  source: containers.VideoInput,
   wanted: list[int],
   *,
   timeline: Timeline,

@@ -76,9 +76,8 @@ def _check_there(item: items.Item) -> None:
     return
   except (OSError, objects.StoreError) as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now"
-      f" ({getattr(error, 'strerror', error)}); is the storage still there? Run the same command"
-      " again once it is: it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({getattr(error, 'strerror', error)}); is"
+      " the storage still there? Run the same command again once it is: it goes on where it stopped"
     ) from error
 
 
@@ -121,7 +120,7 @@ def duration_s(item: items.Item) -> float:
   return video.duration_s(item, _source(item))
 
 
-def _source(item: items.Item) -> containers.Source:
+def _source(item: items.Item) -> containers.VideoInput:
   """What a video is read from.
 
   Those in a bucket are sought in, forth and back, and decoded twice: all but

@@ -32,13 +32,9 @@ from totojax.data.sources import items
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewSpec(pixels.Views):
-  """What is cut out of each video.
+  """What is cut out of each video."""
 
-  Attributes:
-    clip: frames, stride, rate and size of a clip; with "train", how many.
-  """
-
-  clip: video.ClipSpec
+  clip: video.ClipSpec  # frames, stride, rate and size of a clip; with "train", how many
 
   # What is asked of a spec of either kind, and is the clip's.
   frames = property(operator.attrgetter("clip.frames"))

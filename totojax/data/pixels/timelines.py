@@ -80,7 +80,7 @@ class _Ticks:
 
 
 def read(
-  source: containers.Source,
+  source: containers.VideoInput,
   *,
   start_s: float | None = None,
   end_s: float | None = None,
@@ -117,7 +117,7 @@ def _trusted(container, stream, ticks: _Ticks) -> bool:
   return not _formats(container) & _COUNTED and ticks.trusted(reorders=reorders)
 
 
-def _read_all(source: containers.Source, *, counted: bool) -> Timeline:
+def _read_all(source: containers.VideoInput, *, counted: bool) -> Timeline:
   container, stream = containers.open_video(source, untrimmed=counted)
   with container:
     ticks = _ticks(container, stream)
@@ -151,7 +151,7 @@ def _gap_s(shown: list[int | None], base: float, rate: float) -> float:
 
 
 def _read_stretch(
-  source: containers.Source, start_s: float | None, end_s: float | None
+  source: containers.VideoInput, start_s: float | None, end_s: float | None
 ) -> Timeline | None:
   """The timeline about a stretch; None where all must be read to know it."""
   container, stream = containers.open_video(source)

@@ -42,16 +42,11 @@ ROUNDED_S = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-  """One clip of a video, before it is decoded.
+  """One clip of a video, before it is decoded."""
 
-  Attributes:
-    places_T: numbers of its frames.
-    short_px: its short side after resizing; at most that of decoding.
-    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
-  """
-
-  places_T: np.ndarray
-  short_px: int
+  places_T: np.ndarray  # numbers of its frames
+  short_px: int  # its short side after resizing; at most that of decoding
+  # Frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
   crop: Callable[[np.ndarray], np.ndarray]
 
 
@@ -112,7 +107,7 @@ class Cuts(Protocol):
 
 def clips(
   item: items.Item,
-  source: containers.Source,
+  source: containers.VideoInput,
   spec: Cuts,
   *,
   seed: int,
@@ -183,7 +178,7 @@ def cut(
   return np.stack(out)
 
 
-def duration_s(item: items.Item, source: containers.Source) -> float:
+def duration_s(item: items.Item, source: containers.VideoInput) -> float:
   """Seconds of a video, or of its span, by the times of its frames.
 
   What a file's header says is not asked: it may be wrong.

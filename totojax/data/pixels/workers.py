@@ -27,19 +27,12 @@ from totojax.data.sources import items as items_lib
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An item and its pixels.
+  """An item and its pixels."""
 
-  Attributes:
-    item: what was decoded.
-    clips: uint8 [K, T, R, R, 3], or why there are none.
-    label: its class, -1 for none; sets of TFDS know it only now.
-    restarts: seeks in it that had to start over.
-  """
-
-  item: items_lib.Item
-  clips: np.ndarray | items_lib.Skipped
-  label: int
-  restarts: int = 0
+  item: items_lib.Item  # what was decoded
+  clips: np.ndarray | items_lib.Skipped  # uint8 [K, T, R, R, 3], or why there are none
+  label: int  # its class, -1 for none; sets of TFDS know it only now
+  restarts: int = 0  # seeks in it that had to start over
 
 
 def processes(workers: int) -> int:

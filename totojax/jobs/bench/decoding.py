@@ -3,8 +3,6 @@
 Shapes: H height, W width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import fractions
 import pathlib
@@ -64,9 +62,9 @@ def _row(
   if arrays:
     kind, what = "RGB arrays", "every frame of the span an RGB array"
 
-  def goals(measured: measure.Rounds) -> list[measure.Goal]:
+  def goals(rounds: measure.Rounds) -> list[measure.Goal]:
     # What is asked is the rate of a core: CPU-seconds, not wall time.
-    name, rate = "times the loop's frames per CPU-second", measured.cpu_ratio.median
+    name, rate = "times the loop's frames per CPU-second", rounds.cpu_ratio.median
     return [measure.Goal(name, rate, 1.0)] if arrays else []
 
   return harness.compare(
@@ -76,7 +74,7 @@ def _row(
     compares="clips from a video against decoding the same span of it, one thread",
     unit="frames of the span",
     goals=goals,
-    facts=lambda measured: {
+    facts=lambda rounds: {
       "clips": len(items),
       "codec": settings.codec,
       "frames_of_clip": spec.frames,

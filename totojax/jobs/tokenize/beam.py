@@ -7,8 +7,6 @@ Flink or Spark with their own options. Workers must reach the run directory, the
 source and the tokenizer's file under the same paths.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

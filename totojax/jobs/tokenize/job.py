@@ -9,8 +9,6 @@ The run directory gets a store for each split, `plan.json`, `quarantine.csv`
 on disk, or left out on purpose).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import time
 

@@ -11,8 +11,6 @@ data set comes out the same, byte for byte. What a unit gave is noted last
 Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -40,19 +38,12 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-  """What a unit gave.
+  """What a unit gave."""
 
-  Attributes:
-    shard: the shard, or None where no item gave anything.
-    skipped: items that gave nothing, and why.
-    decoders: versions of what decoded them.
-    restarts: seeks that had to start over.
-  """
-
-  shard: manifests.Shard | None
-  skipped: tuple[items_lib.Skipped, ...]
-  decoders: tuple[Mapping[str, str], ...] = ()
-  restarts: int = 0
+  shard: manifests.Shard | None  # the shard, or None where no item gave anything
+  skipped: tuple[items_lib.Skipped, ...]  # items that gave nothing, and why
+  decoders: tuple[Mapping[str, str], ...] = ()  # versions of what decoded them
+  restarts: int = 0  # seeks that had to start over
 
 
 def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
