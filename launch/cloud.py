@@ -21,7 +21,8 @@ import subprocess
 import sys
 from typing import TypeVar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class GiveUp(Exception):

@@ -1276,6 +1276,8 @@ def test_slices_and_tpus_without_a_queue(google):
     "run: toto-0-w-0, toto-1-w-0: absent",
     "last written: -, last checkpoint: -",
   ]
+  out = g("logs", *TPU, "--node-count", "2", "--worker", "1")
+  assert out.stdout.splitlines()[1:] == ["toto-1-w-0: tail -n 100 -F totojax.log"]
   g.queue = None
   g.nodes.clear()
   g.refusals = [("POST", google_cloud.error(429, "RESOURCE_EXHAUSTED", google_cloud.CAPACITY))]
@@ -1287,12 +1289,30 @@ def test_slices_and_tpus_without_a_queue(google):
 
 @with_gcloud
 @pytest.mark.slow
+def test_stores_are_copied_and_what_is_there_stays(google, tmp_path):
+  g = google()
+  folder = tmp_path / "two words"
+  stores.write(folder / "train", records=8, seed=0, prefix="t")
+  url = g.bucket / "tokens"
+  for _ in range(2):
+    out = g("copy", "--source", str(folder), "--workdir", url)
+    assert out.returncode == 0, out.stderr
+  here = {
+    p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+  }
+  assert {name.removeprefix("tokens/"): b for name, b in g.bucket.objects().items()} == here
+  assert len(g.bucket.proxy.lines("POST .*upload.*")) == len(here)
+
+
+@with_gcloud
+@pytest.mark.slow
 @pytest.mark.skipif("TOTOJAX_SPOT_RUN" not in os.environ, reason="minutes; set TOTOJAX_SPOT_RUN=1")
 def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   """Three preemptions, a quota that is used up for a while, and a lost worker.
 
   Two hosts train in a bucket; the TPU is lost before the installation, before
-  the start, and while it trains. What is left is the unbroken run's.
+  the start, and while it trains. What is left is the unbroken run's. Half of
+  the time is gcloud's, which is asked about a hundred times.
   """
   monkeypatch.setenv("XLA_FLAGS", xla_flags.value(2))
   folder = tmp_path / "stores"
@@ -1300,9 +1320,11 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
     stores.write(folder / "train", records=96, seed=0, prefix="t"),
     stores.write(folder / "val", records=19, seed=1, prefix="v"),
   )
-  long = f"--config.train.total_tokens={28 * 128.0}"
+  long = f"--config.train.total_tokens={20 * 128.0}"
   flags = [*runs.smoke(data, "", long)[5:], "--host_timeout_s=10"]
-  g = google(totojax=True)
+  whole = tmp_path / "whole"
+  unbroken = test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4)
+  g = google(totojax=True, lag=1)
 
   def quota():
     g.preempt()
@@ -1313,7 +1335,7 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
 
   g.plans["look"] = [g.preempt]
   g.plans["install"] = [quota]
-  saved = {8: lambda: g.workers()[1].reboot(), 16: g.preempt}
+  saved = {4: lambda: g.workers()[1].reboot(), 12: g.preempt}
 
   def befall():
     for step, action in saved.items():
@@ -1325,15 +1347,22 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   threading.Thread(target=befall, daemon=True).start()
   words = day(g, "run", poll="1")
   words[words.index("configs/1b.py")] = "configs/smoke.py"
-  out = g(*words, "--delete-when-done", "--", *flags)
+  out = g(*words, "--delete-when-done", "--", *flags, timeout=1500)
   assert out.returncode == 0, out.stderr
   print(out.stderr)
+  story = (
+    r"not installed: 2 not heard \(ERROR: .* terminal state .PREEMPTED.",
+    r"not started: 2 not heard \(ERROR: .* terminal state .PREEMPTED.",
+    r"Quota limit .* Limit: 16 in zone us-west4-a.; try 4 of 5",
+    r"left before its end \(toto-w-0: 75; toto-w-1: absent\); try 2 of 5",
+    r"node PREEMPTED; try 2 of 5",
+    r"finished: gs://",
+  )
+  assert re.search(".*".join(story), out.stderr, re.DOTALL)
   assert g.calls["create"] == 4 and not g.refusals
   assert g.queue is None and not g.nodes
   assert g.starts == {"toto-w-0": 3, "toto-w-1": 3}
-  for words in ("node PREEMPTED", "Quota limit", "toto-w-0: 75; toto-w-1: absent"):
-    assert words in out.stderr
-  whole = tmp_path / "whole"
-  test_hosts.finish(test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4))
+  test_hosts.finish(unbroken)
   (tmp_path / "metrics.jsonl").write_bytes(g.bucket.objects()["run/metrics.jsonl"])
   assert runs.metrics(tmp_path) == runs.metrics(whole)
+  assert runs.metrics(whole)[-1]["step"] == 20
