@@ -354,7 +354,7 @@ def main(words: Sequence[str]) -> int:
     say(str(error))
     return 1
   except KeyboardInterrupt:
-    if "--dry-run" not in words:
+    if words[0] in ("run", "create"):
       say("interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on")
     return 130
 

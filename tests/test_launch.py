@@ -1130,6 +1130,20 @@ def test_what_is_left_of_a_run_is_ended_before_a_start(machine):
   assert worker("look") == "running"
 
 
+def test_a_run_that_cannot_be_ended_is_not_started_again(machine):
+  """Such as one that waits for a driver for ever: it holds the TPU."""
+  worker = machine("sleep 60 & wait")
+  assert worker("start", "gs://b/r") == "started"
+  os.kill(int(worker.text("totojax.pid")), 9)
+  worker.until(lambda: worker("look") == "137")
+  for tool in ("pkill", "sleep"):
+    worker.tool(f"tools/{tool}", "exit 0")
+  assert worker("start", "gs://b/r") == "failed: the last run cannot be ended"
+  for tool in ("pkill", "sleep"):
+    (worker.home / "tools" / tool).unlink()
+  assert worker("end") == "ended"
+
+
 def test_numbers_of_before_a_reboot_are_nobodys(machine):
   worker = machine("exit 0")
   with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
