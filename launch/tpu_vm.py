@@ -31,20 +31,23 @@ Options
                      --network=N, --service-account=A, --reserved, --labels=a=b
   --ssh-flag F       more for gcloud's ssh, repeatable: --internal-ip,
                      --tunnel-through-iap, --ssh-flag=-v
-  --worker N         whose log; default 0
+  --worker N         whose log, counted through all slices; default 0
   --poll SECONDS     between looks; default 60. All patience counts in looks
   --timeout SECONDS  of a look; default 180
   --tries N          failures in a row without a new checkpoint; default 5
   --stall N          looks without anything new in the bucket until a run is
                      taken for hung and started again; default 120, 0: never
   --no-plan          do not ask the planner first
-  --delete-when-done delete the TPU at the end of `run`, however it ended
+  --delete-when-done delete the TPU at the end of `run`, however it ended, unless
+                     somebody has stopped the TPU (gcloud ... tpu-vm stop)
   --source FOLDER    with stores of tokens (copy)
   --mbit N           a second, of the line that copies; default 100
   --dry-run          print every command and run none
   --help             this text
 
-FLAGS after -- go to totojax, as --config.optim.lr=1e-4.
+FLAGS after -- go to totojax, as --config.optim.lr=1e-4. Needs gcloud, logged in
+and with a project (docs/tpu.md), Python 3.9, and for the plan the extra `tpu`.
+Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C.
 
   launch/tpu_vm.sh run --name toto --zone us-west4-a --type v5litepod-256 \\
     --spot --config configs/1b.py --workdir gs://BUCKET/toto-1b

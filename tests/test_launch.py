@@ -968,6 +968,40 @@ def test_a_run_that_does_not_fit_makes_no_tpu(monkeypatch):
   assert "--config.seed=1" in given[1] and "--config.plan.topology=v4:2x2x1" in given[1]
 
 
+@pytest.mark.parametrize("word, asked", [("none", 1), ("ready", 0)])
+def test_the_planner_is_asked_before_a_tpu_is_made(no_gcloud, monkeypatch, word, asked):
+  calls = []
+
+  def plan(*_):
+    calls.append("plan")
+    raise GiveUp("it does not fit")
+
+  monkeypatch.setattr(prepare, "plan", plan)
+  monkeypatch.setattr(cloud.Tpu, "create", lambda *_: calls.append("create"))
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State(word, word))
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
+  one = session(*RUN)
+  one.task.keep_going = lambda: calls.append("goes on")
+  with pytest.raises(GiveUp, match="fit") if asked else contextlib.nullcontext():
+    one.run()
+  assert calls == (["plan"] if asked else ["goes on"])
+
+
+def test_the_mesh_of_several_slices_stays_the_runs(no_gcloud, monkeypatch):
+  """Checkpoints are of it, and a TPU that is made anew has the same slices."""
+  line = '[ ! -e "$0.kept" ] || echo "  9  now  gs://bucket/toto/launch/mesh.json  etag=x"'
+  (no_gcloud / "gcloud").write_text(
+    f'#!/bin/sh\ncase "$2" in\n  ls) {line} ;;\n  cp) cp "$3" "$0.kept" ;;\n'
+    '  cat) cat "$0.kept" ;;\nesac\n'
+  )
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", ""))
+  meshes = [["--config.mesh.data=4"]]
+  monkeypatch.setattr(prepare, "plan", lambda *_: meshes.pop())
+  words = [*RUN, "--node-count", "2"]
+  assert session(*words).mesh() == session(*words).mesh() == ["--config.mesh.data=4"]
+  assert not meshes
+
+
 def test_several_slices_have_the_planners_mesh(monkeypatch):
   mesh = {"data": 4, "fsdp": 4, "tensor": 1, "sequence": 1}
   given = planner(monkeypatch, "plan.topology = ''", {"best": 1, "mesh": mesh})
