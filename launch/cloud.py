@@ -117,6 +117,17 @@ class Gcloud:
       raise GiveUp(f"{failure}; docs/tpu.md says what a project needs")
     raise failure
 
+  def follow(self, *words: str) -> None:
+    """A command that may take days, and shows the user how far it is.
+
+    Raises:
+      Failure: it broke off; the same command goes on.
+    """
+    whole = self.words(*words)
+    show(whole)
+    if not self.dry_run and (status := subprocess.run(whole).returncode):
+      raise Failure(f"gcloud {words[1]} ended with {status}, see above; the same command goes on")
+
   def words(self, *words: str) -> list[str]:
     """The whole command."""
     project = [] if self.project is None else [f"--project={self.project}"]

@@ -326,6 +326,15 @@ def test_any_step_may_fail(kind):
     assert play.done.count(other) == 1
 
 
+def test_what_google_deletes_only_later_is_waited_for():
+  """It may refuse for minutes, which is no failure, and then takes its time."""
+  play = Play([*["lost"] * 11, *["changing"] * 4, "none", "ready"], [GONE, OVER], [DONE])
+  text = "FAILED_PRECONDITION: DeleteQueuedResource is not supported when state is PROVISIONING"
+  play.failures["delete"] = [Failure(text)] * 10
+  play.run()
+  assert play.done == [*["delete"] * 11, "create", *START]
+
+
 @pytest.mark.parametrize("kind", START)
 @pytest.mark.parametrize(
   "answers",
@@ -748,6 +757,18 @@ def test_copying_stores_says_bytes_and_hours_first(tmp_path, capsys):
   assert f"1 stores, {len(files)} files" in out.err
   assert f"{size / 1e9:.3g} GB: {size * 8 / 1e6 / 3600:.3g} hours at 1 Mbit/s" in out.err
   assert f"storage rsync --recursive {tmp_path} gs://b/tokens" in out.out
+
+
+def test_a_long_copy_shows_how_far_it_is(no_gcloud, tmp_path, capfd):
+  """gcloud writes to the terminal, for days if need be, and its end is told."""
+  stores.write(tmp_path / "store", records=8, seed=0, prefix="t")
+  words = ["copy", "--source", str(tmp_path), "--workdir", "gs://b/tokens"]
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\necho 'Copying: 7%' >&2\n")
+  assert tpu_vm.main(words) == 0
+  assert capfd.readouterr().err.splitlines()[-1] == "Copying: 7%"
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\nexit 3\n")
+  assert tpu_vm.main(words) == 1
+  assert "gcloud rsync ended with 3, see above; the same" in capfd.readouterr().err
 
 
 def test_shellcheck():
