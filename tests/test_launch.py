@@ -1375,7 +1375,7 @@ def test_stores_are_copied_and_what_is_there_stays(google, tmp_path):
 
 @with_gcloud
 @pytest.mark.slow
-@pytest.mark.skipif("TOTOJAX_SPOT_RUN" not in os.environ, reason="minutes; set TOTOJAX_SPOT_RUN=1")
+@pytest.mark.skipif("TOTOJAX_SPOT_RUN" not in os.environ, reason="set TOTOJAX_SPOT_RUN=1")
 def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   """Three preemptions, a quota that is used up for a while, and a lost worker.
 
