@@ -8,8 +8,9 @@ import little_videos
 from PIL import Image
 import pytest
 
+from totojax.config import recipes, roots
 from totojax.data.pixels import images, media
-from totojax.data.sources import files, folder, tars
+from totojax.data.sources import files, folder, listings, tars
 
 
 def touch(root, *names):
@@ -133,7 +134,7 @@ def test_lists_with_quotes_absolute_paths_or_no_labels(tmp_path):
     ("c.mp4 cat", "line 1: label 'cat' is not an integer"),
     ("c.mp4 1.5", "line 1: label '1.5' is not an integer"),
     ("\nc.mp4", "line 2: 'c.mp4' is not a path and a label"),
-    ("c.mp4 0\nc.mp4 1", "line 2: 'c.mp4' was on line 1 already"),
+    ("c.mp4 0\nc.mp4 1", "line 2: 'c.mp4' has label 1, and 0 on line 1"),
     ("", "holds no video"),
   ],
 )
@@ -141,6 +142,55 @@ def test_bad_lists(tmp_path, text, told):
   touch(tmp_path, "c.mp4")
   with pytest.raises(ValueError, match=told):
     lines(tmp_path, text)
+
+
+def test_a_line_that_is_there_twice_counts_once(tmp_path, capsys):
+  touch(tmp_path, "c.mp4", "d.mp4")
+  listing = lines(tmp_path, "c.mp4 1\nd.mp4 0\nc.mp4 1\n")
+  assert [(item.id, item.label) for item in listing.items] == [("c.mp4", 1), ("d.mp4", 0)]
+  assert "1 rows say what another one does" in capsys.readouterr().out
+
+
+def test_what_downloaders_and_machines_leave_is_no_item_and_no_class(tmp_path, capsys):
+  touch(
+    tmp_path,
+    "cat/a.mp4",
+    "cat/b.f137.mp4",
+    "cat/c.temp.mp4",
+    "cat/d.mp4.part",
+    "cat/e.F251.webm",
+    "cat/._a.mp4",
+    "@eaDir/a.mp4",
+    "__MACOSX/cat/a.mp4",
+    "dog/v1.5.mp4",  # the control: a name with a dot
+  )
+  listing = folder.list_items(tmp_path, "", kind="video", class_folders=True)
+  assert ids(listing) == ["cat/a.mp4", "dog/v1.5.mp4"] and listing.classes == ("cat", "dog")
+  assert "3 files are what a downloader left" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "name, stem",
+  [
+    ("dQw4w9WgXcQ.mp4.webm", "dQw4w9WgXcQ"),
+    ("a/dQw4w9WgXcQ.MKV.mp4.mp4", "dQw4w9WgXcQ"),
+    ("v1.5.mp4", "v1.5"),
+    ("a.jpg.mp4", "a.jpg"),
+  ],
+)
+def test_a_name_without_its_endings(name, stem):
+  assert files.stem(name) == stem
+
+
+def test_classes_without_items_are_named(tmp_path, capsys):
+  touch(tmp_path, "cat/a.mp4")
+  (tmp_path / "emu").mkdir()
+  c = recipes.tokenize()
+  c.source.root = str(tmp_path)
+  c.source.folder.class_folders = True
+  listing = listings.by_store(roots.read(c.to_dict()).source, seed=0)["all"]
+  assert ids(listing) == ["cat/a.mp4"]
+  assert "1 of 2 classes have no item that is there: emu" in capsys.readouterr().out
 
 
 def test_labels_are_stored_as_they_stand_or_refused(tmp_path):

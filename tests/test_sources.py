@@ -49,6 +49,21 @@ def kin(root, split="train", annotations="", classes=0, plain_names="whole"):
   )
 
 
+def test_kinetics_cells_are_stripped_and_rows_count_once(tmp_path, capsys):
+  touch(tmp_path, "train/-abcdefghij_000010_000020.mp4")
+  rows = (
+    HEAD
+    + "riding a bike , -abcdefghij ,10, 20,train \n"
+    + "riding a bike,-abcdefghij,10,20,train\n"
+  )
+  listing = kin(tmp_path, annotations=write(tmp_path / "k.csv", rows))
+  assert labels(listing) == {"-abcdefghij": 0} and listing.classes == ("riding a bike",)
+  assert "1 rows say what another one does" in capsys.readouterr().out
+  other = rows + "running,-abcdefghij,10,20,train\n"
+  with pytest.raises(ValueError, match="line 4: .* is 'running', and 'riding a bike' before"):
+    kin(tmp_path, annotations=write(tmp_path / "k.csv", other))
+
+
 @pytest.mark.parametrize("layout", ["train/", "train/riding_a_bike/", ""])
 def test_kinetics(tmp_path, layout):
   touch(

@@ -2,6 +2,8 @@
 
 import io
 import json
+import sys
+import types
 
 import numpy as np
 from PIL import Image
@@ -194,3 +196,14 @@ def test_video_features_say_that_they_need_tensorflow(root):
   (folder / "features.json").write_text(json.dumps(config))
   with pytest.raises(ValueError, match="install tensorflow, or read the set"):
     listed(root, "film:2.0.0", fps=15.0)
+
+
+def test_tensorflow_takes_no_gpu(monkeypatch):
+  """It would take all memory of one at its first use."""
+  hidden = []
+  config = types.SimpleNamespace(set_visible_devices=lambda *words: hidden.append(words))
+  tfds_source._leave_gpus()
+  assert not hidden  # nothing is loaded for it
+  monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(config=config))
+  tfds_source._leave_gpus()
+  assert hidden == [([], "GPU")]

@@ -3,18 +3,29 @@
 They are on disk or in a bucket (gs://, s3://), where folders are names alone.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 import csv
 import json
 import os
-from typing import Any
+import re
+from typing import Any, TypeVar
 
 from totojax.data.pixels import images, video
 from totojax.data.sources import items
 from totojax.data.store import columns
+from totojax.rundir import console
 from totojax.storage import objects, reading
 
+T = TypeVar("T")
+
 SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
+# Folders that Macs, NAS and Windows leave in others' data, full of copies.
+_FOREIGN = frozenset(
+  ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+)
+# What downloaders leave of a video that was not finished: "a.temp.mp4", and
+# "a.f137.mp4", a stream that was to be merged with its sound.
+_LEFTOVER = re.compile(r"\.(temp|part|f\d{1,4}(-[\w-]+)?)\.\w+$", re.IGNORECASE)
 
 
 def suffixes(kind: str) -> frozenset[str]:
@@ -33,25 +44,41 @@ def suffix(path: str) -> str:
 
 
 def stem(path: str) -> str:
-  return os.path.splitext(os.path.basename(path))[0]
+  """The name of a file without its ending, or endings: "a" of "a.mp4.webm"."""
+  name, ending = os.path.splitext(os.path.basename(path))
+  while suffix(name) in video.SUFFIXES and ending.lower() in video.SUFFIXES:
+    name, ending = os.path.splitext(name)
+  return name
 
 
 def walk(root: str, endings: Collection[str]) -> Iterator[str]:
   """Paths below `root` with one of the endings, folder by folder in order.
 
   Links are followed, except into a folder that holds them. A link to nothing is
-  given too, so that its absence is told when it is read.
+  given too, so that its absence is told when it is read. What downloaders left
+  is not given, and told.
 
   Raises:
     ValueError: no such folder, or one that may not be read: nothing is left out
       without a word.
   """
   if objects.is_url(root):
-    yield from _objects(root, endings)
-    return
-  if not os.path.isdir(root):
+    paths = _objects(root, endings)
+  elif os.path.isdir(root):
+    paths = _walk(root, endings, frozenset([_identity(root)]))
+  else:
     raise ValueError(f"{root} is not a folder; give the folder of the files")
-  yield from _walk(root, endings, frozenset([_identity(root)]))
+  left = []
+  for path in paths:
+    if _LEFTOVER.search(path):
+      left.append(path)
+    else:
+      yield path
+  if left:
+    console.say(
+      f"{root}: {len(left)} files are what a downloader left of unfinished videos, as {left[0]};"
+      " they are left out"
+    )
 
 
 def _walk(
@@ -74,12 +101,12 @@ def _objects(root: str, endings: Collection[str]) -> Iterator[str]:
   # A folder is what its names begin with; "a/" is an object that consoles make.
   parts = sorted(name.split("/") for name in names)
   for below_root in parts:
-    if suffix(below_root[-1]) in endings and not any(p.startswith(".") for p in below_root):
+    if suffix(below_root[-1]) in endings and not any(map(_is_hidden, below_root)):
       yield f"{objects.text(root)}/{'/'.join(below_root)}"
 
 
 def entries(folder: str) -> list[os.DirEntry[str]]:
-  """What is in a folder, by name, without hidden names.
+  """What is in a folder, by name, without hidden and foreign names.
 
   Raises:
     ValueError: the folder cannot be read.
@@ -92,7 +119,11 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
       f"the folder {folder} cannot be read ({error.strerror}); give the"
       " process permission to list it, or move it out of the source"
     ) from error
-  return [entry for entry in ordered if not entry.name.startswith(".")]
+  return [entry for entry in ordered if not _is_hidden(entry.name)]
+
+
+def _is_hidden(name: str) -> bool:
+  return name.startswith(".") or name in _FOREIGN
 
 
 def _identity(folder: str) -> tuple[int, int]:
@@ -115,7 +146,7 @@ def names(folder: str) -> list[str]:
 
 
 def _children(folder: str) -> list[str]:
-  return [name for name in objects.children(folder) if not name.startswith(".")]
+  return [name for name in objects.children(folder) if not _is_hidden(name.rstrip("/"))]
 
 
 def below(root: str, path: str) -> str:
@@ -175,6 +206,8 @@ def lines(path: str) -> list[tuple[int, str]]:
 def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
   """Rows of a CSV file with a header; `line` is the number of each.
 
+  Cells are stripped, and a row that is there twice is given once, and told.
+
   Raises:
     ValueError: the file cannot be read, or lacks a column.
   """
@@ -186,13 +219,31 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
       if absent:
         raise ValueError(f"{path} has columns {names}; {absent} are missing")
       reader.fieldnames = names
-      rows: list[Mapping[str, str]] = [{**row, "line": str(reader.line_num)} for row in reader]
+      rows = [{**_stripped(row), "line": str(reader.line_num)} for row in reader]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   for row in rows:
     if any(row[name] is None for name in needed):
       raise ValueError(f"{path}, line {row['line']}: has fewer columns than the header {names}")
-  return rows
+  return once(rows, lambda row: tuple(row[name] for name in names), path)
+
+
+def _stripped(row: Mapping[str, Any]) -> dict[str, Any]:
+  return {name: cell.strip() if isinstance(cell, str) else cell for name, cell in row.items()}
+
+
+def once(rows: Sequence[T], key: Callable[[T], Hashable], path: str) -> list[T]:
+  """The rows of a list, each once; how many are there again is told.
+
+  Args:
+    rows: in order.
+    key: rows with the same one say the same.
+    path: of the list.
+  """
+  kept = {key(row): row for row in reversed(rows)}
+  if len(kept) < len(rows):
+    console.say(f"{path}: {len(rows) - len(kept)} rows say what another one does; each counts once")
+  return list(reversed(kept.values()))
 
 
 def read_json(path: str) -> Any:

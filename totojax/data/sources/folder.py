@@ -54,7 +54,8 @@ def list_lines(
   """The files that a list names.
 
   The last separator of a line counts, so paths may hold spaces and commas. A
-  name of the list is the id. Files that do not exist are `missing`.
+  name of the list is the id; one that is there twice counts once. Files that do
+  not exist are `missing`.
 
   Args:
     root: folder that relative paths start at; a path may be a URL of its own.
@@ -66,7 +67,7 @@ def list_lines(
 
   Raises:
     ValueError: with the line number, for a line without a label, a label that
-      is not an integer or out of range, and a path that was there before.
+      is not an integer or out of range, and a path that has two labels.
   """
   if separator not in SEPARATORS:
     raise ValueError(f"separator is {separator!r}; use one of {sorted(SEPARATORS)}")
@@ -84,11 +85,12 @@ def list_lines(
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV quotes commas
       name = name[1:-1].replace('""', '"')
-    if name in seen:
-      raise ValueError(f"{where}: {name!r} was on line {seen[name]} already")
-    seen[name] = number
+    if seen.setdefault(name, (number, label))[1] != label:
+      before, other = seen[name]
+      raise ValueError(f"{where}: {name!r} has label {label}, and {other} on line {before}")
     path_there = reading.join(os.fspath(root), name)
     rows.append(items.Item(items.name(name), path_there, label=label))
+  rows = files.once(rows, lambda item: item.id, path)
   return items.listing(
     kind, files.existing(rows), classes=[str(i) for i in range(classes)], where=path
   )

@@ -83,7 +83,7 @@ def _annotated(
   labels = {name: i for i, name in enumerate(names)}
   disk = files.by_stem(top, "video")
   others = {match["id"]: path for stem, path in disk.items() if (match := TIMED.fullmatch(stem))}
-  listed = {}
+  listed, stretches = {}, {}
   for row in rows:
     where = f"{annotations}, line {row['line']}"
     start_s = files.seconds(row["time_start"], where=where)
@@ -92,6 +92,9 @@ def _annotated(
       raise ValueError(f"{where}: the video has no times")
     video = row["youtube_id"]
     timed = f"{video}_{int(start_s):06d}_{int(end_s):06d}"
+    label_name = row.get("label") or ""
+    if stretches.setdefault(timed, label_name) != label_name:
+      raise ValueError(f"{where}: {timed} is {label_name!r}, and {stretches[timed]!r} before")
     item = items.name(video)
     if item in listed:  # a second stretch of one video
       item = items.name(timed)

@@ -18,6 +18,7 @@ from totojax.data.sources import (
   tfds_source,
   ucf101,
 )
+from totojax.rundir import console
 
 _MODULES = {
   "ego4d": ego4d,
@@ -30,6 +31,7 @@ _MODULES = {
   "tfds": tfds_source,
   "ucf101": ucf101,
 }
+NAMED = 5  # classes of a longer list
 _OF_ANY_KIND = frozenset({"folder", "list", "tars"})  # which say what they hold
 _SPLITS = {
   "imagenet": ("train", "val"),
@@ -51,6 +53,8 @@ def by_store(source: SourceConfig, *, seed: int) -> dict[str, items.Listing]:
   """
   splits = {split or "all": _listing(source, split) for split in source.splits}
   splits = _one_numbering(splits)
+  for split, listing in splits.items():
+    _tell_empty_classes(split, listing)
   if not source.val_frac:
     return splits
   (listing,) = splits.values()
@@ -61,6 +65,20 @@ def by_store(source: SourceConfig, *, seed: int) -> dict[str, items.Listing]:
     )
     for name, part in parts.items()
   }
+
+
+def _tell_empty_classes(split: str, listing: items.Listing) -> None:
+  """Names the classes that no item is left of."""
+  if not listing.classes or listing.items[0].record is not None:
+    return
+  used = {item.label for item in listing.items}
+  empty = [name for label, name in enumerate(listing.classes) if label not in used]
+  if empty and used != {-1}:
+    more = ", ..." if len(empty) > NAMED else ""
+    console.say(
+      f"{split}: {len(empty)} of {len(listing.classes)} classes have no item that is there:"
+      f" {', '.join(empty[:NAMED])}{more}"
+    )
 
 
 def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listing]:

@@ -63,6 +63,7 @@ def list_items(root: objects.Path, split: str, *, classes: int) -> items.Listing
       rows.append(items.Item(item, disk[stem], label=label))
     else:
       rows.append(items.Skipped(item, f"no {stem}.webm below {top}"))
+  rows = files.once(rows, lambda item: item, path)
   names = sorted(labels, key=labels.__getitem__)
   return items.listing("video", rows, classes=names, where=top)
 

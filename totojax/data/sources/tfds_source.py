@@ -12,8 +12,10 @@ described; sequences of images do not.
 """
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import os
+import sys
 from typing import Any
 import urllib.parse
 
@@ -154,6 +156,7 @@ def _open(address: str):
   if float(parts["fps"]) == 0.0:
     skip[parts["feature"]] = tfds.decode.SkipDecoding()
   builder = tfds.builder_from_directory(parts["folder"])
+  _leave_gpus()
   return builder.as_data_source(parts["split"], decoders=skip)
 
 
@@ -162,7 +165,7 @@ def _builder(name: str, data_dir: str):
 
   try:
     # Found by its files: the code of a set may want TensorFlow.
-    return read_only_builder.builder_from_files(name, data_dir=data_dir or None)
+    builder = read_only_builder.builder_from_files(name, data_dir=data_dir or None)
   except ImportError as error:
     raise ValueError(
       f"{name} has features that TFDS cannot describe without TensorFlow"
@@ -173,6 +176,16 @@ def _builder(name: str, data_dir: str):
       f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it where TensorFlow is"
       f" installed: tfds build {name} --file_format=array_record --data_dir=..."
     ) from error
+  _leave_gpus()
+  return builder
+
+
+def _leave_gpus() -> None:
+  """Keeps TensorFlow, where a set has loaded it, from taking a GPU's memory."""
+  tensorflow = sys.modules.get("tensorflow")
+  if tensorflow is not None:
+    with contextlib.suppress(RuntimeError):  # it has them already
+      tensorflow.config.set_visible_devices([], "GPU")
 
 
 def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:

@@ -52,6 +52,7 @@ def list_items(root: objects.Path, split: str, *, fold: int, classes: int) -> it
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
     rows.append(items.Item(items.name(file), os.path.join(top, file), label=label))
+  rows = files.once(rows, lambda item: item, path)
   return items.listing("video", files.existing(rows), classes=names, where=top)
 
 
