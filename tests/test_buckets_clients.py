@@ -12,6 +12,7 @@ from etils import epath
 import pytest
 import runs
 import stores
+import test_buckets_checkpoints
 
 import totojax
 from totojax import storage
@@ -42,6 +43,44 @@ def test_a_work_directory_that_no_client_reaches(workdir):
   assert "s3:// is for data alone" in said and seconds < 10
   with pytest.raises(ValueError, match=f"^{workdir} can be no run directory"):
     totojax.load(workdir)  # nor could a run be read there
+
+
+@pytest.mark.parametrize(
+  "workdir, told",
+  [
+    ("gs:///run", "names no bucket"),
+    ("gs://", "names no bucket"),
+    ("gs:/bucket/run", "a URL begins with gs://"),
+    ("s3:bucket", "a URL begins with s3://"),
+    ("gs://bucket/a/../run", 'no ".."'),
+    ("gs://bucket/run#2", "a name with '#'"),
+    ("gs://bucket/run?", "a name with '?'"),
+    ("gs://bucket/a\nb", r"a name with '.n'"),
+    ("/tmp/[a]/run", "a name with '.'; use another"),
+    ("/tmp/a\\b", "a name with '..'; use another"),
+  ],
+)
+def test_a_name_that_is_none_for_a_run(workdir, told):
+  with pytest.raises(ValueError, match=f"can be no run directory: .*{told}") as caught:
+    storage.check_run(workdir)
+  assert "\n" not in str(caught.value)
+
+
+def test_names_of_runs(place):
+  """Of those that are let in, all that a checkpoint is made of is there."""
+  for name in ("a b", "é…", "100%", "a%2Fb", "&+,;=@!$", "{x}*~'\"^|"):
+    storage.check_run(place / name)
+    test_buckets_checkpoints.save(place / f"{name}/checkpoints", 4)
+    assert any(f"{name}/checkpoints/4/state/d/" in file for file in place.objects()), name
+
+
+def test_a_name_that_is_refused_would_lose_arrays(place):
+  """Negative control, on each kind of storage."""
+  name = {"gs": "a#b", "local": "[a]"}[place.scheme]
+  with pytest.raises(ValueError, match="no run directory"):
+    storage.check_run(place / name)
+  test_buckets_checkpoints.save(place / f"{name}/checkpoints", 4)
+  assert not any(f"{name}/checkpoints/4/state/d/" in file for file in place.objects())
 
 
 BLOCKED = """
