@@ -1,13 +1,18 @@
 """The client of object stores: the only one, and whose account it takes."""
 
+import base64
+import datetime
 import http.server
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
+import buckets
 from etils import epath
 import pytest
 import runs
@@ -211,15 +216,87 @@ def test_the_account_of_the_machine(account, machine):
   assert account(GCE_METADATA_ROOT=machine)[0] == {"Bearer of-the-vm"}
 
 
-def test_the_account_of_a_key_file(account, tmp_path):
+class _Google(http.server.BaseHTTPRequestHandler):
+  """A proxy that speaks for Google: it gives a token for whatever is asked."""
+
+  def do_CONNECT(self):  # noqa: N802
+    self.send_response(200)
+    self.end_headers()
+    self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
+    self.rfile, self.wfile = (self.connection.makefile(mode, 0) for mode in ("rb", "wb"))
+    self.handle_one_request()
+
+  def do_POST(self):  # noqa: N802
+    words = self.rfile.read(int(self.headers["Content-Length"])).decode()
+    self.server.asked.append((self.headers["Host"], dict(urllib.parse.parse_qsl(words))))
+    token = {"access_token": "of-the-key", "expires_in": 3000, "token_type": "Bearer"}
+    answer = json.dumps(token).encode()
+    self.send_response(200)
+    self.send_header("Content-Type", "application/json")
+    self.send_header("Content-Length", str(len(answer)))
+    self.end_headers()
+    self.wfile.write(answer)
+    self.close_connection = True
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture(name="google")
+def _google(tmp_path):
+  """(the requests for tokens, the environment that leads there, an RSA key)."""
+  buckets.need("cryptography")
+  from cryptography import x509
+  from cryptography.hazmat.primitives import hashes, serialization
+  from cryptography.hazmat.primitives.asymmetric import rsa
+
+  key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+  name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Google")])
+  now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(1)
+  certificate = (
+    x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    .add_extension(x509.SubjectAlternativeName([x509.DNSName("*.googleapis.com")]), False)
+    .add_extension(x509.BasicConstraints(True, None), True)
+    .sign(key, hashes.SHA256())
+  )
+  pem = serialization.Encoding.PEM
+  secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+  ours = tmp_path / "google.pem"
+  ours.write_bytes(secret + certificate.public_bytes(pem))
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Google) as server:
+    server.asked, server.tls = [], ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(ours)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    there = {"https_proxy": f"http://127.0.0.1:{server.server_port}"}
+    yield server.asked, {**there, "TENSORSTORE_CA_BUNDLE": str(ours)}, key
+    server.shutdown()
+
+
+def test_the_account_of_a_key_file(account, google, tmp_path):
+  from cryptography.hazmat.primitives import hashes, serialization
+  from cryptography.hazmat.primitives.asymmetric import padding
+
+  asked, there, key = google
+  pem = key.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+  )
   file = tmp_path / "key.json"
-  words = {"type": "authorized_user", "client_id": "a", "client_secret": "b"}
-  file.write_text(json.dumps({**words, "refresh_token": "c"}))
-  mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
-  # Google would give the token for it, but is not asked here.
-  found, said = account(code=1, **mine)
-  assert found == set() and str(file) in said and "googleapis.com" in said
+  mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), **there}
+  service = {"type": "service_account", "client_email": "me@p", "private_key_id": "1"}
+  # As Google's consoles write it. Its last word is not read.
+  service |= {"private_key": pem.decode(), "token_uri": "http://127.0.0.1:9/token"}
+  file.write_text(json.dumps(service))
+  assert account(**mine)[0] == {"Bearer of-the-key"}
+  user = {"type": "authorized_user", "client_id": "a", "client_secret": "b"}
+  file.write_text(json.dumps({**user, "refresh_token": "c"}))
+  assert account(**mine)[0] == {"Bearer of-the-key"}
+  (host, words), (_, again) = asked
+  assert host == "www.googleapis.com" and again["refresh_token"] == "c"
+  signed, _, signature = words["assertion"].rpartition(".")
+  decode = lambda text: base64.urlsafe_b64decode(text + "==")
+  key.public_key().verify(decode(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+  assert json.loads(decode(signed.partition(".")[2]))["iss"] == "me@p"
   # One of a kind that TensorStore does not take is named.
   file.write_text(json.dumps({"type": "impersonated_service_account"}))
   found, said = account(code=1, **mine)
-  assert found == set() and f"JSON credentials file: {file}" in said
+  assert found == set() and f"JSON credentials file: {file}" in said and len(asked) == 2

@@ -83,10 +83,22 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
     if not first:
       raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
     spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
+    if driver == "gcs" and (key := _key_file()) and not os.path.isfile(key):
+      # TensorStore would go on as nobody.
+      raise StoreError(
+        f"GOOGLE_APPLICATION_CREDENTIALS is {key!r}, which is no file; mend or unset it"
+      )
     return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
+
+
+def _key_file() -> str | None:
+  """The key file that TensorStore will read for gs://, where one is named."""
+  if os.environ.get("GOOGLE_AUTH_TOKEN_FOR_TESTING"):
+    return None
+  return os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def bucket(path: Path) -> str:
@@ -437,6 +449,11 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
     return told.get(code or 0)
   if code == 404:
     return _no_bucket(there)
+  if "JSON credentials file" in words or "load the private key" in words:
+    return (
+      f"cannot be {action}: GOOGLE_APPLICATION_CREDENTIALS is {_key_file()!r}, no whole key"
+      f" of a service account, a user or a federation ({brief(error)})"
+    )
   if "requester pays" in words:
     return (
       "is in a bucket that lets its readers pay; use another, or turn that off:"
