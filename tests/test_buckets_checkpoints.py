@@ -182,6 +182,7 @@ def test_killed_in_a_save(bucket, pattern, arrives, newest):
   goes_on(bucket, newest)
 
 
+@pytest.mark.slow
 def test_killed_in_a_save_again_and_again(bucket):
   """In it, then in the clearing of what it left, then in the same save."""
   save(bucket.url, 4)

@@ -73,7 +73,7 @@ def test_a_name_that_is_none_for_a_run(workdir, told):
 
 def test_names_of_runs(place):
   """Of those that are let in, all that a checkpoint is made of is there."""
-  for name in ("a b", "é…", "100%", "a%2Fb", "&+,;=@!$", "{x}*~'\"^|"):
+  for name in ("a b é… 100%", "a%2Fb&+,;=@!${x}*~'\"^|"):
     storage.check_run(place / name)
     test_buckets_checkpoints.save(place / f"{name}/checkpoints", 4)
     assert any(f"{name}/checkpoints/4/state/d/" in file for file in place.objects()), name

@@ -342,10 +342,16 @@ def test_runs_give_a_directory_back_and_end_when_it_is_taken(bucket, tmp_path):
   assert "run/.lease" not in bucket.objects()
 
   process = runs.start(words)
-  until("POST .*commit_success")
   theirs = json.dumps({**dataclasses.asdict(C), "renewed": time.time()}).encode()
-  objects.write(f"{workdir}/{lease.FILE}", theirs)
+  # In the middle of a save, of which orbax has a story to tell.
+  with bucket.proxy.holding("POST .*/state/ocdbt.process_0/d/") as hold:
+    while not hold.arrived.wait(0.05):
+      assert process.poll() is None, runs.finish(process)
+    objects.write(f"{workdir}/{lease.FILE}", theirs)
+    time.sleep(0.5)
+    hold.release()
   output = runs.finish(process, code=1)
+  assert "Traceback" not in output
   assert output.splitlines()[-2].startswith(f"totojax: {workdir} was taken over by process")
   assert sum(line.startswith("totojax: ") for line in output.splitlines()) == 1
   found = bucket.objects()
