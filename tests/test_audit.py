@@ -107,8 +107,8 @@ def test_the_laws_unit(lines):
     assert line.value == pytest.approx(1.781e6, rel=5e-3)
 
 
-def test_the_job_writes_and_tells(tmp_path, capsys, lines):
-  workdir = epath.Path(tmp_path / "run")
+def test_the_job_writes_and_tells(place, capsys, lines):
+  workdir = epath.Path(place / "run")
   assert jobs.run(recipes.audit().to_dict(), workdir, lambda step: False)
   rows = reading.RunFolder(workdir).records("audit.csv")
   assert len(rows) == len(lines)

@@ -30,6 +30,7 @@ from totojax.jobs.bench import (
   storing,
   training,
 )
+from totojax.rundir import files
 
 SPREAD = {"median", "low", "high"}
 ROW_KEYS = {
@@ -484,16 +485,23 @@ def test_an_unknown_row_is_refused_before_anything_is_measured(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_an_interruption_ends_between_rows(tmp_path):
+@pytest.mark.parametrize(
+  "place", ["local", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
+def test_an_interruption_ends_between_rows(place):
   config = tiny("store_write", "store_read")
   asked = []
 
   def interrupted(step):
     asked.append(step)
-    return step == 1
+    return asked == [0, 1]
 
-  assert not jobs.run(config, epath.Path(tmp_path), interrupted)
-  assert asked == [0, 1] and not (tmp_path / job.FILE).exists()
+  workdir = epath.Path(place.url)
+  assert not jobs.run(config, workdir, interrupted)
+  assert asked == [0, 1] and not (workdir / job.FILE).exists()
+  assert jobs.run(config, workdir, interrupted)
+  rows = files.read_json(workdir / job.FILE)["rows"]
+  assert {row["row"] for row in rows} == {"store_write", "store_read"}
 
 
 def test_all_rows_are_measured_by_default():

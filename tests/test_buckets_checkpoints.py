@@ -182,6 +182,19 @@ def test_killed_in_a_save(bucket, pattern, arrives, newest):
   goes_on(bucket, newest)
 
 
+@pytest.mark.slow
+def test_killed_in_a_save_again_and_again(bucket):
+  """In it, then in the clearing of what it left, then in the same save."""
+  save(bucket.url, 4)
+  array = "POST .*/8/state/ocdbt.process_0/d/"
+  killed(bucket, array, 8)
+  left = len(bucket.objects())
+  killed(bucket, "DELETE .*/8/", 8, skip=1)
+  assert steps_in(bucket) == {4: True, 8: False} and len(bucket.objects()) < left
+  killed(bucket, array, 8)
+  goes_on(bucket, 4)
+
+
 def test_killed_in_a_deletion(bucket):
   """Its marks are gone before anything else is."""
   save(bucket.url, 4, 8)

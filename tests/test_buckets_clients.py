@@ -1,17 +1,23 @@
 """The client of object stores: the only one, and whose account it takes."""
 
+import base64
+import datetime
 import http.server
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 
+import buckets
 from etils import epath
 import pytest
 import runs
 import stores
+import test_buckets_checkpoints
 
 import totojax
 from totojax import storage
@@ -42,6 +48,44 @@ def test_a_work_directory_that_no_client_reaches(workdir):
   assert "s3:// is for data alone" in said and seconds < 10
   with pytest.raises(ValueError, match=f"^{workdir} can be no run directory"):
     totojax.load(workdir)  # nor could a run be read there
+
+
+@pytest.mark.parametrize(
+  "workdir, told",
+  [
+    ("gs:///run", "names no bucket"),
+    ("gs://", "names no bucket"),
+    ("gs:/bucket/run", "a URL begins with gs://"),
+    ("s3:bucket", "a URL begins with s3://"),
+    ("gs://bucket/a/../run", 'no ".."'),
+    ("gs://bucket/run#2", "a name with '#'"),
+    ("gs://bucket/run?", "a name with '?'"),
+    ("gs://bucket/a\nb", r"a name with '.n'"),
+    ("/tmp/[a]/run", "a name with '.'; use another"),
+    ("/tmp/a\\b", "a name with '..'; use another"),
+  ],
+)
+def test_a_name_that_is_none_for_a_run(workdir, told):
+  with pytest.raises(ValueError, match=f"can be no run directory: .*{told}") as caught:
+    storage.check_run(workdir)
+  assert "\n" not in str(caught.value)
+
+
+def test_names_of_runs(place):
+  """Of those that are let in, all that a checkpoint is made of is there."""
+  for name in ("a b é… 100%", "a%2Fb&+,;=@!${x}*~'\"^|"):
+    storage.check_run(place / name)
+    test_buckets_checkpoints.save(place / f"{name}/checkpoints", 4)
+    assert any(f"{name}/checkpoints/4/state/d/" in file for file in place.objects()), name
+
+
+def test_a_name_that_is_refused_would_lose_arrays(place):
+  """Negative control, on each kind of storage."""
+  name = {"gs": "a#b", "local": "[a]"}[place.scheme]
+  with pytest.raises(ValueError, match="no run directory"):
+    storage.check_run(place / name)
+  test_buckets_checkpoints.save(place / f"{name}/checkpoints", 4)
+  assert not any(f"{name}/checkpoints/4/state/d/" in file for file in place.objects())
 
 
 BLOCKED = """
@@ -172,15 +216,87 @@ def test_the_account_of_the_machine(account, machine):
   assert account(GCE_METADATA_ROOT=machine)[0] == {"Bearer of-the-vm"}
 
 
-def test_the_account_of_a_key_file(account, tmp_path):
+class _Google(http.server.BaseHTTPRequestHandler):
+  """A proxy that speaks for Google: it gives a token for whatever is asked."""
+
+  def do_CONNECT(self):  # noqa: N802
+    self.send_response(200)
+    self.end_headers()
+    self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
+    self.rfile, self.wfile = (self.connection.makefile(mode, 0) for mode in ("rb", "wb"))
+    self.handle_one_request()
+
+  def do_POST(self):  # noqa: N802
+    words = self.rfile.read(int(self.headers["Content-Length"])).decode()
+    self.server.asked.append((self.headers["Host"], dict(urllib.parse.parse_qsl(words))))
+    token = {"access_token": "of-the-key", "expires_in": 3000, "token_type": "Bearer"}
+    answer = json.dumps(token).encode()
+    self.send_response(200)
+    self.send_header("Content-Type", "application/json")
+    self.send_header("Content-Length", str(len(answer)))
+    self.end_headers()
+    self.wfile.write(answer)
+    self.close_connection = True
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture(name="google")
+def _google(tmp_path):
+  """(the requests for tokens, the environment that leads there, an RSA key)."""
+  buckets.need("cryptography")
+  from cryptography import x509
+  from cryptography.hazmat.primitives import hashes, serialization
+  from cryptography.hazmat.primitives.asymmetric import rsa
+
+  key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+  name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Google")])
+  now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(1)
+  certificate = (
+    x509.CertificateBuilder(name, name, key.public_key(), 1, now - day, now + day)
+    .add_extension(x509.SubjectAlternativeName([x509.DNSName("*.googleapis.com")]), False)
+    .add_extension(x509.BasicConstraints(True, None), True)
+    .sign(key, hashes.SHA256())
+  )
+  pem = serialization.Encoding.PEM
+  secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+  ours = tmp_path / "google.pem"
+  ours.write_bytes(secret + certificate.public_bytes(pem))
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Google) as server:
+    server.asked, server.tls = [], ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(ours)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    there = {"https_proxy": f"http://127.0.0.1:{server.server_port}"}
+    yield server.asked, {**there, "TENSORSTORE_CA_BUNDLE": str(ours)}, key
+    server.shutdown()
+
+
+def test_the_account_of_a_key_file(account, google, tmp_path):
+  from cryptography.hazmat.primitives import hashes, serialization
+  from cryptography.hazmat.primitives.asymmetric import padding
+
+  asked, there, key = google
+  pem = key.private_bytes(
+    serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+  )
   file = tmp_path / "key.json"
-  words = {"type": "authorized_user", "client_id": "a", "client_secret": "b"}
-  file.write_text(json.dumps({**words, "refresh_token": "c"}))
-  mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file)}
-  # Google would give the token for it, but is not asked here.
-  found, said = account(code=1, **mine)
-  assert found == set() and str(file) in said and "googleapis.com" in said
+  mine = {"GOOGLE_APPLICATION_CREDENTIALS": str(file), **there}
+  service = {"type": "service_account", "client_email": "me@p", "private_key_id": "1"}
+  # As Google's consoles write it. Its last word is not read.
+  service |= {"private_key": pem.decode(), "token_uri": "http://127.0.0.1:9/token"}
+  file.write_text(json.dumps(service))
+  assert account(**mine)[0] == {"Bearer of-the-key"}
+  user = {"type": "authorized_user", "client_id": "a", "client_secret": "b"}
+  file.write_text(json.dumps({**user, "refresh_token": "c"}))
+  assert account(**mine)[0] == {"Bearer of-the-key"}
+  (host, words), (_, again) = asked
+  assert host == "www.googleapis.com" and again["refresh_token"] == "c"
+  signed, _, signature = words["assertion"].rpartition(".")
+  decode = lambda text: base64.urlsafe_b64decode(text + "==")
+  key.public_key().verify(decode(signature), signed.encode(), padding.PKCS1v15(), hashes.SHA256())
+  assert json.loads(decode(signed.partition(".")[2]))["iss"] == "me@p"
   # One of a kind that TensorStore does not take is named.
   file.write_text(json.dumps({"type": "impersonated_service_account"}))
   found, said = account(code=1, **mine)
-  assert found == set() and f"JSON credentials file: {file}" in said
+  assert found == set() and f"JSON credentials file: {file}" in said and len(asked) == 2

@@ -101,6 +101,23 @@ def test_other_refusals_say_what_to_do(bucket, status, message, words):
   assert re.search(words, line), line
 
 
+def test_a_key_file_that_is_none(bucket, monkeypatch, tmp_path):
+  key = tmp_path / "key.json"
+  monkeypatch.delenv("GOOGLE_AUTH_TOKEN_FOR_TESTING")
+  monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+  with pytest.raises(objects.StoreError, match=f"CREDENTIALS is '{key}', which is no file"):
+    door.check(bucket.url, say=print)
+  # As TensorStore says it, which reads a key once in a process.
+  for words in (
+    f"Unexpected content of the JSON credentials file: {key}",
+    "Could not load the private key",
+  ):
+    line = objects.refusal("gs://bucket/run", "read", ValueError(f"UNKNOWN: {words}"))
+    assert f"CREDENTIALS is '{key}', no whole key" in line and words in line
+  monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "abc")  # which it takes first
+  assert entered(bucket.url) == []
+
+
 def test_a_login_that_was_withdrawn():
   """As TensorStore says it where a token cannot be renewed."""
   error = ValueError(

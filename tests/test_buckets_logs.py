@@ -92,6 +92,11 @@ def test_a_run_that_was_copied_from_a_bucket_goes_on_locally(local, monkeypatch)
   files.write_bytes(local / "metrics.0003.jsonl", cut)
   with pytest.raises(metrics.DamagedLine, match="metrics.0003.jsonl, line 1 is damaged"):
     opened(local, step=12)
+  # As is one that is not there, and another after it is.
+  files.remove(local / "metrics.0003.jsonl")
+  with pytest.raises(files.Damaged, match="metrics.0003.jsonl is missing, and metrics.0004.jsonl"):
+    lines(local)
+  files.write_bytes(local / "metrics.0003.jsonl", cut)
   for number in range(4, 12):
     files.remove(local / f"metrics.{number:04d}.jsonl")
   assert [step for step, _ in lines(local)] == [1, 2, 3]

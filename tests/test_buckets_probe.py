@@ -8,7 +8,6 @@ import probes
 import pytest
 
 from totojax import jobs
-from totojax.jobs.probe import kept
 from totojax.rundir import files
 
 TABLES = ("per_layer.csv", "predictions.csv", "metrics.json")
@@ -55,7 +54,9 @@ def test_features_of_a_run_in_a_bucket_are_kept_here(data, expected, bucket, tmp
 
   assert not jobs.run(config(data), workdir, interrupted)
   (note,) = tmp_path.rglob("*.npy.json")
-  assert '"done": 8' in note.read_text() and kept.place(workdir) == epath.Path(note.parent)
+  assert '"done": 8' in note.read_text() and files.local(workdir, "features") == epath.Path(
+    note.parent
+  )
   assert jobs.run(config(data), workdir, lambda step: False)
   assert tables(workdir) == expected
   assert not any("features" in name for name in bucket.objects())
@@ -78,6 +79,6 @@ def test_without_room_features_are_not_kept(data, expected, bucket, tmp_path, mo
 
 def test_each_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  here = [kept.place(epath.Path(f"gs://bucket/{name}")) for name in ("a", "b", "a/")]
+  here = [files.local(f"gs://bucket/{name}", "features") for name in ("a", "b", "a/")]
   assert here[0] == here[2] != here[1]
-  assert kept.place(epath.Path(tmp_path / "run")) == epath.Path(tmp_path / "run/features")
+  assert files.local(tmp_path / "run", "features") == epath.Path(tmp_path / "run/features")

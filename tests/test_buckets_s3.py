@@ -5,10 +5,12 @@ import time
 import pytest
 import runs
 import stores
+import tensorstore as ts
 import token_sets
 
 from totojax.data.store import manifests
-from totojax.storage import objects, outages
+from totojax.rundir import directory
+from totojax.storage import objects, outages, reading
 
 KEY = """<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidAccessKeyId</Code>
 <Message>The key does not exist.</Message></Error>"""
@@ -51,13 +53,19 @@ def test_refusals_are_a_line(s3_bucket, status, message, told):
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
 def test_a_bucket_that_is_not_there(bucket, s3_bucket, scheme):
-  del bucket, s3_bucket
-  with pytest.raises(
-    objects.StoreError, match=f"no data set there, or there is no {scheme}://none"
-  ):
-    manifests.existing(f"{scheme}://none/a")
-  with pytest.raises(objects.StoreError, match=f"there is no {scheme}://none; .*make it"):
-    objects.write(f"{scheme}://none/a", b"1")
+  there = {"gs": bucket, "s3": s3_bucket}[scheme]
+  asks = manifests.existing, directory.read_config, reading.is_folder, reading.load
+  for ask in (*asks, lambda path: objects.write(path, b"1")):
+    with pytest.raises(objects.StoreError, match=f"there is no {scheme}://none; .*make it"):
+      ask(f"{scheme}://none/a")
+  # A folder that is not there, of a bucket that is, says nothing of it: also
+  # where who asks may not list it, or nobody knows.
+  for rule in ({"status": 401}, {"status": 403}, {"status": 503}, {"reset": True}):
+    with there.proxy.rule(r"GET .*maxResults=1", **rule):
+      with pytest.raises(objects.StoreError, match="no data set there. Check the path"):
+        manifests.existing(there / "a")
+  with pytest.raises(FileNotFoundError, match="no run directory|is not a run directory"):
+    directory.read_config(there / "a")
 
 
 def test_nonsense_is_told_without_a_request(s3_bucket, monkeypatch):
@@ -72,15 +80,49 @@ def test_nonsense_is_told_without_a_request(s3_bucket, monkeypatch):
   assert s3_bucket.proxy.log == []
 
 
-def test_without_credentials(s3_bucket, monkeypatch, tmp_path):
+def test_without_credentials(s3_bucket, monkeypatch, tmp_path, capfd):
   objects.write(s3_bucket / "a", b"1")
   s3_bucket.proxy.log.clear()
   for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
     monkeypatch.delenv(name)
   monkeypatch.setenv("HOME", str(tmp_path))
-  with pytest.raises(objects.StoreError, match="may not be read by this account .*s3:GetObject"):
+  with pytest.raises(
+    objects.StoreError, match="may not be read without keys .AWS_ACC.*s3:GetObject"
+  ):
     objects.read(s3_bucket / "a")
   assert {request.account for request in s3_bucket.proxy.log} == {""}
+  # Nothing of all the places where TensorStore would look for one.
+  assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+  "variables, kind",
+  [
+    ({}, "anonymous"),
+    ({"AWS_ACCESS_KEY_ID": "a", "AWS_PROFILE": "b"}, "environment"),
+    ({"AWS_PROFILE": "b"}, "default"),
+    ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/token"}, "default"),
+    ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://169.254.170.23/"}, "ecs"),
+    ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "http://127.0.0.1:9"}, "imds"),
+  ],
+)
+def test_where_an_account_is_looked_for(s3_bucket, monkeypatch, tmp_path, variables, kind):
+  monkeypatch.setattr(objects.pathlib.Path, "home", lambda: tmp_path)
+  monkeypatch.setattr(objects, "_AMAZONS", tmp_path / "none")  # also on a machine of Amazon's
+  for name in s3_bucket.environment.keys() - {"AWS_ENDPOINT_URL"}:
+    monkeypatch.delenv(name)
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  spec = objects.kvstore_spec(s3_bucket.url)
+  assert spec.get("aws_credentials", {"type": "default"}) == {"type": kind}
+  ts.KvStore.Spec(spec)
+  if not variables:
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws/credentials").touch()
+    assert "aws_credentials" not in objects.kvstore_spec(s3_bucket.url)
+    (tmp_path / ".aws/credentials").unlink()
+    (tmp_path / "none").write_text("Amazon EC2\n")
+    assert objects.kvstore_spec(s3_bucket.url)["aws_credentials"] == {"type": "imds"}
 
 
 def test_a_server_that_is_not_there(s3_bucket, monkeypatch):

@@ -497,8 +497,11 @@ def small_check():
   return c.to_dict()
 
 
-def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
-  workdir = epath.Path(tmp_path / "run")
+@pytest.mark.parametrize(
+  "place", ["local", pytest.param("gs", marks=pytest.mark.slow)], indirect=True
+)
+def test_coordinates_keep_their_size_with_mup_only(place, capsys):
+  workdir = epath.Path(place / "run")
   assert jobs.run(small_check(), workdir, lambda step: False)
   folder = reading.RunFolder(workdir)
   rows = [
@@ -510,6 +513,6 @@ def test_coordinates_keep_their_size_with_mup_only(tmp_path, capsys):
   for quantity in ("residual", "logits"):
     assert 0.5 < found["mup"][quantity] < 2.0, found
   assert found["standard"]["residual"] > 10, found
-  assert (tmp_path / "run" / "coordinates_logits.png").exists()
+  assert (workdir / "coordinates_logits.png").exists()
   told = capsys.readouterr().out
   assert "mup: " in told and "do not keep their size" in told

@@ -341,10 +341,11 @@ def test_the_job_reads_local_files(tmp_path, monkeypatch):
   assert weights.load(other / "tokenizer.safetensors").kind == "vqgan"
 
 
-def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
+def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch, place):
   monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   files = small(tmp_path, monkeypatch)[:2]
-  workdir = epath.Path(tmp_path / "run")
+  workdir = epath.Path(place / "run")
   served = {f"/{file.name}": file.read_bytes() for file in files}
   with web.serving(served) as site:
     urls = tuple(f"{site.url}/{file.name}" for file in files)
@@ -358,7 +359,10 @@ def test_the_job_downloads_and_goes_on(tmp_path, monkeypatch):
     settings = config("dvae", urls=urls, sha256=hashes)
     assert not run(settings, workdir, once)
     assert not (workdir / "tokenizer.safetensors").exists()
+    # What came of them is on this machine, also where the run is not.
+    assert bool(list(tmp_path.glob("cache/**/*.pkl*"))) == (place.scheme == "gs")
     assert run(settings, workdir, never)
+    assert not list(tmp_path.glob("cache/**/*.pkl*"))
     (_, first), (again, part), (last, whole) = site.asked
     assert (again, last) == tuple(served) and part == "bytes=196608-"
     assert first is None and whole is None
@@ -391,6 +395,7 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
   [
     (dict(kind="dvea"), "'dvae', 'vqgan-1k' or 'vqgan-16k'"),
     (dict(files=("a",)), "2 files"),
+    (dict(files=("gs://b/a", "b")), "names gs://b/a; .*gcloud storage cp gs://b/a"),
     (dict(urls=("a", "b", "c")), "has 3"),
     (dict(files="ab"), "official.files is 'ab'; it must be a tuple"),
     (dict(files=(1, 2)), "files.0. is 1 .int.; it must be str"),

@@ -93,6 +93,14 @@ def test_ablations_share_one_recipe():
     assert set(different(found, base)) == keys, name
 
 
+@pytest.mark.parametrize("row", ["patch", "patch_dvae16"])
+def test_a_probe_of_features_reads_what_its_chain_makes(row):
+  stages = config_of(FOLDER / "table3.py", row).to_dict()["stages"]
+  (encoder,) = stages["probe"]["encoders"].values()
+  made = [f"{{workdir}}/features/{split}" for split in stages["features"]["source"]["splits"]]
+  assert [encoder["train"], encoder["validation"]] == made
+
+
 def different(a, b, depth=2, name=""):
   """Keys, two levels deep, whose values differ."""
   for key in a.keys() | b.keys():

@@ -189,10 +189,10 @@ def test_render_labels_every_clip(tmp_path):
   assert token_sets.proven(workdir / "train", workdir / "val")
 
 
-def test_photographs_are_split_by_photograph(tmp_path):
+def test_photographs_are_split_by_photograph(data_place):
   pytest.importorskip("skimage")
   c = roots.read(recipes.photos(train=12, val=3).to_dict())
-  workdir = epath.Path(tmp_path)
+  workdir = epath.Path(data_place.url)
   assert pixels.photos(c, workdir, never)
   train, val = (
     shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None) for s in ("train", "val")

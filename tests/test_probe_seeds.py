@@ -87,16 +87,17 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
   assert without_items / 400 < 0.8  # what seeds alone would have promised
 
 
-def test_tables_are_joined_and_the_claim_follows_the_intervals(tmp_path):
+def test_tables_are_joined_and_the_claim_follows_the_intervals(place):
   level = GOOD | {"untrained": (0.74, 0.76, 0.75)}
+  root = epath.Path(place.url)
   workdir, found = together(
-    tmp_path, motion=probes(tmp_path, "motion", GOOD), shape=probes(tmp_path, "shape", level)
+    root, motion=probes(root, "motion", GOOD), shape=probes(root, "shape", level)
   )
   assert found["motion/pays"] is True and found["shape/pays"] is False
   assert found["motion/trained/layers"] == [2, 2, 2]
   assert found["motion/seeds"] == 3 and found["motion/n"] == 1000
   assert found["motion/untrained/top1"] == pytest.approx(0.26)
-  with open(workdir / "per_layer.csv") as file:
+  with (workdir / "per_layer.csv").open() as file:
     rows = list(csv.DictReader(file))
   assert len(rows) == 2 * 3 * 2 * sum(SOURCES.values())
   assert {row["backbone"] for row in rows} == set(SOURCES)

@@ -91,10 +91,13 @@ def law_of(runs, **changes):
 SIZES = {"a1": 10**5, "a2": 10**6, "a3": 3 * 10**6, "a4": 10**7, "a5": 10**8}
 
 
-@pytest.mark.parametrize(("frontier", "worse"), [("final", 1.3), ("envelope", 1.0)])
-def test_a_planted_law_is_found(tmp_path, capsys, frontier, worse):
-  runs = [made(tmp_path, n, s, worse=worse) for n, s in SIZES.items()]
-  workdir, found, rows = fitted(tmp_path, runs, frontier=frontier)
+@pytest.mark.parametrize(
+  "frontier, worse, place", [("final", 1.3, "local"), ("envelope", 1.0, "gs")], indirect=["place"]
+)
+def test_a_planted_law_is_found(place, capsys, frontier, worse):
+  root = epath.Path(place.url)
+  runs = [made(root, n, s, worse=worse) for n, s in SIZES.items()]
+  workdir, found, rows = fitted(root, runs, frontier=frontier)
   law = found["law"]
   assert law["b"] == pytest.approx(LAW.b, rel=1e-6)
   assert law["a"] == pytest.approx(LAW.a, rel=1e-5)

@@ -207,9 +207,9 @@ def test_programs_hold_as_many_rates_as_fit(data):
 
 
 @pytest.mark.slow
-def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
+def test_a_sweep_resumes_skips_and_reports(data, place, monkeypatch):
   config, trained = sweep_of(data).to_dict(), []
-  workdir = epath.Path(tmp_path / "run")
+  workdir = epath.Path(place / "run")
   fit_ = train.fit
 
   def counted(run, folder, **more):
@@ -227,7 +227,7 @@ def test_a_sweep_resumes_skips_and_reports(data, tmp_path, monkeypatch):
   table = (workdir / "sweep.csv").read_text()
 
   # The same without a stop: the same points, to the last digit.
-  other = epath.Path(tmp_path / "other")
+  other = epath.Path(place / "other")
   assert jobs.run(config, other, lambda step: False)
   assert (other / "sweep.csv").read_text() == table
 

@@ -47,6 +47,7 @@ def of_patches(tokenizer, *, name, top1):
   features = recipes.features("{workdir}/pretrain")
   features.features.layers = (paper_defaults.NINTH,)
   features.source.update(name="imagenet", root=f"{paper_defaults.ROOT}/imagenet1k", kind="image")
+  features.source.splits = ("train", "val")
   probe = paper_defaults.linear_probe("", name=name, top1=top1)
   probe.backbones = ()
   probe.data.update(train="", validation="")

@@ -1,7 +1,8 @@
 """`run = "official"`: a tokenizer file from released weights.
 
 Leaves `tokenizer.safetensors` in the run directory, as training one does. What
-had to be downloaded is in `downloads` beside it, and may be deleted.
+had to be downloaded is in `downloads` beside it, and may be deleted; of a run
+in a bucket it is on this machine until the run ends.
 """
 
 import hashlib
@@ -13,11 +14,17 @@ from totojax import jobs
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
 from totojax.rundir import directory, files, lock
+from totojax.storage import objects
 from totojax.tokenizers.released import download, official
 
 
-def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
-  """Raises ConfigError unless there is one of each list for every file."""
+def _check_files(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
+  """Raises ConfigError unless there is one of each list for every file, here."""
+  if far := [file for file in settings.files if objects.is_url(file)]:
+    raise ConfigError(
+      f"official.files names {far[0]}; these files are read on this machine: copy it here first"
+      f" (gcloud storage cp {far[0]} .)"
+    )
   for name in ("files", "urls", "sha256"):
     entries = getattr(settings, name)
     if entries and len(entries) != len(kind.files):
@@ -31,13 +38,13 @@ def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrup
   """Downloads what is not given, and converts it; False when interrupted."""
   settings = config.official
   kind = official.find(settings.kind)
-  _check_count(settings, kind)
+  _check_files(settings, kind)
   files.make_folder(workdir)
   lock.take(workdir)
   parts = [pathlib.Path(file) for file in settings.files]
   if not parts:
-    folder = pathlib.Path(workdir) / "downloads"
-    folder.mkdir(exist_ok=True)
+    folder = pathlib.Path(files.local(workdir, "downloads"))
+    folder.mkdir(parents=True, exist_ok=True)
     for i, url in enumerate(settings.urls or kind.urls):
       # Two addresses never share a file, nor the part of one.
       mark = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -62,5 +69,6 @@ def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrup
     ) from error
   # Only now is it a run: wrong files can be replaced by others in its config.
   directory.begin(workdir, config, tokenizer=fingerprint)
+  files.remove_local(workdir, "downloads")
   print(f"{workdir}: tokenizer {fingerprint} from {settings.kind}", flush=True)
   return True

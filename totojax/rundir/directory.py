@@ -18,6 +18,7 @@ import jax
 from totojax import plugins
 from totojax.config import roots, schema
 from totojax.rundir import files, hosts, lock, provenance
+from totojax.storage import objects
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
@@ -94,6 +95,7 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not files.exists(path):
+    objects.check_bucket(workdir)
     raise FileNotFoundError(f"{workdir} is not a run directory (no config.json)")
   return fill(files.read_json(path), workdir.parent)
 

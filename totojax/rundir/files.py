@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 import csv
+import hashlib
 import io
 import json
 import os
+import pathlib
+import shutil
 from typing import Any
 
 from etils import epath
@@ -51,6 +54,25 @@ def make_folder(folder: epath.PathLike) -> None:
   """Makes a folder, and those that it is in; a URL needs none."""
   if not objects.is_url(folder):
     epath.Path(folder).mkdir(parents=True, exist_ok=True)
+
+
+def local(workdir: epath.PathLike, name: str) -> epath.Path:
+  """A folder of a run that is read at random, or appended to: a local one.
+
+  Of a run in a bucket it is in the user's cache on this machine, and on another
+  made again.
+  """
+  if not objects.is_url(workdir):
+    return epath.Path(workdir) / name
+  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+  run = hashlib.sha256(objects.text(workdir).encode()).hexdigest()[:16]
+  return epath.Path(cache) / "totojax" / name / run
+
+
+def remove_local(workdir: epath.PathLike, name: str) -> None:
+  """Clears this machine of what a run in a bucket had here: nobody else would."""
+  if objects.is_url(workdir):
+    shutil.rmtree(local(workdir, name), ignore_errors=True)
 
 
 def remove(path: epath.PathLike) -> None:

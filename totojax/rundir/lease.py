@@ -270,7 +270,8 @@ class Lease:
       words: dict[str, Any] = json.loads(data)
       renewed = float(words.pop("renewed"))
       return _Found(version, True, Holder(**words), renewed)
-    except (ValueError, TypeError, KeyError):  # not ours; it becomes stale all the same
+    # Not ours; it becomes stale all the same.
+    except (ValueError, TypeError, KeyError, AttributeError):
       return _Found(version, there=True)
 
   def _age_s(self, found: _Found) -> float:

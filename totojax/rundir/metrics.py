@@ -49,6 +49,7 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
   Raises:
     FileNotFoundError: there is no such file.
     DamagedLine: another line is no row.
+    files.Damaged: a file of it is missing.
   """
   return [row for _, rows in _segments(epath.Path(path)) for row in rows]
 
@@ -63,7 +64,12 @@ def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any
   else:
     names = [below.name for below in files.children(path.parent)]
   later = [name for name in names if re.fullmatch(_LATER.format(path.stem), name)]
-  paths = [path, *(path.parent / name for name in sorted(later, key=_number))]
+  later.sort(key=_number)
+  for number, name in enumerate(later, 1):
+    if _number(name) != number:
+      missing = path.parent / _name(number)
+      raise files.Damaged(path, f"{missing} is missing, and {name} is there", "; restore it")
+  paths = [path, *(path.parent / name for name in later)]
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     for each, data in zip(paths, pool.map(_read, paths), strict=True):
       if data is None and each == path:
@@ -71,6 +77,12 @@ def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any
       if data is None:  # cut off by the run, which goes on from before it
         return
       yield each, _rows(each, data, last=each == paths[-1])
+
+
+def _name(number: int) -> str:
+  """The file of this number of a log."""
+  stem, suffix = FILE.split(".")
+  return f"{stem}.{number:04d}.{suffix}" if number else FILE
 
 
 def _number(name: str) -> int:
@@ -241,9 +253,7 @@ class _Segments:
       if len(self._data) >= SEGMENT_BYTES:
         if changed:
           files.write_bytes(self._path, bytes(self._data))
-        stem, suffix = FILE.split(".")
-        number = _number(self._path.name) + 1
-        self._path = self._path.parent / f"{stem}.{number:04d}.{suffix}"
+        self._path = self._path.parent / _name(_number(self._path.name) + 1)
         self._data.clear()
       self._data += line.encode()
       changed = True

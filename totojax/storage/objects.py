@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 import functools
 import os
+import pathlib
 import re
 from typing import Any, TYPE_CHECKING
+import urllib.error
+import urllib.request
 
 import numpy as np
 
@@ -39,8 +42,11 @@ _AMAZONS_RIGHTS = {
   "deleted": "DeleteObject",
 }
 _RIGHTS = {"read": "get", "written": "create", "listed": "list", "deleted": "delete"}
+# Says so on a machine of Amazon's.
+_AMAZONS = pathlib.Path("/sys/class/dmi/id/sys_vendor")
 # Google's refusals begin with the account.
 _ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) access")
+_ASIDE_S = 5.0  # that a question may take of which nothing depends but words
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
@@ -77,10 +83,22 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
     if not first:
       raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
     spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
+    if driver == "gcs" and (key := _key_file()) and not os.path.isfile(key):
+      # TensorStore would go on as nobody.
+      raise StoreError(
+        f"GOOGLE_APPLICATION_CREDENTIALS is {key!r}, which is no file; mend or unset it"
+      )
     return spec if driver == "gcs" else spec | _s3()
   if is_url(name):
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
+
+
+def _key_file() -> str | None:
+  """The key file that TensorStore will read for gs://, where one is named."""
+  if os.environ.get("GOOGLE_AUTH_TOKEN_FOR_TESTING"):
+    return None
+  return os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def bucket(path: Path) -> str:
@@ -104,11 +122,68 @@ def _s3() -> dict[str, Any]:
     raise StoreError(
       f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
     )
-  if os.environ.get("AWS_ACCESS_KEY_ID"):
-    # TensorStore would come to this too, but tell of each file in ~/.aws that
-    # is not there, five lines for each open array.
-    spec["aws_credentials"] = {"type": "environment"}
+  if (account := _amazons_login()) != "default":
+    spec["aws_credentials"] = {"type": account}
   return spec
+
+
+def _amazons_login() -> str:
+  """Where TensorStore is to look for an account of s3://, as it names the place.
+
+  Left to itself it looks everywhere, and tells in pages, for each array that is
+  opened, where there was none.
+  """
+  have = lambda *names: any(map(os.environ.get, names))
+  if have("AWS_ACCESS_KEY_ID"):
+    return "environment"
+  home = pathlib.Path.home() / ".aws"
+  named = "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"
+  tokens = "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"
+  if have(*named, *tokens) or any((home / name).is_file() for name in ("config", "credentials")):
+    return "default"
+  if have("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
+    return "ecs"
+  if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+    return "anonymous"
+  try:
+    amazons = "Amazon" in _AMAZONS.read_text()
+  except OSError:
+    amazons = False
+  return "imds" if amazons or have("AWS_EC2_METADATA_SERVICE_ENDPOINT") else "anonymous"
+
+
+def check_bucket(path: Path) -> None:
+  """Raises StoreError where what is not there is in no bucket.
+
+  TensorStore is told so, and says of all that is read that it is not there. Of
+  Google everybody is told, whoever may read.
+  """
+  there, code = bucket(path), 0
+  if there.startswith("gs://"):
+    server = os.environ.get("TENSORSTORE_GCS_HTTP_URL", "https://storage.googleapis.com")
+    url = f"{server}/storage/v1/b/{there.removeprefix('gs://')}/o?maxResults=1"
+    try:
+      urllib.request.urlopen(url, timeout=_ASIDE_S).close()
+    except urllib.error.HTTPError as error:
+      code = error.code
+    except OSError:  # it was worth a try
+      pass
+  elif there.startswith("s3://"):
+    try:
+      keys(there, ".listed")
+    except StoreError as error:
+      code = outages.status(error.__cause__ or error)
+  if code == 404:
+    raise StoreError(f"{text(path)} {_no_bucket(there)}")
+
+
+def _no_bucket(there: str) -> str:
+  if not there.startswith("gs://"):
+    return f"is in no bucket: there is no {there}; make it, or mend the path"
+  return (
+    f"is in no bucket: there is no {there}; mend the path, or make it in the region of the TPU:"
+    f" gcloud storage buckets create {there} --location=REGION"
+  )
 
 
 def read(path: Path) -> bytes | None:
@@ -363,17 +438,21 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
   there = bucket(path)
   login = "gcloud auth application-default login"
   if not there.startswith("gs://"):
+    nobody = _amazons_login() == "anonymous"
+    whom = "without keys (AWS_ACCESS_KEY_ID, AWS_PROFILE)" if nobody else "by this account"
     told = {
       301: f"is in another region ({brief(error)}); set AWS_REGION to that of {there}",
-      403: f"may not be {action} by this account ({brief(error)}); it takes"
+      403: f"may not be {action} {whom} ({brief(error)}); it takes"
       f" s3:{_AMAZONS_RIGHTS[action]} on {there}",
-      404: f"is in no bucket: there is no {there}; make it, or mend the path",
+      404: _no_bucket(there),
     }
     return told.get(code or 0)
   if code == 404:
+    return _no_bucket(there)
+  if "JSON credentials file" in words or "load the private key" in words:
     return (
-      f"is in no bucket: there is no {there}; mend the path, or make it in the region of the TPU:"
-      f" gcloud storage buckets create {there} --location=REGION"
+      f"cannot be {action}: GOOGLE_APPLICATION_CREDENTIALS is {_key_file()!r}, no whole key"
+      f" of a service account, a user or a federation ({brief(error)})"
     )
   if "requester pays" in words:
     return (

@@ -31,7 +31,12 @@ def exists(path: str) -> bool:
 
 def is_folder(path: str) -> bool:
   """Whether `path` is a folder; in a bucket, one with something in it."""
-  return bool(objects.keys(path)) if objects.is_url(path) else os.path.isdir(path)
+  if not objects.is_url(path):
+    return os.path.isdir(path)
+  if found := bool(objects.keys(path)):
+    return found
+  objects.check_bucket(path)
+  return False
 
 
 def join(folder: str, name: str) -> str:
@@ -76,6 +81,7 @@ def each(function: Callable[[A], B], values: Iterable[A]) -> Iterator[B]:
 
 
 def _absent(path: str) -> FileNotFoundError:
+  objects.check_bucket(path)
   return FileNotFoundError(errno.ENOENT, "there is no such object", path)
 
 

@@ -154,11 +154,10 @@ def existing(path: objects.Path) -> Manifest:
   """
   manifest = load(path)
   if manifest is None:
-    # A bucket that is not there says the same of each file.
-    no_bucket = f", or there is no {objects.bucket(path)}" if objects.is_url(path) else ""
+    objects.check_bucket(path)
     raise objects.StoreError(
-      f"{objects.text(path)}/{FILE} does not exist: no data set there{no_bucket}. Check"
-      " the path, or make the data set first"
+      f"{objects.text(path)}/{FILE} does not exist: no data set there. Check the path, or make"
+      " the data set first"
     )
   return manifest
 

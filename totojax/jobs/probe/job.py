@@ -35,6 +35,7 @@ from totojax.rundir import console, directory, files
 from totojax.tasks import classify
 from totojax.trained import backbone
 
+_FEATURES = "features"  # the folder, on this machine
 Arrays = Mapping[str, np.ndarray]  # "train" and "validation" -> of every record
 
 
@@ -69,7 +70,7 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
       for name, subject in setup.subjects.items()
     ]
     tables.write(setup, heads, workdir)
-    kept.remove(workdir)
+    files.remove_local(workdir, _FEATURES)
   return True
 
 
@@ -81,7 +82,7 @@ def _placed(setup: probe_setup.ProbeSetup, workdir: epath.Path) -> probe_setup.P
   """
   if not setup.cached:
     return setup
-  folder = kept.place(workdir)
+  folder = files.local(workdir, _FEATURES)
   rows = sum(len(records.records) for records in setup.sets.splits.values())
   models = [subject for subject in setup.subjects.values() if subject.model]
   needed = sum(4 * rows * len(subject.layers) * subject.width for subject in models)
@@ -170,7 +171,7 @@ def _cached(
   setup: probe_setup.ProbeSetup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> Arrays | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
-  folder = kept.place(workdir)
+  folder = files.local(workdir, _FEATURES)
   folder.mkdir(parents=True, exist_ok=True)
   layers, width = setup.subjects[source].layers, setup.subjects[source].width
   features, pooled = {}, None

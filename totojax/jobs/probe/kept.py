@@ -9,9 +9,7 @@ Shapes: M records, B rows of a batch, L layers, D width.
 """
 
 from collections.abc import Callable, Mapping
-import hashlib
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -21,22 +19,8 @@ import numpy as np
 
 from totojax.data.stream import labelled
 from totojax.rundir import console, pieces
-from totojax.storage import objects
 
 _SAVE_EVERY = 50  # batches that a kill may cost
-
-
-def place(workdir: epath.Path) -> epath.Path:
-  """The local folder where features of a run are kept.
-
-  Rows are read at random, through memory: of a run in a bucket they are in the
-  user's cache on this machine until the run ends, and on another made again.
-  """
-  if not objects.is_url(workdir):
-    return workdir / "features"
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  run = hashlib.sha256(objects.text(workdir).encode()).hexdigest()[:16]
-  return epath.Path(cache) / "totojax" / "features" / run
 
 
 def room_bytes(folder: epath.Path) -> int:
@@ -46,12 +30,6 @@ def room_bytes(folder: epath.Path) -> int:
   while not there.exists():
     there = there.parent
   return own + shutil.disk_usage(there).free
-
-
-def remove(workdir: epath.Path) -> None:
-  """Clears this machine of the features of a run in a bucket that is done."""
-  if objects.is_url(workdir):
-    shutil.rmtree(place(workdir), ignore_errors=True)
 
 
 def make(
