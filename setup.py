@@ -17,7 +17,7 @@ def version() -> str:
 EXTRAS = {
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda13]"],
-  "data": ["av>=14", "scikit-image>=0.22"],  # real videos, photographs
+  "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
   "beam": ["apache-beam"],  # tokenizing on a cluster
   # Other people's models: encoders, benchmarks, references of tests.
   "parity": ["torch>=2.6", "transformers>=5", "attrs", "einops", "pyyaml"],

@@ -6,8 +6,9 @@ follows from it, in `watch`. Needs gcloud and Python 3.9, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
@@ -18,6 +19,10 @@ import shlex
 import signal
 import subprocess
 import sys
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class GiveUp(Exception):
@@ -30,8 +35,17 @@ class Failure(Exception):
   def __init__(self, text: str):
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
-    super().__init__(" ".join(errors or lines[-1:] or ["gcloud said nothing"]))
+    hints = [hint for words, hint in _HINTS if words in text]
+    super().__init__("; ".join([" ".join(errors or lines[-1:] or ["gcloud said nothing"]), *hints]))
     self.meaning = meaning(text)
+
+
+# What gcloud says of itself on further lines, or at length.
+_HINTS = (
+  ("Failed to find attribute [project]", "give --project, or: gcloud config set project PROJECT"),
+  ("active account", "log in: gcloud auth login"),
+  ("invalid_grant", "log in again: gcloud auth login"),
+)
 
 
 # The first that matches counts: a limit on requests is called a quota as well,
@@ -39,6 +53,7 @@ class Failure(Exception):
 # what gcloud says of a network that is down.
 _MEANINGS = (
   ("passing", r"per minute|rate.?limit|HTTPError 429"),
+  ("refused", r"PERMISSION_DENIED|UNAUTHENTICATED"),
   ("capacity", r"no more capacity|insufficient capacity|stockout|RESOURCE_POOL_EXHAUSTED"),
   ("quota", r"quota|\blimit: *[0-9]|IN_USE_ADDRESSES"),
   ("absent", r"NOT_FOUND|was not found|not found: 404"),
@@ -46,9 +61,9 @@ _MEANINGS = (
   ("busy", r"FAILED_PRECONDITION"),
   (
     "refused",
-    r"PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT|billing|does not have permission"
+    r"INVALID_ARGUMENT|billing|does not have permission"
     r"|Required '[\w.]+' permission|constraint|HTTPError 40[13]|has not been used in project"
-    r"|invalid_grant|reauthentication|active account|required property"
+    r"|invalid_grant|reauthentication|active account|required property|Failed to find attribute"
     r"|unrecognized arguments|Invalid (value|choice)|argument --",
   ),
 )
@@ -67,6 +82,16 @@ def say(text: str) -> None:
 def show(words: Sequence[str]) -> None:
   """Prints a command, quoted to be copied."""
   print("+ " + " ".join(map(shlex.quote, words)), flush=True)
+
+
+_live: set[subprocess.Popen] = set()
+
+
+def end_all() -> None:
+  """Ends what runs in other threads, at Ctrl-C: nobody waits for it any more."""
+  for process in [*_live]:
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +117,17 @@ class Gcloud:
       raise GiveUp(f"{failure}; docs/tpu.md says what a project needs")
     raise failure
 
+  def follow(self, *words: str) -> None:
+    """A command that may take days, and shows the user how far it is.
+
+    Raises:
+      Failure: it broke off; the same command goes on.
+    """
+    whole = self.words(*words)
+    show(whole)
+    if not self.dry_run and (status := subprocess.run(whole).returncode):
+      raise Failure(f"gcloud {words[1]} ended with {status}, see above; the same command goes on")
+
   def words(self, *words: str) -> list[str]:
     """The whole command."""
     project = [] if self.project is None else [f"--project={self.project}"]
@@ -109,10 +145,12 @@ class Gcloud:
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
-      text=True,
+      encoding="utf-8",
+      errors="replace",  # the end of a log may begin within a character
       start_new_session=True,
     )
     timeout_s = self.timeout_s if looks else 3600.0
+    _live.add(process)
     try:
       out, errors = process.communicate(timeout=timeout_s)
     except BaseException as error:
@@ -121,6 +159,8 @@ class Gcloud:
         raise
       out, errors = process.communicate()
       return 1, out, f"{errors}\nno answer in {timeout_s:g} s"
+    finally:
+      _live.discard(process)
     return process.returncode, out, errors
 
 
@@ -199,7 +239,8 @@ def runtime(kind: str) -> str:
       f"--type is {kind}; from TPU7x on the Cloud TPU API, which this script uses, has no TPU"
       " VMs: make the machines with GKE or Compute Engine (docs/tpu.md, 'By hand')"
     )
-  raise GiveUp(f"no runtime is known for --type {kind}; give --runtime")
+  known = ", ".join(_RUNTIMES)  # v5e is what the planner calls a v5litepod
+  raise GiveUp(f"no runtime is known for --type {kind}, but for {known}; give --runtime")
 
 
 def batches(workers: int, size: int = 64) -> list[str]:
@@ -208,6 +249,11 @@ def batches(workers: int, size: int = 64) -> list[str]:
     return ["all"]
   parts = [(first, min(first + size, workers) - 1) for first in range(0, workers, size)]
   return [str(a) if a == b else f"{a}-{b}" for a, b in parts]
+
+
+def parallel(workers: Sequence[int], most: int = 128) -> int:
+  """How many gclouds may run, each with the connections of a batch."""
+  return max(min(most // min(max(workers), 64), 8), 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,13 +365,23 @@ class Tpu:
       return out, str(Failure(errors)) if status else ""
 
     places = [(n, b) for n, count in zip(self.nodes, workers) for b in batches(count)]
-    several = len(places) > 1 and not self.gcloud.dry_run
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      heard = list((pool.map if several else map)(hear, places))
+    heard = self._each(hear, places, parallel(workers))
     text = "\n".join(out for out, _ in heard)
     words = dict(re.findall(r"^totojax (\S+) (.+?)\s*$", text, re.MULTILINE))
     errors = [error for _, error in heard if error]
     return Answers(words, max(sum(workers) - len(words), 0), " ".join(errors[-1:]))
+
+  def _each(self, hear: Callable[[T], R], places: Sequence[T], limit: int) -> list[R]:
+    """What is heard at each place, at so many at once."""
+    if len(places) == 1 or self.gcloud.dry_run:
+      return [hear(place) for place in places]
+    with concurrent.futures.ThreadPoolExecutor(limit) as pool:
+      try:
+        return list(pool.map(hear, places))
+      except BaseException:  # Ctrl-C above all, which threads do not hear
+        pool.shutdown(wait=False, cancel_futures=True)
+        end_all()
+        raise
 
 
 @functools.cache
@@ -359,18 +415,25 @@ class Bucket:
   gcloud: Gcloud
   url: str
 
-  def listing(self, *supposed: str) -> dict[str, Mapping]:
-    """Its objects by name below the folder. Raises as `Gcloud.call`."""
-    root = f"{self.url}/".removeprefix("gs://").partition("/")[2]
-    assumed = json.dumps([{"name": root + name, "generation": "1"} for name in supposed])
-    form = "--format=json(name,generation,update_time)"
+  def listing(self, *supposed: str) -> dict[str, str]:
+    """Its objects by name below the folder: when written, and a tag of what.
+
+    Raises as `Gcloud.call`.
+    """
+    # Not `objects list`: of a versioned bucket it names what was deleted, too,
+    # and it asks for ACLs, which takes a right of its own.
+    words = ("storage", "ls", "--long", "--etag", f"{self.url}/**")
+    assumed = "\n".join(f"0  now  {self.url}/{name}  etag=" for name in supposed)
     try:
-      out = self.gcloud.call("storage", "objects", "list", f"{self.url}/**", form, supposed=assumed)
+      out = self.gcloud.call(*words, supposed=assumed)
     except Failure as failure:
+      if "matched no objects" in str(failure):
+        return {}
       if failure.meaning != "absent":
         raise
       raise GiveUp(f"{failure}; make it with: gcloud storage buckets create") from failure
-    return {item["name"][len(root) :]: item for item in json.loads(out)}
+    form = rf"^ *\d+  (\S+)  {re.escape(self.url)}/(.*)  (etag=.*)$"
+    return {name: f"{when} {tag}" for when, name, tag in re.findall(form, out, re.MULTILINE)}
 
   def put(self, path: str, name: str) -> str:
     """Copies a local file below the folder; returns its URL."""

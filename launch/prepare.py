@@ -124,7 +124,7 @@ def copy(gcloud: Gcloud, source: str, url: str, mbit_s: float) -> None:
   """Copies stores of tokens into the bucket; what is there stays.
 
   Raises:
-    GiveUp: there is no store in the folder, or Google refuses.
+    GiveUp: there is no store in the folder.
     Failure: it broke off; the same command goes on.
   """
   files = [path for path in pathlib.Path(source).rglob("*") if path.is_file()]
@@ -137,4 +137,4 @@ def copy(gcloud: Gcloud, source: str, url: str, mbit_s: float) -> None:
     f"{stores} stores, {len(files)} files, {size / 1e9:.3g} GB: {hours:.3g} hours at {mbit_s:g}"
     " Mbit/s (--mbit); what is there already is not sent again"
   )
-  gcloud.call("storage", "rsync", "--recursive", source, url)
+  gcloud.follow("storage", "rsync", "--recursive", source, url)

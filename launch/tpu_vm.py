@@ -31,20 +31,23 @@ Options
                      --network=N, --service-account=A, --reserved, --labels=a=b
   --ssh-flag F       more for gcloud's ssh, repeatable: --internal-ip,
                      --tunnel-through-iap, --ssh-flag=-v
-  --worker N         whose log; default 0
+  --worker N         whose log, counted through all slices; default 0
   --poll SECONDS     between looks; default 60. All patience counts in looks
   --timeout SECONDS  of a look; default 180
   --tries N          failures in a row without a new checkpoint; default 5
   --stall N          looks without anything new in the bucket until a run is
                      taken for hung and started again; default 120, 0: never
   --no-plan          do not ask the planner first
-  --delete-when-done delete the TPU at the end of `run`, however it ended
+  --delete-when-done delete the TPU at the end of `run`, however it ended, unless
+                     somebody has stopped the TPU (gcloud ... tpu-vm stop)
   --source FOLDER    with stores of tokens (copy)
   --mbit N           a second, of the line that copies; default 100
   --dry-run          print every command and run none
   --help             this text
 
-FLAGS after -- go to totojax, as --config.optim.lr=1e-4.
+FLAGS after -- go to totojax, as --config.optim.lr=1e-4. Needs gcloud, logged in
+and with a project (docs/tpu.md), Python 3.9, and for the plan the extra `tpu`.
+Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C.
 
   launch/tpu_vm.sh run --name toto --zone us-west4-a --type v5litepod-256 \\
     --spot --config configs/1b.py --workdir gs://BUCKET/toto-1b
@@ -80,6 +83,7 @@ NEEDS = {
   **dict.fromkeys(("stop", "status", "logs", "delete"), _TPU),
   "copy": ("source", "workdir"),
 }
+LARGEST = 200e6  # bytes of the project
 # Of the project, what no worker needs.
 _LEFT_OUT = re.compile(r"^(runs|build|dist)$|^\.|^__pycache__$|\.egg-info$")
 
@@ -101,12 +105,13 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
   own, flags = list(words), []
   if "--" in own:
     own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
-  for i, word in enumerate(own):  # argparse takes no value that begins with --
-    if word in ("--create-flag", "--ssh-flag"):
-      own[i : i + 2] = ["=".join(own[i : i + 2])]
   parser = _Parser(add_help=False, allow_abbrev=False)
   parser.add_argument("command")
   table = re.findall(r"^  (--[\w-]+)( [A-Z]+)? +(.*(?:\n {10}.*)*)", __doc__ or "", re.M)
+  names = {name for name, *_ in table}
+  for i, word in enumerate(own):  # argparse takes no value that begins with --
+    if word in ("--create-flag", "--ssh-flag") and not names & {*own[i + 1 : i + 2]}:
+      own[i : i + 2] = ["=".join(own[i : i + 2])]
   for name, value, text in table:
     number = {" N": int, " SECONDS": float}.get(value)
     default = re.search(r"default (\d+)", text)
@@ -132,14 +137,16 @@ def check(options: argparse.Namespace) -> None:
   if missing := [f"--{name}" for name in needed if not getattr(options, name)]:
     raise GiveUp(f"{options.command} needs {' '.join(missing)}; see --help")
   options.workdir = (options.workdir or "").rstrip("/")
-  if options.workdir and not re.match(r"gs://[^/]+/.", options.workdir):
+  if options.workdir and not re.fullmatch(r"gs://[^/]+/[^*?#\[\]{}]+", options.workdir):
     raise GiveUp(
       f"--workdir is {options.workdir}; it must be gs://BUCKET/FOLDER, since a TPU's own disk"
-      " is lost with it"
+      " is lost with it, and gcloud takes none of *?#[]{} for a name"
     )
-  for name in ("node_count", "tries", "mbit", "timeout"):
-    if getattr(options, name) < 1:
-      raise GiveUp(f"--{name.replace('_', '-')} is {getattr(options, name):g}; it is at least 1")
+  least = {"worker": 0, "poll": 0, "stall": 0, "node_count": 1, "tries": 1, "mbit": 1, "timeout": 1}
+  for name, low in least.items():
+    if not low <= getattr(options, name) < 1e6:  # nor what is no number
+      name, value = name.replace("_", "-"), getattr(options, name)
+      raise GiveUp(f"--{name} is {value:g}; it is at least {low}, and below a million")
   if options.node_count > 1 and options.direct:
     raise GiveUp("--node-count needs a queued resource; leave --direct out")
   if options.type and not re.fullmatch(r"[a-z0-9]+-[1-9]\d*", options.type):
@@ -206,12 +213,10 @@ class Session:
     try:
       task.keep_going()
       say(f"finished: {options.workdir}")
-    except KeyboardInterrupt:
-      say("no longer watched; what is queued or runs goes on, and costs. The same command watches")
-      raise
     except GiveUp as error:
       say(str(error))
-      self.leave()
+      if not isinstance(error, watch.Stopped):
+        self.leave()
       raise GiveUp("the run is not finished; the same command goes on") from error
     self.leave()
 
@@ -219,11 +224,12 @@ class Session:
     """Flags for the mesh of several slices: the planner's, or of the first start."""
     options, name = self.options, "launch/mesh.json"
     several = options.node_count > 1
-    if several and name in self.bucket.listing():
-      told = self.gcloud.call("storage", "cat", f"{options.workdir}/{name}", supposed="[]")
-      return json.loads(told)
+    patiently = self.task.patiently
+    if several and name in patiently(self.bucket.listing):
+      words = ("storage", "cat", f"{options.workdir}/{name}")
+      return json.loads(patiently(lambda: self.gcloud.call(*words, supposed="[]")))
     planned = not options.no_plan
-    if planned and self.task.patiently(lambda: self.tpu.state("none")).word == "none":
+    if planned and patiently(lambda: self.tpu.state("none")).word == "none":
       mesh = self.plan()
     else:
       mesh = prepare.mesh_flags(options.node_count, options.flags)
@@ -231,7 +237,7 @@ class Session:
       with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(mesh, file)
         file.flush()
-        self.bucket.put(file.name, name)
+        patiently(lambda: self.bucket.put(file.name, name))
     return mesh
 
   def leave(self) -> None:
@@ -252,17 +258,21 @@ class Session:
   def create(self) -> None:
     self.task.make_ready("none")
 
+  def ready(self) -> cloud.State:
+    """Of a TPU that is there: what it takes to make one is not asked for."""
+    state = self.task.patiently(self.tpu.state)
+    if state.word != "ready":
+      raise GiveUp(f"{self.options.name} is not ready: {state.why}")
+    return state
+
   def install(self) -> None:
-    state = self.task.make_ready()
+    state = self.ready()
     if self.task.under_way(state):
       raise GiveUp("nothing is installed over a run that is under way; stop it first")
     self.task.install(state)
 
   def stop(self) -> None:
-    state = self.task.patiently(self.tpu.state)
-    if state.word != "ready":
-      raise GiveUp(f"no run is there: {state.why}")
-    say(str(self.task.tell(state, "stop", supposed="running", looks=False)))
+    say(str(self.task.tell(self.ready(), "stop", supposed="running", looks=False)))
 
   def status(self) -> None:
     state = self.task.patiently(self.tpu.state)
@@ -272,14 +282,16 @@ class Session:
     if self.options.workdir:
       found = self.bucket.listing()
       steps = [int(step) for step in re.findall(r"checkpoints/(\d+)/commit", "\n".join(found))]
-      times = [item["update_time"] for name, item in found.items() if watch.counts(name)]
+      times = [version.split()[0] for name, version in found.items() if watch.counts(name)]
       print(f"last written: {max(times, default='-')}, last checkpoint: {max(steps, default='-')}")
 
   def logs(self) -> None:
     node, worker = self.tpu.nodes[0], self.options.worker
     if self.options.node_count > 1:  # they are counted through
-      each = self.task.patiently(self.tpu.state).workers[0]
-      node, worker = self.tpu.nodes[worker // each], worker % each
+      workers = self.ready().workers
+      if worker >= sum(workers):
+        raise GiveUp(f"--worker is {worker}; there are {sum(workers)}, counted from 0")
+      node, worker = self.tpu.nodes[worker // workers[0]], worker % workers[0]
     words = self.gcloud.words(*self.tpu.ssh(node, str(worker), "tail -n 100 -F totojax.log"))
     cloud.show(words)
     if not self.options.dry_run:
@@ -302,11 +314,25 @@ class Session:
 
 
 def pack(path: str) -> str:
-  """Packs the project; the same files give the same digest, which is returned."""
+  """Packs the project; the same files give the same digest, which is returned.
+
+  Raises:
+    GiveUp: it is so large that data must be in it.
+  """
+
+  size = 0
 
   def kept(item: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    nonlocal size
     if item.name != "." and _LEFT_OUT.search(pathlib.PurePath(item.name).name):
       return None
+    if (ROOT / item.name / "pyvenv.cfg").exists():
+      return None
+    size += item.size
+    if size > LARGEST:
+      raise GiveUp(
+        f"{ROOT} holds more than {LARGEST / 1e6:g} MB, as {item.name}; keep data elsewhere"
+      )
     item.uid = item.gid = 0
     item.uname = item.gname = ""
     return item
@@ -327,10 +353,12 @@ def main(words: Sequence[str]) -> int:
     if options.dry_run:
       say("this was a dry run: nothing was done")
     return 0
-  except (GiveUp, Failure) as error:
+  except (GiveUp, Failure, OSError) as error:
     say(str(error))
     return 1
   except KeyboardInterrupt:
+    if words[0] in ("run", "create"):
+      say("interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on")
     return 130
 
 

@@ -22,6 +22,11 @@ from cloud import Answers, Bucket, Failure, GiveUp, meaning, say, State, Tpu
 
 T = TypeVar("T")
 
+
+class Stopped(GiveUp):
+  """A person stopped the TPU, which is theirs from then on."""
+
+
 PATIENT = 60  # looks that may fail in a row: an hour, at one a minute
 HEARD = 20  # looks until all workers of a TPU that is ready have answered
 BELIEVED = 3  # looks until a run's own failure is not the TPU's after all
@@ -31,6 +36,15 @@ RESTART = 75  # how totojax ends that lost a peer, or whose storage stays away
 
 # New ones are a run's progress: checkpoints, units of tokens, stages.
 _PROGRESS = re.compile(r"(checkpoints/\d+/commit_success\.txt|\.units/\d+\.json|done\.json)$")
+
+
+def refuse_stopped(state: State) -> None:
+  """Raises Stopped where it is."""
+  if state.word == "stopped":
+    raise Stopped(
+      f"{state.why}: somebody stopped it. Start it (gcloud compute tpus tpu-vm start) or delete it"
+      " (tpu_vm.sh delete); then the same command goes on"
+    )
 
 
 def counts(name: str) -> bool:
@@ -162,11 +176,7 @@ class Run:
       long = {"gone": BELIEVED, "changing": PATIENT}.get(state.word)
       if state.word == "ready":
         return state
-      if state.word == "stopped":
-        raise GiveUp(
-          f"{why}: somebody stopped it. Start it (gcloud compute tpus tpu-vm start) or delete it"
-          " (tpu_vm.sh delete); then the same command goes on"
-        )
+      refuse_stopped(state)
       try:
         if state.word in ("lost", "failed") or (long and same >= long):
           self.tpu.delete()
@@ -205,11 +215,16 @@ class Run:
     return refusals + 1
 
   def lost(self) -> str:
-    """Why the TPU is lost, as far as Google says; '' where it is not."""
+    """Why the TPU is lost, as far as Google says; '' where it is not.
+
+    Raises:
+      Stopped: it is not lost.
+    """
     try:
       state = self.tpu.state()
     except Failure:
       return ""
+    refuse_stopped(state)
     return "" if state.word in ("ready", "changing") else state.why
 
   # --- The run ---------------------------------------------------------------
@@ -257,11 +272,12 @@ class Run:
     """
     url = self.archive()
     say(f"installing on {sum(state.workers)} workers")
+    # One at a time: what an interrupted call has begun on a worker goes on there.
     fetch = (
-      f"if gcloud storage cp -q {shlex.quote(url)} totojax.tar.gz 2> fetch.log"
+      f"(flock 9; if gcloud storage cp -q {shlex.quote(url)} totojax.tar.gz 2> fetch.log"
       " && rm -rf totojax.new && mkdir totojax.new && tar -xzf totojax.tar.gz -C totojax.new;"
       " then bash totojax.new/launch/worker.sh install;"
-      ' else echo "totojax $(hostname) failed: $(tail -n 1 fetch.log)"; fi'
+      ' else echo "totojax $(hostname) failed: $(tail -n 1 fetch.log)"; fi) 9> install.lock'
     )
     answers = self.tpu.tell(fetch, state.workers, "installed", looks=False)
     if not answers.all("installed"):
@@ -279,7 +295,7 @@ class Run:
       try:
         seen = self.bucket.listing("done.json")
         self.tries.see(seen)
-        now = {name: item.get("generation") for name, item in seen.items() if counts(name)}
+        now = {name: version for name, version in seen.items() if counts(name)}
         still, before = (still + 1 if now == before else 0), now
       except Failure:
         still = 0  # nobody knows

@@ -31,7 +31,7 @@ install() {
     say running
     return
   fi
-  end >/dev/null
+  end || return
   # The system's Python may be older than the project needs: uv brings its own.
   PATH=~/.local/bin:$PATH
   if {
@@ -51,7 +51,7 @@ start() {
     say running
     return
   fi
-  end >/dev/null
+  end || return
   rm -f totojax.exit totojax.pid totojax.stopped
   nohup setsid bash totojax/launch/worker.sh session "$@" >>totojax.log 2>&1 </dev/null &
   for _ in {1..50}; do
@@ -116,12 +116,11 @@ end() {
     done
     if pgrep -s "$session" >/dev/null; then
       say "failed: the last run cannot be ended"
-      return
+      return 1
     fi
   fi
   # Left behind by a killed process, it says that the TPU is in use.
-  rm -f totojax.session "$lock" 2>/dev/null || sudo -n rm -f "$lock"
-  say ended
+  rm -f totojax.session "$lock" 2>/dev/null || sudo -n rm -f "$lock" || true
 }
 
-"$@"
+"$@" && if [ "$1" = end ]; then say ended; fi

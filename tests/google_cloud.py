@@ -130,6 +130,9 @@ class Google:
       "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
       "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "1",
       "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "1",
+      # What would leave the machine fails.
+      **dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+      "no_proxy": "127.0.0.1",
     }
 
   def popen(self, *words, **how):
@@ -306,7 +309,10 @@ class Google:
     if node is None:
       return 255, ""
     worker = node["workers"][node["ips"].index(ip)]
-    kind = re.search(r"bash \S+worker\.sh (\w+)", command)[1]
+    call = re.search(r"bash \S+worker\.sh (\w+)", command)
+    if not call:
+      return 0, f"{worker.name}: {command}\n"
+    kind = call[1]
     if kind == "start":
       self.starts[worker.name] += 1
     status, out = 255, ""
@@ -317,7 +323,7 @@ class Google:
 
   def run(self, worker, command):
     env = {
-      **{k: v for k, v in self.env.items() if not k.startswith(("PYTHON", "VIRTUAL"))},
+      **{k: v for k, v in self.env.items() if not re.match("PYTHON|VIRTUAL|.*_proxy", k)},
       "PATH": f"{self.root / 'tools'}:{os.environ['PATH']}",
       "HOME": str(worker.home),
       "TOTOJAX_WORKER": str(worker.home),

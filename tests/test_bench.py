@@ -83,7 +83,7 @@ def test_sides_run_in_turns_and_the_first_turn_warms_up():
   theirs = clock.side("b", [1000, 3, 2, 2], [1000, 1, 6, 3])
   found = measure.compare(ours, theirs, how=measure.How(rounds=3, rest_s=0.0), clock=clock)
   assert clock.order == ["a", "a after", "b", "b after"] * 4
-  assert [r.used.wall_s for r in found.ours] == [1, 2, 4]
+  assert [r.usage.wall_s for r in found.ours] == [1, 2, 4]
   assert [r.per_s for r in found.theirs] == [2, 3, 3]
   # Of the rounds: 3 / 1, 2 / 2, 2 / 4, and 1 / 2, 6 / 2, 3 / 2.
   assert found.ratio == measure.Spread(1.0, 0.5, 3.0)
@@ -525,10 +525,10 @@ def test_the_floor_of_decoding_reads_weights_and_cache_for_each_token():
     model,
     weights,
     rows=3,
-    first=5,
+    prompt_tokens=5,
     count=4,
     bytes_per_s=1e6,
-    measured=measure.Rounds(reading, reading),
+    rounds=measure.Rounds(reading, reading),
   )
   shape = model.config
   # Before the four tokens the cache holds 5, 6, 7 and 8 of them.

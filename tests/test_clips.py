@@ -13,7 +13,7 @@ from PIL import Image
 import pytest
 import runs
 
-from totojax.data.pixels import augment, decode, media, video
+from totojax.data.pixels import augment, containers, decode, media, timelines, video
 from totojax.data.sources import items
 
 SPEC = video.ClipSpec(
@@ -109,20 +109,20 @@ def test_of_a_stretch_no_more_is_read(tmp_path, name, monkeypatch):
   whole = write(tmp_path / name, 400, rate=10, b_frames=2, codec=codec)
   spec = change(sampling="uniform", fps=10.0)
   item = dataclasses.replace(whole, start_s=25.0, end_s=26.0)
-  read, ticks = [], decode._ticks
+  read, ticks = [], timelines._ticks
 
   def watched(*args, **kwargs):
     found = ticks(*args, **kwargs)
-    read.append(len(found[0]))
+    read.append(len(found.shown))
     return found
 
-  monkeypatch.setattr(decode, "_ticks", watched)
+  monkeypatch.setattr(timelines, "_ticks", watched)
   got = numbers(clips(item, spec))
   assert ((got % 110 >= 250 % 110) & (got % 110 < 260 % 110)).all()
   if name != "long.mpg":  # no times: all of it has to be counted
     assert sum(read) < 200
   # The same as out of the timeline of all.
-  monkeypatch.setattr(decode, "_read_stretch", lambda *_: None)
+  monkeypatch.setattr(timelines, "_read_stretch", lambda *_: None)
   np.testing.assert_array_equal(numbers(clips(item, spec)), got)
   assert read[-1] == 400
   # And no seek is needed for it to be right.
@@ -138,7 +138,7 @@ def test_duration(tmp_path, name):
   span = dataclasses.replace(item, start_s=0.5, end_s=1.0)
   assert media.duration_s(span) == pytest.approx(0.5, abs=2e-3)
   (tmp_path / name).write_bytes(b"")
-  with pytest.raises(decode.Undecodable, match="0 bytes"):
+  with pytest.raises(containers.Undecodable, match="0 bytes"):
     media.duration_s(item)
 
 
@@ -268,7 +268,7 @@ def test_frames_are_resized_without_aliasing(tmp_path, resample):
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
   resize = augment.Resize(32, resample)
-  found = decode.read_images(path, [0, 1], timeline=decode.read_timeline(path), prepare=resize)
+  found = decode.read_images(path, [0, 1], timeline=timelines.read(path), prepare=resize)
   away = np.abs(found[0].astype(int) - resize(smooth))
   assert found[0].shape == (32, 43, 3) and away.mean() < 2 and away.max() < 12
   inner = found[1][2:-2, 2:-2]

@@ -16,13 +16,14 @@ import runs
 import token_sets
 
 from totojax.config import recipes, roots
-from totojax.data.pixels import images, media, video, workers
+from totojax.data.pixels import containers, images, media, video, workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 from totojax.jobs import leakage
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import job as tokenize
 from totojax.jobs.tokenize import units
+from totojax.rundir import provenance
 from totojax.storage import objects
 from totojax.tokenizers import weights
 
@@ -231,6 +232,21 @@ def test_other_settings_are_refused(root, tmp_path):
   assert not run(config(root), tmp_path, lambda done: done == 3)
   with pytest.raises(objects.StoreError, match="begun with"):
     run(config(root, **{"amount.items_per_shard": 3}), tmp_path)
+
+
+def test_other_versions_of_what_decodes_are_refused_or_named(root, whole, tmp_path, monkeypatch):
+  """The same file may become other pixels, and a store must not be of both unsaid."""
+  assert not run(config(root), tmp_path, lambda done: done == 3)
+  first = containers.versions()
+  monkeypatch.setattr(containers, "versions", lambda: {**first, "PyAV": "99.1"})
+  with pytest.raises(objects.StoreError, match=r"PyAV 99\.1.*--allow_other_versions"):
+    run(config(root), tmp_path)
+  monkeypatch.setattr(provenance, "_others_allowed", True)
+  assert run(config(root), tmp_path)
+  named = [each["PyAV"] for each in manifests.existing(tmp_path / "all").info["decoders"]]
+  assert named == [first["PyAV"], "99.1"]
+  once = [each["PyAV"] for each in manifests.existing(whole / "all").info["decoders"]]
+  assert once == [first["PyAV"]]  # the control
 
 
 def test_nothing_usable_is_an_error_that_says_where_to_look(tmp_path):

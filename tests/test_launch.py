@@ -12,8 +12,10 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -36,6 +38,7 @@ TPU = ["--name", "toto", "--zone", "us-west4-a"]
 TYPE = ["--type", "v5litepod-8"]
 RUN = ["run", *TPU, *TYPE, "--config", "configs/1b.py", "--workdir", "gs://bucket/toto"]
 
+GCLOUD = cloud.Gcloud(None, False, 10.0)
 with_gcloud = pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not on PATH")
 
 
@@ -120,7 +123,7 @@ def test_states_are_those_of_the_api():
   "text, meaning",
   [
     ("NOT_FOUND: Resource 'projects/p/locations/z/nodes/n' was not found", "absent"),
-    ("ERROR: (gcloud.storage.objects.list) gs://b not found: 404.", "absent"),
+    ("ERROR: (gcloud.storage.ls) gs://b not found: 404.", "absent"),
     ("ALREADY_EXISTS: Resource 'x' already exists", "exists"),
     ("FAILED_PRECONDITION: DeleteQueuedResource is not supported when state is X", "busy"),
     (google_cloud.CAPACITY, "capacity"),
@@ -136,6 +139,8 @@ def test_states_are_those_of_the_api():
     ("INVALID_ARGUMENT: Accelerator type v5litepod-256 is not available", "refused"),
     ("unrecognized arguments: --best-effort (did you mean '--quiet'?)", "refused"),
     ("('invalid_grant: Bad Request') Please run: gcloud auth login", "refused"),
+    ("PERMISSION_DENIED: The tpu.googleapis.com API requires a quota project", "refused"),
+    ("Error parsing [tpu].\nFailed to find attribute [project].", "refused"),
     # A laptop that is offline is no refusal.
     ("There was a problem refreshing your current auth tokens: Failed to resolve", "passing"),
     ("UNAVAILABLE: The service is currently unavailable.", "passing"),
@@ -153,10 +158,21 @@ def test_an_error_is_told_without_what_is_around_it():
   assert str(Failure("one\ntwo\n\n")) == "two"
 
 
+def test_without_project_or_account_it_says_what_to_do():
+  """gcloud does so too, on lines of their own, or at length."""
+  text = "ERROR: (gcloud.a) Error parsing [tpu].\nFailed to find attribute [project]. The\n- x\n"
+  told = "ERROR: (gcloud.a) Error parsing [tpu].; give --project, or: gcloud config set project"
+  assert str(Failure(text)).startswith(told)
+  text = "ERROR: (gcloud.a) You do not currently have an active account selected.\nPlease run:\n"
+  assert str(Failure(text)).endswith("active account selected.; log in: gcloud auth login")
+
+
 def test_workers_are_asked_in_batches():
   assert cloud.batches(1) == cloud.batches(64) == ["all"]
   assert cloud.batches(130) == ["0-63", "64-127", "128-129"]
   assert cloud.batches(65) == ["0-63", "64"]  # gcloud refuses 64-64
+  # Nor all batches: of many small slices some, of large ones two.
+  assert [cloud.parallel([n] * 32) for n in (1, 16, 64, 500)] == [8, 8, 2, 2]
 
 
 def test_answers_are_those_of_all_workers():
@@ -206,12 +222,12 @@ class Play:
   """
 
   name = "toto"
-  gcloud = cloud.Gcloud(None, False, 1.0)
+  gcloud = GCLOUD
   url = "gs://bucket/toto"
 
   def __init__(self, states, looks, listings=({},)):
     self.states, self.looks, self.listings = list(states), list(looks), list(listings)
-    self.done, self.polls, self.failures = [], 0, {}
+    self.done, self.polls, self.failures, self.answers = [], 0, {}, {}
 
   @staticmethod
   def _next(items):
@@ -225,8 +241,7 @@ class Play:
     return word if isinstance(word, State) else State(word, f"node {word}", (2,))
 
   def listing(self, *supposed):
-    found = self._next(self.listings)
-    return {name: {"generation": g} for name, g in found.items()}
+    return self._next(self.listings)
 
   def tell(self, command, workers, supposed, *, looks=True):
     kind = re.search(r"bash \S+worker\.sh (\w+)", command)[1]
@@ -235,7 +250,8 @@ class Play:
       heard = {host: word for host, word in words.items() if word}
       return Answers(heard, 2 - len(heard), "no answer")
     self.do(kind)
-    return Answers(dict.fromkeys("ab", supposed), 0)
+    told = self.answers.get(kind)
+    return told.pop(0) if told else Answers(dict.fromkeys("ab", supposed), 0)
 
   def do(self, kind):
     self.done.append(kind)
@@ -308,6 +324,31 @@ def test_any_step_may_fail(kind):
   assert play.done.count(kind) == 2
   for other in {"create", "delete", "start"} - {kind}:
     assert play.done.count(other) == 1
+
+
+def test_what_google_deletes_only_later_is_waited_for():
+  """It may refuse for minutes, which is no failure, and then takes its time."""
+  play = Play([*["lost"] * 11, *["changing"] * 4, "none", "ready"], [GONE, OVER], [DONE])
+  text = "FAILED_PRECONDITION: DeleteQueuedResource is not supported when state is PROVISIONING"
+  play.failures["delete"] = [Failure(text)] * 10
+  play.run()
+  assert play.done == [*["delete"] * 11, "create", *START]
+
+
+@pytest.mark.parametrize("kind", START)
+@pytest.mark.parametrize(
+  "answers",
+  [Answers({"a": "{}", "b": "failed: No space left"}, 0), Answers({"a": "{}"}, 1, "no route")],
+)
+def test_one_worker_may_fail(kind, answers, capsys):
+  """The others have installed or started by then, and gcloud's status says little."""
+  word = f"{kind}ed"
+  words = {host: text.format(word) for host, text in answers.words.items()}
+  play = Play(["ready"], [GONE, GONE, OVER], [DONE])
+  play.answers[kind] = [Answers(words, answers.missing, answers.error)]
+  play.run()
+  assert play.done == [*(["install"] if kind == "install" else START), *START]
+  assert f"not {word}: a: {word}; " in capsys.readouterr().err
 
 
 def test_a_lost_worker_is_a_restart():
@@ -387,6 +428,13 @@ def test_a_run_under_way_is_watched():
     assert play.done == []
 
 
+def test_a_run_that_only_some_workers_have_is_made_whole():
+  """The connection was lost at the start of the others."""
+  play = Play(["ready"], [*[("running", "absent")] * 6, GONE, OVER], [*[{}] * 5, DONE])
+  play.run()
+  assert play.done == ["end", *START]
+
+
 def test_hours_of_silence_end_where_nothing_grows():
   """A laptop that is offline for an hour; then Google is heard and nobody else."""
   away = [Failure("Failed to resolve")] * 40
@@ -428,6 +476,11 @@ def test_what_a_person_stopped_is_left_alone():
   with pytest.raises(GiveUp, match="was stopped"):
     play.run()
   assert play.done == START
+  # While it is watched, also where there were too many failures before.
+  play = Play([*["ready"] * 3, "stopped"], [*[GONE, ("75", "75")] * 2, GONE, ("", "")])
+  with pytest.raises(watch.Stopped):
+    play.run()
+  assert "delete" not in play.done
 
 
 @pytest.mark.parametrize(
@@ -507,7 +560,7 @@ def test_a_dry_run_prints_everything_runs_nothing_and_says_so(tmp_path):
       "worker.sh install",
       "worker.sh start",
       "sleep 60",
-      "storage objects list gs://bucket/toto/**".replace("gs", "'gs").replace("**", "**'"),
+      "storage ls --long --etag 'gs://bucket/toto/**'",
     )
   ]
   assert order[:-1] == sorted(order[:-1])
@@ -535,9 +588,25 @@ def test_a_dry_run_prints_everything_runs_nothing_and_says_so(tmp_path):
   assert not list(tmp_path.iterdir())
 
 
-def test_several_slices_have_replicas_between_them():
-  out = script(*RUN, "--node-count", "2", "--dry-run")
-  lines = out.stdout.splitlines()
+@pytest.fixture
+def packed(monkeypatch):
+  """A project that is packed fast."""
+  monkeypatch.setattr(tpu_vm, "pack", lambda path: str(pathlib.Path(path).write_text("project")))
+
+
+@pytest.fixture
+def dry(capsys, packed):
+  """What a dry run prints, without a process of its own."""
+
+  def lines(*words):
+    assert tpu_vm.main([words[0], "--dry-run", *words[1:]]) == 0
+    return capsys.readouterr().out.splitlines()
+
+  return lines
+
+
+def test_several_slices_have_replicas_between_them(dry):
+  lines = dry(*RUN, "--node-count", "2")
   assert any("--node-count=2" in line and "--node-id" not in line for line in lines)
   (plan,) = (line for line in lines if "--config.run=plan" in line)
   assert "--config.plan.slices=2" in plan and "((2, 8, 1), (4, 4, 1), (8, 2, 1))" in plan
@@ -548,19 +617,23 @@ def test_several_slices_have_replicas_between_them():
   ]
   assert all("--config.mesh.data=2" in line for line in starts)
   # Whoever names a mesh has it.
-  out = script(*RUN, "--node-count", "2", "--dry-run", "--", "--config.mesh.data=4")
-  assert "mesh.data=2" not in out.stdout and "plan.search" not in out.stdout
+  text = "\n".join(dry(*RUN, "--node-count", "2", "--", "--config.mesh.data=4"))
+  assert "mesh.data=4" in text and "mesh.data=2" not in text and "plan.search" not in text
 
 
-def test_other_commands_dry():
-  out = script("create", *TPU, "--type", "v4-8", "--direct", "--dry-run")
-  assert "tpu-vm create toto --version=tpu-ubuntu2204-base --accelerator-type=v4-8" in out.stdout
-  out = script("delete", *TPU, "--dry-run")
-  assert "queued-resources delete toto --force" in out.stdout
-  out = script("logs", *TPU, "--worker", "3", "--dry-run")
-  assert "--worker=3" in out.stdout and "tail -n 100 -F totojax.log" in out.stdout
-  out = script("logs", *TPU, "--dry-run", "--ssh-flag=--tunnel-through-iap")
-  assert "gcloud alpha compute tpus tpu-vm ssh" in out.stdout
+def test_other_commands_dry(dry):
+  out = "\n".join(dry("create", *TPU, "--type", "v4-8", "--direct"))
+  assert "tpu-vm create toto --version=tpu-ubuntu2204-base --accelerator-type=v4-8" in out
+  assert "queued-resources delete toto --force" in "\n".join(dry("delete", *TPU))
+  (line,) = dry("logs", *TPU, "--worker", "3")
+  assert "--worker=3" in line and "tail -n 100 -F totojax.log" in line
+  (line,) = dry("logs", *TPU, "--ssh-flag=--tunnel-through-iap")
+  assert "gcloud alpha compute tpus tpu-vm ssh" in line
+  # Workers of several slices are counted through.
+  *_, line = dry("logs", *TPU, "--node-count", "2", "--worker", "1")
+  assert "ssh toto-1 " in line and "--worker=0" in line
+  with pytest.raises(GiveUp, match="--worker is 2; there are 2, counted from 0"):
+    session("logs", *TPU, "--node-count", "2", "--worker", "2", "--dry-run").logs()
 
 
 @pytest.mark.parametrize(
@@ -570,12 +643,21 @@ def test_other_commands_dry():
     (["create", "--type", "v4-8"], "create needs --name --zone"),
     ([*RUN, "--workdir", "/data"], "--workdir is /data; it must be gs://"),
     ([*RUN, "--workdir", "gs://bucket"], "it must be gs://BUCKET/FOLDER"),
+    ([*RUN, "--workdir", "gs://bucket/run[1]"], "gcloud takes none of *?#[]{} for a name"),
     (["fly", *TPU], "fly is not a command"),
     ([*RUN, "again"], "unrecognized arguments: again"),
     ([*RUN, "--config.optim.lr=1"], "unrecognized arguments: --config.optim.lr=1"),
     ([*RUN, "--poll"], "--poll: expected one argument"),
     ([*RUN, "--poll", "often"], "--poll: invalid float value"),
     ([*RUN, "--tries", "0"], "--tries is 0; it is at least 1"),
+    ([*RUN, "--poll", "-1"], "--poll is -1; it is at least 0"),
+    ([*RUN, "--poll", "nan"], "--poll is nan; it is at least 0"),
+    ([*RUN, "--stall", "-1"], "--stall is -1; it is at least 0"),
+    ([*RUN, "--node-count", "0"], "--node-count is 0; it is at least 1"),
+    (["logs", *TPU, "--worker", "-1"], "--worker is -1; it is at least 0"),
+    ([*RUN, "--create-flag"], "--create-flag: expected one argument"),
+    ([*RUN, "--nam", "x"], "unrecognized arguments: --nam x"),
+    ([*RUN, "--type", "v5e-8"], "no runtime is known for --type v5e-8, but for v2, v3, v4, v5li"),
     ([*RUN, "--type", "v5litepod"], "it is GENERATION-NUMBER"),
     ([*RUN, "--type", "x9-8"], "no runtime is known"),
     ([*RUN, "--type", "tpu7x-128"], "has no TPU VMs"),
@@ -642,12 +724,27 @@ def test_examples_name_zones_that_have_the_type():
 
 
 def test_the_project_is_packed_without_what_no_worker_needs(tmp_path):
-  digests = {tpu_vm.pack(str(tmp_path / name)) for name in ("a", "b")}
-  assert len(digests) == 1
+  tpu_vm.pack(str(tmp_path / "a"))
   out = subprocess.run(["tar", "-tzf", tmp_path / "a"], capture_output=True, text=True, check=True)
   names = set(out.stdout.splitlines())
   assert {"./setup.py", "./configs/1b.py", "./launch/worker.sh", "./totojax/main.py"} <= names
   assert not [name for name in names if "/.git" in name or "__pycache__" in name]
+
+
+def test_a_packed_project_is_the_same_and_has_no_data(tmp_path, monkeypatch):
+  clone = tmp_path / "a clone"
+  for name in ("setup.py", "venv/pyvenv.cfg", "venv/lib/x.py", "runs/1/log", "a/__pycache__/x.pyc"):
+    (clone / name).parent.mkdir(parents=True, exist_ok=True)
+    (clone / name).write_text(name)
+  monkeypatch.setattr(tpu_vm, "ROOT", clone)
+  digests = {tpu_vm.pack(str(tmp_path / name)) for name in ("a", "b")}
+  assert len(digests) == 1
+  with tarfile.open(tmp_path / "a") as archive:
+    assert set(archive.getnames()) == {".", "./setup.py", "./a"}
+  monkeypatch.setattr(tpu_vm, "LARGEST", 1000.0)
+  (clone / "a" / "tokens").write_bytes(bytes(1001))
+  with pytest.raises(GiveUp, match="a clone holds more than 0.001 MB, as ./a/tokens; keep data"):
+    tpu_vm.pack(str(tmp_path / "c"))
 
 
 def test_copying_stores_says_bytes_and_hours_first(tmp_path, capsys):
@@ -660,6 +757,18 @@ def test_copying_stores_says_bytes_and_hours_first(tmp_path, capsys):
   assert f"1 stores, {len(files)} files" in out.err
   assert f"{size / 1e9:.3g} GB: {size * 8 / 1e6 / 3600:.3g} hours at 1 Mbit/s" in out.err
   assert f"storage rsync --recursive {tmp_path} gs://b/tokens" in out.out
+
+
+def test_a_long_copy_shows_how_far_it_is(no_gcloud, tmp_path, capfd):
+  """gcloud writes to the terminal, for days if need be, and its end is told."""
+  stores.write(tmp_path / "store", records=8, seed=0, prefix="t")
+  words = ["copy", "--source", str(tmp_path), "--workdir", "gs://b/tokens"]
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\necho 'Copying: 7%' >&2\n")
+  assert tpu_vm.main(words) == 0
+  assert capfd.readouterr().err.splitlines()[-1] == "Copying: 7%"
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\nexit 3\n")
+  assert tpu_vm.main(words) == 1
+  assert "gcloud rsync ended with 3, see above; the same" in capfd.readouterr().err
 
 
 def test_shellcheck():
@@ -690,16 +799,24 @@ def no_gcloud(tmp_path, monkeypatch):
   return program.parent
 
 
-def test_a_copy_that_fails_leaves_nothing(no_gcloud):
+def test_a_copy_that_fails_leaves_nothing(no_gcloud, packed):
   with pytest.raises(Failure, match="INTERNAL"):
     session(*RUN).archive()
   assert [path.name for path in no_gcloud.iterdir()] == ["gcloud"]
 
 
-@pytest.mark.parametrize("ends", [None, GiveUp("the run has failed")])
-@pytest.mark.parametrize("more, calls", [([], []), (["--delete-when-done"], ["delete"])])
+@pytest.mark.parametrize(
+  "more, ends, calls, told",
+  [
+    ([], None, [], True),
+    ([], GiveUp("the run has failed"), [], True),
+    (["--delete-when-done"], None, ["delete"], False),
+    (["--delete-when-done"], GiveUp("the run has failed"), ["delete"], False),
+    (["--delete-when-done"], watch.Stopped("by a person"), [], False),
+  ],
+)
 def test_the_tpu_is_deleted_however_it_ended_or_kept(
-  no_gcloud, monkeypatch, capsys, ends, more, calls
+  no_gcloud, monkeypatch, capsys, more, ends, calls, told
 ):
   done = []
   monkeypatch.setattr(cloud.Tpu, "delete", lambda self: done.append("delete"))
@@ -715,7 +832,7 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
   with pytest.raises(GiveUp, match="is not finished") if ends else contextlib.nullcontext():
     one.run()
   assert done == calls
-  assert ("is kept and costs" in capsys.readouterr().err) == (not calls)
+  assert ("is kept and costs" in capsys.readouterr().err) == told
 
 
 def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
@@ -739,15 +856,110 @@ def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
   raise AssertionError("a child is left")
 
 
+def test_a_log_that_is_cut_within_a_character_is_read(no_gcloud):
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\nprintf '\\265P: loss 1\\n'\n")
+  assert GCLOUD.call("cat", supposed="") == "\ufffdP: loss 1\n"
+
+
+LISTING = """         5  2026-11-29T11:12:52Z  gs://bucket/toto/a  b  etag=x/y==
+       123  2026-11-29T11:12:53Z  gs://bucket/toto/checkpoints/4/commit_success.txt  etag=CAE=
+TOTAL: 2 objects, 128 bytes (128B)
+"""
+
+
+@pytest.mark.parametrize(
+  "out, errors, found",
+  [
+    (
+      LISTING,
+      "",
+      {
+        "a  b": "2026-11-29T11:12:52Z etag=x/y==",
+        "checkpoints/4/commit_success.txt": "2026-11-29T11:12:53Z etag=CAE=",
+      },
+    ),
+    ("", "ERROR: (gcloud.storage.ls) One or more URLs matched no objects.", {}),
+    ("", "ERROR: (gcloud.storage.ls) gs://bucket not found: 404.", GiveUp),
+    ("", "ERROR: (gcloud.storage.ls) HTTPError 503: later", Failure),
+  ],
+)
+def test_what_a_bucket_holds(no_gcloud, out, errors, found):
+  (no_gcloud / "out").write_text(out)
+  line = f"cat {no_gcloud}/out; echo '{errors}' >&2; exit {int(bool(errors))}"
+  (no_gcloud / "gcloud").write_text(f"#!/bin/sh\n{line}\n")
+  bucket = cloud.Bucket(GCLOUD, "gs://bucket/toto")
+  if isinstance(found, dict):
+    assert bucket.listing() == found
+  else:
+    with pytest.raises(found):
+      bucket.listing()
+
+
+_PLAYED = r"""#!/bin/sh
+case "$*" in *"$HANGS"*) sleep 60 & echo $! >> "$0.hung"; wait ;; esac
+case "$*" in
+  *"queued-resources describe"*)
+    case "$HANGS" in *create) echo "NOT_FOUND" >&2; exit 1 ;; esac
+    echo '{"state": {"state": "ACTIVE"}}' ;;
+  *"tpu-vm describe"*) echo '{"state": "READY", "networkEndpoints": [{"ipAddress": "10.0.0.1"}]}' ;;
+  *" ssh "*) echo "totojax $5 absent" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+  "phase, hung",
+  [
+    ("storage ls", 1),
+    ("queued-resources describe", 1),
+    ("queued-resources create", 1),
+    ("worker.sh look", 2),
+    ("worker.sh install", 2),
+  ],
+)
+def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase, hung):
+  """Also those that other threads wait for, one for each slice."""
+  (no_gcloud / "gcloud").write_text(_PLAYED)
+  env = {**os.environ, "HANGS": phase, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
+  (tmp_path / ".ssh").mkdir()
+  (tmp_path / ".ssh" / "google_compute_engine").touch()
+  words = [*RUN, "--node-count", "2", "--no-plan"]
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  with subprocess.Popen(["bash", SCRIPT, *words], env=env, **pipes) as process:
+    children = wait_for(lambda: (no_gcloud / "gcloud.hung").read_text().split(), hung)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+  assert process.returncode == 130
+  assert errors.splitlines()[-1].startswith("tpu_vm: interrupted; a TPU that is queued or runs")
+  for child in children:
+    wait_for(lambda: [] if pathlib.Path(f"/proc/{child}/exe").exists() else [child], 1)
+
+
+def wait_for(look, length):
+  for _ in range(400):
+    with contextlib.suppress(OSError):
+      if len(found := look()) == length:
+        return found
+    time.sleep(0.02)
+  raise AssertionError("in vain")
+
+
+def test_what_needs_a_tpu_makes_none(no_gcloud, monkeypatch):
+  """Nothing would say of which type."""
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("lost", "gone"))
+  for words in (["install", *TPU, "--workdir", "gs://b/r"], ["stop", *TPU]):
+    one = session(*words)
+    with pytest.raises(GiveUp, match="toto is not ready: gone"):
+      getattr(one, words[0])()
+
+
 def test_a_finished_run_costs_nothing(no_gcloud, monkeypatch, capsys):
-  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {"done.json": {}})
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {"done.json": "now"})
   session(*RUN).run()
   assert capsys.readouterr().err == "tpu_vm: finished already: gs://bucket/toto\n"
 
 
 # --- Before a TPU is made ----------------------------------------------------
-
-GCLOUD = cloud.Gcloud(None, False, 1.0)
 
 
 def planner(monkeypatch, keys, told):
@@ -775,6 +987,40 @@ def test_a_run_that_does_not_fit_makes_no_tpu(monkeypatch):
   with pytest.raises(GiveUp, match="does not fit on 1 x v4-8: needs 20 GiB .*--no-plan"):
     prepare.plan(GCLOUD, "configs/1b.py", "v4-8", 1, ["--config.seed=1"])
   assert "--config.seed=1" in given[1] and "--config.plan.topology=v4:2x2x1" in given[1]
+
+
+@pytest.mark.parametrize("word, asked", [("none", 1), ("ready", 0)])
+def test_the_planner_is_asked_before_a_tpu_is_made(no_gcloud, monkeypatch, word, asked):
+  calls = []
+
+  def plan(*_):
+    calls.append("plan")
+    raise GiveUp("it does not fit")
+
+  monkeypatch.setattr(prepare, "plan", plan)
+  monkeypatch.setattr(cloud.Tpu, "create", lambda *_: calls.append("create"))
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State(word, word))
+  monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
+  one = session(*RUN)
+  one.task.keep_going = lambda: calls.append("goes on")
+  with pytest.raises(GiveUp, match="fit") if asked else contextlib.nullcontext():
+    one.run()
+  assert calls == (["plan"] if asked else ["goes on"])
+
+
+def test_the_mesh_of_several_slices_stays_the_runs(no_gcloud, monkeypatch):
+  """Checkpoints are of it, and a TPU that is made anew has the same slices."""
+  line = '[ ! -e "$0.kept" ] || echo "  9  now  gs://bucket/toto/launch/mesh.json  etag=x"'
+  (no_gcloud / "gcloud").write_text(
+    f'#!/bin/sh\ncase "$2" in\n  ls) {line} ;;\n  cp) cp "$3" "$0.kept" ;;\n'
+    '  cat) cat "$0.kept" ;;\nesac\n'
+  )
+  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", ""))
+  meshes = [["--config.mesh.data=4"]]
+  monkeypatch.setattr(prepare, "plan", lambda *_: meshes.pop())
+  words = [*RUN, "--node-count", "2"]
+  assert session(*words).mesh() == session(*words).mesh() == ["--config.mesh.data=4"]
+  assert not meshes
 
 
 def test_several_slices_have_the_planners_mesh(monkeypatch):
@@ -939,6 +1185,20 @@ def test_what_is_left_of_a_run_is_ended_before_a_start(machine):
   assert worker("look") == "running"
 
 
+def test_a_run_that_cannot_be_ended_is_not_started_again(machine):
+  """Such as one that waits for a driver for ever: it holds the TPU."""
+  worker = machine("sleep 60 & wait")
+  assert worker("start", "gs://b/r") == "started"
+  os.kill(int(worker.text("totojax.pid")), 9)
+  worker.until(lambda: worker("look") == "137")
+  for tool in ("pkill", "sleep"):
+    worker.tool(f"tools/{tool}", "exit 0")
+  assert worker("start", "gs://b/r") == "failed: the last run cannot be ended"
+  for tool in ("pkill", "sleep"):
+    (worker.home / "tools" / tool).unlink()
+  assert worker("end") == "ended"
+
+
 def test_numbers_of_before_a_reboot_are_nobodys(machine):
   worker = machine("exit 0")
   with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
@@ -960,6 +1220,24 @@ def test_an_installation_that_fails_says_why(machine):
   shutil.copytree(worker.home / "totojax", worker.home / "totojax.new")
   worker.tool("tools/uv", "echo 'No space left' >&2; exit 1")
   assert worker("install") == "failed: No space left"
+
+
+def test_an_interrupted_installation_and_the_next_are_one_after_the_other(machine):
+  worker = machine("exit 0")
+  worker.tool("pack/launch/worker.sh", "echo begin >> said; sleep 0.3; echo end >> said")
+  worker.tool("tools/gcloud", "tar -czf totojax.tar.gz -C pack .")
+  play = Play(["ready"], [UP])
+  play.tell = lambda command, *_, **__: commands.append(command) or Answers({"a": "installed"}, 0)
+  commands = []
+  task = watch.Run(
+    play, play, create=play.create, archive=lambda: "gs://a b", poll_s=0.0, limit=3, stall=9
+  )
+  task.install(State("ready", "", (1,)))
+  calls = [
+    subprocess.Popen(["bash", "-c", commands[0]], cwd=worker.home, env=worker.env) for _ in "ab"
+  ]
+  assert [call.wait(30) for call in calls] == [0, 0]
+  assert worker.text("said").split() == ["begin", "end", "begin", "end"]
 
 
 @pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="no ssh-agent")
@@ -1067,6 +1345,8 @@ def test_slices_and_tpus_without_a_queue(google):
     "run: toto-0-w-0, toto-1-w-0: absent",
     "last written: -, last checkpoint: -",
   ]
+  out = g("logs", *TPU, "--node-count", "2", "--worker", "1")
+  assert out.stdout.splitlines()[1:] == ["toto-1-w-0: tail -n 100 -F totojax.log"]
   g.queue = None
   g.nodes.clear()
   g.refusals = [("POST", google_cloud.error(429, "RESOURCE_EXHAUSTED", google_cloud.CAPACITY))]
@@ -1078,12 +1358,30 @@ def test_slices_and_tpus_without_a_queue(google):
 
 @with_gcloud
 @pytest.mark.slow
-@pytest.mark.skipif("TOTOJAX_SPOT_RUN" not in os.environ, reason="minutes; set TOTOJAX_SPOT_RUN=1")
+def test_stores_are_copied_and_what_is_there_stays(google, tmp_path):
+  g = google()
+  folder = tmp_path / "two words"
+  stores.write(folder / "train", records=8, seed=0, prefix="t")
+  url = g.bucket / "tokens"
+  for _ in range(2):
+    out = g("copy", "--source", str(folder), "--workdir", url)
+    assert out.returncode == 0, out.stderr
+  here = {
+    p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+  }
+  assert {name.removeprefix("tokens/"): b for name, b in g.bucket.objects().items()} == here
+  assert len(g.bucket.proxy.lines("POST .*upload.*")) == len(here)
+
+
+@with_gcloud
+@pytest.mark.slow
+@pytest.mark.skipif("TOTOJAX_SPOT_RUN" not in os.environ, reason="set TOTOJAX_SPOT_RUN=1")
 def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   """Three preemptions, a quota that is used up for a while, and a lost worker.
 
   Two hosts train in a bucket; the TPU is lost before the installation, before
-  the start, and while it trains. What is left is the unbroken run's.
+  the start, and while it trains. What is left is the unbroken run's. Half of
+  the time is gcloud's, which is asked about a hundred times.
   """
   monkeypatch.setenv("XLA_FLAGS", xla_flags.value(2))
   folder = tmp_path / "stores"
@@ -1091,9 +1389,11 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
     stores.write(folder / "train", records=96, seed=0, prefix="t"),
     stores.write(folder / "val", records=19, seed=1, prefix="v"),
   )
-  long = f"--config.train.total_tokens={28 * 128.0}"
+  long = f"--config.train.total_tokens={20 * 128.0}"
   flags = [*runs.smoke(data, "", long)[5:], "--host_timeout_s=10"]
-  g = google(totojax=True)
+  whole = tmp_path / "whole"
+  unbroken = test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4)
+  g = google(totojax=True, lag=1)
 
   def quota():
     g.preempt()
@@ -1104,7 +1404,7 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
 
   g.plans["look"] = [g.preempt]
   g.plans["install"] = [quota]
-  saved = {8: lambda: g.workers()[1].reboot(), 16: g.preempt}
+  saved = {4: lambda: g.workers()[1].reboot(), 12: g.preempt}
 
   def befall():
     for step, action in saved.items():
@@ -1116,15 +1416,22 @@ def test_a_spot_run_of_totojax_ends_by_itself(google, tmp_path, monkeypatch):
   threading.Thread(target=befall, daemon=True).start()
   words = day(g, "run", poll="1")
   words[words.index("configs/1b.py")] = "configs/smoke.py"
-  out = g(*words, "--delete-when-done", "--", *flags)
+  out = g(*words, "--delete-when-done", "--", *flags, timeout=1500)
   assert out.returncode == 0, out.stderr
   print(out.stderr)
+  story = (
+    r"not installed: 2 not heard \(ERROR: .* terminal state .PREEMPTED.",
+    r"not started: 2 not heard \(ERROR: .* terminal state .PREEMPTED.",
+    r"Quota limit .* Limit: 16 in zone us-west4-a.; try 4 of 5",
+    r"left before its end \(toto-w-0: 75; toto-w-1: absent\); try 2 of 5",
+    r"node PREEMPTED; try 2 of 5",
+    r"finished: gs://",
+  )
+  assert re.search(".*".join(story), out.stderr, re.DOTALL)
   assert g.calls["create"] == 4 and not g.refusals
   assert g.queue is None and not g.nodes
   assert g.starts == {"toto-w-0": 3, "toto-w-1": 3}
-  for words in ("node PREEMPTED", "Quota limit", "toto-w-0: 75; toto-w-1: absent"):
-    assert words in out.stderr
-  whole = tmp_path / "whole"
-  test_hosts.finish(test_hosts.start_hosts(runs.smoke(data, whole, long), 2, 4))
+  test_hosts.finish(unbroken)
   (tmp_path / "metrics.jsonl").write_bytes(g.bucket.objects()["run/metrics.jsonl"])
   assert runs.metrics(tmp_path) == runs.metrics(whole)
+  assert runs.metrics(whole)[-1]["step"] == 20

@@ -256,7 +256,7 @@ def test_what_does_not_keep_its_contract_is_one_error(tmp_path, kind, body, told
     "architecture": lambda name: model.model_kind({"architecture": name}),
     "tokenizer": weights.load,
     "encoder": encoders.load,
-    "dataset": lambda name: listings.by_store(corpus.Source(name=name), seed=0),
+    "dataset": lambda name: listings.by_store(corpus.SourceConfig(name=name), seed=0),
     "head": lambda name: heads.shapes(heads.HeadConfig(pool=name), width=4, classes=2),
     "task": lambda name: plugins.function(name, "task", pretrain.Pretrain)(None, None),
     "evaluation": lambda name: plugins.evaluation(name, None, None)(None),

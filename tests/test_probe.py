@@ -76,7 +76,7 @@ def finished(data):
       backbones=("trained", "untrained", "pixels", "histogram"),
       data=dict(train_pixels=data["train_px"], validation_pixels=data["val_px"], expected=33),
       optim=dict(lrs=(0.03, 0.003)),
-      train=dict(epochs=30.0),
+      train=dict(epochs=60.0),
       paper=dict(name="Table 5, average pooling", top1=53.2),
     ),
     workdir,
@@ -240,7 +240,7 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(data, plain, tmp_path
 def test_the_first_records_can_be_all_that_is_used(data, finished, tmp_path):
   c = config(data, data=dict(train_records=60), train=dict(epochs=2.0))
   of = prepare(c)
-  used = np.concatenate([of.sets.train.records, of.sets.held.records])
+  used = np.concatenate([of.sets.train.records, of.sets.holdout.records])
   np.testing.assert_array_equal(np.sort(used), np.arange(60))
   assert run(c, tmp_path)
   kept = np.load(tmp_path / "features" / "trained-train.npy")

@@ -15,7 +15,7 @@ import runs
 from totojax import jobs
 from totojax.config import pixels, recipes, roots, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode, media, slowfast, video
+from totojax.data.pixels import decode, media, slowfast, timelines, video
 from totojax.data.sources import items
 from totojax.data.store import shards
 from totojax.jobs.plan import corpus as plan
@@ -42,7 +42,7 @@ def spec(mode, *, clip=CLIP, **changed):
 
 
 def timeline(frames, fps, *, said=True):
-  return decode.Timeline(
+  return timelines.Timeline(
     times_s=np.arange(frames) / fps,
     gap_s=1 / fps,
     counted=False,

@@ -10,7 +10,7 @@ from token_sets import SEQ
 
 from totojax import sequence
 from totojax.data.store import manifests, shards
-from totojax.data.stream import heldout, mixture, rows
+from totojax.data.stream import heldout, labelled, mixture, rows
 
 BATCH = 8
 PAPER = (0.2, 0.1, 0.1, 0.6)  # rows of images and of three video sets
@@ -197,6 +197,42 @@ def test_sources_of_equal_length_have_different_orders(tmp_path):
   ]
   assert sorted(order[0]) == sorted(order[1]) == list(range(40))
   assert order[0] != order[1]
+
+
+def _orders(kind, seed, records=40, epochs=3):
+  """The records of each epoch, as a stream draws them."""
+  if kind == "labelled":
+    labels = np.zeros(records, np.int32)
+    data = labelled.Records(None, "a", np.arange(records), labels, ("",) * records, ())
+    stream = labelled.stream(data, _drawn, seed=seed, batch=1, host=0, hosts=1)
+    drawn = [int(stream[i]["records"][0]) for i in range(epochs * records)]
+  else:
+    source = mixture.Source("a", _Some(records), 1.0)
+    plans = mixture._mix([source], per_row=[1], seed=seed)
+    drawn = [plans[i].draws[0].record for i in range(epochs * records)]
+  return np.array(drawn).reshape(epochs, records)
+
+
+class _Some:
+  def __init__(self, records):
+    self.records = records
+
+  def __len__(self):
+    return self.records
+
+
+def _drawn(rows_):
+  return {"records": np.array([row.draws[0].record for row in rows_])}
+
+
+@pytest.mark.parametrize("kind", ["labelled", "mixture"])
+def test_neighbouring_seeds_share_no_order(kind):
+  """Grain adds the epoch to the seed it is given."""
+  orders = {seed: _orders(kind, seed) for seed in (0, 1, 2)}
+  epochs = np.concatenate(list(orders.values()))
+  assert (np.sort(epochs) == np.arange(40)).all()
+  assert len({tuple(epoch) for epoch in epochs.tolist()}) == len(epochs)
+  np.testing.assert_array_equal(_orders(kind, 0), orders[0])
 
 
 def test_the_mixture_is_exact_over_its_cycle(sources):

@@ -1,4 +1,4 @@
-"""Names of leaves, rules that cover all of them, differences."""
+"""Names of leaves, differences."""
 
 import jax
 import jax.numpy as jnp
@@ -28,36 +28,6 @@ def test_map_named_gives_name_and_leaves():
   assert told["head"] == ("head", P("v"), 3)
   with pytest.raises(ValueError):  # another structure
     tree.map_named(lambda *x: x, AXES, {"head": 3})
-
-
-NAMES = ["blocks/attention/query", "blocks/norm/scale", "norm/scale"]
-
-
-def test_the_first_rule_that_matches_wins():
-  rules = [("norm/.*", "last"), (".*norm/.*", "norm"), (".*", "other")]
-  assert tree.first_match(rules, NAMES) == ["other", "norm", "last"]
-  # Another order, another answer; and a pattern must match the whole name.
-  rules = [(".*norm/scale", 1), (".*query", 2)]
-  assert tree.first_match(rules, NAMES) == [2, 1, 1]
-  assert tree.first_match(iter(rules), NAMES) == [2, 1, 1]
-
-
-def test_an_uncovered_name_is_an_error():
-  with pytest.raises(ValueError, match="'norm/scale' matches none of .*add"):
-    tree.first_match([("blocks/.*", 1), ("norm", 2)], NAMES)
-
-
-@pytest.mark.parametrize(
-  "rules, idle",
-  [
-    ([(".*", 1), ("head", 2)], "head"),  # matches nothing
-    ([(".*", 1), ("norm/.*", 2)], "norm/"),  # hidden by the first
-    ([(".*", 1), (".*", 2)], r"\.\*"),  # the same pattern twice
-  ],
-)
-def test_an_idle_rule_is_an_error(rules, idle):
-  with pytest.raises(ValueError, match=rf"rules \['{idle}.*'?\] match no"):
-    tree.first_match(rules, NAMES)
 
 
 def test_differences_name_everything_that_differs():

@@ -4,8 +4,6 @@ m = totojax.load(run)                # of run = "pretrain", local or gs://
 f = m.features(frames, layer=8)      # uint8 [T, H, W, 3] -> [T, G, G, D]
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 __version__ = "0.1.0"  # setup.py reads this line

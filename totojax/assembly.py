@@ -1,7 +1,5 @@
 """From a typed config to what is trained: model, optimiser, program, run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -128,53 +126,32 @@ def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | N
   growth = architecture.growth(
     base_width=section.base_width, base_heads=section.base_heads, base_mlp_dim=section.base_mlp_dim
   )
-  return mup.parametrise(
-    section,
-    growth,
-    depth=architecture.depth,
-    init_std=architecture.init_std,
-    starts_smaller=architecture.starts_smaller,
-  )
+  if architecture.starts_smaller:  # its blocks do `depth_init` by themselves
+    section = dataclasses.replace(section, depth_init=False)
+  return mup.Parametrisation(section, growth, architecture.depth, architecture.init_std)
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-  """What makes updates, and what the log says of it.
+  """What makes updates, and what the log says of it."""
 
-  Attributes:
-    tx: its numbers lie in `hyperparams` of its state.
-    rate: (opt_state, update) -> learning rate of that update.
-  """
-
-  tx: optax.GradientTransformationExtraArgs
-  rate: Callable[[Any, jax.Array], jax.Array]
+  tx: optax.GradientTransformationExtraArgs  # its numbers lie in `hyperparams` of its state
+  rate: Callable[[Any, jax.Array], jax.Array]  # (opt_state, update) -> learning rate of that update
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The train step of a config, ready to be compiled.
+  """The train step of a config, ready to be compiled."""
 
-  Attributes:
-    config: of a job that trains.
-    task: what is trained.
-    steps: updates.
-    layout: of the state and the batches.
-    lanes: several learning rates in place of the config's.
-    step_fn: of `step.jit_step`.
-    make: key -> state.
-    shapes: of the state.
-    shardings: its shardings.
-  """
-
-  config: Trains
-  task: tasks.Task
-  steps: int
-  layout: sharding.Layout
-  lanes: lanes_lib.Lanes | None
-  step_fn: Callable[..., Any]
-  make: Callable[[jax.Array], step_lib.TrainState]
-  shapes: step_lib.TrainState
-  shardings: step_lib.TrainState
+  config: Trains  # of a job that trains
+  task: tasks.Task  # what is trained
+  steps: int  # updates
+  layout: sharding.Layout  # of the state and the batches
+  lanes: "lanes_lib.Lanes | None"  # several learning rates in place of the config's
+  step_fn: Callable[..., Any]  # of `step.jit_step`
+  make: Callable[[jax.Array], step_lib.TrainState]  # key -> state
+  shapes: step_lib.TrainState  # of the state
+  shardings: step_lib.TrainState  # its shardings
 
   def init(self, frozen: Any, start: Callable[[Any], Any] | None) -> step_lib.TrainState:
     """A fresh state on the devices; see `run`."""
@@ -203,20 +180,16 @@ def program(
   microbatches: int,
   layout: sharding.Layout,
   rules: Any = None,
-  lanes: lanes_lib.Lanes | None = None,
+  lanes: "lanes_lib.Lanes | None" = None,
   optimiser: Optimiser | None = None,
 ) -> Program:
   """Joins a task, an optimiser and a layout into a train step.
 
   Args:
-    config: of a job that trains.
-    task: what is trained.
-    steps: updates.
+    config, task, steps, layout, lanes: as `Program` has them.
     rows: of the global batch.
     microbatches: parts of a batch.
-    layout: of the state and the batches.
     rules: µP's, a `mup.Rule` for every parameter.
-    lanes: several learning rates in place of the config's.
     optimiser: in place of the config's AdamW.
   """
   # Before anything is traced: the mesh must divide every microbatch.

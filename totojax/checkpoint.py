@@ -10,8 +10,6 @@ metadata, which those who may write objects need not be allowed to read, and it
 deletes the files of a step in any order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
@@ -84,9 +82,8 @@ class Checkpoints:
     self.wait()
     if self._steps and step <= self._steps[-1]:
       raise CheckpointError(
-        f"{self.directory}: step {step} was not saved, because a checkpoint"
-        f" of it or of a later step ({self._steps}) is there;"
-        " use another --workdir or remove it"
+        f"{self.directory}: step {step} was not saved, because a checkpoint of it or of a later"
+        f" step ({self._steps}) is there; use another --workdir or remove it"
       )
     try:
       self._writer.save(
@@ -120,7 +117,7 @@ class Checkpoints:
     # Placed as it is read: no host ever has the whole of a sharded array, and
     # the mesh may be another than the one that saved.
     *older, step = self._steps
-    wanted = jax.tree.map(
+    expected = jax.tree.map(
       lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
       _written(shapes),
       _written(shardings),
@@ -128,7 +125,7 @@ class Checkpoints:
     # Nobody else writes here: what is wrong with it stays wrong.
     where = f"to go on from step {older[-1]}, which is whole" if older else "to begin again"
     return _read(
-      self.directory / str(step), wanted, partial=False, advice=f"remove this folder {where}"
+      self.directory / str(step), expected, partial=False, advice=f"remove this folder {where}"
     )
 
   def close(self) -> None:
@@ -186,10 +183,10 @@ def latest_step(directory: epath.PathLike) -> int | None:
 
 def whole_steps(directory: epath.PathLike) -> list[int]:
   """The steps under `directory` that can be restored, in order."""
-  return [step for step, whole in _found(directory).items() if whole]
+  return [step for step, whole in _whole_by_step(directory).items() if whole]
 
 
-def _found(directory: epath.PathLike) -> dict[int, bool]:
+def _whole_by_step(directory: epath.PathLike) -> dict[int, bool]:
   """step -> whether it is whole, as it is now, for all that have a folder."""
   if objects.is_url(directory):
     names = [name.split("/") for name in objects.keys(directory)]
@@ -197,8 +194,8 @@ def _found(directory: epath.PathLike) -> dict[int, bool]:
     whole = {int(step): True for step, *rest in names if rest == [_MARKS[0]]}
     return dict(sorted({**steps, **whole}.items()))
   folders = [path for path in files.children(directory) if path.name.isdecimal()]
-  found = {int(path.name): (path / _MARKS[1]).exists() for path in folders}
-  return dict(sorted(found.items()))
+  steps = {int(path.name): (path / _MARKS[1]).exists() for path in folders}
+  return dict(sorted(steps.items()))
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:
@@ -218,7 +215,7 @@ def _set_aside(directory: epath.Path) -> None:
   deleted: nothing can be restored from what was written of them, and to copy it
   would take as long as to write it, and be paid for, for ever.
   """
-  for step, whole in _found(directory).items():
+  for step, whole in _whole_by_step(directory).items():
     path = directory / str(step)
     # A listing that was cut short is no reason to delete a step.
     if whole or (objects.is_url(path) and files.exists(path / _MARKS[0])):
@@ -291,8 +288,8 @@ def _waiting(
 
 def _tries_again() -> int:
   """How many requests TensorStore has made again in this process."""
-  found = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/gcs/retries")
-  return sum(value["value"] for metric in found for value in metric["values"])
+  counters = ts.experimental_collect_matching_metrics("/tensorstore/kvstore/gcs/retries")
+  return sum(value["value"] for metric in counters for value in metric["values"])
 
 
 def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
@@ -313,7 +310,7 @@ def read_params(
   """
   directory = _absolute(directory)
   _be_patient()
-  wanted = jax.tree.map(
+  expected = jax.tree.map(
     lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
     shapes,
     shardings,
@@ -325,7 +322,7 @@ def read_params(
     try:
       # The run may go on, so nothing is said of removing anything.
       advice = "restore it from a copy, or wait until the run has saved another"
-      tree, meta = _read(directory / str(step), {"params": wanted}, partial=True, advice=advice)
+      tree, meta = _read(directory / str(step), {"params": expected}, partial=True, advice=advice)
       return tree["params"], meta
     except CheckpointError:
       if step in whole_steps(directory):
@@ -347,39 +344,39 @@ def _written(state: step_lib.TrainState) -> dict[str, Any]:
   }
 
 
-def _read(path: epath.Path, wanted: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
+def _read(path: epath.Path, expected: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
   """Restores `wanted` and the meta data of one step's folder."""
   with _waiting(path, "read"):
     try:
-      return _read_now(path, wanted, partial=partial, advice=advice)
+      return _read_now(path, expected, partial=partial, advice=advice)
     except CheckpointError as error:
       if error.__cause__ is not None and outages.is_away(error.__cause__):
         raise _away(path, "read", error.__cause__) from error
       raise
 
 
-def _read_now(path: epath.Path, wanted: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
+def _read_now(path: epath.Path, expected: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
   try:
     meta = json.loads(files.read_bytes(path / "meta" / "metadata"))
     with ocp.PyTreeCheckpointer() as reader:
       listed = reader.metadata(path / "state").item_metadata
     if listed is None:
       raise ValueError("the list of its arrays cannot be read")
-    found = listed.tree
+    stored = listed.tree
   except Exception as error:
     raise CheckpointError(f"{path} is damaged ({_cause(error)}); {advice}") from error
   # Compared before anything is read: a config that does not fit is told by the
   # names and shapes of its leaves, and costs no restore.
-  flat_found = dict(tree_lib.named_leaves(found))
-  flat_wanted = dict(tree_lib.named_leaves(wanted))
+  flat_stored = dict(tree_lib.named_leaves(stored))
+  flat_expected = dict(tree_lib.named_leaves(expected))
   if partial:  # parameters without moments: whatever else is there may be
-    flat_found = {k: v for k, v in flat_found.items() if k in flat_wanted}
-  lines = tree_lib.differences(flat_found, flat_wanted)
+    flat_stored = {k: v for k, v in flat_stored.items() if k in flat_expected}
+  lines = tree_lib.differences(flat_stored, flat_expected)
   if lines:
     raise CheckpointError(f"{path} does not fit this config:\n  " + "\n  ".join(lines))
   arguments = ocp.args.PyTreeRestore(
-    item=wanted,
-    restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+    item=expected,
+    restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
     partial_restore=partial,
   )
   try:

@@ -5,8 +5,6 @@ is counted as what it needs, half of the square. Padding rows of the vocabulary
 and special ids beyond the codes are told apart everywhere.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

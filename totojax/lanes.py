@@ -7,8 +7,6 @@ longer finite is frozen as it was before that step, and the step is kept; the
 others go on. A lane is the run that it would be alone, to rounding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import functools
@@ -26,15 +24,11 @@ Step = Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
 
 @dataclasses.dataclass(frozen=True)
 class Lanes:
-  """The runs that go side by side.
+  """The runs that go side by side."""
 
-  Attributes:
-    peak_lr: peak learning rate of each.
-    in_turn: whether the program computes one lane after the other, which is
-      faster on a CPU, rather than all at once.
-  """
-
-  peak_lr: tuple[float, ...]
+  peak_lr: tuple[float, ...]  # peak learning rate of each
+  # Whether the program computes one lane after the other, which is faster on a
+  # CPU, rather than all at once.
   in_turn: bool
 
 
@@ -122,16 +116,16 @@ def _lane_step(
 ) -> tuple[step_lib.TrainState, step_lib.Metrics]:
   """One lane's update, undone if it leaves something that is not finite."""
   diverged = state.stats["diverged"]
-  before = state.replace(stats=state.stats["own"])
-  after, row = step_fn(before, batch)
+  old = state.replace(stats=state.stats["own"])
+  new, row = step_fn(old, batch)
   # The parameters too: a finite loss may have had an infinite gradient.
   finite = jnp.isfinite(row["loss"]) & jnp.isfinite(row["param_norm"])
   keep = finite & (diverged == 0)
   # All of the state goes back: a NaN in a moment would reach later updates.
-  after = jax.tree.map(functools.partial(jnp.where, keep), after, before)
-  diverged = jnp.where((diverged == 0) & ~finite, before.step + 1, diverged).astype(jnp.int32)
-  stats = {"own": after.stats, "diverged": diverged}
-  return after.replace(stats=stats), row
+  new = jax.tree.map(functools.partial(jnp.where, keep), new, old)
+  diverged = jnp.where((diverged == 0) & ~finite, old.step + 1, diverged).astype(jnp.int32)
+  stats = {"own": new.stats, "diverged": diverged}
+  return new.replace(stats=stats), row
 
 
 def evals(named: Mapping[str, Eval], lanes: Lanes) -> dict[str, Eval]:

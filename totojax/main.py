@@ -9,8 +9,6 @@ lives. The same command again goes on where the last one stopped; SIGTERM and
 Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import pathlib
@@ -43,6 +41,11 @@ _WORKDIR = flags.DEFINE_string(
 _ALLOW = flags.DEFINE_bool(
   "allow_changed_config", False, "Go on in a workdir that was made with another config."
 )
+_OTHER_VERSIONS = flags.DEFINE_bool(
+  "allow_other_versions",
+  False,
+  "Go on with data that was begun under other versions of PyAV, FFmpeg or Pillow.",
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Show where in the code an error was found.")
 _LIST = flags.DEFINE_bool(
   "list", False, "Print every key of the config, with its value, meaning and unit, and end."
@@ -63,9 +66,8 @@ _PROCESS = flags.DEFINE_integer(
 _HOST_TIMEOUT = flags.DEFINE_integer(
   "host_timeout_s",
   100,
-  "Seconds of silence after which a process is taken for lost, with"
-  " --multihost: all others then end with an error. One whose connection"
-  " breaks is missed at once.",
+  "Seconds of silence after which a process is taken for lost, with --multihost: all others then"
+  " end with an error. One whose connection breaks is missed at once.",
 )
 _START_TIMEOUT = flags.DEFINE_integer(
   "start_timeout_s",
@@ -115,12 +117,12 @@ def _quieten_orbax() -> None:
   logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
   hook = sys.unraisablehook
 
-  def told(found):
+  def filtered(unraisable):
     # What TensorStore still had to say to an orbax that did not wait.
-    if "Event loop is closed" not in str(found.exc_value):
-      hook(found)
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      hook(unraisable)
 
-  sys.unraisablehook = told
+  sys.unraisablehook = filtered
 
 
 def _main(config: ConfigDict | None, argv: list[str]) -> None:
@@ -196,7 +198,9 @@ def _print_keys(config: dict[str, Any]) -> None:
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax import rundir
-  from totojax.rundir import directory, hosts
+  from totojax.rundir import directory, hosts, provenance
+
+  provenance.allow_other_versions(_OTHER_VERSIONS.value)
 
   file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")

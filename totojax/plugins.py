@@ -10,8 +10,6 @@ one, the line in it. The digest of the source is part of a run's identity, like
 its config.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -55,21 +53,13 @@ class PluginError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-  """A function of the user's.
+  """A function of the user's."""
 
-  Attributes:
-    reference: as the config names it.
-    kind: one of `KINDS`.
-    make: the function; called without arguments.
-    file: that it is in.
-    digest: of its source.
-  """
-
-  reference: str
-  kind: str
-  make: Callable[[], Any]
-  file: str
-  digest: str
+  reference: str  # as the config names it
+  kind: str  # one of `KINDS`
+  make: Callable[[], Any]  # the function; called without arguments
+  file: str  # that it is in
+  digest: str  # of its source
 
   def wrong(self, value: Any, *, call: str = "") -> PluginError:
     """An error for what it gives, or what calling that gives ("(state)")."""

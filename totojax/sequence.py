@@ -13,8 +13,6 @@ of 16 x 16 tokens and a context of 4,096, every visual token is a target.
 Shapes: B batch, T tokens, N frames, G grid side, P tokens of a frame (G x G).
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import jax

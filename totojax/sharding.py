@@ -4,8 +4,6 @@ A parameter names its logical axes where it is created (`models/`). This file
 alone says which of them are split over which axis of the mesh.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -56,7 +54,7 @@ class ShardingRules:
         axis (XLA would refuse it later and less clearly).
     """
     table = dataclasses.asdict(self)
-    mesh_axes, taken = [], {}
+    mesh_axes, owners = [], {}
     for axis in logical:
       if axis is not None and axis not in table:
         raise ValueError(
@@ -65,12 +63,12 @@ class ShardingRules:
         )
       target = None if axis is None else table[axis]
       for mesh_axis in _names(target):
-        if mesh_axis in taken:
+        if mesh_axis in owners:
           raise ValueError(
-            f"{name}: logical axes {taken[mesh_axis]!r} and {axis!r} both go"
+            f"{name}: logical axes {owners[mesh_axis]!r} and {axis!r} both go"
             f" to mesh axis {mesh_axis!r}; change one of the two rules"
           )
-        taken[mesh_axis] = axis
+        owners[mesh_axis] = axis
       mesh_axes.append(target)
     return PartitionSpec(*mesh_axes)
 
@@ -127,7 +125,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
   return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def layout(config: MeshConfig, devices: list[Any] | None = None) -> Layout:
+def layout(config: MeshConfig, devices: list[Any] | None = None) -> "Layout":
   """Over `devices`; None: over all that are here.
 
   Raises:
@@ -151,15 +149,10 @@ def _over_slices(sizes: list[int], slices: int, devices: list[Any]) -> Mesh:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """A mesh and the rules: what lies where, and functions of what lies there.
+  """A mesh and the rules: what lies where, and functions of what lies there."""
 
-  Attributes:
-    mesh: the devices.
-    rules: the table.
-  """
-
-  mesh: Mesh
-  rules: ShardingRules = ShardingRules()
+  mesh: Mesh  # the devices
+  rules: ShardingRules = ShardingRules()  # the table
 
   @property
   def whole(self) -> NamedSharding:
@@ -194,9 +187,8 @@ class Layout:
         parts = self._parts(target)
         if size % parts:
           raise ValueError(
-            f"{name} {list(leaf.shape)}: {size} is not divisible by the"
-            f" {parts} devices of mesh axis {target!r}; use a mesh that"
-            " divides it"
+            f"{name} {list(leaf.shape)}: {size} is not divisible by the {parts} devices of mesh"
+            f" axis {target!r}; use a mesh that divides it"
           )
       return NamedSharding(self.mesh, spec)
 
@@ -213,7 +205,7 @@ class Layout:
       name: jax.make_array_from_process_local_data(by_row, rows) for name, rows in batch.items()
     }
 
-  def jit(self, function: Callable[..., T], **options: Any) -> Jitted[T]:
+  def jit(self, function: Callable[..., T], **options: Any) -> "Jitted[T]":
     """`jax.jit`, traced and called with the mesh and the rules set.
 
     Args:
@@ -271,9 +263,8 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh) -> N
   unit = int(np.lcm(ways * microbatches, jax.process_count()))
   if rows % unit:
     raise ValueError(
-      f"a batch of {rows} rows is not divisible by {microbatches}"
-      f" microbatches x {ways} data-parallel devices on"
-      f" {jax.process_count()} processes; use a multiple of {unit}"
+      f"a batch of {rows} rows is not divisible by {microbatches} microbatches x {ways}"
+      f" data-parallel devices on {jax.process_count()} processes; use a multiple of {unit}"
     )
   if jax.process_count() == 1 or isinstance(mesh, AbstractMesh):
     return
@@ -282,7 +273,6 @@ def check_batch(rows: int, *, microbatches: int, mesh: Mesh | AbstractMesh) -> N
     if len(hosts) > 1:
       raise ValueError(
         f"mesh axis 'tensor' of {mesh.shape['tensor']} (times 'sequence' of"
-        f" {mesh.shape['sequence']}) goes over processes {hosts}, which read"
-        " different rows; make mesh.tensor and mesh.sequence small enough for"
-        " the devices of one process"
+        f" {mesh.shape['sequence']}) goes over processes {hosts}, which read different rows; make"
+        " mesh.tensor and mesh.sequence small enough for the devices of one process"
       )

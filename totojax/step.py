@@ -4,8 +4,6 @@ Step convention: `state.step` is the number of updates applied. The metrics of
 update s describe update s: the loss before it was applied, the rate it used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import functools
 from typing import Any

@@ -6,8 +6,6 @@ step are known to be finite before it is saved; evaluations of a step come
 before its checkpoint, so that a restored run never owes one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
@@ -36,39 +34,24 @@ class NotFinite(rundir.RunError):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What one call of `fit` needs; made by `assembly.run`.
+  """What one call of `fit` needs; made by `assembly.run`."""
 
-  Attributes:
-    init: makes a fresh state, sharded.
-    step_fn: (state, batch) -> (state, metrics); donates the state.
-    batches: first step -> iterator of this host's part of each batch.
-    layout: where batches are placed.
-    shapes: ShapeDtypeStructs of the state.
-    shardings: of the state.
-    steps: updates of the whole run.
-    every: intervals.
-    evals: prefix -> function of the state that yields (name, value).
-    checkpoint: which checkpoints stay.
-    meta: saved with every checkpoint (JSON).
-    config: typed, for config.json.
-    facts: for manifest.json.
-    clock: rate and MFU.
-  """
-
-  init: Callable[[], step_lib.TrainState]
+  init: Callable[[], step_lib.TrainState]  # makes a fresh state, sharded
+  # (state, batch) -> (state, metrics); donates the state.
   step_fn: Callable[..., tuple[step_lib.TrainState, step_lib.Metrics]]
+  # First step -> iterator of this host's part of each batch.
   batches: Callable[[int], Iterator[HostBatch]]
-  layout: sharding.Layout
-  shapes: step_lib.TrainState
-  shardings: step_lib.TrainState
-  steps: int
-  every: Every
-  evals: Mapping[str, Eval]
-  checkpoint: checkpoint_lib.CheckpointConfig
-  meta: Mapping[str, Any]
-  config: schema.Dataclass
-  facts: Mapping[str, Any]
-  clock: Callable[[], metrics.Clock]
+  layout: sharding.Layout  # where batches are placed
+  shapes: step_lib.TrainState  # ShapeDtypeStructs of the state
+  shardings: step_lib.TrainState  # of the state
+  steps: int  # updates of the whole run
+  every: Every  # intervals
+  evals: Mapping[str, Eval]  # prefix -> function of the state that yields (name, value)
+  checkpoint: checkpoint_lib.CheckpointConfig  # which checkpoints stay
+  meta: Mapping[str, Any]  # saved with every checkpoint (JSON)
+  config: schema.Dataclass  # typed, for config.json
+  facts: Mapping[str, Any]  # for manifest.json
+  clock: Callable[[], metrics.Clock]  # rate and MFU
 
 
 def fit(

@@ -1,9 +1,6 @@
-"""Pytrees of parameters: names of leaves, rules for them, what modules give."""
+"""Pytrees of parameters: names of leaves, what modules give."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterable
-import re
+from collections.abc import Callable
 from typing import Any
 
 from flax import linen as nn
@@ -50,47 +47,20 @@ def map_named(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
   )
 
 
-def first_match(rules: Iterable[tuple[str, Any]], names: list[str]) -> list[Any]:
-  """The value of the first rule whose pattern matches each whole name.
-
-  Raises:
-    ValueError: a name that no rule covers, or a rule that matches no name: a
-      rule that does nothing is a mistake in the rule.
-  """
-  rules = list(rules)
-  used = set()
-  values = []
-  for name in names:
-    for i, (pattern, value) in enumerate(rules):
-      if re.fullmatch(pattern, name):
-        used.add(i)
-        values.append(value)
-        break
-    else:
-      raise ValueError(
-        f"parameter {name!r} matches none of the rules"
-        f" {[pattern for pattern, _ in rules]}; add one for it"
-      )
-  idle = [pattern for i, (pattern, _) in enumerate(rules) if i not in used]
-  if idle:
-    raise ValueError(f"rules {idle} match no parameter of {names}; remove them")
-  return values
-
-
-def differences(found: Tree, expected: Tree) -> list[str]:
+def differences(actual: Tree, expected: Tree) -> list[str]:
   """What differs between two trees of arrays: names, shapes, dtypes.
 
   Empty when they agree. Values are not looked at.
   """
-  found_by_name = dict(named_leaves(found))
+  actual_by_name = dict(named_leaves(actual))
   expected_by_name = dict(named_leaves(expected))
   lines = []
-  for name in expected_by_name.keys() - found_by_name.keys():
+  for name in expected_by_name.keys() - actual_by_name.keys():
     lines.append(f"{name}: missing")
-  for name in found_by_name.keys() - expected_by_name.keys():
+  for name in actual_by_name.keys() - expected_by_name.keys():
     lines.append(f"{name}: not expected")
-  for name in expected_by_name.keys() & found_by_name.keys():
-    a, b = found_by_name[name], expected_by_name[name]
+  for name in expected_by_name.keys() & actual_by_name.keys():
+    a, b = actual_by_name[name], expected_by_name[name]
     if a.shape != b.shape or a.dtype != b.dtype:
       lines.append(f"{name}: {a.dtype}{list(a.shape)} where {b.dtype}{list(b.shape)} is needed")
   return sorted(lines)

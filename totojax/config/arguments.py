@@ -5,8 +5,6 @@ lacks, that of its declaration. A tuple is written as in Python, "('a', 'b')";
 without brackets it is one item, and a flag that is repeated adds another.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Sequence
 import dataclasses

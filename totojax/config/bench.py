@@ -3,8 +3,6 @@
 `trained` is a model whose batches are random: its stores are not opened.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 

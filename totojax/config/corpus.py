@@ -1,7 +1,5 @@
 """Config keys of jobs that read images or videos of any source."""
 
-from __future__ import annotations
-
 from totojax.config import pixels
 from totojax.config.schema import ConfigError, field, Section, section
 
@@ -93,7 +91,7 @@ SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m uc
 
 
 @section("source")
-class Source(Section):
+class SourceConfig(Section):
   """Where items come from; the section called `name` says more.
 
   Attributes:
@@ -142,7 +140,7 @@ class SourceJob(Section):
 
   run: str = field("", "the job")
   seed: int = field(0, "of everything drawn", at_least=0)
-  source: Source = field(Source(), "of what")
+  source: SourceConfig = field(SourceConfig(), "of what")
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")
   image: pixels.ImageSpec = field(pixels.ImageSpec(), "out of images")
@@ -221,9 +219,8 @@ class FeatureFiles(Section):
   def __post_init__(self):
     if self.encoder and (self.pool == "frame" or self.tokenizer):
       raise ConfigError(
-        f"features.encoder is {self.encoder!r}, which knows no frames and"
-        " reads pixels; set features.pool to 'clip' (or 'token') and"
-        " features.tokenizer to ''"
+        f"features.encoder is {self.encoder!r}, which knows no frames and reads pixels; set"
+        " features.pool to 'clip' (or 'token') and features.tokenizer to ''"
       )
 
 

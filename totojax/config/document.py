@@ -3,8 +3,6 @@
 python -m totojax.config.document > docs/config.md
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import re

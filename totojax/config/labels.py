@@ -4,8 +4,6 @@
 "tuned" is where the default of fine-tuning is from, if it is another.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 from typing import Any
@@ -73,9 +71,8 @@ class TrainData(Data):
         )
     elif bool(self.validation) == bool(self.val_frac):
       raise ConfigError(
-        f"data.validation is {self.validation!r} and data.val_frac"
-        f" {self.val_frac}; name a folder that is held out, or a share of"
-        " data.train, and not both"
+        f"data.validation is {self.validation!r} and data.val_frac {self.val_frac}; name a folder"
+        " that is held out, or a share of data.train, and not both"
       )
 
 

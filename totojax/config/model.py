@@ -3,8 +3,6 @@
 "[gap]" marks what the paper does not say; the source of our default follows.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@
 argument `root`; `configs/paper/README.md` says what is in each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -13,7 +11,7 @@ from ml_collections import ConfigDict
 
 from totojax.config import recipes
 
-Row = TypeVar("Row")
+T = TypeVar("T")
 
 ROOT = "data"  # of all stores, unless a key says another place
 EPOCHS = 400  # of ImageNet-1k, of all ablations (section 4)
@@ -22,7 +20,7 @@ NINTH = 8  # the 9th layer (Table 3), counted from H_0: the peak of Figure 14
 VOCAB = {"dvae": 8192, "vqgan-1k": 1024, "vqgan-16k": 16_384}
 
 
-def chosen(rows: Mapping[str, Row], name: str, file: str) -> Row:
+def chosen(rows: Mapping[str, T], name: str, file: str) -> T:
   """The row of a table that a config's argument names.
 
   Raises:

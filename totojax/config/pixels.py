@@ -1,7 +1,5 @@
 """Config keys of pixels: what is rendered, and cut out of videos and images."""
 
-from __future__ import annotations
-
 from totojax.config.schema import ConfigError, field, Job, Section, section
 
 MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())
@@ -168,9 +166,8 @@ class CropSpec(Section):
   def __post_init__(self):
     if not self.size_px <= self.least_px <= self.most_px:
       raise ConfigError(
-        f"crops of {self.least_px} to {self.most_px} pixels for frames of"
-        f" {self.size_px}: sides must grow in that order, so that nothing is"
-        " enlarged"
+        f"crops of {self.least_px} to {self.most_px} pixels for frames of {self.size_px}: sides"
+        " must grow in that order, so that nothing is enlarged"
       )
 
 

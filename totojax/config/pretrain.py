@@ -1,7 +1,5 @@
 """Config keys of pre-training and its validation."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from totojax.config import model as models
@@ -95,9 +93,8 @@ class Pretrain(Job):
   def __post_init__(self):
     if self.sequence.segments and not self.model.segments:
       raise ConfigError(
-        "sequence.segments hides images from each other with a mask of"
-        f" attention, and {self.architecture.capitalize()} has none; set it"
-        " to False"
+        "sequence.segments hides images from each other with a mask of attention, and"
+        f" {self.architecture.capitalize()} has none; set it to False"
       )
 
 

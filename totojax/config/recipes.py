@@ -7,8 +7,6 @@ none of them cannot be set: a misspelt one is refused.
 A flag takes a value's type from its default: write floats as 1.0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import functools
 

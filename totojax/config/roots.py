@@ -1,7 +1,5 @@
 """Which keys a config has, by the name of its job."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import difflib
 import importlib

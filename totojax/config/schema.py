@@ -13,12 +13,11 @@ names that the user chooses to one of them.
 A flag takes a value's type from its default: write floats as 1.0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import difflib
 import functools
+import inspect
 import math
 import operator
 import types
@@ -52,25 +51,15 @@ def either(words: Iterable[str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-  """What values a key may have.
+  """What values a key may have."""
 
-  Attributes:
-    at_least: the least number, or least number of a tuple.
-    above: a number that it must be greater than.
-    at_most: the greatest.
-    below: a number that it must be less than.
-    choices: all that are allowed; (): any.
-    some: whether a tuple must not be empty.
-    once: whether a tuple may have nothing twice.
-  """
-
-  at_least: float | None = None
-  above: float | None = None
-  at_most: float | None = None
-  below: float | None = None
-  choices: tuple[Any, ...] = ()
-  some: bool = False
-  once: bool = False
+  at_least: float | None = None  # the least number, or least number of a tuple
+  above: float | None = None  # a number that it must be greater than
+  at_most: float | None = None  # the greatest
+  below: float | None = None  # a number that it must be less than
+  choices: tuple[Any, ...] = ()  # all that are allowed; (): any
+  some: bool = False  # whether a tuple must not be empty
+  once: bool = False  # whether a tuple may have nothing twice
 
   def broken(self, value: Any) -> str | None:
     """What `value`, or one of a tuple, must be and is not; None: all is well."""
@@ -103,25 +92,15 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-  """What is said of a key beside its type and default.
+  """What is said of a key beside its type and default."""
 
-  Attributes:
-    doc: its meaning, a phrase.
-    source: where the default is from; "[gap]" where the paper is silent.
-    range: allowed values.
-    unit: of a number; "": as the last word of the key's name says.
-    optional: whether a config may lack it: None is then its default.
-    choose: for a section of several kinds: what is beside it -> which one.
-    plugin: kind of `plugins` that a value may name in place of one of ours.
-  """
-
-  doc: str
-  source: str = ""
-  range: Range = Range()
-  unit: str = ""
-  optional: bool = False
-  choose: Choose | None = None
-  plugin: str = ""
+  doc: str  # its meaning, a phrase
+  source: str = ""  # where the default is from; "[gap]" where the paper is silent
+  range: Range = Range()  # allowed values
+  unit: str = ""  # of a number; "": as the last word of the key's name says
+  optional: bool = False  # whether a config may lack it: None is then its default
+  choose: Choose | None = None  # for a section of several kinds: what is beside it -> which one
+  plugin: str = ""  # kind of `plugins` that a value may name in place of one of ours
 
 
 def field(default: Any, doc: str, source: str = "", **more: Any) -> Any:
@@ -178,7 +157,7 @@ def section(name: str, *, run: str = "") -> Callable[[Class], Class]:
 
   def decorate(cls: Class) -> Class:
     if run:
-      cls.__annotations__ = {"run": "str", **cls.__dict__.get("__annotations__", {})}
+      cls.__annotations__ = {"run": "str", **inspect.get_annotations(cls)}
       cls.run = field(run, "the job")
     own = cls.__dict__.get("__post_init__")
 
@@ -347,19 +326,12 @@ def to_config(values: Any) -> ml_collections.ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-  """A key of a config, as `--list` and docs/config.md show it.
+  """A key of a config, as `--list` and docs/config.md show it."""
 
-  Attributes:
-    path: with dots.
-    value: its value, or its default.
-    kind: its type in words.
-    meta: what is said of it.
-  """
-
-  path: str
-  value: Any
-  kind: str
-  meta: Meta
+  path: str  # with dots
+  value: Any  # its value, or its default
+  kind: str  # its type in words
+  meta: Meta  # what is said of it
 
   @property
   def unit(self) -> str:

@@ -1,7 +1,5 @@
 """Config keys of studies: what is made of, or trained as, several runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 from typing import Any

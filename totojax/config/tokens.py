@@ -1,7 +1,5 @@
 """Config keys of tokens: tokenizers, and what is made of pixels with them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import re
 
@@ -155,9 +153,8 @@ class ReportStores(Section):
     extra = sorted(set(self.pixels) - set(self.stores))
     if extra:
       raise ConfigError(
-        f"tokens_report.pixels names {extra}, and stores has"
-        f" {sorted(self.stores)}; use the name of the token store that was"
-        " made from them"
+        f"tokens_report.pixels names {extra}, and stores has {sorted(self.stores)}; use the name of"
+        " the token store that was made from them"
       )
     if self.pixels and not self.tokenizer:
       raise ConfigError(

@@ -1,7 +1,5 @@
 """Config keys that every kind of training shares."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from totojax.config.schema import ConfigError, field, Section, section

@@ -28,20 +28,14 @@ RATE_PRIOR = 16.0  # pairs that the shared copy rate counts for, per code
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Mean loss in nats per token, with its standard error over sequences.
+  """Mean loss in nats per token, with its standard error over sequences."""
 
-  Attributes:
-    mean: mean over all tokens scored.
-    sem: standard error over sequences; NaN for a single sequence, since tokens
-      of one sequence are not independent.
-    sequences: sequences scored.
-    tokens: tokens scored.
-  """
-
-  mean: float
+  mean: float  # mean over all tokens scored
+  # Standard error over sequences; NaN for a single sequence, since tokens of
+  # one sequence are not independent.
   sem: float
-  sequences: int
-  tokens: int
+  sequences: int  # sequences scored
+  tokens: int  # tokens scored
 
 
 @dataclasses.dataclass(frozen=True)

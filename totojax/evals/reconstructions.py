@@ -20,17 +20,11 @@ MEASURED = 64  # images that PSNR is over, where there are originals
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What can be decoded.
+  """What can be decoded."""
 
-  Attributes:
-    tokenizer: whose codes they are; None for nothing at all.
-    stores: token stores of that tokenizer, by name.
-    originals: pixel stores that some of them were made from.
-  """
-
-  tokenizer: api.Tokenizer | None
-  stores: Mapping[str, store_lib.Store]
-  originals: Mapping[str, store_lib.Store]
+  tokenizer: api.Tokenizer | None  # whose codes they are; None for nothing at all
+  stores: Mapping[str, store_lib.Store]  # token stores of that tokenizer, by name
+  originals: Mapping[str, store_lib.Store]  # pixel stores that some of them were made from
 
 
 def plan(stores: Mapping[str, store_lib.Store], tokenizer: str, pixels: Mapping[str, str]) -> Plan:

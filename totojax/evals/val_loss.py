@@ -51,21 +51,13 @@ def batch_sums(nll_BT: jax.Array, visual_BT: jax.Array, *, frame_tokens: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class PositionLoss:
-  """Sums over all validation rows of one source, in float64.
+  """Sums over all validation rows of one source, in float64."""
 
-  Attributes:
-    sum_T: nats at each target position.
-    square_T: squared nats.
-    count_T: rows that have a visual target there.
-    sum_MN: nats of each frame of each row.
-    count_MN: visual targets of each frame of each row.
-  """
-
-  sum_T: np.ndarray
-  square_T: np.ndarray
-  count_T: np.ndarray
-  sum_MN: np.ndarray
-  count_MN: np.ndarray
+  sum_T: np.ndarray  # nats at each target position
+  square_T: np.ndarray  # squared nats
+  count_T: np.ndarray  # rows that have a visual target there
+  sum_MN: np.ndarray  # nats of each frame of each row
+  count_MN: np.ndarray  # visual targets of each frame of each row
 
   @classmethod
   def total(cls, parts: Iterable[Sums]) -> Self:

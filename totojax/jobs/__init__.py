@@ -6,8 +6,6 @@ imported when it is run, so that a run loads what it needs and no more. Its
 config is the typed one, of `config.roots`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import importlib
@@ -25,33 +23,29 @@ Run = Callable[[Any, "epath.Path", Interrupted], bool]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """One line of the table.
+  """One line of the table."""
 
-  Attributes:
-    run: "module:function" below this package; the function does what is left of
-      the job, and returns False if it was interrupted before its end.
-    shared: whether several processes do it together; else each would do it all.
-    kept: whether it leaves a run directory; a plan, say, changes nothing and is
-      made as often as one likes.
-    data: whether it leaves data alone, which may be on s3://; what else a run
-      leaves are checkpoints, say, which may not.
-    checks: module that has `check` and `is_done` of the job's run directory, in
-      place of those of `rundir.directory`.
-    environment: variables that must be set before jax starts.
-  """
-
+  # "module:function" below this package; the function does what is left of the
+  # job, and returns False if it was interrupted before its end.
   run: str
-  shared: bool = False
+  shared: bool = False  # whether several processes do it together; else each would do it all
+  # Whether it leaves a run directory; a plan, say, changes nothing and is made
+  # as often as one likes.
   kept: bool = True
+  # Whether it leaves data alone, which may be on s3://; what else a run leaves
+  # are checkpoints, say, which may not.
   data: bool = False
+  # Module that has `check` and `is_done` of the job's run directory, in place
+  # of those of `rundir.directory`.
   checks: str = "totojax.rundir.directory"
+  # Variables that must be set before jax starts.
   environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-  def check(self, workdir: epath.PathLike, config: Any, **more: Any) -> Any:
+  def check(self, workdir: "epath.PathLike", config: Any, **more: Any) -> Any:
     """The run directory, if it is new or was made with this config."""
     return importlib.import_module(self.checks).check(workdir, config, **more)
 
-  def is_done(self, workdir: epath.Path, config: Any) -> bool:
+  def is_done(self, workdir: "epath.Path", config: Any) -> bool:
     return importlib.import_module(self.checks).is_done(workdir, config)
 
 
@@ -101,7 +95,7 @@ def find(name: str) -> Job:
   return JOBS[name]
 
 
-def run(config: Any, workdir: epath.Path, interrupted: Interrupted) -> bool:
+def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   """Runs the job that `config.run` names.
 
   Args:

@@ -5,8 +5,6 @@ of the scaling law, beside what is printed; where the paper disagrees with
 itself, the row says so. Leaves `audit.csv`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import re
@@ -30,23 +28,15 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """One number of the paper.
+  """One number of the paper."""
 
-  Attributes:
-    where: table or figure and its row.
-    source: section or caption of the paper where it is printed.
-    what: the reading under which it is worked out.
-    printed: as in the paper, or read off a figure.
-    value: worked out.
-    verdict: "rounds" or "cut off" to what is printed, "no", or "reads" where a
-      figure agrees to a per cent.
-  """
-
-  where: str
-  source: str
-  what: str
-  printed: str
-  value: float
+  where: str  # table or figure and its row
+  source: str  # section or caption of the paper where it is printed
+  what: str  # the reading under which it is worked out
+  printed: str  # as in the paper, or read off a figure
+  value: float  # worked out
+  # "rounds" or "cut off" to what is printed, "no", or "reads" where a figure
+  # agrees to a per cent.
   verdict: str
 
 

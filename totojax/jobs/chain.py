@@ -7,8 +7,6 @@ chain was moved. A finished stage is not run again; one that was cut goes on
 where it stopped.
 """
 
-from __future__ import annotations
-
 import time
 
 from etils import epath

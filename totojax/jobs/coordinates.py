@@ -8,8 +8,6 @@ figure, and needs no data: the tokens are random.
 Shapes: B rows, R tokens of a row, T context, H heads, K head dim, L layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 from typing import Any

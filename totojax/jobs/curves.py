@@ -4,8 +4,6 @@ Reads what runs have logged so far, trains nothing. Leaves `curves.csv`,
 `curves.png` and `report.html`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from etils import epath

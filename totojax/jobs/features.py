@@ -12,8 +12,6 @@ none.
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import hashlib
@@ -30,7 +28,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
-from totojax.rundir import directory, files, pieces
+from totojax.rundir import directory, files, pieces, provenance
 from totojax.trained import backbone, encoders
 from totojax.trained import model as pretrained
 
@@ -40,23 +38,14 @@ _CLIP = ("id", "clip", "label")
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-  """What features are of.
+  """What features are of."""
 
-  Attributes:
-    name: for errors.
-    layers: that are written.
-    frames: of a clip, at most.
-    size_px: side of the frames.
-    facts: what other features would differ in.
-    ready: kind of the items -> what computes features of their clips.
-  """
-
-  name: str
-  layers: tuple[int, ...]
-  frames: int
-  size_px: int
-  facts: Mapping[str, Any]
-  ready: Callable[[str], Compute]
+  name: str  # for errors
+  layers: tuple[int, ...]  # that are written
+  frames: int  # of a clip, at most
+  size_px: int  # side of the frames
+  facts: Mapping[str, Any]  # what other features would differ in
+  ready: Callable[[str], Compute]  # kind of the items -> what computes features of their clips
 
 
 def _from_run(config: Features) -> _Model:
@@ -108,9 +97,8 @@ def _from_encoder(config: Features) -> _Model:
     if kind != settings.pool or x_LR.shape[:2] != expected:
       form = "tokens, width" if settings.pool == "token" else "width"
       raise ValueError(
-        f"{path} gave features of shape {x_LR.shape}; for"
-        f" {len(clips_RNSS3)} clips and features.pool {settings.pool!r} they"
-        f" are [{expected[0]} layers, {expected[1]}, {form}]"
+        f"{path} gave features of shape {x_LR.shape}; for {len(clips_RNSS3)} clips and"
+        f" features.pool {settings.pool!r} they are [{expected[0]} layers, {expected[1]}, {form}]"
       )
     return x_LR[places]
 
@@ -139,12 +127,21 @@ def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   directory.begin(workdir, config, **model.facts)
   listing = {part.name: part.info["listing"] for part in parts}
   backbone.check_same({**model.facts, "listing": listing}, workdir)
+  _check_versions(workdir, [media.versions(part.listing.items[0], part.spec) for part in parts[:1]])
   compute = model.ready(parts[0].listing.kind)
   for part in parts:
     if not _make(part, compute, model.layers, config, interrupted):
       return False
   _finish(parts, config.features, workdir)
   return True
+
+
+def _check_versions(workdir: epath.Path, here: list[dict[str, str]]) -> None:
+  """Raises ValueError where files would be decoded otherwise than before."""
+  path = workdir / "decoders.json"
+  before = files.read_json(path)["versions"] if files.exists(path) else here
+  provenance.check_versions(str(workdir), before, here)
+  files.write_json(path, {"versions": before + [each for each in here if each not in before]})
 
 
 def _sized(config: Features, model: _Model) -> Features:

@@ -10,8 +10,6 @@ certificate of that, so that training need not compare them again.
 Shapes: R records, T frames, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import hashlib
 import itertools
@@ -46,9 +44,8 @@ def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.In
   for store in (*train, *held_out):
     if store.manifest.tokenizer != train[0].manifest.tokenizer:
       raise ValueError(
-        f"{store.path} has tokens of {store.manifest.tokenizer!r}, and"
-        f" {train[0].path} of {train[0].manifest.tokenizer!r}; tokens of"
-        " different tokenizers cannot be compared"
+        f"{store.path} has tokens of {store.manifest.tokenizer!r}, and {train[0].path} of"
+        f" {train[0].manifest.tokenizer!r}; tokens of different tokenizers cannot be compared"
       )
   directory.begin(workdir, config)
   ids, tokens = {}, {}

@@ -4,8 +4,6 @@ Leaves `tokenizer.safetensors` in the run directory, as training one does. What
 had to be downloaded is in `downloads` beside it, and may be deleted.
 """
 
-from __future__ import annotations
-
 import hashlib
 import pathlib
 
@@ -24,9 +22,8 @@ def _check_count(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
     entries = getattr(settings, name)
     if entries and len(entries) != len(kind.files):
       raise ConfigError(
-        f"official.{name} has {len(entries)} entries; {kind.name} is made of"
-        f" {len(kind.files)} files ({', '.join(kind.files)}): give one for"
-        " each, or none"
+        f"official.{name} has {len(entries)} entries; {kind.name} is made of {len(kind.files)}"
+        f" files ({', '.join(kind.files)}): give one for each, or none"
       )
 
 

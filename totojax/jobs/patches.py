@@ -5,8 +5,6 @@ patch is predicted, else its token of `data.encode_with`, which is made on the
 device in each step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import functools
@@ -32,19 +30,12 @@ from totojax.tokenizers import patches, weights
 
 @dataclasses.dataclass(frozen=True)
 class PatchTask:
-  """What is trained, and what goes with it.
+  """What is trained, and what goes with it."""
 
-  Attributes:
-    inner: on patches, with tokens in its batch where it predicts these.
-    trained: the same, from batches of pixels alone.
-    fingerprint: of the tokenizer, or of the patches.
-    frozen: host arrays of the trained task, or None.
-  """
-
-  inner: task_lib.Patches
-  trained: task_lib.Patches | encode.EncodeFrames
-  fingerprint: str
-  frozen: Any
+  inner: task_lib.Patches  # on patches, with tokens in its batch where it predicts these
+  trained: task_lib.Patches | encode.EncodeFrames  # the same, from batches of pixels alone
+  fingerprint: str  # of the tokenizer, or of the patches
+  frozen: Any  # host arrays of the trained task, or None
 
 
 def task(config: Pretrain, backend: str = "") -> PatchTask:
@@ -86,9 +77,8 @@ def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side
     )
   if side % tokenizer.factor:
     raise ConfigError(
-      f"patches.side_px is {side}; a token of data.encode_with is"
-      f" {tokenizer.factor} pixels wide: use that, or a multiple of it, so"
-      " that each patch has one token"
+      f"patches.side_px is {side}; a token of data.encode_with is {tokenizer.factor} pixels wide:"
+      " use that, or a multiple of it, so that each patch has one token"
     )
 
 
@@ -134,8 +124,8 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   sums = assembly.position_sums(functools.partial(nll, goal), layout, spec.frame_tokens)
 
   def validate(state: step_lib.TrainState):
-    both = (state.params, state.frozen)
-    return val_loss.scalars(val_loss.evaluate(sums, both, sources))
+    arrays = (state.params, state.frozen)
+    return val_loss.scalars(val_loss.evaluate(sums, arrays, sources))
 
   model = goal.inner.model
   rows = spec.vocab if model.predicts == "tokens" else model.values
@@ -172,16 +162,16 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
 
 
 def nll(
-  task: PatchTask, both: tuple[Any, Any], batch: Mapping[str, Any]
+  task: PatchTask, arrays: tuple[Any, Any], batch: Mapping[str, Any]
 ) -> tuple[jax.Array, jax.Array]:
   """Loss [B, T] of every target, and where it counts.
 
   Args:
     task: what is evaluated.
-    both: its parameters and frozen arrays.
+    arrays: its parameters and frozen arrays.
     batch: of pixels; tokens are made of it where these are predicted.
   """
-  params, frozen = both
+  params, frozen = arrays
   if isinstance(task.trained, encode.EncodeFrames):
     tokens_BR = task.trained.tokens(frozen["tokenizer"], batch)
     batch = {**batch, "tokens": tokens_BR}

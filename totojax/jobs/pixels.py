@@ -6,8 +6,6 @@ the id of the item they come from. An item is in one of the two, never in both.
 Shapes: K crops of a video, N frames, H and W pixels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from etils import epath
@@ -21,7 +19,7 @@ from totojax.data.pixels import media, synthetic, video
 from totojax.data.pixels import photos as photo_lib
 from totojax.data.sources import folder
 from totojax.data.sources import items as items_lib
-from totojax.data.store import fill
+from totojax.data.store import fill, manifests
 from totojax.rundir import directory, files
 
 
@@ -99,6 +97,7 @@ def decode(
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
+        manifests.DECODERS: [media.versions(listing[0], spec)],
       },
     )
     return fill.Split(manifest, len(items), make)

@@ -1,7 +1,5 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, TYPE_CHECKING
@@ -27,16 +25,16 @@ if TYPE_CHECKING:
 def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prediction of the next token, or of the next patch."""
   if not config.patches.inputs:
-    made = pretraining(config)
+    training = pretraining(config)
   else:
     from totojax.jobs import patches  # Table 3 alone reads patches
 
-    made = patches.pretraining(config)
-  _, finished = train.fit(made, workdir, interrupted=interrupted)
+    training = patches.pretraining(config)
+  _, finished = train.fit(training, workdir, interrupted=interrupted)
   return finished
 
 
-def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train.Run:
+def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> train.Run:
   """Everything that `train.fit` needs for next-token prediction.
 
   Args:
@@ -98,23 +96,14 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
 
 @dataclasses.dataclass(frozen=True)
 class _Inputs:
-  """What is read, and the task on it.
+  """What is read, and the task on it."""
 
-  Attributes:
-    task: on tokens, or on pixels that it encodes itself.
-    stream: this host's batches.
-    records: of each source.
-    held_out: stores of tokens.
-    tokenizer: fingerprint of the one that makes, or made, the tokens.
-    frozen: its parameters, where it runs in the step.
-  """
-
-  task: tasks.Task
-  stream: Any
-  records: Mapping[str, int]
-  held_out: list[rows_lib.Source]
-  tokenizer: str
-  frozen: Any
+  task: tasks.Task  # on tokens, or on pixels that it encodes itself
+  stream: Any  # this host's batches
+  records: Mapping[str, int]  # of each source
+  held_out: list[rows_lib.Source]  # stores of tokens
+  tokenizer: str  # fingerprint of the one that makes, or made, the tokens
+  frozen: Any  # its parameters, where it runs in the step
 
 
 def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
@@ -167,7 +156,7 @@ def _start(
   task: task_lib.Pretrain,
   *,
   tokenizer: str,
-  lanes: lanes_lib.Lanes | None,
+  lanes: "lanes_lib.Lanes | None",
   layout: sharding.Layout,
 ) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
   """How parameters begin, and what the manifest says of it (Table 4's stage 2).
@@ -188,14 +177,14 @@ def _start(
   from totojax.trained import backbone
 
   # Checked here, before anything is compiled; read when the state is made.
-  found = backbone.find(config.init_from)
-  backbone.check_start(found, task.model, tokenizer=tokenizer)
-  facts = {"init_from": {"run": str(found.path), "step": found.step}}
+  source_run = backbone.find(config.init_from)
+  backbone.check_start(source_run, task.model, tokenizer=tokenizer)
+  facts = {"init_from": {"run": str(source_run.path), "step": source_run.step}}
   # Parameters alone: moments, step and schedule are this run's.
-  return lambda _: backbone.read(found, task.model, layout), facts
+  return lambda _: backbone.read(source_run, task.model, layout), facts
 
 
-def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> tokenizer_api.Tokenizer | None:
+def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.Tokenizer | None":
   """The tokenizer that runs on the device, if one does.
 
   Raises:
@@ -206,18 +195,19 @@ def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> tokenizer_api.Tok
     return None
   from totojax.tokenizers import weights
 
-  found = weights.load(path)
-  if found.vocab != spec.vocab:
+  tokenizer = weights.load(path)
+  if tokenizer.vocab != spec.vocab:
     raise ConfigError(
-      f"data.encode_with {path} has {found.vocab} codes; sequence.vocab is"
+      f"data.encode_with {path} has {tokenizer.vocab} codes; sequence.vocab is"
       f" {spec.vocab}: make them equal"
     )
-  wanted = config.data.tokenizer
-  if wanted and wanted != found.fingerprint:
+  expected = config.data.tokenizer
+  if expected and expected != tokenizer.fingerprint:
     raise ConfigError(
-      f"data.encode_with {path} is tokenizer {found.fingerprint}; data.tokenizer asks for {wanted}"
+      f"data.encode_with {path} is tokenizer {tokenizer.fingerprint}; data.tokenizer asks for"
+      f" {expected}"
     )
-  return found
+  return tokenizer
 
 
 def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
@@ -233,16 +223,15 @@ def batch_rows(batch_tokens: int, spec: sequence.SequenceSpec) -> int:
 
 
 def _check_same_tokenizer(
-  encoder: tokenizer_api.Tokenizer, held_out: list[rows_lib.Source]
+  encoder: "tokenizer_api.Tokenizer", held_out: list[rows_lib.Source]
 ) -> None:
   # Shapes would fit: the loss would be of codes that mean something else.
   for source in held_out:
-    found = source.store.manifest.tokenizer
-    if found != encoder.fingerprint:
+    fingerprint = source.store.manifest.tokenizer
+    if fingerprint != encoder.fingerprint:
       raise ConfigError(
-        f"validation store {source.name!r} has tokens of {found}, and"
-        f" data.encode_with is {encoder.fingerprint}; make it with the same"
-        " tokenizer"
+        f"validation store {source.name!r} has tokens of {fingerprint}, and data.encode_with is"
+        f" {encoder.fingerprint}; make it with the same tokenizer"
       )
 
 

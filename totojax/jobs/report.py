@@ -1,7 +1,5 @@
 """`run = "report"`: one page from the run directories of a chain."""
 
-from __future__ import annotations
-
 from etils import epath
 
 from totojax import jobs

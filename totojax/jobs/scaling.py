@@ -5,8 +5,6 @@ Leaves `scaling.csv` (compute in MACs, FLOPs and PF-days of training),
 `laws.json`, the paper's Figure 9 as `scaling.png`, and `report.html`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -62,7 +60,9 @@ def points(source: finished.PastRun, settings: Scaling) -> list[dict[str, Any]]:
     ValueError: the run is not finished, or has no such evaluation.
   """
   name, manifest = source.name, source.manifest
-  evaluations = [row for row in source.rows if _is_eval(row)]
+  evaluations = [
+    row for row in source.rows if row["kind"] == "eval" and any(k.endswith("/loss") for k in row)
+  ]
   steps = manifest["steps"]
   last = evaluations[-1]["step"] if evaluations else 0
   if last < steps:
@@ -93,10 +93,6 @@ def points(source: finished.PastRun, settings: Scaling) -> list[dict[str, Any]]:
       }
     )
   return rows
-
-
-def _is_eval(row: Mapping[str, Any]) -> bool:
-  return row["kind"] == "eval" and any(key.endswith("/loss") for key in row)
 
 
 def _loss(row: Mapping[str, Any], source: str, name: str) -> tuple[float, float]:

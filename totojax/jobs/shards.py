@@ -7,8 +7,6 @@ Beside the shards it writes what the report shows of the tokenizer:
 Shapes: R records, N frames, H and W pixels, P tokens of a frame, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 

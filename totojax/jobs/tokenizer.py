@@ -1,7 +1,5 @@
 """`run = "tokenizer"`: trains a dVAE, or takes one, and leaves its file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

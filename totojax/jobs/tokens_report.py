@@ -10,8 +10,6 @@ what is counted together are the stores of one tokenizer.
 Shapes: V codes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -92,9 +90,8 @@ def _open(name: str, path: str) -> store_lib.Store:
   store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
   if not store.manifest.tokenizer:
     raise ValueError(
-      f"tokens_report.stores.{name}: {path} is a pixel store and holds no"
-      " codes; name the token store that was made from it (and this one"
-      f" as tokens_report.pixels.{name})"
+      f"tokens_report.stores.{name}: {path} is a pixel store and holds no codes; name the token"
+      f" store that was made from it (and this one as tokens_report.pixels.{name})"
     )
   return store
 

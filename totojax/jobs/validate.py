@@ -7,8 +7,6 @@ at every position, frame and row as CSV, and the figure (the paper's Figure 10).
 Shapes: M records, N frames, P tokens of a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ that another is a file with a config and its block, and its keys in
 Shapes: B batch, T tokens, D width.
 """
 
-from __future__ import annotations
-
 import abc
 from typing import Any, ClassVar, TYPE_CHECKING
 
@@ -21,43 +19,32 @@ class Architecture(abc.ABC):
   """The architecture; together with the vocabulary it fixes every parameter.
 
   A frozen dataclass whose fields are the keys of the config's section `model`.
-
-  Attributes:
-    kind: its name, for errors.
-    wide: parameters that are used in float32 whatever the dtype of compute, by
-      the last part of their names.
-    segments: whether images can be hidden from each other.
-    fine_tunes: whether a trained one may go on with another base of its
-      positions, another mask and dropped paths (`llama.Block`).
-    starts_smaller: whether its blocks start what writes to the residual stream
-      smaller by themselves, with depth.
-    width: of the residual stream (D).
-    depth: blocks (L).
-    norm_eps: epsilon of the norms.
-    init_std: standard deviation of matrices at the start.
-    tied: whether the output head is the embedding, transposed.
-    prefix_tokens: first tokens that every token sees, whatever its place; 0:
-      causal.
   """
 
   __dataclass_fields__: ClassVar[dict[str, Any]]
-  kind: ClassVar[str]
+  kind: ClassVar[str]  # its name, for errors
+  # Parameters that are used in float32 whatever the dtype of compute, by the
+  # last part of their names.
   wide: ClassVar[frozenset[str]] = frozenset()
-  segments: ClassVar[bool] = False
+  segments: ClassVar[bool] = False  # whether images can be hidden from each other
+  # Whether a trained one may go on with another base of its positions, another
+  # mask and dropped paths (`llama.Block`).
   fine_tunes: ClassVar[bool] = False
+  # Whether its blocks start what writes to the residual stream smaller by
+  # themselves, with depth.
   starts_smaller: ClassVar[bool] = False
 
-  width: int
-  depth: int
-  norm_eps: float
-  init_std: float
-  tied: bool
-  prefix_tokens: int
+  width: int  # of the residual stream (D)
+  depth: int  # blocks (L)
+  norm_eps: float  # epsilon of the norms
+  init_std: float  # standard deviation of matrices at the start
+  tied: bool  # whether the output head is the embedding, transposed
+  prefix_tokens: int  # first tokens that every token sees, whatever its place; 0: causal
 
   # What is computed.
 
   @abc.abstractmethod
-  def block(self) -> type[nn.Module]:
+  def block(self) -> "type[nn.Module]":
     """The class of a block: of (config, attention, dtype, platform, scales).
 
     It is called with (residual stream, rotary angles, segments) and, while
@@ -66,10 +53,10 @@ class Architecture(abc.ABC):
     """
 
   @abc.abstractmethod
-  def norm(self, name: str | None = None) -> nn.Module:
+  def norm(self, name: str | None = None) -> "nn.Module":
     """The norm before the head; `name` where it is made inside of a module."""
 
-  def placed_input(self, x_BTD: jax.Array, positions_T: jax.Array) -> jax.Array:
+  def placed_input(self, x_BTD: "jax.Array", positions_T: "jax.Array") -> "jax.Array":
     """The residual stream before the first block, of embeddings.
 
     Args:
@@ -79,7 +66,7 @@ class Architecture(abc.ABC):
     del positions_T
     return x_BTD
 
-  def angles(self, positions_T: jax.Array) -> tuple[jax.Array, jax.Array] | None:
+  def angles(self, positions_T: "jax.Array") -> "tuple[jax.Array, jax.Array] | None":
     """`layers.rope_table` of positions; None where nothing is rotated."""
     del positions_T
     return None
@@ -170,17 +157,12 @@ class Architecture(abc.ABC):
 
 
 class Transformer(Architecture):
-  """Attention of H heads and an MLP of F hidden units.
-
-  Attributes:
-    heads: attention heads (H); head dim K = D / H.
-    mlp_dim: hidden units (F).
-  """
+  """Attention of H heads and an MLP of F hidden units."""
 
   segments: ClassVar[bool] = True
 
-  heads: int
-  mlp_dim: int
+  heads: int  # attention heads (H); head dim K = D / H
+  mlp_dim: int  # hidden units (F)
 
   @property
   def head_dim(self) -> int:

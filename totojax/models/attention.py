@@ -123,8 +123,8 @@ def attend(
         mask = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
       if 0 < prefix < tokens:
         places = jnp.arange(tokens)
-        seen = _seen(places, places, prefix)[None, None]
-        mask = seen if mask is None else mask & seen
+        visible = _visible(places, places, prefix)[None, None]
+        mask = visible if mask is None else mask & visible
       return jax.nn.dot_product_attention(
         q_BTHK,
         k_BSHK,
@@ -203,7 +203,7 @@ def attend_to_cache(
   return mixed_BTHK[:, :1].astype(q_B1HK.dtype)
 
 
-def _seen(rows: jax.Array, columns: jax.Array, prefix: int) -> jax.Array:
+def _visible(rows: jax.Array, columns: jax.Array, prefix: int) -> jax.Array:
   """bool [rows, columns]: which keys a query sees."""
   causal = rows[:, None] >= columns[None]
   return causal | (columns < prefix)[None] if prefix else causal
@@ -224,11 +224,11 @@ def _over_devices(
   def local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS):
     first = jax.lax.axis_index(axis) * q_BTHK.shape[1]
     rows = first + jnp.arange(q_BTHK.shape[1])
-    seen = _seen(rows, jnp.arange(k_BSHK.shape[1]), prefix)[None, None]
+    visible = _visible(rows, jnp.arange(k_BSHK.shape[1]), prefix)[None, None]
     if segments_BT is not None:
-      seen = seen & (segments_BT[:, :, None] == segments_BS[:, None])[:, None]
+      visible = visible & (segments_BT[:, :, None] == segments_BS[:, None])[:, None]
     logits_BHTS = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32)
-    weights_BHTS = jax.nn.softmax(jnp.where(seen, logits_BHTS * scale, -jnp.inf), axis=-1)
+    weights_BHTS = jax.nn.softmax(jnp.where(visible, logits_BHTS * scale, -jnp.inf), axis=-1)
     return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS.astype(q_BTHK.dtype), v_BSHK)
 
   queries = splash.mesh_axes("batch", "tokens", "heads", "head_dim")

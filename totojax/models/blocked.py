@@ -68,12 +68,12 @@ def _forward(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, prefix):
     sums.append(top_BHN + jnp.log(total_BHN))
   mixed_BHKT = jnp.concatenate(mixed, axis=-1).astype(q_BTHK.dtype)
   mixed_BTHK = mixed_BHKT.transpose(0, 3, 1, 2)
-  kept = q_BTHK, k_BTHK, v_BTHK, segments_BT, mixed_BTHK, sums
-  return mixed_BTHK, kept
+  residuals = q_BTHK, k_BTHK, v_BTHK, segments_BT, mixed_BTHK, sums
+  return mixed_BTHK, residuals
 
 
-def _backward(scale, prefix, kept, gradient_BTHK):
-  q_BTHK, k_BTHK, v_BTHK, segments_BT, mixed_BTHK, sums_BHN = kept
+def _backward(scale, prefix, residuals, gradient_BTHK):
+  q_BTHK, k_BTHK, v_BTHK, segments_BT, mixed_BTHK, sums_BHN = residuals
   dtype, tiles = q_BTHK.dtype, _tiles(q_BTHK.shape[1])
   if q_BTHK.shape[1] > MOST_KEPT:
     # Queries that the compiler cannot know to be those of the forward pass: on
@@ -143,26 +143,26 @@ def _seen(
   tiles: Sequence[_Tile], i: int, j: int, prefix: int, segments_BT: jax.Array | None
 ) -> jax.Array | None:
   """bool [B or 1, 1, S, N]: which keys of tile j tile i sees; None: all."""
-  seen = None
+  visible = None
   if j >= i and tiles[j][1] > prefix:
     keys_S1, queries_N = jnp.arange(*tiles[j])[:, None], jnp.arange(*tiles[i])
-    seen = ((keys_S1 <= queries_N) | (keys_S1 < prefix))[None, None]
+    visible = ((keys_S1 <= queries_N) | (keys_S1 < prefix))[None, None]
   if segments_BT is not None:
     keys_BS1 = _cut(segments_BT, tiles[j], 1)[:, :, None]
     queries_B1N = _cut(segments_BT, tiles[i], 1)[:, None]
     same = (keys_BS1 == queries_B1N)[:, None]
-    seen = same if seen is None else seen & same
-  return seen
+    visible = same if visible is None else visible & same
+  return visible
 
 
 def _scaled(q_BTHK: jax.Array, scale: float) -> jax.Array:
   return (q_BTHK.astype(jnp.float32) * scale).astype(q_BTHK.dtype)
 
 
-def _logits(q_BHKN, k_BHSK, seen):
+def _logits(q_BHKN, k_BHSK, visible):
   """float32 [B, H, S, N], -inf where a query does not see a key."""
   logits_BHSN = _product(k_BHSK, q_BHKN)
-  return logits_BHSN if seen is None else jnp.where(seen, logits_BHSN, -jnp.inf)
+  return logits_BHSN if visible is None else jnp.where(visible, logits_BHSN, -jnp.inf)
 
 
 def _product(left: jax.Array, right: jax.Array) -> jax.Array:

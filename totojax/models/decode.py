@@ -27,18 +27,14 @@ _ONE_TOKEN = platform_lib.Platform("one token")
 
 
 class Cache(NamedTuple):
-  """Keys and values of the tokens so far, in the dtype of compute.
+  """Keys and values of the tokens so far, in the dtype of compute."""
 
-  Attributes:
-    keys: rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where
-      the weights are a tuple of layers too.
-    values: the same.
-    tokens_BS: int32, what stands where, for a model whose images are hidden
-      from each other; else None.
-  """
-
+  # Rotated, [L, B, H, S, K]; or a tuple of L arrays [B, H, S, K], where the
+  # weights are a tuple of layers too.
   keys: Any
-  values: Any
+  values: Any  # the same
+  # int32, what stands where, for a model whose images are hidden from each
+  # other; else None.
   tokens_BS: jax.Array | None
 
 
@@ -130,9 +126,9 @@ def prefill(
       f"model.prefix_tokens is {model.config.prefix_tokens}; a model decodes"
       " token by token only with causal attention, 0"
     )
-  before = empty(model, rows=rows, room=room)
-  if not isinstance(before, Cache):
-    return _recurrent(model, weights, inputs_BT, before)
+  start = empty(model, rows=rows, room=room)
+  if not isinstance(start, Cache):
+    return _recurrent(model, weights, inputs_BT, start)
   if model.compute.attention == "splash" and not splash.fits(tokens):
     model = _computed(model, attention="xla")
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
@@ -144,8 +140,8 @@ def prefill(
   def mix(q_BTHK, k_BTHK, v_BTHK, scale):
     return attend(q_BTHK, k_BTHK, v_BTHK, scale=scale), (k_BTHK, v_BTHK)
 
-  logits_BV, kept = _through(model, weights, inputs_BT, jnp.arange(tokens), rope, lambda _: mix)
-  return logits_BV, _written(_noted(before, inputs_BT, 0), kept, 0)
+  logits_BV, pairs = _through(model, weights, inputs_BT, jnp.arange(tokens), rope, lambda _: mix)
+  return logits_BV, _written(_noted(start, inputs_BT, 0), pairs, 0)
 
 
 def step(
@@ -188,24 +184,24 @@ def step(
     return lambda q, k, v, scale: (attend(q, k, v, **cached, scale=scale), (k, v))
 
   plain = _computed(model, attention="xla", platform=_ONE_TOKEN)
-  logits_BV, kept = _through(
+  logits_BV, pairs = _through(
     plain, weights, inputs_B1, place_1, rope, layer_mix, (cache.keys, cache.values)
   )
   # XLA copies a cache that is written to while it may still be read, so what is
   # written waits for the last layer. (It drops an `optimization_barrier` before
   # it decides.) A row that gave NaN goes on with NaN.
   broken_B111 = jnp.isnan(logits_BV[:, 0])[:, None, None, None]
-  kept = jax.tree.map(lambda new: jnp.where(broken_B111, jnp.nan, new), kept)
-  return logits_BV, _written(cache, kept, position)
+  pairs = jax.tree.map(lambda new: jnp.where(broken_B111, jnp.nan, new), pairs)
+  return logits_BV, _written(cache, pairs, position)
 
 
 def _recurrent(
-  model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, before: State
+  model: trunk.Trunk, weights: Any, inputs_BT: jax.Array, start: State
 ) -> tuple[jax.Array, State]:
   """Logits [B, V] of the last input, and the states after it."""
-  positions_T, state = jnp.arange(inputs_BT.shape[1]), type(before)._make
-  logits_BV, after = _through(model, weights, inputs_BT, positions_T, None, state, before)
-  return logits_BV, state(after)
+  positions_T, state = jnp.arange(inputs_BT.shape[1]), type(start)._make
+  logits_BV, end = _through(model, weights, inputs_BT, positions_T, None, state, start)
+  return logits_BV, state(end)
 
 
 def _computed(model: trunk.Trunk, **changes: Any) -> trunk.Trunk:
@@ -237,20 +233,20 @@ def _through(
   x_BTD = weights["embedding"][inputs_BT]
   x_BTD = c.placed_input(x_BTD, positions_T)
   if isinstance(weights["blocks"], tuple):
-    pairs = []
+    by_layer = []
     for i, own in enumerate(weights["blocks"]):
       x_BTD, pair = layer(x_BTD, (own, past and tuple(part[i] for part in past)))
-      pairs.append(pair)
-    kept = tuple(zip(*pairs))
+      by_layer.append(pair)
+    pairs = tuple(zip(*by_layer))
   else:
-    x_BTD, kept = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
+    x_BTD, pairs = jax.lax.scan(layer, x_BTD, (weights["blocks"], past))
   norm = c.norm()
   x_B1D = jnp.asarray(norm.apply({"params": weights["norm"]}, x_BTD[:, -1:]), model.compute.dtype)
   head_VD = weights["embedding" if c.tied else "head"]
   logits_B1V = trunk.logits(
     x_B1D, head_VD, spec=model.spec, scales=model.scales, platform=_ONE_TOKEN
   )
-  return logits_B1V[:, 0], kept
+  return logits_B1V[:, 0], pairs
 
 
 def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
@@ -261,12 +257,12 @@ def _noted(cache: Cache, inputs_BT: jax.Array, position: Any) -> Cache:
   return cache._replace(tokens_BS=tokens_BS)
 
 
-def _written(cache: Cache, kept: tuple[Any, Any], position: Any) -> Cache:
+def _written(cache: Cache, pairs: tuple[Any, Any], position: Any) -> Cache:
   """The cache with keys and values of `_through` from a position on."""
 
   def put(old, new):
     new = jnp.swapaxes(new, -3, -2)  # [H, T, K] are the last axes
     return jax.lax.dynamic_update_slice_in_dim(old, new, position, axis=old.ndim - 2)
 
-  keys, values = jax.tree.map(put, (cache.keys, cache.values), kept)
+  keys, values = jax.tree.map(put, (cache.keys, cache.values), pairs)
   return cache._replace(keys=keys, values=values)

@@ -3,8 +3,6 @@
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 import functools
@@ -24,39 +22,26 @@ Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-  """What a parametrisation multiplies the forward pass by (`optim/mup.py`).
+  """What a parametrisation multiplies the forward pass by (`optim/mup.py`)."""
 
-  Attributes:
-    attention: times q k / sqrt(K).
-    logits: times the logits.
-  """
-
-  attention: float
-  logits: float
+  attention: float  # times q k / sqrt(K)
+  logits: float  # times the logits
 
 
 STANDARD = Scales(attention=1.0, logits=1.0)
 
 
 class Part(nn.Module):
-  """A block, or its attention: what they know beside their inputs.
+  """A block, or its attention: what they know beside their inputs."""
 
-  Attributes:
-    config: the `architecture.Architecture`.
-    implementation: of attention.
-    dtype: of activations.
-    platform: what the hardware wants.
-    scales: of the parametrisation.
-  """
-
-  config: Any
-  implementation: str
-  dtype: Any
-  platform: platform_lib.Platform
-  scales: Scales = STANDARD
+  config: Any  # the `architecture.Architecture`
+  implementation: str  # of attention
+  dtype: Any  # of activations
+  platform: platform_lib.Platform  # what the hardware wants
+  scales: Scales = STANDARD  # of the parametrisation
 
   @nn.nowrap
-  def part(self, kind: type[Part], name: str) -> Part:
+  def part(self, kind: "type[Part]", name: str) -> "Part":
     """A part of this one, which knows the same."""
     return kind(self.config, self.implementation, self.dtype, self.platform, self.scales, name=name)
 

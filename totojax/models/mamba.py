@@ -33,15 +33,10 @@ SCANS = ("steps", "tree")
 
 
 class State(NamedTuple):
-  """What a block remembers of the tokens before.
+  """What a block remembers of the tokens before."""
 
-  Attributes:
-    inputs_BKE: the last K - 1 inputs of the convolution.
-    h_BSE: the state; channels come last, where a TPU computes 128 at a time.
-  """
-
-  inputs_BKE: jax.Array
-  h_BSE: jax.Array
+  inputs_BKE: jax.Array  # the last K - 1 inputs of the convolution
+  h_BSE: jax.Array  # the state; channels come last, where a TPU computes 128 at a time
 
 
 class MambaConfig(model_config.Mamba, architecture.Architecture):
@@ -233,7 +228,10 @@ class Mixer(nn.Module):
     skip_E = layers.parameter(self, "skip", nn.initializers.ones, (inner,), ("mlp",))
     y_BTE = (y_BTE + skip_E * wide(u_BTE)).astype(self.dtype)
     y_BTE = checkpoint_name(y_BTE, "attention")  # what stands in its place
-    out_ED = matrix("out", (inner, c.width), ("mlp", "embed"), _residual(c))
+    # What writes to the residual stream starts 1 / sqrt(L) smaller, as
+    # `mamba_ssm` has it, of one branch in a block.
+    start = nn.initializers.normal(c.init_std / math.sqrt(c.depth))
+    out_ED = matrix("out", (inner, c.width), ("mlp", "embed"), start)
     last = seen_BJE[:, seen_BJE.shape[1] - (c.conv - 1) :]
     out_BTD = product("BTE,ED->BTD", y_BTE * jax.nn.silu(gate_BTE), out_ED)
     return out_BTD, State(wide(last), h_BSE)
@@ -281,14 +279,6 @@ class Block(layers.Part):
     self.sow("intermediates", "residual", x_BTD)
     x_BTD = spmd.with_logical_constraint(x_BTD, ("batch", "tokens", None))
     return x_BTD, state if goes_on else None
-
-
-def _residual(config: MambaConfig) -> layers.Initializer:
-  """What writes to the residual stream starts 1 / sqrt(L) smaller.
-
-  As `mamba_ssm` does, of one branch in a block.
-  """
-  return nn.initializers.normal(config.init_std / math.sqrt(config.depth))
 
 
 def _uniform(limit: float) -> layers.Initializer:

@@ -21,27 +21,17 @@ PREDICTS = ("patches", "tokens")
 
 
 class Inputs(NamedTuple):
-  """A row of patches.
+  """A row of patches."""
 
-  Attributes:
-    patches_BTF: float32, the T - 1 patches after the start token.
-    start_B: int32, the start token of each row.
-  """
-
-  patches_BTF: jax.Array
-  start_B: jax.Array
+  patches_BTF: jax.Array  # float32, the T - 1 patches after the start token
+  start_B: jax.Array  # int32, the start token of each row
 
 
 class PatchTrunk(trunk.Trunk):
-  """A causal model of patches: row t predicts what comes after its input.
+  """A causal model of patches: row t predicts what comes after its input."""
 
-  Attributes:
-    values: of an input patch (F).
-    predicts: one of `PREDICTS`.
-  """
-
-  values: int = 0
-  predicts: str = "patches"
+  values: int = 0  # of an input patch (F)
+  predicts: str = "patches"  # one of `PREDICTS`
 
   @nn.compact
   def __call__(self, inputs: Inputs, targets: jax.Array | None = None) -> jax.Array:

@@ -10,30 +10,22 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
-  """Decisions; without any of them it is the plain form of everything.
+  """Decisions; without any of them it is the plain form of everything."""
 
-  Attributes:
-    name: of the backend.
-    cpu_products: how the gradient of a weight is written (`layers.product`).
-    rounded_logits: whether the gradient of bfloat16 logits is rounded before it
-      is multiplied (`layers.wide_product`), or XLA sees to it.
-    rope_by_product: whether halves are swapped by a product
-      (`layers.apply_rope`).
-    embedding_by_product: whether a lookup in bfloat16 is a product with rows of
-      0 and 1. The gradient of a lookup in a split table is a scatter of as many
-      rows as the global batch has tokens.
-    repeated_query: whether the query of a single token is computed several
-      times (`attention.attend_to_cache`).
-    lanes: inputs whose length is free are padded to a multiple of it.
-  """
-
-  name: str
-  cpu_products: bool = False
+  name: str  # of the backend
+  cpu_products: bool = False  # how the gradient of a weight is written (`layers.product`)
+  # Whether the gradient of bfloat16 logits is rounded before it is multiplied
+  # (`layers.wide_product`), or XLA sees to it.
   rounded_logits: bool = True
-  rope_by_product: bool = False
+  rope_by_product: bool = False  # whether halves are swapped by a product (`layers.apply_rope`)
+  # Whether a lookup in bfloat16 is a product with rows of 0 and 1. The gradient
+  # of a lookup in a split table is a scatter of as many rows as the global
+  # batch has tokens.
   embedding_by_product: bool = False
+  # Whether the query of a single token is computed several times
+  # (`attention.attend_to_cache`).
   repeated_query: bool = False
-  lanes: int = 128
+  lanes: int = 128  # inputs whose length is free are padded to a multiple of it
 
 
 CPU = Platform("cpu", cpu_products=True, lanes=1)

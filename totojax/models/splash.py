@@ -200,9 +200,9 @@ def _mask(tokens: int, prefix: int):
     return library.CausalMask((tokens, tokens))
   if prefix == tokens:
     return library.FullMask((tokens, tokens))
-  seen = np.tri(tokens, dtype=bool)
-  seen[:, :prefix] = True
-  return library.NumpyMask(seen)
+  mask = np.tri(tokens, dtype=bool)
+  mask[:, :prefix] = True
+  return library.NumpyMask(mask)
 
 
 def block(tokens: int, most: int) -> int:

@@ -29,12 +29,9 @@ REMAT = {
 
 @dataclasses.dataclass(frozen=True)
 class Compute(model_config.Compute):
-  """Section `compute` with "auto" and 0 filled in.
+  """Section `compute` with "auto" and 0 filled in."""
 
-  Attributes:
-    platform: what the hardware wants; no key of a config, as "auto" is.
-  """
-
+  # What the hardware wants; no key of a config, as "auto" is.
   platform: platform_lib.Platform = platform_lib.find("")
 
 

@@ -113,10 +113,8 @@ def _over_heads(
     if not jax.tree.leaves(params):  # optax asks where in the state the parameters are
       return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
 
-    def init_head(params, lr, decay):
-      return one_head(config, lr, decay).init(params)
-
-    return GridState(zeros, map_heads(init_head, 1)(params, lr_S, decay_S))
+    init_heads = map_heads(lambda params, lr, decay: one_head(config, lr, decay).init(params), 1)
+    return GridState(zeros, init_heads(params, lr_S, decay_S))
 
   def update(updates, state, params=None):
     count = state.count + 1

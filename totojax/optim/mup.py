@@ -46,34 +46,21 @@ _QUERY, _HEAD, _EMBEDDING, _RESIDUAL = "query", "head", "embedding", "embed"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """What one parameter's numbers are multiplied by.
+  """What one parameter's numbers are multiplied by."""
 
-  Attributes:
-    init: its values at the start.
-    lr: its learning rate.
-    decay: its weight decay, which the rate multiplies too.
-  """
-
-  init: float
-  lr: float
-  decay: float
+  init: float  # its values at the start
+  lr: float  # its learning rate
+  decay: float  # its weight decay, which the rate multiplies too
 
 
 @dataclasses.dataclass(frozen=True)
 class Parametrisation:
-  """µP for one model.
+  """µP for one model."""
 
-  Attributes:
-    config: the choices.
-    growth: how often the base model's size each growing axis has.
-    depth: blocks.
-    init_std: with which the modules start matrices and embeddings.
-  """
-
-  config: MupConfig
-  growth: Mapping[str, float]
-  depth: int
-  init_std: float
+  config: MupConfig  # the choices
+  growth: Mapping[str, float]  # how often the base model's size each growing axis has
+  depth: int  # blocks
+  init_std: float  # with which the modules start matrices and embeddings
 
   @property
   def attention(self) -> float:
@@ -126,28 +113,6 @@ class Parametrisation:
   def _start(self, std: float) -> float:
     """What a module's start is multiplied by to have this deviation."""
     return std / self.init_std if std else 1.0
-
-
-def parametrise(
-  config: MupConfig,
-  growth: Mapping[str, float],
-  *,
-  depth: int,
-  init_std: float,
-  starts_smaller: bool,
-) -> Parametrisation:
-  """µP for a model; the base model has the same depth.
-
-  Args:
-    config: the choices.
-    growth: how often the base model's size each growing axis has.
-    depth: blocks.
-    init_std: with which the modules start matrices and embeddings.
-    starts_smaller: whether the blocks do `depth_init` by themselves.
-  """
-  if starts_smaller:
-    config = dataclasses.replace(config, depth_init=False)
-  return Parametrisation(config, growth, depth, init_std)
 
 
 def _growing(name: str, spec: PartitionSpec, growth: Mapping[str, float]) -> list[float]:

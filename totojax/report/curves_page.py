@@ -3,8 +3,6 @@
 Reads the run directory alone.
 """
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

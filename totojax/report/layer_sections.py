@@ -1,7 +1,5 @@
 """Sections of a report about probes: accuracy by layer, and what was chosen."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any
@@ -63,10 +61,9 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
   metrics = folder.json(f"{stage}/metrics.json")
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
-    f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes,"
-    " of each layer's setting that is best on them; bars are two standard"
-    " errors; dashed, without layers. Layer 0 is the embeddings. Figures 4, 8"
-    " and 14 of the paper."
+    f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes, of each layer's"
+    " setting that is best on them; bars are two standard errors; dashed, without layers. Layer 0"
+    " is the embeddings. Figures 4, 8 and 14 of the paper."
   )
   label = "Probe accuracy by layer"
   out = [_claim(metrics)]
@@ -100,9 +97,8 @@ def seeds(folder: reading.RunFolder, stage: str) -> str:
       else "no sure gain from pre-training; intervals overlap."
     )
     caption = (
-      f"{question}: top-1 on {facts['n']} validation items of {facts['classes']}"
-      f" classes, mean of {facts['seeds']} seeds, of the best setting of each"
-      " layer; dashed, without layers."
+      f"{question}: top-1 on {facts['n']} validation items of {facts['classes']} classes, mean of"
+      f" {facts['seeds']} seeds, of the best setting of each layer; dashed, without layers."
     )
     draw, label = by_layer(_over_seeds(question_rows)), f"Probe accuracy by layer: {question}"
     results = [{"name": NAMES.get(n, n), **_below(facts, n)} for n in names]

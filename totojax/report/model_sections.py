@@ -1,7 +1,5 @@
 """Sections of a report about the model: the verdict and the losses."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from totojax.report import page, plots, reading, verdict
@@ -83,9 +81,8 @@ def position_loss(folder: reading.RunFolder) -> str:
       f"{source}: {means[0]:.2f} nats per token on the first frame, {means[1]:.2f} on later ones."
     )
   caption = (
-    "Mean loss at each place of the sequence; thick lines are the means of"
-    " frames. Figure 10 of the paper: the first frame is the hardest, later"
-    " frames repeat much of it."
+    "Mean loss at each place of the sequence; thick lines are the means of frames. Figure 10 of the"
+    " paper: the first frame is the hardest, later frames repeat much of it."
   )
   return "".join(map(page.paragraph, lines)) + plots.figure(
     plots.by_position(table), caption, name="position", label="Loss by position"

@@ -4,8 +4,6 @@ What the paper's Figures 3, 12 and 13 show; its own numbers stand in tables of
 their own, since they are of other images and other tokenizers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,10 +98,9 @@ def pairs(folder: reading.RunFolder) -> str:
     tokens["adjacency"]
   ]
   note = (
-    f"Neighbouring codes {order}, never from one image into another; a frame"
-    " of a video is one image. How many are distinct grows with the images"
-    " counted, and frames of one video repeat each other: compare only sets"
-    " of equally many images."
+    f"Neighbouring codes {order}, never from one image into another; a frame of a video is one"
+    " image. How many are distinct grows with the images counted, and frames of one video repeat"
+    " each other: compare only sets of equally many images."
   )
   columns_read_off = (
     ("read off the figure", "{name}"),
@@ -117,9 +114,8 @@ def pairs(folder: reading.RunFolder) -> str:
     + "<h3>The paper's Figure 12</h3>"
     + page.records(columns_read_off, map(vars, paper.CODES))
     + page.paragraph(
-      f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed"
-      " in the paper. Of 3-grams (Figure 13) it says that all three"
-      " tokenizers have a similar, almost flat distribution.",
+      f"On {paper.BIGRAM_IMAGES:,} ImageNet validation images; not printed in the paper. Of 3-grams"
+      " (Figure 13) it says that all three tokenizers have a similar, almost flat distribution.",
       "soft",
     )
   )

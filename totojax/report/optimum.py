@@ -8,8 +8,6 @@ the delta method's, from the residuals, with Student's t.
 Shapes: P points, S seeds, X learning rates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -23,25 +21,15 @@ MOVED_OCTAVES = 2.0  # one that moves as much or more drifts
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-  """The points of one model in one parametrisation.
+  """The points of one model in one parametrisation."""
 
-  Attributes:
-    parametrisation: "mup" or "standard".
-    model: its name.
-    width: of the model.
-    tokens: of each run.
-    x_P: log2 of the learning rate.
-    loss_P: NaN where a run diverged.
-    seed_P: of each point.
-  """
-
-  parametrisation: str
-  model: str
-  width: int
-  tokens: float
-  x_P: np.ndarray
-  loss_P: np.ndarray
-  seed_P: np.ndarray
+  parametrisation: str  # "mup" or "standard"
+  model: str  # its name
+  width: int  # of the model
+  tokens: float  # of each run
+  x_P: np.ndarray  # log2 of the learning rate
+  loss_P: np.ndarray  # NaN where a run diverged
+  seed_P: np.ndarray  # of each point
 
   def means(self) -> tuple[np.ndarray, np.ndarray]:
     """(log2 rates, mean loss over seeds); NaN where any seed diverged."""

@@ -5,8 +5,6 @@ never wider than its window; what is wider (tables, rows of images) scrolls in
 a box of its own.
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 import html

@@ -5,30 +5,21 @@ Videos" (arXiv 2501.05453). What is read off a figure is not printed there, and
 is only as exact as a figure can be read.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-  """A row of Table 2.
+  """A row of Table 2."""
 
-  Attributes:
-    name: as printed.
-    instances: images or videos.
-    tokens: as printed, which is 256 for each image and each frame at 30 frames
-      a second: hours x 3,600 x 30 x 256 gives the printed values. Of these a
-      sequence draws every 4th frame.
-    hours: None for images.
-    mix: share of a mini-batch (section 3.3).
-  """
-
-  name: str
-  instances: int
+  name: str  # as printed
+  instances: int  # images or videos
+  # As printed, which is 256 for each image and each frame at 30 frames a
+  # second: hours x 3,600 x 30 x 256 gives the printed values. Of these a
+  # sequence draws every 4th frame.
   tokens: int
-  hours: float | None
-  mix: float
+  hours: float | None  # None for images
+  mix: float  # share of a mini-batch (section 3.3)
 
 
 SOURCES = (
@@ -42,19 +33,12 @@ STRIDE_FRAMES = 4  # section 3.4
 
 @dataclasses.dataclass(frozen=True)
 class Codes:
-  """A tokenizer in Figures 3 and 12, read off these.
+  """A tokenizer in Figures 3 and 12, read off these."""
 
-  Attributes:
-    name: as in the figures.
-    vocab: its codes.
-    used: of these on the ImageNet validation set (Figure 3).
-    bigrams: distinct 2-grams on 10,000 of its images (Figure 12).
-  """
-
-  name: str
-  vocab: int
-  used: int
-  bigrams: int
+  name: str  # as in the figures
+  vocab: int  # its codes
+  used: int  # of these on the ImageNet validation set (Figure 3)
+  bigrams: int  # distinct 2-grams on 10,000 of its images (Figure 12)
 
 
 CODES = (

@@ -3,8 +3,6 @@
 Reads `plan.json` alone. No number on it was measured.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping
 import functools

@@ -6,8 +6,6 @@ page, so that a figure follows the page into dark mode; `png` renders it for
 paper.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import io

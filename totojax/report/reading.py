@@ -5,8 +5,6 @@ files: the formats on disk are all that it relies on, so that old runs and runs
 of other versions can be read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ missing says which, and the others are not affected. A new section is one more
 function in SECTIONS.
 """
 
-from __future__ import annotations
-
 from etils import epath
 
 from totojax.report import (

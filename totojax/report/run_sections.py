@@ -1,7 +1,5 @@
 """Sections of a report about the run itself: size, time, settings."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ own, which a prefactor is worth nothing without.
 Shapes: P points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 
@@ -21,21 +19,14 @@ HUBER = 1e-3  # in ln L: where the loss of a fit turns from square to linear
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-  """L(C) = floor + a (C / unit)^-b.
+  """L(C) = floor + a (C / unit)^-b."""
 
-  Attributes:
-    a: loss above the floor at one unit.
-    b: exponent.
-    floor: irreducible loss, nats per token; 0: without such a term.
-    unit: of compute, in MACs of training.
-    r2: share of the variance of ln(L - floor) that it explains; NaN where it
-      was not fitted here.
-  """
-
-  a: float
-  b: float
-  floor: float
-  unit: float
+  a: float  # loss above the floor at one unit
+  b: float  # exponent
+  floor: float  # irreducible loss, nats per token; 0: without such a term
+  unit: float  # of compute, in MACs of training
+  # Share of the variance of ln(L - floor) that it explains; NaN where it was
+  # not fitted here.
   r2: float
 
   def __call__(self, macs_P: np.ndarray) -> np.ndarray:
@@ -99,9 +90,8 @@ def _check(macs_P: np.ndarray, loss_P: np.ndarray, *, floor: bool, force: bool) 
     )
   if not force and (len(macs_P) < least or decades < LEAST_DECADES):
     raise ValueError(
-      f"{len(macs_P)} points over {decades:.2f} decades of compute; a law"
-      f" needs {least} points over {LEAST_DECADES:g}. Train more models, or"
-      " force it"
+      f"{len(macs_P)} points over {decades:.2f} decades of compute; a law needs {least} points over"
+      f" {LEAST_DECADES:g}. Train more models, or force it"
     )
 
 

@@ -3,8 +3,6 @@
 Reads the run directory alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import functools
 from typing import Any
@@ -15,10 +13,9 @@ import numpy as np
 from totojax.report import page, plots, reading, scaling
 
 PAPER = (
-  "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C:"
-  " the law meets its own dashed line where C counts a million of the"
-  " figure's unit, the MACs of one token times sequences of 4,096, forward"
-  " only. GPT-3's (Brown et al., 2020) is of text, in nats per token of"
+  "The paper prints L(C) = 7.32 C^-0.0378 (Figure 9) without the unit of C: the law meets its own"
+  " dashed line where C counts a million of the figure's unit, the MACs of one token times"
+  " sequences of 4,096, forward only. GPT-3's (Brown et al., 2020) is of text, in nats per token of"
   " another vocabulary: its slope can be compared, its height cannot."
 )
 
@@ -31,8 +28,7 @@ def verdict(laws: Mapping[str, Any]) -> list[str]:
     low, high = laws["b_interval_95"]
     span = f" (95 % interval over runs {low:.4f} to {high:.4f})"
   sentences = [
-    f"loss falls as compute^-{law['b']:.4f}{span} over"
-    f" {laws['decades']:.1f} decades of compute,"
+    f"loss falls as compute^-{law['b']:.4f}{span} over {laws['decades']:.1f} decades of compute,"
     f" {laws['points']} points of the frontier ({laws['frontier']})"
   ]
   if "law_with_floor" in laws:

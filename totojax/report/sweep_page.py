@@ -3,8 +3,6 @@
 Reads the run directory alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import functools
 import math
@@ -74,10 +72,9 @@ def figures(folder: reading.RunFolder) -> str:
   for (kind, tokens), draw in drawings(folder).items():
     name = optimum.NAMES.get(kind, kind)
     caption = (
-      f"{name}, {tokens:.3g} tokens a run. Dots are runs, lines means over"
-      " seeds, stars the lowest points of quadratics with their 95 %"
-      " intervals. Losses far above the best are off the figure and in"
-      " sweep.csv."
+      f"{name}, {tokens:.3g} tokens a run. Dots are runs, lines means over seeds, stars the lowest"
+      " points of quadratics with their 95 % intervals. Losses far above the best are off the"
+      " figure and in sweep.csv."
     )
     label = f"Loss against learning rate, a curve for each width: {name}"
     out.append(plots.figure(draw, caption, name=f"sweep_{kind}_{tokens:.4g}", label=label))

@@ -1,7 +1,5 @@
 """Sections of a report about the data and the tokenizer."""
 
-from __future__ import annotations
-
 from totojax.report import page, plots, reading
 
 METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
@@ -47,9 +45,8 @@ def codes(folder: reading.RunFolder) -> str:
   """How the codes are used: the paper's Figures 3, 12 and 13."""
   tokens = folder.json("shards/tokens.json")
   sentence = (
-    "{codes_used:,} of {vocab:,} codes are used; their perplexity is"
-    " {perplexity:,.1f} ({entropy_nats:.2f} nats), counted over {images:,}"
-    " training frames."
+    "{codes_used:,} of {vocab:,} codes are used; their perplexity is {perplexity:,.1f}"
+    " ({entropy_nats:.2f} nats), counted over {images:,} training frames."
   ).format_map(tokens)
   curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in tokens["ngrams"]}
   caption = (

@@ -4,8 +4,6 @@ Reads the run directory alone. The paper's numbers stand in tables of their own,
 marked as the paper's: they are of other images and other tokenizers.
 """
 
-from __future__ import annotations
-
 import functools
 
 from etils import epath
@@ -96,10 +94,9 @@ def _table_2() -> str:
     ("of a mini-batch", "{mix:.0%}"),
   )
   note = (
-    "Instances, hours and tokens are printed in the paper; its tokens agree"
-    " with hours x 3,600 x 30 x 256. Share and tokens at its stride (one"
-    f" frame in {paper.STRIDE_FRAMES}) are worked out here from these. The"
-    " last column is section 3.3's."
+    "Instances, hours and tokens are printed in the paper; its tokens agree with hours x 3,600 x 30"
+    f" x 256. Share and tokens at its stride (one frame in {paper.STRIDE_FRAMES}) are worked out"
+    " here from these. The last column is section 3.3's."
   )
   return page.records(columns, rows) + page.paragraph(note, "soft")
 

@@ -5,8 +5,6 @@ frame is possible; on images to all tokens. A difference counts when it is above
 two standard errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
@@ -22,21 +20,13 @@ NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What is said of one source.
+  """What is said of one source."""
 
-  Attributes:
-    claim: one sentence.
-    detail: the numbers behind it.
-    better: True, False, or None where neither is sure.
-    losses: nats per token by predictor, the model first.
-    scope: the tokens that the losses are over.
-  """
-
-  claim: str
-  detail: str
-  better: bool | None
-  losses: dict[str, float]
-  scope: str
+  claim: str  # one sentence
+  detail: str  # the numbers behind it
+  better: bool | None  # True, False, or None where neither is sure
+  losses: dict[str, float]  # nats per token by predictor, the model first
+  scope: str  # the tokens that the losses are over
 
 
 def sources(metrics: Mapping[str, float]) -> Iterator[str]:
@@ -72,9 +62,8 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   verb = {True: "beats", False: "does not beat", None: "is about level with"}[better]
   against = "copying the previous frame" if later else "code frequencies"
   detail = (
-    f"{'On frames 2 and later of' if later else 'On'} {place} it needs"
-    f" {loss:.3f} nats per visual token; the best predictor without a network"
-    f" ({NAMES[best]}) needs {baselines[best]:.3f}:"
+    f"{'On frames 2 and later of' if later else 'On'} {place} it needs {loss:.3f} nats per visual"
+    f" token; the best predictor without a network ({NAMES[best]}) needs {baselines[best]:.3f}:"
     f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
     f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."

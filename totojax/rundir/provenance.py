@@ -6,7 +6,7 @@ writes it into the manifest of every run, and every report ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import functools
 import importlib.metadata
@@ -145,3 +145,42 @@ def _told(words: Sequence[str], folder: pathlib.Path | None = None) -> str:
     ).stdout
   except (OSError, subprocess.SubprocessError, ValueError):
     return ""
+
+
+_others_allowed = False  # by --allow_other_versions
+
+
+def allow_other_versions(allow: bool) -> None:
+  """Whether data may be gone on with under other versions of what makes it."""
+  global _others_allowed
+  _others_allowed = allow
+
+
+def other_versions_allowed() -> bool:
+  return _others_allowed
+
+
+def check_versions(
+  path: str, before: Sequence[Mapping[str, str]], here: Sequence[Mapping[str, str]]
+) -> None:
+  """Whether data that was begun under some versions may be gone on with here.
+
+  Args:
+    path: of the data.
+    before: versions by package; several where it was made under several.
+    here: those of this process.
+
+  Raises:
+    ValueError: they differ, and --allow_other_versions was not given.
+  """
+  if _others_allowed or all(versions in before for versions in here):
+    return
+  lists = [
+    " or ".join(", ".join(f"{name} {version}" for name, version in each.items()) for each in all_)
+    for all_ in (before, here)
+  ]
+  raise ValueError(
+    f"{path} was begun with {lists[0] or 'unknown versions'}, and here is {lists[1]}: the same"
+    " files may become other pixels. Install the versions it was begun with, or go on with these"
+    " by --allow_other_versions (the manifest names both)"
+  )

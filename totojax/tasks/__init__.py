@@ -4,8 +4,6 @@ The loop (`train.py`) and the step (`step.py`) know nothing else of a task. A
 task holds no state: variables go in and come out as plain pytrees.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,17 +17,11 @@ Tree = Any  # a pytree of arrays, or of PartitionSpecs where axes are meant
 
 
 class Variables(NamedTuple):
-  """All arrays of a task.
+  """All arrays of a task."""
 
-  Attributes:
-    params: trained by gradient, with optimiser moments.
-    frozen: no gradient and no moments; a checkpoint names where they came from.
-    stats: changed by the forward pass (BatchNorm averages, codebook use).
-  """
-
-  params: Tree
-  frozen: Tree
-  stats: Tree
+  params: Tree  # trained by gradient, with optimiser moments
+  frozen: Tree  # no gradient and no moments; a checkpoint names where they came from
+  stats: Tree  # changed by the forward pass (BatchNorm averages, codebook use)
 
 
 class LossTerm(NamedTuple):

@@ -12,8 +12,6 @@ trained alone. The loss that is logged is the mean over heads.
 Shapes: B rows, T tokens, L layers asked for, S settings, D width, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
@@ -228,13 +226,7 @@ def _with_gradient(value: jax.Array, params: Any, grads: Any) -> jax.Array:
   return value
 
 
-def _forward(value, params, grads):
-  del params
-  return value, grads
-
-
-def _backward(grads, cotangent):
-  return None, jax.tree.map(lambda g: cotangent * g, grads), None
-
-
-_with_gradient.defvjp(_forward, _backward)
+_with_gradient.defvjp(
+  lambda value, params, grads: (value, grads),
+  lambda grads, cotangent: (None, jax.tree.map(lambda g: cotangent * g, grads), None),
+)

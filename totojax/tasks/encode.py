@@ -8,8 +8,6 @@ the length of a clip, and rows stay on their devices.
 Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ and the output head of pre-training have no use and are not here.
 Shapes: B rows, T tokens, D width, C classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

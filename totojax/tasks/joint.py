@@ -7,8 +7,6 @@ the next token alone, exactly as in pre-training.
 Shapes: B batch, T tokens of the inputs, L layers asked for, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

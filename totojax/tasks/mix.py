@@ -8,8 +8,6 @@ pixels can, and the mixture is rounded to what a tokenizer reads.
 Shapes: B rows, N frames, S pixels of a side, C classes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -9,8 +9,6 @@ Shapes: B rows, N frames, S pixels of a side, P patches of a frame, T context,
 F values of a patch, R = T + 1 tokens of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Shapes: B batch, T context, R = T + 1 tokens of a row, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Mapping
 from typing import Any

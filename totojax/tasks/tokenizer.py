@@ -16,8 +16,6 @@ Shapes: B images, H height, W width, G grid side, V codes, C channels, P tokens
 of the whole batch, X values of a patch (3 factor ** 2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 
@@ -40,15 +38,10 @@ _LEAST_MSE = 1e-6  # caps one image's PSNR at 60 dB
 
 @dataclasses.dataclass(frozen=True)
 class KMeansStart:
-  """What a start that depends on data looks at.
+  """What a start that depends on data looks at."""
 
-  Attributes:
-    frames: uint8 [n, H, W, 3], on which the encoder's last layer is fitted.
-    centres_VX: k-means centres of patches, float32 in 0 to 1.
-  """
-
-  frames: np.ndarray
-  centres_VX: np.ndarray
+  frames: np.ndarray  # uint8 [n, H, W, 3], on which the encoder's last layer is fitted
+  centres_VX: np.ndarray  # k-means centres of patches, float32 in 0 to 1
 
 
 class TokenizerTask:

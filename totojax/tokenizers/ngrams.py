@@ -20,17 +20,11 @@ _EMPTY = np.zeros(0, np.int64)
 
 @dataclasses.dataclass(frozen=True)
 class Ngrams:
-  """Occurrences of the n-grams of one set of images.
+  """Occurrences of the n-grams of one set of images."""
 
-  Attributes:
-    n: codes of one n-gram.
-    vocab: codes of the tokenizer.
-    counts: occurrences of each distinct n-gram, most frequent first, int64 [K].
-  """
-
-  n: int
-  vocab: int
-  counts: np.ndarray
+  n: int  # codes of one n-gram
+  vocab: int  # codes of the tokenizer
+  counts: np.ndarray  # occurrences of each distinct n-gram, most frequent first, int64 [K]
 
   @property
   def distinct(self) -> int:
@@ -89,19 +83,12 @@ class Ngrams:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Distinct n-grams and their occurrences.
+  """Distinct n-grams and their occurrences."""
 
-  Attributes:
-    n: codes of one n-gram.
-    vocab: codes of the tokenizer.
-    keys: sum of code_k V^(n - 1 - k) of each, ascending, int64 [K].
-    counts: occurrences of each, int64 [K].
-  """
-
-  n: int
-  vocab: int
-  keys: np.ndarray
-  counts: np.ndarray
+  n: int  # codes of one n-gram
+  vocab: int  # codes of the tokenizer
+  keys: np.ndarray  # sum of code_k V^(n - 1 - k) of each, ascending, int64 [K]
+  counts: np.ndarray  # occurrences of each, int64 [K]
 
   def ngrams(self) -> Ngrams:
     """Without the keys.

@@ -24,17 +24,11 @@ _FORMAT = "totojax-patches-1"
 
 
 class Targets(NamedTuple):
-  """Normalised patches and what undoes the normalisation.
+  """Normalised patches and what undoes the normalisation."""
 
-  Attributes:
-    values_BGGF: of mean 0 and variance 1.
-    mean_BGG1: of each patch.
-    scale_BGG1: the square root of variance + eps.
-  """
-
-  values_BGGF: jax.Array
-  mean_BGG1: jax.Array
-  scale_BGG1: jax.Array
+  values_BGGF: jax.Array  # of mean 0 and variance 1
+  mean_BGG1: jax.Array  # of each patch
+  scale_BGG1: jax.Array  # the square root of variance + eps
 
 
 def cut(frames_BHW3: Array, side_px: int) -> Array:

@@ -21,28 +21,19 @@ _NORM_GROUPS = 32
 
 @dataclasses.dataclass(frozen=True)
 class VqganConfig:
-  """Size of a VQGAN.
+  """Size of a VQGAN."""
 
-  Attributes:
-    vocab: codes, `n_embed` in taming (1,024 or 16,384).
-    embed: dimension of a code (256).
-    z: channels that the encoder gives and the decoder takes (256).
-    channels: of the first level (128).
-    multipliers: of the channels, a level each, highest resolution first
-      (1, 1, 2, 2, 4); each level has half the resolution of the one before.
-    blocks: residual blocks of a level of the encoder (2); the decoder has one
-      more.
-    attention: levels whose blocks are followed by attention, 0 the first; (4,)
-      in the released models: taming places it by the resolution that it was
-      configured for (16 of 256), whatever the frames' size is.
-  """
-
-  vocab: int
-  embed: int
-  z: int
-  channels: int
+  vocab: int  # codes, `n_embed` in taming (1,024 or 16,384)
+  embed: int  # dimension of a code (256)
+  z: int  # channels that the encoder gives and the decoder takes (256)
+  channels: int  # of the first level (128)
+  # Of the channels, a level each, highest resolution first (1, 1, 2, 2, 4);
+  # each level has half the resolution of the one before.
   multipliers: tuple[int, ...]
-  blocks: int
+  blocks: int  # residual blocks of a level of the encoder (2); the decoder has one more
+  # Levels whose blocks are followed by attention, 0 the first; (4,) in the
+  # released models: taming places it by the resolution that it was configured
+  # for (16 of 256), whatever the frames' size is.
   attention: tuple[int, ...]
 
   def __post_init__(self):

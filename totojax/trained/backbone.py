@@ -6,8 +6,6 @@ Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
 D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
@@ -38,21 +36,13 @@ POOLS = ("token", "frame", "clip")  # what a feature is of
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """A run of `run = "pretrain"`, before anything of it is loaded.
+  """A run of `run = "pretrain"`, before anything of it is loaded."""
 
-  Attributes:
-    path: its run directory.
-    config: as it was made.
-    model: as it was trained.
-    tokenizer: fingerprint of the tokenizer that made its tokens.
-    step: of the newest checkpoint.
-  """
-
-  path: epath.Path
-  config: Pretrain
-  model: trunk.Trunk
-  tokenizer: str
-  step: int
+  path: epath.Path  # its run directory
+  config: Pretrain  # as it was made
+  model: trunk.Trunk  # as it was trained
+  tokenizer: str  # fingerprint of the tokenizer that made its tokens
+  step: int  # of the newest checkpoint
 
   @property
   def patches(self) -> patches_lib.PatchesConfig | None:
@@ -134,9 +124,8 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
     theirs_value, ours_value = (getattr(c, field.name) for c in (theirs, ours))
     if theirs_value != ours_value and field.name not in FREE:
       raise ConfigError(
-        f"model.{field.name} is {ours_value}; {run.path} was trained with"
-        f" {theirs_value}. Set model.{field.name} to {theirs_value}, or start from another"
-        " run"
+        f"model.{field.name} is {ours_value}; {run.path} was trained with {theirs_value}. Set"
+        f" model.{field.name} to {theirs_value}, or start from another run"
       )
   if run.model.scales != model.scales:
     raise ConfigError(

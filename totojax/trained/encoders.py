@@ -15,8 +15,6 @@ Shapes: R clips, N frames of a clip, B images, S pixels of a side, T tokens,
 L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
@@ -120,9 +118,8 @@ def _check(outputs: list[Any], layers: tuple[int, ...], images: int) -> None:
   fits = all(len(s) in (2, 3) and s[0] == images for s in shapes)
   if len(outputs) != len(layers) or len(shapes) != 1 or not fits:
     raise ValueError(
-      f"forward gave {len(outputs)} tensors of shapes {sorted(shapes)} for"
-      f" {images} images; {len(layers)} layers need one [{images}, width] or"
-      f" [{images}, tokens, width] each"
+      f"forward gave {len(outputs)} tensors of shapes {sorted(shapes)} for {images} images;"
+      f" {len(layers)} layers need one [{images}, width] or [{images}, tokens, width] each"
     )
 
 

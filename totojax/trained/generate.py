@@ -3,8 +3,6 @@
 Shapes: B videos, N frames, P tokens of a frame, T tokens, V padded vocabulary.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from typing import Any
@@ -90,9 +88,8 @@ def _check(context_BNP: np.ndarray, further: int, rows: int, spec: sequence.Sequ
   context = shape[1]
   if context < 1 or further < 1 or context + further > window:
     raise ValueError(
-      f"{context} frames of context and {further} further ones; the model's"
-      f" window has {window}: give at least 1 of context, and ask for 1 to"
-      f" {max(window - context, 0)}"
+      f"{context} frames of context and {further} further ones; the model's window has {window}:"
+      f" give at least 1 of context, and ask for 1 to {max(window - context, 0)}"
     )
   low, high = int(np.min(context_BNP)), int(np.max(context_BNP))
   if low < 0 or high >= spec.vocab:

@@ -7,8 +7,6 @@ Shapes: R clips, N frames of a clip, G grid side, P tokens of a frame (G x G),
 L layers, D width, H and W pixels, S the model's own side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 import functools
 import os

@@ -21,15 +21,10 @@ FILTERS = {
 
 @dataclasses.dataclass(frozen=True)
 class Resize:
-  """Scaling of an RGB image so that its short side has `size_px` pixels.
+  """Scaling of an RGB image so that its short side has `size_px` pixels."""
 
-  Attributes:
-    size_px: the new short side; the long side keeps the ratio, rounded.
-    resample: one of `FILTERS`, with antialiasing.
-  """
-
-  size_px: int
-  resample: str
+  size_px: int  # the new short side; the long side keeps the ratio, rounded
+  resample: str  # one of `FILTERS`, with antialiasing
 
   def size(self, height: int, width: int) -> tuple[int, int]:
     """The new (height, width)."""

@@ -1,176 +1,73 @@
 """Frames of a video by their number, through PyAV (the `data` extra).
 
-A video is a file by its path or URL, or the bytes of one.
-`read_timeline` reads when each frame is shown, from the packets and without
-decoding; `read_images` decodes from the key frame before the first wanted frame
-to the last wanted one and keeps the wanted ones alone, resized, as it finds
-them: memory does not grow with the video's length. Pixels are taken as square.
+A video is a file by its path or URL, or the bytes of one, with its `Timeline`.
+`read_images` decodes from the key frame before the first wanted frame to the
+last wanted one and keeps the wanted ones alone, resized, as it finds them:
+memory does not grow with the video's length. Pixels are taken as square.
+
+A frame is the one that was asked for, or there is none: a seek that lands
+behind it, or where a decoder does not begin clean, is made again from further
+back; times that turn out not to be those of the frames are an error of their
+own (`Disordered`), and so is damage that reaches a wanted frame.
 """
 
-from collections.abc import Sequence
-import contextlib
-import dataclasses
-import io
-import os
-from typing import Any
+import collections
+from collections.abc import Iterable, Iterator, Sequence
+import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from totojax.data.pixels import augment
-from totojax.storage import objects, reading
+from totojax.data.pixels import augment, containers
+from totojax.data.pixels.timelines import REORDERED, Timeline
 
 SEEK_GAP_S = 10.0  # shorter gaps are decoded through: a seek costs as much
-HEAD_PACKETS = 64  # among them is the first frame that is shown
-STRETCH_SLACK_S = 2.0  # read on either side of a stretch
-SLACK_FRAMES = 2  # frames a decoder may drop next to one that stands in
+EARLIER_S = (0.0, 2.0, SEEK_GAP_S)  # before the wanted frame: where a seek is tried
+SLACK_FRAMES = 2  # frames that a decoder may drop: the one before stays on the screen
 
-Source = str | os.PathLike[str] | bytes
 # What FFmpeg calls the filters of `augment`. Its scaler widens them where an
 # image shrinks, as Pillow does, and so does not alias.
 _INTERPOLATION = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "lanczos": "LANCZOS"}
+# A stream's matrix of colours (H.273) to what FFmpeg's scaler calls it; streams
+# that say nothing are taken as BT.601, as FFmpeg does.
+_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_BT601, _FULL_RANGE = 5, 2
+_PREDICTED, _BIDIRECTIONAL = (2, 3), 3  # FFmpeg's picture types: P, B
+_ROUNDING_S = 1e-6
 
 
-class Undecodable(ValueError):
-  """A file gives no clip; the message is the reason, for people to read."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Timeline:
-  """When each frame is shown.
-
-  Attributes:
-    times_s: sorted times of all frames, or of those about a stretch.
-    gap_s: usual time from one frame to the next.
-    counted: whether the container's times cannot be trusted frame by frame, so
-      that decoded frames are counted from the start. AVI stores no presentation
-      times, and what decoders report for its B-frames can be out of order.
-    begin_s: time of the file's first frame.
-    fps: frames a second that the file's header says; 0.0: it says nothing.
-  """
-
-  times_s: np.ndarray
-  gap_s: float
-  counted: bool
-  begin_s: float
-  fps: float
-
-
-def read_timeline(
-  source: Source, *, start_s: float | None = None, end_s: float | None = None
-) -> Timeline:
-  """Reads the packets' times; decodes nothing.
-
-  Args:
-    source: the video.
-    start_s: where the wanted stretch begins, from the first frame on.
-    end_s: where it ends. Given one of the two, only packets about there are
-      read, if the file can be searched: hours of video are many gigabytes.
-
-  Raises:
-    Undecodable: no video in the file, or no times.
-    ImportError: PyAV is missing.
-  """
-  with _readable():
-    if not _has_bytes(source):
-      raise Undecodable("the file is empty (0 bytes)")
-    timeline = None
-    if start_s is not None or end_s is not None:
-      timeline = _read_stretch(source, start_s, end_s)
-    return _read_all(source) if timeline is None else timeline
-
-
-def _has_bytes(source: Source) -> bool:
-  if isinstance(source, bytes):
-    return bool(source)
-  with reading.open_file(os.fspath(source)) as file:
-    return bool(file.read(1))
-
-
-def _read_all(source: Source) -> Timeline:
-  container, stream = _open(source)
-  with container:
-    ticks, counted = _ticks(container, stream)
-    counted |= "avi" in container.format.name
-    rate = float(stream.average_rate or 0)
-    base = float(stream.time_base or 0)
-  if not ticks:
-    raise Undecodable("the video stream holds no frame")
-  if None in ticks or not base:
-    if not rate:
-      raise Undecodable("the file gives neither frame times nor a frame rate")
-    times_s = np.arange(len(ticks)) / rate
-  else:
-    times_s = np.sort(np.array(ticks, np.float64)) * base
-  return _timeline(times_s, rate, counted=counted, begin_s=float(times_s[0]))
-
-
-def _read_stretch(source: Source, start_s: float | None, end_s: float | None) -> Timeline | None:
-  """The timeline about a stretch; None where all must be read to know it."""
-  container, stream = _open(source)
-  with container:
-    base = float(stream.time_base or 0)
-    head, counted = _ticks(container, stream, most=HEAD_PACKETS)
-    if counted or not head or not base or "avi" in container.format.name:
-      return None
-    begin, after_s = min(head), 0.0 if start_s is None else start_s
-    # A little early, so that the frame before is known as well.
-    target = begin + int(max(0.0, after_s - STRETCH_SLACK_S) / base)
-    container.seek(target, stream=stream)
-    last = None
-    if end_s is not None:
-      last = begin + int((end_s + STRETCH_SLACK_S) / base)
-    ticks, counted = _ticks(container, stream, last=last)
-    rate = float(stream.average_rate or 0)
-  if counted or not ticks or min(ticks) > target:
-    return None
-  times_s = np.sort(np.array(ticks, np.float64)) * base
-  return _timeline(times_s, rate, counted=False, begin_s=begin * base)
-
-
-def _ticks(
-  container, stream, *, most: int | None = None, last: int | None = None
-) -> tuple[list, bool]:
-  """Times of the packets from here on, and whether some have none.
-
-  Stops after `most` packets, or at the first that is decoded after `last`.
-  """
-  ticks, counted = [], False
-  for packet in container.demux(stream):
-    if not packet.size or packet.is_discard:
-      continue
-    counted |= packet.pts is None
-    ticks.append(packet.dts if packet.pts is None else packet.pts)
-    if len(ticks) == most:
-      break
-    if last is not None and (packet.dts or 0) > last:
-      break
-  return ticks, counted
-
-
-def _timeline(times_s: np.ndarray, rate: float, *, counted: bool, begin_s: float) -> Timeline:
-  gaps_s = np.diff(times_s)
-  gap_s = float(np.median(gaps_s)) if len(gaps_s) else 1 / (rate or 30.0)
-  return Timeline(times_s, gap_s, counted, begin_s, fps=rate)
+class Disordered(containers.Undecodable):
+  """The times of a file are not those of its frames."""
 
 
 def read_images(
-  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
+  source: containers.VideoInput,
+  wanted: Sequence[int],
+  *,
+  timeline: Timeline,
+  prepare: augment.Resize,
+  tally: collections.Counter | None = None,
 ) -> dict[int, np.ndarray]:
-  """The wanted frames by number: uint8 RGB [H, W, 3], upright, resized.
+  """The wanted frames by number, uint8 RGB [H, W, 3], upright and resized.
 
   Args:
     source: the video.
     wanted: frame numbers, ascending and distinct.
-    timeline: the file's, from `read_timeline`.
+    timeline: the file's, from `timelines.read`.
     prepare: how they are resized.
+    tally: gets the seeks that had to start over, as "restarts".
 
   Raises:
+    Disordered: the file's times are not those of its frames.
     Undecodable: damaged where frames are wanted.
   """
-  images = {}
-  with _readable():
+  images: dict[int, np.ndarray] = {}
+  with containers.readable():
     for part in _segments(np.asarray(wanted), timeline):
-      images |= _decode(source, part, timeline=timeline, prepare=prepare)
+      segment, restarts = _segment(source, part, timeline=timeline, prepare=prepare)
+      images |= segment
+      if tally is not None:
+        tally["restarts"] += restarts
   return images
 
 
@@ -180,64 +77,7 @@ def nearest(sorted_values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
   return np.searchsorted(middles, wanted, side="right")
 
 
-@contextlib.contextmanager
-def _readable():
-  """Turns what PyAV and the file system raise into `Undecodable`."""
-  av = pyav()
-  try:
-    yield
-  except Undecodable:
-    raise
-  except (av.FFmpegError, OSError, ValueError, ArithmeticError, EOFError) as error:
-    raise Undecodable(f"{type(error).__name__}: {error}") from error
-
-
-def pyav() -> Any:
-  """The package that reads videos.
-
-  Raises:
-    ImportError: it is missing; names the extra that brings it.
-  """
-  try:
-    import av  # pylint: disable=g-import-not-at-top
-  except ImportError as error:
-    raise ImportError(
-      'decoding video needs PyAV; install it with: pip install "totojax[data]"'
-    ) from error
-  return av
-
-
-def _open(source: Source):
-  """The container, and its video stream (cover art of audio is none)."""
-  av = pyav()
-  # Titles in old encodings must not make a file unreadable. PyAV 19 has no such
-  # argument and needs none: it reads any title.
-  old = int(av.__version__.partition(".")[0]) < 19
-  lenient = {"metadata_errors": "replace"} if old else {}
-  container = av.open(_handle(source), **lenient)
-  cover = av.stream.Disposition.attached_pic
-  for stream in container.streams.video:
-    if not stream.disposition & cover:
-      return container, stream
-  container.close()
-  raise Undecodable("no video stream in the file")
-
-
-def _handle(source: Source):
-  """What PyAV opens: a path, or a file for what it cannot name."""
-  if isinstance(source, bytes):
-    return io.BytesIO(source)
-  if objects.is_url(source):
-    return reading.open_file(os.fspath(source))
-  path = os.path.abspath(source)  # "a:b.mp4" alone would be a protocol
-  try:
-    path.encode()
-  except UnicodeEncodeError:  # bytes in the name that are no UTF-8
-    return open(path, "rb")
-  return path
-
-
-def _segments(wanted: np.ndarray, timeline: Timeline) -> list[Sequence[int]]:
+def _segments(wanted: np.ndarray, timeline: Timeline) -> list[list[int]]:
   """Wanted frames, split where seeking saves decoding."""
   if timeline.counted:
     return [wanted.tolist()]
@@ -246,80 +86,173 @@ def _segments(wanted: np.ndarray, timeline: Timeline) -> list[Sequence[int]]:
   return [part.tolist() for part in np.split(wanted, cuts)]
 
 
-def _decode(
-  source: Source, wanted: Sequence[int], *, timeline: Timeline, prepare: augment.Resize
-) -> dict[int, np.ndarray]:
-  """The wanted frames of one segment, by number."""
-  times_s = timeline.times_s
-  first_s = times_s[wanted[0]]
-  far = first_s - timeline.begin_s > SEEK_GAP_S
-  if far and not timeline.counted:
-    images = _decode_from(source, wanted, timeline=timeline, prepare=prepare, seek_s=first_s)
-    if images is not None:
-      return images
-  # Near the start, or the seek landed too late (files without an index).
-  images = _decode_from(source, wanted, timeline=timeline, prepare=prepare, seek_s=None)
-  if images is None:
-    raise Undecodable(f"frames around {first_s:.2f} s of {times_s[-1]:.2f} s do not decode")
-  return images
+def _segment(
+  source: containers.VideoInput, wanted: list[int], *, timeline: Timeline, prepare: augment.Resize
+) -> tuple[dict[int, np.ndarray], int]:
+  """The wanted frames of one segment, and how many seeks were in vain."""
+  first_s = timeline.times_s[wanted[0]]
+  starts: list[float | None] = [None]
+  if not timeline.counted:
+    # Further back helps where an index points at the key frame after, and in
+    # streams that are sought in by bytes.
+    earlier = [first_s - back_s for back_s in EARLIER_S]
+    far = [seek_s for seek_s in earlier if seek_s - timeline.begin_s > 0.0]
+    starts = far + starts if first_s - timeline.begin_s > SEEK_GAP_S else starts
+  for tried, seek_s in enumerate(starts):
+    try:
+      images = _decode_from(source, wanted, timeline=timeline, prepare=prepare, seek_s=seek_s)
+      return images, tried
+    except (Disordered, ImportError):
+      raise
+    except (containers.Undecodable, containers.pyav().FFmpegError):
+      if seek_s is None:
+        raise
+  raise AssertionError("the start of the file is tried last")
+
+
+class _Shown(NamedTuple):
+  """A frame as it is shown: its number, and whether damage reaches it."""
+
+  frame: Any
+  place: int
+  smeared: bool
 
 
 def _decode_from(
-  source: Source,
-  wanted: Sequence[int],
+  source: containers.VideoInput,
+  wanted: list[int],
   *,
   timeline: Timeline,
   prepare: augment.Resize,
   seek_s: float | None,
-) -> dict[int, np.ndarray] | None:
-  """Decodes from the key frame before `seek_s`; None if frames are missing.
+) -> dict[int, np.ndarray]:
+  """Decodes from the key frame before `seek_s`; None: from the start.
 
-  A wanted frame that the decoder leaves out is stood in for by the nearest
-  after it, or by the last of the video, at most SLACK_FRAMES away.
+  A wanted frame that the decoder leaves out is stood in for by the one that
+  stays on the screen, or by the first of the video, at most SLACK_FRAMES away.
+
+  Raises:
+    Disordered, Undecodable: as `read_images`; and where a seek led to no key
+      frame before the first wanted frame.
   """
-  images, left = {}, list(reversed(wanted))
-  container, stream = _open(source)
+  images: dict[int, np.ndarray] = {}
+  left = wanted[::-1]
+  times_s = timeline.times_s
+  missing = f"frames around {times_s[wanted[0]]:.2f} s of {times_s[-1]:.2f} s do not decode"
+  container, stream = containers.open_video(source, untrimmed=timeline.counted)
   # One for all frames: it keeps what converting their format needs.
-  reformatter = pyav().video.reformatter.VideoReformatter()
+  reformatter = containers.pyav().video.reformatter.VideoReformatter()
   with container:
+    first_s = None
     if seek_s is not None:
+      first_s = times_s[wanted[0]]
       container.seek(int(seek_s / stream.time_base), stream=stream)
-    frame, place = None, -1
-    for count, frame in enumerate(container.decode(stream)):
-      if timeline.counted or frame.time is None:
-        place = count if seek_s is None else place + 1
-      else:
-        if frame.time < timeline.times_s[0] - timeline.gap_s:
-          continue  # before the stretch that the timeline is about
-        place = int(nearest(timeline.times_s, frame.time))
-      if place < left[-1]:
-        continue
-      image = _image(frame, reformatter, prepare)
-      while left and left[-1] <= place:
-        if place - left[-1] > SLACK_FRAMES:
-          return None
-        images[left.pop()] = image
+    before: _Shown | None = None
+    between, more = False, REORDERED
+    for shown in _shown(container.decode(stream), timeline, first_s=first_s):
+      # A picture between two others is made from both of them.
+      if shown.frame.is_corrupt and between:
+        raise containers.Undecodable(f"damaged around {times_s[shown.place]:.2f} s")
+      between = between and _is_between(shown.frame)
+      while left and left[-1] <= shown.place:
+        number = left.pop()
+        picked = shown if number == shown.place or before is None else before
+        if abs(number - picked.place) > SLACK_FRAMES:
+          raise containers.Undecodable(missing)
+        if picked.smeared:
+          raise containers.Undecodable(f"damaged around {times_s[number]:.2f} s")
+        images[number] = _image(picked.frame, reformatter, prepare)
+        between = _is_between(shown.frame)
+      before = shown
       if not left:
-        return images
-    if place < 0 or left[0] - place > SLACK_FRAMES:
-      return None
-    return images | dict.fromkeys(left, _image(frame, reformatter, prepare))
+        more -= 1
+        if not between or not more:
+          return images
+  if before is None or (left and left[0] - before.place > SLACK_FRAMES):
+    raise containers.Undecodable(missing)
+  if left and before.smeared:
+    raise containers.Undecodable(f"damaged around {times_s[before.place]:.2f} s")
+  return images | {number: _image(before.frame, reformatter, prepare) for number in left}
+
+
+def _shown(frames: Iterable, timeline: Timeline, *, first_s: float | None) -> Iterator[_Shown]:
+  """Decoded frames with their numbers.
+
+  Args:
+    frames: as the decoder shows them.
+    timeline: the file's.
+    first_s: of the first wanted frame, after a seek; None without one.
+
+  Raises:
+    Disordered: their times go back.
+    Undecodable: after a seek, the first is no key frame or lies behind.
+  """
+  place, smeared, last_s = -1, False, -np.inf
+  for count, frame in enumerate(frames):
+    time_s = None if timeline.counted else frame.time
+    if first_s is not None and not count:
+      if time_s is None or time_s > first_s + _ROUNDING_S or not _is_clean(frame):
+        raise containers.Undecodable(f"no clean key frame before {first_s:.2f} s is found")
+    # What the decoder knows to be damaged, and what is made from it.
+    smeared = frame.is_corrupt or (smeared and not _is_clean(frame))
+    if time_s is None:
+      place = count if timeline.counted else place + 1
+    else:
+      if time_s <= last_s:
+        raise Disordered(f"the times of its frames go back at {time_s:.2f} s")
+      last_s = time_s
+      if time_s < timeline.times_s[0] - timeline.gap_s:
+        continue  # before the stretch that the timeline is about
+      place = int(nearest(timeline.times_s, time_s))
+    yield _Shown(frame, place, smeared)
+
+
+def _is_clean(frame) -> bool:
+  """Whether a decoder begins clean here: a key frame made from no other.
+
+  Streams that are refreshed in parts name places as key frames at which parts
+  of the picture are still missing.
+  """
+  return bool(frame.key_frame) and int(frame.pict_type) not in _PREDICTED
+
+
+def _is_between(frame) -> bool:
+  return int(frame.pict_type) == _BIDIRECTIONAL
 
 
 def _image(frame, reformatter, prepare: augment.Resize) -> np.ndarray:
   """A decoded frame, resized and upright.
 
   Scaled while its colours are converted, which costs a part of doing the one
-  after the other.
+  after the other. Matrix and range are the stream's.
   """
   height, width = prepare.size(frame.height, frame.width)
+  matrix = _MATRICES.get(int(frame.colorspace), _BT601)
   image_HW3 = reformatter.reformat(
     frame,
     width=width,
     height=height,
     format="rgb24",
+    src_colorspace=matrix,
+    dst_colorspace=matrix,
+    src_color_range=int(frame.color_range),
+    dst_color_range=_FULL_RANGE,
     interpolation=_INTERPOLATION[prepare.resample],
   ).to_ndarray()
-  # The noted rotation is counter-clockwise in degrees, as np.rot90 turns.
-  turns = round(frame.rotation / 90) % 4
-  return np.ascontiguousarray(np.rot90(image_HW3, turns))
+  return np.ascontiguousarray(_upright(image_HW3, frame))
+
+
+def _upright(image_HW3: np.ndarray, frame) -> np.ndarray:
+  """The image as a player shows it: one of eight turned and mirrored ones.
+
+  A point (x, y) is shown at (a x + c y, b x + d y) of the display matrix
+  (ISO 14496-12, 6.2.2); oblique ones are shown at the nearest right angle.
+  """
+  side = frame.side_data.get("DISPLAYMATRIX")
+  if side is None:
+    return image_HW3
+  a, b, _, c, d, *_ = struct.unpack("=9i", bytes(side))
+  across, down = a, d
+  if abs(a) < abs(b):
+    image_HW3, across, down = image_HW3.swapaxes(0, 1), c, b
+  return image_HW3[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]

@@ -5,12 +5,14 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
+import collections
 import os
 
 import numpy as np
+import PIL
 
 from totojax.config import pixels
-from totojax.data.pixels import decode, images, slowfast, video
+from totojax.data.pixels import containers, images, slowfast, video
 from totojax.data.sources import items, tfds_source
 from totojax.storage import objects, reading
 
@@ -32,7 +34,9 @@ class SourceLost(OSError):
   """A listed file that is gone, or storage that fails."""
 
 
-def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipped:
+def load(
+  item: items.Item, spec: Spec, *, seed: int, tally: collections.Counter | None = None
+) -> np.ndarray | items.Skipped:
   """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
 
   K is `spec.crops`, and more for a video that is sampled by its duration.
@@ -43,6 +47,7 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
     item: what is read.
     spec: what is cut out; an `ImageSpec` makes it an image, any other a video.
     seed: of everything drawn; with the item's id it decides the result.
+    tally: as `decode.read_images` takes it.
 
   Raises:
     ImportError: a package that reads this kind is missing.
@@ -54,8 +59,8 @@ def load(item: items.Item, spec: Spec, *, seed: int) -> np.ndarray | items.Skipp
       return images.crops(item, stored(item), spec, seed=seed)[:, None]
     if item.record is not None:
       return tfds_source.clips(item, spec, seed=seed)
-    return video.clips(item, _source(item), spec, seed=seed)
-  except (decode.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
+    return video.clips(item, _source(item), spec, seed=seed, tally=tally)
+  except (containers.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
     _check_there(item)
     return items.Skipped(item.id, str(reason))
 
@@ -71,16 +76,26 @@ def _check_there(item: items.Item) -> None:
     return
   except (OSError, objects.StoreError) as error:
     raise SourceLost(
-      f"{item.path} was listed and cannot be opened now"
-      f" ({getattr(error, 'strerror', error)}); is the storage still there? Run the same command"
-      " again once it is: it goes on where it stopped"
+      f"{item.path} was listed and cannot be opened now ({getattr(error, 'strerror', error)}); is"
+      " the storage still there? Run the same command again once it is: it goes on where it stopped"
     ) from error
 
 
 def check_installed(item: items.Item, spec: Spec) -> None:
   """Raises ImportError where `load` would: before a job begins, not in it."""
   if not isinstance(spec, images.ImageSpec) and item.record is None:
-    decode.pyav()
+    containers.pyav()
+
+
+def versions(item: items.Item, spec: Spec) -> dict[str, str]:
+  """Of the packages that decide an item's pixels; others may give others.
+
+  Raises:
+    ImportError: one is missing.
+  """
+  if isinstance(spec, images.ImageSpec) or item.record is not None:
+    return {"Pillow": PIL.__version__}
+  return {"Pillow": PIL.__version__, **containers.versions()}
 
 
 def label(item: items.Item) -> int:
@@ -105,7 +120,7 @@ def duration_s(item: items.Item) -> float:
   return video.duration_s(item, _source(item))
 
 
-def _source(item: items.Item) -> decode.Source:
+def _source(item: items.Item) -> containers.VideoInput:
   """What a video is read from.
 
   Those in a bucket are sought in, forth and back, and decoded twice: all but

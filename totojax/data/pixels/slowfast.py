@@ -26,19 +26,15 @@ import operator
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import augment, decode, video
+from totojax.data.pixels import augment, timelines, video
 from totojax.data.sources import items
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ViewSpec(pixels.Views):
-  """What is cut out of each video.
+  """What is cut out of each video."""
 
-  Attributes:
-    clip: frames, stride, rate and size of a clip; with "train", how many.
-  """
-
-  clip: video.ClipSpec
+  clip: video.ClipSpec  # frames, stride, rate and size of a clip; with "train", how many
 
   # What is asked of a spec of either kind, and is the clip's.
   frames = property(operator.attrgetter("clip.frames"))
@@ -67,12 +63,12 @@ class ViewSpec(pixels.Views):
     return self.clip.crops
 
   def draw(
-    self, item: items.Item, timeline: decode.Timeline, *, seed: int
+    self, item: items.Item, timeline: timelines.Timeline, *, seed: int
   ) -> Iterator[video.Drawn]:
     """The clips of a video; windows of one span follow each other."""
-    first, times_s = video.within(item, timeline)
-    frames = len(times_s)
-    span = self.clip.frames * self.clip.stride_frames * _rate(timeline, times_s)
+    within = video.within(item, timeline)
+    first, frames = within.first, len(within.times_s)
+    span = self.clip.frames * self.clip.stride_frames * _rate(timeline, within.times_s)
     span /= self.clip.fps
     places = functools.partial(_places, span=span, count=self.clip.frames, frames=frames)
     if self.mode == "train":
@@ -126,7 +122,7 @@ def _places(start: float, *, span: float, count: int, frames: int) -> np.ndarray
   return np.clip(place_T.astype(np.float32), 0, frames - 1).astype(np.int64)
 
 
-def _rate(timeline: decode.Timeline, times_s: np.ndarray) -> float:
+def _rate(timeline: timelines.Timeline, times_s: np.ndarray) -> float:
   """Frames a second: of the header, or where it says none, of the frames."""
   if math.isfinite(timeline.fps) and timeline.fps > 0.0:
     return timeline.fps

@@ -55,17 +55,11 @@ class SyntheticConfig(Scene):
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-  """One rendered clip.
+  """One rendered clip."""
 
-  Attributes:
-    frames_NHW3: uint8 pixels.
-    shape: index into SHAPES of the large object.
-    motion: index into MOTIONS of the large object.
-  """
-
-  frames_NHW3: np.ndarray
-  shape: int
-  motion: int
+  frames_NHW3: np.ndarray  # uint8 pixels
+  shape: int  # index into SHAPES of the large object
+  motion: int  # index into MOTIONS of the large object
 
 
 @dataclasses.dataclass(frozen=True)

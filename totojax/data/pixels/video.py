@@ -9,17 +9,19 @@ minute. Each clip draws its own start within its stretch and its own window.
 Everything drawn follows from (seed, item, stretch, crop), so a clip is the same
 on every machine, in any order.
 
-Frames are found by time: frame j of the resampled video is the source frame
-nearest to j / fps, which changes nothing in a video that has this rate, and
-gives one with a variable rate the speed it is watched at. Only the span from
-the first to the last wanted frame is decoded, and only wanted frames are kept,
-already resized: memory grows with the clips, not with the video. Pixels are
-taken as square; deeper ones are brought to 8 bits.
+Frames are found by time: frame j of the resampled video is the one that is on
+the screen at j / fps, the last that is shown at or before it. This changes
+nothing in a video that has this rate, and gives one with a variable rate the
+speed it is watched at. Only the span from the first to the last wanted frame is
+decoded, and only wanted frames are kept, already resized: memory grows with the
+clips, not with the video. Pixels are taken as square; deeper ones are brought
+to 8 bits.
 
 Shapes: K crops of all stretches, T frames of a clip, R pixels of a side, H and
 W of a frame.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
@@ -28,25 +30,23 @@ from typing import Protocol
 import numpy as np
 
 from totojax.config import pixels
-from totojax.data.pixels import augment, decode
+from totojax.data.pixels import augment, containers, decode, timelines
 from totojax.data.sources import items
 
 SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
-TIE_FRAC = 0.1  # of a frame's time: how much nearer a later frame has to be
+# How much later than asked for a frame may begin: of a frame's time, but for
+# containers that round their times no less than a millisecond.
+TIE_FRAC = 0.1
+ROUNDED_S = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-  """One clip of a video, before it is decoded.
+  """One clip of a video, before it is decoded."""
 
-  Attributes:
-    places_T: numbers of its frames.
-    short_px: its short side after resizing; at most that of decoding.
-    crop: frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
-  """
-
-  places_T: np.ndarray
-  short_px: int
+  places_T: np.ndarray  # numbers of its frames
+  short_px: int  # its short side after resizing; at most that of decoding
+  # Frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
   crop: Callable[[np.ndarray], np.ndarray]
 
 
@@ -58,24 +58,23 @@ class ClipSpec(pixels.ClipSpec):
     """Short side of the frames as they are decoded."""
     return self.size_px
 
-  def draw(self, item: items.Item, timeline: decode.Timeline, *, seed: int) -> Iterator[Drawn]:
+  def draw(self, item: items.Item, timeline: timelines.Timeline, *, seed: int) -> Iterator[Drawn]:
     """The clips of a video.
 
     Raises:
       Undecodable: it is shorter than one.
     """
-    first, times_s = within(item, timeline)
-    length_s = _length_s(times_s, timeline)
-    frames = max(1, round(length_s * self.fps))
+    span = within(item, timeline)
+    frames = max(1, round(span.length_s * self.fps))
     starts = frames - self.span_frames + 1
     if starts < 1:
-      raise decode.Undecodable(
-        f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a second; {self.frames}"
-        f" frames with a stride of {self.stride_frames} span {self.span_frames}"
+      raise containers.Undecodable(
+        f"too short: {span.length_s:.2f} s are {frames} frames at {self.fps:g} a second;"
+        f" {self.frames} frames with a stride of {self.stride_frames} span {self.span_frames}"
       )
     stretches = 1
     if self.sampling == "duration":
-      wanted = min(round(length_s / self.every_s), self.most_stretches)
+      wanted = min(round(span.length_s / self.every_s), self.most_stretches)
       stretches = min(max(1, wanted), starts)
     # Each stretch holds its share of the starts: none is left out or counted
     # twice, and clips of neighbours may overlap at the border.
@@ -85,12 +84,8 @@ class ClipSpec(pixels.ClipSpec):
         rng = items.generator(item, crop, stretch=stretch, seed=seed)
         start = rng.integers(edges[stretch], edges[stretch + 1])
         shown_T = start + self.stride_frames * np.arange(self.frames)
-        shown_s = times_s[0] + shown_T / self.fps
-        # Halfway between two frames the earlier is taken, also where a container
-        # rounds its times to milliseconds: steps of a slower video stay even.
-        early_T = shown_s - TIE_FRAC * timeline.gap_s
         yield Drawn(
-          places_T=first + decode.nearest(times_s, early_T),
+          places_T=span.on_screen(shown_T / self.fps),
           short_px=self.size_px,
           crop=functools.partial(augment.random_crop, size_px=self.size_px, rng=rng),
         )
@@ -105,10 +100,19 @@ class Cuts(Protocol):
   @property
   def decoded_px(self) -> int: ...
 
-  def draw(self, item: items.Item, timeline: decode.Timeline, *, seed: int) -> Iterator[Drawn]: ...
+  def draw(
+    self, item: items.Item, timeline: timelines.Timeline, *, seed: int
+  ) -> Iterator[Drawn]: ...
 
 
-def clips(item: items.Item, source: decode.Source, spec: Cuts, *, seed: int) -> np.ndarray:
+def clips(
+  item: items.Item,
+  source: containers.VideoInput,
+  spec: Cuts,
+  *,
+  seed: int,
+  tally: collections.Counter | None = None,
+) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
   A rotation noted in the file is applied.
@@ -118,20 +122,27 @@ def clips(item: items.Item, source: decode.Source, spec: Cuts, *, seed: int) -> 
     source: its file, by path or as bytes.
     spec: what is cut out.
     seed: of everything drawn.
+    tally: as `decode.read_images` takes it.
 
   Raises:
     Undecodable: no video in the file, damaged where frames are wanted, or
       shorter than a clip.
     ImportError: PyAV is missing.
   """
-  timeline = decode.read_timeline(source, start_s=item.start_s, end_s=item.end_s)
-  read = functools.partial(decode.read_images, source, timeline=timeline)
-  return cut(item, timeline, read, spec, seed=seed)
+
+  def of(timeline: timelines.Timeline) -> np.ndarray:
+    read = functools.partial(decode.read_images, source, timeline=timeline, tally=tally)
+    return cut(item, timeline, read, spec, seed=seed)
+
+  try:
+    return of(timelines.read(source, start_s=item.start_s, end_s=item.end_s))
+  except decode.Disordered:
+    return of(timelines.read(source, counted=True))
 
 
 def cut(
   item: items.Item,
-  timeline: decode.Timeline,
+  timeline: timelines.Timeline,
   read: Callable[..., dict[int, np.ndarray]],
   spec: Cuts,
   *,
@@ -157,7 +168,7 @@ def cut(
   )
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:
-    raise decode.Undecodable(f"frames change shape within the video: {shapes}")
+    raise containers.Undecodable(f"frames change shape within the video: {shapes}")
   out = []
   for clip in drawn:
     resize = augment.Resize(clip.short_px, spec.resample)
@@ -167,7 +178,7 @@ def cut(
   return np.stack(out)
 
 
-def duration_s(item: items.Item, source: decode.Source) -> float:
+def duration_s(item: items.Item, source: containers.VideoInput) -> float:
   """Seconds of a video, or of its span, by the times of its frames.
 
   What a file's header says is not asked: it may be wrong.
@@ -175,29 +186,53 @@ def duration_s(item: items.Item, source: decode.Source) -> float:
   Raises:
     Undecodable, ImportError: as `clips`.
   """
-  timeline = decode.read_timeline(source, start_s=item.start_s, end_s=item.end_s)
-  return _length_s(within(item, timeline)[1], timeline)
+  timeline = timelines.read(source, start_s=item.start_s, end_s=item.end_s)
+  return within(item, timeline).length_s
 
 
-def _length_s(times_s: np.ndarray, timeline: decode.Timeline) -> float:
-  return float(times_s[-1] - times_s[0] + timeline.gap_s)
+@dataclasses.dataclass(frozen=True)
+class Span:
+  """The part of a video that is looked at.
+
+  Attributes:
+    first: the number of the frame on the screen as it begins.
+    times_s: of its frames; that of the first is where the span begins.
+    length_s: until it ends, or until the video does.
+    tie_s: how much later than asked for a frame may begin.
+  """
+
+  first: int
+  times_s: np.ndarray
+  length_s: float
+  tie_s: float
+
+  def on_screen(self, since_s: np.ndarray) -> np.ndarray:
+    """Numbers of the frames on the screen so long after its beginning."""
+    wanted_s = self.times_s[0] + since_s + self.tie_s
+    return self.first + np.searchsorted(self.times_s, wanted_s, side="right") - 1
 
 
-def within(item: items.Item, timeline: decode.Timeline) -> tuple[int, np.ndarray]:
-  """The number of the first frame of the item's span, and the span's times.
+def within(item: items.Item, timeline: timelines.Timeline) -> Span:
+  """The item's span, or the whole video.
 
   Seconds count from the first frame of the file. A span that reaches past the
   end, as those of annotations do by a fraction of a second, ends with it.
+
+  Raises:
+    Undecodable: nothing is shown there.
   """
-  if item.start_s is None and item.end_s is None:
-    return 0, timeline.times_s
-  since_s = timeline.times_s - timeline.begin_s + TIE_FRAC * timeline.gap_s
-  begin_s = 0.0 if item.start_s is None else item.start_s
-  end_s = np.inf if item.end_s is None else item.end_s
-  first, last = np.searchsorted(since_s, [begin_s, end_s])
-  if first >= last:
-    raise decode.Undecodable(
-      f"no frame between {begin_s:g} and {end_s:g} s: the last before is at"
-      f" {timeline.times_s[-1] - timeline.begin_s:.2f} s"
+  times_s = timeline.times_s
+  tie_s = min(max(TIE_FRAC * timeline.gap_s, ROUNDED_S), timeline.gap_s / 2)
+  last_s = float(times_s[-1]) + timeline.gap_s
+  begin_s = max(timeline.begin_s + (item.start_s or 0.0), float(times_s[0]))
+  end_s = last_s if item.end_s is None else min(timeline.begin_s + item.end_s, last_s)
+  first = max(0, int(np.searchsorted(times_s, begin_s + tie_s, side="right")) - 1)
+  last = int(np.searchsorted(times_s, end_s - tie_s))
+  if begin_s > last_s - tie_s or first >= last:
+    until_s = np.inf if item.end_s is None else item.end_s
+    raise containers.Undecodable(
+      f"no frame between {item.start_s or 0.0:g} and {until_s:g} s: the last is at"
+      f" {times_s[-1] - timeline.begin_s:.2f} s"
     )
-  return int(first), timeline.times_s[first:last]
+  shown_s = np.maximum(times_s[first:last], begin_s)
+  return Span(first, shown_s, end_s - begin_s, tie_s)

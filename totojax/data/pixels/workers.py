@@ -27,17 +27,12 @@ from totojax.data.sources import items as items_lib
 
 @dataclasses.dataclass(frozen=True)
 class Decoded:
-  """An item and its pixels.
+  """An item and its pixels."""
 
-  Attributes:
-    item: what was decoded.
-    clips: uint8 [K, T, R, R, 3], or why there are none.
-    label: its class, -1 for none; sets of TFDS know it only now.
-  """
-
-  item: items_lib.Item
-  clips: np.ndarray | items_lib.Skipped
-  label: int
+  item: items_lib.Item  # what was decoded
+  clips: np.ndarray | items_lib.Skipped  # uint8 [K, T, R, R, 3], or why there are none
+  label: int  # its class, -1 for none; sets of TFDS know it only now
+  restarts: int = 0  # seeks in it that had to start over
 
 
 def processes(workers: int) -> int:
@@ -117,10 +112,10 @@ def _submit(
 
 
 def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
-  clips = media.load(item, spec, seed=seed)
-  if isinstance(clips, items_lib.Skipped):
-    return Decoded(item, clips, item.label)
-  return Decoded(item, clips, media.label(item))
+  tally: collections.Counter[str] = collections.Counter()
+  clips = media.load(item, spec, seed=seed, tally=tally)
+  label = item.label if isinstance(clips, items_lib.Skipped) else media.label(item)
+  return Decoded(item, clips, label, tally["restarts"])
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:

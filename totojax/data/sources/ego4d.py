@@ -43,8 +43,8 @@ def list_items(root: objects.Path, split: str, *, folder: str, ids: str = "") ->
     wanted = spans.read(ids.replace("{split}", split), f"{key}_uid")
     return spans.listing(wanted, disk, where=top)
   # The annotations beside the folder are those of its version.
-  beside = os.path.join(os.path.dirname(top), "ego4d.json")
-  tables = filter(reading.exists, (beside, os.path.join(root, "ego4d.json")))
+  sibling = os.path.join(os.path.dirname(top), "ego4d.json")
+  tables = filter(reading.exists, (sibling, os.path.join(root, "ego4d.json")))
   annotations = next(tables, None)
   uids = _uids(annotations, key) if annotations else disk
   return spans.listing(map(spans.Span, uids), disk, where=top)

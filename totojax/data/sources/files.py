@@ -139,10 +139,10 @@ def existing(listed: Sequence[items.Item]) -> list[items.Entry]:
   """The items of files that a list names; `Skipped` where there is no file."""
   paths = [item.path for item in listed]
   remote = any(map(objects.is_url, paths))
-  there = reading.each(reading.exists, paths) if remote else map(os.path.exists, paths)
+  presence = reading.each(reading.exists, paths) if remote else map(os.path.exists, paths)
   return [
-    item if found else items.Skipped(item.id, f"{item.path} does not exist")
-    for item, found in zip(listed, there)
+    item if present else items.Skipped(item.id, f"{item.path} does not exist")
+    for item, present in zip(listed, presence)
   ]
 
 

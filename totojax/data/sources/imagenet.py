@@ -73,10 +73,10 @@ def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> item
   wnids = [name.removesuffix(".tar") for name in packed]
   rows = []
   paths = [os.path.join(top, file) for file in packed]
-  found = tars.each_samples(paths, "image", label_key="", classes=0)
-  for label, (path, rows_there) in enumerate(zip(paths, found)):
+  by_tar = tars.each_samples(paths, "image", label_key="", classes=0)
+  for label, (path, entries) in enumerate(zip(paths, by_tar)):
     prefix = files.below(root, path).removesuffix(".tar")
-    for row in rows_there:
+    for row in entries:
       row = dataclasses.replace(row, id=f"{prefix}/{row.id}" if row.id else prefix)
       rows.append(dataclasses.replace(row, label=label) if isinstance(row, items.Item) else row)
   return items.listing("image", rows, classes=wnids, where=top)
@@ -105,12 +105,12 @@ def _from_flat(root: str, top: str, *, classes: int, val_labels: str) -> items.L
 
 def _find_truth(root: str, top: str) -> str:
   names = ("LOC_val_solution.csv", "*synset_labels.txt", GROUND_TRUTH)
-  beside = os.path.dirname(root if objects.is_url(root) else os.path.abspath(root))
-  for folder in (root, top, beside):
-    there = files.names(folder) if reading.is_folder(folder) else []
+  parent = os.path.dirname(root if objects.is_url(root) else os.path.abspath(root))
+  for folder in (root, top, parent):
+    names_in = files.names(folder) if reading.is_folder(folder) else []
     for name in names:
-      if found := fnmatch.filter(there, name):
-        return os.path.join(folder, found[0])
+      if matches := fnmatch.filter(names_in, name):
+        return os.path.join(folder, matches[0])
   raise ValueError(
     f"{top} is a flat folder of images; their classes are in none of"
     f" {', '.join(names)} in {root}; give the file as val_labels"

@@ -23,25 +23,16 @@ _STRETCH = re.compile(r"(/[0-9.]+-([0-9.]+|end)|_[0-9]{6}_[0-9]{6})$")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-  """One video or image.
+  """One video or image."""
 
-  Attributes:
-    id: its name, unique in its source.
-    path: the file that holds it, or the address of a TFDS set.
-    label: its class; -1 for none.
-    part: (offset, bytes) of a file inside the file, as in a tar; None: all.
-    record: index in a TFDS set; None elsewhere. Its label is read with it.
-    start_s: where the wanted stretch of a video begins; None: at the start.
-    end_s: where it ends; None: at the end.
-  """
-
-  id: str
-  path: str
-  label: int = -1
+  id: str  # its name, unique in its source
+  path: str  # the file that holds it, or the address of a TFDS set
+  label: int = -1  # its class; -1 for none
+  # (offset, bytes) of a file inside the file, as in a tar; None: all.
   part: tuple[int, int] | None = None
-  record: int | None = None
-  start_s: float | None = None
-  end_s: float | None = None
+  record: int | None = None  # index in a TFDS set; None elsewhere. Its label is read with it
+  start_s: float | None = None  # where the wanted stretch of a video begins; None: at the start
+  end_s: float | None = None  # where it ends; None: at the end
 
   def __post_init__(self):
     object.__setattr__(self, "path", os.fspath(self.path))
@@ -60,19 +51,12 @@ Entry = Item | Skipped
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-  """What a source holds.
+  """What a source holds."""
 
-  Attributes:
-    kind: "video" or "image".
-    items: sorted by id.
-    classes: names by label; empty where there are no classes.
-    missing: what is in the annotations or archives but cannot be had.
-  """
-
-  kind: str
-  items: Sequence[Item]
-  classes: tuple[str, ...]
-  missing: tuple[Skipped, ...]
+  kind: str  # "video" or "image"
+  items: Sequence[Item]  # sorted by id
+  classes: tuple[str, ...]  # names by label; empty where there are no classes
+  missing: tuple[Skipped, ...]  # what is in the annotations or archives but cannot be had
 
 
 def video_id(item: str) -> str:

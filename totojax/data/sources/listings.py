@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 
 from totojax import plugins
-from totojax.config.corpus import Source
+from totojax.config.corpus import SourceConfig
 from totojax.config.schema import ConfigError
 from totojax.data.sources import (
   ego4d,
@@ -39,7 +39,7 @@ _SPLITS = {
 }
 
 
-def by_store(source: Source, *, seed: int) -> dict[str, items.Listing]:
+def by_store(source: SourceConfig, *, seed: int) -> dict[str, items.Listing]:
   """What each store of a job is made of, by the store's name.
 
   Args:
@@ -88,7 +88,7 @@ def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listi
   return {split: renumbered(listing) for split, listing in splits.items()}
 
 
-def _listing(source: Source, split: str) -> items.Listing:
+def _listing(source: SourceConfig, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
     return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
   if not source.root and source.name != "tfds":

@@ -58,9 +58,9 @@ def list_items(
   base = os.path.dirname(root) if _is_file(root) else root
   rows = []
   paths = [top] if _is_file(top) else _tars(top)
-  for path, found in zip(paths, each_samples(paths, kind, label_key=label_key, classes=classes)):
+  for path, entries in zip(paths, each_samples(paths, kind, label_key=label_key, classes=classes)):
     shard = os.path.splitext(files.below(base, path))[0]
-    for row in found:
+    for row in entries:
       rows.append(dataclasses.replace(row, id=f"{shard}/{row.id}" if row.id else shard))
   return items.listing(kind, rows, classes=[str(i) for i in range(classes)], where=top)
 

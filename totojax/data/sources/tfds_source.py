@@ -19,7 +19,7 @@ import urllib.parse
 
 import numpy as np
 
-from totojax.data.pixels import augment, decode, images, video
+from totojax.data.pixels import augment, containers, images, timelines, video
 from totojax.data.sources import items
 from totojax.storage import objects
 
@@ -106,9 +106,9 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
   address = _parse(item.path)
   frames = _record(item.path, item.record)[address["feature"]]
   if not len(frames):
-    raise decode.Undecodable("the record holds no frame")
+    raise containers.Undecodable("the record holds no frame")
   rate = float(address["fps"])
-  timeline = decode.Timeline(
+  timeline = timelines.Timeline(
     times_s=np.arange(len(frames)) / rate, gap_s=1 / rate, counted=True, begin_s=0.0, fps=rate
   )
 
@@ -120,7 +120,7 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
 
 def _rgb(frame_HWC: np.ndarray) -> np.ndarray:
   if frame_HWC.dtype != np.uint8 or frame_HWC.shape[2:] not in ((1,), (3,)):
-    raise decode.Undecodable(
+    raise containers.Undecodable(
       f"frames are {frame_HWC.dtype} {frame_HWC.shape}; needed: uint8 [height, width, 1 or 3]"
     )
   height, width = frame_HWC.shape[:2]

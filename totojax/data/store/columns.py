@@ -22,9 +22,9 @@ def checked(
   names = {field.name for field in manifest.fields}
   if set(values) != names:
     raise ValueError(f"records have {sorted(values)}; needed: {sorted(names)}")
-  for name, given in (("labels", labels), ("ids", ids)):
+  for name, column in (("labels", labels), ("ids", ids)):
     wanted = getattr(manifest, name)
-    if (given is not None) != wanted:
+    if (column is not None) != wanted:
       raise ValueError(f"{name} are {'missing' if wanted else 'given'}; the manifest says {wanted}")
   arrays = {}
   for field in manifest.fields:

@@ -29,23 +29,14 @@ _LAYER = "layer_"
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-  """One vector for each clip and layer, or for each of its tokens.
+  """One vector for each clip and layer, or for each of its tokens."""
 
-  Attributes:
-    path: where they are.
-    layers: increasing.
-    features_ML: floats [M, L, D], or [M, L, T, D] as they are stored.
-    labels: int32 [M].
-    ids: of the clips' items; () where the file has none.
-    classes: names by label; () where they are not known.
-  """
-
-  path: str
-  layers: tuple[int, ...]
-  features_ML: np.ndarray
-  labels: np.ndarray
-  ids: tuple[str, ...]
-  classes: tuple[str, ...]
+  path: str  # where they are
+  layers: tuple[int, ...]  # increasing
+  features_ML: np.ndarray  # floats [M, L, D], or [M, L, T, D] as they are stored
+  labels: np.ndarray  # int32 [M]
+  ids: tuple[str, ...]  # of the clips' items; () where the file has none
+  classes: tuple[str, ...]  # names by label; () where they are not known
 
 
 def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:

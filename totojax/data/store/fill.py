@@ -26,17 +26,11 @@ class Clips:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """A store, and what it is filled with.
+  """A store, and what it is filled with."""
 
-  Attributes:
-    manifest: of the store.
-    items: how many items it is made of.
-    make: number of an item -> what it gives; None for nothing.
-  """
-
-  manifest: manifests.Manifest
-  items: int
-  make: Callable[[int], Clips | None]
+  manifest: manifests.Manifest  # of the store
+  items: int  # how many items it is made of
+  make: Callable[[int], Clips | None]  # number of an item -> what it gives; None for nothing
 
 
 def stores(

@@ -17,6 +17,7 @@ from totojax.storage import objects
 FILE = "manifest.json"
 VERSION = 1
 KINDS = ("image", "video")
+DECODERS = "decoders"  # of `info`: versions of what decoded the items, all there were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,69 +31,43 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One whole shard.
+  """One whole shard."""
 
-  Attributes:
-    name: its directory.
-    records: how many it holds.
-    checksum: sha256 of all its arrays, `Store.verify` compares it.
-    probe: sha256 of first and last record, labels and ids: `Store.check`
-      compares it on opening, and so tells this shard from any other.
-    ids: sum of the hashes of its ids (`columns.ids_sum`); empty where there are
-      none, or of shards that were written before there was this sum.
-  """
-
-  name: str
-  records: int
-  checksum: str
+  name: str  # its directory
+  records: int  # how many it holds
+  checksum: str  # sha256 of all its arrays, `Store.verify` compares it
+  # sha256 of first and last record, labels and ids: `Store.check` compares it
+  # on opening, and so tells this shard from any other.
   probe: str
+  # Sum of the hashes of its ids (`columns.ids_sum`); empty where there are
+  # none, or of shards that were written before there was this sum.
   ids: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-  """A data set of fixed-length records.
+  """A data set of fixed-length records."""
 
-  Attributes:
-    kind: "image" (one frame a record) or "video".
-    fields: the arrays of a record.
-    tokenizer: fingerprint of the tokenizer; empty for pixels.
-    vocab: codes of the tokenizer; 0 for pixels.
-    grid: tokens per side of a frame; 0 for pixels.
-    frames: frames of a record, at least as many as a sequence draws from it.
-    size_px: side of the frames in pixels.
-    stride_frames: source frames from one frame to the next; 0 for images.
-    fps: frame rate that the stride counts in; 0.0 for images.
-    crops: records made from one item, or from each stretch of one that is
-      sampled by its duration (they share its id).
-    labels: whether each record has a class; -1 is a record without.
-    ids: whether each record has the id of the item that it comes from.
-    classes: names of the classes, by label; may be empty.
-    records_per_shard: a shard is closed at the first item that fills it.
-    info: how the data set was made; a job with other values cannot go on.
-    shards: the whole shards, in order.
-    cursor: where the job goes on after the last of them (any JSON value).
-    complete: whether the job has ended.
-  """
-
-  kind: str
-  fields: tuple[Field, ...]
-  tokenizer: str
-  vocab: int
-  grid: int
-  frames: int
-  size_px: int
-  stride_frames: int
-  fps: float
+  kind: str  # "image" (one frame a record) or "video"
+  fields: tuple[Field, ...]  # the arrays of a record
+  tokenizer: str  # fingerprint of the tokenizer; empty for pixels
+  vocab: int  # codes of the tokenizer; 0 for pixels
+  grid: int  # tokens per side of a frame; 0 for pixels
+  frames: int  # frames of a record, at least as many as a sequence draws from it
+  size_px: int  # side of the frames in pixels
+  stride_frames: int  # source frames from one frame to the next; 0 for images
+  fps: float  # frame rate that the stride counts in; 0.0 for images
+  # Records made from one item, or from each stretch of one that is sampled by
+  # its duration (they share its id).
   crops: int
-  labels: bool
-  ids: bool
-  classes: tuple[str, ...]
-  records_per_shard: int
-  info: dict[str, Any]
-  shards: tuple[Shard, ...]
-  cursor: Any
-  complete: bool
+  labels: bool  # whether each record has a class; -1 is a record without
+  ids: bool  # whether each record has the id of the item that it comes from
+  classes: tuple[str, ...]  # names of the classes, by label; may be empty
+  records_per_shard: int  # a shard is closed at the first item that fills it
+  info: dict[str, Any]  # how the data set was made; a job with other values cannot go on
+  shards: tuple[Shard, ...]  # the whole shards, in order
+  cursor: Any  # where the job goes on after the last of them (any JSON value)
+  complete: bool  # whether the job has ended
 
   def __post_init__(self):
     if self.kind not in KINDS:

@@ -20,6 +20,7 @@ import numpy as np
 
 from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
+from totojax.rundir import provenance
 from totojax.storage import objects
 
 StoreError = objects.StoreError
@@ -198,7 +199,13 @@ def open_store(
 
 
 def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.Manifest) -> None:
-  """Raises StoreError unless a job with these values may go on with a store."""
+  """Whether a job with these values may go on with a store.
+
+  Versions of what decodes its items may differ with `--allow_other_versions`.
+
+  Raises:
+    StoreError: it may not.
+  """
   lists = [m.info.get("listing") for m in (existing, wanted)]
   if None not in lists and lists[0] != lists[1]:
     raise StoreError(
@@ -207,6 +214,11 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       " back to go on, or write to another --workdir"
     )
   old, new = manifests.head(existing), manifests.head(wanted)
+  before, here = (head["info"].pop(manifests.DECODERS, []) for head in (old, new))
+  try:
+    provenance.check_versions(path, before, here)
+  except ValueError as error:
+    raise StoreError(str(error)) from error
   different = [key for key in new if old[key] != new[key]]
   if different:
     key = different[0]

@@ -121,8 +121,8 @@ class Store:
     """Compares the digest of some records, labels and ids with the manifest's."""
     m, shard = self.manifest, self.manifest.shards[index]
     arrays = {field.name: self._slice(index, field.name, places) for field in m.fields}
-    for name, there in (("label", m.labels), ("id", m.ids)):
-      if there:
+    for name, present in (("label", m.labels), ("id", m.ids)):
+      if present:
         arrays[name] = self._column(index, name)
     actual, expected = columns.digest(arrays), getattr(shard, what)
     if actual != expected:

@@ -25,24 +25,16 @@ _NONE = -1  # the label of a row that is padding
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """Some records of a labelled store.
+  """Some records of a labelled store."""
 
-  Attributes:
-    store: where they are; None: in image files (`views.records`), or features
-      alone are known of them.
-    name: of the store, for errors.
-    records: their numbers, increasing.
-    labels: int32, of every record of the store.
-    ids: of every record of the store; views of one item share theirs.
-    classes: names by label; may be empty.
-  """
-
+  # Where they are; None: in image files (`views.records`), or features alone
+  # are known of them.
   store: store_lib.Store | None
-  name: str
-  records: np.ndarray
-  labels: np.ndarray
-  ids: tuple[str, ...]
-  classes: tuple[str, ...]
+  name: str  # of the store, for errors
+  records: np.ndarray  # their numbers, increasing
+  labels: np.ndarray  # int32, of every record of the store
+  ids: tuple[str, ...]  # of every record of the store; views of one item share theirs
+  classes: tuple[str, ...]  # names by label; may be empty
 
   @property
   def tokens(self) -> store_lib.Store:
@@ -73,8 +65,8 @@ def records(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
         " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
-  used = np.arange(min(most or len(labels), len(labels)))
-  data = Records(store, name, used, labels, ids, manifest.classes)
+  numbers = np.arange(min(most or len(labels), len(labels)))
+  data = Records(store, name, numbers, labels, ids, manifest.classes)
   return checked(data, store.path)
 
 
@@ -140,13 +132,13 @@ def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Recor
   def draw(item):
     return hashlib.sha256(f"{seed} {data.ids[item[0]]}".encode()).digest()
 
-  held = []
+  holdout = []
   for items in by_class.values():
     items = sorted(items, key=draw)
     count = min(round(held_frac * len(items)), len(items) - 1)
-    held += [record for item in items[:count] for record in item]
+    holdout += [record for item in items[:count] for record in item]
   inside = np.zeros(len(data.labels), bool)
-  inside[held] = True
+  inside[holdout] = True
   return (
     dataclasses.replace(data, records=data.records[~inside[data.records]]),
     dataclasses.replace(data, records=data.records[inside[data.records]]),
@@ -250,7 +242,8 @@ def stream(
   As `stream.stream`: every record once an epoch, in an order of its own, the
   same global batch for any number of hosts.
   """
-  plans = grain.MapDataset.source(data.records).shuffle(seed).repeat()
+  order = rows_lib.order(source=0, seed=seed)
+  plans = grain.MapDataset.source(data.records).shuffle(order).repeat()
   plans = plans.map_with_index(functools.partial(_row, len(data.records)))
   return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
     ReadLabelled(read, data.labels)

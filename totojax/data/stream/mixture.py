@@ -60,12 +60,12 @@ class Cycle(grain.transforms.DatasetSelectionMap):
     self._counts = np.array([int(share * length) for share in shares])
     source_K = np.empty(length, np.int64)
     order_K = np.empty(length, np.int64)  # rows of this source before row k
-    used = np.zeros_like(self._counts)
+    visits = np.zeros_like(self._counts)
     for k in range(length):
       # In whole numbers; of equals the first, so the config's order decides.
-      source = int(np.argmax((k + 1) * self._counts - used * length))
-      source_K[k], order_K[k] = source, used[source]
-      used[source] += 1
+      source = int(np.argmax((k + 1) * self._counts - visits * length))
+      source_K[k], order_K[k] = source, visits[source]
+      visits[source] += 1
     self._source_K, self._order_K = source_K, order_K
 
   def __len__(self) -> int:
@@ -222,10 +222,8 @@ def _mix(sources: Sequence[Source], *, per_row: Sequence[int], seed: int) -> gra
   parts = []
   for index, source in enumerate(sources):
     records = len(source.store)
-    # Sources of equal length would otherwise be visited in the same order.
-    order = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-    # shuffle before repeat: the other way round samples with replacement. Each
-    # epoch has an order of its own (its number is added to the seed).
+    order = rows.order(source=index, seed=seed)
+    # shuffle before repeat: the other way round samples with replacement.
     draws = grain.MapDataset.range(records).shuffle(order).repeat()
     # The epoch comes from the position, since a record's window depends on it.
     draws = draws.map_with_index(functools.partial(_draw, records))

@@ -42,6 +42,15 @@ class Row:
   draws: tuple[Draw, ...]
 
 
+def order(*, source: int, seed: int) -> int:
+  """Seed of a source's orders, to which grain adds the epoch.
+
+  Hashed, or epoch 1 of one seed would be epoch 0 of the next, and sources of
+  equal length would be visited in the same order.
+  """
+  return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
+
+
 def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
   """The first frame of the window, in 0..choices-1, for one draw."""
   if choices == 1 or draw.epoch is None:

@@ -3,8 +3,6 @@
 Shapes: H height, W width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import fractions
 import pathlib
@@ -12,7 +10,7 @@ import pathlib
 import numpy as np
 
 from totojax.config.bench import DecodeBench
-from totojax.data.pixels import decode, media, video
+from totojax.data.pixels import containers, decode, media, timelines, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.bench import measure
 
@@ -64,9 +62,9 @@ def _row(
   if arrays:
     kind, what = "RGB arrays", "every frame of the span an RGB array"
 
-  def goals(measured: measure.Rounds) -> list[measure.Goal]:
+  def goals(rounds: measure.Rounds) -> list[measure.Goal]:
     # What is asked is the rate of a core: CPU-seconds, not wall time.
-    name, rate = "times the loop's frames per CPU-second", measured.cpu_ratio.median
+    name, rate = "times the loop's frames per CPU-second", rounds.cpu_ratio.median
     return [measure.Goal(name, rate, 1.0)] if arrays else []
 
   return harness.compare(
@@ -76,7 +74,7 @@ def _row(
     compares="clips from a video against decoding the same span of it, one thread",
     unit="frames of the span",
     goals=goals,
-    facts=lambda measured: {
+    facts=lambda rounds: {
       "clips": len(items),
       "codec": settings.codec,
       "frames_of_clip": spec.frames,
@@ -99,13 +97,13 @@ def render(
   coarse = rng.integers(0, 256, (rows, columns, 3)).astype(np.uint8)
   texture = coarse.repeat(_TILE, 0).repeat(_TILE, 1)[:height, :width]
   noise_HW3 = rng.integers(0, 16, (height, width, 3), dtype=np.uint8)
-  with decode.pyav().open(str(path), "w") as container:
+  with containers.pyav().open(str(path), "w") as container:
     stream = container.add_stream(settings.codec, rate=settings.rate)
     stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
     for i in range(frames):
       moved_HW3 = np.roll(texture, (i, 2 * i), axis=(0, 1)) // 2 + 64
       image_HW3 = moved_HW3 + np.roll(noise_HW3, 7 * i, axis=0)
-      frame = decode.pyav().VideoFrame.from_ndarray(image_HW3, format="rgb24")
+      frame = containers.pyav().VideoFrame.from_ndarray(image_HW3, format="rgb24")
       frame.pts, frame.time_base = i, fractions.Fraction(1, settings.rate)
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
@@ -121,7 +119,7 @@ def span(item: items_lib.Item, spec: video.ClipSpec, *, seed: int) -> range:
     blank = np.zeros((spec.size_px, spec.size_px, 3), np.uint8)
     return dict.fromkeys(numbers, blank)
 
-  video.cut(item, decode.read_timeline(item.path), read, spec, seed=seed)
+  video.cut(item, timelines.read(item.path), read, spec, seed=seed)
   return range(min(numbers), max(numbers) + 1)
 
 
@@ -135,7 +133,7 @@ def bare_loop(path: str, frames: range, *, rate: int, arrays: bool) -> int:
     Those of the frames that were decoded.
   """
   count = 0
-  with decode.pyav().open(path) as container:
+  with containers.pyav().open(path) as container:
     stream = container.streams.video[0]
     first_s = frames.start / rate
     if first_s > decode.SEEK_GAP_S:

@@ -3,8 +3,6 @@
 Shapes: N frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
@@ -44,11 +42,11 @@ def rows(settings: DvaeEncodeBench, harness: measure.Harness) -> Iterator[measur
     compares="uint8 frames to codes, all frames in one call",
     unit="frames",
     goals=measure.level("times PyTorch's frames/s"),
-    facts=lambda measured: {
+    facts=lambda rounds: {
       "macs_per_frame": tokenizer.macs(settings.size_px),
       "hidden": hidden,
       "vocab": vocab,
-      "codes_equal_frac": float(np.mean(np.equal(*measured.first))),
+      "codes_equal_frac": float(np.mean(np.equal(*rounds.warmup))),
       "threads_of_pytorch": provenance.cores(),
     },
   )

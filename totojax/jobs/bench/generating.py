@@ -3,8 +3,6 @@
 Shapes: B rows, N frames, P tokens of a frame.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,17 +48,17 @@ def rows(settings: DecodeTokensBench, harness: measure.Harness) -> Iterator[meas
   sampling = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   options = {"further": settings.further, "sampling": sampling, "rows": np.arange(batch)}
 
-  def facts(measured: measure.Rounds) -> dict[str, Any]:
-    (codes, tokens), limit = measured.first, {}
+  def facts(rounds: measure.Rounds) -> dict[str, Any]:
+    (codes, tokens), limit = rounds.warmup, {}
     if hardware.is_accelerator():
       limit = floor(
         model,
         weights,
         rows=batch,
-        first=inputs_BT.shape[1],
+        prompt_tokens=inputs_BT.shape[1],
         count=count,
         bytes_per_s=hardware.ceiling().bytes_per_s,
-        measured=measured,
+        rounds=rounds,
       )
     return {
       "width": model.config.width,
@@ -96,10 +94,10 @@ def floor(
   weights: Any,
   *,
   rows: int,
-  first: int,
+  prompt_tokens: int,
   count: int,
   bytes_per_s: float,
-  measured: measure.Rounds,
+  rounds: measure.Rounds,
 ) -> dict[str, float]:
   """What it takes at least to read weights and cache once for each token.
 
@@ -107,20 +105,20 @@ def floor(
     model: the model.
     weights: of `decode.load`.
     rows: sequences at a time.
-    first: tokens of the prompt.
+    prompt_tokens: how many the prompt has.
     count: tokens that follow it.
     bytes_per_s: of the device's memory.
-    measured: the row's readings.
+    rounds: the row's readings.
   """
   c, read = model.config, dict(weights)
   if not c.tied:
     read.pop("embedding")  # one row of it for each token
   weight_bytes = sum(x.nbytes for x in jax.tree.leaves(read))
   wide = jnp.dtype(model.compute.dtype).itemsize
-  mean_tokens = first + (count - 1) / 2
+  mean_tokens = prompt_tokens + (count - 1) / 2
   cache_bytes = 2 * c.depth * c.width * mean_tokens * rows * wide
   floor_s = count * (weight_bytes + cache_bytes) / bytes_per_s
-  ours_s = measure.spread([r.used.wall_s for r in measured.ours]).median
+  ours_s = measure.spread([r.usage.wall_s for r in rounds.ours]).median
   return {
     "measured_bytes_per_s": bytes_per_s,
     "weight_bytes": weight_bytes,

@@ -5,8 +5,6 @@ are rated by the FLOPs that their models need: a ratio of 1 is a cost that
 grows as the arithmetic does. The compile time of each stands beside it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import time
@@ -66,7 +64,7 @@ def rows(settings: GrowthBench, harness: measure.Harness) -> Iterator[measure.Re
       case=name,
       compares="model FLOPs per second of the larger and the smallest step",
       unit="GFLOP",
-      facts=lambda measured, facts=facts: facts,
+      facts=lambda rounds, facts=facts: facts,
     )
 
 

@@ -1,7 +1,5 @@
 """What a benchmark ran on, in words and numbers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import os
@@ -21,15 +19,10 @@ _COPIED = 2**30  # bytes of the array whose copy is timed
 
 @dataclasses.dataclass(frozen=True)
 class Ceiling:
-  """What the device reaches at best, measured here and now.
+  """What the device reaches at best, measured here and now."""
 
-  Attributes:
-    flops_per_s: of a bfloat16 matrix product, 8,192 cubed.
-    bytes_per_s: of a copy in the device's memory, read and written bytes.
-  """
-
-  flops_per_s: float
-  bytes_per_s: float
+  flops_per_s: float  # of a bfloat16 matrix product, 8,192 cubed
+  bytes_per_s: float  # of a copy in the device's memory, read and written bytes
 
 
 def is_accelerator() -> bool:

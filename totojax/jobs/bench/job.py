@@ -6,8 +6,6 @@ process, and is a ratio with its spread; absolute rates stand beside it. Leaves
 reason.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import pathlib
 import tempfile
@@ -72,7 +70,7 @@ def run(config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupt
     for number, name in enumerate(names):
       if interrupted(number):
         return False
-      results += _measured(name, config)
+      results += _measure(name, config)
       bar.advance(note=name)
   files.write_json(
     workdir / FILE,
@@ -87,7 +85,7 @@ def run(config: bench.BenchJob, workdir: epath.Path, interrupted: jobs.Interrupt
   return True
 
 
-def _measured(name: str, config: bench.BenchJob) -> list[measure.Result]:
+def _measure(name: str, config: bench.BenchJob) -> list[measure.Result]:
   """The cases of one row; what a missing package leaves out is named."""
   section, results = getattr(config, SECTIONS.get(name, name)), []
   with tempfile.TemporaryDirectory(prefix="totojax-bench-") as folder:
@@ -118,13 +116,12 @@ def show(results: Sequence[measure.Result], machine: str, *, rounds: int) -> Non
       table.add_row(name, "skipped", "", "", "", "")
       notes.append(f"{title} skipped: {result.reason}")
       continue
-    measured = result.measured
     table.add_row(
       name,
-      _spread(measured.ratio),
-      _spread(measured.cpu_ratio),
-      _rate(measured.ours, result.unit),
-      _rate(measured.theirs, result.unit),
+      _spread(result.rounds.ratio),
+      _spread(result.rounds.cpu_ratio),
+      _rate(result.rounds.ours, result.unit),
+      _rate(result.rounds.theirs, result.unit),
       "\n".join(
         f"{'met' if goal.met else 'missed'}: {goal.value:.3g} {goal.what}; at least {goal.least:g}"
         for goal in result.goals
@@ -145,6 +142,6 @@ def _spread(values: measure.Spread) -> str:
 
 def _rate(readings: Sequence[measure.Timing], unit: str) -> str:
   rate = measure.spread([r.per_s for r in readings]).median
-  wall_s = measure.spread([r.used.wall_s for r in readings]).median
-  cpu_s = measure.spread([r.used.cpu_s for r in readings]).median
+  wall_s = measure.spread([r.usage.wall_s for r in readings]).median
+  cpu_s = measure.spread([r.usage.cpu_s for r in readings]).median
   return f"{rate:.4g} {unit}/s\n{wall_s:.3g} s, {cpu_s:.3g} CPU-s"

@@ -6,8 +6,6 @@ medians. CPU-seconds stand beside wall time: they tell a side that is quicker
 from one that only uses more cores, and they mind other programs less.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import pathlib
@@ -27,19 +25,12 @@ def nothing() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-  """One of the two.
+  """One of the two."""
 
-  Attributes:
-    what: it is, in words.
-    run: does the work and returns what came of it.
-    units: of work; None: it is their number that `run` returns.
-    after: cleans up, outside of the time.
-  """
-
-  what: str
-  run: Callable[[], Any]
-  units: float | None = None
-  after: Callable[[], None] = nothing
+  what: str  # it is, in words
+  run: Callable[[], Any]  # does the work and returns what came of it
+  units: float | None = None  # of work; None: it is their number that `run` returns
+  after: Callable[[], None] = nothing  # cleans up, outside of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +46,15 @@ class Timing:
   """One run of one side."""
 
   units: float
-  used: Usage
+  usage: Usage
 
   @property
   def per_s(self) -> float:
-    return self.units / self.used.wall_s
+    return self.units / self.usage.wall_s
 
   @property
   def per_cpu_s(self) -> float:
-    return self.units / self.used.cpu_s
+    return self.units / self.usage.cpu_s
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,17 +68,11 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True)
 class Rounds:
-  """Readings of both sides, round by round.
+  """Readings of both sides, round by round."""
 
-  Attributes:
-    ours: of our side.
-    theirs: of the other.
-    first: what came of the turns that warmed up, ours and theirs.
-  """
-
-  ours: tuple[Timing, ...]
-  theirs: tuple[Timing, ...]
-  first: tuple[Any, ...] = ()
+  ours: tuple[Timing, ...]  # of our side
+  theirs: tuple[Timing, ...]  # of the other
+  warmup: tuple[Any, ...] = ()  # what came of the turns that warmed up, ours and theirs
 
   @property
   def ratio(self) -> Spread:
@@ -115,29 +100,17 @@ class Goal:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-  """One line of the table.
+  """One line of the table."""
 
-  Attributes:
-    row: its kind, one of the job's rows.
-    case: which of its cases; "" where there is one.
-    compares: what is compared, in words.
-    unit: of work.
-    ours: what our side is.
-    theirs: what the other side is.
-    measured: the readings.
-    goals: what is asked of it; may be empty.
-    facts: sizes and whatever else explains the numbers, as plain values.
-  """
-
-  row: str
-  case: str
-  compares: str
-  unit: str
-  ours: str
-  theirs: str
-  measured: Rounds
-  goals: tuple[Goal, ...]
-  facts: Mapping[str, Any]
+  row: str  # its kind, one of the job's rows
+  case: str  # which of its cases; "" where there is one
+  compares: str  # what is compared, in words
+  unit: str  # of work
+  ours: str  # what our side is
+  theirs: str  # what the other side is
+  rounds: Rounds  # the readings
+  goals: tuple[Goal, ...]  # what is asked of it; may be empty
+  facts: Mapping[str, Any]  # sizes and whatever else explains the numbers, as plain values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,19 +127,12 @@ Result = Measurement | Unmeasured
 
 @dataclasses.dataclass(frozen=True)
 class Harness:
-  """What a row is measured with.
+  """What a row is measured with."""
 
-  Attributes:
-    row: its kind.
-    how: everything is measured.
-    seed: of random batches.
-    folder: to write in; empty, and removed after the row.
-  """
-
-  row: str
-  how: How
-  seed: int
-  folder: pathlib.Path
+  row: str  # its kind
+  how: How  # everything is measured
+  seed: int  # of random batches
+  folder: pathlib.Path  # to write in; empty, and removed after the row
 
   def compare(
     self,
@@ -176,11 +142,11 @@ class Harness:
     case: str,
     compares: str,
     unit: str,
-    goals: Callable[[Rounds], Sequence[Goal]] = lambda measured: (),
-    facts: Callable[[Rounds], Mapping[str, Any]] = lambda measured: {},
+    goals: Callable[[Rounds], Sequence[Goal]] = lambda rounds: (),
+    facts: Callable[[Rounds], Mapping[str, Any]] = lambda rounds: {},
   ) -> Measurement:
     """Measures one case; `goals` and `facts` are of what was measured."""
-    measured = compare(ours, theirs, how=self.how)
+    rounds = compare(ours, theirs, how=self.how)
     return Measurement(
       row=self.row,
       case=case,
@@ -188,9 +154,9 @@ class Harness:
       unit=unit,
       ours=ours.what,
       theirs=theirs.what,
-      measured=measured,
-      goals=tuple(goals(measured)),
-      facts=facts(measured),
+      rounds=rounds,
+      goals=tuple(goals(rounds)),
+      facts=facts(rounds),
     )
 
   def skipped(self, case: str, reason: object) -> Unmeasured:
@@ -199,15 +165,15 @@ class Harness:
 
 def level(what: str) -> Callable[[Rounds], Sequence[Goal]]:
   """The goal to be as fast: `what` says in which unit."""
-  return lambda measured: [Goal(what, measured.ratio.median, 1.0)]
+  return lambda rounds: [Goal(what, rounds.ratio.median, 1.0)]
 
 
 def usage() -> Usage:
   """Wall time, and CPU time of this process and of children that ended."""
   cpu_s = 0.0
   for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
-    used = resource.getrusage(who)
-    cpu_s += used.ru_utime + used.ru_stime
+    usage = resource.getrusage(who)
+    cpu_s += usage.ru_utime + usage.ru_stime
   return Usage(time.perf_counter(), cpu_s)
 
 
@@ -217,7 +183,7 @@ def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = 
   Raises:
     ValueError: a side did no work.
   """
-  first, our_readings, their_readings = [], [], []
+  warmup, our_readings, their_readings = [], [], []
   for turn in range(how.rounds + 1):
     for side, own in ((ours, our_readings), (theirs, their_readings)):
       time.sleep(how.rest_s)
@@ -225,8 +191,8 @@ def compare(ours: Side, theirs: Side, *, how: How, clock: Callable[[], Usage] = 
       if turn:
         own.append(reading)
       else:
-        first.append(outcome)
-  return Rounds(tuple(our_readings), tuple(their_readings), tuple(first))
+        warmup.append(outcome)
+  return Rounds(tuple(our_readings), tuple(their_readings), tuple(warmup))
 
 
 def _read(side: Side, clock: Callable[[], Usage]) -> tuple[Timing, Any]:
@@ -254,10 +220,10 @@ def as_json(row: Result) -> dict[str, Any]:
     "case": row.case,
     "compares": row.compares,
     "unit": row.unit,
-    "ratio": dataclasses.asdict(row.measured.ratio),
-    "cpu_ratio": dataclasses.asdict(row.measured.cpu_ratio),
-    "ours": _side(row.ours, row.measured.ours),
-    "theirs": _side(row.theirs, row.measured.theirs),
+    "ratio": dataclasses.asdict(row.rounds.ratio),
+    "cpu_ratio": dataclasses.asdict(row.rounds.cpu_ratio),
+    "ours": _side(row.ours, row.rounds.ours),
+    "theirs": _side(row.theirs, row.rounds.theirs),
     "goals": [{**dataclasses.asdict(goal), "met": goal.met} for goal in row.goals],
     "facts": dict(row.facts),
   }
@@ -269,6 +235,6 @@ def _side(what: str, readings: Sequence[Timing]) -> dict[str, Any]:
     "per_s": dataclasses.asdict(spread([r.per_s for r in readings])),
     "per_cpu_s": dataclasses.asdict(spread([r.per_cpu_s for r in readings])),
     "units": [r.units for r in readings],
-    "wall_s": [r.used.wall_s for r in readings],
-    "cpu_s": [r.used.cpu_s for r in readings],
+    "wall_s": [r.usage.wall_s for r in readings],
+    "cpu_s": [r.usage.cpu_s for r in readings],
   }

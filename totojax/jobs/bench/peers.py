@@ -6,8 +6,6 @@ and only inside the functions that the benchmark calls.
 Shapes: N frames, B rows, T tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import gc
 import sys

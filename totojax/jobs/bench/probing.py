@@ -7,8 +7,6 @@ heads' share falls as the backbone grows.
 Shapes: B rows, T tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 
@@ -68,9 +66,9 @@ def _row(
     case=f"{pool} pooling, width {width}",
     compares="heads of every layer and setting against the backbone alone",
     unit="rows",
-    goals=lambda measured: [measure.Goal(name, measured.ratio.median, 1 / MOST)],
-    facts=lambda measured: {
-      "times_a_forward_pass": 1 / measured.ratio.median,
+    goals=lambda rounds: [measure.Goal(name, rounds.ratio.median, 1 / MOST)],
+    facts=lambda rounds: {
+      "times_a_forward_pass": 1 / rounds.ratio.median,
       "heads": heads_count,
       "classes": settings.classes,
       "rows": settings.rows,

@@ -1,7 +1,5 @@
 """Row `checkpoint`: saving and restoring, and what training feels of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import itertools
 import os
@@ -55,7 +53,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     case="save",
     compares="saving a train state until it is on disk",
     unit="GB",
-    facts=lambda measured: facts,
+    facts=lambda rounds: facts,
   )
   yield harness.compare(
     measure.Side("Checkpoints.restore", restore, gigabytes),
@@ -63,7 +61,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     case="restore",
     compares="restoring a train state from the page cache to the device",
     unit="GB",
-    facts=lambda measured: facts,
+    facts=lambda rounds: facts,
   )
   yield harness.compare(
     measure.Side(
@@ -73,7 +71,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     case="train steps while saving",
     compares="train steps from the call of save on, and without one",
     unit="steps",
-    facts=lambda measured: {
+    facts=lambda rounds: {
       **facts,
       "call_of_save_s": measure.spread(starts_s).median,
       "steps": settings.steps,

@@ -3,8 +3,6 @@
 Shapes: B rows, T tokens, E inner width, S states.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
@@ -79,8 +77,8 @@ def rows(settings: MambaScanBench, harness: measure.Harness) -> Iterator[measure
     run = lambda: jax.block_until_ready(program(*inputs, wanted_BTE))
     return measure.Side(what, run, settings.rows * settings.tokens), memory.temp_size_in_bytes
 
-  def facts(measured: measure.Rounds, temporary_bytes: dict[str, int]) -> dict[str, Any]:
-    pairs = zip(*measured.first)
+  def facts(rounds: measure.Rounds, temporary_bytes: dict[str, int]) -> dict[str, Any]:
+    pairs = zip(*rounds.warmup)
     errors = [float(jnp.max(jnp.abs(a - b)) / jnp.max(jnp.abs(b))) for a, b in pairs]
     return {
       **dataclasses.asdict(settings),
@@ -103,6 +101,6 @@ def rows(settings: MambaScanBench, harness: measure.Harness) -> Iterator[measure
       case=f"{name}, {settings.rows} x {settings.tokens} x {settings.inner}",
       compares="values and gradients of the selective scan",
       unit="tokens",
-      goals=lambda measured, goal=goal: [goal],
+      goals=lambda rounds, goal=goal: [goal],
       facts=functools.partial(facts, temporary_bytes={name: bytes_, "plain": plain_bytes}),
     )

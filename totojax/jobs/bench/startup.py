@@ -8,8 +8,6 @@ reads a config of `run = "pretrain"` as JSON, takes two steps and prints the
 seconds since TIME at which each part was over.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import json
 import os
@@ -41,7 +39,7 @@ def rows(settings: StartupBench, harness: measure.Harness) -> Iterator[measure.M
     case="",
     compares="a fresh process from its start to the end of its second train step",
     unit="starts",
-    facts=lambda measured: {
+    facts=lambda rounds: {
       f"seconds_{name}_cache": seconds(starts[1:]) for name, starts in marks.items()
     },
   )

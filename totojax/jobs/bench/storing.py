@@ -3,8 +3,6 @@
 Shapes: M records, B records of a batch, T tokens of a record.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import pathlib
 import shutil
@@ -121,8 +119,8 @@ def _row(
   case: str,
   compares: str,
 ) -> measure.Measurement:
-  def goals(measured: measure.Rounds) -> list[measure.Goal]:
-    rate = measure.spread([reading.per_s for reading in measured.ours]).median
+  def goals(rounds: measure.Rounds) -> list[measure.Goal]:
+    rate = measure.spread([reading.per_s for reading in rounds.ours]).median
     what = f"times the {NEEDED_PER_S:g} records/s that a host of a v5e-256 pod needs"
     return [measure.Goal(what, rate / NEEDED_PER_S, HEADROOM)]
 
@@ -133,7 +131,7 @@ def _row(
     compares=compares,
     unit="records",
     goals=goals,
-    facts=lambda measured: {
+    facts=lambda rounds: {
       "records": settings.records,
       "tokens_per_record": settings.tokens,
       "batch": settings.batch,

@@ -4,8 +4,6 @@ Total time from nothing: building, compiling and all updates, since a short run
 is mostly compiled.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import functools
@@ -53,7 +51,7 @@ def rows(settings: SweepBench, harness: measure.Harness) -> Iterator[measure.Mea
         " building, compiling, training"
       ),
       unit="updates",
-      facts=lambda measured: {
+      facts=lambda rounds: {
         "rates": list(rates),
         "steps": settings.steps,
         "last_loss": dict(losses),

@@ -6,8 +6,6 @@ unit's measured peak that each reaches stands beside them.
 Shapes: B rows, T context, R = T + 1 tokens of a row.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -171,22 +169,22 @@ def _row(
     compares="one update (forward, backward, clipping, AdamW) of the same LLaMA on the same batch",
     unit="tokens",
     goals=measure.level("times PyTorch's tokens/s"),
-    facts=lambda measured: {
+    facts=lambda rounds: {
       "parameters": parameters,
       "batch": inputs_BT.shape[0],
       "context": inputs_BT.shape[1],
       "width": shape.width,
       "depth": shape.depth,
       "threads_of_pytorch": provenance.cores(),
-      "first_loss": dict(zip(("ours", "theirs"), measured.first)),
+      "first_loss": dict(zip(("ours", "theirs"), rounds.warmup)),
       "model_flops_per_token": cost,
-      **utilisation(measured, cost, ceiling),
+      **utilisation(rounds, cost, ceiling),
     },
   )
 
 
 def utilisation(
-  measured: measure.Rounds, flops_per_token: float, ceiling: hardware.Ceiling | None
+  rounds: measure.Rounds, flops_per_token: float, ceiling: hardware.Ceiling | None
 ) -> dict[str, Any]:
   """MFU of both sides, of the measured peak and of the vendor's."""
   if ceiling is None:
@@ -194,7 +192,7 @@ def utilisation(
   facts = {"measured_peak_flops_per_s": ceiling.flops_per_s}
   vendor = flops.peak_flops_per_s(jax.devices()[0].device_kind)
   for name in ("ours", "theirs"):
-    rate = measure.spread([r.per_s for r in getattr(measured, name)]).median
+    rate = measure.spread([r.per_s for r in getattr(rounds, name)]).median
     flops_per_s = rate * flops_per_token
     facts[f"mfu_of_measured_peak_{name}"] = flops_per_s / ceiling.flops_per_s
     if vendor:

@@ -5,8 +5,6 @@ be others: no parameter depends on them. Both write what `run = "probe"` writes:
 `per_layer.csv`, `metrics.json`, `predictions.csv` and `layer_curve.png`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
@@ -40,20 +38,14 @@ Training = tuple[train.Run, setup_lib.Score]
 
 @dataclasses.dataclass(frozen=True)
 class TuningSetup(setup_lib.Setup):
-  """And what trains a backbone on.
-
-  Attributes:
-    backbone: its parameters, as pre-training has them.
-    tokenizer: of files of images; None: tokens are read.
-    reads: how records are read.
-  """
+  """And what trains a backbone on."""
 
   config: labels.Joint | labels.Finetune
   run: backbone.Trained
   model: trunk.Trunk  # as the backbone, with the mask of this run
-  backbone: pretrain.Pretrain
-  tokenizer: tokenizer_api.Tokenizer | None
-  reads: setup_lib.Reads
+  backbone: pretrain.Pretrain  # its parameters, as pre-training has them
+  tokenizer: tokenizer_api.Tokenizer | None  # of files of images; None: tokens are read
+  reads: setup_lib.Reads  # how records are read
 
 
 def joint(config: labels.Joint, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -88,7 +80,7 @@ def _run(
   state, finished = train.fit(run, workdir, interrupted=interrupted)
   if not finished:
     return False
-  splits = tables.SPLITS if len(setup.sets.held.records) else tables.SPLITS[:1]
+  splits = tables.SPLITS if len(setup.sets.holdout.records) else tables.SPLITS[:1]
   scores = {name: score(state, name) for name in splits}
   losses = np.asarray(state.stats["train_loss"])
   if jax.process_index() == 0:
@@ -131,9 +123,8 @@ def _encoder(run: backbone.Trained, data: labels.TrainData) -> tokenizer_api.Tok
   """The tokenizer of the files, which must be the one of the run."""
   if not (data.encode_with and data.root):
     raise ConfigError(
-      f"data.source {data.source!r} needs data.root, the folder of the"
-      " images, and data.encode_with, the file of the tokenizer that the"
-      " model was trained with (or 'shipped')"
+      f"data.source {data.source!r} needs data.root, the folder of the images, and"
+      " data.encode_with, the file of the tokenizer that the model was trained with (or 'shipped')"
     )
   tokenizer = weights.load(data.encode_with)
   backbone.check_codes(
@@ -175,15 +166,17 @@ def _files(
   """From files of images, which are encoded in each step."""
   listings = _listings(config.data, config.seed)
   sets = setup_lib.hold_out(
-    *(views.records(one, name) for name, one in listings.items()),
+    *(views.records(listing, name) for name, listing in listings.items()),
     data=config.data,
     seed=config.seed,
-    missing=[(one.id, one.reason) for one in listings["validation"].missing],
+    missing=[(item.id, item.reason) for item in listings["validation"].missing],
   )
   size_px = model.spec.grid * tokenizer.factor
   reads = {
-    name: views.ReadViews(items=one.items, size_px=size_px, config=config.view, seed=config.seed)
-    for name, one in listings.items()
+    name: views.ReadViews(
+      items=listing.items, size_px=size_px, config=config.view, seed=config.seed
+    )
+    for name, listing in listings.items()
   }
   return sets, reads
 
@@ -200,11 +193,11 @@ def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]
   if data.validation:
     held_out = listing(data.validation)
     ids = {item.id for item in everything.items}
-    both = [item.id for item in held_out.items if item.id in ids]
-    if both:
+    shared = [item.id for item in held_out.items if item.id in ids]
+    if shared:
       raise ConfigError(
-        f"image {both[0]!r} is in data.train and in data.validation"
-        f" ({len(both)} such images); name folders that share none"
+        f"image {shared[0]!r} is in data.train and in data.validation"
+        f" ({len(shared)} such images); name folders that share none"
       )
     return {"train": everything, "validation": held_out}
   split = items_lib.split(everything.items, data.val_frac, seed=seed)
@@ -264,7 +257,7 @@ def finetune_training(setup: TuningSetup) -> Training:
     setup,
     finetune_lib.FineTune(setup.backbone, setup.model, config.head, classes=classes),
     encoder=functools.partial(mix.MixFrames, config=config.mix, classes=classes),
-    used=finetune_lib.trunk_params,
+    select=finetune_lib.trunk_params,
     facts={"prefix_tokens": setup.model.config.prefix_tokens},
   )
 
@@ -274,7 +267,7 @@ def _training(
   task: Any,
   *,
   encoder: Callable[..., encode.EncodeFrames] = encode.EncodeFrames,
-  used: Callable[[Any], Any] = lambda params: params,
+  select: Callable[[Any], Any] = lambda params: params,
   facts: Mapping[str, Any],
 ) -> Training:
   """A run for `train.fit`, and how its heads are scored.
@@ -283,7 +276,7 @@ def _training(
     setup: from `prepare`.
     task: on tokens; its parameters are {"backbone": .., "heads": ..}.
     encoder: what makes a task on frames of it, where frames are read.
-    used: what the task takes of a backbone's parameters.
+    select: what the task takes of a backbone's parameters.
     facts: for manifest.json.
   """
   config, run, spec, tokenizer = setup.config, setup.run, setup.model.spec, setup.tokenizer
@@ -296,7 +289,7 @@ def _training(
 
   def start(params):
     trained = backbone.read(run, setup.model, layout=setup.layout)
-    return {**params, layered.BACKBONE: used(trained)}
+    return {**params, layered.BACKBONE: select(trained)}
 
   built = assembly.run(
     setup.program(task, _optimiser(setup, task)),

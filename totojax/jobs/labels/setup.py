@@ -5,8 +5,6 @@ records with classes, of which some are held out of training by class. Every
 head is scored on every item, in one pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -30,23 +28,14 @@ Reads = Mapping[str, labelled.Read]  # of "train" and "validation"
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-  """The records of a job on labels.
+  """The records of a job on labels."""
 
-  Attributes:
-    all_train: of training, with the hold-out.
-    train: what is trained on.
-    held: what is held out of training, to choose a layer on.
-    validation: what is evaluated.
-    missing: (id, reason) of validation items.
-    classes: how many there are.
-  """
-
-  all_train: labelled.Records
-  train: labelled.Records
-  held: labelled.Records
-  validation: labelled.Records
-  missing: Sequence[tuple[str, str]]
-  classes: int
+  all_train: labelled.Records  # of training, with the hold-out
+  train: labelled.Records  # what is trained on
+  holdout: labelled.Records  # what is held out of training, to choose a layer on
+  validation: labelled.Records  # what is evaluated
+  missing: Sequence[tuple[str, str]]  # (id, reason) of validation items
+  classes: int  # how many there are
 
   @property
   def splits(self) -> dict[str, labelled.Records]:
@@ -57,30 +46,20 @@ class Sets:
   def sentence(self) -> str:
     """How much of each there is."""
     return (
-      f"{len(self.train.records)} training records,"
-      f" {len(self.held.items())} items held out of training,"
-      f" {len(self.validation.items())} for validation, {self.classes}"
-      " classes"
+      f"{len(self.train.records)} training records, {len(self.holdout.items())} items held out of"
+      f" training, {len(self.validation.items())} for validation, {self.classes} classes"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-  """A job on labels with its run and data opened and checked.
+  """A job on labels with its run and data opened and checked."""
 
-  Attributes:
-    config: of the job.
-    run: the backbone's; None: features on disk alone are probed.
-    model: the backbone with this job's inputs.
-    layout: where it is computed.
-    sets: the records.
-  """
-
-  config: labels.Probe | labels.Joint | labels.Finetune
-  run: backbone.Trained | None
-  model: trunk.Trunk | None
-  layout: sharding.Layout
-  sets: Sets
+  config: labels.Probe | labels.Joint | labels.Finetune  # of the job
+  run: backbone.Trained | None  # the backbone's; None: features on disk alone are probed
+  model: trunk.Trunk | None  # the backbone with this job's inputs
+  layout: sharding.Layout  # where it is computed
+  sets: Sets  # the records
 
   def rate_in(self, epochs: float) -> float:
     """Updates in so many epochs."""
@@ -151,8 +130,8 @@ class Setup:
     """
     sets = self.sets
     batches = {"validation": self.finite(sets.validation, reads["validation"], by_item=True)}
-    if len(sets.held.records):
-      batches["holdout"] = self.finite(sets.held, reads["train"], by_item=True)
+    if len(sets.holdout.records):
+      batches["holdout"] = self.finite(sets.holdout, reads["train"], by_item=True)
 
     def score(state: step_lib.TrainState, name: str) -> top1.Scores:
       items = batches[name]
@@ -216,15 +195,15 @@ def hold_out(
     ValueError: nothing is held out where something should be, or the classes
       do not fit.
   """
-  rest, held = labelled.split(train, held_frac=data.holdout_frac, seed=seed)
-  if data.holdout_frac and not len(held.records):
+  rest, holdout = labelled.split(train, held_frac=data.holdout_frac, seed=seed)
+  if data.holdout_frac and not len(holdout.records):
     or_none = "" if isinstance(data, labels.ProbeData) else ", or set it to 0"
     raise ConfigError(
       f"data.holdout_frac {data.holdout_frac} of {len(rest.records)}"
       f" training records holds none out; raise it{or_none}"
     )
   classes = labelled.check_classes(rest, validation, classes=data.classes)
-  return Sets(train, rest, held, validation, missing, classes)
+  return Sets(train, rest, holdout, validation, missing, classes)
 
 
 def token_reader(

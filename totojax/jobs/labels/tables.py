@@ -3,8 +3,6 @@
 Shapes: M items, L layers, S settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -23,21 +21,13 @@ SPLITS = ("validation", "holdout")
 
 @dataclasses.dataclass(frozen=True)
 class Heads:
-  """All heads of one backbone or baseline.
+  """All heads of one backbone or baseline."""
 
-  Attributes:
-    source: its name.
-    layers: [L].
-    depth: the last layer that there is.
-    train_loss: of the last batch, [L, S].
-    scores: by "validation" and, where something is held out, "holdout".
-  """
-
-  source: str
-  layers: tuple[int, ...]
-  depth: int
-  train_loss: np.ndarray
-  scores: Mapping[str, top1.Scores]
+  source: str  # its name
+  layers: tuple[int, ...]  # [L]
+  depth: int  # the last layer that there is
+  train_loss: np.ndarray  # of the last batch, [L, S]
+  scores: Mapping[str, top1.Scores]  # by "validation" and, where something is held out, "holdout"
 
   @property
   def chooser(self) -> str:
@@ -67,9 +57,9 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
   sets, config, settings = setup.sets, setup.config, setup.config.optim.settings
   n = heads[0].scores["validation"].items
   expected = config.data.expected or n + len(sets.missing)
-  rows = (row for one in heads for row in _rows(one, settings, expected))
+  rows = (row for group in heads for row in _rows(group, settings, expected))
   files.write_csv(workdir / "per_layer.csv", rows)
-  rows = (row for one in heads for row in _predictions(one, sets.validation))
+  rows = (row for group in heads for row in _predictions(group, sets.validation))
   files.write_csv(workdir / "predictions.csv", rows)
   files.write_table(workdir / "missing.csv", sets.missing, header=("id", "reason"))
   counts = np.bincount(sets.validation.labels[sets.validation.records])
@@ -79,14 +69,14 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
     "classes": sets.classes,
     "majority_top1": float(counts.max() / counts.sum()),
   }
-  for one in heads:
-    metrics |= {f"{one.source}/{key}": value for key, value in _chosen(one, settings).items()}
+  for group in heads:
+    metrics |= {f"{group.source}/{key}": value for key, value in _chosen(group, settings).items()}
   if config.paper.name:
     metrics |= {"paper/name": config.paper.name, "paper/top1": config.paper.top1 / 100.0}
-  metrics["notes"] = [note for one in heads for note in _notes(one, settings, metrics)]
+  metrics["notes"] = [note for group in heads for note in _notes(group, settings, metrics)]
   files.write_json(workdir / "metrics.json", metrics)
   layer_sections.figure(workdir)
-  for line in (*(_sentence(one, metrics) for one in heads), *metrics["notes"]):
+  for line in (*(_sentence(group, metrics) for group in heads), *metrics["notes"]):
     console.say(line)
   if n != expected:
     console.say(f"{n} of {expected} validation items were there")
@@ -99,14 +89,14 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
 
 
 def _notes(
-  one: Heads, settings: Sequence[tuple[float, float]], metrics: Mapping[str, Any]
+  group: Heads, settings: Sequence[tuple[float, float]], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
   """What is said where a head knows nothing, or its rate is an end of the grid."""
-  prefix = f"{one.source}/chosen_on_{one.chooser}"
+  prefix = f"{group.source}/chosen_on_{group.chooser}"
   top, majority = metrics[f"{prefix}/top1"], metrics["majority_top1"]
   if top < majority:
     yield (
-      f"{one.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
+      f"{group.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
       " naming the largest class"
     )
   rates = sorted({lr for lr, _ in settings})
@@ -114,24 +104,24 @@ def _notes(
   for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
     if len(rates) > 1 and best == rate:
       yield (
-        f"{one.source}: its best rate, {rate:g}, is the {end} of optim.lrs; a"
+        f"{group.source}: its best rate, {rate:g}, is the {end} of optim.lrs; a"
         f" {further} one may be better"
       )
 
 
 def _rows(
-  one: Heads, settings: Sequence[tuple[float, float]], expected: int
+  group: Heads, settings: Sequence[tuple[float, float]], expected: int
 ) -> Iterator[dict[str, Any]]:
   """A row of per_layer.csv for each head."""
-  validation, holdout = one.scores["validation"], one.scores.get("holdout")
+  validation, holdout = group.scores["validation"], group.scores.get("holdout")
   top_1, top_5, nll = validation.top(1), validation.top(5), validation.loss()
   holdout_top = np.full_like(top_1, np.nan) if holdout is None else holdout.top(1)
-  for i, layer in enumerate(one.layers):
+  for i, layer in enumerate(group.layers):
     for s, (lr, decay) in enumerate(settings):
       yield {
-        "backbone": one.source,
+        "backbone": group.source,
         "layer": layer,
-        "depth_frac": f"{layer / one.depth:.4f}",
+        "depth_frac": f"{layer / group.depth:.4f}",
         "setting": s,
         "lr": lr,
         "weight_decay": decay,
@@ -142,21 +132,21 @@ def _rows(
         "n_expected": expected,
         "holdout_top1": f"{holdout_top[i, s]:.6f}",
         "holdout_n": holdout.items if holdout is not None else 0,
-        "train_loss": f"{one.train_loss[i, s]:.6f}",
+        "train_loss": f"{group.train_loss[i, s]:.6f}",
       }
 
 
-def _chosen(one: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, float]:
+def _chosen(group: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, float]:
   """Accuracy on the validation set of the heads chosen in two ways."""
-  validation, metrics = one.scores["validation"], {}
-  for split in one.scores:
-    i, s = one.best(split)
+  validation, metrics = group.scores["validation"], {}
+  for split in group.scores:
+    i, s = group.best(split)
     top = float(validation.top(1)[i, s])
     values = {
       "top1": top,
       "top1_sem": top1.error(top, validation.items),
       "top5": float(validation.top(5)[i, s]),
-      "layer": one.layers[i],
+      "layer": group.layers[i],
       "lr": settings[s][0],
       "weight_decay": settings[s][1],
     }
@@ -164,18 +154,18 @@ def _chosen(one: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, fl
   return metrics
 
 
-def _predictions(one: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]:
+def _predictions(group: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]:
   """What the head chosen on the hold-out says of every validation item.
 
   Without a hold-out there is one head, or it is chosen on what it says it of.
   """
-  i, s = one.best(one.chooser)
-  scores = one.scores["validation"]
+  i, s = group.best(group.chooser)
+  scores = group.scores["validation"]
   for m, (record, *_) in enumerate(data.items()):
     label, guess = int(data.labels[record]), int(scores.named[i, s, m])
     yield {
-      "backbone": one.source,
-      "layer": one.layers[i],
+      "backbone": group.source,
+      "layer": group.layers[i],
       "setting": s,
       "id": data.ids[record],
       "label": label,
@@ -187,16 +177,15 @@ def _predictions(one: Heads, data: labelled.Records) -> Iterator[dict[str, Any]]
     }
 
 
-def _sentence(one: Heads, metrics: Mapping[str, Any]) -> str:
-  score = lambda key: metrics[f"{one.source}/chosen_on_{key}"]
-  if one.chooser == "validation":
+def _sentence(group: Heads, metrics: Mapping[str, Any]) -> str:
+  score = lambda key: metrics[f"{group.source}/chosen_on_{key}"]
+  if group.chooser == "validation":
     return (
-      f"{one.source}: top-1 {100 * score('validation/top1'):.1f} +-"
-      f" {100 * score('validation/top1_sem'):.1f} %, top-5"
-      f" {100 * score('validation/top5'):.1f} %"
+      f"{group.source}: top-1 {100 * score('validation/top1'):.1f} +-"
+      f" {100 * score('validation/top1_sem'):.1f} %, top-5 {100 * score('validation/top5'):.1f} %"
     )
   return (
-    f"{one.source}: top-1 {100 * score('holdout/top1'):.1f} +-"
+    f"{group.source}: top-1 {100 * score('holdout/top1'):.1f} +-"
     f" {100 * score('holdout/top1_sem'):.1f} % at layer {score('holdout/layer')},"
     f" chosen on the hold-out; {100 * score('validation/top1'):.1f} % at layer"
     f" {score('validation/layer')}, chosen on the validation set"

@@ -1,7 +1,5 @@
 """TPU chips and topologies that are not here."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 import os
@@ -22,25 +20,16 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One kind of TPU.
+  """One kind of TPU."""
 
-  Attributes:
-    kind: as jax names its devices.
-    clock_hz: nominal; None where it is not known, and then cycles give no time.
-    ici_bytes_per_s: what a chip sends over all its links to its neighbours,
-      one way.
-    hbm_bytes_per_s: of its memory, nominal.
-    dcn_bytes_per_s: a chip's share of its host's network, which joins slices;
-      None where it is not known.
-    cores: of a chip, which together are one device.
-  """
-
-  kind: str
-  clock_hz: float | None
-  ici_bytes_per_s: float
-  hbm_bytes_per_s: float
+  kind: str  # as jax names its devices
+  clock_hz: float | None  # nominal; None where it is not known, and then cycles give no time
+  ici_bytes_per_s: float  # what a chip sends over all its links to its neighbours, one way
+  hbm_bytes_per_s: float  # of its memory, nominal
+  # A chip's share of its host's network, which joins slices; None where it is
+  # not known.
   dcn_bytes_per_s: float | None
-  cores: int = 1
+  cores: int = 1  # of a chip, which together are one device
 
   @property
   def peak_flops_per_s(self) -> float:
@@ -72,17 +61,11 @@ CHIPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-  """One kind of GPU, for arithmetic.
+  """One kind of GPU, for arithmetic."""
 
-  Attributes:
-    hbm_gib: its memory, nominal.
-    hbm_bytes_per_s: of its memory, nominal.
-    float32_flops_per_s: peak without tensor cores.
-  """
-
-  hbm_gib: float
-  hbm_bytes_per_s: float
-  float32_flops_per_s: float
+  hbm_gib: float  # its memory, nominal
+  hbm_bytes_per_s: float  # of its memory, nominal
+  float32_flops_per_s: float  # peak without tensor cores
 
 
 # NVIDIA's data sheets: A100 80 GB SXM, H100 SXM, H200 SXM.

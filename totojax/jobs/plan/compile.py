@@ -1,7 +1,5 @@
 """What a step costs: compiled for TPUs that are not here, or by arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import re
 import time

@@ -16,8 +16,6 @@ tokenizer's precision (6 for HIGHEST). `busy`, the share of the peak that the
 encoder reaches, is an assumption of the config and not a measurement.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import dataclasses
 
@@ -28,7 +26,7 @@ from rich import table as rich_table
 from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode, images, media, video
+from totojax.data.pixels import containers, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.jobs.tokenize import stores
 from totojax.report import page
@@ -41,35 +39,20 @@ SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
 
 @dataclasses.dataclass(frozen=True)
 class StorePlan:
-  """The plan of one store.
+  """The plan of one store."""
 
-  Attributes:
-    name: of the store.
-    items: videos or images.
-    hours: of video; None for images, or where no video could be read.
-    probed: videos that the hours are estimated from.
-    clips: records that the job writes, before any are skipped.
-    frames: that the job encodes.
-    tokens: that the job writes.
-    store_bytes: of codes.
-    flops: of encoding, counting every pass.
-    chip_hours: at the peak's assumed share.
-    tokens_every_frame: as Table 2 counts; None for images.
-    tokens_strided: at the job's stride; None for images.
-  """
-
-  name: str
-  items: int
-  hours: float | None
-  probed: int
-  clips: int
-  frames: int
-  tokens: int
-  store_bytes: int
-  flops: float
-  chip_hours: float
-  tokens_every_frame: float | None
-  tokens_strided: float | None
+  name: str  # of the store
+  items: int  # videos or images
+  hours: float | None  # of video; None for images, or where no video could be read
+  probed: int  # videos that the hours are estimated from
+  clips: int  # records that the job writes, before any are skipped
+  frames: int  # that the job encodes
+  tokens: int  # that the job writes
+  store_bytes: int  # of codes
+  flops: float  # of encoding, counting every pass
+  chip_hours: float  # at the peak's assumed share
+  tokens_every_frame: float | None  # as Table 2 counts; None for images
+  tokens_strided: float | None  # at the job's stride; None for images
 
 
 def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -143,7 +126,7 @@ def estimate_hours(
     elif item.record is None:
       try:
         seconds.append(media.duration_s(item))
-      except (decode.Undecodable, OSError):
+      except (containers.Undecodable, OSError):
         seconds.append(0.0)  # will be skipped, and is so counted
   if not seconds:
     return None, 0

@@ -6,8 +6,6 @@ what they would take alone. `mfu_bound` is the model's FLOPs over what the peak
 gives in that time: what the step cannot do better than, not what it will do.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -11,8 +11,6 @@ collectives (see `Collective`), and gathers, scatters and waits for copies,
 which are taken as nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import dataclasses
 import math
@@ -43,47 +41,29 @@ LINKS, NETWORK = "links", "network"  # of a slice's chips, and between slices
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-  """One line of a computation.
+  """One line of a computation."""
 
-  Attributes:
-    name: its own.
-    opcode: "fusion", "custom-call", ...
-    shape: of the result, as text.
-    rest: operands and attributes, as text.
-    times: how often it runs in one step.
-    cycles: of one run, as the compiler estimates them; 0 where it does not.
-    op_name: where in the traced program it comes from.
-  """
-
-  name: str
-  opcode: str
-  shape: str
-  rest: str
-  times: int
-  cycles: int
-  op_name: str
+  name: str  # its own
+  opcode: str  # "fusion", "custom-call", ..
+  shape: str  # of the result, as text
+  rest: str  # operands and attributes, as text
+  times: int  # how often it runs in one step
+  cycles: int  # of one run, as the compiler estimates them; 0 where it does not
+  op_name: str  # where in the traced program it comes from
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One exchange between chips.
+  """One exchange between chips."""
 
-  Attributes:
-    kind: one of `COLLECTIVES`.
-    times: how often it runs in one step.
-    group: chips that take part in one exchange.
-    payload_bytes: of one run: the whole array that is gathered, reduced,
-      scattered or exchanged by a group.
-    op_name: where in the traced program it comes from.
-    over: `LINKS` of a slice, or the `NETWORK` between slices.
-  """
-
-  kind: str
-  times: int
-  group: int
+  kind: str  # one of `COLLECTIVES`
+  times: int  # how often it runs in one step
+  group: int  # chips that take part in one exchange
+  # Of one run: the whole array that is gathered, reduced, scattered or
+  # exchanged by a group.
   payload_bytes: int
-  op_name: str
-  over: str = LINKS
+  op_name: str  # where in the traced program it comes from
+  over: str = LINKS  # `LINKS` of a slice, or the `NETWORK` between slices
 
   @property
   def sent_bytes(self) -> float:

@@ -8,8 +8,6 @@ leaves `plan.json` and `report.html`. `--config.plan.what=decode` is one token
 of each row of a batch, `encode` the tokenizer on a batch of frames.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 from typing import Any

@@ -20,8 +20,6 @@ that the kernel calls parallel: the heads of "fwd", none of "dq" and "dkv",
 which run on one core.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
@@ -45,36 +43,22 @@ _NAME = re.compile(r"splash_mha_(fwd|dq|dkv)")
 
 @dataclasses.dataclass(frozen=True)
 class Bundles:
-  """Instruction bundles of one kernel.
+  """Instruction bundles of one kernel."""
 
-  Attributes:
-    per_block: of regions with matrix products.
-    per_row: of the other conditional regions.
-    per_turn: of the rest of the loop.
-  """
-
-  per_block: int
-  per_row: int
-  per_turn: int
+  per_block: int  # of regions with matrix products
+  per_row: int  # of the other conditional regions
+  per_turn: int  # of the rest of the loop
 
 
 @dataclasses.dataclass(frozen=True)
 class Charge:
-  """What one call of a kernel costs.
+  """What one call of a kernel costs."""
 
-  Attributes:
-    kernel: "fwd", "dq" or "dkv".
-    heads: sequences times heads on one chip.
-    times: calls in a step.
-    bundles: cycles of one call by its instructions.
-    products: cycles of one call by its matrix products at `REACHED`.
-  """
-
-  kernel: str
-  heads: int
-  times: int
-  bundles: float
-  products: float
+  kernel: str  # "fwd", "dq" or "dkv"
+  heads: int  # sequences times heads on one chip
+  times: int  # calls in a step
+  bundles: float  # cycles of one call by its instructions
+  products: float  # cycles of one call by its matrix products at `REACHED`
 
   @property
   def cycles(self) -> float:

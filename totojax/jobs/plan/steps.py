@@ -7,8 +7,6 @@ the memory's bandwidth they give the least time of a step.
 Shapes: B rows, L layers, H heads, S places of the cache, K head dim.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
@@ -49,15 +47,10 @@ SERVING_LIMITS = (
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A step of a config, without its data.
+  """A step of a config, without its data."""
 
-  Attributes:
-    facts: what is known before anything is compiled, as plain values.
-    lower: traces it for its mesh; None where nothing is to be compiled.
-  """
-
-  facts: Mapping[str, Any]
-  lower: Callable[[], Any] | None
+  facts: Mapping[str, Any]  # what is known before anything is compiled, as plain values
+  lower: Callable[[], Any] | None  # traces it for its mesh; None where nothing is to be compiled
 
 
 def build(config: Pretrain, *, devices: list[Any] | None) -> Step:

@@ -11,8 +11,6 @@ are a group: a run of its own in a folder of its own, which is not trained again
 Shapes: M records, L layers, T tokens, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 import time

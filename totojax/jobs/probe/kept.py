@@ -8,8 +8,6 @@ taken for these.
 Shapes: M records, B rows of a batch, L layers, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import hashlib
 import json

@@ -6,8 +6,6 @@ together do not fit, they are trained in groups, each with its own pass of the
 backbone.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax
@@ -49,10 +47,9 @@ def plan(setup: probe_setup.ProbeSetup) -> Plan:
     fit = len(layers) if budget is None else int(budget // layer_bytes)
     if budget is not None and fit < 1:
       raise ConfigError(
-        f"the {settings} heads of one layer of {source} take"
-        f" {_size(layer_bytes)} on a device, and {_size(budget)}"
-        " are for heads; use fewer settings (optim.lrs,"
-        " optim.weight_decays), or a mesh with more devices on fsdp"
+        f"the {settings} heads of one layer of {source} take {_size(layer_bytes)} on a device, and"
+        f" {_size(budget)} are for heads; use fewer settings (optim.lrs, optim.weight_decays), or a"
+        " mesh with more devices on fsdp"
       )
     parts = _parts(layers, fit)
     for number, part in enumerate(parts):
@@ -60,9 +57,8 @@ def plan(setup: probe_setup.ProbeSetup) -> Plan:
       groups.append(probe_setup.HeadGroup(name, source, part, layers.index(part[0])))
     largest = max(map(len, parts))
     lines.append(
-      f"{source}: {len(layers)} layers x {settings} settings ="
-      f" {len(layers) * settings} heads of {parameters:,} parameters;"
-      f" {_size(largest * layer_bytes)} a device with gradients and"
+      f"{source}: {len(layers)} layers x {settings} settings = {len(layers) * settings} heads of"
+      f" {parameters:,} parameters; {_size(largest * layer_bytes)} a device with gradients and"
       f" moments ({optim.name})"
       + (f", in {len(parts)} groups of layers" if len(parts) > 1 else "")
       + (f", over {shards} devices" if shards > 1 else "")

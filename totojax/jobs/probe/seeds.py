@@ -9,8 +9,6 @@ An interval has two parts, which add as squares: the spread over seeds, by
 Student's t, and that of a sample of so many items, which all seeds share.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -122,8 +120,7 @@ def _read(folder: epath.Path) -> tuple[dict[str, Any], list[dict[str, str]]]:
 
 def _sentence(question: str, metrics: Mapping[str, Any]) -> str:
   text = ", ".join(
-    f"{source} {100 * metrics[f'{source}/top1']:.1f}"
-    f" ({100 * metrics[f'{source}/low']:.1f} to"
+    f"{source} {100 * metrics[f'{source}/top1']:.1f} ({100 * metrics[f'{source}/low']:.1f} to"
     f" {100 * metrics[f'{source}/high']:.1f})"
     for source in _sources(metrics, "/top1")
   )

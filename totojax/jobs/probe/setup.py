@@ -1,7 +1,5 @@
 """`run = "probe"`: its backbones, encoders and data opened and checked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 
@@ -22,26 +20,17 @@ MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-  """What is probed: a backbone, a baseline, or somebody else's encoder.
+  """What is probed: a backbone, a baseline, or somebody else's encoder."""
 
-  Attributes:
-    layers: of the backbone or encoder, increasing; (0,) for a baseline.
-    depth: the last layer that there is.
-    width: of its features.
-    head: of each layer; a linear layer alone for what is pooled already.
-    tokens: of a clip in an encoder's features; 0 where they are pooled already.
-    features: an encoder's, in the order of the records: "train" and
-      "validation" -> [M, L, D], or of tokens [M, L, T, D].
-    model: whether a model of ours makes them.
-  """
-
-  layers: tuple[int, ...]
-  depth: int
-  width: int
-  head: heads.HeadConfig
-  tokens: int = 0
+  layers: tuple[int, ...]  # of the backbone or encoder, increasing; (0,) for a baseline
+  depth: int  # the last layer that there is
+  width: int  # of its features
+  head: heads.HeadConfig  # of each layer; a linear layer alone for what is pooled already
+  tokens: int = 0  # of a clip in an encoder's features; 0 where they are pooled already
+  # An encoder's, in the order of the records: "train" and "validation" -> [M,
+  # L, D], or of tokens [M, L, T, D].
   features: Mapping[str, np.ndarray] | None = None
-  model: bool = False
+  model: bool = False  # whether a model of ours makes them
 
   def parameters(self, classes: int) -> int:
     """Of one head."""
@@ -51,19 +40,12 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class HeadGroup:
-  """Heads that are trained together.
+  """Heads that are trained together."""
 
-  Attributes:
-    name: of its folder.
-    source: "trained", "untrained", "pixels", "histogram" or an encoder's name.
-    layers: of the backbone or encoder; (0,) for a baseline.
-    first: where these layers begin among all that are asked for.
-  """
-
-  name: str
-  source: str
-  layers: tuple[int, ...]
-  first: int
+  name: str  # of its folder
+  source: str  # "trained", "untrained", "pixels", "histogram" or an encoder's name
+  layers: tuple[int, ...]  # of the backbone or encoder; (0,) for a baseline
+  first: int  # where these layers begin among all that are asked for
 
   @property
   def part(self) -> slice:
@@ -73,16 +55,11 @@ class HeadGroup:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSetup(setup_lib.Setup):
-  """And what is probed.
-
-  Attributes:
-    subjects: by name, in order.
-    cached: whether features are made once and kept.
-  """
+  """And what is probed."""
 
   config: labels.Probe
-  subjects: Mapping[str, Subject]
-  cached: bool
+  subjects: Mapping[str, Subject]  # by name, in order
+  cached: bool  # whether features are made once and kept
 
   @property
   def trained(self) -> tuple[backbone.Trained, trunk.Trunk]:
@@ -111,7 +88,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   else:
     _check_without_model(config, files)
     sets = _sets(config, files)
-  subjects |= {name: _encoder(both, head, sets) for name, both in files.items()}
+  subjects |= {name: _encoder(splits, head, sets) for name, splits in files.items()}
   for subject in subjects.values():
     setup_lib.check_head(subject.head, width=subject.width, classes=sets.classes)
   return ProbeSetup(
@@ -165,11 +142,11 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
 
 
 def _encoder(
-  both: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
+  splits: Mapping[str, feature_files.Features], head: heads.HeadConfig, sets: setup_lib.Sets
 ) -> Subject:
   """The features of an encoder in the order of the records."""
-  features = {s: feature_files.in_order(both[s], records) for s, records in sets.splits.items()}
-  shape, layers = features["train"].shape, both["train"].layers
+  features = {s: feature_files.in_order(splits[s], records) for s, records in sets.splits.items()}
+  shape, layers = features["train"].shape, splits["train"].layers
   tokens = shape[2] if len(shape) == 4 else 0
   if not tokens:
     head = dataclasses.replace(head, pool="average")

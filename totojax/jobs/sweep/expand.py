@@ -1,7 +1,5 @@
 """What a sweep consists of: from lists to the configs of single runs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
@@ -14,34 +12,23 @@ from totojax.config.schema import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-  """One run of a sweep.
+  """One run of a sweep."""
 
-  Attributes:
-    parametrisation: "mup" or "standard".
-    model: its name in the sweep.
-    total_tokens: of its training.
-    seed: of parameters and data.
-    log2_lr: of the peak learning rate.
-    config: of `run = "pretrain"`, but for the learning rate.
-    home: a folder whose own path does not count in names, so that it may be
-      moved with all that is in it.
-  """
-
-  parametrisation: str
-  model: str
-  total_tokens: float
-  seed: int
-  log2_lr: float
-  config: Pretrain
+  parametrisation: str  # "mup" or "standard"
+  model: str  # its name in the sweep
+  total_tokens: float  # of its training
+  seed: int  # of parameters and data
+  log2_lr: float  # of the peak learning rate
+  config: Pretrain  # of `run = "pretrain"`, but for the learning rate
+  # A folder whose own path does not count in names, so that it may be moved
+  # with all that is in it.
   home: str
 
   @property
   def run(self) -> str:
     """Same for the points that differ only in their learning rate."""
-    return (
-      f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}"
-      f"-s{self.seed}-{fingerprint(self.config, self.home)}"
-    )
+    digest = fingerprint(self.config, self.home)
+    return f"{self.parametrisation}-{self.model}-{self.total_tokens:.4g}-s{self.seed}-{digest}"
 
   @property
   def name(self) -> str:

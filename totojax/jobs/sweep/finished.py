@@ -1,7 +1,5 @@
 """PastRun directories of pre-training, by the names that a config gives them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Any
@@ -16,21 +14,13 @@ _FACTS = ("flops_per_token", "tokens_per_step", "steps", "parameters")
 
 @dataclasses.dataclass(frozen=True)
 class PastRun:
-  """What a run directory says.
+  """What a run directory says."""
 
-  Attributes:
-    name: of the config that reads it.
-    path: the folder.
-    manifest: of the run.
-    config: as it was made.
-    rows: of metrics.jsonl.
-  """
-
-  name: str
-  path: str
-  manifest: dict[str, Any]
-  config: Pretrain
-  rows: list[dict[str, Any]]
+  name: str  # of the config that reads it
+  path: str  # the folder
+  manifest: dict[str, Any]  # of the run
+  config: Pretrain  # as it was made
+  rows: list[dict[str, Any]]  # of metrics.jsonl
 
 
 def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:

@@ -7,8 +7,6 @@ group goes on from its checkpoint. Leaves `sweep.csv`, `optima.csv`, the paper's
 Figure 11 for each parametrisation, and `report.html`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import hashlib
@@ -89,7 +87,8 @@ def _train(
     sweep.together == "auto" and jax.default_backend() == "cpu"
   )
   rates = tuple(2.0**point.log2_lr for point in group)
-  folder = workdir / "runs" / f"{group[0].run}-{_digest(rates)}"
+  digest = hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
+  folder = workdir / "runs" / f"{group[0].run}-{digest}"
   config = group[0].config
   run_ = pretrain.pretraining(config, lanes_lib.Lanes(rates, in_turn))
   # The one rate of a config is none of these.
@@ -107,10 +106,6 @@ def _train(
     files.remove(folder / "checkpoints")
     lock.release(folder)
   return True
-
-
-def _digest(rates: Sequence[float]) -> str:
-  return hashlib.sha256(repr(rates).encode()).hexdigest()[:6]
 
 
 def outcome(rows: Sequence[Mapping[str, Any]], lane: int, steps: int) -> dict[str, Any]:

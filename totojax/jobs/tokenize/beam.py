@@ -7,8 +7,6 @@ Flink or Spark with their own options. Workers must reach the run directory, the
 source and the tokenizer's file under the same paths.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
@@ -16,8 +14,9 @@ import jax
 
 from totojax.config.corpus import BeamSettings, Tokenize
 from totojax.data.pixels import media, workers
-from totojax.data.store import manifests
+from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import stores, units
+from totojax.rundir import provenance
 from totojax.tokenizers import weights
 
 
@@ -54,7 +53,14 @@ def make(part: stores.CorpusStore, config: Tokenize) -> None:
     RuntimeError: the pipeline failed.
   """
   beam = _beam()
-  job = _Job(str(part.path), part.manifest, part.spec, config.seed, config.tokenizer)
+  job = _Job(
+    str(part.path),
+    part.manifest,
+    part.spec,
+    config.seed,
+    config.tokenizer,
+    provenance.other_versions_allowed(),
+  )
   options = beam.options.pipeline_options.PipelineOptions(list(config.beam.options))
   with beam.Pipeline(runner=config.beam.name, options=options) as pipeline:
     _ = (
@@ -74,16 +80,22 @@ class _Job:
   spec: media.Spec
   seed: int
   tokenizer: str
+  other_versions: bool
 
   def make(self, unit: units.Unit, tokenizer: Any) -> None:
     if units.is_made(self.path, self.head, unit.number):
       return
+    provenance.allow_other_versions(self.other_versions)
+    here = media.versions(unit.items[0], self.spec)
+    info = {**self.head.info, manifests.DECODERS: [here]}
+    head = dataclasses.replace(self.head, info=info)
+    shards.check_same_head(self.path, self.head, head)
     units.make(
       unit,
       workers.decode(unit.items, self.spec, seed=self.seed, workers=0, ahead=1),
       tokenizer,
       path=self.path,
-      head=self.head,
+      head=head,
       progress=lambda item: None,
     )
 

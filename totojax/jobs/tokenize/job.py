@@ -9,8 +9,6 @@ The run directory gets a store for each split, `plan.json`, `quarantine.csv`
 on disk, or left out on purpose).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 import time
 
@@ -55,6 +53,8 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     for part in parts:
       units.begin(part.path, part.manifest)
   _all_finished(True)  # nobody goes on before the stores are begun
+  for part in parts:
+    units.join(part.path, part.manifest)
   for part in parts:
     if manifests.existing(part.path).complete:
       continue
@@ -127,14 +127,16 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
   rows, complete, empty = [], [], []
   for part in parts:
-    skipped = units.finish(part.path, part.manifest, len(part.units))
-    rows += [(part.name, row.id, row.reason) for row in skipped]
+    result = units.finish(part.path, part.manifest, len(part.units))
+    rows += [(part.name, row.id, row.reason) for row in result.skipped]
     manifest = manifests.existing(part.path)
     items = len(part.listing.items)
     print(
       f"{part.path}: {manifest.records} records of {manifest.frames} frames"
-      f" from {items - len(skipped)} of {items} items"
+      f" from {items - len(result.skipped)} of {items} items"
     )
+    if result.restarts:
+      print(f"{result.restarts} seeks missed and were made again from further back: slow files")
     if manifest.complete:
       complete.append(store_lib.Store(part.path, manifest))
     else:

@@ -1,7 +1,5 @@
 """The stores of a corpus job: what each is made of, and its manifest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -15,7 +13,7 @@ from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.sources import listings
 from totojax.data.store import manifests, shards
-from totojax.jobs.tokenize import units
+from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
 from totojax.storage import objects
 from totojax.tokenizers import api
@@ -23,25 +21,15 @@ from totojax.tokenizers import api
 
 @dataclasses.dataclass(frozen=True)
 class CorpusStore:
-  """One store of the job.
+  """One store of the job."""
 
-  Attributes:
-    name: of the store.
-    path: where it is.
-    listing: what it is made of.
-    items_per_unit: items of one shard.
-    spec: what is cut out of an item.
-    info: how it is made, for its manifest.
-    head: its manifest, without shards; None until the tokenizer is known.
-  """
-
-  name: str
-  path: epath.Path
-  listing: items_lib.Listing
-  items_per_unit: int
-  spec: media.Spec
-  info: Mapping[str, Any]
-  head: manifests.Manifest | None
+  name: str  # of the store
+  path: epath.Path  # where it is
+  listing: items_lib.Listing  # what it is made of
+  items_per_unit: int  # items of one shard
+  spec: media.Spec  # what is cut out of an item
+  info: Mapping[str, Any]  # how it is made, for its manifest
+  head: manifests.Manifest | None  # its manifest, without shards; None until the tokenizer is known
 
   @property
   def manifest(self) -> manifests.Manifest:
@@ -50,13 +38,17 @@ class CorpusStore:
     return self.head
 
   @property
-  def units(self) -> list[units.Unit]:
-    return list(units.cut(self.listing.items, self.items_per_unit))
+  def units(self) -> list[units_lib.Unit]:
+    return list(units_lib.cut(self.listing.items, self.items_per_unit))
 
   @contextlib.contextmanager
   def decoding(
-    self, verb: str, units_: Sequence[units.Unit], todo: Sequence[units.Unit], config: SourceJob
-  ) -> Iterator[tuple[Callable[[units.Unit], Iterator[workers.Decoded]], console.Progress]]:
+    self,
+    verb: str,
+    units_: Sequence[units_lib.Unit],
+    todo: Sequence[units_lib.Unit],
+    config: SourceJob,
+  ) -> Iterator[tuple[Callable[[units_lib.Unit], Iterator[workers.Decoded]], console.Progress]]:
     """Workers that decode units one after the other, and a progress line.
 
     Args:
@@ -77,7 +69,7 @@ class CorpusStore:
       ahead=config.amount.ahead,
     )
 
-    def items(unit: units.Unit) -> Iterator[workers.Decoded]:
+    def items(unit: units_lib.Unit) -> Iterator[workers.Decoded]:
       for _ in unit.items:
         yield next(decoded)
 
@@ -88,7 +80,7 @@ class CorpusStore:
       finally:
         decoded.close()
 
-  def with_tokenizer(self, tokenizer: api.Tokenizer) -> CorpusStore:
+  def with_tokenizer(self, tokenizer: api.Tokenizer) -> "CorpusStore":
     """This part, with its manifest.
 
     Raises:
@@ -118,7 +110,7 @@ class CorpusStore:
       ids=True,
       classes=self.listing.classes,
       records_per_shard=self.items_per_unit * spec.crops,
-      info=dict(self.info),
+      info={**self.info, manifests.DECODERS: [media.versions(self.listing.items[0], spec)]},
     )
     return dataclasses.replace(self, head=head)
 

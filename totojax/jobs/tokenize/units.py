@@ -11,8 +11,6 @@ data set comes out the same, byte for byte. What a unit gave is noted last
 Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -40,15 +38,12 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-  """What a unit gave.
+  """What a unit gave."""
 
-  Attributes:
-    shard: the shard, or None where no item gave anything.
-    skipped: items that gave nothing, and why.
-  """
-
-  shard: manifests.Shard | None
-  skipped: tuple[items_lib.Skipped, ...]
+  shard: manifests.Shard | None  # the shard, or None where no item gave anything
+  skipped: tuple[items_lib.Skipped, ...]  # items that gave nothing, and why
+  decoders: tuple[Mapping[str, str], ...] = ()  # versions of what decoded them
+  restarts: int = 0  # seeks that had to start over
 
 
 def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
@@ -77,7 +72,7 @@ def make(
     progress: called when an item is encoded or skipped. May raise to
       stop; the unit is then not made.
   """
-  rows, skipped = [], []
+  rows, skipped, restarts = [], [], 0
   pending: list[tuple[workers.Decoded, np.ndarray]] = []
 
   def encode() -> None:
@@ -89,6 +84,7 @@ def make(
 
   for item in decoded:
     clips = item.clips
+    restarts += item.restarts
     if isinstance(clips, items_lib.Skipped):
       skipped.append(clips)
       progress(item)
@@ -101,7 +97,7 @@ def make(
   shard = None
   if rows:
     shard = shards.write_shard(path, head, number=unit.number, arrays=columns.concatenate(rows))
-  note = Note(shard, tuple(skipped))
+  note = Note(shard, tuple(skipped), tuple(head.info.get(manifests.DECODERS, ())), restarts)
   _notes(path).write(unit.number, dataclasses.asdict(note))
   return note
 
@@ -138,6 +134,8 @@ def _note(path: objects.Path, number: int, values: Mapping[str, Any]) -> Note:
     return Note(
       manifests.Shard(**shard) if shard else None,
       tuple(items_lib.Skipped(**row) for row in values["skipped"]),
+      tuple(values.get("decoders", ())),
+      values.get("restarts", 0),
     )
   except (TypeError, KeyError) as error:
     raise _notes(path).damaged(number, error) from error
@@ -164,21 +162,32 @@ def is_made(path: objects.Path, head: manifests.Manifest, number: int) -> bool:
   return True
 
 
-def finish(
-  path: objects.Path, head: manifests.Manifest, units: int
-) -> tuple[items_lib.Skipped, ...]:
-  """Writes the manifest of the whole store; returns what was skipped.
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What the units of a store gave in all; as `Note`."""
+
+  skipped: tuple[items_lib.Skipped, ...]
+  restarts: int
+
+
+def finish(path: objects.Path, head: manifests.Manifest, units: int) -> Result:
+  """Writes the manifest of the whole store.
 
   Raises:
     ValueError: a unit was not made, or no item gave anything.
   """
   notes = [_note(path, number, _notes(path).require(number)) for number in range(units)]
   written = tuple(note.shard for note in notes if note.shard is not None)
-  complete = dataclasses.replace(head, shards=written, cursor=units, complete=True)
+  info = dict(head.info)
+  versions = [each for note in notes for each in note.decoders]
+  if versions:
+    info[manifests.DECODERS] = [v for i, v in enumerate(versions) if v not in versions[:i]]
+  complete = dataclasses.replace(head, shards=written, cursor=units, complete=True, info=info)
   if written:
     Store(path, complete).check()
     manifests.save(path, complete)
-  return tuple(row for note in notes for row in note.skipped)
+  skipped = tuple(row for note in notes for row in note.skipped)
+  return Result(skipped, sum(note.restarts for note in notes))
 
 
 def begin(path: objects.Path, head: manifests.Manifest) -> None:
@@ -192,3 +201,12 @@ def begin(path: objects.Path, head: manifests.Manifest) -> None:
     manifests.save(path, head)
   else:
     shards.check_same_head(objects.text(path), existing, head)
+
+
+def join(path: objects.Path, head: manifests.Manifest) -> None:
+  """Takes part in a store that was begun, by this process or another.
+
+  Raises:
+    StoreError: as `begin`; also where this process would decode otherwise.
+  """
+  shards.check_same_head(objects.text(path), manifests.existing(path), head)

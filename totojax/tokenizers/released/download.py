@@ -32,16 +32,11 @@ class _Broken(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class _RemoteFile:
-  """What a server says of a file.
-
-  Attributes:
-    length: bytes of the whole file.
-    mark: its strong ETag, else its date, else "": sent with `If-Range`.
-  """
+  """What a server says of a file."""
 
   url: str
-  length: int
-  mark: str
+  length: int  # bytes of the whole file
+  mark: str  # its strong ETag, else its date, else "": sent with `If-Range`
 
 
 class _Part:

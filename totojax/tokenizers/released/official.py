@@ -18,19 +18,12 @@ from totojax.tokenizers.released import download, pickles
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-  """A released tokenizer.
+  """A released tokenizer."""
 
-  Attributes:
-    name: of the kind.
-    files: names of its files, in the order in which they are given.
-    urls: their addresses.
-    config: the size that they have.
-  """
-
-  name: str
-  files: tuple[str, ...]
-  urls: tuple[str, ...]
-  config: dvae.DvaeConfig | vqgan.VqganConfig
+  name: str  # of the kind
+  files: tuple[str, ...]  # names of its files, in the order in which they are given
+  urls: tuple[str, ...]  # their addresses
+  config: dvae.DvaeConfig | vqgan.VqganConfig  # the size that they have
 
 
 _DVAE = dvae.DvaeConfig(

@@ -53,17 +53,13 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """A view of a storage, as the file declares it: to be checked.
-
-  Attributes:
-    marks: whether it has a conjugate or negative bit.
-  """
+  """A view of a storage, as the file declares it: to be checked."""
 
   storage: Any
   first: Any
   shape: Any
   strides: Any
-  marks: bool
+  marks: bool  # whether it has a conjugate or negative bit
 
   @property
   def nbytes(self) -> int:
@@ -102,13 +98,9 @@ def check_type(storage: Any, whose: str) -> None:
 
 
 class _Layout:
-  """Either layout.
+  """Either layout."""
 
-  Attributes:
-    root: the object that was saved, with a `Tensor` for each tensor.
-  """
-
-  root: Any
+  root: Any  # the object that was saved, with a `Tensor` for each tensor
 
   def __init__(self, file: BinaryIO):
     self._file = file

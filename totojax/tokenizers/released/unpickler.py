@@ -51,18 +51,13 @@ class UnsafeOrDamaged(ValueError):
 
 @dataclasses.dataclass(eq=False)
 class Inert:
-  """A class or function of the file, or what the file wanted made by its call.
+  """A class or function of the file, or what the file wanted made by its call."""
 
-  Attributes:
-    name: of the class or function, which was not looked up.
-    maker: our function that is called in its place, with the tuple of
-      arguments; None: a call gives another `Inert` of this name.
-    state: of a BUILD: the attributes of a pickled object.
-  """
-
-  name: str
+  name: str  # of the class or function, which was not looked up
+  # Our function that is called in its place, with the tuple of arguments; None:
+  # a call gives another `Inert` of this name.
   maker: Maker | None = None
-  state: Any = None
+  state: Any = None  # of a BUILD: the attributes of a pickled object
 
   def append(self, _: Any) -> None:
     """Of a subclass of list or dict, the items are of no use."""
@@ -173,11 +168,6 @@ class _Safe(_Unpickler):
       )
     return Inert(full, self._makers.get(full))
 
-  def _instantiate(self, klass: Any, args: Any) -> None:
-    if not isinstance(klass, Inert) or not isinstance(args, list | tuple):
-      raise TypeError(f"a {type(klass).__name__} is called with a {type(args).__name__}")
-    self.append(klass.maker(tuple(args)) if klass.maker else Inert(klass.name))
-
   def _collection(self, kind: Callable[[Any], Any], arguments: tuple[Any, ...]) -> Any:
     """A set or dict of another's items; a memo could multiply those."""
     (items,) = arguments or ((),)
@@ -188,7 +178,9 @@ class _Safe(_Unpickler):
 
   def load_reduce(self) -> None:
     args, klass = self.stack.pop(), self.stack.pop()
-    self._instantiate(klass, args)
+    if not isinstance(klass, Inert) or not isinstance(args, list | tuple):
+      raise TypeError(f"a {type(klass).__name__} is called with a {type(args).__name__}")
+    self.append(klass.maker(tuple(args)) if klass.maker else Inert(klass.name))
 
   def load_newobj_ex(self) -> None:
     self.stack.pop()  # arguments by name

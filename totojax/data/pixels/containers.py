@@ -1,0 +1,99 @@
+"""Video files as PyAV opens them (the `data` extra), and what cannot be read."""
+
+from collections.abc import Iterator
+import contextlib
+import io
+import os
+from typing import Any
+
+from totojax.storage import objects, reading
+
+_LIBRARIES = ("libavformat", "libavcodec", "libswscale")
+VideoInput = str | os.PathLike[str] | bytes
+
+
+class Undecodable(ValueError):
+  """A file gives no clip; the message is the reason, for people to read."""
+
+
+def pyav() -> Any:
+  """The package that reads videos.
+
+  Raises:
+    ImportError: it is missing; names the extra that brings it.
+  """
+  try:
+    import av  # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ImportError(
+      'decoding video needs PyAV; install it with: pip install "totojax[data]"'
+    ) from error
+  return av
+
+
+def versions() -> dict[str, str]:
+  """What decides a decoded picture: of PyAV, and of FFmpeg inside it.
+
+  Raises:
+    ImportError: PyAV is missing.
+  """
+  av = pyav()
+  libraries = {name: ".".join(map(str, av.library_versions[name])) for name in _LIBRARIES}
+  return {"PyAV": av.__version__, **libraries}
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+  """Turns what PyAV and the file system raise into `Undecodable`."""
+  av = pyav()
+  try:
+    yield
+  except Undecodable:
+    raise
+  except (av.FFmpegError, OSError, ValueError, ArithmeticError, EOFError) as error:
+    raise Undecodable(f"{type(error).__name__}: {error}") from error
+
+
+def has_bytes(source: VideoInput) -> bool:
+  """Whether there is anything in the file."""
+  if isinstance(source, bytes):
+    return bool(source)
+  with reading.open_file(os.fspath(source)) as file:
+    return bool(file.read(1))
+
+
+def open_video(source: VideoInput, *, untrimmed: bool = False) -> tuple[Any, Any]:
+  """The container, and its video stream (cover art of audio is none).
+
+  Args:
+    source: the video.
+    untrimmed: whether the edit list of an MP4 is left aside.
+  """
+  av = pyav()
+  # Titles in old encodings must not make a file unreadable. PyAV 19 has no such
+  # argument and needs none: it reads any title.
+  old = int(av.__version__.partition(".")[0]) < 19
+  more: dict[str, Any] = {"metadata_errors": "replace"} if old else {}
+  if untrimmed:
+    more["options"] = {"ignore_editlist": "1"}
+  container = av.open(_handle(source), **more)
+  cover = av.stream.Disposition.attached_pic
+  for stream in container.streams.video:
+    if not stream.disposition & cover:
+      return container, stream
+  container.close()
+  raise Undecodable("no video stream in the file")
+
+
+def _handle(source: VideoInput):
+  """What PyAV opens: a path, or a file for what it cannot name."""
+  if isinstance(source, bytes):
+    return io.BytesIO(source)
+  if objects.is_url(source):
+    return reading.open_file(os.fspath(source))
+  path = os.path.abspath(source)  # "a:b.mp4" alone would be a protocol
+  try:
+    path.encode()
+  except UnicodeEncodeError:  # bytes in the name that are no UTF-8
+    return open(path, "rb")
+  return path
