@@ -3,10 +3,8 @@
 import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -117,17 +115,8 @@ def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
 def test_full_disk_names_the_path(data, tmp_path):
   """A file-size limit stands for the full disk: writes fail half-way."""
   words = runs.smoke(data, tmp_path, "--config.model.width=256")
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
-  process = subprocess.Popen(
-    words,
-    env=runs.environment(),
-    cwd=runs.ROOT,
-    text=True,
-    preexec_fn=limit,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-  )
-  output = runs.finish(process, code=1)
+  limited = ["bash", "-c", 'ulimit -f 196; exec "$@"', "bash", *words]  # KiB
+  output = runs.finish(runs.start(limited), code=1)
   assert str(tmp_path / "checkpoints") in output
   assert "could not be written" in output
   assert checkpoint.latest_step(tmp_path / "checkpoints") is None
