@@ -1,6 +1,8 @@
 """Running the program as its user does, and comparing what it left behind."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import pathlib
@@ -14,6 +16,9 @@ from ml_collections import config_flags, ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
 import xla_flags
+
+from totojax import main
+from totojax.config import arguments
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -74,6 +79,28 @@ def finish(process: subprocess.Popen, *, code: int | None = 0) -> str:
   if code is not None:
     assert process.returncode == code, output
   return output
+
+
+def here(words: list[str], *, code: int = 0) -> str:
+  """What a command prints that runs in this process, on its eight devices.
+
+  For what is not about a process: an interpreter's start takes seconds.
+  """
+  printed, hook, ended = io.StringIO(), sys.unraisablehook, 0
+  config, rest = arguments.read(words[2:])
+  with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    try:
+      arguments.parse(rest)
+      main._work(config.to_dict(), lambda step: False)
+    except SystemExit as error:  # a line to print, as the interpreter does
+      ended = 1
+      print(error.code)
+    finally:
+      sys.unraisablehook = hook
+      flags.FLAGS.unparse_flags()
+      flags.FLAGS(sys.argv[:1])  # as conftest does
+  assert ended == code, printed.getvalue()
+  return printed.getvalue()
 
 
 def metrics(workdir) -> list[dict]:

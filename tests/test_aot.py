@@ -434,20 +434,6 @@ def test_rotating_by_a_product_is_rotating():
   assert np.abs(np.asarray(back - plain)).max() > 0.1
 
 
-SMALL = """
-import sys
-from etils import epath
-from totojax import jobs
-from totojax.config import recipes
-config = recipes.paper("tiny").to_dict() | {"run": "plan"}
-config["model"] |= dict(width=128, heads=2, mlp_dim=256)
-config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
-config["train"] |= dict(batch_tokens=8 * 256)
-config["plan"] |= dict(topology="v5e:2x2", price_per_chip_hour=1.0)
-assert jobs.run(config, epath.Path(sys.argv[1]), lambda step: False)
-"""
-
-
 def apart(*words):
   """Runs Python without the flags of these tests, which slow compilers down."""
   path = [str(runs.ROOT), str(runs.ROOT / "tests"), *filter(None, sys.path)]
@@ -463,10 +449,71 @@ def apart(*words):
   return done.stdout
 
 
+PLANS = """
+import sys
+from etils import epath
+from totojax import jobs
+from totojax.config import recipes
+from totojax.jobs.plan import chips
+
+folder = epath.Path(sys.argv[1])
+
+def run(config, name):
+  assert jobs.run(config, folder / name, lambda step: False)
+
+def tiny(kind="", width=128, **plan):
+  c = recipes.paper("tiny")
+  if kind:
+    recipes.use(c, kind, "tiny")
+  config = c.to_dict() | {"run": "plan"}
+  config["model"] |= dict(width=width)
+  config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
+  config["train"] |= dict(batch_tokens=8 * 256)
+  config["plan"] |= dict(topology="v5e:2x2") | plan
+  return config
+
+def llama(**plan):
+  config = tiny(**plan)
+  config["model"] |= dict(heads=2, mlp_dim=256)
+  return config
+
+run(llama(price_per_chip_hour=1.0), "small")
+run(llama(search=True, remats=("full",), microbatches=(1,),
+          meshes=((4, 1, 1), (3, 1, 1), (1, 4, 1))), "search")
+config = llama(slices=2)
+config["mesh"] |= dict(data=2)
+run(config, "slices")
+
+assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
+        ("1x1", "2x2")] == [1, 4]
+for what in ("decode", "encode"):
+  config = tiny(width=256, what=what, rows=4, cache_tokens=2048)
+  config["model"] |= dict(heads=2, mlp_dim=512)
+  config["sequence"] |= dict(grid=4, frames=128, context=2048)
+  config["mesh"] |= dict(tensor=2)
+  config["plan"]["dvae"] |= dict(hidden=32, groups=2, blocks=1)
+  run(config, what)
+
+for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
+  run(tiny(kind, what=what, rows=2), f"{kind}-{what}")
+"""
+
+
+@pytest.fixture(name="plans", scope="module")
+def _plans(tmp_path_factory):
+  """(folder of all plans below, what was printed): compiled by one process."""
+  folder = tmp_path_factory.mktemp("plans")
+  return folder, apart("-c", PLANS, str(folder))
+
+
+def read(folder, name):
+  return json.loads((folder / name / "plan.json").read_text())
+
+
 @needs_compiler
-def test_a_small_model_is_compiled_for_tpus(tmp_path):
-  apart("-c", SMALL, str(tmp_path))
-  found = json.loads((tmp_path / "plan.json").read_text())
+def test_a_small_model_is_compiled_for_tpus(plans):
+  folder, _ = plans
+  found = read(folder, "small")
   assert found["fits"] and found["chips"] == 4
   assert found["attention"] == "splash"
   assert {kernel["kernel"] for kernel in found["kernels"]} == {"fwd", "dq", "dkv"}
@@ -480,34 +527,14 @@ def test_a_small_model_is_compiled_for_tpus(tmp_path):
   gathered = found["parameters"] * 2
   assert gathered < kinds["all-gather"]["payload_bytes"] < 4 * gathered
   assert 0 < found["mfu_bound"] < 1 and found["days"] > 0
-  page = (tmp_path / "report.html").read_text()
+  page = (folder / "small" / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
 
 
-SEARCHED = """
-import sys
-from etils import epath
-from totojax import jobs
-from totojax.config import recipes
-config = recipes.paper("tiny").to_dict() | {"run": "plan"}
-config["model"] |= dict(width=128, heads=2, mlp_dim=256)
-config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
-config["train"] |= dict(batch_tokens=8 * 256)
-folder, plan = epath.Path(sys.argv[1]), dict(config["plan"])
-config["plan"] = plan | dict(
-    topology="v5e:2x2", search=True, remats=("full",), microbatches=(1,),
-    meshes=((4, 1, 1), (3, 1, 1), (1, 4, 1)))
-assert jobs.run(config, folder / "search", lambda step: False)
-config["plan"] = plan | dict(topology="v5e:2x2", slices=2)
-config["mesh"] |= dict(data=2)
-assert jobs.run(config, folder / "slices", lambda step: False)
-"""
-
-
 @needs_compiler
-def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
-  printed = apart("-c", SEARCHED, str(tmp_path))
-  found = json.loads((tmp_path / "search" / "plan.json").read_text())
+def test_a_search_and_two_slices_are_compiled_for_tpus(plans):
+  folder, printed = plans
+  found = read(folder, "search")
   whole, wrong, split = found["rows"]
   assert not wrong["fits"] and "3" in wrong["error"]
   assert whole["fits"] and split["fits"]
@@ -524,10 +551,10 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
   data, fsdp = (4, 1) if found["best"] == 0 else (1, 4)
   told = f"best: --config.mesh.data={data} --config.mesh.fsdp={fsdp} "
   assert told in printed and "--config.compute.remat=full" in printed
-  page = (tmp_path / "search" / "report.html").read_text()
+  page = (folder / "search" / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
 
-  found = json.loads((tmp_path / "slices" / "plan.json").read_text())
+  found = read(folder, "slices")
   assert found["chips"] == 8 and found["slices"] == 2
   assert found["compiler"].startswith("libtpu 0.")
   (network,) = (r for r in found["collectives"] if r["over"] == "network")
@@ -540,33 +567,10 @@ def test_a_search_and_two_slices_are_compiled_for_tpus(tmp_path):
   assert [row["over"] for row in gathers] == ["links"]
 
 
-SERVED = """
-import sys
-from etils import epath
-from totojax import jobs
-from totojax.config import recipes
-from totojax.jobs.plan import chips
-folder = epath.Path(sys.argv[1])
-assert [len(chips.devices(f"v5e:{shape}", slices=1)) for shape in
-        ("1x1", "2x2")] == [1, 4]
-for what in ("decode", "encode"):
-  config = recipes.paper("tiny").to_dict() | {"run": "plan"}
-  config["model"] |= dict(width=256, heads=2, mlp_dim=512)
-  config["sequence"] |= dict(vocab=508, grid=4, frames=128, context=2048)
-  config["mesh"] |= dict(tensor=2)
-  config["plan"] |= dict(
-      what=what, topology="v5e:2x2", rows=4, cache_tokens=2048)
-  config["plan"]["dvae"] |= dict(hidden=32, groups=2, blocks=1)
-  assert jobs.run(config, folder / what, lambda step: False)
-"""
-
-
 @needs_compiler
-def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
-  apart("-c", SERVED, str(tmp_path))
-  found, encoded = (
-    json.loads((tmp_path / what / "plan.json").read_text()) for what in ("decode", "encode")
-  )
+def test_decoding_and_encoding_are_compiled_for_tpus(plans):
+  folder, _ = plans
+  found, encoded = read(folder, "decode"), read(folder, "encode")
   assert found["fits"] and found["batch"] == 8 and found["chips"] == 4
   # Of each chip: half of the weights and a quarter of the cache, which is
   # written in place and not copied.
@@ -587,33 +591,15 @@ def test_decoding_and_encoding_are_compiled_for_tpus(tmp_path):
   assert encoded["fits"] and encoded["passes"] == 6 and encoded["size_px"] == 8
   assert encoded["frames_per_s"] == pytest.approx(8 / encoded["step_s"])
   for what in ("decode", "encode"):
-    page = (tmp_path / what / "report.html").read_text()
+    page = (folder / what / "report.html").read_text()
     assert "another format" not in page and "Not shown" not in page
 
 
-OTHERS = """
-import sys
-from etils import epath
-from totojax import jobs
-from totojax.config import recipes
-for kind, what in (("gpt2", "train"), ("mamba", "train"), ("mamba", "decode")):
-  c = recipes.paper("tiny")
-  recipes.use(c, kind, "tiny")
-  config = c.to_dict() | {"run": "plan"}
-  config["model"]["width"] = 128
-  config["sequence"] |= dict(vocab=508, grid=8, frames=4, context=256)
-  config["train"] |= dict(batch_tokens=8 * 256)
-  config["plan"] |= dict(topology="v5e:2x2", what=what, rows=2)
-  folder = epath.Path(sys.argv[1]) / f"{kind}-{what}"
-  assert jobs.run(config, folder, lambda step: False)
-"""
-
-
 @needs_compiler
-def test_other_architectures_are_compiled_for_tpus(tmp_path):
-  apart("-c", OTHERS, str(tmp_path))
-  found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/plan.json")}
-  assert len(found) == 3 and all(plan["fits"] for plan in found.values())
+def test_other_architectures_are_compiled_for_tpus(plans):
+  folder, _ = plans
+  found = {name: read(folder, name) for name in ("gpt2-train", "mamba-train", "mamba-decode")}
+  assert all(plan["fits"] for plan in found.values())
   kernels = {row["kernel"] for row in found["gpt2-train"]["kernels"]}
   assert kernels == {"fwd", "dq", "dkv"}
   assert found["mamba-train"]["kernels"] == []
@@ -683,20 +669,42 @@ def test_golden_tables_are_of_the_shipped_configs(preset):
     assert table["hbm_peak_gib"] <= 4.3
 
 
+# Without the instructions of the kernel, which change neither memory nor traffic.
+MEMORY = """
+import pathlib
+import sys
+import test_aot
+from totojax.jobs.plan import kernels
+kernels.charges = lambda *_, **__: ([], [])
+test_aot.write(pathlib.Path(sys.argv[1]), test_aot.PRESETS)
+"""
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+  """Folder of the presets' tables as they are today, by one process."""
+  folder = tmp_path_factory.mktemp("tables")
+  apart("-c", MEMORY, str(folder))
+  return folder
+
+
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("preset", PRESETS)
-def test_golden_tables(preset, tmp_path):
+def test_golden_tables(preset, tables):
   table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
-  apart(__file__, str(tmp_path), preset)
-  found = json.loads((tmp_path / f"plan_{preset}.json").read_text())
+  found = json.loads((tables / f"plan_{preset}.json").read_text())
   assert found["hbm_peak_gib"] == pytest.approx(table["hbm_peak_gib"], rel=0.01)
   assert found["collectives"] == table["collectives"]
 
 
-if __name__ == "__main__":
-  folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN
-  for name in sys.argv[2:] or PRESETS:
+def write(folder, names):
+  """The tables of these presets."""
+  for name in names:
     file = folder / f"plan_{name}.json"
     file.write_text(json.dumps(golden(name), indent=1) + "\n")
     print(file)
+
+
+if __name__ == "__main__":
+  write(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN, sys.argv[2:] or PRESETS)

@@ -37,7 +37,7 @@ def inputs(tokens=21, seed=0):
 
 
 def start(block, *args):
-  params = nn.unbox(block.init(jax.random.key(0), *args))["params"]
+  params = nn.unbox(jax.jit(block.init)(jax.random.key(0), *args))["params"]
   # Nothing that is zero or one at the start may hide a mistake.
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))

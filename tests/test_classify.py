@@ -39,7 +39,7 @@ def make(pool, *, settings=2, depth=3, **sizes):
 
 def variables(task):
   """Fresh ones, in which heads of one layer differ."""
-  found = task.init(jax.random.key(1))
+  found = jax.jit(task.init)(jax.random.key(1))
   noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
   return found._replace(params=jax.tree.map(noise, found.params))
 
@@ -200,9 +200,9 @@ def test_features_made_before_give_the_same_heads():
   cached = classify.Classify(
     head=task.head, model=None, layers=LAYERS, width=32, classes=CLASSES, settings=2, split=False
   )
-  fresh = cached.init(jax.random.key(1))
+  fresh = jax.jit(cached.init)(jax.random.key(1))
   assert fresh.frozen == {}
-  chex.assert_trees_all_equal(fresh.params, task.init(jax.random.key(1)).params)
+  chex.assert_trees_all_equal(fresh.params, jax.jit(task.init)(jax.random.key(1)).params)
   features = {"features": jnp.swapaxes(h_LBD, 0, 1), "label": rows["label"]}
   a = jax.grad(lambda p: total(task, p, found, rows)[0])(found.params)
   b = jax.grad(lambda p: total(cached, p, found, features)[0])(found.params)

@@ -466,15 +466,15 @@ def test_a_plan_is_no_run(root, tmp_path):
     "--config.amount.workers=0",
   )
   for _ in range(2):
-    runs.finish(runs.start([*words, "--config.run=plan"]))
+    runs.here([*words, "--config.run=plan"])
   assert (tmp_path / "w" / "plan" / "plan.json").exists()
-  runs.finish(runs.start(words))
+  runs.here(words)
   assert (tmp_path / "w" / "done.json").exists()
   # What is finished is not run again with other values, and says so.
   changed = [*words, "--config.seed=3", "--allow_changed_config"]
-  output = runs.finish(runs.start(changed), code=1)
+  output = runs.here(changed, code=1)
   assert "seed: 0 -> 3" in output and "finished" in output
-  assert "done already" in runs.finish(runs.start(words))
+  assert "done already" in runs.here(words)
 
 
 def test_stretches_of_a_video_stay_together():

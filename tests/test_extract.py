@@ -41,7 +41,7 @@ def run(tmp_path_factory):
   root = tmp_path_factory.mktemp("chain")
   file = root / "tokenizer" / "tokenizer.safetensors"
   file.parent.mkdir()
-  params = nn.unbox(dvae.init(SIZE, jax.random.key(0)))
+  params = nn.unbox(jax.jit(dvae.init, static_argnums=0)(SIZE, jax.random.key(0)))
   mark = weights.save(file, params, SIZE, card={}, dtype="float32")
   return pathlib.Path(probes.bare_backbone(root, tokenizer=mark))
 

@@ -41,6 +41,7 @@ def make(depth=4, width=32, unroll=1, spec=SPEC, mlp_dim=48):
   return model
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def params_of(model):
   tokens_BT = jnp.zeros((1, model.spec.context), jnp.int32)
   return nn.unbox(model.init(jax.random.key(0), tokens_BT)["params"])
@@ -81,7 +82,7 @@ def test_the_last_layer_is_what_the_logits_are_made_of(small):
   last = h_LBTD[4]
   normed = last / np.sqrt(np.mean(last**2, -1, keepdims=True) + 1e-6)
   logits = (normed * params["norm"]["scale"]) @ params["embedding"].T
-  expected = model.apply({"params": params}, tokens_BT)
+  expected = jax.jit(model.apply)({"params": params}, tokens_BT)
   np.testing.assert_allclose(logits[..., :64], expected[..., :64], rtol=1e-4, atol=1e-4)
 
 

@@ -169,7 +169,7 @@ def test_the_mask_is_the_configs_and_evaluation_drops_nothing():
   found = {}
   for prefix in (0, 5, -1):
     one = task(prefix, drop=0.5)
-    params = one.init(jax.random.key(0)).params
+    params = jax.jit(one.init)(jax.random.key(0)).params
     loud = {**params["heads"], "linear": 50 * params["heads"]["linear"]}
     params = {**params, "heads": loud}
     logits = jax.jit(lambda p: one.logits(p, row, key=None))

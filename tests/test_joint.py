@@ -51,7 +51,7 @@ def batch(rows=4):
 
 def variables(task):
   """Fresh ones, in which the heads of one layer differ."""
-  found = task.init(jax.random.key(1))
+  found = jax.jit(task.init)(jax.random.key(1))
   noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape)
   params = {**found.params, layered.HEADS: jax.tree.map(noise, found.params[layered.HEADS])}
   return found._replace(params=params)
@@ -120,6 +120,7 @@ def test_the_backbone_learns_from_the_next_token_alone():
   np.testing.assert_allclose(stats["train_loss"], after["train_loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_bit_for_bit_where_the_compiler_has_no_say():
   """Fused differently, equal sums differ in their last bit; one by one not."""
   task, rows = make("average", depth=1), batch(rows=2)

@@ -17,6 +17,7 @@ SMALL = [
   "--config.stages.pretrain.model.depth=2",
   "--config.stages.pretrain.train.total_tokens=12288.0",
   "--config.stages.pretrain.optim.warmup_steps=1",
+  "--config.stages.probe.train.epochs=2.0",
 ]
 
 

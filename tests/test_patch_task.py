@@ -1,6 +1,7 @@
 """Training from patches of pixels (Table 3): what is predicted from what."""
 
 import dataclasses
+import functools
 
 from etils import epath
 import jax
@@ -203,7 +204,8 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
     jnp.asarray(by_hand(frames), jnp.float32), np.full(5, sequence.VIDEO_START, np.int32)
   )
   spec = dataclasses.replace(task.spec, context=TOKENS + 1)
-  _, seen = task.model.clone(spec=spec).apply({"params": params}, inputs, mutable=["intermediates"])
+  sown = functools.partial(task.model.clone(spec=spec).apply, mutable=["intermediates"])
+  _, seen = jax.jit(sown)({"params": params}, inputs)
   (stream_LBTD,) = seen["intermediates"]["blocks"]["residual"]
   first_BTD = stream_LBTD[0][:, 1:]
   np.testing.assert_allclose(found[1].reshape(first_BTD.shape), first_BTD, rtol=1e-4, atol=1e-5)
@@ -235,7 +237,8 @@ def test_layers_are_tapped_as_those_of_tokens(data):
   inputs = patched.Inputs(
     jnp.asarray(by_hand(batch["frames"])[:, :-1], jnp.float32), batch["start"]
   )
-  _, kept = task.model.apply({"params": params}, inputs, mutable=["intermediates"])
+  sown = functools.partial(task.model.apply, mutable=["intermediates"])
+  _, kept = jax.jit(sown)({"params": params}, inputs)
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   model, cut = taps.truncate(task.model, params, 1)
   assert "head" not in cut and "norm" not in cut

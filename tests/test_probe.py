@@ -232,7 +232,7 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(data, plain, tmp_path
   # Untrained is what such a run starts from, however its program is written.
   of = prepare(alone)
   _, params = backbone.load(of.run, of.model, trained=False, depth=2, layout=of.layout, seed=0)
-  first = pretrain.Pretrain(of.model).init(jax.random.key(0)).params
+  first = jax.jit(pretrain.Pretrain(of.model).init)(jax.random.key(0)).params
   same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
   jax.tree.map(same, params["blocks"], first["blocks"])
 

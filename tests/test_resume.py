@@ -3,10 +3,8 @@
 import json
 import os
 import pathlib
-import resource
 import shutil
 import signal
-import subprocess
 import time
 
 import pytest
@@ -29,7 +27,7 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
   """The run that nothing stopped: 20 steps."""
   workdir = tmp_path_factory.mktemp("whole")
-  runs.finish(runs.start(runs.smoke(data, workdir)))
+  runs.here(runs.smoke(data, workdir))
   return workdir
 
 
@@ -83,12 +81,12 @@ def test_killed_and_resumed_is_bit_identical(data, long_whole, tmp_path, number)
   assert runs.metrics(tmp_path) == runs.metrics(long_whole)
   runs.assert_same(runs.checkpoint(tmp_path, LONG), runs.checkpoint(long_whole, LONG))
   assert (tmp_path / "done.json").exists()
-  assert "done already" in runs.finish(runs.start(words))
+  assert "done already" in runs.here(words)
 
 
 @pytest.mark.slow
 def test_other_data_order_would_be_noticed(data, whole, tmp_path):
-  runs.finish(runs.start(runs.smoke(data, tmp_path, "--config.seed=1")))
+  runs.here(runs.smoke(data, tmp_path, "--config.seed=1"))
   with pytest.raises(AssertionError):
     runs.assert_same(runs.checkpoint(tmp_path, 20), runs.checkpoint(whole, 20))
   assert runs.metrics(tmp_path) != runs.metrics(whole)
@@ -97,7 +95,7 @@ def test_other_data_order_would_be_noticed(data, whole, tmp_path):
 @pytest.mark.slow
 def test_changed_config_is_refused_by_key(data, whole):
   words = runs.smoke(data, whole, "--config.optim.lr=0.5")
-  output = runs.finish(runs.start(words), code=1)
+  output = runs.here(words, code=1)
   assert "optim.lr: 0.01 -> 0.5" in output
   assert "--allow_changed_config" in output
   assert "Traceback" not in output
@@ -106,7 +104,7 @@ def test_changed_config_is_refused_by_key(data, whole):
 @pytest.mark.slow
 def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
   words = runs.smoke(data, tmp_path, "--config.optim.lr=1e30", "--config.optim.clip_norm=1e9")
-  output = runs.finish(runs.start(words), code=1)
+  output = runs.here(words, code=1)
   # The first loss is of a sane state, but its update leaves none.
   assert "the param_norm of step 1 is inf" in output
   assert checkpoint.latest_step(tmp_path / "checkpoints") is None
@@ -117,22 +115,13 @@ def test_loss_that_is_not_finite_stops_before_it_is_saved(data, tmp_path):
 def test_full_disk_names_the_path(data, tmp_path):
   """A file-size limit stands for the full disk: writes fail half-way."""
   words = runs.smoke(data, tmp_path, "--config.model.width=256")
-  limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000,) * 2)
-  process = subprocess.Popen(
-    words,
-    env=runs.environment(),
-    cwd=runs.ROOT,
-    text=True,
-    preexec_fn=limit,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-  )
-  output = runs.finish(process, code=1)
+  limited = ["bash", "-c", 'ulimit -f 196; exec "$@"', "bash", *words]  # KiB
+  output = runs.finish(runs.start(limited), code=1)
   assert str(tmp_path / "checkpoints") in output
   assert "could not be written" in output
   assert checkpoint.latest_step(tmp_path / "checkpoints") is None
   # With room again, the same command starts over and finishes.
-  runs.finish(runs.start(words))
+  runs.here(words)
   assert (tmp_path / "done.json").exists()
 
 
@@ -159,7 +148,7 @@ def test_damaged_checkpoint_is_refused_by_path(data, whole, tmp_path):
   folder = unfinished(whole, tmp_path) / "checkpoints" / "20"
   meta = folder / "meta" / "metadata"
   meta.write_text(meta.read_text()[:3])
-  output = runs.finish(runs.start(runs.smoke(data, tmp_path)), code=1)
+  output = runs.here(runs.smoke(data, tmp_path), code=1)
   assert str(folder) in output and "remove this folder" in output
 
 
@@ -172,7 +161,7 @@ def test_damaged_arrays_are_told_in_a_line(data, whole, tmp_path):
   for i in range(len(values) // 3, 2 * len(values) // 3):
     values[i] ^= 0x5A
   largest.write_bytes(values)
-  output = runs.finish(runs.start(runs.smoke(data, tmp_path)), code=1)
+  output = runs.here(runs.smoke(data, tmp_path), code=1)
   told = output[output.index("totojax: ") :].strip().splitlines()
   assert len(told) == 2, output
   assert f"{folder} cannot be read (" in told[0]
@@ -187,7 +176,7 @@ def test_metrics_are_cut_back_to_the_restored_step(data, whole, tmp_path):
   shutil.rmtree(unfinished(whole, tmp_path) / "checkpoints" / "20")
   with open(tmp_path / "metrics.jsonl", "a") as file:
     file.write('{"step": 21, "kind": "tr')  # cut in the middle of a write
-  output = runs.finish(runs.start(runs.smoke(data, tmp_path)))
+  output = runs.here(runs.smoke(data, tmp_path))
   assert "resumed at step 16 of 20" in output
   assert runs.metrics(tmp_path) == runs.metrics(whole)
 
@@ -201,8 +190,8 @@ def test_every_refuses_zero():
 def test_run_directory_says_what_ran(whole):
   manifest = json.loads((whole / "manifest.json").read_text())
   assert manifest["parameters"] == 64 * 32 + 32 + 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32)
-  assert manifest["mesh"] == {"data": 1, "fsdp": 1, "tensor": 1, "sequence": 1}
-  assert manifest["devices"]["count"] == 1
+  assert manifest["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1, "sequence": 1}
+  assert manifest["devices"]["count"] == 8
   rows = runs.metrics(whole)
   assert [r["step"] for r in rows if r["kind"] == "eval"] == [0, 8, 16, 20]
   assert [r["step"] for r in rows if r["kind"] == "train"] == [*range(1, 21)]

@@ -203,7 +203,8 @@ def test_frames_are_the_most_likely_tokens(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_are_tapped_and_cut(kind):
   model, params, inputs = build(kind), init(kind), tokens()
-  _, kept = model.apply({"params": params}, inputs, mutable=["intermediates"])
+  sown = functools.partial(model.apply, mutable=["intermediates"])
+  _, kept = jax.jit(sown)({"params": params}, inputs)
   (stream_LBTD,) = kept["intermediates"]["blocks"]["residual"]
   keep = lambda x_BTD, _: x_BTD
   tapped = taps.tap_layers(model, params, inputs, tap=keep, layers=[0, 1, 2], per_layer=None)
