@@ -925,7 +925,12 @@ def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase
   (tmp_path / ".ssh" / "google_compute_engine").touch()
   words = [*RUN, "--node-count", "2", "--no-plan"]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-  with subprocess.Popen(["bash", SCRIPT, *words], env=env, **pipes) as process:
+  # A suite that runs in a shell's background has Ctrl-C switched off.
+  heard = (
+    "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
+  )
+  command = [sys.executable, "-c", heard, "bash", SCRIPT, *words]
+  with subprocess.Popen(command, env=env, **pipes) as process:
     children = wait_for(lambda: (no_gcloud / "gcloud.hung").read_text().split(), hung)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=20)

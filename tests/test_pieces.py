@@ -103,7 +103,7 @@ def test_units_of_an_earlier_version_are_gone_on_with(tmp_path):
   file = tmp_path / "all.units" / "00000.json"
   file.write_text(json.dumps(note, indent=1))
   assert units.is_made(path, head, 0) and not units.is_made(path, head, 1)
-  (skipped,) = units.finish(path, head, 1)
+  (skipped,) = units.finish(path, head, 1).skipped
   assert skipped.id == "x"
   for damaged in ({}, {**note, "shard": {"name": "shard-00000"}}):
     file.write_text(json.dumps(damaged))

@@ -45,7 +45,7 @@ MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, dept
 class SequenceSpec(Section):
   """What one sequence holds; see `totojax.sequence`."""
 
-  vocab: int = field(8192, "codes, of 16 bits", "section 3.4", at_least=1, at_most=65_536)
+  vocab: int = field(8192, "codes, stored as uint16", "section 3.4", at_least=1, at_most=65_536)
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")
