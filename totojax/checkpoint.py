@@ -17,7 +17,7 @@ import json
 import os
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from etils import epath
 import jax
@@ -91,7 +91,7 @@ class Checkpoints:
         ),
       )
     except Exception as error:
-      raise self._unwritable(step, error) from error
+      self._fail(step, error)
     self._saving = self._background.submit(self._finish, step)
 
   def wait(self) -> None:
@@ -140,7 +140,7 @@ class Checkpoints:
     except rundir.RunError:  # of the lease, which is lost
       raise
     except Exception as error:
-      raise self._unwritable(step, error) from error
+      self._fail(step, error)
     self._steps.append(step)
     # The next save need not wait for that.
     if self._deleting is None or self._deleting.done():
@@ -164,7 +164,16 @@ class Checkpoints:
           )
         self._told = True
 
+  def _fail(self, step: int, error: Exception) -> NoReturn:
+    """Says why a step could not be written; where a peer is gone, that it is."""
+    for cause in outages.causes(error):
+      if isinstance(cause, jax.errors.JaxRuntimeError) and hosts.is_loss(cause):
+        raise jax.errors.JaxRuntimeError(str(cause)) from None
+    raise self._unwritable(step, error) from error
+
   def _unwritable(self, step: int, error: Exception) -> Exception:
+    if line := _refused(self.directory, "written", error):
+      return CheckpointError(f"{line}; the last whole checkpoint stays")
     if outages.is_away(error):
       return _away(self.directory / str(step), "written", error)
     return CheckpointError(
@@ -292,7 +301,7 @@ def _tries_again() -> int:
 
 def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
   return outages.StorageAway(
-    f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
+    f"{path} could not be {verb}, since storage does not answer ({_cause(error)}); the"
     " last whole checkpoint stays. Run the same command again once it does"
     " (--storage_timeout_s says how long a run waits)"
   )
@@ -362,6 +371,8 @@ def _read_now(path: epath.Path, expected: Any, *, partial: bool, advice: str) ->
       raise ValueError("the list of its arrays cannot be read")
     stored = listed.tree
   except Exception as error:
+    if line := _refused(path, "read", error):
+      raise CheckpointError(line) from error
     raise CheckpointError(f"{path} is damaged ({_cause(error)}); {advice}") from error
   # Compared before anything is read: a config that does not fit is told by the
   # names and shapes of its leaves, and costs no restore.
@@ -381,9 +392,21 @@ def _read_now(path: epath.Path, expected: Any, *, partial: bool, advice: str) ->
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
       return reader.restore(path / "state", args=arguments), meta
   except Exception as error:
+    if line := _refused(path, "read", error):
+      raise CheckpointError(line) from error
     raise CheckpointError(f"{path} cannot be read ({_cause(error)}); {advice}") from error
 
 
-def _cause(error: Exception) -> str:
+def _refused(path: epath.Path, action: str, error: BaseException) -> str | None:
+  """The line of a right that is lacking in a bucket; None of any other error."""
+  if objects.is_url(path):
+    for cause in outages.causes(error):
+      if outages.status(cause) == 403 and (words := objects.refusal(path, action, cause)):
+        return f"{path} {words}"
+  return None
+
+
+def _cause(error: BaseException) -> str:
   """One line of an error that can be pages; --traceback shows all of it."""
-  return f"{type(error).__name__}: {outages.brief(error)}"
+  *_, root = outages.causes(error)
+  return f"{type(root).__name__}: {outages.brief(root)}"

@@ -95,6 +95,10 @@ class Interrupt:
     if self._asked and number == signal.SIGINT:
       raise KeyboardInterrupt  # the second Ctrl-C does not wait
     self._asked = True
+    waits = sys.modules.get("totojax.rundir.lease")
+    if waits is not None and waits.waiting:  # nothing is begun that could be lost
+      print("totojax: stopped while it waited for the work directory", file=sys.stderr)
+      raise SystemExit(0)
 
   def __call__(self, step: int) -> bool:
     """Whether to leave after `step`; on several hosts the same step on all."""
@@ -213,6 +217,7 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
     if not job.kept:
       jobs.run(config, folder / config.run, interrupted)
       return
+    hosts.first(lambda: jobs.enter(folder))
     # Before the marker: a finished run of another config is not "done already".
     workdir = job.check(folder, config, allow_change=_ALLOW.value)
     if job.is_done(workdir, config):

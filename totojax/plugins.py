@@ -102,6 +102,8 @@ def find(reference: str, kind: str) -> Plugin:
     source = pathlib.Path(path).read_bytes()
   else:
     path, _, name = reference.partition(":")
+    if not name:
+      raise PluginError(f"{reference} names no {kind}; give {path}.py or {path}:{kind}")
     with users(reference, f"module {path} cannot be imported: is it on PYTHONPATH?"):
       module = importlib.import_module(path)
       path, source = inspect.getfile(module), inspect.getsource(module).encode()

@@ -143,7 +143,7 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
     # A stage of a chain is a whole config by itself.
     cls = schema.kind_of(roots.root(section) if "run" in section else cls, name)
     if name not in section:
-      if not isinstance(cls, type):
+      if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise schema.unknown(path + name, [path + other for other in section])
       with section.unlocked():
         section[name] = schema.to_config(cls())
@@ -155,9 +155,11 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
   default = section.get(last)
   kind = type(default)
   if default is None:  # one that a config may lack
-    kind = schema.kind_of(roots.root(section) if "run" in section else cls, last, optional=True)
+    cls = roots.root(section) if "run" in section else cls
+    kind = schema.kind_of(cls, last, optional=True)
     if kind is None:
-      raise schema.unknown(key, [path + other for other in section])
+      known = {*section, *getattr(cls, "__dataclass_fields__", ())}
+      raise schema.unknown(key, [path + other for other in sorted(known)])
   with section.unlocked():
     section[last] = _value(kind, default, texts, key)
 

@@ -14,10 +14,15 @@ from ml_collections import ConfigDict
 
 from totojax.config import model as models, roots, schema, training
 from totojax.config.model import PRESETS as PRESETS
+from totojax.config.schema import ConfigError
 
 
 def _sizes(architecture: str, preset: str) -> ConfigDict:
-  sizes = models.SIZES[architecture][preset]
+  presets = models.SIZES.get(architecture, {})
+  if preset not in presets:
+    known = sorted(presets or models.SIZES)
+    raise ConfigError(f"{preset if presets else architecture!r} is unknown; use one of {known}")
+  sizes = presets[preset]
   return schema.to_config(models.MODELS[architecture](**sizes))
 
 

@@ -95,6 +95,21 @@ def find(name: str) -> Job:
   return JOBS[name]
 
 
+def enter(workdir: "epath.Path") -> None:
+  """Tries the rights that a run needs in a bucket, once; nothing elsewhere.
+
+  Raises:
+    objects.StoreError, outages.StorageAway: as `door.check`.
+  """
+  from totojax.storage import objects
+
+  if objects.is_url(workdir):
+    from totojax.rundir import console
+    from totojax.storage import door
+
+    door.check(workdir, say=console.say)
+
+
 def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   """Runs the job that `config.run` names.
 
@@ -109,8 +124,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   # Only now: the table is read before jax may start.
   import jax
 
-  from totojax.rundir import console, directory, hosts
-  from totojax.storage import objects
+  from totojax.rundir import directory, hosts
 
   name = roots.job(config)
   job = find(name)
@@ -121,10 +135,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
       f" {jax.process_count()}; run it without --multihost. Jobs for several"
       f" processes: {', '.join(shared)}"
     )
-  if objects.is_url(workdir):  # before anything is built or read
-    from totojax.storage import door
-
-    hosts.first(lambda: door.check(workdir, say=console.say))
+  hosts.first(lambda: enter(workdir))  # before anything is built or read
   config = directory.typed(config)
   if plugins.is_reference(name):
     _, function = plugins.job(name)

@@ -130,6 +130,11 @@ def check_config(
     for key in sorted(old.keys() | new.keys())
     if key not in old or key not in new or old[key] != new[key]
   ]
+  if old.get("run") != new.get("run"):
+    raise ConfigChanged(
+      f"{workdir} is a run directory of {old.get('run')!r}, and this is {new.get('run')!r};"
+      " use another --workdir"
+    )
   if lines:
     raise ConfigChanged(
       f"{workdir} was made with another config:\n  " + "\n  ".join(lines) + f"\n{advice}"

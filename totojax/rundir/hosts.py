@@ -136,7 +136,7 @@ def lost(why: str) -> str:
   )
 
 
-def is_loss(error: Exception) -> bool:
+def is_loss(error: BaseException) -> bool:
   """Whether a runtime error of jax is that another process is gone."""
   return any(word in str(error) for word in _LOSS)
 

@@ -34,6 +34,7 @@ FILE = ".lease"
 RENEW_S = 30.0
 STALE_S = 300.0
 _POLL_S = 5.0
+waiting = False  # whether this process waits for a lease, with nothing to lose
 _RELEASE_S = 5.0
 _AGREE_S = 60.0  # by which a server's clock may differ from a host's
 
@@ -116,7 +117,7 @@ def _exists(pid: int) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _State:
   """A lease as it was read: its version, and what it says if it can be read."""
 
   version: bytes
@@ -170,31 +171,34 @@ class Lease:
       rundir.InUse: a live process has it.
       objects.StoreError, outages.StorageAway: the store refuses or is away.
     """
+    global waiting
     watched, free_s = None, 0.0
     poll_s = min(_POLL_S, self._renew_s / 4)
     while True:
-      found = self._read()
-      alive = found.holder.alive() if found.holder else None
-      waits = watched is not None and found.version == watched.version
-      if not found.there or alive is False or (waits and _now() >= free_s):
-        if self._put(found.version):
+      current = self._read()
+      alive = current.holder.alive() if current.holder else None
+      waits = watched is not None and current.version == watched.version
+      if not current.there or alive is False or (waits and _now() >= free_s):
+        if self._put(current.version):
           break
         continue  # another was faster
       # Renewed, or taken by another, while it was watched.
       if alive or (watched is not None and not waits):
         raise rundir.InUse(
-          f"{self._folder} is in use by {found}; wait until it ends, stop it, or use another"
+          f"{self._folder} is in use by {current}; wait until it ends, stop it, or use another"
           " --workdir"
         )
       if watched is None:
         # After an outage of all storage the living have not renewed theirs yet.
-        left_s = max(self._stale_s - self._age_s(found), self._renew_s + poll_s)
-        watched, free_s = found, _now() + left_s
+        left_s = max(self._stale_s - self._age_s(current), self._renew_s + poll_s)
+        watched, free_s = current, _now() + left_s
         self._say(
-          f"{self._folder} is held by {found}; waiting for a sign of life of it, at most"
+          f"{self._folder} is held by {current}; waiting for a sign of life of it, at most"
           f" {console.duration(left_s)}"
         )
+      waiting = True
       time.sleep(max(min(poll_s, free_s - _now()), 0.0))
+      waiting = False
     self._thread.start()
 
   def check(self) -> None:
@@ -217,12 +221,12 @@ class Lease:
     with self._lock:
       if self._over.is_set() or self._lost or self._put(self._version, limit_s=limit_s):
         return
-      found = self._read(limit_s=limit_s)
+      current = self._read(limit_s=limit_s)
       # Somebody has emptied the folder; the next that wants it shall find us.
-      if not found.there and self._put(found.version, limit_s=limit_s):
+      if not current.there and self._put(current.version, limit_s=limit_s):
         return
       self._lost = (
-        f"{self._folder} was taken over by {found}: this process, {self._holder}, had not renewed"
+        f"{self._folder} was taken over by {current}: this process, {self._holder}, had not renewed"
         f" {FILE} for {console.duration(self._stale_s)}, or it was removed. Nothing more is"
         " written; run the same command again when the other has ended"
       )
@@ -253,26 +257,26 @@ class Lease:
     written = objects.write_version(self._path, words.encode(), version, limit_s=limit_s)
     if written is None:
       # Of ours whose answer never came, in an attempt that was given up.
-      found = self._read(limit_s=limit_s)
-      if found.holder is None or found.holder.token != self._holder.token:
+      current = self._read(limit_s=limit_s)
+      if current.holder is None or current.holder.token != self._holder.token:
         return False
-      written = found.version
+      written = current.version
     self._version, self._sure_s = written, begin_s
     return True
 
-  def _read(self, *, limit_s: float | None = None) -> _Found:
+  def _read(self, *, limit_s: float | None = None) -> _State:
     data, version = objects.read_version(self._path, limit_s=limit_s)
     if data is None:
-      return _Found(version, there=False)
+      return _State(version, there=False)
     try:
       words: dict[str, Any] = json.loads(data)
       renewed = float(words.pop("renewed"))
-      return _Found(version, True, Holder(**words), renewed)
+      return _State(version, True, Holder(**words), renewed)
     # Not ours; it becomes stale all the same.
     except (ValueError, TypeError, KeyError, AttributeError):
-      return _Found(version, there=True)
+      return _State(version, there=True)
 
-  def _age_s(self, found: _Found) -> float:
+  def _age_s(self, current: _State) -> float:
     """Seconds since a lease was renewed, by the server's clock; 0 if unknown.
 
     The versions of GCS are the microseconds since 1970 at which an object was
@@ -285,8 +289,8 @@ class Lease:
     objects.delete(name)
     if version is None:
       return 0.0
-    now, then = _server_time(version), _server_time(found.version)
-    if abs(now - begin) > _AGREE_S or abs(then - found.renewed) > _AGREE_S:
+    now, then = _server_time(version), _server_time(current.version)
+    if abs(now - begin) > _AGREE_S or abs(then - current.renewed) > _AGREE_S:
       return 0.0
     return max(now - then, 0.0)
 

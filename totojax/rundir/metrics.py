@@ -67,6 +67,8 @@ def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any
     if _number(name) != number:
       missing = path.parent / _name(number)
       raise files.Damaged(path, f"{missing} is missing, and {name} is there", "; restore it")
+  if later and not files.exists(path):
+    raise files.Damaged(path, f"it is missing, and {later[0]} is there", "; restore it")
   paths = [path, *(path.parent / name for name in later)]
   with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
     for each, data in zip(paths, pool.map(_read, paths), strict=True):
@@ -75,6 +77,11 @@ def _segments(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any
       if data is None:  # cut off by the run, which goes on from before it
         return
       yield each, _rows(each, data, last=each == paths[-1])
+
+
+def _segments_if_any(path: epath.Path) -> Iterator[tuple[epath.Path, list[dict[str, Any]]]]:
+  with contextlib.suppress(FileNotFoundError):
+    yield from _segments(path)
 
 
 def _name(number: int) -> str:
@@ -121,8 +128,8 @@ class MetricsLog:
     path = workdir / FILE
     last, rows, later = path, [], []
     self._evaluated: set[int] = set()
-    for each, found in _segments(path) if files.exists(path) else ():
-      kept = [row for row in found if row["step"] <= restored_step]
+    for each, written in _segments_if_any(path):
+      kept = [row for row in written if row["step"] <= restored_step]
       self._evaluated |= {row["step"] for row in kept if row["kind"] == "eval"}
       if kept:
         last, rows, later = each, kept, []

@@ -44,6 +44,6 @@ def _wrong(name: str, rest: str, *, url: bool, data: bool) -> str:
   if url and ".." in rest.split("/"):
     return 'buckets have no ".."; name the folder itself'
   forbidden = "" if data else _WRONG[url]
-  found = [c for c in (name if url else os.path.abspath(name)) if c in forbidden]
-  found += [c for c in name if not c.isprintable()]
-  return f"checkpoints cannot be kept below a name with {found[0]!r}; use another" if found else ""
+  bad = [c for c in (name if url else os.path.abspath(name)) if c in forbidden]
+  bad += [c for c in name if not c.isprintable()]
+  return f"checkpoints cannot be kept below a name with {bad[0]!r}; use another" if bad else ""

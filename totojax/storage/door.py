@@ -64,7 +64,7 @@ def _put(path: str) -> None:
     # Later it may be too old, and a newer one is waited for.
     if error.__cause__ and outages.status(error.__cause__) == 401:
       line = objects.refusal(path, "written", error.__cause__)
-      raise objects.StoreError(f"{path} {line}") from error
+      raise objects.StoreError(f"{path} {line}") from None
     objects.write_version(path, b"1", objects.ABSENT)
 
 

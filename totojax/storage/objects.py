@@ -116,8 +116,8 @@ def _s3() -> dict[str, Any]:
     "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
     "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
   }
-  found = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
-  spec: dict[str, Any] = {key: value for key, value in found.items() if value}
+  values = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
+  spec: dict[str, Any] = {key: value for key, value in values.items() if value}
   if not spec.get("endpoint", "http").startswith("http"):
     raise StoreError(
       f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
@@ -200,8 +200,8 @@ def read_part(path: Path, begin: int, end: int) -> bytes | None:
   folder, name = _split(path)
   for part in (slice(begin, end), slice(begin, None)):
     try:
-      found = _ask(path, lambda part=part: folder.read(name, byte_range=part))
-      return found.value if found.state == "value" else None
+      answer = _ask(path, lambda part=part: folder.read(name, byte_range=part))
+      return answer.value if answer.state == "value" else None
     except StoreError as error:
       # It ends before; nobody says where.
       if not str(error.__cause__).startswith("OUT_OF_RANGE"):
@@ -228,8 +228,8 @@ def exists(path: Path) -> bool:
   """Whether there is such a file; a folder of an object store is no thing."""
   folder, name = _split(path)
   # No byte of it: asks for its size and version alone.
-  found = _ask(path, lambda: folder.read(name, byte_range=slice(0, 0)))
-  return found.state == "value"
+  answer = _ask(path, lambda: folder.read(name, byte_range=slice(0, 0)))
+  return answer.state == "value"
 
 
 def delete(path: Path) -> None:
@@ -295,8 +295,8 @@ def write_version(
     return stamp.generation
   # It has another version: also at the second try of a request that was
   # carried out and whose answer got lost.
-  found, now = read_version(path, limit_s=limit_s)
-  return now if found == value else None
+  stored, now = read_version(path, limit_s=limit_s)
+  return now if stored == value else None
 
 
 def write_array(
@@ -440,13 +440,13 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
   if not there.startswith("gs://"):
     nobody = _amazons_login() == "anonymous"
     whom = "without keys (AWS_ACCESS_KEY_ID, AWS_PROFILE)" if nobody else "by this account"
-    told = {
+    reasons = {
       301: f"is in another region ({brief(error)}); set AWS_REGION to that of {there}",
       403: f"may not be {action} {whom} ({brief(error)}); it takes"
       f" s3:{_AMAZONS_RIGHTS[action]} on {there}",
       404: _no_bucket(there),
     }
-    return told.get(code or 0)
+    return reasons.get(code or 0)
   if code == 404:
     return _no_bucket(there)
   if "JSON credentials file" in words or "load the private key" in words:
@@ -477,8 +477,8 @@ def refusal(path: Path, action: str, error: BaseException) -> str | None:
 def _forbidden(there: str, action: str, error: BaseException) -> str:
   """The words for a right that is lacking, and the command that gives it."""
   account, reason = "", f"{brief(error)}; it takes storage.objects.{_RIGHTS[action]}"
-  if found := _ACCOUNT.search(str(error)):
-    account, right = found.groups()
+  if match := _ACCOUNT.search(str(error)):
+    account, right = match.groups()
     reason = f"{right} is lacking"
   kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
   return (

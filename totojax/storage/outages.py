@@ -160,8 +160,8 @@ class Patience:
     if not self._lines or time.monotonic() - self._begin_s < LINE_AFTER_S:
       return
     with self._lock:
-      told = self._lines.pop(self._bucket, None)
-    if told is not None:
+      line = self._lines.pop(self._bucket, None)
+    if line is not None:
       _say(f"{self._bucket} answers again, after {time.monotonic() - self._begin_s:.0f} s")
 
 
@@ -178,16 +178,17 @@ def is_passing(error: BaseException) -> bool:
 
 def status(error: BaseException) -> int | None:
   """The HTTP status that an error of TensorStore is of, or None."""
-  found = _CODE.search(str(error))
-  return int(found[1]) if found else None
+  match = _CODE.search(str(error))
+  return int(match[1]) if match else None
 
 
 def is_away(error: BaseException) -> bool:
   """Whether an error is, or comes of, storage that is away."""
-  return any(isinstance(e, StorageAway) or is_passing(e) for e in _causes(error))
+  return any(isinstance(e, StorageAway) or is_passing(e) for e in causes(error))
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+  """An error and what it comes of, its root last."""
   while error is not None:
     yield error
     error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -39,8 +39,8 @@ class ObjectPath(type(epath.Path("gs://bucket"))):
 
   def glob(self, pattern: str) -> "Iterator[ObjectPath]":
     depth = len(pattern.split("/"))
-    found = {"/".join(name.split("/")[:depth]) for name in objects.keys(self)}
-    for name in sorted(found):
+    children = {"/".join(name.split("/")[:depth]) for name in objects.keys(self)}
+    for name in sorted(children):
       parts = name.split("/")
       if len(parts) == depth and all(map(fnmatch.fnmatchcase, parts, pattern.split("/"))):
         yield self / name

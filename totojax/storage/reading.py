@@ -31,8 +31,8 @@ def is_folder(path: str) -> bool:
   """Whether `path` is a folder; in a bucket, one with something in it."""
   if not objects.is_url(path):
     return os.path.isdir(path)
-  if found := bool(objects.keys(path)):
-    return found
+  if is_there := bool(objects.keys(path)):
+    return is_there
   objects.check_bucket(path)
   return False
 

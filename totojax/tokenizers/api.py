@@ -63,9 +63,13 @@ def encode_clips(tokenizer: Tokenizer, frames_RNHW3: np.ndarray) -> np.ndarray:
   """uint16 codes [R, N * tokens of a frame] of uint8 clips, in raster order.
 
   Shapes: R clips of N frames.
+
+  Raises:
+    ValueError: the tokenizer gives anything but codes of its own.
   """
   clips, frames, *shape = frames_RNHW3.shape
-  codes_MGG = tokenizer.encode(frames_RNHW3.reshape(clips * frames, *shape))
+  codes_MGG = np.asarray(tokenizer.encode(frames_RNHW3.reshape(clips * frames, *shape)))
+  check_codes(codes_MGG, tokenizer.vocab)
   return codes_MGG.reshape(clips, -1).astype(np.uint16)
 
 
@@ -113,7 +117,10 @@ def check_frames(frames: np.ndarray, factor: int) -> None:
 def check_codes(codes: np.ndarray, vocab: int) -> None:
   """Raises ValueError unless codes are integers [N, G, G] below `vocab`."""
   if codes.ndim != 3 or not np.issubdtype(codes.dtype, np.integer):
-    raise ValueError(f"codes are {codes.dtype} {codes.shape}; give integers [frames, grid, grid]")
+    raise ValueError(
+      f"a tokenizer's codes are {codes.dtype} {codes.shape}; they must be integers"
+      " [frames, grid, grid]"
+    )
   if codes.size and (codes.min() < 0 or codes.max() >= vocab):
     raise ValueError(
       f"codes run from {codes.min()} to {codes.max()}; this tokenizer has"

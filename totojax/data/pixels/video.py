@@ -130,14 +130,14 @@ def clips(
     ImportError: PyAV is missing.
   """
 
-  def of(timeline: timelines.Timeline) -> np.ndarray:
+  def cut_by(timeline: timelines.Timeline) -> np.ndarray:
     read = functools.partial(decode.read_images, source, timeline=timeline, tally=tally)
     return cut(item, timeline, read, spec, seed=seed)
 
   try:
-    return of(timelines.read(source, start_s=item.start_s, end_s=item.end_s))
+    return cut_by(timelines.read(source, start_s=item.start_s, end_s=item.end_s))
   except decode.Disordered:
-    return of(timelines.read(source, counted=True))
+    return cut_by(timelines.read(source, counted=True))
 
 
 def cut(
