@@ -6,7 +6,7 @@ follows from it, in `watch`. Needs gcloud and Python 3.9, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -19,6 +19,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -87,11 +88,75 @@ def show(words: Sequence[str]) -> None:
 _live: set[subprocess.Popen] = set()
 
 
+def _kill(process: subprocess.Popen) -> None:
+  """Ends it with its children, if it is still there."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+
+
 def end_all() -> None:
-  """Ends what runs in other threads, at Ctrl-C: nobody waits for it any more."""
+  """Ends what runs in other threads: nobody waits for it any more."""
   for process in [*_live]:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
+
+
+@dataclasses.dataclass
+class Interrupt:
+  """Ctrl-C and its like, which leave no child behind.
+
+  Attributes:
+    number: of the signal that came; 0: none.
+    held: whether the main thread is just starting a child, which an exception
+      would lose before anybody has its number.
+  """
+
+  number: int = 0
+  held: bool = False
+
+  def hear(self, number: int, _) -> None:
+    self.number = number
+    end_all()
+    if not self.held:
+      raise KeyboardInterrupt
+
+  @contextlib.contextmanager
+  def heard(self) -> Iterator[None]:
+    """Such signals raise KeyboardInterrupt here; those that are ignored do not."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last under nohup
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    self.number = 0
+    for number in before:
+      signal.signal(number, self.hear)
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+  def start(self, words: Sequence[str]) -> subprocess.Popen:
+    """A child that `end_all` knows."""
+    main = threading.current_thread() is threading.main_thread()
+    self.held = self.held or main
+    try:
+      process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",  # the end of a log may begin within a character
+        start_new_session=True,
+      )
+      _live.add(process)
+    finally:
+      self.held = self.held and not main
+    if self.number:  # it came meanwhile, and ended what was known by then
+      end_all()
+      raise KeyboardInterrupt
+    return process
+
+
+interrupt = Interrupt()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,21 +205,12 @@ class Gcloud:
       show(words)
     if self.dry_run:
       return 0, supposed, ""
-    process = subprocess.Popen(
-      words,
-      stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      encoding="utf-8",
-      errors="replace",  # the end of a log may begin within a character
-      start_new_session=True,
-    )
     timeout_s = self.timeout_s if looks else 3600.0
-    _live.add(process)
+    process = interrupt.start(words)
     try:
       out, errors = process.communicate(timeout=timeout_s)
     except BaseException as error:
-      os.killpg(process.pid, signal.SIGKILL)
+      _kill(process)
       if not isinstance(error, subprocess.TimeoutExpired):
         raise
       out, errors = process.communicate()

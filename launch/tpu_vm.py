@@ -47,7 +47,8 @@ Options
 
 FLAGS after -- go to totojax, as --config.optim.lr=1e-4. Needs gcloud, logged in
 and with a project (docs/tpu.md), Python 3.9, and for the plan the extra `tpu`.
-Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C.
+Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C,
+143: SIGTERM, 129: SIGHUP.
 
   launch/tpu_vm.sh run --name toto --zone us-west4-a --type v5litepod-256 \\
     --spot --config configs/1b.py --workdir gs://BUCKET/toto-1b
@@ -57,6 +58,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import gzip
 import hashlib
 import json
@@ -64,6 +66,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
@@ -348,18 +351,22 @@ def main(words: Sequence[str]) -> int:
     print((__doc__ or "").rstrip())
     return 0 if words else 2
   try:
-    options = parse(words)
-    getattr(Session(options), options.command)()
-    if options.dry_run:
-      say("this was a dry run: nothing was done")
-    return 0
+    with cloud.interrupt.heard():
+      options = parse(words)
+      getattr(Session(options), options.command)()
+      if options.dry_run:
+        say("this was a dry run: nothing was done")
+      return 0
   except (GiveUp, Failure, OSError) as error:
     say(str(error))
     return 1
   except KeyboardInterrupt:
     if words[0] in ("run", "create"):
-      say("interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on")
-    return 130
+      with contextlib.suppress(OSError):  # of a terminal that was closed
+        say(
+          "interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on"
+        )
+    return 128 + (cloud.interrupt.number or signal.SIGINT)
 
 
 if __name__ == "__main__":

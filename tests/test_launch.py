@@ -908,40 +908,105 @@ esac
 
 
 @pytest.mark.parametrize(
-  "phase, hung",
+  "phase, hung, number",
   [
-    ("storage ls", 1),
-    ("queued-resources describe", 1),
-    ("queued-resources create", 1),
-    ("worker.sh look", 2),
-    ("worker.sh install", 2),
+    ("storage ls", 1, signal.SIGINT),
+    ("queued-resources describe", 1, signal.SIGHUP),
+    ("queued-resources create", 1, signal.SIGINT),
+    ("worker.sh look", 2, signal.SIGINT),
+    ("storage cp", 1, signal.SIGTERM),
+    ("worker.sh install", 2, signal.SIGINT),
   ],
 )
-def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase, hung):
-  """Also those that other threads wait for, one for each slice."""
+def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase, hung, number):
+  """Also those that other threads wait for, one for each slice; and SIGTERM."""
   (no_gcloud / "gcloud").write_text(_PLAYED)
-  env = {**os.environ, "HANGS": phase, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
+  (tmp_path / "tmp").mkdir()
+  home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), "SSH_AUTH_SOCK": ""}
+  env = {**os.environ, **home, "HANGS": phase}
   (tmp_path / ".ssh").mkdir()
   (tmp_path / ".ssh" / "google_compute_engine").touch()
-  words = [*RUN, "--node-count", "2", "--no-plan"]
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  words = [*RUN, "--node-count", "2", "--no-plan", "--", "--config.mesh.data=2"]
+  pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
   # A suite that runs in a shell's background has Ctrl-C switched off.
-  heard = (
-    "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
-  )
-  command = [sys.executable, "-c", heard, "bash", SCRIPT, *words]
-  with subprocess.Popen(command, env=env, **pipes) as process:
-    children = wait_for(lambda: (no_gcloud / "gcloud.hung").read_text().split(), hung)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-  assert process.returncode == 130
+  heard = "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]"
+  command = [sys.executable, "-c", f"{heard}; os.execvp('bash', sys.argv[1:])", "bash", SCRIPT]
+  list_hung = lambda: (no_gcloud / "gcloud.hung").read_text().split()
+  with subprocess.Popen([*command, *words], env=env, **pipes) as process:
+    try:
+      children = wait_for(list_hung, hung)
+      process.send_signal(number)
+      _, errors = process.communicate(timeout=60)
+      for child in children:
+        wait_for(lambda: [] if pathlib.Path(f"/proc/{child}/exe").exists() else [child], 1)
+    finally:
+      process.kill()
+      with contextlib.suppress(OSError):
+        for child in list_hung():
+          os.kill(int(child), signal.SIGKILL)
+  assert process.returncode == 128 + number
   assert errors.splitlines()[-1].startswith("tpu_vm: interrupted; a TPU that is queued or runs")
-  for child in children:
-    wait_for(lambda: [] if pathlib.Path(f"/proc/{child}/exe").exists() else [child], 1)
+  assert not [*(tmp_path / "tmp").iterdir()]
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_child_that_is_just_started_is_ended_as_well(no_gcloud, monkeypatch, thread):
+  """A signal while nobody has its number yet; or another thread hears of it."""
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\nexec sleep 60\n")
+  started = []
+
+  class Popen(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      started.append(self)
+      cloud.interrupt.number = signal.SIGINT
+      if not thread:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)  # which Python hears of between two of its lines
+
+  monkeypatch.setattr(cloud.subprocess, "Popen", Popen)
+  monkeypatch.setattr(cloud, "interrupt", cloud.Interrupt())
+
+  def run():
+    with pytest.raises(KeyboardInterrupt):
+      GCLOUD.call("storage", "ls", supposed="")
+    ended.append(True)
+
+  ended = []
+  try:
+    if thread:
+      other = threading.Thread(target=run)
+      other.start()
+      other.join(30)
+    else:
+      monkeypatch.setattr(tpu_vm.Session, "status", lambda self: run())
+      before = signal.signal(signal.SIGINT, signal.default_int_handler)
+      try:
+        assert tpu_vm.main(["status", *TPU]) == 0  # as `run` has heard it
+      finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended and [child.wait(30) for child in started] == [-signal.SIGKILL]
+  finally:
+    for child in started:
+      child.kill()
+
+
+def test_a_child_that_has_ended_by_itself_is_no_error(no_gcloud, monkeypatch, capsys):
+  """What Ctrl-C was to end is gone by then."""
+
+  def communicate(self, timeout=None):
+    self.wait()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cloud.subprocess.Popen, "communicate", communicate)
+  assert tpu_vm.main([*RUN]) == 130
+  assert capsys.readouterr().err.startswith("tpu_vm: interrupted")
 
 
 def wait_for(look, length):
-  for _ in range(400):
+  """What it finds, once there are so many; a machine may be busy for a while."""
+  end = time.monotonic() + 60
+  while time.monotonic() < end:
     with contextlib.suppress(OSError):
       if len(found := look()) == length:
         return found
