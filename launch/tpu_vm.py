@@ -39,7 +39,8 @@ Options
                      taken for hung and started again; default 120, 0: never
   --no-plan          do not ask the planner first
   --delete-when-done delete the TPU at the end of `run`, however it ended, unless
-                     somebody has stopped the TPU (gcloud ... tpu-vm stop)
+                     somebody has stopped the TPU (gcloud ... tpu-vm stop) or it
+                     is another run's
   --source FOLDER    with stores of tokens (copy)
   --mbit N           a second, of the line that copies; default 100
   --dry-run          print every command and run none
@@ -218,7 +219,7 @@ class Session:
       say(f"finished: {options.workdir}")
     except GiveUp as error:
       say(str(error))
-      if not isinstance(error, watch.Stopped):
+      if not isinstance(error, watch.Foreign):
         self.leave()
       raise GiveUp("the run is not finished; the same command goes on") from error
     self.leave()

@@ -23,8 +23,8 @@ from cloud import Answers, Bucket, Failure, GiveUp, meaning, say, State, Tpu
 T = TypeVar("T")
 
 
-class Stopped(GiveUp):
-  """A person stopped the TPU, which is theirs from then on."""
+class Foreign(GiveUp):
+  """The TPU is another's: a person's who stopped it, or of another run."""
 
 
 PATIENT = 60  # looks that may fail in a row: an hour, at one a minute
@@ -39,9 +39,9 @@ _PROGRESS = re.compile(r"(checkpoints/\d+/commit_success\.txt|\.units/\d+\.json|
 
 
 def refuse_stopped(state: State) -> None:
-  """Raises Stopped where it is."""
+  """Raises Foreign where it is."""
   if state.word == "stopped":
-    raise Stopped(
+    raise Foreign(
       f"{state.why}: somebody stopped it. Start it (gcloud compute tpus tpu-vm start) or delete it"
       " (tpu_vm.sh delete); then the same command goes on"
     )
@@ -218,7 +218,7 @@ class Run:
     """Why the TPU is lost, as far as Google says; '' where it is not.
 
     Raises:
-      Stopped: it is not lost.
+      Foreign: it is not lost.
     """
     try:
       state = self.tpu.state()
@@ -236,14 +236,24 @@ class Run:
     other = ' else echo "totojax $(hostname) absent"; fi'
     return self.tpu.tell(there + other, state.workers, supposed, looks=looks)
 
+  def look(self, state: State, supposed: str) -> Answers:
+    """What the workers say of this run."""
+    return self.tell(state, "look", self.bucket.url, supposed=supposed)
+
   def under_way(self, state: State) -> bool:
     """Whether there is a run to be watched; if not, every worker has said so.
 
     Raises:
       Failure: not all workers can be heard, so nothing may be started.
+      Foreign: there is a run of another work directory.
     """
     for _ in range(HEARD):
-      answers = self.tell(state, "look", supposed="absent")
+      answers = self.look(state, "absent")
+      if other := [word for word in answers.words.values() if word.startswith("busy with ")]:
+        raise Foreign(
+          f"{self.tpu.name} is {other[0]}, which is not --workdir {self.bucket.url}; stop that run"
+          " first (tpu_vm.sh stop), or give another --name"
+        )
       if "running" in answers.words.values():
         say(f"{self.tpu.name} is running already; it is watched")
         return True
@@ -289,7 +299,7 @@ class Run:
     before: object = None
     while True:
       self.pause()
-      answers = self.tell(state, "look", supposed="0")
+      answers = self.look(state, "0")
       words = set(answers.words.values())
       seen = None
       try:

@@ -428,6 +428,15 @@ def test_a_run_under_way_is_watched():
     assert play.done == []
 
 
+def test_a_run_of_another_work_directory_is_left_alone():
+  """Neither watched, which would end it where its bucket stays still, nor deleted."""
+  for looks in ([("busy with gs://bucket/a",) * 2], [("", "busy with gs://bucket/a")]):
+    play = Play(["ready"], looks)
+    with pytest.raises(watch.Foreign, match="toto is busy with gs://bucket/a, which is not --work"):
+      play.run()
+    assert play.done == []
+
+
 def test_a_run_that_only_some_workers_have_is_made_whole():
   """The connection was lost at the start of the others."""
   play = Play(["ready"], [*[("running", "absent")] * 6, GONE, OVER], [*[{}] * 5, DONE])
@@ -478,7 +487,7 @@ def test_what_a_person_stopped_is_left_alone():
   assert play.done == START
   # While it is watched, also where there were too many failures before.
   play = Play([*["ready"] * 3, "stopped"], [*[GONE, ("75", "75")] * 2, GONE, ("", "")])
-  with pytest.raises(watch.Stopped):
+  with pytest.raises(watch.Foreign):
     play.run()
   assert "delete" not in play.done
 
@@ -812,7 +821,7 @@ def test_a_copy_that_fails_leaves_nothing(no_gcloud, packed):
     ([], GiveUp("the run has failed"), [], True),
     (["--delete-when-done"], None, ["delete"], False),
     (["--delete-when-done"], GiveUp("the run has failed"), ["delete"], False),
-    (["--delete-when-done"], watch.Stopped("by a person"), [], False),
+    (["--delete-when-done"], watch.Foreign("by a person"), [], False),
   ],
 )
 def test_the_tpu_is_deleted_however_it_ended_or_kept(
@@ -1219,6 +1228,17 @@ def test_no_run_is_started_or_installed_over(machine):
   (worker.home / "totojax.new").mkdir()
   assert worker("install") == "running"
   assert (worker.home / "totojax.new").exists() and worker.text("totojax.pid") == number
+
+
+def test_a_worker_knows_whose_run_it_has(machine):
+  worker = machine("sleep 60 & wait")
+  assert worker("start", "gs://b/a run") == "started"
+  assert worker("look", "gs://b/a run") == worker("look") == "running"
+  assert worker("look", "gs://b/other") == "busy with gs://b/a run"
+  (worker.home / "totojax.workdir").unlink()  # of a worker.sh that left none
+  assert worker("look", "gs://b/other") == "running"
+  assert worker("end") == "ended"
+  assert worker("look", "gs://b/other") == "absent"
 
 
 def test_stop_asks_the_main_process_alone(machine):
