@@ -30,6 +30,10 @@ class GiveUp(Exception):
   """What no waiting mends; the message says what a person can do."""
 
 
+class Foreign(GiveUp):
+  """The TPU is another's: a person's who stopped it, or of another run."""
+
+
 class Failure(Exception):
   """A call that failed and may do better later; `meaning` is of what was said."""
 
@@ -351,14 +355,41 @@ class Tpu:
     return [f"{self.name}-{i}" for i in range(self.node_count)] if several else [self.name]
 
   def state(self, supposed: str = "ready") -> State:
-    """Asks Google. Raises as `Gcloud.call`."""
+    """Asks Google. Raises as `Gcloud.call`, and Foreign where it has other nodes."""
     queue = None if self.direct else self._describe("queued-resources", self.name)
+    self._compare(queue or {})
     dry = self.gcloud.dry_run
     active = self.direct or dry or (queue or {}).get("state", {}).get("state") == "ACTIVE"
     nodes = [self._describe("tpu-vm", node) if active else None for node in self.nodes]
     if dry:
       return State(supposed, f"{supposed}, supposedly", (1,) * self.node_count)
     return state_of(queue, nodes, direct=self.direct)
+
+  def _compare(self, queue: Mapping) -> None:
+    """Raises Foreign unless the flags name the nodes that it has.
+
+    What they do not name would be taken for lost, and all of it deleted.
+    """
+    nodes = []
+    for spec in queue.get("tpu", {}).get("nodeSpec", ()):
+      several = spec.get("multisliceParams", {})
+      prefix = several.get("nodeIdPrefix") or self.name
+      parts = [f"{prefix}-{i}" for i in range(int(several.get("nodeCount", 0)))]
+      nodes += parts or [spec.get("nodeId") or self.name]
+    if nodes and len(nodes) != self.node_count:
+      raise Foreign(
+        f"--node-count is {self.node_count}; {self.name} has {len(nodes)} nodes: give --node-count"
+        f" {len(nodes)}"
+      )
+    if nodes and nodes != self.nodes:
+      raise Foreign(
+        f"{self.name} has the node {nodes[0]}, which this script did not make; give"
+        f" --name {nodes[0]} --direct"
+      )
+
+  def elsewhere(self) -> bool:
+    """Whether there is one of this name of the other kind. Raises as `Gcloud.call`."""
+    return self._describe("queued-resources" if self.direct else "tpu-vm", self.name) is not None
 
   def _describe(self, kind: str, name: str) -> Mapping | None:
     words = ("compute", "tpus", kind, "describe", name, f"--zone={self.zone}", "--format=json")

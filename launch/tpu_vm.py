@@ -219,7 +219,7 @@ class Session:
       say(f"finished: {options.workdir}")
     except GiveUp as error:
       say(str(error))
-      if not isinstance(error, watch.Foreign):
+      if not isinstance(error, cloud.Foreign):
         self.leave()
       raise GiveUp("the run is not finished; the same command goes on") from error
     self.leave()
@@ -302,7 +302,20 @@ class Session:
       os.execvp(words[0], words)
 
   def delete(self) -> None:
-    """Google refuses to delete what it is just making, for a while."""
+    """Google refuses to delete what it is just making, for a while.
+
+    Raises:
+      GiveUp: it is not of the kind, or not of the nodes, that the flags say.
+    """
+    patiently, tpu = self.task.patiently, self.tpu
+    if patiently(tpu.state).word == "none":
+      if patiently(tpu.elsewhere):
+        kind, flag = (
+          ("queued resource", "leave --direct out") if tpu.direct else ("TPU VM", "--direct")
+        )
+        raise GiveUp(f"{tpu.name} is there as a {kind}: {flag}")
+      say(f"{tpu.name} was not there")
+      return
     while True:
       try:
         self.tpu.delete()

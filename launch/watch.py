@@ -18,13 +18,9 @@ import shlex
 import time
 from typing import TypeVar
 
-from cloud import Answers, Bucket, Failure, GiveUp, meaning, say, State, Tpu
+from cloud import Answers, Bucket, Failure, Foreign, GiveUp, meaning, say, State, Tpu
 
 T = TypeVar("T")
-
-
-class Foreign(GiveUp):
-  """The TPU is another's: a person's who stopped it, or of another run."""
 
 
 PATIENT = 60  # looks that may fail in a row: an hour, at one a minute

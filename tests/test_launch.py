@@ -432,7 +432,7 @@ def test_a_run_of_another_work_directory_is_left_alone():
   """Neither watched, which would end it where its bucket stays still, nor deleted."""
   for looks in ([("busy with gs://bucket/a",) * 2], [("", "busy with gs://bucket/a")]):
     play = Play(["ready"], looks)
-    with pytest.raises(watch.Foreign, match="toto is busy with gs://bucket/a, which is not --work"):
+    with pytest.raises(cloud.Foreign, match="toto is busy with gs://bucket/a, which is not --work"):
       play.run()
     assert play.done == []
 
@@ -487,7 +487,7 @@ def test_what_a_person_stopped_is_left_alone():
   assert play.done == START
   # While it is watched, also where there were too many failures before.
   play = Play([*["ready"] * 3, "stopped"], [*[GONE, ("75", "75")] * 2, GONE, ("", "")])
-  with pytest.raises(watch.Foreign):
+  with pytest.raises(cloud.Foreign):
     play.run()
   assert "delete" not in play.done
 
@@ -821,7 +821,7 @@ def test_a_copy_that_fails_leaves_nothing(no_gcloud, packed):
     ([], GiveUp("the run has failed"), [], True),
     (["--delete-when-done"], None, ["delete"], False),
     (["--delete-when-done"], GiveUp("the run has failed"), ["delete"], False),
-    (["--delete-when-done"], watch.Foreign("by a person"), [], False),
+    (["--delete-when-done"], cloud.Foreign("by a person"), [], False),
   ],
 )
 def test_the_tpu_is_deleted_however_it_ended_or_kept(
@@ -829,7 +829,8 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
 ):
   done = []
   monkeypatch.setattr(cloud.Tpu, "delete", lambda self: done.append("delete"))
-  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", "not there"))
+  there = lambda self, supposed="ready": State("none" if done else "ready", "as it is")
+  monkeypatch.setattr(cloud.Tpu, "state", there)
   monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
   one = session(*RUN, "--no-plan", *more)
 
@@ -842,6 +843,58 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
     one.run()
   assert done == calls
   assert ("is kept and costs" in capsys.readouterr().err) == told
+
+
+_ABSENT = "echo 'ERROR: (gcloud.x) NOT_FOUND: Resource was not found' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+  "spec, words, told",
+  [
+    ({"multisliceParams": {"nodeCount": 2}}, [], "--node-count is 1; toto has 2 nodes: give --no"),
+    ({"nodeId": "toto"}, ["--node-count", "2"], "--node-count is 2; toto has 1 nodes: give --nod"),
+    ({"nodeId": "mine"}, [], "has the node mine, which .*; give --name mine --direct"),
+    (
+      {"multisliceParams": {"nodeCount": 2, "nodeIdPrefix": "b"}},
+      ["--node-count", "2"],
+      "node b-0",
+    ),
+    ({"nodeId": "toto"}, [], ""),
+    ({"multisliceParams": {"nodeCount": 2}}, ["--node-count", "2"], ""),
+    ({"multisliceParams": {"nodeCount": "2", "nodeIdPrefix": "toto"}}, ["--node-count", "2"], ""),
+  ],
+)
+def test_a_tpu_of_other_nodes_is_not_taken_for_lost(no_gcloud, spec, words, told, capsys):
+  """It would be deleted, and made anew with those of the flags."""
+  text = json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [spec]}})
+  (no_gcloud / "gcloud").write_text(
+    f"#!/bin/sh\ncase \"$3\" in queued-resources) echo '{text}' ;; *) {_ABSENT} ;; esac\n"
+  )
+  for command in ("create", "delete"):
+    one = session(command, *TPU, *TYPE, *words, "--delete-when-done")
+    if told:
+      with pytest.raises(cloud.Foreign, match=told):
+        getattr(one, command)()
+    else:
+      assert one.tpu.state().word == "gone"  # those nodes are
+  assert " delete " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "kind, words, told, status",
+  [
+    ("tpu-vm", [], "toto is there as a TPU VM: --direct", 1),
+    ("queued-resources", ["--direct"], "toto is there as a queued resource: leave --direct out", 1),
+    ("nothing", [], "toto was not there", 0),
+    ("nothing", ["--direct"], "toto was not there", 0),
+  ],
+)
+def test_nothing_is_deleted_in_silence(no_gcloud, kind, words, told, status, capsys):
+  (no_gcloud / "gcloud").write_text(
+    f'#!/bin/sh\ncase "$3" in {kind}) echo "{{}}" ;; *) {_ABSENT} ;; esac\n'
+  )
+  assert tpu_vm.main(["delete", *TPU, *words]) == status
+  assert capsys.readouterr().err == f"tpu_vm: {told}\n"
 
 
 def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
