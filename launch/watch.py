@@ -127,13 +127,12 @@ class Run:
     """
     while True:
       state = self.make_ready("ready" if self.had else "none")
-      self.had = True
       try:
         if not self.under_way(state):
           self.begin(state)
         ended = self.watch(state)
       except Failure as failure:
-        ended = str(failure)
+        ended = "" if self.finished() else str(failure)
       if not ended:
         return
       self.tries.failed(ended)
@@ -169,6 +168,7 @@ class Run:
       if same == 1 or same % PATIENT == 0:
         say(f"{self.tpu.name}: {state.why}")
       why = state.why
+      self.had = self.had or state.word in ("ready", "lost", "gone")
       long = {"gone": BELIEVED, "changing": PATIENT}.get(state.word)
       if state.word == "ready":
         return state
@@ -186,8 +186,7 @@ class Run:
         else:
           self.pause()
       except Failure as failure:
-        if failure.meaning != "exists":
-          refusals = self.refused(str(failure), refusals)
+        refusals = self.refused(str(failure), refusals)
 
   def refused(self, why: str, refusals: int) -> int:
     """Google makes or deletes no TPU: waits, where that may help; one refusal more.
@@ -197,7 +196,8 @@ class Run:
     other one a person must raise.
     """
     kind = meaning(why)
-    never = not self.had or re.search(r"\blimit: *0\b", why, re.IGNORECASE)
+    before = self.had or self.tries.known  # by what the work directory holds
+    never = not before or re.search(r"\blimit: *0\b", why, re.IGNORECASE)
     if kind in ("refused", "absent") or (kind == "quota" and never):
       raise GiveUp(f"Google makes no TPU: {why}; docs/tpu.md says what a project needs")
     if kind == "busy" and refusals < PATIENT:
@@ -305,23 +305,27 @@ class Run:
         still, before = (still + 1 if now == before else 0), now
       except Failure:
         still = 0  # nobody knows
+      done = seen is not None and "done.json" in seen
+      if done and "running" not in words:
+        return ""  # whoever is not heard
+      if "running" in words and self.stall and still >= self.stall:
+        self.tell(state, "end", supposed="ended")
+        return f"nothing new in {self.bucket.url} in {still} looks (--stall), so it was ended"
       if answers.all("running"):
         silent = alone = 0
-        if self.stall and still >= self.stall:
-          self.tell(state, "end", supposed="ended")
-          return f"nothing new in {self.bucket.url} in {still} looks (--stall), so it was ended"
       elif words - {"running"}:
         alone += 1  # the others will notice, or may be heard soon
         whole = not answers.missing and "running" not in words
         if whole or alone >= ALONE or self.lost():
-          done = self.finished() if seen is None else "done.json" in seen
+          done = done or (seen is None and self.finished())
           return "" if done else self.judge(answers, state)
       else:
-        if why := self.lost():
-          return why
+        why = self.lost()
         silent += 1
-        if silent >= PATIENT and still >= self.stall:
-          return f"{answers} in {silent} looks"
+        if not why and silent >= PATIENT and still >= self.stall:
+          why = f"{answers} in {silent} looks"
+        if why:
+          return "" if seen is None and self.finished() else why
 
   def judge(self, answers: Answers, state: State) -> str:
     """Why a run that has ended too early goes on.

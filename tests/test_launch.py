@@ -255,6 +255,7 @@ class Play:
 
   def do(self, kind):
     self.done.append(kind)
+    assert len(self.done) < 500, "it asks for ever"
     if self.failures.get(kind):
       raise self.failures[kind].pop(0)
 
@@ -264,7 +265,7 @@ class Play:
   def delete(self):
     self.do("delete")
 
-  def run(self, **more):
+  def run(self, *, known=(), **more):
     task = watch.Run(
       self, self, create=self.create, archive=lambda: "gs://a", poll_s=0.0, limit=3, stall=99
     )
@@ -277,7 +278,7 @@ class Play:
       assert self.polls < 500, "it waits for ever"
 
     task.pause = task.tries.pause = pause
-    task.tries.see(())
+    task.tries.see(known)
     task.keep_going()
     return task
 
@@ -319,6 +320,7 @@ def test_any_step_may_fail(kind):
     play.states.insert(1, "none")
   if kind in START:
     play.looks.insert(0, GONE)
+    play.listings.insert(0, {})
   play.failures[kind] = [Failure("INTERNAL: of Google")]
   play.run()
   assert play.done.count(kind) == 2
@@ -344,7 +346,7 @@ def test_one_worker_may_fail(kind, answers, capsys):
   """The others have installed or started by then, and gcloud's status says little."""
   word = f"{kind}ed"
   words = {host: text.format(word) for host, text in answers.words.items()}
-  play = Play(["ready"], [GONE, GONE, OVER], [DONE])
+  play = Play(["ready"], [GONE, GONE, OVER], [{}, DONE])
   play.answers[kind] = [Answers(words, answers.missing, answers.error)]
   play.run()
   assert play.done == [*(["install"] if kind == "install" else START), *START]
@@ -454,6 +456,22 @@ def test_hours_of_silence_end_where_nothing_grows():
     Play([Failure("Failed to resolve")], [UP]).run()
 
 
+def test_what_is_finished_is_finished_though_nobody_is_heard():
+  """The TPU is lost by then, say: nothing is made or started for it."""
+  unheard = Failure("Failed to resolve")
+  for listings in ([{}, DONE], [{}, unheard, DONE]):
+    play = Play(["ready", "lost", "lost", "none", "ready"], [GONE, UP, ("", ""), GONE], listings)
+    play.run()
+    assert play.done == START and play.polls < 5
+  play = Play(["ready", "lost", "lost", "none"], [("", "")], [DONE])
+  play.run()  # of which another call has made an end
+  assert play.done == []
+  # Control: workers that still run are waited for.
+  play = Play(["ready"], [UP, UP, UP, OVER], [DONE])
+  play.run()
+  assert play.done == [] and play.polls == 3
+
+
 def test_a_refusal_ends_it_at_once():
   with pytest.raises(GiveUp, match="PERMISSION_DENIED"):
     Play([GiveUp("PERMISSION_DENIED")], [UP]).run()
@@ -469,6 +487,10 @@ def test_workers_that_go_on_alone_are_ended():
 def test_a_run_that_hangs_is_ended_and_started():
   lease = [{"metrics.jsonl": 7, "lease": i} for i in range(11)]
   play = Play(["ready"], [UP, *[UP] * 11, GONE, OVER], [*lease, DONE])
+  play.run(stall=10)
+  assert play.done == ["end", *START]
+  # And where one of its workers is not heard.
+  play = Play(["ready"], [*[("running", "")] * 12, GONE, OVER], [*lease, DONE])
   play.run(stall=10)
   assert play.done == ["end", *START]
   # Control: one that writes goes on.
@@ -521,6 +543,37 @@ def test_refusals_end_it_or_wait(message, had, ends, queued):
     assert play.polls >= 1 and play.done[-1] == "start"
   if queued:
     assert play.done[0] == "delete"  # it would use up quota
+
+
+@pytest.mark.parametrize(
+  "states, known, ends",
+  [
+    (["lost", "none", "none", "ready"], (), False),  # the one that is gone uses it up
+    (["none", "none", "ready"], step(4), False),  # as one did before this call
+    (["none", "none", "ready"], (), True),
+    (["none", State("failed", google_cloud.QUOTA.format(16)), "none", "ready"], (), True),
+  ],
+)
+def test_a_quota_that_sufficed_before_this_call_is_asked_for_again(states, known, ends):
+  play = Play(states, [GONE, OVER], [DONE])
+  if isinstance(states[1], str):
+    play.failures["create"] = [Failure(google_cloud.QUOTA.format(16))]
+  with pytest.raises(GiveUp, match="Quota limit") if ends else contextlib.nullcontext():
+    play.run(known=known)
+  assert ends or play.done[-3:] == ["create", *START]
+
+
+def test_a_name_that_is_taken_is_not_asked_for_without_an_end():
+  play = Play(["none"], [GONE])
+  play.failures["create"] = [Failure("ALREADY_EXISTS: Resource 'x' already exists")] * 100
+  with pytest.raises(GiveUp, match="3 failures in a row .*'x' already exists"):
+    play.run()
+  assert play.done == ["create"] * 3 and play.polls == 3
+  # Control: what was made though the call broke off is there at the next look.
+  play = Play(["none", "none", "ready"], [GONE, OVER], [DONE])
+  play.failures["create"] = [Failure("ALREADY_EXISTS: Resource 'x' already exists")]
+  play.run()
+  assert play.done == ["create", "create", *START]
 
 
 def test_no_capacity_is_waited_for_without_an_end():
