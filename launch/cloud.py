@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -53,29 +53,41 @@ _HINTS = (
 )
 
 
-# The first that matches counts: a limit on requests is called a quota as well,
-# and running out of either is RESOURCE_EXHAUSTED. No word of "refused" is in
-# what gcloud says of a network that is down.
+# The first that matches counts: a status of the API's, then what is said of it,
+# since a limit on requests is called a quota as well, running out of either is
+# RESOURCE_EXHAUSTED, and FAILED_PRECONDITION may be anything. No word of
+# "refused" is in what gcloud says of a network that is down.
 _MEANINGS = (
+  ("refused", r"(?-i:PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT)"),
+  ("absent", r"(?-i:NOT_FOUND)"),
+  ("exists", r"(?-i:ALREADY_EXISTS)"),
+  ("refused", r"unrecognized arguments|Invalid (value|choice)|argument --"),
   ("passing", r"per minute|rate.?limit|HTTPError 429"),
-  ("refused", r"PERMISSION_DENIED|UNAUTHENTICATED"),
-  ("capacity", r"no more capacity|insufficient capacity|stockout|RESOURCE_POOL_EXHAUSTED"),
+  (
+    "capacity",
+    r"no more capacity|insufficient capacity|stockout|RESOURCE_POOL_EXHAUSTED"
+    r"|not have enough resources available",
+  ),
   ("quota", r"quota|\blimit: *[0-9]|IN_USE_ADDRESSES"),
-  ("absent", r"NOT_FOUND|was not found|not found: 404"),
-  ("exists", r"ALREADY_EXISTS"),
-  ("busy", r"FAILED_PRECONDITION"),
+  ("absent", r"was not found|not found: 404"),
   (
     "refused",
-    r"INVALID_ARGUMENT|billing|does not have permission"
-    r"|Required '[\w.]+' permission|constraint|HTTPError 40[13]|has not been used in project"
-    r"|invalid_grant|reauthentication|active account|required property|Failed to find attribute"
-    r"|unrecognized arguments|Invalid (value|choice)|argument --",
+    r"billing|does not have permission"
+    r"|Required '[\w.]*' permission|constraint|HTTPError 40[13]|has not been used in project"
+    r"|invalid_grant|reauthentication|active account|required property|Failed to find attribute",
   ),
+  ("busy", r"FAILED_PRECONDITION"),
+)
+# What users named, perhaps "quota-7", in quotes, URLs, paths, addresses.
+_NAMES = re.compile(
+  r"""(?<=')[^'\s]*(?=')|(?<=")[^"\s]*(?=")|(?<=\[)[^]\s]*(?=\])"""
+  r"""|\b\w+://\S+|\bprojects/\S+|\S+@\S+|(?<=\bproject )\S+"""
 )
 
 
 def meaning(text: str) -> str:
   """ "passing" for what no pattern knows: it is tried again, and not for ever."""
+  text = _NAMES.sub("", text)
   found = (name for name, words in _MEANINGS if re.search(words, text, re.IGNORECASE))
   return next(found, "passing")
 
@@ -210,7 +222,10 @@ class Gcloud:
     if self.dry_run:
       return 0, supposed, ""
     timeout_s = self.timeout_s if looks else 3600.0
-    process = interrupt.start(words)
+    try:
+      process = interrupt.start(words)
+    except OSError as error:  # gcloud may be replaced just now, or the disk be full
+      return 1, "", f"ERROR: {words[0]} cannot be called: {error}"
     try:
       out, errors = process.communicate(timeout=timeout_s)
     except BaseException as error:
@@ -222,6 +237,14 @@ class Gcloud:
     finally:
       _live.discard(process)
     return process.returncode, out, errors
+
+
+def parsed(text: str) -> Any:
+  """JSON that gcloud printed. Raises Failure where it is none."""
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise Failure(f"ERROR: gcloud printed no JSON ({error}): {text[:80]!r}") from error
 
 
 # --- The TPU -----------------------------------------------------------------
@@ -394,7 +417,7 @@ class Tpu:
   def _describe(self, kind: str, name: str) -> Mapping | None:
     words = ("compute", "tpus", kind, "describe", name, f"--zone={self.zone}", "--format=json")
     try:
-      return json.loads(self.gcloud.call(*words, supposed="null"))
+      return parsed(self.gcloud.call(*words, supposed="null"))
     except Failure as failure:
       if failure.meaning != "absent":
         raise
@@ -446,7 +469,9 @@ class Tpu:
       line = f"totojax {place[0]}-w-0 {supposed}"
       status, out, errors = self.gcloud.run(self.ssh(*place, command), line, looks=looks)
       # What a worker's own gcloud says is no word about this machine's.
-      ours = [text for text in errors.splitlines() if "(gcloud.compute.tpus" in text]
+      ours = [
+        text for text in errors.splitlines() if re.search(r"\(gcloud\.(\w+\.)?compute\.tpus", text)
+      ]
       if status and ours and meaning(ours[-1]) == "refused":
         raise GiveUp(ours[-1])
       return out, str(Failure(errors)) if status else ""

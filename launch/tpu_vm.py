@@ -162,6 +162,10 @@ def check(options: argparse.Namespace) -> None:
     path = (pathlib.Path(name) if os.path.exists(name) else ROOT / name).resolve()
     if not path.is_file() or ROOT not in path.parents:
       raise GiveUp(f"--config is {options.config}; it must be a file below {ROOT}")
+    if left_out := [part for part in path.relative_to(ROOT).parts if _LEFT_OUT.search(part)]:
+      raise GiveUp(
+        f"--config is {options.config}; {left_out[0]} goes to no worker: move it to configs"
+      )
     options.config = path.relative_to(ROOT).as_posix() + colon + argument
   if not options.dry_run and options.command != "plan" and not shutil.which("gcloud"):
     raise GiveUp("gcloud is not installed; see https://cloud.google.com/sdk/docs/install")
@@ -217,7 +221,7 @@ class Session:
     try:
       task.keep_going()
       say(f"finished: {options.workdir}")
-    except GiveUp as error:
+    except (GiveUp, Failure, OSError) as error:
       say(str(error))
       if not isinstance(error, cloud.Foreign):
         self.leave()
@@ -227,11 +231,14 @@ class Session:
   def mesh(self) -> list[str]:
     """Flags for the mesh of several slices: the planner's, or of the first start."""
     options, name = self.options, "launch/mesh.json"
-    several = options.node_count > 1
+    own = any(flag.startswith("--config.mesh.") for flag in options.flags)  # they win
+    several = options.node_count > 1 and not own
     patiently = self.task.patiently
     if several and name in patiently(self.bucket.listing):
       words = ("storage", "cat", f"{options.workdir}/{name}")
-      return json.loads(patiently(lambda: self.gcloud.call(*words, supposed="[]")))
+      kept = patiently(lambda: cloud.parsed(self.gcloud.call(*words, supposed="{}")))
+      if isinstance(kept, dict) and kept.get("slices") == options.node_count:
+        return kept["flags"]
     planned = not options.no_plan
     if planned and patiently(lambda: self.tpu.state("none")).word == "none":
       mesh = self.plan()
@@ -239,7 +246,7 @@ class Session:
       mesh = prepare.mesh_flags(options.node_count, options.flags)
     if several:
       with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(mesh, file)
+        json.dump({"slices": options.node_count, "flags": mesh}, file)
         file.flush()
         patiently(lambda: self.bucket.put(file.name, name))
     return mesh

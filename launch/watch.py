@@ -275,6 +275,7 @@ class Run:
 
     Raises:
       Failure: some worker did not say that it is done.
+      GiveUp: Google lets it read nothing.
     """
     url = self.archive()
     say(f"installing on {sum(state.workers)} workers")
@@ -286,6 +287,9 @@ class Run:
       ' else echo "totojax $(hostname) failed: $(tail -n 1 fetch.log)"; fi) 9> install.lock'
     )
     answers = self.tpu.tell(fetch, state.workers, "installed", looks=False)
+    for host, word in answers.words.items():
+      if "(gcloud." in word and meaning(word) == "refused":  # to the TPUs' own account
+        raise GiveUp(f"{host} may not read {url}: {word}; docs/tpu.md says what a project needs")
     if not answers.all("installed"):
       raise Failure(f"not installed: {answers}")
 

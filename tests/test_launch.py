@@ -141,6 +141,20 @@ def test_states_are_those_of_the_api():
     ("('invalid_grant: Bad Request') Please run: gcloud auth login", "refused"),
     ("PERMISSION_DENIED: The tpu.googleapis.com API requires a quota project", "refused"),
     ("Error parsing [tpu].\nFailed to find attribute [project].", "refused"),
+    # What something is called means nothing.
+    (
+      "NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/quota-7' was not found",
+      "absent",
+    ),
+    ("Resource 'quota-7' was not found", "absent"),
+    ("ERROR: (gcloud.storage.ls) gs://billing-data not found: 404.", "absent"),
+    ("HTTPError 403: quota@x.iam does not have storage.objects.list access", "refused"),
+    ("INTERNAL: of projects/billing/zones/z", "passing"),
+    ("Cloud TPU API has not been used in project quota-1 before", "refused"),
+    # A precondition may be anybody's.
+    ("FAILED_PRECONDITION: Constraint constraints/compute.vmExternalIpAccess violated", "refused"),
+    ("FAILED_PRECONDITION: billing is not enabled", "refused"),
+    ("The zone 'z' does not have enough resources available to fulfill the request", "capacity"),
     # A laptop that is offline is no refusal.
     ("There was a problem refreshing your current auth tokens: Failed to resolve", "passing"),
     ("UNAVAILABLE: The service is currently unavailable.", "passing"),
@@ -351,6 +365,15 @@ def test_one_worker_may_fail(kind, answers, capsys):
   play.run()
   assert play.done == [*(["install"] if kind == "install" else START), *START]
   assert f"not {word}: a: {word}; " in capsys.readouterr().err
+
+
+def test_workers_that_may_not_read_the_bucket_are_refused_at_once():
+  word = "failed: ERROR: (gcloud.storage.cp) HTTPError 403: x does not have storage.objects.get"
+  play = Play(["ready"], [GONE], [{}])
+  play.answers["install"] = [Answers({"a": "installed", "b": word}, 0)]
+  with pytest.raises(GiveUp, match="b may not read gs://a: failed: .* 403"):
+    play.run()
+  assert play.done == ["install"]
 
 
 def test_a_lost_worker_is_a_restart():
@@ -723,6 +746,7 @@ def test_other_commands_dry(dry):
     ([*RUN, "--type", "v5litepod"], "it is GENERATION-NUMBER"),
     ([*RUN, "--type", "x9-8"], "no runtime is known"),
     ([*RUN, "--type", "tpu7x-128"], "has no TPU VMs"),
+    ([*RUN, "--config", ".ci/run"], ".ci goes to no worker: move it to configs"),
     ([*RUN, "--config", "configs/gone.py"], "must be a file below"),
     ([*RUN, "--node-count", "2", "--direct"], "leave --direct out"),
     (["copy", "--source", str(LAUNCH), "--workdir", "gs://b/c"], "no store"),
@@ -874,6 +898,7 @@ def test_a_copy_that_fails_leaves_nothing(no_gcloud, packed):
     ([], GiveUp("the run has failed"), [], True),
     (["--delete-when-done"], None, ["delete"], False),
     (["--delete-when-done"], GiveUp("the run has failed"), ["delete"], False),
+    (["--delete-when-done"], OSError("No space left"), ["delete"], False),
     (["--delete-when-done"], cloud.Foreign("by a person"), [], False),
   ],
 )
@@ -948,6 +973,23 @@ def test_nothing_is_deleted_in_silence(no_gcloud, kind, words, told, status, cap
   )
   assert tpu_vm.main(["delete", *TPU, *words]) == status
   assert capsys.readouterr().err == f"tpu_vm: {told}\n"
+
+
+@pytest.mark.parametrize("track, flags", [("", ()), ("alpha.", ("--tunnel-through-iap",))])
+def test_whom_google_lets_in_nowhere_is_told_at_once(no_gcloud, track, flags):
+  text = f"ERROR: (gcloud.{track}compute.tpus.tpu-vm.ssh) PERMISSION_DENIED: no"
+  (no_gcloud / "gcloud").write_text(f"#!/bin/sh\necho '{text}' >&2; exit 1\n")
+  with pytest.raises(GiveUp, match="PERMISSION_DENIED"):
+    cloud.Tpu(GCLOUD, "toto", "z", ssh_flags=flags).tell("look", (1,), "0")
+
+
+def test_a_gcloud_that_cannot_be_called_or_says_nothing_may_do_better_later(no_gcloud, monkeypatch):
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\n")
+  with pytest.raises(Failure, match="gcloud printed no JSON"):
+    session("status", *TPU).tpu.state()
+  monkeypatch.setenv("PATH", "/nowhere")
+  with pytest.raises(Failure, match="gcloud cannot be called: .*No such file"):
+    GCLOUD.call("storage", "ls", supposed="")
 
 
 def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
@@ -1202,10 +1244,14 @@ def test_the_mesh_of_several_slices_stays_the_runs(no_gcloud, monkeypatch):
   )
   monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", ""))
   meshes = [["--config.mesh.data=4"]]
-  monkeypatch.setattr(prepare, "plan", lambda *_: meshes.pop())
+  monkeypatch.setattr(prepare, "plan", lambda *words: [] if words[-1] else meshes.pop())
   words = [*RUN, "--node-count", "2"]
   assert session(*words).mesh() == session(*words).mesh() == ["--config.mesh.data=4"]
   assert not meshes
+  # Whoever names a mesh has it, and other slices have another one.
+  assert session(*words, "--", "--config.mesh.data=16").mesh() == []
+  meshes.append(["--config.mesh.data=8"])
+  assert session(*RUN, "--node-count", "4").mesh() == ["--config.mesh.data=8"]
 
 
 def test_several_slices_have_the_planners_mesh(monkeypatch):
