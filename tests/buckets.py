@@ -31,6 +31,8 @@ import proxy as proxies
 import pytest
 import runs
 
+from totojax.rundir import lock
+
 BUCKET = "bucket"
 
 
@@ -179,6 +181,10 @@ def _place(scheme, proxy, environment, monkeypatch):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   yield Place(f"{scheme}://{BUCKET}/test-{uuid.uuid4().hex[:8]}", scheme, environment, proxy)
+  # A run of this process keeps its lease until the process ends, and would
+  # renew it during the runs of other tests.
+  proxy.rules.clear()
+  lock.release_all()
 
 
 @pytest.fixture

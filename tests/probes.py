@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import stores
 
-from totojax import assembly, checkpoint, jobs
-from totojax import step as step_lib
+from totojax import assembly, checkpoint, jobs, step as step_lib
 from totojax.config import recipes, roots
 from totojax.data.store import manifests, shards
 from totojax.rundir import files

@@ -22,9 +22,15 @@ import runs
 from totojax import jobs, sharding
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.jobs.plan import chips, estimate, hlo, kernels, steps
-from totojax.jobs.plan import compile as compile_lib
-from totojax.jobs.plan import job as plan
+from totojax.jobs.plan import (
+  chips,
+  compile as compile_lib,
+  estimate,
+  hlo,
+  job as plan,
+  kernels,
+  steps,
+)
 from totojax.models import attention, layers, splash
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"

@@ -13,8 +13,7 @@ import pytest
 import runs
 
 from totojax import assembly, jobs
-from totojax.config import bench as bench_defaults
-from totojax.config import recipes, roots
+from totojax.config import bench as bench_defaults, recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import video
 from totojax.data.store import shards

@@ -23,8 +23,7 @@ import runs
 import stores
 import test_hosts
 
-from totojax import checkpoint, rundir
-from totojax import step as step_lib
+from totojax import checkpoint, rundir, step as step_lib
 from totojax.config.training import CheckpointConfig
 from totojax.rundir import lock
 from totojax.storage import objects, outages

@@ -21,8 +21,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import manifests, shards
 from totojax.jobs import leakage
 from totojax.jobs.plan import corpus as plan
-from totojax.jobs.tokenize import job as tokenize
-from totojax.jobs.tokenize import units
+from totojax.jobs.tokenize import job as tokenize, units
 from totojax.rundir import provenance
 from totojax.storage import objects
 from totojax.tokenizers import weights

@@ -13,9 +13,7 @@ import token_sets
 from totojax import sequence, tasks, train
 from totojax.config import recipes, roots
 from totojax.data.store import certificates, shards
-from totojax.jobs import pixels, validate
-from totojax.jobs import pretrain as build
-from totojax.jobs import shards as pretokenize
+from totojax.jobs import pixels, pretrain as build, shards as pretokenize, validate
 from totojax.tasks import encode
 from totojax.tokenizers import weights
 

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from totojax import assembly, flops, sequence, tree
-from totojax.config import model as model_config
-from totojax.config import recipes
+from totojax.config import model as model_config, recipes
 from totojax.jobs.bench import peers
 from totojax.models import attention, blocked, layers, llama, platform, splash, trunk
 from totojax.tasks import pretrain

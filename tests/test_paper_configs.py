@@ -9,8 +9,7 @@ import runs
 import test_configs
 
 from totojax import assembly, flops, jobs
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes, roots
+from totojax.config import paper as paper_defaults, recipes, roots
 from totojax.report import paper
 
 FOLDER = runs.ROOT / "configs" / "paper"

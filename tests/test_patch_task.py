@@ -15,10 +15,8 @@ from totojax import jobs, sequence, tree
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
-from totojax.data.stream import heldout
-from totojax.data.stream import rows as rows_lib
-from totojax.jobs import patches as build
-from totojax.jobs import pixels
+from totojax.data.stream import heldout, rows as rows_lib
+from totojax.jobs import patches as build, pixels
 from totojax.models import patched, taps
 from totojax.tokenizers import weights
 from totojax.trained import backbone

@@ -17,8 +17,7 @@ import runs
 import stores
 
 from totojax import jobs, plugins
-from totojax.config import corpus, model, recipes, roots, schema
-from totojax.config import pretrain as pretrain_config
+from totojax.config import corpus, model, pretrain as pretrain_config, recipes, roots, schema
 from totojax.data.sources import listings
 from totojax.jobs.labels import setup
 from totojax.models import heads

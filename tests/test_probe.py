@@ -22,8 +22,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import labelled, without_backbone
 from totojax.jobs.labels import tables
-from totojax.jobs.probe import memory as probe_plan
-from totojax.jobs.probe import setup as build
+from totojax.jobs.probe import memory as probe_plan, setup as build
 from totojax.models import heads
 from totojax.report import layer_sections, reading
 from totojax.tasks import pretrain

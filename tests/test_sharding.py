@@ -9,8 +9,7 @@ import types
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AbstractMesh, PartitionSpec as P
 import numpy as np
 import pytest
 

@@ -11,8 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from totojax import checkpoint, sequence, sharding, tasks, tree
-from totojax import step as step_lib
+from totojax import checkpoint, sequence, sharding, step as step_lib, tasks, tree
 from totojax.config import recipes
 from totojax.models import attention, llama, platform, splash, trunk
 from totojax.optim import adamw

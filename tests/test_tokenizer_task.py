@@ -13,8 +13,7 @@ import pytest
 from totojax import tasks
 from totojax.data.pixels import synthetic
 from totojax.tasks import tokenizer
-from totojax.tokenizers import dvae
-from totojax.tokenizers import stats as stats_lib
+from totojax.tokenizers import dvae, stats as stats_lib
 
 MODEL = dvae.DvaeConfig(vocab=32, hidden=8, groups=3, blocks=1, decoder_init=16, post_gain=0.25)
 PUBLISHED = tokenizer.TokenizerConfig(

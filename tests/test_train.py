@@ -18,8 +18,7 @@ import pytest
 import runs
 from tensorboardX.proto import event_pb2
 
-from totojax import checkpoint, sharding, tasks, train
-from totojax import step as step_lib
+from totojax import checkpoint, sharding, step as step_lib, tasks, train
 from totojax.optim import adamw
 from totojax.rundir import metrics
 

@@ -9,16 +9,12 @@ from typing import Any, Protocol, TYPE_CHECKING
 import jax
 import optax
 
-from totojax import checkpoint, sharding, tasks, train
-from totojax import step as step_lib
-from totojax.config import model as model_config
-from totojax.config import pretrain as pretrain_config
-from totojax.config import schema
+from totojax import checkpoint, sharding, step as step_lib, tasks, train
+from totojax.config import model as model_config, pretrain as pretrain_config, schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
-from totojax.models import architecture as architecture_lib
-from totojax.models import layers, platform, splash, trunk
+from totojax.models import architecture as architecture_lib, layers, platform, splash, trunk
 from totojax.optim import adamw, mup
 from totojax.rundir import metrics
 

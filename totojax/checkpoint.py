@@ -26,9 +26,7 @@ from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import tensorstore as ts
 
-from totojax import rundir
-from totojax import step as step_lib
-from totojax import tree as tree_lib
+from totojax import rundir, step as step_lib, tree as tree_lib
 from totojax.config.training import CheckpointConfig
 from totojax.rundir import console, files, hosts, lock
 from totojax.storage import objects, outages

@@ -16,9 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from totojax import checkpoint as checkpoint_lib
-from totojax import rundir, sharding
-from totojax import step as step_lib
+from totojax import checkpoint as checkpoint_lib, rundir, sharding, step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
 from totojax.rundir import console, directory, lock, metrics

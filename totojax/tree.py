@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from flax import linen as nn
-from flax import traverse_util
+from flax import linen as nn, traverse_util
 import jax
 from jax.sharding import PartitionSpec
 

@@ -9,8 +9,7 @@ authors' axis, tokens of VQGAN-16k; 10^9 tokens a run [gap]. The paper finds
 at this size.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536)
 

@@ -9,8 +9,7 @@ Rows: 128 (16 x 16 tokens) and 256 (32 x 32), of the runs of table4.py:16 and
 :32; mean and attention pooling of each. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 ROWS = {"128": 16, "256": 32}  # pixels of a side -> tokens
 

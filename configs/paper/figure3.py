@@ -8,8 +8,7 @@ the dVAE, 450 of 1,024 and 970 of 16,384 by VQGAN; 2.37 M, 198 k and 790 k
 distinct 2-grams of 10,000 images. Not run on ImageNet.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 
 def get_config():

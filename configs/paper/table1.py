@@ -8,8 +8,7 @@ paper's training losses at the end, read off Figure 2: 3.58, 3.47 and 3.31 nats
 per token. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 ROWS = {"base": 3.58, "large": 3.47, "1b": 3.31}  # loss at the end
 

@@ -8,8 +8,7 @@ Rows: full (attention to all tokens) and causal, from the run of table1.py:base;
 MAE's recipe [gap]. The paper's top-1: 82.6 and 82.2 %. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 ROWS = {"full": (-1, 82.6), "causal": (0, 82.2)}  # prefix_tokens, top-1
 

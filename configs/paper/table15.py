@@ -11,8 +11,7 @@ width is not printed (64 [gap]), nor how that base starts (0.02, logits times 1
 these runs. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 # Parameters, as printed.
 ROWS = {"a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B", "a6": "1.9B"}

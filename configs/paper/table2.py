@@ -7,8 +7,7 @@ shows Table 2's numbers beside ours. The paper counts tokens at every frame, a
 store holds every 4th. Not run on these data sets.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 STORES = ("imagenet", "kinetics600", "ego4d", "howto100m")
 

@@ -10,8 +10,7 @@ ImageNet's own files. The paper's top-1: 61.3, 61.1, 61.2, 53.2, 60.6 and
 58.5 %. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 # Tokenizer, tokens per side, the paper's top-1; patches have no tokenizer.
 ROWS = {

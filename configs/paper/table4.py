@@ -11,8 +11,7 @@ The paper's top-1: 53.2, 61.2, 63.2 and 64.4 %; its compute, 1.42e17, 5.68e17
 and 2.13e17, counts one token of each image: `configs/audit.py`. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 # Tokens per side, base of RoPE, the paper's top-1.
 ROWS = {

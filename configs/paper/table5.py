@@ -8,8 +8,7 @@ every layer. A finished run of table3.py:dvae16 may take the place of the first
 stage: copy its folder. The paper's top-1: 53.2 % and 61.1 %. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 TOP1 = {"average": 53.2, "attention": 61.1}
 

@@ -8,8 +8,7 @@ Rows: gpt2 (280m), mamba (290m), llama (280m); 400 epochs of ImageNet-1k with
 counts (22 and 42). The paper's top-1: 48.5, 40.7 and 53.2 %. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 # Architecture, preset, the paper's top-1.
 ROWS = {

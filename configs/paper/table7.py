@@ -8,8 +8,7 @@ Rows: base, large, 1b, which begin with the runs of table1.py. The paper's
 top-1: 64.7, 71.1 and 75.3 %. Not run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 ROWS = {"base": 64.7, "large": 71.1, "1b": 75.3}
 

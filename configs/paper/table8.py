@@ -8,8 +8,7 @@ as configs/probe_k400.py says. The paper's top-1: 59.3, 65.3 and 74.4 %. Not
 run.
 """
 
-from totojax.config import paper as paper_defaults
-from totojax.config import recipes
+from totojax.config import paper as paper_defaults, recipes
 
 ROWS = {"base": 59.3, "large": 65.3, "1b": 74.4}
 

@@ -8,8 +8,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels, pixels, schema, studies, training
-from totojax.config import model as models
+from totojax.config import labels, model as models, pixels, schema, studies, training
 from totojax.config.model import PRESETS
 from totojax.config.pretrain import Amount, Pretrain
 from totojax.config.schema import ConfigError, field, Section, section

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from totojax.config import model as models
-from totojax.config import training
+from totojax.config import model as models, training
 from totojax.config.schema import ConfigError, field, Job, Section, section
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was

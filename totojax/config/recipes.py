@@ -12,8 +12,7 @@ import functools
 
 from ml_collections import ConfigDict
 
-from totojax.config import model as models
-from totojax.config import roots, schema, training
+from totojax.config import model as models, roots, schema, training
 from totojax.config.model import PRESETS as PRESETS
 
 

@@ -4,9 +4,7 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from totojax.config import model as models
-from totojax.config import pretrain as pretrain_config
-from totojax.config import schema
+from totojax.config import model as models, pretrain as pretrain_config, schema
 from totojax.config.schema import ConfigError, field, Job, Section, section
 
 PARAMETRISATIONS = ("mup", "standard")

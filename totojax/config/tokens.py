@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 import re
 
-from totojax.config import model as models
-from totojax.config import training
+from totojax.config import model as models, training
 from totojax.config.schema import ConfigError, field, Job, Section, section
 
 

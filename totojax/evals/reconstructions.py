@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import shards
-from totojax.data.store import store as store_lib
+from totojax.data.store import shards, store as store_lib
 from totojax.tokenizers import api, stats, weights
 
 SHOWN = 8  # images of a store

@@ -11,12 +11,10 @@ import re
 from typing import Any
 
 from etils import epath
-from rich import console as rich_console
-from rich import table as rich_table
+from rich import console as rich_console, table as rich_table
 
 from totojax import flops, jobs
-from totojax.config import model as models
-from totojax.config import schema, studies
+from totojax.config import model as models, schema, studies
 from totojax.models import gpt2, llama, mamba
 from totojax.report import paper, scaling
 from totojax.rundir import console, directory, files

@@ -16,8 +16,7 @@ from etils import epath
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from rich import console as rich_console
-from rich import table as rich_table
+from rich import console as rich_console, table as rich_table
 
 from totojax import assembly, jobs, sequence
 from totojax.config import studies

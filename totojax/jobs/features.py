@@ -29,8 +29,7 @@ from totojax.data.store import feature_files
 from totojax.jobs.tokenize import stores
 from totojax.models import taps
 from totojax.rundir import directory, files, pieces, provenance
-from totojax.trained import backbone, encoders
-from totojax.trained import model as pretrained
+from totojax.trained import backbone, encoders, model as pretrained
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
 _CLIP = ("id", "clip", "label")

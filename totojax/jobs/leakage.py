@@ -20,8 +20,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates, shards
-from totojax.data.store import store as store_lib
+from totojax.data.store import certificates, shards, store as store_lib
 from totojax.rundir import console, directory, files
 
 READ_RECORDS = 256  # at a time

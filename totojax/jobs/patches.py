@@ -13,19 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly, flops, sequence, sharding, train
-from totojax import lanes as lanes_lib
-from totojax import step as step_lib
+from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, step as step_lib, train
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.data.stream import heldout, mixture
 from totojax.evals import val_loss
 from totojax.jobs import pretrain
 from totojax.models import patched
-from totojax.tasks import encode
-from totojax.tasks import patches as task_lib
-from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import patches, weights
+from totojax.tasks import encode, patches as task_lib
+from totojax.tokenizers import api as tokenizer_api, patches, weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,10 @@ from etils import epath
 import numpy as np
 
 from totojax import jobs
-from totojax.config import pixels as pixels_config
-from totojax.config import schema
+from totojax.config import pixels as pixels_config, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import media, synthetic, video
-from totojax.data.pixels import photos as photo_lib
-from totojax.data.sources import folder
-from totojax.data.sources import items as items_lib
+from totojax.data.pixels import media, photos as photo_lib, synthetic, video
+from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.rundir import directory, files
 

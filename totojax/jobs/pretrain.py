@@ -7,13 +7,21 @@ from typing import Any, TYPE_CHECKING
 from etils import epath
 import jax
 
-from totojax import assembly, flops, jobs, plugins, sequence, sharding, tasks, train
-from totojax import step as step_lib
+from totojax import (
+  assembly,
+  flops,
+  jobs,
+  plugins,
+  sequence,
+  sharding,
+  step as step_lib,
+  tasks,
+  train,
+)
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards, store
-from totojax.data.stream import heldout, mixture
-from totojax.data.stream import rows as rows_lib
+from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
 from totojax.tasks import pretrain as task_lib
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from totojax import jobs
 from totojax.config import tokens as tokens_config
-from totojax.data.store import certificates, manifests, shards
-from totojax.data.store import store as store_lib
+from totojax.data.store import certificates, manifests, shards, store as store_lib
 from totojax.data.stream import frames as frames_lib
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import api, stats, weights

@@ -7,14 +7,11 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly, jobs, sharding, train
-from totojax import step as step_lib
-from totojax.config import schema, tokens
-from totojax.config import training as training_config
+from totojax import assembly, jobs, sharding, step as step_lib, train
+from totojax.config import schema, tokens, training as training_config
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
-from totojax.data.stream import frames as frames_lib
-from totojax.data.stream import mixture, rows
+from totojax.data.stream import frames as frames_lib, mixture, rows
 from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
 from totojax.tokenizers import dvae, stats, weights

@@ -17,8 +17,7 @@ from etils import epath
 import numpy as np
 
 from totojax.config import tokens as tokens_config
-from totojax.data.store import shards
-from totojax.data.store import store as store_lib
+from totojax.data.store import shards, store as store_lib
 from totojax.evals import reconstructions, token_counts
 from totojax.report import ngram_sections, paper, tokens_page
 from totojax.rundir import console, directory, files

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
-from totojax.models import attention, splash, trunk
-from totojax.models import platform as platform_lib
+from totojax.models import attention, platform as platform_lib, splash, trunk
 
 # A step of one token has little to gain from what a platform does for many, but
 # for its product with the cache.

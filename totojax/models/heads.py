@@ -33,8 +33,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import plugins
-from totojax.config.labels import HeadConfig
-from totojax.config.labels import POOLS as POOLS
+from totojax.config.labels import HeadConfig, POOLS as POOLS
 from totojax.config.schema import ConfigError
 from totojax.models import architecture
 

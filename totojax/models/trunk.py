@@ -12,11 +12,9 @@ from flax.linen import spmd
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence
-from totojax import tree as tree_lib
+from totojax import sequence, tree as tree_lib
 from totojax.config import model as model_config
-from totojax.models import architecture, layers
-from totojax.models import platform as platform_lib
+from totojax.models import architecture, layers, platform as platform_lib
 
 # Policy -> what the backward pass finds kept of each block beside its input.
 REMAT = {

@@ -15,9 +15,7 @@ from typing import Any, TYPE_CHECKING
 
 from etils import epath
 import matplotlib
-from matplotlib import axes as mpl_axes
-from matplotlib import figure as mpl_figure
-from matplotlib import ticker
+from matplotlib import axes as mpl_axes, figure as mpl_figure, ticker
 import numpy as np
 from numpy import typing as npt
 

@@ -4,8 +4,6 @@ In a terminal that is live (bar, rate, time left); anywhere else it is a plain
 line every few seconds, so that a log file stays readable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import math
@@ -14,8 +12,7 @@ import sys
 import time
 from typing import TextIO
 
-from rich import console as rich_console
-from rich import progress as rich_progress
+from rich import console as rich_console, progress as rich_progress
 
 PLAIN_EVERY_S = 15.0
 

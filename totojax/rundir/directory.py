@@ -4,8 +4,6 @@ Only process 0 writes. Every file appears whole (`files`), but for
 `metrics.jsonl`, which grows by lines (`metrics`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 import json

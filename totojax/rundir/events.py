@@ -4,8 +4,6 @@ A thread writes them. Whatever goes wrong there, such as a full disk or a bucket
 that refuses, is one warning, and training goes on without them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import contextlib
 import os
@@ -84,7 +82,7 @@ class Events:
           board.flush()
         due_s = time.monotonic() + EVERY_S
 
-  def _end(self, board: _Files) -> None:
+  def _end(self, board: "_Files") -> None:
     """Closes the files; tries again for half of what the run waits for it."""
     last_s = time.monotonic() + CLOSE_S / 2
     while True:
@@ -160,7 +158,7 @@ class _Object:
     self.write = self._data.extend
 
   @classmethod
-  def open(cls, url: str) -> _Object:
+  def open(cls, url: str) -> "_Object":
     return cls(url)
 
   def flush(self) -> None:

@@ -6,8 +6,6 @@ never read; what is asked of an object store goes through `storage`.
 `metrics.jsonl`, which grows by lines, is `metrics`' own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import csv
 import hashlib

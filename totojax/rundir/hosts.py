@@ -5,8 +5,6 @@ whoever misses one says so and ends with `rundir.RESTART`. The same command,
 started again on every host, goes on from the last whole checkpoint.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import ctypes
 import faulthandler

@@ -12,8 +12,6 @@ of two hosts are never compared: time is that of the watching process, and of
 the server.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import contextlib
 import dataclasses

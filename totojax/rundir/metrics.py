@@ -1,7 +1,5 @@
 """What a run measures of itself: metrics.jsonl, TensorBoard, the clock."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 import concurrent.futures
 import contextlib

@@ -6,8 +6,6 @@ with the pieces that have none; what such a piece left behind is made again.
 Several machines may make pieces of one folder, and one piece twice.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import json
 from typing import Any

@@ -4,8 +4,6 @@ A result can be made again only where all of this is known, so `directory.begin`
 writes it into the manifest of every run, and every report ends with it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import functools

@@ -1,7 +1,5 @@
 """The only door to storage; here, where a run may live at all."""
 
-from __future__ import annotations
-
 import os
 import re
 

@@ -5,8 +5,6 @@ an hour later, such as a right to delete that is lacking, is one line now, with
 the command that mends it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import json
 import os

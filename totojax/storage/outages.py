@@ -7,8 +7,6 @@ followed by another try, later and later; whoever watches the run reads after
 status that says that the same command may well succeed later.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import os
 import random
@@ -97,7 +95,7 @@ def retried(name: str, call: Callable[[], T], *, limit_s: float | None = None) -
   return _repeated(name, lambda _: call(), limit_s)
 
 
-def _repeated(name: str, call: Callable[[Patience], T], limit_s: float | None) -> T:
+def _repeated(name: str, call: "Callable[[Patience], T]", limit_s: float | None) -> T:
   patience = Patience(name, patience_s() if limit_s is None else limit_s)
   while True:
     try:

@@ -6,8 +6,6 @@ gcsfs keeps listings for ever. Importing this file puts one in their place, for
 orbax and jax's compilation cache as well, which know paths of etils alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import fnmatch
 import io
@@ -36,10 +34,10 @@ class ObjectPath(type(epath.Path("gs://bucket"))):
   def is_file(self) -> bool:
     return objects.exists(self)
 
-  def iterdir(self) -> Iterator[ObjectPath]:
+  def iterdir(self) -> "Iterator[ObjectPath]":
     yield from sorted({self / name.split("/")[0] for name in objects.keys(self)})
 
-  def glob(self, pattern: str) -> Iterator[ObjectPath]:
+  def glob(self, pattern: str) -> "Iterator[ObjectPath]":
     depth = len(pattern.split("/"))
     found = {"/".join(name.split("/")[:depth]) for name in objects.keys(self)}
     for name in sorted(found):
@@ -82,19 +80,19 @@ class ObjectPath(type(epath.Path("gs://bucket"))):
     objects.write(self, bytes(data))
     return len(data)
 
-  def rename(self, target: epath.PathLike) -> ObjectPath:
+  def rename(self, target: epath.PathLike) -> "ObjectPath":
     target = epath.Path(target)
     if target.exists():
       raise FileExistsError(f"{target} is there already")
     return self.replace(target)
 
-  def replace(self, target: epath.PathLike) -> ObjectPath:
+  def replace(self, target: epath.PathLike) -> "ObjectPath":
     """Of one file; neither this nor `rename` is atomic, and a folder has none."""
     target = self.copy(target, overwrite=True)
     self.unlink()
     return target
 
-  def copy(self, dst: epath.PathLike, overwrite: bool = False) -> ObjectPath:
+  def copy(self, dst: epath.PathLike, overwrite: bool = False) -> "ObjectPath":
     target = epath.Path(dst)
     if not overwrite and target.exists():
       raise FileExistsError(f"{target} is there already")
@@ -105,7 +103,7 @@ class ObjectPath(type(epath.Path("gs://bucket"))):
 class _Upload(io.BytesIO):
   """What is written to an object, sent when it is closed."""
 
-  def __init__(self, path: ObjectPath, begun: bytes):
+  def __init__(self, path: "ObjectPath", begun: bytes):
     super().__init__()
     self._path = path
     self.write(begun)

@@ -4,8 +4,6 @@ Archives and videos are not loaded as a whole: `ObjectFile` reads the parts that
 are asked for.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -66,7 +64,7 @@ def open_text(
   return io.TextIOWrapper(io.BytesIO(load(path)), encoding, errors, newline)
 
 
-def open_file(path: str) -> io.BufferedReader | ObjectFile:
+def open_file(path: str) -> "io.BufferedReader | ObjectFile":
   """A file, to read and seek in; raises OSError where there is none."""
   return ObjectFile(path) if objects.is_url(path) else open(path, "rb")
 

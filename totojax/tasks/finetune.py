@@ -16,8 +16,7 @@ from jax.sharding import PartitionSpec
 
 from totojax import sequence, tasks
 from totojax.config.labels import FineTuneConfig
-from totojax.models import heads as heads_lib
-from totojax.models import layers, taps, trunk
+from totojax.models import heads as heads_lib, layers, taps, trunk
 from totojax.optim import layered
 from totojax.tasks import pretrain
 

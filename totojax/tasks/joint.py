@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import sequence, tasks
-from totojax import tree as tree_lib
+from totojax import sequence, tasks, tree as tree_lib
 from totojax.models import heads as heads_lib
 from totojax.optim import layered
 from totojax.tasks import classify, pretrain

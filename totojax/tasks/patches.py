@@ -15,8 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence, tasks
-from totojax import tree as tree_lib
+from totojax import sequence, tasks, tree as tree_lib
 from totojax.models import patched
 from totojax.optim import mup
 from totojax.tasks import pretrain

@@ -11,8 +11,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from totojax import sequence, tasks
-from totojax import tree as tree_lib
+from totojax import sequence, tasks, tree as tree_lib
 from totojax.models import trunk
 from totojax.optim import mup
 

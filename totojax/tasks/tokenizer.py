@@ -26,9 +26,7 @@ import numpy as np
 
 from totojax import tasks
 from totojax.config.tokens import TokenizerConfig
-from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import dvae
-from totojax.tokenizers import patches as patches_lib
+from totojax.tokenizers import api as tokenizer_api, dvae, patches as patches_lib
 
 _USE_DECAY = 0.99  # of the running histogram: about 100 updates
 _RIDGE = 1e-5  # of the mean variance, against features that are collinear

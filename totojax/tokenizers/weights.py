@@ -24,8 +24,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from totojax import plugins
-from totojax import tree as tree_lib
+from totojax import plugins, tree as tree_lib
 from totojax.rundir import files
 from totojax.tokenizers import api, batches, dvae, vqgan
 

@@ -22,14 +22,11 @@ from totojax import assembly, checkpoint, sequence, sharding, storage
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import manifests, shards
-from totojax.data.store import store as store_lib
+from totojax.data.store import manifests, shards, store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
-from totojax.tasks import patches as patch_task
-from totojax.tasks import pretrain as task_lib
-from totojax.tokenizers import api, weights
-from totojax.tokenizers import patches as patches_lib
+from totojax.tasks import patches as patch_task, pretrain as task_lib
+from totojax.tokenizers import api, patches as patches_lib, weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
 

@@ -21,8 +21,7 @@ from totojax import sequence
 from totojax.config.labels import ViewConfig
 from totojax.data.pixels import augment, images, media, randaugment
 from totojax.data.sources import items as items_lib
-from totojax.data.stream import labelled
-from totojax.data.stream import rows as rows_lib
+from totojax.data.stream import labelled, rows as rows_lib
 
 TRIES = 10  # windows that are drawn before the largest central one is taken
 ERASED_FRAC = (0.02, 1 / 3)  # of the area; timm's

@@ -11,8 +11,7 @@ import grain
 
 from totojax import sequence
 from totojax.data.store import certificates
-from totojax.data.stream import mixture
-from totojax.data.stream import rows as row_lib
+from totojax.data.stream import mixture, rows as row_lib
 from totojax.data.stream.rows import Source
 
 

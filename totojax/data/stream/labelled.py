@@ -15,8 +15,7 @@ import grain
 import numpy as np
 
 from totojax.data.store import store as store_lib
-from totojax.data.stream import mixture as stream_lib
-from totojax.data.stream import rows as rows_lib
+from totojax.data.stream import mixture as stream_lib, rows as rows_lib
 from totojax.rundir import files
 from totojax.storage import objects
 

@@ -12,8 +12,7 @@ import tempfile
 from typing import Any
 
 from etils import epath
-from rich import console as rich_console
-from rich import table as rich_table
+from rich import console as rich_console, table as rich_table
 
 from totojax import jobs
 from totojax.config import bench

@@ -13,8 +13,7 @@ from totojax import sequence
 from totojax.config.bench import StoreBench
 from totojax.data.store import manifests, shards
 from totojax.data.store.store import Store
-from totojax.data.stream import mixture
-from totojax.data.stream import rows as rows_lib
+from totojax.data.stream import mixture, rows as rows_lib
 from totojax.jobs.bench import measure, peers
 
 # A host of a v5e-256 pod (32 hosts of 8 chips) at half of the peak reads 24

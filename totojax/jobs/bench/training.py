@@ -12,8 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from totojax import assembly, flops, sequence, sharding, tasks
-from totojax import lanes as lanes_lib
+from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, tasks
 from totojax.config.bench import TrainStepBench
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain

@@ -18,19 +18,14 @@ from totojax import assembly, flops, jobs, sharding, train
 from totojax.config import labels
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import views
-from totojax.data.sources import folder, imagenet
-from totojax.data.sources import items as items_lib
+from totojax.data.sources import folder, imagenet, items as items_lib
 from totojax.evals import top1
-from totojax.jobs.labels import setup as setup_lib
-from totojax.jobs.labels import tables
+from totojax.jobs.labels import setup as setup_lib, tables
 from totojax.models import heads, taps, trunk
 from totojax.optim import lars, layered
 from totojax.rundir import console
-from totojax.tasks import encode, mix, pretrain
-from totojax.tasks import finetune as finetune_lib
-from totojax.tasks import joint as joint_lib
-from totojax.tokenizers import api as tokenizer_api
-from totojax.tokenizers import weights
+from totojax.tasks import encode, finetune as finetune_lib, joint as joint_lib, mix, pretrain
+from totojax.tokenizers import api as tokenizer_api, weights
 from totojax.trained import backbone
 
 Training = tuple[train.Run, setup_lib.Score]

@@ -12,12 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from totojax import assembly, plugins, sequence, sharding, tasks
-from totojax import step as step_lib
+from totojax import assembly, plugins, sequence, sharding, step as step_lib, tasks
 from totojax.config import labels
 from totojax.config.schema import ConfigError
-from totojax.data.stream import heldout, labelled
-from totojax.data.stream import rows as rows_lib
+from totojax.data.stream import heldout, labelled, rows as rows_lib
 from totojax.evals import top1
 from totojax.models import heads, trunk
 from totojax.trained import backbone

@@ -20,8 +20,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from etils import epath
-from rich import console as rich_console
-from rich import table as rich_table
+from rich import console as rich_console, table as rich_table
 
 from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize

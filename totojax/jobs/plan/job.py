@@ -14,9 +14,7 @@ from typing import Any
 
 from etils import epath
 import jax
-from rich import box as rich_box
-from rich import console as rich_console
-from rich import table as rich_table
+from rich import box as rich_box, console as rich_console, table as rich_table
 
 from totojax import jobs
 from totojax.config import schema
@@ -24,8 +22,7 @@ from totojax.config.corpus import Tokenize
 from totojax.config.pretrain import Plan, Pretrain
 from totojax.config.schema import ConfigError
 from totojax.config.training import MeshConfig
-from totojax.jobs.plan import chips
-from totojax.jobs.plan import compile as compile_lib
+from totojax.jobs.plan import chips, compile as compile_lib
 from totojax.report import page, plan_page
 from totojax.rundir import console, directory, files
 

@@ -25,10 +25,8 @@ from totojax.config import labels, schema
 from totojax.data.store import shards
 from totojax.data.stream import labelled, without_backbone
 from totojax.evals import top1
-from totojax.jobs.labels import setup as setup_lib
-from totojax.jobs.labels import tables
-from totojax.jobs.probe import kept, memory
-from totojax.jobs.probe import setup as probe_setup
+from totojax.jobs.labels import setup as setup_lib, tables
+from totojax.jobs.probe import kept, memory, setup as probe_setup
 from totojax.models import trunk
 from totojax.optim import lars
 from totojax.rundir import console, directory, files

@@ -18,8 +18,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from totojax import assembly, flops, jobs, train
-from totojax import lanes as lanes_lib
+from totojax import assembly, flops, jobs, lanes as lanes_lib, train
 from totojax.config import studies
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain

@@ -21,8 +21,7 @@ from totojax import jobs
 from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates, manifests
-from totojax.data.store import store as store_lib
+from totojax.data.store import certificates, manifests, store as store_lib
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam, stores, units
 from totojax.rundir import console, directory, files

@@ -10,8 +10,7 @@ from etils import epath
 
 from totojax.config.corpus import SourceJob
 from totojax.data.pixels import images, media, workers
-from totojax.data.sources import items as items_lib
-from totojax.data.sources import listings
+from totojax.data.sources import items as items_lib, listings
 from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
