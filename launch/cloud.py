@@ -6,7 +6,7 @@ follows from it, in `watch`. Needs gcloud and Python 3.9, and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -19,7 +19,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from typing import TypeVar
+import threading
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -27,6 +28,10 @@ R = TypeVar("R")
 
 class GiveUp(Exception):
   """What no waiting mends; the message says what a person can do."""
+
+
+class Foreign(GiveUp):
+  """The TPU is another's: a person's who stopped it, or of another run."""
 
 
 class Failure(Exception):
@@ -48,29 +53,41 @@ _HINTS = (
 )
 
 
-# The first that matches counts: a limit on requests is called a quota as well,
-# and running out of either is RESOURCE_EXHAUSTED. No word of "refused" is in
-# what gcloud says of a network that is down.
+# The first that matches counts: a status of the API's, then what is said of it,
+# since a limit on requests is called a quota as well, running out of either is
+# RESOURCE_EXHAUSTED, and FAILED_PRECONDITION may be anything. No word of
+# "refused" is in what gcloud says of a network that is down.
 _MEANINGS = (
+  ("refused", r"(?-i:PERMISSION_DENIED|UNAUTHENTICATED|INVALID_ARGUMENT)"),
+  ("absent", r"(?-i:NOT_FOUND)"),
+  ("exists", r"(?-i:ALREADY_EXISTS)"),
+  ("refused", r"unrecognized arguments|Invalid (value|choice)|argument --"),
   ("passing", r"per minute|rate.?limit|HTTPError 429"),
-  ("refused", r"PERMISSION_DENIED|UNAUTHENTICATED"),
-  ("capacity", r"no more capacity|insufficient capacity|stockout|RESOURCE_POOL_EXHAUSTED"),
+  (
+    "capacity",
+    r"no more capacity|insufficient capacity|stockout|RESOURCE_POOL_EXHAUSTED"
+    r"|not have enough resources available",
+  ),
   ("quota", r"quota|\blimit: *[0-9]|IN_USE_ADDRESSES"),
-  ("absent", r"NOT_FOUND|was not found|not found: 404"),
-  ("exists", r"ALREADY_EXISTS"),
-  ("busy", r"FAILED_PRECONDITION"),
+  ("absent", r"was not found|not found: 404"),
   (
     "refused",
-    r"INVALID_ARGUMENT|billing|does not have permission"
-    r"|Required '[\w.]+' permission|constraint|HTTPError 40[13]|has not been used in project"
-    r"|invalid_grant|reauthentication|active account|required property|Failed to find attribute"
-    r"|unrecognized arguments|Invalid (value|choice)|argument --",
+    r"billing|does not have permission"
+    r"|Required '[\w.]*' permission|constraint|HTTPError 40[13]|has not been used in project"
+    r"|invalid_grant|reauthentication|active account|required property|Failed to find attribute",
   ),
+  ("busy", r"FAILED_PRECONDITION"),
+)
+# What users named, perhaps "quota-7", in quotes, URLs, paths, addresses.
+_NAMES = re.compile(
+  r"""(?<=')[^'\s]*(?=')|(?<=")[^"\s]*(?=")|(?<=\[)[^]\s]*(?=\])"""
+  r"""|\b\w+://\S+|\bprojects/\S+|\S+@\S+|(?<=\bproject )\S+"""
 )
 
 
 def meaning(text: str) -> str:
   """ "passing" for what no pattern knows: it is tried again, and not for ever."""
+  text = _NAMES.sub("", text)
   found = (name for name, words in _MEANINGS if re.search(words, text, re.IGNORECASE))
   return next(found, "passing")
 
@@ -87,11 +104,75 @@ def show(words: Sequence[str]) -> None:
 _live: set[subprocess.Popen] = set()
 
 
+def _kill(process: subprocess.Popen) -> None:
+  """Ends it with its children, if it is still there."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, signal.SIGKILL)
+
+
 def end_all() -> None:
-  """Ends what runs in other threads, at Ctrl-C: nobody waits for it any more."""
+  """Ends what runs in other threads: nobody waits for it any more."""
   for process in [*_live]:
-    with contextlib.suppress(ProcessLookupError):
-      os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
+
+
+@dataclasses.dataclass
+class Interrupt:
+  """Ctrl-C and its like, which leave no child behind.
+
+  Attributes:
+    number: of the signal that came; 0: none.
+    held: whether the main thread is just starting a child, which an exception
+      would lose before anybody has its number.
+  """
+
+  number: int = 0
+  held: bool = False
+
+  def hear(self, number: int, _) -> None:
+    self.number = number
+    end_all()
+    if not self.held:
+      raise KeyboardInterrupt
+
+  @contextlib.contextmanager
+  def heard(self) -> Iterator[None]:
+    """Such signals raise KeyboardInterrupt here; those that are ignored do not."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last under nohup
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    self.number = 0
+    for number in before:
+      signal.signal(number, self.hear)
+    try:
+      yield
+    finally:
+      for number, handler in before.items():
+        signal.signal(number, handler)
+
+  def start(self, words: Sequence[str]) -> subprocess.Popen:
+    """A child that `end_all` knows."""
+    main = threading.current_thread() is threading.main_thread()
+    self.held = self.held or main
+    try:
+      process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",  # the end of a log may begin within a character
+        start_new_session=True,
+      )
+      _live.add(process)
+    finally:
+      self.held = self.held and not main
+    if self.number:  # it came meanwhile, and ended what was known by then
+      end_all()
+      raise KeyboardInterrupt
+    return process
+
+
+interrupt = Interrupt()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,21 +221,15 @@ class Gcloud:
       show(words)
     if self.dry_run:
       return 0, supposed, ""
-    process = subprocess.Popen(
-      words,
-      stdin=subprocess.DEVNULL,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      encoding="utf-8",
-      errors="replace",  # the end of a log may begin within a character
-      start_new_session=True,
-    )
     timeout_s = self.timeout_s if looks else 3600.0
-    _live.add(process)
+    try:
+      process = interrupt.start(words)
+    except OSError as error:  # gcloud may be replaced just now, or the disk be full
+      return 1, "", f"ERROR: {words[0]} cannot be called: {error}"
     try:
       out, errors = process.communicate(timeout=timeout_s)
     except BaseException as error:
-      os.killpg(process.pid, signal.SIGKILL)
+      _kill(process)
       if not isinstance(error, subprocess.TimeoutExpired):
         raise
       out, errors = process.communicate()
@@ -162,6 +237,14 @@ class Gcloud:
     finally:
       _live.discard(process)
     return process.returncode, out, errors
+
+
+def parsed(text: str) -> Any:
+  """JSON that gcloud printed. Raises Failure where it is none."""
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise Failure(f"ERROR: gcloud printed no JSON ({error}): {text[:80]!r}") from error
 
 
 # --- The TPU -----------------------------------------------------------------
@@ -295,8 +378,9 @@ class Tpu:
     return [f"{self.name}-{i}" for i in range(self.node_count)] if several else [self.name]
 
   def state(self, supposed: str = "ready") -> State:
-    """Asks Google. Raises as `Gcloud.call`."""
+    """Asks Google. Raises as `Gcloud.call`, and Foreign where it has other nodes."""
     queue = None if self.direct else self._describe("queued-resources", self.name)
+    self._compare(queue or {})
     dry = self.gcloud.dry_run
     active = self.direct or dry or (queue or {}).get("state", {}).get("state") == "ACTIVE"
     nodes = [self._describe("tpu-vm", node) if active else None for node in self.nodes]
@@ -304,10 +388,36 @@ class Tpu:
       return State(supposed, f"{supposed}, supposedly", (1,) * self.node_count)
     return state_of(queue, nodes, direct=self.direct)
 
+  def _compare(self, queue: Mapping) -> None:
+    """Raises Foreign unless the flags name the nodes that it has.
+
+    What they do not name would be taken for lost, and all of it deleted.
+    """
+    nodes = []
+    for spec in queue.get("tpu", {}).get("nodeSpec", ()):
+      several = spec.get("multisliceParams", {})
+      prefix = several.get("nodeIdPrefix") or self.name
+      parts = [f"{prefix}-{i}" for i in range(int(several.get("nodeCount", 0)))]
+      nodes += parts or [spec.get("nodeId") or self.name]
+    if nodes and len(nodes) != self.node_count:
+      raise Foreign(
+        f"--node-count is {self.node_count}; {self.name} has {len(nodes)} nodes: give --node-count"
+        f" {len(nodes)}"
+      )
+    if nodes and nodes != self.nodes:
+      raise Foreign(
+        f"{self.name} has the node {nodes[0]}, which this script did not make; give"
+        f" --name {nodes[0]} --direct"
+      )
+
+  def elsewhere(self) -> bool:
+    """Whether there is one of this name of the other kind. Raises as `Gcloud.call`."""
+    return self._describe("queued-resources" if self.direct else "tpu-vm", self.name) is not None
+
   def _describe(self, kind: str, name: str) -> Mapping | None:
     words = ("compute", "tpus", kind, "describe", name, f"--zone={self.zone}", "--format=json")
     try:
-      return json.loads(self.gcloud.call(*words, supposed="null"))
+      return parsed(self.gcloud.call(*words, supposed="null"))
     except Failure as failure:
       if failure.meaning != "absent":
         raise
@@ -359,7 +469,9 @@ class Tpu:
       line = f"totojax {place[0]}-w-0 {supposed}"
       status, out, errors = self.gcloud.run(self.ssh(*place, command), line, looks=looks)
       # What a worker's own gcloud says is no word about this machine's.
-      ours = [text for text in errors.splitlines() if "(gcloud.compute.tpus" in text]
+      ours = [
+        text for text in errors.splitlines() if re.search(r"\(gcloud\.(\w+\.)?compute\.tpus", text)
+      ]
       if status and ours and meaning(ours[-1]) == "refused":
         raise GiveUp(ours[-1])
       return out, str(Failure(errors)) if status else ""

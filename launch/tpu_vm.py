@@ -39,7 +39,8 @@ Options
                      taken for hung and started again; default 120, 0: never
   --no-plan          do not ask the planner first
   --delete-when-done delete the TPU at the end of `run`, however it ended, unless
-                     somebody has stopped the TPU (gcloud ... tpu-vm stop)
+                     somebody has stopped the TPU (gcloud ... tpu-vm stop) or it
+                     is another run's
   --source FOLDER    with stores of tokens (copy)
   --mbit N           a second, of the line that copies; default 100
   --dry-run          print every command and run none
@@ -47,7 +48,8 @@ Options
 
 FLAGS after -- go to totojax, as --config.optim.lr=1e-4. Needs gcloud, logged in
 and with a project (docs/tpu.md), Python 3.9, and for the plan the extra `tpu`.
-Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C.
+Ends with 0: done, 1: not done, for the reason of the last line, 130: Ctrl-C,
+143: SIGTERM, 129: SIGHUP.
 
   launch/tpu_vm.sh run --name toto --zone us-west4-a --type v5litepod-256 \\
     --spot --config configs/1b.py --workdir gs://BUCKET/toto-1b
@@ -57,6 +59,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import gzip
 import hashlib
 import json
@@ -64,6 +67,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
@@ -158,6 +162,10 @@ def check(options: argparse.Namespace) -> None:
     path = (pathlib.Path(name) if os.path.exists(name) else ROOT / name).resolve()
     if not path.is_file() or ROOT not in path.parents:
       raise GiveUp(f"--config is {options.config}; it must be a file below {ROOT}")
+    if left_out := [part for part in path.relative_to(ROOT).parts if _LEFT_OUT.search(part)]:
+      raise GiveUp(
+        f"--config is {options.config}; {left_out[0]} goes to no worker: move it to configs"
+      )
     options.config = path.relative_to(ROOT).as_posix() + colon + argument
   if not options.dry_run and options.command != "plan" and not shutil.which("gcloud"):
     raise GiveUp("gcloud is not installed; see https://cloud.google.com/sdk/docs/install")
@@ -213,9 +221,9 @@ class Session:
     try:
       task.keep_going()
       say(f"finished: {options.workdir}")
-    except GiveUp as error:
+    except (GiveUp, Failure, OSError) as error:
       say(str(error))
-      if not isinstance(error, watch.Stopped):
+      if not isinstance(error, cloud.Foreign):
         self.leave()
       raise GiveUp("the run is not finished; the same command goes on") from error
     self.leave()
@@ -223,11 +231,14 @@ class Session:
   def mesh(self) -> list[str]:
     """Flags for the mesh of several slices: the planner's, or of the first start."""
     options, name = self.options, "launch/mesh.json"
-    several = options.node_count > 1
+    own = any(flag.startswith("--config.mesh.") for flag in options.flags)  # they win
+    several = options.node_count > 1 and not own
     patiently = self.task.patiently
     if several and name in patiently(self.bucket.listing):
       words = ("storage", "cat", f"{options.workdir}/{name}")
-      return json.loads(patiently(lambda: self.gcloud.call(*words, supposed="[]")))
+      kept = patiently(lambda: cloud.parsed(self.gcloud.call(*words, supposed="{}")))
+      if isinstance(kept, dict) and kept.get("slices") == options.node_count:
+        return kept["flags"]
     planned = not options.no_plan
     if planned and patiently(lambda: self.tpu.state("none")).word == "none":
       mesh = self.plan()
@@ -235,7 +246,7 @@ class Session:
       mesh = prepare.mesh_flags(options.node_count, options.flags)
     if several:
       with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(mesh, file)
+        json.dump({"slices": options.node_count, "flags": mesh}, file)
         file.flush()
         patiently(lambda: self.bucket.put(file.name, name))
     return mesh
@@ -298,7 +309,20 @@ class Session:
       os.execvp(words[0], words)
 
   def delete(self) -> None:
-    """Google refuses to delete what it is just making, for a while."""
+    """Google refuses to delete what it is just making, for a while.
+
+    Raises:
+      GiveUp: it is not of the kind, or not of the nodes, that the flags say.
+    """
+    patiently, tpu = self.task.patiently, self.tpu
+    if patiently(tpu.state).word == "none":
+      if patiently(tpu.elsewhere):
+        kind, flag = (
+          ("queued resource", "leave --direct out") if tpu.direct else ("TPU VM", "--direct")
+        )
+        raise GiveUp(f"{tpu.name} is there as a {kind}: {flag}")
+      say(f"{tpu.name} was not there")
+      return
     while True:
       try:
         self.tpu.delete()
@@ -348,18 +372,22 @@ def main(words: Sequence[str]) -> int:
     print((__doc__ or "").rstrip())
     return 0 if words else 2
   try:
-    options = parse(words)
-    getattr(Session(options), options.command)()
-    if options.dry_run:
-      say("this was a dry run: nothing was done")
-    return 0
+    with cloud.interrupt.heard():
+      options = parse(words)
+      getattr(Session(options), options.command)()
+      if options.dry_run:
+        say("this was a dry run: nothing was done")
+      return 0
   except (GiveUp, Failure, OSError) as error:
     say(str(error))
     return 1
   except KeyboardInterrupt:
     if words[0] in ("run", "create"):
-      say("interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on")
-    return 130
+      with contextlib.suppress(OSError):  # of a terminal that was closed
+        say(
+          "interrupted; a TPU that is queued or runs goes on, and costs. The same command goes on"
+        )
+    return 128 + (cloud.interrupt.number or signal.SIGINT)
 
 
 if __name__ == "__main__":

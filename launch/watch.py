@@ -18,13 +18,9 @@ import shlex
 import time
 from typing import TypeVar
 
-from cloud import Answers, Bucket, Failure, GiveUp, meaning, say, State, Tpu
+from cloud import Answers, Bucket, Failure, Foreign, GiveUp, meaning, say, State, Tpu
 
 T = TypeVar("T")
-
-
-class Stopped(GiveUp):
-  """A person stopped the TPU, which is theirs from then on."""
 
 
 PATIENT = 60  # looks that may fail in a row: an hour, at one a minute
@@ -39,9 +35,9 @@ _PROGRESS = re.compile(r"(checkpoints/\d+/commit_success\.txt|\.units/\d+\.json|
 
 
 def refuse_stopped(state: State) -> None:
-  """Raises Stopped where it is."""
+  """Raises Foreign where it is."""
   if state.word == "stopped":
-    raise Stopped(
+    raise Foreign(
       f"{state.why}: somebody stopped it. Start it (gcloud compute tpus tpu-vm start) or delete it"
       " (tpu_vm.sh delete); then the same command goes on"
     )
@@ -131,13 +127,12 @@ class Run:
     """
     while True:
       state = self.make_ready("ready" if self.had else "none")
-      self.had = True
       try:
         if not self.under_way(state):
           self.begin(state)
         ended = self.watch(state)
       except Failure as failure:
-        ended = str(failure)
+        ended = "" if self.finished() else str(failure)
       if not ended:
         return
       self.tries.failed(ended)
@@ -173,6 +168,7 @@ class Run:
       if same == 1 or same % PATIENT == 0:
         say(f"{self.tpu.name}: {state.why}")
       why = state.why
+      self.had = self.had or state.word in ("ready", "lost", "gone")
       long = {"gone": BELIEVED, "changing": PATIENT}.get(state.word)
       if state.word == "ready":
         return state
@@ -190,8 +186,7 @@ class Run:
         else:
           self.pause()
       except Failure as failure:
-        if failure.meaning != "exists":
-          refusals = self.refused(str(failure), refusals)
+        refusals = self.refused(str(failure), refusals)
 
   def refused(self, why: str, refusals: int) -> int:
     """Google makes or deletes no TPU: waits, where that may help; one refusal more.
@@ -201,7 +196,8 @@ class Run:
     other one a person must raise.
     """
     kind = meaning(why)
-    never = not self.had or re.search(r"\blimit: *0\b", why, re.IGNORECASE)
+    before = self.had or self.tries.known  # by what the work directory holds
+    never = not before or re.search(r"\blimit: *0\b", why, re.IGNORECASE)
     if kind in ("refused", "absent") or (kind == "quota" and never):
       raise GiveUp(f"Google makes no TPU: {why}; docs/tpu.md says what a project needs")
     if kind == "busy" and refusals < PATIENT:
@@ -218,7 +214,7 @@ class Run:
     """Why the TPU is lost, as far as Google says; '' where it is not.
 
     Raises:
-      Stopped: it is not lost.
+      Foreign: it is not lost.
     """
     try:
       state = self.tpu.state()
@@ -236,14 +232,24 @@ class Run:
     other = ' else echo "totojax $(hostname) absent"; fi'
     return self.tpu.tell(there + other, state.workers, supposed, looks=looks)
 
+  def look(self, state: State, supposed: str) -> Answers:
+    """What the workers say of this run."""
+    return self.tell(state, "look", self.bucket.url, supposed=supposed)
+
   def under_way(self, state: State) -> bool:
     """Whether there is a run to be watched; if not, every worker has said so.
 
     Raises:
       Failure: not all workers can be heard, so nothing may be started.
+      Foreign: there is a run of another work directory.
     """
     for _ in range(HEARD):
-      answers = self.tell(state, "look", supposed="absent")
+      answers = self.look(state, "absent")
+      if other := [word for word in answers.words.values() if word.startswith("busy with ")]:
+        raise Foreign(
+          f"{self.tpu.name} is {other[0]}, which is not --workdir {self.bucket.url}; stop that run"
+          " first (tpu_vm.sh stop), or give another --name"
+        )
       if "running" in answers.words.values():
         say(f"{self.tpu.name} is running already; it is watched")
         return True
@@ -269,6 +275,7 @@ class Run:
 
     Raises:
       Failure: some worker did not say that it is done.
+      GiveUp: Google lets it read nothing.
     """
     url = self.archive()
     say(f"installing on {sum(state.workers)} workers")
@@ -280,6 +287,9 @@ class Run:
       ' else echo "totojax $(hostname) failed: $(tail -n 1 fetch.log)"; fi) 9> install.lock'
     )
     answers = self.tpu.tell(fetch, state.workers, "installed", looks=False)
+    for host, word in answers.words.items():
+      if "(gcloud." in word and meaning(word) == "refused":  # to the TPUs' own account
+        raise GiveUp(f"{host} may not read {url}: {word}; docs/tpu.md says what a project needs")
     if not answers.all("installed"):
       raise Failure(f"not installed: {answers}")
 
@@ -289,7 +299,7 @@ class Run:
     before: object = None
     while True:
       self.pause()
-      answers = self.tell(state, "look", supposed="0")
+      answers = self.look(state, "0")
       words = set(answers.words.values())
       seen = None
       try:
@@ -299,23 +309,27 @@ class Run:
         still, before = (still + 1 if now == before else 0), now
       except Failure:
         still = 0  # nobody knows
+      done = seen is not None and "done.json" in seen
+      if done and "running" not in words:
+        return ""  # whoever is not heard
+      if "running" in words and self.stall and still >= self.stall:
+        self.tell(state, "end", supposed="ended")
+        return f"nothing new in {self.bucket.url} in {still} looks (--stall), so it was ended"
       if answers.all("running"):
         silent = alone = 0
-        if self.stall and still >= self.stall:
-          self.tell(state, "end", supposed="ended")
-          return f"nothing new in {self.bucket.url} in {still} looks (--stall), so it was ended"
       elif words - {"running"}:
         alone += 1  # the others will notice, or may be heard soon
         whole = not answers.missing and "running" not in words
         if whole or alone >= ALONE or self.lost():
-          done = self.finished() if seen is None else "done.json" in seen
+          done = done or (seen is None and self.finished())
           return "" if done else self.judge(answers, state)
       else:
-        if why := self.lost():
-          return why
+        why = self.lost()
         silent += 1
-        if silent >= PATIENT and still >= self.stall:
-          return f"{answers} in {silent} looks"
+        if not why and silent >= PATIENT and still >= self.stall:
+          why = f"{answers} in {silent} looks"
+        if why:
+          return "" if seen is None and self.finished() else why
 
   def judge(self, answers: Answers, state: State) -> str:
     """Why a run that has ended too early goes on.

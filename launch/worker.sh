@@ -6,7 +6,8 @@
 #
 #   install             what the archive in totojax.new holds becomes totojax/
 #   start WORKDIR FLAG  starts the run, detached: a lost connection is no end
-#   look                "running", "absent", "stopped", or the run's exit status
+#   look [WORKDIR]      "running", "absent", "stopped", or the run's exit status;
+#                       "busy with URL" where a run of another WORKDIR runs
 #   stop                asks the run to save a checkpoint and to leave
 #   end                 ends whatever is left of a run, at once
 set -u
@@ -53,6 +54,7 @@ start() {
   fi
   end || return
   rm -f totojax.exit totojax.pid totojax.stopped
+  echo "$1" >totojax.workdir
   nohup setsid bash totojax/launch/worker.sh session "$@" >>totojax.log 2>&1 </dev/null &
   for _ in {1..50}; do
     [ -e totojax.pid ] && break
@@ -88,8 +90,10 @@ copy_log() {
 }
 
 look() {
+  local workdir
   if live; then
-    say running
+    workdir=$(cat totojax.workdir 2>/dev/null)
+    if [ "${1:-$workdir}" = "${workdir:-${1:-}}" ]; then say running; else say "busy with $workdir"; fi
   elif [ -e totojax.stopped ] && [ -e totojax.exit ]; then
     say stopped
   elif [ -e totojax.exit ]; then

@@ -257,7 +257,7 @@ class Google:
       text = f"Accelerator type {spec['acceleratorType']} is not available in zone {zone}"
       return error(400, "INVALID_ARGUMENT", text)
     if kind == "queuedResources":
-      self.queue = {"states": ["WAITING_FOR_RESOURCES", "ACTIVE"]}
+      self.queue = {"states": ["WAITING_FOR_RESOURCES", "ACTIVE"], "tpu": body["tpu"]}
     for node in nodes:
       self.make(node, spec)
     return None
@@ -284,7 +284,7 @@ class Google:
       state["failedData"] = {"error": self.queue["error"]}
     if len(states) > 1:
       del states[0]
-    return {"name": "q", "state": state}
+    return {"name": "q", "state": state, "tpu": self.queue["tpu"]}
 
   def describe(self, zone, name):
     node = self.nodes[name]

@@ -141,6 +141,20 @@ def test_states_are_those_of_the_api():
     ("('invalid_grant: Bad Request') Please run: gcloud auth login", "refused"),
     ("PERMISSION_DENIED: The tpu.googleapis.com API requires a quota project", "refused"),
     ("Error parsing [tpu].\nFailed to find attribute [project].", "refused"),
+    # What something is called means nothing.
+    (
+      "NOT_FOUND: Resource 'projects/p/locations/z/queuedResources/quota-7' was not found",
+      "absent",
+    ),
+    ("Resource 'quota-7' was not found", "absent"),
+    ("ERROR: (gcloud.storage.ls) gs://billing-data not found: 404.", "absent"),
+    ("HTTPError 403: quota@x.iam does not have storage.objects.list access", "refused"),
+    ("INTERNAL: of projects/billing/zones/z", "passing"),
+    ("Cloud TPU API has not been used in project quota-1 before", "refused"),
+    # A precondition may be anybody's.
+    ("FAILED_PRECONDITION: Constraint constraints/compute.vmExternalIpAccess violated", "refused"),
+    ("FAILED_PRECONDITION: billing is not enabled", "refused"),
+    ("The zone 'z' does not have enough resources available to fulfill the request", "capacity"),
     # A laptop that is offline is no refusal.
     ("There was a problem refreshing your current auth tokens: Failed to resolve", "passing"),
     ("UNAVAILABLE: The service is currently unavailable.", "passing"),
@@ -255,6 +269,7 @@ class Play:
 
   def do(self, kind):
     self.done.append(kind)
+    assert len(self.done) < 500, "it asks for ever"
     if self.failures.get(kind):
       raise self.failures[kind].pop(0)
 
@@ -264,7 +279,7 @@ class Play:
   def delete(self):
     self.do("delete")
 
-  def run(self, **more):
+  def run(self, *, known=(), **more):
     task = watch.Run(
       self, self, create=self.create, archive=lambda: "gs://a", poll_s=0.0, limit=3, stall=99
     )
@@ -277,7 +292,7 @@ class Play:
       assert self.polls < 500, "it waits for ever"
 
     task.pause = task.tries.pause = pause
-    task.tries.see(())
+    task.tries.see(known)
     task.keep_going()
     return task
 
@@ -319,6 +334,7 @@ def test_any_step_may_fail(kind):
     play.states.insert(1, "none")
   if kind in START:
     play.looks.insert(0, GONE)
+    play.listings.insert(0, {})
   play.failures[kind] = [Failure("INTERNAL: of Google")]
   play.run()
   assert play.done.count(kind) == 2
@@ -344,11 +360,20 @@ def test_one_worker_may_fail(kind, answers, capsys):
   """The others have installed or started by then, and gcloud's status says little."""
   word = f"{kind}ed"
   words = {host: text.format(word) for host, text in answers.words.items()}
-  play = Play(["ready"], [GONE, GONE, OVER], [DONE])
+  play = Play(["ready"], [GONE, GONE, OVER], [{}, DONE])
   play.answers[kind] = [Answers(words, answers.missing, answers.error)]
   play.run()
   assert play.done == [*(["install"] if kind == "install" else START), *START]
   assert f"not {word}: a: {word}; " in capsys.readouterr().err
+
+
+def test_workers_that_may_not_read_the_bucket_are_refused_at_once():
+  word = "failed: ERROR: (gcloud.storage.cp) HTTPError 403: x does not have storage.objects.get"
+  play = Play(["ready"], [GONE], [{}])
+  play.answers["install"] = [Answers({"a": "installed", "b": word}, 0)]
+  with pytest.raises(GiveUp, match="b may not read gs://a: failed: .* 403"):
+    play.run()
+  assert play.done == ["install"]
 
 
 def test_a_lost_worker_is_a_restart():
@@ -428,6 +453,15 @@ def test_a_run_under_way_is_watched():
     assert play.done == []
 
 
+def test_a_run_of_another_work_directory_is_left_alone():
+  """Neither watched, which would end it where its bucket stays still, nor deleted."""
+  for looks in ([("busy with gs://bucket/a",) * 2], [("", "busy with gs://bucket/a")]):
+    play = Play(["ready"], looks)
+    with pytest.raises(cloud.Foreign, match="toto is busy with gs://bucket/a, which is not --work"):
+      play.run()
+    assert play.done == []
+
+
 def test_a_run_that_only_some_workers_have_is_made_whole():
   """The connection was lost at the start of the others."""
   play = Play(["ready"], [*[("running", "absent")] * 6, GONE, OVER], [*[{}] * 5, DONE])
@@ -443,6 +477,22 @@ def test_hours_of_silence_end_where_nothing_grows():
   assert play.done == []
   with pytest.raises(GiveUp, match="Google did not answer 60 times: Failed to resolve"):
     Play([Failure("Failed to resolve")], [UP]).run()
+
+
+def test_what_is_finished_is_finished_though_nobody_is_heard():
+  """The TPU is lost by then, say: nothing is made or started for it."""
+  unheard = Failure("Failed to resolve")
+  for listings in ([{}, DONE], [{}, unheard, DONE]):
+    play = Play(["ready", "lost", "lost", "none", "ready"], [GONE, UP, ("", ""), GONE], listings)
+    play.run()
+    assert play.done == START and play.polls < 5
+  play = Play(["ready", "lost", "lost", "none"], [("", "")], [DONE])
+  play.run()  # of which another call has made an end
+  assert play.done == []
+  # Control: workers that still run are waited for.
+  play = Play(["ready"], [UP, UP, UP, OVER], [DONE])
+  play.run()
+  assert play.done == [] and play.polls == 3
 
 
 def test_a_refusal_ends_it_at_once():
@@ -462,6 +512,10 @@ def test_a_run_that_hangs_is_ended_and_started():
   play = Play(["ready"], [UP, *[UP] * 11, GONE, OVER], [*lease, DONE])
   play.run(stall=10)
   assert play.done == ["end", *START]
+  # And where one of its workers is not heard.
+  play = Play(["ready"], [*[("running", "")] * 12, GONE, OVER], [*lease, DONE])
+  play.run(stall=10)
+  assert play.done == ["end", *START]
   # Control: one that writes goes on.
   rows = [{"metrics.jsonl": i} for i in range(11)]
   play = Play(["ready"], [UP, *[UP] * 11, OVER], [*rows, DONE])
@@ -478,7 +532,7 @@ def test_what_a_person_stopped_is_left_alone():
   assert play.done == START
   # While it is watched, also where there were too many failures before.
   play = Play([*["ready"] * 3, "stopped"], [*[GONE, ("75", "75")] * 2, GONE, ("", "")])
-  with pytest.raises(watch.Stopped):
+  with pytest.raises(cloud.Foreign):
     play.run()
   assert "delete" not in play.done
 
@@ -512,6 +566,37 @@ def test_refusals_end_it_or_wait(message, had, ends, queued):
     assert play.polls >= 1 and play.done[-1] == "start"
   if queued:
     assert play.done[0] == "delete"  # it would use up quota
+
+
+@pytest.mark.parametrize(
+  "states, known, ends",
+  [
+    (["lost", "none", "none", "ready"], (), False),  # the one that is gone uses it up
+    (["none", "none", "ready"], step(4), False),  # as one did before this call
+    (["none", "none", "ready"], (), True),
+    (["none", State("failed", google_cloud.QUOTA.format(16)), "none", "ready"], (), True),
+  ],
+)
+def test_a_quota_that_sufficed_before_this_call_is_asked_for_again(states, known, ends):
+  play = Play(states, [GONE, OVER], [DONE])
+  if isinstance(states[1], str):
+    play.failures["create"] = [Failure(google_cloud.QUOTA.format(16))]
+  with pytest.raises(GiveUp, match="Quota limit") if ends else contextlib.nullcontext():
+    play.run(known=known)
+  assert ends or play.done[-3:] == ["create", *START]
+
+
+def test_a_name_that_is_taken_is_not_asked_for_without_an_end():
+  play = Play(["none"], [GONE])
+  play.failures["create"] = [Failure("ALREADY_EXISTS: Resource 'x' already exists")] * 100
+  with pytest.raises(GiveUp, match="3 failures in a row .*'x' already exists"):
+    play.run()
+  assert play.done == ["create"] * 3 and play.polls == 3
+  # Control: what was made though the call broke off is there at the next look.
+  play = Play(["none", "none", "ready"], [GONE, OVER], [DONE])
+  play.failures["create"] = [Failure("ALREADY_EXISTS: Resource 'x' already exists")]
+  play.run()
+  assert play.done == ["create", "create", *START]
 
 
 def test_no_capacity_is_waited_for_without_an_end():
@@ -661,6 +746,7 @@ def test_other_commands_dry(dry):
     ([*RUN, "--type", "v5litepod"], "it is GENERATION-NUMBER"),
     ([*RUN, "--type", "x9-8"], "no runtime is known"),
     ([*RUN, "--type", "tpu7x-128"], "has no TPU VMs"),
+    ([*RUN, "--config", ".ci/run"], ".ci goes to no worker: move it to configs"),
     ([*RUN, "--config", "configs/gone.py"], "must be a file below"),
     ([*RUN, "--node-count", "2", "--direct"], "leave --direct out"),
     (["copy", "--source", str(LAUNCH), "--workdir", "gs://b/c"], "no store"),
@@ -812,7 +898,8 @@ def test_a_copy_that_fails_leaves_nothing(no_gcloud, packed):
     ([], GiveUp("the run has failed"), [], True),
     (["--delete-when-done"], None, ["delete"], False),
     (["--delete-when-done"], GiveUp("the run has failed"), ["delete"], False),
-    (["--delete-when-done"], watch.Stopped("by a person"), [], False),
+    (["--delete-when-done"], OSError("No space left"), ["delete"], False),
+    (["--delete-when-done"], cloud.Foreign("by a person"), [], False),
   ],
 )
 def test_the_tpu_is_deleted_however_it_ended_or_kept(
@@ -820,7 +907,8 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
 ):
   done = []
   monkeypatch.setattr(cloud.Tpu, "delete", lambda self: done.append("delete"))
-  monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", "not there"))
+  there = lambda self, supposed="ready": State("none" if done else "ready", "as it is")
+  monkeypatch.setattr(cloud.Tpu, "state", there)
   monkeypatch.setattr(cloud.Bucket, "listing", lambda self, *supposed: {})
   one = session(*RUN, "--no-plan", *more)
 
@@ -833,6 +921,75 @@ def test_the_tpu_is_deleted_however_it_ended_or_kept(
     one.run()
   assert done == calls
   assert ("is kept and costs" in capsys.readouterr().err) == told
+
+
+_ABSENT = "echo 'ERROR: (gcloud.x) NOT_FOUND: Resource was not found' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+  "spec, words, told",
+  [
+    ({"multisliceParams": {"nodeCount": 2}}, [], "--node-count is 1; toto has 2 nodes: give --no"),
+    ({"nodeId": "toto"}, ["--node-count", "2"], "--node-count is 2; toto has 1 nodes: give --nod"),
+    ({"nodeId": "mine"}, [], "has the node mine, which .*; give --name mine --direct"),
+    (
+      {"multisliceParams": {"nodeCount": 2, "nodeIdPrefix": "b"}},
+      ["--node-count", "2"],
+      "node b-0",
+    ),
+    ({"nodeId": "toto"}, [], ""),
+    ({"multisliceParams": {"nodeCount": 2}}, ["--node-count", "2"], ""),
+    ({"multisliceParams": {"nodeCount": "2", "nodeIdPrefix": "toto"}}, ["--node-count", "2"], ""),
+  ],
+)
+def test_a_tpu_of_other_nodes_is_not_taken_for_lost(no_gcloud, spec, words, told, capsys):
+  """It would be deleted, and made anew with those of the flags."""
+  text = json.dumps({"state": {"state": "ACTIVE"}, "tpu": {"nodeSpec": [spec]}})
+  (no_gcloud / "gcloud").write_text(
+    f"#!/bin/sh\ncase \"$3\" in queued-resources) echo '{text}' ;; *) {_ABSENT} ;; esac\n"
+  )
+  for command in ("create", "delete"):
+    one = session(command, *TPU, *TYPE, *words, "--delete-when-done")
+    if told:
+      with pytest.raises(cloud.Foreign, match=told):
+        getattr(one, command)()
+    else:
+      assert one.tpu.state().word == "gone"  # those nodes are
+  assert " delete " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "kind, words, told, status",
+  [
+    ("tpu-vm", [], "toto is there as a TPU VM: --direct", 1),
+    ("queued-resources", ["--direct"], "toto is there as a queued resource: leave --direct out", 1),
+    ("nothing", [], "toto was not there", 0),
+    ("nothing", ["--direct"], "toto was not there", 0),
+  ],
+)
+def test_nothing_is_deleted_in_silence(no_gcloud, kind, words, told, status, capsys):
+  (no_gcloud / "gcloud").write_text(
+    f'#!/bin/sh\ncase "$3" in {kind}) echo "{{}}" ;; *) {_ABSENT} ;; esac\n'
+  )
+  assert tpu_vm.main(["delete", *TPU, *words]) == status
+  assert capsys.readouterr().err == f"tpu_vm: {told}\n"
+
+
+@pytest.mark.parametrize("track, flags", [("", ()), ("alpha.", ("--tunnel-through-iap",))])
+def test_whom_google_lets_in_nowhere_is_told_at_once(no_gcloud, track, flags):
+  text = f"ERROR: (gcloud.{track}compute.tpus.tpu-vm.ssh) PERMISSION_DENIED: no"
+  (no_gcloud / "gcloud").write_text(f"#!/bin/sh\necho '{text}' >&2; exit 1\n")
+  with pytest.raises(GiveUp, match="PERMISSION_DENIED"):
+    cloud.Tpu(GCLOUD, "toto", "z", ssh_flags=flags).tell("look", (1,), "0")
+
+
+def test_a_gcloud_that_cannot_be_called_or_says_nothing_may_do_better_later(no_gcloud, monkeypatch):
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\n")
+  with pytest.raises(Failure, match="gcloud printed no JSON"):
+    session("status", *TPU).tpu.state()
+  monkeypatch.setenv("PATH", "/nowhere")
+  with pytest.raises(Failure, match="gcloud cannot be called: .*No such file"):
+    GCLOUD.call("storage", "ls", supposed="")
 
 
 def test_a_look_that_hangs_is_ended_with_its_children(no_gcloud):
@@ -908,40 +1065,105 @@ esac
 
 
 @pytest.mark.parametrize(
-  "phase, hung",
+  "phase, hung, number",
   [
-    ("storage ls", 1),
-    ("queued-resources describe", 1),
-    ("queued-resources create", 1),
-    ("worker.sh look", 2),
-    ("worker.sh install", 2),
+    ("storage ls", 1, signal.SIGINT),
+    ("queued-resources describe", 1, signal.SIGHUP),
+    ("queued-resources create", 1, signal.SIGINT),
+    ("worker.sh look", 2, signal.SIGINT),
+    ("storage cp", 1, signal.SIGTERM),
+    ("worker.sh install", 2, signal.SIGINT),
   ],
 )
-def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase, hung):
-  """Also those that other threads wait for, one for each slice."""
+def test_ctrl_c_ends_it_at_once_with_all_its_children(no_gcloud, tmp_path, phase, hung, number):
+  """Also those that other threads wait for, one for each slice; and SIGTERM."""
   (no_gcloud / "gcloud").write_text(_PLAYED)
-  env = {**os.environ, "HANGS": phase, "HOME": str(tmp_path), "SSH_AUTH_SOCK": ""}
+  (tmp_path / "tmp").mkdir()
+  home = {"HOME": str(tmp_path), "TMPDIR": str(tmp_path / "tmp"), "SSH_AUTH_SOCK": ""}
+  env = {**os.environ, **home, "HANGS": phase}
   (tmp_path / ".ssh").mkdir()
   (tmp_path / ".ssh" / "google_compute_engine").touch()
-  words = [*RUN, "--node-count", "2", "--no-plan"]
-  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  words = [*RUN, "--node-count", "2", "--no-plan", "--", "--config.mesh.data=2"]
+  pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
   # A suite that runs in a shell's background has Ctrl-C switched off.
-  heard = (
-    "import os, signal, sys; signal.signal(2, signal.SIG_DFL); os.execvp('bash', sys.argv[1:])"
-  )
-  command = [sys.executable, "-c", heard, "bash", SCRIPT, *words]
-  with subprocess.Popen(command, env=env, **pipes) as process:
-    children = wait_for(lambda: (no_gcloud / "gcloud.hung").read_text().split(), hung)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-  assert process.returncode == 130
+  heard = "import os, signal, sys; [signal.signal(n, signal.SIG_DFL) for n in (1, 2, 15)]"
+  command = [sys.executable, "-c", f"{heard}; os.execvp('bash', sys.argv[1:])", "bash", SCRIPT]
+  list_hung = lambda: (no_gcloud / "gcloud.hung").read_text().split()
+  with subprocess.Popen([*command, *words], env=env, **pipes) as process:
+    try:
+      children = wait_for(list_hung, hung)
+      process.send_signal(number)
+      _, errors = process.communicate(timeout=60)
+      for child in children:
+        wait_for(lambda: [] if pathlib.Path(f"/proc/{child}/exe").exists() else [child], 1)
+    finally:
+      process.kill()
+      with contextlib.suppress(OSError):
+        for child in list_hung():
+          os.kill(int(child), signal.SIGKILL)
+  assert process.returncode == 128 + number
   assert errors.splitlines()[-1].startswith("tpu_vm: interrupted; a TPU that is queued or runs")
-  for child in children:
-    wait_for(lambda: [] if pathlib.Path(f"/proc/{child}/exe").exists() else [child], 1)
+  assert not [*(tmp_path / "tmp").iterdir()]
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_a_child_that_is_just_started_is_ended_as_well(no_gcloud, monkeypatch, thread):
+  """A signal while nobody has its number yet; or another thread hears of it."""
+  (no_gcloud / "gcloud").write_text("#!/bin/sh\nexec sleep 60\n")
+  started = []
+
+  class Popen(subprocess.Popen):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      started.append(self)
+      cloud.interrupt.number = signal.SIGINT
+      if not thread:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0)  # which Python hears of between two of its lines
+
+  monkeypatch.setattr(cloud.subprocess, "Popen", Popen)
+  monkeypatch.setattr(cloud, "interrupt", cloud.Interrupt())
+
+  def run():
+    with pytest.raises(KeyboardInterrupt):
+      GCLOUD.call("storage", "ls", supposed="")
+    ended.append(True)
+
+  ended = []
+  try:
+    if thread:
+      other = threading.Thread(target=run)
+      other.start()
+      other.join(30)
+    else:
+      monkeypatch.setattr(tpu_vm.Session, "status", lambda self: run())
+      before = signal.signal(signal.SIGINT, signal.default_int_handler)
+      try:
+        assert tpu_vm.main(["status", *TPU]) == 0  # as `run` has heard it
+      finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended and [child.wait(30) for child in started] == [-signal.SIGKILL]
+  finally:
+    for child in started:
+      child.kill()
+
+
+def test_a_child_that_has_ended_by_itself_is_no_error(no_gcloud, monkeypatch, capsys):
+  """What Ctrl-C was to end is gone by then."""
+
+  def communicate(self, timeout=None):
+    self.wait()
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(cloud.subprocess.Popen, "communicate", communicate)
+  assert tpu_vm.main([*RUN]) == 130
+  assert capsys.readouterr().err.startswith("tpu_vm: interrupted")
 
 
 def wait_for(look, length):
-  for _ in range(400):
+  """What it finds, once there are so many; a machine may be busy for a while."""
+  end = time.monotonic() + 60
+  while time.monotonic() < end:
     with contextlib.suppress(OSError):
       if len(found := look()) == length:
         return found
@@ -1022,10 +1244,14 @@ def test_the_mesh_of_several_slices_stays_the_runs(no_gcloud, monkeypatch):
   )
   monkeypatch.setattr(cloud.Tpu, "state", lambda self, supposed="ready": State("none", ""))
   meshes = [["--config.mesh.data=4"]]
-  monkeypatch.setattr(prepare, "plan", lambda *_: meshes.pop())
+  monkeypatch.setattr(prepare, "plan", lambda *words: [] if words[-1] else meshes.pop())
   words = [*RUN, "--node-count", "2"]
   assert session(*words).mesh() == session(*words).mesh() == ["--config.mesh.data=4"]
   assert not meshes
+  # Whoever names a mesh has it, and other slices have another one.
+  assert session(*words, "--", "--config.mesh.data=16").mesh() == []
+  meshes.append(["--config.mesh.data=8"])
+  assert session(*RUN, "--node-count", "4").mesh() == ["--config.mesh.data=8"]
 
 
 def test_several_slices_have_the_planners_mesh(monkeypatch):
@@ -1154,6 +1380,17 @@ def test_no_run_is_started_or_installed_over(machine):
   (worker.home / "totojax.new").mkdir()
   assert worker("install") == "running"
   assert (worker.home / "totojax.new").exists() and worker.text("totojax.pid") == number
+
+
+def test_a_worker_knows_whose_run_it_has(machine):
+  worker = machine("sleep 60 & wait")
+  assert worker("start", "gs://b/a run") == "started"
+  assert worker("look", "gs://b/a run") == worker("look") == "running"
+  assert worker("look", "gs://b/other") == "busy with gs://b/a run"
+  (worker.home / "totojax.workdir").unlink()  # of a worker.sh that left none
+  assert worker("look", "gs://b/other") == "running"
+  assert worker("end") == "ended"
+  assert worker("look", "gs://b/other") == "absent"
 
 
 def test_stop_asks_the_main_process_alone(machine):
