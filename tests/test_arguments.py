@@ -47,7 +47,11 @@ def test_what_a_config_may_lack_is_set_by_flags():
   assert typed.stages["pretrain"].evaluations == ("a.py",) and typed.data.root == "x"
   for word, told in (
     ("--config.stages.clips.evaluations=a.py", "key stages.clips.evaluations does not exist"),
-    ("--config.stages.pretrain.tasks=t.py", "key stages.pretrain.tasks does not exist"),
+    (
+      "--config.stages.pretrain.tasks=t.py",
+      "stages.pretrain.tasks does not .*stages.pretrain.task",
+    ),
+    ("--config.stages.pretrian.optim.lr=1e-3", "stages.pretrian does not .*stages.pretrain"),
   ):
     with pytest.raises(ConfigError, match=told):
       arguments.read(["", f"--config={DEMO}", word])

@@ -353,8 +353,21 @@ def test_who_may_not_write_is_told_so(bucket, soon):
   keeper = opened(bucket.url)
   with bucket.proxy.rule("POST .*/4/state/", status=403):
     keeper.save(4, state(4), {})
-    with pytest.raises(checkpoint.CheckpointError, match="step 4 could not be written .*403"):
+    with pytest.raises(checkpoint.CheckpointError, match="may not be written .*objectUser"):
       keeper.wait()
+  keeper.close()
+
+
+@pytest.mark.parametrize("name", ["meta/", "state/ocdbt", "state/.*/d/"])
+def test_who_may_not_read_is_not_told_of_damage(bucket, soon, name):
+  """Whoever followed that advice would delete a whole checkpoint."""
+  save(bucket.url, 4, 8)
+  keeper = opened(bucket.url)
+  with bucket.proxy.rule(f"GET .*/8/{name}", status=403):
+    with pytest.raises(checkpoint.CheckpointError, match="may not be read .*objectUser") as caught:
+      keeper.restore(SHAPES, PLACED)
+  assert "damaged" not in str(caught.value) and "remove" not in str(caught.value)
+  check(keeper, 8)
   keeper.close()
 
 
@@ -455,3 +468,18 @@ def test_a_run_killed_in_a_save_ends_like_one_that_is_not(
   assert runs.metrics(bucket / "run") == runs.metrics(tmp_path / "run")
   runs.assert_same(runs.checkpoint(bucket / "run", 20), runs.checkpoint(tmp_path / "run", 20))
   assert sorted(checkpoint.whole_steps(bucket / "run/checkpoints")) == [16, 20]
+
+
+@pytest.mark.slow
+def test_a_peer_that_is_lost_in_a_save_is_a_loss(bucket, data):
+  """The other ends as wherever else it misses one: start it again."""
+  words = runs.smoke(data, bucket / "run", "--host_timeout_s=10")
+  with bucket.proxy.holding("POST .*/run/metrics", skip=1) as hold:
+    first, second = test_hosts.start_hosts(words, 2, 2)
+    assert hold.arrived.wait(60)
+    time.sleep(2.0)  # the other waits for it, in the save of a step
+    first.kill()
+    said = runs.finish(second, code=75)
+    hold.release()
+  runs.finish(first, code=-9)
+  assert "lost another one" in said and "Free the disk" not in said

@@ -97,6 +97,11 @@ def test_a_run_that_was_copied_from_a_bucket_goes_on_locally(local, monkeypatch)
   with pytest.raises(files.Damaged, match="metrics.0003.jsonl is missing, and metrics.0004.jsonl"):
     lines(local)
   files.write_bytes(local / "metrics.0003.jsonl", cut)
+  # Nor can a log go on whose first file is gone: its old rows would stay.
+  files.remove(local / metrics.FILE)
+  with pytest.raises(files.Damaged, match="metrics.jsonl.*it is missing, and metrics.0001.jsonl"):
+    opened(local, step=12)
+  files.write_bytes(local / metrics.FILE, parts[0])
   for number in range(4, 12):
     files.remove(local / f"metrics.{number:04d}.jsonl")
   assert [step for step, _ in lines(local)] == [1, 2, 3]

@@ -24,7 +24,7 @@ from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import job as tokenize, units
 from totojax.rundir import provenance
 from totojax.storage import objects
-from totojax.tokenizers import weights
+from totojax.tokenizers import api, weights
 
 NEVER = lambda done: False
 VIDEOS = 7
@@ -189,6 +189,16 @@ def test_a_shard_that_was_damaged_since_is_made_again(root, whole, tmp_path, cap
   said = capsys.readouterr().out
   assert "shard 1 is made again" in said and "shard-00001" in said
   same_stores(tmp_path, whole)
+
+
+@pytest.mark.parametrize("codes", [np.uint32(65_536), np.int64(-1), np.float32(0.5)])
+def test_a_tokenizer_gives_codes_of_its_own_or_none(codes):
+  """A cast to uint16 would make codes of anything."""
+  tokenizer = dataclasses.replace(
+    weights.load("shipped"), encode=lambda frames: np.full((len(frames), 4, 4), codes)
+  )
+  with pytest.raises(ValueError, match="codes"):
+    api.encode_clips(tokenizer, np.zeros((1, 2, 32, 32, 3), np.uint8))
 
 
 def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
