@@ -97,6 +97,15 @@ def test_an_encoder(files):
   assert encoder.features(clips).shape == (1, 3, 3)
 
 
+@pytest.mark.parametrize("change", [("vocab=", "vocab='16' or "), ("decode=decode", "decode=5")])
+def test_a_tokenizer_of_other_types_is_refused(files, tmp_path, change):
+  text = epath.Path(files["my_tokenizer"]).read_text()
+  assert change[0] in text
+  (tmp_path / "other.py").write_text(text.replace(*change))
+  with pytest.raises(plugins.PluginError, match="must give a tokenizers.api.Tokenizer"):
+    weights.load(str(tmp_path / "other.py"))
+
+
 def test_a_head(files):
   config = heads.HeadConfig(pool=files["my_head"], init_std=1.0)
   params = heads.init(config, jax.random.key(0), width=4, classes=2)
@@ -272,7 +281,8 @@ def test_what_does_not_keep_its_contract_is_one_error(tmp_path, kind, body, told
     (("max(axis=1)", "max()"), r"pool\(\) gives \[4\] of features \[2, 3, 4\]; it must give"),
     (("seen_BTD.max(axis=1)", "seen_BTD"), r"pool\(\) gives \[2, 3, 4\] of .* must give \[2, 4\]"),
     (("(width,), (", "(width + 1,), ("), r"line \d+: the head fails at features \[2, 3, 4\]"),
-    (('{"scale": ((width,), ("norm",))}', "5"), "the head fails at .*TypeError"),
+    (('{"scale": ((width,), ("norm",))}', "5"), "the head fails at .*AttributeError"),
+    (('{"scale": ((width,)', '{"bias": ((width,)'), "names of every head"),
   ],
 )
 def test_a_head_is_tried_before_anything_is_trained(files, change, told):

@@ -90,7 +90,8 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   """(shape, logical axes) of every parameter of one head.
 
   Raises:
-    ValueError: the heads do not divide the width.
+    ValueError: the heads do not divide the width, or a head of the user's names
+      parameters as every head does.
   """
   tree: Shapes = {"linear": ((width, classes), ("embed", "classes"))}
   if config.bias:
@@ -98,7 +99,10 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   if config.pool == "average":
     return tree
   if plugins.is_reference(config.pool):
-    return tree | _users(config.pool).shapes(width)
+    own = _users(config.pool).shapes(width)
+    if taken := sorted(tree.keys() & own.keys()):
+      raise ValueError(f"{config.pool}: {taken} are names of every head's; call its own otherwise")
+    return tree | own
   if config.heads < 1 or width % config.heads:
     raise ValueError(
       f"head.heads {config.heads} does not divide the width of {width}; use a divisor"

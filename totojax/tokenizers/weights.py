@@ -79,9 +79,21 @@ def load(path: str | os.PathLike[str], *, precision: str = api.HIGHEST) -> api.T
     ValueError: on another format, config or set of tensors.
   """
   if plugins.is_reference(os.fspath(path)):
-    return plugins.load(os.fspath(path), "tokenizer", api.Tokenizer)
+    return plugins.load(os.fspath(path), "tokenizer", api.Tokenizer, _is_whole)
   params, config, mark = read(path)
   return tokenizer(params, config, mark, precision=precision)
+
+
+def _is_whole(value: api.Tokenizer) -> bool:
+  """Whether what a user gives has values of the types that are reckoned with."""
+  numbers = (value.vocab, value.factor, value.passes)
+  words = (value.kind, value.fingerprint)
+  calls = (value.encode, value.decode, value.codes_of, value.macs)
+  return (
+    all(type(number) is int and number >= 0 for number in numbers)
+    and all(isinstance(word, str) and word for word in words)
+    and all(map(callable, calls))
+  )
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
