@@ -300,8 +300,9 @@ def _tries_again() -> int:
 
 
 def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
+  *_, error = outages.causes(error)  # what orbax says of it tells nothing
   return outages.StorageAway(
-    f"{path} could not be {verb}, since storage does not answer ({_cause(error)}); the"
+    f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
     " last whole checkpoint stays. Run the same command again once it does"
     " (--storage_timeout_s says how long a run waits)"
   )
@@ -408,5 +409,4 @@ def _refused(path: epath.Path, action: str, error: BaseException) -> str | None:
 
 def _cause(error: BaseException) -> str:
   """One line of an error that can be pages; --traceback shows all of it."""
-  *_, root = outages.causes(error)
-  return f"{type(root).__name__}: {outages.brief(root)}"
+  return f"{type(error).__name__}: {outages.brief(error)}"
