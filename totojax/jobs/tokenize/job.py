@@ -22,6 +22,7 @@ from totojax.config.corpus import Tokenize
 from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import certificates, manifests, store as store_lib
+from totojax.evals import token_counts
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam, stores, units
 from totojax.rundir import console, directory, files
@@ -142,6 +143,8 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
       empty.append(part.name)
   files.write_table(workdir / "quarantine.csv", rows, header=("store", "id", "reason"))
   certificates.certify(complete)
+  for store in complete:
+    token_counts.tell_use(store.path, store)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:
