@@ -108,12 +108,17 @@ class Writer:
     if self._pending_records >= self.manifest.records_per_shard:
       self._commit(complete=False)
 
-  def close(self) -> None:
-    """Writes the last records and marks the data set complete."""
+  def close(self, **info: Any) -> None:
+    """Writes the last records and marks the data set complete.
+
+    Args:
+      **info: what only the end of the job knows, for the manifest's `info`.
+    """
     if self.manifest.complete:
       return
     if not self._pending_records and not self.manifest.shards:
       raise ValueError(f"{self.path} has no record; append some before closing it")
+    self.manifest = dataclasses.replace(self.manifest, info={**self.manifest.info, **info})
     self._commit(complete=True)
 
   def _commit(self, *, complete: bool) -> None:
@@ -214,6 +219,8 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       " back to go on, or write to another --workdir"
     )
   old, new = manifests.head(existing), manifests.head(wanted)
+  for head in (old, new):  # known at the end
+    head["info"].pop(manifests.SHORT, None)
   before, here = (head["info"].pop(manifests.DECODERS, []) for head in (old, new))
   try:
     provenance.check_versions(path, before, here)

@@ -142,12 +142,24 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
           "listing": items_lib.digest(listing.items),
           "seed": config.seed,
           # As it comes back from the manifest's file.
-          "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
+          "spec": _plain(spec),
         },
         head=None,
       )
     )
   return stores
+
+
+def _plain(spec: media.Spec) -> dict[str, Any]:
+  """A spec as it comes back from the manifest's file.
+
+  A `short` that is not set is left out, as by stores from before there was one.
+  """
+  values = json.loads(json.dumps(dataclasses.asdict(spec)))
+  for keys in (values, values.get("clip", {})):
+    if not keys.get("short", True):
+      del keys["short"]
+  return values
 
 
 def write_missing(stores: Sequence[CorpusStore], workdir: epath.Path) -> None:
