@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import columns, manifests
+from totojax.data.store import columns, manifests, origins
 from totojax.data.store.store import Store
 from totojax.rundir import provenance
 from totojax.storage import objects
 
 StoreError = objects.StoreError
+# Of `info`: what is known at the end, and where the source was (it may be moved).
+FREE = (manifests.SHORT, origins.ROOT, origins.PREFIX)
 
 
 class Writer:
@@ -219,8 +221,9 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       " back to go on, or write to another --workdir"
     )
   old, new = manifests.head(existing), manifests.head(wanted)
-  for head in (old, new):  # known at the end
-    head["info"].pop(manifests.SHORT, None)
+  for head in (old, new):
+    for key in FREE:
+      head["info"].pop(key, None)
   before, here = (head["info"].pop(manifests.DECODERS, []) for head in (old, new))
   try:
     provenance.check_versions(path, before, here)
