@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from totojax.data.store import store as store_lib
+from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
 from totojax.tokenizers import ngrams
 
@@ -58,6 +58,7 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
     "tokens": frames * frame_tokens,
     "tokens_30fps": tokens_30fps,
     "hours": hours,
+    "short": head.info.get(manifests.SHORT),
   }
 
 

@@ -19,6 +19,7 @@ FILE = "manifest.json"
 VERSION = 1
 KINDS = ("image", "video")
 DECODERS = "decoders"  # of `info`: versions of what decoded the items, all there were
+SHORT = "short"  # of `info`: how many items were too short for a clip, by what was done
 
 
 @dataclasses.dataclass(frozen=True)
