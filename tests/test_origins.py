@@ -13,7 +13,7 @@ import pytest
 import token_sets
 
 from totojax.config import recipes, roots
-from totojax.data.store import certificates, manifests, origins, shards
+from totojax.data.store import certificates, manifests, shards
 from totojax.data.stream import heldout, rows
 from totojax.jobs import leakage, pixels
 from totojax.jobs.tokenize import job as tokenize
@@ -73,7 +73,7 @@ def stores(data, tmp_path_factory):
 def test_ids_are_as_they_were_and_the_root_is_known(data, stores):
   for split, store in stores.items():
     assert store.ids() == NAMES
-    assert origins.of(store.manifest) == origins.Origin(str((data / split).resolve()))
+    assert store.manifest.origin == manifests.Origin(str((data / split).resolve()))
 
 
 def test_equal_names_below_two_folders_are_different_items(stores, tmp_path):
@@ -128,7 +128,7 @@ def old(store, folder):
   """The store as it was made before manifests said the root."""
   shutil.copytree(store.path, folder)
   manifest = store.manifest
-  info = {k: v for k, v in manifest.info.items() if k not in (origins.ROOT, origins.PREFIX)}
+  info = {k: v for k, v in manifest.info.items() if k not in (manifests.ROOT, manifests.PREFIX)}
   manifests.save(folder, dataclasses.replace(manifest, info=info))
   return opened(folder)
 

@@ -4,9 +4,10 @@ Two questions: does a video stand in both, by its id (Kinetics-600 training
 videos that are Kinetics-400 validation videos), and do records, or single
 frames, of both have exactly the same tokens. Crops are drawn by id, so a video
 that is stored under two names rarely gives equal tokens; images cropped in the
-centre do. Ids are paths below a root: of two roots they are told apart where that
-is known (`certificates`, `origins`). A held-out store that shares no id with a
-training store gets a certificate of that, so that training need not compare them again.
+centre do. Ids are paths below a root: of two roots they are told apart where
+that is known (`certificates`). A held-out store that shares no id with a
+training store gets a certificate of that, so that training need not compare
+them again.
 
 Shapes: R records, T frames, G grid side.
 """
@@ -21,7 +22,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates, origins, shards, store as store_lib
+from totojax.data.store import certificates, shards, store as store_lib
 from totojax.rundir import console, directory, files
 
 _Held = tuple[str, int, str, str]  # store, record, item, video
@@ -94,7 +95,7 @@ def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.In
 
 def _names(store: store_lib.Store, video: str) -> set[bytes]:
   """What a video is called: its id, and where it lies, if that is known."""
-  name, origin = video.encode(), origins.of(store.manifest)
+  name, origin = video.encode(), store.manifest.origin
   return {name, origin.path(name)} if origin else {name}
 
 

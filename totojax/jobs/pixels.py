@@ -16,7 +16,7 @@ from totojax.config import pixels as pixels_config, schema
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode as decode_lib, media, photos as photo_lib, synthetic, video
 from totojax.data.sources import folder, items as items_lib
-from totojax.data.store import fill, manifests, origins
+from totojax.data.store import fill, manifests
 from totojax.jobs.tokenize import short
 from totojax.rundir import directory, files
 
@@ -103,7 +103,7 @@ def decode(
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
-        **origins.at(amount.root).info(),
+        **manifests.Origin.at(amount.root).info(),
         manifests.DECODERS: [media.versions(listing[0], spec)],
       },
     )

@@ -18,7 +18,7 @@ from totojax.data.sources import (
   tfds_source,
   ucf101,
 )
-from totojax.data.store import origins
+from totojax.data.store import manifests
 from totojax.rundir import console
 
 _MODULES = {
@@ -81,11 +81,11 @@ def _prefixed(listing: items.Listing, prefix: str) -> items.Listing:
   return dataclasses.replace(listing, items=ours, missing=gone)
 
 
-def origin(source: SourceConfig) -> origins.Origin | None:
+def origin(source: SourceConfig) -> manifests.Origin | None:
   """Where the items of a source lie, if their ids are paths below it."""
   if source.name not in _OF_ANY_KIND:
     return None
-  return origins.at(source.root, items.name(source.prefix))
+  return manifests.Origin.at(source.root, items.name(source.prefix))
 
 
 def _tell_empty_classes(split: str, listing: items.Listing) -> None:

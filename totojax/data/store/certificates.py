@@ -11,7 +11,7 @@ The digests are those of `Manifest.ids_digest` and of the items' origin, so a da
 set that was changed has no certificate: it is compared again. Nothing else
 depends on the file; it may be removed at any time.
 
-Ids are paths below a root (`origins`). Where two roots differ, items with one id
+Ids are paths below a root (`manifests.Origin`). Where two roots differ, items with one id
 are still taken for one, for a folder may have been copied, unless their records
 prove otherwise: cut alike, the same file gives the same records. And where one
 root lies in the other, paths are compared as well as ids.
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import columns, manifests, origins
+from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
 from totojax.rundir import console
 from totojax.storage import objects
@@ -90,7 +90,7 @@ def write(train: Store, held_out: Store) -> None:
 
 def digest(store: Store) -> str:
   """Stands for the items of a store."""
-  origin = origins.of(store.manifest)
+  origin = store.manifest.origin
   return f"{store.manifest.ids_digest}{f' {origin.digest}' if origin else ''}"
 
 
@@ -100,7 +100,7 @@ def shared(one: Store, other: Store) -> tuple[str, int] | None:
   names = _names(small, _shared_marks(small, large))
   if names:
     names -= apart(small, large)
-  here, there = (origins.of(store.manifest) for store in (small, large))
+  here, there = (store.manifest.origin for store in (small, large))
   if here and there and here != there and here.overlaps(there):
     paths_H = _shared_marks(small, large, path=(here.path, there.path))
     names |= _names(small, paths_H, path=here.path)
@@ -112,7 +112,7 @@ def apart(one: Store, other: Store) -> set[str]:
 
   Only where their roots differ, and both were cut alike.
   """
-  here, there = (origins.of(store.manifest) for store in (one, other))
+  here, there = (store.manifest.origin for store in (one, other))
   if not here or not there or here == there:
     return set()
   if _cut(one.manifest) is None or _cut(one.manifest) != _cut(other.manifest):

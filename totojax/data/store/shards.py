@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import columns, manifests, origins
+from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
 from totojax.rundir import provenance
 from totojax.storage import objects
 
 StoreError = objects.StoreError
 # Of `info`: what is known at the end, and where the source was (it may be moved).
-FREE = (manifests.SHORT, origins.ROOT, origins.PREFIX)
+FREE = (manifests.SHORT, manifests.ROOT, manifests.PREFIX)
 
 
 class Writer:

@@ -14,7 +14,7 @@ from etils import epath
 from totojax.config.corpus import SourceJob
 from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib, listings
-from totojax.data.store import manifests, origins, shards
+from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
 from totojax.storage import objects
@@ -181,14 +181,14 @@ class _Unwanted:
 
   path: str  # the list or store that has them
   ids: frozenset[str]  # of videos
-  origin: origins.Origin | None  # where they lay
+  origin: manifests.Origin | None  # where they lay
 
   @functools.cached_property
   def _paths(self) -> frozenset[bytes]:
     assert self.origin is not None
     return frozenset(self.origin.path(name.encode()) for name in self.ids)
 
-  def has(self, item: items_lib.Item, origin: origins.Origin | None) -> bool:
+  def has(self, item: items_lib.Item, origin: manifests.Origin | None) -> bool:
     """Whether an item of a source is one of them.
 
     Of different roots, files that have one id are compared if both are there.
@@ -214,7 +214,7 @@ def _unwanted(path: str) -> _Unwanted:
   ids, origin = None, None
   if manifests.load(path) is not None:
     store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-    ids, origin = store.ids(), origins.of(store.manifest)
+    ids, origin = store.ids(), store.manifest.origin
   names = _lines(path) if ids is None else ids
   return _Unwanted(path, frozenset(map(items_lib.video_id, names)), origin)
 
@@ -229,7 +229,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _without(
-  listing: items_lib.Listing, unwanted: Sequence[_Unwanted], origin: origins.Origin | None
+  listing: items_lib.Listing, unwanted: Sequence[_Unwanted], origin: manifests.Origin | None
 ) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
   rows, rest = [], []
