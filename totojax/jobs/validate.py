@@ -33,7 +33,8 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   trained, spec = source.config, source.config.sequence
   layout = sharding.layout(trained.mesh)
   task = task_lib.Pretrain(source.model, assembly.parametrisation(trained))
-  params = backbone.read(source, source.model, layout)
+  with console.phase(f"reading the parameters of {source.path}"):
+    params = backbone.read(source, source.model, layout)
   held_out = pretrain.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source.path} names no validation data; nothing to evaluate")

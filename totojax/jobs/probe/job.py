@@ -156,13 +156,14 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
 
 def _load(setup: probe_setup.ProbeSetup, source: str, depth: int) -> tuple[trunk.Trunk, Any]:
   """The first blocks of the trained or untrained backbone."""
-  return backbone.load(
-    *setup.trained,
-    trained=source == "trained",
-    depth=depth,
-    layout=setup.layout,
-    seed=setup.config.seed,
-  )
+  with console.phase(f"reading the {source} backbone"):
+    return backbone.load(
+      *setup.trained,
+      trained=source == "trained",
+      depth=depth,
+      layout=setup.layout,
+      seed=setup.config.seed,
+    )
 
 
 def _cached(

@@ -13,6 +13,7 @@ from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.labels import setup as setup_lib
 from totojax.models import heads, taps, trunk
+from totojax.rundir import console
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
@@ -68,6 +69,7 @@ class ProbeSetup(setup_lib.Setup):
     return self.run, self.model
 
 
+@console.phase("opening the data")
 def prepare(config: labels.Probe) -> ProbeSetup:
   """Opens what the config names; loads no model.
 
