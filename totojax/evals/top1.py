@@ -111,11 +111,6 @@ def best(top1_LS: np.ndarray, loss_LS: np.ndarray) -> tuple[int, int]:
   return int(layer), int(setting)
 
 
-def error(top1: float, items: int) -> float:
-  """Standard error of a share over independent items."""
-  return float(np.sqrt(top1 * (1.0 - top1) / max(items, 1)))
-
-
 def summary(scores: Scores) -> Iterator[tuple[str, Any]]:
   """(name, value) for the log: the best head so far, and how many items."""
   layer, setting = best(scores.top(1), scores.loss())

@@ -13,7 +13,7 @@ import numpy as np
 from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
-from totojax.report import layer_sections
+from totojax.report import layer_sections, shares
 from totojax.rundir import console, files
 
 SPLITS = ("validation", "holdout")
@@ -142,9 +142,11 @@ def _chosen(group: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, 
   for split in group.scores:
     i, s = group.best(split)
     top = float(validation.top(1)[i, s])
+    low, high = shares.wilson(top, validation.items)
     values = {
       "top1": top,
-      "top1_sem": top1.error(top, validation.items),
+      "top1_low": float(low),
+      "top1_high": float(high),
       "top5": float(validation.top(5)[i, s]),
       "layer": group.layers[i],
       "lr": settings[s][0],
@@ -181,12 +183,11 @@ def _sentence(group: Heads, metrics: Mapping[str, Any]) -> str:
   score = lambda key: metrics[f"{group.source}/chosen_on_{key}"]
   if group.chooser == "validation":
     return (
-      f"{group.source}: top-1 {100 * score('validation/top1'):.1f} +-"
-      f" {100 * score('validation/top1_sem'):.1f} %, top-5 {100 * score('validation/top5'):.1f} %"
+      f"{group.source}: top-1 {shares.percent(score('validation/top1'), metrics['n'])},"
+      f" top-5 {100 * score('validation/top5'):.1f} %"
     )
   return (
-    f"{group.source}: top-1 {100 * score('holdout/top1'):.1f} +-"
-    f" {100 * score('holdout/top1_sem'):.1f} % at layer {score('holdout/layer')},"
-    f" chosen on the hold-out; {100 * score('validation/top1'):.1f} % at layer"
-    f" {score('validation/layer')}, chosen on the validation set"
+    f"{group.source}: top-1 {shares.percent(score('holdout/top1'), metrics['n'])} at layer"
+    f" {score('holdout/layer')}, chosen on the hold-out; {100 * score('validation/top1'):.1f} %"
+    f" at layer {score('validation/layer')}, chosen on the validation set"
   )
