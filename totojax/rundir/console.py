@@ -17,7 +17,7 @@ from typing import TextIO
 from rich import console as rich_console, progress as rich_progress
 
 PLAIN_EVERY_S = 15.0
-SILENCE_S = 3.0  # that needs no line
+SILENCE_S = 5.0  # that needs no line
 WINDOW_S = 5.0  # of units, at least, that a rate is measured over
 
 

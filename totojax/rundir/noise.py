@@ -11,6 +11,8 @@ import logging
 import os
 import sys
 
+from absl import logging as absl_logging
+
 # Orbax looks for a checkpoint's own note one folder below where it is, and warns
 # of each that it does not find there, though it needs none.
 _NO_NEWS = ("_CHECKPOINT_METADATA",)
@@ -29,7 +31,8 @@ def after_jax() -> None:
   With libtpu installed jax tries it first, and libtpu tells of the missing
   chips in five lines of errors.
   """
-  logger = logging.getLogger("absl")
+  # Made by absl, whose own kind knows the file that a record is from.
+  logger = absl_logging.get_absl_logger()
   if _is_news not in logger.filters:
     logger.addFilter(_is_news)
   if _cannot_have_tpu():
@@ -40,8 +43,6 @@ def after_jax() -> None:
 
 def quieten_orbax() -> None:
   """Drops all that orbax logs: it tells a story at each save, and pages of one that fails."""
-  from absl import logging as absl_logging
-
   absl_logging.set_verbosity(absl_logging.ERROR)
   absl_logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
   hook = sys.unraisablehook

@@ -54,10 +54,11 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     console.say(line)
   backbone.check_same(facts, workdir)
   programs = {}
-  for group in plan.groups:
+  for number, group in enumerate(plan.groups, 1):
     folder = workdir / group.name
     if directory.is_done(folder):
       continue
+    console.say(f"[{number}/{len(plan.groups)}] heads of {group.name}")
     begin = time.monotonic()
     if not _train(setup, group, programs, workdir, interrupted):
       return False
