@@ -43,7 +43,7 @@ class ProbeData(Data):
   train_pixels: str = field("", "what `train` was made from, for `pixels`")
   validation_pixels: str = field("", "the same of `validation`")
   pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
-  train_records: int = field(0, "the first so many; 0: all", at_least=0)
+  train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
 
 
 @section("data")
