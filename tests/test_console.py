@@ -11,7 +11,7 @@ from absl import logging as absl_logging
 import jax
 import pytest
 
-from totojax.rundir import console, noise
+from totojax.rundir import console
 
 
 @pytest.fixture
@@ -80,8 +80,8 @@ def test_a_job_by_pieces_says_that_it_has_begun(monkeypatch, capsys):
 
 
 def test_filters_drop_what_is_no_news_and_no_more():
-  noise.after_jax()
-  noise.after_jax()
+  console.after_jax()
+  console.after_jax()
   seen = []
   handler = logging.Handler()
   handler.emit = seen.append
@@ -105,8 +105,8 @@ def test_filters_drop_what_is_no_news_and_no_more():
   logger.removeHandler(handler)
 
 
-_START = "import os; os.environ.pop('JAX_PLATFORMS', 0); from totojax.rundir import noise\n"
-_START += "noise.before_jax(); noise.after_jax(); import jax; print(jax.devices())"
+_START = "import os; os.environ.pop('JAX_PLATFORMS', 0); from totojax.rundir import console\n"
+_START += "console.before_jax(); console.after_jax(); import jax; print(jax.devices())"
 
 
 @pytest.mark.slow

@@ -567,9 +567,8 @@ def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
 def test_pixels_can_be_drawn_from_tokens(data):
   """By a tokenizer whose token is a square of one grey."""
   draw = lambda codes: np.kron(codes[..., None] * 2, np.ones((1, 4, 4, 3))).astype(np.uint8)
-  grey = types.SimpleNamespace(factor=4, decode=draw)
   records = prepare(config(data)).sets.train
-  found = without_backbone.drawn_pixels(records, grey, 2)
+  found = without_backbone.drawn_pixels(records, draw, factor=4, side=2)
   codes = records.tokens.read(records.records)["codes"].reshape(-1, stores.FRAMES, stores.GRID**2)
   grid, half = stores.GRID, stores.GRID // 2
   for m in (0, len(codes) - 1):
@@ -582,7 +581,7 @@ def test_pixels_can_be_drawn_from_tokens(data):
     ]
     np.testing.assert_allclose(found[m], wanted, rtol=1e-5)
   with pytest.raises(ValueError, match="pixels_side 3 does not divide"):
-    without_backbone.drawn_pixels(records, grey, 3)
+    without_backbone.drawn_pixels(records, draw, factor=4, side=3)
 
 
 def test_baselines_are_what_they_say(data):

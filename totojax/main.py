@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 
 from totojax import jobs, storage
 from totojax.config import arguments
-from totojax.rundir import console, noise
+from totojax.rundir import console
 from totojax.storage import outages
 
 _CONFIG = flags.DEFINE_string(
@@ -125,7 +125,7 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    noise.quieten_orbax()
+    console.quieten_orbax()
   job = jobs.JOBS.get(str(values.get("run")))
   try:
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
@@ -140,7 +140,7 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   with console.phase("starting jax", shown=alone or _PROCESS.value == 0):
     import jax  # only now: the signals are ours
 
-    noise.after_jax()
+    console.after_jax()
     if alone:
       jax.devices()
   from totojax import rundir
@@ -250,7 +250,7 @@ def run() -> None:
     if "--traceback" in sys.argv:
       raise
     sys.exit(f"totojax: {error}")
-  noise.before_jax()
+  console.before_jax()
   app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
 
 

@@ -3,12 +3,13 @@
 Shapes: M records, T tokens of a record, N frames.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from totojax.data.store import store as store_lib
 from totojax.data.stream import labelled
 from totojax.rundir import console
-from totojax.tokenizers import api
 
 
 def histograms(store: store_lib.Store, vocab: int) -> np.ndarray:
@@ -35,16 +36,25 @@ def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   return out
 
 
-def drawn_pixels(data: labelled.Records, tokenizer: api.Tokenizer, side: int) -> np.ndarray:
-  """float32 [M, N side side 3] of the records, from pixels that a tokenizer draws."""
+def drawn_pixels(
+  data: labelled.Records, draw: Callable[[np.ndarray], np.ndarray], *, factor: int, side: int
+) -> np.ndarray:
+  """float32 [M, N side side 3] of the records, from pixels that a tokenizer draws.
+
+  Args:
+    data: records of a store of tokens.
+    draw: the tokenizer's `decode`.
+    factor: pixels of a token's side.
+    side: pixels of a frame's side that are left.
+  """
   head, count = data.tokens.manifest, len(data.records)
-  _block(head.grid * tokenizer.factor, side, data.tokens.path)
+  _block(head.grid * factor, side, data.tokens.path)
   out = np.zeros((count, head.frames * side * side * 3), np.float32)
   with console.tracking(f"drawing {data.name} from tokens", unit="records", total=count) as bar:
     for start in range(0, count, 32):
       part = data.records[start : start + 32]
       codes = data.tokens.read(part)["codes"].astype(np.int32)
-      frames = tokenizer.decode(codes.reshape(-1, head.grid, head.grid))
+      frames = draw(codes.reshape(-1, head.grid, head.grid))
       clips = np.asarray(frames).reshape(len(part), head.frames, *frames.shape[1:])
       out[start : start + len(part)] = _averages(clips, side)
       bar.advance(len(part))

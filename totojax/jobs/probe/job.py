@@ -157,8 +157,9 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
       x_MD = without_backbone.histograms(records.tokens, setup.trained[1].spec.vocab)
     elif not data.train_pixels:
       # Of the records that are used alone: drawing takes a network.
+      tokenizer = probe_setup.drawing_tokenizer(setup.trained[0])
       drawn_MD = without_backbone.drawn_pixels(
-        records, probe_setup.drawing_tokenizer(setup.trained[0]), data.pixels_side
+        records, tokenizer.decode, factor=tokenizer.factor, side=data.pixels_side
       )
       x_MD = np.zeros((len(records.labels), drawn_MD.shape[1]), np.float32)
       x_MD[records.records] = drawn_MD
