@@ -126,7 +126,7 @@ class NeighbourModel:
   """Counts of (left, up, code), (left, code) and (up, code) in training frames."""
 
   unigram_V: np.ndarray
-  grams: tuple["Grams", "Grams", "Grams"]  # of contexts (left, up), left and up
+  grams: tuple["Grams", ...]  # of contexts (left, up), left and up
   prior: float
 
 
@@ -194,10 +194,13 @@ def neighbour_score(codes_MNP: np.ndarray, *, model: NeighbourModel, first_frame
   codes_MNP = codes_MNP[:, first_frame:]
   (both_K, *single), code_K = _contexts(codes_MNP, vocab)
   both, *grams = model.grams
-  how = dict(vocab=vocab, prior=model.prior)
-  q_K = model.unigram_V[code_K]
-  parts = [g.probability(context_K, code_K, q_K, **how) for g, context_K in zip(grams, single)]
-  p_K = both.probability(both_K, code_K, sum(parts) / len(parts), **how)
+  q_K, prior = model.unigram_V[code_K], model.prior
+  parts = [
+    g.probability(context_K, code_K, q_K, vocab=vocab, prior=prior)
+    for g, context_K in zip(grams, single)
+  ]
+  below_K = np.mean(parts, axis=0)
+  p_K = both.probability(both_K, code_K, below_K, vocab=vocab, prior=prior)
   return _score(-np.log(p_K).reshape(codes_MNP.shape))
 
 
