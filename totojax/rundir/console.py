@@ -256,7 +256,7 @@ def _cannot_have_tpu() -> bool:
   import jax
 
   return (
-    not jax.config.read("jax_platforms")
+    not jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     and "JAX_FORCE_TPU_INIT" not in os.environ
     and importlib.util.find_spec("libtpu") is not None
     and not any(glob.glob(pattern) for pattern in _TPU_FILES)
