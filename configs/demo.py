@@ -32,7 +32,7 @@ def get_config():
   probe = recipes.small_probe("{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips")
   probe.data.train_records = 256
   probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
-  probe.optim.update(lrs=(3e-3, 1e-2), weight_decays=(0.1,))
+  probe.optim.update(lrs=(3e-3, 1e-2, 3e-2), weight_decays=(0.1, 3.0))
   c.stages.probe = probe
   c.order = (*c.order[:-1], "probe", "report")
 

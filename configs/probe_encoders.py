@@ -33,7 +33,7 @@ def get_config(encoders: str = ""):
   c.optim.update(
     name="adamw",
     lrs=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-    weight_decays=(0.0, 0.1),
+    weight_decays=(0.0, 0.1, 1.0, 3.0),  # as configs/probe_folder.py
     lr_rows=0,
     warmup_epochs=1.0,
   )

@@ -105,7 +105,8 @@ def test_frozen_training_video_gives_a_finite_loss_elsewhere():
 def test_images_have_no_copy_baseline():
   codes = np.zeros((3, 1, 4), np.int64)
   out = baselines.evaluate(codes, codes, vocab=4)
-  assert set(out) == {"uniform/loss", "unigram/loss", "unigram/loss_sem"}
+  losses = {f"{name}/loss{end}" for name in ("unigram", "neighbours") for end in ("", "_sem")}
+  assert set(out) == {"uniform/loss", *losses, "fitted_records", "scored_records"}
   with pytest.raises(ValueError, match="needs at least 2"):
     baselines.fit_copy(codes, vocab=4, per_code=False)
 
@@ -121,3 +122,78 @@ def test_images_have_no_copy_baseline():
 def test_bad_codes(codes, message):
   with pytest.raises(ValueError, match=message):
     baselines.fit_unigram(codes, vocab=8)
+
+
+def _neighbours_by_loops(train, frame_sets, *, vocab, prior):
+  """Nats of every token, of dictionaries and loops alone; [M, N, P]."""
+  edge, counts = "edge", {}
+
+  def walk(codes):
+    for m, sequence in enumerate(codes):
+      for n, frame in enumerate(sequence):
+        side = int(len(frame) ** 0.5)
+        for p, code in enumerate(frame):
+          row, col = divmod(p, side)
+          left = frame[p - 1] if col else edge
+          up = frame[p - side] if row else edge
+          yield (m, n, p), (("both", left, up), ("left", left), ("up", up), ("all",)), code
+
+  for _, contexts, code in walk(train):
+    for context in contexts:
+      counts.setdefault(context, {}).setdefault(code, 0)
+      counts[context][code] += 1
+  nll = np.zeros(np.shape(frame_sets))
+  for place, (both, left, up, every), code in walk(frame_sets):
+    seen = lambda c: (counts.get(c, {}).get(code, 0), sum(counts.get(c, {}).values()))
+    hits, total = seen(every)
+    q = (hits + 1) / (total + vocab)
+    single = []
+    for context in (left, up):
+      hits, total = seen(context)
+      single.append((hits + prior * q) / (total + prior))
+    hits, total = seen(both)
+    nll[place] = -np.log((hits + prior * sum(single) / 2) / (total + prior))
+  return nll
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_neighbours_are_those_of_loops(frames):
+  rng = np.random.default_rng(5)
+  # Codes that go on to the right and downwards, now and then.
+  train = np.sort(rng.integers(0, 6, (20, frames, 9)), axis=-1)
+  val = np.sort(rng.integers(0, 6, (7, frames, 9)), axis=-1)
+  model = baselines.fit_neighbours(train, vocab=7)
+  losses = {
+    prior: _neighbours_by_loops(train[:-2], train[-2:], vocab=7, prior=prior).mean()
+    for prior in baselines.PRIORS
+  }
+  assert model.prior == min(losses, key=losses.__getitem__)
+  nll = _neighbours_by_loops(train, val, vocab=7, prior=model.prior)
+  for first in range(frames):
+    score = baselines.neighbour_score(val, model=model, first_frame=first)
+    np.testing.assert_allclose(score.mean, nll[:, first:].mean(), rtol=1e-12)
+  # The control: the frames turned by a quarter have other neighbours.
+  turned = np.rot90(val.reshape(7, frames, 3, 3), axes=(2, 3)).reshape(val.shape)
+  other = baselines.neighbour_score(turned, model=model, first_frame=0).mean
+  assert abs(other - nll.mean()) > 0.05
+
+
+def test_neighbours_know_stripes_that_frequencies_do_not():
+  """Every row of a frame repeats a code that is drawn once: ln 4 / 4 each."""
+  rng = np.random.default_rng(6)
+  train, val = (
+    np.repeat(rng.integers(0, 4, (m, 1, 4, 1)), 4, axis=3).reshape(m, 1, 16) for m in (500, 50)
+  )
+  found = baselines.evaluate(train, val, vocab=4)
+  assert found["neighbours/loss"] == pytest.approx(np.log(4) / 4, rel=0.02)
+  assert found["unigram/loss"] == pytest.approx(np.log(4), rel=0.02)
+  assert (found["fitted_records"], found["scored_records"]) == (500, 50)
+
+
+def test_neighbours_of_all_codes_sum_to_one():
+  rng = np.random.default_rng(7)
+  model = baselines.fit_neighbours(rng.integers(0, 3, (30, 2, 4)), vocab=5)
+  # Probabilities of all frames of four tokens, seen or not: 5^4 of them.
+  frames = np.stack(np.meshgrid(*[np.arange(5)] * 4), -1).reshape(-1, 1, 4)
+  nll = [4 * baselines.neighbour_score(f[None], model=model, first_frame=0).mean for f in frames]
+  assert np.exp(-np.array(nll)).sum() == pytest.approx(1.0, rel=1e-9)

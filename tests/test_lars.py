@@ -107,6 +107,31 @@ def test_every_head_trains_as_if_alone(name):
   assert not np.allclose(together["w"][:, 0], together["w"][:, 1], rtol=1e-3)
 
 
+def test_a_head_that_diverges_stays_as_it_was():
+  config = changed(name="adamw", lrs=(0.1, 1e4), weight_decays=(3.0,))
+  params, grads = random_tree(0, (2, 2)), [random_tree(s, (2, 2)) for s in range(1, 9)]
+  grads[2]["w"] = grads[2]["w"].at[1, 0, 0, 0].set(jnp.nan)
+  tx = lars.grid(config, batch_rows=1, steps=100, warmup_steps=0)
+  seen, state, now = [params], tx.init(params), params
+  for g in grads:
+    updates, state = jax.jit(tx.update)(g, state, now)
+    now = optax.apply_updates(now, updates)
+    seen.append(now)
+  # Too fast a rate, and a gradient that is no number.
+  np.testing.assert_array_equal(lars.diverged(state), [[False, True], [True, True]])
+  np.testing.assert_array_equal(now["w"][1, 0], seen[2]["w"][1, 0])
+  assert all(np.isfinite(optax.tree.norm(p)) for p in seen)
+  alone = lars.grid(
+    changed(name="adamw", weight_decays=(3.0,)), batch_rows=1, steps=100, warmup_steps=0
+  )
+  first = lambda tree: jax.tree.map(lambda x: x[:1, :1], tree)
+  np.testing.assert_allclose(
+    now["w"][:1, :1], descend(alone, first(params), [first(g) for g in grads])[-1]["w"], rtol=1e-5
+  )
+  # The control: by hand, decay alone would take it beyond all reason.
+  assert abs((1 - 1e4 * 3.0) ** len(grads)) > 1e30
+
+
 def test_adamw_is_optax_s_with_a_decay_that_falls():
   config = changed(name="adamw", lrs=(0.1,), weight_decays=(0.5,), end_decay_frac=0.0)
   params, grads = random_tree(0, (1, 1)), [random_tree(1, (1, 1))] * 3

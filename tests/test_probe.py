@@ -16,11 +16,12 @@ import runs
 from scipy import optimize
 import stores
 
-from totojax import assembly, jobs
+from totojax import assembly, jobs, rundir
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
 from totojax.data.stream import labelled, without_backbone
+from totojax.evals import top1
 from totojax.jobs.labels import tables
 from totojax.jobs.probe import memory as probe_plan, setup as build
 from totojax.models import heads
@@ -169,10 +170,69 @@ def test_a_best_rate_at_the_end_of_the_grid_is_told(finished):
   assert "the largest class" not in told  # of heads that learnt
 
 
+@pytest.mark.parametrize(
+  "rate, decay, told",
+  [
+    (0.1, 0.3, []),
+    (0.1, 0.0, []),  # nothing is below none
+    (0.1, 3.0, ["its best decay, 3, is the largest of optim.weight_decays"]),
+    (
+      0.01,
+      3.0,
+      [
+        "its best rate, 0.01, is the smallest of optim.lrs",
+        "its best decay, 3, is the largest of optim.weight_decays",
+      ],
+    ),
+  ],
+)
+def test_an_optimum_at_an_end_of_the_grid_is_one_line(rate, decay, told):
+  one = tables.Heads("histogram", (0,), 1, np.zeros((1, 9)), {"validation": None})
+  settings = [(lr, wd) for lr in (0.01, 0.1, 1.0) for wd in (0.0, 0.3, 3.0)]
+  chosen = {"top1": 0.9, "lr": rate, "weight_decay": decay}
+  metrics = {f"histogram/chosen_on_validation/{k}": v for k, v in chosen.items()}
+  notes = list(tables._notes(one, settings, metrics | {"majority_top1": 1 / 3}))
+  line = f"histogram: {', and '.join(told)}; one beyond may be better"
+  assert notes == ([line] if told else [])
+
+
+def test_a_head_that_diverges_is_left_out_and_named(data, tmp_path, capsys):
+  grid = dict(name="adamw", lrs=(0.03, 30.0), weight_decays=(0.0, 3.0))
+  short = dict(epochs=10.0)
+  assert run(config(data, train=short, optim=grid), tmp_path / "grid")
+  line = "trained: 3 of 12 heads diverged and are left out: layer 0 with rate 30 and decay 3, layer"
+  assert line in capsys.readouterr().out
+  assert [n for n in metrics(tmp_path / "grid")["notes"] if "diverged" in n]
+  rows = table(tmp_path / "grid")
+  assert len(rows) == 9 and not [
+    r for r in rows if r["lr"] == "30.0" and r["weight_decay"] == "3.0"
+  ]
+  # The control: without it the others are what they are beside it.
+  grid = dict(grid, lrs=(0.03,))
+  assert run(config(data, train=short, optim=grid), tmp_path / "fine")
+  assert "diverged" not in capsys.readouterr().out
+  both = [scores(tmp_path / name) for name in ("grid", "fine")]
+  for key in ("train_loss", "validation/nll", "validation/rank"):
+    np.testing.assert_allclose(both[0][key][:, :2], both[1][key], rtol=1e-5)
+  assert np.isnan(both[0]["train_loss"][:, 3]).all()
+
+
+def test_a_head_that_diverged_is_never_chosen():
+  """Not even where it is right everywhere and the others are nowhere."""
+  rank = np.array([[[0, 0], [1, 0], [1, 1]]])
+  found = top1.Scores(rank, rank, np.zeros(rank.shape), np.array([[[0.0, 0], [1, 1], [2, 2]]]))
+  heads_ = tables.Heads("a", (0,), 1, np.array([[np.nan, 1.0, 1.0]]), {"validation": found})
+  assert heads_.best("validation") == (0, 1)
+  fine = dataclasses.replace(heads_, train_loss=np.zeros((1, 3)))
+  assert fine.best("validation") == (0, 0), "the control"
+  with pytest.raises(rundir.RunError, match="all 3 heads of a diverged; lower optim.lrs"):
+    dataclasses.replace(heads_, train_loss=np.full((1, 3), np.nan)).best("validation")
+
+
 @pytest.mark.parametrize("top, below", [(0.3, True), (0.34, False)])
 def test_a_head_below_the_largest_class_is_told(top, below):
   one = tables.Heads("joint", (0,), 1, np.zeros((1, 1)), {"validation": None})
-  chosen = {"top1": top, "lr": 0.1}
+  chosen = {"top1": top, "lr": 0.1, "weight_decay": 0.0}
   metrics = {f"joint/chosen_on_validation/{k}": v for k, v in chosen.items()}
   notes = list(tables._notes(one, [(0.1, 0.0)], metrics | {"majority_top1": 1 / 3}))
   told = ["joint: top-1 30.0 % is below the 33.3 % of always naming the largest class"]
@@ -236,16 +296,45 @@ def test_sources_in_one_run_are_those_of_runs_of_their_own(data, plain, tmp_path
   jax.tree.map(same, params["blocks"], first["blocks"])
 
 
-def test_the_first_records_can_be_all_that_is_used(data, finished, tmp_path):
+def test_a_subset_of_the_records_has_every_class(data, finished, tmp_path):
+  def used(seed=0, **changed):
+    sets = prepare(config(data, data=dict(train_records=60, **changed), seed=seed)).sets
+    return np.sort(np.concatenate([sets.train.records, sets.holdout.records]))
+
+  chosen = used()
+  assert np.bincount(TRAIN[chosen]).tolist() == [20, 20, 20]
+  np.testing.assert_array_equal(chosen, used())
+  assert chosen.tolist() != used(seed=1).tolist()
+  # The control, of a store in the order of its classes: its first records.
+  ordered = probes.write(tmp_path / "o", np.sort(TRAIN), prefix="t", seed=1)
+  assert np.bincount(np.sort(TRAIN)[:60], minlength=3).tolist() == [32, 28, 0]
+  assert np.bincount(np.sort(TRAIN)[used(train=ordered)]).tolist() == [20, 20, 20]
   c = config(data, data=dict(train_records=60), train=dict(epochs=2.0))
-  of = prepare(c)
-  used = np.concatenate([of.sets.train.records, of.sets.holdout.records])
-  np.testing.assert_array_equal(np.sort(used), np.arange(60))
-  assert run(c, tmp_path)
-  kept = np.load(tmp_path / "features" / "trained-train.npy")
+  assert run(c, tmp_path / "run")
+  kept = np.load(tmp_path / "run" / "features" / "trained-train.npy")
   assert len(kept) == 60
   whole = finished / "features" / "trained-train.npy"
-  np.testing.assert_allclose(kept, np.load(whole)[:60], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(kept, np.load(whole)[chosen], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_features_in_memory_are_read_in_the_order_of_the_stream(data, hosts):
+  records = prepare(config(data)).sets.train
+  some = np.sort(np.random.default_rng(0).permutation(96)[:70])
+  records = dataclasses.replace(records, records=some)
+  # A row for each record that is used: its own number.
+  read = labelled.ReadFeatures(some[:, None, None].astype(np.float64), some)
+  for host in range(hosts):
+    which = dict(seed=3, batch=32, host=host, hosts=hosts)
+    slow = labelled.stream(records, read, **which)
+    for start in (0, 5):
+      fast = labelled.stream_in_memory(records, read, start, **which)
+      for step, batch in zip(range(start, start + 8), fast):  # three epochs
+        for name, values in slow[step].items():
+          np.testing.assert_array_equal(batch[name], values)
+          assert batch[name].dtype == values.dtype
+    other = next(labelled.stream_in_memory(records, read, 0, **{**which, "seed": 4}))
+    assert (other["features"] != slow[0]["features"]).any(), "the control"
 
 
 def test_groups_of_layers_are_the_whole_and_are_told(data, plain, tmp_path, capsys):
@@ -473,6 +562,26 @@ def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
   (tmp_path / "backbone.json").write_text(json.dumps(facts))
   with pytest.raises(ValueError, match="the backbone was trained on"):
     run(c, tmp_path)
+
+
+def test_pixels_can_be_drawn_from_tokens(data):
+  """By a tokenizer whose token is a square of one grey."""
+  draw = lambda codes: np.kron(codes[..., None] * 2, np.ones((1, 4, 4, 3))).astype(np.uint8)
+  records = prepare(config(data)).sets.train
+  found = without_backbone.drawn_pixels(records, draw, factor=4, side=2)
+  codes = records.tokens.read(records.records)["codes"].reshape(-1, stores.FRAMES, stores.GRID**2)
+  grid, half = stores.GRID, stores.GRID // 2
+  for m in (0, len(codes) - 1):
+    wanted = [
+      2 * codes[m, n].reshape(grid, grid)[y : y + half, x : x + half].mean() / 255
+      for n in range(stores.FRAMES)
+      for y in (0, half)
+      for x in (0, half)
+      for _ in range(3)
+    ]
+    np.testing.assert_allclose(found[m], wanted, rtol=1e-5)
+  with pytest.raises(ValueError, match="pixels_side 3 does not divide"):
+    without_backbone.drawn_pixels(records, draw, factor=4, side=3)
 
 
 def test_baselines_are_what_they_say(data):

@@ -8,11 +8,12 @@ import fake_chain
 import numpy as np
 import pages
 import pytest
+from scipy import stats
 
 from totojax import jobs
 from totojax.config.schema import ConfigError
 from totojax.jobs.probe import seeds
-from totojax.report import layer_sections, plots, report
+from totojax.report import layer_sections, plots, report, shares
 
 SOURCES = {"trained": 3, "untrained": 3, "pixels": 1, "histogram": 1}
 GOOD = {
@@ -64,11 +65,32 @@ def test_an_interval_by_hand():
   found = seeds.interval((0.80, 0.82, 0.84), 1000)
   # Student's t of two degrees of freedom is 4.3027; the normal one, 1.9600.
   of_seeds = 4.302653 * 0.02 / 3**0.5
-  of_items = 1.959964 * (0.82 * 0.18 / 1000) ** 0.5
-  half = (of_seeds**2 + of_items**2) ** 0.5
+  of_items = stats.binomtest(820, 1000).proportion_ci(0.95, method="wilson")
   assert found.mean == pytest.approx(0.82)
-  assert found.low == pytest.approx(0.82 - half, rel=1e-6)
-  assert found.high == pytest.approx(0.82 + half, rel=1e-6)
+  below = (of_seeds**2 + (0.82 - of_items.low) ** 2) ** 0.5
+  above = (of_seeds**2 + (of_items.high - 0.82) ** 2) ** 0.5
+  assert found.low == pytest.approx(0.82 - below, rel=1e-6)
+  assert found.high == pytest.approx(0.82 + above, rel=1e-6)
+
+
+@pytest.mark.parametrize("right, items", [(0, 32), (32, 32), (3, 32), (41, 240)])
+def test_a_share_has_wilsons_interval(right, items):
+  found = shares.wilson(right / items, items)
+  wanted = stats.binomtest(right, items).proportion_ci(0.95, method="wilson")
+  np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+  if right == 0:
+    assert shares.percent(0.0, 32) == "0.0 % (0.0 to 10.7)"
+  # The control: a standard error would be nothing of none.
+  assert found[1] - found[0] > 0.05
+
+
+def test_a_difference_of_shares_has_newcombes_interval():
+  low, high = shares.difference(0.7, 0.6, 1000)
+  (a, b), (c, d) = (
+    stats.binomtest(k, 1000).proportion_ci(0.95, method="wilson") for k in (700, 600)
+  )
+  assert low == pytest.approx(0.1 - ((0.7 - a) ** 2 + (d - 0.6) ** 2) ** 0.5, rel=1e-9)
+  assert high == pytest.approx(0.1 + ((b - 0.7) ** 2 + (0.6 - c) ** 2) ** 0.5, rel=1e-9)
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
@@ -135,7 +157,7 @@ def test_the_report_shows_every_probe_and_all_seeds(tmp_path, monkeypatch):
   (chain / "config.json").write_text(json.dumps(config))
   text = page_of(chain, monkeypatch).text
   for words in (
-    "motion: the trained backbone is at least 76.5 %",
+    "motion: the trained backbone is at least 76.4 %",
     "at most 43.7 %",
     "top-1 on 1000 validation items of 4 classes, mean of 3 seeds",
     "the same model, untrained",

@@ -21,6 +21,10 @@ def __getattr__(name: str) -> Any:
 def load(run: str, *, tokenizer: str = "", depth: int | None = None) -> Any:
   """A pre-trained model; see `totojax.trained.model.load`."""
   # Only now: importing the package must cost nothing.
+  from totojax.rundir import console
+
+  console.before_jax()
+  console.after_jax()
   from totojax.trained import model
 
   return model.load(run, tokenizer=tokenizer, depth=depth)

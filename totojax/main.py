@@ -18,7 +18,7 @@ import time
 import traceback
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -112,23 +112,6 @@ class Interrupt:
     return multihost_utils.reached_preemption_sync_point(step)
 
 
-def _quieten_orbax() -> None:
-  """Orbax tells a story at each save, and pages of one that fails.
-
-  `checkpoint` has a line for it, with which the run ends.
-  """
-  logging.set_verbosity(logging.ERROR)
-  logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
-  hook = sys.unraisablehook
-
-  def filtered(unraisable):
-    # What TensorStore still had to say to an orbax that did not wait.
-    if "Event loop is closed" not in str(unraisable.exc_value):
-      hook(unraisable)
-
-  sys.unraisablehook = filtered
-
-
 def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
@@ -142,7 +125,7 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   # From here on a signal means "save and leave", also while jax starts.
   interrupted = Interrupt()
   if not flags.FLAGS["verbosity"].present:
-    _quieten_orbax()
+    console.quieten_orbax()
   job = jobs.JOBS.get(str(values.get("run")))
   try:
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
@@ -152,12 +135,18 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   # What jax reads once, as it starts; what the user has set stays.
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
-  import jax  # only now: the signals are ours
+  alone = not _MULTIHOST.value
+  # Which of several processes is the first is known before jax where it is told.
+  with console.phase("starting jax", shown=alone or _PROCESS.value == 0):
+    import jax  # only now: the signals are ours
 
+    console.after_jax()
+    if alone:
+      jax.devices()
   from totojax import rundir
   from totojax.rundir import hosts
 
-  if not _MULTIHOST.value:
+  if alone:
     _work(values, interrupted)
     return
   peers = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
@@ -261,7 +250,7 @@ def run() -> None:
     if "--traceback" in sys.argv:
       raise
     sys.exit(f"totojax: {error}")
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  console.before_jax()
   app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
 
 

@@ -75,16 +75,18 @@ def fit(
   # The order of a start: a checkpoint of this run, else the run that
   # `init_from` names, else fresh. A fresh state is made even to resume: it has
   # what no checkpoint holds, the frozen arrays and the config's own numbers.
-  state = run.init()
+  with console.phase("making the parameters"):
+    state = jax.block_until_ready(run.init())
   start = checkpoints.latest() or 0
   if start:
     kept = dict(frozen=state.frozen, hyperparams=state.opt_state.hyperparams)
     del state  # two of them need not fit on the devices
-    state = _restored(run, checkpoints, **kept)
+    with console.phase(f"restoring the checkpoint of step {start}"):
+      state = _restored(run, checkpoints, **kept)
     console.say(f"{workdir}: resumed at step {start} of {run.steps}")
   # Rows after the checkpoint are written again, so they are dropped first.
   log = metrics.MetricsLog(workdir, restored_step=start)
-  bar = console.Progress("training", unit="steps", total=run.steps, done=start)
+  bar = console.Progress("training", unit="steps", total=run.steps, done=start, phases=True)
   try:
     state, finished = _loop(
       run, state, start, log=log, bar=bar, checkpoints=checkpoints, interrupted=interrupted
@@ -133,17 +135,23 @@ def _loop(
 ) -> tuple[step_lib.TrainState, bool]:
   """Steps `start` + 1 to the end."""
   clock = run.clock()
+  # What compiles the first time that it is done.
+  first = {
+    "update": console.phase("compiling the update"),
+    "evaluation": console.phase("the first evaluation"),
+  }
 
   def due(step, interval):
     return step % interval == 0 or step == run.steps
 
   def evaluate(step):
     begin = time.monotonic()
-    values = {
-      f"{name}/{key}" if name else key: float(value)
-      for name, fn in run.evals.items()
-      for key, value in fn(state)
-    }
+    with first.pop("evaluation", contextlib.nullcontext()):
+      values = {
+        f"{name}/{key}" if name else key: float(value)
+        for name, fn in run.evals.items()
+        for key, value in fn(state)
+      }
     seconds = time.monotonic() - begin
     log.write(step, "eval", values, wall={"eval_s": seconds})
     clock.paused(seconds)
@@ -181,13 +189,16 @@ def _loop(
   if start >= run.steps:
     return state, True
 
-  source = iter(run.batches(start))
-  batch = run.layout.place(next(source))
+  with console.phase("reading the first batch"):
+    source = iter(run.batches(start))
+    batch = run.layout.place(next(source))
   unread = None  # (step, metrics) whose loss has not been looked at
   for step in range(start + 1, run.steps + 1):
     begin = time.monotonic()
-    state, metrics = run.step_fn(state, batch)
-    if step == start + 1:  # this call traced and compiled
+    # The first call traces and compiles; what it dispatches is not waited for.
+    with first.pop("update", contextlib.nullcontext()):
+      state, metrics = run.step_fn(state, batch)
+    if step == start + 1:
       clock.paused(time.monotonic() - begin)
     if step < run.steps:  # read while the device computes
       begin = time.monotonic()

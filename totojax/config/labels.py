@@ -40,10 +40,10 @@ class ProbeData(Data):
   """What is probed on: a layer is always chosen without the validation set."""
 
   holdout_frac: float = field(0.1, "of each class, to choose a layer", "[gap]", above=0, below=1)
-  train_pixels: str = field("", "what `train` was made from, for `pixels`")
+  train_pixels: str = field("", "what `train` was made from, for `pixels`; '': drawn from tokens")
   validation_pixels: str = field("", "the same of `validation`")
   pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
-  train_records: int = field(0, "the first so many; 0: all", at_least=0)
+  train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
 
 
 @section("data")

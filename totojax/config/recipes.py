@@ -215,7 +215,11 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   c.data.update(train_pixels=f"{clips}/train", validation_pixels=f"{clips}/val", holdout_frac=0.2)
   c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
   c.optim.update(
-    name="adamw", lrs=(1e-3, 3e-3, 1e-2), weight_decays=(0.01, 0.3), lr_rows=0, warmup_epochs=1.0
+    name="adamw",
+    lrs=(1e-3, 3e-3, 1e-2, 3e-2),
+    weight_decays=(0.01, 0.3, 3.0),  # the most for the histogram of tokens
+    lr_rows=0,
+    warmup_epochs=1.0,
   )
   c.every = every(100, 1000, 1000)
   return c

@@ -1,22 +1,32 @@
 """What a next-token loss must beat: predictors that need no network.
 
 Losses are in nats per visual token, as the model's validation loss is, and on
-raw codes 0..V-1. Two predictors, both fitted on training codes alone:
+raw codes 0..V-1. Three predictors, all fitted on training codes alone:
 
-  unigram   q(c) = (count(c) + 1) / (total + V), for every token.
-  copy      p(x | prev) = lam 1[x = prev] + (1 - lam) q(x), where prev is the
-            code at the same place of the previous frame. Frame 1 has no
-            previous frame and falls back to q.
+  unigram     q(c) = (count(c) + 1) / (total + V), for every token.
+  neighbours  p(x | left, up) of counts of the two tokens before it in its frame,
+              drawn towards the mean of p(x | left) and p(x | up), and these
+              towards q: (count(context, x) + a below(x)) / (count(context) + a).
+              `a` is the one of PRIORS that suits a tenth of the training
+              sequences best. Beyond an edge of the frame is a code of its own.
+  copy        p(x | prev) = lam 1[x = prev] + (1 - lam) q(x), where prev is the
+              code at the same place of the previous frame. Frame 1 has no
+              previous frame and falls back to q.
 
-"Below unigram" alone proves little on video: neighbouring frames share most of
-their codes, so a model that copies passes. A model that has learned motion or
-appearance is below `copy` on frames 2 and later.
+"Below unigram" alone proves little: neighbours in a frame go together, and
+neighbouring frames share most of their codes, so a model that copies passes. A
+model that has learned shapes is below `neighbours`, one that has learned motion
+or appearance is below `copy` on frames 2 and later.
 
-Shapes: M sequences, N frames, P tokens of a frame, V codes.
+Shapes: M sequences, N frames, P tokens of a frame (G x G), V codes, K tokens in
+all.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+import math
+from typing import Self
 
 import numpy as np
 
@@ -24,6 +34,7 @@ from totojax.tokenizers import ngrams
 
 AXES = "sequences, frames, tokens of a frame"
 RATE_PRIOR = 16.0  # pairs that the shared copy rate counts for, per code
+PRIORS = (0.5, 2.0, 8.0, 32.0, 128.0, 512.0)  # counts that what is below is worth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,16 +121,122 @@ def copy_score(codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int) -> 
   return _score(nll_MNP[:, first_frame:])
 
 
+@dataclasses.dataclass(frozen=True)
+class NeighbourModel:
+  """Counts of (left, up, code), (left, code) and (up, code) in training frames."""
+
+  unigram_V: np.ndarray
+  grams: tuple["Grams", ...]  # of contexts (left, up), left and up
+  prior: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Grams:
+  """How often a code follows a context; both are numbers, and zeros are not kept."""
+
+  keys: np.ndarray  # int64, increasing: context x V + code
+  counts: np.ndarray
+  contexts: np.ndarray  # int64, increasing
+  context_counts: np.ndarray
+
+  @classmethod
+  def of(cls, context_K: np.ndarray, code_K: np.ndarray, vocab: int) -> Self:
+    keys, counts = np.unique(context_K * vocab + code_K, return_counts=True)
+    return cls(keys, counts, *np.unique(context_K, return_counts=True))
+
+  def probability(
+    self,
+    context_K: np.ndarray,
+    code_K: np.ndarray,
+    below_K: np.ndarray,
+    *,
+    vocab: int,
+    prior: float,
+  ) -> np.ndarray:
+    """Of the codes in their contexts, drawn towards `below`."""
+    hits_K = _lookup(self.keys, self.counts, context_K * vocab + code_K)
+    seen_K = _lookup(self.contexts, self.context_counts, context_K)
+    return (hits_K + prior * below_K) / (seen_K + prior)
+
+
+def fit_neighbours(codes_MNP: np.ndarray, *, vocab: int) -> NeighbourModel:
+  """Counts neighbours, with the prior that suits the last tenth of sequences best.
+
+  Args:
+    codes_MNP: training codes; P is a square.
+    vocab: number of codes V.
+
+  Raises:
+    ValueError: P is no square, or codes outside 0..V-1.
+  """
+  held = len(codes_MNP) // 10
+  prior = PRIORS[len(PRIORS) // 2]
+  if held:  # else there are too few to choose on
+    rest = _count(codes_MNP[:-held], vocab=vocab)
+    losses = [
+      neighbour_score(codes_MNP[-held:], model=rest(prior), first_frame=0).mean for prior in PRIORS
+    ]
+    prior = PRIORS[int(np.argmin(losses))]
+  return _count(codes_MNP, vocab=vocab)(prior)
+
+
+def _count(codes_MNP: np.ndarray, *, vocab: int) -> Callable[[float], NeighbourModel]:
+  """prior -> model."""
+  contexts, code_K = _contexts(codes_MNP, vocab)
+  grams = tuple(Grams.of(context_K, code_K, vocab) for context_K in contexts)
+  return functools.partial(NeighbourModel, fit_unigram(codes_MNP, vocab=vocab), grams)
+
+
+def neighbour_score(codes_MNP: np.ndarray, *, model: NeighbourModel, first_frame: int) -> Score:
+  """Loss of the neighbours' counts on frames `first_frame` (from 0) and on."""
+  vocab = len(model.unigram_V)
+  ngrams.check_codes(codes_MNP, vocab, axes=AXES)
+  codes_MNP = codes_MNP[:, first_frame:]
+  (both_K, *single), code_K = _contexts(codes_MNP, vocab)
+  both, *grams = model.grams
+  q_K, prior = model.unigram_V[code_K], model.prior
+  parts = [
+    g.probability(context_K, code_K, q_K, vocab=vocab, prior=prior)
+    for g, context_K in zip(grams, single)
+  ]
+  below_K = np.mean(parts, axis=0)
+  p_K = both.probability(both_K, code_K, below_K, vocab=vocab, prior=prior)
+  return _score(-np.log(p_K).reshape(codes_MNP.shape))
+
+
+def _contexts(codes_MNP: np.ndarray, vocab: int) -> tuple[list[np.ndarray], np.ndarray]:
+  """Numbers [K] of (left, up), left and up of every token, and the tokens [K]."""
+  grid = math.isqrt(codes_MNP.shape[-1])
+  if grid**2 != codes_MNP.shape[-1]:
+    raise ValueError(f"frames have {codes_MNP.shape[-1]} tokens; neighbours need a square of them")
+  codes = codes_MNP.reshape(-1, grid, grid).astype(np.int64)
+  left, up = np.full_like(codes, vocab), np.full_like(codes, vocab)
+  left[:, :, 1:], up[:, 1:] = codes[:, :, :-1], codes[:, :-1]
+  both = left * (vocab + 1) + up
+  return [x.reshape(-1) for x in (both, left, up)], codes.reshape(-1)
+
+
+def _lookup(keys: np.ndarray, values: np.ndarray, wanted_K: np.ndarray) -> np.ndarray:
+  """The values of keys; 0 of those that are not there."""
+  at_K = np.minimum(np.searchsorted(keys, wanted_K), len(keys) - 1)
+  return np.where(keys[at_K] == wanted_K, values[at_K], 0)
+
+
 def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -> dict[str, float]:
   """All baselines, fitted on training codes and scored on validation codes.
 
   Returns:
     Flat names, in nats per visual token: `<baseline>/loss` over all frames and
     `<baseline>/later_loss` over frames 2 and on, each with `_sem`, for the
-    baselines `unigram`, `copy` (one lam) and `copy_per_code`; `copy/lam`; and
-    `uniform/loss` = ln V. Video of a single frame has no later loss.
+    baselines `unigram`, `neighbours`, `copy` (one lam) and `copy_per_code`;
+    `copy/lam`; `uniform/loss` = ln V; and `fitted_records`, `scored_records`.
+    What has a single frame has no later loss and no copy.
   """
-  out = {"uniform/loss": float(np.log(vocab))}
+  out = {
+    "uniform/loss": float(np.log(vocab)),
+    "fitted_records": len(train_MNP),
+    "scored_records": len(validation_MNP),
+  }
   is_video = min(train_MNP.shape[1], validation_MNP.shape[1]) > 1
 
   def add(baseline, score_from):
@@ -130,6 +247,8 @@ def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -
 
   unigram_V = fit_unigram(train_MNP, vocab=vocab)
   add("unigram", functools.partial(unigram_score, unigram_V=unigram_V))
+  model = fit_neighbours(train_MNP, vocab=vocab)
+  add("neighbours", functools.partial(neighbour_score, model=model))
   if is_video:
     model = fit_copy(train_MNP, vocab=vocab, per_code=False)
     add("copy", functools.partial(copy_score, model=model))

@@ -45,8 +45,10 @@ def outcome(logits_BC: jax.Array, label_B: jax.Array, *, views: int) -> Outcome:
   own_I1 = jnp.take_along_axis(score_IC, label_I[:, None], axis=1)
   before_IC = jnp.arange(classes)[None] < label_I[:, None]
   above_IC = (score_IC > own_I1) | ((score_IC == own_I1) & before_IC)
+  rank_I = above_IC.sum(1, dtype=jnp.int32)
   return {
-    "rank": above_IC.sum(1, dtype=jnp.int32),
+    # Nothing is above what is no number: a head that gives it would be perfect.
+    "rank": jnp.where(jnp.isfinite(own_I1[:, 0]), rank_I, classes),
     "named": jnp.argmax(score_IC, 1).astype(jnp.int32),
     "confidence": score_IC.max(1),
     "nll": -jnp.log(jnp.maximum(own_I1[:, 0], 1e-30)),
@@ -73,6 +75,15 @@ class Scores:
   def loss(self) -> np.ndarray:
     """Mean nats [L, S]."""
     return np.mean(self.nll, axis=-1)
+
+  def without(self, left_out_LS: np.ndarray) -> "Scores":
+    """The same, with heads that are never chosen: all they say is wrong."""
+    out_LS1 = np.asarray(left_out_LS)[..., None]
+    return dataclasses.replace(
+      self,
+      rank=np.where(out_LS1, np.iinfo(np.int32).max, self.rank),
+      nll=np.where(out_LS1, np.inf, self.nll),
+    )
 
 
 def evaluate(
@@ -109,11 +120,6 @@ def best(top1_LS: np.ndarray, loss_LS: np.ndarray) -> tuple[int, int]:
   order = np.lexsort((loss_LS.ravel(), -top1_LS.ravel()))
   layer, setting = np.unravel_index(order[0], top1_LS.shape)
   return int(layer), int(setting)
-
-
-def error(top1: float, items: int) -> float:
-  """Standard error of a share over independent items."""
-  return float(np.sqrt(top1 * (1.0 - top1) / max(items, 1)))
 
 
 def summary(scores: Scores) -> Iterator[tuple[str, Any]]:

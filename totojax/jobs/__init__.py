@@ -124,7 +124,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   # Only now: the table is read before jax may start.
   import jax
 
-  from totojax.rundir import directory, hosts
+  from totojax.rundir import console, directory, hosts
 
   name = roots.job(config)
   job = find(name)
@@ -141,7 +141,8 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
     _, function = plugins.job(name)
   else:
     module, _, function = job.run.partition(":")
-    module = importlib.import_module(f"totojax.jobs.{module}")
+    with console.phase(f"importing what {name} needs"):
+      module = importlib.import_module(f"totojax.jobs.{module}")
     function = getattr(module, function)
   try:
     return function(config, workdir, interrupted)

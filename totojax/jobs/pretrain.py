@@ -23,6 +23,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.store import shards, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
+from totojax.rundir import console
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class _Inputs:
   frozen: Any  # its parameters, where it runs in the step
 
 
+@console.phase("opening the data")
 def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   """Opens the stores and compares them; nothing is compiled yet."""
   spec = config.sequence

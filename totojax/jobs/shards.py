@@ -90,6 +90,7 @@ def _tokenize(
   return True
 
 
+@console.phase("counting codes and drawing reconstructions")
 def _describe(
   workdir: epath.Path,
   tokenizer: api.Tokenizer,

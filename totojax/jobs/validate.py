@@ -24,7 +24,8 @@ from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
 
-MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
+MOST_RECORDS = 20_000  # that baselines are fitted on, and at most
+MOST_TOKENS = 2**22  # so many: enough for 8,192 codes, and seconds to count
 
 
 def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -33,7 +34,8 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   trained, spec = source.config, source.config.sequence
   layout = sharding.layout(trained.mesh)
   task = task_lib.Pretrain(source.model, assembly.parametrisation(trained))
-  params = backbone.read(source, source.model, layout)
+  with console.phase(f"reading the parameters of {source.path}"):
+    params = backbone.read(source, source.model, layout)
   held_out = pretrain.open_validation(trained, spec)
   if not held_out:
     raise ValueError(f"{source.path} names no validation data; nothing to evaluate")
@@ -77,19 +79,21 @@ def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:
 def _baselines(
   name: str, training: list[rows.Source], held_out: list[rows.Source], spec: Any
 ) -> dict[str, float]:
-  """Fitted on the training source of the same name: of tokens of videos."""
+  """Fitted on the training source of the same name, where that is of tokens."""
   fit = {s.name: s for s in training}.get(name)
   score = {s.name: s for s in held_out}[name]
   # A store without codes is of pixels, encoded in each step.
-  if fit is None or fit.store.manifest.kind != "video" or not fit.store.manifest.vocab:
+  if fit is None or not fit.store.manifest.vocab:
     return {}
-  losses = baselines.evaluate(_codes(fit, spec), _codes(score, spec), vocab=spec.vocab)
+  with console.phase(f"predictors of {name} without a network"):
+    losses = baselines.evaluate(_codes(fit, spec), _codes(score, spec), vocab=spec.vocab)
   return {f"{name}/{key}": value for key, value in losses.items()}
 
 
 def _codes(source: rows.Source, spec: Any) -> np.ndarray:
   """Codes [M, N, P] of a sequence's frames, evenly from all records."""
-  records = min(len(source.store), MOST_RECORDS)
+  tokens = min(source.store.manifest.frames, spec.frames) * spec.frame_tokens
+  records = min(len(source.store), MOST_RECORDS, max(MOST_TOKENS // tokens, 1))
   places = np.linspace(0, len(source.store) - 1, records).astype(int)
   codes_MNP = source.store.read(places)["codes"].reshape(records, -1, spec.frame_tokens)
   return codes_MNP[:, : spec.frames].astype(np.int64)
@@ -99,7 +103,10 @@ def _sentence(name: str, metrics: Mapping[str, float]) -> str:
   value = lambda key: f"{metrics[f'{name}/{key}']:.4f}"
   text = f"{name}: {value('loss')} +- {value('loss_sem')} nats per visual token"
   if f"{name}/unigram/loss" in metrics:
-    text += f" (unigram {value('unigram/loss')})"
+    text += (
+      f" (unigram {value('unigram/loss')}, neighbours {value('neighbours/loss')}, of"
+      f" {metrics[f'{name}/fitted_records']:,} training records)"
+    )
   if f"{name}/copy/later_loss" in metrics:
     text += f"; frames 2 and later {value('later_loss')} (copy {value('copy/later_loss')})"
   return text

@@ -69,11 +69,20 @@ def _matrices(params: Any) -> Any:
   return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
+_LARGEST = 1e15  # that a number of a head may be: the sum of all squares is finite
+
+
 class GridState(NamedTuple):
-  """Updates made, and the optimiser's state of every head."""
+  """Updates made, the optimiser's state of every head, and which are left out."""
 
   count: jax.Array
   heads: Any
+  diverged: jax.Array  # bool [layers, settings]
+
+
+def diverged(opt_state: Any) -> jax.Array:
+  """`GridState.diverged` of the state of a `grid`."""
+  return opt_state.inner_state.diverged
 
 
 def grid(
@@ -82,7 +91,9 @@ def grid(
   """All heads at once: parameters have leading axes [layers, settings].
 
   No head changes another: clipping, trust ratios and moments are each one's
-  own. `peak_lr` and `weight_decay` [settings] live in the state.
+  own. One whose gradient or next parameters are not finite, or beyond all
+  reason, stays as it was before that update, for good. `peak_lr` and
+  `weight_decay` [settings] live in the state.
 
   Raises:
     ValueError: a warm-up that is not shorter than the run.
@@ -110,22 +121,31 @@ def _over_heads(
 
   def init(params):
     zeros = jnp.zeros((), jnp.int32)
-    if not jax.tree.leaves(params):  # optax asks where in the state the parameters are
-      return GridState(zeros, one_head(config, 0.0, 0.0).init(params))
+    leaves = jax.tree.leaves(params)
+    if not leaves:  # optax asks where in the state the parameters are
+      return GridState(zeros, one_head(config, 0.0, 0.0).init(params), zeros > 0)
 
     init_heads = map_heads(lambda params, lr, decay: one_head(config, lr, decay).init(params), 1)
-    return GridState(zeros, init_heads(params, lr_S, decay_S))
+    lanes = jnp.zeros(leaves[0].shape[:2], bool)
+    return GridState(zeros, init_heads(params, lr_S, decay_S), lanes)
 
   def update(updates, state, params=None):
     count = state.count + 1
 
-    def update_head(grads, heads, params, lr, weight_decay):
-      return one_head(config, lr, weight_decay).update(grads, heads, params)
+    def update_head(grads, heads, params, diverged, lr, weight_decay):
+      changes, later = one_head(config, lr, weight_decay).update(grads, heads, params)
+      numbers = jax.tree.leaves((grads, optax.apply_updates(params, changes)))
+      # False of NaN too.
+      fine = jnp.all(jnp.stack([jnp.all(jnp.abs(x) <= _LARGEST) for x in numbers]))
+      live = fine & ~diverged
+      changes = jax.tree.map(lambda x: jnp.where(live, x, 0), changes)
+      later = jax.tree.map(lambda new, old: jnp.where(live, new, old), later, heads)
+      return changes, later, ~live
 
-    updates, heads = map_heads(update_head, 3)(
-      updates, state.heads, params, rate(count) * lr_S, decay(count) * decay_S
+    updates, heads, diverged = map_heads(update_head, 4)(
+      updates, state.heads, params, state.diverged, rate(count) * lr_S, decay(count) * decay_S
     )
-    return updates, GridState(count, heads)
+    return updates, GridState(count, heads, diverged)
 
   return optax.GradientTransformation(init, update)
 

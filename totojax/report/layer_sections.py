@@ -8,7 +8,7 @@ from etils import epath
 from matplotlib import ticker
 import numpy as np
 
-from totojax.report import page, plots, reading, run_sections
+from totojax.report import page, plots, reading, run_sections, shares
 
 # Sources with one layer are levels, not curves.
 NAMES = {
@@ -62,7 +62,7 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
   n, expected = metrics["n"], metrics["n_expected"]
   caption = (
     f"Top-1 accuracy on {n} validation items of {metrics['classes']} classes, of each layer's"
-    " setting that is best on them; bars are two standard errors; dashed, without layers. Layer 0"
+    " setting that is best on them; bars are 95 % intervals; dashed, without layers. Layer 0"
     " is the embeddings. Figures 4, 8 and 14 of the paper."
   )
   label = "Probe accuracy by layer"
@@ -145,7 +145,8 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
 _COLUMNS = (
   ("top-1, %", "{name}"),
   ("layer chosen on a hold-out", "{chosen_on_holdout/top1:percent}"),
-  ("standard error", "{chosen_on_holdout/top1_sem:percent}"),
+  ("95 % from", "{low:percent}"),
+  ("to", "{high:percent}"),
   ("its layer", "{chosen_on_holdout/layer}"),
   ("chosen on validation", "{chosen_on_validation/top1:percent}"),
   ("its layer", "{chosen_on_validation/layer}"),
@@ -153,30 +154,31 @@ _COLUMNS = (
 
 
 def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
-  rows = [
-    page.cells(_COLUMNS, {"name": NAMES.get(source, source), **_below(metrics, source)})
-    for source in _sources(metrics)
-  ]
+  rows = []
+  for source in _sources(metrics):
+    facts = {"name": NAMES.get(source, source), **_below(metrics, source)}
+    facts["low"], facts["high"] = shares.wilson(facts[f"{HOLDOUT}/top1"], metrics["n"])
+    rows.append(page.cells(_COLUMNS, facts))
   majority = f"{100 * metrics['majority_top1']:.1f}"
-  rows.append(["always the largest class", majority, "", "", "", ""])
+  rows.append(["always the largest class", majority, "", "", "", "", ""])
   if "paper/top1" in metrics:
     value = f"{100 * metrics['paper/top1']:.1f}"
-    rows.append([f"paper, {metrics['paper/name']}", "", "", "", value, ""])
+    rows.append([f"paper, {metrics['paper/name']}", "", "", "", "", value, ""])
   return rows
 
 
 def _claim(metrics: Mapping[str, Any]) -> str:
-  """Is the trained backbone above the others, beyond two standard errors?"""
+  """Is the trained backbone above the others, beyond a 95 % interval?"""
   top1 = {source: metrics[f"{source}/{HOLDOUT}/top1"] for source in _sources(metrics)}
   ours = top1.pop("trained", None)
   if ours is None or not top1:
     return ""
   best = max(top1, key=top1.__getitem__)
-  sem = np.hypot(*(metrics[f"{source}/{HOLDOUT}/top1_sem"] for source in ("trained", best)))
+  low, high = shares.difference(ours, top1[best], metrics["n"])
   gap = 100 * (ours - top1[best])
-  claim = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (2 s.e. "
-  claim += f"{200 * sem:.1f})."
-  if abs(gap) <= 200 * sem:
+  claim = f"{gap:+.1f} points against the best other: {NAMES.get(best, best)} (95 % from "
+  claim += f"{100 * low:+.1f} to {100 * high:+.1f})."
+  if low <= 0 <= high:
     return page.paragraph(f"No sure difference: {claim}")
   word = "above" if gap > 0 else "below"
   return page.paragraph(f"The trained backbone is {word} the rest: {claim}")
@@ -188,7 +190,7 @@ def _sources(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
-  """Best top-1 of each layer, with two standard errors; levels dashed."""
+  """Best top-1 of each layer, with its interval; levels dashed."""
 
   def draw(axes, palette):
     markers = itertools.cycle("osD^")
@@ -199,8 +201,9 @@ def by_layer(table: Mapping[str, plots.Table]) -> plots.Draw:
       if len(layers) == 1:
         axes.axhline(100 * best[0], lw=1.2, **(look | {"ls": plots.LEVEL}))
         continue
-      bar = 200 * np.sqrt(best * (1 - best) / t["n"][0])
-      plots.points(axes, (layers, 100 * best), bar, lw=1.4, **(look | {"marker": marker}))
+      low, high = shares.wilson(best, t["n"][0])
+      bars = 100 * np.stack([best - low, high - best])
+      plots.points(axes, (layers, 100 * best), bars, lw=1.4, **(look | {"marker": marker}))
     axes.set(xlabel="layer (0: embeddings)", ylabel="top-1, %", ylim=(0, None))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(12, integer=True))
     axes.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

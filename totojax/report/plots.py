@@ -133,7 +133,7 @@ def by_group(table: Mapping[str, Table], group: str) -> Draw:
 
 
 def points(axes, curve: tuple[np.ndarray, np.ndarray], half: np.ndarray, **look: Any) -> None:
-  """A curve whose points have bars of `half` a length up and down."""
+  """A curve whose points have bars of `half` a length up and down, or [down, up]."""
   axes.errorbar(*curve, yerr=half, **({"marker": "o", "ms": 3.5, "capsize": 0} | look))
 
 

@@ -13,9 +13,13 @@ MODEL = "this model"
 NAMES = {
   "copy_per_code": "copy, rate by code",
   "copy": "copy the previous frame",
+  "neighbours": "counts of neighbours",
   "unigram": "code frequencies",
   "uniform": "uniform",
 }
+
+
+_AGAINST = {"unigram": "code frequencies", "neighbours": "counts of left and upper neighbours"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
   error = math.hypot(_error(metrics, source, which), _error(metrics, f"{source}/{best}", which))
   better = None if abs(gap) <= 2 * error else gap > 0
   verb = {True: "beats", False: "does not beat", None: "is about level with"}[better]
-  against = "copying the previous frame" if later else "code frequencies"
+  against = _AGAINST.get(best, "copying the previous frame")
   detail = (
     f"{'On frames 2 and later of' if later else 'On'} {place} it needs {loss:.3f} nats per visual"
     f" token; the best predictor without a network ({NAMES[best]}) needs {baselines[best]:.3f}:"
@@ -84,7 +88,12 @@ def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:
 
 def levels(metrics: Mapping[str, float], source: str) -> dict[str, float]:
   """Losses over all frames to draw beside the curves, without near doubles."""
-  names = {"unigram": "code frequencies", "copy": "copy", "copy_per_code": "copy"}
+  names = {
+    "unigram": "code frequencies",
+    "neighbours": "neighbours",
+    "copy": "copy",
+    "copy_per_code": "copy",
+  }
   out = {}
   for key, name in names.items():
     value = metrics.get(f"{source}/{key}/loss")

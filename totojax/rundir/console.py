@@ -1,20 +1,59 @@
 """What a run says: lines, and one progress line for what takes long.
 
 In a terminal that is live (bar, rate, time left); anywhere else it is a plain
-line every few seconds, so that a log file stays readable.
+line every few seconds, so that a log file stays readable. What comes before
+there is progress (imports, compilation, reading a checkpoint) is a `phase`.
+
+What libraries print that is no news to a user is kept back by name, and no more:
+errors of theirs stay, but for orbax's in a run, for which `checkpoint` has a line.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
+import glob
+import importlib.metadata
+import importlib.util
+import logging
 import math
 import os
 import sys
+import threading
 import time
 from typing import TextIO
 
+from absl import logging as absl_logging
 from rich import console as rich_console, progress as rich_progress
 
 PLAIN_EVERY_S = 15.0
+SILENCE_S = 5.0  # that needs no line
+WINDOW_S = 5.0  # of units, at least, that a rate is measured over
+
+# Orbax looks for a checkpoint's own note one folder below where it is, and warns
+# of each that it does not find there, though it needs none.
+_NO_NEWS = ("_CHECKPOINT_METADATA",)
+# A chip of a TPU has such a file; which ones there are is up to the driver.
+_TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+class Rate:
+  """Units in a second, without the first window of units, which compiles.
+
+  So a rate, and a time left, are known from the second window on.
+  """
+
+  def __init__(self, done: int):
+    self._begin, self._from, self._starting = time.monotonic(), done, True
+
+  def read(self, done: int) -> float | None:
+    """Units/s now that so many are `done`; None: too early to say."""
+    now = time.monotonic()
+    span_s = now - self._begin
+    if done <= self._from or span_s < WINDOW_S:
+      return None
+    if self._starting:
+      self._begin, self._from, self._starting = now, done, False
+      return None
+    return (done - self._from) / span_s
 
 
 class Progress:
@@ -24,45 +63,98 @@ class Progress:
     done: units finished, those of an earlier run included.
   """
 
-  def __init__(self, what: str, *, unit: str, total: int, done: int):
+  def __init__(self, what: str, *, unit: str, total: int, done: int, phases: bool = False):
+    """Args:
+    what, unit, total, done: what its line has in it.
+    phases: whether phases say what comes before the first unit; else a line of
+      its own says that it has begun.
+    """
     self._what, self._unit, self._total = what, unit, total
-    self._first, self.done = done, done
+    self._rate, self.done = Rate(done), done
     self._begin = self._printed = time.monotonic()
-    self._live = None
+    self._live = self._silence = None
     if sys.stderr.isatty():
       self._live = rich_progress.Progress(
         rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
         rich_progress.TextColumn("{task.fields[note]}"),
-        rich_progress.TimeRemainingColumn(),
         console=rich_console.Console(stderr=True),
       )
       self._task = self._live.add_task(what, total=total, completed=done, note="")
       self._live.start()
+    elif done < total and not phases:
+      self._silence = _after(SILENCE_S, lambda: self._plain("begun"))
 
   def advance(self, units: int = 1, *, note: str | None = None) -> None:
     """Counts `units` more; `note` replaces the rate in the line."""
+    self._hush()
     self.done += units
+    rate_per_s = self._rate.read(self.done)
+    parts = [note]
+    if rate_per_s is not None:
+      left_s = max(self._total - self.done, 0) / rate_per_s
+      parts = [note or f"{rate_per_s:.4g} {self._unit}/s", f"{duration(left_s)} left"]
+    text = ", ".join(filter(None, parts))
     now = time.monotonic()
-    rate_per_s = (self.done - self._first) / max(now - self._begin, 1e-9)
-    text = f"{rate_per_s:.4g} {self._unit}/s" if note is None else note
     if self._live is not None:
       self._live.update(self._task, completed=self.done, note=text)
     elif now - self._printed >= PLAIN_EVERY_S:
       self._printed = now
-      left_s = (self._total - self.done) / max(rate_per_s, 1e-9)
-      self._plain(f"{text}, {duration(left_s)} left")
+      self._plain(text)
 
   def _plain(self, text: str) -> None:
-    _print(f"{self._what}: {self.done}/{self._total} {self._unit}, {text}", sys.stderr)
+    line = f"{self._what}: {self.done}/{self._total} {self._unit}"
+    _print(f"{line}, {text}" if text else line, sys.stderr)
+
+  def _hush(self) -> None:
+    """There is progress: the line that it has begun is not needed any more."""
+    if self._silence is not None:
+      self._silence.cancel()
 
   def close(self) -> None:
     """Ends the line and says what was done and how long it took."""
+    self._hush()
     if self._live is not None:
       self._live.stop()
     took = duration(time.monotonic() - self._begin)
     self._plain(f"took {took}")
+
+
+@contextlib.contextmanager
+def phase(what: str, *, shown: bool | None = None) -> Iterator[None]:
+  """`with phase("compiling the update"): ...`: what may take long in silence.
+
+  A line once it has taken `SILENCE_S`, and one with its time when it ends; what
+  is quick says nothing.
+
+  Args:
+    what: is done.
+    shown: whether this process says so; None: where it is the first one, which
+      starts jax.
+  """
+  if shown is None:
+    import jax  # only now: a report needs none of it
+
+    shown = jax.process_index() == 0
+  begin = time.monotonic()
+  timer = _after(SILENCE_S, lambda: _print(f"{what} ...", sys.stderr)) if shown else None
+  try:
+    yield
+  finally:
+    if timer is not None:
+      timer.cancel()
+  took_s = time.monotonic() - begin
+  if shown and took_s >= SILENCE_S:
+    _print(f"{what}: {duration(took_s)}", sys.stderr)
+
+
+def _after(seconds: float, action: Callable[[], None]) -> threading.Timer:
+  """A timer that holds no process."""
+  timer = threading.Timer(seconds, action)
+  timer.daemon = True
+  timer.start()
+  return timer
 
 
 @contextlib.contextmanager
@@ -110,6 +202,67 @@ def say(text: str) -> None:
 def warn(text: str) -> None:
   """One line of what is wrong, and does not stop the run."""
   _print(f"totojax: {text}", sys.stderr)
+
+
+def before_jax() -> None:
+  """Of the C++ logs of XLA and TensorFlow errors alone, unless the user has set more."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read as they are imported
+
+
+def after_jax() -> None:
+  """Filters what is known, and keeps jax from asking for a TPU that is not here.
+
+  With libtpu installed jax tries it first, and libtpu tells of the missing
+  chips in five lines of errors.
+  """
+  # Made by absl, whose own kind knows the file that a record is from.
+  logger = absl_logging.get_absl_logger()
+  if _is_news not in logger.filters:
+    logger.addFilter(_is_news)
+  if _cannot_have_tpu():
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
+def quieten_orbax() -> None:
+  """Drops all that orbax logs: it tells a story at each save, and pages of one that fails."""
+  absl_logging.set_verbosity(absl_logging.ERROR)
+  absl_logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
+  hook = sys.unraisablehook
+
+  def filtered(unraisable):
+    # What TensorStore still had to say to an orbax that did not wait.
+    if "Event loop is closed" not in str(unraisable.exc_value):
+      hook(unraisable)
+
+  sys.unraisablehook = filtered
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+  """Whether a record of absl's logger is to be seen."""
+  if record.levelno >= logging.ERROR or "/orbax/" not in record.pathname:
+    return True
+  return not any(words in record.getMessage() for words in _NO_NEWS)
+
+
+def _cannot_have_tpu() -> bool:
+  """Whether jax would try libtpu for nothing, and the CPU is all that is left.
+
+  jax itself asks for "tpu,cpu" where it knows the chips of the PCI bus. A
+  plugin, as that for CUDA, may bring other devices: then nothing is decided
+  here.
+  """
+  import jax
+
+  return (
+    not jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
+    and "JAX_FORCE_TPU_INIT" not in os.environ
+    and importlib.util.find_spec("libtpu") is not None
+    and not any(glob.glob(pattern) for pattern in _TPU_FILES)
+    and importlib.util.find_spec("jax_plugins") is None
+    and not importlib.metadata.entry_points(group="jax_plugins")
+  )
 
 
 def _print(text: str, file: TextIO) -> None:

@@ -152,7 +152,9 @@ class Classify:
     (loss_LS, hits_LS, grads), fine_LS = heads_LS
     rows = jnp.float32(len(label_B))
     loss = _with_gradient(jnp.mean(loss_LS), params, grads)
-    stats = {**stats, "train_loss": loss_LS / rows}
+    # NaN for good: such a head is left out of what is chosen from.
+    lost_LS = jnp.isnan(rest.stats["train_loss"]) | ~fine_LS
+    stats = {**stats, "train_loss": jnp.where(lost_LS, jnp.nan, loss_LS / rows)}
     metrics = {
       "top1_mean": tasks.Weighted(jnp.mean(hits_LS), rows),
       "diverged_frac": tasks.Weighted(rows * jnp.mean(1.0 - fine_LS.astype(jnp.float32)), rows),

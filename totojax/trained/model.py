@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 import functools
 import os
 
-from absl import logging
 import numpy as np
 
 from totojax import sequence, sharding
@@ -45,15 +44,9 @@ class Pretrained:
     self._tokenizer, self._layout = tokenizer, layout
     if tokenizer:  # a wrong one is told now
       _ = self.tokenizer
-    # A checkpoint's own note is a folder higher than where orbax looks for it.
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-      self._model, self._params = backbone.load(
-        run, run.model, trained=True, depth=depth, layout=layout, seed=0
-      )
-    finally:
-      logging.set_verbosity(level)
+    self._model, self._params = backbone.load(
+      run, run.model, trained=True, depth=depth, layout=layout, seed=0
+    )
     self._tapped = functools.cache(self._compiled)
 
   @functools.cached_property

@@ -6,7 +6,7 @@ is read may be tokens or features that were made before.
 Shapes: M records, L layers, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -49,8 +49,8 @@ class Records:
     return list(views.values())
 
 
-def records(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
-  """The records of a store: all of them, or the first `most`.
+def records(store: store_lib.Store, name: str, *, most: int = 0, seed: int = 0) -> Records:
+  """The records of a store: all of them, or `most` out of every class.
 
   Raises:
     ValueError: it has no labels or no ids, a record has no class, or the views
@@ -64,9 +64,39 @@ def records(store: store_lib.Store, name: str, *, most: int = 0) -> Records:
         " store from a source that has classes"
       )
   labels, ids = store.labels(), tuple(store.ids())
-  numbers = np.arange(min(most or len(labels), len(labels)))
-  data = Records(store, name, numbers, labels, ids, manifest.classes)
-  return checked(data, store.path)
+  data = Records(store, name, np.arange(len(labels)), labels, ids, manifest.classes)
+  return _subset(checked(data, store.path), most=most, seed=seed)
+
+
+def _subset(data: Records, *, most: int, seed: int) -> Records:
+  """So many records, of each class its share but at least one; 0: all.
+
+  Which ones follows from the seed and the names of items, whose views stay
+  together: the last item may not fit, so that there are a few fewer.
+  """
+  if not 0 < most < len(data.records):
+    return data
+  place = []  # (how far down its class an item is, and the item)
+  for items in _by_class(data, seed).values():
+    place += [(i / len(items), item) for i, item in enumerate(items)]
+  chosen = []
+  for _, item in sorted(place, key=lambda one: one[0]):
+    if len(chosen) + len(item) > most:
+      break
+    chosen += item
+  return dataclasses.replace(data, records=np.sort(np.array(chosen, int)))
+
+
+def _by_class(data: Records, seed: int) -> dict[int, list[list[int]]]:
+  """The items of each class, in an order that the seed and their names draw."""
+  by_class = {}
+  for item in data.items():
+    by_class.setdefault(int(data.labels[item[0]]), []).append(item)
+
+  def draw(item):
+    return hashlib.sha256(f"{seed} {data.ids[item[0]]}".encode()).digest()
+
+  return {label: sorted(items, key=draw) for label, items in by_class.items()}
 
 
 def checked(data: Records, path: str) -> Records:
@@ -124,16 +154,8 @@ def split(data: Records, *, held_frac: float, seed: int) -> tuple[Records, Recor
   Which items are held out follows from their names. A class of one item stays
   whole in the rest.
   """
-  by_class = {}
-  for item in data.items():
-    by_class.setdefault(int(data.labels[item[0]]), []).append(item)
-
-  def draw(item):
-    return hashlib.sha256(f"{seed} {data.ids[item[0]]}".encode()).digest()
-
   holdout = []
-  for items in by_class.values():
-    items = sorted(items, key=draw)
+  for items in _by_class(data, seed).values():
     count = min(round(held_frac * len(items)), len(items) - 1)
     holdout += [record for item in items[:count] for record in item]
   inside = np.zeros(len(data.labels), bool)
@@ -223,13 +245,24 @@ class ReadFeatures:
   """Rows of features [M, L, ...] that were made before, as float32."""
 
   features_ML: np.ndarray
+  # Whose they are, increasing; None: of every record of the store.
+  records: np.ndarray | None = None
+
+  @property
+  def in_memory(self) -> bool:
+    return not isinstance(self.features_ML, np.memmap)
+
+  def of(self, records: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Their features, by the numbers of the records."""
+    rows = records if self.records is None else np.searchsorted(self.records, records)
+    return np.asarray(self.features_ML[rows], np.float32)
 
   def __call__(self, rows: Sequence[rows_lib.Row]) -> dict[str, np.ndarray]:
     shape = (len(rows), *self.features_ML.shape[1:])
     features_BL = np.zeros(shape, np.float32)
     real = [b for b, row in enumerate(rows) if row.draws]
     drawn = [rows[b].draws[0].record for b in real]
-    features_BL[real] = self.features_ML[drawn]
+    features_BL[real] = self.of(drawn)
     return {"features": features_BL}
 
 
@@ -247,6 +280,46 @@ def stream(
   return stream_lib.share(plans, batch=batch, host=host, hosts=hosts).map(
     ReadLabelled(read, data.labels)
   )
+
+
+# Every head group of a probe has the same ones, and grain draws each number of few
+# records in tens of microseconds: it walks a cycle of 65,536.
+@functools.lru_cache(320)
+def _permutation(count: int, order: int, epoch: int) -> np.ndarray:
+  """The numbers 0..count-1 as `stream` has them in an epoch, int32."""
+  endless = grain.MapDataset.range(count).shuffle(order).repeat()
+  numbers = endless.batch(count, batch_fn=functools.partial(np.asarray, dtype=np.int32))[epoch]
+  assert numbers is not None, "only a filter leaves elements out"
+  return numbers
+
+
+def stream_in_memory(
+  data: Records,
+  read: ReadFeatures,
+  first_step: int,
+  *,
+  seed: int,
+  batch: int,
+  host: int,
+  hosts: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """The batches of `stream`, from step `first_step` on.
+
+  Of features that are in memory: a permutation an epoch and a slice of it a
+  step, where `stream` asks for every row by itself.
+  """
+  rows, count = stream_lib.share_rows(batch, host=host, hosts=hosts), len(data.records)
+  order = rows_lib.order(source=0, seed=seed)
+  position = (first_step * hosts + host) * rows
+  while True:
+    parts, missing = [], rows
+    while missing:
+      at = position + rows - missing
+      parts.append(_permutation(count, order, at // count)[at % count :][:missing])
+      missing -= len(parts[-1])
+    record_B = data.records[np.concatenate(parts)]
+    yield {"features": read.of(record_B), "label": data.labels[record_B].astype(np.int32)}
+    position += hosts * rows
 
 
 def _row(records: int, position: int, record: np.integer) -> rows_lib.Row:

@@ -175,14 +175,20 @@ class Finite:
 
 def share(plan: grain.MapDataset, *, batch: int, host: int, hosts: int) -> grain.MapDataset:
   """Batches of rows (lists) of one host; see the top of the file."""
+  # Host h has the h-th run of rows of each batch, as its devices do in the
+  # batch's sharding: no row goes from host to host.
+  rows_here = share_rows(batch, host=host, hosts=hosts)
+  parts = plan.batch(rows_here, drop_remainder=True, batch_fn=list)
+  return parts[host::hosts]
+
+
+def share_rows(batch: int, *, host: int, hosts: int) -> int:
+  """Rows of a global batch that one host has; raises ValueError if it cannot be cut."""
   if hosts < 1 or not 0 <= host < hosts:
     raise ValueError(f"host {host} of {hosts}; hosts count from 0")
   if batch < 1 or batch % hosts:
     raise ValueError(f"batch {batch} is not divisible by {hosts} hosts; use a multiple of {hosts}")
-  # Host h has the h-th run of rows of each batch, as its devices do in the
-  # batch's sharding: no row goes from host to host.
-  parts = plan.batch(batch // hosts, drop_remainder=True, batch_fn=list)
-  return parts[host::hosts]
+  return batch // hosts
 
 
 def host_batches(

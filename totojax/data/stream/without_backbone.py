@@ -3,10 +3,13 @@
 Shapes: M records, T tokens of a record, N frames.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from totojax.data.store import store as store_lib
 from totojax.data.stream import labelled
+from totojax.rundir import console
 
 
 def histograms(store: store_lib.Store, vocab: int) -> np.ndarray:
@@ -25,18 +28,53 @@ def histograms(store: store_lib.Store, vocab: int) -> np.ndarray:
 def small_pixels(store: store_lib.Store, side: int) -> np.ndarray:
   """float32 [M, N side side 3] in 0..1: every frame, averaged to `side`."""
   head = store.manifest
-  if head.size_px % side:
-    raise ValueError(
-      f"pixels_side {side} does not divide the {head.size_px} pixels of {store.path}; use a divisor"
-    )
-  block = head.size_px // side
+  _block(head.size_px, side, store.path)
   out = np.zeros((len(store), head.frames * side * side * 3), np.float32)
   for start in range(0, len(store), 128):
     stop = min(start + 128, len(store))
-    frames = store.read(range(start, stop))["frames"].astype(np.float32)
-    blocks = frames.reshape(stop - start, head.frames, side, block, side, block, 3)
-    out[start:stop] = blocks.mean((3, 5)).reshape(stop - start, -1) / 255.0
+    out[start:stop] = _averages(store.read(range(start, stop))["frames"], side)
   return out
+
+
+def drawn_pixels(
+  data: labelled.Records, draw: Callable[[np.ndarray], np.ndarray], *, factor: int, side: int
+) -> np.ndarray:
+  """float32 [M, N side side 3] of the records, from pixels that a tokenizer draws.
+
+  Args:
+    data: records of a store of tokens.
+    draw: the tokenizer's `decode`.
+    factor: pixels of a token's side.
+    side: pixels of a frame's side that are left.
+  """
+  head, count = data.tokens.manifest, len(data.records)
+  _block(head.grid * factor, side, data.tokens.path)
+  out = np.zeros((count, head.frames * side * side * 3), np.float32)
+  with console.tracking(f"drawing {data.name} from tokens", unit="records", total=count) as bar:
+    for start in range(0, count, 32):
+      part = data.records[start : start + 32]
+      codes = data.tokens.read(part)["codes"].astype(np.int32)
+      frames = draw(codes.reshape(-1, head.grid, head.grid))
+      clips = np.asarray(frames).reshape(len(part), head.frames, *frames.shape[1:])
+      out[start : start + len(part)] = _averages(clips, side)
+      bar.advance(len(part))
+  return out
+
+
+def _averages(frames_MNHW3: np.ndarray, side: int) -> np.ndarray:
+  """[M, N side side 3] in 0..1: means of squares."""
+  clips, count, size, *_ = frames_MNHW3.shape
+  block = size // side
+  blocks = frames_MNHW3.astype(np.float32).reshape(clips, count, side, block, side, block, 3)
+  return blocks.mean((3, 5)).reshape(clips, -1) / 255.0
+
+
+def _block(size_px: int, side: int, path: str) -> None:
+  """Raises ValueError where the squares of an average are not whole."""
+  if size_px % side:
+    raise ValueError(
+      f"pixels_side {side} does not divide the {size_px} pixels of {path}; use a divisor"
+    )
 
 
 def same_records(tokens: labelled.Records, pixels: store_lib.Store) -> None:

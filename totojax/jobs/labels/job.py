@@ -84,6 +84,7 @@ def _run(
   return True
 
 
+@console.phase("opening the data")
 def prepare(config: labels.Joint | labels.Finetune) -> TuningSetup:
   """Opens what the config names; loads no parameters.
 
@@ -283,7 +284,8 @@ def _training(
   cost = flops.train_flops_per_token(setup.model.config, vocab=spec.vocab, context=spec.context)
 
   def start(params):
-    trained = backbone.read(run, setup.model, layout=setup.layout)
+    with console.phase(f"reading the parameters of {run.path}"):
+      trained = backbone.read(run, setup.model, layout=setup.layout)
     return {**params, layered.BACKBONE: select(trained)}
 
   built = assembly.run(

@@ -7,6 +7,7 @@ head is scored on every item, in one pass.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -69,14 +70,15 @@ class Setup:
 
   def stream(self, read: labelled.Read) -> Callable[[int], Any]:
     """First step -> this host's training batches from there on."""
-    dataset = labelled.stream(
-      self.sets.train,
-      read,
+    which = dict(
       seed=self.config.seed,
       batch=self.config.train.batch_rows,
       host=jax.process_index(),
       hosts=jax.process_count(),
     )
+    if isinstance(read, labelled.ReadFeatures) and read.in_memory:
+      return functools.partial(labelled.stream_in_memory, self.sets.train, read, **which)
+    dataset = labelled.stream(self.sets.train, read, **which)
     return assembly.reader(self.config.data.reading, dataset)
 
   def program(self, task: tasks.Task, optimiser: assembly.Optimiser) -> assembly.Program:
@@ -170,7 +172,7 @@ def open_sets(
     raise ConfigError(f"the stores are of different kinds: {kinds}")
   heldout.check_disjoint(*([rows_lib.Source(name, s, 1.0)] for name, s in stores.items()))
   sets = hold_out(
-    labelled.records(stores["train"], "train", most=most),
+    labelled.records(stores["train"], "train", most=most, seed=seed),
     labelled.records(stores["validation"], "validation"),
     data=data,
     seed=seed,

@@ -10,10 +10,11 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from totojax import rundir
 from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
-from totojax.report import layer_sections
+from totojax.report import layer_sections, shares
 from totojax.rundir import console, files
 
 SPLITS = ("validation", "holdout")
@@ -26,7 +27,7 @@ class Heads:
   source: str  # its name
   layers: tuple[int, ...]  # [L]
   depth: int  # the last layer that there is
-  train_loss: np.ndarray  # of the last batch, [L, S]
+  train_loss: np.ndarray  # of the last batch, [L, S]; NaN: diverged
   scores: Mapping[str, top1.Scores]  # by "validation" and, where something is held out, "holdout"
 
   @property
@@ -34,9 +35,24 @@ class Heads:
     """What the layer is chosen on."""
     return "holdout" if "holdout" in self.scores else "validation"
 
+  @property
+  def diverged(self) -> np.ndarray:
+    """Which heads are left out, bool [L, S]: their training loss is NaN."""
+    return np.isnan(self.train_loss)
+
   def best(self, split: str) -> tuple[int, int]:
-    """(index of the layer, setting) of the head that is best on a split."""
-    return top1.best(self.scores[split].top(1), self.scores[split].loss())
+    """(index of the layer, setting) of the head that is best on a split.
+
+    Raises:
+      RunError: all of them diverged.
+    """
+    if self.diverged.all():
+      raise rundir.RunError(
+        f"all {self.diverged.size} heads of {self.source} diverged; lower optim.lrs or"
+        " optim.weight_decays, and use another --workdir"
+      )
+    scores = self.scores[split].without(self.diverged)
+    return top1.best(scores.top(1), scores.loss())
 
 
 def read(source: str, layers: tuple[int, ...], depth: int, folders: Sequence[epath.Path]) -> Heads:
@@ -91,7 +107,17 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
 def _notes(
   group: Heads, settings: Sequence[tuple[float, float]], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
-  """What is said where a head knows nothing, or its rate is an end of the grid."""
+  """What is said of heads that diverged or know nothing, and of a grid's ends."""
+  lost = [
+    f"layer {group.layers[i]} with rate {settings[s][0]:g} and decay {settings[s][1]:g}"
+    for i, s in np.argwhere(group.diverged)
+  ]
+  if lost:
+    more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+    yield (
+      f"{group.source}: {len(lost)} of {group.diverged.size} heads diverged and are left out:"
+      f" {', '.join(lost[:3])}{more}"
+    )
   prefix = f"{group.source}/chosen_on_{group.chooser}"
   top, majority = metrics[f"{prefix}/top1"], metrics["majority_top1"]
   if top < majority:
@@ -99,25 +125,31 @@ def _notes(
       f"{group.source}: top-1 {100 * top:.1f} % is below the {100 * majority:.1f} % of always"
       " naming the largest class"
     )
-  rates = sorted({lr for lr, _ in settings})
-  best = metrics[f"{prefix}/lr"]
-  for rate, end, further in ((rates[0], "smallest", "smaller"), (rates[-1], "largest", "larger")):
-    if len(rates) > 1 and best == rate:
-      yield (
-        f"{group.source}: its best rate, {rate:g}, is the {end} of optim.lrs; a"
-        f" {further} one may be better"
-      )
+  ends = []
+  for key, what, keys, grid in (
+    ("lr", "rate", "optim.lrs", {lr for lr, _ in settings}),
+    ("weight_decay", "decay", "optim.weight_decays", {decay for _, decay in settings}),
+  ):
+    best = metrics[f"{prefix}/{key}"]
+    # Nothing is below no decay.
+    if len(grid) > 1 and best and best in (min(grid), max(grid)):
+      end = "smallest" if best == min(grid) else "largest"
+      ends.append(f"its best {what}, {best:g}, is the {end} of {keys}")
+  if ends:
+    yield f"{group.source}: {', and '.join(ends)}; one beyond may be better"
 
 
 def _rows(
   group: Heads, settings: Sequence[tuple[float, float]], expected: int
 ) -> Iterator[dict[str, Any]]:
-  """A row of per_layer.csv for each head."""
+  """A row of per_layer.csv for each head that did not diverge."""
   validation, holdout = group.scores["validation"], group.scores.get("holdout")
   top_1, top_5, nll = validation.top(1), validation.top(5), validation.loss()
   holdout_top = np.full_like(top_1, np.nan) if holdout is None else holdout.top(1)
   for i, layer in enumerate(group.layers):
     for s, (lr, decay) in enumerate(settings):
+      if group.diverged[i, s]:
+        continue
       yield {
         "backbone": group.source,
         "layer": layer,
@@ -142,9 +174,11 @@ def _chosen(group: Heads, settings: Sequence[tuple[float, float]]) -> dict[str, 
   for split in group.scores:
     i, s = group.best(split)
     top = float(validation.top(1)[i, s])
+    low, high = shares.wilson(top, validation.items)
     values = {
       "top1": top,
-      "top1_sem": top1.error(top, validation.items),
+      "top1_low": float(low),
+      "top1_high": float(high),
       "top5": float(validation.top(5)[i, s]),
       "layer": group.layers[i],
       "lr": settings[s][0],
@@ -181,12 +215,11 @@ def _sentence(group: Heads, metrics: Mapping[str, Any]) -> str:
   score = lambda key: metrics[f"{group.source}/chosen_on_{key}"]
   if group.chooser == "validation":
     return (
-      f"{group.source}: top-1 {100 * score('validation/top1'):.1f} +-"
-      f" {100 * score('validation/top1_sem'):.1f} %, top-5 {100 * score('validation/top5'):.1f} %"
+      f"{group.source}: top-1 {shares.percent(score('validation/top1'), metrics['n'])},"
+      f" top-5 {100 * score('validation/top5'):.1f} %"
     )
   return (
-    f"{group.source}: top-1 {100 * score('holdout/top1'):.1f} +-"
-    f" {100 * score('holdout/top1_sem'):.1f} % at layer {score('holdout/layer')},"
-    f" chosen on the hold-out; {100 * score('validation/top1'):.1f} % at layer"
-    f" {score('validation/layer')}, chosen on the validation set"
+    f"{group.source}: top-1 {shares.percent(score('holdout/top1'), metrics['n'])} at layer"
+    f" {score('holdout/layer')}, chosen on the hold-out; {100 * score('validation/top1'):.1f} %"
+    f" at layer {score('validation/layer')}, chosen on the validation set"
   )

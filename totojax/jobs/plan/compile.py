@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from totojax import flops
 from totojax.config.pretrain import Pretrain
 from totojax.jobs.plan import chips, estimate, hlo, steps
-from totojax.rundir import provenance
+from totojax.rundir import console, provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
 # memory required for HLO temporaries (68.92G) exceeds available HBM (15.75G)".
@@ -36,7 +36,8 @@ def plan(config: Pretrain) -> dict[str, Any]:
   begin = time.monotonic()
   step = steps.build(config, devices=devices)
   assert step.lower is not None  # which it is for devices
-  lowered = step.lower()
+  with console.phase("tracing the step"):
+    lowered = step.lower()
   facts = {
     "source": "TPU compiler",
     "compiler": f"libtpu {provenance.versions(('libtpu',))['libtpu']}",
@@ -47,7 +48,8 @@ def plan(config: Pretrain) -> dict[str, Any]:
   }
   begin = time.monotonic()
   try:
-    compiled = lowered.compile()
+    with console.phase(f"compiling it for {planning.topology}"):
+      compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     return {**facts, **_does_not_fit(error, steps.ADVICE if trains else steps.SERVING_ADVICE)}
   hbm = estimate.memory(compiled.memory_analysis())

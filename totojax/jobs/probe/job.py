@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import time
 from typing import Any
+import zlib
 
 from etils import epath
 import jax
@@ -54,10 +55,11 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     console.say(line)
   backbone.check_same(facts, workdir)
   programs = {}
-  for group in plan.groups:
+  for number, group in enumerate(plan.groups, 1):
     folder = workdir / group.name
     if directory.is_done(folder):
       continue
+    console.say(f"[{number}/{len(plan.groups)}] heads of {group.name}")
     begin = time.monotonic()
     if not _train(setup, group, programs, workdir, interrupted):
       return False
@@ -116,7 +118,7 @@ def _train(
   interrupted: jobs.Interrupted,
 ) -> bool:
   """Trains the heads of one group and keeps their scores."""
-  subject, features = setup.subjects[group.source], None
+  subject, features, reads = setup.subjects[group.source], None, None
   if subject.features is not None:
     features = subject.features
   elif not subject.model:
@@ -126,12 +128,20 @@ def _train(
     if features is None:
       return False
   if features is not None:
-    features = {name: x_ML[:, group.part] for name, x_ML in features.items()}
-  training, score = _training(setup, group, features, programs)
+    splits = setup.sets.splits
+    # What is kept has a row for each record that is used; all else for every one.
+    reads = {
+      name: labelled.ReadFeatures(
+        x_ML[:, group.part], splits[name].records if subject.model else None
+      )
+      for name, x_ML in features.items()
+    }
+  training, score = _training(setup, group, reads, programs)
   state, finished = train.fit(training, workdir / group.name, interrupted=interrupted)
   if not finished:
     return False
-  arrays = {"train_loss": np.asarray(state.stats["train_loss"])}
+  diverged_LS = np.asarray(lars.diverged(state.opt_state))
+  arrays = {"train_loss": np.where(diverged_LS, np.nan, np.asarray(state.stats["train_loss"]))}
   for split in tables.SPLITS:
     arrays |= {f"{split}/{key}": value for key, value in vars(score(state, split)).items()}
   if jax.process_index() == 0:
@@ -145,6 +155,14 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
   for name, records in setup.sets.splits.items():
     if source == "histogram":
       x_MD = without_backbone.histograms(records.tokens, setup.trained[1].spec.vocab)
+    elif not data.train_pixels:
+      # Of the records that are used alone: drawing takes a network.
+      tokenizer = probe_setup.drawing_tokenizer(setup.trained[0])
+      drawn_MD = without_backbone.drawn_pixels(
+        records, tokenizer.decode, factor=tokenizer.factor, side=data.pixels_side
+      )
+      x_MD = np.zeros((len(records.labels), drawn_MD.shape[1]), np.float32)
+      x_MD[records.records] = drawn_MD
     else:
       path = {"train": data.train_pixels, "validation": data.validation_pixels}[name]
       pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
@@ -156,13 +174,14 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
 
 def _load(setup: probe_setup.ProbeSetup, source: str, depth: int) -> tuple[trunk.Trunk, Any]:
   """The first blocks of the trained or untrained backbone."""
-  return backbone.load(
-    *setup.trained,
-    trained=source == "trained",
-    depth=depth,
-    layout=setup.layout,
-    seed=setup.config.seed,
-  )
+  with console.phase(f"reading the {source} backbone"):
+    return backbone.load(
+      *setup.trained,
+      trained=source == "trained",
+      depth=depth,
+      layout=setup.layout,
+      seed=setup.config.seed,
+    )
 
 
 def _cached(
@@ -172,7 +191,7 @@ def _cached(
   folder = files.local(workdir, _FEATURES)
   folder.mkdir(parents=True, exist_ok=True)
   layers, width = setup.subjects[source].layers, setup.subjects[source].width
-  features, pooled = {}, None
+  paths, pooled = {}, None
   for name, records in setup.sets.splits.items():
     path = folder / f"{source}-{name}.npy"
     batches = setup.finite(records, _reader(setup, records), by_item=False)
@@ -183,14 +202,16 @@ def _cached(
       "layers": layers,
       "seed": setup.config.seed,
     }
+    if len(records.records) < len(records.labels):  # a subset
+      facts["records"] = zlib.crc32(records.records.tobytes())
     if pooled is None and not kept.is_whole(path):
       model, params = _load(setup, source, layers[-1])
       pooled = backbone.features(model, params, layers=layers, pool="clip", layout=setup.layout)
     shape = (len(layers), width)
     if not kept.make(path, pooled, batches, shape=shape, facts=facts, interrupted=interrupted):
       return None
-    features[name] = kept.load(path)
-  return features
+    paths[name] = path
+  return kept.load(paths)
 
 
 def _reader(setup: probe_setup.ProbeSetup, records: labelled.Records) -> labelled.ReadInputs:
@@ -203,7 +224,7 @@ def _reader(setup: probe_setup.ProbeSetup, records: labelled.Records) -> labelle
 def _training(
   setup: probe_setup.ProbeSetup,
   group: probe_setup.HeadGroup,
-  features: Arrays | None,
+  reads: setup_lib.Reads | None,
   programs: dict[Any, Programs],
 ) -> tuple[train.Run, setup_lib.Score]:
   """A run for `train.fit`, and how its heads are scored afterwards.
@@ -211,17 +232,15 @@ def _training(
   Args:
     setup: from `probe_setup.prepare`.
     group: what is trained.
-    features: of its layers: [M, L, D], or of tokens [M, L, T, D]; None: the
-      backbone runs in every step.
+    reads: of the features of its layers, [M, L, D], or of tokens [M, L, T, D];
+      None: the backbone runs in every step.
     programs: of groups before this one, which it uses and adds to: on features
       of one shape all sources have the same.
   """
   config, subject, model, frozen = setup.config, setup.subjects[group.source], None, None
-  if features is None:
+  if reads is None:
     model, frozen = _load(setup, group.source, group.layers[-1])
     reads = {name: _reader(setup, records) for name, records in setup.sets.splits.items()}
-  else:
-    reads = {name: labelled.ReadFeatures(x_ML) for name, x_ML in features.items()}
   task = classify.Classify(
     head=subject.head,
     model=model,
@@ -234,17 +253,21 @@ def _training(
   )
   # Heads start as the numbers of their layers say.
   shape = (group.layers, subject.width, subject.tokens, subject.model)
-  program = programs.get(shape) if features is not None else None
+  program = programs.get(shape) if model is None else None
   if program is None:
     program = Programs(_run(setup, group, task, frozen), setup.outcomes(task))
-  if features is not None:  # a backbone is not held on to
+  if model is None:  # a backbone is not held on to
     programs[shape] = program
   score = setup.scorer(program.outcomes, reads)
   run = dataclasses.replace(
     program.run,
     config={**schema.to_dict(config), "unit": dataclasses.asdict(group)},
     batches=setup.stream(reads["train"]),
-    evals={"validation": lambda state: top1.summary(score(state, "validation"))},
+    evals={
+      "validation": lambda state: top1.summary(
+        score(state, "validation").without(np.asarray(lars.diverged(state.opt_state)))
+      )
+    },
   )
   return run, score
 

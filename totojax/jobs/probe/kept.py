@@ -20,6 +20,7 @@ import numpy as np
 from totojax.data.stream import labelled
 from totojax.rundir import console, pieces
 
+MEMORY_BYTES = 4 * 2**30  # of features that are held in memory; above, they stay on disk
 _SAVE_EVERY = 50  # batches that a kill may cost
 
 
@@ -95,9 +96,13 @@ def is_whole(path: epath.Path) -> bool:
   return bool(note) and note["done"] >= note["of"]["rows"]
 
 
-def load(path: epath.Path) -> np.ndarray:
-  """Features [M, L, D] of a file that is whole, read from disk as needed."""
-  return np.load(str(path), mmap_mode="r")
+def load(paths: Mapping[str, epath.Path]) -> dict[str, np.ndarray]:
+  """Features [M, L, D] of files that are whole: in memory, if all fit there.
+
+  Where together they are above `MEMORY_BYTES`, read from disk as needed.
+  """
+  fit = sum(path.stat().length for path in paths.values()) <= MEMORY_BYTES
+  return {name: np.load(str(path), mmap_mode=None if fit else "r") for name, path in paths.items()}
 
 
 def _note(path: epath.Path) -> dict[str, Any] | None:

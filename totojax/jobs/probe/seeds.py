@@ -6,7 +6,7 @@ seeds of the top-1 accuracy at the layer that a hold-out of train chose, with a
 95 % interval, and whether the trained backbone's lies above all others.
 
 An interval has two parts, which add as squares: the spread over seeds, by
-Student's t, and that of a sample of so many items, which all seeds share.
+Student's t, and Wilson's of a sample of so many items, which all seeds share.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,9 @@ import numpy as np
 from totojax import jobs
 from totojax.config import labels, roots
 from totojax.config.schema import ConfigError
-from totojax.evals import top1
+from totojax.report import shares
 from totojax.rundir import console, directory, files
 
-_LEVEL = 0.95
 _TOP1 = "/chosen_on_holdout/top1"
 
 
@@ -41,12 +40,12 @@ def interval(values: Sequence[float], items: int) -> Interval:
 
   seeds = len(values)
   mean = float(np.mean(values))
-  level = (1.0 + _LEVEL) / 2.0
-  spread = np.std(values, ddof=1) / np.sqrt(seeds)
-  half = np.hypot(
-    stats.t.ppf(level, seeds - 1) * spread, stats.norm.ppf(level) * top1.error(mean, items)
+  level = (1.0 + shares.LEVEL) / 2.0
+  spread = stats.t.ppf(level, seeds - 1) * np.std(values, ddof=1) / np.sqrt(seeds)
+  low, high = shares.wilson(mean, items)
+  return Interval(
+    mean, float(mean - np.hypot(spread, mean - low)), float(mean + np.hypot(spread, high - mean))
   )
-  return Interval(mean, float(mean - half), float(mean + half))
 
 
 def run(config: labels.ProbeSeeds, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:

@@ -13,6 +13,8 @@ from totojax.data.store import feature_files
 from totojax.data.stream import labelled
 from totojax.jobs.labels import setup as setup_lib
 from totojax.models import heads, taps, trunk
+from totojax.rundir import console
+from totojax.tokenizers import api
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
@@ -68,6 +70,7 @@ class ProbeSetup(setup_lib.Setup):
     return self.run, self.model
 
 
+@console.phase("opening the data")
 def prepare(config: labels.Probe) -> ProbeSetup:
   """Opens what the config names; loads no model.
 
@@ -84,7 +87,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
     )
     model = backbone.for_clips(run.model, frames=frames)
     head = heads.filled(head, run.model.config)
-    subjects = _backbones(config, model, head, sets)
+    subjects = _backbones(config, run, model, head, sets)
   else:
     _check_without_model(config, files)
     sets = _sets(config, files)
@@ -103,7 +106,11 @@ def prepare(config: labels.Probe) -> ProbeSetup:
 
 
 def _backbones(
-  config: labels.Probe, model: trunk.Trunk, head: heads.HeadConfig, sets: setup_lib.Sets
+  config: labels.Probe,
+  run: backbone.Trained,
+  model: trunk.Trunk,
+  head: heads.HeadConfig,
+  sets: setup_lib.Sets,
 ) -> dict[str, Subject]:
   """Models and baselines by name; baselines are pooled."""
   depth, side = model.config.depth, config.data.pixels_side
@@ -111,6 +118,8 @@ def _backbones(
   taps.check_layers(layers, depth)
   plain = dataclasses.replace(head, pool="average")
   frames = sets.all_train.tokens.manifest.frames
+  if "pixels" in config.backbones and not config.data.train_pixels:
+    drawing_tokenizer(run)
   ours = Subject(layers, depth, model.config.width, head, model=True)
   subjects = {
     **dict.fromkeys(MODELS, ours),
@@ -118,6 +127,21 @@ def _backbones(
     "histogram": Subject((0,), depth, model.spec.vocab, plain),
   }
   return {name: subjects[name] for name in config.backbones}
+
+
+def drawing_tokenizer(run: backbone.Trained) -> api.Tokenizer:
+  """What draws pixels from tokens, where no store has those that they were made from.
+
+  Raises:
+    ConfigError: the tokenizer of the run is nowhere.
+  """
+  try:
+    return backbone.find_tokenizer(run, "")
+  except ConfigError as error:
+    raise ConfigError(
+      'backbones has "pixels", which needs data.train_pixels and data.validation_pixels, the'
+      f" stores that the tokens were made from, or their tokenizer: {error}"
+    ) from error
 
 
 Files = Mapping[str, Mapping[str, feature_files.Features]]
@@ -196,10 +220,10 @@ def _check_subjects(config: labels.Probe) -> None:
     raise ConfigError(f"encoders.{clashes[0]} has the name of a backbone of ours; use another")
   if not (names or config.encoders):
     raise ConfigError("config key backbones is (); name some, or encoders")
-  if "pixels" in names and not (data.train_pixels and data.validation_pixels):
+  if bool(data.train_pixels) != bool(data.validation_pixels):
     raise ConfigError(
-      'backbones has "pixels", which needs data.train_pixels and'
-      " data.validation_pixels: the stores that the tokens were made from"
+      "of data.train_pixels and data.validation_pixels, the stores that the tokens were made"
+      " from, one is empty; give both, or none: the tokenizer then draws pixels from tokens"
     )
 
 

@@ -140,7 +140,8 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
   Raises:
     ValueError: the source cannot be read or holds nothing.
   """
-  splits = listings.by_store(config.source, seed=config.seed)
+  with console.phase("listing the source"):
+    splits = listings.by_store(config.source, seed=config.seed)
   spec = media.spec(
     next(iter(splits.values())).kind, clip=config.clip, views=config.views, image=config.image
   )
