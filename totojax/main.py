@@ -39,7 +39,9 @@ _WORKDIR = flags.DEFINE_string(
   " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
-  "allow_changed_config", False, "Go on in a workdir that was made with another config."
+  "allow_changed_config",
+  False,
+  "Go on in a workdir that was made with another config, or with other data.",
 )
 _OTHER_VERSIONS = flags.DEFINE_bool(
   "allow_other_versions",
@@ -202,8 +204,9 @@ def _print_keys(config: dict[str, Any]) -> None:
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax import rundir
-  from totojax.rundir import directory, hosts, provenance
+  from totojax.rundir import directory, hosts, identity, provenance
 
+  identity.allow_changed(_ALLOW.value)
   provenance.allow_other_versions(_OTHER_VERSIONS.value)
 
   file, _, _ = (_CONFIG.value or "").partition(":")

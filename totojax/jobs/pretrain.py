@@ -18,11 +18,12 @@ from totojax import (
   tasks,
   train,
 )
-from totojax.config.pretrain import Pretrain
+from totojax.config.pretrain import Data, Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards, store
+from totojax.data.store import manifests, shards, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
+from totojax.rundir import identity
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
       "encoded": "before" if inputs.frozen is None else "on the device",
       **began,
     },
+    data=inputs.data,
     tokens_per_step=tokens_per_step,
     flops_per_token=cost,
     frozen=inputs.frozen,
@@ -109,6 +111,7 @@ class _Inputs:
   task: tasks.Task  # on tokens, or on pixels that it encodes itself
   stream: Any  # this host's batches
   records: Mapping[str, int]  # of each source
+  data: identity.Identities  # of what is trained and evaluated on
   held_out: list[rows_lib.Source]  # stores of tokens
   tokenizer: str  # fingerprint of the one that makes, or made, the tokens
   frozen: Any  # its parameters, where it runs in the step
@@ -129,16 +132,20 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   of_stream: dict[str, Any] = dict(
     seq=spec, seed=config.seed, batch=batch, host=jax.process_index(), hosts=jax.process_count()
   )
-  records = {source.name: len(source.store) for source in training}
+  read: dict[str, Any] = dict(
+    records={source.name: len(source.store) for source in training},
+    data=rows_lib.identities(train=training, validation=held_out),
+    held_out=held_out,
+  )
   if encoder is None:
     tokenizer = training[0].store.manifest.tokenizer
     stream = mixture.stream(training, **of_stream)
-    return _Inputs(task, stream, records, held_out, tokenizer, None)
+    return _Inputs(task, stream, tokenizer=tokenizer, frozen=None, **read)
   from totojax.tasks import encode
 
   stream = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
   encoding = encode.EncodeFrames(task, encoder, spec=spec)
-  return _Inputs(encoding, stream, records, held_out, encoder.fingerprint, encoding.frozen)
+  return _Inputs(encoding, stream, tokenizer=encoder.fingerprint, frozen=encoding.frozen, **read)
 
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
@@ -259,6 +266,13 @@ def open_sources(
     )
     for name, share in config.data.shares(example="configs/1b.py").items()
   ]
+
+
+def identities(data: Data) -> dict[str, dict[str, Any]]:
+  """Config key -> what stands for its records in a run, of the manifests alone."""
+  paths = {f"data.train.{name}": share.path for name, share in data.train.items()}
+  paths |= {f"data.validation.{name}": path for name, path in data.validation.items()}
+  return {name: manifests.existing(path).identity for name, path in paths.items()}
 
 
 def open_validation(

@@ -20,7 +20,7 @@ from totojax.data.stream import rows
 from totojax.evals import baselines, val_loss
 from totojax.jobs import pretrain
 from totojax.report import plots
-from totojax.rundir import console, directory, files
+from totojax.rundir import console, directory, files, identity
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
 
@@ -39,7 +39,9 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     raise ValueError(f"{source.path} names no validation data; nothing to evaluate")
   batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
   batches = pretrain.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
-  directory.begin(workdir, config, step=source.step)
+  data = rows.identities(validation=held_out)
+  directory.begin(workdir, config, data=data, step=source.step)
+  console.say(f"{source.path} at step {source.step}; {identity.sentence(data)}")
 
   total = sum(len(part) for part in batches.values())
   with console.tracking("validating", unit="batches", total=total) as bar:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from totojax.report import reading
-from totojax.rundir import console, files
+from totojax.rundir import console, files, identity
 
 Section = tuple[str, Callable[[reading.RunFolder], str]]  # title, and what fills it
 Column = tuple[str, str]  # head, and template of the cells
@@ -99,6 +99,7 @@ def provenance(folder: reading.RunFolder) -> str:
   if later := manifest.get("starts"):
     last = _minute(later[-1]["started"])
     code.append(f"started {len(later) + 1} times, the last time {last}")
+  data = [identity.sentence(read)] if (read := manifest.get(identity.KEY)) else []
   hardware = []
   if machine := manifest.get("machine"):
     hardware += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
@@ -109,7 +110,7 @@ def provenance(folder: reading.RunFolder) -> str:
   packages = [f"{name} {version}" for name, version in versions.items()]
   command = manifest.get("command")
   shown = f"<p><code>{text(command)}</code></p>" if command else ""
-  return shown + "".join(paragraph(" · ".join(x)) for x in (code, hardware, packages) if x)
+  return shown + "".join(paragraph(" · ".join(x)) for x in (code, data, hardware, packages) if x)
 
 
 def _minute(iso: str) -> str:

@@ -7,6 +7,7 @@ P tokens of a frame.
 import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,15 @@ class Source:
 
   def __str__(self) -> str:
     return f"source {self.name!r} ({self.store.path})"
+
+
+def identities(**sections: Sequence[Source]) -> dict[str, dict[str, Any]]:
+  """ "data.SECTION.NAME" -> what stands for the source's records in a run."""
+  return {
+    f"data.{section}.{source.name}": source.store.manifest.identity
+    for section, sources in sections.items()
+    for source in sources
+  }
 
 
 @dataclasses.dataclass(frozen=True)
