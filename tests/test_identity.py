@@ -13,7 +13,7 @@ import stores
 import test_hosts
 
 from totojax.data.store import manifests, shards
-from totojax.rundir import directory, files, identity, lock
+from totojax.rundir import directory, files, hosts, lock, provenance
 
 TRAIN, VAL = "data.train.moving", "data.validation.moving"
 SHARD = 3  # records
@@ -107,7 +107,7 @@ def test_other_data_are_refused_and_leave_the_run_as_it_was(place, tmp_path):
   assert before["data"][TRAIN]["digest"] == digest(tmp_path / "train")
   for changes, words in OTHERS.values():
     write(tmp_path / "train", **changes)
-    with pytest.raises(identity.DataChanged) as told:
+    with pytest.raises(provenance.DataChanged) as told:
       directory.begin(workdir, {**CONFIG, "seed": 2}, data=data())
     line = str(told.value)
     assert f"({TRAIN}: {words})" in line and str(workdir) in line and "\n" not in line
@@ -116,15 +116,15 @@ def test_other_data_are_refused_and_leave_the_run_as_it_was(place, tmp_path):
     assert files.read_json(workdir / "config.json") == CONFIG
   # Of what was lost the checkpoint knows.
   files.remove(workdir / "manifest.json")
-  with pytest.raises(identity.DataChanged):
+  with pytest.raises(provenance.DataChanged):
     directory.begin(workdir, CONFIG, data=data(), saved=lambda: before)
   # What is allowed is kept in mind.
   files.write_json(workdir / "manifest.json", before)
-  identity.allow_changed(True)
+  provenance.allow_other_data(True)
   try:
     directory.begin(workdir, CONFIG, data=data())
   finally:
-    identity.allow_changed(False)
+    provenance.allow_other_data(False)
   after = files.read_json(workdir / "manifest.json")
   assert after["data"][TRAIN]["digest"] == digest(tmp_path / "train")
   assert after["starts"][-1]["data_before"] == {TRAIN: before["data"][TRAIN]}
@@ -139,21 +139,19 @@ def test_a_run_from_before_there_were_digests_goes_on_and_has_them(tmp_path, cap
   assert capsys.readouterr().out.count("could not be compared") == 1
   directory.begin(workdir, CONFIG, data=data)
   assert "compared" not in capsys.readouterr().out
-  with pytest.raises(identity.DataChanged):
+  with pytest.raises(provenance.DataChanged):
     directory.begin(workdir, CONFIG, data={TRAIN: {"digest": "b", "records": 1}})
 
 
 def test_hosts_must_have_the_same_data(monkeypatch):
   now = {"data.train.a": {"digest": "a"}, "data.train.b": {"digest": "b"}}
-  identity.check_hosts(now)  # one process
-  monkeypatch.setattr(identity.hosts, "differing", lambda values: [1])
-  with pytest.raises(identity.DataChanged, match=r"different data \(data.train.b\)"):
-    identity.check_hosts(now)
+  provenance.check_hosts_data(now)  # one process
+  monkeypatch.setattr(hosts, "differing", lambda values: [1])
+  with pytest.raises(provenance.DataChanged, match=r"different data \(data.train.b\)"):
+    provenance.check_hosts_data(now)
 
 
 def test_which_values_differ_over_processes(monkeypatch):
-  hosts = identity.hosts
-
   def gathered(marks):  # the second process has another second value
     other = marks.copy()
     other[1, 5] ^= 1
@@ -180,7 +178,9 @@ def test_a_run_of_pretraining_refuses_a_swapped_store_on_one_host_and_on_two(tmp
   write(tmp_path / "train", records=24, seed=5)
   (line,) = [line for line in runs.here(words, code=1).splitlines() if "other data" in line]
   assert line.startswith("totojax: ") and TRAIN in line and VAL not in line
-  processes = test_hosts.start_hosts([*words, "--host_timeout_s=10"], 2, 2)
+  shutil.copytree(workdir, tmp_path / "copy")  # this process has the other until it ends
+  more = runs.smoke(data, tmp_path / "copy", "--host_timeout_s=10")
+  processes = test_hosts.start_hosts(more, 2, 2)
   for process in processes:
     assert "was begun with other data" in runs.finish(process, code=1)
   write(tmp_path / "train", records=24)

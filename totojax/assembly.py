@@ -16,7 +16,7 @@ from totojax.data.stream import mixture
 from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib, layers, platform, splash, trunk
 from totojax.optim import adamw, mup
-from totojax.rundir import identity, metrics
+from totojax.rundir import metrics, provenance
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
@@ -224,7 +224,7 @@ def run(
   batches: Callable[[int], Any],
   evals: Mapping[str, train.Eval],
   facts: Mapping[str, Any],
-  data: identity.Identities,
+  data: provenance.Identities,
   tokens_per_step: int,
   flops_per_token: float,
   frozen: Any = None,

@@ -204,9 +204,9 @@ def _print_keys(config: dict[str, Any]) -> None:
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   """Runs the job of the config; an error that users can mend is one line."""
   from totojax import rundir
-  from totojax.rundir import directory, hosts, identity, provenance
+  from totojax.rundir import directory, hosts, provenance
 
-  identity.allow_changed(_ALLOW.value)
+  provenance.allow_other_data(_ALLOW.value)
   provenance.allow_other_versions(_OTHER_VERSIONS.value)
 
   file, _, _ = (_CONFIG.value or "").partition(":")
@@ -214,7 +214,7 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   begin = time.monotonic()
   try:
     # From here on there is no untyped config.
-    config = directory.typed(values)
+    config = jobs.typed(values, folder)
     job = jobs.find(config.run)
     # A plan leaves no run behind, so there is nothing to check or to finish.
     if not job.kept:

@@ -19,7 +19,7 @@ import numpy as np
 from totojax import checkpoint as checkpoint_lib, rundir, sharding, step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, identity, lock, metrics
+from totojax.rundir import console, directory, lock, metrics, provenance
 from totojax.storage import outages
 
 HostBatch = Mapping[str, np.ndarray]
@@ -48,7 +48,7 @@ class Run:
   checkpoint: checkpoint_lib.CheckpointConfig  # which checkpoints stay
   meta: Mapping[str, Any]  # saved with every checkpoint (JSON)
   config: schema.Dataclass  # typed, for config.json
-  data: identity.Identities  # what is read, which must stay the same
+  data: provenance.Identities  # what is read, which must stay the same
   facts: Mapping[str, Any]  # for manifest.json
   clock: Callable[[], metrics.Clock]  # rate and MFU
 
@@ -69,7 +69,7 @@ def fit(
   Raises:
     NotFinite: a loss or a parameter is NaN or infinite; names the step. Nothing
       of that step or of a later one is saved.
-    identity.DataChanged: the run was begun with other data.
+    provenance.DataChanged: the run was begun with other data.
   """
   # All that the config asks for is built by now; a mistake left no folder.
   directory.begin(
@@ -218,7 +218,7 @@ def _loop(
       begin = time.monotonic()
       lock.confirm()  # another run's checkpoints are not to be touched
       log.flush()  # nor is one to count whose rows could still be lost
-      checkpoints.save(step, state, {"step": step, identity.KEY: run.data, **run.meta})
+      checkpoints.save(step, state, {"step": step, provenance.DATA: run.data, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:
       checkpoints.wait()

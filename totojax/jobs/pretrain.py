@@ -1,6 +1,6 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
@@ -20,10 +20,12 @@ from totojax import (
 )
 from totojax.config.pretrain import Data, Pretrain
 from totojax.config.schema import ConfigError
+from totojax.config.training import Share
 from totojax.data.store import manifests, shards, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
-from totojax.rundir import identity
+from totojax.rundir import console, provenance
+from totojax.storage import objects, outages
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
     rules=task.rules,
     lanes=lanes,
   )
+  if lanes is None:  # a sweep's runs are alike
+    for line in rows_lib.in_words(inputs.training, spec, steps=program.steps, batch=batch):
+      console.say(line)
+    if not inputs.held_out:
+      console.say("no data.validation: nothing is held out, and no loss on held-out data is known")
   shape = task.model.config
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.
   cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
@@ -91,7 +98,7 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
       "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
       "parameters_without_specials": flops.parameters(shape, spec.vocab),
       "flops_per_token": cost,
-      "sources": inputs.records,
+      "sources": {source.name: len(source.store) for source in inputs.training},
       "tokenizer": inputs.tokenizer,
       "encoded": "before" if inputs.frozen is None else "on the device",
       **began,
@@ -110,8 +117,8 @@ class _Inputs:
 
   task: tasks.Task  # on tokens, or on pixels that it encodes itself
   stream: Any  # this host's batches
-  records: Mapping[str, int]  # of each source
-  data: identity.Identities  # of what is trained and evaluated on
+  training: list[rows_lib.Source]  # what is trained on
+  data: provenance.Identities  # of what is trained and evaluated on
   held_out: list[rows_lib.Source]  # stores of tokens
   tokenizer: str  # fingerprint of the one that makes, or made, the tokens
   frozen: Any  # its parameters, where it runs in the step
@@ -121,6 +128,8 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   """Opens the stores and compares them; nothing is compiled yet."""
   spec = config.sequence
   encoder = _encoder(config, spec)
+  config.data.shares(example="configs/1b.py")
+  check_stores(config)
   training = open_sources(config, spec, pixels=encoder is not None)
   # Tokens even where training encodes pixels: the same ones at every
   # evaluation, so encoding them each time would buy nothing.
@@ -133,7 +142,7 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
     seq=spec, seed=config.seed, batch=batch, host=jax.process_index(), hosts=jax.process_count()
   )
   read: dict[str, Any] = dict(
-    records={source.name: len(source.store) for source in training},
+    training=training,
     data=rows_lib.identities(train=training, validation=held_out),
     held_out=held_out,
   )
@@ -266,6 +275,81 @@ def open_sources(
     )
     for name, share in config.data.shares(example="configs/1b.py").items()
   ]
+
+
+def check_stores(config: Pretrain) -> None:
+  """Raises ConfigError with all reasons why stores of tokens do not fit."""
+  sources, reasons = find_stores(config.data)
+  reasons += rows_lib.mismatches(sources, config.sequence, ("vocab", "grid", "frames"))
+  refuse([*reasons, *rows_lib.disagreements(sources, ("tokenizer",))])
+
+
+def refuse(reasons: Sequence[str]) -> None:
+  """Raises ConfigError with all of them, if there are any."""
+  if reasons:
+    head = "stores and config do not fit:\n  " if len(reasons) > 1 else ""
+    raise ConfigError(head + "\n  ".join(reasons))
+
+
+def find_stores(data: Data) -> tuple[list[rows_lib.Source], list[str]]:
+  """The stores that are there, by config key, and why others cannot be read.
+
+  Nothing but manifests is read. Pixels that are encoded have the vocabulary and
+  grid of what is made of them.
+
+  Raises:
+    outages.StorageAway: where they lie does not answer.
+  """
+  encoder, sources, reasons = None, [], []
+  if data.encode_with:
+    from totojax.tokenizers import weights
+
+    encoder = weights.load(data.encode_with)
+  shares = {f"data.train.{name}": share for name, share in data.train.items()}
+  shares |= {f"data.validation.{name}": Share(path) for name, path in data.validation.items()}
+  for key, share in shares.items():
+    encoded = encoder is not None and key.startswith("data.train.")
+    try:
+      manifest = manifests.existing(share.path or "(no path)")
+    except objects.StoreError as error:
+      if outages.is_away(error):
+        raise
+      reasons.append(f"{key}: {error}")
+      continue
+    reason = _unreadable(manifest, "frames" if encoded else "codes")
+    if reason:
+      reasons.append(f"{key}: {share.path} {reason}")
+      continue
+    if encoder is not None and encoded:
+      grid = manifest.size_px // encoder.factor
+      manifest = dataclasses.replace(manifest, vocab=encoder.vocab, grid=grid)
+    elif data.tokenizer and manifest.tokenizer != data.tokenizer:
+      reasons.append(
+        f"{key}: {share.path} has tokenizer {manifest.tokenizer}; data.tokenizer asks for"
+        f" {data.tokenizer}"
+      )
+    sources.append(rows_lib.Source(key, store.Store(share.path, manifest), share.weight))
+  return sources, reasons
+
+
+def _unreadable(manifest: manifests.Manifest, field: str) -> str:
+  """Why a store of this manifest is none to read `field` from, if it is none."""
+  if not manifest.complete:
+    return (
+      f"is incomplete: {manifest.records} records so far. Start the job that makes it again; it"
+      " goes on where it stopped"
+    )
+  if not manifest.records:
+    return "has no record; make it again, of files that can be read"
+  names = [one.name for one in manifest.fields]
+  if field == "codes" and names == ["frames"]:
+    return (
+      "holds pixels, and tokens are read; make tokens of its files with configs/tokenize.py, or"
+      " name a tokenizer for data.train, --config.data.encode_with=shipped"
+    )
+  if names != [field]:
+    return f"holds {names}, and {field} are read"
+  return ""
 
 
 def identities(data: Data) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from totojax.report import reading
-from totojax.rundir import console, files, identity
+from totojax.rundir import console, files
 
 Section = tuple[str, Callable[[reading.RunFolder], str]]  # title, and what fills it
 Column = tuple[str, str]  # head, and template of the cells
@@ -99,7 +99,7 @@ def provenance(folder: reading.RunFolder) -> str:
   if later := manifest.get("starts"):
     last = _minute(later[-1]["started"])
     code.append(f"started {len(later) + 1} times, the last time {last}")
-  data = [identity.sentence(read)] if (read := manifest.get(identity.KEY)) else []
+  data = [stores(read)] if (read := manifest.get("data")) else []
   hardware = []
   if machine := manifest.get("machine"):
     hardware += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
@@ -111,6 +111,13 @@ def provenance(folder: reading.RunFolder) -> str:
   command = manifest.get("command")
   shown = f"<p><code>{text(command)}</code></p>" if command else ""
   return shown + "".join(paragraph(" · ".join(x)) for x in (code, data, hardware, packages) if x)
+
+
+def stores(data: Mapping[str, Mapping[str, Any]]) -> str:
+  """The data sets of a manifest with the digests by which runs know them."""
+  return ", ".join(
+    f"{name} {each['digest'][:12]} ({each['records']:,} records)" for name, each in data.items()
+  )
 
 
 def _minute(iso: str) -> str:

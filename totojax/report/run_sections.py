@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from totojax.report import page, reading
-from totojax.rundir import console, identity
+from totojax.rundir import console
 
 STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate")
 
@@ -68,7 +68,7 @@ def environment(folder: reading.RunFolder) -> str:
     **{key: (key, _plain) for key in ("processes", "mesh", "tokenizer", "python")},
   }
   rows = [(name, form(manifest[key])) for key, (name, form) in lines.items() if key in manifest]
-  rows += [("data", identity.sentence(read))] if (read := manifest.get(identity.KEY)) else []
+  rows += [("data", page.stores(read))] if (read := manifest.get("data")) else []
   return page.table((), [*rows, *manifest.get("versions", {}).items()], words=2)
 
 

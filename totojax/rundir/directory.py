@@ -15,7 +15,7 @@ import jax
 
 from totojax import plugins
 from totojax.config import roots, schema
-from totojax.rundir import console, files, hosts, identity, lock, provenance
+from totojax.rundir import console, files, hosts, lock, provenance
 from totojax.storage import objects
 
 # In the config of a chain's stage: the chain's folder, which is the one above
@@ -166,7 +166,7 @@ def begin(
   workdir: epath.Path,
   config: Mapping[str, Any] | schema.Dataclass,
   *,
-  data: identity.Identities | None = None,
+  data: provenance.Identities | None = None,
   saved: Callable[[], Mapping[str, Any]] = dict,
   **facts: Any,
 ) -> None:
@@ -190,13 +190,13 @@ def begin(
     **facts: for the manifest.
 
   Raises:
-    identity.DataChanged: its data are others.
+    provenance.DataChanged: its data are others.
     InUse: another process is at work in it.
     ValueError: it cannot be written.
   """
   if data is not None:
-    identity.check_hosts(data)
-    facts[identity.KEY] = dict(data)
+    provenance.check_hosts_data(data)
+    facts[provenance.DATA] = dict(data)
   hosts.first(lambda: _begin(workdir, config, facts, saved))
 
 
@@ -217,7 +217,7 @@ def _begin(
   # Before a file is replaced: what is refused leaves the run as it was.
   try:
     manifest = _manifest(workdir, facts, saved)
-  except identity.DataChanged:
+  except provenance.DataChanged:
     lock.release(workdir)
     raise
   files.write_json(workdir / "config.json", written(config))
@@ -233,7 +233,7 @@ def _manifest(
   """What manifest.json is to hold from this start on.
 
   Raises:
-    identity.DataChanged: the run was begun with other data.
+    provenance.DataChanged: the run was begun with other data.
   """
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
@@ -261,12 +261,12 @@ def _data_changed(
   saved: Callable[[], Mapping[str, Any]],
 ) -> dict[str, Any]:
   """The data of the starts before that are others now; raises as `_manifest`."""
-  data = facts.get(identity.KEY)
+  data = facts.get(provenance.DATA)
   if data is None:
     return {}
-  before = old.get(identity.KEY)
+  before = old.get(provenance.DATA)
   if before is None:
-    before = saved().get(identity.KEY)
+    before = saved().get(provenance.DATA)
   if before is None:
     if old:
       console.say(
@@ -274,8 +274,8 @@ def _data_changed(
         " not be compared; from now on it is"
       )
     return {}
-  identity.check(workdir, before, data)
-  return {name: before[name] for name in identity.changes(before, data)}
+  provenance.check_data(workdir, before, data)
+  return {name: before[name] for name in provenance.data_changes(before, data)}
 
 
 def is_done(workdir: epath.PathLike, config: Any = None) -> bool:

@@ -117,7 +117,7 @@ class Manifest:
 
   @property
   def identity(self) -> dict[str, Any]:
-    """What stands for the records in a run that reads them (`rundir.identity`).
+    """What stands for the records in a run that reads them (`rundir.provenance`).
 
     Its `digest` is of what records are and of the shards' checksums in order,
     so nothing but the manifest is read. Where the store lies, and when and how
