@@ -139,7 +139,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
   # Only now: the table is read before jax may start.
   import jax
 
-  from totojax.rundir import hosts
+  from totojax.rundir import directory, hosts
 
   name = roots.job(config)
   job = find(name)

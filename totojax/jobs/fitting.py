@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+from totojax import assembly
 from totojax.config import roots
 from totojax.config.pretrain import Pretrain
 from totojax.data.stream import rows
@@ -46,6 +47,7 @@ def filled(values: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Any]
       _set(values, key, begun[key])
     return values
   config = roots.read(values)
+  assembly.check_tokens(config, "configs/pretrain.py")
   if not config.data.train and planned:
     return values  # of the sizes that the file has
   config.data.shares(example="configs/pretrain.py")
@@ -89,14 +91,12 @@ def _amounts(
   spec, train, every = config.sequence, config.train, config.every
   epoch = sum(len(source.store) // rows.records_per_row(source, spec) for source in trained)
   batch = train.batch_tokens // spec.context
-  if "train.batch_tokens" in keys:
+  if "train.batch_tokens" in keys and not planned:  # of a plan's devices, not those here
+    import jax
+
     most = max(min(batch, epoch // LEAST_BATCHES), 1)
     batch = 2 ** (most.bit_length() - 1)
-    parts = train.microbatches
-    if not planned:  # whose devices are not those here
-      import jax
-
-      parts = math.lcm(parts, jax.device_count())
+    parts = math.lcm(train.microbatches, jax.device_count())
     batch = -(-batch // parts) * parts
   steps = math.ceil(train.total_tokens / max(batch * spec.context, 1))
   if "train.total_tokens" in keys:
