@@ -321,7 +321,13 @@ def find_stores(data: Data) -> tuple[list[rows_lib.Source], list[str]]:
       reasons.append(f"{key}: {share.path} {reason}")
       continue
     if encoder is not None and encoded:
-      grid = manifest.size_px // encoder.factor
+      grid, rest = divmod(manifest.size_px, encoder.factor)
+      if rest:
+        reasons.append(
+          f"{key}: {share.path} has frames of {manifest.size_px} pixels, no multiple of the"
+          f" {encoder.factor} of a token of data.encode_with"
+        )
+        continue
       manifest = dataclasses.replace(manifest, vocab=encoder.vocab, grid=grid)
     elif data.tokenizer and manifest.tokenizer != data.tokenizer:
       reasons.append(
@@ -348,7 +354,7 @@ def _unreadable(manifest: manifests.Manifest, field: str) -> str:
       " name a tokenizer for data.train, --config.data.encode_with=shipped"
     )
   if names != [field]:
-    return f"holds {names}, and {field} are read"
+    return f"holds {names}, and this run reads {field!r}"
   return ""
 
 

@@ -144,7 +144,12 @@ def mismatches(
     manifest = source.store.manifest
     for key in ("vocab", "grid"):
       if key in keys and getattr(manifest, key) != getattr(seq, key):
-        yield f"sequence.{key} is {getattr(seq, key)}, and {source} has {getattr(manifest, key)}"
+        has = f"{getattr(manifest, key)}"
+        if key == "grid" and not manifest.tokenizer:  # of pixels
+          factor = manifest.size_px // manifest.grid
+          has += f": frames of {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels need"
+          has += f" {seq.grid * factor}"
+        yield f"sequence.{key} is {getattr(seq, key)}, and {source} has {has}"
     if "frames" in keys and manifest.kind == "video" and manifest.frames < seq.frames:
       yield (
         f"sequence.frames is {seq.frames}, and {source} has {manifest.frames} frames a record;"
