@@ -52,6 +52,7 @@ UPDATES = {
 ARGUMENTS = {
   "configs/bench.py": ("gpu",),
   "configs/probe_encoders.py": ("FOLDER/one,two=FOLDER/2",),
+  "configs/pretrain.py": ("1b", "gpt2-tiny"),
   "configs/scaling.py": ("runs",),
   "configs/smoke.py": ("gpt2", "mamba"),
   "configs/tokens_report.py": ("one=FOLDER/1,FOLDER/two",),

@@ -67,8 +67,9 @@ def test_what_a_config_may_lack_is_set_by_flags():
     ("mup.on=maybe", "mup.on is 'maybe'; it must be bool"),
     ("plan.microbatches=(nan,)", r"plan.microbatches is '\(nan,\)'; it must be a tuple of numbers"),
     ("plan.remats=a,b", r"plan.remats is 'a,b'; it must be a tuple .* quotes, as \('none', "),
-    ("data.train=here", "data.train is 'here'; it must be a section, as {'key': 1.0}"),
-    ("data.train=3", "data.train is '3'; it must be a section, as {'key': 1.0}"),
+    ("data=here", "data is 'here'; it must be a section, as {'key': 1.0}"),
+    ("optim=3", "optim is '3'; it must be a section, as {'key': 1.0}"),
+    ("data.train={'a'", "data.train is \"{'a'\"; it must be a section, as {'key': 1.0}"),
   ],
 )
 def test_a_value_of_another_type_is_one_line(word, told):

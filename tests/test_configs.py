@@ -91,7 +91,7 @@ def test_pretraining_is_whole_at_full_size(path, name):
   assert whole.optim.warmup_steps < steps
   assert isinstance(whole.every, train.Every)
   reference = recipes.pretrain("tiny").to_dict()
-  assert set(same_keys(config, reference)) <= {"data.root"}
+  assert set(same_keys(config, reference)) <= {"data.root", "from_stores"}
 
 
 @pytest.mark.parametrize("path, name", of_job("tokenizer"))
@@ -212,7 +212,8 @@ def tiny(config, data):
 
   What is computed and how stays as it is; sizes, amounts and stores change.
   """
-  config = ConfigDict(config)
+  # What stores decide is in test_fitting.py.
+  config = ConfigDict({key: value for key, value in config.items() if key != "from_stores"})
   config.every = recipes.every(log=1, evaluate=2, checkpoint=2)
   config.optim.warmup_steps = min(config.optim.warmup_steps, 1)
   if config.run == "pretrain":
@@ -222,9 +223,11 @@ def tiny(config, data):
     config.compute.dtype = "float32"
     rows = 8 * config.train.microbatches
     config.train.update(batch_tokens=rows * 16, total_tokens=2 * rows * 16.0)
-    for name, source in config.data.train.items():
-      source.path = data["image" if name == "imagenet" else "video"]
-    for name in config.data.validation:
+    for name in {*config.data.train} or {"clips"}:
+      path = data["image" if name == "imagenet" else "video"]
+      weight = config.data.train[name].weight if name in config.data.train else 1.0
+      config.data.train[name] = recipes.source(path, weight)
+    for name in {*config.data.validation} or {"clips"}:
       config.data.validation[name] = data["validation"]
     config.validation.rows = 8
   else:

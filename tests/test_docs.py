@@ -17,7 +17,7 @@ import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
 from totojax.config import arguments, roots
-from totojax.data.store import shards
+from totojax.data.store import manifests, shards
 
 README = runs.ROOT / "README.md"
 PAGES = [
@@ -245,8 +245,8 @@ def misunderstood(words):
   if name == first or name == "mine.py":  # a file of the reader's
     return None if name == "mine.py" else f"{first} comes before --config"
   try:
-    runs.load(arguments.config_path(name), *keys)
-  except Exception as error:  # of absl or of ml_collections, by the mistake
+    arguments.read(["totojax", f"--config={arguments.config_path(name)}", *keys])
+  except Exception as error:
     return f"{' '.join(words)}: {type(error).__name__} {error}"
   return None
 
@@ -443,3 +443,12 @@ def test_codes_made_elsewhere_become_a_store_as_the_docs_say(tmp_path, monkeypat
   exec(code, {})  # noqa: S102
   store = shards.open_store("TOKENS/train", tokenizer="00000000000000aa", vocab=8192, grid=16)
   np.testing.assert_array_equal(store.read(range(3))["codes"].reshape(3, -1), codes)
+
+
+def test_every_field_of_a_manifest_is_said():
+  page = text_of(runs.ROOT / "docs" / "data.md")
+  rows = re.findall(
+    r"^\| ((?:`\w+`(?:, )?)+) \|", page[page.index("The manifest's fields") :], re.M
+  )
+  found = [name for row in rows for name in re.findall(r"\w+", row)]
+  assert found == [field.name for field in dataclasses.fields(manifests.Manifest)]

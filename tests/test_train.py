@@ -85,6 +85,7 @@ def make(*, lr=0.1, decay=0.0, evals=True, poison=None, **every):
   )
   init = functools.partial(step_lib.init_state, task, tx)
   return train.Run(
+    data={},
     init=lambda: jax.jit(init, out_shardings=placed)(jax.random.key(0)),
     step_fn=step_lib.jit_step(step_fn, shardings=placed, layout=layout),
     batches=batches,

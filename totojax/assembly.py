@@ -17,7 +17,7 @@ from totojax.data.stream import mixture
 from totojax.evals import val_loss
 from totojax.models import architecture as architecture_lib, layers, platform, splash, trunk
 from totojax.optim import adamw, mup
-from totojax.rundir import metrics
+from totojax.rundir import metrics, provenance
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
@@ -238,6 +238,7 @@ def run(
   batches: Callable[[int], Any],
   evals: Mapping[str, train.Eval],
   facts: Mapping[str, Any],
+  data: provenance.Identities,
   tokens_per_step: int,
   flops_per_token: float,
   frozen: Any = None,
@@ -250,6 +251,7 @@ def run(
     batches: first step -> this host's batches from there on.
     evals: name -> evaluation.
     facts: for manifest.json.
+    data: what is read, by config key.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
     frozen: host arrays that take the place of the task's own frozen arrays,
@@ -276,6 +278,7 @@ def run(
     checkpoint=config.checkpoint,
     meta={"task": type(built.task).__name__},
     config=config,
+    data=data,
     facts={"mesh": mesh, "steps": steps, "tokens_per_step": tokens_per_step, **facts},
     # Made as the loop begins: building and restoring are not in its rate.
     clock=lambda: metrics.Clock(

@@ -188,6 +188,17 @@ def latest_step(directory: epath.PathLike) -> int | None:
   return max(whole_steps(directory), default=None)
 
 
+def latest_meta(directory: epath.PathLike) -> dict[str, Any]:
+  """What is saved beside the arrays of the newest whole step; {} without one."""
+  step = latest_step(directory)
+  if step is None:
+    return {}
+  try:
+    return dict(json.loads(files.read_bytes(_absolute(directory) / str(step) / "meta/metadata")))
+  except (OSError, ValueError):  # told by `restore`
+    return {}
+
+
 def whole_steps(directory: epath.PathLike) -> list[int]:
   """The steps under `directory` that can be restored, in order."""
   return [step for step, whole in _whole_by_step(directory).items() if whole]

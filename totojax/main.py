@@ -39,7 +39,9 @@ _WORKDIR = flags.DEFINE_string(
   " Default: runs/NAME for configs/NAME.py.",
 )
 _ALLOW = flags.DEFINE_bool(
-  "allow_changed_config", False, "Go on in a workdir that was made with another config."
+  "allow_changed_config",
+  False,
+  "Go on in a workdir that was made with another config, or with other data.",
 )
 _OTHER_VERSIONS = flags.DEFINE_bool(
   "allow_other_versions",
@@ -193,6 +195,7 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   from totojax import rundir
   from totojax.rundir import directory, hosts, provenance
 
+  provenance.allow_other_data(_ALLOW.value)
   provenance.allow_other_versions(_OTHER_VERSIONS.value)
 
   file, _, _ = (_CONFIG.value or "").partition(":")
@@ -200,7 +203,7 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   begin = time.monotonic()
   try:
     # From here on there is no untyped config.
-    config = directory.typed(values)
+    config = jobs.typed(values, folder)
     job = jobs.find(config.run)
     # A plan leaves no run behind, so there is nothing to check or to finish.
     if not job.kept:

@@ -19,7 +19,7 @@ import numpy as np
 from totojax import checkpoint as checkpoint_lib, rundir, sharding, step as step_lib
 from totojax.config import schema
 from totojax.config.training import Every
-from totojax.rundir import console, directory, lock, metrics
+from totojax.rundir import console, directory, lock, metrics, provenance
 from totojax.storage import outages
 
 HostBatch = Mapping[str, np.ndarray]
@@ -48,6 +48,7 @@ class Run:
   checkpoint: checkpoint_lib.CheckpointConfig  # which checkpoints stay
   meta: Mapping[str, Any]  # saved with every checkpoint (JSON)
   config: schema.Dataclass  # typed, for config.json
+  data: provenance.Identities  # what is read, which must stay the same
   facts: Mapping[str, Any]  # for manifest.json
   clock: Callable[[], metrics.Clock]  # rate and MFU
 
@@ -68,9 +69,16 @@ def fit(
   Raises:
     NotFinite: a loss or a parameter is NaN or infinite; names the step. Nothing
       of that step or of a later one is saved.
+    provenance.DataChanged: the run was begun with other data.
   """
   # All that the config asks for is built by now; a mistake left no folder.
-  directory.begin(workdir, run.config, **run.facts)
+  directory.begin(
+    workdir,
+    run.config,
+    data=run.data,
+    saved=lambda: checkpoint_lib.latest_meta(workdir / "checkpoints"),
+    **run.facts,
+  )
   checkpoints = checkpoint_lib.Checkpoints(workdir / "checkpoints", run.checkpoint)
   # The order of a start: a checkpoint of this run, else the run that
   # `init_from` names, else fresh. A fresh state is made even to resume: it has
@@ -221,7 +229,7 @@ def _loop(
       begin = time.monotonic()
       lock.confirm()  # another run's checkpoints are not to be touched
       log.flush()  # nor is one to count whose rows could still be lost
-      checkpoints.save(step, state, {"step": step, **run.meta})
+      checkpoints.save(step, state, {"step": step, provenance.DATA: run.data, **run.meta})
       clock.paused(time.monotonic() - begin)
     if leave:
       checkpoints.wait()

@@ -2,11 +2,12 @@
 
 A value has the type of the key's default; of a key that a config may lack, and
 lacks, that of its declaration. A tuple is written as in Python, "('a', 'b')";
-without brackets it is one item, and a flag that is repeated adds another.
+without brackets it is one item, and a flag that is repeated adds another. So
+are stores, NAME:PATH:WEIGHT (`training.named_stores`).
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import inspect
 import pathlib
@@ -19,10 +20,11 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from totojax import plugins
-from totojax.config import roots, schema
+from totojax.config import roots, schema, training
 from totojax.config.schema import ConfigError
 
 _WORD = re.compile(r"--?(no)?config(?:\.([^=]+))?(?:=(.*))?", re.DOTALL)
+_STORES = (Mapping[str, training.Share], Mapping[str, str])  # types of keys that name stores
 _HELP = {"--help", "-help", "-?", "--helpshort", "--helpfull"}
 _BOOLS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
@@ -58,6 +60,9 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
   # A section as a whole before the keys below it.
   for key in sorted(changes, key=lambda key: key.count(".")):
     change(config, key, changes[key])
+    # What is given is not for the stores to say.
+    if key in (config.get("from_stores") or ()):
+      config.from_stores = tuple(other for other in config.from_stores if other != key)
   return config, [*rest, f"--config={path}"]
 
 
@@ -154,8 +159,15 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
       )
   default = section.get(last)
   kind = type(default)
+  cls = roots.root(section) if "run" in section else cls
+  given = [text for text in texts if text is not None]
+  if given and schema.kind_of(cls, last) in _STORES and not given[-1].lstrip().startswith("{"):
+    weights = schema.kind_of(cls, last) == Mapping[str, training.Share]
+    stores = training.named_stores(",".join(given), key=key, weights=weights)
+    with section.unlocked():
+      section[last] = ConfigDict(stores)
+    return
   if default is None:  # one that a config may lack
-    cls = roots.root(section) if "run" in section else cls
     kind = schema.kind_of(cls, last, optional=True)
     if kind is None:
       known = {*section, *getattr(cls, "__dataclass_fields__", ())}

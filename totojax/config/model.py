@@ -29,7 +29,8 @@ PRESETS = {
   "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
   "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
   "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
-  # Ours, for one laptop and for tests.
+  # Ours, for one GPU, one laptop and for tests.
+  "small": dict(width=512, depth=8, heads=8, mlp_dim=1408),
   "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),
   "tiny": dict(width=32, depth=2, heads=2, mlp_dim=64),
 }

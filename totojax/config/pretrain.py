@@ -89,6 +89,10 @@ class Pretrain(Job):
     None, "more of yours during training", plugin="evaluation", optional=True
   )
 
+  from_stores: tuple[str, ...] | None = field(
+    None, "keys that are fitted to the stores, where no flag sets them", optional=True
+  )
+
   def __post_init__(self):
     if self.sequence.segments and not self.model.segments:
       raise ConfigError(
@@ -103,3 +107,6 @@ class Validate(Job):
 
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   rows: int = field(0, "sequences of each source; 0: all", at_least=0)
+  validation: Mapping[str, str] | None = field(
+    None, "name -> held-out store, in place of the run's", optional=True
+  )

@@ -9,6 +9,7 @@ A flag takes a value's type from its default: write floats as 1.0.
 
 from collections.abc import Callable
 import functools
+import math
 
 from ml_collections import ConfigDict
 
@@ -86,6 +87,56 @@ def pretrain(preset: str) -> ConfigDict:
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
   c = roots.config("pretrain")
   c.model = model(preset)
+  return c
+
+
+# Up to so many parameters: inputs of an update, peak rate. The last row is the
+# paper's (section 3.2); the others are smaller, since a small model learns of
+# fewer tokens, and their rates are what was best for the demo's.
+_AMOUNTS = (
+  (1e5, 2**13, 3e-3),
+  (5e6, 2**14, 3e-3),
+  (5e7, 2**17, 1e-3),
+  (2e8, 2**19, 6e-4),
+  (math.inf, 2**20, 3e-4),
+)
+# What stores decide of `own`, where no flag does.
+_FROM_STORES = (
+  *(f"sequence.{key}" for key in ("vocab", "grid", "frames", "context")),
+  *(f"train.{key}" for key in ("batch_tokens", "total_tokens")),
+  "optim.warmup_steps",
+  *(f"every.{key}" for key in ("log_steps", "eval_steps", "checkpoint_steps")),
+)
+
+
+def own(size: str) -> ConfigDict:
+  """`pretrain` of one's own stores: what they decide is read from them.
+
+  Sizes of the sequence are the stores'; amounts are those for 20 tokens a
+  parameter (Hoffmann et al., 2022) of enough data, less where there are fewer
+  (`totojax/jobs/fitting.py`).
+
+  Args:
+    size: a preset of LLaMA, or ARCHITECTURE-PRESET.
+  """
+  usual, *others = models.SIZES
+  architecture, dash, preset = size.partition("-")
+  if not dash:
+    architecture, preset = usual, size
+  known = [*PRESETS, *(f"{name}-{one}" for name in others for one in models.SIZES[name])]
+  if preset not in models.SIZES.get(architecture, {}):
+    raise ConfigError(f"size {size!r} is unknown; use one of {', '.join(known)}")
+  c = pretrain("base")
+  use(c, architecture, preset)
+  parameters = 12 * c.model.width**2 * c.model.depth  # (Kaplan et al., 2020)
+  batch_tokens, lr = next(row[1:] for row in _AMOUNTS if parameters <= row[0])
+  total = max(20 * parameters / batch_tokens, 1000) * batch_tokens
+  c.train.update(batch_tokens=batch_tokens, total_tokens=float(total))
+  c.optim.update(lr=lr, warmup_steps=min(2000, int(total / batch_tokens) // 10))
+  if parameters <= 5e6:  # of a CPU, where bfloat16 is no faster
+    c.compute.dtype = "float32"
+    c.validation.rows = 64
+  c.from_stores = _FROM_STORES
   return c
 
 

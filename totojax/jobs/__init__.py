@@ -95,6 +95,21 @@ def find(name: str) -> Job:
   return JOBS[name]
 
 
+def typed(values: Any, workdir: "epath.PathLike") -> Any:
+  """The typed config of a job, with what its stores decide filled in.
+
+  Raises:
+    ConfigError: as `directory.typed` and `fitting.filled`.
+  """
+  from totojax.rundir import directory
+
+  if isinstance(values, Mapping) and values.get("from_stores"):
+    from totojax.jobs import fitting
+
+    values = fitting.filled(values, workdir)
+  return directory.typed(values)
+
+
 def enter(workdir: "epath.Path") -> None:
   """Tries the rights that a run needs in a bucket, once; nothing elsewhere.
 
@@ -136,7 +151,7 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
       f" processes: {', '.join(shared)}"
     )
   hosts.first(lambda: enter(workdir))  # before anything is built or read
-  config = directory.typed(config)
+  config = typed(config, workdir)
   if plugins.is_reference(name):
     _, function = plugins.job(name)
   else:

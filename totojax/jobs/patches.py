@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, step as step_lib, train
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.stream import heldout, mixture
+from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
 from totojax.jobs import pretrain
 from totojax.models import patched
@@ -151,6 +151,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
       "tokenizer": goal.fingerprint,
       "predicts": model.predicts,
     },
+    data=rows_lib.identities(train=training, validation=held_out),
     tokens_per_step=batch * spec.context,
     flops_per_token=cost,
     frozen=goal.frozen,

@@ -1,6 +1,6 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
@@ -18,12 +18,14 @@ from totojax import (
   tasks,
   train,
 )
-from totojax.config.pretrain import Pretrain
+from totojax.config.pretrain import Data, Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards, store
+from totojax.config.training import Share
+from totojax.data.store import manifests, shards, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
-from totojax.rundir import console
+from totojax.rundir import console, provenance
+from totojax.storage import objects, outages
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -71,6 +73,11 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
     rules=task.rules,
     lanes=lanes,
   )
+  if lanes is None:  # a sweep's runs are alike
+    for line in rows_lib.in_words(inputs.training, spec, steps=program.steps, batch=batch):
+      console.say(line)
+    if not inputs.held_out:
+      console.say("no data.validation: nothing is held out, and no loss on held-out data is known")
   shape = task.model.config
   # Of the codes alone: specials, and the padding of the vocabulary, are ours.
   cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
@@ -91,11 +98,12 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
       "parameters": flops.parameters(shape, spec.vocab + sequence.SPECIALS),
       "parameters_without_specials": flops.parameters(shape, spec.vocab),
       "flops_per_token": cost,
-      "sources": inputs.records,
+      "sources": {source.name: len(source.store) for source in inputs.training},
       "tokenizer": inputs.tokenizer,
       "encoded": "before" if inputs.frozen is None else "on the device",
       **began,
     },
+    data=inputs.data,
     tokens_per_step=tokens_per_step,
     flops_per_token=cost,
     frozen=inputs.frozen,
@@ -109,7 +117,8 @@ class _Inputs:
 
   task: tasks.Task  # on tokens, or on pixels that it encodes itself
   stream: Any  # this host's batches
-  records: Mapping[str, int]  # of each source
+  training: list[rows_lib.Source]  # what is trained on
+  data: provenance.Identities  # of what is trained and evaluated on
   held_out: list[rows_lib.Source]  # stores of tokens
   tokenizer: str  # fingerprint of the one that makes, or made, the tokens
   frozen: Any  # its parameters, where it runs in the step
@@ -120,6 +129,8 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   """Opens the stores and compares them; nothing is compiled yet."""
   spec = config.sequence
   encoder = _encoder(config, spec)
+  config.data.shares(example="configs/1b.py")
+  check_stores(config)
   training = open_sources(config, spec, pixels=encoder is not None)
   # Tokens even where training encodes pixels: the same ones at every
   # evaluation, so encoding them each time would buy nothing.
@@ -131,16 +142,20 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   of_stream: dict[str, Any] = dict(
     seq=spec, seed=config.seed, batch=batch, host=jax.process_index(), hosts=jax.process_count()
   )
-  records = {source.name: len(source.store) for source in training}
+  read: dict[str, Any] = dict(
+    training=training,
+    data=rows_lib.identities(train=training, validation=held_out),
+    held_out=held_out,
+  )
   if encoder is None:
     tokenizer = training[0].store.manifest.tokenizer
     stream = mixture.stream(training, **of_stream)
-    return _Inputs(task, stream, records, held_out, tokenizer, None)
+    return _Inputs(task, stream, tokenizer=tokenizer, frozen=None, **read)
   from totojax.tasks import encode
 
   stream = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
   encoding = encode.EncodeFrames(task, encoder, spec=spec)
-  return _Inputs(encoding, stream, records, held_out, encoder.fingerprint, encoding.frozen)
+  return _Inputs(encoding, stream, tokenizer=encoder.fingerprint, frozen=encoding.frozen, **read)
 
 
 def _task(config: Pretrain) -> task_lib.Pretrain:
@@ -261,6 +276,94 @@ def open_sources(
     )
     for name, share in config.data.shares(example="configs/1b.py").items()
   ]
+
+
+def check_stores(config: Pretrain) -> None:
+  """Raises ConfigError with all reasons why stores of tokens do not fit."""
+  sources, reasons = find_stores(config.data)
+  reasons += rows_lib.mismatches(sources, config.sequence, ("vocab", "grid", "frames"))
+  refuse([*reasons, *rows_lib.disagreements(sources, ("tokenizer",))])
+
+
+def refuse(reasons: Sequence[str]) -> None:
+  """Raises ConfigError with all of them, if there are any."""
+  if reasons:
+    head = "stores and config do not fit:\n  " if len(reasons) > 1 else ""
+    raise ConfigError(head + "\n  ".join(reasons))
+
+
+def find_stores(data: Data) -> tuple[list[rows_lib.Source], list[str]]:
+  """The stores that are there, by config key, and why others cannot be read.
+
+  Nothing but manifests is read. Pixels that are encoded have the vocabulary and
+  grid of what is made of them.
+
+  Raises:
+    outages.StorageAway: where they lie does not answer.
+  """
+  encoder, sources, reasons = None, [], []
+  if data.encode_with:
+    from totojax.tokenizers import weights
+
+    encoder = weights.load(data.encode_with)
+  shares = {f"data.train.{name}": share for name, share in data.train.items()}
+  shares |= {f"data.validation.{name}": Share(path) for name, path in data.validation.items()}
+  for key, share in shares.items():
+    encoded = encoder is not None and key.startswith("data.train.")
+    try:
+      manifest = manifests.existing(share.path or "(no path)")
+    except objects.StoreError as error:
+      if outages.is_away(error):
+        raise
+      reasons.append(f"{key}: {error}")
+      continue
+    reason = _unreadable(manifest, "frames" if encoded else "codes")
+    if reason:
+      reasons.append(f"{key}: {share.path} {reason}")
+      continue
+    if encoder is not None and encoded:
+      grid, rest = divmod(manifest.size_px, encoder.factor)
+      if rest:
+        reasons.append(
+          f"{key}: {share.path} has frames of {manifest.size_px} pixels, no multiple of the"
+          f" {encoder.factor} of a token of data.encode_with"
+        )
+        continue
+      manifest = dataclasses.replace(manifest, vocab=encoder.vocab, grid=grid)
+    elif data.tokenizer and manifest.tokenizer != data.tokenizer:
+      reasons.append(
+        f"{key}: {share.path} has tokenizer {manifest.tokenizer}; data.tokenizer asks for"
+        f" {data.tokenizer}"
+      )
+    sources.append(rows_lib.Source(key, store.Store(share.path, manifest), share.weight))
+  return sources, reasons
+
+
+def _unreadable(manifest: manifests.Manifest, field: str) -> str:
+  """Why a store of this manifest is none to read `field` from, if it is none."""
+  if not manifest.complete:
+    return (
+      f"is incomplete: {manifest.records} records so far. Start the job that makes it again; it"
+      " goes on where it stopped"
+    )
+  if not manifest.records:
+    return "has no record; make it again, of files that can be read"
+  names = [one.name for one in manifest.fields]
+  if field == "codes" and names == ["frames"]:
+    return (
+      "holds pixels, and tokens are read; make tokens of its files with configs/tokenize.py, or"
+      " name a tokenizer for data.train, --config.data.encode_with=shipped"
+    )
+  if names != [field]:
+    return f"holds {names}, and this run reads {field!r}"
+  return ""
+
+
+def identities(data: Data) -> dict[str, dict[str, Any]]:
+  """Config key -> what stands for its records in a run, of the manifests alone."""
+  paths = {f"data.train.{name}": share.path for name, share in data.train.items()}
+  paths |= {f"data.validation.{name}": path for name, path in data.validation.items()}
+  return {name: manifests.existing(path).identity for name, path in paths.items()}
 
 
 def open_validation(

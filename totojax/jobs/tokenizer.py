@@ -95,6 +95,8 @@ def training(config: tokens.Tokenizer) -> train.Run:
     batches=assembly.reader(config.data.reading, dataset),
     evals={"": score} if held_out else {},
     facts={"parameters": dvae_parameters(size), "sources": {s.name: len(s.store) for s in sources}},
+    data=rows.identities(train=sources)
+    | {f"data.validation.{name}": store.manifest.identity for name, store in held_out.items()},
     tokens_per_step=how.batch_frames * (size_px // size.factor) ** 2,
     flops_per_token=0.0,
   )

@@ -8,6 +8,7 @@ Shapes: M records, N frames, P tokens of a frame.
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -19,7 +20,7 @@ from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
 from totojax.evals import baselines, val_loss
 from totojax.jobs import pretrain
-from totojax.report import plots
+from totojax.report import page, plots
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
@@ -36,12 +37,22 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   task = task_lib.Pretrain(source.model, assembly.parametrisation(trained))
   with console.phase(f"reading the parameters of {source.path}"):
     params = backbone.read(source, source.model, layout)
+  if config.validation:
+    # Of the run's tokenizer: other codes have no loss here.
+    data = dataclasses.replace(
+      trained.data, validation=config.validation, tokenizer=source.tokenizer
+    )
+    trained = dataclasses.replace(trained, data=data)
   held_out = pretrain.open_validation(trained, spec)
   if not held_out:
-    raise ValueError(f"{source.path} names no validation data; nothing to evaluate")
+    raise ValueError(
+      f"{source.path} names no validation data; name a store, --config.validation=NAME:PATH"
+    )
   batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
   batches = pretrain.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
-  directory.begin(workdir, config, step=source.step)
+  data = rows.identities(validation=held_out)
+  directory.begin(workdir, config, data=data, step=source.step)
+  console.say(f"{source.path} at step {source.step}; {page.stores(data)}")
 
   total = sum(len(part) for part in batches.values())
   with console.tracking("validating", unit="batches", total=total) as bar:
@@ -79,8 +90,9 @@ def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:
 def _baselines(
   name: str, training: list[rows.Source], held_out: list[rows.Source], spec: Any
 ) -> dict[str, float]:
-  """Fitted on the training source of the same name, where that is of tokens."""
-  fit = {s.name: s for s in training}.get(name)
+  """Fitted on the training source of the same name, or the only one, where that is of tokens."""
+  alone = training[0] if len(training) == 1 else None
+  fit = {s.name: s for s in training}.get(name, alone)
   score = {s.name: s for s in held_out}[name]
   # A store without codes is of pixels, encoded in each step.
   if fit is None or not fit.store.manifest.vocab:

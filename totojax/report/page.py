@@ -99,6 +99,7 @@ def provenance(folder: reading.RunFolder) -> str:
   if later := manifest.get("starts"):
     last = _minute(later[-1]["started"])
     code.append(f"started {len(later) + 1} times, the last time {last}")
+  data = [stores(read)] if (read := manifest.get("data")) else []
   hardware = []
   if machine := manifest.get("machine"):
     hardware += [machine["cpu"], f"{machine['cores']} cores", machine["system"]]
@@ -109,7 +110,14 @@ def provenance(folder: reading.RunFolder) -> str:
   packages = [f"{name} {version}" for name, version in versions.items()]
   command = manifest.get("command")
   shown = f"<p><code>{text(command)}</code></p>" if command else ""
-  return shown + "".join(paragraph(" · ".join(x)) for x in (code, hardware, packages) if x)
+  return shown + "".join(paragraph(" · ".join(x)) for x in (code, data, hardware, packages) if x)
+
+
+def stores(data: Mapping[str, Mapping[str, Any]]) -> str:
+  """The data sets of a manifest with the digests by which runs know them."""
+  return ", ".join(
+    f"{name} {each['digest'][:12]} ({each['records']:,} records)" for name, each in data.items()
+  )
 
 
 def _minute(iso: str) -> str:

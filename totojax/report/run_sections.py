@@ -68,6 +68,7 @@ def environment(folder: reading.RunFolder) -> str:
     **{key: (key, _plain) for key in ("processes", "mesh", "tokenizer", "python")},
   }
   rows = [(name, form(manifest[key])) for key, (name, form) in lines.items() if key in manifest]
+  rows += [("data", page.stores(read))] if (read := manifest.get("data")) else []
   return page.table((), [*rows, *manifest.get("versions", {}).items()], words=2)
 
 

@@ -4,7 +4,7 @@ Only process 0 writes. Every file appears whole (`files`), but for
 `metrics.jsonl`, which grows by lines (`metrics`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import json
 import os
@@ -15,7 +15,7 @@ import jax
 
 from totojax import plugins
 from totojax.config import roots, schema
-from totojax.rundir import files, hosts, lock, provenance
+from totojax.rundir import console, files, hosts, lock, provenance
 from totojax.storage import objects
 
 # In the config of a chain's stage: the chain's folder, which is the one above
@@ -162,7 +162,14 @@ def _plugins_then(workdir: epath.Path) -> dict[str, str]:
   return {f"source of {key}": digest for key, digest in digests.items()}
 
 
-def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **facts: Any) -> None:
+def begin(
+  workdir: epath.Path,
+  config: Mapping[str, Any] | schema.Dataclass,
+  *,
+  data: provenance.Identities | None = None,
+  saved: Callable[[], Mapping[str, Any]] = dict,
+  **facts: Any,
+) -> None:
   """Writes config.json and manifest.json: from here on the folder is a run.
 
   Called once everything that the config asks for could be built, so that a
@@ -174,11 +181,23 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
   its first start; each later one is a row of "starts", with what was otherwise
   then. `facts` are those of the last start, as config.json is.
 
+  Args:
+    workdir: the run directory.
+    config: of the run.
+    data: what it reads: the same on all hosts, and as it was begun with.
+    saved: gives the meta data of its newest checkpoint, which knows the data
+      where the manifest was lost.
+    **facts: for the manifest.
+
   Raises:
+    provenance.DataChanged: its data are others.
     InUse: another process is at work in it.
     ValueError: it cannot be written.
   """
-  hosts.first(lambda: _begin(workdir, config, facts))
+  if data is not None:
+    provenance.check_hosts_data(data)
+    facts[provenance.DATA] = dict(data)
+  hosts.first(lambda: _begin(workdir, config, facts, saved))
 
 
 def forget(workdir: epath.Path) -> None:
@@ -198,7 +217,10 @@ def forget(workdir: epath.Path) -> None:
 
 
 def _begin(
-  workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, facts: dict[str, Any]
+  workdir: epath.Path,
+  config: Mapping[str, Any] | schema.Dataclass,
+  facts: dict[str, Any],
+  saved: Callable[[], Mapping[str, Any]],
 ) -> None:
   try:
     files.make_folder(workdir)
@@ -208,20 +230,33 @@ def _begin(
       f"the run directory {workdir} cannot be made ({error.strerror}); give"
       " --workdir a folder that can be written"
     ) from error
+  # Before a file is replaced: what is refused leaves the run as it was.
+  try:
+    manifest = _manifest(workdir, facts, saved)
+  except provenance.DataChanged:
+    lock.release(workdir)
+    raise
   files.write_json(workdir / "config.json", written(config))
   if dataclasses.is_dataclass(config):
     if digests := schema.digests(config):
-      facts["plugins"] = digests
-  files.write_json(workdir / "manifest.json", _manifest(workdir, facts))
+      manifest["plugins"] = digests
+  files.write_json(workdir / "manifest.json", manifest)
 
 
-def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-  """What manifest.json is to hold from this start on."""
+def _manifest(
+  workdir: epath.Path, facts: Mapping[str, Any], saved: Callable[[], Mapping[str, Any]]
+) -> dict[str, Any]:
+  """What manifest.json is to hold from this start on.
+
+  Raises:
+    provenance.DataChanged: the run was begun with other data.
+  """
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
     old = files.read_json(path)
   except (FileNotFoundError, files.Damaged):  # no reason not to begin
     old = {}
+  changed = _data_changed(workdir, old, facts, saved)
   if not old:
     return {**now, **facts}
   first = {key: old[key] for key in now if key in old}
@@ -230,7 +265,33 @@ def _manifest(workdir: epath.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in now.items()
     if key in ("started", "command") or value != first.get(key)
   }
+  if changed:
+    start["data_before"] = changed
   return {**first, **facts, "starts": [*old.get("starts", []), start]}
+
+
+def _data_changed(
+  workdir: epath.Path,
+  old: Mapping[str, Any],
+  facts: Mapping[str, Any],
+  saved: Callable[[], Mapping[str, Any]],
+) -> dict[str, Any]:
+  """The data of the starts before that are others now; raises as `_manifest`."""
+  data = facts.get(provenance.DATA)
+  if data is None:
+    return {}
+  before = old.get(provenance.DATA)
+  if before is None:
+    before = saved().get(provenance.DATA)
+  if before is None:
+    if old:
+      console.say(
+        f"{workdir} is of a version that kept no digests of data: what it was begun with could"
+        " not be compared; from now on it is"
+      )
+    return {}
+  provenance.check_data(workdir, before, data)
+  return {name: before[name] for name in provenance.data_changes(before, data)}
 
 
 def is_done(workdir: epath.PathLike, config: Any = None) -> bool:

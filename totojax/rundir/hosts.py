@@ -5,9 +5,10 @@ whoever misses one says so and ends with `rundir.RESTART`. The same command,
 started again on every host, goes on from the last whole checkpoint.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import ctypes
 import faulthandler
+import hashlib
 import os
 import signal
 import sys
@@ -119,12 +120,34 @@ def first(action: Callable[[], object]) -> None:
   padded = np.frombuffer(message.ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
   message = multihost_utils.broadcast_one_to_all(padded).tobytes().rstrip(b"\0")
   if error is not None:
-    # The others would take the end of this process for its loss: they go first.
-    time.sleep(1.0)
-    raise error
+    raise last(error)
   kind, _, text = message.decode(errors="ignore").partition(" ")
   if kind:
     raise (outages.StorageAway if kind == "away" else rundir.RunError)(text)
+
+
+def last(error: Exception) -> Exception:
+  """The error, once the other processes had the time to end with theirs.
+
+  They would take the end of process 0 before them for its loss.
+  """
+  if jax.process_count() > 1 and jax.process_index() == 0:
+    time.sleep(1.0)
+  return error
+
+
+def differing(values: Sequence[str]) -> list[int]:
+  """Which of the values are others in some process; the same answer in all.
+
+  Args:
+    values: as many in every process.
+  """
+  if jax.process_count() == 1 or not values:
+    return []
+  digests = [hashlib.sha256(value.encode()).digest() for value in values]
+  marks_V32 = np.frombuffer(b"".join(digests), np.uint8).reshape(len(values), -1)
+  all_PV32 = multihost_utils.process_allgather(marks_V32)
+  return np.flatnonzero((all_PV32 != all_PV32[:1]).any(axis=(0, 2))).tolist()
 
 
 def lost(why: str) -> str:

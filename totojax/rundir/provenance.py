@@ -1,13 +1,18 @@
 """What a run was: when, by which command, with what code, on which machine.
 
 A result can be made again only where all of this is known, so `directory.begin`
-writes it into the manifest of every run, and every report ends with it.
+writes it into the manifest of every run, and every report ends with it. So is
+what it reads, which must be the same when it goes on: the manifest, and the
+meta data of checkpoints, have for each of its data sets what
+`Manifest.identity` gives: a digest of the records in their order, and how many
+there are, of which items and tokenizer.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import functools
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -19,6 +24,7 @@ from typing import Any
 import jax
 
 import totojax
+from totojax.rundir import hosts
 
 # What decides numbers: every run needs the first, some use the others.
 _PACKAGES = (
@@ -182,3 +188,60 @@ def check_versions(
     " files may become other pixels. Install the versions it was begun with, or go on with these"
     " by --allow_other_versions (the manifest names both)"
   )
+
+
+DATA = "data"  # key of manifest.json, and of a checkpoint's meta data
+Identities = Mapping[str, Mapping[str, Any]]  # config key of a data set -> its identity
+
+_other_data_allowed = False  # by --allow_changed_config
+
+
+class DataChanged(ValueError):
+  """A run that would go on with other data than it was begun with."""
+
+
+def allow_other_data(allow: bool) -> None:
+  """Whether runs may go on with other data than they were begun with."""
+  global _other_data_allowed
+  _other_data_allowed = allow
+
+
+def data_changes(before: Identities, now: Identities) -> dict[str, str]:
+  """Data set -> what is otherwise, of those that are in both."""
+  return {
+    name: _data_change(before[name], now[name])
+    for name in now
+    if name in before and before[name]["digest"] != now[name]["digest"]
+  }
+
+
+def _data_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+  for what, unit in (("tokenizer", ""), ("records", " records")):
+    if before.get(what) != now.get(what):
+      name = what if not unit else ""
+      return f"{name} {now.get(what)}{unit} instead of {before.get(what)}".strip()
+  if before.get("items") == now.get("items"):
+    return f"the same {now['records']} items in another order, or with other contents"
+  return f"{now['records']} other records"
+
+
+def check_data(workdir: Any, before: Identities, now: Identities) -> None:
+  """Raises DataChanged unless a run may go on with the data that it has now."""
+  if (told := data_changes(before, now)) and not _other_data_allowed:
+    listed = "; ".join(f"{name}: {what}" for name, what in told.items())
+    raise DataChanged(
+      f"{workdir} was begun with other data ({listed}). Restore the data, use another --workdir,"
+      " or pass --allow_changed_config to go on with what is there now"
+    )
+
+
+def check_hosts_data(now: Identities) -> None:
+  """Raises DataChanged, on all hosts alike, where one of them has other data."""
+  if places := hosts.differing([json.dumps(now[name], sort_keys=True) for name in now]):
+    names = ", ".join(list(now)[place] for place in places)
+    raise hosts.last(
+      DataChanged(
+        f"the hosts have different data ({names}); give all of them the same, as one bucket or"
+        " copies of one store"
+      )
+    )

@@ -19,6 +19,8 @@ from totojax.storage import objects
 FILE = "manifest.json"
 VERSION = 1
 KINDS = ("image", "video")
+# What a run that reads a data set depends on, beside the shards' contents.
+_READ = ("kind", "fields", "tokenizer", "vocab", "grid", "frames", "classes")
 DECODERS = "decoders"  # of `info`: versions of what decoded the items, all there were
 SHORT = "short"  # of `info`: how many items were too short for a clip, by what was done
 ROOT, PREFIX = "root", "prefix"  # of `info`: the `Origin`
@@ -164,6 +166,27 @@ class Manifest:
       return f"sum {self.records} {total:032x}"
     probes = sorted(shard.probe for shard in self.shards)
     return f"probes {hashlib.sha256(' '.join(probes).encode()).hexdigest()}"
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What stands for the records in a run that reads them (`rundir.provenance`).
+
+    Its `digest` is of what records are and of the shards' checksums in order,
+    so nothing but the manifest is read. Where the store lies, and when and how
+    it was made (`info`), are no part of it: a copy is the same data, and so is
+    one that was made again and came out the same.
+    """
+    values = to_json(self)
+    content = [
+      {name: values[name] for name in _READ},
+      [[shard.records, shard.checksum] for shard in self.shards],
+    ]
+    return {
+      "digest": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32],
+      "records": self.records,
+      "items": self.ids_digest,
+      "tokenizer": self.tokenizer,
+    }
 
 
 def code_dtype(vocab: int) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import hashlib
+import json
+from typing import Any
 
 import grain
 import numpy as np
@@ -40,6 +42,21 @@ class Records:
     """The store, of records that have one."""
     assert self.store is not None
     return self.store
+
+  @property
+  def identity(self) -> dict[str, Any]:
+    """What stands for them in a run: of files and features, their names and classes."""
+    if self.store is not None:
+      return self.store.manifest.identity
+    state = hashlib.sha256(np.ascontiguousarray(self.labels).tobytes())
+    state.update(json.dumps([self.ids, self.classes]).encode())
+    items = hashlib.sha256(json.dumps(sorted(self.ids)).encode()).hexdigest()
+    return {
+      "digest": state.hexdigest()[:32],
+      "records": len(self.labels),
+      "items": items,
+      "tokenizer": "",
+    }
 
   def items(self) -> list[list[int]]:
     """The records of each item, items in the order of their first record."""

@@ -5,8 +5,9 @@ P tokens of a frame.
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,15 @@ class Source:
 
   def __str__(self) -> str:
     return f"source {self.name!r} ({self.store.path})"
+
+
+def identities(**sections: Sequence[Source]) -> dict[str, dict[str, Any]]:
+  """ "data.SECTION.NAME" -> what stands for the source's records in a run."""
+  return {
+    f"data.{section}.{source.name}": source.store.manifest.identity
+    for section, sources in sections.items()
+    for source in sources
+  }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +134,87 @@ def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor
         f" {seq.grid * factor}"
       )
     _check_length(source, seq)
+
+
+def mismatches(
+  sources: Sequence[Source], seq: sequence.SequenceSpec, keys: Sequence[str]
+) -> Iterator[str]:
+  """Where some keys of the sequence are others than those of a data set, in words."""
+  for source in sources:
+    manifest = source.store.manifest
+    for key in ("vocab", "grid"):
+      if key in keys and getattr(manifest, key) != getattr(seq, key):
+        has = f"{getattr(manifest, key)}"
+        if key == "grid" and not manifest.tokenizer:  # of pixels
+          factor = manifest.size_px // manifest.grid
+          has += f": frames of {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels need"
+          has += f" {seq.grid * factor}"
+        yield f"sequence.{key} is {getattr(seq, key)}, and {source} has {has}"
+    if "frames" in keys and manifest.kind == "video" and manifest.frames < seq.frames:
+      yield (
+        f"sequence.frames is {seq.frames}, and {source} has {manifest.frames} frames a record;"
+        " lower it, or make longer clips"
+      )
+
+
+def disagreements(sources: Sequence[Source], keys: Sequence[str]) -> Iterator[str]:
+  """The first two data sets that differ in each of some facts, in words."""
+  for key in keys:
+    facts = [
+      (source, getattr(source.store.manifest, key))
+      for source in sources
+      if key != "frames" or source.store.manifest.kind == "video"
+    ]
+    facts = [(source, fact) for source, fact in facts if fact]  # pixels have no tokenizer
+    for source, fact in facts[1:]:
+      first, expected = facts[0]
+      if fact != expected:
+        yield (
+          f"{first} has {key} {expected}, and {source} has {fact}; make all stores of a run with"
+          " one tokenizer, from clips of one size and length"
+        )
+        break
+
+
+def in_words(
+  sources: Sequence[Source], seq: sequence.SequenceSpec, *, steps: int, batch: int
+) -> Iterator[str]:
+  """What a run is about to do with its data, and what it leaves of them.
+
+  Args:
+    sources: what it is trained on.
+    seq: the sequence.
+    steps: of the run.
+    batch: rows of the global batch.
+  """
+  total, parts = sum(source.weight for source in sources), []
+  for source in sources:
+    manifest = source.store.manifest
+    tokens = manifest.records * manifest.frames * seq.frame_tokens
+    whole = max(manifest.records // records_per_row(source, seq), 1)
+    epochs = steps * batch * source.weight / total / whole
+    parts.append(
+      f"{source.name}: {manifest.records:,} records of {tokens:,} tokens in all,"
+      f" {epochs:.3g} epochs"
+    )
+  yield f"{'; '.join(parts)}; {steps:,} updates of {batch:,} sequences of {seq.context:,} tokens"
+  for source in sources:
+    frames = source.store.manifest.frames
+    if source.store.manifest.kind == "video" and frames > seq.frames:
+      yield (
+        f"{source.name}: a sequence is {seq.frames} of a record's {frames} frames, others in each"
+        f" epoch; --config.sequence.frames={frames} reads all"
+      )
+  if seq.context != seq.visual_tokens:
+    rest = seq.context - seq.visual_tokens
+    what = f"{rest:,} inputs of each are its end and padding"
+    if rest < 0:
+      what = f"the last {-rest:,} of each are never read"
+    yield (
+      f"sequence.context is {seq.context:,}, and a sequence has {seq.visual_tokens:,} visual"
+      f" tokens ({seq.frames} frames of {seq.grid} x {seq.grid}): {what};"
+      f" --config.sequence.context={seq.visual_tokens} fits"
+    )
 
 
 def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:

@@ -300,6 +300,7 @@ def _training(
       "flops_per_token": cost,
       **facts,
     },
+    data=setup.sets.data,
     tokens_per_step=config.train.batch_rows * spec.context,
     flops_per_token=cost,
     frozen=frozen,

@@ -42,6 +42,11 @@ class Sets:
     return {"train": self.all_train, "validation": self.validation}
 
   @property
+  def data(self) -> dict[str, dict[str, Any]]:
+    """Config key -> what stands for its records in a run."""
+    return {f"data.{name}": records.identity for name, records in self.splits.items()}
+
+  @property
   def sentence(self) -> str:
     """How much of each there is."""
     return (

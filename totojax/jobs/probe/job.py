@@ -50,7 +50,7 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
   """Trains and scores every head; False when interrupted."""
   setup = _placed(probe_setup.prepare(config), workdir)
   plan, facts = memory.plan(setup), _facts(setup)
-  directory.begin(workdir, config, backbone=facts, plan=list(plan.lines))
+  directory.begin(workdir, config, data=setup.data, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
     console.say(line)
   backbone.check_same(facts, workdir)
@@ -199,6 +199,7 @@ def _cached(
       **_facts(setup),
       "source": source,
       "store": records.tokens.path,
+      "data": records.identity["digest"],
       "layers": layers,
       "seed": setup.config.seed,
     }
@@ -295,6 +296,7 @@ def _run(
       "heads": len(group.layers) * len(config.optim.settings),
       "parameters_of_a_head": setup.subjects[group.source].parameters(task.classes),
     },
+    data=setup.data,
     tokens_per_step=rows * context,
     flops_per_token=cost,
     frozen=frozen,

@@ -113,7 +113,8 @@ def _rows_kept(path: epath.Path, facts: Mapping[str, Any]) -> int:
   note = _note(path)
   if note is None:
     return 0
-  different = [k for k in facts if note["of"].get(k) != facts[k]]
+  # A fact that an earlier version did not keep says nothing.
+  different = [k for k in facts if note["of"].get(k, facts[k]) != facts[k]]
   if different:
     key = different[0]
     raise ValueError(

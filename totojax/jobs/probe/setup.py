@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from totojax import sharding
 from totojax.config import labels
 from totojax.config.schema import ConfigError
-from totojax.data.store import feature_files
+from totojax.data.store import feature_files, manifests
 from totojax.data.stream import labelled
 from totojax.jobs.labels import setup as setup_lib
 from totojax.models import heads, taps, trunk
@@ -62,6 +63,15 @@ class ProbeSetup(setup_lib.Setup):
   config: labels.Probe
   subjects: Mapping[str, Subject]  # by name, in order
   cached: bool  # whether features are made once and kept
+
+  @property
+  def data(self) -> dict[str, Any]:
+    """Config key -> what stands for its records in a run."""
+    stores = self.config.data.train_pixels, self.config.data.validation_pixels
+    pixels = zip(("data.train_pixels", "data.validation_pixels"), stores)
+    return self.sets.data | {
+      key: manifests.existing(path).identity for key, path in pixels if "pixels" in self.subjects
+    }
 
   @property
   def trained(self) -> tuple[backbone.Trained, trunk.Trunk]:

@@ -50,7 +50,8 @@ def run(config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interru
   notes = _notes(workdir)
   points_left = [point for point in points if notes.read(point.name) is None]
   groups = list(_programs(points_left, sweep.lanes))
-  directory.begin(workdir, config, points=len(points))
+  data = pretrain.identities(config.pretrain.data)
+  directory.begin(workdir, config, data=data, points=len(points))
   for number, group in enumerate(groups, 1):
     console.say(f"{group[0].run}: {len(group)} rates, {number}/{len(groups)}")
     if not _train(group, workdir, sweep, interrupted):
