@@ -28,7 +28,7 @@ MOST_RECORDS = 20_000  # that baselines are fitted on: enough for 8,192 codes
 
 
 def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
-  """Evaluates the newest checkpoint of `config.model_run`."""
+  """Evaluates the checkpoint of `config.model_run` that all readers take."""
   source = backbone.find(config.model_run, what="a validated run")
   trained, spec = source.config, source.config.sequence
   layout = sharding.layout(trained.mesh)
