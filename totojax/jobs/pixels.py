@@ -7,6 +7,8 @@ Shapes: K crops of a video, N frames, H and W pixels.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import math
 
 from etils import epath
 import numpy as np
@@ -14,10 +16,12 @@ import numpy as np
 from totojax import jobs
 from totojax.config import pixels as pixels_config, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import media, photos as photo_lib, synthetic, video
+from totojax.data.pixels import containers, media, photos as photo_lib, slowfast, synthetic, video
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.rundir import directory, files
+
+_APART_S = 1.0  # between what is trained on and what is held out of a lone video
 
 
 def render(
@@ -68,13 +72,14 @@ def decode(
   # Small folders: every video gives as many clips, however long it is.
   spec = video.ClipSpec(**vars(config.clip))
   amount = config.decoding
-  listing, parts = _videos(amount, seed=config.seed)
+  varied = slowfast.ViewSpec(**vars(config.views), clip=spec) if config.views.mode else spec
+  listing, parts = _videos(amount, spec, seed=config.seed)
   media.check_installed(listing[0], spec)
   skipped = _Skipped(workdir)
 
-  def split(items: Sequence[items_lib.Item]) -> fill.Split:
+  def split(items: Sequence[items_lib.Item], cuts: media.Spec) -> fill.Split:
     def make(i):
-      clips = media.load(items[i], spec, seed=config.seed)
+      clips = media.load(items[i], cuts, seed=config.seed)
       if isinstance(clips, items_lib.Skipped):
         skipped.add(clips)
         return None
@@ -85,12 +90,13 @@ def decode(
       size_px=spec.size_px,
       stride_frames=spec.stride_frames,
       fps=spec.fps,
-      crops=spec.crops,
+      crops=cuts.crops,
       records_per_shard=amount.records_per_shard,
       # Of the whole folder: which videos are held out follows from it too.
       info={
         "seed": config.seed,
         "clip": schema.to_dict(config.clip),
+        **({"views": schema.to_dict(config.views)} if cuts is not spec else {}),
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
@@ -99,7 +105,7 @@ def decode(
     )
     return fill.Split(manifest, len(items), make)
 
-  splits = {name: split(items) for name, items in parts.items()}
+  splits = {"train": split(parts["train"], varied), "val": split(parts["val"], spec)}
   directory.begin(workdir, config)
   see = f" of {amount.root}; the reasons are in {skipped.path}"
   names = {"verb": "decoding", "unit": "videos", "see": see}
@@ -110,21 +116,49 @@ def decode(
 
 
 def _videos(
-  amount: pixels_config.Decoding, *, seed: int
+  amount: pixels_config.Decoding, spec: video.ClipSpec, *, seed: int
 ) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
   """All videos of the folder, and those of each split.
 
   Raises:
-    ConfigError: there is no such folder, or too few videos in it.
+    ConfigError: there is no such folder, or too little video in it.
   """
   try:
     listing = folder.list_items(amount.root, "", kind="video", class_folders=False).items
+    if len(listing) == 1:
+      return listing, _ends(listing[0], amount.val_frac, spec)
     return listing, items_lib.split(listing, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
       f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
       f" --config.data.root=FOLDER): {error}"
     ) from error
+
+
+def _ends(
+  item: items_lib.Item, val_frac: float, spec: video.ClipSpec
+) -> dict[str, list[items_lib.Item]]:
+  """The splits of a lone video: its end is held out, and the second before is in neither.
+
+  Raises:
+    ValueError: a clip does not fit into either, or it is no video.
+  """
+  try:
+    length_s = media.duration_s(item)
+  except (containers.Undecodable, OSError) as error:
+    raise ValueError(f"its only video {item.id} cannot be read: {error}") from error
+  # Rounded up and down: a stretch of a written length holds a clip.
+  least_s = math.ceil(100 * spec.span_frames / spec.fps) / 100
+  until_s = math.floor(100 * min((1 - val_frac) * length_s, length_s - least_s - _APART_S)) / 100
+  if until_s < least_s:
+    raise ValueError(
+      f"its only video {item.id} has {length_s:.2f} s; {2 * least_s + _APART_S:.2f} s are needed"
+      " to train on its beginning and hold its end out. Add another video"
+    )
+  begin = dataclasses.replace(item, id=f"{item.id}/0-{until_s:.2f}", start_s=0.0, end_s=until_s)
+  from_s = round(until_s + _APART_S, 2)
+  end = dataclasses.replace(item, id=f"{item.id}/{from_s:.2f}-end", start_s=from_s)
+  return {"train": [begin], "val": [end]}
 
 
 def photos(

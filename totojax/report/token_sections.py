@@ -4,6 +4,12 @@ from totojax.report import page, plots, reading
 
 METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
 
+COARSE = (
+  "The losses above are comparable all the same: every predictor sees the same codes. What the"
+  " codes leave out no model can learn: for detail take a tokenizer that was trained on more"
+  " pictures (configs/official.py has DALL-E's), and make the tokens again."
+)
+
 NGRAM_COLUMNS = (
   ("seen", "{total:,}"),
   ("distinct", "{distinct:,}"),
@@ -35,8 +41,9 @@ def reconstructions(folder: reading.RunFolder) -> str:
     gain_db = psnr_db["reconstruction"] - psnr_db["kmeans"]
     sentence = (
       f"The tokenizer's reconstructions are {abs(gain_db):.1f} dB"
-      f" {'better' if gain_db > 0 else 'worse'} than k-means on patches."
+      f" {'better' if gain_db > 0 else 'worse'} than k-means on patches"
     )
+    sentence += "." if gain_db > 0 else f", which is fitted to these videos. {COARSE}"
     out = page.paragraph(sentence) + out
   return out
 
