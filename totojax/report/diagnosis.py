@@ -16,6 +16,11 @@ import dataclasses
 import shlex
 
 STILL_FRAC = 0.1  # of the code frequencies' loss: below, copying is almost free
+# Nobody has measured it on real videos, so no number of hours stands here but the paper's.
+ENOUGH = (
+  "How many would do has not been measured; expect orders of magnitude more, not twice as many:"
+  " the paper trains on 100,000 hours (section 3.3)."
+)
 GAP_FRAC = 0.1  # of the held-out loss: so much lower on training clips is by heart
 
 
@@ -89,9 +94,7 @@ def headline(reason: str, history: History, *, loss: float, baseline: float) -> 
   rise = worsened(history)
   held_out = rise[2] if rise else loss
   told = f"training loss {on_training:.1f}, " if on_training is not None else ""
-  return (
-    f"{amount(history)}: {told}held out {held_out:.1f}: the model has learned them by heart."
-  )
+  return f"{amount(history)}: {told}held out {held_out:.1f}: the model has learned them by heart."
 
 
 def amount(history: History) -> str:
@@ -157,7 +160,9 @@ def advice(
   if reason == "still":
     stride = "stages__clips__clip__stride_frames"
     return [
-      anew("Look at frames that are further apart, so that more moves between them:", **{stride: "8"}),
+      anew(
+        "Look at frames that are further apart, so that more moves between them:", **{stride: "8"}
+      ),
       Step("Or take videos in which something moves."),
     ]
   go_on = anew(
@@ -169,8 +174,8 @@ def advice(
   if history.sources == 1:
     out.append(
       anew(
-        "Train on clips that the project renders too, half of each batch, and keep the best"
-        " checkpoint, as configs/clips.py does now:"
+        "Train on clips that the project renders too, and keep the best checkpoint: the command"
+        " below does, with configs/clips.py as it is now (docs/results.md has what that is worth)."
       )
     )
   return [*out, anew(f"More videos, then the command below. {ENOUGH}")]

@@ -46,9 +46,7 @@ def _history(
   )
 
 
-def _next(
-  folder: reading.RunFolder, judgement: verdict.Verdict, history: diagnosis.History
-) -> str:
+def _next(folder: reading.RunFolder, judgement: verdict.Verdict, history: diagnosis.History) -> str:
   """What to do where the model is no better, with the command for it."""
   if judgement.better or len(judgement.losses) < 2:
     return ""

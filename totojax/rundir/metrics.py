@@ -154,9 +154,7 @@ class MetricsLog:
     None before there is one. It is the same on every host and after a resume.
     """
     values = {
-      step: row[name]
-      for step, row in self._evaluated.items()
-      if step and row.get(name) is not None
+      step: row[name] for step, row in self._evaluated.items() if step and row.get(name) is not None
     }
     return min(values, key=lambda step: (values[step], step), default=None)
 
