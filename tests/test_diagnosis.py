@@ -109,6 +109,34 @@ def test_the_notes_say_which_checkpoint_and_which_videos():
   assert diagnosis.notes(diagnosis.History(evals=FALLING, step=150)) == []
 
 
+def steps(reason, **history):
+  told = dict(command="totojax --config=c.py", chain="runs/c", prefix="stages__pretrain__")
+  return diagnosis.advice(reason, diagnosis.History(**history), **told)
+
+
+def test_the_advice_follows_the_reason():
+  on = "totojax --config=c.py --config.stages.pretrain.init_from=runs/c/pretrain"
+  on += " --workdir=runs/c-next"
+  again = "totojax --config=c.py --workdir=runs/c-next"
+  (short,) = steps("short", evals=FALLING)
+  assert short.command == on and "still falling" in short.text
+  # On its own clips alone: first those that are rendered, then more of them.
+  rendered, more = steps("by heart", sources=1, evals=RISING)
+  assert rendered.command == more.command == again
+  assert "project renders" in rendered.text and "More videos" in more.text
+  (more,) = steps("by heart", sources=2, evals=RISING)
+  assert "More videos" in more.text and diagnosis.ENOUGH in more.text
+  # Neither is at its end: both.
+  first, more = steps("by heart", sources=2, evals=FALLING)
+  assert first.command == on and "More videos" in more.text
+  apart, other = steps("still")
+  assert "stride_frames=8" in apart.command and other.command == ""
+  assert steps(None)[0].command == on
+  # A run of before names no command: what to do is said all the same.
+  (bare,) = diagnosis.advice("short", diagnosis.History(), command="", chain="x")
+  assert bare.command == "" and "More updates" in bare.text
+
+
 def test_the_next_command_changes_what_it_names_and_nothing_else():
   command = "python -m totojax.main --config=c.py --workdir 'my runs' --config.a.b=1 --config.x=2"
   words = shlex.split(diagnosis.again(command, workdir="more", a__b="3"))

@@ -78,6 +78,12 @@ def worsened(history: History) -> tuple[int, float, float] | None:
   return (step, lowest, last) if last - lowest > max(2 * error, lowest / 20) else None
 
 
+def falling(history: History) -> bool:
+  """Whether the last evaluation is the lowest, of three after the start or more."""
+  after = [value for step, value, _ in history.evals if step]
+  return len(after) > 2 and after[-1] == min(after)
+
+
 def headline(reason: str, history: History, *, loss: float, baseline: float) -> str:
   """One sentence, which stands in the place of "it does not beat copying"."""
   if reason == "still":
@@ -165,12 +171,13 @@ def advice(
       ),
       Step("Or take videos in which something moves."),
     ]
+  told = "the held-out loss was still falling at the end; " if falling(history) else ""
   go_on = anew(
-    "More updates: go on from this model.", **{f"{prefix}init_from": f"{chain}/pretrain"}
+    f"More updates: {told}go on from this model.", **{f"{prefix}init_from": f"{chain}/pretrain"}
   )
   if reason != "by heart":
     return [go_on]
-  out = []
+  out = [go_on] if falling(history) else []
   if history.sources == 1:
     out.append(
       anew(

@@ -74,8 +74,8 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     reading.Missing: there is no log of the training.
   """
   rows = folder.lines("pretrain/metrics.jsonl")
-  size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
-  batch = size.get("batch_tokens")
+  config = reading.optional({}, folder.json, "pretrain/config.json")
+  batch = config.get("train", {}).get("batch_tokens")
   series = {"train": ([], [])}
   for row in rows:
     for key, value in row.items():
@@ -95,7 +95,9 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     levels=levels,
     xlabel="training tokens" if batch else "updates",
   )
-  caption = "Cross-entropy on training batches and on held-out sequences"
+  names = config.get("data", {}).get("train", {})
+  of = f" of {' and '.join(names)}" if len(names) > 1 else ""
+  caption = f"Cross-entropy on training batches{of} and on held-out sequences"
   if levels:
     caption += "; dashed, predictors that need no network, on held-out data"
   if len(sources) > 1:
