@@ -39,7 +39,7 @@ def get_config():
     name="clips",
     grid=8,  # 64 pixels, factor 8
     batch=4,
-    steps=400,
+    steps=300,
   )
   rendered = recipes.render(train=400, val=16)
   rendered.scene.size_px = SIZE_PX

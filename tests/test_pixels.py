@@ -124,6 +124,30 @@ def test_the_end_of_a_lone_video_is_held_out(tmp_path):
   assert token_sets.proven(workdir / "train", workdir / "val")
 
 
+def test_copies_of_a_file_are_used_once(folder, tmp_path):
+  """Or what is held out would be known from training."""
+  root, workdir = tmp_path / "videos", epath.Path(tmp_path / "run")
+  shutil.copytree(folder, root)
+  for i in range(4):
+    shutil.copy(folder / "clip 1.mp4", root / f"copy {i}.mp4")
+  assert pixels.decode(decoding(root), workdir, never)
+  rows = dict(csv.reader((workdir / "skipped.csv").read_text().splitlines()))
+  assert {k: v for k, v in rows.items() if "copy" in k} == {
+    f"copy {i}.mp4": "the same bytes as clip 1.mp4" for i in range(4)
+  }
+  assert set(stored(workdir, "train")[0]) | set(stored(workdir, "val")[0]) == {
+    f"clip {i}.mp4" for i in range(5)
+  }
+  # All alike: one video, of which the end is held out.
+  alike = tmp_path / "alike"
+  alike.mkdir()
+  write_video(alike / "a.mp4", frames=90, seed=3)
+  shutil.copy(alike / "a.mp4", alike / "b.mp4")
+  assert pixels.decode(decoding(alike), epath.Path(tmp_path / "one"), never)
+  ids = [set(stored(epath.Path(tmp_path / "one"), split)[0]) for split in ("train", "val")]
+  assert ids == [{"a.mp4/0-1.56"}, {"a.mp4/2.56-end"}]
+
+
 def test_a_lone_video_that_is_too_short_to_be_divided_is_told(tmp_path):
   write_video(tmp_path / "only.mp4", frames=50, seed=3)
   with pytest.raises(ValueError, match="only.mp4 has 1.67 s; 1.88 s are needed .* Add another"):
@@ -151,7 +175,7 @@ def test_decode_says_when_nothing_is_left(tmp_path):
   root = tmp_path / "videos"
   root.mkdir()
   for i in range(3):
-    (root / f"{i}.mp4").write_bytes(b"no video")
+    (root / f"{i}.mp4").write_bytes(b"no video %d" % i)
   with pytest.raises(ValueError, match="none of the 2 train videos"):
     pixels.decode(decoding(root), epath.Path(tmp_path / "run"), never)
 

@@ -6,9 +6,12 @@ the id of the item they come from. An item is in one of the two, never in both.
 Shapes: K crops of a video, N frames, H and W pixels.
 """
 
+import collections
 from collections.abc import Sequence
 import dataclasses
+import hashlib
 import math
+import os
 
 from etils import epath
 import numpy as np
@@ -20,6 +23,7 @@ from totojax.data.pixels import containers, media, photos as photo_lib, slowfast
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.rundir import directory, files
+from totojax.storage import objects
 
 _APART_S = 1.0  # between what is trained on and what is held out of a lone video
 
@@ -63,7 +67,8 @@ def decode(
 ) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
-  Videos that give no clip are listed in `skipped.csv`, with the reason.
+  Videos that give no clip are listed in `skipped.csv`, with the reason. Of files
+  with the same bytes the first is taken: another could be held out, and known.
 
   Raises:
     ValueError: no video at all could be decoded for one of the splits.
@@ -73,7 +78,7 @@ def decode(
   spec = video.ClipSpec(**vars(config.clip))
   amount = config.decoding
   varied = slowfast.ViewSpec(**vars(config.views), clip=spec) if config.views.mode else spec
-  listing, parts = _videos(amount, spec, seed=config.seed)
+  listing, copies, parts = _videos(amount, spec, seed=config.seed)
   media.check_installed(listing[0], spec)
   skipped = _Skipped(workdir)
 
@@ -100,6 +105,7 @@ def decode(
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
+        **({"copies": len(copies)} if copies else {}),
         manifests.DECODERS: [media.versions(listing[0], spec)],
       },
     )
@@ -107,6 +113,8 @@ def decode(
 
   splits = {"train": split(parts["train"], varied), "val": split(parts["val"], spec)}
   directory.begin(workdir, config)
+  for copy, first in copies.items():
+    skipped.add(items_lib.Skipped(copy, f"the same bytes as {first}"))
   see = f" of {amount.root}; the reasons are in {skipped.path}"
   names = {"verb": "decoding", "unit": "videos", "see": see}
   finished = fill.stores(workdir, splits, interrupted, **names)
@@ -117,22 +125,43 @@ def decode(
 
 def _videos(
   amount: pixels_config.Decoding, spec: video.ClipSpec, *, seed: int
-) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
-  """All videos of the folder, and those of each split.
+) -> tuple[Sequence[items_lib.Item], dict[str, str], dict[str, list[items_lib.Item]]]:
+  """All videos of the folder, copies as `_copies` has them, and those of each split.
 
   Raises:
     ConfigError: there is no such folder, or too little video in it.
   """
   try:
     listing = folder.list_items(amount.root, "", kind="video", class_folders=False).items
-    if len(listing) == 1:
-      return listing, _ends(listing[0], amount.val_frac, spec)
-    return listing, items_lib.split(listing, amount.val_frac, seed=seed)
+    copies = _copies(listing)
+    items = [item for item in listing if item.id not in copies]
+    if len(items) == 1:
+      return listing, copies, _ends(items[0], amount.val_frac, spec)
+    return listing, copies, items_lib.split(items, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
       f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
       f" --config.data.root=FOLDER): {error}"
     ) from error
+
+
+def _copies(listing: Sequence[items_lib.Item]) -> dict[str, str]:
+  """id -> id of the first file with the same bytes; of files on this machine.
+
+  Only files of one size are read. What was encoded anew is another file.
+  """
+  by_size = collections.defaultdict(list)
+  for item in listing:
+    if not objects.is_url(item.path) and os.path.exists(item.path):
+      by_size[os.path.getsize(item.path)].append(item)
+  out, first = {}, {}
+  for size, group in by_size.items():
+    for item in group if size and len(group) > 1 else ():
+      with open(item.path, "rb") as file:
+        mark = hashlib.file_digest(file, "sha256").digest()
+      if first.setdefault(mark, item.id) != item.id:
+        out[item.id] = first[mark]
+  return out
 
 
 def _ends(

@@ -14,6 +14,7 @@ Losses are in nats per visual token, over all frames where it is not said.
 from collections.abc import Mapping
 import dataclasses
 import shlex
+from typing import Any
 
 STILL_FRAC = 0.1  # of the code frequencies' loss: below, copying is almost free
 # Nobody has measured it on real videos, so no number of hours stands here but the paper's.
@@ -211,8 +212,8 @@ def of_logs(
   metrics: Mapping[str, float],
   source: str,
   *,
-  rows: list[Mapping[str, float]],
-  manifests: Mapping[str, Mapping],
+  rows: list[dict[str, Any]],
+  manifests: Mapping[str, Mapping[str, Any]],
   sources: int | None,
 ) -> History:
   """The history that files tell.
@@ -228,16 +229,17 @@ def of_logs(
   last = losses[-max(1, len(losses) // 10) :]
   evals = [row for row in rows if row["kind"] == "eval"]
   key = f"{source}/loss"
+  info = manifests.get("train", {}).get("info", {})
   counts = {split: _counts(manifest) for split, manifest in manifests.items()}
   videos, clips = counts.get("train", (None, None))
   return History(
     videos=videos,
     held_out=counts.get("val", (None, None))[0],
-    alone=manifests.get("train", {}).get("info", {}).get("items") == 1,
+    alone=info.get("items", 0) - info.get("copies", 0) == 1,
     clips=clips,
     trained=metrics.get(f"{source}/training/loss"),
     trained_end=sum(last) / len(last) if last and sources == 1 else None,
-    step=metrics.get("step"),
+    step=int(metrics["step"]) if "step" in metrics else None,
     sources=sources,
     evals=tuple(
       (row["step"], row[key], row.get(f"{key}_sem") or 0.0)
@@ -247,7 +249,7 @@ def of_logs(
   )
 
 
-def _counts(manifest: Mapping) -> tuple[int | None, int]:
+def _counts(manifest: Mapping[str, Any]) -> tuple[int | None, int]:
   """(videos, clips) of a store of pixels; of renderings there are clips alone."""
   clips = sum(shard["records"] for shard in manifest["shards"])
   crops = manifest.get("crops")
