@@ -16,7 +16,7 @@ SMALL = {
   "rendered.amount": dict(train=8, val=2),
   "pretrain.sequence": dict(grid=2, frames=4, context=16),
   "pretrain.model": dict(width=32, depth=2, heads=2, mlp_dim=64),
-  "pretrain.train": dict(batch_tokens=64, total_tokens=8.0 * 64),
+  "pretrain.train": dict(batch_tokens=128, total_tokens=8.0 * 128),
   "pretrain.optim": dict(warmup_steps=1),
   "pretrain.every": dict(log_steps=1, eval_steps=2, checkpoint_steps=8),
 }
