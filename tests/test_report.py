@@ -216,6 +216,28 @@ def test_the_verdict_follows_the_numbers(changes, better, words):
   assert found.better is better and words in found.claim
 
 
+@pytest.mark.parametrize(
+  "tokenizer, kmeans, words",
+  [
+    (24.6, 20.1, "are 4.5 dB better than k-means on patches."),
+    (16.8, 17.2, "are 0.4 dB worse than k-means on patches, which is fitted to these videos."),
+    # Frames of flat colour: k-means has no error at all.
+    (16.8, float("inf"), "are worse than k-means on patches, which is fitted"),
+    (float("inf"), float("inf"), "are as good as those of k-means on patches."),
+  ],
+)
+def test_the_tokenizer_is_judged_by_decibels(copy, undrawn, tokenizer, kmeans, words):
+  del undrawn
+  path = copy / "shards" / "tokens.json"
+  tokens = json.loads(path.read_text())
+  tokens["psnr_db"] |= {"reconstruction": tokenizer, "kmeans": kmeans}
+  path.write_text(json.dumps(tokens))
+  text = _read(copy).text
+  assert words in text
+  assert "nan" not in text and "inf dB" not in text
+  assert ("configs/official.py" in text) == (tokenizer < kmeans)
+
+
 def test_a_model_that_is_no_better_says_why_and_what_to_do(copy, undrawn):
   """From the files alone: few videos, and a held-out loss that rose."""
   del undrawn
