@@ -202,8 +202,13 @@ def test_a_best_that_was_not_marked_before_the_end_is_marked_by_the_next_start(t
   fit(best_run(), tmp_path)
   assert json.loads(note.read_text()) == {"step": 4}
   # One whose folder somebody removed is no choice.
-  shutil.rmtree(tmp_path / "checkpoints" / "4")
+  moved = shutil.move(tmp_path / "checkpoints" / "4", tmp_path / "4")
   assert checkpoint.chosen_step(tmp_path / "checkpoints") == 8
+  shutil.move(moved, tmp_path / "checkpoints" / "4")
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 4
+  # Nor is it where the key was taken back.
+  fit(best_run(rule=dataclasses.replace(BEST, best="")), tmp_path)
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 8 and not note.exists()
 
 
 def test_of_equals_the_first_is_the_best_and_nan_is_none(tmp_path):

@@ -52,7 +52,12 @@ class Checkpoints:
     # One process does it and all wait, or another may still see a half step.
     hosts.first(lambda: _set_aside(self.directory))
     self._steps = whole_steps(self.directory)
-    self._best = _best_step(self.directory, self._steps) if config.best else None
+    self._keeps_best, self._best = bool(config.best), None
+    if config.best:
+      self._best = _best_step(self.directory, self._steps)
+    elif self._steps:  # of a config that was changed: readers would still take it
+      note = self.directory / _BEST
+      hosts.first(lambda: files.remove(note) if files.exists(note) else None)
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(),
@@ -148,6 +153,8 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for what is being written or deleted, then lets go of the folder."""
     self.wait()
+    if self._keeps_best:  # the first host alone writes which: all see it before they read
+      hosts.first(lambda: None)
     self._background.shutdown()
     self._writer.close()
 
