@@ -5,15 +5,15 @@
 Decodes every video below the folder (PyAV, extra `data`): 30 frames a second,
 every 4th one, 32 clips of each video. Those of training videos are of varied
 sizes and half of them mirrored; a quarter of the videos is held out, of a lone
-one its end. Then as configs/demo.py: the shipped
-tokenizer, shards, pre-training, validation, report. Unusable files are listed
-in clips/skipped.csv.
+one its end. Then as configs/demo.py: the shipped tokenizer, shards,
+pre-training, validation, report. Unusable files are listed in
+clips/skipped.csv.
 
 A handful of videos is learned by heart long before a model has understood
 anything. So most of each batch are clips that the project renders, of which
 there are as many as one likes: from them it learns how frames follow each
 other. And the checkpoint that is best on held-out videos is the one that is
-kept and validated. What each of these is worth is in docs/results.md.
+kept and validated. What that is worth is in docs/results.md.
 
 Sized for a CPU. With more videos, raise stages.pretrain.train.total_tokens and
 lower stages.clips.clip.crops.

@@ -116,13 +116,13 @@ def steps(reason, **history):
 
 def test_the_advice_follows_the_reason():
   on = "totojax --config=c.py --config.stages.pretrain.init_from=runs/c/pretrain"
-  on += " --workdir=runs/c-next"
-  again = "totojax --config=c.py --workdir=runs/c-next"
+  on += " --workdir=runs/c-on"
+  again = "totojax --config=c.py --workdir=runs/c"
   (short,) = steps("short", evals=FALLING)
   assert short.command == on and "still falling" in short.text
   # On its own clips alone: first those that are rendered, then more of them.
   rendered, more = steps("by heart", sources=1, evals=RISING)
-  assert rendered.command == more.command == again
+  assert (rendered.command, more.command) == (f"{again}-rendered", f"{again}-more")
   assert "project renders" in rendered.text and "More videos" in more.text
   (more,) = steps("by heart", sources=2, evals=RISING)
   assert "More videos" in more.text and diagnosis.ENOUGH in more.text

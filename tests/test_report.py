@@ -264,7 +264,7 @@ def test_a_model_that_is_no_better_says_why_and_what_to_do(copy, undrawn):
     "come from 2 videos",
     "What to do next",
     "More videos",
-    f"totojax '--config=my <run>.py' --workdir={copy}-next",
+    f"totojax '--config=my <run>.py' --workdir={copy}-more",
   ):
     assert words in text, words
   # Control: one that beats copying needs none of it.

@@ -120,7 +120,8 @@ def notes(history: History) -> list[str]:
     if history.step == step:
       out.append(
         f"The held-out loss was lowest after update {step:,} ({lowest:.2f}): that checkpoint was"
-        f" kept and is the one validated here. At the end of training it was {last:.2f}."
+        " kept and is the one validated here (on the clips that chose it, which flatters it a"
+        f" little). At the end of training it was {last:.2f}."
       )
     else:
       out.append(
@@ -161,20 +162,24 @@ def advice(
     prefix: of the keys of the pre-training stage ("stages__pretrain__").
   """
 
-  def anew(text: str, **changes: str) -> Step:
-    return Step(text, again(command, workdir=f"{chain}-next", **changes) if command else "")
+  def anew(text: str, end: str, **changes: str) -> Step:
+    return Step(text, again(command, workdir=f"{chain}-{end}", **changes) if command else "")
 
   if reason == "still":
     stride = "stages__clips__clip__stride_frames"
     return [
       anew(
-        "Look at frames that are further apart, so that more moves between them:", **{stride: "8"}
+        "Look at frames that are further apart, so that more moves between them:",
+        "apart",
+        **{stride: "8"},
       ),
       Step("Or take videos in which something moves."),
     ]
   told = "the held-out loss was still falling at the end; " if falling(history) else ""
   go_on = anew(
-    f"More updates: {told}go on from this model.", **{f"{prefix}init_from": f"{chain}/pretrain"}
+    f"More updates: {told}go on from this model.",
+    "on",
+    **{f"{prefix}init_from": f"{chain}/pretrain"},
   )
   if reason != "by heart":
     return [go_on]
@@ -183,10 +188,11 @@ def advice(
     out.append(
       anew(
         "Train on clips that the project renders too, and keep the best checkpoint: the command"
-        " below does, with configs/clips.py as it is now (docs/results.md has what that is worth)."
+        " below does, with configs/clips.py as it is now (docs/results.md has what that is worth).",
+        "rendered",
       )
     )
-  return [*out, anew(f"More videos, then the command below. {ENOUGH}")]
+  return [*out, anew(f"More videos, then the command below. {ENOUGH}", "more")]
 
 
 def again(command: str, *, workdir: str, **changes: str) -> str:
