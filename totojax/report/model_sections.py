@@ -34,7 +34,7 @@ def _history(
   folder: reading.RunFolder, metrics: Mapping[str, float], source: str
 ) -> diagnosis.History:
   """What the files of a chain tell of how its model came about."""
-  config = reading.optional({}, folder.json, "pretrain/config.json")
+  asked = reading.optional({}, folder.json, "pretrain/config.json")
   stores = {split: f"clips/{split}/manifest.json" for split in ("train", "val")}
   manifests = {split: reading.optional({}, folder.json, path) for split, path in stores.items()}
   return diagnosis.of_logs(
@@ -42,7 +42,7 @@ def _history(
     source,
     rows=reading.optional([], folder.lines, "pretrain/metrics.jsonl"),
     manifests={split: manifest for split, manifest in manifests.items() if manifest},
-    sources=len(config.get("data", {}).get("train", {})) or None,
+    sources=len(asked.get("data", {}).get("train", {})) or None,
   )
 
 
@@ -74,8 +74,8 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     reading.Missing: there is no log of the training.
   """
   rows = folder.lines("pretrain/metrics.jsonl")
-  config = reading.optional({}, folder.json, "pretrain/config.json")
-  batch = config.get("train", {}).get("batch_tokens")
+  asked = reading.optional({}, folder.json, "pretrain/config.json")
+  batch = asked.get("train", {}).get("batch_tokens")
   series = {"train": ([], [])}
   for row in rows:
     for key, value in row.items():
@@ -95,7 +95,7 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     levels=levels,
     xlabel="training tokens" if batch else "updates",
   )
-  names = config.get("data", {}).get("train", {})
+  names = asked.get("data", {}).get("train", {})
   of = f" of {' and '.join(names)}" if len(names) > 1 else ""
   caption = f"Cross-entropy on training batches{of} and on held-out sequences"
   if levels:
