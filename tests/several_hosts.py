@@ -11,6 +11,7 @@ MODEL = "{workdir}/pretrain"
 def get_config() -> ConfigDict:
   pretrain = smoke.get_config()
   pretrain.train.total_tokens = 128 * 40.0
+  pretrain.checkpoint.best = "moving/loss"  # named by the first host, read by all
   probe = recipes.probe(MODEL, "", "")
   # Features are kept in one process only: the same way for any number of them.
   probe.backbones, probe.cache = ("trained",), "off"

@@ -1,6 +1,7 @@
 """Pixel stores from videos, photographs and renderings, cut and continued."""
 
 import csv
+import dataclasses
 import pathlib
 import shutil
 import sys
@@ -99,11 +100,82 @@ def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
     assert (workdir / "skipped.csv").read_text() == (whole / "skipped.csv").read_text()
 
 
+def stored(workdir, split):
+  store = shards.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
+  return store.ids(), store.read(np.arange(len(store)))["frames"]
+
+
+def test_the_end_of_a_lone_video_is_held_out(tmp_path):
+  """By the frames themselves: each has a colour of its own."""
+  write_video(tmp_path / "only.mp4", frames=90, seed=3)
+  rng = np.random.default_rng(3)
+  colours = np.stack([rng.integers(256, size=3) for _ in range(90)]).astype(int)
+  workdir = epath.Path(tmp_path / "run")
+  assert pixels.decode(decoding(tmp_path, crops=16), workdir, never)
+  seen = {}
+  for split in ("train", "val"):
+    ids, clips = stored(workdir, split)
+    assert {video.split("/")[0] for video in ids} == {"only.mp4"}
+    means = clips.reshape(-1, 16 * 16, 3).mean(1)
+    seen[split] = np.abs(means[:, None] - colours).sum(-1).argmin(1)
+  # A second lies between them, and both splits use what they have.
+  assert seen["val"].min() - seen["train"].max() >= 30
+  assert seen["train"].min() < 10 and seen["val"].max() > 80
+  assert token_sets.proven(workdir / "train", workdir / "val")
+
+
+def test_copies_of_a_file_are_used_once(folder, tmp_path):
+  """Or what is held out would be known from training."""
+  root, workdir = tmp_path / "videos", epath.Path(tmp_path / "run")
+  shutil.copytree(folder, root)
+  for i in range(4):
+    shutil.copy(folder / "clip 1.mp4", root / f"copy {i}.mp4")
+  assert pixels.decode(decoding(root), workdir, never)
+  rows = dict(csv.reader((workdir / "skipped.csv").read_text().splitlines()))
+  assert {k: v for k, v in rows.items() if "copy" in k} == {
+    f"copy {i}.mp4": "the same bytes as clip 1.mp4" for i in range(4)
+  }
+  assert set(stored(workdir, "train")[0]) | set(stored(workdir, "val")[0]) == {
+    f"clip {i}.mp4" for i in range(5)
+  }
+  # All alike: one video, of which the end is held out.
+  alike = tmp_path / "alike"
+  alike.mkdir()
+  write_video(alike / "a.mp4", frames=90, seed=3)
+  shutil.copy(alike / "a.mp4", alike / "b.mp4")
+  assert pixels.decode(decoding(alike), epath.Path(tmp_path / "one"), never)
+  ids = [set(stored(epath.Path(tmp_path / "one"), split)[0]) for split in ("train", "val")]
+  assert ids == [{"a.mp4/0-1.56"}, {"a.mp4/2.56-end"}]
+
+
+def test_a_lone_video_that_is_too_short_to_be_divided_is_told(tmp_path):
+  write_video(tmp_path / "only.mp4", frames=50, seed=3)
+  with pytest.raises(ValueError, match="only.mp4 has 1.67 s; 1.88 s are needed .* Add another"):
+    pixels.decode(decoding(tmp_path), epath.Path(tmp_path / "run"), never)
+  (tmp_path / "only.mp4").write_bytes(b"")
+  with pytest.raises(ValueError, match="its only video only.mp4 cannot be read"):
+    pixels.decode(decoding(tmp_path), epath.Path(tmp_path / "run"), never)
+
+
+def test_only_training_clips_are_varied(folder, tmp_path):
+  whole = tmp_path / "videos"
+  shutil.copytree(folder, whole, ignore=shutil.ignore_patterns("empty.mp4", "short.mp4"))
+  config = decoding(whole)
+  views = dataclasses.replace(config.views, mode="train", short_frac=(1.0, 1.6))
+  for name, each in {"plain": config, "varied": dataclasses.replace(config, views=views)}.items():
+    assert pixels.decode(each, epath.Path(tmp_path / name), never)
+  plain, varied = (epath.Path(tmp_path / name) for name in ("plain", "varied"))
+  assert files(plain / "val") == files(varied / "val")
+  one, other = stored(plain, "train"), stored(varied, "train")
+  assert one[0] == other[0]  # as many clips, of the same videos
+  assert (one[1] != other[1]).any()
+
+
 def test_decode_says_when_nothing_is_left(tmp_path):
   root = tmp_path / "videos"
   root.mkdir()
   for i in range(3):
-    (root / f"{i}.mp4").write_bytes(b"no video")
+    (root / f"{i}.mp4").write_bytes(b"no video %d" % i)
   with pytest.raises(ValueError, match="none of the 2 train videos"):
     pixels.decode(decoding(root), epath.Path(tmp_path / "run"), never)
 

@@ -216,6 +216,64 @@ def test_the_verdict_follows_the_numbers(changes, better, words):
   assert found.better is better and words in found.claim
 
 
+@pytest.mark.parametrize(
+  "tokenizer, kmeans, words",
+  [
+    (24.6, 20.1, "are 4.5 dB better than k-means on patches."),
+    (16.8, 17.2, "are 0.4 dB worse than k-means on patches, which is fitted to these videos."),
+    # Frames of flat colour: k-means has no error at all.
+    (16.8, float("inf"), "are worse than k-means on patches, which is fitted"),
+    (float("inf"), float("inf"), "are as good as those of k-means on patches."),
+  ],
+)
+def test_the_tokenizer_is_judged_by_decibels(copy, undrawn, tokenizer, kmeans, words):
+  del undrawn
+  path = copy / "shards" / "tokens.json"
+  tokens = json.loads(path.read_text())
+  tokens["psnr_db"] |= {"reconstruction": tokenizer, "kmeans": kmeans}
+  path.write_text(json.dumps(tokens))
+  text = _read(copy).text
+  assert words in text
+  assert "nan" not in text and "inf dB" not in text
+  assert ("configs/official.py" in text) == (tokenizer < kmeans)
+
+
+def test_a_model_that_is_no_better_says_why_and_what_to_do(copy, undrawn):
+  """From the files alone: few videos, and a held-out loss that rose."""
+  del undrawn
+  clips = {"crops": 32, "info": {"clip": {}, "items": 8}}
+  for split, videos in (("train", 6), ("val", 2)):
+    manifest = clips | {"shards": [{"records": 32 * videos}]}
+    (copy / "clips" / split / "manifest.json").write_text(json.dumps(manifest))
+  path = copy / "validate" / "metrics.json"
+  numbers = {"moving/loss": 5.3, "moving/later_loss": 5.2, "moving/training/loss": 5.1}
+  path.write_text(json.dumps(json.loads(path.read_text()) | numbers | {"step": 50}))
+  config = json.loads((copy / "pretrain" / "config.json").read_text())
+  data = {"train": {"moving": {"path": "x", "weight": 1.0}}}
+  (copy / "pretrain" / "config.json").write_text(json.dumps(config | {"data": data}))
+  rows = [{"step": s, "kind": "train", "loss": 2.5} for s in range(10, 151, 10)]
+  rows += [
+    {"step": s, "kind": "eval", "moving/loss": x, "moving/loss_sem": 0.02}
+    for s, x in ((0, 6.2), (50, 5.3), (100, 5.5), (150, 5.8))
+  ]
+  (copy / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+  text = _read(copy).text
+  for words in (
+    "6 training videos: training loss 2.5, held out 5.8: the model has learned them by heart.",
+    "lowest after update 50 (5.30): that checkpoint was kept",
+    "come from 2 videos",
+    "What to do next",
+    "More videos",
+    f"totojax '--config=my <run>.py' --workdir={copy}-more",
+  ):
+    assert words in text, words
+  # Control: one that beats copying needs none of it.
+  better = {"moving/loss": 1.7, "moving/later_loss": 1.5}
+  path.write_text(json.dumps(json.loads(path.read_text()) | better))
+  text = _read(copy).text
+  assert "The model beats copying" in text and "What to do next" not in text
+
+
 def test_the_verdict_on_images_and_without_baselines():
   images = {k: v for k, v in _metrics().items() if "cop" not in k}
   found = verdict.judge(images, "a")

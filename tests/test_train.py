@@ -18,7 +18,7 @@ import pytest
 import runs
 from tensorboardX.proto import event_pb2
 
-from totojax import checkpoint, sharding, step as step_lib, tasks, train
+from totojax import checkpoint, rundir, sharding, step as step_lib, tasks, train
 from totojax.optim import adamw
 from totojax.rundir import metrics
 
@@ -155,6 +155,76 @@ def test_multiples_of_keep_every_steps_stay_for_good(tmp_path, every, kept):
   assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == kept
   for step in map(int, kept):
     assert runs.checkpoint(tmp_path, step)["['step']"] == step  # whole
+
+
+BEST = checkpoint.CheckpointConfig(keep=1, keep_every_steps=0, best="line/w")
+
+
+def valley(state):
+  """An evaluation that is lowest after step 4, and never as low at the start."""
+  yield "w", 1.0 + abs(int(state.step) - 4)
+
+
+def best_run(evaluate=valley, rule=BEST):
+  run = make(eval_steps=2, checkpoint_steps=3)
+  return dataclasses.replace(run, checkpoint=rule, evals={"line": evaluate})
+
+
+def steps_saved(workdir):
+  return checkpoint.whole_steps(workdir / "checkpoints")
+
+
+def test_the_best_checkpoint_stays_and_is_the_one_that_is_read(tmp_path):
+  fit(best_run(), tmp_path / "best")
+  assert steps_saved(tmp_path / "best") == [4, 8]
+  assert checkpoint.chosen_step(tmp_path / "best" / "checkpoints") == 4
+  assert checkpoint.latest_step(tmp_path / "best" / "checkpoints") == 8  # to go on from
+  # Control: without the key the newest is all there is.
+  rule = dataclasses.replace(BEST, best="")
+  fit(best_run(rule=rule), tmp_path / "newest")
+  assert steps_saved(tmp_path / "newest") == [8]
+  assert checkpoint.chosen_step(tmp_path / "newest" / "checkpoints") == 8
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7])
+def test_a_resumed_run_keeps_the_same_best(tmp_path, stop_at):
+  """Also one that is stopped after its best is saved, and before it is evaluated (4)."""
+  fit(best_run(), tmp_path, stop_at)
+  fit(best_run(), tmp_path)
+  assert steps_saved(tmp_path) == [4, 8]
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 4
+
+
+def test_a_best_that_was_not_marked_before_the_end_is_marked_by_the_next_start(tmp_path):
+  fit(best_run(), tmp_path, stop_at=5)
+  note = tmp_path / "checkpoints" / "best.json"
+  note.unlink()
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 5
+  fit(best_run(), tmp_path)
+  assert json.loads(note.read_text()) == {"step": 4}
+  # One whose folder somebody removed is no choice.
+  moved = shutil.move(tmp_path / "checkpoints" / "4", tmp_path / "4")
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 8
+  shutil.move(moved, tmp_path / "checkpoints" / "4")
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 4
+  # Nor is it where the key was taken back.
+  fit(best_run(rule=dataclasses.replace(BEST, best="")), tmp_path)
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 8 and not note.exists()
+
+
+def test_of_equals_the_first_is_the_best_and_nan_is_none(tmp_path):
+  def flat(state):
+    yield "w", float("nan") if int(state.step) < 4 else 1.0
+
+  fit(best_run(flat), tmp_path)
+  assert checkpoint.chosen_step(tmp_path / "checkpoints") == 4
+
+
+def test_a_best_of_no_evaluation_is_refused_at_the_start(tmp_path):
+  rule = dataclasses.replace(BEST, best="line/loss")
+  with pytest.raises(rundir.RunError, match="best is 'line/loss'; the evaluations are line/w"):
+    fit(best_run(rule=rule), tmp_path)
+  assert steps_of(tmp_path, "train") == []
 
 
 def test_every_logged_rate_counts_a_step(whole):

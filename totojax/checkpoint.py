@@ -10,7 +10,7 @@ metadata, which those who may write objects need not be allowed to read, and it
 deletes the files of a step in any order.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import json
@@ -34,6 +34,7 @@ from totojax.storage import objects, outages
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
 _MARKS = ocp.path.atomicity.COMMIT_SUCCESS_FILE, "_CHECKPOINT_METADATA"
+_BEST = "best.json"  # names the step of `CheckpointConfig.best`, of those that are whole
 _READS = 5  # of steps that a run which goes on deletes meanwhile
 _SAVE_S = 1200  # that orbax gives a save, besides what storage may be away
 
@@ -51,6 +52,12 @@ class Checkpoints:
     # One process does it and all wait, or another may still see a half step.
     hosts.first(lambda: _set_aside(self.directory))
     self._steps = whole_steps(self.directory)
+    self._keeps_best, self._best = bool(config.best), None
+    if config.best:
+      self._best = _best_step(self.directory, self._steps)
+    elif self._steps:  # of a config that was changed: readers would still take it
+      note = self.directory / _BEST
+      hosts.first(lambda: files.remove(note) if files.exists(note) else None)
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
       ocp.CompositeCheckpointHandler(),
@@ -70,8 +77,16 @@ class Checkpoints:
     """The newest step that is whole, or None."""
     return max(self._steps, default=None)
 
-  def save(self, step: int, state: step_lib.TrainState, meta: dict[str, Any]) -> None:
+  def save(
+    self, step: int, state: step_lib.TrainState, meta: dict[str, Any], *, best: bool = False
+  ) -> None:
     """Starts writing `state` in the background; frozen arrays are left out.
+
+    Args:
+      step: updates made.
+      state: after them.
+      meta: saved with it (JSON).
+      best: whether it is the best so far: it stays until there is a better one.
 
     Raises:
       CheckpointError: the disk is full, say, now or in the save before.
@@ -92,7 +107,16 @@ class Checkpoints:
       )
     except Exception as error:
       self._fail(step, error)
-    self._saving = self._background.submit(self._finish, step)
+    self._saving = self._background.submit(self._finish, step, best)
+
+  def mark_best(self, step: int | None) -> None:
+    """Says that a step is the best so far, if it is whole; readers then take it."""
+    if step not in self._steps or step == self._best:
+      return
+    if jax.process_index() == 0:
+      lock.confirm()
+      files.write_json(self.directory / _BEST, {"step": step})
+    self._best = step
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises as `save` does if not."""
@@ -129,10 +153,12 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for what is being written or deleted, then lets go of the folder."""
     self.wait()
+    if self._keeps_best:  # the first host alone writes which: all see it before they read
+      hosts.first(lambda: None)
     self._background.shutdown()
     self._writer.close()
 
-  def _finish(self, step: int) -> None:
+  def _finish(self, step: int, best: bool) -> None:
     """In the background: waits for the files of `step`, then has old steps deleted."""
     try:
       with _waiting(self.directory / str(step), "written", lambda: self._awaited):
@@ -142,13 +168,18 @@ class Checkpoints:
     except Exception as error:
       self._fail(step, error)
     self._steps.append(step)
+    if best:  # only now: until then the one before must stay
+      try:
+        self.mark_best(step)
+      except OSError as error:
+        self._fail(step, error)
     # The next save need not wait for that.
     if self._deleting is None or self._deleting.done():
       self._deleting = self._background.submit(self._delete_old)
 
   def _delete_old(self) -> None:
     for step in self._steps[: -self._keep]:
-      if self._every and step % self._every == 0:
+      if step == self._best or (self._every and step % self._every == 0):
         continue
       try:
         if jax.process_index() == 0:
@@ -197,6 +228,19 @@ def latest_meta(directory: epath.PathLike) -> dict[str, Any]:
     return dict(json.loads(files.read_bytes(_absolute(directory) / str(step) / "meta/metadata")))
   except (OSError, ValueError):  # told by `restore`
     return {}
+
+
+def chosen_step(directory: epath.PathLike) -> int | None:
+  """The whole step that readers take: the best, where the run keeps one, or the newest."""
+  steps = whole_steps(directory)
+  return _best_step(epath.Path(directory), steps) or max(steps, default=None)
+
+
+def _best_step(directory: epath.Path, steps: Sequence[int]) -> int | None:
+  """The step that is noted as the best, if it is one of `steps`."""
+  path = directory / _BEST
+  step = files.read_json(path)["step"] if steps and files.exists(path) else None
+  return step if step in steps else None
 
 
 def whole_steps(directory: epath.PathLike) -> list[int]:
@@ -322,7 +366,7 @@ def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageA
 def read_params(
   directory: epath.PathLike, shapes: Any, shardings: Any
 ) -> tuple[Any, dict[str, Any]]:
-  """(params, meta) of the newest checkpoint of a run, without its moments.
+  """(params, meta) of the `chosen_step` of a run, without its moments.
 
   Raises:
     CheckpointError: there is none, it is damaged, or it does not fit.
@@ -335,7 +379,7 @@ def read_params(
     shardings,
   )
   for _ in range(_READS):
-    step = latest_step(directory)
+    step = chosen_step(directory)
     if step is None:
       raise CheckpointError(f"{directory}: no whole checkpoint; train first, or name the right run")
     try:

@@ -143,6 +143,7 @@ def _loop(
 ) -> tuple[step_lib.TrainState, bool]:
   """Steps `start` + 1 to the end."""
   clock = run.clock()
+  best = run.checkpoint.best
   # What compiles the first time that it is done.
   first = {
     "update": console.phase("compiling the update"),
@@ -163,6 +164,10 @@ def _loop(
     seconds = time.monotonic() - begin
     log.write(step, "eval", values, wall={"eval_s": seconds})
     clock.paused(seconds)
+    if best and best not in values:
+      raise rundir.RunError(
+        f"config key checkpoint.best is {best!r}; the evaluations are {', '.join(sorted(values))}"
+      )
 
   def settle(step, metrics):
     """Reads a step's metrics: they must be finite; writes its row."""
@@ -194,6 +199,8 @@ def _loop(
   # Of step 0, or owed by a run that was asked to stop at this step.
   if run.evals and due(start, run.every.eval_steps) and not log.has_eval(start):
     evaluate(start)
+  if best:  # saved before it was evaluated, or before it could be marked
+    checkpoints.mark_best(log.lowest(best))
   if start >= run.steps:
     return state, True
 
@@ -225,11 +232,14 @@ def _loop(
       unread = None
     if eval_now:
       evaluate(step)
-    if save:
+    # The best is saved whatever is due: it may be none of the others.
+    is_best = bool(eval_now and best and log.lowest(best) == step)
+    if save or is_best:
       begin = time.monotonic()
       lock.confirm()  # another run's checkpoints are not to be touched
       log.flush()  # nor is one to count whose rows could still be lost
-      checkpoints.save(step, state, {"step": step, provenance.DATA: run.data, **run.meta})
+      meta = {"step": step, provenance.DATA: run.data, **run.meta}
+      checkpoints.save(step, state, meta, best=is_best)
       clock.paused(time.monotonic() - begin)
     if leave:
       checkpoints.wait()

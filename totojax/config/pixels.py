@@ -161,6 +161,7 @@ class Decode(Job):
 
   seed: int = field(0, "of everything drawn", at_least=0)
   clip: Clip = field(Clip(), "what is cut out of a video")
+  views: Views = field(Views(), "training clips that are varied; held-out ones never are")
   decoding: Decoding = field(Decoding(), "which videos")
 
 

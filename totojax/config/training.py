@@ -50,6 +50,7 @@ class CheckpointConfig(Section):
 
   keep: int = field(2, "newest checkpoints", at_least=1)
   keep_every_steps: int = field(0, "multiples stay; 0: none", at_least=0)
+  best: str = field("", "evaluation (NAME/loss): its lowest stays and is used; '': the newest")
 
 
 @section("data.reading")

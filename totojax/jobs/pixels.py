@@ -6,7 +6,12 @@ the id of the item they come from. An item is in one of the two, never in both.
 Shapes: K crops of a video, N frames, H and W pixels.
 """
 
+import collections
 from collections.abc import Sequence
+import dataclasses
+import hashlib
+import math
+import os
 
 from etils import epath
 import numpy as np
@@ -14,11 +19,22 @@ import numpy as np
 from totojax import jobs
 from totojax.config import pixels as pixels_config, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import decode as decode_lib, media, photos as photo_lib, synthetic, video
+from totojax.data.pixels import (
+  containers,
+  decode as decode_lib,
+  media,
+  photos as photo_lib,
+  slowfast,
+  synthetic,
+  video,
+)
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.jobs.tokenize import short
 from totojax.rundir import directory, files
+from totojax.storage import objects
+
+_APART_S = 1.0  # between what is trained on and what is held out of a lone video
 
 
 def render(
@@ -61,7 +77,8 @@ def decode(
   """Decodes a folder of videos; False when interrupted.
 
   Videos that give no clip are listed in `skipped.csv`, with the reason; those too
-  short for one in `short.csv`, with what was done.
+  short for one in `short.csv`, with what was done. Of files with the same bytes
+  the first is taken: another could be held out, and known.
 
   Raises:
     ValueError: no video at all could be decoded for one of the splits.
@@ -70,16 +87,17 @@ def decode(
   # Small folders: every video gives as many clips, however long it is.
   spec = video.ClipSpec(**vars(config.clip))
   amount = config.decoding
-  listing, parts = _videos(amount, seed=config.seed)
+  varied = slowfast.ViewSpec(**vars(config.views), clip=spec) if config.views.mode else spec
+  listing, copies, parts = _videos(amount, spec, seed=config.seed)
   media.check_installed(listing[0], spec)
   skipped = _Table(workdir / "skipped.csv", ("path", "reason"))
   ways = _Table(workdir / short.FILE, ("path", "way"))
   total = decode_lib.Tally()
 
-  def split(items: Sequence[items_lib.Item]) -> fill.Split:
+  def split(items: Sequence[items_lib.Item], cuts: media.Spec) -> fill.Split:
     def make(i):
       tally = decode_lib.Tally()
-      clips = media.load(items[i], spec, seed=config.seed, tally=tally)
+      clips = media.load(items[i], cuts, seed=config.seed, tally=tally)
       total.restarts += tally.restarts
       if tally.short:
         ways.add(items[i].id, tally.short)
@@ -93,16 +111,18 @@ def decode(
       size_px=spec.size_px,
       stride_frames=spec.stride_frames,
       fps=spec.fps,
-      crops=spec.crops,
+      crops=cuts.crops,
       records_per_shard=amount.records_per_shard,
       # Of the whole folder: which videos are held out follows from it too.
       info={
         "seed": config.seed,
         # As of stores from before there was this key.
         "clip": {k: v for k, v in schema.to_dict(config.clip).items() if k != "short" or v},
+        **({"views": schema.to_dict(config.views)} if cuts is not spec else {}),
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
+        **({"copies": len(copies)} if copies else {}),
         **manifests.Origin.at(amount.root).info(),
         manifests.DECODERS: [media.versions(listing[0], spec)],
       },
@@ -114,8 +134,10 @@ def decode(
 
     return fill.Split(manifest, len(items), make, closing)
 
-  splits = {name: split(items) for name, items in parts.items()}
+  splits = {"train": split(parts["train"], varied), "val": split(parts["val"], spec)}
   directory.begin(workdir, config)
+  for copy, first in copies.items():
+    skipped.add(copy, f"the same bytes as {first}")
   short.announce(listing, spec, seed=config.seed, name="decoding")
   see = f" of {amount.root}; the reasons are in {skipped.path}"
   names = {"verb": "decoding", "unit": "videos", "see": see}
@@ -130,21 +152,70 @@ def decode(
 
 
 def _videos(
-  amount: pixels_config.Decoding, *, seed: int
-) -> tuple[Sequence[items_lib.Item], dict[str, list[items_lib.Item]]]:
-  """All videos of the folder, and those of each split.
+  amount: pixels_config.Decoding, spec: video.ClipSpec, *, seed: int
+) -> tuple[Sequence[items_lib.Item], dict[str, str], dict[str, list[items_lib.Item]]]:
+  """All videos of the folder, copies as `_copies` has them, and those of each split.
 
   Raises:
-    ConfigError: there is no such folder, or too few videos in it.
+    ConfigError: there is no such folder, or too little video in it.
   """
   try:
     listing = folder.list_items(amount.root, "", kind="video", class_folders=False).items
-    return listing, items_lib.split(listing, amount.val_frac, seed=seed)
+    copies = _copies(listing)
+    items = [item for item in listing if item.id not in copies]
+    if len(items) == 1:
+      return listing, copies, _ends(items[0], amount.val_frac, spec)
+    return listing, copies, items_lib.split(items, amount.val_frac, seed=seed)
   except ValueError as error:
     raise ConfigError(
       f"config key decoding.root is {amount.root!r} (of configs/clips.py:"
       f" --config.data.root=FOLDER): {error}"
     ) from error
+
+
+def _copies(listing: Sequence[items_lib.Item]) -> dict[str, str]:
+  """id -> id of the first file with the same bytes; of files on this machine.
+
+  Only files of one size are read. What was encoded anew is another file.
+  """
+  by_size = collections.defaultdict(list)
+  for item in listing:
+    if not objects.is_url(item.path) and os.path.exists(item.path):
+      by_size[os.path.getsize(item.path)].append(item)
+  out, first = {}, {}
+  for size, group in by_size.items():
+    for item in group if size and len(group) > 1 else ():
+      with open(item.path, "rb") as file:
+        mark = hashlib.file_digest(file, "sha256").digest()
+      if first.setdefault(mark, item.id) != item.id:
+        out[item.id] = first[mark]
+  return out
+
+
+def _ends(
+  item: items_lib.Item, val_frac: float, spec: video.ClipSpec
+) -> dict[str, list[items_lib.Item]]:
+  """The splits of a lone video: its end is held out, and the second before is in neither.
+
+  Raises:
+    ValueError: a clip does not fit into either, or it is no video.
+  """
+  try:
+    length_s = media.duration_s(item)
+  except (containers.Undecodable, OSError) as error:
+    raise ValueError(f"its only video {item.id} cannot be read: {error}") from error
+  # Rounded up and down: a stretch of a written length holds a clip.
+  least_s = math.ceil(100 * spec.span_frames / spec.fps) / 100
+  until_s = math.floor(100 * min((1 - val_frac) * length_s, length_s - least_s - _APART_S)) / 100
+  if until_s < least_s:
+    raise ValueError(
+      f"its only video {item.id} has {length_s:.2f} s; {2 * least_s + _APART_S:.2f} s are needed"
+      " to train on its beginning and hold its end out. Add another video"
+    )
+  begin = dataclasses.replace(item, id=f"{item.id}/0-{until_s:.2f}", start_s=0.0, end_s=until_s)
+  from_s = round(until_s + _APART_S, 2)
+  end = dataclasses.replace(item, id=f"{item.id}/{from_s:.2f}-end", start_s=from_s)
+  return {"train": [begin], "val": [end]}
 
 
 def photos(

@@ -30,7 +30,7 @@ MOST_TOKENS = 2**22  # so many: enough for 8,192 codes, and seconds to count
 
 
 def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
-  """Evaluates the newest checkpoint of `config.model_run`."""
+  """Evaluates the checkpoint of `config.model_run` that all readers take."""
   source = backbone.find(config.model_run, what="a validated run")
   trained, spec = source.config, source.config.sequence
   layout = sharding.layout(trained.mesh)
@@ -67,6 +67,7 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     losses = dict(val_loss.evaluate(sums, params, parts))
   metrics = {"step": source.step, **dict(val_loss.scalars(losses.items()))}
   training = pretrain.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
+  metrics |= _on_training(training, losses, sums=sums, params=params, spec=spec, batch=batch)
   for name, loss in losses.items():
     metrics |= _later(name, loss)
     metrics |= _baselines(name, training, held_out, spec)
@@ -77,6 +78,30 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   for name in losses:
     console.say(_sentence(name, metrics))
   return True
+
+
+def _on_training(
+  training: list[rows.Source],
+  losses: Mapping[str, val_loss.PositionLoss],
+  *,
+  sums: Any,
+  params: Any,
+  spec: Any,
+  batch: int,
+) -> dict[str, float]:
+  """`<source>/training/loss`: of as many training clips as were held out, spread evenly.
+
+  Beside the held-out loss it says whether a model has learned its clips by heart.
+  """
+  out = {}
+  for source in training:
+    if source.name in losses and source.store.manifest.vocab:
+      (part,) = pretrain.validation_batches(
+        [source], spec=spec, rows=losses[source.name].rows, batch=batch
+      ).values()
+      mean, sem = val_loss.PositionLoss.total(sums(params, rows) for rows in part).mean()
+      out |= {f"{source.name}/training/loss": mean, f"{source.name}/training/loss_sem": sem}
+  return out
 
 
 def _later(name: str, loss: val_loss.PositionLoss) -> dict[str, float]:

@@ -1,8 +1,10 @@
 """Sections of a report about the model: the verdict and the losses."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from totojax.report import page, plots, reading, verdict
+from totojax.report import diagnosis, page, plots, reading, verdict
 
 BARS = "Bars: two standard errors, with tokens taken as independent."
 
@@ -12,10 +14,12 @@ def headline(folder: reading.RunFolder) -> str:
   metrics = folder.json("validate/metrics.json")
   out = []
   for source in verdict.sources(metrics):
-    judgement = verdict.judge(metrics, source)
+    history = _history(folder, metrics, source)
+    judgement = verdict.judge(metrics, source, history)
     kind = {True: " good", False: " bad", None: ""}[judgement.better]
     out.append(f'<p class="verdict{kind}">{page.text(judgement.claim)}</p>')
-    out.append(page.paragraph(judgement.detail))
+    out += map(page.paragraph, (judgement.detail, *diagnosis.notes(history)))
+    out.append(_next(folder, judgement, history))
     if len(judgement.losses) > 1:
       bars = ((name, loss, f"{loss:.3f}") for name, loss in judgement.losses.items())
       out.append(page.bars(bars, highlighted=(verdict.MODEL,)))
@@ -24,6 +28,37 @@ def headline(folder: reading.RunFolder) -> str:
       table = page.table(("nats per visual token", "all frames", "frames 2 and later"), rows)
       out.append(page.fold("All losses, with standard errors over sequences", table))
   return "".join(out) or page.missing("validate/metrics.json names no source")
+
+
+def _history(
+  folder: reading.RunFolder, metrics: Mapping[str, float], source: str
+) -> diagnosis.History:
+  """What the files of a chain tell of how its model came about."""
+  asked = reading.optional({}, folder.json, "pretrain/config.json")
+  stores = {split: f"clips/{split}/manifest.json" for split in ("train", "val")}
+  manifests = {split: reading.optional({}, folder.json, path) for split, path in stores.items()}
+  return diagnosis.of_logs(
+    metrics,
+    source,
+    rows=reading.optional([], folder.lines, "pretrain/metrics.jsonl"),
+    manifests={split: manifest for split, manifest in manifests.items() if manifest},
+    sources=len(asked.get("data", {}).get("train", {})) or None,
+  )
+
+
+def _next(folder: reading.RunFolder, judgement: verdict.Verdict, history: diagnosis.History) -> str:
+  """What to do where the model is no better, with the command for it."""
+  if judgement.better or len(judgement.losses) < 2:
+    return ""
+  manifest = reading.optional({}, folder.json, "manifest.json")
+  steps = diagnosis.advice(
+    judgement.cause,
+    history,
+    command=manifest.get("command", ""),
+    chain=str(folder.path),
+    prefix="stages__pretrain__",
+  )
+  return "<h3>What to do next</h3>" + page.steps((step.text, step.command) for step in steps)
 
 
 def loss_curves(folder: reading.RunFolder) -> str:
@@ -39,8 +74,8 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     reading.Missing: there is no log of the training.
   """
   rows = folder.lines("pretrain/metrics.jsonl")
-  size = reading.optional({}, folder.json, "pretrain/config.json").get("train", {})
-  batch = size.get("batch_tokens")
+  asked = reading.optional({}, folder.json, "pretrain/config.json")
+  batch = asked.get("train", {}).get("batch_tokens")
   series = {"train": ([], [])}
   for row in rows:
     for key, value in row.items():
@@ -60,7 +95,9 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
     levels=levels,
     xlabel="training tokens" if batch else "updates",
   )
-  caption = "Cross-entropy on training batches and on held-out sequences"
+  names = asked.get("data", {}).get("train", {})
+  of = f" of {' and '.join(names)}" if len(names) > 1 else ""
+  caption = f"Cross-entropy on training batches{of} and on held-out sequences"
   if levels:
     caption += "; dashed, predictors that need no network, on held-out data"
   if len(sources) > 1:

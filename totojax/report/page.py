@@ -264,6 +264,15 @@ def bars(rows: Iterable[tuple[str, float, str]], *, highlighted: Container[str] 
   return f'<div class="bars">{"".join(out)}</div>'
 
 
+def steps(rows: Iterable[tuple[str, str]]) -> str:
+  """A numbered list of (what to do, command or "")."""
+  out = []
+  for what, command in rows:
+    shown = f"<p><code>{text(command)}</code></p>" if command else ""
+    out.append(f"<li>{text(what)}{shown}</li>")
+  return f"<ol>{''.join(out)}</ol>"
+
+
 def fold(summary: str, content: str) -> str:
   return f"<details><summary>{text(summary)}</summary>{content}</details>"
 

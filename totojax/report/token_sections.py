@@ -1,10 +1,17 @@
 """Sections of a report about the data and the tokenizer."""
 
 import collections
+import math
 
 from totojax.report import page, plots, reading
 
 METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
+
+COARSE = (
+  "The losses above are comparable all the same: every predictor sees the same codes. What the"
+  " codes leave out no model can learn: for detail take a tokenizer that was trained on more"
+  " pictures (configs/official.py has DALL-E's), and make the tokens again."
+)
 
 NGRAM_COLUMNS = (
   ("seen", "{total:,}"),
@@ -24,7 +31,7 @@ def reconstructions(folder: reading.RunFolder) -> str:
   rows = [("original", "", arrays["original"])]
   for method, name in METHODS.items():
     if method in arrays:
-      note = f"{psnr_db[method]:.1f} dB" if method in psnr_db else ""
+      note = _decibels(psnr_db[method]) if method in psnr_db else ""
       rows.append((name, note, arrays[method]))
   caption = (
     "Held-out frames. k-means has as many codes on patches of the same size;"
@@ -34,13 +41,22 @@ def reconstructions(folder: reading.RunFolder) -> str:
     caption += " PSNR is not shown: shards/tokens.json is missing."
   out = page.figure(page.images(rows), caption)
   if {"reconstruction", "kmeans"} <= psnr_db.keys():
-    gain_db = psnr_db["reconstruction"] - psnr_db["kmeans"]
+    ours, kmeans = psnr_db["reconstruction"], psnr_db["kmeans"]
+    far = f" {_decibels(abs(ours - kmeans))}" if math.isfinite(ours - kmeans) else ""
     sentence = (
-      f"The tokenizer's reconstructions are {abs(gain_db):.1f} dB"
-      f" {'better' if gain_db > 0 else 'worse'} than k-means on patches."
+      f"The tokenizer's reconstructions are{far} {'better' if ours > kmeans else 'worse'} than"
+      " k-means on patches"
     )
+    if ours == kmeans:
+      sentence = "The tokenizer's reconstructions are as good as those of k-means on patches"
+    sentence += "." if ours >= kmeans else f", which is fitted to these videos. {COARSE}"
     out = page.paragraph(sentence) + out
   return out
+
+
+def _decibels(value: float) -> str:
+  """Of a PSNR: a copy without any error has none."""
+  return f"{value:.1f} dB" if math.isfinite(value) else "exact"
 
 
 def codes(folder: reading.RunFolder) -> str:

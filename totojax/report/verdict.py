@@ -2,12 +2,15 @@
 
 On video the question is put to frames 2 and later, where copying the previous
 frame is possible; on images to all tokens. A difference counts when it is above
-two standard errors.
+two standard errors. Where the model is no better, the headline says why
+(`diagnosis`), if the numbers do.
 """
 
 from collections.abc import Iterator, Mapping
 import dataclasses
 import math
+
+from totojax.report import diagnosis
 
 MODEL = "this model"
 NAMES = {
@@ -31,6 +34,7 @@ class Verdict:
   better: bool | None  # True, False, or None where neither is sure
   losses: dict[str, float]  # nats per token by predictor, the model first
   scope: str  # the tokens that the losses are over
+  cause: str | None = None  # why it is not better, as `diagnosis.cause` has it
 
 
 def sources(metrics: Mapping[str, float]) -> Iterator[str]:
@@ -41,8 +45,16 @@ def sources(metrics: Mapping[str, float]) -> Iterator[str]:
       yield name
 
 
-def judge(metrics: Mapping[str, float], source: str) -> Verdict:
-  """The verdict on one source; without baselines it only says the loss."""
+def judge(
+  metrics: Mapping[str, float], source: str, history: diagnosis.History | None = None
+) -> Verdict:
+  """The verdict on one source; without baselines it only says the loss.
+
+  Args:
+    metrics: of validate/metrics.json.
+    source: one of `sources`.
+    history: how the model came about; without it the headline says no reason.
+  """
   later = f"{source}/copy/later_loss" in metrics
   which = "later_loss" if later else "loss"
   place = f"the held-out source \u201c{source}\u201d"
@@ -72,7 +84,21 @@ def judge(metrics: Mapping[str, float], source: str) -> Verdict:
     f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
-  return Verdict(f"The model {verb} {against}.", detail, better, losses, scope)
+  claim, reason = f"The model {verb} {against}.", None
+  if history is not None and not better:
+    # What is said of training clips is of all their frames.
+    loss, baseline = (metrics[f"{prefix}/loss"] for prefix in (source, f"{source}/{best}"))
+    copied_frac = baselines[best] / baselines["unigram"] if later else None
+    error = _error(metrics, source, "loss")
+    reason = diagnosis.cause(
+      history, loss=loss, baseline=baseline, copied_frac=copied_frac, error=error
+    )
+    if reason == "still":
+      baseline = baselines[best]
+    # Level with the baseline is told as such: only the reason stands below it.
+    if reason == "still" or (reason and better is False):
+      claim = diagnosis.headline(reason, history, loss=loss, baseline=baseline)
+  return Verdict(claim, detail, better, losses, scope, reason)
 
 
 def rows(metrics: Mapping[str, float], source: str) -> list[tuple[str, ...]]:

@@ -127,10 +127,10 @@ class MetricsLog:
 
     path = workdir / FILE
     last, rows, later = path, [], []
-    self._evaluated: set[int] = set()
+    self._evaluated: dict[int, Mapping[str, float | None]] = {}
     for each, written in _segments_if_any(path):
       kept = [row for row in written if row["step"] <= restored_step]
-      self._evaluated |= {row["step"] for row in kept if row["kind"] == "eval"}
+      self._evaluated |= {row["step"]: row for row in kept if row["kind"] == "eval"}
       if kept:
         last, rows, later = each, kept, []
       elif each != path:
@@ -148,6 +148,16 @@ class MetricsLog:
     """Whether the evaluations of this step are in the log."""
     return step in self._evaluated
 
+  def lowest(self, name: str) -> int | None:
+    """The step, after the start, of the lowest value of an evaluation; of equals the first.
+
+    None before there is one. It is the same on every host and after a resume.
+    """
+    values = {
+      step: row[name] for step, row in self._evaluated.items() if step and row.get(name) is not None
+    }
+    return min(values, key=lambda step: (values[step], step), default=None)
+
   def write(
     self, step: int, kind: str, values: Mapping[str, float], *, wall: Mapping[str, float]
   ) -> None:
@@ -158,7 +168,7 @@ class MetricsLog:
     at the next row.
     """
     if kind == "eval":
-      self._evaluated.add(step)
+      self._evaluated[step] = _finite(values)
     if self._file is None or self._events is None:
       return
     row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}

@@ -39,7 +39,7 @@ class Trained:
   config: Pretrain  # as it was made
   model: trunk.Trunk  # as it was trained
   tokenizer: str  # fingerprint of the tokenizer that made its tokens
-  step: int  # of the newest checkpoint
+  step: int  # of the checkpoint that is used (`checkpoint.chosen_step`)
 
   @property
   def patches(self) -> patches_lib.PatchesConfig | None:
@@ -67,7 +67,7 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
   config = read_config(path, what)
   if not patches:
     assembly.check_tokens(config, what)
-  step = checkpoint.latest_step(path / "checkpoints")
+  step = checkpoint.chosen_step(path / "checkpoints")
   if step is None:
     raise ConfigError(f"{path} has no whole checkpoint; train first, or name another model_run")
   manifest = files.read_json(path / "manifest.json")
@@ -269,7 +269,7 @@ def load(
 
 
 def read(run: Trained, model: trunk.Trunk, layout: sharding.Layout) -> Any:
-  """All parameters of the newest checkpoint, float32, sharded over a mesh.
+  """All parameters of the run's `step`, float32, sharded over a mesh.
 
   They do not depend on the grid, the frames, or the base of RoPE: `model` may
   have other ones than `run.model`.
