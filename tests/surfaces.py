@@ -9,7 +9,7 @@ import runs
 
 from totojax import jobs, sequence
 from totojax.data.store import manifests, shards
-from totojax.data.stream import mixture, rows
+from totojax.data.stream import frames as frames_lib, mixture, rows
 
 
 def do(config_file: str, workdir, *words: str) -> None:
@@ -86,4 +86,4 @@ def host_batch(
   )
   if field == "codes":
     return mixture.stream(sources, seq=seq, **shared)[step]
-  return mixture.clips_stream(sources, seq=seq, factor=factor, **shared)[step]
+  return frames_lib.clips_stream(sources, seq=seq, factor=factor, **shared)[step]

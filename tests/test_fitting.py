@@ -12,7 +12,7 @@ import stores
 import test_docs
 
 from totojax import jobs
-from totojax.config import arguments, recipes, roots, training
+from totojax.config import arguments, named_stores, recipes, roots, training
 from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, shards
 from totojax.data.store.store import Store
@@ -37,10 +37,10 @@ PRETRAIN = "configs/pretrain.py:tiny"
   ],
 )
 def test_stores_of_a_flag(text, expected):
-  found = training.named_stores(text, key="data.train", weights=True)
+  found = named_stores.parse(text, key="data.train", weights=True)
   assert {name: (each["path"], each["weight"]) for name, each in found.items()} == expected
   if all(weight == 1.0 for _, weight in expected.values()):
-    paths = training.named_stores(text, key="data.validation", weights=False)
+    paths = named_stores.parse(text, key="data.validation", weights=False)
     assert paths == {name: path for name, (path, _) in expected.items()}
 
 
@@ -62,7 +62,7 @@ def test_stores_of_a_flag(text, expected):
 )
 def test_a_store_of_another_form_is_one_line(text, told):
   with pytest.raises(ConfigError, match=f"^config key data.train .*{told}") as error:
-    training.named_stores(text, key="data.train", weights=True)
+    named_stores.parse(text, key="data.train", weights=True)
   assert "\n" not in str(error.value)
 
 

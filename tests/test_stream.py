@@ -10,7 +10,7 @@ from token_sets import SEQ
 
 from totojax import sequence
 from totojax.data.store import manifests, shards
-from totojax.data.stream import heldout, labelled, mixture, rows
+from totojax.data.stream import frames as frames_lib, heldout, labelled, mixture, rows
 
 BATCH = 8
 PAPER = (0.2, 0.1, 0.1, 0.6)  # rows of images and of three video sets
@@ -208,7 +208,7 @@ def _orders(kind, seed, records=40, epochs=3):
     drawn = [int(stream[i]["records"][0]) for i in range(epochs * records)]
   else:
     source = mixture.Source("a", _Some(records), 1.0)
-    plans = mixture._mix([source], per_row=[1], seed=seed)
+    plans = mixture.mix([source], per_row=[1], seed=seed)
     drawn = [plans[i].draws[0].record for i in range(epochs * records)]
   return np.array(drawn).reshape(epochs, records)
 
@@ -310,7 +310,7 @@ def test_what_does_not_fit_is_refused(sources, tmp_path):
   with pytest.raises(ValueError, match="each once"):
     mixture.stream([sources[0], sources[0]], **spec)
   with pytest.raises(ValueError, match="reads 'frames'"):
-    mixture.frames_stream(sources, seed=0, batch=2, host=0, hosts=1)
+    frames_lib.frames_stream(sources, seed=0, batch=2, host=0, hosts=1)
   with pytest.raises(ValueError, match="workers is -1; it must be at least 0"):
     mixture.Reading(workers=-1, prefetch=0)
 
@@ -360,7 +360,7 @@ def test_pixel_stream_draws_one_frame_of_each_clip(tmp_path):
   def batch(step, hosts):
     return np.concatenate(
       [
-        mixture.frames_stream([source], seed=0, batch=20, host=host, hosts=hosts)[step]["frames"]
+        frames_lib.frames_stream([source], seed=0, batch=20, host=host, hosts=hosts)[step]["frames"]
         for host in range(hosts)
       ]
     )

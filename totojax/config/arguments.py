@@ -3,7 +3,7 @@
 A value has the type of the key's default; of a key that a config may lack, and
 lacks, that of its declaration. A tuple is written as in Python, "('a', 'b')";
 without brackets it is one item, and a flag that is repeated adds another. So
-are stores, NAME:PATH:WEIGHT (`training.named_stores`).
+are stores, NAME:PATH:WEIGHT (`named_stores.parse`).
 """
 
 import ast
@@ -162,8 +162,10 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
   cls = roots.root(section) if "run" in section else cls
   given = [text for text in texts if text is not None]
   if given and schema.kind_of(cls, last) in _STORES and not given[-1].lstrip().startswith("{"):
+    from totojax.config import named_stores  # few commands name any
+
     weights = schema.kind_of(cls, last) == Mapping[str, training.Share]
-    stores = training.named_stores(",".join(given), key=key, weights=weights)
+    stores = named_stores.parse(",".join(given), key=key, weights=weights)
     with section.unlocked():
       section[last] = ConfigDict(stores)
     return

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, step as step_lib, train
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.stream import heldout, mixture, rows as rows_lib
+from totojax.data.stream import frames, heldout, rows as rows_lib
 from totojax.evals import val_loss
 from totojax.jobs import pretrain
 from totojax.models import patched
@@ -105,7 +105,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   training = pretrain.open_sources(config, spec, pixels=True)
   held_out = pretrain.open_validation(config, spec, pixels=True)
   heldout.check_disjoint(training, held_out)
-  dataset = mixture.clips_stream(
+  dataset = frames.clips_stream(
     training,
     factor=side,
     seq=spec,

@@ -151,9 +151,10 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
     tokenizer = training[0].store.manifest.tokenizer
     stream = mixture.stream(training, **of_stream)
     return _Inputs(task, stream, tokenizer=tokenizer, frozen=None, **read)
+  from totojax.data.stream import frames
   from totojax.tasks import encode
 
-  stream = mixture.clips_stream(training, factor=encoder.factor, **of_stream)
+  stream = frames.clips_stream(training, factor=encoder.factor, **of_stream)
   encoding = encode.EncodeFrames(task, encoder, spec=spec)
   return _Inputs(encoding, stream, tokenizer=encoder.fingerprint, frozen=encoding.frozen, **read)
 

@@ -11,7 +11,7 @@ from totojax import assembly, jobs, sharding, step as step_lib, train
 from totojax.config import schema, tokens, training as training_config
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards
-from totojax.data.stream import frames as frames_lib, mixture, rows
+from totojax.data.stream import frames as frames_lib, rows
 from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
 from totojax.tokenizers import dvae, stats, weights
@@ -70,7 +70,7 @@ def training(config: tokens.Tokenizer) -> train.Run:
   size_px = sources[0].store.manifest.size_px
   kmeans = _kmeans(config, sources) if objective.needs_kmeans else None
   task = task_lib.TokenizerTask(model=size, config=objective, size_px=size_px, kmeans=kmeans)
-  dataset = mixture.frames_stream(
+  dataset = frames_lib.frames_stream(
     sources,
     seed=config.seed,
     batch=how.batch_frames,
@@ -108,7 +108,7 @@ def _kmeans(config: tokens.Tokenizer, sources: list[rows.Source]) -> task_lib.KM
   Every host looks at the same frames, so that all start alike.
   """
   size = config.dvae
-  frames = mixture.frames_stream(
+  frames = frames_lib.frames_stream(
     sources, seed=config.seed, batch=config.train.start_frames, host=0, hosts=1
   )[0]["frames"]
   kmeans = stats.fit_kmeans(

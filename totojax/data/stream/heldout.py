@@ -21,7 +21,7 @@ class HeldOut(mixture.Finite):
 
   Attributes:
     batches: {"tokens": int32 [B, R], "source": int32 [B]} by index, or of
-      `rows.ReadClips`; every host has the same number of them.
+      `frames.ReadClips`; every host has the same number of them.
     rows: real rows in all, over all hosts; any others are padding at the end.
     targets: visual targets in all: what the weights must add up to.
   """
@@ -57,10 +57,15 @@ def validation(
   Raises:
     ValueError: as `mixture.stream` does.
   """
+  # No window is drawn here, so the seed of reading decides nothing.
   if factor:
-    row_lib.check_clips([source], seq, factor=factor)
+    from totojax.data.stream import frames  # of pixels alone
+
+    frames.check_clips([source], seq, factor=factor)
+    read = frames.ReadClips((source,), seq, seed=0, short=True)
   else:
     row_lib.check_tokens([source], seq)
+    read = row_lib.ReadTokens((source,), seq, seed=0)
   records, per_row = len(source.store), row_lib.records_per_row(source, seq)
   # Every record once, in order; the last row may hold fewer.
   plans = [
@@ -72,10 +77,6 @@ def validation(
   targets = [seq.frame_tokens * seq.frames * len(plan.draws) // per_row for plan in plans]
   padding = [row_lib.Row(0, ())] * (-len(plans) % batch)
   ds = grain.MapDataset.source([*plans, *padding])
-  # No window is drawn here, so the seed decides nothing.
-  read = row_lib.ReadTokens((source,), seq, seed=0)
-  if factor:
-    read = row_lib.ReadClips((source,), seq, seed=0, short=True)
   return HeldOut(
     rows=len(plans),
     targets=sum(min(n, seq.context) for n in targets),

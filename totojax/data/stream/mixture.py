@@ -111,49 +111,8 @@ def stream(
   # Mixed, then shared: hosts that each mixed a shard of the records would make
   # another run of another number of hosts. Read last: up to here all is
   # arithmetic, and a resumed run skips its first steps at no cost.
-  mixed = _mix(sources, per_row=[rows.records_per_row(s, seq) for s in sources], seed=seed)
+  mixed = mix(sources, per_row=[rows.records_per_row(s, seq) for s in sources], seed=seed)
   read = rows.ReadTokens(tuple(sources), seq, seed)
-  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
-
-
-def clips_stream(
-  sources: Sequence[Source],
-  *,
-  seq: sequence.SequenceSpec,
-  factor: int,
-  seed: int,
-  batch: int,
-  host: int,
-  hosts: int,
-) -> grain.MapDataset:
-  """Like `stream`, for pixels that are encoded on the device.
-
-  The rows are those that `stream` gives for tokens of the same data sets.
-
-  Returns:
-    Endless random access to {"frames": uint8 [batch / hosts, frames, S, S, 3],
-    "start": int32 [..], "source": int32 [..]}.
-
-  Raises:
-    ValueError: as `stream`; `factor` is the tokenizer's pixels a token.
-  """
-  rows.check_clips(sources, seq, factor=factor)
-  mixed = _mix(sources, per_row=[rows.records_per_row(s, seq) for s in sources], seed=seed)
-  read = rows.ReadClips(tuple(sources), seq, seed)
-  return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
-
-
-def frames_stream(
-  sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
-) -> grain.MapDataset:
-  """Like `stream`, for pixels: one random frame of each record drawn.
-
-  Returns:
-    Endless random access to {"frames": uint8 [batch / hosts, H, W, 3]}.
-  """
-  rows.check_frames(sources)
-  mixed = _mix(sources, per_row=[1] * len(sources), seed=seed)
-  read = rows.ReadFrames(tuple(sources), seed)
   return share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
@@ -223,7 +182,7 @@ def _closing(batches: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
   yield from batches
 
 
-def _mix(sources: Sequence[Source], *, per_row: Sequence[int], seed: int) -> grain.MapDataset:
+def mix(sources: Sequence[Source], *, per_row: Sequence[int], seed: int) -> grain.MapDataset:
   """The endless rows of all sources, as plans (`rows.Row`): nothing is read."""
   parts = []
   for index, source in enumerate(sources):

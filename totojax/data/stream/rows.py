@@ -72,10 +72,10 @@ def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
 
 def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
   """Raises ValueError unless the data sets fit the sequence and each other."""
-  _check_names(sources)
+  check_names(sources)
   prints = {}
   for source in sources:
-    _check_field(source, "codes")
+    check_field(source, "codes")
     manifest = source.store.manifest
     for name in ("vocab", "grid"):
       actual, needed = getattr(manifest, name), getattr(seq, name)
@@ -83,7 +83,7 @@ def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
         raise ValueError(
           f"{source} has {name} {actual}; the sequence has {needed}. Use the tokenizer that made it"
         )
-    _check_length(source, seq)
+    check_length(source, seq)
     prints[source.name] = manifest.tokenizer
   if len(set(prints.values())) != 1:
     raise ValueError(
@@ -92,48 +92,25 @@ def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
     )
 
 
-def _check_names(sources: Sequence[Source]) -> None:
+def check_names(sources: Sequence[Source]) -> None:
   names = [source.name for source in sources]
   if not names or len(set(names)) != len(names):
     raise ValueError(f"sources are named {names}; name at least one, each once")
 
 
-def _check_field(source: Source, name: str) -> None:
+def check_field(source: Source, name: str) -> None:
   fields = [field.name for field in source.store.manifest.fields]
   if fields != [name]:
     raise ValueError(f"{source} holds {fields}; this stream reads {name!r}")
 
 
-def _check_length(source: Source, seq: sequence.SequenceSpec) -> None:
+def check_length(source: Source, seq: sequence.SequenceSpec) -> None:
   manifest = source.store.manifest
   if manifest.kind == "video" and manifest.frames < seq.frames:
     raise ValueError(
       f"{source} has {manifest.frames} frames a record; a sequence has {seq.frames}. Make it with"
       " at least that many"
     )
-
-
-def check_frames(sources: Sequence[Source]) -> None:
-  """Raises ValueError unless all are pixel data sets of one frame size."""
-  _check_names(sources)
-  for source in sources:
-    _check_field(source, "frames")
-  sizes = {source.name: source.store.manifest.size_px for source in sources}
-  if len(set(sizes.values())) != 1:
-    raise ValueError(f"frames differ in size (pixels): {sizes}; make them equal")
-
-
-def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor: int) -> None:
-  """Raises ValueError unless clips of pixels become the sequence's tokens."""
-  check_frames(sources)
-  for source in sources:
-    size_px = source.store.manifest.size_px
-    if size_px != seq.grid * factor:
-      raise ValueError(
-        f"{source} has frames of {size_px} pixels; {seq.grid} tokens of {factor} pixels need"
-        f" {seq.grid * factor}"
-      )
-    _check_length(source, seq)
 
 
 def mismatches(
@@ -222,7 +199,7 @@ def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
   return seq.frames if source.store.manifest.kind == "image" else 1
 
 
-def _read_draws(
+def read_draws(
   sources: Sequence[Source],
   rows: Sequence[Row],
   pick: Callable[[int, Draw, Mapping[str, np.ndarray]], np.ndarray],
@@ -250,7 +227,7 @@ class ReadTokens:
   seed: int
 
   def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    picked = _read_draws(self.sources, rows, self._window)
+    picked = read_draws(self.sources, rows, self._window)
     tokens_BR = np.full((len(rows), self.seq.row_tokens), sequence.PAD, np.int32)
     for b, (row, frames) in enumerate(zip(rows, picked)):
       if frames:  # a row without is padding of validation, and stays PAD
@@ -261,7 +238,7 @@ class ReadTokens:
   def _window(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
     """Codes [N, P] of the record's window; one frame of an image."""
     codes_NP = record["codes"].reshape(-1, self.seq.frame_tokens)
-    return _cut(codes_NP, draw, source=source, seq=self.seq, seed=self.seed)
+    return cut(codes_NP, draw, source=source, seq=self.seq, seed=self.seed)
 
   def _tokens(self, source: int, codes_NP: np.ndarray) -> np.ndarray:
     """One row; images that are missing at the end of a data set are padding."""
@@ -276,43 +253,7 @@ class ReadTokens:
     return row_R
 
 
-@dataclasses.dataclass(frozen=True)
-class ReadClips:
-  """Rows of draws to whole clips of pixels, for a tokenizer on the device.
-
-  {"frames": uint8 [B, N, S, S, 3], "start": int32 [B], "source": int32 [B]}:
-  the windows that `ReadTokens` takes of the same draws. For rows that may be
-  short, as those of validation are, "here": int32 [B] says how many of the
-  frames are there; the others are black.
-  """
-
-  sources: tuple[Source, ...]
-  seq: sequence.SequenceSpec
-  seed: int
-  short: bool = False
-
-  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    picked = _read_draws(self.sources, rows, self._window)
-    here = {}
-    if self.short:
-      size = self.sources[0].store.manifest.size_px
-      none = np.zeros((self.seq.frames, size, size, 3), np.uint8)
-      counts = [sum(map(len, frames)) for frames in picked]
-      here = {"here": np.array(counts, np.int32)}
-      picked = [[*frames, none[count:]] for frames, count in zip(picked, counts)]
-    starts = [sequence.START[self.sources[row.source].store.manifest.kind] for row in rows]
-    return {
-      "frames": np.stack([np.concatenate(frames) for frames in picked]),
-      "start": np.array(starts, np.int32),
-      **here,
-      "source": np.array([row.source for row in rows], np.int32),
-    }
-
-  def _window(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
-    return _cut(record["frames"], draw, source=source, seq=self.seq, seed=self.seed)
-
-
-def _cut(
+def cut(
   frames: np.ndarray, draw: Draw, *, source: int, seq: sequence.SequenceSpec, seed: int
 ) -> np.ndarray:
   """The drawn window of a record's frames; one frame of an image."""
@@ -320,19 +261,3 @@ def _cut(
   length = min(seq.frames, len(frames))
   start = window(draw, source=source, seed=seed, choices=len(frames) - length + 1)
   return frames[start : start + length]
-
-
-@dataclasses.dataclass(frozen=True)
-class ReadFrames:
-  """Rows of draws to {"frames": [B, H, W, 3]}."""
-
-  sources: tuple[Source, ...]
-  seed: int
-
-  def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    picked = _read_draws(self.sources, rows, self._frame)
-    return {"frames": np.stack([frames[0] for frames in picked])}
-
-  def _frame(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
-    frames = record["frames"]
-    return frames[window(draw, source=source, seed=self.seed, choices=len(frames))]
