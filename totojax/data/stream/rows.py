@@ -73,18 +73,11 @@ def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
 def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
   """Raises ValueError unless the data sets fit the sequence and each other."""
   _check_names(sources)
-  prints = {}
   for source in sources:
     _check_field(source, "codes")
-    manifest = source.store.manifest
-    for name in ("vocab", "grid"):
-      actual, needed = getattr(manifest, name), getattr(seq, name)
-      if actual != needed:
-        raise ValueError(
-          f"{source} has {name} {actual}; the sequence has {needed}. Use the tokenizer that made it"
-        )
-    _check_length(source, seq)
-    prints[source.name] = manifest.tokenizer
+  for reason in mismatches(sources, seq, ("vocab", "grid", "frames")):
+    raise ValueError(reason)
+  prints = {source.name: source.store.manifest.tokenizer for source in sources}
   if len(set(prints.values())) != 1:
     raise ValueError(
       f"sources come from different tokenizers: {prints}; their codes mean"
@@ -102,15 +95,6 @@ def _check_field(source: Source, name: str) -> None:
   fields = [field.name for field in source.store.manifest.fields]
   if fields != [name]:
     raise ValueError(f"{source} holds {fields}; this stream reads {name!r}")
-
-
-def _check_length(source: Source, seq: sequence.SequenceSpec) -> None:
-  manifest = source.store.manifest
-  if manifest.kind == "video" and manifest.frames < seq.frames:
-    raise ValueError(
-      f"{source} has {manifest.frames} frames a record; a sequence has {seq.frames}. Make it with"
-      " at least that many"
-    )
 
 
 def check_frames(sources: Sequence[Source]) -> None:
@@ -133,7 +117,8 @@ def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor
         f"{source} has frames of {size_px} pixels; {seq.grid} tokens of {factor} pixels need"
         f" {seq.grid * factor}"
       )
-    _check_length(source, seq)
+  for reason in mismatches(sources, seq, ("frames",)):
+    raise ValueError(reason)
 
 
 def mismatches(
@@ -144,7 +129,7 @@ def mismatches(
     manifest = source.store.manifest
     for key in ("vocab", "grid"):
       if key in keys and getattr(manifest, key) != getattr(seq, key):
-        has = f"{getattr(manifest, key)}"
+        has = f"{key} {getattr(manifest, key)}"
         if key == "grid" and not manifest.tokenizer:  # of pixels
           factor = manifest.size_px // manifest.grid
           has += f": frames of {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels need"
