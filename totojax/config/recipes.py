@@ -91,8 +91,8 @@ def pretrain(preset: str) -> ConfigDict:
 
 
 # Up to so many parameters: inputs of an update, peak rate. The last row is the
-# paper's (section 3.2); the others are smaller, since a small model learns of
-# fewer tokens, and their rates are what was best for the demo's.
+# paper's (section 3.2); the others are chosen and were not tuned: fewer inputs
+# and higher rates for smaller models, as is usual.
 _AMOUNTS = (
   (1e5, 2**13, 3e-3),
   (5e6, 2**14, 3e-3),

@@ -19,10 +19,10 @@ from totojax.data.stream import rows
 from totojax.jobs import pretrain
 from totojax.rundir import directory, files
 
-# Repeating data four times is nearly as good as new data; at sixteen most of
-# the gain is gone (Muennighoff et al., 2023).
+# Chosen, and not tuned. Four epochs are nearly as good as new data, and beyond
+# them each one adds less (Muennighoff et al., 2023).
 MOST_EPOCHS = 16
-LEAST_STEPS = 400  # updates: what a warm-up and a decay need to be of use
+LEAST_STEPS = 400  # updates, for a warm-up and a decay, whatever the epochs
 LEAST_BATCHES = 8  # of an epoch
 IMAGES = 16  # of a sequence (section 3.4)
 

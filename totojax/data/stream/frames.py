@@ -89,7 +89,8 @@ def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor
         f"{source} has frames of {size_px} pixels; {seq.grid} tokens of {factor} pixels need"
         f" {seq.grid * factor}"
       )
-    row_lib.check_length(source, seq)
+  for reason in row_lib.mismatches(sources, seq, ("frames",)):
+    raise ValueError(reason)
 
 
 @dataclasses.dataclass(frozen=True)

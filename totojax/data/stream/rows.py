@@ -73,18 +73,11 @@ def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
 def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
   """Raises ValueError unless the data sets fit the sequence and each other."""
   check_names(sources)
-  prints = {}
   for source in sources:
     check_field(source, "codes")
-    manifest = source.store.manifest
-    for name in ("vocab", "grid"):
-      actual, needed = getattr(manifest, name), getattr(seq, name)
-      if actual != needed:
-        raise ValueError(
-          f"{source} has {name} {actual}; the sequence has {needed}. Use the tokenizer that made it"
-        )
-    check_length(source, seq)
-    prints[source.name] = manifest.tokenizer
+  for reason in mismatches(sources, seq, ("vocab", "grid", "frames")):
+    raise ValueError(reason)
+  prints = {source.name: source.store.manifest.tokenizer for source in sources}
   if len(set(prints.values())) != 1:
     raise ValueError(
       f"sources come from different tokenizers: {prints}; their codes mean"
@@ -104,15 +97,6 @@ def check_field(source: Source, name: str) -> None:
     raise ValueError(f"{source} holds {fields}; this stream reads {name!r}")
 
 
-def check_length(source: Source, seq: sequence.SequenceSpec) -> None:
-  manifest = source.store.manifest
-  if manifest.kind == "video" and manifest.frames < seq.frames:
-    raise ValueError(
-      f"{source} has {manifest.frames} frames a record; a sequence has {seq.frames}. Make it with"
-      " at least that many"
-    )
-
-
 def mismatches(
   sources: Sequence[Source], seq: sequence.SequenceSpec, keys: Sequence[str]
 ) -> Iterator[str]:
@@ -121,7 +105,7 @@ def mismatches(
     manifest = source.store.manifest
     for key in ("vocab", "grid"):
       if key in keys and getattr(manifest, key) != getattr(seq, key):
-        has = f"{getattr(manifest, key)}"
+        has = f"{key} {getattr(manifest, key)}"
         if key == "grid" and not manifest.tokenizer:  # of pixels
           factor = manifest.size_px // manifest.grid
           has += f": frames of {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels need"
