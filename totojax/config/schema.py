@@ -36,6 +36,7 @@ _UNITS = {
   **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
   **dict(std="standard deviation", side="cells"),
 }
+SEEDS = 2**32  # jax's keys and torch's generators take 32 bits
 _BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
 
 
@@ -82,7 +83,8 @@ class Range:
   def bounds(self) -> list[str]:
     """In words: ["at least 1", "below 2"]."""
     limits = {name.replace("_", " "): getattr(self, name) for name in _BOUNDS}
-    return [f"{word} {n:g}" for word, n in limits.items() if n is not None]
+    exact = lambda n: str(n) if isinstance(n, int) else f"{n:g}"
+    return [f"{word} {exact(n)}" for word, n in limits.items() if n is not None]
 
   def __str__(self) -> str:
     words = [*map(repr, self.choices)] if self.choices else self.bounds
