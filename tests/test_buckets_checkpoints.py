@@ -330,7 +330,7 @@ def test_storage_that_stays_away_is_no_damage(bucket, soon, pattern):
   save(bucket.url, 4)
   keeper = opened(bucket.url)
   with bucket.proxy.rule(pattern, status=503):
-    with pytest.raises(outages.StorageAway, match="/4 could not be read, since storage does not"):
+    with pytest.raises(outages.StorageAway, match="/4 could not be read: storage did not answer"):
       keeper.restore(SHAPES, PLACED)
     with pytest.raises(outages.StorageAway):
       checkpoint.read_params(bucket.url, SHAPES.params, PLACED.params)

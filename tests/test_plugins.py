@@ -334,6 +334,70 @@ def test_a_task_is_tried_before_anything_is_compiled(files, data, tmp_path, chan
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    (("* (y_BTD - x_BTD), kept", "* (y_BTD - x_BTD)"), r"fails at tokens \[2, 16\] .TypeError"),
+    (("x_BTD + self", "x_BTD[..., :8] + self"), r"line 7: the architecture fails at .*TypeError"),
+    (("return x_BTD + self", "return x_BTD[..., None] + self"), "the architecture fails at tokens"),
+  ],
+)
+def test_an_architecture_is_tried_before_a_run_begins(files, data, tmp_path, change, told):
+  path = epath.Path(files["my_architecture"])
+  assert change[0] in path.read_text()
+  path.write_text(path.read_text().replace(*change))
+  c = smoke(data, architecture=str(path))
+  with c.unlocked():
+    c.model.damping = 0.25
+  with pytest.raises(plugins.PluginError, match=told) as error:
+    jobs.run(c.to_dict(), epath.Path(tmp_path / "run"), NEVER)
+  assert str(path) in str(error.value) and "\n" not in str(error.value)
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+  "change, told",
+  [
+    (('"image"', '"picture"'), "kind is 'picture'; it must be one of video, image"),
+    (("label=", "labl="), r"dataset\(\)\(...\) fails"),
+    (
+      (
+        'items.listing("image", found, classes=("even", "odd"), where=root)',
+        "items.Listing(5, found, (), ())",
+      ),
+      "be used .ValueError: kind is 5",
+    ),
+  ],
+)
+def test_a_data_set_is_named_where_it_is_wrong(files, tmp_path, change, told):
+  path = epath.Path(files["my_dataset"])
+  assert change[0] in path.read_text()
+  path.write_text(path.read_text().replace(*change))
+  with pytest.raises(plugins.PluginError, match=told) as error:
+    listings.by_store(corpus.SourceConfig(name=str(path), root=str(tmp_path)), seed=0)
+  assert str(path) in str(error.value)
+
+
+def test_a_start_that_failed_in_an_evaluation_binds_no_run(files, data, tmp_path):
+  path, folder = epath.Path(files["my_evaluation"]), epath.Path(tmp_path / "run")
+  right = path.read_text()
+  config = smoke(data, evaluations=(str(path),)).to_dict()
+
+  def start(text):
+    plugins.find.cache_clear()
+    path.write_text(text)
+    return jobs.run(config, directory.check(folder, config, allow_change=False), NEVER)
+
+  for _ in range(2):
+    with pytest.raises(plugins.PluginError, match="the evaluation fails"):
+      start(right.replace("yield ", "1 / 0; yield "))
+    assert not (folder / "config.json").exists(), list(folder.iterdir())
+  assert start(right)
+  # Control: what was made keeps its source.
+  with pytest.raises(directory.ConfigChanged, match="source of evaluations"):
+    start(right + "\n")
+
+
 def test_a_function_or_module_may_be_named(tmp_path, monkeypatch):
   (tmp_path / "mine_for_tests.py").write_text("def deep(): return 7\n")
   file = f"{tmp_path}/mine_for_tests.py:deep"

@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import importlib
+import inspect
 from typing import Any, Protocol, TYPE_CHECKING
 
 import jax
 import optax
 
-from totojax import checkpoint, sharding, step as step_lib, tasks, train
+from totojax import checkpoint, plugins, sharding, step as step_lib, tasks, train
 from totojax.config import model as model_config, pretrain as pretrain_config, schema
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
@@ -77,6 +78,7 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
   With `patches.inputs` it is a `patched.PatchTrunk`.
   """
   architecture = shape(config.model)
+  users = architecture is config.model  # and none of ours
   scales = layers.STANDARD
   rule = parametrisation(config)
   if rule is not None:
@@ -90,7 +92,7 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
       values=3 * config.patches.side_px**2,
       predicts="patches" if config.patches.targets else "tokens",
     )
-  return make(
+  made = make(
     config=architecture,
     spec=config.sequence,
     compute=compute(
@@ -101,6 +103,18 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
     ),
     scales=scales,
   )
+  if users and not config.patches.inputs:
+    _try_blocks(made)
+  return made
+
+
+def _try_blocks(model: trunk.Trunk) -> None:
+  """Raises PluginError where the blocks of a user's architecture do not fit."""
+  shape_BT = 2, model.spec.context
+  with plugins.users(
+    inspect.getfile(type(model.config)), f"the architecture fails at tokens {[*shape_BT]}"
+  ):
+    jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape_BT, "int32"))
 
 
 def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:

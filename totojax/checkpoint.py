@@ -302,7 +302,7 @@ def _tries_again() -> int:
 def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
   *_, error = outages.causes(error)  # what orbax says of it tells nothing
   return outages.StorageAway(
-    f"{path} could not be {verb}, since storage does not answer ({outages.brief(error)}); the"
+    f"{path} could not be {verb}: storage did not answer ({outages.brief(error)}); the"
     " last whole checkpoint stays. Run the same command again once it does"
     " (--storage_timeout_s says how long a run waits)"
   )

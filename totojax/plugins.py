@@ -153,7 +153,10 @@ def function(reference: str, kind: str, contract: type[T]) -> Callable[..., T]:
 def job(reference: str) -> tuple[type, Callable[..., bool]]:
   """The section of a user's job, and its function."""
   keys, run = load(
-    reference, "job", tuple, lambda v: len(v) == 2 and hasattr(v[0], "SECTION") and callable(v[1])
+    reference,
+    "job",
+    tuple,
+    lambda v: len(v) == 2 and hasattr(v[0], "SECTION") and callable(v[1]) and takes(v[1], 3),
   )
 
   def checked(*args: Any) -> bool:
@@ -163,6 +166,15 @@ def job(reference: str) -> tuple[type, Callable[..., bool]]:
     return finished
 
   return keys, checked
+
+
+def takes(run: Callable[..., Any], count: int) -> bool:
+  """Whether a function can be called with so many arguments."""
+  try:
+    inspect.signature(run).bind(*range(count))
+  except (TypeError, ValueError):
+    return False
+  return True
 
 
 def evaluation(reference: str, *args: Any) -> Callable[[Any], list[tuple[str, float]]]:
@@ -245,7 +257,9 @@ def run_file(path: str) -> types.ModuleType:
   # Under a name of its own: two files may be called alike.
   name = f"totojax_plugin_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
   loader = importlib.machinery.SourceFileLoader(name, os.path.abspath(path))
-  module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(name, loader))
+  spec = importlib.util.spec_from_file_location(name, loader.path, loader=loader)
+  assert spec is not None  # with a loader it is made of any path
+  module = importlib.util.module_from_spec(spec)
   sys.modules[name] = module  # where dataclasses and pickle look for it
   with users(path, "it cannot be imported"):
     loader.exec_module(module)

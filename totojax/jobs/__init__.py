@@ -143,4 +143,8 @@ def run(config: Any, workdir: "epath.Path", interrupted: Interrupted) -> bool:
     module, _, function = job.run.partition(":")
     module = importlib.import_module(f"totojax.jobs.{module}")
     function = getattr(module, function)
-  return function(config, workdir, interrupted)
+  try:
+    return function(config, workdir, interrupted)
+  except plugins.PluginError:
+    directory.forget(workdir)
+    raise

@@ -181,6 +181,22 @@ def begin(workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, **f
   hosts.first(lambda: _begin(workdir, config, facts))
 
 
+def forget(workdir: epath.Path) -> None:
+  """Takes the beginning back where a first start left nothing else.
+
+  So that code of the user's that failed before anything was made can be
+  corrected: its digest is part of what a run is, see `check_config`. Without a
+  checkpoint the log begins anew as well.
+  """
+  names = {path.name for path in files.children(workdir)}
+  rest = {name for name in names if not name.startswith(".")} - {"tensorboard", "metrics.jsonl"}
+  if jax.process_index() or rest != {"config.json", "manifest.json"}:
+    return
+  if "starts" not in files.read_json(workdir / "manifest.json"):
+    files.remove(workdir / "config.json")
+    files.remove(workdir / "manifest.json")
+
+
 def _begin(
   workdir: epath.Path, config: Mapping[str, Any] | schema.Dataclass, facts: dict[str, Any]
 ) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, 0x85)}
 _ESCAPES |= {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
+KINDS = ("video", "image")
 _STRETCH = re.compile(r"(/[0-9.]+-([0-9.]+|end)|_[0-9]{6}_[0-9]{6})$")
 
 
@@ -88,9 +89,11 @@ def listing(
     where: the source, for messages.
 
   Raises:
-    ValueError: nothing was found, two items share an id, or a label is out of
-      range.
+    ValueError: there is no such kind, nothing was found, two items share an id,
+      or a label is out of range.
   """
+  if kind not in KINDS:
+    raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}")
   entries = sorted(entries, key=lambda entry: entry.id)
   missing = tuple(entry for entry in entries if isinstance(entry, Skipped))
   ordered = [entry for entry in entries if isinstance(entry, Item)]

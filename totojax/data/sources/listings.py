@@ -129,7 +129,10 @@ def _one_numbering(splits: Mapping[str, items.Listing]) -> dict[str, items.Listi
 
 def _listing(source: SourceConfig, split: str) -> items.Listing:
   if plugins.is_reference(source.name):
-    return plugins.function(source.name, "dataset", items.Listing)(source.root, split)
+    given = plugins.function(source.name, "dataset", items.Listing)(source.root, split)
+    with plugins.users(source.name, "what dataset() lists cannot be used"):
+      entries = [*given.items, *given.missing]
+      return items.listing(given.kind, entries, classes=given.classes, where="it")
   if not source.root and source.name != "tfds":
     raise ConfigError("source.root is empty; say where the data is: --config.source.root=FOLDER")
   needs_split = source.name in ("kinetics", "ssv2", "ucf101") or (

@@ -217,7 +217,8 @@ def check_head(head: heads.HeadConfig, *, width: int, classes: int) -> None:
     return
 
   def logits(x_BTD, visual_BT):
-    heads.axes(head, width=width, classes=classes)
+    for name, logical in heads.axes(head, width=width, classes=classes).items():
+      sharding.ShardingRules().spec(logical, name=name)
     params = heads.init(head, jax.random.key(0), width=width, classes=classes)
     return heads.logits(head, params, x_BTD, visual_BT)
 

@@ -23,6 +23,7 @@ from totojax.config.corpus import Tokenize
 from totojax.data.pixels import decode, media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import certificates, manifests, store as store_lib
+from totojax.evals import token_counts
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam, short, stores, units
 from totojax.rundir import console, directory, files
@@ -146,6 +147,8 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   files.write_table(workdir / "quarantine.csv", rows, header=("store", "id", "reason"))
   short.write(workdir, ways)
   certificates.certify(complete)
+  for store in complete:
+    token_counts.tell_use(store.path, store)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:
