@@ -157,7 +157,7 @@ def test_the_section_of_a_choice_follows_what_is_beside_it():
   assert schema.read(pretrain.Pretrain, old, fill=True) == pretrain.Pretrain()
   with pytest.raises(ConfigError, match="architecture is 'rnn'; use 'llama'"):
     roots.read(config | {"architecture": "rnn"})
-  with pytest.raises(ConfigError, match="key model.rope_base does not exist"):
+  with pytest.raises(ConfigError, match="architecture is 'gpt2'.*the keys of 'llama'"):
     roots.read(config | {"architecture": "gpt2"})
   for run, told in (
     ("pretrian", "config.run is 'pretrian'; did you mean 'pretrain'"),
@@ -285,3 +285,30 @@ def test_configs_load_without_jax():
     check=False,
   )
   assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("seed, right", [(0, True), (2**32 - 1, True), (2**32, False), (-1, False)])
+def test_seeds_have_32_bits_in_every_job(seed, right):
+  configs = [recipes.pretrain("mini"), recipes.tokenize(), recipes.decode("x")]
+  for config in configs:
+    config.seed = seed
+    if right:
+      assert roots.read(config.to_dict()).seed == seed
+      continue
+    with pytest.raises(schema.ConfigError, match=f"seed is {seed};.*below 4294967296"):
+      roots.read(config.to_dict())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "mamba"])
+def test_an_architecture_without_its_keys_names_the_way(architecture):
+  config = recipes.pretrain("mini")
+  config.architecture = architecture
+  with pytest.raises(schema.ConfigError, match=f"'llama'.*smoke.py:{architecture}.*recipes.use"):
+    roots.read(config.to_dict())
+  # A misspelt key of the right one is told as that.
+  recipes.use(config, architecture, "tiny")
+  roots.read(config.to_dict())
+  with config.unlocked():
+    config.model.widht = 3
+  with pytest.raises(schema.ConfigError, match="widht does not exist; did you mean model.width"):
+    roots.read(config.to_dict())

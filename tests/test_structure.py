@@ -654,6 +654,8 @@ def test_what_is_missing_or_wrong_is_one_line(monkeypatch, tmp_path):
     (["--config"], "--config names no file"),
   ):
     assert told in refused(monkeypatch, *words, workdir)
+  empty = refused(monkeypatch, "--config=configs/smoke.py", "--workdir=")
+  assert empty.startswith("totojax: --workdir is empty")
   assert not (tmp_path / "run").exists()
 
 

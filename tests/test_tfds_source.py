@@ -209,3 +209,25 @@ def test_tensorflow_takes_no_gpu(monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(config=config))
   tfds_source._leave_gpus()
   assert hidden == [([], "GPU")]
+
+
+def test_sets_that_need_tensorflow_are_read_and_it_takes_no_gpu(tmp_path):
+  tensorflow = pytest.importorskip("tensorflow")
+  import tensorflow_datasets as tfds
+
+  kind = tfds.features.FeaturesDict({"clip": tfds.features.Video(shape=(None, 12, 10, 3))})
+  films = [[png(10 * i + j) for j in range(12)] for i in range(2)]
+  prepare(tmp_path, "clips", kind, [example(clip=film) for film in films])
+  listing = listed(tmp_path, "clips", fps=30.0)
+  for i, item in enumerate(listing.items):
+    shown = media.load(item, CLIPS, seed=0)[:, :, 0, 0, 0].astype(int) - 10 * i
+    assert (np.diff(shown, axis=1) == 2).all() and shown.min() >= 0 and shown.max() < 12
+  assert tensorflow.config.get_visible_devices("GPU") == []
+  # Said before it looked at any device: afterwards it would be too late.
+  assert {each.device_type for each in _context()._visible_device_list} == {"CPU"}
+
+
+def _context():
+  from tensorflow.python.eager import context
+
+  return context.context()

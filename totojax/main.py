@@ -130,6 +130,11 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
     console.quieten_orbax()
   job = jobs.JOBS.get(str(values.get("run")))
   try:
+    if _WORKDIR.value == "":
+      raise ValueError(
+        "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
+        " the shell not set?)"
+      )
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:

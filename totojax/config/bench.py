@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from totojax.config import labels, model as models, pixels, schema, studies, training
 from totojax.config.model import PRESETS
 from totojax.config.pretrain import Amount, Pretrain
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Section, section, SEEDS
 
 ROWS = (
   "decode",
@@ -241,7 +241,7 @@ class BenchJob(Section):
   """`run = "bench"`: ratios to what others have, measured in one run."""
 
   run: str = field("bench", "the job")
-  seed: int = field(0, "of random batches")
+  seed: int = field(0, "of random batches", at_least=0, below=SEEDS)
   bench: Bench = field(Bench(), "what, and how often")
   decode: DecodeBench = field(DecodeBench(), "row decode")
   dvae_encode: DvaeEncodeBench = field(DvaeEncodeBench(), "row dvae_encode")

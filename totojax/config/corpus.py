@@ -1,7 +1,7 @@
 """Config keys of jobs that read images or videos of any source."""
 
 from totojax.config import pixels
-from totojax.config.schema import ConfigError, field, Section, section
+from totojax.config.schema import ConfigError, field, Section, section, SEEDS
 
 
 @section("source.folder")
@@ -140,7 +140,7 @@ class SourceJob(Section):
   """What jobs over a source have in common."""
 
   run: str = field("", "the job")
-  seed: int = field(0, "of everything drawn", at_least=0)
+  seed: int = field(0, "of everything drawn", at_least=0, below=SEEDS)
   source: SourceConfig = field(SourceConfig(), "of what")
   clip: pixels.ClipSpec = field(pixels.ClipSpec(), "out of videos")
   views: pixels.Views = field(pixels.Views(), "or so, out of videos")

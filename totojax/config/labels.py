@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from totojax.config import model as models, training
-from totojax.config.schema import ConfigError, field, Job, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
 BASELINES = ("pixels", "histogram")  # what takes no model
@@ -250,7 +250,7 @@ class Labels(Section):
   """What all jobs that need labels have."""
 
   run: str = field("", "the job")
-  seed: int = field(0, "of parameters and data", at_least=0)
+  seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
   model_run: str = field("", 'run directory of `run = "pretrain"`')
   data: Data = field(Data(), "on what")
   train: Epochs = field(Epochs(), "how long")

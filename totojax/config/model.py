@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+import dataclasses
 from typing import Any, ClassVar
 
 from totojax import plugins
@@ -164,7 +165,17 @@ def model_kind(values: Mapping[str, Any]) -> type:
       f"config key architecture is {name!r}; use {schema.either(map(repr, MODELS))}, with the"
       " keys of `recipes.use` in section model, or a file of yours (docs/contributing.md)"
     )
-  return MODELS[name]
+  section, kind = values.get("model"), MODELS[name]
+  keys = {*section} if isinstance(section, Mapping) else set()
+  of = [other for other, cls in MODELS.items() if keys == {f.name for f in dataclasses.fields(cls)}]
+  if of and name not in of:
+    raise ConfigError(
+      f"config key architecture is {name!r}, and the section model has the keys of {of[0]!r}; a"
+      " flag changes one without the other. Some configs take a name, as"
+      f" --config=configs/smoke.py:{name}; in one of yours write"
+      f" recipes.use(c, {name!r}, SIZE), with SIZE one of {', '.join(SIZES[name])}"
+    )
+  return kind
 
 
 @section("mup")

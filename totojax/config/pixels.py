@@ -1,6 +1,6 @@
 """Config keys of pixels: what is rendered, and cut out of videos and images."""
 
-from totojax.config.schema import ConfigError, field, Job, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
@@ -53,7 +53,7 @@ class RenderAmount(Section):
 class Render(Job):
   """`run = "render"`: labelled clips of moving textured objects."""
 
-  seed: int = field(0, "of everything drawn", at_least=0)
+  seed: int = field(0, "of everything drawn", at_least=0, below=SEEDS)
   scene: Scene = field(Scene(), "what is rendered")
   amount: RenderAmount = field(RenderAmount(), "how much")
 
@@ -159,7 +159,7 @@ class Decoding(Section):
 class Decode(Job):
   """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
 
-  seed: int = field(0, "of everything drawn", at_least=0)
+  seed: int = field(0, "of everything drawn", at_least=0, below=SEEDS)
   clip: Clip = field(Clip(), "what is cut out of a video")
   views: Views = field(Views(), "training clips that are varied; held-out ones never are")
   decoding: Decoding = field(Decoding(), "which videos")
@@ -194,6 +194,6 @@ class PhotosAmount(Section):
 class Photos(Job):
   """`run = "photos"`: squares out of a few public-domain photographs."""
 
-  seed: int = field(0, "of everything drawn", at_least=0)
+  seed: int = field(0, "of everything drawn", at_least=0, below=SEEDS)
   crop: CropSpec = field(CropSpec(), "which squares")
   amount: PhotosAmount = field(PhotosAmount(), "how many")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from totojax.config import model as models, training
-from totojax.config.schema import ConfigError, field, Job, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 
 @section("train")
@@ -68,7 +68,7 @@ class Plan(Section):
 class Pretrain(Job):
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
 
-  seed: int = field(0, "of parameters and data", at_least=0)
+  seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
   init_from: str = field("", "run to start from (Table 4); '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
   architecture: str = field("llama", "whose keys `model` has", plugin="architecture")

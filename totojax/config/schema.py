@@ -36,6 +36,7 @@ _UNITS = {
   **dict(s="seconds", steps="updates", px="pixels", frac="share", gb="GB", fps="frames/s"),
   **dict(std="standard deviation", side="cells"),
 }
+SEEDS = 2**32  # jax's keys and torch's generators take 32 bits
 _BOUNDS = dict(at_least=operator.ge, above=operator.gt, at_most=operator.le, below=operator.lt)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from totojax.config import model as models, pretrain as pretrain_config, schema
-from totojax.config.schema import ConfigError, field, Job, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 PARAMETRISATIONS = ("mup", "standard")
 OCTAVES = tuple(float(x) for x in range(-12, -2))
@@ -76,7 +76,9 @@ class Sweep(Section):
   log2_lr: Mapping[str, tuple[float, ...]] = field(
     dict.fromkeys(PARAMETRISATIONS, OCTAVES), "of the peak rate; (): without"
   )
-  seeds: tuple[int, ...] = field((0, 1, 2), "of weights and data", at_least=0, some=True, once=True)
+  seeds: tuple[int, ...] = field(
+    (0, 1, 2), "of weights and data", at_least=0, below=SEEDS, some=True, once=True
+  )
   total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
   together: str = field(
@@ -117,7 +119,7 @@ class Scaling(Section):
   frontier: str = field("envelope", "what the law is of", choices=("envelope", "final"))
   bins_per_decade: int = field(8, "of compute, for the envelope", at_least=1)
   draws: int = field(1000, "of runs, for the interval", at_least=1)
-  seed: int = field(0, "of the draws", at_least=0)
+  seed: int = field(0, "of the draws", at_least=0, below=SEEDS)
   force: bool = field(False, "fit fewer than 3 points, or less than a decade")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import re
 
 from totojax.config import model as models, training
-from totojax.config.schema import ConfigError, field, Job, Section, section
+from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 
 @section("dvae")
@@ -89,7 +89,7 @@ class Card(Section):
 class Tokenizer(Job):
   """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
 
-  seed: int = field(0, "of parameters and data", at_least=0)
+  seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
   weights: str = field("train", 'or a tokenizer file, or "shipped"')
   dvae: DvaeConfig = field(DvaeConfig(), "its size")
   objective: TokenizerConfig = field(TokenizerConfig(), "its losses")
@@ -127,7 +127,7 @@ class Tokenizing(Section):
 class Shards(Job):
   """`run = "shards"`: stores of pixels to stores of tokens."""
 
-  seed: int = field(0, "of the k-means baseline", at_least=0)
+  seed: int = field(0, "of the k-means baseline", at_least=0, below=SEEDS)
   tokenizing: Tokenizing = field(Tokenizing(), "what and how")
 
 

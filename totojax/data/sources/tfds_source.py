@@ -8,7 +8,8 @@ converts them; converting, and preparing image sets, needs TensorFlow.
 Which feature is the image (or the sequence of images that is a video) and which
 the label is found from the features. A listing reads no record: labels come
 with the pixels (`label`). Features of type Video need TensorFlow even to be
-described; sequences of images do not.
+described; sequences of images do not. It is then kept from GPUs before it looks
+at any device (seen with TensorFlow 2.21), of which it would take all memory.
 """
 
 from collections.abc import Sequence
