@@ -181,4 +181,5 @@ def from_reference(
 
   if design.averaged:
     kept = reference.averaged(kept, map(name_of, tree_lib.paths(shapes(config))))
-  return reference.arrange(kept, shapes(config), name_of, what=design.what), config
+  what = design.what if settings is None else f"{design.what} of this config.json"
+  return reference.arrange(kept, shapes(config), name_of, what=what), config

@@ -132,6 +132,7 @@ _DTYPES = {
   "F16": np.dtype(np.float16),
   "BF16": np.dtype(ml_dtypes.bfloat16),
   "I64": np.dtype(np.int64),
+  "I32": np.dtype(np.int32),
 }
 
 

@@ -11,7 +11,7 @@ from totojax import tree as tree_lib
 
 _HWIO = (2, 3, 1, 0)  # the transposition that makes it of OIHW
 _OIHW = (3, 2, 0, 1)  # and back
-_NAMED = 12  # wrong tensors in an error
+_NAMED = 8  # wrong tensors in an error
 
 
 def arrange(
@@ -55,6 +55,7 @@ def arrange(
     flat[path] = np.ascontiguousarray(value, np.float32)
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:
+    wrong.sort(key=lambda line: not line.startswith("encoder."))  # from pixels on
     if len(wrong) > _NAMED:
       wrong[_NAMED:] = [f"and {len(wrong) - _NAMED} more"]
     raise ValueError(f"this is not {what}: {'; '.join(wrong)}. Give the whole released file")
