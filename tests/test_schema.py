@@ -190,7 +190,7 @@ def test_nonsense_of_the_optimiser_is_refused_at_the_door(key, value):
   "run, key, value",
   [
     ("pretrain", "seed", -1),
-    ("pretrain", "sequence.vocab", 65_537),
+    ("pretrain", "sequence.vocab", 2**30 + 1),
     ("pretrain", "model.init_std", -0.02),
     ("pretrain", "model.norm_eps", -1e-6),
     ("pretrain", "model.rope_base", 0.0),

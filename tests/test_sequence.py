@@ -91,13 +91,17 @@ def test_specials_and_codes_never_collide():
   assert specials & set(codes.tolist())
 
 
-def test_uint16_codes_do_not_wrap():
-  spec = sequence.SequenceSpec(65_536, 1, 1, 1, False)
-  top = np.array([[65_535]], np.uint16)
-  row = sequence.build(top, kind="video", spec=spec)
-  assert row.tolist() == [1, 65_539]
-  assert sequence.codes_of(row[1:]).tolist() == [65_535]
-  assert spec.padded_vocab == 65_664  # 65,540 rounded up to 128
+@pytest.mark.parametrize(
+  "dtype, padded",  # (codes + 4) rounded up to 128
+  [("uint16", 65_664), ("uint32", 2**30 + 128)],
+)
+def test_the_highest_codes_do_not_wrap(dtype, padded):
+  vocab = {"uint16": 2**16, "uint32": 2**30}[dtype]
+  spec = sequence.SequenceSpec(vocab, 1, 1, 1, False)
+  row = sequence.build(np.array([[vocab - 1]], dtype), kind="video", spec=spec)
+  assert row.tolist() == [1, vocab + 3]
+  assert sequence.codes_of(row[1:]).tolist() == [vocab - 1]
+  assert spec.padded_vocab == padded
 
 
 def test_what_counts_as_visual():
@@ -151,7 +155,7 @@ def test_build_refuses(codes, kind, message):
   "changes, message",
   [
     (dict(vocab=0), "sequence.vocab is 0"),
-    (dict(vocab=65_537), "uint16"),
+    (dict(vocab=2**30 + 1), "at most 1073741824"),
     (dict(grid=0), "sequence.grid is 0; it must be at least 1"),
     (dict(frames=-1), "sequence.frames is -1"),
     (dict(context=0), "sequence.context is 0"),

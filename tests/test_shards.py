@@ -14,6 +14,7 @@ import pytest
 import tensorstore as ts
 import token_sets
 
+from totojax import sequence
 from totojax.data.store import manifests, shards
 from totojax.storage import objects
 
@@ -55,6 +56,27 @@ def test_records_labels_and_ids_come_back(tmp_path):
   # 3 records an append, 8 a shard: shards are closed by the append that fills.
   assert [s.records for s in store.manifest.shards] == [9, 9, 9, 3]
   store.verify()
+
+
+def test_codes_beyond_16_bits_come_back(tmp_path):
+  """Up to the row that a model reads; of Open-MAGVIT2, say."""
+  vocab = 262_144
+  writer = shards.Writer(tmp_path / "a", token_sets.manifest(vocab=vocab, labels=False, ids=False))
+  codes = np.random.default_rng(0).integers(0, vocab, (8, 16))
+  codes[0, :2] = 2**16, vocab - 1
+  writer.append({"codes": codes}, labels=None, ids=None, cursor=8)
+  writer.close()
+  store = shards.open_store(tmp_path / "a", tokenizer="0123456789abcdef", vocab=vocab, grid=2)
+  read = store.read(range(8))["codes"]
+  assert read.dtype == np.uint32
+  np.testing.assert_array_equal(read, codes)
+  seq = sequence.SequenceSpec(vocab=vocab, grid=2, frames=4, context=16)
+  row = sequence.build(read[0].reshape(4, 4), kind="video", spec=seq)
+  np.testing.assert_array_equal(sequence.codes_of(row[1:]), codes[0])
+  # Control: what 16 bits would have made of them.
+  assert codes[0].astype(np.uint16)[0] == 0
+  with pytest.raises(ValueError, match="262144 codes need uint32"):
+    token_sets.manifest(vocab=vocab, fields=(manifests.token_field(frames=4, grid=2),))
 
 
 def test_plain_tensorstore_reads_a_shard(tmp_path):

@@ -32,7 +32,9 @@ def manifest(**changes):
   )
   values.update(changes)
   if "fields" not in values:
-    field = manifests.token_field(frames=values["frames"], grid=values["grid"])
+    field = manifests.token_field(
+      frames=values["frames"], grid=values["grid"], vocab=values["vocab"]
+    )
     values["fields"] = (field,)
   return manifests.new(**values)
 

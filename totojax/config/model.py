@@ -11,6 +11,7 @@ from totojax.config import schema, training
 from totojax.config.schema import ConfigError, field, Section, section
 
 SPECIALS = 4  # ids below this are special; visual tokens start here
+MAX_VOCAB = 2**30  # tokens are int32
 VOCAB_MULTIPLE = 128  # lanes of a TPU register: the vocabulary axis is padded
 
 # Table 1. The MLP sizes are not printed: 4 x width for base and large and
@@ -45,7 +46,7 @@ MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, dept
 class SequenceSpec(Section):
   """What one sequence holds; see `totojax.sequence`."""
 
-  vocab: int = field(8192, "codes, stored as uint16", "section 3.4", at_least=1, at_most=65_536)
+  vocab: int = field(8192, "codes", "section 3.4", at_least=1, at_most=MAX_VOCAB)
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")

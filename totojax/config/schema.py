@@ -82,7 +82,11 @@ class Range:
   def bounds(self) -> list[str]:
     """In words: ["at least 1", "below 2"]."""
     limits = {name.replace("_", " "): getattr(self, name) for name in _BOUNDS}
-    return [f"{word} {n:g}" for word, n in limits.items() if n is not None]
+    return [
+      f"{word} {n if isinstance(n, int) else format(n, 'g')}"
+      for word, n in limits.items()
+      if n is not None
+    ]
 
   def __str__(self) -> str:
     words = [*map(repr, self.choices)] if self.choices else self.bounds

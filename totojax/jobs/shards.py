@@ -56,7 +56,7 @@ def _tokenize(
     path,
     dataclasses.replace(
       manifest,
-      fields=(manifests.token_field(frames=manifest.frames, grid=grid),),
+      fields=(manifests.token_field(frames=manifest.frames, grid=grid, vocab=tokenizer.vocab),),
       tokenizer=tokenizer.fingerprint,
       vocab=tokenizer.vocab,
       grid=grid,

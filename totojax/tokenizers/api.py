@@ -60,7 +60,7 @@ class Tokenizer:
 
 
 def encode_clips(tokenizer: Tokenizer, frames_RNHW3: np.ndarray) -> np.ndarray:
-  """uint16 codes [R, N * tokens of a frame] of uint8 clips, in raster order.
+  """int32 codes [R, N * tokens of a frame] of uint8 clips, in raster order.
 
   Shapes: R clips of N frames.
 
@@ -70,7 +70,7 @@ def encode_clips(tokenizer: Tokenizer, frames_RNHW3: np.ndarray) -> np.ndarray:
   clips, frames, *shape = frames_RNHW3.shape
   codes_MGG = np.asarray(tokenizer.encode(frames_RNHW3.reshape(clips * frames, *shape)))
   check_codes(codes_MGG, tokenizer.vocab)
-  return codes_MGG.reshape(clips, -1).astype(np.uint16)
+  return codes_MGG.reshape(clips, -1).astype(np.int32, copy=False)
 
 
 def passes(precision: str) -> int:

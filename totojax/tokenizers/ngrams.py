@@ -182,7 +182,7 @@ def check_codes(codes: np.ndarray, vocab: int, *, axes: str) -> None:
   if np.iinfo(codes.dtype).max < vocab - 1:
     raise ValueError(
       f"codes are {codes.dtype}, which cannot hold {vocab} codes: they"
-      " were cut somewhere. Use uint16 or int32"
+      " were cut somewhere. Use int32"
     )
   low, high = int(codes.min()), int(codes.max())
   if low < 0 or high >= vocab:

@@ -12,6 +12,7 @@ import math
 import typing
 from typing import Any
 
+from totojax.config.model import MAX_VOCAB
 from totojax.storage import objects
 
 FILE = "manifest.json"
@@ -83,16 +84,18 @@ class Manifest:
     if not names or len(set(names) | {"label", "id"}) != len(names) + 2:
       raise ValueError(f"fields are named {names}; they must differ, 'label' and 'id' are taken")
     codes = [field for field in self.fields if field.name == "codes"]
-    expected = (self.frames * self.grid * self.grid,)
-    if codes and (codes[0].shape, codes[0].dtype) != (expected, "uint16"):
-      raise ValueError(
-        f"codes are {codes[0].dtype} {codes[0].shape}; {self.frames} frames"
-        f" of a {self.grid}x{self.grid} grid need uint16 {expected}"
-      )
-    if codes and not (1 <= self.vocab <= 65_536 and self.tokenizer):
+    if codes and not (1 <= self.vocab <= MAX_VOCAB and self.tokenizer):
       raise ValueError(
         f"codes have vocab {self.vocab} and tokenizer {self.tokenizer!r};"
-        " they need 1 to 65536 codes and the tokenizer's fingerprint"
+        f" they need 1 to {MAX_VOCAB} codes and the tokenizer's fingerprint"
+      )
+    if codes and codes[0] != (
+      expected := token_field(frames=self.frames, grid=self.grid, vocab=self.vocab)
+    ):
+      raise ValueError(
+        f"codes are {codes[0].dtype} {codes[0].shape}; {self.frames} frames of a"
+        f" {self.grid}x{self.grid} grid and {self.vocab} codes need {expected.dtype}"
+        f" {expected.shape}"
       )
 
   @property
@@ -114,9 +117,20 @@ class Manifest:
     return f"probes {hashlib.sha256(' '.join(probes).encode()).hexdigest()}"
 
 
-def token_field(*, frames: int, grid: int) -> Field:
-  """The field of token records: codes in raster order, frame after frame."""
-  return Field("codes", (frames * grid * grid,), "uint16")
+def code_dtype(vocab: int) -> str:
+  """The dtype in which so many codes are stored: "uint16" or "uint32"."""
+  return "uint16" if vocab <= 2**16 else "uint32"
+
+
+def token_field(*, frames: int, grid: int, vocab: int = 0) -> Field:
+  """The field of token records: codes in raster order, frame after frame.
+
+  Args:
+    frames: of a record.
+    grid: tokens a side of a frame.
+    vocab: of the tokenizer; may be left out up to 65,536 codes.
+  """
+  return Field("codes", (frames * grid * grid,), code_dtype(vocab))
 
 
 def frame_field(*, frames: int, size_px: int) -> Field:

@@ -7,7 +7,7 @@ clips of T frames:
   strided frames       F / s                   what a stride-s reader can see
   this job's frames    clips * T               (images: one each)
   tokens               frames * G^2
-  bytes                2 * tokens              uint16
+  bytes                2 * tokens              uint16; 4 beyond 65,536 codes
   FLOPs                2 * MACs(frame) * passes * frames
   chip-hours           FLOPs / (peak * busy) / 3600
 
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import dataclasses
 
 from etils import epath
+import numpy as np
 from rich import console as rich_console, table as rich_table
 
 from totojax import flops, jobs
@@ -27,12 +28,12 @@ from totojax.config.corpus import Planning, Tokenize
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, images, media, video
 from totojax.data.sources import items as items_lib
+from totojax.data.store import manifests
 from totojax.jobs.tokenize import stores
 from totojax.report import page
 from totojax.rundir import files
 from totojax.tokenizers import api, weights
 
-BYTES_PER_TOKEN = 2
 SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
 
 
@@ -155,6 +156,7 @@ def _row(
       every = hours * 3600 * SOURCE_FPS * grid**2
       strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
+  code_bytes = np.dtype(manifests.code_dtype(tokenizer.vocab)).itemsize
   work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
   return StorePlan(
     name=name,
@@ -164,7 +166,7 @@ def _row(
     clips=clips,
     frames=frames,
     tokens=frames * grid**2,
-    store_bytes=BYTES_PER_TOKEN * frames * grid**2,
+    store_bytes=code_bytes * frames * grid**2,
     flops=work,
     chip_hours=work / rate / 3600,
     tokens_every_frame=every,

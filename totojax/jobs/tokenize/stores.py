@@ -96,7 +96,7 @@ class CorpusStore:
       stride_frames = spec.stride_frames
     head = manifests.new(
       kind=self.listing.kind,
-      fields=(manifests.token_field(frames=frames, grid=grid),),
+      fields=(manifests.token_field(frames=frames, grid=grid, vocab=tokenizer.vocab),),
       tokenizer=tokenizer.fingerprint,
       vocab=tokenizer.vocab,
       grid=grid,
