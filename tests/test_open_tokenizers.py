@@ -82,8 +82,10 @@ def released(name, folder, tensors=None):
 
 @functools.cache
 def converted(name):
-  settings = json.loads(str(golden(name)["config"])) if name.startswith("diffusers") else None
-  return vqgan.from_reference(golden(name)["params"], KIND[name], settings)
+  size = None
+  if name.startswith("diffusers"):
+    size = sizes.from_diffusers(json.loads(str(golden(name)["config"])), "diffusers")
+  return vqgan.from_reference(golden(name)["params"], KIND[name], size)
 
 
 def pixels(name, decoded):
@@ -277,6 +279,8 @@ def test_the_adaptive_norm_sees_the_whole_image():
   whole, half = drawing(config, params, codes), drawing(config, params, codes[:, :8])
   # Far from the cut, beyond any convolution's reach.
   assert np.abs(whole[:, :4] - half[:, :4]).max() > 1e-2
+  with pytest.raises(ValueError, match="2 tokens or more"):
+    vqgan.drawing(config, params, codes[:, :1, :1])
 
 
 def test_spatial_norms_read_the_codes_before_the_convolution():

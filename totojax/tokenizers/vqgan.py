@@ -12,6 +12,7 @@ factor), E dimension of a code, V codes.
 
 from collections.abc import Mapping
 import functools
+import math
 import re
 from typing import Any
 
@@ -92,7 +93,16 @@ def codes(config: VqganConfig, params: Any, frames_BHWC: jax.Array, *, precision
 def drawing(
   config: VqganConfig, params: Any, codes_BGG: jax.Array, *, precision: str = api.HIGHEST
 ) -> jax.Array:
-  """The decoder's image of codes, float32 [B, H, W, 3], not clipped."""
+  """The decoder's image of codes, float32 [B, H, W, 3], not clipped.
+
+  Raises:
+    ValueError: an image of one token, where the decoder reads the deviation.
+  """
+  if config.design.magvit and math.prod(codes_BGG.shape[1:]) < 2:
+    raise ValueError(
+      f"codes are {codes_BGG.shape}; {config.design.what} normalises by their deviation over an"
+      " image: give 2 tokens or more"
+    )
   z_BGGE = config.quantiser.values(codes_BGG, _book(params))
   with jax.default_matmul_precision(precision):
     z_BGGz = _convolved(config.z, params, "post_quant_conv", z_BGGE)
@@ -149,9 +159,7 @@ def macs(config: VqganConfig, size_px: int) -> int:
 
 
 def from_reference(
-  tensors: Mapping[str, np.ndarray],
-  family: str = "vqgan",
-  settings: Mapping[str, Any] | None = None,
+  tensors: Mapping[str, np.ndarray], family: str = "vqgan", config: VqganConfig | None = None
 ) -> tuple[Any, VqganConfig]:
   """Parameters and size from the state dictionary of a released tokenizer.
 
@@ -162,24 +170,20 @@ def from_reference(
       it is read in their place. Any size is read; taming's released one is the
       fallback where a missing tensor would have told it.
     family: of `families.FAMILIES`.
-    settings: the config.json of a VQModel of diffusers, whose tensors do not
-      tell everything.
+    config: its size, where the tensors do not tell it (a VQModel of diffusers:
+      `sizes.from_diffusers`).
 
   Raises:
-    ValueError: naming the missing tensors, those too many, and wrong shapes; or
-      a setting that is not read.
+    ValueError: naming the missing tensors, those too many, and wrong shapes.
   """
   design = FAMILIES[family]
-  if settings is None:
-    config = sizes.from_tensors(tensors, family)
-  else:
-    config = sizes.from_diffusers(settings, family)
+  size = config or sizes.from_tensors(tensors, family)
   kept = {design.renamed(k): v for k, v in tensors.items() if not re.match(design.ignored, k)}
 
   def name_of(path: tuple[str, ...]) -> str:
-    return design.name(path, len(config.multipliers))
+    return design.name(path, len(size.multipliers))
 
   if design.averaged:
-    kept = reference.averaged(kept, map(name_of, tree_lib.paths(shapes(config))))
-  what = design.what if settings is None else f"{design.what} of this config.json"
-  return reference.arrange(kept, shapes(config), name_of, what=what), config
+    kept = reference.averaged(kept, map(name_of, tree_lib.paths(shapes(size))))
+  what = f"{design.what} of this config.json" if config else design.what
+  return reference.arrange(kept, shapes(size), name_of, what=what), size

@@ -18,7 +18,7 @@ import safetensors
 
 from totojax.tokenizers import dvae, vqgan, weights
 from totojax.tokenizers.families import FAMILIES
-from totojax.tokenizers.released import download, pickles
+from totojax.tokenizers.released import download, pickles, sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +122,7 @@ _SIGNS = (
   ("decoder.adaptive.", FAMILIES["open-magvit2"].what, {"open-magvit2"}),
   ("inv_quant.quantizer.", FAMILIES["cosmos-di"].what, {"cosmos-di"}),
   ("quantizer._levels", FAMILIES["cosmos-di"].what, {"cosmos-di"}),
+  ("model_ema.", FAMILIES["ibq"].what, {"ibq"}),
   ("quantize.embedding.weight", FAMILIES["vqgan"].what, {"vqgan", "ibq"}),
 )
 # aMUSEd's, whose pixels are of 0 to 1: the tensors are as any VQModel's.
@@ -204,17 +205,18 @@ def _parameters(
 ) -> tuple[Any, dvae.DvaeConfig | vqgan.VqganConfig]:
   """Of the files of a kind, whose names stand before what is wrong with them."""
   if kind.files == _DIFFUSERS:
-    settings, tensors = _settings(paths[0]), [read(paths[1])]
+    published, tensors = _json(paths[0]), [read(paths[1])]
   else:
     keys = FAMILIES[kind.family].keys if kind.family in FAMILIES else ("state_dict",)
-    settings, tensors = None, [read(path, keys) for path in paths]
+    published, tensors = None, [read(path, keys) for path in paths]
   try:
     for state in tensors:
       _check_model(kind, state)
     if kind.family == "dvae":
       params, config = dvae.from_reference(*tensors)
     else:
-      params, config = vqgan.from_reference(_joined(kind, tensors), kind.family, settings)
+      size = sizes.from_diffusers(published, kind.family) if published is not None else None
+      params, config = vqgan.from_reference(_joined(kind, tensors), kind.family, size)
     _check_size(kind, config)
   except ValueError as error:
     raise ValueError(f"{named}: {error}") from error
@@ -256,17 +258,17 @@ def read(
   }
 
 
-def _settings(path: pathlib.Path) -> Mapping[str, Any]:
-  """A config.json."""
+def _json(path: pathlib.Path) -> Mapping[str, Any]:
+  """The values of a config.json."""
   try:
-    settings = json.loads(path.read_bytes())
+    values = json.loads(path.read_bytes())
   except ValueError:
-    settings = None
-  if not isinstance(settings, dict):
+    values = None
+  if not isinstance(values, dict):
     raise ValueError(
       f"{path} is no config.json; give the one of the weights, and the weights after it"
     )
-  return settings
+  return values
 
 
 def _joined(kind: Kind, tensors: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -106,13 +106,13 @@ def _cosmos(tensors: Mapping[str, np.ndarray], flat: int) -> dict[str, Any]:
   }
 
 
-def from_diffusers(settings: Mapping[str, Any], family: str) -> VqganConfig:
-  """Of a VQModel, by its config.json.
+def from_diffusers(values: Mapping[str, Any], family: str) -> VqganConfig:
+  """Of a VQModel, by the values of its config.json.
 
   Raises:
     ValueError: it is of another class, or has what no released VQModel has.
   """
-  told = _DIFFUSERS | {key: settings[key] for key in _DIFFUSERS.keys() & settings.keys()}
+  told = _DIFFUSERS | {key: values[key] for key in _DIFFUSERS.keys() & values.keys()}
   kinds = {"group": False, "spatial": True}
   _check(told["_class_name"] == "VQModel", "_class_name", told, "VQModel")
   _check(told["act_fn"] in ("silu", "swish"), "act_fn", told, "silu")
@@ -145,9 +145,9 @@ def from_diffusers(settings: Mapping[str, Any], family: str) -> VqganConfig:
   )
 
 
-def _check(holds: bool, name: str, settings: Mapping[str, Any], needed: str) -> None:
+def _check(holds: bool, name: str, values: Mapping[str, Any], needed: str) -> None:
   if not holds:
     raise ValueError(
-      f"the config.json has {name} {settings[name]!r}; what is read is a VQModel with {needed}"
+      f"the config.json has {name} {values[name]!r}; what is read is a VQModel with {needed}"
       " there: give the config.json beside the weights"
     )
