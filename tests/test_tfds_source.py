@@ -168,6 +168,8 @@ def test_sequences_of_images_are_videos(root):
   assert len(media.load(listing.items[1], CLIPS, seed=0)) == 2
   longer = video.ClipSpec(**{**vars(CLIPS), "frames": 5})
   assert "too short" in media.load(listing.items[1], longer, seed=0).reason
+  held = media.load(listing.items[1], video.ClipSpec(**{**vars(longer), "short": "hold"}), seed=0)
+  assert (held[:, :, 0, 0, 0] // 10 == [0, 1, 2, 3, 3]).all()
   with pytest.raises(ValueError, match="fps is 0.0 for film"):
     listed(root, "film")
 

@@ -4,6 +4,7 @@ import collections
 import csv
 import json
 import math
+import re
 import types
 
 import numpy as np
@@ -137,6 +138,40 @@ def test_rare_codes():
   got = token_counts.rare(np.array([5, 0, 2, 9, 0, 1]))
   assert got["never"] == 2 and got["never_first"] == [1, 4]
   assert got["rarest"] == [[5, 1], [2, 2], [0, 5], [3, 9]]
+
+
+def _store(path, codes):
+  writer = shards.Writer(path, token_sets.manifest(labels=False, ids=False))
+  writer.append({"codes": codes}, labels=None, ids=None, cursor=len(codes))
+  writer.close()
+  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+
+
+def test_use_equals_a_counter(tmp_path, capsys):
+  codes = np.random.default_rng(0).integers(0, 40, (50, 16))
+  codes[[3, 30]] = 7  # two records of a single code, of 50
+  use = token_counts.tell_use("mine", _store(tmp_path / "a", codes))
+  counter = collections.Counter(codes.reshape(-1).tolist())
+  shares = np.array(list(counter.values())) / codes.size
+  assert (use.records, use.tokens, use.codes_used) == (50, 800, len(counter))
+  assert use.perplexity == pytest.approx(np.exp(scipy_stats.entropy(shares)), rel=1e-12)
+  assert use.commonest == counter.most_common(1)[0][1] / 800
+  assert use.single == 2 / 50
+  assert not use.collapse() and "WARNING" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "spoil, told",
+  [
+    (lambda codes: codes * (np.arange(16) % 2), "one code is 51% of all tokens"),
+    (lambda codes: np.where(np.arange(50)[:, None] < 3, 9, codes), "6.0% of the records are a"),
+    (lambda codes: codes * 0, "a perplexity of 1.0 is 1.6% of 64"),
+  ],
+)
+def test_a_collapse_is_told(tmp_path, capsys, spoil, told):
+  codes = np.random.default_rng(0).integers(0, 40, (50, 16))
+  token_counts.tell_use("mine", _store(tmp_path / "a", spoil(codes)))
+  assert re.search(f"WARNING: mine: .*{told}", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("images", [1, 7, 24, 48])

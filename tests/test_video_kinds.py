@@ -44,12 +44,12 @@ SOUGHT = (
 
 @pytest.mark.parametrize("name", SOUGHT)
 def test_the_frame_that_was_asked_for_at_every_start(name):
-  tally = collections.Counter()
+  tally = decode.Tally()
   starts = [0, 299, *range(313, 1490, 131), 347, 495, 717, 1198]
   timeline = _check(FILES / f"seek_{name}", starts, tally=tally)
   assert len(timeline.times_s) == 1500 and timeline.gap_s == pytest.approx(1 / 30, rel=1e-3)
   # Those whose seeks land behind, or where the picture is not whole, go further back.
-  assert (tally["restarts"] > 0) == (name in ("intra_refresh.mp4", "opengop.mp4", "x265_g60.mp4"))
+  assert (tally.restarts > 0) == (name in ("intra_refresh.mp4", "opengop.mp4", "x265_g60.mp4"))
   assert timeline.counted == (name == "mpeg2.mpg")
 
 
@@ -125,7 +125,7 @@ def test_the_frame_on_the_screen_is_the_last_one_before(name):
   assert len({frame.tobytes() for frame in media.load(item, SPEC, seed=0)[0]}) == 1
   assert media.duration_s(item) == pytest.approx(2.0, abs=1e-3)
   # A control: the nearest frame would be the next one from 3 s on.
-  assert decode.nearest(times_s, np.array([4.5]))[0] == 30
+  assert decode.nearest(times_s)(4.5) == 30
 
 
 # What the file's matrix makes of a picture, as a player shows it (numpy's words).

@@ -103,6 +103,7 @@ class SourceConfig(Section):
   name: str = field("folder", "a section below, or your file", choices=SOURCES, plugin="dataset")
   kind: str = field("video", "of folder, list and tars", choices=("video", "image"))
   root: str = field("", "folder of the data")
+  prefix: str = field("", '"test": ids are "test/a.mp4", apart from those of other folders')
   splits: tuple[str, ...] = field(("",), "of the source; '': all of it", some=True, once=True)
   val_frac: float = field(0.0, "of the items, held out", at_least=0, below=1)
   exclude: tuple[str, ...] = field((), "files of ids, or stores: left out")

@@ -6,6 +6,7 @@ MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pul
 BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
 RESAMPLES = ("bicubic", "bilinear", "lanczos")
+SHORT = ("", "skip", "stride", "hold")
 
 
 @section("scene")
@@ -59,7 +60,14 @@ class Render(Job):
 
 @section("clip")
 class Clip(Section):
-  """What is cut out of each video (section 3.4)."""
+  """What is cut out of each video (section 3.4).
+
+  Attributes:
+    short: what is done with a video in which a clip does not fit. "skip" lists
+      it; "stride" takes the largest stride that fits, and lists it where not
+      even 1 does; "hold" shows the last frame again. "" is "skip", and with
+      `views` "hold", as SlowFast has it.
+  """
 
   frames: int = field(16, "of a clip", "section 3.4", above=0)
   stride_frames: int = field(4, "of the resampled video", "3.4", above=0)
@@ -67,6 +75,7 @@ class Clip(Section):
   size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
   crops: int = field(1, "clips of a video or stretch", "[gap]", above=0)
   resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
+  short: str = field("", "videos too short for one; '': skip", "[gap]", choices=SHORT)
 
   @property
   def span_frames(self) -> int:

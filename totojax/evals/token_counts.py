@@ -9,13 +9,14 @@ V codes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import dataclasses
 import time
 from typing import Any
 
 from etils import epath
 import numpy as np
 
-from totojax.data.store import store as store_lib
+from totojax.data.store import manifests, store as store_lib
 from totojax.rundir import console, files
 from totojax.tokenizers import ngrams
 
@@ -24,6 +25,11 @@ Stores = Mapping[str, store_lib.Store]
 READ_TOKENS = 1 << 22  # tokens read at a time: 8 MB
 SAVE_EVERY_S = 60.0  # between two saves of the counts
 RARE = 16  # of the least used codes that are listed
+USE_RECORDS = 4096  # that `use` reads
+# Beyond these a tokenizer has collapsed, at least on such data.
+MOST_COMMONEST = 0.5  # of all tokens
+MOST_SINGLE = 0.05  # of the records
+LEAST_PERPLEXITY = 0.02  # of what evenly used codes would have
 PAPER_FPS = 30.0  # Table 2's tokens are its hours x 3,600 x 30 x 256
 
 
@@ -52,7 +58,74 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
     "tokens": frames * frame_tokens,
     "tokens_30fps": tokens_30fps,
     "hours": hours,
+    "short": head.info.get(manifests.SHORT),
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+  """How some records use the codes of their tokenizer."""
+
+  records: int  # read, evenly over the store
+  vocab: int  # codes that there are
+  tokens: int  # of the records
+  codes_used: int  # distinct codes among them
+  perplexity: float  # how many equally frequent codes would do the same
+  commonest: float  # share of the tokens that are the commonest code
+  single: float  # share of the records that are one code throughout
+
+  def __str__(self) -> str:
+    return (
+      f"{self.codes_used:,} of {self.vocab:,} codes in use, perplexity {self.perplexity:,.1f};"
+      f" the commonest is {self.commonest:.1%} of the tokens, and {self.single:.1%} of"
+      f" {self.records:,} records are a single code"
+    )
+
+  def collapse(self) -> str:
+    """What shows that the tokens tell little of what they were made from, or ""."""
+    even = min(self.vocab, self.tokens)
+    signs = {
+      f"one code is {self.commonest:.0%} of all tokens": self.commonest > MOST_COMMONEST,
+      f"{self.single:.1%} of the records are a single code": self.single > MOST_SINGLE,
+      f"a perplexity of {self.perplexity:.1f} is {self.perplexity / even:.1%} of {even:,}": (
+        self.perplexity < LEAST_PERPLEXITY * even
+      ),
+    }
+    return " and ".join(sign for sign, shows in signs.items() if shows)
+
+
+def use(store: store_lib.Store) -> Use:
+  """How a store uses its codes, on at most `USE_RECORDS` records of it."""
+  head = store.manifest
+  record_R = np.unique(np.linspace(0, len(store) - 1, min(len(store), USE_RECORDS)).astype(int))
+  step = max(1, READ_TOKENS // (head.frames * head.grid**2))
+  counts_V, single = np.zeros(head.vocab, np.int64), 0
+  for start in range(0, len(record_R), step):
+    codes_RP = store.read(record_R[start : start + step])["codes"]
+    counts_V += np.bincount(codes_RP.reshape(-1), minlength=head.vocab)
+    single += int((codes_RP == codes_RP[:, :1]).all(axis=1).sum())
+  grams = ngrams.unigrams(counts_V).ngrams()
+  return Use(
+    records=len(record_R),
+    vocab=head.vocab,
+    tokens=grams.total,
+    codes_used=grams.distinct,
+    perplexity=grams.perplexity,
+    commonest=float(grams.counts[0] / grams.total),
+    single=single / len(record_R),
+  )
+
+
+def tell_use(name: str, store: store_lib.Store) -> Use:
+  """`use`, said in a line, and in another where the tokenizer has collapsed."""
+  facts = use(store)
+  console.say(f"{name}: {facts}")
+  if signs := facts.collapse():
+    console.say(
+      f"WARNING: {name}: {signs}. Its tokens tell little of the pixels: look at reconstructions"
+      " (configs/tokens_report.py), and use a tokenizer that was trained on such data"
+    )
+  return facts
 
 
 def by_tokenizer(stores: Stores) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ with an array `layer_8` for each layer, its rows the clips of the items in
 order, and `label` (-1 for none); beside it a note, `00000.json`, says which
 clips they are (`rundir.pieces`). `features.json` stands in a folder that is
 whole. `index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave
-none.
+none, `short.csv` what is too short for one.
 
 Shapes: R clips, N frames, S pixels of a side, L layers, D width.
 """
@@ -26,7 +26,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import feature_files
-from totojax.jobs.tokenize import stores
+from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
 from totojax.rundir import directory, files, pieces, provenance
 from totojax.trained import backbone, encoders, model as pretrained
@@ -123,6 +123,7 @@ def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   parts = stores.parts(_sized(config, model), workdir)
   for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
+    short.announce(part.listing.items, part.spec, seed=config.seed, name=part.name)
   directory.begin(workdir, config, **model.facts)
   listing = {part.name: part.info["listing"] for part in parts}
   backbone.check_same({**model.facts, "listing": listing}, workdir)
@@ -201,8 +202,11 @@ class _Rows:
     self._pending, self._computed = [], []
     self._clips: list[dict[str, Any]] = []
     self._skipped: list[dict[str, str]] = []
+    self._short: dict[str, str] = {}
 
   def add(self, item: workers.Decoded) -> None:
+    if item.tally.short:
+      self._short[item.item.id] = item.tally.short
     if isinstance(item.clips, items_lib.Skipped):
       self._skipped.append(dataclasses.asdict(item.clips))
       return
@@ -223,7 +227,7 @@ class _Rows:
       data = feature_files.to_bytes(arrays, self._settings.format)
       name = f"{unit:05d}.{self._settings.format}"
       files.write_bytes(folder / name, data)
-    note = {"clips": self._clips, "skipped": self._skipped}
+    note = {"clips": self._clips, "skipped": self._skipped, "short": self._short}
     pieces.Pieces(folder).write(unit, note)
 
   def _compute(self) -> None:
@@ -236,9 +240,10 @@ def _finish(
   parts: Sequence[stores.CorpusStore], settings: FeatureFiles, workdir: epath.Path
 ) -> None:
   """The tables, and what a user wants to know of them."""
-  index, skipped, empty = [], [], []
+  index, skipped, empty, ways = [], [], [], {}
   for part in parts:
     ids, names = [], []
+    ways[part.name] = {}
     for unit in part.units:
       note = pieces.Pieces(part.path).require(unit.number)
       name = f"{unit.number:05d}.{settings.format}"
@@ -248,14 +253,20 @@ def _finish(
         index.append((part.name, f"{part.name}/{name}", row, *(clip[key] for key in _CLIP)))
         ids.append(clip["id"])
       skipped += [(part.name, s["id"], s["reason"]) for s in note["skipped"]]
-    print(f"{part.path}: features of {len(ids)} clips from {len(part.listing.items)} items")
+      ways[part.name] |= note.get("short", {})
+    items, table = len(part.listing.items), workdir / short.FILE
+    print(f"{part.path}: features of {len(ids)} clips from {items} items")
+    short.report(part.name, ways[part.name], part.spec, items=items, where=table)
     if not ids:
       empty.append(part.name)
       continue
     contents = {"classes": part.listing.classes, "files": names, "ids": ids}
+    if ways[part.name]:
+      contents["short"] = short.counts(ways[part.name].values())
     files.write_json(part.path / feature_files.WHOLE, contents)
   files.write_table(workdir / "index.csv", index, header=("store", "file", "row", *_CLIP))
   files.write_table(workdir / "skipped.csv", skipped, header=("store", "id", "reason"))
+  short.write(workdir, ways)
   stores.write_missing(parts, workdir)
   if skipped:
     print(f"{len(skipped)} items gave no clip: {workdir / 'skipped.csv'}")

@@ -4,8 +4,10 @@ Two questions: does a video stand in both, by its id (Kinetics-600 training
 videos that are Kinetics-400 validation videos), and do records, or single
 frames, of both have exactly the same tokens. Crops are drawn by id, so a video
 that is stored under two names rarely gives equal tokens; images cropped in the
-centre do. A held-out store that shares no id with a training store gets a
-certificate of that, so that training need not compare them again.
+centre do. Ids are paths below a root: of two roots they are told apart where
+that is known (`certificates`). A held-out store that shares no id with a
+training store gets a certificate of that, so that training need not compare
+them again.
 
 Shapes: R records, T frames, G grid side.
 """
@@ -23,6 +25,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import certificates, shards, store as store_lib
 from totojax.rundir import console, directory, files
 
+_Held = tuple[str, int, str, str]  # store, record, item, video
 READ_RECORDS = 256  # at a time
 _HEADER = "same,held_out,held_out_record,held_out_id,train,train_record,train_id".split(",")
 
@@ -47,20 +50,29 @@ def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.In
         f" {train[0].manifest.tokenizer!r}; tokens of different tokenizers cannot be compared"
       )
   directory.begin(workdir, config)
-  ids, tokens = {}, {}
-  for store in held_out:
+  ids: dict[bytes, dict[int, _Held]] = {}  # by id and by path, of each store
+  tokens, videos = {}, set()
+  for number, store in enumerate(held_out):
     for record, (item, marks) in enumerate(_records(store, settings.per)):
       video = items_lib.video_id(item)
-      ids.setdefault(video, (store.path, record, video, video))
+      videos.add(video)
+      for name in _names(store, video):
+        ids.setdefault(name, {}).setdefault(number, (store.path, record, video, video))
       for mark in marks:
         tokens.setdefault(mark, (store.path, record, item, video))
   rows, matches = [], set()
   for store in train:
+    apart = [certificates.apart(store, other) for other in held_out]
     for record, (item, marks) in enumerate(_records(store, settings.per)):
       if interrupted(record):
         return False
-      video = items_lib.video_id(item)
-      same = [("id", *ids[video])] if video in ids else []
+      found = {
+        number: held
+        for name in _names(store, items_lib.video_id(item))
+        for number, held in ids.get(name, {}).items()
+        if name != item.encode() or item not in apart[number]
+      }
+      same = [("id", *held) for held in found.values()]
       same += [(settings.per, *tokens[mark]) for mark in marks & tokens.keys()]
       for kind, path, held_record, held_item, held_video in same:
         rows.append((kind, path, held_record, held_item, store.path, record, item))
@@ -69,7 +81,7 @@ def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.In
   for store, other in itertools.product(train, held_out):
     certificates.check(store, other)  # a start of training asks no more
   text = (
-    f"{len(matches)} of {len(ids)} held-out items are also in training data"
+    f"{len(matches)} of {len(videos)} held-out items are also in training data"
     f" ({workdir / 'leakage.csv'})"
   )
   if matches and settings.fail:
@@ -79,6 +91,12 @@ def run(config: tokens_config.Leakage, workdir: epath.Path, interrupted: jobs.In
     )
   print(text)
   return True
+
+
+def _names(store: store_lib.Store, video: str) -> set[bytes]:
+  """What a video is called: its id, and where it lies, if that is known."""
+  name, origin = video.encode(), store.manifest.origin
+  return {name, origin.path(name)} if origin else {name}
 
 
 def _open(path: str) -> store_lib.Store:

@@ -14,9 +14,10 @@ import numpy as np
 from totojax import jobs
 from totojax.config import pixels as pixels_config, schema
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import media, photos as photo_lib, synthetic, video
+from totojax.data.pixels import decode as decode_lib, media, photos as photo_lib, synthetic, video
 from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
+from totojax.jobs.tokenize import short
 from totojax.rundir import directory, files
 
 
@@ -59,7 +60,8 @@ def decode(
 ) -> bool:
   """Decodes a folder of videos; False when interrupted.
 
-  Videos that give no clip are listed in `skipped.csv`, with the reason.
+  Videos that give no clip are listed in `skipped.csv`, with the reason; those too
+  short for one in `short.csv`, with what was done.
 
   Raises:
     ValueError: no video at all could be decoded for one of the splits.
@@ -70,13 +72,19 @@ def decode(
   amount = config.decoding
   listing, parts = _videos(amount, seed=config.seed)
   media.check_installed(listing[0], spec)
-  skipped = _Skipped(workdir)
+  skipped = _Table(workdir / "skipped.csv", ("path", "reason"))
+  ways = _Table(workdir / short.FILE, ("path", "way"))
+  total = decode_lib.Tally()
 
   def split(items: Sequence[items_lib.Item]) -> fill.Split:
     def make(i):
-      clips = media.load(items[i], spec, seed=config.seed)
+      tally = decode_lib.Tally()
+      clips = media.load(items[i], spec, seed=config.seed, tally=tally)
+      total.restarts += tally.restarts
+      if tally.short:
+        ways.add(items[i].id, tally.short)
       if isinstance(clips, items_lib.Skipped):
-        skipped.add(clips)
+        skipped.add(clips.id, clips.reason)
         return None
       return fill.Clips(id=items[i].id, label=None, clips_KNHW3=clips)
 
@@ -90,22 +98,34 @@ def decode(
       # Of the whole folder: which videos are held out follows from it too.
       info={
         "seed": config.seed,
-        "clip": schema.to_dict(config.clip),
+        # As of stores from before there was this key.
+        "clip": {k: v for k, v in schema.to_dict(config.clip).items() if k != "short" or v},
         "val_frac": amount.val_frac,
         "items": len(listing),
         "listing": items_lib.digest(listing),
+        **manifests.Origin.at(amount.root).info(),
         manifests.DECODERS: [media.versions(listing[0], spec)],
       },
     )
-    return fill.Split(manifest, len(items), make)
+
+    def closing():
+      some = [ways.rows[item.id] for item in items if item.id in ways.rows]
+      return {manifests.SHORT: short.counts(some)} if some else {}
+
+    return fill.Split(manifest, len(items), make, closing)
 
   splits = {name: split(items) for name, items in parts.items()}
   directory.begin(workdir, config)
+  short.announce(listing, spec, seed=config.seed, name="decoding")
   see = f" of {amount.root}; the reasons are in {skipped.path}"
   names = {"verb": "decoding", "unit": "videos", "see": see}
   finished = fill.stores(workdir, splits, interrupted, **names)
   if finished:
-    skipped.report()
+    short.report("decoding", ways.rows, spec, items=len(listing), where=ways.path)
+    if total.restarts:
+      print(decode_lib.slowed(total.restarts))
+    if skipped.rows:
+      print(f"{len(skipped.rows)} videos were skipped; see {skipped.path}")
   return finished
 
 
@@ -162,20 +182,13 @@ def photos(
   return fill.stores(workdir, splits, interrupted, verb="cutting", unit="squares")
 
 
-class _Skipped:
-  """`skipped.csv`: a row per unusable video, each once."""
+class _Table:
+  """A row per video of which there is something to say, each once."""
 
-  _FILE = "skipped.csv"
+  def __init__(self, path: epath.Path, header: tuple[str, str]):
+    self.path, self._header = path, header
+    self.rows = dict(files.read_table(path) if files.exists(path) else ())
 
-  def __init__(self, workdir: epath.Path):
-    self.path = workdir / self._FILE
-    exists = files.exists(self.path)
-    self._reasons = dict(files.read_table(self.path) if exists else ())
-
-  def add(self, row: items_lib.Skipped) -> None:
-    self._reasons[row.id] = " ".join(row.reason.split())
-    files.write_table(self.path, sorted(self._reasons.items()), header=("path", "reason"))
-
-  def report(self) -> None:
-    if self._reasons:
-      print(f"{len(self._reasons)} videos were skipped; see {self.path}")
+  def add(self, item: str, text: str) -> None:
+    self.rows[item] = " ".join(text.split())
+    files.write_table(self.path, sorted(self.rows.items()), header=self._header)

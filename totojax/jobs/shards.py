@@ -17,6 +17,7 @@ from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.store import certificates, manifests, shards, store as store_lib
 from totojax.data.stream import frames as frames_lib
+from totojax.evals import token_counts
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import api, stats, weights
 
@@ -122,5 +123,8 @@ def _describe(
   records = min(len(tokens), 4096)
   codes = tokens.read(np.arange(records))["codes"].reshape(-1, grid, grid)
   facts = stats.summary(codes, vocab=tokenizer.vocab, adjacency="raster")
+  facts["use"] = dataclasses.asdict(token_counts.tell_use("train", tokens))
   facts["psnr_db"] = {name: stats.psnr_db(original_MHW3, copy) for name, copy in copies.items()}
+  rivals = ", ".join(f"{name} {value:.1f}" for name, value in facts["psnr_db"].items())
+  console.say(f"PSNR in dB of {len(original_MHW3)} held-out frames: {rivals}")
   files.write_json(workdir / "tokens.json", facts)

@@ -11,6 +11,7 @@ Shapes: V codes.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
 from typing import Any
 
 from etils import epath
@@ -74,6 +75,9 @@ def run(
   }
   facts["decoder"] = pictures.tokenizer.fingerprint if pictures.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(pictures)
+  for name, fact in facts["reconstructions"].items():
+    if fact["psnr_db"] is not None:
+      console.say(f"{name}: PSNR {fact['psnr_db']:.1f} dB of {fact['images']} images")
   files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
   files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
@@ -102,6 +106,7 @@ def _by_store(stores: token_counts.Stores, tables: Tables, images: int) -> dict[
     fact["share"] = fact["tokens"] / tokens
     counted = token_counts.images_counted(stores[name], images)
     fact["ngrams"] = _ngrams(tables[name], fact["frames"], counted)
+    fact["use"] = dataclasses.asdict(token_counts.tell_use(name, stores[name]))
   return facts
 
 

@@ -36,7 +36,13 @@ def codes(folder: reading.RunFolder) -> str:
   """1-grams: which codes are used, and how evenly."""
   tokens = folder.json("tokens.json")
   rows = [
-    {"name": name, "most_nats": np.log(fact["vocab"]), **fact, **fact["ngrams"][0]}
+    {
+      "name": name,
+      "most_nats": np.log(fact["vocab"]),
+      **fact,
+      **fact["ngrams"][0],
+      **{name: fact.get("use", {}).get(name) for name in ("commonest", "single")},
+    }
     for name, _, fact in sets(tokens)
   ]
   columns = (
@@ -49,6 +55,8 @@ def codes(folder: reading.RunFolder) -> str:
     ("(bits)", "{entropy_bits:.3f}"),
     ("perplexity", "{perplexity:,.1f}"),
     ("held by the top 1 %", "{top_percent_mass:.1%}"),
+    ("by the commonest", "{commonest:.1%}"),
+    ("records of a single code", "{single:.1%}"),
   )
   read_off = [{**vars(row), "share": row.used / row.vocab} for row in paper.CODES]
   columns_read_off = (

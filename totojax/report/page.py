@@ -123,6 +123,17 @@ def paragraph(value: object, kind: str = "") -> str:
   return f"{opening}{text(value)}</p>"
 
 
+def too_short(stores: Mapping[str, Mapping[str, int] | None]) -> str:
+  """A paragraph: how many videos were too short for a clip, by what was done."""
+  parts = [
+    f"{name}: {', '.join(f'{count:,} {way}' for way, count in ways.items())}"
+    for name, ways in stores.items()
+    if ways
+  ]
+  claim = "Videos too short for a clip, and what was done with them (clip.short): "
+  return paragraph(claim + "; ".join(parts) + ".") if parts else ""
+
+
 def missing(reason: object) -> str:
   """What stands in the place of a part that cannot be shown."""
   return paragraph(f"Not shown: {reason}.", "missing")

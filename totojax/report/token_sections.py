@@ -1,5 +1,7 @@
 """Sections of a report about the data and the tokenizer."""
 
+import collections
+
 from totojax.report import page, plots, reading
 
 METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
@@ -66,9 +68,11 @@ def codes(folder: reading.RunFolder) -> str:
 
 
 def skipped(folder: reading.RunFolder) -> str:
-  """Videos that could not be used; rendered clips have none."""
+  """Videos that could not be used, or not as asked; rendered clips have none."""
+  short = reading.optional([], folder.rows, "clips/short.csv")
+  note = page.too_short({"The folder": collections.Counter(way for _, way in short)})
   rows = reading.optional([], folder.rows, "clips/skipped.csv")
   if not rows:
-    return page.paragraph("Every clip could be used.", "soft")
+    return page.paragraph("Every clip could be used.", "soft") + note
   title = f"{len(rows)} video{'s' * (len(rows) > 1)} could not be used"
-  return page.fold(title, page.table(("video", "reason"), rows, words=2))
+  return note + page.fold(title, page.table(("video", "reason"), rows, words=2))

@@ -73,6 +73,7 @@ def sources(folder: reading.RunFolder) -> str:
   return (
     page.records(columns, rows, words=2)
     + page.paragraph(note, "soft")
+    + page.too_short({name: fact.get("short") for name, fact in stores.items()})
     + "<h3>The paper's Table 2</h3>"
     + _table_2()
   )

@@ -62,6 +62,20 @@ def has_bytes(source: VideoInput) -> bool:
     return bool(file.read(1))
 
 
+def header_s(source: VideoInput) -> float:
+  """Seconds of a file as its header has them; 0.0 where it says nothing.
+
+  Raises:
+    Undecodable: there is no video in it.
+  """
+  with readable():
+    container, stream = open_video(source)
+    with container:
+      if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+      return (container.duration or 0) / 1e6
+
+
 def open_video(source: VideoInput, *, untrimmed: bool = False) -> tuple[Any, Any]:
   """The container, and its video stream (cover art of audio is none).
 

@@ -11,8 +11,10 @@ back; times that turn out not to be those of the frames are an error of their
 own (`Disordered`), and so is damage that reaches a wanted frame.
 """
 
-import collections
-from collections.abc import Iterable, Iterator, Sequence
+import bisect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+import functools
 import struct
 from typing import Any, NamedTuple
 
@@ -36,6 +38,19 @@ _PREDICTED, _BIDIRECTIONAL = (2, 3), 3  # FFmpeg's picture types: P, B
 _ROUNDING_S = 1e-6
 
 
+@dataclasses.dataclass
+class Tally:
+  """What an item cost or lacked, counted while it is read."""
+
+  restarts: int = 0  # seeks that had to start over
+  short: str = ""  # what was done as it is too short for a clip: "skip", "stride 2", "hold"
+
+
+def slowed(restarts: int) -> str:
+  """A line about seeks that had to start over."""
+  return f"{restarts} seeks missed and were made again from further back: slow files"
+
+
 class Disordered(containers.Undecodable):
   """The times of a file are not those of its frames."""
 
@@ -46,7 +61,7 @@ def read_images(
   *,
   timeline: Timeline,
   prepare: augment.Resize,
-  tally: collections.Counter | None = None,
+  tally: Tally | None = None,
 ) -> dict[int, np.ndarray]:
   """The wanted frames by number, uint8 RGB [H, W, 3], upright and resized.
 
@@ -55,7 +70,7 @@ def read_images(
     wanted: frame numbers, ascending and distinct.
     timeline: the file's, from `timelines.read`.
     prepare: how they are resized.
-    tally: gets the seeks that had to start over, as "restarts".
+    tally: gets the seeks that had to start over.
 
   Raises:
     Disordered: the file's times are not those of its frames.
@@ -67,14 +82,15 @@ def read_images(
       segment, restarts = _segment(source, part, timeline=timeline, prepare=prepare)
       images |= segment
       if tally is not None:
-        tally["restarts"] += restarts
+        tally.restarts += restarts
   return images
 
 
-def nearest(sorted_values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-  """Index of the value nearest to each wanted one."""
+def nearest(sorted_values: np.ndarray) -> Callable[[float], int]:
+  """Of values in order: what gives the index of the one nearest to another."""
   middles = (sorted_values[:-1] + sorted_values[1:]) / 2
-  return np.searchsorted(middles, wanted, side="right")
+  # Asked for each frame, and a twentieth of what an array function costs.
+  return functools.partial(bisect.bisect_right, middles)
 
 
 def _segments(wanted: np.ndarray, timeline: Timeline) -> list[list[int]]:
@@ -188,6 +204,7 @@ def _shown(frames: Iterable, timeline: Timeline, *, first_s: float | None) -> It
     Undecodable: after a seek, the first is no key frame or lies behind.
   """
   place, smeared, last_s = -1, False, -np.inf
+  place_at = nearest(timeline.times_s)
   for count, frame in enumerate(frames):
     time_s = None if timeline.counted else frame.time
     if first_s is not None and not count:
@@ -203,7 +220,7 @@ def _shown(frames: Iterable, timeline: Timeline, *, first_s: float | None) -> It
       last_s = time_s
       if time_s < timeline.times_s[0] - timeline.gap_s:
         continue  # before the stretch that the timeline is about
-      place = int(nearest(timeline.times_s, time_s))
+      place = place_at(time_s)
     yield _Shown(frame, place, smeared)
 
 

@@ -5,19 +5,21 @@ Imports neither jax nor TensorFlow, and PyAV only for videos.
 Shapes: K clips or crops, T frames (1 for images), R pixels of a side.
 """
 
-import collections
+import math
 import os
 
 import numpy as np
 import PIL
 
 from totojax.config import pixels
-from totojax.data.pixels import containers, images, slowfast, video
+from totojax.data.pixels import containers, decode, images, slowfast, video
 from totojax.data.sources import items, tfds_source
 from totojax.storage import objects, reading
 
+SURE = 2.0  # times what is enough: a header that says more is believed
 MOST_BYTES = 2**28  # of a file in memory; photographs have a hundredth
-Spec = video.ClipSpec | slowfast.ViewSpec | images.ImageSpec
+VideoSpec = video.ClipSpec | slowfast.ViewSpec
+Spec = VideoSpec | images.ImageSpec
 
 
 def spec(kind: str, *, clip: pixels.ClipSpec, views: pixels.Views, image: pixels.ImageSpec) -> Spec:
@@ -35,7 +37,7 @@ class SourceLost(OSError):
 
 
 def load(
-  item: items.Item, spec: Spec, *, seed: int, tally: collections.Counter | None = None
+  item: items.Item, spec: Spec, *, seed: int, tally: decode.Tally | None = None
 ) -> np.ndarray | items.Skipped:
   """The clips of a video or the crops of an image, uint8 [K, T, R, R, 3].
 
@@ -47,7 +49,7 @@ def load(
     item: what is read.
     spec: what is cut out; an `ImageSpec` makes it an image, any other a video.
     seed: of everything drawn; with the item's id it decides the result.
-    tally: as `decode.read_images` takes it.
+    tally: gets what is counted.
 
   Raises:
     ImportError: a package that reads this kind is missing.
@@ -58,10 +60,12 @@ def load(
     if isinstance(spec, images.ImageSpec):
       return images.crops(item, stored(item), spec, seed=seed)[:, None]
     if item.record is not None:
-      return tfds_source.clips(item, spec, seed=seed)
+      return tfds_source.clips(item, spec, seed=seed, tally=tally)
     return video.clips(item, _source(item), spec, seed=seed, tally=tally)
   except (containers.Undecodable, images.Unreadable, objects.StoreError, OSError) as reason:
     _check_there(item)
+    if tally is not None and isinstance(reason, video.TooShort):
+      tally.short = "skip"
     return items.Skipped(item.id, str(reason))
 
 
@@ -118,6 +122,19 @@ def duration_s(item: items.Item) -> float:
     OSError: the file cannot be read.
   """
   return video.duration_s(item, _source(item))
+
+
+def about_s(item: items.Item, *, enough_s: float) -> float:
+  """`duration_s` by the header of the file alone, where it says much more than enough.
+
+  Raises:
+    Undecodable, OSError: as `duration_s`.
+  """
+  if item.start_s is not None and item.end_s is not None:
+    return item.end_s - item.start_s
+  source = stored(item) if item.part is not None else item.path
+  length_s = min(containers.header_s(source), item.end_s or math.inf) - (item.start_s or 0.0)
+  return length_s if length_s > SURE * enough_s else video.duration_s(item, source)
 
 
 def _source(item: items.Item) -> containers.VideoInput:

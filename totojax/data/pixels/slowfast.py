@@ -62,14 +62,29 @@ class ViewSpec(pixels.Views):
       return self.temporal * self.spatial
     return self.clip.crops
 
+  @property
+  def needs_s(self) -> float:
+    """Seconds of a video in which a span fits."""
+    return self.clip.frames * self.clip.stride_frames / self.clip.fps
+
+  @property
+  def least_s(self) -> float:
+    """The same with a stride of 1."""
+    return self.clip.frames / self.clip.fps
+
   def draw(
     self, item: items.Item, timeline: timelines.Timeline, *, seed: int
   ) -> Iterator[video.Drawn]:
-    """The clips of a video; windows of one span follow each other."""
+    """The clips of a video; windows of one span follow each other.
+
+    Raises:
+      TooShort: a span does not fit, and `clip.short` does not make it.
+    """
     within = video.within(item, timeline)
     first, frames = within.first, len(within.times_s)
     span = self.clip.frames * self.clip.stride_frames * _rate(timeline, within.times_s)
     span /= self.clip.fps
+    span, short = self._fitted(span, frames)
     places = functools.partial(_places, span=span, count=self.clip.frames, frames=frames)
     if self.mode == "train":
       for crop in range(self.clip.crops):
@@ -82,6 +97,7 @@ class ViewSpec(pixels.Views):
           crop=functools.partial(
             _random_window, size_px=self.size_px, rng=rng, flip_frac=self.flip_frac
           ),
+          short=short,
         )
       return
     for start in starts(frames, span, self.temporal, offset=self.offset):
@@ -92,7 +108,22 @@ class ViewSpec(pixels.Views):
           crop=functools.partial(
             window, size_px=self.size_px, place=place if self.spatial == 3 else 1
           ),
+          short=short,
         )
+
+  def _fitted(self, span: float, frames: int) -> tuple[float, str]:
+    """The span in a video of so many frames, and how `Drawn.short` calls it.
+
+    Strides need not be whole here: the largest that fits takes all frames.
+    """
+    if span <= frames:
+      return span, ""
+    if self.clip.short in ("", "hold"):
+      return span, "hold"
+    if self.clip.short == "stride" and frames >= self.clip.frames:
+      return float(frames), "stride all"
+    least = self.clip.frames if self.clip.short == "stride" else span
+    raise video.TooShort(f"too short: {frames} frames; a clip spans {least:g}")
 
 
 def starts(frames: int, span: float, temporal: int, *, offset: bool) -> list[float]:

@@ -21,7 +21,6 @@ Shapes: K crops of all stretches, T frames of a clip, R pixels of a side, H and
 W of a frame.
 """
 
-import collections
 from collections.abc import Callable, Iterator
 import dataclasses
 import functools
@@ -48,6 +47,11 @@ class Drawn:
   short_px: int  # its short side after resizing; at most that of decoding
   # Frames [T, H, W, 3] of that size -> its window [T, R, R, 3].
   crop: Callable[[np.ndarray], np.ndarray]
+  short: str = ""  # how it was fitted into a video that is too short, as `decode.Tally.short`
+
+
+class TooShort(containers.Undecodable):
+  """A video in which a clip does not fit, and is not made to."""
 
 
 class ClipSpec(pixels.ClipSpec):
@@ -58,20 +62,28 @@ class ClipSpec(pixels.ClipSpec):
     """Short side of the frames as they are decoded."""
     return self.size_px
 
+  @property
+  def needs_s(self) -> float:
+    """Seconds of a video in which a clip fits."""
+    return (self.span_frames - 0.5) / self.fps  # lengths are rounded to frames
+
+  @property
+  def least_s(self) -> float:
+    """The same with a stride of 1."""
+    return (self.frames - 0.5) / self.fps
+
   def draw(self, item: items.Item, timeline: timelines.Timeline, *, seed: int) -> Iterator[Drawn]:
     """The clips of a video.
 
     Raises:
-      Undecodable: it is shorter than one.
+      TooShort: one does not fit, and `short` does not make it.
     """
     span = within(item, timeline)
     frames = max(1, round(span.length_s * self.fps))
-    starts = frames - self.span_frames + 1
-    if starts < 1:
-      raise containers.Undecodable(
-        f"too short: {span.length_s:.2f} s are {frames} frames at {self.fps:g} a second;"
-        f" {self.frames} frames with a stride of {self.stride_frames} span {self.span_frames}"
-      )
+    stride, short = self.stride_frames, ""
+    if frames < self.span_frames:
+      stride, short = self._fitted(frames, span.length_s)
+    starts = max(1, frames - (self.frames - 1) * stride)
     stretches = 1
     if self.sampling == "duration":
       wanted = min(round(span.length_s / self.every_s), self.most_stretches)
@@ -83,12 +95,27 @@ class ClipSpec(pixels.ClipSpec):
       for crop in range(self.crops):
         rng = items.generator(item, crop, stretch=stretch, seed=seed)
         start = rng.integers(edges[stretch], edges[stretch + 1])
-        shown_T = start + self.stride_frames * np.arange(self.frames)
+        shown_T = np.minimum(start + stride * np.arange(self.frames), frames - 1)
         yield Drawn(
           places_T=span.on_screen(shown_T / self.fps),
           short_px=self.size_px,
           crop=functools.partial(augment.random_crop, size_px=self.size_px, rng=rng),
+          short=short,
         )
+
+  def _fitted(self, frames: int, length_s: float) -> tuple[int, str]:
+    """The stride in a video that is too short, and how `Drawn.short` calls it."""
+    if self.short == "hold":
+      return self.stride_frames, "hold"
+    stride, limit = (frames - 1) // (self.frames - 1), self.stride_frames
+    if self.short == "stride":
+      if stride:
+        return stride, f"stride {stride}"
+      limit = 1
+    raise TooShort(
+      f"too short: {length_s:.2f} s are {frames} frames at {self.fps:g} a second;"
+      f" {self.frames} frames with a stride of {limit} span {(self.frames - 1) * limit + 1}"
+    )
 
 
 class Cuts(Protocol):
@@ -99,6 +126,12 @@ class Cuts(Protocol):
 
   @property
   def decoded_px(self) -> int: ...
+
+  @property
+  def needs_s(self) -> float: ...
+
+  @property
+  def least_s(self) -> float: ...
 
   def draw(
     self, item: items.Item, timeline: timelines.Timeline, *, seed: int
@@ -111,7 +144,7 @@ def clips(
   spec: Cuts,
   *,
   seed: int,
-  tally: collections.Counter | None = None,
+  tally: decode.Tally | None = None,
 ) -> np.ndarray:
   """The clips of one video, uint8 [K, T, R, R, 3].
 
@@ -122,7 +155,7 @@ def clips(
     source: its file, by path or as bytes.
     spec: what is cut out.
     seed: of everything drawn.
-    tally: as `decode.read_images` takes it.
+    tally: gets what is counted.
 
   Raises:
     Undecodable: no video in the file, damaged where frames are wanted, or
@@ -132,7 +165,7 @@ def clips(
 
   def cut_by(timeline: timelines.Timeline) -> np.ndarray:
     read = functools.partial(decode.read_images, source, timeline=timeline, tally=tally)
-    return cut(item, timeline, read, spec, seed=seed)
+    return cut(item, timeline, read, spec, seed=seed, tally=tally)
 
   try:
     return cut_by(timelines.read(source, start_s=item.start_s, end_s=item.end_s))
@@ -147,6 +180,7 @@ def cut(
   spec: Cuts,
   *,
   seed: int,
+  tally: decode.Tally | None = None,
 ) -> np.ndarray:
   """`clips` of a video that is not a file.
 
@@ -157,6 +191,7 @@ def cut(
       `decode.read_images`.
     spec: what is cut out.
     seed: of everything drawn.
+    tally: gets how clips were fitted.
 
   Raises:
     Undecodable: as `clips`.
@@ -166,6 +201,8 @@ def cut(
     np.unique(np.concatenate([clip.places_T for clip in drawn])),
     prepare=augment.Resize(spec.decoded_px, spec.resample),
   )
+  if tally is not None:
+    tally.short = drawn[0].short
   shapes = {image.shape for image in images.values()}
   if len(shapes) > 1:
     raise containers.Undecodable(f"frames change shape within the video: {shapes}")

@@ -21,7 +21,7 @@ import threading
 
 import numpy as np
 
-from totojax.data.pixels import media
+from totojax.data.pixels import decode as decode_lib, media
 from totojax.data.sources import items as items_lib
 
 
@@ -32,7 +32,7 @@ class Decoded:
   item: items_lib.Item  # what was decoded
   clips: np.ndarray | items_lib.Skipped  # uint8 [K, T, R, R, 3], or why there are none
   label: int  # its class, -1 for none; sets of TFDS know it only now
-  restarts: int = 0  # seeks in it that had to start over
+  tally: decode_lib.Tally = dataclasses.field(default_factory=decode_lib.Tally)  # what was counted
 
 
 def processes(workers: int) -> int:
@@ -112,10 +112,10 @@ def _submit(
 
 
 def _decode(item: items_lib.Item, spec: media.Spec, seed: int) -> Decoded:
-  tally: collections.Counter[str] = collections.Counter()
+  tally = decode_lib.Tally()
   clips = media.load(item, spec, seed=seed, tally=tally)
   label = item.label if isinstance(clips, items_lib.Skipped) else media.label(item)
-  return Decoded(item, clips, label, tally["restarts"])
+  return Decoded(item, clips, label, tally)
 
 
 def _pool(workers: int) -> concurrent.futures.ProcessPoolExecutor:

@@ -18,6 +18,7 @@ from totojax.data.sources import (
   tfds_source,
   ucf101,
 )
+from totojax.data.store import manifests
 from totojax.rundir import console
 
 _MODULES = {
@@ -51,7 +52,9 @@ def by_store(source: SourceConfig, *, seed: int) -> dict[str, items.Listing]:
   Raises:
     ValueError: the source cannot be read, or holds nothing.
   """
-  splits = {split or "all": _listing(source, split) for split in source.splits}
+  splits = {
+    split or "all": _prefixed(_listing(source, split), source.prefix) for split in source.splits
+  }
   splits = _one_numbering(splits)
   for split, listing in splits.items():
     _tell_empty_classes(split, listing)
@@ -65,6 +68,24 @@ def by_store(source: SourceConfig, *, seed: int) -> dict[str, items.Listing]:
     )
     for name, part in parts.items()
   }
+
+
+def _prefixed(listing: items.Listing, prefix: str) -> items.Listing:
+  """The listing with `source.prefix` before all ids."""
+  if not prefix:
+    return listing
+  ours, gone = (
+    tuple(dataclasses.replace(row, id=f"{items.name(prefix)}/{row.id}") for row in rows)
+    for rows in (listing.items, listing.missing)
+  )
+  return dataclasses.replace(listing, items=ours, missing=gone)
+
+
+def origin(source: SourceConfig) -> manifests.Origin | None:
+  """Where the items of a source lie, if their ids are paths below it."""
+  if source.name not in _OF_ANY_KIND:
+    return None
+  return manifests.Origin.at(source.root, items.name(source.prefix))
 
 
 def _tell_empty_classes(split: str, listing: items.Listing) -> None:

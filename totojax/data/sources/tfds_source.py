@@ -21,7 +21,7 @@ import urllib.parse
 
 import numpy as np
 
-from totojax.data.pixels import augment, containers, images, timelines, video
+from totojax.data.pixels import augment, containers, decode, images, timelines, video
 from totojax.data.sources import items
 from totojax.storage import objects
 
@@ -98,7 +98,9 @@ def label(item: items.Item) -> int:
   return int(_record(item.path, item.record)[name]) if name else -1
 
 
-def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
+def clips(
+  item: items.Item, spec: video.Cuts, *, seed: int, tally: decode.Tally | None = None
+) -> np.ndarray:
   """`video.clips` of a record that is a sequence of images.
 
   Raises:
@@ -117,7 +119,7 @@ def clips(item: items.Item, spec: video.Cuts, *, seed: int) -> np.ndarray:
   def read(wanted: Sequence[int], *, prepare: augment.Resize):
     return {int(i): prepare(_rgb(np.asarray(frames[i]))) for i in wanted}
 
-  return video.cut(item, timeline, read, spec, seed=seed)
+  return video.cut(item, timeline, read, spec, seed=seed, tally=tally)
 
 
 def _rgb(frame_HWC: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 Shapes: R records, U bytes of the longest id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 from typing import Any
 
@@ -89,9 +89,11 @@ def texts(ids_RU: np.ndarray) -> list[str]:
 MARK = np.dtype("S16")
 
 
-def marks(ids_RU: np.ndarray) -> np.ndarray:
-  """MARK [R]: a hash of every id, whatever its column's width."""
-  hashes = (hashlib.blake2b(bytes(row).rstrip(b"\0"), digest_size=16).digest() for row in ids_RU)
+def marks(ids_RU: np.ndarray, change: Callable[[bytes], bytes] | None = None) -> np.ndarray:
+  """MARK [R]: a hash of every id, or what it is changed to, whatever its column's width."""
+  rows = (bytes(row).rstrip(b"\0") for row in ids_RU)
+  rows = map(change, rows) if change else rows
+  hashes = (hashlib.blake2b(row, digest_size=16).digest() for row in rows)
   return np.frombuffer(b"".join(hashes), MARK)
 
 

@@ -31,6 +31,7 @@ class Split:
   manifest: manifests.Manifest  # of the store
   items: int  # how many items it is made of
   make: Callable[[int], Clips | None]  # number of an item -> what it gives; None for nothing
+  closing: Callable[[], Mapping[str, Any]] = dict  # what the end knows, for the manifest's info
 
 
 def stores(
@@ -81,7 +82,7 @@ def stores(
         bar.advance()
     if not records:
       raise ValueError(f"none of the {split.items} {name} {unit} could be used{see}")
-    writer.close()
+    writer.close(**split.closing())
   certificates.certify([Store(writer.path, writer.manifest) for writer in writers.values()])
   return True
 

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import typing
 from typing import Any
 
@@ -19,6 +20,48 @@ FILE = "manifest.json"
 VERSION = 1
 KINDS = ("image", "video")
 DECODERS = "decoders"  # of `info`: versions of what decoded the items, all there were
+SHORT = "short"  # of `info`: how many items were too short for a clip, by what was done
+ROOT, PREFIX = "root", "prefix"  # of `info`: the `Origin`
+_ALONE = (b"/", b"gs://", b"s3://")  # ids of lists that are paths by themselves
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+  """Where the items of a store lay, so that their ids can be told apart.
+
+  Ids of folders, lists and archives are paths below a root: `a/1.mp4` below
+  `X/train` and below `X/test` are two files, and `train/a/1.mp4` below `X` is
+  the first of them. Ids of named data sets (Kinetics, ...) mean the same
+  wherever the files are: their stores have no origin.
+  """
+
+  root: str  # folder or URL that ids are relative to
+  prefix: str = ""  # `source.prefix`, before every id
+
+  @classmethod
+  def at(cls, root: objects.Path, prefix: str = "") -> "Origin":
+    """Of items below a root; links are followed."""
+    text = objects.text(root).rstrip("/")
+    return cls(text if objects.is_url(text) else os.path.realpath(text), prefix)
+
+  def info(self) -> dict[str, str]:
+    """For a manifest's `info`."""
+    return {ROOT: self.root, **({PREFIX: self.prefix} if self.prefix else {})}
+
+  def path(self, item: bytes) -> bytes:
+    """Where an item lies, by its id."""
+    name = item.removeprefix(f"{self.prefix}/".encode()) if self.prefix else item
+    return name if name.startswith(_ALONE) else f"{self.root}/".encode() + name
+
+  def overlaps(self, other: "Origin") -> bool:
+    """Whether one root is the other, or lies in it."""
+    one, two = (f"{origin.root.rstrip('/')}/" for origin in (self, other))
+    return one.startswith(two) or two.startswith(one)
+
+  @property
+  def digest(self) -> str:
+    """Stands for it, in certificates."""
+    return hashlib.sha256(f"{self.root}\0{self.prefix}".encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +144,12 @@ class Manifest:
   @property
   def records(self) -> int:
     return sum(shard.records for shard in self.shards)
+
+  @property
+  def origin(self) -> Origin | None:
+    """Of the items; None where nobody can say."""
+    root = self.info.get(ROOT)
+    return Origin(root, self.info.get(PREFIX, "")) if root else None
 
   @property
   def ids_digest(self) -> str:

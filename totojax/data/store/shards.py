@@ -24,6 +24,8 @@ from totojax.rundir import provenance
 from totojax.storage import objects
 
 StoreError = objects.StoreError
+# Of `info`: what is known at the end, and where the source was (it may be moved).
+FREE = (manifests.SHORT, manifests.ROOT, manifests.PREFIX)
 
 
 class Writer:
@@ -108,12 +110,17 @@ class Writer:
     if self._pending_records >= self.manifest.records_per_shard:
       self._commit(complete=False)
 
-  def close(self) -> None:
-    """Writes the last records and marks the data set complete."""
+  def close(self, **info: Any) -> None:
+    """Writes the last records and marks the data set complete.
+
+    Args:
+      **info: what only the end of the job knows, for the manifest's `info`.
+    """
     if self.manifest.complete:
       return
     if not self._pending_records and not self.manifest.shards:
       raise ValueError(f"{self.path} has no record; append some before closing it")
+    self.manifest = dataclasses.replace(self.manifest, info={**self.manifest.info, **info})
     self._commit(complete=True)
 
   def _commit(self, *, complete: bool) -> None:
@@ -214,6 +221,9 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       " back to go on, or write to another --workdir"
     )
   old, new = manifests.head(existing), manifests.head(wanted)
+  for head in (old, new):
+    for key in FREE:
+      head["info"].pop(key, None)
   before, here = (head["info"].pop(manifests.DECODERS, []) for head in (old, new))
   try:
     provenance.check_versions(path, before, here)

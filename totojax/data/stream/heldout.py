@@ -106,6 +106,7 @@ def check_disjoint(train: Sequence[Source], held_out: Sequence[Source]) -> None:
         f"item {item!r} is in training source {source.name!r} and in validation source"
         f" {other.name!r} ({count} such items); make one of them without these"
         " (--config.source.exclude)"
-        " or, where other files below two folders have the same names, both out of the folder"
+        " or, where other files below two folders have the same names, one of them again with"
+        " ids of its own (--config.source.prefix=test), or both out of the folder"
         """ above (--config.source.root=ABOVE --config.source.splits="('train','test')")"""
       )

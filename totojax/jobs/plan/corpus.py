@@ -29,7 +29,7 @@ from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, images, media, video
 from totojax.data.sources import items as items_lib
 from totojax.data.store import manifests
-from totojax.jobs.tokenize import stores
+from totojax.jobs.tokenize import short, stores
 from totojax.report import page
 from totojax.rundir import files
 from totojax.tokenizers import api, weights
@@ -51,6 +51,7 @@ class StorePlan:
   store_bytes: int  # of codes
   flops: float  # of encoding, counting every pass
   chip_hours: float  # at the peak's assumed share
+  short: short.Estimate | None  # videos that are too short for a clip; None: not known
   tokens_every_frame: float | None  # as Table 2 counts; None for images
   tokens_strided: float | None  # at the job's stride; None for images
 
@@ -87,7 +88,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[StorePlan
 def with_source(
   config: Tokenize, parts: Sequence[stores.CorpusStore], tokenizer: api.Tokenizer
 ) -> list[StorePlan]:
-  """The plan of a job's stores; reads the length of some videos."""
+  """The plan of a job's stores; reads lengths of videos, and says which are too short."""
   settings = config.plan
   rows = []
   for part in parts:
@@ -95,7 +96,9 @@ def with_source(
     hours, probed = None, 0
     if part.listing.kind == "video":
       hours, probed = estimate_hours(part.listing.items, settings.probed, seed=config.seed)
-    rows.append(_row(part.name, count, hours, probed, part.spec, tokenizer, settings))
+    found = short.announce(part.listing.items, part.spec, seed=config.seed, name=part.name)
+    row = _row(part.name, count, hours, probed, part.spec, tokenizer, settings)
+    rows.append(dataclasses.replace(row, short=found))
   return rows
 
 
@@ -169,6 +172,7 @@ def _row(
     store_bytes=code_bytes * frames * grid**2,
     flops=work,
     chip_hours=work / rate / 3600,
+    short=None,
     tokens_every_frame=every,
     tokens_strided=strided,
   )
@@ -177,6 +181,7 @@ def _row(
 _LINES = (
   ("items", "{items:,}"),
   ("hours of video", "{written_hours}"),
+  ("too short for a clip", "{short}"),
   ("clips", "{clips:,}"),
   ("frames to encode", "{frames:,}"),
   ("tokens", "{tokens:short}"),
@@ -197,7 +202,7 @@ def show(rows: Sequence[StorePlan], workdir: epath.Path) -> None:
   for (title, _), *values in zip(_LINES, *cells):
     table.add_row(title, *values)
   rich_console.Console().print(table)
-  files.write_json(workdir / "plan.json", {row.name: vars(row) for row in rows})
+  files.write_json(workdir / "plan.json", {row.name: dataclasses.asdict(row) for row in rows})
 
 
 def _hours(row: StorePlan) -> str | None:

@@ -5,8 +5,9 @@ On one machine worker processes decode while the devices encode; with
 Apache Beam pipeline makes them. All three write the same shards.
 
 The run directory gets a store for each split, `plan.json`, `quarantine.csv`
-(what gave nothing, with the reason) and `missing.csv` (what is listed but not
-on disk, or left out on purpose).
+(what gave nothing, with the reason), `short.csv` (what is too short for a clip,
+and what was done) and `missing.csv` (what is listed but not on disk, or left out
+on purpose).
 """
 
 from collections.abc import Sequence
@@ -19,11 +20,12 @@ import numpy as np
 
 from totojax import jobs
 from totojax.config.corpus import Tokenize
-from totojax.data.pixels import media, workers
+from totojax.data.pixels import decode, media, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import certificates, manifests, store as store_lib
+from totojax.evals import token_counts
 from totojax.jobs.plan import corpus as plan
-from totojax.jobs.tokenize import beam, stores, units
+from totojax.jobs.tokenize import beam, short, stores, units
 from totojax.rundir import console, directory, files
 from totojax.tokenizers import api, weights
 
@@ -124,7 +126,7 @@ def _all_finished(finished: bool) -> bool:
 
 def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   """Manifests, the quarantine list, and what a user wants to know of both."""
-  rows, complete, empty = [], [], []
+  rows, complete, empty, ways = [], [], [], {}
   for part in parts:
     result = units.finish(part.path, part.manifest, len(part.units))
     rows += [(part.name, row.id, row.reason) for row in result.skipped]
@@ -135,13 +137,18 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
       f" from {items - len(result.skipped)} of {items} items"
     )
     if result.restarts:
-      print(f"{result.restarts} seeks missed and were made again from further back: slow files")
+      print(decode.slowed(result.restarts))
+    ways[part.name] = result.short
+    short.report(part.name, result.short, part.spec, items=items, where=workdir / short.FILE)
     if manifest.complete:
       complete.append(store_lib.Store(part.path, manifest))
     else:
       empty.append(part.name)
   files.write_table(workdir / "quarantine.csv", rows, header=("store", "id", "reason"))
+  short.write(workdir, ways)
   certificates.certify(complete)
+  for store in complete:
+    token_counts.tell_use(store.path, store)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")
   if empty:

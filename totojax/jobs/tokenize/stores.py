@@ -1,9 +1,12 @@
 """The stores of a corpus job: what each is made of, and its manifest."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import filecmp
+import functools
 import json
+import os
 from typing import Any
 
 from etils import epath
@@ -124,10 +127,11 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
   spec = media.spec(
     next(iter(splits.values())).kind, clip=config.clip, views=config.views, image=config.image
   )
-  unwanted = _unwanted(config.source.exclude)
+  origin = listings.origin(config.source)
+  unwanted = [_unwanted(path) for path in config.source.exclude]
   stores = []
   for name, listing in splits.items():
-    listing = _without(listing, unwanted)
+    listing = _without(listing, unwanted, origin)
     stores.append(
       CorpusStore(
         name=name,
@@ -138,16 +142,29 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
         info={
           "source": config.source.name,
           "split": name,
+          **(origin.info() if origin else {}),
           "items": len(listing.items),
           "listing": items_lib.digest(listing.items),
           "seed": config.seed,
           # As it comes back from the manifest's file.
-          "spec": json.loads(json.dumps(dataclasses.asdict(spec))),
+          "spec": _plain(spec),
         },
         head=None,
       )
     )
   return stores
+
+
+def _plain(spec: media.Spec) -> dict[str, Any]:
+  """A spec as it comes back from the manifest's file.
+
+  A `short` that is not set is left out, as by stores from before there was one.
+  """
+  values = json.loads(json.dumps(dataclasses.asdict(spec)))
+  for keys in (values, values.get("clip", {})):
+    if not keys.get("short", True):
+      del keys["short"]
+  return values
 
 
 def write_missing(stores: Sequence[CorpusStore], workdir: epath.Path) -> None:
@@ -158,17 +175,48 @@ def write_missing(stores: Sequence[CorpusStore], workdir: epath.Path) -> None:
     print(f"{len(rows)} listed items are missing or left out: {workdir / 'missing.csv'}")
 
 
-def _unwanted(exclude: Iterable[str]) -> dict[str, str]:
-  """Ids that must not be used, and the list or store that has them."""
-  paths = {}
-  for path in exclude:
-    if manifests.load(path) is not None:
-      store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
-      ids = store.ids()
-    else:
-      ids = _lines(path)
-    paths |= dict.fromkeys(map(items_lib.video_id, ids), path)
-  return paths
+@dataclasses.dataclass(frozen=True)
+class _Unwanted:
+  """Items that must not be used."""
+
+  path: str  # the list or store that has them
+  ids: frozenset[str]  # of videos
+  origin: manifests.Origin | None  # where they lay
+
+  @functools.cached_property
+  def _paths(self) -> frozenset[bytes]:
+    assert self.origin is not None
+    return frozenset(self.origin.path(name.encode()) for name in self.ids)
+
+  def has(self, item: items_lib.Item, origin: manifests.Origin | None) -> bool:
+    """Whether an item of a source is one of them.
+
+    Of different roots, files that have one id are compared if both are there.
+    """
+    name = items_lib.video_id(item.id)
+    if not self.origin or not origin or self.origin == origin:
+      return name in self.ids
+    if self.origin.overlaps(origin) and origin.path(name.encode()) in self._paths:
+      return True
+    return name in self.ids and not _other_file(self.origin.path(name.encode()), item)
+
+
+def _other_file(path: bytes, item: items_lib.Item) -> bool:
+  """Whether two files are known to differ."""
+  try:
+    return item.part is None and not filecmp.cmp(os.fsdecode(path), item.path, shallow=False)
+  except OSError:  # one is not there, or in a bucket
+    return False
+
+
+def _unwanted(path: str) -> _Unwanted:
+  """What a list or a store of `source.exclude` has."""
+  ids, origin = None, None
+  if manifests.load(path) is not None:
+    store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+    ids, origin = store.ids(), store.manifest.origin
+  names = _lines(path) if ids is None else ids
+  return _Unwanted(path, frozenset(map(items_lib.video_id, names)), origin)
 
 
 def _lines(path: str) -> list[str]:
@@ -180,11 +228,13 @@ def _lines(path: str) -> list[str]:
   return [line.strip() for line in data.decode().splitlines() if line.strip()]
 
 
-def _without(listing: items_lib.Listing, unwanted: Mapping[str, str]) -> items_lib.Listing:
+def _without(
+  listing: items_lib.Listing, unwanted: Sequence[_Unwanted], origin: manifests.Origin | None
+) -> items_lib.Listing:
   """A listing without some ids, which become `missing`."""
   rows, rest = [], []
   for item in listing.items:
-    if path := unwanted.get(items_lib.video_id(item.id)):
+    if path := next((one.path for one in reversed(unwanted) if one.has(item, origin)), None):
       rows.append(items_lib.Skipped(item.id, f"left out: it is also in {path}"))
     else:
       rest.append(item)

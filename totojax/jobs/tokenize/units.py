@@ -21,6 +21,7 @@ from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import columns, manifests, shards
 from totojax.data.store.store import Store
+from totojax.jobs.tokenize import short
 from totojax.rundir import pieces
 from totojax.storage import objects
 from totojax.tokenizers import api
@@ -44,6 +45,8 @@ class Note:
   skipped: tuple[items_lib.Skipped, ...]  # items that gave nothing, and why
   decoders: tuple[Mapping[str, str], ...] = ()  # versions of what decoded them
   restarts: int = 0  # seeks that had to start over
+  # id -> what was done, of items that are too short for a clip.
+  short: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
@@ -72,7 +75,7 @@ def make(
     progress: called when an item is encoded or skipped. May raise to
       stop; the unit is then not made.
   """
-  rows, skipped, restarts = [], [], 0
+  rows, skipped, restarts, ways = [], [], 0, {}
   pending: list[tuple[workers.Decoded, np.ndarray]] = []
 
   def encode() -> None:
@@ -84,7 +87,9 @@ def make(
 
   for item in decoded:
     clips = item.clips
-    restarts += item.restarts
+    restarts += item.tally.restarts
+    if item.tally.short:
+      ways[item.item.id] = item.tally.short
     if isinstance(clips, items_lib.Skipped):
       skipped.append(clips)
       progress(item)
@@ -97,7 +102,8 @@ def make(
   shard = None
   if rows:
     shard = shards.write_shard(path, head, number=unit.number, arrays=columns.concatenate(rows))
-  note = Note(shard, tuple(skipped), tuple(head.info.get(manifests.DECODERS, ())), restarts)
+  decoders = tuple(head.info.get(manifests.DECODERS, ()))
+  note = Note(shard, tuple(skipped), decoders, restarts, ways)
   _notes(path).write(unit.number, dataclasses.asdict(note))
   return note
 
@@ -136,6 +142,7 @@ def _note(path: objects.Path, number: int, values: Mapping[str, Any]) -> Note:
       tuple(items_lib.Skipped(**row) for row in values["skipped"]),
       tuple(values.get("decoders", ())),
       values.get("restarts", 0),
+      values.get("short", {}),
     )
   except (TypeError, KeyError) as error:
     raise _notes(path).damaged(number, error) from error
@@ -168,6 +175,7 @@ class Result:
 
   skipped: tuple[items_lib.Skipped, ...]
   restarts: int
+  short: Mapping[str, str]
 
 
 def finish(path: objects.Path, head: manifests.Manifest, units: int) -> Result:
@@ -182,12 +190,15 @@ def finish(path: objects.Path, head: manifests.Manifest, units: int) -> Result:
   versions = [each for note in notes for each in note.decoders]
   if versions:
     info[manifests.DECODERS] = [v for i, v in enumerate(versions) if v not in versions[:i]]
+  ways = {item: way for note in notes for item, way in note.short.items()}
+  if ways:
+    info[manifests.SHORT] = short.counts(ways.values())
   complete = dataclasses.replace(head, shards=written, cursor=units, complete=True, info=info)
   if written:
     Store(path, complete).check()
     manifests.save(path, complete)
   skipped = tuple(row for note in notes for row in note.skipped)
-  return Result(skipped, sum(note.restarts for note in notes))
+  return Result(skipped, sum(note.restarts for note in notes), ways)
 
 
 def begin(path: objects.Path, head: manifests.Manifest) -> None:
