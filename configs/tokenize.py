@@ -6,7 +6,8 @@ r"""Any images or videos to shards of tokens.
 Every option is in `recipes.tokenize`. Sources: a folder (default), a list of
 `path label` lines, WebDataset tars, TFDS by name, and ImageNet, Kinetics,
 Something-Something v2, Ego4D, HowTo100M and UCF101 as they lie on disk:
---config.source.name=kinetics. For images add --config.source.kind=image.
+--config.source.name=kinetics. For images add --config.source.kind=image. With
+--config.tokenizer=pixels the stores are of pixels, of which others can be made.
 
 The plan is printed before the job starts, and alone with --config.run=plan
 (without data: --config.plan.hours=92627.0). On a cluster: --multihost, or

@@ -21,7 +21,7 @@ from totojax.data.sources import items as items_lib
 from totojax.data.store import manifests, shards
 from totojax.jobs import leakage
 from totojax.jobs.plan import corpus as plan
-from totojax.jobs.tokenize import job as tokenize, units
+from totojax.jobs.tokenize import job as tokenize, stores, units
 from totojax.rundir import provenance
 from totojax.storage import objects
 from totojax.tokenizers import api, weights
@@ -265,6 +265,42 @@ def test_nothing_usable_is_an_error_that_says_where_to_look(tmp_path):
   with pytest.raises(ValueError, match="no item of all.*quarantine.csv"):
     run(config(folder), tmp_path / "run")
   assert len(table(tmp_path / "run" / "quarantine.csv")) == 1
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_pixels_are_kept_in_place_of_codes(tmp_path, kind):
+  """With their classes; the codes made of them are those of the files."""
+  from PIL import Image
+
+  for number in range(4):
+    folder = tmp_path / "in" / "ab"[number % 2]
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "image":
+      noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+      Image.fromarray(noise).resize((48, 40)).save(folder / f"{number}.png")
+    else:
+      little_videos.write(folder / f"{number}.mp4", 20 + number)
+  changes = {"source.kind": kind, "source.folder.class_folders": True}
+  assert run(config(tmp_path / "in", tokenizer="pixels", **changes), tmp_path / "pixels")
+  assert run(config(tmp_path / "in", **changes), tmp_path / "codes")
+  pixels, codes = (opened(tmp_path / name / "all") for name in ("pixels", "codes"))
+  assert pixels.manifest.tokenizer == "" and pixels.manifest.kind == kind
+  assert pixels.manifest.classes == codes.manifest.classes == ("a", "b")
+  assert pixels.ids() == codes.ids()
+  np.testing.assert_array_equal(pixels.labels(), codes.labels())
+  frames_RNHW3 = pixels.read(range(len(pixels)))["frames"]
+  assert len(np.unique(frames_RNHW3)) > 5
+  expected = api.encode_clips(weights.load("shipped"), frames_RNHW3)
+  np.testing.assert_array_equal(codes.read(range(len(codes)))["codes"], expected)
+  plan_ = json.loads((tmp_path / "pixels" / "plan.json").read_text())["all"]
+  assert plan_["store_bytes"] == frames_RNHW3.nbytes and plan_["tokens"] == 0
+
+
+def test_shards_of_pixels_fit_memory(root, tmp_path, monkeypatch):
+  monkeypatch.setattr(stores, "PIXEL_SHARD_BYTES", 3 * 2 * 4 * 32 * 32 * 3)  # three items
+  assert run(config(root, tokenizer="pixels", **{"amount.items_per_shard": 100}), tmp_path / "run")
+  shards_ = opened(tmp_path / "run" / "all").manifest.shards
+  assert [shard.records for shard in shards_] == [2, 6, 6]  # two files give nothing
 
 
 def test_a_source_that_goes_away_stops_the_job(root, whole, tmp_path):

@@ -193,7 +193,7 @@ class Tokenize(SourceJob):
   """`run = "tokenize"`, and "plan": any images or videos to tokens."""
 
   run: str = field("tokenize", "the job; or plan: what it would cost")
-  tokenizer: str = field("shipped", "or a tokenizer file", plugin="tokenizer")
+  tokenizer: str = field("shipped", "or its file; pixels: they are kept", plugin="tokenizer")
   beam: BeamSettings = field(BeamSettings(), "a pipeline")
   plan: Planning = field(Planning(), "what a plan assumes")
 

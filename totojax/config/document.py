@@ -95,6 +95,8 @@ def _table(cls: type) -> list[str]:
   rows = ["| key | type | default | meaning | range | source |"]
   rows.append("|---|---|---|---|---|---|")
   hints = typing.get_type_hints(cls)
+  # As a flag has it, and as one looks for it.
+  path = "" if _is_root(cls) else f"{getattr(cls, 'SECTION', '')}.".lstrip(".")
   for f in dataclasses.fields(cls):
     meta = f.metadata["key"]
     sections = [c for c in _classes(hints[f.name]) if hasattr(c, "SECTION")]
@@ -109,7 +111,7 @@ def _table(cls: type) -> list[str]:
     key = schema.Key(f.name, None, kind, meta)
     default = "" if sections else f"`{_default(f)!r}`"
     unit = f" ({key.unit})" if key.unit else ""
-    cells = [f"`{f.name}`", kind + unit, default, meta.doc]
+    cells = [f"`{path}{f.name}`", kind + unit, default, meta.doc]
     # In brackets it would be a link.
     source = meta.source.replace("[gap]", "\\[gap\\]")
     cells += [str(meta.range), source]

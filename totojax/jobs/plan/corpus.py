@@ -32,7 +32,7 @@ from totojax.data.store import manifests
 from totojax.jobs.tokenize import short, stores
 from totojax.report import page
 from totojax.rundir import files
-from totojax.tokenizers import api, weights
+from totojax.tokenizers import api
 
 SOURCE_FPS = 30.0  # what Table 2's hours and tokens agree with
 
@@ -48,7 +48,7 @@ class StorePlan:
   clips: int  # records that the job writes, before any are skipped
   frames: int  # that the job encodes
   tokens: int  # that the job writes
-  store_bytes: int  # of codes
+  store_bytes: int  # of codes, or of pixels
   flops: float  # of encoding, counting every pass
   chip_hours: float  # at the peak's assumed share
   short: short.Estimate | None  # videos that are too short for a clip; None: not known
@@ -59,7 +59,7 @@ class StorePlan:
 def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Prints the plan, and writes it to `plan.json`."""
   del interrupted  # seconds
-  tokenizer = weights.load(config.tokenizer)
+  tokenizer = stores.tokenizer(config.tokenizer)
   if config.plan.hours or config.plan.images:
     rows = without_source(config, tokenizer)
   else:
@@ -69,7 +69,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   return True
 
 
-def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[StorePlan]:
+def without_source(config: Tokenize, tokenizer: api.Tokenizer | None) -> list[StorePlan]:
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
   kind = "image" if settings.images else "video"
@@ -86,7 +86,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer) -> list[StorePlan
 
 
 def with_source(
-  config: Tokenize, parts: Sequence[stores.CorpusStore], tokenizer: api.Tokenizer
+  config: Tokenize, parts: Sequence[stores.CorpusStore], tokenizer: api.Tokenizer | None
 ) -> list[StorePlan]:
   """The plan of a job's stores; reads lengths of videos, and says which are too short."""
   settings = config.plan
@@ -142,10 +142,14 @@ def _row(
   hours: float | None,
   probed: int,
   spec: media.Spec,
-  tokenizer: api.Tokenizer,
+  tokenizer: api.Tokenizer | None,
   settings: Planning,
 ) -> StorePlan:
-  grid, every, strided = spec.size_px // tokenizer.factor, None, None
+  frame_tokens, frame_bytes, frame_flops, every, strided = 0, 3 * spec.size_px**2, 0.0, None, None
+  if tokenizer is not None:
+    frame_tokens = (spec.size_px // tokenizer.factor) ** 2
+    frame_bytes = frame_tokens * np.dtype(manifests.code_dtype(tokenizer.vocab)).itemsize
+    frame_flops = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes
   if isinstance(spec, images.ImageSpec):
     clips = frames = count * spec.crops
   else:
@@ -156,11 +160,10 @@ def _row(
     clips = round(count * stretches) * spec.crops
     frames = clips * spec.frames
     if hours is not None:
-      every = hours * 3600 * SOURCE_FPS * grid**2
+      every = hours * 3600 * SOURCE_FPS * frame_tokens
       strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
-  code_bytes = np.dtype(manifests.code_dtype(tokenizer.vocab)).itemsize
-  work = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes * frames
+  work = frame_flops * frames
   return StorePlan(
     name=name,
     items=count,
@@ -168,8 +171,8 @@ def _row(
     probed=probed,
     clips=clips,
     frames=frames,
-    tokens=frames * grid**2,
-    store_bytes=code_bytes * frames * grid**2,
+    tokens=frames * frame_tokens,
+    store_bytes=frames * frame_bytes,
     flops=work,
     chip_hours=work / rate / 3600,
     short=None,
@@ -185,7 +188,7 @@ _LINES = (
   ("clips", "{clips:,}"),
   ("frames to encode", "{frames:,}"),
   ("tokens", "{tokens:short}"),
-  ("bytes of codes", "{store_bytes:short}B"),
+  ("bytes of the store", "{store_bytes:short}B"),
   ("encoder FLOPs, all passes", "{flops:.3g}"),
   ("chip-hours, assumed", "{chip_hours:.3g}"),
   ("tokens at every frame", "{tokens_every_frame:short}"),

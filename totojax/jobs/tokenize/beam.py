@@ -17,7 +17,6 @@ from totojax.data.pixels import media, workers
 from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import stores, units
 from totojax.rundir import provenance
-from totojax.tokenizers import weights
 
 
 def check(settings: BeamSettings) -> None:
@@ -111,7 +110,9 @@ def _make_unit_fn(beam: Any, job: _Job) -> Any:
       self._tokenizer = None
 
     def setup(self):
-      self._tokenizer = self._shared.acquire(lambda: weights.load(job.tokenizer), tag=job.tokenizer)
+      self._tokenizer = self._shared.acquire(
+        lambda: stores.tokenizer(job.tokenizer), tag=job.tokenizer
+      )
 
     def process(self, unit):
       job.make(unit, self._tokenizer)

@@ -27,7 +27,7 @@ from totojax.evals import token_counts
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import beam, short, stores, units
 from totojax.rundir import console, directory, files
-from totojax.tokenizers import api, weights
+from totojax.tokenizers import api
 
 
 class _Stop(Exception):
@@ -40,13 +40,14 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   Raises:
     ValueError: the source cannot be read or gives no record at all.
   """
-  tokenizer = weights.load(config.tokenizer)
+  tokenizer = stores.tokenizer(config.tokenizer)
   parts = [part.with_tokenizer(tokenizer) for part in stores.parts(config, workdir)]
   beam.check(config.beam)
   plan.peak_flops_per_s(config.plan)
   for part in parts:
     media.check_installed(part.listing.items[0], part.spec)
-  directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
+  facts = {"tokenizer": tokenizer.fingerprint, "vocab": tokenizer.vocab} if tokenizer else {}
+  directory.begin(workdir, config, **facts)
   first = jax.process_index() == 0
   if first:
     plan.show(plan.with_source(config, parts, tokenizer), workdir)
@@ -73,7 +74,7 @@ def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) ->
 
 def _make(
   part: stores.CorpusStore,
-  tokenizer: api.Tokenizer,
+  tokenizer: api.Tokenizer | None,
   config: Tokenize,
   interrupted: jobs.Interrupted,
 ) -> bool:
@@ -136,6 +137,8 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
       f"{part.path}: {manifest.records} records of {manifest.frames} frames"
       f" from {items - len(result.skipped)} of {items} items"
     )
+    if result.psnr_db is not None:
+      print(f"PSNR of a few frames of {part.name}: {result.psnr_db:.1f} dB")
     if result.restarts:
       print(decode.slowed(result.restarts))
     ways[part.name] = result.short
@@ -147,7 +150,7 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
   files.write_table(workdir / "quarantine.csv", rows, header=("store", "id", "reason"))
   short.write(workdir, ways)
   certificates.certify(complete)
-  for store in complete:
+  for store in (store for store in complete if store.manifest.tokenizer):
     token_counts.tell_use(store.path, store)
   if rows:
     print(f"{len(rows)} items gave nothing: {workdir / 'quarantine.csv'}")

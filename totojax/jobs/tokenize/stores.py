@@ -6,6 +6,7 @@ import dataclasses
 import filecmp
 import functools
 import json
+import math
 import os
 from typing import Any
 
@@ -18,7 +19,15 @@ from totojax.data.store import manifests, shards
 from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
 from totojax.storage import objects
-from totojax.tokenizers import api
+from totojax.tokenizers import api, weights
+
+PIXELS = "pixels"  # in place of a tokenizer
+PIXEL_SHARD_BYTES = 2**28
+
+
+def tokenizer(name: str) -> api.Tokenizer | None:
+  """The tokenizer of a config, or None where pixels are kept."""
+  return None if name == PIXELS else weights.load(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,27 +91,35 @@ class CorpusStore:
       finally:
         decoded.close()
 
-  def with_tokenizer(self, tokenizer: api.Tokenizer) -> "CorpusStore":
-    """This part, with its manifest.
+  def with_tokenizer(self, tokenizer: api.Tokenizer | None) -> "CorpusStore":
+    """This part, with its manifest; without a tokenizer it is one of pixels.
 
     Raises:
       ValueError: the tokenizer has no codes, or frames are no whole tokens.
     """
-    if not tokenizer.vocab:
+    if tokenizer is not None and not tokenizer.vocab:
       raise ValueError(f"a {tokenizer.kind} tokenizer has no codes to store; use a dVAE or a VQGAN")
     spec = self.spec
-    api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
-    grid = spec.size_px // tokenizer.factor
     frames, stride_frames, fps = 1, 0, 0.0
     if not isinstance(spec, images.ImageSpec):
       frames, fps = spec.frames, spec.fps
       stride_frames = spec.stride_frames
+    items_per_unit = self.items_per_unit
+    if tokenizer is None:
+      fields = (manifests.frame_field(frames=frames, size_px=spec.size_px),)
+      tokens = dict(tokenizer="", vocab=0, grid=0)
+      # A shard is made in memory, and pixels take hundreds of times a code's room.
+      item_bytes = math.prod(fields[0].shape) * spec.crops
+      items_per_unit = max(1, min(items_per_unit, PIXEL_SHARD_BYTES // item_bytes))
+    else:
+      api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
+      grid = spec.size_px // tokenizer.factor
+      fields = (manifests.token_field(frames=frames, grid=grid, vocab=tokenizer.vocab),)
+      tokens = dict(tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=grid)
     head = manifests.new(
       kind=self.listing.kind,
-      fields=(manifests.token_field(frames=frames, grid=grid, vocab=tokenizer.vocab),),
-      tokenizer=tokenizer.fingerprint,
-      vocab=tokenizer.vocab,
-      grid=grid,
+      fields=fields,
+      **tokens,
       frames=frames,
       size_px=spec.size_px,
       stride_frames=stride_frames,
@@ -111,10 +128,10 @@ class CorpusStore:
       labels=bool(self.listing.classes) or any(item.label >= 0 for item in self.listing.items),
       ids=True,
       classes=self.listing.classes,
-      records_per_shard=self.items_per_unit * spec.crops,
+      records_per_shard=items_per_unit * spec.crops,
       info={**self.info, manifests.DECODERS: [media.versions(self.listing.items[0], spec)]},
     )
-    return dataclasses.replace(self, head=head)
+    return dataclasses.replace(self, head=head, items_per_unit=items_per_unit)
 
 
 def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:

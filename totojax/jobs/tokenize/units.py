@@ -13,6 +13,7 @@ Shapes: K clips of an item, T frames, R pixels of a side, G grid side.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from totojax.data.store.store import Store
 from totojax.jobs.tokenize import short
 from totojax.rundir import pieces
 from totojax.storage import objects
-from totojax.tokenizers import api
+from totojax.tokenizers import api, stats
 
 FRAMES_AT_A_TIME = 128  # of pixels, before they are encoded
+MEASURED = 16  # clips of a store whose PSNR is measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Note:
   restarts: int = 0  # seeks that had to start over
   # id -> what was done, of items that are too short for a clip.
   short: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  psnr_db: float | None = None  # of some frames of the first unit; None: not measured
 
 
 def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
@@ -58,7 +61,7 @@ def cut(items: Sequence[items_lib.Item], items_per_unit: int) -> Iterator[Unit]:
 def make(
   unit: Unit,
   decoded: Iterable[workers.Decoded],
-  tokenizer: api.Tokenizer,
+  tokenizer: api.Tokenizer | None,
   *,
   path: objects.Path,
   head: manifests.Manifest,
@@ -69,18 +72,21 @@ def make(
   Args:
     unit: which.
     decoded: its items, in order.
-    tokenizer: what makes codes of frames.
+    tokenizer: what makes codes of frames; None: they are kept as they are.
     path: of the store.
     head: the store's manifest, without shards.
     progress: called when an item is encoded or skipped. May raise to
       stop; the unit is then not made.
   """
-  rows, skipped, restarts, ways = [], [], 0, {}
+  rows, skipped, restarts, ways, psnr_db = [], [], 0, {}, None
   pending: list[tuple[workers.Decoded, np.ndarray]] = []
 
   def encode() -> None:
+    nonlocal psnr_db
     if pending:
       rows.append(_columns(pending, tokenizer, head))
+      if tokenizer is not None and unit.number == 0 and len(rows) == 1:
+        psnr_db = _psnr_db(pending, rows[0]["codes"], tokenizer, head.grid)
     for item, _ in pending:
       progress(item)
     pending.clear()
@@ -103,25 +109,44 @@ def make(
   if rows:
     shard = shards.write_shard(path, head, number=unit.number, arrays=columns.concatenate(rows))
   decoders = tuple(head.info.get(manifests.DECODERS, ()))
-  note = Note(shard, tuple(skipped), decoders, restarts, ways)
+  note = Note(shard, tuple(skipped), decoders, restarts, ways, psnr_db)
   _notes(path).write(unit.number, dataclasses.asdict(note))
   return note
 
 
 def _columns(
   decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
-  tokenizer: api.Tokenizer,
+  tokenizer: api.Tokenizer | None,
   head: manifests.Manifest,
 ) -> dict[str, np.ndarray]:
   """Arrays of a shard from some decoded items and their clips."""
   clips_KTRR3 = np.concatenate([clips for _, clips in decoded])
   counts = [len(clips) for _, clips in decoded]
+  if tokenizer is None:
+    values = {"frames": clips_KTRR3}
+  else:
+    values = {"codes": api.encode_clips(tokenizer, clips_KTRR3)}
   return columns.checked(
     head,
-    {"codes": api.encode_clips(tokenizer, clips_KTRR3)},
+    values,
     np.repeat([item.label for item, _ in decoded], counts) if head.labels else None,
     [item.item.id for item, clips in decoded for _ in clips],
   )
+
+
+def _psnr_db(
+  decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
+  codes_KP: np.ndarray,
+  tokenizer: api.Tokenizer,
+  grid: int,
+) -> float | None:
+  """Of the middle frames of some clips; None where nothing differs."""
+  clips_KTRR3 = np.concatenate([clips for _, clips in decoded])[:MEASURED]
+  middle = clips_KTRR3.shape[1] // 2
+  codes_KTGG = codes_KP[:MEASURED].reshape(*clips_KTRR3.shape[:2], grid, grid)
+  decoded_KRR3 = tokenizer.decode(codes_KTGG[:, middle].astype(np.int32))
+  value = stats.psnr_db(clips_KTRR3[:, middle], decoded_KRR3)
+  return round(value, 2) if math.isfinite(value) else None
 
 
 def _notes(path: objects.Path) -> pieces.Pieces:
@@ -143,6 +168,7 @@ def _note(path: objects.Path, number: int, values: Mapping[str, Any]) -> Note:
       tuple(values.get("decoders", ())),
       values.get("restarts", 0),
       values.get("short", {}),
+      values.get("psnr_db"),
     )
   except (TypeError, KeyError) as error:
     raise _notes(path).damaged(number, error) from error
@@ -176,6 +202,7 @@ class Result:
   skipped: tuple[items_lib.Skipped, ...]
   restarts: int
   short: Mapping[str, str]
+  psnr_db: float | None
 
 
 def finish(path: objects.Path, head: manifests.Manifest, units: int) -> Result:
@@ -198,7 +225,7 @@ def finish(path: objects.Path, head: manifests.Manifest, units: int) -> Result:
     Store(path, complete).check()
     manifests.save(path, complete)
   skipped = tuple(row for note in notes for row in note.skipped)
-  return Result(skipped, sum(note.restarts for note in notes), ways)
+  return Result(skipped, sum(note.restarts for note in notes), ways, notes[0].psnr_db)
 
 
 def begin(path: objects.Path, head: manifests.Manifest) -> None:
