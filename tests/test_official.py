@@ -393,8 +393,9 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "wrong, told",
   [
-    (dict(kind="dvea"), "'dvae', 'vqgan-1k' or 'vqgan-16k'"),
+    (dict(kind="dvea"), "'dvae', 'vqgan-1k', .* or 'cosmos-di'"),
     (dict(files=("a",)), "2 files"),
+    (dict(kind="llamagen"), "files is empty; llamagen is .*vq_ds16_c2i.pt.*https://hugging"),
     (dict(files=("gs://b/a", "b")), "names gs://b/a; .*gcloud storage cp gs://b/a"),
     (dict(urls=("a", "b", "c")), "has 3"),
     (dict(files="ab"), "official.files is 'ab'; it must be a tuple"),

@@ -620,11 +620,32 @@ def test_files_of_another_kind(tmp_path):
     pickles.read(tmp_path)
 
 
-def test_torchscript_is_refused_by_name(tmp_path):
+def test_torchscript_reads_as_its_state_dict(tmp_path):
   torch = pytest.importorskip("torch")
+  module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.BatchNorm1d(3))
+  module.eval()
   file = io.BytesIO()
-  torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), file)
-  assert "save the state dict" in refusal(file.getvalue(), tmp_path)
+  torch.jit.save(torch.jit.trace(module, torch.ones(4, 2)), file)
+  assert_tensors(read(file.getvalue(), tmp_path), module.state_dict())
+
+
+def scripted(**attributes):
+  """An object as TorchScript pickles a module."""
+  return tb.name("__torch__.a.___torch_mangle_1", "B") + b")\x81" + tb.mapping(**attributes) + b"b"
+
+
+def test_torchscript_attributes_of_any_kind(tmp_path):
+  other = tb.name("a", "b") + b")\x81" + tb.mapping(w=tb.tensor()) + b"b"  # no module of its own
+  body = scripted(training=b"\x89", hook=b"N", sizes=tb.row(tb.number(1)), other=other)
+  assert "no tensor" in refusal(tb.archive(body), tmp_path)
+  child = scripted(w=tb.tensor())
+  found = read(tb.archive(scripted(training=b"\x88", list=scripted(**{"0": child}))), tmp_path)
+  assert list(found) == ["list.0.w"]
+  np.testing.assert_array_equal(found["list.0.w"], [1.0, -2.0, 3.0, 0.5])
+  wrong = scripted(w=tb.tensor(shape=(5,)))
+  assert "'a.w'" in refusal(tb.archive(scripted(a=wrong)), tmp_path)
+  circle = tb.name("__torch__", "A") + b")\x81q\1}(" + tb.text("x") + b"h\1ub"
+  assert "deep" in refusal(tb.archive(circle), tmp_path)
 
 
 def test_a_legacy_file_whose_tail_differs(tmp_path):

@@ -1,4 +1,4 @@
-"""What both kinds of tokenizer share: files, devices, precision, cost, jit."""
+"""What all kinds of tokenizer share: files, devices, precision, cost, jit."""
 
 import functools
 import json
@@ -17,15 +17,43 @@ DVAE = dvae.DvaeConfig(vocab=24, hidden=8, groups=3, blocks=1, decoder_init=16, 
 VQGAN = vqgan.VqganConfig(
   vocab=40, embed=8, z=12, channels=32, multipliers=(1, 1), blocks=1, attention=(1,)
 )
+BITS = vqgan.VqganConfig(
+  vocab=64,
+  embed=6,
+  z=6,
+  channels=32,
+  multipliers=(1, 1),
+  blocks=2,
+  attention=(),
+  family="open-magvit2",
+)
+LEVELS = vqgan.VqganConfig(
+  vocab=40,
+  embed=2,
+  z=12,
+  channels=32,
+  multipliers=(2, 2, 1),
+  blocks=1,
+  attention=(1,),
+  family="cosmos-di",
+  patch=4,
+  flat=1,
+  levels=(8, 5),
+)
+ALL = pytest.mark.parametrize(
+  "config", [DVAE, VQGAN, BITS, LEVELS], ids=["dvae", "vqgan", "bits", "levels"]
+)
 KINDS = pytest.mark.parametrize("config", [DVAE, VQGAN], ids=["dvae", "vqgan"])
 
 
 @functools.cache
 def _params(config):
   module = dvae if config is DVAE else vqgan
+  rng = np.random.default_rng(0)
+  if config in (BITS, LEVELS):
+    return jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape)), module.shapes(config))
   make = jax.jit(module.init, static_argnums=0)
   params = jax.device_get(nn.unbox(make(config, jax.random.key(0))))
-  rng = np.random.default_rng(0)
   if config is VQGAN:  # codes as far apart as latents are
     book = 0.5 * rng.normal(size=(config.vocab, config.embed))
     params["quantize"]["embedding"]["weight"] = np.float32(book)
@@ -46,7 +74,7 @@ def _frames(count, height, width):
   return (noise * np.linspace(0.1, 1, count)[:, None, None, None]).astype(np.uint8)
 
 
-@KINDS
+@ALL
 def test_a_saved_tokenizer_comes_back_whole(tmp_path, config):
   path = tmp_path / "tokenizer.safetensors"
   params = _params(config)
@@ -55,13 +83,17 @@ def test_a_saved_tokenizer_comes_back_whole(tmp_path, config):
   assert (found, read_mark) == (config, mark)
   chex.assert_trees_all_equal(read, params)
   tokenizer = weights.load(path)
-  assert tokenizer.kind == ("dvae" if config is DVAE else "vqgan")
+  assert tokenizer.kind == ("dvae" if config is DVAE else config.family)
   assert (tokenizer.vocab, tokenizer.factor) == (config.vocab, config.factor)
   assert tokenizer.fingerprint == mark
   chex.assert_trees_all_equal(tokenizer.params, params)
   with safetensors.safe_open(path, framework="numpy") as file:
-    assert file.metadata()["format"] == f"totojax-{tokenizer.kind}-1"
-    assert json.loads(file.metadata()["config"])["vocab"] == config.vocab
+    stored = json.loads(file.metadata()["config"])
+    assert file.metadata()["format"] == f"totojax-{'dvae' if config is DVAE else 'vqgan'}-1"
+    assert stored["vocab"] == config.vocab
+    # What families brought is in files of theirs alone: older ones stay as they are.
+    assert ("family" in stored) == (config in (BITS, LEVELS))
+    assert ("patch" in stored) == (config is LEVELS)
 
 
 def test_the_parameters_of_one_kind_are_no_file_of_the_other(tmp_path):
@@ -184,7 +216,7 @@ def _program(tokenizer, frames, *, branches):
   return list(_products(traced.jaxpr, branches))
 
 
-@KINDS
+@ALL
 def test_every_product_has_the_highest_precision_unless_asked(config):
   frames = _frames(1, 16, 16)
   for precision, passes in (("highest", 6), ("high", 3), ("default", 1)):
@@ -201,7 +233,7 @@ def test_every_product_has_the_highest_precision_unless_asked(config):
     weights.tokenizer(_params(config), config, "mark", precision="best")
 
 
-@KINDS
+@ALL
 def test_the_cost_is_that_of_the_program(config):
   tokenizer = weights.tokenizer(_params(config), config, "mark")
   for side in (8, 24):

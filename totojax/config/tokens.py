@@ -171,10 +171,28 @@ class TokensReport(Job):
 
 @section("official")
 class OfficialWeights(Section):
-  """Which released weights, and where they are."""
+  """Which released weights, and where they are; see docs/tokenizers.md.
 
-  kind: str = field("dvae", "which", choices=("dvae", "vqgan-1k", "vqgan-16k"))
-  files: tuple[str, ...] = field((), "on this disk; (): downloaded")
+  Attributes:
+    files: in the order of that page; of the dVAE and the VQGANs (): downloaded.
+  """
+
+  kind: str = field(
+    "dvae",
+    "which",
+    choices=(
+      "dvae",
+      "vqgan-1k",
+      "vqgan-16k",
+      "llamagen",
+      "amused",
+      "diffusers",
+      "ibq",
+      "open-magvit2",
+      "cosmos-di",
+    ),
+  )
+  files: tuple[str, ...] = field((), "on this disk")
   urls: tuple[str, ...] = field((), "addresses; (): the official ones")
   sha256: tuple[str, ...] = field((), "of the files; (): none is published")
 

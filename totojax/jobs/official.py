@@ -32,6 +32,11 @@ def _check_files(settings: tokens.OfficialWeights, kind: official.Kind) -> None:
         f"official.{name} has {len(entries)} entries; {kind.name} is made of {len(kind.files)}"
         f" files ({', '.join(kind.files)}): give one for each, or none"
       )
+  if not (settings.files or settings.urls or kind.is_downloaded):
+    raise ConfigError(
+      f"official.files is empty; {kind.name} is made of {', '.join(kind.files)}, which lie at"
+      f" {kind.origin(0)}: accept its licence, download them, and name them there in this order"
+    )
 
 
 def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:

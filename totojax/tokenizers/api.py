@@ -25,7 +25,7 @@ class Tokenizer:
   """A trained tokenizer, or patches of pixels behind the same interface.
 
   Attributes:
-    kind: "dvae", "vqgan" or "patches".
+    kind: "dvae", "patches", or a family of `families`, "vqgan" the first.
     vocab: number of codes; codes are 0 to vocab - 1. 0 where tokens are
       continuous ("patches").
     factor: pixels of one side of a token.

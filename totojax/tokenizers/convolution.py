@@ -19,26 +19,25 @@ _CPU_CHANNELS = 128
 
 def parameters(
   module: nn.Module,
-  names: tuple[str, str],
+  names: tuple[str, ...],
   shape: tuple[int, int, int, int],
   start: Callable[..., jax.Array],
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, ...]:
   """Kernel and bias of a module, float32, by the names that they have in it.
 
   Args:
     module: the layer.
-    names: of kernel and bias.
+    names: of kernel and bias, or of the kernel alone.
     shape: of the kernel: height, width, channels in, channels out.
     start: initialiser of the kernel; the bias starts at 0.
   """
   axes = ("conv_height", "conv_width", "conv_in", "conv_out")
-  kernel, bias = (
+  return tuple(
     module.param(
       name, nn.with_logical_partitioning(init, axes[i:]), shape[i:], jnp.float32, unbox=True
     )
     for name, init, i in zip(names, (start, nn.initializers.zeros), (0, 3))
   )
-  return kernel, bias
 
 
 def convolve(

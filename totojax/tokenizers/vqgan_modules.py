@@ -1,10 +1,12 @@
-"""The network of the VQGAN of taming transformers (see `vqgan`).
+"""The network of VQGANs: taming's, and the families that grew out of it.
 
-Names of the parameters follow the released PyTorch modules, with an underscore
-where those have a list ("down_0" for "down.0"). The modules leave the precision
-of their products to the caller.
+Names of the parameters follow taming's released PyTorch modules, with an
+underscore where those have a list ("down_0" for "down.0"); `families` has the
+other publishers' names for them. The modules leave the precision of their
+products to the caller.
 
-Shapes: B images, H height, W width, C channels, T and S positions of an image.
+Shapes: B images, H height, W width, C channels, T and S positions of an image,
+G grid side, E dimension of a code.
 """
 
 import dataclasses
@@ -14,19 +16,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from totojax.tokenizers import api, convolution
+from totojax.tokenizers import convolution
+from totojax.tokenizers.families import FAMILIES, Family
+from totojax.tokenizers.quantisers import Quantiser
 
-_NORM_GROUPS = 32
+_NORM_GROUPS = 32  # of spatial and adaptive norms, whatever the others have
 
 
 @dataclasses.dataclass(frozen=True)
 class VqganConfig:
-  """Size of a VQGAN."""
+  """Size of a VQGAN.
+
+  A file states of the fields with a default those alone that differ from it.
+  """
 
   vocab: int  # codes, `n_embed` in taming (1,024 or 16,384)
   embed: int  # dimension of a code (256)
   z: int  # channels that the encoder gives and the decoder takes (256)
-  channels: int  # of the first level (128)
+  channels: int  # that `multipliers` and `stem` count (128)
   # Of the channels, a level each, highest resolution first (1, 1, 2, 2, 4);
   # each level has half the resolution of the one before.
   multipliers: tuple[int, ...]
@@ -35,24 +42,57 @@ class VqganConfig:
   # released models: taming places it by the resolution that it was configured
   # for (16 of 256), whatever the frames' size is.
   attention: tuple[int, ...]
+  family: str = "vqgan"  # of `families.FAMILIES`
+  stem: int = 1  # multiplier of the encoder's first convolution
+  groups: int = 32  # of group norms
+  middle_attention: bool = True  # between the two blocks of the middle
+  spatial: bool = False  # the decoder's norms read the codes (MoVQ)
+  patch: int = 1  # side in pixels of a Haar patch (Cosmos: 4)
+  # Deepest levels that share one resolution, less one: Cosmos halves it at the
+  # first levels of the encoder and doubles it at the last of the decoder.
+  flat: int = 0
+  levels: tuple[int, ...] = ()  # of the channels of a code, where it is an FSQ
 
   def __post_init__(self):
-    for name in ("vocab", "embed", "z", "channels", "blocks"):
+    if self.family not in FAMILIES:
+      raise ValueError(f"vqgan.family {self.family!r} is unknown; use one of {', '.join(FAMILIES)}")
+    for name in ("vocab", "embed", "z", "channels", "blocks", "stem", "groups", "patch"):
       if getattr(self, name) < 1:
         raise ValueError(f"vqgan.{name} is {getattr(self, name)}; it must be at least 1")
     if not self.multipliers or min(self.multipliers) < 1:
       raise ValueError(
         f"vqgan.multipliers are {self.multipliers}; give one of at least 1 for each level"
       )
-    if any(width % _NORM_GROUPS for width in self.widths):
+    groups = _NORM_GROUPS if self.spatial or self.design.magvit else self.groups
+    if any(width % groups or width % self.groups for width in self.widths):
       raise ValueError(
-        f"vqgan.channels x multipliers are {self.widths}; group"
-        f" normalisation needs multiples of {_NORM_GROUPS}"
+        f"vqgan.channels x multipliers are {self.widths}; group normalisation needs multiples of"
+        f" {max(groups, self.groups)}"
       )
     if not set(self.attention) <= set(range(len(self.multipliers))):
       raise ValueError(
         f"vqgan.attention is {self.attention}; the levels are 0 to {len(self.multipliers) - 1}"
       )
+    if not 0 <= self.flat < len(self.multipliers):
+      raise ValueError(
+        f"vqgan.flat is {self.flat}; of {len(self.multipliers)} levels 0 to"
+        f" {len(self.multipliers) - 1} can be"
+      )
+    told = getattr(self.quantiser, "vocab", self.vocab)
+    if told != self.vocab or (self.levels and len(self.levels) != self.embed):
+      raise ValueError(
+        f"vqgan.vocab is {self.vocab} and vqgan.embed {self.embed}; {self.quantiser} has {told}"
+        " codes: give those that belong together"
+      )
+
+  @property
+  def design(self) -> Family:
+    """What every size of its family shares."""
+    return FAMILIES[self.family]
+
+  @property
+  def quantiser(self) -> Quantiser:
+    return self.design.quantiser(self)
 
   @property
   def widths(self) -> tuple[int, ...]:
@@ -60,36 +100,44 @@ class VqganConfig:
     return tuple(self.channels * m for m in self.multipliers)
 
   @property
+  def halvings(self) -> int:
+    """Of the resolution, after the patches."""
+    return len(self.multipliers) - 1 - self.flat
+
+  @property
   def factor(self) -> int:
     """Pixels of one side of a token."""
-    return 2 ** (len(self.multipliers) - 1)
+    return self.patch * 2**self.halvings
 
 
 class Conv(nn.Module):
   """Convolution that keeps the resolution, or halves it at stride 2.
 
-  At stride 2 the padding is on the right and at the bottom alone, as in taming.
+  At stride 2 the padding is on the right and at the bottom alone, as in taming,
+  unless it is `even`.
   """
 
   features: int
   side: int
   stride: int
+  bias: bool = True
+  even: bool = False
 
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     shape = (self.side, self.side, x_BHWC.shape[-1], self.features)
-    weight, bias = convolution.parameters(self, ("weight", "bias"), shape, uniform)
+    names = ("weight", "bias") if self.bias else ("weight",)
+    weight, *bias = convolution.parameters(self, names, shape, uniform)
     half = self.side // 2
-    pad = (half, half) if self.stride == 1 else (0, half)
+    pad = (half, half) if self.stride == 1 or self.even else (0, half)
     y_BHWC = convolution.convolve(x_BHWC, weight, stride=self.stride, padding=pad)
-    return y_BHWC + bias
+    return y_BHWC + bias[0] if bias else y_BHWC
 
 
 # Variance as the mean of squared deviations: the fast one cancels digits.
 Norm = functools.partial(
   nn.GroupNorm,
-  num_groups=_NORM_GROUPS,
   epsilon=1e-6,
   use_fast_variance=False,
   scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("norm",)),
@@ -97,29 +145,85 @@ Norm = functools.partial(
 )
 
 
+def doubled(x_BHWC: jax.Array, times: int = 2) -> jax.Array:
+  """Each pixel repeated, both ways."""
+  return x_BHWC.repeat(times, axis=1).repeat(times, axis=2)
+
+
+def depth_to_space(x_BHWC: jax.Array) -> jax.Array:
+  """[B, H, W, 4 C] to [B, 2 H, 2 W, C]: channel = (2 row + column) * C + c."""
+  batch, height, width, channels = x_BHWC.shape
+  x_BHW22C = x_BHWC.reshape(batch, height, width, 2, 2, channels // 4)
+  return x_BHW22C.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, channels // 4)
+
+
+class SpatialNorm(nn.Module):
+  """Group norm, scaled and shifted by what is made of the codes (MoVQ)."""
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array) -> jax.Array:
+    channels, times = x_BHWC.shape[-1], x_BHWC.shape[1] // codes_BGGE.shape[1]
+    y_BHWC = Norm(_NORM_GROUPS, name="norm_layer")(x_BHWC)
+    scale_BHWC, shift_BHWC = (  # a kernel of one pixel may as well come first
+      doubled(Conv(channels, 1, 1, name=name)(codes_BGGE), times) for name in ("conv_y", "conv_b")
+    )
+    return y_BHWC * scale_BHWC + shift_BHWC
+
+
+class AdaptiveNorm(nn.Module):
+  """Group norm, scaled by the deviation of all codes, shifted by their mean."""
+
+  @nn.compact
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array) -> jax.Array:
+    channels = x_BHWC.shape[-1]
+    std_B11E = jnp.sqrt(jnp.var(codes_BGGE, (1, 2), keepdims=True, ddof=1) + 1e-6)
+    mean_B11E = jnp.mean(codes_BGGE, (1, 2), keepdims=True)
+    plain = Norm(_NORM_GROUPS, use_scale=False, use_bias=False, name="norm")
+    scale_B11C = Conv(channels, 1, 1, name="gamma")(std_B11E)
+    return scale_B11C * plain(x_BHWC) + Conv(channels, 1, 1, name="beta")(mean_B11E)
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """What the blocks of a network share."""
+
+  groups: int
+  bias: bool = True  # of the convolutions of residual blocks
+
+  def norm(self, name: str, x_BHWC: jax.Array, codes_BGGE: jax.Array | None) -> jax.Array:
+    """A group norm, or a spatial one where codes are given; in a module."""
+    if codes_BGGE is None:
+      return Norm(self.groups, name=name)(x_BHWC)
+    return SpatialNorm(name=name)(x_BHWC, codes_BGGE)
+
+
 class ResBlock(nn.Module):
   """Two convolutions, each after normalisation and swish, beside the input."""
 
   features: int
+  style: Style
 
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    y_BHWC = nn.swish(Norm(name="norm1")(x_BHWC))
-    y_BHWC = Conv(self.features, 3, 1, name="conv1")(y_BHWC)
-    y_BHWC = nn.swish(Norm(name="norm2")(y_BHWC))
-    y_BHWC = Conv(self.features, 3, 1, name="conv2")(y_BHWC)
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array | None = None) -> jax.Array:
+    norm, bias = self.style.norm, self.style.bias
+    y_BHWC = nn.swish(norm("norm1", x_BHWC, codes_BGGE))
+    y_BHWC = Conv(self.features, 3, 1, bias, name="conv1")(y_BHWC)
+    y_BHWC = nn.swish(norm("norm2", y_BHWC, codes_BGGE))
+    y_BHWC = Conv(self.features, 3, 1, bias, name="conv2")(y_BHWC)
     if x_BHWC.shape[-1] != self.features:
-      x_BHWC = Conv(self.features, 1, 1, name="nin_shortcut")(x_BHWC)
+      x_BHWC = Conv(self.features, 1, 1, bias, name="nin_shortcut")(x_BHWC)
     return x_BHWC + y_BHWC
 
 
 class Attention(nn.Module):
   """Single-head attention over all positions of an image."""
 
+  style: Style
+
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array | None = None) -> jax.Array:
     batch, height, width, channels = x_BHWC.shape
-    y_BHWC = Norm(name="norm")(x_BHWC)
+    y_BHWC = self.style.norm("norm", x_BHWC, codes_BGGE)
     q_BTC, k_BSC, v_BSC = (
       Conv(channels, 1, 1, name=name)(y_BHWC).reshape(batch, -1, channels) for name in "qkv"
     )
@@ -135,61 +239,80 @@ class Level(nn.Module):
   features: int
   blocks: int
   attention: bool
+  style: Style
 
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array | None = None) -> jax.Array:
     for i in range(self.blocks):
-      x_BHWC = ResBlock(self.features, name=f"block_{i}")(x_BHWC)
+      x_BHWC = ResBlock(self.features, self.style, name=f"block_{i}")(x_BHWC, codes_BGGE)
       if self.attention:
-        x_BHWC = Attention(name=f"attn_{i}")(x_BHWC)
+        x_BHWC = Attention(self.style, name=f"attn_{i}")(x_BHWC, codes_BGGE)
     return x_BHWC
 
 
 class Middle(nn.Module):
   """A residual block, attention and a residual block."""
 
+  attention: bool
+  style: Style
+
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array | None = None) -> jax.Array:
     channels = x_BHWC.shape[-1]
-    x_BHWC = ResBlock(channels, name="block_1")(x_BHWC)
-    x_BHWC = Attention(name="attn_1")(x_BHWC)
-    return ResBlock(channels, name="block_2")(x_BHWC)
+    x_BHWC = ResBlock(channels, self.style, name="block_1")(x_BHWC, codes_BGGE)
+    if self.attention:
+      x_BHWC = Attention(self.style, name="attn_1")(x_BHWC, codes_BGGE)
+    return ResBlock(channels, self.style, name="block_2")(x_BHWC, codes_BGGE)
+
+
+def _middle(config: VqganConfig, style: Style) -> nn.Module:
+  if config.design.magvit:
+    return Level(config.widths[-1], config.blocks, False, style, name="mid")
+  return Middle(config.middle_attention, style, name="mid")
 
 
 class VqganEncoder(nn.Module):
-  """Pixels [B, H, W, 3] in -1 to 1, to [B, H/f, W/f, z]."""
+  """Pixels or patches [B, H, W, C], of -1 to 1, to [B, G, G, z]."""
 
   config: VqganConfig
 
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    config = self.config
-    api.check_sides(x_BHWC.shape, config.factor)
-    x_BHWC = Conv(config.channels, 3, 1, name="conv_in")(x_BHWC)
+    config, magvit = self.config, self.config.design.magvit
+    style = Style(config.groups, bias=not magvit)
+    x_BHWC = Conv(config.stem * config.channels, 3, 1, not magvit, name="conv_in")(x_BHWC)
     for i, width in enumerate(config.widths):
-      if i:
-        below = config.widths[i - 1]
-        x_BHWC = Conv(below, 3, 2, name=f"downsample_{i - 1}")(x_BHWC)
-      x_BHWC = Level(width, config.blocks, i in config.attention, name=f"down_{i}")(x_BHWC)
-    x_BHWC = Middle(name="mid")(x_BHWC)
-    x_BHWC = nn.swish(Norm(name="norm_out")(x_BHWC))
-    return Conv(config.z, 3, 1, name="conv_out")(x_BHWC)
+      x_BHWC = Level(width, config.blocks, i in config.attention, style, name=f"down_{i}")(x_BHWC)
+      if i < config.halvings:
+        x_BHWC = Conv(width, 3, 2, even=magvit, name=f"downsample_{i}")(x_BHWC)
+    x_BHWC = _middle(config, style)(x_BHWC)
+    x_BHWC = nn.swish(style.norm("norm_out", x_BHWC, None))
+    return Conv(config.z, 1 if magvit else 3, 1, name="conv_out")(x_BHWC)
 
 
 class VqganDecoder(nn.Module):
-  """[B, G, G, z] to pixels [B, H, W, 3], around -1 to 1."""
+  """[B, G, G, z], and the codes' values, to pixels or patches [B, H, W, C]."""
 
   config: VqganConfig
 
   @nn.compact
-  def __call__(self, x_BHWC: jax.Array) -> jax.Array:
-    config = self.config
+  def __call__(self, x_BHWC: jax.Array, codes_BGGE: jax.Array) -> jax.Array:
+    config, magvit = self.config, self.config.design.magvit
+    style = Style(config.groups, bias=not magvit)
+    read = codes_BGGE if config.spatial else None  # by the norms
     x_BHWC = Conv(config.widths[-1], 3, 1, name="conv_in")(x_BHWC)
-    x_BHWC = Middle(name="mid")(x_BHWC)
+    x_BHWC = _middle(config, style)(x_BHWC, read)
     for i, width in reversed(list(enumerate(config.widths))):
-      x_BHWC = Level(width, config.blocks + 1, i in config.attention, name=f"up_{i}")(x_BHWC)
-      if i:
-        x_BHWC = x_BHWC.repeat(2, axis=1).repeat(2, axis=2)
-        x_BHWC = Conv(width, 3, 1, name=f"upsample_{i}")(x_BHWC)
-    x_BHWC = nn.swish(Norm(name="norm_out")(x_BHWC))
-    return Conv(3, 3, 1, name="conv_out")(x_BHWC)
+      if magvit:
+        x_BHWC = AdaptiveNorm(name=f"adaptive_{i}")(x_BHWC, codes_BGGE)
+      blocks = config.blocks + (not magvit)
+      level = Level(width, blocks, i in config.attention, style, name=f"up_{i}")
+      x_BHWC = level(x_BHWC, read)
+      if i >= len(config.widths) - config.halvings:
+        name = f"upsample_{i}"
+        if magvit:
+          x_BHWC = depth_to_space(Conv(4 * width, 3, 1, name=name)(x_BHWC))
+        else:
+          x_BHWC = Conv(width, 3, 1, name=name)(doubled(x_BHWC))
+    x_BHWC = nn.swish(style.norm("norm_out", x_BHWC, read))
+    return Conv(3 * config.patch**2, 3, 1, name="conv_out")(x_BHWC)

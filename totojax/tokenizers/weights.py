@@ -1,6 +1,7 @@
 """Tokenizer files: safetensors with the config and a card in the metadata.
 
-A dVAE or a VQGAN, by the format that the metadata name. A file holds every
+A dVAE, or a VQGAN of any family, by the format and config that the metadata
+name. A file holds every
 parameter under its path ("encoder.input.w"), and nothing else. Reading is
 strict: a missing, extra or wrongly shaped tensor is an error that names it.
 Values may be stored in float16 to halve the file; they are used in float32.
@@ -55,7 +56,7 @@ def save(
   flat = traverse_util.flatten_dict(jax.device_get(params), sep=".")
   tensors = {name: np.asarray(flat[name], dtype) for name in sorted(flat)}
   _check(tensors, config, str(path))
-  settings = dataclasses.asdict(config)
+  settings = _settings(config)
   metadata = {
     "format": _format(config),
     "config": json.dumps(settings, sort_keys=True),
@@ -187,11 +188,11 @@ def tokenizer(
     return decoder(codes_NGG.astype(np.int32), rows=rows(tokens))
 
   return api.Tokenizer(
-    kind=_format(config).split("-")[1],
+    kind=getattr(config, "family", "dvae"),
     vocab=config.vocab,
     factor=config.factor,
     fingerprint=mark,
-    size=dataclasses.asdict(config),
+    size=_settings(config),
     encode=encode,
     decode=decode,
     params=params,
@@ -210,9 +211,24 @@ def _format(config: Config) -> str:
   return next(f for f, kind in _FORMATS.items() if isinstance(config, kind))
 
 
+def _settings(config: Config) -> dict[str, Any]:
+  """The config as plain values, without what is as in every older file."""
+  silent = _silent(type(config))
+  values = dataclasses.asdict(config)
+  return {k: v for k, v in values.items() if k not in silent or v != silent[k]}
+
+
+def _silent(kind: type[Config]) -> dict[str, Any]:
+  """Fields that a file names where they differ from these values alone."""
+  if kind is dvae.DvaeConfig:
+    return {}
+  fields = dataclasses.fields(kind)
+  return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
+
+
 def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
   names = {field.name for field in dataclasses.fields(kind)}
-  if set(size) != names:
+  if not names - _silent(kind).keys() <= size.keys() <= names:
     raise ValueError(
       f"the config in {path} has keys {sorted(size)}; a {kind.__name__} has {sorted(names)}: the"
       " file is of another version, train or convert it again"

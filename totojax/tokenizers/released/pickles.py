@@ -2,11 +2,11 @@
 
 `torch_files` finds the pickle and the storages, `unpickler` reads the pickle, and
 this file makes arrays of what it declares, after checking it. Names are those
-of the state dict, whether the file holds a module, a state dict, or a Lightning
-checkpoint.
+of the state dict, whether the file holds a module, as torch.save or TorchScript
+writes it, a state dict, or a checkpoint with one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import itertools
 import math
 import os
@@ -25,13 +25,17 @@ NAMES = 100_000  # of tensors, and of modules
 NAME_CHARS = 1000  # of the longest
 DEPTH = 100  # of modules
 DIMENSIONS = 32
+_SCRIPT = "__torch__."  # of the classes of TorchScript
 
 
-def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read(
+  path: str | os.PathLike[str], keys: Sequence[str] = ("state_dict",)
+) -> dict[str, np.ndarray]:
   """Every tensor of a torch file by its state-dict name; nothing is executed.
 
   Args:
-    path: a module, a state dict, or a dict that holds one under "state_dict".
+    path: a module, a state dict, or a dict that holds one under a key.
+    keys: of these, the first that there is.
 
   Returns:
     Arrays in native byte order, not writeable. Tied tensors share their memory.
@@ -57,7 +61,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
       is_zip = file.read(4) == b"PK\x03\x04"
       layout = torch_files.Zip(file) if is_zip else torch_files.Legacy(file)
-      return _tensors(layout.root, layout.storage, size)
+      return _tensors(_state(layout.root, keys), layout.storage, size)
   except UnsafeOrDamaged as error:
     raise UnsafeOrDamaged(f"{path}: {error}") from None
 
@@ -89,13 +93,18 @@ def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dic
   return {name: arrays[tensor] for name, tensor in tensors.items()}
 
 
+def _state(root: Any, keys: Sequence[str]) -> Any:
+  """What a checkpoint holds under the first of the keys, or the root itself."""
+  if not isinstance(root, dict):
+    return root
+  return next((root[key] for key in keys if isinstance(root.get(key), dict)), root)
+
+
 def _named(root: Any) -> Iterator[tuple[str, Any]]:
-  """State-dict names and tensors of a module, state dict or checkpoint."""
+  """State-dict names and tensors of a module or state dict."""
   if isinstance(root, Inert):
     yield from _module(root, "", 0, itertools.count())
     return
-  if isinstance(root, dict):
-    root = root.get("state_dict", root)
   if not isinstance(root, dict):
     raise UnsafeOrDamaged(
       f"it holds a {type(root).__name__}; give a module, a state dict, or a"
@@ -112,6 +121,14 @@ def _module(
   if depth > DEPTH or next(visits) >= NAMES:
     raise UnsafeOrDamaged(f"its modules are over {DEPTH} deep, or over {NAMES}; {PUBLISHER}")
   state = module.state
+  if module.name.startswith(_SCRIPT) and isinstance(state, dict):
+    # Attributes of all kinds: tensors, children, and what is neither.
+    for name, value in state.items():
+      if isinstance(value, Inert) and value.name.startswith(_SCRIPT):
+        yield from _module(value, _joined(prefix, name) + ".", depth + 1, visits)
+      elif isinstance(value, Tensor):
+        yield _entry(name, prefix, value)
+    return
   if not isinstance(state, dict) or not all(
     isinstance(state.get(part), dict) for part in ("_parameters", "_buffers", "_modules")
   ):

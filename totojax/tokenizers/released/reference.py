@@ -1,6 +1,6 @@
 """From the tensors of a released PyTorch module to our parameters, strictly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import re
 from typing import Any
 
@@ -11,6 +11,7 @@ from totojax import tree as tree_lib
 
 _HWIO = (2, 3, 1, 0)  # the transposition that makes it of OIHW
 _OIHW = (3, 2, 0, 1)  # and back
+_NAMED = 8  # wrong tensors in an error
 
 
 def arrange(
@@ -23,7 +24,8 @@ def arrange(
   """Our parameter tree out of a state dictionary.
 
   Args:
-    tensors: by their reference names; kernels are OIHW.
+    tensors: by their reference names; kernels are OIHW, those of one pixel also
+      OI, as a linear layer's.
     shapes: our tree, of anything with a shape; kernels are HWIO.
     name_of: the reference name of a path in our tree.
     what: the tensors are meant to be ("a dVAE encoder"), for errors.
@@ -32,8 +34,8 @@ def arrange(
     The tree with float32 arrays.
 
   Raises:
-    ValueError: naming every missing tensor, every one too many, and every wrong
-      shape.
+    ValueError: naming the missing tensors, those too many, and wrong shapes (of
+      many the first).
   """
   flat, known, wrong = {}, set(), []
   for path, leaf in tree_lib.paths(shapes).items():
@@ -43,6 +45,8 @@ def arrange(
       wrong.append(f"{name} is missing")
       continue
     value = np.asarray(tensors[name])
+    if kernel and value.ndim == 2 and leaf.shape[:2] == (1, 1):
+      value = value[:, :, None, None]
     needed = tuple(leaf.shape[i] for i in _OIHW) if kernel else leaf.shape
     if value.shape != needed:
       wrong.append(f"{name} has shape {value.shape} where {needed} is needed")
@@ -51,6 +55,9 @@ def arrange(
     flat[path] = np.ascontiguousarray(value, np.float32)
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:
+    wrong.sort(key=lambda line: not line.startswith("encoder."))  # from pixels on
+    if len(wrong) > _NAMED:
+      wrong[_NAMED:] = [f"and {len(wrong) - _NAMED} more"]
     raise ValueError(f"this is not {what}: {'; '.join(wrong)}. Give the whole released file")
   return traverse_util.unflatten_dict(flat)
 
@@ -68,3 +75,26 @@ def highest(tensors: Mapping[str, np.ndarray], pattern: str, otherwise: int) -> 
   """The highest number that the pattern's group has in any name."""
   numbers = [int(match[1]) for name in tensors if (match := re.match(pattern, name))]
   return max(numbers, default=otherwise)
+
+
+def averaged(tensors: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, np.ndarray]:
+  """The moving average in a Lightning checkpoint, under the weights' names.
+
+  It stands under "model_ema." and a name without its dots, which cannot be
+  undone: hence the names. Without an average the weights themselves; what has
+  neither name stays, to be named in an error.
+
+  Raises:
+    ValueError: there is an average, but not of this weight.
+  """
+  if not any(name.startswith("model_ema.") for name in tensors):
+    return dict(tensors)
+  left = {k: v for k, v in tensors.items() if k not in ("model_ema.decay", "model_ema.num_updates")}
+  found = {}
+  for name in names:
+    average = "model_ema." + name.replace(".", "")
+    if average not in left:
+      raise ValueError(f"{average} is missing beside other averages. Give the whole released file")
+    left.pop(name, None)
+    found[name] = left.pop(average)
+  return found | left
