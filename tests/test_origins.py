@@ -176,7 +176,8 @@ def test_pixel_stores_know_their_root_too(tmp_path):
   for salt, split in enumerate(("one", "two")):
     (tmp_path / split).mkdir()
     for i in range(3):
-      paint = lambda n, s=salt: np.full((32, 48, 3), (60 + 100 * s + n) % 256, np.uint8)
+      tone = 60 + 100 * salt + 5 * i  # files with the same bytes are used once
+      paint = lambda n, tone=tone: np.full((32, 48, 3), (tone + n) % 256, np.uint8)
       little_videos.write(tmp_path / split / f"{i}.mp4", 12, paint=paint)
     c = recipes.decode(str(tmp_path / split))
     c.clip.update(frames=4, stride_frames=2, size_px=32, crops=1)

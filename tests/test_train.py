@@ -352,9 +352,9 @@ def test_an_error_comes_after_the_save_that_had_begun(tmp_path, monkeypatch):
   """At the end of Python its threads could not go on, and would be waited for."""
   saved, finish = [], checkpoint.Checkpoints._finish
 
-  def slow(self, step):
+  def slow(self, step, *more):
     time.sleep(0.5)
-    finish(self, step)
+    finish(self, step, *more)
     saved.append(step)
 
   def batches(start):
@@ -413,9 +413,9 @@ def test_rates_leave_out_evaluations_and_saves(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "time", time)
   save = checkpoint.Checkpoints.save
 
-  def slow_save(self, *args):
+  def slow_save(self, *args, **more):
     time.now_s += 1000.0
-    save(self, *args)
+    save(self, *args, **more)
 
   monkeypatch.setattr(checkpoint.Checkpoints, "save", slow_save)
 
