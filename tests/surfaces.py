@@ -8,7 +8,7 @@ import numpy as np
 import runs
 
 from totojax import jobs, sequence
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, shards, store as store_lib
 from totojax.data.stream import frames as frames_lib, mixture, rows
 
 
@@ -77,7 +77,9 @@ def host_batch(
 ) -> dict[str, np.ndarray]:
   """What a host reads for a step, of stores of codes or of frames."""
   sources = [
-    rows.Source(name, shards.open_store(path, tokenizer=None, vocab=None, grid=None), weights[name])
+    rows.Source(
+      name, store_lib.open_store(path, tokenizer=None, vocab=None, grid=None), weights[name]
+    )
     for name, path in paths.items()
   ]
   shared = dict(seed=seed, batch=batch, host=host, hosts=hosts)

@@ -16,7 +16,7 @@ from totojax import assembly, jobs
 from totojax.config import bench as bench_defaults, recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import video
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.jobs.bench import (
   decoding,
   generating,
@@ -259,7 +259,7 @@ def test_both_sides_write_the_same_records(tmp_path):
   codes = storing._codes(settings, 0)
   storing.write_store(tmp_path / "s", codes, settings)
   storing.write_memmap(tmp_path / "m", codes, settings.batch)
-  store = shards.open_store(tmp_path / "s", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(tmp_path / "s", tokenizer=None, vocab=None, grid=None)
   np.testing.assert_array_equal(store.read(range(32))["codes"], codes)
   plain = np.fromfile(tmp_path / "m", np.uint16).reshape(codes.shape)
   np.testing.assert_array_equal(plain, codes)

@@ -7,7 +7,7 @@ import numpy as np
 import runs
 import token_sets
 
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.storage import objects
 
 sys.path.insert(0, str(runs.ROOT / "launch"))
@@ -18,7 +18,7 @@ def test_a_record_of_tokens_is_one_request(bucket):
   """The index of a shard is read once; neighbours that are read at once are one."""
   token_sets.write(bucket / "store", 30)
   objects._context.cache_clear()  # what was written is still in memory
-  opened = shards.open_store(bucket / "store", tokenizer=None, vocab=None, grid=None)
+  opened = store_lib.open_store(bucket / "store", tokenizer=None, vocab=None, grid=None)
   opened.read(np.array([0]))  # opens the shard, and reads its index
 
   def requests(*rows):

@@ -16,7 +16,7 @@ import stores
 import token_sets
 
 from totojax import rundir
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.data.stream import mixture, rows
 from totojax.storage import objects, outages
 
@@ -177,7 +177,7 @@ def test_the_stream_waits_for_its_stores(bucket, patience_s, for_s, monkeypatch)
   """Shards are opened, and read in the middle of training, while storage is away."""
 
   def opened():
-    store = shards.open_store(bucket / "store", tokenizer=None, vocab=None, grid=None)
+    store = store_lib.open_store(bucket / "store", tokenizer=None, vocab=None, grid=None)
     source = rows.Source("store", store, 1.0)
     return mixture.stream([source], seq=token_sets.SEQ, seed=0, batch=4, host=0, hosts=1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import token_sets
 
-from totojax.data.store import certificates, columns, manifests, shards
+from totojax.data.store import certificates, columns, manifests, shards, store as store_lib
 from totojax.data.store.store import Store
 from totojax.data.stream import heldout, rows
 
@@ -37,7 +37,7 @@ def of_ids(path, ids, per_shard=4):
     codes = token_sets.codes(i, 1)
     writer.append({"codes": codes}, labels=None, ids=[item], cursor=i + 1)
   writer.close()
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def before(opened):
@@ -53,7 +53,7 @@ def before(opened):
 
 
 def again(path):
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def check(train, held_out):

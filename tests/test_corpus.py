@@ -18,7 +18,7 @@ import token_sets
 from totojax.config import recipes, roots
 from totojax.data.pixels import containers, images, media, video, workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, store as store_lib
 from totojax.jobs import leakage
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import job as tokenize, stores, units
@@ -74,7 +74,7 @@ def table(path):
 
 
 def opened(path):
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 @pytest.fixture(scope="module")

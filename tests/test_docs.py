@@ -17,7 +17,7 @@ import tpu_vm
 
 from totojax import main  # noqa: F401  whose flags commands may have
 from totojax.config import arguments, roots
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, store as store_lib
 
 README = runs.ROOT / "README.md"
 PAGES = [
@@ -441,7 +441,7 @@ def test_codes_made_elsewhere_become_a_store_as_the_docs_say(tmp_path, monkeypat
   monkeypatch.chdir(tmp_path)
   np.save("codes.npy", codes)
   exec(code, {})  # noqa: S102
-  store = shards.open_store("TOKENS/train", tokenizer="00000000000000aa", vocab=8192, grid=16)
+  store = store_lib.open_store("TOKENS/train", tokenizer="00000000000000aa", vocab=8192, grid=16)
   np.testing.assert_array_equal(store.read(range(3))["codes"].reshape(3, -1), codes)
 
 

@@ -12,7 +12,7 @@ import token_sets
 
 from totojax import sequence, tasks, train
 from totojax.config import recipes, roots
-from totojax.data.store import certificates, shards
+from totojax.data.store import certificates, store as store_lib
 from totojax.jobs import pixels, pretrain as build, shards as pretokenize, validate
 from totojax.tasks import encode
 from totojax.tokenizers import weights
@@ -123,9 +123,9 @@ def test_a_model_trained_from_frames_is_validated_on_tokens(data, tmp_path):
 def test_rows_are_those_of_cached_codes(data, kind, context):
   spec = sequence.SequenceSpec(512, 4, 4, context, False)
   tokenizer = weights.load("shipped")
-  frames = shards.open_store(data / "pixels" / "val", tokenizer=None, vocab=None, grid=None).read(
-    [0, 1, 2]
-  )["frames"][:, :4]
+  frames = store_lib.open_store(
+    data / "pixels" / "val", tokenizer=None, vocab=None, grid=None
+  ).read([0, 1, 2])["frames"][:, :4]
   task = encode.EncodeFrames(_Inner(), tokenizer, spec=spec)
   start = np.full(3, sequence.START[kind], np.int32)
   with pytest.raises(TypeError, match="_Inner has no outcomes"):

@@ -14,7 +14,7 @@ import test_docs
 from totojax import jobs
 from totojax.config import arguments, named_stores, recipes, roots, training
 from totojax.config.schema import ConfigError
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, store as store_lib
 from totojax.data.store.store import Store
 from totojax.data.stream import rows
 from totojax.jobs import fitting, pretrain
@@ -267,7 +267,7 @@ def test_codes_of_ones_own_become_a_model_that_is_validated(tmp_path, monkeypatc
   output = runs.here(
     runs.command("configs/validate.py", "VALIDATION", "--config.model_run=RUN", word)
   )
-  store = shards.open_store("TOKENS/val", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store("TOKENS/val", tokenizer=None, vocab=None, grid=None)
   assert f"data.validation.mine {store.manifest.identity['digest'][:12]} (8 records)" in output
   values = json.loads((epath.Path("VALIDATION") / "metrics.json").read_text())
   assert values["mine/loss"] == pytest.approx(losses[-1], rel=1e-4)

@@ -19,7 +19,7 @@ import runs
 import stores
 
 from totojax import checkpoint, jobs, rundir, sequence
-from totojax.data.store import shards, store
+from totojax.data.store import store
 from totojax.data.stream import heldout, mixture, rows
 from totojax.rundir import hosts, lock
 
@@ -346,7 +346,7 @@ def test_each_host_opens_its_part_and_no_other(data, monkeypatch):
   spec = sequence.SequenceSpec(vocab=60, grid=2, frames=4, context=16, segments=False)
   train, val = (
     rows.Source(
-      name="moving", weight=1.0, store=shards.open_store(p, tokenizer=None, vocab=None, grid=None)
+      name="moving", weight=1.0, store=store.open_store(p, tokenizer=None, vocab=None, grid=None)
     )
     for p in data
   )

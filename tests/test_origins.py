@@ -13,7 +13,7 @@ import pytest
 import token_sets
 
 from totojax.config import recipes, roots
-from totojax.data.store import certificates, manifests, shards
+from totojax.data.store import certificates, manifests, store as store_lib
 from totojax.data.stream import heldout, rows
 from totojax.jobs import leakage, pixels
 from totojax.jobs.tokenize import job as tokenize
@@ -49,7 +49,7 @@ def make(root, path, **changes):
 
 
 def opened(path):
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def check(train, held_out):

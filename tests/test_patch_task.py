@@ -14,7 +14,7 @@ import totojax
 from totojax import jobs, sequence, tree
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.data.stream import heldout, rows as rows_lib
 from totojax.jobs import patches as build, pixels
 from totojax.models import patched, taps
@@ -54,7 +54,7 @@ def config(data=None, *, targets=True, **changes):
 
 
 def frames_of(data, count=8):
-  store = shards.open_store(data / "train", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(data / "train", tokenizer=None, vocab=None, grid=None)
   return np.asarray(store.read(list(range(count)))["frames"])
 
 
@@ -218,7 +218,7 @@ def test_features_are_those_of_whole_clips(data, tmp_path):
 
 def test_short_rows_of_validation_have_no_weight(data):
   source = rows_lib.Source(
-    "moving", shards.open_store(data / "val", tokenizer=None, vocab=None, grid=None), 1.0
+    "moving", store_lib.open_store(data / "val", tokenizer=None, vocab=None, grid=None), 1.0
   )
   task = build.task(roots.read(config())).inner
   found = heldout.validation(source, seq=task.spec, rows=0, batch=8, host=0, hosts=1, factor=SIDE)

@@ -12,7 +12,7 @@ import pytest
 import token_sets
 
 from totojax.config import recipes, roots
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.jobs import pixels
 from totojax.rundir import files as rundir_files
 from totojax.storage import objects
@@ -80,7 +80,7 @@ def test_decode_lists_what_it_skipped_and_keeps_items_apart(folder, tmp_path):
   assert [row[0] for row in rows[1:]] == ["empty.mp4", "short.mp4"]
   ids = {}
   for split in ("train", "val"):
-    store = shards.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
+    store = store_lib.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
     assert store.read([0])["frames"].shape == (1, 4, 16, 16, 3)
     ids[split] = store.ids()
   assert len(ids["train"]) + len(ids["val"]) == 2 * 5
@@ -101,7 +101,7 @@ def test_decode_cut_anywhere_ends_the_same(folder, tmp_path):
 
 
 def stored(workdir, split):
-  store = shards.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(workdir / split, tokenizer=None, vocab=None, grid=None)
   return store.ids(), store.read(np.arange(len(store)))["frames"]
 
 
@@ -253,7 +253,8 @@ def test_render_labels_every_clip(tmp_path):
   assert not pixels.render(c, workdir, cut_after(7))
   assert pixels.render(c, workdir, never)
   stores = [
-    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None) for s in ("train", "val")
+    store_lib.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+    for s in ("train", "val")
   ]
   assert [len(store) for store in stores] == [12, 4]
   assert all(0 <= label < 10 for s in stores for label in s.labels())
@@ -267,7 +268,8 @@ def test_photographs_are_split_by_photograph(data_place):
   workdir = epath.Path(data_place.url)
   assert pixels.photos(c, workdir, never)
   train, val = (
-    shards.open_store(workdir / s, tokenizer=None, vocab=None, grid=None) for s in ("train", "val")
+    store_lib.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+    for s in ("train", "val")
   )
   assert set(val.ids()) == {"photo/rocket"}
   assert len(set(train.ids())) == 4

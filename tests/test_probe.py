@@ -19,7 +19,7 @@ import stores
 from totojax import assembly, jobs, rundir
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.data.stream import labelled, without_backbone
 from totojax.evals import top1
 from totojax.jobs.labels import tables
@@ -467,7 +467,7 @@ def test_the_holdout_is_of_every_class_and_keeps_views_together(tmp_path):
   labels = np.repeat([0, 1, 2, 2], [40, 20, 6, 2])
   names = [f"t/{i // 2}" for i in range(68)]
   path = probes.write(tmp_path / "s", labels, prefix="", seed=0, names=names)
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
   whole = labelled.records(store, "train")
   rest, held = labelled.split(whole, held_frac=0.25, seed=0)
   assert np.bincount(labels[held.records]).tolist() == [10, 4, 2]
@@ -585,13 +585,13 @@ def test_pixels_can_be_drawn_from_tokens(data):
 
 
 def test_baselines_are_what_they_say(data):
-  store = shards.open_store(data["train"], tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(data["train"], tokenizer=None, vocab=None, grid=None)
   found = without_backbone.histograms(store, stores.VOCAB)
   codes = store.read([7])["codes"][0]
   expected = np.bincount(codes, minlength=stores.VOCAB) / 16 * stores.VOCAB
   np.testing.assert_allclose(found[7], expected)
   np.testing.assert_allclose(found.mean(1), 1.0, rtol=1e-6)
-  pixels = shards.open_store(data["train_px"], tokenizer=None, vocab=None, grid=None)
+  pixels = store_lib.open_store(data["train_px"], tokenizer=None, vocab=None, grid=None)
   small = without_backbone.small_pixels(pixels, 4)
   frame = pixels.read([3])["frames"][0, 1].astype(float)
   corner = small[3].reshape(stores.FRAMES, 4, 4, 3)[1, 2, 1]

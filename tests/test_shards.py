@@ -15,12 +15,12 @@ import tensorstore as ts
 import token_sets
 
 from totojax import sequence
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, shards, store as store_lib
 from totojax.storage import objects
 
 
 def open_any(path):
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def contents(path):
@@ -66,7 +66,7 @@ def test_codes_beyond_16_bits_come_back(tmp_path):
   codes[0, :2] = 2**16, vocab - 1
   writer.append({"codes": codes}, labels=None, ids=None, cursor=8)
   writer.close()
-  store = shards.open_store(tmp_path / "a", tokenizer="0123456789abcdef", vocab=vocab, grid=2)
+  store = store_lib.open_store(tmp_path / "a", tokenizer="0123456789abcdef", vocab=vocab, grid=2)
   read = store.read(range(8))["codes"]
   assert read.dtype == np.uint32
   np.testing.assert_array_equal(read, codes)
@@ -395,10 +395,10 @@ def test_a_damaged_or_missing_manifest_is_refused_by_name(tmp_path):
 def test_another_tokenizer_vocabulary_or_grid_is_refused(tmp_path, wanted):
   token_sets.write(tmp_path / "a", 9)
   right = dict(tokenizer="0123456789abcdef", vocab=64, grid=2)
-  shards.open_store(tmp_path / "a", **right)
+  store_lib.open_store(tmp_path / "a", **right)
   (key,) = wanted
   with pytest.raises(shards.StoreError, match=f"^{tmp_path}/a has {key}"):
-    shards.open_store(tmp_path / "a", **{**right, **wanted})
+    store_lib.open_store(tmp_path / "a", **{**right, **wanted})
 
 
 def test_wrong_records_are_refused_when_appended(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 from totojax.config import pixels as pixels_config, recipes, roots, schema
 from totojax.data.pixels import decode, media, slowfast, timelines, video
 from totojax.data.sources import items
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, store as store_lib
 from totojax.jobs import pixels
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import job as tokenize, short
@@ -266,7 +266,7 @@ def test_pixel_stores_say_it_too(root, tmp_path, capsys, way):
   assert {r["path"]: r["way"] for r in table(tmp_path / "short.csv")} == expected
   found, ids = {}, []
   for name in ("train", "val"):
-    store = shards.open_store(workdir / name, tokenizer=None, vocab=None, grid=None)
+    store = store_lib.open_store(workdir / name, tokenizer=None, vocab=None, grid=None)
     for how, n in store.manifest.info.get("short", {}).items():
       found[how] = found.get(how, 0) + n
     ids += store.ids()

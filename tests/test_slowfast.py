@@ -17,7 +17,7 @@ from totojax.config import pixels, recipes, roots, schema
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import decode, media, slowfast, timelines, video
 from totojax.data.sources import items
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.jobs.plan import corpus as plan
 from totojax.tokenizers import weights
 
@@ -224,7 +224,7 @@ def store(tmp_path_factory):
 
 
 def test_a_probe_sums_the_views_and_names_what_is_missing(store, tmp_path, capsys):
-  tokens = shards.open_store(store / "all", tokenizer=None, vocab=None, grid=None)
+  tokens = store_lib.open_store(store / "all", tokenizer=None, vocab=None, grid=None)
   assert len(tokens) == 36 and tokens.manifest.crops == 6
   mark = weights.load("shipped").fingerprint
   shape = dict(tokenizer=mark, vocab=512)

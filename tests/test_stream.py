@@ -9,7 +9,7 @@ import token_sets
 from token_sets import SEQ
 
 from totojax import sequence
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, shards, store as store_lib
 from totojax.data.stream import frames as frames_lib, heldout, labelled, mixture, rows
 
 BATCH = 8
@@ -350,7 +350,7 @@ def write_pixels(path, records, *, frames, size_px=4):
   ids = [f"clip/{i}" for i in range(records)]
   writer.append({"frames": pixels}, labels=None, ids=ids, cursor=records)
   writer.close()
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
   return rows.Source("clips", store, 1.0)
 
 
@@ -441,6 +441,6 @@ def test_shared_items_are_refused(sources, tmp_path):
   writer = shards.Writer(tmp_path / "n", head)
   writer.append({"codes": token_sets.codes(0, 2)}, labels=None, ids=None, cursor=2)
   writer.close()
-  store = shards.open_store(tmp_path / "n", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(tmp_path / "n", tokenizer=None, vocab=None, grid=None)
   with pytest.raises(ValueError, match="'nameless'.* has no ids"):
     heldout.check_disjoint([rows.Source("nameless", store, 1.0)], [held_out])

@@ -14,7 +14,7 @@ import token_reports
 import token_sets
 
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import shards, store as store_lib
 from totojax.evals import reconstructions, token_counts
 from totojax.report import paper, reading
 
@@ -44,7 +44,7 @@ def _done(data, tmp_path_factory):
 
 
 def _codes(data, name):
-  store = shards.open_store(data / name, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(data / name, tokenizer=None, vocab=None, grid=None)
   return store.read(np.arange(len(store)))["codes"].reshape(-1, 2, 2)
 
 
@@ -144,7 +144,7 @@ def _store(path, codes):
   writer = shards.Writer(path, token_sets.manifest(labels=False, ids=False))
   writer.append({"codes": codes}, labels=None, ids=None, cursor=len(codes))
   writer.close()
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def test_use_equals_a_counter(tmp_path, capsys):
@@ -177,7 +177,7 @@ def test_a_collapse_is_told(tmp_path, capsys, spoil, told):
 @pytest.mark.parametrize("images", [1, 7, 24, 48])
 def test_images_are_spread_evenly(data, images, monkeypatch):
   monkeypatch.setattr(token_counts, "READ_TOKENS", 80)  # 5 images at a time
-  store = shards.open_store(data / "clips", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(data / "clips", tokenizer=None, vocab=None, grid=None)
   got = np.concatenate(list(token_counts.sampled(store, images)))
   all_M = {image.tobytes(): i for i, image in enumerate(_codes(data, "clips"))}
   places = [all_M[image.tobytes()] for image in got]

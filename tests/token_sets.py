@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from totojax import sequence
-from totojax.data.store import certificates, manifests, shards
+from totojax.data.store import certificates, manifests, shards, store as store_lib
 from totojax.data.store.store import Store
 from totojax.data.stream import rows
 
@@ -79,7 +79,7 @@ def write(path, records, *, salt=0, prefix="item", **changes):
   writer = shards.Writer(path, manifest(**changes))
   fill(writer, records, salt=salt, prefix=prefix)
   writer.close()
-  return shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  return store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
 
 
 def source(path, records, *, weight=1.0, **changes):

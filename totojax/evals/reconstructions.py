@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from totojax.data.store import shards, store as store_lib
+from totojax.data.store import store as store_lib
 from totojax.tokenizers import api, stats, weights
 
 SHOWN = 8  # images of a store
@@ -94,7 +94,7 @@ def decode(plan_: Plan) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray
 
 def _originals(name: str, path: str, tokens: store_lib.Store) -> store_lib.Store:
   """The pixel store at `path`, if its records are those of `tokens`."""
-  pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  pixels = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
   if pixels.manifest.tokenizer:
     raise ValueError(
       f"pixels of {name}: {path} is a token store; give the pixel store that"

@@ -22,7 +22,7 @@ import numpy as np
 from totojax import jobs
 from totojax.config import tokens as tokens_config
 from totojax.data.sources import items as items_lib
-from totojax.data.store import certificates, shards, store as store_lib
+from totojax.data.store import certificates, store as store_lib
 from totojax.rundir import console, directory, files
 
 _Held = tuple[str, int, str, str]  # store, record, item, video
@@ -100,7 +100,7 @@ def _names(store: store_lib.Store, video: str) -> set[bytes]:
 
 
 def _open(path: str) -> store_lib.Store:
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
   if not store.manifest.vocab or not store.manifest.ids:
     raise ValueError(
       f"{path} holds no tokens with ids; leakage is looked for in stores that"

@@ -21,7 +21,7 @@ from totojax import (
 from totojax.config.pretrain import Data, Pretrain
 from totojax.config.schema import ConfigError
 from totojax.config.training import Share
-from totojax.data.store import manifests, shards, store
+from totojax.data.store import manifests, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
 from totojax.rundir import console, provenance
@@ -388,7 +388,7 @@ def _open(
       f"the store {name!r} has no path; set it to a folder that the shards stage wrote"
     )
   # Said by the manifest: no record is read before the first batch.
-  return shards.open_store(
+  return store.open_store(
     path,
     tokenizer=(spec and config.data.tokenizer) or None,
     vocab=spec and spec.vocab,

@@ -30,7 +30,7 @@ def run(config: tokens_config.Shards, workdir: epath.Path, interrupted: jobs.Int
   tokenizer = weights.load(settings.tokenizer)
   folder = epath.Path(settings.pixels)
   pixels = {
-    split: shards.open_store(folder / split, tokenizer=None, vocab=None, grid=None)
+    split: store_lib.open_store(folder / split, tokenizer=None, vocab=None, grid=None)
     for split in SPLITS
   }
   directory.begin(workdir, config, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab)
@@ -117,7 +117,7 @@ def _describe(
   sample = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
   samples = {name: pixels[sample] for name, pixels in {"original": original_MHW3, **copies}.items()}
   files.write_npz(workdir / "samples.npz", samples, compressed=True)
-  tokens = shards.open_store(
+  tokens = store_lib.open_store(
     workdir / "train", tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None
   )
   grid = tokens.manifest.grid

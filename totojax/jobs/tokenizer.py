@@ -10,7 +10,7 @@ import numpy as np
 from totojax import assembly, jobs, sharding, step as step_lib, train
 from totojax.config import schema, tokens, training as training_config
 from totojax.config.schema import ConfigError
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.data.stream import frames as frames_lib, rows
 from totojax.rundir import console, directory, files
 from totojax.tasks import tokenizer as task_lib
@@ -138,7 +138,7 @@ def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
   return [
     rows.Source(
       name=name,
-      store=shards.open_store(share.path, tokenizer=None, vocab=None, grid=None),
+      store=store_lib.open_store(share.path, tokenizer=None, vocab=None, grid=None),
       weight=share.weight,
     )
     for name, share in shares.items()
@@ -148,7 +148,7 @@ def open_sources(data: tokens.TokenizerData) -> list[rows.Source]:
 def open_validation(data: tokens.TokenizerData) -> dict[str, Any]:
   """Source -> pixel store of `data.validation`."""
   return {
-    name: shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+    name: store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
     for name, path in data.validation.items()
   }
 

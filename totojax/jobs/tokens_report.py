@@ -18,7 +18,7 @@ from etils import epath
 import numpy as np
 
 from totojax.config import tokens as tokens_config
-from totojax.data.store import shards, store as store_lib
+from totojax.data.store import store as store_lib
 from totojax.evals import reconstructions, token_counts
 from totojax.report import ngram_sections, paper, tokens_page
 from totojax.rundir import console, directory, files
@@ -90,7 +90,7 @@ def run(
 
 def _open(name: str, path: str) -> store_lib.Store:
   """The token store at `path`, whichever tokenizer made it."""
-  store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
   if not store.manifest.tokenizer:
     raise ValueError(
       f"tokens_report.stores.{name}: {path} is a pixel store and holds no codes; name the token"

@@ -22,7 +22,7 @@ from totojax import assembly, checkpoint, sequence, sharding, storage
 from totojax.config import schema
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.data.store import manifests, shards, store as store_lib
+from totojax.data.store import manifests, store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
 from totojax.tasks import patches as patch_task, pretrain as task_lib
@@ -177,7 +177,7 @@ def open_tokens(
   manifest = manifests.existing(path)
   if not manifest.vocab:
     raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
-  store = shards.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  store = store_lib.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
   if manifest.kind == "video" and manifest.frames < spec.frames:
     raise ConfigError(
       f"{path} ({name}) has clips of {manifest.frames} frames; {run.path} was"

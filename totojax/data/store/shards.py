@@ -171,40 +171,6 @@ def write_shard(
   return shard
 
 
-def open_store(
-  path: objects.Path, *, tokenizer: str | None, vocab: int | None, grid: int | None
-) -> Store:
-  """Opens the data set at `path` and checks every shard (`Store.check`).
-
-  Args:
-    path: directory or URL.
-    tokenizer: the fingerprint that its codes must come from; None for any.
-    vocab: the number of codes that its tokenizer must have; None for any.
-    grid: the tokens per side that a frame must have; None for any.
-
-  Raises:
-    StoreError: saying what is missing, incomplete, damaged or different.
-  """
-  manifest = manifests.existing(path)
-  name = objects.text(path)
-  if not manifest.complete:
-    raise StoreError(
-      f"{name} is incomplete: {manifest.records} records so far. Start the"
-      " job that makes it again; it goes on where it stopped"
-    )
-  wanted = {"tokenizer": tokenizer, "vocab": vocab, "grid": grid}
-  for key, value in wanted.items():
-    actual = getattr(manifest, key)
-    if value is not None and value != actual:
-      raise StoreError(
-        f"{name} has {key} {actual!r}; this run needs {value!r}. Use the"
-        " tokenizer that made the data set, or make it again with yours"
-      )
-  store = Store(path, manifest)
-  store.check()
-  return store
-
-
 def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.Manifest) -> None:
   """Whether a job with these values may go on with a store.
 

@@ -183,3 +183,37 @@ def _check_array(path: str, array: Any, m: manifests.Manifest, index: int, name:
       f" {shard.name!r} with {shard.checksum[:12]}. Shards were re-ordered,"
       " or this one is from another data set: restore it from a copy"
     )
+
+
+def open_store(
+  path: objects.Path, *, tokenizer: str | None, vocab: int | None, grid: int | None
+) -> Store:
+  """Opens the data set at `path` and checks every shard (`Store.check`).
+
+  Args:
+    path: directory or URL.
+    tokenizer: the fingerprint that its codes must come from; None for any.
+    vocab: the number of codes that its tokenizer must have; None for any.
+    grid: the tokens per side that a frame must have; None for any.
+
+  Raises:
+    objects.StoreError: saying what is missing, incomplete, damaged or different.
+  """
+  manifest = manifests.existing(path)
+  name = objects.text(path)
+  if not manifest.complete:
+    raise objects.StoreError(
+      f"{name} is incomplete: {manifest.records} records so far. Start the"
+      " job that makes it again; it goes on where it stopped"
+    )
+  wanted = {"tokenizer": tokenizer, "vocab": vocab, "grid": grid}
+  for key, value in wanted.items():
+    actual = getattr(manifest, key)
+    if value is not None and value != actual:
+      raise objects.StoreError(
+        f"{name} has {key} {actual!r}; this run needs {value!r}. Use the"
+        " tokenizer that made the data set, or make it again with yours"
+      )
+  store = Store(path, manifest)
+  store.check()
+  return store

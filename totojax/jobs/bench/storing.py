@@ -11,7 +11,7 @@ import numpy as np
 
 from totojax import sequence
 from totojax.config.bench import StoreBench
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, shards, store as store_lib
 from totojax.data.store.store import Store
 from totojax.data.stream import mixture, rows as rows_lib
 from totojax.jobs.bench import measure, peers
@@ -53,7 +53,7 @@ def rows_read(settings: StoreBench, harness: measure.Harness) -> Iterator[measur
   codes_MT = _codes(settings, harness.seed)
   write_store(harness.folder / "store", codes_MT, settings)
   write_memmap(harness.folder / "store.u16", codes_MT, settings.batch)
-  store = shards.open_store(harness.folder / "store", tokenizer=None, vocab=None, grid=None)
+  store = store_lib.open_store(harness.folder / "store", tokenizer=None, vocab=None, grid=None)
   memmap_MT = np.memmap(harness.folder / "store.u16", np.uint16, mode="r", shape=codes_MT.shape)
   rng = np.random.default_rng(harness.seed + 1)
   order = rng.integers(0, len(codes_MT), (settings.reads, settings.batch))

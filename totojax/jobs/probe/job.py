@@ -23,7 +23,7 @@ import numpy as np
 
 from totojax import assembly, flops, jobs, train
 from totojax.config import labels, schema
-from totojax.data.store import shards
+from totojax.data.store import store as store_lib
 from totojax.data.stream import labelled, without_backbone
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib, tables
@@ -165,7 +165,7 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
       x_MD[records.records] = drawn_MD
     else:
       path = {"train": data.train_pixels, "validation": data.validation_pixels}[name]
-      pixels = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+      pixels = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
       without_backbone.same_records(records, pixels)
       x_MD = without_backbone.small_pixels(pixels, data.pixels_side)
     features[name] = x_MD[:, None]

@@ -15,7 +15,7 @@ from etils import epath
 from totojax.config.corpus import SourceJob
 from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib, listings
-from totojax.data.store import manifests, shards
+from totojax.data.store import manifests, store as store_lib
 from totojax.jobs.tokenize import units as units_lib
 from totojax.rundir import console, files
 from totojax.storage import objects
@@ -231,7 +231,7 @@ def _unwanted(path: str) -> _Unwanted:
   """What a list or a store of `source.exclude` has."""
   ids, origin = None, None
   if manifests.load(path) is not None:
-    store = shards.open_store(path, tokenizer=None, vocab=None, grid=None)
+    store = store_lib.open_store(path, tokenizer=None, vocab=None, grid=None)
     ids, origin = store.ids(), store.manifest.origin
   names = _lines(path) if ids is None else ids
   return _Unwanted(path, frozenset(map(items_lib.video_id, names)), origin)
