@@ -763,6 +763,11 @@ def test_help_and_what_is_missing(tmp_path):
   out = script("--help")
   assert out.returncode == 0 and "--delete-when-done" in out.stdout
   assert script().returncode == 2
+  # By a link to a link, the second relative.
+  (tmp_path / "one").symlink_to(SCRIPT)
+  (tmp_path / "two").symlink_to("one")
+  linked = subprocess.run([tmp_path / "two", "--help"], capture_output=True, text=True)
+  assert linked.stdout == out.stdout
   for tool in ("bash", "dirname", "python3"):
     (tmp_path / tool).symlink_to(shutil.which(tool))
   env = {"PATH": str(tmp_path)}
