@@ -426,7 +426,7 @@ def test_a_run_whose_storage_stays_away_asks_for_another_start(bucket, data):
     words = runs.smoke(data, bucket / "run", "--storage_timeout_s=2")
     said = runs.finish(runs.start(words), code=75)
   assert len(said.splitlines()) < 12, said
-  assert f"totojax: {bucket.url}/run/checkpoints/8 could not be written, since" in said
+  assert f"totojax: {bucket.url}/run/checkpoints/8 could not be written: storage did" in said
   assert runs.metrics(bucket / "run")[-1]["step"] > 8
   assert checkpoint.latest_step(bucket / "run/checkpoints") == 4
 

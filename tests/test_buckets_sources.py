@@ -257,9 +257,10 @@ def made(place):
   """The stores that a job made, and what it left out."""
   names = ("all/", "all.units/", "train/", "quarantine.csv")
   found = {name.removeprefix("run/"): data for name, data in place.objects().items()}
-  # FFmpeg says where a file was, and "<none>" of one in memory.
+  # FFmpeg says where a file was, and "<none>" of one in memory; a manifest has
+  # the root of the source, which is what differs here.
   return {
-    name: re.sub(rb": '[^']*(damaged\.mp4|<none>)'", b"", data)
+    name: re.sub(rb": '[^']*(damaged\.mp4|<none>)'|^ *\"root\": .*\n", b"", data, flags=re.M)
     for name, data in found.items()
     if name.startswith(names)
   }
