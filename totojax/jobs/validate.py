@@ -138,7 +138,10 @@ def _codes(source: rows.Source, spec: Any) -> np.ndarray:
 
 def _sentence(name: str, metrics: Mapping[str, float]) -> str:
   value = lambda key: f"{metrics[f'{name}/{key}']:.4f}"
-  text = f"{name}: {value('loss')} +- {value('loss_sem')} nats per visual token"
+  error = f" +- {value('loss_sem')}" if metrics[f"{name}/n"] > 1 else ""
+  text = f"{name}: {value('loss')}{error} nats per visual token"
+  if not error:
+    text += " of one sequence, so without a standard error"
   if f"{name}/unigram/loss" in metrics:
     text += (
       f" (unigram {value('unigram/loss')}, neighbours {value('neighbours/loss')}, of"

@@ -54,7 +54,7 @@ def _next(folder: reading.RunFolder, judgement: verdict.Verdict, history: diagno
   steps = diagnosis.advice(
     judgement.cause,
     history,
-    command=manifest.get("command", ""),
+    command=[manifest, *manifest.get("starts", ())][-1].get("command", ""),
     chain=str(folder.path),
     prefix="stages__pretrain__",
   )

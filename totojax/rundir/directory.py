@@ -117,7 +117,7 @@ def check_config(
   if allow_change or not files.exists(workdir / "config.json"):
     return workdir
   try:
-    old = flat(read_config(workdir))
+    old = flat(_filled(read_config(workdir)))
   except ValueError as error:
     raise ConfigChanged(f"{error}; restore it. {advice}") from error
   # Through JSON, so that tuples and lists compare as what is on disk.
@@ -140,6 +140,14 @@ def check_config(
       f"{workdir} was made with another config:\n  " + "\n  ".join(lines) + f"\n{advice}"
     )
   return workdir
+
+
+def _filled(config: dict[str, Any]) -> Mapping[str, Any]:
+  """An old config with the defaults of keys that there were not yet."""
+  try:
+    return schema.to_dict(roots.read(config, fill=True))
+  except ValueError:  # its keys were others: compared as they are
+    return config
 
 
 def _plugins_now(config: Any) -> dict[str, str]:

@@ -227,8 +227,11 @@ def _data_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 def check_data(workdir: Any, before: Identities, now: Identities) -> None:
   """Raises DataChanged unless a run may go on with the data that it has now."""
-  if (told := data_changes(before, now)) and not _other_data_allowed:
-    listed = "; ".join(f"{name}: {what}" for name, what in told.items())
+  told = data_changes(before, now)
+  listed = "; ".join(f"{name}: {what}" for name, what in told.items())
+  if told and _other_data_allowed:
+    print(f"{workdir} goes on with other data than it was begun with ({listed})", flush=True)
+  elif told:
     raise DataChanged(
       f"{workdir} was begun with other data ({listed}). Restore the data, use another --workdir,"
       " or pass --allow_changed_config to go on with what is there now"

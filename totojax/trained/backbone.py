@@ -9,6 +9,7 @@ D width.
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 from typing import Any
@@ -40,6 +41,7 @@ class Trained:
   model: trunk.Trunk  # as it was trained
   tokenizer: str  # fingerprint of the tokenizer that made its tokens
   step: int  # of the checkpoint that is used (`checkpoint.chosen_step`)
+  digest: str  # of config, data and code of the user's: what was trained, see `check_same`
 
   @property
   def patches(self) -> patches_lib.PatchesConfig | None:
@@ -77,7 +79,14 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
     model=assembly.model(config),
     tokenizer=manifest["tokenizer"],
     step=step,
+    digest=_digest(path, manifest),
   )
+
+
+def _digest(path: epath.Path, manifest: Mapping[str, Any]) -> str:
+  """Another one for a run that was made anew from other keys, data or plug-ins."""
+  made = [files.read_json(path / "config.json"), manifest.get("data"), manifest.get("plugins")]
+  return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def read_config(path: epath.PathLike, what: str) -> Pretrain:
@@ -229,7 +238,8 @@ def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
   facts = json.loads(json.dumps(facts))
   if files.exists(path):
     first = files.read_json(path)
-    if first != facts:
+    # What is not in it was not kept then.
+    if first != {key: facts.get(key) for key in first}:
       raise ValueError(
         f"{workdir} was begun with {first}, and now there is {facts}; the"
         " backbone was trained on. Use another --workdir"

@@ -94,6 +94,9 @@ def open_video(source: VideoInput, *, untrimmed: bool = False) -> tuple[Any, Any
   cover = av.stream.Disposition.attached_pic
   for stream in container.streams.video:
     if not stream.disposition & cover:
+      # Slices in several threads lose the mark of a damaged picture; workers
+      # decode several files at once.
+      stream.codec_context.thread_count = 1
       return container, stream
   container.close()
   raise Undecodable("no video stream in the file")

@@ -31,9 +31,9 @@ SLACK_FRAMES = 2  # frames that a decoder may drop: the one before stays on the 
 # image shrinks, as Pillow does, and so does not alias.
 _INTERPOLATION = {"bicubic": "BICUBIC", "bilinear": "BILINEAR", "lanczos": "LANCZOS"}
 # A stream's matrix of colours (H.273) to what FFmpeg's scaler calls it; streams
-# that say nothing are taken as BT.601, as FFmpeg does.
-_MATRICES = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-_BT601, _FULL_RANGE = 5, 2
+# that say nothing (2), or hold RGB (0), are taken as BT.601, as FFmpeg does.
+_MATRICES = {0: 5, 1: 1, 2: 5, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+_FULL_RANGE = 2
 _PREDICTED, _BIDIRECTIONAL = (2, 3), 3  # FFmpeg's picture types: P, B
 _ROUNDING_S = 1e-6
 
@@ -244,7 +244,11 @@ def _image(frame, reformatter, prepare: augment.Resize) -> np.ndarray:
   after the other. Matrix and range are the stream's.
   """
   height, width = prepare.size(frame.height, frame.width)
-  matrix = _MATRICES.get(int(frame.colorspace), _BT601)
+  matrix = _MATRICES.get(int(frame.colorspace))
+  if matrix is None:
+    raise containers.Undecodable(
+      f"its colours have matrix {int(frame.colorspace)} (ITU-T H.273), which cannot be converted"
+    )
   image_HW3 = reformatter.reformat(
     frame,
     width=width,

@@ -32,7 +32,9 @@ from totojax.config import pixels
 from totojax.data.pixels import augment, containers, decode, timelines
 from totojax.data.sources import items
 
-SUFFIXES = frozenset(".3gp .avi .flv .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .webm .wmv".split())
+SUFFIXES = frozenset(
+  ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+)
 # How much later than asked for a frame may begin: of a frame's time, but for
 # containers that round their times no less than a millisecond.
 TIE_FRAC = 0.1

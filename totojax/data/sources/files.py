@@ -21,11 +21,12 @@ T = TypeVar("T")
 SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
 # Folders that Macs, NAS and Windows leave in others' data, full of copies.
 _FOREIGN = frozenset(
-  ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
-)
+  "__MACOSX @eaDir #recycle #snapshot @Recycle @Recently-Snapshot _gsdata_ $RECYCLE.BIN"
+  " lost+found".split()
+) | {"System Volume Information"}
 # What downloaders leave of a video that was not finished: "a.temp.mp4", and
-# "a.f137.mp4", a stream that was to be merged with its sound.
-_LEFTOVER = re.compile(r"\.(temp|part|f\d{1,4}(-[\w-]+)?)\.\w+$", re.IGNORECASE)
+# "a.f137.mp4" or "a.fhls-1080p.mp4", a stream that was to be merged with its sound.
+_LEFTOVER = re.compile(r"\.(temp|part|f\d{1,4}(-[\w-]+)?|f(hls|dash)-[\w=-]+)\.\w+$", re.IGNORECASE)
 
 
 def suffixes(kind: str) -> frozenset[str]:
@@ -101,7 +102,7 @@ def _objects(root: str, endings: Collection[str]) -> Iterator[str]:
   # A folder is what its names begin with; "a/" is an object that consoles make.
   parts = sorted(name.split("/") for name in names)
   for below_root in parts:
-    if suffix(below_root[-1]) in endings and not any(map(_is_hidden, below_root)):
+    if suffix(below_root[-1]) in endings and not any(map(is_hidden, below_root)):
       yield f"{objects.text(root)}/{'/'.join(below_root)}"
 
 
@@ -119,10 +120,11 @@ def entries(folder: str) -> list[os.DirEntry[str]]:
       f"the folder {folder} cannot be read ({error.strerror}); give the"
       " process permission to list it, or move it out of the source"
     ) from error
-  return [entry for entry in ordered if not _is_hidden(entry.name)]
+  return [entry for entry in ordered if not is_hidden(entry.name)]
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+  """Whether a file or folder of this name is none of the source's."""
   return name.startswith(".") or name in _FOREIGN
 
 
@@ -146,7 +148,7 @@ def names(folder: str) -> list[str]:
 
 
 def _children(folder: str) -> list[str]:
-  return [name for name in objects.children(folder) if not _is_hidden(name.rstrip("/"))]
+  return [name for name in objects.children(folder) if not is_hidden(name.rstrip("/"))]
 
 
 def below(root: str, path: str) -> str:

@@ -85,12 +85,14 @@ def list_lines(
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV quotes commas
       name = name[1:-1].replace('""', '"')
-    if seen.setdefault(name, (number, label))[1] != label:
-      before, other = seen[name]
-      raise ValueError(f"{where}: {name!r} has label {label}, and {other} on line {before}")
     path_there = reading.join(os.fspath(root), name)
+    # One file may be named in several ways: relative, absolute, "./a.mp4".
+    file = path_there if objects.is_url(path_there) else os.path.normpath(path_there)
+    if seen.setdefault(file, (number, label))[1] != label:
+      before, other = seen[file]
+      raise ValueError(f"{where}: {name!r} has label {label}, and {other} on line {before}")
     rows.append(items.Item(items.name(name), path_there, label=label))
-  rows = files.once(rows, lambda item: item.id, path)
+  rows = files.once(rows, lambda item: os.path.normpath(item.path), path)
   return items.listing(
     kind, files.existing(rows), classes=[str(i) for i in range(classes)], where=path
   )

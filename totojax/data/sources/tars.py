@@ -35,6 +35,7 @@ class _Sample:
 
   members: dict[str, tarfile.TarInfo] = dataclasses.field(default_factory=dict)
   labels: dict[str, bytes] = dataclasses.field(default_factory=dict)
+  twice: str = ""  # an ending that came again
 
 
 def list_items(
@@ -94,6 +95,9 @@ def samples(path: str, kind: str, *, label_key: str, classes: int) -> Iterator[i
   for key, sample in groups.items():
     name, members = items.name(key), sample.members
     media = [end for end in members if end in endings]
+    if sample.twice:
+      yield items.Skipped(name, f"there are two members {key}{sample.twice}; which is meant?")
+      continue
     if len(media) != 1:
       yield items.Skipped(
         name,
@@ -132,11 +136,14 @@ def _read_headers(
     if member.offset_data + member.size > size:
       return f"{member.name} is cut off"
     folder, _, base = member.name.rpartition("/")
-    if base.startswith("."):
+    if any(map(files.is_hidden, member.name.split("/"))):
       continue
     stem, dot, ending = base.partition(".")
     key = f"{folder}/{stem}" if folder else stem
     sample, ending = groups.setdefault(key, _Sample()), (dot + ending).lower()
+    if ending in sample.members:
+      sample.twice = ending
+      continue
     sample.members[ending] = member
     if ending in LABELS:  # now, since a bucket is read from front to back
       file.seek(member.offset_data)

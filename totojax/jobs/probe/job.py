@@ -104,6 +104,7 @@ def _facts(setup: probe_setup.ProbeSetup) -> dict[str, Any]:
     **({"encoders": encoders} if encoders else {}),
     "model_run": str(run.path),
     "step": run.step,
+    "digest": run.digest,
     "tokenizer": run.tokenizer,
     "frames": model.spec.frames,
     "depth": run.model.config.depth,

@@ -70,7 +70,9 @@ class ProbeSetup(setup_lib.Setup):
     stores = self.config.data.train_pixels, self.config.data.validation_pixels
     pixels = zip(("data.train_pixels", "data.validation_pixels"), stores)
     return self.sets.data | {
-      key: manifests.existing(path).identity for key, path in pixels if "pixels" in self.subjects
+      key: manifests.existing(path).identity
+      for key, path in pixels
+      if path and "pixels" in self.subjects
     }
 
   @property
