@@ -16,7 +16,7 @@ MANIFEST = {
   "processes": 1,
   "starts": [
     {"started": "2025-01-31T14:06:09+00:00", "command": "a"},
-    {"started": "2025-02-01T15:07:09+00:00", "command": "b"},
+    {"started": "2025-02-01T15:07:09+00:00", "command": "totojax --config=b.py"},
   ],
 }
 

@@ -151,6 +151,15 @@ def test_a_line_that_is_there_twice_counts_once(tmp_path, capsys):
   assert "1 rows say what another one does" in capsys.readouterr().out
 
 
+def test_one_file_named_in_several_ways_counts_once(tmp_path):
+  """Else it could be trained on and held out."""
+  touch(tmp_path, "c.mp4", "d.mp4")
+  listing = lines(tmp_path, f"c.mp4 1\n{tmp_path}/c.mp4 1\n./c.mp4 1\nd.mp4 0\n")
+  assert ids(listing) == ["c.mp4", "d.mp4"]
+  with pytest.raises(ValueError, match="line 2: .* has label 0, and 1 on line 1"):
+    lines(tmp_path, f"c.mp4 1\n{tmp_path}/c.mp4 0\n")
+
+
 def test_what_downloaders_and_machines_leave_is_no_item_and_no_class(tmp_path, capsys):
   touch(
     tmp_path,
@@ -159,14 +168,18 @@ def test_what_downloaders_and_machines_leave_is_no_item_and_no_class(tmp_path, c
     "cat/c.temp.mp4",
     "cat/d.mp4.part",
     "cat/e.F251.webm",
+    "cat/f.fhls-1080p.mp4",
+    "cat/g.fdash-video=1.mp4",
     "cat/._a.mp4",
     "@eaDir/a.mp4",
+    "#snapshot/a.mp4",
+    "@Recycle/cat/a.mp4",
     "__MACOSX/cat/a.mp4",
     "dog/v1.5.mp4",  # the control: a name with a dot
   )
   listing = folder.list_items(tmp_path, "", kind="video", class_folders=True)
   assert ids(listing) == ["cat/a.mp4", "dog/v1.5.mp4"] and listing.classes == ("cat", "dog")
-  assert "3 files are what a downloader left" in capsys.readouterr().out
+  assert "5 files are what a downloader left" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -231,6 +244,21 @@ def shard(path, *members, **how):
 
 def samples(root, kind="image", split="", classes=0):
   return tars.list_items(root, split, kind=kind, classes=classes, label_key="label")
+
+
+def test_members_that_are_foreign_or_there_twice(tmp_path):
+  shard(
+    tmp_path / "a.tar",
+    ("1.png", png(10)),
+    ("__MACOSX/2.png", png(10)),
+    ("@eaDir/3.png", png(10)),
+    ("4.png", png(10)),
+    ("4.png", png(20)),
+  )
+  listing = samples(tmp_path)
+  assert ids(listing) == ["a/1"]
+  (row,) = listing.missing
+  assert row.id == "a/4" and "there are two members 4.png" in row.reason
 
 
 def test_tars(tmp_path):

@@ -554,11 +554,15 @@ def test_pixels_of_other_records_are_refused(data, tmp_path):
     run(c, tmp_path)
 
 
-def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path):
+@pytest.mark.parametrize("changes", [{"step": 4}, {"digest": "0"}])
+def test_features_of_another_backbone_are_not_taken(data, plain, tmp_path, changes):
   c = config(data, train=dict(epochs=4.0))
   assert run(c, tmp_path)
   facts = json.loads((tmp_path / "backbone.json").read_text())
-  facts["step"] = 4
+  del facts["digest"]  # as of runs from before it was kept
+  (tmp_path / "backbone.json").write_text(json.dumps(facts))
+  assert run(c, tmp_path)
+  facts |= changes
   (tmp_path / "backbone.json").write_text(json.dumps(facts))
   with pytest.raises(ValueError, match="the backbone was trained on"):
     run(c, tmp_path)

@@ -264,7 +264,7 @@ def test_a_model_that_is_no_better_says_why_and_what_to_do(copy, undrawn):
     "come from 2 videos",
     "What to do next",
     "More videos",
-    f"totojax '--config=my <run>.py' --workdir={copy}-more",
+    f"totojax --config=b.py --workdir={copy}-more",  # of the last start
   ):
     assert words in text, words
   # Control: one that beats copying needs none of it.

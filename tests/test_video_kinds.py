@@ -211,6 +211,21 @@ def test_colours_are_those_that_were_drawn(name):
   assert np.abs(again.astype(int) - COLOURS).max() > 8
 
 
+def test_a_matrix_that_cannot_be_converted_is_listed(tmp_path):
+  """YCgCo (8); as BT.601 it would be off by up to 215 levels."""
+  path = tmp_path / "a.mp4"
+  with av.open(str(path), "w") as container:
+    stream = container.add_stream("libx264", rate=30)
+    stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p"
+    stream.codec_context.colorspace = 8
+    for _ in range(40):
+      frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 100, np.uint8), format="rgb24")
+      container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+  row = media.load(items.Item("a", path), SPEC, seed=0)
+  assert isinstance(row, items.Skipped) and "matrix 8" in row.reason, row
+
+
 @pytest.mark.parametrize("name", ["damage_h264.mp4", "damage_mpeg4.avi", "damage_none_h264.mp4"])
 def test_nothing_smeared_is_used(name):
   path = FILES / name
@@ -234,6 +249,7 @@ def _known_damage(path):
   times_s = []
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
     for packet in container.demux(stream):
       try:
         times_s += [frame.time for frame in packet.decode() if frame.is_corrupt]
@@ -243,12 +259,22 @@ def _known_damage(path):
 
 
 @pytest.mark.parametrize(
-  "name, codec, b_frames",
-  [("a.mkv", "libx264", 3), ("a.ts", "mpeg2video", 2), ("a.mp4", "mpeg4", 0)],
+  "name, codec, b_frames, slices",
+  [
+    ("a.mkv", "libx264", 3, 1),
+    ("b.mkv", "libx264", 3, 4),  # in several threads these lose the mark
+    ("a.ts", "mpeg2video", 2, 1),
+    ("a.mp4", "mpeg4", 0, 1),
+  ],
 )
-def test_damage_that_the_decoder_knows_of_is_never_delivered(tmp_path, name, codec, b_frames):
-  gop = 40
-  whole = numbered.write(tmp_path / name, 200, codec=codec, b_frames=b_frames, gop=gop).read_bytes()
+def test_damage_that_the_decoder_knows_of_is_never_delivered(
+  tmp_path, name, codec, b_frames, slices
+):
+  gop, options = 40, {"slices": str(slices)} if slices > 1 else {}
+  path = numbered.write(
+    tmp_path / name, 200, codec=codec, b_frames=b_frames, gop=gop, options=options
+  )
+  whole = path.read_bytes()
   rng, outcomes = np.random.default_rng(0), collections.Counter()
   path = tmp_path / f"hurt_{name}"
   for _ in range(4):
