@@ -277,3 +277,28 @@ def test_codes_of_ones_own_become_a_model_that_is_validated(tmp_path, monkeypatc
   words = "--config.model_run=RUN", "--config.validation=other"
   output = runs.here(runs.command("configs/validate.py", "OTHER", *words), code=1)
   assert re.search("tokenizer 'fedcba9876543210'; this run needs '00000000000000aa'", output)
+
+
+@pytest.mark.parametrize(
+  "losses, told",
+  [
+    ((6.2, 5.0, 4.5), "own: 4.5000 nats per visual token held out, after update 20"),
+    ((6.2, 4.5, 4.6), "own: 4.6000 nats per visual token held out, after update 20"),
+    (
+      (6.2, 4.5, 8.5),
+      "own: 8.5000 nats per visual token held out, after update 20, and 4.5000 after 10: what is"
+      " trained on is learned by heart (--config.checkpoint.best=own/loss keeps the best"
+      " checkpoint)",
+    ),
+  ],
+)
+def test_a_run_ends_with_its_held_out_loss(losses, told):
+  log = {s: {"own/loss": loss, "own/loss_sem": 0.1} for s, loss in zip((0, 10, 20), losses)}
+  c = recipes.pretrain("tiny")
+  c.data.train = {"own": {"path": "x", "weight": 1.0}}
+  c.data.validation = {"own": "y", "other": "z"}
+  config = roots.read(c.to_dict())
+  assert list(pretrain._held_out_in_words(log, config)) == [told]
+  c.checkpoint.best = "own/loss"
+  (line,) = pretrain._held_out_in_words(log, roots.read(c.to_dict()))
+  assert "--config.checkpoint.best" not in line

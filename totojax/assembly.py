@@ -1,6 +1,6 @@
 """From a typed config to what is trained: model, optimiser, program, run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import importlib
@@ -241,6 +241,7 @@ def run(
   data: provenance.Identities,
   tokens_per_step: int,
   flops_per_token: float,
+  closing: Callable[[metrics.Evaluations], Iterable[str]] = lambda evals: (),
   frozen: Any = None,
   start: Callable[[Any], Any] | None = None,
 ) -> train.Run:
@@ -254,6 +255,7 @@ def run(
     data: what is read, by config key.
     tokens_per_step: for the rate.
     flops_per_token: for the MFU; 0 where it is not known.
+    closing: what to say of the evaluations when the run has ended.
     frozen: host arrays that take the place of the task's own frozen arrays,
       where these are too large to be constants of a compiled program.
     start: fresh parameters -> those that the run starts from, where another
@@ -279,6 +281,7 @@ def run(
     meta={"task": type(built.task).__name__},
     config=config,
     data=data,
+    closing=closing,
     facts={"mesh": mesh, "steps": steps, "tokens_per_step": tokens_per_step, **facts},
     # Made as the loop begins: building and restoring are not in its rate.
     clock=lambda: metrics.Clock(

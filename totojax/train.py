@@ -51,6 +51,8 @@ class Run:
   data: provenance.Identities  # what is read, which must stay the same
   facts: Mapping[str, Any]  # for manifest.json
   clock: Callable[[], metrics.Clock]  # rate and MFU
+  # Evaluations -> lines about them, for the end of the run.
+  closing: Callable[[metrics.Evaluations], Iterable[str]] = lambda evals: ()
 
 
 def fit(
@@ -101,6 +103,9 @@ def fit(
     )
     log.flush()
     checkpoints.close()
+    if finished and jax.process_index() == 0:
+      for line in run.closing(log.evaluations):
+        console.say(line)
   except Exception as error:
     # A save that has begun is to end: Python would stop its threads, and then
     # wait for them. (Not where storage is away, or the run is another's.)

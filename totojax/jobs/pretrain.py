@@ -1,6 +1,6 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from typing import Any, TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from totojax.config.training import Share
 from totojax.data.store import manifests, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
-from totojax.rundir import console, provenance
+from totojax.rundir import console, metrics, provenance
 from totojax.storage import objects, outages
 from totojax.tasks import pretrain as task_lib
 
@@ -43,6 +43,24 @@ def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     training = patches.pretraining(config)
   _, finished = train.fit(training, workdir, interrupted=interrupted)
   return finished
+
+
+def _held_out_in_words(evals: metrics.Evaluations, config: Pretrain) -> Iterator[str]:
+  """A line for each store that is held out: its loss, and whether it was lower before."""
+  for name in config.data.validation:
+    key = f"{name}/loss"
+    points = [
+      (loss, step) for step, row in evals.items() if step and (loss := row.get(key)) is not None
+    ]
+    if not points:
+      continue
+    (lowest, when), (loss, step) = min(points), points[-1]
+    line = f"{name}: {loss:.4f} nats per visual token held out, after update {step:,}"
+    if lowest < loss - max(2 * (evals[step].get(f"{key}_sem") or 0.0), lowest / 20):
+      line += f", and {lowest:.4f} after {when:,}: what is trained on is learned by heart"
+      if config.checkpoint.best != key:
+        line += f" (--config.checkpoint.best={key} keeps the best checkpoint)"
+    yield line
 
 
 def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> train.Run:
@@ -104,6 +122,7 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
       **began,
     },
     data=inputs.data,
+    closing=lambda evals: _held_out_in_words(evals, config) if lanes is None else (),
     tokens_per_step=tokens_per_step,
     flops_per_token=cost,
     frozen=inputs.frozen,

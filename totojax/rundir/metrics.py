@@ -119,6 +119,9 @@ def _rows(path: epath.Path, data: bytes, *, last: bool) -> list[dict[str, Any]]:
   return rows
 
 
+Evaluations = Mapping[int, Mapping[str, float | None]]  # step -> name -> value, in order
+
+
 class MetricsLog:
   """`metrics.jsonl` and TensorBoard events, cut back to the restored step."""
 
@@ -127,10 +130,10 @@ class MetricsLog:
 
     path = workdir / FILE
     last, rows, later = path, [], []
-    self._evaluated: dict[int, Mapping[str, float | None]] = {}
+    self.evaluations: dict[int, Mapping[str, float | None]] = {}
     for each, written in _segments_if_any(path):
       kept = [row for row in written if row["step"] <= restored_step]
-      self._evaluated |= {row["step"]: row for row in kept if row["kind"] == "eval"}
+      self.evaluations |= {row["step"]: row for row in kept if row["kind"] == "eval"}
       if kept:
         last, rows, later = each, kept, []
       elif each != path:
@@ -146,7 +149,7 @@ class MetricsLog:
 
   def has_eval(self, step: int) -> bool:
     """Whether the evaluations of this step are in the log."""
-    return step in self._evaluated
+    return step in self.evaluations
 
   def lowest(self, name: str) -> int | None:
     """The step, after the start, of the lowest value of an evaluation; of equals the first.
@@ -154,7 +157,9 @@ class MetricsLog:
     None before there is one. It is the same on every host and after a resume.
     """
     values = {
-      step: row[name] for step, row in self._evaluated.items() if step and row.get(name) is not None
+      step: row[name]
+      for step, row in self.evaluations.items()
+      if step and row.get(name) is not None
     }
     return min(values, key=lambda step: (values[step], step), default=None)
 
@@ -168,7 +173,7 @@ class MetricsLog:
     at the next row.
     """
     if kind == "eval":
-      self._evaluated[step] = _finite(values)
+      self.evaluations[step] = _finite(values)
     if self._file is None or self._events is None:
       return
     row = {"step": step, "kind": kind, **_finite(values), "wall": _finite(wall)}

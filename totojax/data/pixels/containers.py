@@ -95,8 +95,9 @@ def open_video(source: VideoInput, *, untrimmed: bool = False) -> tuple[Any, Any
   for stream in container.streams.video:
     if not stream.disposition & cover:
       # Slices in several threads lose the mark of a damaged picture; workers
-      # decode several files at once.
-      stream.codec_context.thread_count = 1
+      # decode several files at once. (None: FFmpeg does not know the codec.)
+      if stream.codec_context is not None:
+        stream.codec_context.thread_count = 1
       return container, stream
   container.close()
   raise Undecodable("no video stream in the file")
