@@ -254,9 +254,10 @@ def test_members_that_are_foreign_or_there_twice(tmp_path):
     ("@eaDir/3.png", png(10)),
     ("4.png", png(10)),
     ("4.png", png(20)),
+    ("./5.png", png(20)),  # the control: as `tar -c .` names what is in a folder
   )
   listing = samples(tmp_path)
-  assert ids(listing) == ["a/1"]
+  assert ids(listing) == ["a/./5", "a/1"]
   (row,) = listing.missing
   assert row.id == "a/4" and "there are two members 4.png" in row.reason
 

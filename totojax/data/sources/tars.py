@@ -136,7 +136,8 @@ def _read_headers(
     if member.offset_data + member.size > size:
       return f"{member.name} is cut off"
     folder, _, base = member.name.rpartition("/")
-    if any(map(files.is_hidden, member.name.split("/"))):
+    # "./a.png" is how `tar -c .` names its members.
+    if any(files.is_hidden(part) for part in member.name.split("/") if part not in (".", "..")):
       continue
     stem, dot, ending = base.partition(".")
     key = f"{folder}/{stem}" if folder else stem
