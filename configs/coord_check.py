@@ -7,11 +7,13 @@ Table 15, with µP and in the standard parametrisation. Needs no data; 198 s on
 2 busy cores. Writes coordinates.csv and a figure for each quantity.
 """
 
-from totojax.config import recipes
+from totojax.config import study_recipes
 
 
 def get_config():
-  c = recipes.coord_check(recipes.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0))
+  c = study_recipes.coord_check(
+    study_recipes.sizes(64, 128, 256, 512, 1024, depth=2, heads=16, mlp_ratio=3.0)
+  )
   c.pretrain.sequence.update(vocab=512, grid=4, frames=4, context=64)
   c.pretrain.compute.update(dtype="float32", unroll=1)
   c.pretrain.model.tied = False

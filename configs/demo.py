@@ -13,12 +13,12 @@ Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
 the settings of configs/tokenizer.py.
 """
 
-from totojax.config import recipes
+from totojax.config import pixel_recipes, recipes, small_runs
 
 
 def get_config():
-  c = recipes.videos_to_report(
-    recipes.render(train=2000, val=256),
+  c = small_runs.videos_to_report(
+    pixel_recipes.render(train=2000, val=256),
     name="rendered",
     grid=4,  # 32 pixels, factor 8
     batch=16,
@@ -29,7 +29,7 @@ def get_config():
   pretrain.every = recipes.every(log=10, evaluate=100, checkpoint=100)
 
   # Few clips and few updates: all sources in a share of the five minutes.
-  probe = recipes.small_probe("{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips")
+  probe = small_runs.small_probe("{workdir}/pretrain", "{workdir}/shards", "{workdir}/clips")
   probe.data.train_records = 256
   probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
   probe.optim.update(lrs=(3e-3, 1e-2, 3e-2), weight_decays=(0.1, 3.0))

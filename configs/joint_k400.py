@@ -11,11 +11,11 @@ and rate are those of Table 7; at 16 x 16 tokens RoPE keeps its base. The
 paper's number is that of Toto-large: Table 8, 65.3 % (base 59.3, 1b 74.4).
 """
 
-from totojax.config import recipes
+from totojax.config import paper
 
 
 def get_config():
-  c = recipes.joint_of_clips("", "")
+  c = paper.joint_of_clips("", "")
   c.data.update(train="", validation="")
   c.paper.update(name="Table 8, large", top1=65.3)
   return c

@@ -5,9 +5,9 @@ r"""The released tokenizers, as a file that every other job reads.
     --config.official.kind=vqgan-16k --config.official.files="('last.ckpt',)"
 
 Reads local files, or downloads them from the official addresses (to be had
-again where it stopped). LlamaGen's, diffusers', IBQ's, Open-MAGVIT2's and
-Cosmos' are read from local files: docs/tokenizers.md lists them. The pickles are
-never executed. Leaves WORKDIR/tokenizer.safetensors, to be given to
+again where it stopped). LlamaGen's, diffusers', IBQ's, Open-MAGVIT2's, VidTok's
+and Cosmos' are read from local files: docs/tokenizers.md lists them. The pickles
+are never executed. Leaves WORKDIR/tokenizer.safetensors, to be given to
 configs/tokenize.py as tokenizer.
 """
 

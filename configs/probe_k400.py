@@ -4,8 +4,8 @@ r"""Kinetics-400, cross-attention and an MLP on each layer (Table 16).
     --config.model_run=MODEL --config.data.train=TRAIN/train \
     --config.data.validation=VAL/val
 
-V-JEPA's evaluation: one query, AdamW, 20 epochs, rates and decays side by side
-on one pass of the backbone. The stores are Kinetics-400's: random clips to
+V-JEPA's evaluation: one query, AdamW, 20 epochs; V-JEPA 2's grid of rates and
+decays side by side on one pass of the backbone. The stores are Kinetics-400's: random clips to
 train on, and 10 x 3 views of every validation video, as SlowFast samples both.
 Scores are summed over the views; videos that are missing are counted and named.
 

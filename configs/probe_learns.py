@@ -15,7 +15,7 @@ runs/probe_learns/seeds/per_layer.csv (every head of every seed),
 seeds/metrics.json (means and intervals) and report/report.html.
 """
 
-from totojax.config import recipes
+from totojax.config import pixel_recipes, recipes, small_runs
 
 SEEDS = (0, 1, 2)
 STAGES = {"motion": "", "shape": "shape_"}  # of a question's clips and shards
@@ -24,7 +24,7 @@ FRAMES, GRID, BATCH, STEPS = 8, 4, 32, 1000
 
 
 def get_config():
-  c = recipes.videos_to_report(
+  c = small_runs.videos_to_report(
     _clips("motion", train=6000, val=1000, seed=0),
     name="rendered",
     grid=GRID,
@@ -42,7 +42,7 @@ def get_config():
 
   more = {
     "shape_clips": _clips("shape", train=LABELLED["shape"], val=2000, seed=1),
-    "shape_shards": recipes.shards(
+    "shape_shards": pixel_recipes.shards(
       "{workdir}/shape_clips", "{workdir}/tokenizer/tokenizer.safetensors"
     ),
   }
@@ -50,17 +50,17 @@ def get_config():
   for seed in SEEDS:
     model = f"pretrain_{seed}" if seed else "pretrain"
     if seed:
-      more[model] = first["pretrain"].copy_and_resolve_references()
+      more[model] = recipes.follower(first["pretrain"])
       more[model].seed = seed
     for question in STAGES:
       name = f"{question}_{seed}"
       more[name] = _probe(model, question, seed)
       runs[question].append("{workdir}/" + name)
-  return recipes.chain(**first, **more, seeds=recipes.probe_seeds(**runs), report=report)
+  return recipes.chain(**first, **more, seeds=small_runs.probe_seeds(**runs), report=report)
 
 
 def _clips(label, *, train, val, seed):
-  c = recipes.render(train=train, val=val)
+  c = pixel_recipes.render(train=train, val=val)
   c.seed = seed
   c.amount.label = label
   c.scene.update(
@@ -86,7 +86,7 @@ def _pretraining(c):
 
 def _probe(model, question, seed):
   stem = "{workdir}/" + STAGES[question]
-  c = recipes.small_probe("{workdir}/" + model, f"{stem}shards", f"{stem}clips")
+  c = small_runs.small_probe("{workdir}/" + model, f"{stem}shards", f"{stem}clips")
   c.seed = seed
   c.data.train_records = LABELLED[question]
   c.train.epochs = 100.0

@@ -85,7 +85,7 @@ def main(words: list[str] | None = None) -> None:
   parser.add_argument("--save_b", type=float, required=True, help="class B requests of a save")
   given = vars(parser.parse_args(words))
   prices, kept = given.pop("prices"), given.pop("kept")
-  price = json.loads(prices.read_text()) if prices else None
+  price = json.loads(prices.read_text(encoding="utf-8")) if prices else None
   bill, total = lines(**given), 0.0
   print(f"{'':12}{'class A':>12}{'class B':>15}{'GiB':>12}{'price':>10}")
   for line in bill:

@@ -509,8 +509,8 @@ def prepare_key() -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(key)])
   if not os.environ.get("SSH_AUTH_SOCK"):
     return
-  known = subprocess.run(["ssh-add", "-l"], capture_output=True, text=True)
-  own = subprocess.run(["ssh-keygen", "-lf", str(key)], capture_output=True, text=True)
+  known = subprocess.run(["ssh-add", "-l"], capture_output=True, encoding="utf-8")
+  own = subprocess.run(["ssh-keygen", "-lf", str(key)], capture_output=True, encoding="utf-8")
   here = set(own.stdout.split()[1:2]) & set(known.stdout.split())
   # Status 2: there is no agent after all.
   if known.returncode != 2 and not here and subprocess.run(["ssh-add", str(key)]).returncode:

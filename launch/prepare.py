@@ -64,7 +64,7 @@ def totojax(gcloud: Gcloud, *words: str, quiet: bool = False) -> str:
   path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
   env = {**os.environ, "PYTHONPATH": path}
   stdout = subprocess.PIPE if quiet else None
-  done = subprocess.run(words, cwd=ROOT, env=env, text=True, stdout=stdout)
+  done = subprocess.run(words, cwd=ROOT, env=env, encoding="utf-8", stdout=stdout)
   if done.returncode:
     raise GiveUp("no plan can be made, see above; --no-plan goes on without")
   return done.stdout or ""
@@ -117,7 +117,7 @@ def _planned(gcloud: Gcloud, config: str, flags: Sequence[str]) -> dict[str, Any
     where = (f"--config={config}", f"--workdir={folder}")
     totojax(gcloud, *where, *flags, "--config.run=plan")
     path = pathlib.Path(folder, "plan", "plan.json")
-    return {} if gcloud.dry_run else json.loads(path.read_text())
+    return {} if gcloud.dry_run else json.loads(path.read_text(encoding="utf-8"))
 
 
 def copy(gcloud: Gcloud, source: str, url: str, mbit_s: float) -> None:

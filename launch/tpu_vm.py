@@ -245,7 +245,7 @@ class Session:
     else:
       mesh = prepare.mesh_flags(options.node_count, options.flags)
     if several:
-      with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+      with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as file:
         json.dump({"slices": options.node_count, "flags": mesh}, file)
         file.flush()
         patiently(lambda: self.bucket.put(file.name, name))

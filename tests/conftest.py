@@ -18,6 +18,8 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
   atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
   os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Where in Python each operation comes from is in no program that is kept.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 
 from absl import flags  # noqa: E402
 from buckets import bucket, data_place, gcs_proxy, local, place, s3_bucket, s3_proxy  # noqa: E402, F401
@@ -25,15 +27,27 @@ from buckets import bucket, data_place, gcs_proxy, local, place, s3_bucket, s3_p
 # grain's worker processes read absl flags, which pytest does not parse.
 flags.FLAGS(sys.argv[:1])
 
-# Files with a test or fixture of half a minute: at the start, or one would end alone.
+# Files with half a minute of one test or fixture, or of slow tests in all: at
+# the start, or one would end alone.
 FIRST = (
   "test_aot.py",
-  "test_notebook.py",
-  "test_hosts.py",
+  "test_bench.py",
+  "test_buckets_checkpoints.py",
+  "test_buckets_jobs.py",
   "test_chain.py",
+  "test_classify.py",
+  "test_configs.py",
+  "test_fuzz.py",
+  "test_hosts.py",
   "test_joint.py",
-  "test_trunks.py",
+  "test_kills.py",
+  "test_launch.py",
+  "test_notebook.py",
+  "test_probe.py",
+  "test_resume.py",
   "test_sweep.py",
+  "test_tokenizer_task.py",
+  "test_trunks.py",
 )
 
 

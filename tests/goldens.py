@@ -52,7 +52,9 @@ UPDATES = {
 ARGUMENTS = {
   "configs/bench.py": ("gpu",),
   "configs/probe_encoders.py": ("FOLDER/one,two=FOLDER/2",),
+  "configs/mup_sweep.py": ("muon",),
   "configs/pretrain.py": ("1b", "gpt2-tiny"),
+  "configs/scale.py": ("1b",),
   "configs/scaling.py": ("runs",),
   "configs/smoke.py": ("gpt2", "mamba"),
   "configs/tokens_report.py": ("one=FOLDER/1,FOLDER/two",),

@@ -122,6 +122,7 @@ def _pretraining(steps, changed):
   c.sequence.update(
     vocab=changed.get("vocab", stores.VOCAB), grid=stores.GRID, frames=stores.FRAMES, context=16
   )
+  c.sequence.update(changed.get("sequence", {}))
   c.compute.dtype = "float32"
   c.optim.update(lr=1e-2, warmup_steps=2)
   c.train.update(batch_tokens=128, total_tokens=128.0 * steps)

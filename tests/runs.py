@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import traceback
 
 from absl import flags
 from etils import epath
@@ -17,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import xla_flags
 
-from totojax import main
+from totojax import failures, main, rundir
 from totojax.config import arguments
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -54,18 +55,19 @@ def smoke(stores: tuple[str, str], workdir, *more: str) -> list[str]:
   )
 
 
-def environment(devices: int = 1) -> dict[str, str]:
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
   return os.environ | {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": xla_flags.value(devices),
     "PYTHONPATH": str(ROOT),
+    **more,
   }
 
 
-def start(words: list[str], devices: int = 1) -> subprocess.Popen:
+def start(words: list[str], devices: int = 1, **variables: str) -> subprocess.Popen:
   return subprocess.Popen(
     words,
-    env=environment(devices),
+    env=environment(devices, **variables),
     cwd=ROOT,
     text=True,
     stdout=subprocess.PIPE,
@@ -86,21 +88,28 @@ def here(words: list[str], *, code: int = 0) -> str:
 
   For what is not about a process: an interpreter's start takes seconds.
   """
-  printed, hook, ended = io.StringIO(), sys.unraisablehook, 0
+  printed, ended = io.StringIO(), 0
   config, rest = arguments.read(words[2:])
   with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
     try:
       arguments.parse(rest)
       main._work(config.to_dict(), lambda step: False)
-    except SystemExit as error:  # a line to print, as the interpreter does
-      ended = 1
-      print(error.code)
+    except Exception as error:
+      ended = ending(error)
     finally:
-      sys.unraisablehook = hook
       flags.FLAGS.unparse_flags()
       flags.FLAGS(sys.argv[:1])  # as conftest does
   assert ended == code, printed.getvalue()
   return printed.getvalue()
+
+
+def ending(error: Exception) -> int:
+  """The exit status of an error that nobody handled; prints what a process would."""
+  code = failures.status(error)
+  if code == rundir.BUG:
+    traceback.print_exception(error)
+  print(failures.line(error))
+  return code
 
 
 def metrics(workdir) -> list[dict]:
@@ -122,6 +131,23 @@ def checkpoint(workdir, step: int) -> dict[str, np.ndarray]:
     tree = reader.restore(path, restore_args=arguments)
   flat, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(k): np.asarray(v) for k, v in flat}
+
+
+_LIST = bytes.fromhex("0cdb20de")  # how TensorStore's lists of values begin
+
+
+def damage(step, *, process: str = "*") -> None:
+  """Changes the values of all arrays in a checkpoint's folder, or those that one host wrote.
+
+  Of its files the largest can be a list that a later one replaced, which stays
+  and is not read.
+  """
+  files = list(pathlib.Path(step, "state").glob(f"ocdbt.process_{process}/d/*"))
+  values = {path: path.read_bytes() for path in files}
+  values = {path: value for path, value in values.items() if not value.startswith(_LIST)}
+  assert values, files
+  for path, value in values.items():
+    path.write_bytes(bytes(byte ^ 0x5A for byte in value))
 
 
 def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:

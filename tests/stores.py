@@ -53,3 +53,11 @@ def write(
     )
   writer.close()
   return str(path)
+
+
+def pair(root):
+  """Paths of a store to train on and of one to validate with."""
+  return (
+    write(root / "train", records=96, seed=0, prefix="t"),
+    write(root / "val", records=16, seed=1, prefix="v"),
+  )

@@ -1,16 +1,25 @@
 """The planner: what it reads from the compiler, and what it makes of it.
 
 `python tests/test_aot.py` compiles the presets and writes the golden tables of
-memory and traffic anew (with libtpu, about three minutes each on two cores).
+memory and traffic anew (with libtpu, about three minutes each on two cores);
+`python tests/test_aot.py compared` compares today's with them, and writes down
+the programs that were compiled for it.
 """
 
+import ast
+from collections.abc import Callable
+import contextlib
 import dataclasses
+import hashlib
 import importlib.util
+import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+import warnings
 
 from etils import epath
 import jax
@@ -35,6 +44,7 @@ from totojax.models import attention, layers, splash
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PRESETS = {"1b": "v5e:16x16", "base": "v5e:8x8", "large": "v5e:8x8"}
+PARTS = {"1b": 1, "base": 4, "large": 4}  # microbatches
 needs_compiler = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="the TPU compiler is not installed"
 )
@@ -313,7 +323,7 @@ def test_gpus_are_planned_by_arithmetic_and_marked_so(tmp_path):
   config["plan"] |= dict(topology="gpu:NVIDIA H100:8", busy=0.5, price_per_chip_hour=2.0)
   assert jobs.run(config, epath.Path(tmp_path), lambda step: False)
   found = json.loads((tmp_path / "plan.json").read_text())
-  assert found["source"] == "arithmetic" and "mfu_bound" not in found
+  assert found["source"] == "arithmetic" and "mfu_estimate" not in found
   by_hand = 7.894e9 * 2**20 / 8 / 989e12 / 0.5
   assert found["step_s"] == pytest.approx(by_hand, rel=1e-3)
   assert found["money"] == pytest.approx(2.0 * found["chip_hours"])
@@ -379,6 +389,13 @@ def test_encoding_is_bound_by_products():
   assert found["batch"] == 16 and "floor_s" not in found
 
 
+def test_encoding_is_planned_of_a_tokenizer_of_single_frames():
+  config = recipes.paper("base").to_dict()
+  config["sequence"] |= dict(frame_factor=4)
+  with pytest.raises(ValueError, match="frame_factor 4 and 1 codes .* plan.what='encode' is of a"):
+    plan.outcome(planned(config, what="encode", topology="gpu:NVIDIA A100:2", busy=0.5))
+
+
 def test_only_a_train_step_has_remat_policies_to_search():
   config = recipes.paper("tiny").to_dict()
   both = dict(topology="v5e:2x2", search=True, meshes=((1, 4, 1), (1, 2, 2)))
@@ -440,13 +457,18 @@ def test_rotating_by_a_product_is_rotating():
   assert np.abs(np.asarray(back - plain)).max() > 0.1
 
 
-def apart(*words):
+# jax makes keys for its cache of compiled programs, which has no folder here.
+KEYS = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": ""}
+
+
+def apart(*words, **environment):
   """Runs Python without the flags of these tests, which slow compilers down."""
   path = [str(runs.ROOT), str(runs.ROOT / "tests"), *filter(None, sys.path)]
   clean = os.environ | {
     "XLA_FLAGS": "",
     "PYTHONPATH": os.pathsep.join(path),
     "JAX_ENABLE_COMPILATION_CACHE": "false",  # it is for what runs here
+    **environment,
   }
   done = subprocess.run(
     [sys.executable, *words], env=clean, capture_output=True, text=True, check=False
@@ -532,7 +554,7 @@ def test_a_small_model_is_compiled_for_tpus(plans):
   # All weights are gathered in bfloat16 forward and backward.
   gathered = found["parameters"] * 2
   assert gathered < kinds["all-gather"]["payload_bytes"] < 4 * gathered
-  assert 0 < found["mfu_bound"] < 1 and found["days"] > 0
+  assert 0 < found["mfu_estimate"] < 1 and found["days"] > 0
   page = (folder / "small" / "report.html").read_text()
   assert "another format" not in page and "Not shown" not in page
 
@@ -627,9 +649,11 @@ def test_only_replicas_go_between_slices():
     sharding.make_mesh(sharding.MeshConfig(1, -1, 1, 1), devices)
 
 
-def golden(preset: str) -> dict:
+def golden(preset: str, **compute) -> dict:
   """Memory and traffic of a preset's own config on its topology."""
   config = _of_file(preset)
+  config["compute"] |= compute
+  config["train"]["microbatches"] = PARTS[preset]
   found = plan.outcome(planned(config, topology=PRESETS[preset], price_per_chip_hour=0.0))
   keys = (
     "topology",
@@ -638,7 +662,7 @@ def golden(preset: str) -> dict:
     "attention",
     "microbatches",
     "hbm_peak_gib",
-    "mfu_bound",
+    "mfu_estimate",
     "step_s",
     "cycles",
   )
@@ -665,52 +689,168 @@ def _of_file(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_golden_tables_are_of_the_shipped_configs(preset):
   """Cheap: what was compiled is what ships."""
-  table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
+  table = read_golden(preset)
   config = _of_file(preset)
   assert table["remat"] == config["compute"]["remat"]
-  assert table["microbatches"] == config["train"]["microbatches"]
+  assert table["microbatches"] == PARTS[preset] and config["train"]["microbatches"] == 0
   least = {"1b": 0.64, "base": 0.45, "large": 0.45}[preset]
-  assert least <= table["mfu_bound"] < 1.0
+  assert least <= table["mfu_estimate"] < 1.0
   if preset == "1b":
     assert table["hbm_peak_gib"] <= 4.3
 
 
+# What is compared with a golden table, and the compiler says of a program.
+COMPARED = ("hbm_peak_gib", "collectives")
+
+
+class Known(Exception):
+  """Nothing is compiled: what the compiler says of this program is known."""
+
+
+@contextlib.contextmanager
+def programs(known: Callable[[str], bool]):
+  """Yields the keys of programs for TPUs, as jax comes to compile them.
+
+  By its key jax's cache knows a compiled program: it is of the traced program
+  without names of files and lines, the options and devices that it is compiled
+  with and for, and the compiler. Raises Known where `known` says so of a key.
+  """
+  from jax._src import compilation_cache  # which no version promises
+
+  own, found = compilation_cache.get_cache_key, []
+
+  def key(module, devices, options, backend, *more):
+    name = own(module, devices, options, backend, *more)
+    if backend.platform == "tpu":
+      found.append(name)
+      if known(name):
+        raise Known(name)
+    return name
+
+  compilation_cache.get_cache_key = key
+  try:
+    yield found
+  finally:
+    compilation_cache.get_cache_key = own
+
+
+def pair(program: str, table: dict) -> str:
+  """SHA-256 of a program's key, who reads it, and what a table says of it."""
+  readers = [
+    ast.dump(ast.parse(inspect.getsource(module))) for module in (compile_lib, estimate, hlo)
+  ]
+  said = [program, readers, {name: table[name] for name in COMPARED}]
+  return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def compiled(preset: str, known: Callable[[str], bool], **compute) -> dict:
+  """The key of a preset's program, and its table where that is not known."""
+  table = {}
+  with programs(known) as found, contextlib.suppress(Known):
+    table = golden(preset, **compute)
+  return {"program": found[0], **table}
+
+
 # Without the instructions of the kernel, which change neither memory nor traffic.
 MEMORY = """
+import json
 import pathlib
 import sys
 import test_aot
 from totojax.jobs.plan import kernels
 kernels.charges = lambda *_, **__: ([], [])
-test_aot.write(pathlib.Path(sys.argv[1]), test_aot.PRESETS)
+folder, pairs = pathlib.Path(sys.argv[1]), sys.argv[2:]
+for name in test_aot.PRESETS:
+  table = test_aot.read_golden(name)
+  found = test_aot.compiled(name, lambda key: test_aot.pair(key, table) in pairs)
+  (folder / f"plan_{name}.json").write_text(json.dumps(found))
+other = test_aot.compiled("base", lambda key: True, remat="full")
+(folder / "other.json").write_text(json.dumps(other))
 """
+
+
+def read_golden(name: str) -> dict:
+  return json.loads((GOLDEN / f"plan_{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
-  """Folder of the presets' tables as they are today, by one process."""
+  """Folder of the presets' programs, and of tables of those not yet compared."""
   folder = tmp_path_factory.mktemp("tables")
-  apart("-c", MEMORY, str(folder))
+  apart("-c", MEMORY, str(folder), *read_golden("programs").values(), **KEYS)
   return folder
+
+
+def assert_table(found, table):
+  assert found["hbm_peak_gib"] == pytest.approx(table["hbm_peak_gib"], rel=0.01)
+  assert found["collectives"] == table["collectives"]
 
 
 @pytest.mark.slow
 @needs_compiler
 @pytest.mark.parametrize("preset", PRESETS)
 def test_golden_tables(preset, tables):
-  table = json.loads((GOLDEN / f"plan_{preset}.json").read_text())
+  """A program that was compared with this table before is not compiled again.
+
+  The compiler and who reads what it gives being the same, so is the table.
+  """
+  table = read_golden(preset)
   found = json.loads((tables / f"plan_{preset}.json").read_text())
-  assert found["hbm_peak_gib"] == pytest.approx(table["hbm_peak_gib"], rel=0.01)
-  assert found["collectives"] == table["collectives"]
+  if "collectives" in found:
+    assert_table(found, table)
+    told = f"{preset} is another program: run python tests/test_aot.py compared"
+    warnings.warn(told, stacklevel=2)
+  else:
+    assert pair(found["program"], table) == read_golden("programs")[preset]
 
 
-def write(folder, names):
-  """The tables of these presets."""
-  for name in names:
-    file = folder / f"plan_{name}.json"
-    file.write_text(json.dumps(golden(name), indent=1) + "\n")
-    print(file)
+@pytest.mark.slow
+@needs_compiler
+def test_another_program_or_table_is_not_known(tables):
+  known = read_golden("programs")["base"]
+  table = read_golden("base")
+  found = json.loads((tables / "plan_base.json").read_text())["program"]
+  other = json.loads((tables / "other.json").read_text())["program"]
+  assert found != other and pair(other, table) != known
+  off = dict(table, hbm_peak_gib=table["hbm_peak_gib"] * 1.001)
+  assert pair(found, off) != known
+  with pytest.raises(AssertionError):
+    assert_table(dict(table, hbm_peak_gib=table["hbm_peak_gib"] * 1.02), table)
+
+
+def write(folder):
+  """The tables of the presets, and of which programs they are."""
+  pairs = {}
+  for name in PRESETS:
+    found = compiled(name, lambda key: False)
+    pairs[name] = pair(found.pop("program"), found)
+    write_json(folder / f"plan_{name}.json", found)
+  write_json(folder / "plan_programs.json", pairs)
+
+
+def write_compared(folder):
+  """Programs of today that the tables hold for.
+
+  Raises:
+    AssertionError: a table does not.
+  """
+  apart("-c", MEMORY, str(folder), **KEYS)
+  pairs = {}
+  for name in PRESETS:
+    found, table = json.loads((folder / f"plan_{name}.json").read_text()), read_golden(name)
+    assert_table(found, table)
+    pairs[name] = pair(found["program"], table)
+  write_json(GOLDEN / "plan_programs.json", pairs)
+
+
+def write_json(file, value):
+  file.write_text(json.dumps(value, indent=1) + "\n")
+  print(file)
 
 
 if __name__ == "__main__":
-  write(pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else GOLDEN, sys.argv[2:] or PRESETS)
+  if sys.argv[1:] == ["compared"]:
+    with tempfile.TemporaryDirectory() as folder:
+      write_compared(pathlib.Path(folder))
+  else:
+    apart("-c", "import test_aot; test_aot.write(test_aot.GOLDEN)", **KEYS)

@@ -117,3 +117,13 @@ def test_the_job_writes_and_tells(place, capsys, lines):
   assert "of which no reading does" in told
   assert "Table 15, a4, parameters: 458M, worked out 3.251e+08" in told
   assert "Table 1, base, parameters: 120m" not in told  # one reading does
+
+
+def test_accuracies_that_disagree_with_themselves_are_named(lines):
+  assert verdicts(lines, "Table 5, attention") == ["no"]
+  assert verdicts(lines, "Table 10,") == ["no", "rounds", "rounds", "rounds"]
+  (base,) = of(lines, "Table 10, base")
+  assert (base.printed, base.value) == ("42.0", pytest.approx(42.15))
+  assert verdicts(lines, "CATER") == ["rounds", "no"]
+  (frames,) = of(lines, "CATER at 32")
+  assert (frames.printed, frames.value) == ("70.9", 72.9)

@@ -156,6 +156,7 @@ def tiny(*rows):
   c.decode.update(sizes=("64x48",), lengths_s=(2.1,), clips=2)
   c.decode.clip.size_px = 32
   c.dvae_encode.update(frames=2, size_px=16, hidden=64, vocab=512)
+  c.tokenizers.update(families=("cosmos-di",), frames=2, size_px=16)
   c.store.update(records=32, frames=1, records_per_shard=16, batch=8, reads=2, singles=4)
   parts = (c.checkpoint, c.startup, c.decode_tokens)
   for trained in (*(part.trained for part in parts), *c.train_step.trained.values()):
@@ -273,6 +274,24 @@ def test_dvae_encode(tmp_path):
   assert row["facts"]["codes_equal_frac"] == 1.0  # the same work is done
 
 
+@pytest.mark.slow
+def test_tokenizers(tmp_path):
+  pytest.importorskip("torch")
+  rows = measured(tmp_path, "tokenizers")
+  for row, way in zip(rows, ("encode", "decode"), strict=True):
+    check(row)
+    assert row["case"] == f"cosmos-di, {way}, 2 frames of 16 px"
+    assert row["ours"]["units"] == [2.0, 2.0]
+    assert row["facts"]["equal_frac"] == 1.0  # the same work is done
+
+
+def test_a_family_that_there_is_not_is_refused(tmp_path):
+  config = tiny("tokenizers")
+  config["tokenizers"]["families"] = ("vqgan", "vqgun")
+  with pytest.raises(ConfigError, match="families has .'vqgun'.; use some of vqgan, llamagen"):
+    measured(tmp_path, config=config)
+
+
 def test_train_step(tmp_path):
   pytest.importorskip("transformers")
   (row,) = measured(tmp_path, "train_step")
@@ -324,9 +343,9 @@ def test_checkpoint(tmp_path):
   rows = measured(tmp_path, "checkpoint")
   for row in rows:
     check(row)
-  assert [row["unit"] for row in rows] == ["GB", "GB", "steps"]
-  assert rows[2]["ours"]["units"] == [2.0, 2.0]
-  assert rows[2]["facts"]["call_of_save_s"] > 0
+  assert [row["unit"] for row in rows] == ["GB", "GB", "GB", "GB", "steps"]
+  assert rows[4]["ours"]["units"] == [2.0, 2.0]
+  assert rows[4]["facts"]["call_of_save_s"] > 0
 
 
 def test_the_plain_file_holds_the_whole_state(tmp_path):
@@ -505,7 +524,7 @@ def test_an_interruption_ends_between_rows(place):
 
 def test_all_rows_are_measured_by_default():
   c = bench_defaults.bench()
-  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 12
+  assert c.bench.rows == () and len(job.ROWS) == len(set(job.ROWS)) == 13
   assert tuple(job.ROWS) == bench_defaults.ROWS
   # Sections of one config do not share their parts.
   assert c.train_step.trained["4 layers"].sequence.context == 1024

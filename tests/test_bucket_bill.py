@@ -17,7 +17,7 @@ import bucket_bill  # noqa: E402
 def test_a_record_of_tokens_is_one_request(bucket):
   """The index of a shard is read once; neighbours that are read at once are one."""
   token_sets.write(bucket / "store", 30)
-  objects._context.cache_clear()  # what was written is still in memory
+  objects.context.cache_clear()  # what was written is still in memory
   opened = store_lib.open_store(bucket / "store", tokenizer=None, vocab=None, grid=None)
   opened.read(np.array([0]))  # opens the shard, and reads its index
 

@@ -24,6 +24,7 @@ import stores
 import test_hosts
 
 from totojax import checkpoint, rundir, step as step_lib
+from totojax.checkpoint import restoring
 from totojax.config.training import CheckpointConfig
 from totojax.rundir import lock
 from totojax.storage import objects, outages
@@ -115,7 +116,7 @@ def test_steps_are_kept_restored_and_deleted_anywhere(place):
   keeper.save(20, state(20), {"step": 20})
   keeper.close()
   assert steps_in(place) == {8: True, 16: True, 20: True}
-  params, meta = checkpoint.read_params(place.url, SHAPES.params, PLACED.params)
+  params, meta = restoring.read_params(place.url, SHAPES.params, PLACED.params)
   jax.tree.map(np.testing.assert_array_equal, params, state(20).params)
   assert meta == {"step": 20}
   # Orbax reads what is there as its own, and nobody asked for the bucket.
@@ -130,7 +131,7 @@ def test_the_newest_step_of_another_process_is_seen(place):
   assert checkpoint.latest_step(place.url) == 4
   save(place.url, 8, keep=1)
   assert checkpoint.latest_step(place.url) == 8
-  assert checkpoint.read_params(place.url, SHAPES.params, PLACED.params)[1] == {"step": 8}
+  assert restoring.read_params(place.url, SHAPES.params, PLACED.params)[1] == {"step": 8}
 
 
 def test_a_local_step_of_older_orbax_counts(local):
@@ -148,7 +149,7 @@ def test_an_object_without_its_mark_does_not_count(bucket, capsys):
   save(bucket.url, 4, 8)
   objects.delete(f"{bucket.url}/8/{MARK}")
   assert checkpoint.latest_step(bucket.url) == 4
-  assert checkpoint.read_params(bucket.url, SHAPES.params, PLACED.params)[1] == {"step": 4}
+  assert restoring.read_params(bucket.url, SHAPES.params, PLACED.params)[1] == {"step": 4}
   assert steps_in(bucket) == {4: True, 8: False}  # who only reads deletes nothing
   keeper = opened(bucket.url)
   assert f"{bucket.url}/8: was never written to its end" in capsys.readouterr().out
@@ -238,7 +239,7 @@ def test_a_step_that_goes_while_it_is_read_is_left_for_the_next(bucket):
   save(bucket.url, 4, keep=1)
   with bucket.proxy.holding("GET .*/4/meta/metadata") as hold:
     with futures.ThreadPoolExecutor() as pool:
-      reading = pool.submit(checkpoint.read_params, bucket.url, SHAPES.params, PLACED.params)
+      reading = pool.submit(restoring.read_params, bucket.url, SHAPES.params, PLACED.params)
       assert hold.arrived.wait(10)
       save(bucket.url, 8, keep=1)
       hold.release()
@@ -250,7 +251,7 @@ def test_a_step_of_a_run_that_was_taken_over_gets_no_mark(bucket, monkeypatch):
   lost = rundir.Lost("taken over")
   save(bucket.url, 4)
 
-  def confirm():
+  def confirm(folder):
     raise lost
 
   monkeypatch.setattr(lock, "confirm", confirm)
@@ -333,7 +334,7 @@ def test_storage_that_stays_away_is_no_damage(bucket, soon, pattern):
     with pytest.raises(outages.StorageAway, match="/4 could not be read: storage did not answer"):
       keeper.restore(SHAPES, PLACED)
     with pytest.raises(outages.StorageAway):
-      checkpoint.read_params(bucket.url, SHAPES.params, PLACED.params)
+      restoring.read_params(bucket.url, SHAPES.params, PLACED.params)
   keeper.close()
 
 
@@ -394,7 +395,7 @@ def test_damage_is_told_in_a_line_and_older_steps_stay(place, name, how):
   else:
     objects.write(path, place.objects()[file][: sizes[file] // 2])
   with pytest.raises(checkpoint.CheckpointError) as told:
-    checkpoint.read_params(place.url, SHAPES.params, PLACED.params)
+    restoring.read_params(place.url, SHAPES.params, PLACED.params)
   # It may be of a run that goes on.
   assert "remove" not in str(told.value) and "wait until the run has saved" in str(told.value)
   keeper = opened(place.url)

@@ -42,7 +42,7 @@ def child(words, *, code=0, **environment):
 
 @pytest.mark.parametrize("workdir", ["s3://bucket/run", "https://bucket/run", "file:///run"])
 def test_a_work_directory_that_no_client_reaches(workdir):
-  said, seconds = child(runs.command("configs/smoke.py", workdir), code=1)
+  said, seconds = child(runs.command("configs/smoke.py", workdir), code=2)
   assert len(said.splitlines()) == 1
   assert said.startswith(f"totojax: {workdir} can be no run directory")
   assert "s3:// is for data alone" in said and seconds < 10

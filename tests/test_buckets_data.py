@@ -8,7 +8,7 @@ import pytest
 import runs
 
 from totojax import jobs
-from totojax.config import recipes, roots
+from totojax.config import pixel_recipes, recipes, roots
 from totojax.rundir import directory
 from totojax.storage import objects
 
@@ -33,12 +33,12 @@ def made(workdir) -> dict[str, bytes]:
 
 def configs(videos, workdir):
   """(name of its folder, config) of jobs that make data, one of another's."""
-  render = recipes.render(train=6, val=2)
+  render = pixel_recipes.render(train=6, val=2)
   render.scene.frames = 4
   render.amount.records_per_shard = 4
-  encode = recipes.shards(f"{workdir}/render", "shipped")
+  encode = pixel_recipes.shards(f"{workdir}/render", "shipped")
   encode.tokenizing.update(report_frames=4, kmeans_frames=4, kmeans_patches=100)
-  decode = recipes.decode(videos)
+  decode = pixel_recipes.decode(videos)
   decode.clip.update(frames=4, size_px=16)
   decode.decoding.update(val_frac=0.5, records_per_shard=1)
   tokenize = recipes.tokenize()

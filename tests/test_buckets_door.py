@@ -7,7 +7,7 @@ import pytest
 import web
 
 from totojax import jobs
-from totojax.storage import door, objects, outages
+from totojax.storage import buckets, door, objects, outages
 
 ACCOUNT = "tpu@project.iam.gserviceaccount.com"
 COMMAND = (
@@ -112,7 +112,7 @@ def test_a_key_file_that_is_none(bucket, monkeypatch, tmp_path):
     f"Unexpected content of the JSON credentials file: {key}",
     "Could not load the private key",
   ):
-    line = objects.refusal("gs://bucket/run", "read", ValueError(f"UNKNOWN: {words}"))
+    line = buckets.refusal("gs://bucket/run", "read", ValueError(f"UNKNOWN: {words}"))
     assert f"CREDENTIALS is '{key}', no whole key" in line and words in line
   monkeypatch.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "abc")  # which it takes first
   assert entered(bucket.url) == []
@@ -123,7 +123,7 @@ def test_a_login_that_was_withdrawn():
   error = ValueError(
     "Bad Request [http_response_code='400'] [http_response_body='{\"error\": \"invalid_grant\"}']"
   )
-  assert "login has expired" in str(objects.refusal("gs://bucket/run", "read", error))
+  assert "login has expired" in str(buckets.refusal("gs://bucket/run", "read", error))
 
 
 def test_a_bucket_that_does_not_exist(bucket):
@@ -134,14 +134,14 @@ def test_a_bucket_that_does_not_exist(bucket):
 
 def test_outages_are_waited_for_and_are_no_refusal(bucket, monkeypatch):
   monkeypatch.setattr(objects, "_RETRIES", {"max_retries": 1, "initial_delay": "10ms"})
-  objects._context.cache_clear()
+  objects.context.cache_clear()
   with bucket.proxy.rule("", status=503, times=3) as rule:  # more than TensorStore tries
     assert entered(bucket.url) == []
   assert rule.hits == 3
   monkeypatch.setenv("TOTOJAX_STORAGE_TIMEOUT_S", "0")
   with bucket.proxy.rule("", status=503), pytest.raises(outages.StorageAway, match=bucket.url):
     entered(bucket.url + "-other")
-  objects._context.cache_clear()
+  objects.context.cache_clear()
 
 
 def test_a_server_that_ignores_conditions_is_a_warning(bucket, monkeypatch):

@@ -335,7 +335,7 @@ def test_runs_give_a_directory_back_and_end_when_it_is_taken(bucket, tmp_path):
   process = runs.start(words)
   until("POST .*commit_success")
   second = runs.start(words)
-  last = runs.finish(second, code=1).splitlines()[-2]
+  last = runs.finish(second, code=2).splitlines()[-2]
   assert last.startswith(f"totojax: {workdir} is in use by process {process.pid} on ")
   process.send_signal(signal.SIGTERM)
   assert "stopped at step" in runs.finish(process)
@@ -350,7 +350,7 @@ def test_runs_give_a_directory_back_and_end_when_it_is_taken(bucket, tmp_path):
     objects.write(f"{workdir}/{lease.FILE}", theirs)
     time.sleep(0.5)
     hold.release()
-  output = runs.finish(process, code=1)
+  output = runs.finish(process, code=2)
   assert "Traceback" not in output
   assert output.splitlines()[-2].startswith(f"totojax: {workdir} was taken over by process")
   assert sum(line.startswith("totojax: ") for line in output.splitlines()) == 1

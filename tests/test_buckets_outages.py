@@ -183,7 +183,7 @@ def test_the_stream_waits_for_its_stores(bucket, patience_s, for_s, monkeypatch)
 
   # No record is read twice in a run of some length: here all are small enough.
   monkeypatch.setattr(objects, "CACHE_BYTES", 0)
-  objects._context.cache_clear()
+  objects.context.cache_clear()
   token_sets.write(bucket / "store", 40)
   stream, wanted = opened(), [batch["tokens"] for batch in itertools.islice(opened(), 12)]
   found = [stream[0]["tokens"]]
@@ -198,7 +198,7 @@ def test_the_stream_waits_for_its_stores(bucket, patience_s, for_s, monkeypatch)
         np.testing.assert_array_equal(found, wanted)
     finally:
       outages.set_patience(outages.PATIENCE_S)
-      objects._context.cache_clear()
+      objects.context.cache_clear()
     assert rule.hits
 
 

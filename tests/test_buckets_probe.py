@@ -8,7 +8,7 @@ import probes
 import pytest
 
 from totojax import jobs
-from totojax.rundir import files
+from totojax.rundir import files, local
 
 TABLES = ("per_layer.csv", "predictions.csv", "metrics.json")
 
@@ -54,7 +54,7 @@ def test_features_of_a_run_in_a_bucket_are_kept_here(data, expected, bucket, tmp
 
   assert not jobs.run(config(data), workdir, interrupted)
   (note,) = tmp_path.rglob("*.npy.json")
-  assert '"done": 8' in note.read_text() and files.local(workdir, "features") == epath.Path(
+  assert '"done": 8' in note.read_text() and local.folder(workdir, "features") == epath.Path(
     note.parent
   )
   assert jobs.run(config(data), workdir, lambda step: False)
@@ -79,6 +79,6 @@ def test_without_room_features_are_not_kept(data, expected, bucket, tmp_path, mo
 
 def test_each_run_has_a_folder_of_its_own(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-  here = [files.local(f"gs://bucket/{name}", "features") for name in ("a", "b", "a/")]
+  here = [local.folder(f"gs://bucket/{name}", "features") for name in ("a", "b", "a/")]
   assert here[0] == here[2] != here[1]
-  assert files.local(tmp_path / "run", "features") == epath.Path(tmp_path / "run/features")
+  assert local.folder(tmp_path / "run", "features") == epath.Path(tmp_path / "run/features")

@@ -10,7 +10,7 @@ import token_sets
 
 from totojax.data.store import manifests
 from totojax.rundir import directory
-from totojax.storage import objects, outages, reading
+from totojax.storage import buckets, objects, outages, reading
 
 KEY = """<?xml version="1.0" encoding="UTF-8"?><Error><Code>InvalidAccessKeyId</Code>
 <Message>The key does not exist.</Message></Error>"""
@@ -107,8 +107,8 @@ def test_without_credentials(s3_bucket, monkeypatch, tmp_path, capfd):
   ],
 )
 def test_where_an_account_is_looked_for(s3_bucket, monkeypatch, tmp_path, variables, kind):
-  monkeypatch.setattr(objects.pathlib.Path, "home", lambda: tmp_path)
-  monkeypatch.setattr(objects, "_AMAZONS", tmp_path / "none")  # also on a machine of Amazon's
+  monkeypatch.setattr(buckets.pathlib.Path, "home", lambda: tmp_path)
+  monkeypatch.setattr(buckets, "_AMAZONS", tmp_path / "none")  # also on a machine of Amazon's
   for name in s3_bucket.environment.keys() - {"AWS_ENDPOINT_URL"}:
     monkeypatch.delenv(name)
   for name, value in variables.items():

@@ -262,8 +262,8 @@ def anywhere(files):
   """What of a job's files must be the same wherever source and stores lie."""
   names = ("all/", "all.units/", "train/", "quarantine.csv")
   # FFmpeg says where a file was, and "<none>" of one in memory; a manifest has
-  # the root of the source.
-  pattern = rb": '[^']*(damaged\.mp4|<none>)'|^ *\"root\": .*\n"
+  # the root of the source, and a digest of all that it has.
+  pattern = rb": '[^']*(damaged\.mp4|<none>)'|^ *\"(root|digest)\": .*\n"
   return {
     name: re.sub(pattern, b"", data, flags=re.MULTILINE)
     for name, data in files.items()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import runs
 
-from totojax.config import recipes, studies
+from totojax.config import studies, study_recipes
 from totojax.jobs import chain
 from totojax.rundir import directory
 
@@ -137,7 +137,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   # Validation reads the stores of the moved chain, not those left behind.
   shutil.rmtree(moved / "validate")
   shutil.rmtree(moved / "shards" / "val")
-  output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *FEWER)), code=1)
+  output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *FEWER)), code=2)
   assert f"{moved}/shards/val" in output and "Traceback" not in output
 
 
@@ -148,7 +148,7 @@ def test_a_second_run_is_refused_and_sigterm_says_how_to_go_on(tmp_path):
   wait_for(tmp_path / "clips/train/manifest.json", first)
   # Held where it is: it might be done before the second one has looked.
   first.send_signal(signal.SIGSTOP)
-  output = runs.finish(runs.start(words), code=1)
+  output = runs.finish(runs.start(words), code=2)
   assert f"{tmp_path} is in use by process {first.pid}" in output
   assert "Traceback" not in output
   first.send_signal(signal.SIGTERM)
@@ -160,7 +160,7 @@ def test_a_second_run_is_refused_and_sigterm_says_how_to_go_on(tmp_path):
 
 def test_a_stage_keeps_its_folders_name_open(tmp_path):
   """config.json has "{workdir}", jobs and readers have the folder."""
-  stage = recipes.scaling("a={workdir}/s", "b={workdir}").to_dict()
+  stage = study_recipes.scaling("a={workdir}/s", "b={workdir}").to_dict()
   old, new = (epath.Path(tmp_path / name) for name in ("old", "new"))
   filled = directory.typed(stage, old)
   assert filled.scaling.runs == (f"a={old}/s", f"b={old}")
@@ -173,7 +173,7 @@ def test_a_stage_keeps_its_folders_name_open(tmp_path):
   for name in (new, os.path.relpath(new)):
     assert chain.check(name, config, allow_change=False) == epath.Path(name)
   # Another path is still another config.
-  stage = recipes.scaling(f"a={old}/s", "b={workdir}").to_dict()
+  stage = study_recipes.scaling(f"a={old}/s", "b={workdir}").to_dict()
   config = studies.Chain(order=("a",), stages={"a": stage})
   with pytest.raises(directory.ConfigChanged, match="scaling.runs: "):
     chain.check(new, config, allow_change=False)

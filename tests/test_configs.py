@@ -13,7 +13,7 @@ from runs import load
 import stores
 
 from totojax import assembly, checkpoint, jobs, sequence, train
-from totojax.config import recipes, roots, schema, tokens
+from totojax.config import pixel_recipes, recipes, roots, schema, tokens
 from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, shards
 from totojax.rundir import directory
@@ -105,12 +105,12 @@ def test_one_key_moves_all_the_stores_of_the_paper():
   config = load(CONFIGS[0].parent / "1b.py", "--config.data.root=gs://b/t")
   paths = {name: source.path for name, source in config.data.train.items()}
   assert paths == {
-    "imagenet": "gs://b/t/imagenet",
-    "ego4d": "gs://b/t/ego4d",
-    "kinetics600": "gs://b/t/kinetics600",
-    "howto100m": "gs://b/t/howto100m",
+    "imagenet": "gs://b/t/imagenet/all",
+    "ego4d": "gs://b/t/ego4d/all",
+    "kinetics600": "gs://b/t/kinetics600/train",
+    "howto100m": "gs://b/t/howto100m/all",
   }
-  assert config.data.validation.kinetics400 == "gs://b/t/kinetics400_val"
+  assert config.data.validation.kinetics400 == "gs://b/t/kinetics400/val"
   # Section 3.3: 20 % images, 10 % Ego4D, 10 % Kinetics, 60 % HowTo100M.
   weights = {name: source.weight for name, source in config.data.train.items()}
   assert weights == dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
@@ -195,7 +195,7 @@ def images(path) -> str:
 def data(tmp_path_factory):
   """Small stores: tokens of videos and of images, and 8 + 8 rendered clips."""
   root = tmp_path_factory.mktemp("stores")
-  config = recipes.render(train=8, val=8).to_dict()
+  config = pixel_recipes.render(train=8, val=8).to_dict()
   config["scene"] |= dict(frames=4, size_px=SIDE_PX)
   assert jobs.run(config, epath.Path(root / "clips"), lambda step: False)
   return {
@@ -220,8 +220,9 @@ def tiny(config, data):
     config.init_from = ""  # what a second stage begins with is not there
     config.model.update(width=16, depth=1, heads=2, mlp_dim=32)
     config.sequence.update(vocab=stores.VOCAB, grid=stores.GRID, frames=stores.FRAMES, context=16)
+    config.sequence.frame_factor = 1
     config.compute.dtype = "float32"
-    rows = 8 * config.train.microbatches
+    rows = 8 * (config.train.microbatches or 1)
     config.train.update(batch_tokens=rows * 16, total_tokens=2 * rows * 16.0)
     for name in {*config.data.train} or {"clips"}:
       path = data["image" if name == "imagenet" else "video"]
@@ -233,6 +234,8 @@ def tiny(config, data):
   else:
     config.weights = "train"
     config.dvae.update(vocab=16, hidden=4, groups=2, blocks=1, decoder_init=4)
+    config.fsq.update(levels=(4, 2, 2), codebook=min(config.fsq.codebook, 16), embed=4, side_px=2)
+    config.fsq.update(width=12, hidden=8, encoder_blocks=1, decoder_blocks=1)
     config.train.update(
       steps=2, batch_frames=8, start_frames=4, score_frames=8, least_used_frac=0.0
     )
@@ -299,7 +302,7 @@ def different():
   first = {}
   for case in of_job("tokenizer"):
     config = tiny(part(*case.values), collections.defaultdict(str))
-    recipe = json.dumps([config[k] for k in ("dvae", "objective", "optim")])
+    recipe = json.dumps([config[k] for k in ("family", "dvae", "fsq", "objective", "optim")])
     first.setdefault(recipe, case)
   return list(first.values())
 

@@ -51,6 +51,54 @@ def test_it_is_the_correlation(channels, side, stride, padding):
   assert np.abs(run(x, kernel) - expected).max() > 1e-3
 
 
+@pytest.mark.parametrize("batch, height, width", [(1, 24, 20), (3, 16, 12), (6, 12, 24), (2, 7, 8)])
+def test_wide_ones_of_three_by_three(monkeypatch, batch, height, width):
+  """Sides are even but for one, and parts of the images are taken at a time."""
+  rng = np.random.default_rng(height)
+  channels, features = 64, 70
+  x = rng.standard_normal((batch, height, width, channels)).astype(np.float32)
+  kernel = rng.standard_normal((3, 3, channels, features)).astype(np.float32)
+  weight = rng.standard_normal((batch, height, width, features)).astype(np.float32)
+  monkeypatch.setattr(convolution, "_WINOGRAD_TILES", 60)
+
+  def both(x, kernel):
+    def dot(x, kernel):
+      y = convolution.convolve(x, kernel, stride=1, padding=(1, 1))
+      return (weight * y).sum(), y
+
+    return jax.jit(jax.value_and_grad(dot, (0, 1), has_aux=True))(x, kernel)
+
+  (_, found), gradients = both(x, kernel)
+  used = []
+  monkeypatch.setattr(convolution, "_winograd", lambda *xs, images: used.append(xs))
+  monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", features)
+  (_, plain), expected = both(x, kernel)
+  assert not used
+  if height % 2 == 0:  # control: it is another sum
+    assert (np.asarray(found) != np.asarray(plain)).any()
+  exact = _scipy(x, kernel[..., :2], 1, (1, 1))
+  np.testing.assert_allclose(found[..., :2], exact, rtol=0, atol=2e-6 * np.abs(exact).max())
+  for ours, theirs in zip((found, *gradients), (plain, *expected)):
+    scale = np.abs(theirs).max()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * scale)
+
+
+def test_it_is_the_correlation_of_doubled_images():
+  x, kernel = _draw(130, 3, size=5)
+  run = jax.jit(convolution.convolve_doubled)
+  expected = _scipy(x.repeat(2, axis=1).repeat(2, axis=2), kernel, 1, (1, 1))
+  scale = np.abs(expected).max()
+  np.testing.assert_allclose(run(x, kernel), expected, rtol=0, atol=1e-5 * scale)
+  # Control: each place of the kernel has one of its own.
+  assert np.abs(run(x, kernel.transpose(1, 0, 2, 3)) - expected).max() > 0.1 * scale
+
+
+def test_swish_by_the_tangent():
+  x = np.linspace(-30, 30, 1001, dtype=np.float32)
+  expected = x.astype(np.float64) / (1 + np.exp(-x.astype(np.float64)))
+  np.testing.assert_allclose(jax.jit(convolution.swish)(x), expected, rtol=1e-6, atol=3e-6)
+
+
 def test_only_cpus_sum_in_parts():
   x, kernel = _draw(300, 3)
 

@@ -11,11 +11,13 @@ import time
 from etils import epath
 import little_videos
 import numpy as np
+from PIL import Image
 import pytest
 import runs
 import token_sets
 
 from totojax.config import recipes, roots
+from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, images, media, video, workers
 from totojax.data.sources import items as items_lib
 from totojax.data.store import manifests, store as store_lib
@@ -23,7 +25,7 @@ from totojax.jobs import leakage
 from totojax.jobs.plan import corpus as plan
 from totojax.jobs.tokenize import job as tokenize, stores, units
 from totojax.rundir import provenance
-from totojax.storage import objects
+from totojax.storage import objects, zarr
 from totojax.tokenizers import api, weights
 
 NEVER = lambda done: False
@@ -143,6 +145,7 @@ def test_killed_twice_is_byte_identical(root, whole, tmp_path):
     "configs/tokenize.py",
     tmp_path,
     f"--config.source.root={root}",
+    f"--config.tokenizer={values['tokenizer']}",
     *(
       f"--config.clip.{k}={values['clip'][k]}"
       for k in ("frames", "stride_frames", "size_px", "crops")
@@ -210,7 +213,7 @@ def test_an_unknown_runner_is_refused_before_anything_is_made(root, tmp_path):
 
 
 def test_a_full_disk_stops_and_loses_nothing(root, whole, tmp_path, monkeypatch):
-  real, calls = objects.write_array, []
+  real, calls = zarr.write_array, []
 
   def write(path, *arguments, **more):
     calls.append(path)
@@ -218,10 +221,10 @@ def test_a_full_disk_stops_and_loses_nothing(root, whole, tmp_path, monkeypatch)
       raise objects.StoreError(f"{path} cannot be written: no space left")
     real(path, *arguments, **more)
 
-  monkeypatch.setattr(objects, "write_array", write)
+  monkeypatch.setattr(zarr, "write_array", write)
   with pytest.raises(objects.StoreError, match="no space left"):
     run(config(root), tmp_path)
-  monkeypatch.setattr(objects, "write_array", real)
+  monkeypatch.setattr(zarr, "write_array", real)
   assert run(config(root), tmp_path)
   same_stores(tmp_path, whole)
 
@@ -445,8 +448,6 @@ def test_leakage_by_id_and_by_tokens(root, whole, tmp_path):
 
 
 def test_equal_tokens_under_another_name_are_found(tmp_path):
-  from PIL import Image
-
   noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
   for part, name in (("a", "x"), ("b", "y")):
     (tmp_path / part).mkdir()
@@ -515,7 +516,7 @@ def test_a_plan_is_no_run(root, tmp_path):
   assert (tmp_path / "w" / "done.json").exists()
   # What is finished is not run again with other values, and says so.
   changed = [*words, "--config.seed=3", "--allow_changed_config"]
-  output = runs.here(changed, code=1)
+  output = runs.here(changed, code=2)
   assert "seed: 0 -> 3" in output and "finished" in output
   assert "done already" in runs.here(words)
 
@@ -551,6 +552,63 @@ def test_without_pyav_no_run_is_begun(root, tmp_path, monkeypatch):
 
 def test_images_and_videos_have_their_own_spec():
   c = roots.read(config("x"))
-  sections = dict(clip=c.clip, views=c.views, image=c.image)
-  assert isinstance(media.spec("image", **sections), images.ImageSpec)
-  assert isinstance(media.spec("video", **sections), video.ClipSpec)
+  assert isinstance(media.spec("image", c, split="val"), images.ImageSpec)
+  assert isinstance(media.spec("video", c, split="val"), video.ClipSpec)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+  """Two photographs in train/ and in val/, of noise: no two windows are alike."""
+  folder = tmp_path_factory.mktemp("photos")
+  for i, split in enumerate(("train", "val") * 2):
+    noise = np.random.default_rng(i).integers(0, 256, (40, 64, 3), np.uint8)
+    (folder / split).mkdir(exist_ok=True)
+    Image.fromarray(noise).save(folder / split / f"{i}.png")
+  return folder
+
+
+def of_photos(folder, path, **changes):
+  values = dict(kind="image", splits=("train", "val"))
+  changes = {"tokenizer": "pixels", "image.crops": 2, **changes}
+  values = config(folder, **{f"source.{k}": v for k, v in values.items()}, **changes)
+  assert run(values, path)
+  how = dict(tokenizer=None, vocab=None, grid=None)
+  return [store_lib.open_store(path / split, **how) for split in ("train", "val")]
+
+
+@pytest.mark.parametrize("frac, short_px", [(0.875, 37), (1.0, 32)])
+def test_images_are_validated_on_their_middle(photos, tmp_path, frac, short_px):
+  """Random windows to train on; of each held-out image one central crop."""
+  train, val = of_photos(photos, tmp_path / "run", **{"image.center_frac": frac})
+  assert (len(train), len(val)) == (4, 2)
+  assert (train.manifest.info["spec"]["crop"], train.manifest.crops) == ("random", 2)
+  assert (val.manifest.info["spec"]["crop"], val.manifest.crops) == ("center", 1)
+  width = round(64 * short_px / 40)
+  with Image.open(photos / "val" / "1.png") as image:
+    resized = np.asarray(image.resize((width, short_px), Image.Resampling.BICUBIC))
+  top, left = round((short_px - 32) / 2), round((width - 32) / 2)
+  middle = resized[top : top + 32, left : left + 32]
+  np.testing.assert_array_equal(val.read(np.array([0]))["frames"][0, 0], middle)
+  windows = train.read(np.arange(2))["frames"]
+  assert (windows[0] != windows[1]).any()  # the control: those are not
+
+
+def test_random_windows_of_a_held_out_split_are_refused(photos, tmp_path):
+  told = "image.crop is 'random', and split 'val' is held out.*leave it ''"
+  with pytest.raises(ConfigError, match=told):
+    of_photos(photos, tmp_path / "run", **{"image.crop": "random"})
+  assert not (tmp_path / "run").exists()
+  for name in ("validation", "test[:10%]", "set/dev"):
+    with pytest.raises(ConfigError, match="is held out"):
+      images.ImageSpec(crop="random").of_split(name)
+  for name in ("train", "train[:90%]", "all", "", "testimonials/train"):
+    assert images.ImageSpec(crops=3).of_split(name).crops == 3
+
+
+def test_stores_from_before_there_were_central_crops_by_split_go_on():
+  """What they say of a random window, or a central one of the whole side, holds."""
+  before = dict(size_px=32, crops=1, crop="random", resample="bicubic", animated="refuse")
+  c = roots.read(config("x"))
+  assert stores._plain(media.spec("image", c, split="train")) == before
+  whole = roots.read(config("x", **{"image.crop": "center"}))
+  assert stores._plain(media.spec("image", whole, split="val")) == before | {"crop": "center"}

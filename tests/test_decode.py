@@ -76,14 +76,15 @@ def relative(found, expected):
 
 
 @pytest.mark.parametrize(
-  "compute, tied, prompt, room, scales",
+  "compute, tied, prompt, room, scales, normed",
   [
-    (APART, True, 1, 16, layers.STANDARD),
-    (STACKED, False, 5, 24, layers.Scales(attention=0.5, logits=3.0)),
+    (APART, True, 1, 16, layers.STANDARD, False),
+    (STACKED, False, 5, 24, layers.Scales(attention=0.5, logits=3.0), False),
+    pytest.param(APART, True, 5, 16, layers.STANDARD, True, marks=pytest.mark.slow),
   ],
 )
-def test_logits_are_those_of_the_whole_sequence(compute, tied, prompt, room, scales):
-  model = build(compute, tied=tied, scales=scales)
+def test_logits_are_those_of_the_whole_sequence(compute, tied, prompt, room, scales, normed):
+  model = build(compute, tied=tied, scales=scales, qk_norm=normed)
   params, inputs = init(model), tokens()
   expected = whole(model, params, inputs)[:, prompt - 1 :]
   found = cached(model, params, inputs, prompt=prompt, room=room)

@@ -89,6 +89,11 @@ def test_the_headline_follows_the_numbers(case, cause, better, headline):
   assert (found.cause, found.better, found.claim) == (cause, better, headline)
 
 
+def test_a_share_of_next_to_nothing_is_left_out():
+  assert "%" not in judged(loss=5.6, copy=1e-5).detail
+  assert "(107%; standard error" in judged(loss=5.8).detail
+
+
 def test_a_small_rise_is_noise_and_a_fall_is_none():
   """Control of the cases above: it is the rise that makes them."""
   wobble = ((0, 6.2, 0.01), (50, 3.1, 0.05), (100, 3.15, 0.05))

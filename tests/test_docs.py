@@ -22,7 +22,7 @@ from totojax.data.store import manifests, store as store_lib
 README = runs.ROOT / "README.md"
 PAGES = [
   README,
-  *sorted((runs.ROOT / "docs").glob("*.md")),
+  *sorted((runs.ROOT / "docs").rglob("*.md")),
   runs.ROOT / "configs" / "paper" / "README.md",
 ]
 MOST_LINES, MOST_BYTES, MOST_COLUMNS = 150, 12_000, 120

@@ -11,10 +11,11 @@ import runs
 import token_sets
 
 from totojax import sequence, tasks, train
-from totojax.config import recipes, roots
+from totojax.config import pixel_recipes, recipes, roots
 from totojax.data.store import certificates, store as store_lib
 from totojax.jobs import pixels, pretrain as build, shards as pretokenize, validate
-from totojax.tasks import encode
+from totojax.models import llama, platform, trunk
+from totojax.tasks import encode, pretrain
 from totojax.tokenizers import weights
 
 NEVER = lambda done: False
@@ -24,10 +25,10 @@ NEVER = lambda done: False
 def data(tmp_path_factory):
   """Rendered clips of five frames, and their tokens."""
   root = epath.Path(tmp_path_factory.mktemp("data"))
-  c = recipes.render(train=24, val=8)
+  c = pixel_recipes.render(train=24, val=8)
   c.scene.frames = 5
   assert pixels.render(roots.read(c.to_dict()), root / "pixels", NEVER)
-  c = recipes.shards(str(root / "pixels"), "shipped")
+  c = pixel_recipes.shards(str(root / "pixels"), "shipped")
   c.tokenizing.update(report_frames=8, kmeans_frames=16, kmeans_patches=600)
   assert pretokenize.run(roots.read(c.to_dict()), root / "tokens", NEVER)
   return root
@@ -57,7 +58,8 @@ def config(data, *, encode_with, **changes):
   c = recipes.pretrain("tiny")
   c.sequence.update(vocab=512, grid=4, frames=4, context=64)
   c.compute.dtype = "float32"
-  c.optim.update(lr=1e-2, warmup_steps=1)
+  # With AdamW's usual eps, rounding decides the sign of the step of a gradient of about 0.
+  c.optim.update(lr=1e-2, warmup_steps=1, eps=1e-5)
   c.train.update(batch_tokens=8 * 64, total_tokens=8 * 64 * 2.0)
   kind = "pixels" if encode_with else "tokens"
   c.data.encode_with = encode_with
@@ -135,6 +137,17 @@ def test_rows_are_those_of_cached_codes(data, kind, context):
     codes = tokenizer.encode(clip).reshape(4, -1)
     expected = sequence.build(codes, kind=kind, spec=spec)
     np.testing.assert_array_equal(row, expected)
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_targets_that_count_are_known_before_they_are_encoded(end):
+  spec = sequence.SequenceSpec(512, 4, 4, 70, False, train_end=end)
+  shape = llama.LlamaConfig(**recipes.model("tiny").to_dict())
+  compute = trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU)
+  inner = pretrain.Pretrain(trunk.Trunk(shape, spec, compute))
+  task = encode.EncodeFrames(inner, weights.load("shipped"), spec=spec)
+  weight = task.weights({"frames": np.zeros((3, 4, 32, 32, 3), np.uint8)})
+  assert weight == {"nll": 3 * (64 + end)}
 
 
 class _Inner:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 import probes
 import pytest
+import safetensors.numpy
 import test_configs
 
 from totojax import jobs
@@ -326,7 +327,7 @@ def test_what_is_no_set_of_features_is_refused(made, ours, tmp_path):
     ("", "there are no features at ''"),
     (str(tmp_path / "none"), "there are no features at"),
     (str(made / "out"), "has no features.json: .* folder of one split"),
-    (str(made / "mean.py"), "neither a whole .npz nor a whole .safetensors"),
+    (str(made / "mean.py"), "no whole safetensors file, and no .npz or .npy"),
   ):
     with pytest.raises(ValueError, match=told):
       feature_files.read(path)
@@ -384,3 +385,34 @@ def test_a_job_that_does_not_fit_its_encoder_is_refused(made, tmp_path, features
   c.update(more)
   with pytest.raises(ValueError, match=told):
     jobs.run(c.to_dict(), epath.Path(tmp_path / "out"), lambda done: False)
+
+
+def test_no_flipped_bit_is_another_feature(tmp_path):
+  rng = np.random.default_rng(0)
+  features_ML = rng.standard_normal((5, 3)).astype(np.float32)
+  arrays = {"layer_2": features_ML, "label": np.arange(5, dtype=np.int32)}
+  path, refused = tmp_path / "train.safetensors", 0
+  whole = feature_files.to_bytes(arrays, "safetensors")
+  path.write_bytes(whole)
+  sound = feature_files.read(str(path))
+  for bit in range(0, 8 * len(whole), 3):
+    data = bytearray(whole)
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+    # In the name of the digest itself: as of before there were any.
+    if whole.index(b"totojax.") <= bit // 8 < whole.index(b"digest") + 6:
+      continue
+    try:
+      found = feature_files.read(str(path))
+    except ValueError as error:
+      assert str(path) in str(error)
+      refused += 1
+      continue
+    np.testing.assert_array_equal(found.features_ML, sound.features_ML)
+    np.testing.assert_array_equal(found.labels, sound.labels)
+  assert refused > len(whole)  # of 8 / 3 as many
+  # Control: a file of others has no digest, and gives another label.
+  data = bytearray(safetensors.numpy.save(arrays))
+  data[-1] ^= 64
+  path.write_bytes(data)
+  assert (feature_files.read(str(path)).labels != sound.labels).any()

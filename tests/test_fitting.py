@@ -16,8 +16,9 @@ from totojax.config import arguments, named_stores, recipes, roots, training
 from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, store as store_lib
 from totojax.data.store.store import Store
-from totojax.data.stream import rows
-from totojax.jobs import fitting, pretrain
+from totojax.data.stream import mixture, rows
+from totojax.jobs import fitting, pretrain, stores as stores_lib
+from totojax.jobs.plan import job as plan
 
 PRETRAIN = "configs/pretrain.py:tiny"
 
@@ -199,8 +200,8 @@ def test_all_that_does_not_fit_is_told_at_once(data, train, words, told):
     values = filled(data, "train")
     spec = dataclasses.replace(values.sequence, vocab=61, grid=3)
     with pytest.raises(ConfigError, match="(?s)vocab is 61.*grid is 3"):
-      pretrain.check_stores(dataclasses.replace(values, sequence=spec))
-  pretrain.check_stores(filled(data, "train more"))
+      stores_lib.check_stores(dataclasses.replace(values, sequence=spec))
+  stores_lib.check_stores(filled(data, "train more"))
 
 
 def test_a_run_that_goes_on_keeps_what_it_was_begun_with(data, tmp_path):
@@ -225,9 +226,10 @@ def test_a_plan_needs_no_stores(data):
 
 def test_what_is_cut_off_is_told(data):
   def told(config, **spec):
-    sources, _ = pretrain.find_stores(config.data)
+    sources, _ = stores_lib.find_stores(config.data)
     spec = dataclasses.replace(config.sequence, **spec)
-    return list(rows.in_words(sources, spec, steps=40, batch=8))
+    most = config.data.warn_epochs
+    return list(mixture.in_words(sources, spec, steps=40, batch=8, most=most))
 
   fits = filled(data, "train")
   (line,) = told(fits)
@@ -242,6 +244,23 @@ def test_what_is_cut_off_is_told(data):
   # A mixture by weight: 3/4 of 40 x 8 sequences of 96, 1/4 of 40.
   (line,) = told(filled(data, "train:3 more"))
   assert "2.5 epochs" in line and "more: 40 records of 640 tokens in all, 2 epochs" in line
+  _, often = told(filled(data, "train:3 more", "--config.data.warn_epochs=2.2"))
+  assert often.startswith("data.train.train is read 2.5 times over, more than data.warn_epochs 2.2")
+
+
+def test_a_plan_says_how_often_stores_are_read(data, capsys):
+  config = filled(data, "train:3 more", "--config.data.warn_epochs=2.2")
+  steps = config.train.total_tokens / config.train.batch_tokens
+  rows = steps * pretrain.batch_rows(config.train.batch_tokens, config.sequence)
+  passes = plan.epochs(config)
+  np.testing.assert_allclose(passes["train"], rows * 0.75 / 96, rtol=1e-6)
+  np.testing.assert_allclose(passes["more"], rows * 0.25 / 40, rtol=1e-6)
+  assert "train is read" in capsys.readouterr().out
+  share = dataclasses.replace(config.data.train["more"], path="none")
+  train = {**config.data.train, "more": share}
+  later = dataclasses.replace(config, data=dataclasses.replace(config.data, train=train))
+  assert plan.epochs(later) == {}  # the control: one is still to be made
+  assert "not known (more: not there yet)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -275,7 +294,7 @@ def test_codes_of_ones_own_become_a_model_that_is_validated(tmp_path, monkeypatc
   # Of another tokenizer: its codes mean something else.
   stores.write("other", records=4, seed=3, prefix="o", tokenizer="fedcba9876543210")
   words = "--config.model_run=RUN", "--config.validation=other"
-  output = runs.here(runs.command("configs/validate.py", "OTHER", *words), code=1)
+  output = runs.here(runs.command("configs/validate.py", "OTHER", *words), code=2)
   assert re.search("tokenizer 'fedcba9876543210'; this run needs '00000000000000aa'", output)
 
 

@@ -334,7 +334,7 @@ def test_bad_tars(tmp_path):
   for name, data, told in (
     ("0.cls", b"cat", "0.cls: label 'cat' is not an integer"),
     ("0.cls", b"7", "0.cls: label 7 is out of range"),
-    ("0.json", b"{", "0.json is no JSON"),
+    ("0.json", b"{", "0.json is damaged"),
     ("0.json", b'{"label": 0.5}', "0.json: label 0.5 is not an integer"),
   ):
     shard(tmp_path / "s.tar", ("0.png", png(0)), (name, data))

@@ -29,12 +29,8 @@ LONG = f"--config.train.total_tokens={STEPS * 128.0}"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-  root = tmp_path_factory.mktemp("stores")
-  return (
-    stores.write(root / "train", records=96, seed=0, prefix="t"),
-    # Not a multiple of the batch: the last validation batch is padded.
-    stores.write(root / "val", records=19, seed=1, prefix="v"),
-  )
+  # Of validation not a multiple of the batch: the last batch is padded.
+  return small(tmp_path_factory.mktemp("stores"))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +72,28 @@ def start_hosts(words: list[str], hosts: int, devices: int) -> list:
       devices // hosts,
     )
     for host in range(hosts)
+  ]
+
+
+def small(folder) -> tuple[str, str]:
+  """Stores to train on and to validate with."""
+  return (
+    stores.write(folder / "train", records=96, seed=0, prefix="t"),
+    stores.write(folder / "val", records=19, seed=1, prefix="v"),
+  )
+
+
+def start_ailing(data, workdir, *, second: str, at: int, timeout_s=100, **variables) -> list:
+  """Two processes, the second of which ails (`ailing`) at a step."""
+  words, port = runs.smoke(data, workdir, LONG), free_port()
+  words[1:3] = ["tests/ailing.py"]
+  several = ["--multihost", f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+  several.append(f"--host_timeout_s={timeout_s}")
+  return [
+    runs.start(
+      [*words, *several, f"--process={i}"], AILS=second if i else "", AT=str(at), **variables
+    )
+    for i in range(2)
   ]
 
 
@@ -285,38 +303,92 @@ def test_a_host_that_never_comes_is_an_error(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_ends_the_wait_for_the_others(data, tmp_path):
+  """In Python, where a name is asked for, and in C++, which hears no signal."""
+  several = ["--multihost", "--processes=2", "--process=0"]
+  for where in ("127.0.0.1", "no.invalid"):
+    words = [*runs.smoke(data, tmp_path / "run"), f"--coordinator={where}:{free_port()}"]
+    process = runs.start([*words, *several])
+    line = "waiting" if where == "127.0.0.1" else "does not resolve"
+    while line not in process.stdout.readline():
+      assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert "stopped while it waited for the other processes" in runs.finish(process)
+
+
+@pytest.mark.slow
 def test_what_the_first_host_is_refused_ends_all_with_its_line(data, place):
   lock.take(place.url)
   processes = start_hosts(runs.smoke(data, place.url), 2, 2)
-  last = [runs.finish(process, code=1).splitlines()[-2:] for process in processes]
+  last = [runs.finish(process, code=2).splitlines()[-2:] for process in processes]
   assert last[0] == last[1]
   assert last[0][0].startswith(f"totojax: {place.url} is in use by process {os.getpid()} on ")
   lock.release(place.url)
 
 
-def test_time_outs_are_those_that_were_given(monkeypatch):
-  """How soon a host is missed is jax's affair, after as many seconds."""
-  given, lines = {}, []
+@pytest.mark.slow
+def test_hosts_agree_on_a_checkpoint_that_one_of_them_cannot_read(data, tmp_path):
+  """Both refuse it, and go on from the one before where the config says so."""
+  words = [*runs.smoke(data, tmp_path), "--config.checkpoint.keep=3"]
+  finish(start_hosts(words, 2, 2))
+  rows, arrays = runs.metrics(tmp_path), runs.checkpoint(tmp_path, 20)
+  (tmp_path / "done.json").unlink()
+  step = tmp_path / "checkpoints" / "20"
+  runs.damage(step, process="1")
+  outputs = [runs.finish(p, code=rundir.DAMAGED) for p in start_hosts(words, 2, 2)]
+  assert f"{step} cannot be read by process 1, see there; remove this" in outputs[0]
+  assert f"{step} cannot be read (" in outputs[1] and "Traceback" not in "".join(outputs)
+  assert all("4 updates are made again" in output for output in outputs)
+  outputs = finish(start_hosts([*words, "--config.checkpoint.skip_damaged"], 2, 2))
+  assert "resumed at step 16 of 20" in outputs[0] and "it is put aside" in outputs[0]
+  assert runs.metrics(tmp_path) == rows
+  runs.assert_same(runs.checkpoint(tmp_path, 20), arrays)
+  assert [path.name[:10] for path in (tmp_path / "checkpoints").glob("*damaged*")] == ["20.damaged"]
 
-  def initialize(*where, **timeouts):
-    given.update(timeouts, where=where)
 
-  monkeypatch.setattr(hosts.jax.distributed, "initialize", initialize)
-  monkeypatch.setattr(hosts, "_at_abort", lines.append)
-  monkeypatch.setattr(hosts.faulthandler, "disable", lambda: None)
-  hosts.join("a:1", 2, 0, start_timeout_s=3, silence_timeout_s=7)
-  assert given == {
-    "where": ("a:1", 2, 0),
-    "initialization_timeout": 3,
-    "heartbeat_timeout_seconds": 7,
-  }
-  assert "waited 3 s for the others at a:1" in lines[0]
-  assert "silent for 7 s" in lines[1]
+@pytest.mark.slow
+def test_a_host_that_dies_while_a_checkpoint_is_written_is_told_as_lost(data, tmp_path):
+  """And not as a disk that is full: whatever was being done, the cause is the host."""
+  first, second = start_ailing(data, tmp_path / "run", second="die", at=4, timeout_s=10)
+  runs.finish(second, code=-signal.SIGKILL)
+  output = runs.finish(first, code=rundir.RESTART)
+  last = output.splitlines()[-1]
+  assert last.startswith("totojax: process 0 of 2 lost another one")
+  assert "disk" not in output and "--traceback" not in output
 
 
-def test_time_outs_are_positive():
-  with pytest.raises(ValueError, match="--host_timeout_s is 0; it must be"):
-    hosts.join(None, 2, 0, start_timeout_s=1, silence_timeout_s=0)
+@pytest.mark.slow
+def test_hosts_that_were_started_otherwise_say_in_what(data, tmp_path):
+  words, port = runs.smoke(data, tmp_path / "run"), free_port()
+  others = ("--config.seed=1", "--config.every.checkpoint_steps=3", f"--workdir={tmp_path}/other")
+  several = ["--multihost", f"--coordinator=127.0.0.1:{port}", "--processes=2"]
+  # The second one's are alike: their order, a flag that is given again, and dumps.
+  flags = runs.environment()["XLA_FLAGS"].split()
+  variables = (
+    {"XLA_FLAGS": " ".join(flags)},
+    {
+      "XLA_FLAGS": " ".join([f"--xla_dump_to={tmp_path}/dump", *flags[::-1], flags[0]]),
+      "LIBTPU_INIT_ARGS": "--xla_tpu_a=1",
+    },
+  )
+  processes = [
+    runs.start(
+      [*words, *several, f"--process={host}", *(others if host else ())], **variables[host]
+    )
+    for host in range(2)
+  ]
+  for process in processes:
+    last = runs.finish(process, code=rundir.USER).splitlines()[-1]
+    assert last.startswith("totojax: the hosts were started otherwise (")
+    for told in (
+      f"--workdir is {tmp_path}/run on process 0 and {tmp_path}/other on process 1",
+      "config.every.checkpoint_steps is 4 on process 0 and 3 on process 1",
+      "config.seed is 0 on process 0 and 1 on process 1",
+      "LIBTPU_INIT_ARGS is '' on process 0 and --xla_tpu_a=1 on process 1",
+    ):
+      assert told in last
+    assert "XLA_FLAGS" not in last
+  assert not (tmp_path / "run").exists() and not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("name", ["render", "report", "bench", "shards"])

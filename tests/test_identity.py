@@ -6,14 +6,15 @@ import os
 import shutil
 
 from etils import epath
-import numpy as np
+import jax
 import pytest
 import runs
 import stores
 import test_hosts
 
+from totojax import checkpoint
 from totojax.data.store import manifests, shards
-from totojax.rundir import directory, files, hosts, lock, provenance
+from totojax.rundir import directory, files, hosts, lock, peers, provenance
 
 TRAIN, VAL = "data.train.moving", "data.validation.moving"
 SHARD = 3  # records
@@ -144,24 +145,18 @@ def test_a_run_from_before_there_were_digests_goes_on_and_has_them(tmp_path, cap
 
 
 def test_hosts_must_have_the_same_data(monkeypatch):
-  now = {"data.train.a": {"digest": "a"}, "data.train.b": {"digest": "b"}}
-  provenance.check_hosts_data(now)  # one process
-  monkeypatch.setattr(hosts, "differing", lambda values: [1])
-  with pytest.raises(provenance.DataChanged, match=r"different data \(data.train.b\)"):
-    provenance.check_hosts_data(now)
-
-
-def test_which_values_differ_over_processes(monkeypatch):
-  def gathered(marks):  # the second process has another second value
-    other = marks.copy()
-    other[1, 5] ^= 1
-    return np.stack([marks, other])
-
-  monkeypatch.setattr(hosts.jax, "process_count", lambda: 2)
-  monkeypatch.setattr(hosts.multihost_utils, "process_allgather", gathered)
-  assert hosts.differing(["x", "y", "z"]) == [1]
-  monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda marks: marks[None])
-  assert hosts.differing(["x", "y", "z"]) == []
+  now = {f"data.train.{k}": {"digest": k, "tokenizer": "t", "records": 5} for k in "ab"}
+  hosts.check_data(now)  # one process
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  name = "data.train.b"
+  other = json.dumps({**now[name], "records": 4})
+  found = {name: {0: json.dumps(now[name]), 1: other}}
+  monkeypatch.setattr(peers, "differences", lambda table: found)
+  told = r"different data \(data.train.b: process 1 has 4 records instead of 5\)"
+  with pytest.raises(provenance.DataChanged, match=told):
+    hosts.check_data(now)
+  monkeypatch.setattr(peers, "differences", lambda table: {})
+  hosts.check_data(now)
 
 
 @pytest.mark.slow
@@ -173,15 +168,15 @@ def test_a_run_of_pretraining_refuses_a_swapped_store_on_one_host_and_on_two(tmp
   os.remove(workdir / "done.json")
   shutil.rmtree(workdir / "checkpoints" / "20")
   manifest = json.loads((workdir / "manifest.json").read_text())
-  meta = json.loads((workdir / "checkpoints/16/meta/metadata").read_text())
+  meta = checkpoint.latest_meta(workdir / "checkpoints")
   assert meta["data"] == manifest["data"] and set(meta["data"]) == {TRAIN, VAL}
   write(tmp_path / "train", records=24, seed=5)
-  (line,) = [line for line in runs.here(words, code=1).splitlines() if "other data" in line]
+  (line,) = [line for line in runs.here(words, code=2).splitlines() if "other data" in line]
   assert line.startswith("totojax: ") and TRAIN in line and VAL not in line
   shutil.copytree(workdir, tmp_path / "copy")  # this process has the other until it ends
   more = runs.smoke(data, tmp_path / "copy", "--host_timeout_s=10")
   processes = test_hosts.start_hosts(more, 2, 2)
   for process in processes:
-    assert "was begun with other data" in runs.finish(process, code=1)
+    assert "was begun with other data" in runs.finish(process, code=2)
   write(tmp_path / "train", records=24)
   assert "resumed at step 16" in runs.here(words)

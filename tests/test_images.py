@@ -240,7 +240,7 @@ def test_a_missing_file_stops_and_a_dead_link_is_a_row(tmp_path):
 def test_spec_refuses_nonsense():
   for change, told in (
     ({"crops": 0}, "image.crops is 0"),
-    ({"crop": "middle"}, "'random' or 'center'"),
+    ({"crop": "middle"}, "'', 'random' or 'center'"),
     ({"animated": "all"}, "'refuse' or 'first'"),
     ({"resample": "nearest"}, "'bicubic'"),
     ({"crop": "center"}, "use 1"),

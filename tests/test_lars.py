@@ -10,6 +10,7 @@ import optax
 import pytest
 import runs
 
+from totojax.models import heads
 from totojax.optim import lars
 
 GOLDEN = runs.ROOT / "tests" / "golden"
@@ -71,6 +72,22 @@ def test_the_schedule_is_mae_s():
     )
     rate = schedule(epoch * per_epoch + 1)  # the first update is made at epoch 0
     assert args["lr"] * float(rate) == pytest.approx(lr, rel=1e-5, abs=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["attention", "cross"])
+def test_decay_is_v_jepa_s(pool):
+  """By name and dimensions, as its code has them: matrices and queries, no bias, no norm."""
+  config = heads.HeadConfig(pool=pool, heads=2)
+  params = heads.init(config, jax.random.key(0), width=4, classes=3)
+  mask = lars._matrices(params)
+  decayed = {"linear", "key", "value", "query", "project", "up", "down"}
+  assert mask == {name: name in decayed for name in params}
+  tx = lars.one_head(changed(name="adamw"), lr=1.0, weight_decay=0.5)
+  none = jax.tree.map(jnp.zeros_like, params)
+  params = jax.tree.map(jnp.ones_like, params)
+  changes, _ = tx.update(none, tx.init(params), params)
+  for name, change in changes.items():
+    np.testing.assert_allclose(change, -0.5 * (name in decayed), err_msg=name)
 
 
 def random_tree(seed, shape=(2, 3)):

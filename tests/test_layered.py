@@ -25,6 +25,7 @@ AXES = {
   "heads": {
     "linear": PartitionSpec("layers", "settings", "embed", "classes"),
     "value_bias": PartitionSpec("layers", "settings", "heads", "head_dim"),
+    "query": PartitionSpec("layers", "settings", "norm"),
   },
 }
 DEPTH, SETTINGS = 3, 2
@@ -61,7 +62,11 @@ def tree(seed):
       "blocks": {"up": draw(DEPTH, 4, 6), "norm": draw(DEPTH, 4)},
       "norm": draw(4),
     },
-    "heads": {"linear": draw(DEPTH, SETTINGS, 4, 7), "value_bias": draw(DEPTH, SETTINGS, 2, 2)},
+    "heads": {
+      "linear": draw(DEPTH, SETTINGS, 4, 7),
+      "value_bias": draw(DEPTH, SETTINGS, 2, 2),
+      "query": draw(DEPTH, SETTINGS, 4),
+    },
   }
 
 
@@ -99,11 +104,12 @@ def test_an_update_is_what_it_should_be_for_every_parameter():
   updates, _ = tx.update(grads, tx.init(params), params)
   # After one update Adam's quotient is the gradient's sign.
   sizes = {
-    "embedding": (0.0625, False),
+    "embedding": (0.0625, True),  # as MAE's patch embedding
     "up": ((0.125, 0.25, 0.5), True),
     "norm": ((0.125, 0.25, 0.5), False),
     "linear": ((1.0, 10.0), True),
     "value_bias": ((1.0, 10.0), False),
+    "query": ((1.0, 10.0), True),  # as V-JEPA's
   }
 
   def expected(name, p, g, *, axis=None):
@@ -118,7 +124,7 @@ def test_an_update_is_what_it_should_be_for_every_parameter():
   for name in ("up", "norm"):
     close(of["blocks"][name], expected(name, p["blocks"][name], g["blocks"][name], axis=0))
   close(of["norm"], -0.01 * np.sign(g["norm"]))
-  for name in ("linear", "value_bias"):
+  for name in ("linear", "value_bias", "query"):
     close(
       updates["heads"][name], expected(name, params["heads"][name], grads["heads"][name], axis=1)
     )
@@ -166,7 +172,7 @@ def test_the_final_norm_and_an_untied_output_learn_as_the_last():
   assert found["backbone"]["head"].lr == 1.0
   assert found["backbone"]["norm"].lr == 1.0
   mask = adamw.decay_mask(AXES)
-  assert mask["heads"] == {"linear": True, "value_bias": False}
+  assert mask["heads"] == {"linear": True, "value_bias": False, "query": True}
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import math
 
 from etils import epath
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import pytest
 
-from totojax.rundir import directory, files, hosts, lock, metrics
+from totojax.rundir import directory, files, lock, metrics
 
 CONFIG = {
   "run": "pretrain",
@@ -159,6 +160,29 @@ def test_a_last_line_cut_in_the_middle_is_dropped(workdir, cut):
   assert rows(workdir)[:-1] == whole and rows(workdir)[-1]["step"] == 4
 
 
+@pytest.mark.parametrize(
+  "row",
+  [
+    b'{"step": 3, "kind": "eval", "wall": 1}',
+    b'{"step": 3, "kind": "eval", "wall": {"rate": "x"}}',
+    b'{"step": 3, "kind": "eval", "loss": 1e999}',
+    b'{"step": 3, "kind": "eval", "loss": 1' + b"0" * 400 + b"}",
+    b'{"step": 3, "kind": "eval", "\xff": 1}',
+    b'{"step": 3, "kind": "ev',
+  ],
+)
+def test_a_whole_last_line_that_is_no_row_is_damage(workdir, row):
+  """And none that was cut: of that the end of the line is missing."""
+  write_steps(workdir, 3)
+  path, whole = workdir / "metrics.jsonl", rows(workdir)
+  data = path.read_bytes()
+  path.write_bytes(data + row + b"\n")
+  with pytest.raises(metrics.DamagedLine, match=f"line {len(whole) + 1} is damaged"):
+    metrics.read(path)
+  path.write_bytes(data + row)
+  assert metrics.read(path) == whole
+
+
 def test_what_json_has_no_number_for_is_null(workdir):
   log = metrics.MetricsLog(workdir, restored_step=0)
   values = {"nan": math.nan, "inf": math.inf, "low": -math.inf, "big": 1e300}
@@ -175,7 +199,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, "process_index", lambda: 1)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   # Process 0 says that all went well.
-  monkeypatch.setattr(hosts.multihost_utils, "broadcast_one_to_all", np.zeros_like)
+  monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", np.zeros_like)
   workdir = epath.Path(tmp_path)
   directory.begin(workdir, CONFIG)
   log = metrics.MetricsLog(workdir, restored_step=0)
@@ -227,7 +251,21 @@ def test_clock_without_a_known_peak():
   assert "mfu" not in metrics.Clock(**values, device_kind="TPU v4").read()
 
 
-@pytest.mark.parametrize("bad", ["x{", "5", '{"kind": "train"}'])
+@pytest.mark.parametrize(
+  "bad",
+  [
+    "x{",
+    "5",
+    '{"kind": "train"}',
+    '{"step": "2", "kind": "train"}',
+    '{"step": 2.5, "kind": "train"}',
+    '{"step": -1, "kind": "train"}',
+    '{"step": 1, "kind": 3}',
+    '{"step": 1, "kind": "train", "loss": NaN}',
+    '{"step": 1, "kind": "train", "loss": "1.0"}',
+    "[" * 100_000,
+  ],
+)
 def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, bad):
   row = '{"step": 1, "kind": "train", "wall": {}}'
   text = f"{row}\n{bad}\n{row}\n"
@@ -235,3 +273,13 @@ def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, bad):
   with pytest.raises(ValueError, match="metrics.jsonl, line 2 is damaged"):
     metrics.MetricsLog(epath.Path(tmp_path), restored_step=1)
   assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_a_vast_log_is_refused_and_not_read(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, "MOST_BYTES", 100)
+  row = '{"step": 1, "kind": "train", "wall": {}}\n'
+  (tmp_path / "metrics.jsonl").write_text(row * 2)
+  assert len(metrics.read(tmp_path / "metrics.jsonl")) == 2
+  (tmp_path / "metrics.jsonl").write_text(row * 3)
+  with pytest.raises(ValueError, match="metrics.jsonl is damaged .it has 123 bytes.*move it away"):
+    metrics.read(tmp_path / "metrics.jsonl")

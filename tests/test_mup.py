@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from totojax import assembly, jobs, sequence, tree
-from totojax.config import recipes, roots
+from totojax.config import recipes, roots, study_recipes
 from totojax.config.schema import ConfigError
 from totojax.jobs import coordinates
 from totojax.models import layers, llama, platform
@@ -494,7 +494,7 @@ def test_attention_logits_keep_their_size_as_the_head_dimension_grows():
 
 
 def small_check():
-  c = recipes.coord_check(recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0))
+  c = study_recipes.coord_check(study_recipes.sizes(32, 256, depth=2, heads=8, mlp_ratio=2.0))
   c.pretrain.sequence.update(vocab=60, grid=2, frames=4, context=16)
   c.pretrain.model.tied = False
   c.pretrain.mup.base_width = 32

@@ -311,7 +311,7 @@ def test_wrong_files_are_refused_by_name(tmp_path, monkeypatch):
 
 
 def config(kind, *, files=(), urls=(), sha256=()):
-  section = dict(kind=kind, files=files, urls=urls, sha256=sha256)
+  section = dict(kind=kind, variant="", files=files, urls=urls, sha256=sha256)
   return {"run": "official", "official": section}
 
 
@@ -393,7 +393,7 @@ def test_the_job_downloads_from_the_official_addresses(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   "wrong, told",
   [
-    (dict(kind="dvea"), "'dvae', 'vqgan-1k', .* or 'cosmos-di'"),
+    (dict(kind="dvea"), "'dvae', 'vqgan-1k', .*'cosmos-di', .* or 'cosmos-dv'"),
     (dict(files=("a",)), "2 files"),
     (dict(kind="llamagen"), "files is empty; llamagen is .*vq_ds16_c2i.pt.*https://hugging"),
     (dict(files=("gs://b/a", "b")), "names gs://b/a; .*gcloud storage cp gs://b/a"),

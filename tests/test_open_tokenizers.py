@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from totojax.storage import arrays
 from totojax.tokenizers import haar, quantisers, vqgan, weights
 from totojax.tokenizers.families import FAMILIES
 from totojax.tokenizers.released import official, pickles, reference, sizes
@@ -251,6 +252,9 @@ def test_pixels_are_rounded_as_each_family_does():
     "ibq": [0, 0, 128, 200, 255, 255],
     "open-magvit2": [0, 0, 128, 200, 255, 255],
     "cosmos-di": [0, 0, 128, 201, 255, 255],
+    "vidtok": [0, 0, 128, 200, 255, 255],
+    "vidtok-1.1": [0, 0, 128, 200, 255, 255],
+    "cosmos-dv": [0, 0, 128, 201, 255, 255],
   }
 
 
@@ -363,12 +367,12 @@ def test_other_floats_are_cast(tmp_path, dtype):
   files = released(name, tmp_path)
   cast = {k: v.astype(dtype) for k, v in golden(name)["params"].items()}
   files[1].write_bytes(safe_bytes(cast))
-  assert official.read(files[1])["quant_conv.bias"].dtype == dtype
+  assert arrays.stored(str(files[1]))["quant_conv.bias"].read().dtype == dtype
   assert fingerprint("diffusers", files, tmp_path) == mark
 
 
 def safe_bytes(tensors):
-  kinds = {np.dtype(dtype): name for name, dtype in official._DTYPES.items()}
+  kinds = {np.dtype(dtype): name for name, dtype in arrays._DTYPES.items()}
   header, data = {}, b""
   for name, value in tensors.items():
     begin, data = len(data), data + value.tobytes()
@@ -508,6 +512,23 @@ def test_cosmos_files_as_torchscript(tmp_path):
     fingerprint("cosmos-di", files[::-1], tmp_path)
 
 
+def test_the_parts_of_two_cosmos_are_not_taken_for_one(tmp_path):
+  folders = [tmp_path / f"Cosmos-0.1-Tokenizer-DI{side}x{side}" for side in (8, 16)]
+  files = []
+  for number, folder in enumerate(folders):
+    folder.mkdir()
+    files.append(released("cosmos-di", folder)[number])
+  message = refusal("cosmos-di", files, tmp_path)
+  assert "the encoder is called a DI8x8 and the decoder is called a DI16x16" in message
+  assert all(str(folder) in message for folder in folders)
+  params = dict(golden("cosmos-di")["params"])
+  factor = converted("cosmos-di")[1].factor
+  for part in PARTS:
+    params[f"decoder.up.7.upsample.conv.{part}"] = np.ones(4, np.float32)
+  message = refusal("cosmos-di", released("cosmos-di", tmp_path, params), tmp_path)
+  assert f"convolutions of {factor}x{factor}, and the decoder those of {2 * factor}x" in message
+
+
 # What is refused: in one line that names what the file is and what was asked.
 
 
@@ -537,6 +558,32 @@ def test_the_files_of_another_family(tmp_path, name):
     message = refusal(kind.name, files, tmp_path)
     assert kind.name in message
     assert FAMILIES[KIND[name]].what in message or (name == "ibq" and "VQGAN" in message)
+
+
+def test_a_checkpoint_of_llamagen_is_named_whatever_is_asked(tmp_path):
+  torch = pytest.importorskip("torch")
+  file, config = tmp_path / "vq_ds16_c2i.pt", tmp_path / "config.json"
+  config.write_text(str(golden("diffusers-group")["config"]))
+  params = {k: torch.from_numpy(v) for k, v in golden("llamagen")["params"].items()}
+  torch.save({"model": params, "optimizer": {}}, file)
+  for kind in official.KINDS.values():
+    if kind.name != "llamagen":
+      files = [config if name == "config.json" else file for name in kind.files]
+      message = refusal(kind.name, files, tmp_path)
+      assert "this is a file of a VQ of LlamaGen" in message and f"{kind.name} is made" in message
+  torch.save({"anything": params}, file)  # control
+  assert "'anything' is _Dict, no dense tensor" in refusal("ibq", [file], tmp_path)
+
+
+def test_a_part_of_a_checkpoint_of_llamagen_is_told_what_it_lacks(tmp_path):
+  file = sample("llamagen_release.pt", tmp_path)
+  message = refusal("llamagen", [file], tmp_path)
+  assert "not a VQ of LlamaGen: encoder.conv_" in message and "is missing" in message
+  assert "this is a file of a VQ of LlamaGen" in refusal("ibq", [file], tmp_path)
+  # Control: without what LlamaGen alone has, its names are taming's.
+  state = pickles.read(file, ("model",))
+  del state["quantize.codebook_used"]
+  assert "a VQGAN of taming" in refusal("llamagen", [safe(tmp_path / "vq", state)], tmp_path)
 
 
 def test_twins_are_told_apart_where_their_sizes_are_known(tmp_path, monkeypatch):
@@ -572,7 +619,7 @@ def test_settings_that_are_not_read(tmp_path):
     ),
     ({"num_vq_embeddings": 64}, "quantize.embedding.weight has shape .128, 16. where .64, 16."),
     ({"norm_num_groups": 7}, "multiples of 7"),
-    ({"latent_channels": "x"}, "a count"),
+    ({"latent_channels": "x"}, "latent_channels is 'x' .*must be int"),
   ):
     config.write_text(json.dumps(settings | change))
     with pytest.raises(ValueError, match=told):
@@ -591,7 +638,7 @@ def test_files_that_are_no_tokenizer(tmp_path):
       safe_bytes({"a": np.ones(2, np.float32)}),
       "not a VQ of LlamaGen: encoder.conv_in.bias is missing",
     ),
-    (safe_bytes({"a": np.ones(2, np.float32)}).replace(b"F32", b"U32"), "type U32; supported"),
+    (safe_bytes({"a": np.ones(2, np.float32)}).replace(b"F32", b"X32"), "type X32; supported"),
   ):
     file.write_bytes(data)
     assert told in refusal("llamagen", [file], tmp_path)

@@ -11,13 +11,14 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
+import runs
 
 from totojax import sequence, tree
 from totojax.config import recipes
-from totojax.models import llama, platform, trunk
+from totojax.models import llama, patched, platform, trunk
 from totojax.optim import adamw
-from totojax.tasks import pretrain
-from totojax.tokenizers import dvae
+from totojax.tasks import patches as patches_task, pretrain
+from totojax.tokenizers import dvae, patches
 
 CONFIG = adamw.AdamWConfig(
   lr=0.02,
@@ -76,6 +77,29 @@ def test_schedule_without_warmup_and_past_the_end():
   assert float(later) == pytest.approx(0.1)
 
 
+def wsd(decay_frac, end_lr_frac=0.0, steps=20):
+  """The rates that the log tells of a run with warm-up, stable part and decay."""
+  config = change(schedule="wsd", decay_frac=decay_frac, end_lr_frac=end_lr_frac)
+  state = adamw.make(config, axes=AXES, steps=steps).init({"w": jnp.ones((2, 2))} | {"scale": 1.0})
+  updates = range(1, steps + 1)
+  told = [adamw.learning_rate(config, state, update=s, steps=steps) for s in updates]
+  return np.asarray(told) / config.lr
+
+
+def test_warm_up_stable_and_decay():
+  """1 - sqrt over the last fifth (Hägele et al., 2024), to the end that is asked for."""
+  by_hand = [s / 4 for s in (1, 2, 3)] + [1.0] * 13
+  by_hand += [1 - (1 - 0.1) * math.sqrt(done / 4) for done in (1, 2, 3, 4)]
+  np.testing.assert_allclose(wsd(0.2, end_lr_frac=0.1), by_hand, rtol=1e-6)
+  np.testing.assert_allclose(wsd(0.2)[-2:], [1 - math.sqrt(3 / 4), 0.0], atol=1e-6)
+  # Of no decay it stays; and up to a decay, runs of any length are alike bit for bit.
+  assert wsd(0.0)[3:].tolist() == [wsd(0.0)[3]] * 17
+  assert wsd(0.2)[:16].tolist() == wsd(0.0, 0.1, steps=40)[:16].tolist()
+  assert not np.allclose(wsd(0.2), rates(change(end_lr_frac=0.0), 20) / CONFIG.lr)
+  with pytest.raises(ValueError, match="warmup_steps 4 is more than the 2 of 20 updates"):
+    wsd(0.9)
+
+
 def test_the_papers_schedule():
   """1M tokens an update, 10^12 tokens, peak 3e-4 after 2,000 updates."""
   config = adamw.AdamWConfig(**recipes.optim().to_dict())
@@ -108,6 +132,25 @@ def test_decay_mask_of_the_model():
     "head": True,
     "norm/scale": False,
   }
+
+
+def test_patches_are_decayed_as_tokens_are():
+  """Table 3's rows differ in what they read, not in what is decayed."""
+  shape = llama.LlamaConfig(**recipes.model("tiny").to_dict())
+  spec = sequence.SequenceSpec(60, 2, 4, 16, False)
+  compute = trunk.Compute("float32", "blocked", "none", 1, 0, platform.CPU)
+  tokens = dict(tree.named_leaves(adamw.decay_mask(model_axes(tied=False))))
+  names, size = ("start", "patches", "head"), patches.PatchesConfig(side_px=2, eps=1e-6)
+  for decayed in (False, True):  # the first is how it was before there was a key
+    model = patched.PatchTrunk(shape, spec, compute, values=12, decayed=decayed)
+    axes = patches_task.Patches(model, size).axes().params
+    mask = dict(tree.named_leaves(adamw.decay_mask(axes)))
+    assert {name: mask[name] for name in names} == dict.fromkeys(names, decayed)
+    assert not mask["patches_bias"] and not mask["head_bias"]
+  assert tokens["embedding"] and tokens["head"]
+  for row in ("patch", "patch_dvae16"):
+    config = runs.load(f"{runs.ROOT / 'configs' / 'paper' / 'table3.py'}:{row}")
+    assert config.stages.pretrain.patches.decay
 
 
 def test_decay_mask_of_the_tokenizer():

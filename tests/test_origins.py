@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 import token_sets
 
-from totojax.config import recipes, roots
+from totojax.config import pixel_recipes, recipes, roots
 from totojax.data.store import certificates, manifests, store as store_lib
 from totojax.data.stream import heldout, rows
 from totojax.jobs import leakage, pixels
@@ -179,7 +179,7 @@ def test_pixel_stores_know_their_root_too(tmp_path):
       tone = 60 + 100 * salt + 5 * i  # files with the same bytes are used once
       paint = lambda n, tone=tone: np.full((32, 48, 3), (tone + n) % 256, np.uint8)
       little_videos.write(tmp_path / split / f"{i}.mp4", 12, paint=paint)
-    c = recipes.decode(str(tmp_path / split))
+    c = pixel_recipes.decode(str(tmp_path / split))
     c.clip.update(frames=4, stride_frames=2, size_px=32, crops=1)
     assert pixels.decode(roots.read(c.to_dict()), epath.Path(tmp_path / f"run {split}"), NEVER)
   shutil.copytree(tmp_path / "one", tmp_path / "copy")

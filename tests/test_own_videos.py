@@ -39,12 +39,12 @@ def test_a_few_videos_end_in_a_page_that_says_what_to_do(tmp_path, videos):
   folder, chain = tmp_path / "videos", tmp_path / "run"
   folder.mkdir()
   for i in range(videos):
-    write_video(folder / f"{i}.mp4", frames=90, seed=i)
+    write_video(folder / f"{i}.mp4", frames=90, seed=i, hold=15)
   assert jobs.run(directory.typed(clips(folder)), chain, lambda _: False)
   page = pages.Page((chain / "report" / "report.html").read_text())
   metrics = json.loads((chain / "validate" / "metrics.json").read_text())
-  # Every frame has another colour: nobody learns that in eight updates.
-  assert metrics["clips/later_loss"] > metrics["clips/copy/later_loss"] - 1
+  # A colour stays for a while: nobody copies that well after eight updates.
+  assert metrics["clips/later_loss"] > metrics["clips/copy/later_loss"]
   assert "What to do next" in page.text and "Not shown" not in page.text
   assert "nan" not in page.text.lower().replace("nanosecond", "")
   assert ("There is one video" in page.text) == (videos == 1)

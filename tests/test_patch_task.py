@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import classed
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,15 @@ import runs
 
 import totojax
 from totojax import jobs, sequence, tree
-from totojax.config import recipes, roots
+from totojax.config import pixel_recipes, recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import store as store_lib
 from totojax.data.stream import heldout, rows as rows_lib
 from totojax.jobs import patches as build, pixels
-from totojax.models import patched, taps
+from totojax.jobs.probe import job as probe_job, setup as probe_setup
+from totojax.models import heads, patched, taps
+from totojax.rundir import files
+from totojax.tasks import classify
 from totojax.tokenizers import weights
 from totojax.trained import backbone
 
@@ -31,7 +35,7 @@ VALUES = 3 * SIDE**2
 def data(tmp_path_factory):
   """Rendered clips, 32 pixels wide."""
   root = epath.Path(tmp_path_factory.mktemp("pixels"))
-  c = recipes.render(train=16, val=5)
+  c = pixel_recipes.render(train=16, val=5)
   c.scene.frames = FRAMES
   assert pixels.render(roots.read(c.to_dict()), root, NEVER)
   return root
@@ -283,3 +287,41 @@ def test_old_configs_are_of_tokens():
   assert not roots.read(c).patches.inputs
   del c["patches"]
   assert not roots.read(c, fill=True).patches.inputs
+
+
+@pytest.mark.slow
+def test_a_probe_of_image_files_sees_their_patches(data, tmp_path):
+  """Table 3's rows of patches: MAE's views of files, as the rows of tokens have them."""
+  run, images = tmp_path / "run", classed.data()
+  assert jobs.run(config(data, **{"data.validation": {}}), epath.Path(run), NEVER)
+  flags = [w for w in classed.words(images) if "data.grid" not in w and "compute" not in w]
+  flags += [f"--config.model_run={run}", "--config.data.encode_with=", "--config.layers=(1,2)"]
+  flags += ["--config.optim.lr_rows=0", "--config.optim.warmup_epochs=0.0"]
+  flags += ["--config.data.holdout_frac=0.2", "--config.train.epochs=1.0"]
+  c = runs.load(runs.ROOT / "configs" / "probe_imagenet.py", *flags).to_dict()
+  assert jobs.run(c, epath.Path(tmp_path / "probe"), NEVER)
+  found = files.read_json(epath.Path(tmp_path / "probe" / "metrics.json"))
+  assert found["trained/views"] == "new views"
+
+  # The features of a batch are those that the model gives of the same images.
+  of = probe_setup.prepare(roots.read(c))
+  read = of.reads["validation"]([rows_lib.Row(0, (rows_lib.Draw(i, None),)) for i in range(8)])
+  model, frozen = probe_job._load(of, "trained", 2)
+  task = classify.Classify(
+    head=of.subjects["trained"].head,
+    model=model,
+    layers=(1, 2),
+    width=model.config.width,
+    classes=3,
+    settings=1,
+    split=True,
+    patches=of.run.patches,
+  )
+  pool = lambda x_BTD, visual_BT, _: heads.mean_over_tokens(x_BTD, visual_BT)
+  ours = task._at_layers(frozen, read, pool, None)
+  theirs = totojax.load(run).features(read["frames"][:, 0], layer=(1, 2), pool="clip", kind="image")
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+  words = [*flags, "--config.data.encode_with=shipped"]
+  c = runs.load(runs.ROOT / "configs" / "probe_imagenet.py", *words).to_dict()
+  with pytest.raises(ConfigError, match="no data.encode_with: .* reads patches of pixels"):
+    probe_setup.prepare(roots.read(c))

@@ -8,10 +8,12 @@ import sys
 
 from etils import epath
 import numpy as np
+from PIL import Image
 import pytest
 import token_sets
 
-from totojax.config import recipes, roots
+from totojax.config import pixel_recipes, roots
+from totojax.config.schema import ConfigError
 from totojax.data.store import store as store_lib
 from totojax.jobs import pixels
 from totojax.rundir import files as rundir_files
@@ -42,14 +44,16 @@ def files(folder) -> dict[str, bytes]:
   }
 
 
-def write_video(path, frames: int, seed: int) -> None:
+def write_video(path, frames: int, seed: int, hold: int = 1) -> None:
+  """Frames of one colour, which is another every `hold` frames."""
   av = pytest.importorskip("av")
   rng = np.random.default_rng(seed)
   with av.open(str(path), "w") as container:
     stream = container.add_stream("mpeg4", rate=30)
     stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
-    for _ in range(frames):
-      image = np.full((32, 48, 3), rng.integers(256, size=3), np.uint8)
+    for i in range(frames):
+      if i % hold == 0:
+        image = np.full((32, 48, 3), rng.integers(256, size=3), np.uint8)
       frame = av.VideoFrame.from_ndarray(image, format="rgb24")
       container.mux(stream.encode(frame))
     container.mux(stream.encode())
@@ -66,7 +70,7 @@ def folder(tmp_path_factory):
 
 
 def decoding(root, crops=2):
-  c = recipes.decode(str(root))
+  c = pixel_recipes.decode(str(root))
   c.clip.update(frames=4, size_px=16, crops=crops)
   c.decoding.update(val_frac=0.3, records_per_shard=2)
   return roots.read(c.to_dict())
@@ -237,7 +241,7 @@ def test_a_damaged_list_of_skipped_videos_is_named(folder, tmp_path):
 @pytest.mark.parametrize("job, package", [("decode", "av"), ("photos", "skimage")])
 def test_a_missing_package_leaves_no_run(folder, tmp_path, monkeypatch, job, package):
   monkeypatch.setitem(sys.modules, package, None)
-  photos = roots.read(recipes.photos(train=2, val=1).to_dict())
+  photos = roots.read(pixel_recipes.photos(train=2, val=1).to_dict())
   config = decoding(folder) if job == "decode" else photos
   workdir = epath.Path(tmp_path / "run")
   with pytest.raises(ImportError, match=r"totojax\[data\]"):
@@ -246,7 +250,7 @@ def test_a_missing_package_leaves_no_run(folder, tmp_path, monkeypatch, job, pac
 
 
 def test_render_labels_every_clip(tmp_path):
-  c = recipes.render(train=12, val=4)
+  c = pixel_recipes.render(train=12, val=4)
   c.amount.records_per_shard = 5
   c = roots.read(c.to_dict())
   workdir = epath.Path(tmp_path)
@@ -264,7 +268,7 @@ def test_render_labels_every_clip(tmp_path):
 
 def test_photographs_are_split_by_photograph(data_place):
   pytest.importorskip("skimage")
-  c = roots.read(recipes.photos(train=12, val=3).to_dict())
+  c = roots.read(pixel_recipes.photos(train=12, val=3).to_dict())
   workdir = epath.Path(data_place.url)
   assert pixels.photos(c, workdir, never)
   train, val = (
@@ -276,3 +280,27 @@ def test_photographs_are_split_by_photograph(data_place):
   frames = train.read(np.arange(12))["frames"]
   assert frames.shape == (12, 1, 32, 32, 3)
   assert frames.std(axis=(1, 2, 3, 4)).min() > 1  # none is one flat colour
+
+
+def test_photographs_of_ones_own_and_a_camera_over_them(tmp_path):
+  pytest.importorskip("skimage")
+  rng = np.random.default_rng(0)
+  for name in ("a.png", "b.png"):
+    pixels_HW3 = rng.integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    Image.fromarray(pixels_HW3).save(tmp_path / name)
+  c = pixel_recipes.photos(train=12, val=4)
+  c.crop.update(frames=5, size_px=16, least_px=16, most_px=60)
+  c.folder.update(root=str(tmp_path), held_out=("b.png",))
+  workdir = epath.Path(tmp_path / "run")
+  assert pixels.photos(roots.read(c.to_dict()), workdir, never)
+  train, val = (
+    store_lib.open_store(workdir / s, tokenizer=None, vocab=None, grid=None)
+    for s in ("train", "val")
+  )
+  assert set(val.ids()) == {"photo/rocket", "photo/b.png"}
+  assert "photo/a.png" in train.ids() and "photo/b.png" not in train.ids()
+  assert train.manifest.kind == "video"
+  assert train.read(np.arange(12))["frames"].shape == (12, 5, 16, 16, 3)
+  c.folder.held_out = ("c.png",)
+  with pytest.raises(ConfigError, match=r"folder.held_out names \['c.png'\]; .*a.png"):
+    pixels.photos(roots.read(c.to_dict()), workdir, never)

@@ -7,6 +7,7 @@ import json
 import pathlib
 import types
 
+import classed
 from etils import epath
 import jax
 import numpy as np
@@ -16,17 +17,19 @@ import runs
 from scipy import optimize
 import stores
 
-from totojax import assembly, jobs, rundir
+from totojax import assembly, jobs, rundir, sequence
 from totojax.config import recipes, roots
 from totojax.config.schema import ConfigError
 from totojax.data.store import store as store_lib
-from totojax.data.stream import labelled, without_backbone
+from totojax.data.stream import labelled, rows as rows_lib, without_backbone
 from totojax.evals import top1
 from totojax.jobs.labels import tables
-from totojax.jobs.probe import memory as probe_plan, setup as build
+from totojax.jobs.probe import job as probe_job, memory as probe_plan, setup as build
 from totojax.models import heads
 from totojax.report import layer_sections, reading
-from totojax.tasks import pretrain
+from totojax.rundir import files
+from totojax.tasks import classify, encode, pretrain
+from totojax.tokenizers import api
 from totojax.trained import backbone
 
 TRAIN, VAL = np.arange(96) % 3, np.arange(32) % 3
@@ -242,7 +245,7 @@ def test_a_head_below_the_largest_class_is_told(top, below):
 def test_it_is_not_done_twice(finished, data):
   marks = {p: p.stat().st_mtime_ns for p in finished.glob("*/scores.npz")}
   assert len(marks) == 4
-  written = json.loads((finished / "config.json").read_text())
+  written = files.read_json(finished / "config.json")
   assert run(written, finished)
   for path, mark in marks.items():
     assert path.stat().st_mtime_ns == mark
@@ -449,6 +452,22 @@ def test_heads_reach_what_logistic_regression_reaches(data, tmp_path):
   assert float(row["train_loss"]) == pytest.approx(loss, rel=0.15)
 
 
+def test_an_epoch_is_of_items_not_of_their_views(data, tmp_path):
+  """Four clips of each video: 20 epochs of these are 5 of the records."""
+  names = [f"u/{i // 4}" for i in range(96)]
+  labels = np.arange(96) // 4 % 3
+  train = probes.write(tmp_path / "t", labels, prefix="", seed=1, names=names)
+  short = dict(epochs=20.0, batch_rows=6)
+  of = prepare(probes.config(data["model"], train, data["val"], train=short))
+  single = prepare(config(data, train=short))  # the control: an item is a record
+  held = len(of.sets.holdout.items())
+  assert of.sets.train_items == 24 - held and len(of.sets.train.records) == 4 * (24 - held)
+  assert of.steps == round(20 * (24 - held) / 6)
+  assert single.steps == round(20 * len(single.sets.train.records) / 6)
+  assert f"training records of {24 - held} items" in of.sets.sentence
+  assert " of " not in single.sets.sentence.split(",")[0]
+
+
 def test_views_of_one_item_are_one_item(data, tmp_path):
   """Three records of each of ten videos, one of which lacks two."""
   names = [f"v/{i // 3}" for i in range(28)]
@@ -590,7 +609,7 @@ def test_pixels_can_be_drawn_from_tokens(data):
 
 def test_baselines_are_what_they_say(data):
   store = store_lib.open_store(data["train"], tokenizer=None, vocab=None, grid=None)
-  found = without_backbone.histograms(store, stores.VOCAB)
+  found = without_backbone.histograms(store)
   codes = store.read([7])["codes"][0]
   expected = np.bincount(codes, minlength=stores.VOCAB) / 16 * stores.VOCAB
   np.testing.assert_allclose(found[7], expected)
@@ -608,3 +627,82 @@ def test_baselines_are_what_they_say(data):
   others = dataclasses.replace(records, store=None, ids=records.ids[::-1])
   with pytest.raises(ValueError, match="and clips do not hold the same items"):
     without_backbone.same_records(others, pixels)
+
+
+def of_files(images, *words):
+  """configs/probe_imagenet.py on a class folder, as its docstring has it, in small."""
+  path = runs.ROOT / "configs" / "probe_imagenet.py"
+  given = [w for w in classed.words(images) if "data.grid" not in w and "compute" not in w]
+  more = ("holdout_frac=0.2",), ("expected=0",)
+  flags = [f"--config.data.{word}" for (word,) in more]
+  flags += ["--config.optim.name=adamw", "--config.optim.lr_rows=0", "--config.optim.lrs=(0.03,)"]
+  flags += ["--config.every.log_steps=1"]
+  flags += ["--config.optim.warmup_epochs=1.0", "--config.head.norm_momentum=0.5"]
+  return runs.load(path, *given, *flags, *words).to_dict()
+
+
+@pytest.mark.slow
+def test_a_probe_of_files_sees_new_views_of_each_image(tmp_path):
+  """MAE's windows and flips, encoded on the device by the model's tokenizer."""
+  images = classed.data()
+  c = of_files(images)
+  of = prepare(c)
+  assert not of.cached and of.model.spec.frames == 1
+  reads = of.reads["train"]
+  draws = [rows_lib.Row(0, (rows_lib.Draw(0, epoch),)) for epoch in (0, 1, None, None)]
+  frames = reads(draws)["frames"]
+  assert frames.shape == (4, 1, 16, 16, 3)  # 2 x 2 tokens of 8 pixels
+  assert (frames[0] != frames[1]).any()  # another window in each epoch
+  np.testing.assert_array_equal(frames[2], frames[3])  # the same at each evaluation
+  assert run(c, tmp_path / "run")
+  found = metrics(tmp_path / "run")
+  assert found["trained/views"] == "new views" and found["n"] == 12
+  losses = [row["loss"] for row in runs.metrics(tmp_path / "run" / "trained") if "loss" in row]
+  assert losses[-1] < 0.9 * losses[0]
+  assert {row["views"] for row in table(tmp_path / "run")} == {"new views"}
+  assert "new views</td>" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_heads_on_encoded_frames_are_heads_on_their_tokens():
+  """What a head says of an image is what it says of a store's tokens of it."""
+  of = prepare(of_files(classed.data()))
+  spec, subject = of.model.spec, of.subjects["trained"]
+  model, frozen = probe_job._load(of, "trained", subject.layers[-1])
+  task = classify.Classify(
+    head=subject.head, model=model, layers=subject.layers, width=subject.width, classes=3,
+    settings=1, split=True,
+  )  # fmt: skip
+  rows = [rows_lib.Row(0, (rows_lib.Draw(i, None),)) for i in range(8)]
+  batch = {**of.reads["validation"](rows), "label": np.zeros(8, np.int32)}
+  cut = dataclasses.replace(spec, context=spec.context - 1)
+  encoded = encode.EncodeFrames(task, of.tokenizer, spec=cut)
+  codes = api.encode_clips(of.tokenizer, batch["frames"])
+  tokens = [sequence.build(one.reshape(1, -1), kind="image", spec=spec)[:-1] for one in codes]
+  found = task.init(jax.random.key(0))._replace(frozen=frozen)
+  plain = {"tokens": np.stack(tokens), "label": batch["label"]}
+  both = {"inner": frozen, "tokenizer": of.tokenizer.params}
+  measure = lambda logits_BC: logits_BC
+  theirs = task.outcomes(found, plain, measure=measure)
+  ours = encoded.outcomes(found._replace(frozen=both), batch, measure=measure)
+  assert float(abs(theirs).max()) > 0
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "word, told",
+  [
+    ("--config.backbones=('trained','histogram')", "'histogram', which is of stores of tokens"),
+    ("--config.cache=on", "files of images are seen anew"),
+    ("--config.data.encode_with=", "data.encode_with, the model.s tokenizer file"),
+    ("--config.data.source=tokens", "data.encode_with and data.root are for files"),
+  ],
+)
+def test_what_a_probe_of_files_cannot_be_is_refused(word, told):
+  with pytest.raises(ConfigError, match=told):
+    prepare(of_files(classed.data(), word))
+
+
+def test_stores_are_named_as_frozen_views(finished):
+  assert {row["views"] for row in table(finished)} == {"frozen views"}
+  assert metrics(finished)["untrained/views"] == "frozen views"

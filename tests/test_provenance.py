@@ -17,7 +17,7 @@ import pytest
 import runs
 
 import totojax
-from totojax.rundir import directory, provenance
+from totojax.rundir import directory, files, provenance
 
 
 def git(folder, *words):
@@ -161,7 +161,7 @@ def _start(monkeypatch, minute, *, cores):
 
 
 def _manifest(workdir):
-  return json.loads((workdir / "manifest.json").read_text())
+  return files.read_json(workdir / "manifest.json")
 
 
 def test_a_run_keeps_the_facts_of_its_first_start(tmp_path, monkeypatch):

@@ -162,3 +162,24 @@ def test_the_figure(tmp_path):
     assert word in svg, word
   plots.write(tmp_path / "scaling.png", draw)
   assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def end(recipe, seed, loss, *, step=100, last=1, trained=100):
+  return dict(
+    parameters=10, step=step, tokens=8 * step, last=last, recipe=recipe, seed=seed, loss=loss
+  ) | {"trained": trained}
+
+
+def test_recipes_are_compared_seed_by_seed():
+  """Seeds differ by far more than recipes do, which pairs see and means do not."""
+  rows = [end("cosine", seed, 3.0 + seed) for seed in range(3)]
+  rows += [end("wsd", seed, 2.9 + seed + 0.01 * seed, trained=20) for seed in range(3)]
+  rows += [end("wsd", 0, 9.0, last=0), end("wsd", 0, 2.0, step=200)]  # no end, and no cosine
+  first, second = scaling.compared(rows)
+  assert (first["recipe"], first["seeds"], first["trained"]) == ("cosine", 3, 300)
+  assert first["loss"] == pytest.approx(4.0) and first["difference"] is None
+  assert (second["recipe"], second["trained"]) == ("wsd", 60)
+  assert second["difference"] == pytest.approx(-0.09)
+  assert second["difference_sem"] == pytest.approx(0.01 / 3**0.5)
+  assert second["loss_sem"] == pytest.approx(1.01 / 3**0.5)
+  assert scaling.compared(rows[:3]) == []  # nothing to compare

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from totojax import jobs
-from totojax.config import recipes, roots
+from totojax.config import roots, study_recipes
 from totojax.config.schema import ConfigError
 from totojax.jobs import scaling as scaling_job
 from totojax.report import scaling
@@ -69,7 +69,7 @@ def made(
 
 
 def fitted(tmp_path, runs, **changes):
-  c = recipes.scaling(*runs)
+  c = study_recipes.scaling(*runs)
   c.scaling.update(draws=50, **changes)
   workdir = epath.Path(tmp_path / "law")
   workdir.mkdir(exist_ok=True)
@@ -81,7 +81,7 @@ def fitted(tmp_path, runs, **changes):
 
 def law_of(runs, **changes):
   """What `fitted` writes, without the page."""
-  c = recipes.scaling(*runs)
+  c = study_recipes.scaling(*runs)
   c.scaling.update(draws=20, **changes)
   chosen = roots.read(c.to_dict()).scaling
   rows = scaling_job.read(chosen)
@@ -204,7 +204,7 @@ def test_curves_of_runs_over_tokens(tmp_path):
   rows = [dict(step=s, kind="train", loss=float(s)) for s in (10, 20, 30, 40)]
   for name in ("a1", "a2"):
     (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  c = recipes.curves(*runs)
+  c = study_recipes.curves(*runs)
   c.curves.update(window=3, printed={"a1": 3.5})
   workdir = epath.Path(tmp_path / "curves")
   workdir.mkdir()
@@ -223,6 +223,6 @@ def test_curves_of_runs_over_tokens(tmp_path):
   with pytest.raises(ValueError, match="a2: .* has logged no training loss"):
     jobs.run(c.to_dict(), workdir, lambda step: False)
   other = made(tmp_path, "pixels", 10, facts={"predicts": "patches"})
-  c = recipes.curves(runs[0], other)
+  c = study_recipes.curves(runs[0], other)
   with pytest.raises(ValueError, match="what is predicted of pixels is patc"):
     jobs.run(c.to_dict(), workdir, lambda step: False)

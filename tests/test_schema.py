@@ -11,7 +11,7 @@ import sys
 import pytest
 import runs
 
-from totojax.config import document, pretrain, recipes, roots, schema
+from totojax.config import document, pixel_recipes, pretrain, recipes, roots, schema, study_recipes
 from totojax.config.schema import ConfigError, field, section
 
 
@@ -242,7 +242,9 @@ def test_what_no_run_can_have_is_refused_at_the_door(run, key, value):
 
 
 def test_a_mistake_in_any_stage_of_a_chain_is_found_at_its_door():
-  config = recipes.chain(law=recipes.scaling("a=b"), page=recipes.report("{workdir}")).to_dict()
+  config = recipes.chain(
+    law=study_recipes.scaling("a=b"), page=recipes.report("{workdir}")
+  ).to_dict()
   assert roots.read(config).stages["law"].scaling.runs == ("a=b",)
   config["stages"]["law"]["scaling"]["draws"] = 0
   with pytest.raises(ConfigError, match="^stages.law.scaling.draws is 0"):
@@ -289,7 +291,7 @@ def test_configs_load_without_jax():
 
 @pytest.mark.parametrize("seed, right", [(0, True), (2**32 - 1, True), (2**32, False), (-1, False)])
 def test_seeds_have_32_bits_in_every_job(seed, right):
-  configs = [recipes.pretrain("mini"), recipes.tokenize(), recipes.decode("x")]
+  configs = [recipes.pretrain("mini"), recipes.tokenize(), pixel_recipes.decode("x")]
   for config in configs:
     config.seed = seed
     if right:

@@ -11,7 +11,7 @@ import numbered
 import numpy as np
 import pytest
 
-from totojax.config import pixels as pixels_config, recipes, roots, schema
+from totojax.config import pixel_recipes, pixels as pixels_config, recipes, roots, schema
 from totojax.data.pixels import decode, media, slowfast, timelines, video
 from totojax.data.sources import items
 from totojax.data.store import manifests, store as store_lib
@@ -253,7 +253,7 @@ def test_workers_and_pipelines_do_the_same(root, tmp_path, other):
 
 @pytest.mark.parametrize("way", ["", "stride", "hold"])
 def test_pixel_stores_say_it_too(root, tmp_path, capsys, way):
-  c = recipes.decode(str(root))
+  c = pixel_recipes.decode(str(root))
   c.clip.update(frames=4, stride_frames=3, size_px=32, crops=1, short=way)
   c.decoding.update(val_frac=0.3, records_per_shard=2)
   values, workdir = roots.read(c.to_dict()), epath.Path(tmp_path)

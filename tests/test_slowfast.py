@@ -179,8 +179,7 @@ def test_another_sampling_beside_views_is_refused():
   c = recipes.tokenize().to_dict()
 
   def of_video():
-    read = roots.read(c)
-    return media.spec("video", clip=read.clip, views=read.views, image=read.image)
+    return media.spec("video", roots.read(c), split="train")
 
   assert isinstance(of_video(), video.ClipSpec)
   c["views"]["mode"] = "test"

@@ -48,12 +48,44 @@ def test_psnr_by_hand():
     stats.psnr_db(black[:1], off)
 
 
+def test_ssim_is_scikit_images():
+  """Against `skimage.metrics.structural_similarity` 0.26, channel_axis=-1, data_range=255."""
+  y, x = np.mgrid[:16, :20]
+  waves = lambda turn, height, lift: np.stack(
+    [
+      127 + 100 * np.sin(0.7 * y + turn * x),
+      127 + height * np.cos(0.2 * y * x / 5),
+      (9 * y + 5 * x + lift) % 256,
+    ],
+    axis=-1,
+  ).astype(np.uint8)
+  one, other = waves(0.3, 90, 0), waves(0.35, 60, 12)
+  near, far = 0.9261335793565101, -0.1208573801812961
+  np.testing.assert_allclose(stats.ssim(one[None], other[None]), near, rtol=1e-9)
+  both = stats.ssim(np.stack([one, one]), np.stack([other, one[::-1]]))
+  np.testing.assert_allclose(both, (near + far) / 2, rtol=1e-9)
+  assert stats.ssim(one[None], one[None]) == 1
+  with pytest.raises(ValueError, match="7 pixels a side"):
+    stats.ssim(one[None, :6], one[None, :6])
+  assert stats.likeness(one[None, :6], one[None, :6]) == {"psnr_db": None, "ssim": None}
+
+
 def test_mean_colour():
   frames = np.zeros((1, 2, 2, 3), np.uint8)
   frames[0, 0] = [200, 100, 0]
   got = stats.mean_colour(frames)
   assert got.shape == frames.shape and got.dtype == np.uint8
   assert (got == np.array([100, 50, 0])).all()
+
+
+def test_block_means():
+  frames = np.zeros((2, 4, 6, 3), np.uint8)
+  frames[1, :2, 2:4] = [[[10, 20, 30], [20, 20, 30]], [[10, 20, 30], [20, 20, 31]]]
+  got = stats.block_means(frames, 2)
+  expected = np.zeros_like(frames)
+  expected[1, :2, 2:4] = [15, 20, 30]
+  np.testing.assert_array_equal(got, expected)
+  assert stats.block_means(frames, 1).tolist() == frames.tolist()
 
 
 def _textured(seed, count):

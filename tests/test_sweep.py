@@ -10,7 +10,7 @@ import pytest
 import stores
 
 from totojax import jobs, lanes, train
-from totojax.config import recipes, roots
+from totojax.config import recipes, roots, study_recipes
 from totojax.config.schema import ConfigError
 from totojax.jobs import pretrain as build_pretrain
 from totojax.jobs.sweep import expand, job
@@ -46,8 +46,8 @@ def base(data):
 
 
 def sweep_of(data, **changes):
-  models = recipes.sizes(8, 16, depth=1, heads=2, mlp_ratio=2.0)
-  c = recipes.sweep(base(data), models)
+  models = study_recipes.sizes(8, 16, depth=1, heads=2, mlp_ratio=2.0)
+  c = study_recipes.sweep(base(data), models)
   c.sweep.seeds = (0,)
   c.sweep.log2_lr.update(mup=(-9.0, -6.0), standard=())
   c.sweep.update(changes)

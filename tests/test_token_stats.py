@@ -13,6 +13,7 @@ from scipy import stats as scipy_stats
 import token_reports
 import token_sets
 
+from totojax.config.model import EACH_FRAME
 from totojax.config.schema import ConfigError
 from totojax.data.store import shards, store as store_lib
 from totojax.evals import reconstructions, token_counts
@@ -291,7 +292,9 @@ def _decoder(monkeypatch):
     grey = codes_NGG.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     return np.repeat(grey[..., None], 3, axis=-1)
 
-  made = types.SimpleNamespace(vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode)
+  made = types.SimpleNamespace(
+    vocab=64, factor=8, fingerprint=token_reports.MINE, decode=decode, latents=EACH_FRAME
+  )
   monkeypatch.setattr(reconstructions.weights, "load", lambda path: made)
 
 
@@ -311,6 +314,9 @@ def test_reconstructions_and_psnr(data, tmp_path, decoder):
   np.testing.assert_allclose(
     facts["reconstructions"]["clips"]["psnr_db"], 10 * math.log10(255**2 / mse)
   )
+  # An image of one grey is its own mean, and so are the patches of twelve of them.
+  for rival in facts["reconstructions"]["clips"]["rivals"].values():
+    assert rival == {"psnr_db": None, "ssim": 1.0}
   assert facts["reconstructions"]["more"]["psnr_db"] is None
   shown = np.linspace(0, token_reports.ROOM - 1, 8).astype(int)
   assert arrays["clips/original"][:, 0, 0, 0].tolist() == shown.tolist()

@@ -10,7 +10,7 @@ import pytest
 
 from totojax import assembly, sequence, sharding
 from totojax.config import recipes
-from totojax.evals import val_loss
+from totojax.evals import loss_tables, val_loss
 from totojax.models import llama, platform, trunk
 from totojax.tasks import pretrain
 
@@ -141,7 +141,7 @@ def test_a_copy_task_by_hand(tmp_path):
   assert values["both/n"] == 2 and values["still/n"] == 1
   assert values["both/loss_sem"] == pytest.approx((6 - 4) * nats / 12 / 2)
 
-  val_loss.write_tables(tmp_path, losses, SPEC)
+  loss_tables.write(tmp_path, losses, SPEC)
   files = {path.name: path.read_text() for path in tmp_path.iterdir()}
   assert set(files) == {f"{x}_loss.csv" for x in ("position", "frame", "row")}
   text = files["position_loss.csv"]

@@ -15,12 +15,13 @@ from totojax.config import model as model_config, pretrain as pretrain_config, s
 from totojax.config.schema import ConfigError
 from totojax.data.stream import mixture
 from totojax.evals import val_loss
-from totojax.models import architecture as architecture_lib, layers, platform, splash, trunk
-from totojax.optim import adamw, mup
+from totojax.models import architecture as architecture_lib, layers, platform, trunk
+from totojax.optim import adamw
 from totojax.rundir import metrics, provenance
 
 if TYPE_CHECKING:
   from totojax import lanes as lanes_lib
+  from totojax.optim import mup
 
 
 class Trains(schema.Dataclass, Protocol):
@@ -43,7 +44,7 @@ def compute(
   keys = schema.to_dict(section)
   if section.attention == "auto":
     keys["attention"] = "blocked" if backend == "cpu" else "xla"
-    if backend == "tpu" and splash.fits(context):
+    if backend == "tpu" and platform.splash_fits(context):
       keys["attention"] = "splash"
     if backend == "gpu" and section.dtype == "bfloat16":
       keys["attention"] = "cudnn"  # which has no float32
@@ -91,6 +92,7 @@ def model(config: pretrain_config.Pretrain, backend: str = "") -> trunk.Trunk:
       patched.PatchTrunk,
       values=3 * config.patches.side_px**2,
       predicts="patches" if config.patches.targets else "tokens",
+      decayed=config.patches.decay,
     )
   made = make(
     config=architecture,
@@ -126,11 +128,13 @@ def check_tokens(config: pretrain_config.Pretrain, what: str) -> None:
     )
 
 
-def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | None:
+def parametrisation(config: pretrain_config.Pretrain) -> "mup.Parametrisation | None":
   """µP for this model, or None for the standard parametrisation."""
   section = config.mup
   if not section.on:
     return None
+  from totojax.optim import mup
+
   # [gap] The paper gives µP's widths and rates (Figure 11) and no base model.
   architecture = shape(config.model)
   growth = architecture.growth(
@@ -138,6 +142,8 @@ def parametrisation(config: pretrain_config.Pretrain) -> mup.Parametrisation | N
   )
   if architecture.starts_smaller:  # its blocks do `depth_init` by themselves
     section = dataclasses.replace(section, depth_init=False)
+  if getattr(architecture, "qk_norm", False):  # of zeros it has no gradient to speak of
+    section = dataclasses.replace(section, zero_query=False)
   return mup.Parametrisation(section, growth, architecture.depth, architecture.init_std)
 
 
@@ -147,6 +153,7 @@ class Optimiser:
 
   tx: optax.GradientTransformationExtraArgs  # its numbers lie in `hyperparams` of its state
   rate: Callable[[Any, jax.Array], jax.Array]  # (opt_state, update) -> learning rate of that update
+  at: Callable[[Any, Any], Any] | None = None  # see `step.train_step`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,9 +216,11 @@ def program(
     optimiser = Optimiser(
       adamw.make(config.optim, axes=task.axes().params, steps=steps, rules=rules),
       lambda opt_state, update: rate(opt_state, update=update),
+      adamw.gradient_at(config.optim),
     )
   tx = optimiser.tx
-  shardings, shapes = step_lib.state_shardings(task, tx, layout)
+  make = functools.partial(step_lib.init_state, task, tx)
+  shardings, shapes = step_lib.state_shardings(task, tx, layout, make)
   one_step = functools.partial(
     step_lib.train_step,
     task=task,
@@ -219,8 +228,8 @@ def program(
     rate=optimiser.rate,
     seed=config.seed,
     microbatches=microbatches,
+    at=optimiser.at,
   )
-  make = functools.partial(step_lib.init_state, task, tx)
   # A sweep's lanes are an axis around the step, which knows nothing of them.
   if lanes is not None:
     from totojax import lanes as lanes_lib  # of sweeps alone
@@ -244,6 +253,7 @@ def run(
   closing: Callable[[metrics.Evaluations], Iterable[str]] = lambda evals: (),
   frozen: Any = None,
   start: Callable[[Any], Any] | None = None,
+  branch: train.Branch | None = None,
 ) -> train.Run:
   """Adds to a train step what `train.fit` needs beside it.
 
@@ -260,6 +270,7 @@ def run(
       where these are too large to be constants of a compiled program.
     start: fresh parameters -> those that the run starts from, where another
       run's are among them.
+    branch: where another run's state is, which a fresh one begins with.
   """
   config, steps = built.config, built.steps
   if built.lanes is not None:
@@ -282,6 +293,7 @@ def run(
     config=config,
     data=data,
     closing=closing,
+    branch=branch,
     facts={"mesh": mesh, "steps": steps, "tokens_per_step": tokens_per_step, **facts},
     # Made as the loop begins: building and restoring are not in its rate.
     clock=lambda: metrics.Clock(

@@ -9,14 +9,14 @@ lives. The same command again goes on where the last one stopped; SIGTERM and
 Ctrl-C save first. Configs that ship with the package are found by name.
 """
 
+import atexit
 import functools
 import os
 import pathlib
 import signal
 import sys
 import time
-import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags
 from etils import epath
@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from totojax import jobs, storage
 from totojax.config import arguments
+from totojax.config.schema import ConfigError
 from totojax.rundir import console
 from totojax.storage import outages
 
@@ -58,24 +59,21 @@ _MULTIHOST = flags.DEFINE_bool(
   "One process of several. On a TPU pod they find each other; elsewhere give"
   " --coordinator, --processes and --process.",
 )
-_COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "Address host:port of process 0, with --multihost."
-)
-_PROCESSES = flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
-_PROCESS = flags.DEFINE_integer(
-  "process", None, "Number of this process, from 0, with --coordinator."
-)
-_HOST_TIMEOUT = flags.DEFINE_integer(
+flags.DEFINE_string("coordinator", None, "Address host:port of process 0, with --multihost.")
+flags.DEFINE_integer("processes", None, "Number of processes, with --coordinator.")
+flags.DEFINE_integer("process", None, "Number of this process, from 0, with --coordinator.")
+flags.DEFINE_integer(
   "host_timeout_s",
   100,
   "Seconds of silence after which a process is taken for lost, with --multihost: all others then"
   " end with an error. One whose connection breaks is missed at once.",
 )
-_START_TIMEOUT = flags.DEFINE_integer(
+flags.DEFINE_integer(
   "start_timeout_s",
   300,
   "Seconds that processes wait for each other at the start, with --multihost.",
 )
+_OF_SEVERAL = ("coordinator", "processes", "process", "host_timeout_s", "start_timeout_s")
 _STORAGE_TIMEOUT = flags.DEFINE_float(
   "storage_timeout_s",
   outages.PATIENCE_S,
@@ -91,16 +89,19 @@ class Interrupt:
     self._asked = False
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._ask)
+    # While Python ends it would be the default again, and the status not 0.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
 
   def _ask(self, number: int, frame: Any) -> None:
     del frame
     if self._asked and number == signal.SIGINT:
       raise KeyboardInterrupt  # the second Ctrl-C does not wait
     self._asked = True
-    waits = sys.modules.get("totojax.rundir.lease")
-    if waits is not None and waits.waiting:  # nothing is begun that could be lost
-      print("totojax: stopped while it waited for the work directory", file=sys.stderr)
-      raise SystemExit(0)
+    for name, what in ("lease", "work directory"), ("peers", "other processes"):
+      waits = sys.modules.get(f"totojax.rundir.{name}")
+      if waits is not None and waits.waiting:  # nothing is begun that could be lost
+        print(f"totojax: stopped while it waited for the {what}", file=sys.stderr)
+        raise SystemExit(0)
 
   def __call__(self, step: int) -> bool:
     """Whether to leave after `step`; on several hosts the same step on all."""
@@ -116,9 +117,9 @@ class Interrupt:
 
 def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if len(argv) > 1:
-    raise app.UsageError(f"{argv[1:]} is not understood; flags begin with --")
+    raise ConfigError(f"{argv[1:]} is not understood; flags begin with --")
   if config is None:
-    raise app.UsageError("--config is missing; try --config=configs/demo.py")
+    raise ConfigError("--config is missing; try --config=configs/demo.py")
   values = config.to_dict()
   # Before jax and the signals: listing keys needs no device.
   if _LIST.value:
@@ -129,75 +130,56 @@ def _main(config: ConfigDict | None, argv: list[str]) -> None:
   if not flags.FLAGS["verbosity"].present:
     console.quieten_orbax()
   job = jobs.JOBS.get(str(values.get("run")))
+  if _WORKDIR.value == "":
+    raise ConfigError(
+      "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
+      " the shell not set?)"
+    )
   try:
-    if _WORKDIR.value == "":
-      raise ValueError(
-        "--workdir is empty; name a folder, or leave the flag out for runs/NAME (is a variable of"
-        " the shell not set?)"
-      )
     storage.check_run(_WORKDIR.value or "", data=job is not None and job.data)
     outages.set_patience(_STORAGE_TIMEOUT.value)
   except ValueError as error:
-    sys.exit(f"totojax: {error}")
+    raise ConfigError(str(error)) from error
+  alone, several = not _MULTIHOST.value, {name: flags.FLAGS[name] for name in _OF_SEVERAL}
+  if not alone or any(flag.present for flag in several.values()):
+    from totojax.rundir import peers
+
+    peers.check(not alone, {name: flag.value for name, flag in several.items() if flag.present})
+  console.watchdog.turn_on()
   # What jax reads once, as it starts; what the user has set stays.
   for name, value in (job.environment if job else {}).items():
     os.environ.setdefault(name, value)
-  alone = not _MULTIHOST.value
   # Which of several processes is the first is known before jax where it is told.
-  with console.phase("starting jax", shown=alone or _PROCESS.value == 0):
+  shown = alone or several["process"].value == 0
+  with console.watchdog.watched(), console.phase("starting jax", shown=shown):
     import jax  # only now: the signals are ours
 
     console.after_jax()
     if alone:
       jax.devices()
-  from totojax import rundir
-  from totojax.rundir import hosts
-
   if alone:
     _work(values, interrupted)
     return
-  peers = _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-  try:
-    hosts.check(*peers)
-  except ValueError as error:
-    sys.exit(f"totojax: {error}")
-  # An error of one process must end the others too: none of them leaves by
-  # the usual door, where jax makes each wait for all.
-  try:
-    hosts.join(*peers, start_timeout_s=_START_TIMEOUT.value, silence_timeout_s=_HOST_TIMEOUT.value)
+  from totojax.rundir import peers
+
+  with console.watchdog.watched():
+    where: dict[str, Any] = {name: flag.value for name, flag in several.items()}
+    peers.join(**where)
     _work(values, interrupted)
-  except SystemExit as error:  # a line was made of the error already
-    if not error.code:
-      raise
-    hosts.leave(str(error.code))
-  except jax.errors.JaxRuntimeError as error:
-    if _TRACEBACK.value:
-      traceback.print_exc()
-    # That another process is gone shows first as a failed collective.
-    if hosts.is_loss(error):
-      hosts.leave(hosts.lost(str(error).partition("\n")[0]), rundir.RESTART)
-    traceback.print_exc()
-    hosts.leave("totojax: this process ends, and with it the run")
-  except Exception as error:
-    traceback.print_exc()
-    hosts.leave(f"totojax: {error}")
 
 
 def _print_keys(config: dict[str, Any]) -> None:
-  """What `--list` prints; a key that is wrong is one line."""
+  """What `--list` prints."""
   from totojax.config import document, roots
 
   try:
     print(document.listing(roots.read(config)), flush=True)
   except BrokenPipeError:  # whoever reads has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except ValueError as error:
-    sys.exit(f"totojax: {error}")
 
 
 def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
-  """Runs the job of the config; an error that users can mend is one line."""
-  from totojax import rundir
+  """Runs the job of the config."""
   from totojax.rundir import directory, hosts, provenance
 
   provenance.allow_other_data(_ALLOW.value)
@@ -206,36 +188,27 @@ def _work(values: dict[str, Any], interrupted: Interrupt) -> None:
   file, _, _ = (_CONFIG.value or "").partition(":")
   folder = epath.Path(_WORKDIR.value or f"runs/{pathlib.Path(file).stem}")
   begin = time.monotonic()
-  try:
-    # From here on there is no untyped config.
+  # From here on there is no untyped config.
+  if _MULTIHOST.value:
+    from totojax.jobs import agreement
+
+    config = agreement.typed(values, folder, flags.FLAGS)
+  else:
     config = jobs.typed(values, folder)
-    job = jobs.find(config.run)
-    # A plan leaves no run behind, so there is nothing to check or to finish.
-    if not job.kept:
-      jobs.run(config, folder / config.run, interrupted)
-      return
-    hosts.first(lambda: jobs.enter(folder))
-    # Before the marker: a finished run of another config is not "done already".
-    workdir = job.check(folder, config, allow_change=_ALLOW.value)
-    if job.is_done(workdir, config):
-      console.say(f"{workdir}: done already")
-    elif jobs.run(config, workdir, interrupted):
-      directory.mark_done(workdir, time.monotonic() - begin)
-    else:
-      console.say(f"{workdir}: stopped; run the same command again to go on")
-  except Exception as error:
-    away = outages.is_away(error)
-    if not away and (_TRACEBACK.value or not isinstance(error, jobs.ERRORS)):
-      raise
-    if _TRACEBACK.value:
-      traceback.print_exc()
-    # What libraries left half done must not talk after the message.
-    sys.unraisablehook = lambda unraisable: None
-    line = f"totojax: {error}\n(--traceback shows where this was found)"
-    # At once: a save that still waits, or may not go on, would hold this process.
-    if away or isinstance(error, rundir.Lost):
-      hosts.leave(line, rundir.RESTART if away else 1)
-    sys.exit(line)
+  job = jobs.find(config.run)
+  # A plan leaves no run behind, so there is nothing to check or to finish.
+  if not job.kept:
+    jobs.run(config, folder / config.run, interrupted)
+    return
+  hosts.first(lambda: jobs.enter(folder))
+  # Before the marker: a finished run of another config is not "done already".
+  workdir = job.check(folder, config, allow_change=_ALLOW.value)
+  if job.is_done(workdir, config):
+    console.say(f"{workdir}: done already")
+  elif jobs.run(config, workdir, interrupted):
+    directory.mark_done(workdir, time.monotonic() - begin)
+  else:
+    console.say(f"{workdir}: stopped; run the same command again to go on")
 
 
 def _show_help_of_this_file() -> None:
@@ -250,16 +223,27 @@ def _show_help_of_this_file() -> None:
 
 def run() -> None:
   """The console entry: finds the config, then hands over to absl."""
+  if {sys.getfilesystemencoding(), sys.stdout.encoding, sys.stderr.encoding} != {"utf-8"}:
+    from totojax.rundir import utf8
+
+    utf8.begin()
   if __name__ != "__main__":
     _show_help_of_this_file()
   try:
     config, words = arguments.read(sys.argv)
-  except (ValueError, OSError) as error:
-    if "--traceback" in sys.argv:
-      raise
-    sys.exit(f"totojax: {error}")
-  console.before_jax()
-  app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
+    console.before_jax()
+    app.run(functools.partial(_main, config), words, flags_parser=arguments.parse)
+  except Exception as error:
+    _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+  """Ends the process with a line and an exit status."""
+  from totojax import failures  # only now: a run that goes well needs none
+
+  parsed = flags.FLAGS.is_parsed()
+  trace = _TRACEBACK.value if parsed else "--traceback" in sys.argv
+  failures.end(error, trace=trace, alone=not (parsed and _MULTIHOST.value))
 
 
 if __name__ == "__main__":

@@ -227,7 +227,8 @@ def users(file: str, what: str) -> Iterator[None]:
   try:
     yield
   except (Exception, SystemExit) as error:
-    text = error.msg if isinstance(error, SyntaxError) else str(error).strip().partition("\n")[0]
+    text = error.msg if isinstance(error, SyntaxError) else _said(str, error).strip()
+    text = text.partition("\n")[0][:300]
     raise PluginError(f"{_place(error, file)}: {what} ({type(error).__name__}: {text})") from error
 
 
@@ -242,8 +243,16 @@ def _place(error: BaseException, file: str) -> str:
 
 def short(value: Any) -> str:
   """A value and its type, for one line."""
-  text = repr(value).partition("\n")[0]
+  text = _said(repr, value).partition("\n")[0]
   return f"{text[:60]}{'...' if len(text) > 60 else ''} ({type(value).__name__})"
+
+
+def _said(how: Callable[[Any], str], value: Any) -> str:
+  """`str` or `repr` of what a user made, whose own may fail."""
+  try:
+    return how(value)
+  except Exception as error:
+    return f"which cannot be shown: {type(error).__name__}"
 
 
 def run_file(path: str) -> types.ModuleType:

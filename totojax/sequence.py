@@ -4,13 +4,16 @@ A visual code c in 0..V-1 is token c + 4. Ids 0 to 3 are pad, video start, end
 and image start: the paper's [1], [2] and [3] (section 3.4), which would collide
 with codes 1 to 3 if codes were not moved up. A sequence is
 
-  [start] x_1 ... x_N [end]        N = frames x grid x grid, in raster order
+  [start] x_1 ... x_N [end]        N = frames x grid x grid x codes
 
-and pre-training cuts it to the first `context + 1` tokens: the inputs are the
-first `context` of them and the targets the same shifted by one. With 16 frames
-of 16 x 16 tokens and a context of 4,096, every visual token is a target.
+in raster order, the codes of a place one after the other; frames are latent
+ones where the tokenizer makes one of several (`config.model.LatentSpec`).
+Pre-training cuts it to the first `context + 1` tokens: the inputs are the first
+`context` of them and the targets the same shifted by one. With 16 frames of
+16 x 16 tokens and a context of 4,096, every visual token is a target.
 
-Shapes: B batch, T tokens, N frames, G grid side, P tokens of a frame (G x G).
+Shapes: B batch, T tokens, N frames, G grid side, K codes of a place, P tokens of
+a frame (G x G x K).
 """
 
 from typing import TypeVar
@@ -35,7 +38,7 @@ def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:
   """One training row from the codes of one video or of several images.
 
   Args:
-    codes_NP: integer codes, [frames, grid * grid], raster order within frames.
+    codes_NP: integer codes, [frames, grid * grid * codes], raster order within frames.
     kind: "video" or "image"; decides the start token.
     spec: the sequence.
 
@@ -50,9 +53,10 @@ def build(codes_NP: np.ndarray, *, kind: str, spec: SequenceSpec) -> np.ndarray:
     raise ValueError(f"kind {kind!r} is unknown; use 'video' or 'image'")
   expected = (spec.frames, spec.frame_tokens)
   if codes_NP.shape != expected:
+    each = f" of {spec.codes} codes each" if spec.codes > 1 else ""
     raise ValueError(
       f"codes have shape {codes_NP.shape}; {spec.frames} frames of a"
-      f" {spec.grid}x{spec.grid} grid need {expected}"
+      f" {spec.grid}x{spec.grid} grid{each} need {expected}"
     )
   codes = codes_NP.reshape(-1).astype(np.int64)
   low, high = int(codes.min()), int(codes.max())
@@ -98,8 +102,14 @@ def segment_ids(inputs_BT: jax.Array, spec: SequenceSpec) -> jax.Array:
   return jnp.where(inputs_BT == PAD, -1, segments_BT).astype(jnp.int32)
 
 
-def locate(position: np.ndarray | np.integer, grid: int) -> tuple[np.ndarray | np.integer, ...]:
-  """(frame, row, column) of target position p, which predicts x_{p+1}."""
-  frame, place = np.divmod(position, grid * grid)
+def locate(
+  position: np.ndarray | np.integer, grid: int, codes: int = 1
+) -> tuple[np.ndarray | np.integer, ...]:
+  """(frame, row, column, code) of target position p, which predicts x_{p+1}.
+
+  All from 0; the frame is a latent one, the code one of `codes` of its place.
+  """
+  place, code = np.divmod(position, codes)
+  frame, place = np.divmod(place, grid * grid)
   row, column = np.divmod(place, grid)
-  return frame, row, column
+  return frame, row, column, code

@@ -39,7 +39,9 @@ class ShardingRules:
   settings: None = None
   classes: None = None
   features: None = None
+  values: None = None
   norm: None = None
+  conv_time: None = None
   conv_height: None = None
   conv_width: None = None
   conv_in: None = None

@@ -49,22 +49,33 @@ def init_state(task: tasks.Task, tx: optax.GradientTransformation, key: jax.Arra
 
 
 def state_shardings(
-  task: tasks.Task, tx: optax.GradientTransformation, layout: sharding.Layout
+  task: tasks.Task,
+  tx: optax.GradientTransformation,
+  layout: sharding.Layout,
+  make: Callable[[jax.Array], TrainState] | None = None,
 ) -> tuple[TrainState, TrainState]:
   """(shardings, shapes) of the state.
 
   Moments lie with their parameters, so that an update moves nothing between
   devices; what is of no parameter (counts, rates) is on every device.
+
+  Args:
+    task, tx: as `init_state` takes them.
+    layout: where the state lies.
+    make: key -> the state, where it will be jitted: one function is traced once.
   """
-  shapes = jax.eval_shape(functools.partial(init_state, task, tx), jax.random.key(0))
+  make = make or functools.partial(init_state, task, tx)
+  shapes = jax.eval_shape(make, jax.random.key(0))
   axes = task.axes()
   params = layout.shardings(axes.params, shapes.params)
   opt_state = optax.tree_map_params(
     tx,
-    lambda _, where: where,
+    # A part of the parameters has no such moments.
+    lambda leaf, where: leaf if isinstance(leaf, optax.MaskedNode) else where,
     shapes.opt_state,
     params,
     transform_non_params=lambda _: layout.whole,
+    is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
   )
   placed = TrainState(
     step=layout.whole,
@@ -97,6 +108,7 @@ def train_step(
   rate: Callable[[Any, jax.Array], jax.Array],
   seed: int,
   microbatches: int,
+  at: Callable[[Any, Any], Any] | None = None,
 ) -> tuple[TrainState, Metrics]:
   """Applies one update.
 
@@ -109,6 +121,7 @@ def train_step(
     seed: the run's; the key of an update is fold_in(key(seed), step).
     microbatches: parts of the batch whose gradients are summed one after the
       other.
+    at: (opt_state, params) -> where the gradient is taken; None: at `params`.
 
   Returns:
     The new state and scalars: `loss`, each term, `lr`, `grad_norm`,
@@ -132,15 +145,16 @@ def train_step(
     return loss, (stats, {"loss": loss, **means}, metrics)
 
   grad_of = jax.grad(loss_of, has_aux=True)
+  point = state.params if at is None else at(state.opt_state, state.params)
   if microbatches == 1:
     # Without a scan, whose zeros and sums would be for nothing.
-    grads, (stats, losses, metrics) = grad_of(state.params, state.stats, batch, 0)
+    grads, (stats, losses, metrics) = grad_of(point, state.stats, batch, 0)
   else:
 
     def accumulate(carry, part):
       stats, sums = carry
       index, rows = part
-      grads, (stats, losses, metrics) = grad_of(state.params, stats, rows, index)
+      grads, (stats, losses, metrics) = grad_of(point, stats, rows, index)
       # Sums are enough: each term is over the weight of the whole batch.
       sums = jax.tree.map(jnp.add, sums, (grads, losses, metrics))
       return (stats, sums), None
@@ -148,7 +162,7 @@ def train_step(
     parts = (jnp.arange(microbatches), _microbatch(batch, microbatches))
     first = jax.tree.map(lambda leaf: leaf[0], parts)
     # The sums start from zeros of these shapes; nothing is computed for them.
-    shape = jax.eval_shape(lambda: grad_of(state.params, state.stats, first[1], first[0]))
+    shape = jax.eval_shape(lambda: grad_of(point, state.stats, first[1], first[0]))
     grads, (_, losses, metrics) = jax.tree.map(
       lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shape
     )

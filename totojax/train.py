@@ -26,6 +26,11 @@ HostBatch = Mapping[str, np.ndarray]
 Eval = Callable[[step_lib.TrainState], Iterable[tuple[str, float]]]
 
 
+# The updates that a fresh run begins after, and what restores the state after
+# these: (shapes, shardings) -> as `Checkpoints.restore`.
+Branch = tuple[int, Callable[[step_lib.TrainState, step_lib.TrainState], tuple[Any, Any]]]
+
+
 class NotFinite(rundir.RunError):
   """The loss of a step, or a parameter after it, is NaN or infinite."""
 
@@ -53,6 +58,7 @@ class Run:
   clock: Callable[[], metrics.Clock]  # rate and MFU
   # Evaluations -> lines about them, for the end of the run.
   closing: Callable[[metrics.Evaluations], Iterable[str]] = lambda evals: ()
+  branch: Branch | None = None  # of another run, where it begins with its state
 
 
 def fit(
@@ -73,6 +79,13 @@ def fit(
       of that step or of a later one is saved.
     provenance.DataChanged: the run was begun with other data.
   """
+  with console.watchdog.watched(run.every.watchdog_s):
+    return _fit(run, workdir, interrupted)
+
+
+def _fit(
+  run: Run, workdir: Any, interrupted: Callable[[int], bool]
+) -> tuple[step_lib.TrainState, bool]:
   # All that the config asks for is built by now; a mistake left no folder.
   directory.begin(
     workdir,
@@ -82,18 +95,22 @@ def fit(
     **run.facts,
   )
   checkpoints = checkpoint_lib.Checkpoints(workdir / "checkpoints", run.checkpoint)
-  # The order of a start: a checkpoint of this run, else the run that
-  # `init_from` names, else fresh. A fresh state is made even to resume: it has
-  # what no checkpoint holds, the frozen arrays and the config's own numbers.
+  # The order of a start: a checkpoint of this run, else of the run that it
+  # branches off, else the parameters of the run that `init_from` names, else
+  # fresh. A fresh state is made even to resume: it has what no checkpoint
+  # holds, the frozen arrays and the config's own numbers.
   with console.phase("making the parameters"):
     state = jax.block_until_ready(run.init())
-  start = checkpoints.latest() or 0
+  start, restore, how = checkpoints.latest() or 0, checkpoints.restore, "resumed"
+  if not start and run.branch is not None:
+    (start, restore), how = run.branch, "branched off"
   if start:
     kept = dict(frozen=state.frozen, hyperparams=state.opt_state.hyperparams)
     del state  # two of them need not fit on the devices
     with console.phase(f"restoring the checkpoint of step {start}"):
-      state = _restored(run, checkpoints, **kept)
-    console.say(f"{workdir}: resumed at step {start} of {run.steps}")
+      state = _restored(run, restore, **kept)
+    start = checkpoints.latest() or start  # one that is damaged may have been put aside
+    console.say(f"{workdir}: {how} at step {start} of {run.steps}")
   # Rows after the checkpoint are written again, so they are dropped first.
   log = metrics.MetricsLog(workdir, restored_step=start)
   bar = console.Progress("training", unit="steps", total=run.steps, done=start, phases=True)
@@ -121,17 +138,17 @@ def fit(
 
 def _restored(
   run: Run,
-  checkpoints: checkpoint_lib.Checkpoints,
+  restore: Callable[[step_lib.TrainState, step_lib.TrainState], tuple[Any, Any]],
   *,
   frozen: Any,
   hyperparams: Mapping[str, jax.Array],
 ) -> step_lib.TrainState:
-  """The newest checkpoint, with what is the config's and not a checkpoint's.
+  """A checkpoint's state, with what is the config's and not a checkpoint's.
 
   The peak rate and the weight decay are in the optimiser's state; a run that
   goes on with a changed config must use the new ones.
   """
-  restored, _ = checkpoints.restore(run.shapes, run.shardings)
+  restored, _ = restore(run.shapes, run.shardings)
   opt_state = restored["opt_state"]._replace(hyperparams=hyperparams)
   return step_lib.TrainState(**{**restored, "opt_state": opt_state}, frozen=frozen)
 
@@ -161,11 +178,12 @@ def _loop(
   def evaluate(step):
     begin = time.monotonic()
     with first.pop("evaluation", contextlib.nullcontext()):
-      values = {
-        f"{name}/{key}" if name else key: float(value)
-        for name, fn in run.evals.items()
-        for key, value in fn(state)
-      }
+      values = {}
+      for name, fn in run.evals.items():
+        with console.doing(f"the evaluation {name} of step {step}"):
+          for key, value in fn(state):
+            values[f"{name}/{key}" if name else key] = float(value)
+            console.watchdog.feed()
     seconds = time.monotonic() - begin
     log.write(step, "eval", values, wall={"eval_s": seconds})
     clock.paused(seconds)

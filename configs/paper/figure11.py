@@ -9,7 +9,7 @@ authors' axis, tokens of VQGAN-16k; 10^9 tokens a run [gap]. The paper finds
 at this size.
 """
 
-from totojax.config import paper as paper_defaults, recipes
+from totojax.config import paper as paper_defaults, recipes, study_recipes
 
 WIDTHS = (64, 128, 256, 512, 768, 1024, 1536)
 
@@ -19,8 +19,8 @@ def get_config():
   c.sequence.vocab = paper_defaults.VOCAB["vqgan-16k"]
   c.train.total_tokens = 1e9
   c.optim.warmup_steps = 100
-  models = recipes.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
-  sweep = recipes.sweep(c, models)
+  models = study_recipes.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
+  sweep = study_recipes.sweep(c, models)
   # Octaves where the optimum is expected, and two apart as on the axis.
   rates = sorted({*range(-20, 1, 2), *range(-10, -3)})
   sweep.sweep.log2_lr.mup = tuple(map(float, rates))

@@ -17,7 +17,6 @@ ROWS = {"128": 16, "256": 32}  # pixels of a side -> tokens
 def get_config(row="128"):
   grid = paper_defaults.chosen(ROWS, row, "figure14")
   average, attention = (
-    paper_defaults.linear_probe(f"table4-{grid}/pretrain", name="", top1=0.0, grid=grid)
-    for _ in range(2)
+    paper_defaults.linear_probe(f"table4-{grid}/pretrain", name="", top1=0.0) for _ in range(2)
   )
   return recipes.chain(average=average, attention=paper_defaults.attention_probe(attention))

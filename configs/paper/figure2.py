@@ -7,12 +7,12 @@ Draws what the runs of table1.py have logged so far. Dashed: where the paper's
 curves end, read off its figure.
 """
 
-from totojax.config import recipes
+from totojax.config import study_recipes
 
 ENDS = {"base": 3.58, "large": 3.47, "1b": 3.31}
 
 
 def get_config():
-  c = recipes.curves(*(f"{name}=table1-{name}" for name in ENDS))
+  c = study_recipes.curves(*(f"{name}=table1-{name}" for name in ENDS))
   c.curves.update(window=50, printed=ENDS)
   return c

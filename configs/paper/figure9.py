@@ -9,12 +9,12 @@ unit of the figure (`configs/audit.py`), and GPT-3's 2.57 C^-0.048. In small, on
 a laptop: configs/scaling.py. Not run at this size.
 """
 
-from totojax.config import recipes
+from totojax.config import study_recipes
 
 NAMES = ("a1", "a2", "a3", "a4", "a5", "a6")
 
 
 def get_config():
-  c = recipes.scaling(*(f"{name}={name}" for name in NAMES))
+  c = study_recipes.scaling(*(f"{name}={name}" for name in NAMES))
   c.scaling.source = "kinetics400"
   return c

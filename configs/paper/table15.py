@@ -7,7 +7,8 @@ Rows: a1 to a6, on the mixture as tokens of VQGAN-16k. The printed parameter
 counts fit no standard rule (`configs/audit.py`); the MLP here is the one that
 the compute axis of Figure 9 agrees with. The rate is 2^-7 for all; its base
 width is not printed (64 [gap]), nor how that base starts (0.02, logits times 1
-[gap]): configs/mup_sweep.py has tuned ones, for untied heads. figure9.py reads
+[gap]): configs/mup_sweep.py has tuned ones, for untied heads. Weight decay at
+this rate is that of the other runs, 0.1 [gap]. figure9.py reads
 these runs. Not run.
 """
 

@@ -6,7 +6,9 @@ r"""Table 4: 16 x 16 tokens, 32 x 32, and from one to the other.
 Rows: 16, 32, 16to32 and 16to32_rope (base of RoPE 50,000). The last two begin
 with the run of row 16, --config.stages.pretrain.init_from. The paper's text
 has one epoch at 32 x 32 and its compute 50; 50 here [gap], at a tenth of the
-rate [gap] (--config.stages.pretrain.train.total_tokens=1311915008.0 for one).
+rate [gap]. One epoch, with as much of it to warm up [gap]:
+  --config.stages.pretrain.train.total_tokens=1311915008.0
+  --config.stages.pretrain.optim.warmup_steps=40
 The paper's top-1: 53.2, 61.2, 63.2 and 64.4 %; its compute, 1.42e17, 5.68e17
 and 2.13e17, counts one token of each image: `configs/audit.py`. Not run.
 """
@@ -33,7 +35,5 @@ def get_config(row="16to32_rope"):
     c.optim.lr = 3e-5  # [gap] a tenth of the first stage's
   return recipes.chain(
     pretrain=c,
-    probe=paper_defaults.linear_probe(
-      "{workdir}/pretrain", name=f"Table 4, dVAE/{row}", top1=top1, grid=grid
-    ),
+    probe=paper_defaults.linear_probe("{workdir}/pretrain", name=f"Table 4, dVAE/{row}", top1=top1),
   )

@@ -60,6 +60,7 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
   # A section as a whole before the keys below it.
   for key in sorted(changes, key=lambda key: key.count(".")):
     change(config, key, changes[key])
+    _refuse_hidden(config, key)
     # What is given is not for the stores to say.
     if key in (config.get("from_stores") or ()):
       config.from_stores = tuple(other for other in config.from_stores if other != key)
@@ -67,11 +68,11 @@ def read(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
 
 
 def parse(words: list[str]) -> list[str]:
-  """Parses all other flags; a mistake is one line."""
+  """Parses all other flags; a mistake is a ConfigError."""
   try:
     return flags.FLAGS(words)
   except flags.Error as error:
-    sys.exit(f"totojax: {error}; --help lists the flags")
+    raise ConfigError(f"{error}; --help lists the flags") from error
   except SystemExit:  # absl leaves --help as if it were a mistake
     sys.exit(0)
 
@@ -176,6 +177,18 @@ def change(config: ConfigDict, key: str, texts: Sequence[str | None]) -> None:
       raise schema.unknown(key, [path + other for other in sorted(known)])
   with section.unlocked():
     section[last] = _value(kind, default, texts, key)
+
+
+def _refuse_hidden(config: ConfigDict, key: str) -> None:
+  """Raises ConfigError where another key of the job decides in place of a changed one."""
+  section, path, words = config, "", key.split(".")
+  for place, name in enumerate(words):
+    decides = getattr(roots.root(section), "decides", None) if "run" in section else None
+    if decides and (other := decides(".".join(words[place:]), section)):
+      raise ConfigError(f"config key {key} would change nothing: set {path}{other}")
+    section, path = section[name], f"{path}{name}."
+    if not isinstance(section, ConfigDict):
+      return
 
 
 def _value(kind: Any, default: Any, texts: Sequence[str | None], key: str) -> Any:

@@ -16,6 +16,7 @@ from totojax.config.schema import ConfigError, field, Section, section, SEEDS
 ROWS = (
   "decode",
   "dvae_encode",
+  "tokenizers",
   "store_write",
   "store_read",
   "train_step",
@@ -105,6 +106,21 @@ class DvaeEncodeBench(Section):
   hidden: int = field(256, "width of the dVAE", "Ramesh et al.", at_least=1)
   vocab: int = field(8192, "its codes", "section 3.4", at_least=1)
   precision: str = field("highest", "of products", choices=("default", "high", "highest"))
+
+
+@section("tokenizers")
+class TokenizersBench(Section):
+  """What is encoded and decoded.
+
+  Attributes:
+    families: cases, each of its publisher's usual size but for the channels.
+    channels: that the levels are multiples of.
+  """
+
+  families: tuple[str, ...] = field((), "of `tokenizers/families.py`; (): all")
+  channels: int = field(32, "of the first level; released: 128", at_least=1)
+  frames: int = field(8, "of a reading, in one call", at_least=1)
+  size_px: int = field(64, "side of a frame", at_least=1)
 
 
 @section("store")
@@ -245,6 +261,7 @@ class BenchJob(Section):
   bench: Bench = field(Bench(), "what, and how often")
   decode: DecodeBench = field(DecodeBench(), "row decode")
   dvae_encode: DvaeEncodeBench = field(DvaeEncodeBench(), "row dvae_encode")
+  tokenizers: TokenizersBench = field(TokenizersBench(), "row tokenizers")
   store: StoreBench = field(StoreBench(), "rows store_write and store_read")
   train_step: TrainStepBench = field(TrainStepBench(), "row train_step")
   decode_tokens: DecodeTokensBench = field(DecodeTokensBench(), "row decode_tokens")

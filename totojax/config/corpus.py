@@ -229,7 +229,7 @@ class FeatureFiles(Section):
 class ModelClip(pixels.ClipSpec):
   """Clips of the model's size."""
 
-  frames: int = field(0, "of a clip; 0: the model's", at_least=0)
+  frames: int = field(0, "of a clip of pixels; 0: the model's", at_least=0)
   size_px: int = field(0, "short side, and crop; 0: the model's", at_least=0)
 
 
@@ -238,7 +238,9 @@ class ModelImage(pixels.ImageSpec):
   """Images of the model's size."""
 
   size_px: int = field(0, "short side, and crop; 0: the model's", at_least=0)
-  crop: str = field("center", "where", choices=("random", "center"))
+  crop: str = field(
+    "center", "where; '': random, held out: center", choices=("", "random", "center")
+  )
 
 
 @section("", run="features")

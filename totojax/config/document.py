@@ -6,6 +6,7 @@ python -m totojax.config.document > docs/config.md
 from collections.abc import Iterator, Mapping
 import dataclasses
 import re
+import sys
 import types
 import typing
 from typing import Any
@@ -126,4 +127,5 @@ def _default(f: dataclasses.Field) -> Any:
 
 
 if __name__ == "__main__":
-  print(page(), end="")
+  # As the file is read, whatever the locale.
+  sys.stdout.buffer.write(page().encode())

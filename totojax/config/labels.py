@@ -31,35 +31,18 @@ class Data(Section):
   holdout_frac: float = field(
     0.0, "of each class, to choose a layer; 0.0: none", "[gap]", at_least=0, below=1
   )
-  frames: int = field(0, "of a clip; 0: as the model was trained", at_least=0)
+  frames: int = field(0, "latent ones of a clip; 0: as the model was trained", at_least=0)
   reading: training.Reading = field(training.Reading(), "how batches are read")
 
 
 @section("data")
-class ProbeData(Data):
-  """What is probed on: a layer is always chosen without the validation set."""
+class FileData(Data):
+  """Stores, or files of images, which are cropped anew in each epoch and encoded on the device."""
 
-  holdout_frac: float = field(0.1, "of each class, to choose a layer", "[gap]", above=0, below=1)
-  train_pixels: str = field("", "what `train` was made from, for `pixels`; '': drawn from tokens")
-  validation_pixels: str = field("", "the same of `validation`")
-  pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
-  train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
-
-
-@section("data")
-class TrainData(Data):
-  """ImageNet from its files at 32 x 32 tokens, other files, or stores."""
-
-  source: str = field("imagenet", "files, or stores", choices=SOURCES)
+  source: str = field("tokens", "stores of them, or files", choices=SOURCES)
   root: str = field("", "of files: what their ids are relative to")
-  train: str = field("train", "folder below root, '': all; or a store")
-  validation: str = field("val", "the same, held out; '': val_frac of train")
-  val_frac: float = field(0.0, "of the items of `train`", at_least=0, below=1)
-  encode_with: str = field("", "the model's tokenizer file, or 'shipped'")
-  grid: int = field(32, "0: as the model was trained", "4.2", at_least=0, unit="tokens")
-  classes: int = field(1000, "0: as many as the data say", at_least=0)
-  expected: int = field(50_000, "to validate; 0: those there and missing", at_least=0, unit="items")
-  reading: training.Reading = field(training.Reading(workers=8, prefetch=4), "for photographs")
+  val_frac: float = field(0.0, "of files: held out of `train`", at_least=0, below=1)
+  encode_with: str = field("", "of files: the model's tokenizer, or 'shipped'")
 
   def __post_init__(self):
     if self.source == "tokens":
@@ -73,6 +56,30 @@ class TrainData(Data):
         f"data.validation is {self.validation!r} and data.val_frac {self.val_frac}; name a folder"
         " that is held out, or a share of data.train, and not both"
       )
+
+
+@section("data")
+class ProbeData(FileData):
+  """What is probed on: a layer is always chosen without the validation set."""
+
+  holdout_frac: float = field(0.1, "of each class, to choose a layer", "[gap]", above=0, below=1)
+  train_pixels: str = field("", "what `train` was made from, for `pixels`; '': drawn from tokens")
+  validation_pixels: str = field("", "the same of `validation`")
+  pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
+  train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
+
+
+@section("data")
+class TrainData(FileData):
+  """ImageNet from its files at 32 x 32 tokens, other files, or stores."""
+
+  source: str = field("imagenet", "files, or stores", choices=SOURCES)
+  train: str = field("train", "folder below root, '': all; or a store")
+  validation: str = field("val", "the same, held out; '': val_frac of train")
+  grid: int = field(32, "0: as the model was trained", "4.2", at_least=0, unit="tokens")
+  classes: int = field(1000, "0: as many as the data say", at_least=0)
+  expected: int = field(50_000, "to validate; 0: those there and missing", at_least=0, unit="items")
+  reading: training.Reading = field(training.Reading(workers=8, prefetch=4), "for photographs")
 
 
 @section("encoders.NAME")
@@ -114,7 +121,7 @@ class FineTuneConfig(Section):
 class Epochs(Section):
   """How long heads, or models with heads, are trained."""
 
-  epochs: float = field(90.0, "of training", "4.2; tuned: [gap] MAE", above=0)
+  epochs: float = field(90.0, "over the items, not their views", "4.2; tuned: [gap] MAE", above=0)
   batch_rows: int = field(1024, "of an update", "[gap] MAE", at_least=1)
   # BatchNorm, mixup and cutmix see one of them at a time.
   microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
@@ -125,7 +132,8 @@ class Epochs(Section):
 class GridConfig(Section):
   """Every pair of a rate and a decay is one setting, and trains its own head.
 
-  Rates fall by half a cosine; weight decay is on matrices only.
+  Rates fall by half a cosine. Weight decay, as V-JEPA's, and LARS' trust are on
+  matrices and queries; biases and norms have neither.
   """
 
   name: str = field("lars", "the optimiser", "[gap] MAE", choices=OPTIMISERS)
@@ -161,8 +169,9 @@ class GridConfig(Section):
 
 @section("optim")
 class LayeredConfig(Section):
-  """AdamW with rates by layer; weight decay is on matrices, not on embeddings.
+  """AdamW with rates by layer; weight decay is on matrices and queries.
 
+  Embeddings are matrices, as MAE's of patches are.
   The rate falls by half a cosine. Heads are not clipped, so that they cannot
   slow the backbone.
   """
@@ -277,6 +286,7 @@ class Probe(Labels):
   )
   memory_gb: float = field(0.0, "of a device, for heads; 0.0: 0.6 of its own", at_least=0)
   data: ProbeData = field(ProbeData(), "on what")
+  view: ViewConfig = field(ViewConfig(), "what is seen of an image, of files")
   head: HeadConfig = field(HeadConfig(), "of every layer and setting")
   train: Epochs = field(Epochs(batch_rows=16_384), "how long: batch_rows 16,384", "[gap] MAE")
   optim: GridConfig = field(GridConfig(), "the optimiser of each head")

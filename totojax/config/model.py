@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 from totojax import plugins
@@ -44,19 +45,113 @@ GPT2_PRESETS = {
 MAMBA_PRESETS = {"290m": dict(width=1024, depth=42), "tiny": dict(width=32, depth=2)}
 
 
+@dataclasses.dataclass(frozen=True)
+class LatentSpec:
+  """How the codes of a tokenizer lie over frames and places.
+
+  A clip of frames becomes latent frames, each a grid of places with `codes`
+  codes. Of an image tokenizer each frame is a latent frame.
+
+  Attributes:
+    codes: of a place, one token after the other.
+    frame_factor: frames from one latent frame to the next.
+    first_frames: frames that the first latent frame holds: 1 where the
+      tokenizer is causal, `frame_factor` where it cuts a clip into blocks.
+  """
+
+  codes: int = 1
+  frame_factor: int = 1
+  first_frames: int = 1
+
+  def __post_init__(self):
+    numbers = (self.codes, self.frame_factor, self.first_frames)
+    if not all(type(number) is int and number >= 1 for number in numbers):
+      raise ValueError(f"{self}: each must be a whole number, 1 or more")
+    if self.first_frames > self.frame_factor:
+      raise ValueError(
+        f"{self}: first_frames is 1 (causal) up to frame_factor {self.frame_factor} (blocks)"
+      )
+
+  @property
+  def is_temporal(self) -> bool:
+    """Whether a latent frame stands for several frames."""
+    return self.frame_factor > 1
+
+  @property
+  def has_start(self) -> bool:
+    """Whether the first latent frame is of another kind than the others."""
+    return self.first_frames != self.frame_factor
+
+  @property
+  def takes_images(self) -> bool:
+    """Whether an image is the first latent frame of a clip."""
+    return self.first_frames == 1
+
+  def latent_frames(self, frames: int) -> int:
+    """Latent frames of so many frames; the last may be in part of padding."""
+    return 1 + max(0, -(-(frames - self.first_frames) // self.frame_factor))
+
+  def whole_frames(self, latent_frames: int) -> int:
+    """Frames that so many latent frames stand for."""
+    return self.first_frames + (latent_frames - 1) * self.frame_factor
+
+  def latent_frame(self, frame: int) -> int:
+    """The latent frame that holds a frame; both are counted from 0."""
+    return self.latent_frames(frame + 1) - 1
+
+  def span(self, latent_frame: int) -> tuple[int, int]:
+    """The first frame of a latent frame, and the one after its last."""
+    stop = self.whole_frames(latent_frame + 1)
+    return (stop - self.frame_factor if latent_frame else 0), stop
+
+
+EACH_FRAME = LatentSpec()  # of an image tokenizer
+
+
 @section("sequence")
 class SequenceSpec(Section):
-  """What one sequence holds; see `totojax.sequence`."""
+  """What one sequence holds; see `totojax.sequence`.
+
+  `frames` are latent frames: those of a tokenizer that makes one of several
+  frames are fewer than the clip's (`LatentSpec`).
+  """
 
   vocab: int = field(8192, "codes", "section 3.4", at_least=1, at_most=MAX_VOCAB)
   grid: int = field(16, "tokens a side: 128 px over 8", "3.4", at_least=1)
   frames: int = field(16, "video frames, or images", "section 3.4", at_least=1)
   context: int = field(4096, "inputs of the model", "section 3.4", at_least=1, unit="tokens")
   segments: bool = field(False, "images are hidden from each other", "3.4: no")
+  codes: int = field(1, "of a place of the grid", "section 3.4", at_least=1)
+  frame_factor: int = field(1, "frames of a token, as the tokenizer", "section 3.4", at_least=1)
+  first_frames: int = field(1, "of the first tokens: 1 is causal", at_least=1)
+  train_end: bool = field(False, "the end is a target too, within the context", "[gap] 3.4")
+
+  def __post_init__(self):
+    if self.first_frames > self.frame_factor:
+      raise ConfigError(
+        f"sequence.first_frames is {self.first_frames}; it is 1 (a causal tokenizer) up to"
+        f" sequence.frame_factor {self.frame_factor} (blocks of frames)"
+      )
+
+  @property
+  def latents(self) -> LatentSpec:
+    """How the tokens lie over frames and places."""
+    return LatentSpec(self.codes, self.frame_factor, self.first_frames)
+
+  @property
+  def clip_frames(self) -> int:
+    """Frames of pixels that a sequence stands for."""
+    return self.latents.whole_frames(self.frames)
+
+  @property
+  def frame_shape(self) -> tuple[int, ...]:
+    """Of a latent frame's codes: grid, grid, and codes of a place if several."""
+    return (self.grid, self.grid, *((self.codes,) if self.codes > 1 else ()))
 
   @property
   def frame_tokens(self) -> int:
-    return self.grid * self.grid
+    """Tokens of a latent frame."""
+    return math.prod(self.frame_shape)
 
   @property
   def visual_tokens(self) -> int:
@@ -89,6 +184,7 @@ class Llama(Section):
   init_std: float = field(0.02, "of matrices at the start", "[gap] LVM", at_least=0)
   tied: bool = field(True, "the head is the embedding", "[gap] Table 4's FLOPs")
   prefix_tokens: int = field(0, "seen by all; 0: causal, -1: full", "Eq. 1", at_least=-1)
+  qk_norm: bool = field(False, "queries and keys of each head have RMS 1", "Eq. 3: no")
 
   def __post_init__(self):
     if self.width % self.heads or (self.width // self.heads) % 2:
@@ -114,6 +210,7 @@ class Gpt2(Section):
   tied: bool = field(True, "the head is the embedding", "[gap] GPT-2")
   # As large as sines are (0.7), they drown the tokens.
   position_std: float = field(0.02, "of sines and cosines", "[gap] GPT-2's own", at_least=0)
+  qk_norm: bool = field(False, "queries and keys of each head have RMS 1", "[gap] no")
 
   def __post_init__(self):
     if self.width % self.heads or self.width % 2:
@@ -232,6 +329,7 @@ class Patches(PatchesConfig):
 
   inputs: bool = field(False, "patches of pixels in place of tokens")
   targets: bool = field(False, "the next patch is predicted, not its token")
+  decay: bool = field(False, "their embedding and head too, as those of tokens")
 
   @property
   def size(self) -> PatchesConfig:

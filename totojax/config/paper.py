@@ -16,7 +16,7 @@ T = TypeVar("T")
 ROOT = "data"  # of all stores, unless a key says another place
 EPOCHS = 400  # of ImageNet-1k, of all ablations (section 4)
 IMAGES = 1_281_167  # of ImageNet-1k's training set
-NINTH = 8  # the 9th layer (Table 3), counted from H_0: the peak of Figure 14
+NINTH = (8, 9)  # [gap] the 9th layer (Table 3): counted from H_0, or the 9th block's
 VOCAB = {"dvae": 8192, "vqgan-1k": 1024, "vqgan-16k": 16_384}
 
 
@@ -50,28 +50,43 @@ def ablation(tokenizer: str = "dvae", grid: int = 16) -> ConfigDict:
   return c
 
 
-def linear_probe(
-  model_run: str, *, name: str, top1: float, tokenizer: str = "dvae", grid: int = 16
-) -> ConfigDict:
-  """MAE's linear probe of every layer on ImageNet-1k.
+def tokenizer_file(tokenizer: str) -> str:
+  """Where configs/official.py leaves a tokenizer; of patches ("") there is none."""
+  return f"{ROOT}/{tokenizer}/tokenizer.safetensors" if tokenizer else ""
+
+
+def linear_probe(model_run: str, *, name: str, top1: float, tokenizer: str = "dvae") -> ConfigDict:
+  """MAE's linear probe of every layer on ImageNet-1k, with MAE's views of its files.
 
   Args:
     model_run: run directory of the model.
     name: of the paper's number.
     top1: the paper's number, in per cent.
-    tokenizer: of the model.
-    grid: tokens per side.
+    tokenizer: of the model; "": patches.
   """
-  c = recipes.probe(model_run, store(tokenizer, grid, "train"), store(tokenizer, grid, "val"))
+  c = recipes.probe(model_run, "train", "val")
   c.backbones = ("trained",)
+  c.data.update(source="imagenet", root=f"{ROOT}/imagenet1k", encode_with=tokenizer_file(tokenizer))
   c.data.update(classes=1000, expected=50_000, holdout_frac=0.01)
+  c.data.reading.update(workers=8, prefetch=4)  # of photographs
   c.paper.update(name=name, top1=top1)
   return c
 
 
 def attention_probe(c: ConfigDict) -> ConfigDict:
-  """The same with attention pooling (section 3.5) in place of the mean."""
+  """The same with attention pooling (section 3.5) in place of the mean.
+
+  [gap] AIM's query, and the grid with which V-JEPA 2 probes ImageNet.
+  """
   c.head.update(pool="attention", init_std=0.02)
+  c.train.update(epochs=20.0, batch_rows=1024)
+  c.optim.update(
+    name="adamw",
+    lrs=(5e-4, 1e-3, 1.5e-3, 2e-3),
+    weight_decays=(5e-4, 1e-3, 2e-3, 4e-3, 8e-3),
+    lr_rows=0,
+    warmup_epochs=5.0,
+  )
   return c
 
 
@@ -84,12 +99,27 @@ def kinetics_probe(model_run: str, *, name: str, top1: float) -> ConfigDict:
   c.train.update(epochs=20.0, batch_rows=256, score_rows=256)
   c.optim.update(
     name="adamw",
-    lrs=(1e-3, 3e-4, 1e-4),  # [gap] V-JEPA has 1e-3
-    weight_decays=(0.01, 0.1),  # [gap] V-JEPA has 0.01
+    # [gap] V-JEPA 2's grid; V-JEPA's one pair is 1e-3 and 0.01.
+    lrs=(5e-3, 3e-3, 1e-3, 3e-4, 1e-4),
+    weight_decays=(0.01, 0.1, 0.4, 0.8),
     lr_rows=0,
     warmup_epochs=0.0,
     end_decay_frac=1e-4,  # to 1e-6
     clip_norm=1.0,
   )
   c.paper.update(name=name, top1=top1)
+  return c
+
+
+def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
+  """`joint` on clips of 16 x 16 tokens of Kinetics-400 (section 4.3).
+
+  `stores` is the folder of the stores of tokens `train` and `val`.
+  """
+  c = recipes.joint(model_run)
+  c.model.rope_base = 10_000.0  # that of the model
+  c.data.update(source="tokens", train=f"{stores}/train", validation=f"{stores}/val")
+  c.data.update(grid=0, classes=400, expected=0)
+  c.data.reading.update(workers=0, prefetch=2)  # tokens need no processes
+  c.train.update(batch_rows=256, score_rows=256)  # [gap] of Table 8; V-JEPA's probe has 256
   return c

@@ -1,5 +1,8 @@
 """Config keys of pixels: what is rendered, and cut out of videos and images."""
 
+import dataclasses
+from typing import Self
+
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 MOTIONS = tuple("still right left up down clockwise anticlockwise swing spin pulse".split())
@@ -7,6 +10,7 @@ BACKGROUNDS = ("plain", "gradient", "stripes", "checker", "noise")
 LABELS = ("motion", "shape", "both")
 RESAMPLES = ("bicubic", "bilinear", "lanczos")
 SHORT = ("", "skip", "stride", "hold")
+HELD_OUT = ("val", "test", "dev", "eval")  # what names of splits that are not trained on begin with
 
 
 @section("scene")
@@ -130,11 +134,27 @@ class Views(Section):
 
 @section("image")
 class ImageSpec(Section):
-  """What is cut out of each image."""
+  """What is cut out of each image.
 
-  size_px: int = field(128, "short side, and crop", "section 3.4", above=0)
+  Attributes:
+    crop: where. "" is "random", and for splits that are held out "center", once;
+      of which split an image is, `of_split` knows by its name.
+    center_frac: the side of a central crop over the short side that the image
+      is resized to. Objects are as large as in random windows at 1.0, and as in
+      MAE's (`labels.ViewConfig`), which are zoomed in, at 0.875.
+  """
+
+  size_px: int = field(128, "side of a crop; random: and short side", "section 3.4", above=0)
   crops: int = field(1, "windows of one image", "[gap]", above=0)
-  crop: str = field("random", "where", "[gap] 3.4 says it of videos", choices=("random", "center"))
+  crop: str = field(
+    "",
+    "where; '': random, held out: center",
+    "[gap] 3.4 says it of videos",
+    choices=("", "random", "center"),
+  )
+  center_frac: float = field(
+    1.0, "center: crop / short side before", "[gap] 3.4; MAE: 0.875", at_least=0.01, at_most=1
+  )
   resample: str = field("bicubic", "antialiased", "[gap]", choices=RESAMPLES)
   animated: str = field("refuse", "of several pictures in a file", choices=("refuse", "first"))
 
@@ -144,6 +164,22 @@ class ImageSpec(Section):
         f"image.crops is {self.crops} with center crops, which are all the"
         " same; use 1, or random crops"
       )
+
+  def of_split(self, name: str) -> Self:
+    """What is cut out of the images of one split.
+
+    Raises:
+      ConfigError: windows of a held-out split would be random.
+    """
+    held_out = name.rpartition("/")[2].lower().startswith(HELD_OUT)
+    if held_out and self.crop == "random":
+      raise ConfigError(
+        f"image.crop is 'random', and split {name!r} is held out: scores would depend on what is"
+        " drawn; leave it '' (random of other splits, central of this one), or use 'center'"
+      )
+    if self.crop == "center" or (held_out and not self.crop):
+      return dataclasses.replace(self, crop="center", crops=1)
+    return dataclasses.replace(self, crop="random", center_frac=1.0)
 
 
 @section("decoding")
@@ -172,6 +208,9 @@ class CropSpec(Section):
   size_px: int = field(32, "side after resizing", at_least=1)
   least_px: int = field(48, "smallest side, of the photograph", at_least=1)
   most_px: int = field(400, "largest side, of the photograph", at_least=1)
+  frames: int = field(1, "above 1: clips, over which the square moves and grows", at_least=1)
+  most_move_frac: float = field(0.5, "of a side, over a clip, each way", at_least=0)
+  most_zoom_frac: float = field(0.3, "by which a side grows or shrinks over a clip", at_least=0)
 
   def __post_init__(self):
     if not self.size_px <= self.least_px <= self.most_px:
@@ -181,19 +220,28 @@ class CropSpec(Section):
       )
 
 
+@section("folder")
+class PhotosFolder(Section):
+  """Further photographs, of one's own."""
+
+  root: str = field("", "folder with them, at any depth; '': none")
+  held_out: tuple[str, ...] = field((), "names of files in it that are not trained on")
+
+
 @section("amount")
 class PhotosAmount(Section):
   """How many squares are cut out."""
 
   train: int = field(4000, "of the training photographs", at_least=0)
-  val: int = field(256, "of the held-out one", at_least=0)
+  val: int = field(256, "of those held out", at_least=0)
   records_per_shard: int = field(1024, "squares of a shard", at_least=1)
 
 
 @section("", run="photos")
 class Photos(Job):
-  """`run = "photos"`: squares out of a few public-domain photographs."""
+  """`run = "photos"`: squares, or clips, out of a few public-domain photographs."""
 
   seed: int = field(0, "of everything drawn", at_least=0, below=SEEDS)
+  folder: PhotosFolder = field(PhotosFolder(), "beside those of the package")
   crop: CropSpec = field(CropSpec(), "which squares")
   amount: PhotosAmount = field(PhotosAmount(), "how many")

@@ -8,11 +8,12 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 
 @section("train")
 class Amount(Section):
-  """How long a model is trained."""
+  """How long a model is trained, and what is added to its loss."""
 
   batch_tokens: int = field(2**20, "inputs of an update", "3.2", at_least=1)
   total_tokens: float = field(1e12, "inputs of the run", "section 3.3", above=0)
-  microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
+  microbatches: int = field(1, "parts of a batch, in turn; 0: the fewest that fit", at_least=0)
+  z_loss: float = field(0.0, "times the mean of (ln Z)^2; PaLM: 1e-4", "3.2: none", at_least=0)
 
 
 @section("data")
@@ -24,6 +25,8 @@ class Data(Section):
   train: Mapping[str, training.Share] = field({}, "name -> store")
   validation: Mapping[str, str] = field({}, "name -> folder of a store")
   reading: training.Reading = field(training.Reading(), "how batches are read")
+  # The paper reads its 13.9 M images 56 times (section 3.3).
+  warn_epochs: float = field(64.0, "of a store in a run: a line warns above", above=0)
   root: str | None = field(None, "folder of all stores", optional=True)
 
   def shares(self, *, example: str) -> Mapping[str, training.Share]:
@@ -69,7 +72,8 @@ class Pretrain(Job):
   """`run = "pretrain"`: the paper's recipe (section 3) for one model."""
 
   seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
-  init_from: str = field("", "run to start from (Table 4); '': none")
+  init_from: str = field("", "run whose parameters it starts from (Table 4); '': none")
+  branch_from: str = field("", "RUN@STEP: it goes on from that state of RUN; '': none")
   sequence: models.SequenceSpec = field(models.SequenceSpec(), "token contract")
   architecture: str = field("llama", "whose keys `model` has", plugin="architecture")
   model: models.Model = field(models.Llama(), "its sizes", choose=models.model_kind)
@@ -83,6 +87,7 @@ class Pretrain(Job):
   validation: Validation = field(Validation(), "during training")
   every: training.Every = field(training.Every(), "how often")
   checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
+  profile: training.Profile = field(training.Profile(), "what is traced")
   plan: Plan = field(Plan(), "what `run = plan` is for")
   task: str | None = field(None, "what is trained, of yours", plugin="task", optional=True)
   evaluations: tuple[str, ...] | None = field(
@@ -94,6 +99,11 @@ class Pretrain(Job):
   )
 
   def __post_init__(self):
+    if self.train.z_loss and (self.task or self.patches.inputs):
+      raise ConfigError(
+        f"train.z_loss is {self.train.z_loss:g}, and is of the next-token task alone; set it to 0.0"
+        " with a task of yours or patches.inputs"
+      )
     if self.sequence.segments and not self.model.segments:
       raise ConfigError(
         "sequence.segments hides images from each other with a mask of attention, and"

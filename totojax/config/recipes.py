@@ -58,6 +58,7 @@ def _job(name: str, *keys: str) -> Callable[..., ConfigDict]:
 
 tokenizer = _job("tokenizer")  # a dVAE as DALL-E trained it (Ramesh et al., A.2)
 tokenize = _job("tokenize")  # any images or videos to tokens; and what it would cost
+codes = _job("codes")  # codes that others made to a store of tokens
 tokens_report = _job("tokens_report")  # what is in stores of tokens
 official = _job("official")  # released tokenizers, as files of ours
 leakage = _job("leakage")  # is anything held out also trained on?
@@ -103,6 +104,7 @@ _AMOUNTS = (
 # What stores decide of `own`, where no flag does.
 _FROM_STORES = (
   *(f"sequence.{key}" for key in ("vocab", "grid", "frames", "context")),
+  *(f"sequence.{key}" for key in ("codes", "frame_factor", "first_frames")),
   *(f"train.{key}" for key in ("batch_tokens", "total_tokens")),
   "optim.warmup_steps",
   *(f"every.{key}" for key in ("log_steps", "eval_steps", "checkpoint_steps")),
@@ -136,113 +138,48 @@ def own(size: str) -> ConfigDict:
   if parameters <= 5e6:  # of a CPU, where bfloat16 is no faster
     c.compute.dtype = "float32"
     c.validation.rows = 64
+  else:  # may be too much for one device at a time
+    c.train.microbatches = 0
   c.from_stores = _FROM_STORES
   return c
+
+
+# Stores below `data.root`, each with its share of a batch (section 3.3). [gap]
+# ImageNet is 21k by Table 2's 13.9 M images, and 1k by its name.
+MIXTURE = {"imagenet/all": 0.2, "ego4d/all": 0.1, "kinetics600/train": 0.1, "howto100m/all": 0.6}
 
 
 def paper(preset: str) -> ConfigDict:
   """One of Table 1's models on section 3.3's mixture.
 
-  `data.root` holds the stores `imagenet`, `ego4d`, `kinetics600`, `howto100m`
-  and, for validation, `kinetics400_val` (of which nothing may be in
-  Kinetics-600's training set).
+  `data.root` holds the stores of `MIXTURE` and, for validation,
+  `kinetics400/val`, as the commands of configs/paper/README.md make them.
   """
   c = pretrain(preset)
+  c.train.microbatches = 0  # the fewest that fit
   c.data.root = "data"
   root = c.data.get_ref("root")
-  mixture = dict(imagenet=0.2, ego4d=0.1, kinetics600=0.1, howto100m=0.6)
-  c.data.train = {name: source(root + f"/{name}", weight) for name, weight in mixture.items()}
-  c.data.validation = {"kinetics400": root + "/kinetics400_val"}
-  return c
-
-
-def render(train: int, val: int) -> ConfigDict:
-  """`run = "render"`: labelled clips of moving textured objects."""
-  c = roots.config("render")
-  c.amount.update(train=train, val=val)
-  return c
-
-
-def decode(root: str) -> ConfigDict:
-  """`run = "decode"`: clips out of a folder of videos (section 3.4)."""
-  c = roots.config("decode")
-  c.decoding.root = root
-  return c
-
-
-def photos(train: int, val: int) -> ConfigDict:
-  """`run = "photos"`: squares out of a few public-domain photographs."""
-  c = roots.config("photos")
-  c.amount.update(train=train, val=val)
+  c.data.train = {
+    path.partition("/")[0]: source(root + f"/{path}", weight) for path, weight in MIXTURE.items()
+  }
+  c.data.validation = {"kinetics400": root + "/kinetics400/val"}
   return c
 
 
 def small_dvae(c: ConfigDict, steps: int) -> None:
-  """Turns `tokenizer()` into one that a CPU trains in minutes.
+  """Turns `tokenizer()` into a dVAE that a CPU trains in minutes.
 
   The k-means start and teacher are ours: the published losses alone collapse to
-  a few codes in so few updates.
+  a few codes in so few updates. All schedules follow `train.steps`.
   """
+  c.train.steps = steps
+  updates = c.train.get_ref("steps")
   c.dvae.update(vocab=512, hidden=32, blocks=1, decoder_init=64, post_gain=0.25)
-  c.objective.update(loss="l2", kl=0.0, tau_steps=steps * 3 // 5)
-  c.objective.update(start="patches", teacher=0.01, teacher_steps=steps * 3 // 4)
-  c.train.update(
-    steps=steps, batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5
-  )
-  c.optim.update(
-    lr=3e-3, warmup_steps=min(50, steps // 10), end_lr_frac=0.02, b2=0.99, clip_norm=1.0
-  )
+  c.objective.update(loss="l2", kl=0.0, tau_steps=(updates * 3 + 4) // 5)
+  c.objective.update(start="patches", teacher=0.01, teacher_steps=(updates * 3 + 3) // 4)
+  c.train.update(batch_frames=32, start_frames=2500, score_frames=512, least_used_frac=0.5)
+  c.optim.update(lr=3e-3, warmup_steps=updates // 12, end_lr_frac=0.02, b2=0.99, clip_norm=1.0)
   c.every = every(50, 500, 250)
-
-
-def shards(pixels: str, weights: str) -> ConfigDict:
-  """`run = "shards"`: pixels to tokens."""
-  c = roots.config("shards")
-  c.tokenizing.update(pixels=pixels, tokenizer=weights)
-  return c
-
-
-def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
-  """Models of one depth by name, for a sweep over widths."""
-  shape = dict(depth=depth, heads=heads)
-  models = {f"w{w}": dict(width=w, mlp_dim=int(w * mlp_ratio), **shape) for w in widths}
-  return ConfigDict(models)
-
-
-def coord_check(models: ConfigDict) -> ConfigDict:
-  """`run = "coord_check"`: do activations keep their size over the width?
-
-  `models`: name -> sizes, in place of pretrain.model's.
-  """
-  c = roots.config("coord_check")
-  c.coord_check.models = models
-  return c
-
-
-def sweep(pretrain: ConfigDict, models: ConfigDict) -> ConfigDict:
-  """`run = "sweep"`: every combination of the lists, and their optima.
-
-  `models`: name -> sizes, in place of those of `pretrain`, which all runs share.
-  """
-  c = roots.config("sweep")
-  c.pretrain = pretrain
-  c.sweep.models = models
-  c.sweep.total_tokens = (pretrain.train.total_tokens,)
-  return c
-
-
-def scaling(*runs: str) -> ConfigDict:
-  """`run = "scaling"`: the law (Figure 9) of runs of pre-training, "NAME=FOLDER" each."""
-  c = roots.config("scaling")
-  c.scaling.runs = runs
-  return c
-
-
-def curves(*runs: str) -> ConfigDict:
-  """`run = "curves"`: training losses (Figure 2) of the same, over tokens."""
-  c = roots.config("curves")
-  c.curves.runs = runs
-  return c
 
 
 def probe(model_run: str, train: str, validation: str) -> ConfigDict:
@@ -255,80 +192,17 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   return c
 
 
-def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
-  """`probe` of a small model on rendered clips, with everything beside it.
-
-  `shards` holds the stores of tokens `train` and `val`, `clips` those of pixels
-  that they were made from.
-  """
-  c = probe(model_run, f"{shards}/train", f"{shards}/val")
-  c.backbones = ("trained", "untrained", "pixels", "histogram")
-  c.data.update(train_pixels=f"{clips}/train", validation_pixels=f"{clips}/val", holdout_frac=0.2)
-  c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
-  c.optim.update(
-    name="adamw",
-    lrs=(1e-3, 3e-3, 1e-2, 3e-2),
-    weight_decays=(0.01, 0.3, 3.0),  # the most for the histogram of tokens
-    lr_rows=0,
-    warmup_epochs=1.0,
-  )
-  c.every = every(100, 1000, 1000)
-  return c
-
-
-def probe_seeds(**runs: list[str]) -> ConfigDict:
-  """`run = "probe_seeds"`: question -> run directories, one for each seed."""
-  folders = {name: tuple(paths) for name, paths in runs.items()}
-  return roots.config("probe_seeds", probe_seeds=folders)
+def follower(config: ConfigDict) -> ConfigDict:
+  """A copy whose keys follow those of `config`, also where flags set them, until set themselves."""
+  copy = ConfigDict()
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      copy[key] = follower(value)
+    else:
+      copy[key] = value if value is None else config.get_ref(key).identity()
+  return copy
 
 
 def chain(**stages: ConfigDict) -> ConfigDict:
   """`run = "chain"`: the stages in the order given."""
   return roots.config("chain", order=tuple(stages), stages=stages)
-
-
-def videos_to_report(
-  clips: ConfigDict, *, name: str, grid: int, batch: int, steps: int
-) -> ConfigDict:
-  """The whole job in small: pixels, tokens, a "mini" model, validation, report.
-
-  Args:
-    clips: the stage that makes the pixel stores.
-    name: of the only source.
-    grid: tokens per side of a frame.
-    batch: sequences of an update.
-    steps: updates.
-  """
-  encoder = tokenizer()
-  encoder.weights = "shipped"
-  model_run = pretrain("mini")
-  tokens = 16 * grid**2
-  model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
-  model_run.compute.dtype = "float32"  # bf16 is no faster on a CPU
-  model_run.train.update(batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens))
-  model_run.optim.warmup_steps = steps // 10
-  model_run.data.train = {name: source("{workdir}/shards/train", 1.0)}
-  model_run.data.validation = {name: "{workdir}/shards/val"}
-  model_run.validation.rows = 64
-  return chain(
-    clips=clips,
-    tokenizer=encoder,
-    shards=shards("{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"),
-    pretrain=model_run,
-    validate=validate("{workdir}/pretrain"),
-    report=report("{workdir}"),
-  )
-
-
-def joint_of_clips(model_run: str, stores: str) -> ConfigDict:
-  """`joint` on clips of 16 x 16 tokens of Kinetics-400 (section 4.3).
-
-  `stores` is the folder of the stores of tokens `train` and `val`.
-  """
-  c = joint(model_run)
-  c.model.rope_base = 10_000.0  # that of the model
-  c.data.update(source="tokens", train=f"{stores}/train", validation=f"{stores}/val")
-  c.data.update(grid=0, classes=400, expected=0)
-  c.data.reading.update(workers=0, prefetch=2)  # tokens need no processes
-  c.train.update(batch_rows=256, score_rows=256)
-  return c

@@ -72,7 +72,7 @@ class Range:
       return None if value in self.choices else f"use {either(map(repr, self.choices))}"
     if isinstance(value, bool) or not isinstance(value, int | float):
       return None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
       return f"it must be {' and '.join(['finite', *self.bounds])}"
     limits = {name: getattr(self, name) for name in _BOUNDS}
     if all(n is None or _BOUNDS[name](value, n) for name, n in limits.items()):
@@ -106,6 +106,12 @@ class Meta:
   optional: bool = False  # whether a config may lack it: None is then its default
   choose: Choose | None = None  # for a section of several kinds: what is beside it -> which one
   plugin: str = ""  # kind of `plugins` that a value may name in place of one of ours
+
+
+_PLAIN_META = Meta("")  # of a field that is no `field`
+
+
+REQUIRED: Any = dataclasses.MISSING  # in place of a `field`'s default: there is none
 
 
 def field(default: Any, doc: str, source: str = "", **more: Any) -> Any:
@@ -190,18 +196,19 @@ def _check_range(f: dataclasses.Field, value: Any, path: str) -> None:
   if meta.plugin and plugins.is_reference(value):
     return
   if reason := meta.range.broken(value):
-    raise ConfigError(f"{path} is {value!r}; {reason} ({meta.doc})")
+    raise ConfigError(f"{path} is {value!r:.200}; {reason} ({meta.doc})")
 
 
-def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool = False) -> T:
+def read(cls: type[T], values: Any, path: str = "", *, fill: bool = False) -> T:
   """The section that `values` describes, with every key checked.
 
   Args:
-    cls: of `section`.
+    cls: of `section`; or any dataclass, of which a file from outside has the
+      fields (`storage.outside`).
     values: nested mappings, as `to_config` makes or config.json holds.
     path: of the section in the config, for errors ("model").
-    fill: whether keys that are missing have their defaults: for configs that
-      an older version wrote.
+    fill: whether keys that are missing have their defaults, if there are any:
+      for what an older version wrote.
 
   Raises:
     ConfigError: a key is missing, unknown (the nearest right one is named), of
@@ -209,16 +216,18 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
       range; or keys contradict each other.
   """
   fields, types_, parts = {f.name: f for f in dataclasses.fields(cls)}, _types(cls), {}
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"config key {path or 'of all'} is {values!r:.60}; it must be a section")
   for key in values:
     if key not in fields:
       raise unknown(_join(path, key), [_join(path, name) for name in fields])
   for name, f in fields.items():
-    meta, key = f.metadata["key"], _join(path, name)
+    meta, key = f.metadata.get("key", _PLAIN_META), _join(path, name)
     if name in values:
       kind = meta.choose(values) if meta.choose else types_[name]
       parts[name] = _value(kind, values[name], key, fill=fill)
       _check_range(f, parts[name], key)
-    elif not fill and not meta.optional:
+    elif not (fill and _has_default(f)) and not meta.optional:
       raise ConfigError(f"config key {key} is missing; set it")
     elif meta.choose:  # its kind depends on what is beside it
       parts[name] = read(meta.choose(values), {}, key, fill=True)
@@ -228,6 +237,10 @@ def read(cls: type[T], values: Mapping[str, Any], path: str = "", *, fill: bool 
     raise
   except ValueError as error:
     raise ConfigError(str(error)) from error
+
+
+def _has_default(f: dataclasses.Field[Any]) -> bool:
+  return not (f.default is f.default_factory is dataclasses.MISSING)
 
 
 @functools.cache
@@ -262,7 +275,7 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
   """`value` as its annotation says; raises ConfigError where it cannot be."""
 
   def wrong(wanted: str) -> ConfigError:
-    return ConfigError(f"config key {path} is {value!r}; it must be {wanted}")
+    return ConfigError(f"config key {path:.200} is {value!r:.200}; it must be {wanted}")
 
   if isinstance(kind, type) and dataclasses.is_dataclass(kind):
     if isinstance(value, kind):
@@ -275,10 +288,10 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
     return None if value is None else _value(_without_none(kind), value, path, fill=fill)
   if outer is tuple:
     if not isinstance(value, tuple | list):
-      raise wrong(f"a tuple, as ({value!r},)")
+      raise wrong(f"a tuple, as ({value!r:.80},)")
     kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
     if len(value) != len(kinds):
-      raise ConfigError(f"config key {path} is {value!r}; it must have {len(kinds)} parts")
+      raise ConfigError(f"config key {path} is {value!r:.200}; it must have {len(kinds)} parts")
     parts = enumerate(zip(kinds, value))
     return tuple(_value(part, one, f"{path}[{i}]", fill=fill) for i, (part, one) in parts)
   if outer is not None and issubclass(outer, Mapping):
@@ -291,7 +304,7 @@ def _value(kind: Any, value: Any, path: str, *, fill: bool) -> Any:
     return float(value)
   if kind in _PLAIN and type(value) is not kind:
     raise ConfigError(
-      f"config key {path} is {value!r} ({type(value).__name__}); it must be {kind.__name__}"
+      f"config key {path} is {value!r:.200} ({type(value).__name__}); it must be {kind.__name__}"
     )
   return value
 
@@ -304,7 +317,7 @@ def unknown(key: str, known: list[str]) -> ConfigError:
   words = {name.rpartition(".")[2]: name for name in known}
   near = difflib.get_close_matches(key.rpartition(".")[2], words, n=1, cutoff=0.5)
   hint = f"did you mean {words[near[0]]}?" if near else f"known: {', '.join(known)}"
-  return ConfigError(f"config key {key} does not exist; {hint}")
+  return ConfigError(f"config key {key:.200} does not exist; {hint}")
 
 
 def to_dict(values: Any) -> dict[str, Any]:

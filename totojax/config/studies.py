@@ -8,6 +8,7 @@ from totojax.config import model as models, pretrain as pretrain_config, schema
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 PARAMETRISATIONS = ("mup", "standard")
+KINDS = (*PARAMETRISATIONS, "muon")  # µP with Muon in place of AdamW
 OCTAVES = tuple(float(x) for x in range(-12, -2))
 # Name -> keys of `pretrain.model` that it replaces, of any architecture.
 Sizes = Mapping[str, Any]
@@ -35,6 +36,21 @@ def _same_rate() -> pretrain_config.Pretrain:
   return dataclasses.replace(base, model=tiny, optim=optim)
 
 
+def _hidden(key: str, keys: Mapping[str, str], models: Mapping[str, Sizes], name: str) -> str:
+  """What decides in place of a key of `pretrain`, or "": the key itself does.
+
+  Args:
+    key: of the job.
+    keys: those that are replaced in every run -> what replaces them.
+    models: sizes of every run, by name.
+    name: the section of these.
+  """
+  size = key.removeprefix("pretrain.model.")
+  if size != key and models and all(size in sizes for sizes in models.values()):
+    return f"{name}.models.NAME.{size}, of each NAME of {sorted(models)}"
+  return keys.get(key, "")
+
+
 @section("", run="audit")
 class Audit(Job):
   """`run = "audit"`: the paper's counts and compute, worked out again."""
@@ -46,7 +62,7 @@ class CoordCheck(Section):
 
   models: Mapping[str, Sizes] = field({}, "name -> sizes")
   parametrisations: tuple[str, ...] = field(
-    PARAMETRISATIONS, "each with every model", choices=PARAMETRISATIONS, some=True, once=True
+    PARAMETRISATIONS, "each with every model", choices=KINDS, some=True, once=True
   )
   rows: int = field(4, "of random tokens, in each update", at_least=1)
   updates: int = field(4, "of each model", at_least=1)
@@ -62,6 +78,15 @@ class CoordCheckJob(Job):
 
   coord_check: CoordCheck = field(CoordCheck(), "what is compared")
   pretrain: pretrain_config.Pretrain = field(_same_rate(), "what all share")
+
+  @classmethod
+  def decides(cls, key: str, values: Mapping[str, Any]) -> str:
+    """The key that hides a key of the job, or ""; see `arguments.read`."""
+    keys = {
+      "pretrain.optim.lr": "coord_check.log2_lr",
+      "pretrain.mup.on": "coord_check.parametrisations",
+    }
+    return _hidden(key, keys, values["coord_check"]["models"], "coord_check")
 
   def __post_init__(self):
     for name, sizes in self.coord_check.models.items():
@@ -87,8 +112,10 @@ class Sweep(Section):
 
   def __post_init__(self):
     kinds = [kind for kind, rates in self.log2_lr.items() if rates]
-    if not kinds or not set(kinds) <= set(PARAMETRISATIONS):
-      raise ConfigError(f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard', or both")
+    if not kinds or not set(kinds) <= set(KINDS):
+      raise ConfigError(
+        f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard' or 'muon', or several"
+      )
 
 
 @section("", run="sweep")
@@ -97,6 +124,17 @@ class SweepJob(Job):
 
   sweep: Sweep = field(Sweep(), "what differs")
   pretrain: pretrain_config.Pretrain = field(pretrain_config.Pretrain(), "what all runs share")
+
+  @classmethod
+  def decides(cls, key: str, values: Mapping[str, Any]) -> str:
+    """The key that hides a key of the job, or ""; see `arguments.read`."""
+    keys = {
+      "pretrain.optim.lr": "sweep.log2_lr",
+      "pretrain.mup.on": "sweep.log2_lr",
+      "pretrain.seed": "sweep.seeds",
+      "pretrain.train.total_tokens": "sweep.total_tokens",
+    }
+    return _hidden(key, keys, values["sweep"]["models"], "sweep")
 
   def __post_init__(self):
     for name, sizes in self.sweep.models.items():
@@ -144,6 +182,37 @@ class CurvesJob(Job):
   """`run = "curves"`: losses of several runs over tokens (Figure 2)."""
 
   curves: Curves = field(Curves(), "what is drawn")
+
+
+@section("token_study.rows.NAME")
+class TokenRow(Section):
+  """A tokenizer, and a model that was trained on its tokens."""
+
+  tokenizer: str = field("shipped", "a file, or a shipped one", plugin="tokenizer")
+  every: int = field(1, "frames from one that is kept to the next", at_least=1)
+  validation: str = field("", "run directory of `validate`, on one store; '': no model")
+
+
+@section("token_study")
+class TokenStudy(Section):
+  """What is compared.
+
+  Attributes:
+    kmeans: stores of the same names, whose patches k-means is fitted on.
+  """
+
+  pixels: Mapping[str, str] = field({}, "name -> store of clips of pixels, held out")
+  kmeans: Mapping[str, str] = field({}, "name -> store of others; without: no k-means")
+  rows: Mapping[str, TokenRow] = field({}, "name -> tokenizer")
+  clips: int = field(64, "of each store", at_least=1)
+  kmeans_patches: int = field(40_000, "that k-means sees", at_least=1)
+
+
+@section("", run="token_study")
+class TokenStudyJob(Job):
+  """`run = "token_study"`: tokenizers by what a second of video costs with them."""
+
+  token_study: TokenStudy = field(TokenStudy(), "what is compared")
 
 
 @section("", run="report")

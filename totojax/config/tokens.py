@@ -1,10 +1,13 @@
 """Config keys of tokens: tokenizers, and what is made of pixels with them."""
 
 from collections.abc import Mapping
+import math
 import re
 
 from totojax.config import model as models, training
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
+
+FAMILIES = ("dvae", "fsq")  # that are trained here
 
 
 @section("dvae")
@@ -22,6 +25,57 @@ class DvaeConfig(models.DvaeSize):
   def widths(self) -> tuple[int, ...]:
     """Channels of each group, encoder order."""
     return tuple(self.hidden * 2**i for i in range(self.groups))
+
+
+@section("fsq")
+class FsqConfig(Section):
+  """Size of a tokenizer of finite scalars, or of a codebook, over patches (`tokenizers/fsq.py`)."""
+
+  levels: tuple[int, ...] = field((8, 8, 8, 8), "of each channel of a code", at_least=2, some=True)
+  codebook: int = field(0, "rows that are learnt, in place of levels; 0: levels", at_least=0)
+  embed: int = field(24, "channels of a row", at_least=1)
+  side_px: int = field(8, "of a patch", at_least=1)
+  frame_factor: int = field(1, "frames of a token; above 1: of clips, causal", at_least=1)
+  width: int = field(128, "channels", at_least=1)
+  hidden: int = field(128, "channels within a block", at_least=1)
+  encoder_blocks: int = field(4, "residual", at_least=0)
+  decoder_blocks: int = field(6, "residual", at_least=0)
+
+  def __post_init__(self):
+    if self.channels > min(self.width, self.values):
+      raise ConfigError(
+        f"codes of section fsq have {self.channels} channels; they must fit fsq.width {self.width}"
+        f" and the {self.values} numbers of a patch"
+      )
+
+  @property
+  def family(self) -> str:
+    return "fsq"
+
+  @property
+  def vocab(self) -> int:
+    """Codes."""
+    return self.codebook or math.prod(self.levels)
+
+  @property
+  def channels(self) -> int:
+    """Of what the quantiser reads."""
+    return self.embed if self.codebook else len(self.levels)
+
+  @property
+  def factor(self) -> int:
+    """Pixels of one side of a token."""
+    return self.side_px
+
+  @property
+  def latents(self) -> models.LatentSpec:
+    """A frame or clip's codes: causal, so the first latent frame is one frame."""
+    return models.LatentSpec(frame_factor=self.frame_factor)
+
+  @property
+  def values(self) -> int:
+    """Numbers of a patch."""
+    return 3 * self.frame_factor * self.side_px**2
 
 
 @section("objective")
@@ -55,12 +109,38 @@ class TokenizerConfig(Section):
     return self.start == "patches" or self.teacher > 0
 
 
+@section("dark")
+class FsqTraining(Section):
+  """How a tokenizer of finite scalars is trained, beside its squared error (`tasks/fsq.py`)."""
+
+  dim_frac: float = field(0.08, "of the clips of a batch: darkened", at_least=0, at_most=1)
+  dim: tuple[float, float] = field(
+    (0.03, 0.7), "times the light, drawn uniformly in the logarithm", above=0, at_most=1
+  )
+  codebook: float = field(0.125, "weight of the distance of latents to their rows", at_least=0)
+  dim_weight: float = field(0.5, "their error counts light ** -this", at_least=0)
+  grain: float = field(1.0, "noise of a darkened clip, standard deviation in levels", at_least=0)
+
+
+@section("views")
+class FsqViews(Section):
+  """How finite scalars see their training pictures: few are learnt by heart otherwise.
+
+  Each clip by itself, all of its frames alike.
+  """
+
+  move_px: int = field(0, "at most, each way: the rim is mirrored", at_least=0)
+  turn: bool = field(False, "mirrored, upside down and on their side")
+  gain: float = field(0.0, "of each channel: times or over 1 + this, at most", at_least=0)
+
+
 @section("train")
 class TokenizerAmount(Section):
   """How long a tokenizer is trained."""
 
   steps: int = field(3_000_000, "updates", "A.2", at_least=1)
-  batch_frames: int = field(512, "of an update", "A.2", at_least=1)
+  batch_frames: int = field(512, "of an update, or clips", "A.2", at_least=1)
+  clip_frames: int = field(0, "of a clip; 0: single frames", at_least=0)
   microbatches: int = field(1, "parts of a batch, in turn", at_least=1)
   start_frames: int = field(256, "that a start of patches, or a teacher, sees", at_least=1)
   score_frames: int = field(512, "held out, of each source", at_least=1)
@@ -87,12 +167,16 @@ class Card(Section):
 
 @section("", run="tokenizer")
 class Tokenizer(Job):
-  """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2)."""
+  """`run = "tokenizer"`: a dVAE as DALL-E trained it (Ramesh et al., A.2), or finite scalars."""
 
   seed: int = field(0, "of parameters and data", at_least=0, below=SEEDS)
   weights: str = field("train", 'or a tokenizer file, or "shipped"')
+  family: str = field("dvae", "of what is trained: its size's section", choices=FAMILIES)
   dvae: DvaeConfig = field(DvaeConfig(), "its size")
-  objective: TokenizerConfig = field(TokenizerConfig(), "its losses")
+  fsq: FsqConfig = field(FsqConfig(), "its size")
+  objective: TokenizerConfig = field(TokenizerConfig(), "its losses, of a dVAE")
+  dark: FsqTraining = field(FsqTraining(), "dark clips, of finite scalars")
+  views: FsqViews = field(FsqViews(), "other views of them, of finite scalars")
   train: TokenizerAmount = field(TokenizerAmount(), "how long")
   optim: training.AdamWConfig = field(
     training.AdamWConfig(
@@ -109,12 +193,26 @@ class Tokenizer(Job):
   checkpoint: training.CheckpointConfig = field(training.CheckpointConfig(), "which stay")
   card: Card = field(Card(), "of the file")
 
+  @property
+  def size(self) -> DvaeConfig | FsqConfig:
+    """Of what is trained."""
+    return self.dvae if self.family == "dvae" else self.fsq
+
+  def __post_init__(self):
+    times, clip = self.fsq.frame_factor if self.family == "fsq" else 1, self.train.clip_frames
+    if (times > 1) != (clip > 0) or (times > 1 and clip % times != 1):
+      raise ConfigError(
+        f"train.clip_frames is {clip}; a {self.family} whose tokens are of {times} frames is"
+        f" trained on {f'clips of 1 + a multiple of {times}' if times > 1 else 'single frames: 0'}"
+      )
+
 
 @section("tokenizing")
 class Tokenizing(Section):
   """What is tokenized and how."""
 
   pixels: str = field("", "folder of the pixel stores train and val")
+  every: int = field(1, "frames of a clip from one that is kept to the next", at_least=1)
   tokenizer: str = field("shipped", 'a tokenizer file, or "shipped"', plugin="tokenizer")
   records: int = field(32, "clips that are encoded at a time", at_least=1)
   records_per_shard: int = field(512, "clips of a shard", at_least=1)
@@ -190,9 +288,16 @@ class OfficialWeights(Section):
       "ibq",
       "open-magvit2",
       "cosmos-di",
+      "vidtok",
+      "cosmos-dv",
     ),
   )
   files: tuple[str, ...] = field((), "on this disk")
+  variant: str = field(
+    "",
+    "where names of files do not tell: version of a VidTok, compression of a Cosmos DV",
+    choices=("", "v1.0", "v1.1", "4x8x8", "8x8x8", "8x16x16"),
+  )
   urls: tuple[str, ...] = field((), "addresses; (): the official ones")
   sha256: tuple[str, ...] = field((), "of the files; (): none is published")
 

@@ -18,6 +18,10 @@ neighbouring frames share most of their codes, so a model that copies passes. A
 model that has learned shapes is below `neighbours`, one that has learned motion
 or appearance is below `copy` on frames 2 and later.
 
+Frames are latent ones. Of several codes of a place each has predictors of its
+own, as if the others were not there: copying is of the same place and code. The
+first latent frame has nothing before it, whatever it holds.
+
 Shapes: M sequences, N frames, P tokens of a frame (G x G), V codes, K tokens in
 all.
 """
@@ -47,6 +51,14 @@ class Score:
   sem: float
   sequences: int  # sequences scored
   tokens: int  # tokens scored
+  mean_M: np.ndarray  # mean loss of each sequence
+
+  @classmethod
+  def of(cls, mean_M: np.ndarray, tokens: int) -> Self:
+    """From the means of sequences that have as many tokens each."""
+    n = len(mean_M)
+    sem = float(mean_M.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    return cls(float(mean_M.mean()), sem, n, tokens, mean_M)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,15 +234,23 @@ def _lookup(keys: np.ndarray, values: np.ndarray, wanted_K: np.ndarray) -> np.nd
   return np.where(keys[at_K] == wanted_K, values[at_K], 0)
 
 
-def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -> dict[str, float]:
+def evaluate(
+  train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int, codes: int = 1
+) -> dict[str, float]:
   """All baselines, fitted on training codes and scored on validation codes.
+
+  Args:
+    train_MNP, validation_MNP: raw codes; P is G x G x `codes`, those of a place
+      one after the other.
+    vocab: number of codes V.
+    codes: of a place.
 
   Returns:
     Flat names, in nats per visual token: `<baseline>/loss` over all frames and
     `<baseline>/later_loss` over frames 2 and on, each with `_sem`, for the
     baselines `unigram`, `neighbours`, `copy` (one lam) and `copy_per_code`;
-    `copy/lam`; `uniform/loss` = ln V; and `fitted_records`, `scored_records`.
-    What has a single frame has no later loss and no copy.
+    `copy/lam` (the mean over codes of a place); `uniform/loss` = ln V; and
+    `fitted_records`, `scored_records`. What has a single frame has no later loss and no copy.
   """
   out = {
     "uniform/loss": float(np.log(vocab)),
@@ -238,23 +258,31 @@ def evaluate(train_MNP: np.ndarray, validation_MNP: np.ndarray, *, vocab: int) -
     "scored_records": len(validation_MNP),
   }
   is_video = min(train_MNP.shape[1], validation_MNP.shape[1]) > 1
+  # Of each code of a place for itself.
+  planes = lambda codes_MNP: [codes_MNP[..., code::codes] for code in range(codes)]
+  train, validation = planes(train_MNP), planes(validation_MNP)
 
-  def add(baseline, score_from):
+  def add(baseline, fit, score):
+    models = [fit(plane) for plane in train]
     for name, first in {"loss": 0, "later_loss": 1}.items():
       if is_video or not first:
-        score = score_from(validation_MNP, first_frame=first)
-        out[f"{baseline}/{name}"], out[f"{baseline}/{name}_sem"] = score.mean, score.sem
+        scores = [score(c, model=m, first_frame=first) for c, m in zip(validation, models)]
+        whole = Score.of(np.mean([s.mean_M for s in scores], axis=0), sum(s.tokens for s in scores))
+        out[f"{baseline}/{name}"], out[f"{baseline}/{name}_sem"] = whole.mean, whole.sem
+    return models
 
-  unigram_V = fit_unigram(train_MNP, vocab=vocab)
-  add("unigram", functools.partial(unigram_score, unigram_V=unigram_V))
-  model = fit_neighbours(train_MNP, vocab=vocab)
-  add("neighbours", functools.partial(neighbour_score, model=model))
+  add(
+    "unigram",
+    functools.partial(fit_unigram, vocab=vocab),
+    lambda codes, *, model, first_frame: unigram_score(
+      codes, unigram_V=model, first_frame=first_frame
+    ),
+  )
+  add("neighbours", functools.partial(fit_neighbours, vocab=vocab), neighbour_score)
   if is_video:
-    model = fit_copy(train_MNP, vocab=vocab, per_code=False)
-    add("copy", functools.partial(copy_score, model=model))
-    out["copy/lam"] = float(model.lam_V[0])
-    model = fit_copy(train_MNP, vocab=vocab, per_code=True)
-    add("copy_per_code", functools.partial(copy_score, model=model))
+    models = add("copy", functools.partial(fit_copy, vocab=vocab, per_code=False), copy_score)
+    out["copy/lam"] = float(np.mean([model.lam_V[0] for model in models]))
+    add("copy_per_code", functools.partial(fit_copy, vocab=vocab, per_code=True), copy_score)
   return out
 
 
@@ -297,7 +325,4 @@ def _score(nll_MNP: np.ndarray) -> Score:
       " one sequence that has the frames asked for"
     )
   # Every sequence has the same number of tokens: the mean of means is exact.
-  mean_M = nll_MNP.reshape(len(nll_MNP), -1).mean(axis=1)
-  n = len(mean_M)
-  sem = float(mean_M.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-  return Score(mean=float(mean_M.mean()), sem=sem, sequences=n, tokens=nll_MNP.size)
+  return Score.of(nll_MNP.reshape(len(nll_MNP), -1).mean(axis=1), nll_MNP.size)

@@ -4,12 +4,15 @@ Stores may be far larger than memory: they are read in pieces. Counts and how
 many records they are of are saved as one file: a note beside them
 (`rundir.pieces`) could be of other counts.
 
-Shapes: R records, N frames, M images (a frame of a video is one), G grid side,
-V codes.
+Shapes: R records, N latent frames (of an image tokenizer every frame is one), M
+images (a latent frame of a video is one), G grid side, K codes of a place, W a
+row of a grid (G x K codes, as the model reads them), P places of a record, V
+codes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -38,16 +41,20 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
 
   `tokens` are those in the store, which has one of `stride_frames` frames. The
   paper's Table 2 counts every frame at 30 a second, whatever the stride:
-  `tokens_30fps` = hours x 3,600 x 30 x tokens of a frame. `hours` are frames x
-  stride / fps; several crops of one video count several times. Images have no
-  hours (None), and the same tokens in both ways.
+  `tokens_30fps` = hours x 3,600 x 30 x tokens of a frame, where a latent frame
+  of several frames shares its tokens among them. `hours` are frames x stride /
+  fps; several crops of one video count several times. Images have no hours
+  (None), and the same tokens in both ways. `frames` are those that the codes
+  were made from, `latent_frames` those that codes are of.
   """
   head = store.manifest
-  frames, frame_tokens = len(store) * head.frames, head.grid**2
-  hours, tokens_30fps = None, frames * frame_tokens
+  frames, latent_frames = len(store) * head.pixel_frames, len(store) * head.frames
+  tokens = len(store) * math.prod(head.code_shape)
+  hours, tokens_30fps = None, tokens
   if head.kind == "video":
     seconds = frames * head.stride_frames / head.fps
     hours = seconds / 3600
+    frame_tokens = math.prod(head.code_shape[1:]) / head.latents.frame_factor
     tokens_30fps = round(seconds * PAPER_FPS * frame_tokens)
   kept = ("kind", "tokenizer", "vocab", "grid", "size_px", "stride_frames", "fps", "crops")
   return {
@@ -55,7 +62,9 @@ def describe(store: store_lib.Store) -> dict[str, Any]:
     **{name: getattr(head, name) for name in kept},
     "records": len(store),
     "frames": frames,
-    "tokens": frames * frame_tokens,
+    "latent_frames": latent_frames,
+    **dataclasses.asdict(head.latents),
+    "tokens": tokens,
     "tokens_30fps": tokens_30fps,
     "hours": hours,
     "short": head.info.get(manifests.SHORT),
@@ -72,7 +81,7 @@ class Use:
   codes_used: int  # distinct codes among them
   perplexity: float  # how many equally frequent codes would do the same
   commonest: float  # share of the tokens that are the commonest code
-  single: float  # share of the records that are one code throughout
+  single: float  # share of the records that are one code (the same K codes) throughout
 
   def __str__(self) -> str:
     return (
@@ -98,13 +107,17 @@ def use(store: store_lib.Store) -> Use:
   """How a store uses its codes, on at most `USE_RECORDS` records of it."""
   head = store.manifest
   record_R = np.unique(np.linspace(0, len(store) - 1, min(len(store), USE_RECORDS)).astype(int))
-  step = max(1, READ_TOKENS // (head.frames * head.grid**2))
-  counts_V, single = np.zeros(head.vocab, np.int64), 0
+  step = _records_at_a_time(head)
+  # By the codes that there are: a vocabulary may be as large as 2**30.
+  tables, single = [], 0
   for start in range(0, len(record_R), step):
     codes_RP = store.read(record_R[start : start + step])["codes"]
-    counts_V += np.bincount(codes_RP.reshape(-1), minlength=head.vocab)
-    single += int((codes_RP == codes_RP[:, :1]).all(axis=1).sum())
-  grams = ngrams.unigrams(counts_V).ngrams()
+    tables.append(
+      ngrams.Table(1, head.vocab, *np.unique(codes_RP.astype(np.int64), return_counts=True))
+    )
+    codes_RPK = codes_RP.reshape(len(codes_RP), -1, head.latents.codes)
+    single += int((codes_RPK == codes_RPK[:, :1]).all(axis=(1, 2)).sum())
+  grams = ngrams.merged(tables).ngrams()
   return Use(
     records=len(record_R),
     vocab=head.vocab,
@@ -180,15 +193,15 @@ def count_codes(
     for name, store in stores.items():
       head = store.manifest
       begin, counts_V = progress[name]
-      step = max(1, READ_TOKENS // (head.frames * head.grid**2))
+      step = _records_at_a_time(head)
       for start in range(begin, len(store), step):
         if interrupted(bar.done):
           _save(save, stores, progress)
           return None
         stop = min(start + step, len(store))
         codes = store.read(range(start, stop))["codes"]
-        codes_MGG = codes.reshape(-1, head.grid, head.grid)
-        counts_V = counts_V + ngrams.code_counts(codes_MGG, vocab=head.vocab)
+        images = np.concatenate(split_frames(codes, head))
+        counts_V = counts_V + ngrams.code_counts(images, vocab=head.vocab)
         progress[name] = (stop, counts_V)
         bar.advance(stop - start)
         if time.monotonic() - saved_s > SAVE_EVERY_S:
@@ -201,7 +214,10 @@ def count_codes(
 def count_ngrams(
   stores: Stores, *, n: int, images: int, adjacency: str, interrupted: Interrupted
 ) -> dict[str, ngrams.Table] | None:
-  """n-grams of some images of each store, evenly over its frames.
+  """n-grams of some images of each store, evenly over its latent frames.
+
+  Of several codes of a place they run over codes as the model reads them, from
+  one code of a place to the next, and on into the next place.
 
   Args:
     stores: by name.
@@ -219,12 +235,12 @@ def count_ngrams(
 
   def until_interrupted(parts, bar):
     nonlocal stopped
-    for codes_MGG in parts:
+    for codes_MGW in parts:
       stopped = stopped or interrupted(bar.done)
       if stopped:
         return
-      yield codes_MGG
-      bar.advance(len(codes_MGG))
+      yield codes_MGW
+      bar.advance(len(codes_MGW))
 
   with console.tracking(f"counting {n}-grams", unit="images", total=total) as bar:
     for name, store in stores.items():
@@ -238,18 +254,26 @@ def count_ngrams(
 
 
 def sampled(store: store_lib.Store, images: int) -> Iterator[np.ndarray]:
-  """Codes [M, G, G] of `images` frames, evenly over all frames, in pieces."""
+  """Codes [M, G, W] of `images` latent frames, evenly over all, in pieces."""
   head = store.manifest
   frames = len(store) * head.frames
-  step = max(1, READ_TOKENS // (head.frames * head.grid**2))
+  step = _records_at_a_time(head)
   for start in range(0, images, step):
     place_M = np.arange(start, min(start + step, images))
     frame_M = place_M * (frames - 1) // max(1, images - 1)
     record_M, inside_M = np.divmod(frame_M, head.frames)
     record_R, which_M = np.unique(record_M, return_inverse=True)
     codes = store.read(record_R)["codes"]
-    codes_RNGG = codes.reshape(-1, head.frames, head.grid, head.grid)
-    yield codes_RNGG[which_M, inside_M]
+    yield split_frames(codes, head)[which_M, inside_M]
+
+
+def split_frames(codes_RP: np.ndarray, head: manifests.Manifest) -> np.ndarray:
+  """Codes [R, N, G, W]: of several codes of a place, one follows the other in its row."""
+  return codes_RP.reshape(len(codes_RP), head.frames, head.grid, -1)
+
+
+def _records_at_a_time(head: manifests.Manifest) -> int:
+  return max(1, READ_TOKENS // math.prod(head.code_shape))
 
 
 def _mark(store: store_lib.Store) -> str:

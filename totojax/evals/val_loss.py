@@ -4,8 +4,8 @@ The paper's Figure 10 is the second. Sums are taken on the devices over the
 global batch and added up in float64 on the host, so that padding, batch size
 and the number of hosts change nothing but rounding.
 
-Shapes: B rows of a batch, M rows in all, T target positions, N frames, G grid
-side.
+Shapes: B rows of a batch, M rows in all, T target positions, N frames (latent
+ones), G grid side.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,13 +13,9 @@ import dataclasses
 from typing import Any, Self
 
 import chex
-from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from totojax import sequence
-from totojax.rundir import files
 
 Sums = Mapping[str, jax.Array]
 
@@ -144,22 +140,3 @@ def scalars(losses: Iterable[tuple[str, PositionLoss]]) -> Iterator[tuple[str, f
     yield f"{name}/loss", mean
     yield f"{name}/loss_sem", sem
     yield f"{name}/n", loss.rows
-
-
-def write_tables(
-  workdir: epath.Path, losses: Mapping[str, PositionLoss], spec: sequence.SequenceSpec
-) -> None:
-  """Writes a CSV per position (Figure 10), one per frame and one per row."""
-  for kind in ("position", "frame", "row"):
-    rows = []
-    places = ["frame", "row", "col"] if kind == "position" else []
-    for name, loss in losses.items():
-      position_T = np.arange(len(loss.count_T))
-      frame_T, row_T, _ = sequence.locate(position_T, spec.grid)
-      group = {"position": position_T, "frame": frame_T, "row": row_T}[kind]
-      for place, mean, sem, n in loss.groups(group):
-        where = sequence.locate(np.int64(place), spec.grid) if places else ()
-        rows.append([name, place, *map(int, where), f"{mean:.6f}", f"{sem:.6f}", n])
-    files.write_table(
-      workdir / f"{kind}_loss.csv", rows, header=["source", kind, *places, "mean", "sem", "n"]
-    )

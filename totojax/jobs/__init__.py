@@ -56,6 +56,7 @@ JOBS: Mapping[str, Job] = {
   "tokenizer": Job("tokenizer:run", shared=True),
   "shards": Job("shards:run", data=True),
   "tokenize": Job("tokenize.job:run", shared=True, data=True),
+  "codes": Job("codes:run", data=True),
   "plan": Job("plan.job:run", kept=False),
   "leakage": Job("leakage:run"),
   "official": Job("official:run"),
@@ -72,6 +73,7 @@ JOBS: Mapping[str, Job] = {
   "sweep": Job("sweep.job:run", shared=True),
   "scaling": Job("scaling:run"),
   "curves": Job("curves:run"),
+  "token_study": Job("token_study:run"),
   # PyTorch is measured beside JAX and needs its part of a GPU's memory.
   "bench": Job("bench.job:run", environment={"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
   "report": Job("report:run"),
@@ -103,11 +105,17 @@ def typed(values: Any, workdir: "epath.PathLike") -> Any:
   """
   from totojax.rundir import directory
 
-  if isinstance(values, Mapping) and values.get("from_stores"):
+  if isinstance(values, Mapping) and (values.get("from_stores") or asks_memory(values)):
     from totojax.jobs import fitting
 
     values = fitting.filled(values, workdir)
   return directory.typed(values)
+
+
+def asks_memory(values: Mapping[str, Any]) -> bool:
+  """Whether a config leaves its microbatches to the devices' memory (`memory.fewest`)."""
+  train = values.get("train")
+  return isinstance(train, Mapping) and train.get("microbatches") == 0
 
 
 def enter(workdir: "epath.Path") -> None:

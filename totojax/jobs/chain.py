@@ -13,11 +13,17 @@ from etils import epath
 
 from totojax import jobs
 from totojax.config import studies
+from totojax.jobs import foresight
 from totojax.rundir import console, directory
 
 
 def run(config: studies.Chain, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
-  """Runs what is left of the chain; False when interrupted."""
+  """Runs what is left of the chain; False when interrupted.
+
+  Raises:
+    ConfigError: its stages do not fit each other; none was begun.
+  """
+  foresight.check(config, workdir)
   directory.begin(workdir, config)
   for number, name in enumerate(config.order, 1):
     folder = workdir / name

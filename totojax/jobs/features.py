@@ -9,7 +9,8 @@ clips they are (`rundir.pieces`). `features.json` stands in a folder that is
 whole. `index.csv` lists all clips, `skipped.csv` and `missing.csv` what gave
 none, `short.csv` what is too short for one.
 
-Shapes: R clips, N frames, S pixels of a side, L layers, D width.
+Shapes: R clips, N frames, S pixels of a side, L layers, D width. What features
+of a frame are where the tokenizer makes one of several is in `trained.model`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ import numpy as np
 
 from totojax import jobs
 from totojax.config.corpus import FeatureFiles, Features
+from totojax.config.model import EACH_FRAME, LatentSpec
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import media, workers
 from totojax.data.sources import items as items_lib
@@ -41,10 +43,11 @@ class _Model:
 
   name: str  # for errors
   layers: tuple[int, ...]  # that are written
-  frames: int  # of a clip, at most
+  frames: int  # of a clip of pixels, at most
   size_px: int  # side of the frames
   facts: Mapping[str, Any]  # what other features would differ in
   ready: Callable[[str], Compute]  # kind of the items -> what computes features of their clips
+  latents: LatentSpec = EACH_FRAME  # of its tokenizer
 
 
 def _from_run(config: Features) -> _Model:
@@ -65,10 +68,11 @@ def _from_run(config: Features) -> _Model:
   return _Model(
     name=str(source.path),
     layers=layers,
-    frames=spec.frames,
+    frames=spec.clip_frames,
     size_px=spec.grid * tokenizer.factor,
     facts={"model_run": str(source.path), "step": source.step},
     ready=ready,
+    latents=spec.latents,
   )
 
 
@@ -122,6 +126,7 @@ def run(config: Features, workdir: epath.Path, interrupted: jobs.Interrupted) ->
   model = _from_encoder(config) if config.features.encoder else _from_run(config)
   parts = stores.parts(_sized(config, model), workdir)
   for part in parts:
+    backbone.check_kind(model.latents, part.listing.kind, f"split {part.name!r}")
     media.check_installed(part.listing.items[0], part.spec)
     short.announce(part.listing.items, part.spec, seed=config.seed, name=part.name)
   directory.begin(workdir, config, **model.facts)

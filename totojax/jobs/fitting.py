@@ -2,7 +2,7 @@
 
 Such keys, of configs/pretrain.py, are filled in before anything else looks at
 the config, from the stores' manifests alone. A run that goes on keeps those
-that it was begun with.
+that it was begun with, and the number of microbatches that was found for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from typing import Any
 
 from etils import epath
 
-from totojax import assembly
+from totojax import assembly, jobs
 from totojax.config import roots
 from totojax.config.pretrain import Pretrain
 from totojax.data.stream import rows
-from totojax.jobs import pretrain
+from totojax.jobs import stores
 from totojax.rundir import directory, files
 
 # Chosen, and not tuned. Four epochs are nearly as good as new data, and beyond
@@ -39,32 +39,35 @@ def filled(values: Mapping[str, Any], workdir: epath.PathLike) -> dict[str, Any]
       the config says.
   """
   values = copy.deepcopy(dict(values))
-  keys = tuple(values.pop("from_stores") or ())
+  keys = tuple(values.pop("from_stores", None) or ())
   planned = values.get("run") == "plan"
   if not planned and files.exists(epath.Path(workdir) / "config.json"):
     begun = directory.flat(directory.read_config(workdir))
-    for key in set(keys) & set(begun):
+    left = {*keys, "train.microbatches"} if jobs.asks_memory(values) else {*keys}
+    for key in left & set(begun):
       _set(values, key, begun[key])
+    return values
+  if not keys:
     return values
   config = roots.read(values)
   assembly.check_tokens(config, "configs/pretrain.py")
   if not config.data.train and planned:
     return values  # of the sizes that the file has
   config.data.shares(example="configs/pretrain.py")
-  sources, reasons = pretrain.find_stores(config.data)
-  sizes = ("vocab", "grid", "frames")
-  free = [key for key in sizes if f"sequence.{key}" in keys]
-  reasons += rows.disagreements(sources, ("tokenizer", *free))
-  given = [key for key in sizes if key not in free]
+  sources, reasons = stores.find_stores(config.data)
+  free = [key for key in rows.SIZES if f"sequence.{key}" in keys]
+  compared = [key for key in free if key not in rows.LATENTS]  # one tokenizer has one of each
+  reasons += rows.disagreements(sources, ("tokenizer", *compared))
+  given = [key for key in rows.SIZES if key not in free]
   reasons += rows.mismatches(sources, config.sequence, given)
-  pretrain.refuse(reasons)
+  stores.refuse(reasons)
   trained = [source for source in sources if source.name.startswith("data.train.")]
-  for key, value in _sequence(trained).items():
+  for key, value in sizes(trained).items():
     if key in free:
       _set(values, f"sequence.{key}", value)
   if "sequence.context" in keys:
     spec = values["sequence"]
-    _set(values, "sequence.context", spec["frames"] * spec["grid"] ** 2)
+    _set(values, "sequence.context", spec["frames"] * spec["grid"] ** 2 * spec["codes"])
   for key, value in _amounts(roots.read(values), trained, keys, planned=planned).items():
     if key in keys:
       _set(values, key, value)
@@ -76,12 +79,13 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
   values[section] = {**values[section], name: value}
 
 
-def _sequence(trained: Sequence[rows.Source]) -> dict[str, int]:
+def sizes(trained: Sequence[rows.Source]) -> dict[str, int]:
   """What a sequence holds: a record of videos, or the paper's 16 images."""
   all_ = [source.store.manifest for source in trained]
   frames = [manifest.frames for manifest in all_ if manifest.kind == "video"]
   frames = frames or [min(IMAGES, *(manifest.records for manifest in all_))]
-  return {"vocab": all_[0].vocab, "grid": all_[0].grid, "frames": frames[0]}
+  sizes = {"vocab": all_[0].vocab, "grid": all_[0].grid, "frames": frames[0]}
+  return sizes | {key: getattr(all_[0].latents, key) for key in rows.LATENTS}
 
 
 def _amounts(
@@ -96,7 +100,7 @@ def _amounts(
 
     most = max(min(batch, epoch // LEAST_BATCHES), 1)
     batch = 2 ** (most.bit_length() - 1)
-    parts = math.lcm(train.microbatches, jax.device_count())
+    parts = math.lcm(train.microbatches or 1, jax.device_count())
     batch = -(-batch // parts) * parts
   steps = math.ceil(train.total_tokens / max(batch * spec.context, 1))
   if "train.total_tokens" in keys:

@@ -4,10 +4,11 @@ Two questions: does a video stand in both, by its id (Kinetics-600 training
 videos that are Kinetics-400 validation videos), and do records, or single
 frames, of both have exactly the same tokens. Crops are drawn by id, so a video
 that is stored under two names rarely gives equal tokens; images cropped in the
-centre do. Ids are paths below a root: of two roots they are told apart where
-that is known (`certificates`). A held-out store that shares no id with a
-training store gets a certificate of that, so that training need not compare
-them again.
+centre do. A frame of a tokenizer with temporal latents is a latent frame, which
+may depend on the clip before it: clips that are cut elsewhere differ. Ids are
+paths below a root: of two roots they are told apart where that is known
+(`certificates`). A held-out store that shares no id with a training store gets
+a certificate of that, so that training need not compare them again.
 
 Shapes: R records, T frames, G grid side.
 """
@@ -110,7 +111,12 @@ def _open(path: str) -> store_lib.Store:
 
 
 def _records(store: store_lib.Store, per: str) -> Iterator[tuple[str, set[bytes]]]:
-  """(id, hashes of its tokens) of every record."""
+  """(id, hashes of its tokens) of every record.
+
+  Per frame they are of a latent frame's codes. The first of a causal tokenizer
+  holds one frame and the others several: equal codes of both say nothing, so it
+  is compared with first ones alone.
+  """
   manifest, ids = store.manifest, store.ids()
   parts = manifest.frames if per == "frame" else 1
   with console.tracking(f"reading {store.path}", unit="records", total=len(store)) as bar:
@@ -118,6 +124,8 @@ def _records(store: store_lib.Store, per: str) -> Iterator[tuple[str, set[bytes]
       stop = min(start + READ_RECORDS, len(store))
       codes_RP = store.read(np.arange(start, stop))["codes"]
       for item, codes_P in zip(ids[start:stop], codes_RP, strict=True):
-        pieces = (part.tobytes() for part in np.split(codes_P, parts))
+        pieces = [part.tobytes() for part in np.split(codes_P, parts)]
+        if per == "frame" and manifest.latents.has_start:
+          pieces[0] += b"first"
         yield item, {hashlib.blake2b(piece, digest_size=16).digest() for piece in pieces}
       bar.advance(stop - start)

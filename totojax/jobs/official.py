@@ -13,7 +13,7 @@ from etils import epath
 from totojax import jobs
 from totojax.config import tokens
 from totojax.config.schema import ConfigError
-from totojax.rundir import directory, files, lock
+from totojax.rundir import directory, files, local, lock
 from totojax.storage import objects
 from totojax.tokenizers.released import download, official
 
@@ -48,7 +48,7 @@ def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrup
   lock.take(workdir)
   parts = [pathlib.Path(file) for file in settings.files]
   if not parts:
-    folder = pathlib.Path(files.local(workdir, "downloads"))
+    folder = pathlib.Path(local.folder(workdir, "downloads"))
     folder.mkdir(parents=True, exist_ok=True)
     for i, url in enumerate(settings.urls or kind.urls):
       # Two addresses never share a file, nor the part of one.
@@ -63,17 +63,21 @@ def run(config: tokens.Official, workdir: epath.Path, interrupted: jobs.Interrup
         return False
   try:
     fingerprint = official.convert(
-      kind, parts, workdir / "tokenizer.safetensors", sha256=settings.sha256
+      kind,
+      parts,
+      workdir / "tokenizer.safetensors",
+      sha256=settings.sha256,
+      variant=settings.variant,
     )
   except ValueError as error:
     if settings.files:
       raise
     raise ValueError(
-      f"{error}\nWhat was downloaded stays in {parts[0].parent}; delete it to"
+      f"{error}; what was downloaded stays in {parts[0].parent}; delete it to"
       " fetch it again, or give other addresses as official.urls"
     ) from error
   # Only now is it a run: wrong files can be replaced by others in its config.
   directory.begin(workdir, config, tokenizer=fingerprint)
-  files.remove_local(workdir, "downloads")
+  local.remove(workdir, "downloads")
   print(f"{workdir}: tokenizer {fingerprint} from {settings.kind}", flush=True)
   return True

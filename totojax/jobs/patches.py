@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 
 from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, step as step_lib, train
+from totojax.config.model import EACH_FRAME
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.data.stream import frames, heldout, rows as rows_lib
 from totojax.evals import val_loss
-from totojax.jobs import pretrain
+from totojax.jobs import pretrain, stores
 from totojax.models import patched
 from totojax.tasks import encode, patches as task_lib
 from totojax.tokenizers import api as tokenizer_api, patches, weights
@@ -41,6 +42,11 @@ def task(config: Pretrain, backend: str = "") -> PatchTask:
     ConfigError: the tokenizer does not fit, or is missing, or too many.
   """
   spec, size, path = config.sequence, config.patches.size, config.data.encode_with
+  if spec.latents != EACH_FRAME:
+    raise ConfigError(
+      f"the sequence has {spec.latents}; patches of pixels are one for each place of each frame:"
+      " set sequence.codes, frame_factor and first_frames to 1"
+    )
   from_pixels = config.patches.targets
   if from_pixels == bool(path):
     form = '""' if from_pixels else "a tokenizer file, or 'shipped'"
@@ -66,6 +72,11 @@ def task(config: Pretrain, backend: str = "") -> PatchTask:
 
 
 def _check(tokenizer: tokenizer_api.Tokenizer, spec: sequence.SequenceSpec, side: int) -> None:
+  if tokenizer.latents != EACH_FRAME:
+    raise ConfigError(
+      f"the tokenizer of data.encode_with has {tokenizer.latents}; each patch of a frame has one"
+      " token: use a tokenizer of images with one code a place"
+    )
   if tokenizer.vocab != spec.vocab:
     raise ConfigError(
       f"the tokenizer of data.encode_with has {tokenizer.vocab} codes;"
@@ -102,8 +113,8 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
   spec, side = goal.inner.spec, goal.inner.config.side_px
   layout, size = sharding.layout(config.mesh), config.train
   batch = pretrain.batch_rows(size.batch_tokens, spec)
-  training = pretrain.open_sources(config, spec, pixels=True)
-  held_out = pretrain.open_validation(config, spec, pixels=True)
+  training = stores.open_sources(config, spec, pixels=True)
+  held_out = stores.open_validation(config, spec, pixels=True)
   heldout.check_disjoint(training, held_out)
   dataset = frames.clips_stream(
     training,
@@ -114,7 +125,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     host=jax.process_index(),
     hosts=jax.process_count(),
   )
-  sources = pretrain.validation_batches(
+  sources = stores.validation_batches(
     held_out, spec=spec, rows=config.validation.rows, batch=batch, factor=side
   )
   sums = assembly.position_sums(functools.partial(nll, goal), layout, spec.frame_tokens)
@@ -130,16 +141,17 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
     + model.values * model.config.width
   )
   shapes = jax.eval_shape(goal.inner.init, jax.random.key(0)).params
-  program = assembly.program(
+  config, program, fitted = pretrain.build(
     config,
     task=goal.trained,
     steps=flops.steps(size.total_tokens, batch * spec.context),
     rows=batch,
-    microbatches=size.microbatches,
     layout=layout,
     rules=goal.inner.rules,
     lanes=lanes,
   )
+  if lanes is None:  # a sweep's runs are alike
+    pretrain.tell_data(config, training, steps=program.steps, batch=batch)
   return assembly.run(
     program,
     batches=assembly.reader(config.data.reading, dataset),
@@ -150,6 +162,7 @@ def pretraining(config: Pretrain, lanes: lanes_lib.Lanes | None = None) -> train
       "sources": {s.name: len(s.store) for s in training},
       "tokenizer": goal.fingerprint,
       "predicts": model.predicts,
+      **fitted,
     },
     data=rows_lib.identities(train=training, validation=held_out),
     tokens_per_step=batch * spec.context,

@@ -32,8 +32,9 @@ from totojax.data.sources import folder, items as items_lib
 from totojax.data.store import fill, manifests
 from totojax.jobs.tokenize import short
 from totojax.rundir import directory, files
-from totojax.storage import objects
+from totojax.storage import objects, outside
 
+_STILL = ("size_px", "least_px", "most_px")  # keys of squares that stand still
 _APART_S = 1.0  # between what is trained on and what is held out of a lone video
 
 
@@ -185,7 +186,7 @@ def _copies(listing: Sequence[items_lib.Item]) -> dict[str, str]:
   out, first = {}, {}
   for size, group in by_size.items():
     for item in group if size and len(group) > 1 else ():
-      with open(item.path, "rb") as file:
+      with outside.open_plain(item.path) as file:
         mark = hashlib.file_digest(file, "sha256").digest()
       if first.setdefault(mark, item.id) != item.id:
         out[item.id] = first[mark]
@@ -221,33 +222,43 @@ def _ends(
 def photos(
   config: pixels_config.Photos, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> bool:
-  """Cuts squares out of a few photographs; False when interrupted."""
-  spec, amount = config.crop, config.amount
+  """Cuts squares out of a few photographs; False when interrupted.
 
-  def split(names: Sequence[str], count: int) -> fill.Split:
-    images = [photo_lib.load(name) for name in names]
+  Raises:
+    ConfigError: the folder of further ones has none, or lacks one to hold out.
+  """
+  spec, amount, own = config.crop, config.amount, config.folder
+  try:
+    further, held_out = photo_lib.own(own)
+  except ValueError as error:
+    raise ConfigError(f"config key folder.root is {own.root!r}: {error}") from error
+  settings = {k: v for k, v in schema.to_dict(spec).items() if spec.frames > 1 or k in _STILL}
+
+  def split(names: Sequence[str], paths: Sequence[str], count: int) -> fill.Split:
+    images = [photo_lib.load(name) for name in names] + [photo_lib.read(path) for path in paths]
+    ids = [*names, *(os.path.basename(path) for path in paths)]
 
     def make(i):
-      photo = i % len(names)
+      photo = i % len(images)
       rng = np.random.default_rng([config.seed, i])
-      square_HW3 = photo_lib.crop(images[photo], spec, rng=rng)
-      return fill.Clips(id=f"photo/{names[photo]}", label=None, clips_KNHW3=square_HW3[None, None])
+      clip_NHW3 = photo_lib.crop(images[photo], spec, rng=rng)
+      return fill.Clips(id=f"photo/{ids[photo]}", label=None, clips_KNHW3=clip_NHW3[None])
 
     manifest = fill.manifest(
-      kind="image",
-      frames=1,
+      **({"kind": "image"} if spec.frames == 1 else {}),
+      frames=spec.frames,
       size_px=spec.size_px,
-      stride_frames=0,
-      fps=0.0,
+      stride_frames=int(spec.frames > 1),
+      fps=30.0 * (spec.frames > 1),
       crops=count,
       records_per_shard=amount.records_per_shard,
-      info={"seed": config.seed, "crop": schema.to_dict(spec)},
+      info={"seed": config.seed, "crop": settings, **({"photographs": ids} if paths else {})},
     )
     return fill.Split(manifest, count, make)
 
   splits = {
-    "train": split(photo_lib.TRAIN, amount.train),
-    "val": split(photo_lib.HELD_OUT, amount.val),
+    "train": split(photo_lib.TRAIN, further, amount.train),
+    "val": split(photo_lib.HELD_OUT, held_out, amount.val),
   }
   directory.begin(workdir, config)
   return fill.stores(workdir, splits, interrupted, verb="cutting", unit="squares")

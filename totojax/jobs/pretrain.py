@@ -1,7 +1,8 @@
 """`run = "pretrain"`: from the config to a run of `train.fit`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
 from typing import Any, TYPE_CHECKING
 
 from etils import epath
@@ -18,14 +19,12 @@ from totojax import (
   tasks,
   train,
 )
-from totojax.config.pretrain import Data, Pretrain
+from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
-from totojax.config.training import Share
-from totojax.data.store import manifests, store
 from totojax.data.stream import heldout, mixture, rows as rows_lib
 from totojax.evals import val_loss
-from totojax.rundir import console, metrics, provenance
-from totojax.storage import objects, outages
+from totojax.jobs import stores
+from totojax.rundir import console, directory, metrics, provenance
 from totojax.tasks import pretrain as task_lib
 
 if TYPE_CHECKING:
@@ -41,6 +40,10 @@ def run(config: Pretrain, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     from totojax.jobs import patches  # Table 3 alone reads patches
 
     training = patches.pretraining(config)
+  if config.profile.steps:
+    from totojax.jobs import profiling
+
+    training = profiling.traced(training, workdir, steps=config.profile.steps)
   _, finished = train.fit(training, workdir, interrupted=interrupted)
   return finished
 
@@ -79,21 +82,25 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
   batch = batch_rows(config.train.batch_tokens, spec)
   tokens_per_step = batch * spec.context
   inputs = _inputs(config, task, batch)
-  start, began = _start(config, task, tokenizer=inputs.tokenizer, lanes=lanes, layout=layout)
+  steps = flops.steps(config.train.total_tokens, tokens_per_step)
+  start = None
+  if config.init_from or config.branch_from:
+    if lanes is not None:
+      raise ConfigError(
+        "init_from or branch_from is set, and runs that share a program start afresh; sweep"
+        " without it"
+      )
+    from totojax.jobs import starts
+
+    start = starts.find(
+      config, task, tokenizer=inputs.tokenizer, steps=steps, data=inputs.data, layout=layout
+    )
   # Inputs, padding of images included: every update costs the same.
-  program = assembly.program(
-    config,
-    task=inputs.task,
-    steps=flops.steps(config.train.total_tokens, tokens_per_step),
-    rows=batch,
-    microbatches=config.train.microbatches,
-    layout=layout,
-    rules=task.rules,
-    lanes=lanes,
+  config, program, fitted = build(
+    config, task=inputs.task, steps=steps, rows=batch, layout=layout, rules=task.rules, lanes=lanes
   )
   if lanes is None:  # a sweep's runs are alike
-    for line in rows_lib.in_words(inputs.training, spec, steps=program.steps, batch=batch):
-      console.say(line)
+    tell_data(config, inputs.training, steps=program.steps, batch=batch)
     if not inputs.held_out:
       console.say("no data.validation: nothing is held out, and no loss on held-out data is known")
   shape = task.model.config
@@ -101,7 +108,7 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
   cost = flops.train_flops_per_token(shape, vocab=spec.vocab, context=spec.context)
   # The inner task: what is held out is tokens already.
   sums = assembly.position_sums(task.per_target, layout, spec.frame_tokens)
-  held_out = validation_batches(
+  held_out = stores.validation_batches(
     inputs.held_out, spec=spec, rows=config.validation.rows, batch=batch
   )
 
@@ -119,15 +126,50 @@ def pretraining(config: Pretrain, lanes: "lanes_lib.Lanes | None" = None) -> tra
       "sources": {source.name: len(source.store) for source in inputs.training},
       "tokenizer": inputs.tokenizer,
       "encoded": "before" if inputs.frozen is None else "on the device",
-      **began,
+      **(start.facts if start else {}),
+      **fitted,
     },
     data=inputs.data,
     closing=lambda evals: _held_out_in_words(evals, config) if lanes is None else (),
     tokens_per_step=tokens_per_step,
     flops_per_token=cost,
     frozen=inputs.frozen,
-    start=start,
+    start=start and start.parameters,
+    branch=start and start.branch,
   )
+
+
+def build(
+  config: Pretrain, *, rows: int, **parts: Any
+) -> tuple[Pretrain, assembly.Program, dict[str, Any]]:
+  """The train step, with the config's microbatches or the fewest that fit.
+
+  Args:
+    config: of the run.
+    rows: of the global batch.
+    **parts: of `assembly.program`, the rest.
+
+  Returns:
+    The config with that number, the train step, and facts for manifest.json.
+  """
+  make = functools.partial(assembly.program, config, rows=rows, **parts)
+  count, facts = config.train.microbatches, {}
+  if count:
+    return config, make(microbatches=count), facts
+  from totojax.jobs import memory
+
+  count, program, facts = memory.fewest(lambda count: make(microbatches=count), rows=rows)
+  config = directory.decided(config, "train", microbatches=count)
+  return config, dataclasses.replace(program, config=config), facts
+
+
+def tell_data(
+  config: Pretrain, training: Sequence[rows_lib.Source], *, steps: int, batch: int
+) -> None:
+  """Prints `mixture.in_words`."""
+  most = config.data.warn_epochs
+  for line in mixture.in_words(training, config.sequence, steps=steps, batch=batch, most=most):
+    console.say(line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +191,11 @@ def _inputs(config: Pretrain, task: task_lib.Pretrain, batch: int) -> _Inputs:
   spec = config.sequence
   encoder = _encoder(config, spec)
   config.data.shares(example="configs/1b.py")
-  check_stores(config)
-  training = open_sources(config, spec, pixels=encoder is not None)
+  stores.check_stores(config)
+  training = stores.open_sources(config, spec, pixels=encoder is not None)
   # Tokens even where training encodes pixels: the same ones at every
   # evaluation, so encoding them each time would buy nothing.
-  held_out = open_validation(config, spec)
+  held_out = stores.open_validation(config, spec)
   if encoder is not None:
     _check_same_tokenizer(encoder, held_out)
   # Before anything is compiled: a leak makes every evaluation worthless.
@@ -182,7 +224,8 @@ def _task(config: Pretrain) -> task_lib.Pretrain:
   """The task of the paper, or the user's on the same tokens."""
   model, parametrisation = assembly.model(config), assembly.parametrisation(config)
   if config.task is None:
-    return task_lib.Pretrain(model, parametrisation)  # Eq. 1 and 2
+    z_loss = config.train.z_loss
+    return task_lib.Pretrain(model, parametrisation, z_loss=z_loss)  # Eq. 1 and 2
   task = plugins.function(config.task, "task", task_lib.Pretrain)(model, parametrisation)
   tasks.check(task, config.task)
   return task
@@ -194,39 +237,6 @@ def _evaluations(config: Pretrain, task: task_lib.Pretrain) -> dict[str, train.E
     plugins.stem(reference): plugins.evaluation(reference, task, config)
     for reference in config.evaluations or ()
   }
-
-
-def _start(
-  config: Pretrain,
-  task: task_lib.Pretrain,
-  *,
-  tokenizer: str,
-  lanes: "lanes_lib.Lanes | None",
-  layout: sharding.Layout,
-) -> tuple[Callable[[Any], Any] | None, dict[str, Any]]:
-  """How parameters begin, and what the manifest says of it (Table 4's stage 2).
-
-  Returns:
-    Fresh parameters -> those of `init_from`, or None: they begin fresh; and
-    facts.
-
-  Raises:
-    ConfigError: that run is of another model, vocabulary or tokenizer.
-  """
-  if not config.init_from:
-    return None, {}
-  if lanes is not None:
-    raise ConfigError(
-      "init_from is set, and runs that share a program start afresh; sweep without it"
-    )
-  from totojax.trained import backbone
-
-  # Checked here, before anything is compiled; read when the state is made.
-  source_run = backbone.find(config.init_from)
-  backbone.check_start(source_run, task.model, tokenizer=tokenizer)
-  facts = {"init_from": {"run": str(source_run.path), "step": source_run.step}}
-  # Parameters alone: moments, step and schedule are this run's.
-  return lambda _: backbone.read(source_run, task.model, layout), facts
 
 
 def _encoder(config: Pretrain, spec: sequence.SequenceSpec) -> "tokenizer_api.Tokenizer | None":
@@ -278,164 +288,3 @@ def _check_same_tokenizer(
         f"validation store {source.name!r} has tokens of {fingerprint}, and data.encode_with is"
         f" {encoder.fingerprint}; make it with the same tokenizer"
       )
-
-
-def open_sources(
-  config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool
-) -> list[rows_lib.Source]:
-  """The stores of `data.train`: of pixels, or of tokens that fit.
-
-  Raises:
-    ConfigError: there is none.
-  """
-  return [
-    rows_lib.Source(
-      name=name,
-      store=_open(config, share.path, None if pixels else spec, name),
-      weight=share.weight,
-    )
-    for name, share in config.data.shares(example="configs/1b.py").items()
-  ]
-
-
-def check_stores(config: Pretrain) -> None:
-  """Raises ConfigError with all reasons why stores of tokens do not fit."""
-  sources, reasons = find_stores(config.data)
-  reasons += rows_lib.mismatches(sources, config.sequence, ("vocab", "grid", "frames"))
-  refuse([*reasons, *rows_lib.disagreements(sources, ("tokenizer",))])
-
-
-def refuse(reasons: Sequence[str]) -> None:
-  """Raises ConfigError with all of them, if there are any."""
-  if reasons:
-    head = "stores and config do not fit:\n  " if len(reasons) > 1 else ""
-    raise ConfigError(head + "\n  ".join(reasons))
-
-
-def find_stores(data: Data) -> tuple[list[rows_lib.Source], list[str]]:
-  """The stores that are there, by config key, and why others cannot be read.
-
-  Nothing but manifests is read. Pixels that are encoded have the vocabulary and
-  grid of what is made of them.
-
-  Raises:
-    outages.StorageAway: where they lie does not answer.
-  """
-  encoder, sources, reasons = None, [], []
-  if data.encode_with:
-    from totojax.tokenizers import weights
-
-    encoder = weights.load(data.encode_with)
-  shares = {f"data.train.{name}": share for name, share in data.train.items()}
-  shares |= {f"data.validation.{name}": Share(path) for name, path in data.validation.items()}
-  for key, share in shares.items():
-    encoded = encoder is not None and key.startswith("data.train.")
-    try:
-      manifest = manifests.existing(share.path or "(no path)")
-    except objects.StoreError as error:
-      if outages.is_away(error):
-        raise
-      reasons.append(f"{key}: {error}")
-      continue
-    reason = _unreadable(manifest, "frames" if encoded else "codes")
-    if reason:
-      reasons.append(f"{key}: {share.path} {reason}")
-      continue
-    if encoder is not None and encoded:
-      grid, rest = divmod(manifest.size_px, encoder.factor)
-      if rest:
-        reasons.append(
-          f"{key}: {share.path} has frames of {manifest.size_px} pixels, no multiple of the"
-          f" {encoder.factor} of a token of data.encode_with"
-        )
-        continue
-      manifest = dataclasses.replace(manifest, vocab=encoder.vocab, grid=grid)
-    elif data.tokenizer and manifest.tokenizer != data.tokenizer:
-      reasons.append(
-        f"{key}: {share.path} has tokenizer {manifest.tokenizer}; data.tokenizer asks for"
-        f" {data.tokenizer}"
-      )
-    sources.append(rows_lib.Source(key, store.Store(share.path, manifest), share.weight))
-  return sources, reasons
-
-
-def _unreadable(manifest: manifests.Manifest, field: str) -> str:
-  """Why a store of this manifest is none to read `field` from, if it is none."""
-  if not manifest.complete:
-    return (
-      f"is incomplete: {manifest.records} records so far. Start the job that makes it again; it"
-      " goes on where it stopped"
-    )
-  if not manifest.records:
-    return "has no record; make it again, of files that can be read"
-  names = [one.name for one in manifest.fields]
-  if field == "codes" and names == ["frames"]:
-    return (
-      "holds pixels, and tokens are read; make tokens of its files with configs/tokenize.py, or"
-      " name a tokenizer for data.train, --config.data.encode_with=shipped"
-    )
-  if names != [field]:
-    return f"holds {names}, and this run reads {field!r}"
-  return ""
-
-
-def identities(data: Data) -> dict[str, dict[str, Any]]:
-  """Config key -> what stands for its records in a run, of the manifests alone."""
-  paths = {f"data.train.{name}": share.path for name, share in data.train.items()}
-  paths |= {f"data.validation.{name}": path for name, path in data.validation.items()}
-  return {name: manifests.existing(path).identity for name, path in paths.items()}
-
-
-def open_validation(
-  config: Pretrain, spec: sequence.SequenceSpec, *, pixels: bool = False
-) -> list[rows_lib.Source]:
-  """The stores of `data.validation`: of pixels, or of tokens that fit."""
-  # All weigh the same: each is evaluated by itself, whole or its first rows.
-  needed = None if pixels else spec
-  return [
-    rows_lib.Source(name=name, store=_open(config, path, needed, name), weight=1.0)
-    for name, path in config.data.validation.items()
-  ]
-
-
-def _open(
-  config: Pretrain, path: str, spec: sequence.SequenceSpec | None, name: str
-) -> store.Store:
-  """A store of tokens that fit the sequence, or any store for None."""
-  if not path:
-    raise ConfigError(
-      f"the store {name!r} has no path; set it to a folder that the shards stage wrote"
-    )
-  # Said by the manifest: no record is read before the first batch.
-  return store.open_store(
-    path,
-    tokenizer=(spec and config.data.tokenizer) or None,
-    vocab=spec and spec.vocab,
-    grid=spec and spec.grid,
-  )
-
-
-def validation_batches(
-  sources: list[rows_lib.Source],
-  *,
-  spec: sequence.SequenceSpec,
-  rows: int,
-  batch: int,
-  factor: int = 0,
-) -> dict[str, heldout.HeldOut]:
-  """Source -> this host's part of its first `rows` sequences (0: of all).
-
-  `factor` is the pixels of a token's side, where the sources are of pixels.
-  """
-  return {
-    source.name: heldout.validation(
-      source,
-      seq=spec,
-      rows=rows,
-      batch=batch,
-      host=jax.process_index(),
-      hosts=jax.process_count(),
-      factor=factor,
-    )
-    for source in sources
-  }

@@ -34,7 +34,8 @@ def run(config: studies.ScalingJob, workdir: epath.Path, interrupted: jobs.Inter
   summary = laws(rows, settings)
   directory.begin(workdir, config, points=len(rows))
   files.write_json(workdir / "laws.json", summary)
-  files.write_csv(workdir / "scaling.csv", rows)
+  numbers = [{key: value for key, value in row.items() if key != "recipe"} for row in rows]
+  files.write_csv(workdir / "scaling.csv", numbers)
   plots.write(workdir / "scaling.png", scaling_page.drawing(reading.RunFolder(workdir)))
   for sentence in scaling_page.verdict(summary):
     console.say(sentence)
@@ -80,9 +81,12 @@ def points(source: finished.PastRun, settings: Scaling) -> list[dict[str, Any]]:
     rows.append(
       {
         "run": name,
+        "recipe": source.recipe,
+        "seed": source.config.seed,
         "parameters": manifest["parameters"],
         "step": row["step"],
         "last": int(row["step"] == steps),
+        "trained": row["step"] - source.begin,
         "tokens": tokens,
         "macs": flops / 2,
         "flops": flops,
@@ -157,4 +161,4 @@ def laws(rows: Sequence[dict[str, Any]], settings: Scaling) -> dict[str, Any]:
     summary["law_with_floor"] = dataclasses.asdict(law)
   except ValueError as error:
     notes.append(f"no law with an irreducible loss: {error}")
-  return summary | {"notes": notes}
+  return summary | {"notes": notes, "recipes": scaling.compared(rows)}

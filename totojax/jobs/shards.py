@@ -1,7 +1,7 @@
 """`run = "shards"`: a store of pixels becomes a store of tokens.
 
 Beside the shards it writes what the report shows of the tokenizer:
-`samples.npz` (frames, reconstructions and two baselines) and `tokens.json`
+`samples.npz` (frames, reconstructions and three baselines) and `tokens.json`
 (PSNR, codes used, n-grams).
 
 Shapes: R records, N frames, H and W pixels, P tokens of a frame, G grid side.
@@ -9,12 +9,14 @@ Shapes: R records, N frames, H and W pixels, P tokens of a frame, G grid side.
 
 from collections.abc import Mapping
 import dataclasses
+from typing import Protocol
 
 from etils import epath
 import numpy as np
 
 from totojax import jobs
 from totojax.config import tokens as tokens_config
+from totojax.config.model import LatentSpec
 from totojax.data.store import certificates, manifests, shards, store as store_lib
 from totojax.data.stream import frames as frames_lib
 from totojax.evals import token_counts
@@ -43,6 +45,45 @@ def run(config: tokens_config.Shards, workdir: epath.Path, interrupted: jobs.Int
   return True
 
 
+class Codes(Protocol):
+  """What of a tokenizer decides what its tokens are."""
+
+  @property
+  def fingerprint(self) -> str: ...
+  @property
+  def vocab(self) -> int: ...
+  @property
+  def factor(self) -> int: ...
+  @property
+  def latents(self) -> LatentSpec: ...
+
+
+def token_manifest(
+  pixels: manifests.Manifest, tokenizer: Codes, settings: tokens_config.Tokenizing
+) -> manifests.Manifest:
+  """The manifest of a store of tokens, without shards, from that of its pixels."""
+  grid, latents = pixels.size_px // tokenizer.factor, tokenizer.latents
+  kept = -(-pixels.frames // settings.every)
+  frames = latents.latent_frames(kept)
+  field = manifests.token_field(
+    frames=frames, grid=grid, vocab=tokenizer.vocab, codes=latents.codes
+  )
+  return dataclasses.replace(
+    pixels,
+    fields=(field,),
+    **manifests.latents(latents, clip_frames=kept),
+    frames=frames,
+    stride_frames=pixels.stride_frames * settings.every,
+    tokenizer=tokenizer.fingerprint,
+    vocab=tokenizer.vocab,
+    grid=grid,
+    records_per_shard=settings.records_per_shard,
+    shards=(),
+    cursor=None,
+    complete=False,
+  )
+
+
 def _tokenize(
   source: store_lib.Store,
   path: epath.Path,
@@ -51,22 +92,8 @@ def _tokenize(
   interrupted: jobs.Interrupted,
 ) -> bool:
   """One split, going on where it stopped; False when interrupted."""
-  manifest = source.manifest
-  grid = manifest.size_px // tokenizer.factor
-  writer = shards.Writer(
-    path,
-    dataclasses.replace(
-      manifest,
-      fields=(manifests.token_field(frames=manifest.frames, grid=grid, vocab=tokenizer.vocab),),
-      tokenizer=tokenizer.fingerprint,
-      vocab=tokenizer.vocab,
-      grid=grid,
-      records_per_shard=settings.records_per_shard,
-      shards=(),
-      cursor=None,
-      complete=False,
-    ),
-  )
+  manifest, every = source.manifest, settings.every
+  writer = shards.Writer(path, token_manifest(manifest, tokenizer, settings))
   if writer.complete:
     return True
   begin, total = writer.cursor or 0, len(source)
@@ -78,7 +105,7 @@ def _tokenize(
         return False
       stop = min(start + settings.records, total)
       frames_RNHW3 = source.read(range(start, stop))["frames"]
-      codes_RP = api.encode_clips(tokenizer, frames_RNHW3)
+      codes_RP = api.encode_clips(tokenizer, frames_RNHW3[:, ::every])
       writer.append(
         {"codes": codes_RP},
         labels=None if labels is None else labels[start:stop],
@@ -88,6 +115,20 @@ def _tokenize(
       bar.advance(stop - start)
   writer.close()
   return True
+
+
+def _copy(
+  tokenizer: api.Tokenizer, tokens: store_lib.Store, frames: int, *, records: int
+) -> np.ndarray:
+  """What `frames_lib.some_frames` shows of the pixels, decoded from the codes of their clips."""
+  count = min(len(tokens), frames)
+  chosen, places = frames_lib.some_places(tokens, count, -(-frames // count))
+  drawn = []
+  for start in range(0, len(chosen), records):
+    codes_RP = tokens.read(chosen[start : start + records])["codes"]
+    codes_RLGG = codes_RP.reshape(-1, *tokens.manifest.code_shape)
+    drawn += list(api.draw_frames(tokenizer, codes_RLGG, places))
+  return np.concatenate(drawn)[:frames]
 
 
 @console.phase("counting codes and drawing reconstructions")
@@ -100,7 +141,15 @@ def _describe(
   seed: int,
 ) -> None:
   """Writes `samples.npz` and `tokens.json`."""
-  original_MHW3 = frames_lib.some_frames(pixels["val"], settings.report_frames)
+  tokens = {
+    split: store_lib.open_store(
+      workdir / split, tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None
+    )
+    for split in SPLITS
+  }
+  original_MHW3 = frames_lib.some_frames(
+    pixels["val"], settings.report_frames, every=settings.every
+  )
   kmeans = stats.fit_kmeans(
     frames_lib.some_frames(pixels["train"], settings.kmeans_frames),
     codes=tokenizer.vocab,
@@ -110,22 +159,25 @@ def _describe(
     seed=seed,
   )
   copies = {
-    "reconstruction": tokenizer.decode(tokenizer.encode(original_MHW3)),
+    "reconstruction": _copy(
+      tokenizer, tokens["val"], settings.report_frames, records=settings.records
+    ),
     "kmeans": kmeans.decode(kmeans.encode(original_MHW3)),
+    "block_means": stats.block_means(original_MHW3, tokenizer.factor),
     "mean_colour": stats.mean_colour(original_MHW3),
   }
   sample = np.linspace(0, len(original_MHW3) - 1, 8).astype(int)
   samples = {name: pixels[sample] for name, pixels in {"original": original_MHW3, **copies}.items()}
   files.write_npz(workdir / "samples.npz", samples, compressed=True)
-  tokens = store_lib.open_store(
-    workdir / "train", tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=None
-  )
-  grid = tokens.manifest.grid
-  records = min(len(tokens), 4096)
-  codes = tokens.read(np.arange(records))["codes"].reshape(-1, grid, grid)
-  facts = stats.summary(codes, vocab=tokenizer.vocab, adjacency="raster")
-  facts["use"] = dataclasses.asdict(token_counts.tell_use("train", tokens))
+  train = tokens["train"]
+  codes = train.read(np.arange(min(len(train), 4096)))["codes"]
+  images_MGW = np.concatenate(token_counts.split_frames(codes, train.manifest))
+  facts = stats.summary(images_MGW, vocab=tokenizer.vocab, adjacency="raster")
+  facts["frame_factor"] = tokenizer.latents.frame_factor
+  facts["use"] = dataclasses.asdict(token_counts.tell_use("train", train))
   facts["psnr_db"] = {name: stats.psnr_db(original_MHW3, copy) for name, copy in copies.items()}
+  if min(original_MHW3.shape[1:3]) >= stats.WINDOW_PX:
+    facts["ssim"] = {name: stats.ssim(original_MHW3, copy) for name, copy in copies.items()}
   rivals = ", ".join(f"{name} {value:.1f}" for name, value in facts["psnr_db"].items())
   console.say(f"PSNR in dB of {len(original_MHW3)} held-out frames: {rivals}")
   files.write_json(workdir / "tokens.json", facts)

@@ -30,6 +30,7 @@ SOURCE_COLUMNS = (
   "records",
   "crops",
   "frames",
+  "latent_frames",
   "tokens",
   "tokens_30fps",
   "hours",
@@ -76,8 +77,8 @@ def run(
   facts["decoder"] = pictures.tokenizer.fingerprint if pictures.tokenizer else ""
   facts["reconstructions"], arrays = reconstructions.decode(pictures)
   for name, fact in facts["reconstructions"].items():
-    if fact["psnr_db"] is not None:
-      console.say(f"{name}: PSNR {fact['psnr_db']:.1f} dB of {fact['images']} images")
+    if fact["rivals"]:
+      console.say(f"{name}: {tokens_page.likeness(fact)}")
   files.write_npz(workdir / "samples.npz", arrays, compressed=True)
   files.write_csv(workdir / "sources.csv", source_rows(facts))
   files.write_csv(workdir / "ngrams.csv", ngram_rows(facts))
@@ -105,7 +106,7 @@ def _by_store(stores: token_counts.Stores, tables: Tables, images: int) -> dict[
   for name, fact in facts.items():
     fact["share"] = fact["tokens"] / tokens
     counted = token_counts.images_counted(stores[name], images)
-    fact["ngrams"] = _ngrams(tables[name], fact["frames"], counted)
+    fact["ngrams"] = _ngrams(tables[name], fact["latent_frames"], counted)
     fact["use"] = dataclasses.asdict(token_counts.tell_use(name, stores[name]))
   return facts
 
@@ -130,7 +131,7 @@ def _by_tokenizer(
 
 
 def _ngrams(tables: Sequence[ngrams.Table], frames: int, counted: int) -> list[dict[str, Any]]:
-  """Facts for n = 1 (all frames), 2 and 3 (the images counted)."""
+  """Facts for n = 1 (all latent frames), 2 and 3 (the images counted)."""
   return [
     {"images": images, **table.ngrams().facts()}
     for images, table in zip((frames, counted, counted), tables, strict=True)

@@ -4,6 +4,9 @@ Reads a finished run of `run = "pretrain"` and writes `metrics.json` (loss in
 nats per visual token with its standard error, and honest baselines), the loss
 at every position, frame and row as CSV, and the figure (the paper's Figure 10).
 
+Frames are latent ones; where these hold several frames, `metrics.json` says how
+many (`frame_factor`).
+
 Shapes: M records, N frames, P tokens of a frame.
 """
 
@@ -18,9 +21,9 @@ import numpy as np
 from totojax import assembly, jobs, sharding
 from totojax.config.pretrain import Validate
 from totojax.data.stream import rows
-from totojax.evals import baselines, val_loss
-from totojax.jobs import pretrain
-from totojax.report import page, plots
+from totojax.evals import baselines, loss_tables, val_loss
+from totojax.jobs import pretrain, stores
+from totojax.report import page, plots, verdict
 from totojax.rundir import console, directory, files
 from totojax.tasks import pretrain as task_lib
 from totojax.trained import backbone
@@ -43,13 +46,13 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
       trained.data, validation=config.validation, tokenizer=source.tokenizer
     )
     trained = dataclasses.replace(trained, data=data)
-  held_out = pretrain.open_validation(trained, spec)
+  held_out = stores.open_validation(trained, spec)
   if not held_out:
     raise ValueError(
       f"{source.path} names no validation data; name a store, --config.validation=NAME:PATH"
     )
   batch = pretrain.batch_rows(trained.train.batch_tokens, spec)
-  batches = pretrain.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
+  batches = stores.validation_batches(held_out, spec=spec, rows=config.rows, batch=batch)
   data = rows.identities(validation=held_out)
   directory.begin(workdir, config, data=data, step=source.step)
   console.say(f"{source.path} at step {source.step}; {page.stores(data)}")
@@ -66,13 +69,15 @@ def run(config: Validate, workdir: epath.Path, interrupted: jobs.Interrupted) ->
     parts = {name: tracked(part) for name, part in batches.items()}
     losses = dict(val_loss.evaluate(sums, params, parts))
   metrics = {"step": source.step, **dict(val_loss.scalars(losses.items()))}
-  training = pretrain.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
+  training = stores.open_sources(trained, spec, pixels=bool(trained.data.encode_with))
   metrics |= _on_training(training, losses, sums=sums, params=params, spec=spec, batch=batch)
   for name, loss in losses.items():
     metrics |= _later(name, loss)
     metrics |= _baselines(name, training, held_out, spec)
+  if spec.latents.is_temporal:
+    metrics["frame_factor"] = spec.frame_factor
   if jax.process_index() == 0:
-    val_loss.write_tables(workdir, losses, spec)
+    loss_tables.write(workdir, losses, spec)
     plots.position_figure(workdir)
     files.write_json(workdir / "metrics.json", metrics)
   for name in losses:
@@ -96,7 +101,7 @@ def _on_training(
   out = {}
   for source in training:
     if source.name in losses and source.store.manifest.vocab:
-      (part,) = pretrain.validation_batches(
+      (part,) = stores.validation_batches(
         [source], spec=spec, rows=losses[source.name].rows, batch=batch
       ).values()
       mean, sem = val_loss.PositionLoss.total(sums(params, rows) for rows in part).mean()
@@ -123,7 +128,9 @@ def _baselines(
   if fit is None or not fit.store.manifest.vocab:
     return {}
   with console.phase(f"predictors of {name} without a network"):
-    losses = baselines.evaluate(_codes(fit, spec), _codes(score, spec), vocab=spec.vocab)
+    losses = baselines.evaluate(
+      _codes(fit, spec), _codes(score, spec), vocab=spec.vocab, codes=spec.codes
+    )
   return {f"{name}/{key}": value for key, value in losses.items()}
 
 
@@ -148,5 +155,6 @@ def _sentence(name: str, metrics: Mapping[str, float]) -> str:
       f" {metrics[f'{name}/fitted_records']:,} training records)"
     )
   if f"{name}/copy/later_loss" in metrics:
-    text += f"; frames 2 and later {value('later_loss')} (copy {value('copy/later_loss')})"
+    later = f"{verdict.frame(metrics)}s 2 and later"
+    text += f"; {later} {value('later_loss')} (copy {value('copy/later_loss')})"
   return text

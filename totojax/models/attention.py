@@ -10,7 +10,8 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 
-from totojax.models import blocked, splash
+from totojax.models import blocked
+from totojax.models.layers import mesh_axes, tokens_split
 
 IMPLEMENTATIONS = ("blocked", "xla", "cudnn", "splash")
 # They want queries that are scaled, and name what they read and give themselves
@@ -97,7 +98,7 @@ def attend(
   prefix = tokens if prefix_tokens == ALL else min(prefix_tokens, tokens)
   if prefix == 1:  # which every query sees already
     prefix = 0
-  axis, _ = splash.tokens_split(tokens)
+  axis, _ = tokens_split(tokens)
   if axis is not None and implementation in ("blocked", "xla"):
     return _over_devices(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale=scale, prefix=prefix, axis=axis)
   match implementation:
@@ -109,6 +110,8 @@ def attend(
     case "blocked":
       return blocked.attend(q_BTHK, k_BSHK, v_BSHK, segments_BT, scale, prefix)
     case "splash":
+      from totojax.models import splash  # which TPUs alone need
+
       return splash.attend(
         q_BTHK, k_BSHK, v_BSHK, segments_BT=segments_BT, scale=scale, prefix=prefix
       )
@@ -231,10 +234,10 @@ def _over_devices(
     weights_BHTS = jax.nn.softmax(jnp.where(visible, logits_BHTS * scale, -jnp.inf), axis=-1)
     return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTS.astype(q_BTHK.dtype), v_BSHK)
 
-  queries = splash.mesh_axes("batch", "tokens", "heads", "head_dim")
-  keys = splash.mesh_axes("batch", None, "heads", "head_dim")
-  query_segments = splash.mesh_axes("batch", "tokens")
-  key_segments = splash.mesh_axes("batch", None)
+  queries = mesh_axes("batch", "tokens", "heads", "head_dim")
+  keys = mesh_axes("batch", None, "heads", "head_dim")
+  query_segments = mesh_axes("batch", "tokens")
+  key_segments = mesh_axes("batch", None)
   return jax.shard_map(
     local,
     mesh=jax.sharding.get_abstract_mesh(),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
-from totojax.models import attention, platform as platform_lib, splash, trunk
+from totojax.models import attention, platform as platform_lib, trunk
 
 # A step of one token has little to gain from what a platform does for many, but
 # for its product with the cache.
@@ -128,7 +128,7 @@ def prefill(
   start = empty(model, rows=rows, room=room)
   if not isinstance(start, Cache):
     return _recurrent(model, weights, inputs_BT, start)
-  if model.compute.attention == "splash" and not splash.fits(tokens):
+  if model.compute.attention == "splash" and not platform_lib.splash_fits(tokens):
     model = _computed(model, attention="xla")
   rope, segments_BT = trunk.places(model.config, model.spec, inputs_BT)
 

@@ -45,8 +45,8 @@ class Gpt2Config(model_config.Gpt2, architecture.Transformer):
 
   @property
   def vectors(self) -> int:
-    """Two norms and all biases: 9 D + F."""
-    return 9 * self.width + self.mlp_dim
+    """Two norms and all biases: 9 D + F; and two norms of heads: 2 K."""
+    return 9 * self.width + self.mlp_dim + 2 * self.head_dim * self.qk_norm
 
   @property
   def norm_parameters(self) -> int:
@@ -106,6 +106,8 @@ class Attention(layers.Part):
       b_HK = layers.parameter(self, f"{name}_bias", zeros, inward[0][1:], ("heads", "bias"))
       x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
       x_BTHK += b_HK.astype(self.dtype)
+      if c.qk_norm and name != "value":
+        x_BTHK = layers.RMSNorm(c.norm_eps, name=f"{name}_norm")(x_BTHK)
       # The kernel names what it reads and gives.
       return x_BTHK if is_kernel else checkpoint_name(x_BTHK, "projection")
 

@@ -13,6 +13,7 @@ from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from totojax.models import platform as platform_lib
 
@@ -249,3 +250,28 @@ class SwiGLU(nn.Module):
     up_BTF = checkpoint_name(inner(x_BTD, up_DF), "mlp")
     hidden_BTF = jax.nn.silu(gate_BTF) * up_BTF
     return outer(hidden_BTF, down_FD)
+
+
+def mesh_axes(*names: str | None) -> PartitionSpec:
+  """How an array of these logical axes is split over the mesh that is set."""
+  spec = spmd.logical_to_mesh_axes(names)
+  assert spec is not None  # it is for no names
+  return spec
+
+
+def tokens_split(tokens: int) -> tuple[str | None, int]:
+  """(mesh axis, parts) that sequences are split over here; (None, 1): whole.
+
+  Raises:
+    ValueError: the parts do not divide the tokens.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  axis = None if mesh.empty else mesh_axes("tokens")[0]
+  if axis is None or mesh.shape[axis] == 1:
+    return None, 1
+  parts = mesh.shape[axis]
+  if tokens % parts:
+    raise ValueError(
+      f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size that divides them"
+    )
+  return axis, parts

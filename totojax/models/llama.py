@@ -40,8 +40,8 @@ class LlamaConfig(model_config.Llama, architecture.Transformer):
 
   @property
   def vectors(self) -> int:
-    """Two norms: 2 D."""
-    return 2 * self.width
+    """Two norms: 2 D; and two of heads: 2 K."""
+    return 2 * self.width + 2 * self.head_dim * self.qk_norm
 
 
 def required(config: architecture.Architecture) -> LlamaConfig:
@@ -81,7 +81,10 @@ class Attention(layers.Part):
 
     def project(name):
       w_DHK = layers.matrix(self, name, init, *inward, self.dtype)
-      return product("BTD,DHK->BTHK", x_BTD, w_DHK)
+      x_BTHK = product("BTD,DHK->BTHK", x_BTD, w_DHK)
+      if c.qk_norm and name != "value":  # of each head by itself, as Qwen3 has it
+        x_BTHK = layers.RMSNorm(c.norm_eps, name=f"{name}_norm")(x_BTHK)
+      return x_BTHK
 
     # Under µP `scales` make it sqrt(K of the base) / K.
     scale = self.scales.attention * c.head_dim**-0.5

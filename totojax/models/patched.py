@@ -27,11 +27,24 @@ class Inputs(NamedTuple):
   start_B: jax.Array  # int32, the start token of each row
 
 
+def visual(spec: sequence.SequenceSpec, inputs: Any) -> jax.Array:
+  """bool [B, T]: the positions that hold something to be seen, of tokens or `Inputs`.
+
+  Rows of patches are whole clips: after the start, all of them, and padding.
+  """
+  if not isinstance(inputs, Inputs):
+    return sequence.is_visual(inputs)
+  places_T = jnp.arange(spec.context)
+  whole_T = (places_T > 0) & (places_T <= spec.visual_tokens)
+  return jnp.broadcast_to(whole_T, (len(inputs.start_B), spec.context))
+
+
 class PatchTrunk(trunk.Trunk):
   """A causal model of patches: row t predicts what comes after its input."""
 
   values: int = 0  # of an input patch (F)
   predicts: str = "patches"  # one of `PREDICTS`
+  decayed: bool = False  # whether the embedding and the map to pixels have weight decay
 
   @nn.compact
   def __call__(self, inputs: Inputs, targets: jax.Array | None = None) -> jax.Array:
@@ -49,8 +62,8 @@ class PatchTrunk(trunk.Trunk):
     def matrix(name, rows, axes):
       return layers.parameter(self, name, init, (rows, c.width), axes)
 
-    # "features" do not grow with the width, like a vocabulary.
-    narrow = ("features", "embed")
+    # Neither grows with the width, like a vocabulary; "values" are decayed.
+    narrow = ("values" if self.decayed else "features", "embed")
     entry = {
       "start": matrix("start", sequence.SPECIALS, narrow),
       "patches": matrix("patches", self.values, narrow),

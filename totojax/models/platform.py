@@ -7,6 +7,8 @@ from them.
 
 import dataclasses
 
+LANES = 128  # of a TPU: what its kernels take is in multiples of it
+
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
@@ -39,3 +41,8 @@ _PLATFORMS = {platform.name: platform for platform in (CPU, GPU, TPU)}
 def find(backend: str) -> Platform:
   """The platform of a backend of jax; the plain form where it is another."""
   return _PLATFORMS.get(backend) or Platform(backend)
+
+
+def splash_fits(tokens: int) -> bool:
+  """Whether attention's kernel for TPUs (`splash`) takes sequences of this length."""
+  return tokens % LANES == 0

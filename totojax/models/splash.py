@@ -7,12 +7,14 @@ The kernel skips blocks that no query sees and keeps no T x T array. It wants
 is copied to make a batch of one.
 """
 
-from flax.linen import spmd
 import jax
 from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
+
+from totojax.models.layers import mesh_axes, tokens_split
+from totojax.models.platform import LANES, splash_fits
 
 # All were chosen with the TPU compiler (`jobs/plan/`): smaller blocks skip more
 # above the diagonal, larger ones start less often and keep the vector unit less
@@ -21,14 +23,8 @@ import numpy as np
 # that costs more.
 FORWARD_BLOCK = 1024
 BACKWARD_BLOCK = 512
-LANES = 128  # blocks are multiples of it
 # Names for `trunk.REMAT`: what is kept is kept as the kernel reads it.
 READ, SAVED = "projection", "attention"
-
-
-def fits(tokens: int) -> bool:
-  """Whether the kernel takes sequences of this length."""
-  return tokens % LANES == 0
 
 
 def attend(
@@ -60,7 +56,7 @@ def attend(
   """
   tokens = q_BTHK.shape[1]
   axis, parts = tokens_split(tokens)
-  if not fits(tokens // parts):
+  if not splash_fits(tokens // parts):
     share = "" if parts == 1 else f" of the {tokens} on each device"
     raise ValueError(
       f"{tokens // parts} tokens{share} are not a multiple of {LANES}, which TPU"
@@ -99,31 +95,6 @@ def attend(
     out_specs=queries,
     check_vma=False,
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
-
-
-def mesh_axes(*names: str | None) -> PartitionSpec:
-  """How an array of these logical axes is split over the mesh that is set."""
-  spec = spmd.logical_to_mesh_axes(names)
-  assert spec is not None  # it is for no names
-  return spec
-
-
-def tokens_split(tokens: int) -> tuple[str | None, int]:
-  """(mesh axis, parts) that sequences are split over here; (None, 1): whole.
-
-  Raises:
-    ValueError: the parts do not divide the tokens.
-  """
-  mesh = jax.sharding.get_abstract_mesh()
-  axis = None if mesh.empty else mesh_axes("tokens")[0]
-  if axis is None or mesh.shape[axis] == 1:
-    return None, 1
-  parts = mesh.shape[axis]
-  if tokens % parts:
-    raise ValueError(
-      f"{tokens} tokens are not divisible by mesh.{axis} {parts}; use a size that divides them"
-    )
-  return axis, parts
 
 
 def _heads(shape: tuple[int, ...], segments_BT: jax.Array | None) -> int:

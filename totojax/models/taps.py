@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from totojax.models import trunk
 
-_LAST = ("norm", "head")  # what comes after the blocks
+LAST = ("norm", "head")  # what comes after the blocks begins with these
 Tap = Callable[[jax.Array, Any], Any]
 
 
@@ -125,7 +125,7 @@ def truncate(model: trunk.Trunk, params: Any, depth: int) -> tuple[trunk.Trunk, 
     config=dataclasses.replace(model.config, depth=depth),
     compute=dataclasses.replace(model.compute, unroll=max(1, min(model.compute.unroll, depth))),
   )
-  kept = {k: v for k, v in params.items() if not k.startswith(_LAST)}
+  kept = {k: v for k, v in params.items() if not k.startswith(LAST)}
   return shorter, kept | {"blocks": _cut(params["blocks"], 0, depth)}
 
 

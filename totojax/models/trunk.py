@@ -40,6 +40,7 @@ class Trunk(nn.Module):
   spec: sequence.SequenceSpec
   compute: Compute
   scales: layers.Scales = layers.STANDARD
+  with_z: bool = False  # whether losses of tokens are `token_losses`
 
   @nn.compact
   def __call__(self, inputs_BT: jax.Array, targets_BT: jax.Array | None = None) -> jax.Array:
@@ -48,7 +49,8 @@ class Trunk(nn.Module):
     Args:
       inputs_BT: int32 tokens, any T.
       targets_BT: the token that follows each; with them the result is
-        `token_nll` [B, T], for which not all logits need exist at a time.
+        `token_nll` [B, T], for which not all logits need exist at a time; or
+        `token_losses` [B, T, 2].
 
     Raises:
       ValueError: with targets, `compute.loss_chunk` does not divide T.
@@ -88,7 +90,7 @@ class Trunk(nn.Module):
   def _output(
     self, x_BTD: jax.Array, head_VD: jax.Array, targets_BT: jax.Array | None
   ) -> jax.Array:
-    """Logits, or with targets `token_nll` [B, T].
+    """Logits, or with targets `token_nll` [B, T] (or `token_losses`).
 
     With `loss_chunk`, of a few tokens of each sequence after the others: the
     backward pass computes a chunk's logits again, so that those of all tokens
@@ -101,8 +103,9 @@ class Trunk(nn.Module):
     if targets_BT is None:
       return project(x_BTD, head_VD)
     size, tokens = self.compute.loss_chunk, x_BTD.shape[1]
+    losses = token_losses if self.with_z else token_nll
     if not size:
-      return token_nll(project(x_BTD, head_VD), targets_BT)
+      return losses(project(x_BTD, head_VD), targets_BT)
     if tokens % size:
       raise ValueError(
         f"compute.loss_chunk {size} does not divide the {tokens} tokens of a"
@@ -113,7 +116,7 @@ class Trunk(nn.Module):
 
     @jax.checkpoint
     def nll(wide_VD, x_BSD, targets_BS):
-      return token_nll(project(x_BSD, wide_VD.astype(head_VD.dtype)), targets_BS)
+      return losses(project(x_BSD, wide_VD.astype(head_VD.dtype)), targets_BS)
 
     # [B, T] -> [chunks, B, size]; token t goes to chunk t mod chunks.
     def cut(x_BT):
@@ -121,7 +124,7 @@ class Trunk(nn.Module):
       return jnp.moveaxis(parts, 2, 0)
 
     nll_NBS = jax.lax.map(lambda both: nll(wide_VD, *both), (cut(x_BTD), cut(targets_BT)))
-    return jnp.moveaxis(nll_NBS, 0, 2).reshape(targets_BT.shape)
+    return jnp.moveaxis(nll_NBS, 0, 2).reshape(*targets_BT.shape, *nll_NBS.shape[3:])
 
   def _blocks(self, dtype: Any) -> nn.Module:
     """The stack of blocks; parameters have a leading axis `layers`."""
@@ -140,6 +143,10 @@ class Trunk(nn.Module):
       unroll=self.compute.unroll,
       # No mesh axis: a layer is on all devices, split by its own axes.
       metadata_params={nn.PARTITION_NAME: "layers"},
+      # The check traces a block once more, and nothing here needs it: a block
+      # makes nothing that is one for all layers. It stays where parameters are
+      # drawn, as the trace counts among the keys that are folded in.
+      check_constancy_invariants=self.is_initializing(),
     )
     return scanned(
       self.config, self.compute.attention, dtype, self.compute.platform, self.scales, name="blocks"
@@ -244,3 +251,12 @@ def token_nll(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
   hit_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])
   picked_BT = jnp.sum(jnp.where(hit_BTV, logits_BTV, 0.0), axis=-1)
   return jax.nn.logsumexp(logits_BTV, axis=-1) - picked_BT
+
+
+def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+  """[B, T, 2]: `token_nll`, and the square of ln Z, which z-loss keeps small.
+
+  Z is the sum of exp(logits) (Chowdhery et al., 2022, arXiv 2204.02311).
+  """
+  z_BT = jnp.square(jax.nn.logsumexp(logits_BTV, axis=-1))
+  return jnp.stack([token_nll(logits_BTV, targets_BT), z_BT], axis=-1)

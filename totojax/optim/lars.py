@@ -1,8 +1,8 @@
 """LARS and the schedule that MAE probes with, and a grid of settings.
 
 You et al., 2017 (arXiv 1708.03888), as in MAE's `util/lars.py`: the trust ratio
-and weight decay act on arrays of two dimensions or more, and the rate is
-applied after the momentum.
+and weight decay act on arrays of two dimensions or more (`_matrices`), and the
+rate is applied after the momentum.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from totojax import tree as tree_lib
 from totojax.config.labels import GridConfig
 from totojax.optim import adamw
 
@@ -66,7 +67,15 @@ def one_head(
 
 
 def _matrices(params: Any) -> Any:
-  return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+  """True for what has decay and trust: matrices, and queries, which are [1, queries, D] elsewhere.
+
+  A bias is none, though those of attention heads have two axes.
+  """
+
+  def is_one(name, leaf):
+    return adamw.is_query(name) or (leaf.ndim > 1 and not name.endswith("bias"))
+
+  return tree_lib.map_named(is_one, params)
 
 
 _LARGEST = 1e15  # that a number of a head may be: the sum of all squares is finite

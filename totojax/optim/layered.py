@@ -43,7 +43,7 @@ def rules(config: LayeredConfig, *, axes: Any, depth: int, backbone_rules: Any =
     if part == HEADS:
       return mup.Rule(1.0, _along("settings", spec, config.head_lr_mults), 1.0)
     if inside == "embedding":
-      return mup.Rule(1.0, by_id[0], 0.0)
+      return mup.Rule(1.0, by_id[0], 1.0)
     if inside.startswith("blocks/"):
       return mup.Rule(1.0, _along("layers", spec, by_id[1:-1]), 1.0)
     return mup.Rule(1.0, by_id[-1], 1.0)

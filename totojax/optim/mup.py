@@ -37,7 +37,7 @@ from totojax.config.model import MupConfig
 
 # Axes that make no matrix: the vocabulary does not grow with the width, layers
 # are stacked copies, and a gain or a bias has but one dimension.
-_FIXED = frozenset({"vocab", "layers", "norm", "bias", "state", "features"})
+_FIXED = frozenset({"vocab", "layers", "norm", "bias", "state", "features", "values"})
 _NARROW = "state"  # outputs of a readout
 # Starts 1 / sqrt(inputs) large at any width by itself, in every architecture.
 _BY_INPUTS = "steps"

@@ -85,18 +85,20 @@ def falling(history: History) -> bool:
   return len(after) > 2 and after[-1] == min(after)
 
 
-def headline(reason: str, history: History, *, loss: float, baseline: float) -> str:
+def headline(
+  reason: str, history: History, *, loss: float, baseline: float, frame: str = "frame"
+) -> str:
   """One sentence, which stands in the place of "it does not beat copying"."""
   if reason == "still":
     return (
-      "There is hardly anything to predict: copying the previous frame needs"
+      f"There is hardly anything to predict: copying the previous {frame} needs"
       f" {baseline:.2f} nats per token."
     )
   on_training = history.trained_end if history.trained_end is not None else history.trained
   if reason == "short":
     return (
       f"Too few updates: even on its training clips the model needs {on_training:.1f} nats per"
-      f" token, and copying the previous frame {baseline:.1f}."
+      f" token, and copying the previous {frame} {baseline:.1f}."
     )
   rise = worsened(history)
   held_out = rise[2] if rise else loss

@@ -77,7 +77,11 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     "A layer chosen on the validation set, as the paper does it, has seen"
     " the answers; the hold-out is of the training set."
   )
-  return "".join([*out, page.paragraph(note, "soft")])
+  views = (
+    "Frozen views are the same pixels in every epoch, as stores and features have them; new views"
+    " are MAE's random windows and flips of image files. The two are not to be compared."
+  )
+  return "".join([*out, *(page.paragraph(text, "soft") for text in (note, views))])
 
 
 def seeds(folder: reading.RunFolder, stage: str) -> str:
@@ -144,6 +148,7 @@ def _over_seeds(rows: Sequence[Mapping[str, str]]) -> dict[str, plots.Table]:
 
 _COLUMNS = (
   ("top-1, %", "{name}"),
+  ("of", "{views}"),
   ("layer chosen on a hold-out", "{chosen_on_holdout/top1:percent}"),
   ("95 % from", "{low:percent}"),
   ("to", "{high:percent}"),
@@ -156,14 +161,14 @@ _COLUMNS = (
 def _rows(metrics: Mapping[str, Any]) -> list[list[str]]:
   rows = []
   for source in _sources(metrics):
-    facts = {"name": NAMES.get(source, source), **_below(metrics, source)}
+    facts = {"name": NAMES.get(source, source), "views": "", **_below(metrics, source)}
     facts["low"], facts["high"] = shares.wilson(facts[f"{HOLDOUT}/top1"], metrics["n"])
     rows.append(page.cells(_COLUMNS, facts))
   majority = f"{100 * metrics['majority_top1']:.1f}"
-  rows.append(["always the largest class", majority, "", "", "", "", ""])
+  rows.append(["always the largest class", "", majority, "", "", "", "", ""])
   if "paper/top1" in metrics:
     value = f"{100 * metrics['paper/top1']:.1f}"
-    rows.append([f"paper, {metrics['paper/name']}", "", "", "", "", value, ""])
+    rows.append([f"paper, {metrics['paper/name']}", "", "", "", "", "", value, ""])
   return rows
 
 

@@ -16,7 +16,9 @@ def headline(folder: reading.RunFolder) -> str:
   for source in verdict.sources(metrics):
     history = _history(folder, metrics, source)
     judgement = verdict.judge(metrics, source, history)
-    kind = {True: " good", False: " bad", None: ""}[judgement.better]
+    # That nothing moves is no fault of the model.
+    judged = None if judgement.cause == "still" else judgement.better
+    kind = {True: " good", False: " bad", None: ""}[judged]
     out.append(f'<p class="verdict{kind}">{page.text(judgement.claim)}</p>')
     out += map(page.paragraph, (judgement.detail, *diagnosis.notes(history)))
     out.append(_next(folder, judgement, history))
@@ -25,7 +27,9 @@ def headline(folder: reading.RunFolder) -> str:
       out.append(page.bars(bars, highlighted=(verdict.MODEL,)))
       out.append(page.paragraph(f"{judgement.scope}; shorter is better.", "soft"))
     if rows := verdict.rows(metrics, source):
-      table = page.table(("nats per visual token", "all frames", "frames 2 and later"), rows)
+      noun = verdict.frame(metrics)
+      heads = ("nats per visual token", f"all {noun}s", f"{noun}s 2 and later")
+      table = page.table(heads, rows)
       out.append(page.fold("All losses, with standard errors over sequences", table))
   return "".join(out) or page.missing("validate/metrics.json names no source")
 
@@ -108,6 +112,8 @@ def learning(folder: reading.RunFolder) -> tuple[plots.Draw, str]:
 def position_loss(folder: reading.RunFolder) -> str:
   """The paper's Figure 10."""
   table = folder.table("validate/position_loss.csv")
+  metrics = reading.optional({}, folder.json, "validate/metrics.json")
+  noun = verdict.frame(metrics)
   lines = []
   for source, t in table.items():
     first = t["frame"] == 0
@@ -115,20 +121,33 @@ def position_loss(folder: reading.RunFolder) -> str:
       continue
     means = [np.average(t["mean"][part], weights=t["n"][part]) for part in (first, ~first)]
     lines.append(
-      f"{source}: {means[0]:.2f} nats per token on the first frame, {means[1]:.2f} on later ones."
+      f"{source}: {means[0]:.2f} nats per token on the first {noun}, {means[1]:.2f} on later ones."
     )
   caption = (
-    "Mean loss at each place of the sequence; thick lines are the means of frames. Figure 10 of the"
-    " paper: the first frame is the hardest, later frames repeat much of it."
+    f"Mean loss at each place of the sequence; thick lines are the means of {noun}s. Figure 10 of"
+    " the paper: the first frame is the hardest, later frames repeat much of it."
   )
   return "".join(map(page.paragraph, lines)) + plots.figure(
     plots.by_position(table), caption, name="position", label="Loss by position"
   )
 
 
+def _by_frame(folder: reading.RunFolder) -> str:
+  """Says which frames a latent one holds, where it holds several."""
+  tables = reading.optional({}, folder.table, "validate/frame_loss.csv")
+  if (frames := plots.latent_lengths(tables)) is None:
+    return "By frame."
+  return (
+    f"By latent frame. The first holds {frames[0]} frame{'s' * (frames[0] > 1)} of the clip, and"
+    f" each of the others {frames[-1]}."
+  )
+
+
 def group_loss(folder: reading.RunFolder) -> str:
   """Loss by frame and by row of the grid, side by side."""
-  captions = {"frame": "By frame.", "row": "By row of the token grid, over all frames."}
+  captions = {"frame": _by_frame(folder), "row": "By row of the token grid, over all frames."}
+  if (folder.path / "validate" / "code_loss.csv").exists():
+    captions["code"] = "By code of a place, over all places."
   out = []
   for group, caption in captions.items():
     try:

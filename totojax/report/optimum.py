@@ -23,7 +23,7 @@ MOVED_OCTAVES = 2.0  # one that moves as much or more drifts
 class Curve:
   """The points of one model in one parametrisation."""
 
-  parametrisation: str  # "mup" or "standard"
+  parametrisation: str  # "mup", "standard", or "muon": µP with Muon
   model: str  # its name
   width: int  # of the model
   tokens: float  # of each run
@@ -151,7 +151,7 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
       continue
     what, expected = "moves by between one and two octaves", False
     if octaves <= KEPT_OCTAVES:
-      what, expected = "stays within one octave", kind == "mup"
+      what, expected = "stays within one octave", kind != "standard"
     elif octaves >= MOVED_OCTAVES:
       what, expected = "drifts by two octaves or more", kind == "standard"
     span = f"widths {group[0].width} to {group[-1].width}"
@@ -160,4 +160,4 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
   return out
 
 
-NAMES = {"mup": "µP", "standard": "standard parametrisation"}
+NAMES = {"mup": "µP", "standard": "standard parametrisation", "muon": "µP with Muon"}

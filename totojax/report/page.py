@@ -42,7 +42,7 @@ def section(title: str, body: Callable[[reading.RunFolder], str], folder: readin
     content = body(folder)
   except reading.Missing as reason:
     content = missing(reason)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
     # The files are there, but not as this version writes them.
     content = missing(f"its files have another format ({type(error).__name__}: {error})")
   head = f"<h2>{text(title)}</h2>" if title else ""

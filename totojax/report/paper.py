@@ -61,6 +61,17 @@ TABLE_4 = ("1.42e17", "5.68e17", "2.13e17")
 TABLE_6 = {"gpt2": "280m", "mamba": "290m"}  # parameters
 TABLE_15 = {"a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B", "a6": "1.9B"}
 A5_RANGES = {"width": ("64", "1536"), "depth": ("12", "48")}  # in the text
+# J&F, and the J and F whose mean it is.
+TABLE_10 = {
+  "base (256/8)": ("42.0", 41.2, 43.1),
+  "large (256/8)": ("44.8", 44.4, 45.1),
+  "1b (256/8)": ("46.1", 45.8, 46.4),
+  "large (512/8)": ("62.4", 59.2, 65.6),
+}
+# Frames -> CATER's accuracy in section 4.7's text, and in the table.
+TABLE_12 = {16: ("62.8", 62.8), 32: ("70.9", 72.9)}
+# Attention pooling in the table, and the highest point of its curve in Figure 14, read off.
+TABLE_5 = ("61.1", 57.4)
 ABLATION_EPOCHS = 400  # section 4
 IMAGENET_1K_IMAGES = 1_281_167  # Russakovsky et al., 2015: training images
 # Read off Figure 9, on its axis: compute at each model's first point, and the

@@ -26,7 +26,7 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     _FITS,
     _PEAK,
     ("step, ms", "{step_ms:.1f}"),
-    ("bound", "{mfu_bound:.1%}"),
+    ("bound", "{mfu_estimate:.1%}"),
     ("tokens/s", "{tokens_per_s:,.0f}"),
     ("days", "{days:,.2f}"),
     ("chip-hours", "{chip_hours:,.0f}"),
@@ -40,7 +40,7 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     _PEAK,
     ("step, ms", "{step_s:ms}"),
     ("floor of the memory, ms", "{floor_s:ms}"),
-    ("tokens/s, at most", "{tokens_per_s:,.0f}"),
+    ("tokens/s, estimate", "{tokens_per_s:,.0f}"),
     ("tokens/s of a chip", "{tokens_per_s_of_a_chip:,.0f}"),
     *_MILLION,
   ),
@@ -52,7 +52,7 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     _PEAK,
     ("step, ms", "{step_s:ms}"),
     ("passes of a product", "{passes:,}"),
-    ("frames/s, at most", "{frames_per_s:,.0f}"),
+    ("frames/s, estimate", "{frames_per_s:,.0f}"),
     ("frames/s of a chip", "{frames_per_s_of_a_chip:,.0f}"),
     *_MILLION,
   ),
@@ -66,7 +66,7 @@ def columns(row: Mapping[str, Any]) -> list[str]:
   """Heads of the comparison, for what the row is about."""
   heads = [head for head, _ in _COLUMNS[row.get("what", "train")]]
   if row.get("source") == "arithmetic":  # `plan.busy` is assumed: no bound
-    heads = [head.replace("at most", "assumed") for head in heads]
+    heads = [head.replace("estimate", "assumed") for head in heads]
   return heads
 
 
@@ -98,7 +98,7 @@ def headline(folder: reading.RunFolder) -> str:
     "tokens/s": "{tokens_per_s:short}",
     "frames/s": "{frames_per_s:short}",
     "chip-hours": "{chip_hours:,.0f}",
-    "of the peak, at most": "{mfu_bound:.1%}",
+    "of the peak, estimate": "{mfu_estimate:.1%}",
     "money": "{money:,.0f}",
   }
   compiler = f" ({plan['compiler']})" if plan["compiler"] else ""
@@ -126,6 +126,17 @@ def compared(folder: reading.RunFolder) -> str:
   plan = folder.json("plan.json")
   rows = [["best" if i == plan["best"] else "", *cells(r)] for i, r in enumerate(plan["rows"])]
   return page.table(("", *columns(plan)), rows, words=3)
+
+
+def data(folder: reading.RunFolder) -> str:
+  """How often each store is read."""
+  plan = folder.json("plan.json")
+  if plan.get("what", "train") != "train":
+    return page.paragraph("This step reads no store.", "soft")
+  passes = plan.get("epochs") or {}
+  if not passes:
+    return page.paragraph("How often stores are read is not known: some were not there.", "soft")
+  return page.table(("store", "epochs"), [(name, f"{n:.3g}") for name, n in passes.items()])
 
 
 def memory(folder: reading.RunFolder) -> str:
@@ -196,6 +207,7 @@ def limits(folder: reading.RunFolder) -> str:
 SECTIONS: tuple[page.Section, ...] = (
   ("", headline),
   ("Compared", compared),
+  ("Data", data),
   ("Memory", memory),
   ("Where the time goes", cycles),
   ("Between chips", traffic),

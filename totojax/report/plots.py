@@ -118,13 +118,23 @@ def by_position(table: Mapping[str, Table]) -> Draw:
   return draw
 
 
+def latent_lengths(table: Mapping[str, Table]) -> list[int] | None:
+  """How many frames each latent frame of frame_loss.csv holds; None: it is a frame."""
+  for t in table.values():
+    if "last_frame" in t:
+      return (t["last_frame"] - t["first_frame"] + 1).astype(int).tolist()
+  return None
+
+
 def by_group(table: Mapping[str, Table], group: str) -> Draw:
-  """Mean loss with two standard errors by frame or by row, counted from 1."""
+  """Mean loss with two standard errors by frame, row or code, counted from 1."""
 
   def draw(axes, palette):
     for (name, t), look in zip(table.items(), palette.looks()):
       points(axes, (t[group] + 1, t["mean"]), 2 * t["sem"], lw=1.2, label=name, **look)
-    axes.set(xlabel=group, ylabel="nats per token", ylim=(0, None))
+    frames = latent_lengths(table) if group == "frame" else None
+    what = group if frames is None else f"latent frame, of {frames[0]} and then {frames[-1]} frames"
+    axes.set(xlabel=what, ylabel="nats per token", ylim=(0, None))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     if len(table) > 1:
       axes.legend()

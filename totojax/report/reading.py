@@ -35,14 +35,14 @@ class RunFolder:
     return self._some(name, metrics.read)
 
   def table(self, name: str, by: str = "source") -> dict[str, dict[str, np.ndarray]]:
-    """Columns of a CSV by its column `by`, the others as floats; empty: NaN."""
+    """Columns of a CSV by its column `by`, the others as floats; empty or words: NaN."""
 
     def read(path):
       groups = {}
       for row in files.read_csv(path):
         columns = groups.setdefault(row.pop(by), {})
         for key, value in row.items():
-          columns.setdefault(key, []).append(float(value or "nan"))
+          columns.setdefault(key, []).append(_number(value))
       return {
         group: {key: np.array(values) for key, values in columns.items()}
         for group, columns in groups.items()
@@ -82,6 +82,14 @@ class RunFolder:
       raise Missing(f"{name} cannot be read: {error.reason}") from error
     except Exception as error:  # damaged in any way: one section less
       raise Missing(f"{name} cannot be read: {error}") from error
+
+
+def _number(value: str) -> float:
+  """What stands in a cell; NaN where it is no number."""
+  try:
+    return float(value or "nan")
+  except ValueError:
+    return float("nan")
 
 
 def optional(otherwise: Any, read: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,8 +7,9 @@ own, which a prefactor is worth nothing without.
 Shapes: P points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -201,3 +202,52 @@ def bootstrap(
     )
   low, high = np.quantile(exponents, (0.025, 0.975))
   return float(low), float(high)
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+  """Where runs ended, of each recipe beside the first one, model by model and length by length.
+
+  Args:
+    rows: of scaling.csv.
+
+  Returns:
+    A row for each model, length and recipe, if there are several recipes: mean
+    loss over seeds, its standard error (NaN of one seed), updates that were
+    made for it, and the mean difference from the first recipe at equal seeds
+    with the standard error of that.
+  """
+  ends: dict[tuple[Any, ...], dict[str, dict[Any, Mapping[str, Any]]]] = {}
+  for row in rows:
+    if row["last"]:
+      place = ends.setdefault((row["parameters"], row["step"], row["tokens"]), {})
+      place.setdefault(row["recipe"], {})[row["seed"]] = row
+  names = sorted({row["recipe"] for row in rows})
+  table = []
+  for (parameters, step, tokens), recipes in sorted(ends.items()):
+    if len(recipes) < 2:
+      continue
+    first = recipes.get(names[0], {})
+    for name in (name for name in names if name in recipes):
+      own = recipes[name]
+      pairs = [seed for seed in own if seed in first and name != names[0]]
+      less = [own[seed]["loss"] - first[seed]["loss"] for seed in pairs]
+      table.append(
+        {
+          "parameters": parameters,
+          "step": step,
+          "tokens": tokens,
+          "recipe": name,
+          "seeds": len(own),
+          "trained": sum(row["trained"] for row in own.values()),
+          **dict(zip(("loss", "loss_sem"), _mean([row["loss"] for row in own.values()]))),
+          **dict(zip(("difference", "difference_sem"), _mean(less))),
+        }
+      )
+  return table
+
+
+def _mean(values: Sequence[float]) -> tuple[float | None, float | None]:
+  """(mean, its standard error), None where there are too few."""
+  if len(values) < 2:
+    return (float(values[0]) if values else None), None
+  return float(np.mean(values)), float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -109,9 +109,30 @@ def ends(folder: reading.RunFolder) -> str:
   return page.records(columns, rows)
 
 
+def recipes(folder: reading.RunFolder) -> str:
+  """Schedules and optimisers side by side, where the runs have several."""
+  rows = folder.json("laws.json").get("recipes", [])
+  if not rows:
+    return ""
+  columns = (
+    ("parameters", "{parameters:short}"),
+    ("updates", "{step:,}"),
+    ("", "{recipe}"),
+    ("seeds", "{seeds}"),
+    ("updates made", "{trained:,}"),
+    ("loss", "{loss:.4f}"),
+    ("standard error", "{loss_sem:.4f}"),
+    ("less the first, seed by seed", "{difference:+.4f}"),
+    ("its standard error", "{difference_sem:.4f}"),
+  )
+  note = "Updates made are those of these runs alone: a branch has those of its trunk for nothing."
+  return page.records(columns, rows) + page.paragraph(note, "soft")
+
+
 SECTIONS: tuple[page.Section, ...] = (
   ("", headline),
   ("Loss against compute", figure),
+  ("Recipes side by side", recipes),
   ("Where each run ended", ends),
 )
 write_report = functools.partial(page.write, about="scaling", sections=SECTIONS)

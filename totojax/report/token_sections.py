@@ -5,7 +5,12 @@ import math
 
 from totojax.report import page, plots, reading
 
-METHODS = {"reconstruction": "tokenizer", "kmeans": "k-means patches", "mean_colour": "mean colour"}
+METHODS = {
+  "reconstruction": "tokenizer",
+  "kmeans": "k-means patches",
+  "block_means": "mean of each patch",
+  "mean_colour": "mean colour",
+}
 
 COARSE = (
   "The losses above are comparable all the same: every predictor sees the same codes. What the"
@@ -24,14 +29,15 @@ NGRAM_COLUMNS = (
 
 
 def reconstructions(folder: reading.RunFolder) -> str:
-  """Frames, what the tokenizer keeps of them, and two baselines."""
+  """Frames, what the tokenizer keeps of them, and three baselines."""
   arrays = folder.arrays("shards/samples.npz")
   tokens = reading.optional(None, folder.json, "shards/tokens.json")
-  psnr_db = (tokens or {}).get("psnr_db", {})
+  psnr_db, ssim = ((tokens or {}).get(key, {}) for key in ("psnr_db", "ssim"))
   rows = [("original", "", arrays["original"])]
   for method, name in METHODS.items():
     if method in arrays:
       note = _decibels(psnr_db[method]) if method in psnr_db else ""
+      note += f", SSIM {ssim[method]:.3f}" if method in ssim else ""
       rows.append((name, note, arrays[method]))
   caption = (
     "Held-out frames. k-means has as many codes on patches of the same size;"
@@ -66,6 +72,8 @@ def codes(folder: reading.RunFolder) -> str:
     "{codes_used:,} of {vocab:,} codes are used; their perplexity is {perplexity:,.1f}"
     " ({entropy_nats:.2f} nats), counted over {images:,} training frames."
   ).format_map(tokens)
+  if tokens.get("frame_factor", 1) > 1:
+    sentence += f" They are latent frames, which hold {tokens['frame_factor']} frames each."
   curves = {f"{row['n']}-grams": (row["rank"], row["count"]) for row in tokens["ngrams"]}
   caption = (
     f"Rank and frequency of n-grams in {tokens['adjacency']} order within a"

@@ -4,7 +4,9 @@ Reads the run directory alone. The paper's numbers stand in tables of their own,
 marked as the paper's: they are of other images and other tokenizers.
 """
 
+from collections.abc import Mapping
 import functools
+from typing import Any
 
 from etils import epath
 
@@ -53,11 +55,13 @@ def sources(folder: reading.RunFolder) -> str:
     {"name": name, **fact, "step": None if fact["hours"] is None else fact["stride_frames"]}
     for name, fact in stores.items()
   ]
+  temporal = any(fact.get("frame_factor", 1) > 1 for fact in stores.values())
   columns = (
     ("store", "{name}"),
     ("kind", "{kind}"),
     ("records", "{records:,}"),
     ("frames", "{frames:,}"),
+    *((("latent frames", "{latent_frames:,}"),) if temporal else ()),
     ("tokens", "{tokens:short}"),
     ("share", "{share:.1%}"),
     ("hours", "{hours:hours}"),
@@ -70,6 +74,11 @@ def sources(folder: reading.RunFolder) -> str:
     " in the store, “tokens at 30 fps” what every frame of these hours at 30"
     " frames a second would give: the paper's Table 2 counts in this way."
   )
+  if temporal:
+    note += (
+      " Codes are of latent frames, which hold several frames each: an image of the n-grams below"
+      " is a latent frame."
+    )
   return (
     page.records(columns, rows, words=2)
     + page.paragraph(note, "soft")
@@ -118,11 +127,29 @@ def decoded(folder: reading.RunFolder) -> str:
     rows, caption = [], f"{name}: decoded from the codes in the store."
     if f"{name}/original" in arrays:
       rows.append(("original", "", arrays[f"{name}/original"]))
-      caption += f" PSNR is over {_number(fact['images'], 'image')}, evenly from the store."
+      caption += f" {likeness(fact)}, evenly from the store."
     note = page.filled("{psnr_db:.1f} dB", fact) or ""
     rows.append(("from codes", note, arrays[f"{name}/reconstruction"]))
     out.append(page.figure(page.images(rows), caption))
   return "".join(out)
+
+
+RIVALS = {"block_means": "means of blocks", "kmeans": "k-means on patches"}
+
+
+def likeness(fact: Mapping[str, Any]) -> str:
+  """PSNR and SSIM of reconstructions, with those of `RIVALS` behind."""
+  rivals = fact.get("rivals", {})
+
+  def each(key: str, template: str) -> str:
+    shown = lambda values: page.filled(template, {"value": values.get(key)}) or "exact"
+    others = ", ".join(f"{RIVALS[name]} {shown(values)}" for name, values in rivals.items())
+    return shown(fact) + (f" ({others})" if others else "")
+
+  text = f"PSNR {each('psnr_db', '{value:.1f} dB')} of {_number(fact['images'], 'image')}"
+  if fact.get("ssim") is not None:
+    text += f"; SSIM {each('ssim', '{value:.3f}')}"
+  return text
 
 
 def meaning(folder: reading.RunFolder) -> str:
@@ -146,6 +173,9 @@ MEANINGS = (
   ("held by the top 1 %", "occurrences of the most frequent 1 % distinct"),
   ("a + b", "counted together; 2- and 3-grams from the images of each"),
   ("PSNR", "20 log10(255 / root mean squared error), over all pixels"),
+  ("SSIM", "structural similarity in windows of 7 x 7 pixels; 1 is a copy"),
+  ("means of blocks", "each block as wide as a token in its mean colour"),
+  ("k-means on patches", "as many codes as the tokenizer has, a code for each block of a frame"),
 )
 
 SECTIONS: tuple[page.Section, ...] = (

@@ -1,7 +1,8 @@
 """Does a model beat its baselines: read off validate/metrics.json, in words.
 
-On video the question is put to frames 2 and later, where copying the previous
-frame is possible; on images to all tokens. A difference counts when it is above
+On video the question is put to frames 2 and later (latent ones, where a token is
+of several frames), where copying the previous one is possible; on images to all
+tokens. A difference counts when it is above
 two standard errors. Where the model is no better, the headline says why
 (`diagnosis`), if the numbers do.
 """
@@ -45,6 +46,11 @@ def sources(metrics: Mapping[str, float]) -> Iterator[str]:
       yield name
 
 
+def frame(metrics: Mapping[str, float]) -> str:
+  """What tokens are of: a "frame", or a "latent frame", which holds several of them."""
+  return "latent frame" if metrics.get("frame_factor", 1) > 1 else "frame"
+
+
 def judge(
   metrics: Mapping[str, float], source: str, history: diagnosis.History | None = None
 ) -> Verdict:
@@ -58,7 +64,9 @@ def judge(
   later = f"{source}/copy/later_loss" in metrics
   which = "later_loss" if later else "loss"
   place = f"the held-out source \u201c{source}\u201d"
-  scope = f"{'Frames 2 and later' if later else 'All tokens'} of {place}, in nats per visual token"
+  noun = frame(metrics)
+  tokens = f"{noun.capitalize()}s 2 and later" if later else "All tokens"
+  scope = f"{tokens} of {place}, in nats per visual token"
   loss = metrics.get(f"{source}/{which}", metrics[f"{source}/loss"])
   losses, baselines = {MODEL: loss}, {}
   for key, name in NAMES.items():
@@ -76,12 +84,14 @@ def judge(
   error = math.hypot(_error(metrics, source, which), _error(metrics, f"{source}/{best}", which))
   better = None if abs(gap) <= 2 * error else gap > 0
   verb = {True: "beats", False: "does not beat", None: "is about level with"}[better]
-  against = _AGAINST.get(best, "copying the previous frame")
+  against = _AGAINST.get(best, f"copying the previous {noun}")
+  # Of next to nothing a share says nothing.
+  share = f"{abs(gap) / baselines[best]:.0%}; " if abs(gap) < 10 * baselines[best] else ""
   detail = (
-    f"{'On frames 2 and later of' if later else 'On'} {place} it needs {loss:.3f} nats per visual"
+    f"{f'On {noun}s 2 and later of' if later else 'On'} {place} it needs {loss:.3f} nats per visual"
     f" token; the best predictor without a network ({NAMES[best]}) needs {baselines[best]:.3f}:"
     f" {abs(gap):.3f} nats {'less' if gap > 0 else 'more'} for the model"
-    f" ({abs(gap) / baselines[best]:.0%}; standard error of the difference"
+    f" ({share}standard error of the difference"
     f" {f'about {error:.3f}' if error else 'unknown'})."
   )
   claim, reason = f"The model {verb} {against}.", None
@@ -97,7 +107,7 @@ def judge(
       baseline = baselines[best]
     # Level with the baseline is told as such: only the reason stands below it.
     if reason == "still" or (reason and better is False):
-      claim = diagnosis.headline(reason, history, loss=loss, baseline=baseline)
+      claim = diagnosis.headline(reason, history, loss=loss, baseline=baseline, frame=noun)
   return Verdict(claim, detail, better, losses, scope, reason)
 
 

@@ -3,6 +3,7 @@
 In a terminal that is live (bar, rate, time left); anywhere else it is a plain
 line every few seconds, so that a log file stays readable. What comes before
 there is progress (imports, compilation, reading a checkpoint) is a `phase`.
+Where neither goes on for too long, the `watchdog` ends the process.
 
 What libraries print that is no news to a user is kept back by name, and no more:
 errors of theirs stay, but for orbax's in a run, for which `checkpoint` has a line.
@@ -10,22 +11,29 @@ errors of theirs stay, but for orbax's in a run, for which `checkpoint` has a li
 
 from collections.abc import Callable, Iterator
 import contextlib
+import faulthandler
 import glob
 import importlib.metadata
 import importlib.util
 import logging
 import math
 import os
+import select
 import sys
 import threading
 import time
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from absl import logging as absl_logging
 from rich import console as rich_console, progress as rich_progress
 
+from totojax import rundir
+from totojax.config.training import WATCHDOG_S
+
 PLAIN_EVERY_S = 15.0
 SILENCE_S = 5.0  # that needs no line
+SET_BACK_S = 60.0  # that nothing may be done while the clock is behind
+_ADJUSTED_S = 5.0  # that a clock is set back without a word
 WINDOW_S = 5.0  # of units, at least, that a rate is measured over
 
 # Orbax looks for a checkpoint's own note one folder below where it is, and warns
@@ -33,6 +41,110 @@ WINDOW_S = 5.0  # of units, at least, that a rate is measured over
 _NO_NEWS = ("_CHECKPOINT_METADATA",)
 # A chip of a TPU has such a file; which ones there are is up to the driver.
 _TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+
+
+class Watchdog:
+  """Ends the process, with `rundir.RESTART`, where nothing is done for too long.
+
+  A thread counts the seconds that it has itself slept since something was
+  done, by no clock: a process that is suspended counts none. The main thread
+  may be anywhere, in C++ too. TensorStore may stand still until a clock that
+  was set back is where it was; while it is not, `SET_BACK_S` is the limit.
+
+  Attributes:
+    doing: what is being done, the innermost last.
+  """
+
+  def __init__(self):
+    self.doing: list[object] = []
+    self._limit_s: float | None = None  # None: nothing is watched
+    self._latest_s = 0.0  # that the time of the day has been
+    self._idle_s, self._on = 0.0, False
+
+  def turn_on(self) -> None:
+    """From here on what is `watched` is; for programs, which may be ended."""
+    if not self._on:
+      threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+    self._on = True
+
+  def feed(self) -> None:
+    """Something was done. Costs an assignment."""
+    self._idle_s = 0.0
+
+  @contextlib.contextmanager
+  def watched(self, limit_s: float | None = None) -> Iterator[None]:
+    """While the block runs, something is to be done every `limit_s`.
+
+    Args:
+      limit_s: seconds; 0: nothing need be; None: as around it, else WATCHDOG_S.
+    """
+    before = self._limit_s
+    if limit_s is None:
+      limit_s = WATCHDOG_S if before is None else before
+    self._limit_s, self._idle_s = limit_s, 0.0
+    try:
+      yield
+    finally:
+      self._limit_s, self._idle_s = before, 0.0
+
+  def _watch(self) -> None:
+    behind_s = 0.0
+    while True:
+      tick_s = min((self._limit_s or 40.0) / 8, SET_BACK_S / 8, 5.0)
+      select.select([], [], [], tick_s)  # a sleep until no time of any clock
+      self._idle_s += tick_s
+      before_s, behind_s = behind_s, self._behind()
+      limit_s = self._limit_s
+      if limit_s and behind_s:
+        limit_s = min(limit_s, SET_BACK_S)
+        if not before_s:  # what takes long now has begun before
+          self._idle_s = 0.0
+      if limit_s and self._idle_s > limit_s:
+        self._end(limit_s, behind_s)
+
+  def _behind(self) -> float:
+    """Seconds that the time of the day is behind one that it was; 0: a few, or none."""
+    now_s = time.time()
+    self._latest_s = max(self._latest_s, now_s)
+    behind_s = self._latest_s - now_s
+    return behind_s if behind_s > _ADJUSTED_S else 0.0
+
+  def _end(self, limit_s: float, behind_s: float = 0.0) -> NoReturn:
+    """Says where all threads are; whatever of it does not work, the process ends."""
+    waits = "every.watchdog_s is how long is waited"
+    if behind_s:
+      waits = (
+        f"the clock was set back, and is {duration(behind_s)} behind: what reads and writes"
+        " arrays waits for that time in this process, and in no new one"
+      )
+    line = (
+      f"totojax: nothing was done for {duration(limit_s)}"
+      f" ({' > '.join(map(str, self.doing))}); the stacks of all threads are above."
+      " The last whole checkpoint stays: start the same command again to go on"
+      f" ({waits})\n"
+    )
+    _after(30.0, lambda: os._exit(rundir.RESTART))  # nobody may read what is written
+    with contextlib.suppress(Exception):
+      faulthandler.dump_traceback(2)
+      os.write(2, line.encode())
+      if lock := sys.modules.get("totojax.rundir.lock"):
+        lock.release_all()
+    os._exit(rundir.RESTART)
+
+
+watchdog = Watchdog()
+
+
+@contextlib.contextmanager
+def doing(what: str) -> Iterator[None]:
+  """What the watchdog says is being done in the block; both ends feed it."""
+  watchdog.doing.append(what)
+  watchdog.feed()
+  try:
+    yield
+  finally:
+    watchdog.feed()
+    watchdog.doing.remove(what)
 
 
 class Rate:
@@ -73,6 +185,7 @@ class Progress:
     self._rate, self.done = Rate(done), done
     self._begin = self._printed = time.monotonic()
     self._live = self._silence = None
+    watchdog.doing.append(self)
     if sys.stderr.isatty():
       self._live = rich_progress.Progress(
         rich_progress.TextColumn("{task.description}"),
@@ -89,6 +202,7 @@ class Progress:
   def advance(self, units: int = 1, *, note: str | None = None) -> None:
     """Counts `units` more; `note` replaces the rate in the line."""
     self._hush()
+    watchdog.feed()
     self.done += units
     rate_per_s = self._rate.read(self.done)
     parts = [note]
@@ -103,9 +217,11 @@ class Progress:
       self._printed = now
       self._plain(text)
 
+  def __str__(self) -> str:
+    return f"{self._what}: {self.done}/{self._total} {self._unit}"
+
   def _plain(self, text: str) -> None:
-    line = f"{self._what}: {self.done}/{self._total} {self._unit}"
-    _print(f"{line}, {text}" if text else line, sys.stderr)
+    _print(f"{self}, {text}" if text else str(self), sys.stderr)
 
   def _hush(self) -> None:
     """There is progress: the line that it has begun is not needed any more."""
@@ -115,6 +231,8 @@ class Progress:
   def close(self) -> None:
     """Ends the line and says what was done and how long it took."""
     self._hush()
+    if self in watchdog.doing:
+      watchdog.doing.remove(self)
     if self._live is not None:
       self._live.stop()
     took = duration(time.monotonic() - self._begin)
@@ -140,7 +258,8 @@ def phase(what: str, *, shown: bool | None = None) -> Iterator[None]:
   begin = time.monotonic()
   timer = _after(SILENCE_S, lambda: _print(f"{what} ...", sys.stderr)) if shown else None
   try:
-    yield
+    with doing(what):
+      yield
   finally:
     if timer is not None:
       timer.cancel()
@@ -162,7 +281,8 @@ def tracking(what: str, *, unit: str, total: int, done: int = 0) -> Iterator[Pro
   """`with tracking("rendering", unit="clips", total=100) as bar: ...`."""
   bar = Progress(what, unit=unit, total=total, done=done)
   try:
-    yield bar
+    with watchdog.watched():
+      yield bar
   finally:
     bar.close()
 
@@ -201,7 +321,9 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
   """One line of what is wrong, and does not stop the run."""
-  _print(f"totojax: {text}", sys.stderr)
+  from totojax.storage import outside  # only now: most runs have nothing wrong
+
+  _print(f"totojax: {outside.shown(text)}", sys.stderr)
 
 
 def before_jax() -> None:
@@ -229,14 +351,6 @@ def quieten_orbax() -> None:
   """Drops all that orbax logs: it tells a story at each save, and pages of one that fails."""
   absl_logging.set_verbosity(absl_logging.ERROR)
   absl_logging.get_absl_handler().addFilter(lambda record: "/orbax/" not in record.pathname)
-  hook = sys.unraisablehook
-
-  def filtered(unraisable):
-    # What TensorStore still had to say to an orbax that did not wait.
-    if "Event loop is closed" not in str(unraisable.exc_value):
-      hook(unraisable)
-
-  sys.unraisablehook = filtered
 
 
 def _is_news(record: logging.LogRecord) -> bool:

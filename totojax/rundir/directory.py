@@ -16,15 +16,16 @@ import jax
 from totojax import plugins
 from totojax.config import roots, schema
 from totojax.rundir import console, files, hosts, lock, provenance
-from totojax.storage import objects
 
 # In the config of a chain's stage: the chain's folder, which is the one above
 # the stage's own. config.json keeps it unfilled, so that a chain can be moved.
 WORKDIR = "{workdir}"
+# Keys that change nothing of what a run computes, and are wanted once it has ended badly.
+_FREE = ("checkpoint.skip_damaged", "every.watchdog_s")
 _ADVICE = "Use another --workdir, or pass --allow_changed_config to go on with the new values"
 
 
-class ConfigChanged(ValueError):
+class ConfigChanged(schema.ConfigError):
   """A run directory that was made with another config."""
 
 
@@ -76,6 +77,16 @@ def annotated(config: Any, **more: Any) -> Any:
   return copy
 
 
+def decided(config: Any, section: str, **keys: Any) -> Any:
+  """A typed config, and what config.json says of it, with keys that were left open."""
+  plain = written(config)
+  copy = dataclasses.replace(
+    config, **{section: dataclasses.replace(getattr(config, section), **keys)}
+  )
+  object.__setattr__(copy, "_written", {**plain, section: {**plain[section], **keys}})
+  return copy
+
+
 def written(config: Mapping[str, Any] | schema.Dataclass) -> Mapping[str, Any]:
   """What config.json says of a config, whose "{workdir}" may be filled in."""
   if isinstance(config, Mapping):
@@ -93,7 +104,9 @@ def read_config(workdir: epath.PathLike) -> dict[str, Any]:
   workdir = epath.Path(workdir)
   path = workdir / "config.json"
   if not files.exists(path):
-    objects.check_bucket(workdir)
+    from totojax.storage import buckets
+
+    buckets.check_bucket(workdir)
     raise FileNotFoundError(f"{workdir} is not a run directory (no config.json)")
   return fill(files.read_json(path), workdir.parent)
 
@@ -128,7 +141,7 @@ def check_config(
   lines = [
     f"{key}: {old.get(key, '(absent)')!r} -> {new.get(key, '(absent)')!r}"
     for key in sorted(old.keys() | new.keys())
-    if key not in old or key not in new or old[key] != new[key]
+    if not key.endswith(_FREE) and (key not in old or key not in new or old[key] != new[key])
   ]
   if old.get("run") != new.get("run"):
     raise ConfigChanged(
@@ -203,7 +216,7 @@ def begin(
     ValueError: it cannot be written.
   """
   if data is not None:
-    provenance.check_hosts_data(data)
+    hosts.check_data(data)
     facts[provenance.DATA] = dict(data)
   hosts.first(lambda: _begin(workdir, config, facts, saved))
 
@@ -241,14 +254,14 @@ def _begin(
   # Before a file is replaced: what is refused leaves the run as it was.
   try:
     manifest = _manifest(workdir, facts, saved)
-  except provenance.DataChanged:
+  except (provenance.DataChanged, files.Damaged):
     lock.release(workdir)
     raise
-  files.write_json(workdir / "config.json", written(config))
+  files.write_json(workdir / "config.json", written(config), sealed=True)
   if dataclasses.is_dataclass(config):
     if digests := schema.digests(config):
       manifest["plugins"] = digests
-  files.write_json(workdir / "manifest.json", manifest)
+  files.write_json(workdir / "manifest.json", manifest, sealed=True)
 
 
 def _manifest(
@@ -258,6 +271,7 @@ def _manifest(
 
   Raises:
     provenance.DataChanged: the run was begun with other data.
+    files.Damaged: nobody can tell which it was begun with.
   """
   now, path = provenance.environment(), workdir / "manifest.json"
   try:
@@ -275,7 +289,8 @@ def _manifest(
   }
   if changed:
     start["data_before"] = changed
-  return {**first, **facts, "starts": [*old.get("starts", []), start]}
+  starts = old.get("starts", [])
+  return {**first, **facts, "starts": [*(starts if isinstance(starts, list) else []), start]}
 
 
 def _data_changed(
@@ -298,6 +313,9 @@ def _data_changed(
         " not be compared; from now on it is"
       )
     return {}
+  if not provenance.are_identities(before):
+    advice = f"; restore it, or take out its key {provenance.DATA!r} to go on without a comparison"
+    raise files.Damaged(workdir / "manifest.json", "its data have no digests", advice)
   provenance.check_data(workdir, before, data)
   return {name: before[name] for name in provenance.data_changes(before, data)}
 

@@ -6,33 +6,23 @@ never read; what is asked of an object store goes through `storage`.
 `metrics.jsonl`, which grows by lines, is `metrics`' own.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
-import pathlib
-import shutil
 from typing import Any
 
 from etils import epath
 import numpy as np
 
 from totojax.rundir import lock
-from totojax.storage import objects
+from totojax.storage import objects, outside
+from totojax.storage.outside import Damaged as Damaged
 
-
-class Damaged(ValueError):
-  """A file that is there and is not what it should be.
-
-  Attributes:
-    reason: what is wrong with it, without its path.
-  """
-
-  def __init__(self, path: epath.PathLike, reason: object, advice: str = ""):
-    super().__init__(f"{os.fspath(path)} is damaged ({reason}){advice}")
-    self.reason = str(reason)
+_SEAL = "sha256"
 
 
 def exists(path: epath.PathLike) -> bool:
@@ -54,25 +44,6 @@ def make_folder(folder: epath.PathLike) -> None:
     epath.Path(folder).mkdir(parents=True, exist_ok=True)
 
 
-def local(workdir: epath.PathLike, name: str) -> epath.Path:
-  """A folder of a run that is read at random, or appended to: a local one.
-
-  Of a run in a bucket it is in the user's cache on this machine, and on another
-  made again.
-  """
-  if not objects.is_url(workdir):
-    return epath.Path(workdir) / name
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  run = hashlib.sha256(objects.text(workdir).encode()).hexdigest()[:16]
-  return epath.Path(cache) / "totojax" / name / run
-
-
-def remove_local(workdir: epath.PathLike, name: str) -> None:
-  """Clears this machine of what a run in a bucket had here: nobody else would."""
-  if objects.is_url(workdir):
-    shutil.rmtree(local(workdir, name), ignore_errors=True)
-
-
 def remove(path: epath.PathLike) -> None:
   """Removes a file, or a folder with all that is in it, if it is there."""
   if objects.is_url(path):
@@ -90,7 +61,7 @@ def read_bytes(path: epath.PathLike) -> bytes:
     FileNotFoundError: there is no such file.
   """
   if not objects.is_url(path):
-    return epath.Path(path).read_bytes()
+    return outside.load(path)
   data = objects.read(path)
   if data is None:
     raise FileNotFoundError(f"there is no {os.fspath(path)}")
@@ -102,15 +73,28 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 
   Raises:
     rundir.Lost: another process has taken over what this one is at work in.
+    OSError: names the file.
   """
   if objects.is_url(path):
     lock.confirm()
     objects.write(path, data)
     return
+  lock.check(path)
   path = epath.Path(path)
   beside = path.parent / f".{path.name}.part"
-  beside.write_bytes(data)
-  beside.replace(path)
+  with naming(path):
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: epath.PathLike) -> Iterator[None]:
+  """An OSError in the block names `path`, where it names no file."""
+  try:
+    yield
+  except OSError as error:
+    error.filename = error.filename or os.fspath(path)
+    raise
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
@@ -118,9 +102,23 @@ def write_text(path: epath.PathLike, text: str) -> None:
   write_bytes(path, text.encode())
 
 
-def write_json(path: epath.PathLike, value: Any) -> None:
-  """Replaces a JSON file in one step."""
+def write_json(path: epath.PathLike, value: Any, *, sealed: bool = False) -> None:
+  """Replaces a JSON file in one step.
+
+  Args:
+    path: of the file.
+    value: what it holds.
+    sealed: whether a last key says the digest of all others, by which
+      `read_json` knows a change that leaves it valid.
+  """
+  if sealed:
+    value = {**value, _SEAL: _seal(value)}
   write_text(path, json.dumps(value, indent=2, sort_keys=False) + "\n")
+
+
+def _seal(value: Any) -> str:
+  as_read = json.loads(json.dumps(value))
+  return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def read_json(path: epath.PathLike) -> dict[str, Any]:
@@ -128,15 +126,18 @@ def read_json(path: epath.PathLike) -> dict[str, Any]:
 
   Raises:
     FileNotFoundError: there is no such file.
-    Damaged: it is no JSON, or holds no object.
+    Damaged: it is no JSON, holds no object, or another one than was sealed.
   """
-  data = read_bytes(path)
-  try:
-    value = json.loads(data)
-  except ValueError as error:
-    raise Damaged(path, error) from error
+  value = outside.parse(path, read_bytes(path), finite=False)
   if not isinstance(value, dict):
     raise Damaged(path, "it holds no JSON object")
+  seal = value.pop(_SEAL, None)
+  if seal is not None and seal != _seal(value):
+    raise Damaged(
+      path,
+      "it was changed after it was written",
+      f"; restore it, or take out its last key, {_SEAL!r}, to have it believed",
+    )
   return value
 
 
@@ -228,9 +229,6 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
     FileNotFoundError: there is no such file.
     Damaged: it is no whole .npz of plain arrays.
   """
-  data = read_bytes(path)
-  try:
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-      return {name: file[name] for name in file.files}
-  except Exception as error:  # zip, zlib and numpy each have their own
-    raise Damaged(path, error) from error
+  from totojax.storage import arrays  # few runs read any
+
+  return arrays.load(path, read_bytes(path))

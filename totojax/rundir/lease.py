@@ -88,7 +88,7 @@ def this_process() -> Holder:
 def _place() -> str:
   """The boot of this machine, and where in it process numbers are counted."""
   try:
-    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
   except OSError:  # no Linux: the host's name has to do
     return ""
@@ -97,7 +97,7 @@ def _place() -> str:
 def _born(pid: int) -> str | None:
   """The start of a process in ticks since the boot; None where it is dead."""
   try:
-    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
   except OSError:
     return None if _place() else _exists(pid)
   # After the name, which may hold anything: the state, and 19 fields on the start.

@@ -8,6 +8,7 @@ an object store it is a `lease`, which is given back at the end.
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import json
 import os
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 FILE = ".lock"
 InUse = rundir.InUse
 
-# (device, inode) of each lock of this process -> its open descriptor.
-_held: dict[tuple[int, int], int] = {}
+# (device, inode) of each lock of this process -> its open descriptor and folder.
+_held: dict[tuple[int, int], tuple[int, str]] = {}
 # URL -> the lease of this process on it.
 _leases: dict[str, lease.Lease] = {}
 
@@ -53,8 +54,8 @@ def take(folder: str | os.PathLike[str]) -> None:
       _leases[name] = new
     return
   descriptor = os.open(os.path.join(name, FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-  status = os.fstat(descriptor)
-  file = (status.st_dev, status.st_ino)
+  file = _file(descriptor)
+  assert file is not None
   if file in _held:
     os.close(descriptor)
     return
@@ -72,19 +73,38 @@ def take(folder: str | os.PathLike[str]) -> None:
   words = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
   os.ftruncate(descriptor, 0)
   os.pwrite(descriptor, words.encode(), 0)
-  _held[file] = descriptor
+  _held[file] = descriptor, os.path.abspath(name)
 
 
-def check() -> None:
-  """Costs nothing; raises rundir.Lost where another process has taken a lease."""
+def check(path: str | os.PathLike[str] = "") -> None:
+  """Costs next to nothing, before `path` is written.
+
+  Raises:
+    rundir.Lost: another process has taken a lease.
+    OSError: the locked folder of `path` is gone; it would be made anew below.
+  """
   for one in list(_leases.values()):
     one.check()
+  name = os.path.abspath(path) + os.sep
+  for file, (_, folder) in list(_held.items()):
+    if name.startswith(folder + os.sep) and file != _file(os.path.join(folder, FILE)):
+      raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), folder)
 
 
-def confirm() -> None:
-  """`check` before a write; may ask the store, as `lease.Lease.confirm` does."""
+def confirm(path: str | os.PathLike[str] = "") -> None:
+  """As `check`; may ask the store, as `lease.Lease.confirm` does."""
+  check(path)
   for one in list(_leases.values()):
     one.confirm()
+
+
+def _file(path: str | int) -> tuple[int, int] | None:
+  """What tells a file from all others; None where there is none."""
+  try:
+    status = os.stat(path)
+  except FileNotFoundError:
+    return None
+  return status.st_dev, status.st_ino
 
 
 def release(folder: str | os.PathLike[str]) -> None:
@@ -111,7 +131,7 @@ def _leave_to_parent() -> None:
   """A worker process that outlives its parent must not hold the lock on."""
   _leases.clear()  # their threads are the parent's
   while _held:
-    _, descriptor = _held.popitem()
+    _, (descriptor, _) = _held.popitem()
     os.close(descriptor)
 
 

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import json
 import re
+import sys
 import threading
 import time
 from typing import Any
@@ -17,10 +18,12 @@ from totojax.storage import objects
 
 FILE = "metrics.jsonl"
 _LATER = r"{}\.\d+\.jsonl"  # the other files of a log, in an object store
+MOST_BYTES = 2**28  # of a log that is read: a million rows
 SEGMENT_BYTES = 2**19
 WRITE_EVERY_S = 10.0
 CLOSE_S = 10.0  # that the end of a run waits for rows at most
 _READERS = 16
+_LARGEST = sys.float_info.max  # of a number: integers of JSON have no end
 
 
 class DamagedLine(files.Damaged):
@@ -97,6 +100,10 @@ def _number(name: str) -> int:
 
 
 def _read(path: epath.Path) -> bytes | None:
+  if not objects.is_url(path) and files.exists(path) and path.stat().length > MOST_BYTES:
+    size = path.stat().length
+    advice = "; move it away: the run goes on with a new one"
+    raise files.Damaged(path, f"it has {size:,} bytes, and a log at most {MOST_BYTES:,}", advice)
   try:
     return files.read_bytes(path)
   except FileNotFoundError:
@@ -106,17 +113,31 @@ def _read(path: epath.Path) -> bytes | None:
 def _rows(path: epath.Path, data: bytes, *, last: bool) -> list[dict[str, Any]]:
   """The rows of one file; `last`: whether its end may be cut."""
   rows = []
-  lines = data.decode(errors="replace").splitlines()
+  lines = data.splitlines()
   for number, line in enumerate(lines, start=1):
     try:
-      row = json.loads(line)
-      row["step"]  # every row has one
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
-      if last and number == len(lines):
+      row = json.loads(line.decode(), parse_constant=_refuse)
+      if type(row["step"]) is not int or not 0 <= row["step"] < 2**63:
+        raise ValueError("its step is no number of updates")
+      numbers = (value for key, value in row.items() if key not in ("kind", "wall"))
+      times = row.get("wall", {}).values()
+      if not isinstance(row["kind"], str) or not all(map(_is_number, (*numbers, *times))):
+        raise ValueError("a value is of another type")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+      if last and number == len(lines) and not data.endswith(b"\n"):
         break
-      raise DamagedLine(path, line, number, len(lines)) from error
+      raise DamagedLine(path, line.decode(errors="replace"), number, len(lines)) from error
     rows.append(row)
   return rows
+
+
+def _is_number(value: Any) -> bool:
+  return value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST)
+
+
+def _refuse(constant: str) -> float:
+  """NaN and infinity, which rows have as null; ours never hold them."""
+  raise ValueError(f"{constant} is no number of JSON")
 
 
 Evaluations = Mapping[int, Mapping[str, float | None]]  # step -> name -> value, in order
@@ -200,13 +221,15 @@ class _Appended:
     files.write_text(path, text)
 
   def write(self, line: str) -> None:
-    with open(self._path, "a") as file:
+    self.flush()
+    with files.naming(self._path), open(self._path, "a", encoding="utf-8") as file:
       file.write(line)
 
   def flush(self) -> None:
-    pass
+    lock.check(self._path)
 
-  close = flush
+  def close(self) -> None:
+    pass
 
 
 class _Segments:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import datetime
 import functools
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -24,7 +23,6 @@ from typing import Any
 import jax
 
 import totojax
-from totojax.rundir import hosts
 
 # What decides numbers: every run needs the first, some use the others.
 _PACKAGES = (
@@ -57,7 +55,7 @@ def environment() -> dict[str, Any]:
     "started": _now(),
     "command": shlex.join(sys.orig_argv),
     "git": git(_PACKAGE),
-    "versions": {"totojax": totojax.__version__, **versions(_PACKAGES), **_installed(_OPTIONAL)},
+    "versions": packages(),
     "python": platform.python_version(),
     "machine": {
       "system": f"{platform.system()} {platform.machine()}",
@@ -67,6 +65,11 @@ def environment() -> dict[str, Any]:
     "devices": {"kind": devices[0].device_kind, "count": len(devices)},
     "processes": jax.process_count(),
   }
+
+
+def packages() -> dict[str, str]:
+  """The versions of what decides numbers."""
+  return {"totojax": totojax.__version__, **versions(_PACKAGES), **_installed(_OPTIONAL)}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -115,7 +118,7 @@ def processor() -> str:
   """The CPU's name, as "AMD EPYC 9R14"."""
   path = pathlib.Path("/proc/cpuinfo")
   if path.exists():
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
       if line.startswith("model name"):
         return line.partition(":")[2].strip()
   if platform.system() == "Darwin":
@@ -140,7 +143,8 @@ def _told(words: Sequence[str], folder: pathlib.Path | None = None) -> str:
       words,
       cwd=folder,
       env=clean | {"GIT_OPTIONAL_LOCKS": "0"},
-      text=True,
+      encoding="utf-8",
+      errors="replace",
       stdin=subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.DEVNULL,
@@ -206,16 +210,23 @@ def allow_other_data(allow: bool) -> None:
   _other_data_allowed = allow
 
 
+def are_identities(values: Any) -> bool:
+  """Whether what a file has for them is of their types."""
+  rows = list(values.values()) if isinstance(values, dict) else [None]
+  return all(isinstance(row, dict) and isinstance(row.get("digest"), str) for row in rows)
+
+
 def data_changes(before: Identities, now: Identities) -> dict[str, str]:
   """Data set -> what is otherwise, of those that are in both."""
   return {
-    name: _data_change(before[name], now[name])
+    name: data_change(before[name], now[name])
     for name in now
     if name in before and before[name]["digest"] != now[name]["digest"]
   }
 
 
-def _data_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+def data_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+  """What is otherwise in one of two identities that differ."""
   for what, unit in (("tokenizer", ""), ("records", " records")):
     if before.get(what) != now.get(what):
       name = what if not unit else ""
@@ -235,16 +246,4 @@ def check_data(workdir: Any, before: Identities, now: Identities) -> None:
     raise DataChanged(
       f"{workdir} was begun with other data ({listed}). Restore the data, use another --workdir,"
       " or pass --allow_changed_config to go on with what is there now"
-    )
-
-
-def check_hosts_data(now: Identities) -> None:
-  """Raises DataChanged, on all hosts alike, where one of them has other data."""
-  if places := hosts.differing([json.dumps(now[name], sort_keys=True) for name in now]):
-    names = ", ".join(list(now)[place] for place in places)
-    raise hosts.last(
-      DataChanged(
-        f"the hosts have different data ({names}); give all of them the same, as one bucket or"
-        " copies of one store"
-      )
     )

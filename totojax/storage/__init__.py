@@ -8,6 +8,10 @@ import re
 _WRONG = {True: "#?", False: "[\\"}
 
 
+class Damage(Exception):
+  """Base of errors of bytes that are not what was written (exit status 65)."""
+
+
 def check_run(run: str | os.PathLike[str], *, data: bool = False) -> None:
   """Refuses a run directory that no run could be in; asks no server.
 

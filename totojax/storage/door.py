@@ -12,7 +12,7 @@ import pathlib
 import urllib.request
 import uuid
 
-from totojax.storage import objects, outages
+from totojax.storage import buckets, objects, outages
 
 # URLs that are known to be all right.
 _passed: set[str] = set()
@@ -46,7 +46,7 @@ def check(folder: objects.Path, *, say: Callable[[str], None]) -> None:
       raise objects.StoreError(f"{name} gives other bytes than were written; use another --workdir")
     if probe not in objects.keys(name, probe):  # as `objects.keys` is refused
       silence = PermissionError("it lists nothing [http_response_code='403']")
-      raise objects.StoreError(f"{name} {objects.refusal(name, 'listed', silence)}")
+      raise objects.StoreError(f"{name} {buckets.refusal(name, 'listed', silence)}")
     if objects.write_version(path, b"2", objects.ABSENT) is not None:
       say(f"{name}: its server ignores conditions of writes, so nothing keeps a second run out")
   finally:
@@ -63,7 +63,7 @@ def _put(path: str) -> None:
   except outages.StorageAway as error:
     # Later it may be too old, and a newer one is waited for.
     if error.__cause__ and outages.status(error.__cause__) == 401:
-      line = objects.refusal(path, "written", error.__cause__)
+      line = buckets.refusal(path, "written", error.__cause__)
       raise objects.StoreError(f"{path} {line}") from None
     objects.write_version(path, b"1", objects.ABSENT)
 
@@ -114,7 +114,7 @@ def _metadata(name: str) -> bytes:
   host = os.environ.get("GCE_METADATA_HOST") or os.environ.get("GCE_METADATA_ROOT")
   if not host:
     # So that no other machine waits for a server that it has not.
-    if "Google" not in pathlib.Path("/sys/class/dmi/id/product_name").read_text():
+    if "Google" not in pathlib.Path("/sys/class/dmi/id/product_name").read_text(encoding="utf-8"):
       raise OSError("no machine of Google's")
     host = "metadata.google.internal"
   return _get(f"http://{host}/computeMetadata/v1/{name}", **{"Metadata-Flavor": "Google"})

@@ -8,18 +8,16 @@ listed is what is there now: nothing of it is cached.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import functools
+import math
 import os
 import pathlib
-import re
 from typing import Any, TYPE_CHECKING
-import urllib.error
-import urllib.request
 
 import numpy as np
 
-from totojax.storage import outages
+from totojax.storage import Damage, outages
 from totojax.storage.outages import brief as brief
 
 if TYPE_CHECKING:  # imported by what reads or writes: a report needs none of it
@@ -27,26 +25,15 @@ if TYPE_CHECKING:  # imported by what reads or writes: a report needs none of it
 
 Path = str | os.PathLike[str]
 CACHE_BYTES = 64 * 2**20  # holds shard indices (16 bytes a record), not records
+_DESCRIPTION_BYTES = 2**20  # of an array's zarr.json; ours have a thousand
 _RETRIES = {"max_retries": 2, "initial_delay": "250ms", "max_delay": "1s"}
-# What is done to a file -> what is said where it fails, and the right it takes.
+# What is done to a file -> what is said where it fails.
 _FAILURES = {
   "read": "cannot be read: {cause}",
   "written": "cannot be written: {cause}",
   "listed": "cannot be listed: {cause}",
   "deleted": "cannot be deleted: {cause}",
 }
-_AMAZONS_RIGHTS = {
-  "read": "GetObject",
-  "written": "PutObject",
-  "listed": "ListBucket",
-  "deleted": "DeleteObject",
-}
-_RIGHTS = {"read": "get", "written": "create", "listed": "list", "deleted": "delete"}
-# Says so on a machine of Amazon's.
-_AMAZONS = pathlib.Path("/sys/class/dmi/id/sys_vendor")
-# Google's refusals begin with the account.
-_ACCOUNT = re.compile(r"([\w.+-]+@[\w.-]+) does not have (storage\.[\w.]+) access")
-_ASIDE_S = 5.0  # that a question may take of which nothing depends but words
 ABSENT = b"\x02"  # the version of an object that does not exist
 # A connection that brings nothing for so long is broken, and made anew; curl
 # would wait for ever. (TensorStore reads these once, as it begins.)
@@ -56,6 +43,10 @@ os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 class StoreError(ValueError):
   """What is missing, damaged, refused or not as expected; begins with the path."""
+
+
+class Damaged(Damage, StoreError):
+  """Data that are not what was written."""
 
 
 def text(path: Path) -> str:
@@ -74,8 +65,6 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
   A local path, or a name in a bucket, may hold characters that a URL may not;
   URLs of other kinds are parsed by TensorStore itself.
   """
-  import tensorstore as ts
-
   name = text(path)
   scheme, _, rest = name.partition("://")
   if driver := {"gs": "gcs", "s3": "s3"}.get(scheme):
@@ -83,107 +72,19 @@ def kvstore_spec(path: Path) -> dict[str, Any]:
     if not first:
       raise StoreError(f"{name} names no bucket; it has the form {scheme}://BUCKET/FOLDER")
     spec = {"driver": driver, "bucket": first, "path": below and below + "/"}
-    if driver == "gcs" and (key := _key_file()) and not os.path.isfile(key):
-      # TensorStore would go on as nobody.
-      raise StoreError(
-        f"GOOGLE_APPLICATION_CREDENTIALS is {key!r}, which is no file; mend or unset it"
-      )
-    return spec if driver == "gcs" else spec | _s3()
+    from totojax.storage import buckets  # which is above this
+
+    return spec | buckets.login(driver)
   if is_url(name):
+    import tensorstore as ts
+
     return ts.KvStore.Spec(name + "/").to_json()
   return {"driver": "file", "path": os.path.abspath(name) + "/"}
-
-
-def _key_file() -> str | None:
-  """The key file that TensorStore will read for gs://, where one is named."""
-  if os.environ.get("GOOGLE_AUTH_TOKEN_FOR_TESTING"):
-    return None
-  return os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
 
 
 def bucket(path: Path) -> str:
   """Of a URL in an object store, the URL of its bucket."""
   return "/".join(text(path).split("/")[:3])
-
-
-def _s3() -> dict[str, Any]:
-  """What the usual variables say of s3:// URLs: server, region and account.
-
-  AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL; AWS_REGION or AWS_DEFAULT_REGION. All
-  other clients read them; TensorStore reads its credentials alone.
-  """
-  names = {
-    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
-  }
-  values = {key: next(filter(None, map(os.environ.get, names[key])), None) for key in names}
-  spec: dict[str, Any] = {key: value for key, value in values.items() if value}
-  if not spec.get("endpoint", "http").startswith("http"):
-    raise StoreError(
-      f"{' or '.join(names['endpoint'])} is {spec['endpoint']!r}; it is a URL, as https://HOST:PORT"
-    )
-  if (account := _amazons_login()) != "default":
-    spec["aws_credentials"] = {"type": account}
-  return spec
-
-
-def _amazons_login() -> str:
-  """Where TensorStore is to look for an account of s3://, as it names the place.
-
-  Left to itself it looks everywhere, and tells in pages, for each array that is
-  opened, where there was none.
-  """
-  have = lambda *names: any(map(os.environ.get, names))
-  if have("AWS_ACCESS_KEY_ID"):
-    return "environment"
-  home = pathlib.Path.home() / ".aws"
-  named = "AWS_PROFILE", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"
-  tokens = "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"
-  if have(*named, *tokens) or any((home / name).is_file() for name in ("config", "credentials")):
-    return "default"
-  if have("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"):
-    return "ecs"
-  if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-    return "anonymous"
-  try:
-    amazons = "Amazon" in _AMAZONS.read_text()
-  except OSError:
-    amazons = False
-  return "imds" if amazons or have("AWS_EC2_METADATA_SERVICE_ENDPOINT") else "anonymous"
-
-
-def check_bucket(path: Path) -> None:
-  """Raises StoreError where what is not there is in no bucket.
-
-  TensorStore is told so, and says of all that is read that it is not there. Of
-  Google everybody is told, whoever may read.
-  """
-  there, code = bucket(path), 0
-  if there.startswith("gs://"):
-    server = os.environ.get("TENSORSTORE_GCS_HTTP_URL", "https://storage.googleapis.com")
-    url = f"{server}/storage/v1/b/{there.removeprefix('gs://')}/o?maxResults=1"
-    try:
-      urllib.request.urlopen(url, timeout=_ASIDE_S).close()
-    except urllib.error.HTTPError as error:
-      code = error.code
-    except OSError:  # it was worth a try
-      pass
-  elif there.startswith("s3://"):
-    try:
-      keys(there, ".listed")
-    except StoreError as error:
-      code = outages.status(error.__cause__ or error)
-  if code == 404:
-    raise StoreError(f"{text(path)} {_no_bucket(there)}")
-
-
-def _no_bucket(there: str) -> str:
-  if not there.startswith("gs://"):
-    return f"is in no bucket: there is no {there}; make it, or mend the path"
-  return (
-    f"is in no bucket: there is no {there}; mend the path, or make it in the region of the TPU:"
-    f" gcloud storage buckets create {there} --location=REGION"
-  )
 
 
 def read(path: Path) -> bytes | None:
@@ -200,7 +101,7 @@ def read_part(path: Path, begin: int, end: int) -> bytes | None:
   folder, name = _split(path)
   for part in (slice(begin, end), slice(begin, None)):
     try:
-      answer = _ask(path, lambda part=part: folder.read(name, byte_range=part))
+      answer = ask(path, lambda part=part: folder.read(name, byte_range=part))
       return answer.value if answer.state == "value" else None
     except StoreError as error:
       # It ends before; nobody says where.
@@ -221,21 +122,21 @@ def write(path: Path, value: bytes, *, limit_s: float | None = None) -> None:
       `outages.patience_s`.
   """
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, value), "written", limit_s=limit_s)
+  ask(path, lambda: folder.write(name, value), "written", limit_s=limit_s)
 
 
 def exists(path: Path) -> bool:
   """Whether there is such a file; a folder of an object store is no thing."""
   folder, name = _split(path)
   # No byte of it: asks for its size and version alone.
-  answer = _ask(path, lambda: folder.read(name, byte_range=slice(0, 0)))
+  answer = ask(path, lambda: folder.read(name, byte_range=slice(0, 0)))
   return answer.state == "value"
 
 
 def delete(path: Path) -> None:
   """Deletes a file, if there is one."""
   folder, name = _split(path)
-  _ask(path, lambda: folder.write(name, None), "deleted")
+  ask(path, lambda: folder.write(name, None), "deleted")
 
 
 def keys(folder: Path, prefix: str = "") -> list[str]:
@@ -246,7 +147,7 @@ def keys(folder: Path, prefix: str = "") -> list[str]:
     prefix: what the names begin with.
   """
   kvstore = _kvstore(folder)
-  names = _ask(folder, lambda: kvstore.list(_range(prefix)), "listed")
+  names = ask(folder, lambda: kvstore.list(_range(prefix)), "listed")
   if not names and is_url(folder):
     # TensorStore takes a refused listing (403, 401) for an empty one.
     exists(f"{text(folder)}/{prefix or '.listed'}")
@@ -262,13 +163,13 @@ def children(folder: Path) -> list[str]:
 def delete_folder(folder: Path) -> None:
   """Deletes all files below a folder."""
   kvstore = _kvstore(folder)
-  _ask(folder, lambda: kvstore.delete_range(_range("")), "deleted")
+  ask(folder, lambda: kvstore.delete_range(_range("")), "deleted")
 
 
 def read_version(path: Path, *, limit_s: float | None = None) -> tuple[bytes | None, bytes]:
   """(bytes of a file or None, its version) for `write_version`."""
   folder, name = _split(path)
-  result = _ask(path, lambda: folder.read(name), limit_s=limit_s)
+  result = ask(path, lambda: folder.read(name), limit_s=limit_s)
   return (result.value if result.state == "value" else None), result.stamp.generation
 
 
@@ -288,9 +189,7 @@ def write_version(
     The new version; None where another process was first.
   """
   folder, name = _split(path)
-  stamp = _ask(
-    path, lambda: folder.write(name, value, if_equal=version), "written", limit_s=limit_s
-  )
+  stamp = ask(path, lambda: folder.write(name, value, if_equal=version), "written", limit_s=limit_s)
   if stamp.generation:
     return stamp.generation
   # It has another version: also at the second try of a request that was
@@ -299,72 +198,52 @@ def write_version(
   return now if stored == value else None
 
 
-def write_array(
-  path: Path, values: np.ndarray, *, single_records: bool, attributes: Mapping[str, Any]
-) -> None:
-  """Writes `values` [records, ...] as one Zarr 3 array, replacing any other.
-
-  The array is one file: a Zarr shard whose inner chunks are single records, or
-  the whole array, each with a crc32c, and the index of the chunks as well.
-
-  Args:
-    path: directory of the array.
-    values: the records, at least one.
-    single_records: one record per inner chunk, for random reads.
-    attributes: JSON kept beside the array.
-
-  Raises:
-    StoreError: when the storage refuses, with the path.
-  """
-  import tensorstore as ts
-
-  inner = [1, *values.shape[1:]] if single_records else list(values.shape)
-  checked = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
-  sharding = {
-    "chunk_shape": inner,
-    "codecs": checked,
-    "index_codecs": checked,
-    "index_location": "end",
-  }
-  spec = {
-    "driver": "zarr3",
-    "kvstore": kvstore_spec(path),
-    # A record of zeros would otherwise not be written, and then be missing.
-    "store_data_equal_to_fill_value": True,
-    "metadata": {
-      "shape": list(values.shape),
-      "data_type": values.dtype.name,
-      "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(values.shape)}},
-      "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-      "attributes": dict(attributes),
-    },
-  }
-  context = _context(os.getpid())
-  array = _ask(
-    path, lambda: ts.open(spec, create=True, delete_existing=True, context=context), "written"
-  )
-  _ask(path, lambda: array.write(values), "written")
-
-
 def open_array(path: Path) -> ts.TensorStore:
   """Opens the Zarr 3 array at `path` for reading.
 
-  Missing chunks raise when read: TensorStore would fill them with zeros.
+  Missing chunks raise when read: TensorStore would fill them with zeros. It
+  gets the array's description by way of `outside`, as its own reader of JSON
+  dies of what is nested too deep, and files that are such.
+
+  Raises:
+    StoreError: it is missing, or no array.
   """
   import tensorstore as ts
 
+  from totojax.storage import outside  # which is above this
+
+  failure = "is missing or is no Zarr array: {cause}"
+  try:
+    metadata = outside.read_json(f"{text(path)}/zarr.json", most_bytes=_DESCRIPTION_BYTES)
+    most_bytes = _most_bytes(metadata)
+    for file in () if is_url(path) else pathlib.Path(path).glob("c/**/*"):
+      if not file.is_dir():  # of a pipe it would wait for a writer, of a giant abort
+        outside.open_plain(file, most_bytes=most_bytes).close()
+  except (OSError, outside.Damaged) as error:
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", error)
+    kind = Damaged if isinstance(error, outside.Damaged) else StoreError
+    raise kind(f"{text(path)} {failure.format(cause=reason)}") from error
   spec = {
     "driver": "zarr3",
     "kvstore": kvstore_spec(path),
+    "metadata": metadata,
     "fill_missing_data_reads": False,
     # Shards never change once written, so a cached index stays right.
     "recheck_cached_data": "open",
   }
-  return _ask(
+  return ask(
     path,
-    lambda: ts.open(spec, open=True, read=True, context=_context(os.getpid())),
-    failure="is missing or is no Zarr array: {cause}",
+    lambda: ts.open(spec, open=True, read=True, assume_metadata=True, context=context(os.getpid())),
+    failure=failure,
   )
+
+
+def _most_bytes(metadata: Any) -> int:
+  """Of the file of an array with this description; records have a checksum and a place."""
+  shape = metadata.get("shape") if isinstance(metadata, dict) else None
+  if not isinstance(shape, list) or not all(type(side) is int for side in shape):
+    return 0  # it is none
+  return 8 * math.prod(shape) + 32 * max(shape, default=1) + 2**12
 
 
 def attributes(array: ts.TensorStore) -> dict[str, Any]:
@@ -381,10 +260,10 @@ def finish(path: Path, future: ts.Future, again: Callable[[], ts.Future]) -> np.
     again: makes it once more, where storage was away.
 
   Raises:
-    StoreError: for a missing, truncated or altered chunk, with the path.
+    Damaged: for a missing, truncated or altered chunk, with the path.
   """
   asked = iter([future])
-  return _ask(
+  return ask(
     path,
     lambda: next(asked, None) or again(),
     failure="is truncated, incomplete or damaged: {cause}. Restore this directory from a copy, or"
@@ -392,7 +271,7 @@ def finish(path: Path, future: ts.Future, again: Callable[[], ts.Future]) -> np.
   )
 
 
-def _ask(
+def ask(
   path: Path,
   ask: Callable[[], ts.Future],
   action: str = "read",
@@ -416,76 +295,14 @@ def _ask(
   except outages.StorageAway:
     raise
   except Exception as error:
-    failure = failure or _FAILURES[action]
-    what = refusal(path, action, error) or failure.format(cause=brief(error))
-    if action == "written" and not is_url(path):
-      what += ". Is the disk full, or the directory read-only?"
-    raise StoreError(f"{text(path)} {what}") from error
+    refused, failure = "", failure or _FAILURES[action]
+    if is_url(path):
+      from totojax.storage import buckets
 
-
-def refusal(path: Path, action: str, error: BaseException) -> str | None:
-  """What is said of `path` where a bucket says no, with what mends it.
-
-  Args:
-    path: what was asked for.
-    action: what was to be done, of `_FAILURES`.
-    error: of TensorStore.
-
-  Returns:
-    The words after the path; None where the error is another.
-  """
-  code, words = outages.status(error), str(error)
-  there = bucket(path)
-  login = "gcloud auth application-default login"
-  if not there.startswith("gs://"):
-    nobody = _amazons_login() == "anonymous"
-    whom = "without keys (AWS_ACCESS_KEY_ID, AWS_PROFILE)" if nobody else "by this account"
-    reasons = {
-      301: f"is in another region ({brief(error)}); set AWS_REGION to that of {there}",
-      403: f"may not be {action} {whom} ({brief(error)}); it takes"
-      f" s3:{_AMAZONS_RIGHTS[action]} on {there}",
-      404: _no_bucket(there),
-    }
-    return reasons.get(code or 0)
-  if code == 404:
-    return _no_bucket(there)
-  if "JSON credentials file" in words or "load the private key" in words:
-    return (
-      f"cannot be {action}: GOOGLE_APPLICATION_CREDENTIALS is {_key_file()!r}, no whole key"
-      f" of a service account, a user or a federation ({brief(error)})"
-    )
-  if "requester pays" in words:
-    return (
-      "is in a bucket that lets its readers pay; use another, or turn that off:"
-      f" gcloud storage buckets update {there} --no-requester-pays"
-    )
-  if "invalid_grant" in words or (code == 401 and "Anonymous" not in words):
-    return f"cannot be {action}: the login has expired or was withdrawn; renew it: {login}"
-  if code == 401:
-    return (
-      f"cannot be {action} without a login: {login}, or name a key file in"
-      " GOOGLE_APPLICATION_CREDENTIALS, or make the TPU VM with a --service-account"
-    )
-  if code == 403 and re.search("scope", words, re.IGNORECASE):
-    return (
-      f"may not be {action} by this machine, whatever its account may, for its access scopes; make"
-      " the TPU VM with --scopes=cloud-platform"
-    )
-  return _forbidden(there, action, error) if code == 403 else None
-
-
-def _forbidden(there: str, action: str, error: BaseException) -> str:
-  """The words for a right that is lacking, and the command that gives it."""
-  account, reason = "", f"{brief(error)}; it takes storage.objects.{_RIGHTS[action]}"
-  if match := _ACCOUNT.search(str(error)):
-    account, right = match.groups()
-    reason = f"{right} is lacking"
-  kind = "user" if account and not account.endswith("gserviceaccount.com") else "serviceAccount"
-  return (
-    f"may not be {action} by {account or 'this account'} ({reason}): gcloud storage buckets"
-    f" add-iam-policy-binding {there} --member={kind}:{account or 'ACCOUNT'}"
-    " --role=roles/storage.objectUser"
-  )
+      refused = buckets.refusal(path, action, error)
+    what = refused or failure.format(cause=brief(error))
+    kind = Damaged if "damaged" in failure and not refused else StoreError
+    raise kind(f"{text(path)} {what}") from error
 
 
 def _split(path: Path) -> tuple[ts.KvStore, str]:
@@ -507,13 +324,13 @@ def _kvstore(path: Path) -> ts.KvStore:
 
   spec = kvstore_spec(path)
   try:  # asks no server
-    return ts.KvStore.open(spec, context=_context(os.getpid())).result()
+    return ts.KvStore.open(spec, context=context(os.getpid())).result()
   except ValueError as error:
     raise StoreError(f"{text(path)} is no place for data: {brief(error)}") from error
 
 
 @functools.lru_cache(maxsize=1)
-def _context(process: int) -> ts.Context:
+def context(process: int) -> ts.Context:
   """Thread pools and cache of one process; small, since hosts feed chips."""
   import tensorstore as ts
 

@@ -32,6 +32,7 @@ _WORDS = re.compile(
   r"^(ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|UNAUTHENTICATED):"
   r"|\[curl_code='\d+'\]"
 )
+_LOCAL = re.compile(r"\[OS error \d|os_error_code='")
 _APPENDED = re.compile(
   r" \[(tensorstore_spec|x-amzn-requestid|http_response_|curl_code|source locations)"
   r"| See full TensorStore details"
@@ -171,9 +172,9 @@ def is_passing(error: BaseException) -> bool:
     if code == 401 and "Anonymous" in str(error):  # without a login there is none to renew
       return False
     return code in _PASSING or code >= 500
-  # (Of a lost process, jax says the same words in errors of other types.)
-  words = isinstance(error, ValueError) and _WORDS.search(str(error))
-  return bool(words) or isinstance(error, _BROKEN)
+  # (jax says them of a lost process in other types, TensorStore of a full disk.)
+  words = isinstance(error, ValueError) and not _LOCAL.search(str(error))
+  return bool(words and _WORDS.search(str(error))) or isinstance(error, _BROKEN)
 
 
 def status(error: BaseException) -> int | None:
@@ -199,7 +200,7 @@ def brief(error: BaseException) -> str:
 
   TensorStore appends its specification and answers, and orbax pages of it.
   """
-  line = (str(error).splitlines() or [type(error).__name__])[0]
+  line = (str(error).splitlines() or [type(error).__name__])[0][:500]
   line = _APPENDED.split(line)[0]
   line = re.sub(r"^ABORTED: |All \d+ retry attempts failed: ", "", line).rstrip(".")
   line = line.partition("CURL error ")[2] or line

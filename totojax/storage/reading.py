@@ -12,7 +12,7 @@ import io
 import os
 from typing import TypeVar
 
-from totojax.storage import objects
+from totojax.storage import buckets, objects, outside
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -33,7 +33,7 @@ def is_folder(path: str) -> bool:
     return os.path.isdir(path)
   if is_there := bool(objects.keys(path)):
     return is_there
-  objects.check_bucket(path)
+  buckets.check_bucket(path)
   return False
 
 
@@ -47,14 +47,13 @@ def load(path: str) -> bytes:
 
   Raises:
     OSError: there is none, or it cannot be read.
+    Damaged: it is no plain file, or too large to be read as a whole.
   """
-  if not objects.is_url(path):
-    with open(path, "rb") as file:
-      return file.read()
-  data = objects.read(path)
-  if data is None:
-    raise _absent(path)
-  return data
+  try:
+    return outside.load(path)
+  except FileNotFoundError as error:
+    buckets.check_bucket(path)
+    raise error
 
 
 def open_text(
@@ -65,8 +64,8 @@ def open_text(
 
 
 def open_file(path: str) -> "io.BufferedReader | ObjectFile":
-  """A file, to read and seek in; raises OSError where there is none."""
-  return ObjectFile(path) if objects.is_url(path) else open(path, "rb")
+  """A file, to read and seek in; OSError where there is none, Damaged: no plain one."""
+  return ObjectFile(path) if objects.is_url(path) else outside.open_plain(path)
 
 
 def each(function: Callable[[A], B], values: Iterable[A]) -> Iterator[B]:
@@ -79,7 +78,7 @@ def each(function: Callable[[A], B], values: Iterable[A]) -> Iterator[B]:
 
 
 def _absent(path: str) -> FileNotFoundError:
-  objects.check_bucket(path)
+  buckets.check_bucket(path)
   return FileNotFoundError(errno.ENOENT, "there is no such object", path)
 
 

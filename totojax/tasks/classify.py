@@ -23,7 +23,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence, tasks
-from totojax.models import heads, taps, trunk
+from totojax.config.model import PatchesConfig
+from totojax.models import heads, patched, taps, trunk
+from totojax.tokenizers import patches as patches_lib
 
 
 class Classify:
@@ -40,11 +42,12 @@ class Classify:
     settings: int,
     split: bool,
     tokens: int = 0,
+    patches: PatchesConfig | None = None,
   ):
     """Args:
     head: what is trained.
-    model: the backbone: a batch holds `tokens`. None: it holds `features` of
-      every layer asked for.
+    model: the backbone: a batch holds `tokens`, or of a `PatchTrunk` `frames`
+      and `start`. None: it holds `features` of every layer asked for.
     layers: which H_l; heads start as their layer's number says.
     width: of the features.
     classes: labels are below it.
@@ -52,6 +55,7 @@ class Classify:
     split: whether the width is split over devices, as a backbone's is; what
       has any other width may not divide.
     tokens: of a row of `features`; 0: they are pooled.
+    patches: of a `PatchTrunk`, what its frames are cut into.
     """
     if model is None and not tokens and head.pool != "average":
       raise ValueError(
@@ -63,7 +67,7 @@ class Classify:
     self.head, self.model = head, model
     self.layers, self.width = tuple(layers), width
     self.classes, self.settings, self.split = classes, settings, split
-    self.tokens = tokens
+    self.tokens, self.patches = tokens, patches
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     spec = {"label": jax.ShapeDtypeStruct((batch,), jnp.int32)}
@@ -71,6 +75,11 @@ class Classify:
       row = (self.tokens, self.width) if self.tokens else (self.width,)
       shape = (batch, len(self.layers), *row)
       spec["features"] = jax.ShapeDtypeStruct(shape, jnp.float32)
+    elif self.patches is not None:
+      side = self.model.spec.grid * self.patches.side_px
+      shape = (batch, self.model.spec.frames, side, side, 3)
+      spec["frames"] = jax.ShapeDtypeStruct(shape, jnp.uint8)
+      spec["start"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     else:
       shape = (batch, self.model.spec.context)
       spec["tokens"] = jax.ShapeDtypeStruct(shape, jnp.int32)
@@ -91,7 +100,7 @@ class Classify:
     if self.model is not None:
       boxed = functools.partial(_boxed, self.model)
       axes = nn.get_partition_spec(jax.eval_shape(boxed, jax.random.key(0)))
-      frozen = {name: axes[name] for name in ("embedding", "blocks")}
+      frozen = _entry_and_blocks(axes)
     return tasks.Variables(params, frozen, stats)
 
   def init(self, key: jax.Array) -> tasks.Variables:
@@ -112,7 +121,7 @@ class Classify:
     if self.model is not None:
       # A fresh backbone; the builder puts a trained one in its place.
       fresh = nn.unbox(_boxed(self.model, key))
-      frozen = {name: fresh[name] for name in ("embedding", "blocks")}
+      frozen = _entry_and_blocks(fresh)
       dtype = jnp.dtype(self.model.compute.dtype)
       frozen = jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
     return tasks.Variables(params, frozen, stats)
@@ -177,6 +186,17 @@ class Classify:
     running = {k: v for k, v in variables.stats.items() if k != "train_loss"}
     return self._at_layers(variables.frozen, batch, of_layer, (variables.params, running))
 
+  def _inputs(self, batch: tasks.Batch) -> Any:
+    """What the backbone reads of a batch: tokens, or the patches of its frames."""
+    if self.patches is None:
+      return batch["tokens"]
+    frames_BNSS3 = batch["frames"]
+    cut_MGGF = patches_lib.inputs(self.patches, frames_BNSS3.reshape(-1, *frames_BNSS3.shape[2:]))
+    patches_BPF = cut_MGGF.reshape(len(frames_BNSS3), -1, cut_MGGF.shape[-1])
+    assert self.model is not None
+    short = self.model.spec.context - 1 - patches_BPF.shape[1]
+    return patched.Inputs(jnp.pad(patches_BPF, ((0, 0), (0, short), (0, 0))), batch["start"])
+
   def _at_layers(
     self, frozen: Any, batch: tasks.Batch, of_layer: Callable[..., Any], own: Any
   ) -> Any:
@@ -196,11 +216,12 @@ class Classify:
         visual_BT = jnp.ones(x_LB.shape[1:3], bool)
         return jax.lax.map(lambda both: of_layer(both[0], visual_BT, both[1]), (x_LB, own))
       return jax.vmap(lambda x, mine: of_layer(x, None, mine))(x_LB, own)
-    visual_BT = sequence.is_visual(batch["tokens"])
+    inputs = self._inputs(batch)
+    visual_BT = patched.visual(self.model.spec, inputs)
     return taps.tap_layers(
       self.model,
       frozen,
-      batch["tokens"],
+      inputs,
       tap=lambda x_BTD, mine: of_layer(x_BTD, visual_BT, mine),
       layers=self.layers,
       per_layer=own,
@@ -209,8 +230,16 @@ class Classify:
 
 def _boxed(model: trunk.Trunk, key: jax.Array) -> Any:
   """A backbone's fresh parameters, boxed with their axis names."""
-  inputs_BT = jnp.zeros((1, model.spec.context), jnp.int32)
-  return model.init(key, inputs_BT)["params"]
+  inputs = jnp.zeros((1, model.spec.context), jnp.int32)
+  if isinstance(model, patched.PatchTrunk):
+    patches_BTF = jnp.zeros((1, model.spec.context - 1, model.values))
+    inputs = patched.Inputs(patches_BTF, jnp.zeros(1, jnp.int32))
+  return model.init(key, inputs)["params"]
+
+
+def _entry_and_blocks(params: Any) -> dict[str, Any]:
+  """A backbone's without what comes after the blocks, as `taps.truncate` leaves them."""
+  return {name: tree for name, tree in params.items() if not name.startswith(taps.LAST)}
 
 
 def cross_entropy(logits_BC: jax.Array, label_B: jax.Array) -> jax.Array:

@@ -2,8 +2,7 @@
 
 For what cannot be cached: augmented frames of probing and fine-tuning, or a
 corpus that is seen once. The tokenizer's parameters are frozen arrays of the
-state. One frame of every row is encoded at a time, so memory does not grow with
-the length of a clip, and rows stay on their devices.
+state.
 
 Shapes: B rows, N frames, S pixels of a side, G grid side, R tokens of a row.
 """
@@ -40,7 +39,7 @@ class EncodeFrames:
     self._dropped = () if keep_frames else ("frames", "start")
     self.inner, self.spec = inner, spec
     self._size_px = spec.grid * tokenizer.factor
-    self._codes_of, self._params = tokenizer.codes_of, tokenizer.params
+    self._tokenizer, self._params = tokenizer, tokenizer.params
 
   @property
   def frozen(self) -> tasks.Tree:
@@ -51,7 +50,7 @@ class EncodeFrames:
     spec = dict(self.inner.batch_spec(batch))
     del spec["tokens"]
     size = self._size_px
-    frames = (batch, self.spec.frames, size, size, 3)
+    frames = (batch, self.spec.clip_frames, size, size, 3)
     spec["frames"] = jax.ShapeDtypeStruct(frames, jnp.uint8)
     spec["start"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     return spec
@@ -66,14 +65,10 @@ class EncodeFrames:
     tokenizer = jax.tree.map(jnp.asarray, self._params)
     return variables._replace(frozen={"inner": variables.frozen, "tokenizer": tokenizer})
 
-  def tokens(self, tokenizer: Any, batch: tasks.Batch) -> jax.Array:
+  def tokens(self, params: Any, batch: tasks.Batch) -> jax.Array:
     """int32 rows [B, R], as `sequence.build` makes them of cached codes."""
-    frames_NBSS3 = jnp.swapaxes(batch["frames"], 0, 1)
-    codes_NBGG = jax.lax.map(
-      lambda frames_BSS3: self._codes_of(tokenizer, frames_BSS3), frames_NBSS3
-    )
-    rows = codes_NBGG.shape[1]
-    visual = jnp.swapaxes(codes_NBGG, 0, 1).reshape(rows, -1)
+    visual = tokenizer_api.clip_codes(self._tokenizer, params, batch["frames"])
+    rows = len(visual)
     tokens_BR = jnp.concatenate(
       [
         batch["start"][:, None],
@@ -92,6 +87,7 @@ class EncodeFrames:
     row_R = np.full(self.spec.row_tokens, sequence.PAD, np.int32)
     row_R[: self.spec.visual_tokens + 1] = sequence.SPECIALS
     row_R[0] = sequence.VIDEO_START
+    row_R[self.spec.visual_tokens + 1 : self.spec.visual_tokens + 2] = sequence.END
     rows = batch["frames"].shape[0]
     tokens_BR = jnp.broadcast_to(row_R, (rows, len(row_R)))
     return self.inner.weights(self._inner_batch(batch, tokens_BR))

@@ -47,6 +47,8 @@ class Patches(pretrain.OfModel):
         "sequence.segments is for rows of tokens; set it to False, or"
         " sequence.frames to 1: one image in a row"
       )
+    if model.spec.train_end:
+      raise ValueError("sequence.train_end is of tokens, and no patch is an end; set it to False")
     self.config = config
     self.term = "nll" if model.predicts == "tokens" else "mse"
     super().__init__(model, parametrisation)

@@ -4,8 +4,9 @@ Shapes: B batch, T context, R = T + 1 tokens of a row, V padded vocabulary.
 """
 
 import abc
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any, TYPE_CHECKING
 
 from flax import linen as nn
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 
 from totojax import sequence, tasks, tree as tree_lib
 from totojax.models import trunk
-from totojax.optim import mup
+
+if TYPE_CHECKING:
+  from totojax.optim import mup
 
 
 class OfModel(abc.ABC):
@@ -25,7 +28,7 @@ class OfModel(abc.ABC):
 
   term = "nll"
 
-  def __init__(self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None):
+  def __init__(self, model: trunk.Trunk, parametrisation: "mup.Parametrisation | None"):
     self.model, self.spec = model, model.spec
     self.rules = None
     if parametrisation is not None:
@@ -35,14 +38,25 @@ class OfModel(abc.ABC):
   def boxed(self, key: jax.Array) -> Any:
     """Parameters of the model with the names of their axes."""
 
-  def axes(self) -> tasks.Variables:
-    boxed = jax.eval_shape(self.boxed, jax.random.key(0))
+  @functools.cached_property
+  def _traced(self) -> Callable[[jax.Array], Any]:
+    """`boxed`, traced once for `axes` and `init`; a part of the program it is in."""
+    return jax.jit(self.boxed, inline=True)
+
+  @functools.cached_property
+  def _axes(self) -> tasks.Variables:
+    boxed = jax.eval_shape(self._traced, jax.random.key(0))
     return tasks.Variables(nn.get_partition_spec(boxed), {}, {})
 
+  def axes(self) -> tasks.Variables:
+    return self._axes  # a trace of the model is 3 % of a short run
+
   def init(self, key: jax.Array) -> tasks.Variables:
-    params = nn.unbox(self.boxed(key))
+    params = nn.unbox(self._traced(key))
     # µP (Figure 11) is the same draw, scaled.
     if self.rules is not None:
+      from totojax.optim import mup
+
       params = mup.start(params, self.rules)
     return tasks.Variables(params, {}, {})
 
@@ -64,6 +78,8 @@ class OfModel(abc.ABC):
   ) -> tasks.Losses:
     del step, key  # nothing is drawn and nothing is scheduled
     loss_BT, counted_BT = self.per_target(params, batch)
+    if self.spec.train_end:  # which evaluations leave out
+      counted_BT = self.counted(batch)
     # Selected, not multiplied: a loss of padding that is infinite stays out.
     total = jnp.sum(jnp.where(counted_BT, loss_BT, 0.0))
     return {self.term: tasks.LossTerm(total, 1.0)}, rest.stats, {}
@@ -72,11 +88,23 @@ class OfModel(abc.ABC):
 class Pretrain(OfModel):
   """Mean negative log-likelihood of visual targets, in nats per token."""
 
-  def __init__(self, model: trunk.Trunk, parametrisation: mup.Parametrisation | None = None):
-    """`parametrisation`: µP's, for a model with its scales; None: standard.
+  def __init__(
+    self,
+    model: trunk.Trunk,
+    parametrisation: "mup.Parametrisation | None" = None,
+    *,
+    z_loss: float = 0.0,
+  ):
+    """What is trained.
+
+    Args:
+      model: with causal attention.
+      parametrisation: µP's, for a model with its scales; None: standard.
+      z_loss: times the mean square of ln Z, which is added in training alone.
 
     Raises:
-      ValueError: a model whose tokens see the ones that they are to predict.
+      ValueError: a model whose tokens see the ones that they are to predict,
+        or an end to be trained on that the context cuts off.
     """
     # A prefix of one is causal too: the first token sees itself anyway.
     prefix = model.config.prefix_tokens
@@ -86,6 +114,12 @@ class Pretrain(OfModel):
         " use 0 to train on next tokens"
       )
     super().__init__(model, parametrisation)
+    if self.spec.train_end and self.spec.context <= self.spec.visual_tokens:
+      raise ValueError(
+        f"sequence.context is {self.spec.context}, which cuts off the end that sequence.train_end"
+        f" trains on; set it to {self.spec.visual_tokens + 1} or more, or train_end to False"
+      )
+    self._z_loss = z_loss
 
   def batch_spec(self, batch: int) -> Mapping[str, jax.ShapeDtypeStruct]:
     return {
@@ -99,8 +133,10 @@ class Pretrain(OfModel):
     return self.model.init(key, inputs_BT)["params"]
 
   def counted(self, batch: tasks.Batch) -> jax.Array:
-    # Start and end are no targets, nor is padding.
-    return sequence.is_visual(sequence.split(batch["tokens"])[1])
+    # Start and end are no targets, nor is padding; with `train_end` the end is.
+    targets_BT = sequence.split(batch["tokens"])[1]
+    visual_BT = sequence.is_visual(targets_BT)
+    return visual_BT | (targets_BT == sequence.END) if self.spec.train_end else visual_BT
 
   def nll(self, params: Any, tokens_BR: jax.Array) -> tuple[jax.Array, jax.Array]:
     """float32 nats [B, T] of every target, and bool [B, T] where it counts."""
@@ -112,3 +148,19 @@ class Pretrain(OfModel):
 
   def per_target(self, params: Any, batch: tasks.Batch) -> tuple[jax.Array, jax.Array]:
     return self.nll(params, batch["tokens"])
+
+  def weights(self, batch: tasks.Batch) -> Mapping[str, jax.Array]:
+    own = super().weights(batch)
+    return {**own, "z_loss": own[self.term]} if self._z_loss else own
+
+  def loss(
+    self, params: Any, rest: tasks.Variables, batch: tasks.Batch, *, step: jax.Array, key: jax.Array
+  ) -> tasks.Losses:
+    if not self._z_loss:
+      return super().loss(params, rest, batch, step=step, key=key)
+    model, (inputs_BT, targets_BT) = self.model.clone(with_z=True), sequence.split(batch["tokens"])
+    losses_BT2 = tree_lib.apply(model, params, inputs_BT, targets_BT)
+    counted_BT1 = self.counted(batch)[..., None]
+    nll, z = jnp.sum(jnp.where(counted_BT1, losses_BT2, 0.0), axis=(0, 1))
+    terms = {self.term: tasks.LossTerm(nll, 1.0), "z_loss": tasks.LossTerm(z, self._z_loss)}
+    return terms, rest.stats, {}

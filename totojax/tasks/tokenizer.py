@@ -31,6 +31,7 @@ from totojax.tokenizers import api as tokenizer_api, dvae, patches as patches_li
 _USE_DECAY = 0.99  # of the running histogram: about 100 updates
 _RIDGE = 1e-5  # of the mean variance, against features that are collinear
 _SCORED = 4  # every fourth image is decoded from its hard codes for the log
+_START_BATCH = 32  # frames that go through the encoder at a time
 _LEAST_MSE = 1e-6  # caps one image's PSNR at 60 dB
 
 
@@ -92,7 +93,12 @@ class TokenizerTask:
     if self.kmeans:  # given wherever `start` is "patches"
       frozen["centres_VX"] = jnp.asarray(self.kmeans.centres_VX)
       if self.config.start == "patches":
-        features = dvae.features(self.model, params, self.kmeans.frames)
+        # A few at a time: the encoder's activations of all take gigabytes.
+        features = jax.lax.map(
+          lambda frame_HWC: dvae.features(self.model, params, frame_HWC[None])[0],
+          jnp.asarray(self.kmeans.frames),
+          batch_size=_START_BATCH,
+        )
         w_CV, b_V = distance_layer(
           features.reshape(-1, features.shape[-1]),
           patches(self.kmeans.frames, self.model.factor),

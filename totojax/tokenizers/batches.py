@@ -17,14 +17,18 @@ import numpy as np
 # whose activations stay nearer to the cores.
 _CALL_MACS = 2**38
 _CPU_CALL_MACS = 2**36
-_MOST_ROWS = 64
+# However little a frame asks for. Few are filled up to it, which costs a CPU what
+# it costs a chip nothing.
+_MOST_FRAMES = 64
+_CPU_MOST_FRAMES = 8
 
 
-def call_rows(macs_per_row: int) -> int:
-  """Rows that one device takes at a time."""
+def call_rows(macs_per_row: int, frames_per_row: int = 1) -> int:
+  """Rows, each an image or the frames of a clip, that one device takes at a time."""
   on_cpu = jax.default_backend() == "cpu"
   most_macs = _CPU_CALL_MACS if on_cpu else _CALL_MACS
-  return max(1, min(_MOST_ROWS, most_macs // max(1, macs_per_row)))
+  most_frames = _CPU_MOST_FRAMES if on_cpu else _MOST_FRAMES
+  return max(1, min(most_frames // frames_per_row, most_macs // max(1, macs_per_row)))
 
 
 class LocalDevices:

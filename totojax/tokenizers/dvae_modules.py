@@ -15,17 +15,19 @@ from totojax.tokenizers import api, convolution
 
 
 class Conv(nn.Module):
-  """SAME convolution with the initialisation of DALL-E's `Conv2d`."""
+  """SAME convolution, by default with the initialisation of DALL-E's `Conv2d`."""
 
   features: int
   side: int
+  start: nn.initializers.Initializer | None = None
 
   @nn.compact
   def __call__(self, x_BHWC: jax.Array) -> jax.Array:
     channels = x_BHWC.shape[-1]
     std = (channels * self.side**2) ** -0.5
     shape = (self.side, self.side, channels, self.features)
-    w, b = convolution.parameters(self, ("w", "b"), shape, nn.initializers.normal(std))
+    start = self.start or nn.initializers.normal(std)
+    w, b = convolution.parameters(self, ("w", "b"), shape, start)
     half = self.side // 2  # sides are odd
     y_BHWC = convolution.convolve(x_BHWC, w, stride=1, padding=(half, half))
     return y_BHWC + b

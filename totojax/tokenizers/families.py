@@ -1,13 +1,14 @@
-"""What sets the families of released image tokenizers apart: one table.
+"""What sets the families of released tokenizers apart: one table.
 
-All are a convolutional encoder and decoder (`vqgan_modules`) around a quantiser
-(`quantisers`). Sizes are in a `VqganConfig`; what every size of a family shares
-is here: its quantiser, the range of its pixels and how they are rounded, what
-its network has and lacks, and its publisher's names for our parameters.
+All are a convolutional encoder and decoder around a quantiser (`quantisers`),
+of images (`vqgan_modules`) or of clips (`causal_modules`). Sizes are in a
+`VqganConfig` or a `CausalConfig`; what every size of a family shares is here:
+its quantiser, the range of its pixels and how they are rounded, what its network
+has and lacks, and its publisher's names for our parameters.
 
 Sources: the repositories CompVis/taming-transformers, FoundationVision/LlamaGen
-(ce98ec4), huggingface/diffusers (0.42), TencentARC/SEED-Voken (b9a17ea) and
-NVIDIA/Cosmos-Tokenizer (3584ae7).
+(ce98ec4), huggingface/diffusers (0.42), TencentARC/SEED-Voken (b9a17ea),
+NVIDIA/Cosmos-Tokenizer (3584ae7) and microsoft/VidTok (d6ad92d).
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +49,7 @@ class Family:
   what: str  # for people
   # The publisher's names: patterns and replacements, in turn, on our path.
   names: tuple[tuple[str, str], ...]
-  quantiser: Callable[[Any], Quantiser]  # of its `VqganConfig`
+  quantiser: Callable[[Any], Quantiser]  # of its config
   # Decoded values to what truncation makes a pixel of: as its own scripts do.
   pixels: Callable[[jax.Array], jax.Array] = _rounded
   lowest: float = -1.0  # what a black pixel enters as; a white one is 1
@@ -61,6 +62,13 @@ class Family:
   # residual blocks without attention, as many blocks in the decoder's levels as
   # in the encoder's, each after an adaptive norm, no layers around the codes.
   magvit: bool = False
+  clips: bool = False  # in place of images
+  # Every convolution of clips is one over space and then one over time, layers
+  # are halved and doubled in both at once, and the middle attends over time too.
+  factorised: bool = False
+  # Before a clip stands its first frame, as often as a kernel needs it, in place
+  # of zeros; and VidTok's decoder doubles the frames linearly, not by repetition.
+  repeats: bool = False
 
   def renamed(self, name: str) -> str:
     """Its name today of a tensor that older versions named otherwise."""
@@ -120,12 +128,41 @@ _MAGVIT = (
   (r"(\.\d+)\.block_(\d+)", r"\1.block.\2"),
   (r"mid\.block_(\d+)", r"mid_block.\1"),
 )
+_CLIPS = (  # of both families
+  (r"(down|up)_(\d+)_block_(\d+)", r"\1.\2.block.\3"),
+  (r"\.(norm\w*)\.", r".\1.norm."),
+)
+_VIDTOK = (
+  (r"(down|up)sample_temporal_(\d+)", r"\1_temporal.\2.\1sample"),
+  (r"(down|up)sample_(\d+)", r"\1.\2.\1sample.conv"),
+  (r"(down|up)_temporal_(\d+)_block_(\d+)", r"\1_temporal.\2.block.\3"),
+  *_CLIPS,
+  (r"((?:_temporal|\.mid)\..*\.(?:conv\d?|[qkv]|proj_out))\.", r"\1.conv."),
+  (r"\.(conv_in|conv_out)\.", r".\1.conv."),
+)
+_COSMOS_DV = (
+  (r"(down|up)sample_(\d+)", r"\1.\2.\1sample"),
+  *_CLIPS,
+  (r"mid\.attn_1", "mid.attn_1.0"),
+  (r"mid\.attn_temporal", "mid.attn_1.1"),
+  (r"\.space\.", ".0."),
+  (r"\.time\.", ".1."),
+  (r"^(?!.*\.norm\.)(.*)\.(weight|bias)$", r"\1.conv3d.\2"),
+)
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 def _nearest(_: Any) -> Quantiser:
   return Nearest()
 
+
+def _fsq(config: Any) -> Quantiser:
+  return Fsq(config.levels)
+
+
+_VIDTOK_1 = Family(
+  "a VidTok", _VIDTOK, _fsq, pixels=_truncated, ignored=r"(loss|model_ema)\.", clips=True
+)
 
 FAMILIES: Mapping[str, Family] = {
   "vqgan": Family("a VQGAN of taming", _TAMING, _nearest),
@@ -165,9 +202,21 @@ FAMILIES: Mapping[str, Family] = {
   "cosmos-di": Family(
     "a Cosmos DI",
     _TAMING,
-    lambda config: Fsq(config.levels),
+    _fsq,
     pixels=_half_up,
     # Buffers; the files' wavelets are rounded to bfloat16.
     ignored=r"(inv_quant\.)?quantizer\.|encoder\.patcher\.|decoder\.unpatcher\.",
+  ),
+  "vidtok": _VIDTOK_1,
+  "vidtok-1.1": dataclasses.replace(_VIDTOK_1, what="a VidTok 1.1", repeats=True),
+  "cosmos-dv": Family(
+    "a Cosmos DV",
+    _COSMOS_DV,
+    _fsq,
+    pixels=_half_up,
+    ignored=r"(inv_quant\.)?quantizer\.|encoder\.patcher3d\.|decoder\.unpatcher3d\.",
+    clips=True,
+    factorised=True,
+    repeats=True,
   ),
 }

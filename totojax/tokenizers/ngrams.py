@@ -4,7 +4,7 @@ A 1-gram is a code, a 2-gram two codes side by side, and so on. Codes may come
 in pieces; what is kept grows with the distinct n-grams, not with the images.
 
 Shapes: M images (or frames of videos), G grid side, V codes, K distinct
-n-grams.
+n-grams. Of several codes of a place, the last axis is a row of them all.
 """
 
 from collections.abc import Iterable

@@ -134,13 +134,23 @@ class Fsq:
     return math.prod(self.levels)
 
   def codes(self, z_E, book_VE=None, *, precision=api.HIGHEST):
+    # To even where it lies between two, as torch rounds.
+    digits_E = jnp.rint(self._bounded(z_E)).astype(jnp.int32) + np.array(self.levels) // 2
+    return jnp.sum(digits_E * self._basis(), axis=-1, dtype=jnp.int32)
+
+  def rounded(self, z_E: jax.Array | np.ndarray) -> jax.Array:
+    """`values` of the codes of latents, with the gradient of no rounding."""
+    bounded_E = self._bounded(z_E)
+    error_E = jax.lax.stop_gradient(jnp.rint(bounded_E) - bounded_E)
+    return (bounded_E + error_E) / (np.array(self.levels) // 2).astype(np.float32)
+
+  def _bounded(self, z_E: jax.Array | np.ndarray) -> jax.Array:
+    """What is rounded: the whole numbers in its range are the levels."""
     levels = np.array(self.levels)
     half = (levels - 1) * 1.001 / 2
     offset = np.where(levels % 2, 0.0, 0.5)
     shift, half, offset = map(np.float32, (np.arctanh(offset / half), half, offset))
-    # To even where it lies between two, as torch rounds.
-    digits_E = jnp.rint(jnp.tanh(z_E + shift) * half - offset).astype(jnp.int32) + levels // 2
-    return jnp.sum(digits_E * self._basis(), axis=-1, dtype=jnp.int32)
+    return jnp.tanh(z_E + shift) * half - offset
 
   def values(self, codes, book_VE=None):
     half = np.array(self.levels, np.int32) // 2

@@ -1,39 +1,66 @@
 """Tokenizer files: safetensors with the config and a card in the metadata.
 
-A dVAE, or a VQGAN of any family, by the format and config that the metadata
-name. A file holds every
-parameter under its path ("encoder.input.w"), and nothing else. Reading is
-strict: a missing, extra or wrongly shaped tensor is an error that names it.
+A dVAE, a VQGAN of any family or a tokenizer of clips, by the format and config
+that the metadata name. A file holds every parameter under its path
+("encoder.input.w"), and nothing else. Reading is strict: a missing, extra or
+wrongly shaped tensor is an error that names it.
 Values may be stored in float16 to halve the file; they are used in float32.
 """
 
 from collections.abc import Mapping
 import dataclasses
 import functools
-import io
 import json
 import math
 import os
 import pathlib
+import re
 import types
-from typing import Any, IO
+from typing import Any
 
 from etils import epath
 from flax import traverse_util
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from totojax import plugins, tree as tree_lib
+from totojax.config.model import EACH_FRAME, LatentSpec, MAX_VOCAB
 from totojax.rundir import files
-from totojax.tokenizers import api, batches, dvae, vqgan
+from totojax.storage import arrays, outside
+from totojax.storage.outages import brief
+from totojax.tokenizers import (
+  api,
+  batches,
+  causal,
+  causal_modules,
+  checked,
+  dvae,
+  fsq,
+  split,
+  vqgan,
+)
 
-Config = dvae.DvaeConfig | vqgan.VqganConfig
+Config = dvae.DvaeConfig | vqgan.VqganConfig | causal_modules.CausalConfig | fsq.FsqConfig
 
+# What the package ships: name -> file in its folder. The first is the small one
+# that the demos and the smallest configs use.
 SHIPPED = "shipped"
 _SHIPPED_DIR = pathlib.Path(__file__).parent / "shipped"
-_FORMATS = {"totojax-dvae-1": dvae.DvaeConfig, "totojax-vqgan-1": vqgan.VqganConfig}
+_SHIPPED = {
+  SHIPPED: "fsq-512",
+  "shipped-32": "fsq-512",
+  "shipped-f8": "fsq-4096",
+  "shipped-video": "fsq-video",
+}
+_WIDEST = 2**17  # channels; released ones have a few thousand
+_MARK = "fingerprint"  # of the metadata, but in files that are older
+_FORMATS = {
+  "totojax-dvae-1": dvae.DvaeConfig,
+  "totojax-vqgan-1": vqgan.VqganConfig,
+  "totojax-fsq-1": fsq.FsqConfig,
+  "totojax-causal-1": causal_modules.CausalConfig,
+}
 
 
 def save(
@@ -61,26 +88,40 @@ def save(
     "format": _format(config),
     "config": json.dumps(settings, sort_keys=True),
     "card": json.dumps(dict(card), sort_keys=True),
+    _MARK: api.fingerprint(tensors, settings),
   }
   files.write_bytes(path, safetensors.numpy.save(tensors, metadata))
-  return api.fingerprint(tensors, settings)
+  return metadata[_MARK]
 
 
 def load(path: str | os.PathLike[str], *, precision: str = api.HIGHEST) -> api.Tokenizer:
-  """The tokenizer in a file, or the packaged one for the path "shipped".
+  """The tokenizer in a file, or a packaged one for "shipped" and its like.
 
   Args:
-    path: a file that `save` wrote (local or gs://), "shipped", or a Python file
-      of the user's (`plugins`).
+    path: a file that `save` wrote (local or gs://), a name of `resolve`, or a
+      Python file of the user's (`plugins`). "FILE:split=64,4096": `split` into
+      these parts.
     precision: of the products on an accelerator (`api.PASSES`). Below the
       highest, codes may differ from those that others made with the same file.
 
   Raises:
     FileNotFoundError: if there is no such file.
-    ValueError: on another format, config or set of tensors.
+    ValueError: on another format, config or set of tensors; a PluginError where
+      a file of the user's is wrong, or gives wrong codes or frames later.
   """
+  whole, parts = split.reference(os.fspath(path))
+  if parts and plugins.is_reference(whole):  # its digest would be no part of the run's identity
+    raise ValueError(f"{path}: a tokenizer of yours splits its codes itself, by split.split")
+  if parts:
+    return split.split(load(whole, precision=precision), parts)
   if plugins.is_reference(os.fspath(path)):
-    return plugins.load(os.fspath(path), "tokenizer", api.Tokenizer, _is_whole)
+    made = plugins.load(os.fspath(path), "tokenizer", api.Tokenizer, _is_whole)
+    if not re.fullmatch("[0-9a-f]{16}", made.fingerprint):
+      raise plugins.PluginError(
+        f"{path}: tokenizer() has the fingerprint {made.fingerprint!r}; give 16 hex digits (0 to 9,"
+        " a to f), others whenever its codes are (docs/contributing.md)"
+      )
+    return checked.checked(made, os.fspath(path))
   params, config, mark = read(path)
   return tokenizer(params, config, mark, precision=precision)
 
@@ -92,58 +133,66 @@ def _is_whole(value: api.Tokenizer) -> bool:
   calls = (value.encode, value.decode, value.codes_of, value.macs)
   return (
     all(type(number) is int and number >= 0 for number in numbers)
-    and all(isinstance(word, str) and word for word in words)
+    and isinstance(value.latents, LatentSpec)
+    and all(isinstance(word, str) for word in words)
     and all(map(callable, calls))
   )
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Any, Config, str]:
-  """Parameters (float32), config and fingerprint of a tokenizer file."""
+  """Parameters (float32), config and fingerprint of a tokenizer file.
+
+  Raises:
+    Damaged: it is no whole tokenizer file, or not the one that was written.
+    ValueError: it is another file.
+  """
   file = resolve(path)
   data = files.read_bytes(file)
-  try:
-    tensors = safetensors.numpy.load(data)
-    metadata = _metadata(io.BytesIO(data))
-  except safetensors.SafetensorError as error:
+  about = arrays.metadata(file, data)
+  if about.get("format") not in _FORMATS:
     raise ValueError(
-      f"{file} is no whole safetensors file ({error}); copy or train it"
-      " again, or convert a released one with configs/official.py"
-    ) from error
-  if metadata.get("format") not in _FORMATS:
-    raise ValueError(
-      f"{file} has format {metadata.get('format')!r}; a tokenizer file has"
+      f"{file} has format {about.get('format', None)!r:.80}; a tokenizer file has"
       f" one of {sorted(_FORMATS)}: write one with weights.save"
     )
-  settings = json.loads(metadata["config"])
-  config = _config(_FORMATS[metadata["format"]], settings, str(file))
+  settings = _json(file, about, "config")
+  config = _config(_FORMATS[about["format"]], settings, str(file))
+  tensors = arrays.load(file, data)
   _check(tensors, config, str(file))
   mark = api.fingerprint(tensors, settings)
+  if about.get(_MARK, mark) != mark:
+    raise outside.Damaged(
+      file, f"its weights have the fingerprint {mark}, and it was written with {about[_MARK]!r:.40}"
+    )
   flat = {name: value.astype(np.float32) for name, value in tensors.items()}
   return traverse_util.unflatten_dict(flat, sep="."), config, mark
 
 
 def card(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """How the tokenizer in a file was made: command, data, scores."""
-  file = io.BytesIO(files.read_bytes(resolve(path)))
-  return json.loads(_metadata(file).get("card", "{}"))
+  """How the tokenizer in a file was made: command, data, scores; raises as `read`."""
+  file = resolve(path)
+  about = arrays.metadata(file, files.read_bytes(file))
+  return _json(file, about, "card") if "card" in about else {}
 
 
-def _metadata(file: IO[bytes]) -> dict[str, str]:
-  """Of a safetensors file: 8 bytes say how long the JSON after them is."""
-  size = int.from_bytes(file.read(8), "little")
-  return json.loads(file.read(size)).get("__metadata__", {})
+def _json(file: epath.Path, about: Mapping[str, str], name: str) -> dict[str, Any]:
+  """The JSON object that the metadata hold under a name."""
+  where = f"{file}: {name}"
+  value = outside.parse(where, about.get(name, "").encode(), finite=name != "card")
+  if not isinstance(value, dict):
+    raise outside.Damaged(where, "it is no JSON object")
+  return value
 
 
 def resolve(path: str | os.PathLike[str]) -> epath.Path:
-  """The file that a path means; "shipped" is the one in the package."""
-  if str(path) == SHIPPED:
-    shipped = sorted(_SHIPPED_DIR.glob("*.safetensors"))
-    if len(shipped) != 1:
+  """The file that a path means; "shipped" and "shipped-..." are in the package."""
+  if str(path) in _SHIPPED:
+    shipped = _SHIPPED_DIR / f"{_SHIPPED[str(path)]}.safetensors"
+    if not shipped.is_file():
       raise FileNotFoundError(
-        f"{len(shipped)} tokenizer files in {_SHIPPED_DIR}; the package ships"
-        " one: reinstall it, or train one with configs/tokenizer.py"
+        f"the package ships {shipped}, which is missing: reinstall it, or train one with"
+        " configs/tokenizer.py"
       )
-    return epath.Path(shipped[0])
+    return epath.Path(shipped)
   file = epath.Path(path)
   if not files.exists(file):
     hint = (
@@ -166,26 +215,28 @@ def tokenizer(
     mark: its fingerprint.
     precision: of the products on an accelerator.
   """
-  passes, module = api.passes(precision), _module(config)
+  passes, kind = api.passes(precision), module(config)
   params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), jax.device_get(params))
-  codes_of = functools.partial(module.codes, config, precision=precision)
+  codes_of = functools.partial(kind.codes, config, precision=precision)
   encoder = batches.LocalDevices(codes_of, params)
-  decoder = batches.LocalDevices(
-    functools.partial(module.draw, config, precision=precision), params
-  )
+  decoder = batches.LocalDevices(functools.partial(kind.draw, config, precision=precision), params)
 
-  def rows(tokens: int) -> int:
-    return batches.call_rows(tokens * module.macs(config, config.factor))
+  latents = getattr(config, "latents", EACH_FRAME)
+
+  def rows(places: int, frames: int) -> int:
+    return batches.call_rows(places * kind.macs(config, config.factor), frames)
 
   def encode(frames_NHWC: np.ndarray) -> np.ndarray:
-    api.check_frames(frames_NHWC, config.factor)
-    tokens = math.prod(frames_NHWC.shape[1:3]) // config.factor**2
-    return encoder(frames_NHWC, rows=rows(tokens))
+    api.check_frames(frames_NHWC, config.factor, latents)
+    places = math.prod(frames_NHWC.shape[-3:-1]) // config.factor**2
+    frames = frames_NHWC.shape[1] if latents.is_temporal else 1
+    return encoder(frames_NHWC, rows=rows(places * latents.latent_frames(frames), frames))
 
   def decode(codes_NGG: np.ndarray) -> np.ndarray:
-    api.check_codes(codes_NGG, config.vocab)
-    tokens = math.prod(codes_NGG.shape[1:])
-    return decoder(codes_NGG.astype(np.int32), rows=rows(tokens))
+    api.check_codes(codes_NGG, config.vocab, latents)
+    places = math.prod(codes_NGG.shape[1:]) // latents.codes
+    frames = latents.whole_frames(codes_NGG.shape[1]) if latents.is_temporal else 1
+    return decoder(codes_NGG.astype(np.int32), rows=rows(places, frames))
 
   return api.Tokenizer(
     kind=getattr(config, "family", "dvae"),
@@ -197,13 +248,18 @@ def tokenizer(
     decode=decode,
     params=params,
     codes_of=codes_of,
-    macs=functools.partial(module.macs, config),
+    macs=functools.partial(kind.macs, config),
     passes=passes,
+    latents=latents,
   )
 
 
-def _module(config: Config) -> types.ModuleType:
+def module(config: Config) -> types.ModuleType:
   """The module with the functions of a kind."""
+  if isinstance(config, causal_modules.CausalConfig):
+    return causal
+  if isinstance(config, fsq.FsqConfig):
+    return fsq
   return dvae if isinstance(config, dvae.DvaeConfig) else vqgan
 
 
@@ -218,30 +274,61 @@ def _settings(config: Config) -> dict[str, Any]:
   return {k: v for k, v in values.items() if k not in silent or v != silent[k]}
 
 
+def check_size(config: Config, tensors: Mapping[str, Any], path: str) -> None:
+  """Raises ValueError where a config has more blocks, or wider ones, than tensors can be of.
+
+  Each block is a module, and each hundred channels of one an operation, which
+  take their time to lay out.
+  """
+  if isinstance(config, fsq.FsqConfig):
+    blocks = config.encoder_blocks + config.decoder_blocks
+    widths = (config.width, config.hidden)
+  elif isinstance(config, dvae.DvaeConfig):
+    blocks = config.groups * config.blocks
+    widths = (config.hidden * 2 ** (min(config.groups, 64) - 1),)
+  else:
+    blocks = len(config.multipliers) * config.blocks
+    side = config.patch ** (2 if isinstance(config, vqgan.VqganConfig) else 3)
+    widths = (config.channels * max(*config.multipliers, config.stem), config.z, 3 * side)
+  if blocks > len(tensors):
+    raise ValueError(f"{path} has {len(tensors)} tensors; a tokenizer of {blocks} blocks has more")
+  values = sum(math.prod(value.shape) for value in tensors.values())
+  if max(widths) > min(values, _WIDEST):
+    raise ValueError(
+      f"{path} has {values:,} values, of no tokenizer {max(widths):,.4g} channels wide"
+    )
+
+
 def _silent(kind: type[Config]) -> dict[str, Any]:
   """Fields that a file names where they differ from these values alone."""
   if kind is dvae.DvaeConfig:
     return {}
+  if kind is fsq.FsqConfig:
+    return {"codebook": 0, "embed": 24}
   fields = dataclasses.fields(kind)
   return {f.name: f.default for f in fields if f.default is not dataclasses.MISSING}
 
 
 def _config(kind: type[Config], size: Mapping[str, Any], path: str) -> Config:
-  names = {field.name for field in dataclasses.fields(kind)}
-  if not names - _silent(kind).keys() <= size.keys() <= names:
-    raise ValueError(
-      f"the config in {path} has keys {sorted(size)}; a {kind.__name__} has {sorted(names)}: the"
-      " file is of another version, train or convert it again"
+  needed = {field.name for field in dataclasses.fields(kind)} - _silent(kind).keys()
+  if missing := sorted(needed - size.keys()):
+    raise outside.Damaged(
+      path, f"its config has no {', '.join(missing)}; it is of another version: train it again"
     )
-  values: dict[str, Any] = {
-    name: tuple(value) if isinstance(value, list) else value for name, value in size.items()
-  }
-  return kind(**values)
+  return outside.fields(kind, f"{path}: config", size)
 
 
 def _check(tensors: Mapping[str, np.ndarray], config: Config, path: str) -> None:
   """Raises ValueError unless names, shapes and dtypes fit the config."""
-  tree = _module(config).shapes(config)
+  if not 1 <= config.vocab <= MAX_VOCAB:
+    raise ValueError(
+      f"{path}: its config has {config.vocab:.3g} codes; 1 to {MAX_VOCAB:,} are read"
+    )
+  check_size(config, tensors, path)
+  try:
+    tree = module(config).shapes(config)
+  except Exception as error:  # whatever sides without a size are to a library
+    raise ValueError(f"{path}: there is no tokenizer of {config} ({brief(error)})") from error
   expected = {".".join(path): leaf.shape for path, leaf in tree_lib.paths(tree).items()}
   missing, extra = sorted(expected.keys() - tensors), sorted(tensors.keys() - expected)
   if missing or extra:

@@ -2,11 +2,11 @@
 
 What a backbone is asked for is in `models.taps.tap_layers`.
 
-Shapes: B rows, T positions, N frames, P tokens of a frame, L layers asked for,
-D width.
+Shapes: B rows, T positions, N (latent) frames, P tokens of a frame, L layers
+asked for, D width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -19,15 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from totojax import assembly, checkpoint, sequence, sharding, storage
+from totojax import assembly, checkpoint, plugins, sequence, sharding, storage
+from totojax.checkpoint import restoring
 from totojax.config import schema
+from totojax.config.model import LatentSpec
 from totojax.config.pretrain import Pretrain
 from totojax.config.schema import ConfigError
 from totojax.data.store import manifests, store as store_lib
 from totojax.models import heads, patched, taps, trunk
 from totojax.rundir import directory, files
 from totojax.tasks import patches as patch_task, pretrain as task_lib
-from totojax.tokenizers import api, patches as patches_lib, weights
+from totojax.tokenizers import api, patches as patches_lib, split, weights
 
 POOLS = ("token", "frame", "clip")  # what a feature is of
 
@@ -73,6 +75,9 @@ def find(model_run: str, *, patches: bool = False, what: str = "a backbone") -> 
   if step is None:
     raise ConfigError(f"{path} has no whole checkpoint; train first, or name another model_run")
   manifest = files.read_json(path / "manifest.json")
+  if not isinstance(manifest.get("tokenizer"), str):
+    advice = "; restore it, or train again"
+    raise files.Damaged(path / "manifest.json", "it names no tokenizer", advice)
   return Trained(
     path=path,
     config=config,
@@ -119,7 +124,8 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
       may be others.
     tokenizer: fingerprint of the one whose tokens it sees.
   """
-  check_codes(run, vocab=model.spec.vocab, tokenizer=tokenizer, what="the data")
+  spec = model.spec
+  check_codes(run, vocab=spec.vocab, latents=spec.latents, tokenizer=tokenizer, what="the data")
   theirs, ours = run.model.config, model.config
   if type(theirs) is not type(ours):
     raise ConfigError(
@@ -140,7 +146,9 @@ def check_start(run: Trained, model: trunk.Trunk, *, tokenizer: str) -> None:
     )
 
 
-def check_codes(run: Trained, *, vocab: int, tokenizer: str, what: str) -> None:
+def check_codes(
+  run: Trained, *, vocab: int, latents: LatentSpec, tokenizer: str, what: str
+) -> None:
   """Raises ConfigError unless `what` has the codes of a run."""
   advice = "Use that run's tokenizer"
   if vocab != run.model.spec.vocab:
@@ -152,10 +160,35 @@ def check_codes(run: Trained, *, vocab: int, tokenizer: str, what: str) -> None:
       f"{what} is of tokenizer {tokenizer}; {run.path} was trained on tokens of {run.tokenizer},"
       f" and the codes mean different things. {advice}"
     )
+  if latents != run.model.spec.latents:
+    raise ConfigError(
+      f"{what} has {latents}; {run.path} was trained with {run.model.spec.latents}. {advice}"
+    )
+
+
+def check_tokenizer(run: Trained, tokenizer: api.Tokenizer, path: str) -> None:
+  """Raises ConfigError unless the tokenizer of a file is that of a run."""
+  check_codes(
+    run,
+    vocab=tokenizer.vocab,
+    latents=tokenizer.latents,
+    tokenizer=tokenizer.fingerprint,
+    what=path,
+  )
+
+
+def check_kind(latents: LatentSpec, kind: str, what: str) -> None:
+  """Raises ConfigError where `what`, of a kind, is images and no latent frame is one."""
+  if kind == "image" and not latents.takes_images:
+    raise ConfigError(
+      f"{what} is of images, and the tokenizer makes tokens of {latents.first_frames} frames at a"
+      " time: use videos, or the model of a tokenizer of images or of a causal one"
+    )
 
 
 def for_clips(model: trunk.Trunk, *, frames: int) -> trunk.Trunk:
-  """The model with whole clips as its inputs: `[start]` and all N tokens.
+  """The model with whole clips as its inputs: `[start]` and all tokens of so
+  many (latent) frames.
 
   Pre-training cuts the last visual token off, which is a target only.
   """
@@ -187,9 +220,15 @@ def open_tokens(
   if not manifest.vocab:
     raise ConfigError(f"{path} ({name}) holds pixels; give a store of tokens")
   store = store_lib.open_store(path, tokenizer=run.tokenizer, vocab=spec.vocab, grid=spec.grid)
+  what = f"{path} ({name})"
+  check_codes(
+    run, vocab=manifest.vocab, latents=manifest.latents, tokenizer=manifest.tokenizer, what=what
+  )
+  check_kind(manifest.latents, manifest.kind, what)
   if manifest.kind == "video" and manifest.frames < spec.frames:
+    latent = "latent " if spec.latents.is_temporal else ""
     raise ConfigError(
-      f"{path} ({name}) has clips of {manifest.frames} frames; {run.path} was"
+      f"{what} has clips of {manifest.frames} {latent}frames; {run.path} was"
       f" trained on {spec.frames}. Make the store with at least that many"
     )
   return store
@@ -200,8 +239,8 @@ def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
 
   Args:
     run: the run.
-    path: its file; "": the one that the run encodes with, that of its chain, or
-      the one in the package, whichever is it.
+    path: its file; "": the one that the run encodes with, that of its chain, the
+      one in the package, or of the job that made its stores, whichever is it.
 
   Raises:
     ConfigError: it is another one, or none of these.
@@ -214,19 +253,39 @@ def find_tokenizer(run: Trained, path: str) -> api.Tokenizer:
     return patches_lib.tokenizer(run.patches)
   if path:
     tokenizer = weights.load(path)
-    check_codes(run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=path)
+    check_tokenizer(run, tokenizer, path)
     return tokenizer
-  beside = os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
-  there = [file for file in (run.config.data.encode_with, beside) if file and files.exists(file)]
-  for file in (*there, weights.SHIPPED):
-    tokenizer = weights.load(file)
-    if tokenizer.fingerprint == run.tokenizer:
-      return tokenizer
+  for file in _named(run):
+    if (
+      file == weights.SHIPPED
+      or plugins.is_reference(file)
+      or files.exists(split.reference(file)[0])
+    ):
+      tokenizer = weights.load(file)
+      if tokenizer.fingerprint == run.tokenizer:
+        return tokenizer
   raise ConfigError(
     f"{run.path} was trained on tokens of tokenizer {run.tokenizer}, which is"
-    f" not the one in the package and not at {beside}; name its file"
-    ' (tokenizer="FILE.safetensors")'
+    f" not the one in the package and not at {_beside(run)}; name its file"
+    ' (tokenizer="FILE.safetensors"; of split codes "FILE.safetensors:split=64,4096")'
   )
+
+
+def _named(run: Trained) -> Iterator[str]:
+  """Where the tokenizer of a run may be: as it, its chain and the jobs of its stores say."""
+  if run.config.data.encode_with:
+    yield run.config.data.encode_with
+  yield from (_beside(run), weights.SHIPPED)
+  for share in run.config.data.train.values():
+    job = epath.Path(share.path).parent / "config.json"
+    values = files.read_json(job) if files.exists(job) else {}
+    named = values.get("tokenizer") or values.get("tokenizing", {}).get("tokenizer")
+    if isinstance(named, str):
+      yield named
+
+
+def _beside(run: Trained) -> str:
+  return os.fspath(run.path.parent / "tokenizer" / "tokenizer.safetensors")
 
 
 def check_same(facts: Mapping[str, Any], workdir: epath.Path) -> None:
@@ -285,7 +344,7 @@ def read(run: Trained, model: trunk.Trunk, layout: sharding.Layout) -> Any:
   have other ones than `run.model`.
   """
   places = _places(_task(run, model), layout)
-  return checkpoint.read_params(run.path / "checkpoints", *places)[0]
+  return restoring.read_params(run.path / "checkpoints", *places)[0]
 
 
 def _task(run: Trained, model: trunk.Trunk) -> task_lib.OfModel:
@@ -314,6 +373,9 @@ def features(
   model: trunk.Trunk, params: Any, *, layers: Sequence[int], pool: str, layout: sharding.Layout
 ) -> Callable[[Mapping[str, np.ndarray]], np.ndarray]:
   """This host's rows -> float32 features of the whole global batch.
+
+  N are latent frames, and P tokens are those of all places, one after the other
+  where a place has several codes.
 
   Args:
     model: with whole clips as its inputs (`for_clips`).
@@ -361,7 +423,7 @@ def _program(
 
   @layout.jit
   def tapped(params, inputs):
-    visual_BT = _visual(model.spec, inputs)
+    visual_BT = patched.visual(model.spec, inputs)
     x_LB = taps.tap_layers(
       model,
       params,
@@ -373,15 +435,3 @@ def _program(
     return jnp.swapaxes(x_LB, 0, 1)
 
   return tapped
-
-
-def _visual(spec: sequence.SequenceSpec, inputs: Any) -> jax.Array:
-  """bool [B, T]: the positions that hold something to be seen.
-
-  Rows of patches are whole clips: after the start, all of them, and padding.
-  """
-  if not isinstance(inputs, patched.Inputs):
-    return sequence.is_visual(inputs)
-  places_T = jnp.arange(spec.context)
-  whole_T = (places_T > 0) & (places_T <= spec.visual_tokens)
-  return jnp.broadcast_to(whole_T, (len(inputs.start_B), spec.context))

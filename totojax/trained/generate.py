@@ -1,6 +1,15 @@
 """Further frames of a video: tokens drawn one by one from the model.
 
-Shapes: B videos, N frames, P tokens of a frame, T tokens, V padded vocabulary.
+Frames are those of the tokenizer: where one latent frame stands for several of
+the video, these are drawn as one, and `tokenizers.api.decode_clips` decodes them
+with those before, on which they depend:
+
+  codes_BNP = np.concatenate([context_BNP, generate.frames(...)], axis=1)
+  shape = (*codes_BNP.shape[:2], *model.spec.frame_shape)
+  frames_BTHW3 = api.decode_clips(tokenizer, codes_BNP.reshape(shape))
+
+Shapes: B videos, N (latent) frames, P tokens of a frame, T tokens, V padded
+vocabulary.
 """
 
 import dataclasses
@@ -46,8 +55,9 @@ def frames(
   Args:
     model: the model.
     weights: of `decode.load`.
-    context_BNP: integer codes of the first frames, in raster order.
-    further: frames to make.
+    context_BNP: integer codes of the first frames, in raster order; the codes of
+      a place follow each other.
+    further: (latent) frames to make.
     sampling: how tokens are chosen.
     rows: [B], a number of each video, which its draws depend on.
 

@@ -3,8 +3,14 @@
   m = totojax.load("runs/demo/pretrain")
   f = m.features(frames, layer=4)
 
-Shapes: R clips, N frames of a clip, G grid side, P tokens of a frame (G x G),
-L layers, D width, H and W pixels, S the model's own side.
+Where the tokenizer makes one latent frame of several frames, features are of
+latent frames: that of frame t is at `m.latents.latent_frame(t)`. Of one with
+several codes for a place there is a feature of each; the last has seen them all.
+
+Shapes: R clips, T frames of a clip, N latent frames (N = T of an image
+tokenizer), G grid side, K codes of a place (the axis is missing where there is
+one), P tokens of a latent frame (G x G x K), L layers, D width, H and W pixels,
+S the model's own side.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +20,7 @@ import os
 import numpy as np
 
 from totojax import sequence, sharding
+from totojax.config.model import LatentSpec
 from totojax.data.pixels import augment
 from totojax.models import taps, trunk
 from totojax.tokenizers import api
@@ -29,7 +36,8 @@ class Pretrained:
     run: where it comes from.
     depth: layers run from 0 (the embeddings) to this.
     width: values of a feature.
-    frames: of a clip, at most.
+    frames: of a clip of pixels, at most.
+    latents: how its tokens lie over frames and places.
     size_px: side of the frames that the model sees.
   """
 
@@ -60,7 +68,11 @@ class Pretrained:
 
   @property
   def frames(self) -> int:
-    return self._model.spec.frames
+    return self._model.spec.clip_frames
+
+  @property
+  def latents(self) -> LatentSpec:
+    return self._model.spec.latents
 
   @property
   def size_px(self) -> int:
@@ -79,31 +91,35 @@ class Pretrained:
 
     Frames of another size are resized to the model's by their short side
     (bicubic, with antialiasing) and cut about their centre. Fewer frames than
-    the model was trained on are a shorter sequence.
+    the model was trained on are a shorter sequence; its last latent frame is
+    filled with their last frame.
 
     Args:
-      frames: uint8, videos [R, N, H, W, 3], one video [N, H, W, 3] or one image
+      frames: uint8, videos [R, T, H, W, 3], one video [T, H, W, 3] or one image
         [H, W, 3]; with `kind="image"` also images [R, H, W, 3].
       layer: H_l that is wanted, or several, increasing; 0: the embeddings. The
         forward pass stops at the last of them.
-      pool: "token", or means over each "frame" or "clip".
+      pool: "token", or means over each (latent) "frame" or "clip".
       kind: "video" or "image": what a sequence begins with.
       rows: clips of a forward pass.
 
     Returns:
-      float32 [R, N, G, G, D], [R, N, D] or [R, D] by `pool`. One video has no
-      R, images have no N, and several layers come first: [L, ...].
+      float32 [R, N, G, G, D] ([R, N, G, G, K, D] of several codes a place),
+      [R, N, D] or [R, D] by `pool`. One video has no R, images have no N, and
+      several layers come first: [L, ...].
 
     Raises:
       ValueError: another shape or type, more frames than the model's clips
-        have, or a layer that does not exist.
+        have, images where tokens stand for several frames, or a layer that does
+        not exist.
     """
     frames = np.asarray(frames)
     if frames.ndim == 3:
       kind = "image"
-    clips_RNHW3 = _clips(frames, kind)
-    self._check_amount(clips_RNHW3.shape[1])
-    codes_RNP = self.codes(clips_RNHW3)
+    clips_RTHW3 = _clips(frames, kind)
+    backbone.check_kind(self.latents, kind, "what features are asked of")
+    self._check_amount(clips_RTHW3.shape[1], self.frames, "frames")
+    codes_RNP = self.codes(clips_RTHW3)
     features = self.features_of_codes(codes_RNP, layer=layer, pool=pool, kind=kind, rows=rows)
     first = 0 if np.ndim(layer) == 0 else 1  # the axis of clips
     if kind == "image" and pool != "clip":
@@ -111,26 +127,26 @@ class Pretrained:
     single = frames.ndim == (3 if kind == "image" else 4)
     return np.squeeze(features, axis=first) if single else features
 
-  def codes(self, clips_RNHW3: np.ndarray) -> np.ndarray:
+  def codes(self, clips_RTHW3: np.ndarray) -> np.ndarray:
     """Codes [R, N, P] of clips of any size, in raster order.
 
     Of a model of patches, the values of these: float32 [R, N, P, F].
     """
-    clips, frames = clips_RNHW3.shape[:2]
+    clips, frames = clips_RTHW3.shape[:2]
     size = self.size_px
-    if clips_RNHW3.shape[2:4] != (size, size):
+    if clips_RTHW3.shape[2:4] != (size, size):
       images = [
         augment.Resize(size, _RESAMPLE)(image_HW3)
-        for image_HW3 in clips_RNHW3.reshape(-1, *clips_RNHW3.shape[2:])
+        for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
       ]
       cut_MSS3 = augment.center_crop(np.stack(images), size)
-      clips_RNHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
+      clips_RTHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
     if self.run.patches is not None:
-      frames_MSS3 = clips_RNHW3.reshape(-1, size, size, 3)
+      frames_MSS3 = clips_RTHW3.reshape(-1, size, size, 3)
       cut_MGGF = self.tokenizer.encode(frames_MSS3)
       return cut_MGGF.reshape(clips, frames, -1, cut_MGGF.shape[-1])
-    codes = api.encode_clips(self.tokenizer, clips_RNHW3)
-    return codes.reshape(clips, frames, -1)
+    codes = api.encode_clips(self.tokenizer, clips_RTHW3)
+    return codes.reshape(clips, self.latents.latent_frames(frames), -1)
 
   def features_of_codes(
     self,
@@ -151,7 +167,8 @@ class Pretrained:
     taps.check_layers(layers, self.depth)
     if not len(codes_RNP):
       raise ValueError("0 clips were given; features need at least one")
-    self._check_amount(codes_RNP.shape[1])
+    latent = "latent frames" if self.latents.is_temporal else "frames"
+    self._check_amount(codes_RNP.shape[1], self._model.spec.frames, latent)
     model, program = self._tapped(codes_RNP.shape[1], layers, pool)
     ways = self._layout.mesh.shape["data"]
     rows = -(-rows // ways) * ways  # what is missing is padding
@@ -163,8 +180,7 @@ class Pretrained:
       parts.append(program(batch)[: len(part_BNP)])
     out_LR = np.swapaxes(np.concatenate(parts), 0, 1)
     if pool == "token":
-      grid = model.spec.grid
-      out_LR = out_LR.reshape(*out_LR.shape[:3], grid, grid, -1)
+      out_LR = out_LR.reshape(*out_LR.shape[:3], *model.spec.frame_shape, self.width)
     return out_LR[0] if single else out_LR
 
   def _compiled(
@@ -175,11 +191,11 @@ class Pretrained:
       model, self._params, layers=layers, pool=pool, layout=self._layout
     )
 
-  def _check_amount(self, frames: int) -> None:
-    if not 1 <= frames <= self.frames:
+  def _check_amount(self, count: int, most: int, what: str) -> None:
+    if not 1 <= count <= most:
       raise ValueError(
-        f"clips have {frames} frames; the model of {self.run.path} was"
-        f" trained on {self.frames}: give 1 to {self.frames}, and for images"
+        f"clips have {count} {what}; the model of {self.run.path} was"
+        f" trained on {most}: give 1 to {most}, and for images"
         ' kind="image"'
       )
 
@@ -205,7 +221,7 @@ def _patch_rows(
 
 
 def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
-  """uint8 [R, N, H, W, 3] of whatever `features` takes."""
+  """uint8 [R, T, H, W, 3] of whatever `features` takes."""
   if kind not in sequence.START:
     raise ValueError(f"kind {kind!r} is unknown; use 'video' or 'image'")
   ranks = (3, 4) if kind == "image" else (4, 5)
@@ -231,7 +247,7 @@ def load(
   Args:
     run: run directory of `run = "pretrain"`, local or gs://.
     tokenizer: file of the tokenizer that made its tokens; "": that of the run,
-      of its chain, or of the package, whichever is it.
+      of its chain, of the package or of its stores' job, whichever is it.
     depth: blocks that are loaded: no layer beyond can be asked for; None: all.
 
   Raises:

@@ -65,6 +65,12 @@ def center_crop(frames_NHW3: np.ndarray, size_px: int) -> np.ndarray:
   return frames_NHW3[:, top : top + size_px, left : left + size_px]
 
 
+def center_view(image_HW3: np.ndarray, size_px: int, *, frac: float, resample: str) -> np.ndarray:
+  """The central square of size_px pixels, of which the short side has 1 / frac times as many."""
+  short_px = max(round(size_px / frac), size_px)
+  return center_crop(Resize(short_px, resample)(image_HW3)[None], size_px)[0]
+
+
 def _room(frames_NHW3: np.ndarray, size_px: int) -> tuple[int, int]:
   """Pixels to spare along height and width."""
   height, width = frames_NHW3.shape[1:3]

@@ -6,7 +6,7 @@ import io
 import os
 from typing import Any
 
-from totojax.storage import objects, reading
+from totojax.storage import objects, outside, reading
 
 _LIBRARIES = ("libavformat", "libavcodec", "libswscale")
 VideoInput = str | os.PathLike[str] | bytes
@@ -111,7 +111,11 @@ def _handle(source: VideoInput):
     return reading.open_file(os.fspath(source))
   path = os.path.abspath(source)  # "a:b.mp4" alone would be a protocol
   try:
+    file = outside.open_plain(path)
     path.encode()
+  except outside.Damaged as error:
+    raise Undecodable(error.reason) from error
   except UnicodeEncodeError:  # bytes in the name that are no UTF-8
-    return open(path, "rb")
+    return file
+  file.close()
   return path

@@ -2,7 +2,8 @@
 
 An image becomes uint8 RGB, upright as its EXIF data say, its shortest side is
 resized to R with antialiasing and K windows of R x R are cropped (section 3.4
-of the paper: 16 random images make a sequence).
+of the paper: 16 random images make a sequence). The central crop is one, of a
+larger short side (`ImageSpec.center_frac`).
 
 How pixels that are not 8-bit RGB become so:
   grey, 1-bit     the same value in all three channels
@@ -73,9 +74,12 @@ def crops(item: items.Item, data: bytes, spec: ImageSpec, *, seed: int) -> np.nd
   height, width = image_HW3.shape[:2]
   if max(height, width) > MOST_ASPECT * min(height, width):
     raise Unreadable(f"{width}x{height} pixels are longer than {MOST_ASPECT} to 1")
-  resized_HW3 = augment.Resize(spec.size_px, spec.resample)(image_HW3)
   if spec.crop == "center":
-    return augment.center_crop(resized_HW3[None], spec.size_px).copy()
+    view_RR3 = augment.center_view(
+      image_HW3, spec.size_px, frac=spec.center_frac, resample=spec.resample
+    )
+    return view_RR3[None].copy()
+  resized_HW3 = augment.Resize(spec.size_px, spec.resample)(image_HW3)
   draws = [items.generator(item, crop, stretch=0, seed=seed) for crop in range(spec.crops)]
   return np.concatenate(
     [augment.random_crop(resized_HW3[None], spec.size_px, rng=rng) for rng in draws]

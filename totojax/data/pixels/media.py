@@ -11,10 +11,10 @@ import os
 import numpy as np
 import PIL
 
-from totojax.config import pixels
+from totojax.config.corpus import SourceJob
 from totojax.data.pixels import containers, decode, images, slowfast, video
 from totojax.data.sources import items, tfds_source
-from totojax.storage import objects, reading
+from totojax.storage import objects, outside, reading
 
 SURE = 2.0  # times what is enough: a header that says more is believed
 MOST_BYTES = 2**28  # of a file in memory; photographs have a hundredth
@@ -22,14 +22,18 @@ VideoSpec = video.ClipSpec | slowfast.ViewSpec
 Spec = VideoSpec | images.ImageSpec
 
 
-def spec(kind: str, *, clip: pixels.ClipSpec, views: pixels.Views, image: pixels.ImageSpec) -> Spec:
-  """What is cut out of each item of a kind, "image" or "video"."""
+def spec(kind: str, config: SourceJob, *, split: str) -> Spec:
+  """What is cut out of each item of a kind, "image" or "video", of a split of a source.
+
+  Raises:
+    ConfigError: images of a held-out split would be cropped at random.
+  """
   if kind == "image":
-    return image
-  clip_spec = video.ClipSpec(**vars(clip))
-  if views.mode:
-    return slowfast.ViewSpec(**vars(views), clip=clip_spec)
-  return clip_spec
+    return config.image.of_split(split)
+  clip = video.ClipSpec(**vars(config.clip))
+  if config.views.mode:
+    return slowfast.ViewSpec(**vars(config.views), clip=clip)
+  return clip
 
 
 class SourceLost(OSError):
@@ -66,7 +70,7 @@ def load(
     _check_there(item)
     if tally is not None and isinstance(reason, video.TooShort):
       tally.short = "skip"
-    return items.Skipped(item.id, str(reason))
+    return items.Skipped(item.id, outside.shown(reason))
 
 
 def _check_there(item: items.Item) -> None:
@@ -161,10 +165,12 @@ def stored(item: items.Item) -> bytes:
   if item.part is None:
     return _whole(item.path)
   offset, size = item.part
+  if not 0 <= size <= MOST_BYTES:
+    raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
   if objects.is_url(item.path):
     data = objects.read_part(item.path, offset, offset + size) or b""
   else:
-    with open(item.path, "rb") as file:
+    with outside.open_plain(item.path) as file:
       file.seek(offset)
       data = file.read(size)
   if len(data) != size:
@@ -173,10 +179,7 @@ def stored(item: items.Item) -> bytes:
 
 
 def _whole(path: str) -> bytes:
-  if objects.is_url(path):
-    return reading.load(path)
-  with open(path, "rb") as file:
-    size = os.fstat(file.fileno()).st_size
-    if size > MOST_BYTES:
-      raise images.Unreadable(f"{size} bytes are more than {MOST_BYTES}")
-    return file.read()
+  try:
+    return outside.load(path, most_bytes=MOST_BYTES)
+  except outside.Damaged as error:
+    raise images.Unreadable(error.reason) from error

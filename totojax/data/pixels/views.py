@@ -101,9 +101,7 @@ def training_view(
 
 def evaluation_view(image_HW3: np.ndarray, size_px: int, config: ViewConfig) -> np.ndarray:
   """The central square, uint8 [S, S, 3]."""
-  short_px = max(round(size_px / config.center_frac), size_px)
-  resized_HW3 = augment.Resize(short_px, config.resample)(image_HW3)
-  return augment.center_crop(resized_HW3[None], size_px)[0]
+  return augment.center_view(image_HW3, size_px, frac=config.center_frac, resample=config.resample)
 
 
 def records(listing: items_lib.Listing, name: str) -> labelled.Records:

@@ -53,8 +53,11 @@ def list_items(root: objects.Path, split: str, *, folder: str, ids: str = "") ->
 def _uids(path: str, key: str) -> list[str]:
   values = files.read_json(path)
   try:
-    return [row[f"{key}_uid"] for row in values[f"{key}s"]]
-  except (KeyError, TypeError) as error:
+    uids = [row[f"{key}_uid"] for row in values[f"{key}s"]]
+    if not all(isinstance(uid, str) and uid for uid in uids):
+      raise TypeError("a uid is no text")
+    return uids
+  except (KeyError, TypeError, IndexError) as error:
     raise ValueError(
       f"{path} is not Ego4D's: it should hold a list {key}s of entries with {key}_uid"
     ) from error

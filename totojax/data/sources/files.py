@@ -5,7 +5,6 @@ They are on disk or in a bucket (gs://, s3://), where folders are names alone.
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 import csv
-import json
 import os
 import re
 from typing import Any, TypeVar
@@ -14,9 +13,10 @@ from totojax.data.pixels import images, video
 from totojax.data.sources import items
 from totojax.data.store import columns
 from totojax.rundir import console
-from totojax.storage import objects, reading
+from totojax.storage import objects, outside, reading
 
 T = TypeVar("T")
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
 
 SUFFIXES = {"image": images.SUFFIXES, "video": video.SUFFIXES}
 # Folders that Macs, NAS and Windows leave in others' data, full of copies.
@@ -217,16 +217,21 @@ def table(path: str, needed: Sequence[str]) -> list[Mapping[str, str]]:
     with reading.open_text(path, "utf-8-sig", newline="") as file:
       reader = csv.DictReader(file, skipinitialspace=True)
       names = [name.strip() for name in reader.fieldnames or ()]
+      if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path} has the columns {twice!s:.200} twice; name each once")
       absent = [name for name in needed if name not in names]
       if absent:
-        raise ValueError(f"{path} has columns {names}; {absent} are missing")
+        raise ValueError(f"{path} has columns {names!s:.400}; {absent} are missing")
       reader.fieldnames = names
       rows = [{**_stripped(row), "line": str(reader.line_num)} for row in reader]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
   for row in rows:
-    if any(row[name] is None for name in needed):
-      raise ValueError(f"{path}, line {row['line']}: has fewer columns than the header {names}")
+    if any(row[name] is None for name in needed) or None in row:
+      few = "more" if None in row else "fewer"
+      raise ValueError(
+        f"{path}, line {row['line']}: has {few} columns than the header {names!s:.400}"
+      )
   return once(rows, lambda row: tuple(row[name] for name in names), path)
 
 
@@ -251,8 +256,8 @@ def once(rows: Sequence[T], key: Callable[[T], Hashable], path: str) -> list[T]:
 def read_json(path: str) -> Any:
   """Raises ValueError, with the path, for what cannot be read."""
   try:
-    return json.loads(reading.load(path))
-  except (OSError, ValueError) as error:
+    return outside.parse(path, reading.load(path))
+  except OSError as error:
     raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -267,15 +272,16 @@ def label(text: Any, classes: int, *, where: str) -> int:
   Raises:
     ValueError: not an integer, or out of range.
   """
+  is_text = isinstance(text, str) and _WHOLE.fullmatch(text)
   try:
-    value = int(text)
-    if value != text and isinstance(text, float):
-      raise ValueError
-  except (TypeError, ValueError):
+    value = int(text) if is_text or type(text) in (int, float) else None
+  except (ValueError, OverflowError):  # of a float that is none, or very many digits
+    value = None
+  if value is None or (isinstance(text, float) and value != text):
     raise ValueError(
-      f"{where}: label {text!r} is not an integer from 0 on, or -1 for none;"
+      f"{where}: label {text!r:.80} is not an integer from 0 on, or -1 for none;"
       " a list has no line of headings"
-    ) from None
+    )
   classes = classes or columns.MOST_CLASSES
   if not -1 <= value < classes:
     raise ValueError(
@@ -293,11 +299,11 @@ def seconds(text: str, *, where: str) -> float | None:
   if not text.strip():
     return None
   try:
-    value = float(text)
+    value = float(text.replace("_", "x"))  # which Python takes for nothing
   except ValueError:
     value = -1.0
   if not 0.0 <= value < 1e9:
-    raise ValueError(f"{where}: {text!r} is no time in seconds")
+    raise ValueError(f"{where}: {text!r:.80} is no time in seconds")
   return value
 
 

@@ -80,7 +80,9 @@ def list_lines(
     if mark is not None:
       name, cut, text = name.rpartition(mark)
       if not cut:
-        raise ValueError(f"{where}: {line!r} is not a path and a label with a {separator} between")
+        raise ValueError(
+          f"{where}: {line!r:.200} is not a path and a label with a {separator} between"
+        )
       label = files.label(text.strip(), classes, where=where)
     name = name.strip()
     if len(name) > 1 and name[0] == name[-1] == '"':  # as CSV quotes commas
@@ -90,7 +92,7 @@ def list_lines(
     file = path_there if objects.is_url(path_there) else os.path.normpath(path_there)
     if seen.setdefault(file, (number, label))[1] != label:
       before, other = seen[file]
-      raise ValueError(f"{where}: {name!r} has label {label}, and {other} on line {before}")
+      raise ValueError(f"{where}: {name!r:.200} has label {label}, and {other} on line {before}")
     rows.append(items.Item(items.name(name), path_there, label=label))
   rows = files.once(rows, lambda item: os.path.normpath(item.path), path)
   return items.listing(

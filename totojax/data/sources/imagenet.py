@@ -12,16 +12,16 @@ Labels count the sorted wnids from 0. The development kit's own numbers are in
 another order; they are never used as labels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import fnmatch
-import io
 import os
 import re
 
-from totojax.data.sources import files, items, tars
-from totojax.storage import objects, reading
+from totojax.data.sources import files, items, matlab, tars
+from totojax.storage import objects, outside, reading
 
+_KIT_BYTES = 2**20  # of meta.mat, which has 50 kB
 WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -132,7 +132,7 @@ def _read_truth(path: str, stems: Sequence[str]) -> Iterator[tuple[str, str]]:
   numbers = None
   for stem, (number, line) in zip(stems, lines):
     where, text = f"{path}, line {number}", line.strip()
-    if text.isdigit():
+    if re.fullmatch("[0-9]{1,9}", text):
       numbers = numbers or _kit_wnids(path)
       if int(text) not in numbers:
         raise ValueError(f"{where}: meta.mat has no class {text}")
@@ -142,20 +142,31 @@ def _read_truth(path: str, stems: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _wnid(text: str, where: str) -> str:
   if not WNID.fullmatch(text):
-    raise ValueError(f"{where}: {text!r} is no wnid (n01440764)")
+    raise ValueError(f"{where}: {text!r:.200} is no wnid (n01440764)")
   return text
 
 
 def _kit_wnids(path: str) -> dict[int, str]:
   """wnid by number of the development kit, from meta.mat."""
-  from scipy import io as scipy_io  # pylint: disable=g-import-not-at-top; slow to import
-
   meta = os.path.join(os.path.dirname(path), "meta.mat")
   if not reading.exists(meta):
     raise ValueError(
       f"{path} gives numbers of the development kit, which are not in the"
       f" order of wnids; put the kit's meta.mat beside it ({meta})"
     )
-  synsets = scipy_io.loadmat(io.BytesIO(reading.load(meta)), squeeze_me=True)["synsets"]
-  numbers, wnids = synsets["ILSVRC2012_ID"], synsets["WNID"]
-  return {int(number): str(wnid) for number, wnid in zip(numbers, wnids)}
+  try:
+    rows = matlab.structs(outside.load(meta, most_bytes=_KIT_BYTES), "synsets")
+    numbers = [_kit_number(row) for row in rows]
+    wnids = [_wnid(str(row.get("WNID")), meta) for row in rows]
+  except ValueError as error:
+    raise outside.Damaged(meta, error) from error
+  if len({*numbers}) < len(numbers) or len({*wnids}) < len(wnids):
+    raise outside.Damaged(meta, "it has a class twice")
+  return dict(zip(numbers, wnids))
+
+
+def _kit_number(row: Mapping[str, matlab.Value]) -> int:
+  number = row.get("ILSVRC2012_ID")
+  if not isinstance(number, float) or not number.is_integer() or number < 1:
+    raise ValueError(f"a class has the number {number!r:.40}")
+  return int(number)

@@ -98,7 +98,7 @@ def listing(
   missing = tuple(entry for entry in entries if isinstance(entry, Skipped))
   ordered = [entry for entry in entries if isinstance(entry, Item)]
   if not ordered:
-    example = "".join(f"; {entry.id}: {entry.reason}" for entry in missing[:1])
+    example = "".join(f"; {entry.id:.200}: {entry.reason:.400}" for entry in missing[:1])
     raise ValueError(
       f"{where} holds no {kind} that is wanted ({len(missing)} are missing"
       f"{example}); check the path and the layout"

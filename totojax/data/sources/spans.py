@@ -5,7 +5,6 @@ ids that may be longer than what was downloaded, and perhaps stretches of them.
 """
 
 from collections.abc import Iterable, Mapping
-import csv
 import dataclasses
 
 from totojax.data.sources import files, items
@@ -31,7 +30,7 @@ def read(path: str, column: str) -> list[Span]:
   lines = files.lines(path)
   if not lines:
     raise ValueError(f"{path} is empty; it should hold ids")
-  if column not in (name.strip() for name in next(csv.reader([lines[0][1]]))):
+  if column not in (name.strip(' "') for name in lines[0][1].split(",")):
     return [Span(line.strip()) for _, line in lines]
   spans = []
   for row in files.table(path, (column,)):

@@ -12,12 +12,21 @@ A template is the class's name once its brackets are taken away:
 something".
 """
 
+import dataclasses
 import os
 
 from totojax.data.sources import files, items
-from totojax.storage import objects
+from totojax.storage import objects, outside
 
 PREFIX = "something-something-v2-"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Video:
+  """What is read of an entry of the lists."""
+
+  id: str
+  template: str = ""
 
 
 def list_items(root: objects.Path, split: str, *, classes: int) -> items.Listing:
@@ -35,9 +44,12 @@ def list_items(root: objects.Path, split: str, *, classes: int) -> items.Listing
   root = os.fspath(root)
   split = "validation" if split == "val" else split
   labels_path = _annotation(root, "labels")
+  labels = files.read_json(labels_path)
+  if not isinstance(labels, dict):
+    raise ValueError(f"{labels_path} holds no names of classes with numbers")
   labels = {
-    name: files.label(number, 0, where=f"{labels_path}, {name!r}")
-    for name, number in files.read_json(labels_path).items()
+    name: files.label(number, 0, where=f"{labels_path}, {name!r:.80}")
+    for name, number in labels.items()
   }
   if sorted(labels.values()) != list(range(len(labels))):
     raise ValueError(f"{labels_path}: its numbers are not 0 to {len(labels) - 1}")
@@ -49,14 +61,19 @@ def list_items(root: objects.Path, split: str, *, classes: int) -> items.Listing
   )
   disk = files.by_stem(top, "video")
   rows = []
-  for number, row in enumerate(files.read_json(path), 1):
-    if "id" not in row:
-      raise ValueError(f"{path}, entry {number}: has no id")
-    stem, label = str(row["id"]), -1
-    if row.get("template"):
-      name = row["template"].replace("[", "").replace("]", "")
+  listed = files.read_json(path)
+  if not isinstance(listed, list):
+    raise ValueError(f"{path} holds no list of videos")
+  for number, row in enumerate(listed, 1):
+    where = f"{path}, entry {number}"
+    if not isinstance(row, dict) or "id" not in row:
+      raise ValueError(f"{where}: has no id")
+    row = outside.fields(_Video, where, {k: row[k] for k in ("id", "template") if k in row})
+    stem, label = row.id, -1
+    if row.template:
+      name = row.template.replace("[", "").replace("]", "")
       if name not in labels:
-        raise ValueError(f"{path}, entry {number}: {name!r} is no class of {labels_path}")
+        raise ValueError(f"{path}, entry {number}: {name!r:.200} is no class of {labels_path}")
       label = labels[name]
     item = items.name(stem)
     if stem in disk:

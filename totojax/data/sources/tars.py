@@ -16,17 +16,18 @@ from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import io
-import json
 import os
 import tarfile
-from typing import Any
 
 from totojax.data.sources import files, items
-from totojax.storage import objects, reading
+from totojax.storage import objects, outside, reading
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LABELS = (".cls", ".json")
 MOST_LABEL_BYTES = 2**20
+_MEMBERS = 10_000_000  # of an archive
+# tarfile's own, and what it makes of headers that are none.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError, KeyError)
 
 
 @dataclasses.dataclass
@@ -89,7 +90,9 @@ def samples(path: str, kind: str, *, label_key: str, classes: int) -> Iterator[i
   try:
     with reading.open_file(path) as file, tarfile.open(path, "r:", fileobj=file) as archive:
       damage = _read_headers(archive, groups, file)
-  except (tarfile.TarError, OSError, EOFError) as error:  # what was read before it counts
+  except outside.Damaged as error:
+    raise ValueError(f"{path}: {error}") from error
+  except _DAMAGE as error:  # what was read before it counts
     damage = f"{type(error).__name__}: {error}"
   endings = files.suffixes(kind)
   for key, sample in groups.items():
@@ -128,12 +131,14 @@ def _read_headers(
 ) -> str | None:
   """Fills `groups`; returns what is wrong with the end of the archive."""
   size = file.seek(0, io.SEEK_END)
-  for member in archive:
+  for count, member in enumerate(archive):
+    if count == _MEMBERS:
+      raise outside.Damaged(member.name, f"it is beyond {_MEMBERS:,} members")
     # A million headers are not needed twice; the stub has no `members`.
     archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
     if not member.isreg() or member.sparse is not None:
       continue
-    if member.offset_data + member.size > size:
+    if member.size < 0 or member.offset_data + member.size > size:
       return f"{member.name} is cut off"
     folder, _, base = member.name.rpartition("/")
     # "./a.png" is how `tar -c .` names its members.
@@ -148,7 +153,9 @@ def _read_headers(
     sample.members[ending] = member
     if ending in LABELS:  # now, since a bucket is read from front to back
       file.seek(member.offset_data)
-      sample.labels[ending] = file.read(min(member.size, MOST_LABEL_BYTES))
+      if member.size > MOST_LABEL_BYTES:
+        raise outside.Damaged(member.name, f"a label of {member.size:,} bytes")
+      sample.labels[ending] = file.read(member.size)
   file.seek(archive.offset)
   if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
     # Python ends an archive at any header that it cannot read.
@@ -162,13 +169,13 @@ def _label(path: str, key: str, labels: dict[str, bytes], *, key_name: str, clas
   if ".cls" in labels:
     text = labels[".cls"].decode("utf-8", "replace").strip()
     return files.label(text, classes, where=f"{where}.cls")
-  if ".json" in labels:
-    try:
-      values: Any = json.loads(labels[".json"])
-    except ValueError as error:
-      raise ValueError(f"{where}.json is no JSON: {error}") from error
-    if isinstance(values, dict) and values.get(key_name) is not None:
-      return files.label(values[key_name], classes, where=f"{where}.json")
+  if ".json" in labels and key_name:
+    where += ".json"
+    values = outside.parse(where, labels[".json"])
+    if not isinstance(values, dict):
+      raise outside.Damaged(where, "it holds no JSON object")
+    if key_name in values:
+      return files.label(values[key_name], classes, where=where)
   return -1
 
 

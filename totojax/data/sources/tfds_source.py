@@ -14,8 +14,10 @@ at any device (seen with TensorFlow 2.21), of which it would take all memory.
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import functools
 import os
+import re
 import sys
 from typing import Any
 import urllib.parse
@@ -24,9 +26,21 @@ import numpy as np
 
 from totojax.data.pixels import augment, containers, decode, images, timelines, video
 from totojax.data.sources import items
-from totojax.storage import objects
+from totojax.storage import objects, outside
 
 SCHEME = "tfds:"
+MOST_CLASSES = 1_000_000  # whose names are made up where the set has none
+_INFO_BYTES = 2**26  # of each file that describes a set
+_COUNT = re.compile("[0-9]{1,12}")
+_FEATURE = re.compile(r"tensorflow_datasets\.core\.features\.[\w.]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+  """What is read of a split of dataset_info.json."""
+
+  name: str
+  shardLengths: tuple[Any, ...] = ()  # texts, as protobuf writes 64 bits
 
 
 def list_items(
@@ -49,9 +63,11 @@ def list_items(
       that is not there or not the only one of its kind.
   """
   builder = _builder(name, os.fspath(root))
-  info = builder.info
+  info, folder = builder.info, os.fspath(builder.data_dir)
   if split not in info.splits:
-    raise ValueError(f"{name} has no split {split!r}; it has {sorted(info.splits)}, whole")
+    raise ValueError(
+      f"{name} has no split {split!r}; in {folder} it has {sorted(info.splits)!s:.200}, whole"
+    )
   formats = {kind.value for kind in info.available_file_formats()}
   if "array_record" not in formats:
     raise ValueError(
@@ -61,23 +77,24 @@ def list_items(
       f" with: tfds build {name} --file_format=array_record)"
     )
   features = dict(info.features)
-  feature, kind = _find_feature(name, features, feature)
+  feature, kind = _find_feature(folder, features, feature)
   if kind == "video" and fps <= 0.0:
     raise ValueError(
       f"fps is {fps} for {name}, whose {feature} is a video; give the frame"
       " rate that it was stored with"
     )
-  label, classes = _find_label(name, features, label)
+  label, classes = _find_label(folder, features, label)
   fps = fps if kind == "video" else 0.0
   address = SCHEME + urllib.parse.urlencode(
     dict(folder=builder.data_dir, split=split, feature=feature, label=label, fps=fps)
   )
   prefix = f"{info.full_name}/{split}"
+  _check_records(folder, info.splits[split])
   entries = (
     items.Item(f"{prefix}/{record:08d}", address, record=record)
     for record in range(info.splits[split].num_examples)
   )
-  return items.listing(kind, entries, classes=classes, where=prefix)
+  return items.listing(kind, entries, classes=classes, where=f"{prefix} in {folder}")
 
 
 def encoded(item: items.Item) -> bytes:
@@ -96,7 +113,12 @@ def label(item: items.Item) -> int:
     Unreadable: the record is damaged.
   """
   name = _parse(item.path)["label"]
-  return int(_record(item.path, item.record)[name]) if name else -1
+  if not name:
+    return -1
+  value = _record(item.path, item.record)[name]
+  if not isinstance(value, int | np.integer):
+    raise images.Unreadable(f"its {name!r:.80} is no number of a class: {value!r:.80}")
+  return int(value)
 
 
 def clips(
@@ -140,10 +162,13 @@ def _parse(address: str) -> dict[str, str]:
 # Images are read for their pixels and then for their label.
 @functools.lru_cache(maxsize=2)
 def _record(address: str, record: int) -> dict[str, Any]:
-  source = _open(address)
+  source, parts = _open(address), _parse(address)
   try:
-    return source[record]
-  except (ValueError, RuntimeError, IndexError, OSError, KeyError) as error:
+    value = source[record]
+    if lost := [parts[k] for k in ("feature", "label") if parts[k] and value[parts[k]] is None]:
+      raise ValueError(f"it has no {lost[0]!r:.80}")
+    return value
+  except Exception as error:  # of libraries in C++ and Python, of bytes that are no record
     raise images.Unreadable(
       f"record {record} cannot be read: {type(error).__name__}: {error}"
     ) from error
@@ -158,6 +183,7 @@ def _open(address: str):
   skip = {}
   if float(parts["fps"]) == 0.0:
     skip[parts["feature"]] = tfds.decode.SkipDecoding()
+  _check_set(parts["folder"])
   builder = tfds.builder_from_directory(parts["folder"])
   _leave_gpus()
   return builder.as_data_source(parts["split"], decoders=skip)
@@ -166,21 +192,103 @@ def _open(address: str):
 def _builder(name: str, data_dir: str):
   from tensorflow_datasets.core import read_only_builder  # pylint: disable=g-import-not-at-top
 
+  # Found by its files: the code of a set may want TensorFlow.
   try:
-    # Found by its files: the code of a set may want TensorFlow.
-    builder = read_only_builder.builder_from_files(name, data_dir=data_dir or None)
-  except ImportError as error:
-    raise ValueError(
-      f"{name} has features that TFDS cannot describe without TensorFlow"
-      f" ({error}); install tensorflow, or read the set from its own files"
-    ) from error
-  except ValueError as error:
+    folder = read_only_builder._find_builder_dir(name, data_dir=data_dir or None)
+  except Exception:  # whatever a name, or a folder of it, is to TFDS
+    folder = None
+  if folder is None:
     raise ValueError(
       f"{name} is not in {data_dir or 'the data_dir of TFDS'}; prepare it where TensorFlow is"
       f" installed: tfds build {name} --file_format=array_record --data_dir=..."
+    )
+  _check_set(os.fspath(folder))
+  try:
+    builder = read_only_builder.builder_from_directory(folder)
+    dict(builder.info.features)
+    _ = [split.filepaths for split in builder.info.splits.values()]  # are worked out only now
+  except ImportError as error:
+    raise ValueError(
+      f"{folder} has features that TFDS cannot describe without TensorFlow"
+      f" ({error}); install tensorflow, or read the set from its own files"
     ) from error
+  except Exception as error:  # protobuf's, and those of whatever a feature is made of
+    raise _unreadable(os.fspath(folder), error) from error
   _leave_gpus()
   return builder
+
+
+def _unreadable(folder: str, error: BaseException) -> outside.Damaged:
+  line = (str(error).strip().splitlines() or [""])[0]
+  return outside.Damaged(folder, f"TFDS cannot read it: {type(error).__name__}: {line:.200}")
+
+
+def _check_set(folder: str) -> None:
+  """Raises Damaged where the files that describe a set would mislead TFDS.
+
+  It makes objects of the classes that they name, and lists of the lengths.
+  """
+  path = os.path.join(folder, "dataset_info.json")
+  info = outside.read_json(path, most_bytes=_INFO_BYTES)
+  splits = info.get("splits", []) if isinstance(info, dict) else None
+  if not isinstance(splits, list) or not all(isinstance(split, dict) for split in splits):
+    raise outside.Damaged(path, "it has no list of splits")
+  for split in splits:
+    known = {key: split[key] for key in ("name", "shardLengths") if key in split}
+    read = outside.fields(_Split, path, known)
+    lengths = [text for text in map(str, read.shardLengths) if not _COUNT.fullmatch(text)]
+    if lengths:
+      raise outside.Damaged(
+        path, f"split {read.name!r:.40} has a shard of {lengths[0]:.40} records"
+      )
+  if len({split["name"] for split in splits}) < len(splits):
+    raise outside.Damaged(path, "two of its splits have one name")
+  path = os.path.join(folder, "features.json")
+  _check_features(path, outside.read_json(path, most_bytes=_INFO_BYTES))
+  for file in sorted(os.listdir(folder)):
+    if file.endswith(".labels.txt"):
+      outside.load(os.path.join(folder, file), most_bytes=_INFO_BYTES)
+
+
+def _check_features(path: str, value: Any) -> None:
+  if isinstance(value, list):
+    for part in value:
+      _check_features(path, part)
+  if not isinstance(value, dict):
+    return
+  for key, part in value.items():
+    if key in ("pythonClassName", "python_class_name"):
+      if not (isinstance(part, str) and _FEATURE.fullmatch(part)):
+        raise outside.Damaged(path, f"it names {part!r:.80}, which is no feature of TFDS")
+    elif key in ("numClasses", "num_classes"):
+      if not _COUNT.fullmatch(str(part)) or int(part) > MOST_CLASSES:
+        raise outside.Damaged(
+          path, f"it has {part!r:.40} classes, and up to {MOST_CLASSES:,} are read"
+        )
+    else:
+      _check_features(path, part)
+
+
+def _check_records(folder: str, split: Any) -> None:
+  """Raises Damaged unless each shard has the records that are said of it."""
+  from array_record.python import array_record_module
+
+  for path, wanted in zip(map(os.fspath, split.filepaths), split.shard_lengths, strict=True):
+    if objects.is_url(path):
+      continue
+    if os.path.dirname(path) != folder.rstrip("/"):
+      raise outside.Damaged(folder, f"its split {split.name!r:.40} lies elsewhere: {path:.200}")
+    try:
+      outside.open_plain(path).close()
+      reader = array_record_module.ArrayRecordReader(path)
+      records = reader.num_records()
+      reader.close()
+    except outside.Damaged:
+      raise
+    except Exception as error:  # of a library in C++
+      raise _unreadable(path, error) from error
+    if records != wanted:
+      raise outside.Damaged(path, f"it has {records:,} records, and dataset_info.json {wanted:,}")
 
 
 def _leave_gpus() -> None:
@@ -191,7 +299,7 @@ def _leave_gpus() -> None:
       tensorflow.config.set_visible_devices([], "GPU")
 
 
-def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:
+def _find_feature(folder: str, features: dict[str, Any], wanted: str) -> tuple[str, str]:
   """(name, "image" or "video") of what is looked at."""
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
@@ -204,13 +312,13 @@ def _find_feature(name: str, features: dict[str, Any], wanted: str) -> tuple[str
     (wanted,) = kinds
   if wanted not in kinds:
     raise ValueError(
-      f"{name} has the images and videos {sorted(kinds)} among its features"
+      f"{folder} has the images and videos {sorted(kinds)} among its features"
       f" {sorted(features)}; give one of them as feature, not {wanted!r}"
     )
   return wanted, kinds[wanted]
 
 
-def _find_label(name: str, features: dict[str, Any], wanted: str) -> tuple[str, tuple[str, ...]]:
+def _find_label(folder: str, features: dict[str, Any], wanted: str) -> tuple[str, tuple[str, ...]]:
   """(name or "", class names) of the label."""
   import tensorflow_datasets as tfds  # pylint: disable=g-import-not-at-top
 
@@ -225,6 +333,7 @@ def _find_label(name: str, features: dict[str, Any], wanted: str) -> tuple[str, 
     (wanted,) = kinds
   if wanted not in kinds:
     raise ValueError(
-      f"{name} has the labels {sorted(kinds)}; give one of them as label, or 'none', not {wanted!r}"
+      f"{folder} has the labels {sorted(kinds)}; give one of them as label, or 'none',"
+      f" not {wanted!r}"
     )
   return wanted, kinds[wanted]

@@ -45,9 +45,11 @@ def list_items(root: objects.Path, split: str, *, fold: int, classes: int) -> it
   for number, line in files.lines(path):
     where = f"{path}, line {number}"
     file, *rest = line.split()
-    name = file.split("/")[0]
+    name, *below = file.split("/")
+    if ".." in below:
+      raise ValueError(f"{where}: {file!r:.200} leads out of the folder of videos")
     if name not in names:
-      raise ValueError(f"{where}: {name!r} is no class of classInd.txt")
+      raise ValueError(f"{where}: {name!r:.200} is no class of classInd.txt")
     label = names.index(name)
     if rest and files.label(rest[0], 0, where=where) != label + 1:
       raise ValueError(f"{where}: label {rest[0]} for {name}, which is {label + 1} in classInd.txt")
@@ -61,7 +63,9 @@ def _class_names(path: str) -> list[str]:
   for number, line in files.lines(path):
     index, _, name = line.strip().partition(" ")
     if index != str(len(names) + 1) or not name:
-      raise ValueError(f"{path}, line {number}: {line!r}; needed: {len(names) + 1} and a class")
+      raise ValueError(
+        f"{path}, line {number}: {line!r:.200}; needed: {len(names) + 1} and a class"
+      )
     names.append(name)
   return names
 

@@ -29,7 +29,7 @@ import numpy as np
 from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
 from totojax.rundir import console
-from totojax.storage import objects
+from totojax.storage import objects, outside
 
 FILE = "certificates.json"
 SAME_FRAC = 0.5  # of equal values: more are of one item, that other hardware encoded
@@ -211,11 +211,12 @@ def _known(store: Store) -> set[str]:
   A certificate of other ids says nothing of these, and neither does a damaged
   one: it is written anew.
   """
-  data = objects.read(f"{store.path}/{FILE}")
   try:
-    value: Any = json.loads(data or b"{}")
+    value = outside.read_json(f"{store.path}/{FILE}")
     if value.get("ids") != digest(store):
       return set()
     return set(map(str, value["shares_nothing_with"]))
-  except (ValueError, AttributeError, KeyError, TypeError):
+  except (ValueError, OSError, AttributeError, KeyError, TypeError) as error:
+    if isinstance(error, objects.StoreError):
+      raise
     return set()

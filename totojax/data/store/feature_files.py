@@ -9,22 +9,34 @@ Shapes: M clips, L layers, T tokens, D width.
 """
 
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-import io
 import itertools
+from typing import Any
 
 from etils import epath
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from totojax.config import schema
+from totojax.data.store import columns
 from totojax.data.stream import labelled
 from totojax.rundir import files
+from totojax.storage import arrays as arrays_lib, outside
 
 FORMATS = ("safetensors", "npz")
 WHOLE = "features.json"  # in a folder: written last
 _LAYER = "layer_"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+  """What `WHOLE` says."""
+
+  files: tuple[str, ...] = schema.field((), "their names", some=True, once=True)
+  ids: tuple[str, ...] = schema.field((), "of the clips' items")
+  classes: tuple[str, ...] = schema.field((), "names by label", once=True)
+  short: dict[str, Any] = schema.field({}, "items that were too short, by what was done")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +54,8 @@ class Features:
 def to_bytes(arrays: Mapping[str, np.ndarray], form: str) -> bytes:
   """A file with these arrays, in one of `FORMATS`."""
   if form == "safetensors":
-    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    about = {arrays_lib.DIGEST: arrays_lib.digest(arrays)}
+    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, about)
   return files.npz(arrays, compressed=False)
 
 
@@ -60,13 +73,14 @@ def read(path: str) -> Features:
   where = epath.Path(path)
   classes, ids = (), ()
   if path and files.exists(where / WHOLE):
-    facts = files.read_json(where / WHOLE)
-    parts = [_arrays(where / name) for name in facts["files"]]
-    names = sorted(parts[0])
-    arrays = {k: np.concatenate([part[k] for part in parts]) for k in names}
-    classes, ids = tuple(facts["classes"]), tuple(facts["ids"])
+    facts = outside.fields(_Facts, where / WHOLE, files.read_json(where / WHOLE))
+    parts = [_read(where / outside.check_name(where / WHOLE, name)) for name in facts.files]
+    if not parts:
+      raise outside.Damaged(where / WHOLE, "it names no file")
+    arrays = {name: _joined(path, name, parts) for name in sorted(parts[0])}
+    classes, ids = facts.classes, facts.ids
   elif path and files.exists(where):
-    arrays = _arrays(where)
+    arrays = _read(where)
     if "id" in arrays:
       ids = tuple(map(str, arrays.pop("id")))
     if "features" in arrays:
@@ -84,17 +98,16 @@ def read(path: str) -> Features:
   return _checked(path, arrays, ids, classes)
 
 
-def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  data = files.read_bytes(path)
-  try:
-    if path.suffix == ".safetensors":
-      return safetensors.numpy.load(data)
-    with np.load(io.BytesIO(data)) as file:
-      return dict(file)
-  except (ValueError, OSError, TypeError, safetensors.SafetensorError) as error:
-    raise ValueError(
-      f"{path} is neither a whole .npz nor a whole .safetensors file ({error})"
-    ) from error
+def _read(path: epath.Path) -> dict[str, np.ndarray]:
+  return arrays_lib.load(path, files.read_bytes(path))
+
+
+def _joined(path: str, name: str, parts: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+  """An array of all files of a folder."""
+  shapes = {part[name].shape[1:] if name in part else None for part in parts}
+  if len(shapes) > 1 or any(set(part) != set(parts[0]) for part in parts):
+    raise outside.Damaged(path, f"its files have other arrays, or {name} of other shapes")
+  return np.concatenate([part[name] for part in parts])
 
 
 def _checked(
@@ -104,7 +117,7 @@ def _checked(
   layers = sorted(int(number) for number in numbers if number.isdigit())
   if not layers or "label" not in arrays:
     raise ValueError(
-      f"{path} holds {sorted(arrays)}; probing needs `label` and"
+      f"{path} holds {sorted(arrays)!s:.400}; probing needs `label` and"
       f" `{layer_name(8)}` of a layer 8, say, or `features`"
     )
   labels = arrays["label"]
@@ -123,6 +136,15 @@ def _checked(
     raise ValueError(
       f"{path} holds {counts}, and labels of shape {labels.shape}; each clip has one of each"
     )
+  most = len(classes) or columns.MOST_CLASSES
+  if labels.dtype.kind not in "iu" or (
+    len(labels) and not -1 <= labels.min() <= labels.max() < most
+  ):
+    raise ValueError(
+      f"{path} has labels of {labels.dtype} that are not whole numbers, -1 to {most - 1}"
+    )
+  if wrong := [n for n in layers if arrays[layer_name(n)].dtype.kind in "bSU"]:
+    raise ValueError(f"{path}: {layer_name(wrong[0])} has no numbers")
   x_ML = np.stack([arrays[layer_name(n)] for n in layers], axis=1)
   if not np.isfinite(x_ML).all():
     raise ValueError(f"{path} has features that are not finite")

@@ -9,7 +9,7 @@ its shard's name and checksum as Zarr attributes, so that a shard in another
 one's place is noticed; each chunk and index carries a crc32c, so that damage is
 noticed when read; and a missing chunk raises instead of reading as zeros.
 
-Shapes: R records.
+Shapes: R records, U bytes of the longest id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ import numpy as np
 
 from totojax.data.store import columns, manifests
 from totojax.data.store.store import Store
-from totojax.rundir import provenance
-from totojax.storage import objects
+from totojax.rundir import lock, provenance
+from totojax.storage import objects, zarr
 
 StoreError = objects.StoreError
 # Of `info`: what is known at the end, and where the source was (it may be moved).
@@ -103,7 +103,7 @@ class Writer:
     """
     if self.manifest.complete:
       raise StoreError(f"{self.path} is complete; remove it or write to another path")
-    arrays = columns.checked(self.manifest, values, labels, ids)
+    arrays = checked(self.manifest, values, labels, ids)
     self._pending.append(arrays)
     self._pending_records += len(next(iter(arrays.values())))
     self._pending_cursor = cursor
@@ -125,10 +125,11 @@ class Writer:
 
   def _commit(self, *, complete: bool) -> None:
     """Writes the pending records as a shard, then names it in the manifest."""
+    lock.check(self.path)
     shards = self.manifest.shards
     if self._pending_records:
       shard = write_shard(
-        self.path, self.manifest, number=len(shards), arrays=columns.concatenate(self._pending)
+        self.path, self.manifest, number=len(shards), arrays=concatenate(self._pending)
       )
       shards = (*shards, shard)
     manifest = dataclasses.replace(
@@ -148,7 +149,7 @@ def write_shard(
     path: directory or URL of the data set.
     manifest: what its records are.
     number: of the shard; one that is there is replaced.
-    arrays: from `columns.checked`, at least one record.
+    arrays: from `checked`, at least one record.
 
   Raises:
     StoreError: when the shard cannot be written.
@@ -157,11 +158,11 @@ def write_shard(
     name=f"shard-{number:05d}",
     records=len(next(iter(arrays.values()))),
     checksum=columns.digest(arrays),
-    probe=columns.digest(columns.probe(manifest, arrays)),
+    probe=columns.digest(probe(manifest, arrays)),
     ids=columns.ids_sum(arrays["id"]) if "id" in arrays else "",
   )
   for name, array in arrays.items():
-    objects.write_array(
+    zarr.write_array(
       f"{objects.text(path)}/{shard.name}/{name}",
       array,
       single_records=name not in ("label", "id"),
@@ -202,3 +203,85 @@ def check_same_head(path: str, existing: manifests.Manifest, wanted: manifests.M
       f"{path} was begun with {key} {old[key]!r}, and this job has {new[key]!r} (in all:"
       f" {', '.join(different)}). Use the same values to go on, or write to another path"
     )
+
+
+def checked(
+  manifest: manifests.Manifest,
+  values: Mapping[str, np.ndarray],
+  labels: Sequence[int] | np.ndarray | None,
+  ids: Sequence[str] | None,
+) -> dict[str, np.ndarray]:
+  """The arrays of some records, compared with the manifest and copied."""
+  names = {field.name for field in manifest.fields}
+  if set(values) != names:
+    raise ValueError(f"records have {sorted(values)}; needed: {sorted(names)}")
+  for name, column in (("labels", labels), ("ids", ids)):
+    wanted = getattr(manifest, name)
+    if (column is not None) != wanted:
+      raise ValueError(f"{name} are {'missing' if wanted else 'given'}; the manifest says {wanted}")
+  arrays = {}
+  for field in manifest.fields:
+    x = np.asarray(values[field.name])
+    if x.shape[1:] != field.shape or len(x) < 1:
+      raise ValueError(
+        f"{field.name} have shape {x.shape}; needed: (records,"
+        f" {', '.join(map(str, field.shape))}) with at least one record"
+      )
+    if field.name == "codes" and x.dtype.kind in "iu":
+      low, high = int(x.min()), int(x.max())
+      if low < 0 or high >= manifest.vocab:
+        raise ValueError(
+          f"codes run from {low} to {high}; the tokenizer has codes 0 to {manifest.vocab - 1}"
+        )
+    elif x.dtype != np.dtype(field.dtype):
+      raise ValueError(f"{field.name} are {x.dtype}; needed: {field.dtype}")
+    arrays[field.name] = np.array(x, field.dtype)
+  if labels is not None:
+    arrays["label"] = _label_column(labels, len(manifest.classes))
+  if ids is not None:
+    arrays["id"] = _id_column(ids)
+  lengths = {name: len(array) for name, array in arrays.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f"records differ in number: {lengths}")
+  return arrays
+
+
+def _label_column(labels: Any, classes: int) -> np.ndarray:
+  classes = classes or columns.MOST_CLASSES
+  column = np.asarray(labels)
+  if column.dtype.kind not in "iu" or column.ndim != 1:
+    raise ValueError(f"labels are {column.dtype} {column.shape}; needed: ints")
+  if column.min() < -1 or column.max() >= classes:
+    raise ValueError(
+      f"labels run from {column.min()} to {column.max()}; there are"
+      f" {classes} classes, and -1 for none"
+    )
+  return column.astype(np.int32)
+
+
+def _id_column(ids: Sequence[str]) -> np.ndarray:
+  """uint8 [R, U]: UTF-8, padded with zeros to the longest."""
+  encoded = [item.encode() for item in ids]
+  bad = [item for item in ids if not item or "\0" in item]
+  if bad:
+    raise ValueError(f"id {bad[0]!r} is empty or holds a zero byte; name items")
+  width = max(map(len, encoded))
+  padded = b"".join(item.ljust(width, b"\0") for item in encoded)
+  return np.frombuffer(padded, np.uint8).reshape(len(ids), width).copy()
+
+
+def concatenate(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  joined = {}
+  for name in parts[0]:
+    arrays = [part[name] for part in parts]
+    if name == "id":
+      width = max(array.shape[1] for array in arrays)
+      arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
+    joined[name] = np.concatenate(arrays)
+  return joined
+
+
+def probe(manifest: manifests.Manifest, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """First and last record of the fields; all labels and ids."""
+  fields = {field.name for field in manifest.fields}
+  return {name: array[[0, -1]] if name in fields else array for name, array in arrays.items()}

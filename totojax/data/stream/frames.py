@@ -16,15 +16,30 @@ from totojax.data.stream import mixture, rows as row_lib
 from totojax.data.stream.rows import Draw, Row, Source
 
 
-def some_frames(source: Store, frames: int) -> np.ndarray:
-  """About `frames` frames, evenly from all records: uint8 [M, H, W, 3]."""
+def some_frames(source: Store, frames: int, *, clip: int = 0, every: int = 1) -> np.ndarray:
+  """About `frames` frames, evenly from all records: uint8 [M, H, W, 3].
+
+  Of every so many frames the first alone counts (`tokenizing.every`). With
+  `clip` the first so many of records, [M, clip, H, W, 3], whose last frame is
+  held where they are shorter.
+  """
+  if clip:
+    count = min(len(source), -(-frames // clip))
+    chosen = np.linspace(0, len(source) - 1, count).astype(int)
+    clips = source.read(chosen)["frames"]
+    return clips[:, np.minimum(np.arange(clip), clips.shape[1] - 1)]
   records = min(len(source), frames)
-  per_record = -(-frames // records)
+  chosen, places = some_places(source, records, -(-frames // records), every=every)
+  return np.concatenate(source.read(chosen)["frames"][:, ::every][:, places])[:frames]
+
+
+def some_places(
+  source: Store, records: int, frames: int, *, every: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+  """So many records, and so many frames of each or all, evenly: of pixels or their codes."""
+  length = -(-source.manifest.pixel_frames // every)
   chosen = np.linspace(0, len(source) - 1, records).astype(int)
-  clips = source.read(chosen)["frames"]
-  places = np.linspace(0, clips.shape[1] - 1, min(per_record, clips.shape[1]))
-  frames_RNHW3 = clips[:, places.astype(int)]
-  return frames_RNHW3.reshape(-1, *frames_RNHW3.shape[2:])[:frames]
+  return chosen, np.linspace(0, length - 1, min(frames, length)).astype(int)
 
 
 def clips_stream(
@@ -56,16 +71,20 @@ def clips_stream(
 
 
 def frames_stream(
-  sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int
+  sources: Sequence[Source], *, seed: int, batch: int, host: int, hosts: int, clip: int = 0
 ) -> grain.MapDataset:
   """Like `mixture.stream`, for pixels: one random frame of each record drawn.
 
+  With `clip` so many frames that follow each other, in place of one; the last
+  of a record that is shorter is held.
+
   Returns:
-    Endless random access to {"frames": uint8 [batch / hosts, H, W, 3]}.
+    Endless random access to {"frames": uint8 [batch / hosts, H, W, 3]}, with
+    `clip` [batch / hosts, clip, H, W, 3].
   """
   check_frames(sources)
   mixed = mixture.mix(sources, per_row=[1] * len(sources), seed=seed)
-  read = ReadFrames(tuple(sources), seed)
+  read = ReadFrames(tuple(sources), seed, clip)
   return mixture.share(mixed, batch=batch, host=host, hosts=hosts).map(read)
 
 
@@ -84,6 +103,11 @@ def check_clips(sources: Sequence[Source], seq: sequence.SequenceSpec, *, factor
   check_frames(sources)
   for source in sources:
     size_px = source.store.manifest.size_px
+    if seq.latents.is_temporal and source.store.manifest.kind == "image":
+      raise ValueError(
+        f"{source} is of images, and a token of data.encode_with stands for"
+        f" {seq.frame_factor} frames: make tokens of them first (configs/tokenize.py)"
+      )
     if size_px != seq.grid * factor:
       raise ValueError(
         f"{source} has frames of {size_px} pixels; {seq.grid} tokens of {factor} pixels need"
@@ -100,7 +124,7 @@ class ReadClips:
   {"frames": uint8 [B, N, S, S, 3], "start": int32 [B], "source": int32 [B]}:
   the windows that `rows.ReadTokens` takes of the same draws. For rows that may be
   short, as those of validation are, "here": int32 [B] says how many of the
-  frames are there; the others are black.
+  latent frames are there; the others are black.
   """
 
   sources: tuple[Source, ...]
@@ -113,9 +137,10 @@ class ReadClips:
     here = {}
     if self.short:
       size = self.sources[0].store.manifest.size_px
-      none = np.zeros((self.seq.frames, size, size, 3), np.uint8)
+      none = np.zeros((self.seq.clip_frames, size, size, 3), np.uint8)
       counts = [sum(map(len, frames)) for frames in picked]
-      here = {"here": np.array(counts, np.int32)}
+      latent = [count and self.seq.latents.latent_frames(count) for count in counts]
+      here = {"here": np.array(latent, np.int32)}
       picked = [[*frames, none[count:]] for frames, count in zip(picked, counts)]
     starts = [sequence.START[self.sources[row.source].store.manifest.kind] for row in rows]
     return {
@@ -126,20 +151,31 @@ class ReadClips:
     }
 
   def _window(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
-    return row_lib.cut(record["frames"], draw, source=source, seq=self.seq, seed=self.seed)
+    frames = record["frames"]
+    if not self.seq.latents.is_temporal:
+      return row_lib.cut(frames, draw, source=source, seq=self.seq, seed=self.seed)
+    # As a store of its tokens would have it: from the first frame on, and with
+    # the last one again where a latent frame is not full.
+    places = np.minimum(np.arange(self.seq.clip_frames), len(frames) - 1)
+    return frames[places]
 
 
 @dataclasses.dataclass(frozen=True)
 class ReadFrames:
-  """Rows of draws to {"frames": [B, H, W, 3]}."""
+  """Rows of draws to {"frames": [B, H, W, 3]}, or of clips [B, N, H, W, 3]."""
 
   sources: tuple[Source, ...]
   seed: int
+  clip: int = 0  # frames of a clip; 0: single frames
 
   def __call__(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     picked = row_lib.read_draws(self.sources, rows, self._frame)
     return {"frames": np.stack([frames[0] for frames in picked])}
 
   def _frame(self, source: int, draw: Draw, record: Mapping[str, np.ndarray]) -> np.ndarray:
-    frames = record["frames"]
-    return frames[row_lib.window(draw, source=source, seed=self.seed, choices=len(frames))]
+    frames, count = record["frames"], max(self.clip, 1)
+    choices = max(1, len(frames) - count + 1)
+    start = row_lib.window(draw, source=source, seed=self.seed, choices=choices)
+    if not self.clip:
+      return frames[start]
+    return frames[np.minimum(np.arange(start, start + count), len(frames) - 1)]

@@ -82,10 +82,10 @@ def records(store: store_lib.Store, name: str, *, most: int = 0, seed: int = 0) 
       )
   labels, ids = store.labels(), tuple(store.ids())
   data = Records(store, name, np.arange(len(labels)), labels, ids, manifest.classes)
-  return _subset(checked(data, store.path), most=most, seed=seed)
+  return subset(checked(data, store.path), most=most, seed=seed)
 
 
-def _subset(data: Records, *, most: int, seed: int) -> Records:
+def subset(data: Records, *, most: int, seed: int) -> Records:
   """So many records, of each class its share but at least one; 0: all.
 
   Which ones follows from the seed and the names of items, whose views stay

@@ -205,3 +205,64 @@ def _draw(records: int, position: int, record: int) -> rows.Draw:
 
 def _row(source: int, draws: Sequence[rows.Draw]) -> rows.Row:
   return rows.Row(source, tuple(draws))
+
+
+def epochs(
+  sources: Sequence[Source], seq: sequence.SequenceSpec, *, total_rows: int
+) -> dict[str, float]:
+  """How often each record of a source is read in so many rows, by the source's name."""
+  shares = total_rows / sum(source.weight for source in sources)
+  return {
+    source.name: shares
+    * source.weight
+    / max(source.store.manifest.records // rows.records_per_row(source, seq), 1)
+    for source in sources
+  }
+
+
+def in_words(
+  sources: Sequence[Source], seq: sequence.SequenceSpec, *, steps: int, batch: int, most: float
+) -> Iterator[str]:
+  """What a run is about to do with its data, and what it leaves of them.
+
+  Args:
+    sources: what it is trained on.
+    seq: the sequence.
+    steps: of the run.
+    batch: rows of the global batch.
+    most: epochs of a source, above which a line warns.
+  """
+  passes, parts = epochs(sources, seq, total_rows=steps * batch), []
+  for source in sources:
+    manifest = source.store.manifest
+    tokens = manifest.records * rows.latent_frames(manifest, seq) * seq.frame_tokens
+    parts.append(
+      f"{source.name}: {manifest.records:,} records of {tokens:,} tokens in all,"
+      f" {passes[source.name]:.3g} epochs"
+    )
+  yield f"{'; '.join(parts)}; {steps:,} updates of {batch:,} sequences of {seq.context:,} tokens"
+  for name, count in passes.items():
+    if count > most:
+      yield (
+        f"{name} is read {count:.3g} times over, more than data.warn_epochs {most:g}: make a store"
+        " of more of it (clip.sampling=duration, clip.crops, image.crops), or weigh it less"
+      )
+  for source in sources:
+    frames = rows.latent_frames(source.store.manifest, seq)
+    if source.store.manifest.kind == "video" and frames > seq.frames:
+      others = "the first ones" if seq.latents.has_start else "others in each epoch"
+      yield (
+        f"{source.name}: a sequence is {seq.frames} of a record's {frames} frames, {others};"
+        f" --config.sequence.frames={frames} reads all"
+      )
+  if seq.context != seq.visual_tokens:
+    rest = seq.context - seq.visual_tokens
+    several = f" x {seq.codes}" if seq.codes > 1 else ""
+    what = f"{rest:,} inputs of each are its end and padding"
+    if rest < 0:
+      what = f"the last {-rest:,} of each are never read"
+    yield (
+      f"sequence.context is {seq.context:,}, and a sequence has {seq.visual_tokens:,} visual"
+      f" tokens ({seq.frames} frames of {seq.grid} x {seq.grid}{several}): {what};"
+      f" --config.sequence.context={seq.visual_tokens} fits"
+    )

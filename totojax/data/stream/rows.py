@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from totojax import sequence
+from totojax.data.store import manifests
 from totojax.data.store.store import Store
 
 
@@ -61,6 +62,12 @@ def order(*, source: int, seed: int) -> int:
   return int(np.random.SeedSequence([seed, source]).generate_state(1)[0])
 
 
+# Keys of a sequence that are the tokenizer's, beside vocab and grid.
+LATENTS = ("codes", "frame_factor", "first_frames")
+# All that stores of tokens decide.
+SIZES = ("vocab", "grid", *LATENTS, "frames")
+
+
 def window(draw: Draw, *, source: int, seed: int, choices: int) -> int:
   """The first frame of the window, in 0..choices-1, for one draw."""
   if choices == 1 or draw.epoch is None:
@@ -75,7 +82,7 @@ def check_tokens(sources: Sequence[Source], seq: sequence.SequenceSpec) -> None:
   check_names(sources)
   for source in sources:
     check_field(source, "codes")
-  for reason in mismatches(sources, seq, ("vocab", "grid", "frames")):
+  for reason in mismatches(sources, seq, SIZES):
     raise ValueError(reason)
   prints = {source.name: source.store.manifest.tokenizer for source in sources}
   if len(set(prints.values())) != 1:
@@ -111,11 +118,23 @@ def mismatches(
           has += f": frames of {manifest.size_px} pixels; {seq.grid} tokens of {factor} pixels need"
           has += f" {seq.grid * factor}"
         yield f"sequence.{key} is {getattr(seq, key)}, and {source} has {has}"
-    if "frames" in keys and manifest.kind == "video" and manifest.frames < seq.frames:
+    for key in LATENTS if manifest.grid else ():
+      if key in keys and (has := getattr(manifest.latents, key)) != getattr(seq, key):
+        yield f"sequence.{key} is {getattr(seq, key)}, and {source} has tokens of {has}"
+    frames = latent_frames(manifest, seq)
+    if "frames" in keys and manifest.kind == "video" and frames < seq.frames:
+      kind = "latent frames" if seq.latents.is_temporal else "frames"
       yield (
-        f"sequence.frames is {seq.frames}, and {source} has {manifest.frames} frames a record;"
+        f"sequence.frames is {seq.frames}, and {source} has {frames} {kind} a record;"
         " lower it, or make longer clips"
       )
+
+
+def latent_frames(manifest: manifests.Manifest, seq: sequence.SequenceSpec) -> int:
+  """Latent frames of a record, also where it holds pixels."""
+  if manifest.grid:
+    return manifest.frames
+  return seq.latents.latent_frames(manifest.frames)
 
 
 def disagreements(sources: Sequence[Source], keys: Sequence[str]) -> Iterator[str]:
@@ -135,47 +154,6 @@ def disagreements(sources: Sequence[Source], keys: Sequence[str]) -> Iterator[st
           " one tokenizer, from clips of one size and length"
         )
         break
-
-
-def in_words(
-  sources: Sequence[Source], seq: sequence.SequenceSpec, *, steps: int, batch: int
-) -> Iterator[str]:
-  """What a run is about to do with its data, and what it leaves of them.
-
-  Args:
-    sources: what it is trained on.
-    seq: the sequence.
-    steps: of the run.
-    batch: rows of the global batch.
-  """
-  total, parts = sum(source.weight for source in sources), []
-  for source in sources:
-    manifest = source.store.manifest
-    tokens = manifest.records * manifest.frames * seq.frame_tokens
-    whole = max(manifest.records // records_per_row(source, seq), 1)
-    epochs = steps * batch * source.weight / total / whole
-    parts.append(
-      f"{source.name}: {manifest.records:,} records of {tokens:,} tokens in all,"
-      f" {epochs:.3g} epochs"
-    )
-  yield f"{'; '.join(parts)}; {steps:,} updates of {batch:,} sequences of {seq.context:,} tokens"
-  for source in sources:
-    frames = source.store.manifest.frames
-    if source.store.manifest.kind == "video" and frames > seq.frames:
-      yield (
-        f"{source.name}: a sequence is {seq.frames} of a record's {frames} frames, others in each"
-        f" epoch; --config.sequence.frames={frames} reads all"
-      )
-  if seq.context != seq.visual_tokens:
-    rest = seq.context - seq.visual_tokens
-    what = f"{rest:,} inputs of each are its end and padding"
-    if rest < 0:
-      what = f"the last {-rest:,} of each are never read"
-    yield (
-      f"sequence.context is {seq.context:,}, and a sequence has {seq.visual_tokens:,} visual"
-      f" tokens ({seq.frames} frames of {seq.grid} x {seq.grid}): {what};"
-      f" --config.sequence.context={seq.visual_tokens} fits"
-    )
 
 
 def records_per_row(source: Source, seq: sequence.SequenceSpec) -> int:
@@ -240,8 +218,13 @@ class ReadTokens:
 def cut(
   frames: np.ndarray, draw: Draw, *, source: int, seq: sequence.SequenceSpec, seed: int
 ) -> np.ndarray:
-  """The drawn window of a record's frames; one frame of an image."""
+  """The drawn window of a record's latent frames; one frame of an image.
+
+  It begins with the record where the first latent frame is of another kind than
+  the others: nothing could be decoded from the middle on.
+  """
   # Neighbours in the store, whose stride is the clip's (section 3.4) already.
   length = min(seq.frames, len(frames))
-  start = window(draw, source=source, seed=seed, choices=len(frames) - length + 1)
+  choices = 1 if seq.latents.has_start else len(frames) - length + 1
+  start = window(draw, source=source, seed=seed, choices=choices)
   return frames[start : start + length]

@@ -1,6 +1,6 @@
 """What classes can be told from without a backbone: baselines of a probe.
 
-Shapes: M records, T tokens of a record, N frames.
+Shapes: M records, P places of a record, K codes of a place, N frames of pixels.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,22 @@ from totojax.data.stream import labelled
 from totojax.rundir import console
 
 
-def histograms(store: store_lib.Store, vocab: int) -> np.ndarray:
-  """float32 [M, vocab]: how often each code is in a record, 1 the mean."""
-  out = np.zeros((len(store), vocab), np.float32)
+def histograms(store: store_lib.Store) -> np.ndarray:
+  """float32 [M, K vocab]: how often each code is in a record, 1 the mean.
+
+  The K codes of a place mean different things, and are counted each for itself.
+  """
+  head = store.manifest
+  kinds = head.latents.codes * head.vocab
+  out = np.zeros((len(store), kinds), np.float32)
   for start in range(0, len(store), 1024):
-    stop = min(start + 1024, len(store))
-    codes_MT = store.read(range(start, stop))["codes"].astype(np.int64)
-    place = np.arange(stop - start)[:, None] * vocab + codes_MT
-    counts = np.bincount(place.reshape(-1), minlength=(stop - start) * vocab)
-    share = counts.reshape(stop - start, vocab) / codes_MT.shape[1]
-    out[start:stop] = share * vocab
+    count = min(1024, len(store) - start)
+    codes = store.read(range(start, start + count))["codes"].astype(np.int64)
+    codes_MPK = codes.reshape(count, -1, head.latents.codes)
+    kind_MPK = codes_MPK + np.arange(head.latents.codes) * head.vocab
+    place = np.arange(count)[:, None, None] * kinds + kind_MPK
+    counts = np.bincount(place.reshape(-1), minlength=count * kinds)
+    out[start : start + count] = counts.reshape(count, kinds) / codes_MPK.shape[1] * head.vocab
   return out
 
 
@@ -43,19 +49,18 @@ def drawn_pixels(
 
   Args:
     data: records of a store of tokens.
-    draw: the tokenizer's `decode`.
+    draw: codes of R records [R, *`Manifest.code_shape`] to uint8 [R, N, S, S, 3].
     factor: pixels of a token's side.
     side: pixels of a frame's side that are left.
   """
   head, count = data.tokens.manifest, len(data.records)
   _block(head.grid * factor, side, data.tokens.path)
-  out = np.zeros((count, head.frames * side * side * 3), np.float32)
+  out = np.zeros((count, head.pixel_frames * side * side * 3), np.float32)
   with console.tracking(f"drawing {data.name} from tokens", unit="records", total=count) as bar:
     for start in range(0, count, 32):
       part = data.records[start : start + 32]
       codes = data.tokens.read(part)["codes"].astype(np.int32)
-      frames = draw(codes.reshape(-1, head.grid, head.grid))
-      clips = np.asarray(frames).reshape(len(part), head.frames, *frames.shape[1:])
+      clips = draw(codes.reshape(len(part), *head.code_shape))[:, : head.pixel_frames]
       out[start : start + len(part)] = _averages(clips, side)
       bar.advance(len(part))
   return out

@@ -29,6 +29,7 @@ from totojax.jobs.bench import (
   startup,
   storing,
   sweeping,
+  tokenizing,
   training,
 )
 from totojax.rundir import console, directory, files
@@ -40,6 +41,7 @@ FILE_COLUMNS = 140  # of the table where there is no terminal
 ROWS: Mapping[str, Callable[[Any, measure.Harness], Iterator[measure.Result]]] = {
   "decode": decoding.rows,
   "dvae_encode": encoding.rows,
+  "tokenizers": tokenizing.rows,
   "store_write": storing.rows_written,
   "store_read": storing.rows_read,
   "train_step": training.rows,

@@ -1,22 +1,28 @@
 """What others have for the same work, in PyTorch (the `parity` extra).
 
-The one place of the package that imports transformers and DALL-E's own modules,
-and only inside the functions that the benchmark calls.
+The one place of the package that imports transformers and the modules of
+DALL-E, taming and diffusers, and only inside the functions that the benchmark
+calls.
 
 Shapes: N frames, B rows, T tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import gc
+import io
 import sys
 from typing import Any
 
 import jax
 import numpy as np
 
+from totojax import tree
+from totojax.jobs.bench import torch_networks
 from totojax.models import llama as llama_lib
 from totojax.optim import adamw
 from totojax.rundir import provenance
+from totojax.tokenizers import vqgan_modules
 from totojax.trained import encoders
 
 State = Mapping[str, np.ndarray]
@@ -109,6 +115,95 @@ def dvae(
   states = state(encoder), state(decoder)
   encoder.to(device)
   return encode, *states
+
+
+def tokenizer(config: Any, params: Any) -> tuple[torch_networks.Network, str]:
+  """A released tokenizer in PyTorch, with our parameters, in float32.
+
+  Args:
+    config: its size, a `VqganConfig` or a `CausalConfig`.
+    params: as `init` of its module gives them, unboxed.
+
+  Returns:
+    The publisher's module around a quantiser of ours, or a network of ours where
+    that is not installed or nobody packages it; and which of them, in words.
+
+  Raises:
+    ImportError: PyTorch is missing.
+  """
+  torch = _torch()
+  device = _device(torch)
+  torch.backends.cudnn.allow_tf32 = False
+  kind = torch_networks.ClipNetwork if config.design.clips else torch_networks.Network
+  network = kind(torch, config, params, device)
+  module, what = None, "a network of ours in plain PyTorch"
+  try:
+    if config.family == "vqgan":
+      module, what = _taming(torch, config), "taming's Encoder and Decoder in PyTorch"
+    elif config.family in ("diffusers", "amused"):
+      module, what = _vq_model(config), "diffusers' VQModel"
+  except ImportError as error:
+    what += f" ({error.name} is not installed)"
+  if module is not None:
+    _load(torch, module, config, params)
+    module.eval().to(device)
+    network.latents = lambda x: module.quant_conv(module.encoder(x))
+    read = lambda codes: (codes,) if config.spatial else ()
+    network.drawing = lambda codes: module.decoder(module.post_quant_conv(codes), *read(codes))
+  return network, what
+
+
+def _load(torch: Any, module: Any, config: vqgan_modules.VqganConfig, params: Any) -> None:
+  """Our parameters into a publisher's module, by its names."""
+  named = {
+    config.design.name(path, len(config.multipliers)): torch_networks.channels_first(leaf)
+    for path, leaf in tree.paths(params).items()
+  }
+  shapes = {name: value.shape for name, value in module.state_dict().items()}
+  # Kernels of one pixel may be those of linear layers.
+  state = {name: torch.tensor(named[name].reshape(shape)) for name, shape in shapes.items()}
+  module.load_state_dict(state)
+
+
+def _taming(torch: Any, config: vqgan_modules.VqganConfig) -> Any:
+  from taming.modules.diffusionmodules import model
+
+  side = 2 ** len(config.multipliers)
+  sizes = dict(
+    ch=config.channels,
+    out_ch=3,
+    ch_mult=config.multipliers,
+    num_res_blocks=config.blocks,
+    in_channels=3,
+    resolution=side,
+    attn_resolutions=[side // 2**i for i in config.attention],
+    z_channels=config.z,
+    double_z=False,
+  )
+  module = torch.nn.Module()
+  with contextlib.redirect_stdout(io.StringIO()):  # it tells sizes
+    module.encoder, module.decoder = model.Encoder(**sizes), model.Decoder(**sizes)
+  module.quant_conv = torch.nn.Conv2d(config.z, config.embed, 1)
+  module.post_quant_conv = torch.nn.Conv2d(config.embed, config.z, 1)
+  return module
+
+
+def _vq_model(config: vqgan_modules.VqganConfig) -> Any:
+  from diffusers import VQModel
+
+  attends = [i in config.attention for i in range(len(config.multipliers))]
+  return VQModel(
+    block_out_channels=config.widths,
+    layers_per_block=config.blocks,
+    latent_channels=config.z,
+    vq_embed_dim=config.embed,
+    num_vq_embeddings=config.vocab,
+    norm_num_groups=config.groups,
+    norm_type="spatial" if config.spatial else "group",
+    mid_block_add_attention=config.middle_attention,
+    down_block_types=["AttnDownEncoderBlock2D" if a else "DownEncoderBlock2D" for a in attends],
+    up_block_types=["AttnUpDecoderBlock2D" if a else "UpDecoderBlock2D" for a in attends[::-1]],
+  )
 
 
 def loader(records: np.ndarray, order: Sequence[int], *, batch: int) -> Callable[[], Iterator[Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
 from totojax import checkpoint
 from totojax.config.bench import CheckpointBench
@@ -44,25 +45,46 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     for _ in range(settings.steps):
       trainer.step()
 
+  bare = harness.folder / "bare"
+  writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_zarr3=False))
+
+  def save_bare() -> None:  # what orbax writes by itself has no checksum
+    writer.save(bare, args=ocp.args.PyTreeSave(checkpoint.written(trainer.state)), force=True)
+    writer.wait_until_finished()
+
+  def restore_bare() -> None:
+    like = checkpoint.written(trainer.state)
+    arguments = ocp.args.PyTreeRestore(
+      item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
+    )
+    jax.block_until_ready(writer.restore(bare, args=arguments))
+
   facts = {"gigabytes": gigabytes}
-  yield harness.compare(
-    measure.Side("Checkpoints.save and wait", lambda: (save(), checkpoints.wait()), gigabytes),
-    measure.Side(
-      "the same bytes to one file, synced", lambda: write_plain(plain, trainer.state), gigabytes
-    ),
-    case="save",
-    compares="saving a train state until it is on disk",
-    unit="GB",
-    facts=lambda rounds: facts,
-  )
-  yield harness.compare(
-    measure.Side("Checkpoints.restore", restore, gigabytes),
-    measure.Side("the same bytes from one file", read, gigabytes),
-    case="restore",
-    compares="restoring a train state from the page cache to the device",
-    unit="GB",
-    facts=lambda rounds: facts,
-  )
+  ours = {
+    "save": ("Checkpoints.save and wait", lambda: (save(), checkpoints.wait())),
+    "restore": ("Checkpoints.restore", restore),
+  }
+  compares = {
+    "save": "saving a train state until it is on disk",
+    "restore": "restoring a train state from the page cache to the device",
+  }
+  bare_name = "orbax's own, without checksums"
+  for case, theirs, action in (
+    ("save with checksums", bare_name, save_bare),
+    ("restore with checksums", bare_name, restore_bare),
+    ("save", "the same bytes to one file, synced", lambda: write_plain(plain, trainer.state)),
+    ("restore", "the same bytes from one file", read),
+  ):
+    verb = case.partition(" ")[0]
+    name, own = ours[verb]
+    yield harness.compare(
+      measure.Side(name, own, gigabytes),
+      measure.Side(theirs, action, gigabytes),
+      case=case,
+      compares=compares[verb],
+      unit="GB",
+      facts=lambda rounds: facts,
+    )
   yield harness.compare(
     measure.Side(
       "steps while a save is going on", steps_while_saving, settings.steps, after=checkpoints.wait
@@ -78,6 +100,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     },
   )
   checkpoints.close()
+  writer.close()
 
 
 def _arrays(state: Any) -> list[jax.Array]:

@@ -68,11 +68,11 @@ def child(config: Pretrain, cache: pathlib.Path | None) -> dict[str, float]:
     "JAX_COMPILATION_CACHE_DIR": "" if cache is None else str(cache),
   }
   result = subprocess.run(
-    [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.time())],
+    [sys.executable, "-m", "totojax.jobs.bench.startup", repr(time.monotonic())],
     input=json.dumps(schema.to_dict(config)),
     env=environment,
     capture_output=True,
-    text=True,
+    encoding="utf-8",
     check=False,
   )
   if result.returncode:
@@ -81,12 +81,12 @@ def child(config: Pretrain, cache: pathlib.Path | None) -> dict[str, float]:
 
 
 def _main(began: float) -> None:
-  marks = [time.time() - began]  # everything was imported above
+  marks = [time.monotonic() - began]  # everything was imported above
   trainer = training.trainer(roots.read(json.load(sys.stdin)))
-  marks.append(time.time() - began)
+  marks.append(time.monotonic() - began)
   for _ in range(2):
     trainer.step()
-    marks.append(time.time() - began)
+    marks.append(time.monotonic() - began)
   print(json.dumps(dict(zip(PARTS, marks))))
 
 

@@ -17,15 +17,13 @@ import numpy as np
 from totojax import assembly, flops, jobs, sharding, train
 from totojax.config import labels
 from totojax.config.schema import ConfigError
-from totojax.data.pixels import views
-from totojax.data.sources import folder, imagenet, items as items_lib
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib, tables
 from totojax.models import heads, taps, trunk
 from totojax.optim import lars, layered
 from totojax.rundir import console
 from totojax.tasks import encode, finetune as finetune_lib, joint as joint_lib, mix, pretrain
-from totojax.tokenizers import api as tokenizer_api, weights
+from totojax.tokenizers import api as tokenizer_api
 from totojax.trained import backbone
 
 Training = tuple[train.Run, setup_lib.Score]
@@ -67,10 +65,10 @@ def _run(
   """Trains and scores the heads of `layers`, which tables call `source`."""
   run, score = training
   spec = setup.model.spec
+  shape = " x ".join(map(str, (spec.frames, *spec.frame_shape)))
   console.say(
-    f"{setup.sets.sentence}; {setup.steps} updates of"
-    f" {setup.config.train.batch_rows} rows of {spec.frames} x {spec.grid} x"
-    f" {spec.grid} tokens, from {setup.run.path} at step {setup.run.step}"
+    f"{setup.sets.sentence}; {setup.steps} updates of {setup.config.train.batch_rows} rows of"
+    f" {shape} tokens, from {setup.run.path} at step {setup.run.step}"
   )
   state, finished = train.fit(run, workdir, interrupted=interrupted)
   if not finished:
@@ -100,9 +98,9 @@ def prepare(config: labels.Joint | labels.Finetune) -> TuningSetup:
   if config.data.source == "tokens":
     model, sets, reads = _tokens(run, config)
   else:
-    tokenizer = _encoder(run, config.data)
+    tokenizer = setup_lib.open_encoder(run, config.data)
     model = _model(run, config, frames=1)
-    sets, reads = _files(config, model, tokenizer)
+    sets, reads = setup_lib.open_files(config, size_px=model.spec.grid * tokenizer.factor)
   return TuningSetup(
     config=config,
     run=run,
@@ -113,20 +111,6 @@ def prepare(config: labels.Joint | labels.Finetune) -> TuningSetup:
     tokenizer=tokenizer,
     reads=reads,
   )
-
-
-def _encoder(run: backbone.Trained, data: labels.TrainData) -> tokenizer_api.Tokenizer:
-  """The tokenizer of the files, which must be the one of the run."""
-  if not (data.encode_with and data.root):
-    raise ConfigError(
-      f"data.source {data.source!r} needs data.root, the folder of the images, and"
-      " data.encode_with, the file of the tokenizer that the model was trained with (or 'shipped')"
-    )
-  tokenizer = weights.load(data.encode_with)
-  backbone.check_codes(
-    run, vocab=tokenizer.vocab, tokenizer=tokenizer.fingerprint, what=data.encode_with
-  )
-  return tokenizer
 
 
 def _model(run: backbone.Trained, config: labels.Tuning, *, frames: int) -> trunk.Trunk:
@@ -154,53 +138,6 @@ def _tokens(
     for name, records in sets.splits.items()
   }
   return model, sets, reads
-
-
-def _files(
-  config: labels.Tuning, model: trunk.Trunk, tokenizer: tokenizer_api.Tokenizer
-) -> tuple[setup_lib.Sets, setup_lib.Reads]:
-  """From files of images, which are encoded in each step."""
-  listings = _listings(config.data, config.seed)
-  sets = setup_lib.hold_out(
-    *(views.records(listing, name) for name, listing in listings.items()),
-    data=config.data,
-    seed=config.seed,
-    missing=[(item.id, item.reason) for item in listings["validation"].missing],
-  )
-  size_px = model.spec.grid * tokenizer.factor
-  reads = {
-    name: views.ReadViews(
-      items=listing.items, size_px=size_px, config=config.view, seed=config.seed
-    )
-    for name, listing in listings.items()
-  }
-  return sets, reads
-
-
-def _listings(data: labels.TrainData, seed: int) -> dict[str, items_lib.Listing]:
-  """The images of training and validation, in this order."""
-
-  def listing(split):
-    if data.source == "imagenet":
-      return imagenet.list_items(data.root, split, classes=data.classes, val_labels="")
-    return folder.list_items(data.root, split, kind="image", class_folders=True)
-
-  everything = listing(data.train)
-  if data.validation:
-    held_out = listing(data.validation)
-    ids = {item.id for item in everything.items}
-    shared = [item.id for item in held_out.items if item.id in ids]
-    if shared:
-      raise ConfigError(
-        f"image {shared[0]!r} is in data.train and in data.validation"
-        f" ({len(shared)} such images); name folders that share none"
-      )
-    return {"train": everything, "validation": held_out}
-  split = items_lib.split(everything.items, data.val_frac, seed=seed)
-  return {
-    "train": dataclasses.replace(everything, items=split["train"]),
-    "validation": dataclasses.replace(everything, items=split["val"]),
-  }
 
 
 def _layers(setup: TuningSetup) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """What probes, joint training and fine-tuning share: a run, labelled data, scores.
 
-Data are stores of tokens, files of images, or features on disk; all become
+Data are stores of tokens, files of images (encoded in each step), or features on disk; all become
 records with classes, of which some are held out of training by class. Every
 head is scored on every item, in one pass.
 """
@@ -16,13 +16,19 @@ import jax.numpy as jnp
 from totojax import assembly, plugins, sequence, sharding, step as step_lib, tasks
 from totojax.config import labels
 from totojax.config.schema import ConfigError
+from totojax.data.pixels import views
+from totojax.data.sources import folder, imagenet, items as items_lib
 from totojax.data.stream import heldout, labelled, rows as rows_lib
 from totojax.evals import top1
 from totojax.models import heads, trunk
+from totojax.tokenizers import api
 from totojax.trained import backbone
 
 Score = Callable[[step_lib.TrainState, str], top1.Scores]
 Reads = Mapping[str, labelled.Read]  # of "train" and "validation"
+# Of stores and features the same pixels in every epoch; of files of images MAE's
+# random windows and flips, drawn anew.
+FROZEN, NEW = "frozen views", "new views"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +52,18 @@ class Sets:
     """Config key -> what stands for its records in a run."""
     return {f"data.{name}": records.identity for name, records in self.splits.items()}
 
+  @functools.cached_property
+  def train_items(self) -> int:
+    """Items that are trained on, of one view or several."""
+    return len({self.train.ids[record] for record in self.train.records})
+
   @property
   def sentence(self) -> str:
     """How much of each there is."""
+    records, items = len(self.train.records), self.train_items
+    views = "" if records == items else f" of {items} items"
     return (
-      f"{len(self.train.records)} training records, {len(self.holdout.items())} items held out of"
+      f"{records} training records{views}, {len(self.holdout.items())} items held out of"
       f" training, {len(self.validation.items())} for validation, {self.classes} classes"
     )
 
@@ -65,9 +78,18 @@ class Setup:
   layout: sharding.Layout  # where it is computed
   sets: Sets  # the records
 
+  def views_of(self, source: str) -> str:
+    """How tables call what heads of a source see of an item in each epoch."""
+    del source  # all are of one kind
+    return FROZEN if self.config.data.source == "tokens" else NEW
+
   def rate_in(self, epochs: float) -> float:
-    """Updates in so many epochs."""
-    return epochs * len(self.sets.train.records) / self.config.train.batch_rows
+    """Updates in so many epochs, of which each sees as many rows as there are items.
+
+    Of items with several views an epoch sees some: as many epochs as there are
+    views see each once.
+    """
+    return epochs * self.sets.train_items / self.config.train.batch_rows
 
   @property
   def steps(self) -> int:
@@ -155,7 +177,7 @@ def open_sets(
   spec: sequence.SequenceSpec | None = None,
   most: int = 0,
 ) -> tuple[Sets, int]:
-  """The records of two stores of tokens, and the frames of a clip.
+  """The records of two stores of tokens, and the (latent) frames of a clip.
 
   Args:
     run: the backbone, whose tokens they must hold.
@@ -184,6 +206,82 @@ def open_sets(
     missing=labelled.missing(stores["validation"].path),
   )
   return sets, 1 if kinds["train"] == "image" else data.frames or run.model.spec.frames
+
+
+def open_files(
+  config: labels.Tuning | labels.Probe, *, size_px: int, most: int = 0
+) -> tuple[Sets, Reads]:
+  """The records of files of images, and how views of them are read (`views`).
+
+  Args:
+    config: of the job.
+    size_px: side of a view.
+    most: training records that are used; 0: all.
+
+  Raises:
+    ValueError: a folder does not fit, or an image is in both.
+  """
+  listings = _listings(config.data, config.seed)
+  records = {name: views.records(listing, name) for name, listing in listings.items()}
+  sets = hold_out(
+    labelled.subset(records["train"], most=most, seed=config.seed),
+    records["validation"],
+    data=config.data,
+    seed=config.seed,
+    missing=[(item.id, item.reason) for item in listings["validation"].missing],
+  )
+  reads = {
+    name: views.ReadViews(
+      items=listing.items, size_px=size_px, config=config.view, seed=config.seed
+    )
+    for name, listing in listings.items()
+  }
+  return sets, reads
+
+
+def open_encoder(run: backbone.Trained, data: labels.FileData) -> api.Tokenizer:
+  """What encodes files of images: the tokenizer of the run, or its patches.
+
+  Raises:
+    ConfigError: it is not named, or another one.
+  """
+  of_patches = run.patches is not None
+  if not data.root or bool(data.encode_with) == of_patches:
+    wanted = "data.root, the folder of the images, and"
+    if of_patches:
+      wanted += f" no data.encode_with: {run.path} reads patches of pixels"
+    else:
+      wanted += " data.encode_with, the model's tokenizer file (or 'shipped')"
+    raise ConfigError(f"data.source {data.source!r} needs {wanted}")
+  tokenizer = backbone.find_tokenizer(run, data.encode_with)
+  backbone.check_kind(tokenizer.latents, "image", data.root)
+  return tokenizer
+
+
+def _listings(data: labels.FileData, seed: int) -> dict[str, items_lib.Listing]:
+  """The images of training and validation, in this order."""
+
+  def listing(split):
+    if data.source == "imagenet":
+      return imagenet.list_items(data.root, split, classes=data.classes, val_labels="")
+    return folder.list_items(data.root, split, kind="image", class_folders=True)
+
+  everything = listing(data.train)
+  if data.validation:
+    held_out = listing(data.validation)
+    ids = {item.id for item in everything.items}
+    shared = [item.id for item in held_out.items if item.id in ids]
+    if shared:
+      raise ConfigError(
+        f"image {shared[0]!r} is in data.train and in data.validation"
+        f" ({len(shared)} such images); name folders that share none"
+      )
+    return {"train": everything, "validation": held_out}
+  split = items_lib.split(everything.items, data.val_frac, seed=seed)
+  return {
+    "train": dataclasses.replace(everything, items=split["train"]),
+    "validation": dataclasses.replace(everything, items=split["val"]),
+  }
 
 
 def hold_out(

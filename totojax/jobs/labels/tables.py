@@ -73,7 +73,12 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
   sets, config, settings = setup.sets, setup.config, setup.config.optim.settings
   n = heads[0].scores["validation"].items
   expected = config.data.expected or n + len(sets.missing)
-  rows = (row for group in heads for row in _rows(group, settings, expected))
+  views = {group.source: setup.views_of(group.source) for group in heads}
+  rows = (
+    {**row, "views": views[group.source]}
+    for group in heads
+    for row in _rows(group, settings, expected)
+  )
   files.write_csv(workdir / "per_layer.csv", rows)
   rows = (row for group in heads for row in _predictions(group, sets.validation))
   files.write_csv(workdir / "predictions.csv", rows)
@@ -87,6 +92,7 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
   }
   for group in heads:
     metrics |= {f"{group.source}/{key}": value for key, value in _chosen(group, settings).items()}
+    metrics[f"{group.source}/views"] = views[group.source]
   if config.paper.name:
     metrics |= {"paper/name": config.paper.name, "paper/top1": config.paper.top1 / 100.0}
   metrics["notes"] = [note for group in heads for note in _notes(group, settings, metrics)]
@@ -213,13 +219,14 @@ def _predictions(group: Heads, data: labelled.Records) -> Iterator[dict[str, Any
 
 def _sentence(group: Heads, metrics: Mapping[str, Any]) -> str:
   score = lambda key: metrics[f"{group.source}/chosen_on_{key}"]
+  name = f"{group.source}, {metrics[f'{group.source}/views']}"
   if group.chooser == "validation":
     return (
-      f"{group.source}: top-1 {shares.percent(score('validation/top1'), metrics['n'])},"
+      f"{name}: top-1 {shares.percent(score('validation/top1'), metrics['n'])},"
       f" top-5 {100 * score('validation/top5'):.1f} %"
     )
   return (
-    f"{group.source}: top-1 {shares.percent(score('holdout/top1'), metrics['n'])} at layer"
+    f"{name}: top-1 {shares.percent(score('holdout/top1'), metrics['n'])} at layer"
     f" {score('holdout/layer')}, chosen on the hold-out; {100 * score('validation/top1'):.1f} %"
     f" at layer {score('validation/layer')}, chosen on the validation set"
   )

@@ -1,14 +1,17 @@
 """What tokenizing costs, before it is paid: `run = "plan"`.
 
 With v videos of h hours in all at 30 frames a second, stride s, grid G and
-clips of T frames:
+clips of T frames, of which the tokenizer makes L latent frames of K codes a
+place (an image tokenizer: T and 1), one of every m frames:
 
   source frames        F = h * 3600 * 30       (Table 2 counts tokens at each)
   strided frames       F / s                   what a stride-s reader can see
   this job's frames    clips * T               (images: one each)
-  tokens               frames * G^2
+  latent frames        clips * L
+  tokens               latent frames * G^2 * K
+  tokens a second      fps / s / m * G^2 * K   of a clip
   bytes                2 * tokens              uint16; 4 beyond 65,536 codes
-  FLOPs                2 * MACs(frame) * passes * frames
+  FLOPs                2 * MACs(latent frame) * passes * latent frames
   chip-hours           FLOPs / (peak * busy) / 3600
 
 `passes` is how many bfloat16 products a TPU makes of one product of the
@@ -25,6 +28,7 @@ from rich import console as rich_console, table as rich_table
 
 from totojax import flops, jobs
 from totojax.config.corpus import Planning, Tokenize
+from totojax.config.model import EACH_FRAME
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import containers, images, media, video
 from totojax.data.sources import items as items_lib
@@ -47,6 +51,7 @@ class StorePlan:
   probed: int  # videos that the hours are estimated from
   clips: int  # records that the job writes, before any are skipped
   frames: int  # that the job encodes
+  latent_frames: int  # that it makes of them; of an image tokenizer as many
   tokens: int  # that the job writes
   store_bytes: int  # of codes, or of pixels
   flops: float  # of encoding, counting every pass
@@ -54,6 +59,7 @@ class StorePlan:
   short: short.Estimate | None  # videos that are too short for a clip; None: not known
   tokens_every_frame: float | None  # as Table 2 counts; None for images
   tokens_strided: float | None  # at the job's stride; None for images
+  tokens_per_s: float | None  # of a second of video at the job's stride; None for images
 
 
 def run(config: Tokenize, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
@@ -73,7 +79,7 @@ def without_source(config: Tokenize, tokenizer: api.Tokenizer | None) -> list[St
   """The plan of `plan.hours` of video, or of `plan.images`."""
   settings = config.plan
   kind = "image" if settings.images else "video"
-  spec = media.spec(kind, clip=config.clip, views=config.views, image=config.image)
+  spec = media.spec(kind, config, split="")
   if isinstance(spec, images.ImageSpec):
     count, hours = settings.images, None
   else:
@@ -145,13 +151,17 @@ def _row(
   tokenizer: api.Tokenizer | None,
   settings: Planning,
 ) -> StorePlan:
-  frame_tokens, frame_bytes, frame_flops, every, strided = 0, 3 * spec.size_px**2, 0.0, None, None
+  # Of a latent frame, which pixels have as many of as of frames.
+  latents = EACH_FRAME if tokenizer is None else tokenizer.latents
+  frame_tokens, frame_bytes, frame_flops = 0, 3 * spec.size_px**2, 0.0
+  every, strided, per_s = None, None, None
   if tokenizer is not None:
-    frame_tokens = (spec.size_px // tokenizer.factor) ** 2
+    frame_tokens = (spec.size_px // tokenizer.factor) ** 2 * latents.codes
     frame_bytes = frame_tokens * np.dtype(manifests.code_dtype(tokenizer.vocab)).itemsize
     frame_flops = 2.0 * tokenizer.macs(spec.size_px) * tokenizer.passes
   if isinstance(spec, images.ImageSpec):
     clips = frames = count * spec.crops
+    latent_frames = clips * latents.latent_frames(1)
   else:
     stretches = 1.0
     if isinstance(spec, video.ClipSpec) and spec.sampling == "duration":
@@ -159,11 +169,14 @@ def _row(
       stretches = min(max(1.0, mean_s // spec.every_s), spec.most_stretches)
     clips = round(count * stretches) * spec.crops
     frames = clips * spec.frames
+    latent_frames = clips * latents.latent_frames(spec.frames)
+    source_tokens = frame_tokens / latents.frame_factor  # of a frame of the source
+    per_s = spec.fps / spec.stride_frames * source_tokens
     if hours is not None:
-      every = hours * 3600 * SOURCE_FPS * frame_tokens
+      every = hours * 3600 * SOURCE_FPS * source_tokens
       strided = every / spec.stride_frames
   rate = peak_flops_per_s(settings) * settings.busy
-  work = frame_flops * frames
+  work = frame_flops * latent_frames
   return StorePlan(
     name=name,
     items=count,
@@ -171,28 +184,33 @@ def _row(
     probed=probed,
     clips=clips,
     frames=frames,
-    tokens=frames * frame_tokens,
-    store_bytes=frames * frame_bytes,
+    latent_frames=latent_frames,
+    tokens=latent_frames * frame_tokens,
+    store_bytes=latent_frames * frame_bytes,
     flops=work,
     chip_hours=work / rate / 3600,
     short=None,
     tokens_every_frame=every,
     tokens_strided=strided,
+    tokens_per_s=per_s,
   )
 
 
+LATENT = "latent frames"
 _LINES = (
   ("items", "{items:,}"),
   ("hours of video", "{written_hours}"),
   ("too short for a clip", "{short}"),
   ("clips", "{clips:,}"),
   ("frames to encode", "{frames:,}"),
+  (LATENT, "{latent_frames:,}"),
   ("tokens", "{tokens:short}"),
   ("bytes of the store", "{store_bytes:short}B"),
   ("encoder FLOPs, all passes", "{flops:.3g}"),
   ("chip-hours, assumed", "{chip_hours:.3g}"),
   ("tokens at every frame", "{tokens_every_frame:short}"),
   ("tokens at this stride", "{tokens_strided:short}"),
+  ("tokens of a second", "{tokens_per_s:,.4g}"),
 )
 
 
@@ -203,6 +221,8 @@ def show(rows: Sequence[StorePlan], workdir: epath.Path) -> None:
     table.add_column(row.name, justify="right")
   cells = [page.cells(_LINES, {**vars(row), "written_hours": _hours(row)}) for row in rows]
   for (title, _), *values in zip(_LINES, *cells):
+    if title == LATENT and all(row.latent_frames == row.frames for row in rows):
+      continue
     table.add_row(title, *values)
   rich_console.Console().print(table)
   files.write_json(workdir / "plan.json", {row.name: dataclasses.asdict(row) for row in rows})

@@ -2,8 +2,8 @@
 
 Estimated time of a step = (compiler's cycles + charge of the kernels) / clock:
 exchanges between chips count as hidden behind it, and are shown beside it as
-what they would take alone. `mfu_bound` is the model's FLOPs over what the peak
-gives in that time: what the step cannot do better than, not what it will do.
+what they would take alone. `mfu_estimate` is the model's FLOPs over what the
+peak gives in that time. It is an estimate and no bound, above or below.
 """
 
 import re
@@ -128,7 +128,7 @@ def time(
   Returns:
     `cycles` by group, without kernels; `kernels`, the charge of each;
     `uncharged_kernels`, whose cost is not known and counts as nothing; `step_s`
-    with exchanges hidden, and `mfu_bound`, the share of the peak that the
+    with exchanges hidden, and `mfu_estimate`, the share of the peak that the
     model's FLOPs are in it: both None without a clock.
   """
   cycles = groups(program, what)
@@ -143,5 +143,5 @@ def time(
     "kernels": [{**vars(charge), "cycles": charge.cycles} for charge in charged],
     "uncharged_kernels": uncharged,
     "step_s": step_s,
-    "mfu_bound": mfu,
+    "mfu_estimate": mfu,
   }

@@ -16,12 +16,15 @@ from etils import epath
 import jax
 from rich import box as rich_box, console as rich_console, table as rich_table
 
-from totojax import jobs
+from totojax import flops, jobs, sharding
 from totojax.config import schema
 from totojax.config.corpus import Tokenize
 from totojax.config.pretrain import Plan, Pretrain
 from totojax.config.schema import ConfigError
 from totojax.config.training import MeshConfig
+from totojax.data.store import manifests
+from totojax.data.stream import mixture
+from totojax.jobs import memory, pretrain, stores
 from totojax.jobs.plan import chips, compile as compile_lib
 from totojax.report import page, plan_page
 from totojax.rundir import console, directory, files
@@ -52,6 +55,8 @@ def run(config: Pretrain | Tokenize, workdir: epath.Path, interrupted: jobs.Inte
     files.write_json(path, result(rows))
     console.say(f"plan {number} of {len(cases)}: {headline(rows[-1])}")
   show(rows)
+  if config.plan.what == "train":
+    files.write_json(path, result(rows) | {"epochs": epochs(config)})
   console.say(f"report: {plan_page.write_report(workdir)}")
   return True
 
@@ -97,9 +102,47 @@ def variants(config: Pretrain) -> list[Pretrain]:
   ]
 
 
+def epochs(config: Pretrain) -> dict[str, float]:
+  """How often the run reads each store of `data.train`, by name; says it.
+
+  Empty where one is not made yet, or cannot be read.
+  """
+  try:
+    sources, reasons = stores.find_stores(config.data, manifests.load)
+  except (OSError, ValueError, RuntimeError) as error:
+    sources, reasons = [], [str(error)]
+  prefix = "data.train."
+  trained = [
+    dataclasses.replace(source, name=source.name.removeprefix(prefix))
+    for source in sources
+    if source.name.startswith(prefix)
+  ]
+  missing = sorted(config.data.train.keys() - {source.name for source in trained})
+  if reasons or missing or not trained:
+    why = reasons[0] if reasons else f"{', '.join(missing) or 'data.train'}: not there yet"
+    console.say(f"epochs of each store: not known ({why})")
+    return {}
+  spec, train = config.sequence, config.train
+  steps = flops.steps(train.total_tokens, train.batch_tokens)
+  batch = pretrain.batch_rows(train.batch_tokens, spec)
+  pretrain.tell_data(config, trained, steps=steps, batch=batch)
+  return mixture.epochs(trained, spec, total_rows=steps * batch)
+
+
 def outcome(config: Pretrain) -> dict[str, Any]:
-  """The row of one config; in a search, what cannot be built says why."""
+  """The row of one config; in a search, what cannot be built says why.
+
+  Of `train.microbatches` 0 that of the fewest that fit, or of the most.
+  """
   planning = config.plan
+  if planning.what == "train" and not config.train.microbatches:
+    row = {}
+    for count in _counts(config):
+      parts = dataclasses.replace(config.train, microbatches=count)
+      row = outcome(dataclasses.replace(config, train=parts))
+      if row.get("fits", True):
+        break
+    return row
   try:
     gpus = chips.gpus(planning.topology)
     facts = compile_lib.arithmetic(config, *gpus) if gpus else compile_lib.plan(config)
@@ -117,6 +160,16 @@ def outcome(config: Pretrain) -> dict[str, Any]:
     }
   price = planning.price_per_chip_hour
   return facts | compile_lib.cost(facts, price_per_chip_hour=price)
+
+
+def _counts(config: Pretrain) -> list[int]:
+  """Microbatches that a plan tries in turn; arithmetic cannot tell them apart."""
+  planning = config.plan
+  if chips.gpus(planning.topology):
+    return [1]
+  layout = sharding.layout(config.mesh, chips.devices(planning.topology, slices=planning.slices))
+  rows = pretrain.batch_rows(config.train.batch_tokens, config.sequence)
+  return list(memory.divisors(rows, layout.mesh)) or [1]
 
 
 def result(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -150,11 +203,10 @@ def headline(row: Mapping[str, Any]) -> str:
   parts = [
     "peak {hbm_peak_gib:.2f} GiB",
     "{step_s:ms} ms a step",
-    "at most {mfu_bound:.1%} of the peak",
+    "about {mfu_estimate:.1%} of the peak",
   ]
   if row.get("what", "train") != "train":
-    sure = "about" if row.get("source") == "arithmetic" else "at most"
-    parts += [f"{sure} {{{unit}_per_s:,.0f}} {unit}/s" for unit in ("tokens", "frames")]
+    parts += [f"about {{{unit}_per_s:,.0f}} {unit}/s" for unit in ("tokens", "frames")]
   sentences = [page.filled(part, plan_page.facts(row)) for part in parts]
   return f"{what}: {', '.join(filter(None, sentences))}"
 

@@ -96,13 +96,13 @@ def _charge(
   tokens: int,
   head_dim: int,
 ) -> Charge:
-  from totojax.models import splash
+  from totojax.models import platform, splash
 
   most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
   block = splash.block(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
-  lanes = -(-head_dim // splash.LANES) * splash.LANES
+  lanes = -(-head_dim // platform.LANES) * platform.LANES
   macs = PRODUCTS[kernel] * block**2 * lanes
   core_heads = -(-heads // (chip.cores if kernel in PARALLEL else 1))
   products = 0.0  # where cycles give no time
@@ -130,7 +130,9 @@ def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bu
       "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    process = subprocess.run(
+      command, env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     if process.returncode:
       reason = process.stderr.strip()[-500:]
       raise ValueError(f"the attention kernel could not be compiled alone: {reason}")
@@ -138,7 +140,7 @@ def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bu
     for path in sorted(pathlib.Path(folder).glob("*final_bundles.txt")):
       name = _NAME.search(path.name)
       if name and "schedule-analysis" not in path.name:
-        bundles[name[1]] = read_bundles(path.read_text())
+        bundles[name[1]] = read_bundles(path.read_text(encoding="utf-8"))
   missing = sorted(set(PRODUCTS) - set(bundles))
   if missing:
     raise ValueError(f"the compiler dumped no instructions of {missing}")

@@ -18,6 +18,7 @@ from jax.sharding import AbstractMesh
 
 from totojax import assembly, flops, sequence, sharding
 from totojax.config import schema
+from totojax.config.model import EACH_FRAME
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.jobs.plan import chips
@@ -187,6 +188,11 @@ def _decoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
 
 def _encoding(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout | None) -> Step:
   spec = config.sequence
+  if spec.latents != EACH_FRAME:
+    raise ValueError(
+      f"sequence has frame_factor {spec.frame_factor} and {spec.codes} codes of a place;"
+      " plan.what='encode' is of a dVAE, which has 1 and 1: set both, or plan another step"
+    )
   size = dvae.DvaeConfig(vocab=spec.vocab, **schema.to_dict(config.plan.dvae))
   size_px = spec.grid * size.factor
   params = {"encoder": dvae.shapes(size)["encoder"]}

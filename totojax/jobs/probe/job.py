@@ -13,6 +13,7 @@ Shapes: M records, L layers, T tokens, D width.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import functools
 import time
 from typing import Any
 import zlib
@@ -21,7 +22,7 @@ from etils import epath
 import jax
 import numpy as np
 
-from totojax import assembly, flops, jobs, train
+from totojax import assembly, flops, jobs, tasks, train
 from totojax.config import labels, schema
 from totojax.data.store import store as store_lib
 from totojax.data.stream import labelled, without_backbone
@@ -30,8 +31,9 @@ from totojax.jobs.labels import setup as setup_lib, tables
 from totojax.jobs.probe import kept, memory, setup as probe_setup
 from totojax.models import trunk
 from totojax.optim import lars
-from totojax.rundir import console, directory, files
-from totojax.tasks import classify
+from totojax.rundir import console, directory, files, local
+from totojax.tasks import classify, encode
+from totojax.tokenizers import api
 from totojax.trained import backbone
 
 _FEATURES = "features"  # the folder, on this machine
@@ -70,7 +72,7 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
       for name, subject in setup.subjects.items()
     ]
     tables.write(setup, heads, workdir)
-    files.remove_local(workdir, _FEATURES)
+    local.remove(workdir, _FEATURES)
   return True
 
 
@@ -82,7 +84,7 @@ def _placed(setup: probe_setup.ProbeSetup, workdir: epath.Path) -> probe_setup.P
   """
   if not setup.cached:
     return setup
-  folder = files.local(workdir, _FEATURES)
+  folder = local.folder(workdir, _FEATURES)
   rows = sum(len(records.records) for records in setup.sets.splits.values())
   models = [subject for subject in setup.subjects.values() if subject.model]
   needed = sum(4 * rows * len(subject.layers) * subject.width for subject in models)
@@ -155,12 +157,13 @@ def _baseline(setup: probe_setup.ProbeSetup, source: str) -> Arrays:
   data, features = setup.config.data, {}
   for name, records in setup.sets.splits.items():
     if source == "histogram":
-      x_MD = without_backbone.histograms(records.tokens, setup.trained[1].spec.vocab)
+      x_MD = without_backbone.histograms(records.tokens)
     elif not data.train_pixels:
       # Of the records that are used alone: drawing takes a network.
       tokenizer = probe_setup.drawing_tokenizer(setup.trained[0])
+      draw = functools.partial(api.decode_clips, tokenizer)
       drawn_MD = without_backbone.drawn_pixels(
-        records, tokenizer.decode, factor=tokenizer.factor, side=data.pixels_side
+        records, draw, factor=tokenizer.factor, side=data.pixels_side
       )
       x_MD = np.zeros((len(records.labels), drawn_MD.shape[1]), np.float32)
       x_MD[records.records] = drawn_MD
@@ -189,7 +192,7 @@ def _cached(
   setup: probe_setup.ProbeSetup, source: str, workdir: epath.Path, interrupted: jobs.Interrupted
 ) -> Arrays | None:
   """Means of every layer [M, L, D], made where they are not there yet."""
-  folder = files.local(workdir, _FEATURES)
+  folder = local.folder(workdir, _FEATURES)
   folder.mkdir(parents=True, exist_ok=True)
   layers, width = setup.subjects[source].layers, setup.subjects[source].width
   paths, pooled = {}, None
@@ -242,8 +245,10 @@ def _training(
   config, subject, model, frozen = setup.config, setup.subjects[group.source], None, None
   if reads is None:
     model, frozen = _load(setup, group.source, group.layers[-1])
-    reads = {name: _reader(setup, records) for name, records in setup.sets.splits.items()}
-  task = classify.Classify(
+    reads = setup.reads or {
+      name: _reader(setup, records) for name, records in setup.sets.splits.items()
+    }
+  task: Any = classify.Classify(
     head=subject.head,
     model=model,
     layers=group.layers,
@@ -252,12 +257,18 @@ def _training(
     settings=len(config.optim.settings),
     tokens=subject.tokens,
     split=subject.model,
+    patches=setup.run.patches if setup.run and model is not None else None,
   )
+  if model is not None and setup.tokenizer is not None and task.patches is None:
+    # A backbone reads a position less than it predicts.
+    spec = dataclasses.replace(model.spec, context=model.spec.context - 1)
+    task = encode.EncodeFrames(task, setup.tokenizer, spec=spec)
+    frozen = {"inner": frozen, "tokenizer": setup.tokenizer.params}
   # Heads start as the numbers of their layers say.
   shape = (group.layers, subject.width, subject.tokens, subject.model)
   program = programs.get(shape) if model is None else None
   if program is None:
-    program = Programs(_run(setup, group, task, frozen), setup.outcomes(task))
+    program = Programs(_run(setup, group, task, model, frozen), setup.outcomes(task))
   if model is None:  # a backbone is not held on to
     programs[shape] = program
   score = setup.scorer(program.outcomes, reads)
@@ -275,10 +286,14 @@ def _training(
 
 
 def _run(
-  setup: probe_setup.ProbeSetup, group: probe_setup.HeadGroup, task: classify.Classify, frozen: Any
+  setup: probe_setup.ProbeSetup,
+  group: probe_setup.HeadGroup,
+  task: tasks.Task,
+  model: trunk.Trunk | None,
+  frozen: Any,
 ) -> train.Run:
-  """A run without batches and evaluations."""
-  config, model = setup.config, task.model
+  """A run without batches and evaluations, of heads on a `model` or on features."""
+  config = setup.config
   rows, context, cost = config.train.batch_rows, 1, 0.0
   if model is not None:  # its forward pass; heads are not counted
     context = model.spec.context
@@ -295,7 +310,7 @@ def _run(
     facts={
       "backbone": setup.run and {"run": str(setup.run.path), "step": setup.run.step},
       "heads": len(group.layers) * len(config.optim.settings),
-      "parameters_of_a_head": setup.subjects[group.source].parameters(task.classes),
+      "parameters_of_a_head": setup.subjects[group.source].parameters(setup.sets.classes),
     },
     data=setup.data,
     tokens_per_step=rows * context,

@@ -18,7 +18,7 @@ from etils import epath
 import numpy as np
 
 from totojax.data.stream import labelled
-from totojax.rundir import console, pieces
+from totojax.rundir import console, local, pieces
 
 MEMORY_BYTES = 4 * 2**30  # of features that are held in memory; above, they stay on disk
 _SAVE_EVERY = 50  # batches that a kill may cost
@@ -64,12 +64,7 @@ def make(
   if done >= data.items:
     return True
   assert features is not None
-  out_MLD = np.lib.format.open_memmap(
-    str(path),
-    mode="r+" if done else "w+",
-    dtype=np.float32,
-    shape=None if done else (data.items, *shape),
-  )
+  out_MLD = local.mapped(path, shape=None if done else (data.items, *shape))
 
   def save(rows):
     out_MLD.flush()

@@ -63,7 +63,9 @@ def plan(setup: probe_setup.ProbeSetup) -> Plan:
       + (f", in {len(parts)} groups of layers" if len(parts) > 1 else "")
       + (f", over {shards} devices" if shards > 1 else "")
     )
-  how = "features are made once and kept" if setup.cached else ("the backbone runs in every step")
+  how = "features are made once and kept" if setup.cached else "the backbone runs in every step"
+  if setup.reads:
+    how += " on new views of files"
   lines.append(
     f"{setup.sets.sentence}; {setup.steps} updates of {setup.config.train.batch_rows} rows; {how}"
   )

@@ -63,6 +63,12 @@ class ProbeSetup(setup_lib.Setup):
   config: labels.Probe
   subjects: Mapping[str, Subject]  # by name, in order
   cached: bool  # whether features are made once and kept
+  tokenizer: api.Tokenizer | None = None  # of files of images; None: tokens are read
+  reads: setup_lib.Reads | None = None  # of files of images
+
+  def views_of(self, source: str) -> str:
+    """As `Setup`; features on disk were made before."""
+    return super().views_of(source) if self.subjects[source].model else setup_lib.FROZEN
 
   @property
   def data(self) -> dict[str, Any]:
@@ -91,12 +97,16 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   """
   files = _encoder_files(config.encoders)
   _check_subjects(config)
-  run, model, subjects, head = None, None, {}, config.head
+  run, model, subjects, head, tokenizer, reads = None, None, {}, config.head, None, None
+  from_files, most = config.data.source != "tokens", config.data.train_records
   if config.backbones:
-    run = backbone.find(config.model_run)
-    sets, frames = setup_lib.open_sets(
-      run, config.data, seed=config.seed, most=config.data.train_records
-    )
+    run = backbone.find(config.model_run, patches=from_files)
+    if from_files:
+      tokenizer, frames = setup_lib.open_encoder(run, config.data), 1
+      size_px = run.model.spec.grid * tokenizer.factor
+      sets, reads = setup_lib.open_files(config, size_px=size_px, most=most)
+    else:
+      sets, frames = setup_lib.open_sets(run, config.data, seed=config.seed, most=most)
     model = backbone.for_clips(run.model, frames=frames)
     head = heads.filled(head, run.model.config)
     subjects = _backbones(config, run, model, head, sets)
@@ -113,7 +123,9 @@ def prepare(config: labels.Probe) -> ProbeSetup:
     layout=sharding.layout(config.mesh),
     sets=sets,
     subjects=subjects,
-    cached=_is_cached(config.cache, head),
+    cached=_is_cached(config.cache, head, from_files=from_files),
+    tokenizer=tokenizer,
+    reads=reads,
   )
 
 
@@ -129,14 +141,16 @@ def _backbones(
   layers = config.layers or tuple(range(depth + 1))
   taps.check_layers(layers, depth)
   plain = dataclasses.replace(head, pool="average")
-  frames = sets.all_train.tokens.manifest.frames
+  # Of files nothing but models is probed.
+  stored = sets.all_train.store
+  frames = 1 if stored is None else stored.manifest.pixel_frames
   if "pixels" in config.backbones and not config.data.train_pixels:
     drawing_tokenizer(run)
   ours = Subject(layers, depth, model.config.width, head, model=True)
   subjects = {
     **dict.fromkeys(MODELS, ours),
     "pixels": Subject((0,), depth, frames * side**2 * 3, plain),
-    "histogram": Subject((0,), depth, model.spec.vocab, plain),
+    "histogram": Subject((0,), depth, model.spec.codes * model.spec.vocab, plain),
   }
   return {name: subjects[name] for name in config.backbones}
 
@@ -209,6 +223,7 @@ def _check_without_model(config: labels.Probe, files: Files) -> None:
     ("layers", config.layers),
     ("data.train", config.data.train),
     ("data.validation", config.data.validation),
+    ("data.root", config.data.root),
   ):
     if value:
       raise ConfigError(
@@ -232,6 +247,12 @@ def _check_subjects(config: labels.Probe) -> None:
     raise ConfigError(f"encoders.{clashes[0]} has the name of a backbone of ours; use another")
   if not (names or config.encoders):
     raise ConfigError("config key backbones is (); name some, or encoders")
+  of_tokens = [name for name in names if name in BASELINES]
+  if of_tokens and data.source != "tokens":
+    raise ConfigError(
+      f"backbones has {of_tokens[0]!r}, which is of stores of tokens, and data.source is"
+      f" {data.source!r}; leave it out, or probe on stores"
+    )
   if bool(data.train_pixels) != bool(data.validation_pixels):
     raise ConfigError(
       "of data.train_pixels and data.validation_pixels, the stores that the tokens were made"
@@ -239,8 +260,15 @@ def _check_subjects(config: labels.Probe) -> None:
     )
 
 
-def _is_cached(cache: str, head: heads.HeadConfig) -> bool:
-  """Whether features are made once: for one process and pooled by average."""
+def _is_cached(cache: str, head: heads.HeadConfig, *, from_files: bool = False) -> bool:
+  """Whether features are made once: of stores, for one process and pooled by average."""
+  if from_files:
+    if cache == "on":
+      raise ConfigError(
+        'cache "on" keeps the features of one view of each item, and files of images are seen anew'
+        ' in each epoch; set cache "auto", or probe on stores'
+      )
+    return False
   if cache == "off" or head.pool != "average":
     if cache == "on":
       raise ConfigError(

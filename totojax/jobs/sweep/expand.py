@@ -14,7 +14,7 @@ from totojax.config.schema import ConfigError
 class Point:
   """One run of a sweep."""
 
-  parametrisation: str  # "mup" or "standard"
+  parametrisation: str  # one of `studies.KINDS`
   model: str  # its name in the sweep
   total_tokens: float  # of its training
   seed: int  # of parameters and data
@@ -57,7 +57,7 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
   for kind, rates in sweep.log2_lr.items():
     if len(set(rates)) < len(rates):
       raise ConfigError(f"sweep.log2_lr.{kind} is {list(rates)}; name none twice")
-  for kind in studies.PARAMETRISATIONS:
+  for kind in studies.KINDS:
     for model, sizes in narrow_first(sweep.models):
       for total_tokens in sweep.total_tokens:
         for seed in sweep.seeds:
@@ -79,8 +79,8 @@ def changed(
   return dataclasses.replace(
     pretrain,
     model=studies.sized(pretrain.model, model),
-    mup=dataclasses.replace(pretrain.mup, on=kind == "mup"),
-    optim=dataclasses.replace(pretrain.optim, lr=lr),
+    mup=dataclasses.replace(pretrain.mup, on=kind != "standard"),
+    optim=dataclasses.replace(pretrain.optim, lr=lr, **({"name": kind} if kind == "muon" else {})),
     seed=seed,
   )
 

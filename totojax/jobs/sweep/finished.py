@@ -22,6 +22,18 @@ class PastRun:
   config: Pretrain  # as it was made
   rows: list[dict[str, Any]]  # of metrics.jsonl
 
+  @property
+  def recipe(self) -> str:
+    """How it was trained, in a word or two: its schedule, and its optimiser if unusual."""
+    optim = self.config.optim
+    names = {"adamw": optim.schedule, "schedule_free": "schedule-free AdamW"}
+    return names.get(optim.name, f"{optim.name}, {optim.schedule}")
+
+  @property
+  def begin(self) -> int:
+    """Updates that another run made, whose branch it is."""
+    return int(self.manifest.get("branch_from", {}).get("step", 0))
+
 
 def folders(runs: Sequence[str], key: str) -> list[tuple[str, str]]:
   """(name, folder) of each "NAME=FOLDER".

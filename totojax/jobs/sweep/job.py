@@ -21,7 +21,7 @@ import jax
 from totojax import assembly, flops, jobs, lanes as lanes_lib, train
 from totojax.config import studies
 from totojax.config.schema import ConfigError
-from totojax.jobs import pretrain
+from totojax.jobs import pretrain, stores
 from totojax.jobs.sweep import expand
 from totojax.report import optimum, reading, sweep_page
 from totojax.rundir import console, directory, files, lock, metrics, pieces
@@ -50,7 +50,7 @@ def run(config: studies.SweepJob, workdir: epath.Path, interrupted: jobs.Interru
   notes = _notes(workdir)
   points_left = [point for point in points if notes.read(point.name) is None]
   groups = list(_programs(points_left, sweep.lanes))
-  data = pretrain.identities(config.pretrain.data)
+  data = stores.identities(config.pretrain.data)
   directory.begin(workdir, config, data=data, points=len(points))
   for number, group in enumerate(groups, 1):
     console.say(f"{group[0].run}: {len(group)} rates, {number}/{len(groups)}")

@@ -122,7 +122,8 @@ def _all_finished(finished: bool) -> bool:
   """Whether every host has finished; waits for the slowest."""
   if jax.process_count() == 1:
     return finished
-  return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
+  with console.watchdog.watched(0):  # each of those that are waited for has its own
+    return bool(np.all(multihost_utils.process_allgather(np.array(finished))))
 
 
 def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
@@ -133,8 +134,9 @@ def _finish(parts: Sequence[stores.CorpusStore], workdir: epath.Path) -> None:
     rows += [(part.name, row.id, row.reason) for row in result.skipped]
     manifest = manifests.existing(part.path)
     items = len(part.listing.items)
+    latent = f" ({manifest.frames} latent ones)" if manifest.latents.is_temporal else ""
     print(
-      f"{part.path}: {manifest.records} records of {manifest.frames} frames"
+      f"{part.path}: {manifest.records} records of {manifest.pixel_frames} frames{latent}"
       f" from {items - len(result.skipped)} of {items} items"
     )
     if result.psnr_db is not None:

@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from totojax.config.corpus import SourceJob
+from totojax.config.schema import ConfigError
 from totojax.data.pixels import images, media, workers
 from totojax.data.sources import items as items_lib, listings
 from totojax.data.store import manifests, store as store_lib
@@ -27,6 +28,8 @@ PIXEL_SHARD_BYTES = 2**28
 
 def tokenizer(name: str) -> api.Tokenizer | None:
   """The tokenizer of a config, or None where pixels are kept."""
+  if name.startswith(f"{PIXELS}:"):
+    raise ConfigError(f"tokenizer is {name!r}; pixels have no codes to split: use {PIXELS!r}")
   return None if name == PIXELS else weights.load(name)
 
 
@@ -104,7 +107,7 @@ class CorpusStore:
     if not isinstance(spec, images.ImageSpec):
       frames, fps = spec.frames, spec.fps
       stride_frames = spec.stride_frames
-    items_per_unit = self.items_per_unit
+    items_per_unit, more = self.items_per_unit, {}
     if tokenizer is None:
       fields = (manifests.frame_field(frames=frames, size_px=spec.size_px),)
       tokens = dict(tokenizer="", vocab=0, grid=0)
@@ -114,7 +117,13 @@ class CorpusStore:
     else:
       api.check_sides((spec.size_px, spec.size_px, 3), tokenizer.factor)
       grid = spec.size_px // tokenizer.factor
-      fields = (manifests.token_field(frames=frames, grid=grid, vocab=tokenizer.vocab),)
+      more = manifests.latents(tokenizer.latents, clip_frames=frames)
+      frames = tokenizer.latents.latent_frames(frames)
+      fields = (
+        manifests.token_field(
+          frames=frames, grid=grid, vocab=tokenizer.vocab, codes=tokenizer.latents.codes
+        ),
+      )
       tokens = dict(tokenizer=tokenizer.fingerprint, vocab=tokenizer.vocab, grid=grid)
     head = manifests.new(
       kind=self.listing.kind,
@@ -129,27 +138,29 @@ class CorpusStore:
       ids=True,
       classes=self.listing.classes,
       records_per_shard=items_per_unit * spec.crops,
+      **more,
       info={**self.info, manifests.DECODERS: [media.versions(self.listing.items[0], spec)]},
     )
     return dataclasses.replace(self, head=head, items_per_unit=items_per_unit)
 
 
 def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
-  """The stores that a config asks for; all cut the same out of an item.
+  """The stores that a config asks for.
+
+  All cut the same out of a video; of an image what `ImageSpec.of_split` says.
 
   Raises:
-    ValueError: the source cannot be read or holds nothing.
+    ValueError: the source cannot be read or holds nothing, or images of a
+      held-out split would be cropped at random.
   """
   with console.phase("listing the source"):
     splits = listings.by_store(config.source, seed=config.seed)
-  spec = media.spec(
-    next(iter(splits.values())).kind, clip=config.clip, views=config.views, image=config.image
-  )
   origin = listings.origin(config.source)
   unwanted = [_unwanted(path) for path in config.source.exclude]
   stores = []
   for name, listing in splits.items():
     listing = _without(listing, unwanted, origin)
+    spec = media.spec(listing.kind, config, split=name)
     stores.append(
       CorpusStore(
         name=name,
@@ -176,9 +187,12 @@ def parts(config: SourceJob, workdir: epath.Path) -> list[CorpusStore]:
 def _plain(spec: media.Spec) -> dict[str, Any]:
   """A spec as it comes back from the manifest's file.
 
-  A `short` that is not set is left out, as by stores from before there was one.
+  A `short` that is not set is left out, as by stores from before there was one,
+  and so is the `center_frac` that these had.
   """
   values = json.loads(json.dumps(dataclasses.asdict(spec)))
+  if values.get("center_frac") == 1.0:
+    del values["center_frac"]
   for keys in (values, values.get("clip", {})):
     if not keys.get("short", True):
       del keys["short"]

@@ -20,7 +20,7 @@ import numpy as np
 
 from totojax.data.pixels import workers
 from totojax.data.sources import items as items_lib
-from totojax.data.store import columns, manifests, shards
+from totojax.data.store import manifests, shards
 from totojax.data.store.store import Store
 from totojax.jobs.tokenize import short
 from totojax.rundir import pieces
@@ -86,7 +86,7 @@ def make(
     if pending:
       rows.append(_columns(pending, tokenizer, head))
       if tokenizer is not None and unit.number == 0 and len(rows) == 1:
-        psnr_db = _psnr_db(pending, rows[0]["codes"], tokenizer, head.grid)
+        psnr_db = _psnr_db(pending, rows[0]["codes"], tokenizer, head)
     for item, _ in pending:
       progress(item)
     pending.clear()
@@ -107,7 +107,7 @@ def make(
   encode()
   shard = None
   if rows:
-    shard = shards.write_shard(path, head, number=unit.number, arrays=columns.concatenate(rows))
+    shard = shards.write_shard(path, head, number=unit.number, arrays=shards.concatenate(rows))
   decoders = tuple(head.info.get(manifests.DECODERS, ()))
   note = Note(shard, tuple(skipped), decoders, restarts, ways, psnr_db)
   _notes(path).write(unit.number, dataclasses.asdict(note))
@@ -126,7 +126,7 @@ def _columns(
     values = {"frames": clips_KTRR3}
   else:
     values = {"codes": api.encode_clips(tokenizer, clips_KTRR3)}
-  return columns.checked(
+  return shards.checked(
     head,
     values,
     np.repeat([item.label for item, _ in decoded], counts) if head.labels else None,
@@ -138,14 +138,14 @@ def _psnr_db(
   decoded: Sequence[tuple[workers.Decoded, np.ndarray]],
   codes_KP: np.ndarray,
   tokenizer: api.Tokenizer,
-  grid: int,
+  head: manifests.Manifest,
 ) -> float | None:
   """Of the middle frames of some clips; None where nothing differs."""
   clips_KTRR3 = np.concatenate([clips for _, clips in decoded])[:MEASURED]
-  middle = clips_KTRR3.shape[1] // 2
-  codes_KTGG = codes_KP[:MEASURED].reshape(*clips_KTRR3.shape[:2], grid, grid)
-  decoded_KRR3 = tokenizer.decode(codes_KTGG[:, middle].astype(np.int32))
-  value = stats.psnr_db(clips_KTRR3[:, middle], decoded_KRR3)
+  middle = np.array([clips_KTRR3.shape[1] // 2])
+  codes_KLGG = codes_KP[:MEASURED].reshape(-1, *head.code_shape)
+  drawn_K1RR3 = api.draw_frames(tokenizer, codes_KLGG, middle)
+  value = stats.psnr_db(clips_KTRR3[:, middle][:, 0], drawn_K1RR3[:, 0])
   return round(value, 2) if math.isfinite(value) else None
 
 

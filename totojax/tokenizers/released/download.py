@@ -16,6 +16,9 @@ import shutil
 import requests
 
 from totojax.rundir import console
+from totojax.storage import outside
+
+MOST_BYTES = 4 * 2**30  # of a file; `pickles` reads no larger one
 
 CHUNK_BYTES = 2**16  # at most this much is lost where a connection breaks
 TIMEOUT_S = 30.0  # without a byte
@@ -53,13 +56,13 @@ class _Part:
   def known(self, url: str) -> _RemoteFile | None:
     """What the bytes are the beginning of; None where they are to be dropped."""
     try:
-      known = _RemoteFile(**json.loads(self._note.read_text()))
-    except (OSError, ValueError, TypeError):
+      known = outside.fields(_RemoteFile, self._note, outside.read_json(self._note))
+    except (OSError, ValueError):
       return None
     return known if known.url == url and 0 < self.size <= known.length else None
 
   def note(self, known: _RemoteFile) -> None:
-    self._note.write_text(json.dumps(dataclasses.asdict(known)))
+    self._note.write_text(json.dumps(dataclasses.asdict(known)), encoding="utf-8")
 
   def forget(self) -> None:
     self.path.unlink(missing_ok=True)
@@ -127,7 +130,7 @@ def fetch(
 
 def digest(path: str | os.PathLike[str]) -> str:
   """64 hex digits of the SHA-256 of a file."""
-  with open(path, "rb") as file:
+  with outside.open_plain(path, most_bytes=MOST_BYTES) as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

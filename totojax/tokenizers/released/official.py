@@ -1,22 +1,22 @@
-"""The released tokenizers: DALL-E's dVAE, taming's VQGANs, and their kin.
+"""The released tokenizers: DALL-E's dVAE, taming's VQGANs, their kin, and video's.
 
 Their files are torch pickles, TorchScript or safetensors. They are read once,
 with `pickles`, and written as a tokenizer file of ours, whose card has the
 SHA-256 of what was read: most publishers print none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
+import re
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import safetensors
 
-from totojax.tokenizers import dvae, vqgan, weights
+from totojax.storage import arrays, outside
+from totojax.tokenizers import causal, dvae, vqgan, weights
 from totojax.tokenizers.families import FAMILIES
 from totojax.tokenizers.released import download, pickles, sizes
 
@@ -31,6 +31,8 @@ class Kind:
   urls: tuple[str, ...]
   # The size that they have; or a family of which any size is read.
   config: dvae.DvaeConfig | vqgan.VqganConfig | str
+  # What its tensors do not tell, or not always: see `_variant`.
+  variants: tuple[str, ...] = ()
 
   @property
   def family(self) -> str:
@@ -109,32 +111,46 @@ KINDS: Mapping[str, Kind] = {
       ("https://huggingface.co/nvidia/Cosmos-0.1-Tokenizer-DI16x16",),
       "cosmos-di",
     ),
+    Kind(
+      "vidtok",
+      ("vidtok_fsq_causal_488_32768.ckpt",),
+      ("https://huggingface.co/microsoft/VidTok",),
+      "vidtok",
+      variants=("v1.0", "v1.1"),
+    ),
+    Kind(
+      "cosmos-dv",
+      ("encoder.jit", "decoder.jit"),
+      ("https://huggingface.co/nvidia/Cosmos-0.1-Tokenizer-DV8x16x16",),
+      "cosmos-dv",
+      variants=("4x8x8", "8x8x8", "8x16x16"),
+    ),
   )
 }
+_IMAGES = "a Cosmos DI, which reads images"
 # The start of a name that tells which family's a file is, the surest first, and
 # the family. What has the same names as another is not told apart here.
 _SIGNS = (
   ("blocks.input.w", "DALL-E's dVAE", {"dvae"}),
-  ("encoder.down_temporal.", "a VidTok, which reads videos", set()),
-  ("encoder.conv_in.0.conv3d.", "a Cosmos DV, which reads videos", set()),
+  ("encoder.down_temporal.", "a VidTok, which reads videos", {"vidtok"}),
+  ("encoder.conv_in.0.conv3d.", "a Cosmos DV, which reads videos", {"cosmos-dv"}),
+  ("decoder.conv_in.0.conv3d.", "a Cosmos DV, which reads videos", {"cosmos-dv"}),
   ("encoder.conv_blocks.", FAMILIES["llamagen"].what, {"llamagen"}),
+  ("quantize.codebook_used", FAMILIES["llamagen"].what, {"llamagen"}),
   ("encoder.down_blocks.", FAMILIES["diffusers"].what, {"diffusers", "amused"}),
   ("decoder.adaptive.", FAMILIES["open-magvit2"].what, {"open-magvit2"}),
-  ("inv_quant.quantizer.", FAMILIES["cosmos-di"].what, {"cosmos-di"}),
-  ("quantizer._levels", FAMILIES["cosmos-di"].what, {"cosmos-di"}),
+  ("inv_quant.quantizer.", _IMAGES, {"cosmos-di"}),
+  ("quantizer._levels", _IMAGES, {"cosmos-di"}),
   ("model_ema.", FAMILIES["ibq"].what, {"ibq"}),
   ("quantize.embedding.weight", FAMILIES["vqgan"].what, {"vqgan", "ibq"}),
 )
+# Where no name tells: of a Cosmos DI's state dict, the axis along which a kernel
+# has the values of a patch of 2, 4 or 8 pixels a side.
+_PATCHED = {"encoder.conv_in.weight": 1, "decoder.conv_out.weight": 0}
 # aMUSEd's, whose pixels are of 0 to 1: the tensors are as any VQModel's.
 _AMUSED = dict(channels=128, multipliers=(1, 2, 2, 4, 6), z=64, vocab=8192)
-_DTYPES = {
-  "F64": np.dtype(np.float64),
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
-  "I64": np.dtype(np.int64),
-  "I32": np.dtype(np.int32),
-}
+# Of Cosmos, what the folder of a release is called.
+_COSMOS = {"cosmos-di": r"DI(?:8x8|16x16)", "cosmos-dv": r"DV(?:4x8x8|8x8x8|8x16x16)"}
 
 
 def find(name: str) -> Kind:
@@ -154,6 +170,7 @@ def convert(
   out: str | os.PathLike[str],
   *,
   sha256: Sequence[str] = (),
+  variant: str = "",
 ) -> str:
   """Writes a tokenizer file from the released ones; returns its fingerprint.
 
@@ -164,6 +181,8 @@ def convert(
     files: as its `files` are called, in their order.
     out: safetensors file; its folder must exist.
     sha256: what each file must have; empty: not checked.
+    variant: of the kind's, where the names of the files do not tell it; empty:
+      what they tell.
 
   Raises:
     FileNotFoundError: a file is not there.
@@ -178,6 +197,7 @@ def convert(
       f"{len(paths)} files were given for {kind.name}; it is made of"
       f" {len(kind.files)}: {', '.join(kind.files)}"
     )
+  _check_variant(kind, variant)
   digests = []
   for i, path in enumerate(paths):
     if not path.is_file():
@@ -189,7 +209,7 @@ def convert(
     )
     print(f"{path}: SHA-256 {digests[i]}", flush=True)
   named = ", ".join(map(str, paths))
-  params, config = _parameters(kind, paths, named)
+  params, config = _parameters(kind, paths, named, variant)
   card = {
     "kind": kind.name,
     "source": [{"file": path.name, "sha256": digest} for path, digest in zip(paths, digests)],
@@ -201,21 +221,39 @@ def convert(
 
 
 def _parameters(
-  kind: Kind, paths: Sequence[pathlib.Path], named: str
-) -> tuple[Any, dvae.DvaeConfig | vqgan.VqganConfig]:
+  kind: Kind, paths: Sequence[pathlib.Path], named: str, variant: str
+) -> tuple[Any, weights.Config]:
   """Of the files of a kind, whose names stand before what is wrong with them."""
+  with contextlib.ExitStack() as stack:
+    return _read(kind, paths, named, variant, stack)
+
+
+def _read(
+  kind: Kind, paths: Sequence[pathlib.Path], named: str, variant: str, stack: contextlib.ExitStack
+) -> tuple[Any, weights.Config]:
+  # First its own, then those of all: the files of another family are named.
+  asked = FAMILIES.get(kind.family, FAMILIES["vqgan"]).keys
+  keys = tuple(dict.fromkeys((*asked, *(key for f in FAMILIES.values() for key in f.keys))))
   if kind.files == _DIFFUSERS:
-    published, tensors = _json(paths[0]), [read(paths[1])]
+    published, files = _json(paths[0]), paths[1:]
   else:
-    keys = FAMILIES[kind.family].keys if kind.family in FAMILIES else ("state_dict",)
-    published, tensors = None, [read(path, keys) for path in paths]
+    published, files = None, paths
+  tensors = [stack.enter_context(opened(path, keys)) for path in files]
   try:
     for state in tensors:
       _check_model(kind, state)
+    _check_names(kind, paths)
     if kind.family == "dvae":
       params, config = dvae.from_reference(*tensors)
+    elif kind.variants:
+      state, variant = _joined(kind, tensors), _variant(kind, paths, variant)
+      family = "vidtok-1.1" if variant == "v1.1" else kind.family
+      config = sizes.of_clips(state, family, variant)
+      params = causal.from_reference(state, config)
     else:
       size = sizes.from_diffusers(published, kind.family) if published is not None else None
+      if size is not None:
+        weights.check_size(size, tensors[0], "the weights beside it")
       params, config = vqgan.from_reference(_joined(kind, tensors), kind.family, size)
     _check_size(kind, config)
   except ValueError as error:
@@ -223,10 +261,65 @@ def _parameters(
   return params, config
 
 
-def read(
+def _check_variant(kind: Kind, variant: str) -> None:
+  if variant and variant not in kind.variants:
+    known = f"give one of {', '.join(kind.variants)}" if kind.variants else "leave it empty"
+    raise ValueError(f"official.variant is {variant!r}; of {kind.name} there is none: {known}")
+
+
+def _check_names(kind: Kind, paths: Sequence[pathlib.Path]) -> None:
+  """Raises ValueError for parts of a Cosmos out of folders of two compressions.
+
+  Their tensors may have the same names and shapes, so that nothing else says it.
+  """
+  if kind.family in _COSMOS:
+    named = [_compression(kind, path) for path in paths]
+    if all(named) and len({*named}) > 1:
+      parts = (f"the {file.split('.')[0]} is called a {x}" for file, x in zip(kind.files, named))
+      raise ValueError(f"{' and '.join(parts)}; give all files of one of them")
+
+
+def _compression(kind: Kind, path: pathlib.Path) -> str:
+  """Of a Cosmos, as the name of its folder has it ("DV8x16x16"); empty: it has not."""
+  found = re.findall(rf"{_COSMOS[kind.family]}(?!\d)", str(path.resolve()))
+  return found[-1] if found else ""
+
+
+def _variant(kind: Kind, paths: Sequence[pathlib.Path], given: str) -> str:
+  """What was given or the files' names tell, where their tensors do not.
+
+  Of a VidTok its version, whose networks differ in nothing but how clips begin.
+  Of a Cosmos DV how much it compresses: empty, where its tensors have to tell.
+
+  Raises:
+    ValueError: a VidTok's file has no name that it was released under, and
+      nothing was given; or what was given is not what the name tells.
+  """
+  if kind.name == "cosmos-dv":
+    named = next(filter(None, (_compression(kind, path) for path in paths)), "").removeprefix("DV")
+  elif match := re.fullmatch(r"vidtok_fsq_causal_\d+_\d+(_v1_1)?", paths[0].stem):
+    named = "v1.1" if match[1] else "v1.0"
+  elif given:
+    return given
+  else:
+    raise ValueError(
+      "its tensors do not tell which version of VidTok this is, and its name is none of those that"
+      f" were released ({kind.files[0]}, {kind.files[0].replace('.', '_v1_1.')}): give"
+      f" --config.official.variant, one of {', '.join(kind.variants)}"
+    )
+  if given and named and given != named:
+    raise ValueError(
+      f"official.variant is {given}, and the name is that of a {named}; leave the variant empty, or"
+      " rename what is called wrongly"
+    )
+  return given or named
+
+
+@contextlib.contextmanager
+def opened(
   path: str | os.PathLike[str], keys: Sequence[str] = ("state_dict",)
-) -> Mapping[str, np.ndarray]:
-  """The tensors of a safetensors or a torch file, by their names.
+) -> Iterator[Mapping[str, Any]]:
+  """The tensors of a safetensors or a torch file by their names, read when asked for.
 
   Args:
     path: the file; its content tells which it is.
@@ -236,37 +329,25 @@ def read(
     FileNotFoundError: there is no such file.
     ValueError: it is no such file, or damaged.
   """
-  path = pathlib.Path(path)
-  with open(path, "rb") as file:
+  with outside.open_plain(path, most_bytes=pickles.FILE_BYTES) as file:
     head = file.read(9)
-  if head[8:] != b"{":  # after the length of a header in JSON
-    return pickles.read(path, keys)
-  try:
-    parts = dict(safetensors.deserialize(path.read_bytes()))
-  except safetensors.SafetensorError as error:
-    raise ValueError(
-      f"{path}: it is no whole safetensors file ({error}); download the file again"
-    ) from error
-  if odd := sorted({part["dtype"] for part in parts.values()} - _DTYPES.keys()):
-    raise ValueError(
-      f"{path}: it has tensors of type {', '.join(odd)}; supported are"
-      f" {', '.join(_DTYPES)}: save it as float32"
-    )
-  return {
-    name: np.frombuffer(part["data"], _DTYPES[part["dtype"]]).reshape(part["shape"])
-    for name, part in parts.items()
-  }
+  if head[8:] == b"{":  # after the length of a header in JSON
+    yield arrays.stored(os.fspath(path))
+    return
+  with pickles.opened(path, keys) as tensors:
+    yield tensors
 
 
 def _json(path: pathlib.Path) -> Mapping[str, Any]:
   """The values of a config.json."""
   try:
-    values = json.loads(path.read_bytes())
-  except ValueError:
-    values = None
+    values = outside.read_json(path)
+  except outside.Damaged as error:
+    values = error.reason
   if not isinstance(values, dict):
     raise ValueError(
-      f"{path} is no config.json; give the one of the weights, and the weights after it"
+      f"{path} is no config.json ({values!s:.200}); give the one of the weights, and the weights"
+      " after it"
     )
   return values
 
@@ -284,17 +365,29 @@ def _joined(kind: Kind, tensors: Sequence[Mapping[str, np.ndarray]]) -> dict[str
 
 def _check_model(kind: Kind, tensors: Mapping[str, np.ndarray]) -> None:
   """Raises ValueError for the files of another model."""
-  for sign, what, families in _SIGNS:
-    if found := next((name for name in tensors if name.startswith(sign)), None):
-      if kind.family in families:
-        return
+  signs = ((_first(tensors, start), what, families) for start, what, families in _SIGNS)
+  patched = next((k for k, axis in _PATCHED.items() if _is_patched(tensors.get(k), axis)), None)
+  for found, what, families in (*signs, (patched, _IMAGES, {"cosmos-di"})):
+    if found and kind.family in families:
+      return
+    if found:
+      fits = [other.name for other in KINDS.values() if other.family in families]
       raise ValueError(
-        f"this is a file of {what} (it has {found}); {kind.name} is made of"
-        f" {', '.join(kind.files)} from {', '.join(kind.urls)}"
+        f"this is a file of {what} (it has {found}): use {' or '.join(fits)}; {kind.name} is made"
+        f" of {', '.join(kind.files)} from {', '.join(kind.urls)}"
       )
 
 
-def _check_size(kind: Kind, config: dvae.DvaeConfig | vqgan.VqganConfig) -> None:
+def _first(names: Iterable[str], start: str) -> str | None:
+  return next((name for name in names if name.startswith(start)), None)
+
+
+def _is_patched(kernel: np.ndarray | None, axis: int) -> bool:
+  """Whether a kernel over space reads or gives the values of a patch, not of a pixel."""
+  return kernel is not None and kernel.ndim == 4 and kernel.shape[axis] in (12, 48, 192)
+
+
+def _check_size(kind: Kind, config: weights.Config) -> None:
   if isinstance(kind.config, str):
     _check_twin(kind, config)
     return

@@ -7,14 +7,19 @@ writes it, a state dict, or a checkpoint with one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import functools
 import itertools
 import math
 import os
 import pathlib
 from typing import Any
+import weakref
 
 import numpy as np
 
+from totojax.storage import outside
+from totojax.storage.arrays import Stored
 from totojax.tokenizers.released import torch_files
 from totojax.tokenizers.released.torch_files import Storage, Tensor
 from totojax.tokenizers.released.unpickler import AGAIN, Inert, PUBLISHER, shown, UnsafeOrDamaged
@@ -46,6 +51,19 @@ def read(
       tensor has another dtype than float32, float16, bfloat16, float64, int64,
       int32, uint8 and bool, or values that are not finite.
   """
+  with opened(path, keys) as tensors:
+    return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def opened(
+  path: str | os.PathLike[str], keys: Sequence[str] = ("state_dict",)
+) -> Iterator[dict[str, Stored]]:
+  """The same tensors, each of which is read when it is asked for.
+
+  What the file declares is checked at once, and the values of a tensor when
+  they are read.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
     raise FileNotFoundError(f"no file at {path}; give the path of a torch file")
@@ -58,16 +76,18 @@ def read(
         f"it has {size} bytes, more than {FILE_BYTES}; save the state dict of"
         " the model alone, without an optimizer's"
       )
-    with open(path, "rb") as file:
+    with outside.open_plain(path) as file:
       is_zip = file.read(4) == b"PK\x03\x04"
       layout = torch_files.Zip(file) if is_zip else torch_files.Legacy(file)
-      return _tensors(_state(layout.root, keys), layout.storage, size)
+      yield _tensors(_state(layout.root, keys), layout.storage, size)
   except UnsafeOrDamaged as error:
+    if str(error).startswith(f"{path}: "):
+      raise
     raise UnsafeOrDamaged(f"{path}: {error}") from None
 
 
-def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dict[str, np.ndarray]:
-  """The named tensors below `root`, checked and read."""
+def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dict[str, Stored]:
+  """The named tensors below `root`, checked."""
   tensors: dict[str, Tensor] = {}
   for name, tensor in _named(root):
     if name in tensors:
@@ -85,12 +105,19 @@ def _tensors(root: Any, load: Callable[[Storage], np.ndarray], size: int) -> dic
     raise UnsafeOrDamaged(
       f"its tensors have {declared} bytes, more than the file's {size}; {PUBLISHER}"
     )
-  storages = {key: load(storage) for key, storage in used.items()}
-  arrays: dict[Tensor, np.ndarray] = {}
-  for name, tensor in tensors.items():
-    if tensor not in arrays:
-      arrays[tensor] = _array(shown(name), tensor, storages[tensor.storage.key])
-  return {name: arrays[tensor] for name, tensor in tensors.items()}
+  # Of tensors that share a storage, those before are often parts of the same.
+  recent = functools.lru_cache(maxsize=4)(lambda key: load(used[key]))
+  tied = weakref.WeakValueDictionary()
+
+  def values(name: str, tensor: Tensor) -> np.ndarray:
+    if (array := tied.get(tensor)) is None:
+      array = tied[tensor] = _array(shown(name), tensor, recent(tensor.storage.key))
+    return array
+
+  return {
+    name: Stored(tensor.shape, functools.partial(values, name, tensor))
+    for name, tensor in tensors.items()
+  }
 
 
 def _state(root: Any, keys: Sequence[str]) -> Any:

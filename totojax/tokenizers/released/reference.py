@@ -9,8 +9,6 @@ import numpy as np
 
 from totojax import tree as tree_lib
 
-_HWIO = (2, 3, 1, 0)  # the transposition that makes it of OIHW
-_OIHW = (3, 2, 0, 1)  # and back
 _NAMED = 8  # wrong tensors in an error
 
 
@@ -24,9 +22,9 @@ def arrange(
   """Our parameter tree out of a state dictionary.
 
   Args:
-    tensors: by their reference names; kernels are OIHW, those of one pixel also
-      OI, as a linear layer's.
-    shapes: our tree, of anything with a shape; kernels are HWIO.
+    tensors: by their reference names; kernels are OIHW (of other dimensions OIT
+      or OITHW), those of one pixel also OI, as a linear layer's.
+    shapes: our tree, of anything with a shape; kernels are HWIO (TIO, THWIO).
     name_of: the reference name of a path in our tree.
     what: the tensors are meant to be ("a dVAE encoder"), for errors.
 
@@ -39,19 +37,20 @@ def arrange(
   """
   flat, known, wrong = {}, set(), []
   for path, leaf in tree_lib.paths(shapes).items():
-    name, kernel = name_of(path), len(leaf.shape) == 4
+    name, kernel = name_of(path), len(leaf.shape) >= 3
     known.add(name)
     if name not in tensors:
       wrong.append(f"{name} is missing")
       continue
-    value = np.asarray(tensors[name])
-    if kernel and value.ndim == 2 and leaf.shape[:2] == (1, 1):
-      value = value[:, :, None, None]
-    needed = tuple(leaf.shape[i] for i in _OIHW) if kernel else leaf.shape
-    if value.shape != needed:
-      wrong.append(f"{name} has shape {value.shape} where {needed} is needed")
+    shape = np.shape(tensors[name])
+    if kernel and len(shape) == 2 and leaf.shape[:2] == (1, 1):
+      shape = (*shape, 1, 1)
+    needed = (*leaf.shape[:-3:-1], *leaf.shape[:-2]) if kernel else leaf.shape
+    if shape != needed:  # before its values, of which there may be too many
+      wrong.append(f"{name} has shape {shape} where {needed} is needed")
       continue
-    value = value.transpose(_HWIO) if kernel else value
+    value = np.asarray(tensors[name]).reshape(shape)
+    value = value.transpose(*range(2, value.ndim), 1, 0) if kernel else value
     flat[path] = np.ascontiguousarray(value, np.float32)
   wrong += [f"{name} is unknown" for name in sorted(set(tensors) - known)]
   if wrong:

@@ -19,6 +19,8 @@ import pickle
 import pickletools
 from typing import Any, BinaryIO
 
+from totojax.storage import Damage
+
 OPCODES = 1_000_000  # of a pickle; 500 tensors with Adam's moments take 59,586
 AGAIN = "copy or download the file again"
 PUBLISHER = "get the file from its publisher"
@@ -42,7 +44,7 @@ _FOREIGN_OPCODES = frozenset("EXT1 EXT2 EXT4 NEXT_BUFFER READONLY_BUFFER PERSID"
 Maker = Callable[[tuple[Any, ...]], Any]
 
 
-class UnsafeOrDamaged(ValueError):
+class UnsafeOrDamaged(Damage, ValueError):
   """A file that is not read: hostile, cut short, altered, or of another kind.
 
   Nothing of it was run. The message says what is wrong and what to do.

@@ -3,25 +3,35 @@
 A step counts when the file is there that orbax writes last. It is the first to
 go when a step is deleted, so half of one is never taken for whole. What is
 restored is compared first with what is expected, name by name, because orbax
-casts another dtype in silence.
+casts another dtype in silence. A damaged byte is told: TensorStore checks the
+CRC-32C of each chunk of an array that it reads, and of its own lists, and the
+meta data have a digest.
 
 Orbax's `CheckpointManager` is not used: on gs:// it asks for the bucket's
 metadata, which those who may write objects need not be allowed to read, and it
 deletes the files of a step in any order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import threading
 import time
-from typing import Any, NoReturn
+import types
+from typing import Any
 
 from etils import epath
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src import asyncio_utils
+from orbax.checkpoint._src.checkpointers import async_checkpointer
+from orbax.checkpoint._src.futures import future, signaling_client
 from orbax.checkpoint._src.multihost import multihost
 from orbax.checkpoint._src.serialization import tensorstore_utils
 import tensorstore as ts
@@ -34,8 +44,9 @@ from totojax.storage import objects, outages
 # Locally a step's folder gets its number when all is in it, and the older ones
 # have the second alone; in an object store there is no such renaming.
 _MARKS = ocp.path.atomicity.COMMIT_SUCCESS_FILE, "_CHECKPOINT_METADATA"
+_SEAL = "meta", "sha256"  # keys of what is written of the meta data
 _BEST = "best.json"  # names the step of `CheckpointConfig.best`, of those that are whole
-_READS = 5  # of steps that a run which goes on deletes meanwhile
+_OTHERS_S = 60.0  # that other reads or writes may take once one has failed
 _SAVE_S = 1200  # that orbax gives a save, besides what storage may be away
 
 
@@ -43,12 +54,17 @@ class CheckpointError(rundir.RunError):
   """A checkpoint that cannot be written, read, or used; names the path."""
 
 
+class Damaged(rundir.Damaged, CheckpointError):
+  """A checkpoint of which not every byte is as it was written."""
+
+
 class Checkpoints:
   """The checkpoints of one run directory, for the run that writes it."""
 
   def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
-    self.directory = _absolute(directory)
+    self.directory = absolute(directory)
     self._keep, self._every = config.keep, config.keep_every_steps
+    self._skips = config.skip_damaged
     # One process does it and all wait, or another may still see a half step.
     hosts.first(lambda: _set_aside(self.directory))
     self._steps = whole_steps(self.directory)
@@ -60,12 +76,12 @@ class Checkpoints:
       hosts.first(lambda: files.remove(note) if files.exists(note) else None)
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
-      ocp.CompositeCheckpointHandler(),
+      _handler(),
       async_options=ocp.options.AsyncOptions(
-        timeout_secs=_be_patient(),
+        timeout_secs=be_patient(),
         # Before the mark: where another process has taken the run over by now,
         # the step may be half of its own.
-        post_finalization_callback=lock.confirm,
+        post_finalization_callback=lambda: lock.confirm(self.directory),
       ),
     )
     self._background = concurrent.futures.ThreadPoolExecutor(2, "checkpoint")
@@ -98,15 +114,17 @@ class Checkpoints:
         f"{self.directory}: step {step} was not saved, because a checkpoint of it or of a later"
         f" step ({self._steps}) is there; use another --workdir or remove it"
       )
+    arrays = written(state)
     try:
-      self._writer.save(
-        self.directory / str(step),
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_written(state)), meta=ocp.args.JsonSave(meta)
-        ),
-      )
+      with console.doing(f"writing the checkpoint of step {step}"):
+        self._writer.save(
+          self.directory / str(step),
+          args=ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays), meta=ocp.args.JsonSave(sealed(meta, listed(arrays)))
+          ),
+        )
     except Exception as error:
-      self._fail(step, error)
+      raise self._unwritable(step, error) from error
     self._saving = self._background.submit(self._finish, step, best)
 
   def mark_best(self, step: int | None) -> None:
@@ -121,9 +139,11 @@ class Checkpoints:
   def wait(self) -> None:
     """Returns when everything is on disk; raises as `save` does if not."""
     saving, self._saving = self._saving, None
+    if saving is None:
+      return
     self._awaited = True
     try:
-      if saving is not None:
+      with console.doing("waiting for the last checkpoint to be written"):
         saving.result()
     finally:
       self._awaited = False
@@ -136,19 +156,30 @@ class Checkpoints:
     The parts of a `TrainState` by name, without its frozen arrays, which the
     caller puts back.
     """
-    # Placed as it is read: no host ever has the whole of a sharded array, and
-    # the mesh may be another than the one that saved.
-    *older, step = self._steps
-    expected = jax.tree.map(
-      lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-      _written(shapes),
-      _written(shardings),
-    )
-    # Nobody else writes here: what is wrong with it stays wrong.
-    where = f"to go on from step {older[-1]}, which is whole" if older else "to begin again"
-    return _read(
-      self.directory / str(step), expected, partial=False, advice=f"remove this folder {where}"
-    )
+    from totojax.checkpoint import restoring  # only now: a new run needs none of it
+
+    while True:
+      *older, step = self._steps
+      # Nobody else writes here: what is wrong with it stays wrong.
+      advice = "remove this folder to begin again"
+      if older:
+        advice = (
+          f"remove this folder to go on from step {older[-1]}, which is whole"
+          f" ({step - older[-1]} updates are made again)"
+        )
+        if not objects.is_url(self.directory):
+          advice += ", or set checkpoint.skip_damaged"
+      path = self.directory / str(step)
+      try:
+        return restoring.read_state(path, shapes, shardings, advice=advice)
+      except Damaged as error:
+        # An object store cannot rename, and nothing is deleted.
+        if not (self._skips and older) or objects.is_url(path):
+          raise
+        console.say(f"{error}; checkpoint.skip_damaged is set, so it is put aside")
+        aside = path.with_name(f"{step}.damaged-{time.time_ns()}")
+        hosts.first(functools.partial(path.rename, aside))
+        self._steps = older
 
   def close(self) -> None:
     """Waits for what is being written or deleted, then lets go of the folder."""
@@ -161,18 +192,18 @@ class Checkpoints:
   def _finish(self, step: int, best: bool) -> None:
     """In the background: waits for the files of `step`, then has old steps deleted."""
     try:
-      with _waiting(self.directory / str(step), "written", lambda: self._awaited):
+      with waiting(self.directory / str(step), "written", lambda: self._awaited):
         self._writer.wait_until_finished()
     except rundir.RunError:  # of the lease, which is lost
       raise
     except Exception as error:
-      self._fail(step, error)
+      raise self._unwritable(step, error) from error
     self._steps.append(step)
     if best:  # only now: until then the one before must stay
       try:
         self.mark_best(step)
       except OSError as error:
-        self._fail(step, error)
+        raise self._unwritable(step, error) from error
     # The next save need not wait for that.
     if self._deleting is None or self._deleting.done():
       self._deleting = self._background.submit(self._delete_old)
@@ -195,18 +226,11 @@ class Checkpoints:
           )
         self._told = True
 
-  def _fail(self, step: int, error: Exception) -> NoReturn:
-    """Says why a step could not be written; where a peer is gone, that it is."""
-    for cause in outages.causes(error):
-      if isinstance(cause, jax.errors.JaxRuntimeError) and hosts.is_loss(cause):
-        raise jax.errors.JaxRuntimeError(str(cause)) from None
-    raise self._unwritable(step, error) from error
-
   def _unwritable(self, step: int, error: Exception) -> Exception:
-    if line := _refused(self.directory, "written", error):
+    if line := refused(self.directory, "written", error):
       return CheckpointError(f"{line}; the last whole checkpoint stays")
     if outages.is_away(error):
-      return _away(self.directory / str(step), "written", error)
+      return away(self.directory / str(step), "written", error)
     return CheckpointError(
       f"{self.directory}: the checkpoint of step {step} could not be written"
       f" ({outages.brief(error)}); the last whole one stays. Free the disk or"
@@ -225,7 +249,7 @@ def latest_meta(directory: epath.PathLike) -> dict[str, Any]:
   if step is None:
     return {}
   try:
-    return dict(json.loads(files.read_bytes(_absolute(directory) / str(step) / "meta/metadata")))
+    return read_meta(absolute(directory) / str(step))[0]
   except (OSError, ValueError):  # told by `restore`
     return {}
 
@@ -239,7 +263,11 @@ def chosen_step(directory: epath.PathLike) -> int | None:
 def _best_step(directory: epath.Path, steps: Sequence[int]) -> int | None:
   """The step that is noted as the best, if it is one of `steps`."""
   path = directory / _BEST
-  step = files.read_json(path)["step"] if steps and files.exists(path) else None
+  if not steps or not files.exists(path):
+    return None
+  step = files.read_json(path).get("step")
+  if type(step) is not int:
+    raise files.Damaged(path, "it names no step", "; remove it, and the newest checkpoint is used")
   return step if step in steps else None
 
 
@@ -260,7 +288,7 @@ def _whole_by_step(directory: epath.PathLike) -> dict[int, bool]:
   return dict(sorted(steps.items()))
 
 
-def _absolute(directory: epath.PathLike) -> epath.Path:
+def absolute(directory: epath.PathLike) -> epath.Path:
   """Orbax takes no other: it says so, but only after the first save."""
   name = os.fspath(directory)
   if not objects.is_url(name):
@@ -296,11 +324,12 @@ def _delete(path: epath.Path) -> None:
   files.remove(path)
 
 
-def _be_patient() -> int:
+def be_patient() -> int:
   """Has orbax wait for storage as long as all else does.
 
   It gives TensorStore a context of its own, and hosts that wait for the first
-  one five minutes, with no way to ask for other ones.
+  one five minutes, with no way to ask for other ones. A clock that is set
+  forwards does not shorten any of it.
 
   Returns:
     Seconds that a save may take in all.
@@ -313,11 +342,15 @@ def _be_patient() -> int:
     getattr(tensorstore_utils, name, {})["gcs_request_retries"] = retries
   seconds = _SAVE_S + int(outages.patience_s())
   multihost._DEFAULT_BARRIER_TIMEOUT = seconds
+  # Its deadlines go by the time of the day, which may be set meanwhile.
+  steady = types.SimpleNamespace(**{**vars(time), "time": time.monotonic})
+  for module in (async_checkpointer, future, signaling_client):
+    module.time = steady  # pyright: ignore[reportAttributeAccessIssue]
   return seconds
 
 
 @contextlib.contextmanager
-def _waiting(
+def waiting(
   path: epath.Path, verb: str, awaited: Callable[[], bool] = lambda: True
 ) -> Iterator[None]:
   """While the block runs, says now and then what takes so long, if anybody waits.
@@ -354,7 +387,7 @@ def _tries_again() -> int:
   return sum(value["value"] for metric in counters for value in metric["values"])
 
 
-def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
+def away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageAway:
   *_, error = outages.causes(error)  # what orbax says of it tells nothing
   return outages.StorageAway(
     f"{path} could not be {verb}: storage did not answer ({outages.brief(error)}); the"
@@ -363,40 +396,73 @@ def _away(path: epath.Path, verb: str, error: BaseException) -> outages.StorageA
   )
 
 
-def read_params(
-  directory: epath.PathLike, shapes: Any, shardings: Any
-) -> tuple[Any, dict[str, Any]]:
-  """(params, meta) of the `chosen_step` of a run, without its moments.
+async def _with_others(work: Coroutine[Any, Any, Any]) -> Any:
+  """Awaits what orbax does, and where it fails, all else that it has begun.
+
+  It closes its event loop at the first error; what TensorStore answers from
+  then on would be a traceback each, below the line that tells of the error.
+  """
+  try:
+    return await work
+  except Exception:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    with contextlib.suppress(TimeoutError):
+      await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), _OTHERS_S)
+    raise
+
+
+_run_sync = asyncio_utils.run_sync
+asyncio_utils.run_sync = lambda work: _run_sync(_with_others(work))
+
+
+def _handler() -> ocp.CompositeCheckpointHandler:
+  """Writes arrays so that each chunk has a checksum, which its readers compare.
+
+  Orbax has no option for it, and asks this function what to write of an array.
+  """
+
+  def metadata(global_shape, chunk_shape, use_compression):
+    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    if use_compression:
+      codecs.append({"name": "zstd", "configuration": {"level": 1}})
+    grid = {"name": "regular", "configuration": {"chunk_shape": chunk_shape}}
+    return {"shape": global_shape, "chunk_grid": grid, "codecs": [*codecs, {"name": "crc32c"}]}
+
+  tensorstore_utils._build_zarr3_metadata = metadata
+  return ocp.CompositeCheckpointHandler(
+    state=ocp.PyTreeCheckpointHandler(use_zarr3=True), meta=ocp.JsonCheckpointHandler()
+  )
+
+
+def listed(tree: Any) -> str:
+  """A digest of which arrays there are: names, shapes and dtypes."""
+  rows = [(name, [*x.shape], np.dtype(x.dtype).name) for name, x in tree_lib.named_leaves(tree)]
+  return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def sealed(meta: Mapping[str, Any], arrays: str) -> dict[str, str]:
+  """Meta data as text and the digest of the list of arrays, with a digest of both."""
+  text = json.dumps(meta, sort_keys=True)
+  digest = hashlib.sha256((text + arrays).encode()).hexdigest()
+  return {_SEAL[0]: text, _SEAL[1]: digest} | ({"arrays": arrays} if arrays else {})
+
+
+def read_meta(path: epath.Path) -> tuple[dict[str, Any], str]:
+  """The meta data of a step's folder, and `listed` of its arrays or "" in older ones.
 
   Raises:
-    CheckpointError: there is none, it is damaged, or it does not fit.
+    ValueError: they are damaged.
   """
-  directory = _absolute(directory)
-  _be_patient()
-  expected = jax.tree.map(
-    lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-    shapes,
-    shardings,
-  )
-  for _ in range(_READS):
-    step = chosen_step(directory)
-    if step is None:
-      raise CheckpointError(f"{directory}: no whole checkpoint; train first, or name the right run")
-    try:
-      # The run may go on, so nothing is said of removing anything.
-      advice = "restore it from a copy, or wait until the run has saved another"
-      tree, meta = _read(directory / str(step), {"params": expected}, partial=True, advice=advice)
-      return tree["params"], meta
-    except CheckpointError:
-      if step in whole_steps(directory):
-        raise
-  raise CheckpointError(
-    f"{directory}: its run deletes each checkpoint before it can be read; keep more of them"
-    " (checkpoint.keep), or wait until it has ended"
-  )
+  meta = json.loads(files.read_bytes(path / "meta" / "metadata"))
+  if not set(_SEAL) & set(meta):  # of an older run
+    return dict(meta), ""
+  plain, arrays = json.loads(meta.get(_SEAL[0], "null")), str(meta.get("arrays", ""))
+  if sealed(plain, arrays) != meta:
+    raise ValueError("its meta data are not what was written")
+  return plain, arrays
 
 
-def _written(state: step_lib.TrainState) -> dict[str, Any]:
+def written(state: step_lib.TrainState) -> dict[str, Any]:
   """What goes to disk, as a plain dict: all but the frozen arrays."""
   # Those are another file's or run's, which the config names.
   return {
@@ -407,61 +473,17 @@ def _written(state: step_lib.TrainState) -> dict[str, Any]:
   }
 
 
-def _read(path: epath.Path, expected: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
-  """Restores `wanted` and the meta data of one step's folder."""
-  with _waiting(path, "read"):
-    try:
-      return _read_now(path, expected, partial=partial, advice=advice)
-    except CheckpointError as error:
-      if error.__cause__ is not None and outages.is_away(error.__cause__):
-        raise _away(path, "read", error.__cause__) from error
-      raise
-
-
-def _read_now(path: epath.Path, expected: Any, *, partial: bool, advice: str) -> tuple[Any, Any]:
-  try:
-    meta = json.loads(files.read_bytes(path / "meta" / "metadata"))
-    with ocp.PyTreeCheckpointer() as reader:
-      listed = reader.metadata(path / "state").item_metadata
-    if listed is None:
-      raise ValueError("the list of its arrays cannot be read")
-    stored = listed.tree
-  except Exception as error:
-    if line := _refused(path, "read", error):
-      raise CheckpointError(line) from error
-    raise CheckpointError(f"{path} is damaged ({_cause(error)}); {advice}") from error
-  # Compared before anything is read: a config that does not fit is told by the
-  # names and shapes of its leaves, and costs no restore.
-  flat_stored = dict(tree_lib.named_leaves(stored))
-  flat_expected = dict(tree_lib.named_leaves(expected))
-  if partial:  # parameters without moments: whatever else is there may be
-    flat_stored = {k: v for k, v in flat_stored.items() if k in flat_expected}
-  lines = tree_lib.differences(flat_stored, flat_expected)
-  if lines:
-    raise CheckpointError(f"{path} does not fit this config:\n  " + "\n  ".join(lines))
-  arguments = ocp.args.PyTreeRestore(
-    item=expected,
-    restore_args=ocp.checkpoint_utils.construct_restore_args(expected),
-    partial_restore=partial,
-  )
-  try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      return reader.restore(path / "state", args=arguments), meta
-  except Exception as error:
-    if line := _refused(path, "read", error):
-      raise CheckpointError(line) from error
-    raise CheckpointError(f"{path} cannot be read ({_cause(error)}); {advice}") from error
-
-
-def _refused(path: epath.Path, action: str, error: BaseException) -> str | None:
+def refused(path: epath.Path, action: str, error: BaseException) -> str | None:
   """The line of a right that is lacking in a bucket; None of any other error."""
   if objects.is_url(path):
+    from totojax.storage import buckets
+
     for cause in outages.causes(error):
-      if outages.status(cause) == 403 and (words := objects.refusal(path, action, cause)):
+      if outages.status(cause) == 403 and (words := buckets.refusal(path, action, cause)):
         return f"{path} {words}"
   return None
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
   """One line of an error that can be pages; --traceback shows all of it."""
   return f"{type(error).__name__}: {outages.brief(error)}"

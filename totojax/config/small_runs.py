@@ -1,0 +1,79 @@
+"""Recipes of whole jobs in small, beside `recipes`."""
+
+from ml_collections import ConfigDict
+
+from totojax.config import pixel_recipes, recipes, roots
+
+
+def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
+  """`probe` of a small model on rendered clips, with everything beside it.
+
+  `shards` holds the stores of tokens `train` and `val`, `clips` those of pixels
+  that they were made from.
+  """
+  c = recipes.probe(model_run, f"{shards}/train", f"{shards}/val")
+  c.backbones = ("trained", "untrained", "pixels", "histogram")
+  c.data.update(train_pixels=f"{clips}/train", validation_pixels=f"{clips}/val", holdout_frac=0.2)
+  c.train.update(epochs=40.0, batch_rows=256, score_rows=256)
+  c.optim.update(
+    name="adamw",
+    lrs=(1e-3, 3e-3, 1e-2, 3e-2),
+    weight_decays=(0.01, 0.3, 3.0),  # the most for the histogram of tokens
+    lr_rows=0,
+    warmup_epochs=1.0,
+  )
+  c.every = recipes.every(100, 1000, 1000)
+  return c
+
+
+def probe_seeds(**runs: list[str]) -> ConfigDict:
+  """`run = "probe_seeds"`: question -> run directories, one for each seed."""
+  folders = {name: tuple(paths) for name, paths in runs.items()}
+  return roots.config("probe_seeds", probe_seeds=folders)
+
+
+def videos_to_report(
+  clips: ConfigDict, *, name: str, grid: int, batch: int, steps: int
+) -> ConfigDict:
+  """The whole job in small: pixels, tokens, a "mini" model, validation, report.
+
+  Args:
+    clips: the stage that makes the pixel stores.
+    name: of the only source.
+    grid: tokens per side of a frame.
+    batch: sequences of an update.
+    steps: updates.
+  """
+  encoder = recipes.tokenizer()
+  encoder.weights = "shipped"
+  model_run = recipes.pretrain("mini")
+  tokens = 16 * grid**2
+  model_run.sequence.update(vocab=512, grid=grid, frames=16, context=tokens)
+  model_run.compute.dtype = "float32"  # bf16 is no faster on a CPU
+  model_run.train.update(batch_tokens=batch * tokens, total_tokens=float(steps * batch * tokens))
+  model_run.optim.warmup_steps = steps // 10
+  model_run.data.train = {name: recipes.source("{workdir}/shards/train", 1.0)}
+  model_run.data.validation = {name: "{workdir}/shards/val"}
+  model_run.validation.rows = 64
+  return recipes.chain(
+    clips=clips,
+    tokenizer=encoder,
+    shards=pixel_recipes.shards("{workdir}/clips", "{workdir}/tokenizer/tokenizer.safetensors"),
+    pretrain=model_run,
+    validate=recipes.validate("{workdir}/pretrain"),
+    report=recipes.report("{workdir}"),
+  )
+
+
+def small_fsq(c: ConfigDict, levels: tuple[int, ...], steps: int) -> None:
+  """Turns `recipes.tokenizer()` into one of finite scalars that a CPU trains in minutes.
+
+  All schedules follow `train.steps`.
+  """
+  c.family = "fsq"
+  c.fsq.levels = levels
+  c.train.steps = steps
+  updates = c.train.get_ref("steps")
+  c.train.update(batch_frames=32, start_frames=4000, score_frames=512, dtype="float16")
+  c.optim.update(lr=2e-3, warmup_steps=updates // 30, end_lr_frac=0.01, b2=0.99, clip_norm=0.1)
+  c.every = recipes.every(20, 500, 500)
