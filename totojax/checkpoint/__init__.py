@@ -4,7 +4,7 @@ A step counts when the file is there that orbax writes last. It is the first to
 go when a step is deleted, so half of one is never taken for whole. What is
 restored is compared first with what is expected, name by name, because orbax
 casts another dtype in silence. A damaged byte is told: TensorStore checks the
-CRC-32C of each chunk of an array that it reads, and of its own lists, and the
+checksum of each chunk of an array that it reads, and of its own lists, and the
 meta data have a digest.
 
 Orbax's `CheckpointManager` is not used: on gs:// it asks for the bucket's
@@ -61,7 +61,9 @@ class Damaged(rundir.Damaged, CheckpointError):
 class Checkpoints:
   """The checkpoints of one run directory, for the run that writes it."""
 
-  def __init__(self, directory: epath.PathLike, config: CheckpointConfig):
+  def __init__(
+    self, directory: epath.PathLike, config: CheckpointConfig, *, checksums: bool = True
+  ):
     self.directory = absolute(directory)
     self._keep, self._every = config.keep, config.keep_every_steps
     self._skips = config.skip_damaged
@@ -76,7 +78,7 @@ class Checkpoints:
       hosts.first(lambda: files.remove(note) if files.exists(note) else None)
     # The device computes on while the host writes; `wait` says so.
     self._writer = ocp.AsyncCheckpointer(
-      _handler(),
+      _handler(checksums),
       async_options=ocp.options.AsyncOptions(
         timeout_secs=be_patient(),
         # Before the mark: where another process has taken the run over by now,
@@ -415,22 +417,26 @@ _run_sync = asyncio_utils.run_sync
 asyncio_utils.run_sync = lambda work: _run_sync(_with_others(work))
 
 
-def _handler() -> ocp.CompositeCheckpointHandler:
+def _handler(checksums: bool) -> ocp.CompositeCheckpointHandler:
   """Writes arrays so that each chunk has a checksum, which its readers compare.
 
   Orbax has no option for it, and asks this function what to write of an array.
+  Without checksums (what they cost is measured so) all is left to orbax.
   """
 
   def metadata(global_shape, chunk_shape, use_compression):
-    codecs = [{"name": "bytes", "configuration": {"endian": "little"}}]
-    if use_compression:
-      codecs.append({"name": "zstd", "configuration": {"level": 1}})
+    # (A crc32c around what is compressed would be a copy more, both ways.)
+    checked = {"name": "zstd", "configuration": {"level": 1, "checksum": True}}
+    codecs = [
+      {"name": "bytes", "configuration": {"endian": "little"}},
+      checked if use_compression else {"name": "crc32c"},
+    ]
     grid = {"name": "regular", "configuration": {"chunk_shape": chunk_shape}}
-    return {"shape": global_shape, "chunk_grid": grid, "codecs": [*codecs, {"name": "crc32c"}]}
+    return {"shape": global_shape, "chunk_grid": grid, "codecs": codecs}
 
   tensorstore_utils._build_zarr3_metadata = metadata
   return ocp.CompositeCheckpointHandler(
-    state=ocp.PyTreeCheckpointHandler(use_zarr3=True), meta=ocp.JsonCheckpointHandler()
+    state=ocp.PyTreeCheckpointHandler(use_zarr3=checksums), meta=ocp.JsonCheckpointHandler()
   )
 
 

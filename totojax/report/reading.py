@@ -6,6 +6,7 @@ of other versions can be read.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any
 
 from etils import epath
@@ -35,17 +36,18 @@ class RunFolder:
     return self._some(name, metrics.read)
 
   def table(self, name: str, by: str = "source") -> dict[str, dict[str, np.ndarray]]:
-    """Columns of a CSV by its column `by`, the others as floats; empty or words: NaN."""
+    """Columns of a CSV by its column `by`, the others as floats.
+
+    Empty cells are NaN, and so is a column of words; a word among numbers is damage.
+    """
 
     def read(path):
-      groups = {}
-      for row in files.read_csv(path):
-        columns = groups.setdefault(row.pop(by), {})
-        for key, value in row.items():
-          columns.setdefault(key, []).append(_number(value))
+      rows = files.read_csv(path)
+      named = np.array([row.pop(by) for row in rows])
+      columns = {key: _floats(key, [row[key] for row in rows]) for key in (rows or [{}])[0]}
       return {
-        group: {key: np.array(values) for key, values in columns.items()}
-        for group, columns in groups.items()
+        group: {key: values[named == group] for key, values in columns.items()}
+        for group in dict.fromkeys(named.tolist())
       }
 
     return self._some(name, read)
@@ -84,12 +86,17 @@ class RunFolder:
       raise Missing(f"{name} cannot be read: {error}") from error
 
 
-def _number(value: str) -> float:
-  """What stands in a cell; NaN where it is no number."""
-  try:
-    return float(value or "nan")
-  except ValueError:
-    return float("nan")
+def _floats(column: str, cells: list[str]) -> np.ndarray:
+  values, words = [], []
+  for cell in cells:
+    try:
+      values.append(float(cell or "nan"))
+    except ValueError:
+      values.append(math.nan)
+      words.append(cell)
+  if words and len(words) < sum(map(bool, cells)):
+    raise ValueError(f"{words[0][:40]!r} stands among the numbers of column {column!r}")
+  return np.array(values)
 
 
 def optional(otherwise: Any, read: Callable[..., Any], *arguments: Any) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from totojax import checkpoint
 from totojax.config.bench import CheckpointBench
@@ -20,17 +19,24 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
   """GB/s of saving and restoring, and steps/s while a save is going on."""
   trainer = training.trainer(settings.trained)
   trainer.step()
-  checkpoints = checkpoint.Checkpoints(harness.folder / "checkpoints", settings.trained.checkpoint)
+  checkpoints, bare = (
+    checkpoint.Checkpoints(harness.folder / name, settings.trained.checkpoint, checksums=checked)
+    for name, checked in (("checkpoints", True), ("bare", False))
+  )
   plain = harness.folder / "state.bytes"
   gigabytes = sum(x.nbytes for x in _arrays(trainer.state)) / 1e9
   numbers = itertools.count(1)  # a checkpoint of each number is saved once
   starts_s = []
 
-  def save() -> None:
-    checkpoints.save(next(numbers), trainer.state, {})
+  def save(to: checkpoint.Checkpoints = checkpoints) -> None:
+    to.save(next(numbers), trainer.state, {})
 
-  def restore() -> None:
-    jax.block_until_ready(checkpoints.restore(trainer.program.shapes, trainer.program.shardings)[0])
+  def save_whole(to: checkpoint.Checkpoints) -> None:
+    save(to)
+    to.wait()
+
+  def restore(of: checkpoint.Checkpoints) -> None:
+    jax.block_until_ready(of.restore(trainer.program.shapes, trainer.program.shardings)[0])
 
   def read() -> None:
     jax.block_until_ready(read_plain(plain, trainer.state))
@@ -45,33 +51,19 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     for _ in range(settings.steps):
       trainer.step()
 
-  bare = harness.folder / "bare"
-  writer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(use_zarr3=False))
-
-  def save_bare() -> None:  # what orbax writes by itself has no checksum
-    writer.save(bare, args=ocp.args.PyTreeSave(checkpoint.written(trainer.state)), force=True)
-    writer.wait_until_finished()
-
-  def restore_bare() -> None:
-    like = checkpoint.written(trainer.state)
-    arguments = ocp.args.PyTreeRestore(
-      item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like)
-    )
-    jax.block_until_ready(writer.restore(bare, args=arguments))
-
   facts = {"gigabytes": gigabytes}
   ours = {
-    "save": ("Checkpoints.save and wait", lambda: (save(), checkpoints.wait())),
-    "restore": ("Checkpoints.restore", restore),
+    "save": ("Checkpoints.save and wait", lambda: save_whole(checkpoints)),
+    "restore": ("Checkpoints.restore", lambda: restore(checkpoints)),
   }
   compares = {
     "save": "saving a train state until it is on disk",
     "restore": "restoring a train state from the page cache to the device",
   }
-  bare_name = "orbax's own, without checksums"
+  bare_name = "the same, the arrays as orbax writes them by itself, without checksums"
   for case, theirs, action in (
-    ("save with checksums", bare_name, save_bare),
-    ("restore with checksums", bare_name, restore_bare),
+    ("save with checksums", bare_name, lambda: save_whole(bare)),
+    ("restore with checksums", bare_name, lambda: restore(bare)),
     ("save", "the same bytes to one file, synced", lambda: write_plain(plain, trainer.state)),
     ("restore", "the same bytes from one file", read),
   ):
@@ -100,7 +92,7 @@ def rows(settings: CheckpointBench, harness: measure.Harness) -> Iterator[measur
     },
   )
   checkpoints.close()
-  writer.close()
+  bare.close()
 
 
 def _arrays(state: Any) -> list[jax.Array]:
