@@ -13,7 +13,7 @@ SIZES = {"20k": 2e4, "300k": 3e5, "2m": 2e6, "20m": 2e7, "0.1b": 1e8, "1b": 1e9}
 def test_a_size_is_a_model_of_about_that_size():
   before = None
   for size, parameters in SIZES.items():
-    c = dial.choose(dial.read(size))
+    c = dial.choose(*dial.read(size))
     assert 0.7 < c.parameters / parameters < 1.4, size
     config = roots.read(dial.config(c).to_dict())
     shape = assembly.shape(config.model)
@@ -31,6 +31,15 @@ def test_a_size_is_a_model_of_about_that_size():
     before = c
 
 
+def test_heads_for_a_tpu_fill_its_matrix_unit():
+  for size in SIZES:
+    plain, tpu = dial.choose(*dial.read(size)), dial.choose(*dial.read(f"{size}-tpu"))
+    assert 0.7 < tpu.parameters / plain.parameters < 1.6
+    if tpu.width >= 256:
+      assert tpu.width == 128 * tpu.heads
+  assert dial.choose(*dial.read("20m")).width / dial.choose(*dial.read("20m")).heads == 64
+
+
 def test_what_was_chosen_is_printed_with_its_reasons(capsys):
   config = runs.load("configs/scale.py:20m")
   printed = capsys.readouterr().out.splitlines()
@@ -40,7 +49,7 @@ def test_what_was_chosen_is_printed_with_its_reasons(capsys):
   assert f"updates of {config.train.batch_tokens:,}" in printed[3]
 
 
-@pytest.mark.parametrize("size", ["", "20", "big", "5k", "3b", "-1m", "1e3k"])
+@pytest.mark.parametrize("size", ["", "20", "big", "5k", "3b", "-1m", "1e3k", "1m-gpu"])
 def test_what_is_no_size_is_refused(size):
   with pytest.raises(ConfigError, match="write parameters from 20k to 1b"):
     dial.read(size)

@@ -44,25 +44,26 @@ class Choice:
     return int(self.total_tokens) // self.batch_tokens
 
 
-def read(size: str) -> float:
-  """Parameters of "300k", "20m" or "1b".
+def read(size: str) -> tuple[float, bool]:
+  """(parameters, for TPUs) of "300k", "20m" or "1b", and "20m-tpu".
 
   Raises:
     ConfigError: it is no size, or beyond what the dial reaches.
   """
-  match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size)
+  match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])(-tpu)?", size)
   number = float(match[1]) * UNITS[match[2]] if match else 0.0
   if not LEAST <= number <= MOST:
     raise ConfigError(
-      f"size {size!r} is unknown; write parameters from 20k to 1b, as 300k, 20m or 0.5b"
+      f"size {size!r} is unknown; write parameters from 20k to 1b, as 300k, 20m or 0.5b, and -tpu"
+      " after it for heads that fill a TPU's matrix unit"
     )
-  return number
+  return number, bool(match and match[3])
 
 
-def _shaped(width: int) -> Choice:
+def _shaped(width: int, tpu: bool) -> Choice:
   """The model of a width, with 20 tokens for each parameter."""
   depth = max(2, round(width / 64))
-  head_dim = width // 4 if width < 256 else 64 if width < 1024 else 128
+  head_dim = width // 4 if width < 256 else 64 if width < 1024 and not tpu else 128
   multiple = 32 if width < 256 else 128
   mlp_dim = round(width * 8 / 3 / multiple) * multiple
   model = Choice(width, depth, max(1, width // head_dim), mlp_dim, 1, 1.0)
@@ -72,9 +73,13 @@ def _shaped(width: int) -> Choice:
   return dataclasses.replace(model, batch_tokens=batch, total_tokens=float(total))
 
 
-def choose(parameters: float) -> Choice:
-  """The model whose blocks are nearest to so many parameters."""
-  models = map(_shaped, (width for width in _WIDTHS if width // 4 % 2 == 0))
+def choose(parameters: float, tpu: bool = False) -> Choice:
+  """The model whose blocks are nearest to so many parameters.
+
+  `tpu`: heads of 128 from a width of 256 on, of widths that they divide.
+  """
+  widths = (w for w in _WIDTHS if w // 4 % 2 == 0 and not (tpu and w > 256 and w % 128))
+  models = (_shaped(width, tpu) for width in widths)
   return min(models, key=lambda model: abs(math.log(model.parameters / parameters)))
 
 

@@ -31,6 +31,10 @@ PRESETS = {
   "a4": dict(width=1024, depth=24, heads=16, mlp_dim=2816),
   "a5": dict(width=1536, depth=28, heads=16, mlp_dim=4096),
   "a6": dict(width=1792, depth=32, heads=16, mlp_dim=4864),
+  # Ours: base and large with heads of 128, the side of a TPU's matrix unit; those
+  # of 64 fill half of it. The same parameters and products.
+  "base_tpu": dict(width=768, depth=12, heads=6, mlp_dim=3072),
+  "large_tpu": dict(width=1024, depth=16, heads=8, mlp_dim=4096),
   # Ours, for one GPU, one laptop and for tests.
   "small": dict(width=512, depth=8, heads=8, mlp_dim=1408),
   "mini": dict(width=128, depth=6, heads=2, mlp_dim=384),

@@ -144,6 +144,28 @@ def gathered(weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
   return gather(weight)
 
 
+@jax.custom_vjp
+def looked_up(table_VD: jax.Array, inputs_BT: jax.Array) -> jax.Array:
+  """Rows of a table, whose gradient is a product with rows of one 1.
+
+  Autodiff's is a scatter of as many rows as there are tokens. It is the same
+  sum, in another order.
+  """
+  return table_VD[inputs_BT]
+
+
+def _looked_up_backward(kept, gradient_BTD):
+  rows, inputs_BT = kept
+  hot_BTV = jax.nn.one_hot(inputs_BT, rows, dtype=gradient_BTD.dtype)
+  return jnp.einsum("BTV,BTD->VD", hot_BTV, gradient_BTD), None
+
+
+looked_up.defvjp(
+  lambda table_VD, inputs_BT: (looked_up(table_VD, inputs_BT), (len(table_VD), inputs_BT)),
+  _looked_up_backward,
+)
+
+
 class RMSNorm(nn.Module):
   """x / rms(x) * scale in float32, cast, then scaled, as LLaMA does.
 

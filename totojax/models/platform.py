@@ -20,9 +20,9 @@ class Platform:
   # (`layers.wide_product`), or XLA sees to it.
   rounded_logits: bool = True
   rope_by_product: bool = False  # whether halves are swapped by a product (`layers.apply_rope`)
-  # Whether a lookup in bfloat16 is a product with rows of 0 and 1. The gradient
-  # of a lookup in a split table is a scatter of as many rows as the global
-  # batch has tokens.
+  # Whether the gradient of a lookup in bfloat16 is a product with rows of 0 and 1
+  # (`layers.looked_up`). Of a split table it is a scatter of as many rows as the
+  # global batch has tokens.
   embedding_by_product: bool = False
   # Whether the query of a single token is computed several times
   # (`attention.attend_to_cache`).
@@ -32,9 +32,7 @@ class Platform:
 
 CPU = Platform("cpu", cpu_products=True, lanes=1)
 GPU = Platform("gpu")
-TPU = Platform(
-  "tpu", rounded_logits=False, rope_by_product=True, embedding_by_product=True, repeated_query=True
-)
+TPU = Platform("tpu", rope_by_product=True, embedding_by_product=True, repeated_query=True)
 _PLATFORMS = {platform.name: platform for platform in (CPU, GPU, TPU)}
 
 

@@ -2,9 +2,10 @@
 
 Shapes: B batch, T tokens, H heads, K head dim.
 
-The kernel skips blocks that no query sees and keeps no T x T array. It wants
-[heads, tokens, head dim]; batch and heads are one axis here, so that nothing
-is copied to make a batch of one.
+The kernel skips blocks that no query sees and keeps no T x T array. It is made
+of one head, and mapped over heads and rows: jax calls the dimensions of a
+kernel's grid that it maps over parallel, so that a chip with two cores (v4,
+v5p) splits the backward pass too, which the library itself runs on one.
 """
 
 import jax
@@ -67,8 +68,7 @@ def attend(
     if scale != 1.0:
       q_BTHK = q_BTHK * jnp.asarray(scale, q_BTHK.dtype)
     if one is None:
-      heads = _heads(q_BTHK.shape, segments_BT)
-      one = kernel(heads, tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret)
+      one = kernel(tokens, q_BTHK.shape[-1], prefix=prefix, interpret=interpret)
     return _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one)
 
   mesh = jax.sharding.get_abstract_mesh()
@@ -84,9 +84,7 @@ def attend(
     keys = mesh_axes("batch", None, "heads", "head_dim")
     key_segments = mesh_axes("batch", None)
     shape = NamedSharding(mesh, queries).shard_shape(q_BTHK.shape)
-    one = kernel(
-      _heads(shape, segments_BT), tokens, shape[-1], prefix=prefix, parts=parts, interpret=interpret
-    )
+    one = kernel(tokens, shape[-1], prefix=prefix, parts=parts, interpret=interpret)
     place = one.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, axis)))
   return jax.shard_map(
     local,
@@ -95,12 +93,6 @@ def attend(
     out_specs=queries,
     check_vma=False,
   )(q_BTHK, k_BTHK, v_BTHK, segments_BT, segments_BT, one)
-
-
-def _heads(shape: tuple[int, ...], segments_BT: jax.Array | None) -> int:
-  """Heads of one call of the kernel: rows are heads too, without segments."""
-  batch, _, heads, _ = shape
-  return batch * heads if segments_BT is None else heads
 
 
 def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
@@ -112,24 +104,33 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
   if segments_BT is not None:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    mixed_BHTK = jax.vmap(one)(
-      *(checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)),
-      library.SegmentIds(segments_BT, segments_BS),
+    q_BHTK, k_BHSK, v_BHSK = (
+      checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)
     )
-    return swapped(mixed_BHTK)
+    of_row = jax.vmap(by_head(one), in_axes=(0, 0, 0, None))
+    segments = library.SegmentIds(segments_BT, segments_BS)
+    return swapped(jax.vmap(of_row)(q_BHTK, k_BHSK, v_BHSK, segments))
 
   def together(x_BTHK):
     x_NTK = swapped(x_BTHK).reshape(batch * heads, -1, head_dim)
     return checkpoint_name(x_NTK, READ)
 
-  mixed_NTK = one(*map(together, (q_BTHK, k_BSHK, v_BSHK)))
+  # One axis, so that nothing is copied to make a batch of one.
+  mixed_NTK = jax.vmap(by_head(one))(*map(together, (q_BTHK, k_BSHK, v_BSHK)))
   return swapped(mixed_NTK.reshape(batch, heads, tokens, head_dim))
 
 
-def kernel(
-  heads: int, tokens: int, dim: int, *, prefix: int = 0, parts: int = 1, interpret: bool = False
-):
-  """(q, k, v [heads, tokens, K]) -> [heads, tokens, K], without a scale.
+def by_head(one):
+  """A kernel of one head as a function of arrays [tokens, K], to be mapped."""
+
+  def attend(q_TK, k_SK, v_SK, segments=None):
+    return one(q_TK[None], k_SK[None], v_SK[None], segments)[0]
+
+  return attend
+
+
+def kernel(tokens: int, dim: int, *, prefix: int = 0, parts: int = 1, interpret: bool = False):
+  """(q, k, v [1, tokens, K]) -> [1, tokens, K], without a scale.
 
   With `parts`, q is one of so many parts of the tokens, one on each device.
   """
@@ -142,7 +143,7 @@ def kernel(
   forward = block(tokens // parts, FORWARD_BLOCK)
   backward = block(tokens // parts, BACKWARD_BLOCK)
   return library.make_splash_mha(
-    library.MultiHeadMask([_mask(tokens, prefix)] * heads),
+    library.MultiHeadMask([_mask(tokens, prefix)]),
     block_sizes=library.BlockSizes(
       block_q=forward,
       block_kv=forward,

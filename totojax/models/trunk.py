@@ -220,11 +220,9 @@ def _embedded(
 ) -> jax.Array:
   dtype = jnp.dtype(compute.dtype)
   if compute.platform.embedding_by_product and dtype == jnp.bfloat16:
-    # A lookup in a split table has a scatter for its gradient, of as many rows
-    # as the global batch has tokens. A product with rows of one 1 is exact.
+    # The whole of a table that is split, so that its rows are where they are read.
     table_VD = layers.gathered(embedding_VD.astype(dtype), ("vocab", "embed"))
-    hot_BTV = jax.nn.one_hot(inputs_BT, len(embedding_VD), dtype=dtype)
-    x_BTD = hot_BTV @ table_VD
+    x_BTD = layers.looked_up(table_VD, inputs_BT)
   else:
     x_BTD = embedding_VD[inputs_BT].astype(dtype)
   # Rows over data and fsdp, tokens over sequence; the width is whole, so that

@@ -26,7 +26,7 @@ _COLUMNS: Mapping[str, tuple[page.Column, ...]] = {
     _FITS,
     _PEAK,
     ("step, ms", "{step_ms:.1f}"),
-    ("bound", "{mfu_estimate:.1%}"),
+    ("of the peak, estimate", "{mfu_estimate:.1%}"),
     ("tokens/s", "{tokens_per_s:,.0f}"),
     ("days", "{days:,.2f}"),
     ("chip-hours", "{chip_hours:,.0f}"),
@@ -65,7 +65,7 @@ LONG |= {head for head, _ in _MILLION}
 def columns(row: Mapping[str, Any]) -> list[str]:
   """Heads of the comparison, for what the row is about."""
   heads = [head for head, _ in _COLUMNS[row.get("what", "train")]]
-  if row.get("source") == "arithmetic":  # `plan.busy` is assumed: no bound
+  if row.get("source") == "arithmetic":  # `plan.busy` is assumed
     heads = [head.replace("estimate", "assumed") for head in heads]
   return heads
 
@@ -102,7 +102,7 @@ def headline(folder: reading.RunFolder) -> str:
     "money": "{money:,.0f}",
   }
   compiler = f" ({plan['compiler']})" if plan["compiler"] else ""
-  source = f"Source: {plan['source']}{compiler}. Nothing was measured."
+  source = f"Source: {plan['source']}{compiler}. Nothing was measured. {plan['calibration'] or ''}"
   return (
     page.paragraph(f"{_claim(plan, place)}.", "verdict")
     + page.facts({name: page.filled(template, plan) for name, template in templates.items()})
@@ -117,7 +117,7 @@ def _claim(plan: Mapping[str, Any], place: str) -> str:
       return f"A token of each of {plan['batch']:,} sequences on {place}{floor or ''}"
     case "encode":
       return f"{plan['batch']:,} frames to codes on {place}"
-  days = page.filled(": at least {days:,.1f} days", plan)
+  days = page.filled(": about {days:,.1f} days", plan)
   return f"{console.short(plan['total_tokens'])} tokens on {place}{days or ''}"
 
 
@@ -182,6 +182,14 @@ def cycles(folder: reading.RunFolder) -> str:
   return page.bars(bars, highlighted=kernels) + page.paragraph(sentence, "soft")
 
 
+def raising(folder: reading.RunFolder) -> str:
+  """What would make the step faster."""
+  found = folder.json("plan.json").get("raising", ())
+  if not found:
+    return page.paragraph("Nothing that the planner knows of.", "soft")
+  return "".join(map(page.paragraph, found))
+
+
 def traffic(folder: reading.RunFolder) -> str:
   """Exchanges between chips."""
   columns = (
@@ -210,6 +218,7 @@ SECTIONS: tuple[page.Section, ...] = (
   ("Data", data),
   ("Memory", memory),
   ("Where the time goes", cycles),
+  ("What would raise it", raising),
   ("Between chips", traffic),
   ("Limits", limits),
 )

@@ -23,7 +23,8 @@ class Chip:
   """One kind of TPU."""
 
   kind: str  # as jax names its devices
-  clock_hz: float | None  # nominal; None where it is not known, and then cycles give no time
+  clock_hz: float  # nominal
+  side: int  # of a matrix unit
   ici_bytes_per_s: float  # what a chip sends over all its links to its neighbours, one way
   hbm_bytes_per_s: float  # of its memory, nominal
   # A chip's share of its host's network, which joins slices; None where it is
@@ -38,10 +39,8 @@ class Chip:
     return peak
 
   @property
-  def macs_per_cycle(self) -> float | None:
-    """Of the matrix units, which the peak is made of; None without a clock."""
-    if self.clock_hz is None:
-      return None
+  def macs_per_cycle(self) -> float:
+    """Of the matrix units, which the peak is made of."""
     return self.peak_flops_per_s / 2 / self.clock_hz
 
 
@@ -52,10 +51,10 @@ class Chip:
 # v5p was not compared with its vendor's page. Network: 6.4 Tbit/s of a pod of
 # 256 v5e (cloud.google.com/tpu/docs/v5e), 50 and 100 Gbit/s of a v5p and v6e.
 CHIPS = {
-  "v4": Chip("TPU v4", 1.05e9, 6 * 45e9, 1228e9, None, cores=2),
-  "v5e": Chip("TPU v5e", 1.503e9, 4 * 45e9, 819e9, 3.125e9),
-  "v5p": Chip("TPU v5p", 1.75e9, 6 * 90e9, 2765e9, 6.25e9, cores=2),
-  "v6e": Chip("TPU v6e", None, 4 * 90e9, 1640e9, 12.5e9),
+  "v4": Chip("TPU v4", 1.05e9, 128, 6 * 45e9, 1228e9, None, cores=2),
+  "v5e": Chip("TPU v5e", 1.503e9, 128, 4 * 45e9, 819e9, 3.125e9),
+  "v5p": Chip("TPU v5p", 1.75e9, 128, 6 * 90e9, 2765e9, 6.25e9, cores=2),
+  "v6e": Chip("TPU v6e", 1.75e9, 256, 4 * 90e9, 1640e9, 12.5e9),
 }
 
 

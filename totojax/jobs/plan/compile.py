@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from totojax import flops
 from totojax.config.pretrain import Pretrain
-from totojax.jobs.plan import chips, estimate, hlo, steps
+from totojax.jobs.plan import chips, estimate, hlo, raising, steps
 from totojax.rundir import console, provenance
 
 # "Used 16.58G of 15.75G hbm. Exceeded hbm capacity by 848.05M." or "the total
@@ -45,6 +45,7 @@ def plan(config: Pretrain) -> dict[str, Any]:
     "device_kind": devices[0].device_kind,
     "trace_s": time.monotonic() - begin,
     "limits": [*estimate.LIMITS, *(() if trains else steps.SERVING_LIMITS)],
+    "calibration": estimate.calibration(planning.topology),
   }
   begin = time.monotonic()
   try:
@@ -55,8 +56,6 @@ def plan(config: Pretrain) -> dict[str, Any]:
   hbm = estimate.memory(compiled.memory_analysis())
   facts |= {"compile_s": time.monotonic() - begin, "fits": True}
   facts |= {"hbm": hbm, "hbm_peak_gib": hbm["peak_gib"]}
-  if chip.clock_hz is None:
-    facts["limits"].append(f"The clock of a {chip.kind} is not published, so cycles give no time.")
   try:
     program = hlo.Module(compiled.as_text())
   except jax.errors.JaxRuntimeError as error:
@@ -80,6 +79,8 @@ def plan(config: Pretrain) -> dict[str, Any]:
     model_flops_per_chip=facts["model_flops_per_step"] / len(devices),
     what=planning.what,
   )
+  if trains:
+    facts["raising"] = list(raising.lines(config, facts))
   return facts | rates(facts, hbm_bytes_per_s=chip.hbm_bytes_per_s)
 
 

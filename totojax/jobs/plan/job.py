@@ -243,6 +243,12 @@ def show(rows: list[dict[str, Any]]) -> None:
   printer.print(table)
   for line in first.get("limits", ()):
     printer.print(f"- {line}", style="dim")
+  if "step_s" in first and "calibration" in first:
+    printer.print(first["calibration"])
+  if first.get("raising"):
+    printer.print("what would raise it:")
+  for line in first.get("raising", ()):
+    printer.print(f"- {line}")
   if best is None:
     printer.print(f"does not fit: {first['error']}. To change:")
     for line in first.get("advice", ()):

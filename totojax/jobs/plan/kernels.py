@@ -16,13 +16,14 @@ that it computes at 88 % of the peak if that is more (what the compiler expects
 of a large matrix product).
 
 Where a chip has two cores (v4, v5p) a grid is split over them along dimensions
-that the kernel calls parallel: the heads of "fwd", none of "dq" and "dkv",
-which run on one core.
+that are called parallel: those that jax maps over, which are rows and heads
+(`models/splash.py`).
 """
 
 from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import re
@@ -35,7 +36,6 @@ from totojax.jobs.plan import chips, hlo
 REACHED = 0.88  # of the peak, by a large matrix product
 # Kernel -> products of a block of queries with a block of keys.
 PRODUCTS = {"fwd": 2, "dq": 3, "dkv": 4}
-PARALLEL = ("fwd",)
 _DUMP_FLAGS = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
 _BUNDLE = re.compile(r"^ +(?:0x)?[0-9a-f]+ +(?P<tag>[A-Z]{2})? *:(?P<loop> >)?")
 _NAME = re.compile(r"splash_mha_(fwd|dq|dkv)")
@@ -75,12 +75,13 @@ def charges(
     if 'custom_call_target="tpu_custom_call"' not in operation.rest:
       continue
     name = _NAME.search(operation.name)
-    # Queries, keys, gradients: all are [heads, tokens, head dim].
-    shape = re.search(r"bf16\[(\d+),(\d+),(\d+)\]", operation.shape)
+    # Queries, keys, gradients: all are [heads.., tokens, head dim].
+    shape = re.search(r"bf16\[([\d,]+),(\d+),(\d+)\]", operation.shape)
     if not name or not shape:
       unknown.append(operation.name)
       continue
-    sizes = dict(zip(("heads", "tokens", "head_dim"), map(int, shape.groups())))
+    heads = math.prod(map(int, shape[1].split(",")))
+    sizes = {"heads": heads, "tokens": int(shape[2]), "head_dim": int(shape[3])}
     bundles = splash_bundles(topology, sizes["tokens"], sizes["head_dim"])[name[1]]
     kernels.append(_charge(name[1], bundles, operation.times, chip=chip, **sizes))
   return kernels, unknown
@@ -96,19 +97,16 @@ def _charge(
   tokens: int,
   head_dim: int,
 ) -> Charge:
-  from totojax.models import platform, splash
+  from totojax.models import splash
 
   most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
   block = splash.block(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
-  lanes = -(-head_dim // platform.LANES) * platform.LANES
+  lanes = -(-head_dim // chip.side) * chip.side
   macs = PRODUCTS[kernel] * block**2 * lanes
-  core_heads = -(-heads // (chip.cores if kernel in PARALLEL else 1))
-  products = 0.0  # where cycles give no time
-  if chip.macs_per_cycle is not None:
-    rate = chip.macs_per_cycle / chip.cores
-    products = core_heads * blocks * macs / rate / REACHED
+  core_heads = -(-heads // chip.cores)
+  products = core_heads * blocks * macs * chip.cores / chip.macs_per_cycle / REACHED
   turns = blocks * bundles.per_block + rows * bundles.per_row + rows**2 * bundles.per_turn
   return Charge(kernel, heads, times, core_heads * turns, products)
 
@@ -177,7 +175,7 @@ def _segments(text: str) -> Iterator[tuple[int, bool, bool]]:
 
 
 def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
-  """One head, forward and backward, for the first chip of a topology."""
+  """Two heads, forward and backward, for the first chip of a topology."""
   import jax
   import jax.numpy as jnp
 
@@ -185,11 +183,11 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
 
   device = chips.devices(topology, slices=1)[0]
   sharding = jax.sharding.SingleDeviceSharding(device)
-  x_NTK = jax.ShapeDtypeStruct((1, tokens, head_dim), jnp.bfloat16, sharding=sharding)
+  x_NTK = jax.ShapeDtypeStruct((2, tokens, head_dim), jnp.bfloat16, sharding=sharding)
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):
-    one_head = splash.kernel(1, tokens, head_dim)
-    out_NTK, pull = jax.vjp(one_head, q_NTK, k_NTK, v_NTK)
+    heads = jax.vmap(splash.by_head(splash.kernel(tokens, head_dim)))
+    out_NTK, pull = jax.vjp(heads, q_NTK, k_NTK, v_NTK)
     return out_NTK, pull(gradient_NTK)
 
   jax.jit(both).lower(x_NTK, x_NTK, x_NTK, x_NTK).compile()

@@ -104,6 +104,7 @@ def _training(config: Pretrain, facts: dict[str, Any], layout: sharding.Layout |
   task = task_lib.Pretrain(_plain(model, layout), assembly.parametrisation(config))
   facts |= {
     "remat": model.compute.remat,
+    "unroll": model.compute.unroll,
     "attention": model.compute.attention,
     "dtype": model.compute.dtype,
     "rows": rows,
