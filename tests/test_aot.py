@@ -38,6 +38,7 @@ from totojax.jobs.plan import (
   hlo,
   job as plan,
   kernels,
+  raising,
   steps,
 )
 from totojax.models import attention, layers, splash
@@ -265,23 +266,70 @@ def test_a_cache_that_the_model_cannot_fill_is_refused(changes, told):
     plan.outcome(planned(config, what="decode", topology="gpu:NVIDIA H100:1", **changes))
 
 
-def test_two_cores_share_the_heads_of_the_forward_kernel_alone():
+def test_two_cores_share_the_heads_of_the_kernel():
   one = dataclasses.replace(chips.CHIPS["v5p"], cores=1)
   of = dict(heads=6, tokens=4096, head_dim=64)
   bundles = kernels.Bundles(per_block=3000, per_row=100, per_turn=10)
-  for kernel, bundle_ratio, product_ratio in (
-    ("fwd", 0.5, 1.0),
-    ("dq", 1.0, 2.0),
-    ("dkv", 1.0, 2.0),
-  ):
+  for kernel in kernels.PRODUCTS:
     a, b = (
       kernels._charge(kernel, bundles, 1, chip=chip, **of) for chip in (chips.CHIPS["v5p"], one)
     )
-    assert a.bundles == pytest.approx(bundle_ratio * b.bundles)
-    assert a.products == pytest.approx(product_ratio * b.products)
+    assert a.bundles == pytest.approx(0.5 * b.bundles)
+    assert a.products == pytest.approx(b.products)
   odd = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **{**of, "heads": 5})
   even = kernels._charge("fwd", bundles, 1, chip=chips.CHIPS["v4"], **of)
   assert odd.bundles == even.bundles  # one core has nothing to do at the end
+
+
+def test_small_heads_are_charged_the_whole_of_a_matrix_unit():
+  bundles = kernels.Bundles(1, 1, 1)
+
+  def products(family, head_dim):
+    chip = chips.CHIPS[family]
+    charge = kernels._charge(
+      "fwd", bundles, 1, chip=chip, heads=1024 // head_dim, tokens=2048, head_dim=head_dim
+    )
+    return charge.products
+
+  # As many products in heads of 64, 128 and 256, which fill units of 128 and 256.
+  assert products("v5e", 64) == pytest.approx(2 * products("v5e", 128))
+  assert products("v5e", 128) == pytest.approx(products("v5e", 256))
+  assert products("v6e", 64) == pytest.approx(4 * products("v6e", 256))
+  assert products("v6e", 128) == pytest.approx(2 * products("v6e", 256))
+
+
+def test_clocks_follow_from_the_peak_and_the_matrix_units():
+  # Cells of a chip, in the squares of a v5e's: four of 128 x 128.
+  for family, squares in {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16}.items():
+    assert chips.CHIPS[family].macs_per_cycle == pytest.approx(squares * 128**2, rel=2e-3)
+
+
+def test_what_would_raise_a_plan_is_told():
+  config = planned(recipes.paper("base").to_dict(), topology="v5e:1x1")
+  cycles = {"MLP products": 50.0, "keeping activations": 10.0, "optimiser": 1.0}
+  facts = {
+    "cycles": cycles,
+    "kernels": [{"cycles": 40.0}],
+    "remat": "products",
+    "unroll": 1,
+    "hbm_peak_gib": 5.0,
+    "collectives_alone_s": 0.0,
+    "step_s": 1.0,
+  }
+  told = list(raising.lines(config, facts))
+  assert [line.partition("=")[0].partition(" ")[0] for line in told] == [
+    "model.heads",
+    "compute.remat",
+    "compute.unroll",
+  ]
+  assert "model.heads=6: heads of 64 fill 50%" in told[0] and "40%" in told[0]
+  assert "10%" in told[2]
+  # Control: what is done is not told again.
+  wide = planned(recipes.paper("base_tpu").to_dict(), topology="v5e:1x1")
+  assert list(raising.lines(wide, facts | {"remat": "none", "unroll": 12})) == []
+  exposed = facts | {"remat": "none", "unroll": 12, "collectives_alone_s": 0.6}
+  (line,) = raising.lines(wide, exposed)
+  assert "600 ms" in line
 
 
 def test_money_follows_from_the_step():

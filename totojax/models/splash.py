@@ -104,9 +104,7 @@ def _local(q_BTHK, k_BSHK, v_BSHK, segments_BT, segments_BS, one):
   if segments_BT is not None:
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    q_BHTK, k_BHSK, v_BHSK = (
-      checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK)
-    )
+    q_BHTK, k_BHSK, v_BHSK = (checkpoint_name(swapped(x), READ) for x in (q_BTHK, k_BSHK, v_BSHK))
     of_row = jax.vmap(by_head(one), in_axes=(0, 0, 0, None))
     segments = library.SegmentIds(segments_BT, segments_BS)
     return swapped(jax.vmap(of_row)(q_BHTK, k_BHSK, v_BHSK, segments))

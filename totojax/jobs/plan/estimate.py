@@ -32,15 +32,20 @@ class Public:
   measured: float  # tokens/s
   counted: float  # tokens/s, by `tests/public_decoder.py`
 
-  @property
-  def slower(self) -> float:
-    """Times what is counted, a step takes: the correction of a chip's estimates."""
-    return self.counted / self.measured
-
 
 # By family of chips. vorushin.github.io, "LLM pretraining on TPU v6e with a $50
 # budget": 163.6 million parameters, one program on both.
-PUBLIC = {"v5e": Public(148_829, 0), "v6e": Public(433_606, 0)}
+PUBLIC = {"v5e": Public(148_829, 142_530), "v6e": Public(433_606, 433_606)}
+
+
+def calibration(topology: str) -> str:
+  """How far estimates of its chips are to be trusted, in one sentence."""
+  errors = (
+    f"{point.counted / point.measured - 1:+.1%} on a {family}" for family, point in PUBLIC.items()
+  )
+  told = f"Estimate, compared with two public points: error {' and '.join(errors)} (docs/tpu.md)."
+  family = topology.partition(":")[0]
+  return told if family in PUBLIC else f"{told} There is none of a {family}."
 
 
 def memory(stats: Any) -> dict[str, float]:
