@@ -114,7 +114,8 @@ def program(topology: str) -> hlo.Module:
   )
   state = jax.tree.map(placed, jax.eval_shape(optimiser.init, params))
   tokens = placed(jax.ShapeDtypeStruct((PARTS, B, T), jnp.int32))
-  return hlo.Module(jax.jit(step).lower(params, state, tokens, tokens).compile().as_text())
+  text = jax.jit(step).lower(params, state, tokens, tokens).compile().as_text()
+  return hlo.Module(text or "")
 
 
 def kernel_cycles(chip: chips.Chip) -> float:

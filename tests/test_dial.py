@@ -40,6 +40,23 @@ def test_heads_for_a_tpu_fill_its_matrix_unit():
   assert dial.choose(*dial.read("20m")).width / dial.choose(*dial.read("20m")).heads == 64
 
 
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_presets_for_a_tpu_are_the_papers_but_for_their_heads(name):
+  paper, ours = (runs.load(f"configs/{file}.py") for file in (name, f"{name}_tpu"))
+  wide = runs.load(f"configs/{name}_tpu.py:256")
+  counts, whole = set(), paper.to_dict()
+  for config, head_dim in ((paper, 64), (ours, 128), (wide, 256)):
+    assert config.model.width == head_dim * config.model.heads
+    shape = assembly.shape(roots.read(config.to_dict()).model)
+    macs = flops.forward_macs_per_token(shape, vocab=8192, context=4096)
+    counts.add((flops.parameters(shape, 8196), macs))
+    heads = paper.model.heads
+    assert {**config.to_dict(), "model": {**config.model.to_dict(), "heads": heads}} == whole
+  assert len(counts) == 1
+  with pytest.raises(ValueError, match="use 128 or 256"):
+    runs.module(runs.ROOT / f"configs/{name}_tpu.py").get_config("96")
+
+
 def test_what_was_chosen_is_printed_with_its_reasons(capsys):
   config = runs.load("configs/scale.py:20m")
   printed = capsys.readouterr().out.splitlines()

@@ -16,9 +16,6 @@ class Platform:
 
   name: str  # of the backend
   cpu_products: bool = False  # how the gradient of a weight is written (`layers.product`)
-  # Whether the gradient of bfloat16 logits is rounded before it is multiplied
-  # (`layers.wide_product`), or XLA sees to it.
-  rounded_logits: bool = True
   rope_by_product: bool = False  # whether halves are swapped by a product (`layers.apply_rope`)
   # Whether the gradient of a lookup in bfloat16 is a product with rows of 0 and 1
   # (`layers.looked_up`). Of a split table it is a scatter of as many rows as the

@@ -175,7 +175,7 @@ def logits(
   """float32 logits [B, T, V] of normed activations; padding rows are -inf."""
   if platform.cpu_products and x_BTD.dtype == jnp.float32:
     logits_BTV = layers.product("BTD,VD->BTV", x_BTD, head_VD, on_cpu=True)
-  elif platform.rounded_logits and x_BTD.dtype == jnp.bfloat16:
+  elif x_BTD.dtype == jnp.bfloat16:
     logits_BTV = layers.wide_product("BTD,VD->BTV", x_BTD, head_VD)
   else:
     logits_BTV = jnp.einsum("BTD,VD->BTV", x_BTD, head_VD, preferred_element_type=jnp.float32)
