@@ -6,9 +6,9 @@
 Hardware: meant for a TPU pod (64 chips hold four sequences each). It was not
 trained: the tests build and shrink it. Compiler estimates for v5e:8x8 (libtpu
 0.0.42.1; --config.run=plan --config.plan.topology=v5e:8x8
---config.train.microbatches=4): a peak of 3.12 GiB
-of HBM a chip, 341 ms a step and about 50.3 % of the peak: heads of 64 fill
-half of a matrix unit.
+--config.train.microbatches=4): a peak of 3.10 GiB
+of HBM a chip, 342 ms a step and about 50.1 % of the peak: heads of 64 fill
+half of a matrix unit; large_tpu.py has larger ones.
 """
 
 from totojax.config import recipes

@@ -93,6 +93,11 @@ def test_cycles_in_a_loop_count_as_often_as_it_runs():
   assert estimate.groups(longer)["MLP products"] == 700
 
 
+def test_products_alone_take_a_chips_share_of_their_cycles():
+  program = hlo.Module(PROGRAM)
+  assert estimate.groups(program, products=0.5) == {"MLP products": 250, "optimiser": 30}
+
+
 def test_a_loop_without_a_readable_end_is_an_error():
   program = hlo.Module(
     PROGRAM.replace("s32[]{:T(128)} constant(5)", "s32[]{:T(128)} add(%i.0, %i.0)")
@@ -302,6 +307,15 @@ def test_clocks_follow_from_the_peak_and_the_matrix_units():
   # Cells of a chip, in the squares of a v5e's: four of 128 x 128.
   for family, squares in {"v4": 8, "v5e": 4, "v5p": 8, "v6e": 16}.items():
     assert chips.CHIPS[family].macs_per_cycle == pytest.approx(squares * 128**2, rel=2e-3)
+
+
+def test_a_plan_says_how_far_estimates_are_from_what_was_measured():
+  told = estimate.calibration("v5e:16x16")
+  for family, point in estimate.PUBLIC.items():
+    error = point.counted / point.measured - 1
+    assert abs(error) < 0.1 and f"{error:+.1%} on a {family}" in told
+  assert "none of" not in told
+  assert "There is none of a v5p." in estimate.calibration("v5p:4x4x4")
 
 
 def test_what_would_raise_a_plan_is_told():

@@ -127,10 +127,19 @@ def by_head(one):
   return attend
 
 
-def kernel(tokens: int, dim: int, *, prefix: int = 0, parts: int = 1, interpret: bool = False):
+def kernel(
+  tokens: int,
+  dim: int,
+  *,
+  prefix: int = 0,
+  parts: int = 1,
+  most: int = BACKWARD_BLOCK,
+  interpret: bool = False,
+):
   """(q, k, v [1, tokens, K]) -> [1, tokens, K], without a scale.
 
   With `parts`, q is one of so many parts of the tokens, one on each device.
+  `most` is the largest block of the backward pass.
   """
   from jax.experimental.pallas.ops.tpu import splash_attention as library
 
@@ -139,7 +148,7 @@ def kernel(tokens: int, dim: int, *, prefix: int = 0, parts: int = 1, interpret:
   layouts = library.QKVLayout
   layout = layouts.SEQ_MINOR if dim < LANES else layouts.HEAD_DIM_MINOR
   forward = block(tokens // parts, FORWARD_BLOCK)
-  backward = block(tokens // parts, BACKWARD_BLOCK)
+  backward = block(tokens // parts, most)
   return library.make_splash_mha(
     library.MultiHeadMask([_mask(tokens, prefix)]),
     block_sizes=library.BlockSizes(

@@ -96,10 +96,13 @@ def _charge(
   heads: int,
   tokens: int,
   head_dim: int,
+  backward: int = 0,
 ) -> Charge:
+  """`backward`: the largest block of that pass; 0: the model's."""
   from totojax.models import splash
 
-  most = splash.FORWARD_BLOCK if kernel == "fwd" else splash.BACKWARD_BLOCK
+  backward = backward or splash.BACKWARD_BLOCK
+  most = splash.FORWARD_BLOCK if kernel == "fwd" else backward
   block = splash.block(tokens, most)
   rows = tokens // block
   blocks = rows * (rows + 1) // 2
@@ -112,8 +115,12 @@ def _charge(
 
 
 @functools.cache
-def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bundles]:
+def splash_bundles(
+  topology: str, tokens: int, head_dim: int, backward: int = 0
+) -> Mapping[str, Bundles]:
   """Bundles of the kernel's three parts, compiled in a process of its own.
+
+  `backward` is as `_charge` takes it.
 
   The compiler reads the flags of its dump when it is loaded, which in this
   process it is already.
@@ -127,7 +134,8 @@ def splash_bundles(topology: str, tokens: int, head_dim: int) -> Mapping[str, Bu
       "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
       "JAX_PLATFORMS": "cpu",
     }
-    command = [sys.executable, "-m", __name__, topology, str(tokens), str(head_dim)]
+    sizes = map(str, (tokens, head_dim, backward))
+    command = [sys.executable, "-m", __name__, topology, *sizes]
     process = subprocess.run(
       command, env=environment, capture_output=True, encoding="utf-8", check=False
     )
@@ -174,7 +182,7 @@ def _segments(text: str) -> Iterator[tuple[int, bool, bool]]:
   yield count, False, products
 
 
-def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
+def _compile_alone(topology: str, tokens: int, head_dim: int, backward: int = 0) -> None:
   """Two heads, forward and backward, for the first chip of a topology."""
   import jax
   import jax.numpy as jnp
@@ -186,7 +194,8 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
   x_NTK = jax.ShapeDtypeStruct((2, tokens, head_dim), jnp.bfloat16, sharding=sharding)
 
   def both(q_NTK, k_NTK, v_NTK, gradient_NTK):
-    heads = jax.vmap(splash.by_head(splash.kernel(tokens, head_dim)))
+    one = splash.kernel(tokens, head_dim, most=backward or splash.BACKWARD_BLOCK)
+    heads = jax.vmap(splash.by_head(one))
     out_NTK, pull = jax.vjp(heads, q_NTK, k_NTK, v_NTK)
     return out_NTK, pull(gradient_NTK)
 
@@ -194,4 +203,4 @@ def _compile_alone(topology: str, tokens: int, head_dim: int) -> None:
 
 
 if __name__ == "__main__":
-  _compile_alone(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+  _compile_alone(sys.argv[1], *map(int, sys.argv[2:]))
