@@ -7,7 +7,10 @@
 4 of 256, that of a v6e. Parameters and products are those of large.
 
 Hardware: meant for a TPU pod. It was not trained: the tests build and shrink it.
-GAINS
+Compiler estimates for v5e:8x8 (libtpu 0.0.42.1; --config.run=plan
+--config.plan.topology=v5e:8x8 --config.train.microbatches=4): a peak of 2.73
+GiB of HBM a chip, 242 ms a step and about 70.8 % of the peak, where large.py
+takes 342 ms.
 """
 
 from totojax.config import recipes
