@@ -519,8 +519,13 @@ def test_rotating_by_a_product_is_rotating():
   assert np.abs(np.asarray(back - plain)).max() > 0.1
 
 
-# jax makes keys for its cache of compiled programs, which has no folder here.
-KEYS = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": ""}
+# jax makes keys for its cache of compiled programs, which has no folder here. Where in
+# Python a kernel comes from is in none of them.
+KEYS = {
+  "JAX_ENABLE_COMPILATION_CACHE": "true",
+  "JAX_COMPILATION_CACHE_DIR": "",
+  "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",
+}
 
 
 def apart(*words, **environment):

@@ -43,7 +43,8 @@ def calibration(topology: str) -> str:
   errors = (
     f"{point.counted / point.measured - 1:+.1%} on a {family}" for family, point in PUBLIC.items()
   )
-  told = f"Estimate, calibrated on two public points: error {' and '.join(errors)} (docs/tpu.md)."
+  told = f"Estimate, calibrated on two public points: error {' and '.join(errors)}."
+  told += " Fitted is what a v6e's products take alone (docs/tpu.md)."
   family = topology.partition(":")[0]
   return told if family in PUBLIC else f"{told} There is none of a {family}."
 
