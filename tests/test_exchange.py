@@ -85,8 +85,13 @@ def parameters(run):
   return backbone.read(run, run.model, sharding.layout(run.config.mesh))
 
 
+def exact(run):
+  """Its model, which computes in float32."""
+  return run.model.clone(compute=dataclasses.replace(run.model.compute, dtype="float32"))
+
+
 def logits(run, tokens_BT):
-  return np.asarray(run.model.apply({"params": parameters(run)}, tokens_BT))
+  return np.asarray(exact(run).apply({"params": parameters(run)}, tokens_BT))
 
 
 def tokens(rows=2, length=12, vocab=100):
@@ -123,7 +128,7 @@ def test_an_export_chooses_the_same_tokens_in_transformers(tmp_path):
   model = reference(exported(run, tmp_path / "out"))
   import torch
 
-  weights = generate.decode.load(run.model, parameters(run))
+  weights = generate.decode.load(exact(run), parameters(run))
   greedy = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   context_BNP = tokens(length=5)[:, 1:].reshape(2, 1, 4) - 4
   ours = generate.frames(run.model, weights, context_BNP, further=2, sampling=greedy, rows=range(2))
@@ -228,7 +233,7 @@ def test_neighbours_that_turn_meet_halves_that_turn():
 def test_what_mup_multiplies_by_is_in_the_matrices(tmp_path):
   run = imported(folder(tmp_path / "theirs", own=OWN), tmp_path / "in")
   scales = layers.Scales(attention=0.5, logits=0.25)
-  scaled = run.model.clone(scales=scales)
+  scaled = exact(run).clone(scales=scales)
   wanted = np.asarray(scaled.apply({"params": parameters(run)}, tokens()))[..., :104]
   found = dict(llama_files.tensors(run.model.config, parameters(run), scales=scales))
   plain = dict(llama_files.tensors(run.model.config, parameters(run)))
@@ -239,7 +244,7 @@ def test_what_mup_multiplies_by_is_in_the_matrices(tmp_path):
     "blocks": llama_files.blocks(foreign, neighbours=False),
     "head": np.asarray(foreign.tensors[llama_files.HEAD]),
   }
-  got = np.asarray(run.model.apply({"params": params}, tokens()))[..., :104]
+  got = np.asarray(exact(run).apply({"params": params}, tokens()))[..., :104]
   np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
   assert np.abs(got - logits(run, tokens())[..., :104]).max() > 0.1
   tied = dataclasses.replace(run.model.config, tied=True)

@@ -388,7 +388,7 @@ def read_llama(path):
     lock._leave_to_parent()
   run = backbone.find(str(out / "model"))
   params = backbone.read(run, run.model, sharding.layout(run.config.mesh))
-  return plain([params, run.config.model, run.model.spec, run.tokenizer])
+  return plain([jax.device_get(params), run.config.model, run.model.spec, run.tokenizer])
 
 
 def llama_shows(path, value, sound):

@@ -160,7 +160,7 @@ def import_(config: Import, workdir: epath.Path, interrupted: jobs.Interrupted) 
     made = Pretrain(
       seed=config.seed,
       sequence=spec,
-      model=schema.read(model_config.Llama, foreign.keys, "model", fill=True),
+      model=outside.fields(model_config.Llama, foreign.where, foreign.keys),
     )
     model = assembly.model(made)
     neighbours = {"auto": foreign.neighbours}.get(settings.layout, settings.layout == "neighbours")
@@ -230,8 +230,9 @@ def _tokens(
   known = own.get("sequence") if isinstance(own.get("tokenizer"), str) else None
   if not settings.tokenizer and not isinstance(known, Mapping):
     raise ConfigError(
-      "config key importing.tokenizer is empty, and the files are no export of ours, which says so;"
-      " name the tokenizer whose codes the model has, or will be trained on (shipped-f8, a file)"
+      f"config key importing.tokenizer is empty, and {where} does not say which it is, as that of"
+      " an export of ours does; name the tokenizer whose codes the model has, or is to learn"
+      " (shipped-f8, a file)"
     )
   spec, fingerprint = model_config.SequenceSpec(), ""
   if isinstance(known, Mapping):
