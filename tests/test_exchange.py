@@ -119,7 +119,8 @@ def test_transformers_weights_have_the_same_logits_here_and_back(tmp_path):
   wanted = theirs(tmp_path / "theirs", tokens())
   np.testing.assert_allclose(logits(run, tokens())[..., :104], wanted[..., :104], rtol=0, atol=1e-5)
   out = exported(run, tmp_path / "out")
-  np.testing.assert_allclose(theirs(out, tokens()), wanted, rtol=0, atol=1e-5)
+  back = theirs(out, tokens())
+  np.testing.assert_allclose(back[..., :104], wanted[..., :104], rtol=0, atol=1e-5)
   assert np.abs(wanted).max() > 1  # or all logits would be near
 
 
@@ -131,7 +132,9 @@ def test_an_export_chooses_the_same_tokens_in_transformers(tmp_path):
   weights = generate.decode.load(exact(run), parameters(run))
   greedy = generate.Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
   context_BNP = tokens(length=5)[:, 1:].reshape(2, 1, 4) - 4
-  ours = generate.frames(run.model, weights, context_BNP, further=2, sampling=greedy, rows=range(2))
+  ours = generate.frames(
+    exact(run), weights, context_BNP, further=2, sampling=greedy, rows=range(2)
+  )
   found = model.generate(
     torch.from_numpy(tokens(length=5)), do_sample=False, max_new_tokens=8, min_new_tokens=8
   )
