@@ -7,7 +7,9 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 class Exporting(Section):
   """What is written of a run."""
 
-  what: str = field("llama", "the model, or its parameters as they are", choices=("llama", "plain"))
+  what: str = field(
+    "transformers", "for whom; or parameters as they are", choices=("transformers", "plain")
+  )
   head: bool = field(True, 'of "plain": with the head; False: what features need')
   dtype: str = field("float32", "of the tensors", choices=("float32", "bfloat16"))
 

@@ -40,14 +40,14 @@ _SPECIALS = ("padding", "video start", "end", "image start")
 def export(config: Export, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Writes tensors, settings and a card of a run's parameters."""
   source = backbone.find(config.model_run, what="an exported run")
-  is_llama = config.export.what == "llama"
-  if is_llama:
+  for_others = config.export.what == "transformers"
+  if for_others:
     llama_files.check(source.model.config, os.fspath(source.path))
   layout = sharding.layout(source.config.mesh)
   with console.phase(f"reading the parameters of {source.path}"):
     params = backbone.read(source, source.model, layout)
   directory.begin(workdir, config, tokenizer=source.tokenizer, step=source.step)
-  if is_llama:
+  if for_others:
     shape = llama_files.check(source.model.config, os.fspath(source.path))
     found = dict(llama_files.tensors(shape, params, scales=source.model.scales))
     for name, value in _settings(source, config.export.dtype).items():
@@ -121,7 +121,7 @@ def _card(source: backbone.Trained, found: Mapping[str, np.ndarray], config: Exp
   total = sum(x.size for x in found.values())
   run = source.config
   use = ""
-  if config.export.what == "llama":
+  if config.export.what == "transformers":
     use = (
       "\n```python\nfrom transformers import AutoModelForCausalLM\n\n"
       'model = AutoModelForCausalLM.from_pretrained("THIS_FOLDER")\n```\n'
