@@ -7,9 +7,9 @@ r"""µP's multipliers: which start and which output suit a base model, on a lapt
 The first two render clips, make tokens of them with the tokenizer that ships
 with the package, and train the narrowest model (32 wide) with each set of
 multipliers at each rate: `plain` is the defaults of section mup, the others are
-drawn at random, in octaves, with a fixed seed. `runs/mup_search_tied/sweep/report.html`
-ranks them. The third has `plain` beside the best of the first on another width
-and two other seeds. A search that is stopped goes on where it was.
+drawn at random, in octaves, with a fixed seed. `sweep/report.html` ranks them.
+The third has `plain` beside `recipes.tuned_mup` at another width and with two
+other seeds. A search that is stopped goes on where it was.
 """
 
 import random
@@ -24,7 +24,7 @@ RANGES = {"matrix": (-1, 0), "embedding": (-4, 0), "output": (-3, 3)}
 
 
 def get_config(what="tied"):
-  """`what`: tied or untied, and ",check" for the check of `recipes`' multipliers."""
+  """`what`: tied or untied, and ",check" for `recipes.tuned_mup` elsewhere."""
   head, comma, rest = what.partition(",")
   if head not in ("tied", "untied") or (comma and rest != "check"):
     raise ValueError(f"configs/mup_search.py:{what} is unknown; use tied or untied, or tied,check")
@@ -42,7 +42,7 @@ def get_config(what="tied"):
   width, seeds = (4 * BASE, (1, 2)) if rest else (BASE, (0,))
   models = study_recipes.sizes(width, depth=2, heads=4)
   sweep = study_recipes.sweep(pretrain, models)
-  tuned = recipes.tuned_mup(BASE, tied=head == "tied")
+  tuned = recipes.tuned_mup(BASE)
   keys = ("matrix_std", "embedding_std", "output")
   drawn = {"tuned": {key: tuned[key] for key in keys}} if rest else draws()
   sweep.sweep.multipliers = {"plain": dict.fromkeys(keys, 0.0) | {"output": 1.0}, **drawn}

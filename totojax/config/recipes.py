@@ -39,7 +39,7 @@ def use(c: ConfigDict, architecture: str, preset: str) -> None:
   c.model = _sizes(architecture, preset)
 
 
-def tuned_mup(base_width: int, *, tied: bool = False) -> ConfigDict:
+def tuned_mup(base_width: int) -> ConfigDict:
   """µP, on, for an untied head, with multipliers that were tuned.
 
   In `configs/mup_sweep.py` at widths of 32 to 256, on a CPU; with the section's
