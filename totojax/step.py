@@ -17,7 +17,7 @@ from totojax import sharding, tasks
 
 Metrics = Mapping[str, jax.Array]
 
-_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+_OPTIONS: Mapping[str, dict[str, Any]] = {
   # Gathers of small shards as gathers: the compiler would fill a whole array
   # with zeros around each shard and add them all up.
   "tpu": {"xla_tpu_prefer_async_allgather_to_allreduce": True},
@@ -27,7 +27,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 @functools.cache
-def compiler_options(platform: str) -> Mapping[str, Any] | None:
+def compiler_options(platform: str) -> dict[str, Any] | None:
   """What the compiler is told of a step; None: nothing, as of a CPU's option that it has not."""
   options = _OPTIONS.get(platform)
   if platform == "cpu":

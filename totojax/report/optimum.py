@@ -174,7 +174,9 @@ def _ranked(curves: Sequence[Curve], name: str) -> list[str]:
       mean_X = curve.means()[1]
       if curve.width == width and np.isfinite(mean_X).any():
         losses[curve.model] = float(np.nanmin(mean_X))
-    ranked = ", ".join(f"{model} {losses[model]:.3f}" for model in sorted(losses, key=losses.get))
+    ranked = ", ".join(
+      f"{model} {losses[model]:.3f}" for model in sorted(losses, key=lambda model: losses[model])
+    )
     out.append(f"{name}, width {width}: {ranked or 'every run diverged'}.")
   return out
 
