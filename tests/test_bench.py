@@ -294,14 +294,39 @@ def test_a_family_that_there_is_not_is_refused(tmp_path):
 
 def test_train_step(tmp_path):
   pytest.importorskip("transformers")
-  (row,) = measured(tmp_path, "train_step")
-  check(row)
+  row, products = measured(tmp_path, "train_step")
+  for found in (row, products):
+    check(found)
+  # Forward and two gradients of 2 x 32 tokens x inputs x outputs each.
+  weights = 4 * 32 * 32 + 3 * 32 * 64 + 32 * 128
+  assert products["ours"]["units"] == pytest.approx([6e-9 * 32 * weights] * 2)
   assert row["ours"]["units"] == row["theirs"]["units"] == [32.0, 32.0]
   # Both are new models of the same vocabulary (64 of 128 rows are padding for
   # us; transformers has them all).
   first = row["facts"]["first_loss"]
   assert first["ours"] == pytest.approx(math.log(64), rel=0.02)
   assert first["theirs"] == pytest.approx(math.log(128), rel=0.02)
+
+
+def test_both_sides_make_the_same_products(monkeypatch):
+  """And they are numpy's, in float64."""
+  pytest.importorskip("torch")
+  config = roots.read(tiny("train_step")).train_step.trained["4 layers"]
+  kept = {}
+  monkeypatch.setattr(jax, "device_put", lambda operands: kept.setdefault("operands", operands))
+
+  class Kept:
+    def compare(self, ours, theirs, **more):
+      kept.update(ours=ours.run(), theirs=theirs.run())
+
+  training._products("", config, Kept())
+  assert len(kept["operands"]) == len(kept["ours"]) == len(kept["theirs"]) == 8
+  for operands, ours, theirs in zip(*(kept[name] for name in ("operands", "ours", "theirs"))):
+    x, w, g = (np.asarray(part, np.float64) for part in operands)
+    for (y, dx, dw), turned in ((ours, False), (theirs, True)):
+      dw = np.asarray(dw).T if turned else dw
+      for found, wanted in ((y, x @ w), (dx, g @ w.T), (dw, x.T @ g)):
+        np.testing.assert_allclose(np.asarray(found), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_decode_tokens(tmp_path):

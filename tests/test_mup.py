@@ -430,6 +430,15 @@ def test_at_the_base_width_nothing_changes():
     np.testing.assert_array_equal(leaf, expected, err_msg=name)
 
 
+def test_table_15_and_figure_11_are_of_one_family_of_mlps():
+  for name in ("a1", "a2", "a3", "a4", "a5", "a6"):
+    sizes = recipes.PRESETS[name]
+    assert study_recipes.mlp_dim(sizes["width"]) == sizes["mlp_dim"], name
+  for width in (32, 64, 96, 128, 256):  # and up to there all sizes grow alike
+    assert study_recipes.mlp_dim(width) == 3 * width
+  assert study_recipes.sizes(64, depth=1, heads=1).w64.mlp_dim == 192
+
+
 def test_logits_are_divided_by_the_growth():
   c = config(zero_head=False)
   model = assembly.model(roots.read(c))

@@ -221,6 +221,19 @@ def test_the_old_state_is_donated():
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.params))
 
 
+def test_what_the_compiler_of_a_cpu_does_not_know_is_not_told(monkeypatch):
+  asked = step_lib.compiler_options.__wrapped__
+  assert asked("gpu") is None
+  options = asked("cpu")
+  product = jax.jit(lambda x: x @ x, compiler_options=options)
+  if options is not None:  # else a jaxlib without the option, which has to do without
+    assert "ynn" not in product.lower(jnp.ones((256, 256))).compile().as_text().lower()
+  monkeypatch.setitem(step_lib._OPTIONS, "cpu", {"xla_cpu_no_such_option": True})
+  assert asked("cpu") is None
+  monkeypatch.setitem(step_lib._OPTIONS, "tpu", {"xla_cpu_no_such_option": True})
+  assert asked("tpu")  # there is none here to ask
+
+
 def test_activations_are_constrained_to_the_mesh():
   seen = {}
 

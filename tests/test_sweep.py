@@ -149,6 +149,23 @@ def test_every_combination_is_a_point(data):
   assert not {p.name for p in other} & {p.name for p in points}
 
 
+def test_multipliers_are_crossed_with_the_models(data):
+  c = sweep_of(data)
+  plain = {point.model: point.config for point in points_of(c)}
+  c.sweep.multipliers = {"plain": {}, "loud": {"output": 8.0, "embedding_std": 1.0}}
+  points = points_of(c)
+  assert len(points) == 2 * 2 * 2
+  assert {p.model for p in points} == {"w8-plain", "w8-loud", "w16-plain", "w16-loud"}
+  for point in points:
+    model, _, name = point.model.partition("-")
+    section = point.config.mup
+    assert (section.output, section.embedding_std) == ((8.0, 1.0) if name == "loud" else (1.0, 0.0))
+    assert section.on and section.base_width == 8
+    assert point.config.model == plain[model].model
+    if name == "plain":
+      assert point.config == plain[model]
+
+
 @pytest.mark.parametrize(
   "changes, told",
   [
@@ -157,6 +174,8 @@ def test_every_combination_is_a_point(data):
     (dict(lanes=-1), "sweep.lanes is -1"),
     (dict(together="both"), "sweep.together is 'both'"),
     (dict(log2_lr=dict(mup=(), standard=())), r"log2_lr has rates for \[\]; use 'mup' or"),
+    (dict(multipliers={"x": {"outputs": 2.0}}), r"sweep.multipliers.x"),
+    (dict(multipliers={"x": {}}, log2_lr=dict(mup=(), standard=(-6.0,))), "log2_lr.standard has"),
     (dict(log2_lr=dict(sp=(1.0,))), r"log2_lr has rates for \['sp'\]; use 'mup' or"),
     (
       dict(models={"x": {"depht": 1}}),
@@ -334,6 +353,17 @@ def write_points(folder):
       loss, at = (loss, 0) if x < -4.5 else ("", 7)
       lines.append(f"{kind},w{width},{width},1e5,{seed},{x},{loss},{at}")
   (folder / "sweep.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_models_of_one_width_are_ranked():
+  x = np.array([-8.0, -7.0, -6.0])
+
+  def of(model, losses):
+    return optimum.Curve("mup", model, 32, 1e5, x, np.array(losses), np.zeros(3, int))
+
+  curves = [of("worse", [3.0, 2.5, 2.75]), of("best", [3.0, 2.0, np.nan]), of("none", [np.nan] * 3)]
+  (sentence,) = optimum.verdict(curves)
+  assert sentence.endswith("width 32: best 2.000, worse 2.500.")
 
 
 def test_the_page_shows_every_run_and_the_optima(tmp_path):

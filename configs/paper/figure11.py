@@ -19,7 +19,8 @@ def get_config():
   c.sequence.vocab = paper_defaults.VOCAB["vqgan-16k"]
   c.train.total_tokens = 1e9
   c.optim.warmup_steps = 100
-  models = study_recipes.sizes(*WIDTHS, depth=12, heads=16, mlp_ratio=8 / 3)
+  models = study_recipes.sizes(*WIDTHS, depth=12, heads=16)  # MLPs as Table 15 has them
+  c.mup.base_mlp_dim = study_recipes.mlp_dim(c.mup.base_width)
   sweep = study_recipes.sweep(c, models)
   # Octaves where the optimum is expected, and two apart as on the axis.
   rates = sorted({*range(-20, 1, 2), *range(-10, -3)})

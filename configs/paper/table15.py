@@ -12,7 +12,7 @@ this rate is that of the other runs, 0.1 [gap]. figure9.py reads
 these runs. Not run.
 """
 
-from totojax.config import paper as paper_defaults, recipes
+from totojax.config import paper as paper_defaults, recipes, study_recipes
 
 # Parameters, as printed.
 ROWS = {"a1": "14.8M", "a2": "77.2M", "a3": "215M", "a4": "458M", "a5": "1.2B", "a6": "1.9B"}
@@ -23,5 +23,7 @@ def get_config(row="a1"):
   c = recipes.paper(row)
   c.sequence.vocab = paper_defaults.VOCAB["vqgan-16k"]
   c.mup.on = True
+  # The narrowest of Figure 11, of the same family of MLPs.
+  c.mup.base_mlp_dim = study_recipes.mlp_dim(c.mup.base_width)
   c.optim.lr = 2.0**-7
   return c

@@ -28,6 +28,11 @@ def sized(model: models.Model, sizes: Sizes, path: str = "model") -> models.Mode
   return schema.read(type(model), {**schema.to_dict(model), **sizes}, path)
 
 
+def multiplied(mup: models.MupConfig, keys: Sizes, path: str = "mup") -> models.MupConfig:
+  """µP with some other keys, as `sized`."""
+  return schema.read(models.MupConfig, {**schema.to_dict(mup), **keys}, path)
+
+
 def _same_rate() -> pretrain_config.Pretrain:
   """Of a tiny model, with the peak rate in each update."""
   base = pretrain_config.Pretrain()
@@ -106,6 +111,7 @@ class Sweep(Section):
   )
   total_tokens: tuple[float, ...] = field((1e12,), "of each run", above=0, some=True, once=True)
   lanes: int = field(0, "rates in one program; 0: of a model all", at_least=0)
+  multipliers: Mapping[str, Sizes] = field({}, "name -> keys of mup, with each model; {}: as is")
   together: str = field(
     "auto", "vmap: at_once; in_turn; auto: in turn on CPUs", choices=("auto", "at_once", "in_turn")
   )
@@ -115,6 +121,10 @@ class Sweep(Section):
     if not kinds or not set(kinds) <= set(KINDS):
       raise ConfigError(
         f"sweep.log2_lr has rates for {kinds}; use 'mup' or 'standard' or 'muon', or several"
+      )
+    if self.multipliers and "standard" in kinds:
+      raise ConfigError(
+        "sweep.multipliers are of µP, and sweep.log2_lr.standard has rates; set that to ()"
       )
 
 
@@ -139,6 +149,8 @@ class SweepJob(Job):
   def __post_init__(self):
     for name, sizes in self.sweep.models.items():
       sized(self.pretrain.model, sizes, f"sweep.models.{name}")
+    for name, keys in self.sweep.multipliers.items():
+      multiplied(self.pretrain.mup, keys, f"sweep.multipliers.{name}")
 
 
 @section("scaling")

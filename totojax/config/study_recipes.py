@@ -8,11 +8,24 @@ from ml_collections import ConfigDict
 from totojax.config import roots
 
 
-def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float) -> ConfigDict:
-  """Models of one depth by name, for a sweep over widths."""
+def sizes(*widths: int, depth: int, heads: int, mlp_ratio: float | None = None) -> ConfigDict:
+  """Models of one depth by name, for a sweep over widths; without a ratio `mlp_dim`'s MLPs."""
   shape = dict(depth=depth, heads=heads)
-  models = {f"w{w}": dict(width=w, mlp_dim=int(w * mlp_ratio), **shape) for w in widths}
+  models = {
+    f"w{w}": dict(width=w, mlp_dim=int(w * mlp_ratio) if mlp_ratio else mlp_dim(w), **shape)
+    for w in widths
+  }
   return ConfigDict(models)
+
+
+def mlp_dim(width: int) -> int:
+  """Hidden units of Table 15's family, of which `PRESETS` a1 to a6 are.
+
+  8/3 of the width, as SwiGLU has it, up to the next multiple of 128, or of half
+  the width where that is less: 3 times the width up to 256.
+  """
+  multiple = min(128, max(width // 2, 1))
+  return -(-8 * width // (3 * multiple)) * multiple
 
 
 def coord_check(models: ConfigDict) -> ConfigDict:

@@ -8,6 +8,7 @@ the delta method's, from the residuals, with Student's t.
 Shapes: P points, S seeds, X learning rates.
 """
 
+import collections
 from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
@@ -141,6 +142,10 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
   out = []
   for (kind, tokens), group in by_parametrisation(curves).items():
     name = f"{NAMES.get(kind, kind)}, {tokens:.3g} tokens a run"
+    widths = collections.Counter(curve.width for curve in group)
+    if max(widths.values()) > 1:
+      out += _ranked(group, name)
+      continue
     if len({curve.width for curve in group}) < 2:
       out.append(f"{name}: one width only, nothing to compare.")
       continue
@@ -157,6 +162,22 @@ def verdict(curves: Sequence[Curve]) -> list[str]:
     span = f"widths {group[0].width} to {group[-1].width}"
     note = "as expected" if expected else "NOT as expected"
     out.append(f"{name}: the best learning rate {what} ({octaves:.2f}) over {span}, {note}.")
+  return out
+
+
+def _ranked(curves: Sequence[Curve], name: str) -> list[str]:
+  """A sentence for each width, which models share: the least loss at a rate that was tried."""
+  out = []
+  for width in sorted({curve.width for curve in curves}):
+    losses = {}
+    for curve in curves:
+      mean_X = curve.means()[1]
+      if curve.width == width and np.isfinite(mean_X).any():
+        losses[curve.model] = float(np.nanmin(mean_X))
+    ranked = ", ".join(
+      f"{model} {losses[model]:.3f}" for model in sorted(losses, key=lambda model: losses[model])
+    )
+    out.append(f"{name}, width {width}: {ranked or 'every run diverged'}.")
   return out
 
 

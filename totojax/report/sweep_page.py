@@ -97,9 +97,13 @@ def by_learning_rate(curves: Sequence[optimum.Curve], span: tuple[float, float])
   optimum with its interval. Losses above `span` are off the figure.
   """
 
+  shared = len({curve.width for curve in curves}) < len(curves)  # widths do not tell them apart
+
   def draw(axes, palette):
     for curve, look in zip(curves, palette.looks()):
-      axes.plot(*curve.means(), lw=1.4, label=f"width {curve.width}", **look)
+      axes.plot(
+        *curve.means(), lw=1.4, label=curve.model if shared else f"width {curve.width}", **look
+      )
       colour = {"color": look["color"]}
       axes.plot(curve.x_P, curve.loss_P, ls="", marker=".", ms=4, alpha=0.5, **colour)
       best = optimum.find(curve)

@@ -313,6 +313,31 @@ def llama_generate(
   return run
 
 
+def products(operands: Sequence[Sequence[np.ndarray]]) -> Callable[[], list[Any]]:
+  """Products with weights as `torch.nn.Linear` makes them, whose weights are [O, I].
+
+  Args:
+    operands: inputs [M, I], weight [I, O] and gradient [M, O] of each.
+
+  Returns:
+    A function that gives for each the outputs, and the gradients of inputs and
+    weight.
+
+  Raises:
+    ImportError: PyTorch is missing.
+  """
+  torch = _torch()
+  ready = [
+    (torch.from_numpy(x), torch.from_numpy(np.ascontiguousarray(w.T)), torch.from_numpy(g))
+    for x, w, g in operands
+  ]
+
+  def run() -> list[Any]:
+    return [(torch.mm(x, w.t()), torch.mm(g, w), torch.mm(g.t(), x)) for x, w, g in ready]
+
+  return run
+
+
 def llama_step(
   shape: llama_lib.LlamaConfig,
   optimiser: adamw.AdamWConfig,

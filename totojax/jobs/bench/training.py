@@ -1,23 +1,27 @@
 """Row `train_step`: our update against PyTorch and transformers' LLaMA.
 
 A case for each model. On a GPU both sides run there, and the part of the matrix
-unit's measured peak that each reaches stands beside them.
+unit's measured peak that each reaches stands beside them. On a CPU a second case
+has the products with weights alone, which are most of a step: what the compiler
+makes of them bounds what the rest can bring.
 
-Shapes: B rows, T context, R = T + 1 tokens of a row.
+Shapes: B rows, T context, R = T + 1 tokens of a row, M = B T, I inputs and O
+outputs of a product.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, tasks
+from totojax import assembly, flops, lanes as lanes_lib, sequence, sharding, step, tasks
 from totojax.config.bench import TrainStepBench
 from totojax.config.pretrain import Pretrain
 from totojax.jobs import pretrain
 from totojax.jobs.bench import hardware, measure, peers
-from totojax.models import llama
+from totojax.models import layers, llama
 from totojax.rundir import provenance
 from totojax.tasks import pretrain as task_lib
 
@@ -122,6 +126,8 @@ def rows(settings: TrainStepBench, harness: measure.Harness) -> Iterator[measure
     # The arrays of a case go before those of the next one come.
     yield _row(case, config, settings, harness, ceiling)
     peers.free()
+    if ceiling is None and config.compute.dtype == "float32":
+      yield _products(case, config, harness)
 
 
 def _row(
@@ -179,6 +185,43 @@ def _row(
       "model_flops_per_token": cost,
       **utilisation(rounds, cost, ceiling),
     },
+  )
+
+
+def _products(case: str, config: Pretrain, harness: measure.Harness) -> measure.Measurement:
+  """One layer's products with weights and the head's: forward, and both gradients."""
+  shape = llama.required(assembly.shape(config.model))
+  tokens = pretrain.batch_rows(config.train.batch_tokens, config.sequence) * config.sequence.context
+  d, f = shape.width, shape.mlp_dim
+  sizes = [*[(d, d)] * 4, *[(d, f)] * 2, (f, d), (d, config.sequence.padded_vocab)]
+  rng = np.random.default_rng(config.seed)
+
+  def draw(*size):
+    return rng.standard_normal(size, np.float32)
+
+  # Those of one width share their inputs, as in the model, and nothing else: no
+  # product is there twice.
+  inputs = {width: draw(tokens, width) for width in (d, f)}
+  operands = [(inputs[i], draw(i, o), draw(tokens, o)) for i, o in sizes]
+
+  @functools.partial(jax.jit, compiler_options=step.compiler_options("cpu"))
+  def both_ways(operands):
+    results = []
+    for x_MI, weight_IO, gradient_MO in operands:
+      multiply = functools.partial(layers.product, "MI,IO->MO", on_cpu=True)
+      y_MO, pull = jax.vjp(multiply, x_MI, weight_IO)
+      results.append((y_MO, *pull(gradient_MO)))
+    return results
+
+  ours = jax.device_put(operands)
+  gflop = sum(6e-9 * tokens * i * o for i, o in sizes)
+  return harness.compare(
+    measure.Side("jax.numpy", lambda: jax.block_until_ready(both_ways(ours)), gflop),
+    measure.Side("torch.mm", peers.products(operands), gflop),
+    case=f"{case}, products alone, float32",
+    compares="the products of a layer and of the head with weights: forward and both gradients",
+    unit="GFLOP",
+    facts=lambda rounds: {"tokens": tokens, "inputs_and_outputs": [list(size) for size in sizes]},
   )
 
 

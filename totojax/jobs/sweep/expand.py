@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 import dataclasses
 import hashlib
+import itertools
 import json
 
 from totojax.config import schema, studies
@@ -15,7 +16,7 @@ class Point:
   """One run of a sweep."""
 
   parametrisation: str  # one of `studies.KINDS`
-  model: str  # its name in the sweep
+  model: str  # its name in the sweep, with that of its multipliers where there are some
   total_tokens: float  # of its training
   seed: int  # of parameters and data
   log2_lr: float  # of the peak learning rate
@@ -57,15 +58,18 @@ def points(sweep: studies.Sweep, pretrain: Pretrain, home: str) -> Iterator[Poin
   for kind, rates in sweep.log2_lr.items():
     if len(set(rates)) < len(rates):
       raise ConfigError(f"sweep.log2_lr.{kind} is {list(rates)}; name none twice")
-  for kind in studies.KINDS:
-    for model, sizes in narrow_first(sweep.models):
-      for total_tokens in sweep.total_tokens:
-        for seed in sweep.seeds:
-          config = changed(pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed)
-          train = dataclasses.replace(pretrain.train, total_tokens=total_tokens)
-          config = dataclasses.replace(config, train=train)
-          for log2_lr in sweep.log2_lr.get(kind, ()):
-            yield Point(kind, model, total_tokens, seed, log2_lr, config, home)
+  variants = sorted(sweep.multipliers.items()) or [("", {})]
+  lists = studies.KINDS, narrow_first(sweep.models), variants, sweep.total_tokens, sweep.seeds
+  for kind, (model, sizes), (variant, keys), total_tokens, seed in itertools.product(*lists):
+    config = changed(pretrain, kind=kind, model=sizes, lr=pretrain.optim.lr, seed=seed)
+    config = dataclasses.replace(
+      config,
+      mup=studies.multiplied(config.mup, keys),
+      train=dataclasses.replace(pretrain.train, total_tokens=total_tokens),
+    )
+    name = f"{model}-{variant}" if variant else model
+    for log2_lr in sweep.log2_lr.get(kind, ()):
+      yield Point(kind, name, total_tokens, seed, log2_lr, config, home)
 
 
 def changed(
