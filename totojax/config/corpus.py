@@ -203,16 +203,20 @@ class FeatureFiles(Section):
   """Which features are written, and how.
 
   Attributes:
-    encoder: Python file that makes an encoder in place of a run of ours
+    encoder: in place of a run of ours: "dinov2:FOLDER" or another one by name
+      (`totojax/trained/ready.py`), or a Python file that makes one
       (`totojax/trained/encoders.py`).
     pool: means over each; of another encoder "clip", or "token" where it gives
-      them.
+      them; "class": the class token of one by name.
+    norm: of an encoder by name, whose layers are otherwise what leaves its
+      blocks.
   """
 
-  encoder: str = field("", "of yours; '': model_run's", plugin="encoder")
+  encoder: str = field("", "by name, or of yours; '': model_run's", plugin="encoder")
   tokenizer: str = field("", "its file; '': of the run, chain or package")
   layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all", at_least=0)
-  pool: str = field("clip", "means over each", choices=("token", "frame", "clip"))
+  pool: str = field("clip", "means over each", choices=("token", "frame", "clip", "class"))
+  norm: bool = field(False, "every layer through the norm after the last block")
   format: str = field("safetensors", "of the files", choices=("safetensors", "npz"))
   dtype: str = field("float32", "of what is stored", choices=("float32", "float16"))
   rows: int = field(8, "clips of a forward pass", at_least=1)
@@ -222,6 +226,11 @@ class FeatureFiles(Section):
       raise ConfigError(
         f"features.encoder is {self.encoder!r}, which knows no frames and reads pixels; set"
         " features.pool to 'clip' (or 'token') and features.tokenizer to ''"
+      )
+    if not self.encoder and (self.pool == "class" or self.norm):
+      raise ConfigError(
+        f"features.pool is {self.pool!r} and features.norm {self.norm}: class tokens and norms are"
+        " of encoders by name; set features.encoder, or pool to 'clip' and norm to False"
       )
 
 
