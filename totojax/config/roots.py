@@ -37,6 +37,7 @@ ROOTS: Mapping[str, str] = {
   "chain": "studies:Chain",
   "probe": "labels:Probe",
   "probe_seeds": "labels:ProbeSeeds",
+  "knn": "compare:KnnJob",
   "joint": "labels:Joint",
   "finetune": "labels:Finetune",
 }

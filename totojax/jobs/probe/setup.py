@@ -95,7 +95,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   Raises:
     ValueError: whatever does not fit, before anything is computed.
   """
-  files = _encoder_files(config.encoders)
+  files = encoder_files(config.encoders)
   _check_subjects(config)
   run, model, subjects, head, tokenizer, reads = None, None, {}, config.head, None, None
   from_files, most = config.data.source != "tokens", config.data.train_records
@@ -112,7 +112,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
     subjects = _backbones(config, run, model, head, sets)
   else:
     _check_without_model(config, files)
-    sets = _sets(config, files)
+    sets = sets_of_features(files, data=config.data, seed=config.seed)
   subjects |= {name: _encoder(splits, head, sets) for name, splits in files.items()}
   for subject in subjects.values():
     setup_lib.check_head(subject.head, width=subject.width, classes=sets.classes)
@@ -173,7 +173,7 @@ def drawing_tokenizer(run: backbone.Trained) -> api.Tokenizer:
 Files = Mapping[str, Mapping[str, feature_files.Features]]
 
 
-def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
+def encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   """The features of every encoder, in memory.
 
   Raises:
@@ -203,7 +203,7 @@ def _encoder(
   return Subject(layers, max(layers[-1], 1), shape[-1], head, tokens, features)
 
 
-def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
+def sets_of_features(files: Files, *, data: labels.Data, seed: int) -> setup_lib.Sets:
   """Records as the first encoder has them.
 
   Raises:
@@ -213,7 +213,7 @@ def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
   train, validation = (feature_files.records(first[s], s) for s in ("train", "validation"))
   labelled.check_apart(train, validation)
   missing = labelled.missing(first["validation"].path)
-  return setup_lib.hold_out(train, validation, data=config.data, seed=config.seed, missing=missing)
+  return setup_lib.hold_out(train, validation, data=data, seed=seed, missing=missing)
 
 
 def _check_without_model(config: labels.Probe, files: Files) -> None:
