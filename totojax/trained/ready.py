@@ -153,9 +153,12 @@ def _of_transformers(
   model = _built(getattr(lib, kinds[model_type]), folder, kind=kind, size_px=size_px)
   model = model.to("cuda" if encoders.torch().cuda.is_available() else "cpu")
   pools = {"clip": "patches", "token": "tokens", "class": "class"}
+  # An encoder of images takes the mean over a clip's frames.
+  frames = {} if model_type in encoders.VIDEO else {"frames": _STILL}
   try:
     return encoders.of_vit(
       model,
+      **frames,
       pool=pools[pool],
       size_px=size_px,
       norm=norm,
