@@ -49,6 +49,7 @@ from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
 from totojax.data.pixels import images, media, video
 from totojax.data.sources import (
+  diving48,
   code_files,
   ego4d,
   folder,
@@ -466,6 +467,31 @@ def ssv2_shows(path, value, sound):
   for item, (_, label, *_) in value["rows"].items():
     name = rows[item].get("template", "").replace("[", "").replace("]", "")
     if label != (int(labels[name]) if name else -1):
+      return f"{item} has label {label}"
+  return "legal"
+
+
+def make_diving48(path):
+  touched(path, "rgb/a.mp4", "rgb/b.mp4")
+  vocab = [["Back", "15som", "05Twis", "FREE"], ["Forward", "25som", "2Twis", "PIKE"]]
+  (path / "Diving48_vocab.json").write_text(json.dumps(vocab))
+  rows = [
+    {"vid_name": "a", "label": 0, "start_frame": 0, "end_frame": 39},
+    {"vid_name": "b", "label": 1, "start_frame": 0, "end_frame": 58},
+    {"vid_name": "c", "label": 1, "start_frame": 5, "end_frame": 26},
+  ]
+  (path / "Diving48_V2_train.json").write_text(json.dumps(rows))
+
+
+def read_diving48(path):
+  return listing(diving48.list_items(path, "train", classes=0), path)
+
+
+def diving48_shows(path, value, sound):
+  rows = json.loads((path / "Diving48_V2_train.json").read_text())
+  labels = {str(row["vid_name"]): row["label"] for row in rows}
+  for item, (_, label, *_) in value["rows"].items():
+    if label != labels[item]:
       return f"{item} has label {label}"
   return "legal"
 
@@ -906,6 +932,7 @@ READERS: dict[str, Reader] = {
   "list": Reader(make_list, read_list, ("list.txt",), list_shows),
   "kinetics": Reader(make_kinetics, read_kinetics, ("val.csv",), kinetics_shows),
   "ssv2": Reader(make_ssv2, read_ssv2, ("*.json",), ssv2_shows),
+  "diving48": Reader(make_diving48, read_diving48, ("*.json",), diving48_shows),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),

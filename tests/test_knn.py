@@ -22,11 +22,6 @@ def golden():
   return np.load(GOLDEN)
 
 
-def arrays(golden):
-  names = {name: golden[name] for name in golden.files if "/" not in name}
-  return names
-
-
 def test_neighbours_and_votes_are_dino_s(golden, monkeypatch):
   train, test = golden["train"], golden["test"]
   train_y, test_y = golden["train_labels"], golden["test_labels"]
@@ -59,6 +54,14 @@ def test_a_loop_says_the_same_and_small_temperatures_do_not_overflow():
       expected = np.array([w[y[best] == c].sum() for c in range(3)]) / w.sum()
       np.testing.assert_allclose(share, expected, rtol=1e-4, atol=1e-6)
       assert np.isfinite(share).all()
+
+
+def test_ties_are_the_golden_s(golden):
+  for k in (2, 4, 6):
+    ((similar, place),) = knn.nearest(golden["tie/train"], golden["tie/test"], k=k)
+    np.testing.assert_array_equal(place, golden[f"tie/neighbours_k{k}"])
+    votes = knn.votes(similar, golden["tie/labels"][place], classes=4, temperature=0.07)
+    np.testing.assert_array_equal(votes.argmax(1), golden[f"tie/pred_k{k}"])
 
 
 def test_ties_go_to_the_smaller_row_and_more_neighbours_than_rows_are_all():

@@ -1,6 +1,5 @@
 """Encoders by name: their features are their references', at random weights."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -370,8 +369,3 @@ def test_a_file_that_lacks_an_array_or_has_another_shape_is_refused(kind, tmp_pa
   np.savez(path, **{**arrays, sorted(arrays)[0]: np.array([{"a": 1}], object)})
   with pytest.raises(ValueError, match=path.name):
     representations4d.load(kind, str(path))
-
-
-def test_an_encoder_says_what_it_is():
-  names = {f.name for f in dataclasses.fields(encoders.Encoder)}
-  assert {"multiple", "digest", "normed"} <= names

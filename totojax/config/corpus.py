@@ -64,6 +64,13 @@ class Ssv2(Section):
   classes: int = field(174, "0: any", at_least=0)
 
 
+@section("source.diving48")
+class Diving48(Section):
+  """Diving-48, version 2."""
+
+  classes: int = field(48, "0: any", at_least=0)
+
+
 @section("source.ego4d")
 class Ego4d(Section):
   """Ego4D."""
@@ -87,7 +94,9 @@ class Ucf101(Section):
   classes: int = field(101, "0: any", at_least=0)
 
 
-SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m ucf101".split())
+SOURCES = tuple(
+  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m ucf101".split()
+)
 
 
 @section("source")
@@ -114,6 +123,7 @@ class SourceConfig(Section):
   imagenet: Imagenet = field(Imagenet(), "ImageNet")
   kinetics: Kinetics = field(Kinetics(), "Kinetics")
   ssv2: Ssv2 = field(Ssv2(), "Something-Something v2")
+  diving48: Diving48 = field(Diving48(), "Diving-48")
   ego4d: Ego4d = field(Ego4d(), "Ego4D")
   howto100m: Howto100m = field(Howto100m(), "HowTo100M")
   ucf101: Ucf101 = field(Ucf101(), "UCF101")

@@ -192,16 +192,16 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   return c
 
 
-def encoder_files(folders: str) -> dict[str, labels.EncoderFiles]:
+def encoder_files(folders: str, *, validation: str = "val") -> dict[str, labels.EncoderFiles]:
   """Features of encoders as configs name them: "NAME=FOLDER,..." or folders alone.
 
-  Each folder holds `train` and `val`, as `features` writes them.
+  Each folder holds `train` and what is called `validation`, as `features` writes them.
   """
   found = {}
   for part in filter(None, folders.split(",")):
     name, equals, path = part.rpartition("=")
     name = name if equals else path.strip("/").rpartition("/")[2]
-    found[name] = labels.EncoderFiles(train=f"{path}/train", validation=f"{path}/val")
+    found[name] = labels.EncoderFiles(train=f"{path}/train", validation=f"{path}/{validation}")
   return found
 
 

@@ -38,6 +38,7 @@ ROOTS: Mapping[str, str] = {
   "probe": "labels:Probe",
   "probe_seeds": "labels:ProbeSeeds",
   "knn": "compare:KnnJob",
+  "compare": "compare:CompareJob",
   "joint": "labels:Joint",
   "finetune": "labels:Finetune",
 }

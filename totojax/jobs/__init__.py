@@ -66,6 +66,7 @@ JOBS: Mapping[str, Job] = {
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
   "knn": Job("knn:run"),
+  "compare": Job("compare:run"),
   "features": Job("features:run"),
   "joint": Job("labels.job:joint", shared=True),
   "finetune": Job("labels.job:finetune", shared=True),
