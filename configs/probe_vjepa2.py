@@ -1,4 +1,4 @@
-r"""V-JEPA 2's attentive probe of four blocks: Something-Something v2, Diving-48, Kinetics, ImageNet.
+r"""V-JEPA 2's attentive probe of four blocks, on videos and on ImageNet.
 
   python -m totojax.main --config=configs/probe_vjepa2.py:ssv2 --workdir=PROBE \
     --config.model_run=MODEL --config.data.train=TRAIN/train \

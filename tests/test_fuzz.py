@@ -49,8 +49,8 @@ from totojax.config.corpus import SourceConfig
 from totojax.config.tokens import DvaeConfig, FsqConfig
 from totojax.data.pixels import images, media, video
 from totojax.data.sources import (
-  diving48,
   code_files,
+  diving48,
   ego4d,
   folder,
   howto100m,
