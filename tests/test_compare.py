@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_one_line(clips, tmp_path):
   ):
     with pytest.raises(ValueError, match=told):
       jobs.run(config(clips, encoders_), out, lambda done: False)
-  with pytest.raises(ValueError, match="has no name; write NAME=dinov2:X"):
+  with pytest.raises(Exception, match="has no name; write NAME=dinov2:X"):
     test_configs.load("configs/compare.py:dinov2:X")
   c = config({**clips, "train": ""}, {"a": row(encoder="pixels:2")})
   with pytest.raises(ValueError, match="compare.train is empty; give a store of pixels"):

@@ -58,6 +58,7 @@ from totojax.data.sources import (
   items,
   kinetics,
   listings,
+  real,
   ssv2,
   tars,
   tfds_source,
@@ -494,6 +495,16 @@ def diving48_shows(path, value, sound):
     if label != labels[item]:
       return f"{item} has label {label}"
   return "legal"
+
+
+def read_real(path):
+  found = real.read(path / "real.json", classes=20)
+  return [sorted(own) for own in found.classes]
+
+
+def real_shows(path, value, sound):
+  rows = json.loads((path / "real.json").read_text())
+  return "legal" if [sorted({*row}) for row in rows] == value else "its labels are others"
 
 
 def make_ego4d(path):
@@ -933,6 +944,11 @@ READERS: dict[str, Reader] = {
   "kinetics": Reader(make_kinetics, read_kinetics, ("val.csv",), kinetics_shows),
   "ssv2": Reader(make_ssv2, read_ssv2, ("*.json",), ssv2_shows),
   "diving48": Reader(make_diving48, read_diving48, ("*.json",), diving48_shows),
+  "real": Reader(
+    lambda path: (path / "real.json").write_text("[[7], [8, 6], [], [1, 12], [19, 4, 13]]"),
+    read_real,
+    legal=real_shows,
+  ),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),

@@ -67,6 +67,8 @@ class ProbeData(FileData):
   validation_pixels: str = field("", "the same of `validation`")
   pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
   train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
+  evaluations: Mapping[str, str] = field({}, "name -> store of tokens: a further held-out list")
+  real_labels: str = field("", "ReaL's real.json, of ImageNet's validation images; '': none")
 
 
 @section("data")
@@ -88,6 +90,7 @@ class EncoderFiles(Section):
 
   train: str = field("", "folder or file of the training items")
   validation: str = field("", "the same of the held-out ones")
+  evaluations: Mapping[str, str] = field({}, "name -> the same of a further held-out list")
 
 
 @section("head")

@@ -131,6 +131,8 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     absent = f"{expected - n} of {expected} validation items are missing."
     out.append(page.paragraph(absent, "missing"))
   out.append(page.table([head for head, _ in _COLUMNS], _rows(metrics)))
+  if lists := metrics.get("lists"):
+    out.append(_on_lists(metrics, lists))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
   note = (
     "A layer chosen on the validation set, as the paper does it, has seen"
@@ -141,6 +143,20 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     " are MAE's random windows and flips of image files. The two are not to be compared."
   )
   return "".join([*out, *(page.paragraph(text, "soft") for text in (note, views))])
+
+
+def _on_lists(metrics: Mapping[str, Any], lists: Sequence[str]) -> str:
+  """A table: the same heads on further lists."""
+  rows = []
+  for source in _sources(metrics):
+    for name in lists:
+      holdout, validation = (f"{source}/{name}/chosen_on_{x}" for x in ("holdout", "validation"))
+      top, n = metrics[f"{holdout}/top1"], metrics[f"{holdout}/n"]
+      shown = [top, *shares.wilson(top, n), metrics[f"{validation}/top1"]]
+      row = [f"{100 * value:.1f}" for value in shown]
+      rows.append([NAMES.get(source, source), name, *row, str(n)])
+  head = ["top-1, %", "on", "head chosen on a hold-out", "95 % from", "to"]
+  return page.table([*head, "chosen on validation", "items"], rows, words=2)
 
 
 def seeds(folder: reading.RunFolder, stage: str) -> str:
