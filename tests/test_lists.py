@@ -73,9 +73,9 @@ def probe(encoders, **data):
   c.data.holdout_frac = 0.25
   c.train.update(epochs=30.0, batch_rows=16, score_rows=32)
   c.optim.update(lrs=(0.03,), weight_decays=(0.0,))
-  c.data.update(data)
   with c.unlocked():
     c.encoders = encoders
+    c.data.update(data)
   return c.to_dict()
 
 
