@@ -14,8 +14,8 @@ DINO and DINOv2 report them (there of the class token through the last norm);
 tokens are averaged first. The table is per_layer.csv, the page report.html.
 """
 
-from totojax.config import recipes, roots
+from totojax.config import compare, roots
 
 
 def get_config(encoders: str = "FEATURES"):
-  return roots.config("knn", encoders=recipes.encoder_files(encoders))
+  return roots.config("knn", encoders=compare.encoder_files(encoders))

@@ -19,13 +19,13 @@ attention write tokens, all of which are held in memory:
   --config.head.pool=attention --config.head.heads=12
 """
 
-from totojax.config import recipes, schema
+from totojax.config import compare, recipes, schema
 
 
 def get_config(encoders: str = ""):
   c = recipes.probe("", "", "")
   c.backbones = ()
-  for name, paths in recipes.encoder_files(encoders).items():
+  for name, paths in compare.encoder_files(encoders).items():
     c.encoders[name] = schema.to_config(paths)
   c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(

@@ -34,7 +34,7 @@ table, beside the one that a hold-out chose. Published: Something-Something v2
 73.7 % and 77.3 % (L, g at 384 px), Diving-48 89.0 % and 90.2 %.
 """
 
-from totojax.config import recipes, roots, schema
+from totojax.config import compare, roots, schema
 
 # Rates, decays, epochs, rows of an update, classes, of the validation set, warm-up
 # epochs and the rate that it starts from (configs/eval of facebookresearch/vjepa2).
@@ -65,7 +65,7 @@ def get_config(argument: str = "ssv2"):
   c.backbones = ("trained",)
   if encoders:
     c.backbones = ()
-    for key, paths in recipes.encoder_files(encoders, validation=of["split"]).items():
+    for key, paths in compare.encoder_files(encoders, validation=of["split"]).items():
       c.encoders[key] = schema.to_config(paths)
   c.data.update(classes=of["classes"], holdout_frac=0.02)
   c.head.update(pool="blocks", heads=16, init_std=0.02)

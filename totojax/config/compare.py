@@ -8,6 +8,19 @@ from totojax.config import labels
 from totojax.config.schema import ConfigError, field, Job, Section, section, SEEDS
 
 
+def encoder_files(folders: str, *, validation: str = "val") -> dict[str, labels.EncoderFiles]:
+  """Features of encoders as configs name them: "NAME=FOLDER,..." or folders alone.
+
+  Each folder holds `train` and what is called `validation`, as `features` writes them.
+  """
+  found = {}
+  for part in filter(None, folders.split(",")):
+    name, equals, path = part.rpartition("=")
+    name = name if equals else path.strip("/").rpartition("/")[2]
+    found[name] = labels.EncoderFiles(train=f"{path}/train", validation=f"{path}/{validation}")
+  return found
+
+
 @section("knn")
 class Knn(Section):
   """How neighbours vote."""

@@ -13,7 +13,7 @@ import math
 
 from ml_collections import ConfigDict
 
-from totojax.config import labels, model as models, roots, schema, training
+from totojax.config import model as models, roots, schema, training
 from totojax.config.model import PRESETS as PRESETS
 from totojax.config.schema import ConfigError
 
@@ -190,19 +190,6 @@ def probe(model_run: str, train: str, validation: str) -> ConfigDict:
   c = roots.config("probe", model_run=model_run)
   c.data.update(train=train, validation=validation)
   return c
-
-
-def encoder_files(folders: str, *, validation: str = "val") -> dict[str, labels.EncoderFiles]:
-  """Features of encoders as configs name them: "NAME=FOLDER,..." or folders alone.
-
-  Each folder holds `train` and what is called `validation`, as `features` writes them.
-  """
-  found = {}
-  for part in filter(None, folders.split(",")):
-    name, equals, path = part.rpartition("=")
-    name = name if equals else path.strip("/").rpartition("/")[2]
-    found[name] = labels.EncoderFiles(train=f"{path}/train", validation=f"{path}/{validation}")
-  return found
 
 
 def follower(config: ConfigDict) -> ConfigDict:
