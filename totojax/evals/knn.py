@@ -63,7 +63,7 @@ def nearest(
     value_QN, place_QN = np.concatenate(values, 1), np.concatenate(places, 1)
     # Parts are in the order of their rows, and the sort is stable.
     order_QK = np.argsort(-value_QN, axis=1, kind="stable")[:, :most]
-    yield tuple(np.take_along_axis(x, order_QK, axis=1) for x in (value_QN, place_QN))
+    yield np.take_along_axis(value_QN, order_QK, 1), np.take_along_axis(place_QN, order_QK, 1)
 
 
 def votes(

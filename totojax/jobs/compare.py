@@ -12,7 +12,7 @@ neighbours train nothing, and have the interval of so many items alone.
 Shapes: R clips, N frames, H, W and S pixels, L layers, T tokens, D width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 import pathlib
 import resource
@@ -190,7 +190,7 @@ def _frames(count: int, encoder: _Encoder) -> np.ndarray:
   return np.linspace(0, count - 1, some).round().astype(int)
 
 
-def _clips(store: store_lib.Store, which: Sequence[int], encoder: _Encoder) -> np.ndarray:
+def _clips(store: store_lib.Store, which: np.ndarray, encoder: _Encoder) -> np.ndarray:
   """uint8 [R, N, S, S, 3] of records, as an encoder reads them."""
   frames = store.read(which)["frames"]
   clips_RNHW3 = frames[:, None] if frames.ndim == 4 else frames

@@ -253,8 +253,9 @@ def _waves(width: int, grid: tuple[int, int]) -> jax.Array:
 def rvm_frame(p: Params, frame_HW3: jax.Array) -> list[jax.Array]:
   """What enters the first block of RVM's encoder and leaves each, [1 + patches, D]."""
   x_hwD = _patches(p, _CONV_RVM, frame_HW3[None])[0]
-  x_hwD += _waves(x_hwD.shape[-1], x_hwD.shape[:2])
-  x_TD = jnp.concatenate([p["cls_token"], x_hwD.reshape(-1, x_hwD.shape[-1])])
+  rows, columns, width = x_hwD.shape
+  x_hwD += _waves(width, (rows, columns))
+  x_TD = jnp.concatenate([p["cls_token"], x_hwD.reshape(-1, width)])
   states = [x_TD]
   for i in range(_count(p, "encoder/layers_")):
     name = f"encoder/layers_{i}"
