@@ -22,6 +22,8 @@ are all; --config.compare.seeds="(0,1,2)" are of heads and hold-outs.
 
 from totojax.config import compare, pixel_recipes, recipes, roots, small_runs
 
+STEPS = 100  # updates of the small model
+
 
 def get_config(encoders: str = ""):
   return _own(encoders) if encoders else _rendered()
@@ -63,17 +65,18 @@ def _job(encoders, probes):
 
 
 def _rendered():
-  clips = pixel_recipes.render(train=1000, val=256)
+  clips = pixel_recipes.render(train=600, val=200)
   clips.scene.update(frames=8)
-  c = small_runs.videos_to_report(clips, name="rendered", grid=4, batch=16, steps=200)
+  c = small_runs.videos_to_report(clips, name="rendered", grid=4, batch=16, steps=STEPS)
   tokens = 8 * 4**2
-  stages = {name: c.stages[name] for name in ("clips", "tokenizer", "shards", "pretrain")}
+  stages = {name: c.stages[name] for name in ("clips", "shards", "pretrain")}
+  stages["shards"] = pixel_recipes.shards("{workdir}/clips", "shipped")
   pretrain = stages["pretrain"]
   pretrain.model.update(depth=4, heads=4)
   pretrain.sequence.update(frames=8, context=tokens)
-  pretrain.train.update(batch_tokens=16 * tokens, total_tokens=float(200 * 16 * tokens))
+  pretrain.train.update(batch_tokens=16 * tokens, total_tokens=float(STEPS * 16 * tokens))
   pretrain.optim.lr = 4e-3
-  pretrain.every = recipes.every(log=20, evaluate=200, checkpoint=200)
+  pretrain.every = recipes.every(log=20, evaluate=100, checkpoint=100)
   run = "{workdir}/pretrain"
   compared = _job(
     {

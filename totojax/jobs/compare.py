@@ -215,11 +215,11 @@ def _memory_bytes(*, reset: bool = False) -> int | None:
     return stats["bytes_in_use"] if reset else stats["peak_bytes_in_use"]
   if reset:
     try:
-      pathlib.Path("/proc/self/clear_refs").write_text("5")
+      pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
       return None
   try:
-    status = pathlib.Path("/proc/self/status").read_text()
+    status = pathlib.Path("/proc/self/status").read_text(encoding="utf-8")
     (line,) = [x for x in status.splitlines() if x.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024
   except (OSError, ValueError):
