@@ -14,6 +14,7 @@ Shapes: R clips, N frames, H, W and S pixels, L layers, T tokens, D width.
 
 from collections.abc import Callable, Mapping
 import dataclasses
+import json
 import pathlib
 import resource
 import sys
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 
 from totojax import jobs
-from totojax.config import compare, labels
+from totojax.config import compare, labels, schema
 from totojax.config.schema import ConfigError
 from totojax.data.pixels import augment
 from totojax.data.store import feature_files, store as store_lib
@@ -77,7 +78,9 @@ def run(config: compare.CompareJob, workdir: epath.Path, interrupted: jobs.Inter
     found = _asked(config, name, probe, paths, workdir / "probes", interrupted)
     if found is None:
       return False
-    rows.append({"encoder": name, "probe": probe, **found, **files.read_json(folder / "cost.json")})
+    cost = files.read_json(folder / "cost.json")
+    del cost["of"]
+    rows.append({"encoder": name, "probe": probe, **found, **cost})
     _write(rows, workdir)
   console.say(_table(rows))
   console.say(f"report: {compare_page.write(workdir)}")
@@ -136,7 +139,14 @@ def _features(
   interrupted: jobs.Interrupted,
 ) -> bool:
   """Features of both stores, as `run = "features"` leaves them; False when interrupted."""
+  asked = json.loads(json.dumps(schema.to_dict(config)))
   if files.exists(folder / "cost.json"):
+    made = files.read_json(folder / "cost.json")["of"]
+    if made != asked:
+      raise ConfigError(
+        f"{folder} has features of {made}, and the config asks for {asked}; give this encoder"
+        " another name, or use another --workdir"
+      )
     return True
   before = _memory_bytes(reset=True)
   encoder = _opened(config, pool, rows)
@@ -178,6 +188,7 @@ def _features(
     "size_px": encoder.size_px,
     "frames": len(_frames(records["train"].tokens.manifest.pixel_frames, encoder)),
     "normed": bool(encoder.facts.get("normed")),
+    "of": asked,
   }
   files.write_json(folder / "cost.json", cost)
   return True
