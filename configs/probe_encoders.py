@@ -1,34 +1,32 @@
 r"""Other people's encoders, probed as ours: side by side, or alone.
 
   python -m totojax.main --config=configs/features.py --workdir=DINO \
-    --config.features.encoder=dino.py --config.source.root=IMAGES \
+    --config.features.encoder=dinov2:WEIGHTS --config.source.root=IMAGES \
     --config.source.kind=image --config.source.folder.class_folders=True \
     --config.source.val_frac=0.2
   python -m totojax.main --workdir=PROBE \
     --config=configs/probe_encoders.py:dino=DINO,mae=MAE
 
 After the colon: name=folder of each encoder's features, with `train` and `val`
-in it. dino.py defines encoder() (totojax/trained/encoders.py). To set our own
+in it. WEIGHTS is the model's folder on this machine (totojax/trained/ready.py); a
+file of yours that defines encoder() serves too (totojax/trained/encoders.py). To set our own
 layers beside them, add stores of tokens of the same items:
   --config.backbones="('trained',)" --config.model_run=MODEL \
   --config.data.train=TOKENS/train --config.data.validation=TOKENS/val
 Tables 7, 8, 10, 13 and 14 of the paper compare such encoders. For heads with
-attention write tokens, all of which are held in memory: pool="tokens" in
-dino.py and --config.features.pool=token, then
+attention write tokens, all of which are held in memory:
+--config.features.pool=token, then
   --config.head.pool=attention --config.head.heads=12
 """
 
-from totojax.config import recipes
+from totojax.config import compare, recipes, schema
 
 
 def get_config(encoders: str = ""):
   c = recipes.probe("", "", "")
   c.backbones = ()
-  for part in filter(None, encoders.split(",")):
-    name, equals, path = part.rpartition("=")
-    c.encoders[name if equals else path.strip("/").rpartition("/")[2]] = dict(
-      train=f"{path}/train", validation=f"{path}/val"
-    )
+  for name, paths in compare.encoder_files(encoders).items():
+    c.encoders[name] = schema.to_config(paths)
   c.train.update(epochs=300.0, batch_rows=256)
   c.optim.update(
     name="adamw",

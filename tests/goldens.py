@@ -52,6 +52,9 @@ UPDATES = {
 ARGUMENTS = {
   "configs/bench.py": ("gpu",),
   "configs/probe_encoders.py": ("FOLDER/one,two=FOLDER/2",),
+  "configs/probe_vjepa2.py": ("k400", "diving48", "imagenet", "ssv2,one=FOLDER/1"),
+  "configs/knn.py": ("one=FOLDER/1",),
+  "configs/compare.py": ("one=dinov2:FOLDER,two=FOLDER/2",),
   "configs/mup_sweep.py": ("muon",),
   "configs/pretrain.py": ("1b", "gpt2-tiny"),
   "configs/scale.py": ("1b",),

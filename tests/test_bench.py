@@ -482,7 +482,7 @@ def test_a_start_that_fails_says_why(monkeypatch):
 
 @pytest.fixture
 def without_torch(monkeypatch):
-  """As where the extra `parity` is not installed."""
+  """As where the extra `encoders` is not installed."""
   real = builtins.__import__
 
   def refuse(name, *rest, **more):
@@ -500,14 +500,14 @@ def test_rows_without_their_packages_are_named(tmp_path, without_torch, capsys):
   for name in ("dvae_encode", "train_step"):
     (row,) = by_row[name]
     assert set(row) == {"row", "case", "skipped"}
-    assert "totojax[parity]" in row["skipped"]
+    assert "totojax[encoders]" in row["skipped"]
   # What needs no PyTorch is measured all the same.
   *others, last = by_row["store_read"]
-  assert len(others) == 3 and "totojax[parity]" in last["skipped"]
+  assert len(others) == 3 and "totojax[encoders]" in last["skipped"]
   for row in others:
     check(row)
   printed = capsys.readouterr().out
-  assert printed.count("skipped: ") == 3 and "totojax[parity]" in printed
+  assert printed.count("skipped: ") == 3 and "totojax[encoders]" in printed
 
 
 def test_the_table_says_what_is_compared(tmp_path, capsys):

@@ -70,6 +70,7 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
   grads, (stats, _) = jax.jit(jax.grad(lambda p: total(task, p, found, rows), has_aux=True))(
     found.params
   )
+  atol = 1e-4 if pool == "blocks" else 1e-5  # of four blocks with large weights
   visual_BT = sequence.is_visual(rows["tokens"])
   h_LBTD = test_features.stack(task.model, found.frozen, rows["tokens"], LAYERS)
   for i in range(len(LAYERS)):
@@ -89,7 +90,7 @@ def test_every_head_has_the_gradient_that_it_has_alone(pool):
       for name in expected:
         scale = float(abs(expected[name]).max())
         np.testing.assert_allclose(
-          grads[name][i, s], expected[name], rtol=2e-3, atol=1e-5 * scale, err_msg=name
+          grads[name][i, s], expected[name], rtol=2e-3, atol=atol * scale, err_msg=name
         )
 
 

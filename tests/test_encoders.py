@@ -88,11 +88,43 @@ def test_tokens_of_a_clip_are_those_of_all_its_frames():
   np.testing.assert_allclose(x_LRTD[:, :, 16:], second, rtol=1e-4, atol=1e-6)
 
 
-def test_a_model_that_masks_patches_is_refused():
-  with pytest.raises(ValueError, match="ViTMAEModel gives 5 .*mask_ratio=0.0"):
-    encoders.of_vit(vit("mae", mask_ratio=0.75)).features(clips(1))
-  with pytest.raises(ValueError, match="pool is 'mean'; use one of patches"):
-    encoders.of_vit(vit("dino"), pool="mean")
+def test_mae_masks_nothing_and_keeps_the_order_of_its_tokens():
+  masking, frames = vit("mae", mask_ratio=0.75), clips(3)
+  found = encoders.of_vit(masking, pool="tokens").features(frames)
+  whole = encoders.of_vit(vit("mae"), pool="tokens").features(frames)
+  np.testing.assert_array_equal(found, whole)
+  import torch
+
+  pixels = torch.zeros(1, 3, SIZE, SIZE) + torch.arange(SIZE) / SIZE
+  with torch.no_grad():  # control: on its own it comes in another order each time
+    first, second = (masking(pixels, output_hidden_states=True).hidden_states[0] for _ in "ab")
+  assert not torch.equal(first, second)
+
+
+def test_what_a_model_has_not_is_refused():
+  for more, told in (
+    (dict(pool="mean"), "pool is 'mean'; use one of patches"),
+    (dict(size_px=18), "ViTModel reads frames of a multiple of 4 pixels, and 18"),
+  ):
+    with pytest.raises(ValueError, match=told):
+      encoders.of_vit(vit("dino"), **more)
+
+
+@pytest.mark.parametrize("kind", ["mae", "dino", "dinov2"])
+def test_positions_are_interpolated_as_the_model_does(kind):
+  model = vit(kind)
+  frames = np.random.default_rng(0).integers(0, 256, (2, 1, 24, 24, 3), np.uint8)
+  of = encoders.of_vit(model, pool="tokens", size_px=24, mean=(0, 0, 0), std=(1, 1, 1))
+  found = of.features(frames)
+  assert of.size_px == 24 and found.shape == (3, 2, 36, 12)
+  import torch
+
+  pixels = torch.tensor(frames[:, 0].transpose(0, 3, 1, 2) / 255.0, dtype=torch.float32)
+  with torch.no_grad():
+    more = {} if kind == "dinov2" else {"interpolate_pos_encoding": True}
+    more |= {"noise": torch.arange(36.0).repeat(2, 1)} if kind == "mae" else {}
+    last = model(pixels, output_hidden_states=True, **more).hidden_states[-1]
+  np.testing.assert_allclose(found[-1], last[:, -36:].numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_any_module_serves_and_other_shapes_are_refused():

@@ -50,6 +50,7 @@ from totojax.config.tokens import DvaeConfig, FsqConfig
 from totojax.data.pixels import images, media, video
 from totojax.data.sources import (
   code_files,
+  diving48,
   ego4d,
   folder,
   howto100m,
@@ -57,6 +58,7 @@ from totojax.data.sources import (
   items,
   kinetics,
   listings,
+  real,
   ssv2,
   tars,
   tfds_source,
@@ -509,6 +511,41 @@ def ssv2_shows(path, value, sound):
   return "legal"
 
 
+def make_diving48(path):
+  touched(path, "rgb/a.mp4", "rgb/b.mp4")
+  vocab = [["Back", "15som", "05Twis", "FREE"], ["Forward", "25som", "2Twis", "PIKE"]]
+  (path / "Diving48_vocab.json").write_text(json.dumps(vocab))
+  rows = [
+    {"vid_name": "a", "label": 0, "start_frame": 0, "end_frame": 39},
+    {"vid_name": "b", "label": 1, "start_frame": 0, "end_frame": 58},
+    {"vid_name": "c", "label": 1, "start_frame": 5, "end_frame": 26},
+  ]
+  (path / "Diving48_V2_train.json").write_text(json.dumps(rows))
+
+
+def read_diving48(path):
+  return listing(diving48.list_items(path, "train", classes=0), path)
+
+
+def diving48_shows(path, value, sound):
+  rows = json.loads((path / "Diving48_V2_train.json").read_text())
+  labels = {str(row["vid_name"]): row["label"] for row in rows}
+  for item, (_, label, *_) in value["rows"].items():
+    if label != labels[item]:
+      return f"{item} has label {label}"
+  return "legal"
+
+
+def read_real(path):
+  found = real.read(path / "real.json", classes=20)
+  return [sorted(own) for own in found.classes]
+
+
+def real_shows(path, value, sound):
+  rows = json.loads((path / "real.json").read_text())
+  return "legal" if [sorted({*row}) for row in rows] == value else "its labels are others"
+
+
 def make_ego4d(path):
   touched(path, "v2/full_scale/a.mp4", "v2/full_scale/b.mp4")
   rows = [{"video_uid": "a", "fps": 30.0}, {"video_uid": "b"}, {"video_uid": "c"}]
@@ -947,6 +984,12 @@ READERS: dict[str, Reader] = {
   "list": Reader(make_list, read_list, ("list.txt",), list_shows),
   "kinetics": Reader(make_kinetics, read_kinetics, ("val.csv",), kinetics_shows),
   "ssv2": Reader(make_ssv2, read_ssv2, ("*.json",), ssv2_shows),
+  "diving48": Reader(make_diving48, read_diving48, ("*.json",), diving48_shows),
+  "real": Reader(
+    lambda path: (path / "real.json").write_text("[[7], [8, 6], [], [1, 12], [19, 4, 13]]"),
+    read_real,
+    legal=real_shows,
+  ),
   "ego4d": Reader(make_ego4d, read_ego4d, ("v2/ego4d.json",), ego4d_shows),
   "howto100m": Reader(make_howto100m, read_howto100m, ("ids.csv",), spans_show),
   "ucf101": Reader(make_ucf101, read_ucf101, ("*.txt",), ucf101_shows),

@@ -95,6 +95,128 @@ def test_the_cross_attention_head_is_v_jepa_s():
   np.testing.assert_allclose(y_BC, golden["y"], rtol=1e-4, atol=1e-5)
 
 
+def vjepa2(golden, of=lambda golden, name: golden[f"param8/{name}"] * golden[f"scale/{name}"]):
+  """V-JEPA 2's parameters as ours, or what stands for each in a golden."""
+  n, width = int(golden["num_heads"]), golden["input_x"].shape[-1]
+  at = lambda name: jnp.asarray(np.asarray(of(golden, name)), jnp.float32)
+  cross, split = "pooler.cross_attention_block.", (n, width // n)
+  key, value = jnp.split(at(cross + "xattn.kv.weight"), 2)
+  _, value_bias = jnp.split(at(cross + "xattn.kv.bias"), 2)
+  params = {
+    "query": at("pooler.query_tokens").reshape(-1),
+    "project": at(cross + "xattn.q.weight").T.reshape(width, *split),
+    "project_bias": at(cross + "xattn.q.bias").reshape(split),
+    "key": key.T.reshape(width, *split),
+    "value": value.T.reshape(width, *split),
+    "value_bias": value_bias.reshape(split),
+    "norm_scale": at(cross + "norm1.weight"),
+    "norm_bias": at(cross + "norm1.bias"),
+    "mlp_norm_scale": at(cross + "norm2.weight"),
+    "mlp_norm_bias": at(cross + "norm2.bias"),
+    "up": at(cross + "mlp.fc1.weight").T,
+    "up_bias": at(cross + "mlp.fc1.bias"),
+    "down": at(cross + "mlp.fc2.weight").T,
+    "down_bias": at(cross + "mlp.fc2.bias"),
+    "linear": at("linear.weight").T,
+    "bias": at("linear.bias"),
+  }
+  names = {
+    "qkv": ("attn.qkv.weight", lambda w: w.T.reshape(width, 3, *split)),
+    "qkv_bias": ("attn.qkv.bias", lambda w: w.reshape(3, *split)),
+    "out": ("attn.proj.weight", lambda w: w.T.reshape(*split, width)),
+    "out_bias": ("attn.proj.bias", lambda w: w),
+    "norm_scale": ("norm1.weight", lambda w: w),
+    "norm_bias": ("norm1.bias", lambda w: w),
+    "mlp_norm_scale": ("norm2.weight", lambda w: w),
+    "mlp_norm_bias": ("norm2.bias", lambda w: w),
+    "up": ("mlp.fc1.weight", jnp.transpose),
+    "up_bias": ("mlp.fc1.bias", lambda w: w),
+    "down": ("mlp.fc2.weight", jnp.transpose),
+    "down_bias": ("mlp.fc2.bias", lambda w: w),
+  }
+  for name, (theirs, change) in names.items():
+    parts = [change(at(f"pooler.blocks.{i}.{theirs}")) for i in range(3)]
+    params[f"block_{name}"] = jnp.stack(parts)
+  return params
+
+
+def marked(golden, name):
+  """Its gradient where the golden has it, NaN elsewhere."""
+  if f"grad/{name}" in golden:
+    return golden[f"grad/{name}"]
+  out = np.full(golden[f"param8/{name}"].size, np.nan)
+  out[golden[f"gradidx/{name}"]] = golden[f"gradat/{name}"]
+  return out.reshape(golden[f"param8/{name}"].shape)
+
+
+def test_the_head_of_blocks_is_v_jepa_2_s():
+  """Its logits, loss and gradients; eps 1e-6 in place of 1e-5 would be seen."""
+  golden = dict(np.load(GOLDEN / "probe4_tiny.npz"))
+  params, label_B = vjepa2(golden), golden["labels"]
+  c, x_BTD = config("blocks"), jnp.asarray(golden["input_x"], jnp.float32)
+  shapes = heads.shapes(c, width=64, classes=10)
+  assert {k: v.shape for k, v in params.items()} == {k: shape for k, (shape, _) in shapes.items()}
+
+  @jax.jit
+  def loss(params, x_BTD):
+    prepared, _ = heads.prepare(c, x_BTD, whole(x_BTD), {}, training=True)
+    y_BC = heads.logits(c, params, prepared, whole(x_BTD))
+    logp_BC = jax.nn.log_softmax(y_BC)
+    return -jnp.mean(logp_BC[jnp.arange(3), label_B]), y_BC
+
+  with jax.default_matmul_precision("highest"):
+    (value, y_BC), (grads, grad_x) = jax.jit(
+      jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+    )(params, x_BTD)
+  np.testing.assert_allclose(y_BC, golden["logits"], rtol=5e-6, atol=5e-6)
+  assert float(value) == pytest.approx(float(golden["loss"]), rel=2e-6)
+  np.testing.assert_allclose(grad_x, golden["grad_x"], rtol=1e-4, atol=1e-6)
+  compared = 0
+  for name, expected in vjepa2(golden, marked).items():
+    known = ~np.isnan(np.asarray(expected))
+    scale = float(np.abs(np.asarray(expected)[known]).max())
+    np.testing.assert_allclose(
+      np.asarray(grads[name])[known], np.asarray(expected)[known],
+      rtol=1e-4, atol=2e-5 * scale + 1e-8, err_msg=name,
+    )  # fmt: skip
+    compared += known.sum()
+  assert compared > 4500
+
+
+def test_the_head_of_blocks_starts_as_v_jepa_2_s():
+  c = config("blocks", init_std=0.02, heads=16)
+  shapes = heads.shapes(c, width=1024, classes=400)
+  # The reference's count has 1,024 more: a bias of keys, which softmax does not see.
+  count = sum(int(np.prod(shape)) for shape, _ in shapes.values())
+  assert count == 49_746_320 - 1024
+  params = jax.jit(
+    lambda key: heads.init(config("blocks", init_std=0.02), key, width=256, classes=9)
+  )(jax.random.key(0))
+  for name, stds in (
+    ("block_out", (0.01414, 0.01, 0.00816)),
+    ("block_down", (0.01414, 0.01, 0.00816)),
+    ("block_qkv", (0.02, 0.02, 0.02)),
+  ):
+    np.testing.assert_allclose(params[name].reshape(3, -1).std(1), stds, rtol=0.03)
+  assert float(params["down"].std()) == pytest.approx(0.00816, rel=0.03)
+  for name in ("linear", "bias"):
+    assert 0.7 / 16 < float(abs(params[name]).max()) <= 1 / 16
+  assert not params["block_qkv_bias"].any() and (params["block_norm_scale"] == 1).all()
+
+
+def test_blocks_see_no_token_that_does_not_count():
+  rng = np.random.default_rng(0)
+  c, x_BTD = config("blocks"), rng.normal(size=(2, 9, 16)).astype(np.float32)
+  params = heads.init(c, jax.random.key(0), width=16, classes=5)
+  visual_BT = jnp.arange(9)[None] < jnp.array([[6], [9]])
+  one = heads.logits(c, params, jnp.asarray(x_BTD), visual_BT)
+  x_BTD[0, 6:] = 7.0
+  two = heads.logits(c, params, jnp.asarray(x_BTD), visual_BT)
+  np.testing.assert_allclose(one, two, rtol=1e-5)
+  short = heads.logits(c, params, jnp.asarray(x_BTD[:1, :6]), visual_BT[:1, :6])
+  np.testing.assert_allclose(one[:1], short, rtol=1e-4, atol=1e-5)
+
+
 def plain(params, x_BTD, visual_BT):
   """Attention pooling as it is written: keys and values of every token."""
   _, n, dim = params["key"].shape

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import runs
+import test_heads
 
 from totojax.models import heads
 from totojax.optim import lars
@@ -194,3 +195,40 @@ def test_what_does_not_fit_is_refused(values, told):
 def test_a_warmup_as_long_as_the_run_is_refused():
   with pytest.raises(ValueError, match="not below the run's 10; shorten"):
     lars.grid(CONFIG, batch_rows=1, steps=10, warmup_steps=10)
+
+
+def test_rates_and_decays_are_v_jepa_2_s():
+  golden = np.load(runs.ROOT / "tests" / "golden" / "vjepa2_schedules.npz")
+  ref, start, last, warm, steps, decay, end = golden["sched_args"]
+  c = dataclasses.replace(
+    lars.GridConfig(), name="adamw", schedule="vjepa2", start_lr=start, end_decay_frac=end / decay
+  )
+  schedule = lars.Schedule(int(steps), warm, last / ref)
+  update = np.arange(1, 1 + int(steps))
+  found = lars.of_head(c, schedule, update, jnp.float32(ref), jnp.float32(decay))
+  np.testing.assert_allclose(found[0], golden["lr"], rtol=1e-4, atol=1e-10)
+  np.testing.assert_allclose(found[1], golden["wd"], rtol=1e-4, atol=1e-10)
+  c = dataclasses.replace(c, start_lr=0.0, end_decay_frac=1.0)
+  rate, _ = lars.of_head(c, lars.Schedule(100, 0, 0.0), np.arange(1, 101), 3e-3, 0.4)
+  np.testing.assert_allclose(rate, golden["lr_nowarm"], rtol=1e-4, atol=1e-9)
+  mae, _ = lars.of_head(
+    dataclasses.replace(c, schedule="mae"), lars.Schedule(100, 0, 0.0), np.arange(1, 101), 3e-3, 0.4
+  )
+  assert abs(mae - golden["lr_nowarm"]).max() > 1e-5  # control: a step apart
+
+
+def test_decay_on_everything_is_v_jepa_2_s_update():
+  """AdamW, one group: biases, norms and the query too."""
+  golden = dict(np.load(runs.ROOT / "tests" / "golden" / "probe4_tiny.npz"))
+  before = test_heads.vjepa2(golden)
+  c = dataclasses.replace(lars.GridConfig(), name="adamw", decay_all=True)
+  names = {"query": "pooler.query_tokens", "bias": "linear.bias"}
+  for name, theirs in names.items():
+    gradient = {name: jnp.asarray(golden[f"grad/{theirs}"]).reshape(before[name].shape)}
+    tx = lars.one_head(c, 3e-3, 0.4)
+    own = {name: before[name]}
+    changes, _ = tx.update(gradient, tx.init(own), own)
+    after = optax.apply_updates(own, changes)[name]
+    np.testing.assert_allclose(
+      after, golden[f"adamw/{theirs}"].reshape(after.shape), rtol=1e-4, atol=1e-6
+    )

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+import runs
 
-from totojax.data.sources import ego4d, howto100m, kinetics, ssv2, ucf101
+from totojax.data.sources import diving48, ego4d, howto100m, kinetics, ssv2, ucf101
 
 
 def touch(root, *names):
@@ -276,3 +278,31 @@ def test_ucf101(tmp_path, lists, folder):
     write(where / "trainlist02.txt", line)
     with pytest.raises(ValueError, match=told):
       ucf101.list_items(tmp_path, "train", fold=2, classes=2)
+
+
+def test_diving48(tmp_path):
+  golden = np.load(runs.ROOT / "tests" / "golden" / "label_formats.npz")
+  for name in ("vocab", "train", "test"):
+    file = "Diving48_vocab.json" if name == "vocab" else f"Diving48_V2_{name}.json"
+    (tmp_path / file).write_text(str(golden[f"diving48/{name}_json"]))
+  for split in ("train", "test"):
+    touch(tmp_path, *(f"rgb/{file}" for file in golden[f"diving48/{split}_files"]))
+    listing = diving48.list_items(tmp_path, split, classes=12)
+    entries = {row["vid_name"]: row for row in json.loads(str(golden[f"diving48/{split}_json"]))}
+    expected = dict(zip(golden[f"diving48/{split}_files"], golden[f"diving48/{split}_class"]))
+    whole = {k: v for k, v in expected.items() if not entries[k[:-4]]["start_frame"]}
+    assert {f"{k}.mp4": v for k, v in labels(listing).items()} == whole
+    names = dict(zip(golden[f"diving48/{split}_files"], golden[f"diving48/{split}_names"]))
+    for item in listing.items:
+      assert listing.classes[item.label].replace(" ", "_") == names[f"{item.id}.mp4"]
+    assert len(missing(listing)) == len(expected) - len(whole) > 0  # parts of their files
+  assert labels(diving48.list_items(tmp_path, "val", classes=0))
+  with pytest.raises(ValueError, match="has 12 classes; 48 are wanted"):
+    diving48.list_items(tmp_path, "train", classes=48)
+  # The first version's lists have other names, and are not taken for these.
+  (tmp_path / "Diving48_V2_train.json").rename(tmp_path / "Diving48_train.json")
+  with pytest.raises(ValueError, match="annotations of Diving-48"):
+    diving48.list_items(tmp_path, "train", classes=0)
+  write(tmp_path / "Diving48_V2_train.json", [{"vid_name": "x", "label": 12}])
+  with pytest.raises(ValueError, match="label 12 is out of range"):
+    diving48.list_items(tmp_path, "train", classes=0)

@@ -51,8 +51,8 @@ OPTIONAL = {
   "av": "data",
   "skimage": "data",
   "apache_beam": "beam",
-  "torch": "parity",
-  "transformers": "",
+  "torch": "encoders",
+  "transformers": "encoders",
 }
 
 

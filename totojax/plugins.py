@@ -43,7 +43,9 @@ KINDS: Mapping[str, str] = {
   "job": "(a `schema.section` of keys, a function (config, workdir, interrupted) -> bool)",
 }
 _FUNCTION: Any = Callable  # which to checkers is no class
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+# Encoders of ours, which are named as NAME:PATH (`trained.ready`).
+ENCODERS = ("dinov2", "dinov3", "mae", "clip", "videomae", "vjepa2", "rvm", "4ds", "pixels")
+_MODULE = re.compile(rf"(?!({'|'.join(ENCODERS)}):)[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _FILE = re.compile(r"(.+\.py)(?::([A-Za-z_]\w*))?")
 
 

@@ -64,6 +64,13 @@ class Ssv2(Section):
   classes: int = field(174, "0: any", at_least=0)
 
 
+@section("source.diving48")
+class Diving48(Section):
+  """Diving-48, version 2."""
+
+  classes: int = field(48, "0: any", at_least=0)
+
+
 @section("source.ego4d")
 class Ego4d(Section):
   """Ego4D."""
@@ -87,7 +94,9 @@ class Ucf101(Section):
   classes: int = field(101, "0: any", at_least=0)
 
 
-SOURCES = tuple("folder list tars tfds imagenet kinetics ssv2 ego4d howto100m ucf101".split())
+SOURCES = tuple(
+  "folder list tars tfds imagenet kinetics ssv2 diving48 ego4d howto100m ucf101".split()
+)
 
 
 @section("source")
@@ -114,6 +123,7 @@ class SourceConfig(Section):
   imagenet: Imagenet = field(Imagenet(), "ImageNet")
   kinetics: Kinetics = field(Kinetics(), "Kinetics")
   ssv2: Ssv2 = field(Ssv2(), "Something-Something v2")
+  diving48: Diving48 = field(Diving48(), "Diving-48")
   ego4d: Ego4d = field(Ego4d(), "Ego4D")
   howto100m: Howto100m = field(Howto100m(), "HowTo100M")
   ucf101: Ucf101 = field(Ucf101(), "UCF101")
@@ -203,16 +213,20 @@ class FeatureFiles(Section):
   """Which features are written, and how.
 
   Attributes:
-    encoder: Python file that makes an encoder in place of a run of ours
+    encoder: in place of a run of ours: "dinov2:FOLDER" or another one by name
+      (`totojax/trained/ready.py`), or a Python file that makes one
       (`totojax/trained/encoders.py`).
     pool: means over each; of another encoder "clip", or "token" where it gives
-      them.
+      them; "class": the class token of one by name.
+    norm: of an encoder by name, whose layers are otherwise what leaves its
+      blocks.
   """
 
-  encoder: str = field("", "of yours; '': model_run's", plugin="encoder")
+  encoder: str = field("", "by name, or of yours; '': model_run's", plugin="encoder")
   tokenizer: str = field("", "its file; '': of the run, chain or package")
   layers: tuple[int, ...] = field((), "H_0 (embeddings) to H_L; (): all", at_least=0)
-  pool: str = field("clip", "means over each", choices=("token", "frame", "clip"))
+  pool: str = field("clip", "means over each", choices=("token", "frame", "clip", "class"))
+  norm: bool = field(False, "every layer through the norm after the last block")
   format: str = field("safetensors", "of the files", choices=("safetensors", "npz"))
   dtype: str = field("float32", "of what is stored", choices=("float32", "float16"))
   rows: int = field(8, "clips of a forward pass", at_least=1)
@@ -222,6 +236,11 @@ class FeatureFiles(Section):
       raise ConfigError(
         f"features.encoder is {self.encoder!r}, which knows no frames and reads pixels; set"
         " features.pool to 'clip' (or 'token') and features.tokenizer to ''"
+      )
+    if not self.encoder and (self.pool == "class" or self.norm):
+      raise ConfigError(
+        f"features.pool is {self.pool!r} and features.norm {self.norm}: class tokens and norms are"
+        " of encoders by name; set features.encoder, or pool to 'clip' and norm to False"
       )
 
 

@@ -13,7 +13,7 @@ from totojax.config.schema import ConfigError, field, Job, Section, section, SEE
 
 BACKBONES = ("trained", "untrained")  # of a probe: the model, and before it was
 BASELINES = ("pixels", "histogram")  # what takes no model
-POOLS = ("average", "attention", "cross")
+POOLS = ("average", "attention", "cross", "blocks")
 OPTIMISERS = ("lars", "adamw")
 SOURCES = ("tokens", "folder", "imagenet")
 LAST_RATE = 1e-6  # with which MAE ends
@@ -67,6 +67,8 @@ class ProbeData(FileData):
   validation_pixels: str = field("", "the same of `validation`")
   pixels_side: int = field(8, "of a frame, for `pixels`", at_least=1, unit="pixels")
   train_records: int = field(0, "so many, of every class its share; 0: all", at_least=0)
+  evaluations: Mapping[str, str] = field({}, "name -> store of tokens: a further held-out list")
+  real_labels: str = field("", "ReaL's real.json, of ImageNet's validation images; '': none")
 
 
 @section("data")
@@ -88,6 +90,7 @@ class EncoderFiles(Section):
 
   train: str = field("", "folder or file of the training items")
   validation: str = field("", "the same of the held-out ones")
+  evaluations: Mapping[str, str] = field({}, "name -> the same of a further held-out list")
 
 
 @section("head")
@@ -133,7 +136,11 @@ class GridConfig(Section):
   """Every pair of a rate and a decay is one setting, and trains its own head.
 
   Rates fall by half a cosine. Weight decay, as V-JEPA's, and LARS' trust are on
-  matrices and queries; biases and norms have neither.
+  matrices and queries; biases and norms have neither, but for `decay_all`.
+
+  Attributes:
+    schedule: "mae": the rate of an update is that of the epochs before it;
+      "vjepa2": that after it, with a warm-up from `start_lr`.
   """
 
   name: str = field("lars", "the optimiser", "[gap] MAE", choices=OPTIMISERS)
@@ -145,12 +152,22 @@ class GridConfig(Section):
   warmup_epochs: float = field(10.0, "linear from 0", "[gap] MAE", at_least=0)
   end_lr_frac: float = field(0.0, "of the peak, at the end", "[gap] MAE", at_least=0)
   end_decay_frac: float = field(1.0, "of the weight decay; 1.0: constant", at_least=0)
+  schedule: str = field("mae", "whose", "[gap] MAE", choices=("mae", "vjepa2"))
+  start_lr: float = field(0.0, "of every head's warm-up, of vjepa2", at_least=0)
+  decay_all: bool = field(False, "AdamW's decay on biases, norms and all, as V-JEPA 2's")
   momentum: float = field(0.9, "of LARS", "[gap] MAE", at_least=0, below=1)
   trust: float = field(0.001, "of LARS: largest update / size", "[gap] MAE", above=0)
   b1: float = field(0.9, "of AdamW: decay of the first moment", at_least=0, below=1)
   b2: float = field(0.999, "of AdamW: decay of the second moment", at_least=0, below=1)
   eps: float = field(1e-8, "of AdamW: added to the second moment's root", at_least=0)
   clip_norm: float = field(0.0, "of each head's gradient; 0.0: none", at_least=0)
+
+  def __post_init__(self):
+    if (self.start_lr and self.schedule != "vjepa2") or (self.decay_all and self.name != "adamw"):
+      raise ConfigError(
+        f"optim.start_lr is {self.start_lr:g} with schedule {self.schedule!r}, and decay_all"
+        f" {self.decay_all} with {self.name!r}; they are of schedule 'vjepa2' and of 'adamw'"
+      )
 
   @property
   def settings(self) -> list[tuple[float, float]]:

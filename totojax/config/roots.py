@@ -37,6 +37,8 @@ ROOTS: Mapping[str, str] = {
   "chain": "studies:Chain",
   "probe": "labels:Probe",
   "probe_seeds": "labels:ProbeSeeds",
+  "knn": "compare:KnnJob",
+  "compare": "compare:CompareJob",
   "joint": "labels:Joint",
   "finetune": "labels:Finetune",
   "export": "exchange:Export",

@@ -65,6 +65,8 @@ JOBS: Mapping[str, Job] = {
   "validate": Job("validate:run", shared=True),
   "probe": Job("probe.job:run", shared=True),
   "probe_seeds": Job("probe.seeds:run"),
+  "knn": Job("knn:run"),
+  "compare": Job("compare:run"),
   "features": Job("features:run"),
   "joint": Job("labels.job:joint", shared=True),
   "finetune": Job("labels.job:finetune", shared=True),

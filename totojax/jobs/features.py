@@ -15,7 +15,6 @@ of a frame are where the tokenizer makes one of several is in `trained.model`.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import hashlib
 from typing import Any
 
 from etils import epath
@@ -31,7 +30,7 @@ from totojax.data.store import feature_files
 from totojax.jobs.tokenize import short, stores
 from totojax.models import taps
 from totojax.rundir import directory, files, pieces, provenance
-from totojax.trained import backbone, encoders, model as pretrained
+from totojax.trained import backbone, model as pretrained, ready as encoders
 
 Compute = Callable[[np.ndarray], np.ndarray]  # clips [R, N, S, S, 3] -> [L, R, ...]
 _CLIP = ("id", "clip", "label")
@@ -48,6 +47,7 @@ class _Model:
   facts: Mapping[str, Any]  # what other features would differ in
   ready: Callable[[str], Compute]  # kind of the items -> what computes features of their clips
   latents: LatentSpec = EACH_FRAME  # of its tokenizer
+  multiple: int = 1  # what the frames of a clip are a multiple of
 
 
 def _from_run(config: Features) -> _Model:
@@ -83,7 +83,7 @@ def _from_encoder(config: Features) -> _Model:
       f"model_run is {config.model_run} and features.encoder {path};"
       " features are of one of them: empty the other"
     )
-  encoder = encoders.load(path)
+  encoder = encoders.load(path, pool=settings.pool, norm=settings.norm)
   layers = tuple(settings.layers) or encoder.layers
   unknown = sorted(set(layers) - set(encoder.layers))
   if unknown or list(layers) != sorted(set(layers)):
@@ -96,8 +96,8 @@ def _from_encoder(config: Features) -> _Model:
   def features(clips_RNSS3: np.ndarray) -> np.ndarray:
     x_LR = np.asarray(encoder.features(clips_RNSS3))
     expected = (len(encoder.layers), len(clips_RNSS3))
-    kind = {3: "clip", 4: "token"}.get(x_LR.ndim)
-    if kind != settings.pool or x_LR.shape[:2] != expected:
+    wanted = 4 if settings.pool == "token" else 3
+    if x_LR.ndim != wanted or x_LR.shape[:2] != expected:
       form = "tokens, width" if settings.pool == "token" else "width"
       raise ValueError(
         f"{path} gave features of shape {x_LR.shape}; for {len(clips_RNSS3)} clips and"
@@ -105,14 +105,14 @@ def _from_encoder(config: Features) -> _Model:
       )
     return x_LR[places]
 
-  digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
   return _Model(
     name=path,
     layers=layers,
     frames=encoder.frames,
     size_px=encoder.size_px,
-    facts={"encoder": path, "sha256": digest},
+    facts={"encoder": path, "digest": encoder.digest, "normed": encoder.normed},
     ready=lambda kind: features,
+    multiple=encoder.multiple,
   )
 
 
@@ -167,6 +167,11 @@ def _sized(config: Features, model: _Model) -> Features:
     raise ConfigError(
       f"clip.frames is {frames}; clips of {model.name} have {model.frames}:"
       f" use 1 to {model.frames}, or 0 for all"
+    )
+  if frames % model.multiple:
+    raise ConfigError(
+      f"clip.frames is {frames}; clips of {model.name} have a multiple of {model.multiple}: use"
+      f" {model.frames}, or 0"
     )
   px = model.size_px
   return dataclasses.replace(

@@ -6,6 +6,8 @@
              and W_v, no W_q and no W_o -> linear (section 3.5; AIM)
   cross      one query, cross-attention and an MLP with their norms -> linear
              (Table 16; V-JEPA's AttentiveClassifier)
+  blocks     three blocks of self-attention over all tokens, then `cross` (V-JEPA
+             2's attentive probe of four blocks, Assran et al., 2025)
 
 or, of a user's file, a `Pool` after the same BatchNorm over all tokens.
 
@@ -20,11 +22,11 @@ pooled. Per head and token that is 2 D H multiplications in place of 2 D^2.
 Shapes: B batch, T tokens, D width, H heads, K head dim, F mlp, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 import math
-from typing import Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable, TypeVar
 import zlib
 
 from flax.linen import spmd
@@ -35,13 +37,15 @@ from jax.sharding import PartitionSpec
 from totojax import plugins
 from totojax.config.labels import HeadConfig, POOLS as POOLS
 from totojax.config.schema import ConfigError
-from totojax.models import architecture
+from totojax.models import architecture, blocked
 
 MLP_RATIO = 4  # of the hidden units of "cross" to the width, as V-JEPA's
 LAYER_NORM_EPS = 1e-5  # PyTorch's, as V-JEPA's
+SELF_BLOCKS = 3  # of "blocks", before its cross-attention
 
 Params = Mapping[str, jax.Array]
 Stats = Mapping[str, jax.Array]
+Result = TypeVar("Result")
 
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[str | None, ...]]]
@@ -75,7 +79,7 @@ def filled(config: HeadConfig, model: architecture.Architecture) -> HeadConfig:
   Raises:
     ConfigError: attention heads are needed, and the model has none.
   """
-  if config.heads or config.pool not in ("attention", "cross"):
+  if config.heads or config.pool not in ("attention", "cross", "blocks"):
     return config
   own = getattr(model, "heads", 0)
   if not own:
@@ -110,7 +114,7 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
   split = (config.heads, width // config.heads), ("heads", "head_dim")
   matrix = (width, *split[0]), ("embed", *split[1])
   tree |= {"key": matrix, "value": matrix, "query": ((width,), ("norm",))}
-  if config.pool == "cross":
+  if config.pool in ("cross", "blocks"):
     hidden = MLP_RATIO * width
     vectors = ("norm_scale", "norm_bias", "mlp_norm_scale", "mlp_norm_bias", "down_bias")
     tree |= {"project": matrix, "project_bias": split, "value_bias": split}
@@ -120,7 +124,26 @@ def shapes(config: HeadConfig, *, width: int, classes: int) -> Shapes:
       "down": ((hidden, width), ("mlp", "embed")),
       **dict.fromkeys(vectors, ((width,), ("norm",))),
     }
-  return tree
+  return tree | _block_shapes(config, width) if config.pool == "blocks" else tree
+
+
+_BLOCK = "block_"  # of names of what the self-attention blocks have, each stacked over them
+
+
+def _block_shapes(config: HeadConfig, width: int) -> Shapes:
+  """Of the blocks of self-attention, with a leading axis for them."""
+  hidden, split = MLP_RATIO * width, (config.heads, width // config.heads)
+  one: Shapes = {
+    "qkv": ((width, 3, *split), ("embed", None, "heads", "head_dim")),
+    "qkv_bias": ((3, *split), (None, "heads", "head_dim")),
+    "out": ((*split, width), ("heads", "head_dim", "embed")),
+    "up": ((width, hidden), ("embed", "mlp")),
+    "up_bias": ((hidden,), ("mlp",)),
+    "down": ((hidden, width), ("mlp", "embed")),
+  }
+  vectors = ("norm_scale", "norm_bias", "mlp_norm_scale", "mlp_norm_bias", "out_bias", "down_bias")
+  one |= dict.fromkeys(vectors, ((width,), ("norm",)))
+  return {_BLOCK + k: ((SELF_BLOCKS, *shape), (None, *axes)) for k, (shape, axes) in one.items()}
 
 
 def axes(config: HeadConfig, *, width: int, classes: int) -> dict[str, PartitionSpec]:
@@ -141,14 +164,33 @@ def init(config: HeadConfig, key: jax.Array, *, width: int, classes: int) -> dic
       # By name: a parameter does not depend on which others there are.
       own = jax.random.fold_in(key, zlib.crc32(name.encode()))
       params[name] = config.init_std * jax.random.normal(own, shape)
-  if "down" in params:
+  if config.pool == "cross":
     params["down"] /= math.sqrt(2.0)  # V-JEPA's, for its one block
+  if config.pool == "blocks":
+    params["down"] /= math.sqrt(2.0 * SELF_BLOCKS)
+    for name in ("out", "down"):
+      stack = params[_BLOCK + name]
+      depth = jnp.arange(1, SELF_BLOCKS + 1).reshape(-1, *(1,) * (stack.ndim - 1))
+      params[_BLOCK + name] = stack / jnp.sqrt(2.0 * depth)
+    # What V-JEPA 2 leaves as PyTorch draws it.
+    for name in {"linear", "bias"} & params.keys():
+      own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+      bound = width**-0.5
+      params[name] = jax.random.uniform(own, params[name].shape, minval=-bound, maxval=bound)
   return params
+
+
+def over_settings(config: HeadConfig, one: Callable[[Params], Result], params_S: Params) -> Result:
+  """`one` of the heads of a layer, stacked: at once, but of "blocks" in turn.
+
+  Each of these has activations of every token, of which one head's must fit.
+  """
+  return jax.lax.map(one, params_S) if config.pool == "blocks" else jax.vmap(one)(params_S)
 
 
 def init_stats(config: HeadConfig, width: int) -> dict[str, jax.Array]:
   """Running statistics of one layer; none where no BatchNorm is."""
-  if config.pool == "cross":
+  if config.pool in ("cross", "blocks"):
     return {}
   return {"mean": jnp.zeros(width), "var": jnp.ones(width)}
 
@@ -184,6 +226,8 @@ def prepare(
   x = x.astype(jnp.float32)
   if config.pool == "cross":
     return layer_norm(x), stats
+  if config.pool == "blocks":
+    return x, stats
   assert visual_BT is not None
   weight_BT = visual_BT.astype(jnp.float32)
   return _batch_norm(config, x, weight_BT, stats, training=training)
@@ -236,6 +280,8 @@ def _pooled(pool: str, params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -
       return _attend(params, params["query"], x_BTD, visual_BT)
     case "cross":
       return _cross(params, x_BTD, visual_BT)
+    case "blocks":
+      return _cross(params, layer_norm(_self_blocks(params, x_BTD, visual_BT)), visual_BT)
     case _:
       return _users(pool).pool(params, x_BTD, visual_BT)
 
@@ -254,6 +300,28 @@ def _attend(
   pooled_BHD = jnp.einsum("BTH,BTD->BHD", weights_BTH, x_BTD)
   values_BHK = jnp.einsum("BHD,DHK->BHK", pooled_BHD, params["value"])
   return values_BHK.reshape(len(x_BTD), -1)
+
+
+def _self_blocks(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:
+  """Blocks of self-attention and an MLP over the tokens that count."""
+  stack = {k.removeprefix(_BLOCK): v for k, v in params.items() if k.startswith(_BLOCK)}
+  segments_BT = visual_BT.astype(jnp.int32)  # what does not count sees none that does
+
+  # What a block keeps for its backward pass is what entered it.
+  @jax.checkpoint
+  def block(x_BTD, p):
+    y_BTD = p["norm_scale"] * layer_norm(x_BTD) + p["norm_bias"]
+    qkv_3BTHK = jnp.einsum("BTD,DNHK->NBTHK", y_BTD, p["qkv"])
+    qkv_3BTHK += p["qkv_bias"][:, None, None]
+    q_BTHK, k_BTHK, v_BTHK = qkv_3BTHK
+    scale, tokens = float(q_BTHK.shape[-1] ** -0.5), q_BTHK.shape[1]
+    mixed_BTHK = blocked.attend(q_BTHK, k_BTHK, v_BTHK, segments_BT, scale, tokens)
+    x_BTD += jnp.einsum("BTHK,HKD->BTD", mixed_BTHK, p["out"]) + p["out_bias"]
+    y_BTD = p["mlp_norm_scale"] * layer_norm(x_BTD) + p["mlp_norm_bias"]
+    hidden_BTF = jax.nn.gelu(y_BTD @ p["up"] + p["up_bias"], approximate=False)
+    return x_BTD + hidden_BTF @ p["down"] + p["down_bias"], None
+
+  return jax.lax.scan(block, x_BTD, stack)[0]
 
 
 def _cross(params: Params, x_BTD: jax.Array, visual_BT: jax.Array) -> jax.Array:

@@ -45,6 +45,24 @@ class Schedule:
     return adamw.relative_rate(jnp.asarray(update) - 1, **vars(self))
 
 
+def of_head(
+  config: GridConfig, schedule: Schedule, update: jax.Array, lr: jax.Array, decay: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """(rate, decay) of update 1, 2, ... of a head with these at their peaks."""
+  steps, end = schedule.steps, config.end_decay_frac
+  if config.schedule == "mae":
+    fall = Schedule(steps, 0, end)
+    return schedule(update) * lr, fall(update) * decay
+  # V-JEPA 2's, which are stepped before the update.
+  s, warm = jnp.asarray(update, jnp.float32), schedule.warmup_steps
+  half = lambda share: 0.5 * (1.0 + jnp.cos(jnp.pi * share))  # noqa: E731
+  last = schedule.end_lr_frac * lr
+  falling = last + (lr - last) * half(jnp.clip((s - warm) / (steps - warm), 0.0, 1.0))
+  rising = config.start_lr + s / max(warm, 1) * (lr - config.start_lr)
+  rate = jnp.where(s < warm, rising, falling)
+  return rate, decay * (end + (1.0 - end) * half(jnp.clip(s / steps, 0.0, 1.0)))
+
+
 def one_head(
   config: GridConfig, lr: jax.Array | float, weight_decay: jax.Array | float
 ) -> optax.GradientTransformation:
@@ -61,7 +79,7 @@ def one_head(
   else:
     parts += [
       optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-      optax.add_decayed_weights(weight_decay, mask=_matrices),
+      optax.add_decayed_weights(weight_decay, mask=None if config.decay_all else _matrices),
     ]
   return optax.chain(*parts, optax.scale_by_learning_rate(lr))
 
@@ -73,7 +91,7 @@ def _matrices(params: Any) -> Any:
   """
 
   def is_one(name, leaf):
-    return adamw.is_query(name) or (leaf.ndim > 1 and not name.endswith("bias"))
+    return adamw.is_query(name) or (leaf.ndim > 1 and not name.endswith(("bias", "scale")))
 
   return tree_lib.map_named(is_one, params)
 
@@ -122,7 +140,6 @@ def grid(
 def _over_heads(
   config: GridConfig, rate: Schedule, lr_S: jax.Array, decay_S: jax.Array
 ) -> optax.GradientTransformation:
-  decay = Schedule(rate.steps, 0, config.end_decay_frac)
   # The outer map is over layers, which share the settings.
   map_heads = lambda fn, n: jax.vmap(
     jax.vmap(fn, in_axes=(0,) * n + (0, 0)), in_axes=(0,) * n + (None, None)
@@ -140,6 +157,7 @@ def _over_heads(
 
   def update(updates, state, params=None):
     count = state.count + 1
+    now_lr_S, now_decay_S = of_head(config, rate, count, lr_S, decay_S)
 
     def update_head(grads, heads, params, diverged, lr, weight_decay):
       changes, later = one_head(config, lr, weight_decay).update(grads, heads, params)
@@ -152,7 +170,7 @@ def _over_heads(
       return changes, later, ~live
 
     updates, heads, diverged = map_heads(update_head, 4)(
-      updates, state.heads, params, state.diverged, rate(count) * lr_S, decay(count) * decay_S
+      updates, state.heads, params, state.diverged, now_lr_S, now_decay_S
     )
     return updates, GridState(count, heads, diverged)
 
@@ -164,4 +182,9 @@ def highest_rate(
 ) -> Callable[[Any, jax.Array], jax.Array]:
   """(opt_state, update) -> the largest rate that update used, for the log."""
   rate = Schedule(steps, warmup_steps, config.end_lr_frac)
-  return lambda opt_state, update: jnp.max(opt_state.hyperparams["peak_lr"]) * rate(update)
+
+  def highest(opt_state, update):
+    lr_S = opt_state.hyperparams["peak_lr"]
+    return jnp.max(of_head(config, rate, update, lr_S, jnp.zeros_like(lr_S))[0])
+
+  return highest

@@ -28,6 +28,12 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
   return page.write(workdir, about="probe", sections=sections)
 
 
+def write_neighbours(workdir: epath.PathLike) -> epath.Path:
+  """Writes `report.html` of neighbours (`run = "knn"`) into its folder; returns its path."""
+  sections = [("What neighbours tell", lambda folder: neighbours(folder, "."))]
+  return page.write(workdir, about="neighbours", sections=sections)
+
+
 def figure(workdir: epath.Path) -> None:
   """Writes layer_curve.png (Figures 4, 8 and 14) beside per_layer.csv.
 
@@ -55,6 +61,59 @@ def probes(folder: reading.RunFolder) -> str:
   return "".join(out) or page.paragraph("This chain has no probes.", "soft")
 
 
+def all_neighbours(folder: reading.RunFolder) -> str:
+  """Neighbours of every stage of a chain that has them."""
+  out = []
+  for stage in run_sections.stages(folder):
+    job = reading.optional({}, folder.json, f"{stage}/config.json").get("run")
+    if job == "knn":
+      out.append(neighbours(folder, stage))
+  return "".join(out) or page.paragraph("This chain has no neighbours.", "soft")
+
+
+_NEIGHBOUR_COLUMNS = (
+  ("top-1, %", "{name}"),
+  ("k", "{k}"),
+  ("layer chosen on a hold-out", "{chosen_on_holdout/top1:percent}"),
+  ("95 % from", "{chosen_on_holdout/top1_low:percent}"),
+  ("to", "{chosen_on_holdout/top1_high:percent}"),
+  ("its layer", "{chosen_on_holdout/layer}"),
+  ("last layer", "{last/top1:percent}"),
+  ("best on validation", "{chosen_on_validation/top1:percent}"),
+  ("its layer", "{chosen_on_validation/layer}"),
+)
+
+
+def neighbours(folder: reading.RunFolder, stage: str) -> str:
+  """k nearest neighbours: a curve of each encoder, and a table."""
+  metrics = folder.json(f"{stage}/metrics.json")
+  rows = folder.records(f"{stage}/per_layer.csv")
+  first = rows[0]["k"]
+  table = {
+    name: {
+      key: np.array([float(r[key]) for r in rows if (r["encoder"], r["k"]) == (name, first)])
+      for key in ("layer", "top1", "n")
+    }
+    for name in dict.fromkeys(row["encoder"] for row in rows)
+  }
+  caption = (
+    f"Top-1 of {first} nearest neighbours (cosine, temperature {rows[0]['temperature']}) on"
+    f" {metrics['n']} validation items of {metrics['classes']} classes; bars are 95 % intervals;"
+    " dashed, of one layer. Nothing is trained."
+  )
+  label = "Accuracy of nearest neighbours by layer"
+  out = [plots.figure(by_layer(table), caption, name=f"neighbours-{stage}", label=label)]
+  ends = "/chosen_on_holdout/top1"
+  keys = [key.removesuffix(ends) for key in metrics if key.endswith(ends)]
+  found = []
+  for key in keys:
+    name, _, k = key.rpartition("/k")
+    found.append({"name": name, "k": k, **_below(metrics, key)})
+  out.append(page.records(_NEIGHBOUR_COLUMNS, found))
+  majority = f"Always the largest class: {100 * metrics['majority_top1']:.1f} %."
+  return "".join([*out, page.paragraph(majority, "soft")])
+
+
 def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
   """Probes of every layer, beside what needs no training or no backbone."""
   table = folder.table(f"{stage}/per_layer.csv", by="backbone")
@@ -72,6 +131,8 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     absent = f"{expected - n} of {expected} validation items are missing."
     out.append(page.paragraph(absent, "missing"))
   out.append(page.table([head for head, _ in _COLUMNS], _rows(metrics)))
+  if lists := metrics.get("lists"):
+    out.append(_on_lists(metrics, lists))
   out += [page.paragraph(note, "soft") for note in metrics.get("notes", ())]
   note = (
     "A layer chosen on the validation set, as the paper does it, has seen"
@@ -82,6 +143,20 @@ def layers(folder: reading.RunFolder, stage: str = "probe") -> str:
     " are MAE's random windows and flips of image files. The two are not to be compared."
   )
   return "".join([*out, *(page.paragraph(text, "soft") for text in (note, views))])
+
+
+def _on_lists(metrics: Mapping[str, Any], lists: Sequence[str]) -> str:
+  """A table: the same heads on further lists."""
+  rows = []
+  for source in _sources(metrics):
+    for name in lists:
+      holdout, validation = (f"{source}/{name}/chosen_on_{x}" for x in ("holdout", "validation"))
+      top, n = metrics[f"{holdout}/top1"], metrics[f"{holdout}/n"]
+      shown = [top, *shares.wilson(top, n), metrics[f"{validation}/top1"]]
+      row = [f"{100 * value:.1f}" for value in shown]
+      rows.append([NAMES.get(source, source), name, *row, str(n)])
+  head = ["top-1, %", "on", "head chosen on a hold-out", "95 % from", "to"]
+  return page.table([*head, "chosen on validation", "items"], rows, words=2)
 
 
 def seeds(folder: reading.RunFolder, stage: str) -> str:

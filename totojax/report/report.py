@@ -54,6 +54,7 @@ SECTIONS: tuple[page.Section, ...] = (
   ("Where in the video the loss is", model_sections.position_loss),
   ("", model_sections.group_loss),
   ("What each layer knows", layer_sections.probes),
+  ("What neighbours tell", layer_sections.all_neighbours),
   ("What the tokenizer keeps", token_sections.reconstructions),
   ("How the codes are used", token_sections.codes),
   ("Data", token_sections.skipped),

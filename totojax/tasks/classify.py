@@ -153,7 +153,8 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, stats = heads.prepare(self.head, x, visual_BT, stats, training=True)
-      return jax.vmap(lambda p: one_head(prepared, visual_BT, p))(params_S), stats
+      one = lambda p: one_head(prepared, visual_BT, p)  # noqa: E731
+      return heads.over_settings(self.head, one, params_S), stats
 
     running = {k: v for k, v in rest.stats.items() if k != "train_loss"}
     own = jax.lax.stop_gradient((params, running))
@@ -181,7 +182,8 @@ class Classify:
     def of_layer(x, visual_BT, own):
       params_S, stats = own
       prepared, _ = heads.prepare(self.head, x, visual_BT, stats, training=False)
-      return jax.vmap(lambda p: measure(heads.logits(self.head, p, prepared, visual_BT)))(params_S)
+      one = lambda p: measure(heads.logits(self.head, p, prepared, visual_BT))  # noqa: E731
+      return heads.over_settings(self.head, one, params_S)
 
     running = {k: v for k, v in variables.stats.items() if k != "train_loss"}
     return self._at_layers(variables.frozen, batch, of_layer, (variables.params, running))

@@ -41,19 +41,28 @@ class Pretrained:
     size_px: side of the frames that the model sees.
   """
 
-  def __init__(self, run: backbone.Trained, *, tokenizer: str, depth: int, layout: sharding.Layout):
+  def __init__(
+    self,
+    run: backbone.Trained,
+    *,
+    tokenizer: str,
+    depth: int,
+    layout: sharding.Layout,
+    trained: bool = True,
+  ):
     """Args:
     run: of `backbone.find`.
     tokenizer: its file; "": found by itself (`backbone.find_tokenizer`).
     depth: blocks that are loaded.
     layout: of parameters and batches.
+    trained: whether its parameters are the checkpoint's; else fresh ones.
     """
     self.run, self.depth = run, depth
     self._tokenizer, self._layout = tokenizer, layout
     if tokenizer:  # a wrong one is told now
       _ = self.tokenizer
     self._model, self._params = backbone.load(
-      run, run.model, trained=True, depth=depth, layout=layout, seed=0
+      run, run.model, trained=trained, depth=depth, layout=layout, seed=0
     )
     self._tapped = functools.cache(self._compiled)
 
@@ -240,7 +249,11 @@ def _clips(frames: np.ndarray, kind: str) -> np.ndarray:
 
 
 def load(
-  run: str | os.PathLike[str], *, tokenizer: str = "", depth: int | None = None
+  run: str | os.PathLike[str],
+  *,
+  tokenizer: str = "",
+  depth: int | None = None,
+  trained: bool = True,
 ) -> Pretrained:
   """Loads a pre-trained model onto the devices of this process.
 
@@ -249,6 +262,8 @@ def load(
     tokenizer: file of the tokenizer that made its tokens; "": that of the run,
       of its chain, of the package or of its stores' job, whichever is it.
     depth: blocks that are loaded: no layer beyond can be asked for; None: all.
+    trained: whether its parameters are the checkpoint's; else they are as they
+      were before training.
 
   Raises:
     ValueError: it is no such run, it has no checkpoint, or fewer blocks.
@@ -263,4 +278,5 @@ def load(
     tokenizer=tokenizer,
     depth=deepest if depth is None else depth,
     layout=sharding.Layout(sharding.make_mesh(everywhere)),
+    trained=trained,
   )

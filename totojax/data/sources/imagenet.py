@@ -8,7 +8,9 @@ Layouts, below <root>/<split> or, with split "", below <root>
     *synset_labels.txt                       a wnid per line, by file name
     ILSVRC2012_validation_ground_truth.txt   numbers of the development kit,
                                              whose meta.mat lies beside it
-Labels count the sorted wnids from 0. The development kit's own numbers are in
+  0/*.jpeg to 999/*.jpeg         ImageNet-V2, whose folders are classes as numbers
+Labels count the sorted wnids from 0. Those of ImageNet-V2 are the folders' names
+as numbers, which sorted as words are in another order. The development kit's own numbers are in
 another order; they are never used as labels.
 """
 
@@ -22,6 +24,7 @@ from totojax.data.sources import files, items, matlab, tars
 from totojax.storage import objects, outside, reading
 
 _KIT_BYTES = 2**20  # of meta.mat, which has 50 kB
+_V2_IMAGES = 10  # of a class of ImageNet-V2
 WNID = re.compile(r"n\d{8}")
 GROUND_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
@@ -47,6 +50,8 @@ def list_items(root: objects.Path, split: str, *, classes: int, val_labels: str)
   folders = files.folders(top)
   if any(map(WNID.fullmatch, folders)):
     return _from_folders(root, top, folders, classes)
+  if folders and all(name.isdigit() for name in folders):
+    return _from_numbers(root, top, folders, classes)
   packed = [name for name in files.names(top) if re.fullmatch(WNID.pattern + r"\.tar", name)]
   if packed:
     return _from_tars(root, top, packed, classes)
@@ -66,6 +71,23 @@ def _from_folders(root: str, top: str, folders: Sequence[str], classes: int) -> 
     for path in files.walk(os.path.join(top, wnid), files.suffixes("image"))
   ]
   return items.listing("image", entries, classes=folders, where=top)
+
+
+def _from_numbers(root: str, top: str, folders: Sequence[str], classes: int) -> items.Listing:
+  """ImageNet-V2: ten images of each class."""
+  files.check_classes(len(folders), classes, where=top)
+  if sorted(map(int, folders)) != list(range(len(folders))):
+    raise ValueError(f"{top}: its folders are not 0 to {len(folders) - 1}")
+  entries = []
+  for name in folders:
+    paths = list(files.walk(os.path.join(top, name), files.suffixes("image")))
+    if len(paths) != _V2_IMAGES:
+      raise ValueError(
+        f"{top}/{name} has {len(paths)} images; ImageNet-V2 has {_V2_IMAGES} of each class: unpack"
+        " it again"
+      )
+    entries += [items.Item(files.below(root, path), path, label=int(name)) for path in paths]
+  return items.listing("image", entries, where=top)
 
 
 def _from_tars(root: str, top: str, packed: Sequence[str], classes: int) -> items.Listing:

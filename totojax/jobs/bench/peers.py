@@ -55,16 +55,6 @@ def free() -> None:
     torch.cuda.empty_cache()
 
 
-def _transformers() -> Any:
-  try:
-    import transformers
-  except ImportError as error:
-    raise ImportError(
-      "transformers is missing; install it with: pip install 'totojax[parity]'"
-    ) from error
-  return transformers
-
-
 def _dall_e() -> Any:
   try:
     import dall_e
@@ -256,7 +246,7 @@ def llama(shape: llama_lib.LlamaConfig, params: Any, *, vocab: int) -> Any:
 
 def _llama(torch: Any, shape: llama_lib.LlamaConfig, *, vocab: int, **more: Any) -> Any:
   """A model with random weights, drawn where that is quick."""
-  transformers = _transformers()
+  transformers = encoders.transformers()
   config = transformers.LlamaConfig(
     vocab_size=vocab,
     hidden_size=shape.width,

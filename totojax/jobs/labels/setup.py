@@ -41,11 +41,13 @@ class Sets:
   validation: labelled.Records  # what is evaluated
   missing: Sequence[tuple[str, str]]  # (id, reason) of validation items
   classes: int  # how many there are
+  # Further held-out lists, by name, on which the same heads are scored.
+  lists: Mapping[str, labelled.Records] = dataclasses.field(default_factory=dict)
 
   @property
   def splits(self) -> dict[str, labelled.Records]:
     """What is read of each, as `Reads`."""
-    return {"train": self.all_train, "validation": self.validation}
+    return {"train": self.all_train, "validation": self.validation, **self.lists}
 
   @property
   def data(self) -> dict[str, dict[str, Any]]:
@@ -147,7 +149,7 @@ class Setup:
     )
 
   def scorer(self, outcomes: Callable[..., Any], reads: Reads) -> Score:
-    """(state, "validation" or "holdout") -> every head on every item of it.
+    """(state, "validation", "holdout" or a list's name) -> every head on every item of it.
 
     There is no "holdout" where nothing is held out.
 
@@ -157,6 +159,8 @@ class Setup:
     """
     sets = self.sets
     batches = {"validation": self.finite(sets.validation, reads["validation"], by_item=True)}
+    for name, records in sets.lists.items():
+      batches[name] = self.finite(records, reads[name], by_item=True)
     if len(sets.holdout.records):
       batches["holdout"] = self.finite(sets.holdout, reads["train"], by_item=True)
 
@@ -206,6 +210,27 @@ def open_sets(
     missing=labelled.missing(stores["validation"].path),
   )
   return sets, 1 if kinds["train"] == "image" else data.frames or run.model.spec.frames
+
+
+def with_lists(sets: Sets, lists: Mapping[str, labelled.Records]) -> Sets:
+  """The sets with further held-out lists.
+
+  Raises:
+    ValueError: one has another's name, classes that are not those of the heads, or
+      items that are trained on.
+  """
+  for name, records in lists.items():
+    if name in ("train", "validation", "holdout") or not name.replace("_", "").isalnum():
+      raise ConfigError(f"evaluations.{name} is no name for a further list; use another word")
+    labelled.check_apart(sets.all_train, records)
+    ours, theirs = sets.all_train.classes, records.classes
+    highest = int(records.labels[records.records].max())
+    if highest >= sets.classes or (ours and theirs and ours != theirs):
+      raise ConfigError(
+        f"evaluations.{name} has {len(theirs) or 1 + highest} classes that are not the"
+        f" {sets.classes} of the heads; make it with the same list of classes"
+      )
+  return dataclasses.replace(sets, lists=dict(lists))
 
 
 def open_files(

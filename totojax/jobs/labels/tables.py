@@ -11,6 +11,8 @@ from etils import epath
 import numpy as np
 
 from totojax import rundir
+from totojax.config import labels
+from totojax.data.sources import real as real_lib
 from totojax.data.stream import labelled
 from totojax.evals import top1
 from totojax.jobs.labels import setup as setup_lib
@@ -29,6 +31,7 @@ class Heads:
   depth: int  # the last layer that there is
   train_loss: np.ndarray  # of the last batch, [L, S]; NaN: diverged
   scores: Mapping[str, top1.Scores]  # by "validation" and, where something is held out, "holdout"
+  lists: Mapping[str, top1.Scores] = dataclasses.field(default_factory=dict)  # further ones
 
   @property
   def chooser(self) -> str:
@@ -55,7 +58,14 @@ class Heads:
     return top1.best(scores.top(1), scores.loss())
 
 
-def read(source: str, layers: tuple[int, ...], depth: int, folders: Sequence[epath.Path]) -> Heads:
+def read(
+  source: str,
+  layers: tuple[int, ...],
+  depth: int,
+  folders: Sequence[epath.Path],
+  *,
+  lists: Sequence[str] = (),
+) -> Heads:
   """The heads whose layers were trained in groups, each left in a folder."""
   parts = [files.read_npz(folder / "scores.npz") for folder in folders]
   arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -63,12 +73,34 @@ def read(source: str, layers: tuple[int, ...], depth: int, folders: Sequence[epa
     split: top1.Scores(
       **{field.name: arrays[f"{split}/{field.name}"] for field in dataclasses.fields(top1.Scores)}
     )
-    for split in SPLITS
+    for split in (*SPLITS, *lists)
   }
-  return Heads(source, layers, depth, arrays["train_loss"], scores)
+  more = {name: scores.pop(name) for name in lists}
+  return Heads(source, layers, depth, arrays["train_loss"], scores, more)
 
 
-def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -> None:
+def real_labels(setup: setup_lib.Setup) -> list[frozenset[int]] | None:
+  """ReaL's labels of the validation items, where the config names them.
+
+  Raises:
+    ValueError: the file is none, or an item is no image of ImageNet's validation
+      set.
+  """
+  data, records = setup.config.data, setup.sets.validation
+  path = data.real_labels if isinstance(data, labels.ProbeData) else ""
+  if not path:
+    return None
+  found = real_lib.read(path, classes=setup.sets.classes)
+  return found.of([records.ids[item[0]] for item in records.items()])
+
+
+def write(
+  setup: setup_lib.Setup,
+  heads: Sequence[Heads],
+  workdir: epath.Path,
+  *,
+  real: Sequence[frozenset[int]] | None = None,
+) -> None:
   """Writes the tables, the metrics and the figure of a finished job."""
   sets, config, settings = setup.sets, setup.config, setup.config.optim.settings
   n = heads[0].scores["validation"].items
@@ -93,6 +125,15 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
   for group in heads:
     metrics |= {f"{group.source}/{key}": value for key, value in _chosen(group, settings).items()}
     metrics[f"{group.source}/views"] = views[group.source]
+  more = [row for group in heads for row in _lists(group, settings, real)]
+  if more:
+    files.write_csv(workdir / "lists.csv", more)
+    metrics["lists"] = list(dict.fromkeys(row["list"] for row in more))
+    for row in more:
+      if key := row.pop("chosen_on", ""):
+        for name in key.split(" "):
+          prefix = f"{row['backbone']}/{row['list']}/chosen_on_{name}"
+          metrics |= {f"{prefix}/top1": row["top1"], f"{prefix}/n": row["n"]}
   if config.paper.name:
     metrics |= {"paper/name": config.paper.name, "paper/top1": config.paper.top1 / 100.0}
   metrics["notes"] = [note for group in heads for note in _notes(group, settings, metrics)]
@@ -108,6 +149,35 @@ def write(setup: setup_lib.Setup, heads: Sequence[Heads], workdir: epath.Path) -
     where = workdir / "missing.csv"
     console.say(f"{len(sets.missing)} validation items are missing: {names}{more}; see {where}")
   console.say(f"report: {layer_sections.write_report(workdir)}")
+
+
+def _lists(
+  group: Heads, settings: Sequence[tuple[float, float]], real: Sequence[frozenset[int]] | None
+) -> Iterator[dict[str, Any]]:
+  """A row for each further list and head that did not diverge.
+
+  `chosen_on` says which split chose the head; a list chooses none.
+  """
+  chosen = {split: group.best(split) for split in group.scores}
+  named_LSM = group.scores["validation"].named
+  found = {name: (scores.top(1), scores.items) for name, scores in group.lists.items()}
+  if real is not None:
+    hits_LSM = real_lib.hits(named_LSM, real)
+    found["real"] = hits_LSM.mean(-1), hits_LSM.shape[-1]
+  for name, (top_LS, n) in found.items():
+    for i, layer in enumerate(group.layers):
+      for s, (lr, decay) in enumerate(settings):
+        if not group.diverged[i, s]:
+          yield {
+            "list": name,
+            "backbone": group.source,
+            "layer": layer,
+            "lr": lr,
+            "weight_decay": decay,
+            "top1": float(top_LS[i, s]),
+            "n": n,
+            "chosen_on": " ".join(split for split, head in chosen.items() if head == (i, s)),
+          }
 
 
 def _notes(

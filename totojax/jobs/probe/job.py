@@ -51,6 +51,7 @@ class Programs:
 def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted) -> bool:
   """Trains and scores every head; False when interrupted."""
   setup = _placed(probe_setup.prepare(config), workdir)
+  real = tables.real_labels(setup)
   plan, facts = memory.plan(setup), _facts(setup)
   directory.begin(workdir, config, data=setup.data, backbone=facts, plan=list(plan.lines))
   for line in plan.lines:
@@ -68,10 +69,16 @@ def run(config: labels.Probe, workdir: epath.Path, interrupted: jobs.Interrupted
     directory.mark_done(folder, time.monotonic() - begin)
   if jax.process_index() == 0:
     heads = [
-      tables.read(name, subject.layers, subject.depth, [workdir / g.name for g in plan.parts(name)])
+      tables.read(
+        name,
+        subject.layers,
+        subject.depth,
+        [workdir / group.name for group in plan.parts(name)],
+        lists=tuple(setup.sets.lists),
+      )
       for name, subject in setup.subjects.items()
     ]
-    tables.write(setup, heads, workdir)
+    tables.write(setup, heads, workdir, real=real)
     local.remove(workdir, _FEATURES)
   return True
 
@@ -145,7 +152,7 @@ def _train(
     return False
   diverged_LS = np.asarray(lars.diverged(state.opt_state))
   arrays = {"train_loss": np.where(diverged_LS, np.nan, np.asarray(state.stats["train_loss"]))}
-  for split in tables.SPLITS:
+  for split in (*tables.SPLITS, *setup.sets.lists):
     arrays |= {f"{split}/{key}": value for key, value in vars(score(state, split)).items()}
   if jax.process_index() == 0:
     files.write_npz(workdir / group.name / "scores.npz", arrays)

@@ -19,6 +19,8 @@ from totojax.tokenizers import api
 from totojax.trained import backbone
 
 MODELS, BASELINES = labels.BACKBONES, labels.BASELINES
+# Encoder -> "train", "validation" and further lists -> its features.
+Files = Mapping[str, Mapping[str, feature_files.Features]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +97,7 @@ def prepare(config: labels.Probe) -> ProbeSetup:
   Raises:
     ValueError: whatever does not fit, before anything is computed.
   """
-  files = _encoder_files(config.encoders)
+  files = encoder_files(config.encoders)
   _check_subjects(config)
   run, model, subjects, head, tokenizer, reads = None, None, {}, config.head, None, None
   from_files, most = config.data.source != "tokens", config.data.train_records
@@ -112,7 +114,8 @@ def prepare(config: labels.Probe) -> ProbeSetup:
     subjects = _backbones(config, run, model, head, sets)
   else:
     _check_without_model(config, files)
-    sets = _sets(config, files)
+    sets = sets_of_features(files, data=config.data, seed=config.seed)
+  sets = setup_lib.with_lists(sets, _lists(config, run, files))
   subjects |= {name: _encoder(splits, head, sets) for name, splits in files.items()}
   for subject in subjects.values():
     setup_lib.check_head(subject.head, width=subject.width, classes=sets.classes)
@@ -127,6 +130,45 @@ def prepare(config: labels.Probe) -> ProbeSetup:
     tokenizer=tokenizer,
     reads=reads,
   )
+
+
+def _lists(
+  config: labels.Probe, run: backbone.Trained | None, files: Files
+) -> dict[str, labelled.Records]:
+  """The records of further held-out lists: of stores of tokens, or of the first encoder.
+
+  Raises:
+    ValueError: a backbone or encoder lacks one that another has.
+  """
+  named = {
+    f"encoders.{name}": set(splits) - {"train", "validation"} for name, splits in files.items()
+  }
+  if config.backbones:
+    named["data"] = {*config.data.evaluations}
+  elif config.data.evaluations:
+    raise ConfigError("data.evaluations is of backbones of ours, and backbones is empty; empty it")
+  for key, names in named.items():
+    if names != next(iter(named.values())):
+      raise ConfigError(
+        f"{key}.evaluations names {sorted(names)}, and {next(iter(named))}.evaluations"
+        f" {sorted(next(iter(named.values())))}; all are scored on the same lists"
+      )
+  if config.data.evaluations:
+    if run is None or config.data.source != "tokens" or "pixels" in config.backbones:
+      raise ConfigError(
+        "data.evaluations are stores of tokens; set data.source to 'tokens', and leave 'pixels' out"
+        " of backbones"
+      )
+    return {
+      name: labelled.records(backbone.open_tokens(run, path, f"data.evaluations.{name}"), name)
+      for name, path in config.data.evaluations.items()
+    }
+  first = next(iter(files.values()), {})
+  return {
+    name: feature_files.records(one, name)
+    for name, one in first.items()
+    if name not in ("train", "validation")
+  }
 
 
 def _backbones(
@@ -170,10 +212,7 @@ def drawing_tokenizer(run: backbone.Trained) -> api.Tokenizer:
     ) from error
 
 
-Files = Mapping[str, Mapping[str, feature_files.Features]]
-
-
-def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
+def encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   """The features of every encoder, in memory.
 
   Raises:
@@ -181,7 +220,8 @@ def _encoder_files(encoders: Mapping[str, labels.EncoderFiles]) -> Files:
   """
   files = {}
   for name, paths in encoders.items():
-    files[name] = {split: feature_files.read(path) for split, path in vars(paths).items()}
+    splits = {"train": paths.train, "validation": paths.validation, **paths.evaluations}
+    files[name] = {split: feature_files.read(path) for split, path in splits.items()}
     kinds = {split: (one.layers, one.features_ML.shape[2:]) for split, one in files[name].items()}
     if len(set(kinds.values())) > 1:
       raise ConfigError(
@@ -203,7 +243,7 @@ def _encoder(
   return Subject(layers, max(layers[-1], 1), shape[-1], head, tokens, features)
 
 
-def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
+def sets_of_features(files: Files, *, data: labels.Data, seed: int) -> setup_lib.Sets:
   """Records as the first encoder has them.
 
   Raises:
@@ -213,7 +253,7 @@ def _sets(config: labels.Probe, files: Files) -> setup_lib.Sets:
   train, validation = (feature_files.records(first[s], s) for s in ("train", "validation"))
   labelled.check_apart(train, validation)
   missing = labelled.missing(first["validation"].path)
-  return setup_lib.hold_out(train, validation, data=config.data, seed=config.seed, missing=missing)
+  return setup_lib.hold_out(train, validation, data=data, seed=seed, missing=missing)
 
 
 def _check_without_model(config: labels.Probe, files: Files) -> None:
