@@ -126,18 +126,18 @@ def test_candidates_against_numpy(top_k, top_p, temperature):
   logits[:, 0] = 50.0  # padding of the sequence, the likeliest of all
   logits[:, 100] = 40.0  # no token at all
   sampling = generate.Sampling(temperature, top_k, top_p, seed=0)
-  found = jax.nn.softmax(generate.candidates(logits, sampling=sampling, vocab=VOCAB))
+  found = jax.nn.softmax(generate.candidates(logits, sampling=sampling, low=0, high=VOCAB))
   expected = [kept_by_hand(row, top_k, top_p, temperature) for row in logits]
   np.testing.assert_array_equal(np.asarray(found) > 0, np.array(expected) > 0)
   np.testing.assert_allclose(found, expected, rtol=1e-4)
-  assert generate.visual(logits, VOCAB).argmax(-1).min() >= 4
+  assert generate.visual(logits, 0, VOCAB).argmax(-1).min() >= 4
 
 
 def test_draws_have_the_probabilities():
   logits = np.tile(np.log(np.float32([1, 1, 1, 1, 1, 2, 5])), (4000, 1))
   keys = jax.random.split(jax.random.key(0), len(logits))
   sampling = dataclasses.replace(DRAWN, temperature=1.0)
-  drawn = generate.choose(logits, keys, sampling=sampling, vocab=3)
+  drawn = generate.choose(logits, keys, sampling=sampling, low=0, high=3)
   counts = np.bincount(drawn, minlength=7) / len(logits)
   assert np.all(counts[:4] == 0)
   np.testing.assert_allclose(counts[4:], [1 / 8, 2 / 8, 5 / 8], atol=0.03)
