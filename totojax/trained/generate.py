@@ -217,7 +217,7 @@ def window_frames(model: trunk.Trunk) -> int:
 
 def decoder(
   model: trunk.Trunk,
-  params: Any,
+  weights: Any,
   *,
   settings: Window,
   frames: int,
@@ -231,7 +231,7 @@ def decoder(
 
   Args:
     model: as it was trained.
-    params: its parameters.
+    weights: of `decode.load`.
     settings: how it goes on when its window is full.
     frames: (latent) ones of the longest video, the context's included.
     sampling: how tokens are chosen.
@@ -274,7 +274,7 @@ def decoder(
   keep = window - drop
   return Decoder(
     model=model,
-    weights=jax.jit(lambda params: decode.load(model, params))(params),
+    weights=weights,
     window=window,
     sampling=sampling,
     slots=slots,
@@ -291,7 +291,8 @@ def _extended(
 ) -> trunk.Trunk:
   """The model for places beyond those of training."""
   config, base = model.config, getattr(model.config, "rope_base", None)
-  if config.angles(jnp.arange(1)) is None or base is None:
+  angles = config.angles(jnp.arange(1))
+  if angles is None or base is None:
     if settings.rope == "base":
       raise ValueError(
         f"window.rope is 'base'; {name} is a {config.kind}, which rotates nothing by a base: use"
@@ -301,7 +302,7 @@ def _extended(
   if settings.rope == "base":
     base = settings.rope_base
   elif settings.rope == "ntk":
-    base = ntk_base(base, head_dim=config.head_dim, longer=frames / window)
+    base = ntk_base(base, head_dim=2 * angles[0].shape[-1], longer=frames / window)
   return model.clone(config=dataclasses.replace(config, rope_base=float(base)))
 
 
@@ -464,11 +465,12 @@ def _compiled(
 def _cache_spec(model: trunk.Trunk) -> Any:
   """How a cache lies over the devices, as a prefix of its tree."""
   stacked = model.compute.unroll == 1
-  rows = PartitionSpec(None, _ROWS) if stacked else PartitionSpec(_ROWS)
+  rows: Any = PartitionSpec(None, _ROWS) if stacked else PartitionSpec(_ROWS)
   cache = jax.eval_shape(lambda: decode.empty(model, rows=1, room=2))
   if not isinstance(cache, decode.Cache):
     return rows
-  return decode.Cache(rows, rows, None if cache.tokens_BS is None else PartitionSpec(_ROWS))
+  tokens_BS: Any = None if cache.tokens_BS is None else PartitionSpec(_ROWS)
+  return decode.Cache(rows, rows, tokens_BS)
 
 
 def _placed(decoder: Decoder, rows: np.ndarray) -> Any:

@@ -17,7 +17,7 @@ S the model's own side.
 from collections.abc import Callable, Sequence
 import functools
 import os
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -140,19 +140,26 @@ class Pretrained:
     """
     clips, frames = clips_RTHW3.shape[:2]
     size = self.size_px
-    if clips_RTHW3.shape[2:4] != (size, size):
-      images = [
-        augment.Resize(size, _RESAMPLE)(image_HW3)
-        for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
-      ]
-      cut_MSS3 = augment.center_crop(np.stack(images), size)
-      clips_RTHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
+    clips_RTHW3 = self.fitted(clips_RTHW3)
     if self.run.patches is not None:
       frames_MSS3 = clips_RTHW3.reshape(-1, size, size, 3)
       cut_MGGF = self.tokenizer.encode(frames_MSS3)
       return cut_MGGF.reshape(clips, frames, -1, cut_MGGF.shape[-1])
     codes = api.encode_clips(self.tokenizer, clips_RTHW3)
     return codes.reshape(clips, self.latents.latent_frames(frames), -1)
+
+  def fitted(self, clips_RTHW3: np.ndarray) -> np.ndarray:
+    """Clips of any size, resized by their short side and cut to the model's."""
+    clips, frames = clips_RTHW3.shape[:2]
+    size = self.size_px
+    if clips_RTHW3.shape[2:4] == (size, size):
+      return clips_RTHW3
+    images = [
+      augment.Resize(size, _RESAMPLE)(image_HW3)
+      for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
+    ]
+    cut_MSS3 = augment.center_crop(np.stack(images), size)
+    return cut_MSS3.reshape(clips, frames, size, size, 3)
 
   def features_of_codes(
     self,
@@ -235,7 +242,9 @@ class Pretrained:
     self._check_continues()
     clips_RTHW3 = _clips(frames, "video")
     given = clips_RTHW3.shape[1]
-    continued.check_amounts(self._model.spec, given=given, new=new_frames, name=str(self.run.path))
+    continued.check_amounts(
+      self.run.model.spec, given=given, new=new_frames, name=str(self.run.path)
+    )
     latent = self.latents.latent_frames
     further = latent(given + new_frames) - latent(given)
     decoder = self.decoder(
@@ -246,7 +255,7 @@ class Pretrained:
     made_RKNP = continued.samples(
       decoder, self.codes(clips_RTHW3), further=further, samples=samples or 1, rows=rows
     )
-    shape = self._model.spec.frame_shape
+    shape = spec.frame_shape
     drawn = api.decode_clips(self.tokenizer, made_RKNP.reshape(-1, made_RKNP.shape[2], *shape))
     new = drawn[:, given : given + new_frames]
     out = new.reshape(len(clips_RTHW3), samples or 1, *new.shape[1:])
@@ -266,14 +275,14 @@ class Pretrained:
 
     self._check_continues()
     return generate_lib.decoder(
-      self._model,
-      self._params,
+      self.run.model,
+      self._weights,
       settings=window,
       frames=frames,
       sampling=sampling,
       slots=split.slots(self.tokenizer),
       layout=self._layout,
-      restart=continued.restart(self.tokenizer, self._model.spec),
+      restart=continued.restart(self.tokenizer, self.run.model.spec),
       name=str(self.run.path),
     )
 
@@ -283,12 +292,15 @@ class Pretrained:
         f"{self.run.path} reads patches of pixels, of which none can be drawn; videos are continued"
         " by a model of tokens"
       )
-    depth = self.run.model.config.depth
-    if self.depth != depth:
-      raise ValueError(
-        f"{self.run.path} was loaded with {self.depth} of its {depth} blocks; load it without"
-        " `depth` to go on with videos"
-      )
+
+  @functools.cached_property
+  def _weights(self) -> Any:
+    """All parameters, the head's too, as decoding reads them; read when first needed."""
+    from totojax.models import decode
+
+    model = backbone.causal(self.run.model)
+    params = backbone.read(self.run, model, self._layout)
+    return self._layout.jit(lambda params: decode.load(model, params))(params)
 
   def _compiled(
     self, frames: int, layers: tuple[int, ...], pool: str
