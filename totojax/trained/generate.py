@@ -149,7 +149,8 @@ class Decoder:
         seen += [_known(batch, n) for n in made]
         continue
       if segment.rolled:
-        carry = _programs(self).forget(carry)
+        last_B = _placed(self, seen[-1][:, -1] + sequence.SPECIALS)
+        carry = _programs(self).forget(self.weights, carry, last_B)
       else:
         carry = _start(self, np.stack(seen, axis=1))
       position = 1 + segment.context * frame_tokens
@@ -384,7 +385,7 @@ class _Programs:
 
   start: Callable[..., Any]  # (weights, inputs_BT, room=) -> carry
   frame: Callable[..., Any]  # (weights, carry, keys_B, known_BP, position, number)
-  forget: Callable[[Any], Any]  # carry -> carry
+  forget: Callable[..., Any]  # (weights, carry, last_B) -> carry
   keys: Callable[..., jax.Array]  # (seed, item_B, draw_B) -> keys [B]
 
 
@@ -436,9 +437,13 @@ def _compiled(
     carry, facts = jax.lax.scan(one, carry, jnp.arange(spec.frame_tokens))
     return carry, tuple(fact.T for fact in facts)
 
-  def forget(carry):
+  def forget(weights, carry, last_B):
     logits_BV, cache = carry
-    return logits_BV, decode.forget(model, cache, forgotten)
+    if not isinstance(cache, decode.Cache):
+      return carry
+    # The last token is read again, now that it does not see what has gone.
+    shorter = decode.forget(model, cache, forgotten)
+    return decode.step(model, weights, shorter, last_B, jnp.int32(room - forgotten - 1))
 
   def keys(seed, item_B, draw_B):
     key = jax.random.key(seed)
@@ -457,7 +462,7 @@ def _compiled(
   return _Programs(
     start=program(start, (no, row), carry),
     frame=program(frame, (no, carry, row, row, no, no), (carry, row), donate_argnums=1),
-    forget=program(forget, (carry,), carry, donate_argnums=0),
+    forget=program(forget, (no, carry, row), carry, donate_argnums=1),
     keys=program(keys, (no, row, row), row),
   )
 

@@ -242,9 +242,8 @@ class Pretrained:
     self._check_continues()
     clips_RTHW3 = _clips(frames, "video")
     given = clips_RTHW3.shape[1]
-    continued.check_amounts(
-      self.run.model.spec, given=given, new=new_frames, name=str(self.run.path)
-    )
+    spec, name = self.run.model.spec, str(self.run.path)
+    continued.check_amounts(spec, given=given, new=new_frames, name=name)
     latent = self.latents.latent_frames
     further = latent(given + new_frames) - latent(given)
     decoder = self.decoder(
