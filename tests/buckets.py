@@ -32,6 +32,7 @@ import pytest
 import runs
 
 from totojax.rundir import lock
+from totojax.storage import paths  # noqa: F401  (epath.Path of a bucket, for tests that make one first)
 
 BUCKET = "bucket"
 

@@ -38,12 +38,13 @@ class RunFolder:
   def table(self, name: str, by: str = "source") -> dict[str, dict[str, np.ndarray]]:
     """Columns of a CSV by its column `by`, the others as floats.
 
-    Empty cells are NaN, and so is a column of words; a word among numbers is damage.
+    Empty cells are NaN, and so is a column of words, which begin with a letter; a
+    word among numbers is damage.
     """
 
     def read(path):
       rows = files.read_csv(path)
-      named = np.array([row.pop(by) for row in rows])
+      named = np.array([row.pop(by) for row in rows], object)
       columns = {key: _floats(key, [row[key] for row in rows]) for key in (rows or [{}])[0]}
       return {
         group: {key: values[named == group] for key, values in columns.items()}
@@ -98,7 +99,8 @@ def _floats(column: str, cells: list[str]) -> np.ndarray:
     except ValueError:
       values.append(math.nan)
       words.append(cell)
-  if words and len(words) < sum(map(bool, cells)):
+  are_words = all(word[0].isalpha() for word in words)
+  if words and (len(words) < sum(map(bool, cells)) or not are_words):
     raise ValueError(f"{words[0][:40]!r} stands among the numbers of column {column!r}")
   return np.array(values)
 

@@ -198,6 +198,8 @@ def parse_table(path: epath.PathLike, data: bytes) -> list[list[str]]:
     rows = list(csv.reader(text, strict=True))
     if not rows:
       raise ValueError("it has no header")
+    if b"\0" in data:
+      raise ValueError("it has bytes that are zero")
     for number, row in enumerate(rows):
       if len(row) != len(rows[0]):
         raise ValueError(f"row {number} has {len(row)} cells and the header {len(rows[0])}")
