@@ -40,6 +40,8 @@ ROOTS: Mapping[str, str] = {
   "probe_seeds": "labels:ProbeSeeds",
   "joint": "labels:Joint",
   "finetune": "labels:Finetune",
+  "export": "exchange:Export",
+  "import": "exchange:Import",
 }
 
 
