@@ -6,8 +6,8 @@ Decodes every video below the folder (PyAV, extra `data`): 30 frames a second,
 every 4th one, 32 clips of each video. Those of training videos are of varied
 sizes and half of them mirrored; a quarter of the videos is held out, of a lone
 one its end. Then as configs/demo.py: the shipped tokenizer, shards,
-pre-training, validation, report. Unusable files are listed in
-clips/skipped.csv.
+pre-training, validation, held-out clips that the model goes on with, report.
+Unusable files are listed in clips/skipped.csv.
 
 A handful of videos is learned by heart long before a model has understood
 anything. So most of each batch are clips that the project renders, of which
@@ -48,7 +48,8 @@ def get_config():
   tokenizer = "{workdir}/tokenizer/tokenizer.safetensors"
   c.stages.rendered_shards = pixel_recipes.shards("{workdir}/rendered", tokenizer)
   order = ("clips", "rendered", "tokenizer", "shards", "rendered_shards")
-  c.order = (*order, "pretrain", "validate", "report")
+  c.stages.generate = small_runs.small_generate("{workdir}/pretrain", "{workdir}/clips")
+  c.order = (*order, "pretrain", "validate", "generate", "report")
 
   pretrain = c.stages.pretrain
   pretrain.data.train.clips.weight = 0.4

@@ -6,7 +6,8 @@ Renders clips of moving textured objects, turns them into tokens with the
 tokenizer that ships with the package, pre-trains a causal transformer of 1.3M
 parameters on them, validates it against honest baselines, probes every layer
 for the kind of motion beside the untrained model, small pixels and the token
-histogram, and writes runs/demo/report/report.html. No network, no accelerator;
+histogram, goes on with held-out clips, and writes runs/demo/report/report.html,
+which plays them. No network, no accelerator;
 what it takes and gives on 2 CPU cores is in docs/results.md.
 
 Train a tokenizer first instead: --config.stages.tokenizer.weights=train, with
@@ -34,7 +35,9 @@ def get_config():
   probe.train.update(epochs=20.0, batch_rows=160, score_rows=128)
   probe.optim.update(lrs=(3e-3, 1e-2, 3e-2), weight_decays=(0.1, 3.0))
   c.stages.probe = probe
-  c.order = (*c.order[:-1], "probe", "report")
+  c.stages.generate = small_runs.small_generate("{workdir}/pretrain", "{workdir}/clips")
+  c.stages.generate.output.codec = ""  # an .mp4 needs PyAV
+  c.order = (*c.order[:-1], "probe", "generate", "report")
 
   # Only with weights=train: the recipe of configs/tokenizer.py in short.
   recipes.small_dvae(c.stages.tokenizer, steps=600)

@@ -32,11 +32,13 @@ SMALL = (
   "--config.stages.pretrain.every.log_steps=1",
   "--config.stages.pretrain.every.checkpoint_steps=4",
   "--config.stages.probe.train.epochs=2.0",
+  "--config.stages.generate.prompt.clips=2",
+  "--config.stages.generate.new_frames=2",
 )
 # What tests here do with the probe is the same whatever it compares; each source
 # takes seconds to compile.
 FEWER = (*SMALL, "--config.stages.probe.backbones=('trained',)")
-STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "probe", "report")
+STAGES = ("clips", "tokenizer", "shards", "pretrain", "validate", "probe", "generate", "report")
 
 
 def relative(workdir) -> list[str]:
@@ -127,7 +129,7 @@ def test_a_chain_that_was_moved_goes_on(whole, tmp_path):
   """Named relative at first, now absolute; its last stages are still to do."""
   moved = tmp_path / "elsewhere" / "demo"
   shutil.copytree(whole, moved)
-  for stage in ("validate", "probe", "report"):
+  for stage in ("validate", "probe", "generate", "report"):
     shutil.rmtree(moved / stage)
   output = runs.finish(runs.start(runs.command("configs/demo.py", moved, *FEWER)))
   assert "[5/7] validate" in output and "[4/7]" not in output

@@ -26,6 +26,7 @@ ROOTS: Mapping[str, str] = {
   "tokens_report": "tokens:TokensReport",
   "pretrain": "pretrain:Pretrain",
   "validate": "pretrain:Validate",
+  "generate": "generate:Generate",
   "audit": "studies:Audit",
   "coord_check": "studies:CoordCheckJob",
   "sweep": "studies:SweepJob",

@@ -26,6 +26,16 @@ def small_probe(model_run: str, shards: str, clips: str) -> ConfigDict:
   return c
 
 
+def small_generate(model_run: str, clips: str) -> ConfigDict:
+  """`generate` of a small model, on the held-out clips of pixels in `clips`."""
+  c = recipes.generate(model_run)
+  c.prompt.update(store=f"{clips}/val", clips=32)
+  c.samples = 2
+  c.sampling.top_p = 0.9
+  c.output.clips = 4
+  return c
+
+
 def probe_seeds(**runs: list[str]) -> ConfigDict:
   """`run = "probe_seeds"`: question -> run directories, one for each seed."""
   folders = {name: tuple(paths) for name, paths in runs.items()}

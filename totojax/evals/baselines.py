@@ -123,14 +123,18 @@ def copy_score(codes_MNP: np.ndarray, *, model: CopyModel, first_frame: int) -> 
 
   With first_frame = 0 the first frame is scored by the unigram.
   """
+  return _score(copy_nll(codes_MNP, model)[:, first_frame:])
+
+
+def copy_nll(codes_MNP: np.ndarray, model: CopyModel) -> np.ndarray:
+  """float64 nats [M, N, P] of the copying predictor; the first frame's by the unigram."""
   ngrams.check_codes(codes_MNP, len(model.unigram_V), axes=AXES)
   previous_MNP, now_MNP = codes_MNP[:, :-1], codes_MNP[:, 1:]
   lam_MNP = model.lam_V[previous_MNP]
   p_MNP = (1.0 - lam_MNP) * model.unigram_V[now_MNP]
   p_MNP += lam_MNP * (now_MNP == previous_MNP)
   first_M1P = -np.log(model.unigram_V)[codes_MNP[:, :1]]
-  nll_MNP = np.concatenate([first_M1P, -np.log(p_MNP)], axis=1)
-  return _score(nll_MNP[:, first_frame:])
+  return np.concatenate([first_M1P, -np.log(p_MNP)], axis=1)
 
 
 @dataclasses.dataclass(frozen=True)

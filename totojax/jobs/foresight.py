@@ -14,7 +14,15 @@ from typing import Any
 from etils import epath
 
 from totojax import assembly
-from totojax.config import labels, pixels, pretrain as pretrain_config, schema, studies, tokens
+from totojax.config import (
+  generate as generate_config,
+  labels,
+  pixels,
+  pretrain as pretrain_config,
+  schema,
+  studies,
+  tokens,
+)
 from totojax.config.model import EACH_FRAME, LatentSpec, SequenceSpec
 from totojax.config.schema import ConfigError
 from totojax.data.store import fill, manifests, store as store_lib
@@ -299,6 +307,29 @@ def _validate(stage: pretrain_config.Validate, folder: epath.Path, made: _Made) 
   yield from _tokens(stage.model_run, stores, made, ("vocab", "grid", *rows.LATENTS))
 
 
+def _generate(stage: generate_config.Generate, folder: epath.Path, made: _Made) -> Iterator[str]:
+  from totojax.jobs.generate import prompts  # few chains have such a stage
+
+  store = stage.prompt.store
+  try:
+    run = made.run(stage.model_run)
+    manifest = made.store(store) if store else None
+    amounts = run and prompts.Amounts.of(stage, run)
+  except (OSError, ValueError) as error:
+    yield str(error)
+    return
+  if manifest is None or amounts is None:
+    return
+  if manifest.vocab:
+    keys = ("vocab", "grid", *rows.LATENTS)
+    yield from _tokens(stage.model_run, {"prompt.store": store}, made, keys)
+  if manifest.pixel_frames < amounts.given:
+    yield (
+      f"prompt.store {store} has clips of {manifest.pixel_frames} frames, and {amounts.given} are"
+      f" given: {_FLAG}prompt.frames={manifest.pixel_frames} or fewer"
+    )
+
+
 def _labels(stage: labels.Labels, folder: epath.Path, made: _Made) -> Iterator[str]:
   data, changes = stage.data, {}
   if isinstance(stage, labels.Probe) and not stage.backbones:  # of features on disk
@@ -357,6 +388,7 @@ _LOOKS: Mapping[str, Callable[[Any, epath.Path, _Made], Iterator[str]]] = {
   "pretrain": _pretrain,
   "sweep": _sweep,
   "validate": _validate,
+  "generate": _generate,
   "probe": _labels,
   "joint": _labels,
   "finetune": _labels,

@@ -129,12 +129,12 @@ def _baselines(
     return {}
   with console.phase(f"predictors of {name} without a network"):
     losses = baselines.evaluate(
-      _codes(fit, spec), _codes(score, spec), vocab=spec.vocab, codes=spec.codes
+      codes_of(fit, spec), codes_of(score, spec), vocab=spec.vocab, codes=spec.codes
     )
   return {f"{name}/{key}": value for key, value in losses.items()}
 
 
-def _codes(source: rows.Source, spec: Any) -> np.ndarray:
+def codes_of(source: rows.Source, spec: Any) -> np.ndarray:
   """Codes [M, N, P] of a sequence's frames, evenly from all records."""
   tokens = min(source.store.manifest.frames, spec.frames) * spec.frame_tokens
   records = min(len(source.store), MOST_RECORDS, max(MOST_TOKENS // tokens, 1))

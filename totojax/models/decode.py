@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from totojax import sequence
-from totojax.models import attention, platform as platform_lib, trunk
+from totojax.models import attention, layers, platform as platform_lib, trunk
 
 # A step of one token has little to gain from what a platform does for many, but
 # for its product with the cache.
@@ -192,6 +192,50 @@ def step(
   broken_B111 = jnp.isnan(logits_BV[:, 0])[:, None, None, None]
   pairs = jax.tree.map(lambda new: jnp.where(broken_B111, jnp.nan, new), pairs)
   return logits_BV, _written(cache, pairs, position)
+
+
+def forgets(model: trunk.Trunk) -> bool:
+  """Whether `forget` can take tokens out of a model's cache.
+
+  A state needs no room. Keys can be turned to another place, but places that
+  were added to the embeddings are in keys and values for good.
+  """
+  config = model.config
+  return config.empty_state(1) is not None or config.angles(jnp.arange(1)) is not None
+
+
+def forget(model: trunk.Trunk, cache: Cache | State, count: int) -> Cache | State:
+  """A full cache without the `count` tokens after the start token.
+
+  Those that stay move so many places towards the start: their keys are turned
+  back, which leaves the angles between any two of them as they are (as Xiao et
+  al., 2023, arXiv 2309.17453, number the places of a cache). What they hold was
+  made with the tokens that go. A state stays as it is.
+
+  Args:
+    model: one of which `forgets` is true.
+    cache: full; tokens that are read next stand at S - `count`.
+    count: 1 to S - 2.
+  """
+  if not isinstance(cache, Cache):
+    return cache
+  rope = model.config.angles(jnp.array([-count]))
+  assert rope is not None, "see `forgets`"
+  cos, sin = rope
+
+  def moved(x, axis, turn=False):
+    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
+    rest = jax.lax.slice_in_dim(x, 1 + count, None, axis=axis)
+    if turn:
+      flat = rest.reshape(-1, 1, *rest.shape[-2:])
+      rest = layers.apply_rope(flat, cos, sin, by_product=False).reshape(rest.shape)
+    gone = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, count, axis=axis))
+    return jnp.concatenate([first, rest, gone], axis=axis)
+
+  keys = jax.tree.map(lambda x: moved(x, x.ndim - 2, turn=True), cache.keys)
+  values = jax.tree.map(lambda x: moved(x, x.ndim - 2), cache.values)
+  tokens_BS = None if cache.tokens_BS is None else moved(cache.tokens_BS, 1)
+  return Cache(keys, values, tokens_BS)
 
 
 def _recurrent(

@@ -293,7 +293,16 @@ def images(rows: Iterable[tuple[str, str, np.ndarray]]) -> str:
   )
 
 
+def picture(data: bytes, kind: str, alt: str) -> str:
+  """An image of a kind that browsers show, as "webp" (which may move), in its own size."""
+  return f'<div class="scroll"><img alt="{text(alt)}" src="{_source(data, kind)}"></div>'
+
+
+def _source(data: bytes, kind: str) -> str:
+  return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
 def _data(pixels_HW3: np.ndarray) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels_HW3).save(buffer, format="png", optimize=True)
-  return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+  return _source(buffer.getvalue(), "png")

@@ -65,6 +65,10 @@ class RunFolder:
     """Arrays of an .npz file."""
     return self._read(name, files.read_npz)
 
+  def bytes(self, name: str) -> bytes:
+    """All of a file."""
+    return self._read(name, files.read_bytes)
+
   def _some(self, name: str, read: Callable[[epath.Path], Any]) -> Any:
     value = self._read(name, read)
     if not value:

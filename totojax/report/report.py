@@ -16,6 +16,7 @@ from totojax.report import (
   reading,
   run_sections,
   token_sections,
+  video_sections,
 )
 
 
@@ -53,6 +54,7 @@ SECTIONS: tuple[page.Section, ...] = (
   ("Learning", model_sections.loss_curves),
   ("Where in the video the loss is", model_sections.position_loss),
   ("", model_sections.group_loss),
+  ("", video_sections.of_chain),
   ("What each layer knows", layer_sections.probes),
   ("What neighbours tell", layer_sections.all_neighbours),
   ("What the tokenizer keeps", token_sections.reconstructions),

@@ -92,6 +92,18 @@ def split(tokenizer: api.Tokenizer, parts: Sequence[int]) -> api.Tokenizer:
   )
 
 
+def slots(tokenizer: api.Tokenizer) -> tuple[tuple[int, int], ...]:
+  """(first, one after the last) of the codes that each code of a place can be.
+
+  Of a tokenizer whose codes were not split each may be any.
+  """
+  parts = tokenizer.size.get("split")
+  if not parts:
+    return ((0, tokenizer.vocab),) * tokenizer.latents.codes
+  ends = np.cumsum([0, *parts]).tolist()
+  return tuple(zip(ends, ends[1:]))
+
+
 def fingerprint(whole: str, parts: Sequence[int]) -> str:
   """16 hex digits, of a tokenizer's fingerprint and the parts."""
   return hashlib.sha256(json.dumps([whole, *parts]).encode()).hexdigest()[:16]

@@ -70,6 +70,11 @@ def ssim(original_MHW3: np.ndarray, other_MHW3: np.ndarray) -> float:
   Raises:
     ValueError: as `psnr_db`, or a side is below 7 pixels.
   """
+  return float(np.mean(ssims(original_MHW3, other_MHW3)))
+
+
+def ssims(original_MHW3: np.ndarray, other_MHW3: np.ndarray) -> np.ndarray:
+  """float64 [M]: `ssim` of each image."""
   from scipy import ndimage  # slow to import
 
   _check_pair(original_MHW3, other_MHW3, "SSIM")
@@ -90,7 +95,7 @@ def ssim(original_MHW3: np.ndarray, other_MHW3: np.ndarray) -> float:
     light = (2 * mean_a * mean_b + _C1) / (mean_a**2 + mean_b**2 + _C1)
     shape = (2 * both + _C2) / (var_a + var_b + _C2)
     values.append((light * shape)[inside, inside].mean())
-  return float(np.mean(values))
+  return np.array(values)
 
 
 def likeness(original_MHW3: np.ndarray, other_MHW3: np.ndarray) -> dict[str, float | None]:

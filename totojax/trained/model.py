@@ -2,6 +2,7 @@
 
   m = totojax.load("runs/demo/pretrain")
   f = m.features(frames, layer=4)
+  v = m.generate(frames, new_frames=8)
 
 Where the tokenizer makes one latent frame of several frames, features are of
 latent frames: that of frame t is at `m.latents.latent_frame(t)`. Of one with
@@ -16,6 +17,7 @@ S the model's own side.
 from collections.abc import Callable, Sequence
 import functools
 import os
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +27,10 @@ from totojax.data.pixels import augment
 from totojax.models import taps, trunk
 from totojax.tokenizers import api
 from totojax.trained import backbone
+
+if TYPE_CHECKING:
+  from totojax.config.generate import Sampling, Window
+  from totojax.trained import generate as generate_lib
 
 _RESAMPLE = "bicubic"  # as clips are made for training (`config.pixels`)
 
@@ -143,19 +149,26 @@ class Pretrained:
     """
     clips, frames = clips_RTHW3.shape[:2]
     size = self.size_px
-    if clips_RTHW3.shape[2:4] != (size, size):
-      images = [
-        augment.Resize(size, _RESAMPLE)(image_HW3)
-        for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
-      ]
-      cut_MSS3 = augment.center_crop(np.stack(images), size)
-      clips_RTHW3 = cut_MSS3.reshape(clips, frames, size, size, 3)
+    clips_RTHW3 = self.fitted(clips_RTHW3)
     if self.run.patches is not None:
       frames_MSS3 = clips_RTHW3.reshape(-1, size, size, 3)
       cut_MGGF = self.tokenizer.encode(frames_MSS3)
       return cut_MGGF.reshape(clips, frames, -1, cut_MGGF.shape[-1])
     codes = api.encode_clips(self.tokenizer, clips_RTHW3)
     return codes.reshape(clips, self.latents.latent_frames(frames), -1)
+
+  def fitted(self, clips_RTHW3: np.ndarray) -> np.ndarray:
+    """Clips of any size, resized by their short side and cut to the model's."""
+    clips, frames = clips_RTHW3.shape[:2]
+    size = self.size_px
+    if clips_RTHW3.shape[2:4] == (size, size):
+      return clips_RTHW3
+    images = [
+      augment.Resize(size, _RESAMPLE)(image_HW3)
+      for image_HW3 in clips_RTHW3.reshape(-1, *clips_RTHW3.shape[2:])
+    ]
+    cut_MSS3 = augment.center_crop(np.stack(images), size)
+    return cut_MSS3.reshape(clips, frames, size, size, 3)
 
   def features_of_codes(
     self,
@@ -191,6 +204,111 @@ class Pretrained:
     if pool == "token":
       out_LR = out_LR.reshape(*out_LR.shape[:3], *model.spec.frame_shape, self.width)
     return out_LR[0] if single else out_LR
+
+  def generate(
+    self,
+    frames: np.ndarray,
+    *,
+    new_frames: int = 8,
+    samples: int | None = None,
+    sampling: "Sampling | None" = None,
+    window: "Window | None" = None,
+    rows: int = 8,
+  ) -> np.ndarray:
+    """How the model goes on with videos.
+
+    A video depends on its frames, `sampling` and its number among the samples
+    alone, not on the videos beside it, their number or that of devices (but for
+    the rounding of logits, which a draw between equally likely tokens can show).
+
+    Args:
+      frames: uint8, videos [R, T, H, W, 3] or one [T, H, W, 3], of any size, as
+        `features` takes them. Of a tokenizer of clips, whole latent frames.
+      new_frames: that are made.
+      samples: of each video; None: one, and no axis for it.
+      sampling: `config.generate.Sampling`: temperature, top_k, top_p, min_p, seed.
+      window: `config.generate.Window`: what is done where a video is longer than
+        those that the model was trained on.
+      rows: videos at a time.
+
+    Returns:
+      uint8 [R, samples, new_frames, S, S, 3], without the given frames.
+
+    Raises:
+      ValueError: another shape or type, more frames than the model's window,
+        or a model that cannot go on with a video, or not so.
+    """
+    from totojax.trained import continued, generate as generate_lib
+
+    frames = np.asarray(frames)
+    if frames.ndim not in (4, 5):
+      raise ValueError(
+        f"frames are {frames.dtype} {frames.shape}; give videos [videos, frames, height, width, 3]"
+        " or one [frames, height, width, 3]"
+      )
+    if samples is not None and samples < 1:
+      raise ValueError(f"samples is {samples}; ask for 1 or more")
+    self._check_continues()
+    clips_RTHW3 = _clips(frames, "video")
+    given = clips_RTHW3.shape[1]
+    spec, name = self.run.model.spec, str(self.run.path)
+    continued.check_amounts(spec, given=given, new=new_frames, name=name)
+    latent = self.latents.latent_frames
+    further = latent(given + new_frames) - latent(given)
+    decoder = self.decoder(
+      frames=latent(given) + further,
+      sampling=sampling or generate_lib.Sampling(),
+      window=window or generate_lib.Window(),
+    )
+    made_RKNP = continued.samples(
+      decoder, self.codes(clips_RTHW3), further=further, samples=samples or 1, rows=rows
+    )
+    shape = spec.frame_shape
+    drawn = api.decode_clips(self.tokenizer, made_RKNP.reshape(-1, made_RKNP.shape[2], *shape))
+    new = drawn[:, given : given + new_frames]
+    out = new.reshape(len(clips_RTHW3), samples or 1, *new.shape[1:])
+    out = out[:, 0] if samples is None else out
+    return out[0] if frames.ndim == 4 else out
+
+  def decoder(
+    self, *, frames: int, sampling: "Sampling", window: "Window"
+  ) -> "generate_lib.Decoder":
+    """What goes on with videos of up to `frames` latent frames in all.
+
+    Raises:
+      ValueError: as `generate`.
+    """
+    from totojax.tokenizers import split
+    from totojax.trained import continued, generate as generate_lib
+
+    self._check_continues()
+    return generate_lib.decoder(
+      self.run.model,
+      self._weights,
+      settings=window,
+      frames=frames,
+      sampling=sampling,
+      slots=split.slots(self.tokenizer),
+      layout=self._layout,
+      restart=continued.restart(self.tokenizer, self.run.model.spec),
+      name=str(self.run.path),
+    )
+
+  def _check_continues(self) -> None:
+    if self.run.patches is not None:
+      raise ValueError(
+        f"{self.run.path} reads patches of pixels, of which none can be drawn; videos are continued"
+        " by a model of tokens"
+      )
+
+  @functools.cached_property
+  def _weights(self) -> Any:
+    """All parameters, the head's too, as decoding reads them; read when first needed."""
+    from totojax.models import decode
+
+    model = backbone.causal(self.run.model)
+    params = backbone.read(self.run, model, self._layout)
+    return self._layout.jit(lambda params: decode.load(model, params))(params)
 
   def _compiled(
     self, frames: int, layers: tuple[int, ...], pool: str

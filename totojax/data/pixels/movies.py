@@ -1,0 +1,132 @@
+"""Frames as files that are played or looked at: WebP, MP4, a strip of PNG.
+
+Shapes: T frames, H and W pixels, C columns.
+"""
+
+from collections.abc import Sequence
+import fractions
+import io
+
+import numpy as np
+from PIL import Image
+
+from totojax.data.pixels import containers
+
+_GAP_PX, _BAR_PX = 4, 4
+_PAPER, _GIVEN, _MADE, _NOTHING = (
+  np.array(colour, np.uint8)
+  for colour in ((255, 255, 255), (150, 150, 150), (226, 118, 27), (40, 40, 40))
+)
+# Name -> encoder of FFmpeg, and its options beside the quality.
+_ENCODERS = {
+  "h264": ("libx264", {"preset": "medium"}),
+  "vp9": ("libvpx-vp9", {"b": "0", "row-mt": "1"}),
+}
+_MOST_SIDE_PX = 16383  # of a WebP
+
+
+def webp(frames_THW3: np.ndarray, *, fps: float) -> bytes:
+  """A lossless animated WebP that starts again at its end."""
+  if max(frames_THW3.shape[1:3]) > _MOST_SIDE_PX:
+    raise ValueError(
+      f"frames are {frames_THW3.shape[1:3]} pixels; a WebP has up to {_MOST_SIDE_PX} a side: draw"
+      " fewer samples, or smaller frames (output.samples, output.side_px)"
+    )
+  first, *rest = map(Image.fromarray, frames_THW3)
+  buffer = io.BytesIO()
+  first.save(
+    buffer,
+    format="webp",
+    lossless=True,
+    quality=50,  # of a lossless one: how hard it is tried to be small
+    method=2,
+    exact=True,
+    save_all=True,
+    append_images=rest,
+    duration=max(round(1000 / fps), 1),
+    loop=0,
+    minimize_size=False,
+    allow_mixed=False,
+  )
+  return buffer.getvalue()
+
+
+def mp4(frames_THW3: np.ndarray, *, fps: float, codec: str, crf: int) -> bytes:
+  """An MP4 (4:2:0, so that any player shows it).
+
+  Args:
+    frames_THW3: uint8; odd sides get another line of pixels.
+    fps: frames a second.
+    codec: "h264" or "vp9".
+    crf: constant rate factor: 0 is best.
+
+  Raises:
+    ImportError: PyAV is missing.
+    ValueError: it has no such encoder.
+  """
+  av = containers.pyav()
+  name, options = _ENCODERS[codec]
+  height, width = frames_THW3.shape[1:3]
+  even = (0, 0), (0, height % 2), (0, width % 2), (0, 0)
+  frames_THW3 = np.pad(frames_THW3, even, mode="edge")
+  buffer = io.BytesIO()
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  try:
+    with av.open(buffer, "w", format="mp4") as container:
+      stream = container.add_stream(name, rate=rate, options={**options, "crf": str(crf)})
+      stream.height, stream.width = frames_THW3.shape[1:3]
+      stream.pix_fmt = "yuv420p"
+      for frame_HW3 in frames_THW3:
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame_HW3), format="rgb24")
+        container.mux(stream.encode(frame))
+      container.mux(stream.encode())
+  except (av.FFmpegError, ValueError) as error:
+    raise ValueError(
+      f"PyAV cannot write {codec} ({error}); set output.codec to another one, or to ''"
+    ) from error
+  return buffer.getvalue()
+
+
+def png(pixels_HW3: np.ndarray) -> bytes:
+  buffer = io.BytesIO()
+  Image.fromarray(pixels_HW3).save(buffer, format="png", optimize=True)
+  return buffer.getvalue()
+
+
+def enlarged(frames_THW3: np.ndarray, *, side_px: int) -> np.ndarray:
+  """Frames a whole number of times as large, the least that gives so many pixels."""
+  times = max(-(-side_px // min(frames_THW3.shape[1:3])), 1)
+  return frames_THW3.repeat(times, 1).repeat(times, 2)
+
+
+def beside(columns: Sequence[tuple[np.ndarray, int]], *, frames: int) -> np.ndarray:
+  """Videos side by side, each below a bar that says whether a frame was given or made.
+
+  Args:
+    columns: (uint8 [T, H, W, 3], how many of these are given, the bar being grey).
+      One that ends early is dark from there on.
+    frames: of the result.
+  """
+  parts = []
+  for column_THW3, given in columns:
+    shape = frames, *column_THW3.shape[1:]
+    whole = np.broadcast_to(_NOTHING, shape).copy()
+    whole[: len(column_THW3)] = column_THW3[:frames]
+    bar = np.empty((frames, _BAR_PX, *shape[2:]), np.uint8)
+    bar[:], bar[:given] = _MADE, _GIVEN
+    gap = np.broadcast_to(_PAPER, (frames, _BAR_PX + shape[1], _GAP_PX, 3))
+    parts += [np.concatenate([bar, whole], axis=1), gap]
+  return np.concatenate(parts[:-1], axis=2)
+
+
+def strip(columns: Sequence[tuple[np.ndarray, int]], places: Sequence[int]) -> np.ndarray:
+  """uint8 [H, W, 3]: some frames of `beside`'s columns, a row for each."""
+  last = max(places) + 1
+  rows = [beside([column], frames=last)[list(places)] for column in columns]
+  gap = lambda row: np.broadcast_to(_PAPER, (row.shape[1], _GAP_PX, 3))
+  lines = []
+  for row in rows:
+    tiles = [tile for frame in row for tile in (frame, gap(row))][:-1]
+    line = np.concatenate(tiles, axis=1)
+    lines += [line, np.broadcast_to(_PAPER, (_GAP_PX, line.shape[1], 3))]
+  return np.concatenate(lines[:-1], axis=0)

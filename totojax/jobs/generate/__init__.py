@@ -1,0 +1,1 @@
+"""`run = "generate"`: videos that a pre-trained model goes on with."""

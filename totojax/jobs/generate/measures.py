@@ -1,0 +1,283 @@
+"""What is measured and drawn of continued clips.
+
+Shapes: R clips, K samples of a clip, N latent frames, T frames of pixels, P
+tokens of a latent frame, S pixels of a side.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+from totojax.config.generate import Generate
+from totojax.data.pixels import movies
+from totojax.evals import continuations
+from totojax.jobs import stores, validate
+from totojax.jobs.generate import prompts
+from totojax.rundir import console, files
+from totojax.tokenizers import api
+from totojax.trained import backbone, model as pretrained
+
+_STRIP = 12  # frames of a strip
+_SEED = 0  # of what the unigram draws
+
+
+@dataclasses.dataclass(frozen=True)
+class OnTruth:
+  """What the model says of the true frames after a context, where they are known."""
+
+  nll_NP: np.ndarray
+  likeliest_NP: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+  """All that was decoded."""
+
+  codes_RKNP: np.ndarray  # with what was given
+  nll_RKNP: np.ndarray  # of the new frames, as the model has it
+  truth: Mapping[int, OnTruth]  # by clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What `measure` gives."""
+
+  rows: list[dict[str, Any]]  # of metrics.csv
+  summary: dict[str, Any]  # of gen.json
+  sentence: str  # for the console
+
+
+def measure(
+  clips: Sequence[prompts.Clip],
+  made: Made,
+  model: pretrained.Pretrained,
+  amounts: prompts.Amounts,
+  config: Generate,
+  workdir: epath.Path,
+) -> Found:
+  """Compares all clips with the truth and what needs no network; draws some."""
+  table, drawn, notes = continuations.Table(), [], []
+  predictors = _predictors(model.run, notes)
+  files.make_folder(workdir / "videos")
+  with console.tracking("measuring and drawing", unit="clips", total=len(clips)) as bar:
+    for number, clip in enumerate(clips):
+      tokens = _Tokens(clip, made, number, amounts)
+      tokens.add_to(table, predictors)
+      frames = _Frames(tokens, model, predictors)
+      frames.add_to(table)
+      if number < config.output.clips:
+        drawn.append(_draw(frames, number, config, workdir, notes))
+      bar.advance()
+  means = table.means()
+  summary = {
+    "metrics": means,
+    "model_less_copy": table.compared("loss", "model", "copy"),
+    "drift": {
+      f"{of}/{name}": drift
+      for of, name in (("sample", "own_loss"), ("sample", "change"), ("sample", "accuracy"))
+      if (drift := table.drift(of, name)) is not None
+    },
+    "fitted_records": predictors and predictors.records,
+    "conventions": {
+      "interval": "95 %, Student's t over clips",
+      "psnr_db": f"mean over frames, each at most {continuations.MOST_DB:g} dB; 8 bits",
+      "ssim": "7 x 7 uniform windows, sample covariance, mean of channels (scikit-image's default)",
+      "loss": "nats per visual token",
+    },
+    "notes": list(dict.fromkeys(notes)),
+    "drawn": drawn,
+  }
+  for note in summary["notes"]:
+    console.say(note)
+  return Found(table.rows(), summary, sentence(summary))
+
+
+def _predictors(run: backbone.Trained, notes: list[str]) -> continuations.Predictors | None:
+  """Fitted on what a run was trained on, where that is tokens and at hand."""
+  config, spec = run.config, run.model.spec
+  try:
+    if config.data.encode_with:
+      raise ValueError("it was trained on pixels, which it encoded itself")
+    training = stores.open_sources(config, spec, pixels=False)
+    parts = [validate.codes_of(one, spec) for one in training if one.store.manifest.kind == "video"]
+    if not parts:
+      raise ValueError("it was trained on no videos")
+  except (OSError, ValueError) as error:
+    notes.append(f"copying and unigram have no token loss: {run.path}: {error}")
+    return None
+  with console.phase("predictors without a network"):
+    codes = np.concatenate(parts)
+    return continuations.Predictors.fit(codes, vocab=spec.vocab, codes=spec.codes)
+
+
+class _Tokens:
+  """The tokens of a clip and of its samples."""
+
+  def __init__(self, clip: prompts.Clip, made: Made, number: int, amounts: prompts.Amounts):
+    self.clip, self.amounts = clip, amounts
+    self.samples_KNP = made.codes_RKNP[number]
+    self.on_truth = made.truth.get(number)
+    self._nll_KNP = made.nll_RKNP[number]
+    end = amounts.context + amounts.further
+    self.known_NP = clip.codes_NP[:end]  # with the context
+    self.known = len(self.known_NP) - amounts.context  # new frames
+
+  def add_to(self, table: continuations.Table, predictors: continuations.Predictors | None) -> None:
+    last = self.amounts.context - 1
+    each = [continuations.changes(sample_NP[last:]) for sample_NP in self.samples_KNP]
+    table.add("sample", "change", np.mean(each, axis=0))
+    table.add("sample", "own_loss", self._nll_KNP.mean((0, 2)))
+    if self.on_truth is None:
+      return
+    from_last_NP = self.known_NP[last:]
+    truth_NP = from_last_NP[1:]
+    table.add("truth", "change", continuations.changes(from_last_NP))
+    table.add("model", "loss", self.on_truth.nll_NP[: self.known].mean(-1))
+    table.add("model", "accuracy", self.on_truth.likeliest_NP[: self.known].mean(-1))
+    new_KNP = self.samples_KNP[:, last + 1 : last + 1 + self.known]
+    equal_KN = (new_KNP == truth_NP).mean(-1)
+    table.add("sample", "accuracy", equal_KN.mean(0))
+    if len(equal_KN) > 1:
+      table.add("best", "accuracy", continuations.best(equal_KN))
+    table.add("copy_last", "accuracy", (from_last_NP[:1] == truth_NP).mean(-1))
+    if predictors is not None:
+      for name, values_N in predictors.losses(from_last_NP).items():
+        table.add(name, "loss", values_N)
+      drawn_NP = predictors.draws(*truth_NP.shape, seed=_SEED)
+      table.add("unigram", "accuracy", (drawn_NP == truth_NP).mean(-1))
+
+
+class _Frames:
+  """The same in pixels."""
+
+  def __init__(
+    self, tokens: _Tokens, model: pretrained.Pretrained, predictors: continuations.Predictors | None
+  ):
+    self._tokens, self._predictors = tokens, predictors
+    self._shape, self._tokenizer = model.run.model.spec.frame_shape, model.tokenizer
+    self.amounts = tokens.amounts
+    self.end = tokens.amounts.given + tokens.amounts.new
+    truth = tokens.clip.frames_TSS3
+    self.truth_TSS3 = None if truth is None else truth[: self.end]
+
+  def _decoded(self, codes_NP: np.ndarray) -> np.ndarray:
+    shape = 1, len(codes_NP), *self._shape
+    return api.decode_clips(self._tokenizer, codes_NP.reshape(shape))[0, : self.end]
+
+  @functools.cached_property
+  def samples(self) -> list[np.ndarray]:
+    """Each uint8 [T, S, S, 3], with what was given."""
+    return [self._decoded(codes_NP) for codes_NP in self._tokens.samples_KNP]
+
+  @functools.cached_property
+  def recon_TSS3(self) -> np.ndarray:
+    """What the tokenizer keeps of what is known."""
+    return self._decoded(self._tokens.known_NP)
+
+  def add_to(self, table: continuations.Table) -> None:
+    given = self.amounts.given
+    changes = [continuations.pixel_changes(sample[given - 1 :]) for sample in self.samples]
+    table.add("sample", "pixel_change", np.mean(changes, axis=0))
+    references = {"recon": self.recon_TSS3}
+    if self.truth_TSS3 is not None:
+      references["truth"] = self.truth_TSS3
+    if len(self.recon_TSS3) > given:
+      known = references.get("truth", self.recon_TSS3)
+      table.add("truth", "pixel_change", continuations.pixel_changes(known[given - 1 :]))
+    for name, reference_TSS3 in references.items():
+      new_TSS3 = reference_TSS3[given:]
+      if len(new_TSS3):
+        self._compare(table, name, new_TSS3)
+
+  def _compare(self, table: continuations.Table, name: str, new_TSS3: np.ndarray) -> None:
+    """Adds what is like the new frames of a reference, and how much."""
+    given, count = self.amounts.given, len(new_TSS3)
+    like = functools.partial(continuations.pixel_measures, new_TSS3)
+    shown = [sample[given : given + count] for sample in self.samples]
+    for measure, values_KT in continuations.over_samples(like, shown).items():
+      table.add("sample", f"{measure}/{name}", values_KT.mean(0))
+      if len(values_KT) > 1:
+        table.add("best", f"{measure}/{name}", continuations.best(values_KT))
+    others = self._others(count)
+    if name != "recon":
+      others["recon"] = self.recon_TSS3[given : given + count]
+    for of, other_TSS3 in others.items():
+      for measure, values_T in like(other_TSS3).items():
+        table.add(of, f"{measure}/{name}", values_T)
+
+  def _others(self, count: int) -> dict[str, np.ndarray]:
+    """Baselines, of what was given as the tokenizer draws it."""
+    given = self.amounts.given
+    seen_TSS3 = self.recon_TSS3[:given]
+    mean_SS3 = np.rint(seen_TSS3.astype(np.float64).mean(0)).astype(np.uint8)
+    out = {
+      "copy_last": np.repeat(seen_TSS3[-1:], count, axis=0),
+      "mean_frame": np.repeat(mean_SS3[None], count, axis=0),
+    }
+    if self._predictors is not None:
+      context_NP = self._tokens.known_NP[: self.amounts.context]
+      drawn_NP = self._predictors.draws(self.amounts.further, context_NP.shape[-1], seed=_SEED)
+      drawn = self._decoded(np.concatenate([context_NP, drawn_NP]))
+      out["unigram"] = drawn[given : given + count]
+    return out
+
+
+def _draw(
+  frames: _Frames, number: int, config: Generate, workdir: epath.Path, notes: list[str]
+) -> dict[str, Any]:
+  """The files of a clip: truth, what the tokenizer keeps, samples, side by side."""
+  output, given = config.output, frames.amounts.given
+  enlarged = functools.partial(movies.enlarged, side_px=output.side_px)
+  columns = []
+  if frames.truth_TSS3 is not None:
+    columns.append(("truth", enlarged(frames.truth_TSS3), len(frames.truth_TSS3)))
+  known = len(frames.recon_TSS3)
+  columns.append(("tokenizer", enlarged(frames.recon_TSS3), known))
+  for k, sample_TSS3 in enumerate(frames.samples[: output.samples]):
+    columns.append((f"sample {k + 1}", enlarged(sample_TSS3), given))
+  pairs = [(pixels_TSS3, count) for _, pixels_TSS3, count in columns]
+  together = movies.beside(pairs, frames=frames.end)
+  places = np.unique(np.linspace(0, frames.end - 1, _STRIP).astype(int)).tolist()
+  name = f"videos/{number:05d}"
+  made = {
+    "webp": movies.webp(together, fps=output.fps),
+    "png": movies.png(movies.strip(pairs, places)),
+  }
+  if output.codec:
+    try:
+      made["mp4"] = movies.mp4(together, fps=output.fps, codec=output.codec, crf=output.crf)
+    except ImportError as error:
+      notes.append(f"no .mp4 is written: {error}")
+  for suffix, data in made.items():
+    files.write_bytes(workdir / f"{name}.{suffix}", data)
+  return {
+    "id": frames._tokens.clip.id,
+    "columns": [column for column, _, _ in columns],
+    **{suffix: f"{name}.{suffix}" for suffix in made},
+  }
+
+
+def sentence(summary: Mapping[str, Any]) -> str:
+  """What is said of it when the job ends."""
+  metrics = summary["metrics"]
+  model = metrics.get("model/loss")
+  if model is None:
+    return "no frame after what was given is known: there is nothing to compare with"
+  text = f"{model['n']} clips: {model['mean']:.4f} nats per visual token of the true next frames"
+  difference = summary["model_less_copy"]
+  if difference is None:
+    return text
+  copy, unigram = (metrics[f"{name}/loss"]["mean"] for name in ("copy", "unigram"))
+  text += f" (copying the frame before {copy:.4f}, unigram {unigram:.4f})"
+  word = "better" if difference["mean"] < 0 else "worse"
+  text += f": {word} than copying by {abs(difference['mean']):.4f}"
+  if difference["low"] is None:
+    return text + ", of one clip"
+  ends = sorted(abs(difference[end]) for end in ("low", "high"))
+  if difference["low"] < 0 < difference["high"]:
+    return text + ", which is within the 95 % interval of no difference"
+  return text + f" (95 % interval {ends[0]:.4f} to {ends[1]:.4f})"

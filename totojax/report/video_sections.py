@@ -1,0 +1,95 @@
+"""Sections of a report about videos that a model goes on with."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from totojax.report import page, reading
+
+_SHOWN = 4  # clips of a chain's page
+_TITLE = "Continued videos"
+
+_OF = {
+  "model": "the model, true frames given",
+  "copy": "copying the frame before, true frames given",
+  "sample": "the model's videos",
+  "best": "the best of its videos for each clip",
+  "recon": "the true frames through the tokenizer",
+  "copy_last": "the last given frame, again and again",
+  "mean_frame": "the mean of the given frames",
+  "unigram": "tokens by their frequency alone",
+  "truth": "the true frames",
+}
+# Head of a column, measures that it may be of (the first there is), format.
+_COLUMNS = (
+  ("nats/token", ("loss",), "{:.3f}"),
+  ("tokens right", ("accuracy",), "{:.1%}"),
+  ("PSNR, dB", ("psnr_db/truth", "psnr_db/recon"), "{:.1f}"),
+  ("SSIM", ("ssim/truth", "ssim/recon"), "{:.3f}"),
+  ("tokens that change", ("change",), "{:.1%}"),
+)
+
+
+def continued(folder: reading.RunFolder, *, prefix: str = "", shown: int | None = None) -> str:
+  """Clips as the model goes on with them, beside the truth, and how near they come.
+
+  Args:
+    folder: of the run, or of a chain.
+    prefix: of the run's files in it, as "generate/".
+    shown: clips at most; None: all that were drawn.
+  """
+  facts = folder.json(f"{prefix}gen.json")
+  figures = "".join(
+    page.figure(
+      page.picture(folder.bytes(f"{prefix}{one['webp']}"), "webp", f"continued clip {one['id']}"),
+      f"{one['id']}. From left to right: {', '.join(one['columns'])}.",
+    )
+    for one in facts["drawn"][:shown]
+  )
+  claim = (
+    f"{facts['clips']:,} clips; {facts['given_frames']} frames are given (grey bar) and"
+    f" {facts['new_frames']} are made (orange bar), at temperature"
+    f" {facts['sampling']['temperature']:g}, {facts['samples']} for each clip."
+  )
+  text = page.paragraph(_verdict(facts)) + page.paragraph(claim, "soft")
+  return text + figures + _table(facts)
+
+
+def _verdict(facts: Mapping[str, Any]) -> str:
+  """Whether the model knows more of what comes next than copying does."""
+  difference = facts["model_less_copy"]
+  if difference is None:
+    return "No frame after those given could be compared with what a copy would be."
+  better = "less" if difference["mean"] < 0 else "more"
+  line = (
+    f"On the true next frames the model loses {abs(difference['mean']):.3f} nats per token {better}"
+    " than copying the frame before"
+  )
+  if difference["low"] is None:
+    return f"{line}, on one clip."
+  ends = f"{difference['low']:.3f} to {difference['high']:.3f}"
+  return f"{line} (95 % interval of the difference: {ends}, {difference['n']} clips)."
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+  metrics, rows = facts["metrics"], []
+  for of, name in _OF.items():
+    cells = []
+    for _, measures, form in _COLUMNS:
+      found = [metrics[f"{of}/{m}"] for m in measures if f"{of}/{m}" in metrics]
+      mean = found[0]["mean"] if found else None
+      cells.append("" if mean is None else form.format(mean))
+    if any(cells):
+      rows.append((name, *cells))
+  return page.table(("", *(head for head, _, _ in _COLUMNS)), rows)
+
+
+def of_chain(folder: reading.RunFolder) -> str:
+  """The same of a chain's stage, with its title; nothing of a chain that has none."""
+  if not (folder.path / "generate").exists():
+    return ""
+  one = functools.partial(continued, prefix="generate/", shown=_SHOWN)
+  return page.section(_TITLE, one, folder)
+
+
+SECTIONS: tuple[page.Section, ...] = ((_TITLE, continued),)
