@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from totojax import sequence
+from totojax.evals import loss_tables
 
 # 2 frames of 2 x 2: eight visual tokens, ten with start and end.
 SMALL = sequence.SequenceSpec(vocab=10, grid=2, frames=2, context=8, segments=False)
@@ -125,7 +126,7 @@ def test_segments():
 
 def test_locate_names_the_place_of_the_target():
   grid, frames = 3, 2
-  frame_p, row_p, column_p, code_p = sequence.locate(np.arange(18), grid)
+  frame_p, row_p, column_p, code_p = loss_tables.locate(np.arange(18), grid)
   assert not code_p.any()
   codes = np.array(
     [[100 * n + 10 * y + x for y in range(grid) for x in range(grid)] for n in range(frames)]
@@ -134,12 +135,12 @@ def test_locate_names_the_place_of_the_target():
   _, targets = sequence.split(sequence.build(codes, kind="video", spec=spec)[None])
   told = 100 * frame_p + 10 * row_p + column_p
   assert told.tolist() == sequence.codes_of(targets[0]).tolist()
-  assert sequence.locate(np.int64(4095), 16) == (15, 15, 15, 0)
+  assert loss_tables.locate(np.int64(4095), 16) == (15, 15, 15, 0)
 
 
 def test_locate_names_the_code_of_a_place():
   """2 latent frames of 2 x 2 places of 3 codes: 12 tokens a frame."""
-  got = [tuple(map(int, sequence.locate(np.int64(p), 2, 3))) for p in (0, 2, 3, 11, 12, 23)]
+  got = [tuple(map(int, loss_tables.locate(np.int64(p), 2, 3))) for p in (0, 2, 3, 11, 12, 23)]
   assert got == [(0, 0, 0, 0), (0, 0, 0, 2), (0, 0, 1, 0), (0, 1, 1, 2), (1, 0, 0, 0), (1, 1, 1, 2)]
 
 

@@ -100,16 +100,3 @@ def segment_ids(inputs_BT: jax.Array, spec: SequenceSpec) -> jax.Array:
   is_image_B1 = inputs_BT[:, :1] == IMAGE_START
   segments_BT = jnp.where(is_image_B1, image_T[None], 0)
   return jnp.where(inputs_BT == PAD, -1, segments_BT).astype(jnp.int32)
-
-
-def locate(
-  position: np.ndarray | np.integer, grid: int, codes: int = 1
-) -> tuple[np.ndarray | np.integer, ...]:
-  """(frame, row, column, code) of target position p, which predicts x_{p+1}.
-
-  All from 0; the frame is a latent one, the code one of `codes` of its place.
-  """
-  place, code = np.divmod(position, codes)
-  frame, place = np.divmod(place, grid * grid)
-  row, column = np.divmod(place, grid)
-  return frame, row, column, code

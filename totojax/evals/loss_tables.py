@@ -29,12 +29,12 @@ def write(
       more = ["first_frame", "last_frame"]
     for name, loss in losses.items():
       position_T = np.arange(len(loss.count_T))
-      frame_T, row_T, _, code_T = sequence.locate(position_T, spec.grid, spec.codes)
+      frame_T, row_T, _, code_T = locate(position_T, spec.grid, spec.codes)
       groups = {"position": position_T, "frame": frame_T, "row": row_T, "code": code_T}
       for place, mean, sem, n in loss.groups(groups[kind]):
         where = ()
         if kind == "position":
-          where = sequence.locate(np.int64(place), spec.grid, spec.codes)
+          where = locate(np.int64(place), spec.grid, spec.codes)
         elif more:
           first, stop = spec.latents.span(place)
           where = (first, stop - 1)
@@ -43,3 +43,16 @@ def write(
     files.write_table(
       workdir / f"{kind}_loss.csv", rows, header=["source", kind, *more, "mean", "sem", "n"]
     )
+
+
+def locate(
+  position: np.ndarray | np.integer, grid: int, codes: int = 1
+) -> tuple[np.ndarray | np.integer, ...]:
+  """(frame, row, column, code) of target position p, which predicts x_{p+1}.
+
+  All from 0; the frame is a latent one, the code one of `codes` of its place.
+  """
+  place, code = np.divmod(position, codes)
+  frame, place = np.divmod(place, grid * grid)
+  row, column = np.divmod(place, grid)
+  return frame, row, column, code
